@@ -1,0 +1,237 @@
+"""The configuration as frozen values: kubeadm's v1beta4 documents with every default filled in.
+
+Field names are the documents' names in snake case; durations are whole seconds (`_s`); lists are tuples; what is
+absent in a document and has no default is None or empty. Other API versions are converted before they get here.
+Source: cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from kubeup.secret import Secret
+
+FrozenDict = Mapping[str, Any]
+"""A parsed YAML mapping that passes through kb unread (a KubeletConfiguration, an EnvVar). Nobody changes it."""
+
+
+@dataclass(frozen=True)
+class Arg:
+    """One entry of extraArgs: a flag's name without dashes, and its value ("" is a value)."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One entry of extraVolumes."""
+
+    name: str
+    host_path: str
+    mount_path: str
+    read_only: bool = False
+    path_type: str = ""
+
+
+@dataclass(frozen=True)
+class Taint:
+    key: str
+    effect: str
+    value: str = ""
+    time_added: str = ""
+
+
+@dataclass(frozen=True)
+class BootstrapToken:
+    """One entry of bootstrapTokens. `token` is `id.secret`; ttl_s None means that it never expires."""
+
+    token: Secret
+    description: str = ""
+    ttl_s: Optional[int] = 86400
+    expires: Optional[str] = None
+    usages: tuple[str, ...] = ("signing", "authentication")
+    groups: tuple[str, ...] = ("system:bootstrappers:kubeadm:default-node-token",)
+
+    @property
+    def token_id(self) -> str:
+        return self.token.reveal().partition(".")[0]
+
+
+@dataclass(frozen=True)
+class NodeRegistration:
+    """nodeRegistration of init and join. taints None: the default of the workflow; (): no taint."""
+
+    name: str
+    cri_socket: str = "unix:///var/run/containerd/containerd.sock"
+    taints: Optional[tuple[Taint, ...]] = None
+    kubelet_extra_args: tuple[Arg, ...] = ()
+    ignore_preflight_errors: tuple[str, ...] = ()
+    image_pull_policy: str = "IfNotPresent"
+    image_pull_serial: bool = True
+
+
+@dataclass(frozen=True)
+class LocalAPIEndpoint:
+    advertise_address: str
+    bind_port: int = 6443
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Seconds. Never stored in the cluster."""
+
+    control_plane_component_health_check_s: int = 240
+    kubelet_health_check_s: int = 240
+    kubernetes_api_call_s: int = 60
+    etcd_api_call_s: int = 120
+    tls_bootstrap_s: int = 300
+    discovery_s: int = 300
+    upgrade_manifests_s: int = 300
+
+
+@dataclass(frozen=True)
+class Networking:
+    """service_subnet and pod_subnet are one CIDR or two ("a,b", dual-stack), verbatim; pod_subnet may be ""."""
+
+    service_subnet: str = "10.96.0.0/12"
+    pod_subnet: str = ""
+    dns_domain: str = "cluster.local"
+
+
+@dataclass(frozen=True)
+class Component:
+    """controllerManager, scheduler; and what they share with apiServer."""
+
+    extra_args: tuple[Arg, ...] = ()
+    extra_volumes: tuple[Volume, ...] = ()
+    extra_envs: tuple[FrozenDict, ...] = ()
+
+    def last_arg(self, name: str) -> Optional[str]:
+        """The value of the last extra argument `name`: the one that counts."""
+        values = [arg.value for arg in self.extra_args if arg.name == name]
+        return values[-1] if values else None
+
+
+@dataclass(frozen=True)
+class APIServer(Component):
+    cert_sans: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LocalEtcd(Component):
+    """etcd.local; extra_volumes stays empty, as kubeadm has none for etcd."""
+
+    data_dir: str = "/var/lib/etcd"
+    image_repository: str = ""
+    image_tag: str = ""
+    server_cert_sans: tuple[str, ...] = ()
+    peer_cert_sans: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ExternalEtcd:
+    endpoints: tuple[str, ...]
+    http_endpoints: tuple[str, ...] = ()
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+
+
+@dataclass(frozen=True)
+class DNS:
+    image_repository: str = ""
+    image_tag: str = ""
+    disabled: bool = False
+
+
+@dataclass(frozen=True)
+class Proxy:
+    disabled: bool = False
+
+
+@dataclass(frozen=True)
+class ClusterConfiguration:
+    """What all nodes share; it is stored in the ConfigMap kubeadm-config.
+
+    kubernetes_version is resolved (`v1.35.6`); control_plane_endpoint is "" or `host:port`; exactly one of
+    local_etcd and external_etcd is set.
+    """
+
+    kubernetes_version: str
+    networking: Networking = Networking()
+    control_plane_endpoint: str = ""
+    cluster_name: str = "kubernetes"
+    certificates_dir: str = "/etc/kubernetes/pki"
+    image_repository: str = "registry.k8s.io"
+    encryption_algorithm: str = "RSA-2048"
+    certificate_validity_period_s: int = 8760 * 3600
+    ca_certificate_validity_period_s: int = 87600 * 3600
+    feature_gates: Mapping[str, bool] = field(default_factory=dict)
+    api_server: APIServer = APIServer()
+    controller_manager: Component = Component()
+    scheduler: Component = Component()
+    dns: DNS = DNS()
+    proxy: Proxy = Proxy()
+    local_etcd: Optional[LocalEtcd] = LocalEtcd()
+    external_etcd: Optional[ExternalEtcd] = None
+
+    def service_cidrs(self) -> tuple[str, ...]:
+        return tuple(self.networking.service_subnet.split(","))
+
+    def pod_cidrs(self) -> tuple[str, ...]:
+        return tuple(cidr for cidr in self.networking.pod_subnet.split(",") if cidr)
+
+
+@dataclass(frozen=True)
+class PodNetwork:
+    """KbConfiguration's podNetwork. plugin: bridge | manifest | none; manifest is a path or a URL."""
+
+    plugin: str = "bridge"
+    manifest: str = ""
+    backend: str = "auto"
+    """bridge: auto (a route where nodes share a layer 2, else VXLAN) | route | vxlan"""
+    mtu: int = 0
+    """bridge: 0 takes the MTU of the interface that carries the node's address."""
+
+
+@dataclass(frozen=True)
+class KbConfiguration:
+    """kb/v1alpha1: kb's own wishes, everything that kubeadm has no word for."""
+
+    pod_network: PodNetwork = PodNetwork()
+    mirror: str = ""
+    """The mirror's endpoint (`http://10.0.0.11:5000`): image names of an applied manifest are rewritten to it."""
+    soak_s: int = 10
+    """How long verify watches the static pods before it says ready; 0 skips the soak."""
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """All that `kb init` was told, by file, flags and environment, with every default filled in."""
+
+    cluster: ClusterConfiguration
+    node: NodeRegistration
+    local_api_endpoint: LocalAPIEndpoint
+    bootstrap_tokens: tuple[BootstrapToken, ...] = ()
+    certificate_key: Secret = Secret("")
+    skip_phases: tuple[str, ...] = ()
+    dry_run: bool = False
+    patches_directory: str = ""
+    timeouts: Timeouts = Timeouts()
+    kubelet: FrozenDict = field(default_factory=dict)
+    """The user's KubeletConfiguration as given (camelCase); {} when none was. kb's defaults are not in it."""
+    kube_proxy: FrozenDict = field(default_factory=dict)
+    """The user's KubeProxyConfiguration, likewise."""
+    kb: KbConfiguration = KbConfiguration()
+    proxy_env: Mapping[str, str] = field(default_factory=dict)
+    """The `*_proxy` variables of kb's own environment, any case, non-empty: control-plane pods get them."""
+    upload_certs: bool = False
+    skip_token_print: bool = False
+    skip_certificate_key_print: bool = False
+    notes: tuple[str, ...] = ()
+    """What was decided for the user and why, one sentence each: the advertise address, the version, the podSubnet."""
+    warnings: tuple[str, ...] = ()
+    """What will work but should be known: an unusual validity period, a deprecated API version."""

@@ -1,0 +1,83 @@
+"""The errors of kb: each says what broke, why, and the one next thing to do.
+
+Owns the exit statuses. `docs/errors.md` is generated from the raise sites (see tests/unit/test_errors.py), so a
+code is listed the moment it exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Optional
+
+
+class KbError(Exception):
+    """A failure that a person can act on.
+
+    what    the object and its present value: "kube-apiserver exited 3 times (code 1)"
+    cause   why: 'unknown flag: --foo, which comes from apiServer.extraArgs'
+    remedy  one thing to do: 'remove it, then: kb init'
+    code    a stable kebab-case name, listed in docs/errors.md
+    details further lines (all the problems of a config file, the last log lines of a container)
+    """
+
+    status = 70
+
+    def __init__(self, what: str, *, cause: str, remedy: str, code: str, details: Iterable[str] = ()) -> None:
+        for name, value in (("what", what), ("cause", cause), ("remedy", remedy), ("code", code)):
+            if not value:
+                raise ValueError(f"a KbError needs its {name}: what={what!r} cause={cause!r}")
+        super().__init__(what)
+        self.what = what
+        self.cause = cause
+        self.remedy = remedy
+        self.code = code
+        self.details = tuple(details)
+        self.phase: Optional[str] = None
+        """The phase in which it happened; the Runner fills it in."""
+        self.changed: Optional[str] = None
+        """What had been changed by then, in words; the Runner fills it in."""
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.cause}"
+
+    def as_dict(self) -> dict[str, object]:
+        """The error for -o json and state.json. Never holds a secret: raise sites put none into their texts."""
+        return {
+            "code": self.code,
+            "what": self.what,
+            "cause": self.cause,
+            "remedy": self.remedy,
+            "details": list(self.details),
+            "phase": self.phase,
+            "changed": self.changed,
+        }
+
+
+class UsageError(KbError):
+    """Wrong flags or a wrong config document: nothing was looked at or changed."""
+
+    status = 2
+
+
+class PreflightError(KbError):
+    """The node is not fit for what was asked: nothing was changed."""
+
+    status = 3
+
+
+class HostError(KbError):
+    """The machine refused: a file, a program, the runtime."""
+
+    status = 4
+
+
+class ClusterError(KbError):
+    """The cluster refused, or did not come up."""
+
+    status = 5
+
+
+class Bug(KbError):
+    """kb itself is wrong."""
+
+    status = 70

@@ -1,0 +1,598 @@
+"""The one seam to the machine: every file, program, request and pause of kb goes through a Host.
+
+Two kinds of verb. A look (exists, read_*, stat, list_dir, which, query, http_get, now, ...) changes nothing. A
+change (write_file, make_dir, remove, symlink, run, http_send) does. LocalHost does them below a root;
+DryRunHost (kubeup/dryrun.py) does the looks and keeps the changes to itself. `subprocess`, `socket`, `open`
+and `sleep` appear in this module alone.
+"""
+
+from __future__ import annotations
+
+import datetime
+import grp
+import http.client
+import os
+import pwd
+import shutil
+import socket
+import ssl
+import stat as stat_module
+import subprocess
+import threading
+import time
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional, Protocol, Union
+
+from kubeup.errors import HostError
+from kubeup.secret import Secret
+
+Argv = Sequence[Union[str, Path, Secret]]
+"""A program and its arguments; a Secret among them is shown as *** wherever the command is shown."""
+
+
+@dataclass(frozen=True)
+class FileStat:
+    """What lstat says. mode holds the permission bits alone."""
+
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    is_dir: bool
+    is_symlink: bool
+    mtime: float
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """A program's end. code 127 and `missing` mean that there is no such program; code 124 that it ran out of time."""
+
+    argv: tuple[str, ...]
+    code: int
+    stdout: str = ""
+    stderr: str = ""
+    missing: bool = False
+    deferred: bool = False
+    """The host refused to run it (--root, --dry-run) and reported it instead."""
+
+    @property
+    def ok(self) -> bool:
+        return self.code == 0
+
+
+@dataclass(frozen=True)
+class Tls:
+    """How to speak TLS: trust `ca_pem` (None: the system's roots), show `cert_pem` with `key_pem`; verify=False
+    asks for no proof at all, which only health probes of loopback ports and discovery may do."""
+
+    ca_pem: Optional[str] = None
+    cert_pem: Optional[str] = None
+    key_pem: Optional[Secret] = None
+    verify: bool = True
+
+
+@dataclass(frozen=True)
+class HttpResponse:
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Names in lower case."""
+    deferred: bool = False
+
+
+class Unreachable(HostError):
+    """No answer came from a URL. `reason`: refused | timeout | dns | tls | reset | other."""
+
+    def __init__(self, url: str, reason: str, text: str) -> None:
+        super().__init__(
+            f"no answer from {url}",
+            cause=f"{_REASONS.get(reason, 'the connection failed')} ({text})",
+            remedy=f"check that the server runs and that this node reaches it: curl -vk {url}",
+            code="unreachable",
+        )
+        self.url = url
+        self.reason = reason
+
+
+_REASONS = {
+    "refused": "nothing listens there",
+    "timeout": "it did not answer in time",
+    "dns": "the name does not resolve",
+    "tls": "the TLS handshake failed",
+    "reset": "it closed the connection",
+}
+
+
+class Host(Protocol):
+    """What a phase may do to a machine. Paths are absolute, as the node sees them."""
+
+    is_live: bool
+    """Whether changes reach a running system: false under --root and --dry-run."""
+
+    # looks
+    def exists(self, path: Path) -> bool: ...
+    def is_dir(self, path: Path) -> bool: ...
+    def stat(self, path: Path) -> Optional[FileStat]: ...
+    def read_bytes(self, path: Path) -> bytes: ...
+    def read_text(self, path: Path) -> str: ...
+    def list_dir(self, path: Path) -> list[str]: ...
+    def free_bytes(self, path: Path) -> int: ...
+    def which(self, program: str) -> Optional[Path]: ...
+    def query(
+        self, argv: Argv, *, timeout_s: float = 30, env: Optional[Mapping[str, str]] = None, stdin: str = ""
+    ) -> CommandResult: ...
+    def http_get(
+        self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 10
+    ) -> HttpResponse: ...
+    def port_holder(self, port: int, address: str = "") -> Optional[str]: ...
+    def resolve(self, name: str) -> list[str]: ...
+    def hostname(self) -> str: ...
+    def environ(self) -> Mapping[str, str]: ...
+    def is_root_user(self) -> bool: ...
+    def cpu_count(self) -> int: ...
+    def now(self) -> datetime.datetime: ...
+    def monotonic(self) -> float: ...
+    def sleep(self, seconds: float) -> None: ...
+
+    # changes
+    def write_file(
+        self, path: Path, data: Union[bytes, str], *, mode: int = 0o644, owner: Optional[tuple[int, int]] = None
+    ) -> bool: ...
+    def make_dir(self, path: Path, *, mode: int = 0o755) -> bool: ...
+    def remove(self, path: Path) -> bool: ...
+    def symlink(self, path: Path, target: str) -> bool: ...
+    def run(
+        self, argv: Argv, *, timeout_s: float = 300, env: Optional[Mapping[str, str]] = None, stdin: str = ""
+    ) -> CommandResult: ...
+    def http_send(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes = b"",
+        tls: Optional[Tls] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        timeout_s: float = 10,
+    ) -> HttpResponse: ...
+
+
+class LocalHost:
+    """This machine, or a folder that stands for one (`root`): then files land below it, and whatever would touch
+    the running system is not done but reported in `deferred`."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self.root = root.absolute()
+        self.is_live = self.root == Path("/")
+        self.deferred: list[str] = []
+        self._connections = _Connections()
+
+    # ---- looks
+
+    def at(self, path: Path) -> Path:
+        """Where the node's `path` lies on this machine."""
+        return path if self.is_live else self.root / path.relative_to("/")
+
+    def exists(self, path: Path) -> bool:
+        return os.path.lexists(self.at(path))
+
+    def is_dir(self, path: Path) -> bool:
+        return self.at(path).is_dir()
+
+    def stat(self, path: Path) -> Optional[FileStat]:
+        try:
+            found = os.lstat(self.at(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise _file_error(path, "read", error) from error
+        return FileStat(
+            mode=stat_module.S_IMODE(found.st_mode),
+            uid=found.st_uid,
+            gid=found.st_gid,
+            size=found.st_size,
+            is_dir=stat_module.S_ISDIR(found.st_mode),
+            is_symlink=stat_module.S_ISLNK(found.st_mode),
+            mtime=found.st_mtime,
+        )
+
+    def read_bytes(self, path: Path) -> bytes:
+        """The file's content. Raises HostError (file-unreadable) where it cannot be read or is not there."""
+        try:
+            with open(self.at(path), "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise _file_error(path, "read", error) from error
+
+    def read_text(self, path: Path) -> str:
+        return self.read_bytes(path).decode("utf-8", errors="replace")
+
+    def list_dir(self, path: Path) -> list[str]:
+        """The names in a folder, sorted; [] where there is no such folder."""
+        try:
+            return sorted(os.listdir(self.at(path)))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise _file_error(path, "read", error) from error
+
+    def free_bytes(self, path: Path) -> int:
+        """Free space on the file system that holds `path` or its nearest existing parent, for an ordinary user."""
+        place = self.at(path)
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        found = os.statvfs(place)
+        return found.f_bavail * found.f_frsize
+
+    def which(self, program: str) -> Optional[Path]:
+        """Where `program` lies in PATH (sbin folders included, which a plain `su` leaves out)."""
+        folders = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        if self.is_live:
+            found = shutil.which(program, path=folders)
+            return Path(found) if found else None
+        for folder in folders.split(":"):
+            if folder.startswith("/") and os.access(self.at(Path(folder) / program), os.X_OK):
+                return Path(folder) / program
+        return None
+
+    def query(
+        self, argv: Argv, *, timeout_s: float = 30, env: Optional[Mapping[str, str]] = None, stdin: str = ""
+    ) -> CommandResult:
+        """Run a program that only looks. Never raises: the code tells, 127 for a missing program, 124 for a
+        timeout. Below another root nothing is asked: the machine at hand is not the one that is written."""
+        if not self.is_live:
+            return CommandResult(shown_argv(argv), 127, missing=True, deferred=True)
+        return _execute(argv, timeout_s, env, stdin)
+
+    def http_get(
+        self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 10
+    ) -> HttpResponse:
+        """GET a URL. Raises Unreachable where no answer came; any HTTP status is an answer."""
+        if not self.is_live:
+            raise Unreachable(url, "other", "--root writes a node's files, it has no running system")
+        return self._connections.request("GET", url, b"", tls, headers or {}, timeout_s)
+
+    def port_holder(self, port: int, address: str = "") -> Optional[str]:
+        """None where the TCP port is free on `address` ("" for every address), otherwise who listens, as far as
+        can be told: "kubelet (pid 812)" or "another process"."""
+        if not self.is_live:
+            return None
+        family = socket.AF_INET6 if (":" in address or (not address and socket.has_ipv6)) else socket.AF_INET
+        try:
+            probe = socket.socket(family, socket.SOCK_STREAM)
+        except OSError:
+            family = socket.AF_INET
+            probe = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6 and not address:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            probe.bind((address or ("::" if family == socket.AF_INET6 else "0.0.0.0"), port))
+            probe.listen(1)
+        except OSError:
+            return _listener_name(port) or "another process"
+        finally:
+            probe.close()
+        return None
+
+    def resolve(self, name: str) -> list[str]:
+        """The addresses of a host name; [] where it does not resolve."""
+        if not self.is_live:
+            return []
+        try:
+            return sorted({str(info[4][0]) for info in socket.getaddrinfo(name, None)})
+        except (OSError, UnicodeError):
+            return []
+
+    def hostname(self) -> str:
+        return socket.gethostname()
+
+    def environ(self) -> Mapping[str, str]:
+        return dict(os.environ)
+
+    def is_root_user(self) -> bool:
+        return os.geteuid() == 0
+
+    def cpu_count(self) -> int:
+        """The processors that this process may use."""
+        return len(os.sched_getaffinity(0))
+
+    def now(self) -> datetime.datetime:
+        return datetime.datetime.now(datetime.timezone.utc)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    # ---- changes
+
+    def write_file(
+        self, path: Path, data: Union[bytes, str], *, mode: int = 0o644, owner: Optional[tuple[int, int]] = None
+    ) -> bool:
+        """Make `path` hold `data` with `mode` and owner (uid, gid); return whether anything changed.
+
+        Compares first. The new content is whole on disk before it takes the name (temporary file, fsync, rename,
+        fsync of the folder), and a private file is private from its first byte. The parent must exist or is made
+        0755. Raises HostError (disk-full, file-unwritable); the old content is then intact.
+        """
+        wanted = data.encode() if isinstance(data, str) else data
+        place = self.at(path)
+        uid_gid = owner if owner is not None and (self.is_live or os.geteuid() == 0) else None
+        if self._holds(path, wanted, mode, uid_gid):
+            return False
+        self.make_dir(path.parent)
+        temporary = place.with_name(f".{place.name}.kb-{os.getpid()}-{threading.get_ident():x}")
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                view = memoryview(wanted)
+                while view:
+                    view = view[os.write(descriptor, view) :]
+                if uid_gid is not None:
+                    os.fchown(descriptor, *uid_gid)
+                os.fchmod(descriptor, mode)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.rename(temporary, place)
+            _sync_folder(place.parent)
+        except OSError as error:
+            try:
+                os.unlink(temporary)
+            except OSError:
+                pass
+            raise _file_error(path, "write", error) from error
+        return True
+
+    def _holds(self, path: Path, wanted: bytes, mode: int, owner: Optional[tuple[int, int]]) -> bool:
+        found = self.stat(path)
+        if found is None or found.is_dir or found.is_symlink or found.size != len(wanted) or found.mode != mode:
+            return False
+        if owner is not None and owner != (found.uid, found.gid):
+            return False
+        return self.read_bytes(path) == wanted
+
+    def make_dir(self, path: Path, *, mode: int = 0o755) -> bool:
+        """Make a folder and its parents (those 0755); an existing one keeps its mode. Returns whether it was made."""
+        place = self.at(path)
+        if place.is_dir():
+            return False
+        try:
+            if not place.parent.is_dir():
+                self.make_dir(path.parent)
+            os.mkdir(place, 0o700)
+            os.chmod(place, mode)
+            _sync_folder(place.parent)
+        except FileExistsError as error:
+            if place.is_dir():
+                return False
+            raise _file_error(path, "make", error) from error
+        except OSError as error:
+            raise _file_error(path, "make", error) from error
+        return True
+
+    def remove(self, path: Path) -> bool:
+        """Remove a file, a link, or an empty folder; return whether there was one."""
+        place = self.at(path)
+        try:
+            if place.is_dir() and not place.is_symlink():
+                os.rmdir(place)
+            else:
+                os.unlink(place)
+            _sync_folder(place.parent)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise _file_error(path, "remove", error) from error
+        return True
+
+    def symlink(self, path: Path, target: str) -> bool:
+        """Make `path` a symbolic link to `target`; return whether anything changed."""
+        place = self.at(path)
+        if place.is_symlink() and os.readlink(place) == target:
+            return False
+        self.make_dir(path.parent)
+        temporary = place.with_name(f".{place.name}.kb-{os.getpid()}")
+        try:
+            os.symlink(target, temporary)
+            os.rename(temporary, place)
+        except OSError as error:
+            raise _file_error(path, "link", error) from error
+        return True
+
+    def run(
+        self, argv: Argv, *, timeout_s: float = 300, env: Optional[Mapping[str, str]] = None, stdin: str = ""
+    ) -> CommandResult:
+        """Run a program that changes the machine. Never raises, like query. Below another root it is deferred."""
+        if not self.is_live:
+            shown = shown_argv(argv)
+            self.deferred.append(" ".join(shown))
+            return CommandResult(shown, 0, deferred=True)
+        return _execute(argv, timeout_s, env, stdin)
+
+    def http_send(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes = b"",
+        tls: Optional[Tls] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        timeout_s: float = 10,
+    ) -> HttpResponse:
+        """A request that changes something (POST, PUT, PATCH, DELETE). Raises Unreachable; deferred below a root."""
+        if not self.is_live:
+            self.deferred.append(f"{method} {url}")
+            return HttpResponse(200, body, deferred=True)
+        return self._connections.request(method, url, body, tls, headers or {}, timeout_s)
+
+
+def shown_argv(argv: Argv) -> tuple[str, ...]:
+    """The command as people may see it: secrets are ***."""
+    return tuple(str(part) for part in argv)
+
+
+def _execute(argv: Argv, timeout_s: float, env: Optional[Mapping[str, str]], stdin: str) -> CommandResult:
+    shown = shown_argv(argv)
+    real = [part.reveal() if isinstance(part, Secret) else str(part) for part in argv]
+    environment = {**os.environ, "LC_ALL": "C", **(env or {})}
+    environment["PATH"] = environment.get("PATH", "") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    try:
+        done = subprocess.run(
+            real, input=stdin, capture_output=True, text=True, errors="replace", timeout=timeout_s, env=environment
+        )
+    except FileNotFoundError:
+        return CommandResult(shown, 127, stderr=f"{shown[0]}: not found in PATH", missing=True)
+    except subprocess.TimeoutExpired:
+        return CommandResult(shown, 124, stderr=f"{shown[0]}: did not end within {timeout_s:.0f} s")
+    except OSError as error:
+        return CommandResult(shown, 126, stderr=f"{shown[0]}: {error.strerror}")
+    return CommandResult(shown, done.returncode, done.stdout, done.stderr)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _file_error(path: Path, verb: str, error: OSError) -> HostError:
+    if error.errno in (28, 122):  # ENOSPC, EDQUOT
+        return HostError(
+            f"cannot {verb} {path}",
+            cause="the disk is full" if error.errno == 28 else "the disk quota is used up",
+            remedy=f"make space on the file system of {path.parent} (df -h {path.parent}), then run the command again",
+            code="disk-full",
+        )
+    return HostError(
+        f"cannot {verb} {path}",
+        cause=error.strerror or str(error),
+        remedy=f"look at it and its folder: ls -ld {path} {path.parent}",
+        code="file-unreadable" if verb == "read" else "file-unwritable",
+    )
+
+
+def _listener_name(port: int) -> Optional[str]:
+    """Who listens on a TCP port: "NAME (pid N)", from /proc; None where that cannot be told."""
+    inodes = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            with open(table) as file:
+                rows = file.read().splitlines()[1:]
+        except OSError:
+            continue
+        for row in rows:
+            cells = row.split()
+            if cells[3] == "0A" and int(cells[1].rpartition(":")[2], 16) == port:
+                inodes.add(f"socket:[{cells[9]}]")
+    if not inodes:
+        return None
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            for descriptor in os.listdir(f"/proc/{pid}/fd"):
+                if os.readlink(f"/proc/{pid}/fd/{descriptor}") in inodes:
+                    with open(f"/proc/{pid}/comm") as file:
+                        return f"{file.read().strip()} (pid {pid})"
+        except OSError:
+            continue
+    return None
+
+
+def owner_ids(user: str, group: str) -> tuple[int, int]:
+    """The ids of a user and a group of this machine. Raises KeyError for an unknown name."""
+    return pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid
+
+
+class _Connections:
+    """HTTP connections, kept open per server and identity and per thread: a TLS handshake with client keys costs
+    more than most of kb's requests."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+        self._contexts: dict[Tls, ssl.SSLContext] = {}
+
+    def request(
+        self, method: str, url: str, body: bytes, tls: Optional[Tls], headers: Mapping[str, str], timeout_s: float
+    ) -> HttpResponse:
+        parts = urllib.parse.urlsplit(url)
+        key = (parts.scheme, parts.netloc, tls)
+        pool: dict[object, http.client.HTTPConnection] = self._local.__dict__.setdefault("pool", {})
+        target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
+        for attempt in (1, 2):
+            connection = pool.pop(key, None)
+            is_reused = connection is not None
+            if connection is None:
+                connection = self._connect(parts, tls or Tls())
+            connection.timeout = timeout_s
+            if connection.sock is not None:
+                connection.sock.settimeout(timeout_s)
+            try:
+                connection.request(method, target, body or None, dict(headers))
+                answer = connection.getresponse()
+                content = answer.read()
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                connection.close()
+                # a server may close an idle connection at any time: that says nothing about the request
+                if is_reused and attempt == 1 and not isinstance(error, socket.timeout):
+                    continue
+                raise Unreachable(url, _reason_of(error), str(error) or type(error).__name__) from error
+            if not answer.will_close:
+                pool[key] = connection
+            else:
+                connection.close()
+            found = {name.lower(): value for name, value in answer.getheaders()}
+            return HttpResponse(answer.status, content, found)
+        raise AssertionError("unreachable")
+
+    def _connect(self, parts: urllib.parse.SplitResult, tls: Tls) -> http.client.HTTPConnection:
+        host, port = parts.hostname or "", parts.port
+        if parts.scheme == "https":
+            return http.client.HTTPSConnection(host, port, context=self._context(tls))
+        return http.client.HTTPConnection(host, port)
+
+    def _context(self, tls: Tls) -> ssl.SSLContext:
+        if tls not in self._contexts:
+            self._contexts[tls] = _tls_context(tls)
+        return self._contexts[tls]
+
+
+def _tls_context(tls: Tls) -> ssl.SSLContext:
+    context = ssl.create_default_context(cadata=tls.ca_pem) if tls.ca_pem else ssl.create_default_context()
+    # kubeadm's CAs carry no path length and older ones no key identifier: RFC 5280 to the letter refuses them
+    context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
+    if not tls.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if tls.cert_pem and tls.key_pem:
+        _load_identity(context, tls.cert_pem, tls.key_pem)
+    return context
+
+
+def _load_identity(context: ssl.SSLContext, cert_pem: str, key_pem: Secret) -> None:
+    """ssl takes an identity from a file only: give it one that has no name and lies in memory."""
+    descriptor = os.memfd_create("kb-identity", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, f"{cert_pem}\n{key_pem.reveal()}".encode())
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+def _reason_of(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        return "tls"
+    if isinstance(error, socket.gaierror):
+        return "dns"
+    if isinstance(error, ConnectionRefusedError):
+        return "refused"
+    if isinstance(error, (socket.timeout, TimeoutError)):
+        return "timeout"
+    if isinstance(error, (ConnectionResetError, BrokenPipeError, http.client.RemoteDisconnected)):
+        return "reset"
+    return "other"

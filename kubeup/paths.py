@@ -1,0 +1,53 @@
+"""Where things lie on a node. kubeadm's paths, and kb's own below /var/lib/kb and /usr/local/lib/kb.
+
+Paths are as the node sees them; Host puts --root in front.
+Source: cmd/kubeadm/app/constants/constants.go
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Every path that kb reads or writes. The two folders that kubeadm lets a user move are fields."""
+
+    pki: Path = Path("/etc/kubernetes/pki")
+    """certificatesDir"""
+    kubeconfigs: Path = Path("/etc/kubernetes")
+    """--kubeconfig-dir of the phase commands"""
+    etcd_data: Path = Path("/var/lib/etcd")
+    """etcd.local.dataDir"""
+
+    kubernetes = Path("/etc/kubernetes")
+    manifests = Path("/etc/kubernetes/manifests")
+    kubelet = Path("/var/lib/kubelet")
+    kubelet_config = Path("/var/lib/kubelet/config.yaml")
+    kubelet_instance_config = Path("/var/lib/kubelet/instance-config.yaml")
+    kubelet_flags_env = Path("/var/lib/kubelet/kubeadm-flags.env")
+    kubelet_client_pem = Path("/var/lib/kubelet/pki/kubelet-client-current.pem")
+    cni_conf = Path("/etc/cni/net.d")
+    cni_bin = Path("/opt/cni/bin")
+    systemd = Path("/etc/systemd/system")
+    """Units that kb writes: an admin's folder, so that a package's unit of the same name is never overwritten."""
+
+    state_dir = Path("/var/lib/kb")
+    state = Path("/var/lib/kb/state.json")
+    lock = Path("/var/lib/kb/lock")
+    backups = Path("/var/lib/kb/backups")
+    installed_kb = Path("/usr/local/lib/kb/kb.pyz")
+    """The copy of kb that systemd units run."""
+
+    def kubeconfig(self, name: str) -> Path:
+        """The kubeconfig file `name` ("admin.conf")."""
+        return self.kubeconfigs / name
+
+    def manifest(self, component: str) -> Path:
+        """The static pod manifest of `component` ("kube-apiserver")."""
+        return self.manifests / f"{component}.yaml"
+
+    @property
+    def admin_conf(self) -> Path:
+        return self.kubeconfigs / "admin.conf"

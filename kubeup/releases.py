@@ -1,0 +1,234 @@
+"""One row per Kubernetes minor: every difference between versions lives here and nowhere else.
+
+A comparison of versions anywhere else is a bug; dropping a minor deletes a row.
+Sources of the tags: cmd/kubeadm/app/constants/constants.go of each release's latest known patch, and the nodes
+that real kubeadm 1.34.9, 1.35.6 and 1.36.3 left behind.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Optional
+
+from kubeup.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Release:
+    """What a Kubernetes minor wants of the tool that deploys it. Flags are true where the minor has the thing."""
+
+    minor: int
+    etcd_tag: str
+    coredns_tag: str
+    pause_tag: str
+    config_api: str = "kubeadm.k8s.io/v1beta4"
+    """The API version in which ClusterConfiguration is stored in the cluster."""
+    reads_v1beta3: bool = True
+    has_named_probe_ports: bool = True
+    """Static pods and CoreDNS name their probe ports (1.34)."""
+    scheduler_has_readyz: bool = True
+    """The scheduler is probed on /livez and /readyz (1.32); before on /healthz alone, with no readiness probe."""
+    node_local_cri_socket: bool = True
+    """Default of the gate NodeLocalCRISocket: instance-config.yaml instead of a node annotation and a flag (1.34)."""
+    control_plane_kubelet_local_mode: bool = True
+    """Default of the gate: a control plane's kubelet talks to its own API server (1.33)."""
+    pod_infra_container_image_flag: bool = False
+    """The kubelet gets --pod-infra-container-image (until 1.34)."""
+    refuses_cgroup_v1: bool = True
+    """The kubelet does not start on cgroup v1 unless failCgroupV1 is false (1.35)."""
+    kernel_mismatch_is_error: bool = False
+    """A kernel outside the validated list is an error of SystemVerification, not a warning (until 1.33)."""
+    needs_conntrack: bool = False
+    """preflight wants the conntrack program (until 1.31)."""
+    needs_ip_and_iptables: bool = False
+    """preflight wants ip and iptables (until 1.32)."""
+    warns_without_runtime_config: bool = True
+    """preflight warns where the CRI has no RuntimeConfig call (1.35)."""
+    needs_runtime_config: bool = False
+    """The kubelet refuses to run where the CRI has no RuntimeConfig call (1.36: containerd 2)."""
+    probe_ports_bind_all: bool = True
+    """preflight tests a port on all addresses; 1.37 tests the configured address."""
+    feature_gates: tuple[str, ...] = (
+        "ControlPlaneKubeletLocalMode",
+        "NodeLocalCRISocket",
+        "PublicKeysECDSA",
+        "RootlessControlPlane",
+    )
+    """The gates of kubeadm that ClusterConfiguration may name."""
+
+    @property
+    def name(self) -> str:
+        """`1.35`"""
+        return f"1.{self.minor}"
+
+
+RELEASES: dict[int, Release] = {
+    31: Release(
+        31,
+        etcd_tag="3.5.24-0",
+        coredns_tag="v1.11.3",
+        pause_tag="3.10",
+        has_named_probe_ports=False,
+        scheduler_has_readyz=False,
+        node_local_cri_socket=False,
+        control_plane_kubelet_local_mode=False,
+        pod_infra_container_image_flag=True,
+        refuses_cgroup_v1=False,
+        kernel_mismatch_is_error=True,
+        needs_conntrack=True,
+        needs_ip_and_iptables=True,
+        warns_without_runtime_config=False,
+        feature_gates=(
+            "ControlPlaneKubeletLocalMode",
+            "EtcdLearnerMode",
+            "PublicKeysECDSA",
+            "RootlessControlPlane",
+            "WaitForAllControlPlaneComponents",
+        ),
+    ),
+    32: Release(
+        32,
+        etcd_tag="3.5.24-0",
+        coredns_tag="v1.11.3",
+        pause_tag="3.10",
+        has_named_probe_ports=False,
+        node_local_cri_socket=False,
+        control_plane_kubelet_local_mode=False,
+        pod_infra_container_image_flag=True,
+        refuses_cgroup_v1=False,
+        kernel_mismatch_is_error=True,
+        needs_ip_and_iptables=True,
+        warns_without_runtime_config=False,
+        feature_gates=(
+            "ControlPlaneKubeletLocalMode",
+            "EtcdLearnerMode",
+            "NodeLocalCRISocket",
+            "PublicKeysECDSA",
+            "RootlessControlPlane",
+            "WaitForAllControlPlaneComponents",
+        ),
+    ),
+    33: Release(
+        33,
+        etcd_tag="3.5.24-0",
+        coredns_tag="v1.12.0",
+        pause_tag="3.10",
+        has_named_probe_ports=False,
+        node_local_cri_socket=False,
+        pod_infra_container_image_flag=True,
+        refuses_cgroup_v1=False,
+        kernel_mismatch_is_error=True,
+        warns_without_runtime_config=False,
+        feature_gates=(
+            "ControlPlaneKubeletLocalMode",
+            "NodeLocalCRISocket",
+            "PublicKeysECDSA",
+            "RootlessControlPlane",
+            "WaitForAllControlPlaneComponents",
+        ),
+    ),
+    34: Release(
+        34,
+        etcd_tag="3.6.5-0",
+        coredns_tag="v1.12.1",
+        pause_tag="3.10.1",
+        pod_infra_container_image_flag=True,
+        refuses_cgroup_v1=False,
+        warns_without_runtime_config=False,
+        feature_gates=(
+            "ControlPlaneKubeletLocalMode",
+            "NodeLocalCRISocket",
+            "PublicKeysECDSA",
+            "RootlessControlPlane",
+            "WaitForAllControlPlaneComponents",
+        ),
+    ),
+    35: Release(35, etcd_tag="3.6.6-0", coredns_tag="v1.13.1", pause_tag="3.10.1"),
+    36: Release(
+        36,
+        etcd_tag="3.6.8-0",
+        coredns_tag="v1.14.2",
+        pause_tag="3.10.2",
+        needs_runtime_config=True,
+        feature_gates=("NodeLocalCRISocket", "PublicKeysECDSA", "RootlessControlPlane"),
+    ),
+    37: Release(
+        37,
+        etcd_tag="3.6.11-0",
+        coredns_tag="v1.14.3",
+        pause_tag="3.10.2",
+        reads_v1beta3=False,
+        needs_runtime_config=True,
+        probe_ports_bind_all=False,
+        feature_gates=("RootlessControlPlane",),
+    ),
+}
+
+NEWEST_PROVEN = "v1.36.3"
+"""The newest version that was run on real nodes: what kb takes when no version is given and none can be found."""
+
+_VERSION = re.compile(
+    r"v?(0|[1-9]\d{0,3})\.(0|[1-9]\d{0,3})\.(0|[1-9]\d{0,4})(-[0-9A-Za-z.-]{1,64})?(\+[0-9A-Za-z.-]{1,64})?"
+)
+
+
+@dataclass(frozen=True)
+class Version:
+    """A semantic version; `+build` is kept in `text` and takes no part in comparisons."""
+
+    major: int
+    minor: int
+    patch: int
+    prerelease: str
+    text: str
+    """With a leading v."""
+
+    @property
+    def key(self) -> tuple[int, int, int, int]:
+        """Orders versions; a pre-release comes before its release, and pre-releases are not told apart."""
+        return (self.major, self.minor, self.patch, 0 if self.prerelease else 1)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def parse_version(text: str) -> Optional[Version]:
+    """`v1.35.6`, `1.35.6`, `1.36.0-rc.1`, `1.35.6+x`; None for anything else."""
+    match = _VERSION.fullmatch(text.strip())
+    if not match:
+        return None
+    major, minor, patch, pre, build = match.groups()
+    canonical = f"v{major}.{minor}.{patch}{pre or ''}{build or ''}"
+    return Version(int(major), int(minor), int(patch), (pre or "")[1:], canonical)
+
+
+def find_release(version: str) -> Release:
+    """The row for a Kubernetes version such as `v1.35.6`.
+
+    Raises UsageError (unsupported-version) for a version that kb does not deploy.
+    """
+    parsed = parse_version(version)
+    row = RELEASES.get(parsed.minor) if parsed and parsed.major == 1 else None
+    if row is None:
+        first, last = min(RELEASES), max(RELEASES)
+        raise UsageError(
+            f"Kubernetes version {version!r}",
+            cause=f"this kb deploys 1.{first} to 1.{last}",
+            remedy=f"give --kubernetes-version a version from v1.{first}.0 to v1.{last}.x",
+            code="unsupported-version",
+        )
+    return row
+
+
+def is_at_least(version: str, floor: str) -> bool:
+    """Whether the image tag or version `version` is a semantic version >= floor. `3.5.24-0` counts as 3.5.24's
+    pre-release, as in kubeadm, so compare against `3.6.0-0` where a suffix is to count. Not a version: False."""
+    have, want = parse_version(version), parse_version(floor)
+    return bool(have and want and have.key >= want.key)
+
+
+def etcd_has_new_flags(tag: str) -> bool:
+    """Whether etcd of this image tag knows --feature-gates and --watch-progress-notify-interval (3.6.0)."""
+    parsed = parse_version(tag)
+    return parsed is not None and (parsed.major, parsed.minor) >= (3, 6)

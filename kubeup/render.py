@@ -1,0 +1,94 @@
+"""YAML in and out, and the whole files below configs/.
+
+The output has the shape of Kubernetes' own serialiser: keys sorted, two spaces, list items not indented deeper
+than their key, a text that YAML 1.1 would read as something else in double quotes.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import string
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kubeup.lazy import lazy_import
+
+yaml: Any = lazy_import("yaml")
+
+_CONFIGS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs")
+
+
+def read_resource(name: str) -> str:
+    """A file below configs/ ("manifests/etcd.yaml"), from a checkout or from inside kb.pyz."""
+    data = __loader__.get_data(os.path.join(_CONFIGS, *name.split("/")))  # type: ignore[name-defined]
+    return bytes(data).decode()
+
+
+def fill_template(name: str, values: Mapping[str, object]) -> str:
+    """The file `name` below configs/ with each ${word} replaced by a scalar. Raises KeyError for a word that has
+    no value, so that a template and its caller cannot drift apart."""
+    return string.Template(read_resource(name)).substitute({key: str(value) for key, value in values.items()})
+
+
+@functools.cache
+def _dumper() -> Any:
+    class KubernetesDumper(yaml.SafeDumper):  # type: ignore[misc, name-defined, unused-ignore]
+        def ignore_aliases(self, data: object) -> bool:
+            return True
+
+    def represent_str(dumper: Any, text: str) -> Any:
+        if "\n" in text and not any(line.endswith((" ", "\t")) for line in text.split("\n")):
+            return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|")
+        plain = dumper.resolve(yaml.ScalarNode, text, (True, False)) == "tag:yaml.org,2002:str"
+        style = None if plain and text not in ("y", "Y", "n", "N") else '"'
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+    KubernetesDumper.add_representer(str, represent_str)
+    return KubernetesDumper
+
+
+@functools.cache
+def _loader() -> Any:
+    class TextLoader(yaml.SafeLoader):  # type: ignore[misc, name-defined, unused-ignore]
+        """A date stays the text that it is: Kubernetes' objects know no YAML timestamps."""
+
+    TextLoader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    return TextLoader
+
+
+def dump_yaml(value: object) -> str:
+    """One document, keys sorted."""
+    text: str = yaml.dump(
+        value, Dumper=_dumper(), sort_keys=True, default_flow_style=False, allow_unicode=True, width=2**20
+    )
+    return text
+
+
+def load_yaml(text: str) -> Any:
+    """The one document in `text`. Raises yaml.YAMLError."""
+    return yaml.load(text, Loader=_loader())
+
+
+def load_all_yaml(text: str) -> list[Any]:
+    """Every document in `text` that is not empty. Raises yaml.YAMLError."""
+    return [document for document in yaml.load_all(text, Loader=_loader()) if document is not None]
+
+
+def format_duration(seconds: int) -> str:
+    """Go's form of a duration of whole seconds: `8760h0m0s`, `4m0s`, `10s`, `0s`."""
+    sign, rest = ("-", -seconds) if seconds < 0 else ("", seconds)
+    hours, rest = divmod(rest, 3600)
+    minutes, secs = divmod(rest, 60)
+    if hours:
+        return f"{sign}{hours}h{minutes}m{secs}s"
+    return f"{sign}{minutes}m{secs}s" if minutes else f"{sign}{secs}s"
+
+
+def name_of(path: Path) -> str:
+    """A path in the form that kubeadm's check names use: `/a/b` -> `-a-b`."""
+    return str(path).replace("/", "-")

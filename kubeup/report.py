@@ -1,0 +1,93 @@
+"""What people see while kb works: progress on stderr, results on stdout.
+
+One line a phase; on a terminal a live line with what is waited for right now. No colour where NO_COLOR is set or
+the stream is no terminal. Knows nothing of phases beyond their names.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Optional, TextIO
+
+_BOLD, _DIM, _RED, _YELLOW, _GREEN, _RESET = "\033[1m", "\033[2m", "\033[31m", "\033[33m", "\033[32m", "\033[0m"
+
+
+class Report:
+    """Progress lines. verbosity: 0 phases and notes, 1 (-v) every change, 2 commands and requests too."""
+
+    def __init__(self, stream: Optional[TextIO] = None, *, verbosity: int = 0, quiet: bool = False) -> None:
+        self.stream = stream or sys.stderr
+        self.verbosity = verbosity
+        self.quiet = quiet
+        self.is_terminal = self.stream.isatty() and os.environ.get("TERM") != "dumb"
+        self.has_colour = self.is_terminal and not os.environ.get("NO_COLOR")
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+        self._live = False
+        self._last_waiting = ""
+        self._started = time.monotonic()
+
+    # ---- what phases call
+
+    def note(self, text: str) -> None:
+        """Something that was decided or found and that a person should know: one sentence."""
+        self.notes.append(text)
+        self._line(f"  {text}")
+
+    def warn(self, text: str) -> None:
+        """Something that works but deserves attention; never for what will fail."""
+        self.warnings.append(text)
+        self._line(f"  {self._paint(_YELLOW, 'warning:')} {text}")
+
+    def detail(self, text: str, level: int = 1) -> None:
+        """A line for -v (level 1) or -v 2."""
+        if self.verbosity >= level:
+            self._line(f"    {self._paint(_DIM, text)}")
+
+    def waiting(self, text: str) -> None:
+        """What is waited for right now ("apiserver: 12 s of 240 s; etcd up"). Call it as often as you like: on a
+        terminal it is one live line; elsewhere a changed text is printed once with -v."""
+        if self.quiet:
+            return
+        if self.is_terminal:
+            width = os.get_terminal_size(self.stream.fileno()).columns if self._has_fileno() else 80
+            self.stream.write(f"\r\033[K    {self._paint(_DIM, text[: max(20, width - 6)])}")
+            self.stream.flush()
+            self._live = True
+        elif self.verbosity and text != self._last_waiting:
+            self._line(f"    {text}")
+        self._last_waiting = text
+
+    # ---- what the Runner calls
+
+    def phase(self, index: int, total: int, name: str, does: str, outcome: str) -> None:
+        """`[ 3/22] certs/apiserver  Issue the API server's serving certificate  0.1s`"""
+        width = len(str(total))
+        colour = _RED if outcome == "failed" else _DIM if outcome in ("unchanged", "skipped") else _GREEN
+        self._line(f"[{index:>{width}}/{total}] {self._paint(_BOLD, name)}  {does}  {self._paint(colour, outcome)}")
+
+    def line(self, text: str) -> None:
+        """A plain line of progress."""
+        self._line(text)
+
+    def _line(self, text: str) -> None:
+        if self.quiet:
+            return
+        if self._live:
+            self.stream.write("\r\033[K")
+            self._live = False
+        self.stream.write(text + "\n")
+        self.stream.flush()
+
+    def _paint(self, colour: str, text: str) -> str:
+        return f"{colour}{text}{_RESET}" if self.has_colour else text
+
+    def _has_fileno(self) -> bool:
+        try:
+            self.stream.fileno()
+            os.get_terminal_size(self.stream.fileno())
+        except (OSError, ValueError, AttributeError):
+            return False
+        return True

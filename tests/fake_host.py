@@ -1,0 +1,175 @@
+"""A machine made of a dict: files, scripted commands and answers, recorded changes. Tests mock nothing else."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional, Union
+
+from kubeup.host import Argv, CommandResult, FileStat, HttpResponse, Tls, Unreachable, shown_argv
+
+Answer = Union[str, CommandResult, Callable[[tuple[str, ...]], CommandResult]]
+
+
+@dataclass
+class FakeHost:
+    """files: path -> bytes; dirs: paths; programs: names that `which` finds; answers: command prefix -> output.
+
+    A command is answered by the longest prefix of its words in `answers` ("crictl version"); otherwise it is
+    missing (127). A URL is answered by `urls[url]`; otherwise nothing listens there.
+    """
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    modes: dict[str, int] = field(default_factory=dict)
+    dirs: set[str] = field(default_factory=set)
+    programs: set[str] = field(default_factory=set)
+    answers: dict[str, Answer] = field(default_factory=dict)
+    urls: dict[str, HttpResponse] = field(default_factory=dict)
+    ports: dict[int, str] = field(default_factory=dict)
+    names: dict[str, list[str]] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
+    host_name: str = "node1"
+    cpus: int = 4
+    root_user: bool = True
+    free: int = 100 * 2**30
+    clock: datetime.datetime = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
+    ticks: float = 0.0
+    is_live: bool = True
+    changes: list[str] = field(default_factory=list)
+    """Every change, in order: "write /a/b", "run systemctl restart kubelet", "POST https://..."."""
+
+    def exists(self, path: Path) -> bool:
+        return str(path) in self.files or self.is_dir(path)
+
+    def is_dir(self, path: Path) -> bool:
+        prefix = str(path).rstrip("/") + "/"
+        return str(path) in self.dirs or any(name.startswith(prefix) for name in (*self.files, *self.dirs))
+
+    def stat(self, path: Path) -> Optional[FileStat]:
+        if str(path) in self.files:
+            return FileStat(self.modes.get(str(path), 0o644), 0, 0, len(self.files[str(path)]), False, False, 0.0)
+        return FileStat(self.modes.get(str(path), 0o755), 0, 0, 0, True, False, 0.0) if self.is_dir(path) else None
+
+    def read_bytes(self, path: Path) -> bytes:
+        from kubeup.errors import HostError
+
+        if str(path) not in self.files:
+            raise HostError(f"cannot read {path}", cause="No such file", remedy="look", code="file-unreadable")
+        return self.files[str(path)]
+
+    def read_text(self, path: Path) -> str:
+        return self.read_bytes(path).decode()
+
+    def list_dir(self, path: Path) -> list[str]:
+        prefix = str(path).rstrip("/") + "/"
+        found = {name[len(prefix) :].split("/")[0] for name in (*self.files, *self.dirs) if name.startswith(prefix)}
+        return sorted(name for name in found if name)
+
+    def free_bytes(self, path: Path) -> int:
+        return self.free
+
+    def which(self, program: str) -> Optional[Path]:
+        return Path("/usr/bin") / program if program in self.programs else None
+
+    def query(
+        self, argv: Argv, *, timeout_s: float = 30, env: Optional[Mapping[str, str]] = None, stdin: str = ""
+    ) -> CommandResult:
+        shown = shown_argv(argv)
+        for length in range(len(shown), 0, -1):
+            answer = self.answers.get(" ".join(shown[:length]))
+            if isinstance(answer, str):
+                return CommandResult(shown, 0, answer)
+            if isinstance(answer, CommandResult):
+                return answer
+            if answer is not None:
+                return answer(shown)
+        return CommandResult(shown, 127, stderr=f"{shown[0]}: not found", missing=True)
+
+    def http_get(
+        self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 10
+    ) -> HttpResponse:
+        if url not in self.urls:
+            raise Unreachable(url, "refused", "connection refused")
+        return self.urls[url]
+
+    def port_holder(self, port: int, address: str = "") -> Optional[str]:
+        return self.ports.get(port)
+
+    def resolve(self, name: str) -> list[str]:
+        return self.names.get(name, [])
+
+    def hostname(self) -> str:
+        return self.host_name
+
+    def environ(self) -> Mapping[str, str]:
+        return self.env
+
+    def is_root_user(self) -> bool:
+        return self.root_user
+
+    def cpu_count(self) -> int:
+        return self.cpus
+
+    def now(self) -> datetime.datetime:
+        return self.clock
+
+    def monotonic(self) -> float:
+        return self.ticks
+
+    def sleep(self, seconds: float) -> None:
+        self.ticks += seconds
+        self.clock += datetime.timedelta(seconds=seconds)
+
+    def write_file(
+        self, path: Path, data: Union[bytes, str], *, mode: int = 0o644, owner: Optional[tuple[int, int]] = None
+    ) -> bool:
+        wanted = data.encode() if isinstance(data, str) else data
+        if self.files.get(str(path)) == wanted and self.modes.get(str(path)) == mode:
+            return False
+        self.files[str(path)] = wanted
+        self.modes[str(path)] = mode
+        self.changes.append(f"write {path}")
+        return True
+
+    def make_dir(self, path: Path, *, mode: int = 0o755) -> bool:
+        if self.is_dir(path):
+            return False
+        self.dirs.add(str(path))
+        self.modes[str(path)] = mode
+        self.changes.append(f"mkdir {path}")
+        return True
+
+    def remove(self, path: Path) -> bool:
+        if str(path) in self.files:
+            del self.files[str(path)]
+        elif str(path) in self.dirs:
+            self.dirs.remove(str(path))
+        else:
+            return False
+        self.changes.append(f"remove {path}")
+        return True
+
+    def symlink(self, path: Path, target: str) -> bool:
+        return self.write_file(path, f"-> {target}")
+
+    def run(
+        self, argv: Argv, *, timeout_s: float = 300, env: Optional[Mapping[str, str]] = None, stdin: str = ""
+    ) -> CommandResult:
+        self.changes.append("run " + " ".join(shown_argv(argv)))
+        answer = self.query(argv, timeout_s=timeout_s, env=env, stdin=stdin)
+        return CommandResult(answer.argv, 0) if answer.missing else answer
+
+    def http_send(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes = b"",
+        tls: Optional[Tls] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        timeout_s: float = 10,
+    ) -> HttpResponse:
+        self.changes.append(f"{method} {url}")
+        return self.urls.get(f"{method} {url}", HttpResponse(200, body))
