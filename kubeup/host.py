@@ -8,7 +8,9 @@ and `sleep` appear in this module alone.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import fcntl
 import grp
 import http.client
 import os
@@ -21,7 +23,7 @@ import subprocess
 import threading
 import time
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional, Protocol, Union
@@ -111,6 +113,8 @@ class Host(Protocol):
 
     is_live: bool
     """Whether changes reach a running system: false under --root and --dry-run."""
+    mode: str
+    """live | root (--root: a folder stands for the node) | dry-run (looks are real, changes are only planned)"""
 
     # looks
     def exists(self, path: Path) -> bool: ...
@@ -129,6 +133,7 @@ class Host(Protocol):
     ) -> HttpResponse: ...
     def port_holder(self, port: int, address: str = "") -> Optional[str]: ...
     def resolve(self, name: str) -> list[str]: ...
+    def udp_exchange(self, address: str, port: int, payload: bytes, *, timeout_s: float = 2) -> Optional[bytes]: ...
     def hostname(self) -> str: ...
     def environ(self) -> Mapping[str, str]: ...
     def is_root_user(self) -> bool: ...
@@ -166,6 +171,7 @@ class LocalHost:
     def __init__(self, root: Path = Path("/")) -> None:
         self.root = root.absolute()
         self.is_live = self.root == Path("/")
+        self.mode = "live" if self.is_live else "root"
         self.deferred: list[str] = []
         self._connections = _Connections()
 
@@ -285,6 +291,19 @@ class LocalHost:
             return sorted({str(info[4][0]) for info in socket.getaddrinfo(name, None)})
         except (OSError, UnicodeError):
             return []
+
+    def udp_exchange(self, address: str, port: int, payload: bytes, *, timeout_s: float = 2) -> Optional[bytes]:
+        """Send one datagram and return the answer; None where none came in time."""
+        if not self.is_live:
+            return None
+        try:
+            with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                probe.settimeout(timeout_s)
+                probe.connect((address, port))
+                probe.send(payload)
+                return probe.recv(65535)
+        except OSError:
+            return None
 
     def hostname(self) -> str:
         return socket.gethostname()
@@ -429,6 +448,35 @@ class LocalHost:
             self.deferred.append(f"{method} {url}")
             return HttpResponse(200, body, deferred=True)
         return self._connections.request(method, url, body, tls, headers or {}, timeout_s)
+
+    @contextlib.contextmanager
+    def lock(self, path: Path, holder: str) -> Iterator[None]:
+        """Hold `path` for one process at a time; `holder` is what a second one is told ("kb init (pid 812, ...)").
+
+        The lock is the kernel's: it ends with the process, so a killed kb leaves none behind. Raises HostError
+        (locked) that says who holds it since when.
+        """
+        self.make_dir(path.parent, mode=0o700)
+        try:
+            descriptor = os.open(self.at(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _file_error(path, "write", error) from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                other = os.pread(descriptor, 4096, 0).decode(errors="replace").strip() or "another kb"
+                raise HostError(
+                    "this node is being worked on",
+                    cause=f"{other} holds {path}",
+                    remedy="wait until it has ended, then run the command again",
+                    code="locked",
+                ) from error
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{holder} (pid {os.getpid()}, since {self.now():%Y-%m-%dT%H:%M:%SZ})".encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
 
 
 def shown_argv(argv: Argv) -> tuple[str, ...]:

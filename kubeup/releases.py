@@ -47,8 +47,17 @@ class Release:
     """preflight warns where the CRI has no RuntimeConfig call (1.35)."""
     needs_runtime_config: bool = False
     """The kubelet refuses to run where the CRI has no RuntimeConfig call (1.36: containerd 2)."""
+    corefile: str = "Corefile"
+    """CoreDNS' default configuration below configs/addons: since 1.32 it caches no answers for the cluster's zone
+    (kubernetes/kubernetes pull request 128359)."""
     probe_ports_bind_all: bool = True
     """preflight tests a port on all addresses; 1.37 tests the configured address."""
+    mounts_flexvolume_dir: bool = False
+    """The controller manager gets the host's folder of FlexVolume plugins (until 1.35)."""
+    kubelet_config_has_crash_loop_back_off: bool = True
+    """KubeletConfiguration has the field crashLoopBackOff (1.32)."""
+    min_external_etcd_tag: str = "3.5.24-0"
+    """The oldest external etcd that preflight accepts."""
     feature_gates: tuple[str, ...] = (
         "ControlPlaneKubeletLocalMode",
         "NodeLocalCRISocket",
@@ -62,6 +71,17 @@ class Release:
         """`1.35`"""
         return f"1.{self.minor}"
 
+    @property
+    def oldest_kubelet_minor(self) -> int:
+        """The oldest kubelet that may serve under this control plane (Kubernetes' skew policy)."""
+        return self.minor - 3
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether this minor was run on real nodes."""
+        proven = parse_version(NEWEST_PROVEN)
+        return proven is not None and self.minor <= proven.minor
+
 
 RELEASES: dict[int, Release] = {
     31: Release(
@@ -69,6 +89,7 @@ RELEASES: dict[int, Release] = {
         etcd_tag="3.5.24-0",
         coredns_tag="v1.11.3",
         pause_tag="3.10",
+        corefile="Corefile-1.31",
         has_named_probe_ports=False,
         scheduler_has_readyz=False,
         node_local_cri_socket=False,
@@ -79,6 +100,8 @@ RELEASES: dict[int, Release] = {
         needs_conntrack=True,
         needs_ip_and_iptables=True,
         warns_without_runtime_config=False,
+        mounts_flexvolume_dir=True,
+        kubelet_config_has_crash_loop_back_off=False,
         feature_gates=(
             "ControlPlaneKubeletLocalMode",
             "EtcdLearnerMode",
@@ -100,6 +123,7 @@ RELEASES: dict[int, Release] = {
         kernel_mismatch_is_error=True,
         needs_ip_and_iptables=True,
         warns_without_runtime_config=False,
+        mounts_flexvolume_dir=True,
         feature_gates=(
             "ControlPlaneKubeletLocalMode",
             "EtcdLearnerMode",
@@ -120,6 +144,7 @@ RELEASES: dict[int, Release] = {
         refuses_cgroup_v1=False,
         kernel_mismatch_is_error=True,
         warns_without_runtime_config=False,
+        mounts_flexvolume_dir=True,
         feature_gates=(
             "ControlPlaneKubeletLocalMode",
             "NodeLocalCRISocket",
@@ -136,6 +161,7 @@ RELEASES: dict[int, Release] = {
         pod_infra_container_image_flag=True,
         refuses_cgroup_v1=False,
         warns_without_runtime_config=False,
+        mounts_flexvolume_dir=True,
         feature_gates=(
             "ControlPlaneKubeletLocalMode",
             "NodeLocalCRISocket",
@@ -144,7 +170,7 @@ RELEASES: dict[int, Release] = {
             "WaitForAllControlPlaneComponents",
         ),
     ),
-    35: Release(35, etcd_tag="3.6.6-0", coredns_tag="v1.13.1", pause_tag="3.10.1"),
+    35: Release(35, etcd_tag="3.6.6-0", coredns_tag="v1.13.1", pause_tag="3.10.1", mounts_flexvolume_dir=True),
     36: Release(
         36,
         etcd_tag="3.6.8-0",
@@ -232,3 +258,20 @@ def etcd_has_new_flags(tag: str) -> bool:
     """Whether etcd of this image tag knows --feature-gates and --watch-progress-notify-interval (3.6.0)."""
     parsed = parse_version(tag)
     return parsed is not None and (parsed.major, parsed.minor) >= (3, 6)
+
+
+def kubelet_refuses_cgroup_v1(kubelet: Version) -> bool:
+    """Whether a kubelet of this version does not start on cgroup v1 unless failCgroupV1 is false."""
+    newest = RELEASES[max(RELEASES)]
+    row = newest if kubelet.minor > newest.minor else RELEASES.get(kubelet.minor)
+    return row is not None and row.refuses_cgroup_v1
+
+
+def has_runtime_config_call(runtime: str, version: str) -> Optional[bool]:
+    """Whether a container runtime of this version knows the CRI's RuntimeConfig call: containerd 2.0, CRI-O 1.28.
+    None for a runtime that kb does not know. Distributions append to versions: `1.6.20~ds1`."""
+    parsed = parse_version(re.split(r"[~+-]", version)[0])
+    floor = {"containerd": (2, 0), "cri-o": (1, 28)}.get(runtime)
+    if parsed is None or floor is None:
+        return None
+    return (parsed.major, parsed.minor) >= floor

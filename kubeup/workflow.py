@@ -6,15 +6,25 @@ cmd/kubeadm/app/cmd/phases/workflow/runner.go in names and selection, and adds s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+import contextlib
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup.config.types import InitConfig
+from kubeup.errors import HostError, KbError, UsageError
 from kubeup.host import Host
+from kubeup.journal import JournalHost
 from kubeup.paths import Paths
 from kubeup.releases import Release
 from kubeup.report import Report
+from kubeup.secret import Secret
+from kubeup.state import PhaseState, State
 
 if TYPE_CHECKING:
     from kubeup.kubeapi import Api
@@ -58,7 +68,9 @@ class Phase:
     makes  files it makes: names relative to the kubernetes folder's pki (`pki/ca.crt`), or absolute paths
     done   a probe of the real node: is the result there, and right?
     needs  phases that must not be skipped if this one runs
-    live   talks to the running node or cluster, and cannot run where there is none (--root): it is deferred there
+    live   "node": looks at the running machine, so it is deferred under --root; "cluster": waits for the running
+           cluster, so it is deferred under --root and --dry-run alike
+    always runs every time: what it does is telling, not changing
     hidden runs, but has no `kb init phase` command
     """
 
@@ -69,5 +81,249 @@ class Phase:
     makes: tuple[str, ...] = ()
     done: Optional[Callable[[Context], bool]] = None
     needs: tuple[str, ...] = ()
-    live: bool = False
+    live: str = ""
+    always: bool = False
     hidden: bool = False
+
+
+@dataclass
+class PhaseOutcome:
+    """What became of a phase: status is done | unchanged | skipped | deferred | failed."""
+
+    name: str
+    status: str
+    seconds: float = 0.0
+    changed_files: list[str] = field(default_factory=list)
+    changed_objects: list[str] = field(default_factory=list)
+    why: str = ""
+
+
+@dataclass
+class RunResult:
+    """The end of a run: every phase's outcome in order, and the merged outputs."""
+
+    workflow: str
+    phases: list[PhaseOutcome] = field(default_factory=list)
+    outputs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def changes(self) -> int:
+        return sum(len(phase.changed_files) + len(phase.changed_objects) for phase in self.phases)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "workflow": self.workflow,
+            "changes": self.changes,
+            "phases": [
+                {
+                    "name": phase.name,
+                    "status": phase.status,
+                    "seconds": round(phase.seconds, 3),
+                    "changedFiles": phase.changed_files,
+                    "changedObjects": phase.changed_objects,
+                }
+                for phase in self.phases
+            ],
+        }
+
+
+def select_phases(phases: Sequence[Phase], name: str) -> tuple[Phase, ...]:
+    """The phases that `kb init phase NAME` means: one phase, or all below a parent (`certs`, `certs/all`).
+
+    Raises UsageError (unknown-phase) with the nearest name.
+    """
+    wanted = name.strip("/").replace(" ", "/")
+    parent = wanted[: -len("/all")] if wanted.endswith("/all") else wanted
+    found = tuple(phase for phase in phases if phase.name == wanted or phase.name.startswith(parent + "/"))
+    if found:
+        return found
+    raise _unknown_phase(phases, name)
+
+
+def _unknown_phase(phases: Sequence[Phase], name: str) -> UsageError:
+    known = sorted({phase.name for phase in phases} | {phase.name.partition("/")[0] for phase in phases})
+    near = difflib.get_close_matches(name, known, 1)
+    return UsageError(
+        f"invalid phase name: {name}",
+        cause="no phase of this workflow is called so",
+        remedy=f"did you mean {near[0]}? All names: kb init --list" if near else "all names: kb init --list",
+        code="unknown-phase",
+    )
+
+
+def plan_skips(phases: Sequence[Phase], skip: Sequence[str]) -> frozenset[str]:
+    """The names of the phases that --skip-phases leaves out; a parent's name leaves out its children.
+
+    Raises UsageError: unknown-phase, or unresolved-dependencies where a phase that stays needs one that goes.
+    """
+    skipped: set[str] = set()
+    for name in skip:
+        skipped.update(phase.name for phase in select_phases(phases, name))
+    for phase in phases:
+        missing = [need for need in phase.needs if need in skipped]
+        if phase.name not in skipped and missing:
+            listed = ", ".join(missing)
+            raise UsageError(
+                "unresolved dependencies:",
+                cause=f'missing [{" ".join(missing)}] phase(s) needed by "{phase.name}" phase',
+                remedy=f"skip {phase.name} too (--skip-phases {','.join([*skip, phase.name])}), or keep {listed}",
+                code="unresolved-dependencies",
+            )
+    return frozenset(skipped)
+
+
+def fingerprint_inputs(config: InitConfig, reads: Sequence[str]) -> dict[str, str]:
+    """A short hash of each value that a phase reads. What kb generated for the user counts as one constant, so that
+    a second run with the same words is the same run. Raises AttributeError for a name that InitConfig lacks."""
+    prints = {}
+    for name in reads:
+        value: Any = config
+        for part in name.split("."):
+            value = getattr(value, part, None) if value is None else getattr(value, part)
+        text = json.dumps(_plain(value), sort_keys=True)
+        prints[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return prints
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Secret):
+        return hashlib.sha256(b"kb" + value.reveal().encode()).hexdigest()
+    if dataclasses.is_dataclass(value):
+        if getattr(value, "is_generated", False):
+            return "generated"
+        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    return value
+
+
+class Runner:
+    """Works through the phases of one workflow on one node."""
+
+    def __init__(self, workflow: str, phases: Sequence[Phase], state: State) -> None:
+        self.workflow = workflow
+        self.phases = phases
+        self.state = state
+
+    def run(self, ctx: Context, *, only: str = "", skip: Sequence[str] = ()) -> RunResult:
+        """Run all phases but the skipped, or those that `only` names (these run even if they were done before).
+
+        Raises KbError with the phase's name and what was changed filled in.
+        """
+        chosen = select_phases(self.phases, only) if only else tuple(self.phases)
+        skipped = plan_skips(chosen, skip)
+        result = RunResult(self.workflow)
+        ctx.outputs["owned_paths"] = self.state.created_paths()
+        for index, phase in enumerate(chosen, start=1):
+            outcome = self._run_one(ctx, phase, is_forced=bool(only), is_skipped=phase.name in skipped, result=result)
+            result.phases.append(outcome)
+            ctx.report.phase(index, len(chosen), phase.name, phase.does, _describe(outcome, ctx.host.mode))
+        result.outputs = {key: value for key, value in ctx.outputs.items() if not key.startswith("_")}
+        return result
+
+    def _run_one(
+        self, ctx: Context, phase: Phase, *, is_forced: bool, is_skipped: bool, result: RunResult
+    ) -> PhaseOutcome:
+        if is_skipped:
+            return PhaseOutcome(phase.name, "skipped", why="--skip-phases")
+        if (phase.live and ctx.host.mode == "root") or (phase.live == "cluster" and ctx.host.mode == "dry-run"):
+            return PhaseOutcome(phase.name, "deferred", why="needs the running node")
+        started = ctx.host.monotonic()
+        key = f"{self.workflow}/{phase.name}"
+        inputs = fingerprint_inputs(ctx.config, phase.reads)
+        before = self.state.phases.get(key)
+        if before and before.status == "done" and not is_forced and not phase.always:
+            changed = [name for name in inputs if before.inputs.get(name) != inputs[name]]
+            if changed:
+                ctx.report.note(f"{phase.name}: {', '.join(changed)} changed since the last run: doing it again")
+            elif phase.done is None or phase.done(ctx):
+                ctx.outputs.update(before.outputs)
+                return PhaseOutcome(phase.name, "unchanged", ctx.host.monotonic() - started)
+            else:
+                ctx.report.note(f"{phase.name}: drift: it was done, but the node no longer shows it: doing it again")
+        return self._act(ctx, phase, key, inputs, started, result)
+
+    def _act(
+        self, ctx: Context, phase: Phase, key: str, inputs: dict[str, str], started: float, result: RunResult
+    ) -> PhaseOutcome:
+        before = self.state.phases.get(key)
+        entry = PhaseState("running", inputs=inputs, started=f"{ctx.host.now():%Y-%m-%dT%H:%M:%SZ}")
+        if before:
+            entry.created, entry.backups = before.created, before.backups
+        self.state.phases[key] = entry
+        journal = JournalHost(ctx.host, self.state, key, entry)
+        journal.plan_to_make([_resolve(ctx.paths, name) for name in phase.makes])
+        self.state.save()
+        sent_before = _sent_objects(ctx)
+        try:
+            outputs = dict(phase.run(dataclasses.replace(ctx, host=journal)) or {})  # type: ignore[arg-type]
+        except BaseException as error:
+            self._record_failure(ctx, phase, entry, journal, error, result)
+            raise
+        sent = _sent_objects(ctx)[len(sent_before) :]
+        entry.status, entry.ended = "done", f"{ctx.host.now():%Y-%m-%dT%H:%M:%SZ}"
+        entry.outputs = {name: value for name, value in outputs.items() if _is_storable(value)}
+        ctx.outputs.update(outputs)
+        self.state.save()
+        for path in journal.changed_files:
+            ctx.report.detail(f"wrote {path}")
+        for command in journal.commands:
+            ctx.report.detail(f"ran {command}", 2)
+        for name in sent:
+            ctx.report.detail(f"applied {name}")
+        is_changed = bool(journal.changed_files or sent or journal.commands)
+        status = "done" if is_changed or before is None or before.status != "done" else "unchanged"
+        return PhaseOutcome(phase.name, status, ctx.host.monotonic() - started, journal.changed_files, sent)
+
+    def _record_failure(
+        self,
+        ctx: Context,
+        phase: Phase,
+        entry: PhaseState,
+        journal: JournalHost,
+        error: BaseException,
+        result: RunResult,
+    ) -> None:
+        files = sum(len(done.changed_files) for done in result.phases) + len(journal.changed_files)
+        entry.status, entry.ended = "failed", f"{ctx.host.now():%Y-%m-%dT%H:%M:%SZ}"
+        if isinstance(error, KbError):
+            error.phase = error.phase or phase.name
+            error.changed = error.changed or ("nothing was changed" if not files else f"{files} files were changed")
+            entry.error = error.as_dict()
+        else:
+            entry.error = {"code": "interrupted" if isinstance(error, KeyboardInterrupt) else "bug", "what": str(error)}
+        ctx.report.phase(len(result.phases) + 1, len(self.phases), phase.name, phase.does, "failed")
+        # a full disk must not hide what went wrong first
+        with contextlib.suppress(HostError):
+            self.state.save()
+
+
+def _sent_objects(ctx: Context) -> list[str]:
+    api = ctx.outputs.get("_api")
+    return list(api.changes) if api else []
+
+
+def _is_storable(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_is_storable(item) for item in value)
+    return value is None or isinstance(value, (str, int, float, bool))
+
+
+def _resolve(paths: Paths, name: str) -> Path:
+    """A name in Phase.makes: absolute, `pki/...` in the certificates folder, or a file of /etc/kubernetes."""
+    if name.startswith("/"):
+        return Path(name)
+    if name.startswith("pki/"):
+        return paths.pki / name[len("pki/") :]
+    return paths.kubeconfigs / name if name.endswith(".conf") else paths.kubernetes / name
+
+
+def _describe(outcome: PhaseOutcome, mode: str) -> str:
+    if outcome.status != "done":
+        return f"{outcome.status} ({outcome.why})" if outcome.why else outcome.status
+    if mode == "dry-run":
+        count = len(outcome.changed_files) + len(outcome.changed_objects)
+        return f"would change {count} file{'s' * (count != 1)}" if outcome.changed_files else "would run"
+    return f"{outcome.seconds:.1f}s"

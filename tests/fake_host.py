@@ -29,6 +29,7 @@ class FakeHost:
     urls: dict[str, HttpResponse] = field(default_factory=dict)
     ports: dict[int, str] = field(default_factory=dict)
     names: dict[str, list[str]] = field(default_factory=dict)
+    datagrams: dict[str, Callable[[bytes], bytes]] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
     host_name: str = "node1"
     cpus: int = 4
@@ -37,6 +38,7 @@ class FakeHost:
     clock: datetime.datetime = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
     ticks: float = 0.0
     is_live: bool = True
+    mode: str = "live"
     changes: list[str] = field(default_factory=list)
     """Every change, in order: "write /a/b", "run systemctl restart kubelet", "POST https://..."."""
 
@@ -99,6 +101,10 @@ class FakeHost:
 
     def resolve(self, name: str) -> list[str]:
         return self.names.get(name, [])
+
+    def udp_exchange(self, address: str, port: int, payload: bytes, *, timeout_s: float = 2) -> Optional[bytes]:
+        answer = self.datagrams.get(f"{address}:{port}")
+        return answer(payload) if answer else None
 
     def hostname(self) -> str:
         return self.host_name

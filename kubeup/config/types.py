@@ -54,6 +54,8 @@ class BootstrapToken:
     expires: Optional[str] = None
     usages: tuple[str, ...] = ("signing", "authentication")
     groups: tuple[str, ...] = ("system:bootstrappers:kubeadm:default-node-token",)
+    is_generated: bool = False
+    """The token was made up by kb: two runs differ in it and are the same all the same."""
 
     @property
     def token_id(self) -> str:
@@ -235,3 +237,107 @@ class InitConfig:
     """What was decided for the user and why, one sentence each: the advertise address, the version, the podSubnet."""
     warnings: tuple[str, ...] = ()
     """What will work but should be known: an unusual validity period, a deprecated API version."""
+
+
+@dataclass(frozen=True)
+class BootstrapTokenDiscovery:
+    """discovery.bootstrapToken of join."""
+
+    token: Secret = Secret("")
+    api_server_endpoint: str = ""
+    ca_cert_hashes: tuple[str, ...] = ()
+    unsafe_skip_ca_verification: bool = False
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """How a joining node finds and trusts the cluster: exactly one of bootstrap_token and file (a path or URL)."""
+
+    bootstrap_token: Optional[BootstrapTokenDiscovery] = None
+    file: str = ""
+    tls_bootstrap_token: Secret = Secret("")
+
+
+@dataclass(frozen=True)
+class JoinControlPlane:
+    """controlPlane of join: its presence alone makes the node a control plane."""
+
+    local_api_endpoint: Optional[LocalAPIEndpoint] = None
+    certificate_key: Secret = Secret("")
+
+
+@dataclass(frozen=True)
+class JoinConfiguration:
+    """JoinConfiguration with its static defaults; what only a machine can tell (name, socket) is in `node`."""
+
+    node: NodeRegistration
+    discovery: Discovery = Discovery()
+    ca_cert_path: str = "/etc/kubernetes/pki/ca.crt"
+    control_plane: Optional[JoinControlPlane] = None
+    skip_phases: tuple[str, ...] = ()
+    dry_run: bool = False
+    patches_directory: str = ""
+    timeouts: Timeouts = Timeouts()
+
+
+@dataclass(frozen=True)
+class ResetConfiguration:
+    certificates_dir: str = "/etc/kubernetes/pki"
+    cleanup_tmp_dir: bool = False
+    cri_socket: str = ""
+    """"" means: look which runtime is there."""
+    dry_run: bool = False
+    force: bool = False
+    ignore_preflight_errors: tuple[str, ...] = ()
+    skip_phases: tuple[str, ...] = ()
+    unmount_flags: tuple[str, ...] = ()
+    timeouts: Timeouts = Timeouts()
+
+
+@dataclass(frozen=True)
+class UpgradeNode:
+    """What `upgrade node` and `upgrade apply` share."""
+
+    certificate_renewal: bool = True
+    etcd_upgrade: bool = True
+    dry_run: bool = False
+    ignore_preflight_errors: tuple[str, ...] = ()
+    skip_phases: tuple[str, ...] = ()
+    patches_directory: str = ""
+    image_pull_policy: str = "IfNotPresent"
+    image_pull_serial: bool = True
+
+
+@dataclass(frozen=True)
+class UpgradeApply(UpgradeNode):
+    kubernetes_version: str = ""
+    allow_experimental_upgrades: bool = False
+    allow_rc_upgrades: bool = False
+    force_upgrade: bool = False
+    print_config: bool = False
+
+
+@dataclass(frozen=True)
+class UpgradePlan:
+    kubernetes_version: str = ""
+    allow_experimental_upgrades: bool = False
+    allow_rc_upgrades: bool = False
+    dry_run: bool = False
+    etcd_upgrade: bool = True
+    ignore_preflight_errors: tuple[str, ...] = ()
+    print_config: bool = False
+
+
+@dataclass(frozen=True)
+class UpgradeDiff:
+    kubernetes_version: str = ""
+    context_lines: int = 0
+
+
+@dataclass(frozen=True)
+class UpgradeConfiguration:
+    apply: UpgradeApply = UpgradeApply()
+    node: UpgradeNode = UpgradeNode()
+    plan: UpgradePlan = UpgradePlan()
+    diff: UpgradeDiff = UpgradeDiff()
+    timeouts: Timeouts = Timeouts()

@@ -1,0 +1,43 @@
+# make setup   everything that building and testing needs (Debian or Ubuntu, as root or with sudo)
+# make check   format, lint, types, layers
+# make test    all tests that this machine can run; those on real nodes skip without $KB_E2E_BIN
+# make build   dist/kb.pyz
+# make e2e     the tests on real nodes: KB_E2E_BIN=/path/to/binaries make e2e
+
+SHELL := /bin/bash
+VENV ?= .venv
+PY := $(VENV)/bin/python
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+PACKAGES := openssl iproute2 make python3-venv
+
+.PHONY: setup check format test build e2e bench docs clean
+
+setup:
+	command -v apt-get >/dev/null && { $(SUDO) apt-get update -qq; $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES); } || true
+	[ -x $(PY) ] || python3 -m venv $(VENV)
+	$(PY) -m pip install -q -r requirements-dev.txt
+
+check:
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --config pyproject.toml
+
+format:
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+test:
+	$(VENV)/bin/pytest
+
+build:
+	$(PY) build_zipapp.py
+
+e2e:
+	$(VENV)/bin/pytest -m e2e tests/e2e
+
+docs:
+	$(PY) -m tests.make_docs
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

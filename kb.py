@@ -1,0 +1,233 @@
+#!/usr/bin/env python3
+"""kb: Kubernetes from one file.
+
+    scp kb.pyz node: && ssh node python3 kb.pyz init
+
+This file is the story: what kb does to a machine, step by step, in order, and why. Read it from top to bottom and
+you know what happens to the node. The helpers that do the steps are in kubeup/.
+
+What a node looks like after `kb init`:
+
+    /etc/kubernetes/pki          the cluster's certificate authorities, certificates and keys
+    /etc/kubernetes/*.conf       kubeconfigs: who may talk to the API server, and as whom
+    /etc/kubernetes/manifests    static pods: etcd, API server, controller-manager, scheduler; the kubelet runs them
+    /var/lib/kubelet             the kubelet's configuration and flags
+    /var/lib/etcd                the cluster's data
+    /etc/cni/net.d               the pod network of this node
+    /var/lib/kb                  what kb did, so that it can go on after an interruption, show it, and undo it
+
+Paths, names and objects are kubeadm's: either tool can go on with a node that the other one made.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from kubeup import cli, commands
+from kubeup.cli import Command
+from kubeup.phases import addons, certs, cluster, control_plane, finish, health, kubeconfigs, node, preflight
+from kubeup.workflow import Phase
+
+# fmt: off
+
+INIT: tuple[Phase, ...] = (
+    # 1. Look before anything is written: is this machine fit, is the runtime well, are the images at hand?
+    Phase("preflight",
+          does="Check this machine and fetch the images",
+          run=preflight.run_checks, live="node",
+          reads=("cluster.kubernetes_version", "cluster.image_repository", "cluster.local_etcd", "local_api_endpoint")),
+
+    # 2. Trust: three authorities (cluster, front proxy, etcd), and a certificate for each who must prove who it is.
+    Phase("certs/ca",
+          does="Make the cluster's certificate authority",
+          run=certs.issue_ca, done=certs.ca_is_valid,
+          reads=("cluster.encryption_algorithm",),
+          makes=("pki/ca.crt", "pki/ca.key")),
+    Phase("certs/apiserver",
+          does="Issue the API server's serving certificate",
+          run=certs.issue_apiserver_cert, done=certs.apiserver_cert_is_valid,
+          reads=("cluster.api_server.cert_sans", "cluster.networking.service_subnet", "cluster.networking.dns_domain",
+                 "cluster.control_plane_endpoint", "local_api_endpoint.advertise_address", "node.name"),
+          makes=("pki/apiserver.crt", "pki/apiserver.key")),
+    Phase("certs/apiserver-kubelet-client",
+          does="Issue the certificate with which the API server calls kubelets",
+          run=certs.issue_apiserver_kubelet_client_cert, done=certs.apiserver_kubelet_client_cert_is_valid,
+          makes=("pki/apiserver-kubelet-client.crt", "pki/apiserver-kubelet-client.key")),
+    Phase("certs/front-proxy-ca",
+          does="Make the authority of the front proxy (aggregated APIs)",
+          run=certs.issue_front_proxy_ca, done=certs.front_proxy_ca_is_valid,
+          makes=("pki/front-proxy-ca.crt", "pki/front-proxy-ca.key")),
+    Phase("certs/front-proxy-client",
+          does="Issue the certificate with which the API server calls aggregated APIs",
+          run=certs.issue_front_proxy_client_cert, done=certs.front_proxy_client_cert_is_valid,
+          makes=("pki/front-proxy-client.crt", "pki/front-proxy-client.key")),
+    Phase("certs/etcd-ca",
+          does="Make etcd's own certificate authority",
+          run=certs.issue_etcd_ca, done=certs.etcd_ca_is_valid,
+          makes=("pki/etcd/ca.crt", "pki/etcd/ca.key")),
+    Phase("certs/etcd-server",
+          does="Issue etcd's serving certificate",
+          run=certs.issue_etcd_server_cert, done=certs.etcd_server_cert_is_valid,
+          reads=("cluster.local_etcd.server_cert_sans", "local_api_endpoint.advertise_address", "node.name"),
+          makes=("pki/etcd/server.crt", "pki/etcd/server.key")),
+    Phase("certs/etcd-peer",
+          does="Issue the certificate with which etcd members know each other",
+          run=certs.issue_etcd_peer_cert, done=certs.etcd_peer_cert_is_valid,
+          reads=("cluster.local_etcd.peer_cert_sans", "local_api_endpoint.advertise_address", "node.name"),
+          makes=("pki/etcd/peer.crt", "pki/etcd/peer.key")),
+    Phase("certs/etcd-healthcheck-client",
+          does="Issue the certificate of etcd's health checks",
+          run=certs.issue_etcd_healthcheck_client_cert, done=certs.etcd_healthcheck_client_cert_is_valid,
+          makes=("pki/etcd/healthcheck-client.crt", "pki/etcd/healthcheck-client.key")),
+    Phase("certs/apiserver-etcd-client",
+          does="Issue the certificate with which the API server talks to etcd",
+          run=certs.issue_apiserver_etcd_client_cert, done=certs.apiserver_etcd_client_cert_is_valid,
+          makes=("pki/apiserver-etcd-client.crt", "pki/apiserver-etcd-client.key")),
+    Phase("certs/sa",
+          does="Make the key that signs service account tokens",
+          run=certs.make_service_account_key, done=certs.service_account_key_is_valid,
+          makes=("pki/sa.key", "pki/sa.pub")),
+
+    # 3. Identities: a kubeconfig for the admin, for this kubelet and for each component that calls the API server.
+    Phase("kubeconfig/admin",
+          does="Write the admin's kubeconfig",
+          run=kubeconfigs.write_admin, done=kubeconfigs.admin_is_valid,
+          reads=("cluster.control_plane_endpoint", "cluster.cluster_name", "local_api_endpoint"),
+          makes=("admin.conf",)),
+    Phase("kubeconfig/super-admin",
+          does="Write the kubeconfig that stands above RBAC, for emergencies",
+          run=kubeconfigs.write_super_admin, done=kubeconfigs.super_admin_is_valid,
+          reads=("cluster.control_plane_endpoint", "cluster.cluster_name", "local_api_endpoint"),
+          makes=("super-admin.conf",)),
+    Phase("kubeconfig/kubelet",
+          does="Write this node's kubelet's kubeconfig",
+          run=kubeconfigs.write_kubelet, done=kubeconfigs.kubelet_is_valid,
+          reads=("cluster.cluster_name", "local_api_endpoint", "node.name"),
+          makes=("kubelet.conf",)),
+    Phase("kubeconfig/controller-manager",
+          does="Write the controller-manager's kubeconfig",
+          run=kubeconfigs.write_controller_manager, done=kubeconfigs.controller_manager_is_valid,
+          reads=("cluster.cluster_name", "local_api_endpoint"),
+          makes=("controller-manager.conf",)),
+    Phase("kubeconfig/scheduler",
+          does="Write the scheduler's kubeconfig",
+          run=kubeconfigs.write_scheduler, done=kubeconfigs.scheduler_is_valid,
+          reads=("cluster.cluster_name", "local_api_endpoint"),
+          makes=("scheduler.conf",)),
+
+    # 4. Static pods: files in a folder that the kubelet watches; it runs them without asking any API server.
+    Phase("etcd/local",
+          does="Write the static pod of this node's etcd",
+          run=control_plane.write_etcd_manifest, done=control_plane.etcd_manifest_is_current,
+          makes=("manifests/etcd.yaml",)),
+    Phase("control-plane/apiserver",
+          does="Write the static pod of the API server",
+          run=control_plane.write_apiserver_manifest, done=control_plane.apiserver_manifest_is_current,
+          makes=("manifests/kube-apiserver.yaml",)),
+    Phase("control-plane/controller-manager",
+          does="Write the static pod of the controller-manager",
+          run=control_plane.write_controller_manager_manifest,
+          done=control_plane.controller_manager_manifest_is_current,
+          makes=("manifests/kube-controller-manager.yaml",)),
+    Phase("control-plane/scheduler",
+          does="Write the static pod of the scheduler",
+          run=control_plane.write_scheduler_manifest, done=control_plane.scheduler_manifest_is_current,
+          makes=("manifests/kube-scheduler.yaml",)),
+
+    # 5. Start: the kubelet reads all of the above, and the control plane comes up.
+    Phase("kubelet-start",
+          does="Configure and start the kubelet",
+          run=node.start_kubelet, done=node.kubelet_is_current,
+          makes=("/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env")),
+    Phase("wait-control-plane",
+          does="Wait until the kubelet and the control plane are healthy",
+          run=health.wait_for_control_plane, done=health.control_plane_is_healthy, live="cluster"),
+
+    # 6. The cluster learns what it is: other nodes and later upgrades read its configuration from it.
+    Phase("upload-config/kubeadm",
+          does="Store the cluster's configuration in the cluster",
+          run=cluster.upload_kubeadm_config, done=cluster.kubeadm_config_is_uploaded,
+          reads=("cluster",)),
+    Phase("upload-config/kubelet",
+          does="Store the kubelets' configuration in the cluster",
+          run=cluster.upload_kubelet_config, done=cluster.kubelet_config_is_uploaded,
+          reads=("kubelet", "cluster.networking")),
+    Phase("upload-certs",
+          does="Store the authorities, encrypted, for further control planes",
+          run=cluster.upload_certs, reads=("upload_certs",)),
+    Phase("mark-control-plane",
+          does="Label and taint this node as a control plane",
+          run=cluster.mark_control_plane, done=cluster.control_plane_is_marked,
+          reads=("node.taints", "node.name"), live="cluster"),
+    Phase("bootstrap-token",
+          does="Let nodes join: a token, and the rights of a joining kubelet",
+          run=cluster.make_bootstrap_tokens, done=cluster.bootstrap_is_ready,
+          reads=("bootstrap_tokens",)),
+    Phase("kubelet-finalize/enable-client-cert-rotation",
+          does="Let the kubelet renew its own certificate",
+          run=node.enable_client_cert_rotation, done=node.client_cert_rotation_is_enabled),
+
+    # 7. Addons: what pods expect of every cluster. Names, services, and a network between pods.
+    Phase("addon/coredns",
+          does="Install CoreDNS, the cluster's DNS",
+          run=addons.install_coredns, done=addons.coredns_is_installed,
+          reads=("cluster.dns", "cluster.networking", "cluster.image_repository", "cluster.kubernetes_version")),
+    Phase("addon/kube-proxy",
+          does="Install kube-proxy, which makes Services reachable",
+          run=addons.install_kube_proxy, done=addons.kube_proxy_is_installed,
+          reads=("cluster.proxy", "kube_proxy", "cluster.networking", "cluster.image_repository",
+                 "cluster.kubernetes_version", "cluster.control_plane_endpoint")),
+    Phase("pod-network",
+          does="Give pods a network: addresses of this node, routes to the others",
+          run=addons.install_pod_network, done=addons.pod_network_is_installed,
+          reads=("kb.pod_network", "kb.mirror", "cluster.networking"), live="cluster"),
+
+    # 8. Nobody says "ready" unseen.
+    Phase("verify",
+          does="Watch that the node is Ready, stays up, and its DNS answers",
+          run=health.verify_node, done=health.node_is_verified, live="cluster"),
+    Phase("show-join-command",
+          does="Say how the next node joins",
+          run=finish.show_join_command, needs=("bootstrap-token", "upload-certs"), live="cluster", always=True),
+)
+
+COMMANDS: tuple[Command, ...] = (
+    Command("init", "Make this machine the first control plane of a cluster", commands.init,
+            options=cli.INIT_OPTIONS, phases=INIT, workflow="init"),
+    Command("init phase", "Run one phase of init, or all below a parent (certs, control-plane/all)", commands.init_phase,
+            options=cli.INIT_OPTIONS + cli.PHASE_OPTIONS, phases=INIT, workflow="init", arguments=("phase...",)),
+    Command("status", "Show what kb did on this node", commands.status, options=("output",), phases=INIT),
+    Command("config print init-defaults", "Print InitConfiguration and ClusterConfiguration with every default",
+            commands.print_defaults, options=("component-configs",)),
+    Command("config print join-defaults", "Print JoinConfiguration with every default",
+            commands.print_defaults, options=("component-configs",)),
+    Command("config print reset-defaults", "Print ResetConfiguration with every default", commands.print_defaults),
+    Command("config print upgrade-defaults", "Print UpgradeConfiguration with every default", commands.print_defaults),
+    Command("config validate", "Check a configuration file and name every mistake in it", commands.validate_config,
+            options=("config", "allow-experimental-api")),
+    Command("config migrate", "Rewrite a configuration file in the newest API version", commands.migrate_config,
+            options=("old-config", "new-config", "allow-experimental-api")),
+    Command("config images list", "List the images that a control plane needs", commands.images_list,
+            options=("config", "feature-gates", "image-repository", "kubernetes-version", "output")),
+    Command("config images pull", "Fetch the images that a control plane needs", commands.images_pull,
+            options=("config", "cri-socket", "feature-gates", "image-repository", "kubernetes-version")),
+    Command("kubeconfig user", "Print a kubeconfig for a further user", commands.kubeconfig_user,
+            options=("client-name", "config", "org", "token", "validity-period", "server", "cert-dir")),
+    Command("token generate", "Print a random bootstrap token", commands.token_generate),
+    Command("certs certificate-key", "Print a random key for --certificate-key", commands.certificate_key),
+    Command("routes", "Keep the routes to other nodes' pods (run by systemd)", commands.routes, options=("once",)),
+    Command("version", "Print kb's version", commands.version, options=("output",)),
+    Command("completion", "Print a completion script for bash, zsh or fish", commands.completion,
+            arguments=("shell",)),
+)
+
+# fmt: on
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run kb with these words (the process' own by default); returns the exit status."""
+    return cli.main(COMMANDS, sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,430 @@
+"""The command line: parsers out of three tables (COMMANDS in kb.py, the phase tuples, OPTIONS here), and the end of
+every command: results, errors, exit statuses.
+
+Flags carry kubeadm's names and forms (`--flag value`, `--flag=value`, `--bool=true`, lists with commas or repeated).
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn, Optional, TextIO
+
+from kubeup.errors import KbError, UsageError
+from kubeup.report import Report
+from kubeup.workflow import Phase
+
+
+@dataclass(frozen=True)
+class Option:
+    """One flag. takes: text | list | int | flag."""
+
+    help: str
+    takes: str = "text"
+    metavar: str = ""
+    short: str = ""
+    choices: tuple[str, ...] = ()
+    is_hidden: bool = False
+
+
+OPTIONS: Mapping[str, Option] = {
+    # kubeadm's
+    "apiserver-advertise-address": Option("the address on which the API server is reached", metavar="IP"),
+    "apiserver-bind-port": Option("the API server's port (6443)", "int", metavar="PORT"),
+    "apiserver-cert-extra-sans": Option("further names and addresses in the API server's certificate", "list"),
+    "cert-dir": Option("the certificates' folder (/etc/kubernetes/pki)", metavar="DIR"),
+    "certificate-key": Option("the key that encrypts the certificates of --upload-certs", metavar="HEX"),
+    "client-name": Option("the user's name: the certificate's CN", metavar="NAME"),
+    "component-configs": Option("print these component configurations too", "list", metavar="KIND"),
+    "config": Option("a file of configuration documents", metavar="FILE"),
+    "control-plane-endpoint": Option("a stable name or address for all API servers", metavar="HOST[:PORT]"),
+    "cri-socket": Option("the container runtime's socket", metavar="URL"),
+    "dry-run": Option("look, and print what would be done; change nothing", "flag"),
+    "feature-gates": Option("kubeadm's feature gates, Name=true,...", metavar="GATES"),
+    "ignore-preflight-errors": Option(
+        "checks whose errors become warnings; 'all' for every check", "list", metavar="NAME"
+    ),
+    "image-repository": Option("where the images come from (registry.k8s.io)", metavar="REGISTRY"),
+    "kubernetes-version": Option("the Kubernetes version, or a label such as stable-1.35", metavar="VERSION"),
+    "new-config": Option("write the migrated documents here instead of printing them", metavar="FILE"),
+    "node-name": Option("this node's name (the host name)", metavar="NAME"),
+    "old-config": Option("the file to migrate", metavar="FILE"),
+    "org": Option("the user's groups: the certificate's O", "list", metavar="GROUP"),
+    "patches": Option("a folder of patches for the generated files", metavar="DIR"),
+    "pod-network-cidr": Option("the addresses of pods", metavar="CIDR"),
+    "service-cidr": Option("the addresses of Services (10.96.0.0/12)", metavar="CIDR"),
+    "service-dns-domain": Option("the DNS domain of Services (cluster.local)", metavar="DOMAIN"),
+    "skip-certificate-key-print": Option("do not print the key of --upload-certs", "flag"),
+    "skip-phases": Option("leave out these phases", "list", metavar="NAME"),
+    "skip-token-print": Option("do not print the bootstrap token", "flag"),
+    "token": Option("the bootstrap token", metavar="ID.SECRET"),
+    "token-ttl": Option("how long the token is good; 0 for ever (24h0m0s)", metavar="DURATION"),
+    "upload-certs": Option("store the certificate authorities, encrypted, in the cluster", "flag"),
+    "validity-period": Option("how long the user's certificate is good (8760h0m0s)", metavar="DURATION"),
+    "allow-experimental-api": Option("accept API versions that are not released", "flag", is_hidden=True),
+    # of kubeadm's phase commands
+    "kubeconfig": Option("the kubeconfig to use (/etc/kubernetes/admin.conf)", metavar="FILE"),
+    "kubeconfig-dir": Option("where kubeconfigs are written (/etc/kubernetes)", metavar="DIR"),
+    "apiserver-extra-args": Option("further flags of the API server, a=b,c=d", metavar="ARGS"),
+    "controller-manager-extra-args": Option("further flags of the controller-manager", metavar="ARGS"),
+    "scheduler-extra-args": Option("further flags of the scheduler", metavar="ARGS"),
+    # kb's own
+    "pod-network": Option("the pod network: bridge, manifest or none (bridge)", choices=("bridge", "manifest", "none")),
+    "pod-network-manifest": Option("a YAML file or URL of a pod network to apply", metavar="FILE|URL"),
+    "mirror": Option("an image mirror: image names of the pod network's manifest are rewritten to it", metavar="URL"),
+    "soak": Option(
+        "how long the control plane is watched before it is called ready (10s; 0: not at all)", metavar="DURATION"
+    ),
+    "server": Option(
+        "the address in the kubeconfig; it must be in the API server's certificate", metavar="HOST[:PORT]"
+    ),
+    "root": Option("write the node's files below DIR and leave this machine alone", metavar="DIR"),
+    "list": Option("list the phases", "flag"),
+    "once": Option("bring the routes up to date once and end", "flag"),
+    "output": Option(
+        "the form of the result: text, json, yaml (version also: short)",
+        short="o",
+        choices=("text", "json", "yaml", "short"),
+    ),
+}
+_GLOBAL_OPTIONS: Mapping[str, Option] = {
+    "v": Option("say more: 1 every changed file, 2 commands too", "int", short="v", metavar="LEVEL"),
+    "debug": Option("show the traceback of an error", "flag"),
+}
+
+INIT_OPTIONS: tuple[str, ...] = (
+    "config",
+    "kubernetes-version",
+    "apiserver-advertise-address",
+    "apiserver-bind-port",
+    "apiserver-cert-extra-sans",
+    "control-plane-endpoint",
+    "pod-network-cidr",
+    "service-cidr",
+    "service-dns-domain",
+    "node-name",
+    "image-repository",
+    "cri-socket",
+    "cert-dir",
+    "feature-gates",
+    "patches",
+    "token",
+    "token-ttl",
+    "upload-certs",
+    "certificate-key",
+    "skip-token-print",
+    "skip-certificate-key-print",
+    "ignore-preflight-errors",
+    "skip-phases",
+    "pod-network",
+    "pod-network-manifest",
+    "mirror",
+    "soak",
+    "dry-run",
+    "root",
+    "list",
+    "output",
+)
+PHASE_OPTIONS: tuple[str, ...] = (
+    "kubeconfig",
+    "kubeconfig-dir",
+    "apiserver-extra-args",
+    "controller-manager-extra-args",
+    "scheduler-extra-args",
+)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its words ("config images list"), its one-line reason, what runs it, the flags it takes."""
+
+    name: str
+    does: str
+    run: Callable[[Invocation], int]
+    options: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+    """Names of positional words; `name...` takes any number."""
+    phases: tuple[Phase, ...] = ()
+    workflow: str = ""
+
+
+@dataclass
+class Invocation:
+    """A command as it was called: the flags that were given, and where results go."""
+
+    command: Command
+    commands: tuple[Command, ...]
+    flags: dict[str, Any]
+    """Flag name -> value, for flags that were given."""
+    words: list[str]
+    report: Report
+    out: TextIO = field(default_factory=lambda: sys.stdout)
+
+    @property
+    def output(self) -> str:
+        return str(self.flags.get("output", "text"))
+
+    def print(self, text: str) -> None:
+        """A result: stdout."""
+        self.out.write(text if text.endswith("\n") else text + "\n")
+
+    def print_value(self, value: Any) -> None:
+        """A result as -o json or yaml."""
+        if self.output == "yaml":
+            from kubeup.render import dump_yaml
+
+            self.print(dump_yaml(value))
+        else:
+            self.print(json.dumps(value, indent=2, sort_keys=True))
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM: the running phase is recorded, then kb ends with 128 + the signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def main(commands: Sequence[Command], argv: Sequence[str]) -> int:
+    """Parse, run, and turn every end into an exit status: 0, the status of a KbError, 128 + a signal, 70 for a bug."""
+    debug = "--debug" in argv
+    report = Report()
+    _catch_signals()
+    try:
+        invocation = parse_command_line(commands, argv)
+        report = invocation.report
+        return invocation.command.run(invocation)
+    except _HelpShown as shown:
+        return shown.status
+    except KbError as error:
+        return _end_with_error(error, report, argv, debug)
+    except Interrupted as stop:
+        report.line(f"\ninterrupted by {stop}: what was done is recorded; run the same command again to continue")
+        return 128 + stop.number
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        report.line(f"kb has a bug: {type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})")
+        report.line("  please report it with the output of the same command and --debug")
+        return 70
+
+
+def _catch_signals() -> None:
+    def stop(number: int, _frame: object) -> NoReturn:
+        raise Interrupted(number)
+
+    try:
+        signal.signal(signal.SIGINT, stop)
+        signal.signal(signal.SIGTERM, stop)
+    except ValueError:
+        pass  # not the main thread: an embedding program owns the signals
+
+
+def _end_with_error(error: KbError, report: Report, argv: Sequence[str], debug: bool) -> int:
+    if debug:
+        traceback.print_exc(file=report.stream)
+    wants_json = any(word in ("json", "-ojson", "--output=json", "-o=json") for word in argv) and (
+        "-o" in argv or "--output" in argv or any(word.startswith(("-o", "--output=")) for word in argv)
+    )
+    if wants_json:
+        sys.stdout.write(json.dumps({"error": error.as_dict()}, indent=2) + "\n")
+    # `error execution phase` is what kubeadm's callers look for
+    head = f"error execution phase {error.phase}: " if error.phase else ""
+    report.line(f"error: {head}{error.what}")
+    for line in error.details:
+        report.line(f"  {line}")
+    report.line(f"  cause:  {error.cause}")
+    report.line(f"  remedy: {error.remedy}")
+    if error.changed:
+        report.line(f"  so far: {error.changed}; continue with the same command")
+    report.line(f"  code:   {error.code}")
+    return error.status
+
+
+# ---- parsing
+
+
+class _HelpShown(Exception):
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are UsageErrors with the nearest name."""
+
+    known_flags: tuple[str, ...] = ()
+
+    def error(self, message: str) -> NoReturn:
+        remedy = f"see: {self.prog} --help"
+        for word in message.split():
+            if word.startswith("--"):
+                near = difflib.get_close_matches(word.partition("=")[0], self.known_flags, 1)
+                if near:
+                    remedy = f"did you mean {near[0]}? All flags: {self.prog} --help"
+        raise UsageError(
+            f"{self.prog}: {message}", cause="the command line is not understood", remedy=remedy, code="usage"
+        )
+
+    def exit(self, status: int = 0, message: Optional[str] = None) -> NoReturn:
+        if message:
+            sys.stderr.write(message)
+        raise _HelpShown(status)
+
+
+def parse_command_line(commands: Sequence[Command], argv: Sequence[str]) -> Invocation:
+    """The command and its flags. Raises UsageError (usage, unknown-command)."""
+    words = list(argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(render_help(commands))
+        raise _HelpShown(0 if words else 2)
+    if words[0] == "--version":
+        words[0] = "version"
+    command, rest = _find_command(commands, words)
+    parser = _make_parser(command)
+    known = {**OPTIONS, **_GLOBAL_OPTIONS}
+    given = vars(parser.parse_args(_plain_booleans(rest, command)))
+    flags = {name: _value_of(known[name], given[key]) for name, key in _dests(command) if key in given}
+    positional = [str(word) for name in command.arguments for word in _as_list(given.get(name.rstrip(".")))]
+    verbosity = int(flags.pop("v", 0) or 0)
+    flags.pop("debug", None)
+    report = Report(verbosity=verbosity, quiet=flags.get("output") in ("json", "yaml") and not verbosity)
+    return Invocation(command, tuple(commands), flags, positional, report)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return [] if value is None else value if isinstance(value, list) else [value]
+
+
+def _dests(command: Command) -> list[tuple[str, str]]:
+    return [(name, name.replace("-", "_")) for name in (*command.options, *_GLOBAL_OPTIONS)]
+
+
+def _value_of(option: Option, value: Any) -> Any:
+    if option.takes == "list":
+        return [item.strip() for text in value for item in str(text).split(",") if item.strip()]
+    return value
+
+
+def _find_command(commands: Sequence[Command], words: list[str]) -> tuple[Command, list[str]]:
+    """The command with the most leading words; flags before its last word are not looked for."""
+    for length in range(min(3, len(words)), 0, -1):
+        name = " ".join(words[:length])
+        for command in commands:
+            if command.name == name:
+                return command, words[length:]
+    names = [command.name for command in commands]
+    group = [name for name in names if name.startswith(words[0] + " ")]
+    wants_help = {"-h", "--help"} & set(words)
+    if group and (len(words) == 1 or wants_help):
+        sys.stdout.write(render_help([command for command in commands if command.name in group]))
+        raise _HelpShown(0 if wants_help else 2)
+    asked = " ".join(word for word in words[:3] if not word.startswith("-"))
+    near = difflib.get_close_matches(asked, names, 1, cutoff=0.4)
+    raise UsageError(
+        f"kb has no command {asked!r}",
+        cause="no such word" if not group else f"{words[0]} has: {', '.join(name.split(' ', 1)[1] for name in group)}",
+        remedy=f"did you mean: kb {near[0]}?" if near else "see all commands: kb --help",
+        code="unknown-command",
+    )
+
+
+def _make_parser(command: Command) -> _Parser:
+    parser = _Parser(
+        prog=f"kb {command.name}",
+        description=command.does + ".",
+        epilog=_phase_epilog(command),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.known_flags = tuple(f"--{name}" for name in (*command.options, *_GLOBAL_OPTIONS))
+    for name in command.arguments:
+        if name.endswith("..."):
+            parser.add_argument(name.rstrip("."), nargs="*", metavar=name.rstrip(".").upper())
+        else:
+            parser.add_argument(name, metavar=name.upper())
+    for name in command.options:
+        _add_option(parser, name, OPTIONS[name])
+    for name, option in _GLOBAL_OPTIONS.items():
+        _add_option(parser, name, option)
+    return parser
+
+
+def _add_option(parser: argparse.ArgumentParser, name: str, option: Option) -> None:
+    flags = [f"-{option.short}"] if option.short else []
+    flags.append(f"--{name}")
+    text = argparse.SUPPRESS if option.is_hidden else option.help.replace("%", "%%")
+    if option.takes == "flag":
+        parser.add_argument(*flags, action="store_true", help=text)
+        return
+    metavar = option.metavar or ("{" + ",".join(option.choices) + "}" if option.choices else name.upper())
+    kwargs: dict[str, Any] = {"help": text, "metavar": metavar}
+    if option.takes == "list":
+        kwargs["action"] = "append"
+    if option.takes == "int":
+        kwargs["type"] = int
+    if option.choices:
+        kwargs["choices"] = option.choices
+    parser.add_argument(*flags, **kwargs)
+
+
+def _plain_booleans(words: Sequence[str], command: Command) -> list[str]:
+    """Go's flags take `--dry-run=true`; argparse's do not."""
+    known = {**{name: OPTIONS[name] for name in command.options}, **_GLOBAL_OPTIONS}
+    plain = []
+    for word in words:
+        name, has_value, value = word[2:].partition("=") if word.startswith("--") else ("", "", "")
+        if has_value and name in known and known[name].takes == "flag":
+            if value.lower() in ("true", "1", "t"):
+                plain.append(f"--{name}")
+            elif value.lower() not in ("false", "0", "f"):
+                raise UsageError(
+                    f"--{name}={value}",
+                    cause="it is a switch: true or false",
+                    remedy=f"give --{name} or --{name}=false",
+                    code="usage",
+                )
+        else:
+            plain.append(word)
+    return plain
+
+
+# ---- help
+
+
+def render_help(commands: Sequence[Command]) -> str:
+    """The list of commands with their reasons."""
+    width = max(len(command.name) for command in commands)
+    rows = "\n".join(f"  {command.name:<{width}}  {command.does}" for command in commands)
+    return (
+        "kb: Kubernetes from one file\n\n"
+        "usage: kb COMMAND [flags]\n\n"
+        f"commands:\n{rows}\n\n"
+        "Flags of a command: kb COMMAND --help. What init does, step by step: kb init --list.\n"
+    )
+
+
+def render_phases(phases: Sequence[Phase]) -> str:
+    """The phases with their reasons, one a line."""
+    width = max(len(phase.name) for phase in phases)
+    return "\n".join(f"{phase.name:<{width}}  {phase.does}" for phase in phases if not phase.hidden)
+
+
+def _phase_epilog(command: Command) -> str:
+    if not command.workflow:
+        return ""
+    rows = "\n".join("  " + row for row in render_phases(command.phases).splitlines())
+    return f"phases, in order:\n{rows}\n\nexit status: 0 done; 2 usage; 3 preflight; 4 this machine; 5 the cluster; 70 a bug"

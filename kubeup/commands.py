@@ -1,0 +1,381 @@
+"""What each command does with its flags: build the context, run the phases or call the domain, print the result."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+from kubeup import __version__, releases
+from kubeup.errors import HostError, UsageError
+from kubeup.lazy import lazy_import
+from kubeup.paths import Paths
+
+if TYPE_CHECKING:
+    from kubeup import (
+        certshare,
+        dryrun,
+        host,
+        images,
+        kubeapi,
+        kubeconfig,
+        runtime,
+        state,
+        tokens,
+        workflow,
+    )
+    from kubeup import (
+        completion as completion_scripts,
+    )
+    from kubeup import (
+        routes as route_keeper,
+    )
+    from kubeup.cli import Invocation
+    from kubeup.config import commands as config_commands
+    from kubeup.config import load
+    from kubeup.config.types import InitConfig
+    from kubeup.host import Host, LocalHost
+    from kubeup.workflow import Context, RunResult
+else:
+    certshare = lazy_import("kubeup.certshare")
+    completion_scripts = lazy_import("kubeup.completion")
+    config_commands = lazy_import("kubeup.config.commands")
+    dryrun = lazy_import("kubeup.dryrun")
+    host = lazy_import("kubeup.host")
+    images = lazy_import("kubeup.images")
+    kubeapi = lazy_import("kubeup.kubeapi")
+    kubeconfig = lazy_import("kubeup.kubeconfig")
+    load = lazy_import("kubeup.config.load")
+    route_keeper = lazy_import("kubeup.routes")
+    runtime = lazy_import("kubeup.runtime")
+    state = lazy_import("kubeup.state")
+    tokens = lazy_import("kubeup.tokens")
+    workflow = lazy_import("kubeup.workflow")
+
+KB_ONLY_FLAGS = frozenset({"root", "list", "output"})
+"""Flags of init that say nothing about the node."""
+
+
+# ---- init
+
+
+def init(call: Invocation) -> int:
+    """The whole workflow; with --list only its names."""
+    if call.flags.get("list"):
+        from kubeup.cli import render_phases
+
+        if call.output != "text":
+            call.print_value([{"name": phase.name, "does": phase.does} for phase in call.command.phases])
+        else:
+            call.print(render_phases(call.command.phases))
+        return 0
+    return _run_init(call, only="")
+
+
+def init_phase(call: Invocation) -> int:
+    """One phase, or a parent's; `certs ca` and `certs/ca` are the same."""
+    if not call.words:
+        raise UsageError(
+            "no phase was named",
+            cause="kb init phase runs the phases that you name",
+            remedy="kb init --list shows their names; for example: kb init phase certs/apiserver",
+            code="no-phase",
+        )
+    return _run_init(call, only="/".join(word.strip("/") for word in call.words))
+
+
+def _run_init(call: Invocation, *, only: str) -> int:
+    local = host.LocalHost(Path(call.flags["root"]) if "root" in call.flags else Path("/"))
+    if only:
+        workflow.select_phases(call.command.phases, only)
+    flags = {name: value for name, value in call.flags.items() if name not in KB_ONLY_FLAGS}
+    config_file = Path(flags.pop("config")) if "config" in flags else None
+    config = load.load_init_config(local, config_file=config_file, flags=flags)
+    config = _apply_skips(config)
+    is_dry = config.dry_run
+    target: Host = dryrun.DryRunHost(local) if is_dry else local
+    _require_root(local, config)
+    for warning in config.warnings:
+        call.report.warn(warning)
+    for note in config.notes:
+        call.report.note(note)
+    paths = paths_of(config, call.flags)
+    with _locked(local, paths, f"kb {call.command.name}", is_dry=is_dry):
+        node_state = state.load_state(target, paths)
+        _require_same_node(node_state, config, paths)
+        ctx = _make_context(call, target, config, paths)
+        runner = workflow.Runner(call.command.workflow, call.command.phases, node_state)
+        result = runner.run(ctx, only=only, skip=() if only else config.skip_phases)
+    _print_result(call, result, target, local)
+    return 0
+
+
+def _apply_skips(config: InitConfig) -> InitConfig:
+    """A skipped addon is a disabled one in the configuration that is stored, and the reverse."""
+    skips, cluster = list(config.skip_phases), config.cluster
+    if {"addon", "addon/coredns"} & set(skips):
+        cluster = dataclasses.replace(cluster, dns=dataclasses.replace(cluster.dns, disabled=True))
+    if {"addon", "addon/kube-proxy"} & set(skips):
+        cluster = dataclasses.replace(cluster, proxy=dataclasses.replace(cluster.proxy, disabled=True))
+    if cluster.dns.disabled and "addon" not in skips:
+        skips.append("addon/coredns")
+    if cluster.proxy.disabled and "addon" not in skips:
+        skips.append("addon/kube-proxy")
+    return dataclasses.replace(config, cluster=cluster, skip_phases=tuple(dict.fromkeys(skips)))
+
+
+def paths_of(config: InitConfig, flags: dict[str, Any]) -> Paths:
+    """Where this node's files lie, by its configuration."""
+    local_etcd = config.cluster.local_etcd
+    return Paths(
+        pki=Path(config.cluster.certificates_dir),
+        kubeconfigs=Path(flags.get("kubeconfig-dir", "/etc/kubernetes")),
+        etcd_data=Path(local_etcd.data_dir if local_etcd else "/var/lib/etcd"),
+    )
+
+
+def _require_root(local: LocalHost, config: InitConfig) -> None:
+    if local.is_live and not local.is_root_user() and "isprivilegeduser" not in config.node.ignore_preflight_errors:
+        raise HostError(
+            "[ERROR IsPrivilegedUser]: kb init is not run as root",
+            cause="it writes below /etc and /var/lib and starts services",
+            remedy="run it with sudo; or see what it would do: kb init --root DIR",
+            code="not-root",
+        )
+
+
+def _require_same_node(node_state: state.State, config: InitConfig, paths: Paths) -> None:
+    if node_state.node and node_state.node != config.node.name:
+        raise HostError(
+            f"this node is called {config.node.name!r} now",
+            cause=f"kb began it as {node_state.node!r} ({paths.state}), and certificates and etcd bear that name",
+            remedy=f"go on with --node-name {node_state.node}, or give the machine its old name back",
+            code="node-renamed",
+        )
+    node_state.node, node_state.cluster = config.node.name, config.cluster.cluster_name
+
+
+@contextlib.contextmanager
+def _locked(local: LocalHost, paths: Paths, holder: str, *, is_dry: bool) -> Iterator[None]:
+    if is_dry:
+        yield
+        return
+    with local.lock(paths.lock, holder):
+        yield
+
+
+def _make_context(call: Invocation, target: Host, config: InitConfig, paths: Paths) -> Context:
+    kubeconfig_file = Path(call.flags["kubeconfig"]) if "kubeconfig" in call.flags else None
+
+    def make_api(ctx: Context) -> kubeapi.Api:
+        # admin.conf names the stable endpoint, which may not lead to this node yet: talk to this node itself
+        server = "" if kubeconfig_file else local_server(config)
+        identity = kubeapi.read_identity(target, kubeconfig_file or paths.admin_conf, server=server)
+        return kubeapi.Api(target, identity, retry_s=config.timeouts.kubernetes_api_call_s)
+
+    outputs = {"skipped_phases": frozenset(config.skip_phases)}
+    release = releases.find_release(config.cluster.kubernetes_version)
+    return workflow.Context(target, paths, config, release, call.report, outputs, make_api)
+
+
+def local_server(config: InitConfig) -> str:
+    """`https://10.0.0.11:6443`, this node's own API server."""
+    address = config.local_api_endpoint.advertise_address
+    shown = f"[{address}]" if ":" in address else address
+    return f"https://{shown}:{config.local_api_endpoint.bind_port}"
+
+
+def _print_result(call: Invocation, result: RunResult, target: Host, local: LocalHost) -> None:
+    plan = list(getattr(target, "plan", []))
+    plan = [step for step in plan if not step.what.startswith("/var/lib/kb")]
+    if call.output != "text":
+        value = result.as_dict()
+        value["deferred"] = local.deferred
+        value["plan"] = [dataclasses.asdict(step) for step in plan]
+        value["server"] = result.outputs.get("server", "")
+        value["caCertHashes"] = result.outputs.get("ca_cert_hashes", [])
+        call.print_value(value)
+        return
+    if target.mode == "dry-run":
+        _print_plan(call, plan)
+    elif target.mode == "root":
+        _print_deferred(call, local)
+    else:
+        changes = result.changes
+        call.report.line(
+            f"{changes} change{'s' * (changes != 1)}" if changes else "nothing to do: all is as it should be"
+        )
+        closing = result.outputs.get("closing_text")
+        if closing:
+            call.print(closing.reveal())
+
+
+_VERBS = {"write": "write", "mkdir": "make folder", "remove": "remove", "link": "link", "run": "run", "send": "request"}
+
+
+def _print_plan(call: Invocation, plan: list[dryrun.Planned]) -> None:
+    for step in plan:
+        call.print(f"would {_VERBS[step.kind]}: {step.what}")
+        if step.diff:
+            call.print("\n".join("    " + line for line in step.diff.splitlines()))
+    call.print(f"{len(plan)} changes planned; nothing was changed")
+
+
+def _print_deferred(call: Invocation, local: LocalHost) -> None:
+    call.print(f"the node's files lie below {local.root}")
+    if local.deferred:
+        call.print("left out, since it needs the running node:")
+        for step in dict.fromkeys(local.deferred):
+            call.print(f"  {step}")
+    missing = [name for name in ("containerd", "kubelet", "crictl") if not host.LocalHost().which(name)]
+    have = f"this machine lacks {', '.join(missing)}; " if missing else ""
+    call.print(
+        f"to make it real: {have}on a machine with containerd and the kubelet, run the same command without --root"
+    )
+
+
+# ---- status
+
+
+def status(call: Invocation) -> int:
+    """What the state file says, phase by phase."""
+    local = host.LocalHost()
+    node_state = state.load_state(local, Paths())
+    if call.output != "text":
+        call.print_value(node_state.as_dict())
+        return 0
+    if not node_state.phases:
+        call.print("kb has not worked on this node yet (no /var/lib/kb/state.json)")
+        return 0
+    call.print(f"node {node_state.node} of cluster {node_state.cluster}")
+    known = [f"init/{phase.name}" for phase in call.command.phases]
+    width = max(len(name) for name in known)
+    for key in [*known, *(key for key in node_state.phases if key not in known)]:
+        entry = node_state.phases.get(key)
+        when = f"  {entry.ended or entry.started}" if entry else ""
+        call.print(f"{key:<{width}}  {entry.status if entry else 'not run'}{when}")
+        if entry and entry.error:
+            call.print(f"{'':<{width}}  {entry.error.get('what')}: {entry.error.get('cause', '')}")
+    return 0
+
+
+# ---- config
+
+
+def print_defaults(call: Invocation) -> int:
+    kind = call.command.name.rpartition(" ")[2]
+    call.print(config_commands.print_defaults(kind, call.flags.get("component-configs", [])))
+    return 0
+
+
+def _required(call: Invocation, flag: str) -> str:
+    if not call.flags.get(flag):
+        raise UsageError(
+            f"kb {call.command.name}: --{flag} is missing",
+            cause="the command cannot do without it",
+            remedy=f"give --{flag}; all flags: kb {call.command.name} --help",
+            code="missing-flag",
+        )
+    return str(call.flags[flag])
+
+
+def validate_config(call: Invocation) -> int:
+    warnings = config_commands.validate_config_file(host.LocalHost(), Path(_required(call, "config")))
+    for warning in warnings or ():
+        call.report.warn(warning)
+    call.print("ok")
+    return 0
+
+
+def migrate_config(call: Invocation) -> int:
+    local = host.LocalHost()
+    text = config_commands.migrate_config_file(local, Path(_required(call, "old-config")))
+    if "new-config" in call.flags:
+        local.write_file(Path(call.flags["new-config"]).absolute(), text)
+    else:
+        call.print(text)
+    return 0
+
+
+def _load_config(call: Invocation, names: tuple[str, ...], given: Optional[dict[str, Any]] = None) -> InitConfig:
+    """The configuration for a command that only needs some of it: an advertise address is not looked for."""
+    flags = {name: call.flags[name] for name in names if name in call.flags}
+    config_file = Path(call.flags["config"]) if "config" in call.flags else None
+    return load.load_init_config(host.LocalHost(), config_file=config_file, flags={**(given or {}), **flags})
+
+
+def images_list(call: Invocation) -> int:
+    config = _load_config(call, ("feature-gates", "image-repository", "kubernetes-version"))
+    names = [
+        str(image)
+        for image in images.list_images(config.cluster, releases.find_release(config.cluster.kubernetes_version))
+    ]
+    if call.output == "text":
+        call.print("\n".join(names))
+    else:
+        call.print_value({"apiVersion": "output.kubeadm.k8s.io/v1alpha3", "kind": "Images", "images": names})
+    return 0
+
+
+def images_pull(call: Invocation) -> int:
+    config = _load_config(call, ("cri-socket", "feature-gates", "image-repository", "kubernetes-version"))
+    release = releases.find_release(config.cluster.kubernetes_version)
+    for name in runtime.pull_images(host.LocalHost(), config, release, call.report):
+        call.print(f"[config/images] Pulled {name}")
+    return 0
+
+
+# ---- identities
+
+
+def kubeconfig_user(call: Invocation) -> int:
+    client_name = _required(call, "client-name")
+    config = _load_config(call, ("cert-dir",))
+    period = call.flags.get("validity-period")
+    text = kubeconfig.make_user_kubeconfig(
+        host.LocalHost(),
+        paths_of(config, call.flags),
+        config,
+        client_name=client_name,
+        orgs=tuple(call.flags.get("org", ())),
+        token=call.flags.get("token", ""),
+        validity_s=load.parse_duration(period, "--validity-period") if period else None,
+        server=call.flags.get("server", ""),
+    )
+    call.print(text)
+    return 0
+
+
+def token_generate(call: Invocation) -> int:
+    call.print(tokens.generate_token().reveal())
+    return 0
+
+
+def certificate_key(call: Invocation) -> int:
+    call.print(certshare.new_certificate_key().reveal())
+    return 0
+
+
+# ---- the rest
+
+
+def routes(call: Invocation) -> int:
+    route_keeper.keep_routes(host.LocalHost(), once=bool(call.flags.get("once")), log=call.report.line)
+    return 0
+
+
+def version(call: Invocation) -> int:
+    if call.output in ("json", "yaml"):
+        call.print_value({"kb": {"version": __version__}, "kubernetes": {"newestProven": releases.NEWEST_PROVEN}})
+    elif call.output == "short":
+        call.print(__version__)
+    else:
+        call.print(f"kb {__version__} (deploys Kubernetes 1.{min(releases.RELEASES)} to 1.{max(releases.RELEASES)})")
+    return 0
+
+
+def completion(call: Invocation) -> int:
+    call.print(completion_scripts.render_completion(call.words[0] if call.words else "", call.commands))
+    return 0

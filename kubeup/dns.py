@@ -1,0 +1,58 @@
+"""One DNS question and its answer, as bytes: enough to ask the cluster's DNS for an address (RFC 1035).
+
+Pure; the datagram itself goes through Host.udp_exchange.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+from typing import Optional
+
+TYPE_A, TYPE_AAAA = 1, 28
+
+
+def render_query(name: str, *, query_id: int, record_type: int = TYPE_A) -> bytes:
+    """A recursive query for `name`. Raises ValueError for a label that is empty or longer than 63 bytes."""
+    labels = [label.encode("ascii") for label in name.rstrip(".").split(".")]
+    if any(not 0 < len(label) < 64 for label in labels):
+        raise ValueError(f"not a domain name: {name!r}")
+    question = b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
+    return struct.pack(">HHHHHH", query_id, 0x0100, 1, 0, 0, 0) + question + struct.pack(">HH", record_type, 1)
+
+
+def parse_answer(data: Optional[bytes], *, query_id: int) -> Optional[list[str]]:
+    """The addresses in an answer; [] where the server says that there are none, None where it is no answer to
+    this question or the server failed."""
+    if data is None or len(data) < 12:
+        return None
+    answer_id, flags, questions, answers, _, _ = struct.unpack(">HHHHHH", data[:12])
+    code = flags & 0xF
+    if answer_id != query_id or not flags & 0x8000 or code not in (0, 3):
+        return None
+    try:
+        at = 12
+        for _ in range(questions):
+            at = _skip_name(data, at) + 4
+        found = []
+        for _ in range(answers):
+            at = _skip_name(data, at)
+            record_type, _, _, length = struct.unpack(">HHIH", data[at : at + 10])
+            value = data[at + 10 : at + 10 + length]
+            if record_type in (TYPE_A, TYPE_AAAA):
+                found.append(str(ipaddress.ip_address(value)))
+            at += 10 + length
+    except (IndexError, struct.error, ValueError):
+        return None
+    return found
+
+
+def _skip_name(data: bytes, at: int) -> int:
+    while True:
+        length = data[at]
+        if length & 0xC0:
+            return at + 2
+        at += 1
+        if not length:
+            return at
+        at += length

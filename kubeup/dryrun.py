@@ -1,0 +1,198 @@
+"""DryRunHost: looks are real, changes go to an overlay that later looks see, and to the printed plan.
+
+So no phase has a dry-run branch. Must not touch the machine: every change verb ends here.
+"""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional, Union
+
+from kubeup.host import Argv, CommandResult, FileStat, Host, HttpResponse, Tls, shown_argv
+
+_SECRET_MARKS = (b"PRIVATE KEY", b"client-key-data", b"client-certificate-data", b"token:", b'"token-secret"')
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One change that was not made. kind: write | mkdir | remove | link | run | send."""
+
+    kind: str
+    what: str
+    """The path, the command, or the request."""
+    diff: str = ""
+    """For files: the unified diff; "" where the content is secret or binary."""
+
+
+class DryRunHost:
+    """A host whose changes are only planned (`plan`)."""
+
+    is_live = False
+    mode = "dry-run"
+
+    def __init__(self, inner: Host) -> None:
+        self.inner = inner
+        self.plan: list[Planned] = []
+        self._files: dict[Path, Optional[tuple[bytes, int]]] = {}
+        self._dirs: set[Path] = set()
+        self._objects: dict[str, bytes] = {}
+        self._slept_s = 0.0
+
+    # ---- looks: the overlay first, the machine below it
+
+    def exists(self, path: Path) -> bool:
+        if path in self._files:
+            return self._files[path] is not None
+        return path in self._dirs or self.inner.exists(path)
+
+    def is_dir(self, path: Path) -> bool:
+        return path in self._dirs or (path not in self._files and self.inner.is_dir(path))
+
+    def stat(self, path: Path) -> Optional[FileStat]:
+        if path in self._files:
+            held = self._files[path]
+            return held and FileStat(held[1], 0, 0, len(held[0]), False, False, self.now().timestamp())
+        if path in self._dirs:
+            return FileStat(0o755, 0, 0, 0, True, False, self.now().timestamp())
+        return self.inner.stat(path)
+
+    def read_bytes(self, path: Path) -> bytes:
+        held = self._files.get(path)
+        return held[0] if held else self.inner.read_bytes(path)
+
+    def read_text(self, path: Path) -> str:
+        return self.read_bytes(path).decode("utf-8", errors="replace")
+
+    def list_dir(self, path: Path) -> list[str]:
+        names = set(self.inner.list_dir(path))
+        for changed, held in self._files.items():
+            if changed.parent == path:
+                (names.add if held else names.discard)(changed.name)
+        names.update(made.name for made in self._dirs if made.parent == path)
+        return sorted(names)
+
+    def free_bytes(self, path: Path) -> int:
+        return self.inner.free_bytes(path)
+
+    def which(self, program: str) -> Optional[Path]:
+        return self.inner.which(program)
+
+    def query(
+        self, argv: Argv, *, timeout_s: float = 30, env: Optional[Mapping[str, str]] = None, stdin: str = ""
+    ) -> CommandResult:
+        return self.inner.query(argv, timeout_s=timeout_s, env=env, stdin=stdin)
+
+    def http_get(
+        self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 10
+    ) -> HttpResponse:
+        planned = self._objects.get(url.partition("?")[0])
+        if planned is not None:
+            return HttpResponse(200, planned)
+        return self.inner.http_get(url, tls=tls, headers=headers, timeout_s=timeout_s)
+
+    def port_holder(self, port: int, address: str = "") -> Optional[str]:
+        return self.inner.port_holder(port, address)
+
+    def resolve(self, name: str) -> list[str]:
+        return self.inner.resolve(name)
+
+    def udp_exchange(self, address: str, port: int, payload: bytes, *, timeout_s: float = 2) -> Optional[bytes]:
+        return self.inner.udp_exchange(address, port, payload, timeout_s=timeout_s)
+
+    def hostname(self) -> str:
+        return self.inner.hostname()
+
+    def environ(self) -> Mapping[str, str]:
+        return self.inner.environ()
+
+    def is_root_user(self) -> bool:
+        return self.inner.is_root_user()
+
+    def cpu_count(self) -> int:
+        return self.inner.cpu_count()
+
+    def now(self) -> datetime.datetime:
+        return self.inner.now()
+
+    def monotonic(self) -> float:
+        return self.inner.monotonic() + self._slept_s
+
+    def sleep(self, seconds: float) -> None:
+        """Nothing planned comes true by waiting: only the clock moves, so that every wait ends at once."""
+        self._slept_s += seconds
+
+    # ---- changes: planned
+
+    def write_file(
+        self, path: Path, data: Union[bytes, str], *, mode: int = 0o644, owner: Optional[tuple[int, int]] = None
+    ) -> bool:
+        wanted = data.encode() if isinstance(data, str) else data
+        found = self.stat(path)
+        before = self.read_bytes(path) if found and not found.is_dir and not found.is_symlink else b""
+        if found and before == wanted and found.mode == mode:
+            return False
+        self.make_dir(path.parent)
+        self._files[path] = (wanted, mode)
+        self.plan.append(Planned("write", f"{path} ({mode:04o})", _diff(path, before, wanted)))
+        return True
+
+    def make_dir(self, path: Path, *, mode: int = 0o755) -> bool:
+        if self.is_dir(path):
+            return False
+        if path.parent != path:
+            self.make_dir(path.parent)
+        self._dirs.add(path)
+        self.plan.append(Planned("mkdir", f"{path} ({mode:04o})"))
+        return True
+
+    def remove(self, path: Path) -> bool:
+        if not self.exists(path):
+            return False
+        self._dirs.discard(path)
+        self._files[path] = None
+        self.plan.append(Planned("remove", str(path)))
+        return True
+
+    def symlink(self, path: Path, target: str) -> bool:
+        self.plan.append(Planned("link", f"{path} -> {target}"))
+        return True
+
+    def run(
+        self, argv: Argv, *, timeout_s: float = 300, env: Optional[Mapping[str, str]] = None, stdin: str = ""
+    ) -> CommandResult:
+        shown = shown_argv(argv)
+        self.plan.append(Planned("run", " ".join(shown)))
+        return CommandResult(shown, 0, deferred=True)
+
+    def http_send(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes = b"",
+        tls: Optional[Tls] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        timeout_s: float = 10,
+    ) -> HttpResponse:
+        plain = url.partition("?")[0]
+        self.plan.append(Planned("send", f"{method} {plain}"))
+        if method in ("PATCH", "PUT"):
+            self._objects[plain] = body
+        return HttpResponse(200, body, deferred=True)
+
+
+def _diff(path: Path, before: bytes, after: bytes) -> str:
+    if any(mark in text for mark in _SECRET_MARKS for text in (before, after)):
+        return ""
+    try:
+        old, new = before.decode().splitlines(), after.decode().splitlines()
+    except UnicodeDecodeError:
+        return ""
+    if len(new) + len(old) > 2000:
+        return ""
+    lines = difflib.unified_diff(old, new, f"{path} (now)" if before else "/dev/null", str(path), lineterm="")
+    return "\n".join(lines)

@@ -1,0 +1,171 @@
+"""Is it healthy? Probes of the kubelet, the control plane, the node and the cluster's DNS.
+
+Owns where each health endpoint lies and what counts as healthy. Must not wait: phases/health.py does.
+Source: cmd/kubeadm/app/util/apiclient/wait.go
+"""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from kubeup import dns
+from kubeup.config.types import InitConfig
+from kubeup.host import Host, Tls, Unreachable
+from kubeup.kubeapi import Api, Object, path_of
+from kubeup.paths import Paths
+from kubeup.render import load_yaml
+
+# component -> (flag of the address, flag of the port, default port, path)
+_ENDPOINTS: Mapping[str, tuple[str, str, str, str]] = {
+    "kube-apiserver": ("advertise-address", "secure-port", "6443", "/livez"),
+    "kube-controller-manager": ("bind-address", "secure-port", "10257", "/healthz"),
+    "kube-scheduler": ("bind-address", "secure-port", "10259", "/livez"),
+}
+COMPONENTS = tuple(_ENDPOINTS)
+
+
+@dataclass(frozen=True)
+class Health:
+    """is_healthy, and in words what was seen ("refused", "HTTP 500: etcd failed")."""
+
+    is_healthy: bool
+    seen: str
+
+
+def kubelet_healthz_url(config: InitConfig) -> str:
+    """Where the kubelet answers; "" where its health port is turned off."""
+    address = str(config.kubelet.get("healthzBindAddress") or "127.0.0.1")
+    port = config.kubelet.get("healthzPort", 10248)
+    if port == 0:
+        return ""
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
+    return f"http://{_bracket(address)}:{port}/healthz"
+
+
+def component_url(host: Host, paths: Paths, component: str) -> str:
+    """The health endpoint of a control-plane component by the manifest on disk, so that patches count."""
+    address_flag, port_flag, default_port, path = _ENDPOINTS[component]
+    command = _read_command(host, paths, component)
+    address = _last_value(command, address_flag) or "127.0.0.1"
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
+    return f"https://{_bracket(address)}:{_last_value(command, port_flag) or default_port}{path}"
+
+
+def _read_command(host: Host, paths: Paths, component: str) -> list[str]:
+    manifest = paths.manifest(component)
+    if not host.exists(manifest):
+        return []
+    pod = load_yaml(host.read_text(manifest)) or {}
+    for container in pod.get("spec", {}).get("containers", []):
+        command = [str(word) for word in [*(container.get("command") or []), *(container.get("args") or [])]]
+        if command and command[0].rpartition("/")[2] == component:
+            return command
+    return []
+
+
+def _last_value(command: Iterable[str], flag: str) -> str:
+    found = ""
+    words = list(command)
+    for index, word in enumerate(words):
+        name, has_value, value = word.lstrip("-").partition("=")
+        if name == flag and word.startswith("-"):
+            found = value if has_value else (words[index + 1] if index + 1 < len(words) else "")
+    return found
+
+
+def _bracket(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def probe_url(host: Host, url: str, *, tls: Optional[Tls] = None) -> Health:
+    """One GET. The control plane's own ports show self-signed certificates on loopback: nothing to verify there."""
+    try:
+        answer = host.http_get(url, tls=tls or Tls(verify=False), timeout_s=5)
+    except Unreachable as error:
+        return Health(False, error.reason)
+    body = answer.body[:400].decode(errors="replace").strip().replace("\n", "; ")
+    return Health(answer.status == 200, "healthy" if answer.status == 200 else f"HTTP {answer.status}: {body}")
+
+
+def probe_apiserver(api: Api) -> Health:
+    """GET /livez of the API server with the admin's identity, TLS verified."""
+    try:
+        answer = api.probe_health("/livez", timeout_s=5)
+    except Unreachable as error:
+        return Health(False, error.reason if error.reason != "tls" else error.cause)
+    return Health(answer.status == 200, "healthy" if answer.status == 200 else f"HTTP {answer.status}")
+
+
+def node_condition(node: Optional[Object], condition: str = "Ready") -> tuple[str, str]:
+    """(status, message) of a node's condition: ("True", ""), ("False", "container runtime network not ready")."""
+    for entry in ((node or {}).get("status") or {}).get("conditions") or []:
+        if entry.get("type") == condition:
+            return str(entry.get("status")), str(entry.get("message", ""))
+    return "Unknown", "the kubelet has not reported yet" if node else "the node is not registered"
+
+
+@dataclass(frozen=True)
+class StaticPod:
+    """A mirror pod's container as the kubelet reports it."""
+
+    component: str
+    container_id: str
+    restarts: int
+    running_since: Optional[datetime.datetime]
+    is_ready: bool
+    state: str
+    """In words: "running", "waiting: CrashLoopBackOff", "exited 1"."""
+
+
+def read_static_pods(api: Api, node_name: str) -> list[StaticPod]:
+    """The control plane's mirror pods on one node."""
+    pods = api.list(
+        path_of("Pod", namespace="kube-system"), label="tier=control-plane", field=f"spec.nodeName={node_name}"
+    )
+    return [_static_pod(pod) for pod in pods]
+
+
+def _static_pod(pod: Object) -> StaticPod:
+    component = str(pod["metadata"].get("labels", {}).get("component", pod["metadata"]["name"]))
+    statuses = (pod.get("status") or {}).get("containerStatuses") or [{}]
+    status: Mapping[str, Any] = statuses[0]
+    state: Mapping[str, Any] = status.get("state") or {}
+    started = (state.get("running") or {}).get("startedAt")
+    return StaticPod(
+        component=component,
+        container_id=str(status.get("containerID", "")),
+        restarts=int(status.get("restartCount", 0)),
+        running_since=parse_time(started) if started else None,
+        is_ready=bool(status.get("ready")),
+        state=_state_words(state),
+    )
+
+
+def _state_words(state: Mapping[str, Any]) -> str:
+    if "running" in state:
+        return "running"
+    if "terminated" in state:
+        return f"exited {state['terminated'].get('exitCode')}"
+    return f"waiting: {(state.get('waiting') or {}).get('reason', 'not reported yet')}"
+
+
+def parse_time(text: str) -> datetime.datetime:
+    """RFC 3339 in UTC with or without fractions: `2026-01-01T00:00:00Z`."""
+    return datetime.datetime.strptime(text[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=datetime.timezone.utc)
+
+
+def service_address(config: InitConfig, index: int) -> str:
+    """The address of that index in the first service CIDR: 1 is the API's, 10 the DNS'."""
+    return str(ipaddress.ip_network(config.cluster.service_cidrs()[0], strict=False)[index])
+
+
+def lookup_in_cluster(host: Host, server: str, name: str) -> Optional[list[str]]:
+    """Ask the DNS server at `server` for `name`; None where no valid answer came."""
+    is_ipv6 = ":" in server
+    query_id = int(host.monotonic() * 1000) & 0xFFFF
+    query = dns.render_query(name, query_id=query_id, record_type=dns.TYPE_AAAA if is_ipv6 else dns.TYPE_A)
+    return dns.parse_answer(host.udp_exchange(server, 53, query, timeout_s=2), query_id=query_id)

@@ -1,0 +1,101 @@
+"""JournalHost: the undo is registered before the change.
+
+Wraps the host that a phase works on: what it makes, and what it overwrites, goes into the state first, with a copy
+of what was there. Must not undo anything: reset does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Optional, Union
+
+from kubeup.host import Argv, CommandResult, Host
+from kubeup.state import PhaseState, State
+
+
+class JournalHost:
+    """A host that writes down, in `entry` of `state`, each file it is about to make or change."""
+
+    def __init__(self, inner: Host, state: State, key: str, entry: PhaseState) -> None:
+        self._inner = inner
+        self._state = state
+        self._key = key
+        self._entry = entry
+        self.changed_files: list[str] = []
+        self.commands: list[str] = []
+        self.is_live = inner.is_live
+        self.mode = inner.mode
+
+    def __getattr__(self, verb: str) -> Any:
+        """Every look, and what needs no undo, is the inner host's."""
+        return getattr(self._inner, verb)
+
+    def plan_to_make(self, paths: list[Path]) -> None:
+        """Register all files that the phase says it makes, in one write of the state."""
+        fresh = [str(path) for path in paths if not self._inner.exists(path)]
+        self._entry.created.extend(path for path in fresh if path not in self._entry.created)
+
+    def write_file(
+        self, path: Path, data: Union[bytes, str], *, mode: int = 0o644, owner: Optional[tuple[int, int]] = None
+    ) -> bool:
+        wanted = data.encode() if isinstance(data, str) else data
+        self._register(path, wanted)
+        return self._count(path, self._inner.write_file(path, wanted, mode=mode, owner=owner))
+
+    def make_dir(self, path: Path, *, mode: int = 0o755) -> bool:
+        self._register(path, None)
+        return self._inner.make_dir(path, mode=mode)
+
+    def symlink(self, path: Path, target: str) -> bool:
+        self._register(path, None)
+        return self._count(path, self._inner.symlink(path, target))
+
+    def remove(self, path: Path) -> bool:
+        self._back_up(path)
+        return self._count(path, self._inner.remove(path))
+
+    def run(
+        self, argv: Argv, *, timeout_s: float = 300, env: Optional[Mapping[str, str]] = None, stdin: str = ""
+    ) -> CommandResult:
+        done = self._inner.run(argv, timeout_s=timeout_s, env=env, stdin=stdin)
+        self.commands.append(" ".join(done.argv))
+        return done
+
+    # ---- the journal
+
+    def _register(self, path: Path, wanted: Optional[bytes]) -> None:
+        if self._inner.exists(path):
+            if wanted is not None and self._differs(path, wanted):
+                self._back_up(path)
+            return
+        made = [parent for parent in (path, *path.parents) if not self._inner.exists(parent)]
+        fresh = [str(place) for place in reversed(made) if str(place) not in self._entry.created]
+        if fresh:
+            self._entry.created.extend(fresh)
+            self._state.save()
+
+    def _differs(self, path: Path, wanted: bytes) -> bool:
+        return not self._inner.is_dir(path) and self._inner.read_bytes(path) != wanted
+
+    def _back_up(self, path: Path) -> None:
+        """Keep a copy of a file that kb did not make, before its first change."""
+        text = str(path)
+        is_known = any(text == backup["path"] for phase in self._state.phases.values() for backup in phase.backups)
+        found = self._inner.stat(path)
+        if is_known or found is None or found.is_dir or found.is_symlink or text in self._state.created_paths():
+            return
+        folder = self._state.paths.backups / self._key.replace("/", "-")
+        copy = folder / f"{len(self._entry.backups)}-{path.name}"
+        self._inner.make_dir(self._state.paths.backups, mode=0o700)
+        self._inner.make_dir(folder, mode=0o700)
+        self._inner.write_file(copy, self._inner.read_bytes(path), mode=0o600)
+        self._entry.backups.append(
+            {"path": text, "copy": str(copy), "mode": f"{found.mode:04o}", "owner": f"{found.uid}:{found.gid}"}
+        )
+        self._state.save()
+
+    def _count(self, path: Path, is_changed: bool) -> bool:
+        if is_changed:
+            self.changed_files.append(str(path))
+        return is_changed

@@ -1,0 +1,341 @@
+"""A small REST client for the Kubernetes API: get, list, create, apply, replace, patch, delete, wait.
+
+Speaks JSON through Host, so that a dry run sees every change. Knows the few kinds that kb makes and asks the
+server about any other. Must not decide what an object should look like.
+Sources: Kubernetes API concepts (server-side apply), cmd/kubeadm/app/util/apiclient/idempotency.go
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Optional, TypeVar
+
+from kubeup.errors import ClusterError, HostError
+from kubeup.host import Host, HttpResponse, Tls, Unreachable
+from kubeup.secret import Secret
+
+FIELD_MANAGER = "kb"
+REQUEST_TIMEOUT_S = 10
+RETRY_INTERVAL_S = 0.2
+
+_T = TypeVar("_T")
+Object = dict[str, Any]
+
+# kind -> (API prefix, plural, namespaced): the kinds that kb itself makes or reads
+_KINDS: Mapping[str, tuple[str, str, bool]] = {
+    "ConfigMap": ("/api/v1", "configmaps", True),
+    "Namespace": ("/api/v1", "namespaces", False),
+    "Node": ("/api/v1", "nodes", False),
+    "Pod": ("/api/v1", "pods", True),
+    "Secret": ("/api/v1", "secrets", True),
+    "Service": ("/api/v1", "services", True),
+    "ServiceAccount": ("/api/v1", "serviceaccounts", True),
+    "Endpoints": ("/api/v1", "endpoints", True),
+    "DaemonSet": ("/apis/apps/v1", "daemonsets", True),
+    "Deployment": ("/apis/apps/v1", "deployments", True),
+    "Job": ("/apis/batch/v1", "jobs", True),
+    "Lease": ("/apis/coordination.k8s.io/v1", "leases", True),
+    "EndpointSlice": ("/apis/discovery.k8s.io/v1", "endpointslices", True),
+    "ClusterRole": ("/apis/rbac.authorization.k8s.io/v1", "clusterroles", False),
+    "ClusterRoleBinding": ("/apis/rbac.authorization.k8s.io/v1", "clusterrolebindings", False),
+    "Role": ("/apis/rbac.authorization.k8s.io/v1", "roles", True),
+    "RoleBinding": ("/apis/rbac.authorization.k8s.io/v1", "rolebindings", True),
+    "CertificateSigningRequest": ("/apis/certificates.k8s.io/v1", "certificatesigningrequests", False),
+    "CustomResourceDefinition": ("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions", False),
+}
+_PREFIX_OF_VERSION = {prefix.split("/", 2)[2]: prefix for prefix, _, _ in _KINDS.values()}
+
+_PATCH_TYPES = {
+    "merge": "application/merge-patch+json",
+    "strategic": "application/strategic-merge-patch+json",
+    "json": "application/json-patch+json",
+    "apply": "application/apply-patch+yaml",
+}
+
+
+class ApiRefused(ClusterError):
+    """The API server answered, and the answer was no. `status` is HTTP's, `reason` the API's ("Forbidden")."""
+
+    def __init__(self, request: str, status: int, reason: str, message: str, server: str) -> None:
+        super().__init__(
+            f"the API server refused: {request}",
+            cause=f"{message or reason or 'no reason given'} (HTTP {status})",
+            remedy=_REMEDIES.get(status, f"look at the API server's log: crictl logs of kube-apiserver at {server}"),
+            code=_CODES.get(status, "api-refused"),
+        )
+        self.http_status = status
+        self.reason = reason
+
+
+class AlreadyExists(ApiRefused):
+    """POST of an object whose name is taken."""
+
+
+_CODES = {401: "api-unauthorized", 403: "api-forbidden", 409: "api-conflict", 422: "api-invalid"}
+_REMEDIES = {
+    401: "the client certificate or token is not accepted: does admin.conf belong to this cluster, and is the clock right?",
+    403: "the identity lacks the right: bind kubeadm:cluster-admins to cluster-admin, or use super-admin.conf",
+    409: "the object changed meanwhile: run the command again",
+    422: "correct the field that the cause names (it comes from the configuration or a patch), then run the command again",
+}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A server and who talks to it."""
+
+    server: str
+    """`https://10.0.0.11:6443`, no slash at the end."""
+    tls: Tls
+    token: Secret = Secret("")
+
+
+class Api:
+    """Requests to one API server with one identity."""
+
+    def __init__(self, host: Host, identity: Identity, *, retry_s: float = 60) -> None:
+        self.host = host
+        self.identity = identity
+        self.server = identity.server
+        self.retry_s = retry_s
+        """How long get, apply and the others go on when the server does not answer or is starting (timeouts.kubernetesAPICall)."""
+        self.changes: list[str] = []
+        """What was changed through this client: "ConfigMap kube-system/kubeadm-config"."""
+        self._resources: dict[str, dict[str, tuple[str, bool]]] = {}
+
+    def with_server(self, server: str) -> Api:
+        return Api(self.host, Identity(server, self.identity.tls, self.identity.token), retry_s=self.retry_s)
+
+    # ---- objects
+
+    def get(self, path: str) -> Optional[Object]:
+        """The object at `path`; None where there is none. Raises ApiRefused, Unreachable."""
+        answer = self._retrying(lambda: self._get(path), f"GET {path}")
+        if answer.status == 404:
+            return None
+        return self._object(answer, f"GET {path}")
+
+    def list(self, path: str, *, label: str = "", field: str = "") -> list[Object]:
+        """The items at a collection's path, by label and field selector."""
+        query = {name: value for name, value in (("labelSelector", label), ("fieldSelector", field)) if value}
+        full = f"{path}?{urllib.parse.urlencode(query)}" if query else path
+        found = self.get(full)
+        return list((found or {}).get("items") or [])
+
+    def create(self, obj: Object) -> Object:
+        """POST. Raises AlreadyExists where the name is taken."""
+        made = self._send("POST", self.object_path(obj, collection=True), obj)
+        self.changes.append(describe_object(obj))
+        return made
+
+    def apply(self, obj: Object) -> bool:
+        """Server-side apply: make the object be like `obj`, creating it if need be; fields that others set and
+        `obj` does not name stay. Returns whether anything changed."""
+        path = self.object_path(obj)
+        before = self.get(path)
+        after = self._send(
+            "PATCH", f"{path}?fieldManager={FIELD_MANAGER}&force=true", obj, content_type=_PATCH_TYPES["apply"]
+        )
+        is_changed = before is None or _version_of(before) != _version_of(after)
+        if is_changed:
+            self.changes.append(describe_object(obj))
+        return is_changed
+
+    def replace(self, obj: Object) -> Object:
+        """PUT of the whole object. Raises ApiRefused (api-conflict) where its resourceVersion is stale."""
+        after = self._send("PUT", self.object_path(obj), obj)
+        self.changes.append(describe_object(obj))
+        return after
+
+    def create_or_replace(self, obj: Object) -> Object:
+        """kubeadm's way of writing: POST, and where the name is taken PUT, which drops what `obj` does not name."""
+        try:
+            return self.create(obj)
+        except AlreadyExists:
+            return self.replace(obj)
+
+    def patch(self, path: str, body: object, *, kind: str = "merge") -> Object:
+        """PATCH with a `merge` (RFC 7386), `strategic` or `json` (RFC 6902) body."""
+        after = self._send("PATCH", f"{path}?fieldManager={FIELD_MANAGER}", body, content_type=_PATCH_TYPES[kind])
+        self.changes.append(path)
+        return after
+
+    def delete(self, path: str) -> bool:
+        """Delete the object at `path`; False where there was none."""
+        answer = self._retrying(
+            lambda: self.host.http_send("DELETE", self._url(path), tls=self.identity.tls, headers=self._headers()),
+            f"DELETE {path}",
+        )
+        if answer.status == 404:
+            return False
+        self._object(answer, f"DELETE {path}")
+        self.changes.append(path)
+        return True
+
+    # ---- the server itself
+
+    def probe_health(self, endpoint: str = "/livez", timeout_s: float = REQUEST_TIMEOUT_S) -> HttpResponse:
+        """One GET of a health endpoint, whatever it answers. Raises Unreachable."""
+        return self.host.http_get(
+            self._url(endpoint), tls=self.identity.tls, headers=self._headers(), timeout_s=timeout_s
+        )
+
+    def raw(self, path: str) -> HttpResponse:
+        """One GET without retries and without a meaning put on the answer. Raises Unreachable."""
+        return self._get(path)
+
+    # ---- paths
+
+    def object_path(self, obj: Object, *, collection: bool = False) -> str:
+        """Where `obj` lies, by its apiVersion, kind, metadata. Asks the server about kinds that kb does not know;
+        raises ClusterError (unknown-kind) where the server does not know it either."""
+        version, kind = str(obj.get("apiVersion", "")), str(obj.get("kind", ""))
+        prefix, plural, namespaced = self._resource(version, kind)
+        meta = obj.get("metadata") or {}
+        namespace = (meta.get("namespace") or "default") if namespaced else ""
+        return _join(prefix, plural, "" if collection else str(meta.get("name", "")), namespace)
+
+    def _resource(self, version: str, kind: str) -> tuple[str, str, bool]:
+        known = _KINDS.get(kind)
+        if known and known[0] == _PREFIX_OF_VERSION.get(version):
+            return known
+        prefix = f"/apis/{version}" if "/" in version else f"/api/{version}"
+        if kind not in self._resources.get(version, {}):
+            found = self.get(prefix) or {}
+            self._resources[version] = {
+                entry["kind"]: (entry["name"], bool(entry["namespaced"]))
+                for entry in found.get("resources") or []
+                if "/" not in entry["name"]
+            }
+        if kind not in self._resources[version]:
+            raise ClusterError(
+                f"the cluster knows no kind {kind!r} of {version!r}",
+                cause="no built-in API and no CustomResourceDefinition has it",
+                remedy="apply the CustomResourceDefinition first, or correct apiVersion and kind in the manifest",
+                code="unknown-kind",
+            )
+        plural, namespaced = self._resources[version][kind]
+        return prefix, plural, namespaced
+
+    # ---- plumbing
+
+    def _url(self, path: str) -> str:
+        return self.server + path
+
+    def _headers(self, content_type: str = "") -> dict[str, str]:
+        headers = {"Accept": "application/json", "User-Agent": "kb"}
+        if content_type:
+            headers["Content-Type"] = content_type
+        if self.identity.token:
+            headers["Authorization"] = f"Bearer {self.identity.token.reveal()}"
+        return headers
+
+    def _get(self, path: str) -> HttpResponse:
+        return self.host.http_get(
+            self._url(path), tls=self.identity.tls, headers=self._headers(), timeout_s=REQUEST_TIMEOUT_S
+        )
+
+    def _send(self, method: str, path: str, body: object, *, content_type: str = "application/json") -> Object:
+        data = json.dumps(body).encode()
+        request = f"{method} {path.partition('?')[0]}"
+        answer = self._retrying(
+            lambda: self.host.http_send(
+                method,
+                self._url(path),
+                body=data,
+                tls=self.identity.tls,
+                headers=self._headers(content_type),
+                timeout_s=REQUEST_TIMEOUT_S,
+            ),
+            request,
+        )
+        return self._object(answer, request)
+
+    def _object(self, answer: HttpResponse, request: str) -> Object:
+        try:
+            body = json.loads(answer.body) if answer.body else {}
+        except ValueError:
+            body = {"message": answer.body[:200].decode(errors="replace")}
+        if answer.status < 300 and isinstance(body, dict):
+            return body
+        reason = str(body.get("reason", "")) if isinstance(body, dict) else ""
+        message = str(body.get("message", "")) if isinstance(body, dict) else ""
+        wrong = AlreadyExists if reason == "AlreadyExists" else ApiRefused
+        raise wrong(request, answer.status, reason, message, self.server)
+
+    def _retrying(self, ask: Callable[[], HttpResponse], request: str) -> HttpResponse:
+        """Ask until there is an answer that is final: a server that is starting or overloaded says 429 or 5xx, and
+        one that was restarted refuses the connection. The last trouble is what the error tells."""
+        deadline = self.host.monotonic() + self.retry_s
+        while True:
+            try:
+                answer = ask()
+            except Unreachable as error:
+                if not self.host.is_live and request.startswith("GET "):
+                    return HttpResponse(404)  # a cluster that is only planned holds no objects
+                if error.reason in ("tls", "dns") or not self._has_time(deadline):
+                    raise
+            else:
+                is_passing = answer.status in (429, 500, 502, 503, 504) or _is_starting(answer)
+                if not is_passing or not self._has_time(deadline):
+                    return answer
+            self.host.sleep(RETRY_INTERVAL_S)
+
+    def _has_time(self, deadline: float) -> bool:
+        return self.host.is_live and self.host.monotonic() + RETRY_INTERVAL_S < deadline
+
+
+def _is_starting(answer: HttpResponse) -> bool:
+    """A starting API server answers 403 while its RBAC cache is empty: worth another try for a moment only where
+    the body says so; everything else that is forbidden stays forbidden."""
+    return answer.status == 403 and b"RBAC: " in answer.body and b"not found" in answer.body
+
+
+def describe_object(obj: Object) -> str:
+    """`ConfigMap kube-system/kubeadm-config`"""
+    meta = obj.get("metadata") or {}
+    name = f"{meta['namespace']}/{meta.get('name')}" if meta.get("namespace") else str(meta.get("name"))
+    return f"{obj.get('kind')} {name}"
+
+
+def _version_of(obj: Object) -> object:
+    return (obj.get("metadata") or {}).get("resourceVersion")
+
+
+def _join(prefix: str, plural: str, name: str, namespace: str) -> str:
+    parts = [prefix]
+    if namespace:
+        parts += ["namespaces", urllib.parse.quote(namespace, safe="")]
+    parts.append(plural)
+    if name:
+        parts.append(urllib.parse.quote(name, safe=""))
+    return "/".join(parts)
+
+
+def path_of(kind: str, name: str = "", namespace: str = "") -> str:
+    """The path of a kind that kb knows: of one object, or without a name of the collection (of one namespace, or
+    of all where a namespaced kind gets none). Raises KeyError for another kind."""
+    prefix, plural, _ = _KINDS[kind]
+    return _join(prefix, plural, name, namespace)
+
+
+def read_identity(host: Host, path: Any, *, server: str = "") -> Identity:
+    """The identity in a kubeconfig file; `server` replaces the one that the file names.
+
+    Raises HostError (kubeconfig-unreadable) where the file is missing or is no kubeconfig.
+    """
+    from kubeup.kubeconfig import read_kubeconfig
+
+    if not host.exists(path):
+        raise HostError(
+            f"no kubeconfig at {path}",
+            cause="the file is not there",
+            remedy="run kb init first, or give --kubeconfig the file of a cluster admin",
+            code="kubeconfig-unreadable",
+        )
+    found = read_kubeconfig(host.read_text(path), host=host, path=path)
+    tls = Tls(ca_pem=found.ca_pem or None, cert_pem=found.client_cert_pem or None, key_pem=found.client_key_pem or None)
+    return Identity(server or found.server, tls, found.token or Secret(""))

@@ -1,0 +1,107 @@
+"""show-join-command: the last words of init.
+
+Mirrors cmd/kubeadm/app/cmd/phases/init/showjoincommand.go: the lines that scripts cut out have kubeadm's form.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING
+
+from kubeup.lazy import lazy_import
+from kubeup.secret import Secret
+from kubeup.workflow import Context, Outputs
+
+if TYPE_CHECKING:
+    from kubeup import kubeapi, kubeconfig, pki
+else:
+    kubeapi = lazy_import("kubeup.kubeapi")
+    kubeconfig = lazy_import("kubeup.kubeconfig")
+    pki = lazy_import("kubeup.pki")
+
+WITHHELD = "<value withheld>"
+
+
+def show_join_command(ctx: Context) -> Outputs:
+    """Put the closing text together; the command line prints it to stdout."""
+    admin = kubeconfig.read_kubeconfig(ctx.host.read_text(ctx.paths.admin_conf))
+    server = admin.server.partition("://")[2]
+    pins = [pki.ca_cert_hash(pem) for pem in pki.split_pem_bundle(admin.ca_pem)]
+    tokens = _read_tokens(ctx)
+    if not tokens:
+        ctx.report.note("no valid bootstrap token is left; make one: kb init phase bootstrap-token")
+    key = ctx.outputs.get("certificate_key")
+    shown_key = WITHHELD if ctx.config.skip_certificate_key_print else (key.reveal() if key else "")
+    texts = []
+    for token in tokens:
+        shown = WITHHELD if ctx.config.skip_token_print else token.reveal()
+        command = render_join_command(server, shown, pins)
+        texts.append(_closing_text(ctx, command, shown_key if ctx.config.upload_certs else ""))
+    text = "\n".join(texts) or _closing_text(ctx, "", "")
+    return {"closing_text": Secret(text), "server": server, "ca_cert_hashes": pins}
+
+
+def render_join_command(server: str, token: str, pins: list[str]) -> str:
+    """`kubeadm join HOST:PORT --token T \\` and, on the next line, one pin per authority."""
+    hashes = "".join(f"--discovery-token-ca-cert-hash {pin} " for pin in pins)
+    return f"kubeadm join {server} --token {token} \\\n\t{hashes}"
+
+
+def _closing_text(ctx: Context, worker_join: str, certificate_key: str) -> str:
+    lines = [
+        "",
+        "Your Kubernetes control-plane has initialized successfully!",
+        "",
+        "To use the cluster as an ordinary user:",
+        "",
+        "  mkdir -p $HOME/.kube",
+        f"  sudo cp -i {ctx.paths.admin_conf} $HOME/.kube/config",
+        "  sudo chown $(id -u):$(id -g) $HOME/.kube/config",
+        "",
+        "As root it is enough to say:",
+        "",
+        f"  export KUBECONFIG={ctx.paths.admin_conf}",
+        "",
+    ]
+    if worker_join and ctx.config.cluster.control_plane_endpoint:
+        lines += _control_plane_lines(worker_join, certificate_key)
+    if worker_join:
+        lines += ["A worker joins when this is run on it as root:", "", worker_join]
+    return "\n".join(lines) + "\n"
+
+
+def _control_plane_lines(worker_join: str, certificate_key: str) -> list[str]:
+    more = f" --certificate-key {certificate_key}" if certificate_key else ""
+    lines = [
+        "A further control plane joins when this is run on it as root:",
+        "",
+        f"  {worker_join}\\\n\t--control-plane{more}",
+        "",
+    ]
+    if certificate_key:
+        lines += [
+            "The certificate key opens the cluster's private keys: keep it secret. What it opens is deleted after two",
+            "hours; to store it anew: kb init phase upload-certs --upload-certs",
+            "",
+        ]
+    else:
+        lines += [
+            "Copy the certificate authorities and sa.* of /etc/kubernetes/pki there first, or store them in the",
+            "cluster: kb init phase upload-certs --upload-certs",
+            "",
+        ]
+    return lines
+
+
+def _read_tokens(ctx: Context) -> list[Secret]:
+    """The tokens that this run made, or those of the run before as far as the cluster still holds them."""
+    made = ctx.outputs.get("tokens")
+    if made:
+        return list(made)
+    found = []
+    for token_id in ctx.outputs.get("token_ids") or []:
+        secret = ctx.api.get(kubeapi.path_of("Secret", f"bootstrap-token-{token_id}", "kube-system"))
+        if secret:
+            text = base64.b64decode(secret["data"]["token-secret"]).decode()
+            found.append(Secret(f"{token_id}.{text}"))
+    return found

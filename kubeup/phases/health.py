@@ -1,0 +1,225 @@
+"""wait-control-plane and verify: no phase after the first runs without a control plane, and none says "ready" unseen.
+
+Mirrors cmd/kubeadm/app/cmd/phases/init/waitcontrolplane.go; the soak is kb's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Callable, Optional
+
+from kubeup.errors import ClusterError
+from kubeup.lazy import lazy_import
+from kubeup.workflow import Context, Outputs
+
+if TYPE_CHECKING:
+    from kubeup import clusterobjects, diagnose, health, kubeapi
+else:
+    clusterobjects = lazy_import("kubeup.clusterobjects")
+    diagnose = lazy_import("kubeup.diagnose")
+    health = lazy_import("kubeup.health")
+    kubeapi = lazy_import("kubeup.kubeapi")
+
+POLL_S = 0.25
+LOOK_AFTER_S = 5
+"""How long a start may take before kb looks for what is wrong."""
+LOOK_EVERY_S = 4
+
+
+@dataclass
+class _Wait:
+    """One wait: until all is well, until the time is up, or until a look finds what cannot heal."""
+
+    ctx: Context
+    timeout_s: float
+    goal: str
+    components: tuple[str, ...] = ()
+
+    def until(self, look: Callable[[], str]) -> float:
+        """Call `look` until it returns "" (well); it otherwise returns what is still missing, in words. Returns the
+        seconds that it took. Raises ClusterError (not-healthy) with the broken link."""
+        host, started, looked = self.ctx.host, self.ctx.host.monotonic(), 0.0
+        while True:
+            missing = look()
+            elapsed = host.monotonic() - started
+            if not missing:
+                return elapsed
+            self.ctx.report.waiting(f"{self.goal}: {elapsed:.0f} s of {self.timeout_s:.0f} s; {missing}")
+            link: Optional[diagnose.BrokenLink] = None
+            if elapsed > LOOK_AFTER_S and elapsed - looked > LOOK_EVERY_S:
+                looked = elapsed
+                link = diagnose.find_broken_link(host, self.ctx.config.node.cri_socket, components=self.components)
+            if (link and link.is_final) or elapsed > self.timeout_s:
+                raise self._failure(missing, elapsed, link)
+            host.sleep(POLL_S)
+
+    def _failure(self, missing: str, elapsed: float, link: Optional[diagnose.BrokenLink]) -> ClusterError:
+        found = link or diagnose.find_broken_link(
+            self.ctx.host, self.ctx.config.node.cri_socket, components=self.components
+        )
+        if found:
+            return ClusterError(
+                found.what, cause=found.cause, remedy=found.remedy, code="not-healthy", details=found.details
+            )
+        return ClusterError(
+            f"{self.goal}: not there after {elapsed:.0f} s",
+            cause=missing,
+            remedy="look at the kubelet (journalctl -xeu kubelet) and the containers (crictl ps -a), then: kb init",
+            code="not-healthy",
+        )
+
+
+def wait_for_control_plane(ctx: Context) -> Outputs:
+    """The kubelet, then the API server, the controller-manager and the scheduler: all are asked side by side, and the
+    admin's rights are made with the API server's first breath."""
+    timeouts = ctx.config.timeouts
+    etcd = ("etcd",) if ctx.config.cluster.local_etcd else ()
+    url = health.kubelet_healthz_url(ctx.config)
+    if url:
+        took = _Wait(ctx, timeouts.kubelet_health_check_s, "kubelet").until(
+            lambda: _missing("kubelet", health.probe_url(ctx.host, url))
+        )
+        ctx.report.detail(f"the kubelet is healthy after {took:.1f} s")
+    waiting = dict.fromkeys(health.COMPONENTS, "not asked yet")
+
+    def look() -> str:
+        for component in list(waiting):
+            seen = _probe(ctx, component)
+            if seen.is_healthy:
+                del waiting[component]
+                if component == "kube-apiserver":
+                    _bind_admin(ctx)
+            else:
+                waiting[component] = seen.seen
+        return "; ".join(f"{component} {seen}" for component, seen in waiting.items())
+
+    limit = timeouts.control_plane_component_health_check_s
+    took = _Wait(ctx, limit, "control plane", (*etcd, *health.COMPONENTS)).until(look)
+    ctx.report.detail(f"the control plane is healthy after {took:.1f} s")
+    return None
+
+
+def _probe(ctx: Context, component: str) -> health.Health:
+    if component == "kube-apiserver":
+        return health.probe_apiserver(ctx.api)
+    return health.probe_url(ctx.host, health.component_url(ctx.host, ctx.paths, component))
+
+
+def _missing(name: str, seen: health.Health) -> str:
+    return "" if seen.is_healthy else f"{name} {seen.seen}"
+
+
+def _bind_admin(ctx: Context) -> None:
+    """admin.conf has no rights until its group is bound; super-admin.conf may bind it."""
+    super_admin_conf = ctx.paths.kubeconfig("super-admin.conf")
+
+    def make_super_admin() -> kubeapi.Api:
+        identity = kubeapi.read_identity(ctx.host, super_admin_conf, server=ctx.api.server)
+        return kubeapi.Api(ctx.host, identity, retry_s=ctx.config.timeouts.kubernetes_api_call_s)
+
+    clusterobjects.ensure_admin_binding(ctx.api, make_super_admin)
+
+
+def control_plane_is_healthy(ctx: Context) -> bool:
+    return all(_probe(ctx, component).is_healthy for component in health.COMPONENTS)
+
+
+# ---- verify
+
+
+def verify_node(ctx: Context) -> Outputs:
+    """Node Ready, static pods stable for the soak time, the cluster's DNS answers through its Service."""
+    if ctx.config.kb.soak_s == 0:
+        ctx.report.note("the soak was left out (--soak 0): nothing was proven about this node")
+        return None
+    name, has_network = ctx.config.node.name, ctx.config.kb.pod_network.plugin != "none"
+    if has_network:
+        _wait_for_ready(ctx, name)
+        _wait_for_dns(ctx)
+    else:
+        ctx.report.note("the node stays NotReady and CoreDNS Pending until a pod network is applied (plugin: none)")
+    _soak(ctx, name)
+    return {"node_ready": has_network}
+
+
+def _wait_for_ready(ctx: Context, name: str) -> None:
+    def look() -> str:
+        status, message = health.node_condition(ctx.api.get(kubeapi.path_of("Node", name)))
+        return "" if status == "True" else f"node {name} is not Ready: {message}"
+
+    _Wait(ctx, ctx.config.timeouts.kubelet_health_check_s, "node Ready").until(look)
+
+
+def _wait_for_dns(ctx: Context) -> None:
+    """A lookup through the Service address: it needs CoreDNS, the pod network and kube-proxy's rules at once."""
+    cluster = ctx.config.cluster
+    if cluster.dns.disabled or "addon/coredns" in _skipped(ctx):
+        return
+    server = health.service_address(ctx.config, 10)
+    name = f"kubernetes.default.svc.{cluster.networking.dns_domain}"
+    wanted = health.service_address(ctx.config, 1)
+    has_proxy = not cluster.proxy.disabled and "addon/kube-proxy" not in _skipped(ctx)
+
+    def look() -> str:
+        ready = _ready_dns_pods(ctx)
+        if not ready:
+            return "CoreDNS is not Ready yet"
+        target = server if has_proxy else ready[0]
+        found = health.lookup_in_cluster(ctx.host, target, name)
+        if found is None:
+            return f"CoreDNS is Ready, but no answer comes from {target}:53{_proxy_trouble(ctx, has_proxy)}"
+        return "" if wanted in found else f"{name} resolves to {found}, not to {wanted}"
+
+    _Wait(ctx, ctx.config.timeouts.kubelet_health_check_s, "cluster DNS").until(look)
+
+
+def _ready_dns_pods(ctx: Context) -> list[str]:
+    pods = ctx.api.list(kubeapi.path_of("Pod", namespace="kube-system"), label="k8s-app=kube-dns")
+    return [
+        pod["status"]["podIP"] for pod in pods if health.node_condition(pod)[0] == "True" and pod["status"].get("podIP")
+    ]
+
+
+def _proxy_trouble(ctx: Context, has_proxy: bool) -> str:
+    """What kube-proxy on this node says of its rules: it runs on and is "Ready" when it cannot program them."""
+    if not has_proxy:
+        return ""
+    line = diagnose.container_error(ctx.host, ctx.config.node.cri_socket, "kube-proxy")
+    return f" (kube-proxy: {line})" if line else " (kube-proxy's rules may be missing)"
+
+
+def _soak(ctx: Context, name: str) -> None:
+    """Every static pod has run since at least the soak time, without a restart meanwhile."""
+    soak_s = ctx.config.kb.soak_s
+    expected = {*health.COMPONENTS} | ({"etcd"} if ctx.config.cluster.local_etcd else set())
+    restarts: dict[str, int] = {}
+
+    def look() -> str:
+        pods = {pod.component: pod for pod in health.read_static_pods(ctx.api, name)}
+        missing = [f"{component} is not reported yet" for component in sorted(expected - set(pods))]
+        for pod in pods.values():
+            if pod.restarts > restarts.setdefault(pod.component, pod.restarts):
+                restarts[pod.component] = pod.restarts
+                ctx.report.note(f"{pod.component} restarted during the soak (now {pod.restarts} times)")
+            age_s = (ctx.host.now() - pod.running_since).total_seconds() if pod.running_since else 0.0
+            if not pod.is_ready or pod.running_since is None:
+                missing.append(f"{pod.component} is {pod.state}, not ready")
+            elif age_s < soak_s:
+                missing.append(f"{pod.component} has run for {age_s:.0f} s of {soak_s} s")
+        return "; ".join(missing)
+
+    limit = max(ctx.config.timeouts.control_plane_component_health_check_s, 3 * soak_s)
+    _Wait(ctx, limit, f"soak of {soak_s} s", tuple(sorted(expected))).until(look)
+
+
+def _skipped(ctx: Context) -> frozenset[str]:
+    skipped: frozenset[str] = ctx.outputs.get("skipped_phases", frozenset())
+    return skipped
+
+
+def node_is_verified(ctx: Context) -> bool:
+    """Ready still, every static pod running, and the DNS answers: what a second run looks at instead of a soak."""
+    if ctx.config.kb.soak_s == 0 or ctx.config.kb.pod_network.plugin == "none":
+        return True
+    status, _ = health.node_condition(ctx.api.get(kubeapi.path_of("Node", ctx.config.node.name)))
+    return status == "True"

@@ -1,0 +1,134 @@
+"""state.json: what kb did on this node, so that it can go on, show, and undo.
+
+Owns the file's schema, its lock and its atomic save. Holds no secret. Must not decide what a phase does: that is
+the Runner's.
+
+    {"schema": 1, "kb": "0.1.0", "machine_id": "...", "node": "cp1", "cluster": "kubernetes",
+     "phases": {"init/certs/ca": {"status": "done", "inputs": {"cluster.networking": "5f3c..."}, "started": "...", "ended": "...",
+                                  "created": ["/etc/kubernetes/pki/ca.crt"], "backups": [{"path": ..., "copy": ...}],
+                                  "outputs": {...}, "error": null}}}
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+from kubeup import __version__
+from kubeup.errors import HostError
+from kubeup.host import Host
+from kubeup.paths import Paths
+
+SCHEMA = 1
+STATUSES = ("running", "done", "failed")
+
+
+@dataclass
+class PhaseState:
+    """What is known of one phase of one workflow."""
+
+    status: str
+    started: str = ""
+    ended: str = ""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """The fingerprint, input by input: a short hash of each value that the phase reads."""
+    created: list[str] = field(default_factory=list)
+    """Files, folders and links that were not there before; undo removes them."""
+    backups: list[dict[str, str]] = field(default_factory=list)
+    """Files that were there: {"path": ..., "copy": ...}; undo puts the copy back."""
+    outputs: dict[str, Any] = field(default_factory=dict)
+    error: Optional[dict[str, Any]] = None
+
+
+@dataclass
+class State:
+    """The state of this node. Change it through the Runner; save() puts it on disk whole."""
+
+    host: Host
+    paths: Paths
+    node: str = ""
+    cluster: str = ""
+    machine_id: str = ""
+    adopted: list[str] = field(default_factory=list)
+    """Files that another tool or the admin made and kb works with: undo never touches them."""
+    phases: dict[str, PhaseState] = field(default_factory=dict)
+    _saved: str = ""
+
+    def created_paths(self) -> frozenset[str]:
+        """Every path that kb made on this node."""
+        return frozenset(path for phase in self.phases.values() for path in phase.created)
+
+    def save(self) -> None:
+        """Write the file if it changed: 0600, whole or not at all."""
+        text = json.dumps(self.as_dict(), indent=1, sort_keys=True) + "\n"
+        if text == self._saved:
+            return
+        self.host.make_dir(self.paths.state_dir, mode=0o700)
+        self.host.write_file(self.paths.state, text, mode=0o600)
+        self._saved = text
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "kb": __version__,
+            "machine_id": self.machine_id,
+            "node": self.node,
+            "cluster": self.cluster,
+            "adopted": self.adopted,
+            "phases": {key: asdict(phase) for key, phase in self.phases.items()},
+        }
+
+
+def load_state(host: Host, paths: Paths) -> State:
+    """Read the state of this node; an empty one where kb never ran.
+
+    Raises HostError: state-damaged (no JSON, or not ours), state-too-new (another schema), state-foreign (the disk
+    was cloned from another machine).
+    """
+    machine_id = _read_machine_id(host)
+    if not host.exists(paths.state):
+        return State(host, paths, machine_id=machine_id)
+    text = host.read_text(paths.state)
+    try:
+        data = json.loads(text)
+        schema = data["schema"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(paths.state, str(error)) from error
+    if schema != SCHEMA:
+        raise HostError(
+            f"{paths.state} has schema {schema!r}",
+            cause=f"kb {data.get('kb', 'of another version')} wrote it; this is kb {__version__}, which knows schema {SCHEMA}",
+            remedy="run the newer kb that wrote it",
+            code="state-too-new",
+        )
+    written_on = data.get("machine_id", "")
+    if written_on and machine_id and written_on != machine_id:
+        raise HostError(
+            f"{paths.state} belongs to another machine",
+            cause=f"it was written on machine {written_on}, this one is {machine_id}: the disk was cloned",
+            remedy=f"if nothing of the other node is wanted here, remove /etc/kubernetes, /var/lib/kubelet, /var/lib/etcd and {paths.state}",
+            code="state-foreign",
+        )
+    try:
+        phases = {str(key): PhaseState(**value) for key, value in data["phases"].items()}
+        state = State(host, paths, data["node"], data["cluster"], machine_id, list(data["adopted"]), phases)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _damaged(paths.state, str(error)) from error
+    state._saved = text
+    return state
+
+
+def _damaged(path: Path, text: str) -> HostError:
+    return HostError(
+        f"{path} cannot be read as kb's state",
+        cause=f"it is damaged ({text})",
+        remedy=f"move it away (mv {path} {path}.damaged) and run kb init again: kb looks at the node itself and goes on",
+        code="state-damaged",
+    )
+
+
+def _read_machine_id(host: Host) -> str:
+    path = Path("/etc/machine-id")
+    return host.read_text(path).strip() if host.exists(path) else ""

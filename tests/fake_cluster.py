@@ -1,0 +1,267 @@
+"""A Kubernetes API made of a dict, as far as kb talks to one: get, list, create, replace, patch, apply, delete.
+
+Objects keep a resourceVersion that changes with their content only, as server-side apply has it; managed fields,
+defaulting and admission are left out. `ClusterHost` is a folder (LocalHost below a root) that is joined to it: files
+are real, the programs and the network are scripted.
+"""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import json
+import struct
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+from kubeup.host import Argv, CommandResult, HttpResponse, LocalHost, Tls, Unreachable, shown_argv
+
+Object = dict[str, Any]
+
+
+@dataclass
+class FakeCluster:
+    """objects: path -> object. `on_change` is called with (method, path) after each change."""
+
+    objects: dict[str, Object] = field(default_factory=dict)
+    version: int = 0
+    requests: list[str] = field(default_factory=list)
+    is_up: bool = True
+
+    def answer(self, method: str, url: str, body: bytes, headers: Mapping[str, str]) -> HttpResponse:
+        if not self.is_up:
+            raise Unreachable(url, "refused", "connection refused")
+        parts = urllib.parse.urlsplit(url)
+        path = parts.path
+        self.requests.append(f"{method} {path}")
+        if path in ("/livez", "/readyz", "/healthz"):
+            return HttpResponse(200, b"ok")
+        if method == "GET":
+            return self._get(path, urllib.parse.parse_qs(parts.query))
+        if method == "DELETE":
+            gone = self.objects.pop(path, None)
+            return _ok(gone) if gone else _status(404, "NotFound", f"{path} not found")
+        value = json.loads(body)
+        if method == "POST":
+            name = value["metadata"]["name"]
+            if f"{path}/{name}" in self.objects:
+                return _status(409, "AlreadyExists", f"{path}/{name} already exists")
+            return self._store(f"{path}/{name}", value)
+        if method == "PUT":
+            return self._store(path, value)
+        before = self.objects.get(path)
+        kind = headers.get("Content-Type", "")
+        if before is None and "apply" not in kind:
+            return _status(404, "NotFound", f"{path} not found")
+        return self._store(path, _merge(before or {}, value))
+
+    def _get(self, path: str, query: Mapping[str, list[str]]) -> HttpResponse:
+        if path in self.objects:
+            return _ok(self.objects[path])
+        if path.rpartition("/")[2] not in _PLURALS:
+            return _status(404, "NotFound", f"{path} not found")
+        items = [obj for name, obj in self.objects.items() if name.rpartition("/")[0] == path]
+        for pair in ",".join(query.get("labelSelector", [])).split(","):
+            key, has_value, value = pair.partition("=")
+            if key:
+                labels = [item["metadata"].get("labels", {}) for item in items]
+                items = [i for i, own in zip(items, labels) if key in own and (not has_value or own[key] == value)]
+        for pair in ",".join(query.get("fieldSelector", [])).split(","):
+            key, _, value = pair.partition("=")
+            if key:
+                items = [item for item in items if _dig(item, key) == value]
+        return _ok({"kind": "List", "items": items})
+
+    def _store(self, path: str, value: Object) -> HttpResponse:
+        old, new = copy.deepcopy(self.objects.get(path)), copy.deepcopy(value)
+        meta = new.setdefault("metadata", {})
+        if old is not None:
+            meta["resourceVersion"] = old["metadata"]["resourceVersion"]
+            meta["uid"] = old["metadata"]["uid"]
+        else:
+            meta["uid"] = f"uid-{len(self.objects)}"
+        if new != old:
+            self.version += 1
+            meta["resourceVersion"] = str(self.version)
+        self.objects[path] = new
+        return _ok(new)
+
+    def by_kind(self, kind: str) -> dict[str, Object]:
+        """name -> object."""
+        return {obj["metadata"]["name"]: obj for obj in self.objects.values() if obj.get("kind") == kind}
+
+
+_PLURALS = ["configmaps", "nodes", "pods", "secrets", "services", "serviceaccounts", "daemonsets", "deployments", "clusterroles", "clusterrolebindings", "roles", "rolebindings", "namespaces"]
+
+
+def _merge(old: Any, new: Any) -> Any:
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return copy.deepcopy(new)
+    merged = {key: copy.deepcopy(value) for key, value in old.items()}
+    for key, value in new.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = _merge(merged.get(key), value)
+    return merged
+
+
+def _dig(obj: Object, dotted: str) -> Any:
+    value: Any = obj
+    for part in dotted.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _ok(value: Any) -> HttpResponse:
+    return HttpResponse(200, json.dumps(value).encode(), {"content-type": "application/json"})
+
+
+def _status(code: int, reason: str, message: str) -> HttpResponse:
+    return HttpResponse(code, json.dumps({"kind": "Status", "reason": reason, "message": message}).encode())
+
+
+class ClusterHost(LocalHost):
+    """A node below a folder whose kubelet "works": starting it registers the node and its static pods."""
+
+    def __init__(self, root: Path, cluster: Optional[FakeCluster] = None, *, name: str = "cp1") -> None:
+        super().__init__(root)
+        self.is_live, self.mode = True, "live"
+        self.cluster = cluster or FakeCluster(is_up=False)
+        self.name = name
+        self.commands: list[str] = []
+        self.answers: dict[str, Callable[[tuple[str, ...]], CommandResult]] = {}
+        self.clock = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
+        self.before_write: Optional[Callable[[Path], None]] = None
+        """Called before each file write: a test kills the run there by raising."""
+        for folder in ("etc", "usr/bin", "proc", "opt/cni/bin"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        (root / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
+
+    def at(self, path: Path) -> Path:
+        return self.root / path.relative_to("/")
+
+    def which(self, program: str) -> Optional[Path]:
+        return Path("/usr/bin") / program
+
+    def query(self, argv: Argv, **_: Any) -> CommandResult:
+        shown = shown_argv(argv)
+        for length in range(len(shown), 0, -1):
+            answer = self.answers.get(" ".join(shown[:length]))
+            if answer:
+                return answer(shown)
+        return CommandResult(shown, 127, missing=True)
+
+    def run(self, argv: Argv, **_: Any) -> CommandResult:
+        shown = shown_argv(argv)
+        self.commands.append(" ".join(shown))
+        if shown[:2] in (("systemctl", "restart"), ("systemctl", "start")) and "kubelet" in shown[2]:
+            self._boot()
+        for length in range(len(shown), 0, -1):
+            answer = self.answers.get(" ".join(shown[:length]))
+            if answer:
+                return answer(shown)
+        return CommandResult(shown, 0)
+
+    def _boot(self) -> None:
+        self.cluster.is_up = True
+        path = f"/api/v1/nodes/{self.name}"
+        if path not in self.cluster.objects:
+            node = {
+                "apiVersion": "v1",
+                "kind": "Node",
+                "metadata": {"name": self.name, "labels": {"kubernetes.io/hostname": self.name}},
+                "spec": {"podCIDR": "10.244.0.0/24", "podCIDRs": ["10.244.0.0/24"]},
+                "status": {
+                    "conditions": [{"type": "Ready", "status": "True"}],
+                    "addresses": [{"type": "InternalIP", "address": "10.0.0.11"}],
+                },
+            }
+            self.cluster._store(path, node)
+        for component in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"):
+            if self.exists(Path(f"/etc/kubernetes/manifests/{component}.yaml")):
+                self.cluster._store(
+                    f"/api/v1/namespaces/kube-system/pods/{component}-{self.name}", self._pod(component)
+                )
+        self.cluster._store("/api/v1/namespaces/kube-system/pods/coredns-1", self._pod("coredns"))
+
+    def _pod(self, component: str) -> Object:
+        labels = {"component": component, "tier": "control-plane"}
+        if component == "coredns":
+            labels = {"k8s-app": "kube-dns"}
+        running = {
+            "containerID": f"containerd://{component}",
+            "restartCount": 0,
+            "ready": True,
+            "state": {"running": {"startedAt": "2025-12-31T00:00:00Z"}},
+        }
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": f"{component}-{self.name}", "namespace": "kube-system", "labels": labels},
+            "spec": {"nodeName": self.name},
+            "status": {
+                "podIP": "10.244.0.2",
+                "conditions": [{"type": "Ready", "status": "True"}],
+                "containerStatuses": [running],
+            },
+        }
+
+    def http_get(
+        self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 10
+    ) -> HttpResponse:
+        return self.cluster.answer("GET", url, b"", headers or {})
+
+    def http_send(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes = b"",
+        tls: Optional[Tls] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        timeout_s: float = 10,
+    ) -> HttpResponse:
+        return self.cluster.answer(method, url, body, headers or {})
+
+    def udp_exchange(self, address: str, port: int, payload: bytes, *, timeout_s: float = 2) -> Optional[bytes]:
+        head = payload[:2] + struct.pack(">HHHHH", 0x8180, 1, 1, 0, 0)
+        return head + payload[12:] + b"\xc0\x0c" + struct.pack(">HHIH", 1, 1, 30, 4) + bytes([10, 96, 0, 1])
+
+    def write_file(self, path: Path, data: Any, **more: Any) -> bool:
+        if self.before_write:
+            self.before_write(path)
+        return super().write_file(path, data, **more)
+
+    def port_holder(self, port: int, address: str = "") -> Optional[str]:
+        return None
+
+    def resolve(self, name: str) -> list[str]:
+        return ["10.0.0.11"]
+
+    def hostname(self) -> str:
+        return self.name
+
+    def environ(self) -> Mapping[str, str]:
+        return {}
+
+    def is_root_user(self) -> bool:
+        return True
+
+    def now(self) -> datetime.datetime:
+        return self.clock
+
+    def monotonic(self) -> float:
+        return self.clock.timestamp()
+
+    def sleep(self, seconds: float) -> None:
+        self.clock += datetime.timedelta(seconds=seconds)
+
+    def files(self) -> Iterator[Path]:
+        """Every file below the root, as the node sees it."""
+        for place in sorted(self.root.rglob("*")):
+            if place.is_file():
+                yield Path("/") / place.relative_to(self.root)

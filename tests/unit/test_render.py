@@ -1,0 +1,42 @@
+"""YAML out and in, templates, durations."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubeup.render import dump_yaml, fill_template, format_duration, load_all_yaml, load_yaml
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(min_size=1, max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(values)
+def test_what_is_dumped_is_loaded(value: object) -> None:
+    assert load_yaml(dump_yaml(value)) == value
+
+
+def test_the_shape_is_kubernetes() -> None:
+    text = dump_yaml({"b": ["x", {"c": "1"}], "a": {}, "t": "2026-01-01", "y": "y", "m": "one\ntwo\n"})
+    assert text == 'a: {}\nb:\n- x\n- c: "1"\nm: |\n  one\n  two\nt: "2026-01-01"\n"y": "y"\n'
+
+
+def test_a_date_stays_a_text_and_empty_documents_go() -> None:
+    assert load_all_yaml("a: 2026-01-01\n---\n---\nb: 1\n") == [{"a": "2026-01-01"}, {"b": 1}]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (10, "10s"), (240, "4m0s"), (8760 * 3600, "8760h0m0s"), (5400, "1h30m0s"), (-5, "-5s")],
+)
+def test_durations_have_go_s_form(seconds: int, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+def test_a_template_without_a_value_fails() -> None:
+    with pytest.raises(KeyError):
+        fill_template("manifests/etcd.yaml", {})

@@ -1,0 +1,217 @@
+"""The Runner: select, skip, resume, drift, journal, record."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+from kubeup.config.types import BootstrapToken, ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
+from kubeup.dryrun import DryRunHost
+from kubeup.errors import ClusterError, HostError, UsageError
+from kubeup.host import Host, LocalHost
+from kubeup.paths import Paths
+from kubeup.releases import RELEASES
+from kubeup.report import Report
+from kubeup.secret import Secret
+from kubeup.state import State, load_state
+from kubeup.workflow import Context, Phase, Runner, RunResult, fingerprint_inputs, plan_skips, select_phases
+
+CONFIG = InitConfig(
+    cluster=ClusterConfiguration(kubernetes_version="v1.35.6"),
+    node=NodeRegistration(name="cp1"),
+    local_api_endpoint=LocalAPIEndpoint("10.0.0.11"),
+)
+A, B = Path("/etc/kubernetes/a"), Path("/etc/kubernetes/b")
+
+
+def write(path: Path, text: str = "x") -> Callable[[Context], None]:
+    def run(ctx: Context) -> None:
+        ctx.host.write_file(path, text)
+
+    return run
+
+
+def phases(**more: Any) -> tuple[Phase, ...]:
+    return (
+        Phase("one/a", does="a", run=write(A), done=lambda ctx: ctx.host.exists(A), makes=("a",)),
+        Phase("one/b", does="b", run=write(B), reads=("node.name",)),
+        Phase("two", does="t", run=lambda ctx: {"word": "w", "key": Secret("s3cret")}, **more),
+    )
+
+
+def run(
+    host: Host, steps: tuple[Phase, ...], config: InitConfig = CONFIG, **options: Any
+) -> tuple[RunResult, State, str]:
+    text = io.StringIO()
+    node_state = load_state(host, Paths())
+    ctx = Context(host, Paths(), config, RELEASES[35], Report(text))
+    result = Runner("init", steps, node_state).run(ctx, **options)
+    return result, node_state, text.getvalue()
+
+
+def statuses(result: RunResult) -> dict[str, str]:
+    return {phase.name: phase.status for phase in result.phases}
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> LocalHost:
+    made = LocalHost(tmp_path)
+    made.is_live, made.mode = True, "live"
+    made.at = lambda path: tmp_path / path.relative_to("/")  # type: ignore[method-assign]
+    return made
+
+
+def test_a_second_run_is_a_no_op(host: LocalHost) -> None:
+    first, _, _ = run(host, phases())
+    assert statuses(first) == {"one/a": "done", "one/b": "done", "two": "done"}
+    before = host.read_bytes(Paths.state)
+    second, _, _ = run(host, phases())
+    assert statuses(second) == {"one/a": "unchanged", "one/b": "unchanged", "two": "unchanged"}
+    assert second.changes == 0
+    assert second.outputs["word"] == "w"
+    assert host.read_bytes(Paths.state) == before
+
+
+def test_the_probe_beats_the_state_and_drift_is_said(host: LocalHost) -> None:
+    run(host, phases())
+    host.remove(A)
+    result, _, text = run(host, phases())
+    assert statuses(result)["one/a"] == "done"
+    assert "one/a: drift" in text
+
+
+def test_a_changed_input_is_named_and_the_phase_runs_again(host: LocalHost) -> None:
+    run(host, phases())
+    renamed = dataclasses.replace(CONFIG, node=NodeRegistration(name="cp2"))
+    result, _, text = run(host, phases(), renamed)
+    assert "one/b: node.name changed since the last run" in text
+    assert statuses(result)["one/a"] == "unchanged"
+
+
+def test_no_secret_reaches_the_state(host: LocalHost) -> None:
+    result, _, _ = run(host, phases())
+    assert result.outputs["key"] == Secret("s3cret")
+    assert "s3cret" not in host.read_text(Paths.state)
+    stat = host.stat(Paths.state)
+    assert stat is not None and stat.mode == 0o600
+
+
+def test_the_undo_is_registered_before_the_change(host: LocalHost) -> None:
+    seen: list[Any] = []
+
+    def crash(ctx: Context) -> None:
+        ctx.host.write_file(B, "new")
+        seen.append(json.loads(host.read_text(Paths.state))["phases"]["init/two"])
+        raise KeyboardInterrupt
+
+    host.write_file(B, "the admin's")
+    with pytest.raises(KeyboardInterrupt):
+        run(host, (Phase("two", does="t", run=crash, makes=("c",)),))
+    entry = seen[0]
+    assert entry["status"] == "running"
+    assert entry["created"] == ["/etc/kubernetes/c"]
+    assert host.read_text(Path(entry["backups"][0]["copy"])) == "the admin's"
+    assert load_state(host, Paths()).phases["init/two"].status == "failed"
+
+
+def test_kb_s_own_file_is_not_backed_up(host: LocalHost) -> None:
+    run(host, (Phase("two", does="t", run=write(B, "1")),))
+    _, node_state, _ = run(host, (Phase("two", does="t", run=write(B, "2")),), only="two")
+    assert node_state.phases["init/two"].backups == []
+    assert str(B) in node_state.phases["init/two"].created
+
+
+def test_a_failure_says_its_phase_and_what_was_changed(host: LocalHost) -> None:
+    def fail(ctx: Context) -> None:
+        raise ClusterError("w", cause="c", remedy="r", code="x")
+
+    steps = (*phases()[:2], Phase("bad", does="b", run=fail))
+    with pytest.raises(ClusterError) as caught:
+        run(host, steps)
+    assert caught.value.phase == "bad"
+    assert caught.value.changed == "2 files were changed"
+    entry = load_state(host, Paths()).phases["init/bad"]
+    assert entry.status == "failed" and entry.error and entry.error["code"] == "x"
+
+
+def test_a_failed_phase_runs_again_and_the_done_ones_do_not(host: LocalHost) -> None:
+    outcomes = iter([HostError("w", cause="c", remedy="r", code="x"), None])
+
+    def sometimes(ctx: Context) -> None:
+        error: Optional[Exception] = next(outcomes)
+        if error:
+            raise error
+
+    steps = (*phases()[:2], Phase("bad", does="b", run=sometimes))
+    with pytest.raises(HostError):
+        run(host, steps)
+    result, _, _ = run(host, steps)
+    assert statuses(result) == {"one/a": "unchanged", "one/b": "unchanged", "bad": "done"}
+
+
+def test_a_dry_run_changes_nothing_and_plans_everything(host: LocalHost, tmp_path: Path) -> None:
+    dry = DryRunHost(host)
+    result, _, text = run(dry, phases())
+    assert list(tmp_path.iterdir()) == []
+    assert {step.what for step in dry.plan if step.kind == "write" and "kb" not in step.what} == {
+        f"{A} (0644)",
+        f"{B} (0644)",
+    }
+    assert "would change 1 file" in text
+    assert statuses(result)["one/a"] == "done"
+
+
+def test_below_a_root_live_phases_are_deferred(tmp_path: Path) -> None:
+    result, _, _ = run(LocalHost(tmp_path), phases(live="cluster"))
+    assert statuses(result) == {"one/a": "done", "one/b": "done", "two": "deferred"}
+
+
+def test_select_and_skip() -> None:
+    steps = phases(needs=("one/b",))
+    assert [phase.name for phase in select_phases(steps, "one")] == ["one/a", "one/b"]
+    assert [phase.name for phase in select_phases(steps, "one/all")] == ["one/a", "one/b"]
+    assert [phase.name for phase in select_phases(steps, "one a")] == ["one/a"]
+    with pytest.raises(UsageError) as caught:
+        select_phases(steps, "one/c")
+    assert "did you mean one/" in caught.value.remedy
+    assert plan_skips(steps, ["one/a"]) == {"one/a"}
+    with pytest.raises(UsageError) as caught:
+        plan_skips(steps, ["one"])
+    assert str(caught.value) == 'unresolved dependencies:: missing [one/b] phase(s) needed by "two" phase'
+    assert plan_skips(steps, ["one", "two"]) == {"one/a", "one/b", "two"}
+
+
+def test_a_generated_token_does_not_count_as_a_change() -> None:
+    def config(text: str, *, is_generated: bool) -> InitConfig:
+        token = BootstrapToken(Secret(text), is_generated=is_generated)
+        return dataclasses.replace(CONFIG, bootstrap_tokens=(token,))
+
+    def prints(text: str, *, is_generated: bool) -> dict[str, str]:
+        return fingerprint_inputs(config(text, is_generated=is_generated), ["bootstrap_tokens"])
+
+    assert prints("a.b", is_generated=True) == prints("c.d", is_generated=True)
+    assert prints("a.b", is_generated=False) != prints("c.d", is_generated=False)
+
+
+class TestState:
+    def test_damaged_newer_and_foreign_files_are_refused(self, host: LocalHost) -> None:
+        run(host, phases())
+        good = json.loads(host.read_text(Paths.state))
+        host.write_file(Path("/etc/machine-id"), "bbb\n")
+        for text, code in (
+            ("{", "state-damaged"),
+            ("[]", "state-damaged"),
+            (json.dumps({**good, "phases": {"x": {"nonsense": 1}}}), "state-damaged"),
+            (json.dumps({**good, "schema": 99}), "state-too-new"),
+            (json.dumps({**good, "machine_id": "aaa"}), "state-foreign"),
+        ):
+            host.write_file(Paths.state, text)
+            with pytest.raises(HostError) as caught:
+                load_state(host, Paths())
+            assert caught.value.code == code
