@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from kubeup.config import load
     from kubeup.config.types import InitConfig
     from kubeup.host import Host, LocalHost
+    from kubeup.report import Report
     from kubeup.workflow import Context, RunResult
 else:
     certshare = lazy_import("kubeup.certshare")
@@ -105,7 +106,8 @@ def _run_init(call: Invocation, *, only: str) -> int:
     with _locked(local, paths, f"kb {call.command.name}", is_dry=is_dry):
         node_state = state.load_state(target, paths)
         _require_same_node(node_state, config, paths)
-        ctx = _make_context(call, target, config, paths)
+        kubeconfig_file = Path(call.flags["kubeconfig"]) if "kubeconfig" in call.flags else None
+        ctx = make_context(target, config, paths, call.report, kubeconfig_file=kubeconfig_file)
         runner = workflow.Runner(call.command.workflow, call.command.phases, node_state)
         result = runner.run(ctx, only=only, skip=() if only else config.skip_phases)
     _print_result(call, result, target, local)
@@ -166,10 +168,12 @@ def _locked(local: LocalHost, paths: Paths, holder: str, *, is_dry: bool) -> Ite
         yield
 
 
-def _make_context(call: Invocation, target: Host, config: InitConfig, paths: Paths) -> Context:
-    kubeconfig_file = Path(call.flags["kubeconfig"]) if "kubeconfig" in call.flags else None
+def make_context(
+    target: Host, config: InitConfig, paths: Paths, report: Report, *, kubeconfig_file: Optional[Path] = None
+) -> Context:
+    """What the phases work with: the host, the configuration, and the API server as the admin of `kubeconfig_file`."""
 
-    def make_api(ctx: Context) -> kubeapi.Api:
+    def make_api(_: Context) -> kubeapi.Api:
         # admin.conf names the stable endpoint, which may not lead to this node yet: talk to this node itself
         server = "" if kubeconfig_file else local_server(config)
         identity = kubeapi.read_identity(target, kubeconfig_file or paths.admin_conf, server=server)
@@ -177,7 +181,7 @@ def _make_context(call: Invocation, target: Host, config: InitConfig, paths: Pat
 
     outputs = {"skipped_phases": frozenset(config.skip_phases)}
     release = releases.find_release(config.cluster.kubernetes_version)
-    return workflow.Context(target, paths, config, release, call.report, outputs, make_api)
+    return workflow.Context(target, paths, config, release, report, outputs, make_api)
 
 
 def local_server(config: InitConfig) -> str:

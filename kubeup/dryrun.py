@@ -78,6 +78,9 @@ class DryRunHost:
     def free_bytes(self, path: Path) -> int:
         return self.inner.free_bytes(path)
 
+    def mounts_below(self, path: Path) -> list[Path]:
+        return self.inner.mounts_below(path)
+
     def which(self, program: str) -> Optional[Path]:
         return self.inner.which(program)
 
@@ -155,6 +158,12 @@ class DryRunHost:
         self._dirs.discard(path)
         self._files[path] = None
         self.plan.append(Planned("remove", str(path)))
+        return True
+
+    def remove_tree(self, path: Path) -> bool:
+        if not self.is_dir(path):
+            return False
+        self.plan.append(Planned("remove", f"{path} and all that is in it"))
         return True
 
     def symlink(self, path: Path, target: str) -> bool:

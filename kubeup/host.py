@@ -15,6 +15,7 @@ import grp
 import http.client
 import os
 import pwd
+import re
 import shutil
 import socket
 import ssl
@@ -124,6 +125,7 @@ class Host(Protocol):
     def read_text(self, path: Path) -> str: ...
     def list_dir(self, path: Path) -> list[str]: ...
     def free_bytes(self, path: Path) -> int: ...
+    def mounts_below(self, path: Path) -> list[Path]: ...
     def which(self, program: str) -> Optional[Path]: ...
     def query(
         self, argv: Argv, *, timeout_s: float = 30, env: Optional[Mapping[str, str]] = None, stdin: str = ""
@@ -148,6 +150,7 @@ class Host(Protocol):
     ) -> bool: ...
     def make_dir(self, path: Path, *, mode: int = 0o755) -> bool: ...
     def remove(self, path: Path) -> bool: ...
+    def remove_tree(self, path: Path) -> bool: ...
     def symlink(self, path: Path, target: str) -> bool: ...
     def run(
         self, argv: Argv, *, timeout_s: float = 300, env: Optional[Mapping[str, str]] = None, stdin: str = ""
@@ -231,6 +234,16 @@ class LocalHost:
             place = place.parent
         found = os.statvfs(place)
         return found.f_bavail * found.f_frsize
+
+    def mounts_below(self, path: Path) -> list[Path]:
+        """The mount points strictly below `path`, deepest first, as /proc/self/mountinfo has them."""
+        if not self.is_live:
+            return []
+        with open("/proc/self/mountinfo") as file:
+            points = [line.split()[4] for line in file]
+        plain = (re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), point) for point in points)
+        below = {Path(point) for point in plain if point.startswith(f"{path}/")}
+        return sorted(below, key=lambda place: len(place.parts), reverse=True)
 
     def which(self, program: str) -> Optional[Path]:
         """Where `program` lies in PATH (sbin folders included, which a plain `su` leaves out)."""
@@ -405,6 +418,33 @@ class LocalHost:
             _sync_folder(place.parent)
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise _file_error(path, "remove", error) from error
+        return True
+
+    def remove_tree(self, path: Path) -> bool:
+        """Remove a folder with all that is in it; return whether there was one. A mount point (the folder itself)
+        is emptied and stays. Raises HostError (mount-in-the-way) where anything is mounted below it: what is
+        mounted is not the folder's to lose."""
+        place = self.at(path)
+        if not place.is_dir() or place.is_symlink():
+            return False
+        mounts = self.mounts_below(path)
+        if mounts:
+            raise HostError(
+                f"{path} is not removed",
+                cause=f"something is mounted below it: {', '.join(str(mount) for mount in mounts[:3])}",
+                remedy=f"find out what uses it and unmount it: umount {mounts[0]}",
+                code="mount-in-the-way",
+            )
+        try:
+            for entry in os.scandir(place):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path)
+                else:
+                    os.unlink(entry.path)
+            if not os.path.ismount(place):
+                os.rmdir(place)
         except OSError as error:
             raise _file_error(path, "remove", error) from error
         return True

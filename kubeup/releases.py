@@ -58,6 +58,10 @@ class Release:
     """KubeletConfiguration has the field crashLoopBackOff (1.32)."""
     min_external_etcd_tag: str = "3.5.24-0"
     """The oldest external etcd that preflight accepts."""
+    has_ecdsa_p384: bool = True
+    """encryptionAlgorithm may be ECDSA-P384 (1.34)."""
+    has_etcd_http_endpoints: bool = True
+    """ClusterConfiguration has etcd.external.httpEndpoints (1.35)."""
     feature_gates: tuple[str, ...] = (
         "ControlPlaneKubeletLocalMode",
         "NodeLocalCRISocket",
@@ -102,6 +106,8 @@ RELEASES: dict[int, Release] = {
         warns_without_runtime_config=False,
         mounts_flexvolume_dir=True,
         kubelet_config_has_crash_loop_back_off=False,
+        has_ecdsa_p384=False,
+        has_etcd_http_endpoints=False,
         feature_gates=(
             "ControlPlaneKubeletLocalMode",
             "EtcdLearnerMode",
@@ -124,6 +130,8 @@ RELEASES: dict[int, Release] = {
         needs_ip_and_iptables=True,
         warns_without_runtime_config=False,
         mounts_flexvolume_dir=True,
+        has_ecdsa_p384=False,
+        has_etcd_http_endpoints=False,
         feature_gates=(
             "ControlPlaneKubeletLocalMode",
             "EtcdLearnerMode",
@@ -145,6 +153,8 @@ RELEASES: dict[int, Release] = {
         kernel_mismatch_is_error=True,
         warns_without_runtime_config=False,
         mounts_flexvolume_dir=True,
+        has_ecdsa_p384=False,
+        has_etcd_http_endpoints=False,
         feature_gates=(
             "ControlPlaneKubeletLocalMode",
             "NodeLocalCRISocket",
@@ -162,6 +172,7 @@ RELEASES: dict[int, Release] = {
         refuses_cgroup_v1=False,
         warns_without_runtime_config=False,
         mounts_flexvolume_dir=True,
+        has_etcd_http_endpoints=False,
         feature_gates=(
             "ControlPlaneKubeletLocalMode",
             "NodeLocalCRISocket",

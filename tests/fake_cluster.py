@@ -35,7 +35,7 @@ class FakeCluster:
         if not self.is_up:
             raise Unreachable(url, "refused", "connection refused")
         parts = urllib.parse.urlsplit(url)
-        path = parts.path
+        path = urllib.parse.unquote(parts.path)
         self.requests.append(f"{method} {path}")
         if path in ("/livez", "/readyz", "/healthz"):
             return HttpResponse(200, b"ok")
@@ -137,7 +137,7 @@ class ClusterHost(LocalHost):
         self.clock = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
         self.before_write: Optional[Callable[[Path], None]] = None
         """Called before each file write: a test kills the run there by raising."""
-        for folder in ("etc", "usr/bin", "proc", "opt/cni/bin"):
+        for folder in ("etc", "usr/bin", "proc", "opt/cni/bin", "run/systemd/system"):
             (root / folder).mkdir(parents=True, exist_ok=True)
         (root / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
 

@@ -27,6 +27,7 @@ class FakeHost:
     programs: set[str] = field(default_factory=set)
     answers: dict[str, Answer] = field(default_factory=dict)
     urls: dict[str, HttpResponse] = field(default_factory=dict)
+    mounts: list[str] = field(default_factory=list)
     ports: dict[int, str] = field(default_factory=dict)
     names: dict[str, list[str]] = field(default_factory=dict)
     datagrams: dict[str, Callable[[bytes], bytes]] = field(default_factory=dict)
@@ -71,6 +72,10 @@ class FakeHost:
 
     def free_bytes(self, path: Path) -> int:
         return self.free
+
+    def mounts_below(self, path: Path) -> list[Path]:
+        below = [Path(mount) for mount in self.mounts if mount.startswith(f"{path}/")]
+        return sorted(below, key=lambda place: len(place.parts), reverse=True)
 
     def which(self, program: str) -> Optional[Path]:
         return Path("/usr/bin") / program if program in self.programs else None
@@ -154,6 +159,14 @@ class FakeHost:
             self.dirs.remove(str(path))
         else:
             return False
+        self.changes.append(f"remove {path}")
+        return True
+
+    def remove_tree(self, path: Path) -> bool:
+        if not self.is_dir(path):
+            return False
+        self.files = {name: data for name, data in self.files.items() if not name.startswith(f"{path}/")}
+        self.dirs = {name for name in self.dirs if name != str(path) and not name.startswith(f"{path}/")}
         self.changes.append(f"remove {path}")
         return True
 

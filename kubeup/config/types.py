@@ -13,6 +13,8 @@ from typing import Any, Optional
 
 from kubeup.secret import Secret
 
+_NO_SECRET = Secret("")
+
 FrozenDict = Mapping[str, Any]
 """A parsed YAML mapping that passes through kb unread (a KubeletConfiguration, an EnvVar). Nobody changes it."""
 
@@ -218,7 +220,7 @@ class InitConfig:
     node: NodeRegistration
     local_api_endpoint: LocalAPIEndpoint
     bootstrap_tokens: tuple[BootstrapToken, ...] = ()
-    certificate_key: Secret = Secret("")
+    certificate_key: Secret = _NO_SECRET
     skip_phases: tuple[str, ...] = ()
     dry_run: bool = False
     patches_directory: str = ""
@@ -243,7 +245,7 @@ class InitConfig:
 class BootstrapTokenDiscovery:
     """discovery.bootstrapToken of join."""
 
-    token: Secret = Secret("")
+    token: Secret = _NO_SECRET
     api_server_endpoint: str = ""
     ca_cert_hashes: tuple[str, ...] = ()
     unsafe_skip_ca_verification: bool = False
@@ -255,7 +257,7 @@ class Discovery:
 
     bootstrap_token: Optional[BootstrapTokenDiscovery] = None
     file: str = ""
-    tls_bootstrap_token: Secret = Secret("")
+    tls_bootstrap_token: Secret = _NO_SECRET
 
 
 @dataclass(frozen=True)
@@ -263,7 +265,7 @@ class JoinControlPlane:
     """controlPlane of join: its presence alone makes the node a control plane."""
 
     local_api_endpoint: Optional[LocalAPIEndpoint] = None
-    certificate_key: Secret = Secret("")
+    certificate_key: Secret = _NO_SECRET
 
 
 @dataclass(frozen=True)

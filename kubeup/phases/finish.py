@@ -24,9 +24,11 @@ WITHHELD = "<value withheld>"
 
 def show_join_command(ctx: Context) -> Outputs:
     """Put the closing text together; the command line prints it to stdout."""
-    admin = kubeconfig.read_kubeconfig(ctx.host.read_text(ctx.paths.admin_conf))
+    admin = kubeconfig.read_kubeconfig(
+        ctx.host.read_text(ctx.paths.admin_conf), host=ctx.host, path=ctx.paths.admin_conf
+    )
     server = admin.server.partition("://")[2]
-    pins = [pki.ca_cert_hash(pem) for pem in pki.split_pem_bundle(admin.ca_pem)]
+    pins = list(pki.ca_cert_hashes(admin.ca_pem))
     tokens = _read_tokens(ctx)
     if not tokens:
         ctx.report.note("no valid bootstrap token is left; make one: kb init phase bootstrap-token")

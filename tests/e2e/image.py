@@ -29,8 +29,8 @@ PACKAGES = (
     "iproute2", "iptables", "nftables", "conntrack", "socat", "ethtool", "kmod", "procps",
     # the runtime of an ordinary node
     "containerd", "runc", "containernetworking-plugins",
-    # for the tests: look at the network; busybox becomes the web image
-    "curl", "iputils-ping", "bind9-dnsutils", "busybox-static",
+    # for the tests, and for whoever looks around; busybox becomes the web image
+    "curl", "iputils-ping", "bind9-dnsutils", "busybox", "less", "vim-tiny", "jq", "tcpdump", "strace",
 )  # fmt: skip
 RUNTIME_PACKAGES = ("containerd", "runc", "containernetworking-plugins")
 
@@ -174,8 +174,8 @@ def _build_base(root: Path) -> None:
     (root / "etc/ssh/sshd_config.d/e2e.conf").write_text(SSHD_CONFIG)
     (root / "etc/hostname").unlink(missing_ok=True)
     (root / "etc/machine-id").write_text("")
-    for unit in MASKED_UNITS:
-        link = root / "etc/systemd/system" / unit
+    for name in MASKED_UNITS:
+        link = root / "etc/systemd/system" / name
         link.unlink(missing_ok=True)
         link.symlink_to("/dev/null")
     unit = root / "etc/systemd/system/e2e-cgroups.service"
@@ -196,7 +196,17 @@ def mount_overlay(root: Path, *, lower: list[Path], upper: Path, work: Path) -> 
     for folder in (root, upper, work):
         folder.mkdir(parents=True, exist_ok=True)
     stack = ":".join(str(layer) for layer in lower)
-    sh(["mount", "-t", "overlay", "overlay", "-o", f"lowerdir={stack},upperdir={upper},workdir={work}", str(root)])
+    sh(
+        [
+            "mount",
+            "-t",
+            "overlay",
+            "overlay",
+            "-o",
+            f"lowerdir={stack},upperdir={upper},workdir={work}",
+            str(root),
+        ]
+    )
     try:
         yield root
     finally:
@@ -273,7 +283,10 @@ def _download_package(name: str, suite: str, folder: Path) -> Path:
     ]
     apt = ["apt-get", *(f"-o{option}" for option in options)]
     sh([*apt, "update"], timeout_s=600)
-    sh(["sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", str(folder), *apt, "download", name], timeout_s=600)
+    sh(
+        ["sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", str(folder), *apt, "download", name],
+        timeout_s=600,
+    )
     (package,) = folder.glob("*.deb")
     return package
 

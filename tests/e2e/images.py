@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import tarfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -35,8 +34,20 @@ WEB_APPLETS = (
     "sh", "httpd", "nslookup", "wget", "nc", "ping", "ip", "cat", "ls", "echo", "env", "hostname", "sleep", "true", "id", "mount",
 )  # fmt: skip
 # What kube-proxy calls, where Debian keeps it; the many names of xtables are links.
-PROXY_PROGRAMS = ("usr/sbin/xtables-nft-multi", "usr/sbin/xtables-legacy-multi", "usr/sbin/nft", "usr/sbin/conntrack")
-XTABLES_NAMES = ("iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore")
+PROXY_PROGRAMS = (
+    "usr/sbin/xtables-nft-multi",
+    "usr/sbin/xtables-legacy-multi",
+    "usr/sbin/nft",
+    "usr/sbin/conntrack",
+)
+XTABLES_NAMES = (
+    "iptables",
+    "iptables-save",
+    "iptables-restore",
+    "ip6tables",
+    "ip6tables-save",
+    "ip6tables-restore",
+)
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -158,8 +169,7 @@ def plan_kube_proxy(release: Release) -> Image:
     paths = {*PROXY_PROGRAMS, *plugins, *find_libraries(base, (*PROXY_PROGRAMS, *plugins))}
     files: dict[str, Union[Path, bytes]] = {}
     for path in sorted(paths):
-        # The base has /lib and /lib64 as links into /usr; the image has plain folders, with each file where ldd names it.
-        files[path] = (base / path).resolve() if not (base / path).is_symlink() else _follow(base, path)
+        files[path] = _follow(base, path)
     files["usr/local/bin/kube-proxy"] = release.binary("kube-proxy")
     files["etc/nsswitch.conf"] = b"hosts: files dns\n"
     links = {f"usr/sbin/{name}": "xtables-nft-multi" for name in XTABLES_NAMES}
@@ -182,15 +192,16 @@ def _follow(base: Path, path: str) -> Path:
 
 def plan_web() -> Image:
     """A web server, and the programs to ask one: busybox under several names. Its page is the pod's own name."""
+    base = ensure_base()
     page = b"#!/bin/sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\n'\nhostname\n"
     files: dict[str, Union[Path, bytes]] = {
-        "bin/busybox": ensure_base() / "usr/bin/busybox" if (ensure_base() / "usr/bin/busybox").exists()
-        else ensure_base() / "bin/busybox",
+        "bin/busybox": base / "bin/busybox",
+        **{library: _follow(base, library) for library in find_libraries(base, ("bin/busybox",))},
         "www/index.html": b"kb e2e web\n",
         "www/cgi-bin/hostname": page,
         "etc/nsswitch.conf": b"hosts: files dns\n",
         "etc/passwd": b"root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n",
-    }  # fmt: skip
+    }
     links = {f"bin/{applet}": "busybox" for applet in WEB_APPLETS}
     names = (WEB_IMAGE, "docker.io/library/e2e-web:1")
     return Image(names, files, links, command=("/bin/httpd", "-f", "-p", "80", "-h", "/www"))
@@ -231,11 +242,3 @@ def copy_layout_as_tar(layout: Path, target: Path) -> Path:
         for name in ("oci-layout", "index.json", "blobs"):
             tar.add(layout / name, arcname=name)
     return target
-
-
-def remove_stale(folder: Path, keep: Path) -> None:
-    """Remove cached builds of the same thing (equal name up to the hash) other than `keep`."""
-    stem = keep.name.rsplit("-", 1)[0]
-    for other in folder.glob(f"{stem}-*"):
-        if other != keep and other.name.rsplit("-", 1)[0] == stem:
-            shutil.rmtree(other, ignore_errors=True)

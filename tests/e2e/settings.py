@@ -29,6 +29,9 @@ PROGRAMS = {
     "debootstrap": "debootstrap",
     "ip": "iproute2",
     "nsenter": "util-linux",
+    "nft": "nftables",
+    "curl": "curl",
+    "docker-registry": "docker-registry",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
 }
@@ -133,12 +136,12 @@ def has_cap_sys_resource() -> bool:
 def explain_why_not() -> Optional[str]:
     """One line that says why end-to-end tests cannot run here, or None when they can."""
     if not os.environ.get("KB_E2E_BIN"):
-        return "end-to-end tests need real Kubernetes binaries: set KB_E2E_BIN (tests/e2e/README.md says how)"
+        return "they need real Kubernetes binaries: set KB_E2E_BIN (tests/e2e/README.md says how)"
     if not read_releases():
         return f"no complete release (READY, versions.env) below KB_E2E_BIN={os.environ['KB_E2E_BIN']}"
     if os.geteuid() != 0:
-        return "end-to-end tests boot nodes, which only root may do"
+        return "they boot nodes, which only root may do"
     missing = sorted({package for program, package in PROGRAMS.items() if not shutil.which(program)})
     if missing:
-        return "end-to-end tests need programs: apt-get install " + " ".join(missing)
+        return "they need programs: apt-get install " + " ".join(missing)
     return None

@@ -65,6 +65,7 @@ def sh(
     shown: Optional[str] = None,
 ) -> Result:
     """Run a program of this machine to its end. `shown` is the command to name in messages, if not argv itself."""
+    __tracebackhide__ = True  # pytest: the caller is of interest
     data = stdin.encode() if isinstance(stdin, str) else stdin
     name = shown or shlex.join(argv)
     # A session of its own, so that the interrupt key stops the test and not the program half way.

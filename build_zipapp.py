@@ -1,0 +1,526 @@
+#!/usr/bin/env python3
+"""Build dist/kb.pyz: kb and what it needs, in one file, bit for bit the same wherever it is built.
+
+    python3 build_zipapp.py                                       the fat one: Python 3.9-3.14 on x86_64 and aarch64
+    python3 build_zipapp.py --platform linux_x86_64 --python 3.11 a slim one
+    python3 build_zipapp.py --wheels DIR                          with no network: the wheels of wheels.lock are in DIR
+    python3 build_zipapp.py --update-lock                         write wheels.lock anew from PINS
+
+Owns: PINS, wheels.lock, the layout of the archive. Must not: import kb, or take anything from the machine into the
+archive but this source tree and the wheels that wheels.lock names by their sha256. (The one thing that it cannot hold
+fast is the compressor: an interpreter with zlib-ng in place of zlib packs the same members into other bytes.)
+The other half is kubeup/_native.py, which finds the compiled modules at run time. Runs on Python 3.9 with nothing
+installed; pip is needed only where a wheel is not in build/wheels yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+REPO = Path(__file__).resolve().parent
+LOCK_NAME = "wheels.lock"
+
+PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
+PLATFORMS = ("linux_x86_64", "linux_aarch64")
+
+MACHINES = {"x86_64": 62, "aarch64": 183}
+"""e_machine of ELF for each architecture."""
+
+MAX_GLIBC = (2, 17)
+"""What manylinux2014 promises: RHEL 8, Ubuntu 20.04 and Debian 11 have newer ones."""
+
+SYSTEM_LIBRARIES = ("libc.so.6", "libdl.so.2", "libgcc_s.so.1", "libm.so.6", "libpthread.so.0", "librt.so.1")
+LOADERS = ("ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1")
+
+SHEBANG = b"#!/usr/bin/env python3\n"
+MEMBER_MODE = 0o100644
+EPOCH_1980 = 315532800
+"""The first moment that a zip can name, and the date of every member unless SOURCE_DATE_EPOCH says another."""
+
+SBOM = "sbom.cdx.json"
+NATIVE_INDEX = "_native/index.txt"
+RUST = "cryptography/hazmat/bindings/_rust.abi3.so"
+
+
+class BuildError(Exception):
+    """Why there is no kb.pyz, in one line."""
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One version of a distribution, and what it is fetched for. kb.pyz takes cryptography's cp39-abi3 wheel for every
+    Python: the cp311-abi3 one, which pip prefers on newer ones, needs symbols that 3.9 does not have."""
+
+    name: str
+    version: str
+    pythons: tuple[str, ...]
+    platforms: tuple[str, ...] = PLATFORMS
+    one_for_all: bool = False
+    """One wheel, that of the first Python and platform, serves all: a stable ABI, or pure code."""
+
+
+PINS = (
+    Pin("cryptography", "50.0.2", PYTHONS, one_for_all=True),
+    Pin("cffi", "2.0.0", ("3.9",)),
+    Pin("cffi", "2.1.1", ("3.10", "3.11", "3.12", "3.13", "3.14")),
+    # Its compiled half is left out, so that the first wheel's pure half serves every platform.
+    Pin("pyyaml", "6.0.3", PYTHONS, platforms=("any",), one_for_all=True),
+)
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """One line of wheels.lock."""
+
+    file: str
+    sha256: str
+    platform: str
+    """`linux_x86_64`, `linux_aarch64`, or `any` for pure code."""
+    pythons: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.file.split("-")[0]
+
+    @property
+    def version(self) -> str:
+        return self.file.split("-")[1]
+
+    @property
+    def arch(self) -> str:
+        return self.platform.partition("_")[2]
+
+    def serves(self, platforms: Sequence[str], pythons: Sequence[str]) -> bool:
+        return self.platform in ("any", *platforms) and any(python in pythons for python in self.pythons)
+
+
+# wheels.lock
+
+
+def parse_lock(text: str) -> list[Wheel]:
+    """`<file> sha256:<hex> <platform>:<first Python>[-<last Python>]`, a line each; # starts a comment."""
+    wheels = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        match = re.fullmatch(r"(\S+\.whl) sha256:([0-9a-f]{64}) (\w+):(3\.\d+)(?:-(3\.\d+))?", " ".join(words))
+        if match is None:
+            raise BuildError(f"{LOCK_NAME}:{number}: not `FILE.whl sha256:HEX PLATFORM:PYTHON[-PYTHON]`: {line}")
+        file, sha256, platform, first, last = match.groups()
+        try:
+            pythons = PYTHONS[PYTHONS.index(first) : PYTHONS.index(last or first) + 1]
+        except ValueError:
+            raise BuildError(f"{LOCK_NAME}:{number}: {first}-{last} is not within {PYTHONS[0]}-{PYTHONS[-1]}") from None
+        if platform not in ("any", *PLATFORMS):
+            raise BuildError(f"{LOCK_NAME}:{number}: the platform {platform} is none of any, {', '.join(PLATFORMS)}")
+        wheels.append(Wheel(file, sha256, platform, pythons))
+    return wheels
+
+
+def render_lock(wheels: Iterable[Wheel]) -> str:
+    lines = [
+        "# The wheels in kb.pyz: file, sha256, what it is for. Written by `python3 build_zipapp.py --update-lock`.",
+    ]
+    for wheel in sorted(wheels, key=lambda wheel: (wheel.name, parse_minor(wheel.pythons[0]), wheel.file)):
+        first, last = wheel.pythons[0], wheel.pythons[-1]
+        span = first if first == last else f"{first}-{last}"
+        lines.append(f"{wheel.file} sha256:{wheel.sha256} {wheel.platform}:{span}")
+    return "\n".join(lines) + "\n"
+
+
+def parse_minor(python: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in python.split("."))
+
+
+def select_wheels(lock: Iterable[Wheel], platforms: Sequence[str], pythons: Sequence[str]) -> list[Wheel]:
+    """The wheels of one build. Raises BuildError when a target lacks one of its three."""
+    wheels = [wheel for wheel in lock if wheel.serves(platforms, pythons)]
+    for platform in platforms:
+        for python in pythons:
+            for name in dict.fromkeys(pin.name for pin in PINS):
+                if not any(wheel.name == name and wheel.serves((platform,), (python,)) for wheel in wheels):
+                    raise BuildError(
+                        f"{LOCK_NAME} has no {name} for {platform}, Python {python}: build_zipapp.py --update-lock"
+                    )
+    return wheels
+
+
+# fetching
+
+
+def pip_target_args(platform: str, python: str) -> list[str]:
+    """pip's words for one target. `--python-version 3.9` would mean 3.9.0, for which pip silently takes an old
+    cryptography; and pip evaluates markers for the Python that runs it, hence --no-deps."""
+    arch = (PLATFORMS[0] if platform == "any" else platform).partition("_")[2]
+    tag = "cp" + python.replace(".", "")
+    return [
+        *("--no-deps", "--only-binary", ":all:", "--implementation", "cp"),
+        *("--python-version", "3.9.2" if python == "3.9" else python, "--abi", tag, "--abi", "abi3"),
+        *("--platform", f"manylinux2014_{arch}", "--platform", f"manylinux_2_17_{arch}"),
+    ]
+
+
+def find_pip() -> list[str]:
+    """A pip that runs. It may belong to another Python than this one: the targets are told to it."""
+    candidates = [[sys.executable, "-m", "pip"]]
+    candidates += [[path] for path in (shutil.which("pip3"), shutil.which("pip")) if path]
+    for argv in candidates:
+        if subprocess.run([*argv, "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0:
+            return argv
+    raise BuildError("wheels have to be fetched and there is no pip: install it, or give --wheels DIR")
+
+
+def run_pip_download(requirements: Sequence[str], *, target: Sequence[str], folder: Path) -> None:
+    """Fetch `requirements` from wherever pip is set up to look."""
+    with tempfile.TemporaryDirectory() as scratch:
+        listed = Path(scratch, "requirements.txt")
+        listed.write_text("".join(f"{line}\n" for line in requirements))
+        argv = [*find_pip(), "download", "--quiet", "--no-input", "--dest", str(folder), *target, "-r", str(listed)]
+        result = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if result.returncode != 0:
+        named = ", ".join(line.split()[0] for line in requirements)
+        if "DO NOT MATCH THE HASHES" in result.stdout:
+            raise BuildError(f"what pip fetched for {named} has another sha256 than {LOCK_NAME} says")
+        errors = [line for line in result.stdout.splitlines() if line.startswith("ERROR")]
+        raise BuildError(f"pip cannot fetch {named}: {errors[-1] if errors else result.stdout[-200:].strip()}")
+
+
+def ensure_wheels(wheels: Sequence[Wheel], folder: Path, *, may_fetch: bool) -> None:
+    """Have each of `wheels` in `folder`, with the sha256 of the lock."""
+    missing = [wheel for wheel in wheels if not (folder / wheel.file).is_file()]
+    if missing and not may_fetch:
+        raise BuildError(f"{folder} lacks {', '.join(wheel.file for wheel in missing)}")
+    groups: dict[tuple[str, str], list[Wheel]] = {}
+    for wheel in missing:
+        groups.setdefault((wheel.platform, wheel.pythons[0]), []).append(wheel)
+    if groups:
+        folder.mkdir(parents=True, exist_ok=True)
+    for (platform, python), group in groups.items():
+        run_pip_download(
+            [f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}" for wheel in group],
+            target=["--require-hashes", *pip_target_args(platform, python)],
+            folder=folder,
+        )
+    for wheel in wheels:
+        path = folder / wheel.file
+        if not path.is_file():
+            raise BuildError(f"pip fetched something else than {wheel.file} of {LOCK_NAME}")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if digest != wheel.sha256:
+            raise BuildError(f"{path} has sha256 {digest}, and {LOCK_NAME} says {wheel.sha256}: remove it")
+
+
+def resolve_pins() -> list[Wheel]:
+    """Fetch every pin without a hash, and say what came. The one step that trusts the index: review its diff."""
+    wheels = []
+    for pin in PINS:
+        for platform in pin.platforms:
+            for python in pin.pythons[:1] if pin.one_for_all else pin.pythons:
+                with tempfile.TemporaryDirectory() as scratch:
+                    target = pip_target_args(platform, python)
+                    run_pip_download([f"{pin.name}=={pin.version}"], target=target, folder=Path(scratch))
+                    (path,) = Path(scratch).iterdir()
+                    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                pythons = pin.pythons if pin.one_for_all else (python,)
+                wheels.append(Wheel(path.name, digest, platform, pythons))
+    return wheels
+
+
+# ELF
+
+
+@dataclass(frozen=True)
+class Elf:
+    """What decides whether a shared library loads."""
+
+    machine: int
+    glibc: tuple[int, ...]
+    """The newest GLIBC_ symbol version that it asks for."""
+    needed: tuple[str, ...]
+
+
+def read_elf(data: bytes) -> Elf:
+    """Read a 64-bit little-endian ELF file. Raises BuildError for anything else."""
+    if data[:6] != b"\x7fELF\x02\x01":
+        raise BuildError("not a 64-bit little-endian ELF file")
+    (machine,) = struct.unpack_from("<H", data, 18)
+    (table_at,) = struct.unpack_from("<Q", data, 40)
+    size, count = struct.unpack_from("<HH", data, 58)
+    # name, type, flags, address, offset, size, link, info, alignment, entry size
+    sections = [struct.unpack_from("<IIQQQQIIQQ", data, table_at + index * size) for index in range(count)]
+
+    def text_at(section: int, offset: int) -> str:
+        start = sections[section][4] + offset
+        return data[start : data.index(b"\0", start)].decode()
+
+    needed, versions = [], []
+    for _, kind, _, _, offset, length, link, entries, _, _ in sections:
+        if kind == 6:  # SHT_DYNAMIC
+            for tag, value in struct.iter_unpack("<QQ", data[offset : offset + length]):
+                if tag == 0:
+                    break
+                if tag == 1:  # DT_NEEDED
+                    needed.append(text_at(link, value))
+        if kind == 0x6FFFFFFE:  # SHT_GNU_verneed
+            for _ in range(entries):
+                _, names, _, first, following = struct.unpack_from("<HHIII", data, offset)
+                at = offset + first
+                for _ in range(names):
+                    _, _, _, name, step = struct.unpack_from("<IHHII", data, at)
+                    versions.append(text_at(link, name))
+                    at += step
+                offset += following
+    glibc = [tuple(map(int, found[6:].split("."))) for found in versions if re.fullmatch(r"GLIBC_[\d.]+", found)]
+    return Elf(machine, max(glibc, default=(0,)), tuple(sorted(needed)))
+
+
+def check_elf(elf: Elf, *, arch: str, member: str) -> None:
+    """Raise BuildError unless `elf` loads on every node that kb.pyz is for."""
+    if elf.machine != MACHINES[arch]:
+        raise BuildError(f"{member} is for ELF machine {elf.machine}, not for {arch}")
+    if elf.glibc > MAX_GLIBC:
+        raise BuildError(f"{member} needs glibc {'.'.join(map(str, elf.glibc))}, more than manylinux2014 may")
+    foreign = [name for name in elf.needed if name not in (*SYSTEM_LIBRARIES, *LOADERS)]
+    if foreign:
+        raise BuildError(f"{member} needs {', '.join(foreign)}, which a node may not have")
+
+
+# the archive's members
+
+
+def collect_source(repo: Path) -> dict[str, bytes]:
+    """kb.py, the package, configs/ and the texts at the root."""
+    paths = [repo / "kb.py"]
+    paths += [repo / name for name in ("LICENSE", "NOTICE", "README.md") if (repo / name).is_file()]
+    paths += (repo / "kubeup").rglob("*.py")
+    paths += (path for path in (repo / "configs").rglob("*") if path.is_file())
+    members = {}
+    for path in paths:
+        name = path.relative_to(repo).as_posix()
+        if "__pycache__" in name or name.startswith("configs/zipapp/") or path.name.startswith(".") or name[-1] == "~":
+            continue
+        members[name] = path.read_bytes()
+    members["__main__.py"] = (repo / "configs/zipapp/__main__.py").read_bytes()
+    return members
+
+
+def collect_wheel(wheel: Wheel, data: Mapping[str, bytes]) -> dict[str, bytes]:
+    """What kb.pyz takes from one wheel, by its name in the archive."""
+    members = {}
+    for name, content in data.items():
+        top = name.split("/")[0]
+        if top.endswith(".dist-info"):
+            target = _place_metadata(name, wheel)
+        elif name.endswith(".so"):
+            target = f"_native/{wheel.arch}/{name}" if wheel.platform != "any" else None
+        elif top in ("cryptography", "yaml") and name.endswith((".py", "/py.typed")):
+            target = name
+        else:
+            target = None  # the cffi package, headers, type stubs: nothing imports them at run time
+        if target is not None:
+            members[target] = content
+    return members
+
+
+def _place_metadata(name: str, wheel: Wheel) -> Optional[str]:
+    """Licences and METADATA are the same for every architecture; an SBOM is not. RECORD and WHEEL would be untrue."""
+    top, _, rest = name.partition("/")
+    if rest.startswith("sboms/"):
+        return f"{top}/sboms/{wheel.arch or 'any'}/{rest[len('sboms/') :]}"
+    return name if rest == "METADATA" or rest.startswith("licenses/") else None
+
+
+def read_wheel(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {info.filename: archive.read(info) for info in archive.infolist() if not info.is_dir()}
+
+
+def plan_members(repo: Path, wheels: Sequence[Wheel], folder: Path) -> dict[str, bytes]:
+    """Every member of kb.pyz. Raises BuildError when two sources disagree about one."""
+    members = collect_source(repo)
+    for wheel in wheels:
+        for name, content in collect_wheel(wheel, read_wheel(folder / wheel.file)).items():
+            if members.setdefault(name, content) != content:
+                raise BuildError(f"{wheel.file} has another {name} than what is in kb.pyz already")
+    members[NATIVE_INDEX] = render_native_index(members).encode()
+    version = read_version(members["kubeup/__init__.py"].decode())
+    members[SBOM] = render_sbom(version, wheels, licences=read_licences(members)).encode()
+    return members
+
+
+def render_native_index(members: Mapping[str, bytes]) -> str:
+    """A line for each compiled module: its import name, the glibc it needs, sha256, member."""
+    lines = []
+    for name in sorted(members):
+        if not name.endswith(".so"):
+            continue
+        _, arch, file = name.split("/", 2)
+        elf = read_elf(members[name])
+        check_elf(elf, arch=arch, member=name)
+        module = file.split(".")[0].replace("/", ".")
+        digest = hashlib.sha256(members[name]).hexdigest()
+        lines.append(f"{module} {'.'.join(map(str, elf.glibc))} {digest} {name}")
+    return "\n".join(lines) + "\n"
+
+
+def read_version(text: str) -> str:
+    match = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if match is None:
+        raise BuildError('kubeup/__init__.py has no line __version__ = "..."')
+    return match.group(1)
+
+
+def read_licences(members: Mapping[str, bytes]) -> dict[str, str]:
+    """The licence of each `name-version`, as its METADATA has it."""
+    licences = {}
+    for name, content in members.items():
+        top, _, rest = name.partition("/")
+        if rest == "METADATA":
+            head = content.decode().partition("\n\n")[0]
+            match = re.search(r"^License-Expression: (.+)$", head, re.MULTILINE) or re.search(
+                r"^License: (.+)$", head, re.MULTILINE
+            )
+            if match is None:
+                raise BuildError(f"{name} names no licence")
+            licences[top[: -len(".dist-info")]] = match.group(1).strip()
+    return licences
+
+
+def render_sbom(version: str, wheels: Sequence[Wheel], *, licences: Mapping[str, str]) -> str:
+    """CycloneDX 1.5: kb, and each wheel with its sha256. What is compiled into a wheel (OpenSSL, the Rust crates) is
+    in that wheel's own SBOM, below its .dist-info. No date and a serial number made from the content."""
+    components = [
+        {
+            "type": "library",
+            "bom-ref": wheel.file,
+            "name": wheel.name,
+            "version": wheel.version,
+            "purl": f"pkg:pypi/{wheel.name}@{wheel.version}?file_name={wheel.file}",
+            "licenses": [{"expression": licences[f"{wheel.name}-{wheel.version}"]}],
+            "hashes": [{"alg": "SHA-256", "content": wheel.sha256}],
+        }
+        for wheel in sorted(wheels, key=lambda wheel: wheel.file)
+    ]
+    kb = {
+        "type": "application",
+        "bom-ref": "kb",
+        "name": "kb",
+        "version": version,
+        "licenses": [{"expression": "Apache-2.0"}],
+    }
+    dependencies = [{"ref": "kb", "dependsOn": [component["bom-ref"] for component in components]}]
+    body = json.dumps([kb, components], sort_keys=True)
+    document = {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.5",
+        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, body)}",
+        "version": 1,
+        "metadata": {"component": kb},
+        "components": components,
+        "dependencies": dependencies,
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+# the file
+
+
+def read_date(environment: Mapping[str, str]) -> tuple[int, int, int, int, int, int]:
+    """The date of every member, in UTC."""
+    text = environment.get("SOURCE_DATE_EPOCH", "")
+    if text and not text.isdigit():
+        raise BuildError(f"SOURCE_DATE_EPOCH={text} is no number of seconds")
+    year, month, day, hour, minute, second = time.gmtime(max(int(text or 0), EPOCH_1980))[:6]
+    return year, month, day, hour, minute, second
+
+
+def write_zipapp(members: Mapping[str, bytes], output: Path, *, date: tuple[int, int, int, int, int, int]) -> str:
+    """Write the archive and its .sha256 beside it. A kb that runs from the old file keeps it: a rename replaces it."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
+    scratch = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(SHEBANG)
+            with zipfile.ZipFile(file, "w") as archive:
+                for member in sorted(members):
+                    info = zipfile.ZipInfo(member, date)
+                    info.create_system = 3
+                    info.external_attr = MEMBER_MODE << 16
+                    info.compress_type = zipfile.ZIP_DEFLATED
+                    archive.writestr(info, members[member], compresslevel=9)
+        digest = hashlib.sha256(scratch.read_bytes()).hexdigest()
+        scratch.chmod(0o755)
+        scratch.replace(output)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
+    checksum = output.with_name(output.name + ".sha256")
+    checksum.write_text(f"{digest}  {output.name}\n")
+    checksum.chmod(0o644)
+    return digest
+
+
+def parse_choice(text: str, known: Sequence[str], *, flag: str) -> list[str]:
+    """`3.9,3.11` -> the known ones among them, in the order of `known`."""
+    words = text.split(",")
+    unknown = [word for word in words if word not in known]
+    if unknown:
+        raise BuildError(f"{flag} {','.join(unknown)}: not one of {','.join(known)}")
+    return [word for word in known if word in words]
+
+
+def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="build_zipapp.py", description="Build kb.pyz.")
+    parser.add_argument("--output", type=Path, default=REPO / "dist" / "kb.pyz", help="the file to write (%(default)s)")
+    parser.add_argument("--platform", default=",".join(PLATFORMS), help="%(default)s")
+    parser.add_argument("--python", default=",".join(PYTHONS), help="%(default)s")
+    parser.add_argument("--wheels", type=Path, help="take the wheels from this folder alone, fetch nothing")
+    parser.add_argument("--update-lock", action="store_true", help=f"write {LOCK_NAME} anew, build nothing")
+    return parser.parse_args(argv)
+
+
+def build(args: argparse.Namespace) -> str:
+    """Do what the command line says; the line to print."""
+    if args.update_lock:
+        wheels = resolve_pins()
+        (REPO / LOCK_NAME).write_text(render_lock(wheels))
+        return f"{LOCK_NAME}: {len(wheels)} wheels"
+    platforms = parse_choice(args.platform, PLATFORMS, flag="--platform")
+    pythons = parse_choice(args.python, PYTHONS, flag="--python")
+    wheels = select_wheels(parse_lock((REPO / LOCK_NAME).read_text()), platforms, pythons)
+    folder = args.wheels or REPO / "build" / "wheels"
+    ensure_wheels(wheels, folder, may_fetch=args.wheels is None)
+    digest = write_zipapp(plan_members(REPO, wheels, folder), args.output, date=read_date(os.environ))
+    size_mb = args.output.stat().st_size / 1e6
+    return f"{args.output}: {size_mb:.1f} MB, sha256 {digest}"
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    try:
+        print(build(parse_args(argv)))
+    except (BuildError, OSError, zipfile.BadZipFile) as error:
+        print(f"build_zipapp.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+"""The first code that runs in kb.pyz.
+
+Owns: the refusal of an interpreter that is too old, and the path from which everything else is imported.
+Must not: use syntax that Python 3.6 cannot parse, or import anything of kb before the version is known.
+
+Mirrors nothing of kubeadm. build_zipapp.py puts this file at the root of the archive.
+"""
+
+import sys
+
+
+def main():
+    if sys.version_info < (3, 9, 2):
+        found = ".".join(str(number) for number in sys.version_info[:3])
+        sys.stderr.write("kb: needs Python 3.9.2 or newer, this is " + found + ": run it with a newer python3\n")
+        return 3
+    import os
+
+    # A link that is switched to another version, or a later chdir, must not change what a running kb imports.
+    sys.path[0] = os.path.realpath(os.path.dirname(__file__))
+
+    import kb
+
+    return kb.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""The two addons of every cluster: CoreDNS and kube-proxy.
+
+Owns their objects and the decision what of a running CoreDNS is kept: its number of replicas and an edited
+Corefile. Must not talk to the cluster: the phases pass in what is there. Mirrors
+cmd/kubeadm/app/phases/addons/{dns,proxy} and cmd/kubeadm/app/componentconfigs/kubeproxy.go.
+"""
+
+from __future__ import annotations
+
+import copy
+import ipaddress
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from kubeup import images, kubelet, patches
+from kubeup.clusterobjects import HASH_ANNOTATION
+from kubeup.config.types import ClusterConfiguration, InitConfig
+from kubeup.errors import ClusterError
+from kubeup.kubeapi import Object
+from kubeup.kubeconfig import control_plane_url
+from kubeup.releases import RELEASES, Release
+from kubeup.render import dump_yaml, fill_template, load_all_yaml, load_yaml, read_resource
+
+DNS_LABEL = "k8s-app=kube-dns"
+KUBE_PROXY_KUBECONFIG = "/var/lib/kube-proxy/kubeconfig.conf"
+_DNS_ADDRESS_INDEX = 10
+_PROBE_PORTS = {"liveness-probe": 8080, "readiness-probe": 8181}
+
+
+# ---- CoreDNS
+
+
+@dataclass(frozen=True)
+class RunningDns:
+    """What a cluster's DNS is like now. Everything is as in a new cluster where there is none."""
+
+    deployment: str = "coredns"
+    replicas: int = 2
+    corefile: str = ""
+    service_address: str = ""
+
+
+def parse_running_dns(
+    deployments: Sequence[Mapping[str, Any]],
+    config_map: Optional[Mapping[str, Any]],
+    service: Optional[Mapping[str, Any]],
+) -> RunningDns:
+    """From the Deployments that carry kube-dns' label, ConfigMap coredns and Service kube-dns.
+
+    Raises ClusterError (dns-deployments-many) where more than one Deployment serves the cluster's names.
+    """
+    if len(deployments) > 1:
+        names = ", ".join(sorted(str(found["metadata"]["name"]) for found in deployments))
+        raise ClusterError(
+            f"{len(deployments)} Deployments in kube-system carry the label {DNS_LABEL}: {names}",
+            cause="kb cannot tell which of them is the cluster's DNS",
+            remedy="delete the one that is not: kubectl -n kube-system delete deployment NAME",
+            code="dns-deployments-many",
+        )
+    new = RunningDns()
+    found = deployments[0] if deployments else {}
+    return RunningDns(
+        deployment=str((found.get("metadata") or {}).get("name") or new.deployment),
+        replicas=int((found.get("spec") or {}).get("replicas", new.replicas)),
+        corefile=str(((config_map or {}).get("data") or {}).get("Corefile", "")),
+        service_address=str(((service or {}).get("spec") or {}).get("clusterIP", "")),
+    )
+
+
+def dns_service_address(cluster: ClusterConfiguration) -> str:
+    """The address of Service kube-dns: index 10 of the first service CIDR."""
+    return str(ipaddress.ip_network(cluster.service_cidrs()[0])[_DNS_ADDRESS_INDEX])
+
+
+def render_corefile(cluster: ClusterConfiguration, release: Release) -> str:
+    return fill_template(f"addons/{release.corefile}", {"dns_domain": cluster.networking.dns_domain})
+
+
+def is_default_corefile(text: str, cluster: ClusterConfiguration) -> bool:
+    """Whether `text` says what kubeadm or kb writes in any of the minors that kb knows; spacing and comments do
+    not count. Only such a Corefile is replaced."""
+    return any(_tokens(text) == _tokens(render_corefile(cluster, row)) for row in RELEASES.values())
+
+
+def _tokens(corefile: str) -> list[list[str]]:
+    lines = (line.partition("#")[0].split() for line in corefile.splitlines())
+    return [line for line in lines if line]
+
+
+def render_coredns(
+    config: InitConfig, release: Release, *, running: RunningDns, patch: Optional[patches.Patches] = None
+) -> list[Object]:
+    """CoreDNS' objects in the order in which they are written.
+
+    Raises ClusterError (dns-address-differs) where the cluster's kube-dns has another address than this
+    configuration gives it: Kubernetes does not move a Service.
+    """
+    cluster = config.cluster
+    address = dns_service_address(cluster)
+    if running.service_address not in ("", address):
+        raise ClusterError(
+            f"Service kube-dns has the address {running.service_address}, and serviceSubnet "
+            f"{cluster.networking.service_subnet} gives it {address}",
+            cause="a Service's address cannot be changed, and every pod has the old one in its resolv.conf",
+            remedy=f"put networking.serviceSubnet back to the range that {running.service_address} comes from",
+            code="dns-address-differs",
+        )
+    values = {
+        "deployment": running.deployment,
+        "replicas": running.replicas,
+        "image": images.image_of("coredns", cluster, release).ref,
+        "service_address": address,
+    }
+    objects = _load("addons/coredns.yaml", values)
+    is_edited = running.corefile != "" and not is_default_corefile(running.corefile, cluster)
+    for index, found in enumerate(objects):
+        if found["kind"] == "ConfigMap":
+            found["data"]["Corefile"] = running.corefile if is_edited else render_corefile(cluster, release)
+        elif found["kind"] == "Deployment":
+            if not release.has_named_probe_ports:
+                _number_probe_ports(found)
+            if patch is not None:
+                objects[index] = patch.apply("corednsdeployment", found)
+    return objects
+
+
+def _number_probe_ports(deployment: Object) -> None:
+    """Older minors have no container ports for the probes: those name the numbers."""
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    container["ports"] = [port for port in container["ports"] if port["name"] not in _PROBE_PORTS]
+    for probe in ("livenessProbe", "readinessProbe"):
+        container[probe]["httpGet"]["port"] = _PROBE_PORTS[container[probe]["httpGet"]["port"]]
+
+
+# ---- kube-proxy
+
+
+def render_kube_proxy_config(config: InitConfig) -> dict[str, Any]:
+    """The KubeProxyConfiguration: zero values, what kb knows of the cluster, the user's fields on top."""
+    is_ipv6 = ":" in config.local_api_endpoint.advertise_address
+    known: dict[str, Any] = {
+        "bindAddress": "::" if is_ipv6 else "0.0.0.0",  # noqa: S104 kubeadm's value
+        "clusterCIDR": config.cluster.networking.pod_subnet,
+        "clientConnection": {"kubeconfig": KUBE_PROXY_KUBECONFIG},
+    }
+    zero = load_yaml(read_resource("addons/kube-proxy-config.yaml"))
+    return merge(merge(zero, known), config.kube_proxy)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the fields of `over` put on top, mappings field by field, everything else as a whole."""
+    merged = copy.deepcopy(dict(base))
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def render_kube_proxy(config: InitConfig, release: Release) -> list[Object]:
+    """kube-proxy's objects in the order in which they are written."""
+    objects = _load("addons/kube-proxy.yaml", {"image": images.image_of("kube-proxy", config.cluster, release).ref})
+    config_map, daemon_set = objects[0], objects[1]
+    kubeconfig = fill_template("addons/kube-proxy-kubeconfig.yaml", {"server": control_plane_url(config)})
+    # the two files end without a newline, as kubeadm's do: the hash below is over the text
+    config_map["data"] = {
+        "config.conf": dump_yaml(render_kube_proxy_config(config)).rstrip("\n"),
+        "kubeconfig.conf": kubeconfig.rstrip("\n"),
+    }
+    if not config.kube_proxy:
+        config_map["metadata"]["annotations"] = {HASH_ANNOTATION: kubelet.component_config_hash(config_map["data"])}
+    (container,) = daemon_set["spec"]["template"]["spec"]["containers"]
+    container["env"] += [{"name": name, "value": value} for name, value in sorted(config.proxy_env.items())]
+    return objects
+
+
+def _load(name: str, values: Mapping[str, object]) -> list[Object]:
+    return [dict(document) for document in load_all_yaml(fill_template(name, values))]

@@ -1,0 +1,214 @@
+"""The files that control plane nodes share, encrypted in the Secret kubeadm-certs (--upload-certs).
+
+Owns the format of that Secret, which kubeadm reads and writes too. Knows no phase; does not talk to the cluster.
+Mirrors cmd/kubeadm/app/phases/copycerts/copycerts.go and cmd/kubeadm/app/util/crypto/crypto.go.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from kubeup import pki, tokens
+from kubeup.config.types import BootstrapToken, ClusterConfiguration
+from kubeup.errors import ClusterError, HostError, UsageError
+from kubeup.host import Host
+from kubeup.paths import Paths
+from kubeup.pem import split_pem
+from kubeup.secret import Secret
+
+SECRET_NAME = "kubeadm-certs"  # noqa: S105
+TTL_S = 2 * 3600
+"""How long the shared files stay in the cluster."""
+
+_NONCE_BYTES = 12
+_SHARED = ("ca.crt", "ca.key", "front-proxy-ca.crt", "front-proxy-ca.key", "sa.pub", "sa.key")
+_SHARED_ETCD = ("etcd/ca.crt", "etcd/ca.key")
+
+
+# ---- the key and the cipher
+
+
+def new_certificate_key() -> Secret:
+    """A new certificate key: 32 bytes as 64 hex digits."""
+    return Secret(secrets.token_hex(32))
+
+
+def parse_certificate_key(key: Secret) -> bytes:
+    """The 32 bytes of a certificate key. Raises UsageError (bad-certificate-key), which does not repeat the key."""
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", key.reveal()):
+        raise UsageError(
+            "the certificate key",
+            cause=f"a certificate key is 64 hex digits; this one has {len(key.reveal())} characters, or others",
+            remedy="make one: kb certs certificate-key",
+            code="bad-certificate-key",
+        )
+    return bytes.fromhex(key.reveal())
+
+
+def encrypt(plaintext: bytes, key: Secret) -> bytes:
+    """AES-256-GCM: a fresh nonce, the ciphertext, the tag."""
+    nonce = os.urandom(_NONCE_BYTES)
+    return nonce + AESGCM(parse_certificate_key(key)).encrypt(nonce, plaintext, None)
+
+
+def decrypt(data: bytes, key: Secret) -> bytes:
+    """The plaintext of what encrypt made. Raises ClusterError (certificate-key-wrong)."""
+    try:
+        return AESGCM(parse_certificate_key(key)).decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], None)
+    except (InvalidTag, ValueError) as error:
+        raise ClusterError(
+            f"the Secret kube-system/{SECRET_NAME} does not open with this certificate key",
+            cause="the key is another one: each upload makes a new key unless one is given",
+            remedy="upload again on a control plane node and use the key that is printed: "
+            "kb init phase upload-certs --upload-certs",
+            code="certificate-key-wrong",
+        ) from error
+
+
+# ---- up
+
+
+def shared_files(paths: Paths, cluster: ClusterConfiguration) -> dict[str, Path]:
+    """What control plane nodes share: the key in the Secret, and the file on a node."""
+    external = cluster.external_etcd
+    names = _SHARED + (_SHARED_ETCD if external is None else ())
+    files = {name.replace("/", "-"): paths.pki / name for name in names}
+    if external is not None:
+        wanted = (
+            ("external-etcd-ca.crt", external.ca_file),
+            ("external-etcd.crt", external.cert_file),
+            ("external-etcd.key", external.key_file),
+        )
+        files.update({key: Path(file) for key, file in wanted if file})
+    return files
+
+
+def secret_keys(cluster: ClusterConfiguration) -> tuple[str, ...]:
+    """Every key that the Secret must have; a file that is not there has an empty value."""
+    if cluster.external_etcd is None:
+        return tuple(name.replace("/", "-") for name in _SHARED + _SHARED_ETCD)
+    return (*_SHARED, "external-etcd-ca.crt", "external-etcd.crt", "external-etcd.key")
+
+
+def check_shareable(host: Host, paths: Paths) -> None:
+    """Raise HostError (external-ca-not-shareable) where a CA's key is kept elsewhere: it cannot be given on."""
+    for name in ("ca", "front-proxy-ca"):
+        if pki.is_external_ca(host, paths, name):
+            spec = pki.CERTS[name]
+            raise HostError(
+                f"the files of the CA {name} cannot be uploaded",
+                cause=f"{spec.cert_path(paths)} has no key beside it: the CA signs elsewhere",
+                remedy="leave out --upload-certs, and copy the certificates of each further node there yourself",
+                code="external-ca-not-shareable",
+            )
+
+
+def read_shared_files(host: Host, paths: Paths, cluster: ClusterConfiguration) -> dict[str, bytes]:
+    """The plaintexts, by key in the Secret; empty for a file that is not there. Raises as check_shareable does."""
+    check_shareable(host, paths)
+    files = shared_files(paths, cluster)
+    return {
+        key: host.read_bytes(files[key]) if key in files and host.exists(files[key]) else b""
+        for key in secret_keys(cluster)
+    }
+
+
+def make_proxy_token() -> BootstrapToken:
+    """A token that lets nobody in: when it expires, the Secret that it owns goes with it."""
+    description = f"Proxy for managing TTL for the {SECRET_NAME} secret"
+    return BootstrapToken(tokens.generate_token(), description=description, ttl_s=TTL_S, usages=(), groups=())
+
+
+def render_certs_secret(
+    files: Mapping[str, bytes], certificate_key: Secret, *, token_id: str, token_uid: str
+) -> dict[str, Any]:
+    """The Secret with each of `files` encrypted, owned by the Secret of the proxy token."""
+    data = {key: encrypt(content, certificate_key) if content else b"" for key, content in sorted(files.items())}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": SECRET_NAME,
+            "namespace": "kube-system",
+            "ownerReferences": [
+                {
+                    "apiVersion": "v1",
+                    "kind": "Secret",
+                    "name": tokens.secret_name(token_id),
+                    "uid": token_uid,
+                    "controller": True,
+                    "blockOwnerDeletion": True,
+                }
+            ],
+        },
+        "data": {key: base64.b64encode(content).decode() for key, content in data.items()},
+    }
+
+
+# ---- down
+
+
+@dataclass(frozen=True)
+class SharedFile:
+    """A file to be written on a joining control plane node."""
+
+    path: Path
+    data: Secret
+    mode: int
+
+
+def plan_downloads(
+    secret: Mapping[str, Any], certificate_key: Secret, *, paths: Paths, cluster: ClusterConfiguration
+) -> tuple[SharedFile, ...]:
+    """The files in the Secret, opened, and where they belong.
+
+    Raises ClusterError: certs-secret-incomplete, certificate-key-wrong, certs-secret-damaged.
+    """
+    data = secret.get("data") or {}
+    missing = [key for key in secret_keys(cluster) if key not in data]
+    if missing:
+        raise ClusterError(
+            f"the Secret kube-system/{SECRET_NAME} is not whole",
+            cause=f"it lacks {', '.join(missing)}",
+            remedy="upload again on a control plane node: kb init phase upload-certs --upload-certs",
+            code="certs-secret-incomplete",
+        )
+    return tuple(
+        _plan_download(key, data[key], certificate_key, path=path)
+        for key, path in shared_files(paths, cluster).items()
+        if data[key]
+    )
+
+
+def _plan_download(key: str, encoded: str, certificate_key: Secret, *, path: Path) -> SharedFile:
+    try:
+        encrypted = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise _damaged_secret(f"its entry {key} is not base64") from error
+    text = decrypt(encrypted, certificate_key).decode(errors="replace")
+    labels = [label for label, _ in split_pem(text)]
+    if any(label.endswith("PRIVATE KEY") for label in labels):
+        return SharedFile(path, Secret(text), 0o600)
+    if any(label == "CERTIFICATE" or label.endswith("PUBLIC KEY") for label in labels):
+        return SharedFile(path, Secret(text), 0o644)
+    raise _damaged_secret(f"its entry {key} is neither a key nor a certificate")
+
+
+def _damaged_secret(cause: str) -> ClusterError:
+    return ClusterError(
+        f"the Secret kube-system/{SECRET_NAME} cannot be used",
+        cause=cause,
+        remedy="upload again on a control plane node: kb init phase upload-certs --upload-certs",
+        code="certs-secret-damaged",
+    )

@@ -1,0 +1,283 @@
+"""The objects that kb puts into a cluster so that nodes can join and kubeadm can go on: configuration ConfigMaps,
+RBAC, cluster-info, a node's labels and taints.
+
+Owns their values, and the few rules of writing them that server-side apply alone does not cover (a binding's
+roleRef, signatures in cluster-info, a taint list). Must not decide when they are written: phases do. Mirrors
+cmd/kubeadm/app/phases/{uploadconfig,bootstraptoken,markcontrolplane,patchnode}.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Optional
+
+from kubeup.config.types import PodNetwork, Taint
+from kubeup.errors import ClusterError, HostError
+from kubeup.host import Unreachable
+from kubeup.kubeapi import AlreadyExists, Api, ApiRefused, Object, path_of
+from kubeup.render import dump_yaml, load_all_yaml, load_yaml, read_resource
+
+SYSTEM = "kube-system"
+PUBLIC = "kube-public"
+HASH_ANNOTATION = "kubeadm.kubernetes.io/component-config.hash"
+CRI_SOCKET_ANNOTATION = "kubeadm.alpha.kubernetes.io/cri-socket"
+JWS_PREFIX = "jws-kubeconfig-"
+
+CONTROL_PLANE_LABELS = {
+    "node-role.kubernetes.io/control-plane": "",
+    "node.kubernetes.io/exclude-from-external-load-balancers": "",
+}
+CONTROL_PLANE_TAINT = Taint(key="node-role.kubernetes.io/control-plane", effect="NoSchedule")
+
+_BINDINGS = ("RoleBinding", "ClusterRoleBinding")
+
+
+# ---- values
+
+
+def load_objects(name: str) -> list[Object]:
+    """The objects of a file below configs/ ("rbac/bootstrap.yaml"), in its order."""
+    return [dict(document) for document in load_all_yaml(read_resource(name))]
+
+
+def render_config_map(
+    name: str,
+    data: Mapping[str, str],
+    *,
+    namespace: str = SYSTEM,
+    labels: Optional[Mapping[str, str]] = None,
+    annotations: Optional[Mapping[str, str]] = None,
+) -> Object:
+    metadata: dict[str, Any] = {"name": name, "namespace": namespace}
+    if labels:
+        metadata["labels"] = dict(labels)
+    if annotations:
+        metadata["annotations"] = dict(annotations)
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": dict(data)}
+
+
+def render_kubeadm_config(stored: Mapping[str, Any]) -> Object:
+    """ConfigMap kubeadm-config, from the ClusterConfiguration document that is to be stored."""
+    return render_config_map("kubeadm-config", {"ClusterConfiguration": dump_yaml(dict(stored))})
+
+
+def render_component_config(
+    name: str, data: Mapping[str, str], generated_hash: str, *, labels: Optional[Mapping[str, str]] = None
+) -> Object:
+    """ConfigMap kubelet-config or kube-proxy. `generated_hash` is "" where a user gave the document: without the
+    annotation an upgrade leaves it alone."""
+    annotations = {HASH_ANNOTATION: generated_hash} if generated_hash else None
+    return render_config_map(name, data, labels=labels, annotations=annotations)
+
+
+def render_cluster_info(server: str, ca_pem: str) -> Object:
+    """ConfigMap cluster-info: all that a node needs to find the cluster, once it has checked the signature."""
+    cluster = {"certificate-authority-data": base64.b64encode(ca_pem.encode()).decode(), "server": server}
+    kubeconfig = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "", "cluster": cluster}],
+        "contexts": None,
+        "current-context": "",
+        "users": None,
+    }
+    return render_config_map("cluster-info", {"kubeconfig": dump_yaml(kubeconfig)}, namespace=PUBLIC)
+
+
+def render_kb_config(network: PodNetwork) -> Object:
+    """ConfigMap kb-config: the cluster's pod network, so that a node that joins sets up the same one or none."""
+    stored = {"plugin": network.plugin, "backend": network.backend, "mtu": network.mtu}
+    return render_config_map("kb-config", {"podNetwork": dump_yaml(stored)})
+
+
+def parse_kb_config(found: Optional[Mapping[str, Any]]) -> PodNetwork:
+    """The pod network in ConfigMap kb-config. A cluster without one was made by kubeadm and brings its own."""
+    text = str(((found or {}).get("data") or {}).get("podNetwork", ""))
+    stored = load_yaml(text) if text else None
+    if not isinstance(stored, dict):
+        return PodNetwork(plugin="none")
+    return PodNetwork(
+        plugin=str(stored.get("plugin", "none")),
+        backend=str(stored.get("backend", "auto")),
+        mtu=int(stored.get("mtu", 0)),
+    )
+
+
+def render_taint(taint: Taint) -> dict[str, str]:
+    found = {"key": taint.key, "value": taint.value, "effect": taint.effect, "timeAdded": taint.time_added}
+    return {name: value for name, value in found.items() if value}
+
+
+def plan_node_marks(node: Mapping[str, Any], taints: Sequence[Taint]) -> Optional[dict[str, Any]]:
+    """A merge patch that makes `node` a control plane; None where it is one.
+
+    The configured taints come first, the others that the node has stay behind them. The patch carries the node's
+    resourceVersion: controllers add and remove taints at the same time, and the list is replaced as a whole.
+    """
+    meta, spec = node["metadata"], node.get("spec") or {}
+    missing = {
+        key: value for key, value in CONTROL_PLANE_LABELS.items() if (meta.get("labels") or {}).get(key) != value
+    }
+    wanted = [render_taint(taint) for taint in taints]
+    marks = {(taint["key"], taint["effect"]) for taint in wanted}
+    existing = list(spec.get("taints") or [])
+    merged = [*wanted, *(taint for taint in existing if (taint["key"], taint["effect"]) not in marks)]
+    has_taints = all(any(covers(found, taint) for found in existing) for taint in wanted)
+    if not missing and has_taints:
+        return None
+    patch: dict[str, Any] = {"metadata": {"labels": missing, "resourceVersion": meta.get("resourceVersion")}}
+    if not has_taints:
+        patch["spec"] = {"taints": merged}
+    return patch
+
+
+def covers(found: Any, wanted: Any) -> bool:
+    """Whether everything that `wanted` names is in `found` with the same value: the server adds defaults of its
+    own to what was applied, and others add fields, so an equal object is not to be had."""
+    if found is None:
+        return wanted in (None, {}, [], "", 0, False)  # the server leaves empty values out
+    if isinstance(wanted, Mapping):
+        return isinstance(found, Mapping) and all(covers(found.get(key), value) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        if not isinstance(found, list) or len(found) != len(wanted):
+            return False
+        return all(covers(one, other) for one, other in zip(found, wanted))
+    return bool(found == wanted)
+
+
+# ---- looks
+
+
+def has_objects(api: Api, objects: Iterable[Object]) -> bool:
+    """Whether each object is in the cluster as rendered."""
+    return all(covers(api.get(api.object_path(wanted)), wanted) for wanted in objects)
+
+
+def read_pod_network(api: Api) -> PodNetwork:
+    """The pod network that the cluster says it has; plugin "none" where it says nothing, which is where kubeadm
+    made it: its nodes may not read kb-config, so "forbidden" means the same as "not there"."""
+    try:
+        return parse_kb_config(api.get(path_of("ConfigMap", "kb-config", SYSTEM)))
+    except ApiRefused as error:
+        if error.http_status != 403:
+            raise
+        return PodNetwork(plugin="none")
+
+
+# ---- changes
+
+
+def apply_objects(api: Api, objects: Iterable[Object]) -> bool:
+    """Apply each object in order; return whether anything changed.
+
+    Raises ClusterError (binding-role-differs) for a binding that exists and binds another role, which no update
+    can change.
+    """
+    changed = False
+    for wanted in objects:
+        if wanted["kind"] in _BINDINGS:
+            _check_role_ref(wanted, api.get(api.object_path(wanted)))
+        changed = api.apply(wanted) or changed
+    return changed
+
+
+def _check_role_ref(wanted: Object, found: Optional[Object]) -> None:
+    if found is None:
+        return
+    have, want = found.get("roleRef") or {}, wanted["roleRef"]
+    if (have.get("kind"), have.get("name")) == (want["kind"], want["name"]):
+        return
+    meta = wanted["metadata"]
+    where = f" -n {meta['namespace']}" if "namespace" in meta else ""
+    raise ClusterError(
+        f"{wanted['kind']} {meta['name']!r} binds {have.get('kind')} {have.get('name')!r}, "
+        f"and must bind {want['kind']} {want['name']!r}",
+        cause="another tool or person made it, and Kubernetes lets nobody change the role of a binding",
+        remedy=f"kubectl delete {wanted['kind'].lower()}{where} {meta['name']}, then run the command again",
+        code="binding-role-differs",
+    )
+
+
+def apply_component_config(api: Api, wanted: Object) -> bool:
+    """Apply a ConfigMap that carries the hash annotation or must not: a user's own document has none, and applying
+    does not take away what another tool set. Returns whether anything changed."""
+    found = api.get(api.object_path(wanted))
+    has_hash = bool(found and HASH_ANNOTATION in ((found["metadata"].get("annotations")) or {}))
+    wants_hash = HASH_ANNOTATION in (wanted["metadata"].get("annotations") or {})
+    changed = api.apply(wanted)
+    if has_hash and not wants_hash:
+        api.patch(api.object_path(wanted), {"metadata": {"annotations": {HASH_ANNOTATION: None}}})
+        return True
+    return changed
+
+
+def apply_cluster_info(api: Api, wanted: Object) -> bool:
+    """Write cluster-info. Signatures stay while the kubeconfig in it is the same; over a changed one they would
+    make every join fail, so they go and the controller-manager signs anew."""
+    path = api.object_path(wanted)
+    found = api.get(path)
+    have = (found or {}).get("data") or {}
+    kubeconfig = wanted["data"]["kubeconfig"]
+    if found is None:
+        return api.apply(wanted)
+    if have.get("kubeconfig") == kubeconfig:
+        return False
+    stale = {key: None for key in have if key.startswith(JWS_PREFIX)}
+    api.patch(path, {"data": {**stale, "kubeconfig": kubeconfig}})
+    return True
+
+
+def mark_control_plane(api: Api, name: str, taints: Sequence[Taint]) -> bool:
+    """Give node `name` the labels and taints of a control plane; return whether it lacked any."""
+    path = path_of("Node", name)
+    for attempt in range(10):
+        node = api.get(path)
+        patch = plan_node_marks(node or {"metadata": {}}, taints)
+        if patch is None:
+            return False
+        try:
+            api.patch(path, patch)
+        except ApiRefused as error:
+            if error.http_status != 409 or attempt == 9:  # somebody else changed the node meanwhile
+                raise
+            continue
+        return True
+    return True
+
+
+def ensure_admin_binding(api: Api, make_super_api: Callable[[], Api]) -> bool:
+    """Give admin.conf's group its rights; return whether the binding had to be made.
+
+    `api` is admin.conf, which may do it once the binding is there; super-admin.conf may always, and is on the first
+    control plane alone, so it is opened where it is needed. Raises ClusterError (admin-not-bound) where neither may.
+    """
+    (binding,) = load_objects("rbac/cluster-admins.yaml")
+    try:
+        api.create(binding)
+    except AlreadyExists:
+        return False
+    except ApiRefused as error:
+        if error.http_status != 403:
+            raise
+        return _bind_with_super_admin(make_super_api, binding)
+    return True
+
+
+def _bind_with_super_admin(make_super_api: Callable[[], Api], binding: Object) -> bool:
+    try:
+        make_super_api().create(binding)
+    except AlreadyExists:
+        return False
+    except HostError as error:
+        if isinstance(error, Unreachable):
+            raise
+        raise ClusterError(
+            "admin.conf has no rights in the cluster yet",
+            cause="ClusterRoleBinding kubeadm:cluster-admins is missing, and super-admin.conf, which could make it, "
+            f"cannot be used: {error}",
+            remedy="run the command on the first control plane, or make super-admin.conf there: "
+            "kb init phase kubeconfig super-admin",
+            code="admin-not-bound",
+        ) from error
+    return True

@@ -1,0 +1,65 @@
+"""v1beta3 trees -> v1beta4 trees. The one place that knows how the two differ; goes when v1beta3 goes.
+
+Source: cmd/kubeadm/app/apis/kubeadm/v1beta3/conversion.go
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kubeup.config import schema
+from kubeup.config.documents import Document
+from kubeup.config.problems import Problems
+
+_ARG_FIELDS = {
+    "InitConfiguration": ("nodeRegistration.kubeletExtraArgs",),
+    "JoinConfiguration": ("nodeRegistration.kubeletExtraArgs",),
+    "ClusterConfiguration": (
+        "apiServer.extraArgs",
+        "controllerManager.extraArgs",
+        "scheduler.extraArgs",
+        "etcd.local.extraArgs",
+    ),
+}
+_DEFAULT_TIMEOUT_S = 240
+
+
+def convert_documents(documents: list[Document], problems: Problems) -> dict[str, dict[str, Any]]:
+    """Kind -> v1beta4 tree. Every v1beta3 document costs a warning."""
+    trees: dict[str, dict[str, Any]] = {}
+    wait_s = 0
+    for document in documents:
+        tree: dict[str, Any] = dict(document.tree)
+        trees[document.kind] = tree
+        if document.api_version != schema.V1BETA3:
+            continue
+        problems.warnings.append(
+            f"{document.file}:{document.line}: {schema.V1BETA3} is deprecated and gone from Kubernetes 1.37; "
+            f"convert the file: kb config migrate --old-config {document.file}"
+        )
+        for path in _ARG_FIELDS[document.kind]:
+            _convert_args(tree, document.kind, path, problems)
+        if document.kind == "ClusterConfiguration" and "apiServer" in tree:
+            wait_s = tree["apiServer"].pop("timeoutForControlPlane", 0)
+        if document.kind == "JoinConfiguration" and "timeout" in tree.get("discovery", {}):
+            tree["timeouts"] = {"discovery": tree["discovery"].pop("timeout")}
+            problems.move_origin(document.kind, "discovery.timeout", "timeouts.discovery")
+    if wait_s not in (0, _DEFAULT_TIMEOUT_S):
+        init = trees.setdefault("InitConfiguration", {})
+        init["timeouts"] = {**init.get("timeouts", {}), "controlPlaneComponentHealthCheck": wait_s}
+    return trees
+
+
+def _convert_args(tree: dict[str, Any], kind: str, path: str, problems: Problems) -> None:
+    """A mapping of name: value becomes the ordered list of v1beta4, sorted by name."""
+    *parents, last = path.split(".")
+    place: Any = tree
+    for name in parents:
+        place = place.get(name)
+        if not place:
+            return
+    if last in place:
+        names = sorted(place[last])
+        for index, name in enumerate(names):
+            problems.move_origin(kind, f"{path}.{name}", f"{path}[{index}]")
+        place[last] = [{"name": name, "value": place[last][name]} for name in names]

@@ -1,0 +1,386 @@
+"""What the machine has to be asked for: node name, address, runtime socket, version, a free pod network, proxies.
+
+Looks only. Every choice comes back with the sentence that says why (`note`), or with what is wrong and what to do
+(`message`, `remedy`). Below --root there is no running system to ask, and each choice says so.
+Source: cmd/kubeadm/app/util/version.go, cmd/kubeadm/app/util/runtime/runtime.go,
+staging/src/k8s.io/apimachinery/pkg/util/net/interface.go
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional, Union
+
+from kubeup import releases
+from kubeup.config.types import NodeRegistration
+from kubeup.errors import KbError
+from kubeup.host import Host
+
+Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
+Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+
+PLACEHOLDER_ADDRESSES = {4: "192.0.2.10", 6: "2001:db8::10"}
+"""Documentation addresses by IP version: stand where no running system can be asked."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value and why it was chosen; or, with `message`, why none could be."""
+
+    value: str
+    note: str = ""
+    warning: str = ""
+    message: str = ""
+    remedy: str = ""
+
+
+# ---- addresses
+
+
+@dataclass(frozen=True)
+class Interface:
+    name: str
+    addresses: tuple[Address, ...]
+    """Global unicast ones, in the kernel's order."""
+    is_up: bool = True
+
+
+_NOT_CANDIDATES = ("lo", "docker", "cni", "veth", "virbr", "br-", "kb", "flannel", "cilium", "cali", "tunl", "kube-")
+"""Interfaces (by their names' beginnings) that hold addresses of containers and virtual machines."""
+
+
+def parse_address(text: str) -> Optional[Address]:
+    """An IP address without zone or prefix; None for anything else."""
+    if "%" in text or len(text) > 45:
+        return None
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def is_global_unicast(address: Address) -> bool:
+    """Go's IsGlobalUnicast: private addresses count, link-local, loopback, multicast and broadcast do not."""
+    return not (
+        address.is_unspecified
+        or address.is_loopback
+        or address.is_multicast
+        or address.is_link_local
+        or str(address) == "255.255.255.255"
+    )
+
+
+def _query_json(host: Host, *argv: str) -> Optional[list[Any]]:
+    result = host.query(argv, timeout_s=10)
+    if not result.ok:
+        return None
+    try:
+        found = json.loads(result.stdout or "[]")
+    except ValueError:
+        return None
+    return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else None
+
+
+def read_interfaces(host: Host) -> Optional[list[Interface]]:
+    """The machine's interfaces; None where the program `ip` cannot say."""
+    rows = _query_json(host, "ip", "-json", "addr")
+    if rows is None:
+        return None
+    found = []
+    for row in rows:
+        parsed = (parse_address(str(info.get("local", ""))) for info in row.get("addr_info", ()))
+        addresses = tuple(address for address in parsed if address and is_global_unicast(address))
+        found.append(Interface(str(row.get("ifname", "")), addresses, "UP" in row.get("flags", ["UP"])))
+    return found
+
+
+def read_default_interfaces(host: Host) -> dict[int, list[str]]:
+    """IP version -> interfaces of its default routes, the kernel's order."""
+    found: dict[int, list[str]] = {4: [], 6: []}
+    for line in _read_lines(host, "/proc/net/route")[1:]:
+        words = line.split()
+        if len(words) >= 8 and words[1] == "00000000" and words[7] == "00000000":
+            found[4].append(words[0])
+    for line in _read_lines(host, "/proc/net/ipv6_route"):
+        words = line.split()
+        if len(words) >= 10 and words[0] == "0" * 32 and words[1] == "00" and words[4] != "0" * 32:
+            found[6].append(words[9])
+    return found
+
+
+def _read_lines(host: Host, path: str) -> list[str]:
+    try:
+        return host.read_text(Path(path)).splitlines() if host.exists(Path(path)) else []
+    except KbError:
+        return []
+
+
+def is_open_address(given: str) -> bool:
+    """Whether the machine is to be asked: nothing was given, or an unspecified or loopback address."""
+    wanted = parse_address(given)
+    return not given or (wanted is not None and (wanted.is_unspecified or wanted.is_loopback))
+
+
+def choose_advertise_address(host: Host, given: str, *, prefer: int) -> Choice:
+    """The address that this API server is reached at; `prefer` is the IP version to take where there are both.
+    What is given and names one machine is the answer itself."""
+    if not is_open_address(given):
+        return Choice(given)
+    if host.mode == "root":
+        return Choice(
+            PLACEHOLDER_ADDRESSES[prefer],
+            note=f"no running system below --root: advertise address {PLACEHOLDER_ADDRESSES[prefer]} is a "
+            "placeholder, give --apiserver-advertise-address",
+        )
+    wanted = parse_address(given)
+    interfaces = read_interfaces(host)
+    if interfaces is None:
+        return Choice(
+            "",
+            message="the addresses of this machine cannot be listed: the program ip (package iproute2) is missing or failed",
+            remedy="give the address: --apiserver-advertise-address, or localAPIEndpoint.advertiseAddress",
+        )
+    if wanted is not None and wanted.is_loopback:
+        return _choose_on_loopback(interfaces, given)
+    return _choose_by_routes(host, interfaces, prefer=prefer)
+
+
+def _choose_on_loopback(interfaces: list[Interface], given: str) -> Choice:
+    for interface in interfaces:
+        if interface.name == "lo" and interface.addresses:
+            return Choice(
+                str(interface.addresses[0]), note=f"advertise address {interface.addresses[0]}, which lo holds"
+            )
+    return Choice(
+        "",
+        message=f"nobody else can reach the loopback address {given}, and lo holds no other address",
+        remedy="give an address of one of this machine's networks",
+    )
+
+
+def _choose_by_routes(host: Host, interfaces: list[Interface], *, prefer: int) -> Choice:
+    by_name = {interface.name: interface for interface in interfaces}
+    defaults = read_default_interfaces(host)
+    for version in (prefer, 10 - prefer):
+        for name in defaults[version]:
+            for holder in (name, "lo"):
+                held = by_name[holder].addresses if holder in by_name and by_name[holder].is_up else ()
+                for address in held:
+                    if address.version == version:
+                        return Choice(str(address), note=_address_note(address, name, interfaces))
+    candidates = _candidates(interfaces)
+    if len(candidates) == 1:
+        address, name = candidates[0]
+        return Choice(
+            str(address), note=f"advertise address {address}: no default route, {name} holds the only address"
+        )
+    shown = ", ".join(f"{address} ({name})" for address, name in candidates)
+    return Choice(
+        "",
+        message="no default route tells which address others reach this machine at"
+        + (f"; it has {shown}" if shown else ", and no interface holds an address"),
+        remedy="give one: --apiserver-advertise-address, or localAPIEndpoint.advertiseAddress",
+    )
+
+
+def _candidates(interfaces: list[Interface]) -> list[tuple[Address, str]]:
+    return [
+        (address, interface.name)
+        for interface in interfaces
+        if interface.is_up and not interface.name.startswith(_NOT_CANDIDATES)
+        for address in interface.addresses
+    ]
+
+
+def _address_note(chosen: Address, name: str, interfaces: list[Interface]) -> str:
+    """ "" where there was nothing to choose."""
+    others = [f"{address} ({other})" for address, other in _candidates(interfaces) if address != chosen]
+    if not others:
+        return ""
+    return f"advertise address {chosen}: {name} holds the default route; this machine also has {', '.join(others)}"
+
+
+# ---- runtime
+
+
+_SOCKETS = ("/var/run/containerd/containerd.sock", "/var/run/crio/crio.sock", "/var/run/cri-dockerd.sock")
+
+
+def choose_cri_socket(host: Host) -> Choice:
+    """The one runtime socket that is there; containerd's where none is."""
+    if host.mode == "root":
+        return Choice(NodeRegistration.cri_socket)
+    found = [path for path in _SOCKETS if host.exists(Path(path)) or host.exists(Path(path[len("/var") :]))]
+    if len(found) > 1:
+        return Choice(
+            NodeRegistration.cri_socket,
+            message=f"several container runtimes are there: {', '.join(f'unix://{path}' for path in found)}",
+            remedy="name the one to use: nodeRegistration.criSocket, or --cri-socket",
+        )
+    return Choice(f"unix://{found[0]}" if found else NodeRegistration.cri_socket)
+
+
+# ---- version
+
+
+_LABEL = re.compile(r"(?:release/)?((?:ci/)?(?:stable|latest)(?:-1(?:\.(\d{1,3}))?)?)")
+_RELEASES_URL = "https://dl.k8s.io/release/{}.txt"
+_BUILDS_URL = "https://storage.googleapis.com/k8s-release-dev/{}.txt"
+_GIVE_VERSION = f"give a full version such as {releases.NEWEST_PROVEN}"
+
+
+def is_version_label(text: str) -> bool:
+    return _LABEL.fullmatch(text.strip()) is not None
+
+
+def choose_version(host: Host, wanted: str) -> Choice:
+    """The full version that `wanted` stands for: a version, a label (looked up in the network), or "" (the
+    installed kubelet's; nothing is asked of the network then)."""
+    plain = wanted.strip()
+    parsed = releases.parse_version(plain[len("release/") :] if plain.startswith("release/") else plain)
+    if parsed:
+        return Choice(parsed.text)
+    if not plain:
+        return _choose_local_version(host)
+    match = _LABEL.fullmatch(plain)
+    if not match:
+        return Choice(
+            "",
+            message=f"{plain[:60]!r} is neither a version nor a label such as stable-1 or latest-1.35",
+            remedy=_GIVE_VERSION,
+        )
+    return _look_up_label(host, match.group(1), match.group(2))
+
+
+def _choose_local_version(host: Host) -> Choice:
+    kubelet = host.which("kubelet")
+    if kubelet is not None:
+        text = host.query([kubelet, "--version"], timeout_s=10).stdout.strip()
+        parsed = releases.parse_version(text[len("Kubernetes ") :]) if text.startswith("Kubernetes ") else None
+        if parsed:
+            return Choice(parsed.text, note=f"Kubernetes {parsed.text}, the version of {kubelet}")
+    newest = releases.NEWEST_PROVEN
+    return Choice(newest, note=f"Kubernetes {newest}: no version was given and no kubelet is installed")
+
+
+def _look_up_label(host: Host, label: str, minor: Optional[str]) -> Choice:
+    version, trouble = _fetch_label(host, label)
+    newest = max(releases.RELEASES)
+    if version and version.minor > newest and not label.startswith("ci/"):
+        label = f"stable-1.{newest}"
+        version, trouble = _fetch_label(host, label)
+    if version:
+        return Choice(version.text, note=f"Kubernetes {version.text}, which {label} stands for now")
+    local = _choose_local_version(host)
+    chosen = releases.parse_version(local.value)
+    if (minor and chosen and chosen.minor != int(minor)) or label.startswith("ci/"):
+        return Choice("", message=f"the version label {label} could not be looked up: {trouble}", remedy=_GIVE_VERSION)
+    return Choice(
+        local.value,
+        note=local.note,
+        warning=f"the version label {label} could not be looked up ({trouble}): taking {local.value}",
+    )
+
+
+def _fetch_label(host: Host, label: str) -> tuple[Optional[releases.Version], str]:
+    url = (_BUILDS_URL if label.startswith("ci/") else _RELEASES_URL).format(label)
+    try:
+        answer = host.http_get(url, timeout_s=10)
+    except KbError as error:
+        return None, str(error)
+    if answer.status != 200:
+        return None, f"{url} answered with HTTP status {answer.status}"
+    text = answer.body[:100].decode(errors="replace").strip()
+    version = releases.parse_version(text)
+    return version, "" if version else f"{url} answered {text[:40]!r}, which is no version"
+
+
+# ---- pod network
+
+
+def choose_pod_subnet(host: Host, families: Iterable[int], taken: Iterable[str]) -> Choice:
+    """A pod network for each IP version in `families` that overlaps neither `taken` (CIDRs, addresses) nor a
+    route of this machine. A cluster that is already here keeps its own."""
+    present = _present_pod_subnet(host)
+    if present:
+        return Choice(present, note=f"pod network {present}, the one of the cluster that is here")
+    used = [ipaddress.ip_network(cidr, strict=False) for cidr in taken]
+    chosen, passed = [], []
+    for family in families:
+        routes = used + (read_routes(host, family) if host.mode != "root" else [])
+        for candidate in _pod_candidates(family):
+            clash = next((net for net in routes if net.version == family and net.overlaps(candidate)), None)
+            if clash is None:
+                chosen.append(str(candidate))
+                break
+            passed.append(f"{candidate} overlaps {clash}")
+        else:
+            return Choice(
+                "",
+                message="no pod network that kb tries is free on this machine: each overlaps one of its routes",
+                remedy="give one: networking.podSubnet, or --pod-network-cidr",
+            )
+    value = ",".join(chosen)
+    why = f" ({'; '.join(passed[:3])})" if passed else ""
+    return Choice(value, note=f"pod network {value}: none was given, and no route of this machine overlaps it{why}")
+
+
+def _pod_candidates(family: int) -> Iterator[Network]:
+    if family == 6:
+        yield from (ipaddress.ip_network(f"fd00:10:{number}::/56") for number in range(244, 256))
+        return
+    yield from (ipaddress.ip_network(f"10.{number}.0.0/16") for number in range(244, 256))
+    yield from (ipaddress.ip_network(f"172.{number}.0.0/16") for number in range(20, 32))
+    yield ipaddress.ip_network("192.168.128.0/17")
+
+
+_MANIFEST = Path("/etc/kubernetes/manifests/kube-controller-manager.yaml")
+
+
+def _present_pod_subnet(host: Host) -> str:
+    match = re.search(r"--cluster-cidr=([0-9A-Fa-f.:/,]{1,100})", "\n".join(_read_lines(host, str(_MANIFEST))))
+    return match.group(1) if match else ""
+
+
+def read_routes(host: Host, family: int) -> list[Network]:
+    """The destinations of all the machine's routes of one IP version, default routes left out."""
+    rows = _query_json(host, "ip", f"-{family}", "-json", "route", "show", "table", "all")
+    if rows is None:
+        return _read_kernel_routes(host) if family == 4 else []
+    found = []
+    for row in rows:
+        with contextlib.suppress(ValueError):
+            net = ipaddress.ip_network(str(row.get("dst", "")), strict=False)
+            if net.prefixlen and not net.is_multicast and not net.is_loopback:
+                found.append(net)
+    return found
+
+
+def _read_kernel_routes(host: Host) -> list[Network]:
+    found: list[Network] = []
+    for line in _read_lines(host, "/proc/net/route")[1:]:
+        words = line.split()
+        with contextlib.suppress(ValueError, IndexError):
+            target, mask = (ipaddress.IPv4Address(bytes.fromhex(words[i])[::-1]) for i in (1, 7))
+            net = ipaddress.IPv4Network(f"{target}/{mask}", strict=False)
+            if net.prefixlen:
+                found.append(net)
+    return found
+
+
+# ---- the rest
+
+
+def read_node_name(host: Host) -> str:
+    return host.hostname().strip().lower()
+
+
+def read_proxy_env(host: Host) -> dict[str, str]:
+    """The `*_proxy` variables of kb's own environment, any case, sorted by name."""
+    return {name: value for name, value in sorted(host.environ().items()) if name.lower().endswith("_proxy") and value}

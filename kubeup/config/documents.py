@@ -1,0 +1,550 @@
+"""Text in, checked trees out: multi-document YAML (or JSON) decoded strictly by the tables of schema.py.
+
+A tree is the document as plain dicts and lists under the documents' own names, durations as whole seconds. What
+is unknown, doubled or of the wrong type becomes a problem with its line; nothing here raises for what a file says,
+and no file, however odd, takes long. Fills in no default and judges no value.
+Source: cmd/kubeadm/app/util/marshal.go, cmd/kubeadm/app/util/config/strict/strict.go (kb is strict always)
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Optional, Union
+
+from kubeup.config import schema
+from kubeup.config.problems import Problem, Problems, shorten, suggest
+from kubeup.config.schema import BOOL, DURATION, FLOAT, NUMBER, TEXT, TIME, Anything, ListOf, MapOf, Scalar, Struct
+from kubeup.render import yaml
+from kubeup.secret import Secret
+
+MAX_BYTES = 2**20
+MAX_NODES = 20_000
+"""Values in a file, each alias counted as what it stands for."""
+MAX_DEPTH = 40
+
+_TAG = "tag:yaml.org,2002:"
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document. tree lacks apiVersion and kind, and whatever was found wrong."""
+
+    file: str
+    line: int
+    api_version: str
+    kind: str
+    tree: Mapping[str, Any]
+
+
+class _TooLarge(Exception):
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+@functools.cache
+def _loader_class() -> Any:
+    class BoundedLoader(yaml.SafeLoader):  # type: ignore[misc, name-defined, unused-ignore]
+        """Composes nodes, and stops where a document is larger or deeper than any configuration is."""
+
+        def __init__(self, text: str) -> None:
+            super().__init__(text)
+            self.kb_nodes = 0
+            self.kb_depth = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            self.kb_nodes += 1
+            self.kb_depth += 1
+            if self.kb_nodes > MAX_NODES:
+                raise _TooLarge(self.line + 1, f"the file holds more than {MAX_NODES} values")
+            if self.kb_depth > MAX_DEPTH:
+                raise _TooLarge(self.line + 1, f"the values are nested more than {MAX_DEPTH} deep")
+            try:
+                return super().compose_node(parent, index)
+            finally:
+                self.kb_depth -= 1
+
+    BoundedLoader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != _TAG + "timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    return BoundedLoader
+
+
+def parse_documents(data: Union[bytes, str], file: str, problems: Problems) -> list[Document]:
+    """Every document in `data` whose kind kb knows, decoded. Problems and warnings go to `problems`."""
+    text = _decode_text(data, file, problems)
+    documents: list[Document] = []
+    seen: dict[str, int] = {}
+    for node in _compose(text, file, problems) if text is not None else ():
+        decoder = _Decoder(file, problems)
+        document = decoder.decode_document(node)
+        if document is None:
+            continue
+        if document.kind in seen:
+            problems.add(
+                Problem(
+                    file,
+                    document.line,
+                    "",
+                    f"kind {document.kind} is given twice (first in line {seen[document.kind]})",
+                    "merge the two documents into one",
+                )
+            )
+            continue
+        seen[document.kind] = document.line
+        problems.origins.update(decoder.origins)
+        documents.append(document)
+    return documents
+
+
+def _decode_text(data: Union[bytes, str], file: str, problems: Problems) -> Optional[str]:
+    if len(data) > MAX_BYTES:
+        problems.add(
+            Problem(
+                file,
+                0,
+                "",
+                f"the file has {len(data)} bytes",
+                f"a configuration has at most {MAX_BYTES}: give another file",
+            )
+        )
+        return None
+    if isinstance(data, bytes):
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = data[: error.start].count(b"\n") + 1
+            problems.add(
+                Problem(file, line, "", f"byte {error.start} is not UTF-8 text", "give a YAML or JSON file in UTF-8")
+            )
+            return None
+    else:
+        text = data
+    # JSON allows tabs between its tokens where YAML does not; inside its strings JSON has none.
+    return text.replace("\t", " ") if text.lstrip()[:1] == "{" else text
+
+
+def _compose(text: str, file: str, problems: Problems) -> Iterator[Any]:
+    try:
+        loader = _loader_class()(text)
+    except yaml.YAMLError as error:
+        problems.add(_syntax_problem(error, text, file, 0))
+        return
+    try:
+        while True:
+            try:
+                if not loader.check_node():
+                    return
+                node = loader.get_node()
+                _measure(node, 0, [0])
+            except _TooLarge as error:
+                problems.add(Problem(file, error.line, "", str(error), "give a Kubernetes configuration file"))
+                return
+            except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+                problems.add(_syntax_problem(error, text, file, loader.line + 1))
+                return
+            yield node
+    finally:
+        loader.dispose()
+
+
+def _measure(node: Any, depth: int, visited: list[int]) -> None:
+    """An alias costs nothing to read and all that it stands for to decode: count that beforehand."""
+    visited[0] += 1
+    line = node.start_mark.line + 1
+    if visited[0] > MAX_NODES:
+        raise _TooLarge(line, f"the aliases stand for more than {MAX_NODES} values")
+    if depth > MAX_DEPTH:
+        raise _TooLarge(line, f"the values are nested more than {MAX_DEPTH} deep (an alias of itself?)")
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            _measure(key, depth + 1, visited)
+            _measure(value, depth + 1, visited)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _measure(item, depth + 1, visited)
+
+
+def _syntax_problem(error: Exception, text: str, file: str, line: int) -> Problem:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    position = getattr(error, "position", None)
+    if mark is not None:
+        line, message = mark.line + 1, f"column {mark.column + 1}: {getattr(error, 'problem', None) or error}"
+    elif isinstance(position, int):
+        line, message = text[:position].count("\n") + 1, "a character that YAML does not allow"
+    else:
+        message = str(error)
+    return Problem(
+        file, line, "", f"not YAML: {shorten(message, 160)}", "correct the line (spaces, not tabs; quotes in pairs)"
+    )
+
+
+# ---- decoding
+
+
+class _Decoder:
+    """Walks one document's nodes along its schema."""
+
+    def __init__(self, file: str, problems: Problems) -> None:
+        self.file = file
+        self.problems = problems
+        self.kind = ""
+        self.origins: dict[str, tuple[str, int]] = {}
+
+    def fail(self, node: Any, path: str, message: str, remedy: str) -> None:
+        place = f"{self.kind}:{path}"
+        self.origins.setdefault(place, (self.file, node.start_mark.line + 1))
+        self.problems.add(Problem(self.file, node.start_mark.line + 1, path, message, remedy))
+        self.problems.mark(place)
+
+    def decode_document(self, node: Any) -> Optional[Document]:
+        line = node.start_mark.line + 1
+        if isinstance(node, yaml.ScalarNode) and node.tag == _TAG + "null":
+            return None
+        if not isinstance(node, yaml.MappingNode):
+            self.fail(
+                node, "", f"a document is a mapping, this one is {_describe(node)}", "start it with apiVersion and kind"
+            )
+            return None
+        head = self._read_head(node)
+        if head is None:
+            return None
+        api_version, self.kind = head
+        self.origins[f"{self.kind}:"] = (self.file, line)
+        tree = self._decode_struct(node, schema.SCHEMAS[head], "")
+        return Document(self.file, line, api_version, self.kind, tree)
+
+    def _read_head(self, node: Any) -> Optional[tuple[str, str]]:
+        """(apiVersion, kind) of a document that kb reads; otherwise None, and it is said why."""
+        found: dict[str, str] = {}
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in ("apiVersion", "kind"):
+                found[key.value] = value.value if isinstance(value, yaml.ScalarNode) else ""
+        for name in ("apiVersion", "kind"):
+            if not found.get(name):
+                remedy = (
+                    f'add "{name}: {schema.V1BETA4 if name == "apiVersion" else "InitConfiguration"}" or what it is'
+                )
+                self.fail(node, "", f"a document without {name}", remedy)
+                return None
+        api_version, kind = found["apiVersion"], found["kind"]
+        if (api_version, kind) in schema.SCHEMAS:
+            return api_version, kind
+        self._explain_head(node, shorten(api_version), shorten(kind))
+        return None
+
+    def _explain_head(self, node: Any, api_version: str, kind: str) -> None:
+        group, _, version = api_version.rpartition("/")
+        versions = [known for known, name in schema.SCHEMAS if name == kind]
+        groups = {known.rpartition("/")[0] for known, _ in schema.SCHEMAS}
+        if group == schema.KUBEADM_GROUP and version in schema.LAST_READER:
+            old = schema.LAST_READER[version]
+            self.fail(
+                node,
+                "apiVersion",
+                f"{api_version} is no longer read",
+                f"convert the file with kubeadm {old} and newer ones in turn: kubeadm config migrate --old-config {self.file}",
+            )
+        elif versions:
+            self.fail(
+                node, "apiVersion", f"kind {kind} has no version {api_version}", f"write apiVersion: {versions[0]}"
+            )
+        elif group in (schema.KUBEADM_GROUP, "kb"):
+            names = {name for known, name in schema.SCHEMAS if known.startswith(group)}
+            self.fail(node, "kind", f"unknown kind {kind} of {api_version}", suggest(kind, names))
+        elif group in groups and "did you mean" in suggest(kind, schema.COMPONENT_GROUPS):
+            self.fail(node, "kind", f"unknown kind {kind} of {api_version}", suggest(kind, schema.COMPONENT_GROUPS))
+        else:
+            line = node.start_mark.line + 1
+            self.problems.warnings.append(f"{self.file}:{line}: kind {kind} ({api_version}) is not for kb: ignored")
+
+    def _decode(self, node: Any, wanted: schema.Type, path: str) -> Any:
+        """The node's value; None where it is null or wrong."""
+        if isinstance(node, yaml.ScalarNode) and node.tag == _TAG + "null":
+            return None
+        if isinstance(wanted, Anything):
+            return self._decode_anything(node, path)
+        if isinstance(wanted, Scalar):
+            return self._decode_scalar(node, wanted, path)
+        if isinstance(wanted, ListOf):
+            if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
+                return self._decode_list(node, wanted, path)
+            self._fail_type(node, path, "a list")
+            return None
+        if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
+            return self._decode_struct(node, wanted, path)
+        self._fail_type(node, path, "a mapping")
+        return None
+
+    def _fail_type(self, node: Any, path: str, wants: str) -> None:
+        remedy = f"write {wants}: see kb config print init-defaults"
+        if path.endswith("xtraArgs") and wants == "a list":
+            remedy = "v1beta4 wants a list of {name: ..., value: ...}; a mapping is v1beta3's form"
+        elif path.endswith("xtraArgs"):
+            remedy = "v1beta3 wants a mapping of name: value; a list is v1beta4's form"
+        self.fail(node, path, f"wants {wants}, has {_describe(node)}", remedy)
+
+    def _decode_list(self, node: Any, wanted: ListOf, path: str) -> list[Any]:
+        values = []
+        for index, item in enumerate(node.value):
+            place = f"{path}[{index}]"
+            self.origins[f"{self.kind}:{place}"] = (self.file, item.start_mark.line + 1)
+            before = len(self.problems.items)
+            value = self._decode(item, wanted.item, place)
+            if value is None and len(self.problems.items) == before and not isinstance(wanted.item, Anything):
+                self.fail(item, place, "an empty entry", "give it a value or remove the line")
+            if value is not None or isinstance(wanted.item, Anything):
+                values.append(value)
+        return values
+
+    def _decode_struct(self, node: Any, wanted: Union[Struct, MapOf], path: str) -> dict[str, Any]:
+        tree: dict[str, Any] = {}
+        for name, key, value in self._entries(node, path):
+            place = f"{path}.{name}" if path else name
+            if not path and name in ("apiVersion", "kind") and self.kind:
+                continue
+            self.origins[f"{self.kind}:{place}"] = (self.file, key.start_mark.line + 1)
+            item = wanted.item if isinstance(wanted, MapOf) else wanted.fields.get(name)
+            if item is None:
+                self._unknown_field(key, name, place, wanted)
+                if self.kind in schema.COMPONENT_GROUPS:
+                    tree[name] = self._decode_anything(value, place)
+                continue
+            found = self._decode(value, item, place)
+            if found is None and not isinstance(item, Anything):
+                continue
+            # A component config passes through verbatim: decoding only looked at it.
+            tree[name] = self._decode_anything(value, place) if self.kind in schema.COMPONENT_GROUPS else found
+        return tree
+
+    def _entries(self, node: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+        """The mapping's (name, key node, value node), merge keys resolved, each name once."""
+        own: dict[str, Any] = {}
+        merged: dict[str, tuple[Any, Any]] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                self.fail(key, path, "a key that is no plain word", "write the key as a text")
+            elif key.tag == _TAG + "merge":
+                for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                    if not isinstance(source, yaml.MappingNode):
+                        self.fail(value, path, "<< wants a mapping to merge", "name the alias of a mapping: <<: *name")
+                        break
+                    merged.update({name: (a, b) for name, a, b in self._entries(source, path) if name not in merged})
+            elif key.value in own:
+                first = own[key.value][0].start_mark.line + 1
+                name = shorten(key.value)
+                place = f"{path}.{name}" if path else name
+                self.fail(key, place, f"the field is given twice (first in line {first})", "remove one of them")
+            else:
+                own[key.value] = (key, value)
+        for name, (key, value) in {**merged, **own}.items():
+            yield name, key, value
+
+    def _unknown_field(self, key: Any, name: str, place: str, wanted: Union[Struct, MapOf]) -> None:
+        assert isinstance(wanted, Struct)
+        shown = shorten(name)
+        remedy = suggest(name, wanted.fields)
+        if self.kind in schema.COMPONENT_GROUPS:
+            line = key.start_mark.line + 1
+            known = remedy if remedy.startswith("did") else "it is passed on as it is"
+            self.problems.warnings.append(f"{self.file}:{line}: {self.kind} has no field {shown} known to kb; {known}")
+            return
+        if not remedy.startswith("did"):
+            home = _find_home(name)
+            remedy = f"it belongs to {home}" if home else remedy
+        self.fail(key, place if shown == name else shown, f'unknown field "{shown}"', remedy)
+
+    def _decode_scalar(self, node: Any, wanted: Scalar, path: str) -> Any:
+        if not isinstance(node, yaml.ScalarNode):
+            self._fail_type(node, path, wanted.wants)
+            return None
+        value = _plain_scalar(node)
+        if isinstance(value, _BadScalar):
+            self.fail(node, path, value.message, "write a plain text or number")
+            return None
+        if wanted is NUMBER and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
+            return value
+        if wanted is FLOAT and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return value
+        if wanted is BOOL and isinstance(value, bool):
+            return value
+        if wanted is TIME and isinstance(value, str) and _TIME.fullmatch(value):
+            return value
+        if wanted is DURATION and isinstance(value, str):
+            seconds = parse_duration(value)
+            if seconds is not None:
+                return seconds
+        if (wanted is TEXT or wanted.is_secret) and isinstance(value, str):
+            return value
+        has = "another value" if wanted.is_secret else _describe(node)
+        self.fail(node, path, f"wants {wanted.wants}, has {has}", _mend_scalar(node, value, wanted))
+        return None
+
+    def _decode_anything(self, node: Any, path: str) -> Any:
+        if isinstance(node, yaml.MappingNode):
+            return {
+                name: self._decode_anything(value, f"{path}.{name}") for name, _, value in self._entries(node, path)
+            }
+        if isinstance(node, yaml.SequenceNode):
+            return [self._decode_anything(item, f"{path}[{index}]") for index, item in enumerate(node.value)]
+        value = _plain_scalar(node)
+        if isinstance(value, _BadScalar):
+            self.fail(node, path, value.message, "write a plain text or number")
+            return None
+        return value
+
+
+@dataclass(frozen=True)
+class _BadScalar:
+    message: str
+
+
+_BOOLS = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)")
+
+
+def _plain_scalar(node: Any) -> Any:
+    text: str = node.value
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        return _BadScalar("half a Unicode character (a lone surrogate)")
+    tag = node.tag[len(_TAG) :] if node.tag.startswith(_TAG) else node.tag
+    if tag in ("str", "value", "merge"):
+        return text
+    if tag == "null":
+        return None
+    if tag == "bool":
+        found = _BOOLS.get(text.lower())
+        return found if found is not None else _BadScalar(f"the tag !!bool on {shorten(text)}")
+    if tag in ("int", "float"):
+        if ":" in text:  # YAML 1.1 reads 10:20 as a number to the base of 60; nobody means that
+            return text
+        number = _parse_number(text, tag)
+        return number if number is not None else _BadScalar(f"the number {shorten(text)} cannot be read")
+    return _BadScalar(f"the YAML tag {shorten(node.tag)}")
+
+
+def _parse_number(text: str, tag: str) -> Union[int, float, None]:
+    plain = text.replace("_", "").lower()
+    if len(plain) > 40:
+        return None
+    try:
+        if tag == "float":
+            return float(plain.replace(".inf", "inf").replace(".nan", "nan"))
+        sign, digits = (-1, plain[1:]) if plain[:1] == "-" else (1, plain.lstrip("+"))
+        if digits != "0" and digits[:1] == "0" and digits[1:].isdigit():
+            return sign * int(digits, 8)
+        return sign * int(digits, 0)
+    except ValueError:
+        return None
+
+
+def _describe(node: Any) -> str:
+    """What a node is, in words."""
+    if isinstance(node, yaml.MappingNode):
+        return "a mapping"
+    if isinstance(node, yaml.SequenceNode):
+        return "a list"
+    tag = node.tag[len(_TAG) :] if node.tag.startswith(_TAG) else ""
+    if tag == "null":
+        return "nothing"
+    word = {"str": "the text", "int": "the number", "float": "the number", "bool": "the truth value"}.get(tag, "")
+    shown = shorten(node.value)
+    return f'{word} "{shown}"'.strip() if tag == "str" else f"{word} {shown}".strip()
+
+
+def _mend_scalar(node: Any, value: Any, wanted: Scalar) -> str:
+    if isinstance(value, str) and (
+        (wanted is BOOL and value.lower() in ("true", "false")) or (wanted is NUMBER and value.lstrip("-").isdigit())
+    ):
+        return f"write {value.lower()} without quotes"
+    if (wanted is TEXT or wanted.is_secret) and not isinstance(value, str):
+        return "put the value in quotes" if wanted.is_secret else f'put it in quotes: "{shorten(node.value)}"'
+    if wanted is DURATION and isinstance(value, int) and not isinstance(value, bool):
+        return f'give the unit: "{value}s"'
+    return f"write {wanted.wants}"
+
+
+def _find_home(name: str) -> str:
+    """Where a misplaced field belongs: `networking of ClusterConfiguration`; "" where no kind has it."""
+    for (version, kind), struct in schema.SCHEMAS.items():
+        if version in (schema.V1BETA4, schema.KB_V1ALPHA1) and kind not in ("UpgradeConfiguration",):
+            path = _path_to(name, struct)
+            if path is not None:
+                return f"{path} of {kind}" if path else kind
+    return ""
+
+
+def _path_to(name: str, struct: Struct) -> Optional[str]:
+    if name in struct.fields:
+        return ""
+    for field, inner in struct.fields.items():
+        if isinstance(inner, Struct):
+            path = _path_to(name, inner)
+            if path is not None:
+                return f"{field}.{path}" if path else field
+    return None
+
+
+# ---- durations
+
+_DURATION_PART = re.compile(r"(\d{1,15}(?:\.\d{0,15})?|\.\d{1,15})(ns|us|µs|μs|ms|s|m|h)")
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_LONGEST_S = 2**63 // 10**9
+
+
+def parse_duration(text: str) -> Optional[int]:
+    """Whole seconds of a duration in Go's form (`1h30m0s`, `24h`, `0`); a fraction of a second rounds up.
+    None where the text is none, or longer than Go can count (292 years)."""
+    sign, rest = (-1, text[1:]) if text[:1] == "-" else (1, text[1:] if text[:1] == "+" else text)
+    if rest == "0":
+        return 0
+    if not rest or len(rest) > 100:
+        return None
+    total, position = 0.0, 0
+    while position < len(rest):
+        match = _DURATION_PART.match(rest, position)
+        if match is None:
+            return None
+        total += float(match.group(1)) * _UNITS[match.group(2)]
+        position = match.end()
+    if total > _LONGEST_S:
+        return None
+    whole = int(total)
+    return sign * (whole + (1 if total - whole > 1e-9 else 0))
+
+
+# ---- values
+
+
+def snake_case(name: str) -> str:
+    """`localAPIEndpoint` -> `local_api_endpoint`, `certSANs` -> `cert_sans`."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z](?!$))", "_", name)
+    return spaced.lower()
+
+
+def build(wanted: schema.Type, value: Any) -> Any:
+    """The value that a decoded tree stands for: dataclasses, tuples, Secrets.
+
+    A text "", a number 0 and an empty list mean the default, as in Go, except taints: [] (no taint at all).
+    """
+    if isinstance(wanted, Scalar):
+        return Secret(value) if wanted.is_secret else value
+    if isinstance(wanted, ListOf):
+        return tuple(build(wanted.item, item) for item in value)
+    if isinstance(wanted, MapOf):
+        return {name: build(wanted.item, item) for name, item in value.items()}
+    if isinstance(wanted, Anything) or wanted.make is None:
+        return value
+    attributes = {}
+    for name, given in value.items():
+        item = wanted.fields[name]
+        is_unset = given == "" or (type(given) is int and given == 0 and item is NUMBER)
+        if is_unset or (isinstance(given, list) and not given and name != "taints"):
+            continue
+        attribute = wanted.renames.get(name, snake_case(name) + ("_s" if item is DURATION else ""))
+        attributes[attribute] = build(item, given)
+    return wanted.make(**attributes)

@@ -1,0 +1,327 @@
+"""File, flags and environment in, one InitConfig out: the order of things, and the defaults that need the machine.
+
+Source: cmd/kubeadm/app/util/config/initconfiguration.go, cmd/kubeadm/app/cmd/init.go (newInitData)
+"""
+
+from __future__ import annotations
+
+import secrets
+import string
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Optional
+
+from kubeup import releases
+from kubeup.config import discover, documents, schema, types, validate
+from kubeup.config.convert import convert_documents
+from kubeup.config.documents import MAX_BYTES, Document, build, parse_documents
+from kubeup.config.flags import apply_flags, check_mixing, is_allowed_beside_config
+from kubeup.config.problems import Problem, Problems, shorten
+from kubeup.errors import KbError, UsageError
+from kubeup.host import Host, LocalHost
+from kubeup.secret import Secret
+
+_INIT, _CLUSTER, _KB = "InitConfiguration", "ClusterConfiguration", "KbConfiguration"
+_KUBELET, _KUBE_PROXY = "KubeletConfiguration", "KubeProxyConfiguration"
+INIT_KINDS = (_INIT, _CLUSTER, _KUBELET, _KUBE_PROXY, _KB)
+
+Trees = dict[str, dict[str, Any]]
+
+_TOKEN_DESCRIPTION = "The default bootstrap token made by 'kb init'."
+"""Of the token of an init by flags alone; a file says it itself."""
+
+
+def load_init_config(host: Host, *, config_file: Optional[Path], flags: Mapping[str, Any]) -> types.InitConfig:
+    """The configuration of an init, complete and checked.
+
+    flags: those given on the command line, kubeadm's names without dashes. Raises UsageError: mixed-flags,
+    config-not-readable, invalid-config (every problem at once, in its details). The file is the operator's: it is
+    read from this machine even below --root.
+    """
+    problems = Problems()
+    trees: Trees = {}
+    if config_file is not None:
+        check_mixing(config_file, flags)
+        trees = take_kinds(read_documents(host, config_file, problems), INIT_KINDS, problems)
+        if not problems and not {_INIT, _CLUSTER} & set(trees):
+            raise UsageError(
+                f"{config_file} configures no cluster",
+                cause="no InitConfiguration or ClusterConfiguration kind was found in the configuration file",
+                remedy="add one of them; a full example: kb config print init-defaults",
+                code="invalid-config",
+            )
+    else:
+        trees[_INIT] = {"bootstrapTokens": [{"description": _TOKEN_DESCRIPTION}]}
+    apply_flags(flags, trees, problems)
+    config = build_init_config(host, trees, problems, looks="nothing" if problems else "machine")
+    problems.raise_if_any()
+    return replace(
+        config,
+        upload_certs=bool(flags.get("upload-certs")),
+        skip_token_print=bool(flags.get("skip-token-print")),
+        skip_certificate_key_print=bool(flags.get("skip-certificate-key-print")),
+    )
+
+
+def load_partial_config(host: Host, *, config_file: Optional[Path], flags: Mapping[str, Any]) -> types.InitConfig:
+    """The configuration for a command that needs only some of it (images, certificates' folder, names): the
+    machine is asked for the version alone, and beside a file flags do not count, but are no error."""
+    problems = Problems()
+    trees: Trees = {}
+    if config_file is not None:
+        trees = take_kinds(read_documents(host, config_file, problems), INIT_KINDS, problems)
+        flags = {name: value for name, value in flags.items() if is_allowed_beside_config(name)}
+    apply_flags(flags, trees, problems)
+    config = build_init_config(host, trees, problems, looks="nothing" if problems else "version")
+    problems.raise_if_any()
+    return config
+
+
+def parse_duration(text: str, flag: str) -> int:
+    """Seconds of a flag's duration. Raises UsageError (invalid-duration)."""
+    seconds = documents.parse_duration(text)
+    if seconds is None:
+        raise UsageError(
+            f"{flag} {shorten(text)}",
+            cause="that is no duration",
+            remedy=f"write hours, minutes and seconds: {flag} 24h0m0s",
+            code="invalid-duration",
+        )
+    return seconds
+
+
+def read_documents(host: Host, path: Path, problems: Problems) -> list[Document]:
+    """The documents of a configuration file. Raises UsageError (config-not-readable) where there is none."""
+    if str(path) == "-":
+        raise _unreadable(
+            "standard input", "kb reads its configuration from a file", "write it to a file: --config FILE"
+        )
+    reader: Host = LocalHost() if host.mode == "root" else host
+    found = None
+    try:
+        found = reader.stat(path)
+        if found is None:
+            raise _unreadable(str(path), "there is no such file", f"check the path: ls -l {path}")
+        if found.is_dir:
+            raise _unreadable(str(path), "it is a folder", f"name a file in it: --config {path}/init.yaml")
+        if found.size > MAX_BYTES:
+            size = f"the file has {found.size} bytes"
+            problems.add(Problem(str(path), 0, "", size, f"a configuration has at most {MAX_BYTES}: give another file"))
+            return []
+        data = reader.read_bytes(path)
+    except UsageError:
+        raise
+    except (KbError, ValueError) as error:
+        cause = error.cause if isinstance(error, KbError) else str(error)
+        raise _unreadable(str(path), cause, f"make it readable: ls -l {path}") from error
+    return parse_documents(data, str(path), problems)
+
+
+def _unreadable(name: str, cause: str, remedy: str) -> UsageError:
+    return UsageError(f"cannot read {name}", cause=cause, remedy=remedy, code="config-not-readable")
+
+
+def take_kinds(given: list[Document], kinds: Iterable[str], problems: Problems) -> Trees:
+    """The v1beta4 trees of the kinds that a command takes; the rest is ignored, with a warning."""
+    wanted = [document for document in given if document.kind in kinds]
+    for document in given:
+        if document.kind not in kinds:
+            problems.warnings.append(
+                f"{document.file}:{document.line}: kind {document.kind} has no effect here: ignored"
+            )
+    return convert_documents(wanted, problems)
+
+
+def build_init_config(host: Host, trees: Trees, problems: Problems, *, looks: str) -> types.InitConfig:
+    """Trees -> InitConfig with every default, validated into `problems`.
+
+    looks: what the machine is asked for: "machine" (all that only it can tell), "version" (that alone), "nothing".
+    What it is not asked for gets a plausible value."""
+    notes: list[str] = []
+    chooser = _Chooser(host, trees, problems, notes, looks=looks)
+    kb = build(schema.KB, trees.get(_KB, {}))
+    own = {name: value for name, value in trees.get(_INIT, {}).items() if name not in _BUILT_APART}
+    init = build(schema.INIT, {**own, "nodeRegistration": chooser.node_tree()})
+    endpoint = chooser.local_api_endpoint()
+    cluster = chooser.cluster(endpoint, kb)
+    skip_phases, cluster = _align_addons(init.pop("skip_phases", ()), cluster)
+    config = types.InitConfig(
+        **init,
+        bootstrap_tokens=_fill_tokens(trees.get(_INIT, {}).get("bootstrapTokens")),
+        cluster=cluster,
+        local_api_endpoint=endpoint,
+        skip_phases=skip_phases,
+        kubelet=trees.get(_KUBELET, {}),
+        kube_proxy=trees.get(_KUBE_PROXY, {}),
+        kb=kb,
+        proxy_env=discover.read_proxy_env(host),
+    )
+    validate.check_init(config, trees, problems)
+    return replace(config, notes=tuple(notes), warnings=tuple(problems.warnings))
+
+
+_BUILT_APART = ("localAPIEndpoint", "bootstrapTokens")
+
+
+class _Chooser:
+    """Fills in what documents leave open. One per load."""
+
+    def __init__(self, host: Host, trees: Trees, problems: Problems, notes: list[str], *, looks: str) -> None:
+        self.host = host
+        self.init = trees.get(_INIT, {})
+        self.tree = trees.get(_CLUSTER, {})
+        self.problems = problems
+        self.notes = notes
+        self.looks = looks == "machine"
+        self.looks_for_version = looks in ("machine", "version")
+
+    def _take(self, kind: str, path: str, choice: discover.Choice) -> str:
+        if choice.message:
+            self.problems.fail(kind, path, choice.message, choice.remedy)
+        if choice.note:
+            self.notes.append(choice.note)
+        if choice.warning:
+            self.problems.warnings.append(choice.warning)
+        return choice.value
+
+    def node_tree(self) -> dict[str, Any]:
+        tree = dict(self.init.get("nodeRegistration") or {})
+        tree["name"] = (tree.get("name") or "").strip().lower() or (
+            discover.read_node_name(self.host) if self.looks else "node"
+        )
+        tree["ignorePreflightErrors"] = list(
+            dict.fromkeys(name.strip().lower() for name in tree.get("ignorePreflightErrors") or ())
+        )
+        socket = tree.get("criSocket") or ""
+        if not socket:
+            choice = discover.choose_cri_socket(self.host) if self.looks else discover.Choice(_DEFAULT_SOCKET)
+            tree["criSocket"] = self._take(_INIT, "nodeRegistration.criSocket", choice)
+        elif socket.startswith("/"):
+            tree["criSocket"] = f"unix://{socket}"
+            self.problems.warn(_INIT, "nodeRegistration.criSocket", f"{socket} is taken for unix://{socket}")
+        return tree
+
+    def local_api_endpoint(self) -> types.LocalAPIEndpoint:
+        tree = dict(self.init.get("localAPIEndpoint") or {})
+        given = tree.get("advertiseAddress") or ""
+        # the API server wants an address of the family of its first service subnet
+        services = (self.tree.get("networking") or {}).get("serviceSubnet") or _SERVICES_V4
+        prefer = 6 if ":" in (given or services.partition(",")[0]) else 4
+        if self.looks:
+            choice = discover.choose_advertise_address(self.host, given, prefer=prefer)
+        else:
+            is_open = discover.is_open_address(given)
+            choice = discover.Choice(discover.PLACEHOLDER_ADDRESSES[prefer] if is_open else given)
+        path = "localAPIEndpoint.advertiseAddress"
+        tree["advertiseAddress"] = self._take(_INIT, path, choice) or discover.PLACEHOLDER_ADDRESSES[prefer]
+        endpoint: types.LocalAPIEndpoint = build(schema.LOCAL_API_ENDPOINT, tree)
+        return endpoint
+
+    def cluster(self, endpoint: types.LocalAPIEndpoint, kb: types.KbConfiguration) -> types.ClusterConfiguration:
+        tree = dict(self.tree)
+        tree["kubernetesVersion"] = self._version(tree.get("kubernetesVersion") or "")
+        etcd = tree.pop("etcd", {})
+        tree["networking"] = self._networking(tree.get("networking") or {}, endpoint, kb)
+        tree["controlPlaneEndpoint"] = _fill_port(tree.get("controlPlaneEndpoint") or "", endpoint.bind_port)
+        attributes = build(schema.CLUSTER, tree)
+        server = attributes.get("api_server", types.APIServer())
+        attributes["api_server"] = replace(server, cert_sans=tuple(san.lower() for san in server.cert_sans))
+        for name, component in list(attributes.items()):
+            if isinstance(component, types.Component):
+                attributes[name] = _fill_envs(component)
+        return types.ClusterConfiguration(**attributes, **_choose_etcd(etcd))
+
+    def _version(self, given: str) -> str:
+        if self.looks_for_version:
+            choice = discover.choose_version(self.host, given)
+        else:
+            parsed = releases.parse_version(given)
+            is_open = not given or discover.is_version_label(given)
+            choice = discover.Choice(parsed.text if parsed else releases.NEWEST_PROVEN if is_open else given)
+        return self._take(_CLUSTER, "kubernetesVersion", choice) or releases.NEWEST_PROVEN
+
+    def _networking(
+        self, given: Mapping[str, str], endpoint: types.LocalAPIEndpoint, kb: types.KbConfiguration
+    ) -> dict[str, str]:
+        tree = dict(given)
+        address = discover.parse_address(endpoint.advertise_address)
+        if not tree.get("serviceSubnet") and address is not None and address.version == 6:
+            tree["serviceSubnet"] = _SERVICES_V6
+            self.notes.append(f"service subnet {_SERVICES_V6}: the advertise address is IPv6, and none was given")
+        services = [validate.parse_cidr(part) for part in (tree.get("serviceSubnet") or _SERVICES_V4).split(",")]
+        if tree.get("podSubnet") or kb.pod_network.plugin != "bridge" or not self.looks:
+            return tree
+        known = [net for net in services if net is not None]
+        families = list(dict.fromkeys(net.version for net in known)) or [4]
+        taken = [*map(str, known), *([str(address)] if address else [])]
+        choice = discover.choose_pod_subnet(self.host, families, taken)
+        tree["podSubnet"] = self._take(_CLUSTER, "networking.podSubnet", choice)
+        return tree
+
+
+_DEFAULT_SOCKET = types.NodeRegistration.cri_socket
+_SERVICES_V4 = types.Networking.service_subnet
+_SERVICES_V6 = "fd00:10:96::/112"
+
+
+def _fill_port(endpoint: str, bind_port: int) -> str:
+    parts = validate.split_host_port(endpoint) if endpoint else None
+    return validate.join_host_port(parts[0], bind_port) if parts and parts[1] is None else endpoint
+
+
+def _choose_etcd(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """local unless external is given; both at once is for validate to complain about."""
+    built = build(schema.ETCD, {name: value for name, value in tree.items() if value is not None})
+    if "external" in built:
+        return {"external_etcd": built["external"], "local_etcd": None}
+    local = built.get("local", types.LocalEtcd())
+    return {"local_etcd": replace(_fill_envs(local), extra_volumes=())}
+
+
+def _fill_envs(component: Any) -> Any:
+    """fieldRef.apiVersion is v1 where an EnvVar does not say, as in any pod."""
+    envs = []
+    for env in component.extra_envs:
+        source = env.get("valueFrom")
+        if isinstance(source, Mapping) and isinstance(source.get("fieldRef"), Mapping):
+            field_ref = {"apiVersion": "v1", **source["fieldRef"]}
+            env = {**env, "valueFrom": {**source, "fieldRef": field_ref}}
+        envs.append(env)
+    return replace(component, extra_envs=tuple(envs))
+
+
+def _align_addons(
+    skip_phases: tuple[str, ...], cluster: types.ClusterConfiguration
+) -> tuple[tuple[str, ...], types.ClusterConfiguration]:
+    """An addon that is skipped is stored as disabled, and one that is disabled is skipped."""
+    names = set(skip_phases)
+    dns_off = cluster.dns.disabled or bool({"addon", "addon/coredns"} & names)
+    proxy_off = cluster.proxy.disabled or bool({"addon", "addon/kube-proxy"} & names)
+    wanted = [*(["addon/coredns"] if dns_off else []), *(["addon/kube-proxy"] if proxy_off else [])]
+    added = [] if "addon" in names else [name for name in wanted if name not in names]
+    aligned = replace(cluster, dns=replace(cluster.dns, disabled=dns_off), proxy=types.Proxy(disabled=proxy_off))
+    return (*skip_phases, *added), aligned
+
+
+# ---- tokens
+
+_TOKEN_LETTERS = string.ascii_lowercase + string.digits
+
+
+def make_token() -> Secret:
+    """A bootstrap token nobody can guess: `abcdef.0123456789abcdef`."""
+    letters = "".join(secrets.choice(_TOKEN_LETTERS) for _ in range(22))
+    return Secret(f"{letters[:6]}.{letters[6:]}")
+
+
+def _fill_tokens(trees: Optional[list[dict[str, Any]]]) -> tuple[types.BootstrapToken, ...]:
+    """The tokens as given; one with all defaults where none is given. What has no token gets one."""
+    tokens = []
+    for tree in trees or [{}]:
+        is_generated = not tree.get("token")
+        token = build(
+            schema.BOOTSTRAP_TOKEN, {**tree, "token": make_token().reveal() if is_generated else tree["token"]}
+        )
+        tokens.append(replace(token, is_generated=is_generated))
+    return tuple(tokens)

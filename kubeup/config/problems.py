@@ -1,0 +1,133 @@
+"""Collects everything that is wrong with a configuration, so that a person hears of it at once.
+
+A place is `Kind:path` (`ClusterConfiguration:networking.serviceSubnet`); `origins` knows where each place was
+given: a line of a file, or a flag. Decides nothing about what is right.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from kubeup.errors import UsageError
+
+_SHOWN_MAX = 100
+"""Problems beyond this many are counted, not shown."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong. file is a path, or a flag (`--service-cidr`) with line 0, or "" for a default."""
+
+    file: str
+    line: int
+    path: str
+    message: str
+    remedy: str
+
+    @property
+    def text(self) -> str:
+        """`init.yaml:12: networking.serviceSubnet: ...; ...`"""
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        what = f"{self.message}; {self.remedy}"
+        return ": ".join(part for part in (where, self.path, what) if part)
+
+
+class Problems:
+    """What is wrong, what deserves a warning, and where each field was given."""
+
+    def __init__(self) -> None:
+        self.items: list[Problem] = []
+        self.warnings: list[str] = []
+        self.origins: dict[str, tuple[str, int]] = {}
+        self._places: set[str] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self.items)
+
+    def add(self, problem: Problem) -> None:
+        self.items.append(problem)
+
+    def mark(self, place: str) -> None:
+        """Something was said about this place: what follows from it is not said again."""
+        self._places.add(place)
+
+    def fail(self, kind: str, path: str, message: str, remedy: str) -> None:
+        """A field is wrong. Said once per place: a field whose type is wrong is not complained about again."""
+        place = f"{kind}:{path}"
+        if any(outer in self._places for outer in _outward(place)):
+            return
+        self._places.add(place)
+        file, line = self.origin(kind, path)
+        self.add(Problem(file, line, "" if file.startswith("--") else path, message, remedy))
+
+    def warn(self, kind: str, path: str, message: str) -> None:
+        file, line = self.origin(kind, path)
+        where = f"{file}:{line}" if line else file
+        self.warnings.append(
+            ": ".join(part for part in (where, "" if file.startswith("--") else path, message) if part)
+        )
+
+    def origin(self, kind: str, path: str) -> tuple[str, int]:
+        """(file, line) of the field, or of the nearest field around it; ("", 0) for a default."""
+        for place in _outward(f"{kind}:{path}"):
+            if place in self.origins:
+                return self.origins[place]
+        return "", 0
+
+    def move_origin(self, kind: str, old: str, new: str) -> None:
+        """What was given at `old` is now at `new` (a conversion)."""
+        if f"{kind}:{old}" in self.origins:
+            self.origins[f"{kind}:{new}"] = self.origins.pop(f"{kind}:{old}")
+
+    def is_given(self, kind: str, path: str) -> bool:
+        """Whether a file or a flag says this very field."""
+        return f"{kind}:{path}" in self.origins
+
+    def raise_if_any(self) -> None:
+        """Raise UsageError (invalid-config) with every problem in `details`, in the order of the file."""
+        if not self.items:
+            return
+        ordered = sorted(self.items, key=lambda problem: (problem.file, problem.line))
+        details = [problem.text for problem in ordered[:_SHOWN_MAX]]
+        if len(ordered) > _SHOWN_MAX:
+            details.append(f"... and {len(ordered) - _SHOWN_MAX} more")
+        count = "a problem" if len(ordered) == 1 else f"{len(ordered)} problems"
+        raise UsageError(
+            f"the configuration has {count}",
+            cause=details[0] if len(ordered) == 1 else f"the first: {details[0]}",
+            remedy="correct it, then run the command again"
+            if len(ordered) == 1
+            else "correct them all, then run the command again",
+            code="invalid-config",
+            details=details,
+        )
+
+
+def _outward(place: str) -> list[str]:
+    """The place itself, then the ones around it: `K:a.b[1].c`, `K:a.b[1]`, `K:a.b`, `K:a`, `K:`."""
+    found = [place]
+    while not place.endswith(":"):
+        shorter = re.sub(r"(\.[^.\[\]:]*|\[\d+\]|(?<=:)[^.\[\]:]*)$", "", place)
+        place = shorter if shorter != place else place[: place.index(":") + 1]
+        found.append(place)
+    return found
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """A remedy for an unknown name: the nearest known one, or the list of them."""
+    names = list(known)
+    by_case = {candidate.lower(): candidate for candidate in names}
+    close = [by_case[name.lower()]] if name.lower() in by_case else difflib.get_close_matches(name[:80], names, 1, 0.6)
+    if close:
+        return f'did you mean "{close[0]}"?'
+    shown = ", ".join(sorted(names)[:12])
+    return f"known here: {shown}{', ...' if len(names) > 12 else ''}"
+
+
+def shorten(text: str, limit: int = 60) -> str:
+    """A text of the user's for a message: in one line, and not endless."""
+    plain = "".join(char if char.isprintable() else "?" for char in text[: limit + 1])
+    return plain if len(plain) <= limit else plain[:limit] + "..."

@@ -1,0 +1,526 @@
+"""Kubeconfig files: the five of a control plane node, one for any user, and reading one.
+
+Owns the table KUBECONFIGS and the rules for files that are already there. Knows no phase; does not talk to the
+cluster. Mirrors cmd/kubeadm/app/phases/kubeconfig/kubeconfig.go and cmd/kubeadm/app/util/kubeconfig/kubeconfig.go.
+
+Reading needs no cryptography: whoever only speaks to the API server does not pay for it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional, Union
+
+from kubeup import render
+from kubeup.config.types import InitConfig
+from kubeup.errors import HostError, UsageError
+from kubeup.host import Host
+from kubeup.lazy import lazy_import
+from kubeup.paths import Paths
+from kubeup.pem import select_certs, select_private_keys
+from kubeup.releases import Release
+from kubeup.secret import Secret
+
+if TYPE_CHECKING:
+    import datetime
+
+    from cryptography import x509
+
+    from kubeup import pki
+else:
+    pki = lazy_import("kubeup.pki")
+
+NO_SECRET = Secret("")
+
+
+# ---- the files of a control plane node
+
+
+@dataclass(frozen=True)
+class KubeconfigSpec:
+    """One kubeconfig file: whom it is for and which server it calls."""
+
+    name: str
+    """The phase's name."""
+    user: str
+    """User name and CN; `{node}` stands for the node's name."""
+    organizations: tuple[str, ...] = ()
+    is_local: bool = False
+    """Calls the API server of its own node; otherwise the control plane endpoint."""
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}.conf"
+
+
+KUBECONFIGS: dict[str, KubeconfigSpec] = {
+    spec.name: spec
+    for spec in (
+        KubeconfigSpec("admin", "kubernetes-admin", ("kubeadm:cluster-admins",)),
+        KubeconfigSpec("super-admin", "kubernetes-super-admin", ("system:masters",)),
+        KubeconfigSpec("kubelet", "system:node:{node}", ("system:nodes",), is_local=True),
+        KubeconfigSpec("controller-manager", "system:kube-controller-manager", is_local=True),
+        KubeconfigSpec("scheduler", "system:kube-scheduler", is_local=True),
+    )
+}
+"""By phase name, in the order in which they are made."""
+
+
+def local_url(config: InitConfig) -> str:
+    """The API server of this node."""
+    endpoint = config.local_api_endpoint
+    return _url(endpoint.advertise_address, endpoint.bind_port)
+
+
+def control_plane_url(config: InitConfig) -> str:
+    """The control plane endpoint; without one, the API server of this node."""
+    if not config.cluster.control_plane_endpoint:
+        return local_url(config)
+    host, port = pki.split_host_port(config.cluster.control_plane_endpoint)
+    return _url(host, port or config.local_api_endpoint.bind_port)
+
+
+def server_url(name: str, config: InitConfig, release: Release) -> str:
+    """The server of the kubeconfig `name`. A control plane's kubelet calls its own API server where the gate
+    ControlPlaneKubeletLocalMode says so."""
+    is_local = KUBECONFIGS[name].is_local
+    if name == "kubelet":
+        gate = release.control_plane_kubelet_local_mode
+        is_local = config.cluster.feature_gates.get("ControlPlaneKubeletLocalMode", gate)
+    return local_url(config) if is_local else control_plane_url(config)
+
+
+def _url(host: str, port: int) -> str:
+    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+
+
+# ---- writing one
+
+
+def render_kubeconfig(
+    *,
+    server: str,
+    ca_pem: str,
+    user: str,
+    cluster_name: str = "kubernetes",
+    client_cert_pem: str = "",
+    client_key_pem: Secret = NO_SECRET,
+    token: Secret = NO_SECRET,
+    context: str = "",
+) -> str:
+    """A kubeconfig of one cluster, user and context; the user has a certificate and key, or a token."""
+    who = {"token": token.reveal()} if token else _render_client(client_cert_pem, client_key_pem)
+    context = context or f"{user}@{cluster_name}"
+    return render.dump_yaml(
+        {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [
+                {"name": cluster_name, "cluster": {"certificate-authority-data": _base64(ca_pem), "server": server}}
+            ],
+            "contexts": [{"name": context, "context": {"cluster": cluster_name, "user": user}}],
+            "current-context": context,
+            "users": [{"name": user, "user": who}],
+        }
+    )
+
+
+def _render_client(cert_pem: str, key_pem: Secret) -> dict[str, str]:
+    return {"client-certificate-data": _base64(cert_pem), "client-key-data": _base64(key_pem.reveal())}
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+# ---- reading one
+
+
+@dataclass(frozen=True)
+class Kubeconfig:
+    """What the current context of a kubeconfig says, or its only cluster where it has no context.
+
+    PEM texts hold certificates alone, or keys alone. Where the file names another file instead of holding data,
+    parse_kubeconfig leaves its path in `*_file`; read_kubeconfig has read it.
+    """
+
+    server: str
+    cluster_name: str = ""
+    user: str = ""
+    context: str = ""
+    ca_pem: str = ""
+    client_cert_pem: str = ""
+    client_key_pem: Secret = NO_SECRET
+    token: Secret = NO_SECRET
+    tls_server_name: str = ""
+    insecure_skip_tls_verify: bool = False
+    ca_file: str = ""
+    client_cert_file: str = ""
+    client_key_file: str = ""
+    token_file: str = ""
+
+
+def parse_kubeconfig(text: str, *, source: str) -> Kubeconfig:
+    """The current context of a kubeconfig. `source` names it in errors. Raises HostError (kubeconfig-unreadable)."""
+    document = _load(text, source)
+    context_name = str(document.get("current-context") or "")
+    context = _entry(document, "contexts", context_name, source) if context_name else {}
+    cluster_name = _text(context, "cluster")
+    if not context:
+        clusters = _entries(document, "clusters", source)
+        if len(clusters) != 1:
+            raise _invalid(source, f"it has no current-context and {len(clusters)} clusters")
+        cluster_name = _text(clusters[0], "name")
+    cluster = _entry(document, "clusters", cluster_name, source)
+    user_name = _text(context, "user")
+    user = _entry(document, "users", user_name, source) if user_name else {}
+    if not _text(cluster, "server"):
+        raise _invalid(source, f"its cluster {cluster_name!r} has no server")
+    return Kubeconfig(
+        server=_text(cluster, "server"),
+        cluster_name=cluster_name,
+        user=user_name,
+        context=context_name,
+        ca_pem=select_certs(_data(cluster, "certificate-authority-data", source)),
+        client_cert_pem=select_certs(_data(user, "client-certificate-data", source)),
+        client_key_pem=Secret(select_private_keys(_data(user, "client-key-data", source))),
+        token=Secret(_text(user, "token")),
+        tls_server_name=_text(cluster, "tls-server-name"),
+        insecure_skip_tls_verify=cluster.get("insecure-skip-tls-verify") is True,
+        ca_file=_path_unless_data(cluster, "certificate-authority"),
+        client_cert_file=_path_unless_data(user, "client-certificate"),
+        client_key_file=_path_unless_data(user, "client-key"),
+        token_file="" if user.get("token") else _text(user, "tokenFile"),
+    )
+
+
+def read_kubeconfig(text: str, *, host: Host, path: Path) -> Kubeconfig:
+    """The current context of `text`, the content of the kubeconfig `path`, with the files that it names read in;
+    a relative one starts at its folder. Raises HostError (kubeconfig-unreadable, file-unreadable)."""
+    found = parse_kubeconfig(text, source=str(path))
+
+    def read(file: str) -> str:
+        return host.read_text(path.parent / file) if file else ""
+
+    return replace(
+        found,
+        ca_pem=select_certs(read(found.ca_file)) or found.ca_pem,
+        client_cert_pem=select_certs(read(found.client_cert_file)) or found.client_cert_pem,
+        client_key_pem=Secret(select_private_keys(read(found.client_key_file))) or found.client_key_pem,
+        token=Secret(read(found.token_file).strip()) or found.token,
+    )
+
+
+def _load(text: str, source: str) -> dict[str, Any]:
+    try:
+        document = render.load_yaml(text)
+    except Exception as error:  # yaml.YAMLError, whose text would quote the file's lines, secrets among them
+        raise _invalid(source, "it is not YAML") from error
+    if not isinstance(document, dict) or document.get("kind") != "Config":
+        raise _invalid(source, "it is not a document of kind Config")
+    return document
+
+
+def _entries(document: Mapping[str, Any], section: str, source: str) -> list[Mapping[str, Any]]:
+    entries = document.get(section) or []
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise _invalid(source, f"its {section} are not a list of mappings")
+    return entries
+
+
+def _entry(document: Mapping[str, Any], section: str, name: str, source: str) -> dict[str, Any]:
+    """The value of the entry `name`: under `cluster` in `clusters`, and so on."""
+    for entry in _entries(document, section, source):
+        if _text(entry, "name") == name:
+            value = entry.get(section[:-1]) or {}
+            if isinstance(value, dict):
+                return value
+    raise _invalid(source, f"its {section} have no usable entry {name!r}")
+
+
+def _text(mapping: Mapping[str, Any], key: str) -> str:
+    value = mapping.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def _data(mapping: Mapping[str, Any], key: str, source: str) -> str:
+    try:
+        return base64.b64decode(_text(mapping, key), validate=True).decode()
+    except (binascii.Error, ValueError) as error:
+        raise _invalid(source, f"its {key} is not base64 of a text") from error
+
+
+def _path_unless_data(mapping: Mapping[str, Any], key: str) -> str:
+    """Embedded data counts more than a path beside it, as in kubectl."""
+    return "" if mapping.get(f"{key}-data") else _text(mapping, key)
+
+
+def _invalid(source: str, cause: str) -> HostError:
+    return HostError(
+        f"the kubeconfig {source} cannot be used",
+        cause=cause,
+        remedy=f"put back a good copy, or move it away (mv {source} /root/) and kb makes a new one",
+        code="kubeconfig-unreadable",
+    )
+
+
+# ---- what lies on the node
+
+
+def count_missing(host: Host, paths: Paths) -> int:
+    """How many of the five files are not there."""
+    return sum(not host.exists(paths.kubeconfig(spec.file)) for spec in KUBECONFIGS.values())
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is to be done about a kubeconfig file: keep it, issue it, or renew the client certificate in it."""
+
+    action: str
+    """keep | issue | renew"""
+    reason: str
+    server: str = ""
+    """The server that a file found there calls."""
+
+
+def probe_kubeconfig(host: Host, paths: Paths, name: str) -> Finding:
+    """What is to be done about the file of `name`.
+
+    Raises HostError where what is there cannot be used: kubeconfig-unreadable, kubeconfig-other-ca, key-mismatch,
+    certificate-expired, external-ca-incomplete, and those of pki.read_ca.
+    """
+    path = paths.kubeconfig(KUBECONFIGS[name].file)
+    ca = pki.read_ca(host, paths)
+    if not host.exists(path):
+        if ca.key is None:
+            raise _external_ca_incomplete(path, ca.path)
+        return Finding("issue", "there is none yet")
+    found = read_kubeconfig(host.read_text(path), host=host, path=path)
+    _check_trust(found, path=path, expected=pki.read_certs(host, ca.path), ca_path=ca.path)
+    if not found.client_cert_pem or found.client_cert_file:
+        # a token, a plugin, or the kubelet's own certificate, which the kubelet rotates
+        return Finding("keep", f"using the existing kubeconfig {path}", found.server)
+    cert, expired = _check_client(found, path, host.now())
+    if not expired:
+        return Finding("keep", f"using the existing kubeconfig {path}", found.server)
+    problem = f"the client certificate in {path} expired at {cert.not_valid_after_utc:%Y-%m-%d %H:%M:%S UTC}"
+    if ca.key is None:
+        raise HostError(
+            problem,
+            cause=f"the CA {ca.path} signs elsewhere (there is no key beside it), so kb cannot issue it again",
+            remedy=f"have your CA issue it again and put the new kubeconfig at {path}",
+            code="certificate-expired",
+        )
+    return Finding("renew", f"{problem}: issued again for the same key", found.server)
+
+
+def _check_trust(found: Kubeconfig, *, path: Path, expected: tuple[x509.Certificate, ...], ca_path: Path) -> None:
+    """The first CA certificate of the file must be one of the node's."""
+    try:
+        first = pki.parse_certs(found.ca_pem)[0]
+    except ValueError:
+        raise _other_ca(path, ca_path, "it holds no CA certificate") from None
+    if first not in expected:
+        raise _other_ca(path, ca_path, f"it trusts another CA ({first.subject.rfc4514_string()}) than {ca_path}")
+
+
+def _check_client(found: Kubeconfig, path: Path, now: datetime.datetime) -> tuple[x509.Certificate, bool]:
+    """The client certificate in a file, and whether it has expired."""
+    try:
+        cert = pki.parse_certs(found.client_cert_pem)[0]
+        key = pki.parse_key(found.client_key_pem.reveal())
+    except ValueError as error:
+        raise _invalid(str(path), f"client certificate or key: {error}") from error
+    if not pki.is_key_of(key, cert):
+        raise _invalid(str(path), "its client key does not belong to its client certificate")
+    return cert, pki.is_expired(cert, now)
+
+
+def is_kubeconfig_valid(host: Host, paths: Paths, name: str) -> bool:
+    """Whether nothing is to be done about the file of `name`."""
+    try:
+        return probe_kubeconfig(host, paths, name).action == "keep"
+    except HostError:
+        return False
+
+
+def find_problems(host: Host, paths: Paths) -> list[HostError]:
+    """Every reason why kubeconfig/* would stop, found before anything is changed: for preflight. A problem of the
+    CA itself is pki.find_problems' to tell."""
+    files = {spec.name: paths.kubeconfig(spec.file) for spec in KUBECONFIGS.values()}
+    try:
+        pki.check_no_orphans(host, paths, "ca", [path for path in files.values() if host.exists(path)])
+        if not host.exists(pki.CERTS["ca"].cert_path(paths)):
+            return []
+    except HostError as error:
+        return [error]
+    problems = []
+    for name in files if pki.is_ca_valid(host, paths, "ca") else ():
+        try:
+            probe_kubeconfig(host, paths, name)
+        except HostError as error:
+            problems.append(error)
+    return problems
+
+
+def ensure_kubeconfig(
+    host: Host, paths: Paths, *, config: InitConfig, release: Release, name: str, make_key: Callable[[], pki.Key]
+) -> Finding:
+    """Keep the file of `name`, make it, or renew what has expired in it; return what was found before. A file that
+    is there keeps its server: kb does not know who relies on it. Raises as probe_kubeconfig does."""
+    finding = probe_kubeconfig(host, paths, name)
+    path = paths.kubeconfig(KUBECONFIGS[name].file)
+    if finding.action == "issue":
+        text = _issue(host, paths, config=config, name=name, key=make_key(), server=server_url(name, config, release))
+        host.write_file(path, text, mode=0o600)
+    elif finding.action == "renew":
+        text = _renew(host, paths, path=path, seconds=config.cluster.certificate_validity_period_s)
+        pki.write_keeping_mode(host, path, text, mode=0o600)
+    return finding
+
+
+def _issue(host: Host, paths: Paths, *, config: InitConfig, name: str, key: pki.Key, server: str) -> str:
+    spec = KUBECONFIGS[name]
+    user = spec.user.format(node=config.node.name)
+    ca = pki.read_ca(host, paths)
+    cert = _issue_client_cert(
+        pki.Subject(user, spec.organizations, is_client=True),
+        key,
+        ca=ca,
+        not_after=pki.plan_validity(host.now(), config.cluster.certificate_validity_period_s).not_after,
+    )
+    return render_kubeconfig(
+        server=server,
+        ca_pem=pki.cert_to_pem(ca.cert),
+        user=user,
+        cluster_name=config.cluster.cluster_name,
+        client_cert_pem=pki.cert_to_pem(cert),
+        client_key_pem=pki.key_to_pem(key),
+    )
+
+
+def _issue_client_cert(
+    subject: pki.Subject, key: pki.Key, *, ca: pki.Ca, not_after: datetime.datetime
+) -> x509.Certificate:
+    """A new kubeconfig's certificate begins when its CA does."""
+    return pki.issue_leaf_cert(subject, key, ca=ca, validity=pki.Validity(ca.cert.not_valid_before_utc, not_after))
+
+
+def _renew(host: Host, paths: Paths, *, path: Path, seconds: int) -> str:
+    """The file with a new certificate for the same subject and key, and the CA of today; all else as it is."""
+    text = host.read_text(path)
+    found = read_kubeconfig(text, host=host, path=path)
+    key = pki.parse_key(found.client_key_pem.reveal())
+    old = pki.parse_certs(found.client_cert_pem)[0]
+    ca = pki.read_ca(host, paths)
+    cert = pki.issue_leaf_cert(pki.subject_of(old), key, ca=ca, validity=pki.plan_validity(host.now(), seconds))
+    document = _load(text, str(path))
+    user = _entry(document, "users", found.user, str(path))
+    user["client-certificate-data"] = _base64(pki.cert_to_pem(cert))
+    cluster = _entry(document, "clusters", found.cluster_name, str(path))
+    if not found.ca_file:
+        cluster["certificate-authority-data"] = _base64(pki.cert_to_pem(ca.cert))
+    return render.dump_yaml(document)
+
+
+def _other_ca(path: Path, ca_path: Path, cause: str) -> HostError:
+    return HostError(
+        f"the kubeconfig {path} does not trust this cluster's CA",
+        cause=cause,
+        remedy=f"put the CA that it belongs to at {ca_path}, or move it away (mv {path} /root/) and kb makes a new one",
+        code="kubeconfig-other-ca",
+    )
+
+
+def _external_ca_incomplete(path: Path, ca_path: Path) -> HostError:
+    return HostError(
+        f"there is no {path}",
+        cause=f"the CA {ca_path} signs elsewhere (there is no key beside it), so kb cannot issue it",
+        remedy=f"make its client certificate with your CA and put the kubeconfig at {path}; kb certs generate-csr helps",
+        code="external-ca-incomplete",
+    )
+
+
+# ---- one for any user
+
+
+def make_user_kubeconfig(
+    host: Host,
+    paths: Paths,
+    config: InitConfig,
+    *,
+    client_name: str,
+    orgs: tuple[str, ...] = (),
+    token: Union[Secret, str] = NO_SECRET,
+    validity_s: Optional[int] = None,
+    server: str = "",
+) -> str:
+    """The kubeconfig of `kb kubeconfig user`: for a new client certificate, or for `token`. Writes nothing.
+
+    `server` (HOST:PORT, or a URL) replaces the control plane endpoint, and must be a name in the API server's
+    certificate. Raises UsageError (server-not-in-certificate, bad-server, bad-validity-period) and HostError.
+    """
+    if validity_s is not None and validity_s <= 0:
+        raise UsageError(
+            f"--validity-period {validity_s}s",
+            cause="a certificate of that period would have expired when it is made",
+            remedy="give a period above zero, such as 8760h",
+            code="bad-validity-period",
+        )
+    url = (
+        _check_server(host, paths, server, config.local_api_endpoint.bind_port) if server else control_plane_url(config)
+    )
+    ca = pki.read_ca(host, paths)
+    render_for_user = partial(
+        render_kubeconfig,
+        server=url,
+        ca_pem=pki.cert_to_pem(ca.cert),
+        user=client_name,
+        cluster_name=config.cluster.cluster_name,
+    )
+    if token:
+        return render_for_user(token=token if isinstance(token, Secret) else Secret(token))
+    if ca.key is None:
+        raise HostError(
+            f"there is no {ca.path.with_suffix('.key')}",
+            cause=f"a client certificate for {client_name!r} must be signed with it",
+            remedy="run this where the CA's key is kept, or give the user a token: --token",
+            code="ca-key-missing",
+        )
+    key = pki.generate_key(pki.key_algorithm(config.cluster))
+    seconds = config.cluster.certificate_validity_period_s if validity_s is None else validity_s
+    cert = _issue_client_cert(
+        pki.Subject(client_name, orgs, is_client=True),
+        key,
+        ca=ca,
+        not_after=pki.plan_validity(host.now(), seconds).not_after,
+    )
+    return render_for_user(client_cert_pem=pki.cert_to_pem(cert), client_key_pem=pki.key_to_pem(key))
+
+
+def _check_server(host: Host, paths: Paths, server: str, default_port: int) -> str:
+    """The URL of `server`, if the API server's certificate names its host."""
+    name, port = pki.split_host_port(server.removeprefix("https://").rstrip("/"))
+    if not name or "/" in name or not 0 <= port <= 65535:
+        raise UsageError(
+            f"--server {server!r}",
+            cause="a server is HOST:PORT",
+            remedy="give a host name or an address, and a port: --server api.example.com:6443",
+            code="bad-server",
+        )
+    path = pki.CERTS["apiserver"].cert_path(paths)
+    sans = pki.sans_of(pki.read_certs(host, path)[0])
+    if not sans.covers(name):
+        raise UsageError(
+            f"--server {server!r}",
+            cause=f"the API server's certificate {path} does not name {name}, so every client would refuse it; "
+            f"it is signed for {sans}",
+            remedy=f"add {name} to apiServer.certSANs, then: kb init phase certs apiserver --config FILE",
+            code="server-not-in-certificate",
+        )
+    return _url(name, port or default_port)

@@ -1,0 +1,428 @@
+"""The user's patches (--patches, patches.directory): read them, and apply them to what kb generates.
+
+Owns the three kinds of patch: strategic merge, JSON merge (RFC 7386), JSON patch (RFC 6902). Knows no phase, and
+never changes the object that it is given. Mirrors cmd/kubeadm/app/util/patches/patches.go.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Optional
+
+from kubeup import render
+from kubeup.errors import UsageError
+from kubeup.host import Host
+
+TARGETS = (
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubeletconfiguration",
+    "corednsdeployment",
+    "kubeproxydaemonset",
+)
+KINDS = ("strategic", "merge", "json")
+
+MERGE_KEYS: Mapping[str, str] = {
+    "containers": "name",
+    "initContainers": "name",
+    "ephemeralContainers": "name",
+    "volumes": "name",
+    "env": "name",
+    "volumeMounts": "mountPath",
+    "volumeDevices": "devicePath",
+    "ports": "containerPort",
+    "imagePullSecrets": "name",
+    "hostAliases": "ip",
+    "schedulingGates": "name",
+    "resourceClaims": "name",
+    "topologySpreadConstraints": "topologyKey",
+    "conditions": "type",
+    "podIPs": "ip",
+    "hostIPs": "ip",
+    "ownerReferences": "uid",
+}
+"""The lists of Pod, Deployment and DaemonSet whose items are merged one by one, and the field that tells the items
+apart. Every other list (command, args, tolerations, ...) is replaced as a whole."""
+
+MERGED_PRIMITIVE_LISTS = frozenset({"finalizers"})
+"""Lists of plain values to which a strategic patch adds."""
+
+_FILE_NAME = re.compile(rf"(?P<target>{'|'.join(TARGETS)})(?P<suffix>[^.+]*)(\+(?P<kind>[^.]*))?\.(?P<ext>yaml|json)")
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One document of a patch file."""
+
+    path: Path
+    target: str
+    kind: str
+    body: Any
+
+
+@dataclass(frozen=True)
+class Patches:
+    """All patches of a directory, in the order in which they apply."""
+
+    patches: tuple[Patch, ...] = ()
+    ignored: tuple[str, ...] = ()
+    """One sentence for each file that is no patch, and why."""
+
+    def for_target(self, target: str) -> tuple[Patch, ...]:
+        return tuple(patch for patch in self.patches if patch.target == target)
+
+    def apply(self, target: str, obj: Mapping[str, Any]) -> dict[str, Any]:
+        """`obj` with all patches for `target` on it. Raises UsageError (patch-failed) that names file and place."""
+        patched: Any = copy.deepcopy(dict(obj))
+        for patch in self.for_target(target):
+            patched = _APPLY[patch.kind](patched, copy.deepcopy(patch.body), patch)
+            if not isinstance(patched, dict):
+                _fail(patch, "", "it leaves something that is no object")
+        result: dict[str, Any] = patched
+        return result
+
+
+# ---- reading
+
+
+def read_patches(host: Host, directory: str) -> Patches:
+    """The patches below `directory` ("" for none), sub-folders included, in the order of their names.
+
+    Raises UsageError: patches-directory-missing, patch-invalid.
+    """
+    if not directory:
+        return Patches()
+    root = Path(directory)
+    if not host.is_dir(root):
+        raise UsageError(
+            f"patches directory {directory}",
+            cause="it is not a directory" if host.exists(root) else "there is no such directory",
+            remedy="give --patches (or patches.directory) the folder that holds your patch files",
+            code="patches-directory-missing",
+        )
+    patches: list[Patch] = []
+    ignored: list[str] = []
+    for path in _walk(host, root):
+        match = _FILE_NAME.fullmatch(path.name)
+        if match is None:
+            ignored.append(f"{path} is no patch: {_why_no_patch(path.name)}")
+            continue
+        kind = match["kind"]
+        if kind is not None and kind not in KINDS:
+            _refuse(path, f"{kind!r} after the + is no kind of patch", f"call it +{', +'.join(KINDS)}")
+        patches.extend(
+            Patch(path, match["target"], kind or "strategic", body)
+            for body in _parse_documents(path, host.read_text(path), kind or "strategic")
+        )
+    return Patches(tuple(patches), tuple(ignored))
+
+
+def _walk(host: Host, folder: Path) -> list[Path]:
+    files: list[Path] = []
+    for name in host.list_dir(folder):
+        path = folder / name
+        found = host.stat(path)
+        if found is not None and found.is_dir:
+            files.extend(_walk(host, path))
+        elif not host.is_dir(path):  # a link to a folder is not followed: it could lead in a circle
+            files.append(path)
+    return files
+
+
+def _why_no_patch(name: str) -> str:
+    if not name.endswith((".yaml", ".json")):
+        return "its name does not end in .yaml or .json"
+    return f"its name is not <target>[suffix][+kind] with a target of {', '.join(TARGETS)} and no dot in the suffix"
+
+
+def _parse_documents(path: Path, text: str, kind: str) -> list[Any]:
+    try:
+        bodies = render.load_all_yaml(text) if path.suffix == ".yaml" else [json.loads(text)] if text.strip() else []
+    except (ValueError, render.yaml.YAMLError) as error:
+        _refuse(path, f"it cannot be read: {' '.join(str(error).split())}", f"correct {path}")
+    wanted, words = (list, "a list of operations") if kind == "json" else (dict, "an object")
+    for body in bodies:
+        if not isinstance(body, wanted):
+            _refuse(path, f"a {kind} patch is {words}, this is not", f"correct {path}, or name its kind (+{KINDS[0]})")
+    return bodies
+
+
+def _refuse(path: Path, cause: str, remedy: str) -> NoReturn:
+    raise UsageError(f"patch {path}", cause=cause, remedy=f"{remedy}, then run the command again", code="patch-invalid")
+
+
+def _fail(patch: Patch, place: str, cause: str) -> NoReturn:
+    where = f" at {place}" if place else ""
+    raise UsageError(
+        f"patch {patch.path} ({patch.kind}) does not fit {patch.target}{where}",
+        cause=cause,
+        remedy=f"correct {patch.path}, then run the command again",
+        code="patch-failed",
+    )
+
+
+# ---- JSON merge patch, RFC 7386
+
+
+def merge_json(target: Any, patch: Any) -> Any:
+    """`target` with a JSON merge patch on it: objects merge, null removes, anything else replaces."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(target) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = merge_json(merged.get(key), value)
+    return merged
+
+
+# ---- JSON patch, RFC 6902
+
+
+def _apply_json_patch(obj: Any, operations: Sequence[Any], patch: Patch) -> Any:
+    for index, operation in enumerate(operations):
+        obj = _JsonOperation(patch, index, operation).apply(obj)
+    return obj
+
+
+class _JsonOperation:
+    """One operation of a JSON patch; it knows its place in the file, for what it says when it fails.
+
+    Patches that work with kubeadm work here, so this is wider than the RFC in what kubeadm's library allows too:
+    replace may set a field that is not there, test finds null there, and negative places count from a list's end.
+    """
+
+    def __init__(self, patch: Patch, index: int, operation: Any) -> None:
+        self.patch = patch
+        self.index = index
+        if not isinstance(operation, dict):
+            self.fail("an operation is an object")
+        self.fields = operation
+        self.op = str(self.take("op"))
+
+    def apply(self, obj: Any) -> Any:
+        path = str(self.take("path"))
+        if self.op == "test":
+            want = self.fields.get("value")
+            have = None if want is None and self.is_absent(obj, path) else self.look_up(obj, path)
+            if not _is_same(have, want):
+                self.fail(f"test of {path!r} found {json.dumps(have)}, not {json.dumps(want)}")
+            return obj
+        if self.op == "remove":
+            return self.remove(obj, path)
+        if self.op == "replace":
+            return self.put(obj, path, self.take("value"), is_replacing=True)
+        if self.op == "add":
+            return self.put(obj, path, self.take("value"))
+        if self.op in ("move", "copy"):
+            source = str(self.take("from"))
+            value = copy.deepcopy(self.look_up(obj, source))
+            if self.op == "move":
+                if path.startswith(source + "/"):
+                    self.fail(f"{source!r} cannot be moved into itself")
+                obj = self.remove(obj, source)
+            return self.put(obj, path, value)
+        return self.fail(f"there is no operation {self.op!r}")
+
+    def take(self, name: str) -> Any:
+        if name not in self.fields:
+            self.fail(f"it has no {name!r}")
+        return self.fields[name]
+
+    def fail(self, cause: str) -> NoReturn:
+        op = f" ({self.op})" if hasattr(self, "op") else ""
+        _fail(self.patch, f"operation {self.index + 1}{op}", cause)
+
+    def split(self, pointer: str) -> list[str]:
+        if pointer and not pointer.startswith("/"):
+            self.fail(f"path {pointer!r} does not begin with /")
+        return [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
+
+    def look_up(self, obj: Any, pointer: str) -> Any:
+        for part in self.split(pointer):
+            if isinstance(obj, dict):
+                if part not in obj:
+                    self.fail(f"there is nothing at {pointer!r}: no field {part!r}")
+                obj = obj[part]
+            elif isinstance(obj, list):
+                obj = obj[self.item(obj, part, pointer)]
+            else:
+                self.fail(f"there is nothing at {pointer!r}: {part!r} is looked for in a plain value")
+        return obj
+
+    def is_absent(self, obj: Any, pointer: str) -> bool:
+        """Whether `pointer` names a field that its object does not have."""
+        owner = self.look_up(obj, pointer.rpartition("/")[0])
+        return isinstance(owner, dict) and self.split(pointer)[-1] not in owner
+
+    def item(self, items: list[Any], part: str, pointer: str, *, limit: Optional[int] = None) -> int:
+        """The place that `part` means in a list; `limit` is the first that is too far."""
+        end = len(items) if limit is None else limit
+        if not re.fullmatch(r"0|-?[1-9][0-9]*", part):
+            self.fail(f"{part!r} in {pointer!r} is no place in a list")
+        place = int(part) if int(part) >= 0 else end + int(part)
+        if not 0 <= place < end:
+            self.fail(f"there is nothing at {pointer!r}: the list has {len(items)} items, counted from 0")
+        return place
+
+    def put(self, obj: Any, pointer: str, value: Any, *, is_replacing: bool = False) -> Any:
+        parts = self.split(pointer)
+        if not parts:
+            return value
+        owner = self.look_up(obj, pointer.rpartition("/")[0])
+        if isinstance(owner, dict):
+            owner[parts[-1]] = value
+        elif isinstance(owner, list) and is_replacing:
+            owner[self.item(owner, parts[-1], pointer)] = value
+        elif isinstance(owner, list):
+            end = len(owner)
+            owner.insert(end if parts[-1] == "-" else self.item(owner, parts[-1], pointer, limit=end + 1), value)
+        else:
+            self.fail(f"{pointer!r} lies in a plain value")
+        return obj
+
+    def remove(self, obj: Any, pointer: str) -> Any:
+        self.look_up(obj, pointer)
+        parts = self.split(pointer)
+        if not parts:
+            self.fail("the whole object cannot be removed")
+        owner = self.look_up(obj, pointer.rpartition("/")[0])
+        del owner[parts[-1] if isinstance(owner, dict) else self.item(owner, parts[-1], pointer)]
+        return obj
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Equality of JSON, where true is not 1."""
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+
+
+# ---- strategic merge patch
+
+
+def _apply_strategic(obj: Any, body: Any, patch: Patch) -> Any:
+    # the kubelet's configuration marks no list as one to merge
+    keys = {} if patch.target == "kubeletconfiguration" else MERGE_KEYS
+    return _StrategicMerge(patch, keys).merge_object(obj, body, "")
+
+
+_ORDER, _DELETE_FROM = "$setElementOrder/", "$deleteFromPrimitiveList/"
+
+
+class _StrategicMerge:
+    """Merges objects by Kubernetes' rules; `place` is the path in the patch, for what it says when it fails."""
+
+    def __init__(self, patch: Patch, merge_keys: Mapping[str, str]) -> None:
+        self.patch = patch
+        self.merge_keys = merge_keys
+
+    def merge_object(self, have: Mapping[str, Any], patch: Mapping[str, Any], place: str) -> dict[str, Any]:
+        directive = patch.get("$patch")
+        plain = {key: value for key, value in patch.items() if not key.startswith("$")}
+        if directive == "replace":
+            return plain
+        if directive == "delete":
+            return {}
+        if directive not in (None, "merge"):
+            _fail(self.patch, f"{place}/$patch", f"{directive!r} is none of replace, delete, merge")
+        merged = dict(have)
+        if "$retainKeys" in patch:
+            kept = self.list_of_directive(patch, "$retainKeys", place)
+            merged = {key: value for key, value in merged.items() if key in kept}
+        for key in [key for key in patch if key.startswith(_DELETE_FROM)]:
+            field, gone = key[len(_DELETE_FROM) :], self.list_of_directive(patch, key, place)
+            if field in merged:
+                merged[field] = [item for item in merged[field] if item not in gone]
+        for key in [key for key in patch if key.startswith(_ORDER)]:
+            plain.setdefault(key[len(_ORDER) :], [])
+        for key, value in plain.items():
+            order = self.list_of_directive(patch, _ORDER + key, place) if _ORDER + key in patch else None
+            self.merge_field(merged, key, value, order=order, place=f"{place}/{key}")
+        return merged
+
+    def list_of_directive(self, patch: Mapping[str, Any], key: str, place: str) -> list[Any]:
+        value = patch[key]
+        if not isinstance(value, list):
+            _fail(self.patch, f"{place}/{key}", "it is no list")
+        return list(value)
+
+    def merge_field(
+        self, merged: dict[str, Any], key: str, value: Any, *, order: Optional[list[Any]], place: str
+    ) -> None:
+        have = merged.get(key)
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict):
+            merged[key] = self.merge_object(have if isinstance(have, dict) else {}, value, place)
+        elif isinstance(value, list) and (key in self.merge_keys or key in MERGED_PRIMITIVE_LISTS):
+            items = have if isinstance(have, list) else []
+            result = self.merge_list(items, value, self.merge_keys.get(key, ""), order=order, place=place)
+            if result or have is not None:
+                merged[key] = result
+        else:
+            merged[key] = value
+
+    def merge_list(
+        self, have: list[Any], patch: list[Any], merge_key: str, *, order: Optional[list[Any]], place: str
+    ) -> list[Any]:
+        if any(isinstance(item, dict) and item.get("$patch") == "replace" for item in patch):
+            return [item for item in patch if not (isinstance(item, dict) and "$patch" in item)]
+        deleted: list[tuple[Any, Any, str]] = []
+        wanted: list[tuple[Any, Any, str]] = []
+        for index, item in enumerate(patch):
+            name = self.name_of_item(item, merge_key, f"{place}/{index}")
+            is_deletion = isinstance(item, dict) and item.get("$patch") == "delete"
+            (deleted if is_deletion else wanted).append((name, item, f"{place}/{index}"))
+        merged = {
+            name: item
+            for index, item in enumerate(have)
+            if (name := self.name_of_item(item, merge_key, f"{place} (generated) {index}"))
+            not in [gone for gone, _, _ in deleted]
+        }
+        names_had = list(merged)
+        for name, item, where in wanted:
+            merged[name] = self.merge_object(merged.get(name, {}), item, where) if isinstance(item, dict) else item
+        names_patched = [name for name, _, _ in wanted]
+        if order is not None:
+            names_patched = [
+                name for entry in order if (name := self.name_of_item(entry, merge_key, f"{place} (order)")) in merged
+            ]
+        return [merged[name] for name in order_items(names_had, names_patched)]
+
+    def name_of_item(self, item: Any, merge_key: str, place: str) -> Any:
+        """What tells an item of a merged list from the others: the value of its merge key, or itself."""
+        if not merge_key and isinstance(item, (str, int)):
+            return item
+        if not isinstance(item, dict) or not isinstance(item.get(merge_key), (str, int)):
+            _fail(self.patch, place, f"the item has no {merge_key!r}, which tells the items of this list apart")
+        return item[merge_key]
+
+
+def order_items(had: Sequence[Any], patched: Sequence[Any]) -> list[Any]:
+    """The order of a merged list: the patch's items keep the patch's order, the others theirs; an item that only the
+    patch has comes before the others that are left, one that both have takes its old place among them."""
+    others = [name for name in had if name not in patched]
+    rest = list(dict.fromkeys(patched))
+    ordered: list[Any] = []
+    while others and rest:
+        is_other_first = rest[0] in had and had.index(others[0]) < had.index(rest[0])
+        ordered.append((others if is_other_first else rest).pop(0))
+    return ordered + others + rest
+
+
+def _apply_merge(obj: Any, body: Any, patch: Patch) -> Any:
+    return merge_json(obj, body)
+
+
+_APPLY: Mapping[str, Callable[[Any, Any, Patch], Any]] = {
+    "strategic": _apply_strategic,
+    "merge": _apply_merge,
+    "json": _apply_json_patch,
+}

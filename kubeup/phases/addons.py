@@ -1,0 +1,207 @@
+"""The phases addon/coredns, addon/kube-proxy and pod-network.
+
+The objects and rules are in kubeup/addons.py and kubeup/podnetwork.py. Mirrors cmd/kubeadm/app/cmd/phases/init/
+addons.go; the pod network is kb's own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kubeup.errors import ClusterError
+from kubeup.lazy import lazy_import
+from kubeup.phases.cluster import SYSTEM, wait_for_node
+from kubeup.workflow import Context, Outputs
+
+if TYPE_CHECKING:
+    from kubeup import addons, clusterobjects, kubeapi, patches, podnetwork, routes, runtime
+    from kubeup.config.types import PodNetwork
+else:
+    addons = lazy_import("kubeup.addons")
+    clusterobjects = lazy_import("kubeup.clusterobjects")
+    kubeapi = lazy_import("kubeup.kubeapi")
+    patches = lazy_import("kubeup.patches")
+    podnetwork = lazy_import("kubeup.podnetwork")
+    routes = lazy_import("kubeup.routes")
+    runtime = lazy_import("kubeup.runtime")
+
+Object = dict[str, Any]
+POLL_S = 0.5
+POD_CIDR_TIMEOUT_S = 120
+"""A controller-manager that was restarted takes up to half a minute to become leader again."""
+CRD_TIMEOUT_S = 60
+
+
+# ---- addon/coredns
+
+
+def apply_coredns(ctx: Context) -> Outputs:
+    if ctx.config.cluster.dns.disabled:
+        ctx.report.note("dns.disabled is set: no CoreDNS")
+        return None
+    running = _running_dns(ctx)
+    if running.corefile and not addons.is_default_corefile(running.corefile, ctx.config.cluster):
+        ctx.report.note("the Corefile in ConfigMap kube-system/coredns was edited: it is kept")
+    clusterobjects.apply_objects(ctx.api, _coredns(ctx, running))
+    return None
+
+
+def coredns_is_applied(ctx: Context) -> bool:
+    return ctx.config.cluster.dns.disabled or clusterobjects.has_objects(ctx.api, _coredns(ctx, _running_dns(ctx)))
+
+
+def _running_dns(ctx: Context) -> addons.RunningDns:
+    return addons.parse_running_dns(
+        ctx.api.list(kubeapi.path_of("Deployment", "", SYSTEM), label=addons.DNS_LABEL),
+        ctx.api.get(kubeapi.path_of("ConfigMap", "coredns", SYSTEM)),
+        ctx.api.get(kubeapi.path_of("Service", "kube-dns", SYSTEM)),
+    )
+
+
+def _coredns(ctx: Context, running: addons.RunningDns) -> list[Object]:
+    patch = patches.read_patches(ctx.host, ctx.config.patches_directory)
+    objects: list[Object] = addons.render_coredns(ctx.config, ctx.release, running=running, patch=patch)
+    return objects
+
+
+# ---- addon/kube-proxy
+
+
+def apply_kube_proxy(ctx: Context) -> Outputs:
+    if ctx.config.cluster.proxy.disabled:
+        ctx.report.note("proxy.disabled is set: no kube-proxy")
+        return None
+    config_map, *rest = addons.render_kube_proxy(ctx.config, ctx.release)
+    clusterobjects.apply_component_config(ctx.api, config_map)
+    clusterobjects.apply_objects(ctx.api, rest)
+    return None
+
+
+def kube_proxy_is_applied(ctx: Context) -> bool:
+    if ctx.config.cluster.proxy.disabled:
+        return True
+    return clusterobjects.has_objects(ctx.api, addons.render_kube_proxy(ctx.config, ctx.release))
+
+
+# ---- pod-network
+
+
+def set_up_pod_network(ctx: Context) -> Outputs:
+    """init: what the cluster holds of the pod network, then this node's part."""
+    network = ctx.config.kb.pod_network
+    clusterobjects.apply_objects(ctx.api, _network_objects(network))
+    if network.plugin == "bridge":
+        _set_up_bridge(ctx, network)
+    elif network.plugin == "manifest":
+        _apply_manifest(ctx, _manifest(ctx, network))
+    return None
+
+
+def pod_network_is_set_up(ctx: Context) -> bool:
+    network = ctx.config.kb.pod_network
+    if not clusterobjects.has_objects(ctx.api, _network_objects(network)):
+        return False
+    if network.plugin == "manifest":
+        return clusterobjects.has_objects(ctx.api, _manifest(ctx, network))
+    return network.plugin != "bridge" or _bridge_is_set_up(ctx, network)
+
+
+def set_up_node_network(ctx: Context) -> Outputs:
+    """join: this node's part, as the cluster says; in a cluster that kubeadm made there is none."""
+    network = clusterobjects.read_pod_network(ctx.api)
+    if network.plugin == "bridge":
+        _set_up_bridge(ctx, network)
+    return None
+
+
+def node_network_is_set_up(ctx: Context) -> bool:
+    network = clusterobjects.read_pod_network(ctx.api)
+    return network.plugin != "bridge" or _bridge_is_set_up(ctx, network)
+
+
+def _network_objects(network: PodNetwork) -> list[Object]:
+    objects: list[Object] = [
+        clusterobjects.render_kb_config(network),
+        *clusterobjects.load_objects("rbac/pod-network.yaml"),
+    ]
+    if network.plugin == "bridge":
+        objects += clusterobjects.load_objects("rbac/node-routes.yaml")
+    return objects
+
+
+def _set_up_bridge(ctx: Context, network: PodNetwork) -> None:
+    podnetwork.check_foreign_cni_config(ctx.host, ctx.paths)
+    status = runtime.probe_runtime(ctx.host, ctx.config.node.cri_socket)
+    podnetwork.check_cni_plugins(ctx.host, status.cni_bin_dirs, status.label)
+    node = wait_for_pod_cidrs(ctx)
+    pyz = podnetwork.find_running_pyz()
+    if pyz is None:
+        ctx.report.note(f"kb runs from a checkout: the unit {podnetwork.UNIT} runs it from there too, so keep it")
+    changed = podnetwork.ensure_installed_kb(ctx.host, ctx.paths, pyz)
+    files = _bridge_files(ctx, node, network)
+    changed = podnetwork.write_node_files(ctx.host, ctx.paths, files) or changed
+    podnetwork.ensure_keeper_runs(ctx.host, is_changed=changed)
+
+
+def _bridge_is_set_up(ctx: Context, network: PodNetwork) -> bool:
+    has_file = ctx.host.exists(ctx.paths.cni_conf / routes.CNI_FILE)
+    if has_file and podnetwork.find_foreign_cni_config(ctx.host, ctx.paths):
+        return True  # another network was installed on top since, and kb's keeper steps aside for it
+    node = ctx.api.get(kubeapi.path_of("Node", ctx.config.node.name))
+    if not node or not (node.get("spec") or {}).get("podCIDRs"):
+        return False
+    return podnetwork.has_node_files(ctx.host, ctx.paths, _bridge_files(ctx, node, network))
+
+
+def _bridge_files(ctx: Context, node: Object, network: PodNetwork) -> podnetwork.NodeFiles:
+    command = podnetwork.plan_command(podnetwork.find_running_pyz(), ctx.paths)
+    return podnetwork.plan_node_files(ctx.host, node, ctx.config, network=network, command=command)
+
+
+def wait_for_pod_cidrs(ctx: Context) -> Object:
+    """The Node object of this machine, as soon as it has its podCIDRs.
+
+    Raises UsageError (no-pod-subnet) or ClusterError (node-not-registered, no-pod-cidr).
+    """
+    node = wait_for_node(ctx)
+    name, started = ctx.config.node.name, ctx.host.monotonic()
+    while not (node.get("spec") or {}).get("podCIDRs"):
+        podnetwork.check_pod_cidr_source(ctx.config.cluster)
+        elapsed = ctx.host.monotonic() - started
+        if elapsed >= POD_CIDR_TIMEOUT_S:
+            raise podnetwork.missing_pod_cidr(ctx.api, name, elapsed)
+        ctx.report.waiting(f"node {name}: {elapsed:.0f} s of {POD_CIDR_TIMEOUT_S} s; it has no podCIDR yet")
+        ctx.host.sleep(POLL_S)
+        node = ctx.api.get(kubeapi.path_of("Node", name)) or {}
+    return node
+
+
+def _manifest(ctx: Context, network: PodNetwork) -> list[Object]:
+    found = podnetwork.read_manifest(ctx.host, network.manifest)
+    objects: list[Object] = podnetwork.sort_objects(podnetwork.rewrite_images(found, ctx.config.kb.mirror))
+    return objects
+
+
+def _apply_manifest(ctx: Context, objects: list[Object]) -> None:
+    """Each object in order; a kind that the manifest itself defines is waited for."""
+    pending = [found for found in objects if found["kind"] == "CustomResourceDefinition"]
+    first = [found for found in objects if found["kind"] in ("Namespace", "CustomResourceDefinition")]
+    clusterobjects.apply_objects(ctx.api, first)
+    for crd in pending:
+        _wait_for_crd(ctx, crd)
+    clusterobjects.apply_objects(ctx.api, [found for found in objects if found not in first])
+
+
+def _wait_for_crd(ctx: Context, crd: Object) -> None:
+    name, started = crd["metadata"]["name"], ctx.host.monotonic()
+    while not podnetwork.is_established(ctx.api.get(podnetwork.crd_path(crd))):
+        elapsed = ctx.host.monotonic() - started
+        if elapsed >= CRD_TIMEOUT_S:
+            raise ClusterError(
+                f"CustomResourceDefinition {name} is not established after {elapsed:.0f} s",
+                cause="the API server has not accepted its names or schema",
+                remedy=f"see its conditions: kubectl get crd {name} -o yaml",
+                code="crd-not-established",
+            )
+        ctx.report.waiting(f"CustomResourceDefinition {name}: {elapsed:.0f} s of {CRD_TIMEOUT_S} s")
+        ctx.host.sleep(POLL_S)

@@ -1,0 +1,216 @@
+"""The phases that put a new cluster's objects in place: upload-config, upload-certs, mark-control-plane,
+bootstrap-token.
+
+The objects are in kubeup/clusterobjects.py. Mirrors cmd/kubeadm/app/cmd/phases/init/{uploadconfig,uploadcerts,
+markcontrolplane,bootstraptoken}.go.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kubeup.errors import ClusterError, KbError
+from kubeup.lazy import lazy_import
+from kubeup.workflow import Context, Outputs
+
+if TYPE_CHECKING:
+    from kubeup import certshare, clusterobjects, kubeapi, kubeconfig, kubelet, tokens
+    from kubeup.config import render
+else:
+    certshare = lazy_import("kubeup.certshare")
+    clusterobjects = lazy_import("kubeup.clusterobjects")
+    kubeapi = lazy_import("kubeup.kubeapi")
+    kubeconfig = lazy_import("kubeup.kubeconfig")
+    kubelet = lazy_import("kubeup.kubelet")
+    render = lazy_import("kubeup.config.render")
+    tokens = lazy_import("kubeup.tokens")
+
+Object = dict[str, Any]
+SYSTEM = "kube-system"
+NODE_POLL_S = 0.25
+
+
+# ---- upload-config
+
+
+def upload_kubeadm_config(ctx: Context) -> Outputs:
+    clusterobjects.apply_objects(ctx.api, _kubeadm_config(ctx))
+    return None
+
+
+def kubeadm_config_is_uploaded(ctx: Context) -> bool:
+    return clusterobjects.has_objects(ctx.api, _kubeadm_config(ctx))
+
+
+def _kubeadm_config(ctx: Context) -> list[Object]:
+    stored = render.render_cluster_configuration(ctx.config.cluster, ctx.release)
+    return [clusterobjects.render_kubeadm_config(stored), *clusterobjects.load_objects("rbac/kubeadm-config.yaml")]
+
+
+def upload_kubelet_config(ctx: Context) -> Outputs:
+    """The configuration that joining nodes start from, and on older minors this node's CRI socket."""
+    config_map, *rbac = _kubelet_config(ctx)
+    clusterobjects.apply_component_config(ctx.api, config_map)
+    clusterobjects.apply_objects(ctx.api, rbac)
+    if not kubelet.has_instance_config(ctx.config.cluster, ctx.release):
+        wait_for_node(ctx)
+        ctx.api.patch(_node_path(ctx), {"metadata": {"annotations": _socket_annotation(ctx)}})
+    return None
+
+
+def kubelet_config_is_uploaded(ctx: Context) -> bool:
+    if not clusterobjects.has_objects(ctx.api, _kubelet_config(ctx)):
+        return False
+    if kubelet.has_instance_config(ctx.config.cluster, ctx.release):
+        return True
+    node = ctx.api.get(_node_path(ctx))
+    return clusterobjects.covers(node, {"metadata": {"annotations": _socket_annotation(ctx)}})
+
+
+def _kubelet_config(ctx: Context) -> list[Object]:
+    # without this node's resolvConf: each node that joins looks for its own
+    document = kubelet.render_kubelet_config(ctx.config, ctx.release).document
+    data = {"kubelet": kubelet.dump_kubelet_config(document)}
+    generated = "" if ctx.config.kubelet else kubelet.component_config_hash(data)
+    config_map = clusterobjects.render_component_config("kubelet-config", data, generated)
+    return [config_map, *clusterobjects.load_objects("rbac/kubelet-config.yaml")]
+
+
+def _socket_annotation(ctx: Context) -> dict[str, str]:
+    return {clusterobjects.CRI_SOCKET_ANNOTATION: ctx.config.node.cri_socket}
+
+
+# ---- upload-certs
+
+
+def upload_certs(ctx: Context) -> Outputs:
+    """Share the control plane's secrets, encrypted, for two hours: a token that expires owns them."""
+    if not ctx.config.upload_certs:
+        ctx.report.note("certificates are not uploaded: give --upload-certs to let control planes fetch them")
+        return None
+    key = ctx.config.certificate_key or certshare.new_certificate_key()
+    files = certshare.read_shared_files(ctx.host, ctx.paths, ctx.config.cluster)
+    proxy = certshare.make_proxy_token()
+    owner = ctx.api.create(tokens.render_token_secret(proxy, ctx.host.now()))
+    secret = certshare.render_certs_secret(files, key, token_id=proxy.token_id, token_uid=_uid(owner))
+    # replaced as a whole: applying would leave the owner of the upload before beside the new one
+    ctx.api.create_or_replace(secret)
+    clusterobjects.apply_objects(ctx.api, clusterobjects.load_objects("rbac/kubeadm-certs.yaml"))
+    return {"certificate_key": key}
+
+
+def certs_are_uploaded(ctx: Context) -> bool:
+    """Whether the Secret is there and opens with the configured key; nothing is wanted without --upload-certs."""
+    if not ctx.config.upload_certs:
+        return True
+    secret = ctx.api.get(kubeapi.path_of("Secret", certshare.SECRET_NAME, SYSTEM))
+    key = ctx.config.certificate_key
+    if secret is None or not key:
+        return False
+    try:
+        certshare.plan_downloads(secret, key, paths=ctx.paths, cluster=ctx.config.cluster)
+    except KbError:
+        return False
+    return True
+
+
+def _uid(secret: Object) -> str:
+    return str((secret.get("metadata") or {}).get("uid", ""))
+
+
+# ---- mark-control-plane
+
+
+def mark_control_plane(ctx: Context) -> Outputs:
+    wait_for_node(ctx)
+    clusterobjects.mark_control_plane(ctx.api, ctx.config.node.name, _taints(ctx))
+    return None
+
+
+def control_plane_is_marked(ctx: Context) -> bool:
+    node = ctx.api.get(_node_path(ctx))
+    return node is not None and clusterobjects.plan_node_marks(node, _taints(ctx)) is None
+
+
+def _taints(ctx: Context) -> Any:
+    wanted = ctx.config.node.taints
+    return (clusterobjects.CONTROL_PLANE_TAINT,) if wanted is None else wanted
+
+
+def _node_path(ctx: Context) -> str:
+    return kubeapi.path_of("Node", ctx.config.node.name)
+
+
+def wait_for_node(ctx: Context) -> Object:
+    """The Node object of this machine, as soon as its kubelet has registered it.
+
+    Raises ClusterError (node-not-registered) with the kubelet's state.
+    """
+    name, timeout_s = ctx.config.node.name, ctx.config.timeouts.kubernetes_api_call_s
+    started = ctx.host.monotonic()
+    while True:
+        node: Any = ctx.api.get(_node_path(ctx))
+        # the label comes with the kubelet's first full report
+        if node and "kubernetes.io/hostname" in (node["metadata"].get("labels") or {}):
+            found: Object = node
+            return found
+        elapsed = ctx.host.monotonic() - started
+        if elapsed >= timeout_s:
+            raise _not_registered(ctx, elapsed)
+        ctx.report.waiting(f"node {name}: {elapsed:.0f} s of {timeout_s} s; the kubelet has not registered it yet")
+        ctx.host.sleep(NODE_POLL_S)
+
+
+def _not_registered(ctx: Context, elapsed: float) -> ClusterError:
+    name = ctx.config.node.name
+    state = ctx.host.query(["systemctl", "is-active", "kubelet"]).stdout.strip() or "unknown"
+    others = [str(node["metadata"]["name"]) for node in ctx.api.list(kubeapi.path_of("Node"))]
+    known = f"; the cluster's nodes are: {', '.join(sorted(others))}" if others else "; the cluster has no node"
+    if state == "active":
+        cause = f"the kubelet runs, and has not registered a node of this name{known}"
+        remedy = "see what it says: journalctl -u kubelet -n 50 --no-pager"
+    else:
+        cause = f"the kubelet's unit is {state}, so it registers no node{known}"
+        remedy = "see why it does not run: systemctl status kubelet; journalctl -u kubelet -n 50 --no-pager"
+    return ClusterError(
+        f"node {name} is not registered after {elapsed:.0f} s", cause=cause, remedy=remedy, code="node-not-registered"
+    )
+
+
+# ---- bootstrap-token
+
+
+def make_bootstrap_tokens(ctx: Context) -> Outputs:
+    """The tokens, the rights that they give, and cluster-info, by which a node finds and checks the cluster."""
+    made = ctx.config.bootstrap_tokens
+    secrets = [tokens.render_token_secret(token, ctx.host.now()) for token in made]
+    clusterobjects.apply_objects(ctx.api, [*secrets, *clusterobjects.load_objects("rbac/bootstrap.yaml")])
+    clusterobjects.apply_cluster_info(ctx.api, _cluster_info(ctx))
+    clusterobjects.apply_objects(ctx.api, clusterobjects.load_objects("rbac/cluster-info.yaml"))
+    ids = [token.token_id for token in made]
+    return {"token": made[0].token if made else None, "tokens": [token.token for token in made], "token_ids": ids}
+
+
+def bootstrap_tokens_are_made(ctx: Context) -> bool:
+    """The rights and cluster-info are there, and so is each token, unexpired. A token that kb made up differs in
+    every run: any that lets nodes in will do for it."""
+    rbac = clusterobjects.load_objects("rbac/bootstrap.yaml") + clusterobjects.load_objects("rbac/cluster-info.yaml")
+    if not clusterobjects.has_objects(ctx.api, [*rbac, _cluster_info(ctx)]):
+        return False
+    listed = ctx.api.list(kubeapi.path_of("Secret", "", SYSTEM), field="type=bootstrap.kubernetes.io/token")
+    parsed = [tokens.parse_token_secret(secret) for secret in listed]
+    valid = [token for token in parsed if token and not tokens.is_expired(token, ctx.host.now())]
+    known = {token.token for token in valid}
+    has_any = any("authentication" in token.usages for token in valid)
+    return all(
+        has_any if getattr(wanted, "is_generated", False) else wanted.token in known
+        for wanted in ctx.config.bootstrap_tokens
+    )
+
+
+def _cluster_info(ctx: Context) -> Object:
+    """With the server and the CA of admin.conf as it lies on disk: the address that other nodes use."""
+    path = ctx.paths.admin_conf
+    admin = kubeconfig.read_kubeconfig(ctx.host.read_text(path), host=ctx.host, path=path)
+    info: Object = clusterobjects.render_cluster_info(admin.server, admin.ca_pem)
+    return info

@@ -1,0 +1,72 @@
+"""The phases kubeconfig/*: the identities of the admins, the kubelet and two components.
+
+The rules are in kubeup/kubeconfig.py. Mirrors cmd/kubeadm/app/cmd/phases/init/kubeconfig.go.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from kubeup.lazy import lazy_import
+from kubeup.phases.certs import take_key
+from kubeup.workflow import Context, Outputs
+
+if TYPE_CHECKING:
+    from kubeup import kubeconfig
+else:
+    kubeconfig = lazy_import("kubeup.kubeconfig")
+
+
+def write_admin_conf(ctx: Context) -> Outputs:
+    return _ensure(ctx, "admin")
+
+
+def admin_conf_is_valid(ctx: Context) -> bool:
+    return kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, "admin")
+
+
+def write_super_admin_conf(ctx: Context) -> Outputs:
+    return _ensure(ctx, "super-admin")
+
+
+def super_admin_conf_is_valid(ctx: Context) -> bool:
+    return kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, "super-admin")
+
+
+def write_kubelet_conf(ctx: Context) -> Outputs:
+    return _ensure(ctx, "kubelet")
+
+
+def kubelet_conf_is_valid(ctx: Context) -> bool:
+    return kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, "kubelet")
+
+
+def write_controller_manager_conf(ctx: Context) -> Outputs:
+    return _ensure(ctx, "controller-manager")
+
+
+def controller_manager_conf_is_valid(ctx: Context) -> bool:
+    return kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, "controller-manager")
+
+
+def write_scheduler_conf(ctx: Context) -> Outputs:
+    return _ensure(ctx, "scheduler")
+
+
+def scheduler_conf_is_valid(ctx: Context) -> bool:
+    return kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, "scheduler")
+
+
+def _ensure(ctx: Context, name: str) -> Outputs:
+    finding = kubeconfig.ensure_kubeconfig(
+        ctx.host, ctx.paths, config=ctx.config, release=ctx.release, name=name, make_key=partial(take_key, ctx)
+    )
+    if finding.action == "renew":
+        ctx.report.note(finding.reason)
+    else:
+        ctx.report.detail(finding.reason)
+    wanted = kubeconfig.server_url(name, ctx.config, ctx.release)
+    if finding.action != "issue" and finding.server != wanted:
+        ctx.report.warn(f"{name}.conf calls {finding.server}, the configuration says {wanted}; it was left as it is")
+    return None

@@ -1,0 +1,273 @@
+"""The phases kubelet-start and kubelet-finalize/*: the kubelet's files and its service.
+
+The rules of the files are in kubeup/kubelet.py. Mirrors cmd/kubeadm/app/cmd/phases/init/{kubelet,kubeletfinalize}.go
+and cmd/kubeadm/app/util/initsystem; unlike kubeadm, kb writes the unit where no package brought one, enables the
+kubelet at boot, and says so when it does not start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional
+
+from kubeup import render
+from kubeup.config.types import Arg
+from kubeup.errors import HostError
+from kubeup.host import CommandResult, Host
+from kubeup.lazy import lazy_import
+from kubeup.phases.control_plane import report_patches
+from kubeup.workflow import Context, Outputs
+
+if TYPE_CHECKING:
+    from kubeup import health, kubelet, patches
+else:
+    health = lazy_import("kubeup.health")
+    kubelet = lazy_import("kubeup.kubelet")
+    patches = lazy_import("kubeup.patches")
+
+
+# ---- the service manager
+
+
+@dataclass(frozen=True)
+class ServiceManager:
+    """How one service manager is spoken to about the kubelet; a command of () is one that it does not need."""
+
+    name: str
+    programs: tuple[str, ...]
+    booted: str
+    """A folder that is there while it runs the machine ("" where its programs alone say so): a container may have
+    systemctl and no systemd."""
+    is_active: tuple[str, ...]
+    stop: tuple[str, ...]
+    reload: tuple[str, ...]
+    enable: tuple[str, ...]
+    restart: tuple[str, ...]
+    why: str
+    """The command that shows why the kubelet does not run."""
+
+
+SERVICE_MANAGERS = (
+    ServiceManager(
+        "systemd",
+        programs=("systemctl",),
+        booted="/run/systemd/system",
+        is_active=("systemctl", "is-active", "kubelet"),
+        stop=("systemctl", "stop", "kubelet"),
+        reload=("systemctl", "daemon-reload"),
+        enable=("systemctl", "enable", "kubelet"),
+        restart=("systemctl", "restart", "kubelet"),
+        why="journalctl -xeu kubelet",
+    ),
+    ServiceManager(
+        "OpenRC",
+        programs=("openrc", "rc-service", "rc-update"),
+        booted="",
+        is_active=("rc-service", "kubelet", "status"),
+        stop=("rc-service", "kubelet", "stop"),
+        reload=(),
+        enable=("rc-update", "add", "kubelet", "default"),
+        restart=("rc-service", "kubelet", "restart"),
+        why="rc-service kubelet status",
+    ),
+)
+
+
+def find_service_manager(host: Host) -> Optional[ServiceManager]:
+    """The service manager that runs this machine, or that the folder has which stands for one (--root)."""
+    for one in SERVICE_MANAGERS:
+        is_running = host.mode == "root" or not one.booted or host.is_dir(Path(one.booted))
+        if is_running and all(host.which(name) for name in one.programs):
+            return one
+    return None
+
+
+def kubelet_is_active(host: Host) -> bool:
+    """Whether the service manager runs the kubelet, or is about to."""
+    manager = find_service_manager(host)
+    if manager is None:
+        return False
+    answer = host.query(manager.is_active)
+    if manager.name == "systemd":
+        return answer.stdout.strip() in ("active", "activating")
+    return answer.ok and "stopped" not in answer.stdout
+
+
+def stop_kubelet(ctx: Context) -> None:
+    """Stop the kubelet if it runs. That it cannot be stopped is no failure: it is restarted or looked at next."""
+    manager = find_service_manager(ctx.host)
+    if manager is not None and kubelet_is_active(ctx.host):
+        ctx.host.run(manager.stop)
+
+
+def enable_kubelet(ctx: Context) -> None:
+    """Have the kubelet started at boot. A machine that does not let itself be changed so runs it all the same."""
+    manager = find_service_manager(ctx.host)
+    answer = ctx.host.run(manager.enable) if manager else None
+    if answer is not None and not answer.ok:
+        ctx.report.warn(f"the kubelet does not start at boot: {' '.join(answer.argv)}: {_reason(answer)}")
+
+
+def restart_kubelet(ctx: Context) -> None:
+    """Start the kubelet anew. Raises HostError: no-init-system, kubelet-not-started."""
+    manager = find_service_manager(ctx.host)
+    if manager is None:
+        _start_by_hand(ctx)
+        return
+    for command in filter(None, (manager.reload, manager.restart)):
+        answer = ctx.host.run(command)
+        if not answer.ok:
+            raise HostError(
+                f"{' '.join(command)} ended with code {answer.code}",
+                cause=_reason(answer),
+                remedy=f"see why: {manager.why}",
+                code="kubelet-not-started",
+            )
+
+
+def _reason(answer: CommandResult) -> str:
+    return " ".join((answer.stderr or answer.stdout).split()) or "it gave no reason"
+
+
+def _start_by_hand(ctx: Context) -> None:
+    """Without systemd or OpenRC kb cannot move the kubelet: fine if one answers, or if nothing runs here anyway."""
+    if not ctx.host.is_live:
+        ctx.report.note("no systemd and no OpenRC here: the kubelet has to be started by other means")
+        return
+    url = health.kubelet_healthz_url(ctx.config)
+    if url and health.probe_url(ctx.host, url).is_healthy:
+        ctx.report.note(
+            "no systemd and no OpenRC here: the kubelet that runs keeps its old files until it is restarted"
+        )
+        return
+    command = kubelet.render_kubelet_command(_flags(ctx), kubelet=_find_kubelet(ctx.host))
+    raise HostError(
+        "the kubelet cannot be started",
+        cause="neither systemd (systemctl, /run/systemd/system) nor OpenRC (openrc, rc-service, rc-update) runs this node",
+        remedy=f"start it by hand and keep it running, then run the command again: {command}",
+        code="no-init-system",
+    )
+
+
+def _find_kubelet(host: Host) -> Path:
+    found = host.which("kubelet")
+    if found is None and not host.is_live:
+        return Path("/usr/bin/kubelet")  # where the packages put it, and where it may be by the time it is needed
+    if found is None:
+        raise HostError(
+            "there is no kubelet on this node",
+            cause="no program kubelet in PATH",
+            remedy="install it (kb install, or your distribution's package kubelet), then run the command again",
+            code="kubelet-missing",
+        )
+    return found
+
+
+# ---- kubelet-start
+
+
+def start_kubelet(ctx: Context) -> Outputs:
+    """Write the kubelet's files and (re)start it; nothing is stopped or restarted where nothing changes."""
+    for warning in shared_kubelet_config(ctx).warnings:
+        ctx.report.warn(warning)
+    files = {**render_kubelet_files(ctx), **render_unit_files(ctx)}
+    if _are_on_disk(ctx, files) and kubelet_is_active(ctx.host):
+        return None
+    stop_kubelet(ctx)
+    ctx.host.make_dir(ctx.paths.kubelet, mode=0o700)
+    for path, text in files.items():
+        ctx.host.write_file(path, text, mode=0o644)
+    report_patches(ctx, "kubeletconfiguration")
+    restart_kubelet(ctx)
+    enable_kubelet(ctx)
+    return None
+
+
+def kubelet_is_current(ctx: Context) -> bool:
+    """Whether the kubelet runs, from the files that would be written now."""
+    is_running = ctx.host.mode == "root" or kubelet_is_active(ctx.host)
+    return is_running and _are_on_disk(ctx, {**render_kubelet_files(ctx), **render_unit_files(ctx)})
+
+
+def shared_kubelet_config(ctx: Context) -> kubelet.KubeletConfig:
+    """The KubeletConfiguration that all nodes share, as it goes to the ConfigMap kubelet-config."""
+    return kubelet.render_kubelet_config(ctx.config, ctx.release, resolv_conf=kubelet.probe_resolv_conf(ctx.host))
+
+
+def render_kubelet_files(ctx: Context, *, register_with_taints: bool = False) -> dict[Path, str]:
+    """The kubelet's own files and their texts, in the order in which they are written."""
+    files = {ctx.paths.kubelet_flags_env: kubelet.render_flags_env(_flags(ctx, register_with_taints))}
+    instance = kubelet.render_instance_config(ctx.config, ctx.release)
+    if instance:
+        files[ctx.paths.kubelet_instance_config] = kubelet.dump_instance_config(instance)
+    found = patches.read_patches(ctx.host, ctx.config.patches_directory)
+    patched = found.apply("kubeletconfiguration", shared_kubelet_config(ctx).document)
+    document = kubelet.finish_kubelet_config(patched, ctx.config, ctx.release)
+    files[ctx.paths.kubelet_config] = kubelet.dump_kubelet_config(document)
+    return files
+
+
+def render_unit_files(ctx: Context) -> dict[Path, str]:
+    """The unit and the drop-in, as far as no package brought them; {} where systemd does not run the node."""
+    manager = find_service_manager(ctx.host)
+    if manager.name != "systemd" if manager else ctx.host.is_live:
+        return {}
+    wanted = kubelet.plan_unit_files(ctx.host, ctx.paths, owned=ctx.outputs.get("owned_paths", ()))
+    if not wanted:
+        return {}
+    program = _find_kubelet(ctx.host)
+    return {path: kubelet.render_unit_file(name, program) for path, name in wanted.items()}
+
+
+def _flags(ctx: Context, register_with_taints: bool = False) -> tuple[Arg, ...]:
+    return kubelet.plan_kubelet_flags(
+        ctx.config, ctx.release, os_hostname=ctx.host.hostname(), register_with_taints=register_with_taints
+    )
+
+
+def _are_on_disk(ctx: Context, files: Mapping[Path, str]) -> bool:
+    return all(ctx.host.exists(path) and ctx.host.read_text(path) == text for path, text in files.items())
+
+
+# ---- kubelet-finalize
+
+
+def enable_client_cert_rotation(ctx: Context) -> Outputs:
+    """Point kubelet.conf to the certificate that the kubelet renews itself, once it is there."""
+    path, wanted = _kubelet_conf(ctx), _rotated_kubelet_conf(ctx)
+    if wanted is None:
+        ctx.report.detail(f"{kubelet.find_rotated_cert(ctx.config)} is not there: {path} stays as it is")
+        return None
+    if ctx.host.write_file(path, wanted, mode=0o600):
+        restart_kubelet(ctx)
+    return None
+
+
+def client_cert_rotation_is_enabled(ctx: Context) -> bool:
+    path, wanted = _kubelet_conf(ctx), _rotated_kubelet_conf(ctx)
+    return wanted is None or ctx.host.read_text(path) == wanted
+
+
+def _kubelet_conf(ctx: Context) -> Path:
+    return ctx.paths.kubernetes / "kubelet.conf"
+
+
+def _rotated_kubelet_conf(ctx: Context) -> Optional[str]:
+    """The text of kubelet.conf with the rotating certificate; None where there is none, or nothing to change."""
+    path, pem = _kubelet_conf(ctx), kubelet.find_rotated_cert(ctx.config)
+    if not ctx.host.exists(pem):
+        return None
+    text = ctx.host.read_text(path)
+    try:
+        before = render.load_yaml(text)
+        after = kubelet.use_rotated_cert(before, pem)
+    except (LookupError, TypeError, AttributeError, render.yaml.YAMLError) as error:
+        raise HostError(
+            f"{path} is no kubeconfig with a current user",
+            cause=f"{type(error).__name__}: {' '.join(str(error).split())}",
+            remedy=f"remove it (mv {path} {path}.damaged), then: kb init phase kubeconfig kubelet",
+            code="kubelet-conf-damaged",
+        ) from error
+    return text if after == before else render.dump_yaml(after)

@@ -1,0 +1,87 @@
+"""The phases of reset: stop what runs, unmount, and take back what the journal says kb made.
+
+Mirrors cmd/kubeadm/app/cmd/phases/reset/cleanupnode.go in order; unlike it, kb removes what it made and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kubeup.errors import HostError
+from kubeup.lazy import lazy_import
+from kubeup.workflow import Context, Outputs
+
+if TYPE_CHECKING:
+    from kubeup import podnetwork, routes, runtime, state, undo
+    from kubeup.phases import node
+else:
+    node = lazy_import("kubeup.phases.node")
+    podnetwork = lazy_import("kubeup.podnetwork")
+    routes = lazy_import("kubeup.routes")
+    runtime = lazy_import("kubeup.runtime")
+    state = lazy_import("kubeup.state")
+    undo = lazy_import("kubeup.undo")
+
+
+def stop_kubelet(ctx: Context) -> Outputs:
+    """First of all: it would start every static pod again. At boot it has nothing to do here either."""
+    manager = node.find_service_manager(ctx.host)
+    if manager is not None:
+        ctx.host.run(manager.stop)
+        if manager.name == "systemd":
+            ctx.host.run(["systemctl", "disable", "kubelet"])
+    return None
+
+
+def remove_pods(ctx: Context) -> Outputs:
+    """Every pod of this node, by the runtime's own tool."""
+    failures = runtime.remove_pods(ctx.host, ctx.config.node.cri_socket)
+    if failures:
+        raise HostError(
+            f"{len(failures)} pods could not be removed",
+            cause=failures[0],
+            remedy="look at the runtime (systemctl status containerd), then: kb reset",
+            code="pods-not-removed",
+        )
+    return None
+
+
+def unmount_kubelet_folders(ctx: Context) -> Outputs:
+    """What the kubelet mounted for pods; a mount that does not let go stops reset before anything is deleted."""
+    for mount in ctx.host.mounts_below(ctx.paths.kubelet):
+        done = ctx.host.run(["umount", str(mount)])
+        if not done.ok:
+            raise HostError(
+                f"{mount} cannot be unmounted",
+                cause=done.stderr.strip() or f"umount ended with code {done.code}",
+                remedy=f"see who uses it (fuser -vm {mount}), then: kb reset",
+                code="mount-in-the-way",
+            )
+    return None
+
+
+def remove_pod_network(ctx: Context) -> Outputs:
+    """The route keeper, its routes, link and rule, and the bridge on which no pod hangs any more."""
+    if not ctx.host.exists(ctx.paths.systemd / podnetwork.UNIT):
+        return None
+    ctx.host.run(["systemctl", "disable", "--now", podnetwork.UNIT])
+    routes.withdraw(ctx.host)
+    if ctx.host.query(["ip", "link", "show", routes.BRIDGE]).ok:
+        ctx.host.run(["ip", "link", "delete", routes.BRIDGE])
+    return None
+
+
+def take_back_files(ctx: Context) -> Outputs:
+    """The journal backwards; then the folders whose content the kubelet and etcd made on kb's behalf."""
+    node_state = state.load_state(ctx.host, ctx.paths)
+    made = node_state.created_paths()
+    plan = undo.plan_undo(node_state)
+    if "init/etcd/local" in node_state.phases and str(ctx.paths.manifest("etcd")) in made:
+        ctx.host.remove_tree(ctx.paths.etcd_data)
+    if str(ctx.paths.kubelet_config) in made:
+        ctx.host.remove_tree(ctx.paths.kubelet)
+    for text in undo.restore_and_remove(ctx.host, plan):
+        ctx.report.note(text)
+    if ctx.host.which("systemctl"):
+        ctx.host.run(["systemctl", "daemon-reload"])
+    return None

@@ -1,0 +1,946 @@
+"""The cluster's certificates and keys: what there must be, making it, reading it, judging what is already there.
+
+Owns the table CERTS and the reuse rules. Knows no phase; does not talk to the cluster. Mirrors
+cmd/kubeadm/app/phases/certs/{certs,certlist}.go, cmd/kubeadm/app/util/pkiutil/pki_helpers.go and
+cmd/kubeadm/app/util/pubkeypin/pubkeypin.go.
+
+What is found on the node is used: a key is never replaced, a certificate only where it would not serve (expired,
+a name is missing) and its CA's key is at hand, and then it keeps its key. Where kb cannot mend without losing
+something, it says what lies there and stops. A key is written before its certificate, so that a crash in between
+leaves a key alone, which the next run takes up.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import ipaddress
+import re
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional, TypeVar, Union
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from kubeup.config.types import ClusterConfiguration, InitConfig
+from kubeup.errors import HostError, UsageError
+from kubeup.host import Host
+from kubeup.paths import Paths
+from kubeup.pem import split_pem
+from kubeup.secret import Secret
+
+Key = Union[rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey]
+"""The kinds of private key that Kubernetes' components and kubeadm read."""
+
+_BACKDATED = datetime.timedelta(minutes=5)
+"""Certificates begin before they are made: the clocks of a cluster's machines differ a little."""
+
+
+# ---- what there must be
+
+
+@dataclass(frozen=True)
+class Sans:
+    """A certificate's subject alternative names: DNS names sorted, addresses in order, each of them once."""
+
+    dns: tuple[str, ...] = ()
+    ips: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.dns or self.ips)
+
+    def __str__(self) -> str:
+        return f"DNS names [{' '.join(self.dns)}] and IPs [{' '.join(self.ips)}]"
+
+    def covers(self, name: str) -> bool:
+        """Whether a server with these names is believed when it is called `name` (a DNS name or an address)."""
+        wanted = _as_ip(name)
+        if wanted is not None:
+            return wanted in self.ips
+        labels = name.lower().rstrip(".").split(".")
+        return any(_dns_matches(pattern.lower().split("."), labels) for pattern in self.dns)
+
+    def lacks(self, wanted: Sans) -> tuple[str, ...]:
+        """The names in `wanted` that these do not cover."""
+        return tuple(name for name in (*wanted.dns, *wanted.ips) if not self.covers(name))
+
+
+def make_sans(names: Iterable[str]) -> Sans:
+    """Sort `names` into DNS names and addresses; what is neither is left out."""
+    dns: set[str] = set()
+    ips: dict[str, None] = {}
+    for name in names:
+        address = _as_ip(name)
+        if address is not None:
+            ips[address] = None
+        elif _DNS_NAME.fullmatch(name.removeprefix("*.")):
+            dns.add(name)
+    return Sans(tuple(sorted(dns)), tuple(ips))
+
+
+def apiserver_sans(config: InitConfig) -> Sans:
+    """The names by which clients inside and outside the cluster call the API server."""
+    service_network = ipaddress.ip_network(config.cluster.service_cidrs()[0], strict=False)
+    domain = config.cluster.networking.dns_domain
+    return make_sans(
+        (
+            config.node.name,
+            *("kubernetes", "kubernetes.default", "kubernetes.default.svc", f"kubernetes.default.svc.{domain}"),
+            str(service_network[1]),
+            config.local_api_endpoint.advertise_address,
+            *(
+                [split_host_port(config.cluster.control_plane_endpoint)[0]]
+                * bool(config.cluster.control_plane_endpoint)
+            ),
+            *config.cluster.api_server.cert_sans,
+        )
+    )
+
+
+def etcd_server_sans(config: InitConfig) -> Sans:
+    local = config.cluster.local_etcd
+    return _etcd_sans(config, local.server_cert_sans if local else ())
+
+
+def etcd_peer_sans(config: InitConfig) -> Sans:
+    local = config.cluster.local_etcd
+    return _etcd_sans(config, local.peer_cert_sans if local else ())
+
+
+def _etcd_sans(config: InitConfig, extra: Sequence[str]) -> Sans:
+    address = config.local_api_endpoint.advertise_address
+    return make_sans((config.node.name, "localhost", address, "127.0.0.1", "::1", *extra))
+
+
+def _no_sans(config: InitConfig) -> Sans:
+    return Sans()
+
+
+@dataclass(frozen=True)
+class CertSpec:
+    """One certificate of a control plane node. `base` names its files below certificatesDir, without .crt and .key."""
+
+    name: str
+    base: str
+    signer: str = ""
+    """The name of its CA; "" for a CA, which signs itself."""
+    common_name: str = ""
+    """"" takes the node's name."""
+    is_server: bool = False
+    is_client: bool = False
+    sans: Callable[[InitConfig], Sans] = _no_sans
+
+    @property
+    def is_ca(self) -> bool:
+        return not self.signer
+
+    @property
+    def is_etcd(self) -> bool:
+        """Whether it is needed for an etcd that kb runs, and for no other."""
+        return "etcd-ca" in (self.name, self.signer)
+
+    def cert_path(self, paths: Paths) -> Path:
+        return paths.pki / f"{self.base}.crt"
+
+    def key_path(self, paths: Paths) -> Path:
+        return paths.pki / f"{self.base}.key"
+
+
+CERTS: dict[str, CertSpec] = {
+    spec.name: spec
+    for spec in (
+        CertSpec("ca", "ca", common_name="kubernetes"),
+        CertSpec("apiserver", "apiserver", "ca", "kube-apiserver", is_server=True, sans=apiserver_sans),
+        CertSpec(
+            "apiserver-kubelet-client",
+            "apiserver-kubelet-client",
+            "ca",
+            "kube-apiserver-kubelet-client",
+            is_client=True,
+        ),
+        CertSpec("front-proxy-ca", "front-proxy-ca", common_name="front-proxy-ca"),
+        CertSpec("front-proxy-client", "front-proxy-client", "front-proxy-ca", "front-proxy-client", is_client=True),
+        CertSpec("etcd-ca", "etcd/ca", common_name="etcd-ca"),
+        CertSpec("etcd-server", "etcd/server", "etcd-ca", is_server=True, is_client=True, sans=etcd_server_sans),
+        CertSpec("etcd-peer", "etcd/peer", "etcd-ca", is_server=True, is_client=True, sans=etcd_peer_sans),
+        CertSpec(
+            "etcd-healthcheck-client",
+            "etcd/healthcheck-client",
+            "etcd-ca",
+            "kube-etcd-healthcheck-client",
+            is_client=True,
+        ),
+        CertSpec(
+            "apiserver-etcd-client", "apiserver-etcd-client", "etcd-ca", "kube-apiserver-etcd-client", is_client=True
+        ),
+    )
+}
+"""By phase name, in the order in which they are made."""
+
+
+def wanted_certs(cluster: ClusterConfiguration) -> tuple[CertSpec, ...]:
+    """The rows of CERTS that a control plane node of this cluster has: none of etcd's where etcd is external."""
+    return tuple(spec for spec in CERTS.values() if cluster.external_etcd is None or not spec.is_etcd)
+
+
+# ---- keys
+
+
+def key_algorithm(cluster: ClusterConfiguration) -> str:
+    """encryptionAlgorithm, or what the feature gate PublicKeysECDSA, which counts more where it is set, makes of it."""
+    gate = cluster.feature_gates.get("PublicKeysECDSA")
+    if gate is not None:
+        return "ECDSA-P256" if gate else "RSA-2048"
+    return cluster.encryption_algorithm or "RSA-2048"
+
+
+def generate_key(algorithm: str) -> Key:
+    """A new private key: RSA-2048, RSA-3072, RSA-4096, ECDSA-P256 or ECDSA-P384."""
+    if algorithm == "ECDSA-P256":
+        return ec.generate_private_key(ec.SECP256R1())
+    if algorithm == "ECDSA-P384":
+        return ec.generate_private_key(ec.SECP384R1())
+    if algorithm in ("RSA-2048", "RSA-3072", "RSA-4096"):
+        return rsa.generate_private_key(public_exponent=65537, key_size=int(algorithm[4:]))
+    raise UsageError(
+        f"encryptionAlgorithm {algorithm!r}",
+        cause="there is no such algorithm",
+        remedy="take one of RSA-2048, RSA-3072, RSA-4096, ECDSA-P256, ECDSA-P384",
+        code="unknown-encryption-algorithm",
+    )
+
+
+class KeyMaker:
+    """Makes up to `wanted` keys ahead of their use, in two threads: an RSA key takes some 40 ms of one processor,
+    outside Python's lock, and a control plane node has 16. A key that nobody takes is never written anywhere."""
+
+    _AHEAD = 3
+
+    def __init__(self, algorithm: str, *, wanted: int) -> None:
+        self._algorithm = algorithm
+        # an elliptic-curve key is made faster than a thread is
+        self._left = 0 if algorithm.startswith("ECDSA") else wanted
+        self._pool: Optional[ThreadPoolExecutor] = None
+        self._ahead: deque[Future[Key]] = deque()
+        self._fill()
+
+    def take(self) -> Key:
+        """A new key; made on the spot where none was made ahead."""
+        if not self._ahead:
+            return generate_key(self._algorithm)
+        next_key = self._ahead.popleft()
+        self._fill()
+        return next_key.result()
+
+    def _fill(self) -> None:
+        while self._left > 0 and len(self._ahead) < self._AHEAD:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="kb-keys")
+            self._ahead.append(self._pool.submit(generate_key, self._algorithm))
+            self._left -= 1
+        if self._left == 0 and not self._ahead and self._pool is not None:
+            self._pool.shutdown(wait=False)
+            self._pool = None
+
+
+def key_to_pem(key: Key) -> Secret:
+    """`RSA PRIVATE KEY` (PKCS#1) or `EC PRIVATE KEY` (SEC1)."""
+    form = serialization.PrivateFormat.TraditionalOpenSSL
+    return Secret(key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()).decode())
+
+
+def public_key_to_pem(key: Key) -> str:
+    """`PUBLIC KEY` (PKIX)."""
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public_key().public_bytes(serialization.Encoding.PEM, form).decode()
+
+
+def parse_key(pem: str) -> Key:
+    """The first private key in `pem`: PKCS#1, SEC1 or PKCS#8. Raises ValueError, whose text never holds the key."""
+    for label, block in split_pem(pem):
+        if not label.endswith("PRIVATE KEY"):
+            continue
+        if label.startswith("ENCRYPTED") or "Proc-Type: 4,ENCRYPTED" in block:
+            raise ValueError("the private key is encrypted with a password")
+        try:
+            # OpenSSL's full check of an RSA key takes longer than making one: is_key_of proves it by a signature
+            key = serialization.load_pem_private_key(block.encode(), password=None, unsafe_skip_rsa_key_validation=True)
+        except Exception as error:
+            raise ValueError("its private key is damaged") from error
+        if isinstance(key, (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey)):
+            return key
+        raise ValueError("its private key is neither RSA nor ECDSA")
+    raise ValueError("it holds no private key in PEM form")
+
+
+def is_key_of(key: Key, cert: x509.Certificate) -> bool:
+    """Whether `key` is the private half of what `cert` certifies, and works."""
+    return _is_pair(key, cert.public_key())
+
+
+def _is_pair(key: Key, public_key: object) -> bool:
+    """Whether the halves are equal by their numbers, and what the private one signs can be verified."""
+    if _spki(key.public_key()) != _spki(public_key):
+        return False
+    try:
+        if isinstance(key, rsa.RSAPrivateKey) and isinstance(public_key, rsa.RSAPublicKey):
+            public_key.verify(key.sign(b"kb", PKCS1v15(), hashes.SHA256()), b"kb", PKCS1v15(), hashes.SHA256())
+        elif isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(public_key, ec.EllipticCurvePublicKey):
+            public_key.verify(key.sign(b"kb", ec.ECDSA(hashes.SHA256())), b"kb", ec.ECDSA(hashes.SHA256()))
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+# ---- certificates
+
+
+@dataclass(frozen=True)
+class Validity:
+    """From when to when a certificate holds."""
+
+    not_before: datetime.datetime
+    not_after: datetime.datetime
+
+
+def plan_validity(now: datetime.datetime, seconds: int) -> Validity:
+    """From five minutes ago until `seconds` from now."""
+    start = now.replace(microsecond=0)
+    return Validity(start - _BACKDATED, start + datetime.timedelta(seconds=seconds))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Whom a certificate is about and what it is for."""
+
+    common_name: str
+    organizations: tuple[str, ...] = ()
+    is_server: bool = False
+    is_client: bool = False
+    sans: Sans = Sans()
+
+
+@dataclass(frozen=True)
+class Ca:
+    """A certificate authority as found on the node; key is None where it is kept elsewhere (external CA)."""
+
+    cert: x509.Certificate
+    key: Optional[Key]
+    path: Path
+
+
+def issue_ca_cert(common_name: str, key: Key, validity: Validity) -> x509.Certificate:
+    """A CA's certificate, signed with its own key."""
+    name = _render_name(common_name, ())
+    builder = (
+        _new_builder(name, name, key, validity)
+        .add_extension(_key_usage(signs_certs=True), critical=True)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(common_name)]), critical=False)
+    )
+    return builder.sign(key, _hash_for(key))
+
+
+def issue_leaf_cert(subject: Subject, key: Key, *, ca: Ca, validity: Validity) -> x509.Certificate:
+    """A certificate for `key`, signed by `ca`, whose key must be at hand."""
+    if ca.key is None:
+        raise ValueError(f"the key of {ca.path} is not at hand")
+    usages = [ExtendedKeyUsageOID.SERVER_AUTH] * subject.is_server + [
+        ExtendedKeyUsageOID.CLIENT_AUTH
+    ] * subject.is_client
+    name = _render_name(subject.common_name, subject.organizations)
+    builder = (
+        _new_builder(name, ca.cert.subject, key, validity)
+        .add_extension(_key_usage(signs_certs=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    )
+    identifier = _extension(ca.cert, x509.SubjectKeyIdentifier)
+    if identifier is not None:
+        builder = builder.add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False
+        )
+    if subject.sans:
+        builder = builder.add_extension(_render_sans(subject.sans), critical=False)
+    return builder.sign(ca.key, _hash_for(ca.key))
+
+
+def _new_builder(subject: x509.Name, issuer: x509.Name, key: Key, validity: Validity) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(secrets.randbelow(2**63 - 1) + 1)
+        .not_valid_before(validity.not_before)
+        .not_valid_after(validity.not_after)
+    )
+
+
+def _render_name(common_name: str, organizations: Sequence[str]) -> x509.Name:
+    """O before CN; all the organizations in one set, as Go has them."""
+    parts = [x509.RelativeDistinguishedName([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])]
+    if organizations:
+        groups = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in dict.fromkeys(organizations)]
+        parts.insert(0, x509.RelativeDistinguishedName(groups))
+    return x509.Name(parts)
+
+
+def _render_sans(sans: Sans) -> x509.SubjectAlternativeName:
+    names: list[x509.GeneralName] = [x509.DNSName(name) for name in sans.dns]
+    return x509.SubjectAlternativeName(names + [x509.IPAddress(ipaddress.ip_address(ip)) for ip in sans.ips])
+
+
+def _key_usage(*, signs_certs: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=True,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certs,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _hash_for(key: Key) -> Union[hashes.SHA256, hashes.SHA384, hashes.SHA512]:
+    if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.key_size > 256:
+        return hashes.SHA384() if key.curve.key_size <= 384 else hashes.SHA512()
+    return hashes.SHA256()
+
+
+def cert_to_pem(cert: x509.Certificate) -> str:
+    return cert.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def parse_certs(pem: str) -> tuple[x509.Certificate, ...]:
+    """Every certificate in `pem`: the first is the one meant, the others are intermediates. Raises ValueError."""
+    blocks = [block for label, block in split_pem(pem) if label == "CERTIFICATE"]
+    if not blocks:
+        raise ValueError("it holds no certificate in PEM form")
+    try:
+        return tuple(x509.load_pem_x509_certificate(block.encode()) for block in blocks)
+    except ValueError as error:
+        raise ValueError("its certificate is damaged") from error
+
+
+def sans_of(cert: x509.Certificate) -> Sans:
+    """The names in a certificate, in its own order."""
+    found = _extension(cert, x509.SubjectAlternativeName)
+    if found is None:
+        return Sans()
+    ips = tuple(str(ip) for ip in found.get_values_for_type(x509.IPAddress))
+    return Sans(tuple(found.get_values_for_type(x509.DNSName)), ips)
+
+
+def subject_of(cert: x509.Certificate) -> Subject:
+    """What must be said again to issue the like of `cert`."""
+    names = [str(part.value) for part in cert.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    groups = tuple(str(part.value) for part in cert.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME))
+    usages = _extension(cert, x509.ExtendedKeyUsage) or ()
+    return Subject(
+        names[0] if names else "",
+        groups,
+        is_server=ExtendedKeyUsageOID.SERVER_AUTH in usages,
+        is_client=ExtendedKeyUsageOID.CLIENT_AUTH in usages,
+        sans=sans_of(cert),
+    )
+
+
+def is_ca_cert(cert: x509.Certificate) -> bool:
+    constraints = _extension(cert, x509.BasicConstraints)
+    return constraints is not None and constraints.ca
+
+
+def is_signed_by(chain: Sequence[x509.Certificate], ca: x509.Certificate) -> bool:
+    """Whether chain[0] was signed by `ca`, or by way of the intermediates that follow it. Says nothing of dates."""
+    current, others = chain[0], [cert for cert in chain[1:] if is_ca_cert(cert)]
+    while not _is_issued_by(current, ca):
+        above = next((cert for cert in others if _is_issued_by(current, cert)), None)
+        if above is None:
+            return False
+        others.remove(above)
+        current = above
+    return True
+
+
+def _is_issued_by(cert: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        cert.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def is_expired(cert: x509.Certificate, now: datetime.datetime) -> bool:
+    return now > cert.not_valid_after_utc
+
+
+def is_in_future(cert: x509.Certificate, now: datetime.datetime) -> bool:
+    return now < cert.not_valid_before_utc
+
+
+# ---- pins of a CA's public key
+
+
+def ca_cert_hashes(pem: str) -> tuple[str, ...]:
+    """The pin of every certificate in `pem`: `sha256:` and the hash of its public key."""
+    return tuple("sha256:" + hashlib.sha256(_spki(cert.public_key())).hexdigest() for cert in parse_certs(pem))
+
+
+def ca_cert_hash(pem: str) -> str:
+    """The pin of the first certificate in `pem`, for --discovery-token-ca-cert-hash. Raises ValueError."""
+    return ca_cert_hashes(pem)[0]
+
+
+def parse_ca_cert_hash(text: str) -> str:
+    """A pin as a user gave it, in lower case. Raises UsageError (bad-ca-cert-hash)."""
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", text.lower()):
+        raise UsageError(
+            f"CA certificate hash {text!r}",
+            cause="a hash is `sha256:` and 64 hex digits",
+            remedy="take it from the output of `kb token create --print-join-command` on a control plane node",
+            code="bad-ca-cert-hash",
+        )
+    return text.lower()
+
+
+# ---- what lies on the node
+
+
+def read_certs(host: Host, path: Path) -> tuple[x509.Certificate, ...]:
+    """The certificates in a file. Raises HostError (certificate-unreadable)."""
+    try:
+        return parse_certs(host.read_text(path))
+    except ValueError as error:
+        raise HostError(
+            f"the certificate {path} cannot be used",
+            cause=str(error),
+            remedy=f"look at it: openssl x509 -noout -text -in {path}; put back a good copy, or move it away",
+            code="certificate-unreadable",
+        ) from error
+
+
+def read_key(host: Host, path: Path) -> Key:
+    """The private key in a file. Raises HostError (key-unreadable)."""
+    try:
+        return parse_key(host.read_text(path))
+    except ValueError as error:
+        raise HostError(
+            f"the private key {path} cannot be used",
+            cause=str(error),
+            remedy=f"put back a good copy of {path}, without a password",
+            code="key-unreadable",
+        ) from error
+
+
+def is_external_ca(host: Host, paths: Paths, name: str = "ca") -> bool:
+    """Whether the CA `name` (ca, front-proxy-ca, etcd-ca) signs elsewhere: its certificate is here, its key is not."""
+    spec = CERTS[name]
+    if host.exists(spec.key_path(paths)) or not host.exists(spec.cert_path(paths)):
+        return False
+    return is_ca_cert(read_certs(host, spec.cert_path(paths))[0])
+
+
+def read_ca(host: Host, paths: Paths, name: str = "ca") -> Ca:
+    """The CA `name` as it lies on the node, fit for use.
+
+    Raises HostError: ca-missing, certificate-unreadable, key-unreadable, not-a-ca, ca-expired,
+    certificate-not-yet-valid, key-mismatch.
+    """
+    spec = CERTS[name]
+    path, key_path = spec.cert_path(paths), spec.key_path(paths)
+    if not host.exists(path):
+        raise HostError(
+            f"the CA certificate {path} is not there",
+            cause=f"everything that {name} signs needs it",
+            remedy=f"make it: kb init phase certs {name}; or put yours there",
+            code="ca-missing",
+        )
+    cert = read_certs(host, path)[0]
+    _check_ca_cert(cert, path, host.now())
+    key = read_key(host, key_path) if host.exists(key_path) else None
+    if key is not None and not is_key_of(key, cert):
+        raise _key_mismatch(path, key_path)
+    return Ca(cert, key, path)
+
+
+def _check_ca_cert(cert: x509.Certificate, path: Path, now: datetime.datetime) -> None:
+    if not is_ca_cert(cert):
+        raise HostError(
+            f"{path} is no CA certificate",
+            cause=f"its basic constraints do not say CA:TRUE (subject {cert.subject.rfc4514_string()})",
+            remedy=f"put the certificate of your CA at {path}, or move it away and kb makes one",
+            code="not-a-ca",
+        )
+    if is_expired(cert, now):
+        raise HostError(
+            f"the CA certificate {path} expired at {_utc(cert.not_valid_after_utc)}",
+            cause=f"this clock says {_utc(now)}; nothing that this CA signed is believed any more",
+            remedy=f"set the clock if it is wrong (timedatectl); otherwise replace {path} by a renewed one of the same key",
+            code="ca-expired",
+        )
+    if is_in_future(cert, now):
+        raise _not_yet_valid(cert, path, now)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is to be done about a certificate: keep it, or issue it. `reason` says why, in words for people."""
+
+    action: str
+    """keep | issue | reissue"""
+    reason: str
+    key: Optional[Key] = None
+    """The key that is already there, and that a certificate to be issued is for."""
+    found_sans: Sans = Sans()
+
+
+def probe_ca(host: Host, paths: Paths, name: str) -> Finding:
+    """Whether the CA `name` is there. Raises HostError where what is there cannot be used (see read_ca), and
+    ca-missing where only certificates that it signed are."""
+    spec = CERTS[name]
+    if host.exists(spec.cert_path(paths)):
+        ca = read_ca(host, paths, name)
+        where = "its key is kept elsewhere" if ca.key is None else "with its key"
+        return Finding("keep", f"using the existing CA {ca.path} ({where})", ca.key)
+    if host.exists(spec.key_path(paths)):
+        return Finding("issue", f"using the existing key {spec.key_path(paths)}", read_key(host, spec.key_path(paths)))
+    orphans = [leaf.cert_path(paths) for leaf in CERTS.values() if leaf.signer == name]
+    check_no_orphans(host, paths, name, [path for path in orphans if host.exists(path)])
+    return Finding("issue", "there is none yet")
+
+
+def check_no_orphans(host: Host, paths: Paths, name: str, orphans: Sequence[Path]) -> None:
+    """Raise HostError (ca-missing) where files that the CA `name` must have made are there and it is not: a new CA
+    would make them void."""
+    spec = CERTS[name]
+    if orphans and not host.exists(spec.cert_path(paths)) and not host.exists(spec.key_path(paths)):
+        names = " ".join(str(path) for path in orphans)
+        raise HostError(
+            f"the CA certificate {spec.cert_path(paths)} is not there",
+            cause=f"what it signed is ({names}), and a new CA would make that void",
+            remedy=f"put {spec.cert_path(paths)} back, with its key; or start over: mv {names} /root/",
+            code="ca-missing",
+        )
+
+
+def probe_cert(host: Host, paths: Paths, *, config: InitConfig, name: str) -> Finding:
+    """What is to be done about the leaf certificate `name`.
+
+    Raises HostError where what is there cannot be used and cannot be mended without losing something:
+    certificate-of-other-ca, certificate-expired, certificate-lacks-san, certificate-not-yet-valid, key-missing,
+    key-mismatch, external-ca-incomplete, and those of read_ca.
+    """
+    spec = CERTS[name]
+    path, key_path = spec.cert_path(paths), spec.key_path(paths)
+    ca = read_ca(host, paths, spec.signer)
+    if not host.exists(path):
+        if ca.key is None:
+            raise _external_ca_incomplete(ca, [path, key_path])
+        if host.exists(key_path):
+            return Finding("issue", f"using the existing key {key_path}", read_key(host, key_path))
+        return Finding("issue", "there is none yet")
+    chain = read_certs(host, path)
+    if not is_signed_by(chain, ca.cert):
+        raise _other_ca(path, key_path, chain[0], ca)
+    if is_in_future(chain[0], host.now()):
+        raise _not_yet_valid(chain[0], path, host.now())
+    if not host.exists(key_path):
+        raise HostError(
+            f"the key {key_path} is not there",
+            cause=f"its certificate {path} is, and serves nothing without it",
+            remedy=f"put {key_path} back, or move {path} away and kb makes a new pair",
+            code="key-missing",
+        )
+    key = read_key(host, key_path)
+    if not is_key_of(key, chain[0]):
+        raise _key_mismatch(path, key_path)
+    return _judge_cert(chain[0], key, ca=ca, path=path, wanted=spec.sans(config), now=host.now())
+
+
+def _judge_cert(
+    cert: x509.Certificate, key: Key, *, ca: Ca, path: Path, wanted: Sans, now: datetime.datetime
+) -> Finding:
+    """Keep a sound certificate, or issue it anew for its key where the CA's key is at hand."""
+    found = sans_of(cert)
+    missing = found.lacks(wanted)
+    if not is_expired(cert, now) and not missing:
+        return Finding("keep", f"using the existing certificate {path}", key, found)
+    if is_expired(cert, now):
+        problem = f"{path} expired at {_utc(cert.not_valid_after_utc)}"
+    else:
+        problem = f"{path} does not name {', '.join(missing)}"
+    if ca.key is not None:
+        return Finding("reissue", f"{problem}: issued again for the same key", key, found)
+    cause = f"its CA {ca.path} signs elsewhere (there is no key beside it), so kb cannot issue it again"
+    if is_expired(cert, now):
+        raise HostError(
+            f"the certificate {problem}",
+            cause=cause,
+            remedy=f"have your CA issue {path} again for the same key",
+            code="certificate-expired",
+        )
+    raise HostError(
+        f"the certificate {problem}",
+        cause=cause,
+        remedy=f"have your CA issue {path} again for the same key, signed for {wanted}",
+        code="certificate-lacks-san",
+    )
+
+
+def ensure_ca(host: Host, paths: Paths, *, config: InitConfig, name: str, make_key: Callable[[], Key]) -> Finding:
+    """Keep the CA `name` or make it; return what was found before. Raises as probe_ca does."""
+    finding = probe_ca(host, paths, name)
+    if finding.action == "keep":
+        return finding
+    spec = CERTS[name]
+    key = finding.key or _write_new_key(host, spec.key_path(paths), make_key())
+    validity = plan_validity(host.now(), config.cluster.ca_certificate_validity_period_s)
+    host.write_file(spec.cert_path(paths), cert_to_pem(issue_ca_cert(spec.common_name, key, validity)), mode=0o644)
+    return finding
+
+
+def ensure_cert(host: Host, paths: Paths, *, config: InitConfig, name: str, make_key: Callable[[], Key]) -> Finding:
+    """Keep the leaf certificate `name` or issue it; return what was found before. Raises as probe_cert does.
+
+    A name that stands in a certificate found expired or incomplete stays in the new one: somebody wanted it.
+    """
+    finding = probe_cert(host, paths, config=config, name=name)
+    if finding.action == "keep":
+        return finding
+    spec = CERTS[name]
+    key = finding.key or _write_new_key(host, spec.key_path(paths), make_key())
+    sans = spec.sans(config)
+    if finding.found_sans:
+        sans = make_sans((*sans.dns, *sans.ips, *finding.found_sans.dns, *finding.found_sans.ips))
+    subject = Subject(
+        spec.common_name or config.node.name, is_server=spec.is_server, is_client=spec.is_client, sans=sans
+    )
+    validity = plan_validity(host.now(), config.cluster.certificate_validity_period_s)
+    cert = issue_leaf_cert(subject, key, ca=read_ca(host, paths, spec.signer), validity=validity)
+    write_keeping_mode(host, spec.cert_path(paths), cert_to_pem(cert), mode=0o644)
+    return finding
+
+
+def is_ca_valid(host: Host, paths: Paths, name: str) -> bool:
+    """Whether nothing is to be done about the CA `name`."""
+    try:
+        return probe_ca(host, paths, name).action == "keep"
+    except HostError:
+        return False
+
+
+def is_cert_valid(host: Host, paths: Paths, *, config: InitConfig, name: str) -> bool:
+    """Whether the pair of `name` loads, belongs together, chains to its CA, holds now and names what config wants."""
+    try:
+        return probe_cert(host, paths, config=config, name=name).action == "keep"
+    except HostError:
+        return False
+
+
+def find_problems(host: Host, paths: Paths, config: InitConfig) -> list[HostError]:
+    """Every reason why certs/* would stop, found before anything is changed: for preflight."""
+    problems: dict[str, HostError] = {}
+    for spec in wanted_certs(config.cluster):
+        try:
+            if spec.is_ca:
+                probe_ca(host, paths, spec.name)
+            elif spec.signer not in problems and host.exists(CERTS[spec.signer].cert_path(paths)):
+                probe_cert(host, paths, config=config, name=spec.name)
+        except HostError as error:
+            problems[spec.name] = error
+    try:
+        probe_service_account_key(host, paths)
+    except HostError as error:
+        problems["sa"] = error
+    return list(problems.values())
+
+
+def probe_service_account_key(host: Host, paths: Paths) -> Finding:
+    """What is to be done about sa.key and sa.pub. Raises HostError: key-unreadable, key-mismatch, sa-key-missing."""
+    key_path, public_path = paths.pki / "sa.key", paths.pki / "sa.pub"
+    if not host.exists(key_path):
+        return _probe_missing_sa_key(host, paths)
+    key = read_key(host, key_path)
+    if not host.exists(public_path):
+        return Finding("issue", f"using the existing key {key_path}", key)
+    if _is_public_half_in(host.read_text(public_path), key):
+        return Finding("keep", f"using the existing key {key_path}", key)
+    raise HostError(
+        f"{key_path} and {public_path} do not belong together",
+        cause=f"{public_path} does not hold the public half of {key_path}: no service account token would be believed",
+        remedy=f"write it again: openssl pkey -in {key_path} -pubout -out {public_path}",
+        code="key-mismatch",
+    )
+
+
+def _probe_missing_sa_key(host: Host, paths: Paths) -> Finding:
+    key_path, public_path = paths.pki / "sa.key", paths.pki / "sa.pub"
+    if host.exists(public_path):
+        raise HostError(
+            f"the key {key_path} is not there",
+            cause=f"its public half {public_path} is: a new key would make every service account token void",
+            remedy=f"put {key_path} back, or move {public_path} away and kb makes a new pair",
+            code="sa-key-missing",
+        )
+    if is_external_ca(host, paths):
+        raise HostError(
+            f"the key {key_path} is not there",
+            cause=f"with an external CA (no {paths.pki / 'ca.key'}) the service account key is yours to give",
+            remedy=f"make it: openssl genrsa -out {key_path} 2048 && openssl pkey -in {key_path} -pubout -out {public_path}",
+            code="sa-key-missing",
+        )
+    return Finding("issue", "there is none yet")
+
+
+def _is_public_half_in(pem: str, key: Key) -> bool:
+    """sa.pub may hold several keys, and certificates: kube-apiserver believes what any of them signed."""
+    for label, block in split_pem(pem):
+        try:
+            if label == "CERTIFICATE":
+                found: object = x509.load_pem_x509_certificate(block.encode()).public_key()
+            elif label.endswith("PRIVATE KEY"):
+                found = parse_key(block).public_key()
+            else:
+                found = serialization.load_pem_public_key(block.encode())
+        except ValueError:
+            continue
+        if _is_pair(key, found):
+            return True
+    return False
+
+
+def ensure_service_account_key(host: Host, paths: Paths, *, make_key: Callable[[], Key]) -> Finding:
+    """Keep sa.key, or make it; write sa.pub where it is missing. Raises as probe_service_account_key does."""
+    finding = probe_service_account_key(host, paths)
+    if finding.action == "keep":
+        return finding
+    key = finding.key or _write_new_key(host, paths.pki / "sa.key", make_key())
+    host.write_file(paths.pki / "sa.pub", public_key_to_pem(key), mode=0o600)
+    return finding
+
+
+def is_service_account_key_valid(host: Host, paths: Paths) -> bool:
+    try:
+        return probe_service_account_key(host, paths).action == "keep"
+    except HostError:
+        return False
+
+
+def count_missing_keys(host: Host, paths: Paths, cluster: ClusterConfiguration) -> int:
+    """How many key files certificatesDir still lacks."""
+    files = [spec.key_path(paths) for spec in wanted_certs(cluster)] + [paths.pki / "sa.key"]
+    return sum(not host.exists(path) for path in files)
+
+
+def _write_new_key(host: Host, path: Path, key: Key) -> Key:
+    host.write_file(path, key_to_pem(key).reveal(), mode=0o600)
+    return key
+
+
+def write_keeping_mode(host: Host, path: Path, text: str, *, mode: int) -> bool:
+    """Write a file; one that is there keeps the mode and owner that somebody gave it."""
+    found = host.stat(path)
+    if found is None or found.is_symlink:
+        return host.write_file(path, text, mode=mode)
+    return host.write_file(path, text, mode=found.mode, owner=(found.uid, found.gid))
+
+
+# ---- errors that several places raise
+
+
+def _key_mismatch(path: Path, key_path: Path) -> HostError:
+    return HostError(
+        f"{path} and {key_path} do not belong together",
+        cause="the certificate is for another key",
+        remedy=f"put the matching pair there, or move both away (mv {path} {key_path} /root/) and kb makes a new pair",
+        code="key-mismatch",
+    )
+
+
+def _other_ca(path: Path, key_path: Path, cert: x509.Certificate, ca: Ca) -> HostError:
+    return HostError(
+        f"the certificate {path} was not signed by {ca.path}",
+        cause=f"its issuer is {cert.issuer.rfc4514_string()}; the CA is {ca.cert.subject.rfc4514_string()}"
+        + (", with another key" if cert.issuer == ca.cert.subject else ""),
+        remedy=f"put its CA at {ca.path}, or move both away (mv {path} {key_path} /root/) and kb makes a new pair",
+        code="certificate-of-other-ca",
+    )
+
+
+def _not_yet_valid(cert: x509.Certificate, path: Path, now: datetime.datetime) -> HostError:
+    return HostError(
+        f"the certificate {path} holds only from {_utc(cert.not_valid_before_utc)}",
+        cause=f"this clock says {_utc(now)}",
+        remedy="set the clock: timedatectl set-ntp true",
+        code="certificate-not-yet-valid",
+    )
+
+
+def _external_ca_incomplete(ca: Ca, missing: Sequence[Path]) -> HostError:
+    names = " and ".join(str(path) for path in missing)
+    return HostError(
+        f"there is no {names}",
+        cause=f"the CA {ca.path} signs elsewhere (there is no key beside it), so kb cannot issue it",
+        remedy=f"have your CA issue it and put it there; or put the CA's key at {ca.path.with_suffix('.key')}",
+        code="external-ca-incomplete",
+    )
+
+
+# ---- small parts
+
+_DNS_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+
+
+def split_host_port(endpoint: str) -> tuple[str, int]:
+    """`host:port`, `[v6]:port` or `host` into its parts; port 0 where there is none."""
+    match = re.fullmatch(r"\[(?P<six>[^]]+)](?::(?P<port6>\d+))?|(?P<host>[^:]+)(?::(?P<port>\d+))?", endpoint)
+    if match is None:
+        return endpoint, 0
+    return match["six"] or match["host"], int(match["port6"] or match["port"] or 0)
+
+
+def _as_ip(text: str) -> Optional[str]:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return None
+
+
+def _dns_matches(pattern: list[str], labels: list[str]) -> bool:
+    """A `*` stands for exactly one label, the first."""
+    return pattern[1:] == labels[1:] and pattern[0] in ("*", labels[0])
+
+
+def _spki(public_key: object) -> bytes:
+    der: bytes = public_key.public_bytes(  # type: ignore[attr-defined]
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return der
+
+
+_E = TypeVar("_E", bound=x509.ExtensionType)
+
+
+def _extension(cert: x509.Certificate, kind: type[_E]) -> Optional[_E]:
+    try:
+        return cert.extensions.get_extension_for_class(kind).value
+    except (x509.ExtensionNotFound, ValueError):
+        return None
+
+
+def _utc(moment: datetime.datetime) -> str:
+    return moment.astimezone(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")

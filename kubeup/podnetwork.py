@@ -1,0 +1,355 @@
+"""The pod network: a bridge on every node with routes between them, an applied manifest, or none.
+
+Owns the CNI configuration file, the unit of the route keeper, and how a manifest is put in order. Must not set
+routes (kubeup/routes.py does), and never touches another network's CNI file. kubeadm leaves all of this to a page
+of manual steps.
+
+The CNI file sorts last, so whatever is installed later wins by its name, and the route keeper then steps aside.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from kubeup.config.types import ClusterConfiguration, InitConfig, PodNetwork
+from kubeup.errors import ClusterError, HostError, UsageError
+from kubeup.host import Host
+from kubeup.kubeapi import Api, Object, path_of
+from kubeup.paths import Paths
+from kubeup.render import fill_template, load_all_yaml, yaml
+from kubeup.routes import (
+    CNI_FILE,
+    VXLAN_OVERHEAD,
+    RouteSettings,
+    find_first_cni_config,
+    find_underlay,
+    parse_peers,
+    read_interfaces,
+    render_settings,
+    settings_path,
+)
+
+CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
+"""loopback is the runtime's own wish: it gives every sandbox its lo."""
+KNOWN_CNI_DIRS = (Path("/opt/cni/bin"), Path("/usr/lib/cni"), Path("/usr/libexec/cni"))
+UNIT = "kb-routes.service"
+NODE_ADDRESS_INTERVAL_S = 1.0
+_POD_LISTS = ("containers", "initContainers", "ephemeralContainers")
+_ORDER = {"Namespace": 0, "CustomResourceDefinition": 1}
+_REDIRECTS = (301, 302, 303, 307, 308)
+
+
+# ---- plugin: bridge
+
+
+@dataclass(frozen=True)
+class NodeFiles:
+    """What the bridge network writes on a node."""
+
+    conflist: str
+    settings: str
+    unit: str
+
+
+def plan_mtu(network: PodNetwork, *, link_mtu: int, node_address: str) -> int:
+    """The pods' MTU: what was configured; else the link's, less what VXLAN takes where a node may be reached by it."""
+    if network.mtu:
+        return network.mtu
+    overhead = 0 if network.backend == "route" else VXLAN_OVERHEAD[6 if ":" in node_address else 4]
+    return link_mtu - overhead
+
+
+def render_conflist(pod_cidrs: Sequence[str], mtu: int) -> str:
+    """The CNI configuration of a node whose pods get addresses from `pod_cidrs`.
+
+    The bridge plugin masks nothing (ipMasq is off): it would mask traffic between nodes too. The route keeper's
+    rule masks what leaves the cluster alone.
+    """
+    conflist = json.loads(fill_template(f"cni/{CNI_FILE}", {"mtu": mtu}))
+    conflist["plugins"][0]["ipam"]["ranges"] = [[{"subnet": cidr}] for cidr in pod_cidrs]
+    return json.dumps(conflist, indent=2) + "\n"
+
+
+def render_unit(command: str) -> str:
+    return fill_template(f"systemd/{UNIT}", {"command": command})
+
+
+def check_pod_cidr_source(cluster: ClusterConfiguration) -> None:
+    """Raise UsageError (no-pod-subnet) where nobody gives the nodes their pod addresses: better before the wait."""
+    allocate = cluster.controller_manager.last_arg("allocate-node-cidrs")
+    if not cluster.networking.pod_subnet:
+        cause, remedy = "networking.podSubnet is empty", "set networking.podSubnet (--pod-network-cidr 10.244.0.0/16)"
+    elif allocate is not None and allocate.lower() in ("false", "f", "0"):
+        cause = f"controllerManager.extraArgs has allocate-node-cidrs={allocate}"
+        remedy = "remove allocate-node-cidrs from controllerManager.extraArgs"
+    else:
+        return
+    raise UsageError(
+        "podNetwork.plugin is bridge, and the nodes get no podCIDR",
+        cause=f"{cause}, so the controller-manager gives no node a range of pod addresses",
+        remedy=f"{remedy}, or choose another network: podNetwork: {{plugin: manifest}} or {{plugin: none}}",
+        code="no-pod-subnet",
+    )
+
+
+def missing_pod_cidr(api: Api, name: str, waited_s: float) -> ClusterError:
+    """Why node `name` has no podCIDR, as far as its events tell."""
+    field = f"involvedObject.name={name},reason=CIDRNotAvailable"
+    events = api.list("/api/v1/namespaces/default/events", field=field)
+    if events:
+        cause = f"the range is used up: {events[-1].get('message') or 'CIDRNotAvailable'}"
+        remedy = "give networking.podSubnet a larger range, or the controller-manager a smaller node-cidr-mask-size"
+    else:
+        cause = "the controller-manager gives them out, and is not up or was started with allocate-node-cidrs=false"
+        remedy = "look at its log: kubectl -n kube-system logs -l component=kube-controller-manager"
+    return ClusterError(
+        f"node {name} has no podCIDR after {waited_s:.0f} s", cause=cause, remedy=remedy, code="no-pod-cidr"
+    )
+
+
+def check_cni_plugins(host: Host, searched: Sequence[str], runtime: str) -> None:
+    """Raise HostError (cni-plugins-missing) where the folders that the runtime searches lack a plugin; the text
+    says where the plugins are, if they are anywhere."""
+    folders = [Path(folder) for folder in searched]
+    missing = [name for name in CNI_PLUGINS if not any(host.exists(folder / name) for folder in folders)]
+    if not missing:
+        return
+    looked = ", ".join(str(folder) for folder in folders)
+    elsewhere = next(
+        (
+            folder
+            for folder in KNOWN_CNI_DIRS
+            if folder not in folders and all(host.exists(folder / name) for name in missing)
+        ),
+        None,
+    )
+    if elsewhere is not None:
+        cause = f"the plugins are in {elsewhere}, and {runtime} is configured to look in {looked}"
+        remedy = f"link them: mkdir -p {folders[0]} && ln -s {elsewhere}/{{{','.join(missing)}}} {folders[0]}/"
+        if len(missing) == 1:
+            remedy = f"link it: mkdir -p {folders[0]} && ln -s {elsewhere}/{missing[0]} {folders[0]}/"
+    else:
+        cause = f"{runtime} looks for CNI plugins in {looked}, and they are in none of the usual folders either"
+        remedy = "install them: kb init phase install, or apt-get install containernetworking-plugins"
+    raise HostError(
+        f"the CNI plugins {', '.join(missing)} are missing", cause=cause, remedy=remedy, code="cni-plugins-missing"
+    )
+
+
+def find_foreign_cni_config(host: Host, paths: Paths) -> str:
+    """The CNI file that the runtime would take before kb's; "" for none."""
+    first = find_first_cni_config(host, paths)
+    return first if first and first < CNI_FILE else ""
+
+
+def check_foreign_cni_config(host: Host, paths: Paths) -> None:
+    """Raise HostError (foreign-cni-config) where another network's file would hide kb's from the first start on."""
+    first = find_foreign_cni_config(host, paths)
+    if first and not host.exists(paths.cni_conf / CNI_FILE):
+        raise HostError(
+            f"{paths.cni_conf / first} is there already",
+            cause=f"the runtime takes the first file by name, so it would not use kb's network ({CNI_FILE})",
+            remedy=f"move it away (mv {paths.cni_conf / first} {paths.cni_conf / first}.off), "
+            "or keep it: podNetwork: {plugin: none}",
+            code="foreign-cni-config",
+        )
+
+
+def plan_node_files(
+    host: Host, node: Mapping[str, Any], config: InitConfig, *, network: PodNetwork, command: str
+) -> NodeFiles:
+    """The files of the bridge network on the node that `node` describes.
+
+    Raises HostError (no-node-interface) where the machine has no interface with an address.
+    """
+    (me,) = parse_peers([node])
+    underlay = find_underlay(me, read_interfaces(host))
+    if underlay is None:
+        raise HostError(
+            f"no network interface carries an address of node {me.name}",
+            cause=f"its InternalIP is {', '.join(me.addresses) or 'unknown'}, and `ip address show` names no other",
+            remedy="configure the node's network, or set its address: kubeletExtraArgs node-ip",
+            code="no-node-interface",
+        )
+    address = me.addresses[0] if me.addresses else underlay.addresses[0].partition("/")[0]
+    mtu = plan_mtu(network, link_mtu=underlay.mtu, node_address=address)
+    settings = RouteSettings(me.name, config.cluster.pod_cidrs(), network.backend)
+    return NodeFiles(render_conflist(me.pod_cidrs, mtu), render_settings(settings), render_unit(command))
+
+
+def has_node_files(host: Host, paths: Paths, files: NodeFiles) -> bool:
+    """Whether the node shows these files and the keeper runs."""
+    wanted = {
+        paths.cni_conf / CNI_FILE: files.conflist,
+        settings_path(paths): files.settings,
+        paths.systemd / UNIT: files.unit,
+    }
+    if any(not host.exists(path) or host.read_text(path) != text for path, text in wanted.items()):
+        return False
+    return host.query(["systemctl", "is-active", UNIT]).stdout.strip() == "active"
+
+
+def write_node_files(host: Host, paths: Paths, files: NodeFiles) -> bool:
+    """Write the settings, the unit and, last, the CNI file: the node becomes Ready by it. Returns whether anything
+    changed."""
+    changed = host.write_file(settings_path(paths), files.settings, mode=0o644)
+    changed = host.write_file(paths.systemd / UNIT, files.unit, mode=0o644) or changed
+    return host.write_file(paths.cni_conf / CNI_FILE, files.conflist, mode=0o644) or changed
+
+
+def ensure_keeper_runs(host: Host, *, is_changed: bool) -> None:
+    """Start the route keeper now and at every boot. Raises HostError (unit-not-started)."""
+    if not is_changed and host.query(["systemctl", "is-active", UNIT]).stdout.strip() == "active":
+        return
+    for argv in (["systemctl", "daemon-reload"], ["systemctl", "enable", UNIT], ["systemctl", "restart", UNIT]):
+        done = host.run(argv)
+        if not done.ok:
+            raise HostError(
+                f"{' '.join(argv)} failed (code {done.code})",
+                cause=(done.stderr or done.stdout).strip() or "systemd gave no reason",
+                remedy=f"look at the unit: systemctl status {UNIT}; journalctl -u {UNIT}",
+                code="unit-not-started",
+            )
+
+
+def find_running_pyz() -> Optional[Path]:
+    """The kb.pyz that runs now; None where kb runs from a checkout."""
+    archive = getattr(__loader__, "archive", None)  # type: ignore[name-defined]
+    return Path(archive).resolve() if archive else None
+
+
+def plan_command(pyz: Optional[Path], paths: Paths, *, python: str = "") -> str:
+    """The command line by which a unit runs kb: the installed copy of a pyz, a checkout where it lies."""
+    checkout = Path(__file__).resolve().parent.parent / "kb.py"
+    return f"{python or sys.executable or '/usr/bin/python3'} {paths.installed_kb if pyz else checkout}"
+
+
+def ensure_installed_kb(host: Host, paths: Paths, pyz: Optional[Path]) -> bool:
+    """Copy the running kb.pyz to where units find it; return whether that changed anything. A checkout is not
+    copied: it is no single file."""
+    if pyz is None or pyz == paths.installed_kb:
+        return False
+    return host.write_file(paths.installed_kb, host.read_bytes(pyz), mode=0o755)
+
+
+# ---- plugin: manifest
+
+
+def read_manifest(host: Host, place: str) -> list[Object]:
+    """The objects in a file or behind an http(s) URL, Lists opened.
+
+    Raises UsageError (manifest-missing, manifest-invalid) or HostError where it cannot be had.
+    """
+    if place.startswith(("http://", "https://")):
+        text = _download(host, place)
+    elif place and host.exists(Path(place)):
+        text = host.read_text(Path(place))
+    else:
+        raise UsageError(
+            f"podNetwork.manifest is {place!r}",
+            cause="there is no such file on this node, and it is no http(s) URL",
+            remedy="give the path of a YAML file on this node, or its URL",
+            code="manifest-missing",
+        )
+    return parse_manifest(text, place)
+
+
+def _download(host: Host, url: str) -> str:
+    place = url
+    for _ in range(5):
+        answer = host.http_get(place, timeout_s=60)
+        if answer.status == 200:
+            return answer.body.decode("utf-8", errors="replace")
+        if answer.status not in _REDIRECTS or not answer.headers.get("location"):
+            break
+        place = answer.headers["location"]
+    raise HostError(
+        f"the pod network's manifest {url} cannot be had",
+        cause=f"{place} answered HTTP {answer.status}",
+        remedy=f"check the URL (curl -fL {url}), or save the file on this node and give its path",
+        code="manifest-unreachable",
+    )
+
+
+def parse_manifest(text: str, place: str) -> list[Object]:
+    """Raises UsageError (manifest-invalid)."""
+    try:
+        documents = load_all_yaml(text)
+    except yaml.YAMLError as error:
+        raise _invalid_manifest(place, f"it is not YAML: {' '.join(str(error).split())}") from error
+    objects: list[Object] = []
+    for document in documents:
+        is_list = isinstance(document, dict) and str(document.get("kind", "")).endswith("List") and "items" in document
+        objects += document["items"] or [] if is_list else [document]
+    for found in objects:
+        if not isinstance(found, dict) or not found.get("kind") or not found.get("apiVersion"):
+            raise _invalid_manifest(place, f"a document in it is no Kubernetes object: {str(found)[:80]!r}")
+        if not (found.get("metadata") or {}).get("name"):
+            raise _invalid_manifest(place, f"a {found['kind']} in it has no metadata.name")
+    if not objects:
+        raise _invalid_manifest(place, "it holds no object")
+    return objects
+
+
+def _invalid_manifest(place: str, cause: str) -> UsageError:
+    return UsageError(
+        f"the pod network's manifest {place}",
+        cause=cause,
+        remedy="correct it, or give another one: podNetwork: {plugin: manifest, manifest: FILE}",
+        code="manifest-invalid",
+    )
+
+
+def sort_objects(objects: Iterable[Object]) -> list[Object]:
+    """Namespaces, then CustomResourceDefinitions, then the rest in its order: each needs the ones before."""
+    return sorted(objects, key=lambda found: _ORDER.get(str(found["kind"]), 2))
+
+
+def rewrite_images(objects: Iterable[Object], mirror: str) -> list[Object]:
+    """The objects with the images of their containers named after the mirror; "" leaves them alone.
+
+    An operator that holds image names in its arguments keeps them: the runtime's own mirror configuration
+    (hosts.toml) is what serves those.
+    """
+    server = mirror.partition("://")[2] or mirror
+    return [_rewrite(found, server.strip("/")) for found in objects] if mirror else list(objects)
+
+
+def _rewrite(value: Any, server: str) -> Any:
+    if isinstance(value, list):
+        return [_rewrite(item, server) for item in value]
+    if not isinstance(value, dict):
+        return value
+    rewritten = {key: _rewrite(item, server) for key, item in value.items()}
+    for name in _POD_LISTS:
+        for container in rewritten.get(name) or []:
+            if isinstance(container, dict) and isinstance(container.get("image"), str):
+                container["image"] = rewrite_image(container["image"], server)
+    return rewritten
+
+
+def rewrite_image(image: str, server: str) -> str:
+    """`quay.io/cilium/cilium:v1` -> `SERVER/cilium/cilium:v1`: the mirror's host takes the registry's place, which
+    is how containerd too asks a mirror. Docker's short names get their full form (`busybox` -> `library/busybox`)."""
+    first, slash, rest = image.partition("/")
+    has_registry = bool(slash) and ("." in first or ":" in first or first == "localhost")
+    registry, repository = (first, rest) if has_registry else ("docker.io", image)
+    if registry == server:
+        return image
+    if registry == "docker.io" and "/" not in repository:
+        repository = f"library/{repository}"
+    return f"{server}/{repository}"
+
+
+def is_established(crd: Optional[Mapping[str, Any]]) -> bool:
+    conditions = ((crd or {}).get("status") or {}).get("conditions") or []
+    return any(found.get("type") == "Established" and found.get("status") == "True" for found in conditions)
+
+
+def crd_path(crd: Object) -> str:
+    return path_of("CustomResourceDefinition", str(crd["metadata"]["name"]))

@@ -1,0 +1,930 @@
+"""The container runtime: what it is, whether it is ready, which images it has, and its containers' ends.
+
+Owns everything that is said to the CRI. It is spoken to through crictl; where there is none, through containerd's
+own ctr; so kb needs no gRPC. Must not write the runtime's configuration, and knows no phase. Mirrors
+cmd/kubeadm/app/util/runtime/runtime.go and cmd/kubeadm/app/images/images.go.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import importlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Optional
+
+from kubeup import images
+from kubeup.config.types import InitConfig
+from kubeup.errors import HostError
+from kubeup.host import CommandResult, Host
+from kubeup.releases import Release, has_runtime_config_call
+from kubeup.report import Report
+
+CONTAINERD_CONFIG = Path("/etc/containerd/config.toml")
+DEFAULT_CNI_BIN_DIRS = ("/opt/cni/bin",)
+PULL_ATTEMPTS = 5
+PULL_TIMEOUT_S = 1800.0
+"""An image of 100 MB on a slow line is no failure; the runtime itself ends a pull that makes no progress."""
+PARALLEL_PULLS = 4
+
+# ---- what the runtime is
+
+
+@dataclass(frozen=True)
+class RuntimeStatus:
+    """What is known of the runtime behind a CRI socket. None: it could not be told."""
+
+    socket: str
+    name: str = ""
+    """containerd | cri-o | ..."""
+    version: str = ""
+    is_ready: bool = False
+    problem: str = ""
+    """no-socket | refused | forbidden | timeout | cri-disabled | cri-failed | no-client | not-ready | failed; "" if ready"""
+    cause: str = ""
+    """Why it is not ready, in words."""
+    remedy: str = ""
+    has_runtime_config: Optional[bool] = None
+    """Whether it answers the call by which a kubelet learns the runtime's cgroup driver."""
+    cgroup_driver: Optional[str] = None
+    """systemd | cgroupfs"""
+    sandbox_image: Optional[str] = None
+    restricts_oom_score: Optional[bool] = None
+    cni_bin_dirs: tuple[str, ...] = DEFAULT_CNI_BIN_DIRS
+    root_dir: str = ""
+    """Where its images lie."""
+
+    @property
+    def label(self) -> str:
+        """`containerd 1.6.20`"""
+        return f"{self.name} {self.version}".strip() or "the container runtime"
+
+
+def socket_path(socket: str) -> Path:
+    """`unix:///run/x.sock` and `/run/x.sock` alike."""
+    return Path(socket[len("unix://") :] if socket.startswith("unix://") else socket)
+
+
+def crictl_argv(socket: str, *words: str) -> list[str]:
+    """A crictl command that depends on nothing but the socket: no /etc/crictl.yaml has a say."""
+    endpoint = f"unix://{socket_path(socket)}"
+    options = ["--config", "/dev/null", "--timeout", "10s"]
+    return ["crictl", *options, "--runtime-endpoint", endpoint, "--image-endpoint", endpoint, *words]
+
+
+def ctr_argv(socket: str, *words: str) -> list[str]:
+    return ["ctr", "--connect-timeout", "5s", "-a", str(socket_path(socket)), "-n", "k8s.io", *words]
+
+
+def probe_runtime(host: Host, socket: str) -> RuntimeStatus:
+    """Ask the runtime what it is and whether it takes work. Never raises: problem, cause and remedy tell."""
+    if not host.exists(socket_path(socket)):
+        return _describe_missing_socket(host, socket)
+    if host.which("crictl"):
+        return _probe_through_crictl(host, socket)
+    if host.which("ctr"):
+        return _probe_through_ctr(host, socket)
+    return RuntimeStatus(
+        socket,
+        problem="no-client",
+        cause="neither crictl nor ctr is in PATH, so the runtime cannot be asked",
+        remedy=f"install crictl: {install_command(host, 'cri-tools')}",
+    )
+
+
+def install_command(host: Host, deb: str, rpm: str = "") -> str:
+    """The command by which this node's package manager installs a package."""
+    for program, package in (("apt-get", deb), ("dnf", rpm or deb), ("yum", rpm or deb), ("zypper", rpm or deb)):
+        if host.which(program):
+            return f"{program} install {package}"
+    return f"install the package {deb}"
+
+
+def _describe_missing_socket(host: Host, socket: str) -> RuntimeStatus:
+    path = socket_path(socket)
+    unit = "crio" if "crio" in path.name else "containerd"
+    if host.which(unit):
+        cause = f"there is no socket {path}: {unit} is installed but does not run"
+        remedy = f"systemctl enable --now {unit} (why it ended: journalctl -u {unit} -n 20)"
+    else:
+        package = "cri-o" if unit == "crio" else "containerd"
+        cause = f"there is no socket {path}, and no {unit} in PATH"
+        remedy = f"{install_command(host, package)}, or name the runtime's socket: --cri-socket"
+    return RuntimeStatus(socket, problem="no-socket", cause=cause, remedy=remedy)
+
+
+def _probe_through_crictl(host: Host, socket: str) -> RuntimeStatus:
+    with ThreadPoolExecutor(3) as pool:
+        asked = [
+            pool.submit(host.query, crictl_argv(socket, *words), timeout_s=30)
+            for words in (("info",), ("version",), ("runtime-config",))
+        ]
+        info, version, driver = (future.result() for future in asked)
+    if not info.ok:
+        return _describe_failure(host, socket, info)
+    found = _named(RuntimeStatus(socket), version.stdout)
+    found = _with_info(found, parse_json(info.stdout))
+    found = _with_runtime_config(found, driver)
+    if found.name == "containerd" and found.sandbox_image is None:
+        # containerd 2 keeps it with the image plug-in, which `info` leaves out
+        found = _with_dump(found, read_containerd_config(host, socket))
+    return found
+
+
+def _named(status: RuntimeStatus, text: str) -> RuntimeStatus:
+    """From `crictl version`: "RuntimeName:  containerd" and "RuntimeVersion:  1.6.20"."""
+    cells = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
+    name, version = cells.get("RuntimeName", "").lower(), cells.get("RuntimeVersion", "")
+    return replace(status, name=name, version=version, has_runtime_config=has_runtime_config_call(name, version))
+
+
+def _with_info(status: RuntimeStatus, info: Mapping[str, Any]) -> RuntimeStatus:
+    config = parse_json(info.get("config"))
+    containerd = parse_json(config.get("containerd"))
+    runtimes = parse_json(containerd.get("runtimes"))
+    handler = parse_json(runtimes.get(str(containerd.get("defaultRuntimeName"))))
+    dirs = _texts(parse_json(info.get("cniconfig")).get("PluginDirs"))
+    found = replace(
+        status,
+        cgroup_driver=_driver_of(parse_json(handler.get("options"))) if handler else None,
+        sandbox_image=str(config.get("sandboxImage") or "") or None,
+        restricts_oom_score=_flag(config.get("restrictOOMScoreAdj")),
+        cni_bin_dirs=dirs or status.cni_bin_dirs,
+        root_dir=str(config.get("containerdRootDir") or ""),
+    )
+    conditions = parse_json(info.get("status")).get("conditions") or []
+    ready = next((item for item in conditions if item.get("type") == "RuntimeReady"), None)
+    if ready and ready.get("status"):
+        return replace(found, is_ready=True)
+    told = f"{(ready or {}).get('reason', '')} {(ready or {}).get('message', '')}".strip()
+    return replace(
+        found,
+        problem="not-ready",
+        cause=f"it says of itself that it is not ready: {told or 'no reason given'}",
+        remedy=f"see its log: journalctl -u {status.name or 'containerd'} -n 20",
+    )
+
+
+def _driver_of(options: Mapping[str, Any]) -> str:
+    return "systemd" if options.get("SystemdCgroup") else "cgroupfs"
+
+
+def _flag(value: Any) -> Optional[bool]:
+    return value if isinstance(value, bool) else None
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(str(item) for item in value if item) if isinstance(value, list) else ()
+
+
+def _with_runtime_config(status: RuntimeStatus, answer: CommandResult) -> RuntimeStatus:
+    """From `crictl runtime-config`: the driver, or the runtime's word that it has no such call. A crictl that is too
+    old to ask says nothing; the runtime's version has then told."""
+    match = re.search(r"cgroup driver:\s*(SYSTEMD|CGROUPFS)", answer.stdout)
+    if answer.ok and match:
+        return replace(status, has_runtime_config=True, cgroup_driver=match.group(1).lower())
+    if "Unimplemented" in answer.stderr:
+        return replace(status, has_runtime_config=False)
+    return status
+
+
+def _describe_failure(host: Host, socket: str, answer: CommandResult) -> RuntimeStatus:
+    text = last_words(answer.stderr)
+    path = socket_path(socket)
+    unit = "crio" if "crio" in path.name else "containerd"
+    status = RuntimeStatus(socket, name="cri-o" if unit == "crio" else "containerd")
+    if "Unimplemented" in text or "unknown service runtime" in text:
+        return _describe_missing_cri(host, status)
+    for problem, pattern, cause, remedy in (
+        ("forbidden", r"permission denied", f"{path} may not be opened by this user", "run kb as root"),
+        ("refused", r"connection refused|no such file", f"nothing listens on {path}", f"systemctl restart {unit}"),
+        ("timeout", r"[Dd]eadline|timeout|timed out", f"no answer on {path} in time", f"systemctl restart {unit}"),
+    ):
+        if re.search(pattern, text) or (problem == "timeout" and answer.code == 124):
+            log = f"{remedy} (why: journalctl -u {unit} -n 20)" if problem != "forbidden" else remedy
+            return replace(status, problem=problem, cause=f"{cause}: {text}", remedy=log)
+    return replace(status, problem="failed", cause=text, remedy=f"see its log: journalctl -u {unit} -n 20")
+
+
+def _describe_missing_cri(host: Host, status: RuntimeStatus) -> RuntimeStatus:
+    line = find_disabled_cri(host)
+    if line:
+        path, number, text = line
+        return replace(
+            status,
+            problem="cri-disabled",
+            cause=f"{status.name} runs, its CRI plugin is disabled by {path} line {number}: {text}",
+            remedy=f"take cri out of disabled_plugins in {path}, then: systemctl restart containerd",
+        )
+    return replace(
+        status,
+        problem="cri-failed",
+        cause=f"{status.name} runs, but its CRI plugin is not loaded{_plugin_error(host, status.socket)}",
+        remedy="see why: journalctl -u containerd | grep -i cri; after mending: systemctl restart containerd",
+    )
+
+
+def _plugin_error(host: Host, socket: str) -> str:
+    """What containerd says of a CRI plugin that failed to load: ": invalid plugin config: ...", or "."""
+    if not host.which("ctr"):
+        return ""
+    text = host.query(ctr_argv(socket, "plugins", "ls", "-d", "id==cri"), timeout_s=15).stdout
+    match = re.search(r"^\s*Message:\s*(.+)$", text, re.MULTILINE)
+    return f": {match.group(1).strip()}" if match else ""
+
+
+def find_disabled_cri(host: Host) -> Optional[tuple[str, int, str]]:
+    """The place that disables containerd's CRI plugin: (file, line number, line)."""
+    imported = [
+        CONTAINERD_CONFIG.parent / "conf.d" / name
+        for name in host.list_dir(CONTAINERD_CONFIG.parent / "conf.d")
+        if name.endswith(".toml")
+    ]
+    for path in (CONTAINERD_CONFIG, *imported):
+        if not host.exists(path):
+            continue
+        is_inside = False
+        for number, line in enumerate(host.read_text(path).splitlines(), start=1):
+            code = line.partition("#")[0]
+            is_inside = is_inside or bool(re.match(r"\s*disabled_plugins\s*=", code))
+            if is_inside and re.search(
+                r"""["'](cri|io\.containerd\.grpc\.v1\.cri|io\.containerd\.cri\.v1\.\w+)["']""", code
+            ):
+                return str(path), number, line.strip()
+            is_inside = is_inside and "]" not in code
+    return None
+
+
+def _probe_through_ctr(host: Host, socket: str) -> RuntimeStatus:
+    """containerd without crictl: the plugin list tells whether the CRI is served, the configuration tells the rest."""
+    plugins = host.query(ctr_argv(socket, "plugins", "ls"), timeout_s=15)
+    if not plugins.ok:
+        return _describe_failure(host, socket, plugins)
+    status = RuntimeStatus(socket, name="containerd")
+    rows = [line.split() for line in plugins.stdout.splitlines()]
+    if not any(row[:2] == ["io.containerd.grpc.v1", "cri"] and row[-1] == "ok" for row in rows):
+        return _describe_missing_cri(host, status)
+    versions = host.query(ctr_argv(socket, "version"), timeout_s=15).stdout.partition("Server:")[2]
+    match = re.search(r"Version:\s*(\S+)", versions)
+    version = match.group(1).lstrip("v") if match else ""
+    known = has_runtime_config_call("containerd", version)
+    status = replace(status, version=version, is_ready=True, has_runtime_config=known)
+    return _with_dump(status, read_containerd_config(host, socket))
+
+
+# ---- containerd's configuration
+
+
+def read_containerd_config(host: Host, socket: str) -> Optional[dict[str, Any]]:
+    """The configuration that containerd would start with, imports and defaults filled in; None where it cannot be
+    told or belongs to another containerd than the one behind `socket`."""
+    answer = host.query(["containerd", "config", "dump"], timeout_s=15)
+    if not answer.ok:
+        return None
+    try:
+        config = parse_toml(answer.stdout)
+    except ValueError:
+        return None
+    own = Path(str(parse_json(config.get("grpc")).get("address") or "/"))
+    return config if _without_var(own) == _without_var(socket_path(socket)) else None
+
+
+def _without_var(path: Path) -> str:
+    """/var/run is a link to /run."""
+    text = str(path)
+    return text[len("/var") :] if text.startswith("/var/run/") else text
+
+
+def _with_dump(status: RuntimeStatus, config: Optional[Mapping[str, Any]]) -> RuntimeStatus:
+    """Fill in what is not known yet from containerd's configuration: schema 3 (containerd 2) and 2 (1.x)."""
+    if config is None:
+        return status
+    plugins = parse_json(config.get("plugins"))
+    old = parse_json(plugins.get("io.containerd.grpc.v1.cri"))
+    runtime = parse_json(plugins.get("io.containerd.cri.v1.runtime")) or old
+    pinned = parse_json(parse_json(plugins.get("io.containerd.cri.v1.images")).get("pinned_images"))
+    handlers = parse_json(runtime.get("containerd"))
+    handler = parse_json(parse_json(handlers.get("runtimes")).get(str(handlers.get("default_runtime_name"))))
+    cni = parse_json(runtime.get("cni"))
+    dirs = _texts(cni.get("bin_dirs")) or _texts([cni.get("bin_dir")])
+    is_default = status.cni_bin_dirs == DEFAULT_CNI_BIN_DIRS
+    return replace(
+        status,
+        cgroup_driver=status.cgroup_driver or (_driver_of(parse_json(handler.get("options"))) if handler else None),
+        sandbox_image=status.sandbox_image or str(pinned.get("sandbox") or old.get("sandbox_image") or "") or None,
+        restricts_oom_score=status.restricts_oom_score
+        if status.restricts_oom_score is not None
+        else _flag(runtime.get("restrict_oom_score_adj")),
+        cni_bin_dirs=dirs if dirs and is_default else status.cni_bin_dirs,
+        root_dir=status.root_dir or str(config.get("root") or ""),
+    )
+
+
+def read_cgroup_driver(config: Optional[Mapping[str, Any]]) -> Optional[str]:
+    """The driver that containerd's configuration names."""
+    return _with_dump(RuntimeStatus(""), config).cgroup_driver
+
+
+def describe_setting(status: RuntimeStatus, setting: str, value: str) -> str:
+    """What to do so that the runtime has a setting: sandbox_image | SystemdCgroup | restrict_oom_score_adj."""
+    if status.name != "containerd":
+        return f"set {setting} = {value} (or its like) in the configuration of {status.label}, then restart it"
+    is_schema_3 = bool(status.has_runtime_config)
+    table = "plugins.'io.containerd.cri.v1.runtime'" if is_schema_3 else "plugins.'io.containerd.grpc.v1.cri'"
+    if setting == "sandbox_image" and is_schema_3:
+        setting, table = "sandbox", "plugins.'io.containerd.cri.v1.images'.pinned_images"
+    if setting == "SystemdCgroup":
+        table += ".containerd.runtimes.runc.options"
+    return f"set {setting} = {value} below [{table}] in {CONTAINERD_CONFIG}, then: systemctl restart containerd"
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """TOML as `containerd config dump` writes it. Python 3.11 brings a reader; older ones use the one below."""
+    try:
+        tomllib = importlib.import_module("tomllib")
+    except ImportError:
+        return parse_dumped_toml(text)
+    found: dict[str, Any] = tomllib.loads(text)
+    return found
+
+
+_TOML_TOKEN = re.compile(
+    r"""\s*(?:(?P<basic>"(?:[^"\\]|\\.)*")|(?P<literal>'[^']*')|(?P<mark>[\[\]{},=.])|(?P<bare>[^\s\[\]{},=."'#]+))"""
+)
+_TOML_NUMBER = re.compile(r"[+-]?\d[\d_]*(\.\d+)?([eE][+-]?\d+)?")
+
+
+def parse_dumped_toml(text: str) -> dict[str, Any]:
+    """Tables, and one `key = value` a line: text, numbers, booleans, lists and inline tables of these.
+
+    That is what machines write. Raises ValueError for anything else (lists over several lines, texts in three
+    quotes, [[tables]]).
+    """
+    root: dict[str, Any] = {}
+    table = root
+    for number, line in enumerate(text.splitlines(), start=1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        try:
+            if line.startswith("["):
+                if line.startswith("[["):
+                    raise ValueError("a list of tables")
+                keys, rest = _toml_keys(line[1:])
+                if rest.partition("#")[0].strip() != "]":
+                    raise ValueError("no end of the table's name")
+                table = _toml_table(root, keys)
+                continue
+            keys, rest = _toml_keys(line)
+            if not rest.startswith("="):
+                raise ValueError("no =")
+            value, rest = _toml_value(rest[1:])
+            if rest.partition("#")[0].strip():
+                raise ValueError("text after the value")
+            _toml_table(table, keys[:-1])[keys[-1]] = value
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}: {line[:80]}") from error
+    return root
+
+
+def _toml_next(text: str) -> tuple[str, str, str]:
+    match = _TOML_TOKEN.match(text)
+    if not match or not match.lastgroup:
+        raise ValueError("cannot be read")
+    return match.lastgroup, match.group(match.lastgroup), text[match.end() :].lstrip()
+
+
+def _toml_keys(text: str) -> tuple[list[str], str]:
+    keys = []
+    while True:
+        kind, word, text = _toml_next(text)
+        if kind == "mark":
+            raise ValueError("no key")
+        keys.append(str(json.loads(word)) if kind == "basic" else word[1:-1] if kind == "literal" else word)
+        if not text.startswith("."):
+            return keys, text
+        text = text[1:]
+
+
+def _toml_table(table: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    for key in keys:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise ValueError(f"{key} is no table")
+    return table
+
+
+def _toml_value(text: str) -> tuple[Any, str]:
+    kind, word, rest = _toml_next(text)
+    if kind == "basic":
+        return json.loads(word), rest
+    if kind == "literal":
+        return word[1:-1], rest
+    if word == "[":
+        return _toml_list(rest)
+    if word == "{":
+        return _toml_inline_table(rest)
+    # a number's point is a mark of its own to the wordizer
+    number = _TOML_NUMBER.match(text.lstrip())
+    if number:
+        digits = number.group().replace("_", "")
+        value = float(digits) if number.group(1) or number.group(2) else int(digits)
+        return value, text.lstrip()[number.end() :].lstrip()
+    if word in ("true", "false"):
+        return word == "true", rest
+    raise ValueError(f"no value: {word}")
+
+
+def _toml_list(text: str) -> tuple[list[Any], str]:
+    items = []
+    text = text.lstrip()
+    while not text.startswith("]"):
+        value, text = _toml_value(text)
+        items.append(value)
+        if text.startswith(","):
+            text = text[1:].lstrip()
+        elif not text.startswith("]"):
+            raise ValueError("a list without end")
+    return items, text[1:].lstrip()
+
+
+def _toml_inline_table(text: str) -> tuple[dict[str, Any], str]:
+    table: dict[str, Any] = {}
+    text = text.lstrip()
+    while not text.startswith("}"):
+        keys, text = _toml_keys(text)
+        if not text.startswith("="):
+            raise ValueError("no =")
+        value, text = _toml_value(text[1:])
+        _toml_table(table, keys[:-1])[keys[-1]] = value
+        if text.startswith(","):
+            text = text[1:].lstrip()
+        elif not text.startswith("}"):
+            raise ValueError("an inline table without end")
+    return table, text[1:].lstrip()
+
+
+def parse_json(value: Any) -> dict[str, Any]:
+    """A mapping, or the mapping in a JSON text; {} for everything else: what a runtime leaves out is not known."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return {}
+    return value if isinstance(value, dict) else {}
+
+
+def last_words(stderr: str) -> str:
+    """What a program said at its end, without log prefixes: crictl's `time=... level=fatal msg="..."`, or a line."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    for line in reversed(lines):
+        match = re.search(r'level=(?:fatal|error) msg="((?:[^"\\]|\\.)*)"', line)
+        if match:
+            text = match.group(1).replace('\\"', '"').replace("\\\\", "\\")
+            return text.rpartition(" desc = ")[2] or text
+    return lines[-1] if lines else "it said nothing"
+
+
+# ---- images
+
+
+def full_image_name(name: str) -> str:
+    """A name as the runtime keeps it: `busybox` -> `docker.io/library/busybox:latest`."""
+    first, slash, _ = name.partition("/")
+    if not slash:
+        name = f"docker.io/library/{name}"
+    elif "." not in first and ":" not in first and first != "localhost":
+        name = f"docker.io/{name}"
+    return name if "@" in name or ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
+def registry_of(image: str) -> str:
+    return full_image_name(image).partition("/")[0]
+
+
+def list_images(host: Host, socket: str) -> set[str]:
+    """The full names (by tag and by digest) of all images that the runtime has.
+
+    Raises HostError: no-cri-client, images-unreadable.
+    """
+    if host.which("crictl"):
+        answer = host.query(crictl_argv(socket, "images", "-o", "json"), timeout_s=30)
+        if answer.ok:
+            rows = parse_json(answer.stdout).get("images") or []
+            return {name for row in rows for key in ("repoTags", "repoDigests") for name in row.get(key) or ()}
+    elif host.which("ctr"):
+        answer = host.query(ctr_argv(socket, "images", "ls", "-q"), timeout_s=30)
+        if answer.ok:
+            return set(answer.stdout.split())
+    else:
+        raise _no_client(host, socket)
+    raise HostError(
+        f"the images of the runtime at {socket} cannot be listed",
+        cause=last_words(answer.stderr),
+        remedy=f"see whether it runs: {' '.join(crictl_argv(socket, 'info'))}",
+        code="images-unreadable",
+    )
+
+
+def _no_client(host: Host, socket: str) -> HostError:
+    return HostError(
+        f"the runtime at {socket} cannot be asked",
+        cause="neither crictl nor ctr is in PATH",
+        remedy=f"install crictl: {install_command(host, 'cri-tools')}",
+        code="no-cri-client",
+    )
+
+
+class ImagePullError(HostError):
+    """An image did not come. kind: not-found | unauthorized | tls | dns | refused | timeout | no-space | limited |
+    runtime | other."""
+
+    def __init__(self, image: str, kind: str, cause: str, remedy: str) -> None:
+        super().__init__(f"cannot pull {image}", cause=cause, remedy=remedy, code="image-pull-failed")
+        self.image = image
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class _PullTrouble:
+    """One way in which a pull fails. heals: trying again may help. {registry} and {image} are filled in."""
+
+    kind: str
+    pattern: str
+    cause: str
+    remedy: str
+    heals: bool = False
+
+
+_OTHER_REGISTRY = "or set imageRepository to a registry that this node reaches"
+
+_PULL_TROUBLES = (
+    _PullTrouble(
+        "no-space",
+        r"no space left on device|disk quota exceeded",
+        "the disk that holds the runtime's images is full",
+        "make space there: df -h /var/lib/containerd /var/lib/containers",
+    ),
+    _PullTrouble(
+        "runtime",
+        r"validate service connection|validate CRI|dial unix|connect: permission denied|failed to dial",
+        "the runtime does not answer",
+        "systemctl restart containerd (why: journalctl -u containerd -n 20)",
+        heals=True,
+    ),
+    _PullTrouble(
+        "tls",
+        r"x509:|server gave HTTP response to HTTPS client|tls: |does not look like a TLS handshake",
+        "the TLS handshake with {registry} fails",
+        "give the runtime the registry's CA, or http:// if it speaks no TLS: /etc/containerd/certs.d/{registry}/hosts.toml",
+    ),
+    _PullTrouble(
+        "dns",
+        r"no such host|server misbehaving|name resolution|lookup \S+( on \S+)?: ",
+        "the name {registry} does not resolve",
+        f"mend the name servers in /etc/resolv.conf, {_OTHER_REGISTRY}",
+        heals=True,
+    ),
+    _PullTrouble(
+        "refused",
+        r"connection refused|connection reset",
+        "nothing at {registry} accepts the connection",
+        f"see whether the registry runs, {_OTHER_REGISTRY}",
+        heals=True,
+    ),
+    _PullTrouble(
+        "timeout",
+        r"i/o timeout|[Dd]eadline|handshake timeout|no route to host|network is unreachable|did not end within|timed out",
+        "{registry} is not reachable from this node",
+        f"open the way to it in the firewall, {_OTHER_REGISTRY}",
+        heals=True,
+    ),
+    _PullTrouble(
+        "limited",
+        r"429|toomanyrequests|Too Many Requests",
+        "{registry} limits how much this address may pull",
+        "pull with credentials: crictl pull --creds USER:PASSWORD {image}",
+        heals=True,
+    ),
+    _PullTrouble(
+        "unauthorized",
+        r"40[13]\b|[Uu]nauthorized|authorization failed|denied|no basic auth|may require authorization",
+        "{registry} refuses it without (or with these) credentials",
+        "pull it with credentials: crictl pull --creds USER:PASSWORD {image}",
+    ),
+    _PullTrouble(
+        "not-found",
+        r"not found|404\b|manifest unknown|NAME_UNKNOWN|no match for platform",
+        "{registry} has no such image",
+        "correct imageRepository or the tag; what is wanted: kb config images list",
+    ),
+)
+_OTHER_TROUBLE = _PullTrouble(
+    "other", "", "the runtime gave up", "pull it by hand and read on: crictl pull {image}", heals=True
+)
+
+
+def explain_pull_failure(image: str, text: str, *, env: Optional[Mapping[str, str]] = None) -> ImagePullError:
+    """What the runtime's words on a failed pull mean. `env`: kb's environment; a proxy that stands there only is
+    named, since the runtime pulls and does not see it."""
+    trouble = next((item for item in _PULL_TROUBLES if re.search(item.pattern, text)), _OTHER_TROUBLE)
+    registry = registry_of(image)
+    remedy = trouble.remedy.format(registry=registry, image=image)
+    proxy = next((env[name] for name in ("HTTPS_PROXY", "https_proxy") if env and env.get(name)), "")
+    if proxy and trouble.kind in ("dns", "refused", "timeout"):
+        remedy = (
+            "the runtime does not see this shell's HTTPS_PROXY: put it (and NO_PROXY) as Environment= into a drop-in, "
+            "systemctl edit containerd, then systemctl restart containerd"
+        )
+    return ImagePullError(
+        image, trouble.kind, f"{trouble.cause.format(registry=registry, image=image)} ({text})", remedy
+    )
+
+
+def pull_image(host: Host, socket: str, image: str) -> None:
+    """Pull once. Raises ImagePullError, or HostError (no-cri-client)."""
+    if host.which("crictl"):
+        answer = host.run(crictl_argv(socket, "pull", image), timeout_s=PULL_TIMEOUT_S)
+    elif host.which("ctr"):
+        hosts = ("--hosts-dir", "/etc/containerd/certs.d") if host.is_dir(Path("/etc/containerd/certs.d")) else ()
+        words = ("images", "pull", *hosts, full_image_name(image))
+        answer = host.run(ctr_argv(socket, *words), timeout_s=PULL_TIMEOUT_S)
+    else:
+        raise _no_client(host, socket)
+    if not answer.ok:
+        raise explain_pull_failure(image, last_words(answer.stderr), env=host.environ())
+
+
+@dataclass(frozen=True)
+class ImagesResult:
+    """What became of the images that were asked for."""
+
+    present: tuple[str, ...] = ()
+    pulled: tuple[str, ...] = ()
+    failed: tuple[ImagePullError, ...] = ()
+
+
+def ensure_images(
+    host: Host,
+    socket: str,
+    names: Sequence[str],
+    *,
+    policy: str = "IfNotPresent",
+    is_serial: bool = True,
+    tell: Callable[[str], None] = lambda text: None,
+) -> ImagesResult:
+    """Have the images in the runtime. policy as in nodeRegistration.imagePullPolicy: Always | IfNotPresent | Never.
+
+    Five attempts for what may heal, one for what will not; a registry that was not reachable in five gets one attempt
+    for each of its other images. Failures are returned, not raised. Raises HostError where the runtime cannot be asked.
+    """
+    if policy == "Never":
+        return ImagesResult()
+    have = list_images(host, socket) if policy == "IfNotPresent" else set()
+    present = tuple(image for image in names if full_image_name(image) in have)
+    wanted = [image for image in names if image not in present]
+    unreachable: set[str] = set()
+    counted = {image: index for index, image in enumerate(wanted, start=1)}
+
+    def fetch(image: str) -> Optional[ImagePullError]:
+        tell(f"pulling {image} ({counted[image]} of {len(wanted)})")
+        return _pull_patiently(host, socket, image, unreachable)
+
+    if is_serial or len(wanted) < 2:
+        ends = [fetch(image) for image in wanted]
+    else:
+        with ThreadPoolExecutor(PARALLEL_PULLS) as pool:
+            ends = list(pool.map(fetch, wanted))
+    failed = tuple(end for end in ends if end is not None)
+    pulled = tuple(image for image, end in zip(wanted, ends) if end is None)
+    return ImagesResult(present, pulled, failed)
+
+
+def _pull_patiently(host: Host, socket: str, image: str, unreachable: set[str]) -> Optional[ImagePullError]:
+    """Pull, and again after a pause where that may help; return the last failure."""
+    registry = registry_of(image)
+    pause_s = 0.5
+    for attempt in range(1, PULL_ATTEMPTS + 1):
+        try:
+            pull_image(host, socket, image)
+            return None
+        except ImagePullError as error:
+            may_heal = next((item.heals for item in _PULL_TROUBLES if item.kind == error.kind), True)
+            if not may_heal or registry in unreachable:
+                return error
+            if attempt == PULL_ATTEMPTS:
+                if error.kind in ("dns", "refused", "timeout"):
+                    unreachable.add(registry)
+                return error
+        host.sleep(pause_s)
+        pause_s *= 2
+    return None
+
+
+def group_failures(failed: Iterable[ImagePullError]) -> list[ImagePullError]:
+    """One failure for all images of a registry that fail in the same way: seven times the same line helps nobody."""
+    groups: dict[tuple[str, str], list[ImagePullError]] = {}
+    for error in failed:
+        alone = error.image if error.kind in ("not-found", "other") else ""
+        groups.setdefault((error.kind, alone or registry_of(error.image)), []).append(error)
+    merged = []
+    for (kind, _), errors in groups.items():
+        first = errors[0]
+        names = ", ".join(error.image for error in errors)
+        merged.append(first if len(errors) == 1 else ImagePullError(names, kind, first.cause, first.remedy))
+    return merged
+
+
+def pull_images(host: Host, config: InitConfig, release: Release, report: Report) -> tuple[str, ...]:
+    """`kb config images pull`: have every image of a control-plane node; return their names.
+
+    Raises HostError (images-not-pulled) that names every image that did not come, and why.
+    """
+    wanted = [image.ref for image in images.list_images(config.cluster, release)]
+    node = config.node
+    result = ensure_images(
+        host, node.cri_socket, wanted, policy="Always", is_serial=node.image_pull_serial, tell=report.waiting
+    )
+    if result.failed:
+        groups = group_failures(result.failed)
+        raise HostError(
+            f"{len(result.failed)} of {len(wanted)} images could not be pulled",
+            cause=groups[0].cause,
+            remedy=groups[0].remedy,
+            code="images-not-pulled",
+            details=[f"{group.what}: {group.cause}. Remedy: {group.remedy}" for group in groups],
+        )
+    return tuple(wanted)
+
+
+# ---- containers
+
+
+@dataclass(frozen=True)
+class ContainerInfo:
+    """One container, ended ones included."""
+
+    id: str
+    name: str
+    state: str
+    """created | running | exited | unknown"""
+    attempt: int = 0
+    created_ns: int = 0
+    image: str = ""
+    pod: str = ""
+    namespace: str = ""
+    exit_code: Optional[int] = None
+    """Known for the newest ended container of each name."""
+    reason: str = ""
+    """`Error`, `OOMKilled`, `StartError`, ...; likewise."""
+    message: str = ""
+    log_path: str = ""
+
+
+def list_containers(host: Host, socket: str, name: str = "") -> list[ContainerInfo]:
+    """The runtime's containers, newest first; [] where the runtime cannot be asked. `name`: that one's alone.
+
+    Never raises: it is asked when something is broken already.
+    """
+    if not host.which("crictl"):
+        return _list_through_ctr(host, socket, name)
+    words = ("ps", "-a", "-o", "json", *(("--name", f"^{re.escape(name)}$") if name else ()))
+    rows = parse_json(host.query(crictl_argv(socket, *words), timeout_s=15).stdout).get("containers") or []
+    found = sorted((_container_of(row) for row in rows), key=lambda item: -item.created_ns)
+    return _with_exits(host, socket, found)
+
+
+def _container_of(row: Mapping[str, Any]) -> ContainerInfo:
+    metadata, labels = parse_json(row.get("metadata")), parse_json(row.get("labels"))
+    return ContainerInfo(
+        id=str(row.get("id", "")),
+        name=str(metadata.get("name", "")),
+        state=str(row.get("state", "")).replace("CONTAINER_", "").lower(),
+        attempt=int(metadata.get("attempt") or 0),
+        created_ns=_nanoseconds(row.get("createdAt")),
+        image=str(
+            parse_json(row.get("image")).get("userSpecifiedImage") or parse_json(row.get("image")).get("image") or ""
+        ),
+        pod=str(labels.get("io.kubernetes.pod.name", "")),
+        namespace=str(labels.get("io.kubernetes.pod.namespace", "")),
+    )
+
+
+def _nanoseconds(value: Any) -> int:
+    """A moment as crictl gives it: nanoseconds as text."""
+    text = str(value or "0")
+    return int(text) if text.isdigit() else 0
+
+
+def _with_exits(host: Host, socket: str, containers: list[ContainerInfo]) -> list[ContainerInfo]:
+    newest: dict[tuple[str, str, str], str] = {}
+    for item in containers:
+        if item.state == "exited":
+            newest.setdefault((item.namespace, item.pod, item.name), item.id)
+    if not newest:
+        return containers
+    answer = host.query(crictl_argv(socket, "inspect", *newest.values()), timeout_s=15)
+    ends = {
+        str(parse_json(end.get("status")).get("id")): parse_json(end.get("status")) for end in _documents(answer.stdout)
+    }
+    return [_with_end(item, ends[item.id]) if item.id in ends else item for item in containers]
+
+
+def _with_end(item: ContainerInfo, end: Mapping[str, Any]) -> ContainerInfo:
+    return replace(
+        item,
+        exit_code=int(end.get("exitCode") or 0),
+        reason=str(end.get("reason") or ""),
+        message=str(end.get("message") or ""),
+        log_path=str(end.get("logPath") or ""),
+    )
+
+
+def _documents(text: str) -> list[dict[str, Any]]:
+    """The JSON objects in `text`: one after the other, or in a list."""
+    found: list[dict[str, Any]] = []
+    decoder = json.JSONDecoder()
+    at = 0
+    while True:
+        start = re.compile(r"[\[{]").search(text, at)
+        if not start:
+            return found
+        try:
+            value, at = decoder.raw_decode(text, start.start())
+        except ValueError:
+            return found
+        found.extend(item for item in (value if isinstance(value, list) else [value]) if isinstance(item, dict))
+
+
+def _list_through_ctr(host: Host, socket: str, name: str) -> list[ContainerInfo]:
+    """containerd keeps the CRI's record of a container as an extension of its own record."""
+    if not host.which("ctr"):
+        return []
+    states = {}
+    for line in host.query(ctr_argv(socket, "tasks", "ls"), timeout_s=15).stdout.splitlines()[1:]:
+        cells = line.split()
+        if len(cells) == 3:
+            states[cells[0]] = "running" if cells[2] == "RUNNING" else "exited"
+    found = []
+    for container_id in host.query(ctr_argv(socket, "containers", "ls", "-q"), timeout_s=15).stdout.split():
+        record = parse_json(host.query(ctr_argv(socket, "containers", "info", container_id), timeout_s=15).stdout)
+        labels = parse_json(record.get("Labels"))
+        own_name = str(labels.get("io.kubernetes.container.name", ""))
+        if not own_name or (name and own_name != name):
+            continue
+        extra = _cri_record(record)
+        found.append(
+            ContainerInfo(
+                id=container_id,
+                name=own_name,
+                state=states.get(container_id, "exited"),
+                attempt=int(parse_json(parse_json(extra.get("Config")).get("metadata")).get("attempt") or 0),
+                image=str(record.get("Image", "")),
+                pod=str(labels.get("io.kubernetes.pod.name", "")),
+                namespace=str(labels.get("io.kubernetes.pod.namespace", "")),
+                log_path=str(extra.get("LogPath") or ""),
+            )
+        )
+    # without a moment of creation the attempt tells which is newer
+    return [replace(item, created_ns=item.attempt) for item in sorted(found, key=lambda item: -item.attempt)]
+
+
+def _cri_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    extension = parse_json(parse_json(record.get("Extensions")).get("io.cri-containerd.container.metadata"))
+    try:
+        text = base64.b64decode(str(extension.get("value") or ""), validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return {}
+    return parse_json(parse_json(text).get("Metadata"))
+
+
+_CRI_LOG_LINE = re.compile(r"^\S+ (?:stdout|stderr) [FP] ?(.*)$")
+
+
+def container_logs(host: Host, socket: str, container_id: str, lines: int = 20) -> list[str]:
+    """The last lines that a container wrote; [] where it wrote none or they cannot be had. Never raises."""
+    if host.which("crictl"):
+        # what a container wrote to stderr crictl writes to its own stderr: read the file, which keeps the order
+        answer = host.query(crictl_argv(socket, "inspect", container_id), timeout_s=15)
+        status = parse_json(next(iter(_documents(answer.stdout)), {}).get("status"))
+        path = str(status.get("logPath") or "")
+    else:
+        path = next((item.log_path for item in _list_through_ctr(host, socket, "") if item.id == container_id), "")
+    try:
+        text = host.read_text(Path(path)) if path.startswith("/") else ""
+    except HostError:
+        text = ""
+    if not text and host.which("crictl"):
+        answer = host.query(crictl_argv(socket, "logs", "--tail", str(lines), container_id), timeout_s=15)
+        return (answer.stdout + answer.stderr).splitlines()[-lines:] if answer.ok else []
+    return [_text_of(line) for line in text.splitlines()[-lines:]]
+
+
+def _text_of(line: str) -> str:
+    match = _CRI_LOG_LINE.match(line)
+    return match.group(1) if match else line

@@ -1,0 +1,175 @@
+"""Bootstrap tokens: making and reading them, their Secrets, and the signatures they give to cluster-info.
+
+Knows no phase and no cluster. Mirrors cmd/kubeadm/app/apis/bootstraptoken/v1/*.go and
+staging/src/k8s.io/cluster-bootstrap/token/{api,jws,util}.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import datetime
+import hashlib
+import hmac
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from typing import Any, Optional
+
+from kubeup.config.types import BootstrapToken
+from kubeup.errors import UsageError
+from kubeup.secret import Secret
+
+SECRET_TYPE = "bootstrap.kubernetes.io/token"  # noqa: S105
+USAGES = ("signing", "authentication")
+
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
+_TOKEN = re.compile(r"([a-z0-9]{6})\.([a-z0-9]{16})")
+_TOKEN_ID = re.compile(r"[a-z0-9]{6}")
+
+
+def generate_token() -> Secret:
+    """A new token, `id.secret`: 6 and 16 of the letters a to z and digits."""
+    letters = "".join(secrets.choice(_ALPHABET) for _ in range(22))
+    return Secret(f"{letters[:6]}.{letters[6:]}")
+
+
+def is_token(text: str) -> bool:
+    return _TOKEN.fullmatch(text) is not None
+
+
+def is_token_id(text: str) -> bool:
+    return _TOKEN_ID.fullmatch(text) is not None
+
+
+def parse_token(token: Secret) -> tuple[str, Secret]:
+    """The id and the secret of a token. Raises UsageError (bad-token), which does not repeat the token."""
+    match = _TOKEN.fullmatch(token.reveal())
+    if match is None:
+        raise UsageError(
+            "the bootstrap token",
+            cause="a token is 6 and 16 lower-case letters or digits with a dot between (abcdef.0123456789abcdef); "
+            f"this one has {len(token.reveal())} characters",
+            remedy="make one: kb token generate",
+            code="bad-token",
+        )
+    return match[1], Secret(match[2])
+
+
+def secret_name(token_id: str) -> str:
+    """The name of a token's Secret in kube-system."""
+    return f"bootstrap-token-{token_id}"
+
+
+# ---- Secrets
+
+
+def render_token_secret(token: BootstrapToken, now: datetime.datetime) -> dict[str, Any]:
+    """The Secret of a token; it expires at `expires`, else `ttl_s` from now, else never (None or 0)."""
+    token_id, token_secret = parse_token(token.token)
+    texts = {"token-id": token_id, "token-secret": token_secret.reveal()}
+    if token.description:
+        texts["description"] = token.description
+    expiration = plan_expiration(token, now)
+    if expiration:
+        texts["expiration"] = expiration
+    texts.update({f"usage-bootstrap-{usage}": "true" for usage in token.usages})
+    if token.groups:
+        texts["auth-extra-groups"] = ",".join(token.groups)
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": secret_name(token_id), "namespace": "kube-system"},
+        "type": SECRET_TYPE,
+        "data": {key: base64.b64encode(text.encode()).decode() for key, text in sorted(texts.items())},
+    }
+
+
+def plan_expiration(token: BootstrapToken, now: datetime.datetime) -> str:
+    """When a token made now expires, in RFC 3339 (`2026-11-24T17:14:04Z`); "" for never."""
+    if token.expires:
+        return _rfc3339(_parse_moment(token.expires))
+    return _rfc3339(now + datetime.timedelta(seconds=token.ttl_s)) if token.ttl_s else ""
+
+
+def parse_token_secret(secret: Mapping[str, Any]) -> Optional[BootstrapToken]:
+    """The token in a Secret; None where it holds none that is whole. `expires` is as stored, ttl_s None."""
+    texts = {key: _decode(value) for key, value in (secret.get("data") or {}).items()}
+    text = f"{texts.get('token-id', '')}.{texts.get('token-secret', '')}"
+    if not is_token(text) or (secret.get("metadata") or {}).get("name") != secret_name(text[:6]):
+        return None
+    groups = texts.get("auth-extra-groups", "")
+    return BootstrapToken(
+        Secret(text),
+        description=texts.get("description", ""),
+        ttl_s=None,
+        expires=texts.get("expiration") or None,
+        usages=tuple(usage for usage in USAGES if texts.get(f"usage-bootstrap-{usage}") == "true"),
+        groups=tuple(groups.split(",")) if groups else (),
+    )
+
+
+def is_expired(token: BootstrapToken, now: datetime.datetime) -> bool:
+    """Whether a token read from its Secret has expired; an expiry that cannot be read counts as past, as the
+    API server has it."""
+    if not token.expires:
+        return False
+    try:
+        return _parse_moment(token.expires) <= now
+    except UsageError:
+        return True
+
+
+def _decode(value: object) -> str:
+    try:
+        return base64.b64decode(str(value), validate=True).decode()
+    except (binascii.Error, ValueError):
+        return ""
+
+
+def _parse_moment(text: str) -> datetime.datetime:
+    """An RFC 3339 time. Python before 3.11 reads neither `Z` nor fractions of any length."""
+    match = re.fullmatch(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.\d+)?([Zz]|[+-]\d\d:\d\d)", text)
+    try:
+        if match is None:
+            raise ValueError(text)
+        zone = "+00:00" if match[3] in "Zz" else match[3]
+        return datetime.datetime.fromisoformat(f"{match[1]}T{match[2]}{zone}")
+    except ValueError:
+        raise UsageError(
+            f"the token's expiry {text!r}",
+            cause="it is no time in RFC 3339 form",
+            remedy="write it like 2026-11-24T17:14:04Z, or give a ttl instead",
+            code="bad-token-expiry",
+        ) from None
+
+
+def _rfc3339(moment: datetime.datetime) -> str:
+    return moment.astimezone(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+# ---- the signatures of cluster-info
+
+
+def compute_jws(payload: str, token: Secret) -> str:
+    """The detached signature of `payload` by a token: what cluster-info holds under `jws-kubeconfig-<id>`."""
+    token_id, token_secret = parse_token(token)
+    header = _base64url(json.dumps({"alg": "HS256", "kid": token_id}, separators=(",", ":")).encode())
+    signed = f"{header}.{_base64url(payload.encode())}"
+    signature = hmac.new(token_secret.reveal().encode(), signed.encode(), hashlib.sha256).digest()
+    return f"{header}..{_base64url(signature)}"
+
+
+def is_signed(payload: str, jws: str, token: Secret) -> bool:
+    """Whether `jws` is the signature of `payload` by this token."""
+    return hmac.compare_digest(compute_jws(payload, token).encode(), jws.encode())
+
+
+def jws_key(token_id: str) -> str:
+    """The key of a token's signature in the ConfigMap cluster-info."""
+    return f"jws-kubeconfig-{token_id}"
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

@@ -1,0 +1,159 @@
+"""kb init as a whole: what it leaves, twice in a row, killed anywhere, planned only."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+import kb
+from kubeup.dryrun import DryRunHost
+from kubeup.host import LocalHost
+from kubeup.paths import Paths
+from kubeup.render import load_yaml
+from tests.fake_cluster import ClusterHost
+
+from .scenario import FLAGS, run_init, snapshot
+
+KUBERNETES_FILES = {
+    *(f"/etc/kubernetes/pki/{name}.{end}" for end in ("crt", "key") for name in (
+        "ca", "apiserver", "apiserver-kubelet-client", "front-proxy-ca", "front-proxy-client", "apiserver-etcd-client",
+        "etcd/ca", "etcd/server", "etcd/peer", "etcd/healthcheck-client",
+    )),
+    "/etc/kubernetes/pki/sa.key", "/etc/kubernetes/pki/sa.pub",
+    *(f"/etc/kubernetes/{name}.conf" for name in ("admin", "super-admin", "kubelet", "controller-manager", "scheduler")),
+    *(f"/etc/kubernetes/manifests/{name}.yaml" for name in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")),
+    "/var/lib/kubelet/config.yaml", "/var/lib/kubelet/instance-config.yaml", "/var/lib/kubelet/kubeadm-flags.env",
+}  # fmt: skip
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> ClusterHost:
+    return ClusterHost(tmp_path)
+
+
+def test_every_file_of_kubeadm_s_is_there_and_keys_are_private(host: ClusterHost) -> None:
+    run_init(host)
+    have = {path for path in snapshot(host) if path.startswith(("/etc/kubernetes", "/var/lib/kubelet"))}
+    assert have == KUBERNETES_FILES
+    for path in have:
+        if path.endswith((".key", ".conf", "manifests/etcd.yaml")):
+            stat = host.stat(Path(path))
+            assert stat and stat.mode == 0o600, path
+
+
+def test_every_object_of_kubeadm_s_is_there(host: ClusterHost) -> None:
+    run_init(host)
+    cluster = host.cluster
+    assert {"kubeadm-config", "kubelet-config", "kube-proxy", "coredns", "cluster-info"} <= set(
+        cluster.by_kind("ConfigMap")
+    )
+    assert {"kubeadm:cluster-admins", "kubeadm:get-nodes", "kubeadm:kubelet-bootstrap", "kubeadm:node-proxier"} <= set(
+        cluster.by_kind("ClusterRoleBinding")
+    )
+    assert "bootstrap-token-abcdef" in cluster.by_kind("Secret")
+    node = cluster.by_kind("Node")["cp1"]
+    assert "node-role.kubernetes.io/control-plane" in node["metadata"]["labels"]
+    assert [taint["key"] for taint in node["spec"]["taints"]] == ["node-role.kubernetes.io/control-plane"]
+
+
+def test_twice_in_a_row_changes_nothing(host: ClusterHost) -> None:
+    run_init(host)
+    files, objects, commands_run = snapshot(host), json.dumps(host.cluster.objects), len(host.commands)
+    state = host.read_bytes(Paths.state)
+    again = run_init(host)
+    assert {phase.name: phase.status for phase in again.phases if phase.status not in ("unchanged", "skipped")} == {
+        "show-join-command": "unchanged"
+    } or {phase.status for phase in again.phases} <= {"unchanged", "skipped"}
+    assert again.changes == 0
+    assert snapshot(host) == files
+    assert json.dumps(host.cluster.objects) == objects
+    assert host.commands[commands_run:] == []
+    before, after = json.loads(state), json.loads(host.read_bytes(Paths.state))
+    for entry in (before, after):
+        entry["phases"].pop("init/show-join-command")
+    assert before == after
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in kb may catch it and go on."""
+
+
+def test_killed_before_any_write_the_next_run_ends_the_same(tmp_path: Path) -> None:
+    """Kill the run before its n-th file write, for every n, and run it again: nothing is missing, no key is made anew."""
+    reference = ClusterHost(tmp_path / "reference")
+    writes = []
+    reference.before_write = writes.append
+    run_init(reference)
+    wanted = {path for path in snapshot(reference)}
+    for kill_at in range(0, len(writes), 7):
+        host = ClusterHost(tmp_path / f"killed-{kill_at}")
+        count = iter(range(10**6))
+
+        def kill(path: Path, count: object = count, kill_at: int = kill_at) -> None:
+            if next(count) == kill_at:  # type: ignore[call-overload]
+                raise Killed
+
+        host.before_write = kill
+        with pytest.raises(Killed):
+            run_init(host)
+        keys = {path: content for path, content in snapshot(host).items() if path.endswith(".key")}
+        host.before_write = None
+        run_init(host)
+        after = snapshot(host)
+        assert set(after) == wanted, f"killed before write {kill_at} ({writes[kill_at]})"
+        assert {path: after[path] for path in keys} == keys, f"a key was made anew after the kill at {kill_at}"
+
+
+def test_a_dry_run_leaves_no_trace(host: ClusterHost, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    dry = DryRunHost(host)
+    run_init(dry)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    planned = {step.what.partition(" ")[0] for step in dry.plan if step.kind == "write"}
+    assert planned >= KUBERNETES_FILES
+    assert any(step.what.endswith("configmaps/kubeadm-config") for step in dry.plan if step.kind == "send")
+    assert not any("PRIVATE KEY" in step.diff for step in dry.plan)
+
+
+def test_a_whole_node_below_a_folder(tmp_path: Path) -> None:
+    host = LocalHost(tmp_path)
+    run_init(host)
+    pod = load_yaml((tmp_path / "etc/kubernetes/manifests/kube-apiserver.yaml").read_text())
+    assert pod["spec"]["containers"][0]["image"] == "registry.k8s.io/kube-apiserver:v1.35.6"
+    assert any("systemctl" in text for text in host.deferred)
+
+
+def test_the_service_cidr_moves_everything_together(host: ClusterHost) -> None:
+    run_init(host, flags={**FLAGS, "service-cidr": "10.200.0.0/16"})
+    kubelet = load_yaml(host.read_text(Path("/var/lib/kubelet/config.yaml")))
+    assert kubelet["clusterDNS"] == ["10.200.0.10"]
+    assert host.cluster.by_kind("Service")["kube-dns"]["spec"]["clusterIP"] == "10.200.0.10"
+    manifest = host.read_text(Path("/etc/kubernetes/manifests/kube-apiserver.yaml"))
+    assert "--service-cluster-ip-range=10.200.0.0/16" in manifest
+
+
+def test_one_phase_alone_makes_its_file_again(host: ClusterHost) -> None:
+    run_init(host)
+    manifest = Path("/etc/kubernetes/manifests/kube-scheduler.yaml")
+    content = host.read_bytes(manifest)
+    host.remove(manifest)
+    result = run_init(host, only="control-plane/scheduler")
+    assert [phase.name for phase in result.phases] == ["control-plane/scheduler"]
+    assert host.read_bytes(manifest) == content
+
+
+def test_no_secret_in_log_state_or_result(host: ClusterHost) -> None:
+    log = io.StringIO()
+    result = run_init(host, log=log)
+    for text in (log.getvalue(), host.read_text(Paths.state), json.dumps(result.as_dict())):
+        assert "0123456789abcdef" not in text.replace("0123456789abcdef0123456789abcdef", "")
+        assert "PRIVATE" not in text
+
+
+def test_every_phase_has_its_reason_and_a_unique_name() -> None:
+    names = [phase.name for phase in kb.INIT]
+    assert len(set(names)) == len(names)
+    assert all(phase.does and phase.does[0].isupper() and not phase.does.endswith(".") for phase in kb.INIT)

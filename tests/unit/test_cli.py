@@ -1,0 +1,143 @@
+"""The command line: words, flags, help, errors, exit statuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+import kb
+from kubeup import __version__, cli
+from kubeup.errors import UsageError
+from kubeup.secret import Secret
+from tests.make_docs import REPO
+
+
+def parse(*words: str) -> cli.Invocation:
+    return cli.parse_command_line(kb.COMMANDS, words)
+
+
+def test_only_given_flags_are_there_and_lists_are_split() -> None:
+    call = parse("init", "--skip-phases", "a,b", "--skip-phases=c", "--node-name=n", "--apiserver-bind-port", "6444")
+    assert call.flags == {"skip-phases": ["a", "b", "c"], "node-name": "n", "apiserver-bind-port": 6444}
+
+
+@pytest.mark.parametrize(
+    ("words", "flags"),
+    [(["--dry-run"], {"dry-run": True}), (["--dry-run=true"], {"dry-run": True}), (["--dry-run=false"], {})],
+)
+def test_switches_have_go_s_form(words: list[str], flags: dict[str, Any]) -> None:
+    assert parse("init", *words).flags == flags
+
+
+def test_the_longest_command_wins_and_words_stay() -> None:
+    call = parse("init", "phase", "certs", "apiserver", "--cert-dir=/x")
+    assert call.command.name == "init phase"
+    assert call.words == ["certs", "apiserver"]
+    assert call.flags == {"cert-dir": "/x"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "hint"),
+    [
+        (["inti"], "unknown-command", "kb init"),
+        (["config", "images", "lst"], "unknown-command", "config images list"),
+        (["init", "--pod-network-cdir", "x"], "usage", "--pod-network-cidr"),
+        (["init", "--apiserver-bind-port", "x"], "usage", "--help"),
+        (["init", "--dry-run=maybe"], "usage", "--dry-run"),
+        (["init", "--output", "xml"], "usage", "--help"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_the_nearest_right_one(words: list[str], code: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(*words)
+    assert caught.value.code == code
+    assert hint in caught.value.remedy
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "kb.py", *words], cwd=REPO, capture_output=True, text=True, timeout=60)
+
+
+def test_help_and_its_status() -> None:
+    assert "init phase" in run("--help").stdout
+    assert run().returncode == 2
+    shown = run("init", "--help")
+    assert shown.returncode == 0
+    assert "certs/apiserver" in shown.stdout and "--ignore-preflight-errors" in shown.stdout
+
+
+def test_a_group_without_a_word_shows_its_words() -> None:
+    shown = run("config")
+    assert shown.returncode == 2
+    assert "config images pull" in shown.stdout and "kubeconfig user" not in shown.stdout
+
+
+def test_version_forms() -> None:
+    assert run("version", "-o", "short").stdout == f"{__version__}\n"
+    assert json.loads(run("version", "-o", "json").stdout)["kb"]["version"] == __version__
+    assert run("--version").stdout.startswith(f"kb {__version__} ")
+
+
+def test_version_imports_neither_cryptography_nor_yaml() -> None:
+    code = "import sys, kb; kb.main(['version']); print([n for n in ('cryptography', 'yaml') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_list_of_phases() -> None:
+    names = [line.split()[0] for line in run("init", "--list").stdout.splitlines()]
+    assert names == [phase.name for phase in kb.INIT]
+    assert json.loads(run("init", "--list", "-o", "json").stdout)[0]["name"] == "preflight"
+
+
+def test_an_unknown_phase_ends_with_two_and_a_hint() -> None:
+    done = run("init", "phase", "certs/apisever", "--root", "/nonexistent")
+    assert done.returncode == 2
+    assert "did you mean certs/apiserver?" in done.stderr
+    assert "unknown-phase" in done.stderr
+
+
+def test_an_error_as_json() -> None:
+    done = run("init", "phase", "nonsense", "-o", "json", "--root", "/nonexistent")
+    error = json.loads(done.stdout)["error"]
+    assert error["code"] == "unknown-phase" and error["remedy"]
+
+
+def test_a_bug_is_told_in_one_line_and_shown_with_debug(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(call: cli.Invocation) -> int:
+        raise RuntimeError("oops")
+
+    commands = (cli.Command("x", "X", fail),)
+    assert cli.main(commands, ["x"]) == 70
+    said = capsys.readouterr().err
+    assert "kb has a bug: RuntimeError: oops (test_cli.py:" in said and "Traceback" not in said
+    with pytest.raises(RuntimeError):
+        cli.main(commands, ["x", "--debug"])
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_valid_shell(shell: str) -> None:
+    done = run("completion", shell)
+    assert done.returncode == 0
+    assert "kubernetes-version" in done.stdout and "certs/apiserver" in done.stdout
+    if shell == "bash":
+        script = done.stdout + "\nCOMP_WORDS=(kb init phase certs/ap); COMP_CWORD=3; _kb_complete; echo ${COMPREPLY[@]}"
+        shown = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=10)
+        assert shown.stdout.split() == [
+            "certs/apiserver",
+            "certs/apiserver-kubelet-client",
+            "certs/apiserver-etcd-client",
+        ] or set(shown.stdout.split()) == {
+            "certs/apiserver",
+            "certs/apiserver-kubelet-client",
+            "certs/apiserver-etcd-client",
+        }
+
+
+def test_a_secret_never_shows() -> None:
+    assert f"{Secret('x')}" == "***" and repr([Secret("x")]) == "[***]"
+    assert Secret("x") == Secret("x") and Secret("x") != Secret("y")

@@ -1,0 +1,424 @@
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+from kubeup.config.types import Arg, ExternalEtcd, InitConfig, LocalEtcd
+from kubeup.dryrun import DryRunHost
+from kubeup.errors import HostError, UsageError
+from kubeup.host import CommandResult, Host, HttpResponse, LocalHost
+from kubeup.paths import Paths
+from kubeup.phases import certs, control_plane, node
+from kubeup.releases import RELEASES
+from kubeup.render import dump_yaml, load_yaml
+from kubeup.report import Report
+from kubeup.workflow import Context
+from tests.fake_host import FakeHost
+from tests.unit.golden import golden_config, golden_text
+
+KUBELET_DIR = "/var/lib/kubelet"
+CONFIG, FLAGS, INSTANCE = (
+    f"{KUBELET_DIR}/{name}" for name in ("config.yaml", "kubeadm-flags.env", "instance-config.yaml")
+)
+UNIT, DROP_IN = "/etc/systemd/system/kubelet.service", "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf"
+PEM = f"{KUBELET_DIR}/pki/kubelet-client-current.pem"
+KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
+CA_DIRS = {"/etc/ca-certificates", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates"}
+
+
+class SystemdHost(FakeHost):
+    """A machine with systemd, whose kubelet runs once it was restarted."""
+
+    def run(self, argv: Any, **rest: Any) -> CommandResult:
+        result = super().run(argv, **rest)
+        if tuple(argv) == ("systemctl", "restart", "kubelet") and result.ok:
+            self.answers["systemctl is-active kubelet"] = "active\n"
+        return result
+
+
+def systemd_host(**fields: Any) -> SystemdHost:
+    host = SystemdHost(host_name="cp1", programs={"systemctl", "kubelet"}, dirs={"/run/systemd/system"})
+    host.answers["systemctl is-active kubelet"] = CommandResult(("systemctl",), 3, "inactive\n")
+    for name, value in fields.items():
+        getattr(host, name).update(value)
+    return host
+
+
+def context(host: Host, config: Optional[InitConfig] = None, *, minor: int = 35) -> Context:
+    config = config or golden_config(minor)
+    return Context(host, Paths(), config, RELEASES[minor], Report(io.StringIO(), verbosity=2))
+
+
+def log_of(ctx: Context) -> str:
+    assert isinstance(ctx.report.stream, io.StringIO)
+    return ctx.report.stream.getvalue()
+
+
+# ---- manifests
+
+MANIFEST_PHASES = {
+    "etcd": (control_plane.write_etcd_manifest, control_plane.etcd_manifest_is_current),
+    "kube-apiserver": (control_plane.write_apiserver_manifest, control_plane.apiserver_manifest_is_current),
+    "kube-controller-manager": (
+        control_plane.write_controller_manager_manifest,
+        control_plane.controller_manager_manifest_is_current,
+    ),
+    "kube-scheduler": (control_plane.write_scheduler_manifest, control_plane.scheduler_manifest_is_current),
+}
+
+
+@pytest.mark.parametrize("component", MANIFEST_PHASES)
+def test_manifest_phase_writes_what_kubeadm_writes_once(component: str) -> None:
+    write, is_current = MANIFEST_PHASES[component]
+    host = FakeHost(dirs=set(CA_DIRS))
+    ctx = context(host)
+    assert not is_current(ctx)
+    write(ctx)
+    path = f"/etc/kubernetes/manifests/{component}.yaml"
+    assert host.files[path].decode() == golden_text(35, f"manifests/{component}.yaml")
+    assert (host.modes[path], host.modes["/etc/kubernetes/manifests"]) == (0o600, 0o700)
+    assert is_current(ctx)
+    host.changes.clear()
+    write(ctx)
+    assert host.changes == []
+
+
+@pytest.mark.parametrize("component", MANIFEST_PHASES)
+def test_a_manifest_that_was_edited_or_opened_is_not_current(component: str) -> None:
+    write, is_current = MANIFEST_PHASES[component]
+    host = FakeHost()
+    ctx = context(host)
+    write(ctx)
+    path = f"/etc/kubernetes/manifests/{component}.yaml"
+    host.modes[path] = 0o644
+    assert not is_current(ctx)
+    host.modes[path] = 0o600
+    assert is_current(ctx)
+    host.files[path] += b"# mine\n"
+    assert not is_current(ctx)
+
+
+def test_a_new_ca_folder_on_the_host_makes_the_manifest_stale() -> None:
+    host = FakeHost()
+    ctx = context(host)
+    control_plane.write_apiserver_manifest(ctx)
+    host.dirs.add("/etc/pki/ca-trust")
+    assert not control_plane.apiserver_manifest_is_current(ctx)
+
+
+def test_etcd_data_folder_is_private_and_part_of_being_done() -> None:
+    host = FakeHost()
+    ctx = context(host, golden_config(local_etcd=LocalEtcd(data_dir="/srv/etcd")))
+    control_plane.write_etcd_manifest(ctx)
+    assert host.modes["/srv/etcd"] == 0o700
+    host.dirs.remove("/srv/etcd")
+    assert not control_plane.etcd_manifest_is_current(ctx)
+
+
+def test_external_etcd_leaves_nothing_to_do() -> None:
+    host = FakeHost()
+    ctx = context(host, golden_config(local_etcd=None, external_etcd=ExternalEtcd(("https://e:2379",))))
+    assert control_plane.etcd_manifest_is_current(ctx)
+    control_plane.write_etcd_manifest(ctx)
+    assert host.changes == []
+
+
+def test_a_joining_member_is_written_with_all_members() -> None:
+    host = FakeHost()
+    control_plane.write_etcd_member_manifest(context(host), (("cp0", "https://10.77.0.10:2380"), ("cp1", "u")))
+    text = host.files["/etc/kubernetes/manifests/etcd.yaml"].decode()
+    assert "--initial-cluster=cp0=https://10.77.0.10:2380,cp1=u\n" in text
+
+
+def test_an_external_ca_is_found_on_the_node() -> None:
+    host = FakeHost()
+    ctx = context(host, golden_config(encryption_algorithm="ECDSA-P256"))
+    certs.issue_ca(ctx)
+    control_plane.write_controller_manager_manifest(ctx)
+    path = "/etc/kubernetes/manifests/kube-controller-manager.yaml"
+    assert b"--cluster-signing-key-file=/etc/kubernetes/pki/ca.key\n" in host.files[path]
+    del host.files["/etc/kubernetes/pki/ca.key"]
+    assert not control_plane.controller_manager_manifest_is_current(ctx)
+    control_plane.write_controller_manager_manifest(ctx)
+    assert b"--cluster-signing-key-file=\n" in host.files[path]
+
+
+def test_patches_are_in_the_manifest_in_the_probe_and_in_the_log() -> None:
+    host = FakeHost(files={"/p/kube-scheduler.yaml": b"metadata: {annotations: {a: b}}", "/p/notes.txt": b""})
+    ctx = context(host, replace(golden_config(), patches_directory="/p"))
+    control_plane.write_scheduler_manifest(ctx)
+    written = load_yaml(host.files["/etc/kubernetes/manifests/kube-scheduler.yaml"].decode())
+    assert written["metadata"]["annotations"] == {"a": "b"}
+    assert control_plane.scheduler_manifest_is_current(ctx)
+    assert "applied the strategic patch /p/kube-scheduler.yaml to kube-scheduler" in log_of(ctx)
+    assert "/p/notes.txt is no patch" in log_of(ctx)
+    host.files["/p/kube-scheduler.yaml"] = b"metadata: {annotations: {a: c}}"
+    assert not control_plane.scheduler_manifest_is_current(ctx)
+
+
+# ---- kubelet-start
+
+
+def test_kubelet_start_writes_all_and_starts_in_order() -> None:
+    host = systemd_host()
+    ctx = context(host)
+    assert not node.kubelet_is_current(ctx)
+    node.start_kubelet(ctx)
+    assert host.changes == [
+        f"mkdir {KUBELET_DIR}",
+        f"write {FLAGS}",
+        f"write {INSTANCE}",
+        f"write {CONFIG}",
+        f"write {UNIT}",
+        f"write {DROP_IN}",
+        "run systemctl daemon-reload",
+        "run systemctl restart kubelet",
+        "run systemctl enable kubelet",
+    ]
+    for name in ("config.yaml", "kubeadm-flags.env", "instance-config.yaml"):
+        assert host.files[f"{KUBELET_DIR}/{name}"].decode() == golden_text(35, f"kubelet/{name}")
+        assert host.modes[f"{KUBELET_DIR}/{name}"] == 0o644
+    assert host.modes[KUBELET_DIR] == 0o700
+    assert b"ExecStart=/usr/bin/kubelet $KUBELET_KUBECONFIG_ARGS" in host.files[DROP_IN]
+
+
+def test_kubelet_start_again_changes_nothing() -> None:
+    host = systemd_host()
+    ctx = context(host)
+    node.start_kubelet(ctx)
+    host.changes.clear()
+    assert node.kubelet_is_current(ctx)
+    node.start_kubelet(ctx)
+    assert host.changes == []
+
+
+def test_a_changed_file_stops_writes_and_restarts() -> None:
+    host = systemd_host()
+    node.start_kubelet(context(host))
+    host.changes.clear()
+    changed = context(host, replace(golden_config(), kubelet={"maxPods": 250}))
+    assert not node.kubelet_is_current(changed)
+    node.start_kubelet(changed)
+    assert host.changes == [
+        "run systemctl stop kubelet",
+        f"write {CONFIG}",
+        "run systemctl daemon-reload",
+        "run systemctl restart kubelet",
+        "run systemctl enable kubelet",
+    ]
+
+
+def test_a_stopped_kubelet_is_started_though_its_files_are_right() -> None:
+    host = systemd_host()
+    ctx = context(host)
+    node.start_kubelet(ctx)
+    host.answers["systemctl is-active kubelet"] = CommandResult(("systemctl",), 3, "failed\n")
+    host.changes.clear()
+    assert not node.kubelet_is_current(ctx)
+    node.start_kubelet(ctx)
+    assert "run systemctl restart kubelet" in host.changes
+    assert not [change for change in host.changes if change.startswith("write")]
+
+
+def test_a_package_keeps_its_unit_and_its_drop_in() -> None:
+    package = {
+        "/usr/lib/systemd/system/kubelet.service": b"[Service]\nExecStart=/usr/bin/kubelet\n",
+        "/usr/lib/systemd/system/kubelet.service.d/10-kubeadm.conf": b"EnvironmentFile=-/var/lib/kubelet/kubeadm-flags.env",
+    }
+    host = systemd_host(files=package)
+    node.start_kubelet(context(host))
+    assert UNIT not in host.files
+    assert DROP_IN not in host.files
+    assert host.changes[-1] == "run systemctl enable kubelet"
+
+
+def test_a_unit_of_kb_is_kept_up_to_date() -> None:
+    host = systemd_host()
+    ctx = context(host)
+    node.start_kubelet(ctx)
+    host.files[UNIT] = b"an older kb's"
+    assert node.kubelet_is_current(ctx), "a unit of others is not looked at"
+    ctx.outputs["owned_paths"] = frozenset({UNIT, DROP_IN})
+    assert not node.kubelet_is_current(ctx)
+    node.start_kubelet(ctx)
+    assert b"ExecStart=/usr/bin/kubelet\n" in host.files[UNIT]
+
+
+def test_kubelet_patches_are_in_the_file_but_the_socket_is_the_nodes() -> None:
+    host = systemd_host(files={"/p/kubeletconfiguration.yaml": b"maxPods: 9\ncontainerRuntimeEndpoint: unix:///x"})
+    ctx = context(host, replace(golden_config(), patches_directory="/p"))
+    node.start_kubelet(ctx)
+    written = load_yaml(host.files[CONFIG].decode())
+    assert written["maxPods"] == 9
+    assert written["containerRuntimeEndpoint"] == "unix:///var/run/containerd/containerd.sock"
+    assert "maxPods" not in node.shared_kubelet_config(ctx).document
+    assert "applied the strategic patch /p/kubeletconfiguration.yaml to kubeletconfiguration" in log_of(ctx)
+
+
+def test_systemd_resolved_decides_on_resolv_conf() -> None:
+    host = systemd_host(answers={"systemctl is-active systemd-resolved": "active\n"})
+    node.start_kubelet(context(host))
+    assert load_yaml(host.files[CONFIG].decode())["resolvConf"] == "/run/systemd/resolve/resolv.conf"
+
+
+def test_conflicting_values_are_warned_of() -> None:
+    ctx = context(systemd_host(), replace(golden_config(), kubelet={"clusterDomain": "mine"}))
+    node.start_kubelet(ctx)
+    assert len(ctx.report.warnings) == 1
+    assert "clusterDomain" in ctx.report.warnings[0]
+
+
+def test_a_kubelet_that_does_not_start_is_an_error_with_its_reason() -> None:
+    host = systemd_host()
+    host.answers["systemctl restart kubelet"] = CommandResult(
+        ("systemctl",), 1, "", "Unit kubelet.service is masked.\n"
+    )
+    with pytest.raises(HostError) as raised:
+        node.start_kubelet(context(host))
+    error = raised.value
+    assert (error.code, error.cause) == ("kubelet-not-started", "Unit kubelet.service is masked.")
+    assert error.what == "systemctl restart kubelet ended with code 1"
+
+
+def test_a_kubelet_that_cannot_be_enabled_is_a_warning() -> None:
+    host = systemd_host()
+    host.answers["systemctl enable kubelet"] = CommandResult(("systemctl", "enable", "kubelet"), 1, "", "Read-only")
+    ctx = context(host)
+    node.start_kubelet(ctx)
+    assert ctx.report.warnings == ["the kubelet does not start at boot: systemctl enable kubelet: Read-only"]
+
+
+def test_no_kubelet_on_the_node() -> None:
+    host = systemd_host()
+    host.programs.remove("kubelet")
+    with pytest.raises(HostError) as raised:
+        node.start_kubelet(context(host))
+    assert raised.value.code == "kubelet-missing"
+    assert host.changes == [], "nothing was stopped or written"
+
+
+def test_openrc() -> None:
+    host = FakeHost(host_name="cp1", programs={"openrc", "rc-service", "rc-update", "kubelet"})
+    host.answers["rc-service kubelet status"] = CommandResult(("rc-service",), 3, " * status: stopped\n")
+    ctx = context(host)
+    node.start_kubelet(ctx)
+    assert [change for change in host.changes if change.startswith("run")] == [
+        "run rc-service kubelet restart",
+        "run rc-update add kubelet default",
+    ]
+    assert UNIT not in host.files
+    host.answers["rc-service kubelet status"] = " * status: started\n"
+    assert node.kubelet_is_current(ctx)
+
+
+def test_without_a_service_manager_the_command_is_told() -> None:
+    host = FakeHost(host_name="cp1", programs={"systemctl", "kubelet"})  # systemctl, but no systemd
+    with pytest.raises(HostError) as raised:
+        node.start_kubelet(context(host))
+    assert raised.value.code == "no-init-system"
+    assert "/usr/bin/kubelet --bootstrap-kubeconfig=" in raised.value.remedy
+    assert CONFIG in host.files
+    assert UNIT not in host.files
+
+
+def test_without_a_service_manager_a_healthy_kubelet_is_enough() -> None:
+    host = FakeHost(host_name="cp1", programs={"kubelet"})
+    host.urls["http://127.0.0.1:10248/healthz"] = HttpResponse(200, b"ok")
+    ctx = context(host)
+    node.start_kubelet(ctx)
+    assert "keeps its old files" in ctx.report.notes[0]
+
+
+def test_a_folder_gets_all_files_and_no_command_runs(tmp_path: Path) -> None:
+    host = LocalHost(tmp_path)
+    ctx = context(host, golden_config())
+    node.start_kubelet(ctx)
+    assert b"KUBELET_KUBEADM_ARGS" in (tmp_path / "etc/systemd/system/kubelet.service.d/10-kubeadm.conf").read_bytes()
+    assert (tmp_path / "etc/systemd/system/kubelet.service").exists()
+    assert load_yaml((tmp_path / CONFIG[1:]).read_text())["clusterDNS"] == ["10.96.0.10"]
+    ctx.outputs["owned_paths"] = frozenset({UNIT, DROP_IN})
+    assert node.kubelet_is_current(ctx)
+
+
+def test_dry_run_plans_files_and_commands_and_changes_nothing() -> None:
+    host = systemd_host()
+    host.programs.remove("kubelet")
+    plan = DryRunHost(host)
+    node.start_kubelet(context(plan))
+    assert host.changes == []
+    assert [one.what for one in plan.plan if one.kind == "run"] == [
+        "systemctl daemon-reload",
+        "systemctl restart kubelet",
+        "systemctl enable kubelet",
+    ]
+    assert f"{CONFIG} (0644)" in [one.what for one in plan.plan]
+
+
+def test_taints_and_node_ip_come_only_where_they_are_asked_for() -> None:
+    config = golden_config()
+    config = replace(config, node=replace(config.node, kubelet_extra_args=(Arg("node-ip", "10.77.0.11,fd00::11"),)))
+    files = node.render_kubelet_files(context(systemd_host(), config))
+    assert files[Path(FLAGS)] == 'KUBELET_KUBEADM_ARGS="--node-ip=10.77.0.11,fd00::11"\n'
+
+
+# ---- kubelet-finalize
+
+
+def kubelet_conf(**user: str) -> bytes:
+    document = load_yaml(golden_text(35, "kubelet/kubelet.conf"))
+    document["users"][0]["user"] = user
+    return dump_yaml(document).encode()
+
+
+def test_rotation_points_kubelet_conf_to_the_pem_and_restarts() -> None:
+    fresh = kubelet_conf(**{"client-certificate-data": "Yw==", "client-key-data": "aw=="})
+    host = systemd_host(files={KUBELET_CONF: fresh, PEM: b"pem"})
+    host.modes[KUBELET_CONF] = 0o600
+    ctx = context(host)
+    assert not node.client_cert_rotation_is_enabled(ctx)
+    node.enable_client_cert_rotation(ctx)
+    assert host.files[KUBELET_CONF].decode() == golden_text(35, "kubelet/kubelet.conf")
+    assert host.changes == [f"write {KUBELET_CONF}", "run systemctl daemon-reload", "run systemctl restart kubelet"]
+    assert node.client_cert_rotation_is_enabled(ctx)
+    host.changes.clear()
+    node.enable_client_cert_rotation(ctx)
+    assert host.changes == []
+
+
+def test_a_kubelet_conf_that_shows_the_pem_keeps_its_own_form() -> None:
+    text = b"# mine\n" + golden_text(35, "kubelet/kubelet.conf").encode()
+    host = systemd_host(files={KUBELET_CONF: text, PEM: b"pem"})
+    host.modes[KUBELET_CONF] = 0o600
+    ctx = context(host)
+    assert node.client_cert_rotation_is_enabled(ctx)
+    node.enable_client_cert_rotation(ctx)
+    assert host.changes == []
+
+
+def test_without_a_pem_nothing_is_done() -> None:
+    host = systemd_host(files={KUBELET_CONF: kubelet_conf(token="t")})
+    ctx = context(host)
+    assert node.client_cert_rotation_is_enabled(ctx)
+    node.enable_client_cert_rotation(ctx)
+    assert host.changes == []
+    assert PEM in log_of(ctx)
+
+
+@pytest.mark.parametrize("text", [b"kind: Config\n", b"[", b"a: b\ncontexts: 3\n"])
+def test_a_damaged_kubelet_conf_is_named(text: bytes) -> None:
+    host = systemd_host(files={KUBELET_CONF: text, PEM: b"pem"})
+    with pytest.raises(HostError) as raised:
+        node.enable_client_cert_rotation(context(host))
+    assert raised.value.code == "kubelet-conf-damaged"
+    assert KUBELET_CONF in raised.value.what
+
+
+def test_a_bad_patches_folder_stops_before_anything_is_done() -> None:
+    host = systemd_host()
+    with pytest.raises(UsageError):
+        node.start_kubelet(context(host, replace(golden_config(), patches_directory="/missing")))
+    assert host.changes == []
