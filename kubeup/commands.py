@@ -12,6 +12,7 @@ from kubeup import __version__, releases
 from kubeup.errors import HostError, UsageError
 from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
+from kubeup.secret import Secret
 
 if TYPE_CHECKING:
     from kubeup import (
@@ -344,7 +345,7 @@ def kubeconfig_user(call: Invocation) -> int:
         config,
         client_name=client_name,
         orgs=tuple(call.flags.get("org", ())),
-        token=call.flags.get("token", ""),
+        token=Secret(call.flags.get("token", "")),
         validity_s=load.parse_duration(period, "--validity-period") if period else None,
         server=call.flags.get("server", ""),
     )

@@ -22,6 +22,8 @@ class JournalHost:
         self._state = state
         self._key = key
         self._entry = entry
+        self._before = set(entry.created)
+        self._made: set[str] = set()
         self.changed_files: list[str] = []
         self.commands: list[str] = []
         self.is_live = inner.is_live
@@ -35,6 +37,10 @@ class JournalHost:
         """Register all files that the phase says it makes, in one write of the state."""
         fresh = [str(path) for path in paths if not self._inner.exists(path)]
         self._entry.created.extend(path for path in fresh if path not in self._entry.created)
+
+    def forget_unmade(self) -> None:
+        """Strike out what was registered ahead and not made: what comes to lie there later is not kb's to undo."""
+        self._entry.created[:] = [path for path in self._entry.created if path in self._made or path in self._before]
 
     def write_file(
         self, path: Path, data: Union[bytes, str], *, mode: int = 0o644, owner: Optional[tuple[int, int]] = None
@@ -70,6 +76,7 @@ class JournalHost:
                 self._back_up(path)
             return
         made = [parent for parent in (path, *path.parents) if not self._inner.exists(parent)]
+        self._made.update(str(place) for place in made)
         fresh = [str(place) for place in reversed(made) if str(place) not in self._entry.created]
         if fresh:
             self._entry.created.extend(fresh)

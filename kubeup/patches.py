@@ -260,8 +260,9 @@ class _JsonOperation:
 
     def is_absent(self, obj: Any, pointer: str) -> bool:
         """Whether `pointer` names a field that its object does not have."""
+        parts = self.split(pointer)
         owner = self.look_up(obj, pointer.rpartition("/")[0])
-        return isinstance(owner, dict) and self.split(pointer)[-1] not in owner
+        return bool(parts) and isinstance(owner, dict) and parts[-1] not in owner
 
     def item(self, items: list[Any], part: str, pointer: str, *, limit: Optional[int] = None) -> int:
         """The place that `part` means in a list; `limit` is the first that is too far."""

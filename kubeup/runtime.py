@@ -630,20 +630,22 @@ _OTHER_TROUBLE = _PullTrouble(
 
 
 def explain_pull_failure(image: str, text: str, *, env: Optional[Mapping[str, str]] = None) -> ImagePullError:
-    """What the runtime's words on a failed pull mean. `env`: kb's environment; a proxy that stands there only is
-    named, since the runtime pulls and does not see it."""
+    """What the runtime's words on a failed pull mean; a mirror that was asked instead of the registry is named.
+
+    `env`: kb's environment; a proxy that stands there only is named, since the runtime pulls and does not see it.
+    """
     trouble = next((item for item in _PULL_TROUBLES if re.search(item.pattern, text)), _OTHER_TROUBLE)
     registry = registry_of(image)
     remedy = trouble.remedy.format(registry=registry, image=image)
+    asked = re.search(r'\b(?:Head|Get) \\?"https?://([^/"]+)/', text)
+    server = f"{asked.group(1)} (asked for {registry})" if asked and asked.group(1) != registry else registry
     proxy = next((env[name] for name in ("HTTPS_PROXY", "https_proxy") if env and env.get(name)), "")
     if proxy and trouble.kind in ("dns", "refused", "timeout"):
         remedy = (
             "the runtime does not see this shell's HTTPS_PROXY: put it (and NO_PROXY) as Environment= into a drop-in, "
             "systemctl edit containerd, then systemctl restart containerd"
         )
-    return ImagePullError(
-        image, trouble.kind, f"{trouble.cause.format(registry=registry, image=image)} ({text})", remedy
-    )
+    return ImagePullError(image, trouble.kind, f"{trouble.cause.format(registry=server)} ({text})", remedy)
 
 
 def pull_image(host: Host, socket: str, image: str) -> None:

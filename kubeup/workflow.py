@@ -206,6 +206,7 @@ class Runner:
         self.workflow = workflow
         self.phases = phases
         self.state = state
+        self._total = len(phases)
 
     def run(self, ctx: Context, *, only: str = "", skip: Sequence[str] = ()) -> RunResult:
         """Run all phases but the skipped, or those that `only` names (these run even if they were done before).
@@ -216,6 +217,7 @@ class Runner:
         skipped = plan_skips(chosen, skip)
         result = RunResult(self.workflow)
         ctx.outputs["owned_paths"] = self.state.created_paths()
+        self._total = len(chosen)
         for index, phase in enumerate(chosen, start=1):
             outcome = self._run_one(ctx, phase, is_forced=bool(only), is_skipped=phase.name in skipped, result=result)
             result.phases.append(outcome)
@@ -259,7 +261,9 @@ class Runner:
         sent_before = _sent_objects(ctx)
         try:
             outputs = dict(phase.run(dataclasses.replace(ctx, host=journal)) or {})  # type: ignore[arg-type]
+            journal.forget_unmade()
         except BaseException as error:
+            journal.forget_unmade()
             self._record_failure(ctx, phase, entry, journal, error, result)
             raise
         sent = _sent_objects(ctx)[len(sent_before) :]
@@ -294,7 +298,7 @@ class Runner:
             entry.error = error.as_dict()
         else:
             entry.error = {"code": "interrupted" if isinstance(error, KeyboardInterrupt) else "bug", "what": str(error)}
-        ctx.report.phase(len(result.phases) + 1, len(self.phases), phase.name, phase.does, "failed")
+        ctx.report.phase(len(result.phases) + 1, self._total, phase.name, phase.does, "failed")
         # a full disk must not hide what went wrong first
         with contextlib.suppress(HostError):
             self.state.save()

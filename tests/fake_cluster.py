@@ -124,6 +124,11 @@ def _status(code: int, reason: str, message: str) -> HttpResponse:
     return HttpResponse(code, json.dumps({"kind": "Status", "reason": reason, "message": message}).encode())
 
 
+_LINKS = json.dumps(
+    [{"ifname": "eth0", "mtu": 1500, "addr_info": [{"local": "10.0.0.11", "prefixlen": 24, "scope": "global"}]}]
+)
+
+
 class ClusterHost(LocalHost):
     """A node below a folder whose kubelet "works": starting it registers the node and its static pods."""
 
@@ -133,12 +138,19 @@ class ClusterHost(LocalHost):
         self.cluster = cluster or FakeCluster(is_up=False)
         self.name = name
         self.commands: list[str] = []
-        self.answers: dict[str, Callable[[tuple[str, ...]], CommandResult]] = {}
+        self.answers: dict[str, Callable[[tuple[str, ...]], CommandResult]] = {
+            "ip -json address show": lambda argv: CommandResult(argv, 0, _LINKS),
+            "systemctl is-active kb-routes.service": self._keeper_state,
+        }
         self.clock = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
         self.before_write: Optional[Callable[[Path], None]] = None
         """Called before each file write: a test kills the run there by raising."""
         for folder in ("etc", "usr/bin", "proc", "opt/cni/bin", "run/systemd/system"):
             (root / folder).mkdir(parents=True, exist_ok=True)
+        for plugin in ("bridge", "host-local", "loopback", "portmap"):
+            (root / "opt/cni/bin" / plugin).touch()
+        for name in ("bridge", "host-local", "loopback", "portmap"):
+            (root / "opt/cni/bin" / name).touch()
         (root / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
 
     def at(self, path: Path) -> Path:
@@ -165,6 +177,10 @@ class ClusterHost(LocalHost):
             if answer:
                 return answer(shown)
         return CommandResult(shown, 0)
+
+    def _keeper_state(self, argv: tuple[str, ...]) -> CommandResult:
+        runs = "systemctl restart kb-routes.service" in self.commands
+        return CommandResult(argv, 0 if runs else 3, "active\n" if runs else "inactive\n")
 
     def _boot(self) -> None:
         self.cluster.is_up = True

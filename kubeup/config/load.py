@@ -28,7 +28,7 @@ INIT_KINDS = (_INIT, _CLUSTER, _KUBELET, _KUBE_PROXY, _KB)
 
 Trees = dict[str, dict[str, Any]]
 
-_TOKEN_DESCRIPTION = "The default bootstrap token made by 'kb init'."
+_BY_FLAGS = "The default bootstrap token made by 'kb init'."
 """Of the token of an init by flags alone; a file says it itself."""
 
 
@@ -52,7 +52,7 @@ def load_init_config(host: Host, *, config_file: Optional[Path], flags: Mapping[
                 code="invalid-config",
             )
     else:
-        trees[_INIT] = {"bootstrapTokens": [{"description": _TOKEN_DESCRIPTION}]}
+        trees[_INIT] = {"bootstrapTokens": [{"description": _BY_FLAGS}]}
     apply_flags(flags, trees, problems)
     config = build_init_config(host, trees, problems, looks="nothing" if problems else "machine")
     problems.raise_if_any()

@@ -414,9 +414,6 @@ def _check_component(name: str, component: types.Component, problems: Problems) 
 
 
 def _check_etcd(cluster: types.ClusterConfiguration, tree: Mapping[str, object], problems: Problems) -> None:
-    given = tree.get("etcd")
-    if isinstance(given, Mapping) and given.get("local") is not None and given.get("external") is not None:
-        problems.fail(_CLUSTER, "etcd", "etcd.local and etcd.external are mutually exclusive", "remove one of them")
     if cluster.local_etcd:
         local = cluster.local_etcd
         check_absolute(problems, _CLUSTER, "etcd.local.dataDir", local.data_dir)
@@ -426,6 +423,9 @@ def _check_etcd(cluster: types.ClusterConfiguration, tree: Mapping[str, object],
         check_sans(problems, _CLUSTER, "etcd.local.peerCertSANs", local.peer_cert_sans)
     if cluster.external_etcd:
         _check_external_etcd(cluster.external_etcd, problems)
+    given = tree.get("etcd")
+    if isinstance(given, Mapping) and given.get("local") is not None and given.get("external") is not None:
+        problems.fail(_CLUSTER, "etcd", "etcd.local and etcd.external are mutually exclusive", "remove one of them")
 
 
 def _check_external_etcd(etcd: types.ExternalEtcd, problems: Problems) -> None:

@@ -21,16 +21,6 @@ else:
     patches = lazy_import("kubeup.patches")
     pki = lazy_import("kubeup.pki")
 
-MANIFEST_READS = (
-    "cluster.kubernetes_version",
-    "cluster.image_repository",
-    "cluster.certificates_dir",
-    "cluster.feature_gates",
-    "timeouts.control_plane_component_health_check_s",
-    "patches_directory",
-)
-"""What every manifest depends on."""
-
 
 # ---- etcd
 

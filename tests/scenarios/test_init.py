@@ -84,7 +84,7 @@ class Killed(BaseException):
 def test_killed_before_any_write_the_next_run_ends_the_same(tmp_path: Path) -> None:
     """Kill the run before its n-th file write, for every n, and run it again: nothing is missing, no key is made anew."""
     reference = ClusterHost(tmp_path / "reference")
-    writes = []
+    writes: list[Path] = []
     reference.before_write = writes.append
     run_init(reference)
     wanted = {path for path in snapshot(reference)}

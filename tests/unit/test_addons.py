@@ -242,9 +242,7 @@ def test_an_edited_corefile_is_kept(change: tuple[str, str]) -> None:
 
 def test_a_kube_dns_with_another_address_is_an_error() -> None:
     with pytest.raises(ClusterError) as caught:
-        addons.render_coredns(
-            make_config(), RELEASES[35], running=addons.RunningDns(service_address="10.43.0.10")
-        )
+        addons.render_coredns(make_config(), RELEASES[35], running=addons.RunningDns(service_address="10.43.0.10"))
     assert caught.value.code == "dns-address-differs"
     assert "10.43.0.10" in caught.value.what
 

@@ -105,7 +105,7 @@ def test_remove_takes_a_file_and_an_empty_folder_but_no_tree(host: LocalHost) ->
 
 
 def test_a_secret_is_shown_as_stars_and_passed_in_full() -> None:
-    argv = ["echo", Secret("hunter2")]
+    argv = ("echo", Secret("hunter2"))
     assert shown_argv(argv) == ("echo", "***")
     done = _execute(argv, 10, None, "")
     assert done.stdout == "hunter2\n"

@@ -52,9 +52,7 @@ def test_every_other_network_sorts_before_kbs(name: str) -> None:
         (PodNetwork(mtu=8900), "10.0.0.11", 8900),
     ],
 )
-def test_the_mtu_leaves_room_for_the_tunnel_where_there_may_be_one(
-    network: PodNetwork, address: str, mtu: int
-) -> None:
+def test_the_mtu_leaves_room_for_the_tunnel_where_there_may_be_one(network: PodNetwork, address: str, mtu: int) -> None:
     assert podnetwork.plan_mtu(network, link_mtu=1500, node_address=address) == mtu
 
 

@@ -337,7 +337,7 @@ def make_host(nodes: list[Peer], files: tuple[str, ...] = (routes.CNI_FILE,)) ->
     addresses = [{"ifname": "eth0", "mtu": 1500, "addr_info": []}]
     addresses[0]["addr_info"] = [{"local": "10.0.0.11", "prefixlen": 24, "scope": "global"}]
     listed = json.dumps({"items": [node_object(node) for node in nodes]}).encode()
-    host = ApiHost(
+    return ApiHost(
         files={f"/etc/cni/net.d/{name}": b"{}" for name in files},
         answers={
             "ip -json address show": json.dumps(addresses),
@@ -346,7 +346,6 @@ def make_host(nodes: list[Peer], files: tuple[str, ...] = (routes.CNI_FILE,)) ->
         },
         urls={f"{SERVER}/api/v1/nodes": HttpResponse(200, listed)},
     )
-    return host
 
 
 def keep(host: FakeHost) -> routes.Round:

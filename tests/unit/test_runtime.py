@@ -459,6 +459,16 @@ def test_a_proxy_that_only_this_shell_knows_is_named() -> None:
     assert "systemctl edit" not in runtime.explain_pull_failure("r/a:1", "not found", env=env).remedy
 
 
+def test_the_mirror_that_was_asked_is_named() -> None:
+    asked = (
+        'failed to do request: Head "http://10.0.0.9:5000/v2/a/manifests/1?ns=r.example": connect: connection refused'
+    )
+    cause = runtime.explain_pull_failure("r.example/a:1", asked).cause
+    assert cause.startswith("nothing at 10.0.0.9:5000 (asked for r.example) accepts the connection")
+    direct = asked.replace("http://10.0.0.9:5000", "https://r.example")
+    assert runtime.explain_pull_failure("r.example/a:1", direct).cause.startswith("nothing at r.example accepts")
+
+
 def image_list(*names: str) -> str:
     return json.dumps({"images": [{"repoTags": list(names)}]})
 
