@@ -25,7 +25,19 @@ import sys
 
 from kubeup import cli, commands
 from kubeup.cli import Command
-from kubeup.phases import addons, certs, cluster, control_plane, finish, health, kubeconfigs, node, preflight
+from kubeup.phases import (
+    addons,
+    certs,
+    cluster,
+    control_plane,
+    finish,
+    health,
+    install,
+    kubeconfigs,
+    node,
+    preflight,
+    reset,
+)
 from kubeup.workflow import Phase
 
 # fmt: off
@@ -42,8 +54,14 @@ INIT: tuple[Phase, ...] = (
     # 1. Look before anything is written: is this machine fit, is the runtime well, are the images at hand?
     Phase("preflight",
           does="Check this machine and fetch the images",
-          run=preflight.run_checks, live="node",
-          reads=("cluster.kubernetes_version", "cluster.image_repository", "cluster.local_etcd", "local_api_endpoint")),
+          run=preflight.run_checks, done=preflight.images_are_here, live="node",
+          reads=("cluster.kubernetes_version", "cluster.image_repository", "cluster.local_etcd", "cluster.external_etcd",
+                 "cluster.networking", "local_api_endpoint", "node.cri_socket", "kubelet", "kb.pod_network")),
+    Phase("install/sysctls",
+          does="Let this node forward packets between pods, now and after a reboot",
+          run=install.write_sysctls, done=install.sysctls_are_set,
+          reads=("cluster.networking", "kb.pod_network.plugin"),
+          makes=("/etc/sysctl.d/90-kb.conf",)),
 
     # 2. Trust: three authorities (cluster, front proxy, etcd), and a certificate for each who must prove who it is.
     Phase("certs/ca",
@@ -210,11 +228,31 @@ INIT: tuple[Phase, ...] = (
           run=finish.show_join_command, needs=("bootstrap-token", "upload-certs"), live="cluster", always=True),
 )
 
+RESET: tuple[Phase, ...] = (
+    Phase("cleanup-node/stop-kubelet",
+          does="Stop the kubelet, which would start every pod again",
+          run=reset.stop_kubelet, live="node"),
+    Phase("cleanup-node/remove-pods",
+          does="Stop and remove this node's pods",
+          run=reset.remove_pods, live="node"),
+    Phase("cleanup-node/unmount",
+          does="Unmount what the kubelet mounted for pods",
+          run=reset.unmount_kubelet_folders, live="node"),
+    Phase("cleanup-node/remove-pod-network",
+          does="Take away kb's routes, link and bridge",
+          run=reset.remove_pod_network, live="node"),
+    Phase("cleanup-node/take-back-files",
+          does="Remove the files that kb made, and put back those it changed",
+          run=reset.take_back_files),
+)
+
 COMMANDS: tuple[Command, ...] = (
     Command("init", "Make this machine the first control plane of a cluster", commands.init,
             options=cli.INIT_OPTIONS, phases=INIT, workflow="init"),
     Command("init phase", "Run one phase of init, or all below a parent (certs, control-plane/all)", commands.init_phase,
             options=cli.INIT_OPTIONS + cli.PHASE_OPTIONS, phases=INIT, workflow="init", arguments=("phase...",)),
+    Command("reset", "Take back what kb did on this node", commands.reset,
+            options=("force", "cri-socket", "dry-run", "list", "output"), phases=RESET, workflow="reset"),
     Command("status", "Show what kb did on this node", commands.status, options=("output",), phases=INIT),
     Command("config print init-defaults", "Print InitConfiguration and ClusterConfiguration with every default",
             commands.print_defaults, options=("component-configs",)),

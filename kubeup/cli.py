@@ -87,6 +87,7 @@ OPTIONS: Mapping[str, Option] = {
         "the address in the kubeconfig; it must be in the API server's certificate", metavar="HOST[:PORT]"
     ),
     "root": Option("write the node's files below DIR and leave this machine alone", metavar="DIR"),
+    "force": Option("do not ask", "flag", short="f"),
     "list": Option("list the phases", "flag"),
     "once": Option("bring the routes up to date once and end", "flag"),
     "output": Option(

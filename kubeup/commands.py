@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     )
     from kubeup.cli import Invocation
     from kubeup.config import commands as config_commands
-    from kubeup.config import load
+    from kubeup.config import load, types
     from kubeup.config.types import InitConfig
     from kubeup.host import Host, LocalHost
     from kubeup.report import Report
@@ -54,6 +55,7 @@ else:
     runtime = lazy_import("kubeup.runtime")
     state = lazy_import("kubeup.state")
     tokens = lazy_import("kubeup.tokens")
+    types = lazy_import("kubeup.config.types")
     workflow = lazy_import("kubeup.workflow")
 
 KB_ONLY_FLAGS = frozenset({"root", "list", "output"})
@@ -65,15 +67,17 @@ KB_ONLY_FLAGS = frozenset({"root", "list", "output"})
 
 def init(call: Invocation) -> int:
     """The whole workflow; with --list only its names."""
-    if call.flags.get("list"):
-        from kubeup.cli import render_phases
+    return _list_phases(call) if call.flags.get("list") else _run_init(call, only="")
 
-        if call.output != "text":
-            call.print_value([{"name": phase.name, "does": phase.does} for phase in call.command.phases])
-        else:
-            call.print(render_phases(call.command.phases))
-        return 0
-    return _run_init(call, only="")
+
+def _list_phases(call: Invocation) -> int:
+    from kubeup.cli import render_phases
+
+    if call.output != "text":
+        call.print_value([{"name": phase.name, "does": phase.does} for phase in call.command.phases])
+    else:
+        call.print(render_phases(call.command.phases))
+    return 0
 
 
 def init_phase(call: Invocation) -> int:
@@ -140,13 +144,18 @@ def paths_of(config: InitConfig, flags: dict[str, Any]) -> Paths:
 
 
 def _require_root(local: LocalHost, config: InitConfig) -> None:
-    if local.is_live and not local.is_root_user() and "isprivilegeduser" not in config.node.ignore_preflight_errors:
-        raise HostError(
-            "[ERROR IsPrivilegedUser]: kb init is not run as root",
-            cause="it writes below /etc and /var/lib and starts services",
-            remedy="run it with sudo; or see what it would do: kb init --root DIR",
-            code="not-root",
-        )
+    ignored = {name.lower() for name in config.node.ignore_preflight_errors}
+    if local.is_live and not local.is_root_user() and not ignored & {"all", "isprivilegeduser"}:
+        raise _not_root("kb init")
+
+
+def _not_root(command: str) -> HostError:
+    return HostError(
+        f"[ERROR IsPrivilegedUser]: {command} is not run as root",
+        cause="it changes files below /etc and /var/lib, and services",
+        remedy=f"sudo {command}; or see what init would do, without rights: kb init --root DIR",
+        code="not-root",
+    )
 
 
 def _require_same_node(node_state: state.State, config: InitConfig, paths: Paths) -> None:
@@ -158,6 +167,7 @@ def _require_same_node(node_state: state.State, config: InitConfig, paths: Paths
             code="node-renamed",
         )
     node_state.node, node_state.cluster = config.node.name, config.cluster.cluster_name
+    node_state.cri_socket = config.node.cri_socket
 
 
 @contextlib.contextmanager
@@ -238,6 +248,68 @@ def _print_deferred(call: Invocation, local: LocalHost) -> None:
     have = f"this machine lacks {', '.join(missing)}; " if missing else ""
     call.print(
         f"to make it real: {have}on a machine with containerd and the kubelet, run the same command without --root"
+    )
+
+
+# ---- reset
+
+
+def reset(call: Invocation) -> int:
+    """Undo what the journal holds. Nothing is guessed: without a journal nothing is touched."""
+    if call.flags.get("list"):
+        return _list_phases(call)
+    local, paths = host.LocalHost(), Paths()
+    is_dry = bool(call.flags.get("dry-run"))
+    target: Host = dryrun.DryRunHost(local) if is_dry else local
+    if not local.is_root_user():
+        raise _not_root("kb reset")
+    with _locked(local, paths, "kb reset", is_dry=is_dry):
+        node_state = state.load_state(target, paths)
+        if not node_state.phases:
+            raise HostError(
+                "kb has nothing to take back on this node",
+                cause=f"there is no {paths.state}: kb did not make this node, or reset was done already",
+                remedy="a node that kubeadm made: kubeadm reset",
+                code="nothing-to-reset",
+            )
+        _ask_to_reset(call, node_state, is_dry=is_dry)
+        ctx = make_context(target, _reset_config(call, node_state), paths, call.report)
+        runner = workflow.Runner(call.command.workflow, call.command.phases, node_state, keeps_journal=False)
+        result = runner.run(ctx, only="cleanup-node")
+        target.remove_tree(paths.state_dir)
+    if is_dry or call.output != "text":
+        _print_result(call, result, target, local)
+    else:
+        call.print(_AFTER_RESET)
+    return 0
+
+
+_AFTER_RESET = (
+    "this node is as it was before kb, but for kube-proxy's rules (a reboot clears them) and kubeconfigs in home folders"
+)
+
+
+def _ask_to_reset(call: Invocation, node_state: state.State, *, is_dry: bool) -> None:
+    if call.flags.get("force") or is_dry:
+        return
+    question = f"kb reset stops node {node_state.node} and deletes its part of cluster {node_state.cluster}, etcd's data included."
+    if not sys.stdin.isatty():
+        raise UsageError(
+            question, cause="it asks first, and this is no terminal", remedy="kb reset --force", code="not-confirmed"
+        )
+    if input(f"{question}\nGo on? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise UsageError(
+            "nothing was changed", cause="the question was not answered with y", remedy="kb reset", code="not-confirmed"
+        )
+
+
+def _reset_config(call: Invocation, node_state: state.State) -> InitConfig:
+    """What the phases of reset need to know of the node."""
+    socket = call.flags.get("cri-socket") or node_state.cri_socket or types.NodeRegistration("x").cri_socket
+    return types.InitConfig(
+        types.ClusterConfiguration(releases.NEWEST_PROVEN, cluster_name=node_state.cluster),
+        types.NodeRegistration(node_state.node, cri_socket=socket),
+        types.LocalAPIEndpoint("127.0.0.1"),
     )
 
 

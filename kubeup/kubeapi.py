@@ -18,6 +18,7 @@ from kubeup.host import Host, HttpResponse, Tls, Unreachable
 from kubeup.secret import Secret
 
 FIELD_MANAGER = "kb"
+NO_TOKEN = Secret("")
 REQUEST_TIMEOUT_S = 10
 RETRY_INTERVAL_S = 0.2
 
@@ -90,7 +91,7 @@ class Identity:
     server: str
     """`https://10.0.0.11:6443`, no slash at the end."""
     tls: Tls
-    token: Secret = Secret("")
+    token: Secret = NO_TOKEN
 
 
 class Api:

@@ -23,6 +23,7 @@ from kubeup.kubeapi import Api, Object, path_of
 from kubeup.paths import Paths
 from kubeup.render import fill_template, load_all_yaml, yaml
 from kubeup.routes import (
+    BRIDGE,
     CNI_FILE,
     VXLAN_OVERHEAD,
     RouteSettings,
@@ -32,13 +33,15 @@ from kubeup.routes import (
     read_interfaces,
     render_settings,
     settings_path,
+    withdraw,
 )
 
 CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
 """loopback is the runtime's own wish: it gives every sandbox its lo."""
 KNOWN_CNI_DIRS = (Path("/opt/cni/bin"), Path("/usr/lib/cni"), Path("/usr/libexec/cni"))
 UNIT = "kb-routes.service"
-NODE_ADDRESS_INTERVAL_S = 1.0
+POD_ADDRESSES = Path("/run/kb/pod-addresses")
+"""Where host-local notes the addresses that it gave out; below /run, so that none is lost over a reboot."""
 _POD_LISTS = ("containers", "initContainers", "ephemeralContainers")
 _ORDER = {"Namespace": 0, "CustomResourceDefinition": 1}
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -135,7 +138,7 @@ def check_cni_plugins(host: Host, searched: Sequence[str], runtime: str) -> None
             remedy = f"link it: mkdir -p {folders[0]} && ln -s {elsewhere}/{missing[0]} {folders[0]}/"
     else:
         cause = f"{runtime} looks for CNI plugins in {looked}, and they are in none of the usual folders either"
-        remedy = "install them: kb init phase install, or apt-get install containernetworking-plugins"
+        remedy = "install them: apt-get install containernetworking-plugins, or unpack the release's archive there"
     raise HostError(
         f"the CNI plugins {', '.join(missing)} are missing", cause=cause, remedy=remedy, code="cni-plugins-missing"
     )
@@ -215,6 +218,29 @@ def ensure_keeper_runs(host: Host, *, is_changed: bool) -> None:
                 remedy=f"look at the unit: systemctl status {UNIT}; journalctl -u {UNIT}",
                 code="unit-not-started",
             )
+
+
+def remove_node_network(host: Host, paths: Paths) -> bool:
+    """Take away all that the bridge network put on this node, for `kb reset`, when no pod runs any more: the unit,
+    routes and rules, both links, the files. Returns whether there was anything."""
+    had_unit = host.exists(paths.systemd / UNIT)
+    if had_unit:
+        host.run(["systemctl", "disable", "--now", UNIT])
+    changed = had_unit
+    if host.which("ip"):
+        changed = withdraw(host) or changed
+        if host.query(["ip", "link", "show", "dev", BRIDGE]).ok:
+            host.run(["ip", "link", "delete", BRIDGE])
+            changed = True
+    leases = POD_ADDRESSES / "kb-bridge"
+    files = [paths.systemd / UNIT, settings_path(paths), paths.cni_conf / CNI_FILE]
+    files += [leases / name for name in host.list_dir(leases)]
+    files += [folder for folder in (leases, POD_ADDRESSES) if host.exists(folder)]
+    for path in files:
+        changed = host.remove(path) or changed
+    if had_unit:
+        host.run(["systemctl", "daemon-reload"])
+    return changed
 
 
 def find_running_pyz() -> Optional[Path]:

@@ -930,3 +930,31 @@ def container_logs(host: Host, socket: str, container_id: str, lines: int = 20) 
 def _text_of(line: str) -> str:
     match = _CRI_LOG_LINE.match(line)
     return match.group(1) if match else line
+
+
+# ---- taking pods away
+
+
+def remove_pods(host: Host, socket: str) -> list[str]:
+    """Stop and remove every pod of this node; returns what failed, in words. Without crictl through ctr, which
+    knows containers alone: their sandboxes are among them."""
+    if not host.which("crictl"):
+        return _remove_through_ctr(host, socket)
+    failures = []
+    for pod in host.query(crictl_argv(socket, "pods", "-q"), timeout_s=15).stdout.split():
+        for words in (("stopp", pod), ("rmp", "-f", pod)):
+            done = host.run(crictl_argv(socket, *words), timeout_s=120)
+        if not done.ok:
+            failures.append(f"crictl rmp -f {pod[:13]}: {last_words(done.stderr)}")
+    return failures
+
+
+def _remove_through_ctr(host: Host, socket: str) -> list[str]:
+    failures = []
+    for container in host.query(ctr_argv(socket, "containers", "list", "-q"), timeout_s=15).stdout.split():
+        host.run(ctr_argv(socket, "tasks", "kill", "-a", "-s", "SIGKILL", container), timeout_s=30)
+        host.run(ctr_argv(socket, "tasks", "rm", "-f", container), timeout_s=30)
+        done = host.run(ctr_argv(socket, "containers", "rm", container), timeout_s=30)
+        if not done.ok:
+            failures.append(f"ctr containers rm {container[:13]}: {last_words(done.stderr)}")
+    return failures

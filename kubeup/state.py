@@ -51,6 +51,7 @@ class State:
     node: str = ""
     cluster: str = ""
     machine_id: str = ""
+    cri_socket: str = ""
     adopted: list[str] = field(default_factory=list)
     """Files that another tool or the admin made and kb works with: undo never touches them."""
     phases: dict[str, PhaseState] = field(default_factory=dict)
@@ -76,6 +77,7 @@ class State:
             "machine_id": self.machine_id,
             "node": self.node,
             "cluster": self.cluster,
+            "cri_socket": self.cri_socket,
             "adopted": self.adopted,
             "phases": {key: asdict(phase) for key, phase in self.phases.items()},
         }
@@ -113,7 +115,7 @@ def load_state(host: Host, paths: Paths) -> State:
         )
     try:
         phases = {str(key): PhaseState(**value) for key, value in data["phases"].items()}
-        state = State(host, paths, data["node"], data["cluster"], machine_id, list(data["adopted"]), phases)
+        state = State(host, paths, data["node"], data["cluster"], machine_id, data["cri_socket"], list(data["adopted"]), phases)
     except (KeyError, TypeError, AttributeError) as error:
         raise _damaged(paths.state, str(error)) from error
     state._saved = text

@@ -13,7 +13,21 @@ from kubeup.host import Host
 from kubeup.state import State
 
 # Folders that kb never takes away even where it made them: other programs lie in them too.
-_SHARED = tuple(Path(name) for name in ("/", "/etc", "/var", "/var/lib", "/usr", "/usr/local", "/usr/local/lib", "/etc/systemd", "/etc/systemd/system", "/opt"))
+_SHARED = tuple(
+    Path(name)
+    for name in (
+        "/",
+        "/etc",
+        "/var",
+        "/var/lib",
+        "/usr",
+        "/usr/local",
+        "/usr/local/lib",
+        "/etc/systemd",
+        "/etc/systemd/system",
+        "/opt",
+    )
+)
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,9 @@ def _plain(value: Any) -> Any:
 class Runner:
     """Works through the phases of one workflow on one node."""
 
-    def __init__(self, workflow: str, phases: Sequence[Phase], state: State) -> None:
+    def __init__(self, workflow: str, phases: Sequence[Phase], state: State, *, keeps_journal: bool = True) -> None:
+        """keeps_journal: False for the workflow that undoes the journal: its own steps are not written into it."""
+        self.keeps_journal = keeps_journal
         self.workflow = workflow
         self.phases = phases
         self.state = state
@@ -217,6 +219,7 @@ class Runner:
         skipped = plan_skips(chosen, skip)
         result = RunResult(self.workflow)
         ctx.outputs["owned_paths"] = self.state.created_paths()
+        ctx.outputs["will_run"] = frozenset(phase.name for phase in chosen if phase.name not in skipped)
         self._total = len(chosen)
         for index, phase in enumerate(chosen, start=1):
             outcome = self._run_one(ctx, phase, is_forced=bool(only), is_skipped=phase.name in skipped, result=result)
@@ -254,13 +257,15 @@ class Runner:
         entry = PhaseState("running", inputs=inputs, started=f"{ctx.host.now():%Y-%m-%dT%H:%M:%SZ}")
         if before:
             entry.created, entry.backups = before.created, before.backups
-        self.state.phases[key] = entry
+        if self.keeps_journal:
+            self.state.phases[key] = entry
         journal = JournalHost(ctx.host, self.state, key, entry)
         journal.plan_to_make([_resolve(ctx.paths, name) for name in phase.makes])
         self.state.save()
         sent_before = _sent_objects(ctx)
         try:
-            outputs = dict(phase.run(dataclasses.replace(ctx, host=journal)) or {})  # type: ignore[arg-type]
+            worked_on = dataclasses.replace(ctx, host=journal) if self.keeps_journal else ctx  # type: ignore[arg-type]
+            outputs = dict(phase.run(worked_on) or {})
             journal.forget_unmade()
         except BaseException as error:
             journal.forget_unmade()

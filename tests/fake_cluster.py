@@ -94,7 +94,21 @@ class FakeCluster:
         return {obj["metadata"]["name"]: obj for obj in self.objects.values() if obj.get("kind") == kind}
 
 
-_PLURALS = ["configmaps", "nodes", "pods", "secrets", "services", "serviceaccounts", "daemonsets", "deployments", "clusterroles", "clusterrolebindings", "roles", "rolebindings", "namespaces"]
+_PLURALS = [
+    "configmaps",
+    "nodes",
+    "pods",
+    "secrets",
+    "services",
+    "serviceaccounts",
+    "daemonsets",
+    "deployments",
+    "clusterroles",
+    "clusterrolebindings",
+    "roles",
+    "rolebindings",
+    "namespaces",
+]
 
 
 def _merge(old: Any, new: Any) -> Any:
@@ -149,8 +163,6 @@ class ClusterHost(LocalHost):
             (root / folder).mkdir(parents=True, exist_ok=True)
         for plugin in ("bridge", "host-local", "loopback", "portmap"):
             (root / "opt/cni/bin" / plugin).touch()
-        for name in ("bridge", "host-local", "loopback", "portmap"):
-            (root / "opt/cni/bin" / name).touch()
         (root / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
 
     def at(self, path: Path) -> Path:
@@ -170,6 +182,9 @@ class ClusterHost(LocalHost):
     def run(self, argv: Argv, **_: Any) -> CommandResult:
         shown = shown_argv(argv)
         self.commands.append(" ".join(shown))
+        if shown[:2] == ("sysctl", "-w"):
+            key, _, value = shown[2].partition("=")
+            super().write_file(Path("/proc/sys") / key.replace(".", "/"), value + "\n")
         if shown[:2] in (("systemctl", "restart"), ("systemctl", "start")) and "kubelet" in shown[2]:
             self._boot()
         for length in range(len(shown), 0, -1):
@@ -184,6 +199,7 @@ class ClusterHost(LocalHost):
 
     def _boot(self) -> None:
         self.cluster.is_up = True
+        self.answers.setdefault("systemctl is-active kubelet", lambda argv: CommandResult(argv, 0, "active\n"))
         path = f"/api/v1/nodes/{self.name}"
         if path not in self.cluster.objects:
             node = {
@@ -245,7 +261,13 @@ class ClusterHost(LocalHost):
 
     def udp_exchange(self, address: str, port: int, payload: bytes, *, timeout_s: float = 2) -> Optional[bytes]:
         head = payload[:2] + struct.pack(">HHHHH", 0x8180, 1, 1, 0, 0)
-        return head + payload[12:] + b"\xc0\x0c" + struct.pack(">HHIH", 1, 1, 30, 4) + bytes([10, 96, 0, 1])
+        return (
+            head
+            + payload[12:]
+            + b"\xc0\x0c"
+            + struct.pack(">HHIH", 1, 1, 30, 4)
+            + bytes([*map(int, address.split(".")[:3]), 1])
+        )
 
     def write_file(self, path: Path, data: Any, **more: Any) -> bool:
         if self.before_write:

@@ -122,7 +122,7 @@ def _decode_flag(name: str, given: Any, wanted: schema.Type, problems: Problems)
 
 
 def _split(given: Any) -> list[str]:
-    texts = [given] if isinstance(given, str) else given
+    texts = given if isinstance(given, (list, tuple)) else [given]
     return [part.strip() for text in texts for part in str(text).split(",") if part.strip()]
 
 

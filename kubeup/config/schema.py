@@ -78,9 +78,11 @@ def _taint(key: str = "", effect: str = "", **rest: Any) -> types.Taint:
 
 
 def _bootstrap_token(ttl_s: Optional[int] = None, expires: Optional[str] = None, **rest: Any) -> types.BootstrapToken:
-    """ttl 0 means for ever, and a token that has its end in `expires` has no ttl."""
+    """ttl 0 means for ever, a token that has its end in `expires` has no ttl, and groups are for logging in."""
     if ttl_s is None:
         ttl_s = None if expires else types.BootstrapToken.ttl_s
+    if "authentication" not in rest.get("usages", types.BootstrapToken.usages):
+        rest.setdefault("groups", ())
     return types.BootstrapToken(ttl_s=ttl_s or None, expires=expires, **rest)
 
 

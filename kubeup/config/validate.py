@@ -149,7 +149,7 @@ def check_sans(problems: Problems, kind: str, path: str, sans: Iterable[str]) ->
 def check_args(problems: Problems, kind: str, path: str, args: Iterable[types.Arg]) -> None:
     for index, arg in enumerate(args):
         if not arg.name:
-            problems.fail(kind, f"{path}[{index}]", "an argument without a name", "give it: name: the-flag")
+            problems.fail(kind, f"{path}[{index}].name", "an argument without a name", "give it: name: the-flag")
         elif arg.name.startswith("-") or not arg.name.isprintable() or any(char in arg.name for char in " ="):
             remedy = f"write name: {shorten(arg.name.lstrip('-').partition('=')[0].split(' ')[0] or 'the-flag')}"
             problems.fail(
@@ -283,7 +283,7 @@ def check_bootstrap_tokens(problems: Problems, tokens: tuple[types.BootstrapToke
                     f"{shorten(group)!r} is not a group of bootstrap tokens",
                     "write system:bootstrappers:name",
                 )
-        if "authentication" not in token.usages and problems.is_given(_INIT, f"{path}.groups"):
+        if "authentication" not in token.usages and token.groups:
             problems.fail(_INIT, f"{path}.groups", "groups need the usage authentication", "add it to usages")
 
 
@@ -433,7 +433,8 @@ def _check_external_etcd(etcd: types.ExternalEtcd, problems: Problems) -> None:
     files = {"caFile": etcd.ca_file, "certFile": etcd.cert_file, "keyFile": etcd.key_file}
     if not etcd.endpoints:
         problems.fail(_CLUSTER, f"{path}.endpoints", "no endpoint", "list the members' client URLs: https://host:2379")
-    for name, urls in (("endpoints", etcd.endpoints), ("httpEndpoints", etcd.http_endpoints)):
+    own_http = () if etcd.http_endpoints == etcd.endpoints else etcd.http_endpoints
+    for name, urls in (("endpoints", etcd.endpoints), ("httpEndpoints", own_http)):
         for index, url in enumerate(urls):
             scheme = _url_scheme(url)
             place = f"{path}.{name}[{index}]"

@@ -98,11 +98,10 @@ def set_up_pod_network(ctx: Context) -> Outputs:
 
 
 def pod_network_is_set_up(ctx: Context) -> bool:
+    """An applied manifest is not looked at again: its network is run on by its own operator, or by people."""
     network = ctx.config.kb.pod_network
     if not clusterobjects.has_objects(ctx.api, _network_objects(network)):
         return False
-    if network.plugin == "manifest":
-        return clusterobjects.has_objects(ctx.api, _manifest(ctx, network))
     return network.plugin != "bridge" or _bridge_is_set_up(ctx, network)
 
 

@@ -76,12 +76,13 @@ SERVICE_MANAGERS = (
 
 
 def find_service_manager(host: Host) -> Optional[ServiceManager]:
-    """The service manager that runs this machine, or that the folder has which stands for one (--root)."""
+    """The service manager that runs this machine. A folder that stands for one (--root) is taken to get systemd,
+    unless it has OpenRC."""
     for one in SERVICE_MANAGERS:
         is_running = host.mode == "root" or not one.booted or host.is_dir(Path(one.booted))
         if is_running and all(host.which(name) for name in one.programs):
             return one
-    return None
+    return SERVICE_MANAGERS[0] if host.mode == "root" else None
 
 
 def kubelet_is_active(host: Host) -> bool:

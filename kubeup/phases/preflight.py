@@ -9,8 +9,11 @@ from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import checks, images, runtime
+    from kubeup import certshare, checks, images, kubeconfig, pki, runtime
 else:
+    certshare = lazy_import("kubeup.certshare")
+    kubeconfig = lazy_import("kubeup.kubeconfig")
+    pki = lazy_import("kubeup.pki")
     checks = lazy_import("kubeup.checks")
     images = lazy_import("kubeup.images")
     runtime = lazy_import("kubeup.runtime")
@@ -21,6 +24,7 @@ def run_checks(ctx: Context) -> Outputs:
 
     Raises PreflightError (preflight).
     """
+    _check_files(ctx)
     ignored = checks.parse_ignored(ctx.config.node.ignore_preflight_errors)
     node = checks.Node(
         ctx.host,
@@ -28,6 +32,7 @@ def run_checks(ctx: Context) -> Outputs:
         ctx.release,
         ctx.paths,
         owned=frozenset(ctx.outputs.get("owned_paths", ())),
+        mends=ctx.outputs.get("will_run", frozenset()),
         tell=ctx.report.waiting,
     )
     for batch in (checks.ROOT, checks.NODE, checks.IMAGES):
@@ -37,6 +42,25 @@ def run_checks(ctx: Context) -> Outputs:
         if errors:
             raise checks.make_error(node, errors)
     return None
+
+
+def _check_files(ctx: Context) -> None:
+    """Certificates and kubeconfigs that are here already must fit together: told before anything is written."""
+    found = [
+        *pki.find_problems(ctx.host, ctx.paths, ctx.config),
+        *kubeconfig.find_problems(ctx.host, ctx.paths),
+    ]
+    if found:
+        first = found[0]
+        raise HostError(
+            first.what,
+            cause=first.cause,
+            remedy=first.remedy,
+            code=first.code,
+            details=[f"also: {problem}. Remedy: {problem.remedy}" for problem in found[1:]],
+        )
+    if ctx.config.upload_certs:
+        certshare.check_shareable(ctx.host, ctx.paths)
 
 
 def images_are_here(ctx: Context) -> bool:

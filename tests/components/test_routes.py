@@ -40,7 +40,7 @@ print(address[0].replace("::ffff:", ""), size, flush=True)
 """
 CALL = """
 import socket, sys
-peer = socket.create_connection((sys.argv[1], 7777), timeout=8)
+peer = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=8)
 peer.sendall(b"x" * 200000)
 peer.close()
 """
@@ -152,7 +152,7 @@ class Lab:
     def me(self, name: str) -> Peer:
         return next(peer for peer in self.peers if peer.name == name)
 
-    def pod(self, name: str, node: str, mtu: int) -> dict[int, str]:
+    def pod(self, name: str, node: str, mtu: int, *, host_port: int = 0) -> dict[int, str]:
         """A pod as the runtime would make it; its addresses by IP version."""
         self.add(name)
         folder = cni_dir()
@@ -169,6 +169,12 @@ class Lab:
         }
         done = self.hosts[node].run([folder / "bridge"], env=env, stdin=json.dumps(plugin))
         assert done.ok, done.stdout + done.stderr
+        if host_port and (folder / "portmap").exists():
+            mapping = {"hostPort": host_port, "containerPort": 7777, "protocol": "tcp"}
+            chained = {**plugin, **conflist["plugins"][1], "prevResult": json.loads(done.stdout)}
+            chained["runtimeConfig"] = {"portMappings": [mapping]}
+            mapped = self.hosts[node].run([folder / "portmap"], env=env, stdin=json.dumps(chained))
+            assert mapped.ok, mapped.stdout + mapped.stderr
         addresses = [entry["address"].partition("/")[0] for entry in json.loads(done.stdout)["ips"]]
         return {6 if ":" in address else 4: address for address in addresses}
 
@@ -185,14 +191,14 @@ class Lab:
             ran[name] = list(host.ran)
         return ran
 
-    def talk(self, client: str, server: str, address: str) -> tuple[str, int]:
+    def talk(self, client: str, server: str, address: str, port: int = 7777) -> tuple[str, int]:
         """Send 200 kB over TCP; return whom the server saw, and how much arrived."""
         command = ["ip", "netns", "exec", self.full(server), sys.executable, "-c", SERVE]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as serving:
             try:
                 assert serving.stdout is not None
                 assert serving.stdout.readline() == "up\n"
-                self.sh(client, sys.executable, "-c", CALL, address)
+                self.sh(client, sys.executable, "-c", CALL, address, str(port))
                 seen, size = serving.stdout.readline().split()
             finally:
                 serving.kill()
@@ -255,6 +261,16 @@ def test_pods_leave_the_cluster_with_their_nodes_address(lab: Lab) -> None:
     assert lab.talk("p1", "stranger", "fd00:99:9::99") == ("fd00:99:1::11", 200000)
     # another node is outside of the pods' network as well
     assert lab.talk("p1", "n2", "10.99.2.12") == ("10.99.1.11", 200000)
+
+
+@pytest.mark.skipif(not shutil.which("iptables"), reason="the plugin portmap needs iptables")
+def test_a_host_port_leads_into_the_pod(lab: Lab) -> None:
+    two_nodes(lab, (1, 2), 1450)
+    lab.pod("p3", "n1", 1450, host_port=8777)
+    seen, size = lab.talk("stranger", "p3", "10.99.1.11", 8777)
+    assert (seen, size) == ("10.99.9.99", 200000)
+    # from another node's pod, which leaves its node masked
+    assert lab.talk("p2", "p3", "10.99.1.11", 8777) == ("10.99.2.12", 200000)
 
 
 def test_a_full_mtu_passes_where_packets_find_a_smaller_one(lab: Lab) -> None:

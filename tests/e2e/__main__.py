@@ -96,9 +96,9 @@ def build_all(versions: Sequence[str]) -> None:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one command."""
     args = parse_args(argv)
-    lab = Lab(args.lab).load()
-    node = lab.find_node(args.node) if "node" in args else None
     try:
+        lab = Lab(args.lab).load()
+        node = lab.find_node(args.node) if "node" in args else None
         if args.verb == "build":
             build_all(args.versions)
         elif args.verb == "clean":

@@ -23,7 +23,7 @@ KEEP = os.environ.get("KB_E2E_KEEP", "") not in ("", "0")
 NO_VERSION = "none"
 
 _lab: Optional[Lab] = None
-_skipped = ""
+_closing_lines: list[str] = []
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,7 +35,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Every test below this folder is an end-to-end test, and is skipped where such cannot run."""
-    global _skipped
     here = Path(__file__).parent
     ours = [item for item in items if here in item.path.parents]
     why = settings.explain_why_not() if ours else None
@@ -43,13 +42,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.e2e)
         if why:
             item.add_marker(pytest.mark.skip(reason=why))
-    _skipped = f"{len(ours)} end-to-end tests skipped: {why}" if why else ""
+    if why:
+        _closing_lines.append(f"{len(ours)} end-to-end tests skipped: {why}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One line for all that were skipped."""
-    if _skipped:
-        terminalreporter.write_line(_skipped)
+    """One line for all that were skipped, or what KB_E2E_KEEP left running."""
+    for line in _closing_lines:
+        terminalreporter.write_line(line)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -77,7 +77,7 @@ def lab() -> Iterator[Lab]:
         _lab = made.create()
         yield made
         if KEEP and made.nodes:
-            _print_how_to_enter(made)
+            _closing_lines.extend(_explain_kept(made))
         else:
             made.destroy()
         _lab = None
@@ -148,10 +148,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     return report
 
 
-def _print_how_to_enter(lab: Lab) -> None:
-    """Say what stays, and how to get at it."""
-    lines = [f"KB_E2E_KEEP: lab {lab.name} stays as it is:"]
+def _explain_kept(lab: Lab) -> list[str]:
+    """What stays, and how to get at it."""
+    lines = [f"KB_E2E_KEEP: lab {lab.name} stays as it is"]
     for node in lab.nodes.values():
         lines.append(f"  {node.describe()}: python3 -m tests.e2e --lab {lab.name} shell {node.name}")
-    lines.append(f"  to remove it: python3 -m tests.e2e --lab {lab.name} down")
-    sys.__stderr__.write("\n" + "\n".join(lines) + "\n") if sys.__stderr__ else None
+    return [*lines, f"  to remove it: python3 -m tests.e2e --lab {lab.name} down"]

@@ -148,6 +148,7 @@ class Node:
             layers = [image.ensure_release_layer(self.release, kubeadm=self.spec.kubeadm), *layers]
         (self.folder / "layers").write_text("\n".join(str(layer) for layer in layers))
         (self.folder / "spec.json").write_text(json.dumps(asdict(self.spec)))
+        (self.folder / "console.log").touch()
         for place in DISK_FOLDERS:
             self.disk_path("/" + place).mkdir(parents=True)
         self.disk_path("/var/lib/etcd").chmod(0o700)
@@ -331,6 +332,9 @@ class Node:
         if self._nspawn is not None:
             self._nspawn.wait(timeout=10)
             self._nspawn = None
+        # By its name, for the namespace may live on for a while in somebody's copy of the mounts, and its cable with it.
+        if Path("/run/netns", self.lab.netns).exists():
+            sh(["ip", "-netns", self.lab.netns, "link", "delete", self.port], check=False)
         if Path("/run/netns", self.netns).exists():
             sh(["ip", "netns", "delete", self.netns])
 
@@ -345,14 +349,8 @@ class Node:
         sh(["ip", "netns", "add", self.netns])
         # A fixed hardware address, for the neighbours remember the one of the boot before.
         mac = f"02:6b:62:00:00:{self.spec.number:02x}"
-        # The kernel takes an old veth away some time after its namespace.
-        wait_until(
-            lambda: sh(
-                ["ip", "link", "add", self.port, "netns", self.lab.netns, "type", "veth",
-                 "peer", "name", INTERFACE, "address", mac, "netns", self.netns], check=False,
-            ).ok,
-            what=f"a network cable for {self.name}", timeout_s=10,
-        )  # fmt: skip
+        veth = ["ip", "link", "add", self.port, "netns", self.lab.netns, "type", "veth"]
+        sh([*veth, "peer", "name", INTERFACE, "address", mac, "netns", self.netns])
         self.lab.exec(["ip", "link", "set", self.port, "master", self.lab.bridge, "up"])
         commands = [
             f"addr add {self.address}/24 dev {INTERFACE}",

@@ -339,9 +339,27 @@ def test_a_folder_gets_all_files_and_no_command_runs(tmp_path: Path) -> None:
     node.start_kubelet(ctx)
     assert b"KUBELET_KUBEADM_ARGS" in (tmp_path / "etc/systemd/system/kubelet.service.d/10-kubeadm.conf").read_bytes()
     assert (tmp_path / "etc/systemd/system/kubelet.service").exists()
+    assert host.deferred == ["systemctl daemon-reload", "systemctl restart kubelet", "systemctl enable kubelet"]
     assert load_yaml((tmp_path / CONFIG[1:]).read_text())["clusterDNS"] == ["10.96.0.10"]
     ctx.outputs["owned_paths"] = frozenset({UNIT, DROP_IN})
     assert node.kubelet_is_current(ctx)
+
+
+def test_a_folder_with_openrc_gets_no_unit(tmp_path: Path) -> None:
+    for name in ("openrc", "rc-service", "rc-update"):
+        program = tmp_path / "sbin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.touch(mode=0o755)
+    host = LocalHost(tmp_path)
+    node.start_kubelet(context(host))
+    assert host.deferred == ["rc-service kubelet restart", "rc-update add kubelet default"]
+    assert not (tmp_path / "etc/systemd").exists()
+
+
+def test_a_dry_run_without_a_service_manager_says_so() -> None:
+    ctx = context(DryRunHost(FakeHost(host_name="cp1")))
+    node.start_kubelet(ctx)
+    assert "has to be started by other means" in ctx.report.notes[0]
 
 
 def test_dry_run_plans_files_and_commands_and_changes_nothing() -> None:

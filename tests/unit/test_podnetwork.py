@@ -201,6 +201,41 @@ def test_the_running_pyz_is_installed_once() -> None:
     assert podnetwork.ensure_installed_kb(host, PATHS, None) is False
 
 
+def test_reset_takes_away_all_that_the_bridge_network_left() -> None:
+    host = FakeHost(
+        programs={"ip"},
+        answers={
+            "ip -json": CommandResult((), 1),
+            "ip link show dev kb0": "9: kb0",
+            "nft list table ip kb_pods": "table ip kb_pods",
+        },
+        files={"/run/kb/pod-addresses/kb-bridge/10.244.0.2": b"", "/etc/cni/net.d/10-calico.conflist": b""},
+        dirs={"/run/kb/pod-addresses/kb-bridge", "/run/kb/pod-addresses"},
+    )
+    podnetwork.write_node_files(host, PATHS, FILES)
+    host.changes.clear()
+    assert podnetwork.remove_node_network(host, PATHS) is True
+    assert host.changes == [
+        "run systemctl disable --now kb-routes.service",
+        "run nft delete table ip kb_pods",
+        "run ip link delete kb0",
+        "remove /etc/systemd/system/kb-routes.service",
+        "remove /var/lib/kb/pod-network.json",
+        "remove /etc/cni/net.d/99-kb-bridge.conflist",
+        "remove /run/kb/pod-addresses/kb-bridge/10.244.0.2",
+        "remove /run/kb/pod-addresses/kb-bridge",
+        "remove /run/kb/pod-addresses",
+        "run systemctl daemon-reload",
+    ]
+    assert list(host.files) == ["/etc/cni/net.d/10-calico.conflist"]
+
+
+def test_reset_of_a_node_without_kbs_network_changes_nothing() -> None:
+    host = FakeHost(programs={"ip"}, answers={"ip": CommandResult((), 1)})
+    assert podnetwork.remove_node_network(host, PATHS) is False
+    assert host.changes == []
+
+
 # ---- plugin: manifest
 
 MANIFEST = """

@@ -1,0 +1,298 @@
+"""Every rule of validation: one wrong value, one message."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import pytest
+
+from kubeup.config.validate import join_host_port, parse_cidr, split_host_port
+from tests.unit.config_case import CLUSTER, INIT, KB, load, refuse
+
+ADDRESS = "localAPIEndpoint: {advertiseAddress: 10.0.0.11}\n"
+V6 = "localAPIEndpoint: {advertiseAddress: 'fd00::11'}\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        ("nodeRegistration: {name: a_b}", "nodeRegistration.name: 'a_b' cannot be a node's name; give --node-name a-b"),
+        ("nodeRegistration: {name: '-'}", "give a name of a-z, 0-9, - and ."),
+        (f"nodeRegistration: {{name: {'a' * 254}}}", "cannot be a node's name"),
+        ("nodeRegistration: {criSocket: 'tcp://x'}", "nodeRegistration.criSocket: 'tcp://x' is not a socket"),
+        (
+            "nodeRegistration: {taints: [{key: a, effect: Never}]}",
+            "taints[0].effect: 'Never' is not allowed; choose one of NoSch",
+        ),
+        ("nodeRegistration: {taints: [{key: a, effect: noschedule}]}", 'did you mean "NoSchedule"?'),
+        ("nodeRegistration: {taints: [{key: 'a b', effect: NoSchedule}]}", "taints[0].key: 'a b' is not a taint's key"),
+        ("nodeRegistration: {kubeletExtraArgs: [{value: a}]}", "kubeletExtraArgs[0].name: an argument without a name"),
+        ("nodeRegistration: {kubeletExtraArgs: [{name: --v=2}]}", "write name: v"),
+        (
+            "nodeRegistration: {imagePullPolicy: Sometimes}",
+            "'Sometimes' is not allowed; choose one of Always, IfNotPresent, Never",
+        ),
+        ("nodeRegistration: {ignorePreflightErrors: [all, Swap]}", "'all' stands beside other checks"),
+        ("localAPIEndpoint: {bindPort: 65536}", "localAPIEndpoint.bindPort: port 65536 does not exist"),
+        ("localAPIEndpoint: {bindPort: -1}", "port -1 does not exist"),
+        ("localAPIEndpoint: {advertiseAddress: here}", "'here' is not an IP address"),
+        (
+            "localAPIEndpoint: {advertiseAddress: 224.0.0.1}",
+            'cannot use "224.0.0.1" as the bind address for the API Server',
+        ),
+        (
+            "localAPIEndpoint: {advertiseAddress: 'fe80::1'}",
+            'cannot use "fe80::1" as the bind address for the API Server',
+        ),
+        ("certificateKey: abc", "certificateKey: not a key of 32 bytes"),
+        ("bootstrapTokens: [{token: ABCDEF.0123456789abcdef}]", "bootstrapTokens[0].token: not a bootstrap token"),
+        ("bootstrapTokens: [{ttl: -1h}]", "bootstrapTokens[0].ttl: a negative duration"),
+        (
+            "bootstrapTokens: [{usages: [sign]}]",
+            "bootstrapTokens[0].usages[0]: 'sign' is not allowed; did you mean \"signing\"?",
+        ),
+        ("bootstrapTokens: [{groups: [admins]}]", "'admins' is not a group of bootstrap tokens"),
+        (
+            "bootstrapTokens: [{usages: [signing], groups: ['system:bootstrappers:a']}]",
+            "groups need the usage authentication",
+        ),
+        ("bootstrapTokens: [{ttl: 1h, expires: '2030-01-01T00:00:00Z'}]", "ttl and expires are mutually exclusive"),
+        (
+            "bootstrapTokens: [{token: abcdef.0123456789abcdef}, {token: abcdef.0123456789abcdeg}]",
+            "bootstrapTokens[1].token: its id is that of bootstrapTokens[0]",
+        ),
+        ("timeouts: {discovery: -1s}", "timeouts.discovery: a negative duration"),
+    ],
+)
+def test_rules_of_init(body: str, wanted: str) -> None:
+    found = refuse(INIT + body + "\n")
+    assert len(found) == 1, found
+    assert found[0].startswith("init.yaml:3: ")
+    assert wanted in found[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        ("kubernetesVersion: v1.30.0", "kubernetesVersion: Kubernetes version 'v1.30.0': this kb deploys 1.31 to 1.37"),
+        ("kubernetesVersion: newest", "'newest' is neither a version nor a label"),
+        ("controlPlaneEndpoint: 'a_b:6443'", "'a_b:6443' is not a DNS name or IP address with a port"),
+        ("controlPlaneEndpoint: 'https://a:6443'", "is not a DNS name or IP address with a port; write host:port"),
+        ("controlPlaneEndpoint: 'a:0'", "controlPlaneEndpoint: port 0 does not exist"),
+        ("controlPlaneEndpoint: 'a:b'", "is not a DNS name or IP address with a port"),
+        (
+            "networking: {serviceSubnet: 10.96.0.0/11}",
+            "10.96.0.0/11 is too large: the API server handles 2^20 addresses; write /12",
+        ),
+        ("networking: {serviceSubnet: 10.96.0.0/29}", "10.96.0.0/29 has 8 addresses, services need 10 at least"),
+        ("networking: {serviceSubnet: 10.96.0.0}", "'10.96.0.0' is not a subnet"),
+        ("networking: {serviceSubnet: '10.96.0.0/16, fd00::/112'}", "' fd00::/112' is not a subnet"),
+        (
+            "networking: {serviceSubnet: '10.96.0.0/16,10.97.0.0/16'}",
+            "two IPv4 subnets; dual-stack wants one IPv4 and one IPv6",
+        ),
+        ("networking: {serviceSubnet: '10.96.0.0/16,10.97.0.0/16,fd00::/112'}", "3 subnets"),
+        ("networking: {serviceSubnet: '10.96.0.0/16,fd00::/107'}", "fd00::/107 is too large"),
+        (
+            "networking: {serviceSubnet: 'fd00::/112', podSubnet: 'fd01::/56'}",
+            "IPv6, the advertise address 10.0.0.11 is not",
+        ),
+        ("networking: {serviceSubnet: 10.0.0.0/16}", "10.0.0.0/16 holds this node's own address 10.0.0.11"),
+        ("networking: {podSubnet: 10.0.0.0/16}", "10.0.0.0/16 holds this node's own address 10.0.0.11"),
+        ("networking: {podSubnet: 10.100.0.0/16}", "10.100.0.0/16 overlaps the service subnet 10.96.0.0/12"),
+        ("networking: {podSubnet: 10.244.0.0/29}", "10.244.0.0/29 has 8 addresses, pods need 14 at least"),
+        ("networking: {podSubnet: 10.244.0.0/25}", "10.244.0.0/25 is smaller than one node's piece of it (/24)"),
+        (
+            "networking: {podSubnet: 20.0.0.0/7}",
+            "20.0.0.0/7 in pieces of /24 makes more than 65536 nodes; write /8 or longer",
+        ),
+        (
+            "networking: {podSubnet: '10.244.0.0/16,fd00::/47'}",
+            "fd00::/47 in pieces of /64 makes more than 65536 nodes",
+        ),
+        (
+            "networking: {podSubnet: 'fd00::/56,10.244.0.0/16'}",
+            "the first subnet is IPv6, the first service subnet IPv4",
+        ),
+        ("networking: {dnsDomain: Cluster_Local}", "networking.dnsDomain: 'Cluster_Local' is not a DNS domain"),
+        ("certificatesDir: pki", "certificatesDir: 'pki' is not an absolute path"),
+        ("imageRepository: https://r.org/k/", "is not the beginning of an image name; write r.org/k"),
+        ("imageRepository: r.org/K", "write host[:port][/path] without scheme"),
+        ("encryptionAlgorithm: RSA-1024", "'RSA-1024' is not allowed; did you mean"),
+        ("{kubernetesVersion: v1.33.1, encryptionAlgorithm: ECDSA-P384}", "'ECDSA-P384' is not allowed"),
+        ("certificateValidityPeriod: 0s", "a certificate would be expired when it is made"),
+        ("caCertificateValidityPeriod: -5h", "a certificate would be expired when it is made"),
+        ("featureGates: {Foo: true}", "featureGates.Foo: unrecognized feature-gate key: Foo; known here: Control"),
+        (
+            "{kubernetesVersion: v1.36.3, featureGates: {ControlPlaneKubeletLocalMode: true}}",
+            "Kubernetes 1.36 has no feature gate ControlPlaneKubeletLocalMode (known to 1.31 to 1.35); remove it",
+        ),
+        ("{kubernetesVersion: v1.35.6, featureGates: {EtcdLearnerMode: true}}", "known to 1.31 to 1.32"),
+        ("apiServer: {certSANs: ['a b']}", "apiServer.certSANs[0]: 'a b' is neither an IP address nor a DNS name"),
+        ("apiServer: {certSANs: ['https://a:6443']}", "write it without scheme and port"),
+        ("apiServer: {extraArgs: [{name: '', value: a}]}", "an argument without a name"),
+        ('apiServer: {extraArgs: [{name: a, value: "b\\nc"}]}', "a value with a line break"),
+        ("scheduler: {extraVolumes: [{name: A, hostPath: /a, mountPath: /a}]}", "'A' is not a volume's name"),
+        (
+            "scheduler: {extraVolumes: [{name: a, mountPath: /a}]}",
+            "extraVolumes[0].hostPath: '' is not an absolute path",
+        ),
+        ("scheduler: {extraVolumes: [{name: a, hostPath: /a}]}", "extraVolumes[0].mountPath: '' is not a path"),
+        (
+            "scheduler: {extraVolumes: [{name: a, hostPath: /a, mountPath: /a, pathType: Dir}]}",
+            "pathType: 'Dir' is not allowed",
+        ),
+        (
+            "scheduler: {extraVolumes: [{name: a, hostPath: /a, mountPath: /a}, {name: a, hostPath: /b, mountPath: /b}]}",
+            "extraVolumes[1].name: two volumes are called a",
+        ),
+        ("scheduler: {extraEnvs: [{value: a}]}", "extraEnvs[0].name: '' is not a variable's name"),
+        (
+            "scheduler: {extraEnvs: [{name: A, value: a, valueFrom: {x: y}}]}",
+            "value and valueFrom are mutually exclusive",
+        ),
+        ("dns: {imageTag: 'a b'}", "dns.imageTag: 'a b' is not an image tag"),
+        ("dns: {imageRepository: 'A//b'}", "dns.imageRepository: 'A//b' is not the beginning of an image name"),
+        ("etcd: {local: {dataDir: data}}", "etcd.local.dataDir: 'data' is not an absolute path"),
+        ("etcd: {local: {serverCertSANs: ['_']}}", "etcd.local.serverCertSANs[0]: '_' is neither"),
+        (
+            "etcd: {local: {}, external: {endpoints: ['http://a:2379']}}",
+            "etcd.local and etcd.external are mutually exclusive",
+        ),
+        ("etcd: {external: {}}", "etcd.external.endpoints: no endpoint"),
+        ("etcd: {external: {endpoints: ['a:2379']}}", "endpoints[0]: 'a:2379' is not a URL"),
+        (
+            "etcd: {external: {endpoints: ['http://a:1'], caFile: /ca}}",
+            "endpoints[0]: http, while certificates are given",
+        ),
+        (
+            "etcd: {external: {endpoints: ['https://a:1'], caFile: ca}}",
+            "etcd.external.caFile: 'ca' is not an absolute path",
+        ),
+        (
+            "etcd: {external: {endpoints: ['https://a:1'], caFile: /ca, certFile: /c}}",
+            "keyFile is missing; give keyFile",
+        ),
+        ("etcd: {external: {endpoints: ['https://a:1'], keyFile: /k, certFile: /c}}", "without caFile; give caFile"),
+    ],
+)
+def test_rules_of_the_cluster(body: str, wanted: str) -> None:
+    found = refuse(INIT + ADDRESS + "---\n" + CLUSTER.replace("\nkind", "\nkind", 1) + _flat(body))
+    assert len(found) == 1, found
+    assert found[0].startswith("init.yaml:"), found
+    assert wanted in found[0]
+
+
+def _flat(body: str) -> str:
+    """`{a: b, c: d}` stands for two fields on lines of their own."""
+    return (body[1:-1].replace(", ", "\n", 1) if body.startswith("{") else body) + "\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "networking: {podSubnet: 10.244.0.0/25}\ncontrollerManager: {extraArgs: [{name: node-cidr-mask-size-ipv4, value: '26'}]}",
+        "networking: {podSubnet: 20.0.0.0/7}\ncontrollerManager: {extraArgs: [{name: allocate-node-cidrs, value: 'false'}]}",
+        "networking: {podSubnet: 20.0.0.0/7}\ncontrollerManager: {extraArgs: [{name: node-cidr-mask-size-ipv4, value: '23'}]}",
+        "networking: {podSubnet: '10.244.0.0/16,fd00::/48', serviceSubnet: '10.96.0.0/12,fd01::/108'}",
+        "controlPlaneEndpoint: '[2001:db8::1]:6443'",
+        "imageRepository: localhost:5000/a/b-c/d.e__f",
+        "encryptionAlgorithm: ECDSA-P384",
+        "apiServer: {certSANs: ['*.example.com', '::1', 10.0.0.1, localhost]}",
+        "etcd: {external: {endpoints: ['https://[::1]:2379'], caFile: /ca, certFile: /c, keyFile: /k}}",
+        "certificateValidityPeriod: 1h",
+    ],
+)
+def test_what_is_allowed(body: str) -> None:
+    assert load(INIT + ADDRESS + "---\n" + CLUSTER + body + "\n").cluster.kubernetes_version == "v1.35.6"
+
+
+def test_the_mask_of_a_node_must_be_a_number() -> None:
+    args = "controllerManager: {extraArgs: [{name: node-cidr-mask-size-ipv4, value: wide}]}\n"
+    found = refuse(INIT + ADDRESS + "---\n" + CLUSTER + args)
+    assert len(found) == 1
+    assert "node-cidr-mask-size-ipv4='wide' is not a prefix length; write 24" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        ("certificateValidityPeriod: 9000h", "longer than a year"),
+        ("caCertificateValidityPeriod: 90000h", "longer than ten years"),
+        ("caCertificateValidityPeriod: 100h", "the CA ends before its certificates"),
+        ("networking: {serviceSubnet: 10.96.0.5/12}", "10.96.0.5/12 has bits after its prefix: it means 10.96.0.0/12"),
+        (
+            "networking: {serviceSubnet: '10.96.0.0/16,fd00::/112', podSubnet: 10.244.0.0/16}",
+            "services are dual-stack, pods are not",
+        ),
+    ],
+)
+def test_what_works_but_should_be_known(body: str, wanted: str) -> None:
+    warnings = load(INIT + ADDRESS + "---\n" + CLUSTER + body + "\n").warnings
+    assert len(warnings) == 1
+    assert warnings[0].startswith("init.yaml:7: ")
+    assert wanted in warnings[0]
+
+
+def test_names_and_waits_that_work_but_should_be_known() -> None:
+    warnings = load(
+        INIT + "nodeRegistration: {name: localhost}\ntimeouts: {controlPlaneComponentHealthCheck: 0s}\n"
+    ).warnings
+    assert [warning.partition(": ")[0] for warning in warnings] == ["init.yaml:3", "init.yaml:4"]
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        ("podNetwork: {plugin: bridges}", "podNetwork.plugin: 'bridges' is not allowed; did you mean \"bridge\"?"),
+        ("podNetwork: {plugin: manifest}", "podNetwork.manifest: plugin manifest without a manifest"),
+        ("podNetwork: {manifest: /a}", "podNetwork.manifest: a manifest beside plugin bridge"),
+        ("podNetwork: {backend: ipip}", "podNetwork.backend: 'ipip' is not allowed"),
+        ("podNetwork: {mtu: 100}", "podNetwork.mtu: 100 cannot be an MTU"),
+        ("mirror: {endpoint: '10.0.0.5:5000'}", "mirror.endpoint: '10.0.0.5:5000' is not a URL"),
+        ("soak: 2h", "soak: the soak lasts from 0s to 1h"),
+        ("bundle: x.tar", 'unknown field "bundle"'),
+    ],
+)
+def test_rules_of_kbs_own_document(body: str, wanted: str) -> None:
+    found = refuse(INIT + ADDRESS + "---\n" + KB + body + "\n")
+    assert len(found) == 1, found
+    assert found[0].startswith("init.yaml:7: ")
+    assert wanted in found[0]
+
+
+def test_what_follows_from_a_wrong_type_is_not_said_again() -> None:
+    found = refuse(CLUSTER + "networking: {serviceSubnet: 5}\napiServer: {extraArgs: [{name: 7, value: a}]}\n")
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a", ("a", None)),
+        ("a:1", ("a", 1)),
+        ("::1", ("::1", None)),
+        ("[::1]", ("::1", None)),
+        ("[::1]:5", ("::1", 5)),
+        ("[::1]5", None),
+        ("[a]:5", None),
+        ("[::1", None),
+        ("a:", None),
+        ("a:b", None),
+        ("a:²", None),
+    ],
+)
+def test_hosts_and_ports(text: str, parts: Optional[tuple[str, Optional[int]]]) -> None:
+    assert split_host_port(text) == parts
+
+
+def test_joined_hosts_split_again() -> None:
+    for host in ("a.org", "10.0.0.1", "fd00::1"):
+        assert split_host_port(join_host_port(host, 6443)) == (host, 6443)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "/8", "10.0.0.0/", "10.0.0.0/33", "10.0.0.0/255.0.0.0", "fe80::1%a/64", "010.0.0.0/8", "a/1"]
+)
+def test_what_is_no_cidr(text: str) -> None:
+    assert parse_cidr(text) is None
