@@ -140,7 +140,7 @@ def render_kube_proxy_config(config: InitConfig) -> dict[str, Any]:
     """The KubeProxyConfiguration: zero values, what kb knows of the cluster, the user's fields on top."""
     is_ipv6 = ":" in config.local_api_endpoint.advertise_address
     known: dict[str, Any] = {
-        "bindAddress": "::" if is_ipv6 else "0.0.0.0",  # noqa: S104 kubeadm's value
+        "bindAddress": "::" if is_ipv6 else "0.0.0.0",
         "clusterCIDR": config.cluster.networking.pod_subnet,
         "clientConnection": {"kubeconfig": KUBE_PROXY_KUBECONFIG},
     }

@@ -898,7 +898,9 @@ def check_kubelet_unit(node: Node) -> Findings:
             if state == "masked"
             else f"install it: {runtime.install_command(node.host, 'kubelet')}",
         )
-    elif "kubelet-start" not in node.mends and not node.has_unit("kubelet.service", "UnitFileState", "enabled", "enabled-runtime", "static", "generated"):
+    elif "kubelet-start" not in node.mends and not node.has_unit(
+        "kubelet.service", "UnitFileState", "enabled", "enabled-runtime", "static", "generated"
+    ):
         yield Finding(
             "Service-kubelet",
             WARNING,

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from kubeup import __version__, releases
+from kubeup import releases
 from kubeup.errors import HostError, UsageError
 from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
 from kubeup.secret import Secret
+from kubeup.version import render_version
 
 if TYPE_CHECKING:
     from kubeup import (
@@ -284,9 +285,7 @@ def reset(call: Invocation) -> int:
     return 0
 
 
-_AFTER_RESET = (
-    "this node is as it was before kb, but for kube-proxy's rules (a reboot clears them) and kubeconfigs in home folders"
-)
+_AFTER_RESET = "this node is as it was before kb, but for kube-proxy's rules (a reboot clears them) and kubeconfigs in home folders"
 
 
 def _ask_to_reset(call: Invocation, node_state: state.State, *, is_dry: bool) -> None:
@@ -444,12 +443,7 @@ def routes(call: Invocation) -> int:
 
 
 def version(call: Invocation) -> int:
-    if call.output in ("json", "yaml"):
-        call.print_value({"kb": {"version": __version__}, "kubernetes": {"newestProven": releases.NEWEST_PROVEN}})
-    elif call.output == "short":
-        call.print(__version__)
-    else:
-        call.print(f"kb {__version__} (deploys Kubernetes 1.{min(releases.RELEASES)} to 1.{max(releases.RELEASES)})")
+    call.print(render_version(call.output))
     return 0
 
 

@@ -300,7 +300,7 @@ def _bind_address(component: Component) -> str:
 
 def _probe_host(address: str) -> str:
     """Where the kubelet asks a component that listens on `address`: "" (the pod's own address) where that is all."""
-    return "" if address in ("0.0.0.0", "::") else address  # noqa: S104
+    return "" if address in ("0.0.0.0", "::") else address
 
 
 def _etcd_probe(etcd: LocalEtcd, address: str) -> tuple[str, str, int]:

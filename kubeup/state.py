@@ -115,7 +115,9 @@ def load_state(host: Host, paths: Paths) -> State:
         )
     try:
         phases = {str(key): PhaseState(**value) for key, value in data["phases"].items()}
-        state = State(host, paths, data["node"], data["cluster"], machine_id, data["cri_socket"], list(data["adopted"]), phases)
+        state = State(
+            host, paths, data["node"], data["cluster"], machine_id, data["cri_socket"], list(data["adopted"]), phases
+        )
     except (KeyError, TypeError, AttributeError) as error:
         raise _damaged(paths.state, str(error)) from error
     state._saved = text

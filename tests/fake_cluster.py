@@ -183,8 +183,8 @@ class ClusterHost(LocalHost):
         shown = shown_argv(argv)
         self.commands.append(" ".join(shown))
         if shown[:2] == ("sysctl", "-w"):
-            key, _, value = shown[2].partition("=")
-            super().write_file(Path("/proc/sys") / key.replace(".", "/"), value + "\n")
+            name, _, text = shown[2].partition("=")
+            super().write_file(Path("/proc/sys") / name.replace(".", "/"), text + "\n")
         if shown[:2] in (("systemctl", "restart"), ("systemctl", "start")) and "kubelet" in shown[2]:
             self._boot()
         for length in range(len(shown), 0, -1):

@@ -19,6 +19,12 @@ def main():
     # A link that is switched to another version, or a later chdir, must not change what a running kb imports.
     sys.path[0] = os.path.realpath(os.path.dirname(__file__))
 
+    if sys.argv[1:2] == ["version"]:
+        from kubeup.version import print_version
+
+        if print_version(sys.argv[2:]):
+            return 0
+
     import kb
 
     return kb.main()

@@ -54,7 +54,7 @@ def print_defaults(kind: str, component_configs: Iterable[str] = (), *, node_nam
             f"{kind} has no defaults to print",
             cause=f"kb prints {', '.join(makers)}",
             remedy=suggest(kind, makers),
-            code="unknown-kind",
+            code="unknown-document-kind",
         )
     names = [component_configs] if isinstance(component_configs, str) else component_configs
     wanted = [part.strip() for name in names for part in name.split(",") if part.strip()]
@@ -103,7 +103,7 @@ def _default_component(name: str) -> dict[str, Any]:
         f"{name} is no component configuration",
         cause=f"kb knows {' and '.join(schema.COMPONENT_GROUPS)}",
         remedy=suggest(name, schema.COMPONENT_GROUPS),
-        code="unknown-kind",
+        code="unknown-document-kind",
     )
 
 
@@ -165,9 +165,10 @@ def _check_init(host: Host, trees: Trees, problems: Problems) -> list[dict[str, 
     if _INIT in trees:
         init = render.render_init_configuration(config)
         paths = ("nodeRegistration.name", "nodeRegistration.criSocket", "localAPIEndpoint.advertiseAddress")
-        _drop_unsaid(init, _INIT, paths, problems)
-        if problems.is_given(_INIT, "localAPIEndpoint.advertiseAddress"):
-            init["localAPIEndpoint"]["advertiseAddress"] = trees[_INIT]["localAPIEndpoint"]["advertiseAddress"]
+        _drop_unsaid(init, trees[_INIT], paths)
+        given = (trees[_INIT].get("localAPIEndpoint") or {}).get("advertiseAddress")
+        if given:  # 0.0.0.0 asks the machine: that stays so
+            init["localAPIEndpoint"]["advertiseAddress"] = given
         if not trees[_INIT].get("bootstrapTokens"):
             del init["bootstrapTokens"]
         for token, shown in zip(config.bootstrap_tokens, init.get("bootstrapTokens", ())):
@@ -195,13 +196,13 @@ def _check_join(tree: dict[str, Any], problems: Problems) -> dict[str, Any]:
         join = replace(join, discovery=replace(join.discovery, tls_bootstrap_token=token.token))
     validate.check_join(join, problems)
     document = render.render_join_configuration(join)
-    _drop_unsaid(document, _JOIN, ("nodeRegistration.name", "nodeRegistration.criSocket"), problems)
+    _drop_unsaid(document, tree, ("nodeRegistration.name", "nodeRegistration.criSocket"))
     return document
 
 
-def _drop_unsaid(document: dict[str, Any], kind: str, paths: Iterable[str], problems: Problems) -> None:
+def _drop_unsaid(document: dict[str, Any], tree: dict[str, Any], paths: Iterable[str]) -> None:
     """Remove what the file does not say and only a machine could."""
     for path in paths:
-        if not problems.is_given(kind, path):
-            outer, _, name = path.partition(".")
+        outer, _, name = path.partition(".")
+        if not (tree.get(outer) or {}).get(name):
             document[outer].pop(name, None)

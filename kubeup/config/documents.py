@@ -203,7 +203,7 @@ class _Decoder:
 
     def decode_document(self, node: Any) -> Optional[Document]:
         line = node.start_mark.line + 1
-        if isinstance(node, yaml.ScalarNode) and node.tag == _TAG + "null":
+        if _is_null(node):
             return None
         if not isinstance(node, yaml.MappingNode):
             self.fail(
@@ -264,7 +264,7 @@ class _Decoder:
 
     def _decode(self, node: Any, wanted: schema.Type, path: str) -> Any:
         """The node's value; None where it is null or wrong."""
-        if isinstance(node, yaml.ScalarNode) and node.tag == _TAG + "null":
+        if _is_null(node):
             return None
         if isinstance(wanted, Anything):
             return self._decode_anything(node, path)
@@ -316,6 +316,8 @@ class _Decoder:
                 continue
             found = self._decode(value, item, place)
             if found is None and not isinstance(item, Anything):
+                if _is_null(value):  # as if the field were not there
+                    del self.origins[f"{self.kind}:{place}"]
                 continue
             # A component config passes through verbatim: decoding only looked at it.
             tree[name] = self._decode_anything(value, place) if self.kind in schema.COMPONENT_GROUPS else found
@@ -396,6 +398,10 @@ class _Decoder:
             self.fail(node, path, value.message, "write a plain text or number")
             return None
         return value
+
+
+def _is_null(node: Any) -> bool:
+    return isinstance(node, yaml.ScalarNode) and node.tag == _TAG + "null"
 
 
 @dataclass(frozen=True)

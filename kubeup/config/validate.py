@@ -14,7 +14,7 @@ from typing import Optional
 
 from kubeup import releases
 from kubeup.config import types
-from kubeup.config.discover import Address, Network, is_global_unicast, parse_address
+from kubeup.config.discover import Address, Network, is_global_unicast, is_open_address, parse_address
 from kubeup.config.problems import Problems, shorten, suggest
 from kubeup.errors import UsageError
 from kubeup.secret import Secret
@@ -645,7 +645,7 @@ def check_join(join: types.JoinConfiguration, problems: Problems) -> None:
         if endpoint:
             path = "controlPlane.localAPIEndpoint"
             check_port(problems, _JOIN, f"{path}.bindPort", endpoint.bind_port)
-            if endpoint.advertise_address:
+            if not is_open_address(endpoint.advertise_address):
                 check_advertise_address(problems, _JOIN, f"{path}.advertiseAddress", endpoint.advertise_address)
 
 

@@ -100,13 +100,14 @@ def upload_certs(ctx: Context) -> Outputs:
 
 
 def certs_are_uploaded(ctx: Context) -> bool:
-    """Whether the Secret is there and opens with the configured key; nothing is wanted without --upload-certs."""
+    """Whether the Secret is there and opens with the configured key, if one is; without --upload-certs nothing is
+    wanted."""
     if not ctx.config.upload_certs:
         return True
     secret = ctx.api.get(kubeapi.path_of("Secret", certshare.SECRET_NAME, SYSTEM))
     key = ctx.config.certificate_key
     if secret is None or not key:
-        return False
+        return secret is not None
     try:
         certshare.plan_downloads(secret, key, paths=ctx.paths, cluster=ctx.config.cluster)
     except KbError:

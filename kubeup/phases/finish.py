@@ -32,7 +32,7 @@ def show_join_command(ctx: Context) -> Outputs:
     tokens = _read_tokens(ctx)
     if not tokens:
         ctx.report.note("no valid bootstrap token is left; make one: kb init phase bootstrap-token")
-    key = ctx.outputs.get("certificate_key")
+    key = ctx.outputs.get("certificate_key") or ctx.config.certificate_key
     shown_key = WITHHELD if ctx.config.skip_certificate_key_print else (key.reveal() if key else "")
     texts = []
     for token in tokens:

@@ -12,12 +12,11 @@ from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import podnetwork, routes, runtime, state, undo
+    from kubeup import podnetwork, runtime, state, undo
     from kubeup.phases import node
 else:
     node = lazy_import("kubeup.phases.node")
     podnetwork = lazy_import("kubeup.podnetwork")
-    routes = lazy_import("kubeup.routes")
     runtime = lazy_import("kubeup.runtime")
     state = lazy_import("kubeup.state")
     undo = lazy_import("kubeup.undo")
@@ -62,12 +61,7 @@ def unmount_kubelet_folders(ctx: Context) -> Outputs:
 
 def remove_pod_network(ctx: Context) -> Outputs:
     """The route keeper, its routes, link and rule, and the bridge on which no pod hangs any more."""
-    if not ctx.host.exists(ctx.paths.systemd / podnetwork.UNIT):
-        return None
-    ctx.host.run(["systemctl", "disable", "--now", podnetwork.UNIT])
-    routes.withdraw(ctx.host)
-    if ctx.host.query(["ip", "link", "show", routes.BRIDGE]).ok:
-        ctx.host.run(["ip", "link", "delete", routes.BRIDGE])
+    podnetwork.remove_node_network(ctx.host, ctx.paths)
     return None
 
 

@@ -79,7 +79,9 @@ def test_a_group_without_a_word_shows_its_words() -> None:
 def test_version_forms() -> None:
     assert run("version", "-o", "short").stdout == f"{__version__}\n"
     assert json.loads(run("version", "-o", "json").stdout)["kb"]["version"] == __version__
-    assert run("--version").stdout.startswith(f"kb {__version__} ")
+    assert run("version", "-o", "yaml").stdout == f"kb:\n  version: {__version__}\n"
+    assert run("--version").stdout == f"kb {__version__}\n"
+    assert run("version", "-o", "xml").returncode == 2
 
 
 def test_version_imports_neither_cryptography_nor_yaml() -> None:

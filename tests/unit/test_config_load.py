@@ -564,3 +564,12 @@ def test_two_loads_differ_in_the_generated_token_alone() -> None:
     first, second = load(), load()
     assert first != second
     assert replace(first, bootstrap_tokens=()) == replace(second, bootstrap_tokens=())
+
+
+def test_null_is_as_if_the_field_were_not_there() -> None:
+    config = load(
+        INIT
+        + "bootstrapTokens: [{ttl: null, expires: '2030-01-01T00:00:00Z'}]\nlocalAPIEndpoint: {advertiseAddress: null}\n"
+    )
+    assert config.bootstrap_tokens[0].expires == "2030-01-01T00:00:00Z"
+    assert config.local_api_endpoint.advertise_address == "10.0.0.11"

@@ -149,7 +149,7 @@ def test_component_configs_are_printed_beside() -> None:
     assert documents[2]["clusterDNS"] == ["10.96.0.10"]
     with pytest.raises(UsageError) as caught:
         print_defaults("init-defaults", "KubeletConfig")
-    assert (caught.value.code, caught.value.remedy) == ("unknown-kind", 'did you mean "KubeletConfiguration"?')
+    assert (caught.value.code, caught.value.remedy) == ("unknown-document-kind", 'did you mean "KubeletConfiguration"?')
     with pytest.raises(UsageError, match="defaults has no defaults to print"):
         print_defaults("defaults")
 
