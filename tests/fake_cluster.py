@@ -183,7 +183,7 @@ class ClusterHost(LocalHost):
         shown = shown_argv(argv)
         self.commands.append(" ".join(shown))
         if shown[:2] == ("sysctl", "-w"):
-            name, _, text = shown[2].partition("=")
+            name, text = shown[2].split("=", 1)
             super().write_file(Path("/proc/sys") / name.replace(".", "/"), text + "\n")
         if shown[:2] in (("systemctl", "restart"), ("systemctl", "start")) and "kubelet" in shown[2]:
             self._boot()

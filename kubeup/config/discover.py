@@ -200,7 +200,8 @@ def _candidates(interfaces: list[Interface]) -> list[tuple[Address, str]]:
 
 def _address_note(chosen: Address, name: str, interfaces: list[Interface]) -> str:
     """ "" where there was nothing to choose."""
-    others = [f"{address} ({other})" for address, other in _candidates(interfaces) if address != chosen]
+    rivals = [(address, other) for address, other in _candidates(interfaces) if address.version == chosen.version]
+    others = [f"{address} ({other})" for address, other in rivals if address != chosen]
     if not others:
         return ""
     return f"advertise address {chosen}: {name} holds the default route; this machine also has {', '.join(others)}"

@@ -358,7 +358,9 @@ def test_a_file_without_a_cluster_is_refused() -> None:
 
 
 def test_several_networks_are_listed_beside_the_choice() -> None:
-    config = load(host=machine(lo=["127.0.0.1"], eth0=["10.0.0.11"], eth1=["192.168.7.1"], docker0=["172.17.0.1"]))
+    config = load(
+        host=machine(lo=["127.0.0.1"], eth0=["10.0.0.11", "2001:db8::7"], eth1=["192.168.7.1"], docker0=["172.17.0.1"])
+    )
     assert config.notes[0] == (
         "advertise address 10.0.0.11: eth0 holds the default route; this machine also has 192.168.7.1 (eth1)"
     )
