@@ -100,7 +100,6 @@ def _run_init(call: Invocation, *, only: str) -> int:
     flags = {name: value for name, value in call.flags.items() if name not in KB_ONLY_FLAGS}
     config_file = Path(flags.pop("config")) if "config" in flags else None
     config = load.load_init_config(local, config_file=config_file, flags=flags)
-    config = _apply_skips(config)
     is_dry = config.dry_run
     target: Host = dryrun.DryRunHost(local) if is_dry else local
     _require_root(local, config)
@@ -118,20 +117,6 @@ def _run_init(call: Invocation, *, only: str) -> int:
         result = runner.run(ctx, only=only, skip=() if only else config.skip_phases)
     _print_result(call, result, target, local)
     return 0
-
-
-def _apply_skips(config: InitConfig) -> InitConfig:
-    """A skipped addon is a disabled one in the configuration that is stored, and the reverse."""
-    skips, cluster = list(config.skip_phases), config.cluster
-    if {"addon", "addon/coredns"} & set(skips):
-        cluster = dataclasses.replace(cluster, dns=dataclasses.replace(cluster.dns, disabled=True))
-    if {"addon", "addon/kube-proxy"} & set(skips):
-        cluster = dataclasses.replace(cluster, proxy=dataclasses.replace(cluster.proxy, disabled=True))
-    if cluster.dns.disabled and "addon" not in skips:
-        skips.append("addon/coredns")
-    if cluster.proxy.disabled and "addon" not in skips:
-        skips.append("addon/kube-proxy")
-    return dataclasses.replace(config, cluster=cluster, skip_phases=tuple(dict.fromkeys(skips)))
 
 
 def paths_of(config: InitConfig, flags: dict[str, Any]) -> Paths:
@@ -375,11 +360,11 @@ def migrate_config(call: Invocation) -> int:
     return 0
 
 
-def _load_config(call: Invocation, names: tuple[str, ...], given: Optional[dict[str, Any]] = None) -> InitConfig:
-    """The configuration for a command that only needs some of it: an advertise address is not looked for."""
+def _load_config(call: Invocation, names: tuple[str, ...]) -> InitConfig:
+    """The configuration for a command that needs only some of it: the machine is asked for little."""
     flags = {name: call.flags[name] for name in names if name in call.flags}
     config_file = Path(call.flags["config"]) if "config" in call.flags else None
-    return load.load_init_config(host.LocalHost(), config_file=config_file, flags={**(given or {}), **flags})
+    return load.load_partial_config(host.LocalHost(), config_file=config_file, flags=flags)
 
 
 def images_list(call: Invocation) -> int:

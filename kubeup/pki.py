@@ -17,6 +17,7 @@ import hashlib
 import ipaddress
 import re
 import secrets
+import string
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +30,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from kubeup.config.types import ClusterConfiguration, InitConfig
@@ -43,6 +45,9 @@ Key = Union[rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey]
 
 _BACKDATED = datetime.timedelta(minutes=5)
 """Certificates begin before they are made: the clocks of a cluster's machines differ a little."""
+
+_PRINTABLE_STRING = frozenset(string.ascii_letters + string.digits + " '()+,-./:=?")
+"""What Go writes as a PrintableString; a text with any other character becomes a UTF8String."""
 
 
 # ---- what there must be
@@ -389,11 +394,17 @@ def _new_builder(subject: x509.Name, issuer: x509.Name, key: Key, validity: Vali
 
 def _render_name(common_name: str, organizations: Sequence[str]) -> x509.Name:
     """O before CN; all the organizations in one set, as Go has them."""
-    parts = [x509.RelativeDistinguishedName([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])]
+    parts = [x509.RelativeDistinguishedName([_name_attribute(NameOID.COMMON_NAME, common_name)])]
     if organizations:
-        groups = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in dict.fromkeys(organizations)]
+        groups = [_name_attribute(NameOID.ORGANIZATION_NAME, group) for group in dict.fromkeys(organizations)]
         parts.insert(0, x509.RelativeDistinguishedName(groups))
     return x509.Name(parts)
+
+
+def _name_attribute(oid: x509.ObjectIdentifier, value: str) -> x509.NameAttribute[str]:
+    """A part of a name in the ASN.1 type that Go gives it: Go finds an issuer by the bytes of its name, not by its text."""
+    is_printable = set(value) <= _PRINTABLE_STRING
+    return x509.NameAttribute(oid, value, _type=_ASN1Type.PrintableString if is_printable else _ASN1Type.UTF8String)
 
 
 def _render_sans(sans: Sans) -> x509.SubjectAlternativeName:

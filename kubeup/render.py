@@ -39,6 +39,8 @@ def _dumper() -> Any:
             return True
 
     def represent_str(dumper: Any, text: str) -> Any:
+        if any(mark in text for mark in _LINE_MARKS):
+            return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
         if "\n" in text and not any(line.endswith((" ", "\t")) for line in text.split("\n")):
             return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|")
         plain = dumper.resolve(yaml.ScalarNode, text, (True, False)) == "tag:yaml.org,2002:str"

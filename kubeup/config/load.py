@@ -5,8 +5,6 @@ Source: cmd/kubeadm/app/util/config/initconfiguration.go, cmd/kubeadm/app/cmd/in
 
 from __future__ import annotations
 
-import secrets
-import string
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +18,7 @@ from kubeup.config.flags import apply_flags, check_mixing, is_allowed_beside_con
 from kubeup.config.problems import Problem, Problems, shorten
 from kubeup.errors import KbError, UsageError
 from kubeup.host import Host, LocalHost
-from kubeup.secret import Secret
+from kubeup.tokens import generate_token
 
 _INIT, _CLUSTER, _KB = "InitConfiguration", "ClusterConfiguration", "KbConfiguration"
 _KUBELET, _KUBE_PROXY = "KubeletConfiguration", "KubeProxyConfiguration"
@@ -306,14 +304,6 @@ def _align_addons(
 
 # ---- tokens
 
-_TOKEN_LETTERS = string.ascii_lowercase + string.digits
-
-
-def make_token() -> Secret:
-    """A bootstrap token nobody can guess: `abcdef.0123456789abcdef`."""
-    letters = "".join(secrets.choice(_TOKEN_LETTERS) for _ in range(22))
-    return Secret(f"{letters[:6]}.{letters[6:]}")
-
 
 def _fill_tokens(trees: Optional[list[dict[str, Any]]]) -> tuple[types.BootstrapToken, ...]:
     """The tokens as given; one with all defaults where none is given. What has no token gets one."""
@@ -321,7 +311,7 @@ def _fill_tokens(trees: Optional[list[dict[str, Any]]]) -> tuple[types.Bootstrap
     for tree in trees or [{}]:
         is_generated = not tree.get("token")
         token = build(
-            schema.BOOTSTRAP_TOKEN, {**tree, "token": make_token().reveal() if is_generated else tree["token"]}
+            schema.BOOTSTRAP_TOKEN, {**tree, "token": generate_token().reveal() if is_generated else tree["token"]}
         )
         tokens.append(replace(token, is_generated=is_generated))
     return tuple(tokens)

@@ -297,7 +297,7 @@ def test_version_imports_neither_cryptography_nor_yaml(pyz: Path) -> None:
     result = run([sys.executable, *ISOLATED, "-X", "importtime", str(pyz), "version"])
     assert result.returncode == 0, result.stderr[-500:]
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines() if "import time:" in line}
-    assert {"kb", "kubeup", "kubeup._native_hook"} <= imported
+    assert {"kubeup", "kubeup._native_hook", "kubeup.version"} <= imported
     assert not {name for name in imported if name.split(".")[0] in ("cryptography", "yaml", "_cffi_backend")}
     assert "kubeup._native" not in imported
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -114,7 +115,7 @@ def node(make_node: MakeNode, k8s_version: str) -> Node:
 
 
 @pytest.fixture(scope="session")
-def kb_pyz() -> Path:
+def kb_pyz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The zipapp under test: $KB_E2E_PYZ, or built from this checkout."""
     given = os.environ.get("KB_E2E_PYZ", "")
     if given:
@@ -127,7 +128,8 @@ def kb_pyz() -> Path:
     pyz = settings.REPO / "dist" / "kb.pyz"
     if built.returncode or not pyz.is_file():
         raise LabError(f"build_zipapp.py gave no dist/kb.pyz:\n{built.stdout}{built.stderr}")
-    return pyz
+    # A copy, so that a build during a long run does not change what is tested half way.
+    return Path(shutil.copy(pyz, tmp_path_factory.mktemp("pyz")))
 
 
 @pytest.hookimpl(wrapper=True)

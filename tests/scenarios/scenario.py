@@ -39,7 +39,6 @@ def run_init(
     """Run kb's own INIT; returns its result."""
     given = dict(FLAGS if flags is None else flags)
     config = load_init_config(host, config_file=config_file, flags=given)
-    config = commands._apply_skips(config)
     paths = commands.paths_of(config, given)
     ctx = commands.make_context(host, config, paths, Report(log or io.StringIO(), verbosity=1))
     runner = Runner("init", kb.INIT, load_state(host, paths))

@@ -384,6 +384,21 @@ def test_organizations_share_one_set_before_the_common_name() -> None:
 
 
 @pytest.mark.parametrize(
+    ("common_name", "tag"),
+    [("system:node:cp1", 0x13), ("a'b (c) +,-./=?", 0x13), ("*.x", 0x0C), ("a_b", 0x0C), ("a@b", 0x0C)],
+)
+def test_names_have_the_bytes_that_go_gives_them(common_name: str, tag: int) -> None:
+    """Go looks for an issuer by the bytes of its name: a CA that kubeadm makes anew must carry kb's."""
+    text = common_name.encode()
+    encoded = bytes([tag, len(text)]) + text
+    ca = new_ca(common_name)
+    leaf = new_leaf(ca, pki.Subject(common_name, (common_name,), is_client=True))
+    for name in (ca.cert.subject, ca.cert.issuer, leaf.issuer):
+        assert name.public_bytes().endswith(encoded)
+    assert leaf.subject.public_bytes().count(encoded) == 2
+
+
+@pytest.mark.parametrize(
     ("algorithm", "signature"),
     [
         ("RSA-2048", "sha256WithRSAEncryption"),
