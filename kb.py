@@ -224,7 +224,7 @@ INIT: tuple[Phase, ...] = (
     # 8. Nobody says "ready" unseen.
     Phase("verify",
           does="Watch that the node is Ready, stays up, and its DNS answers",
-          run=health.verify_node, done=health.node_is_verified, live="cluster"),
+          run=health.verify_node, done=health.node_is_verified, reads=("kb.soak_s",), live="cluster"),
     Phase("show-join-command",
           does="Say how the next node joins",
           run=finish.show_join_command, needs=("bootstrap-token", "upload-certs"), live="cluster", always=True),

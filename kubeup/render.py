@@ -17,6 +17,8 @@ from kubeup.lazy import lazy_import
 
 yaml: Any = lazy_import("yaml")
 
+_LINE_MARKS = ("\x85", "\u2028", "\u2029", "\ufeff", "\r")
+"""What YAML takes for the end of a line, or drops: only double quotes keep it."""
 _CONFIGS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs")
 
 

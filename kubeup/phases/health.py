@@ -34,6 +34,8 @@ class _Wait:
     timeout_s: float
     goal: str
     components: tuple[str, ...] = ()
+    explain: Callable[[], str] = str
+    """Asked once, at the end of the patience: what more is known of the cause, in words; "" for nothing."""
 
     def until(self, look: Callable[[], str]) -> float:
         """Call `look` until it returns "" (well); it otherwise returns what is still missing, in words. Returns the
@@ -61,9 +63,10 @@ class _Wait:
             return ClusterError(
                 found.what, cause=found.cause, remedy=found.remedy, code="not-healthy", details=found.details
             )
+        more = self.explain()
         return ClusterError(
             f"{self.goal}: not there after {elapsed:.0f} s",
-            cause=missing,
+            cause=f"{missing}; {more}" if more else missing,
             remedy="look at the kubelet (journalctl -xeu kubelet) and the containers (crictl ps -a), then: kb init",
             code="not-healthy",
         )
@@ -152,25 +155,39 @@ def _wait_for_ready(ctx: Context, name: str) -> None:
 
 def _wait_for_dns(ctx: Context) -> None:
     """A lookup through the Service address: it needs CoreDNS, the pod network and kube-proxy's rules at once."""
-    cluster = ctx.config.cluster
-    if cluster.dns.disabled or "addon/coredns" in _skipped(ctx):
+    if not _has_dns(ctx):
         return
-    server = health.service_address(ctx.config, 10)
-    name = f"kubernetes.default.svc.{cluster.networking.dns_domain}"
+    limit = ctx.config.timeouts.kubelet_health_check_s
+    # CoreDNS itself needs the API's Service, so without rules it does not even become Ready
+    wait = _Wait(ctx, limit, "cluster DNS", _dns_chain(ctx), explain=lambda: _proxy_trouble(ctx))
+    wait.until(lambda: _look_up_dns(ctx))
+
+
+def _look_up_dns(ctx: Context) -> str:
+    """What is missing to an answer of the cluster's DNS; "" where it answers rightly."""
+    name = f"kubernetes.default.svc.{ctx.config.cluster.networking.dns_domain}"
     wanted = health.service_address(ctx.config, 1)
-    has_proxy = not cluster.proxy.disabled and "addon/kube-proxy" not in _skipped(ctx)
+    ready = _ready_dns_pods(ctx)
+    if not ready:
+        return "CoreDNS is not Ready yet"
+    server = health.service_address(ctx.config, 10) if _has_proxy(ctx) else ready[0]
+    found = health.lookup_in_cluster(ctx.host, server, name)
+    if found is None:
+        return f"CoreDNS is Ready, but no answer comes from {server}:53"
+    return "" if wanted in found else f"{name} resolves to {found}, not to {wanted}"
 
-    def look() -> str:
-        ready = _ready_dns_pods(ctx)
-        if not ready:
-            return "CoreDNS is not Ready yet"
-        target = server if has_proxy else ready[0]
-        found = health.lookup_in_cluster(ctx.host, target, name)
-        if found is None:
-            return f"CoreDNS is Ready, but no answer comes from {target}:53{_proxy_trouble(ctx, has_proxy)}"
-        return "" if wanted in found else f"{name} resolves to {found}, not to {wanted}"
 
-    _Wait(ctx, ctx.config.timeouts.kubelet_health_check_s, "cluster DNS").until(look)
+def _has_dns(ctx: Context) -> bool:
+    return not ctx.config.cluster.dns.disabled and "addon/coredns" not in _skipped(ctx)
+
+
+def _has_proxy(ctx: Context) -> bool:
+    return not ctx.config.cluster.proxy.disabled and "addon/kube-proxy" not in _skipped(ctx)
+
+
+def _dns_chain(ctx: Context) -> tuple[str, ...]:
+    """The containers that an answer depends on, the first cause first."""
+    return ("kube-proxy", "coredns") if _has_proxy(ctx) else ("coredns",)
 
 
 def _ready_dns_pods(ctx: Context) -> list[str]:
@@ -180,18 +197,18 @@ def _ready_dns_pods(ctx: Context) -> list[str]:
     ]
 
 
-def _proxy_trouble(ctx: Context, has_proxy: bool) -> str:
+def _proxy_trouble(ctx: Context) -> str:
     """What kube-proxy on this node says of its rules: it runs on and is "Ready" when it cannot program them."""
-    if not has_proxy:
-        return ""
+    if not _has_proxy(ctx):
+        return "there is no kube-proxy: nothing leads to the API's Service unless another program sees to it"
     line = diagnose.container_error(ctx.host, ctx.config.node.cri_socket, "kube-proxy")
-    return f" (kube-proxy: {line})" if line else " (kube-proxy's rules may be missing)"
+    return f"kube-proxy says: {line}" if line else "kube-proxy's rules may be missing, though its log names no error"
 
 
 def _soak(ctx: Context, name: str) -> None:
     """Every static pod has run since at least the soak time, without a restart meanwhile."""
     soak_s = ctx.config.kb.soak_s
-    expected = {*health.COMPONENTS} | ({"etcd"} if ctx.config.cluster.local_etcd else set())
+    expected = _expected_pods(ctx)
     restarts: dict[str, int] = {}
 
     def look() -> str:
@@ -212,6 +229,10 @@ def _soak(ctx: Context, name: str) -> None:
     _Wait(ctx, limit, f"soak of {soak_s} s", tuple(sorted(expected))).until(look)
 
 
+def _expected_pods(ctx: Context) -> set[str]:
+    return {*health.COMPONENTS} | ({"etcd"} if ctx.config.cluster.local_etcd else set())
+
+
 def _skipped(ctx: Context) -> frozenset[str]:
     skipped: frozenset[str] = ctx.outputs.get("skipped_phases", frozenset())
     return skipped
@@ -219,7 +240,13 @@ def _skipped(ctx: Context) -> frozenset[str]:
 
 def node_is_verified(ctx: Context) -> bool:
     """Ready still, every static pod running, and the DNS answers: what a second run looks at instead of a soak."""
-    if ctx.config.kb.soak_s == 0 or ctx.config.kb.pod_network.plugin == "none":
+    if ctx.config.kb.soak_s == 0:
         return True
-    status, _ = health.node_condition(ctx.api.get(kubeapi.path_of("Node", ctx.config.node.name)))
-    return status == "True"
+    name = ctx.config.node.name
+    pods = health.read_static_pods(ctx.api, name)
+    if _expected_pods(ctx) - {pod.component for pod in pods if pod.is_ready}:
+        return False
+    if ctx.config.kb.pod_network.plugin == "none":
+        return True
+    status, _ = health.node_condition(ctx.api.get(kubeapi.path_of("Node", name)))
+    return status == "True" and (not _has_dns(ctx) or not _look_up_dns(ctx))

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from kubeup.config.load import load_init_config, load_partial_config, make_token, parse_duration
+from kubeup.config.load import load_init_config, load_partial_config, parse_duration
 from kubeup.config.types import Arg, LocalEtcd, NodeRegistration, Taint, Timeouts
 from kubeup.errors import UsageError
 from kubeup.host import HttpResponse, LocalHost
 from kubeup.releases import NEWEST_PROVEN
+from kubeup.tokens import generate_token
 from tests.fake_host import FakeHost
 from tests.unit.config_case import CLUSTER, FLAGS, INIT, KB, ROUTE, addresses, load, machine, refuse
 
@@ -557,7 +558,7 @@ def test_proxies_of_the_environment_are_collected() -> None:
 
 
 def test_generated_tokens_have_the_form_and_differ() -> None:
-    tokens = {make_token().reveal() for _ in range(20)}
+    tokens = {generate_token().reveal() for _ in range(20)}
     assert len(tokens) == 20
     assert all(len(token) == 23 and token[6] == "." for token in tokens)
 
