@@ -3,6 +3,7 @@
 # make test    all tests that this machine can run; those on real nodes skip without $KB_E2E_BIN
 # make build   dist/kb.pyz
 # make e2e     the tests on real nodes: KB_E2E_BIN=/path/to/binaries make e2e
+# make bench   speed, side by side with kubeadm: KB_E2E_BIN=... make bench
 
 SHELL := /bin/bash
 VENV ?= .venv
@@ -32,6 +33,9 @@ test:
 
 build:
 	$(PY) build_zipapp.py
+
+bench:
+	$(PY) -m tests.bench --write
 
 e2e:
 	$(VENV)/bin/pytest -m e2e tests/e2e

@@ -1,34 +1,37 @@
 """Evidence -> cause -> remedy: which link broke when a node does not come up.
 
-Walks the chain kubelet unit -> its log -> container runtime -> sandbox -> container -> exit code -> last log line,
-and names the first broken link. Looks only; changes nothing.
+Walks the chain kubelet unit -> its log -> healthz -> container runtime -> sandbox -> image -> container -> exit code ->
+last log lines -> probe, and names the first broken link with its remedy. What a log line means stands in three tables of
+signs: of the kubelet's own end, of a Pod that cannot start, of a container that ended. Looks only; changes nothing.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Optional
 
 from kubeup import runtime
-from kubeup.host import Host
+from kubeup.errors import HostError
+from kubeup.host import Host, Unreachable
+from kubeup.render import load_yaml, yaml
 
-_LOG_PREFIX = re.compile(r"^[EWIF]\d{4} [\d:.]+\s+\d+ (?P<where>[\w.-]+:\d+)\] ?")
-_COMPONENT_SOURCE = {
-    "kube-apiserver": "apiServer.extraArgs",
-    "kube-controller-manager": "controllerManager.extraArgs",
-    "kube-scheduler": "scheduler.extraArgs",
-    "etcd": "etcd.local.extraArgs",
+_KLOG = re.compile(r"^[EWIF]\d{4} [\d:.]+\s+\d+ (?P<where>[\w.-]+:\d+)\] ?")
+_SETTLED_S = 15
+"""A kubelet that has run for so long has got over what its earlier starts died of."""
+_RECENT = "-90s"
+"""A kubelet tells again of what still is wrong; what is older than this may have healed."""
+
+CONFIG_OF: Mapping[str, str] = {
+    "kube-apiserver": "apiServer",
+    "kube-controller-manager": "controllerManager",
+    "kube-scheduler": "scheduler",
+    "etcd": "etcd.local",
 }
-_SANDBOX_TROUBLE = (
-    "Failed to create pod sandbox",
-    "CreatePodSandbox",
-    "failed to pull image",
-    "Failed to pull image",
-    "ErrImagePull",
-    "failed to get sandbox image",
-    "cgroup",
-)
+"""Where ClusterConfiguration says how a component is run."""
+MANIFESTS = Path("/etc/kubernetes/manifests")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,293 @@ class BrokenLink:
     remedy: str
     is_final: bool = False
     details: tuple[str, ...] = ()
+    link: str = ""
+    """Which link of the chain: kubelet-unit | kubelet-log | kubelet-healthz | runtime | sandbox | image | container |
+    probe."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Two looks at the same trouble have the same: numbers (of attempts, seconds, processes) do not count."""
+        return self.link, re.sub(r"\d+", "", self.what + self.remedy)
+
+
+@dataclass(frozen=True)
+class Sign:
+    """What a log line means. `pattern` is looked for in the line; `cause` and `remedy` are filled with its groups and
+    with what the node says of itself ({port_holder}, {mount}, {source}); cause "" is the line itself."""
+
+    pattern: str
+    remedy: str
+    cause: str = ""
+    is_final: bool = True
+    explain: Optional[Callable[[Host, Mapping[str, str]], Mapping[str, str]]] = None
+    """Further words, looked up when the sign is met."""
+
+
+# ---- what signs look up
+
+
+def _look_up_holder(host: Host, groups: Mapping[str, str]) -> Mapping[str, str]:
+    """Who listens on the port that is taken."""
+    port = groups.get("port", "")
+    holder = (host.port_holder(int(port)) if port.isdigit() else None) or "a process that has ended meanwhile"
+    pid = re.search(r"pid (\d+)", holder)
+    look = f"ps -fp {pid.group(1)}" if pid else f"ss -ltnp sport = :{port}"
+    return {"holder": holder, "look": look}
+
+
+def _look_up_cgroup_mount(host: Host, groups: Mapping[str, str]) -> Mapping[str, str]:
+    """The mount point of the cgroup folder that could not be written."""
+    folder = groups.get("path", "/sys/fs/cgroup")
+    points = [line.split()[1] for line in _read(host, Path("/proc/mounts")).splitlines() if len(line.split()) > 1]
+    above = [point for point in points if folder == point or folder.startswith(point + "/")]
+    return {"mount": max(above, key=len) if above else folder}
+
+
+def _look_up_free_space(host: Host, groups: Mapping[str, str]) -> Mapping[str, str]:
+    folder = groups.get("path") or "/var/lib/etcd"
+    return {"folder": folder, "free": f"{host.free_bytes(Path(folder)) // 2**20} MiB"}
+
+
+def _look_up_addresses(host: Host, groups: Mapping[str, str]) -> Mapping[str, str]:
+    """The addresses that this machine does have."""
+    rows = host.query(["ip", "-o", "addr", "show", "scope", "global"], timeout_s=5).stdout.splitlines()
+    cells = [row.split() for row in rows]
+    have = [f"{row[3].partition('/')[0]} ({row[1]})" for row in cells if len(row) > 3]
+    return {"have": ", ".join(have) or "none that ip can list"}
+
+
+def _read(host: Host, path: Path) -> str:
+    try:
+        return host.read_text(path)
+    except HostError:
+        return ""
+
+
+# ---- the signs
+
+_THEN = "then: kb init"
+
+KUBELET_SIGNS: tuple[Sign, ...] = (
+    Sign(
+        r'(?:failed to load kubelet config file|strict decoding|failed to decode|unmarshal).*?unknown field \\*"(?P<field>[^"\\]+)',
+        cause='its configuration /var/lib/kubelet/config.yaml has the unknown field "{field}": unknown field "{field}"',
+        remedy="correct or remove {field} in the KubeletConfiguration (of --config, or of the patches), " + _THEN,
+    ),
+    Sign(
+        r"failed to load (?:k|K)ubelet config file[^:]*: (?P<why>.*)",
+        cause="its configuration /var/lib/kubelet/config.yaml cannot be read: {why}",
+        remedy="correct the KubeletConfiguration (of --config, or of the patches), " + _THEN,
+    ),
+    Sign(
+        r"(?:unknown flag|unknown shorthand flag): (?P<flag>\S+?)[\"\\.]*(?:\s|$)",
+        cause="unknown flag: {flag}, which comes from nodeRegistration.kubeletExtraArgs, /etc/default/kubelet or the unit",
+        remedy="remove {flag} (in nodeRegistration.kubeletExtraArgs; else: grep -r -- {flag} /etc/default/kubelet "
+        "/var/lib/kubelet/kubeadm-flags.env /etc/systemd/system), " + _THEN,
+    ),
+    Sign(
+        r"invalid argument \\*\"(?P<value>[^\"\\]*)\\*\" for \\*\"(?P<flag>[^\"\\]+)",
+        cause='the flag {flag} does not take the value "{value}"; it comes from nodeRegistration.kubeletExtraArgs or the unit',
+        remedy="correct {flag} in nodeRegistration.kubeletExtraArgs, " + _THEN,
+    ),
+    Sign(
+        r"[Rr]unning with swap on is not supported",
+        cause="swap is on, and the kubelet does not start with it",
+        remedy="swapoff -a (and out of /etc/fstab), or failSwapOn: false in the KubeletConfiguration, " + _THEN,
+    ),
+    Sign(
+        r"configured to not run on a host using cgroup v1",
+        cause="this machine has cgroup version 1, on which this kubelet does not start",
+        remedy="boot with systemd.unified_cgroup_hierarchy=1, or set failCgroupV1: false in the KubeletConfiguration, "
+        + _THEN,
+    ),
+    Sign(
+        r"(?:unknown service runtime\.v1|CRI v1 runtime API is not implemented|Unimplemented.*runtime\.v1)",
+        cause="the container runtime does not serve the CRI: its CRI plugin is disabled or failed to load",
+        remedy="grep -n disabled_plugins /etc/containerd/config.toml; take cri out, systemctl restart containerd, "
+        + _THEN,
+    ),
+    Sign(
+        r"(?:kubelet cgroup driver: |cgroup driver.*)\\*\"?(?P<own>systemd|cgroupfs)\\*\"?.*is different from .*?(?P<other>systemd|cgroupfs)",
+        cause="the kubelet has the cgroup driver {own}, the runtime {other}",
+        remedy="set SystemdCgroup = true in /etc/containerd/config.toml, systemctl restart containerd, " + _THEN,
+    ),
+    Sign(
+        r"(?:mkdir|open) (?P<path>/sys/fs/cgroup/[^:\s\"\\]*)[^:]*: read-only file system",
+        cause="the kubelet cannot make {path}: {mount} is mounted read-only",
+        remedy="mount -o remount,bind,rw {mount}, " + _THEN,
+        explain=_look_up_cgroup_mount,
+    ),
+    Sign(
+        r"listen tcp[46]? (?P<address>\S*):(?P<port>\d+): bind: address already in use",
+        cause="port {port} is in use by {holder}",
+        remedy="stop that process ({look}), " + _THEN,
+        explain=_look_up_holder,
+    ),
+    Sign(
+        r"no space left on device",
+        cause="the disk under /var/lib/kubelet is full",
+        remedy="make space: df -h /var/lib/kubelet, " + _THEN,
+    ),
+    Sign(
+        r"(?:bootstrap-kubelet\.conf: no such file|unable to load bootstrap kubeconfig)",
+        cause="there is neither a valid /etc/kubernetes/kubelet.conf nor a bootstrap-kubelet.conf: the kubelet has no identity",
+        remedy="kb init phase kubeconfig kubelet (on a worker: kb join with a fresh token)",
+    ),
+    Sign(
+        r"part of the existing bootstrap client certificate .* is expired|client certificate.*expired",
+        cause="the kubelet's client certificate has expired",
+        remedy="kb init phase kubeconfig kubelet (on a worker: kb join with a fresh token), then: systemctl restart kubelet",
+    ),
+    Sign(
+        r"unable to load client CA file (?P<path>[^:\s]+): (?P<why>.*)",
+        cause="the CA {path} cannot be loaded: {why}",
+        remedy="put {path} back, " + _THEN,
+    ),
+    Sign(
+        r"(?:validate service connection|connect to container runtime|dial unix)[^\n]*?(?P<path>/[^\s\"\\]+\.sock)[^\n]*?(?:no such file|connection refused)",
+        cause="no container runtime answers on {path}",
+        remedy="systemctl restart containerd (why it ended: journalctl -u containerd -n 20), " + _THEN,
+        is_final=False,
+    ),
+)
+"""Of a kubelet that ends as soon as it is started. The first that fits counts."""
+
+SANDBOX_SIGNS: tuple[Sign, ...] = (
+    Sign(
+        r"can't get final child's PID from pipe|oom_score_adj[^\n]*permission denied|setting oom score",
+        cause="runc cannot lower oom_score_adj: this machine grants no CAP_SYS_RESOURCE ({line})",
+        remedy="restrict_oom_score_adj = true",
+    ),
+    Sign(
+        r"expected cgroupsPath to be of format \"slice:prefix:name\"|expected cgroupsPath|cgroup.?[Dd]river|invalid slice name",
+        cause="the kubelet and the runtime have different cgroup drivers ({line})",
+        remedy="SystemdCgroup = true",
+    ),
+    Sign(
+        r"(?P<path>/sys/fs/cgroup/[^:\s\"\\]*)[^:]*: read-only file system",
+        cause="{path} cannot be written: {mount} is mounted read-only",
+        remedy="mount -o remount,bind,rw {mount}, " + _THEN,
+        explain=_look_up_cgroup_mount,
+    ),
+    Sign(
+        r"failed to find plugin \\*\"(?P<plugin>[^\"\\]+)\\*\" in path \[?(?P<path>[^\]\s]+)",
+        cause='the CNI plugin "{plugin}" is not in {path}',
+        remedy="install it (containernetworking-plugins, or the plugin of your pod network) into {path}, " + _THEN,
+    ),
+    Sign(
+        r"no space left on device",
+        cause="the disk that holds the runtime's data is full",
+        remedy="make space: df -h /var/lib/containerd, " + _THEN,
+    ),
+    Sign(
+        r"runc: executable file not found|exec: \\*\"runc\\*\"",
+        cause="the runtime finds no runc",
+        remedy="install runc, systemctl restart containerd, " + _THEN,
+    ),
+)
+"""Of a Pod whose sandbox cannot be made. A remedy of the form `setting = value` is one of the runtime's configuration."""
+
+CONTAINER_SIGNS: tuple[Sign, ...] = (
+    Sign(
+        r"(?:unknown flag|unknown shorthand flag|flag provided but not defined): -*(?P<flag>[\w-]+)",
+        cause="unknown flag: --{flag}, which comes from {source}",
+        remedy="remove {flag} from {source}, " + _THEN,
+    ),
+    Sign(
+        r"invalid (?:argument|value) \\*\"(?P<value>[^\"\\]*)\\*\" for (?:flag )?\\*\"?-*(?P<flag>[\w-]+)",
+        cause='--{flag} does not take the value "{value}"; it comes from {source}',
+        remedy="correct {flag} in {source}, " + _THEN,
+    ),
+    Sign(
+        r"listen tcp[46]? (?P<address>\S+):(?P<port>\d+): bind: cannot assign requested address",
+        cause="it cannot listen on {address}:{port}: bind: cannot assign requested address. This machine does not have "
+        "{address}; it has {have}",
+        remedy="set localAPIEndpoint.advertiseAddress (--apiserver-advertise-address) to an address of this machine, then: "
+        "kb reset --force && kb init",
+        explain=_look_up_addresses,
+    ),
+    Sign(
+        r"listen tcp[46]? (?P<address>\S*):(?P<port>\d+): bind: address already in use|bind (?:on )?(?:port )?.*?:(?P<port2>\d+)[^\n]*address already in use",
+        cause="port {port} is in use by {holder}",
+        remedy="stop that process ({look}); kb init goes on then",
+        explain=_look_up_holder,
+        is_final=False,
+    ),
+    Sign(
+        r"(?P<path>/var/lib/etcd[^:\s\"\\]*)?[^\n]*no space left on device",
+        cause="no space left on device: {free} are free for {folder}",
+        remedy="make space: df -h {folder}, " + _THEN,
+        explain=_look_up_free_space,
+    ),
+    Sign(
+        r"(?:private key does not match public key|tls: failed to find any PEM data in (?:key|certificate) input)",
+        cause="a certificate and its key do not belong together ({line})",
+        remedy="see which: kb doctor; move the pair away, then: kb init phase certs all",
+    ),
+    Sign(
+        r"(?:mismatch(?:ed)? cluster ID|cluster ID mismatch|member has already been bootstrapped|request sent was ignored \(cluster ID mismatch)",
+        cause="the data in /var/lib/etcd belong to another cluster ({line})",
+        remedy="keep them elsewhere (mv /var/lib/etcd /var/lib/etcd.old), " + _THEN,
+    ),
+    Sign(
+        r"(?:member count is unequal|unmatched member while checking PeerURLs|couldn't find local name \\*\"(?P<name>[^\"\\]+))",
+        cause="etcd's own name or peer address is not among the members it was told of ({line})",
+        remedy="see --name and --initial-cluster in /etc/kubernetes/manifests/etcd.yaml; they come from etcd.local.extraArgs "
+        "and the advertise address",
+    ),
+    Sign(
+        r"x509: certificate has expired or is not yet valid: current time (?P<now>\S+) is (?P<side>before|after) (?P<limit>[^\s\"\\]+)",
+        cause="a certificate is not valid now: it is {now} here, which is {side} {limit}",
+        remedy="see which, and whether this clock is right: kb doctor",
+    ),
+    Sign(
+        r"x509: certificate signed by unknown authority",
+        cause="a certificate comes from another CA than the one it is checked against ({line})",
+        remedy="see which: kb doctor",
+        is_final=False,
+    ),
+    Sign(
+        r"(?:can't use the IPVS proxier|[Ii][Pp][Vv][Ss][^\n]*(?:not supported|not available|no such file|kernel modules|can't|cannot|failed))",
+        cause="this kernel has no IPVS, which mode: ipvs of the KubeProxyConfiguration wants ({line})",
+        remedy="load the modules (modprobe ip_vs ip_vs_rr ip_vs_sh), or set mode: iptables (or nftables) in the "
+        "KubeProxyConfiguration, " + _THEN,
+    ),
+    Sign(
+        r"nf_conntrack_(?:max|tcp|udp)\w*[^\n]*(?:permission denied|read-only file system|no such file)",
+        cause="kube-proxy may not set the size of the connection tracking table (conntrack): {line}",
+        remedy="leave it alone: conntrack: {{maxPerCore: 0}} in the KubeProxyConfiguration (and set it on the host: "
+        "sysctl net.netfilter.nf_conntrack_max), " + _THEN,
+    ),
+    Sign(
+        r"(?:iptables|ip6tables|nft|iptables-restore)[^\n]*(?:executable file not found|No chain/target/match|not found in|Extension \w+ |[Pp]ermission denied|Could not fetch rule set|exit status \d+|error loading shared)",
+        cause="kube-proxy cannot program its rules: {line}",
+        remedy="see that this kernel has the netfilter matches (iptables -t nat -L; modprobe xt_comment xt_conntrack), or set "
+        "another mode (iptables | nftables) in the KubeProxyConfiguration, " + _THEN,
+        is_final=False,
+    ),
+    Sign(
+        r"plugin/loop: (?P<loop>Loop \([^)]*\) detected for zone)",
+        cause="CoreDNS asks itself: {loop}. The name servers of the node's resolv.conf are loopback addresses (a stub "
+        "resolver), and inside a Pod these are the Pod itself",
+        remedy="name a file with real name servers: resolvConf in the KubeletConfiguration (systemd-resolved's: "
+        "/run/systemd/resolve/resolv.conf), " + _THEN,
+    ),
+    Sign(
+        r"(?:proxyconnect tcp|Proxy Authentication Required|proxy: unknown scheme)[^\n]*",
+        cause="its requests go through a proxy ({line})",
+        remedy="put this node's address, the service CIDR and the pod CIDR into NO_PROXY, " + _THEN,
+    ),
+    Sign(
+        r"exec:? [^\n]*(?:no such file or directory|exec format error|permission denied)",
+        cause="its program cannot be run: {line}",
+        remedy="the image is of another architecture or is damaged: crictl rmi it, correct imageRepository, " + _THEN,
+    ),
+)
+"""Of a container that ended, or runs and is not healthy."""
+
+
+# ---- the kubelet
 
 
 @dataclass(frozen=True)
@@ -51,33 +341,45 @@ class KubeletUnit:
     sub: str
     restarts: int
     exit_code: int
+    invocation: str = ""
+    active_since_s: float = 0.0
+    """On the monotonic clock; 0 where it does not run."""
+    pid: int = 0
+
+    @property
+    def is_ending(self) -> bool:
+        """It ended, and systemd has given up or is about to start it again."""
+        return self.active == "failed" or self.sub == "auto-restart"
 
 
 def read_kubelet_unit(host: Host) -> Optional[KubeletUnit]:
     """None where there is no systemd to ask."""
-    fields = "LoadState,ActiveState,SubState,NRestarts,ExecMainStatus"
+    fields = (
+        "LoadState,ActiveState,SubState,NRestarts,ExecMainStatus,InvocationID,ActiveEnterTimestampMonotonic,MainPID"
+    )
     answer = host.query(["systemctl", "show", "kubelet", "-p", fields])
     if not answer.ok:
         return None
     found = dict(line.partition("=")[::2] for line in answer.stdout.splitlines())
+    active = found.get("ActiveState", "")
     return KubeletUnit(
         found.get("LoadState", ""),
-        found.get("ActiveState", ""),
+        active,
         found.get("SubState", ""),
         int(found.get("NRestarts") or 0),
         int(found.get("ExecMainStatus") or 0),
+        found.get("InvocationID", ""),
+        int(found.get("ActiveEnterTimestampMonotonic") or 0) / 1e6 if active == "active" else 0.0,
+        int(found.get("MainPID") or 0),
     )
 
 
-def read_kubelet_log(host: Host, *, lines: int = 200) -> list[str]:
-    """The last lines of the kubelet's journal, oldest first."""
-    answer = host.query(["journalctl", "-u", "kubelet", "-n", str(lines), "-o", "cat", "--no-pager"])
+def read_kubelet_log(host: Host, *, lines: int = 200, since: str = "", invocation: str = "") -> list[str]:
+    """The last lines of the kubelet's journal, oldest first; of one start of it alone with `invocation`."""
+    words = [f"_SYSTEMD_INVOCATION_ID={invocation}"] if invocation else ["-u", "kubelet"]
+    words += ["--since", since] if since else []
+    answer = host.query(["journalctl", *words, "-n", str(lines), "-o", "cat", "--no-pager"])
     return answer.stdout.splitlines() if answer.ok else []
-
-
-def find_broken_link(host: Host, cri_socket: str, *, components: tuple[str, ...] = ()) -> Optional[BrokenLink]:
-    """The first broken link on the way to a running control plane; None where all that can be seen is well."""
-    return find_kubelet_trouble(host) or _find_container_trouble(host, cri_socket, components)
 
 
 def find_kubelet_trouble(host: Host) -> Optional[BrokenLink]:
@@ -85,69 +387,401 @@ def find_kubelet_trouble(host: Host) -> Optional[BrokenLink]:
     unit = read_kubelet_unit(host)
     if unit is None:
         return None
-    if unit.load == "not-found":
+    if unit.load in ("not-found", "masked"):
         return BrokenLink(
             "the kubelet is not running",
-            "systemd has no unit kubelet.service",
-            "run kb init phase kubelet-start, which writes the unit",
+            f"the unit kubelet.service is {'masked' if unit.load == 'masked' else 'not there'}",
+            "systemctl unmask kubelet" if unit.load == "masked" else "run kb init phase kubelet-start, which writes it",
             is_final=True,
+            link="kubelet-unit",
         )
-    if unit.active == "failed" or unit.sub == "auto-restart" or unit.restarts >= 2:
-        line = last_error_line(read_kubelet_log(host))
-        return BrokenLink(
-            f"the kubelet does not stay up (restarted {unit.restarts} times, exit code {unit.exit_code})",
-            line or "its log names no error",
-            "mend the cause, then: kb init (the whole log: journalctl -xeu kubelet)",
-            is_final=unit.restarts >= 3,
-        )
+    is_young = unit.active == "active" and host.monotonic() - unit.active_since_s < _SETTLED_S
+    if unit.is_ending or (is_young and unit.restarts >= 2):
+        return _describe_kubelet_end(host, unit)
     if unit.active == "inactive":
         return BrokenLink(
             "the kubelet is not running",
             "its unit is stopped",
             "systemctl start kubelet, then: kb init",
-            is_final=False,
+            link="kubelet-unit",
         )
     return None
 
 
-def _find_container_trouble(host: Host, cri_socket: str, components: tuple[str, ...]) -> Optional[BrokenLink]:
-    containers = runtime.list_containers(host, cri_socket)
-    for component in components:
-        own = [container for container in containers if container.name == component]
-        if not own:
+def _describe_kubelet_end(host: Host, unit: KubeletUnit) -> BrokenLink:
+    what = f"the kubelet does not stay up (restarted {unit.restarts} times, exit code {unit.exit_code})"
+    lines = read_kubelet_log(host, invocation=unit.invocation if unit.is_ending else "", lines=300)
+    found = _match_signs(host, KUBELET_SIGNS, lines, what=what, link="kubelet-log")
+    if found:
+        return found
+    return BrokenLink(
+        what,
+        last_error_line(lines) or "its log names no error",
+        "mend the cause, then: kb init (the whole log: journalctl -xeu kubelet)",
+        is_final=unit.restarts >= 2,
+        link="kubelet-log",
+    )
+
+
+def find_healthz_trouble(host: Host) -> Optional[BrokenLink]:
+    """Does a kubelet that has run for a while answer on its health port?"""
+    unit = read_kubelet_unit(host)
+    config = _load_mapping(host, Path("/var/lib/kubelet/config.yaml"))
+    port = config.get("healthzPort", 10248)
+    if unit is None or unit.active != "active" or not port or host.monotonic() - unit.active_since_s < _SETTLED_S:
+        return None
+    url = f"http://127.0.0.1:{port}/healthz"
+    try:
+        answer = host.http_get(url, timeout_s=3)
+    except Unreachable as error:
+        seen = error.cause
+    else:
+        if answer.status == 200:
+            return None
+        seen = f"HTTP {answer.status}: {answer.body[:200].decode(errors='replace').strip()}"
+    line = last_error_line(read_kubelet_log(host, since=_RECENT))
+    return BrokenLink(
+        f"the kubelet runs and is not healthy: {seen}",
+        line or f"{url} does not answer with 200, and its log names no error",
+        "see its log: journalctl -xeu kubelet",
+        link="kubelet-healthz",
+    )
+
+
+def _load_mapping(host: Host, path: Path) -> Mapping[str, object]:
+    try:
+        found = load_yaml(_read(host, path) or "{}")
+    except yaml.YAMLError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+# ---- the runtime
+
+
+def find_runtime_trouble(host: Host, cri_socket: str) -> Optional[BrokenLink]:
+    """Does the container runtime take work?"""
+    status = runtime.probe_runtime(host, cri_socket)
+    if status.is_ready or status.problem == "no-client":
+        return None
+    return BrokenLink(
+        f"{status.label} does not serve this node",
+        status.cause,
+        f"{status.remedy}; then: kb init",
+        is_final=status.problem in ("cri-disabled", "cri-failed") or _is_stopped(host, status),
+        link="runtime",
+    )
+
+
+def _is_stopped(host: Host, status: runtime.RuntimeStatus) -> bool:
+    """Nobody is about to start the runtime: a restart takes its socket away for a moment too."""
+    unit = "crio" if "crio" in status.socket else "containerd"
+    state = host.query(["systemctl", "is-active", unit]).stdout.strip()
+    return status.problem in ("no-socket", "refused") and state in ("inactive", "failed")
+
+
+# ---- Pods that cannot start
+
+
+@dataclass(frozen=True)
+class PodTrouble:
+    """What the kubelet's log says of a Pod that it cannot start."""
+
+    container: str
+    """The container's name; "" for the sandbox: then `pod` alone tells."""
+    pod: str
+    kind: str
+    """sandbox | image | start"""
+    text: str
+
+
+_POD = re.compile(r'pod="(?P<pod>[^"]+)"')
+_SYNC = re.compile(
+    r'failed to \\*"(?P<step>\w+)\\*" for \\*"(?P<name>[^"\\]+)\\*" with (?P<reason>\w+): (?P<text>.*)', re.DOTALL
+)
+_KINDS = {
+    "CreatePodSandboxError": "sandbox",
+    "ErrImagePull": "image",
+    "ImagePullBackOff": "image",
+    "ErrImageNeverPull": "image",
+    "InvalidImageName": "image",
+    "RunContainerError": "start",
+    "CreateContainerError": "start",
+    "CreateContainerConfigError": "start",
+    "StartError": "start",
+}
+
+
+def parse_pod_troubles(lines: Iterable[str]) -> list[PodTrouble]:
+    """The Pods' troubles in a kubelet's log, the newest of each Pod and kind, oldest first."""
+    found: dict[tuple[str, str, str], PodTrouble] = {}
+    for line in lines:
+        if "Error syncing pod" not in line:
             continue
-        newest = max(own, key=lambda container: container.created_ns)
-        if newest.state == "running":
+        match, pod = _SYNC.search(line), _POD.search(line)
+        if not match or match["reason"] not in _KINDS:
             continue
-        attempts = newest.attempt + 1
-        log = runtime.container_logs(host, cri_socket, newest.id, lines=30)
-        line = last_error_line(log) or (log[-1].strip() if log else "it wrote no log")
-        is_usage = any(
-            mark in line for mark in ("unknown flag", "unknown shorthand", "invalid argument", "flag provided")
+        kind = _KINDS[match["reason"]]
+        text = _unescape(match["text"].partition('" pod="')[0])
+        name = pod["pod"].partition("/")[2] if pod else match["name"]
+        trouble = PodTrouble("" if kind == "sandbox" else match["name"], name, kind, text)
+        old = found.get((trouble.container, trouble.pod, kind))
+        if old and match["reason"] == "ImagePullBackOff" and "Back-off" not in old.text:
+            continue  # the pull itself said more than the pause after it
+        found.pop((trouble.container, trouble.pod, kind), None)
+        found[(trouble.container, trouble.pod, kind)] = trouble
+    return list(found.values())
+
+
+def _unescape(text: str) -> str:
+    while "\\" in text:
+        plainer = re.sub(r"\\(.)", r"\1", text)
+        if plainer == text:
+            break
+        text = plainer
+    return text.strip().strip('"')
+
+
+def find_pod_trouble(host: Host, cri_socket: str, component: str) -> Optional[BrokenLink]:
+    """Why no container of `component` was started, as the kubelet tells it."""
+    troubles = parse_pod_troubles(read_kubelet_log(host, lines=400, since=_RECENT))
+    own = [
+        trouble
+        for trouble in troubles
+        if trouble.container == component or (not trouble.container and trouble.pod.startswith(f"{component}-"))
+    ]
+    if not own:
+        return None
+    newest = own[-1]
+    explain = {"sandbox": _describe_sandbox, "image": _describe_image, "start": _describe_start}[newest.kind]
+    return explain(host, cri_socket, component, newest.text)
+
+
+def _describe_sandbox(host: Host, cri_socket: str, component: str, text: str) -> BrokenLink:
+    what = f"no sandbox of {component} can be made"
+    pulled = re.search(r'failed to (?:get sandbox|pull) image "(?P<image>[^"]+)"', text)
+    if pulled:
+        status = runtime.probe_runtime(host, cri_socket)
+        image = pulled["image"]
+        failure = runtime.explain_pull_failure(image, _shorten(text.rpartition("failed to do request: ")[2] or text))
+        setting = runtime.describe_setting(
+            status, "sandbox_image", f'"{_own_pause(host, cri_socket) or "registry.k8s.io/pause:TAG"}"'
         )
-        source = _COMPONENT_SOURCE.get(component, "its configuration")
-        exits = f"{component} exited {attempts} time{'s' * (attempts != 1)} (code {newest.exit_code})"
         return BrokenLink(
-            exits,
-            f"its last word: {line}" + (f" (its flags come from {source})" if is_usage else ""),
-            f"correct {source}, then: kb init" if is_usage else f"read the whole log: crictl logs {newest.id[:13]}",
-            is_final=is_usage or attempts >= 4,
-            details=tuple(log[-5:]),
+            f"{what}: the sandbox image {image} cannot be pulled",
+            failure.cause,
+            f"{setting}; then: kb init",
+            is_final=failure.kind in ("not-found", "unauthorized", "tls"),
+            link="sandbox",
         )
-    missing = [name for name in components if not any(container.name == name for container in containers)]
-    if missing:
-        trouble = [text for text in read_kubelet_log(host) if any(mark in text for mark in _SANDBOX_TROUBLE)]
+    found = _match_signs(host, SANDBOX_SIGNS, [text], what=what, link="sandbox")
+    if found is None:
+        return BrokenLink(
+            what, _shorten(text), "mend what the cause names, then: kb init (its log: journalctl -u containerd -n 50)",
+            link="sandbox",
+        )  # fmt: skip
+    setting_of = re.fullmatch(r"(\w+) = (\w+)", found.remedy)
+    if setting_of:
+        status = runtime.probe_runtime(host, cri_socket)
+        found = replace(
+            found, remedy=runtime.describe_setting(status, setting_of.group(1), setting_of.group(2)) + "; then: kb init"
+        )
+    return found
+
+
+def _own_pause(host: Host, cri_socket: str) -> str:
+    """The pause image that the runtime has already, if there is one."""
+    try:
+        names = runtime.list_images(host, cri_socket)
+    except HostError:
+        return ""
+    tagged = sorted(name for name in names if re.search(r"/pause:[\w.]+$", name))
+    return tagged[-1] if tagged else ""
+
+
+def _describe_image(host: Host, cri_socket: str, component: str, text: str) -> BrokenLink:
+    named = re.search(r'image "(?P<image>[^"]+)"', text)
+    image = named["image"] if named else ""
+    if "is not present with pull policy of Never" in text:
+        return BrokenLink(
+            f"{component} cannot be started: its image {image} is missing",
+            "its imagePullPolicy is Never, so the kubelet does not fetch it",
+            f"load it: ctr -n k8s.io images import FILE, or: crictl pull {image}",
+            is_final=True,
+            link="image",
+        )
+    failure = runtime.explain_pull_failure(image or component, _shorten(text))
+    return BrokenLink(
+        f"{component} cannot be started: its image {image} cannot be pulled",
+        failure.cause,
+        f"{failure.remedy}; then: kb init",
+        is_final=failure.kind in ("not-found", "unauthorized", "tls"),
+        link="image",
+    )
+
+
+def _describe_start(host: Host, cri_socket: str, component: str, text: str) -> BrokenLink:
+    what = f"the container of {component} cannot be started"
+    signs = (*CONTAINER_SIGNS, *SANDBOX_SIGNS)
+    found = _match_signs(host, signs, [text], what=what, link="container", words=_source_words(host, component))
+    return found or BrokenLink(
+        what, _shorten(text), "mend what the cause names, then: kb init (its log: journalctl -u containerd -n 50)",
+        link="container",
+    )  # fmt: skip
+
+
+# ---- containers that end
+
+
+def find_container_trouble(
+    host: Host,
+    cri_socket: str,
+    component: str,
+    *,
+    containers: Sequence[runtime.ContainerInfo],
+    unhealthy: str = "",
+) -> Optional[BrokenLink]:
+    """Why a component does not run, or runs and is not healthy (`unhealthy`: what its probe sees)."""
+    own = sorted((item for item in containers if item.name == component), key=lambda item: -item.created_ns)
+    if not own:
+        return find_pod_trouble(host, cri_socket, component)
+    newest = own[0]
+    if newest.state == "running":
+        return _find_running_trouble(host, cri_socket, own, unhealthy)
+    if newest.state != "exited":
+        return find_pod_trouble(host, cri_socket, component)
+    return _describe_exit(host, cri_socket, newest)
+
+
+def _find_running_trouble(
+    host: Host, cri_socket: str, own: Sequence[runtime.ContainerInfo], unhealthy: str
+) -> Optional[BrokenLink]:
+    """Of a container that runs: what it says, if it is not healthy; what the one before it died of, if it is young."""
+    newest = own[0]
+    ended = next((item for item in own if item.state == "exited"), None)
+    if ended is not None and newest.attempt >= 1 and unhealthy:
+        found = _describe_exit(host, cri_socket, ended)
+        if found.is_final:
+            return found
+    if not unhealthy:
+        return None
+    log = runtime.container_logs(host, cri_socket, newest.id, lines=60)
+    what = f"{newest.name} runs and is not healthy ({unhealthy})"
+    found_sign = _match_signs(
+        host, CONTAINER_SIGNS, log, what=what, link="probe", words=_source_words(host, newest.name)
+    )
+    if found_sign:
+        return replace(found_sign, details=tuple(log[-5:]))
+    line = last_error_line(log)
+    age_s = host.now().timestamp() - newest.created_ns / 1e9
+    if not line or age_s < _SETTLED_S:
+        return None  # a component that starts complains of what is not there yet
+    return BrokenLink(
+        what,
+        f"its last word: {line}",
+        f"read the whole log: crictl logs {newest.id[:13]}",
+        details=tuple(log[-5:]),
+        link="probe",
+    )
+
+
+def _describe_exit(host: Host, cri_socket: str, ended: runtime.ContainerInfo) -> BrokenLink:
+    log = runtime.container_logs(host, cri_socket, ended.id, lines=60)
+    attempts = ended.attempt + 1
+    code = "?" if ended.exit_code is None else ended.exit_code
+    what = f"{ended.name} exited {attempts} time{'s' * (attempts != 1)} (code {code})"
+    if ended.reason == "OOMKilled":
+        return BrokenLink(
+            f"{what}: it was killed for want of memory",
+            "the machine or the container's limit has too little memory (OOMKilled)",
+            "see what uses it (free -m; dmesg | grep -i oom), give the machine more, then: kb init",
+            is_final=attempts >= 3,
+            link="container",
+        )
+    words = _source_words(host, ended.name)
+    found = _match_signs(host, CONTAINER_SIGNS, [*log, ended.message], what=what, link="container", words=words)
+    if found:
+        return replace(found, details=tuple(log[-5:]))
+    line = last_error_line(log) or (log[-1].strip() if log else ended.message or "it wrote no log")
+    return BrokenLink(
+        what,
+        f"its last word: {line}",
+        f"read the whole log: crictl logs {ended.id[:13]}",
+        is_final=attempts >= 3,
+        details=tuple(log[-5:]),
+        link="container",
+    )
+
+
+def _source_words(host: Host, component: str) -> dict[str, str]:
+    """Where a component's flags come from."""
+    if component in CONFIG_OF:
+        return {
+            "source": f"{CONFIG_OF[component]}.extraArgs (ClusterConfiguration; or a patch of {component}, or "
+            f"{MANIFESTS / component}.yaml itself)"
+        }
+    return {"source": f"the configuration of {component}"}
+
+
+# ---- the chain
+
+
+def find_broken_link(
+    host: Host,
+    cri_socket: str,
+    *,
+    components: tuple[str, ...] = (),
+    unhealthy: Optional[Mapping[str, str]] = None,
+) -> Optional[BrokenLink]:
+    """The first broken link on the way to running components; None where all that can be seen is well.
+
+    components: in the order in which one needs the other (etcd before the API server). unhealthy: what the probes of
+    some of them see; a component that runs is looked at only then.
+    """
+    found = find_kubelet_trouble(host) or find_runtime_trouble(host, cri_socket) or find_healthz_trouble(host)
+    if found or not components:
+        return found
+    containers = runtime.list_containers(host, cri_socket)
+    troubles = []
+    for component in components:
+        seen = (unhealthy or {}).get(component, "")
+        trouble = find_container_trouble(host, cri_socket, component, containers=containers, unhealthy=seen)
+        if trouble and trouble.is_final:
+            return trouble
         if trouble:
-            return BrokenLink(
-                f"no container of {', '.join(missing)} was started",
-                clean_log_line(trouble[-1]),
-                "mend what the cause names, then: kb init (the whole log: journalctl -xeu kubelet)",
-                details=tuple(clean_log_line(line) for line in trouble[-3:]),
-            )
+            troubles.append(trouble)
+    return troubles[0] if troubles else None
+
+
+# ---- log lines
+
+
+def _match_signs(
+    host: Host,
+    signs: Iterable[Sign],
+    lines: Sequence[str],
+    *,
+    what: str,
+    link: str,
+    words: Optional[Mapping[str, str]] = None,
+) -> Optional[BrokenLink]:
+    """The first sign that one of the lines shows, the newest lines first."""
+    newest_first = [line for line in reversed(lines) if line.strip()]
+    for sign in signs:
+        for line in newest_first:
+            match = re.search(sign.pattern, line)
+            if not match:
+                continue
+            groups = {name: value or "" for name, value in match.groupdict().items()}
+            known = {**groups, **(words or {}), "line": clean_log_line(line)}
+            if sign.explain:
+                known.update(sign.explain(host, groups))
+            cause = sign.cause.format_map(known) if sign.cause else clean_log_line(line)
+            return BrokenLink(what, cause, sign.remedy.format_map(known), is_final=sign.is_final, link=link)
     return None
 
 
-def last_error_line(lines: list[str]) -> str:
+def last_error_line(lines: Sequence[str]) -> str:
     """The last line that tells of a failure: klog's E and F lines, etcd's fatal JSON, `Error: ...`."""
     for line in reversed(lines):
         text = line.strip()
@@ -165,8 +799,11 @@ def last_error_line(lines: list[str]) -> str:
 
 def clean_log_line(line: str) -> str:
     """A log line without klog's stamp, at most 400 characters."""
-    text = _LOG_PREFIX.sub("", line.strip())
-    return text if len(text) <= 400 else text[:397] + "..."
+    return _shorten(_KLOG.sub("", line.strip()))
+
+
+def _shorten(text: str, limit: int = 400) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def container_error(host: Host, cri_socket: str, name: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Union
 
-from kubeup.host import Argv, CommandResult, FileStat, Host, HttpResponse, Tls, shown_argv
+from kubeup.host import Argv, CommandResult, FileStat, Host, HttpResponse, Tls, shown_argv, shown_request
 
 _SECRET_MARKS = (b"PRIVATE KEY", b"client-key-data", b"client-certificate-data", b"token:", b'"token-secret"')
 
@@ -188,7 +188,7 @@ class DryRunHost:
         timeout_s: float = 10,
     ) -> HttpResponse:
         plain = url.partition("?")[0]
-        self.plan.append(Planned("send", f"{method} {plain}"))
+        self.plan.append(Planned("send", shown_request(method, url)))
         if method in ("PATCH", "PUT"):
             self._objects[plain] = body
         return HttpResponse(200, body, deferred=True)

@@ -485,7 +485,7 @@ class LocalHost:
     ) -> HttpResponse:
         """A request that changes something (POST, PUT, PATCH, DELETE). Raises Unreachable; deferred below a root."""
         if not self.is_live:
-            self.deferred.append(f"{method} {url}")
+            self.deferred.append(shown_request(method, url))
             return HttpResponse(200, body, deferred=True)
         return self._connections.request(method, url, body, tls, headers or {}, timeout_s)
 
@@ -522,6 +522,11 @@ class LocalHost:
 def shown_argv(argv: Argv) -> tuple[str, ...]:
     """The command as people may see it: secrets are ***."""
     return tuple(str(part) for part in argv)
+
+
+def shown_request(method: str, url: str) -> str:
+    """A request as people may see it: no query, nothing quoted."""
+    return f"{method} {urllib.parse.unquote(url.partition('?')[0])}"
 
 
 def _execute(argv: Argv, timeout_s: float, env: Optional[Mapping[str, str]], stdin: str) -> CommandResult:

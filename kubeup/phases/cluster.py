@@ -86,7 +86,7 @@ def _socket_annotation(ctx: Context) -> dict[str, str]:
 def upload_certs(ctx: Context) -> Outputs:
     """Share the control plane's secrets, encrypted, for two hours: a token that expires owns them."""
     if not ctx.config.upload_certs:
-        ctx.report.note("certificates are not uploaded: give --upload-certs to let control planes fetch them")
+        ctx.report.detail("certificates are not uploaded: give --upload-certs to let control planes fetch them")
         return None
     key = ctx.config.certificate_key or certshare.new_certificate_key()
     files = certshare.read_shared_files(ctx.host, ctx.paths, ctx.config.cluster)

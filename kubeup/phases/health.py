@@ -5,7 +5,8 @@ Mirrors cmd/kubeadm/app/cmd/phases/init/waitcontrolplane.go; the soak is kb's ow
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Callable, Optional
 
 from kubeup.errors import ClusterError
@@ -21,19 +22,23 @@ else:
     kubeapi = lazy_import("kubeup.kubeapi")
 
 POLL_S = 0.25
-LOOK_AFTER_S = 5
+LOOK_AFTER_S = 3
 """How long a start may take before kb looks for what is wrong."""
-LOOK_EVERY_S = 4
+LOOK_EVERY_S = 3
 
 
 @dataclass
 class _Wait:
-    """One wait: until all is well, until the time is up, or until a look finds what cannot heal."""
+    """One wait: until all is well, until the time is up, or until a look finds what cannot heal.
+
+    components: what the goal depends on, in the order in which one needs the other; unhealthy: what their probes see.
+    """
 
     ctx: Context
     timeout_s: float
     goal: str
     components: tuple[str, ...] = ()
+    unhealthy: Mapping[str, str] = field(default_factory=dict)
     explain: Callable[[], str] = str
     """Asked once, at the end of the patience: what more is known of the cause, in words; "" for nothing."""
 
@@ -41,24 +46,34 @@ class _Wait:
         """Call `look` until it returns "" (well); it otherwise returns what is still missing, in words. Returns the
         seconds that it took. Raises ClusterError (not-healthy) with the broken link."""
         host, started, looked = self.ctx.host, self.ctx.host.monotonic(), 0.0
+        link: Optional[diagnose.BrokenLink] = None
+        told: set[object] = set()
         while True:
             missing = look()
             elapsed = host.monotonic() - started
             if not missing:
                 return elapsed
-            self.ctx.report.waiting(f"{self.goal}: {elapsed:.0f} s of {self.timeout_s:.0f} s; {missing}")
-            link: Optional[diagnose.BrokenLink] = None
+            why = f" ({link.what})" if link else ""
+            self.ctx.report.waiting(f"{self.goal}: {elapsed:.0f} s of {self.timeout_s:.0f} s; {missing}{why}")
             if elapsed > LOOK_AFTER_S and elapsed - looked > LOOK_EVERY_S:
-                looked = elapsed
-                link = diagnose.find_broken_link(host, self.ctx.config.node.cri_socket, components=self.components)
-            if (link and link.is_final) or elapsed > self.timeout_s:
-                raise self._failure(missing, elapsed, link)
+                before, link, looked = link, self._find_broken_link(), elapsed
+                if link and link.is_final:
+                    raise self._failure(missing, elapsed, link)
+                # what two looks see is no hiccup of a start: it may heal, but nobody should have to wait to hear of it
+                if link and before and link.key == before.key and link.key not in told:
+                    told.add(link.key)
+                    self.ctx.report.note(f"{link.what}: {link.cause}. Remedy: {link.remedy} (kb goes on waiting)")
+            if elapsed > self.timeout_s:
+                raise self._failure(missing, elapsed, self._find_broken_link())
             host.sleep(POLL_S)
 
-    def _failure(self, missing: str, elapsed: float, link: Optional[diagnose.BrokenLink]) -> ClusterError:
-        found = link or diagnose.find_broken_link(
-            self.ctx.host, self.ctx.config.node.cri_socket, components=self.components
+    def _find_broken_link(self) -> Optional[diagnose.BrokenLink]:
+        socket = self.ctx.config.node.cri_socket
+        return diagnose.find_broken_link(
+            self.ctx.host, socket, components=self.components, unhealthy=dict(self.unhealthy)
         )
+
+    def _failure(self, missing: str, elapsed: float, found: Optional[diagnose.BrokenLink]) -> ClusterError:
         if found:
             return ClusterError(
                 found.what, cause=found.cause, remedy=found.remedy, code="not-healthy", details=found.details
@@ -97,7 +112,7 @@ def wait_for_control_plane(ctx: Context) -> Outputs:
         return "; ".join(f"{component} {seen}" for component, seen in waiting.items())
 
     limit = timeouts.control_plane_component_health_check_s
-    took = _Wait(ctx, limit, "control plane", (*etcd, *health.COMPONENTS)).until(look)
+    took = _Wait(ctx, limit, "control plane", (*etcd, *health.COMPONENTS), waiting).until(look)
     ctx.report.detail(f"the control plane is healthy after {took:.1f} s")
     return None
 
@@ -159,7 +174,9 @@ def _wait_for_dns(ctx: Context) -> None:
         return
     limit = ctx.config.timeouts.kubelet_health_check_s
     # CoreDNS itself needs the API's Service, so without rules it does not even become Ready
-    wait = _Wait(ctx, limit, "cluster DNS", _dns_chain(ctx), explain=lambda: _proxy_trouble(ctx))
+    chain = _dns_chain(ctx)
+    unhealthy = dict.fromkeys(chain, "the cluster's DNS does not answer")
+    wait = _Wait(ctx, limit, "cluster DNS", chain, unhealthy, explain=lambda: _proxy_trouble(ctx))
     wait.until(lambda: _look_up_dns(ctx))
 
 

@@ -1,0 +1,168 @@
+"""Speed of kb, side by side with kubeadm on the same kind of node in the same run.
+
+    KB_E2E_BIN=/path/to/binaries python3 -m tests.bench [--version 1.35] [--rounds 5] [--write]
+
+Each round takes one fresh node for each tool, in turn, so that a slow moment of the machine hits both. --write puts the
+table into docs/benchmarks.md. Ratios of medians are what counts; seconds are this machine's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.e2e import settings
+from tests.e2e.config import lab_config, list_ignored_checks
+from tests.e2e.lab import Lab
+from tests.e2e.node import Node
+
+REPO = Path(__file__).resolve().parent.parent.parent
+DOCS = REPO / "docs/benchmarks.md"
+IGNORED = "--ignore-preflight-errors=" + ",".join(list_ignored_checks())
+
+
+@dataclass(frozen=True)
+class Job:
+    """One comparison: the same work in the words of both tools; `limit` is what kb promises (a ratio, or seconds)."""
+
+    name: str
+    kb: str
+    kubeadm: str
+    limit: float
+    needs_fresh_node: bool = False
+    repeats: int = 1
+
+
+JOBS = (
+    Job(
+        "init, images at hand",
+        f"python3 /root/kb.pyz init --config /root/init.yaml --pod-network none --soak 0 {IGNORED}",
+        f"kubeadm init --config /root/init.yaml {IGNORED}",
+        limit=0.8,
+        needs_fresh_node=True,
+    ),
+    Job(
+        "certs all",
+        "python3 /root/kb.pyz init phase certs all --cert-dir /tmp/pki-kb --apiserver-advertise-address 10.0.0.1",
+        "kubeadm init phase certs all --cert-dir /tmp/pki-kubeadm --apiserver-advertise-address 10.0.0.1",
+        limit=0.6,
+        repeats=3,
+    ),
+    Job("version", "python3 /root/kb.pyz version", "kubeadm version", limit=0.0, repeats=5),
+)
+
+
+@dataclass
+class Samples:
+    """What one tool's runs of one job cost."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
+
+    def add(self, seen: dict[str, float]) -> None:
+        self.wall.append(seen["wall"])
+        self.cpu.append(seen["cpu"])
+        self.memory.append(seen["memory"] / 1024)
+
+
+def measure(node: Node, command: str) -> dict[str, float]:
+    """Run one command on the node and read what it cost. Raises RuntimeError where it failed."""
+    answer = node.run(f"rm -rf /tmp/pki-*; python3 /root/measure.py {command}", timeout=600)
+    seen: dict[str, float] = json.loads(answer.stdout.splitlines()[-1])
+    if seen["code"]:
+        raise RuntimeError(f"{command} failed:\n{seen['end']}")
+    return seen
+
+
+def make_node(lab: Lab, version: str, pyz: Path) -> Node:
+    """A fresh node that both tools can work on, with kubeadm's preparations done."""
+    for old in list(lab.nodes.values()):
+        lab.remove_node(old)
+    node = lab.add_node("bench", version=version, prepared=True, kubeadm=True)
+    node.scp(pyz, "/root/kb.pyz")
+    node.scp(Path(__file__).with_name("measure.py"), "/root/measure.py")
+    node.write("/root/init.yaml", lab_config(version, address=node.address))
+    return node
+
+
+def run_jobs(lab: Lab, version: str, pyz: Path, rounds: int) -> dict[tuple[str, str], Samples]:
+    """(job, tool) -> samples."""
+    found: dict[tuple[str, str], Samples] = {}
+    for round_number in range(rounds):
+        for job in JOBS:
+            tools = [("kb", job.kb), ("kubeadm", job.kubeadm)]
+            node = None if job.needs_fresh_node else make_node(lab, version, pyz)
+            for tool, command in tools if round_number % 2 == 0 else reversed(tools):
+                target = node or make_node(lab, version, pyz)
+                for _ in range(job.repeats):
+                    found.setdefault((job.name, tool), Samples()).add(measure(target, command))
+                sys.stderr.write(f"round {round_number + 1}: {job.name}: {tool} {found[job.name, tool].wall[-1]:.2f} s\n")
+    return found
+
+
+def render_table(found: dict[tuple[str, str], Samples], version: str) -> str:
+    """The markdown table: medians, and kb's ratio to kubeadm."""
+    lines = [
+        f"Kubernetes {version}; medians; wall and CPU in seconds, peak memory in MiB; ratio = kb / kubeadm.",
+        "",
+        "| job | wall kb | wall kubeadm | ratio | promised | CPU kb | CPU kubeadm | memory kb | memory kubeadm |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for job in JOBS:
+        kb, kubeadm = found[job.name, "kb"], found[job.name, "kubeadm"]
+        wall = statistics.median(kb.wall), statistics.median(kubeadm.wall)
+        promised = f"<= {job.limit}" if job.limit else "kb <= 0.1 s"
+        cells = [
+            *(f"{statistics.median(values):.2f}" for values in (kb.cpu, kubeadm.cpu)),
+            *(f"{statistics.median(values):.0f}" for values in (kb.memory, kubeadm.memory)),
+        ]
+        lines.append(
+            f"| {job.name} | {wall[0]:.2f} | {wall[1]:.2f} | {wall[0] / wall[1]:.2f} | {promised} | {' | '.join(cells)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+HEAD = """\
+# Speed, side by side with kubeadm
+
+Both tools do the same job on fresh nodes of the same kind, in turn, in one run. kb's pod network and soak are left out
+of `init` here, since kubeadm has neither. To repeat it (tests/e2e/README.md tells what a node needs):
+
+    KB_E2E_BIN=/path/to/binaries make bench
+
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python3 -m tests.bench", description=__doc__)
+    parser.add_argument("--version", default="1.35", help="Kubernetes minor (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
+    options = parser.parse_args()
+    why = settings.explain_why_not()
+    if why:
+        raise SystemExit(f"no bench here: {why}")
+    pyz = REPO / "dist/kb.pyz"
+    subprocess.run([sys.executable, "build_zipapp.py"], cwd=REPO, check=True)
+    lab = Lab(settings.lab_name("bench"))
+    with lab.hold():
+        lab.remove_leftovers()
+        lab.create()
+        try:
+            found = run_jobs(lab, options.version, pyz, options.rounds)
+        finally:
+            lab.destroy()
+    table = render_table(found, options.version)
+    sys.stdout.write(table)
+    if options.write:
+        DOCS.write_text(HEAD + table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""verify: what it waits for, what it says at the end of its patience, and what a second run looks at."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+from kubeup.config.types import (
+    ClusterConfiguration,
+    InitConfig,
+    KbConfiguration,
+    LocalAPIEndpoint,
+    Networking,
+    NodeRegistration,
+    Proxy,
+    Timeouts,
+)
+from kubeup.errors import ClusterError
+from kubeup.host import CommandResult, Tls
+from kubeup.kubeapi import Api, Identity
+from kubeup.paths import Paths
+from kubeup.phases import health
+from kubeup.releases import RELEASES
+from kubeup.report import Report
+from kubeup.workflow import Context
+from tests.fake_cluster import ClusterHost
+
+COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+PODS = "/api/v1/namespaces/kube-system/pods"
+LOG = "E0101 00:00:00.000000       1 proxier.go:1] Failed to execute iptables-restore\n"
+
+
+class Node(ClusterHost):
+    """A node that came up. `answers_dns` False: nothing leads to the DNS' Service."""
+
+    answers_dns = True
+
+    def udp_exchange(self, address: str, port: int, payload: bytes, *, timeout_s: float = 2) -> Optional[bytes]:
+        return super().udp_exchange(address, port, payload) if self.answers_dns else None
+
+
+def make_context(tmp_path: Path, **config: Any) -> Context:
+    host = Node(tmp_path)
+    for component in COMPONENTS:
+        host.write_file(Path(f"/etc/kubernetes/manifests/{component}.yaml"), "x")
+    host.write_file(Path("/var/run/containerd/containerd.sock"), "")
+    host.answers["crictl"] = lambda argv: CommandResult(argv, 0, "{}")
+    host.run(["systemctl", "restart", "kubelet"])
+    api = Api(host, Identity("https://10.0.0.11:6443", Tls()), retry_s=0)
+    made = InitConfig(
+        cluster=ClusterConfiguration("v1.35.0", Networking(pod_subnet="10.244.0.0/16")),
+        node=NodeRegistration("cp1"),
+        local_api_endpoint=LocalAPIEndpoint("10.0.0.11"),
+        timeouts=Timeouts(kubelet_health_check_s=30),
+    )
+    return Context(
+        host, Paths(), replace(made, **config), RELEASES[35], Report(io.StringIO()), make_api=lambda ctx: api
+    )
+
+
+def node_of(ctx: Context) -> Node:
+    assert isinstance(ctx.host, Node)
+    return ctx.host
+
+
+def run_container(ctx: Context, name: str, *, state: str, exit_code: int = 0) -> None:
+    """Let crictl tell of one container, with one line in its log."""
+    ctx.host.write_file(Path("/var/log/one.log"), f"2026-01-01T00:00:00Z stderr F {LOG}")
+    row = {"id": "abc", "metadata": {"name": name, "attempt": 1}, "state": state, "createdAt": "1"}
+    inspect = {"status": {"id": "abc", "exitCode": exit_code, "logPath": "/var/log/one.log"}}
+
+    def answer(argv: tuple[str, ...]) -> CommandResult:
+        told = {"ps": {"containers": [row]}, "inspect": inspect}
+        word = next((word for word in argv if word in told), "")
+        return CommandResult(argv, 0, json.dumps(told.get(word, {})))
+
+    node_of(ctx).answers["crictl"] = answer
+
+
+def test_a_node_whose_dns_answers_is_verified(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path)
+    assert health.verify_node(ctx) == {"node_ready": True}
+    assert health.node_is_verified(ctx)
+
+
+def test_a_running_kube_proxy_without_rules_is_named_with_its_last_error(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path)
+    node_of(ctx).answers_dns = False
+    run_container(ctx, "kube-proxy", state="CONTAINER_RUNNING")
+    with pytest.raises(ClusterError) as caught:
+        health.verify_node(ctx)
+    assert caught.value.code == "not-healthy"
+    assert caught.value.cause == (
+        "CoreDNS is Ready, but no answer comes from 10.96.0.10:53; kube-proxy says: Failed to execute iptables-restore"
+    )
+
+
+def test_coredns_that_waits_for_the_rules_does_not_hide_kube_proxy(tmp_path: Path) -> None:
+    """Without kube-proxy's rules CoreDNS does not reach the API, so it is not Ready either."""
+    ctx = make_context(tmp_path)
+    node_of(ctx).cluster.objects[f"{PODS}/coredns-1"]["status"]["conditions"] = []
+    run_container(ctx, "kube-proxy", state="CONTAINER_RUNNING")
+    with pytest.raises(ClusterError) as caught:
+        health.verify_node(ctx)
+    assert caught.value.cause == "CoreDNS is not Ready yet; kube-proxy says: Failed to execute iptables-restore"
+
+
+def test_a_kube_proxy_that_ended_is_the_broken_link(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path)
+    node_of(ctx).cluster.objects[f"{PODS}/coredns-1"]["status"]["conditions"] = []
+    run_container(ctx, "kube-proxy", state="CONTAINER_EXITED", exit_code=1)
+    with pytest.raises(ClusterError) as caught:
+        health.verify_node(ctx)
+    assert caught.value.what.startswith("kube-proxy exited 2 times")
+    assert "Failed to execute iptables-restore" in caught.value.cause
+
+
+def test_without_kube_proxy_its_absence_is_the_cause(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path)
+    cluster = replace(ctx.config.cluster, proxy=Proxy(disabled=True))
+    ctx = replace(ctx, config=replace(ctx.config, cluster=cluster))
+    node_of(ctx).cluster.objects[f"{PODS}/coredns-1"]["status"]["conditions"] = []
+    with pytest.raises(ClusterError) as caught:
+        health.verify_node(ctx)
+    assert caught.value.cause.startswith("CoreDNS is not Ready yet; there is no kube-proxy")
+
+
+def test_a_second_run_looks_at_ready_pods_and_dns(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path)
+    pod = node_of(ctx).cluster.objects[f"{PODS}/etcd-cp1"]
+    pod["status"]["containerStatuses"][0]["ready"] = False
+    assert not health.node_is_verified(ctx)
+    pod["status"]["containerStatuses"][0]["ready"] = True
+    assert health.node_is_verified(ctx)
+    node_of(ctx).answers_dns = False
+    assert not health.node_is_verified(ctx)
+    assert health.node_is_verified(replace(ctx, config=replace(ctx.config, kb=KbConfiguration(soak_s=0))))
