@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional, Union
 
 from kubeup import images, runtime
+from kubeup.config import discover
 from kubeup.config.types import ExternalEtcd, InitConfig
 from kubeup.errors import HostError, KbError, PreflightError, UsageError
 from kubeup.host import CommandResult, Host, HttpResponse, Tls, Unreachable
@@ -49,6 +50,8 @@ INIT, JOIN, JOIN_CONTROL_PLANE, UPGRADE, RESET, DOCTOR = (
 MIN_CPUS = 2
 MIN_MEMORY_MB = 1700
 MIN_FREE_BYTES = 2**30
+MIN_ETCD_BYTES = 160 * 2**20
+"""etcd sets two files of 64 MB aside before it serves: with less it ends at once."""
 CAP_SYS_RESOURCE = 24
 
 
@@ -227,18 +230,22 @@ def check_firewall(node: Node) -> Findings:
 
 
 def check_disk_space(node: Node) -> Findings:
-    folders = [Path(node.runtime.root_dir or "/var/lib/containerd")]
+    folders = [(Path(node.runtime.root_dir or "/var/lib/containerd"), 0)]
     if node.config.cluster.local_etcd:
-        folders.insert(0, Path(node.config.cluster.local_etcd.data_dir))
-    for folder in folders:
+        folders.insert(0, (Path(node.config.cluster.local_etcd.data_dir), MIN_ETCD_BYTES))
+    for folder, needed in folders:
         free = node.host.free_bytes(folder)
-        if free < MIN_FREE_BYTES:
-            yield Finding(
-                "DiskSpace",
-                WARNING,
-                f"{free // 2**20} MiB are free for {folder}, {MIN_FREE_BYTES // 2**20} MiB is little already",
-                f"make space: df -h {folder}",
-            )
+        if free >= MIN_FREE_BYTES:
+            continue
+        is_enough = free >= needed or node.owns(node.paths.manifest("etcd"))
+        least = needed if not is_enough else MIN_FREE_BYTES
+        yield Finding(
+            "DiskSpace",
+            WARNING if is_enough else ERROR,
+            f"{free // 2**20} MiB are free for {folder}, {least // 2**20} MiB is "
+            + ("little already" if is_enough else "what etcd needs to start"),
+            f"make space: df -h {folder}",
+        )
 
 
 def check_swap(node: Node) -> Findings:
@@ -335,6 +342,28 @@ def check_forwarding(node: Node) -> Findings:
             yield Finding(name, ERROR, f"{path} is {value or 'empty'}, not 1", f"sysctl -w {key}=1")
 
 
+def check_advertise_address(node: Node) -> Findings:
+    """etcd listens on it: an address that this machine does not have ends it at once, every time."""
+    advertised = node.config.local_api_endpoint.advertise_address
+    interfaces = discover.read_interfaces(node.host)
+    address = _address(advertised)
+    if address is None or not interfaces or any(address in interface.addresses for interface in interfaces):
+        return
+    path = f"/proc/sys/net/ipv{address.version}/ip_nonlocal_bind"
+    if read_or_empty(node.host, path).strip() == "1":
+        return  # an address that moves between machines (keepalived) may be listened on before it is here
+    have = ", ".join(f"{item} ({interface.name})" for interface in interfaces for item in interface.addresses)
+    is_fatal = node.config.cluster.local_etcd is not None
+    yield Finding(
+        "AdvertiseAddress",
+        ERROR if is_fatal else WARNING,
+        f"this machine does not have the advertise address {advertised}; it has {have or 'none'}"
+        + (": etcd could not listen on it" if is_fatal else ""),
+        "set localAPIEndpoint.advertiseAddress (--apiserver-advertise-address) to one of them; a public address in front "
+        "of this machine belongs into apiServer.certSANs",
+    )
+
+
 # ---- ports, files and folders
 
 
@@ -402,7 +431,7 @@ def _check_ports(node: Node, ports: Iterable[Port]) -> Findings:
             f"see it with: ps -fp {pid.group(1)}; then stop it" if pid else f"find it: ss -ltnp sport = :{port.number}"
         )
         if holder.startswith(port.program[:15]):
-            remedy = "if nothing of the cluster that it belongs to is wanted: kb reset"
+            remedy = f"if nothing of the cluster that it belongs to is wanted: {_plan_removal(node)[1]}"
         yield Finding(
             f"Port-{port.number}",
             ERROR,
@@ -430,24 +459,37 @@ def check_joined(node: Node) -> Findings:
 def _check_available(node: Node, files: Iterable[Path]) -> Findings:
     for path in files:
         if node.host.exists(path) and not node.owns(path):
-            maker = _guess_maker(node, path)
+            maker, removal = _plan_removal(node, path)
             yield Finding(
                 f"FileAvailable-{name_of(path)}",
                 ERROR,
                 f"{path} already exists: {maker}",
-                "if nothing of it is wanted: kb reset (it removes that cluster's data from this node)",
+                f"if nothing of it is wanted: {removal}",
             )
 
 
-def _guess_maker(node: Node, path: Path) -> str:
-    """Whose cluster this node is part of, as far as its files tell."""
-    for folder, product in (("/etc/rancher/k3s", "k3s"), ("/etc/rancher/rke2", "rke2"), ("/etc/k0s", "k0s")):
+_OTHER_PRODUCTS = (
+    ("/etc/rancher/k3s", "k3s", "k3s-uninstall.sh"),
+    ("/etc/rancher/rke2", "rke2", "rke2-uninstall.sh"),
+    ("/etc/k0s", "k0s", "k0s reset"),
+)
+
+
+def _plan_removal(node: Node, path: Optional[Path] = None) -> tuple[str, str]:
+    """Whose cluster this node is part of, as far as its files tell, and what takes it away: kb reset would refuse.
+
+    With a path: who made that file.
+    """
+    for folder, product, removal in _OTHER_PRODUCTS:
         if node.host.exists(Path(folder)):
-            return f"this node belongs to {product} ({folder} exists)"
-    has_flags = node.host.exists(node.paths.kubelet_flags_env)
-    if has_flags or "kubeadm.kubernetes.io/" in read_or_empty(node.host, str(path)):
-        return "kubeadm made this node part of a cluster (or a kb whose state.json is gone)"
-    return "neither kb nor kubeadm made it"
+            return f"this node belongs to {product} ({folder} exists)", removal
+    text = read_or_empty(node.host, str(path or node.paths.manifest("kube-apiserver")))
+    if node.host.exists(node.paths.kubelet_flags_env) or "kubeadm.kubernetes.io/" in text:
+        maker = "kubeadm made this node part of a cluster (or a kb whose state.json is gone)"
+        return maker, "kubeadm reset (it removes that cluster's data from this node)"
+    # not beside it: the kubelet runs every file of that folder, whatever its name ends with
+    removal = f"mv {path} /root/" if path else "stop it with the tools of the cluster that it belongs to"
+    return "neither kb nor kubeadm made it", removal
 
 
 def check_etcd_folder(node: Node) -> Findings:
@@ -457,7 +499,7 @@ def check_etcd_folder(node: Node) -> Findings:
     folder = Path(etcd.data_dir)
     name = f"DirAvailable-{name_of(folder)}"
     try:
-        inside = node.host.list_dir(folder)
+        inside = [name for name in node.host.list_dir(folder) if name != "lost+found"]  # of a file system of its own
     except HostError as error:
         yield Finding(name, ERROR, f"{folder} cannot be opened ({error.cause})", error.remedy)
         return
@@ -652,6 +694,21 @@ def check_cni_plugins(node: Node) -> Findings:
         podnetwork.check_cni_plugins(node.host, node.runtime.cni_bin_dirs, node.runtime.label)
     except HostError as error:
         yield Finding("CNIPlugins", ERROR, f"{error.what}: {error.cause}", error.remedy)
+
+
+def check_pod_network(node: Node) -> Findings:
+    """What the phase pod-network would stumble over at the end, when the cluster is made."""
+    network = node.config.kb.pod_network
+    if "pod-network" in node.config.skip_phases:
+        return
+    try:
+        if network.plugin == "bridge":
+            podnetwork.check_foreign_cni_config(node.host, node.paths)
+        elif network.plugin == "manifest":
+            podnetwork.read_manifest(node.host, network.manifest)
+    except KbError as error:
+        name = "CNIConfig" if network.plugin == "bridge" else "PodNetworkManifest"
+        yield Finding(name, ERROR, f"{error.what}: {error.cause}", error.remedy)
 
 
 # ---- the kernel
@@ -931,7 +988,7 @@ def check_resolver(node: Node) -> Findings:
         if loops
         else f"{path} names no name server"
     )
-    yield Finding("Resolver", WARNING, f"{text}, and stop", remedy)
+    yield Finding("Resolver", ERROR if loops else WARNING, f"{text}, and stop", remedy)
 
 
 def _read_nameservers(host: Host, path: Path) -> list[str]:
@@ -1099,6 +1156,7 @@ CHECKS: tuple[Check, ...] = (
     Check("Port-*", NODE, _CONTROL_PLANE, check_control_plane_ports),
     Check("FileAvailable-*", NODE, _CONTROL_PLANE, check_manifests),
     Check("FileAvailable-*", NODE, _in(JOIN), check_joined),
+    Check("AdvertiseAddress", NODE, _in(INIT, JOIN_CONTROL_PLANE, DOCTOR), check_advertise_address),
     Check("HTTPProxy", NODE, _CONTROL_PLANE, check_proxy),
     Check("HTTPProxyCIDR", NODE, _CONTROL_PLANE, check_proxy_cidrs),
     Check("CRI", NODE, _EVERY_NODE, check_runtime),
@@ -1107,6 +1165,7 @@ CHECKS: tuple[Check, ...] = (
     Check("OOMScoreAdj", NODE, _EVERY_NODE, check_oom_score),
     Check("SandboxImage", NODE, _EVERY_NODE, check_sandbox_image),
     Check("CNIPlugins", NODE, _EVERY_NODE, check_cni_plugins),
+    Check("CNIConfig", NODE, _in(INIT), check_pod_network),
     Check("Swap", NODE, _EVERY_NODE, check_swap),
     Check("FileExisting-*", NODE, _EVERY_NODE, check_programs),
     Check(SYSTEM, NODE, _in(INIT, JOIN, UPGRADE, DOCTOR), check_system),
@@ -1124,8 +1183,8 @@ CHECKS: tuple[Check, ...] = (
     Check("ExternalEtcdClientCertificates", NODE, _CONTROL_PLANE, check_external_etcd_files),
     Check("ImagePull", IMAGES, _in(INIT, JOIN_CONTROL_PLANE, UPGRADE), check_images),
 )
-"""In kubeadm's order; kb's own (CgroupDriver, OOMScoreAdj, SandboxImage, CNIPlugins, CgroupWritable, DiskSpace,
-Resolver) stand by their kin. A batch is run whole before its errors count: first root, then node, then images."""
+"""In kubeadm's order; kb's own (AdvertiseAddress, CgroupDriver, OOMScoreAdj, SandboxImage, CNIPlugins, CNIConfig or
+PodNetworkManifest, CgroupWritable, DiskSpace, Resolver) stand by their kin. A batch is run whole before its errors count: first root, then node, then images."""
 
 
 # ---- running them

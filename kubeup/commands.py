@@ -251,10 +251,15 @@ def reset(call: Invocation) -> int:
         raise _not_root("kb reset")
     with _locked(local, paths, "kb reset", is_dry=is_dry):
         node_state = state.load_state(target, paths)
-        if not node_state.phases:
+        if not node_state.has_changed_files():
+            looked = (
+                f"{paths.state} names no file that kb made or changed"
+                if node_state.phases
+                else f"there is no {paths.state}"
+            )
             raise HostError(
                 "kb has nothing to take back on this node",
-                cause=f"there is no {paths.state}: kb did not make this node, or reset was done already",
+                cause=f"{looked}: kb did not make this node, or reset was done already",
                 remedy="a node that kubeadm made: kubeadm reset",
                 code="nothing-to-reset",
             )

@@ -12,13 +12,11 @@ import contextlib
 import datetime
 import fcntl
 import grp
-import http.client
 import os
 import pwd
 import re
 import shutil
 import socket
-import ssl
 import stat as stat_module
 import subprocess
 import threading
@@ -27,10 +25,18 @@ import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional, Protocol, Union
+from typing import TYPE_CHECKING, Optional, Protocol, Union
 
 from kubeup.errors import HostError
+from kubeup.lazy import lazy_import
 from kubeup.secret import Secret
+
+if TYPE_CHECKING:
+    import http.client as http_client
+    import ssl
+else:
+    http_client = lazy_import("http.client")  # with ssl it costs more than all the rest of this module
+    ssl = lazy_import("ssl")
 
 Argv = Sequence[Union[str, Path, Secret]]
 """A program and its arguments; a Secret among them is shown as *** wherever the command is shown."""
@@ -357,7 +363,7 @@ class LocalHost:
         if self._holds(path, wanted, mode, uid_gid):
             return False
         self.make_dir(path.parent)
-        temporary = place.with_name(f".{place.name}.kb-{os.getpid()}-{threading.get_ident():x}")
+        temporary = place.with_name(_temporary_name(place.name))
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
@@ -373,11 +379,11 @@ class LocalHost:
             os.rename(temporary, place)
             _sync_folder(place.parent)
         except OSError as error:
-            try:
-                os.unlink(temporary)
-            except OSError:
-                pass
             raise _file_error(path, "write", error) from error
+        finally:
+            # there only where the rename was not reached: a full disk, or a signal
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
         return True
 
     def _holds(self, path: Path, wanted: bytes, mode: int, owner: Optional[tuple[int, int]]) -> bool:
@@ -396,7 +402,8 @@ class LocalHost:
         try:
             if not place.parent.is_dir():
                 self.make_dir(path.parent)
-            os.mkdir(place, 0o700)
+            # with its mode at once: a run killed before the chmod leaves a folder that later runs take as it is
+            os.mkdir(place, mode)
             os.chmod(place, mode)
             _sync_folder(place.parent)
         except FileExistsError as error:
@@ -455,12 +462,16 @@ class LocalHost:
         if place.is_symlink() and os.readlink(place) == target:
             return False
         self.make_dir(path.parent)
-        temporary = place.with_name(f".{place.name}.kb-{os.getpid()}")
+        temporary = place.with_name(_temporary_name(place.name))
         try:
             os.symlink(target, temporary)
             os.rename(temporary, place)
+            _sync_folder(place.parent)
         except OSError as error:
             raise _file_error(path, "link", error) from error
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
         return True
 
     def run(
@@ -512,11 +523,25 @@ class LocalHost:
                     remedy="wait until it has ended, then run the command again",
                     code="locked",
                 ) from error
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{holder} (pid {os.getpid()}, since {self.now():%Y-%m-%dT%H:%M:%SZ})".encode(), 0)
+            # on a full disk the lock still locks: only its holder's name is missing
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, 0)
+                text = f"{holder} (pid {os.getpid()}, since {self.now():%Y-%m-%dT%H:%M:%SZ})"
+                os.pwrite(descriptor, text.encode(), 0)
             yield
         finally:
             os.close(descriptor)
+
+
+def _temporary_name(name: str) -> str:
+    return f".{name}.kb-{os.getpid()}-{threading.get_ident():x}"
+
+
+def is_leftover(name: str, of: str = "") -> bool:
+    """Whether a file's name is that of a half-written file (of the file `of`, if it is given): what a kb that was
+    killed leaves beside its goal. It may hold a private key."""
+    match = re.fullmatch(r"\.(.+)\.kb-\d+-[0-9a-f]+", name)
+    return bool(match) and (not of or match[1] == of)
 
 
 def shown_argv(argv: Argv) -> tuple[str, ...]:
@@ -615,7 +640,7 @@ class _Connections:
     ) -> HttpResponse:
         parts = urllib.parse.urlsplit(url)
         key = (parts.scheme, parts.netloc, tls)
-        pool: dict[object, http.client.HTTPConnection] = self._local.__dict__.setdefault("pool", {})
+        pool: dict[object, http_client.HTTPConnection] = self._local.__dict__.setdefault("pool", {})
         target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
         for attempt in (1, 2):
             connection = pool.pop(key, None)
@@ -629,7 +654,7 @@ class _Connections:
                 connection.request(method, target, body or None, dict(headers))
                 answer = connection.getresponse()
                 content = answer.read()
-            except (OSError, http.client.HTTPException, ValueError) as error:
+            except (OSError, http_client.HTTPException, ValueError) as error:
                 connection.close()
                 # a server may close an idle connection at any time: that says nothing about the request
                 if is_reused and attempt == 1 and not isinstance(error, socket.timeout):
@@ -643,11 +668,11 @@ class _Connections:
             return HttpResponse(answer.status, content, found)
         raise AssertionError("unreachable")
 
-    def _connect(self, parts: urllib.parse.SplitResult, tls: Tls) -> http.client.HTTPConnection:
+    def _connect(self, parts: urllib.parse.SplitResult, tls: Tls) -> http_client.HTTPConnection:
         host, port = parts.hostname or "", parts.port
         if parts.scheme == "https":
-            return http.client.HTTPSConnection(host, port, context=self._context(tls))
-        return http.client.HTTPConnection(host, port)
+            return http_client.HTTPSConnection(host, port, context=self._context(tls))
+        return http_client.HTTPConnection(host, port)
 
     def _context(self, tls: Tls) -> ssl.SSLContext:
         if tls not in self._contexts:
@@ -686,6 +711,6 @@ def _reason_of(error: Exception) -> str:
         return "refused"
     if isinstance(error, (socket.timeout, TimeoutError)):
         return "timeout"
-    if isinstance(error, (ConnectionResetError, BrokenPipeError, http.client.RemoteDisconnected)):
+    if isinstance(error, (ConnectionResetError, BrokenPipeError, http_client.RemoteDisconnected)):
         return "reset"
     return "other"

@@ -228,7 +228,7 @@ class KeyMaker:
     """Makes up to `wanted` keys ahead of their use, in two threads: an RSA key takes some 40 ms of one processor,
     outside Python's lock, and a control plane node has 16. A key that nobody takes is never written anywhere."""
 
-    _AHEAD = 3
+    _AHEAD = 16
 
     def __init__(self, algorithm: str, *, wanted: int) -> None:
         self._algorithm = algorithm

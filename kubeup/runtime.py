@@ -111,11 +111,26 @@ def _describe_missing_socket(host: Host, socket: str) -> RuntimeStatus:
     if host.which(unit):
         cause = f"there is no socket {path}: {unit} is installed but does not run"
         remedy = f"systemctl enable --now {unit} (why it ended: journalctl -u {unit} -n 20)"
+        last = _last_words_of_unit(host, unit)
+        if last:
+            cause, remedy = f"{cause}: {last}", f"correct what it names, then: systemctl restart {unit}"
     else:
         package = "cri-o" if unit == "crio" else "containerd"
         cause = f"there is no socket {path}, and no {unit} in PATH"
         remedy = f"{install_command(host, package)}, or name the runtime's socket: --cri-socket"
     return RuntimeStatus(socket, problem="no-socket", cause=cause, remedy=remedy)
+
+
+def _last_words_of_unit(host: Host, unit: str) -> str:
+    """What a runtime that ended with an error said at last; "" where it was stopped."""
+    state = host.query(["systemctl", "show", unit, "--property", "Result,InvocationID"], timeout_s=15)
+    found = dict(line.partition("=")[::2] for line in state.stdout.splitlines())
+    if not state.ok or found.get("Result") in ("success", None) or not found.get("InvocationID"):
+        return ""
+    own = f"_SYSTEMD_INVOCATION_ID={found['InvocationID']}"
+    lines = host.query(["journalctl", own, "-n", "20", "-o", "cat", "--no-pager"], timeout_s=15).stdout.splitlines()
+    errors = [line for line in lines if line.startswith(f"{unit}: ") or "level=fatal" in line or "level=error" in line]
+    return last_words(errors[-1]) if errors else ""
 
 
 def _probe_through_crictl(host: Host, socket: str) -> RuntimeStatus:

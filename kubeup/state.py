@@ -61,6 +61,10 @@ class State:
         """Every path that kb made on this node."""
         return frozenset(path for phase in self.phases.values() for path in phase.created)
 
+    def has_changed_files(self) -> bool:
+        """Whether there is a file to remove or to put back: a run that its checks refused left none."""
+        return any(phase.created or phase.backups for phase in self.phases.values())
+
     def save(self) -> None:
         """Write the file if it changed: 0600, whole or not at all."""
         text = json.dumps(self.as_dict(), indent=1, sort_keys=True) + "\n"

@@ -21,7 +21,7 @@ else:
     health = lazy_import("kubeup.health")
     kubeapi = lazy_import("kubeup.kubeapi")
 
-POLL_S = 0.25
+POLL_S = 0.1
 LOOK_AFTER_S = 3
 """How long a start may take before kb looks for what is wrong."""
 LOOK_EVERY_S = 3
@@ -74,11 +74,12 @@ class _Wait:
         )
 
     def _failure(self, missing: str, elapsed: float, found: Optional[diagnose.BrokenLink]) -> ClusterError:
-        if found:
+        is_word_only = found is not None and found.link == "probe" and not found.is_final
+        if found and not is_word_only:
             return ClusterError(
                 found.what, cause=found.cause, remedy=found.remedy, code="not-healthy", details=found.details
             )
-        more = self.explain()
+        more = self.explain() or (f"{found.what}: {found.cause}" if found else "")
         return ClusterError(
             f"{self.goal}: not there after {elapsed:.0f} s",
             cause=f"{missing}; {more}" if more else missing,
@@ -150,14 +151,15 @@ def verify_node(ctx: Context) -> Outputs:
     if ctx.config.kb.soak_s == 0:
         ctx.report.note("the soak was left out (--soak 0): nothing was proven about this node")
         return None
-    name, has_network = ctx.config.node.name, ctx.config.kb.pod_network.plugin != "none"
-    if has_network:
+    name = ctx.config.node.name
+    if ctx.config.kb.pod_network.plugin != "none":
         _wait_for_ready(ctx, name)
         _wait_for_dns(ctx)
-    else:
-        ctx.report.note("the node stays NotReady and CoreDNS Pending until a pod network is applied (plugin: none)")
     _soak(ctx, name)
-    return {"node_ready": has_network}
+    status, _ = health.node_condition(ctx.api.get(kubeapi.path_of("Node", name)))
+    if status != "True":
+        ctx.report.note("the node stays NotReady and CoreDNS Pending until a pod network is applied (plugin: none)")
+    return {"node_ready": status == "True"}
 
 
 def _wait_for_ready(ctx: Context, name: str) -> None:
@@ -235,7 +237,7 @@ def _soak(ctx: Context, name: str) -> None:
             if pod.restarts > restarts.setdefault(pod.component, pod.restarts):
                 restarts[pod.component] = pod.restarts
                 ctx.report.note(f"{pod.component} restarted during the soak (now {pod.restarts} times)")
-            age_s = (ctx.host.now() - pod.running_since).total_seconds() if pod.running_since else 0.0
+            age_s = _age_s(ctx, pod)
             if not pod.is_ready or pod.running_since is None:
                 missing.append(f"{pod.component} is {pod.state}, not ready")
             elif age_s < soak_s:
@@ -244,6 +246,10 @@ def _soak(ctx: Context, name: str) -> None:
 
     limit = max(ctx.config.timeouts.control_plane_component_health_check_s, 3 * soak_s)
     _Wait(ctx, limit, f"soak of {soak_s} s", tuple(sorted(expected))).until(look)
+
+
+def _age_s(ctx: Context, pod: health.StaticPod) -> float:
+    return (ctx.host.now() - pod.running_since).total_seconds() if pod.running_since else 0.0
 
 
 def _expected_pods(ctx: Context) -> set[str]:
@@ -256,12 +262,14 @@ def _skipped(ctx: Context) -> frozenset[str]:
 
 
 def node_is_verified(ctx: Context) -> bool:
-    """Ready still, every static pod running, and the DNS answers: what a second run looks at instead of a soak."""
+    """Ready still, every static pod running for the soak time, and the DNS answers: what a second run looks at."""
     if ctx.config.kb.soak_s == 0:
         return True
     name = ctx.config.node.name
     pods = health.read_static_pods(ctx.api, name)
-    if _expected_pods(ctx) - {pod.component for pod in pods if pod.is_ready}:
+    # not at this moment only: what was made anew a second ago has proven nothing
+    stable = {pod.component for pod in pods if pod.is_ready and _age_s(ctx, pod) >= ctx.config.kb.soak_s}
+    if _expected_pods(ctx) - stable:
         return False
     if ctx.config.kb.pod_network.plugin == "none":
         return True

@@ -106,6 +106,8 @@ def stop_kubelet(ctx: Context) -> None:
 def enable_kubelet(ctx: Context) -> None:
     """Have the kubelet started at boot. A machine that does not let itself be changed so runs it all the same."""
     manager = find_service_manager(ctx.host)
+    if manager and manager.name == "systemd" and ctx.host.query(["systemctl", "is-enabled", "kubelet"]).ok:
+        return
     answer = ctx.host.run(manager.enable) if manager else None
     if answer is not None and not answer.ok:
         ctx.report.warn(f"the kubelet does not start at boot: {' '.join(answer.argv)}: {_reason(answer)}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from kubeup.errors import HostError
 from kubeup.lazy import lazy_import
+from kubeup.phases import certs
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def run_checks(ctx: Context) -> Outputs:
     Raises PreflightError (preflight).
     """
     _check_files(ctx)
+    certs.start_making_keys(ctx)  # the second processor makes them while the first looks and pulls
     ignored = checks.parse_ignored(ctx.config.node.ignore_preflight_errors)
     node = checks.Node(
         ctx.host,

@@ -12,9 +12,10 @@ from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import podnetwork, runtime, state, undo
+    from kubeup import health, podnetwork, runtime, state, undo
     from kubeup.phases import node
 else:
+    health = lazy_import("kubeup.health")
     node = lazy_import("kubeup.phases.node")
     podnetwork = lazy_import("kubeup.podnetwork")
     runtime = lazy_import("kubeup.runtime")
@@ -22,8 +23,20 @@ else:
     undo = lazy_import("kubeup.undo")
 
 
+def _is_kubelet_of_kb(ctx: Context) -> bool:
+    """Whether kb gave the kubelet its work. Else it, its pods and their mounts belong to somebody else's cluster."""
+    made = state.load_state(ctx.host, ctx.paths).created_paths()
+    work = (ctx.paths.kubelet_config, *(ctx.paths.manifest(name) for name in ("etcd", *health.COMPONENTS)))
+    is_of_kb = any(str(path) in made for path in work)
+    if not is_of_kb:
+        ctx.report.note("kb did not set up this node's kubelet: it and its pods stay as they are")
+    return is_of_kb
+
+
 def stop_kubelet(ctx: Context) -> Outputs:
     """First of all: it would start every static pod again. At boot it has nothing to do here either."""
+    if not _is_kubelet_of_kb(ctx):
+        return None
     manager = node.find_service_manager(ctx.host)
     if manager is not None:
         ctx.host.run(manager.stop)
@@ -34,6 +47,8 @@ def stop_kubelet(ctx: Context) -> Outputs:
 
 def remove_pods(ctx: Context) -> Outputs:
     """Every pod of this node, by the runtime's own tool."""
+    if not _is_kubelet_of_kb(ctx):
+        return None
     failures = runtime.remove_pods(ctx.host, ctx.config.node.cri_socket)
     if failures:
         raise HostError(
@@ -47,6 +62,8 @@ def remove_pods(ctx: Context) -> Outputs:
 
 def unmount_kubelet_folders(ctx: Context) -> Outputs:
     """What the kubelet mounted for pods; a mount that does not let go stops reset before anything is deleted."""
+    if not _is_kubelet_of_kb(ctx):
+        return None
     for mount in ctx.host.mounts_below(ctx.paths.kubelet):
         done = ctx.host.run(["umount", str(mount)])
         if not done.ok:

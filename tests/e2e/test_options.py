@@ -606,7 +606,7 @@ def test_dry_run_changes_nothing(make_node: MakeNode, kb_pyz: Path, k8s_version:
     before = node.run(LISTING + "; cat /var/lib/kb/state.json").stdout
     plan = init(node, "--dry-run").stdout
     assert node.run(LISTING + "; cat /var/lib/kb/state.json").stdout == before
-    files = re.findall(r"^would write: (.*)", plan, re.MULTILINE)
+    files = re.findall(r"^would write: (\S+)", plan, re.MULTILINE)
     assert files == ["/etc/kubernetes/manifests/kube-scheduler.yaml"], plan
     assert re.search(r"^ +\+ +- --v=4$", plan, re.MULTILINE), plan
     assert not re.search(r"^ +-[^-]", plan, re.MULTILINE), plan  # nothing but added lines
@@ -639,13 +639,14 @@ def test_root_writes_a_node_below_a_folder_without_rights(node: Node, kb_pyz: Pa
     refused = node.run(as_nobody + "python3 kb.pyz init --config init.yaml", check=False)
     assert refused.code in (3, 4) and "IsPrivilegedUser" in refused.stderr
 
-    # the files are a node's: put in place, init takes them as they are
-    node.run("cp -a /home/nobody/made/etc/kubernetes /etc/ && chown -R root: /etc/kubernetes")
-    sums = "cd /etc/kubernetes/pki && find . -type f | sort | xargs sha256sum"
-    pki = node.run(sums).stdout
+    # the files are a node's: put in place as they are, init goes on with what needs the running node
+    node.run("cd /home/nobody/made && chown -R root: . && cp -a etc var /")
+    sums = "cd /etc/kubernetes && find pki manifests -type f | sort | xargs sha256sum"
+    given = node.run(sums).stdout
     init(node)
     node.wait_node_ready()
-    assert node.run(sums).stdout == pki
+    assert node.run(sums).stdout == given
+    check_cluster_serves(node)
 
 
 # ---- phases

@@ -148,8 +148,9 @@ def test_bridge_keeps_routes_and_steps_aside(
     wait_for(node, "nft list tables", "kb_pods")
     node.kubectl("delete node near")
 
-    # all of it survives a reboot
-    node.reboot()
+    # all of it survives a power loss
+    node.kill()
+    node.start()
     node.wait_node_ready()
     check_cluster_serves(node)
     wait_for(node, "nft list tables", "kb_pods")

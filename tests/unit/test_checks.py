@@ -340,7 +340,8 @@ def test_a_port_in_use_names_its_process() -> None:
     assert api.name == "Port-6443"
     assert "port 6443, which kube-apiserver needs, is in use by haproxy (pid 99)" in api.text
     assert "ps -fp 99" in api.remedy
-    assert (scheduler.name, scheduler.remedy.rpartition(": ")[2]) == ("Port-10259", "kb reset")
+    assert scheduler.name == "Port-10259"
+    assert scheduler.remedy.endswith("stop it with the tools of the cluster that it belongs to")
     assert (manager.name, manager.remedy) == ("Port-10257", "find it: ss -ltnp sport = :10257")
 
 
@@ -403,21 +404,30 @@ def test_no_etcd_ports_and_folder_with_an_external_etcd() -> None:
 
 
 @pytest.mark.parametrize(
-    ("extra", "words"),
+    ("extra", "words", "removal"),
     [
-        ({"/etc/rancher/k3s/k3s.yaml": b""}, "belongs to k3s"),
-        ({"/var/lib/kubelet/kubeadm-flags.env": b""}, "kubeadm made this node part of a cluster"),
-        ({}, "neither kb nor kubeadm made it"),
+        ({"/etc/rancher/k3s/k3s.yaml": b""}, "belongs to k3s", "k3s-uninstall.sh"),
+        ({"/var/lib/kubelet/kubeadm-flags.env": b""}, "kubeadm made this node part of a cluster", "kubeadm reset"),
+        ({}, "neither kb nor kubeadm made it", "mv /etc/kubernetes/manifests/etcd.yaml /root/"),
     ],
 )
-def test_a_manifest_of_someone_else_is_told_apart(extra: dict[str, bytes], words: str) -> None:
+def test_a_manifest_of_someone_else_is_told_apart(extra: dict[str, bytes], words: str, removal: str) -> None:
+    """And the remedy is one that works: kb reset takes back nothing that kb did not make."""
     host = fit_host()
     host.files["/etc/kubernetes/manifests/etcd.yaml"] = b"kind: Pod\n"
     host.files.update(extra)
     finding = only(make_node(host), checks.check_manifests)
     assert finding.name == "FileAvailable--etc-kubernetes-manifests-etcd.yaml"
     assert words in finding.text
-    assert "kb reset" in finding.remedy
+    assert removal in finding.remedy
+
+
+def test_a_port_of_kubeadm_s_cluster_is_freed_by_kubeadm() -> None:
+    host = fit_host()
+    host.ports = {10259: "kube-scheduler (pid 5)"}
+    host.files["/var/lib/kubelet/kubeadm-flags.env"] = b""
+    (scheduler,) = checks.check_control_plane_ports(make_node(host))
+    assert ": kubeadm reset" in scheduler.remedy
 
 
 def test_join_looks_for_an_earlier_join() -> None:

@@ -30,8 +30,10 @@ from kubeup.report import Report
 from kubeup.workflow import Context
 from tests.fake_cluster import ClusterHost
 
+INFO = {"status": {"conditions": [{"type": "RuntimeReady", "status": True}]}}
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 PODS = "/api/v1/namespaces/kube-system/pods"
+INFO = {"status": {"conditions": [{"type": "RuntimeReady", "status": True}]}}
 LOG = "E0101 00:00:00.000000       1 proxier.go:1] Failed to execute iptables-restore\n"
 
 
@@ -49,7 +51,7 @@ def make_context(tmp_path: Path, **config: Any) -> Context:
     for component in COMPONENTS:
         host.write_file(Path(f"/etc/kubernetes/manifests/{component}.yaml"), "x")
     host.write_file(Path("/var/run/containerd/containerd.sock"), "")
-    host.answers["crictl"] = lambda argv: CommandResult(argv, 0, "{}")
+    host.answers["crictl"] = lambda argv: CommandResult(argv, 0, json.dumps(INFO if "info" in argv else {}))
     host.run(["systemctl", "restart", "kubelet"])
     api = Api(host, Identity("https://10.0.0.11:6443", Tls()), retry_s=0)
     made = InitConfig(
@@ -75,7 +77,7 @@ def run_container(ctx: Context, name: str, *, state: str, exit_code: int = 0) ->
     inspect = {"status": {"id": "abc", "exitCode": exit_code, "logPath": "/var/log/one.log"}}
 
     def answer(argv: tuple[str, ...]) -> CommandResult:
-        told = {"ps": {"containers": [row]}, "inspect": inspect}
+        told: dict[str, Any] = {"info": INFO, "ps": {"containers": [row]}, "inspect": inspect}
         word = next((word for word in argv if word in told), "")
         return CommandResult(argv, 0, json.dumps(told.get(word, {})))
 
