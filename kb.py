@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import sys
 
-from kubeup import cli, commands
+from kubeup import cli, commands, commands_doctor
 from kubeup.cli import Command
 from kubeup.phases import (
     addons,
@@ -175,7 +175,8 @@ INIT: tuple[Phase, ...] = (
           does="Configure and start the kubelet",
           run=node.start_kubelet, done=node.kubelet_is_current,
           reads=("kubelet", "cluster.networking", "node", "patches_directory"),
-          makes=("/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env")),
+          makes=("/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env",
+                 "/etc/systemd/system/multi-user.target.wants/kubelet.service", "/etc/runlevels/default/kubelet")),
     Phase("wait-control-plane",
           does="Wait until the kubelet and the control plane are healthy",
           run=health.wait_for_control_plane, done=health.control_plane_is_healthy, live="cluster"),
@@ -256,6 +257,10 @@ COMMANDS: tuple[Command, ...] = (
     Command("reset", "Take back what kb did on this node", commands.reset,
             options=("force", "cri-socket", "dry-run", "list", "output"), phases=RESET, workflow="reset"),
     Command("status", "Show what kb did on this node", commands.status, options=("output",), phases=INIT),
+    Command("doctor", "Say what is wrong with this node, and what to do; change nothing", commands_doctor.doctor,
+            options=("kubeconfig", "output")),
+    Command("support-bundle", "Pack logs and states of this node into one file, secrets redacted",
+            commands_doctor.support_bundle, options=("to", "kubeconfig")),
     Command("config print init-defaults", "Print InitConfiguration and ClusterConfiguration with every default",
             commands.print_defaults, options=("component-configs",)),
     Command("config print join-defaults", "Print JoinConfiguration with every default",

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Optional, TextIO
 
-from kubeup.errors import KbError, UsageError
+from kubeup.errors import Interrupted, KbError, UsageError
 from kubeup.report import Report
 from kubeup.workflow import Phase
 
@@ -87,6 +87,8 @@ OPTIONS: Mapping[str, Option] = {
         "the address in the kubeconfig; it must be in the API server's certificate", metavar="HOST[:PORT]"
     ),
     "root": Option("write the node's files below DIR and leave this machine alone", metavar="DIR"),
+    "fix": Option("mend containerd's configuration where it is wrong (with a backup), and restart it", "flag"),
+    "to": Option("the file to write", metavar="FILE"),
     "force": Option("do not ask", "flag", short="f"),
     "list": Option("list the phases", "flag"),
     "once": Option("bring the routes up to date once and end", "flag"),
@@ -129,6 +131,7 @@ INIT_OPTIONS: tuple[str, ...] = (
     "pod-network-manifest",
     "mirror",
     "soak",
+    "fix",
     "dry-run",
     "root",
     "list",
@@ -187,14 +190,6 @@ class Invocation:
             self.print(json.dumps(value, indent=2, sort_keys=True))
 
 
-class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM: the running phase is recorded, then kb ends with 128 + the signal."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
-
-
 def main(commands: Sequence[Command], argv: Sequence[str]) -> int:
     """Parse, run, and turn every end into an exit status: 0, the status of a KbError, 128 + a signal, 70 for a bug."""
     debug = "--debug" in argv
@@ -209,7 +204,8 @@ def main(commands: Sequence[Command], argv: Sequence[str]) -> int:
     except KbError as error:
         return _end_with_error(error, report, argv, debug)
     except Interrupted as stop:
-        report.line(f"\ninterrupted by {stop}: what was done is recorded; run the same command again to continue")
+        phase = f" in phase {stop.phase}" if stop.phase else ""
+        report.line(f"\ninterrupted by {stop}{phase}: what was done is recorded; continue with the same command")
         return 128 + stop.number
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -9,6 +9,7 @@ cmd/kubeadm/app/phases/{uploadconfig,bootstraptoken,markcontrolplane,patchnode}.
 from __future__ import annotations
 
 import base64
+import datetime
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Optional
 
@@ -23,6 +24,8 @@ PUBLIC = "kube-public"
 HASH_ANNOTATION = "kubeadm.kubernetes.io/component-config.hash"
 CRI_SOCKET_ANNOTATION = "kubeadm.alpha.kubernetes.io/cri-socket"
 JWS_PREFIX = "jws-kubeconfig-"
+RESTARTED_ANNOTATION = "kubectl.kubernetes.io/restartedAt"
+"""Of a pod template: kubectl's own word, so that its history and other tools know it."""
 
 CONTROL_PLANE_LABELS = {
     "node-role.kubernetes.io/control-plane": "",
@@ -210,6 +213,18 @@ def apply_component_config(api: Api, wanted: Object) -> bool:
         api.patch(api.object_path(wanted), {"metadata": {"annotations": {HASH_ANNOTATION: None}}})
         return True
     return changed
+
+
+def restart_pods(api: Api, path: str, now: datetime.datetime) -> None:
+    """Have the pods of the DaemonSet or Deployment at `path` replaced, as `kubectl rollout restart` does it."""
+    annotations = {RESTARTED_ANNOTATION: f"{now:%Y-%m-%dT%H:%M:%SZ}"}
+    api.patch(path, {"spec": {"template": {"metadata": {"annotations": annotations}}}})
+
+
+def is_restarted(pod: Object, owner: Object) -> bool:
+    """Whether this pod of a DaemonSet or Deployment was made since its last restart_pods."""
+    asked = (owner["spec"]["template"]["metadata"].get("annotations") or {}).get(RESTARTED_ANNOTATION)
+    return bool((pod["metadata"].get("annotations") or {}).get(RESTARTED_ANNOTATION) == asked)
 
 
 def apply_cluster_info(api: Api, wanted: Object) -> bool:

@@ -122,6 +122,11 @@ KUBELET_SIGNS: tuple[Sign, ...] = (
         remedy="correct the KubeletConfiguration (of --config, or of the patches), " + _THEN,
     ),
     Sign(
+        r"failed to validate kubelet configuration, error: (?P<why>.*?)(?:, path:|$)",
+        cause="its configuration /var/lib/kubelet/config.yaml is not valid: {why}",
+        remedy="correct it in the KubeletConfiguration (of --config, or of the patches), " + _THEN,
+    ),
+    Sign(
         r"(?:unknown flag|unknown shorthand flag): (?P<flag>\S+?)[\"\\.]*(?:\s|$)",
         cause="unknown flag: {flag}, which comes from nodeRegistration.kubeletExtraArgs, /etc/default/kubelet or the unit",
         remedy="remove {flag} (in nodeRegistration.kubeletExtraArgs; else: grep -r -- {flag} /etc/default/kubelet "
@@ -233,13 +238,13 @@ SANDBOX_SIGNS: tuple[Sign, ...] = (
 CONTAINER_SIGNS: tuple[Sign, ...] = (
     Sign(
         r"(?:unknown flag|unknown shorthand flag|flag provided but not defined): -*(?P<flag>[\w-]+)",
-        cause="unknown flag: --{flag}, which comes from {source}",
-        remedy="remove {flag} from {source}, " + _THEN,
+        cause="unknown flag: --{flag}, which comes from {origin}",
+        remedy="remove --{flag} from {source}, " + _THEN,
     ),
     Sign(
         r"invalid (?:argument|value) \\*\"(?P<value>[^\"\\]*)\\*\" for (?:flag )?\\*\"?-*(?P<flag>[\w-]+)",
-        cause='--{flag} does not take the value "{value}"; it comes from {source}',
-        remedy="correct {flag} in {source}, " + _THEN,
+        cause='--{flag} does not take the value "{value}"; it comes from {origin}',
+        remedy="correct --{flag} in {source}, " + _THEN,
     ),
     Sign(
         r"listen tcp[46]? (?P<address>\S+):(?P<port>\d+): bind: cannot assign requested address",
@@ -671,7 +676,7 @@ def _find_running_trouble(
         host, CONTAINER_SIGNS, log, what=what, link="probe", words=_source_words(host, newest.name)
     )
     if found_sign:
-        return replace(found_sign, details=tuple(log[-5:]))
+        return replace(found_sign, details=_last_lines(log))
     line = last_error_line(log)
     age_s = host.now().timestamp() - newest.created_ns / 1e9
     if not line or age_s < _SETTLED_S:
@@ -680,7 +685,7 @@ def _find_running_trouble(
         what,
         f"its last word: {line}",
         f"read the whole log: crictl logs {newest.id[:13]}",
-        details=tuple(log[-5:]),
+        details=_last_lines(log),
         link="probe",
     )
 
@@ -701,14 +706,14 @@ def _describe_exit(host: Host, cri_socket: str, ended: runtime.ContainerInfo) ->
     words = _source_words(host, ended.name)
     found = _match_signs(host, CONTAINER_SIGNS, [*log, ended.message], what=what, link="container", words=words)
     if found:
-        return replace(found, details=tuple(log[-5:]))
+        return replace(found, details=_last_lines(log))
     line = last_error_line(log) or (log[-1].strip() if log else ended.message or "it wrote no log")
     return BrokenLink(
         what,
         f"its last word: {line}",
         f"read the whole log: crictl logs {ended.id[:13]}",
         is_final=attempts >= 3,
-        details=tuple(log[-5:]),
+        details=_last_lines(log),
         link="container",
     )
 
@@ -716,11 +721,10 @@ def _describe_exit(host: Host, cri_socket: str, ended: runtime.ContainerInfo) ->
 def _source_words(host: Host, component: str) -> dict[str, str]:
     """Where a component's flags come from."""
     if component in CONFIG_OF:
-        return {
-            "source": f"{CONFIG_OF[component]}.extraArgs (ClusterConfiguration; or a patch of {component}, or "
-            f"{MANIFESTS / component}.yaml itself)"
-        }
-    return {"source": f"the configuration of {component}"}
+        source = f"{CONFIG_OF[component]}.extraArgs"
+        return {"source": source, "origin": f"{source} of the ClusterConfiguration (or from a patch of {component})"}
+    source = f"the configuration of {component}"
+    return {"source": source, "origin": source}
 
 
 # ---- the chain
@@ -781,6 +785,11 @@ def _match_signs(
     return None
 
 
+def _last_lines(log: Sequence[str]) -> tuple[str, ...]:
+    """What to show of a log: its last lines, cleaned."""
+    return tuple(clean_log_line(line) for line in log[-5:] if line.strip())
+
+
 def last_error_line(lines: Sequence[str]) -> str:
     """The last line that tells of a failure: klog's E and F lines, etcd's fatal JSON, `Error: ...`."""
     for line in reversed(lines):
@@ -798,8 +807,12 @@ def last_error_line(lines: Sequence[str]) -> str:
 
 
 def clean_log_line(line: str) -> str:
-    """A log line without klog's stamp, at most 400 characters."""
-    return _shorten(_KLOG.sub("", line.strip()))
+    """A log line without klog's stamp, or the words of a JSON one (etcd's): at most 400 characters."""
+    text = line.strip()
+    if text.startswith("{"):
+        row = runtime.parse_json(text)
+        text = ": ".join(str(row[key]) for key in ("msg", "error") if row.get(key)) or text
+    return _shorten(_KLOG.sub("", text))
 
 
 def _shorten(text: str, limit: int = 400) -> str:

@@ -106,6 +106,9 @@ class DryRunHost:
     def udp_exchange(self, address: str, port: int, payload: bytes, *, timeout_s: float = 2) -> Optional[bytes]:
         return self.inner.udp_exchange(address, port, payload, timeout_s=timeout_s)
 
+    def served_cert(self, address: str, port: int, *, timeout_s: float = 3) -> Optional[str]:
+        return self.inner.served_cert(address, port, timeout_s=timeout_s)
+
     def hostname(self) -> str:
         return self.inner.hostname()
 

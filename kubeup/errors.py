@@ -6,8 +6,19 @@ code is listed the moment it exists.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from typing import Optional
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asks kb to end: the running phase is recorded, then kb ends with 128 + the signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+        self.phase: Optional[str] = None
+        """The phase in which it came; the Runner fills it in."""
 
 
 class KbError(Exception):

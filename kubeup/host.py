@@ -142,6 +142,7 @@ class Host(Protocol):
     def port_holder(self, port: int, address: str = "") -> Optional[str]: ...
     def resolve(self, name: str) -> list[str]: ...
     def udp_exchange(self, address: str, port: int, payload: bytes, *, timeout_s: float = 2) -> Optional[bytes]: ...
+    def served_cert(self, address: str, port: int, *, timeout_s: float = 3) -> Optional[str]: ...
     def hostname(self) -> str: ...
     def environ(self) -> Mapping[str, str]: ...
     def is_root_user(self) -> bool: ...
@@ -323,6 +324,23 @@ class LocalHost:
                 return probe.recv(65535)
         except OSError:
             return None
+
+    def served_cert(self, address: str, port: int, *, timeout_s: float = 3) -> Optional[str]:
+        """The certificate (PEM) that a TLS server shows, whoever signed it; None where no server answers."""
+        if not self.is_live:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        try:
+            with (
+                socket.create_connection((address, port), timeout=timeout_s) as plain,
+                context.wrap_socket(plain) as tls,
+            ):
+                shown = tls.getpeercert(binary_form=True)
+        except (OSError, ValueError):
+            return None
+        return ssl.DER_cert_to_PEM_cert(shown) if shown else None
 
     def hostname(self) -> str:
         return socket.gethostname()
@@ -537,11 +555,9 @@ def _temporary_name(name: str) -> str:
     return f".{name}.kb-{os.getpid()}-{threading.get_ident():x}"
 
 
-def is_leftover(name: str, of: str = "") -> bool:
-    """Whether a file's name is that of a half-written file (of the file `of`, if it is given): what a kb that was
-    killed leaves beside its goal. It may hold a private key."""
-    match = re.fullmatch(r"\.(.+)\.kb-\d+-[0-9a-f]+", name)
-    return bool(match) and (not of or match[1] == of)
+def is_leftover(name: str) -> bool:
+    """Whether a file of this name is half-written: what a kb that was killed leaves beside the file it meant."""
+    return re.fullmatch(r"\..+\.kb-\d+-[0-9a-f]+", name) is not None
 
 
 def shown_argv(argv: Argv) -> tuple[str, ...]:

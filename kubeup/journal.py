@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from kubeup.host import Argv, CommandResult, Host
+from kubeup.host import Argv, CommandResult, Host, is_leftover
 from kubeup.state import PhaseState, State
 
 
@@ -22,8 +22,6 @@ class JournalHost:
         self._state = state
         self._key = key
         self._entry = entry
-        self._before = set(entry.created)
-        self._made: set[str] = set()
         self.changed_files: list[str] = []
         self.commands: list[str] = []
         self.is_live = inner.is_live
@@ -39,8 +37,9 @@ class JournalHost:
         self._entry.created.extend(path for path in fresh if path not in self._entry.created)
 
     def forget_unmade(self) -> None:
-        """Strike out what was registered ahead and not made: what comes to lie there later is not kb's to undo."""
-        self._entry.created[:] = [path for path in self._entry.created if path in self._made or path in self._before]
+        """Strike out what was registered ahead and is not there: what comes to lie there later is not kb's to undo.
+        What a command of the phase made (a unit's link) is there, and stays registered."""
+        self._entry.created[:] = [path for path in self._entry.created if self._inner.exists(Path(path))]
 
     def write_file(
         self, path: Path, data: Union[bytes, str], *, mode: int = 0o644, owner: Optional[tuple[int, int]] = None
@@ -76,7 +75,6 @@ class JournalHost:
                 self._back_up(path)
             return
         made = [parent for parent in (path, *path.parents) if not self._inner.exists(parent)]
-        self._made.update(str(place) for place in made)
         fresh = [str(place) for place in reversed(made) if str(place) not in self._entry.created]
         if fresh:
             self._entry.created.extend(fresh)
@@ -106,3 +104,15 @@ class JournalHost:
         if is_changed:
             self.changed_files.append(str(path))
         return is_changed
+
+
+def remove_leftovers(host: Host, state: State) -> list[Path]:
+    """Remove the half-written files that a kb which was killed left behind, a private key perhaps, and return them.
+    Looked for beside all that is in the journal. Only with the lock held: another kb's file is no leftover."""
+    folders = {state.paths.state_dir}
+    for key, phase in state.phases.items():
+        folders.add(state.paths.backups / key.replace("/", "-"))
+        folders.update(Path(text).parent for text in phase.created)
+        folders.update(Path(entry["path"]).parent for entry in phase.backups)
+    found = [folder / name for folder in sorted(folders) for name in host.list_dir(folder) if is_leftover(name)]
+    return [path for path in found if host.remove(path)]

@@ -118,14 +118,28 @@ def load_state(host: Host, paths: Paths) -> State:
             code="state-foreign",
         )
     try:
-        phases = {str(key): PhaseState(**value) for key, value in data["phases"].items()}
+        phases = {str(key): _parse_phase(value) for key, value in data["phases"].items()}
         state = State(
             host, paths, data["node"], data["cluster"], machine_id, data["cri_socket"], list(data["adopted"]), phases
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise _damaged(paths.state, str(error)) from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _damaged(paths.state, " ".join(str(error).split())) from error
     state._saved = text
     return state
+
+
+def _parse_phase(value: Any) -> PhaseState:
+    """Raises TypeError or ValueError: what undo and the Runner rely on is looked at before anything is done."""
+    phase = PhaseState(**value)
+    if phase.status not in STATUSES:
+        raise ValueError(f"status {phase.status!r}")
+    if not all(isinstance(path, str) and path.startswith("/") for path in phase.created):
+        raise ValueError("a created path is not absolute")
+    if not all(isinstance(entry[name], str) for entry in phase.backups for name in ("path", "copy")):
+        raise ValueError("a backup has no path")
+    if not (isinstance(phase.inputs, dict) and isinstance(phase.outputs, dict)):
+        raise ValueError("inputs or outputs of a phase are no mapping")
+    return phase
 
 
 def _damaged(path: Path, text: str) -> HostError:

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup.config.types import InitConfig
-from kubeup.errors import HostError, KbError, UsageError
+from kubeup.errors import HostError, Interrupted, KbError, UsageError
 from kubeup.host import Host
-from kubeup.journal import JournalHost
+from kubeup.journal import JournalHost, remove_leftovers
 from kubeup.paths import Paths
 from kubeup.releases import Release
 from kubeup.report import Report
@@ -218,6 +218,7 @@ class Runner:
         chosen = select_phases(self.phases, only) if only else tuple(self.phases)
         skipped = plan_skips(chosen, skip)
         result = RunResult(self.workflow)
+        remove_leftovers(ctx.host, self.state)
         ctx.outputs["owned_paths"] = self.state.created_paths()
         ctx.outputs["will_run"] = frozenset(phase.name for phase in chosen if phase.name not in skipped)
         self._total = len(chosen)
@@ -260,22 +261,24 @@ class Runner:
         if self.keeps_journal:
             self.state.phases[key] = entry
         journal = JournalHost(ctx.host, self.state, key, entry)
-        journal.plan_to_make([_resolve(ctx.paths, name) for name in phase.makes])
-        self.state.save()
+        # what was registered by a run that was killed before it was made counts as not made
+        journal.forget_unmade()
         sent_before = _sent_objects(ctx)
         try:
+            journal.plan_to_make([_resolve(ctx.paths, name) for name in phase.makes])
+            self.state.save()
             worked_on = dataclasses.replace(ctx, host=journal) if self.keeps_journal else ctx  # type: ignore[arg-type]
             outputs = dict(phase.run(worked_on) or {})
             journal.forget_unmade()
+            entry.status, entry.ended = "done", f"{ctx.host.now():%Y-%m-%dT%H:%M:%SZ}"
+            entry.outputs = {name: value for name, value in outputs.items() if _is_storable(value)}
+            self.state.save()
         except BaseException as error:
             journal.forget_unmade()
             self._record_failure(ctx, phase, entry, journal, error, result)
             raise
         sent = _sent_objects(ctx)[len(sent_before) :]
-        entry.status, entry.ended = "done", f"{ctx.host.now():%Y-%m-%dT%H:%M:%SZ}"
-        entry.outputs = {name: value for name, value in outputs.items() if _is_storable(value)}
         ctx.outputs.update(outputs)
-        self.state.save()
         for path in journal.changed_files:
             ctx.report.detail(f"wrote {path}")
         for command in journal.commands:
@@ -301,9 +304,14 @@ class Runner:
             error.phase = error.phase or phase.name
             error.changed = error.changed or ("nothing was changed" if not files else f"{files} files were changed")
             entry.error = error.as_dict()
+        elif isinstance(error, KeyboardInterrupt):
+            entry.error = {"code": "interrupted", "what": str(error)}
+            if isinstance(error, Interrupted):
+                error.phase = phase.name
         else:
-            entry.error = {"code": "interrupted" if isinstance(error, KeyboardInterrupt) else "bug", "what": str(error)}
-        ctx.report.phase(len(result.phases) + 1, self._total, phase.name, phase.does, "failed")
+            entry.error = {"code": "bug", "what": str(error)}
+        outcome = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        ctx.report.phase(len(result.phases) + 1, self._total, phase.name, phase.does, outcome)
         # a full disk must not hide what went wrong first
         with contextlib.suppress(HostError):
             self.state.save()

@@ -30,6 +30,18 @@ class FakeCluster:
     version: int = 0
     requests: list[str] = field(default_factory=list)
     is_up: bool = True
+    memory: Optional[Path] = None
+    """A file that keeps the objects while processes come and go, as etcd does."""
+
+    def __post_init__(self) -> None:
+        if self.memory and self.memory.exists():
+            self.objects, self.version, self.is_up = json.loads(self.memory.read_text())
+
+    def remember(self) -> None:
+        if self.memory:
+            fresh = self.memory.with_suffix(".new")
+            fresh.write_text(json.dumps([self.objects, self.version, self.is_up]))
+            fresh.rename(self.memory)
 
     def answer(self, method: str, url: str, body: bytes, headers: Mapping[str, str]) -> HttpResponse:
         if not self.is_up:
@@ -43,6 +55,7 @@ class FakeCluster:
             return self._get(path, urllib.parse.parse_qs(parts.query))
         if method == "DELETE":
             gone = self.objects.pop(path, None)
+            self.remember()
             return _ok(gone) if gone else _status(404, "NotFound", f"{path} not found")
         value = json.loads(body)
         if method == "POST":
@@ -87,6 +100,7 @@ class FakeCluster:
             self.version += 1
             meta["resourceVersion"] = str(self.version)
         self.objects[path] = new
+        self.remember()
         return _ok(new)
 
     def by_kind(self, kind: str) -> dict[str, Object]:
@@ -143,6 +157,9 @@ _LINKS = json.dumps(
 )
 
 
+WANTS = "etc/systemd/system/multi-user.target.wants"
+
+
 class ClusterHost(LocalHost):
     """A node below a folder whose kubelet "works": starting it registers the node and its static pods."""
 
@@ -154,8 +171,12 @@ class ClusterHost(LocalHost):
         self.commands: list[str] = []
         self.answers: dict[str, Callable[[tuple[str, ...]], CommandResult]] = {
             "ip -json address show": lambda argv: CommandResult(argv, 0, _LINKS),
+            "ip": lambda argv: CommandResult(argv, 0, ""),
+            "bridge": lambda argv: CommandResult(argv, 0, ""),
             "systemctl is-active kb-routes.service": self._keeper_state,
         }
+        if self.cluster.is_up:
+            self.answers["systemctl is-active kubelet"] = lambda argv: CommandResult(argv, 0, "active\n")
         self.clock = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
         self.before_write: Optional[Callable[[Path], None]] = None
         """Called before each file write: a test kills the run there by raising."""
@@ -164,6 +185,7 @@ class ClusterHost(LocalHost):
         for plugin in ("bridge", "host-local", "loopback", "portmap"):
             (root / "opt/cni/bin" / plugin).touch()
         (root / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
+        (root / WANTS).mkdir(parents=True, exist_ok=True)
 
     def at(self, path: Path) -> Path:
         return self.root / path.relative_to("/")
@@ -187,6 +209,8 @@ class ClusterHost(LocalHost):
             super().write_file(Path("/proc/sys") / name.replace(".", "/"), text + "\n")
         if shown[:2] in (("systemctl", "restart"), ("systemctl", "start")) and "kubelet" in shown[2]:
             self._boot()
+        if shown[0] == "systemctl":
+            self._systemctl(*shown[1:])
         for length in range(len(shown), 0, -1):
             answer = self.answers.get(" ".join(shown[:length]))
             if answer:
@@ -197,8 +221,22 @@ class ClusterHost(LocalHost):
         runs = "systemctl restart kb-routes.service" in self.commands
         return CommandResult(argv, 0 if runs else 3, "active\n" if runs else "inactive\n")
 
+    def _systemctl(self, verb: str, *words: str) -> None:
+        """Enabling is a link, as systemd has it."""
+        unit = words[-1] if words else ""
+        link = Path("/") / WANTS / (unit if "." in unit else f"{unit}.service")
+        if verb == "enable" and not self.exists(link):
+            self.at(link).symlink_to(f"/etc/systemd/system/{link.name}")
+        if verb == "disable" and self.exists(link):
+            self.at(link).unlink()
+        if verb == "stop" and unit == "kubelet":
+            self.cluster.is_up = False
+            self.cluster.remember()
+            self.answers.pop("systemctl is-active kubelet", None)
+
     def _boot(self) -> None:
         self.cluster.is_up = True
+        self.cluster.remember()
         self.answers.setdefault("systemctl is-active kubelet", lambda argv: CommandResult(argv, 0, "active\n"))
         path = f"/api/v1/nodes/{self.name}"
         if path not in self.cluster.objects:

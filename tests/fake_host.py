@@ -31,6 +31,7 @@ class FakeHost:
     ports: dict[int, str] = field(default_factory=dict)
     names: dict[str, list[str]] = field(default_factory=dict)
     datagrams: dict[str, Callable[[bytes], bytes]] = field(default_factory=dict)
+    served: dict[str, str] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
     host_name: str = "node1"
     cpus: int = 4
@@ -110,6 +111,9 @@ class FakeHost:
     def udp_exchange(self, address: str, port: int, payload: bytes, *, timeout_s: float = 2) -> Optional[bytes]:
         answer = self.datagrams.get(f"{address}:{port}")
         return answer(payload) if answer else None
+
+    def served_cert(self, address: str, port: int, *, timeout_s: float = 3) -> Optional[str]:
+        return self.served.get(f"{address}:{port}")
 
     def hostname(self) -> str:
         return self.host_name

@@ -345,6 +345,7 @@ KB = Struct(
         "podNetwork": Struct({"plugin": TEXT, "manifest": TEXT, "backend": TEXT, "mtu": NUMBER}, types.PodNetwork),
         "mirror": Struct({"endpoint": TEXT}, _mirror),
         "soak": DURATION,
+        "runtime": Struct({"fix": BOOL}, types.Runtime),
     },
     types.KbConfiguration,
 )

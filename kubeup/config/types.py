@@ -202,6 +202,14 @@ class PodNetwork:
 
 
 @dataclass(frozen=True)
+class Runtime:
+    """KbConfiguration's runtime."""
+
+    fix: bool = False
+    """Whether init may mend containerd's configuration (with a backup) and restart it."""
+
+
+@dataclass(frozen=True)
 class KbConfiguration:
     """kb/v1alpha1: kb's own wishes, everything that kubeadm has no word for."""
 
@@ -210,6 +218,7 @@ class KbConfiguration:
     """The mirror's endpoint (`http://10.0.0.11:5000`): image names of an applied manifest are rewritten to it."""
     soak_s: int = 10
     """How long verify watches the static pods before it says ready; 0 skips the soak."""
+    runtime: Runtime = Runtime()
 
 
 @dataclass(frozen=True)

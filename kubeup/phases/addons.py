@@ -72,8 +72,13 @@ def apply_kube_proxy(ctx: Context) -> Outputs:
         ctx.report.note("proxy.disabled is set: no kube-proxy")
         return None
     config_map, *rest = addons.render_kube_proxy(ctx.config, ctx.release)
+    before = ctx.api.get(ctx.api.object_path(config_map))
     clusterobjects.apply_component_config(ctx.api, config_map)
     clusterobjects.apply_objects(ctx.api, rest)
+    if before and before.get("data") != config_map["data"]:
+        # kube-proxy reads its configuration once: what runs goes on with the old one
+        ctx.report.note("kube-proxy's configuration changed: its pods are restarted, one node after the other")
+        clusterobjects.restart_pods(ctx.api, kubeapi.path_of("DaemonSet", "kube-proxy", SYSTEM), ctx.host.now())
     return None
 
 

@@ -7,6 +7,7 @@ markcontrolplane,bootstraptoken}.go.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kubeup.errors import ClusterError, KbError
@@ -16,6 +17,7 @@ from kubeup.workflow import Context, Outputs
 if TYPE_CHECKING:
     from kubeup import certshare, clusterobjects, kubeapi, kubeconfig, kubelet, tokens
     from kubeup.config import render
+    from kubeup.config.types import BootstrapToken
 else:
     certshare = lazy_import("kubeup.certshare")
     clusterobjects = lazy_import("kubeup.clusterobjects")
@@ -96,7 +98,15 @@ def upload_certs(ctx: Context) -> Outputs:
     # replaced as a whole: applying would leave the owner of the upload before beside the new one
     ctx.api.create_or_replace(secret)
     clusterobjects.apply_objects(ctx.api, clusterobjects.load_objects("rbac/kubeadm-certs.yaml"))
+    _remove_other_proxies(ctx, proxy)
     return {"certificate_key": key}
+
+
+def _remove_other_proxies(ctx: Context, proxy: BootstrapToken) -> None:
+    """An upload before this one, cut off perhaps, left its own token: nothing is owned by it any more."""
+    for token in _valid_tokens(ctx):
+        if token.description == proxy.description and not token.usages and token.token_id != proxy.token_id:
+            ctx.api.delete(kubeapi.path_of("Secret", tokens.secret_name(token.token_id), SYSTEM))
 
 
 def certs_are_uploaded(ctx: Context) -> bool:
@@ -183,7 +193,7 @@ def _not_registered(ctx: Context, elapsed: float) -> ClusterError:
 
 def make_bootstrap_tokens(ctx: Context) -> Outputs:
     """The tokens, the rights that they give, and cluster-info, by which a node finds and checks the cluster."""
-    made = ctx.config.bootstrap_tokens
+    made = _take_earlier_tokens(ctx)
     secrets = [tokens.render_token_secret(token, ctx.host.now()) for token in made]
     clusterobjects.apply_objects(ctx.api, [*secrets, *clusterobjects.load_objects("rbac/bootstrap.yaml")])
     clusterobjects.apply_cluster_info(ctx.api, _cluster_info(ctx))
@@ -192,15 +202,32 @@ def make_bootstrap_tokens(ctx: Context) -> Outputs:
     return {"token": made[0].token if made else None, "tokens": [token.token for token in made], "token_ids": ids}
 
 
+def _take_earlier_tokens(ctx: Context) -> list[BootstrapToken]:
+    """The configured tokens; for one that kb makes up, the like of it that a run which was cut off left behind."""
+    earlier, made = _valid_tokens(ctx), []
+    for wanted in ctx.config.bootstrap_tokens:
+        kind = (wanted.description, set(wanted.usages), set(wanted.groups))
+        alike = [token for token in earlier if kind == (token.description, set(token.usages), set(token.groups))]
+        if wanted.is_generated and alike:
+            earlier.remove(alike[0])
+            wanted = replace(wanted, token=alike[0].token, expires=alike[0].expires)
+        made.append(wanted)
+    return made
+
+
+def _valid_tokens(ctx: Context) -> list[BootstrapToken]:
+    listed = ctx.api.list(kubeapi.path_of("Secret", "", SYSTEM), field="type=bootstrap.kubernetes.io/token")
+    parsed = [tokens.parse_token_secret(secret) for secret in listed]
+    return [token for token in parsed if token and not tokens.is_expired(token, ctx.host.now())]
+
+
 def bootstrap_tokens_are_made(ctx: Context) -> bool:
     """The rights and cluster-info are there, and so is each token, unexpired. A token that kb made up differs in
     every run: any that lets nodes in will do for it."""
     rbac = clusterobjects.load_objects("rbac/bootstrap.yaml") + clusterobjects.load_objects("rbac/cluster-info.yaml")
     if not clusterobjects.has_objects(ctx.api, [*rbac, _cluster_info(ctx)]):
         return False
-    listed = ctx.api.list(kubeapi.path_of("Secret", "", SYSTEM), field="type=bootstrap.kubernetes.io/token")
-    parsed = [tokens.parse_token_secret(secret) for secret in listed]
-    valid = [token for token in parsed if token and not tokens.is_expired(token, ctx.host.now())]
+    valid = _valid_tokens(ctx)
     known = {token.token for token in valid}
     has_any = any("authentication" in token.usages for token in valid)
     return all(

@@ -175,11 +175,23 @@ def _wait_for_dns(ctx: Context) -> None:
     if not _has_dns(ctx):
         return
     limit = ctx.config.timeouts.kubelet_health_check_s
+    if _has_proxy(ctx):
+        # what the pod with the old configuration died of says nothing about the new one
+        _Wait(ctx, limit, "kube-proxy's restart").until(lambda: _find_old_proxy(ctx))
     # CoreDNS itself needs the API's Service, so without rules it does not even become Ready
     chain = _dns_chain(ctx)
     unhealthy = dict.fromkeys(chain, "the cluster's DNS does not answer")
     wait = _Wait(ctx, limit, "cluster DNS", chain, unhealthy, explain=lambda: _proxy_trouble(ctx))
     wait.until(lambda: _look_up_dns(ctx))
+
+
+def _find_old_proxy(ctx: Context) -> str:
+    """This node's kube-proxy pod from before its last restart was asked for; "" for none."""
+    owner = ctx.api.get(kubeapi.path_of("DaemonSet", "kube-proxy", "kube-system"))
+    field = f"spec.nodeName={ctx.config.node.name}"
+    pods = ctx.api.list(kubeapi.path_of("Pod", namespace="kube-system"), label="k8s-app=kube-proxy", field=field)
+    old = [pod["metadata"]["name"] for pod in pods if owner and not clusterobjects.is_restarted(pod, owner)]
+    return f"pod {', '.join(old)} still has the old configuration" if old else ""
 
 
 def _look_up_dns(ctx: Context) -> str:
@@ -189,11 +201,24 @@ def _look_up_dns(ctx: Context) -> str:
     ready = _ready_dns_pods(ctx)
     if not ready:
         return "CoreDNS is not Ready yet"
+    ended = _describe_ended_proxy(ctx)
+    if ended:
+        return ended
     server = health.service_address(ctx.config, 10) if _has_proxy(ctx) else ready[0]
     found = health.lookup_in_cluster(ctx.host, server, name)
     if found is None:
         return f"CoreDNS is Ready, but no answer comes from {server}:53"
     return "" if wanted in found else f"{name} resolves to {found}, not to {wanted}"
+
+
+def _describe_ended_proxy(ctx: Context) -> str:
+    """A kube-proxy that dies again and again, while the rules of one before it still lead to the DNS."""
+    if not _has_proxy(ctx):
+        return ""
+    field = f"spec.nodeName={ctx.config.node.name}"
+    pods = ctx.api.list(kubeapi.path_of("Pod", namespace="kube-system"), label="k8s-app=kube-proxy", field=field)
+    states = [status.get("state") or {} for pod in pods for status in pod["status"].get("containerStatuses") or ()]
+    return "" if all("running" in state for state in states) else "kube-proxy does not run"
 
 
 def _has_dns(ctx: Context) -> bool:

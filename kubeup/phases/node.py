@@ -177,6 +177,7 @@ def start_kubelet(ctx: Context) -> Outputs:
         ctx.report.warn(warning)
     files = {**render_kubelet_files(ctx), **render_unit_files(ctx)}
     if _are_on_disk(ctx, files) and kubelet_is_active(ctx.host):
+        enable_kubelet(ctx)  # a run that was killed after the restart has not come to it
         return None
     stop_kubelet(ctx)
     ctx.host.make_dir(ctx.paths.kubelet, mode=0o700)
@@ -243,7 +244,10 @@ def enable_client_cert_rotation(ctx: Context) -> Outputs:
     if wanted is None:
         ctx.report.detail(f"{kubelet.find_rotated_cert(ctx.config)} is not there: {path} stays as it is")
         return None
-    if ctx.host.write_file(path, wanted, mode=0o600):
+    if ctx.host.read_text(path) != wanted:
+        # stopped before the file is written: after a kill in between, a kubelet that runs would keep the old one
+        stop_kubelet(ctx)
+        ctx.host.write_file(path, wanted, mode=0o600)
         restart_kubelet(ctx)
     return None
 

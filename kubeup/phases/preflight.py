@@ -10,7 +10,7 @@ from kubeup.phases import certs
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import certshare, checks, images, kubeconfig, pki, runtime
+    from kubeup import certshare, checks, images, kubeconfig, pki, runtime, runtimefix
 else:
     certshare = lazy_import("kubeup.certshare")
     kubeconfig = lazy_import("kubeup.kubeconfig")
@@ -18,6 +18,7 @@ else:
     checks = lazy_import("kubeup.checks")
     images = lazy_import("kubeup.images")
     runtime = lazy_import("kubeup.runtime")
+    runtimefix = lazy_import("kubeup.runtimefix")
 
 
 def run_checks(ctx: Context) -> Outputs:
@@ -27,6 +28,8 @@ def run_checks(ctx: Context) -> Outputs:
     """
     _check_files(ctx)
     certs.start_making_keys(ctx)  # the second processor makes them while the first looks and pulls
+    if ctx.config.kb.runtime.fix:
+        _fix_runtime(ctx)
     ignored = checks.parse_ignored(ctx.config.node.ignore_preflight_errors)
     node = checks.Node(
         ctx.host,
@@ -44,6 +47,22 @@ def run_checks(ctx: Context) -> Outputs:
         if errors:
             raise checks.make_error(node, errors)
     return None
+
+
+def _fix_runtime(ctx: Context) -> None:
+    """--fix: what the checks would find wrong with containerd is mended before they look."""
+    if ctx.host.mode != "live":
+        ctx.report.note("--fix: containerd itself tries what is mended, so nothing of it is planned here")
+        return
+    driver = ctx.config.kubelet.get("cgroupDriver") or "systemd"
+    wanted = runtimefix.Wanted(
+        sandbox_image=images.image_of("pause", ctx.config.cluster, ctx.release).ref,
+        systemd_cgroup=driver == "systemd",
+        restrict_oom_score_adj=not checks.may_lower_oom_score(ctx.host),
+        registry_config_path=str(runtimefix.CERTS_D) if ctx.host.is_dir(runtimefix.CERTS_D) else None,
+    )
+    for fault in runtimefix.fix_runtime(ctx.host, ctx.config.node.cri_socket, wanted):
+        ctx.report.note(f"containerd was mended and restarted: {fault}")
 
 
 def _check_files(ctx: Context) -> None:

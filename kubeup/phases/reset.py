@@ -5,8 +5,10 @@ Mirrors cmd/kubeadm/app/cmd/phases/reset/cleanupnode.go in order; unlike it, kb 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kubeup import render
 from kubeup.errors import HostError
 from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
@@ -21,6 +23,42 @@ else:
     runtime = lazy_import("kubeup.runtime")
     state = lazy_import("kubeup.state")
     undo = lazy_import("kubeup.undo")
+
+
+BOOT_LINKS = (
+    Path("/etc/systemd/system/multi-user.target.wants/kubelet.service"),
+    Path("/etc/runlevels/default/kubelet"),
+)
+"""What enabling the kubelet makes, by service manager."""
+KUBELET_ENTRIES = (
+    "actuated_pods_state",
+    "allocated_pods_state",
+    "checkpoints",
+    "cpu_manager_state",
+    "device-plugins",
+    "dra_manager_state",
+    "image_manager",
+    "memory_manager_state",
+    "pki",
+    "plugin-containers",
+    "plugins",
+    "plugins_registry",
+    "pod-resources",
+    "pod_status_manager_state",
+    "pods",
+)
+"""What the kubelets of all minors write into their folder themselves. What else lies there is an admin's."""
+
+
+def _etcd_data_dir(ctx: Context) -> Path:
+    """Where this node's etcd has its data: its static pod says so."""
+    path = ctx.paths.manifest("etcd")
+    if ctx.host.exists(path):
+        pod = render.load_yaml(ctx.host.read_text(path))
+        for volume in pod["spec"]["volumes"]:
+            if volume["name"] == "etcd-data":
+                return Path(volume["hostPath"]["path"])
+    return ctx.paths.etcd_data
 
 
 def _is_kubelet_of_kb(ctx: Context) -> bool:
@@ -40,8 +78,10 @@ def stop_kubelet(ctx: Context) -> Outputs:
     manager = node.find_service_manager(ctx.host)
     if manager is not None:
         ctx.host.run(manager.stop)
-        if manager.name == "systemd":
-            ctx.host.run(["systemctl", "disable", "kubelet"])
+    # at boot it starts again only if it did so before kb
+    for link in BOOT_LINKS:
+        if str(link) in state.load_state(ctx.host, ctx.paths).created_paths():
+            ctx.host.remove(link)
     return None
 
 
@@ -61,10 +101,12 @@ def remove_pods(ctx: Context) -> Outputs:
 
 
 def unmount_kubelet_folders(ctx: Context) -> Outputs:
-    """What the kubelet mounted for pods; a mount that does not let go stops reset before anything is deleted."""
+    """What the kubelet mounted for pods; a mount that does not let go stops reset before anything is deleted. What
+    else is mounted below its folder is somebody's own, and stays."""
     if not _is_kubelet_of_kb(ctx):
         return None
-    for mount in ctx.host.mounts_below(ctx.paths.kubelet):
+    folders = (ctx.paths.kubelet / name for name in KUBELET_ENTRIES)
+    for mount in [mount for folder in folders for mount in ctx.host.mounts_below(folder)]:
         done = ctx.host.run(["umount", str(mount)])
         if not done.ok:
             raise HostError(
@@ -83,14 +125,16 @@ def remove_pod_network(ctx: Context) -> Outputs:
 
 
 def take_back_files(ctx: Context) -> Outputs:
-    """The journal backwards; then the folders whose content the kubelet and etcd made on kb's behalf."""
+    """What the kubelet and etcd wrote on kb's behalf; then the journal backwards."""
     node_state = state.load_state(ctx.host, ctx.paths)
     made = node_state.created_paths()
     plan = undo.plan_undo(node_state)
-    if "init/etcd/local" in node_state.phases and str(ctx.paths.manifest("etcd")) in made:
-        ctx.host.remove_tree(ctx.paths.etcd_data)
+    if str(ctx.paths.manifest("etcd")) in made:
+        ctx.host.remove_tree(_etcd_data_dir(ctx) / "member")
     if str(ctx.paths.kubelet_config) in made:
-        ctx.host.remove_tree(ctx.paths.kubelet)
+        for name in KUBELET_ENTRIES:
+            if not ctx.host.remove_tree(ctx.paths.kubelet / name):
+                ctx.host.remove(ctx.paths.kubelet / name)
     for text in undo.restore_and_remove(ctx.host, plan):
         ctx.report.note(text)
     if ctx.host.which("systemctl"):

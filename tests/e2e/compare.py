@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
-from .node import DISK_FOLDERS, Node
+from .node import DISK_FOLDERS, Node, wait_until
 
 # What a booted machine writes by itself, the harness, and etcd's data base.
 NOT_COMPARED = re.compile(
@@ -40,6 +40,8 @@ MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 SIGNATURE = re.compile(r"eyJ[\w-]+\.\.[\w-]+")
 PEM = re.compile(rb"-----BEGIN ([A-Z ]+)-----\n.*?-----END \1-----\n", re.DOTALL)
 ABSENT = "(absent)"
+PODS_AFTER_INIT = 7
+"""Four of the control plane, two of CoreDNS, one of kube-proxy."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,21 @@ class Difference:
 
 
 def read_node(node: Node, *, certificate_key: str) -> Snapshot:
-    """Everything comparable of a node that is up. `certificate_key` opens the Secret kubeadm-certs."""
+    """Everything comparable of a node, once it is up. `certificate_key` opens the Secret kubeadm-certs."""
+    wait_settled(node)
     return Snapshot(read_files(node), read_objects(node, certificate_key=certificate_key))
+
+
+def wait_settled(node: Node) -> None:
+    """Wait until every pod that init leads to is there and Ready; before, two nodes differ by where they are on the way."""
+
+    def is_settled() -> bool:
+        pods = node.get("pods -n kube-system")["items"]
+        states = [{c["type"]: c["status"] for c in pod["status"].get("conditions", [])} for pod in pods]
+        return len(pods) == PODS_AFTER_INIT and all(state.get("Ready") == "True" for state in states)
+
+    node.wait_node_ready()
+    wait_until(is_settled, what=f"{PODS_AFTER_INIT} Ready pods in kube-system", timeout_s=180, every_s=0.5)
 
 
 def list_differences(expected: Snapshot, actual: Snapshot) -> list[Difference]:

@@ -310,7 +310,7 @@ def check_kubeconfig_user(node: Node, lab: Lab) -> None:
     assert refused.code == 2
     assert "server-not-in-certificate" in refused.stderr and "other.kb.test" in refused.stderr
     assert refused.stdout == ""
-    # without --config the cluster's own port is meant, too
+    # a name alone means the port of this API server
     assert "server: https://public.kb.test:7443" in node.run(f"{make} --server public.kb.test").stdout
 
 

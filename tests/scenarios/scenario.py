@@ -10,7 +10,9 @@ from typing import Any, Optional
 import kb
 from kubeup import commands
 from kubeup.config.load import load_init_config
+from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
 from kubeup.host import Host
+from kubeup.paths import Paths
 from kubeup.report import Report
 from kubeup.state import load_state
 from kubeup.workflow import Runner, RunResult
@@ -43,6 +45,17 @@ def run_init(
     ctx = commands.make_context(host, config, paths, Report(log or io.StringIO(), verbosity=1))
     runner = Runner("init", kb.INIT, load_state(host, paths))
     return runner.run(ctx, only=only, skip=() if only else (*skip, *config.skip_phases))
+
+
+def run_reset(host: Host, *, log: Optional[io.StringIO] = None) -> RunResult:
+    """Run kb's own RESET, as `kb reset --force` does."""
+    paths = Paths()
+    node_state = load_state(host, paths)
+    config = InitConfig(ClusterConfiguration("v1.35.6"), NodeRegistration("cp1"), LocalAPIEndpoint("127.0.0.1"))
+    ctx = commands.make_context(host, config, paths, Report(log or io.StringIO(), verbosity=1))
+    result = Runner("reset", kb.RESET, node_state, keeps_journal=False).run(ctx, only="cleanup-node")
+    host.remove_tree(paths.state_dir)
+    return result
 
 
 def snapshot(host: ClusterHost) -> dict[str, bytes]:

@@ -152,7 +152,16 @@ def test_every_problem_of_a_batch_is_told_at_once() -> None:
 
 def test_the_order_is_kubeadm_s() -> None:
     names = [check.names for check in checks.CHECKS if checks.INIT in check.workflows]
-    ours = {"CgroupDriver", "OOMScoreAdj", "SandboxImage", "CNIPlugins", "CgroupWritable", "DiskSpace", "Resolver"}
+    ours = {
+        "CgroupDriver",
+        "OOMScoreAdj",
+        "SandboxImage",
+        "CNIPlugins",
+        "CNIConfig",
+        "CgroupWritable",
+        "DiskSpace",
+        "Resolver",
+    }
     assert [name for name in names if name not in ours] == [
         "IsPrivilegedUser", "NumCPU", "Mem", "KubernetesVersion", "Firewalld", "Port-*", "FileAvailable-*", "HTTPProxy",
         "HTTPProxyCIDR", "CRI", "ContainerRuntimeVersion", "Swap", "FileExisting-*", "SystemVerification", "Hostname",
@@ -607,6 +616,36 @@ def test_cni_plugins() -> None:
     assert found(make_node(host, network="none"), checks.check_cni_plugins) == []
 
 
+def test_another_network_that_is_there_already_is_told_before_the_cluster_is_made() -> None:
+    host = fit_host()
+    assert found(make_node(host), checks.check_pod_network) == []
+    host.files["/etc/cni/net.d/10-other.conflist"] = b"{}"
+    finding = only(make_node(host), checks.check_pod_network)
+    assert (finding.name, finding.level) == ("CNIConfig", "error")
+    assert "/etc/cni/net.d/10-other.conflist is there already" in finding.text
+    assert found(make_node(host, network="none"), checks.check_pod_network) == []
+    host.files["/etc/cni/net.d/99-kb-bridge.conflist"] = b"{}"  # installed on top of kb's since
+    assert found(make_node(host), checks.check_pod_network) == []
+
+
+def test_a_manifest_that_is_not_there_is_told_before_the_cluster_is_made() -> None:
+    host = fit_host()
+    node = make_node(host, network="manifest")
+    node = dataclasses.replace(
+        node, config=dataclasses.replace(node.config, kb=KbConfiguration(PodNetwork("manifest", "/root/net.yaml")))
+    )
+    finding = only(node, checks.check_pod_network)
+    assert (finding.name, finding.level) == ("PodNetworkManifest", "error")
+    assert "'/root/net.yaml': there is no such file" in finding.text
+    host.files["/root/net.yaml"] = b"kind: Pool\n"
+    assert "no Kubernetes object" in only(node, checks.check_pod_network).text
+    host.files["/root/net.yaml"] = b"apiVersion: v1\nkind: Namespace\nmetadata: {name: n}\n"
+    assert found(node, checks.check_pod_network) == []
+    del host.files["/root/net.yaml"]
+    skipping = dataclasses.replace(node, config=dataclasses.replace(node.config, skip_phases=("pod-network",)))
+    assert found(skipping, checks.check_pod_network) == []
+
+
 # ---- the kernel
 
 
@@ -829,13 +868,64 @@ def test_resolver_loop() -> None:
     host = fit_host()
     host.files["/etc/resolv.conf"] = b"# stub\nnameserver 127.0.0.53\noptions edns0\n"
     finding = only(make_node(host), checks.check_resolver)
-    assert (finding.name, finding.level) == ("Resolver", "warning")
+    assert (finding.name, finding.level) == ("Resolver", "error")
     assert "/etc/resolv.conf names the loopback address 127.0.0.53" in finding.text
     assert finding.remedy == "put a real name server into /etc/resolv.conf"
     host.files["/run/NetworkManager/no-stub-resolv.conf"] = b"nameserver 10.0.0.2\n"
     assert only(make_node(host), checks.check_resolver).remedy.startswith(
         "resolvConf: /run/NetworkManager/no-stub-resolv.conf"
     )
+
+
+IP_ADDR = json.dumps(
+    [
+        {"ifname": "lo", "flags": ["UP"], "addr_info": [{"local": "127.0.0.1"}]},
+        {"ifname": "eth0", "flags": ["UP"], "addr_info": [{"local": "10.0.0.77"}, {"local": "fe80::1"}]},
+    ]
+)
+
+
+def test_an_advertise_address_of_another_machine() -> None:
+    host = fit_host()
+    host.answers["ip -json addr"] = IP_ADDR
+    node = make_node(host)
+    endpoint = LocalAPIEndpoint("10.0.0.99")
+    finding = only(
+        dataclasses.replace(node, config=dataclasses.replace(node.config, local_api_endpoint=endpoint)),
+        checks.check_advertise_address,
+    )
+    assert (finding.name, finding.level) == ("AdvertiseAddress", "error")
+    assert (
+        finding.text
+        == "this machine does not have the advertise address 10.0.0.99; it has 10.0.0.77 (eth0): etcd could "
+        "not listen on it"
+    )
+    endpoint = LocalAPIEndpoint("10.0.0.77")
+    well = dataclasses.replace(node, config=dataclasses.replace(node.config, local_api_endpoint=endpoint))
+    assert found(well, checks.check_advertise_address) == []
+
+
+def test_an_address_that_moves_between_machines_may_be_elsewhere() -> None:
+    host = fit_host()
+    host.answers["ip -json addr"] = IP_ADDR
+    host.files["/proc/sys/net/ipv4/ip_nonlocal_bind"] = b"1\n"
+    node = make_node(host)
+    moving = dataclasses.replace(node.config, local_api_endpoint=LocalAPIEndpoint("10.0.0.99"))
+    assert found(dataclasses.replace(node, config=moving), checks.check_advertise_address) == []
+
+
+def test_a_disk_without_room_for_etcd_is_an_error() -> None:
+    host = fit_host()
+    host.free = 100 * 2**20
+    by_level = {finding.level: finding.text for finding in checks.check_disk_space(make_node(host))}
+    assert by_level["error"] == "100 MiB are free for /var/lib/etcd, 160 MiB is what etcd needs to start"
+    assert by_level["warning"] == "100 MiB are free for /var/lib/containerd, 1024 MiB is little already"
+
+
+def test_a_file_system_of_its_own_for_etcd_is_empty() -> None:
+    host = fit_host()
+    host.dirs.add("/var/lib/etcd/lost+found")
+    assert found(make_node(host), checks.check_etcd_folder) == []
 
 
 def test_resolver_that_is_well() -> None:

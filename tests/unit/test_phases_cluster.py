@@ -351,6 +351,24 @@ def test_disabled_addons_are_left_out(tmp_path: Path) -> None:
     assert ctx.report.notes == ["dns.disabled is set: no CoreDNS", "proxy.disabled is set: no kube-proxy"]
 
 
+def test_a_changed_configuration_restarts_kube_proxy(tmp_path: Path) -> None:
+    """kube-proxy reads its configuration once; the first install and an unchanged one restart nothing."""
+    ctx = make_context(tmp_path)
+    restarted = "kubectl.kubernetes.io/restartedAt"
+
+    def annotations(ctx: Context) -> Object:
+        found: Object = made(ctx, "DaemonSet")["kube-proxy"]["spec"]["template"]["metadata"].get("annotations") or {}
+        return found
+
+    addons.apply_kube_proxy(ctx)
+    addons.apply_kube_proxy(ctx)
+    assert restarted not in annotations(ctx)
+    changed = replace(ctx, config=replace(ctx.config, kube_proxy={"mode": "nftables"}))
+    addons.apply_kube_proxy(changed)
+    assert annotations(ctx)[restarted] == "2026-01-01T00:00:00Z"
+    assert addons.kube_proxy_is_applied(changed)
+
+
 def test_what_people_changed_in_coredns_stays(tmp_path: Path) -> None:
     ctx = make_context(tmp_path)
     addons.apply_coredns(ctx)

@@ -10,6 +10,7 @@ from typing import Any, Optional
 
 import pytest
 
+from kubeup import clusterobjects
 from kubeup.config.types import (
     ClusterConfiguration,
     InitConfig,
@@ -142,3 +143,31 @@ def test_a_second_run_looks_at_ready_pods_and_dns(tmp_path: Path) -> None:
     node_of(ctx).answers_dns = False
     assert not health.node_is_verified(ctx)
     assert health.node_is_verified(replace(ctx, config=replace(ctx.config, kb=KbConfiguration(soak_s=0))))
+
+
+def test_a_second_run_does_not_take_pods_that_just_started_for_proven(tmp_path: Path) -> None:
+    """The control plane was made anew a moment ago, as after a kubeadm reset: the soak has to be waited for again."""
+    ctx = make_context(tmp_path)
+    running = node_of(ctx).cluster.objects[f"{PODS}/etcd-cp1"]["status"]["containerStatuses"][0]["state"]["running"]
+    running["startedAt"] = f"{ctx.host.now():%Y-%m-%dT%H:%M:%SZ}"
+    assert not health.node_is_verified(ctx)
+
+
+def test_the_end_of_a_kube_proxy_with_the_old_configuration_does_not_count(tmp_path: Path) -> None:
+    """Its configuration was mended, and a restart asked for: the pod of before is waited out."""
+    ctx = make_context(tmp_path)
+    owner = "/apis/apps/v1/namespaces/kube-system/daemonsets/kube-proxy"
+    template = {"metadata": {"annotations": {}}}
+    pod = {"metadata": {"name": "kube-proxy-1", "labels": {"k8s-app": "kube-proxy"}}, "spec": {"nodeName": "cp1"}}
+    objects = node_of(ctx).cluster.objects
+    objects.update({owner: {"metadata": {}, "spec": {"template": template}}, f"{PODS}/kube-proxy-1": pod})
+    assert health.verify_node(ctx) == {"node_ready": True}
+
+    clusterobjects.restart_pods(ctx.api, owner, ctx.host.now())
+    with pytest.raises(ClusterError) as caught:
+        health.verify_node(ctx)
+    assert caught.value.what.startswith("kube-proxy's restart: not there after 30 s")
+    assert caught.value.cause == "pod kube-proxy-1 still has the old configuration"
+
+    pod["metadata"]["annotations"] = objects[owner]["spec"]["template"]["metadata"]["annotations"]
+    assert health.verify_node(ctx) == {"node_ready": True}

@@ -1,0 +1,60 @@
+"""The commands doctor and support-bundle: look at a node, and say or pack what is seen. Neither changes the node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kubeup.lazy import lazy_import
+from kubeup.paths import Paths
+
+if TYPE_CHECKING:
+    from kubeup import doctor as looks
+    from kubeup import dryrun, host, supportbundle
+    from kubeup.cli import Invocation
+else:
+    looks = lazy_import("kubeup.doctor")
+    dryrun = lazy_import("kubeup.dryrun")
+    host = lazy_import("kubeup.host")
+    supportbundle = lazy_import("kubeup.supportbundle")
+
+UNFIT = 3
+"""The exit status where something is wrong: that of a failed preflight."""
+
+
+def doctor(call: Invocation) -> int:
+    """Print what each look found, errors with their remedies; exit 3 where there is an error."""
+    patient = _read_patient(call)
+    notes = looks.examine(patient)
+    errors = [note for note in notes if note.level == "error"]
+    if call.output != "text":
+        call.print_value({"node": looks.describe_patient(patient), "notes": [note.as_dict() for note in notes]})
+        return UNFIT if errors else 0
+    call.print(looks.describe_patient(patient))
+    width = max(len(note.look) for note in notes)
+    for note in notes:
+        call.print(f"{note.level:<7}  {note.look:<{width}}  {note.text}")
+        if note.remedy:
+            call.print(f"{'':<7}  {'':<{width}}  remedy: {note.remedy}")
+    warnings = sum(note.level == "warning" for note in notes)
+    call.print(f"{len(errors)} errors, {warnings} warnings; nothing was changed")
+    return UNFIT if errors else 0
+
+
+def _read_patient(call: Invocation) -> looks.Patient:
+    # a look that would change something (modprobe configs) is only planned
+    local = dryrun.DryRunHost(host.LocalHost())
+    chosen = Path(call.flags["kubeconfig"]) if "kubeconfig" in call.flags else None
+    return looks.read_patient(local, Paths(), kubeconfig_file=chosen)
+
+
+def support_bundle(call: Invocation) -> int:
+    """Write one file with logs and states, secrets redacted."""
+    local = host.LocalHost()
+    name = f"kb-support-{local.hostname()}-{local.now():%Y%m%d-%H%M%S}.tar.gz"
+    target = Path(call.flags.get("to", name)).absolute()
+    patient = _read_patient(call)
+    files = supportbundle.collect(patient)
+    local.write_file(target, supportbundle.pack(files, prefix=target.name.partition(".tar")[0]), mode=0o600)
+    call.print(f"{target}: {len(files)} files, secrets redacted; look through it before you hand it on")
+    return 0

@@ -1,0 +1,486 @@
+"""kb doctor: what is wrong with this node, now, without changing anything.
+
+Owns the table LOOKS: the checks that preflight has too, the chain that is walked while kb waits, and what only a node
+that has been at work can show (certificates as served, clock, disk, DNS, images, a kubelet that runs with other flags
+than the files say). It knows the node from its files alone, so that it works when the API server does not. Must not
+change anything: it is given a host that plans changes instead of making them. kubeadm has no like of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import email.utils
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from kubeup import checks, diagnose, health, kubeapi, kubeconfig, kubelet, pki, releases, runtime
+from kubeup.checks import ERROR, WARNING
+from kubeup.config import discover
+from kubeup.config.types import (
+    ClusterConfiguration,
+    ExternalEtcd,
+    InitConfig,
+    KbConfiguration,
+    LocalAPIEndpoint,
+    LocalEtcd,
+    Networking,
+    NodeRegistration,
+    PodNetwork,
+)
+from kubeup.errors import HostError, KbError
+from kubeup.host import Host, Tls, Unreachable
+from kubeup.paths import Paths
+from kubeup.releases import Release
+from kubeup.render import load_yaml, yaml
+
+OK = "ok"
+EXPIRES_SOON = datetime.timedelta(days=30)
+CLOCK_WARNING_S, CLOCK_ERROR_S = 30, 300
+SLOW_FSYNC_S = 0.01
+"""etcd's own advice: 99 of 100 writes to its log are on disk within 10 ms."""
+
+_COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+
+
+@dataclass(frozen=True)
+class Note:
+    """What one look found: level ok | warning | error."""
+
+    look: str
+    level: str
+    text: str
+    remedy: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Patient:
+    """The node as its files describe it, and with whose identity the API server may be asked."""
+
+    host: Host
+    paths: Paths
+    config: InitConfig
+    release: Release
+    kubeconfig: Path
+    is_control_plane: bool
+    is_member: bool
+    """A kubelet was configured here: the node belongs to a cluster."""
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The static pods of this node, in the order in which one needs the other."""
+        return tuple(name for name in _COMPONENTS if self.host.exists(self.paths.manifest(name)))
+
+
+# ---- the node from its files
+
+
+def read_patient(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = None) -> Patient:
+    """The node as its manifests and the kubelet's files describe it."""
+    apiserver, manager = read_flags(host, paths, "kube-apiserver"), read_flags(host, paths, "kube-controller-manager")
+    config = _read_mapping(host, paths.kubelet_config)
+    flags = {
+        arg.name: arg.value for arg in kubelet.parse_flags_env(checks.read_or_empty(host, str(paths.kubelet_flags_env)))
+    }
+    version = _find_version(host, paths)
+    is_control_plane = host.exists(paths.manifest("kube-apiserver"))
+    cluster = ClusterConfiguration(
+        version,
+        networking=Networking(
+            service_subnet=apiserver.get("service-cluster-ip-range", Networking.service_subnet),
+            pod_subnet=manager.get("cluster-cidr", ""),
+            dns_domain=str(config.get("clusterDomain") or Networking.dns_domain),
+        ),
+        **_read_etcd(host, paths, apiserver),
+    )
+    own = InitConfig(
+        cluster,
+        NodeRegistration(
+            flags.get("hostname-override") or discover.read_node_name(host),
+            cri_socket=_find_socket(host, paths, config, flags),
+        ),
+        LocalAPIEndpoint(
+            apiserver.get("advertise-address") or discover.choose_advertise_address(host, "", prefer=4).value,
+            int(apiserver.get("secure-port") or 6443),
+        ),
+        kubelet=config,
+        kb=KbConfiguration(PodNetwork("bridge" if host.exists(paths.cni_conf / "10-kb.conflist") else "none")),
+    )
+    default = paths.admin_conf if host.exists(paths.admin_conf) else paths.kubeconfig("kubelet.conf")
+    is_member = host.exists(paths.kubelet_config)
+    release = releases.find_release(version)
+    return Patient(host, paths, own, release, kubeconfig_file or default, is_control_plane, is_member)
+
+
+def read_flags(host: Host, paths: Paths, component: str) -> dict[str, str]:
+    """The flags in a component's manifest, by name without dashes; {} where there is none. The last one counts."""
+    pod = _read_mapping(host, paths.manifest(component))
+    containers = (pod.get("spec") or {}).get("containers") or [{}]
+    words = [str(word) for word in (*(containers[0].get("command") or ()), *(containers[0].get("args") or ()))]
+    return {name[2:]: value for name, _, value in (word.partition("=") for word in words) if name.startswith("--")}
+
+
+def _read_mapping(host: Host, path: Path) -> dict[str, Any]:
+    try:
+        found = load_yaml(checks.read_or_empty(host, str(path)) or "{}")
+    except yaml.YAMLError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _find_version(host: Host, paths: Paths) -> str:
+    """Of the API server's image, else of the kubelet, else the newest that kb knows."""
+    text = checks.read_or_empty(host, str(paths.manifest("kube-apiserver")))
+    match = re.search(r"image: \S+/kube-apiserver[^:\s]*:(v[\d.]+\S*)", text)
+    told = (
+        match.group(1) if match else host.query(["kubelet", "--version"], timeout_s=15).stdout.replace("Kubernetes", "")
+    )
+    found = releases.parse_version(told.strip())
+    return found.text if found and found.minor in releases.RELEASES else releases.NEWEST_PROVEN
+
+
+def _read_etcd(host: Host, paths: Paths, apiserver: Mapping[str, str]) -> dict[str, Any]:
+    if host.exists(paths.manifest("etcd")):
+        data_dir = read_flags(host, paths, "etcd").get("data-dir", "/var/lib/etcd")
+        return {"local_etcd": LocalEtcd(data_dir=data_dir)}
+    if not apiserver.get("etcd-servers"):
+        return {"local_etcd": None}
+    external = ExternalEtcd(
+        tuple(apiserver["etcd-servers"].split(",")),
+        ca_file=apiserver.get("etcd-cafile", ""),
+        cert_file=apiserver.get("etcd-certfile", ""),
+        key_file=apiserver.get("etcd-keyfile", ""),
+    )
+    return {"local_etcd": None, "external_etcd": external}
+
+
+def _find_socket(host: Host, paths: Paths, config: Mapping[str, Any], flags: Mapping[str, str]) -> str:
+    instance = _read_mapping(host, paths.kubelet_instance_config)
+    told = instance.get("containerRuntimeEndpoint") or config.get("containerRuntimeEndpoint")
+    return str(told or flags.get("container-runtime-endpoint") or discover.choose_cri_socket(host).value)
+
+
+# ---- the looks
+
+Notes = Iterable[Note]
+
+
+def look_at_checks(patient: Patient) -> Notes:
+    """What preflight looks at, as far as it concerns a node at work."""
+    node = checks.Node(
+        patient.host, patient.config, patient.release, patient.paths, workflow=checks.DOCTOR,
+        owned=frozenset({str(patient.paths.manifest(name)) for name in patient.components}),
+    )  # fmt: skip
+    only_control_plane = ("NumCPU", "Mem")
+    for batch in (checks.ROOT, checks.NODE):
+        for finding in checks.run_batch(node, batch):
+            if patient.is_control_plane or finding.name not in only_control_plane:
+                yield Note(finding.name, finding.level, finding.text, finding.remedy)
+
+
+def look_at_chain(patient: Patient) -> Notes:
+    """Kubelet, runtime, sandboxes, containers, probes: the first broken link."""
+    if not patient.is_member:
+        return
+    unhealthy = {name: seen for name, seen in probe_components(patient).items() if seen}
+    components = (*patient.components, "kube-proxy", "coredns") if patient.is_control_plane else ("kube-proxy",)
+    link = diagnose.find_broken_link(
+        patient.host, patient.config.node.cri_socket, components=components, unhealthy=unhealthy
+    )
+    if link:
+        yield Note(f"chain/{link.link}", ERROR, f"{link.what}: {link.cause}", link.remedy)
+        return
+    for name, seen in unhealthy.items():
+        yield Note("chain/probe", ERROR, f"{name} is not healthy: {seen}", f"crictl logs $(crictl ps -q --name {name})")
+
+
+def probe_components(patient: Patient) -> dict[str, str]:
+    """What the health endpoint of each static pod says; "" for healthy."""
+    found = {}
+    for name in patient.components:
+        if name == "etcd":
+            url = read_flags(patient.host, patient.paths, "etcd").get("listen-metrics-urls", "").partition(",")[0]
+            seen = (
+                health.probe_url(patient.host, f"{url}/health?serializable=false") if url else health.Health(True, "")
+            )
+        else:
+            seen = health.probe_url(patient.host, health.component_url(patient.host, patient.paths, name))
+        is_closed = name == "kube-apiserver" and seen.seen.startswith(("HTTP 401", "HTTP 403"))
+        found[name] = "" if seen.is_healthy or is_closed else seen.seen
+    return found
+
+
+def look_at_certs(patient: Patient) -> Notes:
+    """Certificates on disk: valid now and for a while yet, and with the key that belongs to them."""
+    host, paths = patient.host, patient.paths
+    if patient.is_control_plane:
+        problems = [*pki.find_problems(host, paths, _as_found(patient)), *kubeconfig.find_problems(host, paths)]
+        for problem in problems:
+            yield Note("certificates", ERROR, str(problem), problem.remedy)
+    for path, cert in _find_certs(patient):
+        left = cert.not_valid_after_utc - host.now()
+        if left < datetime.timedelta(0):
+            text = f"{path} expired {_days(-left)} ago ({cert.not_valid_after_utc:%Y-%m-%d %H:%M} UTC)"
+            yield Note("certificates", ERROR, text, _renewal(path))
+        elif left < EXPIRES_SOON and not _renews_itself(path):
+            yield Note("certificates", WARNING, f"{path} expires in {_days(left)}", _renewal(path))
+
+
+def _as_found(patient: Patient) -> InitConfig:
+    """Names beyond those that kb would ask for are not known from the files: ask for none but the address."""
+    return patient.config
+
+
+def _find_certs(patient: Patient) -> Iterator[tuple[Path, Any]]:
+    host, paths = patient.host, patient.paths
+    for folder in (paths.pki, paths.pki / "etcd"):
+        for name in host.list_dir(folder):
+            if name.endswith(".crt"):
+                yield from _parsed(folder / name, checks.read_or_empty(host, str(folder / name)))
+    for pem in (paths.kubelet_client_pem, Path("/var/lib/kubelet/pki/kubelet.crt")):
+        if host.exists(pem):
+            yield from _parsed(pem, checks.read_or_empty(host, str(pem)))
+    for name in ("admin.conf", "super-admin.conf", "controller-manager.conf", "scheduler.conf", "kubelet.conf"):
+        path = paths.kubeconfig(name)
+        if host.exists(path):
+            try:
+                found = kubeconfig.read_kubeconfig(host.read_text(path), host=host, path=path)
+            except KbError:
+                continue
+            yield from _parsed(path, found.client_cert_pem or "")
+
+
+def _parsed(path: Path, pem: str) -> Iterator[tuple[Path, Any]]:
+    try:
+        certs = pki.parse_certs(pem) if pem else ()
+    except ValueError:
+        return
+    yield from ((path, cert) for cert in certs[:1])
+
+
+def _renews_itself(path: Path) -> bool:
+    return path.parent == Path("/var/lib/kubelet/pki")
+
+
+def _renewal(path: Path) -> str:
+    if path.name == "ca.crt" or path.name.endswith("-ca.crt"):
+        return f"renew {path} with the same key, then restart the control plane"
+    if _renews_itself(path) or path.name == "kubelet.conf":
+        return "kb init phase kubeconfig kubelet (on a worker: kb join with a fresh token), then: systemctl restart kubelet"
+    kind = "kubeconfig" if path.suffix == ".conf" else "certs"
+    return (
+        f"kubeadm certs renew all (or: mv {path} /root/ and kb init phase {kind} all), then restart the control plane"
+    )
+
+
+def _days(span: datetime.timedelta) -> str:
+    return f"{span.days} days" if span.days else f"{span.seconds // 3600} h {span.seconds % 3600 // 60:02d} min"
+
+
+def look_at_served_certs(patient: Patient) -> Notes:
+    """Certificates as servers show them: a server keeps the one it was started with."""
+    host, paths = patient.host, patient.paths
+    advertised, port = patient.config.local_api_endpoint.advertise_address, patient.config.local_api_endpoint.bind_port
+    servers: list[tuple[str, str, int, Path]] = [
+        ("kubelet", "127.0.0.1", 10250, Path("/var/lib/kubelet/pki/kubelet.crt"))
+    ]
+    if patient.is_control_plane:
+        servers.append(("kube-apiserver", advertised, port, paths.pki / "apiserver.crt"))
+    if "etcd" in patient.components:
+        servers.append(("etcd", "127.0.0.1", 2379, paths.pki / "etcd/server.crt"))
+    for name, address, number, path in servers:
+        served = host.served_cert(address, number)
+        if served is None:
+            continue
+        cert = pki.parse_certs(served)[0]
+        if pki.is_expired(cert, host.now()):
+            text = f"{name} shows a certificate that expired at {cert.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+            yield Note("served-certificates", ERROR, text, f"{_renewal(path)}; {_restart(name)}")
+        elif pki.is_in_future(cert, host.now()):
+            text = f"{name} shows a certificate that is valid from {cert.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on"
+            yield Note("served-certificates", ERROR, text, "set this machine's clock: timedatectl")
+        on_disk = [found for _, found in _parsed(path, checks.read_or_empty(host, str(path)))]
+        if on_disk and on_disk[0] != cert:
+            text = f"{name} still shows another certificate than {path}: it was started before that was written"
+            yield Note("served-certificates", WARNING, text, _restart(name))
+
+
+def _restart(name: str) -> str:
+    return "systemctl restart kubelet" if name == "kubelet" else f"crictl stop $(crictl ps -q --name {name})"
+
+
+def look_at_clock(patient: Patient) -> Notes:
+    """This clock against the API server's Date: tokens and certificates are judged by both."""
+    server = _server_of(patient)
+    if not server:
+        return
+    try:
+        before = patient.host.now()
+        answer = patient.host.http_get(f"{server}/version", tls=Tls(verify=False), timeout_s=5)
+    except Unreachable:
+        return
+    skew = read_skew_s(answer.headers.get("date", ""), before)
+    if skew is not None and abs(skew) >= CLOCK_WARNING_S:
+        yield Note(
+            "clock",
+            ERROR if abs(skew) >= CLOCK_ERROR_S else WARNING,
+            describe_skew(skew, server),
+            "set the time on whichever is wrong (timedatectl set-ntp true, or chronyc makestep), then try again",
+        )
+
+
+def read_skew_s(date: str, now: datetime.datetime) -> Optional[float]:
+    """How many seconds the server that sent this Date is ahead; None where it sent none."""
+    try:
+        told = email.utils.parsedate_to_datetime(date)
+    except (TypeError, ValueError, IndexError):
+        return None
+    return (told - now).total_seconds()
+
+
+def describe_skew(skew_s: float, server: str) -> str:
+    """`this clock is 2 h 07 min behind https://10.0.0.11:6443`"""
+    minutes = round(abs(skew_s)) // 60
+    span = (
+        f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {round(abs(skew_s)) % 60} s"
+    )
+    return f"this clock is {span} {'behind' if skew_s > 0 else 'ahead of'} {server}"
+
+
+def _server_of(patient: Patient) -> str:
+    try:
+        return kubeapi.read_identity(patient.host, patient.kubeconfig).server
+    except KbError:
+        return ""
+
+
+def look_at_disk(patient: Patient) -> Notes:
+    """How long etcd's writes take, by etcd's own count: nothing is written to find out."""
+    url = read_flags(patient.host, patient.paths, "etcd").get("listen-metrics-urls", "").partition(",")[0]
+    if not url:
+        return
+    try:
+        text = patient.host.http_get(f"{url}/metrics", timeout_s=5).body.decode(errors="replace")
+    except Unreachable:
+        return
+    slow = read_fsync_p99_s(text)
+    if slow is not None and slow > SLOW_FSYNC_S:
+        folder = patient.config.cluster.local_etcd.data_dir if patient.config.cluster.local_etcd else "/var/lib/etcd"
+        yield Note(
+            "disk",
+            WARNING,
+            f"the disk of {folder} is slow: one of 100 writes takes longer than {slow * 1000:.0f} ms (etcd wants 10 ms)",
+            f"put {folder} on an SSD, away from other writers",
+        )
+
+
+def read_fsync_p99_s(metrics: str) -> Optional[float]:
+    """The upper bound that 99 % of etcd's syncs of its log stay below; None with fewer than 100 of them."""
+    name = "etcd_disk_wal_fsync_duration_seconds"
+    rows = [
+        (float(edge), float(count)) for edge, count in re.findall(rf'{name}_bucket{{le="([\d.e+-]+)"}} (\S+)', metrics)
+    ]
+    total = re.search(rf"^{name}_count (\S+)", metrics, re.MULTILINE)
+    if not rows or not total or float(total.group(1)) < 100:
+        return None
+    wanted = 0.99 * float(total.group(1))
+    return next((edge for edge, count in sorted(rows) if count >= wanted), rows[-1][0])
+
+
+def look_at_dns(patient: Patient) -> Notes:
+    """The cluster's DNS through its Service, as a Pod would ask it."""
+    servers = patient.config.kubelet.get("clusterDNS") or []
+    if not patient.is_member or not servers:
+        return
+    name = f"kubernetes.default.svc.{patient.config.cluster.networking.dns_domain}"
+    if any(health.lookup_in_cluster(patient.host, str(server), name) for server in servers):
+        return
+    line = diagnose.container_error(patient.host, patient.config.node.cri_socket, "kube-proxy")
+    yield Note(
+        "dns",
+        ERROR,
+        f"the cluster's DNS at {servers[0]} does not answer for {name}" + (f" (kube-proxy: {line})" if line else ""),
+        "see whether CoreDNS and kube-proxy run: kubectl -n kube-system get pods -o wide",
+    )
+
+
+def look_at_images(patient: Patient) -> Notes:
+    """Images of the static pods and of sandboxes: the runtime may have thrown them away to make space."""
+    texts = [checks.read_or_empty(patient.host, str(patient.paths.manifest(name))) for name in patient.components]
+    wanted = [image for text in texts for image in re.findall(r"^\s+image: [\"']?([^\s\"']+)", text, re.MULTILINE)]
+    status = runtime.probe_runtime(patient.host, patient.config.node.cri_socket)
+    if not status.is_ready:
+        return
+    if status.sandbox_image:
+        wanted.append(status.sandbox_image)
+    have = runtime.list_images(patient.host, patient.config.node.cri_socket)
+    for image in dict.fromkeys(wanted):
+        if runtime.full_image_name(image) not in have:
+            text = f"the image {image} is not in the runtime: what needs it cannot be started again"
+            yield Note("images", ERROR, text, f"crictl pull {image}")
+
+
+def look_at_kubelet_drift(patient: Patient) -> Notes:
+    """Whether the kubelet runs with the flags and the configuration that its files hold."""
+    unit = diagnose.read_kubelet_unit(patient.host)
+    if unit is None or unit.active != "active" or not unit.pid:
+        return
+    command = checks.read_or_empty(patient.host, f"/proc/{unit.pid}/cmdline").split("\0")
+    text = checks.read_or_empty(patient.host, str(patient.paths.kubelet_flags_env))
+    wanted = [f"--{arg.name}={arg.value}" for arg in kubelet.parse_flags_env(text)]
+    lost = [flag for flag in wanted if flag not in command]
+    if command != [""] and lost:
+        text = f"the kubelet runs without {' '.join(lost)}, which {patient.paths.kubelet_flags_env} holds"
+        yield Note("kubelet-drift", WARNING, text, "systemctl restart kubelet")
+    started = patient.host.now().timestamp() - (patient.host.monotonic() - unit.active_since_s)
+    for path in (patient.paths.kubelet_config, patient.paths.kubelet_instance_config):
+        found = patient.host.stat(path)
+        if found and found.mtime > started + 1:
+            text = f"{path} was changed after the kubelet was started: it runs with the old one"
+            yield Note("kubelet-drift", WARNING, text, "systemctl restart kubelet")
+
+
+@dataclass(frozen=True)
+class Look:
+    name: str
+    does: str
+    look: Callable[[Patient], Notes]
+
+
+LOOKS: tuple[Look, ...] = (
+    Look("checks", "this machine is fit for Kubernetes", look_at_checks),
+    Look("chain", "kubelet, runtime, sandboxes, containers and probes", look_at_chain),
+    Look("certificates", "certificates on disk are valid and have their keys", look_at_certs),
+    Look("served-certificates", "servers show the certificates that are on disk", look_at_served_certs),
+    Look("clock", "this clock and the API server's agree", look_at_clock),
+    Look("disk", "etcd's disk is fast enough", look_at_disk),
+    Look("dns", "the cluster's DNS answers through its Service", look_at_dns),
+    Look("images", "the images of this node's own pods are in the runtime", look_at_images),
+    Look("kubelet-drift", "the kubelet runs with the flags that its files hold", look_at_kubelet_drift),
+)
+
+
+def examine(patient: Patient) -> list[Note]:
+    """All notes of all looks; a look that finds nothing wrong says so. A look that fails is a note too."""
+    notes: list[Note] = []
+    for look in LOOKS:
+        try:
+            found = list(look.look(patient))
+        except (HostError, KbError) as error:
+            found = [Note(look.name, ERROR, str(error), error.remedy)]
+        notes.extend(found or [Note(look.name, OK, look.does)])
+    return notes
+
+
+def describe_patient(patient: Patient) -> str:
+    """`node cp1, control plane, Kubernetes v1.35.6, containerd socket ...`"""
+    if not patient.is_member:
+        return f"node {patient.config.node.name}: no kubelet was configured here, it belongs to no cluster"
+    role = "control plane" if patient.is_control_plane else "worker"
+    return f"node {patient.config.node.name}, {role}, Kubernetes {patient.config.cluster.kubernetes_version}"

@@ -1,0 +1,413 @@
+"""`kb init` is killed, loses its power, its disk fills up, a second one starts beside it: nothing is lost, and the same
+command goes on to the same end. `kb reset` takes back what the journal names, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shlex
+import signal
+import time
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import pytest
+
+from .config import lab_config, list_ignored_checks
+from .node import Node, wait_until
+from .shell import Result
+from .web import check_cluster_serves
+
+pytestmark = pytest.mark.k8s_versions("1.35")
+MakeNode = Callable[..., Node]
+Snapshot = dict[str, str]
+ARGV = ["python3", "kb.pyz", "init", "--config", "init.yaml", "-v", "1", "--ignore-preflight-errors=" + ",".join(list_ignored_checks())]  # fmt: skip
+INIT = shlex.join(ARGV)
+PHASES = 35
+KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
+
+# What an undisturbed run leaves, by name and mode; content too, but for what has keys, times or random names in it.
+FILES = r"""cd / && find etc usr/local opt/cni var/lib/kb var/lib/kubelet -maxdepth 5 -name pods -prune -o -printf '%p %y %m %u:%g %l\n' \
+  | grep -v -e 'var/lib/kubelet/pki/kubelet-client-2' -e 'ssl/certs' | sort
+cd / && find etc/kubernetes/manifests etc/systemd/system etc/sysctl.d etc/cni usr/local/lib/kb var/lib/kubelet/*.yaml var/lib/kubelet/*.env \
+  -type f -exec sha256sum {} +; cat /proc/sys/net/ipv4/ip_forward; systemctl is-enabled kubelet kb-routes"""
+KINDS = "configmaps,serviceaccounts,roles,rolebindings,daemonsets,deployments,services"
+CLUSTER_KINDS = "clusterroles,clusterrolebindings"
+_REFERENCE: dict[str, Snapshot] = {}
+
+
+# ---- helpers
+
+
+def put(node: Node, kb_pyz: Path, **config: Any) -> None:
+    node.scp(kb_pyz, "/root/kb.pyz")
+    node.scp(Path(__file__).with_name("killer.py"), "/root/killer.py")
+    put_config(node, **config)
+
+
+def put_config(node: Node, **config: Any) -> None:
+    kb = {"podNetwork": {"plugin": "bridge"}, **config.pop("kb", {})}
+    node.write("/root/init.yaml", lab_config(node.release.minor, address=node.address, kb=kb, **config))
+
+
+def init(node: Node, flags: str = "", *, check: bool = True) -> Result:
+    return node.run(f"{INIT} {flags}".strip(), check=check, timeout=600)
+
+
+def reset(node: Node) -> Result:
+    return node.run("python3 kb.pyz reset --force", timeout=300)
+
+
+def strike(node: Node, *, phase: int, delay_s: float = 0, number: int = signal.SIGKILL) -> dict[str, Any]:
+    """Run init and send it a signal at that moment; what killer.py says."""
+    wish = {"argv": ARGV, "phase": phase, "delay_s": delay_s, "signal": int(number)}
+    found: dict[str, Any] = json.loads(node.run(["python3", "killer.py", json.dumps(wish)], timeout=600).stdout)
+    return found
+
+
+def read_state(node: Node) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(node.read("/var/lib/kb/state.json"))
+    return found
+
+
+def read_snapshot(node: Node) -> Snapshot:
+    """The node and its cluster as far as two runs must agree on them: line -> line, object -> its content."""
+    found = {line: "file" for line in node.run(FILES, check=False).stdout.splitlines()}
+    objects = node.get(f"{KINDS} -A")["items"] + node.get(CLUSTER_KINDS)["items"]
+    for obj in objects:
+        meta = obj["metadata"]
+        kept = {key: value for key, value in obj.items() if key not in ("metadata", "status")}
+        kept["labels"] = meta.get("labels")
+        text = json.dumps(kept, sort_keys=True)
+        # the CA, random names of tokens, and the deployment's moments
+        text = re.sub(r"LS0tLS1CRUdJTi[A-Za-z0-9+/=]*|-----BEGIN.*?-----END CERTIFICATE-----\\n", "PEM", text)
+        text = re.sub(r'"jws-kubeconfig-[a-z0-9]{6}": "[^"]*"', '"jws": ""', text)
+        found[f"{obj['kind']} {meta.get('namespace', '')}/{meta['name']}"] = text
+    secrets = [re.sub(r"-[a-z0-9]{6}$", "-X", s["metadata"]["name"]) for s in node.get("secrets -A")["items"]]
+    found["secrets"] = " ".join(sorted(secrets))
+    me = node.get(f"node {node.name}")
+    found["node"] = json.dumps([me["metadata"]["labels"], me["spec"].get("taints"), me["spec"]["podCIDRs"]])
+    return found
+
+
+def ensure_reference(node: Node) -> Snapshot:
+    """What an undisturbed run leaves; the node is as it was before it afterwards."""
+    if not _REFERENCE:
+        init(node)
+        node.wait_node_ready()
+        _REFERENCE.update(read_snapshot(node))
+        reset(node)
+    return _REFERENCE
+
+
+def assert_same_end(node: Node) -> None:
+    node.wait_node_ready()
+    wait_until(lambda: _difference(node) == [], what="the state of an undisturbed run", timeout_s=30, every_s=2)
+    assert _difference(node) == []
+
+
+def _difference(node: Node) -> list[str]:
+    wanted, found = _REFERENCE, read_snapshot(node)
+    keys = sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key))
+    return [f"{key}: {wanted.get(key)} -> {found.get(key)}" for key in keys]
+
+
+def assert_no_op(node: Node, *, within_s: Optional[float] = None) -> None:
+    """The same words again: no change, exit 0, at once. The fastest of three counts: the machine is shared."""
+    times = []
+    for _ in range(3):
+        started = time.monotonic()
+        result = init(node)
+        times.append(time.monotonic() - started)
+        assert "nothing to do: all is as it should be" in result.output, result.output
+        if within_s is None or times[-1] < within_s:
+            break
+    assert within_s is None or min(times) < within_s, times
+
+
+class Keys:
+    """The private keys that were seen on the disk: none may change or go."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, str] = {}
+
+    def check(self, found: dict[str, str], when: str) -> None:
+        assert "HALF" not in found.values(), f"{when}: a half-written key: {found}"
+        for path, digest in self.seen.items():
+            if path == KUBELET_CONF and path not in found:
+                continue  # it names the certificate that the kubelet rotates, once that is there
+            assert found.get(path) == digest, f"{when}: the key in {path} was {digest}, is {found.get(path)}"
+        self.seen.update(found)
+
+
+# ---- killed
+
+
+def test_killed_after_every_phase(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """One node goes through all 35 boundaries: each run is killed when it has come one phase further."""
+    node = make_node("cp1", version=k8s_version)
+    put(node, kb_pyz)
+    ensure_reference(node)
+    keys = Keys()
+    for phase in range(1, PHASES):
+        found = strike(node, phase=phase)
+        assert found["status"] == -signal.SIGKILL, f"{phase}: {found['lines'][-5:]}"
+        keys.check(found["keys"], f"killed after phase {phase}")
+    result = init(node)
+    keys.check(strike(node, phase=0, number=0)["keys"], "after the last run")
+    assert "Your Kubernetes control-plane has initialized successfully!" in result.output
+    assert_same_end(node)
+    assert_no_op(node, within_s=2)
+    assert strike(node, phase=0, number=0)["leftovers"] == []
+    check_cluster_serves(node)
+
+
+def test_killed_inside_phases(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """Kills at random moments: 0 to 0.4 s after a phase has begun, until init has come to its end all the same."""
+    node = make_node("cp1", version=k8s_version)
+    put(node, kb_pyz)
+    ensure_reference(node)
+    chance, keys, reached, log = random.Random(35), Keys(), 0, []
+    for turn in range(40):
+        delay_s = chance.uniform(0, 0.4)
+        found = strike(node, phase=reached, delay_s=delay_s + 0.2 * (reached == 0))
+        log.append(f"{turn}: {delay_s:.2f} s into phase {reached + 1}: {found['status']} at {found['last']}")
+        keys.check(found["keys"], log[-1])
+        # a phase that waits is killed twice, then given its time
+        if found["last"] > reached:
+            reached = found["last"]
+        elif turn % 2:
+            reached = min(reached + 1, PHASES)
+        if found["status"] == 0:
+            break
+    init(node)
+    assert_same_end(node)
+    assert_no_op(node)
+    assert strike(node, phase=0, number=0)["leftovers"] == [], log
+
+
+def test_power_loss(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """The node loses its power while the control plane starts, and again while the addons come up."""
+    node = make_node("cp1", version=k8s_version)
+    put(node, kb_pyz)
+    ensure_reference(node)
+    for phase in ("init/wait-control-plane", "init/pod-network"):
+        running = node.popen(INIT)
+
+        def has_begun(phase: str = phase) -> bool:
+            return phase in node.run("cat /var/lib/kb/state.json", check=False).stdout
+
+        wait_until(has_begun, what=f"{phase} to begin", timeout_s=300, every_s=0.3)
+        node.kill()
+        running.wait(timeout=60)
+        json.loads(node.read("/var/lib/kb/state.json"))
+        node.start()
+    init(node)
+    assert_same_end(node)
+    assert_no_op(node)
+    check_cluster_serves(node)
+
+
+# ---- told to stop
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop(make_node: MakeNode, kb_pyz: Path, k8s_version: str, number: signal.Signals) -> None:
+    node = make_node("cp1", version=k8s_version)
+    put(node, kb_pyz)
+    for phase, delay_s in ((0, 0.8), (6, 0.0), (23, 1.0), (32, 0.5)):
+        found = strike(node, phase=phase, delay_s=delay_s, number=number)
+        text = "\n".join(found["lines"])
+        assert found["status"] == 128 + number, text
+        match = re.search(rf"interrupted by {number.name} in phase (\S+): what was done is recorded", text)
+        assert match, text
+        entry = read_state(node)["phases"]["init/" + match.group(1)]
+        assert entry["status"] == "failed" and entry["error"]["code"] == "interrupted"
+        assert found["leftovers"] == []
+    init(node)
+    node.wait_node_ready()
+    assert_no_op(node)
+
+
+# ---- the disk is full
+
+
+@pytest.mark.parametrize("folder", ["/etc/kubernetes", "/var/lib/kb"])
+def test_full_disk(make_node: MakeNode, kb_pyz: Path, k8s_version: str, folder: str) -> None:
+    """A full disk stops kb with its name; what is written is whole; with more space the same command ends."""
+    node = make_node("cp1", version=k8s_version)
+    put(node, kb_pyz)
+    node.run(f"mkdir -p {folder} && mount -t tmpfs -o size=64k,mode=755 tmpfs {folder}")
+    keys = Keys()
+    for size in ("64k", "72k", "80k", "96k"):
+        node.run(f"mount -o remount,size={size} {folder}")
+        found = strike(node, phase=PHASES + 1, number=0)
+        text = "\n".join(found["lines"])
+        keys.check(found["keys"], size)
+        assert found["leftovers"] == [], text
+        if found["status"] == 0:
+            break
+        assert found["status"] == 4, text
+        assert re.search(rf"error: error execution phase \S+: cannot \w+ {folder}/\S+", text), text
+        assert "cause:  the disk is full" in text and f"df -h {folder}" in text, text
+        state = node.run("cat /var/lib/kb/state.json", check=False).stdout
+        assert not state or json.loads(state)["schema"] == 1
+    node.run(f"mount -o remount,size=64m {folder}")
+    init(node)
+    node.wait_node_ready()
+    assert_no_op(node)
+
+
+# ---- the lock and the state
+
+
+def test_two_at_once(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    node = make_node("cp1", version=k8s_version)
+    put(node, kb_pyz)
+    first = node.popen(INIT)
+    wait_until(lambda: node.exists("/etc/kubernetes/pki/ca.crt"), what="the first CA", timeout_s=120)
+    pid = node.run("pgrep -f 'kb.pyz init' | head -1").stdout.strip()
+    for command in (INIT, "python3 kb.pyz reset --force"):
+        second = node.run(command, check=False)
+        assert second.code == 4, second.output
+        assert re.search(
+            r"kb init \(pid \d+, since \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\) holds /var/lib/kb/lock", second.output
+        )
+        assert f"pid {pid}" in second.output or pid == ""
+        assert "code:   locked" in second.output
+    output = first.communicate(timeout=300)[0]
+    assert first.returncode == 0, output
+    assert_no_op(node)
+
+
+def test_state_that_cannot_be_trusted(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """Damaged, of a newer kb, of another machine: refused with a remedy, for init, reset and status; nothing is changed."""
+    node = make_node("cp1", version=k8s_version)
+    put(node, kb_pyz)
+    init(node)
+    good = node.read("/var/lib/kb/state.json")
+    newer = json.dumps({**json.loads(good), "schema": 2, "kb": "9.9.9"})
+    foreign = json.dumps({**json.loads(good), "machine_id": "f" * 32})
+    for text, code, word in (
+        ("", "state-damaged", "mv /var/lib/kb/state.json"),
+        (good[: len(good) // 2], "state-damaged", "mv /var/lib/kb/state.json"),
+        (newer, "state-too-new", "kb 9.9.9"),
+        (foreign, "state-foreign", "the disk was cloned"),
+    ):
+        node.write("/var/lib/kb/state.json", text)
+        for command in (INIT, "python3 kb.pyz reset --force", "python3 kb.pyz status"):
+            refused = node.run(command, check=False)
+            assert refused.code == 4 and f"code:   {code}" in refused.output, refused.output
+            assert word in refused.output, refused.output
+        assert node.read("/var/lib/kb/state.json") == text
+        node.run("kubectl get nodes", env={"KUBECONFIG": "/etc/kubernetes/admin.conf"})
+    # the remedy for the damaged one, as it is printed: kb looks at the node itself and goes on
+    keys = strike(node, phase=0, number=0)["keys"] if False else None
+    node.run("mv /var/lib/kb/state.json /var/lib/kb/state.json.damaged")
+    before = json.loads(node.run(["python3", "killer.py", json.dumps({"argv": ["true"], "signal": 0})]).stdout)["keys"]
+    init(node)
+    after = json.loads(node.run(["python3", "killer.py", json.dumps({"argv": ["true"], "signal": 0})]).stdout)["keys"]
+    assert before == after and keys is None
+    assert_no_op(node)
+
+
+def test_a_changed_configuration(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """What is done again, and why, is said; what does not depend on it stays."""
+    node = make_node("cp1", version=k8s_version)
+    put(node, kb_pyz)
+    init(node)
+    keys = strike(node, phase=0, number=0)["keys"]
+    extra = {"name": "v", "value": "1"}
+    put_config(node, cluster={"apiServer": {"certSANs": ["kb.example"], "extraArgs": [extra]}, "scheduler": {"extraArgs": [extra]}})  # fmt: skip
+    result = init(node)
+    for phase, why in (
+        ("certs/apiserver", "cluster.api_server.cert_sans"),
+        ("control-plane/apiserver", "cluster.api_server"),
+        ("control-plane/scheduler", "cluster.scheduler"),
+        ("upload-config/kubeadm", "cluster"),
+    ):
+        assert f"{phase}: {why} changed since the last run: doing it again" in result.output, result.output
+    assert re.search(r"certs/ca .* unchanged", result.output)
+    assert re.search(r"control-plane/controller-manager .* unchanged", result.output)
+    found = strike(node, phase=0, number=0)
+    assert found["keys"] == keys
+    assert "kb.example" in node.run("openssl x509 -noout -text -in /etc/kubernetes/pki/apiserver.crt").stdout
+    node.wait_node_ready()
+    assert_no_op(node)
+
+
+# ---- reset
+
+EVERYTHING = r"""cd / && find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /var/log -o -path /var/tmp \
+  -o -path /var/lib/containerd -o -path /var/lib/systemd -o -path /root \) -prune -o -printf '%p %y %m %u:%g %l\n' | sort
+find /var/lib/kubelet /var/lib/etcd -xdev -printf '%p %y %m %u:%g %l\n' | sort -u
+find /etc /usr/local -xdev -type f -exec sha256sum {} +"""
+LEFT_BY_OTHERS = {
+    "/usr/lib/modules": "kube-proxy's manifest has the kubelet make this folder",
+    "/usr/libexec/kubernetes": "the controller-manager's manifest has the kubelet make this folder",
+    "/usr/libexec/kubernetes/kubelet-plugins": "",
+    "/usr/libexec/kubernetes/kubelet-plugins/volume": "",
+    "/usr/libexec/kubernetes/kubelet-plugins/volume/exec": "",
+    "/var/lib/cni": "containerd's CNI library notes its results here",
+    "/var/lib/cni/results": "",
+}
+
+
+def list_everything(node: Node) -> set[str]:
+    return set(node.run(EVERYTHING, timeout=300).stdout.splitlines())
+
+
+def assert_as_before(node: Node, before: set[str]) -> None:
+    after = list_everything(node)
+    assert sorted(before - after) == []
+    more = sorted(line for line in after - before if line.split()[0] not in LEFT_BY_OTHERS)
+    assert more == []
+
+
+def test_reset_leaves_nothing_and_loses_nothing(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    node = make_node("cp1", version=k8s_version)
+    put(node, kb_pyz)
+    refused = node.run("python3 kb.pyz reset --force", check=False)
+    assert refused.code == 4 and "code:   nothing-to-reset" in refused.output
+    node.run("mkdir -p /etc/sysctl.d && echo '# mine' >/etc/sysctl.d/90-kb.conf && chmod 640 /etc/sysctl.d/90-kb.conf")
+    before = list_everything(node)
+    init(node)
+    node.wait_node_ready()
+    node.run(
+        "mkdir -p /root/data /var/lib/kubelet/some/dir && echo precious >/root/data/file"
+        " && mount --bind /root/data /var/lib/kubelet/some/dir"
+    )
+    done = reset(node)
+    assert node.read("/root/data/file") == "precious\n"
+    assert node.read("/var/lib/kubelet/some/dir/file") == "precious\n", done.output
+    node.run("umount /var/lib/kubelet/some/dir && rmdir /var/lib/kubelet/some/dir /var/lib/kubelet/some")
+    assert_as_before(node, before)
+    assert node.run("pgrep -l 'kube|etcd'", check=False).stdout == ""
+    init(node)
+    node.wait_node_ready()
+    check_cluster_serves(node)
+
+
+def test_reset_of_a_prepared_node_gives_the_unit_back(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """A kubelet that its package enabled stays enabled; etcd's own folder goes, what lies beside it stays."""
+    node = make_node("cp1", version=k8s_version, prepared=True)
+    put(node, kb_pyz, cluster={"etcd": {"local": {"dataDir": "/var/lib/etcd/blue"}}})
+    node.run("mkdir -p /var/lib/etcd/green && echo mine >/var/lib/etcd/green/db && echo own >/var/lib/kubelet/own.yaml")
+    before = list_everything(node)
+    init(node)
+    reset(node)
+    assert_as_before(node, before)
+
+
+@pytest.mark.parametrize("phase", [1, 2, 13, 20, 22])
+def test_reset_of_a_half_made_node(make_node: MakeNode, kb_pyz: Path, k8s_version: str, phase: int) -> None:
+    node = make_node("cp1", version=k8s_version)
+    put(node, kb_pyz)
+    before = list_everything(node)
+    strike(node, phase=phase, delay_s=0.05)
+    node.run("python3 kb.pyz reset --force", timeout=300)
+    assert_as_before(node, before)
+    if phase == 22:
+        init(node)
+        node.wait_node_ready()

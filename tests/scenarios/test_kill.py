@@ -1,0 +1,255 @@
+"""kb init is killed (SIGKILL, truly) before any change of a file, or the disk is full from there on: what is whole stays
+whole, no key is lost or made twice, no half-written file stays, and the same command goes on to the same end."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from kubeup.errors import HostError
+from kubeup.host import is_leftover
+from kubeup.paths import Paths
+from tests.fake_cluster import ClusterHost, FakeCluster
+
+from .scenario import run_init, run_reset, snapshot
+
+CONFIG = """\
+apiVersion: kubeadm.k8s.io/v1beta4
+kind: InitConfiguration
+localAPIEndpoint: {advertiseAddress: 10.0.0.11}
+---
+apiVersion: kubeadm.k8s.io/v1beta4
+kind: ClusterConfiguration
+kubernetesVersion: v1.35.6
+encryptionAlgorithm: ECDSA-P256
+networking: {podSubnet: 10.244.0.0/16}
+---
+apiVersion: kb/v1alpha1
+kind: KbConfiguration
+soak: 1s
+"""
+Work = Callable[[ClusterHost], None]
+CONFIG_FILE = Path("/root/init.yaml")
+CHANGES = ("open", "os.rename", "os.mkdir", "os.chmod", "os.remove", "os.rmdir", "os.symlink")
+STRIDE = int(os.environ.get("KB_KILL_STRIDE", "23"))
+"""Every n-th change is killed; 1 for all of them (some minutes)."""
+
+
+class Trap:
+    """Counts the changes of files below a folder as the interpreter makes them, and acts at one of them."""
+
+    def __init__(self, root: Path, act: Callable[[int], None]) -> None:
+        self.root = str(root)
+        self.act = act
+        self.count = 0
+        sys.addaudithook(self._hook)
+
+    def _hook(self, event: str, args: tuple[Any, ...]) -> None:
+        if event not in CHANGES or (event == "open" and not (isinstance(args[2], int) and args[2] & os.O_WRONLY)):
+            return
+        if isinstance(args[0], int) or str(args[0]).startswith(self.root + "/"):
+            self.count += 1
+            self.act(self.count)
+
+
+def make_host(folder: Path) -> ClusterHost:
+    """A node whose cluster outlives the processes that work on it."""
+    memory = folder / "etcd.json"
+    cluster = FakeCluster(is_up=False, memory=memory)
+    host = ClusterHost(folder / "root", cluster)
+    for name in ("var/lib", "usr/local/lib", "etc/cni/net.d"):
+        host.at(Path("/") / name).mkdir(parents=True, exist_ok=True)
+    place = host.at(CONFIG_FILE)
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(CONFIG)
+    return host
+
+
+def init(host: ClusterHost) -> None:
+    run_init(host, flags={}, config_file=CONFIG_FILE)
+
+
+def reset(host: ClusterHost) -> None:
+    run_reset(host)
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Do it in a process of its own; its exit status as waitpid has it (negative: the signal that ended it)."""
+    pid = os.fork()
+    if pid == 0:
+        status = 70
+        try:
+            work()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def do(folder: Path, work: Work) -> None:
+    """Do it undisturbed, in a process of its own."""
+    assert in_child(lambda: work(make_host(folder))) == 0
+
+
+def count_changes(folder: Path, work: Work) -> int:
+    """How many changes `work` makes below folder/root."""
+    counted = folder / "count"
+
+    def run() -> None:
+        host = make_host(folder)
+        trap = Trap(folder / "root", lambda number: None)
+        work(host)
+        counted.write_text(str(trap.count))
+
+    assert in_child(run) == 0
+    return int(counted.read_text())
+
+
+def kill_at(folder: Path, number: int, work: Work) -> int:
+    def strike(count: int) -> None:
+        if count == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def run() -> None:
+        host = make_host(folder)
+        Trap(folder / "root", strike)
+        work(host)
+
+    return in_child(run)
+
+
+def hashes(host: ClusterHost) -> dict[str, str]:
+    """path -> hash, for every file with a private key."""
+    held = {path: data for path, data in snapshot(host).items() if path.endswith((".key", ".conf"))}
+    return {path: hashlib.sha256(data).hexdigest() for path, data in held.items() if not is_leftover(Path(path).name)}
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [str(path) for path in (folder / "root").rglob(".*") if is_leftover(path.name)]
+
+
+def tree(folder: Path) -> list[str]:
+    """Every path below the root with its mode."""
+    root = folder / "root"
+    return sorted(f"{path.relative_to(root)} {path.lstat().st_mode:o}" for path in root.rglob("*"))
+
+
+def names_of(cluster: FakeCluster) -> set[str]:
+    return {path if "bootstrap-token-" not in path else "token" for path in cluster.objects}
+
+
+def tokens_of(cluster: FakeCluster) -> list[str]:
+    return sorted(name for name in cluster.by_kind("Secret") if name.startswith("bootstrap-token-"))
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reference")
+    (folder / "changes").write_text(str(count_changes(folder, init)))
+    return folder
+
+
+def test_killed_before_any_change(reference: Path, tmp_path: Path) -> None:
+    total, wanted = int((reference / "changes").read_text()), tree(reference)
+    wanted_objects = names_of(make_host(reference).cluster)
+    assert total > 300
+    for number in range(1, total + 1, STRIDE):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        assert kill_at(folder, number, init) == -signal.SIGKILL
+        host = make_host(folder)
+        if host.exists(Paths.state):
+            assert json.loads(host.read_text(Paths.state))["schema"] == 1
+        keys, tokens = hashes(host), tokens_of(host.cluster)
+        do(folder, init)
+        host = make_host(folder)
+        after = hashes(host)
+        assert {path: after.get(path) for path in keys} == keys, f"a key was made anew after the kill at {number}"
+        assert leftovers(folder) == [], number
+        assert tree(folder) == wanted, number
+        assert names_of(host.cluster) == wanted_objects
+        assert len(tokens_of(host.cluster)) == 1 and tokens_of(host.cluster)[: len(tokens)] == tokens
+
+
+def fill_at(folder: Path, number: int, work: Work) -> dict[str, Any]:
+    """From the n-th change on the disk is full; the error that kb ended with, {} where it came to its end."""
+    found = folder / "error"
+
+    def refuse(count: int) -> None:
+        if count >= number and not found.exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def run() -> None:
+        host = make_host(folder)
+        Trap(folder / "root", refuse)
+        try:
+            work(host)
+            text = "{}"
+        except HostError as error:
+            text = json.dumps(error.as_dict())
+        found.write_text(text)
+
+    assert in_child(run) == 0
+    error: dict[str, Any] = json.loads(found.read_text())
+    return error
+
+
+def test_a_full_disk_at_any_change(reference: Path, tmp_path: Path) -> None:
+    """A clear error, everything old intact and nothing half-written; with space again the same command ends."""
+    total, wanted = int((reference / "changes").read_text()), tree(reference)
+    for number in range(2, total + 1, STRIDE):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        error = fill_at(folder, number, init)
+        assert error["code"] == "disk-full", (number, error)
+        assert error["phase"] and error["changed"], (number, error)
+        assert error["cause"] == "the disk is full" and error["remedy"].startswith("make space on the file system of")
+        keys = hashes(make_host(folder))
+        do(folder, init)
+        after = hashes(make_host(folder))
+        assert {path: after.get(path) for path in keys} == keys, number
+        assert leftovers(folder) == [], number
+        assert tree(folder) == wanted, number
+
+
+def node_tree(folder: Path) -> list[str]:
+    return [line for line in tree(folder) if not line.startswith("proc/")]
+
+
+def test_killed_then_reset(reference: Path, tmp_path: Path) -> None:
+    """After a kill anywhere, reset takes back what was made: the node is as before."""
+    total = int((reference / "changes").read_text())
+    for number in range(5, total + 1, STRIDE):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        make_host(folder)
+        before = node_tree(folder)
+        assert kill_at(folder, number, init) == -signal.SIGKILL
+        do(folder, reset)
+        assert node_tree(folder) == before, number
+
+
+def test_a_killed_reset_is_done_again(tmp_path: Path) -> None:
+    make_host(tmp_path)
+    before = node_tree(tmp_path)
+    do(tmp_path, init)
+    total = count_changes(tmp_path, reset)
+    assert node_tree(tmp_path) == before
+    for number in range(1, total, STRIDE):
+        do(tmp_path, init)
+        assert kill_at(tmp_path, number, reset) == -signal.SIGKILL
+        if make_host(tmp_path).exists(Paths.state):
+            do(tmp_path, reset)
+            assert node_tree(tmp_path) == before, number

@@ -1,0 +1,72 @@
+"""reset stops and removes what kb set up, and nothing of a cluster that somebody else made on the node."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
+from kubeup.paths import Paths
+from kubeup.phases import reset
+from kubeup.releases import RELEASES
+from kubeup.report import Report
+from kubeup.state import PhaseState, State, load_state
+from kubeup.workflow import Context
+from tests.fake_host import FakeHost
+
+SOCKET = "unix:///var/run/containerd/containerd.sock"
+MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
+
+
+def make_context(phases: dict[str, PhaseState]) -> Context:
+    """A node with a running kubelet and one pod, and a state that says what kb did there."""
+    host = FakeHost(programs={"systemctl", "crictl"}, dirs={"/run/systemd/system"}, mounts=["/var/lib/kubelet/pods/x"])
+    host.files[MANIFEST] = b"kind: Pod\n"
+    host.files["/var/run/containerd/containerd.sock"] = b""
+    host.answers = {"systemctl": "", "umount": "", "crictl": json.dumps({"items": [{"id": "a1"}]})}
+    config = InitConfig(
+        ClusterConfiguration("v1.35.0"), NodeRegistration("cp1", cri_socket=SOCKET), LocalAPIEndpoint("10.0.0.11")
+    )
+    State(host, Paths(), node="cp1", phases=phases).save()
+    host.changes.clear()
+    return Context(host, Paths(), config, RELEASES[35], Report(io.StringIO()))
+
+
+def run_until_files(ctx: Context) -> list[str]:
+    reset.stop_kubelet(ctx)
+    reset.remove_pods(ctx)
+    reset.unmount_kubelet_folders(ctx)
+    assert isinstance(ctx.host, FakeHost)
+    return ctx.host.changes
+
+
+@pytest.mark.parametrize(
+    "phases",
+    [
+        {"init/preflight": PhaseState("failed")},
+        {"init/install/sysctls": PhaseState("done", created=["/etc/sysctl.d/90-kb.conf"])},
+    ],
+)
+def test_the_cluster_of_somebody_else_runs_on(phases: dict[str, PhaseState]) -> None:
+    """kb init was refused on a node that kubeadm made: reset must not stop that node's kubelet and pods."""
+    assert run_until_files(make_context(phases)) == []
+
+
+@pytest.mark.parametrize("made", [MANIFEST, "/var/lib/kubelet/config.yaml"])
+def test_kb_s_own_kubelet_is_stopped_with_its_pods_and_mounts(made: str) -> None:
+    changes = run_until_files(make_context({"init/kubelet-start": PhaseState("running", created=[made])}))
+    assert changes[0] == "run systemctl stop kubelet"
+    assert any("crictl" in change and "a1" in change for change in changes)
+    assert changes[-1] == "run umount /var/lib/kubelet/pods/x"
+
+
+def test_a_refused_run_has_changed_no_file() -> None:
+    for phase, has_changed in (
+        (PhaseState("failed"), False),
+        (PhaseState("done", created=["/a"]), True),
+        (PhaseState("done", backups=[{"path": "/a", "copy": "/b"}]), True),
+    ):
+        ctx = make_context({"init/preflight": phase})
+        assert load_state(ctx.host, ctx.paths).has_changed_files() is has_changed
