@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import sys
 
-from kubeup import cli, commands, commands_doctor
+from kubeup import cli, commands, commands_doctor, commands_join, commands_token
 from kubeup.cli import Command
 from kubeup.phases import (
     addons,
@@ -33,6 +33,7 @@ from kubeup.phases import (
     finish,
     health,
     install,
+    join,
     kubeconfigs,
     node,
     preflight,
@@ -231,6 +232,36 @@ INIT: tuple[Phase, ...] = (
           run=finish.show_join_command, needs=("bootstrap-token", "upload-certs"), live="cluster", always=True),
 )
 
+# What `kb join` does once discovery has found the cluster and proven it; the cluster's own documents say the rest.
+JOIN: tuple[Phase, ...] = (
+    Phase("preflight",
+          does="Check this machine, and that the cluster has no node of its name",
+          run=join.run_checks, live="node",
+          reads=("cluster.kubernetes_version", "node.name", "node.cri_socket", "kubelet", "kb.pod_network")),
+    Phase("install/sysctls",
+          does="Let this node forward packets between pods, now and after a reboot",
+          run=install.write_sysctls, done=install.sysctls_are_set,
+          reads=("cluster.networking", "kb.pod_network.plugin"),
+          makes=("/etc/sysctl.d/90-kb.conf",)),
+    Phase("kubelet-start",
+          does="Configure and start the kubelet with the credentials of the bootstrap",
+          run=join.start_kubelet, done=join.kubelet_is_current,
+          reads=("kubelet", "cluster.networking", "cluster.feature_gates", "node", "patches_directory", "join.ca_cert_path"),
+          makes=("/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env", "kubelet.conf",
+                 "/etc/systemd/system/multi-user.target.wants/kubelet.service", "/etc/runlevels/default/kubelet")),
+    Phase("kubelet-wait-bootstrap",
+          does="Wait until the cluster has signed the kubelet's own certificate",
+          run=join.wait_for_bootstrap, done=join.is_bootstrapped, live="cluster",
+          makes=("kubelet.conf",)),
+    Phase("pod-network",
+          does="Give this node's pods addresses, and routes to the others, as the cluster says",
+          run=join.set_up_pod_network, done=join.pod_network_is_set_up,
+          reads=("kb.pod_network", "cluster.networking"), live="cluster"),
+    Phase("verify",
+          does="Watch that the node becomes Ready and reaches the cluster's DNS",
+          run=join.verify_node, done=join.node_is_verified, live="cluster"),
+)
+
 RESET: tuple[Phase, ...] = (
     Phase("cleanup-node/stop-kubelet",
           does="Stop the kubelet, which would start every pod again",
@@ -254,6 +285,10 @@ COMMANDS: tuple[Command, ...] = (
             options=cli.INIT_OPTIONS, phases=INIT, workflow="init"),
     Command("init phase", "Run one phase of init, or all below a parent (certs, control-plane/all)", commands.init_phase,
             options=cli.INIT_OPTIONS + cli.PHASE_OPTIONS, phases=INIT, workflow="init", arguments=("phase...",)),
+    Command("join", "Make this machine a worker of a cluster: kb join HOST:PORT --token ...", commands_join.join,
+            options=cli.JOIN_OPTIONS, phases=JOIN, workflow="join", arguments=("endpoint...",)),
+    Command("join phase", "Run one phase of join", commands_join.join_phase,
+            options=cli.JOIN_OPTIONS, phases=JOIN, workflow="join", arguments=("phase...",)),
     Command("reset", "Take back what kb did on this node", commands.reset,
             options=("force", "cri-socket", "dry-run", "list", "output"), phases=RESET, workflow="reset"),
     Command("status", "Show what kb did on this node", commands.status, options=("output",), phases=INIT),
@@ -277,6 +312,14 @@ COMMANDS: tuple[Command, ...] = (
             options=("config", "cri-socket", "feature-gates", "image-repository", "kubernetes-version")),
     Command("kubeconfig user", "Print a kubeconfig for a further user", commands.kubeconfig_user,
             options=("client-name", "config", "org", "token", "validity-period", "server", "cert-dir")),
+    Command("token create", "Make a bootstrap token in the cluster, or print a whole join command",
+            commands_token.create,
+            options=("kubeconfig", "config", "certificate-key", "description", "groups", "print-join-command", "ttl",
+                     "usages", "dry-run", "output"), arguments=("token...",)),
+    Command("token list", "List the cluster's bootstrap tokens", commands_token.list_tokens,
+            options=("kubeconfig", "dry-run", "output")),
+    Command("token delete", "Delete bootstrap tokens, by id or whole", commands_token.delete,
+            options=("kubeconfig", "dry-run"), arguments=("token...",)),
     Command("token generate", "Print a random bootstrap token", commands.token_generate),
     Command("certs certificate-key", "Print a random key for --certificate-key", commands.certificate_key),
     Command("routes", "Keep the routes to other nodes' pods (run by systemd)", commands.routes, options=("once",)),

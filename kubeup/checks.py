@@ -17,6 +17,7 @@ import ipaddress
 import json
 import re
 import threading
+import urllib.parse
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Optional, Union
 
 from kubeup import images, runtime
 from kubeup.config import discover
-from kubeup.config.types import ExternalEtcd, InitConfig
+from kubeup.config.types import ExternalEtcd, InitConfig, JoinConfig
 from kubeup.errors import HostError, KbError, PreflightError, UsageError
 from kubeup.host import CommandResult, Host, HttpResponse, Tls, Unreachable
 from kubeup.lazy import lazy_import
@@ -36,8 +37,9 @@ from kubeup.render import name_of
 from kubeup.secret import Secret
 
 if TYPE_CHECKING:
-    from kubeup import podnetwork
+    from kubeup import discovery, podnetwork
 else:
+    discovery = lazy_import("kubeup.discovery")
     podnetwork = lazy_import("kubeup.podnetwork")
 
 ERROR, WARNING = "error", "warning"
@@ -231,7 +233,7 @@ def check_firewall(node: Node) -> Findings:
 
 def check_disk_space(node: Node) -> Findings:
     folders = [(Path(node.runtime.root_dir or "/var/lib/containerd"), 0)]
-    if node.config.cluster.local_etcd:
+    if node.config.cluster.local_etcd and node.workflow != JOIN:
         folders.insert(0, (Path(node.config.cluster.local_etcd.data_dir), MIN_ETCD_BYTES))
     for folder, needed in folders:
         free = node.host.free_bytes(folder)
@@ -453,7 +455,10 @@ def check_manifests(node: Node) -> Findings:
 def check_joined(node: Node) -> Findings:
     """A node that has joined a cluster has these."""
     names = ("kubelet.conf", "bootstrap-kubelet.conf")
-    return _check_available(node, [node.paths.kubeconfig(name) for name in names])
+    files = [node.paths.kubeconfig(name) for name in names]
+    if isinstance(node.config, JoinConfig):
+        files.append(Path(node.config.join.ca_cert_path))
+    return _check_available(node, files)
 
 
 def _check_available(node: Node, files: Iterable[Path]) -> Findings:
@@ -582,9 +587,54 @@ def check_proxy(node: Node) -> Findings:
     if proxy:
         yield Finding(
             "HTTPProxy",
-            WARNING,
-            f"the proxy {_without_password(proxy)} would be used for this node's own API server {advertised}",
+            ERROR,
+            f"the proxy {_without_password(proxy)} would be used for this node's own API server {advertised}: the control "
+            "plane, which gets these variables, would not find it",
             f"export NO_PROXY={complete_no_proxy(env, node.config)}",
+        )
+
+
+def check_kubelet_proxy(node: Node) -> Findings:
+    """A proxy in the service manager's environment is the kubelet's too."""
+    shown = node.host.query(["systemctl", "show-environment"], timeout_s=15).stdout
+    own = node.host.query(["systemctl", "show", "kubelet", "--property", "Environment", "--value"], timeout_s=15).stdout
+    env = {**parse_pairs(shown), **parse_pairs("\n".join(own.replace('"', "").split()))}
+    advertised = node.config.local_api_endpoint.advertise_address
+    proxy = uses_proxy(env, advertised)
+    if proxy:
+        yield Finding(
+            "KubeletProxy",
+            ERROR,
+            f"systemd gives the kubelet the proxy {_without_password(proxy)}, which would be used for the API server "
+            f"{advertised}: the node would never register",
+            f"systemctl edit kubelet, and write: [Service] Environment=NO_PROXY={complete_no_proxy(env, node.config)}",
+        )
+
+
+def check_join_proxy(node: Node) -> Findings:
+    """The kubelet reaches the API server by Go's rules for proxies."""
+    server = node.config.server if isinstance(node.config, JoinConfig) else ""
+    parts = urllib.parse.urlsplit(server)
+    env = node.host.environ()
+    proxy = uses_proxy(env, parts.hostname or "", parts.port or 443) if server else ""
+    if proxy:
+        yield Finding(
+            "HTTPProxy",
+            WARNING,
+            f"the proxy {_without_password(proxy)} would be used for the cluster's API server {server}",
+            f"export NO_PROXY={','.join(filter(None, (env.get('NO_PROXY') or env.get('no_proxy'), parts.hostname)))}",
+        )
+
+
+def check_clock(node: Node) -> Findings:
+    """What the cluster signs is not valid yet for a clock that is behind. One that is ahead works, and confuses."""
+    skew_s = node.config.clock_skew_s if isinstance(node.config, JoinConfig) else 0.0
+    if abs(skew_s) > discovery.MAX_SKEW_S:
+        yield Finding(
+            "ClockSkew",
+            ERROR if skew_s > 0 else WARNING,
+            f"this node's clock is {discovery.describe_skew(skew_s)}",
+            discovery.skew_remedy(skew_s, node.host.now()),
         )
 
 
@@ -930,12 +980,13 @@ def check_kubelet_version(node: Node) -> Findings:
             f"kubelet {version} is too old for a control plane {wanted} (1.{node.release.oldest_kubelet_minor} is the oldest)",
             f"install kubelet {wanted}",
         )
-    elif version.minor > node.release.minor and node.workflow == INIT:
+    elif version.minor > node.release.minor and node.workflow in (INIT, JOIN):
         yield Finding(
             "KubeletVersion",
             ERROR,
             f"kubelet {version} is newer than the control plane {wanted}",
-            f"install kubelet {wanted}, or --kubernetes-version {version}",
+            f"install kubelet {wanted}, or "
+            + (f"--kubernetes-version {version}" if node.workflow == INIT else "upgrade the control plane first"),
         )
 
 
@@ -1163,7 +1214,10 @@ CHECKS: tuple[Check, ...] = (
     Check("FileAvailable-*", NODE, _in(JOIN), check_joined),
     Check("AdvertiseAddress", NODE, _in(INIT, JOIN_CONTROL_PLANE, DOCTOR), check_advertise_address),
     Check("HTTPProxy", NODE, _CONTROL_PLANE, check_proxy),
+    Check("KubeletProxy", NODE, _in(INIT, JOIN_CONTROL_PLANE, DOCTOR), check_kubelet_proxy),
     Check("HTTPProxyCIDR", NODE, _CONTROL_PLANE, check_proxy_cidrs),
+    Check("HTTPProxy", NODE, _in(JOIN), check_join_proxy),
+    Check("ClockSkew", NODE, _in(JOIN), check_clock),
     Check("CRI", NODE, _EVERY_NODE, check_runtime),
     Check("ContainerRuntimeVersion", NODE, _in(INIT, JOIN, UPGRADE, DOCTOR), check_runtime_version),
     Check("CgroupDriver", NODE, _EVERY_NODE, check_cgroup_driver),
@@ -1181,14 +1235,14 @@ CHECKS: tuple[Check, ...] = (
     Check("KubeletVersion", NODE, _EVERY_NODE, check_kubelet_version),
     Check("Service-kubelet", NODE, _EVERY_NODE, check_kubelet_unit),
     Check("Port-10250", NODE, _in(INIT, JOIN), check_kubelet_port),
-    Check("FileContent-*", NODE, _in(INIT, DOCTOR), check_forwarding),
+    Check("FileContent-*", NODE, _EVERY_NODE, check_forwarding),
     Check("ExternalEtcdVersion", NODE, _in(INIT, DOCTOR), check_external_etcd_version),
     Check("Port-*", NODE, _CONTROL_PLANE, check_etcd_ports),
     Check("DirAvailable-*", NODE, _CONTROL_PLANE, check_etcd_folder),
     Check("ExternalEtcdClientCertificates", NODE, _CONTROL_PLANE, check_external_etcd_files),
     Check("ImagePull", IMAGES, _in(INIT, JOIN_CONTROL_PLANE, UPGRADE), check_images),
 )
-"""In kubeadm's order; kb's own (AdvertiseAddress, CgroupDriver, OOMScoreAdj, SandboxImage, CNIPlugins, CNIConfig or
+"""In kubeadm's order; kb's own (AdvertiseAddress, KubeletProxy, CgroupDriver, OOMScoreAdj, SandboxImage, CNIPlugins, CNIConfig or
 PodNetworkManifest, CgroupWritable, DiskSpace, Resolver) stand by their kin. A batch is run whole before its errors count: first root, then node, then images."""
 
 

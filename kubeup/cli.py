@@ -67,6 +67,19 @@ OPTIONS: Mapping[str, Option] = {
     "skip-token-print": Option("do not print the bootstrap token", "flag"),
     "token": Option("the bootstrap token", metavar="ID.SECRET"),
     "token-ttl": Option("how long the token is good; 0 for ever (24h0m0s)", metavar="DURATION"),
+    "control-plane": Option("join as a control plane (in a later release)", "flag"),
+    "description": Option("what the token is for, in words", metavar="TEXT"),
+    "discovery-file": Option("a kubeconfig, or an https URL of one, that leads to the cluster", metavar="FILE|URL"),
+    "discovery-token": Option("the token that proves the cluster to this node", metavar="ID.SECRET"),
+    "discovery-token-ca-cert-hash": Option(
+        "the pin of the cluster's CA, sha256:<hex>; may be repeated", "list", metavar="HASH"
+    ),
+    "discovery-token-unsafe-skip-ca-verification": Option("join without a pin: trust whoever signed with the token", "flag"),
+    "groups": Option("the groups of whoever logs in with the token", "list", metavar="GROUP"),
+    "print-join-command": Option("print the whole join command instead of the token alone", "flag"),
+    "tls-bootstrap-token": Option("the token with which the kubelet asks for its certificate", metavar="ID.SECRET"),
+    "ttl": Option("how long the token is good; 0 for ever (24h0m0s)", metavar="DURATION"),
+    "usages": Option("what the token is good for: signing, authentication", "list", metavar="USAGE"),
     "upload-certs": Option("store the certificate authorities, encrypted, in the cluster", "flag"),
     "validity-period": Option("how long the user's certificate is good (8760h0m0s)", metavar="DURATION"),
     "allow-experimental-api": Option("accept API versions that are not released", "flag", is_hidden=True),
@@ -143,6 +156,29 @@ PHASE_OPTIONS: tuple[str, ...] = (
     "apiserver-extra-args",
     "controller-manager-extra-args",
     "scheduler-extra-args",
+)
+
+JOIN_OPTIONS: tuple[str, ...] = (
+    "config",
+    "token",
+    "discovery-token",
+    "discovery-token-ca-cert-hash",
+    "discovery-token-unsafe-skip-ca-verification",
+    "discovery-file",
+    "tls-bootstrap-token",
+    "node-name",
+    "cri-socket",
+    "patches",
+    "control-plane",
+    "apiserver-advertise-address",
+    "apiserver-bind-port",
+    "certificate-key",
+    "ignore-preflight-errors",
+    "skip-phases",
+    "fix",
+    "dry-run",
+    "list",
+    "output",
 )
 
 

@@ -68,10 +68,10 @@ KB_ONLY_FLAGS = frozenset({"root", "list", "output"})
 
 def init(call: Invocation) -> int:
     """The whole workflow; with --list only its names."""
-    return _list_phases(call) if call.flags.get("list") else _run_init(call, only="")
+    return list_phases(call) if call.flags.get("list") else _run_init(call, only="")
 
 
-def _list_phases(call: Invocation) -> int:
+def list_phases(call: Invocation) -> int:
     from kubeup.cli import render_phases
 
     if call.output != "text":
@@ -108,14 +108,15 @@ def _run_init(call: Invocation, *, only: str) -> int:
     for note in config.notes:
         call.report.note(note)
     paths = paths_of(config, call.flags)
-    with _locked(local, paths, f"kb {call.command.name}", is_dry=is_dry):
+    with locked(local, paths, f"kb {call.command.name}", is_dry=is_dry):
         node_state = state.load_state(target, paths)
-        _require_same_node(node_state, config, paths)
+        _require_no_worker(node_state)
+        require_same_node(node_state, config, paths)
         kubeconfig_file = Path(call.flags["kubeconfig"]) if "kubeconfig" in call.flags else None
         ctx = make_context(target, config, paths, call.report, kubeconfig_file=kubeconfig_file)
         runner = workflow.Runner(call.command.workflow, call.command.phases, node_state)
         result = runner.run(ctx, only=only, skip=() if only else config.skip_phases)
-    _print_result(call, result, target, local)
+    print_result(call, result, target, local)
     return 0
 
 
@@ -132,19 +133,30 @@ def paths_of(config: InitConfig, flags: dict[str, Any]) -> Paths:
 def _require_root(local: LocalHost, config: InitConfig) -> None:
     ignored = {name.lower() for name in config.node.ignore_preflight_errors}
     if local.is_live and not local.is_root_user() and not ignored & {"all", "isprivilegeduser"}:
-        raise _not_root("kb init")
+        raise not_root("kb init")
 
 
-def _not_root(command: str) -> HostError:
+def not_root(command: str) -> HostError:
     return HostError(
         f"[ERROR IsPrivilegedUser]: {command} is not run as root",
         cause="it changes files below /etc and /var/lib, and services",
-        remedy=f"sudo {command}; or see what init would do, without rights: kb init --root DIR",
+        remedy=f"sudo {command}"
+        + ("; or see what init would do, without rights: kb init --root DIR" if command == "kb init" else ""),
         code="not-root",
     )
 
 
-def _require_same_node(node_state: state.State, config: InitConfig, paths: Paths) -> None:
+def _require_no_worker(node_state: state.State) -> None:
+    if node_state.has_run("join"):
+        raise HostError(
+            f"this node, {node_state.node}, has joined cluster {node_state.cluster} as a worker",
+            cause="a worker cannot become the first control plane of another cluster",
+            remedy="leave that cluster first: kb reset",
+            code="node-is-worker",
+        )
+
+
+def require_same_node(node_state: state.State, config: InitConfig, paths: Paths) -> None:
     if node_state.node and node_state.node != config.node.name:
         raise HostError(
             f"this node is called {config.node.name!r} now",
@@ -157,7 +169,7 @@ def _require_same_node(node_state: state.State, config: InitConfig, paths: Paths
 
 
 @contextlib.contextmanager
-def _locked(local: LocalHost, paths: Paths, holder: str, *, is_dry: bool) -> Iterator[None]:
+def locked(local: LocalHost, paths: Paths, holder: str, *, is_dry: bool) -> Iterator[None]:
     if is_dry:
         yield
         return
@@ -188,7 +200,7 @@ def local_server(config: InitConfig) -> str:
     return f"https://{shown}:{config.local_api_endpoint.bind_port}"
 
 
-def _print_result(call: Invocation, result: RunResult, target: Host, local: LocalHost) -> None:
+def print_result(call: Invocation, result: RunResult, target: Host, local: LocalHost) -> None:
     plan = list(getattr(target, "plan", []))
     plan = [step for step in plan if not step.what.startswith("/var/lib/kb")]
     if call.output != "text":
@@ -243,13 +255,13 @@ def _print_deferred(call: Invocation, local: LocalHost) -> None:
 def reset(call: Invocation) -> int:
     """Undo what the journal holds. Nothing is guessed: without a journal nothing is touched."""
     if call.flags.get("list"):
-        return _list_phases(call)
+        return list_phases(call)
     local, paths = host.LocalHost(), Paths()
     is_dry = bool(call.flags.get("dry-run"))
     target: Host = dryrun.DryRunHost(local) if is_dry else local
     if not local.is_root_user():
-        raise _not_root("kb reset")
-    with _locked(local, paths, "kb reset", is_dry=is_dry):
+        raise not_root("kb reset")
+    with locked(local, paths, "kb reset", is_dry=is_dry):
         node_state = state.load_state(target, paths)
         if not node_state.has_changed_files():
             looked = (
@@ -269,7 +281,7 @@ def reset(call: Invocation) -> int:
         result = runner.run(ctx, only="cleanup-node")
         target.remove_tree(paths.state_dir)
     if is_dry or call.output != "text":
-        _print_result(call, result, target, local)
+        print_result(call, result, target, local)
     else:
         call.print(_AFTER_RESET)
     return 0
@@ -316,7 +328,9 @@ def status(call: Invocation) -> int:
         call.print("kb has not worked on this node yet (no /var/lib/kb/state.json)")
         return 0
     call.print(f"node {node_state.node} of cluster {node_state.cluster}")
-    known = [f"init/{phase.name}" for phase in call.command.phases]
+    workflow_name = "join" if node_state.has_run("join") else "init"
+    phases = next(command.phases for command in call.commands if command.name == workflow_name)
+    known = [f"{workflow_name}/{phase.name}" for phase in phases]
     width = max(len(name) for name in known)
     for key in [*known, *(key for key in node_state.phases if key not in known)]:
         entry = node_state.phases.get(key)

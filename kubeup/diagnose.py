@@ -326,6 +326,12 @@ CONTAINER_SIGNS: tuple[Sign, ...] = (
         remedy="put this node's address, the service CIDR and the pod CIDR into NO_PROXY, " + _THEN,
     ),
     Sign(
+        r"too many open files",
+        cause="this machine has no file watches (inotify) or file handles left ({line})",
+        remedy="sysctl -w fs.inotify.max_user_instances=8192 fs.inotify.max_user_watches=524288 (and into /etc/sysctl.d)",
+        is_final=False,
+    ),
+    Sign(
         r"exec:? [^\n]*(?:no such file or directory|exec format error|permission denied)",
         cause="its program cannot be run: {line}",
         remedy="the image is of another architecture or is damaged: crictl rmi it, correct imageRepository, " + _THEN,

@@ -447,6 +447,12 @@ def parse_certs(pem: str) -> tuple[x509.Certificate, ...]:
         raise ValueError("its certificate is damaged") from error
 
 
+def common_name_of_request(pem: str) -> str:
+    """The CN of a certificate signing request; "" where it has none. Raises ValueError."""
+    names = x509.load_pem_x509_csr(pem.encode()).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if names else ""
+
+
 def sans_of(cert: x509.Certificate) -> Sans:
     """The names in a certificate, in its own order."""
     found = _extension(cert, x509.SubjectAlternativeName)

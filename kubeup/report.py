@@ -75,11 +75,14 @@ class Report:
     def _line(self, text: str) -> None:
         if self.quiet:
             return
-        if self._live:
-            self.stream.write("\r\033[K")
-            self._live = False
-        self.stream.write(text + "\n")
-        self.stream.flush()
+        try:
+            if self._live:
+                self.stream.write("\r\033[K")
+                self._live = False
+            self.stream.write(text + "\n")
+            self.stream.flush()
+        except BrokenPipeError:
+            self.quiet = True  # whoever listened is gone (a lost ssh connection): the work goes on
 
     def _paint(self, colour: str, text: str) -> str:
         return f"{colour}{text}{_RESET}" if self.has_colour else text

@@ -65,6 +65,11 @@ class State:
         """Whether there is a file to remove or to put back: a run that its checks refused left none."""
         return any(phase.created or phase.backups for phase in self.phases.values())
 
+    def has_run(self, workflow: str) -> bool:
+        """Whether a workflow (`init`, `join`) made or changed files on this node."""
+        entries = [phase for key, phase in self.phases.items() if key.startswith(f"{workflow}/")]
+        return any(phase.created or phase.backups for phase in entries)
+
     def save(self) -> None:
         """Write the file if it changed: 0600, whole or not at all."""
         text = json.dumps(self.as_dict(), indent=1, sort_keys=True) + "\n"

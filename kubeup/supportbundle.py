@@ -125,7 +125,7 @@ REDACTIONS: tuple[tuple[str, re.Pattern[str], Replacement], ...] = (
     ("bootstrap tokens", re.compile(r"\b([a-z0-9]{6})\.[a-z0-9]{16}\b"), rf"\1.{MARK}"),
     (
         "authorization headers",
-        re.compile(r"(?i)\b(authorization\\?[\"']?\s*[:=]\s*\\?[\"']?)(?:bearer|basic|digest)?\s*[^\s\"',\\]+"),
+        re.compile(r"(?i)\b(authorization\\?[\"']?[ \t]*[:=][ \t]*\\?[\"']?)(?:bearer |basic |digest )?[^\s\"',\\]+"),
         rf"\1{MARK}",
     ),
     ("bearer tokens", re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{8,}"), rf"\1{MARK}"),
@@ -136,9 +136,17 @@ REDACTIONS: tuple[tuple[str, re.Pattern[str], Replacement], ...] = (
         _hide_value,
     ),
     (
+        "fields with a block of text",
+        re.compile(
+            rf"(?im)^(?P<indent>[ \t]*)(?P<name>[^\n]*?\b{_PRIVATE_NAME}[\"']?):[ \t]*[|>][-+0-9]*\n(?:(?:(?P=indent)[ \t]+[^\n]*)?\n)*(?:(?P=indent)[ \t]+[^\n]*)?"
+        ),
+        rf"\g<indent>\g<name>: {MARK}\n",
+    ),
+    (
         "fields",
         re.compile(
-            rf"(?im)(?P<name>[\"']?\b{_PRIVATE_NAME}[\"']?)(?P<sign>[ \t]*[:=][ \t]*)(?P<value>\"[^\"\n]*\"|'[^'\n]*'|[^\s][^\n]*)"
+            rf"(?im)(?P<name>[\"']?\b{_PRIVATE_NAME})(?P<sign>\\*[\"']?[ \t]*[:=][ \t]*)"
+            r"(?P<value>\\+\"[^\"\n]*\"|\"(?:[^\"\\\n]|\\.)*\"|'[^'\n]*'|[^\s{\[][^\n]*)"
         ),
         _hide_value,
     ),

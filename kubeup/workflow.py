@@ -220,6 +220,7 @@ class Runner:
         result = RunResult(self.workflow)
         remove_leftovers(ctx.host, self.state)
         ctx.outputs["owned_paths"] = self.state.created_paths()
+        ctx.outputs["unfinished_phases"] = frozenset(phase.name for phase in self.phases if not self._is_done(phase))
         ctx.outputs["will_run"] = frozenset(phase.name for phase in chosen if phase.name not in skipped)
         self._total = len(chosen)
         for index, phase in enumerate(chosen, start=1):
@@ -228,6 +229,10 @@ class Runner:
             ctx.report.phase(index, len(chosen), phase.name, phase.does, _describe(outcome, ctx.host.mode))
         result.outputs = {key: value for key, value in ctx.outputs.items() if not key.startswith("_")}
         return result
+
+    def _is_done(self, phase: Phase) -> bool:
+        before = self.state.phases.get(f"{self.workflow}/{phase.name}")
+        return before is not None and before.status == "done"
 
     def _run_one(
         self, ctx: Context, phase: Phase, *, is_forced: bool, is_skipped: bool, result: RunResult

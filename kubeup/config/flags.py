@@ -15,6 +15,8 @@ from kubeup.errors import UsageError
 
 _INIT, _CLUSTER, _KB = "InitConfiguration", "ClusterConfiguration", "KbConfiguration"
 
+Fields = Mapping[str, tuple[str, str, schema.Type]]
+
 FIELDS: dict[str, tuple[str, str, schema.Type]] = {
     "apiserver-advertise-address": (_INIT, "localAPIEndpoint.advertiseAddress", schema.TEXT),
     "apiserver-bind-port": (_INIT, "localAPIEndpoint.bindPort", schema.NUMBER),
@@ -47,33 +49,63 @@ FIELDS: dict[str, tuple[str, str, schema.Type]] = {
 }
 """Every flag that says what a document could say. kb's own come last."""
 
+_JOIN = "JoinConfiguration"
+_ENDPOINT = "controlPlane.localAPIEndpoint"
+_BOOTSTRAP_TOKEN = "discovery.bootstrapToken"  # noqa: S105
+
+JOIN_FIELDS: dict[str, tuple[str, str, schema.Type]] = {
+    "apiserver-advertise-address": (_JOIN, f"{_ENDPOINT}.advertiseAddress", schema.TEXT),
+    "apiserver-bind-port": (_JOIN, f"{_ENDPOINT}.bindPort", schema.NUMBER),
+    "certificate-key": (_JOIN, "controlPlane.certificateKey", schema.SECRET),
+    "cri-socket": (_JOIN, "nodeRegistration.criSocket", schema.TEXT),
+    "discovery-file": (_JOIN, "discovery.file.kubeConfigPath", schema.TEXT),
+    "discovery-token": (_JOIN, f"{_BOOTSTRAP_TOKEN}.token", schema.SECRET),
+    "discovery-token-ca-cert-hash": (_JOIN, f"{_BOOTSTRAP_TOKEN}.caCertHashes", schema.TEXTS),
+    "discovery-token-unsafe-skip-ca-verification": (
+        _JOIN,
+        f"{_BOOTSTRAP_TOKEN}.unsafeSkipCAVerification",
+        schema.BOOL,
+    ),
+    "dry-run": (_JOIN, "dryRun", schema.BOOL),
+    "endpoint": (_JOIN, f"{_BOOTSTRAP_TOKEN}.apiServerEndpoint", schema.TEXT),
+    "ignore-preflight-errors": (_JOIN, "nodeRegistration.ignorePreflightErrors", schema.TEXTS),
+    "node-name": (_JOIN, "nodeRegistration.name", schema.TEXT),
+    "patches": (_JOIN, "patches.directory", schema.TEXT),
+    "skip-phases": (_JOIN, "skipPhases", schema.TEXTS),
+    "tls-bootstrap-token": (_JOIN, "discovery.tlsBootstrapToken", schema.SECRET),
+    "fix": (_KB, "runtime.fix", schema.BOOL),
+}
+"""The flags of join, and `endpoint`, the word that is no flag. --token fills two fields: see config/load_join.py."""
+
 _BESIDE_CONFIG = frozenset({"dry-run", "ignore-preflight-errors", "node-name", "skip-phases"})
 
 
-def is_allowed_beside_config(name: str) -> bool:
+def is_allowed_beside_config(name: str, fields: Fields = FIELDS) -> bool:
     """kb's own flags are, and win over the file, as --node-name does; of kubeadm's only a few."""
-    return name not in FIELDS or name in _BESIDE_CONFIG or FIELDS[name][0] == _KB
+    return name not in fields or name in _BESIDE_CONFIG or fields[name][0] == _KB
 
 
-def check_mixing(config_file: object, flags: Mapping[str, Any]) -> None:
+def check_mixing(config_file: object, flags: Mapping[str, Any], fields: Fields = FIELDS) -> None:
     """Raise UsageError (mixed-flags) where a flag that a file should say stands beside --config."""
-    mixed = sorted(name for name in flags if not is_allowed_beside_config(name))
+    mixed = sorted(name for name in flags if not is_allowed_beside_config(name, fields))
     if mixed:
-        fields = ", ".join(f"--{name} is {FIELDS[name][1]} of {FIELDS[name][0]}" for name in mixed)
+        told = ", ".join(f"--{name} is {fields[name][1]} of {fields[name][0]}" for name in mixed)
         raise UsageError(
             f"can not mix '--config' with arguments [{' '.join(mixed)}]",
-            cause=f"with a configuration file, the file says what these flags say: {fields}",
+            cause=f"with a configuration file, the file says what these flags say: {told}",
             remedy=f"move them into {config_file}, or leave --config out",
             code="mixed-flags",
         )
 
 
-def apply_flags(flags: Mapping[str, Any], trees: dict[str, dict[str, Any]], problems: Problems) -> None:
+def apply_flags(
+    flags: Mapping[str, Any], trees: dict[str, dict[str, Any]], problems: Problems, fields: Fields = FIELDS
+) -> None:
     """Write the flags that were given into the trees, over what a file says."""
     for name, given in flags.items():
-        if name not in FIELDS or given is None:
+        if name not in fields or given is None:
             continue
-        kind, path, wanted = FIELDS[name]
+        kind, path, wanted = fields[name]
         value = _decode_flag(name, given, wanted, problems)
         if value is None:
             continue

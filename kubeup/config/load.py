@@ -137,7 +137,7 @@ def build_init_config(host: Host, trees: Trees, problems: Problems, *, looks: st
     looks: what the machine is asked for: "machine" (all that only it can tell), "version" (that alone), "nothing".
     What it is not asked for gets a plausible value."""
     notes: list[str] = []
-    chooser = _Chooser(host, trees, problems, notes, looks=looks)
+    chooser = Chooser(host, trees, problems, notes, looks=looks)
     kb = build(schema.KB, trees.get(_KB, {}))
     own = {name: value for name, value in trees.get(_INIT, {}).items() if name not in _BUILT_APART}
     init = build(schema.INIT, {**own, "nodeRegistration": chooser.node_tree()})
@@ -162,12 +162,15 @@ def build_init_config(host: Host, trees: Trees, problems: Problems, *, looks: st
 _BUILT_APART = ("localAPIEndpoint", "bootstrapTokens")
 
 
-class _Chooser:
-    """Fills in what documents leave open. One per load."""
+class Chooser:
+    """Fills in what documents leave open. One per load; `kind` is the document that describes this node."""
 
-    def __init__(self, host: Host, trees: Trees, problems: Problems, notes: list[str], *, looks: str) -> None:
+    def __init__(
+        self, host: Host, trees: Trees, problems: Problems, notes: list[str], *, looks: str, kind: str = _INIT
+    ) -> None:
         self.host = host
-        self.init = trees.get(_INIT, {})
+        self.kind = kind
+        self.init = trees.get(kind, {})
         self.tree = trees.get(_CLUSTER, {})
         self.problems = problems
         self.notes = notes
@@ -194,10 +197,10 @@ class _Chooser:
         socket = tree.get("criSocket") or ""
         if not socket:
             choice = discover.choose_cri_socket(self.host) if self.looks else discover.Choice(_DEFAULT_SOCKET)
-            tree["criSocket"] = self._take(_INIT, "nodeRegistration.criSocket", choice)
+            tree["criSocket"] = self._take(self.kind, "nodeRegistration.criSocket", choice)
         elif socket.startswith("/"):
             tree["criSocket"] = f"unix://{socket}"
-            self.problems.warn(_INIT, "nodeRegistration.criSocket", f"{socket} is taken for unix://{socket}")
+            self.problems.warn(self.kind, "nodeRegistration.criSocket", f"{socket} is taken for unix://{socket}")
         return tree
 
     def local_api_endpoint(self) -> types.LocalAPIEndpoint:

@@ -292,6 +292,21 @@ class JoinConfiguration:
 
 
 @dataclass(frozen=True)
+class JoinConfig(InitConfig):
+    """All that `kb join` knows: its own document, and the cluster as discovery found it. What it shares with an init
+    (cluster, kubelet, kb.pod_network) has the cluster's values, so that the phases of both read the same names."""
+
+    join: JoinConfiguration = JoinConfiguration(NodeRegistration(""))
+    server: str = ""
+    """The API server that this node's kubelet talks to: the cluster's word, not the command line's."""
+    ca_pem: str = ""
+    bootstrap_kubeconfig: Secret = _NO_SECRET
+    """The text of bootstrap-kubelet.conf; "" where the node is a member already and kubelet.conf speaks for it."""
+    clock_skew_s: float = 0.0
+    """By how much the API server's clock is ahead of this node's."""
+
+
+@dataclass(frozen=True)
 class ResetConfiguration:
     certificates_dir: str = "/etc/kubernetes/pki"
     cleanup_tmp_dir: bool = False

@@ -630,7 +630,8 @@ def check_kb(kb: types.KbConfiguration, problems: Problems) -> None:
 # ---- join, reset, upgrade
 
 
-def check_join(join: types.JoinConfiguration, problems: Problems) -> None:
+def check_join(join: types.JoinConfiguration, problems: Problems, *, needs_discovery: bool = True) -> None:
+    """needs_discovery: False for a node that is a member already, which finds its cluster by its kubelet.conf."""
     check_node(problems, _JOIN, join.node)
     check_timeouts(problems, _JOIN, join.timeouts)
     check_absolute(problems, _JOIN, "caCertPath", join.ca_cert_path)
@@ -638,7 +639,8 @@ def check_join(join: types.JoinConfiguration, problems: Problems) -> None:
         problems.fail(
             _JOIN, "caCertPath", f"{shorten(join.ca_cert_path)!r} does not end with .crt", "write a .crt path"
         )
-    _check_discovery(join.discovery, problems)
+    if needs_discovery or join.discovery.bootstrap_token or join.discovery.file:
+        _check_discovery(join.discovery, problems)
     if join.control_plane:
         check_certificate_key(problems, _JOIN, "controlPlane.certificateKey", join.control_plane.certificate_key)
         endpoint = join.control_plane.local_api_endpoint

@@ -110,14 +110,14 @@ def _remove_other_proxies(ctx: Context, proxy: BootstrapToken) -> None:
 
 
 def certs_are_uploaded(ctx: Context) -> bool:
-    """Whether the Secret is there and opens with the configured key, if one is; without --upload-certs nothing is
-    wanted."""
+    """Whether the Secret is there and opens with the configured key, if one is; a key that kb made up and nobody has
+    seen, since the run was cut off before its end, opens nothing. Without --upload-certs nothing is wanted."""
     if not ctx.config.upload_certs:
         return True
     secret = ctx.api.get(kubeapi.path_of("Secret", certshare.SECRET_NAME, SYSTEM))
     key = ctx.config.certificate_key
     if secret is None or not key:
-        return secret is not None
+        return secret is not None and "show-join-command" not in ctx.outputs.get("unfinished_phases", ())
     try:
         certshare.plan_downloads(secret, key, paths=ctx.paths, cluster=ctx.config.cluster)
     except KbError:

@@ -83,7 +83,7 @@ class _Wait:
         return ClusterError(
             f"{self.goal}: not there after {elapsed:.0f} s",
             cause=f"{missing}; {more}" if more else missing,
-            remedy="look at the kubelet (journalctl -xeu kubelet) and the containers (crictl ps -a), then: kb init",
+            remedy="look at the kubelet (journalctl -xeu kubelet) and the containers (crictl ps -a), then run the command again",
             code="not-healthy",
         )
 
@@ -153,7 +153,8 @@ def verify_node(ctx: Context) -> Outputs:
         return None
     name = ctx.config.node.name
     if ctx.config.kb.pod_network.plugin != "none":
-        _wait_for_ready(ctx, name)
+        # kube-proxy has been started by now, and dies at once of a configuration that it cannot bear
+        wait_for_ready(ctx, name, _dns_chain(ctx) if _has_dns(ctx) else ())
         _wait_for_dns(ctx)
     _soak(ctx, name)
     status, _ = health.node_condition(ctx.api.get(kubeapi.path_of("Node", name)))
@@ -162,12 +163,14 @@ def verify_node(ctx: Context) -> Outputs:
     return {"node_ready": status == "True"}
 
 
-def _wait_for_ready(ctx: Context, name: str) -> None:
+def wait_for_ready(ctx: Context, name: str, components: tuple[str, ...]) -> None:
+    """Until node `name` is Ready; components: what runs on it by now. Raises ClusterError (not-healthy)."""
+
     def look() -> str:
         status, message = health.node_condition(ctx.api.get(kubeapi.path_of("Node", name)))
         return "" if status == "True" else f"node {name} is not Ready: {message}"
 
-    _Wait(ctx, ctx.config.timeouts.kubelet_health_check_s, "node Ready").until(look)
+    _Wait(ctx, ctx.config.timeouts.kubelet_health_check_s, "node Ready", components).until(look)
 
 
 def _wait_for_dns(ctx: Context) -> None:
@@ -217,7 +220,9 @@ def _describe_ended_proxy(ctx: Context) -> str:
         return ""
     field = f"spec.nodeName={ctx.config.node.name}"
     pods = ctx.api.list(kubeapi.path_of("Pod", namespace="kube-system"), label="k8s-app=kube-proxy", field=field)
-    states = [status.get("state") or {} for pod in pods for status in pod["status"].get("containerStatuses") or ()]
+    states = [
+        status.get("state") or {} for pod in pods for status in (pod.get("status") or {}).get("containerStatuses") or ()
+    ]
     return "" if all("running" in state for state in states) else "kube-proxy does not run"
 
 

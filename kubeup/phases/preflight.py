@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubeup.errors import HostError
 from kubeup.lazy import lazy_import
-from kubeup.phases import certs
+from kubeup.phases import certs, control_plane, node
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import certshare, checks, images, kubeconfig, pki, runtime, runtimefix
+    from kubeup import certshare, checks, health, images, kubeconfig, pki, runtime, runtimefix
 else:
     certshare = lazy_import("kubeup.certshare")
+    health = lazy_import("kubeup.health")
     kubeconfig = lazy_import("kubeup.kubeconfig")
     pki = lazy_import("kubeup.pki")
     checks = lazy_import("kubeup.checks")
@@ -29,27 +32,46 @@ def run_checks(ctx: Context) -> Outputs:
     _check_files(ctx)
     certs.start_making_keys(ctx)  # the second processor makes them while the first looks and pulls
     if ctx.config.kb.runtime.fix:
-        _fix_runtime(ctx)
+        fix_runtime(ctx)
+    look_at_node(ctx, checks.INIT, (checks.ROOT, checks.NODE, checks.IMAGES), owned=find_own_files(ctx))
+    return None
+
+
+def find_own_files(ctx: Context) -> list[Path]:
+    """The static pods and the kubelet's configuration as far as they are, to the letter, what this run would write:
+    with them a node whose state.json was lost is gone on with, not refused."""
+    components = ("etcd", *health.COMPONENTS)
+    own = [ctx.paths.manifest(name) for name in components if control_plane.manifest_is_current(ctx, name)]
+    if own and node.kubelet_is_current(ctx):
+        own += node.render_kubelet_files(ctx)
+    return own
+
+
+def look_at_node(ctx: Context, workflow: str, batches: Iterable[str], *, owned: Iterable[str] = ()) -> None:
+    """The batches of checks in their order; each tells all its errors at once. owned: further paths that are kb's.
+
+    Raises PreflightError (preflight).
+    """
     ignored = checks.parse_ignored(ctx.config.node.ignore_preflight_errors)
-    node = checks.Node(
+    looked_at = checks.Node(
         ctx.host,
         ctx.config,
         ctx.release,
         ctx.paths,
-        owned=frozenset(ctx.outputs.get("owned_paths", ())),
+        owned=frozenset((*ctx.outputs.get("owned_paths", ()), *owned)),
+        workflow=workflow,
         mends=ctx.outputs.get("will_run", frozenset()),
         tell=ctx.report.waiting,
     )
-    for batch in (checks.ROOT, checks.NODE, checks.IMAGES):
-        errors, warnings = checks.judge_findings(checks.run_batch(node, batch), ignored)
+    for batch in batches:
+        errors, warnings = checks.judge_findings(checks.run_batch(looked_at, batch), ignored)
         for warning in warnings:
             ctx.report.warn(str(warning))
         if errors:
-            raise checks.make_error(node, errors)
-    return None
+            raise checks.make_error(looked_at, errors)
 
 
-def _fix_runtime(ctx: Context) -> None:
+def fix_runtime(ctx: Context) -> None:
     """--fix: what the checks would find wrong with containerd is mended before they look."""
     if ctx.host.mode != "live":
         ctx.report.note("--fix: containerd itself tries what is mended, so nothing of it is planned here")

@@ -34,7 +34,7 @@ cd / && find etc/kubernetes/manifests etc/systemd/system etc/sysctl.d etc/cni us
   -type f -exec sha256sum {} +; cat /proc/sys/net/ipv4/ip_forward; systemctl is-enabled kubelet kb-routes"""
 KINDS = "configmaps,serviceaccounts,roles,rolebindings,daemonsets,deployments,services"
 CLUSTER_KINDS = "clusterroles,clusterrolebindings"
-_REFERENCE: dict[str, Snapshot] = {}
+_REFERENCE: Snapshot = {}
 
 
 # ---- helpers
@@ -66,6 +66,13 @@ def strike(node: Node, *, phase: int, delay_s: float = 0, number: int = signal.S
     return found
 
 
+def look(node: Node) -> dict[str, Any]:
+    """The private keys and half-written files on the disk, as killer.py says them."""
+    wish = {"argv": ["true"], "signal": 0}
+    found: dict[str, Any] = json.loads(node.run(["python3", "killer.py", json.dumps(wish)]).stdout)
+    return found
+
+
 def read_state(node: Node) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(node.read("/var/lib/kb/state.json"))
     return found
@@ -73,7 +80,7 @@ def read_state(node: Node) -> dict[str, Any]:
 
 def read_snapshot(node: Node) -> Snapshot:
     """The node and its cluster as far as two runs must agree on them: line -> line, object -> its content."""
-    found = {line: "file" for line in node.run(FILES, check=False).stdout.splitlines()}
+    found = dict.fromkeys(node.run(FILES, check=False).stdout.splitlines(), "file")
     objects = node.get(f"{KINDS} -A")["items"] + node.get(CLUSTER_KINDS)["items"]
     for obj in objects:
         meta = obj["metadata"]
@@ -155,11 +162,11 @@ def test_killed_after_every_phase(make_node: MakeNode, kb_pyz: Path, k8s_version
         assert found["status"] == -signal.SIGKILL, f"{phase}: {found['lines'][-5:]}"
         keys.check(found["keys"], f"killed after phase {phase}")
     result = init(node)
-    keys.check(strike(node, phase=0, number=0)["keys"], "after the last run")
+    keys.check(look(node)["keys"], "after the last run")
     assert "Your Kubernetes control-plane has initialized successfully!" in result.output
     assert_same_end(node)
     assert_no_op(node, within_s=2)
-    assert strike(node, phase=0, number=0)["leftovers"] == []
+    assert look(node)["leftovers"] == []
     check_cluster_serves(node)
 
 
@@ -184,7 +191,7 @@ def test_killed_inside_phases(make_node: MakeNode, kb_pyz: Path, k8s_version: st
     init(node)
     assert_same_end(node)
     assert_no_op(node)
-    assert strike(node, phase=0, number=0)["leftovers"] == [], log
+    assert look(node)["leftovers"] == [], log
 
 
 def test_power_loss(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
@@ -303,12 +310,10 @@ def test_state_that_cannot_be_trusted(make_node: MakeNode, kb_pyz: Path, k8s_ver
         assert node.read("/var/lib/kb/state.json") == text
         node.run("kubectl get nodes", env={"KUBECONFIG": "/etc/kubernetes/admin.conf"})
     # the remedy for the damaged one, as it is printed: kb looks at the node itself and goes on
-    keys = strike(node, phase=0, number=0)["keys"] if False else None
     node.run("mv /var/lib/kb/state.json /var/lib/kb/state.json.damaged")
-    before = json.loads(node.run(["python3", "killer.py", json.dumps({"argv": ["true"], "signal": 0})]).stdout)["keys"]
+    keys = look(node)["keys"]
     init(node)
-    after = json.loads(node.run(["python3", "killer.py", json.dumps({"argv": ["true"], "signal": 0})]).stdout)["keys"]
-    assert before == after and keys is None
+    assert look(node)["keys"] == keys
     assert_no_op(node)
 
 
@@ -317,7 +322,7 @@ def test_a_changed_configuration(make_node: MakeNode, kb_pyz: Path, k8s_version:
     node = make_node("cp1", version=k8s_version)
     put(node, kb_pyz)
     init(node)
-    keys = strike(node, phase=0, number=0)["keys"]
+    keys = look(node)["keys"]
     extra = {"name": "v", "value": "1"}
     put_config(node, cluster={"apiServer": {"certSANs": ["kb.example"], "extraArgs": [extra]}, "scheduler": {"extraArgs": [extra]}})  # fmt: skip
     result = init(node)
@@ -330,7 +335,7 @@ def test_a_changed_configuration(make_node: MakeNode, kb_pyz: Path, k8s_version:
         assert f"{phase}: {why} changed since the last run: doing it again" in result.output, result.output
     assert re.search(r"certs/ca .* unchanged", result.output)
     assert re.search(r"control-plane/controller-manager .* unchanged", result.output)
-    found = strike(node, phase=0, number=0)
+    found = look(node)
     assert found["keys"] == keys
     assert "kb.example" in node.run("openssl x509 -noout -text -in /etc/kubernetes/pki/apiserver.crt").stdout
     node.wait_node_ready()

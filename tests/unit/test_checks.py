@@ -153,6 +153,8 @@ def test_every_problem_of_a_batch_is_told_at_once() -> None:
 def test_the_order_is_kubeadm_s() -> None:
     names = [check.names for check in checks.CHECKS if checks.INIT in check.workflows]
     ours = {
+        "AdvertiseAddress",
+        "KubeletProxy",
         "CgroupDriver",
         "OOMScoreAdj",
         "SandboxImage",
@@ -500,11 +502,23 @@ def test_proxy_for_the_api_server() -> None:
     assert found(make_node(host), checks.check_proxy) == []
     host.env = {"https_proxy": "http://user:secret@proxy:3128", "NO_PROXY": "corp.example"}
     finding = only(make_node(host, networking=Networking(pod_subnet="10.244.0.0/16")), checks.check_proxy)
-    assert (finding.name, finding.level) == ("HTTPProxy", "warning")
+    assert (finding.name, finding.level) == ("HTTPProxy", "error")
     assert "secret" not in finding.text
     assert finding.remedy == (
         "export NO_PROXY=corp.example,localhost,127.0.0.1,10.0.0.11,10.96.0.0/12,10.244.0.0/16,.svc,.cluster.local"
     )
+
+
+def test_a_proxy_that_systemd_gives_the_kubelet() -> None:
+    host = fit_host()
+    assert found(make_node(host), checks.check_kubelet_proxy) == []
+    host.answers["systemctl show-environment"] = "PATH=/bin\nHTTPS_PROXY=http://user:secret@proxy:3128\n"
+    finding = only(make_node(host), checks.check_kubelet_proxy)
+    assert (finding.name, finding.level) == ("KubeletProxy", "error")
+    assert "the proxy http://proxy:3128" in finding.text
+    assert "Environment=NO_PROXY=localhost,127.0.0.1,10.0.0.11," in finding.remedy
+    host.answers["systemctl show kubelet --property Environment"] = "A=b NO_PROXY=10.0.0.0/8\n"
+    assert found(make_node(host), checks.check_kubelet_proxy) == []
 
 
 def test_the_completed_no_proxy_silences_both_checks() -> None:

@@ -157,10 +157,13 @@ def test_the_end_of_a_kube_proxy_with_the_old_configuration_does_not_count(tmp_p
     """Its configuration was mended, and a restart asked for: the pod of before is waited out."""
     ctx = make_context(tmp_path)
     owner = "/apis/apps/v1/namespaces/kube-system/daemonsets/kube-proxy"
-    template = {"metadata": {"annotations": {}}}
-    pod = {"metadata": {"name": "kube-proxy-1", "labels": {"k8s-app": "kube-proxy"}}, "spec": {"nodeName": "cp1"}}
     objects = node_of(ctx).cluster.objects
-    objects.update({owner: {"metadata": {}, "spec": {"template": template}}, f"{PODS}/kube-proxy-1": pod})
+    objects[owner] = {"metadata": {"resourceVersion": "1", "uid": "u"}, "spec": {"template": {"metadata": {}}}}
+    pod = objects[f"{PODS}/kube-proxy-1"] = {
+        "metadata": {"name": "kube-proxy-1", "labels": {"k8s-app": "kube-proxy"}},
+        "spec": {"nodeName": "cp1"},
+        "status": {},
+    }
     assert health.verify_node(ctx) == {"node_ready": True}
 
     clusterobjects.restart_pods(ctx.api, owner, ctx.host.now())

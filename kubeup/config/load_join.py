@@ -1,0 +1,239 @@
+"""File and flags in, one JoinConfiguration out; and the whole of what a joining node knows, once the cluster is found.
+
+Source: cmd/kubeadm/app/util/config/joinconfiguration.go, cmd/kubeadm/app/cmd/join.go (newJoinData),
+cmd/kubeadm/app/util/config/cluster.go (FetchInitConfigurationFromCluster)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+from kubeup.config import discover, schema, types, validate
+from kubeup.config.convert import convert_documents
+from kubeup.config.documents import build, parse_documents
+from kubeup.config.flags import JOIN_FIELDS, apply_flags, check_mixing
+from kubeup.config.load import Chooser, Trees, read_documents, take_kinds
+from kubeup.config.problems import Problems
+from kubeup.errors import ClusterError, UsageError
+from kubeup.host import Host
+from kubeup.lazy import lazy_import
+from kubeup.render import load_yaml, yaml
+
+if TYPE_CHECKING:
+    from kubeup import kubelet, pki
+else:
+    kubelet = lazy_import("kubeup.kubelet")
+    pki = lazy_import("kubeup.pki")
+
+_JOIN, _KB, _CLUSTER = "JoinConfiguration", "KbConfiguration", "ClusterConfiguration"
+JOIN_KINDS = (_JOIN, _KB)
+_CONTROL_PLANE_FLAGS = ("apiserver-advertise-address", "apiserver-bind-port", "certificate-key")
+_DISCOVERY_FLAGS = (
+    "token",
+    "discovery-token",
+    "discovery-token-ca-cert-hash",
+    "discovery-token-unsafe-skip-ca-verification",
+)
+_JOIN_COMMAND = "take the join command that a control plane prints: kb token create --print-join-command"
+
+
+@dataclass(frozen=True)
+class JoinWishes:
+    """What the operator said, with every default that needs no cluster."""
+
+    join: types.JoinConfiguration
+    kb: types.KbConfiguration = field(default_factory=types.KbConfiguration)
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def load_join_config(
+    host: Host, *, config_file: Optional[Path], flags: Mapping[str, Any], endpoint: str = "", is_member: bool = False
+) -> JoinWishes:
+    """The configuration of a join, complete and checked.
+
+    endpoint: the API server's `host:port` as a word of the command line. is_member: the node has joined, and needs
+    neither endpoint nor token to go on. Raises UsageError: no-endpoint, mixed-flags, config-not-readable,
+    invalid-config, bad-ca-cert-hash, control-plane-join-missing.
+    """
+    problems = Problems()
+    trees: Trees = {}
+    notes: list[str] = []
+    if config_file is not None:
+        check_mixing(config_file, {**flags, **({"token": ""} if "token" in flags else {})}, _MIXING_FIELDS)
+        trees = take_kinds(read_documents(host, config_file, problems), JOIN_KINDS, problems)
+        if not problems and _JOIN not in trees:
+            raise UsageError(
+                f"{config_file} configures no join",
+                cause="no JoinConfiguration found in the supplied config",
+                remedy="add one; a full example: kb config print join-defaults",
+                code="invalid-config",
+            )
+        if endpoint:
+            problems.warnings.append(f"{endpoint} has no effect: {config_file} says where the API server is")
+    else:
+        flags = _spread_flags(flags, endpoint, is_member=is_member, problems=problems)
+    apply_flags(flags, trees, problems, JOIN_FIELDS)
+    tree = trees.setdefault(_JOIN, {})
+    if flags.get("control-plane"):
+        tree.setdefault("controlPlane", {})
+    if tree.get("controlPlane") is not None:
+        raise _control_plane_missing()
+    chooser = Chooser(host, trees, problems, notes, looks="nothing" if problems else "machine", kind=_JOIN)
+    join: types.JoinConfiguration = build(schema.JOIN, {**tree, "nodeRegistration": chooser.node_tree()})
+    join = _fill_tls_token(join)
+    kb = build(schema.KB, trees.get(_KB, {}))
+    validate.check_join(join, problems, needs_discovery=not is_member)
+    validate.check_kb(kb, problems)
+    problems.raise_if_any()
+    for pin in join.discovery.bootstrap_token.ca_cert_hashes if join.discovery.bootstrap_token else ():
+        pki.parse_ca_cert_hash(pin)
+    return JoinWishes(join, kb, tuple(notes), tuple(problems.warnings))
+
+
+_MIXING_FIELDS = {**JOIN_FIELDS, "token": JOIN_FIELDS["discovery-token"], "control-plane": (_JOIN, "controlPlane", schema.BOOL)}  # fmt: skip
+
+
+def _spread_flags(flags: Mapping[str, Any], endpoint: str, *, is_member: bool, problems: Problems) -> dict[str, Any]:
+    """The flags as fields: --token stands for two of them, and what is a control plane's alone goes for a worker."""
+    spread = dict(flags)
+    token = spread.pop("token", None)
+    if endpoint:
+        spread["endpoint"] = endpoint
+        if token is not None:
+            spread.setdefault("discovery-token", token)
+    elif not flags.get("discovery-file"):
+        given = [f"--{name}" for name in _DISCOVERY_FLAGS if name in flags]
+        if not is_member or given:
+            raise no_endpoint(", ".join(given) or "nothing")
+    else:
+        for name in _DISCOVERY_FLAGS[1:]:
+            if spread.pop(name, None) is not None:
+                problems.warnings.append(f"--{name} has no effect beside --discovery-file without HOST:PORT")
+    if token is not None:
+        spread.setdefault("tls-bootstrap-token", token)
+    if not flags.get("control-plane"):
+        for name in _CONTROL_PLANE_FLAGS:
+            if spread.pop(name, None) is not None:
+                problems.warnings.append(f"--{name} has no effect without --control-plane")
+    return spread
+
+
+def no_endpoint(given: str) -> UsageError:
+    return UsageError(
+        "kb join was not told where the cluster is",
+        cause=f"{given} was given, and no HOST:PORT of the API server",
+        remedy=_JOIN_COMMAND,
+        code="no-endpoint",
+    )
+
+
+def _fill_tls_token(join: types.JoinConfiguration) -> types.JoinConfiguration:
+    token = join.discovery.bootstrap_token
+    if token is None or join.discovery.tls_bootstrap_token:
+        return join
+    return replace(join, discovery=replace(join.discovery, tls_bootstrap_token=token.token))
+
+
+def _control_plane_missing() -> UsageError:
+    return UsageError(
+        "kb join --control-plane",
+        cause="control planes join in a later release of kb",
+        remedy="use kubeadm join for it: the flags are the same, and the cluster is one that kubeadm knows",
+        code="control-plane-join-missing",
+    )
+
+
+# ---- with the cluster
+
+
+def build_join_config(
+    host: Host,
+    wishes: JoinWishes,
+    *,
+    cluster_text: str,
+    kubelet_text: str,
+    pod_network: types.PodNetwork,
+    server: str,
+    ca_pem: str,
+) -> types.JoinConfig:
+    """What the phases read: the node's own wishes, and the documents that the cluster stores.
+
+    Raises ClusterError (stored-config-invalid) where a document cannot be understood.
+    """
+    notes, warnings = list(wishes.notes), list(wishes.warnings)
+    cluster = parse_stored_cluster(host, cluster_text, warnings)
+    return types.JoinConfig(
+        cluster=cluster,
+        node=wishes.join.node,
+        local_api_endpoint=_own_endpoint(host, cluster),
+        skip_phases=wishes.join.skip_phases,
+        dry_run=wishes.join.dry_run,
+        patches_directory=wishes.join.patches_directory,
+        timeouts=wishes.join.timeouts,
+        kubelet=_without_foreign_resolver(host, _parse_stored_kubelet(kubelet_text), notes),
+        kb=replace(wishes.kb, pod_network=pod_network),
+        proxy_env=discover.read_proxy_env(host),
+        notes=tuple(notes),
+        warnings=tuple(warnings),
+        join=wishes.join,
+        server=server,
+        ca_pem=ca_pem,
+    )
+
+
+def parse_stored_cluster(host: Host, text: str, warnings: list[str]) -> types.ClusterConfiguration:
+    """The ClusterConfiguration of ConfigMap kubeadm-config. A field that kb does not know was written by a newer
+    tool and is no concern of a joining worker: a warning."""
+    problems = Problems()
+    trees = convert_documents(parse_documents(text, _STORED, problems), Problems())
+    if _CLUSTER not in trees or not trees[_CLUSTER].get("kubernetesVersion"):
+        told = problems.items[0].text if problems else "it holds no ClusterConfiguration with a kubernetesVersion"
+        raise _stored_invalid("kubeadm-config", told)
+    warnings.extend(f"{problem.text} (ignored)" for problem in problems.items)
+    endpoint = types.LocalAPIEndpoint(discover.PLACEHOLDER_ADDRESSES[4])
+    chooser = Chooser(host, {_CLUSTER: trees[_CLUSTER]}, problems, [], looks="nothing")
+    return chooser.cluster(endpoint, types.KbConfiguration())
+
+
+_STORED = "ConfigMap kube-system/kubeadm-config"
+
+
+def _parse_stored_kubelet(text: str) -> types.FrozenDict:
+    try:
+        found = load_yaml(text)
+    except yaml.YAMLError as error:
+        raise _stored_invalid("kubelet-config", f"it is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict) or found.get("kind") != "KubeletConfiguration":
+        raise _stored_invalid("kubelet-config", "its key kubelet holds no KubeletConfiguration")
+    if found.get("apiVersion") != schema.KUBELET_V1BETA1:
+        raise _stored_invalid("kubelet-config", f"its apiVersion is {found.get('apiVersion')!r}")
+    return {key: value for key, value in found.items() if key not in ("apiVersion", "kind")}
+
+
+def _without_foreign_resolver(host: Host, document: types.FrozenDict, notes: list[str]) -> types.FrozenDict:
+    """systemd-resolved's file is stored where the first node had one; a node without it would start no pod."""
+    path = document.get("resolvConf")
+    if path != kubelet.RESOLVED_CONF or host.exists(Path(path)):
+        return document
+    notes.append(f"the cluster's kubelets start from {path}, which this node does not have: it takes its own")
+    return {key: value for key, value in document.items() if key != "resolvConf"}
+
+
+def _stored_invalid(name: str, cause: str) -> ClusterError:
+    return ClusterError(
+        f"ConfigMap kube-system/{name} cannot be understood",
+        cause=cause,
+        remedy=f"look at it on a control plane: kubectl -n kube-system get configmap {name} -o yaml",
+        code="stored-config-invalid",
+    )
+
+
+def _own_endpoint(host: Host, cluster: types.ClusterConfiguration) -> types.LocalAPIEndpoint:
+    """This node's address, as far as it can be told: a worker serves no API, only checks and hints speak of it."""
+    prefer = 6 if ":" in cluster.service_cidrs()[0] else 4
+    choice = discover.choose_advertise_address(host, "", prefer=prefer)
+    return types.LocalAPIEndpoint(choice.value or discover.PLACEHOLDER_ADDRESSES[prefer])

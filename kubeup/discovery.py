@@ -1,0 +1,767 @@
+"""How a node that joins finds its cluster, learns to trust it, and is trusted: discovery and the TLS bootstrap.
+
+By a token (an unproven connection, a signature that only the token's holders can make, a pin of the CA, then a proven
+connection), by a kubeconfig file, or by one behind an https URL. Owns the errors of all that: each names what was
+seen and the one command that helps. Only looks; never sends a token over a connection that is not proven. Knows no
+phase. Mirrors cmd/kubeadm/app/discovery/{token,file,https}.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import datetime
+import email.utils
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+from kubeup import kubeapi, tokens
+from kubeup.config.types import BootstrapTokenDiscovery, Discovery, PodNetwork, Timeouts
+from kubeup.errors import ClusterError, HostError, KbError, UsageError
+from kubeup.host import Host, HttpResponse, Tls, Unreachable
+from kubeup.kubeapi import path_of
+from kubeup.kubeconfig import Kubeconfig, parse_kubeconfig, read_kubeconfig, render_kubeconfig
+from kubeup.lazy import lazy_import
+from kubeup.secret import Secret
+
+if TYPE_CHECKING:
+    from kubeup import clusterobjects, pki
+else:
+    clusterobjects = lazy_import("kubeup.clusterobjects")
+    pki = lazy_import("kubeup.pki")
+
+CLUSTER_INFO = "/api/v1/namespaces/kube-public/configmaps/cluster-info"
+RETRY_S = 2.0
+SETTLE_S = 15.0
+"""How long what should come right in a moment is waited for: a new token's signature, a name that does not resolve."""
+MAX_SKEW_S = 300.0
+"""Certificates are back-dated by this much: a clock that is further behind takes them for not valid yet."""
+TOKEN_USER = "tls-bootstrap-token-user"  # noqa: S105
+TOKEN_CONTEXT = "tls-bootstrap-token-user@kubernetes"  # noqa: S105
+_NEW_TOKEN = "on a control plane: kb token create --print-join-command"  # noqa: S105
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Access:
+    """A cluster that is trusted, and who this node is to it."""
+
+    server: str
+    ca_pem: str
+    token: Secret = kubeapi.NO_TOKEN
+    user: str = TOKEN_USER
+    client_cert_pem: str = ""
+    client_key_pem: Secret = kubeapi.NO_TOKEN
+    skew_s: float = 0.0
+    """By how much the server's clock is ahead of this node's."""
+    is_member: bool = False
+    """The identity is the kubelet's own: this node has joined."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> kubeapi.Identity:
+        tls = Tls(
+            ca_pem=self.ca_pem or None, cert_pem=self.client_cert_pem or None, key_pem=self.client_key_pem or None
+        )
+        return kubeapi.Identity(self.server.rstrip("/"), tls, self.token)
+
+    def render_bootstrap_kubeconfig(self, cluster_name: str) -> Secret:
+        """The text of bootstrap-kubelet.conf."""
+        return Secret(
+            render_kubeconfig(
+                server=self.server,
+                ca_pem=self.ca_pem,
+                user=self.user,
+                cluster_name=cluster_name,
+                token=self.token,
+                client_cert_pem=self.client_cert_pem,
+                client_key_pem=self.client_key_pem,
+                context=TOKEN_CONTEXT if self.token else "",
+            )
+        )
+
+
+@dataclass(frozen=True)
+class _Trouble:
+    """Why discovery is not there yet, and how long that may last before it is the end."""
+
+    error: KbError
+    patience_s: float
+
+
+_FOR_EVER = float("inf")
+
+
+def discover_cluster(host: Host, wanted: Discovery, timeouts: Timeouts, *, tell: Tell, note: Tell) -> Access:
+    """Find the cluster as the configuration says.
+
+    tell: what is waited for right now. note: said once, when waiting begins. Raises ClusterError (see the codes
+    below), UsageError (discovery-no-credentials), HostError (kubeconfig-unreadable).
+    """
+    patience = _Patience(host, timeouts.discovery_s, tell, note)
+    if wanted.bootstrap_token:
+        return _discover_by_token(host, wanted.bootstrap_token, wanted.tls_bootstrap_token, patience)
+    return _discover_by_file(host, wanted.file, wanted.tls_bootstrap_token, patience)
+
+
+class _Patience:
+    """Asks again until an answer is good, or cannot become good any more."""
+
+    def __init__(self, host: Host, timeout_s: float, tell: Tell, note: Tell) -> None:
+        self.host, self.timeout_s, self.tell, self.note = host, timeout_s, tell, note
+
+    def until(self, look: Callable[[], Optional[_Trouble]]) -> None:
+        started, told = self.host.monotonic(), ""
+        while True:
+            trouble = look()
+            if trouble is None:
+                return
+            elapsed = self.host.monotonic() - started
+            limit = min(trouble.patience_s, self.timeout_s)
+            if elapsed + RETRY_S > limit:
+                raise trouble.error
+            self.tell(f"discovery: {elapsed:.0f} s of {limit:.0f} s; {trouble.error}")
+            if trouble.error.what != told:
+                told = trouble.error.what
+                self.note(f"{trouble.error}. Remedy: {trouble.error.remedy} (kb goes on trying for {limit:.0f} s)")
+            self.host.sleep(RETRY_S)
+
+
+# ---- by token
+
+
+def _discover_by_token(host: Host, wanted: BootstrapTokenDiscovery, tls_token: Secret, patience: _Patience) -> Access:
+    """Both directions of trust: only who holds the token can have signed, and only the pinned CA can have answered."""
+    server = f"https://{wanted.api_server_endpoint}"
+    seen: dict[str, Any] = {}
+
+    def look() -> Optional[_Trouble]:
+        try:
+            answer = host.http_get(server + CLUSTER_INFO, tls=Tls(verify=False))
+        except Unreachable as error:
+            return judge_unreachable(error, wanted.api_server_endpoint)
+        seen["skew_s"] = measure_skew(answer, host.now())
+        data = _read_cluster_info(answer, server)
+        if isinstance(data, _Trouble):
+            return data
+        seen["text"] = str(data.get("kubeconfig", ""))
+        return _check_cluster_info(host, server, data, wanted)
+
+    patience.until(look)
+    text: str = seen["text"]
+    skew_s: float = seen["skew_s"]
+    found = parse_kubeconfig(text, source=f"in ConfigMap kube-public/cluster-info at {server}")
+    if wanted.ca_cert_hashes:
+        _check_again(host, server, found.ca_pem, text, skew_s)
+    return Access(found.server, found.ca_pem, tls_token or wanted.token, skew_s=skew_s)
+
+
+def _read_cluster_info(answer: HttpResponse, server: str) -> Any:
+    """The data of ConfigMap cluster-info, or the trouble."""
+    body = _json(answer)
+    where = f"{server}{CLUSTER_INFO}"
+    if answer.status == 200 and body.get("kind") == "ConfigMap":
+        return body.get("data") or {}
+    if answer.status in (429, 500, 502, 503, 504):
+        told = body.get("message") or answer.body[:100].decode(errors="replace").strip() or "no reason given"
+        return _Trouble(
+            ClusterError(
+                f"the API server at {server} is not ready",
+                cause=f"it answers HTTP {answer.status}: {told}",
+                remedy="look at it on the control plane: kb doctor",
+                code="api-server-not-ready",
+            ),
+            _FOR_EVER,
+        )
+    if body.get("kind") != "Status":
+        return _Trouble(_not_an_api_server(server, f"it answers HTTP {answer.status} without an object of the API"), 0)
+    if answer.status == 404:
+        return _Trouble(
+            ClusterError(
+                "the cluster has no ConfigMap kube-public/cluster-info",
+                cause=f"{where} answers 404: neither kb nor kubeadm made this cluster, or its bootstrap was cut off",
+                remedy="on a control plane: kb init phase bootstrap-token; or join with --discovery-file",
+                code="cluster-info-missing",
+            ),
+            SETTLE_S,
+        )
+    return _Trouble(
+        ClusterError(
+            "the API server shows cluster-info to nobody without an identity",
+            cause=f"{where} answers HTTP {answer.status}: {body.get('message') or 'no reason given'}",
+            remedy="on a control plane: kb init phase bootstrap-token; or join with --discovery-file",
+            code="cluster-info-forbidden",
+        ),
+        SETTLE_S,
+    )
+
+
+def _check_cluster_info(
+    host: Host, server: str, data: Mapping[str, str], wanted: BootstrapTokenDiscovery
+) -> Optional[_Trouble]:
+    """The pin, then the signature: a wrong cluster is the more telling of the two."""
+    text = str(data.get("kubeconfig", ""))
+    if not text:
+        cause = "its key kubeconfig is missing"
+        return _Trouble(_bad_cluster_info(cause), SETTLE_S)
+    try:
+        ca_pem = parse_kubeconfig(text, source="in cluster-info").ca_pem
+        found = pki.ca_cert_hashes(ca_pem)
+    except (HostError, ValueError) as error:
+        return _Trouble(_bad_cluster_info(" ".join(str(error).split())), 0)
+    pins = [pki.parse_ca_cert_hash(pin) for pin in wanted.ca_cert_hashes]
+    if pins and not set(pins) & set(found):
+        return _Trouble(_pin_mismatch(server, found, pins), 0)
+    token_id, _ = tokens.parse_token(wanted.token)
+    jws = data.get(tokens.jws_key(token_id))
+    if jws is None:
+        return _explain_missing_signature(host, server, data, wanted.token, ca_pem=ca_pem if pins else "")
+    if not tokens.is_signed(text, jws, wanted.token):
+        return _Trouble(
+            ClusterError(
+                f"the secret of token {token_id} is not the cluster's",
+                cause=f"cluster-info at {server} is signed with a token of the same id and another secret",
+                remedy=f"give the token whole, as printed; or make a new one {_NEW_TOKEN}",
+                code="token-secret-wrong",
+            ),
+            SETTLE_S,
+        )
+    return None
+
+
+def _explain_missing_signature(
+    host: Host, server: str, data: Mapping[str, str], token: Secret, *, ca_pem: str
+) -> _Trouble:
+    """Unknown token, or nobody who signs: the API server tells, asked over a connection that the pin has proven."""
+    token_id, _ = tokens.parse_token(token)
+    others = sorted(key for key in data if key.startswith("jws-kubeconfig-"))
+    is_known: Optional[bool] = None
+    if ca_pem:
+        try:
+            answer = host.http_get(
+                f"{server}/version",
+                tls=Tls(ca_pem=ca_pem),
+                headers={"Authorization": f"Bearer {token.reveal()}", "Accept": "application/json"},
+            )
+            is_known = answer.status != 401
+        except Unreachable:
+            is_known = None
+    if is_known is None:
+        is_known = not others
+    if not is_known:
+        return _Trouble(_token_unknown(token_id, server), SETTLE_S)
+    signers = f"it has {len(others)} signatures by other tokens" if others else "it has no signature at all"
+    return _Trouble(
+        ClusterError(
+            f"cluster-info is not signed with token {token_id}",
+            cause=f"{signers}, though the API server takes the token: the controller-manager, which signs, is down or "
+            "behind, or the token lacks the usage signing",
+            remedy="on a control plane: kubectl -n kube-system get pods -l component=kube-controller-manager",
+            code="cluster-info-unsigned",
+        ),
+        _FOR_EVER,
+    )
+
+
+def _token_unknown(token_id: str, server: str) -> ClusterError:
+    return ClusterError(
+        f"the cluster does not know token {token_id}",
+        cause=f"the API server at {server} refuses it: it was deleted, it expired (24 h after it was made unless said "
+        "otherwise) and was cleaned up, or it belongs to another cluster",
+        remedy=f"see those that there are (kb token list), or make a new one {_NEW_TOKEN}",
+        code="token-unknown",
+    )
+
+
+def _pin_mismatch(server: str, found: Sequence[str], pins: Sequence[str]) -> ClusterError:
+    return ClusterError(
+        f"the CA of the cluster at {server} is not the one that was pinned",
+        cause=f"its public key is {', '.join(found) or 'not there'}; the pin says {', '.join(pins)}: the endpoint leads "
+        "to another cluster, the cluster was made anew, or somebody stands between",
+        remedy=f"check the endpoint, then take the join command of today {_NEW_TOKEN}",
+        code="ca-hash-mismatch",
+    )
+
+
+def _bad_cluster_info(cause: str) -> ClusterError:
+    return ClusterError(
+        "ConfigMap kube-public/cluster-info cannot be used",
+        cause=cause,
+        remedy="write it anew, on a control plane: kb init phase bootstrap-token",
+        code="cluster-info-invalid",
+    )
+
+
+def _check_again(host: Host, server: str, ca_pem: str, text: str, skew_s: float) -> None:
+    """The same question over a connection that only the pinned CA's server can answer, and the same answer."""
+    try:
+        answer = host.http_get(server + CLUSTER_INFO, tls=Tls(ca_pem=ca_pem))
+    except Unreachable as error:
+        raise explain_untrusted(error, server, skew_s, host.now()) from error
+    again = (_json(answer).get("data") or {}).get("kubeconfig")
+    if answer.status != 200 or again != text:
+        raise ClusterError(
+            "cluster-info differs between two looks",
+            cause=f"asked over a proven connection, {server} answers HTTP {answer.status} with another text than before: "
+            "it was changed just now, or somebody stands between",
+            remedy="run the command again; if it stays so, compare with: kubectl -n kube-public get configmap cluster-info",
+            code="cluster-info-changed",
+        )
+
+
+# ---- by file or URL
+
+
+def _discover_by_file(host: Host, place: str, tls_token: Secret, patience: _Patience) -> Access:
+    found = _read_discovery_file(host, place, patience)
+    tls = Tls(ca_pem=found.ca_pem or None, cert_pem=found.client_cert_pem or None, key_pem=found.client_key_pem or None)
+    has_own = bool(found.token or (found.client_cert_pem and found.client_key_pem))
+    if not tls_token and not has_own:
+        raise UsageError(
+            f"{place} holds no credentials",
+            cause="a node needs some to ask for its certificate: a token or a client certificate in the file, or a token "
+            "beside it",
+            remedy=f"give --tls-bootstrap-token TOKEN; make one {_NEW_TOKEN}",
+            code="discovery-no-credentials",
+        )
+    if found.insecure_skip_tls_verify:
+        raise UsageError(
+            f"{place} says insecure-skip-tls-verify",
+            cause="a node that joins must know that it is your cluster which answers",
+            remedy="put the cluster's CA into it: certificate-authority-data",
+            code="discovery-insecure",
+        )
+    seen: dict[str, Any] = {}
+    server = found.server.rstrip("/")
+    headers = {"Authorization": f"Bearer {found.token.reveal()}"} if found.token else {}
+
+    def look() -> Optional[_Trouble]:
+        try:
+            answer = host.http_get(server + CLUSTER_INFO, tls=tls, headers=headers)
+        except Unreachable as error:
+            if error.reason == "tls":
+                return _Trouble(explain_untrusted(error, server, seen.get("skew_s", 0.0), host.now()), 0)
+            return judge_unreachable(error, server.partition("://")[2])
+        seen["skew_s"] = measure_skew(answer, host.now())
+        if answer.status in (401, 403) and _json(answer).get("kind") == "Status":
+            return None  # who may not see cluster-info has all that is needed in the file
+        data = _read_cluster_info(answer, server)
+        if isinstance(data, _Trouble):
+            return data
+        seen["text"] = str(data.get("kubeconfig", ""))
+        return None
+
+    patience.until(look)
+    notes: list[str] = []
+    if seen.get("text"):
+        told = parse_kubeconfig(seen["text"], source=f"in ConfigMap kube-public/cluster-info at {server}")
+        if told.server.rstrip("/") != server:
+            notes.append(f"{place} names the server {server}, the cluster itself {told.server}: the file's is taken")
+        found = replace(found, ca_pem=found.ca_pem or told.ca_pem)
+    access = Access(server, found.ca_pem, skew_s=seen["skew_s"], notes=tuple(notes))
+    if tls_token:
+        return replace(access, token=tls_token)
+    return replace(
+        access,
+        token=found.token,
+        user=found.user or TOKEN_USER,
+        client_cert_pem=found.client_cert_pem,
+        client_key_pem=found.client_key_pem,
+    )
+
+
+def _read_discovery_file(host: Host, place: str, patience: _Patience) -> Kubeconfig:
+    if not place.startswith("https://"):
+        path = Path(place).absolute()
+        return read_kubeconfig(host.read_text(path), host=host, path=path)
+    seen: dict[str, str] = {}
+
+    def look() -> Optional[_Trouble]:
+        try:
+            answer = host.http_get(place)
+        except Unreachable as error:
+            return _Trouble(error, 0 if error.reason == "tls" else SETTLE_S)
+        if answer.status != 200:
+            return _Trouble(
+                HostError(
+                    f"{place} answers HTTP {answer.status}",
+                    cause="there is no kubeconfig to be had",
+                    remedy=f"check the URL: curl -fL {place}",
+                    code="discovery-file-missing",
+                ),
+                SETTLE_S,
+            )
+        seen["text"] = answer.body.decode(errors="replace")
+        return None
+
+    patience.until(look)
+    return parse_kubeconfig(seen["text"], source=place)
+
+
+# ---- a node that has joined
+
+
+def find_member_access(host: Host, kubelet_conf: Path) -> Optional[Access]:
+    """The kubelet's own identity where it has one; None where kubelet.conf is missing or cannot be used."""
+    if not host.exists(kubelet_conf):
+        return None
+    try:
+        found = read_kubeconfig(host.read_text(kubelet_conf), host=host, path=kubelet_conf)
+    except HostError:
+        return None
+    if not (found.client_cert_pem and found.client_key_pem):
+        return None
+    return Access(
+        found.server,
+        found.ca_pem,
+        user=found.user,
+        client_cert_pem=found.client_cert_pem,
+        client_key_pem=found.client_key_pem,
+        is_member=True,
+    )
+
+
+def is_accepted(host: Host, access: Access) -> bool:
+    """Whether the API server knows this identity. Raises ClusterError (server-unreachable)."""
+    identity = access.identity
+    try:
+        return host.http_get(f"{identity.server}/version", tls=identity.tls, headers=_bearer(identity)).status != 401
+    except Unreachable as error:
+        if error.reason == "tls":
+            return False  # an expired client certificate ends the handshake
+        raise ClusterError(
+            f"this node has joined a cluster whose API server {identity.server} does not answer",
+            cause=error.cause,
+            remedy=f"check the way there (curl -vk {identity.server}/version), or leave that cluster: kb reset",
+            code="server-unreachable",
+        ) from error
+
+
+def _bearer(identity: kubeapi.Identity) -> dict[str, str]:
+    return {"Authorization": f"Bearer {identity.token.reveal()}"} if identity.token else {}
+
+
+def check_same_cluster(access: Access, wanted: Discovery) -> None:
+    """Raise HostError (already-joined) where this node is a member of another cluster than the command line means."""
+    pins = wanted.bootstrap_token.ca_cert_hashes if wanted.bootstrap_token else ()
+    given = {pki.parse_ca_cert_hash(pin) for pin in pins}
+    found = pki.ca_cert_hashes(access.ca_pem) if access.ca_pem else ()
+    if given and not given & set(found):
+        raise HostError(
+            f"this node has joined another cluster, at {access.server}",
+            cause=f"that one's CA has the public key {', '.join(found)}, the one to join {', '.join(sorted(given))}",
+            remedy="leave it first: kb reset",
+            code="already-joined",
+        )
+
+
+# ---- what the cluster stores
+
+
+@dataclass(frozen=True)
+class ClusterDocuments:
+    """What a node reads of its cluster before it joins."""
+
+    cluster_text: str
+    """ClusterConfiguration, as YAML."""
+    kubelet_text: str
+    """KubeletConfiguration, as YAML."""
+    pod_network: PodNetwork
+
+
+def read_documents(host: Host, access: Access, timeouts: Timeouts) -> ClusterDocuments:
+    """The documents that a joining node needs. Raises ClusterError: server-unreachable, token-expired, token-unknown,
+    not-kubeadms-cluster, and those of the API."""
+    api = kubeapi.Api(host, access.identity, retry_s=timeouts.kubernetes_api_call_s)
+    try:
+        cluster_text = _read_key(api, "kubeadm-config", "ClusterConfiguration")
+        kubelet_text = _read_key(api, "kubelet-config", "kubelet")
+        return ClusterDocuments(cluster_text, kubelet_text, clusterobjects.read_pod_network(api))
+    except Unreachable as error:
+        if error.reason == "tls":
+            raise explain_untrusted(error, access.server, access.skew_s, host.now()) from error
+        raise ClusterError(
+            f"the cluster's address {access.server} does not answer",
+            cause=f"{error.cause}; cluster-info names it as the address of the API server for all nodes",
+            remedy=f"check the way there from this node: curl -vk {access.server}/version",
+            code="server-unreachable",
+        ) from error
+    except kubeapi.ApiRefused as error:
+        if error.http_status == 401 and access.token:
+            raise _token_refused(access) from error
+        if error.http_status == 403:
+            raise ClusterError(
+                error.what,
+                cause=error.cause,
+                remedy="give tokens their rights, on a control plane: kb init phase upload-config all, then "
+                "kb init phase bootstrap-token",
+                code="join-rights-missing",
+            ) from error
+        raise
+
+
+def _token_refused(access: Access) -> ClusterError:
+    token_id = access.token.reveal().partition(".")[0]
+    return ClusterError(
+        f"token {token_id} has expired",
+        cause=f"cluster-info is signed with it, but the API server {access.server} does not take it any more (or it "
+        "never had the usage authentication)",
+        remedy=f"make a new one {_NEW_TOKEN}",
+        code="token-expired",
+    )
+
+
+def _read_key(api: kubeapi.Api, name: str, key: str) -> str:
+    found = api.get(path_of("ConfigMap", name, "kube-system"))
+    text = ((found or {}).get("data") or {}).get(key)
+    if not text:
+        raise ClusterError(
+            f"the cluster has no ConfigMap kube-system/{name}" if found is None else f"ConfigMap {name} has no {key}",
+            cause="neither kb nor kubeadm made it, or its init was cut off",
+            remedy="on a control plane: kb init phase upload-config",
+            code="not-kubeadms-cluster",
+        )
+    return str(text)
+
+
+# ---- the clock, and connections that fail
+
+
+def measure_skew(answer: HttpResponse, now: datetime.datetime) -> float:
+    """By how many seconds the server's clock is ahead of ours, by its Date header; 0 where it has none."""
+    text = answer.headers.get("date", "")
+    try:
+        moment = email.utils.parsedate_to_datetime(text)
+    except (TypeError, ValueError, IndexError):
+        return 0.0
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=datetime.timezone.utc)
+    return (moment - now).total_seconds()
+
+
+def describe_skew(skew_s: float) -> str:
+    """`3 h 5 min behind the API server's`, of this node's clock."""
+    minutes = int(abs(skew_s) // 60)
+    hours, minutes = divmod(minutes, 60)
+    amount = f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{abs(skew_s):.0f} s"
+    return f"{amount} {'behind' if skew_s > 0 else 'ahead of'} the API server's"
+
+
+def skew_remedy(skew_s: float, now: datetime.datetime) -> str:
+    server = now + datetime.timedelta(seconds=skew_s)
+    return f"set it: timedatectl set-ntp true, or date -u -s '{server:%Y-%m-%d %H:%M:%S}'; or the server's, if that is wrong"
+
+
+def judge_unreachable(error: Unreachable, endpoint: str) -> _Trouble:
+    """What an endpoint that does not answer means, and how long it may last."""
+    if error.reason == "tls":
+        return _Trouble(_not_an_api_server(f"https://{endpoint}", error.cause), 0)
+    host, _, port = endpoint.rpartition(":")
+    what, remedy, patience_s = {
+        "refused": (
+            f"nothing listens at {endpoint}",
+            f"check the address and the port, and that the API server runs there: ss -ltn sport = :{port}",
+            _FOR_EVER,
+        ),
+        "dns": (f"the name {host} does not resolve", f"check it: getent hosts {host}", SETTLE_S),
+        "timeout": (
+            f"{endpoint} does not answer",
+            f"check the address and the firewall between: curl -vk https://{endpoint}/version",
+            _FOR_EVER,
+        ),
+    }.get(
+        error.reason, (f"{endpoint} cannot be reached", f"check the way there: curl -vk https://{endpoint}", _FOR_EVER)
+    )
+    code = {"refused": "endpoint-refused", "dns": "endpoint-unknown-name"}.get(error.reason, "endpoint-unreachable")
+    return _Trouble(ClusterError(what, cause=error.cause, remedy=remedy, code=code), patience_s)
+
+
+def _not_an_api_server(server: str, cause: str) -> ClusterError:
+    return ClusterError(
+        f"{server} is no API server of Kubernetes",
+        cause=cause,
+        remedy=f"check host and port (6443 is usual): curl -vk {server}/version",
+        code="not-an-api-server",
+    )
+
+
+def explain_untrusted(error: Unreachable, server: str, skew_s: float, now: datetime.datetime) -> ClusterError:
+    """Why a server's certificate does not pass, when its CA is known."""
+    text = error.cause.lower()
+    if abs(skew_s) > 60 and ("not yet valid" in text or "expired" in text):
+        return clock_error(skew_s, now)
+    if "mismatch" in text or "doesn't match" in text or "not valid for" in text:
+        return ClusterError(
+            f"the API server's certificate does not bear the name by which it was reached: {server}",
+            cause=error.cause,
+            remedy="use an address that it bears, or add this one: apiServer.certSANs and kb init phase certs apiserver",
+            code="endpoint-not-in-certificate",
+        )
+    return ClusterError(
+        f"the server at {server} cannot prove that it is the cluster's",
+        cause=error.cause,
+        remedy=f"see who answers there: openssl s_client -connect {server.partition('://')[2]} -showcerts",
+        code="server-not-trusted",
+    )
+
+
+def clock_error(skew_s: float, now: datetime.datetime) -> ClusterError:
+    return ClusterError(
+        f"this node's clock is {describe_skew(skew_s)}",
+        cause=f"it says {now:%Y-%m-%d %H:%M:%S UTC}, so it takes the cluster's certificates for "
+        f"{'not valid yet' if skew_s > 0 else 'expired'}",
+        remedy=skew_remedy(skew_s, now),
+        code="clock-skew",
+    )
+
+
+def _json(answer: HttpResponse) -> dict[str, Any]:
+    try:
+        body = json.loads(answer.body)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+# ---- the TLS bootstrap: the kubelet's certificate signing request
+
+
+@dataclass(frozen=True)
+class SigningRequest:
+    """The newest request for this node's client certificate. state: not-sent | pending | denied | failed | approved
+    (and not signed) | signed."""
+
+    state: str
+    name: str = ""
+    message: str = ""
+
+
+def read_signing_request(api: kubeapi.Api, node_name: str, *, since: str = "") -> SigningRequest:
+    """How far this node's request has got; requests from before `since` (RFC 3339) are another machine's."""
+    found = [
+        request
+        for request in api.list(
+            path_of("CertificateSigningRequest"), field="spec.signerName=kubernetes.io/kube-apiserver-client-kubelet"
+        )
+        if _is_request_of(request, node_name) and str(request["metadata"].get("creationTimestamp", "")) >= since
+    ]
+    if not found:
+        return SigningRequest("not-sent")
+    newest = max(found, key=lambda request: str(request["metadata"].get("creationTimestamp", "")))
+    return judge_signing_request(newest)
+
+
+def judge_signing_request(request: Mapping[str, Any]) -> SigningRequest:
+    name, status = str(request["metadata"]["name"]), request.get("status") or {}
+    conditions = {str(entry.get("type")): str(entry.get("message", "")) for entry in status.get("conditions") or ()}
+    for kind, state in (("Denied", "denied"), ("Failed", "failed")):
+        if kind in conditions:
+            return SigningRequest(state, name, conditions[kind])
+    if status.get("certificate"):
+        return SigningRequest("signed", name)
+    return SigningRequest("approved" if "Approved" in conditions else "pending", name)
+
+
+def _is_request_of(request: Mapping[str, Any], node_name: str) -> bool:
+    try:
+        pem = base64.b64decode(str(request["spec"]["request"]), validate=True).decode()
+        return pki.common_name_of_request(pem) == f"system:node:{node_name}"
+    except (KeyError, binascii.Error, ValueError):
+        return False
+
+
+def explain_signing_request(request: SigningRequest, node_name: str, waited_s: float) -> ClusterError:
+    """The error for a bootstrap that ended, or was waited for, in this state."""
+    what, cause, remedy = {
+        "not-sent": (
+            f"the kubelet has not asked for its certificate after {waited_s:.0f} s",
+            f"the cluster has no certificate signing request of system:node:{node_name}",
+            "see what the kubelet says: journalctl -u kubelet -n 50 --no-pager",
+        ),
+        "pending": (
+            f"the certificate signing request {request.name} is pending after {waited_s:.0f} s",
+            "nobody approves it: the controller-manager is down, or ClusterRoleBinding kubeadm:node-autoapprove-bootstrap "
+            "is missing",
+            f"on a control plane: kubectl certificate approve {request.name}; then run the command again",
+        ),
+        "denied": (
+            f"the certificate signing request {request.name} was denied",
+            request.message or "whoever denied it gave no reason",
+            f"on a control plane: kubectl delete csr {request.name}; then run the command again",
+        ),
+        "failed": (
+            f"the certificate signing request {request.name} failed",
+            request.message or "the signer gave no reason",
+            f"on a control plane: kubectl describe csr {request.name}",
+        ),
+        "approved": (
+            f"the certificate signing request {request.name} is approved and not signed after {waited_s:.0f} s",
+            "the signer is off: the controller-manager is down, lacks --cluster-signing-cert-file and -key-file, or runs "
+            "without the controller csrsigning",
+            "on a control plane: kubectl -n kube-system logs -l component=kube-controller-manager --tail 50",
+        ),
+        "signed": (
+            f"the kubelet has its certificate, and no {'/etc/kubernetes/kubelet.conf'} after {waited_s:.0f} s",
+            f"the certificate signing request {request.name} is signed, but the kubelet has not taken it",
+            "see what the kubelet says: journalctl -u kubelet -n 50 --no-pager",
+        ),
+    }[request.state]
+    code = {
+        "not-sent": "csr-not-sent",
+        "pending": "csr-pending",
+        "denied": "csr-denied",
+        "failed": "csr-failed",
+        "approved": "csr-not-signed",
+        "signed": "kubelet-conf-missing",
+    }[request.state]
+    return ClusterError(what, cause=cause, remedy=remedy, code=code)
+
+
+# ---- a node of the same name
+
+
+def check_node_name(node: Optional[Mapping[str, Any]], own_addresses: Sequence[str], now: datetime.datetime) -> str:
+    """Whether this machine may bear the name of `node`; a note where it takes over a node that is there.
+
+    Raises ClusterError (node-name-taken) for a node that is Ready on another machine: two kubelets of one name would
+    take each other's pods away.
+    """
+    if node is None:
+        return ""
+    name = str(node["metadata"]["name"])
+    status = node.get("status") or {}
+    addresses = [
+        str(entry.get("address")) for entry in status.get("addresses") or () if entry.get("type") == "InternalIP"
+    ]
+    is_ready = any(
+        entry.get("type") == "Ready" and entry.get("status") == "True" for entry in status.get("conditions") or ()
+    )
+    if set(addresses) & set(own_addresses):
+        return f"node {name} is this machine's, from before: it goes on with it"
+    age = describe_age(str(node["metadata"].get("creationTimestamp", "")), now)
+    if not is_ready:
+        return f"node {name} ({', '.join(addresses) or 'no address'}, {age} old) is there and not Ready: this machine takes its place"
+    raise ClusterError(
+        f"the cluster has a node {name} already, and it is Ready",
+        cause=f"it has the address {', '.join(addresses) or 'none'} and is {age} old; this machine has "
+        f"{', '.join(own_addresses) or 'no address'}",
+        remedy=f"give this one another name (--node-name), or remove the other: kubectl delete node {name}",
+        code="node-name-taken",
+    )
+
+
+def describe_age(created: str, now: datetime.datetime) -> str:
+    """`3 d`, `5 h`, `12 min`, `40 s`."""
+    try:
+        born = datetime.datetime.strptime(created[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=datetime.timezone.utc)
+    except ValueError:
+        return "?"
+    seconds = max(0, int((now - born).total_seconds()))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"

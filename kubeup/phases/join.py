@@ -1,0 +1,275 @@
+"""The phases of join for a worker: preflight, kubelet-start, kubelet-wait-bootstrap, pod-network, verify.
+
+What discovery found is in the configuration (config/load_join.py) before the first phase runs. Mirrors
+cmd/kubeadm/app/cmd/phases/join/{preflight,kubelet}.go; unlike kubeadm, kb says how far the kubelet's certificate
+signing request has got, and looks at the node before it calls it joined.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional
+
+from kubeup.config.types import JoinConfig
+from kubeup.errors import ClusterError
+from kubeup.host import Unreachable
+from kubeup.lazy import lazy_import
+from kubeup.phases import addons, node, preflight
+from kubeup.phases.control_plane import report_patches
+from kubeup.phases.health import wait_for_ready
+from kubeup.workflow import Context, Outputs
+
+if TYPE_CHECKING:
+    from kubeup import checks, clusterobjects, diagnose, discovery, health, kubeapi, kubelet
+    from kubeup.config import discover
+else:
+    checks = lazy_import("kubeup.checks")
+    clusterobjects = lazy_import("kubeup.clusterobjects")
+    diagnose = lazy_import("kubeup.diagnose")
+    discover = lazy_import("kubeup.config.discover")
+    discovery = lazy_import("kubeup.discovery")
+    health = lazy_import("kubeup.health")
+    kubeapi = lazy_import("kubeup.kubeapi")
+    kubelet = lazy_import("kubeup.kubelet")
+
+POLL_S = 0.2
+LOOK_AFTER_S = 4
+LOOK_EVERY_S = 3
+FOREIGN_NETWORK_S = 30
+"""How long a node whose pod network is not kb's is waited for: its operator may bring the network later."""
+DNS_TIMEOUT_S = 60
+
+
+def config_of(ctx: Context) -> JoinConfig:
+    assert isinstance(ctx.config, JoinConfig)
+    return ctx.config
+
+
+def _kubelet_conf(ctx: Context) -> Path:
+    return ctx.paths.kubernetes / "kubelet.conf"
+
+
+def _bootstrap_conf(ctx: Context) -> Path:
+    return ctx.paths.kubernetes / "bootstrap-kubelet.conf"
+
+
+def _is_member(ctx: Context) -> bool:
+    """The kubelet speaks for itself already, so there is nothing to bootstrap."""
+    return not config_of(ctx).bootstrap_kubeconfig
+
+
+# ---- preflight
+
+
+def run_checks(ctx: Context) -> Outputs:
+    """The checks of a joining node, and whether its name is free. Raises PreflightError, ClusterError (node-name-taken)."""
+    if ctx.config.kb.runtime.fix:
+        preflight.fix_runtime(ctx)
+    owned = ctx.outputs.get("owned_paths", ())
+    # the kubelet writes it when it likes, perhaps between two runs of kb
+    extra = [str(_kubelet_conf(ctx))] if str(ctx.paths.kubelet_config) in owned else []
+    preflight.look_at_node(ctx, checks.JOIN, (checks.ROOT, checks.NODE), owned=extra)
+    if not _is_member(ctx):
+        _check_name(ctx)
+    return None
+
+
+def _check_name(ctx: Context) -> None:
+    found = ctx.api.get(kubeapi.path_of("Node", ctx.config.node.name))
+    interfaces = discover.read_interfaces(ctx.host) or []
+    own = [str(address) for interface in interfaces for address in interface.addresses]
+    note = discovery.check_node_name(found, own, ctx.host.now())
+    if note:
+        ctx.report.note(note)
+
+
+# ---- kubelet-start
+
+
+def start_kubelet(ctx: Context) -> Outputs:
+    """Write what the kubelet needs to ask for its certificate, and (re)start it; nothing is stopped where nothing
+    changes."""
+    for warning in node.shared_kubelet_config(ctx).warnings:
+        ctx.report.warn(warning)
+    if kubelet_is_current(ctx) and _is_member(ctx):
+        node.enable_kubelet(ctx)
+        return None
+    files = {**node.render_kubelet_files(ctx, register_with_taints=True), **node.render_unit_files(ctx)}
+    node.stop_kubelet(ctx)
+    ctx.host.make_dir(ctx.paths.kubelet, mode=0o700)
+    ctx.host.make_dir(ctx.paths.manifests)
+    if not _is_member(ctx):
+        ctx.host.write_file(_bootstrap_conf(ctx), config_of(ctx).bootstrap_kubeconfig.reveal(), mode=0o600)
+    ctx.host.write_file(Path(config_of(ctx).join.ca_cert_path), config_of(ctx).ca_pem, mode=0o644)
+    for path, text in files.items():
+        ctx.host.write_file(path, text, mode=0o644)
+    report_patches(ctx, "kubeletconfiguration")
+    node.restart_kubelet(ctx)
+    node.enable_kubelet(ctx)
+    return None
+
+
+def kubelet_is_current(ctx: Context) -> bool:
+    """Whether the kubelet runs, from the files that would be written now, and can speak to the cluster."""
+    files = {**node.render_kubelet_files(ctx, register_with_taints=True), **node.render_unit_files(ctx)}
+    ca_path = Path(config_of(ctx).join.ca_cert_path)
+    files[ca_path] = config_of(ctx).ca_pem
+    if not _is_member(ctx):
+        files[_bootstrap_conf(ctx)] = config_of(ctx).bootstrap_kubeconfig.reveal()
+    is_written = all(ctx.host.exists(path) and ctx.host.read_text(path) == text for path, text in files.items())
+    return is_written and node.kubelet_is_active(ctx.host)
+
+
+# ---- kubelet-wait-bootstrap
+
+
+def wait_for_bootstrap(ctx: Context) -> Outputs:
+    """Until the kubelet has its certificate; then the bootstrap credentials go.
+
+    Raises ClusterError: csr-not-sent, csr-pending, csr-denied, csr-failed, csr-not-signed, kubelet-conf-missing,
+    not-healthy.
+    """
+    started, host = ctx.host.monotonic(), ctx.host
+    timeout_s, looked = ctx.config.timeouts.tls_bootstrap_s, 0.0
+    seen, last, told = "the kubelet starts", "", ""
+    while not _has_identity(ctx):
+        elapsed = host.monotonic() - started
+        if elapsed > LOOK_AFTER_S and elapsed - looked > LOOK_EVERY_S:
+            looked = elapsed
+            trouble = _find_trouble(ctx, elapsed, is_last=elapsed > timeout_s)
+            seen = trouble.what
+            is_lasting, last = trouble.code == last, trouble.code
+            if is_lasting and trouble.code != told:  # what two looks see is no passing state
+                told = trouble.code
+                ctx.report.note(f"{trouble}. Remedy: {trouble.remedy} (kb goes on waiting)")
+        ctx.report.waiting(f"TLS bootstrap: {elapsed:.0f} s of {timeout_s} s; {seen}")
+        host.sleep(POLL_S)
+    host.remove(_bootstrap_conf(ctx))
+    ctx.outputs.pop("_api", None)  # from here on the node speaks for itself
+    ctx.outputs["_is_bootstrapped"] = True
+    _annotate_socket(ctx)
+    return None
+
+
+def is_bootstrapped(ctx: Context) -> bool:
+    return _is_member(ctx) and not ctx.host.exists(_bootstrap_conf(ctx))
+
+
+def _has_identity(ctx: Context) -> bool:
+    access = discovery.find_member_access(ctx.host, _kubelet_conf(ctx))
+    if access is None:
+        return False
+    try:
+        return discovery.is_accepted(ctx.host, access)
+    except ClusterError:
+        return False
+
+
+def _find_trouble(ctx: Context, elapsed: float, *, is_last: bool) -> ClusterError:
+    """Why there is no certificate yet. Raises it where waiting cannot help, or is over."""
+    link = diagnose.find_broken_link(ctx.host, ctx.config.node.cri_socket)
+    if link and link.is_final:
+        raise ClusterError(link.what, cause=link.cause, remedy=link.remedy, code="not-healthy", details=link.details)
+    name = ctx.config.node.name
+    try:
+        request = discovery.read_signing_request(_bootstrap_api(ctx), name)
+    except (Unreachable, kubeapi.ApiRefused) as error:
+        trouble = ClusterError(
+            f"the kubelet has no certificate after {elapsed:.0f} s",
+            cause=f"the API server does not say how far it is: {error}",
+            remedy=error.remedy,
+            code="csr-unknown",
+        )
+        if is_last:
+            raise trouble from error
+        return trouble
+    trouble = discovery.explain_signing_request(request, name, elapsed)
+    if request.state == "not-sent" and link:
+        trouble = ClusterError(trouble.what, cause=f"{link.what}: {link.cause}", remedy=link.remedy, code=trouble.code)
+    if is_last or request.state in ("denied", "failed"):
+        raise trouble
+    return trouble
+
+
+def _bootstrap_api(ctx: Context) -> kubeapi.Api:
+    """The identity of the bootstrap may see certificate signing requests; patience is the caller's."""
+    return kubeapi.Api(ctx.host, ctx.api.identity, retry_s=0)
+
+
+def _annotate_socket(ctx: Context) -> None:
+    """On older minors the node's CRI socket is an annotation, which kubeadm reads."""
+    if kubelet.has_instance_config(ctx.config.cluster, ctx.release):
+        return
+    from kubeup.phases.cluster import wait_for_node
+
+    wait_for_node(ctx)
+    annotations = {clusterobjects.CRI_SOCKET_ANNOTATION: ctx.config.node.cri_socket}
+    ctx.api.patch(kubeapi.path_of("Node", ctx.config.node.name), {"metadata": {"annotations": annotations}})
+
+
+# ---- pod-network
+
+
+def set_up_pod_network(ctx: Context) -> Outputs:
+    return addons.set_up_node_network(ctx)
+
+
+def pod_network_is_set_up(ctx: Context) -> bool:
+    return addons.node_network_is_set_up(ctx)
+
+
+# ---- verify
+
+
+def verify_node(ctx: Context) -> Outputs:
+    """The node is Ready, and with kb's own pod network it reaches the cluster's DNS through its Service."""
+    name = ctx.config.node.name
+    if ctx.config.kb.pod_network.plugin == "none":
+        if not _becomes_ready(ctx, FOREIGN_NETWORK_S):
+            _, message = _ready(ctx)
+            ctx.report.note(f"node {name} has joined and is not Ready yet: {message}")
+        return {"node_ready": _ready(ctx)[0] == "True"}
+    wait_for_ready(ctx, name, () if ctx.config.cluster.proxy.disabled else ("kube-proxy",))
+    if not _reaches_dns(ctx):
+        ctx.report.note(
+            f"node {name} is Ready, but the cluster's DNS ({health.service_address(ctx.config, 10)}:53) gave it no answer "
+            f"within {DNS_TIMEOUT_S} s: look at kube-proxy on this node (crictl ps) and at CoreDNS"
+        )
+    return {"node_ready": True}
+
+
+def node_is_verified(ctx: Context) -> bool:
+    return _ready(ctx)[0] == "True"
+
+
+def _ready(ctx: Context) -> tuple[str, str]:
+    return health.node_condition(ctx.api.get(kubeapi.path_of("Node", ctx.config.node.name)))
+
+
+def _becomes_ready(ctx: Context, timeout_s: float) -> bool:
+    started = ctx.host.monotonic()
+    while _ready(ctx)[0] != "True":
+        elapsed = ctx.host.monotonic() - started
+        if elapsed > timeout_s:
+            return False
+        ctx.report.waiting(f"node Ready: {elapsed:.0f} s of {timeout_s:.0f} s; {_ready(ctx)[1]}")
+        ctx.host.sleep(POLL_S)
+    return True
+
+
+def _reaches_dns(ctx: Context) -> bool:
+    """A lookup through the Service address needs kube-proxy's rules here and the way to CoreDNS on another node."""
+    cluster = ctx.config.cluster
+    if cluster.dns.disabled or cluster.proxy.disabled:
+        return True
+    server, name = health.service_address(ctx.config, 10), f"kubernetes.default.svc.{cluster.networking.dns_domain}"
+    started = ctx.host.monotonic()
+    found: Optional[list[str]] = None
+    while found is None:
+        elapsed = ctx.host.monotonic() - started
+        if elapsed > DNS_TIMEOUT_S:
+            return False
+        found = health.lookup_in_cluster(ctx.host, server, name)
+        ctx.report.waiting(f"cluster DNS: {elapsed:.0f} s of {DNS_TIMEOUT_S} s; no answer from {server}:53 yet")
+        ctx.host.sleep(POLL_S)
+    return True

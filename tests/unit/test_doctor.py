@@ -1,0 +1,251 @@
+"""What doctor sees on a node: each look with something wrong, and with nothing wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from pathlib import Path
+
+import pytest
+
+from kubeup import checks, doctor, pki
+from kubeup.host import CommandResult, HttpResponse
+from kubeup.paths import Paths
+from tests.fake_host import FakeHost
+from tests.fake_node import finished_node
+
+APISERVER = """\
+spec:
+  containers:
+  - image: registry.k8s.io/kube-apiserver:v1.35.6
+    command:
+    - kube-apiserver
+    - --advertise-address=10.77.0.11
+    - --secure-port=6443
+    - --service-cluster-ip-range=10.96.0.0/12
+    - --etcd-servers=https://127.0.0.1:2379
+"""
+MANAGER = """\
+spec:
+  containers:
+  - image: registry.k8s.io/kube-controller-manager:v1.35.6
+    command: [kube-controller-manager, --cluster-cidr=10.244.0.0/16]
+"""
+ETCD = """\
+spec:
+  containers:
+  - image: registry.k8s.io/etcd:3.6.6-0
+    command: [etcd, --data-dir=/data/etcd, "--listen-metrics-urls=http://127.0.0.1:2381"]
+"""
+UNIT = (
+    "LoadState=loaded\nActiveState=active\nSubState=running\nNRestarts=0\nExecMainStatus=0\nInvocationID=abc\n"
+    "ActiveEnterTimestampMonotonic=900000000\nMainPID=42\n"
+)
+IMAGES = ("kube-apiserver:v1.35.6", "kube-controller-manager:v1.35.6", "etcd:3.6.6-0", "pause:3.10.1")
+
+
+def make_host() -> FakeHost:
+    """A control plane that is well."""
+    host = finished_node()
+    host.files.update(
+        {
+            "/etc/kubernetes/manifests/kube-apiserver.yaml": APISERVER.encode(),
+            "/etc/kubernetes/manifests/kube-controller-manager.yaml": MANAGER.encode(),
+            "/etc/kubernetes/manifests/etcd.yaml": ETCD.encode(),
+            "/var/lib/kubelet/config.yaml": b"clusterDomain: example.org\nclusterDNS: [10.96.0.10]\n",
+            "/var/lib/kubelet/instance-config.yaml": b'containerRuntimeEndpoint: "unix:///run/x/containerd.sock"\n',
+            "/var/lib/kubelet/kubeadm-flags.env": b'KUBELET_KUBEADM_ARGS="--hostname-override=cp1 --v=2"\n',
+            "/proc/42/cmdline": b"/usr/bin/kubelet\0--hostname-override=cp1\0--v=2\0",
+            "/run/x/containerd.sock": b"",
+        }
+    )
+    host.programs.update({"crictl", "systemctl"})
+    host.ticks = 1000.0
+    host.answers["systemctl show kubelet -p"] = UNIT
+    host.answers["journalctl"] = ""
+    set_images(host, *IMAGES)
+    return host
+
+
+def set_images(host: FakeHost, *names: str) -> None:
+    info = {"status": {"conditions": [{"type": "RuntimeReady", "status": True}]}, "config": {"sandboxImage": "registry.k8s.io/pause:3.10.1"}}  # fmt: skip
+    rows = {"images": [{"repoTags": [f"registry.k8s.io/{name}"]} for name in names]}
+
+    def crictl(argv: tuple[str, ...]) -> CommandResult:
+        return CommandResult(argv, 0, json.dumps(info if "info" in argv else rows if "images" in argv else {}))
+
+    host.answers["crictl"] = crictl
+
+
+def make_patient(host: FakeHost) -> doctor.Patient:
+    return doctor.read_patient(host, Paths())
+
+
+def notes(host: FakeHost, look: str) -> list[tuple[str, str]]:
+    """(level, text) of one look."""
+    found = next(item for item in doctor.LOOKS if item.name == look)
+    return [(note.level, note.text) for note in found.look(make_patient(host))]
+
+
+# ---- the node from its files
+
+
+def test_the_node_is_read_from_its_files() -> None:
+    patient = make_patient(make_host())
+    config = patient.config
+    assert config.cluster.kubernetes_version == "v1.35.6"
+    assert config.cluster.networking.pod_subnet == "10.244.0.0/16"
+    assert config.cluster.networking.dns_domain == "example.org"
+    assert config.cluster.local_etcd is not None
+    assert config.cluster.local_etcd.data_dir == "/data/etcd"
+    assert (config.node.name, config.node.cri_socket) == ("cp1", "unix:///run/x/containerd.sock")
+    assert config.local_api_endpoint.advertise_address == "10.77.0.11"
+    assert patient.components == ("etcd", "kube-apiserver", "kube-controller-manager")
+    assert doctor.describe_patient(patient) == "node cp1, control plane, Kubernetes v1.35.6"
+
+
+def test_a_machine_without_a_kubelet_belongs_to_no_cluster() -> None:
+    patient = make_patient(FakeHost())
+    assert not patient.is_member
+    assert doctor.describe_patient(patient).startswith("node node1: no kubelet was configured here")
+
+
+def test_doctor_changes_nothing_and_answers_for_every_look() -> None:
+    host = make_host()
+    host.changes.clear()
+    found = doctor.examine(make_patient(host))
+    assert {look.name for look in doctor.LOOKS} <= {note.look.partition("/")[0] for note in found} | {"checks"}
+    assert [change for change in host.changes if change != "run modprobe configs"] == []
+    assert all(note.remedy for note in found if note.level != doctor.OK)
+
+
+# ---- certificates
+
+
+def test_certificates_that_are_well() -> None:
+    assert notes(make_host(), "certificates") == []
+
+
+def test_expired_and_expiring_certificates_are_named() -> None:
+    host = make_host()
+    host.clock += datetime.timedelta(days=350)
+    soon = dict.fromkeys(level for level, _ in notes(host, "certificates"))
+    assert list(soon) == ["warning"]
+    host.clock += datetime.timedelta(days=30)
+    texts = [text for level, text in notes(host, "certificates") if level == "error"]
+    assert any(text.startswith("/etc/kubernetes/pki/apiserver.crt expired") for text in texts)
+    assert any(text.startswith("/etc/kubernetes/admin.conf expired") for text in texts)
+
+
+def test_a_key_that_does_not_belong_to_its_certificate() -> None:
+    host = make_host()
+    host.files["/etc/kubernetes/pki/apiserver.key"] = host.files["/etc/kubernetes/pki/ca.key"]
+    ((level, text),) = notes(host, "certificates")
+    assert level == "error"
+    assert "apiserver.crt" in text and "apiserver.key" in text
+
+
+def test_a_server_that_shows_an_old_certificate() -> None:
+    host = make_host()
+    apiserver = host.files["/etc/kubernetes/pki/apiserver.crt"].decode()
+    host.served["10.77.0.11:6443"] = apiserver
+    assert notes(host, "served-certificates") == []
+    host.served["10.77.0.11:6443"] = host.files["/etc/kubernetes/pki/etcd/server.crt"].decode()
+    ((level, text),) = notes(host, "served-certificates")
+    assert (level, text.partition(":")[0]) == (
+        "warning",
+        "kube-apiserver still shows another certificate than /etc/kubernetes/pki/apiserver.crt",
+    )
+    host.served["10.77.0.11:6443"] = apiserver
+    host.clock = pki.parse_certs(apiserver)[0].not_valid_after_utc + datetime.timedelta(hours=1)
+    assert notes(host, "served-certificates")[0][0] == "error"
+
+
+# ---- the clock
+
+
+@pytest.mark.parametrize(
+    ("date", "expected"),
+    [
+        ("Thu, 01 Jan 2026 00:00:05 GMT", []),
+        ("Thu, 01 Jan 2026 00:01:00 GMT", [("warning", "this clock is 1 min 0 s behind https://10.77.0.11:6443")]),
+        ("Thu, 01 Jan 2026 02:07:00 GMT", [("error", "this clock is 2 h 07 min behind https://10.77.0.11:6443")]),
+        ("Wed, 31 Dec 2025 21:53:00 GMT", [("error", "this clock is 2 h 07 min ahead of https://10.77.0.11:6443")]),
+        ("no date", []),
+    ],
+)
+def test_the_clock_is_compared_with_the_server_s(date: str, expected: list[tuple[str, str]]) -> None:
+    host = make_host()
+    host.urls["https://10.77.0.11:6443/version"] = HttpResponse(401, b"", {"date": date})
+    assert notes(host, "clock") == expected
+
+
+# ---- disk, DNS, images, drift
+
+METRICS = """\
+etcd_disk_wal_fsync_duration_seconds_bucket{{le="0.001"}} {fast}
+etcd_disk_wal_fsync_duration_seconds_bucket{{le="0.008"}} {fair}
+etcd_disk_wal_fsync_duration_seconds_bucket{{le="0.128"}} {slow}
+etcd_disk_wal_fsync_duration_seconds_bucket{{le="+Inf"}} 1000
+etcd_disk_wal_fsync_duration_seconds_count 1000
+"""
+
+
+def test_a_slow_disk_is_told_by_etcd_s_own_count() -> None:
+    host = make_host()
+    url = "http://127.0.0.1:2381/metrics"
+    host.urls[url] = HttpResponse(200, METRICS.format(fast=900, fair=995, slow=1000).encode())
+    assert notes(host, "disk") == []
+    host.urls[url] = HttpResponse(200, METRICS.format(fast=10, fair=900, slow=995).encode())
+    ((level, text),) = notes(host, "disk")
+    assert level == "warning"
+    assert "the disk of /data/etcd is slow: one of 100 writes takes longer than 128 ms" in text
+    assert doctor.read_fsync_p99_s("etcd_disk_wal_fsync_duration_seconds_count 5\n") is None
+
+
+def test_a_cluster_dns_that_does_not_answer() -> None:
+    ((level, text),) = notes(make_host(), "dns")
+    assert level == "error"
+    assert "10.96.0.10 does not answer for kubernetes.default.svc.example.org" in text
+
+
+def test_an_image_that_the_runtime_threw_away() -> None:
+    host = make_host()
+    assert notes(host, "images") == []
+    set_images(host, *(name for name in IMAGES if not name.startswith(("etcd", "pause"))))
+    assert [text.partition(" is not")[0] for _, text in notes(host, "images")] == [
+        "the image registry.k8s.io/etcd:3.6.6-0",
+        "the image registry.k8s.io/pause:3.10.1",
+    ]
+
+
+def test_a_kubelet_that_runs_without_its_flags() -> None:
+    host = make_host()
+    assert notes(host, "kubelet-drift") == []
+    host.files["/proc/42/cmdline"] = b"/usr/bin/kubelet\0--hostname-override=cp1\0"
+    assert notes(host, "kubelet-drift") == [
+        ("warning", "the kubelet runs without --v=2, which /var/lib/kubelet/kubeadm-flags.env holds")
+    ]
+
+
+def test_a_configuration_that_the_kubelet_has_not_read() -> None:
+    class Later(FakeHost):
+        def stat(self, path: Path):  # type: ignore[no-untyped-def]
+            found = super().stat(path)
+            is_config = found and path.name == "config.yaml"
+            return dataclasses.replace(found, mtime=self.now().timestamp() - 5) if is_config and found else found
+
+    later = Later(**{item.name: getattr(make_host(), item.name) for item in dataclasses.fields(FakeHost)})
+    assert notes(later, "kubelet-drift") == [
+        ("warning", "/var/lib/kubelet/config.yaml was changed after the kubelet was started: it runs with the old one")
+    ]
+
+
+def test_the_checks_of_preflight_are_doctor_s_too() -> None:
+    host = make_host()
+    host.files["/proc/swaps"] = b"Filename Type\n/dev/sda2 partition\n"
+    assert any("swap is on (/dev/sda2)" in text for _, text in notes(host, "checks"))
+    names = [check.names for check in checks.CHECKS if checks.DOCTOR in check.workflows]
+    assert {"CRI", "CgroupDriver", "Swap", "KubeletVersion", "AdvertiseAddress"} <= set(names)
+    assert "ImagePull" not in names

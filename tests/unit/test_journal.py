@@ -1,0 +1,89 @@
+"""The journal: what kb is about to make or change is in the state before it is on the disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubeup.host import LocalHost
+from kubeup.journal import JournalHost, remove_leftovers
+from kubeup.paths import Paths
+from kubeup.state import PhaseState, State, load_state
+
+A = Path("/etc/kubernetes/pki/a.key")
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> LocalHost:
+    return LocalHost(tmp_path)
+
+
+def begin(host: LocalHost, *, created: tuple[str, ...] = ()) -> tuple[JournalHost, State, PhaseState]:
+    state, entry = State(host, Paths()), PhaseState("running", created=list(created))
+    state.phases["init/x"] = entry
+    return JournalHost(host, state, "init/x", entry), state, entry
+
+
+def on_disk(host: LocalHost) -> Any:
+    return json.loads(host.read_text(Paths.state))["phases"]["init/x"]
+
+
+def test_a_new_file_and_its_folders_are_registered_before_they_are_there(host: LocalHost, tmp_path: Path) -> None:
+    journal, _, _ = begin(host)
+    (tmp_path / "etc").write_text("in the way: no folder can be made below it")
+    with pytest.raises(Exception, match="etc"):
+        journal.write_file(A, "key", mode=0o600)
+    assert on_disk(host)["created"] == ["/etc/kubernetes", "/etc/kubernetes/pki", str(A)]
+
+
+def test_a_file_of_somebody_else_is_copied_once_with_mode_and_owner(host: LocalHost, tmp_path: Path) -> None:
+    host.write_file(A, "theirs", mode=0o640)
+    journal, state, _ = begin(host)
+    journal.write_file(A, "first")
+    journal.write_file(A, "second")
+    journal.remove(A)
+    (backup,) = on_disk(host)["backups"]
+    assert (backup["path"], backup["mode"]) == (str(A), "0640")
+    assert backup["owner"] == f"{tmp_path.stat().st_uid}:{tmp_path.stat().st_gid}"
+    copy = host.stat(Path(backup["copy"]))
+    assert host.read_text(Path(backup["copy"])) == "theirs" and copy is not None and copy.mode == 0o600
+    assert str(A) not in state.created_paths()
+
+
+def test_the_same_content_is_neither_registered_nor_copied(host: LocalHost) -> None:
+    host.write_file(A, "same")
+    journal, _, entry = begin(host)
+    assert not journal.write_file(A, "same")
+    assert entry.created == [] and entry.backups == [] and journal.changed_files == []
+
+
+def test_what_was_planned_and_not_made_is_struck_out(host: LocalHost, tmp_path: Path) -> None:
+    """Also what an earlier run planned: killed before it made the file, it must not claim a later one of the admin's."""
+    journal, _, entry = begin(host, created=("/etc/gone",))
+    journal.plan_to_make([A, Path("/etc/b"), Path("/etc/link")])
+    assert entry.created == ["/etc/gone", str(A), "/etc/b", "/etc/link"]
+    journal.write_file(A, "key")
+    (tmp_path / "etc/link").symlink_to("/nowhere")  # what a command of the phase made
+    journal.forget_unmade()
+    assert entry.created == [str(A), "/etc/link", "/etc", "/etc/kubernetes", "/etc/kubernetes/pki"]
+
+
+def test_half_written_files_of_a_killed_run_are_removed(host: LocalHost, tmp_path: Path) -> None:
+    journal, state, _ = begin(host)
+    journal.write_file(A, "key")
+    state.save()
+    rubbish = [
+        tmp_path / "etc/kubernetes/pki/.a.key.kb-812-7f01",
+        tmp_path / "etc/kubernetes/.admin.conf.kb-9-a",
+        tmp_path / "var/lib/kb/.state.json.kb-812-7f01",
+    ]
+    kept = [tmp_path / "etc/kubernetes/pki/.a.key.swp", tmp_path / "etc/kubernetes/pki/a.kb-812-7f01"]
+    for place in [*rubbish, *kept]:
+        place.write_text("PRIVATE KEY")
+    found = remove_leftovers(host, load_state(host, Paths()))
+    assert sorted(str(path) for path in found) == sorted("/" + str(place.relative_to(tmp_path)) for place in rubbish)
+    assert [place.exists() for place in rubbish] == [False] * 3
+    assert [place.exists() for place in kept] == [True] * 2
