@@ -179,8 +179,8 @@ INIT: tuple[Phase, ...] = (
           makes=("/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env",
                  "/etc/systemd/system/multi-user.target.wants/kubelet.service", "/etc/runlevels/default/kubelet")),
     Phase("wait-control-plane",
-          does="Wait until the kubelet and the control plane are healthy",
-          run=health.wait_for_control_plane, done=health.control_plane_is_healthy, live="cluster"),
+          does="Wait until the kubelet and the API server are healthy",
+          run=health.wait_for_control_plane, done=health.apiserver_is_healthy, live="cluster"),
 
     # 6. The cluster learns what it is: other nodes and later upgrades read its configuration from it.
     Phase("upload-config/kubeadm",
@@ -218,6 +218,10 @@ INIT: tuple[Phase, ...] = (
           run=addons.apply_kube_proxy, done=addons.kube_proxy_is_applied,
           reads=("cluster.proxy", "kube_proxy", "cluster.networking", "cluster.image_repository",
                  "cluster.kubernetes_version", "cluster.control_plane_endpoint", "local_api_endpoint", "proxy_env")),
+    # What was applied until here needed the API server alone; from here on the controllers have to do their part.
+    Phase("wait-control-plane/controllers",
+          does="Wait until the controller-manager and the scheduler are healthy",
+          run=health.wait_for_controllers, done=health.control_plane_is_healthy, live="cluster", hidden=True),
     Phase("pod-network",
           does="Give pods a network: addresses of this node, routes to the others",
           run=addons.set_up_pod_network, done=addons.pod_network_is_set_up,

@@ -74,7 +74,9 @@ OPTIONS: Mapping[str, Option] = {
     "discovery-token-ca-cert-hash": Option(
         "the pin of the cluster's CA, sha256:<hex>; may be repeated", "list", metavar="HASH"
     ),
-    "discovery-token-unsafe-skip-ca-verification": Option("join without a pin: trust whoever signed with the token", "flag"),
+    "discovery-token-unsafe-skip-ca-verification": Option(
+        "join without a pin: trust whoever signed with the token", "flag"
+    ),
     "groups": Option("the groups of whoever logs in with the token", "list", metavar="GROUP"),
     "print-join-command": Option("print the whole join command instead of the token alone", "flag"),
     "tls-bootstrap-token": Option("the token with which the kubelet asks for its certificate", metavar="ID.SECRET"),

@@ -75,7 +75,9 @@ def list_phases(call: Invocation) -> int:
     from kubeup.cli import render_phases
 
     if call.output != "text":
-        call.print_value([{"name": phase.name, "does": phase.does} for phase in call.command.phases])
+        call.print_value(
+            [{"name": phase.name, "does": phase.does} for phase in call.command.phases if not phase.hidden]
+        )
     else:
         call.print(render_phases(call.command.phases))
     return 0
@@ -261,20 +263,9 @@ def reset(call: Invocation) -> int:
     target: Host = dryrun.DryRunHost(local) if is_dry else local
     if not local.is_root_user():
         raise not_root("kb reset")
+    _require_journal(target, paths)  # before the lock is taken: its file would be all that kb ever made here
     with locked(local, paths, "kb reset", is_dry=is_dry):
-        node_state = state.load_state(target, paths)
-        if not node_state.has_changed_files():
-            looked = (
-                f"{paths.state} names no file that kb made or changed"
-                if node_state.phases
-                else f"there is no {paths.state}"
-            )
-            raise HostError(
-                "kb has nothing to take back on this node",
-                cause=f"{looked}: kb did not make this node, or reset was done already",
-                remedy="a node that kubeadm made: kubeadm reset",
-                code="nothing-to-reset",
-            )
+        node_state = _require_journal(target, paths)
         _ask_to_reset(call, node_state, is_dry=is_dry)
         ctx = make_context(target, _reset_config(call, node_state), paths, call.report)
         runner = workflow.Runner(call.command.workflow, call.command.phases, node_state, keeps_journal=False)
@@ -287,7 +278,23 @@ def reset(call: Invocation) -> int:
     return 0
 
 
-_AFTER_RESET = "this node is as it was before kb, but for kube-proxy's rules (a reboot clears them) and kubeconfigs in home folders"
+_AFTER_RESET = "this node is as it was before kb, but for kube-proxy's rules and the kernel's settings (a reboot clears them) and kubeconfigs in home folders"
+
+
+def _require_journal(target: Host, paths: Paths) -> state.State:
+    """The state of a node on which kb made or changed something. Raises HostError (nothing-to-reset)."""
+    node_state = state.load_state(target, paths)
+    if node_state.has_changed_files():
+        return node_state
+    looked = (
+        f"{paths.state} names no file that kb made or changed" if node_state.phases else f"there is no {paths.state}"
+    )
+    raise HostError(
+        "kb has nothing to take back on this node",
+        cause=f"{looked}: kb did not make this node, or reset was done already",
+        remedy="a node that kubeadm made: kubeadm reset",
+        code="nothing-to-reset",
+    )
 
 
 def _ask_to_reset(call: Invocation, node_state: state.State, *, is_dry: bool) -> None:

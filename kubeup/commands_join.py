@@ -88,7 +88,7 @@ def _run_join(call: Invocation, *, only: str, endpoint: str) -> int:
         result = runner.run(ctx, only=only, skip=() if only else config.skip_phases)
     result.outputs["server"] = config.server
     commands.print_result(call, result, target, local)
-    if not only and call.output == "text" and target.mode == "live":
+    if result.changes and not only and call.output == "text" and target.mode == "live":
         call.print(_CLOSING)
     return 0
 
@@ -102,9 +102,7 @@ See it on a control plane: kubectl get nodes
 """
 
 
-def _load_wishes(
-    call: Invocation, local: LocalHost, endpoint: str, *, is_member: bool
-) -> load_join.JoinWishes:
+def _load_wishes(call: Invocation, local: LocalHost, endpoint: str, *, is_member: bool) -> load_join.JoinWishes:
     flags = {name: value for name, value in call.flags.items() if name not in _NOT_CONFIG}
     config_file = Path(call.flags["config"]) if "config" in call.flags else None
     return load_join.load_join_config(

@@ -110,6 +110,13 @@ def _read(host: Host, path: Path) -> str:
 
 _THEN = "then: kb init"
 
+_NO_FILES_LEFT = Sign(
+    r"too many open files",
+    cause="this machine has no file watches (inotify) or file handles left ({line})",
+    remedy="sysctl -w fs.inotify.max_user_instances=8192 fs.inotify.max_user_watches=524288 (and into /etc/sysctl.d)",
+    is_final=False,
+)
+
 KUBELET_SIGNS: tuple[Sign, ...] = (
     Sign(
         r'(?:failed to load kubelet config file|strict decoding|failed to decode|unmarshal).*?unknown field \\*"(?P<field>[^"\\]+)',
@@ -149,7 +156,7 @@ KUBELET_SIGNS: tuple[Sign, ...] = (
         + _THEN,
     ),
     Sign(
-        r"(?:unknown service runtime\.v1|CRI v1 runtime API is not implemented|Unimplemented.*runtime\.v1)",
+        r"(?:unknown service runtime\.v1|CRI v1 runtime API is not implemented|Unimplemented desc = unknown service runtime\.v1)",
         cause="the container runtime does not serve the CRI: its CRI plugin is disabled or failed to load",
         remedy="grep -n disabled_plugins /etc/containerd/config.toml; take cri out, systemctl restart containerd, "
         + _THEN,
@@ -197,6 +204,7 @@ KUBELET_SIGNS: tuple[Sign, ...] = (
         remedy="systemctl restart containerd (why it ended: journalctl -u containerd -n 20), " + _THEN,
         is_final=False,
     ),
+    _NO_FILES_LEFT,
 )
 """Of a kubelet that ends as soon as it is started. The first that fits counts."""
 
@@ -325,12 +333,7 @@ CONTAINER_SIGNS: tuple[Sign, ...] = (
         cause="its requests go through a proxy ({line})",
         remedy="put this node's address, the service CIDR and the pod CIDR into NO_PROXY, " + _THEN,
     ),
-    Sign(
-        r"too many open files",
-        cause="this machine has no file watches (inotify) or file handles left ({line})",
-        remedy="sysctl -w fs.inotify.max_user_instances=8192 fs.inotify.max_user_watches=524288 (and into /etc/sysctl.d)",
-        is_final=False,
-    ),
+    _NO_FILES_LEFT,
     Sign(
         r"exec:? [^\n]*(?:no such file or directory|exec format error|permission denied)",
         cause="its program cannot be run: {line}",
@@ -768,27 +771,29 @@ def find_broken_link(
 
 def _match_signs(
     host: Host,
-    signs: Iterable[Sign],
+    signs: Sequence[Sign],
     lines: Sequence[str],
     *,
     what: str,
     link: str,
     words: Optional[Mapping[str, str]] = None,
 ) -> Optional[BrokenLink]:
-    """The first sign that one of the lines shows, the newest lines first."""
-    newest_first = [line for line in reversed(lines) if line.strip()]
-    for sign in signs:
-        for line in newest_first:
-            match = re.search(sign.pattern, line)
-            if not match:
-                continue
-            groups = {name: value or "" for name, value in match.groupdict().items()}
-            known = {**groups, **(words or {}), "line": clean_log_line(line)}
-            if sign.explain:
-                known.update(sign.explain(host, groups))
-            cause = sign.cause.format_map(known) if sign.cause else clean_log_line(line)
-            return BrokenLink(what, cause, sign.remedy.format_map(known), is_final=sign.is_final, link=link)
+    """What the newest line that shows a sign means: a program dies of what it said last."""
+    for line in reversed(lines):
+        sign = next((sign for sign in signs if re.search(sign.pattern, line)), None)
+        if sign is not None:
+            return _fill(host, sign, line, what=what, link=link, words=words or {})
     return None
+
+
+def _fill(host: Host, sign: Sign, line: str, *, what: str, link: str, words: Mapping[str, str]) -> BrokenLink:
+    match = re.search(sign.pattern, line)
+    groups = {name: value or "" for name, value in (match.groupdict() if match else {}).items()}
+    known = {**groups, **words, "line": clean_log_line(line)}
+    if sign.explain:
+        known.update(sign.explain(host, groups))
+    cause = sign.cause.format_map(known) if sign.cause else known["line"]
+    return BrokenLink(what, cause, sign.remedy.format_map(known), is_final=sign.is_final, link=link)
 
 
 def _last_lines(log: Sequence[str]) -> tuple[str, ...]:

@@ -560,24 +560,30 @@ def judge_unreachable(error: Unreachable, endpoint: str) -> _Trouble:
     """What an endpoint that does not answer means, and how long it may last."""
     if error.reason == "tls":
         return _Trouble(_not_an_api_server(f"https://{endpoint}", error.cause), 0)
-    host, _, port = endpoint.rpartition(":")
-    what, remedy, patience_s = {
-        "refused": (
+    name, _, port = endpoint.rpartition(":")
+    if error.reason == "dns":
+        unknown = ClusterError(
+            f"the name {name} does not resolve",
+            cause=error.cause,
+            remedy=f"check it: getent hosts {name}",
+            code="endpoint-unknown-name",
+        )
+        return _Trouble(unknown, SETTLE_S)
+    if error.reason == "refused":
+        refused = ClusterError(
             f"nothing listens at {endpoint}",
-            f"check the address and the port, and that the API server runs there: ss -ltn sport = :{port}",
-            _FOR_EVER,
-        ),
-        "dns": (f"the name {host} does not resolve", f"check it: getent hosts {host}", SETTLE_S),
-        "timeout": (
-            f"{endpoint} does not answer",
-            f"check the address and the firewall between: curl -vk https://{endpoint}/version",
-            _FOR_EVER,
-        ),
-    }.get(
-        error.reason, (f"{endpoint} cannot be reached", f"check the way there: curl -vk https://{endpoint}", _FOR_EVER)
+            cause=error.cause,
+            remedy=f"check the address and the port, and that the API server runs there: ss -ltn sport = :{port}",
+            code="endpoint-refused",
+        )
+        return _Trouble(refused, _FOR_EVER)
+    silent = ClusterError(
+        f"{endpoint} cannot be reached",
+        cause=error.cause,
+        remedy=f"check the address and the firewalls between: curl -vk https://{endpoint}/version",
+        code="endpoint-unreachable",
     )
-    code = {"refused": "endpoint-refused", "dns": "endpoint-unknown-name"}.get(error.reason, "endpoint-unreachable")
-    return _Trouble(ClusterError(what, cause=error.cause, remedy=remedy, code=code), patience_s)
+    return _Trouble(silent, _FOR_EVER)
 
 
 def _not_an_api_server(server: str, cause: str) -> ClusterError:
@@ -676,49 +682,47 @@ def _is_request_of(request: Mapping[str, Any], node_name: str) -> bool:
 
 def explain_signing_request(request: SigningRequest, node_name: str, waited_s: float) -> ClusterError:
     """The error for a bootstrap that ended, or was waited for, in this state."""
-    what, cause, remedy = {
-        "not-sent": (
-            f"the kubelet has not asked for its certificate after {waited_s:.0f} s",
-            f"the cluster has no certificate signing request of system:node:{node_name}",
-            "see what the kubelet says: journalctl -u kubelet -n 50 --no-pager",
+    name, waited = request.name, f"after {waited_s:.0f} s"
+    return {
+        "not-sent": ClusterError(
+            f"the kubelet has not asked for its certificate {waited}",
+            cause=f"the cluster has no certificate signing request of system:node:{node_name}",
+            remedy="see what the kubelet says: journalctl -u kubelet -n 50 --no-pager",
+            code="csr-not-sent",
         ),
-        "pending": (
-            f"the certificate signing request {request.name} is pending after {waited_s:.0f} s",
-            "nobody approves it: the controller-manager is down, or ClusterRoleBinding kubeadm:node-autoapprove-bootstrap "
-            "is missing",
-            f"on a control plane: kubectl certificate approve {request.name}; then run the command again",
+        "pending": ClusterError(
+            f"the certificate signing request {name} is pending {waited}",
+            cause="nobody approves it: the controller-manager is down, or ClusterRoleBinding "
+            "kubeadm:node-autoapprove-bootstrap is missing",
+            remedy=f"on a control plane: kubectl certificate approve {name}; then run the command again",
+            code="csr-pending",
         ),
-        "denied": (
-            f"the certificate signing request {request.name} was denied",
-            request.message or "whoever denied it gave no reason",
-            f"on a control plane: kubectl delete csr {request.name}; then run the command again",
+        "denied": ClusterError(
+            f"the certificate signing request {name} was denied",
+            cause=request.message or "whoever denied it gave no reason",
+            remedy=f"on a control plane: kubectl delete csr {name}; then run the command again",
+            code="csr-denied",
         ),
-        "failed": (
-            f"the certificate signing request {request.name} failed",
-            request.message or "the signer gave no reason",
-            f"on a control plane: kubectl describe csr {request.name}",
+        "failed": ClusterError(
+            f"the certificate signing request {name} failed",
+            cause=request.message or "the signer gave no reason",
+            remedy=f"on a control plane: kubectl describe csr {name}",
+            code="csr-failed",
         ),
-        "approved": (
-            f"the certificate signing request {request.name} is approved and not signed after {waited_s:.0f} s",
-            "the signer is off: the controller-manager is down, lacks --cluster-signing-cert-file and -key-file, or runs "
-            "without the controller csrsigning",
-            "on a control plane: kubectl -n kube-system logs -l component=kube-controller-manager --tail 50",
+        "approved": ClusterError(
+            f"the certificate signing request {name} is approved and not signed {waited}",
+            cause="the signer is off: the controller-manager is down, lacks --cluster-signing-cert-file and -key-file, or "
+            "runs without the controller csrsigning",
+            remedy="on a control plane: kubectl -n kube-system logs -l component=kube-controller-manager --tail 50",
+            code="csr-not-signed",
         ),
-        "signed": (
-            f"the kubelet has its certificate, and no {'/etc/kubernetes/kubelet.conf'} after {waited_s:.0f} s",
-            f"the certificate signing request {request.name} is signed, but the kubelet has not taken it",
-            "see what the kubelet says: journalctl -u kubelet -n 50 --no-pager",
+        "signed": ClusterError(
+            f"the kubelet has no kubelet.conf {waited}",
+            cause=f"the certificate signing request {name} is signed, but the kubelet has not taken the certificate",
+            remedy="see what the kubelet says: journalctl -u kubelet -n 50 --no-pager",
+            code="kubelet-conf-missing",
         ),
     }[request.state]
-    code = {
-        "not-sent": "csr-not-sent",
-        "pending": "csr-pending",
-        "denied": "csr-denied",
-        "failed": "csr-failed",
-        "approved": "csr-not-signed",
-        "signed": "kubelet-conf-missing",
-    }[request.state]
-    return ClusterError(what, cause=cause, remedy=remedy, code=code)
 
 
 # ---- a node of the same name

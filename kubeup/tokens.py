@@ -121,6 +121,14 @@ def is_expired(token: BootstrapToken, now: datetime.datetime) -> bool:
         return True
 
 
+def expires_at(token: BootstrapToken) -> datetime.datetime:
+    """When a token read from its Secret ends; one whose expiry cannot be read has ended long ago."""
+    try:
+        return _parse_moment(token.expires or "")
+    except UsageError:
+        return datetime.datetime.min.replace(tzinfo=datetime.timezone.utc)
+
+
 def _decode(value: object) -> str:
     try:
         return base64.b64decode(str(value), validate=True).decode()

@@ -224,7 +224,13 @@ class Runner:
         ctx.outputs["will_run"] = frozenset(phase.name for phase in chosen if phase.name not in skipped)
         self._total = len(chosen)
         for index, phase in enumerate(chosen, start=1):
-            outcome = self._run_one(ctx, phase, is_forced=bool(only), is_skipped=phase.name in skipped, result=result)
+            try:
+                outcome = self._run_one(
+                    ctx, phase, is_forced=bool(only), is_skipped=phase.name in skipped, result=result
+                )
+            except Interrupted as stop:
+                stop.phase = phase.name
+                raise
             result.phases.append(outcome)
             ctx.report.phase(index, len(chosen), phase.name, phase.does, _describe(outcome, ctx.host.mode))
         result.outputs = {key: value for key, value in ctx.outputs.items() if not key.startswith("_")}
@@ -311,8 +317,6 @@ class Runner:
             entry.error = error.as_dict()
         elif isinstance(error, KeyboardInterrupt):
             entry.error = {"code": "interrupted", "what": str(error)}
-            if isinstance(error, Interrupted):
-                error.phase = phase.name
         else:
             entry.error = {"code": "bug", "what": str(error)}
         outcome = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"

@@ -173,7 +173,7 @@ def _choose_by_routes(host: Host, interfaces: list[Interface], *, prefer: int) -
                 held = by_name[holder].addresses if holder in by_name and by_name[holder].is_up else ()
                 for address in held:
                     if address.version == version:
-                        return Choice(str(address), note=_address_note(address, name, interfaces))
+                        return _judge_address(address, name, interfaces)
     candidates = _candidates(interfaces)
     if len(candidates) == 1:
         address, name = candidates[0]
@@ -187,6 +187,45 @@ def _choose_by_routes(host: Host, interfaces: list[Interface], *, prefer: int) -
         + (f"; it has {shown}" if shown else ", and no interface holds an address"),
         remedy="give one: --apiserver-advertise-address, or localAPIEndpoint.advertiseAddress",
     )
+
+
+_NAT_ADDRESS = ipaddress.ip_address("10.0.2.15")
+"""What VirtualBox gives the first card of every machine (Vagrant's NAT): others that are called so are not this one."""
+
+
+def _judge_address(address: Address, name: str, interfaces: list[Interface]) -> Choice:
+    """The default route's address, unless it cannot tell this machine from others."""
+    holders = [interface.name for interface in interfaces if interface.is_up and address in interface.addresses]
+    if len(holders) > 1:
+        return Choice(
+            "",
+            message=f"{' and '.join(holders)} both hold {address}: answers would go out by either",
+            remedy="take the address from one of them, or give another one: --apiserver-advertise-address",
+        )
+    if address != _NAT_ADDRESS:
+        return Choice(str(address), note=_address_note(address, name, interfaces))
+    nat = f"{address} ({name}, the default route) is the NAT address that every VirtualBox machine has"
+    others = [(other, at) for other, at in _candidates(interfaces) if other.version == 4 and other != address]
+    if len(others) == 1:
+        other, at = others[0]
+        return Choice(str(other), note=f"advertise address {other} ({at}): {nat}")
+    if others:
+        shown = ", ".join(f"{other} ({at})" for other, at in others)
+        return Choice(
+            "",
+            message=f"{nat}, so no other machine reaches this one there; it also has {shown}",
+            remedy="give one: --apiserver-advertise-address, or localAPIEndpoint.advertiseAddress",
+        )
+    return Choice(str(address), warning=f"{nat}: no other machine can join this one there")
+
+
+def needs_node_ip(host: Host, advertised: str) -> bool:
+    """Whether the kubelet might register with another address than the advertised one: this machine holds that, and
+    another one of the same family on another card."""
+    address, interfaces = parse_address(advertised), read_interfaces(host) or []
+    held = [(item, name) for item, name in _candidates(interfaces) if address and item.version == address.version]
+    own = [name for item, name in held if item == address]
+    return len(own) == 1 and any(name != own[0] for _, name in held)
 
 
 def _candidates(interfaces: list[Interface]) -> list[tuple[Address, str]]:

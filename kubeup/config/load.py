@@ -143,6 +143,7 @@ def build_init_config(host: Host, trees: Trees, problems: Problems, *, looks: st
     init = build(schema.INIT, {**own, "nodeRegistration": chooser.node_tree()})
     endpoint = chooser.local_api_endpoint()
     cluster = chooser.cluster(endpoint, kb)
+    init["node"] = chooser.with_node_ip(init["node"], endpoint, cluster)
     skip_phases, cluster = _align_addons(init.pop("skip_phases", ()), cluster)
     config = types.InitConfig(
         **init,
@@ -218,6 +219,21 @@ class Chooser:
         tree["advertiseAddress"] = self._take(_INIT, path, choice) or discover.PLACEHOLDER_ADDRESSES[prefer]
         endpoint: types.LocalAPIEndpoint = build(schema.LOCAL_API_ENDPOINT, tree)
         return endpoint
+
+    def with_node_ip(
+        self, node: types.NodeRegistration, endpoint: types.LocalAPIEndpoint, cluster: types.ClusterConfiguration
+    ) -> types.NodeRegistration:
+        """With several cards the kubelet would choose by the default route: it is told the advertised address, so that
+        the node registers, etcd listens and pods are routed at one and the same."""
+        is_told = any(arg.name == "node-ip" for arg in node.kubelet_extra_args)
+        is_dual = len(cluster.service_cidrs()) > 1 or len(cluster.pod_cidrs()) > 1  # one address would make it single
+        advertised = endpoint.advertise_address
+        if not self.looks or self.host.mode == "root" or is_told or is_dual:
+            return node
+        if not discover.needs_node_ip(self.host, advertised):
+            return node
+        self.notes.append(f"this machine has several cards: the kubelet registers with {advertised} (--node-ip)")
+        return replace(node, kubelet_extra_args=(*node.kubelet_extra_args, types.Arg("node-ip", advertised)))
 
     def cluster(self, endpoint: types.LocalAPIEndpoint, kb: types.KbConfiguration) -> types.ClusterConfiguration:
         tree = dict(self.tree)

@@ -89,33 +89,41 @@ class _Wait:
 
 
 def wait_for_control_plane(ctx: Context) -> Outputs:
-    """The kubelet, then the API server, the controller-manager and the scheduler: all are asked side by side, and the
-    admin's rights are made with the API server's first breath."""
-    timeouts = ctx.config.timeouts
-    etcd = ("etcd",) if ctx.config.cluster.local_etcd else ()
+    """The kubelet, then the API server; the admin's rights are made with its first breath. The controller-manager and
+    the scheduler come up meanwhile, and are waited for when the objects that need neither are in place."""
     url = health.kubelet_healthz_url(ctx.config)
     if url:
-        took = _Wait(ctx, timeouts.kubelet_health_check_s, "kubelet").until(
+        took = _Wait(ctx, ctx.config.timeouts.kubelet_health_check_s, "kubelet").until(
             lambda: _missing("kubelet", health.probe_url(ctx.host, url))
         )
         ctx.report.detail(f"the kubelet is healthy after {took:.1f} s")
-    waiting = dict.fromkeys(health.COMPONENTS, "not asked yet")
+    _wait_for_components(ctx, ("kube-apiserver",))
+    _bind_admin(ctx)
+    return None
+
+
+def wait_for_controllers(ctx: Context) -> Outputs:
+    """The controller-manager and the scheduler; the API server must be well still."""
+    _wait_for_components(ctx, health.COMPONENTS)
+    return None
+
+
+def _wait_for_components(ctx: Context, components: tuple[str, ...]) -> None:
+    waiting = dict.fromkeys(components, "not asked yet")
 
     def look() -> str:
         for component in list(waiting):
             seen = _probe(ctx, component)
             if seen.is_healthy:
                 del waiting[component]
-                if component == "kube-apiserver":
-                    _bind_admin(ctx)
             else:
                 waiting[component] = seen.seen
         return "; ".join(f"{component} {seen}" for component, seen in waiting.items())
 
-    limit = timeouts.control_plane_component_health_check_s
-    took = _Wait(ctx, limit, "control plane", (*etcd, *health.COMPONENTS), waiting).until(look)
-    ctx.report.detail(f"the control plane is healthy after {took:.1f} s")
-    return None
+    etcd = ("etcd",) if ctx.config.cluster.local_etcd else ()
+    limit = ctx.config.timeouts.control_plane_component_health_check_s
+    took = _Wait(ctx, limit, "control plane", (*etcd, *components), waiting).until(look)
+    ctx.report.detail(f"{', '.join(components)}: healthy after {took:.1f} s")
 
 
 def _probe(ctx: Context, component: str) -> health.Health:
@@ -137,6 +145,10 @@ def _bind_admin(ctx: Context) -> None:
         return kubeapi.Api(ctx.host, identity, retry_s=ctx.config.timeouts.kubernetes_api_call_s)
 
     clusterobjects.ensure_admin_binding(ctx.api, make_super_admin)
+
+
+def apiserver_is_healthy(ctx: Context) -> bool:
+    return _probe(ctx, "kube-apiserver").is_healthy
 
 
 def control_plane_is_healthy(ctx: Context) -> bool:

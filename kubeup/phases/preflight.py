@@ -33,7 +33,7 @@ def run_checks(ctx: Context) -> Outputs:
     certs.start_making_keys(ctx)  # the second processor makes them while the first looks and pulls
     if ctx.config.kb.runtime.fix:
         fix_runtime(ctx)
-    look_at_node(ctx, checks.INIT, (checks.ROOT, checks.NODE, checks.IMAGES), owned=find_own_files(ctx))
+    look_at_node(ctx, checks.INIT, (checks.ROOT, checks.NODE, checks.IMAGES), owned=map(str, find_own_files(ctx)))
     return None
 
 

@@ -135,6 +135,10 @@ def take_back_files(ctx: Context) -> Outputs:
         for name in KUBELET_ENTRIES:
             if not ctx.host.remove_tree(ctx.paths.kubelet / name):
                 ctx.host.remove(ctx.paths.kubelet / name)
+    if node_state.has_run("join"):
+        # written by the kubelet itself, perhaps after kb looked for the last time
+        for name in ("kubelet.conf", "bootstrap-kubelet.conf"):
+            ctx.host.remove(ctx.paths.kubernetes / name)
     for text in undo.restore_and_remove(ctx.host, plan):
         ctx.report.note(text)
     if ctx.host.which("systemctl"):

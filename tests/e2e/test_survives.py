@@ -223,14 +223,15 @@ def test_power_loss(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None
 def test_told_to_stop(make_node: MakeNode, kb_pyz: Path, k8s_version: str, number: signal.Signals) -> None:
     node = make_node("cp1", version=k8s_version)
     put(node, kb_pyz)
-    for phase, delay_s in ((0, 0.8), (6, 0.0), (23, 1.0), (32, 0.5)):
+    for phase, delay_s in ((1, 0.05), (12, 0.02), (23, 1.0), (32, 0.5)):
         found = strike(node, phase=phase, delay_s=delay_s, number=number)
         text = "\n".join(found["lines"])
         assert found["status"] == 128 + number, text
         match = re.search(rf"interrupted by {number.name} in phase (\S+): what was done is recorded", text)
         assert match, text
-        entry = read_state(node)["phases"]["init/" + match.group(1)]
-        assert entry["status"] == "failed" and entry["error"]["code"] == "interrupted"
+        entry = read_state(node)["phases"].get("init/" + match.group(1))
+        # interrupted in its work; or while kb only looked whether it has to be done
+        assert entry is None or entry["status"] == "done" or entry["error"]["code"] == "interrupted"
         assert found["leftovers"] == []
     init(node)
     node.wait_node_ready()
@@ -373,7 +374,9 @@ def assert_as_before(node: Node, before: set[str]) -> None:
 def test_reset_leaves_nothing_and_loses_nothing(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
     node = make_node("cp1", version=k8s_version)
     put(node, kb_pyz)
+    bare = list_everything(node)
     refused = node.run("python3 kb.pyz reset --force", check=False)
+    assert list_everything(node) == bare
     assert refused.code == 4 and "code:   nothing-to-reset" in refused.output
     node.run("mkdir -p /etc/sysctl.d && echo '# mine' >/etc/sysctl.d/90-kb.conf && chmod 640 /etc/sysctl.d/90-kb.conf")
     before = list_everything(node)

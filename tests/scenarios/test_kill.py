@@ -10,17 +10,21 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 
+from kubeup.certshare import plan_downloads
+from kubeup.config.types import ClusterConfiguration
 from kubeup.errors import HostError
-from kubeup.host import is_leftover
+from kubeup.host import HttpResponse, is_leftover
 from kubeup.paths import Paths
+from kubeup.tokens import parse_token_secret
 from tests.fake_cluster import ClusterHost, FakeCluster
 
-from .scenario import run_init, run_reset, snapshot
+from .scenario import FLAGS, run_init, run_reset, snapshot
 
 CONFIG = """\
 apiVersion: kubeadm.k8s.io/v1beta4
@@ -40,7 +44,7 @@ soak: 1s
 Work = Callable[[ClusterHost], None]
 CONFIG_FILE = Path("/root/init.yaml")
 CHANGES = ("open", "os.rename", "os.mkdir", "os.chmod", "os.remove", "os.rmdir", "os.symlink")
-STRIDE = int(os.environ.get("KB_KILL_STRIDE", "23"))
+STRIDE = int(os.environ.get("KB_KILL_STRIDE", "47"))
 """Every n-th change is killed; 1 for all of them (some minutes)."""
 
 
@@ -181,6 +185,56 @@ def test_killed_before_any_change(reference: Path, tmp_path: Path) -> None:
         assert tree(folder) == wanted, number
         assert names_of(host.cluster) == wanted_objects
         assert len(tokens_of(host.cluster)) == 1 and tokens_of(host.cluster)[: len(tokens)] == tokens
+
+
+class MortalCluster(FakeCluster):
+    """Takes the n-th change, and the process that asked for it is gone before it hears of that."""
+
+    changes: int = 0
+    fatal: int = 0
+
+    def answer(self, method: str, url: str, body: bytes, headers: Mapping[str, str]) -> HttpResponse:
+        answer = super().answer(method, url, body, headers)
+        if method != "GET":
+            self.changes += 1
+            if self.changes == self.fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return answer
+
+
+def test_killed_after_any_request(tmp_path: Path) -> None:
+    """No second token, and the certificate key that is shown at the end opens what was uploaded."""
+    flags = {**{name: value for name, value in FLAGS.items() if name != "token"}, "upload-certs": True}
+
+    def run(folder: Path, fatal: int = 0) -> None:
+        host = make_host(folder)
+        host.cluster = MortalCluster(is_up=False, memory=folder / "etcd.json")
+        host.cluster.fatal = fatal
+        result = run_init(host, flags=flags)
+        key = result.outputs["certificate_key"]
+        stored = host.cluster.by_kind("Secret")["kubeadm-certs"]
+        plan_downloads(stored, key, paths=Paths(), cluster=ClusterConfiguration("v1.35.6"))
+        (folder / "changes").write_text(str(host.cluster.changes))
+
+    (tmp_path / "first").mkdir()
+    assert in_child(lambda: run(tmp_path / "first")) == 0
+    total = int((tmp_path / "first" / "changes").read_text())
+    assert total > 30
+    for number in range(1, total + 1, max(1, STRIDE // 9)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        assert in_child(lambda folder=folder, number=number: run(folder, number)) == -signal.SIGKILL  # type: ignore[misc]
+        before = tokens_of(make_host(folder).cluster)
+        assert in_child(lambda folder=folder: run(folder)) == 0  # type: ignore[misc]
+        cluster = make_host(folder).cluster
+        parsed = [
+            parse_token_secret(secret)
+            for secret in cluster.by_kind("Secret").values()
+            if "token-id" in secret.get("data", {})
+        ]
+        usable = [token for token in parsed if token and token.usages]
+        assert len(usable) == 1, f"{number}: {before} -> {tokens_of(cluster)}"
+        assert len(parsed) == 2, f"{number}: {before} -> {tokens_of(cluster)}"
 
 
 def fill_at(folder: Path, number: int, work: Work) -> dict[str, Any]:

@@ -140,6 +140,18 @@ def test_what_a_kubelet_died_of_is_final_at_its_first_end(line: str, cause: str,
     assert remedy in link.remedy
 
 
+def test_a_kubelet_dies_of_what_it_said_last() -> None:
+    """An old containerd has no RuntimeConfig call, which every kubelet complains of and survives."""
+    log = (
+        'E1123 1 log.go:32] "RuntimeConfig from runtime service failed" err="rpc error: code = Unimplemented desc = unknown '
+        'method RuntimeConfig for service runtime.v1.RuntimeService"\n'
+        'E1123 1 kubelet.go:1] "Failed to start cAdvisor" err="inotify_init: too many open files"\n'
+    )
+    link = find(make_host(active="activating", sub="auto-restart", code=1, kubelet_log=log))
+    assert link is not None
+    assert (link.is_final, "fs.inotify.max_user_instances" in link.remedy) == (False, True)
+
+
 def test_an_unknown_end_is_final_after_two_restarts() -> None:
     log = 'E1123 1 run.go:72] "command failed" err="something new"\n'
     once = find(make_host(active="activating", sub="auto-restart", code=1, kubelet_log=log))

@@ -108,7 +108,7 @@ def make_host(text: str, *, imported: str = "", comes_back: bool = True) -> Fake
     def dump(argv: tuple[str, ...]) -> CommandResult:
         path = argv[2] if argv[1] == "--config" else CONFIG
         own = runtime.parse_dumped_toml(host.files[path].decode())
-        cri = {
+        cri: dict[str, Any] = {
             "sandbox_image": "k8s.gcr.io/pause:3.6",
             "restrict_oom_score_adj": False,
             "registry": {"config_path": ""},
@@ -121,7 +121,7 @@ def make_host(text: str, *, imported: str = "", comes_back: bool = True) -> Fake
             cri["sandbox_image"] = imported
         lines = [f'[plugins."{OLD[1]}"]', f'sandbox_image = "{cri["sandbox_image"]}"']
         lines += [f"restrict_oom_score_adj = {str(cri['restrict_oom_score_adj']).lower()}"]
-        lines += [f'[plugins."{OLD[1]}".registry]', f'config_path = "{cri["registry"].get("config_path", "")}"']
+        lines += [f'[plugins."{OLD[1]}".registry]', f'config_path = "{cri["registry"]["config_path"]}"']
         lines += [f'[plugins."{OLD[1]}".containerd]', 'default_runtime_name = "runc"']
         driver = str(runc.get("options", {}).get("SystemdCgroup", False)).lower()
         lines += [f'[plugins."{OLD[1]}".containerd.runtimes.runc.options]', f"SystemdCgroup = {driver}"]

@@ -1,0 +1,323 @@
+"""The commands token create, list and delete. Mirrors cmd/kubeadm/app/cmd/token.go: what is printed has its form."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kubeup.errors import ClusterError, UsageError
+from kubeup.lazy import lazy_import
+from kubeup.paths import Paths
+from kubeup.secret import Secret
+
+if TYPE_CHECKING:
+    from kubeup import clusterobjects, dryrun, host, kubeapi, kubeconfig, pki, releases, tokens, workflow
+    from kubeup.cli import Invocation
+    from kubeup.config import documents, load, load_join, problems, schema, types, validate
+    from kubeup.config.types import BootstrapToken
+    from kubeup.host import Host
+    from kubeup.kubeapi import Api
+    from kubeup.phases import cluster, finish
+else:
+    clusterobjects = lazy_import("kubeup.clusterobjects")
+    cluster = lazy_import("kubeup.phases.cluster")
+    documents = lazy_import("kubeup.config.documents")
+    dryrun = lazy_import("kubeup.dryrun")
+    finish = lazy_import("kubeup.phases.finish")
+    host = lazy_import("kubeup.host")
+    kubeapi = lazy_import("kubeup.kubeapi")
+    kubeconfig = lazy_import("kubeup.kubeconfig")
+    load = lazy_import("kubeup.config.load")
+    load_join = lazy_import("kubeup.config.load_join")
+    pki = lazy_import("kubeup.pki")
+    problems = lazy_import("kubeup.config.problems")
+    releases = lazy_import("kubeup.releases")
+    schema = lazy_import("kubeup.config.schema")
+    tokens = lazy_import("kubeup.tokens")
+    types = lazy_import("kubeup.config.types")
+    validate = lazy_import("kubeup.config.validate")
+    workflow = lazy_import("kubeup.workflow")
+
+SYSTEM = "kube-system"
+OUTPUT_API = "output.kubeadm.k8s.io/v1alpha3"
+_TOKEN_FLAGS = ("description", "groups", "ttl", "usages")
+
+
+# ---- who asks
+
+
+def find_kubeconfig(call: Invocation, local: Host) -> Path:
+    """--kubeconfig; else $KUBECONFIG or ~/.kube/config, where there is one; else admin.conf."""
+    if "kubeconfig" in call.flags:
+        return Path(call.flags["kubeconfig"]).absolute()
+    env = local.environ()
+    candidates = [Path(text) for text in env.get("KUBECONFIG", "").split(os.pathsep) if text]
+    if not candidates and env.get("HOME"):
+        candidates = [Path(env["HOME"]) / ".kube" / "config"]
+    return next((path for path in candidates if local.exists(path)), Paths().admin_conf)
+
+
+def _make_api(call: Invocation, local: Host) -> tuple[Host, Api, Path]:
+    """The host (a dry run's, if wanted), the API as the admin, and the kubeconfig that names them."""
+    path = find_kubeconfig(call, local)
+    target: Host = dryrun.DryRunHost(local) if call.flags.get("dry-run") else local
+    # before anything is asked: without a kubeconfig there is nobody to ask
+    return target, kubeapi.Api(target, kubeapi.read_identity(local, path)), path
+
+
+# ---- create
+
+
+def create(call: Invocation) -> int:
+    """Make a token and print it, or the join command with it."""
+    key = Secret(call.flags.get("certificate-key", ""))
+    if key and not call.flags.get("print-join-command"):
+        raise UsageError(
+            "--certificate-key is given without --print-join-command",
+            cause="the key is a part of the join command of a control plane, and of nothing else that is printed",
+            remedy="add --print-join-command",
+            code="certificate-key-alone",
+        )
+    local = host.LocalHost()
+    wanted = read_wanted_tokens(call, local)
+    target, api, path = _make_api(call, local)
+    now = local.now()
+    for token in wanted:
+        create_token(api, token, now)
+    if key:
+        upload_certs(call, target, api, key)
+    if call.flags.get("dry-run"):
+        for step in getattr(target, "plan", ()):
+            call.report.line(f"would request: {step.what}")
+    for token in wanted:
+        _print_created(call, token, _join_command(call, local, path, token, key), now)
+    return 0
+
+
+def read_wanted_tokens(call: Invocation, local: Host) -> list[BootstrapToken]:
+    """The tokens of the configuration file, or the one of the flags and the word. Raises UsageError (invalid-config)."""
+    if len(call.words) > 1:
+        raise UsageError(
+            "more than one token was named",
+            cause="kb token create makes one at a time",
+            remedy="kb token create ID.SECRET",
+            code="usage",
+        )
+    found = problems.Problems()
+    kind = "InitConfiguration"
+    if "config" in call.flags:
+        trees = _read_config(call, local, found)
+    else:
+        given: dict[str, Any] = {name: call.flags[name] for name in _TOKEN_FLAGS if name in call.flags}
+        if call.words:
+            given["token"] = call.words[0]
+        if "ttl" in given:
+            given["ttl"] = load.parse_duration(given["ttl"], "--ttl")
+        trees = [given]
+        for name in given:
+            origin = "TOKEN" if name == "token" else f"--{name}"
+            found.origins[f"{kind}:bootstrapTokens[0].{name}"] = (origin, 0)
+    made = []
+    for tree in trees:
+        is_generated = not tree.get("token")
+        text = tokens.generate_token().reveal() if is_generated else tree["token"]
+        made.append(
+            replace(documents.build(schema.BOOTSTRAP_TOKEN, {**tree, "token": text}), is_generated=is_generated)
+        )
+    validate.check_bootstrap_tokens(found, tuple(made))
+    found.raise_if_any()
+    return made
+
+
+def _read_config(call: Invocation, local: Host, found: problems.Problems) -> list[dict[str, Any]]:
+    mixed = [name for name in (*_TOKEN_FLAGS, "certificate-key") if name in call.flags]
+    if mixed or call.words:
+        raise UsageError(
+            f"can not mix '--config' with arguments [{' '.join(mixed or ['token'])}]",
+            cause="with a configuration file, the file says what these say: bootstrapTokens of InitConfiguration",
+            remedy=f"move them into {call.flags['config']}, or leave --config out",
+            code="mixed-flags",
+        )
+    given = load.read_documents(local, Path(call.flags["config"]), found)
+    trees = load.take_kinds(given, load.INIT_KINDS, found)
+    found.raise_if_any()
+    return (trees.get("InitConfiguration") or {}).get("bootstrapTokens") or [{}]
+
+
+def create_token(api: Api, token: BootstrapToken, now: datetime.datetime) -> None:
+    """Raises ClusterError (token-exists)."""
+    try:
+        api.create(tokens.render_token_secret(token, now))
+    except kubeapi.AlreadyExists as error:
+        raise ClusterError(
+            f'a token with id "{token.token_id}" already exists',
+            cause=f"Secret {SYSTEM}/{tokens.secret_name(token.token_id)} holds it",
+            remedy=f"take another id, or delete that one: kb token delete {token.token_id}",
+            code="token-exists",
+        ) from error
+
+
+def _join_command(call: Invocation, local: Host, path: Path, token: BootstrapToken, key: Secret) -> str:
+    """One line; "" where it was not asked for."""
+    if not call.flags.get("print-join-command"):
+        return ""
+    admin = kubeconfig.read_kubeconfig(local.read_text(path), host=local, path=path)
+    pins = list(pki.ca_cert_hashes(admin.ca_pem))
+    command: str = finish.render_join_command(admin.server.partition("://")[2], token.token.reveal(), pins)
+    command = command.replace("\\\n", "").replace("\t", "")
+    return f"{command}--control-plane --certificate-key {key.reveal()}" if key else command
+
+
+def _print_created(call: Invocation, token: BootstrapToken, command: str, now: datetime.datetime) -> None:
+    if call.output == "text":
+        call.print(command or token.token.reveal())
+        return
+    shown = describe_token(replace(token, expires=tokens.plan_expiration(token, now) or None))
+    call.print_value({**shown, "joinCommand": command} if command else shown)
+
+
+def upload_certs(call: Invocation, target: Host, api: Api, key: Secret) -> None:
+    """Store the authorities anew with this key, for two hours: what was uploaded before is gone by now, as a rule.
+    Away from a control plane there is nothing to upload, and the key is taken to be that of the last upload."""
+    paths = Paths()
+    if not target.exists(paths.pki / "ca.key"):
+        call.report.note(
+            "no CA key lies on this machine: the certificates are not uploaded anew, only the key is printed"
+        )
+        return
+    stored = api.get(kubeapi.path_of("ConfigMap", "kubeadm-config", SYSTEM)) or {}
+    text = str((stored.get("data") or {}).get("ClusterConfiguration", ""))
+    found = load_join.parse_stored_cluster(target, text, [])
+    config = types.InitConfig(
+        found,
+        types.NodeRegistration(target.hostname()),
+        types.LocalAPIEndpoint("127.0.0.1"),
+        certificate_key=key,
+        upload_certs=True,
+    )
+    release = releases.find_release(found.kubernetes_version)
+    ctx = workflow.Context(
+        target, Paths(pki=Path(found.certificates_dir)), config, release, call.report, make_api=lambda _: api
+    )
+    cluster.upload_certs(ctx)
+
+
+# ---- list
+
+
+def list_tokens(call: Invocation) -> int:
+    local = host.LocalHost()
+    _, api, _ = _make_api(call, local)
+    found = read_tokens(api)
+    if call.output == "text":
+        call.print(render_table(found, local.now()) if found else "")
+        return 0
+    for number, token in enumerate(found):
+        if number and call.output == "yaml":
+            call.print("---")
+        call.print_value(describe_token(token))
+    return 0
+
+
+def read_tokens(api: Api) -> list[BootstrapToken]:
+    """The cluster's tokens by id; a Secret that holds no whole token is no token."""
+    listed = api.list(kubeapi.path_of("Secret", "", SYSTEM), field=f"type={tokens.SECRET_TYPE}")
+    parsed = (tokens.parse_token_secret(secret) for secret in listed)
+    return sorted((token for token in parsed if token), key=lambda token: token.token_id)
+
+
+def describe_token(token: BootstrapToken) -> dict[str, Any]:
+    """kubeadm's output object BootstrapToken."""
+    shown: dict[str, Any] = {
+        "apiVersion": OUTPUT_API,
+        "kind": "BootstrapToken",
+        "token": token.token.reveal(),
+        "description": token.description,
+        "expires": token.expires,
+        "usages": sorted(token.usages),
+        "groups": list(token.groups),
+    }
+    return {key: value for key, value in shown.items() if value}
+
+
+_HEAD = ("TOKEN", "TTL", "EXPIRES", "USAGES", "DESCRIPTION", "EXTRA GROUPS")
+
+
+def render_table(found: list[BootstrapToken], now: datetime.datetime) -> str:
+    """kubeadm's columns."""
+    rows = [_HEAD, *(_row(token, now) for token in found)]
+    widths = [max(10, max(len(row[column]) for row in rows) + 3) for column in range(len(_HEAD) - 1)]
+    return "\n".join("".join(f"{cell:<{width}}" for cell, width in zip(row, widths)) + row[-1] for row in rows)
+
+
+def _row(token: BootstrapToken, now: datetime.datetime) -> tuple[str, ...]:
+    ttl, expires = "<forever>", "<never>"
+    if token.expires:
+        expires = token.expires
+        ttl = describe_ttl(tokens.expires_at(token), now)
+    return (
+        token.token.reveal(),
+        ttl,
+        expires,
+        ",".join(sorted(token.usages)) or "<none>",
+        token.description or "<none>",
+        ",".join(token.groups) or "<none>",
+    )
+
+
+def describe_ttl(expires: datetime.datetime, now: datetime.datetime) -> str:
+    """`23h`, `5m`, `40s`, `<invalid>` for what is past: the largest unit alone, as kubectl has ages."""
+    seconds = int((expires - now).total_seconds())
+    if seconds < -1:
+        return "<invalid>"
+    if seconds < 0:
+        return "0s"
+    for limit, size, unit in ((60, 1, "s"), (3600, 60, "m"), (86400, 3600, "h"), (365 * 86400, 86400, "d")):
+        if seconds < limit:
+            return f"{seconds // size}{unit}"
+    return f"{seconds // (365 * 86400)}y"
+
+
+# ---- delete
+
+
+def delete(call: Invocation) -> int:
+    if not call.words:
+        raise UsageError(
+            "no token was named",
+            cause="kb token delete deletes the tokens that you name, by id or whole",
+            remedy="kb token list shows them; then: kb token delete ID",
+            code="no-token",
+        )
+    ids = [parse_token_id(word) for word in call.words]
+    target, api, _ = _make_api(call, host.LocalHost())
+    for token_id in ids:
+        # a dry run's host says yes to everything: whether there is such a token is a look
+        path = kubeapi.path_of("Secret", tokens.secret_name(token_id), SYSTEM)
+        if api.get(path) is None or not api.delete(path):
+            raise ClusterError(
+                f'there is no bootstrap token "{token_id}"',
+                cause=f"the cluster has no Secret {SYSTEM}/{tokens.secret_name(token_id)}: it was deleted, or it expired",
+                remedy="see those that there are: kb token list",
+                code="token-missing",
+            )
+        verb = "would be deleted" if target.mode == "dry-run" else "deleted"
+        call.print(f'bootstrap token "{token_id}" {verb}')
+    return 0
+
+
+def parse_token_id(word: str) -> str:
+    """The id in `id` or `id.secret`. Raises UsageError (bad-token), which does not repeat what may be a secret."""
+    token_id, _, _ = word.partition(".")
+    if tokens.is_token_id(word) or tokens.is_token(word):
+        return token_id
+    raise UsageError(
+        "that is no token and no token's id",
+        cause="an id is 6 lower-case letters or digits, a token has 16 more behind a dot; "
+        f"this one has {len(word)} characters",
+        remedy="see the ids: kb token list",
+        code="bad-token",
+    )
