@@ -420,7 +420,10 @@ def _plain_booleans(words: Sequence[str], command: Command) -> list[str]:
     """Go's flags take `--dry-run=true`; argparse's do not."""
     known = {**{name: OPTIONS[name] for name in command.options}, **_GLOBAL_OPTIONS}
     plain = []
-    for word in words:
+    for index, word in enumerate(words):
+        if word in ("-v", "--v") and not "".join(words[index + 1 : index + 2]).isdigit():
+            plain.append("--v=1")
+            continue
         name, has_value, value = word[2:].partition("=") if word.startswith("--") else ("", "", "")
         if has_value and name in known and known[name].takes == "flag":
             if value.lower() in ("true", "1", "t"):

@@ -33,6 +33,14 @@ def test_switches_have_go_s_form(words: list[str], flags: dict[str, Any]) -> Non
     assert parse("init", *words).flags == flags
 
 
+@pytest.mark.parametrize(
+    ("words", "verbosity"),
+    [([], 0), (["-v"], 1), (["-v", "2"], 2), (["--v=5"], 5), (["-v5"], 5), (["-v", "--soak=0"], 1)],
+)
+def test_v_stands_alone_or_with_a_level(words: list[str], verbosity: int) -> None:
+    assert parse("init", *words).report.verbosity == verbosity
+
+
 def test_the_longest_command_wins_and_words_stay() -> None:
     call = parse("init", "phase", "certs", "apiserver", "--cert-dir=/x")
     assert call.command.name == "init phase"
