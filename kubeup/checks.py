@@ -1292,6 +1292,12 @@ def judge_findings(findings: Iterable[Finding], ignored: frozenset[str]) -> tupl
     return errors, warnings
 
 
+def _is_fixable(node: Node, errors: Sequence[Finding]) -> bool:
+    """Whether --fix would mend one of them: a setting of containerd's that is wrong."""
+    is_setting = any(f"{runtime.CONTAINERD_CONFIG}" in finding.remedy for finding in errors)
+    return node.workflow == INIT and is_setting and not node.config.kb.runtime.fix
+
+
 def make_error(node: Node, errors: Sequence[Finding]) -> PreflightError:
     """One error for a batch: all that is wrong, a line each."""
     names = list(dict.fromkeys(finding.name for finding in errors))
@@ -1299,7 +1305,8 @@ def make_error(node: Node, errors: Sequence[Finding]) -> PreflightError:
     return PreflightError(
         f"this node is not fit for kb {node.workflow}",
         cause=f"{count}: {', '.join(names)}",
-        remedy=f"mend what is listed, then run the command again (to accept it: --ignore-preflight-errors={','.join(names)})",
+        remedy=f"mend what is listed, then run the command again (to accept it: --ignore-preflight-errors={','.join(names)})"
+        + ("; kb init --fix mends containerd's settings itself" if _is_fixable(node, errors) else ""),
         code="preflight",
         details=[str(finding) for finding in errors],
     )

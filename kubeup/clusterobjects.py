@@ -17,7 +17,7 @@ from kubeup.config.types import PodNetwork, Taint
 from kubeup.errors import ClusterError, HostError
 from kubeup.host import Unreachable
 from kubeup.kubeapi import AlreadyExists, Api, ApiRefused, Object, path_of
-from kubeup.render import dump_yaml, load_all_yaml, load_yaml, read_resource
+from kubeup.render import covers, dump_yaml, load_all_yaml, load_yaml, read_resource
 
 SYSTEM = "kube-system"
 PUBLIC = "kube-public"
@@ -133,20 +133,6 @@ def plan_node_marks(node: Mapping[str, Any], taints: Sequence[Taint]) -> Optiona
     if not has_taints:
         patch["spec"] = {"taints": merged}
     return patch
-
-
-def covers(found: Any, wanted: Any) -> bool:
-    """Whether everything that `wanted` names is in `found` with the same value: the server adds defaults of its
-    own to what was applied, and others add fields, so an equal object is not to be had."""
-    if found is None:
-        return wanted in (None, {}, [], "", 0, False)  # the server leaves empty values out
-    if isinstance(wanted, Mapping):
-        return isinstance(found, Mapping) and all(covers(found.get(key), value) for key, value in wanted.items())
-    if isinstance(wanted, list):
-        if not isinstance(found, list) or len(found) != len(wanted):
-            return False
-        return all(covers(one, other) for one, other in zip(found, wanted))
-    return bool(found == wanted)
 
 
 # ---- looks

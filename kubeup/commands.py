@@ -159,7 +159,8 @@ def _require_no_worker(node_state: state.State) -> None:
 
 
 def require_same_node(node_state: state.State, config: InitConfig, paths: Paths) -> None:
-    if node_state.node and node_state.node != config.node.name:
+    # a run that its checks refused left nothing that bears the name: another one may be what they asked for
+    if node_state.has_changed_files() and node_state.node and node_state.node != config.node.name:
         raise HostError(
             f"this node is called {config.node.name!r} now",
             cause=f"kb began it as {node_state.node!r} ({paths.state}), and certificates and etcd bear that name",

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Union
+from typing import Any, Optional, Union
+from urllib.parse import urlsplit
 
-from kubeup.host import Argv, CommandResult, FileStat, Host, HttpResponse, Tls, shown_argv, shown_request
+from kubeup.host import Argv, CommandResult, FileStat, Host, HttpResponse, Tls, Unreachable, shown_argv, shown_request
+from kubeup.render import covers, dump_yaml, pick_like
 
 _SECRET_MARKS = (b"PRIVATE KEY", b"client-key-data", b"client-certificate-data", b"token:", b'"token-secret"')
 
@@ -191,10 +194,33 @@ class DryRunHost:
         timeout_s: float = 10,
     ) -> HttpResponse:
         plain = url.partition("?")[0]
-        self.plan.append(Planned("send", shown_request(method, url)))
+        found = self._read_object(plain, tls, headers, timeout_s) if method == "PATCH" else None
+        wanted = json.loads(body) if body else {}
+        if found is not None and isinstance(wanted, dict) and covers(found, wanted):
+            return HttpResponse(200, json.dumps(found).encode(), deferred=True)  # nothing would change
+        before = dump_yaml(pick_like(found, wanted)).encode() if found is not None else b""
+        is_secret = isinstance(wanted, dict) and wanted.get("kind") == "Secret"
+        diff = (
+            ""
+            if is_secret
+            else _diff(Path(urlsplit(plain).path), before, dump_yaml(wanted).encode() if wanted else b"")
+        )
+        self.plan.append(Planned("send", shown_request(method, url), diff))
         if method in ("PATCH", "PUT"):
             self._objects[plain] = body
         return HttpResponse(200, body, deferred=True)
+
+    def _read_object(
+        self, url: str, tls: Optional[Tls], headers: Optional[Mapping[str, str]], timeout_s: float
+    ) -> Optional[dict[str, Any]]:
+        """The object as it is in the cluster, or as it is planned; None where there is none, or no cluster."""
+        look = {name: value for name, value in (headers or {}).items() if name != "Content-Type"}
+        try:
+            answer = self.http_get(url, tls=tls, headers=look, timeout_s=timeout_s)
+            found = json.loads(answer.body) if answer.status == 200 else None
+        except (Unreachable, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
 
 
 def _diff(path: Path, before: bytes, after: bytes) -> str:

@@ -96,3 +96,26 @@ def format_duration(seconds: int) -> str:
 def name_of(path: Path) -> str:
     """A path in the form that kubeadm's check names use: `/a/b` -> `-a-b`."""
     return str(path).replace("/", "-")
+
+
+def covers(found: Any, wanted: Any) -> bool:
+    """Whether everything that `wanted` names is in `found` with the same value: the server adds defaults of its
+    own to what was applied, and others add fields, so an equal object is not to be had."""
+    if found is None:
+        return wanted in (None, {}, [], "", 0, False)  # the server leaves empty values out
+    if isinstance(wanted, Mapping):
+        return isinstance(found, Mapping) and all(covers(found.get(key), value) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        if not isinstance(found, list) or len(found) != len(wanted):
+            return False
+        return all(covers(one, other) for one, other in zip(found, wanted))
+    return bool(found == wanted)
+
+
+def pick_like(found: Any, wanted: Any) -> Any:
+    """Of `found` what `wanted` names: what the server and others added is left out, so that both can be compared."""
+    if isinstance(wanted, Mapping) and isinstance(found, Mapping):
+        return {key: pick_like(found[key], value) for key, value in wanted.items() if key in found}
+    if isinstance(wanted, list) and isinstance(found, list) and len(found) == len(wanted):
+        return [pick_like(one, other) for one, other in zip(found, wanted)]
+    return found

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kubeup.errors import ClusterError, KbError
 from kubeup.lazy import lazy_import
+from kubeup.render import covers
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def kubelet_config_is_uploaded(ctx: Context) -> bool:
     if kubelet.has_instance_config(ctx.config.cluster, ctx.release):
         return True
     node = ctx.api.get(_node_path(ctx))
-    return clusterobjects.covers(node, {"metadata": {"annotations": _socket_annotation(ctx)}})
+    return covers(node, {"metadata": {"annotations": _socket_annotation(ctx)}})
 
 
 def _kubelet_config(ctx: Context) -> list[Object]:

@@ -541,6 +541,8 @@ CAUSES = (
         stub_resolver,
         (r"coredns", r"(?i)loop", r"resolvConf"),
         "not-healthy",
+        # the watch that is kb's default: CoreDNS finds its loop seconds after it has begun to answer
+        config={"kb": {"podNetwork": {"plugin": "bridge"}, "soak": "10s"}},
         ignores=("Resolver",),
         strikes_at="pod-network",
     ),

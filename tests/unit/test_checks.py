@@ -197,6 +197,8 @@ def test_all_stands_alone() -> None:
 
 def test_the_error_of_a_batch() -> None:
     node = make_node(fit_host())
+    driver = checks.Finding("CgroupDriver", "error", "cgroupfs", "set x in /etc/containerd/config.toml")
+    assert checks.make_error(node, [driver]).remedy.endswith("; kb init --fix mends containerd's settings itself")
     error = checks.make_error(node, [checks.Finding("Swap", "error", "swap is on", "swapoff -a")])
     assert error.code == "preflight"
     assert error.status == 3

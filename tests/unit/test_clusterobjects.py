@@ -15,7 +15,7 @@ from kubeup.errors import ClusterError, HostError
 from kubeup.host import Tls
 from kubeup.kubeapi import Api, ApiRefused, Identity, Object
 from kubeup.releases import RELEASES
-from kubeup.render import load_yaml
+from kubeup.render import covers, load_yaml
 from tests.fake_cluster import ClusterHost, FakeCluster
 from tests.unit.test_addons import VERSIONS, assert_equals_real, golden_name, read_golden
 
@@ -203,7 +203,7 @@ def test_marking_gives_up_on_a_conflict_that_never_ends(tmp_path: Path) -> None:
     ],
 )
 def test_covers(found: Any, wanted: Any, is_covered: bool) -> None:
-    assert co.covers(found, wanted) is is_covered
+    assert covers(found, wanted) is is_covered
 
 
 # ---- writing

@@ -1,0 +1,86 @@
+"""Several network cards: which address is taken and why, what is refused, and that the kubelet is told the same."""
+
+from __future__ import annotations
+
+from kubeup.config.types import Arg
+from tests.unit.config_case import FLAGS, addresses, load, machine, refuse
+
+NAT = "10.0.2.15"
+
+
+def test_vagrant_s_nat_address_is_not_taken_where_there_is_another() -> None:
+    config = load(host=machine(eth0=[NAT], eth1=["192.168.56.11"]))
+    assert config.local_api_endpoint.advertise_address == "192.168.56.11"
+    assert config.notes[:1] == (
+        "advertise address 192.168.56.11 (eth1): 10.0.2.15 (eth0, the default route) is the NAT address that every "
+        "VirtualBox machine has",
+    )
+    assert config.node.kubelet_extra_args == (Arg("node-ip", "192.168.56.11"),)
+
+
+def test_vagrant_s_nat_address_with_several_others_is_refused() -> None:
+    (detail,) = refuse(host=machine(eth0=[NAT], eth1=["192.168.56.11"], eth2=["172.16.0.9"]))
+    assert "it also has 192.168.56.11 (eth1), 172.16.0.9 (eth2)" in detail
+    assert "--apiserver-advertise-address" in detail
+
+
+def test_vagrant_s_nat_address_alone_is_taken_with_a_warning() -> None:
+    config = load(host=machine(eth0=[NAT]))
+    assert config.local_api_endpoint.advertise_address == NAT
+    assert any("no other machine can join this one there" in warning for warning in config.warnings)
+
+
+def test_two_cards_with_the_same_address_are_refused() -> None:
+    (detail,) = refuse(host=machine(eth0=["10.0.0.11"], eth1=["10.0.0.11"]))
+    assert "eth0 and eth1 both hold 10.0.0.11" in detail
+
+
+def test_the_kubelet_is_told_the_advertised_address_where_there_are_several() -> None:
+    host = machine(eth0=["10.0.0.77"], eth1=["10.0.0.11"])
+    config = load(host=host, flags=FLAGS)
+    assert config.node.kubelet_extra_args == (Arg("node-ip", "10.0.0.11"),)
+    assert "this machine has several cards: the kubelet registers with 10.0.0.11 (--node-ip)" in config.notes
+
+
+def test_the_kubelet_is_told_nothing_where_there_is_nothing_to_choose() -> None:
+    assert load(flags=FLAGS).node.kubelet_extra_args == ()
+    host = machine(eth0=["10.0.0.11"], docker0=["172.17.0.1"], cni0=["10.244.0.1"], eth1=["fd00::5"])
+    assert load(host=host, flags=FLAGS).node.kubelet_extra_args == ()
+    elsewhere = machine(eth0=["10.0.0.77"], eth1=["10.0.0.78"])
+    assert load(host=elsewhere, flags=FLAGS).node.kubelet_extra_args == (), "an address in front of this machine"
+
+
+def test_dual_stack_is_left_to_the_kubelet() -> None:
+    host = machine(eth0=["10.0.0.77"], eth1=["10.0.0.11"])
+    flags = {**FLAGS, "service-cidr": "10.96.0.0/16,fd00:96::/112", "pod-network-cidr": "10.244.0.0/16,fd00:10::/56"}
+    assert load(host=host, flags=flags).node.kubelet_extra_args == ()
+
+
+def test_a_node_ip_of_the_user_s_stays() -> None:
+    host = machine(eth0=["10.0.0.77"], eth1=["10.0.0.11"])
+    text = (
+        "apiVersion: kubeadm.k8s.io/v1beta4\nkind: InitConfiguration\nlocalAPIEndpoint: {advertiseAddress: 10.0.0.11}\n"
+        "nodeRegistration: {kubeletExtraArgs: [{name: node-ip, value: 10.0.0.77}]}\n"
+    )
+    assert load(text, host=host).node.kubelet_extra_args == (Arg("node-ip", "10.0.0.77"),)
+
+
+def test_ipv6_alone_is_taken() -> None:
+    host = machine()
+    host.answers["ip -json addr"] = addresses(lo=["::1"], eth0=["2001:db8::5", "fe80::1"])
+    host.files["/proc/net/route"] = b"Iface\n"
+    route = (
+        "00000000000000000000000000000000 00 " + "0" * 32 + " 00 fe800000000000000000000000000001 00000400 1 0 3 eth0\n"
+    )
+    host.files["/proc/net/ipv6_route"] = route.encode()
+    assert load(host=host).local_api_endpoint.advertise_address == "2001:db8::5"
+
+
+def test_runtime_fix_comes_by_flag_or_file() -> None:
+    assert not load(flags=FLAGS).kb.runtime.fix
+    assert load(flags={**FLAGS, "fix": True}).kb.runtime.fix
+    kb = "apiVersion: kb/v1alpha1\nkind: KbConfiguration\nruntime: {fix: true}\n---\n"
+    init = (
+        "apiVersion: kubeadm.k8s.io/v1beta4\nkind: InitConfiguration\nlocalAPIEndpoint: {advertiseAddress: 10.0.0.11}\n"
+    )
+    assert load(kb + init).kb.runtime.fix

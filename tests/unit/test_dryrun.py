@@ -1,0 +1,48 @@
+"""The host whose changes are only planned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from kubeup.dryrun import DryRunHost
+from kubeup.host import Tls
+from kubeup.kubeapi import Api, Identity
+from tests.fake_cluster import ClusterHost, FakeCluster
+from tests.fake_host import FakeHost
+
+CONFIG_MAP = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x", "namespace": "n"}, "data": {"a": "1"}}
+
+
+def test_later_looks_see_what_was_planned() -> None:
+    dry = DryRunHost(FakeHost(files={"/a/old": b"1"}))
+    assert dry.write_file(Path("/a/new"), "2", mode=0o600)
+    assert not dry.write_file(Path("/a/new"), "2", mode=0o600)
+    assert dry.list_dir(Path("/a")) == ["new", "old"]
+    assert dry.remove(Path("/a/old")) and not dry.exists(Path("/a/old"))
+    stat = dry.stat(Path("/a/new"))
+    assert stat and stat.mode == 0o600 and dry.read_text(Path("/a/new")) == "2"
+    assert [step.kind for step in dry.plan] == ["write", "remove"]
+
+
+def test_a_diff_is_shown_and_a_secret_is_not() -> None:
+    dry = DryRunHost(FakeHost(files={"/a/x.yaml": b"one\ntwo\n"}))
+    dry.write_file(Path("/a/x.yaml"), "one\nthree\n")
+    dry.write_file(Path("/a/y.key"), "-----BEGIN RSA PRIVATE KEY-----\nabc\n")
+    assert "-two" in dry.plan[0].diff and "+three" in dry.plan[0].diff
+    assert dry.plan[1].diff == ""
+
+
+def test_an_object_that_is_as_wanted_is_not_in_the_plan(tmp_path: Path) -> None:
+    cluster = FakeCluster()
+    api = Api(ClusterHost(tmp_path, cluster), Identity("https://10.0.0.11:6443", Tls()))
+    api.apply({**CONFIG_MAP, "data": {"a": "1", "other": "x"}})
+    before = json.dumps(cluster.objects)
+    dry = DryRunHost(ClusterHost(tmp_path, cluster))
+    planned = Api(dry, api.identity)
+    assert not planned.apply(CONFIG_MAP)
+    assert dry.plan == []
+    assert planned.apply({**CONFIG_MAP, "data": {"a": "2"}})
+    assert dry.plan[0].what.endswith("/api/v1/namespaces/n/configmaps/x")
+    assert '-  a: "1"' in dry.plan[0].diff and '+  a: "2"' in dry.plan[0].diff and "other" not in dry.plan[0].diff
+    assert json.dumps(cluster.objects) == before

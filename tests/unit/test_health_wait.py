@@ -1,0 +1,68 @@
+"""While it waits, kb says what is in the way: at once and for good what cannot heal, once and going on what may."""
+
+from __future__ import annotations
+
+import io
+from typing import Optional
+
+import pytest
+
+from kubeup import diagnose
+from kubeup.errors import ClusterError
+from kubeup.phases import health
+from kubeup.releases import RELEASES
+from kubeup.report import Report
+from kubeup.workflow import Context
+from tests.fake_host import FakeHost
+from tests.fake_node import PATHS, make_config
+
+BROKEN = diagnose.BrokenLink("etcd exited 1 time (code 1)", "its disk is full", "make space", link="container")
+
+
+def wait(
+    monkeypatch: pytest.MonkeyPatch, links: list[Optional[diagnose.BrokenLink]], *, well_after_s: float
+) -> Context:
+    """One wait of at most 60 s, whose looks see `links`, the last one from then on."""
+    host = FakeHost()
+    ctx = Context(host, PATHS, make_config(), RELEASES[35], Report(io.StringIO()))
+    left = list(links)
+
+    def find(*_: object, **__: object) -> Optional[diagnose.BrokenLink]:
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    monkeypatch.setattr(diagnose, "find_broken_link", find)
+    health._Wait(ctx, 60, "control plane").until(lambda: "" if host.ticks >= well_after_s else "etcd refused")
+    return ctx
+
+
+def test_what_cannot_heal_ends_the_wait_at_the_first_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    final = diagnose.BrokenLink(BROKEN.what, BROKEN.cause, BROKEN.remedy, is_final=True, details=("last line",))
+    with pytest.raises(ClusterError) as caught:
+        wait(monkeypatch, [final], well_after_s=1000)
+    assert (caught.value.what, caught.value.cause, caught.value.remedy) == (BROKEN.what, BROKEN.cause, BROKEN.remedy)
+    assert (caught.value.code, caught.value.details) == ("not-healthy", ("last line",))
+
+
+def test_what_may_heal_is_said_once_and_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx = wait(monkeypatch, [BROKEN], well_after_s=30)
+    assert ctx.report.notes == [
+        "etcd exited 1 time (code 1): its disk is full. Remedy: make space (kb goes on waiting)"
+    ]
+
+
+def test_a_hiccup_of_a_start_is_not_worth_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx = wait(monkeypatch, [BROKEN, None], well_after_s=30)
+    assert ctx.report.notes == []
+
+
+def test_at_the_end_of_the_patience_the_broken_link_is_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ClusterError) as caught:
+        wait(monkeypatch, [BROKEN], well_after_s=1000)
+    assert caught.value.what == BROKEN.what
+
+
+def test_a_wait_that_sees_nothing_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ClusterError) as caught:
+        wait(monkeypatch, [None], well_after_s=1000)
+    assert caught.value.what == "control plane: not there after 60 s"
+    assert caught.value.cause == "etcd refused"

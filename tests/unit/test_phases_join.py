@@ -1,0 +1,274 @@
+"""kubeup/phases/join.py: what a worker gets, in which order, and what is said when its certificate does not come."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Optional
+
+import pytest
+
+import kb
+from kubeup import kubeapi
+from kubeup.config.types import JoinConfig, JoinConfiguration, NodeRegistration, PodNetwork, Taint
+from kubeup.dryrun import DryRunHost
+from kubeup.errors import ClusterError, KbError
+from kubeup.host import CommandResult, HttpResponse, Tls
+from kubeup.kubeconfig import render_kubeconfig
+from kubeup.paths import Paths
+from kubeup.phases import join
+from kubeup.releases import RELEASES
+from kubeup.render import load_yaml
+from kubeup.report import Report
+from kubeup.secret import Secret
+from kubeup.state import State
+from kubeup.workflow import Context, Runner
+from tests.unit.test_discovery import CA, SERVER, signing_request
+from tests.unit.test_phases_node import SystemdHost
+
+BOOTSTRAP, KUBELET_CONF = "/etc/kubernetes/bootstrap-kubelet.conf", "/etc/kubernetes/kubelet.conf"
+CA_FILE, CONFIG = "/etc/kubernetes/pki/ca.crt", "/var/lib/kubelet/config.yaml"
+TOKEN = Secret("abcdef.0123456789abcdef")
+
+
+@dataclass
+class WorkerHost(SystemdHost):
+    """A machine whose API server is a dict of paths; the kubelet "bootstraps" some time after its start."""
+
+    objects: dict[str, Any] = field(default_factory=dict)
+    bootstraps_after_s: float = 1.0
+    started_at: Optional[float] = None
+
+    def run(self, argv: Any, **rest: Any) -> CommandResult:
+        if tuple(argv) == ("systemctl", "restart", "kubelet"):
+            self.started_at = self.ticks
+        return super().run(argv, **rest)
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds)
+        if self.started_at is not None and self.ticks - self.started_at >= self.bootstraps_after_s:
+            identity = render_kubeconfig(server=SERVER, ca_pem=CA, user="u", client_cert_pem=CA, client_key_pem=KEY)
+            self.files.setdefault(KUBELET_CONF, identity.encode())
+
+    def http_get(
+        self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 10
+    ) -> HttpResponse:
+        path = url[len(SERVER) :].partition("?")[0]
+        found = self.objects.get(path, {} if path == "/version" else None)
+        if found is None:
+            return HttpResponse(404, b'{"kind": "Status"}')
+        return HttpResponse(200, json.dumps(found).encode())
+
+
+KEY = Secret("-----BEGIN PRIVATE KEY-----\nMA==\n-----END PRIVATE KEY-----\n")
+
+
+def worker(**fields: Any) -> WorkerHost:
+    host = WorkerHost(host_name="w1", programs={"systemctl", "kubelet"}, dirs={"/run/systemd/system"}, **fields)
+    host.answers["systemctl is-active kubelet"] = CommandResult(("systemctl",), 3, "inactive\n")
+    return host
+
+
+def join_config(minor: int = 35, **fields: Any) -> JoinConfig:
+    from tests.unit.golden import golden_config
+
+    cluster = golden_config(minor).cluster
+    wishes = JoinConfiguration(fields.pop("node", NodeRegistration("w1")))
+    text = render_kubeconfig(server=SERVER, ca_pem=CA, user="tls-bootstrap-token-user", token=TOKEN)
+    config = JoinConfig(
+        cluster, wishes.node, golden_config(minor).local_api_endpoint, join=wishes, server=SERVER, ca_pem=CA,
+        bootstrap_kubeconfig=Secret(text), kubelet={"maxPods": 50},
+    )  # fmt: skip
+    return replace(config, **fields)
+
+
+def context(host: Any, config: Optional[JoinConfig] = None, minor: int = 35) -> Context:
+    config = config or join_config(minor)
+    identity = kubeapi.Identity(SERVER, Tls(ca_pem=CA), TOKEN)
+    return Context(
+        host, Paths(), config, RELEASES[minor], Report(io.StringIO(), verbosity=2),
+        make_api=lambda ctx: kubeapi.Api(host, identity, retry_s=0),
+    )  # fmt: skip
+
+
+def log_of(ctx: Context) -> str:
+    assert isinstance(ctx.report.stream, io.StringIO)
+    return ctx.report.stream.getvalue()
+
+
+def member(config: JoinConfig) -> JoinConfig:
+    return replace(config, bootstrap_kubeconfig=Secret(""))
+
+
+# ---- the tuple
+
+
+def test_the_phases_have_kubeadm_s_names_and_the_reads_exist() -> None:
+    names = [phase.name for phase in kb.JOIN]
+    assert names == ["preflight", "install/sysctls", "kubelet-start", "kubelet-wait-bootstrap", "pod-network", "verify"]
+    from kubeup.workflow import fingerprint_inputs
+
+    for phase in kb.JOIN:
+        fingerprint_inputs(join_config(), phase.reads)
+
+
+def test_another_token_is_no_change() -> None:
+    from kubeup.workflow import fingerprint_inputs
+
+    for phase in kb.JOIN:
+        assert fingerprint_inputs(join_config(), phase.reads) == fingerprint_inputs(member(join_config()), phase.reads)
+
+
+# ---- kubelet-start
+
+
+def test_the_files_of_a_worker() -> None:
+    host = worker()
+    ctx = context(host, join_config(node=NodeRegistration("w1", taints=(Taint("lab", "NoSchedule", "yes"),))))
+    join.start_kubelet(ctx)
+    assert host.modes[BOOTSTRAP] == 0o600 and TOKEN.reveal().encode() in host.files[BOOTSTRAP]
+    assert host.files[CA_FILE].decode() == CA and host.modes[CA_FILE] == 0o644
+    config = load_yaml(host.files[CONFIG].decode())
+    assert config["maxPods"] == 50 and config["clusterDNS"] == ["10.96.0.10"]
+    assert config["containerRuntimeEndpoint"] == "unix:///var/run/containerd/containerd.sock"
+    assert b"--register-with-taints=lab=yes:NoSchedule" in host.files["/var/lib/kubelet/kubeadm-flags.env"]
+    assert host.modes["/var/lib/kubelet"] == 0o700 and "/etc/kubernetes/manifests" in host.dirs
+    runs = [change for change in host.changes if change.startswith("run")]
+    assert runs == ["run systemctl daemon-reload", "run systemctl restart kubelet", "run systemctl enable kubelet"]
+    assert host.changes.index(f"write {BOOTSTRAP}") < host.changes.index("run systemctl restart kubelet")
+
+
+def test_a_ca_path_of_one_s_own() -> None:
+    config = join_config()
+    host = worker()
+    join.start_kubelet(context(host, replace(config, join=replace(config.join, ca_cert_path="/etc/x/ca.crt"))))
+    assert host.files["/etc/x/ca.crt"].decode() == CA and CA_FILE not in host.files
+
+
+def test_a_member_gets_no_bootstrap_credentials_and_is_left_alone() -> None:
+    host = worker()
+    join.start_kubelet(context(host))
+    del host.files[BOOTSTRAP]
+    ctx = context(host, member(join_config()))
+    assert join.kubelet_is_current(ctx)
+    host.changes.clear()
+    join.start_kubelet(ctx)
+    assert host.changes == []
+    # but a changed file is written, and the kubelet restarted
+    host.files[CONFIG] += b"x: 1\n"
+    assert not join.kubelet_is_current(ctx)
+    join.start_kubelet(ctx)
+    assert "run systemctl restart kubelet" in host.changes and BOOTSTRAP not in host.files
+
+
+def test_a_dry_run_shows_no_token() -> None:
+    host = worker()
+    dry = DryRunHost(host)
+    join.start_kubelet(context(dry))
+    shown = "\n".join(step.what + step.diff for step in dry.plan)
+    assert BOOTSTRAP in shown and TOKEN.reveal() not in shown and host.changes == []
+
+
+# ---- kubelet-wait-bootstrap
+
+
+def test_the_bootstrap_ends_with_the_kubelet_s_own_identity() -> None:
+    host = worker()
+    ctx = context(host)
+    join.start_kubelet(ctx)
+    assert ctx.api is ctx.outputs["_api"]
+    join.wait_for_bootstrap(ctx)
+    assert BOOTSTRAP not in host.files and KUBELET_CONF in host.files
+    assert "_api" not in ctx.outputs and ctx.outputs["_is_bootstrapped"]
+    assert join.is_bootstrapped(context(host, member(join_config())))
+    assert not join.is_bootstrapped(ctx)
+
+
+def test_on_older_minors_the_socket_is_an_annotation() -> None:
+    host = worker(objects={"/api/v1/nodes/w1": {"metadata": {"labels": {"kubernetes.io/hostname": "w1"}}}})
+    ctx = context(host, join_config(32), 32)
+    join.start_kubelet(ctx)
+    join.wait_for_bootstrap(ctx)
+    assert any(change.startswith(f"PATCH {SERVER}/api/v1/nodes/w1") for change in host.changes)
+
+
+@pytest.mark.parametrize(
+    ("requests", "code", "is_at_once"),
+    [
+        ([], "csr-not-sent", False),
+        ([signing_request("csr-1")], "csr-pending", False),
+        ([signing_request("csr-1", "Approved")], "csr-not-signed", False),
+        ([signing_request("csr-1", "Denied")], "csr-denied", True),
+        ([signing_request("csr-1", "Failed")], "csr-failed", True),
+    ],
+)
+def test_a_bootstrap_that_does_not_end(requests: list[dict[str, Any]], code: str, is_at_once: bool) -> None:
+    path = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
+    host = worker(objects={path: {"items": requests}}, bootstraps_after_s=1e9)
+    ctx = context(host)
+    join.start_kubelet(ctx)
+    with pytest.raises(ClusterError) as caught:
+        join.wait_for_bootstrap(ctx)
+    assert caught.value.code == code
+    assert (host.ticks < 10) == is_at_once
+    assert BOOTSTRAP in host.files  # the kubelet still needs it: it may be approved by hand
+    assert ("kb goes on waiting" in log_of(ctx)) == (not is_at_once)
+
+
+# ---- preflight, verify
+
+
+def test_a_ready_node_of_the_same_name_stops_the_join() -> None:
+    node = {
+        "metadata": {"name": "w1", "creationTimestamp": "2025-12-29T00:00:00Z"},
+        "status": {
+            "addresses": [{"type": "InternalIP", "address": "10.0.0.9"}],
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
+    }
+    ctx = context(worker(objects={"/api/v1/nodes/w1": node}))
+    with pytest.raises(KbError) as caught:
+        join._check_name(ctx)
+    assert caught.value.code == "node-name-taken"
+
+
+def ready_node(status: str) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "w1"},
+        "status": {"conditions": [{"type": "Ready", "status": status, "message": "no CNI"}]},
+    }
+
+
+def test_a_foreign_pod_network_may_come_later() -> None:
+    host = worker(objects={"/api/v1/nodes/w1": ready_node("False")})
+    config = join_config()
+    ctx = context(host, replace(config, kb=replace(config.kb, pod_network=PodNetwork("none"))))
+    assert join.verify_node(ctx) == {"node_ready": False}
+    assert "has joined and is not Ready yet: no CNI" in log_of(ctx)
+    assert not join.node_is_verified(ctx)
+    host.objects["/api/v1/nodes/w1"] = ready_node("True")
+    assert join.verify_node(ctx) == {"node_ready": True} and join.node_is_verified(ctx)
+
+
+def test_with_kb_s_network_the_node_must_become_ready() -> None:
+    ctx = context(worker(objects={"/api/v1/nodes/w1": ready_node("False")}))
+    with pytest.raises(ClusterError) as caught:
+        join.verify_node(ctx)
+    assert caught.value.code == "not-healthy"
+    ctx = context(worker(objects={"/api/v1/nodes/w1": ready_node("True")}))
+    assert join.verify_node(ctx) == {"node_ready": True}
+    assert "gave it no answer" in log_of(ctx)
+
+
+# ---- the journal
+
+
+def test_what_reset_must_take_back_is_written_down() -> None:
+    host = worker()
+    state = State(host, Paths(), "w1", "kubernetes")
+    phases = tuple(phase for phase in kb.JOIN if phase.name in ("kubelet-start", "kubelet-wait-bootstrap"))
+    Runner("join", phases, state).run(context(host))
+    assert {BOOTSTRAP, KUBELET_CONF, CA_FILE, CONFIG} - state.created_paths() <= {BOOTSTRAP}
+    assert state.has_run("join") and not state.has_run("init")
