@@ -545,8 +545,7 @@ def measure_skew(answer: HttpResponse, now: datetime.datetime) -> float:
 
 def describe_skew(skew_s: float) -> str:
     """`3 h 5 min behind the API server's`, of this node's clock."""
-    minutes = int(abs(skew_s) // 60)
-    hours, minutes = divmod(minutes, 60)
+    hours, minutes = divmod(round(abs(skew_s) / 60) if abs(skew_s) >= 60 else 0, 60)
     amount = f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{abs(skew_s):.0f} s"
     return f"{amount} {'behind' if skew_s > 0 else 'ahead of'} the API server's"
 

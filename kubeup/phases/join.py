@@ -91,7 +91,7 @@ def start_kubelet(ctx: Context) -> Outputs:
     changes."""
     for warning in node.shared_kubelet_config(ctx).warnings:
         ctx.report.warn(warning)
-    if kubelet_is_current(ctx) and _is_member(ctx):
+    if kubelet_is_current(ctx):
         node.enable_kubelet(ctx)
         return None
     files = {**node.render_kubelet_files(ctx, register_with_taints=True), **node.render_unit_files(ctx)}
@@ -110,12 +110,12 @@ def start_kubelet(ctx: Context) -> Outputs:
 
 
 def kubelet_is_current(ctx: Context) -> bool:
-    """Whether the kubelet runs, from the files that would be written now, and can speak to the cluster."""
-    files = {**node.render_kubelet_files(ctx, register_with_taints=True), **node.render_unit_files(ctx)}
-    ca_path = Path(config_of(ctx).join.ca_cert_path)
-    files[ca_path] = config_of(ctx).ca_pem
+    """Whether the kubelet runs as a member, from the files that would be written now. One that still waits for its
+    certificate is started anew: it may wait for a request that somebody has deleted."""
     if not _is_member(ctx):
-        files[_bootstrap_conf(ctx)] = config_of(ctx).bootstrap_kubeconfig.reveal()
+        return False
+    files = {**node.render_kubelet_files(ctx, register_with_taints=True), **node.render_unit_files(ctx)}
+    files[Path(config_of(ctx).join.ca_cert_path)] = config_of(ctx).ca_pem
     is_written = all(ctx.host.exists(path) and ctx.host.read_text(path) == text for path, text in files.items())
     return is_written and node.kubelet_is_active(ctx.host)
 

@@ -694,7 +694,11 @@ def test_fix_makes_containerd_fit(lab: Lab, kb_pyz: Path, containerd: str, confi
     """What a distribution, Docker's package or nobody configured becomes what a node needs; the old file is kept, and
     reset puts it back."""
     node = lab.add_node(
-        f"fix{containerd.replace('.', '')}", version=VERSION, containerd=containerd, containerd_config=config
+        f"fix{containerd.replace('.', '')}",
+        version=VERSION,
+        containerd=containerd,
+        containerd_config=config,
+        prepared=True,
     )
     try:
         node.scp(kb_pyz, "/root/kb.pyz")
@@ -715,3 +719,29 @@ def test_fix_makes_containerd_fit(lab: Lab, kb_pyz: Path, containerd: str, confi
         assert node.run(f"cat {CONTAINERD} 2>/dev/null || echo none").stdout == before
     finally:
         lab.remove_node(node)
+
+
+# ---- support-bundle
+
+
+def test_a_support_bundle_of_a_real_node_holds_no_secret(cp1: Node) -> None:
+    ensure_running_cluster(cp1)
+    token = cp1.run("python3 /root/kb.pyz token generate").stdout.strip()
+    cp1.run(f"logger -t planted 'password: planted-pw {token}'; echo 'password: planted-pw' >/etc/default/kubelet")
+    try:
+        cp1.run("python3 /root/kb.pyz support-bundle --to /root/bundle.tar.gz", timeout=120)
+        cp1.run("rm -rf /root/bundle && mkdir /root/bundle && tar -xzf /root/bundle.tar.gz -C /root/bundle")
+        names = cp1.run("cd /root/bundle/* && find . -type f | sort").stdout.split()
+        assert {"./doctor.json", "./kubelet/journal.txt", "./cluster/nodes.yaml", "./runtime/info.json"} <= set(names)
+        assert any(name.startswith("./containers/kube-apiserver-") for name in names)
+        assert cp1.run("stat -c %a /root/bundle.tar.gz").stdout.strip() == "600"
+        secrets = ["planted-pw", token.partition(".")[2]]
+        for path in ("pki/ca.key", "pki/sa.key", "pki/etcd/ca.key"):
+            lines = cp1.read(f"/etc/kubernetes/{path}").splitlines()
+            secrets += [lines[1], cp1.run(f"base64 -w0 /etc/kubernetes/{path}").stdout[:60]]
+        secrets += re.findall(r"client-key-data: (\S{40})", cp1.read("/etc/kubernetes/admin.conf"))
+        for secret in secrets:
+            assert not cp1.run(["grep", "-rlF", "--", secret, "/root/bundle"], check=False).stdout, secret[:8]
+        assert not cp1.run(["grep", "-rlE", "--", "PRIVATE KEY-----.?M", "/root/bundle"], check=False).stdout
+    finally:
+        cp1.run("rm -rf /etc/default/kubelet /root/bundle /root/bundle.tar.gz")

@@ -834,7 +834,7 @@ def test_cgroup_writable() -> None:
         ("Kubernetes v1.32.0", "init", ""),
         ("Kubernetes v1.31.9", "init", "too old"),
         ("Kubernetes v1.36.0", "init", "newer than the control plane"),
-        ("Kubernetes v1.36.0", "join", ""),
+        ("Kubernetes v1.36.0", "join", "newer than the control plane"),
         ("nonsense", "init", "does not tell its version"),
         (None, "init", "no kubelet in PATH"),
     ],

@@ -151,6 +151,7 @@ def test_a_member_gets_no_bootstrap_credentials_and_is_left_alone() -> None:
     host = worker()
     join.start_kubelet(context(host))
     del host.files[BOOTSTRAP]
+    assert not join.kubelet_is_current(context(host))  # it waits for its certificate: started anew, it asks anew
     ctx = context(host, member(join_config()))
     assert join.kubelet_is_current(ctx)
     host.changes.clear()
