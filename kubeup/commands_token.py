@@ -243,6 +243,8 @@ def describe_token(token: BootstrapToken) -> dict[str, Any]:
     return {key: value for key, value in shown.items() if value}
 
 
+_DESCRIPTION = 56
+"""The width of that column, whatever is in it."""
 _HEAD = ("TOKEN", "TTL", "EXPIRES", "USAGES", "DESCRIPTION", "EXTRA GROUPS")
 
 
@@ -263,7 +265,7 @@ def _row(token: BootstrapToken, now: datetime.datetime) -> tuple[str, ...]:
         ttl,
         expires,
         ",".join(sorted(token.usages)) or "<none>",
-        token.description or "<none>",
+        f"{token.description or '<none>':<{_DESCRIPTION}.{_DESCRIPTION}}",
         ",".join(token.groups) or "<none>",
     )
 

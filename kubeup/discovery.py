@@ -60,6 +60,8 @@ class Access:
     """By how much the server's clock is ahead of this node's."""
     is_member: bool = False
     """The identity is the kubelet's own: this node has joined."""
+    has_signed: bool = False
+    """cluster-info bears a signature made with the token: the cluster knew it at some time."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -157,7 +159,8 @@ def _discover_by_token(host: Host, wanted: BootstrapTokenDiscovery, tls_token: S
     found = parse_kubeconfig(text, source=f"in ConfigMap kube-public/cluster-info at {server}")
     if wanted.ca_cert_hashes:
         _check_again(host, server, found.ca_pem, text, skew_s)
-    return Access(found.server, found.ca_pem, tls_token or wanted.token, skew_s=skew_s)
+    token = tls_token or wanted.token
+    return Access(found.server, found.ca_pem, token, skew_s=skew_s, has_signed=token == wanted.token)
 
 
 def _read_cluster_info(answer: HttpResponse, server: str) -> Any:
@@ -506,6 +509,8 @@ def read_documents(host: Host, access: Access, timeouts: Timeouts) -> ClusterDoc
 
 def _token_refused(access: Access) -> ClusterError:
     token_id = access.token.reveal().partition(".")[0]
+    if not access.has_signed:
+        return _token_unknown(token_id, access.server)
     return ClusterError(
         f"token {token_id} has expired",
         cause=f"cluster-info is signed with it, but the API server {access.server} does not take it any more (or it "

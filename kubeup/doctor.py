@@ -413,7 +413,9 @@ def look_at_dns(patient: Patient) -> Notes:
 def look_at_images(patient: Patient) -> Notes:
     """Images of the static pods and of sandboxes: the runtime may have thrown them away to make space."""
     texts = [checks.read_or_empty(patient.host, str(patient.paths.manifest(name))) for name in patient.components]
-    wanted = [image for text in texts for image in re.findall(r"^\s+(?:- )?image: [\"']?([^\s\"']+)", text, re.MULTILINE)]
+    wanted = [
+        image for text in texts for image in re.findall(r"^\s+(?:- )?image: [\"']?([^\s\"']+)", text, re.MULTILINE)
+    ]
     status = runtime.probe_runtime(patient.host, patient.config.node.cri_socket)
     if not status.is_ready:
         return

@@ -102,7 +102,9 @@ def run_jobs(lab: Lab, version: str, pyz: Path, rounds: int) -> dict[tuple[str, 
                 target = node or make_node(lab, version, pyz)
                 for _ in range(job.repeats):
                     found.setdefault((job.name, tool), Samples()).add(measure(target, command))
-                sys.stderr.write(f"round {round_number + 1}: {job.name}: {tool} {found[job.name, tool].wall[-1]:.2f} s\n")
+                sys.stderr.write(
+                    f"round {round_number + 1}: {job.name}: {tool} {found[job.name, tool].wall[-1]:.2f} s\n"
+                )
     return found
 
 

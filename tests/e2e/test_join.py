@@ -129,8 +129,9 @@ def test_join_by_file_and_by_document(make_node: MakeNode, kb_pyz: Path, k8s_ver
         "patches": {"directory": "/root/patches"},
     }  # fmt: skip
     w1.write("/root/join.yaml", render_documents(document))
-    for phase in ("preflight", "install/sysctls", "kubelet-start", "kubelet-wait-bootstrap"):
-        w1.run(f"{KB} join phase {phase} --config join.yaml {IGNORE}")
+    for phase in ("install/sysctls", "preflight", "kubelet-start", "kubelet-wait-bootstrap"):
+        w1.run(f"{KB} join phase {phase} --config join.yaml {IGNORE},Service-kubelet")
+    wait_until(lambda: cp1.get("node worker-x"), what="the node", timeout_s=60)
     assert [t["key"] for t in cp1.get("node worker-x")["spec"]["taints"]].count("lab") == 1
     w1.run(f"{KB} join --config join.yaml {IGNORE}", timeout=300)
     found = cp1.get("node worker-x")

@@ -104,11 +104,14 @@ def test_the_table() -> None:
         BootstrapToken(Secret(TOKEN), expires="2026-01-01T23:00:00Z"),
         BootstrapToken(Secret("bbbbbb." + "0" * 16), "words", None, None, usages=(), groups=()),
     ]
+    gap = " " * 45
     assert commands_token.render_table(found, NOW).splitlines() == [
-        "TOKEN                     TTL         EXPIRES                USAGES                   DESCRIPTION   EXTRA GROUPS",
-        "abcdef.0123456789abcdef   23h         2026-01-01T23:00:00Z   authentication,signing   <none>        "
-        "system:bootstrappers:kubeadm:default-node-token",
-        "bbbbbb.0000000000000000   <forever>   <never>                <none>                   words         <none>",
+        "TOKEN                     TTL         EXPIRES                USAGES                   "
+        f"DESCRIPTION   {gap}EXTRA GROUPS",
+        "abcdef.0123456789abcdef   23h         2026-01-01T23:00:00Z   authentication,signing   "
+        f"<none>        {gap}system:bootstrappers:kubeadm:default-node-token",
+        "bbbbbb.0000000000000000   <forever>   <never>                <none>                   "
+        f"words         {gap}<none>",
     ]
 
 

@@ -122,7 +122,7 @@ def test_the_server_and_the_ca_are_the_cluster_s_word() -> None:
     host = cluster_host(TOKEN)
     access = discover(host)
     assert (access.server, access.ca_pem.strip(), access.token) == (SERVER, CA.strip(), TOKEN)
-    assert host.sent_tokens == []
+    assert host.sent_tokens == [] and access.has_signed
     text = access.render_bootstrap_kubeconfig("prod").reveal()
     assert "current-context: tls-bootstrap-token-user@kubernetes" in text
     assert f"token: {TOKEN.reveal()}" in text and "name: prod" in text
@@ -285,13 +285,13 @@ def documents_host(**fields: Any) -> ClusterHost:
     return cluster_host(TOKEN, objects=objects, **fields)
 
 
-def read(host: ClusterHost) -> discovery.ClusterDocuments:
-    return discovery.read_documents(host, discovery.Access(SERVER, CA, TOKEN), TIMEOUTS)
+def read(host: ClusterHost, has_signed: bool = True) -> discovery.ClusterDocuments:
+    return discovery.read_documents(host, discovery.Access(SERVER, CA, TOKEN, has_signed=has_signed), TIMEOUTS)
 
 
-def read_fails(host: ClusterHost) -> KbError:
+def read_fails(host: ClusterHost, has_signed: bool = True) -> KbError:
     with pytest.raises(KbError) as caught:
-        read(host)
+        read(host, has_signed)
     return caught.value
 
 
@@ -305,6 +305,7 @@ def test_the_documents_of_the_cluster() -> None:
 def test_why_the_documents_cannot_be_had() -> None:
     expired = read_fails(documents_host(good_tokens=set()))
     assert expired.code == "token-expired" and "abcdef" in expired.what
+    assert read_fails(documents_host(good_tokens=set()), has_signed=False).code == "token-unknown"
     assert read_fails(cluster_host(TOKEN)).code == "not-kubeadms-cluster"
     away = read_fails(documents_host(trouble={"server": unreachable("timeout", "timed out")}))
     assert away.code == "server-unreachable" and SERVER in away.what
