@@ -41,6 +41,17 @@ table inet outside {{
 """
 
 
+INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+INOTIFY_INSTANCES = 1024
+
+
+def _raise_inotify_limit() -> None:
+    """All nodes' programs are one user's to the kernel, and its default of 128 is used up by two or three nodes:
+    kube-proxy then ends with "too many open files"."""
+    if int(INOTIFY.read_text()) < INOTIFY_INSTANCES:
+        INOTIFY.write_text(f"{INOTIFY_INSTANCES}\n")
+
+
 class Lab:
     """A lab of that name. Labs of different names run side by side, each with the same addresses."""
 
@@ -81,6 +92,7 @@ class Lab:
     def create(self) -> Lab:
         """Make the lab's network and key, unless they exist."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        _raise_inotify_limit()
         if not self.key.exists():
             sh(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", self.netns, "-f", str(self.key)])
         if not Path("/run/netns", self.netns).exists():
