@@ -110,14 +110,23 @@ def start_kubelet(ctx: Context) -> Outputs:
 
 
 def kubelet_is_current(ctx: Context) -> bool:
-    """Whether the kubelet runs as a member, from the files that would be written now. One that still waits for its
-    certificate is started anew: it may wait for a request that somebody has deleted."""
-    if not _is_member(ctx):
-        return False
+    """Whether the kubelet runs from the files that would be written now, as a member or about to become one."""
     files = {**node.render_kubelet_files(ctx, register_with_taints=True), **node.render_unit_files(ctx)}
     files[Path(config_of(ctx).join.ca_cert_path)] = config_of(ctx).ca_pem
+    if not _is_member(ctx):
+        files[_bootstrap_conf(ctx)] = config_of(ctx).bootstrap_kubeconfig.reveal()
     is_written = all(ctx.host.exists(path) and ctx.host.read_text(path) == text for path, text in files.items())
-    return is_written and node.kubelet_is_active(ctx.host)
+    return is_written and node.kubelet_is_active(ctx.host) and (_is_member(ctx) or _is_asking(ctx))
+
+
+def _is_asking(ctx: Context) -> bool:
+    """Whether the kubelet waits for a request that may still be answered. Started anew, it would ask anew, and the
+    approval of the old request would be in vain; one that was denied or deleted it would wait for in vain."""
+    try:
+        request = discovery.read_signing_request(_bootstrap_api(ctx), ctx.config.node.name)
+    except (Unreachable, kubeapi.ApiRefused):
+        return False
+    return request.state in ("pending", "approved", "signed")
 
 
 # ---- kubelet-wait-bootstrap

@@ -151,7 +151,6 @@ def test_a_member_gets_no_bootstrap_credentials_and_is_left_alone() -> None:
     host = worker()
     join.start_kubelet(context(host))
     del host.files[BOOTSTRAP]
-    assert not join.kubelet_is_current(context(host))  # it waits for its certificate: started anew, it asks anew
     ctx = context(host, member(join_config()))
     assert join.kubelet_is_current(ctx)
     host.changes.clear()
@@ -162,6 +161,19 @@ def test_a_member_gets_no_bootstrap_credentials_and_is_left_alone() -> None:
     assert not join.kubelet_is_current(ctx)
     join.start_kubelet(ctx)
     assert "run systemctl restart kubelet" in host.changes and BOOTSTRAP not in host.files
+
+
+@pytest.mark.parametrize(
+    ("requests", "is_left_alone"),
+    [([signing_request("a")], True), ([signing_request("a", "Approved")], True), ([signing_request("a", "Denied")], False), ([], False)],
+)  # fmt: skip
+def test_a_kubelet_that_waits_for_an_answer_is_left_alone(requests: list[dict[str, Any]], is_left_alone: bool) -> None:
+    path = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
+    host = worker(objects={path: {"items": requests}}, bootstraps_after_s=1e9)
+    join.start_kubelet(context(host))
+    host.changes.clear()
+    join.start_kubelet(context(host))
+    assert ("run systemctl restart kubelet" not in host.changes) == is_left_alone
 
 
 def test_a_dry_run_shows_no_token() -> None:
