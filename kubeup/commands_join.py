@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kubeup.host import Host, LocalHost
     from kubeup.report import Report
     from kubeup.state import State
-    from kubeup.workflow import Context
+    from kubeup.workflow import Context, Phase
 else:
     discovery = lazy_import("kubeup.discovery")
     dryrun = lazy_import("kubeup.dryrun")
@@ -67,15 +67,17 @@ def _run_join(call: Invocation, *, only: str, endpoint: str) -> int:
     local = host.LocalHost()
     if only:
         workflow.select_phases(call.command.phases, only)
-    member = discovery.find_member_access(local, Paths().kubeconfigs / "kubelet.conf")
+    member = _find_member(call, local)
     wishes = _load_wishes(call, local, endpoint, is_member=member is not None)
+    is_control_plane = wishes.join.control_plane is not None
+    phases = _phases_for(call, is_control_plane=is_control_plane, only=only)
     ignored = {name.lower() for name in wishes.join.node.ignore_preflight_errors}
     if not local.is_root_user() and not ignored & {"all", "isprivilegeduser"}:
         raise commands.not_root("kb join")
     target: Host = dryrun.DryRunHost(local) if wishes.join.dry_run else local
     with commands.locked(local, Paths(), f"kb {call.command.name}", is_dry=wishes.join.dry_run):
         node_state = state.load_state(target, Paths())
-        _require_no_control_plane(local, node_state)
+        _require_same_kind(local, node_state, is_control_plane=is_control_plane)
         config = _find_cluster(local, wishes, member, node_state, call.report)
         for warning in config.warnings:
             call.report.warn(warning)
@@ -83,15 +85,50 @@ def _run_join(call: Invocation, *, only: str, endpoint: str) -> int:
             call.report.note(note)
         paths = Paths(pki=Path(config.cluster.certificates_dir))
         commands.require_same_node(node_state, config, paths)
-        runner = workflow.Runner("join", call.command.phases, node_state)
+        runner = workflow.Runner("join", phases, node_state)
         ctx = _make_context(target, config, paths, call.report)
         result = runner.run(ctx, only=only, skip=() if only else config.skip_phases)
     result.outputs["server"] = config.server
     commands.print_result(call, result, target, local)
     if result.changes and not only and call.output == "text" and target.mode == "live":
-        call.print(_CLOSING)
+        call.print(_CLOSING_CONTROL_PLANE if is_control_plane else _CLOSING)
     return 0
 
+
+def _find_member(call: Invocation, local: LocalHost) -> Optional[Access]:
+    """Who this node is to the cluster already: a control plane speaks as its admin, a worker as its kubelet."""
+    admin = discovery.find_member_access(local, Paths().admin_conf)
+    return admin or discovery.find_member_access(local, Paths().kubeconfigs / "kubelet.conf")
+
+
+def _phases_for(call: Invocation, *, is_control_plane: bool, only: str) -> tuple[Phase, ...]:
+    """The phases of a worker, or those of a control plane. Raises UsageError (not-a-worker-phase)."""
+    phases = tuple(phase for phase in call.command.phases if is_control_plane or not phase.on)
+    if only and not any(phase in phases for phase in workflow.select_phases(call.command.phases, only)):
+        raise UsageError(
+            f"kb join phase {only}",
+            cause="only a node that becomes a control plane has this phase",
+            remedy="add --control-plane",
+            code="not-a-worker-phase",
+        )
+    return phases
+
+
+_CLOSING_CONTROL_PLANE = """
+This node has joined the cluster and a new control plane instance was created:
+* it has the cluster's authorities, and certificates of its own;
+* its etcd is a member with a vote (where etcd is the cluster's own);
+* its API server, controller-manager and scheduler run, and its kubelet talks to that API server;
+* it bears the label and the taint of a control plane.
+
+To use the cluster as an ordinary user:
+
+  mkdir -p $HOME/.kube
+  sudo cp -i /etc/kubernetes/admin.conf $HOME/.kube/config
+  sudo chown $(id -u):$(id -g) $HOME/.kube/config
+
+See it: kubectl get nodes
+"""
 
 _CLOSING = """
 This node has joined the cluster:
@@ -110,9 +147,26 @@ def _load_wishes(call: Invocation, local: LocalHost, endpoint: str, *, is_member
     )
 
 
-def _require_no_control_plane(local: LocalHost, node_state: State) -> None:
+def _require_same_kind(local: LocalHost, node_state: State, *, is_control_plane: bool) -> None:
+    """A node that joined as one kind goes on as that kind. Raises HostError: node-is-control-plane, node-is-worker."""
     manifest = Paths().manifest("kube-apiserver")
-    if node_state.has_run("init") or local.exists(manifest):
+    prepared = node_state.phases.get("join/control-plane-prepare/certs")
+    was_control_plane = prepared is not None and bool(prepared.created)
+    if is_control_plane and node_state.has_run("join") and not was_control_plane and _was_started(node_state):
+        raise HostError(
+            f"this node, {node_state.node}, has joined cluster {node_state.cluster} as a worker",
+            cause="a worker is not made a control plane in place: its kubelet and its taints are a worker's",
+            remedy="take it out and let it join anew: kb reset, then kb join ... --control-plane",
+            code="node-is-worker",
+        )
+    if was_control_plane and not is_control_plane:
+        raise HostError(
+            f"this node, {node_state.node}, is a control plane of cluster {node_state.cluster}",
+            cause="kb join --control-plane has made it one, and this join would make it a worker",
+            remedy="to go on with that one: kb join --control-plane; to leave the cluster: kb reset",
+            code="node-is-control-plane",
+        )
+    if node_state.has_run("init") or (local.exists(manifest) and not was_control_plane):
         seen = f"{manifest} is there" if local.exists(manifest) else "kb init has worked on it"
         raise HostError(
             "this node is a control plane",
@@ -122,12 +176,19 @@ def _require_no_control_plane(local: LocalHost, node_state: State) -> None:
         )
 
 
+def _was_started(node_state: State) -> bool:
+    started = node_state.phases.get("join/kubelet-start")
+    return started is not None and bool(started.created)
+
+
 def _find_cluster(
     local: LocalHost, wishes: load_join.JoinWishes, member: Optional[Access], node_state: State, report: Report
 ) -> JoinConfig:
     """A member asks with its own identity: the token of a join that is run again may be long gone."""
     wanted = wishes.join
-    is_ours = member is not None and node_state.has_run("join")
+    # an admin.conf beside --control-plane was put there to be used, as kubeadm has it
+    is_admin = wanted.control_plane is not None and member is not None
+    is_ours = is_admin or (member is not None and node_state.has_run("join"))
     access = member if is_ours else None
     if access is not None:
         discovery.check_same_cluster(access, wanted.discovery)
@@ -154,6 +215,9 @@ def _find_cluster(
     )
     if access.is_member:
         return config
+    if wanted.control_plane is not None:
+        # its kubelet bootstraps, if it has to, at its own API server: that is where kubelet.conf is to lead
+        access = replace(access, server=kubeconfig.local_url(config))
     text = access.render_bootstrap_kubeconfig(config.cluster.cluster_name)
     return replace(config, bootstrap_kubeconfig=text, clock_skew_s=access.skew_s)
 
@@ -167,11 +231,13 @@ def _make_context(target: Host, config: JoinConfig, paths: Paths, report: Report
     """The API speaks as the bootstrap's identity until the kubelet has its own."""
 
     def make_api(ctx: Context) -> kubeapi.Api:
-        is_bootstrap = config.bootstrap_kubeconfig and "_is_bootstrapped" not in ctx.outputs
-        if is_bootstrap:
+        if config.join.control_plane is not None and target.exists(paths.admin_conf):
+            # admin.conf names the stable endpoint, which may not lead anywhere on this node yet
+            identity = kubeapi.read_identity(target, paths.admin_conf, server=config.server)
+        elif config.bootstrap_kubeconfig and "_is_bootstrapped" not in ctx.outputs:
             found = kubeconfig.parse_kubeconfig(config.bootstrap_kubeconfig.reveal(), source="bootstrap-kubelet.conf")
             identity = discovery.Access(
-                found.server,
+                config.server,
                 found.ca_pem,
                 found.token,
                 client_cert_pem=found.client_cert_pem,

@@ -72,6 +72,7 @@ class Phase:
            cluster, so it is deferred under --root and --dry-run alike
     always runs every time: what it does is telling, not changing
     hidden runs, but has no `kb init phase` command
+    on     "control-plane": only where a joining node becomes a control plane
     """
 
     name: str
@@ -84,6 +85,7 @@ class Phase:
     live: str = ""
     always: bool = False
     hidden: bool = False
+    on: str = ""
 
 
 @dataclass

@@ -74,6 +74,7 @@ JOIN_FIELDS: dict[str, tuple[str, str, schema.Type]] = {
     "skip-phases": (_JOIN, "skipPhases", schema.TEXTS),
     "tls-bootstrap-token": (_JOIN, "discovery.tlsBootstrapToken", schema.SECRET),
     "fix": (_KB, "runtime.fix", schema.BOOL),
+    "soak": (_KB, "soak", schema.DURATION),
 }
 """The flags of join, and `endpoint`, the word that is no flag. --token fills two fields: see config/load_join.py."""
 

@@ -17,10 +17,11 @@ from kubeup.config.documents import build, parse_documents
 from kubeup.config.flags import JOIN_FIELDS, apply_flags, check_mixing
 from kubeup.config.load import Chooser, Trees, read_documents, take_kinds
 from kubeup.config.problems import Problems
-from kubeup.errors import ClusterError, UsageError
+from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.host import Host
 from kubeup.lazy import lazy_import
 from kubeup.render import load_yaml, yaml
+from kubeup.secret import Secret
 
 if TYPE_CHECKING:
     from kubeup import kubelet, pki
@@ -57,7 +58,7 @@ def load_join_config(
 
     endpoint: the API server's `host:port` as a word of the command line. is_member: the node has joined, and needs
     neither endpoint nor token to go on. Raises UsageError: no-endpoint, mixed-flags, config-not-readable,
-    invalid-config, bad-ca-cert-hash, control-plane-join-missing.
+    invalid-config, bad-ca-cert-hash.
     """
     problems = Problems()
     trees: Trees = {}
@@ -80,8 +81,6 @@ def load_join_config(
     tree = trees.setdefault(_JOIN, {})
     if flags.get("control-plane"):
         tree.setdefault("controlPlane", {})
-    if tree.get("controlPlane") is not None:
-        raise _control_plane_missing()
     chooser = Chooser(host, trees, problems, notes, looks="nothing" if problems else "machine", kind=_JOIN)
     join: types.JoinConfiguration = build(schema.JOIN, {**tree, "nodeRegistration": chooser.node_tree()})
     join = _fill_tls_token(join)
@@ -138,15 +137,6 @@ def _fill_tls_token(join: types.JoinConfiguration) -> types.JoinConfiguration:
     return replace(join, discovery=replace(join.discovery, tls_bootstrap_token=token.token))
 
 
-def _control_plane_missing() -> UsageError:
-    return UsageError(
-        "kb join --control-plane",
-        cause="control planes join in a later release of kb",
-        remedy="use kubeadm join for it: the flags are the same, and the cluster is one that kubeadm knows",
-        code="control-plane-join-missing",
-    )
-
-
 # ---- with the cluster
 
 
@@ -166,10 +156,12 @@ def build_join_config(
     """
     notes, warnings = list(wishes.notes), list(wishes.warnings)
     cluster = parse_stored_cluster(host, cluster_text, warnings)
+    endpoint = _own_endpoint(host, cluster, wishes.join.control_plane, notes)
     return types.JoinConfig(
         cluster=cluster,
         node=wishes.join.node,
-        local_api_endpoint=_own_endpoint(host, cluster),
+        local_api_endpoint=endpoint,
+        certificate_key=wishes.join.control_plane.certificate_key if wishes.join.control_plane else Secret(""),
         skip_phases=wishes.join.skip_phases,
         dry_run=wishes.join.dry_run,
         patches_directory=wishes.join.patches_directory,
@@ -232,8 +224,23 @@ def _stored_invalid(name: str, cause: str) -> ClusterError:
     )
 
 
-def _own_endpoint(host: Host, cluster: types.ClusterConfiguration) -> types.LocalAPIEndpoint:
-    """This node's address, as far as it can be told: a worker serves no API, only checks and hints speak of it."""
+def _own_endpoint(
+    host: Host, cluster: types.ClusterConfiguration, wanted: Optional[types.JoinControlPlane], notes: list[str]
+) -> types.LocalAPIEndpoint:
+    """Where this node's API server listens. A worker serves none: only checks and hints speak of its address.
+
+    Raises HostError (no-advertise-address) for a control plane whose address cannot be told.
+    """
     prefer = 6 if ":" in cluster.service_cidrs()[0] else 4
-    choice = discover.choose_advertise_address(host, "", prefer=prefer)
-    return types.LocalAPIEndpoint(choice.value or discover.PLACEHOLDER_ADDRESSES[prefer])
+    given = wanted.local_api_endpoint if wanted and wanted.local_api_endpoint else types.LocalAPIEndpoint("")
+    choice = discover.choose_advertise_address(host, given.advertise_address, prefer=prefer)
+    if wanted and not choice.value:
+        raise HostError(
+            "this machine's address is not clear",
+            cause=choice.message or "no network card has a usable one",
+            remedy=choice.remedy or "say which one: --apiserver-advertise-address IP",
+            code="no-advertise-address",
+        )
+    if wanted and choice.note:
+        notes.append(choice.note)
+    return replace(given, advertise_address=choice.value or discover.PLACEHOLDER_ADDRESSES[prefer])

@@ -79,7 +79,8 @@ class NodeRegistration:
 
 @dataclass(frozen=True)
 class LocalAPIEndpoint:
-    advertise_address: str
+    advertise_address: str = ""
+    """"" in a document means: choose one."""
     bind_port: int = 6443
 
 

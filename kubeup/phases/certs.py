@@ -31,7 +31,7 @@ def ca_is_valid(ctx: Context) -> bool:
 
 
 def issue_apiserver_cert(ctx: Context) -> Outputs:
-    return _ensure_cert(ctx, "apiserver")
+    return ensure_cert(ctx, "apiserver")
 
 
 def apiserver_cert_is_valid(ctx: Context) -> bool:
@@ -39,7 +39,7 @@ def apiserver_cert_is_valid(ctx: Context) -> bool:
 
 
 def issue_apiserver_kubelet_client_cert(ctx: Context) -> Outputs:
-    return _ensure_cert(ctx, "apiserver-kubelet-client")
+    return ensure_cert(ctx, "apiserver-kubelet-client")
 
 
 def apiserver_kubelet_client_cert_is_valid(ctx: Context) -> bool:
@@ -58,7 +58,7 @@ def front_proxy_ca_is_valid(ctx: Context) -> bool:
 
 
 def issue_front_proxy_client_cert(ctx: Context) -> Outputs:
-    return _ensure_cert(ctx, "front-proxy-client")
+    return ensure_cert(ctx, "front-proxy-client")
 
 
 def front_proxy_client_cert_is_valid(ctx: Context) -> bool:
@@ -77,7 +77,7 @@ def etcd_ca_is_valid(ctx: Context) -> bool:
 
 
 def issue_etcd_server_cert(ctx: Context) -> Outputs:
-    return None if _has_external_etcd(ctx) else _ensure_cert(ctx, "etcd-server")
+    return None if _has_external_etcd(ctx) else ensure_cert(ctx, "etcd-server")
 
 
 def etcd_server_cert_is_valid(ctx: Context) -> bool:
@@ -85,7 +85,7 @@ def etcd_server_cert_is_valid(ctx: Context) -> bool:
 
 
 def issue_etcd_peer_cert(ctx: Context) -> Outputs:
-    return None if _has_external_etcd(ctx) else _ensure_cert(ctx, "etcd-peer")
+    return None if _has_external_etcd(ctx) else ensure_cert(ctx, "etcd-peer")
 
 
 def etcd_peer_cert_is_valid(ctx: Context) -> bool:
@@ -93,7 +93,7 @@ def etcd_peer_cert_is_valid(ctx: Context) -> bool:
 
 
 def issue_etcd_healthcheck_client_cert(ctx: Context) -> Outputs:
-    return None if _has_external_etcd(ctx) else _ensure_cert(ctx, "etcd-healthcheck-client")
+    return None if _has_external_etcd(ctx) else ensure_cert(ctx, "etcd-healthcheck-client")
 
 
 def etcd_healthcheck_client_cert_is_valid(ctx: Context) -> bool:
@@ -101,7 +101,7 @@ def etcd_healthcheck_client_cert_is_valid(ctx: Context) -> bool:
 
 
 def issue_apiserver_etcd_client_cert(ctx: Context) -> Outputs:
-    return None if _has_external_etcd(ctx) else _ensure_cert(ctx, "apiserver-etcd-client")
+    return None if _has_external_etcd(ctx) else ensure_cert(ctx, "apiserver-etcd-client")
 
 
 def apiserver_etcd_client_cert_is_valid(ctx: Context) -> bool:
@@ -145,7 +145,8 @@ def _ensure_ca(ctx: Context, name: str) -> Outputs:
     return None
 
 
-def _ensure_cert(ctx: Context, name: str) -> Outputs:
+def ensure_cert(ctx: Context, name: str) -> Outputs:
+    """Issue the leaf `name` of pki.CERTS, or keep the one that is here and right."""
     _report(ctx, pki.ensure_cert(ctx.host, ctx.paths, config=ctx.config, name=name, make_key=partial(take_key, ctx)))
     return None
 

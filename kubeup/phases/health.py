@@ -88,6 +88,14 @@ class _Wait:
         )
 
 
+def wait_until(
+    ctx: Context, look: Callable[[], str], *, goal: str, timeout_s: float, components: tuple[str, ...] = ()
+) -> float:
+    """Until `look` says "" (well; else what is missing, in words); the seconds that it took. `components` run on this
+    node and are looked at meanwhile. Raises ClusterError (not-healthy) with the broken link."""
+    return _Wait(ctx, timeout_s, goal, components).until(look)
+
+
 def wait_for_control_plane(ctx: Context) -> Outputs:
     """The kubelet, then the API server; the admin's rights are made with its first breath. The controller-manager and
     the scheduler come up meanwhile, and are waited for when the objects that need neither are in place."""
@@ -168,7 +176,7 @@ def verify_node(ctx: Context) -> Outputs:
         # kube-proxy has been started by now, and dies at once of a configuration that it cannot bear
         wait_for_ready(ctx, name, _dns_chain(ctx) if _has_dns(ctx) else ())
         _wait_for_dns(ctx)
-    _soak(ctx, name)
+    soak(ctx, name)
     status, _ = health.node_condition(ctx.api.get(kubeapi.path_of("Node", name)))
     if status != "True":
         ctx.report.note("the node stays NotReady and CoreDNS Pending until a pod network is applied (plugin: none)")
@@ -266,8 +274,8 @@ def _proxy_trouble(ctx: Context) -> str:
     return f"kube-proxy says: {line}" if line else "kube-proxy's rules may be missing, though its log names no error"
 
 
-def _soak(ctx: Context, name: str) -> None:
-    """Every static pod has run since at least the soak time, without a restart meanwhile."""
+def soak(ctx: Context, name: str) -> None:
+    """Every static pod of node `name` has run since at least the soak time, without a restart meanwhile."""
     soak_s = ctx.config.kb.soak_s
     expected = _expected_pods(ctx)
     restarts: dict[str, int] = {}

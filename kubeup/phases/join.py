@@ -1,4 +1,5 @@
-"""The phases of join for a worker: preflight, kubelet-start, kubelet-wait-bootstrap, pod-network, verify.
+"""The phases of every join: preflight, kubelet-start, kubelet-wait-bootstrap, pod-network, verify. What only a control
+plane has is in phases/join_control_plane.py.
 
 What discovery found is in the configuration (config/load_join.py) before the first phase runs. Mirrors
 cmd/kubeadm/app/cmd/phases/join/{preflight,kubelet}.go; unlike kubeadm, kb says how far the kubelet's certificate
@@ -14,7 +15,8 @@ from kubeup.config.types import JoinConfig
 from kubeup.errors import ClusterError
 from kubeup.host import Unreachable
 from kubeup.lazy import lazy_import
-from kubeup.phases import addons, node, preflight
+from kubeup.phases import addons, join_control_plane, node, preflight
+from kubeup.phases.cluster import mark_control_plane as mark
 from kubeup.phases.control_plane import report_patches
 from kubeup.phases.health import wait_for_ready
 from kubeup.workflow import Context, Outputs
@@ -54,7 +56,9 @@ def _bootstrap_conf(ctx: Context) -> Path:
 
 
 def _is_member(ctx: Context) -> bool:
-    """The kubelet speaks for itself already, so there is nothing to bootstrap."""
+    """The kubelet can speak for itself already, so there is nothing to bootstrap."""
+    if join_control_plane.is_control_plane(ctx):
+        return discovery.find_member_access(ctx.host, _kubelet_conf(ctx)) is not None
     return not config_of(ctx).bootstrap_kubeconfig
 
 
@@ -63,6 +67,10 @@ def _is_member(ctx: Context) -> bool:
 
 def run_checks(ctx: Context) -> Outputs:
     """The checks of a joining node, and whether its name is free. Raises PreflightError, ClusterError (node-name-taken)."""
+    is_control_plane = join_control_plane.is_control_plane(ctx)
+    if is_control_plane:
+        join_control_plane.check_prepared(ctx)
+        join_control_plane.start_making_keys(ctx)
     if ctx.config.kb.runtime.fix:
         preflight.fix_runtime(ctx)
     owned = ctx.outputs.get("owned_paths", ())
@@ -71,6 +79,8 @@ def run_checks(ctx: Context) -> Outputs:
     preflight.look_at_node(ctx, checks.JOIN, (checks.ROOT, checks.NODE), owned=extra)
     if not _is_member(ctx):
         _check_name(ctx)
+    if is_control_plane:
+        preflight.look_at_node(ctx, checks.JOIN_CONTROL_PLANE, (checks.NODE, checks.IMAGES))
     return None
 
 
@@ -94,13 +104,12 @@ def start_kubelet(ctx: Context) -> Outputs:
     if kubelet_is_current(ctx):
         node.enable_kubelet(ctx)
         return None
-    files = {**node.render_kubelet_files(ctx, register_with_taints=True), **node.render_unit_files(ctx)}
+    files = _render_files(ctx)
     node.stop_kubelet(ctx)
     ctx.host.make_dir(ctx.paths.kubelet, mode=0o700)
     ctx.host.make_dir(ctx.paths.manifests)
     if not _is_member(ctx):
         ctx.host.write_file(_bootstrap_conf(ctx), config_of(ctx).bootstrap_kubeconfig.reveal(), mode=0o600)
-    ctx.host.write_file(Path(config_of(ctx).join.ca_cert_path), config_of(ctx).ca_pem, mode=0o644)
     for path, text in files.items():
         ctx.host.write_file(path, text, mode=0o644)
     report_patches(ctx, "kubeletconfiguration")
@@ -111,12 +120,22 @@ def start_kubelet(ctx: Context) -> Outputs:
 
 def kubelet_is_current(ctx: Context) -> bool:
     """Whether the kubelet runs from the files that would be written now, as a member or about to become one."""
-    files = {**node.render_kubelet_files(ctx, register_with_taints=True), **node.render_unit_files(ctx)}
-    files[Path(config_of(ctx).join.ca_cert_path)] = config_of(ctx).ca_pem
+    files = _render_files(ctx)
     if not _is_member(ctx):
         files[_bootstrap_conf(ctx)] = config_of(ctx).bootstrap_kubeconfig.reveal()
     is_written = all(ctx.host.exists(path) and ctx.host.read_text(path) == text for path, text in files.items())
     return is_written and node.kubelet_is_active(ctx.host) and (_is_member(ctx) or _is_asking(ctx))
+
+
+def _render_files(ctx: Context) -> dict[Path, str]:
+    """A worker bears its taints from its first breath; a control plane is marked when it works. Its CA is that of the
+    files which control planes share."""
+    is_worker = not join_control_plane.is_control_plane(ctx)
+    files = {**node.render_kubelet_files(ctx, register_with_taints=is_worker), **node.render_unit_files(ctx)}
+    ca_cert = Path(config_of(ctx).join.ca_cert_path)
+    if is_worker or not ctx.host.exists(ca_cert):
+        files[ca_cert] = config_of(ctx).ca_pem
+    return files
 
 
 def _is_asking(ctx: Context) -> bool:
@@ -139,6 +158,9 @@ def wait_for_bootstrap(ctx: Context) -> Outputs:
     not-healthy.
     """
     started, host = ctx.host.monotonic(), ctx.host
+    if join_control_plane.is_control_plane(ctx) and _is_member(ctx):
+        host.remove(_bootstrap_conf(ctx))
+        return None  # its identity was signed here; whether it works shows when its API server does
     timeout_s, looked = ctx.config.timeouts.tls_bootstrap_s, 0.0
     seen, last, told = "the kubelet starts", "", ""
     while not _has_identity(ctx):
@@ -156,7 +178,8 @@ def wait_for_bootstrap(ctx: Context) -> Outputs:
     host.remove(_bootstrap_conf(ctx))
     ctx.outputs.pop("_api", None)  # from here on the node speaks for itself
     ctx.outputs["_is_bootstrapped"] = True
-    _annotate_socket(ctx)
+    if not join_control_plane.is_control_plane(ctx):
+        annotate_socket(ctx)
     return None
 
 
@@ -205,7 +228,7 @@ def _bootstrap_api(ctx: Context) -> kubeapi.Api:
     return kubeapi.Api(ctx.host, ctx.api.identity, retry_s=0)
 
 
-def _annotate_socket(ctx: Context) -> None:
+def annotate_socket(ctx: Context) -> None:
     """On older minors the node's CRI socket is an annotation, which kubeadm reads."""
     if kubelet.has_instance_config(ctx.config.cluster, ctx.release):
         return
@@ -244,11 +267,23 @@ def verify_node(ctx: Context) -> Outputs:
             f"node {name} is Ready, but the cluster's DNS ({health.service_address(ctx.config, 10)}:53) gave it no answer "
             f"within {DNS_TIMEOUT_S} s: look at kube-proxy on this node (crictl ps) and at CoreDNS"
         )
+    if join_control_plane.is_control_plane(ctx):
+        join_control_plane.soak_instance(ctx)
     return {"node_ready": True}
 
 
 def node_is_verified(ctx: Context) -> bool:
     return _ready(ctx)[0] == "True"
+
+
+# ---- control-plane-join
+
+
+def mark_control_plane(ctx: Context) -> Outputs:
+    """Label and taints; on older minors the CRI socket's annotation, which a worker's bootstrap has written."""
+    mark(ctx)
+    annotate_socket(ctx)
+    return None
 
 
 def _ready(ctx: Context) -> tuple[str, str]:

@@ -19,7 +19,7 @@ else:
 
 
 def write_admin_conf(ctx: Context) -> Outputs:
-    return _ensure(ctx, "admin")
+    return ensure(ctx, "admin")
 
 
 def admin_conf_is_valid(ctx: Context) -> bool:
@@ -27,7 +27,7 @@ def admin_conf_is_valid(ctx: Context) -> bool:
 
 
 def write_super_admin_conf(ctx: Context) -> Outputs:
-    return _ensure(ctx, "super-admin")
+    return ensure(ctx, "super-admin")
 
 
 def super_admin_conf_is_valid(ctx: Context) -> bool:
@@ -35,7 +35,7 @@ def super_admin_conf_is_valid(ctx: Context) -> bool:
 
 
 def write_kubelet_conf(ctx: Context) -> Outputs:
-    return _ensure(ctx, "kubelet")
+    return ensure(ctx, "kubelet")
 
 
 def kubelet_conf_is_valid(ctx: Context) -> bool:
@@ -43,7 +43,7 @@ def kubelet_conf_is_valid(ctx: Context) -> bool:
 
 
 def write_controller_manager_conf(ctx: Context) -> Outputs:
-    return _ensure(ctx, "controller-manager")
+    return ensure(ctx, "controller-manager")
 
 
 def controller_manager_conf_is_valid(ctx: Context) -> bool:
@@ -51,14 +51,15 @@ def controller_manager_conf_is_valid(ctx: Context) -> bool:
 
 
 def write_scheduler_conf(ctx: Context) -> Outputs:
-    return _ensure(ctx, "scheduler")
+    return ensure(ctx, "scheduler")
 
 
 def scheduler_conf_is_valid(ctx: Context) -> bool:
     return kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, "scheduler")
 
 
-def _ensure(ctx: Context, name: str) -> Outputs:
+def ensure(ctx: Context, name: str) -> Outputs:
+    """Write the kubeconfig `name` of KUBECONFIGS, or keep the one that is here and good."""
     finding = kubeconfig.ensure_kubeconfig(
         ctx.host, ctx.paths, config=ctx.config, release=ctx.release, name=name, make_key=partial(take_key, ctx)
     )

@@ -257,6 +257,13 @@ def client_cert_rotation_is_enabled(ctx: Context) -> bool:
     return wanted is None or ctx.host.read_text(path) == wanted
 
 
+def name_rotated_cert(ctx: Context) -> None:
+    """The same for a kubelet that has not been started yet."""
+    wanted = _rotated_kubelet_conf(ctx)
+    if wanted is not None:
+        ctx.host.write_file(_kubelet_conf(ctx), wanted, mode=0o600)
+
+
 def _kubelet_conf(ctx: Context) -> Path:
     return ctx.paths.kubernetes / "kubelet.conf"
 

@@ -1,0 +1,326 @@
+"""The members of the cluster's own etcd: who they are, how they are, and how one comes and goes.
+
+Speaks etcd's JSON gateway (/v3/... on a member's client URL) with the health check's client certificate, as kubeadm's
+client does over gRPC. Builds decisions out of what the members say; must not wait and knows no phase.
+Mirrors cmd/kubeadm/app/util/etcd/etcd.go. Source of the requests: etcd's api/etcdserverpb/rpc.proto
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import urllib.parse
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from kubeup.errors import ClusterError
+from kubeup.host import Host, Tls, Unreachable
+from kubeup.paths import Paths
+from kubeup.secret import Secret
+
+CLIENT_URLS_ANNOTATION = "kubeadm.kubernetes.io/etcd.advertise-client-urls"
+"""On every etcd pod: where its clients go."""
+CALL_S = 2
+"""How long one request to one member may take."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One row of the member list. `member_id` is etcd's number in decimal; a member without a name never started."""
+
+    member_id: str
+    name: str
+    peer_urls: tuple[str, ...]
+    client_urls: tuple[str, ...] = ()
+    is_learner: bool = False
+
+    @property
+    def hex_id(self) -> str:
+        """As etcdctl and etcd's log have it."""
+        return f"{int(self.member_id):x}"
+
+    @property
+    def has_started(self) -> bool:
+        return bool(self.name)
+
+    def describe(self) -> str:
+        """`cp2 (https://10.0.0.12:2380, learner)`"""
+        kind = ", learner" if self.is_learner else ""
+        started = "" if self.has_started else ", never started"
+        return f"{self.name or self.hex_id} ({', '.join(self.peer_urls)}{kind}{started})"
+
+
+class EtcdRefused(ClusterError):
+    """A member answered, and the answer was no. `message` is etcd's own ("etcdserver: unhealthy cluster")."""
+
+    def __init__(self, request: str, endpoint: str, message: str) -> None:
+        super().__init__(
+            f"etcd refused: {request}",
+            cause=f"{endpoint} says: {message}",
+            remedy="see the members: kb etcd members; and etcd's log: crictl logs of the container etcd",
+            code="etcd-refused",
+        )
+        self.message = message
+
+
+def is_no_quorum(error: EtcdRefused) -> bool:
+    """etcd has no leader, or its leader no followers: it cannot say anything for sure."""
+    return any(text in error.message for text in ("no leader", "timed out", "leader changed", "stopped"))
+
+
+class Etcd:
+    """Requests to the members at `endpoints` (client URLs); the first that answers does."""
+
+    def __init__(self, host: Host, endpoints: Sequence[str], tls: Tls) -> None:
+        self.host = host
+        self.endpoints = tuple(endpoints)
+        self.tls = tls
+
+    def at(self, endpoint: str) -> Etcd:
+        return Etcd(self.host, (endpoint,), self.tls)
+
+    # ---- looks
+
+    def list_members(self) -> tuple[Member, ...]:
+        """The member list, in etcd's order. Raises Unreachable, EtcdRefused."""
+        return parse_members(self._ask("cluster/member/list", {}))
+
+    def probe_status(self, endpoint: str) -> str:
+        """ "" where the member at `endpoint` serves; else what is wrong, in words. Never raises."""
+        try:
+            answer = self.at(endpoint)._ask("maintenance/status", {})
+        except Unreachable as error:
+            return f"no answer: {error.cause}"
+        except EtcdRefused as error:
+            return error.message
+        errors = answer.get("errors") or []
+        return "; ".join(str(text) for text in errors) if isinstance(errors, list) else str(errors)
+
+    def probe_read(self, endpoint: str) -> str:
+        """ "" where the member at `endpoint` answers a read that a quorum has confirmed, which is what an API server
+        asks of it (a learner refuses); else what is wrong, in words. Never raises."""
+        try:
+            self.at(endpoint)._ask("kv/range", {"key": base64.b64encode(b"kb").decode(), "keys_only": True})
+        except Unreachable as error:
+            return f"no answer: {error.cause}"
+        except EtcdRefused as error:
+            return error.message
+        return ""
+
+    # ---- changes
+
+    def add_learner(self, peer_url: str) -> tuple[Member, ...]:
+        """Announce a member that has no vote yet; returns the list with it. Raises EtcdRefused, Unreachable."""
+        return parse_members(self._ask("cluster/member/add", {"peerURLs": [peer_url], "isLearner": True}))
+
+    def promote(self, member: Member) -> None:
+        """Give a learner its vote. Raises EtcdRefused while it has not caught up."""
+        self._ask("cluster/member/promote", {"ID": member.member_id})
+
+    def remove(self, member: Member) -> None:
+        """Take a member out of the list."""
+        self._ask("cluster/member/remove", {"ID": member.member_id})
+
+    # ---- plumbing
+
+    def _ask(self, verb: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """POST to the first endpoint that takes it. A member that does not answer is passed over."""
+        last: Optional[Unreachable] = None
+        for endpoint in self.endpoints:
+            try:
+                answer = self.host.http_send(
+                    "POST",
+                    f"{endpoint}/v3/{verb}",
+                    body=json.dumps(body).encode(),
+                    tls=self.tls,
+                    headers={"Content-Type": "application/json"},
+                    timeout_s=CALL_S,
+                )
+            except Unreachable as error:
+                last = error
+                continue
+            return _read_answer(verb, endpoint, answer.status, answer.body)
+        raise last or Unreachable(f"/v3/{verb}", "other", "no etcd endpoint is known")
+
+
+def _read_answer(verb: str, endpoint: str, status: int, text: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(text or b"{}")
+    except ValueError:
+        found = {"message": text[:200].decode(errors="replace")}
+    if not isinstance(found, dict):
+        found = {"message": str(found)[:200]}
+    if status >= 300:
+        message = str(found.get("message") or found.get("error") or f"HTTP {status}")
+        raise EtcdRefused(verb.replace("/", " "), endpoint, message)
+    return found
+
+
+def parse_members(answer: Mapping[str, Any]) -> tuple[Member, ...]:
+    """The members in an answer of the gateway, which leaves out what is empty or false."""
+    return tuple(
+        Member(
+            str(entry["ID"]),
+            str(entry.get("name", "")),
+            tuple(entry.get("peerURLs") or ()),
+            tuple(entry.get("clientURLs") or ()),
+            bool(entry.get("isLearner")),
+        )
+        for entry in answer.get("members") or ()
+    )
+
+
+def read_client_tls(host: Host, paths: Paths) -> Tls:
+    """The health check's client certificate, which every control plane has. Raises HostError (file-unreadable)."""
+    folder = paths.pki / "etcd"
+    return Tls(
+        ca_pem=host.read_text(folder / "ca.crt"),
+        cert_pem=host.read_text(folder / "healthcheck-client.crt"),
+        key_pem=Secret(host.read_text(folder / "healthcheck-client.key")),
+    )
+
+
+def client_urls_of_pods(pods: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Where the cluster's etcd pods (label component=etcd) say that their clients go, sorted."""
+    texts = ((pod["metadata"].get("annotations") or {}).get(CLIENT_URLS_ANNOTATION, "") for pod in pods)
+    return tuple(sorted({url for text in texts for url in text.split(",") if url}))
+
+
+# ---- what the list means for a node that joins or goes
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the member list says of this node.
+
+    action: add | reuse (announced, and to be gone on with) | replace (a former life: to be removed, then added) |
+    keep (it has its vote)
+    """
+
+    action: str
+    member: Optional[Member] = None
+
+
+def find_by_peer_url(members: Iterable[Member], peer_url: str) -> Optional[Member]:
+    """The member at a peer URL; other writings of the same URL count (upper case, a slash at the end)."""
+    wanted = _plain_url(peer_url)
+    return next((m for m in members if any(_plain_url(url) == wanted for url in m.peer_urls)), None)
+
+
+def _plain_url(url: str) -> str:
+    return url.rstrip("/").lower()
+
+
+def find_place(members: Sequence[Member], *, name: str, peer_url: str, has_data: bool) -> Place:
+    """What is to be done so that this node becomes a member.
+
+    has_data: its data folder holds a member's data. A member at this node's own address that has started, while
+    nothing lies here, died with its disk: nobody else can be meant by it. Raises ClusterError (etcd-name-taken).
+    """
+    own = find_by_peer_url(members, peer_url)
+    namesakes = [m for m in members if m.name == name and m is not own]
+    if namesakes:
+        other = namesakes[0]
+        raise ClusterError(
+            f"etcd has a member {name} already, at another address",
+            cause=f"{other.describe()}: a former life of this machine, or another machine; two members of one name "
+            "cannot be told apart",
+            remedy=f"if that one is gone for ever: kb etcd remove {other.hex_id} (on a control plane); "
+            "else give this machine another name: --node-name",
+            code="etcd-name-taken",
+        )
+    if own is None:
+        return Place("add")
+    if own.has_started and not has_data:
+        return Place("replace", own)
+    return Place("keep" if not own.is_learner and own.has_started else "reuse", own)
+
+
+def plan_initial_cluster(members: Iterable[Member], *, name: str, peer_url: str) -> tuple[tuple[str, str], ...]:
+    """(name, peer URL) of all members as --initial-cluster wants them: this node by its name, another one that has
+    not started by its number."""
+    rows: list[tuple[str, str]] = []
+    for member in members:
+        is_own = find_by_peer_url([member], peer_url) is not None
+        shown = name if is_own else member.name or member.hex_id
+        rows.extend(
+            (shown, peer_url if is_own else url) for url in (member.peer_urls[:1] if is_own else member.peer_urls)
+        )
+    return tuple(rows)
+
+
+def quorum_of(voters: int) -> int:
+    """How many of `voters` members must live for etcd to serve."""
+    return voters // 2 + 1
+
+
+def judge_members(members: Sequence[Member], trouble: Mapping[str, str]) -> Optional[ClusterError]:
+    """Why this etcd takes no new member now; None where it does.
+
+    trouble: member_id -> what is wrong with it, for members that do not serve. etcd itself refuses a new member while
+    any voter is away, since the next loss would then stop the cluster.
+    """
+    voters = [m for m in members if not m.is_learner]
+    away = [m for m in voters if m.member_id in trouble]
+    if not away:
+        return None
+    told = "; ".join(f"{m.describe()}: {trouble[m.member_id]}" for m in away)
+    first = away[0]
+    living = len(voters) - len(away)
+    if living < quorum_of(len(voters)):
+        return ClusterError(
+            f"etcd has lost its quorum: {living} of {len(voters)} members serve, it needs {quorum_of(len(voters))}",
+            cause=told,
+            remedy=f"start the machine of {first.name or first.hex_id} again (its kubelet runs etcd); until then "
+            "nothing in the cluster can be changed",
+            code="etcd-no-quorum",
+        )
+    return ClusterError(
+        f"etcd member {first.name or first.hex_id} does not serve, so etcd takes no new one",
+        cause=f"{told}; {living} of {len(voters)} members serve",
+        remedy=f"start that machine again; or, if it is lost for ever: kb etcd remove {first.name or first.hex_id} "
+        "(on a control plane)",
+        code="etcd-member-down",
+    )
+
+
+def check_removal(members: Sequence[Member], gone: Member, trouble: Mapping[str, str]) -> None:
+    """Raise ClusterError where taking `gone` out would stop the cluster: etcd-last-member, etcd-removal-unsafe."""
+    voters = [m for m in members if not m.is_learner]
+    if gone.is_learner:
+        return
+    if len(voters) == 1:
+        raise ClusterError(
+            f"{gone.describe()} is etcd's last member",
+            cause="with it all of the cluster's data would be lost",
+            remedy="to take this node away with its cluster: kb reset",
+            code="etcd-last-member",
+        )
+    living_rest = [m for m in voters if m is not gone and m.member_id not in trouble]
+    needed = quorum_of(len(voters) - 1)
+    if len(living_rest) < needed:
+        away = ", ".join(m.describe() for m in voters if m is not gone and m.member_id in trouble)
+        raise ClusterError(
+            f"{gone.describe()} is not removed: the rest would have no quorum",
+            cause=f"{len(living_rest)} of the {len(voters) - 1} others serve, {needed} are needed; away: {away}",
+            remedy="start one of those machines first, or remove the one that is lost before this one",
+            code="etcd-removal-unsafe",
+        )
+
+
+def match_member(members: Sequence[Member], word: str) -> Member:
+    """The member that an operator means by a name, a number (hex, as etcdctl shows it) or an address.
+
+    Raises ClusterError (etcd-member-unknown).
+    """
+    for member in members:
+        hosts = {urllib.parse.urlsplit(url).hostname for url in member.peer_urls}
+        if word in (member.name, member.hex_id, member.member_id, *member.peer_urls, *hosts) and word:
+            return member
+    raise ClusterError(
+        f"etcd has no member {word!r}",
+        cause=f"its members are: {', '.join(m.describe() for m in members)}",
+        remedy="name one of them: kb etcd members",
+        code="etcd-member-unknown",
+    )

@@ -1,0 +1,97 @@
+"""A Lease in the cluster as a queue: who holds it works, the others wait and can say for whom.
+
+Owns the rules of taking, keeping and giving back; must not wait and knows no phase. The clocks of two nodes are never
+compared: a holder counts as gone when its Lease has not been renewed for as long as it is good, by the clock of whoever
+looks. Source: k8s.io/client-go/tools/leaderelection, coordination.k8s.io/v1
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from kubeup import kubeapi
+
+NAMESPACE = "kube-system"
+DURATION_S = 15
+"""How long a holder that was killed keeps the others waiting."""
+RENEW_EVERY_S = 4
+
+
+@dataclass
+class Lease:
+    """One node's view of the Lease `name`. `identity` is this node's."""
+
+    api: kubeapi.Api
+    name: str
+    identity: str
+    _seen: str = ""
+    _seen_at: float = 0.0
+    _renewed_at: float = 0.0
+    _held: Optional[dict[str, Any]] = field(default=None)
+
+    @property
+    def path(self) -> str:
+        return kubeapi.path_of("Lease", self.name, NAMESPACE)
+
+    def try_take(self, now: datetime.datetime, monotonic: float) -> str:
+        """Take the Lease; "" where it is this node's now, else the identity of whoever has it."""
+        found = self.api.get(self.path)
+        if found is None:
+            with contextlib.suppress(kubeapi.AlreadyExists):
+                self._held = self.api.create(self._render(now, None))
+                self._renewed_at = monotonic
+                return ""
+            found = self.api.get(self.path) or self._render(now, None)
+        holder = str(found["spec"].get("holderIdentity") or "")
+        if holder and holder != self.identity and not self._has_lapsed(found, monotonic):
+            return holder
+        try:
+            self._held = self.api.replace(self._render(now, found))
+        except kubeapi.ApiRefused as error:
+            if error.http_status not in (404, 409):
+                raise
+            return holder or "another node"  # it was quicker
+        self._renewed_at = monotonic
+        return ""
+
+    def _has_lapsed(self, found: dict[str, Any], monotonic: float) -> bool:
+        stamp = f"{found['spec'].get('holderIdentity')} {found['spec'].get('renewTime')}"
+        if stamp != self._seen:
+            self._seen, self._seen_at = stamp, monotonic
+        return monotonic - self._seen_at > float(found["spec"].get("leaseDurationSeconds") or DURATION_S)
+
+    def keep(self, now: datetime.datetime, monotonic: float) -> None:
+        """Renew it when it is time; that another node has taken it meanwhile is not undone."""
+        if self._held is None or monotonic - self._renewed_at < RENEW_EVERY_S:
+            return
+        self._renewed_at = monotonic
+        try:
+            self._held = self.api.replace(self._render(now, self._held))
+        except kubeapi.ApiRefused as error:
+            if error.http_status not in (404, 409):
+                raise
+            self._held = None
+
+    def give_back(self) -> None:
+        """Let the next one go on, at once."""
+        if self._held is not None:
+            self._held = None
+            self.api.delete(self.path)
+
+    def _render(self, now: datetime.datetime, before: Optional[dict[str, Any]]) -> dict[str, Any]:
+        stamp = f"{now:%Y-%m-%dT%H:%M:%S.%f}Z"
+        meta: dict[str, Any] = {"name": self.name, "namespace": NAMESPACE}
+        spec: dict[str, Any] = {
+            "holderIdentity": self.identity,
+            "leaseDurationSeconds": DURATION_S,
+            "renewTime": stamp,
+            "acquireTime": stamp,
+        }
+        if before is not None:
+            meta["resourceVersion"] = before["metadata"].get("resourceVersion")
+            if before["spec"].get("holderIdentity") == self.identity:
+                spec["acquireTime"] = before["spec"].get("acquireTime", stamp)
+        return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta, "spec": spec}

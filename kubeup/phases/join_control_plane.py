@@ -1,0 +1,496 @@
+"""The phases of join that only a control plane has: control-plane-prepare/*, check-etcd, etcd-join,
+control-plane-join/*, wait-control-plane.
+
+Mirrors cmd/kubeadm/app/cmd/phases/join/{preflight,controlplaneprepare,checketcd,etcdjoin,controlplanejoin,
+waitcontrolplane}.go. The order is kb's: etcd becomes a member with a vote before the API server's manifest exists, so
+that the API server never meets an etcd that cannot serve it, and nothing sits in the kubelet's back-off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kubeup.errors import ClusterError, HostError, KbError
+from kubeup.host import Unreachable
+from kubeup.lazy import lazy_import
+from kubeup.phases import certs, control_plane, kubeconfigs, node
+from kubeup.phases.health import soak, wait_for_control_plane, wait_for_controllers, wait_until
+from kubeup.workflow import Context, Outputs
+
+if TYPE_CHECKING:
+    from kubeup import certshare, etcd, health, kubeapi, kubeconfig, kubelet, lease, manifests, pki
+    from kubeup.phases import join
+else:
+    certshare = lazy_import("kubeup.certshare")
+    etcd = lazy_import("kubeup.etcd")
+    health = lazy_import("kubeup.health")
+    join = lazy_import("kubeup.phases.join")
+    kubeapi = lazy_import("kubeup.kubeapi")
+    kubeconfig = lazy_import("kubeup.kubeconfig")
+    kubelet = lazy_import("kubeup.kubelet")
+    lease = lazy_import("kubeup.lease")
+    manifests = lazy_import("kubeup.manifests")
+    pki = lazy_import("kubeup.pki")
+
+QUEUE = "kb-control-plane-join"
+"""The Lease for which control planes that join at one moment queue: etcd takes one learner at a time."""
+POLL_S = 0.1
+SETTLE_S = 60
+"""How long etcd may refuse a new member while all of its members serve: it wants them connected for five seconds, and
+a learner that another tool brings needs its time."""
+JOINED = ("admin", "controller-manager", "scheduler")
+"""The kubeconfigs of a further control plane, and its kubelet's; super-admin.conf stays with the first."""
+
+
+def is_control_plane(ctx: Context) -> bool:
+    return join.config_of(ctx).join.control_plane is not None
+
+
+# ---- preflight
+
+
+def check_prepared(ctx: Context) -> None:
+    """What the cluster must have, and the files that control planes share, before anything is written here.
+
+    Raises ClusterError (no-control-plane-endpoint, certs-secret-missing, those of certshare.plan_downloads,
+    certs-of-another-cluster), HostError (shared-files-missing).
+    """
+    cluster = ctx.config.cluster
+    if not cluster.control_plane_endpoint:
+        raise ClusterError(
+            "the cluster has no controlPlaneEndpoint",
+            cause="its nodes know one API server by its own address, so a second one would be of no use to them",
+            remedy="give it a stable name first, on its control plane: kb reconfigure endpoint NAME:PORT",
+            code="no-control-plane-endpoint",
+        )
+    if ctx.config.certificate_key and not _shared_files_are_here(ctx):
+        ctx.outputs["_downloads"] = _open_shared_files(ctx)
+    elif missing := _missing_shared_files(ctx):
+        raise HostError(
+            f"{len(missing)} of the files that control planes share are not on this node",
+            cause=f"there is no {', '.join(str(path) for path in missing)}, and no --certificate-key was given",
+            remedy="take the join command with the key, on a control plane: kb token create --print-join-command "
+            "--certificate-key $(kb certs certificate-key); or copy the files from there",
+            code="shared-files-missing",
+        )
+
+
+def start_making_keys(ctx: Context) -> None:
+    """The second processor makes the keys of the certificates while the first looks and pulls images."""
+    if "_keys" in ctx.outputs:
+        return
+    missing = [spec for spec in _leaves(ctx) if not ctx.host.exists(spec.key_path(ctx.paths))]
+    confs = [name for name in (*JOINED, "kubelet") if not ctx.host.exists(ctx.paths.kubeconfig(f"{name}.conf"))]
+    ctx.outputs["_keys"] = pki.KeyMaker(pki.key_algorithm(ctx.config.cluster), wanted=len(missing) + len(confs))
+
+
+def _leaves(ctx: Context) -> list[pki.CertSpec]:
+    return [spec for spec in pki.wanted_certs(ctx.config.cluster) if not spec.is_ca]
+
+
+def _missing_shared_files(ctx: Context) -> list[Path]:
+    """A CA without its key may be one that signs elsewhere: what it signed is looked at with the certificates."""
+    shared = certshare.shared_files(ctx.paths, ctx.config.cluster)
+    return [path for name, path in shared.items() if not name.endswith("ca.key") and not ctx.host.exists(path)]
+
+
+def _shared_files_are_here(ctx: Context) -> bool:
+    shared = certshare.shared_files(ctx.paths, ctx.config.cluster).values()
+    return all(ctx.host.exists(path) for path in shared)
+
+
+def _open_shared_files(ctx: Context) -> Any:
+    secret = ctx.api.get(kubeapi.path_of("Secret", certshare.SECRET_NAME, "kube-system"))
+    if secret is None:
+        raise ClusterError(
+            f"the cluster has no Secret kube-system/{certshare.SECRET_NAME}",
+            cause="the certificates were never uploaded, or more than two hours ago: they are deleted then",
+            remedy="upload them anew, on a control plane: kb token create --print-join-command "
+            "--certificate-key $(kb certs certificate-key), and use the command that is printed",
+            code="certs-secret-missing",
+        )
+    files = certshare.plan_downloads(secret, ctx.config.certificate_key, paths=ctx.paths, cluster=ctx.config.cluster)
+    ca = next((file for file in files if file.path == ctx.paths.pki / "ca.crt"), None)
+    trusted = set(pki.ca_cert_hashes(join.config_of(ctx).ca_pem))
+    if ca is not None and trusted and not trusted & set(pki.ca_cert_hashes(ca.data.reveal())):
+        raise ClusterError(
+            "the uploaded certificates are those of another cluster",
+            cause=f"their CA has the public key {', '.join(pki.ca_cert_hashes(ca.data.reveal()))}, this cluster's "
+            f"{', '.join(sorted(trusted))}",
+            remedy="upload them anew, on a control plane: kb init phase upload-certs --upload-certs",
+            code="certs-of-another-cluster",
+        )
+    return files
+
+
+# ---- control-plane-prepare
+
+
+def download_certs(ctx: Context) -> Outputs:
+    """The shared authorities and keys, out of the Secret that the certificate key opens."""
+    files = ctx.outputs.pop("_downloads", None)
+    if files is None:
+        if not ctx.config.certificate_key or _shared_files_are_here(ctx):
+            ctx.report.detail("the shared certificates are on this node already")
+            return None
+        files = _open_shared_files(ctx)
+    for file in files:
+        _refuse_another_content(ctx, file)
+        ctx.host.write_file(file.path, file.data.reveal(), mode=file.mode)
+    return None
+
+
+def _refuse_another_content(ctx: Context, file: certshare.SharedFile) -> None:
+    """A key that lies here already is never written over: it may be all that is left of another cluster."""
+    if not ctx.host.exists(file.path) or ctx.host.read_text(file.path) == file.data.reveal():
+        return
+    raise HostError(
+        f"{file.path} is there, and it is not this cluster's",
+        cause="it differs from what the cluster's control planes share",
+        remedy=f"if nothing needs it any more, move it away: mv {file.path} {file.path}.old; then run the command again",
+        code="shared-file-differs",
+    )
+
+
+def shared_certs_are_here(ctx: Context) -> bool:
+    return not _missing_shared_files(ctx)
+
+
+def issue_certs(ctx: Context) -> Outputs:
+    """Each leaf certificate, for this node's names and addresses. No authority is ever made here."""
+    if missing := _missing_shared_files(ctx):
+        raise HostError(
+            f"{missing[0]} is not there",
+            cause="a further control plane works with the authorities of the first; it makes none",
+            remedy="kb join phase control-plane-prepare/download-certs with --certificate-key, or copy them here",
+            code="shared-files-missing",
+        )
+    start_making_keys(ctx)
+    for spec in _leaves(ctx):
+        certs.ensure_cert(ctx, spec.name)
+    return None
+
+
+def certs_are_valid(ctx: Context) -> bool:
+    if _missing_shared_files(ctx):
+        return False
+    return all(pki.is_cert_valid(ctx.host, ctx.paths, config=ctx.config, name=spec.name) for spec in _leaves(ctx))
+
+
+def write_kubeconfigs(ctx: Context) -> Outputs:
+    """The admin's, the two components', and the kubelet's own identity, signed here as on the first control plane:
+    it does not have to wait for an API server that needs the kubelet first."""
+    start_making_keys(ctx)
+    for name in JOINED:
+        kubeconfigs.ensure(ctx, name)
+    if _may_sign(ctx):
+        _write_kubelet_identity(ctx)
+    ctx.outputs.pop("_api", None)  # from here on the node speaks as an admin
+    return None
+
+
+def _may_sign(ctx: Context) -> bool:
+    return not pki.is_external_ca(ctx.host, ctx.paths)
+
+
+def _write_kubelet_identity(ctx: Context) -> None:
+    """kubelet.conf as the TLS bootstrap leaves it: it names the file that the kubelet renews."""
+    path = ctx.paths.kubeconfig("kubelet.conf")
+    if kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, "kubelet") and ctx.host.exists(_client_pem(ctx)):
+        return
+    kubeconfigs.ensure(ctx, "kubelet")
+    found = kubeconfig.read_kubeconfig(ctx.host.read_text(path), host=ctx.host, path=path)
+    current = _client_pem(ctx)
+    dated = current.with_name(f"kubelet-client-{ctx.host.now():%Y-%m-%d-%H-%M-%S}.pem")
+    ctx.host.make_dir(current.parent, mode=0o750)
+    ctx.host.write_file(dated, found.client_cert_pem + found.client_key_pem.reveal(), mode=0o600)
+    ctx.host.symlink(current, str(dated))
+    node.name_rotated_cert(ctx)
+
+
+def _client_pem(ctx: Context) -> Path:
+    return Path(kubelet.find_rotated_cert(ctx.config))
+
+
+def kubeconfigs_are_valid(ctx: Context) -> bool:
+    if not all(kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, name) for name in JOINED):
+        return False
+    return not _may_sign(ctx) or kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, "kubelet")
+
+
+def write_manifests(ctx: Context) -> Outputs:
+    """The three static pods: with them the kubelet starts what etcd can serve by now."""
+    control_plane.write_apiserver_manifest(ctx)
+    control_plane.write_controller_manager_manifest(ctx)
+    control_plane.write_scheduler_manifest(ctx)
+    return None
+
+
+def manifests_are_current(ctx: Context) -> bool:
+    return all(control_plane.manifest_is_current(ctx, component) for component in manifests.CONTROL_PLANE)
+
+
+# ---- etcd
+
+
+def check_etcd(ctx: Context) -> Outputs:
+    """Before the kubelet starts: etcd serves, and all who have a vote are there. Raises ClusterError
+    (etcd-no-quorum, etcd-member-down, etcd-unreachable, etcd-name-taken)."""
+    if ctx.config.cluster.local_etcd is None:
+        return None
+    client = _make_client(ctx)
+    members = _list_members(client)
+    etcd.find_place(members, name=ctx.config.node.name, peer_url=_peer_url(ctx), has_data=_has_data(ctx))
+    own = etcd.find_by_peer_url(members, _peer_url(ctx))
+    others = [member for member in members if member is not own]
+    error = etcd.judge_members(others, _probe_members(client, others))
+    if error:
+        raise error
+    return None
+
+
+def _make_client(ctx: Context) -> etcd.Etcd:
+    pods = ctx.api.list(kubeapi.path_of("Pod", "", "kube-system"), label="component=etcd,tier=control-plane")
+    urls = etcd.client_urls_of_pods(pods)
+    if not urls:
+        raise ClusterError(
+            "the cluster shows no etcd member",
+            cause="no pod of kube-system with the label component=etcd says where its clients go",
+            remedy="look at them: kubectl -n kube-system get pods -l component=etcd -o wide",
+            code="etcd-unreachable",
+        )
+    own = manifests.etcd_client_url(ctx.config.local_api_endpoint.advertise_address)
+    # this node's own etcd comes last: while it joins, it serves nobody
+    ordered = [*(url for url in urls if url != own), *(url for url in urls if url == own)]
+    return etcd.Etcd(ctx.host, ordered, etcd.read_client_tls(ctx.host, ctx.paths))
+
+
+def _list_members(client: etcd.Etcd) -> tuple[etcd.Member, ...]:
+    try:
+        return client.list_members()
+    except Unreachable as error:
+        raise ClusterError(
+            "no etcd member answers",
+            cause=f"asked: {', '.join(client.endpoints)}; {error.cause}",
+            remedy="check the way there (port 2379 of every control plane): curl -vk "
+            + client.endpoints[0]
+            + "/health",
+            code="etcd-unreachable",
+        ) from error
+
+
+def _probe_members(client: etcd.Etcd, members: Any) -> dict[str, str]:
+    """member_id -> what is wrong, of the members that do not serve."""
+    seen = {m.member_id: client.probe_status(m.client_urls[0]) for m in members if m.client_urls}
+    seen.update({m.member_id: "it has never started" for m in members if not m.client_urls})
+    return {member_id: trouble for member_id, trouble in seen.items() if trouble}
+
+
+def _peer_url(ctx: Context) -> str:
+    return manifests.etcd_peer_url(ctx.config.local_api_endpoint.advertise_address)
+
+
+def _has_data(ctx: Context) -> bool:
+    return ctx.host.is_dir(control_plane.etcd_data_dir(ctx) / "member")
+
+
+def join_etcd(ctx: Context) -> Outputs:
+    """Become a member of etcd: announced as a learner, started, caught up, given a vote; one node at a time.
+
+    Raises ClusterError: join-queue, etcd-busy, etcd-member-down, etcd-no-quorum, etcd-unreachable, etcd-name-taken,
+    not-healthy. Whatever happens, a learner without a vote does not stay in the list.
+    """
+    if ctx.config.cluster.local_etcd is None:
+        return None
+    client = _make_client(ctx)
+    with _turn(ctx) as turn:
+        place = etcd.find_place(
+            _list_members(client), name=ctx.config.node.name, peer_url=_peer_url(ctx), has_data=_has_data(ctx)
+        )
+        if place.action == "replace" and place.member is not None:
+            ctx.report.note(f"etcd knew this machine from a former life, {place.member.describe()}: it was removed")
+            _remove_former(ctx, client, place.member)
+        members = _announce(ctx, client, turn) if place.action in ("add", "replace") else _list_members(client)
+        try:
+            rows = etcd.plan_initial_cluster(members, name=ctx.config.node.name, peer_url=_peer_url(ctx))
+            control_plane.write_etcd_member_manifest(ctx, rows)
+            _wait_for_vote(ctx, client, turn)
+        except BaseException as error:
+            _take_back(ctx, client, error)
+            raise
+    return {"etcd_members": [member.name or ctx.config.node.name for member in members]}
+
+
+@contextlib.contextmanager
+def _turn(ctx: Context) -> Iterator[lease.Lease]:
+    """Hold the queue's Lease for the time of the block."""
+    turn = lease.Lease(ctx.api, QUEUE, ctx.config.node.name)
+    started, told = ctx.host.monotonic(), ""
+    while holder := turn.try_take(ctx.host.now(), ctx.host.monotonic()):
+        elapsed, limit = ctx.host.monotonic() - started, _queue_timeout_s(ctx)
+        if holder != told:
+            told = holder
+            ctx.report.note(f"control plane {holder} joins right now: this one waits until it is through")
+        ctx.report.waiting(f"etcd: {elapsed:.0f} s of {limit:.0f} s; control plane {holder} joins first")
+        if elapsed > limit:
+            raise ClusterError(
+                f"control plane {holder} has been joining for {elapsed:.0f} s",
+                cause=f"it holds Lease kube-system/{QUEUE} and renews it: etcd takes one new member at a time",
+                remedy=f"see what it waits for, on {holder}; then run the command again",
+                code="join-queue",
+            )
+        ctx.host.sleep(POLL_S * 2)
+    try:
+        yield turn
+    finally:
+        with contextlib.suppress(KbError):
+            turn.give_back()
+
+
+def _queue_timeout_s(ctx: Context) -> float:
+    return 2.0 * ctx.config.timeouts.etcd_api_call_s
+
+
+def _remove_former(ctx: Context, client: etcd.Etcd, former: etcd.Member) -> None:
+    members = _list_members(client)
+    gone = etcd.match_member(members, former.member_id)
+    others = [member for member in members if member is not gone]
+    etcd.check_removal(members, gone, _probe_members(client, others))
+    client.remove(gone)
+
+
+def _announce(ctx: Context, client: etcd.Etcd, turn: lease.Lease) -> tuple[etcd.Member, ...]:
+    """Add this node as a learner. etcd refuses for a while what may be right in a moment."""
+    started = ctx.host.monotonic()
+    while True:
+        try:
+            added: tuple[etcd.Member, ...] = client.add_learner(_peer_url(ctx))
+            # the answer of a list that another member has not seen yet would lack this one
+            return added
+        except etcd.EtcdRefused as error:
+            elapsed = ctx.host.monotonic() - started
+            trouble = _explain_refusal(client, error)
+            if elapsed > SETTLE_S or trouble.code == "etcd-no-quorum":
+                raise trouble from error
+            ctx.report.waiting(f"etcd: {elapsed:.0f} s of {SETTLE_S} s; {trouble}")
+        turn.keep(ctx.host.now(), ctx.host.monotonic())
+        ctx.host.sleep(POLL_S * 2)
+
+
+def _explain_refusal(client: etcd.Etcd, error: etcd.EtcdRefused) -> ClusterError:
+    members = _list_members(client)
+    down = etcd.judge_members(members, _probe_members(client, [m for m in members if not m.is_learner]))
+    if down:
+        return down
+    learner = next((m for m in members if m.is_learner), None)
+    if learner is not None and "learner" in error.message:
+        return ClusterError(
+            f"etcd has a learner already: {learner.describe()}",
+            cause="it takes one at a time; that one joins right now, or its join was cut off",
+            remedy=f"wait for it, or, if it is gone for ever, on a control plane: kb etcd remove {learner.hex_id}; then "
+            "run the command again",
+            code="etcd-busy",
+        )
+    return ClusterError(
+        "etcd takes no new member yet",
+        cause=f"{error.message}: it wants all of its members connected for five seconds first",
+        remedy="run the command again; if it stays so: kb etcd members",
+        code="etcd-busy",
+    )
+
+
+def _wait_for_vote(ctx: Context, client: etcd.Etcd, turn: lease.Lease) -> None:
+    """Until this node's etcd runs and has its vote."""
+    own_url = manifests.etcd_client_url(ctx.config.local_api_endpoint.advertise_address)
+
+    def look() -> str:
+        turn.keep(ctx.host.now(), ctx.host.monotonic())
+        own = etcd.find_by_peer_url(client.list_members(), _peer_url(ctx))
+        if own is None:
+            return "it is not in etcd's member list any more"
+        if not own.has_started:
+            return "its container is not started yet"
+        if own.is_learner:
+            client.promote(own)
+        # the vote is given; an API server that met it before it knows would end
+        return client.probe_read(own_url)
+
+    def patient() -> str:
+        try:
+            return look()
+        except etcd.EtcdRefused as error:
+            return "it takes over the data, and has no vote yet" if "in sync" in error.message else error.message
+        except Unreachable as error:
+            return f"etcd does not answer: {error.cause}"
+
+    took = wait_until(
+        ctx, patient, goal="etcd member", timeout_s=ctx.config.timeouts.etcd_api_call_s, components=("etcd",)
+    )
+    ctx.report.detail(f"etcd member {ctx.config.node.name} has its vote after {took:.1f} s")
+
+
+def _take_back(ctx: Context, client: etcd.Etcd, error: BaseException) -> None:
+    """A learner without a vote goes out of the list again, with what it was started from: left there it would keep
+    the next one out. A member with a vote stays; so does the error, which is told what became of it."""
+    try:
+        members = _list_members(client)
+        own = etcd.find_by_peer_url(members, _peer_url(ctx))
+        if own is not None and not own.is_learner:
+            return
+        ctx.host.remove(ctx.paths.manifest("etcd"))
+        if own is not None:
+            client.remove(own)
+        ctx.host.remove_tree(control_plane.etcd_data_dir(ctx) / "member")
+        rest = [member for member in members if member is not own]
+        serving = len(rest) - len(_probe_members(client, rest))
+        text = f"its member was taken out of etcd's list again: the cluster is as it was ({serving} of {len(rest)} members serve)"
+    except KbError as second:
+        text = f"its member is still in etcd's list ({second}): kb etcd members shows it, the next run goes on with it"
+    if isinstance(error, KbError):
+        error.details = (*error.details, text)
+    ctx.report.note(text)
+
+
+def is_etcd_member(ctx: Context) -> bool:
+    if ctx.config.cluster.local_etcd is None:
+        return True
+    if not ctx.host.exists(ctx.paths.manifest("etcd")):
+        return False
+    try:
+        own = etcd.find_by_peer_url(_make_client(ctx).list_members(), _peer_url(ctx))
+    except KbError:
+        return False
+    return own is not None and own.has_started and not own.is_learner
+
+
+# ---- wait-control-plane, verify
+
+
+def at_own_server(ctx: Context) -> Context:
+    """The same context, speaking to this node's own API server."""
+    own = ctx.api.with_server(kubeconfig.local_url(ctx.config))
+    return replace(ctx, outputs={**ctx.outputs, "_api": own})
+
+
+def wait_for_instance(ctx: Context) -> Outputs:
+    """The kubelet, this node's API server, controller-manager and scheduler."""
+    own = at_own_server(ctx)
+    wait_for_control_plane(own)
+    wait_for_controllers(own)
+    return None
+
+
+def instance_is_healthy(ctx: Context) -> bool:
+    from kubeup.phases.health import control_plane_is_healthy
+
+    return control_plane_is_healthy(at_own_server(ctx))
+
+
+def soak_instance(ctx: Context) -> None:
+    """The static pods of this node run for the soak time, as on the first control plane."""
+    if ctx.config.kb.soak_s:
+        soak(ctx, ctx.config.node.name)
