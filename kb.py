@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import sys
 
-from kubeup import cli, commands, commands_doctor, commands_join, commands_token
+from kubeup import cli, commands, commands_doctor, commands_etcd, commands_join, commands_token
 from kubeup.cli import Command
 from kubeup.phases import (
     addons,
@@ -303,6 +303,9 @@ JOIN: tuple[Phase, ...] = (
 )
 
 RESET: tuple[Phase, ...] = (
+    Phase("remove-etcd-member",
+          does="Take this node's member out of the cluster's etcd, while it still can be asked",
+          run=reset.remove_etcd_member, live="node"),
     Phase("cleanup-node/stop-kubelet",
           does="Stop the kubelet, which would start every pod again",
           run=reset.stop_kubelet, live="node"),
@@ -362,6 +365,10 @@ COMMANDS: tuple[Command, ...] = (
             options=("kubeconfig", "dry-run"), arguments=("token...",)),
     Command("token generate", "Print a random bootstrap token", commands.token_generate),
     Command("certs certificate-key", "Print a random key for --certificate-key", commands.certificate_key),
+    Command("etcd members", "List the members of the cluster's etcd, and whether each serves", commands_etcd.members,
+            options=("cert-dir", "output")),
+    Command("etcd remove", "Take a member that is gone for ever out of etcd's list", commands_etcd.remove,
+            options=("cert-dir", "force"), arguments=("member...",)),
     Command("routes", "Keep the routes to other nodes' pods (run by systemd)", commands.routes, options=("once",)),
     Command("version", "Print kb's version", commands.version, options=("output",)),
     Command("completion", "Print a completion script for bash, zsh or fish", commands.completion,

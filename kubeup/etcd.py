@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from kubeup.secret import Secret
 
 CLIENT_URLS_ANNOTATION = "kubeadm.kubernetes.io/etcd.advertise-client-urls"
 """On every etcd pod: where its clients go."""
+CLIENT_PORT = 2379
 CALL_S = 2
 """How long one request to one member may take."""
 
@@ -185,6 +187,25 @@ def client_urls_of_pods(pods: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     """Where the cluster's etcd pods (label component=etcd) say that their clients go, sorted."""
     texts = ((pod["metadata"].get("annotations") or {}).get(CLIENT_URLS_ANNOTATION, "") for pod in pods)
     return tuple(sorted({url for text in texts for url in text.split(",") if url}))
+
+
+def client_urls_of_manifest(pod: Mapping[str, Any]) -> tuple[str, ...]:
+    """The client URLs that an etcd static pod tells of: its own first, then those of the members it joined (by
+    kubeadm's rule: the peer's host, port 2379)."""
+    command = [str(word) for word in pod["spec"]["containers"][0].get("command") or ()]
+    flags = dict(word.lstrip("-").partition("=")[::2] for word in command)
+    own = [url for url in flags.get("advertise-client-urls", "").split(",") if url]
+    peers = (row.partition("=")[2] for row in flags.get("initial-cluster", "").split(",") if row)
+    others = (re.sub(r":\d+$", f":{CLIENT_PORT}", url) for url in peers)
+    return tuple(dict.fromkeys([*own, *others]))
+
+
+def probe_members(client: Etcd, members: Iterable[Member]) -> dict[str, str]:
+    """member_id -> what is wrong, of the members that do not serve."""
+    seen = {
+        m.member_id: client.probe_status(m.client_urls[0]) if m.client_urls else "it has never started" for m in members
+    }
+    return {member_id: trouble for member_id, trouble in seen.items() if trouble}
 
 
 # ---- what the list means for a node that joins or goes

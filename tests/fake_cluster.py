@@ -58,6 +58,10 @@ class FakeCluster:
             self.remember()
             return _ok(gone) if gone else _status(404, "NotFound", f"{path} not found")
         value = json.loads(body)
+        if path.startswith("/v3/"):  # etcd's gateway: the one member of a single node
+            return _ok(
+                {"members": [{"ID": "1", "name": "cp1", "peerURLs": [], "clientURLs": [url.partition("/v3/")[0]]}]}
+            )
         if method == "POST":
             name = value["metadata"]["name"]
             if f"{path}/{name}" in self.objects:

@@ -247,7 +247,7 @@ def check_etcd(ctx: Context) -> Outputs:
     etcd.find_place(members, name=ctx.config.node.name, peer_url=_peer_url(ctx), has_data=_has_data(ctx))
     own = etcd.find_by_peer_url(members, _peer_url(ctx))
     others = [member for member in members if member is not own]
-    error = etcd.judge_members(others, _probe_members(client, others))
+    error = etcd.judge_members(others, etcd.probe_members(client, others))
     if error:
         raise error
     return None
@@ -281,13 +281,6 @@ def _list_members(client: etcd.Etcd) -> tuple[etcd.Member, ...]:
             + "/health",
             code="etcd-unreachable",
         ) from error
-
-
-def _probe_members(client: etcd.Etcd, members: Any) -> dict[str, str]:
-    """member_id -> what is wrong, of the members that do not serve."""
-    seen = {m.member_id: client.probe_status(m.client_urls[0]) for m in members if m.client_urls}
-    seen.update({m.member_id: "it has never started" for m in members if not m.client_urls})
-    return {member_id: trouble for member_id, trouble in seen.items() if trouble}
 
 
 def _peer_url(ctx: Context) -> str:
@@ -359,7 +352,7 @@ def _remove_former(ctx: Context, client: etcd.Etcd, former: etcd.Member) -> None
     members = _list_members(client)
     gone = etcd.match_member(members, former.member_id)
     others = [member for member in members if member is not gone]
-    etcd.check_removal(members, gone, _probe_members(client, others))
+    etcd.check_removal(members, gone, etcd.probe_members(client, others))
     client.remove(gone)
 
 
@@ -383,7 +376,7 @@ def _announce(ctx: Context, client: etcd.Etcd, turn: lease.Lease) -> tuple[etcd.
 
 def _explain_refusal(client: etcd.Etcd, error: etcd.EtcdRefused) -> ClusterError:
     members = _list_members(client)
-    down = etcd.judge_members(members, _probe_members(client, [m for m in members if not m.is_learner]))
+    down = etcd.judge_members(members, etcd.probe_members(client, [m for m in members if not m.is_learner]))
     if down:
         return down
     learner = next((m for m in members if m.is_learner), None)
@@ -446,7 +439,7 @@ def _take_back(ctx: Context, client: etcd.Etcd, error: BaseException) -> None:
             client.remove(own)
         ctx.host.remove_tree(control_plane.etcd_data_dir(ctx) / "member")
         rest = [member for member in members if member is not own]
-        serving = len(rest) - len(_probe_members(client, rest))
+        serving = len(rest) - len(etcd.probe_members(client, rest))
         text = f"its member was taken out of etcd's list again: the cluster is as it was ({serving} of {len(rest)} members serve)"
     except KbError as second:
         text = f"its member is still in etcd's list ({second}): kb etcd members shows it, the next run goes on with it"

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubeup import render
-from kubeup.errors import HostError
+from kubeup.errors import HostError, KbError
 from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import health, podnetwork, runtime, state, undo
+    from kubeup import etcd, health, podnetwork, runtime, state, undo
     from kubeup.phases import node
 else:
+    etcd = lazy_import("kubeup.etcd")
     health = lazy_import("kubeup.health")
     node = lazy_import("kubeup.phases.node")
     podnetwork = lazy_import("kubeup.podnetwork")
@@ -69,6 +70,37 @@ def _is_kubelet_of_kb(ctx: Context) -> bool:
     if not is_of_kb:
         ctx.report.note("kb did not set up this node's kubelet: it and its pods stay as they are")
     return is_of_kb
+
+
+def remove_etcd_member(ctx: Context) -> Outputs:
+    """The other members must not count on one that is gone. Where etcd does not let go of it, that is said, with what
+    to do, and reset goes on: the node is wanted back."""
+    manifest = ctx.paths.manifest("etcd")
+    if str(manifest) not in state.load_state(ctx.host, ctx.paths).created_paths() or not ctx.host.exists(manifest):
+        return None
+    try:
+        _leave_etcd(ctx, manifest)
+    except KbError as error:
+        ctx.report.warn(
+            f"this node's etcd member stays in the list: {error}. On another control plane: kb etcd members"
+        )
+    return None
+
+
+def _leave_etcd(ctx: Context, manifest: Path) -> None:
+    pod = render.load_yaml(ctx.host.read_text(manifest))
+    own_url, *others = etcd.client_urls_of_manifest(pod)
+    tls = etcd.read_client_tls(ctx.host, ctx.paths)
+    members = etcd.Etcd(ctx.host, (own_url, *others), tls).list_members()
+    own = next((member for member in members if own_url in member.client_urls), None)
+    if own is None or len([member for member in members if not member.is_learner]) < 2:
+        return  # gone already; or the last one, which goes with its data
+    rest = [member for member in members if member is not own]
+    # the others are asked: a member that takes itself out cannot say whether it was done
+    client = etcd.Etcd(ctx.host, [url for member in rest for url in member.client_urls], tls)
+    etcd.check_removal(members, own, etcd.probe_members(client, rest))
+    client.remove(own)
+    ctx.report.note(f"{own.describe()} was taken out of etcd's list: {len(rest)} members are left")
 
 
 def stop_kubelet(ctx: Context) -> Outputs:

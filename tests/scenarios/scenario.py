@@ -53,7 +53,7 @@ def run_reset(host: Host, *, log: Optional[io.StringIO] = None) -> RunResult:
     node_state = load_state(host, paths)
     config = InitConfig(ClusterConfiguration("v1.35.6"), NodeRegistration("cp1"), LocalAPIEndpoint("127.0.0.1"))
     ctx = commands.make_context(host, config, paths, Report(log or io.StringIO(), verbosity=1))
-    result = Runner("reset", kb.RESET, node_state, keeps_journal=False).run(ctx, only="cleanup-node")
+    result = Runner("reset", kb.RESET, node_state, keeps_journal=False).run(ctx)
     host.remove_tree(paths.state_dir)
     return result
 

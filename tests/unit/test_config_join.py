@@ -8,7 +8,7 @@ from typing import Any, Optional
 import pytest
 
 from kubeup.config.load_join import JoinWishes, build_join_config, load_join_config
-from kubeup.config.types import JoinConfig, PodNetwork
+from kubeup.config.types import JoinConfig, JoinControlPlane, LocalAPIEndpoint, PodNetwork
 from kubeup.errors import ClusterError, UsageError
 from kubeup.secret import Secret
 from tests.fake_host import FakeHost
@@ -84,7 +84,8 @@ def test_discovery_by_file_with_a_token_beside_it() -> None:
         (FLAGS, "h", "invalid-config"),
         ({**FLAGS, "discovery-file": "/x"}, "h:1", "invalid-config"),
         ({"discovery-file": "ftp://x"}, "", "invalid-config"),
-        ({**FLAGS, "control-plane": True}, "h:1", "control-plane-join-missing"),
+        ({**FLAGS, "control-plane": True, "certificate-key": "abc"}, "h:1", "invalid-config"),
+        ({**FLAGS, "control-plane": True, "apiserver-advertise-address": "10.0.0.300"}, "h:1", "invalid-config"),
     ],
 )
 def test_what_cannot_be(flags: dict[str, Any], endpoint: str, code: str) -> None:
@@ -126,8 +127,14 @@ def test_v1beta3() -> None:
     assert [(arg.name, arg.value) for arg in wishes.join.node.kubelet_extra_args] == [("v", "3")]
 
 
-def test_a_control_plane_s_file_is_refused() -> None:
-    fails("control-plane-join-missing", DOCUMENT + "controlPlane: {}\n")
+def test_a_control_plane_by_file_and_by_flags() -> None:
+    by_file = load(DOCUMENT + "controlPlane: {localAPIEndpoint: {bindPort: 7443}}\n").join.control_plane
+    assert by_file == JoinControlPlane(LocalAPIEndpoint("", 7443))
+    flags = {**FLAGS, "control-plane": True, "certificate-key": "ab" * 32, "apiserver-advertise-address": "10.0.0.5"}
+    assert load(flags=flags, endpoint="h:1").join.control_plane == JoinControlPlane(
+        LocalAPIEndpoint("10.0.0.5"), Secret("ab" * 32)
+    )
+    assert load(flags={**FLAGS, "control-plane": True}, endpoint="h:1").join.control_plane == JoinControlPlane()
 
 
 @pytest.mark.parametrize(

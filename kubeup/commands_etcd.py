@@ -1,0 +1,92 @@
+"""The commands etcd members and etcd remove: the member list of the cluster's own etcd, asked on a control plane."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kubeup.errors import HostError, UsageError
+from kubeup.lazy import lazy_import
+from kubeup.paths import Paths
+
+if TYPE_CHECKING:
+    from kubeup import etcd, host, render
+    from kubeup.cli import Invocation
+    from kubeup.host import LocalHost
+else:
+    etcd = lazy_import("kubeup.etcd")
+    host = lazy_import("kubeup.host")
+    render = lazy_import("kubeup.render")
+
+
+def members(call: Invocation) -> int:
+    """Every member, and whether it serves. It needs no API server: etcd itself is asked."""
+    client = _find_client(call, host.LocalHost())
+    found = client.list_members()
+    trouble = etcd.probe_members(client, found)
+    rows = [_describe(member, trouble.get(member.member_id, "")) for member in found]
+    if call.output != "text":
+        call.print_value(rows)
+        return 0
+    for row in rows:
+        kind = "learner" if row["isLearner"] else "member"
+        call.print(
+            f"{row['id']:>16}  {row['name'] or '(never started)'}  {kind}  {' '.join(row['peerURLs'])}  {row['state']}"
+        )
+    voters = [member for member in found if not member.is_learner]
+    living = sum(member.member_id not in trouble for member in voters)
+    call.print(f"{living} of {len(voters)} with a vote serve; {etcd.quorum_of(len(voters))} are needed")
+    return 0
+
+
+def _describe(member: etcd.Member, trouble: str) -> dict[str, Any]:
+    return {
+        "id": member.hex_id,
+        "name": member.name,
+        "isLearner": member.is_learner,
+        "peerURLs": list(member.peer_urls),
+        "clientURLs": list(member.client_urls),
+        "state": trouble or "serves",
+    }
+
+
+def remove(call: Invocation) -> int:
+    """Take a member out of the list that is gone for ever; refused where the rest would have no quorum."""
+    local = host.LocalHost()
+    if len(call.words) != 1:
+        raise UsageError(
+            "kb etcd remove takes one member",
+            cause=f"{len(call.words)} were named",
+            remedy="name it by its name, number or address: kb etcd members shows them",
+            code="usage",
+        )
+    client = _find_client(call, local)
+    found = client.list_members()
+    gone = etcd.match_member(found, call.words[0])
+    trouble = etcd.probe_members(client, found)
+    etcd.check_removal(found, gone, trouble)
+    if gone.member_id not in trouble and not gone.is_learner and not call.flags.get("force"):
+        raise UsageError(
+            f"{gone.describe()} serves",
+            cause="a member that lives is taken out by its own machine, together with what it runs",
+            remedy=f"on that machine: kb reset; to remove the member alone all the same: kb etcd remove {gone.hex_id} --force",
+            code="etcd-member-serves",
+        )
+    client.remove(gone)
+    call.print(f"removed: {gone.describe()}; {len(found) - 1} members are left")
+    return 0
+
+
+def _find_client(call: Invocation, local: LocalHost) -> etcd.Etcd:
+    """The members that this node's static pod knows: its own, and those it joined. Raises HostError (no-local-etcd)."""
+    pki = Path(call.flags.get("cert-dir", "/etc/kubernetes/pki"))
+    manifest = Paths().manifest("etcd")
+    if not local.exists(manifest):
+        raise HostError(
+            "this node runs no etcd of the cluster's",
+            cause=f"there is no {manifest}",
+            remedy="run the command on a control plane with an etcd of its own: kubectl get nodes -l node-role.kubernetes.io/control-plane",
+            code="no-local-etcd",
+        )
+    urls = etcd.client_urls_of_manifest(render.load_yaml(local.read_text(manifest)))
+    return etcd.Etcd(local, urls, etcd.read_client_tls(local, Paths(pki=pki)))

@@ -1,0 +1,225 @@
+"""kubeup/etcd.py: what the member list means, and requests to whichever member answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubeup import etcd
+from kubeup.errors import ClusterError
+from kubeup.etcd import Member
+from kubeup.host import HttpResponse, Tls, Unreachable
+from tests.fake_host import FakeHost
+
+CP1 = Member("1", "cp1", ("https://10.0.0.11:2380",), ("https://10.0.0.11:2379",))
+CP2 = Member("2", "cp2", ("https://10.0.0.12:2380",), ("https://10.0.0.12:2379",))
+CP3 = Member("3", "cp3", ("https://10.0.0.13:2380",), ("https://10.0.0.13:2379",))
+NEW = Member("255", "", ("https://10.0.0.13:2380",), is_learner=True)
+OWN = "https://10.0.0.13:2380"
+
+
+@dataclass
+class EtcdHost(FakeHost):
+    """Members that answer by their client URL: endpoint -> verb -> (status, body). What is not there is silent."""
+
+    members: dict[str, dict[str, tuple[int, Any]]] = field(default_factory=dict)
+    asked: list[tuple[str, Any]] = field(default_factory=list)
+
+    def http_send(
+        self, method: str, url: str, *, body: bytes = b"", tls: Optional[Tls] = None,
+        headers: Optional[Mapping[str, str]] = None, timeout_s: float = 10,
+    ) -> HttpResponse:  # fmt: skip
+        endpoint, _, verb = url.partition("/v3/")
+        self.asked.append((url, json.loads(body)))
+        if endpoint not in self.members:
+            raise Unreachable(url, "refused", "connection refused")
+        status, answer = self.members[endpoint].get(verb, (200, {}))
+        return HttpResponse(status, json.dumps(answer).encode())
+
+
+def client(members: Mapping[str, Any], *endpoints: str) -> etcd.Etcd:
+    return etcd.Etcd(EtcdHost(members=dict(members)), endpoints or tuple(members), Tls())
+
+
+def test_the_gateway_leaves_out_what_is_false() -> None:
+    answer = {
+        "members": [
+            {"ID": "10501334649042878790", "name": "cp1", "peerURLs": ["https://a:2380"], "clientURLs": ["https://a:2379"]},
+            {"ID": "7", "peerURLs": ["https://b:2380"], "isLearner": True},
+        ]
+    }  # fmt: skip
+    first, second = etcd.parse_members(answer)
+    assert (first.hex_id, first.has_started, first.is_learner) == ("91bc3c398fb3c146", True, False)
+    assert (second.name, second.client_urls, second.is_learner) == ("", (), True)
+    assert "learner" in second.describe() and "never started" in second.describe()
+
+
+def test_a_silent_member_is_passed_over() -> None:
+    asked = client(
+        {"https://b:2379": {"cluster/member/list": (200, {"members": []})}}, "https://a:2379", "https://b:2379"
+    )
+    assert asked.list_members() == ()
+    with pytest.raises(Unreachable):
+        client({}, "https://a:2379").list_members()
+
+
+def test_what_etcd_refuses_is_told_in_its_words() -> None:
+    refused = {
+        "https://a:2379": {"cluster/member/add": (503, {"error": "x", "message": "etcdserver: unhealthy cluster"})}
+    }
+    with pytest.raises(etcd.EtcdRefused) as caught:
+        client(refused).add_learner(OWN)
+    assert caught.value.message == "etcdserver: unhealthy cluster" and "https://a:2379" in caught.value.cause
+
+
+def test_the_requests() -> None:
+    asked = client({"https://a:2379": {"cluster/member/add": (200, {"members": [{"ID": "9", "peerURLs": [OWN]}]})}})
+    assert [member.member_id for member in asked.add_learner(OWN)] == ["9"]
+    asked.promote(NEW)
+    asked.remove(NEW)
+    host = asked.host
+    assert isinstance(host, EtcdHost)
+    assert [(url.rpartition("/v3/")[2], body) for url, body in host.asked] == [
+        ("cluster/member/add", {"peerURLs": [OWN], "isLearner": True}),
+        ("cluster/member/promote", {"ID": "255"}),
+        ("cluster/member/remove", {"ID": "255"}),
+    ]
+
+
+def test_who_serves() -> None:
+    members = {
+        "https://10.0.0.11:2379": {},
+        "https://10.0.0.12:2379": {"maintenance/status": (200, {"errors": ["NOSPACE"]})},
+    }
+    found = etcd.probe_members(client(members), (CP1, CP2, CP3, NEW))
+    assert set(found) == {"2", "3", "255"} and found["2"] == "NOSPACE" and "never started" in found["255"]
+    learner = {"https://a:2379": {"kv/range": (503, {"message": "etcdserver: rpc not supported for learner"})}}
+    assert "learner" in client(learner).probe_read("https://a:2379")
+    assert client({"https://a:2379": {}}).probe_read("https://a:2379") == ""
+
+
+# ---- this node's place
+
+
+@pytest.mark.parametrize(
+    ("members", "has_data", "action"),
+    [
+        ((CP1, CP2), False, "add"),
+        ((CP1, CP2, NEW), False, "reuse"),
+        ((CP1, CP2, NEW), True, "reuse"),
+        ((CP1, CP2, Member("3", "cp3", (OWN,), is_learner=True)), True, "reuse"),
+        ((CP1, CP2, CP3), True, "keep"),
+        ((CP1, CP2, CP3), False, "replace"),
+        ((CP1, Member("3", "old-name", (OWN + "/",))), False, "replace"),
+    ],
+)
+def test_the_place_of_this_node(members: tuple[Member, ...], has_data: bool, action: str) -> None:
+    place = etcd.find_place(members, name="cp3", peer_url=OWN, has_data=has_data)
+    assert place.action == action and (place.member is None) == (action == "add")
+
+
+def test_a_namesake_elsewhere_is_named_not_overwritten() -> None:
+    with pytest.raises(ClusterError) as caught:
+        etcd.find_place((CP1, CP2), name="cp2", peer_url=OWN, has_data=False)
+    assert caught.value.code == "etcd-name-taken" and "https://10.0.0.12:2380" in caught.value.cause
+
+
+def test_the_initial_cluster_has_every_member_once() -> None:
+    rows = etcd.plan_initial_cluster((CP1, NEW, Member("171", "", ("https://x:2380",))), name="cp3", peer_url=OWN)
+    assert rows == (("cp1", "https://10.0.0.11:2380"), ("cp3", OWN), ("ab", "https://x:2380"))
+
+
+# ---- quorum
+
+
+@pytest.mark.parametrize(
+    ("members", "away", "code"),
+    [
+        ((CP1,), (), ""),
+        ((CP1, CP2, CP3), (), ""),
+        ((CP1, CP2, CP3), ("3",), "etcd-member-down"),
+        ((CP1, CP2, CP3), ("2", "3"), "etcd-no-quorum"),
+        ((CP1, CP2), ("2",), "etcd-no-quorum"),
+        ((CP1, CP2, NEW), ("255",), ""),
+    ],
+)
+def test_whether_etcd_takes_a_new_member(members: tuple[Member, ...], away: tuple[str, ...], code: str) -> None:
+    error = etcd.judge_members(members, dict.fromkeys(away, "no answer"))
+    assert (error.code if error else "") == code
+    if error and code == "etcd-member-down":
+        assert "kb etcd remove cp3" in error.remedy and "2 of 3" in error.cause
+
+
+@pytest.mark.parametrize(
+    ("members", "gone", "away", "code"),
+    [
+        ((CP1,), CP1, (), "etcd-last-member"),
+        ((CP1, CP2), CP2, ("2",), ""),
+        ((CP1, CP2), CP1, ("2",), "etcd-removal-unsafe"),
+        ((CP1, CP2, CP3), CP3, ("3",), ""),
+        ((CP1, CP2, CP3), CP1, ("3",), "etcd-removal-unsafe"),
+        ((CP1, NEW), NEW, ("255",), ""),
+    ],
+)
+def test_what_may_be_removed(members: tuple[Member, ...], gone: Member, away: tuple[str, ...], code: str) -> None:
+    trouble = dict.fromkeys(away, "no answer")
+    if not code:
+        etcd.check_removal(members, gone, trouble)
+        return
+    with pytest.raises(ClusterError) as caught:
+        etcd.check_removal(members, gone, trouble)
+    assert caught.value.code == code
+
+
+@given(st.integers(1, 9), st.sets(st.integers(0, 8)), st.integers(0, 8))
+def test_a_removal_that_is_allowed_leaves_a_quorum(size: int, away: set[int], pick: int) -> None:
+    members = [Member(str(n), f"cp{n}", (f"https://{n}:2380",)) for n in range(size)]
+    gone, trouble = members[pick % size], {str(n): "away" for n in away}
+    try:
+        etcd.check_removal(members, gone, trouble)
+    except ClusterError:
+        return
+    rest = [member for member in members if member is not gone]
+    assert sum(member.member_id not in trouble for member in rest) >= etcd.quorum_of(len(rest)) >= 1
+
+
+@pytest.mark.parametrize("word", ["cp2", "2", "10.0.0.12", "https://10.0.0.12:2380"])
+def test_a_member_is_named_by_what_people_see_of_it(word: str) -> None:
+    assert etcd.match_member((CP1, CP2), word) is CP2
+
+
+@pytest.mark.parametrize("word", ["", "cp9", "2380"])
+def test_who_is_no_member(word: str) -> None:
+    with pytest.raises(ClusterError) as caught:
+        etcd.match_member((CP1, CP2), word)
+    assert "cp1" in caught.value.cause
+
+
+# ---- where members are found
+
+
+def test_the_manifest_tells_of_all_whom_it_joined() -> None:
+    command = [
+        "etcd", "--advertise-client-urls=https://10.0.0.13:2379",
+        "--initial-cluster=cp1=https://10.0.0.11:2380,cp3=https://10.0.0.13:2380,b=https://[fd00::2]:2380",
+    ]  # fmt: skip
+    pod = {"spec": {"containers": [{"command": command}]}}
+    assert etcd.client_urls_of_manifest(pod) == (
+        "https://10.0.0.13:2379", "https://10.0.0.11:2379", "https://[fd00::2]:2379",
+    )  # fmt: skip
+
+
+def test_the_pods_tell_of_their_members() -> None:
+    note = etcd.CLIENT_URLS_ANNOTATION
+    pods: list[dict[str, Any]] = [
+        {"metadata": {"annotations": {note: "https://b:2379"}}},
+        {"metadata": {}},
+        {"metadata": {"annotations": {note: "https://a:2379,https://b:2379"}}},
+    ]
+    assert etcd.client_urls_of_pods(pods) == ("https://a:2379", "https://b:2379")

@@ -1,0 +1,425 @@
+"""kubeup/phases/join_control_plane.py: a further control plane against an etcd and an API server made of dicts."""
+
+from __future__ import annotations
+
+import io
+import json
+import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+import kb
+from kubeup import certshare, kubeapi, pki
+from kubeup.config.types import JoinConfig, JoinConfiguration, JoinControlPlane, LocalAPIEndpoint, NodeRegistration
+from kubeup.errors import KbError
+from kubeup.host import CommandResult, HttpResponse, Tls, Unreachable
+from kubeup.paths import Paths
+from kubeup.phases import join, join_control_plane
+from kubeup.releases import RELEASES
+from kubeup.render import load_yaml
+from kubeup.report import Report
+from kubeup.secret import Secret
+from kubeup.workflow import Context, fingerprint_inputs
+from tests.fake_node import finished_node
+from tests.unit.golden import golden_config
+from tests.unit.test_discovery import make_ca
+from tests.unit.test_phases_node import SystemdHost
+
+KEY = Secret("ab" * 32)
+API, OWN_API = "https://10.77.0.11:6443", "https://10.77.0.12:6443"
+CP1_ETCD, OWN_ETCD, OWN_PEER = "https://10.77.0.11:2379", "https://10.77.0.12:2379", "https://10.77.0.12:2380"
+MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
+LEASE = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/kb-control-plane-join"
+FIRST = finished_node()
+"""The first control plane, whose files are shared."""
+
+
+@dataclass
+class SecondHost(SystemdHost):
+    """A machine that joins: the cluster's objects are a dict, and its etcd is a list of members that obey etcd's rules.
+    Once etcd's manifest lies here, its member starts after `starts_after_s`."""
+
+    objects: dict[str, Any] = field(default_factory=dict)
+    members: list[dict[str, Any]] = field(default_factory=list)
+    starts_after_s: float = 1.0
+    refusals: list[str] = field(default_factory=list)
+    """What etcd says to the next requests to add a member."""
+    in_sync_after: int = 2
+    """How often a promotion is refused first."""
+    written_at: Optional[float] = None
+    dead: set[str] = field(default_factory=set)
+    adds: int = 0
+
+    def write_file(self, path: Path, data: Any, **rest: Any) -> bool:
+        if str(path) == MANIFEST:
+            self.written_at = self.ticks
+        return super().write_file(path, data, **rest)
+
+    def symlink(self, path: Path, target: str) -> bool:
+        return super().write_file(path, self.files[target])  # whoever reads the link reads what it leads to
+
+    def _own(self) -> Optional[dict[str, Any]]:
+        return next((m for m in self.members if m["peerURLs"] == [OWN_PEER]), None)
+
+    def _live(self) -> None:
+        own = self._own()
+        is_due = self.written_at is not None and self.ticks - self.written_at >= self.starts_after_s
+        if own and is_due and MANIFEST in self.files:
+            own.update(name="cp2", clientURLs=[OWN_ETCD])
+            self.files["/var/lib/etcd/member/wal"] = b""
+
+    def http_get(self, url: str, **_: Any) -> HttpResponse:
+        parts = urllib.parse.urlsplit(url)
+        if f"{parts.scheme}://{parts.netloc}" not in (API, OWN_API):
+            raise Unreachable(url, "refused", "connection refused")
+        found = self.objects.get(parts.path)
+        if parts.path.endswith("/pods"):
+            note = {"kubeadm.kubernetes.io/etcd.advertise-client-urls": CP1_ETCD}
+            found = {"items": [{"metadata": {"annotations": note}}]}
+        return HttpResponse(200, json.dumps(found).encode()) if found else HttpResponse(404, b"{}")
+
+    def http_send(
+        self, method: str, url: str, *, body: bytes = b"", tls: Optional[Tls] = None,
+        headers: Optional[Mapping[str, str]] = None, timeout_s: float = 10,
+    ) -> HttpResponse:  # fmt: skip
+        value = json.loads(body) if body else {}
+        if "/v3/" in url:
+            endpoint, _, verb = url.partition("/v3/")
+            return self._etcd(endpoint, verb, value)
+        path = urllib.parse.urlsplit(url).path
+        if method == "DELETE":
+            return HttpResponse(200 if self.objects.pop(path, None) else 404, b"{}")
+        path = f"{path}/{value['metadata']['name']}" if method == "POST" else path
+        value["metadata"].setdefault("resourceVersion", "1")
+        self.objects[path] = value
+        return HttpResponse(200, json.dumps(value).encode())
+
+    def _etcd(self, endpoint: str, verb: str, value: Any) -> HttpResponse:
+        self._live()
+        own = self._own()
+        is_own = endpoint == OWN_ETCD
+        if endpoint in self.dead or endpoint not in (CP1_ETCD, OWN_ETCD) or (is_own and not (own and own.get("name"))):
+            raise Unreachable(endpoint, "refused", "connection refused")
+        if verb == "cluster/member/list" or verb == "maintenance/status":
+            return HttpResponse(200, json.dumps({"members": self.members}).encode())
+        if verb == "kv/range":
+            is_learner = is_own and bool(own and own.get("isLearner"))
+            return _said("rpc not supported for learner") if is_learner else HttpResponse(200, b"{}")
+        if verb == "cluster/member/add":
+            self.adds += 1
+            if self.refusals:
+                return _said(self.refusals.pop(0))
+            self.members.append({"ID": str(90 + self.adds), "peerURLs": value["peerURLs"], "isLearner": True})
+            return HttpResponse(200, json.dumps({"members": self.members}).encode())
+        found = next(m for m in self.members if m["ID"] == value["ID"])
+        if verb == "cluster/member/remove":
+            self.members.remove(found)
+            return HttpResponse(200, b"{}")
+        assert verb == "cluster/member/promote"
+        self.in_sync_after -= 1
+        if self.in_sync_after >= 0:
+            return _said("can only promote a learner member which is in sync with leader")
+        found.pop("isLearner")
+        return HttpResponse(200, b"{}")
+
+
+def _said(text: str) -> HttpResponse:
+    return HttpResponse(503, json.dumps({"message": f"etcdserver: {text}"}).encode())
+
+
+def second(**fields: Any) -> SecondHost:
+    host = SecondHost(host_name="cp2", programs={"systemctl", "kubelet"}, dirs={"/run/systemd/system"}, **fields)
+    host.answers["systemctl is-active kubelet"] = CommandResult(("systemctl",), 3, "inactive\n")
+    if not host.members:
+        host.members = [{"ID": "1", "name": "cp1", "peerURLs": ["https://10.77.0.11:2380"], "clientURLs": [CP1_ETCD]}]
+    files = certshare.read_shared_files(FIRST, Paths(), golden_config().cluster)
+    secret = certshare.render_certs_secret(files, KEY, token_id="abcdef", token_uid="u")
+    host.objects["/api/v1/namespaces/kube-system/secrets/kubeadm-certs"] = secret
+    return host
+
+
+def config(**fields: Any) -> JoinConfig:
+    cluster = replace(golden_config().cluster, control_plane_endpoint="k8s.example:6443")
+    node = NodeRegistration("cp2")
+    wishes = JoinConfiguration(node, control_plane=JoinControlPlane(certificate_key=KEY))
+    found = JoinConfig(
+        cluster, node, LocalAPIEndpoint("10.77.0.12"), join=wishes, server=API, certificate_key=KEY,
+        ca_pem=FIRST.files["/etc/kubernetes/pki/ca.crt"].decode(), bootstrap_kubeconfig=Secret("x"),
+    )  # fmt: skip
+    return replace(found, **fields)
+
+
+def context(host: Any, wanted: Optional[JoinConfig] = None) -> Context:
+    return Context(
+        host, Paths(), wanted or config(), RELEASES[35], Report(io.StringIO(), verbosity=2),
+        make_api=lambda ctx: kubeapi.Api(host, kubeapi.Identity(API, Tls()), retry_s=0),
+    )  # fmt: skip
+
+
+def prepared(**fields: Any) -> tuple[SecondHost, Context]:
+    """Certificates and kubeconfigs are in place; etcd comes next."""
+    host = second(**fields)
+    ctx = context(host)
+    join_control_plane.check_prepared(ctx)
+    join_control_plane.download_certs(ctx)
+    join_control_plane.issue_certs(ctx)
+    join_control_plane.write_kubeconfigs(ctx)
+    return host, ctx
+
+
+def fails(code: str, call: Any, ctx: Context) -> KbError:
+    with pytest.raises(KbError) as caught:
+        call(ctx)
+    assert caught.value.code == code, caught.value
+    return caught.value
+
+
+# ---- the tuple
+
+
+def test_the_order_and_the_reads() -> None:
+    names = [phase.name for phase in kb.JOIN]
+    for first, then in (
+        ("control-plane-prepare/download-certs", "control-plane-prepare/certs"),
+        ("check-etcd", "kubelet-start"),
+        ("kubelet-start", "etcd-join"),
+        ("etcd-join", "control-plane-prepare/control-plane"),
+        ("control-plane-prepare/control-plane", "wait-control-plane"),
+    ):
+        assert names.index(first) < names.index(then)
+    kubeadms = {"preflight", "control-plane-prepare/download-certs", "control-plane-prepare/certs", "check-etcd",
+                "control-plane-prepare/kubeconfig", "control-plane-prepare/control-plane", "kubelet-start", "etcd-join",
+                "kubelet-wait-bootstrap", "control-plane-join/mark-control-plane", "wait-control-plane"}  # fmt: skip
+    assert kubeadms <= set(names)
+    for phase in kb.JOIN:
+        fingerprint_inputs(config(), phase.reads)
+
+
+# ---- before anything is written
+
+
+def test_a_cluster_without_an_endpoint_is_refused() -> None:
+    wanted = config(cluster=golden_config().cluster)
+    error = fails("no-control-plane-endpoint", join_control_plane.check_prepared, context(second(), wanted))
+    assert "kb reconfigure endpoint" in error.remedy
+
+
+def test_what_may_be_wrong_with_the_uploaded_certificates() -> None:
+    host = second()
+    fails(
+        "certificate-key-wrong",
+        join_control_plane.check_prepared,
+        context(host, config(certificate_key=Secret("cd" * 32))),
+    )
+    wanted = config(ca_pem=make_ca())
+    fails("certs-of-another-cluster", join_control_plane.check_prepared, context(host, wanted))
+    host.objects.clear()
+    error = fails("certs-secret-missing", join_control_plane.check_prepared, context(host))
+    assert "two hours" in error.cause and "--certificate-key" in error.remedy
+    assert host.files == {}
+
+
+def test_without_a_key_the_files_must_be_there() -> None:
+    error = fails(
+        "shared-files-missing", join_control_plane.check_prepared, context(second(), config(certificate_key=Secret("")))
+    )
+    assert "pki/sa.key" in error.cause and "ca.key" not in error.cause.split("sa.key")[0].replace("etcd/ca", "")
+
+
+# ---- control-plane-prepare
+
+
+def test_the_files_of_a_second_control_plane() -> None:
+    host, ctx = prepared()
+    for name in ("ca.key", "front-proxy-ca.key", "sa.key", "etcd/ca.key"):
+        assert host.files[f"/etc/kubernetes/pki/{name}"] == FIRST.files[f"/etc/kubernetes/pki/{name}"]
+        assert host.modes[f"/etc/kubernetes/pki/{name}"] == 0o600
+    serving = pki.parse_certs(host.files["/etc/kubernetes/pki/apiserver.crt"].decode())[0]
+    sans = pki.sans_of(serving)
+    assert {"10.77.0.12", "10.96.0.1"} <= set(map(str, sans.ips)) and {"cp2", "k8s.example"} <= set(sans.dns)
+    confs = [name for name in host.files if name.endswith(".conf") and name.startswith("/etc/kubernetes/")]
+    assert sorted(Path(name).stem for name in confs) == ["admin", "controller-manager", "kubelet", "scheduler"]
+    admin = load_yaml(host.files["/etc/kubernetes/admin.conf"].decode())
+    assert admin["clusters"][0]["cluster"]["server"] == "https://k8s.example:6443"
+    kubelet = load_yaml(host.files["/etc/kubernetes/kubelet.conf"].decode())
+    assert kubelet["clusters"][0]["cluster"]["server"] == OWN_API
+    user = kubelet["users"][0]["user"]
+    assert user == dict.fromkeys(
+        ("client-certificate", "client-key"), "/var/lib/kubelet/pki/kubelet-client-current.pem"
+    )
+    (dated,) = [name for name in host.files if name.startswith("/var/lib/kubelet/pki/kubelet-client-2")]
+    assert host.modes[dated] == 0o600 and b"PRIVATE KEY" in host.files[dated] and b"CERTIFICATE" in host.files[dated]
+    for probe in ("shared_certs_are_here", "certs_are_valid", "kubeconfigs_are_valid"):
+        assert getattr(join_control_plane, probe)(ctx), probe
+    host.changes.clear()
+    join_control_plane.download_certs(ctx)
+    join_control_plane.issue_certs(ctx)
+    join_control_plane.write_kubeconfigs(ctx)
+    assert host.changes == []
+
+
+def test_no_authority_is_ever_made_and_no_key_written_over() -> None:
+    host = second()
+    ctx = context(host)
+    fails("shared-files-missing", join_control_plane.issue_certs, ctx)
+    assert host.files == {} and not join_control_plane.certs_are_valid(ctx)
+    host.files["/etc/kubernetes/pki/sa.key"] = b"another cluster's"
+    fails("shared-file-differs", join_control_plane.download_certs, ctx)
+    assert host.files["/etc/kubernetes/pki/sa.key"] == b"another cluster's"
+
+
+def test_a_ca_that_signs_elsewhere_leaves_the_kubelet_to_its_bootstrap() -> None:
+    host, ctx = prepared()
+    for name in ("kubelet.conf", "pki/ca.key"):
+        del host.files[f"/etc/kubernetes/{name}"]
+    join_control_plane.write_kubeconfigs(ctx)
+    assert "/etc/kubernetes/kubelet.conf" not in host.files
+    assert join_control_plane.kubeconfigs_are_valid(ctx)
+
+
+def test_the_kubelet_starts_with_its_identity_and_without_taints() -> None:
+    host, ctx = prepared()
+    join.start_kubelet(ctx)
+    assert "/etc/kubernetes/bootstrap-kubelet.conf" not in host.files
+    assert b"register-with-taints" not in host.files["/var/lib/kubelet/kubeadm-flags.env"]
+    assert "run systemctl restart kubelet" in host.changes
+    host.changes.clear()
+    assert join.wait_for_bootstrap(ctx) is None and host.changes == []
+
+
+# ---- etcd
+
+
+def test_a_member_gets_its_vote_and_the_queue_is_left() -> None:
+    host, ctx = prepared()
+    join_control_plane.check_etcd(ctx)
+    join_control_plane.join_etcd(ctx)
+    assert [(m["name"], m.get("isLearner", False)) for m in host.members] == [("cp1", False), ("cp2", False)]
+    command = load_yaml(host.files[MANIFEST].decode())["spec"]["containers"][0]["command"]
+    assert "--initial-cluster=cp1=https://10.77.0.11:2380,cp2=https://10.77.0.12:2380" in command
+    assert "--initial-cluster-state=existing" in command
+    assert LEASE not in host.objects and host.in_sync_after < 0
+    assert join_control_plane.is_etcd_member(ctx)
+    join_control_plane.join_etcd(ctx)  # again
+    assert host.adds == 1 and len(host.members) == 2
+
+
+def test_a_member_that_does_not_start_is_taken_out_again() -> None:
+    host, ctx = prepared(starts_after_s=1e9)
+    error = fails("not-healthy", join_control_plane.join_etcd, ctx)
+    assert any("taken out of etcd's list again" in text and "1 of 1" in text for text in error.details)
+    assert [m["name"] for m in host.members] == ["cp1"] and MANIFEST not in host.files
+    assert LEASE not in host.objects
+    host.starts_after_s = 1.0
+    join_control_plane.join_etcd(ctx)
+    assert len(host.members) == 2 and "isLearner" not in host.members[1]
+
+
+def test_a_signal_leaves_no_learner_behind() -> None:
+    host, ctx = prepared(starts_after_s=1e9)
+
+    def stop(seconds: float) -> None:
+        if MANIFEST in host.files:
+            raise KeyboardInterrupt
+
+    host.sleep = stop  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        join_control_plane.join_etcd(ctx)
+    assert [m["name"] for m in host.members] == ["cp1"] and LEASE not in host.objects
+
+
+def test_a_run_that_was_killed_is_gone_on_with() -> None:
+    host, ctx = prepared()
+    host.members.append({"ID": "9", "peerURLs": [OWN_PEER], "isLearner": True})
+    join_control_plane.join_etcd(ctx)
+    assert host.adds == 0 and [m["ID"] for m in host.members] == ["1", "9"] and "isLearner" not in host.members[1]
+
+
+def test_a_former_life_is_named_and_replaced() -> None:
+    host, ctx = prepared()
+    host.members.append({"ID": "7", "name": "cp2", "peerURLs": [OWN_PEER], "clientURLs": [OWN_ETCD]})
+    host.dead.add(OWN_ETCD)
+    join_control_plane.check_etcd(ctx)
+    host.dead.clear()
+    join_control_plane.join_etcd(ctx)
+    assert [m["ID"] for m in host.members] == ["1", "91"]
+    assert any("former life, cp2 (https://10.77.0.12:2380)" in note for note in ctx.report.notes)
+
+
+@pytest.mark.parametrize(
+    "refusal", ["etcdserver: unhealthy cluster", "etcdserver: too many learner members in cluster"]
+)
+def test_what_etcd_refuses_for_a_moment_is_waited_for(refusal: str) -> None:
+    host, ctx = prepared(refusals=[refusal.partition(": ")[2]] * 3)
+    if "learner" in refusal:
+        host.members.append({"ID": "5", "name": "", "peerURLs": ["https://10.77.0.13:2380"], "isLearner": True})
+    join_control_plane.join_etcd(ctx)
+    assert host.adds == 4
+
+
+def test_a_learner_that_nobody_finishes_is_named() -> None:
+    host, ctx = prepared(refusals=["too many learner members in cluster"] * 10000)
+    host.members.append({"ID": "171", "peerURLs": ["https://10.77.0.13:2380"], "isLearner": True})
+    error = fails("etcd-busy", join_control_plane.join_etcd, ctx)
+    assert "10.77.0.13" in error.what and "kb etcd remove ab" in error.remedy and MANIFEST not in host.files
+
+
+def test_a_dead_member_is_named_before_the_kubelet_starts() -> None:
+    dead = {
+        "ID": "3",
+        "name": "cp3",
+        "peerURLs": ["https://10.77.0.13:2380"],
+        "clientURLs": ["https://10.77.0.13:2379"],
+    }
+    host, ctx = prepared()
+    host.members += [dead, {**dead, "ID": "4", "name": "cp4", "peerURLs": ["https://x:2380"], "clientURLs": [CP1_ETCD]}]
+    error = fails("etcd-member-down", join_control_plane.check_etcd, ctx)
+    assert "cp3" in error.what and "kb etcd remove cp3" in error.remedy
+
+
+def test_without_any_member_that_answers() -> None:
+    host, ctx = prepared()
+    host.dead.add(CP1_ETCD)
+    fails("etcd-unreachable", join_control_plane.check_etcd, ctx)
+
+
+def test_the_queue_says_for_whom_it_waits_and_ends() -> None:
+    host, ctx = prepared()
+    spec = {"holderIdentity": "cp9", "leaseDurationSeconds": 15, "renewTime": "t0"}
+    host.objects[LEASE] = {"metadata": {"resourceVersion": "1"}, "spec": spec}
+    beat = iter(range(10**6))
+    sleep = host.sleep
+
+    def renewing(seconds: float) -> None:
+        sleep(seconds)
+        spec["renewTime"] = f"t{next(beat)}"
+
+    host.sleep = renewing  # type: ignore[method-assign]
+    error = fails("join-queue", join_control_plane.join_etcd, ctx)
+    assert "cp9" in error.what and host.adds == 0
+    assert any("control plane cp9 joins right now" in note for note in ctx.report.notes)
+    host.sleep = sleep  # type: ignore[method-assign]
+    join_control_plane.join_etcd(ctx)  # cp9 renews no more: it died
+    assert host.adds == 1
+
+
+def test_an_external_etcd_is_left_alone() -> None:
+    from kubeup.config.types import ExternalEtcd
+
+    cluster = replace(config().cluster, local_etcd=None, external_etcd=ExternalEtcd(("https://e:2379",)))
+    ctx = context(second(), config(cluster=cluster))
+    assert join_control_plane.check_etcd(ctx) is None and join_control_plane.join_etcd(ctx) is None
+    assert join_control_plane.is_etcd_member(ctx)
+
+
+def test_the_manifests_come_after() -> None:
+    host, ctx = prepared()
+    assert not join_control_plane.manifests_are_current(ctx)
+    join_control_plane.write_manifests(ctx)
+    assert join_control_plane.manifests_are_current(ctx)
+    pod = load_yaml(host.files["/etc/kubernetes/manifests/kube-apiserver.yaml"].decode())
+    assert "--advertise-address=10.77.0.12" in pod["spec"]["containers"][0]["command"]
