@@ -22,7 +22,7 @@ else:
 def members(call: Invocation) -> int:
     """Every member, and whether it serves. It needs no API server: etcd itself is asked."""
     client = _find_client(call, host.LocalHost())
-    found = client.list_members()
+    found = client.list_members(is_sure=False)
     trouble = etcd.probe_members(client, found)
     rows = [_describe(member, trouble.get(member.member_id, "")) for member in found]
     if call.output != "text":
@@ -61,7 +61,7 @@ def remove(call: Invocation) -> int:
             code="usage",
         )
     client = _find_client(call, local)
-    found = client.list_members()
+    found = client.list_members(is_sure=False)
     gone = etcd.match_member(found, call.words[0])
     trouble = etcd.probe_members(client, found)
     etcd.check_removal(found, gone, trouble)

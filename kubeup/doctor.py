@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup import checks, diagnose, health, kubeapi, kubeconfig, kubelet, pki, releases, runtime
+from kubeup import checks, diagnose, etcd, health, kubeapi, kubeconfig, kubelet, pki, releases, runtime
 from kubeup.checks import ERROR, WARNING
 from kubeup.config import discover
 from kubeup.config.types import (
@@ -393,6 +393,27 @@ def read_fsync_p99_s(metrics: str) -> Optional[float]:
     return next((edge for edge, count in sorted(rows) if count >= wanted), rows[-1][0])
 
 
+def look_at_etcd(patient: Patient) -> Notes:
+    """The members of the cluster's etcd, as this one knows them: who is away, and whether the rest is enough."""
+    if "etcd" not in patient.components:
+        return
+    urls = etcd.client_urls_of_manifest(_read_mapping(patient.host, patient.paths.manifest("etcd")))
+    client = etcd.Etcd(patient.host, urls, etcd.read_client_tls(patient.host, patient.paths))
+    try:
+        members = client.list_members(is_sure=False)
+    except Unreachable as error:
+        yield Note("etcd", ERROR, f"no etcd member answers: {error}", "see its log: crictl logs of the container etcd")
+        return
+    trouble = etcd.probe_members(client, members)
+    verdict = etcd.judge_members(members, trouble)
+    if verdict:
+        yield Note("etcd", ERROR, str(verdict), verdict.remedy)
+    for member in members:
+        if member.is_learner:
+            text = f"{member.describe()} has no vote yet: it joins right now, or its join was cut off"
+            yield Note("etcd", WARNING, text, f"if nobody joins: kb etcd remove {member.hex_id}")
+
+
 def look_at_dns(patient: Patient) -> Notes:
     """The cluster's DNS through its Service, as a Pod would ask it."""
     servers = patient.config.kubelet.get("clusterDNS") or []
@@ -461,6 +482,7 @@ LOOKS: tuple[Look, ...] = (
     Look("certificates", "certificates on disk are valid and have their keys", look_at_certs),
     Look("served-certificates", "servers show the certificates that are on disk", look_at_served_certs),
     Look("clock", "this clock and the API server's agree", look_at_clock),
+    Look("etcd", "every member of etcd serves", look_at_etcd),
     Look("disk", "etcd's disk is fast enough", look_at_disk),
     Look("dns", "the cluster's DNS answers through its Service", look_at_dns),
     Look("images", "the images of this node's own pods are in the runtime", look_at_images),

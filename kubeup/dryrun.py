@@ -100,6 +100,9 @@ class DryRunHost:
             return HttpResponse(200, planned)
         return self.inner.http_get(url, tls=tls, headers=headers, timeout_s=timeout_s)
 
+    def http_ask(self, url: str, body: bytes, *, tls: Optional[Tls] = None, timeout_s: float = 10) -> HttpResponse:
+        return self.inner.http_ask(url, body, tls=tls, timeout_s=timeout_s)
+
     def port_holder(self, port: int, address: str = "") -> Optional[str]:
         return self.inner.port_holder(port, address)
 

@@ -11,12 +11,12 @@ import base64
 import json
 import re
 import urllib.parse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
 from kubeup.errors import ClusterError
-from kubeup.host import Host, Tls, Unreachable
+from kubeup.host import Host, HttpResponse, Tls, Unreachable
 from kubeup.paths import Paths
 from kubeup.secret import Secret
 
@@ -84,14 +84,15 @@ class Etcd:
 
     # ---- looks
 
-    def list_members(self) -> tuple[Member, ...]:
-        """The member list, in etcd's order. Raises Unreachable, EtcdRefused."""
-        return parse_members(self._ask("cluster/member/list", {}))
+    def list_members(self, *, is_sure: bool = True) -> tuple[Member, ...]:
+        """The member list, in etcd's order; is_sure: confirmed by a quorum, else as one member remembers it. Raises
+        Unreachable, EtcdRefused."""
+        return parse_members(self._look("cluster/member/list", {"linearizable": is_sure}))
 
     def probe_status(self, endpoint: str) -> str:
         """ "" where the member at `endpoint` serves; else what is wrong, in words. Never raises."""
         try:
-            answer = self.at(endpoint)._ask("maintenance/status", {})
+            answer = self.at(endpoint)._look("maintenance/status", {})
         except Unreachable as error:
             return f"no answer: {error.cause}"
         except EtcdRefused as error:
@@ -103,7 +104,7 @@ class Etcd:
         """ "" where the member at `endpoint` answers a read that a quorum has confirmed, which is what an API server
         asks of it (a learner refuses); else what is wrong, in words. Never raises."""
         try:
-            self.at(endpoint)._ask("kv/range", {"key": base64.b64encode(b"kb").decode(), "keys_only": True})
+            self.at(endpoint)._look("kv/range", {"key": base64.b64encode(b"kb").decode(), "keys_only": True})
         except Unreachable as error:
             return f"no answer: {error.cause}"
         except EtcdRefused as error:
@@ -114,31 +115,43 @@ class Etcd:
 
     def add_learner(self, peer_url: str) -> tuple[Member, ...]:
         """Announce a member that has no vote yet; returns the list with it. Raises EtcdRefused, Unreachable."""
-        return parse_members(self._ask("cluster/member/add", {"peerURLs": [peer_url], "isLearner": True}))
+        return parse_members(self._change("cluster/member/add", {"peerURLs": [peer_url], "isLearner": True}))
 
     def promote(self, member: Member) -> None:
         """Give a learner its vote. Raises EtcdRefused while it has not caught up."""
-        self._ask("cluster/member/promote", {"ID": member.member_id})
+        self._change("cluster/member/promote", {"ID": member.member_id})
 
     def remove(self, member: Member) -> None:
         """Take a member out of the list."""
-        self._ask("cluster/member/remove", {"ID": member.member_id})
+        self._change("cluster/member/remove", {"ID": member.member_id})
 
     # ---- plumbing
 
-    def _ask(self, verb: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """POST to the first endpoint that takes it. A member that does not answer is passed over."""
+    def _look(self, verb: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """A question to the first endpoint that answers."""
+
+        def ask(url: str, data: bytes) -> HttpResponse:
+            return self.host.http_ask(url, data, tls=self.tls, timeout_s=CALL_S)
+
+        return self._first(verb, body, ask)
+
+    def _change(self, verb: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """A change, by the first endpoint that answers."""
+        headers = {"Content-Type": "application/json"}
+
+        def send(url: str, data: bytes) -> HttpResponse:
+            return self.host.http_send("POST", url, body=data, tls=self.tls, headers=headers, timeout_s=CALL_S)
+
+        return self._first(verb, body, send)
+
+    def _first(
+        self, verb: str, body: Mapping[str, Any], request: Callable[[str, bytes], HttpResponse]
+    ) -> dict[str, Any]:
+        """A member that does not answer is passed over."""
         last: Optional[Unreachable] = None
         for endpoint in self.endpoints:
             try:
-                answer = self.host.http_send(
-                    "POST",
-                    f"{endpoint}/v3/{verb}",
-                    body=json.dumps(body).encode(),
-                    tls=self.tls,
-                    headers={"Content-Type": "application/json"},
-                    timeout_s=CALL_S,
-                )
+                answer = request(f"{endpoint}/v3/{verb}", json.dumps(body).encode())
             except Unreachable as error:
                 last = error
                 continue
@@ -192,7 +205,8 @@ def client_urls_of_pods(pods: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
 def client_urls_of_manifest(pod: Mapping[str, Any]) -> tuple[str, ...]:
     """The client URLs that an etcd static pod tells of: its own first, then those of the members it joined (by
     kubeadm's rule: the peer's host, port 2379)."""
-    command = [str(word) for word in pod["spec"]["containers"][0].get("command") or ()]
+    containers = (pod.get("spec") or {}).get("containers") or [{}]
+    command = [str(word) for word in containers[0].get("command") or ()]
     flags = dict(word.lstrip("-").partition("=")[::2] for word in command)
     own = [url for url in flags.get("advertise-client-urls", "").split(",") if url]
     peers = (row.partition("=")[2] for row in flags.get("initial-cluster", "").split(",") if row)

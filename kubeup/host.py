@@ -139,6 +139,7 @@ class Host(Protocol):
     def http_get(
         self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 10
     ) -> HttpResponse: ...
+    def http_ask(self, url: str, body: bytes, *, tls: Optional[Tls] = None, timeout_s: float = 10) -> HttpResponse: ...
     def port_holder(self, port: int, address: str = "") -> Optional[str]: ...
     def resolve(self, name: str) -> list[str]: ...
     def udp_exchange(self, address: str, port: int, payload: bytes, *, timeout_s: float = 2) -> Optional[bytes]: ...
@@ -279,6 +280,12 @@ class LocalHost:
         if not self.is_live:
             raise Unreachable(url, "other", "--root writes a node's files, it has no running system")
         return self._connections.request("GET", url, b"", tls, headers or {}, timeout_s)
+
+    def http_ask(self, url: str, body: bytes, *, tls: Optional[Tls] = None, timeout_s: float = 10) -> HttpResponse:
+        """POST a JSON question that changes nothing, of an API that has no GET for it. Raises as http_get does."""
+        if not self.is_live:
+            raise Unreachable(url, "other", "--root writes a node's files, it has no running system")
+        return self._connections.request("POST", url, body, tls, {"Content-Type": "application/json"}, timeout_s)
 
     def port_holder(self, port: int, address: str = "") -> Optional[str]:
         """None where the TCP port is free on `address` ("" for every address), otherwise who listens, as far as

@@ -284,6 +284,9 @@ class ClusterHost(LocalHost):
             },
         }
 
+    def http_ask(self, url: str, body: bytes, **_: Any) -> HttpResponse:
+        return self.cluster.answer("POST", url, body, {})
+
     def http_get(
         self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 10
     ) -> HttpResponse:

@@ -102,6 +102,11 @@ class FakeHost:
             raise Unreachable(url, "refused", "connection refused")
         return self.urls[url]
 
+    def http_ask(self, url: str, body: bytes, *, tls: Optional[Tls] = None, timeout_s: float = 10) -> HttpResponse:
+        if url not in self.urls:
+            raise Unreachable(url, "refused", "connection refused")
+        return self.urls[url]
+
     def port_holder(self, port: int, address: str = "") -> Optional[str]:
         return self.ports.get(port)
 

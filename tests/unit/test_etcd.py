@@ -31,6 +31,9 @@ class EtcdHost(FakeHost):
     members: dict[str, dict[str, tuple[int, Any]]] = field(default_factory=dict)
     asked: list[tuple[str, Any]] = field(default_factory=list)
 
+    def http_ask(self, url: str, body: bytes, **_: Any) -> HttpResponse:
+        return self.http_send("POST", url, body=body)
+
     def http_send(
         self, method: str, url: str, *, body: bytes = b"", tls: Optional[Tls] = None,
         headers: Optional[Mapping[str, str]] = None, timeout_s: float = 10,

@@ -82,6 +82,9 @@ class SecondHost(SystemdHost):
             found = {"items": [{"metadata": {"annotations": note}}]}
         return HttpResponse(200, json.dumps(found).encode()) if found else HttpResponse(404, b"{}")
 
+    def http_ask(self, url: str, body: bytes, **_: Any) -> HttpResponse:
+        return self.http_send("POST", url, body=body)
+
     def http_send(
         self, method: str, url: str, *, body: bytes = b"", tls: Optional[Tls] = None,
         headers: Optional[Mapping[str, str]] = None, timeout_s: float = 10,
