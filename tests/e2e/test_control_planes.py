@@ -43,8 +43,15 @@ def read_files(node: Node) -> list[str]:
     return node.run(listing).stdout.splitlines()
 
 
-def count_ready(server: Node) -> int:
-    return int(server.get("deployment scaled")["status"].get("readyReplicas") or 0)
+def wait_scaled(server: Node, replicas: int) -> None:
+    def is_scaled() -> bool:
+        return bool(server.get("deployment scaled")["status"].get("readyReplicas") == replicas)
+
+    wait_until(is_scaled, what="the Deployment to be scaled", timeout_s=240)
+
+
+def wait_members(node: Node) -> None:
+    wait_until(lambda: all(m["state"] == "serves" for m in read_members(node)), what="etcd", timeout_s=120)
 
 
 def test_three_control_planes_and_two_workers(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
@@ -91,14 +98,12 @@ def test_three_control_planes_and_two_workers(make_node: MakeNode, kb_pyz: Path,
         replicas = 2 if gone is cp1 else 3
         wait_kubectl(rest, f"scale deployment scaled --replicas={replicas}", timeout_s=60)
         rest.wait_pods_ready("default", "app=scaled", timeout_s=240)
-        wait_until(lambda: count_ready(rest) == replicas, what="the Deployment to be scaled", timeout_s=240)  # noqa: B023
+        wait_scaled(rest, replicas)
         listed = rest.run(f"{KB} etcd members").stdout
         assert "2 of 3 with a vote serve; 2 are needed" in listed
         gone.start()
         rest.wait_node_ready(gone.name)
-        wait_until(
-            lambda rest=rest: all(m["state"] == "serves" for m in read_members(rest)), what="etcd", timeout_s=120
-        )
+        wait_members(rest)
 
     # two of three: what is lost, and what to do
     cp1.kill()
