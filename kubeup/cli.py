@@ -67,7 +67,7 @@ OPTIONS: Mapping[str, Option] = {
     "skip-token-print": Option("do not print the bootstrap token", "flag"),
     "token": Option("the bootstrap token", metavar="ID.SECRET"),
     "token-ttl": Option("how long the token is good; 0 for ever (24h0m0s)", metavar="DURATION"),
-    "control-plane": Option("join as a further control plane", "flag"),
+    "control-plane": Option("of a further control plane: join as one, or print its join command", "flag"),
     "description": Option("what the token is for, in words", metavar="TEXT"),
     "discovery-file": Option("a kubeconfig, or an https URL of one, that leads to the cluster", metavar="FILE|URL"),
     "discovery-token": Option("the token that proves the cluster to this node", metavar="ID.SECRET"),

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kubeup.errors import ClusterError, UsageError
+from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
 from kubeup.secret import Secret
 
 if TYPE_CHECKING:
-    from kubeup import clusterobjects, dryrun, host, kubeapi, kubeconfig, pki, releases, tokens, workflow
+    from kubeup import certshare, clusterobjects, dryrun, host, kubeapi, kubeconfig, pki, releases, tokens, workflow
     from kubeup.cli import Invocation
     from kubeup.config import documents, load, load_join, problems, schema, types, validate
     from kubeup.config.types import BootstrapToken
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kubeup.kubeapi import Api
     from kubeup.phases import cluster, finish
 else:
+    certshare = lazy_import("kubeup.certshare")
     clusterobjects = lazy_import("kubeup.clusterobjects")
     cluster = lazy_import("kubeup.phases.cluster")
     documents = lazy_import("kubeup.config.documents")
@@ -74,14 +75,17 @@ def _make_api(call: Invocation, local: Host) -> tuple[Host, Api, Path]:
 def create(call: Invocation) -> int:
     """Make a token and print it, or the join command with it."""
     key = Secret(call.flags.get("certificate-key", ""))
-    if key and not call.flags.get("print-join-command"):
+    alone = "certificate-key" if key else "control-plane" if call.flags.get("control-plane") else ""
+    if alone and not call.flags.get("print-join-command"):
         raise UsageError(
-            "--certificate-key is given without --print-join-command",
-            cause="the key is a part of the join command of a control plane, and of nothing else that is printed",
+            f"--{alone} is given without --print-join-command",
+            cause="it belongs to the join command of a control plane, and to nothing else that is printed",
             remedy="add --print-join-command",
             code="certificate-key-alone",
         )
     local = host.LocalHost()
+    if alone and not key:
+        key = _make_certificate_key(local)
     wanted = read_wanted_tokens(call, local)
     target, api, path = _make_api(call, local)
     now = local.now()
@@ -95,6 +99,19 @@ def create(call: Invocation) -> int:
     for token in wanted:
         _print_created(call, token, _join_command(call, local, path, token, key), now)
     return 0
+
+
+def _make_certificate_key(local: Host) -> Secret:
+    """A new key is good for nothing unless the authorities are uploaded with it. Raises HostError (no-ca-key-here)."""
+    path = Paths().pki / "ca.key"
+    if not local.exists(path):
+        raise HostError(
+            "the join command of a control plane is printed where its certificates can be uploaded",
+            cause=f"there is no {path} on this machine",
+            remedy="run the command on a control plane; or give the key of an upload that was made: --certificate-key",
+            code="no-ca-key-here",
+        )
+    return certshare.new_certificate_key()
 
 
 def read_wanted_tokens(call: Invocation, local: Host) -> list[BootstrapToken]:

@@ -74,7 +74,7 @@ def check_prepared(ctx: Context) -> None:
             f"{len(missing)} of the files that control planes share are not on this node",
             cause=f"there is no {', '.join(str(path) for path in missing)}, and no --certificate-key was given",
             remedy="take the join command with the key, on a control plane: kb token create --print-join-command "
-            "--certificate-key $(kb certs certificate-key); or copy the files from there",
+            "--control-plane; or copy the files from there",
             code="shared-files-missing",
         )
 
@@ -109,8 +109,8 @@ def _open_shared_files(ctx: Context) -> Any:
         raise ClusterError(
             f"the cluster has no Secret kube-system/{certshare.SECRET_NAME}",
             cause="the certificates were never uploaded, or more than two hours ago: they are deleted then",
-            remedy="upload them anew, on a control plane: kb token create --print-join-command "
-            "--certificate-key $(kb certs certificate-key), and use the command that is printed",
+            remedy="upload them anew, on a control plane: kb token create --print-join-command --control-plane, and use "
+            "the command that is printed",
             code="certs-secret-missing",
         )
     files = certshare.plan_downloads(secret, ctx.config.certificate_key, paths=ctx.paths, cluster=ctx.config.cluster)

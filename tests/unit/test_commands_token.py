@@ -83,6 +83,9 @@ def test_a_key_alone_prints_nothing() -> None:
     with pytest.raises(UsageError) as caught:
         commands_token.create(parse("create", "--certificate-key", "ab" * 32))
     assert caught.value.code == "certificate-key-alone"
+    with pytest.raises(UsageError) as caught:
+        commands_token.create(parse("create", "--control-plane"))
+    assert caught.value.code == "certificate-key-alone" and "--control-plane" in caught.value.what
 
 
 def test_an_id_that_is_taken(tmp_path: Path) -> None:
