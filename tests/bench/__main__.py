@@ -16,6 +16,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.bench import joins
 from tests.e2e import settings
 from tests.e2e.config import lab_config, list_ignored_checks
 from tests.e2e.lab import Lab
@@ -116,16 +117,17 @@ def render_table(found: dict[tuple[str, str], Samples], version: str) -> str:
         "| job | wall kb | wall kubeadm | ratio | promised | CPU kb | CPU kubeadm | memory kb | memory kubeadm |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for job in JOBS:
-        kb, kubeadm = found[job.name, "kb"], found[job.name, "kubeadm"]
+    limits = {**{job.name: job.limit for job in JOBS}, **joins.LIMITS}
+    for name in dict.fromkeys(name for name, _ in found):
+        kb, kubeadm = found[name, "kb"], found[name, "kubeadm"]
         wall = statistics.median(kb.wall), statistics.median(kubeadm.wall)
-        promised = f"<= {job.limit}" if job.limit else "kb <= 0.1 s"
+        promised = f"<= {limits[name]}" if limits[name] else "kb <= 0.1 s"
         cells = [
             *(f"{statistics.median(values):.2f}" for values in (kb.cpu, kubeadm.cpu)),
             *(f"{statistics.median(values):.0f}" for values in (kb.memory, kubeadm.memory)),
         ]
         lines.append(
-            f"| {job.name} | {wall[0]:.2f} | {wall[1]:.2f} | {wall[0] / wall[1]:.2f} | {promised} | {' | '.join(cells)} |"
+            f"| {name} | {wall[0]:.2f} | {wall[1]:.2f} | {wall[0] / wall[1]:.2f} | {promised} | {' | '.join(cells)} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -133,8 +135,8 @@ def render_table(found: dict[tuple[str, str], Samples], version: str) -> str:
 HEAD = """\
 # Speed, side by side with kubeadm
 
-Both tools do the same job on fresh nodes of the same kind, in turn, in one run. kb's pod network and soak are left out
-of `init` here, since kubeadm has neither. To repeat it (tests/e2e/README.md tells what a node needs):
+Both tools do the same job on fresh nodes of the same kind, in turn, in one run. kb's pod network, soak and look at the
+Ready node are left out here, since kubeadm has none of them; no check is. To repeat it (tests/e2e/README.md tells what a node needs):
 
     KB_E2E_BIN=/path/to/binaries make bench
 
@@ -145,6 +147,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m tests.bench", description=__doc__)
     parser.add_argument("--version", default="1.35", help="Kubernetes minor (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=10, help="how many join at one moment (default: %(default)s)")
+    parser.add_argument("--only", choices=("init", "joins", "crowd"), help="a part of it")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     options = parser.parse_args()
     why = settings.explain_why_not()
@@ -157,10 +161,19 @@ def main() -> None:
         lab.remove_leftovers()
         lab.create()
         try:
-            found = run_jobs(lab, options.version, pyz, options.rounds)
+            found = run_jobs(lab, options.version, pyz, options.rounds) if options.only in (None, "init") else {}
+            if options.only in (None, "joins"):
+                for key, seen in joins.run_joins(lab, options.version, pyz, options.rounds).items():
+                    for one in seen:
+                        found.setdefault(key, Samples()).add(one)
+            crowd = {}
+            if options.only in (None, "crowd"):
+                crowd = joins.run_crowd(lab, options.version, pyz, options.workers)
         finally:
             lab.destroy()
     table = render_table(found, options.version)
+    if crowd:
+        table += joins.render_crowd(crowd, options.workers)
     sys.stdout.write(table)
     if options.write:
         DOCS.write_text(HEAD + table)
