@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from .config import lab_config
 from .control_planes import (
+    ENDPOINT,
     IGNORE,
     KB,
     KEY,
@@ -30,6 +32,7 @@ from .control_planes import (
     wait_nodes_ready,
 )
 from .node import Node, wait_until
+from .podnet import connect_nodes
 from .web import check_cluster_serves
 
 ROUNDS = int(os.environ.get("KB_E2E_ROUNDS", "2"))
@@ -273,3 +276,54 @@ def test_the_files_alone_are_enough(make_node: MakeNode, kb_pyz: Path, k8s_versi
     cp2.run(f"{KB} join --config join.yaml {IGNORE}", timeout=600)
     check_members(cp1, ["cp1", "cp2"])
     cp1.wait_node_ready("cp2")
+
+
+# ---- with kubeadm
+
+
+def test_kb_s_control_plane_in_kubeadm_s_cluster(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """kubeadm made the first; kb brings the second, and kubeadm the third by the line that kb prints on the second."""
+    cp1, cp2, cp3 = (make_node(name, version=k8s_version, kubeadm=True) for name in ("cp1", "cp2", "cp3"))
+    nodes = [cp1, cp2, cp3]
+    lead_endpoint(cp1)
+    config = lab_config(k8s_version, address=cp1.address, endpoint=ENDPOINT, init={"certificateKey": KEY})
+    cp1.write("/root/init.yaml", config)
+    cp1.run(f"kubeadm init --config init.yaml --upload-certs {IGNORE}", timeout=900)
+    for node in nodes:
+        node.scp(kb_pyz, "/root/kb.pyz")
+    line = print_join(cp1, f"--certificate-key {KEY}", program="kubeadm")
+    cp2.run(f"{KB} {line} {IGNORE} --soak 0", timeout=900)
+    check_members(cp2, ["cp1", "cp2"])
+    line = print_join(cp2, "--control-plane")
+    cp3.run(f"kubeadm {line} {IGNORE}", timeout=900)
+    check_members(cp1, ["cp1", "cp2", "cp3"])
+    connect_nodes(nodes)
+    wait_nodes_ready(cp1, ["cp1", "cp2", "cp3"])
+    for node in nodes:
+        node.run("kubeadm certs check-expiration", timeout=120)
+    # each tool takes back what it brought, and etcd's list is right
+    cp3.run("kubeadm reset --force", timeout=300)
+    check_members(cp1, ["cp1", "cp2"])
+    cp2.run(f"{KB} reset --force", timeout=300)
+    check_members(cp1, ["cp1"])
+
+
+def test_kubeadm_s_control_plane_in_kb_s_cluster(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    cp1, _ = start_cluster(
+        make_node, kb_pyz, k8s_version, names=["cp1", "spare"], kb={"podNetwork": {"plugin": "none"}}
+    )
+    cp2 = make_node("cp2", version=k8s_version, kubeadm=True)
+    cp2.scp(kb_pyz, "/root/kb.pyz")
+    cp2.run(f"kubeadm {print_join(cp1, f'--certificate-key {KEY}')} {IGNORE}", timeout=900)
+    check_members(cp1, ["cp1", "cp2"])
+    check_members(cp2, ["cp1", "cp2"])
+    connect_nodes([cp1, cp2])
+    wait_nodes_ready(cp1, ["cp1", "cp2"])
+    # the files that the two tools leave on a joining control plane are of the same names and modes
+    cp3 = make_node("cp3", version=k8s_version)
+    cp3.scp(kb_pyz, "/root/kb.pyz")
+    join_control_plane(cp3, cp2)
+    listing = "cd /etc/kubernetes && find . -type f -printf '%P %m\\n' | sort"
+    by_kubeadm, by_kb = (node.run(listing).stdout.splitlines() for node in (cp2, cp3))
+    # kubeadm downloads sa.pub with the mode of a certificate, as kb does
+    assert by_kb == by_kubeadm

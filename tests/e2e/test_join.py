@@ -92,7 +92,7 @@ def test_worker_joins(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> No
     for node, line, code in (
         (w1, f"{KB} init {IGNORE}", "node-is-worker"),
         (cp1, f"{KB} join {cp1.address}:6443 --token {token} --discovery-token-ca-cert-hash {pin}", "node-is-control-plane"),
-        (w1, f"{KB} join {cp1.address}:6443 --token {token} --discovery-token-ca-cert-hash {pin} --control-plane", "control-plane-join-missing"),
+        (w1, f"{KB} join {cp1.address}:6443 --token {token} --discovery-token-ca-cert-hash {pin} --control-plane", "node-is-worker"),
         (w1, f"{KB} join {cp1.address}:6443 --token {token} --discovery-token-ca-cert-hash sha256:{'0' * 64}", "already-joined"),
     ):  # fmt: skip
         refused = node.run(line, check=False)
@@ -233,6 +233,34 @@ def test_errors_by_their_causes(make_node: MakeNode, kb_pyz: Path, k8s_version: 
     write_join(w1, api, token, pin)
     w1.run(f"{KB} join --config join.yaml {IGNORE}", timeout=300)
     cp1.wait_node_ready("w1")
+
+
+@pytest.mark.k8s_versions("1.35")
+def test_killed_while_it_joins(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """SIGKILL at every phase boundary and inside, then the same command: a Ready member, asked for once."""
+    cp1, w1 = make_node("cp1", version=k8s_version), make_node("w1", version=k8s_version)
+    init(cp1, kb_pyz)
+    w1.scp(kb_pyz, "/root/kb.pyz")
+    w1.scp(Path(__file__).with_name("killer.py"), "/root/killer.py")
+    token, pin = make_token(cp1)
+    line = f"{KB} join {cp1.address}:6443 --token {token} --discovery-token-ca-cert-hash {pin} {IGNORE}"
+    for phase, delay_s in [
+        *((number, 0.0) for number in range(1, 6)),
+        (2, 0.2),
+        (2, 0.6),
+        (3, 0.4),
+        (3, 1.0),
+        (0, 0.5),
+    ]:
+        wish = {"argv": line.split(), "phase": phase, "delay_s": delay_s, "signal": 9}
+        seen = json.loads(w1.run(["python3", "killer.py", json.dumps(wish)], timeout=300).stdout)
+        assert "HALF" not in seen["keys"].values(), (phase, delay_s, seen)
+    w1.run(line, timeout=300)
+    cp1.wait_node_ready("w1")
+    assert not w1.exists("/etc/kubernetes/bootstrap-kubelet.conf")
+    assert "nothing to do" in w1.run(line, timeout=300).stderr
+    requests = [r for r in cp1.get("csr")["items"] if r["spec"]["username"].startswith("system:bootstrap:")]
+    assert all(condition["type"] == "Approved" for r in requests for condition in r["status"]["conditions"])
 
 
 @pytest.mark.k8s_versions("1.35")
