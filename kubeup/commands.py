@@ -338,7 +338,8 @@ def status(call: Invocation) -> int:
     call.print(f"node {node_state.node} of cluster {node_state.cluster}")
     workflow_name = "join" if node_state.has_run("join") else "init"
     phases = next(command.phases for command in call.commands if command.name == workflow_name)
-    known = [f"{workflow_name}/{phase.name}" for phase in phases]
+    is_control_plane = any(f"{workflow_name}/{phase.name}" in node_state.phases for phase in phases if phase.on)
+    known = [f"{workflow_name}/{phase.name}" for phase in phases if is_control_plane or not phase.on]
     width = max(len(name) for name in known)
     for key in [*known, *(key for key in node_state.phases if key not in known)]:
         entry = node_state.phases.get(key)

@@ -67,9 +67,12 @@ def _run_join(call: Invocation, *, only: str, endpoint: str) -> int:
     local = host.LocalHost()
     if only:
         workflow.select_phases(call.command.phases, only)
-    member = _find_member(call, local)
-    wishes = _load_wishes(call, local, endpoint, is_member=member is not None)
+    admin = discovery.find_member_access(local, Paths().admin_conf)
+    kubelet = discovery.find_member_access(local, Paths().kubeconfigs / "kubelet.conf")
+    wishes = _load_wishes(call, local, endpoint, is_member=bool(admin or kubelet))
     is_control_plane = wishes.join.control_plane is not None
+    # a control plane speaks as its admin; on a worker an admin.conf is somebody's who looks around
+    member = admin if is_control_plane else kubelet
     phases = _phases_for(call, is_control_plane=is_control_plane, only=only)
     ignored = {name.lower() for name in wishes.join.node.ignore_preflight_errors}
     if not local.is_root_user() and not ignored & {"all", "isprivilegeduser"}:
@@ -93,12 +96,6 @@ def _run_join(call: Invocation, *, only: str, endpoint: str) -> int:
     if result.changes and not only and call.output == "text" and target.mode == "live":
         call.print(_CLOSING_CONTROL_PLANE if is_control_plane else _CLOSING)
     return 0
-
-
-def _find_member(call: Invocation, local: LocalHost) -> Optional[Access]:
-    """Who this node is to the cluster already: a control plane speaks as its admin, a worker as its kubelet."""
-    admin = discovery.find_member_access(local, Paths().admin_conf)
-    return admin or discovery.find_member_access(local, Paths().kubeconfigs / "kubelet.conf")
 
 
 def _phases_for(call: Invocation, *, is_control_plane: bool, only: str) -> tuple[Phase, ...]:

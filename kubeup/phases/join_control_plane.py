@@ -295,7 +295,7 @@ def join_etcd(ctx: Context) -> Outputs:
     """Become a member of etcd: announced as a learner, started, caught up, given a vote; one node at a time.
 
     Raises ClusterError: join-queue, etcd-busy, etcd-member-down, etcd-no-quorum, etcd-unreachable, etcd-name-taken,
-    not-healthy. Whatever happens, a learner without a vote does not stay in the list.
+    not-healthy; HostError (etcd-data-foreign). Whatever happens, a learner without a vote does not stay in the list.
     """
     if ctx.config.cluster.local_etcd is None:
         return None
@@ -307,7 +307,10 @@ def join_etcd(ctx: Context) -> Outputs:
         if place.action == "replace" and place.member is not None:
             ctx.report.note(f"etcd knew this machine from a former life, {place.member.describe()}: it was removed")
             _remove_former(ctx, client, place.member)
-        members = _announce(ctx, client, turn) if place.action in ("add", "replace") else _list_members(client)
+        is_new = place.action in ("add", "replace")
+        if is_new and _has_data(ctx):
+            _clear_former_data(ctx)
+        members = _announce(ctx, client, turn) if is_new else _list_members(client)
         try:
             rows = etcd.plan_initial_cluster(members, name=ctx.config.node.name, peer_url=_peer_url(ctx))
             control_plane.write_etcd_member_manifest(ctx, rows)
@@ -354,6 +357,23 @@ def _remove_former(ctx: Context, client: etcd.Etcd, former: etcd.Member) -> None
     others = [member for member in members if member is not gone]
     etcd.check_removal(members, gone, etcd.probe_members(client, others))
     client.remove(gone)
+
+
+def _clear_former_data(ctx: Context) -> None:
+    """What a member that is in the list no more has left here: etcd would refuse to start with it. The cluster has it
+    all. Raises HostError (etcd-data-foreign) where kb did not make it."""
+    folder = control_plane.etcd_data_dir(ctx) / "member"
+    manifest = ctx.paths.manifest("etcd")
+    if str(manifest) not in ctx.outputs.get("owned_paths", ()):
+        raise HostError(
+            f"{folder} holds the data of an etcd member that is none of this cluster's",
+            cause="no member of the cluster has this node's address, and kb did not make the data",
+            remedy=f"if nobody needs it, move it away: mv {folder} {folder}.old; then run the command again",
+            code="etcd-data-foreign",
+        )
+    ctx.host.remove(manifest)
+    ctx.host.remove_tree(folder)
+    ctx.report.note("this node's former etcd member is not in the list any more: its data here was removed")
 
 
 def _announce(ctx: Context, client: etcd.Etcd, turn: lease.Lease) -> tuple[etcd.Member, ...]:

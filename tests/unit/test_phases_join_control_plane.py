@@ -222,7 +222,7 @@ def test_what_may_be_wrong_with_the_uploaded_certificates() -> None:
     fails("certs-of-another-cluster", join_control_plane.check_prepared, context(host, wanted))
     host.objects.clear()
     error = fails("certs-secret-missing", join_control_plane.check_prepared, context(host))
-    assert "two hours" in error.cause and "--certificate-key" in error.remedy
+    assert "two hours" in error.cause and "--control-plane" in error.remedy
     assert host.files == {}
 
 
@@ -426,3 +426,15 @@ def test_the_manifests_come_after() -> None:
     assert join_control_plane.manifests_are_current(ctx)
     pod = load_yaml(host.files["/etc/kubernetes/manifests/kube-apiserver.yaml"].decode())
     assert "--advertise-address=10.77.0.12" in pod["spec"]["containers"][0]["command"]
+
+
+def test_data_of_a_member_that_was_removed_is_cleared_and_foreign_data_is_not() -> None:
+    host, ctx = prepared()
+    join_control_plane.join_etcd(ctx)
+    del host.members[1]  # kb etcd remove cp2, on the first
+    fails("etcd-data-foreign", join_control_plane.join_etcd, ctx)
+    assert "/var/lib/etcd/member/wal" in host.files
+    ctx.outputs["owned_paths"] = {MANIFEST}
+    join_control_plane.join_etcd(ctx)
+    assert "remove /var/lib/etcd/member" in host.changes and [m["ID"] for m in host.members] == ["1", "92"]
+    assert any("its data here was removed" in note for note in ctx.report.notes)
