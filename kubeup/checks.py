@@ -742,6 +742,26 @@ def check_sandbox_image(node: Node) -> Findings:
         )
 
 
+def check_registry_config(node: Node) -> Findings:
+    """A hosts.toml that nothing reads: the mirror or the CA that somebody set up is not used, and nothing says so."""
+    told = node.runtime.registry_config_path
+    if told is None or str(runtime.CERTS_D) in told.split(":"):
+        return
+    names = [name for name in node.host.list_dir(runtime.CERTS_D) if _has_hosts_toml(node.host, name)]
+    if names:
+        yield Finding(
+            "RegistryConfig",
+            WARNING,
+            f"{runtime.CERTS_D} has a hosts.toml for {', '.join(names[:3])}{', ...' * (len(names) > 3)}, and "
+            f"{node.runtime.label} does not read that folder (its config_path is {told or 'not set'})",
+            runtime.describe_setting(node.runtime, "config_path", f'"{runtime.CERTS_D}"'),
+        )
+
+
+def _has_hosts_toml(host: Host, registry: str) -> bool:
+    return host.exists(runtime.CERTS_D / registry / "hosts.toml")
+
+
 def check_cni_plugins(node: Node) -> Findings:
     if node.config.kb.pod_network.plugin != "bridge" or not node.runtime.is_ready:
         return
@@ -1223,6 +1243,7 @@ CHECKS: tuple[Check, ...] = (
     Check("CgroupDriver", NODE, _EVERY_NODE, check_cgroup_driver),
     Check("OOMScoreAdj", NODE, _EVERY_NODE, check_oom_score),
     Check("SandboxImage", NODE, _EVERY_NODE, check_sandbox_image),
+    Check("RegistryConfig", NODE, _EVERY_NODE, check_registry_config),
     Check("CNIPlugins", NODE, _EVERY_NODE, check_cni_plugins),
     Check("CNIConfig", NODE, _in(INIT), check_pod_network),
     Check("Swap", NODE, _EVERY_NODE, check_swap),
@@ -1242,8 +1263,8 @@ CHECKS: tuple[Check, ...] = (
     Check("ExternalEtcdClientCertificates", NODE, _CONTROL_PLANE, check_external_etcd_files),
     Check("ImagePull", IMAGES, _in(INIT, JOIN_CONTROL_PLANE, UPGRADE), check_images),
 )
-"""In kubeadm's order; kb's own (AdvertiseAddress, KubeletProxy, CgroupDriver, OOMScoreAdj, SandboxImage, CNIPlugins, CNIConfig or
-PodNetworkManifest, CgroupWritable, DiskSpace, Resolver) stand by their kin. A batch is run whole before its errors count: first root, then node, then images."""
+"""In kubeadm's order; kb's own (AdvertiseAddress, KubeletProxy, CgroupDriver, OOMScoreAdj, SandboxImage, RegistryConfig, CNIPlugins,
+CNIConfig or PodNetworkManifest, CgroupWritable, DiskSpace, Resolver) stand by their kin. A batch is run whole before its errors count: first root, then node, then images."""
 
 
 # ---- running them

@@ -26,6 +26,8 @@ from kubeup.releases import Release, has_runtime_config_call
 from kubeup.report import Report
 
 CONTAINERD_CONFIG = Path("/etc/containerd/config.toml")
+CERTS_D = Path("/etc/containerd/certs.d")
+"""Where people put a hosts.toml per registry; containerd reads it only where its configuration says so."""
 DEFAULT_CNI_BIN_DIRS = ("/opt/cni/bin",)
 PULL_ATTEMPTS = 5
 PULL_TIMEOUT_S = 1800.0
@@ -55,6 +57,8 @@ class RuntimeStatus:
     """systemd | cgroupfs"""
     sandbox_image: Optional[str] = None
     restricts_oom_score: Optional[bool] = None
+    registry_config_path: Optional[str] = None
+    """The folders that it reads a hosts.toml per registry from, with colons between them; "" for none."""
     cni_bin_dirs: tuple[str, ...] = DEFAULT_CNI_BIN_DIRS
     root_dir: str = ""
     """Where its images lie."""
@@ -169,6 +173,7 @@ def _with_info(status: RuntimeStatus, info: Mapping[str, Any]) -> RuntimeStatus:
         cgroup_driver=_driver_of(parse_json(handler.get("options"))) if handler else None,
         sandbox_image=str(config.get("sandboxImage") or "") or None,
         restricts_oom_score=_flag(config.get("restrictOOMScoreAdj")),
+        registry_config_path=_text(parse_json(config.get("registry")).get("configPath")),
         cni_bin_dirs=dirs or status.cni_bin_dirs,
         root_dir=str(config.get("containerdRootDir") or ""),
     )
@@ -191,6 +196,10 @@ def _driver_of(options: Mapping[str, Any]) -> str:
 
 def _flag(value: Any) -> Optional[bool]:
     return value if isinstance(value, bool) else None
+
+
+def _text(value: Any) -> Optional[str]:
+    return value if isinstance(value, str) else None
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -322,7 +331,9 @@ def _with_dump(status: RuntimeStatus, config: Optional[Mapping[str, Any]]) -> Ru
     plugins = parse_json(config.get("plugins"))
     old = parse_json(plugins.get("io.containerd.grpc.v1.cri"))
     runtime = parse_json(plugins.get("io.containerd.cri.v1.runtime")) or old
-    pinned = parse_json(parse_json(plugins.get("io.containerd.cri.v1.images")).get("pinned_images"))
+    images_plugin = parse_json(plugins.get("io.containerd.cri.v1.images"))
+    pinned = parse_json(images_plugin.get("pinned_images"))
+    registry = parse_json((images_plugin or old).get("registry"))
     handlers = parse_json(runtime.get("containerd"))
     handler = parse_json(parse_json(handlers.get("runtimes")).get(str(handlers.get("default_runtime_name"))))
     cni = parse_json(runtime.get("cni"))
@@ -335,6 +346,9 @@ def _with_dump(status: RuntimeStatus, config: Optional[Mapping[str, Any]]) -> Ru
         restricts_oom_score=status.restricts_oom_score
         if status.restricts_oom_score is not None
         else _flag(runtime.get("restrict_oom_score_adj")),
+        registry_config_path=status.registry_config_path
+        if status.registry_config_path is not None
+        else _text(registry.get("config_path")),
         cni_bin_dirs=dirs if dirs and is_default else status.cni_bin_dirs,
         root_dir=status.root_dir or str(config.get("root") or ""),
     )
@@ -346,13 +360,16 @@ def read_cgroup_driver(config: Optional[Mapping[str, Any]]) -> Optional[str]:
 
 
 def describe_setting(status: RuntimeStatus, setting: str, value: str) -> str:
-    """What to do so that the runtime has a setting: sandbox_image | SystemdCgroup | restrict_oom_score_adj."""
+    """What to do so that the runtime has a setting: sandbox_image | SystemdCgroup | restrict_oom_score_adj |
+    config_path (of registries)."""
     if status.name != "containerd":
         return f"set {setting} = {value} (or its like) in the configuration of {status.label}, then restart it"
     is_schema_3 = bool(status.has_runtime_config)
     table = "plugins.'io.containerd.cri.v1.runtime'" if is_schema_3 else "plugins.'io.containerd.grpc.v1.cri'"
     if setting == "sandbox_image" and is_schema_3:
         setting, table = "sandbox", "plugins.'io.containerd.cri.v1.images'.pinned_images"
+    if setting == "config_path":
+        table = ("plugins.'io.containerd.cri.v1.images'" if is_schema_3 else table) + ".registry"
     if setting == "SystemdCgroup":
         table += ".containerd.runtimes.runc.options"
     return f"set {setting} = {value} below [{table}] in {CONTAINERD_CONFIG}, then: systemctl restart containerd"

@@ -158,6 +158,7 @@ def test_the_order_is_kubeadm_s() -> None:
         "CgroupDriver",
         "OOMScoreAdj",
         "SandboxImage",
+        "RegistryConfig",
         "CNIPlugins",
         "CNIConfig",
         "CgroupWritable",
@@ -619,6 +620,20 @@ def test_sandbox_image() -> None:
     finding = only(make_node(old_runtime(fit_host()), image_repository="r.example/k"), checks.check_sandbox_image)
     assert (finding.name, finding.level) == ("SandboxImage", "warning")
     assert 'sandbox_image = "r.example/k/pause:3.10.1"' in finding.remedy
+
+
+def test_a_hosts_toml_that_nothing_reads() -> None:
+    host = old_runtime(fit_host())
+    assert found(make_node(host), checks.check_registry_config) == []
+    host.files["/etc/containerd/certs.d/registry.k8s.io/hosts.toml"] = b""
+    finding = only(make_node(host), checks.check_registry_config)
+    assert (finding.name, finding.level) == ("RegistryConfig", "warning")
+    assert "hosts.toml for registry.k8s.io" in finding.text and "config_path is not set" in finding.text
+    assert 'set config_path = "/etc/containerd/certs.d" below' in finding.remedy
+    for told in ("/etc/containerd/certs.d", "/etc/docker/certs.d:/etc/containerd/certs.d"):
+        read = old_runtime(fit_host(), registry={"configPath": told})
+        read.files["/etc/containerd/certs.d/registry.k8s.io/hosts.toml"] = b""
+        assert found(make_node(read), checks.check_registry_config) == []
 
 
 def test_cni_plugins() -> None:

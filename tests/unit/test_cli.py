@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import pytest
+import yaml
 
 import kb
 from kubeup import __version__, cli
@@ -115,6 +116,12 @@ def test_an_error_as_json() -> None:
     done = run("init", "phase", "nonsense", "-o", "json", "--root", "/nonexistent")
     error = json.loads(done.stdout)["error"]
     assert error["code"] == "unknown-phase" and error["remedy"]
+
+
+@pytest.mark.parametrize("form", [("-o", "yaml"), ("-oyaml",), ("--output=yaml",), ("--output", "yaml")])
+def test_an_error_as_yaml(form: tuple[str, ...]) -> None:
+    done = run("init", "phase", "nonsense", *form, "--root", "/nonexistent")
+    assert yaml.safe_load(done.stdout)["error"]["code"] == "unknown-phase"
 
 
 def test_a_bug_is_told_in_one_line_and_shown_with_debug(capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,6 +30,7 @@ INFO_1_6: dict[str, Any] = {
             "runtimes": {"runc": {"options": {"SystemdCgroup": False}}},
         },
         "containerdRootDir": "/var/lib/containerd",
+        "registry": {"configPath": "", "mirrors": None},
         "restrictOOMScoreAdj": False,
         "sandboxImage": "registry.k8s.io/pause:3.6",
     },
@@ -55,6 +56,8 @@ disabled_plugins = []
 [plugins]
   [plugins.'io.containerd.cri.v1.images'.pinned_images]
     sandbox = 'registry.k8s.io/pause:3.10'
+  [plugins.'io.containerd.cri.v1.images'.registry]
+    config_path = '/etc/containerd/certs.d:/etc/docker/certs.d'
   [plugins.'io.containerd.cri.v1.runtime']
     restrict_oom_score_adj = false
     [plugins.'io.containerd.cri.v1.runtime'.containerd]
@@ -73,6 +76,8 @@ root = "/var/lib/containerd"
 [plugins."io.containerd.grpc.v1.cri"]
   restrict_oom_score_adj = true
   sandbox_image = "registry.k8s.io/pause:3.6"
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "/etc/containerd/certs.d"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
   [plugins."io.containerd.grpc.v1.cri".containerd]
@@ -122,6 +127,7 @@ def test_probe_of_containerd_1_6() -> None:
     assert status.has_runtime_config is False
     assert status.cgroup_driver == "cgroupfs"
     assert status.sandbox_image == "registry.k8s.io/pause:3.6"
+    assert status.registry_config_path == ""
     assert status.restricts_oom_score is False
     assert status.cni_bin_dirs == ("/opt/cni/bin",)
     assert status.root_dir == "/var/lib/containerd"
@@ -141,6 +147,7 @@ def test_probe_of_containerd_2_1_takes_the_sandbox_image_from_the_configuration(
     assert status.has_runtime_config is True
     assert status.cgroup_driver == "systemd"
     assert status.sandbox_image == "registry.k8s.io/pause:3.10"
+    assert status.registry_config_path == "/etc/containerd/certs.d:/etc/docker/certs.d"
     # what the running daemon says beats what the file says
     assert status.restricts_oom_score is True
     assert status.cni_bin_dirs == ("/usr/lib/cni", "/opt/cni/bin")
@@ -281,6 +288,7 @@ def test_ctr_stands_in_for_crictl() -> None:
     assert status.has_runtime_config is False
     assert status.cgroup_driver == "cgroupfs"
     assert status.sandbox_image == "registry.k8s.io/pause:3.6"
+    assert status.registry_config_path == "/etc/containerd/certs.d"
     assert status.restricts_oom_score is True
     assert status.cni_bin_dirs == ("/usr/lib/cni",)
     assert runtime.list_images(host, SOCKET) == {"registry.k8s.io/pause:3.6"}
@@ -366,6 +374,10 @@ def test_settings_are_named_as_the_schema_has_them() -> None:
         old, "SystemdCgroup", "true"
     )
     assert "[plugins.'io.containerd.cri.v1.runtime']" in runtime.describe_setting(new, "restrict_oom_score_adj", "true")
+    for status, table in ((old, "grpc.v1.cri'.registry"), (new, "cri.v1.images'.registry")):
+        assert f"config_path = x below [plugins.'io.containerd.{table}]" in runtime.describe_setting(
+            status, "config_path", "x"
+        )
     assert "configuration of cri-o 1.30.0" in runtime.describe_setting(other, "sandbox_image", "x")
 
 
