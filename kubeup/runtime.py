@@ -967,26 +967,60 @@ def _text_of(line: str) -> str:
 # ---- taking pods away
 
 
+REMOVAL_TIMEOUT_S = 60
+REMOVAL_PAUSE_S = 1.0
+
+
 def remove_pods(host: Host, socket: str) -> list[str]:
     """Stop and remove every pod of this node; returns what failed, in words. Without crictl through ctr, which
-    knows containers alone: their sandboxes are among them."""
-    if not host.which("crictl"):
-        return _remove_through_ctr(host, socket)
-    failures = []
-    for pod in host.query(crictl_argv(socket, "pods", "-q"), timeout_s=15).stdout.split():
+    knows containers alone: their sandboxes are among them.
+
+    What the kubelet asked for at last may still be on its way: a container that is starting cannot be removed yet, and
+    a sandbox may appear after the first look. So it is looked and tried again until nothing is left.
+    """
+    if not host.exists(socket_path(socket)) and not (host.which("containerd") or host.which("crio")):
+        return []
+    remove = _remove_through_crictl if host.which("crictl") else _remove_through_ctr
+    deadline = host.monotonic() + REMOVAL_TIMEOUT_S
+    while True:
+        is_left, failures = remove(host, socket)
+        if not is_left:
+            return failures
+        if host.monotonic() > deadline:
+            return failures or ["new pods appear as fast as they are removed: another kubelet starts them"]
+        if failures:
+            host.sleep(REMOVAL_PAUSE_S)
+
+
+def _remove_through_crictl(host: Host, socket: str) -> tuple[bool, list[str]]:
+    """One try: whether anything may be left, and what failed."""
+    listed = host.query(crictl_argv(socket, "pods", "-q"), timeout_s=15)
+    if listed.deferred:
+        return False, []
+    if not listed.ok:
+        return True, [f"crictl pods: {last_words(listed.stderr)}"]
+    pods, failures, is_deferred = listed.stdout.split(), [], False
+    for pod in pods:
         for words in (("stopp", pod), ("rmp", "-f", pod)):
             done = host.run(crictl_argv(socket, *words), timeout_s=120)
         if not done.ok:
             failures.append(f"crictl rmp -f {pod[:13]}: {last_words(done.stderr)}")
-    return failures
+        is_deferred = is_deferred or done.deferred
+    return bool(pods) and not is_deferred, failures
 
 
-def _remove_through_ctr(host: Host, socket: str) -> list[str]:
-    failures = []
-    for container in host.query(ctr_argv(socket, "containers", "list", "-q"), timeout_s=15).stdout.split():
+def _remove_through_ctr(host: Host, socket: str) -> tuple[bool, list[str]]:
+    listed = host.query(ctr_argv(socket, "containers", "list", "-q"), timeout_s=15)
+    if listed.deferred:
+        return False, []
+    if not listed.ok:
+        return True, [f"ctr containers list: {last_words(listed.stderr)}"]
+    containers, failures, is_deferred = listed.stdout.split(), [], False
+    for container in containers:
         host.run(ctr_argv(socket, "tasks", "kill", "-a", "-s", "SIGKILL", container), timeout_s=30)
         host.run(ctr_argv(socket, "tasks", "rm", "-f", container), timeout_s=30)
         done = host.run(ctr_argv(socket, "containers", "rm", container), timeout_s=30)
         if not done.ok:
             failures.append(f"ctr containers rm {container[:13]}: {last_words(done.stderr)}")
-    return failures
+        is_deferred = is_deferred or done.deferred
+    return bool(containers) and not is_deferred, failures

@@ -154,6 +154,7 @@ def test_the_order_is_kubeadm_s() -> None:
     names = [check.names for check in checks.CHECKS if checks.INIT in check.workflows]
     ours = {
         "AdvertiseAddress",
+        "ServiceRoute",
         "KubeletProxy",
         "CgroupDriver",
         "OOMScoreAdj",
@@ -620,6 +621,19 @@ def test_sandbox_image() -> None:
     finding = only(make_node(old_runtime(fit_host()), image_repository="r.example/k"), checks.check_sandbox_image)
     assert (finding.name, finding.level) == ("SandboxImage", "warning")
     assert 'sandbox_image = "r.example/k/pause:3.10.1"' in finding.remedy
+
+
+def test_no_route_leads_to_services() -> None:
+    host = fit_host()
+    host.answers["ip -json -4 route show table all"] = json.dumps([{"dst": "10.0.0.0/24", "dev": "ens3"}])
+    host.answers["ip -json addr"] = json.dumps([{"ifname": "ens3", "addr_info": [{"local": "10.0.0.11"}]}])
+    finding = only(make_node(host, network="none"), checks.check_service_route)
+    assert (finding.name, finding.level) == ("ServiceRoute", "warning")
+    assert "no route of this machine leads to 10.96.0.0/12" in finding.text
+    assert "ip route add 10.96.0.0/12 dev ens3" in finding.remedy
+    assert found(make_node(host, network="bridge"), checks.check_service_route) == []  # kb keeps one itself
+    host.answers["ip -json -4 route show table all"] = json.dumps([{"dst": "default", "gateway": "10.0.0.1"}])
+    assert found(make_node(host, network="none"), checks.check_service_route) == []
 
 
 def test_a_hosts_toml_that_nothing_reads() -> None:

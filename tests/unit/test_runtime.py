@@ -689,3 +689,61 @@ def test_container_logs_from_crictl_where_there_is_no_file() -> None:
 
 def test_socket_path() -> None:
     assert runtime.socket_path("unix:///run/x.sock") == runtime.socket_path("/run/x.sock") == Path("/run/x.sock")
+
+
+# ---- removing pods
+
+
+def removing_host(listings: list[Answer], removals: list[Answer]) -> FakeHost:
+    def next_of(answers: list[Answer], argv: tuple[str, ...]) -> CommandResult:
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        assert isinstance(answer, (str, CommandResult))
+        return answer if isinstance(answer, CommandResult) else CommandResult(argv, 0, answer)
+
+    return crictl_host(
+        {
+            f"{CRICTL} pods -q": lambda argv: next_of(listings, argv),
+            f"{CRICTL} rmp": lambda argv: next_of(removals, argv),
+            f"{CRICTL} stopp": "",
+        }
+    )
+
+
+def test_a_pod_whose_container_is_starting_is_removed_a_moment_later() -> None:
+    starting = fatal("failed to remove container: container is in starting state, can't be removed")
+    host = removing_host(["a\nb\n", "a\n", ""], [starting, "", ""])
+    assert runtime.remove_pods(host, SOCKET) == []
+    removed = [change.split()[-1] for change in host.changes if " rmp " in change]
+    assert removed == ["a", "b", "a"]
+
+
+def test_a_pod_that_appears_after_the_first_look_is_removed_too() -> None:
+    host = removing_host(["a\n", "late\n", ""], [""])
+    assert runtime.remove_pods(host, SOCKET) == []
+    assert [change.split()[-1] for change in host.changes if " rmp " in change] == ["a", "late"]
+
+
+def test_a_pod_that_cannot_be_removed_is_told_with_its_reason() -> None:
+    host = removing_host(["a\n"], [fatal("device or resource busy")])
+    (failure,) = runtime.remove_pods(host, SOCKET)
+    assert failure.startswith("crictl rmp -f a: ") and "device or resource busy" in failure
+    assert host.ticks >= runtime.REMOVAL_TIMEOUT_S
+
+
+def test_a_runtime_that_does_not_answer_is_no_node_without_pods() -> None:
+    host = removing_host([fatal("connection refused")], [""])
+    (failure,) = runtime.remove_pods(host, SOCKET)
+    assert "connection refused" in failure
+    assert runtime.remove_pods(FakeHost(), SOCKET) == []
+
+
+def test_pods_that_appear_for_ever_end_the_attempts() -> None:
+    host = removing_host(["a\n"], [""])
+
+    def stop(argv: tuple[str, ...]) -> CommandResult:
+        host.sleep(1)
+        return CommandResult(argv, 0)
+
+    host.answers[f"{CRICTL} stopp"] = stop
+    (failure,) = runtime.remove_pods(host, SOCKET)
+    assert "another kubelet" in failure
