@@ -995,7 +995,7 @@ def remove_pods(host: Host, socket: str) -> list[str]:
 def _remove_through_crictl(host: Host, socket: str) -> tuple[bool, list[str]]:
     """One try: whether anything may be left, and what failed."""
     listed = host.query(crictl_argv(socket, "pods", "-q"), timeout_s=15)
-    if listed.deferred:
+    if listed.missing:
         return False, []
     if not listed.ok:
         return True, [f"crictl pods: {last_words(listed.stderr)}"]
@@ -1011,7 +1011,7 @@ def _remove_through_crictl(host: Host, socket: str) -> tuple[bool, list[str]]:
 
 def _remove_through_ctr(host: Host, socket: str) -> tuple[bool, list[str]]:
     listed = host.query(ctr_argv(socket, "containers", "list", "-q"), timeout_s=15)
-    if listed.deferred:
+    if listed.missing:
         return False, []
     if not listed.ok:
         return True, [f"ctr containers list: {last_words(listed.stderr)}"]
