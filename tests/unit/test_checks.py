@@ -767,6 +767,7 @@ def test_no_kernel_config(data: Optional[bytes]) -> None:
     finding = only(make_node(host), checks.check_system)
     assert (finding.level, "cannot be read" in finding.text) == ("error", True)
     assert "--ignore-preflight-errors=SystemVerification" in finding.remedy
+    assert only(make_node(host, workflow=checks.DOCTOR), checks.check_system).level == "warning"
 
 
 @pytest.mark.parametrize(
