@@ -37,10 +37,11 @@ from kubeup.render import name_of
 from kubeup.secret import Secret
 
 if TYPE_CHECKING:
-    from kubeup import discovery, podnetwork
+    from kubeup import discovery, podnetwork, routes
 else:
     discovery = lazy_import("kubeup.discovery")
     podnetwork = lazy_import("kubeup.podnetwork")
+    routes = lazy_import("kubeup.routes")
 
 ERROR, WARNING = "error", "warning"
 ROOT, NODE, IMAGES = "root", "node", "images"
@@ -342,6 +343,23 @@ def check_forwarding(node: Node) -> Findings:
             yield Finding(name, ERROR, f"{path} does not exist", f"enable IPv{family} in this kernel")
         elif not value.startswith("1") and "install/sysctls" not in node.mends:
             yield Finding(name, ERROR, f"{path} is {value or 'empty'}, not 1", f"sysctl -w {key}=1")
+
+
+def check_service_route(node: Node) -> Findings:
+    """The kernel looks for a route before kube-proxy's rules come in. kb's own network keeps one; others do not."""
+    cluster, network = node.config.cluster, node.config.kb.pod_network
+    if network.plugin == "bridge":
+        return
+    advertised = node.config.local_api_endpoint.advertise_address
+    cards = discover.read_interfaces(node.host) or []
+    own = next((card.name for card in cards if _address(advertised) in card.addresses), "eth0")
+    for cidr in routes.read_unrouted(node.host, [text for text in cluster.service_cidrs() if _network(text)]):
+        yield Finding(
+            "ServiceRoute",
+            WARNING,
+            f"no route of this machine leads to {cidr}: its own programs, and pods in its network, will reach no Service",
+            f"add a default route, or: ip route add {cidr} dev {own} (and keep it over a reboot)",
+        )
 
 
 def check_advertise_address(node: Node) -> Findings:
@@ -742,6 +760,26 @@ def check_sandbox_image(node: Node) -> Findings:
         )
 
 
+def check_registry_config(node: Node) -> Findings:
+    """A hosts.toml that nothing reads: the mirror or the CA that somebody set up is not used, and nothing says so."""
+    told = node.runtime.registry_config_path
+    if told is None or str(runtime.CERTS_D) in told.split(":"):
+        return
+    names = [name for name in node.host.list_dir(runtime.CERTS_D) if _has_hosts_toml(node.host, name)]
+    if names:
+        yield Finding(
+            "RegistryConfig",
+            WARNING,
+            f"{runtime.CERTS_D} has a hosts.toml for {', '.join(names[:3])}{', ...' * (len(names) > 3)}, and "
+            f"{node.runtime.label} does not read that folder (its config_path is {told or 'not set'})",
+            runtime.describe_setting(node.runtime, "config_path", f'"{runtime.CERTS_D}"'),
+        )
+
+
+def _has_hosts_toml(host: Host, registry: str) -> bool:
+    return host.exists(runtime.CERTS_D / registry / "hosts.toml")
+
+
 def check_cni_plugins(node: Node) -> Findings:
     if node.config.kb.pod_network.plugin != "bridge" or not node.runtime.is_ready:
         return
@@ -840,7 +878,7 @@ def _check_kernel(node: Node, cgroup_version: int) -> Findings:
     if options is None:
         yield Finding(
             SYSTEM,
-            ERROR,
+            WARNING if node.workflow == DOCTOR else ERROR,  # a node at work shows that its kernel will do
             f"the options of kernel {release} cannot be read: there is no /proc/config.gz and no /boot/config-{release}",
             f"install the kernel's package, or go without: --ignore-preflight-errors={SYSTEM}",
         )
@@ -1213,6 +1251,7 @@ CHECKS: tuple[Check, ...] = (
     Check("FileAvailable-*", NODE, _CONTROL_PLANE, check_manifests),
     Check("FileAvailable-*", NODE, _in(JOIN), check_joined),
     Check("AdvertiseAddress", NODE, _in(INIT, JOIN_CONTROL_PLANE, DOCTOR), check_advertise_address),
+    Check("ServiceRoute", NODE, _EVERY_NODE, check_service_route),
     Check("HTTPProxy", NODE, _CONTROL_PLANE, check_proxy),
     Check("KubeletProxy", NODE, _in(INIT, JOIN_CONTROL_PLANE, DOCTOR), check_kubelet_proxy),
     Check("HTTPProxyCIDR", NODE, _CONTROL_PLANE, check_proxy_cidrs),
@@ -1223,6 +1262,7 @@ CHECKS: tuple[Check, ...] = (
     Check("CgroupDriver", NODE, _EVERY_NODE, check_cgroup_driver),
     Check("OOMScoreAdj", NODE, _EVERY_NODE, check_oom_score),
     Check("SandboxImage", NODE, _EVERY_NODE, check_sandbox_image),
+    Check("RegistryConfig", NODE, _EVERY_NODE, check_registry_config),
     Check("CNIPlugins", NODE, _EVERY_NODE, check_cni_plugins),
     Check("CNIConfig", NODE, _in(INIT), check_pod_network),
     Check("Swap", NODE, _EVERY_NODE, check_swap),
@@ -1242,8 +1282,8 @@ CHECKS: tuple[Check, ...] = (
     Check("ExternalEtcdClientCertificates", NODE, _CONTROL_PLANE, check_external_etcd_files),
     Check("ImagePull", IMAGES, _in(INIT, JOIN_CONTROL_PLANE, UPGRADE), check_images),
 )
-"""In kubeadm's order; kb's own (AdvertiseAddress, KubeletProxy, CgroupDriver, OOMScoreAdj, SandboxImage, CNIPlugins, CNIConfig or
-PodNetworkManifest, CgroupWritable, DiskSpace, Resolver) stand by their kin. A batch is run whole before its errors count: first root, then node, then images."""
+"""In kubeadm's order; kb's own (AdvertiseAddress, ServiceRoute, KubeletProxy, CgroupDriver, OOMScoreAdj, SandboxImage, RegistryConfig, CNIPlugins,
+CNIConfig or PodNetworkManifest, CgroupWritable, DiskSpace, Resolver) stand by their kin. A batch is run whole before its errors count: first root, then node, then images."""
 
 
 # ---- running them

@@ -10,6 +10,7 @@ import argparse
 import difflib
 import json
 import os
+import re
 import signal
 import sys
 import traceback
@@ -272,11 +273,13 @@ def _catch_signals() -> None:
 def _end_with_error(error: KbError, report: Report, argv: Sequence[str], debug: bool) -> int:
     if debug:
         traceback.print_exc(file=report.stream)
-    wants_json = any(word in ("json", "-ojson", "--output=json", "-o=json") for word in argv) and (
-        "-o" in argv or "--output" in argv or any(word.startswith(("-o", "--output=")) for word in argv)
-    )
-    if wants_json:
+    form = _asked_form(argv)
+    if form == "json":
         sys.stdout.write(json.dumps({"error": error.as_dict()}, indent=2) + "\n")
+    elif form == "yaml":
+        from kubeup.render import dump_yaml
+
+        sys.stdout.write(dump_yaml({"error": error.as_dict()}))
     # `error execution phase` is what kubeadm's callers look for
     head = f"error execution phase {error.phase}: " if error.phase else ""
     report.line(f"error: {head}{error.what}")
@@ -288,6 +291,13 @@ def _end_with_error(error: KbError, report: Report, argv: Sequence[str], debug: 
         report.line(f"  so far: {error.changed}; continue with the same command")
     report.line(f"  code:   {error.code}")
     return error.status
+
+
+def _asked_form(argv: Sequence[str]) -> str:
+    """json or yaml, where -o asks for it; the words may be such that they cannot be parsed."""
+    text = " ".join(argv)
+    found = re.search(r"(?:^| )(?:-o|--output)[ =]?(json|yaml)(?: |$)", text)
+    return found.group(1) if found else ""
 
 
 # ---- parsing

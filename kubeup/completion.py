@@ -5,7 +5,7 @@ Source of the protocols: bash's programmable completion, zsh's compdef and bashc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from kubeup.errors import UsageError
@@ -54,20 +54,20 @@ def _next_words(commands: Sequence[_Command]) -> dict[str, list[str]]:
     return words
 
 
+def _prefixes(words: Mapping[str, Sequence[str]]) -> list[str]:
+    """The leading texts that mean something: other words (a file, a phase that is named already) do not lengthen them."""
+    return [prefix for prefix in words if prefix]
+
+
 def _render_bash(commands: Sequence[_Command]) -> str:
-    cases = "\n".join(
-        f'    "{prefix}") words="{" ".join(words)}" ;;' for prefix, words in _next_words(commands).items()
-    )
+    next_words = _next_words(commands)
+    cases = "\n".join(f'    "{prefix}") words="{" ".join(words)}" ;;' for prefix, words in next_words.items())
     return f"""_kb_complete() {{
   local word words="" prefix="" at=1
   while [ "$at" -lt "$COMP_CWORD" ]; do
-    word="${{COMP_WORDS[at]}}"
-    case "$word" in
-      -*) ;;
-      *) case "$prefix" in
-           "init phase") ;;
-           *) prefix="${{prefix:+$prefix }}$word" ;;
-         esac ;;
+    word="${{prefix:+$prefix }}${{COMP_WORDS[at]}}"
+    case "|{"|".join(_prefixes(next_words))}|" in
+      *"|$word|"*) prefix="$word" ;;
     esac
     at=$((at + 1))
   done
@@ -81,11 +81,23 @@ complete -o default -F _kb_complete kb kb.pyz
 
 
 def _render_fish(commands: Sequence[_Command]) -> str:
-    lines = []
-    for prefix, words in _next_words(commands).items():
-        test = f"test (string join ' ' (commandline -opc | string match -v -- '-*')[2..-1]) = '{prefix}'"
-        plain = " ".join(word for word in words if not word.startswith("--"))
-        if plain:
-            lines.append(f'complete -c kb -f -n "{test}" -a "{plain}"')
-        lines += [f'complete -c kb -n "{test}" -l {word[2:]}' for word in words if word.startswith("--")]
+    next_words = _next_words(commands)
+    known = " ".join(f"'{prefix}'" for prefix in _prefixes(next_words))
+    lines = [
+        f"""function __kb_after
+    set -l prefix ""
+    for word in (commandline -opc)[2..-1]
+        set -l longer (string trim "$prefix $word")
+        contains -- "$longer" {known}; and set prefix "$longer"
+    end
+    test "$prefix" = "$argv[1]"
+end"""
+    ]
+    for program in ("kb", "kb.pyz"):
+        for prefix, words in next_words.items():
+            test = f"__kb_after '{prefix}'"
+            plain = " ".join(word for word in words if not word.startswith("--"))
+            if plain:
+                lines.append(f'complete -c {program} -f -n "{test}" -a "{plain}"')
+            lines += [f'complete -c {program} -n "{test}" -l {word[2:]}' for word in words if word.startswith("--")]
     return "\n".join(lines) + "\n"

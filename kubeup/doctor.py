@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup import checks, diagnose, etcd, health, kubeapi, kubeconfig, kubelet, pki, releases, runtime
+from kubeup import checks, diagnose, etcd, health, kubeapi, kubeconfig, kubelet, pki, releases, routes, runtime
 from kubeup.checks import ERROR, WARNING
 from kubeup.config import discover
 from kubeup.config.types import (
@@ -110,7 +110,7 @@ def read_patient(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = 
             int(apiserver.get("secure-port") or 6443),
         ),
         kubelet=config,
-        kb=KbConfiguration(PodNetwork("bridge" if host.exists(paths.cni_conf / "10-kb.conflist") else "none")),
+        kb=KbConfiguration(PodNetwork("bridge" if host.exists(paths.cni_conf / routes.CNI_FILE) else "none")),
     )
     default = paths.admin_conf if host.exists(paths.admin_conf) else paths.kubeconfig("kubelet.conf")
     is_member = host.exists(paths.kubelet_config)

@@ -181,7 +181,9 @@ def plan_node_files(
         )
     address = me.addresses[0] if me.addresses else underlay.addresses[0].partition("/")[0]
     mtu = plan_mtu(network, link_mtu=underlay.mtu, node_address=address)
-    settings = RouteSettings(me.name, config.cluster.pod_cidrs(), network.backend)
+    settings = RouteSettings(
+        me.name, config.cluster.pod_cidrs(), network.backend, tuple(filter(None, config.cluster.service_cidrs()))
+    )
     return NodeFiles(render_conflist(me.pod_cidrs, mtu), render_settings(settings), render_unit(command))
 
 

@@ -1,7 +1,8 @@
 """The route keeper: what `kb routes` does on every node of a cluster with the bridge pod network.
 
 Owns this node's ways to the pods of the other nodes: a route where a node shares a layer 2 network with this one,
-else VXLAN; and the rule that masks pods' addresses where they leave the cluster. Steps aside for another CNI. Must
+else VXLAN; on a node without a default route, a route for Services, without which its own programs reach none; and the
+rule that masks pods' addresses where they leave the cluster. Steps aside for another CNI. Must
 not touch a route, rule or link that is not its own: routes carry protocol 199, the link is kb-vxlan, the rule lies
 in a table (or chain) of its own. kubeadm has nothing of the kind.
 
@@ -15,7 +16,7 @@ import hashlib
 import ipaddress
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -69,6 +70,8 @@ class Interface:
 
 @dataclass(frozen=True)
 class Route:
+    """gateway "": what is sent there leaves by the device as it is."""
+
     pod_cidr: str
     gateway: str
     device: str
@@ -105,6 +108,8 @@ class RouteSettings:
     """networking.podSubnet: traffic of pods to these stays as it is."""
     backend: str = "auto"
     """auto | route | vxlan"""
+    service_cidrs: tuple[str, ...] = ()
+    """networking.serviceSubnet: a node must have some route to these."""
 
 
 # ---- parsing what the cluster and the machine say
@@ -298,6 +303,37 @@ def _plan_vxlan(me: Peer, local: str, underlay: Interface) -> Vxlan:
     return Vxlan(local, vtep_mac(local), underlay.mtu - overhead, own)
 
 
+def find_unrouted(text: str, cidrs: Iterable[str], *, counts_own: bool = False) -> list[str]:
+    """The networks to which no route of this machine leads, by `ip -json route show table all` of their IP version;
+    counts_own: whether kb's own routes are among those. The kernel looks for a route before kube-proxy's rules turn a Service's address into a
+    pod's, so without one a program of the node itself reaches no Service."""
+    counted = [entry for entry in _json_list(text) if counts_own or str(entry.get("protocol")) != str(PROTOCOL)]
+    ways = [str(entry.get("dst", "")) for entry in counted if entry.get("type", "unicast") == "unicast"]
+    return [cidr for cidr in cidrs if not any(_leads_to(way, cidr) for way in ways)]
+
+
+def _leads_to(destination: str, cidr: str) -> bool:
+    if destination == "default":
+        return True
+    wanted = ipaddress.ip_network(cidr, strict=False)
+    try:
+        network = ipaddress.ip_network(destination, strict=False)
+    except ValueError:
+        return False
+    # the first address is the API's own Service
+    return network.version == wanted.version and wanted[min(1, wanted.num_addresses - 1)] in network
+
+
+def plan_service_routes(unrouted: Iterable[str], me: Peer, interfaces: Sequence[Interface]) -> frozenset[Route]:
+    """A route by the card that carries this node's address: the address that a program then sends from is the node's."""
+    underlay = find_underlay(me, interfaces)
+    if underlay is None:
+        return frozenset()
+    networks = [ipaddress.ip_network(cidr, strict=False) for cidr in unrouted]
+    versions = {ipaddress.ip_interface(address).version for address in underlay.addresses}
+    return frozenset(Route(str(network), "", underlay.name) for network in networks if network.version in versions)
+
+
 # ---- from what is to what should be
 
 
@@ -329,7 +365,8 @@ def plan_changes(wanted: Network, existing: Network) -> list[Command]:
             # IPv6 refuses a gateway to which a route by another device leads
             commands.append(_delete_route(route))
         onlink = ("onlink",) if route.device == VXLAN else ()
-        way = ("via", route.gateway, "dev", route.device, *onlink)
+        via = ("via", route.gateway) if route.gateway else ()
+        way = (*via, "dev", route.device, *onlink)
         commands.append(("ip", _flag(route), "route", "replace", route.pod_cidr, *way, "proto", str(PROTOCOL)))
     kept_cidrs = {route.pod_cidr for route in wanted.routes}
     for route in _sorted(have.routes - wanted.routes):
@@ -425,7 +462,12 @@ def settings_path(paths: Paths) -> Path:
 
 
 def render_settings(settings: RouteSettings) -> str:
-    stored = {"node": settings.node_name, "podCIDRs": list(settings.pod_cidrs), "backend": settings.backend}
+    stored = {
+        "node": settings.node_name,
+        "podCIDRs": list(settings.pod_cidrs),
+        "serviceCIDRs": list(settings.service_cidrs),
+        "backend": settings.backend,
+    }
     return json.dumps(stored, indent=2) + "\n"
 
 
@@ -434,7 +476,10 @@ def read_settings(host: Host, paths: Paths) -> RouteSettings:
     path = settings_path(paths)
     try:
         stored = json.loads(host.read_text(path)) if host.exists(path) else {}
-        return RouteSettings(str(stored["node"]), tuple(stored["podCIDRs"]), str(stored.get("backend", "auto")))
+        services = tuple(stored.get("serviceCIDRs", ()))  # an older kb wrote none
+        return RouteSettings(
+            str(stored["node"]), tuple(stored["podCIDRs"]), str(stored.get("backend", "auto")), services
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise HostError(
             f"no settings for the route keeper in {path}",
@@ -464,6 +509,17 @@ def read_network(host: Host) -> Network:
     neighbours = _query(host, "ip", "-json", "neighbour", "show", "dev", VXLAN, "nud", "permanent")
     forwards = _query(host, "bridge", "-json", "fdb", "show", "dev", VXLAN)
     return Network(routes, vxlan, parse_neighbours(neighbours), parse_forwards(forwards))
+
+
+def read_unrouted(host: Host, cidrs: Sequence[str], *, counts_own: bool = False) -> list[str]:
+    """Those of `cidrs` to which no route of this machine leads; none where it does not tell."""
+    found: list[str] = []
+    for version in (4, 6):
+        same = [cidr for cidr in cidrs if (6 if ":" in cidr else 4) == version]
+        answer = host.query(["ip", "-json", f"-{version}", "route", "show", "table", "all"]) if same else None
+        if answer and answer.ok and answer.stdout.strip():
+            found += find_unrouted(answer.stdout, same, counts_own=counts_own)
+    return found
 
 
 def _query(host: Host, *argv: str) -> str:
@@ -602,15 +658,23 @@ def keep_round(host: Host, api: Callable[[], Api], settings: RouteSettings, *, p
     if me is None or not me.pod_cidrs:
         what = "is not registered" if me is None else "has no podCIDR yet"
         return Round(f"node {settings.node_name} {what}: nothing was changed", POLL_S)
-    wanted = plan_network(nodes, me, read_interfaces(host), backend=settings.backend)
+    interfaces = read_interfaces(host)
+    wanted = plan_network(nodes, me, interfaces, backend=settings.backend)
+    services = plan_service_routes(read_unrouted(host, settings.service_cidrs), me, interfaces)
     every_cidr = [*settings.pod_cidrs, *(cidr for node in nodes for cidr in node.pod_cidrs)]
-    failures = [*wanted.problems, *ensure_network(host, wanted), *ensure_masquerade(host, me.pod_cidrs, every_cidr)]
+    with_services = replace(wanted, routes=wanted.routes | services)
+    failures = [
+        *wanted.problems,
+        *ensure_network(host, with_services),
+        *ensure_masquerade(host, me.pod_cidrs, every_cidr),
+    ]
     if failures:
         return Round("; ".join(failures), RETRY_S)
     tunnelled = sum(route.device == VXLAN for route in wanted.routes)
-    return Round(
-        f"{len(wanted.routes) - tunnelled} routes and {tunnelled} VXLAN ways to {len(nodes) - 1} nodes", wait_s
-    )
+    text = f"{len(wanted.routes) - tunnelled} routes and {tunnelled} VXLAN ways to {len(nodes) - 1} nodes"
+    if services:
+        text += f"; a route to Services ({', '.join(sorted(route.pod_cidr for route in services))}), to which none led"
+    return Round(text, wait_s)
 
 
 def keep_routes(host: Host, *, log: Callable[[str], None], once: bool = False, paths: Optional[Paths] = None) -> None:

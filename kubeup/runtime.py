@@ -26,6 +26,8 @@ from kubeup.releases import Release, has_runtime_config_call
 from kubeup.report import Report
 
 CONTAINERD_CONFIG = Path("/etc/containerd/config.toml")
+CERTS_D = Path("/etc/containerd/certs.d")
+"""Where people put a hosts.toml per registry; containerd reads it only where its configuration says so."""
 DEFAULT_CNI_BIN_DIRS = ("/opt/cni/bin",)
 PULL_ATTEMPTS = 5
 PULL_TIMEOUT_S = 1800.0
@@ -55,6 +57,8 @@ class RuntimeStatus:
     """systemd | cgroupfs"""
     sandbox_image: Optional[str] = None
     restricts_oom_score: Optional[bool] = None
+    registry_config_path: Optional[str] = None
+    """The folders that it reads a hosts.toml per registry from, with colons between them; "" for none."""
     cni_bin_dirs: tuple[str, ...] = DEFAULT_CNI_BIN_DIRS
     root_dir: str = ""
     """Where its images lie."""
@@ -169,6 +173,7 @@ def _with_info(status: RuntimeStatus, info: Mapping[str, Any]) -> RuntimeStatus:
         cgroup_driver=_driver_of(parse_json(handler.get("options"))) if handler else None,
         sandbox_image=str(config.get("sandboxImage") or "") or None,
         restricts_oom_score=_flag(config.get("restrictOOMScoreAdj")),
+        registry_config_path=_text(parse_json(config.get("registry")).get("configPath")),
         cni_bin_dirs=dirs or status.cni_bin_dirs,
         root_dir=str(config.get("containerdRootDir") or ""),
     )
@@ -191,6 +196,10 @@ def _driver_of(options: Mapping[str, Any]) -> str:
 
 def _flag(value: Any) -> Optional[bool]:
     return value if isinstance(value, bool) else None
+
+
+def _text(value: Any) -> Optional[str]:
+    return value if isinstance(value, str) else None
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -322,7 +331,9 @@ def _with_dump(status: RuntimeStatus, config: Optional[Mapping[str, Any]]) -> Ru
     plugins = parse_json(config.get("plugins"))
     old = parse_json(plugins.get("io.containerd.grpc.v1.cri"))
     runtime = parse_json(plugins.get("io.containerd.cri.v1.runtime")) or old
-    pinned = parse_json(parse_json(plugins.get("io.containerd.cri.v1.images")).get("pinned_images"))
+    images_plugin = parse_json(plugins.get("io.containerd.cri.v1.images"))
+    pinned = parse_json(images_plugin.get("pinned_images"))
+    registry = parse_json((images_plugin or old).get("registry"))
     handlers = parse_json(runtime.get("containerd"))
     handler = parse_json(parse_json(handlers.get("runtimes")).get(str(handlers.get("default_runtime_name"))))
     cni = parse_json(runtime.get("cni"))
@@ -335,6 +346,9 @@ def _with_dump(status: RuntimeStatus, config: Optional[Mapping[str, Any]]) -> Ru
         restricts_oom_score=status.restricts_oom_score
         if status.restricts_oom_score is not None
         else _flag(runtime.get("restrict_oom_score_adj")),
+        registry_config_path=status.registry_config_path
+        if status.registry_config_path is not None
+        else _text(registry.get("config_path")),
         cni_bin_dirs=dirs if dirs and is_default else status.cni_bin_dirs,
         root_dir=status.root_dir or str(config.get("root") or ""),
     )
@@ -346,13 +360,16 @@ def read_cgroup_driver(config: Optional[Mapping[str, Any]]) -> Optional[str]:
 
 
 def describe_setting(status: RuntimeStatus, setting: str, value: str) -> str:
-    """What to do so that the runtime has a setting: sandbox_image | SystemdCgroup | restrict_oom_score_adj."""
+    """What to do so that the runtime has a setting: sandbox_image | SystemdCgroup | restrict_oom_score_adj |
+    config_path (of registries)."""
     if status.name != "containerd":
         return f"set {setting} = {value} (or its like) in the configuration of {status.label}, then restart it"
     is_schema_3 = bool(status.has_runtime_config)
     table = "plugins.'io.containerd.cri.v1.runtime'" if is_schema_3 else "plugins.'io.containerd.grpc.v1.cri'"
     if setting == "sandbox_image" and is_schema_3:
         setting, table = "sandbox", "plugins.'io.containerd.cri.v1.images'.pinned_images"
+    if setting == "config_path":
+        table = ("plugins.'io.containerd.cri.v1.images'" if is_schema_3 else table) + ".registry"
     if setting == "SystemdCgroup":
         table += ".containerd.runtimes.runc.options"
     return f"set {setting} = {value} below [{table}] in {CONTAINERD_CONFIG}, then: systemctl restart containerd"
@@ -950,26 +967,60 @@ def _text_of(line: str) -> str:
 # ---- taking pods away
 
 
+REMOVAL_TIMEOUT_S = 60
+REMOVAL_PAUSE_S = 1.0
+
+
 def remove_pods(host: Host, socket: str) -> list[str]:
     """Stop and remove every pod of this node; returns what failed, in words. Without crictl through ctr, which
-    knows containers alone: their sandboxes are among them."""
-    if not host.which("crictl"):
-        return _remove_through_ctr(host, socket)
-    failures = []
-    for pod in host.query(crictl_argv(socket, "pods", "-q"), timeout_s=15).stdout.split():
+    knows containers alone: their sandboxes are among them.
+
+    What the kubelet asked for at last may still be on its way: a container that is starting cannot be removed yet, and
+    a sandbox may appear after the first look. So it is looked and tried again until nothing is left.
+    """
+    if not host.exists(socket_path(socket)) and not (host.which("containerd") or host.which("crio")):
+        return []
+    remove = _remove_through_crictl if host.which("crictl") else _remove_through_ctr
+    deadline = host.monotonic() + REMOVAL_TIMEOUT_S
+    while True:
+        is_left, failures = remove(host, socket)
+        if not is_left:
+            return failures
+        if host.monotonic() > deadline:
+            return failures or ["new pods appear as fast as they are removed: another kubelet starts them"]
+        if failures:
+            host.sleep(REMOVAL_PAUSE_S)
+
+
+def _remove_through_crictl(host: Host, socket: str) -> tuple[bool, list[str]]:
+    """One try: whether anything may be left, and what failed."""
+    listed = host.query(crictl_argv(socket, "pods", "-q"), timeout_s=15)
+    if listed.missing:
+        return False, []
+    if not listed.ok:
+        return True, [f"crictl pods: {last_words(listed.stderr)}"]
+    pods, failures, is_deferred = listed.stdout.split(), [], False
+    for pod in pods:
         for words in (("stopp", pod), ("rmp", "-f", pod)):
             done = host.run(crictl_argv(socket, *words), timeout_s=120)
         if not done.ok:
             failures.append(f"crictl rmp -f {pod[:13]}: {last_words(done.stderr)}")
-    return failures
+        is_deferred = is_deferred or done.deferred
+    return bool(pods) and not is_deferred, failures
 
 
-def _remove_through_ctr(host: Host, socket: str) -> list[str]:
-    failures = []
-    for container in host.query(ctr_argv(socket, "containers", "list", "-q"), timeout_s=15).stdout.split():
+def _remove_through_ctr(host: Host, socket: str) -> tuple[bool, list[str]]:
+    listed = host.query(ctr_argv(socket, "containers", "list", "-q"), timeout_s=15)
+    if listed.missing:
+        return False, []
+    if not listed.ok:
+        return True, [f"ctr containers list: {last_words(listed.stderr)}"]
+    containers, failures, is_deferred = listed.stdout.split(), [], False
+    for container in containers:
         host.run(ctr_argv(socket, "tasks", "kill", "-a", "-s", "SIGKILL", container), timeout_s=30)
         host.run(ctr_argv(socket, "tasks", "rm", "-f", container), timeout_s=30)
         done = host.run(ctr_argv(socket, "containers", "rm", container), timeout_s=30)
         if not done.ok:
             failures.append(f"ctr containers rm {container[:13]}: {last_words(done.stderr)}")
-    return failures
+        is_deferred = is_deferred or done.deferred
+    return bool(containers) and not is_deferred, failures

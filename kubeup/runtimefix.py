@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Optional
 
 from kubeup import runtime
@@ -20,7 +19,7 @@ from kubeup.errors import HostError
 from kubeup.host import Host
 
 CONFIG = runtime.CONTAINERD_CONFIG
-CERTS_D = Path("/etc/containerd/certs.d")
+CERTS_D = runtime.CERTS_D
 RESTART_TIMEOUT_S = 30
 _CRI_IDS = ("cri", "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime")
 
@@ -79,11 +78,24 @@ def plan_settings(schema: int, effective: Mapping[str, Any], wanted: Wanted) -> 
     if wanted.restrict_oom_score_adj and not have.restrict_oom_score_adj:
         why = "this machine does not let runc lower oom_score_adj"
         found.append(Setting(cri, "restrict_oom_score_adj", "true", why))
-    if wanted.registry_config_path and have.registry_config_path != wanted.registry_config_path:
+    folders = (have.registry_config_path or "").split(":")
+    if wanted.registry_config_path and wanted.registry_config_path not in folders and not _has_mirrors(effective):
         table = (*(_OLD_CRI if old else _IMAGES), "registry")
         why = f"{wanted.registry_config_path} is not read for registries"
-        found.append(Setting(table, "config_path", f'"{wanted.registry_config_path}"', why))
+        value = ":".join(filter(None, (wanted.registry_config_path, *folders)))
+        found.append(Setting(table, "config_path", f'"{value}"', why))
     return tuple(found)
+
+
+def _has_mirrors(effective: Mapping[str, Any]) -> bool:
+    """Whether registries are set up in the older way, beside which containerd refuses a config_path."""
+    plugins = runtime.parse_json(effective.get("plugins"))
+    owners = (runtime.parse_json(plugins.get(table[1])) for table in (_OLD_CRI, _IMAGES))
+    registries = [runtime.parse_json(owner.get("registry")) for owner in owners]
+    configs = [
+        runtime.parse_json(each) for item in registries for each in runtime.parse_json(item.get("configs")).values()
+    ]
+    return any(item.get("mirrors") for item in registries) or any(each.get("tls") for each in configs)
 
 
 def describe_effective(effective: Mapping[str, Any]) -> Wanted:

@@ -14,12 +14,13 @@ from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import clusterobjects, diagnose, health, kubeapi
+    from kubeup import clusterobjects, diagnose, health, kubeapi, routes
 else:
     clusterobjects = lazy_import("kubeup.clusterobjects")
     diagnose = lazy_import("kubeup.diagnose")
     health = lazy_import("kubeup.health")
     kubeapi = lazy_import("kubeup.kubeapi")
+    routes = lazy_import("kubeup.routes")
 
 POLL_S = 0.1
 LOOK_AFTER_S = 3
@@ -230,8 +231,16 @@ def _look_up_dns(ctx: Context) -> str:
     server = health.service_address(ctx.config, 10) if _has_proxy(ctx) else ready[0]
     found = health.lookup_in_cluster(ctx.host, server, name)
     if found is None:
-        return f"CoreDNS is Ready, but no answer comes from {server}:53"
+        return f"CoreDNS is Ready, but no answer comes from {server}:53{_describe_missing_route(ctx, server)}"
     return "" if wanted in found else f"{name} resolves to {found}, not to {wanted}"
+
+
+def _describe_missing_route(ctx: Context, server: str) -> str:
+    """kube-proxy's rules are met behind the kernel's look for a route: without one they are of no use to the node."""
+    unrouted = routes.read_unrouted(ctx.host, [server], counts_own=True)
+    return f"; no route of this machine leads there (add a default route, or: ip route add {server} dev ...)" * bool(
+        unrouted
+    )
 
 
 def _describe_ended_proxy(ctx: Context) -> str:

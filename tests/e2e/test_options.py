@@ -609,7 +609,10 @@ def test_dry_run_changes_nothing(make_node: MakeNode, kb_pyz: Path, k8s_version:
     files = re.findall(r"^would write: (\S+)", plan, re.MULTILINE)
     assert files == ["/etc/kubernetes/manifests/kube-scheduler.yaml"], plan
     assert re.search(r"^ +\+ +- --v=4$", plan, re.MULTILINE), plan
-    assert not re.search(r"^    -(?!--)", plan, re.MULTILINE), plan  # nothing but added lines
+    # beside added lines there is the one that an empty mapping takes
+    assert re.findall(r"^    -(?!--) *(.*)$", plan, re.MULTILINE) == ["scheduler: {}"], plan
+    assert re.findall(r"^would request: \S+ \S+/(\S+)$", plan, re.MULTILINE) == ["kubeadm-config"], plan
+    assert "2 changes planned; nothing was changed" in plan
 
 
 @pytest.mark.k8s_versions("1.35")

@@ -216,6 +216,46 @@ def test_power_loss(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None
     check_cluster_serves(node)
 
 
+class Trace:
+    """What kb asked the kernel to do with its files, in order: strace's lines of one process tree."""
+
+    CALL = re.compile(r"^(?:\[pid +\d+\] |\d+ +)?(\w+)\((.*)\) += 0")
+
+    def __init__(self, text: str) -> None:
+        found = (self.CALL.match(line) for line in text.splitlines())
+        self.calls = [(match.group(1), match.group(2)) for match in found if match]
+
+    def check_order(self) -> int:
+        """Every new content is on disk before it takes its name, and the name is on disk before kb goes on to the next
+        file. Returns how many files took their names."""
+        renamed = 0
+        for at, (name, words) in enumerate(self.calls):
+            if name not in ("rename", "renameat", "renameat2"):
+                continue
+            source, target = re.findall(r'"([^"]+)"', words)
+            renamed += 1
+            before = [call for call in self.calls[:at] if call[0] == "fsync"]
+            assert before and f"<{source}>" in before[-1][1], f"{target} took its name before its content was safe"
+            after = next((call for call in self.calls[at + 1 :] if call[0] in ("fsync", "rename", "renameat2")), None)
+            assert after and after[0] == "fsync" and f"<{Path(target).parent}>" in after[1], (
+                f"{target}: the folder is not"
+            )
+        return renamed
+
+
+def test_every_file_is_on_disk_before_it_takes_its_name(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """The lab cannot lose pages that were never written; so the order of kb's own calls is looked at."""
+    node = make_node("cp1", version=k8s_version)
+    put(node, kb_pyz)
+    strace = "strace -f -y -qq -e trace=fsync,rename,renameat,renameat2 -o /root/trace"
+    phases = ("certs/all", "kubeconfig/all", "etcd/local", "control-plane/all", "kubelet-start")
+    for phase in phases:
+        argv = ["init", "phase", phase, "--config", "init.yaml"]
+        node.run(f"{strace} python3 kb.pyz {shlex.join(argv)}", timeout=300)
+        assert Trace(node.read("/root/trace")).check_order() > 1, phase
+    node.run("python3 kb.pyz reset --force", timeout=300)
+
+
 # ---- told to stop
 
 

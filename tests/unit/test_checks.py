@@ -154,10 +154,12 @@ def test_the_order_is_kubeadm_s() -> None:
     names = [check.names for check in checks.CHECKS if checks.INIT in check.workflows]
     ours = {
         "AdvertiseAddress",
+        "ServiceRoute",
         "KubeletProxy",
         "CgroupDriver",
         "OOMScoreAdj",
         "SandboxImage",
+        "RegistryConfig",
         "CNIPlugins",
         "CNIConfig",
         "CgroupWritable",
@@ -621,6 +623,33 @@ def test_sandbox_image() -> None:
     assert 'sandbox_image = "r.example/k/pause:3.10.1"' in finding.remedy
 
 
+def test_no_route_leads_to_services() -> None:
+    host = fit_host()
+    host.answers["ip -json -4 route show table all"] = json.dumps([{"dst": "10.0.0.0/24", "dev": "ens3"}])
+    host.answers["ip -json addr"] = json.dumps([{"ifname": "ens3", "addr_info": [{"local": "10.0.0.11"}]}])
+    finding = only(make_node(host, network="none"), checks.check_service_route)
+    assert (finding.name, finding.level) == ("ServiceRoute", "warning")
+    assert "no route of this machine leads to 10.96.0.0/12" in finding.text
+    assert "ip route add 10.96.0.0/12 dev ens3" in finding.remedy
+    assert found(make_node(host, network="bridge"), checks.check_service_route) == []  # kb keeps one itself
+    host.answers["ip -json -4 route show table all"] = json.dumps([{"dst": "default", "gateway": "10.0.0.1"}])
+    assert found(make_node(host, network="none"), checks.check_service_route) == []
+
+
+def test_a_hosts_toml_that_nothing_reads() -> None:
+    host = old_runtime(fit_host())
+    assert found(make_node(host), checks.check_registry_config) == []
+    host.files["/etc/containerd/certs.d/registry.k8s.io/hosts.toml"] = b""
+    finding = only(make_node(host), checks.check_registry_config)
+    assert (finding.name, finding.level) == ("RegistryConfig", "warning")
+    assert "hosts.toml for registry.k8s.io" in finding.text and "config_path is not set" in finding.text
+    assert 'set config_path = "/etc/containerd/certs.d" below' in finding.remedy
+    for told in ("/etc/containerd/certs.d", "/etc/docker/certs.d:/etc/containerd/certs.d"):
+        read = old_runtime(fit_host(), registry={"configPath": told})
+        read.files["/etc/containerd/certs.d/registry.k8s.io/hosts.toml"] = b""
+        assert found(make_node(read), checks.check_registry_config) == []
+
+
 def test_cni_plugins() -> None:
     host = fit_host()
     assert found(make_node(host), checks.check_cni_plugins) == []
@@ -738,6 +767,7 @@ def test_no_kernel_config(data: Optional[bytes]) -> None:
     finding = only(make_node(host), checks.check_system)
     assert (finding.level, "cannot be read" in finding.text) == ("error", True)
     assert "--ignore-preflight-errors=SystemVerification" in finding.remedy
+    assert only(make_node(host, workflow=checks.DOCTOR), checks.check_system).level == "warning"
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,14 @@ def test_a_configuration_that_the_kubelet_has_not_read() -> None:
     ]
 
 
+def test_kb_s_own_network_is_known_and_its_plugins_are_looked_for() -> None:
+    host = make_host()
+    host.files["/etc/cni/net.d/99-kb-bridge.conflist"] = b"{}"
+    assert any("bridge" in text and "plugin" in text.lower() for _, text in notes(host, "checks")), notes(
+        host, "checks"
+    )
+
+
 def test_the_checks_of_preflight_are_doctor_s_too() -> None:
     host = make_host()
     host.files["/proc/swaps"] = b"Filename Type\n/dev/sda2 partition\n"

@@ -417,7 +417,7 @@ def test_the_bridge_is_set_up_and_a_second_run_changes_nothing(tmp_path: Path) -
     assert conflist["plugins"][0]["ipam"]["ranges"] == [[{"subnet": "10.244.0.0/24"}]]
     assert conflist["plugins"][0]["mtu"] == 1450
     settings = routes.read_settings(ctx.host, ctx.paths)
-    assert settings == routes.RouteSettings("cp1", ("10.244.0.0/16",), "auto")
+    assert settings == routes.RouteSettings("cp1", ("10.244.0.0/16",), "auto", ("10.96.0.0/12",))
     assert "kb:node-routes" in made(ctx, "ClusterRoleBinding")
     assert addons.pod_network_is_set_up(ctx) is True
     assert isinstance(ctx.host, ClusterHost)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-import json
 
 import pytest
 
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
+from kubeup.host import CommandResult
 from kubeup.paths import Paths
 from kubeup.phases import reset
 from kubeup.releases import RELEASES
@@ -25,7 +25,14 @@ def make_context(phases: dict[str, PhaseState]) -> Context:
     host = FakeHost(programs={"systemctl", "crictl"}, dirs={"/run/systemd/system"}, mounts=["/var/lib/kubelet/pods/x"])
     host.files[MANIFEST] = b"kind: Pod\n"
     host.files["/var/run/containerd/containerd.sock"] = b""
-    host.answers = {"systemctl": "", "umount": "", "crictl": json.dumps({"items": [{"id": "a1"}]})}
+    pods = ["a1"]
+
+    def crictl(argv: tuple[str, ...]) -> CommandResult:
+        if "rmp" in argv:
+            pods.clear()
+        return CommandResult(argv, 0, "\n".join(pods) if "pods" in argv else "")
+
+    host.answers = {"systemctl": "", "umount": "", "crictl": crictl}
     config = InitConfig(
         ClusterConfiguration("v1.35.0"), NodeRegistration("cp1", cri_socket=SOCKET), LocalAPIEndpoint("10.0.0.11")
     )

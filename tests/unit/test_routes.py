@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any, Optional
@@ -348,9 +349,9 @@ def make_host(nodes: list[Peer], files: tuple[str, ...] = (routes.CNI_FILE,)) ->
     )
 
 
-def keep(host: FakeHost) -> routes.Round:
+def keep(host: FakeHost, settings: RouteSettings = SETTINGS) -> routes.Round:
     api = Api(host, Identity(SERVER, Tls()), retry_s=0)
-    return routes.keep_round(host, lambda: api, SETTINGS, paths=PATHS)
+    return routes.keep_round(host, lambda: api, settings, paths=PATHS)
 
 
 def test_a_round_sets_routes_and_the_rule_and_says_so() -> None:
@@ -463,9 +464,51 @@ def test_the_loop_says_only_what_changed() -> None:
     assert host.ticks == 30
 
 
+def show_routes(*destinations: str, protocol: str = "kernel", **fields: str) -> str:
+    return json.dumps([{"dst": text, "dev": "eth0", "protocol": protocol, **fields} for text in destinations])
+
+
+def test_find_unrouted() -> None:
+    wanted = ["10.96.0.0/12"]
+    assert routes.find_unrouted(show_routes("10.0.0.0/24"), wanted) == wanted
+    assert routes.find_unrouted(show_routes("10.0.0.0/24", "default"), wanted) == []
+    assert routes.find_unrouted(show_routes("10.0.0.0/8"), wanted) == []
+    assert routes.find_unrouted(show_routes("default", type="unreachable"), wanted) == wanted
+    assert routes.find_unrouted(show_routes("10.96.0.0/12", protocol="199"), wanted) == wanted
+    assert routes.find_unrouted(show_routes("10.96.0.0/12", protocol="199"), wanted, counts_own=True) == []
+    assert routes.find_unrouted(show_routes("10.96.0.0/12", protocol="199"), ["10.96.0.10"], counts_own=True) == []
+    assert routes.find_unrouted("", wanted) == wanted
+    assert routes.find_unrouted(show_routes("fd00::/8"), ["fd00:96::/112"]) == []
+
+
+def test_a_node_without_a_default_route_gets_one_to_services() -> None:
+    host = make_host([ME4, NEAR4])
+    settings = dataclasses.replace(SETTINGS, service_cidrs=("10.96.0.0/12",))
+    host.answers["ip -json -4 route show table all"] = show_routes("10.0.0.0/24")
+    assert "a route to Services (10.96.0.0/12), to which none led" in keep(host, settings).text
+    assert "run ip -4 route replace 10.96.0.0/12 dev eth0 proto 199" in host.changes
+    # it is there: nothing is done again
+    host.changes.clear()
+    own = {"dst": "10.96.0.0/12", "dev": "eth0", "protocol": "199"}
+    near = {"dst": "10.244.2.0/24", "gateway": "10.0.0.12", "dev": "eth0"}
+    host.answers["ip -json -4 route show proto 199"] = json.dumps([own, near])
+    host.answers["ip -json -4 route show table all"] = json.dumps([own])
+    keep(host, settings)
+    assert [change for change in host.changes if "route" in change] == [], host.changes
+    # a default route has come: kb's own goes
+    host.answers["ip -json -4 route show table all"] = json.dumps([own, {"dst": "default", "gateway": "10.0.0.1"}])
+    assert "Services" not in keep(host, settings).text
+    assert "run ip -4 route delete 10.96.0.0/12 proto 199" in host.changes
+
+
+def test_settings_of_an_older_kb_are_read() -> None:
+    host = FakeHost(files={"/var/lib/kb/pod-network.json": b'{"node": "n1", "podCIDRs": ["10.244.0.0/16"]}'})
+    assert routes.read_settings(host, PATHS) == SETTINGS
+
+
 def test_settings_survive_the_file() -> None:
     host = FakeHost()
-    settings = RouteSettings("n1", ("10.244.0.0/16", "fd00:244::/56"), "vxlan")
+    settings = RouteSettings("n1", ("10.244.0.0/16", "fd00:244::/56"), "vxlan", ("10.96.0.0/12",))
     host.write_file(Path("/var/lib/kb/pod-network.json"), routes.render_settings(settings))
     assert routes.read_settings(host, PATHS) == settings
 

@@ -30,6 +30,7 @@ INFO_1_6: dict[str, Any] = {
             "runtimes": {"runc": {"options": {"SystemdCgroup": False}}},
         },
         "containerdRootDir": "/var/lib/containerd",
+        "registry": {"configPath": "", "mirrors": None},
         "restrictOOMScoreAdj": False,
         "sandboxImage": "registry.k8s.io/pause:3.6",
     },
@@ -55,6 +56,8 @@ disabled_plugins = []
 [plugins]
   [plugins.'io.containerd.cri.v1.images'.pinned_images]
     sandbox = 'registry.k8s.io/pause:3.10'
+  [plugins.'io.containerd.cri.v1.images'.registry]
+    config_path = '/etc/containerd/certs.d:/etc/docker/certs.d'
   [plugins.'io.containerd.cri.v1.runtime']
     restrict_oom_score_adj = false
     [plugins.'io.containerd.cri.v1.runtime'.containerd]
@@ -73,6 +76,8 @@ root = "/var/lib/containerd"
 [plugins."io.containerd.grpc.v1.cri"]
   restrict_oom_score_adj = true
   sandbox_image = "registry.k8s.io/pause:3.6"
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "/etc/containerd/certs.d"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
   [plugins."io.containerd.grpc.v1.cri".containerd]
@@ -122,6 +127,7 @@ def test_probe_of_containerd_1_6() -> None:
     assert status.has_runtime_config is False
     assert status.cgroup_driver == "cgroupfs"
     assert status.sandbox_image == "registry.k8s.io/pause:3.6"
+    assert status.registry_config_path == ""
     assert status.restricts_oom_score is False
     assert status.cni_bin_dirs == ("/opt/cni/bin",)
     assert status.root_dir == "/var/lib/containerd"
@@ -141,6 +147,7 @@ def test_probe_of_containerd_2_1_takes_the_sandbox_image_from_the_configuration(
     assert status.has_runtime_config is True
     assert status.cgroup_driver == "systemd"
     assert status.sandbox_image == "registry.k8s.io/pause:3.10"
+    assert status.registry_config_path == "/etc/containerd/certs.d:/etc/docker/certs.d"
     # what the running daemon says beats what the file says
     assert status.restricts_oom_score is True
     assert status.cni_bin_dirs == ("/usr/lib/cni", "/opt/cni/bin")
@@ -281,6 +288,7 @@ def test_ctr_stands_in_for_crictl() -> None:
     assert status.has_runtime_config is False
     assert status.cgroup_driver == "cgroupfs"
     assert status.sandbox_image == "registry.k8s.io/pause:3.6"
+    assert status.registry_config_path == "/etc/containerd/certs.d"
     assert status.restricts_oom_score is True
     assert status.cni_bin_dirs == ("/usr/lib/cni",)
     assert runtime.list_images(host, SOCKET) == {"registry.k8s.io/pause:3.6"}
@@ -366,6 +374,10 @@ def test_settings_are_named_as_the_schema_has_them() -> None:
         old, "SystemdCgroup", "true"
     )
     assert "[plugins.'io.containerd.cri.v1.runtime']" in runtime.describe_setting(new, "restrict_oom_score_adj", "true")
+    for status, table in ((old, "grpc.v1.cri'.registry"), (new, "cri.v1.images'.registry")):
+        assert f"config_path = x below [plugins.'io.containerd.{table}]" in runtime.describe_setting(
+            status, "config_path", "x"
+        )
     assert "configuration of cri-o 1.30.0" in runtime.describe_setting(other, "sandbox_image", "x")
 
 
@@ -677,3 +689,61 @@ def test_container_logs_from_crictl_where_there_is_no_file() -> None:
 
 def test_socket_path() -> None:
     assert runtime.socket_path("unix:///run/x.sock") == runtime.socket_path("/run/x.sock") == Path("/run/x.sock")
+
+
+# ---- removing pods
+
+
+def removing_host(listings: list[Answer], removals: list[Answer]) -> FakeHost:
+    def next_of(answers: list[Answer], argv: tuple[str, ...]) -> CommandResult:
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        assert isinstance(answer, (str, CommandResult))
+        return answer if isinstance(answer, CommandResult) else CommandResult(argv, 0, answer)
+
+    return crictl_host(
+        {
+            f"{CRICTL} pods -q": lambda argv: next_of(listings, argv),
+            f"{CRICTL} rmp": lambda argv: next_of(removals, argv),
+            f"{CRICTL} stopp": "",
+        }
+    )
+
+
+def test_a_pod_whose_container_is_starting_is_removed_a_moment_later() -> None:
+    starting = fatal("failed to remove container: container is in starting state, can't be removed")
+    host = removing_host(["a\nb\n", "a\n", ""], [starting, "", ""])
+    assert runtime.remove_pods(host, SOCKET) == []
+    removed = [change.split()[-1] for change in host.changes if " rmp " in change]
+    assert removed == ["a", "b", "a"]
+
+
+def test_a_pod_that_appears_after_the_first_look_is_removed_too() -> None:
+    host = removing_host(["a\n", "late\n", ""], [""])
+    assert runtime.remove_pods(host, SOCKET) == []
+    assert [change.split()[-1] for change in host.changes if " rmp " in change] == ["a", "late"]
+
+
+def test_a_pod_that_cannot_be_removed_is_told_with_its_reason() -> None:
+    host = removing_host(["a\n"], [fatal("device or resource busy")])
+    (failure,) = runtime.remove_pods(host, SOCKET)
+    assert failure.startswith("crictl rmp -f a: ") and "device or resource busy" in failure
+    assert host.ticks >= runtime.REMOVAL_TIMEOUT_S
+
+
+def test_a_runtime_that_does_not_answer_is_no_node_without_pods() -> None:
+    host = removing_host([fatal("connection refused")], [""])
+    (failure,) = runtime.remove_pods(host, SOCKET)
+    assert "connection refused" in failure
+    assert runtime.remove_pods(FakeHost(), SOCKET) == []
+
+
+def test_pods_that_appear_for_ever_end_the_attempts() -> None:
+    host = removing_host(["a\n"], [""])
+
+    def stop(argv: tuple[str, ...]) -> CommandResult:
+        host.sleep(1)
+        return CommandResult(argv, 0)
+
+    host.answers[f"{CRICTL} stopp"] = stop
+    (failure,) = runtime.remove_pods(host, SOCKET)
+    assert "another kubelet" in failure

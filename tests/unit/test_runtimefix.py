@@ -232,3 +232,19 @@ def test_schema_3_has_its_own_tables() -> None:
         ("plugins.io.containerd.cri.v1.runtime", "restrict_oom_score_adj", "true"),
         ("plugins.io.containerd.cri.v1.images.registry", "config_path", '"/etc/containerd/certs.d"'),
     ]
+
+
+def test_a_registry_folder_is_added_to_those_that_are_read() -> None:
+    certs = Wanted(registry_config_path="/etc/containerd/certs.d")
+
+    def plan(registry: dict[str, object]) -> list[str]:
+        dump = {"plugins": {"io.containerd.grpc.v1.cri": {"registry": registry}}}
+        return [setting.value for setting in runtimefix.plan_settings(2, dump, certs)]
+
+    assert plan({}) == ['"/etc/containerd/certs.d"']
+    assert plan({"config_path": "/etc/docker/certs.d"}) == ['"/etc/containerd/certs.d:/etc/docker/certs.d"']
+    assert plan({"config_path": "/etc/docker/certs.d:/etc/containerd/certs.d"}) == []
+    # containerd does not start with both
+    assert plan({"mirrors": {"docker.io": {"endpoint": ["http://m"]}}}) == []
+    assert plan({"configs": {"r.example": {"tls": {"ca_file": "/x"}}}}) == []
+    assert plan({"configs": {"r.example": {"auth": {"username": "u"}}}}) == ['"/etc/containerd/certs.d"']

@@ -1,0 +1,153 @@
+"""`kb doctor` on a real node at work: nothing to tell while it is well, and each thing that is broken is told, with
+its remedy, while nothing is changed by looking."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from .config import lab_config
+from .lab import Lab
+from .node import Node, wait_until
+from .test_options import BRIDGE, LISTING, init, put
+
+MakeNode = Callable[..., Node]
+VERSION = "1.35"
+SCHEDULER = "/etc/kubernetes/manifests/kube-scheduler.yaml"
+FLAGS = "/var/lib/kubelet/kubeadm-flags.env"
+
+
+@pytest.fixture(scope="module")
+def cp1(lab: Lab, kb_pyz: Path) -> Iterator[Node]:
+    node = lab.add_node("cp1", version=VERSION)
+    put(node, kb_pyz, lab_config(VERSION, address=node.address, kb=BRIDGE))
+    init(node)
+    node.wait_node_ready()
+    yield node
+    lab.remove_node(node)
+
+
+def examine(node: Node) -> dict[str, list[dict[str, str]]]:
+    """look -> what it found that is not well."""
+    answer = node.run("python3 kb.pyz doctor -o json", check=False)
+    notes = json.loads(answer.stdout)["notes"]
+    found: dict[str, list[dict[str, str]]] = {}
+    for note in notes:
+        if note["level"] != "ok":
+            found.setdefault(note["look"], []).append(note)
+    errors = [note for note in notes if note["level"] == "error"]
+    assert answer.code == (3 if errors else 0), answer.output
+    return found
+
+
+def only_error(found: dict[str, list[dict[str, str]]], look: str) -> dict[str, str]:
+    errors = [note for notes in found.values() for note in notes if note["level"] == "error"]
+    assert [note["look"] for note in errors] == [look], errors
+    assert errors[0]["remedy"]
+    return errors[0]
+
+
+def test_a_node_that_is_well(cp1: Node) -> None:
+    containers = "crictl ps -aq | sort; ip route; nft list tables"
+    before = cp1.run(f"{LISTING}; {containers}").stdout
+    found = examine(cp1)
+    assert cp1.run(f"{LISTING}; {containers}").stdout == before
+    assert [note for notes in found.values() for note in notes if note["level"] == "error"] == []
+    assert set(found) <= {"SystemVerification", "disk", "ContainerRuntimeVersion", "Hostname"}, found
+    told = cp1.run("python3 kb.pyz doctor").stdout
+    assert f"node cp1, control plane, Kubernetes {cp1.release.version}" in told
+    assert "0 errors" in told and "nothing was changed" in told
+
+
+@contextlib.contextmanager
+def replaced(node: Node, path: str, change: Callable[[str], str]) -> Iterator[None]:
+    good = node.read(path)
+    bad = change(good)
+    assert bad != good
+    node.write(path, bad)
+    try:
+        yield
+    finally:
+        node.write(path, good, mode=0o600)
+
+
+def test_drift_of_the_kubelet_s_flags_and_configuration(cp1: Node) -> None:
+    with replaced(cp1, FLAGS, lambda text: text.replace('ARGS="', 'ARGS="--v=4 ')):
+        (note,) = examine(cp1)["kubelet-drift"]
+    assert "the kubelet runs without --v=4" in note["text"] and note["remedy"] == "systemctl restart kubelet"
+    time.sleep(1.1)  # a file's time counts from one second on
+    cp1.run("touch /var/lib/kubelet/config.yaml")
+    (note,) = examine(cp1)["kubelet-drift"]
+    assert "/var/lib/kubelet/config.yaml was changed after the kubelet was started" in note["text"]
+    cp1.run("systemctl restart kubelet")
+    wait_until(
+        lambda: "kubelet-drift" not in examine(cp1), what="the drift to go by its remedy", timeout_s=60, every_s=2
+    )
+
+
+def test_a_certificate_that_is_not_the_served_one(cp1: Node) -> None:
+    cp1.run("cp -a /etc/kubernetes/pki /root/pki")
+    cp1.run("rm /etc/kubernetes/pki/apiserver.crt /etc/kubernetes/pki/apiserver.key")
+    try:
+        cp1.run("python3 kb.pyz init phase certs apiserver --config init.yaml")
+        found = examine(cp1)  # the API server looks at its files once a minute
+        (note,) = found["served-certificates"]
+        assert "kube-apiserver still shows another certificate than /etc/kubernetes/pki/apiserver.crt" in note["text"]
+        cp1.run(note["remedy"])
+        wait_until(lambda: "served-certificates" not in examine(cp1), what="the new one", timeout_s=90, every_s=3)
+    finally:
+        cp1.run("rm -rf /root/pki")
+        cp1.wait_node_ready()
+
+
+def test_a_key_that_is_not_the_certificate_s(cp1: Node) -> None:
+    key = "/etc/kubernetes/pki/front-proxy-client.key"
+    cp1.run(f"cp -a {key} /root/key && openssl genrsa -out {key} 2048")
+    try:
+        note = only_error(examine(cp1), "certificates")
+        assert "front-proxy-client.crt" in note["text"] and key in note["text"]
+    finally:
+        cp1.run(f"mv /root/key {key}")
+
+
+def test_an_image_that_is_gone(cp1: Node) -> None:
+    image = f"registry.k8s.io/kube-scheduler:{cp1.release.version}"
+    cp1.run(f"ctr -n k8s.io images export /root/image.tar {image} && crictl rmi {image}")
+    try:
+        note = only_error(examine(cp1), "images")
+        assert image in note["text"] and note["remedy"] == f"crictl pull {image}"
+    finally:
+        cp1.run("ctr -n k8s.io images import /root/image.tar && rm /root/image.tar")
+
+
+def test_a_component_that_ends(cp1: Node) -> None:
+    with replaced(
+        cp1, SCHEDULER, lambda text: text.replace("- kube-scheduler\n", "- kube-scheduler\n    - --nonsense\n")
+    ):
+        note = wait_until(lambda: first_error(cp1, "chain/container"), what="the broken link", timeout_s=60, every_s=2)
+    assert "kube-scheduler exited" in note["text"] and "unknown flag: --nonsense" in note["text"]
+    wait_until(lambda: not errors_of(cp1), what="the node to be well again", timeout_s=90, every_s=3)
+
+
+def errors_of(node: Node) -> list[dict[str, str]]:
+    return [note for notes in examine(node).values() for note in notes if note["level"] == "error"]
+
+
+def first_error(node: Node, look: str) -> Any:
+    return next((note for note in errors_of(node) if note["look"] == look), None)
+
+
+def test_a_dns_that_does_not_answer(cp1: Node) -> None:
+    cp1.kubectl("scale deployment -n kube-system coredns --replicas=0")
+    try:
+        note = wait_until(lambda: first_error(cp1, "dns"), what="the DNS to be missed", timeout_s=60, every_s=2)
+        assert "10.96.0.10 does not answer for kubernetes.default.svc.cluster.local" in note["text"]
+    finally:
+        cp1.kubectl("scale deployment -n kube-system coredns --replicas=2")
+    wait_until(lambda: not errors_of(cp1), what="the node to be well again", timeout_s=120, every_s=3)
