@@ -469,7 +469,8 @@ def render_help(commands: Sequence[Command]) -> str:
 def render_phases(phases: Sequence[Phase]) -> str:
     """The phases with their reasons, one a line."""
     width = max(len(phase.name) for phase in phases)
-    return "\n".join(f"{phase.name:<{width}}  {phase.does}" for phase in phases if not phase.hidden)
+    notes = {"": "", "control-plane": " (with --control-plane)"}
+    return "\n".join(f"{phase.name:<{width}}  {phase.does}{notes[phase.on]}" for phase in phases if not phase.hidden)
 
 
 def _phase_epilog(command: Command) -> str:
