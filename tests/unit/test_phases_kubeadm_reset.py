@@ -138,9 +138,7 @@ def test_an_etcd_that_refuses_is_told_and_the_rest_is_done() -> None:
     host.urls[LIST] = HttpResponse(503, b'{"message": "no leader"}')
     ctx, _, told = make_context(host)
     kubeadm_reset.remove_etcd_member(ctx)
-    assert (
-        "Failed to remove etcd member: etcd at https://10.0.0.11:2379 refused member/list: HTTP 503" in told.getvalue()
-    )
+    assert "Failed to remove etcd member" in told.getvalue() and "no leader" in told.getvalue()
     assert "/data/etcd/member/wal/0" not in host.files
 
 
