@@ -164,8 +164,8 @@ def not_root(command: str) -> HostError:
 def _require_no_worker(node_state: state.State) -> None:
     if node_state.has_run("join"):
         raise HostError(
-            f"this node, {node_state.node}, has joined cluster {node_state.cluster} as a worker",
-            cause="a worker cannot become the first control plane of another cluster",
+            f"this node, {node_state.node}, has joined cluster {node_state.cluster}",
+            cause="a node that has joined a cluster cannot become the first control plane of another",
             remedy="leave that cluster first: kb reset",
             code="node-is-worker",
         )

@@ -406,6 +406,49 @@ def check_tools_of_kubeadm_s_cluster(node: Node) -> None:
 
 
 @pytest.mark.k8s_versions("1.35")
+def test_control_planes_cross(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """In kubeadm's cluster: kb under its name joins a control plane, and its reset takes the member out of etcd; one that
+    kubeadm joined is adopted as what it is, and gone on with."""
+    cp1, cp2, cp3 = (make_node(name, version=k8s_version, kubeadm=True) for name in ("cp1", "cp2", "cp3"))
+    init = {"certificateKey": CERTIFICATE_KEY}
+    cp1.write(
+        "/root/init.yaml", lab_config(k8s_version, address=cp1.address, endpoint=f"{cp1.address}:6443", init=init)
+    )
+    cp1.run(f"kubeadm init --config init.yaml --upload-certs {IGNORE}", timeout=600)
+    cp1.scp(kb_pyz, "/root/kb.pyz")
+    command = cp1.run(f"kubeadm token create --print-join-command --certificate-key {CERTIFICATE_KEY}").stdout.strip()
+
+    become_kubeadm(cp2, kb_pyz)
+    done = cp2.run(f"{command} {IGNORE}", timeout=600)
+    assert "This node has joined the cluster and a new control plane instance was created:" in done.stdout
+    for line in (
+        "[download-certs] Downloading",
+        "[etcd] Announced new etcd member",
+        "[mark-control-plane] Marking the node cp2",
+    ):
+        assert line in done.stdout, done.stdout
+    assert not cp2.exists("/var/lib/kb")
+    members = json.loads(cp1.run(f"{KB} etcd members -o json").stdout)
+    assert "cp2" in json.dumps(members)
+    cp2.run("kubeadm reset --force", timeout=300)
+    assert "cp2" not in cp1.run(f"{KB} etcd members -o json").stdout
+    cp1.kubectl("delete node cp2")
+
+    cp3.run(f"{command} {IGNORE}", timeout=600)
+    connect_nodes([cp1, cp3])
+    cp1.wait_node_ready("cp3")
+    cp3.scp(kb_pyz, "/root/kb.pyz")
+    compare.wait_settled(cp3)
+    before = read_living(cp3)
+    told = json.loads(cp3.run(f"{KB} adopt -o json").stdout)
+    assert told["role"] == "control plane" and set(told["left"]) <= {"install/sysctls", "pod-network"}, told
+    assert cp3.exists("/var/lib/kb/adopted-join.yaml")
+    cp3.run(f"{KB} join {IGNORE}", timeout=300)
+    assert [line for line in read_living(cp3).splitlines() if "90-kb.conf" not in line] == before.splitlines()
+    assert "code:   node-is-worker" in cp3.run(f"{KB} init {IGNORE}", check=False).stderr
+
+
+@pytest.mark.k8s_versions("1.35")
 def test_adopt_what_differs(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
     """Patches that kb does not know of are told as a difference, and with --patches there is none; a machine that is no
     node, and a cluster that does not answer, are told apart."""
