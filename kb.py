@@ -23,7 +23,16 @@ from __future__ import annotations
 
 import sys
 
-from kubeup import cli, commands, commands_doctor, commands_etcd, commands_join, commands_token
+from kubeup import (
+    cli,
+    commands,
+    commands_adopt,
+    commands_certs,
+    commands_doctor,
+    commands_etcd,
+    commands_join,
+    commands_token,
+)
 from kubeup.cli import Command
 from kubeup.phases import (
     addons,
@@ -334,6 +343,8 @@ COMMANDS: tuple[Command, ...] = (
             options=cli.JOIN_OPTIONS, phases=JOIN, workflow="join", arguments=("phase...",)),
     Command("reset", "Take back what kb did on this node", commands.reset,
             options=("force", "cri-socket", "dry-run", "list", "output"), phases=RESET, workflow="reset"),
+    Command("adopt", "Write kb's state for a node that kubeadm made; change nothing else", commands_adopt.adopt,
+            options=("kubeconfig", "patches", "dry-run", "output")),
     Command("status", "Show what kb did on this node", commands.status, options=("output",), phases=INIT),
     Command("doctor", "Say what is wrong with this node, and what to do; change nothing", commands_doctor.doctor,
             options=("kubeconfig", "output")),
@@ -369,6 +380,12 @@ COMMANDS: tuple[Command, ...] = (
             options=("cert-dir", "output")),
     Command("etcd remove", "Take a member that is gone for ever out of etcd's list", commands_etcd.remove,
             options=("cert-dir", "force"), arguments=("member...",)),
+    Command("certs check-expiration", "Say when each certificate of this node ends", commands_certs.check_expiration,
+            options=("config", "cert-dir", "kubeconfig", "output")),
+    Command("certs renew", "Issue one certificate of this node anew, or all: kb certs renew all", commands_certs.renew,
+            options=("config", "cert-dir", "kubeconfig"), arguments=("certificate...",)),
+    Command("certs generate-csr", "Make keys and signing requests for a CA that is kept elsewhere",
+            commands_certs.generate_csr, options=("config", "cert-dir", "kubeconfig-dir")),
     Command("routes", "Keep the routes to other nodes' pods (run by systemd)", commands.routes, options=("once",)),
     Command("version", "Print kb's version", commands.version, options=("output",)),
     Command("completion", "Print a completion script for bash, zsh or fish", commands.completion,
@@ -379,8 +396,14 @@ COMMANDS: tuple[Command, ...] = (
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run kb with these words (the process' own by default); returns the exit status."""
-    return cli.main(COMMANDS, sys.argv[1:] if argv is None else argv)
+    """Run kb with these words (the process' own by default); returns the exit status. Called through a link of the
+    name kubeadm, or with --as-kubeadm, it is kubeadm: see kubeup/as_kubeadm.py."""
+    words = sys.argv[1:] if argv is None else argv
+    if cli.is_kubeadm(sys.argv[0] if argv is None else "", words):
+        from kubeup import as_kubeadm
+
+        return as_kubeadm.main(COMMANDS, words)
+    return cli.main(COMMANDS, words)
 
 
 if __name__ == "__main__":

@@ -509,7 +509,10 @@ def _plan_removal(node: Node, path: Optional[Path] = None) -> tuple[str, str]:
     text = read_or_empty(node.host, str(path or node.paths.manifest("kube-apiserver")))
     if node.host.exists(node.paths.kubelet_flags_env) or "kubeadm.kubernetes.io/" in text:
         maker = "kubeadm made this node part of a cluster (or a kb whose state.json is gone)"
-        return maker, "kubeadm reset (it removes that cluster's data from this node)"
+        return (
+            maker,
+            "kubeadm reset (it removes that cluster's data from this node); to go on with it as it is: kb adopt",
+        )
     # not beside it: the kubelet runs every file of that folder, whatever its name ends with
     removal = f"mv {path} /root/" if path else "stop it with the tools of the cluster that it belongs to"
     return "neither kb nor kubeadm made it", removal

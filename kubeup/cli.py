@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, NoReturn, Optional, TextIO
 
 from kubeup.errors import Interrupted, KbError, UsageError
+from kubeup.host import Host
 from kubeup.report import Report
-from kubeup.workflow import Phase
+from kubeup.workflow import Phase, RunResult
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,9 @@ OPTIONS: Mapping[str, Option] = {
     "usages": Option("what the token is good for: signing, authentication", "list", metavar="USAGE"),
     "upload-certs": Option("store the certificate authorities, encrypted, in the cluster", "flag"),
     "validity-period": Option("how long the user's certificate is good (8760h0m0s)", metavar="DURATION"),
+    "cleanup-tmp-dir": Option("empty /etc/kubernetes/tmp too", "flag"),
+    "vmodule": Option("has no effect", metavar="SPEC", is_hidden=True),
+    "rootfs": Option("not in kb", metavar="DIR", is_hidden=True),
     "allow-experimental-api": Option("accept API versions that are not released", "flag", is_hidden=True),
     # of kubeadm's phase commands
     "kubeconfig": Option("the kubeconfig to use (/etc/kubernetes/admin.conf)", metavar="FILE"),
@@ -200,6 +204,29 @@ class Command:
     workflow: str = ""
 
 
+@dataclass(frozen=True)
+class Program:
+    """The name under which kb was called, and what differs with it: kb itself, or kubeadm (kubeup/as_kubeadm.py)."""
+
+    name: str = "kb"
+    title: str = "kb: Kubernetes from one file"
+    make_report: Callable[..., Report] = Report
+    """Called with verbosity and quiet."""
+    end_with_error: Optional[Callable[[KbError, Report], int]] = None
+    """Tells an error and gives the exit status; None: as kb does."""
+    show_result: Optional[Callable[[Invocation, RunResult, Host], None]] = None
+    """Tells the end of a workflow; None: as kb does."""
+    wishes: Mapping[str, Any] = field(default_factory=dict)
+    """Flags that init and join get on top of those that were given."""
+    keeps_state: bool = True
+    """Whether what is done is written into state.json, so that a second run goes on and reset takes it back."""
+
+    @property
+    def does_more(self) -> bool:
+        """Whether a command may do more than kubeadm's of the same name."""
+        return not self.wishes.get("only-kubeadm")
+
+
 @dataclass
 class Invocation:
     """A command as it was called: the flags that were given, and where results go."""
@@ -211,6 +238,7 @@ class Invocation:
     words: list[str]
     report: Report
     out: TextIO = field(default_factory=lambda: sys.stdout)
+    program: Program = field(default_factory=Program)
 
     @property
     def output(self) -> str:
@@ -230,18 +258,26 @@ class Invocation:
             self.print(json.dumps(value, indent=2, sort_keys=True))
 
 
-def main(commands: Sequence[Command], argv: Sequence[str]) -> int:
+def is_kubeadm(program: str, argv: Sequence[str]) -> bool:
+    """Whether kb was called as kubeadm: `program` is the name under which it was called, a link's as a rule."""
+    return Path(program).name == "kubeadm" or "--as-kubeadm" in argv
+
+
+def main(commands: Sequence[Command], argv: Sequence[str], program: Optional[Program] = None) -> int:
     """Parse, run, and turn every end into an exit status: 0, the status of a KbError, 128 + a signal, 70 for a bug."""
+    program = program or Program()
     debug = "--debug" in argv
-    report = Report()
+    report = program.make_report()
     _catch_signals()
     try:
-        invocation = parse_command_line(commands, argv)
+        invocation = parse_command_line(commands, argv, program)
         report = invocation.report
         return invocation.command.run(invocation)
     except _HelpShown as shown:
         return shown.status
     except KbError as error:
+        if program.end_with_error and not debug:
+            return program.end_with_error(error, report)
         return _end_with_error(error, report, argv, debug)
     except Interrupted as stop:
         phase = f" in phase {stop.phase}" if stop.phase else ""
@@ -330,24 +366,63 @@ class _Parser(argparse.ArgumentParser):
         raise _HelpShown(status)
 
 
-def parse_command_line(commands: Sequence[Command], argv: Sequence[str]) -> Invocation:
+def parse_command_line(
+    commands: Sequence[Command], argv: Sequence[str], program: Optional[Program] = None
+) -> Invocation:
     """The command and its flags. Raises UsageError (usage, unknown-command)."""
+    program = program or Program()
     words = list(argv)
-    if not words or words[0] in ("-h", "--help", "help"):
-        sys.stdout.write(render_help(commands))
-        raise _HelpShown(0 if words else 2)
-    if words[0] == "--version":
+    if words[:1] == ["--version"]:
         words[0] = "version"
-    command, rest = _find_command(commands, words)
-    parser = _make_parser(command)
+    words = words_first(words)
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(render_help(commands, program))
+        raise _HelpShown(0 if words else 2)
+    command, rest = _find_command(commands, words, program)
+    parser = _make_parser(command, program)
     known = {**OPTIONS, **_GLOBAL_OPTIONS}
     given = vars(parser.parse_args(_plain_booleans(rest, command)))
     flags = {name: _value_of(known[name], given[key]) for name, key in _dests(command) if key in given}
     positional = [str(word) for name in command.arguments for word in _as_list(given.get(name.rstrip(".")))]
     verbosity = int(flags.pop("v", 0) or 0)
     flags.pop("debug", None)
-    report = Report(verbosity=verbosity, quiet=flags.get("output") in ("json", "yaml") and not verbosity)
-    return Invocation(command, tuple(commands), flags, positional, report)
+    is_quiet = flags.get("output") in ("json", "yaml") and not verbosity
+    report = program.make_report(verbosity=verbosity, quiet=is_quiet)
+    return Invocation(command, tuple(commands), flags, positional, report, program=program)
+
+
+def words_first(argv: Sequence[str]) -> list[str]:
+    """The words, then the flags: `--kubeconfig X token create`, as Go's flags may stand anywhere. Go's spellings become
+    argparse's: `--pod_network_cidr`, `-o=json`."""
+    words: list[str] = []
+    flags: list[str] = []
+    rest = list(argv)
+    while rest:
+        item = rest.pop(0)
+        if not item.startswith("-") or item == "-":
+            words.append(item)
+            continue
+        name, equals, value = item.partition("=")
+        if not item.startswith("--"):
+            flags.append(name + value)
+        else:
+            flags.append(name.replace("_", "-") + equals + value)
+        if rest and not equals and _takes_next(name.replace("_", "-"), rest[0]):
+            flags.append(rest.pop(0))
+    return words + flags
+
+
+def _takes_next(flag: str, following: str) -> bool:
+    """Whether the value of `flag` is the word after it."""
+    if flag in ("-v", "--v"):
+        return following.isdigit()
+    known = {**OPTIONS, **_GLOBAL_OPTIONS}
+    name = (
+        flag[2:]
+        if flag.startswith("--")
+        else next((key for key, item in known.items() if f"-{item.short}" == flag), "")
+    )
+    return name in known and known[name].takes != "flag"
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -364,8 +439,8 @@ def _value_of(option: Option, value: Any) -> Any:
     return value
 
 
-def _find_command(commands: Sequence[Command], words: list[str]) -> tuple[Command, list[str]]:
-    """The command with the most leading words; flags before its last word are not looked for."""
+def _find_command(commands: Sequence[Command], words: list[str], program: Program) -> tuple[Command, list[str]]:
+    """The command with the most leading words."""
     for length in range(min(3, len(words)), 0, -1):
         name = " ".join(words[:length])
         for command in commands:
@@ -374,22 +449,22 @@ def _find_command(commands: Sequence[Command], words: list[str]) -> tuple[Comman
     names = [command.name for command in commands]
     group = [name for name in names if name.startswith(words[0] + " ")]
     wants_help = {"-h", "--help"} & set(words)
-    if group and (len(words) == 1 or wants_help):
-        sys.stdout.write(render_help([command for command in commands if command.name in group]))
+    if group and (wants_help or all(word.startswith("-") for word in words[1:])):
+        sys.stdout.write(render_help([command for command in commands if command.name in group], program))
         raise _HelpShown(0 if wants_help else 2)
     asked = " ".join(word for word in words[:3] if not word.startswith("-"))
     near = difflib.get_close_matches(asked, names, 1, cutoff=0.4)
     raise UsageError(
-        f"kb has no command {asked!r}",
+        f"{program.name} has no command {asked!r}",
         cause="no such word" if not group else f"{words[0]} has: {', '.join(name.split(' ', 1)[1] for name in group)}",
-        remedy=f"did you mean: kb {near[0]}?" if near else "see all commands: kb --help",
+        remedy=f"did you mean: {program.name} {near[0]}?" if near else f"see all commands: {program.name} --help",
         code="unknown-command",
     )
 
 
-def _make_parser(command: Command) -> _Parser:
+def _make_parser(command: Command, program: Program) -> _Parser:
     parser = _Parser(
-        prog=f"kb {command.name}",
+        prog=f"{program.name} {command.name}",
         description=command.does + ".",
         epilog=_phase_epilog(command),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -454,15 +529,17 @@ def _plain_booleans(words: Sequence[str], command: Command) -> list[str]:
 # ---- help
 
 
-def render_help(commands: Sequence[Command]) -> str:
+def render_help(commands: Sequence[Command], program: Optional[Program] = None) -> str:
     """The list of commands with their reasons."""
+    program = program or Program()
+    name = program.name
     width = max(len(command.name) for command in commands)
     rows = "\n".join(f"  {command.name:<{width}}  {command.does}" for command in commands)
     return (
-        "kb: Kubernetes from one file\n\n"
-        "usage: kb COMMAND [flags]\n\n"
+        f"{program.title}\n\n"
+        f"usage: {name} COMMAND [flags]\n\n"
         f"commands:\n{rows}\n\n"
-        "Flags of a command: kb COMMAND --help. What init does, step by step: kb init --list.\n"
+        f"Flags of a command: {name} COMMAND --help. What init does, step by step: {name} init --help.\n"
     )
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     )
     from kubeup.cli import Invocation
     from kubeup.config import commands as config_commands
-    from kubeup.config import load, types
+    from kubeup.config import discover, load, types
     from kubeup.config.types import InitConfig
     from kubeup.host import Host, LocalHost
     from kubeup.report import Report
@@ -46,6 +46,7 @@ else:
     certshare = lazy_import("kubeup.certshare")
     completion_scripts = lazy_import("kubeup.completion")
     config_commands = lazy_import("kubeup.config.commands")
+    discover = lazy_import("kubeup.config.discover")
     dryrun = lazy_import("kubeup.dryrun")
     host = lazy_import("kubeup.host")
     images = lazy_import("kubeup.images")
@@ -100,7 +101,8 @@ def _run_init(call: Invocation, *, only: str) -> int:
     if only:
         workflow.select_phases(call.command.phases, only)
     flags = {name: value for name, value in call.flags.items() if name not in KB_ONLY_FLAGS}
-    config_file = Path(flags.pop("config")) if "config" in flags else None
+    flags.update(call.program.wishes)
+    config_file = Path(flags.pop("config")) if "config" in flags else adopted_config(call, local)
     config = load.load_init_config(local, config_file=config_file, flags=flags)
     is_dry = config.dry_run
     target: Host = dryrun.DryRunHost(local) if is_dry else local
@@ -110,16 +112,27 @@ def _run_init(call: Invocation, *, only: str) -> int:
     for note in config.notes:
         call.report.note(note)
     paths = paths_of(config, call.flags)
-    with locked(local, paths, f"kb {call.command.name}", is_dry=is_dry):
-        node_state = state.load_state(target, paths)
+    with locked(local, paths, f"kb {call.command.name}", is_dry=is_dry or not needs_lock(call, local, paths)):
+        node_state = open_state(call, target, paths)
         _require_no_worker(node_state)
         require_same_node(node_state, config, paths)
         kubeconfig_file = Path(call.flags["kubeconfig"]) if "kubeconfig" in call.flags else None
         ctx = make_context(target, config, paths, call.report, kubeconfig_file=kubeconfig_file)
-        runner = workflow.Runner(call.command.workflow, call.command.phases, node_state)
+        runner = workflow.Runner(
+            call.command.workflow, call.command.phases, node_state, keeps_journal=call.program.keeps_state
+        )
         result = runner.run(ctx, only=only, skip=() if only else config.skip_phases)
     print_result(call, result, target, local)
     return 0
+
+
+def adopted_config(call: Invocation, local: Host) -> Optional[Path]:
+    """Without --config an adopted node is gone on with as it was found: kb's defaults would make it another one."""
+    path = Paths().adopted(call.command.workflow)
+    if not (call.program.keeps_state and "root" not in call.flags and local.exists(path)):
+        return None
+    call.report.note(f"this node was adopted: going by {path}")
+    return path
 
 
 def paths_of(config: InitConfig, flags: dict[str, Any]) -> Paths:
@@ -151,8 +164,8 @@ def not_root(command: str) -> HostError:
 def _require_no_worker(node_state: state.State) -> None:
     if node_state.has_run("join"):
         raise HostError(
-            f"this node, {node_state.node}, has joined cluster {node_state.cluster} as a worker",
-            cause="a worker cannot become the first control plane of another cluster",
+            f"this node, {node_state.node}, has joined cluster {node_state.cluster}",
+            cause="a node that has joined a cluster cannot become the first control plane of another",
             remedy="leave that cluster first: kb reset",
             code="node-is-worker",
         )
@@ -180,6 +193,18 @@ def locked(local: LocalHost, paths: Paths, holder: str, *, is_dry: bool) -> Iter
         yield
 
 
+def needs_lock(call: Invocation, local: Host, paths: Paths) -> bool:
+    """Whoever keeps no state makes no folder for its lock either, but waits for who does."""
+    return call.program.keeps_state or local.is_dir(paths.state_dir)
+
+
+def open_state(call: Invocation, target: Host, paths: Paths) -> state.State:
+    """This node's state, or for a program that keeps none an empty one which is never written."""
+    if call.program.keeps_state:
+        return state.load_state(target, paths)
+    return state.State(target, paths, is_kept=False)
+
+
 def make_context(
     target: Host, config: InitConfig, paths: Paths, report: Report, *, kubeconfig_file: Optional[Path] = None
 ) -> Context:
@@ -204,6 +229,9 @@ def local_server(config: InitConfig) -> str:
 
 
 def print_result(call: Invocation, result: RunResult, target: Host, local: LocalHost) -> None:
+    if call.program.show_result:
+        call.program.show_result(call, result, target)
+        return
     plan = list(getattr(target, "plan", []))
     plan = [step for step in plan if not step.what.startswith("/var/lib/kb")]
     if call.output != "text":
@@ -215,7 +243,7 @@ def print_result(call: Invocation, result: RunResult, target: Host, local: Local
         call.print_value(value)
         return
     if target.mode == "dry-run":
-        _print_plan(call, plan)
+        print_plan(call, plan)
     elif target.mode == "root":
         _print_deferred(call, local)
     else:
@@ -231,7 +259,7 @@ def print_result(call: Invocation, result: RunResult, target: Host, local: Local
 _VERBS = {"write": "write", "mkdir": "make folder", "remove": "remove", "link": "link", "run": "run", "send": "request"}
 
 
-def _print_plan(call: Invocation, plan: list[dryrun.Planned]) -> None:
+def print_plan(call: Invocation, plan: list[dryrun.Planned]) -> None:
     for step in plan:
         call.print(f"would {_VERBS[step.kind]}: {step.what}")
         if step.diff:
@@ -344,7 +372,8 @@ def status(call: Invocation) -> int:
     for key in [*known, *(key for key in node_state.phases if key not in known)]:
         entry = node_state.phases.get(key)
         when = f"  {entry.ended or entry.started}" if entry else ""
-        call.print(f"{key:<{width}}  {entry.status if entry else 'not run'}{when}")
+        status = "not run" if entry is None else "adopted" if entry.adopted else entry.status
+        call.print(f"{key:<{width}}  {status}{when}")
         if entry and entry.error:
             call.print(f"{'':<{width}}  {entry.error.get('what')}: {entry.error.get('cause', '')}")
     return 0
@@ -355,7 +384,8 @@ def status(call: Invocation) -> int:
 
 def print_defaults(call: Invocation) -> int:
     kind = call.command.name.rpartition(" ")[2]
-    call.print(config_commands.print_defaults(kind, call.flags.get("component-configs", [])))
+    version = discover.choose_version(host.LocalHost(), "").value
+    call.print(config_commands.print_defaults(kind, call.flags.get("component-configs", []), version=version))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
@@ -78,8 +79,9 @@ def _run_join(call: Invocation, *, only: str, endpoint: str) -> int:
     if not local.is_root_user() and not ignored & {"all", "isprivilegeduser"}:
         raise commands.not_root("kb join")
     target: Host = dryrun.DryRunHost(local) if wishes.join.dry_run else local
-    with commands.locked(local, Paths(), f"kb {call.command.name}", is_dry=wishes.join.dry_run):
-        node_state = state.load_state(target, Paths())
+    is_free = wishes.join.dry_run or not commands.needs_lock(call, local, Paths())
+    with commands.locked(local, Paths(), f"kb {call.command.name}", is_dry=is_free):
+        node_state = commands.open_state(call, target, Paths())
         _require_same_kind(local, node_state, is_control_plane=is_control_plane)
         config = _find_cluster(local, wishes, member, node_state, call.report)
         for warning in config.warnings:
@@ -88,19 +90,22 @@ def _run_join(call: Invocation, *, only: str, endpoint: str) -> int:
             call.report.note(note)
         paths = Paths(pki=Path(config.cluster.certificates_dir))
         commands.require_same_node(node_state, config, paths)
-        runner = workflow.Runner("join", phases, node_state)
+        runner = workflow.Runner("join", phases, node_state, keeps_journal=call.program.keeps_state)
         ctx = _make_context(target, config, paths, call.report)
         result = runner.run(ctx, only=only, skip=() if only else config.skip_phases)
     result.outputs["server"] = config.server
+    result.outputs["join_text"] = CLOSING_CONTROL_PLANE if is_control_plane else CLOSING
     commands.print_result(call, result, target, local)
+    if call.program.show_result:
+        return 0
     if result.changes and not only and call.output == "text" and target.mode == "live":
-        call.print(_CLOSING_CONTROL_PLANE if is_control_plane else _CLOSING)
+        call.print(result.outputs["join_text"])
     return 0
 
 
 def _phases_for(call: Invocation, *, is_control_plane: bool, only: str) -> tuple[Phase, ...]:
     """The phases of a worker, or those of a control plane. Raises UsageError (not-a-worker-phase)."""
-    phases = tuple(phase for phase in call.command.phases if is_control_plane or not phase.on)
+    phases = phases_on(call.command.phases, is_control_plane=is_control_plane)
     if only and not any(phase in phases for phase in workflow.select_phases(call.command.phases, only)):
         raise UsageError(
             f"kb join phase {only}",
@@ -111,7 +116,12 @@ def _phases_for(call: Invocation, *, is_control_plane: bool, only: str) -> tuple
     return phases
 
 
-_CLOSING_CONTROL_PLANE = """
+def phases_on(phases: Sequence[Phase], *, is_control_plane: bool) -> tuple[Phase, ...]:
+    """Of join's phases those of a worker, or those of a control plane."""
+    return tuple(phase for phase in phases if is_control_plane or not phase.on)
+
+
+CLOSING_CONTROL_PLANE = """
 This node has joined the cluster and a new control plane instance was created:
 * it has the cluster's authorities, and certificates of its own;
 * its etcd is a member with a vote (where etcd is the cluster's own);
@@ -127,7 +137,7 @@ To use the cluster as an ordinary user:
 See it: kubectl get nodes
 """
 
-_CLOSING = """
+CLOSING = """
 This node has joined the cluster:
 * its kubelet asked for a certificate, and the cluster signed it;
 * its kubelet talks to the API server with it, and renews it by itself.
@@ -138,7 +148,10 @@ See it on a control plane: kubectl get nodes
 
 def _load_wishes(call: Invocation, local: LocalHost, endpoint: str, *, is_member: bool) -> load_join.JoinWishes:
     flags = {name: value for name, value in call.flags.items() if name not in _NOT_CONFIG}
+    flags.update(call.program.wishes)
     config_file = Path(call.flags["config"]) if "config" in call.flags else None
+    if config_file is None and not endpoint and is_member:
+        config_file = commands.adopted_config(call, local)
     return load_join.load_join_config(
         local, config_file=config_file, flags=flags, endpoint=endpoint, is_member=is_member
     )
@@ -148,7 +161,7 @@ def _require_same_kind(local: LocalHost, node_state: State, *, is_control_plane:
     """A node that joined as one kind goes on as that kind. Raises HostError: node-is-control-plane, node-is-worker."""
     manifest = Paths().manifest("kube-apiserver")
     prepared = node_state.phases.get("join/control-plane-prepare/certs")
-    was_control_plane = prepared is not None and bool(prepared.created)
+    was_control_plane = prepared is not None and bool(prepared.created or prepared.adopted)
     if is_control_plane and node_state.has_run("join") and not was_control_plane and _was_started(node_state):
         raise HostError(
             f"this node, {node_state.node}, has joined cluster {node_state.cluster} as a worker",
@@ -175,7 +188,7 @@ def _require_same_kind(local: LocalHost, node_state: State, *, is_control_plane:
 
 def _was_started(node_state: State) -> bool:
     started = node_state.phases.get("join/kubelet-start")
-    return started is not None and bool(started.created)
+    return started is not None and bool(started.created or started.adopted)
 
 
 def _find_cluster(
@@ -217,6 +230,28 @@ def _find_cluster(
         access = replace(access, server=kubeconfig.local_url(config))
     text = access.render_bootstrap_kubeconfig(config.cluster.cluster_name)
     return replace(config, bootstrap_kubeconfig=text, clock_skew_s=access.skew_s)
+
+
+def make_member_context(target: Host, config_file: Path, report: Report) -> Context:
+    """What `kb join` with that file would work with on a node that is a member already. Raises ClusterError."""
+    paths = Paths()
+    wishes = load_join.load_join_config(target, config_file=config_file, flags={}, is_member=True)
+    own = paths.admin_conf if wishes.join.control_plane else paths.kubernetes / "kubelet.conf"
+    member = discovery.find_member_access(target, own)
+    assert member is not None
+    found = discovery.read_documents(target, member, wishes.join.timeouts)
+    config = load_join.build_join_config(
+        target,
+        wishes,
+        cluster_text=found.cluster_text,
+        kubelet_text=found.kubelet_text,
+        pod_network=found.pod_network,
+        server=member.server,
+        ca_pem=member.ca_pem,
+    )
+    ctx = _make_context(target, config, Paths(pki=Path(config.cluster.certificates_dir)), report)
+    ctx.outputs["owned_paths"] = frozenset()
+    return ctx
 
 
 def _require_discovery(wishes: load_join.JoinWishes) -> None:

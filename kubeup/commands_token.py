@@ -91,7 +91,7 @@ def create(call: Invocation) -> int:
     now = local.now()
     for token in wanted:
         create_token(api, token, now)
-    if key:
+    if key and call.program.does_more:
         upload_certs(call, target, api, key)
     if call.flags.get("dry-run"):
         for step in getattr(target, "plan", ()):
@@ -266,10 +266,14 @@ _HEAD = ("TOKEN", "TTL", "EXPIRES", "USAGES", "DESCRIPTION", "EXTRA GROUPS")
 
 
 def render_table(found: list[BootstrapToken], now: datetime.datetime) -> str:
-    """kubeadm's columns."""
-    rows = [_HEAD, *(_row(token, now) for token in found)]
+    """kubeadm's columns, to the space: the head is as wide as the first row, and each further row as wide as itself."""
+    first, *others = [_row(token, now) for token in found]
+    return "\n".join(_align([_HEAD, first]) + [line for row in others for line in _align([row])])
+
+
+def _align(rows: list[tuple[str, ...]]) -> list[str]:
     widths = [max(10, max(len(row[column]) for row in rows) + 3) for column in range(len(_HEAD) - 1)]
-    return "\n".join("".join(f"{cell:<{width}}" for cell, width in zip(row, widths)) + row[-1] for row in rows)
+    return ["".join(f"{cell:<{width}}" for cell, width in zip(row, widths)) + row[-1] for row in rows]
 
 
 def _row(token: BootstrapToken, now: datetime.datetime) -> tuple[str, ...]:
@@ -279,9 +283,9 @@ def _row(token: BootstrapToken, now: datetime.datetime) -> tuple[str, ...]:
         ttl = describe_ttl(tokens.expires_at(token), now)
     return (
         token.token.reveal(),
-        ttl,
+        f"{ttl:<9}",
         expires,
-        ",".join(sorted(token.usages)) or "<none>",
+        f"{','.join(sorted(token.usages)) or '<none>':<22}",
         f"{token.description or '<none>':<{_DESCRIPTION}.{_DESCRIPTION}}",
         ",".join(token.groups) or "<none>",
     )

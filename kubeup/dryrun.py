@@ -78,6 +78,9 @@ class DryRunHost:
         names.update(made.name for made in self._dirs if made.parent == path)
         return sorted(names)
 
+    def real_path(self, path: Path) -> Path:
+        return self.inner.real_path(path)
+
     def free_bytes(self, path: Path) -> int:
         return self.inner.free_bytes(path)
 

@@ -130,6 +130,16 @@ def render_kubeconfig(
     )
 
 
+def render_without_cert(*, server: str, user: str, cluster_name: str, client_key_pem: Secret) -> str:
+    """A kubeconfig whose user has a key and waits for its certificate, and whose cluster waits for its CA's."""
+    document = render.load_yaml(
+        render_kubeconfig(server=server, ca_pem="", user=user, cluster_name=cluster_name, client_key_pem=client_key_pem)
+    )
+    del document["clusters"][0]["cluster"]["certificate-authority-data"]
+    del document["users"][0]["user"]["client-certificate-data"]
+    return render.dump_yaml(document)
+
+
 def _render_client(cert_pem: str, key_pem: Secret) -> dict[str, str]:
     return {"client-certificate-data": _base64(cert_pem), "client-key-data": _base64(key_pem.reveal())}
 
@@ -379,7 +389,7 @@ def ensure_kubeconfig(
         text = _issue(host, paths, config=config, name=name, key=make_key(), server=server_url(name, config, release))
         host.write_file(path, text, mode=0o600)
     elif finding.action == "renew":
-        text = _renew(host, paths, path=path, seconds=config.cluster.certificate_validity_period_s)
+        text = renew_client(host, paths, path=path, seconds=config.cluster.certificate_validity_period_s)
         pki.write_keeping_mode(host, path, text, mode=0o600)
     return finding
 
@@ -411,17 +421,20 @@ def _issue_client_cert(
     return pki.issue_leaf_cert(subject, key, ca=ca, validity=pki.Validity(ca.cert.not_valid_before_utc, not_after))
 
 
-def _renew(host: Host, paths: Paths, *, path: Path, seconds: int) -> str:
-    """The file with a new certificate for the same subject and key, and the CA of today; all else as it is."""
+def renew_client(host: Host, paths: Paths, *, path: Path, seconds: int, new_key: Optional[pki.Key] = None) -> str:
+    """The file with a new certificate for the same subject and key, or for `new_key`, and the CA of today; all else as
+    it is."""
     text = host.read_text(path)
     found = read_kubeconfig(text, host=host, path=path)
-    key = pki.parse_key(found.client_key_pem.reveal())
+    key = new_key or pki.parse_key(found.client_key_pem.reveal())
     old = pki.parse_certs(found.client_cert_pem)[0]
     ca = pki.read_ca(host, paths)
     cert = pki.issue_leaf_cert(pki.subject_of(old), key, ca=ca, validity=pki.plan_validity(host.now(), seconds))
     document = _load(text, str(path))
     user = _entry(document, "users", found.user, str(path))
     user["client-certificate-data"] = _base64(pki.cert_to_pem(cert))
+    if new_key is not None:
+        user["client-key-data"] = _base64(pki.key_to_pem(new_key).reveal())
     cluster = _entry(document, "clusters", found.cluster_name, str(path))
     if not found.ca_file:
         cluster["certificate-authority-data"] = _base64(pki.cert_to_pem(ca.cert))

@@ -48,6 +48,10 @@ class Paths:
         """The static pod manifest of `component` ("kube-apiserver")."""
         return self.manifests / f"{component}.yaml"
 
+    def adopted(self, workflow: str) -> Path:
+        """The documents of a node that kb adopted: what kb init, or kb join, goes by on it."""
+        return self.state_dir / f"adopted-{workflow}.yaml"
+
     @property
     def admin_conf(self) -> Path:
         return self.kubeconfigs / "admin.conf"

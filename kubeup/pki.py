@@ -447,6 +447,16 @@ def parse_certs(pem: str) -> tuple[x509.Certificate, ...]:
         raise ValueError("its certificate is damaged") from error
 
 
+def render_request(subject: Subject, key: Key) -> str:
+    """A certificate signing request for `key`, with the names of `subject`, in PEM form."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(
+        _render_name(subject.common_name, subject.organizations)
+    )
+    if subject.sans:
+        builder = builder.add_extension(_render_sans(subject.sans), critical=False)
+    return builder.sign(key, _hash_for(key)).public_bytes(serialization.Encoding.PEM).decode()
+
+
 def common_name_of_request(pem: str) -> str:
     """The CN of a certificate signing request; "" where it has none. Raises ValueError."""
     names = x509.load_pem_x509_csr(pem.encode()).subject.get_attributes_for_oid(NameOID.COMMON_NAME)

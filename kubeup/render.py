@@ -98,6 +98,16 @@ def name_of(path: Path) -> str:
     return str(path).replace("/", "-")
 
 
+def is_same_yaml(text: str, other: str) -> bool:
+    """Whether two texts hold the same document: another tool orders and quotes it in its own way."""
+    if text == other:
+        return True
+    try:
+        return bool(load_yaml(text) == load_yaml(other))
+    except yaml.YAMLError:
+        return False
+
+
 def covers(found: Any, wanted: Any) -> bool:
     """Whether everything that `wanted` names is in `found` with the same value: the server adds defaults of its
     own to what was applied, and others add fields, so an equal object is not to be had."""

@@ -40,6 +40,8 @@ class PhaseState:
     """Files that were there: {"path": ..., "copy": ...}; undo puts the copy back."""
     outputs: dict[str, Any] = field(default_factory=dict)
     error: Optional[dict[str, Any]] = None
+    adopted: bool = False
+    """Another tool did it; kb looked, and found it as it would leave it."""
 
 
 @dataclass
@@ -55,25 +57,31 @@ class State:
     adopted: list[str] = field(default_factory=list)
     """Files that another tool or the admin made and kb works with: undo never touches them."""
     phases: dict[str, PhaseState] = field(default_factory=dict)
+    is_kept: bool = True
+    """False: of this run alone; save() writes nothing."""
     _saved: str = ""
 
     def created_paths(self) -> frozenset[str]:
         """Every path that kb made on this node."""
         return frozenset(path for phase in self.phases.values() for path in phase.created)
 
+    def known_paths(self) -> frozenset[str]:
+        """Every path that is this node's as kb knows it: made by kb, or adopted."""
+        return self.created_paths() | frozenset(self.adopted)
+
     def has_changed_files(self) -> bool:
         """Whether there is a file to remove or to put back: a run that its checks refused left none."""
         return any(phase.created or phase.backups for phase in self.phases.values())
 
     def has_run(self, workflow: str) -> bool:
-        """Whether a workflow (`init`, `join`) made or changed files on this node."""
+        """Whether a workflow (`init`, `join`) made or changed files on this node, or what it does was adopted."""
         entries = [phase for key, phase in self.phases.items() if key.startswith(f"{workflow}/")]
-        return any(phase.created or phase.backups for phase in entries)
+        return any(phase.created or phase.backups or phase.adopted for phase in entries)
 
     def save(self) -> None:
         """Write the file if it changed: 0600, whole or not at all."""
         text = json.dumps(self.as_dict(), indent=1, sort_keys=True) + "\n"
-        if text == self._saved:
+        if text == self._saved or not self.is_kept:
             return
         self.host.make_dir(self.paths.state_dir, mode=0o700)
         self.host.write_file(self.paths.state, text, mode=0o600)
@@ -88,8 +96,13 @@ class State:
             "cluster": self.cluster,
             "cri_socket": self.cri_socket,
             "adopted": self.adopted,
-            "phases": {key: asdict(phase) for key, phase in self.phases.items()},
+            "phases": {key: _describe_phase(phase) for key, phase in self.phases.items()},
         }
+
+
+def _describe_phase(phase: PhaseState) -> dict[str, Any]:
+    """As it is stored: `adopted` only where it is so, as states from before it have no such field."""
+    return {name: value for name, value in asdict(phase).items() if name != "adopted" or value}
 
 
 def load_state(host: Host, paths: Paths) -> State:

@@ -221,7 +221,7 @@ class Runner:
         skipped = plan_skips(chosen, skip)
         result = RunResult(self.workflow)
         remove_leftovers(ctx.host, self.state)
-        ctx.outputs["owned_paths"] = self.state.created_paths()
+        ctx.outputs["owned_paths"] = self.state.known_paths()
         ctx.outputs["unfinished_phases"] = frozenset(phase.name for phase in self.phases if not self._is_done(phase))
         ctx.outputs["will_run"] = frozenset(phase.name for phase in chosen if phase.name not in skipped)
         self._total = len(chosen)
@@ -278,7 +278,7 @@ class Runner:
         journal.forget_unmade()
         sent_before = _sent_objects(ctx)
         try:
-            journal.plan_to_make([_resolve(ctx.paths, name) for name in phase.makes])
+            journal.plan_to_make([resolve_path(ctx.paths, name) for name in phase.makes])
             self.state.save()
             worked_on = dataclasses.replace(ctx, host=journal) if self.keeps_journal else ctx  # type: ignore[arg-type]
             outputs = dict(phase.run(worked_on) or {})
@@ -339,7 +339,7 @@ def _is_storable(value: Any) -> bool:
     return value is None or isinstance(value, (str, int, float, bool))
 
 
-def _resolve(paths: Paths, name: str) -> Path:
+def resolve_path(paths: Paths, name: str) -> Path:
     """A name in Phase.makes: absolute, `pki/...` in the certificates folder, or a file of /etc/kubernetes."""
     if name.startswith("/"):
         return Path(name)

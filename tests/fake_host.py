@@ -71,6 +71,9 @@ class FakeHost:
         found = {name[len(prefix) :].split("/")[0] for name in (*self.files, *self.dirs) if name.startswith(prefix)}
         return sorted(name for name in found if name)
 
+    def real_path(self, path: Path) -> Path:
+        return path
+
     def free_bytes(self, path: Path) -> int:
         return self.free
 

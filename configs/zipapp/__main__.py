@@ -19,7 +19,7 @@ def main():
     # A link that is switched to another version, or a later chdir, must not change what a running kb imports.
     sys.path[0] = os.path.realpath(os.path.dirname(__file__))
 
-    if sys.argv[1:2] == ["version"]:
+    if sys.argv[1:2] == ["version"] and os.path.basename(sys.argv[0]) != "kubeadm":
         from kubeup.version import print_version
 
         if print_version(sys.argv[2:]):

@@ -39,10 +39,17 @@ _PLACEHOLDER_ADDRESS = "1.2.3.4"
 # ---- print
 
 
-def print_defaults(kind: str, component_configs: Iterable[str] = (), *, node_name: str = "node") -> str:
-    """The documents with every default: kind is init-defaults, join-defaults, reset-defaults, upgrade-defaults."""
+def print_defaults(
+    kind: str,
+    component_configs: Iterable[str] = (),
+    *,
+    node_name: str = "node",
+    version: str = releases.NEWEST_PROVEN,
+) -> str:
+    """The documents with every default: kind is init-defaults, join-defaults, reset-defaults, upgrade-defaults.
+    version: the one whose minor they are for."""
     makers: dict[str, Callable[[str], list[dict[str, Any]]]] = {
-        "init-defaults": _default_init,
+        "init-defaults": lambda name: _default_init(name, version),
         "join-defaults": _default_join,
         "reset-defaults": lambda name: [
             render.render_reset_configuration(types.ResetConfiguration(cri_socket=types.NodeRegistration.cri_socket))
@@ -58,22 +65,22 @@ def print_defaults(kind: str, component_configs: Iterable[str] = (), *, node_nam
         )
     names = [component_configs] if isinstance(component_configs, str) else component_configs
     wanted = [part.strip() for name in names for part in name.split(",") if part.strip()]
-    return _join_documents([*makers[kind](node_name), *(_default_component(name) for name in wanted)])
+    return _join_documents([*makers[kind](node_name), *(_default_component(name, version) for name in wanted)])
 
 
-def _default_config(node_name: str) -> types.InitConfig:
+def _default_config(node_name: str, version: str) -> types.InitConfig:
     """What an init without any wish would be, on a machine that nobody asked."""
-    newest = releases.find_release(releases.NEWEST_PROVEN)
+    release = releases.find_release(version)
     return types.InitConfig(
-        cluster=types.ClusterConfiguration(f"{newest.name}.0"),
+        cluster=types.ClusterConfiguration(f"{release.name}.0"),
         node=types.NodeRegistration(node_name),
         local_api_endpoint=types.LocalAPIEndpoint(_PLACEHOLDER_ADDRESS),
         bootstrap_tokens=(types.BootstrapToken(_PLACEHOLDER_TOKEN),),
     )
 
 
-def _default_init(node_name: str) -> list[dict[str, Any]]:
-    config = _default_config(node_name)
+def _default_init(node_name: str, version: str) -> list[dict[str, Any]]:
+    config = _default_config(node_name, version)
     release = releases.find_release(config.cluster.kubernetes_version)
     return [
         render.render_init_configuration(config),
@@ -92,8 +99,8 @@ def _default_join(node_name: str) -> list[dict[str, Any]]:
     return [render.render_join_configuration(join)]
 
 
-def _default_component(name: str) -> dict[str, Any]:
-    config = _default_config("node")
+def _default_component(name: str, version: str) -> dict[str, Any]:
+    config = _default_config("node", version)
     if name == "KubeletConfiguration":
         release = releases.find_release(config.cluster.kubernetes_version)
         return dict(kubelet.render_kubelet_config(config, release).document)

@@ -45,6 +45,7 @@ FIELDS: dict[str, tuple[str, str, schema.Type]] = {
     "mirror": (_KB, "mirror.endpoint", schema.TEXT),
     "pod-network": (_KB, "podNetwork.plugin", schema.TEXT),
     "pod-network-manifest": (_KB, "podNetwork.manifest", schema.TEXT),
+    "only-kubeadm": (_KB, "onlyKubeadm", schema.BOOL),
     "soak": (_KB, "soak", schema.DURATION),
 }
 """Every flag that says what a document could say. kb's own come last."""
@@ -74,11 +75,27 @@ JOIN_FIELDS: dict[str, tuple[str, str, schema.Type]] = {
     "skip-phases": (_JOIN, "skipPhases", schema.TEXTS),
     "tls-bootstrap-token": (_JOIN, "discovery.tlsBootstrapToken", schema.SECRET),
     "fix": (_KB, "runtime.fix", schema.BOOL),
+    "only-kubeadm": (_KB, "onlyKubeadm", schema.BOOL),
     "soak": (_KB, "soak", schema.DURATION),
 }
 """The flags of join, and `endpoint`, the word that is no flag. --token fills two fields: see config/load_join.py."""
 
-_BESIDE_CONFIG = frozenset({"dry-run", "ignore-preflight-errors", "node-name", "skip-phases"})
+_RESET = "ResetConfiguration"
+
+RESET_FIELDS: dict[str, tuple[str, str, schema.Type]] = {
+    "cert-dir": (_RESET, "certificatesDir", schema.TEXT),
+    "cleanup-tmp-dir": (_RESET, "cleanupTmpDir", schema.BOOL),
+    "cri-socket": (_RESET, "criSocket", schema.TEXT),
+    "dry-run": (_RESET, "dryRun", schema.BOOL),
+    "force": (_RESET, "force", schema.BOOL),
+    "ignore-preflight-errors": (_RESET, "ignorePreflightErrors", schema.TEXTS),
+    "skip-phases": (_RESET, "skipPhases", schema.TEXTS),
+}
+"""The flags of kubeadm's reset."""
+
+_BESIDE_CONFIG = frozenset(
+    {"cleanup-tmp-dir", "dry-run", "force", "ignore-preflight-errors", "node-name", "skip-phases"}
+)
 
 
 def is_allowed_beside_config(name: str, fields: Fields = FIELDS) -> bool:

@@ -143,7 +143,8 @@ def build_init_config(host: Host, trees: Trees, problems: Problems, *, looks: st
     init = build(schema.INIT, {**own, "nodeRegistration": chooser.node_tree()})
     endpoint = chooser.local_api_endpoint()
     cluster = chooser.cluster(endpoint, kb)
-    init["node"] = chooser.with_node_ip(init["node"], endpoint, cluster)
+    if not kb.only_kubeadm:
+        init["node"] = chooser.with_node_ip(init["node"], endpoint, cluster)
     skip_phases, cluster = _align_addons(init.pop("skip_phases", ()), cluster)
     config = types.InitConfig(
         **init,

@@ -346,6 +346,7 @@ KB = Struct(
         "mirror": Struct({"endpoint": TEXT}, _mirror),
         "soak": DURATION,
         "runtime": Struct({"fix": BOOL}, types.Runtime),
+        "onlyKubeadm": BOOL,
     },
     types.KbConfiguration,
 )

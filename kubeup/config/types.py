@@ -220,6 +220,8 @@ class KbConfiguration:
     soak_s: int = 10
     """How long verify watches the static pods before it says ready; 0 skips the soak."""
     runtime: Runtime = Runtime()
+    only_kubeadm: bool = False
+    """Do no more than kubeadm: write no unit, leave the start at boot and --node-ip alone, take no file for one's own."""
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def upload_certs(ctx: Context) -> Outputs:
 
 def _remove_other_proxies(ctx: Context, proxy: BootstrapToken) -> None:
     """An upload before this one, cut off perhaps, left its own token: nothing is owned by it any more."""
-    for token in _valid_tokens(ctx):
+    for token in valid_tokens(ctx):
         if token.description == proxy.description and not token.usages and token.token_id != proxy.token_id:
             ctx.api.delete(kubeapi.path_of("Secret", tokens.secret_name(token.token_id), SYSTEM))
 
@@ -205,7 +205,8 @@ def make_bootstrap_tokens(ctx: Context) -> Outputs:
 
 def _take_earlier_tokens(ctx: Context) -> list[BootstrapToken]:
     """The configured tokens; for one that kb makes up, the like of it that a run which was cut off left behind."""
-    earlier, made = _valid_tokens(ctx), []
+    earlier = [] if ctx.config.kb.only_kubeadm else valid_tokens(ctx)
+    made = []
     for wanted in ctx.config.bootstrap_tokens:
         kind = (wanted.description, set(wanted.usages), set(wanted.groups))
         alike = [token for token in earlier if kind == (token.description, set(token.usages), set(token.groups))]
@@ -216,7 +217,7 @@ def _take_earlier_tokens(ctx: Context) -> list[BootstrapToken]:
     return made
 
 
-def _valid_tokens(ctx: Context) -> list[BootstrapToken]:
+def valid_tokens(ctx: Context) -> list[BootstrapToken]:
     listed = ctx.api.list(kubeapi.path_of("Secret", "", SYSTEM), field="type=bootstrap.kubernetes.io/token")
     parsed = [tokens.parse_token_secret(secret) for secret in listed]
     return [token for token in parsed if token and not tokens.is_expired(token, ctx.host.now())]
@@ -228,7 +229,7 @@ def bootstrap_tokens_are_made(ctx: Context) -> bool:
     rbac = clusterobjects.load_objects("rbac/bootstrap.yaml") + clusterobjects.load_objects("rbac/cluster-info.yaml")
     if not clusterobjects.has_objects(ctx.api, [*rbac, _cluster_info(ctx)]):
         return False
-    valid = _valid_tokens(ctx)
+    valid = valid_tokens(ctx)
     known = {token.token for token in valid}
     has_any = any("authentication" in token.usages for token in valid)
     return all(

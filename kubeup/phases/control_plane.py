@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubeup.lazy import lazy_import
-from kubeup.render import dump_yaml
+from kubeup.render import dump_yaml, is_same_yaml
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def manifest_is_current(ctx: Context, component: str) -> bool:
     path = ctx.paths.manifest(component)
     found = ctx.host.stat(path)
     is_plain = found is not None and found.mode == 0o600 and not found.is_dir
-    return is_plain and ctx.host.read_text(path) == render_manifest(ctx, component)
+    return is_plain and is_same_yaml(ctx.host.read_text(path), render_manifest(ctx, component))
 
 
 def report_patches(ctx: Context, target: str) -> None:

@@ -65,6 +65,12 @@ def _closing_text(ctx: Context, worker_join: str, certificate_key: str) -> str:
         f"  export KUBECONFIG={ctx.paths.admin_conf}",
         "",
     ]
+    if ctx.config.kb.pod_network.plugin == "none":
+        lines += [
+            "You should now deploy a pod network to the cluster: pods wait for one.",
+            "  kubectl apply -f FILE; choices: https://kubernetes.io/docs/concepts/cluster-administration/addons/",
+            "",
+        ]
     if worker_join and ctx.config.cluster.control_plane_endpoint:
         lines += _control_plane_lines(worker_join, certificate_key)
     if worker_join:

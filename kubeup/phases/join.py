@@ -123,7 +123,9 @@ def kubelet_is_current(ctx: Context) -> bool:
     files = _render_files(ctx)
     if not _is_member(ctx):
         files[_bootstrap_conf(ctx)] = config_of(ctx).bootstrap_kubeconfig.reveal()
-    is_written = all(ctx.host.exists(path) and ctx.host.read_text(path) == text for path, text in files.items())
+    is_written = all(
+        ctx.host.exists(path) and node.holds(ctx.host.read_text(path), path, text) for path, text in files.items()
+    )
     return is_written and node.kubelet_is_active(ctx.host) and (_is_member(ctx) or _is_asking(ctx))
 
 

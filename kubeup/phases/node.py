@@ -105,6 +105,8 @@ def stop_kubelet(ctx: Context) -> None:
 
 def enable_kubelet(ctx: Context) -> None:
     """Have the kubelet started at boot. A machine that does not let itself be changed so runs it all the same."""
+    if ctx.config.kb.only_kubeadm:
+        return
     manager = find_service_manager(ctx.host)
     if manager and manager.name == "systemd" and ctx.host.query(["systemctl", "is-enabled", "kubelet"]).ok:
         return
@@ -215,6 +217,8 @@ def render_kubelet_files(ctx: Context, *, register_with_taints: bool = False) ->
 
 def render_unit_files(ctx: Context) -> dict[Path, str]:
     """The unit and the drop-in, as far as no package brought them; {} where systemd does not run the node."""
+    if ctx.config.kb.only_kubeadm:
+        return {}
     manager = find_service_manager(ctx.host)
     if manager.name != "systemd" if manager else ctx.host.is_live:
         return {}
@@ -232,7 +236,12 @@ def _flags(ctx: Context, register_with_taints: bool = False) -> tuple[Arg, ...]:
 
 
 def _are_on_disk(ctx: Context, files: Mapping[Path, str]) -> bool:
-    return all(ctx.host.exists(path) and ctx.host.read_text(path) == text for path, text in files.items())
+    return all(ctx.host.exists(path) and holds(ctx.host.read_text(path), path, text) for path, text in files.items())
+
+
+def holds(found: str, path: Path, wanted: str) -> bool:
+    """Whether a file holds what is wanted, in whoever's spelling."""
+    return render.is_same_yaml(found, wanted) if path.suffix == ".yaml" else found == wanted
 
 
 # ---- kubelet-finalize

@@ -40,6 +40,8 @@ def run_checks(ctx: Context) -> Outputs:
 def find_own_files(ctx: Context) -> list[Path]:
     """The static pods and the kubelet's configuration as far as they are, to the letter, what this run would write:
     with them a node whose state.json was lost is gone on with, not refused."""
+    if ctx.config.kb.only_kubeadm:
+        return []
     components = ("etcd", *health.COMPONENTS)
     own = [ctx.paths.manifest(name) for name in components if control_plane.manifest_is_current(ctx, name)]
     if own and node.kubelet_is_current(ctx):

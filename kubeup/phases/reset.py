@@ -79,7 +79,7 @@ def remove_etcd_member(ctx: Context) -> Outputs:
     if str(manifest) not in state.load_state(ctx.host, ctx.paths).created_paths() or not ctx.host.exists(manifest):
         return None
     try:
-        _leave_etcd(ctx, manifest)
+        leave_etcd(ctx, manifest)
     except KbError as error:
         ctx.report.warn(
             f"this node's etcd member stays in the list: {error}. On another control plane: kb etcd members"
@@ -87,7 +87,8 @@ def remove_etcd_member(ctx: Context) -> Outputs:
     return None
 
 
-def _leave_etcd(ctx: Context, manifest: Path) -> None:
+def leave_etcd(ctx: Context, manifest: Path) -> None:
+    """Take the member that runs by this manifest out of the list, unless it is the last. Raises KbError."""
     pod = render.load_yaml(ctx.host.read_text(manifest))
     own_url, *others = etcd.client_urls_of_manifest(pod)
     tls = etcd.read_client_tls(ctx.host, ctx.paths)

@@ -113,8 +113,7 @@ def test_the_table() -> None:
         f"DESCRIPTION   {gap}EXTRA GROUPS",
         "abcdef.0123456789abcdef   23h         2026-01-01T23:00:00Z   authentication,signing   "
         f"<none>        {gap}system:bootstrappers:kubeadm:default-node-token",
-        "bbbbbb.0000000000000000   <forever>   <never>                <none>                   "
-        f"words         {gap}<none>",
+        f"bbbbbb.0000000000000000   <forever>   <never>   <none>                   words         {gap}<none>",
     ]
 
 

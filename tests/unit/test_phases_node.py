@@ -100,7 +100,9 @@ def test_a_manifest_that_was_edited_or_opened_is_not_current(component: str) -> 
     assert not is_current(ctx)
     host.modes[path] = 0o600
     assert is_current(ctx)
-    host.files[path] += b"# mine\n"
+    host.files[path] += b"# a comment is no other pod\n"
+    assert is_current(ctx)
+    host.files[path] += b"mine: true\n"
     assert not is_current(ctx)
 
 

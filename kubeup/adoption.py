@@ -1,0 +1,161 @@
+"""What a node that another tool made is: its role, and the documents by which kb would make the same.
+
+Owns the reading of a foreign node's configuration, from its files and from the cluster. Only looks; knows no phase.
+Mirrors cmd/kubeadm/app/util/config/cluster.go (FetchInitConfigurationFromCluster).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from kubeup import checks, clusterobjects, discovery, doctor, kubeapi, kubelet, pki
+from kubeup.config import schema
+from kubeup.errors import ClusterError, HostError
+from kubeup.host import Host
+from kubeup.paths import Paths
+from kubeup.render import dump_yaml, load_yaml
+
+SYSTEM = "kube-system"
+GENERATED_FLAGS = frozenset(
+    {"container-runtime-endpoint", "pod-infra-container-image", "hostname-override", "register-with-taints"}
+)
+"""Flags of the kubelet that kubeadm and kb write themselves; the others are somebody's kubeletExtraArgs."""
+_USER_PREFIX = "system:node:"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A node of somebody's cluster. documents: what `kb init` or `kb join` would be given to make it, secrets left out."""
+
+    role: str
+    """control plane | worker"""
+    workflow: str
+    """init, or join: what makes such a node."""
+    node: str
+    cri_socket: str
+    documents: tuple[Mapping[str, Any], ...]
+
+    @property
+    def text(self) -> str:
+        return "---\n".join(dump_yaml(document) for document in self.documents)
+
+
+def look_at_node(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = None, patches: str = "") -> Found:
+    """Raises HostError (nothing-to-adopt), ClusterError where the cluster does not tell its configuration."""
+    name = _read_node_name(host, paths)
+    patient = doctor.read_patient(host, paths, kubeconfig_file=kubeconfig_file)
+    registration: dict[str, Any] = {"name": name, "criSocket": patient.config.node.cri_socket}
+    flags = kubelet.parse_flags_env(checks.read_or_empty(host, str(paths.kubelet_flags_env)))
+    extra = [{"name": flag.name, "value": flag.value} for flag in flags if flag.name not in GENERATED_FLAGS]
+    if extra:
+        registration["kubeletExtraArgs"] = extra
+    own: dict[str, Any] = {"nodeRegistration": registration}
+    if patches:
+        own["patches"] = {"directory": patches}
+    if not patient.is_control_plane:
+        taints = next((flag.value for flag in flags if flag.name == "register-with-taints"), "")
+        if taints:
+            registration["taints"] = [parse_taint(text) for text in taints.split(",")]
+        document = {"apiVersion": schema.V1BETA4, "kind": "JoinConfiguration", **own}
+        return Found("worker", "join", name, patient.config.node.cri_socket, (document,))
+    api = _open_api(host, patient, kubeconfig_file or paths.admin_conf)
+    node = api.get(kubeapi.path_of("Node", name))
+    if node is None:
+        raise ClusterError(
+            f"the cluster has no node {name}",
+            cause=f"the kubelet's certificate bears that name, and {api.server} does not know it",
+            remedy="look at the cluster's nodes: kubectl get nodes",
+            code="adopted-node-missing",
+        )
+    if not _has_control_plane_taint(node):
+        registration["taints"] = []
+    endpoint = patient.config.local_api_endpoint
+    local = {"advertiseAddress": endpoint.advertise_address, "bindPort": endpoint.bind_port}
+    if has_joined(host, paths):
+        join = {
+            "apiVersion": schema.V1BETA4,
+            "kind": "JoinConfiguration",
+            **own,
+            "controlPlane": {"localAPIEndpoint": local},
+        }
+        return Found("control plane", "join", name, patient.config.node.cri_socket, (join,))
+    own["localAPIEndpoint"] = local
+    init = {"apiVersion": schema.V1BETA4, "kind": "InitConfiguration", **own}
+    documents = (init, *_read_cluster_documents(api))
+    return Found("control plane", "init", name, patient.config.node.cri_socket, documents)
+
+
+def has_joined(host: Host, paths: Paths) -> bool:
+    """Whether a control plane joined others: its etcd was told of theirs; with an external etcd, it lacks the
+    super-admin's kubeconfig, which init alone writes."""
+    if host.exists(paths.manifest("etcd")):
+        return "--initial-cluster-state=existing" in host.read_text(paths.manifest("etcd"))
+    return not host.exists(paths.kubeconfig("super-admin.conf"))
+
+
+def _read_node_name(host: Host, paths: Paths) -> str:
+    """The name in the kubelet's certificate: the cluster knows the node by it."""
+    path = paths.kubernetes / "kubelet.conf"
+    access = discovery.find_member_access(host, path)
+    if access is None or not host.exists(paths.kubelet_config):
+        missing = path if access is None else paths.kubelet_config
+        raise HostError(
+            "there is no node to adopt here",
+            cause=f"{missing} is not there, or holds no certificate: this machine is not part of a cluster",
+            remedy="make it one: kb init, or kb join",
+            code="nothing-to-adopt",
+        )
+    common_name = pki.subject_of(pki.parse_certs(access.client_cert_pem)[0]).common_name
+    if not common_name.startswith(_USER_PREFIX):
+        raise HostError(
+            f"{path} is not a kubelet's",
+            cause=f"its certificate is {common_name!r}'s, not {_USER_PREFIX}NAME's",
+            remedy="put the kubelet's own kubeconfig there",
+            code="nothing-to-adopt",
+        )
+    return common_name[len(_USER_PREFIX) :]
+
+
+def _open_api(host: Host, patient: doctor.Patient, path: Path) -> kubeapi.Api:
+    endpoint = patient.config.local_api_endpoint
+    address = endpoint.advertise_address
+    server = f"https://{f'[{address}]' if ':' in address else address}:{endpoint.bind_port}"
+    return kubeapi.Api(host, kubeapi.read_identity(host, path, server=server), retry_s=5)
+
+
+def _has_control_plane_taint(node: Mapping[str, Any]) -> bool:
+    taints = (node.get("spec") or {}).get("taints") or ()
+    return any(taint.get("key") == clusterobjects.CONTROL_PLANE_TAINT.key for taint in taints)
+
+
+def _read_cluster_documents(api: kubeapi.Api) -> list[Mapping[str, Any]]:
+    """The cluster's own documents, as its ConfigMaps hold them; an addon that is not there is one that was skipped."""
+    cluster = _read_document(api, "kubeadm-config", "ClusterConfiguration")
+    if cluster is None:
+        raise ClusterError(
+            "the cluster has no ConfigMap kube-system/kubeadm-config with a ClusterConfiguration",
+            cause="neither kubeadm nor kb made it, or the ConfigMap was deleted",
+            remedy="store its configuration: kubeadm init phase upload-config kubeadm --config FILE",
+            code="not-kubeadms-cluster",
+        )
+    network = clusterobjects.read_pod_network(api)
+    wishes = {"apiVersion": schema.KB_V1ALPHA1, "kind": "KbConfiguration", "podNetwork": {"plugin": network.plugin}}
+    others = (_read_document(api, "kubelet-config", "kubelet"), _read_document(api, "kube-proxy", "config.conf"))
+    return [cluster, *(document for document in others if document is not None), wishes]
+
+
+def _read_document(api: kubeapi.Api, name: str, key: str) -> Optional[dict[str, Any]]:
+    stored = api.get(kubeapi.path_of("ConfigMap", name, SYSTEM)) or {}
+    text = (stored.get("data") or {}).get(key)
+    document = load_yaml(text) if text else None
+    return document if isinstance(document, dict) else None
+
+
+def parse_taint(text: str) -> dict[str, str]:
+    """`key=value:effect` or `key:effect`, as the kubelet's flag has it."""
+    rest, _, effect = text.rpartition(":")
+    key, _, value = rest.partition("=")
+    return {"key": key, "effect": effect, **({"value": value} if value else {})}

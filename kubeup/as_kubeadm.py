@@ -1,0 +1,348 @@
+"""kb under the name kubeadm: what kubeadm does and no more, so that a provisioning tool which calls kubeadm runs unchanged.
+
+Owns which of kb's commands and phases kubeadm has, its exit status (1, whatever happened), the form of its errors, and
+the commands that are kubeadm's alone (version, reset). Must not do a phase's work: the phases are kb's, without those
+that kubeadm lacks, and kubeup/kubeadm_lines.py lets them speak. No state is kept, so that a second run is refused by the
+same checks. Mirrors cmd/kubeadm/app/cmd/*.go and cmd/kubeadm/app/util/errors/errors.go.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kubeup import __version__, commands, commands_join, releases
+from kubeup.cli import Command, Invocation, Program, words_first
+from kubeup.cli import main as run_command_line
+from kubeup.errors import KbError, PreflightError, UsageError
+from kubeup.kubeadm_lines import KubeadmReport, Speech, init_lines, join_lines, speaking
+from kubeup.lazy import lazy_import
+from kubeup.paths import Paths
+from kubeup.phases import kubeadm_reset
+from kubeup.report import Report
+from kubeup.workflow import Phase, RunResult
+
+if TYPE_CHECKING:
+    from kubeup import dryrun, host, render, state, workflow
+    from kubeup.config import discover, load_reset, types
+    from kubeup.host import Host
+else:
+    discover = lazy_import("kubeup.config.discover")
+    dryrun = lazy_import("kubeup.dryrun")
+    host = lazy_import("kubeup.host")
+    load_reset = lazy_import("kubeup.config.load_reset")
+    render = lazy_import("kubeup.render")
+    state = lazy_import("kubeup.state")
+    types = lazy_import("kubeup.config.types")
+    workflow = lazy_import("kubeup.workflow")
+
+INIT_PHASES = (
+    "preflight", "certs", "kubeconfig", "etcd", "control-plane", "kubelet-start", "wait-control-plane",
+    "upload-config", "upload-certs", "mark-control-plane", "bootstrap-token", "kubelet-finalize", "addon",
+    "show-join-command",
+)  # fmt: skip
+JOIN_PHASES = (
+    "preflight", "control-plane-prepare", "check-etcd", "kubelet-start", "etcd-join", "kubelet-wait-bootstrap",
+    "control-plane-join", "wait-control-plane",
+)  # fmt: skip
+"""The phases that kubeadm has, by their first word."""
+
+ALIASES = {
+    "uploadconfig": "upload-config",
+    "bootstraptoken": "bootstrap-token",
+    "pre-flight": "preflight",
+    "cleanupnode": "cleanup-node",
+}
+HAVE_NO_ALL = ("etcd",)
+
+_KB_OPTIONS = frozenset({"pod-network", "pod-network-manifest", "mirror", "soak", "fix", "root", "list", "output"})
+"""Options of kb's workflows that kubeadm does not have."""
+_EVERYWHERE = ("vmodule", "rootfs")
+_COMMANDS = re.compile(r"(init|join)( phase)?|(config|token|certs|kubeconfig) .*|completion")
+
+RESET: tuple[Phase, ...] = (
+    Phase("preflight", does="Ask, and look whether this is root", run=kubeadm_reset.ask, live="node"),
+    Phase("remove-etcd-member", does="Take this node's member out of the etcd cluster", run=kubeadm_reset.remove_etcd_member, live="node"),
+    Phase("cleanup-node", does="Stop the kubelet, remove pods, and empty kubeadm's folders", run=kubeadm_reset.clean_up, live="node"),
+)  # fmt: skip
+_RESET_OPTIONS = (
+    "cert-dir", "cleanup-tmp-dir", "config", "cri-socket", "dry-run", "force", "ignore-preflight-errors", "kubeconfig",
+    "skip-phases",
+)  # fmt: skip
+
+
+def main(kb_commands: Sequence[Command], argv: Sequence[str]) -> int:
+    """Run as kubeadm with these words. Exit status: 0, 1 for every error, 128 + a signal."""
+    words = [word for word in argv if word != "--as-kubeadm"]
+    if not words:
+        words = ["--help"]  # asking kubeadm for nothing is no mistake
+    if words_first(words)[:1] == ["upgrade"]:
+        words = ["upgrade"]  # whatever its flags: it says that it is missing
+    program = Program(
+        "kubeadm",
+        title=f"kb {__version__} under the name kubeadm: it does what kubeadm does and no more",
+        make_report=KubeadmReport,
+        end_with_error=end_with_error,
+        show_result=show_result,
+        wishes={"pod-network": "none", "soak": "0s", "only-kubeadm": True},
+        keeps_state=False,
+    )
+    status = run_command_line(kubeadm_commands(kb_commands), words, program)
+    return status if status == 0 or status >= 128 else 1
+
+
+# ---- the commands
+
+
+def kubeadm_commands(kb_commands: Sequence[Command]) -> tuple[Command, ...]:
+    """kubeadm's commands out of kb's."""
+    found = [_as_kubeadm_has_it(command) for command in kb_commands if _COMMANDS.fullmatch(command.name)]
+    found += [
+        Command("reset", "Take back what was done to this node by init or join", reset, _RESET_OPTIONS, (), RESET, "reset"),
+        Command("reset phase", "Run one phase of reset", reset, _RESET_OPTIONS, ("phase...",), RESET, "reset"),
+        Command("version", "Print the version of Kubernetes that this stands for", version, ("output",)),
+        Command("upgrade", "Upgrade a cluster (not in kb yet)", upgrade),
+        Command("alpha", "Experimental commands: there are none", alpha),
+    ]  # fmt: skip
+    return tuple(replace(command, options=(*command.options, *_EVERYWHERE)) for command in found)
+
+
+def _as_kubeadm_has_it(command: Command) -> Command:
+    options = tuple(name for name in command.options if not command.workflow or name not in _KB_OPTIONS)
+    if command.name.startswith("config ") and "kubeconfig" not in options:
+        options += ("kubeconfig",)
+    if command.name == "token create":
+        options = tuple(name for name in options if name != "output")
+    runs = {"init": init, "init phase": one_phase, "join": join, "join phase": one_phase}
+    phases = kubeadm_phases(command.workflow, command.phases)
+    does = in_kubeadm_s_words(command.does)
+    return replace(command, does=does, options=options, phases=phases, run=runs.get(command.name, command.run))
+
+
+def kubeadm_phases(name: str, phases: Sequence[Phase]) -> tuple[Phase, ...]:
+    """The phases of kb's workflow that kubeadm has, in kubeadm's order, saying kubeadm's lines."""
+    known: Mapping[str, tuple[tuple[str, ...], Mapping[str, Speech]]] = {
+        "init": (INIT_PHASES, init_lines() if name == "init" else {}),
+        "join": (JOIN_PHASES, join_lines() if name == "join" else {}),
+    }
+    if name not in known:
+        return tuple(phases)
+    order, lines = known[name]
+    kept = [phase for phase in phases if phase.name.partition("/")[0] in order]
+    if name == "init":
+        # stable: children stay as they are among themselves. kb waits for the controllers as late as it can, kubeadm
+        # early. A joining control plane goes in kb's order, which is not seen from outside but for its speed
+        kept.sort(key=lambda phase: order.index(phase.name.partition("/")[0]))
+    return tuple(speaking(phase, lines) for phase in kept)
+
+
+def init(call: Invocation) -> int:
+    _refuse_rootfs(call)
+    _report(call).opening = lambda ctx: f"[init] Using Kubernetes version: {ctx.config.cluster.kubernetes_version}"
+    return commands.init(call)
+
+
+def join(call: Invocation) -> int:
+    _refuse_rootfs(call)
+    return commands_join.join(call)
+
+
+def one_phase(call: Invocation) -> int:
+    """`init phase certs ca`, `init phase certs all`; join's may be followed by HOST:PORT."""
+    _refuse_rootfs(call)
+    words = [ALIASES.get(word, word) for word in call.words]
+    _refuse_parent(call, words)
+    call = replace(call, words=words)
+    return commands.init_phase(call) if call.command.workflow == "init" else commands_join.join_phase(call)
+
+
+def _refuse_parent(call: Invocation, words: Sequence[str]) -> None:
+    """Raises UsageError (no-phase) where a parent is named alone: kubeadm wants one of its children, or `all`."""
+    name = "/".join(word.strip("/") for word in words if ":" not in word)
+    children = [phase.name.partition("/")[2] for phase in call.command.phases if phase.name.startswith(f"{name}/")]
+    visible = [child for child, phase in zip(children, call.command.phases) if not phase.hidden]
+    is_parent = bool(children) and not any(phase.name == name for phase in call.command.phases)
+    if not name or is_parent:
+        extra = () if name in HAVE_NO_ALL else ("all",)
+        listed = ", ".join((*extra, *visible)) if name else ", ".join(INIT_PHASES)
+        raise UsageError(
+            "subcommand is required",
+            cause=f"kubeadm {call.command.name} {name}".rstrip() + f" takes one of: {listed}",
+            remedy="name one of them",
+            code="no-phase",
+        )
+
+
+def _report(call: Invocation) -> KubeadmReport:
+    assert isinstance(call.report, KubeadmReport)
+    return call.report
+
+
+def _refuse_rootfs(call: Invocation) -> None:
+    if call.flags.pop("rootfs", "") not in ("", "/"):
+        raise UsageError(
+            "--rootfs",
+            cause="kb does not change the root folder of its process",
+            remedy="run it inside: chroot DIR kubeadm ...; or, with kb under its own name, init's --root",
+            code="rootfs-unsupported",
+        )
+    call.flags.pop("vmodule", None)
+
+
+def alpha(call: Invocation) -> int:
+    call.print("there are no experimental commands")
+    return 0
+
+
+def upgrade(call: Invocation) -> int:
+    raise UsageError(
+        "kubeadm upgrade",
+        cause="kb does not upgrade clusters yet",
+        remedy="run it with the real kubeadm of the new version: the cluster and its nodes are as kubeadm knows them",
+        code="upgrade-missing",
+    )
+
+
+# ---- version
+
+
+def stands_for() -> str:
+    """The version of Kubernetes that kb stands for here: the installed kubelet's, which it would deploy; else the
+    newest that is proven."""
+    return discover.choose_version(host.LocalHost(), "").value or releases.NEWEST_PROVEN
+
+
+def version(call: Invocation) -> int:
+    info = describe_version(stands_for(), platform.machine())
+    form = call.flags.get("output", "text")
+    if form == "short":
+        call.print(info["gitVersion"])
+    elif form == "json":
+        call.print(json.dumps({"clientVersion": info}, indent=2))
+    elif form == "yaml":
+        call.print(render.dump_yaml({"clientVersion": info}) + "\n")
+    else:
+        call.print(f"kubeadm version: &version.Info{{{_go_fields(info)}}}")
+    return 0
+
+
+def describe_version(text: str, machine: str) -> dict[str, str]:
+    """kubeadm's version.Info. What a Go program knows of its build is empty; gitCommit names kb."""
+    found = releases.parse_version(text)
+    assert found is not None
+    architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
+    return {
+        "major": "1",
+        "minor": str(found.minor),
+        "gitVersion": text,
+        "gitCommit": f"kb-{__version__}",
+        "gitTreeState": "clean",
+        "buildDate": "",
+        "goVersion": "",
+        "compiler": "",
+        "platform": f"linux/{architecture}",
+    }
+
+
+def _go_fields(info: Mapping[str, str]) -> str:
+    empty = ("EmulationMajor", "EmulationMinor", "MinCompatibilityMajor", "MinCompatibilityMinor")
+    shown = {name[0].upper() + name[1:]: value for name, value in info.items()}
+    rows = [*list(shown.items())[:2], *((name, "") for name in empty), *list(shown.items())[2:]]
+    return ", ".join(f'{name}:"{value}"' for name, value in rows)
+
+
+# ---- reset
+
+
+def reset(call: Invocation) -> int:
+    """Empty kubeadm's folders whoever filled them. What else kb made on the node, kb reset takes back."""
+    _refuse_rootfs(call)
+    local, paths = host.LocalHost(), Paths()
+    wishes = load_reset.load_reset_config(local, config_file=_config_file(call), flags=_reset_flags(call))
+    target: Host = dryrun.DryRunHost(local) if wishes.dry_run else local
+    only = "/".join(ALIASES.get(word, word) for word in call.words)
+    if call.command.name == "reset phase":
+        _refuse_parent(call, only.split("/") if only else [])
+    socket = wishes.cri_socket or discover.choose_cri_socket(local).value or types.NodeRegistration.cri_socket
+    config = types.InitConfig(
+        types.ClusterConfiguration(releases.NEWEST_PROVEN, certificates_dir=wishes.certificates_dir),
+        types.NodeRegistration(
+            discover.read_node_name(local), socket, ignore_preflight_errors=wishes.ignore_preflight_errors
+        ),
+        types.LocalAPIEndpoint("127.0.0.1"),
+    )
+    paths = replace(paths, pki=Path(wishes.certificates_dir))
+    chosen = Path(call.flags["kubeconfig"]) if "kubeconfig" in call.flags else None
+    ctx = commands.make_context(target, config, paths, call.report, kubeconfig_file=chosen or paths.admin_conf)
+    ctx.outputs["_reset"] = wishes
+    runner = workflow.Runner(
+        "reset", call.command.phases, state.State(target, paths, is_kept=False), keeps_journal=False
+    )
+    skip = () if only else tuple(ALIASES.get(name, name) for name in wishes.skip_phases)
+    runner.run(ctx, only=only, skip=skip)
+    if not only:
+        call.print(_AFTER_RESET)
+        if local.is_dir(paths.state_dir):
+            call.report.line(f"kb worked on this node too ({paths.state}): what is left of that goes with: kb reset")
+    return 0
+
+
+_AFTER_RESET = """
+CNI configuration, packet filter rules and kubeconfig files in home folders were left as they are.
+How to remove them: https://k8s.io/docs/reference/setup-tools/kubeadm/kubeadm-reset/
+"""
+
+
+def _config_file(call: Invocation) -> Any:
+    return Path(call.flags["config"]) if "config" in call.flags else None
+
+
+def _reset_flags(call: Invocation) -> dict[str, Any]:
+    return {name: value for name, value in call.flags.items() if name not in ("config", "kubeconfig", "output")}
+
+
+# ---- the end of a command
+
+
+def show_result(call: Invocation, result: RunResult, target: Host) -> None:
+    """The last words of init and join; of a dry run, the plan."""
+    if target.mode == "dry-run":
+        commands.print_plan(call, list(getattr(target, "plan", ())))
+        return
+    closing = result.outputs.get("closing_text")
+    if closing:
+        call.print(in_kubeadm_s_words(closing.reveal()))
+    if call.command.name == "join":
+        call.print(in_kubeadm_s_words(result.outputs.get("join_text") or commands_join.CLOSING))
+
+
+def end_with_error(error: KbError, report: Report) -> int:
+    """`error: ...` on stderr, and status 1; failed checks in kubeadm's list."""
+    text = f"{error.what}: {error.cause}"
+    if isinstance(error, PreflightError) and any(line.startswith("[ERROR ") for line in error.details):
+        report.line("[preflight] Some fatal errors occurred:")
+        for line in error.details:
+            report.line(in_kubeadm_s_words(f"\t{line}"))
+        report.line("[preflight] A check's error becomes a warning with `--ignore-preflight-errors=...`")
+        text = "preflight checks failed"
+    else:
+        for line in error.details:
+            report.line(in_kubeadm_s_words(f"\t{line}"))
+    head = f"error execution phase {error.phase}: " if error.phase else ""
+    report.line(in_kubeadm_s_words(f"error: {head}{text}"))
+    report.line(in_kubeadm_s_words(f"  remedy: {error.remedy}"))
+    report.line(f"  code:   {error.code}")
+    return 1
+
+
+def in_kubeadm_s_words(text: str) -> str:
+    """kb's commands by the name under which they were called here."""
+    plain = re.sub(r"\bkb (init|join|token|certs|config|kubeconfig)\b", r"kubeadm \1", text)
+    return plain.replace("kubeadm init --list", "kubeadm init --help").replace(
+        "kubeadm join --list", "kubeadm join --help"
+    )

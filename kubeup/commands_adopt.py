@@ -1,0 +1,163 @@
+"""The command adopt: write kb's state for a node that kubeadm made, after looking at it, and change nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kubeup import commands, commands_join
+from kubeup.config.types import JoinConfig
+from kubeup.errors import HostError, KbError
+from kubeup.lazy import lazy_import
+from kubeup.paths import Paths
+from kubeup.workflow import Context, Phase, fingerprint_inputs, resolve_path
+
+if TYPE_CHECKING:
+    from kubeup import adoption, dryrun, host, state
+    from kubeup.cli import Invocation
+    from kubeup.config import load
+    from kubeup.dryrun import DryRunHost
+    from kubeup.host import Host
+    from kubeup.phases import cluster
+    from kubeup.state import State
+else:
+    cluster = lazy_import("kubeup.phases.cluster")
+    adoption = lazy_import("kubeup.adoption")
+    dryrun = lazy_import("kubeup.dryrun")
+    host = lazy_import("kubeup.host")
+    load = lazy_import("kubeup.config.load")
+    state = lazy_import("kubeup.state")
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a phase's probe saw: `why` is "" where the node is as the phase would leave it."""
+
+    phase: Phase
+    why: str
+
+
+def adopt(call: Invocation) -> int:
+    """Look at every phase's result; what is as kb would leave it is written down as done. All looks go through a host
+    that cannot change anything."""
+    local, paths = host.LocalHost(), Paths()
+    if not local.is_root_user():
+        raise commands.not_root("kb adopt")
+    chosen = Path(call.flags["kubeconfig"]).absolute() if "kubeconfig" in call.flags else None
+    patches = str(Path(call.flags["patches"]).absolute()) if "patches" in call.flags else ""
+    found = adoption.look_at_node(local, paths, kubeconfig_file=chosen, patches=patches)
+    is_dry = bool(call.flags.get("dry-run"))
+    _require_foreign(local, paths)
+    with commands.locked(local, paths, "kb adopt", is_dry=is_dry):
+        looking = dryrun.DryRunHost(local)
+        workflow = found.workflow
+        looking.write_file(paths.adopted(workflow), found.text, mode=0o600)
+        phases = next(command.phases for command in call.commands if command.name == workflow)
+        phases = commands_join.phases_on(phases, is_control_plane=found.role == "control plane")
+        ctx = _make_context(call, looking, paths, workflow)
+        looked = [look_at_phase(ctx, phase) for phase in phases if phase.done and not phase.always]
+        node_state = render_state(ctx, local, paths, workflow, looked)
+        if not is_dry:
+            local.make_dir(paths.state_dir, mode=0o700)
+            local.write_file(paths.adopted(workflow), found.text, mode=0o600)
+            node_state.save()
+    _print(call, found, node_state, looked, workflow=workflow, is_dry=is_dry)
+    return 0
+
+
+def _require_foreign(local: Host, paths: Paths) -> None:
+    node_state = state.load_state(local, paths)
+    if node_state.has_changed_files():
+        raise HostError(
+            f"node {node_state.node} is kb's already",
+            cause=f"{paths.state} names files that kb made or changed on it",
+            remedy="see what kb knows of it: kb status",
+            code="nothing-to-adopt",
+        )
+
+
+def _make_context(call: Invocation, looking: DryRunHost, paths: Paths, workflow: str) -> Context:
+    """As `kb init` or `kb join` would have it from the documents that were found."""
+    if workflow == "join":
+        return commands_join.make_member_context(looking, paths.adopted(workflow), call.report)
+    config = load.load_init_config(looking, config_file=paths.adopted(workflow), flags={})
+    own = commands.paths_of(config, {})
+    ctx = commands.make_context(looking, config, own, call.report)
+    ctx.outputs["owned_paths"] = frozenset()
+    return ctx
+
+
+def look_at_phase(ctx: Context, phase: Phase) -> Looked:
+    """Ask the phase's own probe."""
+    assert phase.done is not None
+    try:
+        is_done = phase.done(ctx)
+    except KbError as error:
+        return Looked(phase, f"{error}")
+    return Looked(phase, "" if is_done else "not as kb would leave it")
+
+
+def render_state(ctx: Context, local: Host, paths: Paths, workflow: str, looked: list[Looked]) -> State:
+    """The state of a node on which kb did nothing and knows what is done."""
+    node_state = state.load_state(local, paths)
+    node_state.phases.clear()
+    node_state.node, node_state.cluster = ctx.config.node.name, ctx.config.cluster.cluster_name
+    node_state.cri_socket = ctx.config.node.cri_socket
+    now = f"{local.now():%Y-%m-%dT%H:%M:%SZ}"
+    made: dict[str, None] = {}
+    for item in looked:
+        files = [resolve_path(ctx.paths, name) for name in item.phase.makes]
+        made.update((str(path), None) for path in files if local.exists(path))
+        if not item.why:
+            inputs = fingerprint_inputs(ctx.config, item.phase.reads)
+            outputs = {"token_ids": _join_tokens(ctx)} if item.phase.name == "bootstrap-token" else {}
+            node_state.phases[f"{workflow}/{item.phase.name}"] = state.PhaseState(
+                "done", started=now, ended=now, inputs=inputs, outputs=outputs, adopted=True
+            )
+    own, etcd = ctx.paths, ctx.paths.etcd_data
+    others = [own.kubelet_instance_config, own.kubernetes / "kubelet.conf", etcd, own.pki / "ca.crt"]
+    if isinstance(ctx.config, JoinConfig):
+        others.append(Path(ctx.config.join.ca_cert_path))
+    made.update((str(path), None) for path in others if local.exists(path))
+    node_state.adopted = sorted(made)
+    return node_state
+
+
+def _join_tokens(ctx: Context) -> list[str]:
+    """The ids of the tokens with which nodes join: kb shows their join command."""
+    found = cluster.valid_tokens(ctx)
+    return [token.token_id for token in found if {"signing", "authentication"} <= set(token.usages)][:1]
+
+
+def _print(
+    call: Invocation,
+    found: adoption.Found,
+    node_state: State,
+    looked: list[Looked],
+    *,
+    workflow: str,
+    is_dry: bool,
+) -> None:
+    left = [item for item in looked if item.why]
+    if call.output != "text":
+        value: dict[str, Any] = {
+            "node": found.node,
+            "cluster": node_state.cluster,
+            "role": found.role,
+            "adopted": [item.phase.name for item in looked if not item.why],
+            "left": {item.phase.name: item.why for item in left},
+            "files": node_state.adopted,
+        }
+        call.print_value(value)
+        return
+    width = max(len(item.phase.name) for item in looked)
+    for item in looked:
+        call.print(f"{item.phase.name:<{width}}  {item.why or 'as kb would leave it'}")
+    verb = "would be adopted; nothing was written" if is_dry else "is adopted; nothing but /var/lib/kb was written"
+    call.print(f"node {found.node}, {found.role} of cluster {node_state.cluster}, {verb}")
+    again = f"kb {workflow}"
+    if left:
+        call.print(f"{again} would do: {', '.join(item.phase.name for item in left)}; see it first: {again} --dry-run")
+    else:
+        call.print(f"{again} would change nothing")

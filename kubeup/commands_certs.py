@@ -1,0 +1,213 @@
+"""The commands certs check-expiration, certs renew and certs generate-csr. Mirrors cmd/kubeadm/app/cmd/certs.go: what
+is printed has its form."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+from kubeup import commands
+from kubeup.errors import KbError, UsageError
+from kubeup.lazy import lazy_import
+from kubeup.paths import Paths
+
+if TYPE_CHECKING:
+    from kubeup import host, kubeapi, releases, renewal
+    from kubeup.cli import Invocation
+    from kubeup.config import load, load_join, types
+    from kubeup.config.types import ClusterConfiguration
+    from kubeup.host import Host
+    from kubeup.renewal import Expiry
+else:
+    host = lazy_import("kubeup.host")
+    kubeapi = lazy_import("kubeup.kubeapi")
+    load = lazy_import("kubeup.config.load")
+    load_join = lazy_import("kubeup.config.load_join")
+    releases = lazy_import("kubeup.releases")
+    renewal = lazy_import("kubeup.renewal")
+    types = lazy_import("kubeup.config.types")
+
+OUTPUT_API = "output.kubeadm.k8s.io/v1alpha3"
+
+
+# ---- which cluster
+
+
+def _read_cluster(call: Invocation, local: Host, verb: str) -> ClusterConfiguration:
+    """Of --config; else as the cluster stores it, if it answers at once; else the defaults. A cluster that is down must
+    not keep anybody from renewing what it is down for."""
+    if "config" in call.flags:
+        return load.load_partial_config(local, config_file=Path(call.flags["config"]), flags={}).cluster
+    path = Path(call.flags.get("kubeconfig", Paths().admin_conf))
+    if not local.exists(path):
+        return types.ClusterConfiguration(releases.NEWEST_PROVEN)
+    _say(call, f'[{verb}] Reading configuration from the "kubeadm-config" ConfigMap in namespace "kube-system"...')
+    try:
+        api = kubeapi.Api(local, kubeapi.read_identity(local, path), retry_s=0)
+        stored = api.get(kubeapi.path_of("ConfigMap", "kubeadm-config", "kube-system")) or {}
+        found = load_join.parse_stored_cluster(
+            local, str((stored.get("data") or {}).get("ClusterConfiguration", "")), []
+        )
+    except KbError as error:
+        _say(call, f"[{verb}] Error reading configuration from the Cluster. Falling back to default configuration\n")
+        call.report.note(f"{error}")
+        return types.ClusterConfiguration(releases.NEWEST_PROVEN)
+    _say(call, f"[{verb}] To change it there: '{call.program.name} init phase upload-config kubeadm --config FILE'\n")
+    return found
+
+
+def _say(call: Invocation, text: str) -> None:
+    if call.output == "text":
+        call.print(text)
+
+
+def _paths(call: Invocation, cluster: ClusterConfiguration) -> Paths:
+    return Paths(pki=Path(call.flags.get("cert-dir", cluster.certificates_dir)).absolute())
+
+
+# ---- check-expiration
+
+
+def check_expiration(call: Invocation) -> int:
+    """When each certificate of this node ends."""
+    local = host.LocalHost()
+    cluster = _read_cluster(call, local, "check-expiration")
+    paths = _paths(call, cluster)
+    certs = [renewal.read_expiry(local, paths, row) for row in renewal.wanted_rows(cluster)]
+    cas = [renewal.read_ca_expiry(local, paths, name) for name in renewal.wanted_cas(cluster)]
+    now = local.now()
+    if call.output == "text":
+        call.print(render_expiries(certs, cas, now))
+        return 0
+    call.print_value(
+        {
+            "apiVersion": OUTPUT_API,
+            "kind": "CertificateExpirationInfo",
+            "certificates": [describe_expiry(item, now) for item in certs],
+            "certificateAuthorities": [describe_expiry(item, now) for item in cas],
+        }
+    )
+    return 0
+
+
+def describe_expiry(item: Expiry, now: datetime.datetime) -> dict[str, Any]:
+    """kubeadm's output object; residualTime in seconds."""
+    shown: dict[str, Any] = {
+        "name": item.name,
+        "expirationDate": f"{item.expires:%Y-%m-%dT%H:%M:%SZ}" if item.expires else None,
+        "residualTime": item.residual_s(now),
+        "externallyManaged": item.is_external,
+        "missing": item.expires is None,
+    }
+    return {**shown, "caName": item.ca} if item.ca else shown
+
+
+def render_expiries(certs: list[Expiry], cas: list[Expiry], now: datetime.datetime) -> str:
+    """kubeadm's two tables."""
+    head = ("CERTIFICATE", "EXPIRES", "RESIDUAL TIME", "CERTIFICATE AUTHORITY", "EXTERNALLY MANAGED")
+    first = [head, *(_row(item, now, has_ca=True) for item in certs)]
+    second = [(*_without_ca(head, "CERTIFICATE AUTHORITY"),), *(_row(item, now, has_ca=False) for item in cas)]
+    return f"{_render_table(first)}\n\n{_render_table(second)}"
+
+
+def _without_ca(head: tuple[str, ...], first: str) -> tuple[str, ...]:
+    return (first, *head[1:3], *head[4:])
+
+
+def _row(item: Expiry, now: datetime.datetime, *, has_ca: bool) -> tuple[str, ...]:
+    if item.expires is None:
+        return (f"!MISSING! {item.name}", "", "", *([""] * has_ca), "")
+    cells = (item.name, f"{item.expires:%b %d, %Y %H:%M} UTC", describe_span(item.residual_s(now)))
+    return (*cells, *([item.ca] * has_ca), f"{'yes' if item.is_external else 'no':<8}")
+
+
+def _render_table(rows: list[tuple[str, ...]]) -> str:
+    """Columns of at least 10 characters with 3 between them, as kubeadm's tabwriter makes them."""
+    widths = [max(10, max(len(row[column]) for row in rows) + 3) for column in range(len(rows[0]) - 1)]
+    return "\n".join("".join(f"{cell:<{width}}" for cell, width in zip(row, widths)) + row[-1] for row in rows)
+
+
+def describe_span(seconds: int) -> str:
+    """`364d`, `9y`, `30m`: as kubectl shows ages (HumanDuration of k8s.io/apimachinery/pkg/util/duration)."""
+    if seconds < -1:
+        return "<invalid>"
+    if seconds < 0:
+        return "0s"
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    if seconds < 120:
+        return f"{seconds}s"
+    for limit, big, unit, small, rest in (
+        (10 * 60, minutes, "m", "s", seconds % 60),
+        (3 * 3600, minutes, "m", "", 0),
+        (8 * 3600, hours, "h", "m", minutes % 60),
+        (48 * 3600, hours, "h", "", 0),
+        (8 * 86400, days, "d", "h", hours % 24),
+        (2 * 365 * 86400, days, "d", "", 0),
+        (8 * 365 * 86400, days // 365, "y", "d", days % 365),
+    ):
+        if seconds < limit:
+            return f"{big}{unit}{rest}{small}" if small and rest else f"{big}{unit}"
+    return f"{days // 365}y"
+
+
+# ---- renew
+
+
+def renew(call: Invocation) -> int:
+    """One certificate by name, or all."""
+    if len(call.words) != 1:
+        raise UsageError(
+            "one certificate must be named",
+            cause=f"{len(call.words)} were: {' '.join(call.words)}" if call.words else "none was",
+            remedy=f"{call.program.name} certs renew all; their names: {call.program.name} certs check-expiration",
+            code="no-certificate-named",
+        )
+    local = host.LocalHost()
+    if not local.is_root_user() and "cert-dir" not in call.flags and "config" not in call.flags:
+        raise commands.not_root(f"{call.program.name} certs renew")
+    name = call.words[0]
+    if name != "all":
+        renewal.find_row(name, types.ClusterConfiguration(releases.NEWEST_PROVEN))  # before the cluster is asked
+    cluster = _read_cluster(call, local, "renew")
+    rows = renewal.wanted_rows(cluster) if name == "all" else (renewal.find_row(name, cluster),)
+    paths = _paths(call, cluster)
+    for row in rows:
+        outcome = renewal.renew(local, paths, row, cluster)
+        call.print(
+            {
+                "missing": f"MISSING! {row.what}",
+                "external": f"Detected external {row.ca}, {row.what} can't be renewed",
+                "renewed": f"{row.what} renewed",
+            }[outcome]
+        )
+    if name == "all":
+        call.print(_AFTER_RENEWAL)
+    return 0
+
+
+_AFTER_RENEWAL = """
+Done renewing certificates. You must restart the kube-apiserver, kube-controller-manager, kube-scheduler and etcd, so that they use them."""
+
+
+# ---- generate-csr
+
+
+def generate_csr(call: Invocation) -> int:
+    """Keys and requests for a CA that is kept elsewhere."""
+    local = host.LocalHost()
+    config_file: Optional[Path] = Path(call.flags["config"]) if "config" in call.flags else None
+    config = load.load_init_config(local, config_file=config_file, flags=dict(call.program.wishes))
+    folder = Path(call.flags.get("cert-dir", config.cluster.certificates_dir)).absolute()
+    paths = Paths(pki=folder, kubeconfigs=Path(call.flags.get("kubeconfig-dir", "/etc/kubernetes")).absolute())
+    config = replace(config, cluster=replace(config.cluster, certificates_dir=str(folder)))
+    release = releases.find_release(config.cluster.kubernetes_version)
+    for place, names in (
+        (paths.pki, renewal.write_cert_requests(local, paths, config)),
+        (paths.kubeconfigs, renewal.write_kubeconfig_requests(local, paths, config, release)),
+    ):
+        call.print(f"generating keys and CSRs in {place}")
+        for name in names:
+            call.print(f"  {name}")
+    return 0

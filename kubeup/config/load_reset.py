@@ -1,0 +1,46 @@
+"""File and flags in, one ResetConfiguration out.
+
+Source: cmd/kubeadm/app/util/config/resetconfiguration.go, cmd/kubeadm/app/cmd/reset.go (newResetData)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Optional
+
+from kubeup.config import schema, types, validate
+from kubeup.config.documents import build
+from kubeup.config.flags import RESET_FIELDS, apply_flags, check_mixing
+from kubeup.config.load import Trees, read_documents, take_kinds
+from kubeup.config.problems import Problems
+from kubeup.errors import UsageError
+from kubeup.host import Host
+
+_RESET = "ResetConfiguration"
+
+
+def load_reset_config(host: Host, *, config_file: Optional[Path], flags: Mapping[str, Any]) -> types.ResetConfiguration:
+    """What a reset shall do, complete and checked; flags count more than the file. Raises UsageError: mixed-flags,
+    config-not-readable, invalid-config."""
+    problems = Problems()
+    trees: Trees = {}
+    if config_file is not None:
+        check_mixing(config_file, flags, RESET_FIELDS)
+        trees = take_kinds(read_documents(host, config_file, problems), (_RESET,), problems)
+        if not problems and _RESET not in trees:
+            raise UsageError(
+                f"{config_file} configures no reset",
+                cause="no ResetConfiguration found in the supplied config",
+                remedy="add one; a full example: kb config print reset-defaults",
+                code="invalid-config",
+            )
+    ignored = (trees.get(_RESET) or {}).get("ignorePreflightErrors") or ()
+    apply_flags(flags, trees, problems, RESET_FIELDS)
+    reset: types.ResetConfiguration = build(schema.RESET, trees.get(_RESET, {}))
+    names = dict.fromkeys(name.lower() for name in (*ignored, *reset.ignore_preflight_errors))
+    reset = replace(reset, ignore_preflight_errors=tuple(names))
+    validate.check_reset(reset, problems)
+    problems.raise_if_any()
+    return reset

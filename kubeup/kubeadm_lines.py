@@ -1,0 +1,404 @@
+"""What kubeadm says while it works, phase by phase: the lines that scripts wait for and cut out.
+
+Owns the table LINES and the Report that prints them on stdout. Must not do anything but look: a phase itself is kb's.
+The words that others match are kubeadm's (cmd/kubeadm/app/cmd/phases/**, cmd/kubeadm/app/phases/**); what nobody cuts
+out is said in kb's own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Optional, TextIO
+
+from kubeup.lazy import lazy_import
+from kubeup.render import format_duration
+from kubeup.report import Report
+from kubeup.workflow import Context, Outputs, Phase
+
+if TYPE_CHECKING:
+    from kubeup import clusterobjects, health, kubeconfig, kubelet, pki
+else:
+    clusterobjects = lazy_import("kubeup.clusterobjects")
+    health = lazy_import("kubeup.health")
+    kubeconfig = lazy_import("kubeup.kubeconfig")
+    kubelet = lazy_import("kubeup.kubelet")
+    pki = lazy_import("kubeup.pki")
+
+Lines = Iterable[str]
+
+
+class KubeadmReport(Report):
+    """Lines on stdout in kubeadm's form; warnings on stderr; kb's own notes only with -v."""
+
+    def __init__(
+        self,
+        stream: Optional[TextIO] = None,
+        *,
+        verbosity: int = 0,
+        quiet: bool = False,
+        out: Optional[TextIO] = None,
+    ) -> None:
+        super().__init__(stream, verbosity=verbosity, quiet=quiet)
+        self.is_terminal = False  # no live line among lines that are cut out
+        self.out = out
+        self.opening: Optional[Callable[[Context], str]] = None
+        """Said once, before the first phase: the first line of a whole workflow."""
+
+    def say(self, text: str) -> None:
+        out = self.out or sys.stdout
+        out.write(text + "\n")
+        out.flush()
+
+    def open(self, ctx: Context) -> None:
+        """Say the first line, if there is one that has not been said."""
+        opening, self.opening = self.opening, None
+        if opening:
+            self.say(opening(ctx))
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+        if self.verbosity:
+            self._line(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+        self._line(f"\t{text}" if text.startswith("[WARNING ") else f"warning: {text}")
+
+    def phase(self, index: int, total: int, name: str, does: str, outcome: str) -> None:
+        """The Runner's own line: kubeadm has none."""
+
+
+# ---- what a phase says
+
+
+@dataclass(frozen=True)
+class Speech:
+    """before: as the phase begins; after: with its outputs and the seconds that it took. heading: what its parent says,
+    where the parent runs as a whole."""
+
+    before: Callable[[Context], Lines] = lambda ctx: ()
+    after: Callable[[Context, Mapping[str, Any], float], Lines] = lambda ctx, outputs, took: ()
+    heading: Callable[[Context], Lines] = lambda ctx: ()
+
+
+def speaking(phase: Phase, lines: Mapping[str, Speech]) -> Phase:
+    """The phase, saying kubeadm's lines around what it does."""
+    speech = lines.get(phase.name, Speech())
+
+    def run(ctx: Context) -> Outputs:
+        report = ctx.report
+        assert isinstance(report, KubeadmReport)
+        report.open(ctx)
+        for line in _heading(ctx, phase.name, speech):
+            report.say(line)
+        for line in speech.before(ctx):
+            report.say(line)
+        started = ctx.host.monotonic()
+        outputs = phase.run(ctx) or {}
+        for line in speech.after(ctx, outputs, ctx.host.monotonic() - started):
+            report.say(line)
+        return outputs
+
+    return replace(phase, run=run)
+
+
+def _heading(ctx: Context, name: str, speech: Speech) -> Lines:
+    """A parent speaks before the first of its children, if it runs as a whole (`init`, `init phase certs all`)."""
+    parent = name.partition("/")[0]
+    siblings = [other for other in ctx.outputs.get("will_run", ()) if other.startswith(f"{parent}/")]
+    said = ctx.outputs.setdefault("_said", set())
+    if len(siblings) < 2 or parent in said:
+        return ()
+    said.add(parent)
+    return speech.heading(ctx)
+
+
+def went_by(seconds: float) -> str:
+    """As Go shows what a wait took: `501.2ms`, `3.5s`."""
+    return f"{seconds * 1000:.6g}ms" if seconds < 1 else f"{seconds:.6g}s"
+
+
+# ---- init
+
+
+def _preflight(ctx: Context) -> Lines:
+    return ["[preflight] Running pre-flight checks"]
+
+
+def _pulled(ctx: Context, outputs: Mapping[str, Any], took: float) -> Lines:
+    """Said afterwards: the checks that come first may have stopped it."""
+    if ctx.host.mode == "dry-run":
+        yield "[preflight] Would pull the required images (like 'kubeadm config images pull')"
+        return
+    yield "[preflight] Pulling images required for setting up a Kubernetes cluster"
+    yield "[preflight] To have them here beforehand: 'kubeadm config images pull'"
+
+
+def _certs_folder(ctx: Context) -> Lines:
+    return [f'[certs] Using certificateDir folder "{ctx.paths.pki}"']
+
+
+def _cert(name: str) -> Speech:
+    spec = pki.CERTS[name]
+
+    def before(ctx: Context) -> Lines:
+        if spec.is_etcd and ctx.config.cluster.external_etcd is not None:
+            what = "certificate authority" if spec.is_ca else "certificate"
+            return [f"[certs] External etcd mode: Skipping {spec.base} {what} generation"]
+        if not ctx.host.exists(spec.cert_path(ctx.paths)):
+            ctx.outputs["_makes_cert"] = True
+            return [f'[certs] Generating "{spec.base}" certificate and key']
+        if spec.is_ca:
+            has_key = ctx.host.exists(spec.key_path(ctx.paths))
+            return [f"[certs] Using existing {spec.base} {'' if has_key else 'keyless '}certificate authority"]
+        return [f"[certs] Using existing {spec.base} certificate and key on disk"]
+
+    def after(ctx: Context, outputs: Mapping[str, Any], took: float) -> Lines:
+        is_made = ctx.outputs.pop("_makes_cert", False)
+        if not (is_made and spec.is_server and ctx.host.exists(spec.cert_path(ctx.paths))):
+            return []
+        sans = pki.sans_of(pki.read_certs(ctx.host, spec.cert_path(ctx.paths))[0])
+        return [f"[certs] {spec.base} serving cert is signed for {sans}"]
+
+    return Speech(before, after, heading=_certs_folder)
+
+
+def _service_account_key(ctx: Context) -> Lines:
+    if ctx.host.exists(ctx.paths.pki / "sa.key"):
+        return ['[certs] Using the existing "sa" key']
+    return ['[certs] Generating "sa" key and public key']
+
+
+def _kubeconfig(name: str) -> Speech:
+    def before(ctx: Context) -> Lines:
+        path = ctx.paths.kubeconfig(f"{name}.conf")
+        if not ctx.host.exists(path):
+            return [f'[kubeconfig] Writing "{path.name}" kubeconfig file']
+        if pki.is_external_ca(ctx.host, ctx.paths):
+            return [f"[kubeconfig] External CA mode: Using user provided {path.name}"]
+        return [f'[kubeconfig] Using existing kubeconfig file: "{path}"']
+
+    return Speech(before, heading=lambda ctx: [f'[kubeconfig] Using kubeconfig folder "{ctx.paths.kubeconfigs}"'])
+
+
+def _etcd(ctx: Context) -> Lines:
+    if ctx.config.cluster.local_etcd is None:
+        return []
+    return [f'[etcd] Creating static Pod manifest for local etcd in "{ctx.paths.manifests}"']
+
+
+def _manifest(component: str) -> Speech:
+    return Speech(
+        lambda ctx: [f'[control-plane] Creating static Pod manifest for "{component}"'],
+        heading=lambda ctx: [f'[control-plane] Using manifest folder "{ctx.paths.manifests}"'],
+    )
+
+
+def _kubelet_start(ctx: Context) -> Lines:
+    flags = f'[kubelet-start] Writing kubelet environment file with flags to file "{ctx.paths.kubelet_flags_env}"'
+    files = [ctx.paths.kubelet_config]
+    if kubelet.has_instance_config(ctx.config.cluster, ctx.release):
+        files.insert(0, ctx.paths.kubelet_instance_config)
+    configs = [f'[kubelet-start] Writing kubelet configuration to file "{path}"' for path in files]
+    return [flags, *configs, "[kubelet-start] Starting the kubelet"]
+
+
+def _join_kubelet_start(ctx: Context) -> Lines:
+    flags, *configs, start = _kubelet_start(ctx)
+    return [*configs, flags, start]
+
+
+def _kubelet_check(ctx: Context) -> Lines:
+    url = health.kubelet_healthz_url(ctx.config)
+    if not url:
+        return ["[kubelet-check] Skipping the kubelet health check because the healthz port is set to 0"]
+    limit = format_duration(ctx.config.timeouts.kubelet_health_check_s)
+    return [f"[kubelet-check] Waiting for a healthy kubelet at {url}. This can take up to {limit}"]
+
+
+def _wait_control_plane(ctx: Context) -> Lines:
+    yield (
+        "[wait-control-plane] Waiting for the kubelet to boot up the control plane as static Pods "
+        f'from directory "{ctx.paths.manifests}"'
+    )
+    yield from _kubelet_check(ctx)
+
+
+def _kubelet_is_healthy(ctx: Context, outputs: Mapping[str, Any], took: float) -> Lines:
+    if health.kubelet_healthz_url(ctx.config):
+        yield f"[kubelet-check] The kubelet is healthy after {went_by(took)}"
+
+
+def _control_plane_check(ctx: Context) -> Lines:
+    limit = format_duration(ctx.config.timeouts.control_plane_component_health_check_s)
+    yield f"[control-plane-check] Waiting for healthy control plane components. This can take up to {limit}"
+    for component in health.COMPONENTS:
+        url = health.component_url(ctx.host, ctx.paths, component)
+        if component == "kube-apiserver":
+            url = f"{kubeconfig.local_url(ctx.config)}/livez"
+        yield f"[control-plane-check] Checking {component} at {url}"
+
+
+def _control_plane_is_healthy(ctx: Context, outputs: Mapping[str, Any], took: float) -> Lines:
+    return [f"[control-plane-check] {component} is healthy after {went_by(took)}" for component in health.COMPONENTS]
+
+
+def _upload_kubeadm_config(ctx: Context) -> Lines:
+    return [
+        '[upload-config] Storing the configuration used in ConfigMap "kubeadm-config" in the "kube-system" Namespace'
+    ]
+
+
+def _upload_kubelet_config(ctx: Context) -> Lines:
+    return ['[kubelet] Creating a ConfigMap "kubelet-config" in namespace kube-system for the kubelets of the cluster']
+
+
+def _upload_certs(ctx: Context) -> Lines:
+    if not ctx.config.upload_certs:
+        return ["[upload-certs] Skipping phase. Please see --upload-certs"]
+    return ['[upload-certs] Storing the certificates in Secret "kubeadm-certs" in the "kube-system" Namespace']
+
+
+def _certificate_key(ctx: Context, outputs: Mapping[str, Any], took: float) -> Lines:
+    key = outputs.get("certificate_key")
+    if key and not ctx.config.skip_certificate_key_print:
+        return ["[upload-certs] Using certificate key:", key.reveal()]
+    return []
+
+
+def _mark_control_plane(ctx: Context) -> Lines:
+    head = f"[mark-control-plane] Marking the node {ctx.config.node.name} as control-plane by adding the"
+    labels = [f"{key}:{value}" if value else key for key, value in clusterobjects.CONTROL_PLANE_LABELS.items()]
+    yield f"{head} labels: [{' '.join(labels)}]"
+    wanted = ctx.config.node.taints
+    taints = (clusterobjects.CONTROL_PLANE_TAINT,) if wanted is None else wanted
+    shown = [f"{item.key}{'=' * bool(item.value)}{item.value}:{item.effect}" for item in taints]
+    if shown:
+        yield f"{head} taints [{' '.join(shown)}]"
+
+
+def _bootstrap_token(ctx: Context) -> Lines:
+    tokens = [token.token.reveal() for token in ctx.config.bootstrap_tokens]
+    if tokens and not ctx.config.skip_token_print:
+        shown = f"token: {tokens[0]}" if len(tokens) == 1 else f"tokens: [{' '.join(tokens)}]"
+        yield f"[bootstrap-token] Using {shown}"
+    yield "[bootstrap-token] Configuring bootstrap tokens, cluster-info ConfigMap, RBAC Roles"
+
+
+def _cluster_info(ctx: Context, outputs: Mapping[str, Any], took: float) -> Lines:
+    return ['[bootstrap-token] Creating the "cluster-info" ConfigMap in the "kube-public" namespace']
+
+
+def _finalize(ctx: Context) -> Lines:
+    if ctx.host.exists(kubelet.find_rotated_cert(ctx.config)):
+        path = ctx.paths.kubernetes / "kubelet.conf"
+        yield (f'[kubelet-finalize] Updating "{path}" to point to a rotatable kubelet client certificate and key')
+
+
+def _addon(name: str, is_off: Callable[[Context], bool]) -> Speech:
+    return Speech(after=lambda ctx, outputs, took: [] if is_off(ctx) else [f"[addons] Applied essential addon: {name}"])
+
+
+def init_lines() -> dict[str, Speech]:
+    """Phase of init -> what it says."""
+    leaves = {f"certs/{name}": _cert(name) for name in pki.CERTS}
+    identities = {f"kubeconfig/{name}": _kubeconfig(name) for name in kubeconfig.KUBECONFIGS}
+    return {
+        "preflight": Speech(_preflight, _pulled),
+        **leaves,
+        "certs/sa": Speech(_service_account_key, heading=_certs_folder),
+        **identities,
+        "etcd/local": Speech(_etcd),
+        "control-plane/apiserver": _manifest("kube-apiserver"),
+        "control-plane/controller-manager": _manifest("kube-controller-manager"),
+        "control-plane/scheduler": _manifest("kube-scheduler"),
+        "kubelet-start": Speech(_kubelet_start),
+        "wait-control-plane": Speech(_wait_control_plane, _kubelet_is_healthy),
+        "wait-control-plane/controllers": Speech(_control_plane_check, _control_plane_is_healthy),
+        "upload-config/kubeadm": Speech(_upload_kubeadm_config),
+        "upload-config/kubelet": Speech(_upload_kubelet_config),
+        "upload-certs": Speech(_upload_certs, _certificate_key),
+        "mark-control-plane": Speech(_mark_control_plane),
+        "bootstrap-token": Speech(_bootstrap_token, _cluster_info),
+        "kubelet-finalize/enable-client-cert-rotation": Speech(_finalize),
+        "addon/coredns": _addon("CoreDNS", lambda ctx: ctx.config.cluster.dns.disabled),
+        "addon/kube-proxy": _addon("kube-proxy", lambda ctx: ctx.config.cluster.proxy.disabled),
+    }
+
+
+# ---- join
+
+
+def _join_preflight(ctx: Context) -> Lines:
+    yield "[preflight] Running pre-flight checks"
+    yield '[preflight] Reading configuration from the "kubeadm-config" ConfigMap in namespace "kube-system"...'
+    yield "[preflight] To change it there: 'kubeadm init phase upload-config kubeadm --config FILE'"
+
+
+def _shared_certs(ctx: Context) -> Lines:
+    return ['[download-certs] Downloading the certificates in Secret "kubeadm-certs" in the "kube-system" Namespace']
+
+
+def _join_certs(ctx: Context) -> Lines:
+    yield from _certs_folder(ctx)
+    for spec in pki.wanted_certs(ctx.config.cluster):
+        is_here = ctx.host.exists(spec.cert_path(ctx.paths))
+        if spec.is_ca:
+            yield f"[certs] Using existing {spec.base} certificate authority"
+        elif is_here:
+            yield f"[certs] Using existing {spec.base} certificate and key on disk"
+        else:
+            yield f'[certs] Generating "{spec.base}" certificate and key'
+    yield f'[certs] Valid certificates and keys now exist in "{ctx.paths.pki}"'
+    yield '[certs] Using the existing "sa" key'
+
+
+def _join_kubeconfigs(ctx: Context) -> Lines:
+    yield "[kubeconfig] Generating kubeconfig files"
+    yield f'[kubeconfig] Using kubeconfig folder "{ctx.paths.kubeconfigs}"'
+    for name in ("admin", "controller-manager", "scheduler"):
+        yield from _kubeconfig(name).before(ctx)
+
+
+def _join_manifests(ctx: Context) -> Lines:
+    yield f'[control-plane] Using manifest folder "{ctx.paths.manifests}"'
+    for component in health.COMPONENTS:
+        yield f'[control-plane] Creating static Pod manifest for "{component}"'
+
+
+def _check_etcd(ctx: Context) -> Lines:
+    if ctx.config.cluster.local_etcd is None:
+        return ["[check-etcd] Skipping etcd check in external mode"]
+    return ["[check-etcd] Checking that the etcd cluster is healthy"]
+
+
+def _join_etcd(ctx: Context) -> Lines:
+    if ctx.config.cluster.local_etcd is None:
+        return
+    yield "[etcd] Announced new etcd member joining to the existing etcd cluster"
+    yield '[etcd] Creating static Pod manifest for "etcd"'
+    yield "[etcd] Waiting for the new etcd member to join the cluster. This can take up to 40s"
+
+
+def _wait_bootstrap(ctx: Context) -> Lines:
+    yield from _kubelet_check(ctx)
+    yield "[kubelet-start] Waiting for the kubelet to perform the TLS Bootstrap"
+
+
+def join_lines() -> dict[str, Speech]:
+    """Phase of join -> what it says."""
+    return {
+        "control-plane-prepare/download-certs": Speech(_shared_certs),
+        "control-plane-prepare/certs": Speech(_join_certs),
+        "control-plane-prepare/kubeconfig": Speech(_join_kubeconfigs),
+        "control-plane-prepare/control-plane": Speech(_join_manifests),
+        "check-etcd": Speech(_check_etcd),
+        "etcd-join": Speech(_join_etcd),
+        "control-plane-join/mark-control-plane": Speech(_mark_control_plane),
+        "wait-control-plane": Speech(_control_plane_check, _control_plane_is_healthy),
+        "preflight": Speech(_join_preflight),
+        "kubelet-start": Speech(_join_kubelet_start),
+        "kubelet-wait-bootstrap": Speech(_wait_bootstrap, _kubelet_is_healthy),
+    }

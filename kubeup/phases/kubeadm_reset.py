@@ -1,0 +1,202 @@
+"""The phases of reset under the name kubeadm: preflight, remove-etcd-member, cleanup-node.
+
+Unlike kb's own reset, which takes back what its journal holds, this empties kubeadm's folders whoever filled them, as
+kubeadm does. ctx.outputs["_reset"] is the ResetConfiguration. What fails on the way is told, and the rest is done all the
+same. Mirrors cmd/kubeadm/app/cmd/phases/reset/*.go and RemoveStackedEtcdMemberFromCluster of
+cmd/kubeadm/app/phases/etcd/local.go.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+from kubeup.config.types import ResetConfiguration
+from kubeup.errors import HostError, KbError, PreflightError, UsageError
+from kubeup.kubeadm_lines import KubeadmReport
+from kubeup.lazy import lazy_import
+from kubeup.render import load_yaml
+from kubeup.workflow import Context, Outputs
+
+if TYPE_CHECKING:
+    from kubeup import checks, runtime
+    from kubeup.phases import node, reset
+else:
+    checks = lazy_import("kubeup.checks")
+    node = lazy_import("kubeup.phases.node")
+    reset = lazy_import("kubeup.phases.reset")
+    runtime = lazy_import("kubeup.runtime")
+
+KUBECONFIGS = (
+    "admin.conf", "super-admin.conf", "kubelet.conf", "bootstrap-kubelet.conf", "controller-manager.conf",
+    "scheduler.conf",
+)  # fmt: skip
+_UNMOUNT_FLAGS = {"MNT_FORCE": "-f", "MNT_DETACH": "-l"}
+"""umount(8) has no option for the others: MNT_EXPIRE, UMOUNT_NOFOLLOW (it follows none anyway)."""
+
+
+def _wishes(ctx: Context) -> ResetConfiguration:
+    wishes: ResetConfiguration = ctx.outputs["_reset"]
+    return wishes
+
+
+def _say(ctx: Context, text: str) -> None:
+    assert isinstance(ctx.report, KubeadmReport)
+    ctx.report.say(text)
+
+
+# ---- preflight
+
+
+def ask(ctx: Context) -> Outputs:
+    """Ask unless --force; then root alone. Raises UsageError (not-confirmed), PreflightError (preflight)."""
+    if not _wishes(ctx).force and ctx.host.mode != "dry-run":
+        ctx.report.warn("[reset] what 'kubeadm init' or 'kubeadm join' did to this host will be taken back")
+        sys.stdout.write("[reset] Are you sure you want to proceed? [y/N]: ")
+        sys.stdout.flush()
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise UsageError(
+                "won't proceed", cause="the question was not answered with y", remedy="kubeadm reset --force", code="not-confirmed"
+            )  # fmt: skip
+    _say(ctx, "[preflight] Running pre-flight checks")
+    ignored = checks.parse_ignored(ctx.config.node.ignore_preflight_errors)
+    looked_at = checks.Node(ctx.host, ctx.config, ctx.release, ctx.paths, workflow=checks.RESET)
+    errors, warnings = checks.judge_findings(checks.check_root_user(looked_at), ignored)
+    for warning in warnings:
+        ctx.report.warn(str(warning))
+    if errors:
+        raise PreflightError(
+            "this node cannot be reset",
+            cause="kubeadm reset is not run as root",
+            remedy="sudo kubeadm reset",
+            code="preflight-reset",
+            details=[str(error) for error in errors],
+        )
+    return None
+
+
+# ---- remove-etcd-member
+
+
+def remove_etcd_member(ctx: Context) -> Outputs:
+    """Take this node's member out of the cluster, so that the others do not count on it; then empty its data."""
+    pod = _read_etcd_pod(ctx)
+    if pod is None and not ctx.host.is_dir(ctx.paths.etcd_data):
+        _say(ctx, "[reset] No etcd config found. Assuming external etcd")
+        _say(ctx, "[reset] Please, manually reset etcd to prevent further issues")
+        return None
+    data_dir = _data_dir(ctx, pod)
+    if ctx.host.mode == "dry-run":
+        if pod is None:
+            return None
+        _say(ctx, "[dryrun] Would remove the etcd member on this node from the etcd cluster")
+        _say(ctx, f"[dryrun] Would delete contents of the etcd data directory: {data_dir}")
+        return None
+    if pod is not None:
+        try:
+            reset.leave_etcd(ctx, ctx.paths.manifest("etcd"))
+        except KbError as error:
+            ctx.report.warn(
+                f"[reset] Failed to remove etcd member: {error}, please manually remove this etcd member using etcdctl"
+            )
+    if _empty(ctx, data_dir):
+        _say(ctx, f"[reset] Deleted contents of the etcd data directory: {data_dir}")
+    return None
+
+
+def _read_etcd_pod(ctx: Context) -> Optional[dict[str, Any]]:
+    path = ctx.paths.manifest("etcd")
+    if not ctx.host.exists(path):
+        return None
+    pod = load_yaml(ctx.host.read_text(path))
+    return pod if isinstance(pod, dict) else None
+
+
+def _data_dir(ctx: Context, pod: Optional[dict[str, Any]]) -> Path:
+    """Where etcd has its data, by its static pod."""
+    for volume in ((pod or {}).get("spec") or {}).get("volumes") or ():
+        if volume.get("name") == "etcd-data":
+            return Path(volume["hostPath"]["path"])
+    return ctx.paths.etcd_data
+
+
+# ---- cleanup-node
+
+
+def clean_up(ctx: Context) -> Outputs:
+    """Stop the kubelet, unmount, remove the pods, empty the folders. Raises HostError (mount-in-the-way) before any
+    folder is emptied."""
+    is_dry = ctx.host.mode == "dry-run"
+    _stop_kubelet(ctx, is_dry=is_dry)
+    folders = [ctx.paths.manifests]
+    kubelet_dir = ctx.host.real_path(ctx.paths.kubelet)
+    if is_dry:
+        _say(ctx, f'[dryrun] Would unmount mounted directories in "{ctx.paths.kubelet}"')
+        _say(ctx, "[dryrun] Would remove Kubernetes-managed containers")
+    else:
+        if ctx.host.is_dir(kubelet_dir):
+            _say(ctx, f'[reset] Unmounting mounted directories in "{ctx.paths.kubelet}"')
+            _unmount(ctx, kubelet_dir)
+        for failure in runtime.remove_pods(ctx.host, ctx.config.node.cri_socket):
+            ctx.report.warn(f"[reset] Failed to remove containers: {failure}")
+    if ctx.host.is_dir(kubelet_dir) and not is_dry:
+        folders.append(kubelet_dir)
+    if str(ctx.paths.pki) != ResetConfiguration.certificates_dir:
+        ctx.report.warn(f'[reset] Cleaning a non-default certificates directory: "{ctx.paths.pki}"')
+    folders.append(ctx.paths.pki)
+    if _wishes(ctx).cleanup_tmp_dir:
+        folders.append(ctx.paths.kubernetes / "tmp")
+    _empty_folders(ctx, folders, is_dry=is_dry)
+    return None
+
+
+def _stop_kubelet(ctx: Context, *, is_dry: bool) -> None:
+    manager = node.find_service_manager(ctx.host)
+    if manager is None:
+        ctx.report.warn("[reset] no supported init system: please ensure kubelet is stopped manually")
+    elif is_dry:
+        _say(ctx, "[dryrun] Would stop the kubelet service")
+    else:
+        _say(ctx, "[reset] Stopping the kubelet service")
+        done = ctx.host.run(manager.stop)
+        if not done.ok:
+            ctx.report.warn(f"[reset] the kubelet could not be stopped: {done.stderr.strip()}")
+
+
+def _unmount(ctx: Context, folder: Path) -> None:
+    flags = [_UNMOUNT_FLAGS[name] for name in _wishes(ctx).unmount_flags if name in _UNMOUNT_FLAGS]
+    for mount in ctx.host.mounts_below(folder):
+        done = ctx.host.run(["umount", *flags, str(mount)])
+        if not done.ok and str(mount) in map(str, ctx.host.mounts_below(folder)):
+            raise HostError(
+                f"{mount} is still mounted",
+                cause=done.stderr.strip() or f"umount ended with code {done.code}",
+                remedy=f"see who uses it (fuser -vm {mount}), then: kubeadm reset; or let it go: unmountFlags [MNT_DETACH]",
+                code="mount-in-the-way",
+            )
+
+
+def _empty_folders(ctx: Context, folders: list[Path], *, is_dry: bool) -> None:
+    files = [ctx.paths.kubernetes / name for name in KUBECONFIGS]
+    verb = "[dryrun] Would delete" if is_dry else "[reset] Deleting"
+    _say(ctx, f"{verb} contents of directories: [{' '.join(map(str, folders))}]")
+    for folder in [] if is_dry else folders:
+        _empty(ctx, folder)
+    _say(ctx, f"{verb} files: [{' '.join(map(str, files))}]")
+    for path in [] if is_dry else files:
+        ctx.host.remove(path)
+
+
+def _empty(ctx: Context, folder: Path) -> bool:
+    """Remove what is in a folder, not itself; whether there was anything. What does not go is told."""
+    if not ctx.host.is_dir(folder):
+        return False
+    names = ctx.host.list_dir(folder)
+    for name in names:
+        try:
+            if not ctx.host.remove_tree(folder / name):
+                ctx.host.remove(folder / name)
+        except HostError as error:
+            ctx.report.warn(f'[reset] Failed to delete contents of "{folder}" directory: {error}')
+    return bool(names)

@@ -1,0 +1,216 @@
+"""The certificates of a control plane node that run out: when, and making them anew; and the requests for a CA that
+is kept elsewhere.
+
+Owns the table ROWS: every certificate that is renewed, in files of its own and in kubeconfigs. Knows no phase; does not
+talk to the cluster. Mirrors cmd/kubeadm/app/phases/certs/renewal/*.go and CreateDefaultKeysAndCSRFiles of
+cmd/kubeadm/app/phases/certs/certlist.go.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+from cryptography import x509
+
+from kubeup import kubeconfig, pki
+from kubeup.config.types import ClusterConfiguration, InitConfig
+from kubeup.errors import HostError, UsageError
+from kubeup.host import Host
+from kubeup.paths import Paths
+from kubeup.releases import Release
+
+
+@dataclass(frozen=True)
+class Row:
+    """One certificate by the name under which it is renewed, and its CA."""
+
+    name: str
+    what: str
+    ca: str
+
+    @property
+    def is_kubeconfig(self) -> bool:
+        return self.name.endswith(".conf")
+
+
+_IN_KUBECONFIG = "certificate embedded in the kubeconfig file for the"
+ROWS: dict[str, Row] = {
+    row.name: row
+    for row in (
+        Row("admin.conf", f"{_IN_KUBECONFIG} admin to use and for kubeadm itself", "ca"),
+        Row("apiserver", "certificate for serving the Kubernetes API", "ca"),
+        Row("apiserver-etcd-client", "certificate the apiserver uses to access etcd", "etcd-ca"),
+        Row("apiserver-kubelet-client", "certificate for the API server to connect to kubelet", "ca"),
+        Row("controller-manager.conf", f"{_IN_KUBECONFIG} controller manager to use", "ca"),
+        Row("etcd-healthcheck-client", "certificate for liveness probes to healthcheck etcd", "etcd-ca"),
+        Row("etcd-peer", "certificate for etcd nodes to communicate with each other", "etcd-ca"),
+        Row("etcd-server", "certificate for serving etcd", "etcd-ca"),
+        Row("front-proxy-client", "certificate for the front proxy client", "front-proxy-ca"),
+        Row("scheduler.conf", f"{_IN_KUBECONFIG} scheduler manager to use", "ca"),
+        Row("super-admin.conf", f"{_IN_KUBECONFIG} super-admin", "ca"),
+    )
+}
+"""In kubeadm's order. kubelet.conf is not among them: the kubelet renews its own."""
+CAS = ("ca", "etcd-ca", "front-proxy-ca")
+
+
+def wanted_rows(cluster: ClusterConfiguration) -> tuple[Row, ...]:
+    """The rows that a node of this cluster has: none of etcd's where etcd is external."""
+    return tuple(row for row in ROWS.values() if cluster.external_etcd is None or row.ca != "etcd-ca")
+
+
+def wanted_cas(cluster: ClusterConfiguration) -> tuple[str, ...]:
+    return tuple(name for name in CAS if cluster.external_etcd is None or name != "etcd-ca")
+
+
+def find_row(name: str, cluster: ClusterConfiguration) -> Row:
+    """Raises UsageError (unknown-certificate)."""
+    for row in wanted_rows(cluster):
+        if row.name == name:
+            return row
+    raise UsageError(
+        f"there is no certificate {name!r} to renew",
+        cause=f"the certificates of this node are: {', '.join(row.name for row in wanted_rows(cluster))}",
+        remedy="name one of them, or: kb certs renew all",
+        code="unknown-certificate",
+    )
+
+
+# ---- when
+
+
+@dataclass(frozen=True)
+class Expiry:
+    """When a certificate ends; expires None: it is not there."""
+
+    name: str
+    expires: Optional[datetime.datetime] = None
+    ca: str = ""
+    is_external: bool = False
+    """Its CA's key is kept elsewhere, so it is renewed elsewhere too."""
+
+    def residual_s(self, now: datetime.datetime) -> int:
+        return int((self.expires - now).total_seconds()) if self.expires else 0
+
+
+def read_expiry(host: Host, paths: Paths, row: Row) -> Expiry:
+    """Raises HostError where the file is there and holds no certificate."""
+    cert = _read_cert(host, paths, row)
+    if cert is None:
+        return Expiry(row.name)
+    return Expiry(row.name, cert.not_valid_after_utc, row.ca, pki.is_external_ca(host, paths, row.ca))
+
+
+def read_ca_expiry(host: Host, paths: Paths, name: str) -> Expiry:
+    path = pki.CERTS[name].cert_path(paths)
+    if not host.exists(path):
+        return Expiry(name)
+    cert = pki.read_certs(host, path)[0]
+    return Expiry(name, cert.not_valid_after_utc, is_external=pki.is_external_ca(host, paths, name))
+
+
+def _read_cert(host: Host, paths: Paths, row: Row) -> Optional[x509.Certificate]:
+    path = _path(paths, row)
+    if not host.exists(path):
+        return None
+    if not row.is_kubeconfig:
+        return pki.read_certs(host, path)[0]
+    found = kubeconfig.read_kubeconfig(host.read_text(path), host=host, path=path)
+    if not found.client_cert_pem:
+        return None
+    try:
+        return pki.parse_certs(found.client_cert_pem)[0]
+    except ValueError as error:
+        raise HostError(
+            f"the client certificate in {path} cannot be used",
+            cause=str(error),
+            remedy=f"move it away (mv {path} /root/), then: kb init phase kubeconfig {path.stem}",
+            code="certificate-unreadable",
+        ) from error
+
+
+def _path(paths: Paths, row: Row) -> Path:
+    return paths.kubeconfig(row.name) if row.is_kubeconfig else pki.CERTS[row.name].cert_path(paths)
+
+
+# ---- anew
+
+
+def renew(host: Host, paths: Paths, row: Row, cluster: ClusterConfiguration) -> str:
+    """Issue a certificate anew: the same names, a new key, valid from now. Returns missing | external | renewed.
+
+    The key is written right before its certificate; whoever runs with the old pair goes on with it until a restart.
+    """
+    cert = _read_cert(host, paths, row)
+    if cert is None:
+        return "missing"
+    ca = pki.read_ca(host, paths, row.ca)
+    if ca.key is None:
+        return "external"
+    key = pki.generate_key(pki.key_algorithm(cluster))
+    seconds = cluster.certificate_validity_period_s
+    if row.is_kubeconfig:
+        path = paths.kubeconfig(row.name)
+        text = kubeconfig.renew_client(host, paths, path=path, seconds=seconds, new_key=key)
+        pki.write_keeping_mode(host, path, text, mode=0o600)
+        return "renewed"
+    spec = pki.CERTS[row.name]
+    new = pki.issue_leaf_cert(pki.subject_of(cert), key, ca=ca, validity=pki.plan_validity(host.now(), seconds))
+    pki.write_keeping_mode(host, spec.key_path(paths), pki.key_to_pem(key).reveal(), mode=0o600)
+    pki.write_keeping_mode(host, spec.cert_path(paths), pki.cert_to_pem(new), mode=0o644)
+    return "renewed"
+
+
+# ---- requests for a CA that is kept elsewhere
+
+
+def write_cert_requests(host: Host, paths: Paths, config: InitConfig) -> tuple[str, ...]:
+    """A key and a `.csr` for every certificate that the cluster's authorities sign; returns their base names.
+
+    Raises HostError (key-in-the-way) before anything is written: a key that is there is never replaced.
+    """
+    specs = [spec for spec in pki.wanted_certs(config.cluster) if not spec.is_ca]
+    _refuse_existing(host, [path for spec in specs for path in (spec.key_path(paths), _csr_path(spec.key_path(paths)))])
+    for spec in specs:
+        key = pki.generate_key(pki.key_algorithm(config.cluster))
+        subject = pki.Subject(spec.common_name or config.node.name, sans=spec.sans(config))
+        host.write_file(spec.key_path(paths), pki.key_to_pem(key).reveal(), mode=0o600)
+        host.write_file(_csr_path(spec.key_path(paths)), pki.render_request(subject, key), mode=0o644)
+    return tuple(spec.base for spec in specs)
+
+
+def write_kubeconfig_requests(host: Host, paths: Paths, config: InitConfig, release: Release) -> tuple[str, ...]:
+    """A kubeconfig with a key and no certificate yet, and a `.csr`, for each of the five; returns their names."""
+    specs = list(kubeconfig.KUBECONFIGS.values())
+    files = [paths.kubeconfig(spec.file) for spec in specs]
+    _refuse_existing(host, [place for path in files for place in (path, Path(f"{path}.csr"))])
+    for spec, path in zip(specs, files):
+        key = pki.generate_key(pki.key_algorithm(config.cluster))
+        user = spec.user.format(node=config.node.name)
+        text = kubeconfig.render_without_cert(
+            server=kubeconfig.server_url(spec.name, config, release),
+            user=user,
+            cluster_name=config.cluster.cluster_name,
+            client_key_pem=pki.key_to_pem(key),
+        )
+        host.write_file(path, text, mode=0o600)
+        host.write_file(Path(f"{path}.csr"), pki.render_request(pki.Subject(user, spec.organizations), key), mode=0o644)
+    return tuple(spec.file for spec in specs)
+
+
+def _csr_path(key_path: Path) -> Path:
+    return key_path.with_suffix(".csr")
+
+
+def _refuse_existing(host: Host, paths: list[Path]) -> None:
+    found = [str(path) for path in paths if host.exists(path)]
+    if found:
+        raise HostError(
+            f"{found[0]} is there already",
+            cause="a request is for a new key, and a key that is there is not replaced",
+            remedy=f"choose other folders (--cert-dir, --kubeconfig-dir), or move it away: mv {' '.join(found[:3])} /root/",
+            code="key-in-the-way",
+        )
