@@ -36,6 +36,7 @@ from kubeup.phases import (
     join,
     join_control_plane,
     kubeconfigs,
+    loadbalancer,
     node,
     preflight,
     reset,
@@ -50,6 +51,7 @@ CERT = (*KEYS, "cluster.certificate_validity_period_s")
 CA = (*KEYS, "cluster.ca_certificate_validity_period_s")
 NODE = ("node.name", "local_api_endpoint")
 ENDPOINT = ("cluster.cluster_name", "cluster.control_plane_endpoint", "local_api_endpoint")
+BALANCER = ("kb.load_balancer", "kb.mirror", "cluster.control_plane_endpoint", "node.cri_socket")
 MANIFEST = ("cluster.kubernetes_version", "cluster.image_repository", "local_api_endpoint.advertise_address", "patches_directory")
 
 INIT: tuple[Phase, ...] = (
@@ -172,6 +174,12 @@ INIT: tuple[Phase, ...] = (
           reads=(*MANIFEST, "cluster.scheduler"),
           makes=("manifests/kube-scheduler.yaml",)),
 
+    Phase("load-balancer/local",
+          does="Put a load balancer for the API servers on this node, if one is asked for",
+          run=loadbalancer.write_load_balancer, done=loadbalancer.load_balancer_is_current,
+          reads=BALANCER,
+          makes=("/etc/kubernetes/kb-load-balancer/haproxy.cfg", "manifests/kb-load-balancer.yaml")),
+
     # 5. Start: the kubelet reads all of the above, and the control plane comes up.
     Phase("kubelet-start",
           does="Configure and start the kubelet",
@@ -223,6 +231,10 @@ INIT: tuple[Phase, ...] = (
     Phase("wait-control-plane/controllers",
           does="Wait until the controller-manager and the scheduler are healthy",
           run=health.wait_for_controllers, done=health.control_plane_is_healthy, live="cluster", hidden=True),
+    Phase("load-balancer/keeper",
+          does="Follow API servers as they come and go, and let joining nodes do the same",
+          run=loadbalancer.share_load_balancer, done=loadbalancer.load_balancer_is_shared,
+          reads=BALANCER, live="cluster"),
     Phase("pod-network",
           does="Give pods a network: addresses of this node, routes to the others",
           run=addons.set_up_pod_network, done=addons.pod_network_is_set_up,
@@ -265,6 +277,11 @@ JOIN: tuple[Phase, ...] = (
     Phase("check-etcd",
           does="Look whether etcd can take a new member",
           run=join_control_plane.check_etcd, live="cluster", on="control-plane", hidden=True),
+    Phase("load-balancer/local",
+          does="Put a load balancer for the API servers on this node, if the cluster has such",
+          run=loadbalancer.write_load_balancer, done=loadbalancer.load_balancer_is_current,
+          reads=BALANCER,
+          makes=("/etc/kubernetes/kb-load-balancer/haproxy.cfg", "manifests/kb-load-balancer.yaml")),
     Phase("kubelet-start",
           does="Configure and start the kubelet",
           run=join.start_kubelet, done=join.kubelet_is_current,
@@ -293,6 +310,10 @@ JOIN: tuple[Phase, ...] = (
           does="Label and taint this node as a control plane",
           run=join.mark_control_plane, done=cluster.control_plane_is_marked, live="cluster", on="control-plane",
           reads=("node.taints", "node.name")),
+    Phase("load-balancer/keeper",
+          does="Follow API servers as they come and go",
+          run=loadbalancer.start_keeper, done=loadbalancer.keeper_runs,
+          reads=BALANCER, live="cluster"),
     Phase("pod-network",
           does="Give this node's pods addresses, and routes to the others, as the cluster says",
           run=join.set_up_pod_network, done=join.pod_network_is_set_up,
@@ -318,6 +339,9 @@ RESET: tuple[Phase, ...] = (
     Phase("cleanup-node/remove-pod-network",
           does="Take away kb's routes, link and bridge",
           run=reset.remove_pod_network, live="node"),
+    Phase("cleanup-node/remove-load-balancer",
+          does="Take away the load balancer and its line in /etc/hosts",
+          run=loadbalancer.remove_load_balancer),
     Phase("cleanup-node/take-back-files",
           does="Remove the files that kb made, and put back those it changed",
           run=reset.take_back_files),
@@ -370,6 +394,8 @@ COMMANDS: tuple[Command, ...] = (
     Command("etcd remove", "Take a member that is gone for ever out of etcd's list", commands_etcd.remove,
             options=("cert-dir", "force"), arguments=("member...",)),
     Command("routes", "Keep the routes to other nodes' pods (run by systemd)", commands.routes, options=("once",)),
+    Command("load-balancer", "Follow the API servers behind this node's load balancer (run by systemd)",
+            commands.load_balancer, options=("once",)),
     Command("version", "Print kb's version", commands.version, options=("output",)),
     Command("completion", "Print a completion script for bash, zsh or fish", commands.completion,
             arguments=("shell",)),

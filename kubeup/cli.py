@@ -94,6 +94,9 @@ OPTIONS: Mapping[str, Option] = {
     # kb's own
     "pod-network": Option("the pod network: bridge, manifest or none (bridge)", choices=("bridge", "manifest", "none")),
     "pod-network-manifest": Option("a YAML file or URL of a pod network to apply", metavar="FILE|URL"),
+    "load-balancer": Option(
+        "local: haproxy on every node, behind the name of --control-plane-endpoint (none)", choices=("local", "none")
+    ),
     "mirror": Option("an image mirror: image names of the pod network's manifest are rewritten to it", metavar="URL"),
     "soak": Option(
         "how long the control plane is watched before it is called ready (10s; 0: not at all)", metavar="DURATION"
@@ -144,6 +147,7 @@ INIT_OPTIONS: tuple[str, ...] = (
     "skip-phases",
     "pod-network",
     "pod-network-manifest",
+    "load-balancer",
     "mirror",
     "soak",
     "fix",
