@@ -240,8 +240,12 @@ def ensure_haproxy() -> list[Path]:
 
 def _add_haproxy(root: Path) -> None:
     for name in HAPROXY_PACKAGES:
-        package = _download_package(name, SUITE, settings.cache_dir() / "apt" / SUITE)
-        sh(["dpkg-deb", "--extract", str(package), str(root)])
+        apt = settings.cache_dir() / "apt" / SUITE
+        unpacked = apt / "unpacked"
+        shutil.rmtree(unpacked, ignore_errors=True)
+        # not straight into the base: a package's /lib would take the place of the link /lib
+        sh(["dpkg-deb", "--extract", str(_download_package(name, SUITE, apt)), str(unpacked)])
+        shutil.copytree(unpacked / "usr", root / "usr", symlinks=True, dirs_exist_ok=True)
 
 
 def variant_key(variant: str) -> str:
