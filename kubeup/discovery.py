@@ -449,6 +449,22 @@ def is_accepted(host: Host, access: Access) -> bool:
         ) from error
 
 
+def find_way_of_member(host: Host, access: Access, wanted: Discovery) -> Access:
+    """A join that was cut off may have left a kubeconfig whose server is the name of a load balancer that does not run
+    yet: then the server on the command line is the way, if it takes this identity."""
+    token = wanted.bootstrap_token
+    asked = f"https://{token.api_server_endpoint}" if token and token.api_server_endpoint else ""
+    if not asked or asked == access.server.rstrip("/"):
+        return access
+    try:
+        is_accepted(host, access)
+        return access
+    except ClusterError:
+        near = replace(access, server=asked)
+        is_way = is_accepted(host, near)
+    return _with_reachable_server(host, replace(access, asked=asked)) if is_way else access
+
+
 def _bearer(identity: kubeapi.Identity) -> dict[str, str]:
     return {"Authorization": f"Bearer {identity.token.reveal()}"} if identity.token else {}
 
