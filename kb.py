@@ -23,7 +23,15 @@ from __future__ import annotations
 
 import sys
 
-from kubeup import cli, commands, commands_doctor, commands_etcd, commands_join, commands_token
+from kubeup import (
+    cli,
+    commands,
+    commands_doctor,
+    commands_etcd,
+    commands_join,
+    commands_reconfigure,
+    commands_token,
+)
 from kubeup.cli import Command
 from kubeup.phases import (
     addons,
@@ -39,6 +47,7 @@ from kubeup.phases import (
     loadbalancer,
     node,
     preflight,
+    reconfigure,
     reset,
 )
 from kubeup.workflow import Phase
@@ -347,6 +356,49 @@ RESET: tuple[Phase, ...] = (
           run=reset.take_back_files),
 )
 
+# A stable name for the API servers, where the cluster had none or another one. First all certificates bear it, then those
+# who call by it are told; on further nodes the same command does their part.
+RECONFIGURE_ENDPOINT: tuple[Phase, ...] = (
+    Phase("preflight",
+          does="Look whether the endpoint leads to this cluster",
+          run=reconfigure.check_endpoint, live="node", always=True),
+    Phase("certs/apiserver",
+          does="Give the API server's certificate the name, for the same key",
+          run=reconfigure.issue_apiserver_cert, done=reconfigure.apiserver_cert_is_shown, on="control-plane",
+          reads=("cluster.control_plane_endpoint",)),
+    Phase("upload-config/kubeadm",
+          does="Store the endpoint in the cluster's configuration",
+          run=reconfigure.store_endpoint, done=reconfigure.endpoint_is_stored, on="control-plane",
+          reads=("cluster.control_plane_endpoint",)),
+    Phase("load-balancer/local",
+          does="Put a load balancer for the API servers on this node, if one is asked for",
+          run=loadbalancer.write_load_balancer, done=loadbalancer.load_balancer_is_current,
+          reads=BALANCER,
+          makes=("/etc/kubernetes/kb-load-balancer/haproxy.cfg", "manifests/kb-load-balancer.yaml")),
+    Phase("load-balancer/keeper",
+          does="Follow API servers as they come and go",
+          run=reconfigure.keep_load_balancer, done=reconfigure.load_balancer_is_kept,
+          reads=BALANCER, live="cluster"),
+    Phase("kubeconfig",
+          does="Have this node's kubeconfigs call the endpoint",
+          run=reconfigure.write_kubeconfigs, done=reconfigure.kubeconfigs_are_written,
+          reads=("server",)),
+    Phase("cluster-info",
+          does="Tell nodes that join",
+          run=reconfigure.write_cluster_info, done=reconfigure.cluster_info_is_written, on="control-plane",
+          reads=("server",)),
+    Phase("kube-proxy",
+          does="Tell kube-proxy, and restart it",
+          run=reconfigure.write_kube_proxy, done=reconfigure.kube_proxy_is_written, on="control-plane",
+          reads=("server",)),
+    Phase("load-balancer/remove",
+          does="Take the load balancer away again, where the conversion that brought it is taken back",
+          run=reconfigure.remove_load_balancer, always=True, hidden=True),
+    Phase("verify",
+          does="Shake hands with the API servers by the new name, and say what is left to do elsewhere",
+          run=reconfigure.verify_endpoint, live="cluster", always=True),
+)
+
 COMMANDS: tuple[Command, ...] = (
     Command("init", "Make this machine the first control plane of a cluster", commands.init,
             options=cli.INIT_OPTIONS, phases=INIT, workflow="init"),
@@ -356,6 +408,9 @@ COMMANDS: tuple[Command, ...] = (
             options=cli.JOIN_OPTIONS, phases=JOIN, workflow="join", arguments=("endpoint...",)),
     Command("join phase", "Run one phase of join", commands_join.join_phase,
             options=cli.JOIN_OPTIONS, phases=JOIN, workflow="join", arguments=("phase...",)),
+    Command("reconfigure endpoint", "Give the cluster a stable name for its API servers, or another one: NAME:PORT",
+            commands_reconfigure.endpoint, options=("load-balancer", "undo", "dry-run", "list", "output"),
+            phases=RECONFIGURE_ENDPOINT, workflow="reconfigure-endpoint", arguments=("endpoint...",)),
     Command("reset", "Take back what kb did on this node", commands.reset,
             options=("force", "cri-socket", "dry-run", "list", "output"), phases=RESET, workflow="reset"),
     Command("status", "Show what kb did on this node", commands.status, options=("output",), phases=INIT),

@@ -106,6 +106,7 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "root": Option("write the node's files below DIR and leave this machine alone", metavar="DIR"),
     "fix": Option("mend containerd's configuration where it is wrong (with a backup), and restart it", "flag"),
+    "undo": Option("go back to what was before the last reconfiguration of this node", "flag"),
     "to": Option("the file to write", metavar="FILE"),
     "force": Option("do not ask", "flag", short="f"),
     "list": Option("list the phases", "flag"),
