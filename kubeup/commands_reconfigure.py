@@ -17,8 +17,10 @@ if TYPE_CHECKING:
         discovery,
         dryrun,
         host,
+        images,
         kubeapi,
         kubeconfig,
+        loadbalancer,
         pki,
         render,
         state,
@@ -35,9 +37,11 @@ else:
     discovery = lazy_import("kubeup.discovery")
     dryrun = lazy_import("kubeup.dryrun")
     host = lazy_import("kubeup.host")
+    images = lazy_import("kubeup.images")
     kubeapi = lazy_import("kubeup.kubeapi")
     kubeconfig = lazy_import("kubeup.kubeconfig")
     load_join = lazy_import("kubeup.config.load_join")
+    loadbalancer = lazy_import("kubeup.loadbalancer")
     pki = lazy_import("kubeup.pki")
     reconfigure = lazy_import("kubeup.phases.reconfigure")
     render = lazy_import("kubeup.render")
@@ -177,7 +181,7 @@ def _make_config(
     stored = clusterobjects.read_load_balancer(api)
     is_control_plane = _is_control_plane(local, paths)
     now = _read_server(api) if is_control_plane else member.server
-    before = _read_before(node_state) or Before(cluster.control_plane_endpoint, now, stored.mode)
+    before = _read_before(node_state) or Before(cluster.control_plane_endpoint, now, _read_mode(local, paths))
     if call.flags.get("undo"):
         goal, server, mode = _plan_undo(node_state, before, cluster.control_plane_endpoint)
     else:
@@ -185,7 +189,8 @@ def _make_config(
         server = f"https://{goal}"
         if _read_before(node_state) is None:
             before = replace(before, is_begun_here=goal != before.endpoint or stored.mode != mode)
-    balancer = replace(stored, mode=mode)
+    image = stored.image or images.load_balancer_image(types.KbConfiguration())
+    balancer = replace(stored, mode=mode, image=image if mode == "local" else stored.image)
     config = replace(
         bare,
         cluster=replace(cluster, control_plane_endpoint=goal),
@@ -195,6 +200,11 @@ def _make_config(
         warnings=tuple(warnings),
     )
     return config, before
+
+
+def _read_mode(local: Host, paths: Paths) -> str:
+    """Whether this node runs a load balancer of its own already."""
+    return "local" if loadbalancer.is_installed(local, paths) else "none"
 
 
 def _read_servers(api: Api, *, is_control_plane: bool, own: types.LocalAPIEndpoint) -> tuple[str, ...]:

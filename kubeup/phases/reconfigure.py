@@ -18,17 +18,19 @@ from kubeup.phases import certs, loadbalancer, node
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import clusterobjects, kubeapi, kubeconfig, pki, render
+    from kubeup import clusterobjects, images, kubeapi, kubeconfig, pki, render, runtime
     from kubeup import loadbalancer as balancer
     from kubeup.config import discover
 else:
     balancer = lazy_import("kubeup.loadbalancer")
     clusterobjects = lazy_import("kubeup.clusterobjects")
     discover = lazy_import("kubeup.config.discover")
+    images = lazy_import("kubeup.images")
     kubeapi = lazy_import("kubeup.kubeapi")
     kubeconfig = lazy_import("kubeup.kubeconfig")
     pki = lazy_import("kubeup.pki")
     render = lazy_import("kubeup.render")
+    runtime = lazy_import("kubeup.runtime")
 
 SYSTEM = "kube-system"
 COMMAND = "kb reconfigure endpoint"
@@ -95,6 +97,15 @@ def _check_own_balancer(ctx: Context) -> None:
             code="bad-endpoint",
         )
     balancer.plan_hosts(balancer.read_hosts(ctx.host), name)
+    if ctx.host.is_live:
+        _pull_image(ctx)
+
+
+def _pull_image(ctx: Context) -> None:
+    """Before the cluster is told of a load balancer, this node has its image. Raises ImagePullError."""
+    socket, image = ctx.config.node.cri_socket, images.load_balancer_image(ctx.config.kb)
+    for failure in runtime.ensure_images(ctx.host, socket, [image], tell=ctx.report.waiting).failed:
+        raise failure
 
 
 def check_leads_here(ctx: Context, endpoint: str) -> None:
