@@ -135,7 +135,8 @@ def read_settings(host: Host, paths: Paths) -> Settings:
 
 
 def plan_hosts(text: str, name: str) -> str:
-    """/etc/hosts with kb's line for `name`, in the place of the one it may have had; all else stays.
+    """/etc/hosts with kb's line for `name`; all else stays, and so do names that the line had before: until a change of
+    the endpoint is through on all nodes, somebody still calls them.
 
     Raises HostError (endpoint-in-hosts) where somebody else's line leads the name to another address: the first line
     counts, and theirs may be there for a reason.
@@ -152,7 +153,9 @@ def plan_hosts(text: str, name: str) -> str:
                 remedy=f"remove that line from {HOSTS}, or take another name: --control-plane-endpoint NAME:PORT",
                 code="endpoint-in-hosts",
             )
-    wanted = f"127.0.0.1 {name} {MARK}\n"
+    before = [word for line in own for word in line.partition("#")[0].split()[1:]]
+    names = before if name in before else [name, *before]
+    wanted = f"127.0.0.1 {' '.join(names)} {MARK}\n"
     if own == [wanted]:
         return text
     head = "".join(others)

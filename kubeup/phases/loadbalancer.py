@@ -135,10 +135,8 @@ def render_kb_config(ctx: Context) -> kubeapi.Object:
 def remove_load_balancer(ctx: Context) -> Outputs:
     """Unit, pod and configuration, and kb's line in /etc/hosts: what others wrote there since stays, so the copy from
     before kb is not put back over it."""
-    removed = loadbalancer.is_installed(ctx.host, ctx.paths)
     loadbalancer.remove_node_files(ctx.host, ctx.paths)
-    if removed:
-        _forget_copy(ctx)
+    _forget_copy(ctx)
     return None
 
 

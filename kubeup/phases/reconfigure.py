@@ -96,6 +96,14 @@ def _check_own_balancer(ctx: Context) -> None:
             remedy=f"{COMMAND} kb-api.{ctx.config.cluster.networking.dns_domain}:7443 --load-balancer local",
             code="bad-endpoint",
         )
+    if balancer.is_installed(ctx.host, ctx.paths) and balancer.read_settings(ctx.host, ctx.paths).port != str(port):
+        raise UsageError(
+            f"the endpoint {_endpoint(ctx)}",
+            cause=f"this node's load balancer listens on port {balancer.read_settings(ctx.host, ctx.paths).port}, and clients "
+            "of all nodes call it there until they are told another one",
+            remedy=f"keep the port: {COMMAND} {name}:{balancer.read_settings(ctx.host, ctx.paths).port}",
+            code="bad-endpoint",
+        )
     balancer.plan_hosts(balancer.read_hosts(ctx.host), name)
     if ctx.host.is_live:
         _pull_image(ctx)
