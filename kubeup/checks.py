@@ -21,7 +21,7 @@ import urllib.parse
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional, Union
 
@@ -430,7 +430,8 @@ def check_balancer_ports(node: Node) -> Findings:
         return ()
     manifest = node.paths.manifest("kb-load-balancer")
     numbers = (int(endpoint.rpartition(":")[2]), balancer.health_port)
-    return _check_ports(node, [Port(number, "haproxy", "127.0.0.1", manifest) for number in numbers])
+    found = _check_ports(node, [Port(number, "haproxy", "127.0.0.1", manifest) for number in numbers])
+    return [replace(finding, name=f"LoadBalancer{finding.name}") for finding in found]
 
 
 def _check_ports(node: Node, ports: Iterable[Port]) -> Findings:
@@ -1261,7 +1262,7 @@ CHECKS: tuple[Check, ...] = (
     Check("Port-*", NODE, _CONTROL_PLANE, check_etcd_ports),
     Check("DirAvailable-*", NODE, _CONTROL_PLANE, check_etcd_folder),
     Check("ExternalEtcdClientCertificates", NODE, _CONTROL_PLANE, check_external_etcd_files),
-    Check("Port-*", NODE, _in(INIT, JOIN, JOIN_CONTROL_PLANE), check_balancer_ports),
+    Check("LoadBalancerPort-*", NODE, _in(INIT, JOIN, JOIN_CONTROL_PLANE), check_balancer_ports),
     Check("ImagePull", IMAGES, _in(INIT, JOIN_CONTROL_PLANE, UPGRADE), check_images),
     Check("ImagePull", IMAGES, _in(JOIN), check_balancer_image),
 )

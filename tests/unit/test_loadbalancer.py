@@ -160,7 +160,12 @@ class BalancedHost(FakeHost):
     def query(self, argv: Any, **rest: Any) -> CommandResult:
         words = " ".join(str(word) for word in argv)
         if "ps -a" in words:
-            row = {"id": "abc", "metadata": {"name": "kb-load-balancer"}, "state": "CONTAINER_RUNNING", "createdAt": "1"}
+            row = {
+                "id": "abc",
+                "metadata": {"name": "kb-load-balancer"},
+                "state": "CONTAINER_RUNNING",
+                "createdAt": "1",
+            }
             return CommandResult(("crictl",), 0, json.dumps({"containers": [row] if self.is_up else []}))
         if "inspect" in words:
             return CommandResult(("crictl",), 0, json.dumps({"info": {"pid": 4711}}))
@@ -183,9 +188,7 @@ def balanced(*servers: str, **fields: Any) -> BalancedHost:
 
 def keep(host: BalancedHost, memory: Memory) -> loadbalancer.Round:
     identity = kubeapi.Identity("https://kb-api.cluster.local:7443", Tls())
-    return loadbalancer.keep_round(
-        host, lambda: kubeapi.Api(host, identity, retry_s=0), SETTINGS, memory, paths=PATHS
-    )
+    return loadbalancer.keep_round(host, lambda: kubeapi.Api(host, identity, retry_s=0), SETTINGS, memory, paths=PATHS)
 
 
 def test_a_new_api_server_is_taken_in_and_haproxy_told_once() -> None:
