@@ -31,8 +31,8 @@ echo "$began $why"; sleep 0.2; done >/root/api.log
 """
 # One question, one try, one second: what a single lost packet would fail.
 DNS_LOOP = """\
-while :; do began=$(date +%s.%N); why=$(dig +tries=1 +time=1 +short @10.96.0.10 kubernetes.default.svc.cluster.local)
-echo "$began $why"; sleep 0.05; done >/root/dns.log
+while :; do began=$(date +%s.%N); why=$(dig +tries=1 +time=1 +short @10.96.0.10 kubernetes.default.svc.cluster.local 2>&1)
+echo "$began" $why; sleep 0.05; done >/root/dns.log
 """
 
 
