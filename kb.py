@@ -31,6 +31,7 @@ from kubeup import (
     commands_doctor,
     commands_etcd,
     commands_join,
+    commands_reconfigure,
     commands_token,
 )
 from kubeup.cli import Command
@@ -45,8 +46,10 @@ from kubeup.phases import (
     join,
     join_control_plane,
     kubeconfigs,
+    loadbalancer,
     node,
     preflight,
+    reconfigure,
     reset,
 )
 from kubeup.workflow import Phase
@@ -59,6 +62,7 @@ CERT = (*KEYS, "cluster.certificate_validity_period_s")
 CA = (*KEYS, "cluster.ca_certificate_validity_period_s")
 NODE = ("node.name", "local_api_endpoint")
 ENDPOINT = ("cluster.cluster_name", "cluster.control_plane_endpoint", "local_api_endpoint")
+BALANCER = ("kb.load_balancer", "kb.mirror", "cluster.control_plane_endpoint", "node.cri_socket")
 MANIFEST = ("cluster.kubernetes_version", "cluster.image_repository", "local_api_endpoint.advertise_address", "patches_directory")
 
 INIT: tuple[Phase, ...] = (
@@ -181,6 +185,12 @@ INIT: tuple[Phase, ...] = (
           reads=(*MANIFEST, "cluster.scheduler"),
           makes=("manifests/kube-scheduler.yaml",)),
 
+    Phase("load-balancer/local",
+          does="Put a load balancer for the API servers on this node, if one is asked for",
+          run=loadbalancer.write_load_balancer, done=loadbalancer.load_balancer_is_current,
+          reads=BALANCER,
+          makes=("/etc/kubernetes/kb-load-balancer/haproxy.cfg", "manifests/kb-load-balancer.yaml")),
+
     # 5. Start: the kubelet reads all of the above, and the control plane comes up.
     Phase("kubelet-start",
           does="Configure and start the kubelet",
@@ -232,6 +242,10 @@ INIT: tuple[Phase, ...] = (
     Phase("wait-control-plane/controllers",
           does="Wait until the controller-manager and the scheduler are healthy",
           run=health.wait_for_controllers, done=health.control_plane_is_healthy, live="cluster", hidden=True),
+    Phase("load-balancer/keeper",
+          does="Follow API servers as they come and go, and let joining nodes do the same",
+          run=loadbalancer.share_load_balancer, done=loadbalancer.load_balancer_is_shared,
+          reads=BALANCER, live="cluster"),
     Phase("pod-network",
           does="Give pods a network: addresses of this node, routes to the others",
           run=addons.set_up_pod_network, done=addons.pod_network_is_set_up,
@@ -274,6 +288,11 @@ JOIN: tuple[Phase, ...] = (
     Phase("check-etcd",
           does="Look whether etcd can take a new member",
           run=join_control_plane.check_etcd, live="cluster", on="control-plane", hidden=True),
+    Phase("load-balancer/local",
+          does="Put a load balancer for the API servers on this node, if the cluster has such",
+          run=loadbalancer.write_load_balancer, done=loadbalancer.load_balancer_is_current,
+          reads=BALANCER,
+          makes=("/etc/kubernetes/kb-load-balancer/haproxy.cfg", "manifests/kb-load-balancer.yaml")),
     Phase("kubelet-start",
           does="Configure and start the kubelet",
           run=join.start_kubelet, done=join.kubelet_is_current,
@@ -302,6 +321,10 @@ JOIN: tuple[Phase, ...] = (
           does="Label and taint this node as a control plane",
           run=join.mark_control_plane, done=cluster.control_plane_is_marked, live="cluster", on="control-plane",
           reads=("node.taints", "node.name")),
+    Phase("load-balancer/keeper",
+          does="Follow API servers as they come and go",
+          run=loadbalancer.start_keeper, done=loadbalancer.keeper_runs,
+          reads=BALANCER, live="cluster"),
     Phase("pod-network",
           does="Give this node's pods addresses, and routes to the others, as the cluster says",
           run=join.set_up_pod_network, done=join.pod_network_is_set_up,
@@ -327,9 +350,52 @@ RESET: tuple[Phase, ...] = (
     Phase("cleanup-node/remove-pod-network",
           does="Take away kb's routes, link and bridge",
           run=reset.remove_pod_network, live="node"),
+    Phase("cleanup-node/remove-load-balancer",
+          does="Take away the load balancer and its line in /etc/hosts",
+          run=loadbalancer.remove_load_balancer),
     Phase("cleanup-node/take-back-files",
           does="Remove the files that kb made, and put back those it changed",
           run=reset.take_back_files),
+)
+
+# A stable name for the API servers, where the cluster had none or another one. First all certificates bear it, then those
+# who call by it are told; on further nodes the same command does their part.
+RECONFIGURE_ENDPOINT: tuple[Phase, ...] = (
+    Phase("preflight",
+          does="Look whether the endpoint leads to this cluster",
+          run=reconfigure.check_endpoint, live="node", always=True),
+    Phase("certs/apiserver",
+          does="Give the API server's certificate the name, for the same key",
+          run=reconfigure.issue_apiserver_cert, done=reconfigure.apiserver_cert_is_shown, on="control-plane",
+          reads=("cluster.control_plane_endpoint",)),
+    Phase("upload-config/kubeadm",
+          does="Store the endpoint in the cluster's configuration",
+          run=reconfigure.store_endpoint, done=reconfigure.endpoint_is_stored, on="control-plane",
+          reads=("cluster.control_plane_endpoint",)),
+    Phase("load-balancer/local",
+          does="Put a load balancer for the API servers on this node, if one is asked for",
+          run=loadbalancer.write_load_balancer, done=loadbalancer.load_balancer_is_current,
+          reads=BALANCER,
+          makes=("/etc/kubernetes/kb-load-balancer/haproxy.cfg", "manifests/kb-load-balancer.yaml")),
+    Phase("load-balancer/keeper",
+          does="Follow API servers as they come and go",
+          run=reconfigure.keep_load_balancer, done=reconfigure.load_balancer_is_kept,
+          reads=BALANCER, live="cluster"),
+    Phase("kubeconfig",
+          does="Have this node's kubeconfigs call the endpoint",
+          run=reconfigure.write_kubeconfigs, always=True),
+    Phase("cluster-info",
+          does="Tell nodes that join",
+          run=reconfigure.write_cluster_info, on="control-plane", always=True),
+    Phase("kube-proxy",
+          does="Tell kube-proxy, and restart it",
+          run=reconfigure.write_kube_proxy, on="control-plane", always=True),
+    Phase("load-balancer/remove",
+          does="Take the load balancer away again, where the conversion that brought it is taken back",
+          run=reconfigure.remove_load_balancer, always=True, hidden=True),
+    Phase("verify",
+          does="Shake hands with the API servers by the new name, and say what is left to do elsewhere",
+          run=reconfigure.verify_endpoint, live="cluster", always=True),
 )
 
 COMMANDS: tuple[Command, ...] = (
@@ -341,6 +407,9 @@ COMMANDS: tuple[Command, ...] = (
             options=cli.JOIN_OPTIONS, phases=JOIN, workflow="join", arguments=("endpoint...",)),
     Command("join phase", "Run one phase of join", commands_join.join_phase,
             options=cli.JOIN_OPTIONS, phases=JOIN, workflow="join", arguments=("phase...",)),
+    Command("reconfigure endpoint", "Give the cluster a stable name for its API servers, or another one: NAME:PORT",
+            commands_reconfigure.endpoint, options=("load-balancer", "undo", "dry-run", "list", "output"),
+            phases=RECONFIGURE_ENDPOINT, workflow="reconfigure-endpoint", arguments=("endpoint...",)),
     Command("reset", "Take back what kb did on this node", commands.reset,
             options=("force", "cri-socket", "dry-run", "list", "output"), phases=RESET, workflow="reset"),
     Command("adopt", "Write kb's state for a node that kubeadm made; change nothing else", commands_adopt.adopt,
@@ -387,6 +456,8 @@ COMMANDS: tuple[Command, ...] = (
     Command("certs generate-csr", "Make keys and signing requests for a CA that is kept elsewhere",
             commands_certs.generate_csr, options=("config", "cert-dir", "kubeconfig-dir")),
     Command("routes", "Keep the routes to other nodes' pods (run by systemd)", commands.routes, options=("once",)),
+    Command("load-balancer", "Follow the API servers behind this node's load balancer (run by systemd)",
+            commands.load_balancer, options=("once",)),
     Command("version", "Print kb's version", commands.version, options=("output",)),
     Command("completion", "Print a completion script for bash, zsh or fish", commands.completion,
             arguments=("shell",)),

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from kubeup import images, kubelet, patches
+from kubeup import dnsspread, images, kubelet, patches
 from kubeup.clusterobjects import HASH_ANNOTATION
 from kubeup.config.types import ClusterConfiguration, InitConfig
 from kubeup.errors import ClusterError
@@ -62,7 +62,7 @@ def parse_running_dns(
     found = deployments[0] if deployments else {}
     return RunningDns(
         deployment=str((found.get("metadata") or {}).get("name") or new.deployment),
-        replicas=int((found.get("spec") or {}).get("replicas", new.replicas)),
+        replicas=dnsspread.is_moving(found) or int((found.get("spec") or {}).get("replicas", new.replicas)),
         corefile=str(((config_map or {}).get("data") or {}).get("Corefile", "")),
         service_address=str(((service or {}).get("spec") or {}).get("clusterIP", "")),
     )

@@ -60,7 +60,9 @@ ALIASES = {
 }
 HAVE_NO_ALL = ("etcd",)
 
-_KB_OPTIONS = frozenset({"pod-network", "pod-network-manifest", "mirror", "soak", "fix", "root", "list", "output"})
+_KB_OPTIONS = frozenset(
+    {"pod-network", "pod-network-manifest", "mirror", "load-balancer", "soak", "fix", "root", "list", "output"}
+)
 """Options of kb's workflows that kubeadm does not have."""
 _EVERYWHERE = ("vmodule", "rootfs")
 _COMMANDS = re.compile(r"(init|join)( phase)?|(config|token|certs|kubeconfig) .*|completion")

@@ -21,7 +21,7 @@ import urllib.parse
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional, Union
 
@@ -439,6 +439,17 @@ def check_etcd_ports(node: Node) -> Findings:
     advertised = node.config.local_api_endpoint.advertise_address
     manifest = node.paths.manifest("etcd")
     return _check_ports(node, (Port(2379, "etcd", advertised, manifest), Port(2380, "etcd", advertised, manifest)))
+
+
+def check_balancer_ports(node: Node) -> Findings:
+    """The load balancer's two ports on the loopback, where one is asked for."""
+    balancer, endpoint = node.config.kb.load_balancer, node.config.cluster.control_plane_endpoint
+    if not balancer.is_local:
+        return ()
+    manifest = node.paths.manifest("kb-load-balancer")
+    numbers = (int(endpoint.rpartition(":")[2]), balancer.health_port)
+    found = _check_ports(node, [Port(number, "haproxy", "127.0.0.1", manifest) for number in numbers])
+    return [replace(finding, name=f"LoadBalancer{finding.name}") for finding in found]
 
 
 def _check_ports(node: Node, ports: Iterable[Port]) -> Findings:
@@ -1187,11 +1198,22 @@ def check_external_etcd_files(node: Node) -> Findings:
 
 def check_images(node: Node) -> Findings:
     """Pull what is missing. The runtime's own sandbox image is among them: without it no Pod starts at all."""
-    cluster, registration = node.config.cluster, node.config.node
-    wanted = [image.ref for image in images.list_images(cluster, node.release)]
+    wanted = list(images.list_node_images(node.config, node.release))
     sandbox = node.runtime.sandbox_image
     if sandbox and sandbox not in wanted:
         wanted.append(sandbox)
+    return _pull(node, wanted, sandbox)
+
+
+def check_balancer_image(node: Node) -> Findings:
+    """A worker's kubelet pulls its images itself, but this one is needed before it can ask for anything else."""
+    if not node.config.kb.load_balancer.is_local:
+        return ()
+    return _pull(node, [images.load_balancer_image(node.config.kb)], "")
+
+
+def _pull(node: Node, wanted: list[str], sandbox: Optional[str]) -> Findings:
+    registration = node.config.node
     try:
         result = runtime.ensure_images(
             node.host,
@@ -1283,7 +1305,9 @@ CHECKS: tuple[Check, ...] = (
     Check("Port-*", NODE, _CONTROL_PLANE, check_etcd_ports),
     Check("DirAvailable-*", NODE, _CONTROL_PLANE, check_etcd_folder),
     Check("ExternalEtcdClientCertificates", NODE, _CONTROL_PLANE, check_external_etcd_files),
+    Check("LoadBalancerPort-*", NODE, _in(INIT, JOIN, JOIN_CONTROL_PLANE), check_balancer_ports),
     Check("ImagePull", IMAGES, _in(INIT, JOIN_CONTROL_PLANE, UPGRADE), check_images),
+    Check("ImagePull", IMAGES, _in(JOIN), check_balancer_image),
 )
 """In kubeadm's order; kb's own (AdvertiseAddress, ServiceRoute, KubeletProxy, CgroupDriver, OOMScoreAdj, SandboxImage, RegistryConfig, CNIPlugins,
 CNIConfig or PodNetworkManifest, CgroupWritable, DiskSpace, Resolver) stand by their kin. A batch is run whole before its errors count: first root, then node, then images."""

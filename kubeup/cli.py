@@ -99,6 +99,9 @@ OPTIONS: Mapping[str, Option] = {
     # kb's own
     "pod-network": Option("the pod network: bridge, manifest or none (bridge)", choices=("bridge", "manifest", "none")),
     "pod-network-manifest": Option("a YAML file or URL of a pod network to apply", metavar="FILE|URL"),
+    "load-balancer": Option(
+        "local: haproxy on every node, behind the name of --control-plane-endpoint (none)", choices=("local", "none")
+    ),
     "mirror": Option("an image mirror: image names of the pod network's manifest are rewritten to it", metavar="URL"),
     "soak": Option(
         "how long the control plane is watched before it is called ready (10s; 0: not at all)", metavar="DURATION"
@@ -108,6 +111,7 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "root": Option("write the node's files below DIR and leave this machine alone", metavar="DIR"),
     "fix": Option("mend containerd's configuration where it is wrong (with a backup), and restart it", "flag"),
+    "undo": Option("go back to what was before the last reconfiguration of this node", "flag"),
     "to": Option("the file to write", metavar="FILE"),
     "force": Option("do not ask", "flag", short="f"),
     "list": Option("list the phases", "flag"),
@@ -149,6 +153,7 @@ INIT_OPTIONS: tuple[str, ...] = (
     "skip-phases",
     "pod-network",
     "pod-network-manifest",
+    "load-balancer",
     "mirror",
     "soak",
     "fix",

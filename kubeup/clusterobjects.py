@@ -13,7 +13,7 @@ import datetime
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Optional
 
-from kubeup.config.types import PodNetwork, Taint
+from kubeup.config.types import LoadBalancer, PodNetwork, Taint
 from kubeup.errors import ClusterError, HostError
 from kubeup.host import Unreachable
 from kubeup.kubeapi import AlreadyExists, Api, ApiRefused, Object, path_of
@@ -32,6 +32,11 @@ CONTROL_PLANE_LABELS = {
     "node.kubernetes.io/exclude-from-external-load-balancers": "",
 }
 CONTROL_PLANE_TAINT = Taint(key="node-role.kubernetes.io/control-plane", effect="NoSchedule")
+
+API_SERVERS = path_of("EndpointSlice", "kubernetes", "default")
+"""Each API server enters itself there, and the others strike it out when it has been silent for 15 s."""
+
+NO_BALANCER = LoadBalancer()
 
 _BINDINGS = ("RoleBinding", "ClusterRoleBinding")
 
@@ -88,10 +93,14 @@ def render_cluster_info(server: str, ca_pem: str) -> Object:
     return render_config_map("cluster-info", {"kubeconfig": dump_yaml(kubeconfig)}, namespace=PUBLIC)
 
 
-def render_kb_config(network: PodNetwork) -> Object:
-    """ConfigMap kb-config: the cluster's pod network, so that a node that joins sets up the same one or none."""
-    stored = {"plugin": network.plugin, "backend": network.backend, "mtu": network.mtu}
-    return render_config_map("kb-config", {"podNetwork": dump_yaml(stored)})
+def render_kb_config(network: PodNetwork, balancer: LoadBalancer = NO_BALANCER) -> Object:
+    """ConfigMap kb-config: the cluster's pod network and load balancer, so that a node that joins sets up the same
+    ones or none. `balancer` has its image by then."""
+    stored = {"podNetwork": dump_yaml({"plugin": network.plugin, "backend": network.backend, "mtu": network.mtu})}
+    if balancer.is_local:
+        told = {"mode": balancer.mode, "image": balancer.image, "healthPort": balancer.health_port}
+        stored["loadBalancer"] = dump_yaml(told)
+    return render_config_map("kb-config", stored)
 
 
 def parse_kb_config(found: Optional[Mapping[str, Any]]) -> PodNetwork:
@@ -105,6 +114,29 @@ def parse_kb_config(found: Optional[Mapping[str, Any]]) -> PodNetwork:
         backend=str(stored.get("backend", "auto")),
         mtu=int(stored.get("mtu", 0)),
     )
+
+
+def parse_load_balancer(found: Optional[Mapping[str, Any]]) -> LoadBalancer:
+    """The load balancer in ConfigMap kb-config; mode none where it says nothing."""
+    text = str(((found or {}).get("data") or {}).get("loadBalancer", ""))
+    stored = load_yaml(text) if text else None
+    if not isinstance(stored, dict):
+        return LoadBalancer()
+    port = stored.get("healthPort", LoadBalancer.health_port)
+    return LoadBalancer(str(stored.get("mode", "none")), str(stored.get("image", "")), int(port))
+
+
+def parse_api_servers(found: Optional[Mapping[str, Any]]) -> tuple[str, ...]:
+    """`10.0.0.11:6443`, `[fd00::11]:6443`: the API servers in the EndpointSlice that they keep themselves."""
+    ports = [entry.get("port") for entry in (found or {}).get("ports") or [] if entry.get("name") == "https"]
+    addresses = [
+        str(address)
+        for endpoint in (found or {}).get("endpoints") or []
+        if (endpoint.get("conditions") or {}).get("ready") is not False
+        for address in endpoint.get("addresses") or []
+    ]
+    shown = (f"[{address}]" if ":" in address else address for address in addresses)
+    return tuple(sorted({f"{address}:{ports[0]}" for address in shown})) if ports else ()
 
 
 def render_taint(taint: Taint) -> dict[str, str]:
@@ -152,6 +184,26 @@ def read_pod_network(api: Api) -> PodNetwork:
         if error.http_status != 403:
             raise
         return PodNetwork(plugin="none")
+
+
+def read_load_balancer(api: Api) -> LoadBalancer:
+    """The load balancer that the cluster says its nodes have; mode none where it says nothing, like read_pod_network."""
+    try:
+        return parse_load_balancer(api.get(path_of("ConfigMap", "kb-config", SYSTEM)))
+    except ApiRefused as error:
+        if error.http_status != 403:
+            raise
+        return LoadBalancer()
+
+
+def read_api_servers(api: Api) -> tuple[str, ...]:
+    """The cluster's API servers; () where this identity may not see them."""
+    try:
+        return parse_api_servers(api.get(API_SERVERS))
+    except ApiRefused as error:
+        if error.http_status != 403:
+            raise
+        return ()
 
 
 # ---- changes

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
         completion as completion_scripts,
     )
     from kubeup import (
+        loadbalancer as balancer_keeper,
+    )
+    from kubeup import (
         routes as route_keeper,
     )
     from kubeup.cli import Invocation
@@ -52,6 +55,7 @@ else:
     images = lazy_import("kubeup.images")
     kubeapi = lazy_import("kubeup.kubeapi")
     kubeconfig = lazy_import("kubeup.kubeconfig")
+    balancer_keeper = lazy_import("kubeup.loadbalancer")
     load = lazy_import("kubeup.config.load")
     route_keeper = lazy_import("kubeup.routes")
     runtime = lazy_import("kubeup.runtime")
@@ -427,10 +431,7 @@ def _load_config(call: Invocation, names: tuple[str, ...]) -> InitConfig:
 
 def images_list(call: Invocation) -> int:
     config = _load_config(call, ("feature-gates", "image-repository", "kubernetes-version"))
-    names = [
-        str(image)
-        for image in images.list_images(config.cluster, releases.find_release(config.cluster.kubernetes_version))
-    ]
+    names = list(images.list_node_images(config, releases.find_release(config.cluster.kubernetes_version)))
     if call.output == "text":
         call.print("\n".join(names))
     else:
@@ -482,6 +483,11 @@ def certificate_key(call: Invocation) -> int:
 
 def routes(call: Invocation) -> int:
     route_keeper.keep_routes(host.LocalHost(), once=bool(call.flags.get("once")), log=call.report.line)
+    return 0
+
+
+def load_balancer(call: Invocation) -> int:
+    balancer_keeper.keep(host.LocalHost(), once=bool(call.flags.get("once")), log=call.report.line)
     return 0
 
 

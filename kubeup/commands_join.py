@@ -202,6 +202,7 @@ def _find_cluster(
     access = member if is_ours else None
     if access is not None:
         discovery.check_same_cluster(access, wanted.discovery)
+        access = discovery.find_way_of_member(local, access, wanted.discovery)
         if not discovery.is_accepted(local, access):
             report.note(f"the cluster does not take this node's certificate any more: it joins {access.server} anew")
             access = None
@@ -220,6 +221,9 @@ def _find_cluster(
         cluster_text=found.cluster_text,
         kubelet_text=found.kubelet_text,
         pod_network=found.pod_network,
+        load_balancer=found.load_balancer,
+        api_servers=found.api_servers,
+        reached_server=found.reached_server,
         server=access.server,
         ca_pem=access.ca_pem,
     )
@@ -265,11 +269,11 @@ def _make_context(target: Host, config: JoinConfig, paths: Paths, report: Report
     def make_api(ctx: Context) -> kubeapi.Api:
         if config.join.control_plane is not None and target.exists(paths.admin_conf):
             # admin.conf names the stable endpoint, which may not lead anywhere on this node yet
-            identity = kubeapi.read_identity(target, paths.admin_conf, server=config.server)
+            identity = kubeapi.read_identity(target, paths.admin_conf, server=config.reached_server or config.server)
         elif config.bootstrap_kubeconfig and "_is_bootstrapped" not in ctx.outputs:
             found = kubeconfig.parse_kubeconfig(config.bootstrap_kubeconfig.reveal(), source="bootstrap-kubelet.conf")
             identity = discovery.Access(
-                config.server,
+                config.reached_server or config.server,
                 found.ca_pem,
                 found.token,
                 client_cert_pem=found.client_cert_pem,

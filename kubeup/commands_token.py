@@ -16,7 +16,7 @@ from kubeup.secret import Secret
 if TYPE_CHECKING:
     from kubeup import certshare, clusterobjects, dryrun, host, kubeapi, kubeconfig, pki, releases, tokens, workflow
     from kubeup.cli import Invocation
-    from kubeup.config import documents, load, load_join, problems, schema, types, validate
+    from kubeup.config import discover, documents, load, load_join, problems, schema, types, validate
     from kubeup.config.types import BootstrapToken
     from kubeup.host import Host
     from kubeup.kubeapi import Api
@@ -25,6 +25,7 @@ else:
     certshare = lazy_import("kubeup.certshare")
     clusterobjects = lazy_import("kubeup.clusterobjects")
     cluster = lazy_import("kubeup.phases.cluster")
+    discover = lazy_import("kubeup.config.discover")
     documents = lazy_import("kubeup.config.documents")
     dryrun = lazy_import("kubeup.dryrun")
     finish = lazy_import("kubeup.phases.finish")
@@ -97,7 +98,7 @@ def create(call: Invocation) -> int:
         for step in getattr(target, "plan", ()):
             call.report.line(f"would request: {step.what}")
     for token in wanted:
-        _print_created(call, token, _join_command(call, local, path, token, key), now)
+        _print_created(call, token, _join_command(call, api, path, token, key), now)
     return 0
 
 
@@ -177,15 +178,27 @@ def create_token(api: Api, token: BootstrapToken, now: datetime.datetime) -> Non
         ) from error
 
 
-def _join_command(call: Invocation, local: Host, path: Path, token: BootstrapToken, key: Secret) -> str:
+def _join_command(call: Invocation, api: Api, path: Path, token: BootstrapToken, key: Secret) -> str:
     """One line; "" where it was not asked for."""
     if not call.flags.get("print-join-command"):
         return ""
-    admin = kubeconfig.read_kubeconfig(local.read_text(path), host=local, path=path)
+    admin = kubeconfig.read_kubeconfig(api.host.read_text(path), host=api.host, path=path)
     pins = list(pki.ca_cert_hashes(admin.ca_pem))
-    command: str = finish.render_join_command(admin.server.partition("://")[2], token.token.reveal(), pins)
+    server = _reachable_server(api) or admin.server.partition("://")[2]
+    command: str = finish.render_join_command(server, token.token.reveal(), pins)
     command = command.replace("\\\n", "").replace("\t", "")
     return f"{command}--control-plane --certificate-key {key.reveal()}" if key else command
+
+
+def _reachable_server(api: Api) -> str:
+    """Where every node has a load balancer of its own, the endpoint's name leads nowhere on one that is about to join:
+    an API server's own address, this machine's if it has one. "" where the endpoint will do."""
+    if not clusterobjects.read_load_balancer(api).is_local:
+        return ""
+    servers = clusterobjects.read_api_servers(api)
+    own = {str(address) for card in discover.read_interfaces(api.host) or () for address in card.addresses}
+    here = [server for server in servers if server.rpartition(":")[0].strip("[]") in own]
+    return next(iter((*here, *servers)), "")
 
 
 def _print_created(call: Invocation, token: BootstrapToken, command: str, now: datetime.datetime) -> None:

@@ -12,6 +12,7 @@ import base64
 import binascii
 import datetime
 import email.utils
+import ipaddress
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup import kubeapi, tokens
-from kubeup.config.types import BootstrapTokenDiscovery, Discovery, PodNetwork, Timeouts
+from kubeup.config.types import BootstrapTokenDiscovery, Discovery, LoadBalancer, PodNetwork, Timeouts
 from kubeup.errors import ClusterError, HostError, KbError, UsageError
 from kubeup.host import Host, HttpResponse, Tls, Unreachable
 from kubeup.kubeapi import path_of
@@ -43,6 +44,8 @@ TOKEN_USER = "tls-bootstrap-token-user"  # noqa: S105
 TOKEN_CONTEXT = "tls-bootstrap-token-user@kubernetes"  # noqa: S105
 _NEW_TOKEN = "on a control plane: kb token create --print-join-command"  # noqa: S105
 
+_NO_BALANCER = LoadBalancer()
+
 Tell = Callable[[str], None]
 
 
@@ -63,6 +66,8 @@ class Access:
     has_signed: bool = False
     """cluster-info bears a signature made with the token: the cluster knew it at some time."""
     notes: tuple[str, ...] = ()
+    asked: str = ""
+    """The server that answered discovery: the command line's, where cluster-info names another."""
 
     @property
     def identity(self) -> kubeapi.Identity:
@@ -160,7 +165,7 @@ def _discover_by_token(host: Host, wanted: BootstrapTokenDiscovery, tls_token: S
     if wanted.ca_cert_hashes:
         _check_again(host, server, found.ca_pem, text, skew_s)
     token = tls_token or wanted.token
-    return Access(found.server, found.ca_pem, token, skew_s=skew_s, has_signed=token == wanted.token)
+    return Access(found.server, found.ca_pem, token, skew_s=skew_s, has_signed=token == wanted.token, asked=server)
 
 
 def _read_cluster_info(answer: HttpResponse, server: str) -> Any:
@@ -444,6 +449,22 @@ def is_accepted(host: Host, access: Access) -> bool:
         ) from error
 
 
+def find_way_of_member(host: Host, access: Access, wanted: Discovery) -> Access:
+    """A join that was cut off may have left a kubeconfig whose server is the name of a load balancer that does not run
+    yet: then the server on the command line is the way, if it takes this identity."""
+    token = wanted.bootstrap_token
+    asked = f"https://{token.api_server_endpoint}" if token and token.api_server_endpoint else ""
+    if not asked or asked == access.server.rstrip("/"):
+        return access
+    try:
+        is_accepted(host, access)
+        return access
+    except ClusterError:
+        near = replace(access, server=asked)
+        is_way = is_accepted(host, near)
+    return _with_reachable_server(host, replace(access, asked=asked)) if is_way else access
+
+
 def _bearer(identity: kubeapi.Identity) -> dict[str, str]:
     return {"Authorization": f"Bearer {identity.token.reveal()}"} if identity.token else {}
 
@@ -474,16 +495,28 @@ class ClusterDocuments:
     kubelet_text: str
     """KubeletConfiguration, as YAML."""
     pod_network: PodNetwork
+    load_balancer: LoadBalancer = _NO_BALANCER
+    api_servers: tuple[str, ...] = ()
+    """`host:port`, where the cluster's nodes have a load balancer; the one that answered is among them."""
+    reached_server: str = ""
+    """The server that was asked, where the cluster's own name for it leads somewhere only on nodes that have joined."""
 
 
 def read_documents(host: Host, access: Access, timeouts: Timeouts) -> ClusterDocuments:
     """The documents that a joining node needs. Raises ClusterError: server-unreachable, token-expired, token-unknown,
     not-kubeadms-cluster, and those of the API."""
+    access = _with_reachable_server(host, access)
     api = kubeapi.Api(host, access.identity, retry_s=timeouts.kubernetes_api_call_s)
     try:
         cluster_text = _read_key(api, "kubeadm-config", "ClusterConfiguration")
         kubelet_text = _read_key(api, "kubelet-config", "kubelet")
-        return ClusterDocuments(cluster_text, kubelet_text, clusterobjects.read_pod_network(api))
+        network, balancer = clusterobjects.read_pod_network(api), clusterobjects.read_load_balancer(api)
+        found = ClusterDocuments(cluster_text, kubelet_text, network, balancer)
+        if not balancer.is_local:
+            return found
+        asked = access.asked.partition("://")[2]
+        servers = {*clusterobjects.read_api_servers(api), *([asked] if _is_address(asked) else [])}
+        return replace(found, api_servers=tuple(sorted(servers)), reached_server=access.asked)
     except Unreachable as error:
         if error.reason == "tls":
             raise explain_untrusted(error, access.server, access.skew_s, host.now()) from error
@@ -505,6 +538,31 @@ def read_documents(host: Host, access: Access, timeouts: Timeouts) -> ClusterDoc
                 code="join-rights-missing",
             ) from error
         raise
+
+
+def _with_reachable_server(host: Host, access: Access) -> Access:
+    """Where every node has a load balancer of its own, the cluster's name for its API server leads nowhere before this
+    node has one: the server that answered discovery is asked for the rest too. It has proven that it is the
+    cluster's, and does so again, with the CA that cluster-info brought."""
+    if not access.asked or access.asked == access.server.rstrip("/"):
+        return access
+    near = replace(access, server=access.asked)
+    try:
+        balancer = clusterobjects.read_load_balancer(kubeapi.Api(host, near.identity, retry_s=0))
+    except Unreachable:
+        return access
+    except kubeapi.ApiRefused as error:
+        return near if error.http_status == 401 else access
+    return near if balancer.is_local else access
+
+
+def _is_address(server: str) -> bool:
+    """Whether `host:port` names a host by its address: a load balancer's file is read before names may resolve."""
+    try:
+        ipaddress.ip_address(server.rpartition(":")[0].strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _token_refused(access: Access) -> ClusterError:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from kubeup.config.types import ClusterConfiguration
-from kubeup.releases import Release
+from kubeup.config.types import ClusterConfiguration, InitConfig, KbConfiguration
+from kubeup.releases import LOAD_BALANCER_IMAGE, Release
 
 DEFAULT_REPOSITORY = "registry.k8s.io"
 VERSIONED_COMPONENTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
@@ -63,6 +63,32 @@ def list_images(cluster: ClusterConfiguration, release: Release) -> tuple[Image,
         "etcd": cluster.local_etcd is None,
     }
     return tuple(image_of(name, cluster, release) for name in COMPONENTS if not unused.get(name))
+
+
+def list_node_images(config: InitConfig, release: Release) -> tuple[str, ...]:
+    """list_images by name, and what kb itself runs on a control-plane node: the load balancer, where one is asked for."""
+    names = tuple(image.ref for image in list_images(config.cluster, release))
+    return (*names, load_balancer_image(config.kb)) if config.kb.load_balancer.is_local else names
+
+
+def load_balancer_image(kb: KbConfiguration) -> str:
+    """The image as it was given, or kb's default, from the mirror where one is set."""
+    if kb.load_balancer.image or not kb.mirror:
+        return kb.load_balancer.image or LOAD_BALANCER_IMAGE
+    return rewrite_image(LOAD_BALANCER_IMAGE, (kb.mirror.partition("://")[2] or kb.mirror).strip("/"))
+
+
+def rewrite_image(image: str, server: str) -> str:
+    """`quay.io/cilium/cilium:v1` -> `SERVER/cilium/cilium:v1`: the mirror's host takes the registry's place, which
+    is how containerd too asks a mirror. Docker's short names get their full form (`busybox` -> `library/busybox`)."""
+    first, slash, rest = image.partition("/")
+    has_registry = bool(slash) and ("." in first or ":" in first or first == "localhost")
+    registry, repository = (first, rest) if has_registry else ("docker.io", image)
+    if registry == server:
+        return image
+    if registry == "docker.io" and "/" not in repository:
+        repository = f"library/{repository}"
+    return f"{server}/{repository}"
 
 
 def render_tag(version: str) -> str:

@@ -226,6 +226,17 @@ def read_kubeconfig(text: str, *, host: Host, path: Path) -> Kubeconfig:
     )
 
 
+def with_server(text: str, server: str, *, source: str) -> str:
+    """A kubeconfig whose current cluster is called at `server`; all else stays, and so does the text where nothing
+    changes. Raises HostError (kubeconfig-unreadable)."""
+    found = parse_kubeconfig(text, source=source)
+    if found.server == server:
+        return text
+    document = _load(text, source)
+    _entry(document, "clusters", found.cluster_name, source)["server"] = server
+    return render.dump_yaml(document)
+
+
 def _load(text: str, source: str) -> dict[str, Any]:
     try:
         document = render.load_yaml(text)

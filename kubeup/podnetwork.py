@@ -19,6 +19,7 @@ from typing import Any, Optional
 from kubeup.config.types import ClusterConfiguration, InitConfig, PodNetwork
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.host import Host
+from kubeup.images import rewrite_image
 from kubeup.kubeapi import Api, Object, path_of
 from kubeup.paths import Paths
 from kubeup.render import fill_template, load_all_yaml, yaml
@@ -209,15 +210,20 @@ def write_node_files(host: Host, paths: Paths, files: NodeFiles) -> bool:
 
 def ensure_keeper_runs(host: Host, *, is_changed: bool) -> None:
     """Start the route keeper now and at every boot. Raises HostError (unit-not-started)."""
-    if not is_changed and host.query(["systemctl", "is-active", UNIT]).stdout.strip() == "active":
+    ensure_unit_runs(host, UNIT, is_changed=is_changed)
+
+
+def ensure_unit_runs(host: Host, unit: str, *, is_changed: bool) -> None:
+    """Start a unit of kb's now and at every boot. Raises HostError (unit-not-started)."""
+    if not is_changed and host.query(["systemctl", "is-active", unit]).stdout.strip() == "active":
         return
-    for argv in (["systemctl", "daemon-reload"], ["systemctl", "enable", UNIT], ["systemctl", "restart", UNIT]):
+    for argv in (["systemctl", "daemon-reload"], ["systemctl", "enable", unit], ["systemctl", "restart", unit]):
         done = host.run(argv)
         if not done.ok:
             raise HostError(
                 f"{' '.join(argv)} failed (code {done.code})",
                 cause=(done.stderr or done.stdout).strip() or "systemd gave no reason",
-                remedy=f"look at the unit: systemctl status {UNIT}; journalctl -u {UNIT}",
+                remedy=f"look at the unit: systemctl status {unit}; journalctl -u {unit}",
                 code="unit-not-started",
             )
 
@@ -359,19 +365,6 @@ def _rewrite(value: Any, server: str) -> Any:
             if isinstance(container, dict) and isinstance(container.get("image"), str):
                 container["image"] = rewrite_image(container["image"], server)
     return rewritten
-
-
-def rewrite_image(image: str, server: str) -> str:
-    """`quay.io/cilium/cilium:v1` -> `SERVER/cilium/cilium:v1`: the mirror's host takes the registry's place, which
-    is how containerd too asks a mirror. Docker's short names get their full form (`busybox` -> `library/busybox`)."""
-    first, slash, rest = image.partition("/")
-    has_registry = bool(slash) and ("." in first or ":" in first or first == "localhost")
-    registry, repository = (first, rest) if has_registry else ("docker.io", image)
-    if registry == server:
-        return image
-    if registry == "docker.io" and "/" not in repository:
-        repository = f"library/{repository}"
-    return f"{server}/{repository}"
 
 
 def is_established(crd: Optional[Mapping[str, Any]]) -> bool:

@@ -205,6 +205,10 @@ RELEASES: dict[int, Release] = {
 NEWEST_PROVEN = "v1.36.3"
 """The newest version that was run on real nodes: what kb takes when no version is given and none can be found."""
 
+LOAD_BALANCER_IMAGE = "docker.io/library/haproxy:3.2.21-alpine"
+"""Of the long-term branch 3.2 (maintained until 2030), the same for every minor. Source: versions.json of
+docker-library/haproxy."""
+
 _VERSION = re.compile(
     r"v?(0|[1-9]\d{0,3})\.(0|[1-9]\d{0,3})\.(0|[1-9]\d{0,4})(-[0-9A-Za-z.-]{1,64})?(\+[0-9A-Za-z.-]{1,64})?"
 )

@@ -22,8 +22,10 @@ _LINE_MARKS = ("\x85", "\u2028", "\u2029", "\ufeff", "\r")
 _CONFIGS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs")
 
 
+@functools.cache
 def read_resource(name: str) -> str:
-    """A file below configs/ ("manifests/etcd.yaml"), from a checkout or from inside kb.pyz."""
+    """A file below configs/ ("manifests/etcd.yaml"), from a checkout or from inside kb.pyz. Read once: a keeper that
+    runs for months outlives the kb.pyz that it was started from."""
     data = __loader__.get_data(os.path.join(_CONFIGS, *name.split("/")))  # type: ignore[name-defined]
     return bytes(data).decode()
 

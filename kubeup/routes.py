@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Optional, Union
 
+from kubeup import dnsspread
 from kubeup.errors import HostError, KbError
 from kubeup.host import Host
 from kubeup.kubeapi import Api, path_of, read_identity
@@ -691,6 +692,7 @@ def keep_routes(host: Host, *, log: Callable[[str], None], once: bool = False, p
         if done.text != said:
             log(f"kb routes: {done.text}")
             said = done.text
+        dnsspread.keep_spread(host, paths=places, log=log)
         if once:
             return
         host.sleep(done.wait_s)

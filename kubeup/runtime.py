@@ -779,7 +779,7 @@ def pull_images(host: Host, config: InitConfig, release: Release, report: Report
 
     Raises HostError (images-not-pulled) that names every image that did not come, and why.
     """
-    wanted = [image.ref for image in images.list_images(config.cluster, release)]
+    wanted = images.list_node_images(config, release)
     node = config.node
     result = ensure_images(
         host, node.cri_socket, wanted, policy="Always", is_serial=node.image_pull_serial, tell=report.waiting

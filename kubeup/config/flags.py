@@ -42,6 +42,7 @@ FIELDS: dict[str, tuple[str, str, schema.Type]] = {
     "service-cidr": (_CLUSTER, "networking.serviceSubnet", schema.TEXT),
     "service-dns-domain": (_CLUSTER, "networking.dnsDomain", schema.TEXT),
     "fix": (_KB, "runtime.fix", schema.BOOL),
+    "load-balancer": (_KB, "loadBalancer.mode", schema.TEXT),
     "mirror": (_KB, "mirror.endpoint", schema.TEXT),
     "pod-network": (_KB, "podNetwork.plugin", schema.TEXT),
     "pod-network-manifest": (_KB, "podNetwork.manifest", schema.TEXT),

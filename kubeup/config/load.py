@@ -26,6 +26,9 @@ INIT_KINDS = (_INIT, _CLUSTER, _KUBELET, _KUBE_PROXY, _KB)
 
 Trees = dict[str, dict[str, Any]]
 
+BALANCER_PORT = 7443
+"""Of controlPlaneEndpoint where a load balancer runs on every node and no other port was given."""
+
 _BY_FLAGS = "The default bootstrap token made by 'kb init'."
 """Of the token of an init by flags alone; a file says it itself."""
 
@@ -241,7 +244,7 @@ class Chooser:
         tree["kubernetesVersion"] = self._version(tree.get("kubernetesVersion") or "")
         etcd = tree.pop("etcd", {})
         tree["networking"] = self._networking(tree.get("networking") or {}, endpoint, kb)
-        tree["controlPlaneEndpoint"] = _fill_port(tree.get("controlPlaneEndpoint") or "", endpoint.bind_port)
+        tree["controlPlaneEndpoint"] = self._endpoint(tree, endpoint, kb.load_balancer)
         attributes = build(schema.CLUSTER, tree)
         server = attributes.get("api_server", types.APIServer())
         attributes["api_server"] = replace(server, cert_sans=tuple(san.lower() for san in server.cert_sans))
@@ -249,6 +252,16 @@ class Chooser:
             if isinstance(component, types.Component):
                 attributes[name] = _fill_envs(component)
         return types.ClusterConfiguration(**attributes, **_choose_etcd(etcd))
+
+    def _endpoint(self, tree: Mapping[str, Any], endpoint: types.LocalAPIEndpoint, balancer: types.LoadBalancer) -> str:
+        given = tree.get("controlPlaneEndpoint") or ""
+        if not balancer.is_local:
+            return _fill_port(given, endpoint.bind_port)
+        domain = (tree.get("networking") or {}).get("dnsDomain") or types.Networking.dns_domain
+        filled = _fill_port(given or f"kb-api.{domain}", BALANCER_PORT)
+        if filled != given:
+            self.notes.append(f"the API servers are reached at {filled}, through the load balancer of each node")
+        return filled
 
     def _version(self, given: str) -> str:
         if self.looks_for_version:

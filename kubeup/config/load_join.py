@@ -149,6 +149,9 @@ def build_join_config(
     pod_network: types.PodNetwork,
     server: str,
     ca_pem: str,
+    load_balancer: types.LoadBalancer = types.KbConfiguration.load_balancer,
+    api_servers: tuple[str, ...] = (),
+    reached_server: str = "",
 ) -> types.JoinConfig:
     """What the phases read: the node's own wishes, and the documents that the cluster stores.
 
@@ -167,13 +170,15 @@ def build_join_config(
         patches_directory=wishes.join.patches_directory,
         timeouts=wishes.join.timeouts,
         kubelet=_without_foreign_resolver(host, _parse_stored_kubelet(kubelet_text), notes),
-        kb=replace(wishes.kb, pod_network=pod_network),
+        kb=replace(wishes.kb, pod_network=pod_network, load_balancer=load_balancer),
         proxy_env=discover.read_proxy_env(host),
         notes=tuple(notes),
         warnings=tuple(warnings),
         join=wishes.join,
         server=server,
         ca_pem=ca_pem,
+        api_servers=api_servers,
+        reached_server=reached_server,
     )
 
 

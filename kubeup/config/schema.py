@@ -343,6 +343,7 @@ JOIN_V1BETA3 = _but(
 KB = Struct(
     {
         "podNetwork": Struct({"plugin": TEXT, "manifest": TEXT, "backend": TEXT, "mtu": NUMBER}, types.PodNetwork),
+        "loadBalancer": Struct({"mode": TEXT, "image": TEXT, "healthPort": NUMBER}, types.LoadBalancer),
         "mirror": Struct({"endpoint": TEXT}, _mirror),
         "soak": DURATION,
         "runtime": Struct({"fix": BOOL}, types.Runtime),

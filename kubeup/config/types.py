@@ -203,6 +203,22 @@ class PodNetwork:
 
 
 @dataclass(frozen=True)
+class LoadBalancer:
+    """KbConfiguration's loadBalancer. mode: none (controlPlaneEndpoint is the operator's own) | local (haproxy on every
+    node, which controlPlaneEndpoint's name leads to)."""
+
+    mode: str = "none"
+    image: str = ""
+    """"" takes kb's default, from the mirror where one is set."""
+    health_port: int = 10281
+    """On the loopback of every node: where haproxy is asked whether it lives. Its other port is controlPlaneEndpoint's."""
+
+    @property
+    def is_local(self) -> bool:
+        return self.mode == "local"
+
+
+@dataclass(frozen=True)
 class Runtime:
     """KbConfiguration's runtime."""
 
@@ -222,6 +238,7 @@ class KbConfiguration:
     runtime: Runtime = Runtime()
     only_kubeadm: bool = False
     """Do no more than kubeadm: write no unit, leave the start at boot and --node-ip alone, take no file for one's own."""
+    load_balancer: LoadBalancer = LoadBalancer()
 
 
 @dataclass(frozen=True)
@@ -307,6 +324,11 @@ class JoinConfig(InitConfig):
     """The text of bootstrap-kubelet.conf; "" where the node is a member already and kubelet.conf speaks for it."""
     clock_skew_s: float = 0.0
     """By how much the API server's clock is ahead of this node's."""
+    api_servers: tuple[str, ...] = ()
+    """`host:port` of every API server, as far as discovery found them: what a local load balancer starts with."""
+    reached_server: str = ""
+    """The address by which kb itself reaches the cluster while `server` is a name that only a running load balancer
+    makes good; "" where `server` will do."""
 
 
 @dataclass(frozen=True)

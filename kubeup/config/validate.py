@@ -57,6 +57,8 @@ PATH_TYPES = (
 UNMOUNT_FLAGS = ("MNT_FORCE", "MNT_DETACH", "MNT_EXPIRE", "UMOUNT_NOFOLLOW")
 PLUGINS = ("bridge", "manifest", "none")
 BACKENDS = ("auto", "route", "vxlan")
+BALANCER_MODES = ("local", "none")
+_IMAGE = re.compile(rf"{_REPOSITORY.pattern}(?::{_TAG.pattern})?(?:@sha256:[0-9a-f]{{64}})?")
 
 
 # ---- texts
@@ -231,6 +233,7 @@ def check_init(config: types.InitConfig, trees: Mapping[str, Mapping[str, object
     check_cluster(config.cluster, trees.get(_CLUSTER, {}), problems)
     check_networks(config, problems)
     check_kb(config.kb, problems)
+    _check_balancer(config, problems)
 
 
 def check_node(problems: Problems, kind: str, node: types.NodeRegistration) -> None:
@@ -621,10 +624,48 @@ def check_kb(kb: types.KbConfiguration, problems: Problems) -> None:
         )
     if network.mtu and not 576 <= network.mtu <= 65535:
         problems.fail(_KB, "podNetwork.mtu", f"{network.mtu} cannot be an MTU", "write 0 (found out) or 576 to 65535")
+    balancer = kb.load_balancer
+    check_choice(problems, _KB, "loadBalancer.mode", value=balancer.mode, choices=BALANCER_MODES)
+    check_port(problems, _KB, "loadBalancer.healthPort", balancer.health_port)
+    if balancer.image and not _IMAGE.fullmatch(balancer.image):
+        problems.fail(
+            _KB, "loadBalancer.image", f"{shorten(balancer.image)!r} is no image's name", "write REGISTRY/NAME:TAG"
+        )
     if kb.mirror and _url_scheme(kb.mirror) is None:
         problems.fail(_KB, "mirror.endpoint", f"{shorten(kb.mirror)!r} is not a URL", "write http://10.0.0.11:5000")
     if not 0 <= kb.soak_s <= 3600:
         problems.fail(_KB, "soak", "the soak lasts from 0s to 1h", "write 10s")
+
+
+def _check_balancer(config: types.InitConfig, problems: Problems) -> None:
+    """What a load balancer on every node wants of the endpoint: a name of its own, and a port that is free there."""
+    balancer, path = config.kb.load_balancer, "controlPlaneEndpoint"
+    parts = split_host_port(config.cluster.control_plane_endpoint)
+    if not balancer.is_local or parts is None:
+        return
+    host, port = parts
+    if parse_address(host) is not None:
+        problems.fail(
+            _CLUSTER,
+            path,
+            f"{host} is an address, and loadBalancer.mode local needs a name that leads to 127.0.0.1 on every node",
+            "write a name such as kb-api.cluster.local:7443, or leave it out",
+        )
+    bind_port = config.local_api_endpoint.bind_port
+    if port == bind_port:
+        problems.fail(
+            _CLUSTER,
+            path,
+            f"port {port} is the API server's own, and loadBalancer.mode local listens on the same node",
+            f"take another port for the endpoint, such as {host}:7443",
+        )
+    if balancer.health_port in (port, bind_port):
+        problems.fail(
+            _KB,
+            "loadBalancer.healthPort",
+            f"{balancer.health_port} is the port of the API server or its endpoint",
+            f"write another one, such as {types.LoadBalancer.health_port}",
+        )
 
 
 # ---- join, reset, upgrade

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kubeup.errors import ClusterError
 from kubeup.lazy import lazy_import
 from kubeup.phases.cluster import SYSTEM, wait_for_node
+from kubeup.phases.loadbalancer import render_kb_config
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def kube_proxy_is_applied(ctx: Context) -> bool:
 def set_up_pod_network(ctx: Context) -> Outputs:
     """init: what the cluster holds of the pod network, then this node's part."""
     network = ctx.config.kb.pod_network
-    clusterobjects.apply_objects(ctx.api, _network_objects(network))
+    clusterobjects.apply_objects(ctx.api, _network_objects(ctx, network))
     if network.plugin == "bridge":
         _set_up_bridge(ctx, network)
     elif network.plugin == "manifest":
@@ -105,7 +106,7 @@ def set_up_pod_network(ctx: Context) -> Outputs:
 def pod_network_is_set_up(ctx: Context) -> bool:
     """An applied manifest is not looked at again: its network is run on by its own operator, or by people."""
     network = ctx.config.kb.pod_network
-    if not clusterobjects.has_objects(ctx.api, _network_objects(network)):
+    if not clusterobjects.has_objects(ctx.api, _network_objects(ctx, network)):
         return False
     return network.plugin != "bridge" or _bridge_is_set_up(ctx, network)
 
@@ -123,9 +124,9 @@ def node_network_is_set_up(ctx: Context) -> bool:
     return network.plugin != "bridge" or _bridge_is_set_up(ctx, network)
 
 
-def _network_objects(network: PodNetwork) -> list[Object]:
+def _network_objects(ctx: Context, network: PodNetwork) -> list[Object]:
     objects: list[Object] = [
-        clusterobjects.render_kb_config(network),
+        render_kb_config(ctx),
         *clusterobjects.load_objects("rbac/pod-network.yaml"),
     ]
     if network.plugin == "bridge":

@@ -13,10 +13,11 @@ from kubeup.secret import Secret
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import kubeapi, kubeconfig, pki
+    from kubeup import kubeapi, kubeconfig, manifests, pki
 else:
     kubeapi = lazy_import("kubeup.kubeapi")
     kubeconfig = lazy_import("kubeup.kubeconfig")
+    manifests = lazy_import("kubeup.manifests")
     pki = lazy_import("kubeup.pki")
 
 WITHHELD = "<value withheld>"
@@ -28,6 +29,10 @@ def show_join_command(ctx: Context) -> Outputs:
         ctx.host.read_text(ctx.paths.admin_conf), host=ctx.host, path=ctx.paths.admin_conf
     )
     server = admin.server.partition("://")[2]
+    if ctx.config.kb.load_balancer.is_local:
+        # the endpoint's name leads nowhere on a node that has not joined yet
+        endpoint = ctx.config.local_api_endpoint
+        server = f"{manifests.bracket(endpoint.advertise_address)}:{endpoint.bind_port}"
     pins = list(pki.ca_cert_hashes(admin.ca_pem))
     tokens = _read_tokens(ctx)
     if not tokens:

@@ -76,7 +76,7 @@ def run_checks(ctx: Context) -> Outputs:
     owned = ctx.outputs.get("owned_paths", ())
     # the kubelet writes it when it likes, perhaps between two runs of kb
     extra = [str(_kubelet_conf(ctx))] if str(ctx.paths.kubelet_config) in owned else []
-    preflight.look_at_node(ctx, checks.JOIN, (checks.ROOT, checks.NODE), owned=extra)
+    preflight.look_at_node(ctx, checks.JOIN, (checks.ROOT, checks.NODE, checks.IMAGES), owned=extra)
     if not _is_member(ctx):
         _check_name(ctx)
     if is_control_plane:

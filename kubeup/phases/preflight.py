@@ -113,7 +113,7 @@ def images_are_here(ctx: Context) -> bool:
     node = ctx.config.node
     if node.image_pull_policy == "Never":
         return True
-    wanted = {runtime.full_image_name(image.ref) for image in images.list_images(ctx.config.cluster, ctx.release)}
+    wanted = {runtime.full_image_name(name) for name in images.list_node_images(ctx.config, ctx.release)}
     try:
         return wanted <= runtime.list_images(ctx.host, node.cri_socket)
     except HostError:

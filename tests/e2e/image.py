@@ -38,6 +38,9 @@ RUNTIME_PACKAGES = ("containerd", "runc", "containernetworking-plugins")
 CONTAINERD_SUITES = {"1.7": "trixie", "2.1": "sid"}
 VARIANTS = ("1.6", *CONTAINERD_SUITES, "bare")
 
+# haproxy and the libraries that the base lacks; the load balancer's image is made of them (images.py).
+HAPROXY_PACKAGES = ("haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1")
+
 # Services that only cost time in a node that lives for minutes.
 MASKED_UNITS = (
     "console-getty.service", "getty.target", "systemd-resolved.service", "systemd-networkd.service", "apt-daily.timer",
@@ -222,6 +225,27 @@ def _build_layer(draft: Path, change: Callable[[Path], None]) -> None:
             change(root)
     finally:
         remove_tree(scratch)
+
+
+def haproxy_key() -> str:
+    """The hash of what the load balancer's image is made from."""
+    return hash_recipe(base_key(), HAPROXY_PACKAGES)
+
+
+def ensure_haproxy() -> list[Path]:
+    """The layers (topmost first) of the base with Debian's haproxy in it."""
+    target = layers_dir() / f"haproxy-{haproxy_key()}"
+    return [build_once(target, lambda draft: _build_layer(draft, _add_haproxy)), ensure_base()]
+
+
+def _add_haproxy(root: Path) -> None:
+    for name in HAPROXY_PACKAGES:
+        apt = settings.cache_dir() / "apt" / SUITE
+        unpacked = apt / "unpacked"
+        shutil.rmtree(unpacked, ignore_errors=True)
+        # not straight into the base: a package's /lib would take the place of the link /lib
+        sh(["dpkg-deb", "--extract", str(_download_package(name, SUITE, apt)), str(unpacked)])
+        shutil.copytree(unpacked / "usr", root / "usr", symlinks=True, dirs_exist_ok=True)
 
 
 def variant_key(variant: str) -> str:

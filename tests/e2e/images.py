@@ -20,7 +20,18 @@ from pathlib import Path
 from typing import Any, Union
 
 from . import settings
-from .image import base_key, build_once, describe_file, ensure_base, hash_recipe
+from .image import (
+    base_key,
+    build_once,
+    describe_file,
+    ensure_base,
+    ensure_haproxy,
+    haproxy_key,
+    hash_recipe,
+    layers_dir,
+    mount_overlay,
+    remove_tree,
+)
 from .settings import Release
 from .shell import sh
 
@@ -30,6 +41,8 @@ CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 WEB_IMAGE = "registry.k8s.io/e2e-test/web:1"
+HAPROXY_IMAGE = "docker.io/library/haproxy:3.2.21-alpine"
+"""kb's default; what is in it is Debian's haproxy."""
 WEB_APPLETS = (
     "sh", "httpd", "nslookup", "wget", "nc", "ping", "ip", "cat", "ls", "echo", "env", "hostname", "sleep", "true", "id", "mount",
 )  # fmt: skip
@@ -207,6 +220,20 @@ def plan_web() -> Image:
     return Image(names, files, links, command=("/bin/httpd", "-f", "-p", "80", "-h", "/www"))
 
 
+def plan_haproxy() -> Image:
+    """The load balancer of kb's nodes. Its libraries are found in the base with haproxy laid over it."""
+    scratch = layers_dir() / f".haproxy-{os.getpid()}"
+    program = "usr/sbin/haproxy"
+    try:
+        root, upper, work = (scratch / name for name in ("root", "upper", "work"))
+        with mount_overlay(root, lower=ensure_haproxy(), upper=upper, work=work):
+            paths = {program, *find_libraries(root, (program,))}
+            files: dict[str, Union[Path, bytes]] = {path: _follow(root, path).read_bytes() for path in sorted(paths)}
+    finally:
+        remove_tree(scratch)
+    return Image((HAPROXY_IMAGE,), files, command=("haproxy",))
+
+
 def plan_images(release: Release) -> list[Image]:
     """All images of a release, under the names that manifests use."""
     facts = release.facts
@@ -220,13 +247,14 @@ def plan_images(release: Release) -> list[Image]:
         Image((coredns,), {"coredns": release.binary("coredns")}, entrypoint=("/coredns",)),
         Image((pause,), {"pause": release.binary("pause")}, entrypoint=("/pause",)),
         plan_web(),
+        plan_haproxy(),
     ]
 
 
 def images_key(release: Release) -> str:
     """The hash of everything a release's images are made from (this module included)."""
     binaries = (describe_file(release.binary(name)) for name in settings.IMAGE_BINARIES)
-    return hash_recipe(base_key(), Path(__file__).read_text(), release.version, release.facts, *binaries)
+    return hash_recipe(base_key(), haproxy_key(), Path(__file__).read_text(), release.version, release.facts, *binaries)
 
 
 def ensure_layout(release: Release) -> Path:

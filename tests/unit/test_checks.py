@@ -165,6 +165,7 @@ def test_the_order_is_kubeadm_s() -> None:
         "CgroupWritable",
         "DiskSpace",
         "Resolver",
+        "LoadBalancerPort-*",
     }
     assert [name for name in names if name not in ours] == [
         "IsPrivilegedUser", "NumCPU", "Mem", "KubernetesVersion", "Firewalld", "Port-*", "FileAvailable-*", "HTTPProxy",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kubeup import podnetwork, routes
+from kubeup import images, podnetwork, routes
 from kubeup.config.types import Arg, ClusterConfiguration, Component, Networking, PodNetwork
 from kubeup.errors import HostError, KbError, UsageError
 from kubeup.host import CommandResult, HttpResponse
@@ -333,7 +333,7 @@ def test_a_missing_file_is_an_error() -> None:
     ],
 )
 def test_the_mirror_takes_the_registrys_place(image: str, wanted: str) -> None:
-    assert podnetwork.rewrite_image(image, "10.0.0.5:5000") == wanted
+    assert images.rewrite_image(image, "10.0.0.5:5000") == wanted
 
 
 def images_of(objects: list[dict[str, Any]]) -> list[str]:

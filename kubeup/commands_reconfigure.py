@@ -1,0 +1,325 @@
+"""The command reconfigure endpoint: what this node and its cluster are now, what they shall become, and the phases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+from kubeup import commands, releases
+from kubeup.errors import ClusterError, HostError, UsageError
+from kubeup.lazy import lazy_import
+from kubeup.paths import Paths
+
+if TYPE_CHECKING:
+    from kubeup import (
+        clusterobjects,
+        discovery,
+        dryrun,
+        host,
+        images,
+        kubeapi,
+        kubeconfig,
+        loadbalancer,
+        pki,
+        render,
+        state,
+        workflow,
+    )
+    from kubeup.cli import Invocation
+    from kubeup.config import discover, load_join, types, validate
+    from kubeup.host import Host, LocalHost
+    from kubeup.kubeapi import Api
+    from kubeup.phases import reconfigure
+else:
+    clusterobjects = lazy_import("kubeup.clusterobjects")
+    discover = lazy_import("kubeup.config.discover")
+    discovery = lazy_import("kubeup.discovery")
+    dryrun = lazy_import("kubeup.dryrun")
+    host = lazy_import("kubeup.host")
+    images = lazy_import("kubeup.images")
+    kubeapi = lazy_import("kubeup.kubeapi")
+    kubeconfig = lazy_import("kubeup.kubeconfig")
+    load_join = lazy_import("kubeup.config.load_join")
+    loadbalancer = lazy_import("kubeup.loadbalancer")
+    pki = lazy_import("kubeup.pki")
+    reconfigure = lazy_import("kubeup.phases.reconfigure")
+    render = lazy_import("kubeup.render")
+    state = lazy_import("kubeup.state")
+    types = lazy_import("kubeup.config.types")
+    validate = lazy_import("kubeup.config.validate")
+    workflow = lazy_import("kubeup.workflow")
+
+WORKFLOW = "reconfigure-endpoint"
+BEFORE = f"{WORKFLOW}/preflight"
+"""The entry of state.json whose outputs say what was before."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """The endpoint before the first reconfiguration that was not taken back: its name ("" for none), what clients
+    called, and who stood in front of the API servers."""
+
+    endpoint: str
+    server: str
+    balancer: str
+    is_begun_here: bool = True
+    """Whether this node changed what the cluster stores; on the others `endpoint` is the new one."""
+
+    def as_outputs(self) -> dict[str, Any]:
+        return {
+            "before_endpoint": self.endpoint,
+            "before_server": self.server,
+            "before_balancer": self.balancer,
+            "before_is_begun_here": self.is_begun_here,
+        }
+
+
+def endpoint(call: Invocation) -> int:
+    """Convert, go on with a conversion, or take one back; with --list only the phases."""
+    if call.flags.get("list"):
+        return commands.list_phases(call)
+    wanted = _parse_endpoint(call)
+    local = host.LocalHost()
+    if not local.is_root_user():
+        raise commands.not_root("kb reconfigure endpoint")
+    is_dry = bool(call.flags.get("dry-run"))
+    target: Host = dryrun.DryRunHost(local) if is_dry else local
+    with commands.locked(local, Paths(), "kb reconfigure endpoint", is_dry=is_dry):
+        return _run(call, local, target, wanted)
+
+
+def _parse_endpoint(call: Invocation) -> str:
+    """`name:port` of the word, or "" for none. Raises UsageError (bad-endpoint, usage)."""
+    if len(call.words) > 1 or (call.words and call.flags.get("undo")):
+        raise UsageError(
+            f"kb reconfigure endpoint {' '.join(call.words)}",
+            cause="it takes one word, the endpoint's NAME:PORT, and none with --undo",
+            remedy="kb reconfigure endpoint NAME:PORT",
+            code="usage",
+        )
+    if not call.words:
+        return ""
+    parts = validate.split_host_port(call.words[0])
+    is_name = parts is not None and (validate.is_subdomain(parts[0]) or discover.parse_address(parts[0]) is not None)
+    if parts is None or not is_name or not parts[1] or not 1 <= parts[1] <= 65535:
+        raise UsageError(
+            f"the endpoint {call.words[0]!r}",
+            cause="it is not a DNS name or an address with a port",
+            remedy="write NAME:PORT, such as api.example.com:6443",
+            code="bad-endpoint",
+        )
+    return str(validate.join_host_port(parts[0], parts[1]))
+
+
+def _run(call: Invocation, local: LocalHost, target: Host, wanted: str) -> int:
+    is_undo = bool(call.flags.get("undo"))
+    node_state = state.load_state(target, Paths())
+    config, before = _make_config(call, local, node_state, wanted)
+    paths = Paths(pki=Path(config.cluster.certificates_dir))
+    commands.require_same_node(node_state, config, paths)
+    is_control_plane = _is_control_plane(local, paths)
+    phases = tuple(phase for phase in call.command.phases if is_control_plane or not phase.on)
+
+    def make_api(_: workflow.Context) -> Api:
+        return _make_api(target, paths, config, wanted)
+
+    release = releases.find_release(config.cluster.kubernetes_version)
+    outputs: dict[str, Any] = {
+        "_is_undo": is_undo,
+        "_drops_balancer": is_undo and before.balancer == "none",
+        "_before": before.as_outputs(),
+    }
+    ctx = workflow.Context(target, paths, config, release, call.report, outputs, make_api)
+    result = workflow.Runner(WORKFLOW, phases, node_state).run(ctx)
+    if is_undo:
+        node_state.phases[BEFORE].outputs = {}
+        node_state.save()
+    _print(call, result, target, local, config)
+    return 0
+
+
+def _print(
+    call: Invocation, result: workflow.RunResult, target: Host, local: LocalHost, config: types.JoinConfig
+) -> None:
+    result.outputs["server"] = config.server
+    commands.print_result(call, result, target, local)
+    remaining = list(result.outputs.get("remaining") or [])
+    if call.output != "text" or target.mode == "dry-run":
+        return
+    if remaining:
+        call.print("\n".join(["still to be done:", *(f"  {step}" for step in remaining)]))
+    else:
+        call.print(
+            f"this node's clients call {config.server}; kubeconfigs that were copied from admin.conf are yours to change"
+        )
+
+
+# ---- what is, and what shall be
+
+
+def _is_control_plane(local: Host, paths: Paths) -> bool:
+    return local.exists(paths.manifest("kube-apiserver")) and local.exists(paths.admin_conf)
+
+
+def _make_config(
+    call: Invocation, local: LocalHost, node_state: state.State, wanted: str
+) -> tuple[types.JoinConfig, Before]:
+    """The configuration that the phases work towards, and what was before."""
+    paths = Paths()
+    kubelet_conf = paths.kubernetes / "kubelet.conf"
+    member = discovery.find_member_access(local, kubelet_conf)
+    if member is None:
+        raise reconfigure.refuse_without_cluster(kubelet_conf)
+    own = _read_own_endpoint(local, paths)
+    bare = _bare_config(member, own, node_state)
+    api = _make_api(local, paths, bare, wanted)
+    found = api.get(kubeapi.path_of("ConfigMap", "kubeadm-config", "kube-system")) or {}
+    text = str((found.get("data") or {}).get("ClusterConfiguration", ""))
+    warnings: list[str] = []
+    cluster = load_join.parse_stored_cluster(local, text, warnings)
+    stored = clusterobjects.read_load_balancer(api)
+    is_control_plane = _is_control_plane(local, paths)
+    now = _read_server(api) if is_control_plane else member.server
+    before = _read_before(node_state) or Before(cluster.control_plane_endpoint, now, _read_mode(local, paths))
+    if call.flags.get("undo"):
+        goal, server, mode = _plan_undo(node_state, before, cluster.control_plane_endpoint)
+    else:
+        goal, mode = _plan_goal(call, cluster.control_plane_endpoint, wanted, stored, is_control_plane=is_control_plane)
+        server = f"https://{goal}"
+        if _read_before(node_state) is None:
+            before = replace(before, is_begun_here=goal != before.endpoint or stored.mode != mode)
+    image = stored.image or images.load_balancer_image(types.KbConfiguration())
+    balancer = replace(stored, mode=mode, image=image if mode == "local" else stored.image)
+    config = replace(
+        bare,
+        cluster=replace(cluster, control_plane_endpoint=goal),
+        kb=types.KbConfiguration(clusterobjects.read_pod_network(api), load_balancer=balancer),
+        server=server,
+        api_servers=_read_servers(api, is_control_plane=is_control_plane, own=own),
+        warnings=tuple(warnings),
+    )
+    return config, before
+
+
+def _read_mode(local: Host, paths: Paths) -> str:
+    """Whether this node runs a load balancer of its own already."""
+    return "local" if loadbalancer.is_installed(local, paths) else "none"
+
+
+def _read_servers(api: Api, *, is_control_plane: bool, own: types.LocalAPIEndpoint) -> tuple[str, ...]:
+    here = [validate.join_host_port(own.advertise_address, own.bind_port)] if is_control_plane else []
+    return tuple(sorted({*clusterobjects.read_api_servers(api), *here}))
+
+
+def _plan_goal(
+    call: Invocation, current: str, wanted: str, stored: types.LoadBalancer, *, is_control_plane: bool
+) -> tuple[str, str]:
+    """(endpoint, mode of the load balancer). A node that is not the first takes both from the cluster."""
+    mode = str(call.flags.get("load-balancer") or stored.mode)
+    if stored.is_local and mode == "none":
+        raise UsageError(
+            "--load-balancer none",
+            cause="the nodes of this cluster have a load balancer of their own, and kubelets call it",
+            remedy="leave the flag out; to go back to what was before it: kb reconfigure endpoint --undo",
+            code="load-balancer-stays",
+        )
+    if wanted and not is_control_plane and wanted != current:
+        raise ClusterError(
+            f"the cluster's endpoint is {current or 'none'}, not {wanted}",
+            cause="a worker follows what the control planes have stored",
+            remedy=f"on a control plane first: kb reconfigure endpoint {wanted}",
+            code="endpoint-not-stored",
+        )
+    goal = wanted or current
+    if not goal:
+        raise UsageError(
+            "no endpoint was named",
+            cause="the cluster has none stored either (controlPlaneEndpoint in ConfigMap kube-system/kubeadm-config)",
+            remedy="kb reconfigure endpoint NAME:PORT",
+            code="no-endpoint-stored",
+        )
+    return goal, mode
+
+
+def _plan_undo(node_state: state.State, before: Before, stored: str) -> tuple[str, str, str]:
+    """(endpoint, server, mode of the load balancer) of before. The node on which it was begun takes the cluster's part
+    back too; the others follow it."""
+    if _read_before(node_state) is None:
+        raise HostError(
+            "there is no reconfiguration of the endpoint to take back on this node",
+            cause="kb's state names none that was begun and not taken back",
+            remedy="to another endpoint: kb reconfigure endpoint NAME:PORT",
+            code="nothing-to-undo",
+        )
+    if before.is_begun_here:
+        return before.endpoint, before.server, before.balancer
+    if stored == before.endpoint:
+        raise ClusterError(
+            f"the cluster's endpoint is still {stored}",
+            cause="this node only followed the reconfiguration, which was begun on another",
+            remedy="there first: kb reconfigure endpoint --undo",
+            code="undo-elsewhere-first",
+        )
+    return stored, before.server, before.balancer
+
+
+def _read_before(node_state: state.State) -> Optional[Before]:
+    entry = node_state.phases.get(BEFORE)
+    outputs = entry.outputs if entry else {}
+    names = ("before_endpoint", "before_server", "before_balancer", "before_is_begun_here")
+    if not set(names) <= set(outputs):
+        return None
+    endpoint, server, mode, is_begun_here = (outputs[name] for name in names)
+    return Before(str(endpoint), str(server), str(mode), bool(is_begun_here))
+
+
+def _read_server(api: Api) -> str:
+    """What joining nodes are told to call now."""
+    found = api.get(kubeapi.path_of("ConfigMap", "cluster-info", "kube-public")) or {}
+    text = str((found.get("data") or {}).get("kubeconfig", ""))
+    return str(kubeconfig.parse_kubeconfig(text, source="in ConfigMap cluster-info").server) if text else api.server
+
+
+def _bare_config(member: discovery.Access, own: types.LocalAPIEndpoint, node_state: state.State) -> types.JoinConfig:
+    cert = pki.parse_certs(member.client_cert_pem)[0]
+    name = node_state.node or pki.subject_of(cert).common_name.rpartition(":")[2]
+    registration = types.NodeRegistration(name)
+    if node_state.cri_socket:
+        registration = replace(registration, cri_socket=node_state.cri_socket)
+    return types.JoinConfig(
+        types.ClusterConfiguration(releases.NEWEST_PROVEN),
+        registration,
+        own,
+        server=member.server,
+        ca_pem=member.ca_pem,
+    )
+
+
+def _read_own_endpoint(local: Host, paths: Paths) -> types.LocalAPIEndpoint:
+    """Where this node's API server listens: its static pod says so."""
+    manifest = paths.manifest("kube-apiserver")
+    if not local.exists(manifest):
+        return types.LocalAPIEndpoint("127.0.0.1")
+    pod = render.load_yaml(local.read_text(manifest))
+    words = [str(word) for word in pod["spec"]["containers"][0]["command"]]
+    flags = dict(word[2:].split("=", 1) for word in words if word.startswith("--") and "=" in word)
+    return types.LocalAPIEndpoint(flags.get("advertise-address", "127.0.0.1"), int(flags.get("secure-port", "6443")))
+
+
+def _make_api(target: Host, paths: Paths, config: types.JoinConfig, wanted: str) -> Api:
+    """A control plane speaks to its own API server as the admin; a worker as its kubelet, by the server of its
+    kubelet.conf, or where that does not answer any more, by the new name."""
+    if _is_control_plane(target, paths):
+        identity = kubeapi.read_identity(target, paths.admin_conf, server=kubeconfig.local_url(config))
+        return kubeapi.Api(target, identity, retry_s=config.timeouts.kubernetes_api_call_s)
+    path = paths.kubernetes / "kubelet.conf"
+    api = kubeapi.Api(target, kubeapi.read_identity(target, path), retry_s=0)
+    try:
+        api.probe_health("/version")
+    except HostError:
+        if not wanted:
+            raise
+        api = api.with_server(f"https://{wanted}")
+    api.retry_s = config.timeouts.kubernetes_api_call_s
+    return api

@@ -1,0 +1,194 @@
+"""CoreDNS on more than one node: its replicas start on the first node of a cluster, and stay there when others join.
+
+Owns the moves by which one of them comes to another node, made by the keepers of the control planes, as only they
+have the right to. There is never a replica less than before: one is added, the scheduler puts it elsewhere (the pods
+would rather not share a node), and when it is Ready one of those that share a node goes. Where it does not become
+Ready, it is the one that goes. Must not touch a Deployment whose replicas somebody else changes meanwhile. kubeadm
+leaves them where they are.
+
+What is going on stands in an annotation of the Deployment, written together with its replicas: so several keepers, or
+one that is killed, never work against each other.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from kubeup.errors import KbError
+from kubeup.host import Host
+from kubeup.kubeapi import Api, ApiRefused, Object, path_of, read_identity
+from kubeup.paths import Paths
+
+ANNOTATION = "kb/spread"
+LABEL = "k8s-app=kube-dns"
+SYSTEM = "kube-system"
+PATIENCE_S = 120.0
+"""How long the added replica may take to become Ready: its image may have to be pulled."""
+_TOLERATED = ("node-role.kubernetes.io/control-plane", "CriticalAddonsOnly")
+"""Taints that CoreDNS does not mind."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """A change of the Deployment: its replicas, the annotation ("" takes it away), and why, in words."""
+
+    replicas: int
+    note: str
+    why: str
+
+
+# ---- what should be
+
+
+def plan_move(
+    deployment: Mapping[str, Any],
+    pods: Sequence[Mapping[str, Any]],
+    nodes: Sequence[Mapping[str, Any]],
+    now: datetime.datetime,
+) -> Optional[Move]:
+    """The next step, or None. Pure."""
+    replicas = int((deployment.get("spec") or {}).get("replicas", 1))
+    note = _read_note(deployment)
+    if note.get("state") == "moving":
+        return _plan_end(note, replicas, pods, nodes, now)
+    placed = [_node_of(pod) for pod in pods if _is_ready(pod)]
+    if replicas < 2 or len(placed) != replicas or len(pods) != replicas or len(set(placed)) > 1:
+        return None
+    free = sorted(name for name in _usable(nodes) if name not in placed)
+    if not free or note.get("tried") == _digest(free):
+        return None
+    told = {"state": "moving", "replicas": replicas, "from": placed[0], "since": f"{now:%Y-%m-%dT%H:%M:%SZ}"}
+    why = f"all {replicas} replicas of CoreDNS run on {placed[0]}: one more is started, on {' or '.join(free[:3])}"
+    return Move(replicas + 1, json.dumps(told, sort_keys=True), why)
+
+
+def _plan_end(
+    note: Mapping[str, Any],
+    replicas: int,
+    pods: Sequence[Mapping[str, Any]],
+    nodes: Sequence[Mapping[str, Any]],
+    now: datetime.datetime,
+) -> Optional[Move]:
+    before, crowded = int(note.get("replicas", 2)), str(note.get("from", ""))
+    if replicas != before + 1:
+        return Move(replicas, "", f"somebody else set CoreDNS to {replicas} replicas: it is left so")
+    ready = [_node_of(pod) for pod in pods if _is_ready(pod)]
+    if len(ready) > before and set(ready) != {crowded}:
+        return Move(before, "", f"CoreDNS runs on {', '.join(sorted(set(ready)))}: back to {before} replicas")
+    if _age_s(str(note.get("since", "")), now) < PATIENCE_S:
+        return None
+    free = sorted(name for name in _usable(nodes) if name != crowded)
+    tried = json.dumps({"state": "failed", "tried": _digest(free)}, sort_keys=True)
+    why = f"the added replica of CoreDNS did not become Ready elsewhere within {PATIENCE_S:.0f} s: back to {before}; tried again when nodes join"
+    return Move(before, tried, why)
+
+
+def _read_note(deployment: Mapping[str, Any]) -> dict[str, Any]:
+    text = ((deployment.get("metadata") or {}).get("annotations") or {}).get(ANNOTATION, "")
+    try:
+        found = json.loads(text) if text else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _digest(names: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
+
+
+def _age_s(since: str, now: datetime.datetime) -> float:
+    try:
+        began = datetime.datetime.strptime(since, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.timezone.utc)
+    except ValueError:
+        return PATIENCE_S
+    return (now - began).total_seconds()
+
+
+def _node_of(pod: Mapping[str, Any]) -> str:
+    return str((pod.get("spec") or {}).get("nodeName", ""))
+
+
+def _is_ready(pod: Mapping[str, Any]) -> bool:
+    if pod["metadata"].get("deletionTimestamp"):
+        return False
+    return _condition(pod, "Ready") == "True"
+
+
+def _condition(found: Mapping[str, Any], name: str) -> str:
+    entries = (found.get("status") or {}).get("conditions") or []
+    return next((str(entry.get("status")) for entry in entries if entry.get("type") == name), "")
+
+
+def _usable(nodes: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Nodes on which CoreDNS would be started."""
+    found = []
+    for node in nodes:
+        spec = node.get("spec") or {}
+        taints = [
+            taint
+            for taint in spec.get("taints") or []
+            if taint.get("effect") != "PreferNoSchedule" and taint.get("key") not in _TOLERATED
+        ]
+        is_linux = (node["metadata"].get("labels") or {}).get("kubernetes.io/os", "linux") == "linux"
+        if _condition(node, "Ready") == "True" and not spec.get("unschedulable") and not taints and is_linux:
+            found.append(str(node["metadata"]["name"]))
+    return found
+
+
+# ---- doing it
+
+
+def spread_once(api: Api, now: datetime.datetime) -> str:
+    """One look, and the next step where there is one; what was done, in words, or "". Raises KbError.
+
+    The patch carries the resourceVersion of what was looked at: of several keepers one wins.
+    """
+    found = api.list(path_of("Deployment", "", SYSTEM), label=LABEL)
+    if len(found) != 1:
+        return ""
+    deployment = found[0]
+    pods = api.list(path_of("Pod", "", SYSTEM), label=LABEL)
+    placed = {_node_of(pod) for pod in pods}
+    # the common case, which needs no look at the nodes
+    if len(placed) > 1 and _read_note(deployment).get("state") != "moving":
+        return ""
+    move = plan_move(deployment, pods, api.list(path_of("Node")), now)
+    if move is None:
+        return ""
+    try:
+        api.patch(path_of("Deployment", str(deployment["metadata"]["name"]), SYSTEM), _patch_of(deployment, move))
+    except ApiRefused as error:
+        if error.http_status == 409:
+            return ""
+        raise
+    return move.why
+
+
+def _patch_of(deployment: Object, move: Move) -> Object:
+    version = deployment["metadata"].get("resourceVersion")
+    metadata = {"resourceVersion": version, "annotations": {ANNOTATION: move.note or None}}
+    return {"metadata": metadata, "spec": {"replicas": move.replicas}}
+
+
+def is_moving(deployment: Mapping[str, Any]) -> Optional[int]:
+    """The number of replicas that the Deployment has when no move is under way; None where none is."""
+    note = _read_note(deployment)
+    return int(note.get("replicas", 2)) if note.get("state") == "moving" else None
+
+
+def keep_spread(host: Host, *, paths: Paths, log: Callable[[str], None]) -> None:
+    """One look by a keeper: only a control plane has the right, and a cluster that does not answer is none of its
+    business."""
+    if not (host.exists(paths.admin_conf) and host.exists(paths.manifest("kube-apiserver"))):
+        return
+    try:
+        done = spread_once(Api(host, read_identity(host, paths.admin_conf), retry_s=0), host.now())
+    except KbError:
+        return
+    if done:
+        log(f"kb: {done}")

@@ -1,0 +1,427 @@
+"""The load balancer that a cluster may run on every node, in front of its API servers: haproxy as a static pod.
+
+Owns its configuration, its pod, the line in /etc/hosts by which controlPlaneEndpoint's name leads to it, and the keeper
+(`kb load-balancer`) that follows API servers as they come and go. Must not touch a line of /etc/hosts that is not its
+own. kubeadm has nothing of the kind: it leaves the load balancer to the operator.
+
+It listens on 127.0.0.1 alone and passes TLS on as it is, so a node trusts nobody whom it would not trust without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional, Union
+
+from kubeup import dnsspread, runtime
+from kubeup.clusterobjects import API_SERVERS, parse_api_servers
+from kubeup.config.types import KbConfiguration
+from kubeup.errors import ClusterError, HostError, KbError
+from kubeup.host import Host, Tls, Unreachable
+from kubeup.images import load_balancer_image
+from kubeup.kubeapi import Api, read_identity
+from kubeup.manifests import fill_scalars
+from kubeup.paths import Paths
+from kubeup.render import dump_yaml, fill_template, load_yaml, read_resource
+
+NAME = "kb-load-balancer"
+"""Of the static pod, its container, and the unit of the keeper."""
+UNIT = f"{NAME}.service"
+HOSTS = Path("/etc/hosts")
+MARK = "# kb: the API servers, through this node's load balancer"
+POLL_S = 10.0
+RETRY_S = 3.0
+GONE_AFTER_S = 60.0
+"""How long a server that the cluster does not list any more is kept: a reboot should not reload haproxy twice."""
+START_TIMEOUT_S = 90.0
+
+
+# ---- values
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the phase load-balancer tells the keeper, in /var/lib/kb/load-balancer.json."""
+
+    endpoint: str
+    """controlPlaneEndpoint, `name:port`."""
+    health_port: int
+    cri_socket: str
+
+    @property
+    def name(self) -> str:
+        return self.endpoint.rpartition(":")[0]
+
+    @property
+    def port(self) -> str:
+        return self.endpoint.rpartition(":")[2]
+
+
+def config_dir(paths: Paths) -> Path:
+    return paths.kubernetes / NAME
+
+
+def config_path(paths: Paths) -> Path:
+    return config_dir(paths) / "haproxy.cfg"
+
+
+def settings_path(paths: Paths) -> Path:
+    return paths.state_dir / "load-balancer.json"
+
+
+def render_config(settings: Settings, servers: Sequence[str]) -> str:
+    """haproxy.cfg for these API servers (`10.0.0.11:6443`, `[fd00::11]:6443`), in the order of their names."""
+    rows = [f"    server {_server_name(server)} {server}" for server in sorted(set(servers))]
+    values = {
+        "bind": f"127.0.0.1:{settings.port}",
+        "health": f"127.0.0.1:{settings.health_port}",
+        "servers": "\n".join(rows),
+        "digest": "",
+    }
+    template = "load-balancer/haproxy.cfg"
+    digest = hashlib.sha256(fill_template(template, values).encode()).hexdigest()[:16]
+    return fill_template(template, {**values, "digest": digest})
+
+
+def _server_name(server: str) -> str:
+    return server.replace("[", "").replace("]", "")
+
+
+def parse_config(text: str) -> tuple[tuple[str, ...], str]:
+    """(servers, digest) of a haproxy.cfg that kb wrote; ((), "") for anything else."""
+    rows = [line.split() for line in text.splitlines()]
+    servers = {row[2] for row in rows if len(row) == 3 and row[0] == "server"}
+    digests = [row[-1].strip('"') for row in rows if row[:2] == ["http-request", "return"]]
+    return tuple(sorted(servers)), digests[0] if digests else ""
+
+
+def render_pod(kb: KbConfiguration, paths: Paths) -> str:
+    words: dict[str, Union[str, int]] = {
+        "image": load_balancer_image(kb),
+        "health_port": kb.load_balancer.health_port,
+        "config_dir": str(config_dir(paths)),
+    }
+    return dump_yaml(fill_scalars(load_yaml(read_resource(f"manifests/{NAME}.yaml")), words))
+
+
+def render_settings(settings: Settings) -> str:
+    stored = {
+        "endpoint": settings.endpoint,
+        "healthPort": settings.health_port,
+        "criSocket": settings.cri_socket,
+    }
+    return json.dumps(stored, indent=2) + "\n"
+
+
+def read_settings(host: Host, paths: Paths) -> Settings:
+    """Raises HostError (load-balancer-settings) where the file is not there or says nothing."""
+    path = settings_path(paths)
+    try:
+        stored = json.loads(host.read_text(path)) if host.exists(path) else {}
+        return Settings(str(stored["endpoint"]), int(stored["healthPort"]), str(stored["criSocket"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise HostError(
+            f"no settings for the load balancer's keeper in {path}",
+            cause="the file is written by the phase load-balancer of kb init and kb join, and is not there or damaged",
+            remedy="write it: kb init phase load-balancer, or on a joined node: kb join phase load-balancer",
+            code="load-balancer-settings",
+        ) from error
+
+
+# ---- /etc/hosts
+
+
+def plan_hosts(text: str, name: str) -> str:
+    """/etc/hosts with kb's line for `name`; all else stays, and so do names that the line had before: until a change of
+    the endpoint is through on all nodes, somebody still calls them.
+
+    Raises HostError (endpoint-in-hosts) where somebody else's line leads the name to another address: the first line
+    counts, and theirs may be there for a reason.
+    """
+    lines = text.splitlines(keepends=True)
+    own = [line for line in lines if MARK in line]
+    others = [line for line in lines if MARK not in line]
+    for line in others:
+        words = line.partition("#")[0].split()
+        if name in words[1:] and words[0] not in ("127.0.0.1", "::1"):
+            raise HostError(
+                f"{HOSTS} leads {name} to {words[0]}",
+                cause="the line is not kb's, and the load balancer of this node needs the name to lead to 127.0.0.1",
+                remedy=f"remove that line from {HOSTS}, or take another name: --control-plane-endpoint NAME:PORT",
+                code="endpoint-in-hosts",
+            )
+    before = [word for line in own for word in line.partition("#")[0].split()[1:]]
+    names = before if name in before else [name, *before]
+    wanted = f"127.0.0.1 {' '.join(names)} {MARK}\n"
+    if own == [wanted]:
+        return text
+    head = "".join(others)
+    return head + ("\n" if head and not head.endswith("\n") else "") + wanted
+
+
+def strip_hosts(text: str) -> str:
+    """/etc/hosts without kb's line."""
+    return "".join(line for line in text.splitlines(keepends=True) if MARK not in line)
+
+
+def read_hosts(host: Host) -> str:
+    return host.read_text(HOSTS) if host.exists(HOSTS) else ""
+
+
+def ensure_hosts(host: Host, name: str) -> bool:
+    """Have the name lead to this node's load balancer; return whether that changed anything."""
+    found = host.stat(HOSTS)
+    return host.write_file(HOSTS, plan_hosts(read_hosts(host), name), mode=found.mode if found else 0o644)
+
+
+def remove_hosts(host: Host) -> bool:
+    """Take kb's line away, and leave what others wrote since."""
+    found, text = host.stat(HOSTS), read_hosts(host)
+    if MARK not in text:
+        return False
+    return host.write_file(HOSTS, strip_hosts(text), mode=found.mode if found else 0o644)
+
+
+# ---- looks
+
+
+def read_servers(host: Host, paths: Paths) -> tuple[str, ...]:
+    """The servers in haproxy.cfg; () where there is none."""
+    path = config_path(paths)
+    return parse_config(host.read_text(path))[0] if host.exists(path) else ()
+
+
+def read_running_digest(host: Host, health_port: int) -> str:
+    """Which haproxy.cfg the running haproxy has read; "" where none answers."""
+    try:
+        answer = host.http_get(f"http://127.0.0.1:{health_port}/", timeout_s=2)
+    except Unreachable:
+        return ""
+    return answer.body.decode(errors="replace").strip() if answer.status == 200 else ""
+
+
+def find_container(host: Host, socket: str) -> Optional[runtime.ContainerInfo]:
+    """The newest container of the load balancer, ended ones included."""
+    found = runtime.list_containers(host, socket, NAME)
+    return found[0] if found else None
+
+
+# ---- changes
+
+
+def write_node_files(
+    host: Host, paths: Paths, kb: KbConfiguration, *, settings: Settings, servers: Iterable[str]
+) -> bool:
+    """The configuration, the name, and last the pod that needs both. Returns whether anything changed."""
+    host.make_dir(config_dir(paths), mode=0o755)
+    changed = host.write_file(config_path(paths), render_config(settings, list(servers)), mode=0o644)
+    changed = ensure_hosts(host, settings.name) or changed
+    host.make_dir(paths.manifests)
+    return host.write_file(paths.manifest(NAME), render_pod(kb, paths), mode=0o600) or changed
+
+
+def has_node_files(host: Host, paths: Paths, kb: KbConfiguration, *, settings: Settings) -> bool:
+    """Whether pod, name and configuration are there. Which servers it names is the keeper's to follow."""
+    manifest, servers = paths.manifest(NAME), read_servers(host, paths)
+    if not servers or not host.exists(manifest) or host.read_text(manifest) != render_pod(kb, paths):
+        return False
+    is_current = host.read_text(config_path(paths)) == render_config(settings, servers)
+    return is_current and plan_hosts(read_hosts(host), settings.name) == read_hosts(host)
+
+
+def write_keeper_files(host: Host, paths: Paths, *, settings: Settings, command: str) -> bool:
+    changed = host.write_file(settings_path(paths), render_settings(settings), mode=0o644)
+    unit = fill_template(f"systemd/{UNIT}", {"command": command})
+    return host.write_file(paths.systemd / UNIT, unit, mode=0o644) or changed
+
+
+def has_keeper_files(host: Host, paths: Paths, *, settings: Settings, command: str) -> bool:
+    """Whether the keeper runs, from the files that would be written now."""
+    unit = fill_template(f"systemd/{UNIT}", {"command": command})
+    wanted = {settings_path(paths): render_settings(settings), paths.systemd / UNIT: unit}
+    if any(not host.exists(path) or host.read_text(path) != text for path, text in wanted.items()):
+        return False
+    return host.query(["systemctl", "is-active", UNIT]).stdout.strip() == "active"
+
+
+def reload(host: Host, settings: Settings) -> str:
+    """Have the running haproxy read its file anew: its master starts a new worker on the same listening sockets, and
+    the old one serves what is open to its end. Returns what failed, in words; "" for nothing."""
+    found = find_container(host, settings.cri_socket)
+    if found is None or found.state != "running":
+        return "haproxy does not run yet"
+    if host.which("crictl"):
+        shown = host.query(runtime.crictl_argv(settings.cri_socket, "inspect", "-o", "json", found.id))
+        pid = str(runtime.parse_json(runtime.parse_json(shown.stdout).get("info")).get("pid", ""))
+        if not pid.isdigit() or pid == "0":
+            return f"crictl inspect {found.id[:13]} names no process: {(shown.stderr or shown.stdout)[:200].strip()}"
+        done = host.run(["sh", "-c", 'kill -USR2 "$1"', "sh", pid])
+    else:
+        argv = runtime.ctr_argv(settings.cri_socket, "tasks", "kill", "--signal", "SIGUSR2", found.id)
+        done = host.run(argv)
+    return "" if done.ok else f"{' '.join(done.argv)}: {done.stderr.strip()}"
+
+
+def remove_node_files(host: Host, paths: Paths) -> bool:
+    """Take away all that the load balancer put on this node, for `kb reset`, when no pod runs any more."""
+    had_unit = host.exists(paths.systemd / UNIT)
+    if had_unit:
+        host.run(["systemctl", "disable", "--now", UNIT])
+    changed = had_unit
+    files = (paths.systemd / UNIT, settings_path(paths), paths.manifest(NAME), config_path(paths), config_dir(paths))
+    for path in files:
+        changed = host.remove(path) or changed
+    changed = remove_hosts(host) or changed
+    if had_unit:
+        host.run(["systemctl", "daemon-reload"])
+    return changed
+
+
+# ---- does it work?
+
+
+def wait_until_serving(host: Host, settings: Settings, *, ca_pem: str, tell: Callable[[str], None]) -> None:
+    """Until the endpoint's name leads through haproxy to an API server that proves itself under that name.
+
+    Raises ClusterError: load-balancer-not-up, endpoint-not-in-certificate.
+    """
+    started, url = host.monotonic(), f"https://{settings.endpoint}/version"
+    while True:
+        try:
+            host.http_get(url, tls=Tls(ca_pem=ca_pem), timeout_s=5)
+            return
+        except Unreachable as error:
+            last = error
+        elapsed = host.monotonic() - started
+        if elapsed >= START_TIMEOUT_S:
+            raise _not_up(host, settings, last, elapsed)
+        tell(f"load balancer: {elapsed:.0f} s of {START_TIMEOUT_S:.0f} s; {last.cause}")
+        host.sleep(0.2)
+
+
+def _not_up(host: Host, settings: Settings, last: Unreachable, elapsed: float) -> ClusterError:
+    found = find_container(host, settings.cri_socket)
+    if last.reason == "tls":
+        return ClusterError(
+            f"no API server proves itself as {settings.name}",
+            cause=last.cause,
+            remedy=f"give its certificate the name, on each control plane: kb reconfigure endpoint {settings.endpoint}",
+            code="endpoint-not-in-certificate",
+        )
+    if found is None:
+        cause = f"the runtime has no container {NAME}: the kubelet has not started the static pod"
+        remedy = "see why: journalctl -u kubelet -n 50 --no-pager"
+    elif found.state != "running":
+        lines = runtime.container_logs(host, settings.cri_socket, found.id, 3)
+        cause = f"its container is {found.state} (code {found.exit_code}): {' '.join(lines) or found.message or 'it said nothing'}"
+        remedy = f"see all of it: crictl logs {found.id[:13]}"
+    else:
+        cause = f"haproxy runs, and no API server answers behind it: {last.cause}"
+        remedy = f"see which servers it takes for ready: crictl logs {found.id[:13]}"
+    return ClusterError(
+        f"the API servers do not answer at {settings.endpoint} after {elapsed:.0f} s",
+        cause=cause,
+        remedy=remedy,
+        code="load-balancer-not-up",
+    )
+
+
+# ---- the keeper
+
+
+@dataclass
+class Memory:
+    """When each server was listed last, by the host's monotonic clock."""
+
+    seen: dict[str, float] = field(default_factory=dict)
+
+    def merge(self, listed: Sequence[str], held: Sequence[str], now: float) -> list[str]:
+        """The servers to have: those that the cluster lists, and those held that it listed a moment ago."""
+        for server in held:
+            self.seen.setdefault(server, now)
+        for server in listed:
+            self.seen[server] = now
+        self.seen = {server: at for server, at in self.seen.items() if now - at < GONE_AFTER_S}
+        return sorted(self.seen)
+
+
+@dataclass(frozen=True)
+class Round:
+    """How a round ended: what to say, and how long to wait for the next."""
+
+    text: str
+    wait_s: float = POLL_S
+
+
+def keep_round(host: Host, read_api: Callable[[], Api], settings: Settings, memory: Memory, *, paths: Paths) -> Round:
+    """One round: the name, the list of servers, and a haproxy that has read it. A cluster that does not answer, or
+    lists no server, changes no list."""
+    ensure_hosts(host, settings.name)
+    held = read_servers(host, paths)
+    trouble = ""
+    try:
+        listed = parse_api_servers(read_api().get(f"{API_SERVERS}?resourceVersion=0"))
+    except KbError as error:
+        listed, trouble = (), f"{error}; the list stays as it is"
+    servers = memory.merge(listed, held, host.monotonic()) if listed else list(held)
+    if servers and host.write_file(config_path(paths), render_config(settings, servers), mode=0o644):
+        held = tuple(servers)
+    text = f"{len(held)} API servers: {', '.join(held)}"
+    failure = _follow(host, settings, paths)
+    said = "; ".join(part for part in (text, failure, trouble) if part)
+    return Round(said, RETRY_S if failure or trouble else POLL_S)
+
+
+def _follow(host: Host, settings: Settings, paths: Paths) -> str:
+    """Whether the running haproxy has read the file that lies there; if not, it is told to."""
+    if not host.exists(config_path(paths)):
+        return f"there is no {config_path(paths)}"
+    wanted = parse_config(host.read_text(config_path(paths)))[1]
+    running = read_running_digest(host, settings.health_port)
+    if running == wanted:
+        return ""
+    failure = reload(host, settings)
+    if failure:
+        return failure
+    for _ in range(25):
+        if read_running_digest(host, settings.health_port) == wanted:
+            return ""
+        host.sleep(0.2)
+    return "haproxy was told to read its file anew and has not done so: crictl logs of kb-load-balancer say why"
+
+
+def keep(host: Host, *, log: Callable[[str], None], once: bool = False, paths: Optional[Paths] = None) -> None:
+    """`kb load-balancer`: go on for ever, or once, and say what changed. The settings and the kubelet's kubeconfig are
+    read anew each round: certificates are renewed now and then."""
+    places, memory, said = paths or Paths(), Memory(), ""
+    while True:
+        try:
+            settings = read_settings(host, places)
+            done = keep_round(host, lambda: connect(host, settings, places), settings, memory, paths=places)  # noqa: B023
+        except KbError as error:
+            done = Round(f"{error}. {error.remedy}", RETRY_S)
+        if done.text != said:
+            log(f"kb load-balancer: {done.text}")
+            said = done.text
+        dnsspread.keep_spread(host, paths=places, log=log)
+        if once:
+            return
+        host.sleep(done.wait_s)
+
+
+def connect(host: Host, settings: Settings, paths: Paths) -> Api:
+    """The cluster with the kubelet's identity, through the load balancer: it knows which server answers."""
+    identity = read_identity(host, paths.kubernetes / "kubelet.conf", server=f"https://{settings.endpoint}")
+    return Api(host, identity, retry_s=0)
+
+
+def settings_of(endpoint: str, kb: KbConfiguration, cri_socket: str) -> Settings:
+    return Settings(endpoint, kb.load_balancer.health_port, cri_socket)
+
+
+def is_installed(host: Host, paths: Paths) -> bool:
+    """Whether this node runs the load balancer."""
+    return host.exists(settings_path(paths)) or host.exists(paths.manifest(NAME))

@@ -1,0 +1,147 @@
+"""The phases load-balancer/*: a load balancer of its own for every node, where the configuration or the cluster asks for it.
+
+The rules are in kubeup/loadbalancer.py. Without `loadBalancer: {mode: local}` they do nothing. kubeadm has no such phases:
+it expects that controlPlaneEndpoint leads somewhere already.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kubeup.config.types import JoinConfig
+from kubeup.lazy import lazy_import
+from kubeup.workflow import Context, Outputs
+
+if TYPE_CHECKING:
+    from kubeup import clusterobjects, images, kubeapi, loadbalancer, manifests, podnetwork, state
+else:
+    clusterobjects = lazy_import("kubeup.clusterobjects")
+    images = lazy_import("kubeup.images")
+    kubeapi = lazy_import("kubeup.kubeapi")
+    loadbalancer = lazy_import("kubeup.loadbalancer")
+    manifests = lazy_import("kubeup.manifests")
+    podnetwork = lazy_import("kubeup.podnetwork")
+    state = lazy_import("kubeup.state")
+
+
+def is_wanted(ctx: Context) -> bool:
+    return ctx.config.kb.load_balancer.is_local
+
+
+def _settings(ctx: Context) -> loadbalancer.Settings:
+    return loadbalancer.settings_of(
+        ctx.config.cluster.control_plane_endpoint, ctx.config.kb, ctx.config.node.cri_socket
+    )
+
+
+# ---- load-balancer/local
+
+
+def write_load_balancer(ctx: Context) -> Outputs:
+    """Before the kubelet starts, which runs it: so it is up when the kubelet calls the endpoint for the first time.
+
+    Raises HostError (endpoint-in-hosts).
+    """
+    if not is_wanted(ctx):
+        return None
+    servers = {*_first_servers(ctx), *loadbalancer.read_servers(ctx.host, ctx.paths)}
+    loadbalancer.write_node_files(ctx.host, ctx.paths, ctx.config.kb, settings=_settings(ctx), servers=servers)
+    return None
+
+
+def load_balancer_is_current(ctx: Context) -> bool:
+    if not is_wanted(ctx):
+        return True
+    return loadbalancer.has_node_files(ctx.host, ctx.paths, ctx.config.kb, settings=_settings(ctx))
+
+
+def _first_servers(ctx: Context) -> tuple[str, ...]:
+    """What discovery found, or on the first control plane this node's own; the keeper follows from there."""
+    if isinstance(ctx.config, JoinConfig):
+        return ctx.config.api_servers
+    endpoint = ctx.config.local_api_endpoint
+    return (f"{manifests.bracket(endpoint.advertise_address)}:{endpoint.bind_port}",)
+
+
+# ---- load-balancer/keeper
+
+
+def share_load_balancer(ctx: Context) -> Outputs:
+    """init: what the cluster holds of it, so that joining nodes do the same; then this node's keeper."""
+    if not is_wanted(ctx):
+        return None
+    clusterobjects.apply_objects(
+        ctx.api, [render_kb_config(ctx), *clusterobjects.load_objects("rbac/pod-network.yaml")]
+    )
+    clusterobjects.apply_objects(ctx.api, clusterobjects.load_objects("rbac/load-balancer.yaml"))
+    return start_keeper(ctx)
+
+
+def load_balancer_is_shared(ctx: Context) -> bool:
+    if not is_wanted(ctx):
+        return True
+    objects = [render_kb_config(ctx), *clusterobjects.load_objects("rbac/load-balancer.yaml")]
+    return clusterobjects.has_objects(ctx.api, objects) and keeper_runs(ctx)
+
+
+def start_keeper(ctx: Context) -> Outputs:
+    """This node's keeper, and the proof that the endpoint works on this node.
+
+    Raises ClusterError: load-balancer-not-up, endpoint-not-in-certificate; HostError (unit-not-started).
+    """
+    if not is_wanted(ctx):
+        return None
+    pyz = podnetwork.find_running_pyz()
+    changed = podnetwork.ensure_installed_kb(ctx.host, ctx.paths, pyz)
+    command = podnetwork.plan_command(pyz, ctx.paths)
+    changed = loadbalancer.write_keeper_files(ctx.host, ctx.paths, settings=_settings(ctx), command=command) or changed
+    podnetwork.ensure_unit_runs(ctx.host, loadbalancer.UNIT, is_changed=changed)
+    loadbalancer.wait_until_serving(ctx.host, _settings(ctx), ca_pem=_ca_pem(ctx), tell=ctx.report.waiting)
+    return None
+
+
+def keeper_runs(ctx: Context) -> bool:
+    if not is_wanted(ctx):
+        return True
+    command = podnetwork.plan_command(podnetwork.find_running_pyz(), ctx.paths)
+    return loadbalancer.has_keeper_files(ctx.host, ctx.paths, settings=_settings(ctx), command=command)
+
+
+def _ca_pem(ctx: Context) -> str:
+    found = ctx.config.ca_pem if isinstance(ctx.config, JoinConfig) else ""
+    return found or ctx.host.read_text(ctx.paths.pki / "ca.crt")
+
+
+# ---- what the cluster stores
+
+
+def render_kb_config(ctx: Context) -> kubeapi.Object:
+    """ConfigMap kb-config. A run that says nothing of a load balancer does not take the cluster's away: nodes rely on
+    it."""
+    balancer = ctx.config.kb.load_balancer
+    if balancer.is_local:
+        balancer = replace(balancer, image=images.load_balancer_image(ctx.config.kb))
+    else:
+        balancer = clusterobjects.read_load_balancer(ctx.api)
+    found: kubeapi.Object = clusterobjects.render_kb_config(ctx.config.kb.pod_network, balancer)
+    return found
+
+
+# ---- reset
+
+
+def remove_load_balancer(ctx: Context) -> Outputs:
+    """Unit, pod and configuration, and kb's line in /etc/hosts: what others wrote there since stays, so the copy from
+    before kb is not put back over it."""
+    loadbalancer.remove_node_files(ctx.host, ctx.paths)
+    _forget_copy(ctx)
+    return None
+
+
+def _forget_copy(ctx: Context) -> None:
+    phases = state.load_state(ctx.host, ctx.paths).phases.values()
+    for backup in (backup for phase in phases for backup in phase.backups):
+        if backup["path"] == str(loadbalancer.HOSTS):
+            ctx.host.remove(Path(backup["copy"]))

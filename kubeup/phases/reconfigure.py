@@ -1,0 +1,439 @@
+"""The phases of `kb reconfigure endpoint`: a cluster gets a stable name for its API servers, or another one.
+
+The order is that of trust: first every API server's certificate bears the name, then those who call it by that name are
+told. So a node that was not done yet goes on as before, and a run that is cut off leaves nobody who cannot call. What
+else has to be done elsewhere is named in the output `remaining`. kubeadm leaves all of this to a page of manual steps.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+from kubeup.config.types import JoinConfig
+from kubeup.errors import ClusterError, HostError, UsageError
+from kubeup.host import Tls, Unreachable
+from kubeup.lazy import lazy_import
+from kubeup.phases import certs, loadbalancer, node
+from kubeup.workflow import Context, Outputs
+
+if TYPE_CHECKING:
+    from kubeup import clusterobjects, images, kubeapi, kubeconfig, pki, render, runtime
+    from kubeup import loadbalancer as balancer
+    from kubeup.config import discover
+else:
+    balancer = lazy_import("kubeup.loadbalancer")
+    clusterobjects = lazy_import("kubeup.clusterobjects")
+    discover = lazy_import("kubeup.config.discover")
+    images = lazy_import("kubeup.images")
+    kubeapi = lazy_import("kubeup.kubeapi")
+    kubeconfig = lazy_import("kubeup.kubeconfig")
+    pki = lazy_import("kubeup.pki")
+    render = lazy_import("kubeup.render")
+    runtime = lazy_import("kubeup.runtime")
+
+SYSTEM = "kube-system"
+COMMAND = "kb reconfigure endpoint"
+CERT_TIMEOUT_S = 90.0
+"""The API server looks at its certificate's file when it changes, and once a minute."""
+ADMIN_CONFS = ("admin.conf", "super-admin.conf")
+
+
+def config_of(ctx: Context) -> JoinConfig:
+    assert isinstance(ctx.config, JoinConfig)
+    return ctx.config
+
+
+def is_control_plane(ctx: Context) -> bool:
+    return ctx.host.exists(ctx.paths.manifest("kube-apiserver")) and ctx.host.exists(ctx.paths.admin_conf)
+
+
+def _endpoint(ctx: Context) -> str:
+    """`name:port`; "" where a conversion is taken back to a cluster that had none."""
+    return ctx.config.cluster.control_plane_endpoint
+
+
+def _server(ctx: Context) -> str:
+    """What clients are to call: the endpoint's URL, or the one that they called before."""
+    return config_of(ctx).server
+
+
+def _name(ctx: Context) -> str:
+    return pki.split_host_port(_server(ctx).partition("://")[2])[0]
+
+
+def _tls(ctx: Context) -> Tls:
+    return Tls(ca_pem=config_of(ctx).ca_pem)
+
+
+# ---- preflight
+
+
+def check_endpoint(ctx: Context) -> Outputs:
+    """The endpoint leads to this cluster, before anything is changed. A load balancer of the nodes' own is made on the
+    way, and looked at then.
+
+    Raises UsageError (bad-endpoint), ClusterError: endpoint-unknown-name, endpoint-unreachable, endpoint-of-another-cluster.
+    """
+    if loadbalancer.is_wanted(ctx):
+        _check_own_balancer(ctx)
+    elif _endpoint(ctx):
+        check_leads_here(ctx, _endpoint(ctx))
+    # kept in the state from here on: what a run that is cut off is taken back to
+    before: Outputs = ctx.outputs["_before"]
+    return before
+
+
+def _check_own_balancer(ctx: Context) -> None:
+    name, port = pki.split_host_port(_endpoint(ctx))
+    bind_port = ctx.config.local_api_endpoint.bind_port
+    if port == bind_port or discover.parse_address(name) is not None:
+        raise UsageError(
+            f"the endpoint {_endpoint(ctx)}",
+            cause=f"port {port} is the API server's own, and the load balancer listens on the same node"
+            if port == bind_port
+            else f"{name} is an address, and a load balancer on every node needs a name that leads to 127.0.0.1",
+            remedy=f"{COMMAND} kb-api.{ctx.config.cluster.networking.dns_domain}:7443 --load-balancer local",
+            code="bad-endpoint",
+        )
+    if balancer.is_installed(ctx.host, ctx.paths) and balancer.read_settings(ctx.host, ctx.paths).port != str(port):
+        raise UsageError(
+            f"the endpoint {_endpoint(ctx)}",
+            cause=f"this node's load balancer listens on port {balancer.read_settings(ctx.host, ctx.paths).port}, and clients "
+            "of all nodes call it there until they are told another one",
+            remedy=f"keep the port: {COMMAND} {name}:{balancer.read_settings(ctx.host, ctx.paths).port}",
+            code="bad-endpoint",
+        )
+    balancer.plan_hosts(balancer.read_hosts(ctx.host), name)
+    if ctx.host.is_live:
+        _pull_image(ctx)
+
+
+def _pull_image(ctx: Context) -> None:
+    """Before the cluster is told of a load balancer, this node has its image. Raises ImagePullError."""
+    socket, image = ctx.config.node.cri_socket, images.load_balancer_image(ctx.config.kb)
+    for failure in runtime.ensure_images(ctx.host, socket, [image], tell=ctx.report.waiting).failed:
+        raise failure
+
+
+def check_leads_here(ctx: Context, endpoint: str) -> None:
+    """Who answers at the endpoint shows a certificate of this cluster's CA; whether it bears the name comes later."""
+    name, port = pki.split_host_port(endpoint)
+    addresses = [name] if discover.parse_address(name) is not None else ctx.host.resolve(name)
+    if not addresses:
+        raise ClusterError(
+            f"the name {name} does not resolve",
+            cause="neither the resolver nor /etc/hosts of this node knows it",
+            remedy=f"give it an address that leads to the API servers, on every node: getent hosts {name}; or let kb "
+            f"see to it: {COMMAND} {name}:7443 --load-balancer local",
+            code="endpoint-unknown-name",
+        )
+    pem = ctx.host.served_cert(name, port)
+    if pem is None:
+        raise ClusterError(
+            f"no TLS server answers at {endpoint}",
+            cause=f"{name} is {', '.join(addresses)}, and port {port} there is closed or silent",
+            remedy=f"have a load balancer or an API server listen there: curl -vk https://{endpoint}/version",
+            code="endpoint-unreachable",
+        )
+    authorities = pki.parse_certs(config_of(ctx).ca_pem)
+    if not any(pki.is_signed_by(pki.parse_certs(pem), authority) for authority in authorities):
+        raise ClusterError(
+            f"who answers at {endpoint} is not this cluster",
+            cause="its certificate is not signed by the cluster's CA: another cluster, or a load balancer that ends TLS itself",
+            remedy="have it pass TCP on as it is, to this cluster's API servers: openssl s_client -connect "
+            f"{endpoint} -showcerts",
+            code="endpoint-of-another-cluster",
+        )
+
+
+# ---- certs/apiserver
+
+
+def issue_apiserver_cert(ctx: Context) -> Outputs:
+    """The name goes into this node's certificate, for the same key, and the API server shows it.
+
+    Raises HostError (certificate-lacks-san, where the CA signs elsewhere), ClusterError (apiserver-keeps-certificate).
+    """
+    certs.issue_apiserver_cert(ctx)
+    if ctx.host.is_live:
+        _wait_until_shown(ctx)
+    return None
+
+
+def apiserver_cert_is_shown(ctx: Context) -> bool:
+    return certs.apiserver_cert_is_valid(ctx) and bool(_shows_name(ctx, _own_server(ctx)))
+
+
+def _own_server(ctx: Context) -> str:
+    return kubeconfig.local_url(ctx.config).partition("://")[2]
+
+
+def _shows_name(ctx: Context, server: str) -> Optional[bool]:
+    """Whether the API server at `host:port` bears the name; None where none answers."""
+    host, port = pki.split_host_port(server)
+    pem = ctx.host.served_cert(host, port)
+    return None if pem is None else pki.sans_of(pki.parse_certs(pem)[0]).covers(_name(ctx))
+
+
+def _wait_until_shown(ctx: Context) -> None:
+    started, server = ctx.host.monotonic(), _own_server(ctx)
+    while not _shows_name(ctx, server):
+        elapsed = ctx.host.monotonic() - started
+        if elapsed >= CERT_TIMEOUT_S:
+            manifest = ctx.paths.manifest("kube-apiserver")
+            raise ClusterError(
+                f"the API server at {server} does not show its new certificate after {elapsed:.0f} s",
+                cause=f"the certificate with {_name(ctx)} lies in {ctx.paths.pki}, and the process goes on with the old one",
+                remedy=f"have it started anew: mv {manifest} /root/ && sleep 20 && mv /root/{manifest.name} {manifest}; then: {COMMAND}",
+                code="apiserver-keeps-certificate",
+            )
+        ctx.report.waiting(f"API server: {elapsed:.0f} s of {CERT_TIMEOUT_S:.0f} s; it shows its old certificate")
+        ctx.host.sleep(0.2)
+
+
+def find_lagging(ctx: Context) -> list[str]:
+    """The cluster's other API servers that do not bear the name yet, or do not answer: `host:port`."""
+    if ctx.outputs.get("_is_undo"):
+        return []  # the address of before is one server's own
+    own = _own_server(ctx)
+    return [
+        server for server in clusterobjects.read_api_servers(ctx.api) if server != own and not _shows_name(ctx, server)
+    ]
+
+
+# ---- upload-config
+
+
+def store_endpoint(ctx: Context) -> Outputs:
+    """ConfigMap kubeadm-config: nodes that join, and this command on other nodes, take it from there."""
+    wanted = _stored(ctx)
+    if wanted is not None:
+        clusterobjects.apply_objects(ctx.api, [wanted])
+    return None
+
+
+def endpoint_is_stored(ctx: Context) -> bool:
+    return _stored(ctx) is None
+
+
+def _stored(ctx: Context) -> Optional[kubeapi.Object]:
+    """The ConfigMap with the endpoint; None where it has it. What else a newer tool wrote there stays."""
+    found = ctx.api.get(kubeapi.path_of("ConfigMap", "kubeadm-config", SYSTEM)) or {}
+    document: Any = render.load_yaml(str((found.get("data") or {}).get("ClusterConfiguration", ""))) or {}
+    if str(document.get("controlPlaneEndpoint") or "") == _endpoint(ctx):
+        return None
+    document = {**document, "controlPlaneEndpoint": _endpoint(ctx)}
+    if not _endpoint(ctx):
+        del document["controlPlaneEndpoint"]
+    wanted: kubeapi.Object = clusterobjects.render_kubeadm_config(document)
+    return wanted
+
+
+# ---- load-balancer
+
+
+def keep_load_balancer(ctx: Context) -> Outputs:
+    if is_control_plane(ctx):
+        return loadbalancer.share_load_balancer(ctx)
+    return loadbalancer.start_keeper(ctx)
+
+
+def load_balancer_is_kept(ctx: Context) -> bool:
+    return loadbalancer.load_balancer_is_shared(ctx) if is_control_plane(ctx) else loadbalancer.keeper_runs(ctx)
+
+
+def find_without_balancer(ctx: Context) -> list[str]:
+    """Nodes on which the endpoint's name leads nowhere yet, since they run no load balancer."""
+    if not loadbalancer.is_wanted(ctx):
+        return []
+    pods = ctx.api.list(kubeapi.path_of("Pod", "", SYSTEM), label=f"component={balancer.NAME}")
+    having = {str((pod.get("spec") or {}).get("nodeName")) for pod in pods} | {ctx.config.node.name}
+    names = [str(found["metadata"]["name"]) for found in ctx.api.list(kubeapi.path_of("Node"))]
+    return sorted(set(names) - having)
+
+
+# ---- the clients
+
+
+def _lagging_once(ctx: Context) -> list[str]:
+    """Asked once a run: each look is a handshake with every API server."""
+    if "_lagging" not in ctx.outputs:
+        ctx.outputs["_lagging"] = find_lagging(ctx)
+    return list(ctx.outputs["_lagging"])
+
+
+def write_kubeconfigs(ctx: Context) -> Outputs:
+    """admin.conf and super-admin.conf; and the kubelet's, unless it calls the API server of its own node."""
+    waiting = _lagging_once(ctx) if is_control_plane(ctx) else []
+    if waiting:
+        ctx.report.note(f"the kubeconfigs stay as they are until all API servers bear the name: {', '.join(waiting)}")
+        return None
+    changes = _plan_kubeconfigs(ctx)
+    if not changes:
+        return None
+    if _endpoint(ctx) and ctx.host.is_live:
+        check_serves(ctx)
+    kubelet_conf = ctx.paths.kubernetes / "kubelet.conf"
+    for path, text in changes.items():
+        found = ctx.host.stat(path)
+        ctx.host.write_file(path, text, mode=found.mode if found else 0o600)
+    if kubelet_conf in changes:
+        node.restart_kubelet(ctx)
+    return None
+
+
+def kubeconfigs_are_written(ctx: Context) -> bool:
+    return not _plan_kubeconfigs(ctx)
+
+
+def _plan_kubeconfigs(ctx: Context) -> dict[Path, str]:
+    """The files that call another server than they should, and their new texts."""
+    paths = [ctx.paths.kubeconfigs / name for name in ADMIN_CONFS] if is_control_plane(ctx) else []
+    kubelet_conf = ctx.paths.kubernetes / "kubelet.conf"
+    if ctx.host.exists(kubelet_conf) and not _calls_own_server(ctx, kubelet_conf):
+        paths.append(kubelet_conf)
+    changes = {}
+    for path in paths:
+        if not ctx.host.exists(path):
+            continue
+        text = ctx.host.read_text(path)
+        wanted = kubeconfig.with_server(text, _server(ctx), source=str(path))
+        if wanted != text:
+            changes[path] = wanted
+    return changes
+
+
+def _calls_own_server(ctx: Context, path: Path) -> bool:
+    if not is_control_plane(ctx):
+        return False
+    found = kubeconfig.parse_kubeconfig(ctx.host.read_text(path), source=str(path))
+    return bool(found.server == kubeconfig.local_url(ctx.config))
+
+
+def check_serves(ctx: Context) -> None:
+    """By the new name, from this node: a whole handshake, several times, since there may be several servers behind it.
+
+    Raises ClusterError: endpoint-not-in-certificate, endpoint-unreachable.
+    """
+    for _ in range(6):
+        try:
+            ctx.host.http_get(f"{_server(ctx)}/version", tls=_tls(ctx), headers={"Connection": "close"}, timeout_s=10)
+        except Unreachable as error:
+            if error.reason == "tls":
+                raise ClusterError(
+                    f"an API server behind {_endpoint(ctx)} does not bear that name",
+                    cause=error.cause,
+                    remedy=f"run this on every control plane first: {COMMAND}",
+                    code="endpoint-not-in-certificate",
+                ) from error
+            raise ClusterError(
+                f"the API servers do not answer at {_endpoint(ctx)}",
+                cause=error.cause,
+                remedy=f"see what is there: curl -vk {_server(ctx)}/version",
+                code="endpoint-unreachable",
+            ) from error
+
+
+def write_cluster_info(ctx: Context) -> Outputs:
+    """What joining nodes find; signed anew by the controller-manager."""
+    if not _lagging_once(ctx):
+        clusterobjects.apply_cluster_info(ctx.api, _cluster_info(ctx))
+    return None
+
+
+def cluster_info_is_written(ctx: Context) -> bool:
+    return clusterobjects.has_objects(ctx.api, [_cluster_info(ctx)])
+
+
+def _cluster_info(ctx: Context) -> kubeapi.Object:
+    info: kubeapi.Object = clusterobjects.render_cluster_info(_server(ctx), config_of(ctx).ca_pem)
+    return info
+
+
+def write_kube_proxy(ctx: Context) -> Outputs:
+    """kube-proxy of every node calls the endpoint; its pods are restarted, one node after the other."""
+    wanted = _kube_proxy(ctx)
+    if wanted is None or _lagging_once(ctx):
+        return None
+    missing = find_without_balancer(ctx)
+    if missing:
+        ctx.report.note(f"kube-proxy stays as it is until these nodes have their load balancer: {', '.join(missing)}")
+        return None
+    ctx.api.patch(kubeapi.path_of("ConfigMap", "kube-proxy", SYSTEM), {"data": {"kubeconfig.conf": wanted}})
+    clusterobjects.restart_pods(ctx.api, kubeapi.path_of("DaemonSet", "kube-proxy", SYSTEM), ctx.host.now())
+    return None
+
+
+def kube_proxy_is_written(ctx: Context) -> bool:
+    return _kube_proxy(ctx) is None
+
+
+def _kube_proxy(ctx: Context) -> Optional[str]:
+    """The kubeconfig in ConfigMap kube-proxy, with the server; None where it has it, or there is no kube-proxy."""
+    found = ctx.api.get(kubeapi.path_of("ConfigMap", "kube-proxy", SYSTEM)) or {}
+    text = str((found.get("data") or {}).get("kubeconfig.conf", ""))
+    if not text:
+        return None
+    wanted = str(kubeconfig.with_server(text, _server(ctx), source="in ConfigMap kube-proxy")).rstrip("\n")
+    return None if wanted == text.rstrip("\n") else wanted
+
+
+# ---- the end
+
+
+def remove_load_balancer(ctx: Context) -> Outputs:
+    """Where a conversion that brought the load balancer is taken back, it goes, after its last caller."""
+    if not ctx.outputs.get("_drops_balancer") or find_clients_left(ctx):
+        return None
+    if is_control_plane(ctx):
+        network = clusterobjects.read_pod_network(ctx.api)
+        clusterobjects.apply_objects(ctx.api, [clusterobjects.render_kb_config(network)])
+    balancer.remove_node_files(ctx.host, ctx.paths)
+    return None
+
+
+def find_clients_left(ctx: Context) -> bool:
+    return bool(_plan_kubeconfigs(ctx))
+
+
+def verify_endpoint(ctx: Context) -> Outputs:
+    """A handshake with the new name, as a client does it; and what is left to do elsewhere.
+
+    Raises ClusterError: endpoint-not-in-certificate, endpoint-unreachable.
+    """
+    lagging = find_lagging(ctx) if is_control_plane(ctx) else []
+    if not lagging:
+        check_serves(ctx)
+    return {"remaining": list_remaining(ctx, lagging)}
+
+
+def list_remaining(ctx: Context, lagging: list[str]) -> list[str]:
+    """One command a node, in the order in which they are to be run; [] where all is done as far as this node sees."""
+    if not is_control_plane(ctx):
+        return []
+    undo = " --undo" if ctx.outputs.get("_is_undo") else ""
+    steps = [f"on the control plane at {server}: {COMMAND}{undo}" for server in lagging]
+    steps += [f"on node {name}: {COMMAND}{undo}" for name in find_without_balancer(ctx)]
+    if not loadbalancer.is_wanted(ctx):
+        steps += [f"on worker {name}: {COMMAND}{undo}" for name in _workers(ctx)]
+    is_open = not (kubeconfigs_are_written(ctx) and cluster_info_is_written(ctx) and kube_proxy_is_written(ctx))
+    if is_open and steps:
+        steps.append(f"then here again, for what waits for them: {COMMAND}{undo}")
+    return steps
+
+
+def _workers(ctx: Context) -> list[str]:
+    """Whose kubelet.conf this node cannot see, so each is named once."""
+    label = "node-role.kubernetes.io/control-plane"
+    found = ctx.api.list(kubeapi.path_of("Node"))
+    return sorted(str(one["metadata"]["name"]) for one in found if label not in (one["metadata"].get("labels") or {}))
+
+
+def refuse_without_cluster(path: Path) -> HostError:
+    return HostError(
+        "this node is no member of a cluster",
+        cause=f"there is no usable {path}",
+        remedy="run it on the cluster's nodes, the control planes first",
+        code="not-a-member",
+    )

@@ -1,0 +1,249 @@
+"""kubeup/loadbalancer.py: haproxy's file, the line in /etc/hosts, and how the keeper follows API servers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+import pytest
+
+from kubeup import clusterobjects, images, kubeapi, loadbalancer, releases
+from kubeup.config.types import KbConfiguration, LoadBalancer, PodNetwork
+from kubeup.errors import HostError
+from kubeup.host import CommandResult, HttpResponse, Tls, Unreachable
+from kubeup.loadbalancer import GONE_AFTER_S, MARK, Memory, Settings
+from kubeup.paths import Paths
+from kubeup.render import load_yaml
+from tests.fake_host import FakeHost
+
+PATHS = Paths()
+SETTINGS = Settings("kb-api.cluster.local:7443", 10281, "unix:///run/containerd/containerd.sock")
+KB = KbConfiguration(load_balancer=LoadBalancer("local"))
+CONFIG, HOSTS = str(loadbalancer.config_path(PATHS)), "/etc/hosts"
+THREE = ("10.0.0.11:6443", "10.0.0.12:6443", "[fd00::13]:6443")
+
+
+def endpoint_slice(*addresses: str, ready: Optional[bool] = None, port: int = 6443) -> dict[str, Any]:
+    endpoints = [{"addresses": [address], "conditions": {"ready": ready}} for address in addresses]
+    return {"kind": "EndpointSlice", "endpoints": endpoints, "ports": [{"name": "https", "port": port}]}
+
+
+# ---- haproxy.cfg
+
+
+def test_the_configuration_names_every_server_and_reads_back() -> None:
+    text = loadbalancer.render_config(SETTINGS, [*THREE, THREE[0]])
+    servers, digest = loadbalancer.parse_config(text)
+    assert servers == tuple(sorted(THREE)) and len(digest) == 16
+    ready = text.partition("backend ready")[2].partition("backend any")[0]
+    assert "    server fd00::13:6443 [fd00::13]:6443\n" in ready and ready.count("    server ") == 3
+    assert text.count("bind 127.0.0.1:7443\n") == 1 and text.count("bind 127.0.0.1:10281\n") == 1
+    assert "0.0.0.0" not in text and "$" not in text
+
+
+def test_the_digest_tells_configurations_apart() -> None:
+    digests = {loadbalancer.parse_config(loadbalancer.render_config(SETTINGS, THREE[:n]))[1] for n in (1, 2, 3)}
+    other = Settings("kb-api.cluster.local:8443", 10281, SETTINGS.cri_socket)
+    assert len(digests | {loadbalancer.parse_config(loadbalancer.render_config(other, THREE))[1]}) == 4
+    again = loadbalancer.parse_config(loadbalancer.render_config(SETTINGS, THREE[::-1]))[1]
+    assert again in digests
+
+
+def test_a_foreign_configuration_names_nothing() -> None:
+    assert loadbalancer.parse_config("listen stats\n  bind *:9000\n") == ((), "")
+
+
+def test_the_pod_runs_with_few_rights_on_the_host_s_network() -> None:
+    pod = load_yaml(loadbalancer.render_pod(KB, PATHS))
+    (container,) = pod["spec"]["containers"]
+    assert pod["spec"]["hostNetwork"] and container["image"] == releases.LOAD_BALANCER_IMAGE
+    assert container["securityContext"]["runAsNonRoot"] and container["securityContext"]["capabilities"] == {
+        "drop": ["ALL"]
+    }
+    assert container["livenessProbe"]["httpGet"]["port"] == 10281
+    assert pod["spec"]["volumes"][0]["hostPath"]["path"] == "/etc/kubernetes/kb-load-balancer"
+
+
+@pytest.mark.parametrize(
+    ("kb", "wanted"),
+    [
+        (KbConfiguration(), releases.LOAD_BALANCER_IMAGE),
+        (KbConfiguration(mirror="http://10.0.0.5:5000"), f"10.0.0.5:5000/{releases.LOAD_BALANCER_IMAGE[10:]}"),
+        (KbConfiguration(mirror="http://m:1", load_balancer=LoadBalancer("local", "quay.io/x/y:1")), "quay.io/x/y:1"),
+    ],
+)
+def test_the_image_comes_from_the_mirror_unless_one_was_given(kb: KbConfiguration, wanted: str) -> None:
+    assert images.load_balancer_image(kb) == wanted
+
+
+# ---- /etc/hosts
+
+
+def test_one_marked_line_and_nothing_else_changes() -> None:
+    before = "127.0.0.1 localhost\n# a comment\n10.0.0.7 db"
+    after = loadbalancer.plan_hosts(before, "kb-api.cluster.local")
+    assert after == f"{before}\n127.0.0.1 kb-api.cluster.local {MARK}\n"
+    assert loadbalancer.plan_hosts(after, "kb-api.cluster.local") == after
+    assert loadbalancer.strip_hosts(after) == before + "\n"
+
+
+def test_a_new_name_joins_the_old_one_until_nobody_calls_it() -> None:
+    one = loadbalancer.plan_hosts("", "a.test")
+    two = loadbalancer.plan_hosts(one, "b.test")
+    assert two == f"127.0.0.1 b.test a.test {MARK}\n"
+    assert loadbalancer.plan_hosts(two, "a.test") == two
+
+
+def test_somebody_else_s_line_for_the_name_is_not_overruled() -> None:
+    with pytest.raises(HostError) as caught:
+        loadbalancer.plan_hosts("10.0.0.9 lb kb-api.cluster.local # ours\n", "kb-api.cluster.local")
+    assert caught.value.code == "endpoint-in-hosts" and "10.0.0.9" in caught.value.what
+    fine = "127.0.0.1 localhost kb-api.cluster.local\n#10.0.0.9 kb-api.cluster.local\n"
+    assert loadbalancer.plan_hosts(fine, "kb-api.cluster.local").startswith(fine)
+
+
+def test_reset_leaves_what_others_wrote_since() -> None:
+    host = FakeHost(files={HOSTS: b"127.0.0.1 localhost\n"})
+    assert loadbalancer.ensure_hosts(host, "kb-api.cluster.local")
+    host.files[HOSTS] += b"10.0.0.8 new\n"
+    assert loadbalancer.remove_hosts(host)
+    assert host.files[HOSTS] == b"127.0.0.1 localhost\n10.0.0.8 new\n"
+    assert not loadbalancer.remove_hosts(host)
+
+
+# ---- what the cluster says
+
+
+def test_the_api_servers_in_their_slice() -> None:
+    found = endpoint_slice("10.0.0.12", "10.0.0.11", "fd00::13")
+    assert clusterobjects.parse_api_servers(found) == THREE
+    assert clusterobjects.parse_api_servers(endpoint_slice("10.0.0.11", ready=False)) == ()
+    assert clusterobjects.parse_api_servers(endpoint_slice("10.0.0.11", ready=True)) == THREE[:1]
+    assert clusterobjects.parse_api_servers(None) == ()
+    assert clusterobjects.parse_api_servers({"endpoints": found["endpoints"], "ports": None}) == ()
+
+
+def test_the_setting_goes_through_the_cluster_and_says_nothing_where_there_is_none() -> None:
+    stored = clusterobjects.render_kb_config(PodNetwork(), LoadBalancer("local", "m/haproxy:1", 9000))
+    assert clusterobjects.parse_load_balancer(stored) == LoadBalancer("local", "m/haproxy:1", 9000)
+    assert "loadBalancer" not in clusterobjects.render_kb_config(PodNetwork())["data"]
+    assert clusterobjects.parse_load_balancer(clusterobjects.render_kb_config(PodNetwork())) == LoadBalancer()
+    assert clusterobjects.parse_load_balancer(None).mode == "none"
+
+
+# ---- the keeper
+
+
+@dataclass
+class BalancedHost(FakeHost):
+    """A node whose haproxy reads its file at its start and on SIGUSR2, and whose cluster answers with `listed`."""
+
+    listed: Optional[dict[str, Any]] = None
+    is_up: bool = True
+    loaded: str = ""
+    signals: list[str] = field(default_factory=list)
+
+    def http_get(
+        self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 10
+    ) -> HttpResponse:
+        if url.startswith("http://127.0.0.1:10281"):
+            if not self.is_up:
+                raise Unreachable(url, "refused", "no")
+            return HttpResponse(200, self.loaded.encode())
+        if self.listed is None:
+            raise Unreachable(url, "refused", "no")
+        assert "/endpointslices/kubernetes" in url
+        return HttpResponse(200, json.dumps(self.listed).encode())
+
+    def query(self, argv: Any, **rest: Any) -> CommandResult:
+        words = " ".join(str(word) for word in argv)
+        if "ps -a" in words:
+            row = {
+                "id": "abc",
+                "metadata": {"name": "kb-load-balancer"},
+                "state": "CONTAINER_RUNNING",
+                "createdAt": "1",
+            }
+            return CommandResult(("crictl",), 0, json.dumps({"containers": [row] if self.is_up else []}))
+        if "inspect" in words:
+            return CommandResult(("crictl",), 0, json.dumps({"info": {"pid": 4711}}))
+        return super().query(argv, **rest)
+
+    def run(self, argv: Any, **rest: Any) -> CommandResult:
+        if argv[0] == "sh":
+            self.signals.append(argv[-1])
+            self.loaded = loadbalancer.parse_config(self.files[CONFIG].decode())[1]
+            return CommandResult(("sh",), 0)
+        return super().run(argv, **rest)
+
+
+def balanced(*servers: str, **fields: Any) -> BalancedHost:
+    host = BalancedHost(programs={"crictl"}, **fields)
+    text = loadbalancer.render_config(SETTINGS, servers)
+    host.files[CONFIG], host.loaded = text.encode(), loadbalancer.parse_config(text)[1]
+    return host
+
+
+def keep(host: BalancedHost, memory: Memory) -> loadbalancer.Round:
+    identity = kubeapi.Identity("https://kb-api.cluster.local:7443", Tls())
+    return loadbalancer.keep_round(host, lambda: kubeapi.Api(host, identity, retry_s=0), SETTINGS, memory, paths=PATHS)
+
+
+def test_a_new_api_server_is_taken_in_and_haproxy_told_once() -> None:
+    host, memory = balanced(THREE[0], listed=endpoint_slice("10.0.0.11", "10.0.0.12")), Memory()
+    assert keep(host, memory).text == "2 API servers: 10.0.0.11:6443, 10.0.0.12:6443"
+    assert host.signals == ["4711"]
+    assert MARK in host.files[HOSTS].decode()
+    keep(host, memory)
+    assert host.signals == ["4711"]
+
+
+def test_a_server_that_is_gone_is_kept_for_a_while() -> None:
+    host, memory = balanced(*THREE[:2], listed=endpoint_slice("10.0.0.11")), Memory()
+    keep(host, memory)
+    assert loadbalancer.read_servers(host, PATHS) == THREE[:2] and host.signals == []
+    host.sleep(GONE_AFTER_S + 1)
+    keep(host, memory)
+    assert loadbalancer.read_servers(host, PATHS) == THREE[:1] and host.signals == ["4711"]
+
+
+@pytest.mark.parametrize("listed", [None, endpoint_slice()])
+def test_a_cluster_that_says_nothing_changes_no_list(listed: Optional[dict[str, Any]]) -> None:
+    host, memory = balanced(*THREE, listed=listed), Memory()
+    for _ in range(3):
+        done = keep(host, memory)
+        host.sleep(GONE_AFTER_S)
+    assert loadbalancer.read_servers(host, PATHS) == tuple(sorted(THREE)) and host.signals == []
+    assert ("stays as it is" in done.text) == (listed is None)
+
+
+def test_haproxy_that_runs_with_an_old_file_is_told_again_and_one_that_is_down_is_waited_for() -> None:
+    host, memory = balanced(THREE[0], listed=endpoint_slice("10.0.0.11")), Memory()
+    host.loaded = "old"
+    assert keep(host, memory).wait_s == loadbalancer.POLL_S and host.signals == ["4711"]
+    host.is_up = False
+    done = keep(host, memory)
+    assert "does not run yet" in done.text and done.wait_s == loadbalancer.RETRY_S
+
+
+def test_without_settings_the_keeper_says_how_they_come() -> None:
+    host, said = BalancedHost(), list[str]()
+    loadbalancer.keep(host, log=said.append, once=True, paths=PATHS)
+    assert "kb init phase load-balancer" in said[0]
+
+
+# ---- does it work
+
+
+def test_who_is_to_blame_when_nothing_answers() -> None:
+    host = balanced(THREE[0])
+    host.is_up = False
+    error = loadbalancer._not_up(host, SETTINGS, Unreachable("https://x", "refused", "no"), 90)
+    assert error.code == "load-balancer-not-up" and "the kubelet has not started" in error.cause
+    host.is_up = True
+    error = loadbalancer._not_up(host, SETTINGS, Unreachable("https://x", "reset", "no"), 90)
+    assert "no API server answers behind it" in error.cause
+    error = loadbalancer._not_up(host, SETTINGS, Unreachable("https://x", "tls", "hostname mismatch"), 90)
+    assert error.code == "endpoint-not-in-certificate" and "kb reconfigure endpoint" in error.remedy
