@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import sys
 
-from kubeup import cli, commands, commands_doctor, commands_etcd, commands_join, commands_token
+from kubeup import cli, commands, commands_bundle, commands_doctor, commands_etcd, commands_join, commands_token
 from kubeup.cli import Command
 from kubeup.phases import (
     addons,
@@ -353,6 +353,16 @@ COMMANDS: tuple[Command, ...] = (
             options=("config", "feature-gates", "image-repository", "kubernetes-version", "output")),
     Command("config images pull", "Fetch the images that a control plane needs", commands.images_pull,
             options=("config", "cri-socket", "feature-gates", "image-repository", "kubernetes-version")),
+    Command("bundle create", "Write all that a cluster needs into one file", commands_bundle.create,
+            options=("output-file", "config", "kubernetes-version", "image-repository", "pod-network-manifest", "arch",
+                     "image", "file", "from", "preset", "use", "without", "since", "sign")),
+    Command("bundle verify", "Check every digest of a bundle, and that it has what a configuration needs",
+            commands_bundle.verify,
+            options=("config", "kubernetes-version", "image-repository", "pod-network-manifest", "arch", "image",
+                     "since", "verify-key", "output"), arguments=("file...",)),
+    Command("bundle show", "List what is in a bundle", commands_bundle.show, options=("output",), arguments=("file...",)),
+    Command("bundle diff", "Say what a second bundle has that the first has not", commands_bundle.diff,
+            options=("output",), arguments=("file...",)),
     Command("kubeconfig user", "Print a kubeconfig for a further user", commands.kubeconfig_user,
             options=("client-name", "config", "org", "token", "validity-period", "server", "cert-dir")),
     Command("token create", "Make a bootstrap token in the cluster, or print a whole join command",

@@ -98,6 +98,22 @@ OPTIONS: Mapping[str, Option] = {
     "soak": Option(
         "how long the control plane is watched before it is called ready (10s; 0: not at all)", metavar="DURATION"
     ),
+    # the air gap
+    "output-file": Option("the bundle to write", metavar="FILE", short="o"),
+    "arch": Option("architectures: amd64, arm64, ... (this machine's)", "list", metavar="ARCH"),
+    "image": Option("a further image", "list", metavar="NAME"),
+    "file": Option("a further file, under this title", "list", metavar="PATH[=TITLE]"),
+    "from": Option(
+        "where to take it from, in order: a registry's URL, a bundle or layout, a folder of programs, official",
+        "list",
+        metavar="SOURCE",
+    ),
+    "preset": Option("a mirror for slow networks, by its name in configs/presets.yaml", metavar="NAME"),
+    "use": Option("take this version of containerd, runc, cni or crictl", "list", metavar="COMPONENT=VERSION"),
+    "without": Option("leave out a component, or `files`: all of them", "list", metavar="COMPONENT"),
+    "since": Option("a bundle that is there already: leave out what it has", metavar="FILE"),
+    "sign": Option("sign it with this ed25519 key (PEM)", metavar="KEYFILE"),
+    "verify-key": Option("the public ed25519 key (PEM) that must have signed it", metavar="KEYFILE"),
     "server": Option(
         "the address in the kubeconfig; it must be in the API server's certificate", metavar="HOST[:PORT]"
     ),

@@ -6,7 +6,7 @@ of what was there. Must not undo anything: reset does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -47,6 +47,12 @@ class JournalHost:
         wanted = data.encode() if isinstance(data, str) else data
         self._register(path, wanted)
         return self._count(path, self._inner.write_file(path, wanted, mode=mode, owner=owner))
+
+    def write_stream(self, path: Path, chunks: Iterable[bytes], *, mode: int = 0o644) -> None:
+        """A file that is too large to be kept in the journal: its place must be free, or kb's own."""
+        self._register(path, None)
+        self._inner.write_stream(path, chunks, mode=mode)
+        self._count(path, True)
 
     def make_dir(self, path: Path, *, mode: int = 0o755) -> bool:
         self._register(path, None)
