@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import sys
 
-from kubeup import cli, commands, commands_bundle, commands_doctor, commands_etcd, commands_join, commands_token
+from kubeup import cli, commands, commands_bundle, commands_doctor, commands_etcd, commands_join, commands_mirror, commands_token
 from kubeup.cli import Command
 from kubeup.phases import (
     addons,
@@ -363,6 +363,10 @@ COMMANDS: tuple[Command, ...] = (
     Command("bundle show", "List what is in a bundle", commands_bundle.show, options=("output",), arguments=("file...",)),
     Command("bundle diff", "Say what a second bundle has that the first has not", commands_bundle.diff,
             options=("output",), arguments=("file...",)),
+    Command("mirror serve", "Serve a bundle as an image registry, and its files", commands_mirror.serve,
+            options=("listen", "tls-cert", "tls-key", "tls-ca", "no-access-log"), arguments=("path...",)),
+    Command("mirror sync", "Push the images of a bundle into a registry", commands_mirror.sync,
+            options=("to", "tls-ca"), arguments=("path...",)),
     Command("kubeconfig user", "Print a kubeconfig for a further user", commands.kubeconfig_user,
             options=("client-name", "config", "org", "token", "validity-period", "server", "cert-dir")),
     Command("token create", "Make a bootstrap token in the cluster, or print a whole join command",

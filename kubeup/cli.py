@@ -114,12 +114,17 @@ OPTIONS: Mapping[str, Option] = {
     "since": Option("a bundle that is there already: leave out what it has", metavar="FILE"),
     "sign": Option("sign it with this ed25519 key (PEM)", metavar="KEYFILE"),
     "verify-key": Option("the public ed25519 key (PEM) that must have signed it", metavar="KEYFILE"),
+    "listen": Option("where to listen (:5000)", metavar="ADDRESS:PORT"),
+    "tls-cert": Option("serve TLS with this certificate (PEM)", metavar="FILE"),
+    "tls-key": Option("the certificate's key (PEM)", metavar="FILE"),
+    "tls-ca": Option("the authority that signed the certificate (PEM)", metavar="FILE"),
+    "no-access-log": Option("do not log every request", "flag"),
     "server": Option(
         "the address in the kubeconfig; it must be in the API server's certificate", metavar="HOST[:PORT]"
     ),
     "root": Option("write the node's files below DIR and leave this machine alone", metavar="DIR"),
     "fix": Option("mend containerd's configuration where it is wrong (with a backup), and restart it", "flag"),
-    "to": Option("the file to write", metavar="FILE"),
+    "to": Option("the file, or the registry's URL, to write to", metavar="FILE|URL"),
     "force": Option("do not ask", "flag", short="f"),
     "list": Option("list the phases", "flag"),
     "once": Option("bring the routes up to date once and end", "flag"),
