@@ -27,6 +27,7 @@ from kubeup import cli, commands, commands_bundle, commands_doctor, commands_etc
 from kubeup.cli import Command
 from kubeup.phases import (
     addons,
+    airgap,
     certs,
     cluster,
     control_plane,
@@ -53,6 +54,27 @@ ENDPOINT = ("cluster.cluster_name", "cluster.control_plane_endpoint", "local_api
 MANIFEST = ("cluster.kubernetes_version", "cluster.image_repository", "local_api_endpoint.advertise_address", "patches_directory")
 
 INIT: tuple[Phase, ...] = (
+    # 0. Where asked for: programs and images, from a bundle, a mirror or the official places, so that a bare machine will do.
+    Phase("install/bundle",
+          does="Check the bundle, and keep a copy from which the nodes are served",
+          run=airgap.lay_down_bundle, done=airgap.bundle_is_laid_down, live="node", when=airgap.wants_bundle,
+          reads=("kb.bundle", "kb.verify_key", "cluster.kubernetes_version", "cluster.image_repository")),
+    Phase("install/packages",
+          does="Put the runtime, the kubelet and their tools in place",
+          run=airgap.install_packages, done=airgap.packages_are_in_place, live="node", when=airgap.wants_packages,
+          reads=("kb.packages", "cluster.kubernetes_version"),
+          makes=("/etc/systemd/system/multi-user.target.wants/containerd.service",)),
+    Phase("install/mirror",
+          does="Serve the bundle to all nodes of the cluster",
+          run=airgap.serve_bundle, done=airgap.bundle_is_served, live="node", when=airgap.wants_bundle,
+          reads=("kb.bundle", *NODE, "cluster.control_plane_endpoint"),
+          makes=("/etc/systemd/system/multi-user.target.wants/kb-mirror.service",)),
+    Phase("install/registries",
+          does="Point the runtime to the mirror, and show that it is asked",
+          run=airgap.point_runtime_to_mirror, done=airgap.runtime_asks_mirror, live="node", when=airgap.wants_registries,
+          reads=("kb.bundle", "kb.mirror", "kb.air_gapped", "kb.packages.preset", "kb.pod_network", "kubelet",
+                 "cluster.image_repository", "cluster.kubernetes_version")),
+
     # 1. Look before anything is written: is this machine fit, is the runtime well, are the images at hand?
     Phase("preflight",
           does="Check this machine and fetch the images",
@@ -241,6 +263,16 @@ INIT: tuple[Phase, ...] = (
 # What is on="control-plane" is done with --control-plane alone. etcd comes before the API server, so that each piece
 # finds the one it needs.
 JOIN: tuple[Phase, ...] = (
+    Phase("install/packages",
+          does="Put the runtime, the kubelet and their tools in place",
+          run=airgap.install_packages, done=airgap.packages_are_in_place, live="node", when=airgap.wants_packages,
+          reads=("kb.packages", "cluster.kubernetes_version"),
+          makes=("/etc/systemd/system/multi-user.target.wants/containerd.service",)),
+    Phase("install/registries",
+          does="Point the runtime to the mirror, and show that it is asked",
+          run=airgap.point_runtime_to_mirror, done=airgap.runtime_asks_mirror, live="node", when=airgap.wants_registries,
+          reads=("kb.mirror", "kb.air_gapped", "kb.packages.preset", "kubelet", "cluster.image_repository",
+                 "cluster.kubernetes_version")),
     Phase("preflight",
           does="Check this machine, and that the cluster has no node of its name",
           run=join.run_checks, live="node",
@@ -318,6 +350,9 @@ RESET: tuple[Phase, ...] = (
     Phase("cleanup-node/remove-pod-network",
           does="Take away kb's routes, link and bridge",
           run=reset.remove_pod_network, live="node"),
+    Phase("cleanup-node/stop-services",
+          does="Stop the mirror and the runtime, as far as kb installed them",
+          run=reset.stop_services, live="node"),
     Phase("cleanup-node/take-back-files",
           does="Remove the files that kb made, and put back those it changed",
           run=reset.take_back_files),

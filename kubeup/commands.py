@@ -40,9 +40,11 @@ if TYPE_CHECKING:
     from kubeup.config import load, types
     from kubeup.config.types import InitConfig
     from kubeup.host import Host, LocalHost
+    from kubeup.phases import airgap
     from kubeup.report import Report
     from kubeup.workflow import Context, RunResult
 else:
+    airgap = lazy_import("kubeup.phases.airgap")
     certshare = lazy_import("kubeup.certshare")
     completion_scripts = lazy_import("kubeup.completion")
     config_commands = lazy_import("kubeup.config.commands")
@@ -101,7 +103,11 @@ def _run_init(call: Invocation, *, only: str) -> int:
         workflow.select_phases(call.command.phases, only)
     flags = {name: value for name, value in call.flags.items() if name not in KB_ONLY_FLAGS}
     config_file = Path(flags.pop("config")) if "config" in flags else None
+    if "air-gapped" in flags:
+        local.fence = host.Fence()  # nothing outside is asked for a version either
     config = load.load_init_config(local, config_file=config_file, flags=flags)
+    if config.kb.air_gapped:
+        local.fence = airgap.plan_fence(config)
     is_dry = config.dry_run
     target: Host = dryrun.DryRunHost(local) if is_dry else local
     _require_root(local, config)

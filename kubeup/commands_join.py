@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
+from urllib.parse import urlsplit
 
 from kubeup import commands, releases
 from kubeup.errors import HostError, UsageError
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
     from kubeup.config.types import JoinConfig
     from kubeup.discovery import Access
     from kubeup.host import Host, LocalHost
+    from kubeup.phases import airgap
     from kubeup.report import Report
     from kubeup.state import State
     from kubeup.workflow import Context, Phase
 else:
+    airgap = lazy_import("kubeup.phases.airgap")
     discovery = lazy_import("kubeup.discovery")
     dryrun = lazy_import("kubeup.dryrun")
     host = lazy_import("kubeup.host")
@@ -71,6 +74,8 @@ def _run_join(call: Invocation, *, only: str, endpoint: str) -> int:
     wishes = _load_wishes(call, local, endpoint, is_member=member is not None)
     is_control_plane = wishes.join.control_plane is not None
     phases = _phases_for(call, is_control_plane=is_control_plane, only=only)
+    if wishes.kb.air_gapped:
+        local.fence = _plan_fence(wishes, member)
     ignored = {name.lower() for name in wishes.join.node.ignore_preflight_errors}
     if not local.is_root_user() and not ignored & {"all", "isprivilegeduser"}:
         raise commands.not_root("kb join")
@@ -79,6 +84,8 @@ def _run_join(call: Invocation, *, only: str, endpoint: str) -> int:
         node_state = state.load_state(target, Paths())
         _require_same_kind(local, node_state, is_control_plane=is_control_plane)
         config = _find_cluster(local, wishes, member, node_state, call.report)
+        if wishes.kb.air_gapped:
+            local.fence = airgap.plan_fence(config)
         for warning in config.warnings:
             call.report.warn(warning)
         for note in config.notes:
@@ -220,6 +227,20 @@ def _find_cluster(
         access = replace(access, server=kubeconfig.local_url(config))
     text = access.render_bootstrap_kubeconfig(config.cluster.cluster_name)
     return replace(config, bootstrap_kubeconfig=text, clock_skew_s=access.skew_s)
+
+
+def _plan_fence(wishes: load_join.JoinWishes, member: Optional[Access]) -> host.Fence:
+    """Before the cluster is found: the servers that were named for finding it."""
+    discovery_, names = wishes.join.discovery, set()
+    if discovery_.bootstrap_token:
+        names.add(urlsplit(f"https://{discovery_.bootstrap_token.api_server_endpoint}").hostname or "")
+    for url in (discovery_.file, wishes.kb.mirror.endpoint, member.server if member else ""):
+        names.add(urlsplit(url).hostname or "")
+    if discovery_.file.startswith("/"):
+        # the kubeconfig names the server
+        found = kubeconfig.parse_kubeconfig(host.LocalHost().read_text(Path(discovery_.file)), source=discovery_.file)
+        names.add(urlsplit(found.server).hostname or "")
+    return host.Fence(frozenset(names))
 
 
 def _require_discovery(wishes: load_join.JoinWishes) -> None:

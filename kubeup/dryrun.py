@@ -176,6 +176,9 @@ class DryRunHost:
         self._files[path] = (b"", mode)
         self.plan.append(Planned("write", f"{path} ({mode:04o})"))
 
+    def move_file(self, source: Path, path: Path) -> None:
+        self.write_stream(path, ())
+
     def make_dir(self, path: Path, *, mode: int = 0o755) -> bool:
         if self.is_dir(path):
             return False

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import fcntl
 import grp
 import ipaddress
@@ -210,6 +211,7 @@ class Host(Protocol):
         self, path: Path, data: Union[bytes, str], *, mode: int = 0o644, owner: Optional[tuple[int, int]] = None
     ) -> bool: ...
     def write_stream(self, path: Path, chunks: Iterable[bytes], *, mode: int = 0o644) -> None: ...
+    def move_file(self, source: Path, path: Path) -> None: ...
     def make_dir(self, path: Path, *, mode: int = 0o755) -> bool: ...
     def remove(self, path: Path) -> bool: ...
     def remove_tree(self, path: Path) -> bool: ...
@@ -554,6 +556,20 @@ class LocalHost:
             os.rename(self.at(path), self.at(target))
         except OSError as error:
             raise _file_error(target, "write", error) from error
+
+    def move_file(self, source: Path, path: Path) -> None:
+        """Give a finished file its place, over what lies there, on whichever file system. Raises HostError."""
+        self.make_dir(path.parent)
+        try:
+            os.rename(self.at(source), self.at(path))
+            _sync_folder(self.at(path).parent)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise _file_error(path, "write", error) from error
+            mode = stat_module.S_IMODE(os.stat(self.at(source)).st_mode)
+            with self.open_read(source) as file:
+                self.write_stream(path, iter(lambda: file.read(CHUNK), b""), mode=mode)
+            os.unlink(self.at(source))
 
     def _holds(self, path: Path, wanted: bytes, mode: int, owner: Optional[tuple[int, int]]) -> bool:
         found = self.stat(path)

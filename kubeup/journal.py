@@ -49,9 +49,18 @@ class JournalHost:
         return self._count(path, self._inner.write_file(path, wanted, mode=mode, owner=owner))
 
     def write_stream(self, path: Path, chunks: Iterable[bytes], *, mode: int = 0o644) -> None:
-        """A file that is too large to be kept in the journal: its place must be free, or kb's own."""
+        """A file that is too large to be kept in the journal: its place must be free, or kb's own. What lies in kb's own
+        folder needs no journal: the folder goes as a whole."""
+        if self._state.paths.state_dir in path.parents:
+            self._inner.write_stream(path, chunks, mode=mode)
+            return
         self._register(path, None)
         self._inner.write_stream(path, chunks, mode=mode)
+        self._count(path, True)
+
+    def move_file(self, source: Path, path: Path) -> None:
+        self._register(path, None)
+        self._inner.move_file(source, path)
         self._count(path, True)
 
     def make_dir(self, path: Path, *, mode: int = 0o755) -> bool:

@@ -36,6 +36,8 @@ else:
     ssl = lazy_import("ssl")
 
 MAX_CONNECTIONS = 512
+MAX_CLIENTS = 5000
+"""How many addresses are counted apart."""
 MAX_HEAD = 32 * 1024
 LOOK_AGAIN_S = 1.0
 _TLS_PIECE = 256 * 1024
@@ -378,6 +380,7 @@ class Server:
         self._store, self._listener, self._log, self._tls, self._ca_pem = store, listener, log, tls, ca_pem
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self._counts: dict[tuple[str, int], int] = {}
+        self._clients: dict[str, int] = {}
         self._bytes = 0
         self._connections = 0
         self._started = time.time()
@@ -494,6 +497,8 @@ class Server:
             key = (request.method, answer.status)
             self._counts[key] = self._counts.get(key, 0) + 1
             self._bytes += sent
+            if request.path.startswith("/v2/") and (peer in self._clients or len(self._clients) < MAX_CLIENTS):
+                self._clients[peer] = self._clients.get(peer, 0) + 1
         namespace = request.query.get("ns")
         shown = f"{request.path}{f'?ns={namespace}' if namespace else ''}"
         cut = "" if sent == answer.length or request.method == "HEAD" else " (broken off)"
@@ -506,11 +511,18 @@ class Server:
                 f'kb_mirror_requests_total{{method="{method}",code="{code}"}} {count}'
                 for (method, code), count in sorted(self._counts.items())
             ]
+            clients = [
+                f'kb_mirror_client_requests_total{{client="{client}"}} {count}'
+                for client, count in sorted(self._clients.items())
+            ]
             served, connections = self._bytes, self._connections
         return "\n".join([
             "# HELP kb_mirror_requests_total Requests answered.",
             "# TYPE kb_mirror_requests_total counter",
             *rows,
+            "# HELP kb_mirror_client_requests_total Requests for images, by who asked.",
+            "# TYPE kb_mirror_client_requests_total counter",
+            *clients,
             "# HELP kb_mirror_sent_bytes_total Bytes of bodies sent.",
             "# TYPE kb_mirror_sent_bytes_total counter",
             f"kb_mirror_sent_bytes_total {served}",

@@ -163,6 +163,11 @@ class FakeHost:
     def write_stream(self, path: Path, chunks: Iterable[bytes], *, mode: int = 0o644) -> None:
         self.write_file(path, b"".join(chunks), mode=mode)
 
+    def move_file(self, source: Path, path: Path) -> None:
+        self.files[str(path)] = self.files.pop(str(source))
+        self.modes[str(path)] = self.modes.get(str(source), 0o644)
+        self.changes.append(f"move {path}")
+
     def make_dir(self, path: Path, *, mode: int = 0o755) -> bool:
         if self.is_dir(path):
             return False

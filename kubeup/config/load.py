@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup import releases
+from kubeup import layout, releases
 from kubeup.config import discover, documents, schema, types, validate
 from kubeup.config.convert import convert_documents
 from kubeup.config.documents import MAX_BYTES, Document, build, parse_documents
@@ -237,7 +237,8 @@ class Chooser:
 
     def cluster(self, endpoint: types.LocalAPIEndpoint, kb: types.KbConfiguration) -> types.ClusterConfiguration:
         tree = dict(self.tree)
-        tree["kubernetesVersion"] = self._version(tree.get("kubernetesVersion") or "")
+        given = tree.get("kubernetesVersion") or self._version_of_bundle(kb.bundle)
+        tree["kubernetesVersion"] = self._version(given)
         etcd = tree.pop("etcd", {})
         tree["networking"] = self._networking(tree.get("networking") or {}, endpoint, kb)
         tree["controlPlaneEndpoint"] = _fill_port(tree.get("controlPlaneEndpoint") or "", endpoint.bind_port)
@@ -248,6 +249,16 @@ class Chooser:
             if isinstance(component, types.Component):
                 attributes[name] = _fill_envs(component)
         return types.ClusterConfiguration(**attributes, **_choose_etcd(etcd))
+
+    def _version_of_bundle(self, path: str) -> str:
+        """What the bundle was made for; "" without one. Raises HostError where it cannot be read."""
+        if not path or not self.looks_for_version or self.host.mode == "root":
+            return ""
+        index = layout.open_layout(self.host, Path(path).absolute()).index
+        version = str((index.get("annotations") or {}).get("io.kb.kubernetes", ""))
+        if version:
+            self.notes.append(f"Kubernetes {version}, which the bundle was made for")
+        return version
 
     def _version(self, given: str) -> str:
         if self.looks_for_version:
