@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kubeup.phases import airgap, node
 else:
     airgap = lazy_import("kubeup.phases.airgap")
+    airgap = lazy_import("kubeup.phases.airgap")
     etcd = lazy_import("kubeup.etcd")
     health = lazy_import("kubeup.health")
     node = lazy_import("kubeup.phases.node")
@@ -163,6 +164,7 @@ def stop_services(ctx: Context) -> Outputs:
     for unit in (airgap.MIRROR_UNIT, "containerd.service"):
         if str(ctx.paths.systemd / unit) in made:
             ctx.host.run(["systemctl", "disable", "--now", unit], timeout_s=120)
+    install.remove_service_route(ctx)
     if str(airgap.CONTAINERD_UNIT) in made:
         for folder in (Path("/var/lib/containerd"), Path("/run/containerd")):
             for mount in ctx.host.mounts_below(folder):
