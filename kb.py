@@ -400,6 +400,8 @@ COMMANDS: tuple[Command, ...] = (
             options=("output",), arguments=("file...",)),
     Command("mirror serve", "Serve a bundle as an image registry, and its files", commands_mirror.serve,
             options=("listen", "tls-cert", "tls-key", "tls-ca", "no-access-log"), arguments=("path...",)),
+    Command("mirror add", "Check a further bundle and let this node's mirror serve it", commands_mirror.add,
+            options=("verify-key",), arguments=("file...",)),
     Command("mirror sync", "Push the images of a bundle into a registry", commands_mirror.sync,
             options=("to", "tls-ca"), arguments=("path...",)),
     Command("kubeconfig user", "Print a kubeconfig for a further user", commands.kubeconfig_user,

@@ -1,17 +1,22 @@
-"""The commands mirror serve and mirror sync."""
+"""The commands mirror serve, mirror add and mirror sync."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kubeup.errors import UsageError
+from kubeup import commands
+from kubeup.errors import HostError, UsageError
 from kubeup.lazy import lazy_import
 
 if TYPE_CHECKING:
-    from kubeup import host, mirror
+    from kubeup import bundle, host, layout, mirror
     from kubeup.cli import Invocation
+    from kubeup.phases import airgap
 else:
+    airgap = lazy_import("kubeup.phases.airgap")
+    bundle = lazy_import("kubeup.bundle")
+    layout = lazy_import("kubeup.layout")
     host = lazy_import("kubeup.host")
     mirror = lazy_import("kubeup.mirror")
 
@@ -34,6 +39,26 @@ def serve(call: Invocation) -> int:
     )
     log = (lambda text: None) if call.flags.get("no-access-log") else call.report.line
     mirror.Server(store, listener, log=log, tls=tls, ca_pem=ca_pem).serve()
+    return 0
+
+
+def add(call: Invocation) -> int:
+    """Give this node's mirror a further bundle: checked first, then copied; it is served a second later."""
+    local, path = host.LocalHost(), _one_word(call)
+    if not local.is_root_user():
+        raise commands.not_root("kb mirror add")
+    if not local.is_dir(airgap.MIRROR_FOLDER):
+        raise HostError(
+            "this node has no mirror",
+            cause=f"there is no {airgap.MIRROR_FOLDER}",
+            remedy="run it on the control plane that was made with kb init --bundle",
+            code="no-mirror-here",
+        )
+    found = layout.open_layout(local, path)
+    if "verify-key" in call.flags:
+        bundle.check_signature(found, local.read_text(Path(call.flags["verify-key"]).absolute()))
+    copied = airgap.add_bundle(local, found, tell=call.report.waiting)
+    call.print(f"{copied} is served: {len(found.names)} images, {len(bundle.list_files(local, found))} files")
     return 0
 
 

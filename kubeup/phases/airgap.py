@@ -7,7 +7,7 @@ kubeadm leaves all of it to its user.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
@@ -108,7 +108,7 @@ def lay_down_bundle(ctx: Context) -> Outputs:
             code="bundle-unreadable",
         )
     stat = ctx.host.stat(path)
-    _require_space(ctx, stat.size if stat else 0)
+    _require_space(ctx.host, stat.size if stat else 0)
     ctx.report.waiting(f"copying {path.name} to {MIRROR_FOLDER}")
     place = layout.Place(path, 0, stat.size if stat else 0)
     ctx.host.make_dir(MIRROR_FOLDER, mode=0o755)
@@ -136,13 +136,33 @@ def _require_fit(ctx: Context, found: Layout) -> None:
     missing = [need for need in verdict.missing if not base or need.name not in base.names]
     lines = [*verdict.problems, *(f"{need.name} is missing, for {need.by}" for need in missing)]
     if lines:
-        raise HostError(
-            f"{found.path} is not fit for this cluster",
-            cause=lines[0],
-            remedy="get it anew from where it was made, or make one that fits: kb bundle create --config FILE",
-            code="bundle-not-fit",
-            details=lines,
-        )
+        raise _not_fit(found.path, lines)
+
+
+def add_bundle(host: Host, found: Layout, *, tell: Callable[[str], None]) -> Path:
+    """Check a further bundle and lay a copy beside the others. Raises HostError as lay_down_bundle."""
+    others = [one for one in _laid_down(host) if one.path.name != found.path.name]
+    verdict = bundle.verify_bundle(host, found, base=_merged(others) if others else None, tell=tell)
+    if verdict.problems:
+        raise _not_fit(found.path, verdict.problems)
+    stat = host.stat(found.path)
+    size = stat.size if stat else 0
+    _require_space(host, size)
+    copy = MIRROR_FOLDER / found.path.name
+    if copy != found.path:
+        tell(f"copying {found.path.name} to {MIRROR_FOLDER}")
+        host.write_stream(copy, layout.read_place(host, layout.Place(found.path, 0, size)), mode=0o644)
+    return copy
+
+
+def _not_fit(path: Path, lines: Sequence[str]) -> HostError:
+    return HostError(
+        f"{path} is not fit for this cluster",
+        cause=lines[0],
+        remedy="get it anew from where it was made, or make one that fits: kb bundle create --config FILE",
+        code="bundle-not-fit",
+        details=lines,
+    )
 
 
 def _laid_down(host: Host) -> list[Layout]:
@@ -156,8 +176,8 @@ def _merged(found: Sequence[Layout]) -> Layout:
     return layout.Layout(MIRROR_FOLDER, {}, b"", blobs, b"", names)
 
 
-def _require_space(ctx: Context, size: int) -> None:
-    free = ctx.host.free_bytes(MIRROR_FOLDER)
+def _require_space(host: Host, size: int) -> None:
+    free = host.free_bytes(MIRROR_FOLDER)
     # the images are unpacked beside it
     if free < 3 * size:
         raise HostError(
