@@ -23,7 +23,16 @@ from __future__ import annotations
 
 import sys
 
-from kubeup import cli, commands, commands_bundle, commands_doctor, commands_etcd, commands_join, commands_mirror, commands_token
+from kubeup import (
+    cli,
+    commands,
+    commands_bundle,
+    commands_doctor,
+    commands_etcd,
+    commands_join,
+    commands_mirror,
+    commands_token,
+)
 from kubeup.cli import Command
 from kubeup.phases import (
     addons,

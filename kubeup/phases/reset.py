@@ -15,9 +15,10 @@ from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
     from kubeup import etcd, health, podnetwork, runtime, state, undo
-    from kubeup.phases import airgap, node
+    from kubeup.phases import airgap, install, node
 else:
     airgap = lazy_import("kubeup.phases.airgap")
+    install = lazy_import("kubeup.phases.install")
     airgap = lazy_import("kubeup.phases.airgap")
     etcd = lazy_import("kubeup.etcd")
     health = lazy_import("kubeup.health")
