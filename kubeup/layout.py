@@ -117,7 +117,7 @@ def _list_folder(host: Host, path: Path) -> dict[str, Place]:
 def _list_tar(host: Host, path: Path) -> dict[str, Place]:
     found = {}
     stat = host.stat(path)
-    size = stat.size if stat else 0
+    size, end = stat.size if stat else 0, 0
     with contextlib.closing(host.open_read(path)) as file:
         if file.read(2) == b"\x1f\x8b":
             raise _unreadable(
@@ -129,6 +129,7 @@ def _list_tar(host: Host, path: Path) -> dict[str, Place]:
                 for member in tar:
                     if member.offset_data + member.size > size:
                         raise _truncated(path, size, member.name)
+                    end = member.offset_data + (member.size + 511) // 512 * 512
                     if member.isreg():
                         found[re.sub(r"^(\./)+", "", member.name)] = Place(path, member.offset_data, member.size)
                     tar.members.clear()  # type: ignore[attr-defined]
@@ -139,7 +140,6 @@ def _list_tar(host: Host, path: Path) -> dict[str, Place]:
         except tarfile.TarError as error:
             raise _unreadable(path, f"it is a damaged tar ({error})") from error
         # a tar ends with two empty blocks: without them something may be missing behind the last member
-        end = max((place.offset + place.size + 511) // 512 * 512 for place in found.values()) if found else 0
         file.seek(end)
         if file.read(1024) != bytes(1024):
             raise _truncated(path, size, "")

@@ -119,6 +119,7 @@ def test_bare_machines_become_a_cluster(
     # a node that restarts
     w2.reboot()
     cp1.wait_node_ready("w2")
+    cp1.kubectl("delete pod web --wait=true", timeout=120)
     check_cluster_serves(cp1, server="w2", client="w1")
     assert asked_outside(lab) == []
 
