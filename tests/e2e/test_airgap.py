@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import threading
 from pathlib import Path
 from typing import Callable
@@ -159,6 +160,46 @@ def test_next_minor_is_synced_in_the_gap(
     cp1.run(f"{KB} mirror add next.tar", timeout=120)
     name = f"registry.k8s.io/kube-apiserver:{find_release('1.36').version}"
     wait_until(lambda: cp1.run(f"crictl pull {name}", check=False, timeout=120).ok, what=name, timeout_s=120)
+    assert asked_outside(lab) == []
+
+
+@pytest.mark.k8s_versions("1.35")
+@pytest.mark.parametrize(
+    ("containerd", "config"), [("1.6", "default"), ("1.7", "debian"), ("2.1", "default"), ("2.1", "none")]
+)
+def test_a_runtime_that_is_there_is_pointed_to_the_mirror(
+    make_node: MakeNode,
+    lab: Lab,
+    kb_pyz: Path,
+    k8s_version: str,
+    bundles: Callable[[str], Path],
+    containerd: str,
+    config: str,
+) -> None:
+    """Whatever containerd and configuration: the pull goes to the mirror, and reset puts back what was there."""
+    node = make_node(
+        "cp1", version=k8s_version, containerd=containerd, containerd_config=config, images=False, default_route=False
+    )
+    node.scp(kb_pyz, "/root/kb.pyz")
+    listing = "cd /etc && find containerd -type f -exec md5sum {} + 2>/dev/null | sort"
+    before = node.run(listing).stdout
+    serve = ["python3", str(kb_pyz), "mirror", "serve", str(bundles(k8s_version)), "--listen", f"{lab.gateway}:5002"]
+    server = subprocess.Popen([*lab.enter_argv(), *serve], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        url = f"http://{lab.gateway}:5002"
+        wait_until(lambda: lab.exec(f"curl -fsS {url}/healthz", check=False).ok, what="the mirror", timeout_s=30)
+        words = f"--mirror {url} --kubernetes-version {find_release(k8s_version).version} {IGNORE}"
+        done = node.run(f"{KB} init phase install/registries {words}", timeout=120)
+        assert f"{lab.gateway}:5002 served it" in done.stderr
+        assert PAUSE in node.run("crictl images").stdout
+        again = node.run(f"{KB} init phase install/registries {words}", timeout=120)
+        assert "0 changes" in again.stderr or "nothing to do" in again.stderr, again.stderr
+    finally:
+        server.kill()
+        server.wait()
+    node.run(f"{KB} reset --force", timeout=120)
+    assert node.run(listing).stdout == before
+    assert node.run("systemctl is-active containerd").stdout.strip() == "active"
     assert asked_outside(lab) == []
 
 
