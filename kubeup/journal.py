@@ -24,6 +24,8 @@ class JournalHost:
         self._entry = entry
         self.changed_files: list[str] = []
         self.commands: list[str] = []
+        self._tried: set[Path] = set()
+        """Files that were not there before this phase wrote them."""
         self.is_live = inner.is_live
         self.mode = inner.mode
 
@@ -73,7 +75,12 @@ class JournalHost:
 
     def remove(self, path: Path) -> bool:
         self._back_up(path)
-        return self._count(path, self._inner.remove(path))
+        is_removed = self._inner.remove(path)
+        if is_removed and path in self._tried:
+            # made and taken away by the same phase: it was a trial, and nothing has changed
+            self.changed_files = [name for name in self.changed_files if name != str(path)]
+            return True
+        return self._count(path, is_removed)
 
     def run(
         self, argv: Argv, *, timeout_s: float = 300, env: Optional[Mapping[str, str]] = None, stdin: str = ""
@@ -89,6 +96,7 @@ class JournalHost:
             if wanted is not None and self._differs(path, wanted):
                 self._back_up(path)
             return
+        self._tried.add(path)
         made = [parent for parent in (path, *path.parents) if not self._inner.exists(parent)]
         fresh = [str(place) for place in reversed(made) if str(place) not in self._entry.created]
         if fresh:

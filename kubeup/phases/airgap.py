@@ -229,10 +229,12 @@ def _wanted(ctx: Context, standing: Sequence[Standing]) -> list[Standing]:
     for one in standing:
         if one.verdict == "good" or (has_other_runtime and one.item.component in ("containerd", "runc")):
             continue
-        if one.verdict == "wrong" and str(one.path) not in owned:
+        in_the_way = one.verdict == "missing" and ctx.host.exists(Path(one.item.place))
+        path, why = (one.item.place, "it cannot be run") if in_the_way else (str(one.path), one.why)
+        if (one.verdict == "wrong" or in_the_way) and path not in owned:
             raise HostError(
-                f"{one.item.name} at {one.path} does not do",
-                cause=f"{one.why}; kb did not place it and does not replace it",
+                f"{one.item.name} at {path} does not do",
+                cause=f"{why}; kb did not place it and does not replace it",
                 remedy=f"remove it or bring the right version: {runtime.install_command(ctx.host, one.item.name)}",
                 code="package-wrong",
             )

@@ -64,6 +64,13 @@ def test_a_foreign_program_that_is_wrong_is_not_replaced() -> None:
     assert host.changes == []
 
 
+def test_a_file_in_the_way_is_not_overwritten() -> None:
+    host = FakeHost(files={"/usr/local/bin/kubelet": b"somebody's"})
+    with pytest.raises(HostError) as caught:
+        airgap.install_packages(context(host, packages=Packages("mirror"), mirror=Mirror(URL)))
+    assert caught.value.code == "package-wrong" and host.changes == []
+
+
 def test_a_mirror_without_programs_is_no_error_where_nobody_asked_for_them() -> None:
     host = FakeHost(
         answers={"uname -m": "x86_64"},
