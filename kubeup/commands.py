@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
+from urllib.parse import urlsplit
 
 from kubeup import releases
 from kubeup.errors import HostError, UsageError
@@ -108,6 +109,10 @@ def _run_init(call: Invocation, *, only: str) -> int:
     config = load.load_init_config(local, config_file=config_file, flags=flags)
     if config.kb.air_gapped:
         local.fence = airgap.plan_fence(config)
+        manifest = config.kb.pod_network.manifest
+        if "://" in manifest:
+            # fetched late: better told before anything is changed
+            local.require_inside(urlsplit(manifest).hostname or "", manifest)
     is_dry = config.dry_run
     target: Host = dryrun.DryRunHost(local) if is_dry else local
     _require_root(local, config)

@@ -344,7 +344,7 @@ class LocalHost:
         """GET a URL. Raises Unreachable where no answer came; any HTTP status is an answer."""
         if not self.is_live:
             raise Unreachable(url, "other", "--root writes a node's files, it has no running system")
-        self._check_fence(urllib.parse.urlsplit(url).hostname or "", url)
+        self.require_inside(urllib.parse.urlsplit(url).hostname or "", url)
         return self._connections.request("GET", url, b"", tls, headers or {}, timeout_s)
 
     @contextlib.contextmanager
@@ -354,7 +354,7 @@ class LocalHost:
         """GET a URL whose body is too large to hold. Raises Unreachable where no answer came."""
         if not self.is_live:
             raise Unreachable(url, "other", "--root writes a node's files, it has no running system")
-        self._check_fence(urllib.parse.urlsplit(url).hostname or "", url)
+        self.require_inside(urllib.parse.urlsplit(url).hostname or "", url)
         with self._connections.open("GET", url, None, tls, headers or {}, timeout_s) as stream:
             yield stream
 
@@ -369,12 +369,13 @@ class LocalHost:
         timeout_s: float = 300,
     ) -> HttpResponse:
         """PUT a body of `size` bytes piece by piece. Raises Unreachable."""
-        self._check_fence(urllib.parse.urlsplit(url).hostname or "", url)
+        self.require_inside(urllib.parse.urlsplit(url).hostname or "", url)
         told = {"Content-Type": "application/octet-stream", **(headers or {}), "Content-Length": str(size)}
         with self._connections.open("PUT", url, body, tls, told, timeout_s) as stream:
             return HttpResponse(stream.status, stream.read(), stream.headers)
 
-    def _check_fence(self, name: str, what: str) -> None:
+    def require_inside(self, name: str, what: str) -> None:
+        """Raise HostError (air-gap) where --air-gapped keeps kb from connecting to `name`."""
         if self.fence is None or self.fence.allows(name):
             return
         inside = ", ".join(sorted(self.fence.hosts)) or "this node"
@@ -412,7 +413,7 @@ class LocalHost:
         """The addresses of a host name; [] where it does not resolve."""
         if not self.is_live:
             return []
-        self._check_fence(name, f"to look up the name {name}")
+        self.require_inside(name, f"to look up the name {name}")
         try:
             return sorted({str(info[4][0]) for info in socket.getaddrinfo(name, None)})
         except (OSError, UnicodeError):
@@ -422,7 +423,7 @@ class LocalHost:
         """Send one datagram and return the answer; None where none came in time."""
         if not self.is_live:
             return None
-        self._check_fence(address, f"udp port {port}")
+        self.require_inside(address, f"udp port {port}")
         try:
             with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
                 probe.settimeout(timeout_s)
@@ -436,7 +437,7 @@ class LocalHost:
         """The certificate (PEM) that a TLS server shows, whoever signed it; None where no server answers."""
         if not self.is_live:
             return None
-        self._check_fence(address, f"port {port}")
+        self.require_inside(address, f"port {port}")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -683,7 +684,7 @@ class LocalHost:
         if not self.is_live:
             self.deferred.append(shown_request(method, url))
             return HttpResponse(200, body, deferred=True)
-        self._check_fence(urllib.parse.urlsplit(url).hostname or "", url)
+        self.require_inside(urllib.parse.urlsplit(url).hostname or "", url)
         return self._connections.request(method, url, body, tls, headers or {}, timeout_s)
 
     def listen(self, address: str, port: int) -> socket.socket:

@@ -141,7 +141,7 @@ def test_bare_machines_become_a_cluster(
     left = set(w1.run(FILES).stdout.splitlines()) - set(before.splitlines())
     assert left == set(), left
     assert not w1.run("command -v containerd kubelet crictl runc", check=False).ok
-    assert w1.run("ls /var/lib/containerd /etc/containerd", check=False).stdout == ""
+    assert w1.run("find /var/lib/containerd /etc/containerd -mindepth 1", check=False).stdout == ""
     assert asked_outside(lab) == []
 
 
@@ -319,8 +319,14 @@ def test_air_gapped_refuses_the_outside(make_node: MakeNode, kb_pyz: Path, k8s_v
     node = make_node("cp1", version=k8s_version)
     node.scp(kb_pyz, "/root/kb.pyz")
     lab.clear_outside()
-    for words in ("--kubernetes-version stable-1.35", "--pod-network-manifest https://example.com/net.yaml"):
+    guessed = node.run(f"{KB} init --air-gapped --dry-run --kubernetes-version stable-1.35 {IGNORE}", timeout=300)
+    assert "kb was about to connect to dl.k8s.io" in guessed.stderr
+    for words, name in (
+        ("--pod-network-manifest https://example.com/net.yaml", "example.com"),
+        ("--packages mirror --mirror http://203.0.113.9:5000 --kubernetes-version stable-1", "dl.k8s.io"),
+    ):
         ended = node.run(f"{KB} init --air-gapped {words} {IGNORE}", check=False, timeout=300)
-        assert "code:   air-gap" in ended.stderr, ended.output
-        assert "dl.k8s.io" in ended.stderr or "example.com" in ended.stderr
-    assert lab.list_outside() == []
+        assert f"kb was about to connect to {name}" in ended.stderr, ended.output
+    refused = node.run(f"{KB} init --air-gapped --pod-network-manifest https://example.com/net.yaml", check=False)
+    assert "code:   air-gap" in refused.stderr and refused.code == 4
+    assert [asked for asked in lab.list_outside() if "203.0.113.9" not in asked] == []
