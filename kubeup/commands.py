@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
+from urllib.parse import urlsplit
 
 from kubeup import releases
 from kubeup.errors import HostError, UsageError
@@ -43,9 +44,11 @@ if TYPE_CHECKING:
     from kubeup.config import discover, load, types
     from kubeup.config.types import InitConfig
     from kubeup.host import Host, LocalHost
+    from kubeup.phases import airgap
     from kubeup.report import Report
     from kubeup.workflow import Context, RunResult
 else:
+    airgap = lazy_import("kubeup.phases.airgap")
     certshare = lazy_import("kubeup.certshare")
     completion_scripts = lazy_import("kubeup.completion")
     config_commands = lazy_import("kubeup.config.commands")
@@ -107,7 +110,15 @@ def _run_init(call: Invocation, *, only: str) -> int:
     flags = {name: value for name, value in call.flags.items() if name not in KB_ONLY_FLAGS}
     flags.update(call.program.wishes)
     config_file = Path(flags.pop("config")) if "config" in flags else adopted_config(call, local)
+    if "air-gapped" in flags:
+        local.fence = host.Fence()  # nothing outside is asked for a version either
     config = load.load_init_config(local, config_file=config_file, flags=flags)
+    if config.kb.air_gapped:
+        local.fence = airgap.plan_fence(config)
+        manifest = config.kb.pod_network.manifest
+        if "://" in manifest:
+            # fetched late: better told before anything is changed
+            local.require_inside(urlsplit(manifest).hostname or "", manifest)
     is_dry = config.dry_run
     target: Host = dryrun.DryRunHost(local) if is_dry else local
     _require_root(local, config)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
+from urllib.parse import urlsplit
 
 from kubeup import commands, releases
 from kubeup.errors import HostError, UsageError
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
     from kubeup.config.types import JoinConfig
     from kubeup.discovery import Access
     from kubeup.host import Host, LocalHost
+    from kubeup.phases import airgap
     from kubeup.report import Report
     from kubeup.state import State
     from kubeup.workflow import Context, Phase
 else:
+    airgap = lazy_import("kubeup.phases.airgap")
     discovery = lazy_import("kubeup.discovery")
     dryrun = lazy_import("kubeup.dryrun")
     host = lazy_import("kubeup.host")
@@ -75,6 +78,8 @@ def _run_join(call: Invocation, *, only: str, endpoint: str) -> int:
     # a control plane speaks as its admin; on a worker an admin.conf is somebody's who looks around
     member = admin if is_control_plane else kubelet
     phases = _phases_for(call, is_control_plane=is_control_plane, only=only)
+    if wishes.kb.air_gapped:
+        local.fence = _plan_fence(wishes, member)
     ignored = {name.lower() for name in wishes.join.node.ignore_preflight_errors}
     if not local.is_root_user() and not ignored & {"all", "isprivilegeduser"}:
         raise commands.not_root("kb join")
@@ -84,6 +89,8 @@ def _run_join(call: Invocation, *, only: str, endpoint: str) -> int:
         node_state = commands.open_state(call, target, Paths())
         _require_same_kind(local, node_state, is_control_plane=is_control_plane)
         config = _find_cluster(local, wishes, member, node_state, call.report)
+        if wishes.kb.air_gapped:
+            local.fence = airgap.plan_fence(config)
         for warning in config.warnings:
             call.report.warn(warning)
         for note in config.notes:
@@ -256,6 +263,20 @@ def make_member_context(target: Host, config_file: Path, report: Report) -> Cont
     ctx = _make_context(target, config, Paths(pki=Path(config.cluster.certificates_dir)), report)
     ctx.outputs["owned_paths"] = frozenset()
     return ctx
+
+
+def _plan_fence(wishes: load_join.JoinWishes, member: Optional[Access]) -> host.Fence:
+    """Before the cluster is found: the servers that were named for finding it."""
+    discovery_, names = wishes.join.discovery, set()
+    if discovery_.bootstrap_token:
+        names.add(urlsplit(f"https://{discovery_.bootstrap_token.api_server_endpoint}").hostname or "")
+    for url in (discovery_.file, wishes.kb.mirror.endpoint, member.server if member else ""):
+        names.add(urlsplit(url).hostname or "")
+    if discovery_.file.startswith("/"):
+        # the kubeconfig names the server
+        found = kubeconfig.parse_kubeconfig(host.LocalHost().read_text(Path(discovery_.file)), source=discovery_.file)
+        names.add(urlsplit(found.server).hostname or "")
+    return host.Fence(frozenset(names))
 
 
 def _require_discovery(wishes: load_join.JoinWishes) -> None:

@@ -5,16 +5,29 @@ So no phase has a dry-run branch. Must not touch the machine: every change verb 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import difflib
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, BinaryIO, Optional, Union
 from urllib.parse import urlsplit
 
-from kubeup.host import Argv, CommandResult, FileStat, Host, HttpResponse, Tls, Unreachable, shown_argv, shown_request
+from kubeup.host import (
+    Argv,
+    CommandResult,
+    FileStat,
+    Host,
+    HttpResponse,
+    HttpStream,
+    Tls,
+    Unreachable,
+    shown_argv,
+    shown_request,
+)
 from kubeup.render import covers, dump_yaml, pick_like
 
 _SECRET_MARKS = (b"PRIVATE KEY", b"client-key-data", b"client-certificate-data", b"token:", b'"token-secret"')
@@ -70,6 +83,10 @@ class DryRunHost:
     def read_text(self, path: Path) -> str:
         return self.read_bytes(path).decode("utf-8", errors="replace")
 
+    def open_read(self, path: Path) -> BinaryIO:
+        held = self._files.get(path)
+        return io.BytesIO(held[0]) if held else self.inner.open_read(path)
+
     def list_dir(self, path: Path) -> list[str]:
         names = set(self.inner.list_dir(path))
         for changed, held in self._files.items():
@@ -105,6 +122,11 @@ class DryRunHost:
 
     def http_ask(self, url: str, body: bytes, *, tls: Optional[Tls] = None, timeout_s: float = 10) -> HttpResponse:
         return self.inner.http_ask(url, body, tls=tls, timeout_s=timeout_s)
+
+    def http_open(
+        self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 30
+    ) -> contextlib.AbstractContextManager[HttpStream]:
+        return self.inner.http_open(url, tls=tls, headers=headers, timeout_s=timeout_s)
 
     def port_holder(self, port: int, address: str = "") -> Optional[str]:
         return self.inner.port_holder(port, address)
@@ -154,6 +176,14 @@ class DryRunHost:
         self._files[path] = (wanted, mode)
         self.plan.append(Planned("write", f"{path} ({mode:04o})", _diff(path, before, wanted)))
         return True
+
+    def write_stream(self, path: Path, chunks: Iterable[bytes], *, mode: int = 0o644) -> None:
+        """Only that it would be written: what is large is not fetched for a plan."""
+        self._files[path] = (b"", mode)
+        self.plan.append(Planned("write", f"{path} ({mode:04o})"))
+
+    def move_file(self, source: Path, path: Path) -> None:
+        self.write_stream(path, ())
 
     def make_dir(self, path: Path, *, mode: int = 0o755) -> bool:
         if self.is_dir(path):

@@ -10,22 +10,25 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import fcntl
 import grp
+import ipaddress
 import os
 import pwd
 import re
 import shutil
 import socket
 import stat as stat_module
+import struct
 import subprocess
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional, Protocol, Union
+from typing import TYPE_CHECKING, BinaryIO, Optional, Protocol, Union
 
 from kubeup.errors import HostError
 from kubeup.lazy import lazy_import
@@ -92,6 +95,54 @@ class HttpResponse:
     deferred: bool = False
 
 
+CHUNK = 1 << 20
+"""Bytes of a stream that are held at a time."""
+
+
+class HttpStream:
+    """An answer whose body is read piece by piece. headers: names in lower case."""
+
+    def __init__(self, url: str, answer: http_client.HTTPResponse) -> None:
+        self.url = url
+        self.status = answer.status
+        self.headers: Mapping[str, str] = {name.lower(): value for name, value in answer.getheaders()}
+        self._answer = answer
+
+    def chunks(self) -> Iterator[bytes]:
+        """The body. Raises Unreachable (reset) where it ends before its announced length."""
+        announced = self.headers.get("content-length", "")
+        left = int(announced) if announced.isdigit() else None
+        try:
+            while piece := self._answer.read(CHUNK):
+                left = left - len(piece) if left is not None else None
+                yield piece
+        except (OSError, http_client.HTTPException, ValueError) as error:
+            raise Unreachable(self.url, _reason_of(error), str(error) or type(error).__name__) from error
+        if left:
+            raise Unreachable(self.url, "reset", f"{left} bytes are missing at the end")
+
+    def read(self) -> bytes:
+        return b"".join(self.chunks())
+
+
+@dataclass(frozen=True)
+class Fence:
+    """What kb may connect to when it must stay inside (--air-gapped). hosts: names and addresses; networks: CIDRs."""
+
+    hosts: frozenset[str] = frozenset()
+    networks: tuple[str, ...] = ()
+
+    def allows(self, host: str) -> bool:
+        if host in self.hosts or host in ("localhost", ""):
+            return True
+        try:
+            address = ipaddress.ip_address(host.strip("[]"))
+        except ValueError:
+            return False
+        nets = (ipaddress.ip_network(text, strict=False) for text in self.networks)
+        return address.is_loopback or any(address.version == net.version and address in net for net in nets)
+
+
 class Unreachable(HostError):
     """No answer came from a URL. `reason`: refused | timeout | dns | tls | reset | other."""
 
@@ -129,6 +180,7 @@ class Host(Protocol):
     def stat(self, path: Path) -> Optional[FileStat]: ...
     def read_bytes(self, path: Path) -> bytes: ...
     def read_text(self, path: Path) -> str: ...
+    def open_read(self, path: Path) -> BinaryIO: ...
     def list_dir(self, path: Path) -> list[str]: ...
     def real_path(self, path: Path) -> Path: ...
     def free_bytes(self, path: Path) -> int: ...
@@ -141,6 +193,9 @@ class Host(Protocol):
         self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 10
     ) -> HttpResponse: ...
     def http_ask(self, url: str, body: bytes, *, tls: Optional[Tls] = None, timeout_s: float = 10) -> HttpResponse: ...
+    def http_open(
+        self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 30
+    ) -> contextlib.AbstractContextManager[HttpStream]: ...
     def port_holder(self, port: int, address: str = "") -> Optional[str]: ...
     def resolve(self, name: str) -> list[str]: ...
     def udp_exchange(self, address: str, port: int, payload: bytes, *, timeout_s: float = 2) -> Optional[bytes]: ...
@@ -157,6 +212,8 @@ class Host(Protocol):
     def write_file(
         self, path: Path, data: Union[bytes, str], *, mode: int = 0o644, owner: Optional[tuple[int, int]] = None
     ) -> bool: ...
+    def write_stream(self, path: Path, chunks: Iterable[bytes], *, mode: int = 0o644) -> None: ...
+    def move_file(self, source: Path, path: Path) -> None: ...
     def make_dir(self, path: Path, *, mode: int = 0o755) -> bool: ...
     def remove(self, path: Path) -> bool: ...
     def remove_tree(self, path: Path) -> bool: ...
@@ -185,6 +242,8 @@ class LocalHost:
         self.is_live = self.root == Path("/")
         self.mode = "live" if self.is_live else "root"
         self.deferred: list[str] = []
+        self.fence: Optional[Fence] = None
+        """Set by --air-gapped: every connection to somewhere else is refused."""
         self._connections = _Connections()
 
     # ---- looks
@@ -226,6 +285,13 @@ class LocalHost:
 
     def read_text(self, path: Path) -> str:
         return self.read_bytes(path).decode("utf-8", errors="replace")
+
+    def open_read(self, path: Path) -> BinaryIO:
+        """A file to be read piece by piece; whoever opens it closes it. Raises HostError (file-unreadable)."""
+        try:
+            return open(self.at(path), "rb", buffering=0)  # type: ignore[return-value]
+        except OSError as error:
+            raise _file_error(path, "read", error) from error
 
     def list_dir(self, path: Path) -> list[str]:
         """The names in a folder, sorted; [] where there is no such folder."""
@@ -284,13 +350,54 @@ class LocalHost:
         """GET a URL. Raises Unreachable where no answer came; any HTTP status is an answer."""
         if not self.is_live:
             raise Unreachable(url, "other", "--root writes a node's files, it has no running system")
+        self.require_inside(urllib.parse.urlsplit(url).hostname or "", url)
         return self._connections.request("GET", url, b"", tls, headers or {}, timeout_s)
 
     def http_ask(self, url: str, body: bytes, *, tls: Optional[Tls] = None, timeout_s: float = 10) -> HttpResponse:
         """POST a JSON question that changes nothing, of an API that has no GET for it. Raises as http_get does."""
         if not self.is_live:
             raise Unreachable(url, "other", "--root writes a node's files, it has no running system")
+        self.require_inside(urllib.parse.urlsplit(url).hostname or "", url)
         return self._connections.request("POST", url, body, tls, {"Content-Type": "application/json"}, timeout_s)
+
+    @contextlib.contextmanager
+    def http_open(
+        self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 30
+    ) -> Iterator[HttpStream]:
+        """GET a URL whose body is too large to hold. Raises Unreachable where no answer came."""
+        if not self.is_live:
+            raise Unreachable(url, "other", "--root writes a node's files, it has no running system")
+        self.require_inside(urllib.parse.urlsplit(url).hostname or "", url)
+        with self._connections.open("GET", url, None, tls, headers or {}, timeout_s) as stream:
+            yield stream
+
+    def http_upload(
+        self,
+        url: str,
+        body: Iterable[bytes],
+        *,
+        size: int,
+        tls: Optional[Tls] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        timeout_s: float = 300,
+    ) -> HttpResponse:
+        """PUT a body of `size` bytes piece by piece. Raises Unreachable."""
+        self.require_inside(urllib.parse.urlsplit(url).hostname or "", url)
+        told = {"Content-Type": "application/octet-stream", **(headers or {}), "Content-Length": str(size)}
+        with self._connections.open("PUT", url, body, tls, told, timeout_s) as stream:
+            return HttpResponse(stream.status, stream.read(), stream.headers)
+
+    def require_inside(self, name: str, what: str) -> None:
+        """Raise HostError (air-gap) where --air-gapped keeps kb from connecting to `name`."""
+        if self.fence is None or self.fence.allows(name):
+            return
+        inside = ", ".join(sorted(self.fence.hosts)) or "this node"
+        raise HostError(
+            f"kb was about to connect to {name} ({what})",
+            cause=f"--air-gapped keeps it to the cluster and the mirror: {inside}",
+            remedy="bring what is missing with the bundle (kb bundle verify --config FILE says what), or leave --air-gapped out",
+            code="air-gap",
+        )
 
     def port_holder(self, port: int, address: str = "") -> Optional[str]:
         """None where the TCP port is free on `address` ("" for every address), otherwise who listens, as far as
@@ -319,6 +426,7 @@ class LocalHost:
         """The addresses of a host name; [] where it does not resolve."""
         if not self.is_live:
             return []
+        self.require_inside(name, f"to look up the name {name}")
         try:
             return sorted({str(info[4][0]) for info in socket.getaddrinfo(name, None)})
         except (OSError, UnicodeError):
@@ -328,6 +436,7 @@ class LocalHost:
         """Send one datagram and return the answer; None where none came in time."""
         if not self.is_live:
             return None
+        self.require_inside(address, f"udp port {port}")
         try:
             with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
                 probe.settimeout(timeout_s)
@@ -341,6 +450,7 @@ class LocalHost:
         """The certificate (PEM) that a TLS server shows, whoever signed it; None where no server answers."""
         if not self.is_live:
             return None
+        self.require_inside(address, f"port {port}")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -415,6 +525,65 @@ class LocalHost:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
         return True
+
+    def write_stream(self, path: Path, chunks: Iterable[bytes], *, mode: int = 0o644) -> None:
+        """Like write_file, for what is too large to hold. Where `chunks` raises, `path` is as it was before.
+        Raises HostError (disk-full, file-unwritable)."""
+        place = self.at(path)
+        self.make_dir(path.parent)
+        temporary = place.with_name(_temporary_name(place.name))
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                for piece in chunks:
+                    _write_all(descriptor, piece)
+                os.fchmod(descriptor, mode)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.rename(temporary, place)
+            _sync_folder(place.parent)
+        except OSError as error:
+            raise _file_error(path, "write", error) from error
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+    def append(self, path: Path, chunks: Iterable[bytes]) -> int:
+        """Add to a file, whatever came before a failure included; returns its size. Raises HostError as write_stream."""
+        place = self.at(path)
+        self.make_dir(path.parent)
+        try:
+            descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            try:
+                for piece in chunks:
+                    _write_all(descriptor, piece)
+                return os.fstat(descriptor).st_size
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise _file_error(path, "write", error) from error
+
+    def rename(self, path: Path, target: Path) -> None:
+        """Give a file another name on the same file system. Raises HostError."""
+        try:
+            os.rename(self.at(path), self.at(target))
+        except OSError as error:
+            raise _file_error(target, "write", error) from error
+
+    def move_file(self, source: Path, path: Path) -> None:
+        """Give a finished file its place, over what lies there, on whichever file system. Raises HostError."""
+        self.make_dir(path.parent)
+        try:
+            os.rename(self.at(source), self.at(path))
+            _sync_folder(self.at(path).parent)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise _file_error(path, "write", error) from error
+            mode = stat_module.S_IMODE(os.stat(self.at(source)).st_mode)
+            with self.open_read(source) as file:
+                self.write_stream(path, iter(lambda: file.read(CHUNK), b""), mode=mode)
+            os.unlink(self.at(source))
 
     def _holds(self, path: Path, wanted: bytes, mode: int, owner: Optional[tuple[int, int]]) -> bool:
         found = self.stat(path)
@@ -528,7 +697,32 @@ class LocalHost:
         if not self.is_live:
             self.deferred.append(shown_request(method, url))
             return HttpResponse(200, body, deferred=True)
+        self.require_inside(urllib.parse.urlsplit(url).hostname or "", url)
         return self._connections.request(method, url, body, tls, headers or {}, timeout_s)
+
+    def listen(self, address: str, port: int) -> socket.socket:
+        """A listening TCP socket whose connections block, send small answers at once, and give up on a peer that
+        takes nothing for a minute. Raises HostError (port-in-use)."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        server = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # inherited by every accepted connection; seconds and microseconds
+            for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+                server.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", 60, 0))
+            server.bind((address, port))
+            server.listen(128)
+        except OSError as error:
+            server.close()
+            holder = self.port_holder(port, address) or "another process"
+            raise HostError(
+                f"cannot listen on {address}:{port}",
+                cause=f"{error.strerror}: {holder} has it" if error.errno == 98 else str(error.strerror or error),
+                remedy="choose another address or port: --listen ADDRESS:PORT",
+                code="cannot-listen",
+            ) from error
+        return server
 
     @contextlib.contextmanager
     def lock(self, path: Path, holder: str) -> Iterator[None]:
@@ -561,6 +755,12 @@ class LocalHost:
             yield
         finally:
             os.close(descriptor)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
 def _temporary_name(name: str) -> str:
@@ -695,6 +895,31 @@ class _Connections:
             found = {name.lower(): value for name, value in answer.getheaders()}
             return HttpResponse(answer.status, content, found)
         raise AssertionError("unreachable")
+
+    @contextlib.contextmanager
+    def open(
+        self,
+        method: str,
+        url: str,
+        body: Optional[Iterable[bytes]],
+        tls: Optional[Tls],
+        headers: Mapping[str, str],
+        timeout_s: float,
+    ) -> Iterator[HttpStream]:
+        """A connection of its own: a body that is read half way leaves none that could be used again."""
+        parts = urllib.parse.urlsplit(url)
+        target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
+        connection = self._connect(parts, tls or Tls())
+        connection.timeout = timeout_s
+        try:
+            try:
+                connection.request(method, target, body, dict(headers))
+                answer = connection.getresponse()
+            except (OSError, http_client.HTTPException, ValueError) as error:
+                raise Unreachable(url, _reason_of(error), str(error) or type(error).__name__) from error
+            yield HttpStream(url, answer)
+        finally:
+            connection.close()
 
     def _connect(self, parts: urllib.parse.SplitResult, tls: Tls) -> http_client.HTTPConnection:
         host, port = parts.hostname or "", parts.port

@@ -72,10 +72,8 @@ def list_node_images(config: InitConfig, release: Release) -> tuple[str, ...]:
 
 
 def load_balancer_image(kb: KbConfiguration) -> str:
-    """The image as it was given, or kb's default, from the mirror where one is set."""
-    if kb.load_balancer.image or not kb.mirror:
-        return kb.load_balancer.image or LOAD_BALANCER_IMAGE
-    return rewrite_image(LOAD_BALANCER_IMAGE, (kb.mirror.partition("://")[2] or kb.mirror).strip("/"))
+    """The image as it was given, or kb's default. It keeps its name where a mirror is set: the runtime asks that."""
+    return kb.load_balancer.image or LOAD_BALANCER_IMAGE
 
 
 def rewrite_image(image: str, server: str) -> str:

@@ -6,7 +6,7 @@ of what was there. Must not undo anything: reset does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -24,6 +24,8 @@ class JournalHost:
         self._entry = entry
         self.changed_files: list[str] = []
         self.commands: list[str] = []
+        self._tried: set[Path] = set()
+        """Files that were not there before this phase wrote them."""
         self.is_live = inner.is_live
         self.mode = inner.mode
 
@@ -48,6 +50,21 @@ class JournalHost:
         self._register(path, wanted)
         return self._count(path, self._inner.write_file(path, wanted, mode=mode, owner=owner))
 
+    def write_stream(self, path: Path, chunks: Iterable[bytes], *, mode: int = 0o644) -> None:
+        """A file that is too large to be kept in the journal: its place must be free, or kb's own. What lies in kb's own
+        folder needs no journal: the folder goes as a whole."""
+        if self._state.paths.state_dir in path.parents:
+            self._inner.write_stream(path, chunks, mode=mode)
+            return
+        self._register(path, None)
+        self._inner.write_stream(path, chunks, mode=mode)
+        self._count(path, True)
+
+    def move_file(self, source: Path, path: Path) -> None:
+        self._register(path, None)
+        self._inner.move_file(source, path)
+        self._count(path, True)
+
     def make_dir(self, path: Path, *, mode: int = 0o755) -> bool:
         self._register(path, None)
         return self._inner.make_dir(path, mode=mode)
@@ -58,7 +75,12 @@ class JournalHost:
 
     def remove(self, path: Path) -> bool:
         self._back_up(path)
-        return self._count(path, self._inner.remove(path))
+        is_removed = self._inner.remove(path)
+        if is_removed and path in self._tried:
+            # made and taken away by the same phase: it was a trial, and nothing has changed
+            self.changed_files = [name for name in self.changed_files if name != str(path)]
+            return True
+        return self._count(path, is_removed)
 
     def run(
         self, argv: Argv, *, timeout_s: float = 300, env: Optional[Mapping[str, str]] = None, stdin: str = ""
@@ -74,6 +96,7 @@ class JournalHost:
             if wanted is not None and self._differs(path, wanted):
                 self._back_up(path)
             return
+        self._tried.add(path)
         made = [parent for parent in (path, *path.parents) if not self._inner.exists(parent)]
         fresh = [str(place) for place in reversed(made) if str(place) not in self._entry.created]
         if fresh:

@@ -515,6 +515,11 @@ def is_expired(cert: x509.Certificate, now: datetime.datetime) -> bool:
     return now > cert.not_valid_after_utc
 
 
+def not_after(cert: x509.Certificate) -> datetime.datetime:
+    """When it expires, with its time zone."""
+    return cert.not_valid_after_utc
+
+
 def is_in_future(cert: x509.Certificate, now: datetime.datetime) -> bool:
     return now < cert.not_valid_before_utc
 

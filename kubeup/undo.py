@@ -23,6 +23,8 @@ _SHARED = tuple(
         "/usr",
         "/usr/local",
         "/usr/local/lib",
+        "/usr/local/bin",
+        "/usr/local/sbin",
         "/etc/systemd",
         "/etc/systemd/system",
         "/opt",

@@ -73,6 +73,7 @@ class Phase:
     always runs every time: what it does is telling, not changing
     hidden runs, but has no `kb init phase` command
     on     "control-plane": only where a joining node becomes a control plane
+    when   whether the configuration asks for it at all; None: always
     """
 
     name: str
@@ -86,6 +87,7 @@ class Phase:
     always: bool = False
     hidden: bool = False
     on: str = ""
+    when: Optional[Callable[[InitConfig], bool]] = None
 
 
 @dataclass
@@ -218,6 +220,7 @@ class Runner:
         Raises KbError with the phase's name and what was changed filled in.
         """
         chosen = select_phases(self.phases, only) if only else tuple(self.phases)
+        chosen = tuple(phase for phase in chosen if phase.when is None or phase.when(ctx.config))
         skipped = plan_skips(chosen, skip)
         result = RunResult(self.workflow)
         remove_leftovers(ctx.host, self.state)

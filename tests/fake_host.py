@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-from collections.abc import Callable, Mapping
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional, Union
+from typing import BinaryIO, Optional, Union
 
-from kubeup.host import Argv, CommandResult, FileStat, HttpResponse, Tls, Unreachable, shown_argv
+from kubeup.host import Argv, CommandResult, FileStat, HttpResponse, HttpStream, Tls, Unreachable, shown_argv
 
 Answer = Union[str, CommandResult, Callable[[tuple[str, ...]], CommandResult]]
 
@@ -66,6 +68,9 @@ class FakeHost:
     def read_text(self, path: Path) -> str:
         return self.read_bytes(path).decode()
 
+    def open_read(self, path: Path) -> BinaryIO:
+        return io.BytesIO(self.read_bytes(path))
+
     def list_dir(self, path: Path) -> list[str]:
         prefix = str(path).rstrip("/") + "/"
         found = {name[len(prefix) :].split("/")[0] for name in (*self.files, *self.dirs) if name.startswith(prefix)}
@@ -109,6 +114,13 @@ class FakeHost:
         if url not in self.urls:
             raise Unreachable(url, "refused", "connection refused")
         return self.urls[url]
+
+    @contextlib.contextmanager
+    def http_open(
+        self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 30
+    ) -> Iterator[HttpStream]:
+        raise Unreachable(url, "refused", "a FakeHost streams nothing")
+        yield  # pragma: no cover
 
     def port_holder(self, port: int, address: str = "") -> Optional[str]:
         return self.ports.get(port)
@@ -155,6 +167,14 @@ class FakeHost:
         self.modes[str(path)] = mode
         self.changes.append(f"write {path}")
         return True
+
+    def write_stream(self, path: Path, chunks: Iterable[bytes], *, mode: int = 0o644) -> None:
+        self.write_file(path, b"".join(chunks), mode=mode)
+
+    def move_file(self, source: Path, path: Path) -> None:
+        self.files[str(path)] = self.files.pop(str(source))
+        self.modes[str(path)] = self.modes.get(str(source), 0o644)
+        self.changes.append(f"move {path}")
 
     def make_dir(self, path: Path, *, mode: int = 0o755) -> bool:
         if self.is_dir(path):

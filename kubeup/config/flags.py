@@ -43,7 +43,13 @@ FIELDS: dict[str, tuple[str, str, schema.Type]] = {
     "service-dns-domain": (_CLUSTER, "networking.dnsDomain", schema.TEXT),
     "fix": (_KB, "runtime.fix", schema.BOOL),
     "load-balancer": (_KB, "loadBalancer.mode", schema.TEXT),
+    "air-gapped": (_KB, "airGapped", schema.BOOL),
+    "bundle": (_KB, "bundle", schema.TEXT),
+    "verify-key": (_KB, "verifyKey", schema.TEXT),
     "mirror": (_KB, "mirror.endpoint", schema.TEXT),
+    "mirror-ca-hash": (_KB, "mirror.caHash", schema.TEXT),
+    "packages": (_KB, "packages.source", schema.TEXT),
+    "preset": (_KB, "packages.preset", schema.TEXT),
     "pod-network": (_KB, "podNetwork.plugin", schema.TEXT),
     "pod-network-manifest": (_KB, "podNetwork.manifest", schema.TEXT),
     "only-kubeadm": (_KB, "onlyKubeadm", schema.BOOL),
@@ -78,6 +84,11 @@ JOIN_FIELDS: dict[str, tuple[str, str, schema.Type]] = {
     "fix": (_KB, "runtime.fix", schema.BOOL),
     "only-kubeadm": (_KB, "onlyKubeadm", schema.BOOL),
     "soak": (_KB, "soak", schema.DURATION),
+    "air-gapped": (_KB, "airGapped", schema.BOOL),
+    "mirror": (_KB, "mirror.endpoint", schema.TEXT),
+    "mirror-ca-hash": (_KB, "mirror.caHash", schema.TEXT),
+    "packages": (_KB, "packages.source", schema.TEXT),
+    "preset": (_KB, "packages.preset", schema.TEXT),
 }
 """The flags of join, and `endpoint`, the word that is no flag. --token fills two fields: see config/load_join.py."""
 

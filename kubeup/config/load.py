@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup import releases
+from kubeup import layout, releases
 from kubeup.config import discover, documents, schema, types, validate
 from kubeup.config.convert import convert_documents
 from kubeup.config.documents import MAX_BYTES, Document, build, parse_documents
@@ -241,7 +241,8 @@ class Chooser:
 
     def cluster(self, endpoint: types.LocalAPIEndpoint, kb: types.KbConfiguration) -> types.ClusterConfiguration:
         tree = dict(self.tree)
-        tree["kubernetesVersion"] = self._version(tree.get("kubernetesVersion") or "")
+        given = tree.get("kubernetesVersion") or self._version_of_bundle(kb.bundle)
+        tree["kubernetesVersion"] = self._version(given)
         etcd = tree.pop("etcd", {})
         tree["networking"] = self._networking(tree.get("networking") or {}, endpoint, kb)
         tree["controlPlaneEndpoint"] = self._endpoint(tree, endpoint, kb.load_balancer)
@@ -262,6 +263,16 @@ class Chooser:
         if filled != given:
             self.notes.append(f"the API servers are reached at {filled}, through the load balancer of each node")
         return filled
+
+    def _version_of_bundle(self, path: str) -> str:
+        """What the bundle was made for; "" without one. Raises HostError where it cannot be read."""
+        if not path or not self.looks_for_version or self.host.mode == "root":
+            return ""
+        index = layout.open_layout(self.host, Path(path).absolute()).index
+        version = str((index.get("annotations") or {}).get("io.kb.kubernetes", ""))
+        if version:
+            self.notes.append(f"Kubernetes {version}, which the bundle was made for")
+        return version
 
     def _version(self, given: str) -> str:
         if self.looks_for_version:

@@ -108,7 +108,7 @@ def _render_value(wanted: schema.Type, value: Any) -> Any:
         return [_render_value(wanted.item, item) for item in value]
     if isinstance(wanted, schema.MapOf):
         return {name: _render_value(wanted.item, item) for name, item in value.items()}
-    if isinstance(wanted, schema.Struct) and isinstance(value, str):  # patches, mirror: one field, kept as a text
+    if isinstance(wanted, schema.Struct) and isinstance(value, str):  # patches: one field, kept as a text
         return {next(iter(wanted.fields)): value} if value else {}
     if isinstance(wanted, schema.Struct) and wanted.make is not None:
         return _render_struct(wanted, value)

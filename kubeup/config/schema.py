@@ -107,10 +107,6 @@ def _external_etcd(endpoints: tuple[str, ...] = (), **rest: Any) -> types.Extern
     return types.ExternalEtcd(endpoints, **rest)
 
 
-def _mirror(endpoint: str = "") -> str:
-    return endpoint
-
-
 # ---- kubeadm.k8s.io/v1beta4
 
 _ARG = Struct({"name": TEXT, "value": TEXT}, _arg)
@@ -344,7 +340,11 @@ KB = Struct(
     {
         "podNetwork": Struct({"plugin": TEXT, "manifest": TEXT, "backend": TEXT, "mtu": NUMBER}, types.PodNetwork),
         "loadBalancer": Struct({"mode": TEXT, "image": TEXT, "healthPort": NUMBER}, types.LoadBalancer),
-        "mirror": Struct({"endpoint": TEXT}, _mirror),
+        "bundle": TEXT,
+        "verifyKey": TEXT,
+        "mirror": Struct({"endpoint": TEXT, "caHash": TEXT}, types.Mirror),
+        "packages": Struct({"source": TEXT, "preset": TEXT}, types.Packages),
+        "airGapped": BOOL,
         "soak": DURATION,
         "runtime": Struct({"fix": BOOL}, types.Runtime),
         "onlyKubeadm": BOOL,

@@ -227,12 +227,38 @@ class Runtime:
 
 
 @dataclass(frozen=True)
+class Mirror:
+    """KbConfiguration's mirror: a registry that has every image under its own name."""
+
+    endpoint: str = ""
+    """`https://10.0.0.11:5000`"""
+    ca_hash: str = ""
+    """The pin of the authority that signed its certificate, sha256:<hex>; "" for the cluster's or a known one."""
+
+
+@dataclass(frozen=True)
+class Packages:
+    """KbConfiguration's packages: where the node's programs come from."""
+
+    source: str = "auto"
+    """auto (the bundle or mirror that was given; else what is there) | bundle | mirror | download | apt | dnf | none"""
+    preset: str = ""
+    """A row of configs/presets.yaml."""
+
+
+@dataclass(frozen=True)
 class KbConfiguration:
     """kb/v1alpha1: kb's own wishes, everything that kubeadm has no word for."""
 
     pod_network: PodNetwork = PodNetwork()
-    mirror: str = ""
-    """The mirror's endpoint (`http://10.0.0.11:5000`): image names of an applied manifest are rewritten to it."""
+    bundle: str = ""
+    """A bundle's path on this node: all programs and images come from it, and the other nodes get them from here."""
+    verify_key: str = ""
+    """The public key (a path) that must have signed the bundle."""
+    mirror: Mirror = Mirror()
+    packages: Packages = Packages()
+    air_gapped: bool = False
+    """Whether every connection that leads neither to the cluster nor to the mirror is refused."""
     soak_s: int = 10
     """How long verify watches the static pods before it says ready; 0 skips the soak."""
     runtime: Runtime = Runtime()

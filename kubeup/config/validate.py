@@ -16,6 +16,7 @@ from kubeup import releases
 from kubeup.config import types
 from kubeup.config.discover import Address, Network, is_global_unicast, is_open_address, parse_address
 from kubeup.config.problems import Problems, shorten, suggest
+from kubeup.downloads import list_presets
 from kubeup.errors import UsageError
 from kubeup.secret import Secret
 
@@ -55,6 +56,7 @@ PATH_TYPES = (
     "BlockDevice",
 )
 UNMOUNT_FLAGS = ("MNT_FORCE", "MNT_DETACH", "MNT_EXPIRE", "UMOUNT_NOFOLLOW")
+PACKAGE_SOURCES = ("auto", "bundle", "mirror", "download", "apt", "dnf", "none")
 PLUGINS = ("bridge", "manifest", "none")
 BACKENDS = ("auto", "route", "vxlan")
 BALANCER_MODES = ("local", "none")
@@ -631,8 +633,7 @@ def check_kb(kb: types.KbConfiguration, problems: Problems) -> None:
         problems.fail(
             _KB, "loadBalancer.image", f"{shorten(balancer.image)!r} is no image's name", "write REGISTRY/NAME:TAG"
         )
-    if kb.mirror and _url_scheme(kb.mirror) is None:
-        problems.fail(_KB, "mirror.endpoint", f"{shorten(kb.mirror)!r} is not a URL", "write http://10.0.0.11:5000")
+    _check_sources(kb, problems)
     if not 0 <= kb.soak_s <= 3600:
         problems.fail(_KB, "soak", "the soak lasts from 0s to 1h", "write 10s")
 
@@ -666,6 +667,32 @@ def _check_balancer(config: types.InitConfig, problems: Problems) -> None:
             f"{balancer.health_port} is the port of the API server or its endpoint",
             f"write another one, such as {types.LoadBalancer.health_port}",
         )
+
+
+def _check_sources(kb: types.KbConfiguration, problems: Problems) -> None:
+    mirror, packages = kb.mirror, kb.packages
+    if mirror.endpoint and _url_scheme(mirror.endpoint) is None:
+        text = f"{shorten(mirror.endpoint)!r} is not a URL"
+        problems.fail(_KB, "mirror.endpoint", text, "write http://10.0.0.11:5000")
+    if mirror.ca_hash and not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", mirror.ca_hash):
+        text = f"{shorten(mirror.ca_hash)!r} is no pin of an authority"
+        problems.fail(_KB, "mirror.caHash", text, "write sha256: and 64 hexadecimal digits, as kb init printed it")
+    if mirror.ca_hash and not mirror.endpoint.startswith("https://"):
+        problems.fail(_KB, "mirror.caHash", "a pin without an https mirror", "give mirror.endpoint as https://...")
+    check_choice(problems, _KB, "packages.source", value=packages.source, choices=PACKAGE_SOURCES)
+    if packages.source == "bundle" and not kb.bundle:
+        problems.fail(_KB, "packages.source", "bundle, and no bundle is named", "give one: --bundle FILE")
+    if packages.source == "mirror" and not mirror.endpoint:
+        problems.fail(_KB, "packages.source", "mirror, and no mirror is named", "give one: --mirror URL")
+    if packages.preset and packages.preset not in list_presets():
+        known = ", ".join(list_presets())
+        problems.fail(
+            _KB, "packages.preset", f"there is no preset {shorten(packages.preset)!r}", f"write one of {known}"
+        )
+    if kb.verify_key and not kb.bundle:
+        problems.fail(_KB, "verifyKey", "a key without a bundle", "give the bundle too: --bundle FILE")
+    if kb.air_gapped and packages.source in ("download", "apt", "dnf"):
+        problems.fail(_KB, "packages.source", f"{packages.source} beside airGapped", "write bundle, mirror or none")
 
 
 # ---- join, reset, upgrade

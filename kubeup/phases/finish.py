@@ -14,7 +14,9 @@ from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
     from kubeup import kubeapi, kubeconfig, manifests, pki
+    from kubeup.phases import airgap
 else:
+    airgap = lazy_import("kubeup.phases.airgap")
     kubeapi = lazy_import("kubeup.kubeapi")
     kubeconfig = lazy_import("kubeup.kubeconfig")
     manifests = lazy_import("kubeup.manifests")
@@ -80,7 +82,28 @@ def _closing_text(ctx: Context, worker_join: str, certificate_key: str) -> str:
         lines += _control_plane_lines(worker_join, certificate_key)
     if worker_join:
         lines += ["A worker joins when this is run on it as root:", "", worker_join]
+        lines += _bare_node_lines(ctx, worker_join)
     return "\n".join(lines) + "\n"
+
+
+def _bare_node_lines(ctx: Context, worker_join: str) -> list[str]:
+    """With a bundle: one line by which a machine without anything joins, kb itself taken from the mirror."""
+    if not ctx.config.kb.bundle:
+        return []
+    url = airgap.mirror_url(ctx.config)
+    pin = pki.ca_cert_hashes(ctx.host.read_text(ctx.paths.pki / "ca.crt"))[0]
+    words = " ".join(worker_join.replace("\\\n", " ").split()).partition(" ")[2]
+    more = " --air-gapped" if ctx.config.kb.air_gapped else ""
+    line = f"python3 kb.pyz {words} --mirror {url} --mirror-ca-hash {pin}{more}"
+    digest = airgap.kb_digest(ctx)
+    if digest:
+        line = f'curl -fsSk -o kb.pyz {url}/files/kb.pyz && echo "{digest}  kb.pyz" | sha256sum -c - && {line}'
+    return [
+        "",
+        "A machine without containerd and kubelet joins, all of it from the mirror, with this one line:",
+        "",
+        line,
+    ]
 
 
 def _control_plane_lines(worker_join: str, certificate_key: str) -> list[str]:

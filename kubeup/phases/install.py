@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kubeup.errors import HostError
+from kubeup.lazy import lazy_import
+from kubeup.render import fill_template
 from kubeup.workflow import Context, Outputs
+
+if TYPE_CHECKING:
+    from kubeup.config import discover
+else:
+    discover = lazy_import("kubeup.config.discover")
 
 SYSCTLS = Path("/etc/sysctl.d/90-kb.conf")
 MODULES = Path("/etc/modules-load.d/kb.conf")
+ROUTE_UNIT = "kb-service-route.service"
 BRIDGE_NF = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 _HEADER = "# Written by kb: a Kubernetes node forwards packets between its pods and to other nodes.\n"
 
@@ -37,11 +47,68 @@ def write_sysctls(ctx: Context) -> Outputs:
                 remedy=f"set it where the kernel allows it (a container's host, for one): sysctl -w {key}=1; then: kb init",
                 code="sysctl-refused",
             )
+    _ensure_service_route(ctx)
     return None
 
 
 def sysctls_are_set(ctx: Context) -> bool:
-    return all(_value(ctx, key) == "1" for key in _sysctls(ctx)) and ctx.host.exists(SYSCTLS)
+    is_set = all(_value(ctx, key) == "1" for key in _sysctls(ctx)) and ctx.host.exists(SYSCTLS)
+    return is_set and not _unroutable_services(ctx)
+
+
+def _unroutable_services(ctx: Context) -> list[str]:
+    """The service networks to which the kernel has no route at all, as on a machine without a default route."""
+    found = []
+    for cidr in ctx.config.cluster.service_cidrs():
+        address = str(ipaddress.ip_network(cidr, strict=False)[1])
+        answer = ctx.host.query(["ip", "route", "get", address])
+        if not answer.ok and "unreachable" in answer.stderr:
+            found.append(cidr)
+    return found
+
+
+def _ensure_service_route(ctx: Context) -> None:
+    """A route by this node's own interface, now and after a reboot, where there is none."""
+    cidrs = _unroutable_services(ctx)
+    if not cidrs:
+        return
+    own = ctx.config.local_api_endpoint.advertise_address
+    device = next(
+        (
+            interface.name
+            for interface in discover.read_interfaces(ctx.host) or []
+            if any(str(address) == own for address in interface.addresses)
+        ),
+        "",
+    )
+    if not device:
+        ctx.report.warn(
+            f"there is no route to Services ({', '.join(cidrs)}), and no interface has {own}: add a default route"
+        )
+        return
+    routes = [["ip", "route", "replace", cidr, "dev", device] for cidr in cidrs]
+    program = ctx.host.which("ip") or "/sbin/ip"
+    commands = "\n".join(f"ExecStart={program} {' '.join(words[1:])}" for words in routes)
+    ctx.host.write_file(ctx.paths.systemd / ROUTE_UNIT, fill_template(f"systemd/{ROUTE_UNIT}", {"commands": commands}))
+    ctx.host.run(["systemctl", "daemon-reload"])
+    ctx.host.run(["systemctl", "enable", ROUTE_UNIT])
+    for words in routes:
+        ctx.host.run(words)
+    ctx.report.note(
+        f"this machine has no default route: {', '.join(cidrs)} is routed to {device}, so that Services can be reached"
+    )
+
+
+def remove_service_route(ctx: Context) -> None:
+    """What the unit added, and the unit's link; the unit itself is in the journal."""
+    unit = ctx.paths.systemd / ROUTE_UNIT
+    if not ctx.host.exists(unit):
+        return
+    for line in ctx.host.read_text(unit).splitlines():
+        words = line.partition("ExecStart=")[2].split()
+        if "replace" in words:
+            ctx.host.run(["ip", *("delete" if word == "replace" else word for word in words[1:])])
+    ctx.host.run(["systemctl", "disable", ROUTE_UNIT])
 
 
 def _sysctls(ctx: Context) -> list[str]:

@@ -15,8 +15,11 @@ from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
     from kubeup import etcd, health, podnetwork, runtime, state, undo
-    from kubeup.phases import node
+    from kubeup.phases import airgap, install, node
 else:
+    airgap = lazy_import("kubeup.phases.airgap")
+    install = lazy_import("kubeup.phases.install")
+    airgap = lazy_import("kubeup.phases.airgap")
     etcd = lazy_import("kubeup.etcd")
     health = lazy_import("kubeup.health")
     node = lazy_import("kubeup.phases.node")
@@ -157,6 +160,31 @@ def remove_pod_network(ctx: Context) -> Outputs:
     return None
 
 
+def stop_services(ctx: Context) -> Outputs:
+    """The mirror and containerd, where kb brought their units; and what that containerd kept, its images included."""
+    made = state.load_state(ctx.host, ctx.paths).created_paths()
+    for unit in (airgap.MIRROR_UNIT, "containerd.service"):
+        if str(ctx.paths.systemd / unit) in made:
+            ctx.host.run(["systemctl", "disable", "--now", unit], timeout_s=120)
+    install.remove_service_route(ctx)
+    if str(airgap.CONTAINERD_UNIT) in made:
+        for folder in (Path("/var/lib/containerd"), Path("/run/containerd")):
+            for mount in ctx.host.mounts_below(folder):
+                ctx.host.run(["umount", str(mount)])
+            ctx.host.remove_tree(folder)
+    return None
+
+
+def _restart_runtime(ctx: Context, node_state: state.State) -> None:
+    """A containerd that stays, and whose configuration was put back, has to read it again."""
+    touched = {
+        *node_state.created_paths(),
+        *(entry["path"] for phase in node_state.phases.values() for entry in phase.backups),
+    }
+    if str(airgap.CONTAINERD_UNIT) not in touched and str(runtime.CONTAINERD_CONFIG) in touched:
+        ctx.host.run(["systemctl", "try-restart", "containerd"], timeout_s=60)
+
+
 def take_back_files(ctx: Context) -> Outputs:
     """What the kubelet and etcd wrote on kb's behalf; then the journal backwards."""
     node_state = state.load_state(ctx.host, ctx.paths)
@@ -176,4 +204,5 @@ def take_back_files(ctx: Context) -> Outputs:
         ctx.report.note(text)
     if ctx.host.which("systemctl"):
         ctx.host.run(["systemctl", "daemon-reload"])
+        _restart_runtime(ctx, node_state)
     return None

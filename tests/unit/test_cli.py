@@ -103,7 +103,7 @@ def test_version_imports_neither_cryptography_nor_yaml() -> None:
 def test_the_list_of_phases() -> None:
     names = [line.split()[0] for line in run("init", "--list").stdout.splitlines()]
     assert names == [phase.name for phase in kb.INIT if not phase.hidden]
-    assert json.loads(run("init", "--list", "-o", "json").stdout)[0]["name"] == "preflight"
+    assert json.loads(run("init", "--list", "-o", "json").stdout)[0]["name"] == "install/bundle"
 
 
 def test_an_unknown_phase_ends_with_two_and_a_hint() -> None:

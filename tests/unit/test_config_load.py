@@ -155,7 +155,7 @@ def test_kbs_own_document() -> None:
         text
         + "podNetwork: {plugin: bridge, backend: vxlan, mtu: 1400}\nmirror: {endpoint: 'http://m:5000'}\nsoak: 1m\n"
     )
-    assert (config.kb.pod_network.backend, config.kb.pod_network.mtu, config.kb.mirror) == (
+    assert (config.kb.pod_network.backend, config.kb.pod_network.mtu, config.kb.mirror.endpoint) == (
         "vxlan",
         1400,
         "http://m:5000",
@@ -250,7 +250,7 @@ def test_flags_fill_the_documents() -> None:
     assert (config.upload_certs, config.skip_token_print, config.skip_certificate_key_print) == (True, True, False)
     assert (config.dry_run, config.patches_directory) == (True, "/p")
     assert config.kb.pod_network.plugin == "manifest"
-    assert (config.kb.soak_s, config.kb.mirror) == (2, "http://10.0.0.5:5000")
+    assert (config.kb.soak_s, config.kb.mirror.endpoint) == (2, "http://10.0.0.5:5000")
 
 
 @pytest.mark.parametrize(

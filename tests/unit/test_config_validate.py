@@ -251,7 +251,15 @@ def test_names_and_waits_that_work_but_should_be_known() -> None:
         ("podNetwork: {mtu: 100}", "podNetwork.mtu: 100 cannot be an MTU"),
         ("mirror: {endpoint: '10.0.0.5:5000'}", "mirror.endpoint: '10.0.0.5:5000' is not a URL"),
         ("soak: 2h", "soak: the soak lasts from 0s to 1h"),
-        ("bundle: x.tar", 'unknown field "bundle"'),
+        ("bundel: x.tar", 'unknown field "bundel"'),
+        ("verifyKey: /k.pub", "a key without a bundle"),
+        ("packages: {source: bundle}", "bundle, and no bundle is named"),
+        ("packages: {source: mirror}", "mirror, and no mirror is named"),
+        ("packages: {source: here}", "here"),
+        ("packages: {preset: nowhere}", "there is no preset"),
+        ("packages: {source: download}\nairGapped: true", "download beside airGapped"),
+        ("mirror: {endpoint: 'https://m', caHash: 'sha256:12'}", "is no pin of an authority"),
+        ("mirror: {endpoint: 'http://m', caHash: 'sha256:" + "0" * 64 + "'}", "a pin without an https mirror"),
     ],
 )
 def test_rules_of_kbs_own_document(body: str, wanted: str) -> None:

@@ -87,3 +87,28 @@ def test_half_written_files_of_a_killed_run_are_removed(host: LocalHost, tmp_pat
     assert sorted(str(path) for path in found) == sorted("/" + str(place.relative_to(tmp_path)) for place in rubbish)
     assert [place.exists() for place in rubbish] == [False] * 3
     assert [place.exists() for place in kept] == [True] * 2
+
+
+def test_a_trial_file_is_no_change(host: LocalHost) -> None:
+    host.write_file(Path("/etc/kept"), "old")
+    journal, _, _ = begin(host)
+    journal.write_file(Path("/etc/trial"), "x")
+    journal.remove(Path("/etc/trial"))
+    assert journal.changed_files == []
+    journal.remove(Path("/etc/kept"))
+    assert journal.changed_files == ["/etc/kept"]
+
+
+def test_large_files_are_registered_too_but_for_kb_s_own_folder(host: LocalHost) -> None:
+    journal, _, _ = begin(host)
+    journal.write_stream(Paths.state_dir / "staging/kubelet", [b"x"])
+    assert journal.changed_files == [] and "/var/lib/kb/staging/kubelet" not in on_disk_or_empty(host)
+    journal.move_file(Paths.state_dir / "staging/kubelet", Path("/usr/local/bin/kubelet"))
+    journal.write_stream(Path("/opt/big"), [b"a", b"b"])
+    assert host.read_bytes(Path("/opt/big")) == b"ab"
+    assert journal.changed_files == ["/usr/local/bin/kubelet", "/opt/big"]
+    assert {"/usr/local/bin/kubelet", "/opt/big"} <= set(on_disk(host)["created"])
+
+
+def on_disk_or_empty(host: LocalHost) -> list[str]:
+    return list(on_disk(host)["created"]) if host.exists(Paths.state) else []

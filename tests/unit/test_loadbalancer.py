@@ -10,7 +10,7 @@ from typing import Any, Optional
 import pytest
 
 from kubeup import clusterobjects, images, kubeapi, loadbalancer, releases
-from kubeup.config.types import KbConfiguration, LoadBalancer, PodNetwork
+from kubeup.config.types import KbConfiguration, LoadBalancer, Mirror, PodNetwork
 from kubeup.errors import HostError
 from kubeup.host import CommandResult, HttpResponse, Tls, Unreachable
 from kubeup.loadbalancer import GONE_AFTER_S, MARK, Memory, Settings
@@ -70,11 +70,14 @@ def test_the_pod_runs_with_few_rights_on_the_host_s_network() -> None:
     ("kb", "wanted"),
     [
         (KbConfiguration(), releases.LOAD_BALANCER_IMAGE),
-        (KbConfiguration(mirror="http://10.0.0.5:5000"), f"10.0.0.5:5000/{releases.LOAD_BALANCER_IMAGE[10:]}"),
-        (KbConfiguration(mirror="http://m:1", load_balancer=LoadBalancer("local", "quay.io/x/y:1")), "quay.io/x/y:1"),
+        (KbConfiguration(mirror=Mirror("http://10.0.0.5:5000")), releases.LOAD_BALANCER_IMAGE),
+        (
+            KbConfiguration(mirror=Mirror("http://m:1"), load_balancer=LoadBalancer("local", "quay.io/x/y:1")),
+            "quay.io/x/y:1",
+        ),
     ],
 )
-def test_the_image_comes_from_the_mirror_unless_one_was_given(kb: KbConfiguration, wanted: str) -> None:
+def test_the_image_keeps_its_name_where_a_mirror_is_set(kb: KbConfiguration, wanted: str) -> None:
     assert images.load_balancer_image(kb) == wanted
 
 

@@ -1,0 +1,229 @@
+"""The commands bundle create, verify, show and diff."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kubeup import releases
+from kubeup.errors import HostError, UsageError
+from kubeup.lazy import lazy_import
+from kubeup.secret import Secret
+
+if TYPE_CHECKING:
+    from kubeup import bundle, downloads, host, layout, podnetwork
+    from kubeup.cli import Invocation
+    from kubeup.config import load
+    from kubeup.config.types import InitConfig
+    from kubeup.host import LocalHost
+else:
+    bundle = lazy_import("kubeup.bundle")
+    downloads = lazy_import("kubeup.downloads")
+    host = lazy_import("kubeup.host")
+    layout = lazy_import("kubeup.layout")
+    load = lazy_import("kubeup.config.load")
+    podnetwork = lazy_import("kubeup.podnetwork")
+
+
+def create(call: Invocation) -> int:
+    """Gather, then write. What came over a network waits beside the file, and is removed when the file is whole."""
+    local, out = host.LocalHost(), Path(_required(call, "output-file")).absolute()
+    config = _load_config(call, local)
+    preset = downloads.find_preset(str(call.flags.get("preset", "")))
+    versions = _pairs(call, "use")
+    archs = tuple(call.flags.get("arch") or (downloads.MACHINES.get(_machine(local), "amd64"),))
+    _check_archs(archs)
+    sources = bundle.parse_sources(local, call.flags.get("from", ()), preset, versions)
+    since = layout.open_layout(local, Path(call.flags["since"]).absolute()) if "since" in call.flags else None
+    key = Secret(local.read_text(Path(call.flags["sign"]).absolute())) if "sign" in call.flags else None
+    spool = out.with_name(f".{out.name}.parts")
+    gathering = bundle.Gathering(local, spool, archs, tell=call.report.waiting)
+    for need in _image_needs(call, local, config):
+        gathering.add_image(need, sources)
+    without = tuple(call.flags.get("without", ()))
+    files = bundle.plan_files(archs, without=without) if "files" not in without else ()
+    gathering.add_files(files, sources, config.cluster.kubernetes_version)
+    _add_own_files(call, gathering)
+    written = bundle.write_bundle(
+        gathering, out, kubernetes_version=config.cluster.kubernetes_version, since=since, key=key
+    )
+    local.remove_tree(spool)
+    less = f", {written.left_out} left out that {call.flags['since']} has" if since else ""
+    call.print(
+        f"{out}: {written.images} images, {written.files} files, {written.blobs} blobs{less}, "
+        f"{written.bytes / 2**20:.0f} MiB\n{written.digest}"
+    )
+    return 0
+
+
+def verify(call: Invocation) -> int:
+    """Every digest, the signature where a key is given, and what a configuration would miss. Needs no network."""
+    local = host.LocalHost()
+    found = _open(call, local)
+    base = layout.open_layout(local, Path(call.flags["since"]).absolute()) if "since" in call.flags else None
+    if "verify-key" in call.flags:
+        bundle.check_signature(found, local.read_text(Path(call.flags["verify-key"]).absolute()))
+    needs: Sequence[Any] = ()
+    files: Sequence[Any] = ()
+    if {"config", "kubernetes-version", "image"} & set(call.flags):
+        needs = _image_needs(call, local, _load_config(call, local))
+        files = bundle.plan_files(tuple(call.flags.get("arch") or _archs_in(local, found)))
+    verdict = bundle.verify_bundle(local, found, base=base, needs=needs, files=files, tell=call.report.waiting)
+    if call.output != "text":
+        missing = [{"name": need.name, "neededBy": need.by} for need in verdict.missing]
+        call.print_value(
+            {"problems": list(verdict.problems), "missing": missing, "blobs": verdict.blobs, "bytes": verdict.bytes}
+        )
+    if verdict.problems or verdict.missing:
+        lines = [*verdict.problems, *(f"{need.name} is missing, for {need.by}" for need in verdict.missing)]
+        raise HostError(
+            f"{found.path} is not fit for use",
+            cause=lines[0],
+            remedy="get it anew from where it was made, or make it anew: kb bundle create",
+            code="bundle-not-fit",
+            details=lines,
+        )
+    if call.output == "text":
+        fit = " and has all that the configuration needs" if needs else ""
+        call.print(f"{found.path} is whole{fit}: {verdict.blobs} blobs, {verdict.bytes / 2**20:.0f} MiB")
+    return 0
+
+
+def show(call: Invocation) -> int:
+    """Names, sizes and digests."""
+    local = host.LocalHost()
+    found = _open(call, local)
+    told = found.index.get("annotations") or {}
+    images = [{"name": name, "digest": entry["digest"]} for name, entry in sorted(found.names.items())]
+    entries = bundle.list_files(local, found)
+    if call.output != "text":
+        call.print_value({
+            "kubernetesVersion": told.get(bundle.KUBERNETES, ""), "since": told.get(bundle.SINCE, ""), "images": images,
+            "files": [{**vars(item), "mode": f"{item.mode:04o}"} for item in entries], "isSigned": bool(found.signature), "digest": layout.digest_of(found.index_bytes),
+        })  # fmt: skip
+        return 0
+    lines = [f"Kubernetes {told.get(bundle.KUBERNETES, '(not told)')}, {layout.digest_of(found.index_bytes)}"]
+    lines.append("signed" if found.signature else "not signed")
+    if told.get(bundle.SINCE):
+        lines.append(f"a delta: it needs the blobs of the bundle {told[bundle.SINCE]}")
+    lines += [f"image  {item['digest'][7:19]}  {item['name']}" for item in images]
+    lines += [f"file   {e.digest[7:19]}  {e.title}  {e.size / 2**20:.1f} MiB  {e.version}".rstrip() for e in entries]
+    call.print("\n".join(lines))
+    return 0
+
+
+def diff(call: Invocation) -> int:
+    local = host.LocalHost()
+    if len(call.words) != 2:
+        raise UsageError(
+            "kb bundle diff " + " ".join(call.words),
+            cause="it compares two bundles",
+            remedy="kb bundle diff OLD NEW",
+            code="usage",
+        )
+    one, other = (layout.open_layout(local, Path(word).absolute()) for word in call.words)
+    found = bundle.diff_bundles(local, one, other)
+    if call.output != "text":
+        call.print_value(found)
+        return 0
+    marks = {"added": "+", "removed": "-", "changed": "~"}
+    lines = [f"{marks[kind]} {name}" for kind, names in found.items() for name in names]
+    call.print("\n".join(lines) or "both hold the same")
+    return 0
+
+
+# ---- what they share
+
+
+def _required(call: Invocation, flag: str) -> str:
+    if not call.flags.get(flag):
+        raise UsageError(
+            f"kb {call.command.name}: --{flag} is missing",
+            cause="the command cannot do without it",
+            remedy=f"give --{flag}; all flags: kb {call.command.name} --help",
+            code="missing-flag",
+        )
+    return str(call.flags[flag])
+
+
+def _open(call: Invocation, local: LocalHost) -> layout.Layout:
+    if len(call.words) != 1:
+        raise UsageError(
+            f"kb {call.command.name} {' '.join(call.words)}".strip(),
+            cause="it takes one file or folder",
+            remedy=f"kb {call.command.name} FILE",
+            code="usage",
+        )
+    return layout.open_layout(local, Path(call.words[0]).absolute())
+
+
+def _load_config(call: Invocation, local: LocalHost) -> InitConfig:
+    names = ("kubernetes-version", "image-repository", "feature-gates", "pod-network-manifest")
+    flags = {name: call.flags[name] for name in names if name in call.flags}
+    config_file = Path(call.flags["config"]) if "config" in call.flags else None
+    return load.load_partial_config(local, config_file=config_file, flags=flags)
+
+
+def _image_needs(call: Invocation, local: LocalHost, config: InitConfig) -> Sequence[bundle.Need]:
+    release = releases.find_release(config.cluster.kubernetes_version)
+    network = config.kb.pod_network
+    objects = podnetwork.read_manifest(local, network.manifest) if network.plugin == "manifest" else []
+    return bundle.plan_images(config, release, objects, call.flags.get("image", ()))
+
+
+def _add_own_files(call: Invocation, gathering: bundle.Gathering) -> None:
+    """--file PATH[=TITLE], and kb itself where it runs from its one file."""
+    given = dict(_split_file(text) for text in call.flags.get("file", ()))
+    own = Path(sys.argv[0]).absolute()
+    if bundle.KB_FILE not in given.values() and own.suffix == ".pyz" and gathering.local.exists(own):
+        given[str(own)] = bundle.KB_FILE
+    elif bundle.KB_FILE not in given.values():
+        call.report.note("kb itself is not in it: run kb from its one file, or add --file kb.pyz")
+    for path, title in sorted(given.items(), key=lambda item: item[1]):
+        found = gathering.local.stat(Path(path).absolute())
+        gathering.add_file(
+            title, Path(path).absolute(), mode=(found.mode & 0o777) if found and not found.is_symlink else 0o755
+        )
+
+
+def _split_file(text: str) -> tuple[str, str]:
+    path, equals, title = text.partition("=")
+    name = Path(path).name
+    return path, title if equals else (name if name == bundle.KB_FILE else f"extra/{name}")
+
+
+def _pairs(call: Invocation, flag: str) -> Mapping[str, str]:
+    pairs = [str(text).partition("=") for text in call.flags.get(flag, ())]
+    known = {item.component for item in downloads.NODE_FILES}
+    for name, equals, value in pairs:
+        if name not in known or not equals or not value:
+            raise UsageError(
+                f"--{flag} {name}{equals}{value}",
+                cause=f"it wants COMPONENT=VERSION, and the components are {', '.join(sorted(known))}",
+                remedy=f"for example: --{flag} containerd=2.1.4",
+                code="usage",
+            )
+    return {name: value for name, _, value in pairs}
+
+
+def _machine(local: LocalHost) -> str:
+    return local.query(["uname", "-m"]).stdout.strip()
+
+
+def _check_archs(archs: Sequence[str]) -> None:
+    unknown = [arch for arch in archs if arch not in downloads.ARCHITECTURES]
+    if unknown:
+        raise UsageError(
+            f"--arch {','.join(unknown)}",
+            cause=f"the architectures are {', '.join(downloads.ARCHITECTURES)}",
+            remedy="correct it; for example --arch amd64,arm64",
+            code="usage",
+        )
+
+
+def _archs_in(local: LocalHost, found: layout.Layout) -> Sequence[str]:
+    titles = (entry.title.partition("/")[0] for entry in bundle.list_files(local, found))
+    archs = tuple(dict.fromkeys(title for title in titles if title in downloads.ARCHITECTURES))
+    return archs or (downloads.MACHINES.get(_machine(local), "amd64"),)

@@ -1,0 +1,109 @@
+"""The commands mirror serve, mirror add and mirror sync."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kubeup import commands
+from kubeup.errors import HostError, UsageError
+from kubeup.lazy import lazy_import
+
+if TYPE_CHECKING:
+    from kubeup import bundle, host, layout, mirror
+    from kubeup.cli import Invocation
+    from kubeup.phases import airgap
+else:
+    airgap = lazy_import("kubeup.phases.airgap")
+    bundle = lazy_import("kubeup.bundle")
+    layout = lazy_import("kubeup.layout")
+    host = lazy_import("kubeup.host")
+    mirror = lazy_import("kubeup.mirror")
+
+
+def serve(call: Invocation) -> int:
+    """Until a signal ends it."""
+    local = host.LocalHost()
+    path = _one_word(call)
+    address, port = mirror.parse_listen(str(call.flags.get("listen", ":5000")))
+    tls, ca_pem = None, ""
+    if "tls-cert" in call.flags or "tls-key" in call.flags:
+        cert = Path(_both(call, "tls-cert")).absolute()
+        tls = mirror.make_tls_context(cert, Path(_both(call, "tls-key")).absolute())
+        ca_pem = local.read_text(Path(call.flags["tls-ca"]).absolute()) if "tls-ca" in call.flags else ""
+    store = mirror.Store(local, path, call.report.line)
+    listener = local.listen(address, port)
+    shown = f"[{address}]" if ":" in address else address
+    call.report.line(
+        f"serving {path}: {mirror.describe(store.catalog)} on {'https' if tls else 'http'}://{shown}:{port}"
+    )
+    log = (lambda text: None) if call.flags.get("no-access-log") else call.report.line
+    mirror.Server(store, listener, log=log, tls=tls, ca_pem=ca_pem).serve()
+    return 0
+
+
+def add(call: Invocation) -> int:
+    """Give this node's mirror a further bundle: checked first, then copied; it is served a second later."""
+    local, path = host.LocalHost(), _one_word(call)
+    if not local.is_root_user():
+        raise commands.not_root("kb mirror add")
+    if not local.is_dir(airgap.MIRROR_FOLDER):
+        raise HostError(
+            "this node has no mirror",
+            cause=f"there is no {airgap.MIRROR_FOLDER}",
+            remedy="run it on the control plane that was made with kb init --bundle",
+            code="no-mirror-here",
+        )
+    found = layout.open_layout(local, path)
+    if "verify-key" in call.flags:
+        bundle.check_signature(found, local.read_text(Path(call.flags["verify-key"]).absolute()))
+    copied = airgap.add_bundle(local, found, tell=call.report.waiting)
+    call.print(f"{copied} is served: {len(found.names)} images, {len(bundle.list_files(local, found))} files")
+    return 0
+
+
+def sync(call: Invocation) -> int:
+    """Push the images of a bundle into a registry."""
+    local = host.LocalHost()
+    base = str(call.flags.get("to", ""))
+    server, _, prefix = base.partition("://")[2].partition("/")
+    if not base.startswith(("http://", "https://")) or not server:
+        raise UsageError(
+            f"kb mirror sync --to {base}".rstrip(),
+            cause="it wants the URL of a registry, perhaps with a project's name: https://harbor.example/kubernetes",
+            remedy="kb mirror sync FILE --to https://REGISTRY",
+            code="usage",
+        )
+    ca = local.read_text(Path(call.flags["tls-ca"]).absolute()) if "tls-ca" in call.flags else None
+    layouts = mirror.find_layouts(local, _one_word(call))
+    url = f"{base.partition('://')[0]}://{server}"
+    count = 0
+    for name in mirror.sync(
+        local, layouts, url, prefix=prefix, tls=host.Tls(ca) if ca else None, tell=call.report.waiting
+    ):
+        call.print(f"pushed {name}")
+        count += 1
+    call.report.line(f"{count} images are in {base}")
+    return 0
+
+
+def _one_word(call: Invocation) -> Path:
+    if len(call.words) != 1:
+        raise UsageError(
+            f"kb {call.command.name} {' '.join(call.words)}".strip(),
+            cause="it takes one bundle, or a folder of bundles",
+            remedy=f"kb {call.command.name} FILE",
+            code="usage",
+        )
+    return Path(call.words[0]).absolute()
+
+
+def _both(call: Invocation, flag: str) -> str:
+    if flag not in call.flags:
+        raise UsageError(
+            f"kb mirror serve: --{flag} is missing",
+            cause="TLS needs a certificate and its key",
+            remedy="give --tls-cert FILE and --tls-key FILE, or neither",
+            code="missing-flag",
+        )
+    return str(call.flags[flag])

@@ -1,0 +1,87 @@
+"""The node's programs from the distribution's package manager: apt or dnf, with Kubernetes' own repository.
+
+Owns the repository's files and the packages' names. Must not judge what is installed (packages.py does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from kubeup import downloads, runtime
+from kubeup.errors import HostError
+from kubeup.host import Host
+from kubeup.packages import Standing
+
+_UPSTREAM = {
+    "apt": "https://pkgs.k8s.io/core:/stable:/v{minor}/deb/",
+    "dnf": "https://pkgs.k8s.io/core:/stable:/v{minor}/rpm/",
+}
+PACKAGES = {
+    "apt": {"containerd": "containerd", "runc": "runc", "cni": "kubernetes-cni", "crictl": "cri-tools"},
+    "dnf": {"containerd": "containerd", "runc": "runc", "cni": "kubernetes-cni", "crictl": "cri-tools"},
+}
+APT_LIST = Path("/etc/apt/sources.list.d/kb-kubernetes.list")
+APT_KEY = Path("/etc/apt/keyrings/kb-kubernetes.asc")
+DNF_REPO = Path("/etc/yum.repos.d/kb-kubernetes.repo")
+
+
+def install(host: Host, manager: str, wanted: Sequence[Standing], version: str, preset_name: str) -> list[str]:
+    """Install what brings the wanted files; returns the packages. Raises HostError: no-package-manager,
+    packages-not-installed, repository-key-missing."""
+    program = "apt-get" if manager == "apt" else "dnf"
+    if not host.which(program):
+        raise HostError(
+            f"packages.source is {manager}",
+            cause=f"there is no {program} on this machine",
+            remedy=f"choose another source: {'dnf' if manager == 'apt' else 'apt'}, bundle or download",
+            code="no-package-manager",
+        )
+    _add_repository(host, manager, version, downloads.find_preset(preset_name))
+    names = plan_packages(manager, wanted, version)
+    commands = {
+        "apt": (["apt-get", "update", "-q"], ["apt-get", "install", "-q", "-y", "--no-install-recommends", *names]),
+        "dnf": (["dnf", "install", "-y", "--disableexcludes=kb-kubernetes", *names],),
+    }
+    for argv in commands[manager]:
+        done = host.run(argv, timeout_s=1800, env={"DEBIAN_FRONTEND": "noninteractive"})
+        if not done.ok:
+            raise HostError(
+                f"{' '.join(argv[:2])} failed",
+                cause=runtime.last_words(done.stderr or done.stdout),
+                remedy=f"run it by hand and read on: {' '.join(argv)}",
+                code="packages-not-installed",
+            )
+    return names
+
+
+def plan_packages(manager: str, wanted: Sequence[Standing], version: str) -> list[str]:
+    """The packages of the wanted files, kubelet and kubectl at the cluster's version."""
+    plain = version.lstrip("v")
+    names = []
+    for component in dict.fromkeys(one.item.component for one in wanted):
+        if component in ("kubelet", "kubectl"):
+            names.append(f"{component}={plain}-*" if manager == "apt" else f"{component}-{plain}")
+        else:
+            names.append(PACKAGES[manager][component])
+    return names
+
+
+def _add_repository(host: Host, manager: str, version: str, preset: downloads.Preset) -> None:
+    minor = ".".join(version.lstrip("v").split(".")[:2])
+    rows = preset.apt if manager == "apt" else preset.dnf
+    base = str(rows.get("kubernetes") or _UPSTREAM[manager]).format(minor=minor)
+    if manager == "dnf":
+        text = f"[kb-kubernetes]\nname=Kubernetes {minor}\nbaseurl={base}\nenabled=1\ngpgcheck=1\ngpgkey={base}repodata/repomd.xml.key\nexclude=kubelet kubeadm kubectl cri-tools kubernetes-cni\n"
+        host.write_file(DNF_REPO, text)
+        return
+    answer = host.http_get(f"{base}Release.key", timeout_s=30)
+    if answer.status != 200 or b"BEGIN PGP" not in answer.body:
+        raise HostError(
+            f"{base} has no Release.key",
+            cause=f"it answers with status {answer.status}",
+            remedy="choose another preset, or add the repository by hand and use packages: {source: none}",
+            code="repository-key-missing",
+        )
+    host.write_file(APT_KEY, answer.body)
+    host.write_file(APT_LIST, f"deb [signed-by={APT_KEY}] {base} /\n")

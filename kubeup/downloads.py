@@ -1,0 +1,150 @@
+"""Official releases: which files a node needs, where they are published, and what proves them.
+
+Owns the reading of configs/downloads.yaml and configs/presets.yaml and the names of a node's files in a bundle. Must not
+download by itself (registry.py does), nor place anything on a node (packages.py does).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from kubeup.errors import UsageError
+from kubeup.render import load_yaml, read_resource
+
+ARCHITECTURES = {"amd64": 62, "arm64": 183, "ppc64le": 21, "s390x": 22, "riscv64": 243}
+"""Kubernetes' names of architectures -> e_machine of an ELF header."""
+MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64le", "s390x": "s390x", "riscv64": "riscv64"}
+"""uname -m -> Kubernetes' name."""
+CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
+"""Those that kb's own pod network calls, and loopback, which older runtimes call."""
+
+
+@dataclass(frozen=True)
+class NodeFile:
+    """A file of a node: its name in a bundle below the architecture, the component that brings it, and its place."""
+
+    name: str
+    component: str
+    place: str
+    needed_by: str
+    version_words: tuple[str, ...] = ()
+    """The arguments with which it tells its version; () where it cannot."""
+    version_pattern: str = ""
+
+
+NODE_FILES: tuple[NodeFile, ...] = (
+    NodeFile("containerd", "containerd", "/usr/local/bin/containerd", "the container runtime", ("--version",), r" v?(\d\S+)"),
+    NodeFile("containerd-shim-runc-v2", "containerd", "/usr/local/bin/containerd-shim-runc-v2", "the container runtime"),
+    NodeFile("ctr", "containerd", "/usr/local/bin/ctr", "looking into containerd"),
+    NodeFile("runc", "runc", "/usr/local/sbin/runc", "the container runtime", ("--version",), r"runc version (\S+)"),
+    NodeFile("crictl", "crictl", "/usr/local/bin/crictl", "asking the runtime", ("--version",), r"version v?(\S+)"),
+    NodeFile("kubelet", "kubelet", "/usr/local/bin/kubelet", "the node's agent", ("--version",), r"Kubernetes (v\S+)"),
+    NodeFile("kubectl", "kubectl", "/usr/local/bin/kubectl", "the admin", ("version", "--client"), r"Client Version: (v\S+)"),
+    *(NodeFile(f"cni/{name}", "cni", f"/opt/cni/bin/{name}", "the pod network") for name in CNI_PLUGINS),
+)  # fmt: skip
+FILES_BY_NAME: Mapping[str, NodeFile] = {item.name: item for item in NODE_FILES}
+
+
+@dataclass(frozen=True)
+class Download:
+    """One component of one version and architecture. members: name in the archive -> name in the bundle; {} where the
+    URL is the file itself."""
+
+    component: str
+    version: str
+    url: str
+    sha256_url: str
+    members: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def file_name(self) -> str:
+        return self.url.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A row of configs/presets.yaml."""
+
+    name: str
+    registries: Mapping[str, str] = field(default_factory=dict)
+    image_repository: str = ""
+    downloads: Mapping[str, str] = field(default_factory=dict)
+    apt: Mapping[str, str] = field(default_factory=dict)
+    dnf: Mapping[str, str] = field(default_factory=dict)
+
+
+def list_presets() -> tuple[str, ...]:
+    return tuple(sorted(load_yaml(read_resource("presets.yaml"))))
+
+
+def find_preset(name: str) -> Preset:
+    """A preset by its name; "" is the one that changes nothing. Raises UsageError (unknown-preset)."""
+    if not name:
+        return Preset("")
+    rows = load_yaml(read_resource("presets.yaml"))
+    if name not in rows:
+        raise UsageError(
+            f"there is no mirror preset {name!r}",
+            cause="the presets are " + ", ".join(sorted(rows)),
+            remedy="take one of them, or give a mirror's address: --mirror URL",
+            code="unknown-preset",
+        )
+    row = rows[name]
+    return Preset(
+        name,
+        row.get("registries") or {},
+        str(row.get("imageRepository") or ""),
+        row.get("downloads") or {},
+        row.get("apt") or {},
+        row.get("dnf") or {},
+    )
+
+
+def plan_download(
+    component: str, *, kubernetes_version: str, arch: str, versions: Mapping[str, str], preset: Optional[Preset] = None
+) -> Download:
+    """Where a component of a node of that Kubernetes version lies. versions: component -> version, instead of the table's."""
+    table = load_yaml(read_resource("downloads.yaml"))
+    row: Mapping[str, Any] = table["components"][component]
+    minor = ".".join(kubernetes_version.lstrip("v").split(".")[:2])
+    own = table["versions"].get(minor) or {}
+    version = versions.get(component) or own.get(component) or kubernetes_version
+    values = {"version": version, "arch": arch}
+    places = [_replace_host(str(row[key]).format(**values), preset) for key in ("url", "sha256")]
+    return Download(component, version, places[0], places[1], row.get("members") or {})
+
+
+def _replace_host(url: str, preset: Optional[Preset]) -> str:
+    host, _, path = url.partition("://")[2].partition("/")
+    base = (preset.downloads if preset else {}).get(host)
+    return f"{base.rstrip('/')}/{path}" if base else url
+
+
+def parse_sha256(text: str, file_name: str) -> str:
+    """The hex sum out of what a checksum's URL gives: the sum alone, or lines of sha256sum; "" where it is not there."""
+    found = ""
+    for line in text.splitlines():
+        words = line.split()
+        if not words or not re.fullmatch(r"[0-9a-fA-F]{64}", words[0]):
+            continue
+        name = words[-1].lstrip("*").rpartition("/")[2]
+        if len(words) == 1 or name == file_name:
+            found = found or words[0].lower()
+    return found
+
+
+def components_of(names: Mapping[str, object]) -> tuple[str, ...]:
+    """The components that bring these files, in the table's order."""
+    wanted = [item.component for item in NODE_FILES if item.name in names]
+    return tuple(dict.fromkeys(wanted))
+
+
+def elf_architecture(head: bytes) -> Optional[str]:
+    """Kubernetes' name for the machine of an ELF file's first 20 bytes; "" for an unknown one, None where it is no ELF."""
+    if len(head) < 20 or head[:4] != b"\x7fELF":
+        return None
+    machine = int.from_bytes(head[18:20], "big" if head[5] == 2 else "little")
+    return next((name for name, number in ARCHITECTURES.items() if number == machine), "")

@@ -1,0 +1,262 @@
+"""An OCI image layout, in a folder or in an uncompressed tar: where each blob lies, and how such a tar is written.
+
+Owns the bytes of the form (image-layout.md of the OCI image specification, ustar headers without times or owners) and
+the names under which images stand in an index. Blobs are never held in memory. Must not know what kb puts into a
+bundle (bundle.py), nor speak to anybody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+from kubeup.errors import HostError
+from kubeup.host import CHUNK, Host
+
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+INDEX_TYPES = (OCI_INDEX, DOCKER_LIST)
+MANIFEST_TYPES = (OCI_MANIFEST, DOCKER_MANIFEST)
+NAME = "io.containerd.image.name"
+REF_NAME = "org.opencontainers.image.ref.name"
+TITLE = "org.opencontainers.image.title"
+
+LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
+SIGNATURE_FILE = "kb-signature.json"
+"""Beside index.json; readers that do not know it leave it alone."""
+MAX_DOCUMENT = 4 * 2**20
+"""Bytes of an index or manifest; the distribution specification lets registries refuse larger ones."""
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+Descriptor = dict[str, Any]
+"""mediaType, digest, size; perhaps platform, annotations, artifactType."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where bytes lie: in a file, from an offset."""
+
+    path: Path
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A layout as it was found. blobs: digest -> place. index: the parsed index.json, index_bytes as it stands there."""
+
+    path: Path
+    index: Mapping[str, Any]
+    index_bytes: bytes
+    blobs: Mapping[str, Place]
+    signature: bytes = b""
+    names: Mapping[str, Descriptor] = field(default_factory=dict)
+    """Full image name -> descriptor of the index."""
+
+
+def is_digest(text: str) -> bool:
+    return _DIGEST.fullmatch(text) is not None
+
+
+def digest_of(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def as_json(value: object) -> bytes:
+    """One form for one value, so that equal inputs give equal digests."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+# ---- reading
+
+
+def open_layout(host: Host, path: Path) -> Layout:
+    """A folder with oci-layout, or a tar of one. Raises HostError: bundle-unreadable, bundle-truncated."""
+    if not host.exists(path):
+        raise _unreadable(path, "there is no such file")
+    files = _list_folder(host, path) if host.is_dir(path) else _list_tar(host, path)
+    if "oci-layout" not in files or "index.json" not in files:
+        missing = "index.json" if "oci-layout" in files else "oci-layout"
+        raise _unreadable(path, f"it is no OCI image layout: {missing} is not in it")
+    index_bytes = _read_document(host, files["index.json"])
+    index = _parse(path, index_bytes, "index.json")
+    blobs = {
+        f"sha256:{name[len('blobs/sha256/') :]}": place
+        for name, place in files.items()
+        if re.fullmatch(r"blobs/sha256/[0-9a-f]{64}", name)
+    }
+    signature = _read_document(host, files[SIGNATURE_FILE]) if SIGNATURE_FILE in files else b""
+    return Layout(path, index, index_bytes, blobs, signature, _read_names(path, index))
+
+
+def is_layout(host: Host, path: Path) -> bool:
+    """Whether `path` is a layout's folder, or a file that may be a tar."""
+    return host.exists(path / "oci-layout") if host.is_dir(path) else host.exists(path)
+
+
+def _list_folder(host: Host, path: Path) -> dict[str, Place]:
+    names = [name for name in ("oci-layout", "index.json", SIGNATURE_FILE) if host.exists(path / name)]
+    names += [f"blobs/sha256/{name}" for name in host.list_dir(path / "blobs/sha256")]
+    found = {}
+    for name in names:
+        stat = host.stat(path / name)
+        if stat is not None and not stat.is_dir:
+            found[name] = Place(path / name, 0, stat.size)
+    return found
+
+
+def _list_tar(host: Host, path: Path) -> dict[str, Place]:
+    found = {}
+    stat = host.stat(path)
+    size, end = stat.size if stat else 0, 0
+    with contextlib.closing(host.open_read(path)) as file:
+        if file.read(2) == b"\x1f\x8b":
+            raise _unreadable(
+                path, "it is compressed with gzip: the blobs in it cannot be found by their place", gunzip=True
+            )
+        file.seek(0)
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for member in tar:
+                    if member.offset_data + member.size > size:
+                        raise _truncated(path, size, member.name)
+                    end = member.offset_data + (member.size + 511) // 512 * 512
+                    if member.isreg():
+                        found[re.sub(r"^(\./)+", "", member.name)] = Place(path, member.offset_data, member.size)
+                    tar.members.clear()  # type: ignore[attr-defined]
+        except tarfile.ReadError as error:
+            if found and "unexpected end" in str(error):
+                raise _truncated(path, size, "") from error
+            raise _unreadable(path, f"it is no tar ({error})") from error
+        except tarfile.TarError as error:
+            raise _unreadable(path, f"it is a damaged tar ({error})") from error
+        # a tar ends with two empty blocks: without them something may be missing behind the last member
+        file.seek(end)
+        if file.read(1024) != bytes(1024):
+            raise _truncated(path, size, "")
+    return found
+
+
+def _unreadable(path: Path, cause: str, *, gunzip: bool = False) -> HostError:
+    return HostError(
+        f"{path} cannot be read as a bundle",
+        cause=cause,
+        remedy=f"unpack it first: gunzip {path}"
+        if gunzip
+        else "give the file that kb bundle create wrote, or an OCI image layout",
+        code="bundle-unreadable",
+    )
+
+
+def _truncated(path: Path, size: int, member: str) -> HostError:
+    where = f" within {member}" if member else ""
+    return HostError(
+        f"{path} is truncated",
+        cause=f"it ends after {size} bytes{where}: copying it did not finish",
+        remedy="copy it again, and compare sizes and sha256sum on both sides",
+        code="bundle-truncated",
+    )
+
+
+def _read_document(host: Host, place: Place) -> bytes:
+    if place.size > MAX_DOCUMENT:
+        raise _unreadable(place.path, f"a document in it has {place.size} bytes, more than any manifest has")
+    return b"".join(read_place(host, place))
+
+
+def _parse(path: Path, data: bytes, name: str) -> dict[str, Any]:
+    try:
+        found = json.loads(data)
+    except ValueError as error:
+        raise _unreadable(path, f"{name} is no JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise _unreadable(path, f"{name} is no JSON object")
+    return found
+
+
+def _read_names(path: Path, index: Mapping[str, Any]) -> dict[str, Descriptor]:
+    found: dict[str, Descriptor] = {}
+    for entry in index.get("manifests") or []:
+        if not isinstance(entry, dict) or not is_digest(str(entry.get("digest"))):
+            raise _unreadable(path, "an entry of index.json has no sha256 digest")
+        annotations = entry.get("annotations") or {}
+        name = annotations.get(NAME) or annotations.get(REF_NAME)
+        if name:
+            found[str(name)] = entry
+    return found
+
+
+def read_place(host: Host, place: Place) -> Iterator[bytes]:
+    """The bytes, piece by piece. Raises HostError (bundle-truncated) where the file has become shorter."""
+    with contextlib.closing(host.open_read(place.path)) as file:
+        file.seek(place.offset)
+        left = place.size
+        while left:
+            piece = file.read(min(CHUNK, left))
+            if not piece:
+                raise _truncated(place.path, place.offset + place.size - left, "")
+            left -= len(piece)
+            yield piece
+
+
+def read_checked(host: Host, place: Place, digest: str) -> Iterator[bytes]:
+    """The bytes of a blob; at their end the digest is compared. Raises HostError (blob-damaged)."""
+    summed = hashlib.sha256()
+    for piece in read_place(host, place):
+        summed.update(piece)
+        yield piece
+    if f"sha256:{summed.hexdigest()}" != digest:
+        raise HostError(
+            f"blob {digest} of {place.path} is damaged",
+            cause=f"its content has the digest sha256:{summed.hexdigest()} (at byte {place.offset}, {place.size} bytes)",
+            remedy="get the file anew from where it was made; which image or file it belongs to: kb bundle show",
+            code="blob-damaged",
+        )
+
+
+def read_json_blob(host: Host, layout: Layout, digest: str) -> Optional[dict[str, Any]]:
+    """A manifest or configuration, checked; None where the layout does not hold it."""
+    place = layout.blobs.get(digest)
+    if place is None:
+        return None
+    if place.size > MAX_DOCUMENT:
+        raise _unreadable(layout.path, f"manifest {digest} has {place.size} bytes")
+    return _parse(layout.path, b"".join(read_checked(host, place, digest)), digest)
+
+
+# ---- writing
+
+
+def render_tar(documents: Mapping[str, bytes], blobs: Iterable[tuple[str, int, Iterable[bytes]]]) -> Iterator[bytes]:
+    """The bytes of the tar: oci-layout and the documents (index.json first), then the blobs (digest, size, content) in
+    the order in which they come."""
+    for name, data in (("oci-layout", LAYOUT_FILE), *documents.items()):
+        yield _header(name, len(data)) + data + _padding(len(data))
+    for folder in ("blobs/", "blobs/sha256/"):
+        yield _header(folder, 0, is_folder=True)
+    for digest, size, content in blobs:
+        yield _header(f"blobs/sha256/{digest[len('sha256:') :]}", size)
+        yield from content
+        yield _padding(size)
+    yield bytes(1024)
+
+
+def _header(name: str, size: int, *, is_folder: bool = False) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode = size, 0o755 if is_folder else 0o644
+    info.type = tarfile.DIRTYPE if is_folder else tarfile.REGTYPE
+    # ustar holds 8 GiB a member; GNU's form of larger numbers is read by everybody
+    return info.tobuf(tarfile.GNU_FORMAT if size >= 8**11 else tarfile.USTAR_FORMAT)
+
+
+def _padding(size: int) -> bytes:
+    return bytes(-size % 512)

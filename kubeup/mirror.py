@@ -1,0 +1,638 @@
+"""The mirror: a bundle as a registry, straight from its tar or folder.
+
+Speaks the pull half of the OCI distribution API and hands out the bundle's files. One thread a connection; what is large
+goes from the file to the connection inside the kernel (sendfile). It writes nothing to disk and takes no pushes. Must not
+know a cluster: init installs it as a unit, and whoever wants runs it by hand (`kb mirror serve FILE`).
+
+    /v2/...            the distribution API; ?ns=REGISTRY, or the registry as the first part of the name
+    /files/            the bundle's files as JSON; /files/TITLE one of them
+    /ca.crt            the authority of its own certificate; /healthz; /metrics
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+from kubeup import bundle, layout, registry
+from kubeup.errors import HostError, KbError
+from kubeup.host import Host, LocalHost, Tls
+from kubeup.layout import Layout, Place
+from kubeup.lazy import lazy_import
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+else:
+    ssl = lazy_import("ssl")
+
+MAX_CONNECTIONS = 512
+MAX_CLIENTS = 5000
+"""How many addresses are counted apart."""
+MAX_HEAD = 32 * 1024
+LOOK_AGAIN_S = 1.0
+_TLS_PIECE = 256 * 1024
+_IN_ONE_PIECE = 64 * 1024
+_SENDFILE_MAX = 0x7FFF0000
+"""The most that Linux sends in one call."""
+
+Log = Callable[[str], None]
+
+
+# ---- what is there
+
+
+@dataclass(frozen=True)
+class Manifest:
+    digest: str
+    media_type: str
+    size: int
+
+
+@dataclass
+class Catalog:
+    """Everything that is served, of all layouts together. repositories: full name -> tag -> manifest."""
+
+    repositories: dict[str, dict[str, Manifest]] = field(default_factory=dict)
+    manifests: dict[str, Manifest] = field(default_factory=dict)
+    blobs: dict[str, Place] = field(default_factory=dict)
+    files: dict[str, bundle.FileEntry] = field(default_factory=dict)
+    short_names: dict[str, list[str]] = field(default_factory=dict)
+    """Repository without its registry -> the full names."""
+
+    def find_repository(self, name: str, namespace: str) -> Optional[str]:
+        """The full name that is meant: with `ns`, with the registry in the name, or without it where only one is so."""
+        if namespace and f"{namespace}/{name}" in self.repositories:
+            return f"{namespace}/{name}"
+        if name in self.repositories:
+            return name
+        full = self.short_names.get(name) or []
+        return full[0] if len(full) == 1 and not namespace else None
+
+
+def build_catalog(host: Host, layouts: Sequence[Layout]) -> Catalog:
+    """Index the layouts; later ones win where they name the same. Raises HostError where a manifest is damaged."""
+    found = Catalog()
+    for item in layouts:
+        found.blobs.update(item.blobs)
+    whole = [
+        Layout(item.path, item.index, item.index_bytes, found.blobs, item.signature, item.names) for item in layouts
+    ]
+    for item in whole:
+        for name, entry in item.names.items():
+            ref = registry.parse_ref(name)
+            top = _add_manifests(host, item, entry, found)
+            if top is not None:
+                tags = found.repositories.setdefault(f"{ref.registry}/{ref.repository}", {})
+                if ref.tag:
+                    tags[ref.tag] = top
+        found.files.update({entry.title: entry for entry in bundle.list_files(host, item)})
+    for full in found.repositories:
+        found.short_names.setdefault(full.partition("/")[2], []).append(full)
+    return found
+
+
+def _add_manifests(host: Host, item: Layout, entry: Mapping[str, Any], found: Catalog) -> Optional[Manifest]:
+    digest = str(entry["digest"])
+    document = layout.read_json_blob(host, item, digest)
+    if document is None:
+        return None
+    kind = str(entry.get("mediaType") or document.get("mediaType") or layout.OCI_MANIFEST)
+    made = found.manifests[digest] = Manifest(digest, kind, found.blobs[digest].size)
+    for child in document.get("manifests") or []:
+        _add_manifests(host, item, child, found)
+    return made
+
+
+def find_layouts(host: Host, path: Path) -> list[Layout]:
+    """The layout that `path` is, or all tars and layouts in the folder that it is, by name. Raises HostError
+    (bundle-unreadable) where there is none."""
+    if layout.is_layout(host, path):
+        return [layout.open_layout(host, path)]
+    names = [name for name in host.list_dir(path) if not name.startswith(".")]
+    found = [
+        layout.open_layout(host, path / name)
+        for name in names
+        if name.endswith(".tar") or host.exists(path / name / "oci-layout")
+    ]
+    if not found:
+        raise HostError(
+            f"{path} holds no bundle",
+            cause="there is no .tar and no OCI image layout in it" if host.is_dir(path) else "there is no such file",
+            remedy="give the file that kb bundle create wrote, or a folder with such files",
+            code="bundle-unreadable",
+        )
+    return found
+
+
+class Store:
+    """The catalog of a path, made anew when the files there change; a bad new state is told and the old one stays."""
+
+    def __init__(self, host: LocalHost, path: Path, log: Log) -> None:
+        self.host, self._path, self._log = host, path, log
+        self._lock = threading.Lock()
+        self._looked = 0.0
+        self._stamp = self._read_stamp()
+        self._catalog = build_catalog(host, find_layouts(host, path))
+        self._files: dict[Path, _OpenFile] = {}
+
+    @property
+    def catalog(self) -> Catalog:
+        now = time.monotonic()
+        if now - self._looked > LOOK_AGAIN_S and self._lock.acquire(blocking=False):
+            try:
+                self._looked = now
+                self._look_again()
+            finally:
+                self._lock.release()
+        return self._catalog
+
+    def _read_stamp(self) -> tuple[object, ...]:
+        host, path = self.host, self._path
+        names = [path, *((path / name) for name in (host.list_dir(path) if host.is_dir(path) else ()))]
+        stats = [(str(name), host.stat(name)) for name in names if not name.name.startswith(".")]
+        return tuple((name, stat.mtime, stat.size) for name, stat in stats if stat is not None)
+
+    def _look_again(self) -> None:
+        stamp = self._read_stamp()
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            catalog = build_catalog(self.host, find_layouts(self.host, self._path))
+        except KbError as error:
+            self._log(f"{self._path} has changed and cannot be used ({error}): serving what was there before")
+            return
+        self._catalog, self._files = catalog, {}
+        self._log(f"{self._path} has changed: {describe(catalog)}")
+
+    def open_file(self, path: Path) -> _OpenFile:
+        """The file, opened once for all threads: every read has an offset of its own."""
+        found = self._files.get(path)
+        if found is None:
+            found = _OpenFile(self.host, path)
+            if len(self._files) < 64:
+                self._files[path] = found
+        return found
+
+
+class _OpenFile:
+    """A descriptor that lives as long as somebody sends from it."""
+
+    def __init__(self, host: LocalHost, path: Path) -> None:
+        self._file = host.open_read(path)
+        self.descriptor = self._file.fileno()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):
+            self._file.close()
+
+
+def describe(catalog: Catalog) -> str:
+    images = sum(len(tags) for tags in catalog.repositories.values())
+    return f"{images} images, {len(catalog.files)} files, {len(catalog.blobs)} blobs"
+
+
+# ---- answers
+
+
+@dataclass
+class Request:
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    keeps_alive: bool = True
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is sent: `body`, or the part of a file at `place`."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    place: Optional[Place] = None
+
+    @property
+    def length(self) -> int:
+        return self.place.size if self.place else len(self.body)
+
+
+_REASONS = {200: "OK", 206: "Partial Content", 304: "Not Modified", 400: "Bad Request", 404: "Not Found",
+            405: "Method Not Allowed", 416: "Range Not Satisfiable", 431: "Request Header Fields Too Large",
+            500: "Internal Server Error", 503: "Service Unavailable"}  # fmt: skip
+_JSON = {"Content-Type": "application/json"}
+_TEXT = {"Content-Type": "text/plain; charset=utf-8"}
+_V2 = {"Docker-Distribution-Api-Version": "registry/2.0"}
+
+
+def answer_request(request: Request, catalog: Catalog, *, ca_pem: str = "", metrics: Callable[[], str] = str) -> Answer:
+    """Pure: what the catalog has for a request. A place is answered whole; the range is cut by the caller."""
+    if request.method not in ("GET", "HEAD"):
+        return _error(405, "UNSUPPORTED", "this mirror is read-only: push to a registry, or give it another bundle")
+    path = request.path
+    if path.startswith("/v2/") or path == "/v2":
+        return _answer_v2(request, catalog)
+    if path.startswith("/files"):
+        return _answer_file(urllib.parse.unquote(path[len("/files") :].strip("/")), catalog)
+    if path in ("/healthz", "/livez", "/readyz"):
+        return Answer(200, _TEXT, b"ok\n")
+    if path == "/metrics":
+        return Answer(200, {"Content-Type": "text/plain; version=0.0.4"}, metrics().encode())
+    if path == "/ca.crt" and ca_pem:
+        return Answer(200, {"Content-Type": "application/x-pem-file"}, ca_pem.encode())
+    if path == "/":
+        return Answer(200, _TEXT, f"kb mirror: {describe(catalog)}\n/v2/ /files/ /healthz /metrics\n".encode())
+    return Answer(404, _TEXT, b"no such page\n")
+
+
+_TARGET = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs|tags|referrers)/(?P<reference>[^/]+)")
+
+
+def _answer_v2(request: Request, catalog: Catalog) -> Answer:
+    if request.path in ("/v2", "/v2/"):
+        return Answer(200, {**_JSON, **_V2}, b"{}")
+    if request.path == "/v2/_catalog":
+        return _paged(request, "repositories", sorted(catalog.repositories), {})
+    match = _TARGET.fullmatch(urllib.parse.unquote(request.path))
+    if match is None:
+        return _error(404, "UNSUPPORTED", "no such endpoint")
+    kind, reference = match["kind"], match["reference"]
+    if kind == "blobs":
+        return _answer_blob(reference, catalog)
+    name = catalog.find_repository(match["name"], request.query.get("ns", ""))
+    if name is None:
+        return _error(
+            404, "NAME_UNKNOWN", f"the bundle has no repository {request.query.get('ns', '')} {match['name']}"
+        )
+    if kind == "tags":
+        return _paged(request, "tags", sorted(catalog.repositories[name]), {"name": match["name"]})
+    if kind == "referrers":
+        empty = {"schemaVersion": 2, "mediaType": layout.OCI_INDEX, "manifests": []}
+        return Answer(200, {"Content-Type": layout.OCI_INDEX, **_V2}, layout.as_json(empty))
+    found = (
+        catalog.manifests.get(reference) if layout.is_digest(reference) else catalog.repositories[name].get(reference)
+    )
+    if found is None:
+        return _error(404, "MANIFEST_UNKNOWN", f"the bundle has no {name}:{reference}")
+    told = {"Content-Type": found.media_type, "Docker-Content-Digest": found.digest, "Etag": f'"{found.digest}"', **_V2}
+    return Answer(200, told, place=catalog.blobs[found.digest])
+
+
+def _answer_blob(digest: str, catalog: Catalog) -> Answer:
+    place = catalog.blobs.get(digest)
+    if place is None:
+        code = "BLOB_UNKNOWN" if layout.is_digest(digest) else "DIGEST_INVALID"
+        return _error(404, code, f"the bundle has no blob {digest}")
+    told = {"Content-Type": "application/octet-stream", "Docker-Content-Digest": digest, "Etag": f'"{digest}"', **_V2}
+    return Answer(200, told, place=place)
+
+
+def _answer_file(title: str, catalog: Catalog) -> Answer:
+    if not title:
+        rows = [
+            {"title": e.title, "digest": e.digest, "size": e.size, "mode": f"{e.mode:04o}", "version": e.version}
+            for _, e in sorted(catalog.files.items())
+        ]
+        return Answer(200, _JSON, json.dumps({"files": rows}, indent=1).encode() + b"\n")
+    entry = catalog.files.get(title)
+    if entry is None or entry.digest not in catalog.blobs:
+        return Answer(404, _TEXT, f"the bundle has no file {title}\n".encode())
+    told = {
+        "Content-Type": "application/octet-stream",
+        "Etag": f'"{entry.digest}"',
+        "Docker-Content-Digest": entry.digest,
+    }
+    return Answer(200, told, place=catalog.blobs[entry.digest])
+
+
+def _paged(request: Request, key: str, items: Sequence[str], more: Mapping[str, str]) -> Answer:
+    """?n= and ?last= as the specification has them."""
+    last, count = request.query.get("last", ""), request.query.get("n", "")
+    rest = [item for item in items if item > last] if last else list(items)
+    shown = rest[: int(count)] if count.isdigit() else rest
+    headers = {**_JSON, **_V2}
+    if shown and len(shown) < len(rest):
+        query = urllib.parse.urlencode({"n": count, "last": shown[-1]})
+        headers["Link"] = f'<{request.path}?{query}>; rel="next"'
+    return Answer(200, headers, json.dumps({**more, key: shown}).encode())
+
+
+def _error(status: int, code: str, message: str) -> Answer:
+    body = json.dumps({"errors": [{"code": code, "message": message}]}).encode()
+    return Answer(status, {**_JSON, **_V2, **({"Allow": "GET, HEAD"} if status == 405 else {})}, body)
+
+
+def cut_range(answer: Answer, wanted: str) -> Answer:
+    """The part that `Range: bytes=...` asks for; several ranges, or another unit, get the whole."""
+    match = re.fullmatch(r"bytes=(\d*)-(\d*)", wanted.strip())
+    if answer.place is None or match is None or match.group(0) == "bytes=-":
+        return answer
+    size = answer.place.size
+    first, last = match.groups()
+    start = int(first) if first else max(0, size - int(last))
+    end = min(int(last), size - 1) if first and last else size - 1
+    if start > end or start >= size:
+        return Answer(416, {**_TEXT, "Content-Range": f"bytes */{size}"})
+    told = {**answer.headers, "Content-Range": f"bytes {start}-{end}/{size}"}
+    return Answer(206, told, place=Place(answer.place.path, answer.place.offset + start, end - start + 1))
+
+
+def parse_request(head: bytes) -> Optional[Request]:
+    """The request line and headers; None where they are no HTTP/1."""
+    lines = head.decode("latin-1").split("\r\n")
+    words = lines[0].split(" ")
+    if len(words) != 3 or not words[2].startswith("HTTP/1."):
+        return None
+    headers = {}
+    for line in lines[1:]:
+        name, colon, value = line.partition(":")
+        if colon:
+            headers[name.strip().lower()] = value.strip()
+    target = words[1]
+    if target.startswith("http://") or target.startswith("https://"):
+        target = "/" + target.partition("://")[2].partition("/")[2]
+    path, _, query = target.partition("?")
+    connection = headers.get("connection", "").lower()
+    keeps_alive = "close" not in connection if words[2] == "HTTP/1.1" else "keep-alive" in connection
+    return Request(words[0], path, dict(urllib.parse.parse_qsl(query)), headers, keeps_alive)
+
+
+# ---- the server
+
+
+class Server:
+    """Accepts connections until it is told to end."""
+
+    def __init__(
+        self, store: Store, listener: socket.socket, *, log: Log, tls: Optional[ssl.SSLContext] = None, ca_pem: str = ""
+    ) -> None:
+        self._store, self._listener, self._log, self._tls, self._ca_pem = store, listener, log, tls, ca_pem
+        self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._counts: dict[tuple[str, int], int] = {}
+        self._clients: dict[str, int] = {}
+        self._bytes = 0
+        self._connections = 0
+        self._started = time.time()
+        self._lock = threading.Lock()
+
+    def serve(self) -> None:
+        while True:
+            try:
+                connection, peer = self._listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                continue
+            except OSError as error:
+                # out of descriptors, say: those that end give theirs back
+                self._log(f"cannot accept: {error.strerror}")
+                self._store.host.sleep(0.1)
+                continue
+            self._slots.acquire()
+            threading.Thread(target=self._attend, args=(connection, str(peer[0])), daemon=True).start()
+
+    def _attend(self, connection: socket.socket, peer: str) -> None:
+        with self._lock:
+            self._connections += 1
+        try:
+            if self._tls is not None:
+                connection = self._tls.wrap_socket(connection, server_side=True)
+            self._talk(connection, peer)
+        except ssl.SSLError as error:
+            self._log(f"{peer} TLS: {error.reason or error}")
+        except OSError:
+            pass  # it went away, or took nothing for a minute
+        finally:
+            with contextlib.suppress(OSError):
+                connection.close()
+            with self._lock:
+                self._connections -= 1
+            self._slots.release()
+
+    def _talk(self, connection: socket.socket, peer: str) -> None:
+        rest = b""
+        while True:
+            head, rest = _read_head(connection, rest)
+            if not head:
+                return
+            started = time.perf_counter()
+            request = parse_request(head)
+            if request is None:
+                self._send(
+                    connection,
+                    Request("GET", "", {}, {}, keeps_alive=False),
+                    _error(400, "UNSUPPORTED", "no HTTP/1.1 request"),
+                )
+                return
+            answer = self._answer(request)
+            sent = 0
+            try:
+                sent = self._send(connection, request, answer)
+            finally:
+                self._note(peer, request, answer, sent, time.perf_counter() - started)
+            if not request.keeps_alive:
+                return
+
+    def _answer(self, request: Request) -> Answer:
+        if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
+            request.keeps_alive = False  # its body is not read
+        try:
+            answer = answer_request(request, self._store.catalog, ca_pem=self._ca_pem, metrics=self.render_metrics)
+        except Exception as error:
+            self._log(f"{request.path}: {type(error).__name__}: {error}")
+            return _error(500, "UNKNOWN", "see the mirror's log")
+        if request.headers.get("if-none-match", "-") == answer.headers.get("Etag"):
+            return Answer(304, {"Etag": answer.headers["Etag"]})
+        wanted = request.headers.get("range")
+        return cut_range(answer, wanted) if wanted and answer.place else answer
+
+    def _send(self, connection: socket.socket, request: Request, answer: Answer) -> int:
+        told = {**answer.headers, "Content-Length": str(answer.length)}
+        if answer.place is not None:
+            told["Accept-Ranges"] = "bytes"
+        told["Connection"] = "keep-alive" if request.keeps_alive else "close"
+        lines = "".join(f"{name}: {value}\r\n" for name, value in told.items())
+        head = f"HTTP/1.1 {answer.status} {_REASONS.get(answer.status, '')}\r\n{lines}\r\n".encode("latin-1")
+        if request.method == "HEAD":
+            connection.sendall(head)
+            return 0
+        if answer.place is None:
+            connection.sendall(head + answer.body)
+            return len(answer.body)
+        file = self._store.open_file(answer.place.path)
+        if answer.place.size <= _IN_ONE_PIECE:
+            connection.sendall(head + os.pread(file.descriptor, answer.place.size, answer.place.offset))
+            return answer.place.size
+        connection.sendall(head)
+        return self._send_file(connection, file.descriptor, answer.place)
+
+    def _send_file(self, connection: socket.socket, descriptor: int, place: Place) -> int:
+        offset, end = place.offset, place.offset + place.size
+        output = connection.fileno()
+        while offset < end:
+            if self._tls is None:
+                sent = os.sendfile(output, descriptor, offset, min(end - offset, _SENDFILE_MAX))
+            else:
+                piece = os.pread(descriptor, min(end - offset, _TLS_PIECE), offset)
+                connection.sendall(piece)
+                sent = len(piece)
+            if not sent:
+                raise OSError("the file has become shorter")
+            offset += sent
+        return place.size
+
+    # ---- what people see
+
+    def _note(self, peer: str, request: Request, answer: Answer, sent: int, seconds: float) -> None:
+        with self._lock:
+            key = (request.method, answer.status)
+            self._counts[key] = self._counts.get(key, 0) + 1
+            self._bytes += sent
+            if request.path.startswith("/v2/") and (peer in self._clients or len(self._clients) < MAX_CLIENTS):
+                self._clients[peer] = self._clients.get(peer, 0) + 1
+        namespace = request.query.get("ns")
+        shown = f"{request.path}{f'?ns={namespace}' if namespace else ''}"
+        cut = "" if sent == answer.length or request.method == "HEAD" else " (broken off)"
+        self._log(f"{peer} {request.method} {shown} {answer.status} {sent} {seconds:.3f}s{cut}")
+
+    def render_metrics(self) -> str:
+        """Prometheus' text form."""
+        with self._lock:
+            rows = [
+                f'kb_mirror_requests_total{{method="{method}",code="{code}"}} {count}'
+                for (method, code), count in sorted(self._counts.items())
+            ]
+            clients = [
+                f'kb_mirror_client_requests_total{{client="{client}"}} {count}'
+                for client, count in sorted(self._clients.items())
+            ]
+            served, connections = self._bytes, self._connections
+        return "\n".join([
+            "# HELP kb_mirror_requests_total Requests answered.",
+            "# TYPE kb_mirror_requests_total counter",
+            *rows,
+            "# HELP kb_mirror_client_requests_total Requests for images, by who asked.",
+            "# TYPE kb_mirror_client_requests_total counter",
+            *clients,
+            "# HELP kb_mirror_sent_bytes_total Bytes of bodies sent.",
+            "# TYPE kb_mirror_sent_bytes_total counter",
+            f"kb_mirror_sent_bytes_total {served}",
+            "# HELP kb_mirror_connections Connections that are open.",
+            "# TYPE kb_mirror_connections gauge",
+            f"kb_mirror_connections {connections}",
+            "# HELP kb_mirror_start_time_seconds When it started.",
+            "# TYPE kb_mirror_start_time_seconds gauge",
+            f"kb_mirror_start_time_seconds {self._started:.0f}",
+            "",
+        ])  # fmt: skip
+
+
+def _read_head(connection: socket.socket, rest: bytes) -> tuple[bytes, bytes]:
+    """(the head of the next request, what came after it); (b"", b"") where no further one comes."""
+    while True:
+        end = rest.find(b"\r\n\r\n")
+        if end >= 0:
+            return rest[:end].lstrip(b"\r\n"), rest[end + 4 :]
+        if len(rest) > MAX_HEAD:
+            return b"", b""
+        more = connection.recv(16384)
+        if not more:
+            return b"", b""
+        rest += more
+
+
+def make_tls_context(cert: Path, key: Path) -> ssl.SSLContext:
+    """Raises HostError (mirror-certificate) where the pair cannot be used."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(cert, key)
+    except (OSError, ValueError) as error:
+        raise HostError(
+            f"the mirror's certificate {cert} cannot be used",
+            cause=str(error),
+            remedy="give a certificate and its key: --tls-cert FILE --tls-key FILE",
+            code="mirror-certificate",
+        ) from error
+    return context
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """`:5000`, `10.0.0.11:5000`, `[::]:5000` -> address and port. Raises HostError (listen-invalid)."""
+    address, _, port = text.rpartition(":")
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        raise HostError(
+            f"--listen {text}",
+            cause="it wants ADDRESS:PORT",
+            remedy="for example --listen 0.0.0.0:5000, or [::]:5000",
+            code="listen-invalid",
+        )
+    return address.strip("[]") or "0.0.0.0", int(port)
+
+
+# ---- into a registry that is there
+
+
+def sync(
+    local: LocalHost,
+    layouts: Sequence[Layout],
+    base: str,
+    *,
+    prefix: str = "",
+    tls: Optional[Tls] = None,
+    tell: Log = lambda text: None,
+) -> Iterator[str]:
+    """Push every image to a registry, under its name without the registry (and below `prefix`); gives each as it is
+    done. Of an image index only what the layout has can be pushed: an index with missing children is refused by many
+    registries, so the one manifest goes under the tag instead, where there is only one.
+
+    Raises registry.Refused, Unreachable, HostError (blob-damaged).
+    """
+    blobs: dict[str, Place] = {}
+    for item in layouts:
+        blobs.update(item.blobs)
+    credentials = registry.read_credentials(local, base.partition("://")[2].partition("/")[0])
+    server = registry.Registry(local, base, credentials, tls=tls, tell=tell)
+    for item in layouts:
+        whole = Layout(item.path, item.index, item.index_bytes, blobs, item.signature, item.names)
+        for name, entry in sorted(item.names.items()):
+            ref = registry.parse_ref(name)
+            repository = f"{prefix.strip('/')}/{ref.repository}".lstrip("/")
+            _push_image(local, whole, server, repository=repository, reference=ref.tag or ref.digest, entry=entry)
+            yield f"{server.base.partition('://')[2]}/{repository}:{ref.tag or ref.digest}"
+
+
+def _push_image(
+    local: LocalHost,
+    whole: Layout,
+    server: registry.Registry,
+    *,
+    repository: str,
+    reference: str,
+    entry: Mapping[str, Any],
+) -> None:
+    document = layout.read_json_blob(local, whole, str(entry["digest"])) or {}
+    children = [child for child in document.get("manifests") or [] if child["digest"] in whole.blobs]
+    if "manifests" in document and len(children) == 1:
+        _push_image(local, whole, server, repository=repository, reference=reference, entry=children[0])
+        return
+    for child in children:
+        _push_image(local, whole, server, repository=repository, reference=str(child["digest"]), entry=child)
+    for part in [*([document["config"]] if "config" in document else []), *(document.get("layers") or [])]:
+        digest, place = str(part["digest"]), whole.blobs.get(str(part["digest"]))
+        if place is None or server.has_blob(repository, digest):
+            continue
+        server.push_blob(local, repository, digest, place.size, layout.read_checked(local, place, digest))
+    data = b"".join(layout.read_checked(local, whole.blobs[str(entry["digest"])], str(entry["digest"])))
+    if len(children) > 1 and len(children) < len(document.get("manifests") or []):
+        data = layout.as_json({**document, "manifests": children})  # what the bundle has of it
+    server.push_manifest(repository, reference, str(entry.get("mediaType") or document.get("mediaType")), data)

@@ -1,0 +1,192 @@
+"""Which server containerd asks for which registry: one hosts.toml per upstream registry.
+
+Owns the texts of /etc/containerd/certs.d, and how a mirror is found trustworthy. Names of images stay as they are: the
+runtime alone knows of the mirror. The configuration of containerd itself is runtimefix.py's. kubeadm has no like of it.
+"""
+
+from __future__ import annotations
+
+import re
+import urllib.parse
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional
+
+from kubeup.errors import HostError
+from kubeup.host import Host, Tls, Unreachable
+from kubeup.lazy import lazy_import
+
+if TYPE_CHECKING:
+    from kubeup import pki
+else:
+    pki = lazy_import("kubeup.pki")
+
+HEADER = "# Written by kb: images of {registry} come from a mirror.\n"
+CA_FILE = Path("/etc/kubernetes/kb-mirror-ca.crt")
+DEFAULT = "_default"
+"""containerd's name for every registry that has no folder of its own."""
+UPSTREAM_SERVERS = {"docker.io": "https://registry-1.docker.io"}
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A mirror as nodes reach it. url: `https://10.0.0.11:5000`; ca_pem: who signed its certificate, where that is nobody
+    whom the system trusts."""
+
+    url: str
+    ca_pem: str = ""
+
+    @property
+    def tls(self) -> Optional[Tls]:
+        return Tls(self.ca_pem) if self.ca_pem else None
+
+    @property
+    def server(self) -> str:
+        """`10.0.0.11:5000`"""
+        return urllib.parse.urlsplit(self.url).netloc
+
+    @property
+    def host(self) -> str:
+        return urllib.parse.urlsplit(self.url).hostname or ""
+
+
+def render_hosts(registry: str, mirror: Mirror, *, is_only: bool) -> str:
+    """The hosts.toml of one upstream registry. is_only: the upstream itself is never asked, whatever the mirror lacks."""
+    upstream = mirror.url if is_only or registry == DEFAULT else UPSTREAM_SERVERS.get(registry, f"https://{registry}")
+    path = urllib.parse.urlsplit(mirror.url).path.strip("/")
+    endpoint = mirror.url.rstrip("/") if not path else mirror.url.replace(f"/{path}", f"/v2/{path}").rstrip("/")
+    lines = [
+        HEADER.format(registry=registry if registry != DEFAULT else "every other registry"),
+        f'server = "{upstream}"\n\n' if registry != DEFAULT or is_only else "",
+        f'[host."{endpoint}"]\n',
+        '  capabilities = ["pull", "resolve"]\n',
+        f'  ca = "{CA_FILE}"\n' if mirror.ca_pem else "",
+        "  override_path = true\n" if path else "",
+    ]
+    text = "".join(lines)
+    if is_only and mirror.ca_pem:
+        # the fallback is the mirror too, and is believed on the same grounds
+        text = text.replace("\n\n[host", f'\nca = "{CA_FILE}"\n\n[host', 1)
+    return text
+
+
+def plan_hosts(folder: Path, registries: Iterable[str], mirror: Mirror, *, is_only: bool) -> dict[Path, str]:
+    """path -> text for every registry; with is_only also for all that are not named."""
+    names = [*dict.fromkeys(registries), *([DEFAULT] if is_only else [])]
+    files = {
+        folder / name / "hosts.toml": render_hosts(name, mirror, is_only=is_only)
+        for name in names
+        if name != mirror.server
+    }
+    if mirror.ca_pem:
+        files = {CA_FILE: mirror.ca_pem, **files}
+    return files
+
+
+def hosts_folder(config_path: str) -> Optional[Path]:
+    """The folder that containerd's config_path means: the first of several; None where it is not set."""
+    first = config_path.split(":")[0].strip()
+    return Path(first) if first.startswith("/") else None
+
+
+def find_mirror(host: Host, url: str, *, ca_hash: str = "", cluster_ca_pem: str = "") -> Mirror:
+    """The mirror behind `url`, proven: by a pin of its authority, by the cluster's authority, or by the system's.
+
+    Raises HostError: mirror-not-trusted, mirror-unreachable.
+    """
+    base = url.rstrip("/")
+    if not base.startswith("https://"):
+        return _require_answer(host, Mirror(base))
+    if ca_hash:
+        return _require_answer(host, Mirror(base, _pinned_ca(host, base, ca_hash, cluster_ca_pem)))
+    if cluster_ca_pem:
+        try:
+            return _require_answer(host, Mirror(base, cluster_ca_pem))
+        except HostError as error:
+            if error.code != "mirror-not-trusted" or "expired" in error.cause:
+                raise
+    return _require_answer(host, Mirror(base))
+
+
+def _pinned_ca(host: Host, base: str, ca_hash: str, cluster_ca_pem: str) -> str:
+    """The authority that the mirror itself hands out, believed for its pin alone."""
+    wanted = pki.parse_ca_cert_hash(ca_hash)
+    if cluster_ca_pem and wanted in pki.ca_cert_hashes(cluster_ca_pem):
+        return cluster_ca_pem
+    try:
+        answer = host.http_get(f"{base}/ca.crt", tls=Tls(verify=False), timeout_s=10)
+    except Unreachable as error:
+        raise _unreachable(base, error) from error
+    text = answer.body.decode(errors="replace")
+    found = pki.ca_cert_hashes(text) if answer.status == 200 and "BEGIN CERTIFICATE" in text else ()
+    if wanted not in found:
+        raise HostError(
+            f"the mirror {base} is not the one that --mirror-ca-hash pins",
+            cause=f"its authority has the hash {', '.join(found)}"
+            if found
+            else f"it shows no authority ({answer.status} for /ca.crt)",
+            remedy="take the line that kb init printed on the first control plane, or: kb token create --print-join-command",
+            code="mirror-not-trusted",
+        )
+    return text
+
+
+def _require_answer(host: Host, mirror: Mirror) -> Mirror:
+    path = urllib.parse.urlsplit(mirror.url).path.strip("/")
+    root = mirror.url[: -len(path)].rstrip("/") if path else mirror.url
+    try:
+        answer = host.http_get(f"{root}/v2/", tls=mirror.tls, timeout_s=10)
+    except Unreachable as error:
+        if error.reason == "tls":
+            raise HostError(
+                f"the mirror {mirror.url} is not to be trusted",
+                cause=error.cause,
+                remedy=_tls_remedy(error.cause),
+                code="mirror-not-trusted",
+            ) from error
+        raise _unreachable(mirror.url, error) from error
+    if answer.status not in (200, 401):
+        raise HostError(
+            f"{mirror.url} is no image registry",
+            cause=f"it answers /v2/ with status {answer.status}",
+            remedy=f"check the address: curl -i {mirror.url}/v2/",
+            code="mirror-unreachable",
+        )
+    return mirror
+
+
+def _tls_remedy(cause: str) -> str:
+    if "expired" in cause or "not yet valid" in cause:
+        return "compare this node's clock (date); on the first control plane kb init renews the mirror's certificate"
+    return "name the authority that signed it: --mirror-ca-hash sha256:...; kb init printed it"
+
+
+def _unreachable(url: str, error: Unreachable) -> HostError:
+    return HostError(
+        f"the mirror {url} does not answer",
+        cause=error.cause,
+        remedy="on the first control plane: systemctl status kb-mirror; and see that no firewall is in between",
+        code="mirror-unreachable",
+    )
+
+
+def count_requests(host: Host, mirror: Mirror, addresses: Iterable[str]) -> Optional[int]:
+    """How often these addresses have asked a mirror of kb's; None where it is another registry, which does not say."""
+    try:
+        answer = host.http_get(f"{mirror.url}/metrics", tls=mirror.tls, timeout_s=10)
+    except Unreachable:
+        return None
+    text = answer.body.decode(errors="replace")
+    if answer.status != 200 or "kb_mirror_requests_total" not in text:
+        return None
+    own = set(addresses)
+    rows = re.findall(r'^kb_mirror_client_requests_total\{client="([^"]*)"\} (\d+)$', text, re.MULTILINE)
+    return sum(int(count) for client, count in rows if client in own)
+
+
+def registries_of(catalog: Iterable[str], images: Iterable[str]) -> tuple[str, ...]:
+    """The upstream registries: those of the images, and those that a mirror of kb's has as first part of its names."""
+    named = [name.partition("/")[0] for name in catalog]
+    hosts = [name for name in named if "." in name or ":" in name]
+    return tuple(dict.fromkeys([*(image.partition("/")[0] for image in images), *hosts, "docker.io"]))

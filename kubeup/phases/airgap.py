@@ -1,0 +1,665 @@
+"""The phases of install that bring programs and images: the bundle, the node's programs, the mirror, the runtime's way to it.
+
+They run before preflight, since they make the machine what preflight looks at; each looks first itself and changes nothing
+where something is wrong. None of them runs where neither a bundle, a mirror nor a source of packages was asked for.
+kubeadm leaves all of it to its user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional
+
+from kubeup.config.types import InitConfig, JoinConfig
+from kubeup.errors import HostError
+from kubeup.host import Fence, Host, LocalHost, Tls, Unreachable
+from kubeup.lazy import lazy_import
+from kubeup.phases import certs
+from kubeup.workflow import Context, Outputs
+
+if TYPE_CHECKING:
+    from kubeup import (
+        bundle,
+        checks,
+        distropackages,
+        downloads,
+        images,
+        layout,
+        mirrorhosts,
+        packages,
+        pki,
+        podnetwork,
+        render,
+        runtime,
+        runtimefix,
+    )
+    from kubeup.config import discover
+    from kubeup.layout import Layout
+    from kubeup.mirrorhosts import Mirror
+    from kubeup.packages import Offered, Standing
+else:
+    bundle = lazy_import("kubeup.bundle")
+    checks = lazy_import("kubeup.checks")
+    discover = lazy_import("kubeup.config.discover")
+    distropackages = lazy_import("kubeup.distropackages")
+    downloads = lazy_import("kubeup.downloads")
+    images = lazy_import("kubeup.images")
+    layout = lazy_import("kubeup.layout")
+    mirrorhosts = lazy_import("kubeup.mirrorhosts")
+    packages = lazy_import("kubeup.packages")
+    pki = lazy_import("kubeup.pki")
+    podnetwork = lazy_import("kubeup.podnetwork")
+    render = lazy_import("kubeup.render")
+    runtime = lazy_import("kubeup.runtime")
+    runtimefix = lazy_import("kubeup.runtimefix")
+
+MIRROR_FOLDER = Path("/var/lib/kb/mirror")
+MIRROR_PORT = 5000
+MIRROR_UNIT = "kb-mirror.service"
+MIRROR_TIMEOUT_S = 30
+CONTAINERD_UNIT = Path("/etc/systemd/system/containerd.service")
+CONTAINERD_TIMEOUT_S = 30
+RENEW_BEFORE_S = 90 * 86400
+POLL_S = 0.1
+
+
+# ---- whether there is anything to do
+
+
+def wants_bundle(config: InitConfig) -> bool:
+    return bool(config.kb.bundle)
+
+
+def wants_packages(config: InitConfig) -> bool:
+    source = config.kb.packages.source
+    return source not in ("auto", "none") or (source == "auto" and bool(config.kb.bundle or config.kb.mirror.endpoint))
+
+
+def wants_registries(config: InitConfig) -> bool:
+    return bool(config.kb.bundle or config.kb.mirror.endpoint or config.kb.packages.preset)
+
+
+# ---- install/bundle
+
+
+def _bundle_copy(ctx: Context) -> Path:
+    return MIRROR_FOLDER / Path(ctx.config.kb.bundle).name
+
+
+def lay_down_bundle(ctx: Context) -> Outputs:
+    """Check that the bundle is whole, signed and what this cluster needs; then keep a copy that nodes are served from.
+
+    Raises HostError: bundle-unreadable, bundle-truncated, bundle-not-fit, signature-missing, signature-wrong, disk-full.
+    """
+    path = Path(ctx.config.kb.bundle).absolute()
+    found = layout.open_layout(ctx.host, path)
+    if ctx.config.kb.verify_key:
+        bundle.check_signature(found, ctx.host.read_text(Path(ctx.config.kb.verify_key).absolute()))
+    _require_fit(ctx, found)
+    copy = _bundle_copy(ctx)
+    if path == copy or path.is_relative_to(MIRROR_FOLDER):
+        return None
+    if found.path.suffix != ".tar" and ctx.host.is_dir(path):
+        raise HostError(
+            f"{path} is a folder",
+            cause="init takes a bundle as one file",
+            remedy=f"make it one: kb bundle create --from {path} -o FILE",
+            code="bundle-unreadable",
+        )
+    stat = ctx.host.stat(path)
+    _require_space(ctx.host, stat.size if stat else 0)
+    ctx.report.waiting(f"copying {path.name} to {MIRROR_FOLDER}")
+    place = layout.Place(path, 0, stat.size if stat else 0)
+    ctx.host.make_dir(MIRROR_FOLDER, mode=0o755)
+    ctx.host.write_stream(copy, layout.read_place(ctx.host, place), mode=0o644)
+    return None
+
+
+def _require_fit(ctx: Context, found: Layout) -> None:
+    arch = _architecture(ctx)
+    titles = packages.architectures_in(ctx.host, found)
+    if titles and arch not in titles:
+        raise HostError(
+            f"{found.path} is a bundle for {', '.join(titles)}",
+            cause=f"this machine is {arch}",
+            remedy=f"make one for it: kb bundle create --arch {arch}",
+            code="wrong-architecture",
+        )
+    network = ctx.config.kb.pod_network
+    objects = podnetwork.read_manifest(ctx.host, network.manifest) if network.plugin == "manifest" else []
+    needs = bundle.plan_images(ctx.config, ctx.release, objects, ())
+    # a delta of which the base is here already is as good as the whole
+    others = [one for one in _laid_down(ctx.host) if one.path != found.path]
+    base = _merged(others) if others else None
+    verdict = bundle.verify_bundle(ctx.host, found, base=base, needs=needs, tell=ctx.report.waiting)
+    missing = [need for need in verdict.missing if not base or need.name not in base.names]
+    lines = [*verdict.problems, *(f"{need.name} is missing, for {need.by}" for need in missing)]
+    if lines:
+        raise _not_fit(found.path, lines)
+
+
+def add_bundle(host: Host, found: Layout, *, tell: Callable[[str], None]) -> Path:
+    """Check a further bundle and lay a copy beside the others. Raises HostError as lay_down_bundle."""
+    others = [one for one in _laid_down(host) if one.path.name != found.path.name]
+    verdict = bundle.verify_bundle(host, found, base=_merged(others) if others else None, tell=tell)
+    if verdict.problems:
+        raise _not_fit(found.path, verdict.problems)
+    stat = host.stat(found.path)
+    size = stat.size if stat else 0
+    _require_space(host, size)
+    copy = MIRROR_FOLDER / found.path.name
+    if copy != found.path:
+        tell(f"copying {found.path.name} to {MIRROR_FOLDER}")
+        host.write_stream(copy, layout.read_place(host, layout.Place(found.path, 0, size)), mode=0o644)
+    return copy
+
+
+def _not_fit(path: Path, lines: Sequence[str]) -> HostError:
+    return HostError(
+        f"{path} is not fit for this cluster",
+        cause=lines[0],
+        remedy="get it anew from where it was made, or make one that fits: kb bundle create --config FILE",
+        code="bundle-not-fit",
+        details=lines,
+    )
+
+
+def _laid_down(host: Host) -> list[Layout]:
+    names = [name for name in host.list_dir(MIRROR_FOLDER) if name.endswith(".tar") and not name.startswith(".")]
+    return [layout.open_layout(host, MIRROR_FOLDER / name) for name in names]
+
+
+def _merged(found: Sequence[Layout]) -> Layout:
+    blobs = {digest: place for one in found for digest, place in one.blobs.items()}
+    names = {name: entry for one in found for name, entry in one.names.items()}
+    return layout.Layout(MIRROR_FOLDER, {}, b"", blobs, b"", names)
+
+
+def _require_space(host: Host, size: int) -> None:
+    free = host.free_bytes(MIRROR_FOLDER)
+    # the images are unpacked beside it
+    if free < 3 * size:
+        raise HostError(
+            f"the file system of {MIRROR_FOLDER} is too full for the bundle",
+            cause=f"its copy and the unpacked images need about {3 * size >> 20} MiB, and {free >> 20} MiB are free",
+            remedy=f"make space there (df -h {MIRROR_FOLDER.parent}), or mount a larger disk at {MIRROR_FOLDER.parent}",
+            code="disk-full",
+        )
+
+
+def bundle_is_laid_down(ctx: Context) -> bool:
+    given, copy = ctx.host.stat(Path(ctx.config.kb.bundle).absolute()), ctx.host.stat(_bundle_copy(ctx))
+    return copy is not None and (given is None or given.size == copy.size)
+
+
+# ---- install/packages
+
+
+def install_packages(ctx: Context) -> Outputs:
+    """Put what is missing in place, proven first, and start the runtime. What is there and good stays; what is there,
+    wrong and not kb's is an error.
+
+    Raises HostError: package-wrong, packages-not-found, wrong-architecture, wrong-version, file-damaged, disk-full,
+    runtime-not-started.
+    """
+    standing = packages.look(ctx.host, ctx.config.cluster.kubernetes_version, ctx.release)
+    wanted = _wanted(ctx, standing)
+    kept = [one for one in standing if one.verdict == "good" and one.item.version_words]
+    if kept:
+        ctx.report.note("left alone: " + ", ".join(f"{one.item.name} {one.version} ({one.path})" for one in kept))
+    if wanted:
+        source = _source(ctx)
+        if source in ("apt", "dnf"):
+            distropackages.install(
+                ctx.host, source, wanted, ctx.config.cluster.kubernetes_version, ctx.config.kb.packages.preset
+            )
+        else:
+            _fetch_and_place(ctx, wanted, source)
+    _ensure_runtime_runs(ctx, has_placed=any(one.item.component in ("containerd", "runc") for one in wanted))
+    return None
+
+
+def _wanted(ctx: Context, standing: Sequence[Standing]) -> list[Standing]:
+    """The files to place: missing ones, and wrong ones that kb itself had placed."""
+    owned = frozenset(ctx.outputs.get("owned_paths", ()))
+    # a foreign socket (CRI-O, say) means that the runtime is somebody else's business
+    has_other_runtime = "containerd" not in runtime.socket_path(ctx.config.node.cri_socket).name
+    wanted = []
+    for one in standing:
+        if one.verdict == "good" or (has_other_runtime and one.item.component in ("containerd", "runc")):
+            continue
+        in_the_way = one.verdict == "missing" and ctx.host.exists(Path(one.item.place))
+        path, why = (one.item.place, "it cannot be run") if in_the_way else (str(one.path), one.why)
+        if (one.verdict == "wrong" or in_the_way) and path not in owned:
+            raise HostError(
+                f"{one.item.name} at {path} does not do",
+                cause=f"{why}; kb did not place it and does not replace it",
+                remedy=f"remove it or bring the right version: {runtime.install_command(ctx.host, one.item.name)}",
+                code="package-wrong",
+            )
+        wanted.append(one)
+    return wanted
+
+
+def _source(ctx: Context) -> str:
+    source = ctx.config.kb.packages.source
+    if source == "auto":
+        return "bundle" if ctx.config.kb.bundle else "mirror"
+    return source
+
+
+def _fetch_and_place(ctx: Context, wanted: Sequence[Standing], source: str) -> None:
+    names = [one.item.name for one in wanted]
+    arch = _architecture(ctx)
+    offered = _offer(ctx, source, names, arch)
+    absent = [name for name in names if name not in offered]
+    if absent and source == "mirror" and not offered and ctx.config.kb.packages.source == "auto":
+        ctx.report.note(f"the mirror has images alone: {', '.join(absent)} have to come from elsewhere")
+        return
+    if absent:
+        raise HostError(
+            f"the {source} lacks programs for this node ({arch})",
+            cause=f"{', '.join(absent)} {'is' if len(absent) == 1 else 'are'} not in it, and not on this node",
+            remedy="make a bundle that has them (kb bundle create), or install them by other means",
+            code="packages-not-found",
+        )
+    chosen = [offered[name] for name in names]
+    if ctx.host.mode != "live":
+        for one in chosen:
+            ctx.host.write_stream(Path(one.item.place), (), mode=one.mode)
+        return
+    version = ctx.config.cluster.kubernetes_version
+    staged = packages.stage(
+        ctx.host, chosen, arch=arch, cluster_version=version, release=ctx.release, tell=ctx.report.waiting
+    )
+    places = packages.put_in_place(ctx.host, staged)
+    ctx.report.note(f"placed from the {source}: {', '.join(sorted({place.name for place in places}))}")
+
+
+def _offer(ctx: Context, source: str, names: Sequence[str], arch: str) -> dict[str, Offered]:
+    if source == "bundle":
+        path = _bundle_copy(ctx) if ctx.host.exists(_bundle_copy(ctx)) else Path(ctx.config.kb.bundle).absolute()
+        found = layout.open_layout(ctx.host, path)
+        more = {digest: place for one in _laid_down(ctx.host) for digest, place in one.blobs.items()}
+        whole = layout.Layout(found.path, found.index, found.index_bytes, {**more, **found.blobs}, b"", found.names)
+        offered: dict[str, Offered] = packages.offer_bundle(ctx.host, whole, arch)
+        return offered
+    if source == "mirror":
+        from_mirror: dict[str, Offered] = packages.offer_mirror(ctx.host, mirror_of(ctx), arch)
+        return from_mirror
+    downloaded: dict[str, Offered] = packages.offer_downloads(
+        LocalHost(),
+        names,
+        cluster_version=ctx.config.cluster.kubernetes_version,
+        arch=arch,
+        preset=downloads.find_preset(ctx.config.kb.packages.preset),
+        spool=ctx.paths.state_dir / "downloads",
+        tell=ctx.report.waiting,
+    )
+    return downloaded
+
+
+def _ensure_runtime_runs(ctx: Context, *, has_placed: bool) -> None:
+    """A unit where kb placed containerd and none is there; running now, and at boot."""
+    host = ctx.host
+    program = host.which("containerd") or Path("/usr/local/bin/containerd")
+    if "containerd" not in runtime.socket_path(ctx.config.node.cri_socket).name:
+        return
+    units = [
+        folder / "containerd.service"
+        for folder in (CONTAINERD_UNIT.parent, Path("/usr/lib/systemd/system"), Path("/lib/systemd/system"))
+    ]
+    changed = False
+    owned = str(CONTAINERD_UNIT) in ctx.outputs.get("owned_paths", ())
+    if owned or not any(host.exists(unit) for unit in units):
+        score = "-999" if checks.may_lower_oom_score(host) else "0"
+        text = render.fill_template("systemd/containerd.service", {"containerd": program, "oom_score": score})
+        changed = host.write_file(CONTAINERD_UNIT, text)
+    if changed:
+        host.run(["systemctl", "daemon-reload"])
+    is_running = host.query(["systemctl", "is-active", "containerd"]).stdout.strip() == "active"
+    if not host.query(["systemctl", "is-enabled", "containerd"]).ok:
+        host.run(["systemctl", "enable", "containerd"])
+    if is_running and not (has_placed or changed):
+        return
+    done = host.run(["systemctl", "restart" if is_running else "start", "containerd"], timeout_s=60)
+    if not done.ok or not _becomes_active(ctx):
+        log = host.query(["journalctl", "-u", "containerd", "-n", "20", "-o", "cat", "--no-pager"]).stdout
+        raise HostError(
+            "containerd does not start",
+            cause=runtime.last_words(log),
+            remedy="see why: journalctl -u containerd -n 30",
+            code="runtime-not-started",
+        )
+
+
+def _becomes_active(ctx: Context) -> bool:
+    if ctx.host.mode != "live":
+        return True
+    deadline = ctx.host.monotonic() + CONTAINERD_TIMEOUT_S
+    while ctx.host.monotonic() < deadline:
+        if ctx.host.query(["systemctl", "is-active", "containerd"]).stdout.strip() == "active":
+            return True
+        ctx.host.sleep(POLL_S)
+    return False
+
+
+def packages_are_in_place(ctx: Context) -> bool:
+    standing = packages.look(ctx.host, ctx.config.cluster.kubernetes_version, ctx.release)
+    is_active = ctx.host.query(["systemctl", "is-active", "containerd"]).stdout.strip() == "active"
+    return is_active and all(one.verdict == "good" for one in standing)
+
+
+def _architecture(ctx: Context) -> str:
+    machine = ctx.host.query(["uname", "-m"]).stdout.strip()
+    return downloads.MACHINES.get(machine, machine)
+
+
+# ---- install/mirror
+
+
+def mirror_url(config: InitConfig) -> str:
+    """Where the nodes find the mirror: the one that was named, or this control plane's own."""
+    if config.kb.mirror.endpoint:
+        return config.kb.mirror.endpoint.rstrip("/")
+    address = config.local_api_endpoint.advertise_address
+    return f"https://{f'[{address}]' if ':' in address else address}:{MIRROR_PORT}"
+
+
+def _mirror_cert(ctx: Context) -> tuple[Path, Path]:
+    return ctx.paths.pki / "kb-mirror.crt", ctx.paths.pki / "kb-mirror.key"
+
+
+def serve_bundle(ctx: Context) -> Outputs:
+    """The mirror as a service of this node, with a certificate of the cluster's authority; up before this returns.
+
+    Raises HostError: ca-key-missing, mirror-not-started, port-in-use.
+    """
+    certs.issue_ca(ctx)
+    _ensure_certificate(ctx)
+    pyz = podnetwork.find_running_pyz()
+    podnetwork.ensure_installed_kb(ctx.host, ctx.paths, pyz)
+    changed = ctx.host.write_file(ctx.paths.systemd / MIRROR_UNIT, _render_unit(ctx, pyz))
+    if changed:
+        ctx.host.run(["systemctl", "daemon-reload"])
+    ctx.host.run(["systemctl", "enable", MIRROR_UNIT])
+    is_active = ctx.host.query(["systemctl", "is-active", MIRROR_UNIT]).stdout.strip() == "active"
+    if not is_active or changed or ctx.outputs.get("_mirror_cert_is_new"):
+        ctx.host.run(["systemctl", "restart", MIRROR_UNIT])
+    _wait_for_mirror(ctx)
+    return None
+
+
+def _render_unit(ctx: Context, pyz: Optional[Path]) -> str:
+    cert, key = _mirror_cert(ctx)
+    address = ctx.config.local_api_endpoint.advertise_address
+    values = {
+        "command": podnetwork.plan_command(pyz, ctx.paths),
+        "folder": MIRROR_FOLDER,
+        "listen": f"[::]:{MIRROR_PORT}" if ":" in address else f"0.0.0.0:{MIRROR_PORT}",
+        "cert": cert,
+        "key": key,
+        "ca": ctx.paths.pki / "ca.crt",
+    }
+    text: str = render.fill_template(f"systemd/{MIRROR_UNIT}", values)
+    return text
+
+
+def _ensure_certificate(ctx: Context) -> None:
+    if _certificate_is_good(ctx):
+        return
+    cert_path, key_path = _mirror_cert(ctx)
+    ca = pki.read_ca(ctx.host, ctx.paths)
+    if ca.key is None:
+        raise HostError(
+            "the mirror has no certificate",
+            cause=f"the key of {ca.path} is kept elsewhere, so kb cannot issue one",
+            remedy=f"have your CA issue {cert_path} and {key_path} for {ctx.config.local_api_endpoint.advertise_address}, then: kb init",
+            code="mirror-certificate-missing",
+        )
+    key = pki.generate_key(pki.key_algorithm(ctx.config.cluster))
+    left_s = int((pki.not_after(ca.cert) - ctx.host.now()).total_seconds())
+    # as long as the authority: nobody renews it between two runs of init
+    validity = pki.plan_validity(ctx.host.now(), left_s)
+    subject = pki.Subject("kb-mirror", is_server=True, sans=_mirror_sans(ctx))
+    ctx.host.write_file(key_path, pki.key_to_pem(key).reveal(), mode=0o600)
+    ctx.host.write_file(cert_path, pki.cert_to_pem(pki.issue_leaf_cert(subject, key, ca=ca, validity=validity)))
+    ctx.outputs["_mirror_cert_is_new"] = True
+
+
+def _mirror_sans(ctx: Context) -> pki.Sans:
+    config = ctx.config
+    endpoint = config.cluster.control_plane_endpoint
+    names = [config.node.name, "localhost", config.local_api_endpoint.advertise_address, "127.0.0.1"]
+    names += [pki.split_host_port(endpoint)[0]] if endpoint else []
+    found: pki.Sans = pki.make_sans((*names, *config.cluster.api_server.cert_sans))
+    return found
+
+
+def _certificate_is_good(ctx: Context) -> bool:
+    """There, of this authority, for all names, its own key beside it, and not about to expire."""
+    cert_path, key_path = _mirror_cert(ctx)
+    try:
+        chain = pki.read_certs(ctx.host, cert_path)
+        key = pki.read_key(ctx.host, key_path)
+        ca = pki.read_ca(ctx.host, ctx.paths)
+    except HostError:
+        return False
+    left_s = (pki.not_after(chain[0]) - ctx.host.now()).total_seconds()
+    lifetime_s = (pki.not_after(ca.cert) - ctx.host.now()).total_seconds()
+    return (
+        pki.is_signed_by(chain, ca.cert)
+        and pki.is_key_of(key, chain[0])
+        and not pki.sans_of(chain[0]).lacks(_mirror_sans(ctx))
+        and (left_s > RENEW_BEFORE_S or left_s > lifetime_s - 86400)
+    )
+
+
+def _wait_for_mirror(ctx: Context) -> None:
+    if ctx.host.mode != "live":
+        return
+    tls = Tls(ctx.host.read_text(ctx.paths.pki / "ca.crt"))
+    url, started = f"{mirror_url(ctx.config)}/healthz", ctx.host.monotonic()
+    while True:
+        try:
+            if ctx.host.http_get(url, tls=tls, timeout_s=5).status == 200:
+                return
+            last = "it does not answer as kb's mirror"
+        except Unreachable as error:
+            last = error.cause
+        elapsed = ctx.host.monotonic() - started
+        if elapsed > MIRROR_TIMEOUT_S:
+            break
+        ctx.report.waiting(f"mirror: {elapsed:.0f} s of {MIRROR_TIMEOUT_S} s; {last}")
+        ctx.host.sleep(POLL_S)
+    log = ctx.host.query(["journalctl", "-u", MIRROR_UNIT, "-n", "5", "-o", "cat", "--no-pager"]).stdout
+    raise HostError(
+        f"the mirror does not answer at {url}",
+        cause=f"{last}; its log ends: {runtime.last_words(log)}",
+        remedy=f"see why: journalctl -u {MIRROR_UNIT} -n 20",
+        code="mirror-not-started",
+    )
+
+
+def bundle_is_served(ctx: Context) -> bool:
+    try:
+        tls = Tls(ctx.host.read_text(ctx.paths.pki / "ca.crt"))
+        answers = ctx.host.http_get(f"{mirror_url(ctx.config)}/healthz", tls=tls, timeout_s=5).status == 200
+    except HostError:
+        return False
+    unit = ctx.paths.systemd / MIRROR_UNIT
+    is_current = ctx.host.exists(unit) and ctx.host.read_text(unit) == _render_unit(ctx, podnetwork.find_running_pyz())
+    return answers and is_current and _certificate_is_good(ctx)
+
+
+# ---- install/registries
+
+
+def mirror_of(ctx: Context) -> Mirror:
+    """The mirror, proven once a run. Raises HostError: mirror-not-trusted, mirror-unreachable."""
+    if "_mirror" not in ctx.outputs:
+        config = ctx.config
+        if config.kb.bundle and not config.kb.mirror.endpoint:
+            ca_pem = ctx.host.read_text(ctx.paths.pki / "ca.crt")
+        else:
+            ca_pem = config.ca_pem if isinstance(config, JoinConfig) else ""
+        ctx.outputs["_mirror"] = mirrorhosts.find_mirror(
+            ctx.host, mirror_url(config), ca_hash=config.kb.mirror.ca_hash, cluster_ca_pem=ca_pem
+        )
+    found: Mirror = ctx.outputs["_mirror"]
+    return found
+
+
+def point_runtime_to_mirror(ctx: Context) -> Outputs:
+    """One hosts.toml per registry; containerd told to read them, and which image its sandboxes are; then a pull through
+    the CRI that shows it.
+
+    Raises HostError: mirror-not-trusted, mirror-unreachable, runtime-not-fixable, runtime-fix-failed, image-pull-failed,
+    mirror-not-used.
+    """
+    if ctx.host.mode != "live":
+        ctx.report.note(
+            "the runtime is pointed to the mirror when this runs for real: containerd itself tries its configuration"
+        )
+        return None
+    socket = ctx.config.node.cri_socket
+    if "containerd" not in runtime.socket_path(socket).name:
+        ctx.report.note(
+            f"the runtime at {socket} is not containerd: point it to {mirror_url(ctx.config)} by its own means"
+        )
+        return None
+    folder = _hosts_folder(ctx)
+    files = _plan_files(ctx, folder)
+    changed = [path for path, text in files.items() if ctx.host.write_file(path, text, mode=0o644)]
+    pause = images.image_of("pause", ctx.config.cluster, ctx.release).ref
+    is_own = str(CONTAINERD_UNIT) in _made(ctx)
+    driver = ctx.config.kubelet.get("cgroupDriver") or "systemd"
+    wanted = runtimefix.Wanted(
+        sandbox_image=pause,
+        systemd_cgroup=driver == "systemd" if is_own or ctx.config.kb.runtime.fix else None,
+        restrict_oom_score_adj=not checks.may_lower_oom_score(ctx.host)
+        if is_own or ctx.config.kb.runtime.fix
+        else None,
+        registry_config_path=str(folder) if folder == runtimefix.CERTS_D else None,
+    )
+    for fault in runtimefix.fix_runtime(ctx.host, socket, wanted):
+        ctx.report.note(f"containerd's configuration was completed and containerd restarted: {fault}")
+    if changed:
+        names = sorted({path.parent.name for path in changed if path.name == "hosts.toml"})
+        ctx.report.note(f"containerd asks {_told_mirror(ctx)} for {', '.join(names)}")
+    if _has_mirror(ctx):
+        _prove(ctx, pause)
+    return None
+
+
+def _has_mirror(ctx: Context) -> bool:
+    return bool(ctx.config.kb.bundle or ctx.config.kb.mirror.endpoint)
+
+
+def _told_mirror(ctx: Context) -> str:
+    return mirror_of(ctx).url if _has_mirror(ctx) else f"the servers of preset {ctx.config.kb.packages.preset}"
+
+
+def _made(ctx: Context) -> frozenset[str]:
+    """What kb made on this node, in this run too: the unit of a containerd that it placed."""
+    made = set(ctx.outputs.get("owned_paths", ()))
+    if ctx.host.exists(CONTAINERD_UNIT) and "Written by kb" in ctx.host.read_text(CONTAINERD_UNIT):
+        made.add(str(CONTAINERD_UNIT))
+    return frozenset(made)
+
+
+def _hosts_folder(ctx: Context) -> Path:
+    """The folder that containerd reads already, or the usual one."""
+    effective = runtime.read_containerd_config(ctx.host, ctx.config.node.cri_socket) or {}
+    path = runtimefix.describe_effective(effective).registry_config_path or ""
+    found: Optional[Path] = mirrorhosts.hosts_folder(path)
+    folder: Path = found or runtimefix.CERTS_D
+    return folder
+
+
+def _plan_files(ctx: Context, folder: Path) -> dict[Path, str]:
+    names = list(images.list_node_images(ctx.config, ctx.release))
+    network = ctx.config.kb.pod_network
+    if network.plugin == "manifest" and network.manifest:
+        objects = podnetwork.read_manifest(ctx.host, network.manifest)
+        names += [runtime.full_image_name(name) for name, _ in bundle.images_of(objects)]
+    if not _has_mirror(ctx):
+        preset = downloads.find_preset(ctx.config.kb.packages.preset)
+        files: dict[Path, str] = {}
+        for registry, server in preset.registries.items():
+            files.update(mirrorhosts.plan_hosts(folder, [registry], mirrorhosts.Mirror(server), is_only=False))
+        return files
+    mirror = mirror_of(ctx)
+    registries = mirrorhosts.registries_of(_catalog(ctx, mirror), names)
+    planned: dict[Path, str] = mirrorhosts.plan_hosts(folder, registries, mirror, is_only=ctx.config.kb.air_gapped)
+    return planned
+
+
+def _catalog(ctx: Context, mirror: Mirror) -> list[str]:
+    """The names in the mirror; [] where it does not say."""
+    try:
+        answer = ctx.host.http_get(f"{mirror.url}/v2/_catalog", tls=mirror.tls, timeout_s=15)
+        found = render.load_yaml(answer.body.decode()) if answer.status == 200 else {}
+        return [str(name) for name in found.get("repositories") or []]
+    except (Unreachable, ValueError, AttributeError):
+        return []
+
+
+def _prove(ctx: Context, image: str) -> None:
+    """Pull the sandbox image through the CRI, and see by the mirror's own count that it was asked."""
+    mirror = mirror_of(ctx)
+    own = [str(a) for interface in discover.read_interfaces(ctx.host) or [] for a in interface.addresses]
+    before = mirrorhosts.count_requests(ctx.host, mirror, own)
+    ctx.report.waiting(f"pulling {image} through the runtime")
+    runtime.pull_image(ctx.host, ctx.config.node.cri_socket, image)
+    after = mirrorhosts.count_requests(ctx.host, mirror, own)
+    if before is None or after is None:
+        ctx.report.note(f"{image} was pulled through the CRI; {mirror.url} does not say whether it was asked")
+    elif after > before:
+        ctx.report.note(f"{image} was pulled through the CRI, and {mirror.server} served it")
+    else:
+        raise HostError(
+            f"the runtime does not ask the mirror {mirror.url}",
+            cause=f"it pulled {image}, and not one request of this node reached the mirror",
+            remedy=f"look at what containerd reads: containerd config dump | grep -A2 registry; ls {_hosts_folder(ctx)}",
+            code="mirror-not-used",
+        )
+
+
+def runtime_asks_mirror(ctx: Context) -> bool:
+    if ctx.host.mode != "live" or "containerd" not in runtime.socket_path(ctx.config.node.cri_socket).name:
+        return True
+    try:
+        files = _plan_files(ctx, _hosts_folder(ctx))
+    except HostError:
+        return False
+    is_ready = runtime.probe_runtime(ctx.host, ctx.config.node.cri_socket).is_ready
+    return is_ready and all(ctx.host.exists(path) and ctx.host.read_text(path) == text for path, text in files.items())
+
+
+def kb_digest(ctx: Context) -> str:
+    """The sha256 of the kb.pyz that the mirror hands out, in hex; "" where the bundle has none."""
+    for found in _laid_down(ctx.host):
+        for entry in bundle.list_files(ctx.host, found):
+            if entry.title == bundle.KB_FILE:
+                return entry.digest.partition(":")[2]
+    return ""
+
+
+# ---- --air-gapped
+
+
+def plan_fence(config: InitConfig) -> Fence:
+    """The cluster, the mirror, and this machine."""
+    names = {config.node.name, config.local_api_endpoint.advertise_address}
+    cluster = config.cluster
+    if cluster.control_plane_endpoint:
+        names.add(pki.split_host_port(cluster.control_plane_endpoint)[0])
+    if config.kb.mirror.endpoint:
+        names.add(mirrorhosts.Mirror(config.kb.mirror.endpoint).host)
+    if cluster.external_etcd:
+        names.update(mirrorhosts.Mirror(url).host for url in cluster.external_etcd.endpoints)
+    if isinstance(config, JoinConfig) and config.server:
+        names.add(mirrorhosts.Mirror(config.server).host)
+    return Fence(frozenset(names), (*cluster.service_cidrs(), *cluster.pod_cidrs()))

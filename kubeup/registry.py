@@ -1,0 +1,491 @@
+"""A client of registries: the OCI distribution API, with its tokens, the usual credentials, patience and resumption.
+
+Owns how an image name leads to a server, how a server is spoken to, and what its refusals mean. Must not know what a
+bundle is, and never holds a blob in memory. Mirrors no part of kubeadm, which leaves pulling to the runtime.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+import re
+import urllib.parse
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+from kubeup.errors import HostError
+from kubeup.host import Host, HttpResponse, HttpStream, LocalHost, Tls, Unreachable
+from kubeup.layout import INDEX_TYPES, MANIFEST_TYPES, MAX_DOCUMENT, digest_of, is_digest
+from kubeup.secret import Secret
+
+ATTEMPTS = 5
+_FIRST_PAUSE_S = 1.0
+_ACCEPT = ", ".join((*INDEX_TYPES, *MANIFEST_TYPES))
+_SERVERS = {"docker.io": "registry-1.docker.io"}
+"""Registries whose API answers under another name."""
+_AUTH_KEYS = {"docker.io": "https://index.docker.io/v1/"}
+_REDIRECTS = (301, 302, 303, 307, 308)
+
+
+@dataclass(frozen=True)
+class Ref:
+    """An image's name in parts: `registry.k8s.io`, `coredns/coredns`, `v1.13.1`, or a digest."""
+
+    registry: str
+    repository: str
+    tag: str = ""
+    digest: str = ""
+
+    @property
+    def name(self) -> str:
+        """The full name, as a runtime keeps it."""
+        return (
+            f"{self.registry}/{self.repository}"
+            + (f":{self.tag}" if self.tag else "")
+            + (f"@{self.digest}" if self.digest else "")
+        )
+
+    @property
+    def reference(self) -> str:
+        """What is asked for: the digest where there is one."""
+        return self.digest or self.tag
+
+
+_REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+
+
+def parse_ref(text: str) -> Ref:
+    """`busybox` -> docker.io/library/busybox:latest. Raises HostError (image-name-invalid)."""
+    rest, _, digest = text.partition("@")
+    first, slash, tail = rest.partition("/")
+    if not slash or ("." not in first and ":" not in first and first != "localhost"):
+        first, tail = "docker.io", rest if slash else f"library/{rest}"
+    repository, colon, tag = tail.rpartition(":")
+    if not colon:
+        repository, tag = tail, "" if digest else "latest"
+    is_good = (
+        _REPOSITORY.fullmatch(repository) and (not tag or _TAG.fullmatch(tag)) and (not digest or is_digest(digest))
+    )
+    if not is_good:
+        raise HostError(
+            f"{text!r} is no image name",
+            cause="an image is named REGISTRY/REPOSITORY:TAG or ...@sha256:DIGEST, the repository in lower case",
+            remedy="correct the name; for example registry.k8s.io/pause:3.10.1",
+            code="image-name-invalid",
+        )
+    return Ref(first, repository, tag, digest)
+
+
+# ---- credentials
+
+
+def read_credentials(host: Host, registry: str) -> Optional[tuple[str, Secret]]:
+    """(user, password) for a registry out of docker's configuration; the user is "<token>" for an identity token."""
+    environ = host.environ()
+    folder = environ.get("DOCKER_CONFIG") or f"{environ.get('HOME', '/root')}/.docker"
+    path = Path(folder) / "config.json"
+    if not host.exists(path):
+        return None
+    try:
+        config = json.loads(host.read_text(path))
+    except ValueError as error:
+        raise HostError(
+            f"{path} is no JSON",
+            cause=str(error),
+            remedy="correct it, or log in anew: docker login, skopeo login",
+            code="docker-config-invalid",
+        ) from error
+    key = _AUTH_KEYS.get(registry, registry)
+    helper = (config.get("credHelpers") or {}).get(registry) or config.get("credsStore")
+    if helper:
+        found = _ask_helper(host, str(helper), key)
+        if found:
+            return found
+    auths = config.get("auths") or {}
+    entry = next(
+        (auths[name] for name in (key, registry, f"https://{registry}", f"https://{registry}/v2/") if name in auths),
+        None,
+    )
+    return _parse_auth(entry) if isinstance(entry, dict) else None
+
+
+def _parse_auth(entry: Mapping[str, Any]) -> Optional[tuple[str, Secret]]:
+    if entry.get("identitytoken"):
+        return "<token>", Secret(str(entry["identitytoken"]))
+    if entry.get("auth"):
+        try:
+            user, _, password = base64.b64decode(str(entry["auth"])).decode().partition(":")
+        except ValueError:
+            return None
+        return user, Secret(password.rstrip("\0"))
+    if entry.get("username"):
+        return str(entry["username"]), Secret(str(entry.get("password", "")))
+    return None
+
+
+def _ask_helper(host: Host, helper: str, key: str) -> Optional[tuple[str, Secret]]:
+    answer = host.query([f"docker-credential-{helper}", "get"], stdin=key)
+    try:
+        found = json.loads(answer.stdout) if answer.ok else {}
+    except ValueError:
+        return None
+    return (str(found["Username"]), Secret(str(found["Secret"]))) if found.get("Username") else None
+
+
+# ---- the client
+
+
+class Refused(HostError):
+    """A registry answered, and not with what was asked for."""
+
+    def __init__(self, what: str, status: int, text: str, remedy: str) -> None:
+        super().__init__(what, cause=f"it answered with status {status}{text}", remedy=remedy, code="registry-refused")
+        self.status = status
+
+
+@dataclass
+class Registry:
+    """One server. base: `https://registry.k8s.io` or `http://127.0.0.1:5000/prefix`; upstream: where it stands in for
+    another registry (a mirror), that one's name, which it is told with `?ns=`."""
+
+    host: Host
+    base: str
+    credentials: Optional[tuple[str, Secret]] = None
+    upstream: str = ""
+    tls: Optional[Tls] = None
+    tell: Callable[[str], None] = lambda text: None
+    _tokens: dict[str, str] = field(default_factory=dict)
+
+    def get_manifest(self, repository: str, reference: str) -> tuple[str, bytes]:
+        """(media type, bytes), the digest checked where it was asked for. Raises Refused, Unreachable, HostError
+        (manifest-damaged)."""
+        answer = self._ask(f"{repository}/manifests/{reference}", f"repository:{repository}:pull")
+        if answer.status != 200:
+            raise self._refused(f"{repository}:{reference}", answer.status, answer.body)
+        found = digest_of(answer.body)
+        wanted = reference if is_digest(reference) else answer.headers.get("docker-content-digest", found)
+        if found != wanted or len(answer.body) > MAX_DOCUMENT:
+            raise HostError(
+                f"the manifest of {repository}:{reference} is damaged",
+                cause=f"{self.base} gave {len(answer.body)} bytes with digest {found} for {wanted}",
+                remedy="try again; if it stays so, the registry or a proxy before it changes what it serves",
+                code="manifest-damaged",
+            )
+        kind = answer.headers.get("content-type", "").partition(";")[0].strip()
+        return _media_type(kind, answer.body), answer.body
+
+    def fetch_blob(self, local: LocalHost, repository: str, *, digest: str, size: int, into: Path) -> None:
+        """Have the blob in `into`: what a broken transfer left in `into`.part is gone on with.
+
+        Raises Refused, Unreachable (after ATTEMPTS), HostError (download-damaged, disk-full).
+        """
+        target = f"{repository}/blobs/{digest}"
+
+        def open_from(offset: int) -> Iterator[bytes]:
+            headers = {"Range": f"bytes={offset}-"} if offset else {}
+            return self._stream(target, f"repository:{repository}:pull", headers, offset)
+
+        fetch_resumed(
+            local,
+            open_from,
+            into=into,
+            digest=digest,
+            size=size,
+            name=f"blob {digest[7:19]} of {repository}",
+            tell=self.tell,
+        )
+
+    def has_blob(self, repository: str, digest: str) -> bool:
+        return self._send("HEAD", f"{repository}/blobs/{digest}", f"repository:{repository}:pull,push").status == 200
+
+    def push_blob(self, local: LocalHost, repository: str, digest: str, size: int, content: Iterable[bytes]) -> None:
+        """Upload a blob in one piece. Raises Refused, Unreachable."""
+        scope = f"repository:{repository}:pull,push"
+        begun = self._send("POST", f"{repository}/blobs/uploads/", scope)
+        if begun.status != 202:
+            raise self._refused(f"an upload to {repository}", begun.status, begun.body)
+        place = urllib.parse.urljoin(f"{self.base}/", begun.headers.get("location", ""))
+        url = f"{place}{'&' if '?' in place else '?'}digest={urllib.parse.quote(digest)}"
+        done = local.http_upload(url, content, size=size, tls=self.tls, headers=self._authorization(scope))
+        if done.status != 201:
+            raise self._refused(f"blob {digest} for {repository}", done.status, done.body)
+
+    def push_manifest(self, repository: str, reference: str, media_type: str, data: bytes) -> None:
+        scope = f"repository:{repository}:pull,push"
+        done = self._send("PUT", f"{repository}/manifests/{reference}", scope, data, {"Content-Type": media_type})
+        if done.status != 201:
+            raise self._refused(f"the manifest {repository}:{reference}", done.status, done.body)
+
+    # ---- requests
+
+    def _url(self, target: str) -> str:
+        query = f"?ns={self.upstream}" if self.upstream else ""
+        prefix, _, path = self.base.partition("://")
+        server, _, folder = path.partition("/")
+        folder = f"{folder.strip('/')}/" if folder.strip("/") else ""
+        return f"{prefix}://{server}/v2/{folder}{target}{query}"
+
+    def _ask(self, target: str, scope: str) -> HttpResponse:
+        def once() -> HttpResponse:
+            return self._with_redirects(target, scope, {"Accept": _ACCEPT})
+
+        return _patiently(self.host, once, self.tell, self._url(target))
+
+    def _with_redirects(self, target: str, scope: str, headers: Mapping[str, str]) -> HttpResponse:
+        url, sent = self._url(target), {**headers, **self._authorization(scope)}
+        answer = self.host.http_get(url, tls=self.tls, headers=sent, timeout_s=30)
+        if answer.status == 401 and self._log_in(answer.headers, scope):
+            sent = {**headers, **self._authorization(scope)}
+            answer = self.host.http_get(url, tls=self.tls, headers=sent, timeout_s=30)
+        for _ in range(5):
+            if answer.status not in _REDIRECTS or "location" not in answer.headers:
+                break
+            url = urllib.parse.urljoin(url, answer.headers["location"])
+            answer = self.host.http_get(url, headers=dict(headers), timeout_s=30)
+        return answer
+
+    def _send(
+        self, method: str, target: str, scope: str, body: bytes = b"", headers: Optional[Mapping[str, str]] = None
+    ) -> HttpResponse:
+        for attempt in (1, 2):
+            sent = {**(headers or {}), **self._authorization(scope), **({} if body else {"Content-Length": "0"})}
+            answer = self.host.http_send(method, self._url(target), body=body, tls=self.tls, headers=sent, timeout_s=60)
+            if answer.status != 401 or attempt == 2 or not self._log_in(answer.headers, scope):
+                break
+        return answer
+
+    def _stream(self, target: str, scope: str, headers: Mapping[str, str], offset: int) -> Iterator[bytes]:
+        """The body from `offset` on. Redirects (a content network) get no credentials."""
+        url, sent = self._url(target), {**headers, **self._authorization(scope)}
+        has_logged_in = False
+        for _ in range(8):
+            with self.host.http_open(
+                url, tls=self.tls if url.startswith(self.base) else None, headers=sent, timeout_s=60
+            ) as stream:
+                if stream.status == 401 and not has_logged_in and self._log_in(stream.headers, scope):
+                    has_logged_in, sent = True, {**headers, **self._authorization(scope)}
+                    continue
+                if stream.status in _REDIRECTS and "location" in stream.headers:
+                    url, sent = urllib.parse.urljoin(url, stream.headers["location"]), dict(headers)
+                    continue
+                yield from _from_offset(stream, offset, lambda status, body: self._refused(target, status, body))
+                return
+        raise self._refused(target, 310, b"too many redirects")
+
+    def _authorization(self, scope: str) -> dict[str, str]:
+        return {"Authorization": self._tokens[scope]} if scope in self._tokens else {}
+
+    def _log_in(self, headers: Mapping[str, str], scope: str) -> bool:
+        """Answer a challenge: Basic, or a token from the realm that it names. Whether asking again may help."""
+        scheme, _, rest = headers.get("www-authenticate", "").partition(" ")
+        basic = ""
+        if self.credentials and self.credentials[0] != "<token>":
+            user, password = self.credentials
+            basic = "Basic " + base64.b64encode(f"{user}:{password.reveal()}".encode()).decode()
+        if scheme.lower() == "basic" and basic:
+            self._tokens[scope] = basic
+            return True
+        words = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+        if scheme.lower() != "bearer" or "realm" not in words:
+            return False
+        if self.credentials and self.credentials[0] == "<token>":
+            form = {"grant_type": "refresh_token", "refresh_token": self.credentials[1].reveal(), "client_id": "kb",
+                    "service": words.get("service", ""), "scope": scope}  # fmt: skip
+            told = {"Content-Type": "application/x-www-form-urlencoded"}
+            body = urllib.parse.urlencode(form).encode()
+            answer = self.host.http_send("POST", words["realm"], body=body, tls=self.tls, headers=told, timeout_s=30)
+        else:
+            query = urllib.parse.urlencode({"service": words.get("service", ""), "scope": scope})
+            url = f"{words['realm']}{'&' if '?' in words['realm'] else '?'}{query}"
+            answer = self.host.http_get(
+                url, tls=self.tls, headers={"Authorization": basic} if basic else {}, timeout_s=30
+            )
+        try:
+            found = json.loads(answer.body) if answer.status == 200 else {}
+        except ValueError:
+            found = {}
+        token = found.get("token") or found.get("access_token")
+        if not token:
+            raise self._refused("a token", answer.status, answer.body)
+        self._tokens[scope] = f"Bearer {token}"
+        return True
+
+    def _refused(self, what: str, status: int, body: bytes) -> Refused:
+        server = self.base.partition("://")[2]
+        remedies = {
+            401: f"log in: docker login {server} (kb reads docker's config.json)",
+            403: f"log in as somebody who may: docker login {server}",
+            404: f"check the name: skopeo list-tags docker://{server}/REPOSITORY",
+            429: "wait a while, or log in: registries limit anonymous pulls",
+        }
+        return Refused(
+            f"{server} does not give {what}",
+            status,
+            _error_text(body),
+            remedies.get(status, f"see what it says: curl -v {self.base}/v2/"),
+        )
+
+
+def _media_type(told: str, data: bytes) -> str:
+    """The manifest's own word, where a server says nothing better than "JSON"."""
+    if told in (*INDEX_TYPES, *MANIFEST_TYPES):
+        return told
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return told
+    own = found.get("mediaType") if isinstance(found, dict) else None
+    return str(own or (INDEX_TYPES[0] if "manifests" in found else MANIFEST_TYPES[0]))
+
+
+def _error_text(body: bytes) -> str:
+    """`: MANIFEST_UNKNOWN manifest unknown`, from the specification's form of an error."""
+    try:
+        errors = json.loads(body)["errors"]
+        return ": " + "; ".join(f"{item.get('code', '')} {item.get('message', '')}".strip() for item in errors)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ""
+
+
+# ---- patience
+
+
+def _patiently(host: Host, once: Callable[[], HttpResponse], tell: Callable[[str], None], what: str) -> HttpResponse:
+    """Again where nobody answered, or the server says that it is its own trouble or that it is too much."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            answer = once()
+        except Unreachable as error:
+            if attempt == ATTEMPTS or error.reason in ("dns", "tls"):
+                raise
+            tell(f"{what}: {error.cause}; attempt {attempt} of {ATTEMPTS}")
+        else:
+            if attempt == ATTEMPTS or (answer.status < 500 and answer.status != 429):
+                return answer
+            tell(f"{what}: status {answer.status}; attempt {attempt} of {ATTEMPTS}")
+        host.sleep(_FIRST_PAUSE_S * 2 ** (attempt - 1))
+    raise AssertionError("unreachable")
+
+
+def fetch_resumed(
+    local: LocalHost,
+    open_from: Callable[[int], Iterator[bytes]],
+    *,
+    into: Path,
+    digest: str,
+    name: str,
+    size: int = -1,
+    tell: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Download to `into` by way of `into`.part. open_from(offset) gives the bytes from there, or all (see
+    _from_offset). An attempt that brought anything does not count. digest "": nothing to compare with.
+
+    Raises Unreachable, HostError (download-damaged).
+    """
+    part = into.with_name(into.name + ".part")
+    failures = 0
+    while True:
+        found = local.stat(part)
+        offset = found.size if found else 0
+        if size >= 0 and offset > size:
+            local.remove(part)
+            offset = 0
+        if offset != size or found is None:
+            try:
+                tell(f"fetching {name}" + (f", from byte {offset}" if offset else ""))
+                _append_from(local, part, open_from, offset)
+            except (Unreachable, Refused) as error:
+                grown = local.stat(part)
+                has_grown = grown is not None and grown.size > offset
+                failures = 1 if has_grown else failures + 1
+                heals = isinstance(error, Unreachable) or error.status >= 500 or error.status in (416, 429)
+                if isinstance(error, Refused) and error.status == 416:
+                    local.remove(part)
+                if failures >= ATTEMPTS or not heals:
+                    raise
+                local.sleep(_FIRST_PAUSE_S * 2 ** (failures - 1))
+                continue
+        got = sum_file(local, part)
+        if digest and got != digest:
+            local.remove(part)
+            failures += 1
+            if failures < 2:
+                continue
+            raise HostError(
+                f"{name} is damaged",
+                cause=f"what came has the digest {got}, not {digest}, twice",
+                remedy="if it stays so, a proxy on the way changes what it passes on: try another network or mirror",
+                code="download-damaged",
+            )
+        local.rename(part, into)
+        return
+
+
+def _append_from(local: LocalHost, part: Path, open_from: Callable[[int], Iterator[bytes]], offset: int) -> None:
+    pieces = open_from(offset)
+    first = next(pieces, b"")
+    if first is RESTART:
+        local.remove(part)
+        first = next(pieces, b"")
+    local.append(part, _chain(first, pieces))
+
+
+def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from rest
+
+
+RESTART = bytes(bytearray(b"restart"))
+"""A mark (by identity): the server did not take the range, what follows is the whole."""
+
+
+def _from_offset(stream: HttpStream, offset: int, refused: Callable[[int, bytes], Refused]) -> Iterator[bytes]:
+    """The bytes from `offset` on: of a 206 as they come; a server without ranges sends all, which is told by RESTART."""
+    if stream.status == 206 and offset:
+        told = re.match(r"bytes (\d+)-", stream.headers.get("content-range", ""))
+        if told and int(told.group(1)) == offset:
+            yield from stream.chunks()
+            return
+    if stream.status != 200:
+        raise refused(stream.status, stream.read()[:4096])
+    if offset:
+        yield RESTART
+    yield from stream.chunks()
+
+
+def open_url(host: Host, url: str, offset: int, *, tls: Optional[Tls] = None) -> Iterator[bytes]:
+    """A plain download from `offset` on, redirects followed."""
+    headers = {"Range": f"bytes={offset}-"} if offset else {}
+    for _ in range(6):
+        with host.http_open(url, tls=tls, headers=headers, timeout_s=60) as stream:
+            if stream.status in _REDIRECTS and "location" in stream.headers:
+                url = urllib.parse.urljoin(url, stream.headers["location"])
+                continue
+            yield from _from_offset(stream, offset, functools.partial(_url_refused, url))
+            return
+    raise _url_refused(url, 310)
+
+
+def _url_refused(url: str, status: int, _body: bytes = b"") -> Refused:
+    return Refused(f"{url} is not to be had", status, "", f"check it: curl -fIL {url}")
+
+
+def sum_file(host: Host, path: Path) -> str:
+    """`sha256:...` of a file, read piece by piece."""
+    summed = hashlib.sha256()
+    with host.open_read(path) as file:
+        while piece := file.read(1 << 20):
+            summed.update(piece)
+    return f"sha256:{summed.hexdigest()}"
+
+
+def server_of(registry: str) -> str:
+    """The base URL of a registry by its name in images; loopback speaks plain HTTP, as everywhere."""
+    name = registry.partition(":")[0]
+    scheme = "http" if name in ("localhost", "127.0.0.1") else "https"
+    return f"{scheme}://{_SERVERS.get(registry, registry)}"

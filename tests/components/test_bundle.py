@@ -1,0 +1,446 @@
+"""Bundles and the mirror against real programs: skopeo, docker-registry, curl, and servers that fail on purpose."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.server
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import pytest
+
+from kubeup import bundle, layout, registry
+from kubeup.errors import HostError
+from kubeup.host import LocalHost, Unreachable
+from tests.bundle_case import elf, write_layout, write_programs
+
+pytestmark = pytest.mark.component
+
+REPO = Path(__file__).resolve().parents[2]
+PAUSE, WEB = "registry.k8s.io/pause:3.10.1", "docker.io/library/web:1"
+LAYER = bytes(range(256)) * 4096  # one MiB
+IMAGES = {PAUSE: {"amd64": [b"pause"]}, WEB: {"amd64": [LAYER, b"second"]}}
+
+
+def needs(program: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(not shutil.which(program), reason=f"needs the program {program}")
+
+
+def kb(*words: object, check: bool = True, env: Optional[dict[str, str]] = None) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, str(REPO / "kb.py"), *map(str, words)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, env={**os.environ, **(env or {})})
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(url: str, process: subprocess.Popen[Any]) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2):
+            return
+        assert time.monotonic() < deadline and process.poll() is None, f"{url} does not come up"
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def running(argv: list[str], url: str) -> Iterator[subprocess.Popen[Any]]:
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(url, process)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    """A bundle with two images and every program."""
+    (tmp_path / "source").mkdir()
+    write_layout(tmp_path / "source", IMAGES)
+    write_programs(tmp_path / "programs")
+    gathering = bundle.Gathering(LocalHost(), tmp_path / "parts", ("amd64",))
+    sources = (
+        bundle.LayoutSource(layout.open_layout(LocalHost(), tmp_path / "source")),
+        bundle.FolderSource(tmp_path / "programs"),
+    )
+    for name in IMAGES:
+        gathering.add_image(bundle.Need(name, "a test"), sources)
+    gathering.add_files(bundle.plan_files(("amd64",)), sources, "v1.35.6")
+    bundle.write_bundle(gathering, tmp_path / "a.tar", kubernetes_version="v1.35.6")
+    return tmp_path / "a.tar"
+
+
+@contextlib.contextmanager
+def docker_registry(tmp_path: Path) -> Iterator[str]:
+    port = free_port()
+    config = tmp_path / "registry.yml"
+    config.write_text(
+        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {tmp_path}/registry}}}}\nhttp: {{addr: 127.0.0.1:{port}}}\n"
+    )
+    url = f"http://127.0.0.1:{port}"
+    with running(["docker-registry", "serve", str(config)], f"{url}/v2/"):
+        yield url
+
+
+@contextlib.contextmanager
+def mirror(path: Path, *words: str) -> Iterator[str]:
+    url = f"http://127.0.0.1:{free_port()}"
+    argv = [
+        sys.executable,
+        str(REPO / "kb.py"),
+        "mirror",
+        "serve",
+        str(path),
+        "--listen",
+        url.partition("//")[2],
+        *words,
+    ]
+    with running(argv, f"{url}/healthz"):
+        yield url
+
+
+def skopeo(*words: str) -> str:
+    done = subprocess.run(["skopeo", *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# ---- read by others
+
+
+@needs("skopeo")
+def test_skopeo_reads_the_bundle(whole: Path, tmp_path: Path) -> None:
+    for name in IMAGES:
+        skopeo("copy", f"oci-archive:{whole}:{name}", f"dir:{tmp_path}/copy-{len(name)}")
+    manifest = json.loads((tmp_path / f"copy-{len(WEB)}/manifest.json").read_text())
+    assert manifest["layers"][0]["digest"] == layout.digest_of(LAYER)
+
+
+@needs("skopeo")
+@needs("docker-registry")
+def test_by_way_of_a_registry_the_bundle_is_the_same(whole: Path, tmp_path: Path) -> None:
+    """bundle -> skopeo -> docker-registry -> kb bundle create by the distribution API: byte for byte."""
+    with docker_registry(tmp_path) as url:
+        for name in IMAGES:
+            place = f"docker://{url.partition('//')[2]}/{name.partition('/')[2]}"
+            skopeo("copy", "--preserve-digests", "--dest-tls-verify=false", f"oci-archive:{whole}:{name}", place)
+        gathering = bundle.Gathering(LocalHost(), tmp_path / "parts2", ("amd64",))
+        sources = (bundle.RegistrySource(url), bundle.FolderSource(tmp_path / "programs"))
+        for name in IMAGES:
+            gathering.add_image(bundle.Need(name, "a test"), sources)
+        gathering.add_files(bundle.plan_files(("amd64",)), sources, "v1.35.6")
+        bundle.write_bundle(gathering, tmp_path / "b.tar", kubernetes_version="v1.35.6")
+    assert (tmp_path / "b.tar").read_bytes() == whole.read_bytes()
+
+
+@needs("skopeo")
+@needs("docker-registry")
+def test_sync_into_a_registry(whole: Path, tmp_path: Path) -> None:
+    with docker_registry(tmp_path) as url:
+        shown = kb("mirror", "sync", whole, "--to", f"{url}/project").stdout
+        assert f"pushed {url.partition('//')[2]}/project/pause:3.10.1" in shown
+        place = f"docker://{url.partition('//')[2]}/project/library/web:1"
+        raw = skopeo("inspect", "--tls-verify=false", "--raw", place)
+        found = layout.open_layout(LocalHost(), whole)
+        assert layout.digest_of(raw.encode()) == found.names[WEB]["digest"]
+        assert "project/pause" in kb("mirror", "sync", whole, "--to", f"{url}/project").stdout  # again: no harm
+
+
+# ---- the mirror
+
+
+@needs("skopeo")
+@needs("curl")
+def test_the_mirror_serves_skopeo_and_curl(whole: Path, tmp_path: Path) -> None:
+    with mirror(whole) as url:
+        server = url.partition("//")[2]
+        for name in ("registry.k8s.io/pause:3.10.1", "library/web:1"):
+            skopeo("copy", "--src-tls-verify=false", f"docker://{server}/{name}", f"dir:{tmp_path}/{len(name)}")
+        assert "3.10.1" in skopeo("inspect", "--tls-verify=false", f"docker://{server}/pause:3.10.1")
+
+        def curl(*words: str) -> bytes:
+            return subprocess.run(["curl", "-fsS", *words], capture_output=True, timeout=60, check=True).stdout
+
+        blob = f"{url}/v2/library/web/blobs/{layout.digest_of(LAYER)}"
+        assert curl(blob) == LAYER
+        assert curl("-r", "1000-1999", blob) == LAYER[1000:2000]
+        assert b"Content-Length: 1048576" in curl("-I", blob)
+        # one connection, several requests
+        assert curl(f"{url}/healthz", f"{url}/healthz") == b"ok\nok\n"
+        assert curl(f"{url}/files/amd64/runc") == elf("amd64", mark="runc")
+        metrics = curl(f"{url}/metrics").decode()
+        assert 'kb_mirror_client_requests_total{client="127.0.0.1"}' in metrics
+
+
+def test_the_mirror_serves_many_at_once(whole: Path) -> None:
+    wrong: list[bytes] = []
+
+    def fetch(url: str) -> None:
+        for _ in range(8):
+            with urllib.request.urlopen(f"{url}/v2/x/blobs/{layout.digest_of(LAYER)}", timeout=60) as answer:
+                data = answer.read()
+            if data != LAYER:
+                wrong.append(data[:10])
+
+    with mirror(whole, "--no-access-log") as url:
+        threads = [threading.Thread(target=fetch, args=(url,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+def test_clients_that_go_away_or_talk_nonsense_do_no_harm(whole: Path) -> None:
+    with mirror(whole) as url:
+        port = int(url.rpartition(":")[2])
+        blob = f"GET /v2/x/blobs/{layout.digest_of(LAYER)} HTTP/1.1\r\n\r\n".encode()
+        for words in (b"", b"\x16\x03\x01\x02", b"GET / HTTP/1.1\r\n", b"\r\n\r\n", b"A" * 100_000, blob, blob * 50):
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                with contextlib.suppress(OSError):
+                    client.sendall(words)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        with urllib.request.urlopen(f"{url}/healthz", timeout=10) as answer:
+            assert answer.read() == b"ok\n"
+
+
+def test_a_signal_ends_the_mirror(whole: Path) -> None:
+    with mirror(whole) as url:
+        port = int(url.rpartition(":")[2])
+        done = kb("mirror", "serve", whole, "--listen", f"127.0.0.1:{port}", check=False)
+        assert done.returncode == 4 and "code:   cannot-listen" in done.stderr
+    port = free_port()
+    argv = [sys.executable, str(REPO / "kb.py"), "mirror", "serve", str(whole), "--listen", f"127.0.0.1:{port}"]
+    process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+    wait_for(f"http://127.0.0.1:{port}/healthz", process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=10)
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+# ---- servers that fail
+
+
+class Flaky(http.server.BaseHTTPRequestHandler):
+    """Breaks off each answer after `cut` bytes; knows ranges where `ranges`; wants a token where `token`."""
+
+    blob = LAYER * 3
+    cut = 700_000
+    ranges = True
+    token = ""
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        type(self).asked.append(
+            f"{self.path} {self.headers.get('Range', '')} {self.headers.get('Authorization', '')}".strip()
+        )
+        if self.path.startswith("/token"):
+            self._send(200, json.dumps({"token": "t0k"}).encode())
+        elif self.token and self.headers.get("Authorization") != f"Bearer {self.token}":
+            realm = f'Bearer realm="http://127.0.0.1:{self.server.server_address[1]}/token",service="s"'  # type: ignore[str-bytes-safe,index]
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", realm)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        else:
+            self._send_blob()
+
+    def _send(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _send_blob(self) -> None:
+        wanted = self.headers.get("Range")
+        start = int(wanted[len("bytes=") : -1]) if wanted and self.ranges else 0
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(self.blob) - 1}/{len(self.blob)}")
+        self.send_header("Content-Length", str(len(self.blob) - start))
+        self.end_headers()
+        self.wfile.write(self.blob[start : start + self.cut])
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def flaky() -> Iterator[Callable[..., tuple[type[Flaky], str]]]:
+    servers: list[http.server.ThreadingHTTPServer] = []
+
+    def start(**settings: object) -> tuple[type[Flaky], str]:
+        handler = type("Handler", (Flaky,), {"asked": [], **settings})
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return handler, f"http://127.0.0.1:{server.server_address[1]}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+
+
+class HastyHost(LocalHost):
+    """A machine on which waiting takes no time."""
+
+    def sleep(self, seconds: float) -> None:
+        pass
+
+
+def fetch(url: str, into: Path, blob: bytes = Flaky.blob) -> None:
+    host = HastyHost()
+    registry.Registry(host, url).fetch_blob(host, "a/b", digest=layout.digest_of(blob), size=len(blob), into=into)
+
+
+def test_a_broken_blob_is_gone_on_with(flaky: Any, tmp_path: Path) -> None:
+    handler, url = flaky()
+    fetch(url, tmp_path / "blob")
+    assert (tmp_path / "blob").read_bytes() == Flaky.blob
+    ranges = [asked.split(" ")[1] for asked in handler.asked if " " in asked]
+    assert ranges == [f"bytes={n}-" for n in (700_000, 1_400_000, 2_100_000, 2_800_000)]
+
+
+def test_a_later_run_goes_on_where_the_first_broke(flaky: Any, tmp_path: Path) -> None:
+    (tmp_path / "blob.part").write_bytes(Flaky.blob[:2_000_000])
+    handler, url = flaky(cut=10**9)
+    fetch(url, tmp_path / "blob")
+    assert handler.asked == ["/v2/a/b/blobs/" + layout.digest_of(Flaky.blob) + " bytes=2000000-"]
+
+
+def test_a_server_without_ranges_sends_all_again(flaky: Any, tmp_path: Path) -> None:
+    (tmp_path / "blob.part").write_bytes(b"x" * 1000)
+    _, url = flaky(ranges=False, cut=10**9)
+    fetch(url, tmp_path / "blob")
+    assert (tmp_path / "blob").read_bytes() == Flaky.blob
+
+
+def test_a_server_that_never_gets_on_is_given_up(flaky: Any, tmp_path: Path) -> None:
+    handler, url = flaky(cut=0)
+    with pytest.raises(Unreachable):
+        fetch(url, tmp_path / "blob")
+    assert len(handler.asked) == registry.ATTEMPTS
+
+
+def test_other_bytes_than_asked_for_are_refused(flaky: Any, tmp_path: Path) -> None:
+    _, url = flaky(cut=10**9)
+    with pytest.raises(HostError) as caught:
+        fetch(url, tmp_path / "blob", blob=Flaky.blob[:-1] + b"?")
+    assert caught.value.code == "download-damaged" and not (tmp_path / "blob").exists()
+
+
+def test_a_token_is_fetched_with_the_credentials(flaky: Any, tmp_path: Path) -> None:
+    handler, url = flaky(token="t0k", cut=10**9)
+    host = HastyHost()
+    from kubeup.secret import Secret
+
+    server = registry.Registry(host, url, ("me", Secret("pw")))
+    server.fetch_blob(host, "a/b", digest=layout.digest_of(Flaky.blob), size=len(Flaky.blob), into=tmp_path / "blob")
+    login = "Basic " + base64.b64encode(b"me:pw").decode()
+    assert f"/token?service=s&scope=repository%3Aa%2Fb%3Apull  {login}" in handler.asked
+    assert handler.asked[-1].endswith("Bearer t0k")
+
+
+def test_docker_s_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    auth = base64.b64encode(b"me:p:w").decode()
+    auths = {"r.example": {"auth": auth}, "https://index.docker.io/v1/": {"identitytoken": "idt"}, "x.example": {}}
+    (tmp_path / "config.json").write_text(json.dumps({"auths": auths}))
+    found = {
+        name: registry.read_credentials(LocalHost(), name) for name in ("r.example", "docker.io", "x.example", "y")
+    }
+    assert found["r.example"] and found["r.example"][0] == "me" and found["r.example"][1].reveal() == "p:w"
+    assert found["docker.io"] and found["docker.io"][0] == "<token>"
+    assert found["x.example"] is None and found["y"] is None
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(HostError):
+        registry.read_credentials(LocalHost(), "r.example")
+
+
+def test_a_full_disk_leaves_nothing_behind(whole: Path, tmp_path: Path) -> None:
+    """/dev/full's file system cannot be written: the file does not appear, and the error says so."""
+    host = LocalHost()
+
+    def too_much() -> Iterator[bytes]:
+        yield b"x" * 1000
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(HostError) as caught:
+        host.write_stream(tmp_path / "out.tar", too_much())
+    assert caught.value.code == "disk-full"
+    assert not [path for path in tmp_path.iterdir() if "out.tar" in path.name]
+
+
+# ---- memory
+
+
+def test_memory_stays_flat(tmp_path: Path) -> None:
+    """A quarter of a gigabyte in one file: create and verify stay below 100 MiB."""
+    big = tmp_path / "programs/kubelet"
+    write_programs(tmp_path / "programs")
+    with big.open("ab") as file:
+        file.truncate(256 << 20)
+    (tmp_path / "source").mkdir()
+    write_layout(tmp_path / "source", {})
+    code = (
+        "import resource,sys; sys.path.insert(0, sys.argv[1]); import kb;"
+        "status = kb.main(sys.argv[2:]); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(status)"
+    )
+
+    def measure(*words: object) -> int:
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(REPO), *map(str, words)], capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout.split()[-1])
+
+    images = _all_images(tmp_path)
+    created = measure("bundle", "create", "-o", tmp_path / "big.tar", "--kubernetes-version", "v1.35.6", "--arch", "amd64",
+                      "--from", images, "--from", tmp_path / "programs")  # fmt: skip
+    verified = measure("bundle", "verify", tmp_path / "big.tar", "--kubernetes-version", "v1.35.6", "--arch", "amd64")
+    assert max(created, verified) < 100 * 1024, (created, verified)
+
+
+def _all_images(tmp_path: Path) -> Path:
+    shown = kb("config", "images", "list", "--kubernetes-version", "v1.35.6").stdout.split()
+    folder = tmp_path / "all"
+    folder.mkdir()
+    return write_layout(folder, {name: {"amd64": [name.encode()]} for name in shown})
+
+
+def test_the_command_line_end_to_end(tmp_path: Path) -> None:
+    """create, verify, show, diff, a flipped byte, as an admin types them."""
+    images, programs = _all_images(tmp_path), write_programs(tmp_path / "programs")
+    words = ("--kubernetes-version", "v1.35.6", "--arch", "amd64", "--from", images, "--from", programs)
+    kb("bundle", "create", "-o", tmp_path / "a.tar", *words)
+    assert "has all that the configuration needs" in kb("bundle", "verify", tmp_path / "a.tar", *words[:4]).stdout
+    shown = json.loads(kb("bundle", "show", tmp_path / "a.tar", "-o", "json").stdout)
+    assert shown["kubernetesVersion"] == "v1.35.6" and len(shown["images"]) == 7 and len(shown["files"]) == 11
+    assert kb("bundle", "diff", tmp_path / "a.tar", tmp_path / "a.tar").stdout == "both hold the same\n"
+    missing = kb("bundle", "verify", tmp_path / "a.tar", "--kubernetes-version", "v1.34.2", check=False)
+    assert (
+        missing.returncode == 4 and "registry.k8s.io/etcd:3.6.5-0 is missing, for the static pod etcd" in missing.stderr
+    )
+    (programs / "runc").unlink()
+    lacking = kb("bundle", "create", "-o", tmp_path / "b.tar", *words, check=False)
+    assert lacking.returncode == 4 and "amd64/runc (for the container runtime)" in lacking.stderr

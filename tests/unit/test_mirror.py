@@ -1,0 +1,158 @@
+"""The mirror's answers: pure, without a socket."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kubeup import bundle, layout, mirror
+from kubeup.bundle import Gathering, LayoutSource, Need
+from kubeup.errors import HostError
+from kubeup.host import LocalHost
+from kubeup.layout import Place
+from kubeup.mirror import Answer, Catalog, Request
+from tests.bundle_case import write_layout
+
+HOST = LocalHost()
+PAUSE, OTHER, WEB = "registry.k8s.io/pause:3.10.1", "quay.io/pause:1", "docker.io/library/web:1"
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    source = tmp_path / "source"
+    source.mkdir()
+    write_layout(source, {PAUSE: {"amd64": [b"p"]}, OTHER: {"amd64": [b"q"]}, WEB: {"amd64": [b"w"], "arm64": [b"x"]}})
+    gathering = Gathering(HOST, tmp_path / "parts", ("amd64",))
+    sources = (LayoutSource(layout.open_layout(HOST, source)),)
+    for name in (PAUSE, OTHER, WEB):
+        gathering.add_image(Need(name, "a test"), sources)
+    (tmp_path / "kb.pyz").write_bytes(b"0123456789")
+    gathering.add_file("kb.pyz", tmp_path / "kb.pyz")
+    bundle.write_bundle(gathering, tmp_path / "a.tar", kubernetes_version="v1.35.6")
+    return mirror.build_catalog(HOST, mirror.find_layouts(HOST, tmp_path / "a.tar"))
+
+
+def ask(catalog: Catalog, path: str, method: str = "GET", **query: str) -> Answer:
+    return mirror.answer_request(Request(method, path, query, {}), catalog, ca_pem="PEM")
+
+
+def content(answer: Answer) -> bytes:
+    return b"".join(layout.read_place(HOST, answer.place)) if answer.place else answer.body
+
+
+@pytest.mark.parametrize(
+    ("name", "namespace", "status"),
+    [
+        ("registry.k8s.io/pause", "", 200),
+        ("pause", "registry.k8s.io", 200),
+        ("pause", "quay.io", 404),  # another tag
+        ("pause", "", 404),  # two registries have one: which is meant?
+        ("library/web", "", 404),  # its tag is 1
+        ("nothing", "", 404),
+    ],
+)
+def test_names(catalog: Catalog, name: str, namespace: str, status: int) -> None:
+    assert ask(catalog, f"/v2/{name}/manifests/3.10.1", ns=namespace).status == status
+
+
+def test_manifests_by_tag_and_digest(catalog: Catalog) -> None:
+    tagged = ask(catalog, "/v2/library/web/manifests/1", ns="docker.io")
+    assert tagged.headers["Content-Type"] == layout.OCI_INDEX
+    digest = tagged.headers["Docker-Content-Digest"]
+    assert layout.digest_of(content(tagged)) == digest
+    assert content(ask(catalog, f"/v2/library/web/manifests/{digest}", ns="docker.io")) == content(tagged)
+    child = json.loads(content(tagged))["manifests"][0]["digest"]
+    assert ask(catalog, f"/v2/library/web/manifests/{child}").headers["Content-Type"] == layout.OCI_MANIFEST
+    left_out = json.loads(content(tagged))["manifests"][1]["digest"]
+    assert (
+        json.loads(ask(catalog, f"/v2/library/web/manifests/{left_out}").body)["errors"][0]["code"]
+        == "MANIFEST_UNKNOWN"
+    )
+
+
+def test_blobs_tags_and_catalog(catalog: Catalog) -> None:
+    digest = layout.digest_of(b"p")
+    assert content(ask(catalog, f"/v2/anything/blobs/{digest}")) == b"p"
+    assert ask(catalog, "/v2/x/blobs/sha256:zz").status == 404
+    assert json.loads(ask(catalog, "/v2/pause/tags/list", ns="quay.io").body) == {"name": "pause", "tags": ["1"]}
+    names = ["docker.io/library/web", "quay.io/pause", "registry.k8s.io/pause"]
+    assert json.loads(ask(catalog, "/v2/_catalog").body)["repositories"] == names
+    page = ask(catalog, "/v2/_catalog", n="2")
+    assert json.loads(page.body)["repositories"] == names[:2] and "last=quay.io%2Fpause" in page.headers["Link"]
+    assert json.loads(ask(catalog, "/v2/_catalog", n="2", last="quay.io/pause").body)["repositories"] == names[2:]
+
+
+def test_files_and_pages(catalog: Catalog) -> None:
+    (row,) = json.loads(ask(catalog, "/files/").body)["files"]
+    assert row["title"] == "kb.pyz" and row["digest"] == layout.digest_of(b"0123456789")
+    assert content(ask(catalog, "/files/kb.pyz")) == b"0123456789"
+    assert ask(catalog, "/files/../../etc/passwd").status == 404
+    assert ask(catalog, "/healthz").body == b"ok\n" and ask(catalog, "/ca.crt").body == b"PEM"
+    assert ask(catalog, "/nothing").status == 404
+    refused = ask(catalog, "/v2/x/manifests/1", "PUT")
+    assert refused.status == 405 and refused.headers["Allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status", "part"),
+    [
+        ("bytes=0-3", 206, (100, 4)),
+        ("bytes=4-", 206, (104, 6)),
+        ("bytes=-3", 206, (107, 3)),
+        ("bytes=-30", 206, (100, 10)),
+        ("bytes=9-99", 206, (109, 1)),
+        ("bytes=10-", 416, None),
+        ("bytes=5-4", 416, None),
+        ("bytes=-0", 416, None),
+        ("bytes=-", 200, (100, 10)),
+        ("bytes=0-1,3-4", 200, (100, 10)),
+        ("lines=1-2", 200, (100, 10)),
+    ],
+)
+def test_ranges(wanted: str, status: int, part: object) -> None:
+    cut = mirror.cut_range(Answer(200, {}, place=Place(Path("/x"), 100, 10)), wanted)
+    assert cut.status == status
+    assert (cut.place and (cut.place.offset, cut.place.size)) == part
+
+
+def test_requests() -> None:
+    parsed = mirror.parse_request(
+        b"GET /v2/a/manifests/1?ns=quay.io HTTP/1.1\r\nHost: x\r\nRange: bytes=1-\r\nConnection: close"
+    )
+    assert parsed == Request(
+        "GET", "/v2/a/manifests/1", {"ns": "quay.io"}, {"host": "x", "range": "bytes=1-", "connection": "close"}, False
+    )
+    for bad in (b"", b"GET /", b"\x16\x03\x01\x02\x00", b"GET / HTTP/2\r\n"):
+        assert mirror.parse_request(bad) is None
+
+
+def test_a_folder_of_bundles_is_one_catalog(tmp_path: Path, catalog: Catalog) -> None:
+    assert mirror.find_layouts(HOST, tmp_path)  # a.tar, and the layout `source`
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(HostError) as caught:
+        mirror.find_layouts(HOST, tmp_path / "empty")
+    assert caught.value.code == "bundle-unreadable"
+
+
+def test_a_bad_new_bundle_leaves_the_old_state(
+    tmp_path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "served").mkdir()
+    (tmp_path / "a.tar").rename(tmp_path / "served/a.tar")
+    said: list[str] = []
+    monkeypatch.setattr(mirror, "LOOK_AGAIN_S", -1)
+    store = mirror.Store(HOST, tmp_path / "served", said.append)
+    (tmp_path / "served/b.tar").write_bytes(b"half a file")
+    assert len(store.catalog.repositories) == 3 and "serving what was there before" in said[0]
+    (tmp_path / "served/b.tar").unlink()
+    assert len(store.catalog.repositories) == 3 and "has changed: 3 images" in said[-1]
+
+
+def test_listen() -> None:
+    assert mirror.parse_listen(":5000") == ("0.0.0.0", 5000)
+    assert mirror.parse_listen("[::1]:80") == ("::1", 80)
+    for bad in ("", "5000x", "1.2.3.4", "a:0", "a:70000"):
+        with pytest.raises(HostError):
+            mirror.parse_listen(bad)

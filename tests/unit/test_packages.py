@@ -1,0 +1,187 @@
+"""A node's programs: what is there, what is proven before it gets its place, and what stays as it was where it is not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kubeup import distropackages, packages
+from kubeup.downloads import FILES_BY_NAME, NODE_FILES
+from kubeup.errors import HostError
+from kubeup.host import CommandResult, HttpResponse
+from kubeup.mirrorhosts import Mirror
+from kubeup.packages import Offered
+from kubeup.releases import find_release
+from tests.bundle_case import elf
+from tests.fake_host import FakeHost
+
+V = "v1.35.6"
+RELEASE = find_release(V)
+ANSWERS = {
+    "/usr/bin/containerd --version": "containerd github.com/containerd/containerd 1.7.24~ds1 1.7.24",
+    "/usr/bin/runc --version": "runc version 1.1.5",
+    "/usr/bin/crictl --version": "crictl version v1.35.0",
+    "/usr/bin/kubelet --version": "Kubernetes v1.35.2",
+    "/usr/bin/kubectl version": "Client Version: v1.35.2\n",
+}
+
+
+def machine(*programs: str, **answers: str) -> FakeHost:
+    return FakeHost(programs=set(programs), answers={**ANSWERS, **answers})  # type: ignore[arg-type]
+
+
+def verdicts(host: FakeHost, version: str = V) -> dict[str, str]:
+    return {one.item.name: one.verdict for one in packages.look(host, version, find_release(version))}
+
+
+def test_a_bare_machine_lacks_everything() -> None:
+    assert set(verdicts(machine()).values()) == {"missing"}
+
+
+def test_what_is_there_and_good() -> None:
+    host = machine("containerd", "containerd-shim-runc-v2", "ctr", "runc", "crictl", "kubelet", "kubectl")
+    host.files.update({f"/opt/cni/bin/{name}": b"" for name in ("bridge", "host-local", "portmap")})
+    host.files["/usr/lib/cni/loopback"] = b""
+    assert set(verdicts(host).values()) == {"good"}
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "answer", "word"),
+    [
+        (V, "kubelet", "Kubernetes v1.34.2", "v1.34.2"),
+        (V, "containerd", "containerd github.com/containerd/containerd v1.5.9 x", "1.6"),
+        ("v1.36.0", "containerd", "containerd github.com/containerd/containerd 1.7.24~ds1", "2.0"),
+    ],
+)
+def test_what_is_there_and_wrong_is_named(version: str, name: str, answer: str, word: str) -> None:
+    host = machine(name, **{f"/usr/bin/{name} --version": answer})
+    (one,) = (one for one in packages.look(host, version, find_release(version)) if one.item.name == name)
+    assert one.verdict == "wrong" and word in one.why
+
+
+def test_a_program_that_does_not_run_is_wrong() -> None:
+    host = machine("kubelet")
+    host.answers["/usr/bin/kubelet --version"] = CommandResult((), 126, stderr="cannot execute binary file\n")
+    (one,) = (one for one in packages.look(host, V, RELEASE) if one.item.name == "kubelet")
+    assert one.verdict == "wrong" and "cannot execute binary file" in one.why
+
+
+# ---- staging
+
+
+def offer(name: str, data: bytes, *, digest: str = "") -> Offered:
+    def pieces() -> Iterator[bytes]:
+        yield data[:100]
+        yield data[100:]
+
+    proven = digest or f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return Offered(FILES_BY_NAME[name], proven, len(data), 0o755, "a bundle", pieces)
+
+
+def stage(host: FakeHost, *offered: Offered) -> dict[str, Path]:
+    return packages.stage(host, offered, arch="amd64", cluster_version=V, release=RELEASE, tell=lambda text: None)
+
+
+def test_what_is_good_gets_its_place() -> None:
+    host = machine(**{f"{packages.STAGING}/kubelet --version": "Kubernetes v1.35.6"})
+    staged = stage(host, offer("kubelet", elf("amd64")), offer("cni/bridge", elf("amd64")))
+    assert not host.exists(Path("/usr/local/bin/kubelet"))
+    assert packages.put_in_place(host, staged) == [Path("/usr/local/bin/kubelet"), Path("/opt/cni/bin/bridge")]
+    assert host.modes["/usr/local/bin/kubelet"] == 0o755 and not host.exists(packages.STAGING)
+
+
+@pytest.mark.parametrize(
+    ("bad", "code"),
+    [
+        (offer("kubelet", elf("arm64")), "wrong-architecture"),
+        (offer("kubelet", b"#!/bin/sh\nexit 0\n".ljust(200)), "wrong-architecture"),
+        (offer("kubelet", elf("amd64"), digest="sha256:" + "0" * 64), "file-damaged"),
+        (offer("kubelet", elf("amd64")), "wrong-version"),
+    ],
+)
+def test_what_is_not_good_changes_nothing(bad: Offered, code: str) -> None:
+    host = machine(**{f"{packages.STAGING}/kubelet --version": "Kubernetes v1.33.1"})
+    if code != "wrong-version":
+        host.answers[f"{packages.STAGING}/kubelet --version"] = "Kubernetes v1.35.6"
+    with pytest.raises(HostError) as caught:
+        stage(host, offer("cni/bridge", elf("amd64")), bad)
+    assert caught.value.code == code
+    assert not host.exists(packages.STAGING) and host.files == {}
+
+
+def test_a_full_disk_is_found_before_anything_is_written() -> None:
+    host = machine()
+    host.free = 10 << 20
+    with pytest.raises(HostError) as caught:
+        stage(host, offer("kubelet", elf("amd64")))
+    assert caught.value.code == "disk-full" and host.changes == []
+
+
+# ---- a mirror's files
+
+
+def test_the_files_of_a_mirror() -> None:
+    rows = [
+        {"title": "amd64/kubelet", "digest": "sha256:" + "a" * 64, "size": 5, "mode": "0755", "version": ""},
+        {"title": "arm64/kubelet", "digest": "sha256:" + "b" * 64, "size": 5, "mode": "0755", "version": ""},
+        {"title": "amd64/else", "digest": "sha256:" + "c" * 64, "size": 5, "mode": "0755", "version": ""},
+        {"title": "amd64/runc", "digest": "md5:1", "size": 5, "mode": "0755", "version": ""},
+    ]
+    body = json.dumps({"files": rows}).encode()
+    host = FakeHost(urls={"http://m:5000/files/": HttpResponse(200, body)})
+    offered = packages.offer_mirror(host, Mirror("http://m:5000"), "amd64")
+    assert {name: one.origin for name, one in offered.items()} == {"kubelet": "http://m:5000/files/amd64/kubelet"}
+    host.urls["http://m:5000/files/"] = HttpResponse(404)
+    assert packages.offer_mirror(host, Mirror("http://m:5000"), "amd64") == {}
+    for broken in (b"<html>", b"{}", b'{"files": [{}]}', b'{"files": 3}'):
+        host.urls["http://m:5000/files/"] = HttpResponse(200, broken)
+        with pytest.raises(HostError) as caught:
+            packages.offer_mirror(host, Mirror("http://m:5000"), "amd64")
+        assert caught.value.code == "mirror-invalid"
+
+
+# ---- apt and dnf
+
+
+def missing(*names: str) -> list[packages.Standing]:
+    return [packages.Standing(FILES_BY_NAME[name], "missing") for name in names]
+
+
+def test_apt() -> None:
+    base = "https://mirrors.ustc.edu.cn/kubernetes/core:/stable:/v1.35/deb/"
+    key = HttpResponse(200, b"-----BEGIN PGP PUBLIC KEY BLOCK-----")
+    host = FakeHost(programs={"apt-get"}, urls={f"{base}Release.key": key})
+    wanted = missing("containerd", "ctr", "kubelet", "crictl", "cni/bridge")
+    names = distropackages.install(host, "apt", wanted, V, "ustc")
+    assert names == ["containerd", "kubelet=1.35.6-*", "cri-tools", "kubernetes-cni"]
+    assert host.read_text(distropackages.APT_LIST) == f"deb [signed-by={distropackages.APT_KEY}] {base} /\n"
+    assert [change for change in host.changes if change.startswith("run")] == [
+        "run apt-get update -q",
+        "run apt-get install -q -y --no-install-recommends " + " ".join(names),
+    ]
+
+
+def test_dnf_and_what_goes_wrong() -> None:
+    host = FakeHost(programs={"dnf"})
+    assert distropackages.install(host, "dnf", missing("kubelet"), V, "aliyun") == ["kubelet-1.35.6"]
+    assert "mirrors.aliyun.com/kubernetes-new/core/stable/v1.35/rpm/" in host.read_text(distropackages.DNF_REPO)
+    for manager, there, code in (("apt", set(), "no-package-manager"), ("dnf", {"dnf"}, "packages-not-installed")):
+        host = FakeHost(programs=there, answers={"dnf install": CommandResult((), 1, stderr="no match")})
+        with pytest.raises(HostError) as caught:
+            distropackages.install(host, manager, missing("kubelet"), V, "")
+        assert caught.value.code == code
+    host = FakeHost(
+        programs={"apt-get"}, urls={"https://pkgs.k8s.io/core:/stable:/v1.35/deb/Release.key": HttpResponse(403)}
+    )
+    with pytest.raises(HostError) as caught:
+        distropackages.install(host, "apt", missing("kubelet"), V, "")
+    assert caught.value.code == "repository-key-missing" and host.changes == []
+
+
+def test_every_component_has_a_package() -> None:
+    components = {item.component for item in NODE_FILES} - {"kubelet", "kubectl"}
+    assert all(set(rows) == components for rows in distropackages.PACKAGES.values())
