@@ -355,7 +355,7 @@ def test_adopt(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
     connect_nodes([cp1, w1])
     cp1.wait_node_ready("cp1")
     cp1.wait_node_ready("w1")
-    compare.wait_settled(cp1)
+    cp1.wait_pods_ready("kube-system")
     for node, workflow, role in ((cp1, "init", "control plane"), (w1, "join", "worker")):
         node.scp(kb_pyz, "/root/kb.pyz")
         before = read_living(node)
@@ -438,7 +438,7 @@ def test_control_planes_cross(make_node: MakeNode, kb_pyz: Path, k8s_version: st
     connect_nodes([cp1, cp3])
     cp1.wait_node_ready("cp3")
     cp3.scp(kb_pyz, "/root/kb.pyz")
-    compare.wait_settled(cp3)
+    cp1.wait_pods_ready("kube-system")
     before = read_living(cp3)
     told = json.loads(cp3.run(f"{KB} adopt -o json").stdout)
     assert told["role"] == "control plane" and set(told["left"]) <= {"install/sysctls", "pod-network"}, told
