@@ -60,10 +60,27 @@ ALIASES = {
 }
 HAVE_NO_ALL = ("etcd",)
 
-_KB_OPTIONS = frozenset(
-    {"pod-network", "pod-network-manifest", "mirror", "load-balancer", "soak", "fix", "root", "list", "output"}
-)
-"""Options of kb's workflows that kubeadm does not have."""
+_NODE_OPTIONS = (
+    "apiserver-advertise-address", "apiserver-bind-port", "certificate-key", "config", "cri-socket", "dry-run",
+    "ignore-preflight-errors", "node-name", "patches", "skip-phases", "token",
+)  # fmt: skip
+OPTIONS: Mapping[str, frozenset[str]] = {
+    "init": frozenset((
+        *_NODE_OPTIONS, "apiserver-cert-extra-sans", "cert-dir", "control-plane-endpoint", "feature-gates",
+        "image-repository", "kubernetes-version", "pod-network-cidr", "service-cidr", "service-dns-domain",
+        "skip-certificate-key-print", "skip-token-print", "token-ttl", "upload-certs",
+        # of its phases
+        "kubeconfig", "kubeconfig-dir", "apiserver-extra-args", "controller-manager-extra-args", "scheduler-extra-args",
+    )),
+    "join": frozenset((
+        *_NODE_OPTIONS, "control-plane", "discovery-file", "discovery-token", "discovery-token-ca-cert-hash",
+        "discovery-token-unsafe-skip-ca-verification", "tls-bootstrap-token",
+    )),
+    "token create": frozenset((
+        "kubeconfig", "config", "certificate-key", "description", "groups", "print-join-command", "ttl", "usages", "dry-run",
+    )),
+}  # fmt: skip
+"""Of kb's options those that kubeadm has, where kb has more."""
 _EVERYWHERE = ("vmodule", "rootfs")
 _COMMANDS = re.compile(r"(init|join)( phase)?|(config|token|certs|kubeconfig) .*|completion")
 
@@ -115,11 +132,10 @@ def kubeadm_commands(kb_commands: Sequence[Command]) -> tuple[Command, ...]:
 
 
 def _as_kubeadm_has_it(command: Command) -> Command:
-    options = tuple(name for name in command.options if not command.workflow or name not in _KB_OPTIONS)
+    known = OPTIONS.get(command.workflow or command.name)
+    options = tuple(name for name in command.options if known is None or name in known)
     if command.name.startswith("config ") and "kubeconfig" not in options:
         options += ("kubeconfig",)
-    if command.name == "token create":
-        options = tuple(name for name in options if name != "output")
     runs = {"init": init, "init phase": one_phase, "join": join, "join phase": one_phase}
     phases = kubeadm_phases(command.workflow, command.phases)
     does = in_kubeadm_s_words(command.does)
