@@ -111,6 +111,11 @@ def remove_service_route(ctx: Context) -> None:
     ctx.host.run(["systemctl", "disable", ROUTE_UNIT])
 
 
+def has_own_sysctls(ctx: Context) -> bool:
+    """Whether this node's file is one that kb wrote."""
+    return ctx.host.exists(SYSCTLS) and ctx.host.read_text(SYSCTLS).startswith(_HEADER)
+
+
 def _sysctls(ctx: Context) -> list[str]:
     cidrs = [*ctx.config.cluster.service_cidrs(), *ctx.config.cluster.pod_cidrs()]
     cidrs.append(ctx.config.local_api_endpoint.advertise_address)

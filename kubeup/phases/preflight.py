@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kubeup.errors import HostError
 from kubeup.lazy import lazy_import
-from kubeup.phases import certs, control_plane, node
+from kubeup.phases import certs, control_plane, install, node
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
@@ -39,14 +39,21 @@ def run_checks(ctx: Context) -> Outputs:
 
 def find_own_files(ctx: Context) -> list[Path]:
     """The static pods and the kubelet's configuration as far as they are, to the letter, what this run would write:
-    with them a node whose state.json was lost is gone on with, not refused."""
-    if ctx.config.kb.only_kubeadm:
+    with them a node whose state.json was lost is gone on with, not refused. None where nothing else tells that kb was at
+    work here: kubeadm's files are the same to the letter, and its node is not kb's to go on with unasked."""
+    if ctx.config.kb.only_kubeadm or not _bears_kb_s_mark(ctx):
         return []
     components = ("etcd", *health.COMPONENTS)
     own = [ctx.paths.manifest(name) for name in components if control_plane.manifest_is_current(ctx, name)]
     if own and node.kubelet_is_current(ctx):
         own += node.render_kubelet_files(ctx)
     return own
+
+
+def _bears_kb_s_mark(ctx: Context) -> bool:
+    """What kubeadm never makes: kb's own sysctls, or more in kb's folder than a run makes that its checks refuse."""
+    refused = {ctx.paths.lock.name, ctx.paths.state.name}
+    return install.has_own_sysctls(ctx) or bool(set(ctx.host.list_dir(ctx.paths.state_dir)) - refused)
 
 
 def look_at_node(ctx: Context, workflow: str, batches: Iterable[str], *, owned: Iterable[str] = ()) -> None:

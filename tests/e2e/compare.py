@@ -206,6 +206,7 @@ def read_objects(node: Node, *, certificate_key: str) -> dict[str, Any]:
     names = node.kubectl("api-resources --verbs=list -o name").split()
     kinds = [name for name in names if not name.startswith(("events", "leases.", "componentstatuses", "ipaddresses."))]
     items = node.get(f"{','.join(kinds)} -A")["items"]
+    items = [item for item in items if not _is_kubelets_request(item)]
     tokens = {item["metadata"]["name"]: _describe_token(item) for item in items if _is_token(item)}
     rename = _make_renamer(tokens)
     found: dict[str, Any] = {}
@@ -217,6 +218,13 @@ def read_objects(node: Node, *, certificate_key: str) -> dict[str, Any]:
         stable = rename(_describe_object(item))
         found.setdefault(_name_object(stable), []).append(stable)
     return {name: items[0] if len(items) == 1 else items for name, items in found.items()}
+
+
+def _is_kubelets_request(item: Mapping[str, Any]) -> bool:
+    """A kubelet asks for a certificate when it is first started, and not when it was restarted (which both tools do)
+    before the API server answered: whether it did is chance, on anybody's node."""
+    is_of_node = str((item.get("spec") or {}).get("username", "")).startswith("system:node:")
+    return item["kind"] == "CertificateSigningRequest" and is_of_node
 
 
 def _is_token(item: Mapping[str, Any]) -> bool:

@@ -103,7 +103,8 @@ def test_no_default_route(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -
     # without a route to Services the node's own programs would reach none: kb keeps one, also after a reboot
     wanted = "10.96.0.0/12 dev eth0 proto 199"
     assert wanted in node.run("ip route").stdout
-    node.reboot()
+    node.kill()
+    node.start()
     node.wait_node_ready()
     wait_until(lambda: wanted in node.run("ip route").stdout, what="the route to Services", timeout_s=30)
     init_again_is_a_no_op(node)

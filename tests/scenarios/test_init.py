@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 
 import kb
+from kubeup import commands
+from kubeup.config.load import load_init_config
 from kubeup.dryrun import DryRunHost
 from kubeup.host import LocalHost
 from kubeup.paths import Paths
+from kubeup.phases import preflight
 from kubeup.render import load_yaml
+from kubeup.report import Report
 from tests.fake_cluster import ClusterHost
 
 from .scenario import FLAGS, run_init, snapshot
@@ -155,3 +159,18 @@ def test_every_phase_has_its_reason_and_a_unique_name() -> None:
     names = [phase.name for phase in kb.INIT]
     assert len(set(names)) == len(names)
     assert all(phase.does and phase.does[0].isupper() and not phase.does.endswith(".") for phase in kb.INIT)
+
+
+def test_a_node_without_its_state_is_known_by_kb_s_mark(host: ClusterHost) -> None:
+    """kubeadm's files are the same to the letter: without a mark of kb's own the node counts as another's."""
+    run_init(host)
+    config = load_init_config(host, config_file=None, flags=dict(FLAGS))
+    ctx = commands.make_context(host, config, commands.paths_of(config, {}), Report(io.StringIO()))
+    host.remove(Paths.state)
+    assert ctx.paths.manifest("etcd") in preflight.find_own_files(ctx)
+    host.remove_tree(Paths.state_dir)
+    assert ctx.paths.manifest("etcd") in preflight.find_own_files(ctx)
+    host.remove(Path("/etc/sysctl.d/90-kb.conf"))
+    assert preflight.find_own_files(ctx) == []
+    host.write_file(Paths.state, "{}")  # of the run that was refused a moment ago
+    assert preflight.find_own_files(ctx) == []
