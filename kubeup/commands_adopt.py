@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from kubeup.config.types import JoinConfig
 from kubeup.errors import HostError, KbError
 from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
-from kubeup.workflow import Context, Phase, fingerprint_inputs, resolve_path
+from kubeup.workflow import Context, Phase, fingerprint_inputs, resolve_path, wanted_phases
 
 if TYPE_CHECKING:
     from kubeup import adoption, dryrun, host, state
@@ -56,7 +57,7 @@ def adopt(call: Invocation) -> int:
         phases = next(command.phases for command in call.commands if command.name == workflow)
         phases = commands_join.phases_on(phases, is_control_plane=found.role == "control plane")
         ctx = _make_context(call, looking, paths, workflow)
-        looked = [look_at_phase(ctx, phase) for phase in phases if phase.done and not phase.always]
+        looked = look_at_phases(ctx, [phase for phase in phases if not phase.always])
         node_state = render_state(ctx, local, paths, workflow, looked)
         if not is_dry:
             local.make_dir(paths.state_dir, mode=0o700)
@@ -88,7 +89,12 @@ def _make_context(call: Invocation, looking: DryRunHost, paths: Paths, workflow:
     return ctx
 
 
-def look_at_phase(ctx: Context, phase: Phase) -> Looked:
+def look_at_phases(ctx: Context, phases: Sequence[Phase]) -> list[Looked]:
+    """Those that have a probe, and that the configuration asks for."""
+    return [_look_at_phase(ctx, phase) for phase in wanted_phases(phases, ctx.config) if phase.done]
+
+
+def _look_at_phase(ctx: Context, phase: Phase) -> Looked:
     """Ask the phase's own probe."""
     assert phase.done is not None
     try:

@@ -144,6 +144,11 @@ def select_phases(phases: Sequence[Phase], name: str) -> tuple[Phase, ...]:
     raise _unknown_phase(phases, name)
 
 
+def wanted_phases(phases: Sequence[Phase], config: InitConfig) -> tuple[Phase, ...]:
+    """Without those that this configuration does not ask for."""
+    return tuple(phase for phase in phases if phase.when is None or phase.when(config))
+
+
 def _unknown_phase(phases: Sequence[Phase], name: str) -> UsageError:
     known = sorted({phase.name for phase in phases} | {phase.name.partition("/")[0] for phase in phases})
     near = difflib.get_close_matches(name, known, 1)
@@ -220,7 +225,7 @@ class Runner:
         Raises KbError with the phase's name and what was changed filled in.
         """
         chosen = select_phases(self.phases, only) if only else tuple(self.phases)
-        chosen = tuple(phase for phase in chosen if phase.when is None or phase.when(ctx.config))
+        chosen = wanted_phases(chosen, ctx.config)
         skipped = plan_skips(chosen, skip)
         result = RunResult(self.workflow)
         remove_leftovers(ctx.host, self.state)

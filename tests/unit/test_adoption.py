@@ -48,8 +48,8 @@ def look(host: ClusterHost) -> tuple[Context, list[commands_adopt.Looked]]:
     looking.write_file(PATHS.adopted("init"), found.text)
     config = load_init_config(looking, config_file=PATHS.adopted("init"), flags={})
     ctx = commands.make_context(looking, config, PATHS, Report())
-    phases = [phase for phase in kb.INIT if phase.done and phase.name != "preflight" and phase.live != "cluster"]
-    return ctx, [commands_adopt.look_at_phase(ctx, phase) for phase in phases]
+    phases = [phase for phase in kb.INIT if phase.name != "preflight" and phase.live != "cluster"]
+    return ctx, commands_adopt.look_at_phases(ctx, phases)
 
 
 def test_the_documents_are_the_cluster_s_own(node: ClusterHost) -> None:
