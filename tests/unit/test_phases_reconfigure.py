@@ -1,0 +1,265 @@
+"""kubeup/phases/reconfigure.py: who is told of a new endpoint, and who not before all API servers bear it."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+import kb
+from kubeup import clusterobjects, kubeapi, kubeconfig, pki
+from kubeup.commands_reconfigure import Before, _parse_endpoint, _plan_undo
+from kubeup.config.types import (
+    ClusterConfiguration,
+    JoinConfig,
+    KbConfiguration,
+    LoadBalancer,
+    LocalAPIEndpoint,
+    NodeRegistration,
+    PodNetwork,
+)
+from kubeup.errors import ClusterError, KbError, UsageError
+from kubeup.host import HttpResponse, Tls
+from kubeup.paths import Paths
+from kubeup.phases import reconfigure
+from kubeup.releases import RELEASES
+from kubeup.report import Report
+from kubeup.state import PhaseState, load_state
+from kubeup.workflow import Context, Runner, fingerprint_inputs
+from tests.fake_cluster import ClusterHost, FakeCluster
+
+NAME, ENDPOINT = "api.test", "api.test:6443"
+OWN, OTHER = "10.0.0.11:6443", "10.0.0.12:6443"
+PATHS = Paths()
+SLICE = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes"
+CONFIG_MAPS = "/api/v1/namespaces/kube-system/configmaps"
+
+
+class Endpoint(ClusterHost):
+    """A control plane that serves its certificate from disk; `names` are what the other API servers bear."""
+
+    names: dict[str, bool] = {}  # noqa: RUF012
+    leads: bool = True
+
+    def resolve(self, name: str) -> list[str]:
+        return ["10.0.0.100"] if name == NAME and self.leads else []
+
+    def served_cert(self, address: str, port: int, *, timeout_s: float = 3) -> Optional[str]:
+        place = f"{address}:{port}"
+        own = self.read_text(PATHS.pki / "apiserver.crt")
+        if place in (OWN, ENDPOINT):
+            return own
+        if place in self.names:
+            return own if self.names[place] else self.read_text(PATHS.pki / "apiserver-kubelet-client.crt")
+        return None
+
+    def http_get(self, url: str, **words: Any) -> HttpResponse:
+        return super().http_get(url.replace(ENDPOINT, OWN), **words)
+
+
+def make(tmp_path: Path, *, servers: tuple[str, ...] = (OWN,), **kb_fields: Any) -> tuple[Endpoint, Context]:
+    cluster = FakeCluster(is_up=True)
+    host = Endpoint(tmp_path, cluster)
+    before = ClusterConfiguration("v1.35.6")
+    endpoint = LocalAPIEndpoint("10.0.0.11")
+    plain = JoinConfig(before, NodeRegistration("cp1"), endpoint)
+    keys = pki.KeyMaker("ECDSA-P256", wanted=6)
+    pki.ensure_ca(host, PATHS, config=plain, name="ca", make_key=keys.take)
+    for name in ("apiserver", "apiserver-kubelet-client"):
+        pki.ensure_cert(host, PATHS, config=plain, name=name, make_key=keys.take)
+    for name in ("admin", "super-admin", "kubelet"):
+        kubeconfig.ensure_kubeconfig(host, PATHS, config=plain, release=RELEASES[35], name=name, make_key=keys.take)
+    host.write_file(PATHS.manifest("kube-apiserver"), "kind: Pod\n")
+    ca_pem = host.read_text(PATHS.pki / "ca.crt")
+    api = kubeapi.Api(host, kubeapi.Identity(f"https://{OWN}", Tls(ca_pem=ca_pem)), retry_s=0)
+    stored = {"kind": "ClusterConfiguration", "apiVersion": "kubeadm.k8s.io/v1beta4", "newerField": 1}
+    proxy = "apiVersion: v1\nkind: Config\nclusters: [{name: default, cluster: {server: 'https://10.0.0.11:6443'}}]\n"
+    for found in (
+        clusterobjects.render_kubeadm_config(stored),
+        clusterobjects.render_cluster_info(f"https://{OWN}", ca_pem),
+        clusterobjects.render_config_map("kube-proxy", {"kubeconfig.conf": proxy, "config.conf": "x"}),
+        clusterobjects.render_kb_config(PodNetwork()),
+        {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "kube-proxy", "namespace": "kube-system"},
+         "spec": {"template": {"metadata": {}}}},
+        {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "kubernetes", "namespace": "default"},
+         "ports": [{"name": "https", "port": 6443}], "endpoints": [{"addresses": [one.partition(":")[0]]} for one in servers]},
+        *({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
+          for name, labels in (("cp1", {"node-role.kubernetes.io/control-plane": ""}), ("w1", {}))),
+    ):  # fmt: skip
+        api.create(found)
+    config = replace(
+        plain,
+        cluster=replace(before, control_plane_endpoint=ENDPOINT),
+        kb=KbConfiguration(**kb_fields),
+        server=f"https://{ENDPOINT}",
+        ca_pem=ca_pem,
+        api_servers=servers,
+    )
+    outputs = {"_before": {"before_server": f"https://{OWN}"}}
+    return host, Context(host, PATHS, config, RELEASES[35], Report(io.StringIO()), outputs, lambda _: api)
+
+
+def run(host: Endpoint, ctx: Context) -> list[str]:
+    ctx.outputs.pop("_lagging", None)
+    result = Runner("reconfigure-endpoint", kb.RECONFIGURE_ENDPOINT, load_state(host, PATHS)).run(ctx)
+    return list(result.outputs["remaining"])
+
+
+def servers(host: Endpoint) -> dict[str, str]:
+    """Who is called, by the clients that say so."""
+    found = {}
+    for name in ("admin.conf", "super-admin.conf", "kubelet.conf"):
+        found[name] = kubeconfig.parse_kubeconfig(host.read_text(PATHS.kubernetes / name), source=name).server
+    info = host.cluster.objects["/api/v1/namespaces/kube-public/configmaps/cluster-info"]["data"]["kubeconfig"]
+    found["cluster-info"] = kubeconfig.parse_kubeconfig(info, source="x").server
+    proxy = host.cluster.objects[f"{CONFIG_MAPS}/kube-proxy"]["data"]
+    assert proxy["config.conf"] == "x"
+    found["kube-proxy"] = kubeconfig.parse_kubeconfig(proxy["kubeconfig.conf"], source="x").server
+    return found
+
+
+def names_of(host: Endpoint) -> tuple[str, ...]:
+    return pki.sans_of(pki.read_certs(host, PATHS.pki / "apiserver.crt")[0]).dns
+
+
+def test_the_reads_exist() -> None:
+    config = JoinConfig(ClusterConfiguration("v1.35.6"), NodeRegistration("x"), LocalAPIEndpoint("10.0.0.1"))
+    for phase in kb.RECONFIGURE_ENDPOINT:
+        fingerprint_inputs(config, phase.reads)
+
+
+def test_one_control_plane_is_done_at_once_and_names_its_workers(tmp_path: Path) -> None:
+    host, ctx = make(tmp_path)
+    key = host.read_text(PATHS.pki / "apiserver.key")
+    assert run(host, ctx) == ["on worker w1: kb reconfigure endpoint"]
+    assert NAME in names_of(host) and host.read_text(PATHS.pki / "apiserver.key") == key
+    own = servers(host).pop("kubelet.conf")
+    assert own == f"https://{OWN}"  # a control plane's kubelet calls its own API server
+    assert {one for name, one in servers(host).items() if name != "kubelet.conf"} == {f"https://{ENDPOINT}"}
+    text = host.cluster.objects[f"{CONFIG_MAPS}/kubeadm-config"]["data"]["ClusterConfiguration"]
+    assert f"controlPlaneEndpoint: {ENDPOINT}" in text and "newerField: 1" in text
+    requests = len([one for one in host.cluster.requests if not one.startswith("GET")])
+    run(host, ctx)
+    assert len([one for one in host.cluster.requests if not one.startswith("GET")]) == requests
+
+
+def test_nobody_is_told_before_every_api_server_bears_the_name(tmp_path: Path) -> None:
+    host, ctx = make(tmp_path, servers=(OWN, OTHER))
+    host.names = {OTHER: False}
+    before = servers(host)
+    assert run(host, ctx) == [
+        f"on the control plane at {OTHER}: kb reconfigure endpoint",
+        "on worker w1: kb reconfigure endpoint",
+        "then here again, for what waits for them: kb reconfigure endpoint",
+    ]
+    assert servers(host) == before and NAME in names_of(host)
+    host.names = {}  # it does not answer at all: when it comes back it has the old certificate
+    assert len(run(host, ctx)) == 3 and servers(host) == before
+    host.names = {OTHER: True}
+    assert run(host, ctx) == ["on worker w1: kb reconfigure endpoint"]
+    assert servers(host)["admin.conf"] == f"https://{ENDPOINT}"
+
+
+def test_kube_proxy_waits_for_the_load_balancers_of_all_nodes(tmp_path: Path) -> None:
+    host, ctx = make(tmp_path, load_balancer=LoadBalancer("local"))
+    assert reconfigure.find_without_balancer(ctx) == ["w1"]
+    reconfigure.write_kube_proxy(ctx)
+    assert servers(host)["kube-proxy"] == f"https://{OWN}"
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "kube-system",
+           "labels": {"component": "kb-load-balancer"}}, "spec": {"nodeName": "w1"}}  # fmt: skip
+    ctx.api.create(pod)
+    reconfigure.write_kube_proxy(ctx)
+    assert servers(host)["kube-proxy"] == f"https://{ENDPOINT}"
+    template = host.cluster.objects["/apis/apps/v1/namespaces/kube-system/daemonsets/kube-proxy"]["spec"]["template"]
+    assert template["metadata"]["annotations"]
+
+
+def test_back_to_a_cluster_that_had_none(tmp_path: Path) -> None:
+    host, ctx = make(tmp_path, servers=(OWN, OTHER))
+    host.names = {OTHER: True}
+    before = servers(host)
+    run(host, ctx)
+    cluster = replace(ctx.config.cluster, control_plane_endpoint="")
+    config = replace(reconfigure.config_of(ctx), cluster=cluster, server=f"https://{OWN}")
+    back = replace(ctx, config=config, outputs={"_before": {}, "_is_undo": True})
+    assert run(host, back) == ["on worker w1: kb reconfigure endpoint --undo"]
+    assert servers(host) == before
+    text = host.cluster.objects[f"{CONFIG_MAPS}/kubeadm-config"]["data"]["ClusterConfiguration"]
+    assert "controlPlaneEndpoint" not in text
+
+
+def test_an_endpoint_that_leads_elsewhere_changes_nothing(tmp_path: Path) -> None:
+    host, ctx = make(tmp_path)
+    changes = list(ctx.api.changes)
+    host.leads = False
+    with pytest.raises(KbError) as caught:
+        run(host, ctx)
+    assert caught.value.code == "endpoint-unknown-name"
+    host.leads = True
+    for endpoint, code in (("api.test:7000", "endpoint-unreachable"), ("10.0.0.9:6443", "endpoint-of-another-cluster")):
+        foreign = pki.issue_ca_cert("other", pki.generate_key("ECDSA-P256"), pki.plan_validity(host.now(), 9999))
+        host.served_cert = lambda address, port, timeout_s=3: (  # type: ignore[method-assign, assignment, misc]
+            pki.cert_to_pem(foreign) if address == "10.0.0.9" else None  # noqa: B023
+        )
+        with pytest.raises(ClusterError) as refused:
+            reconfigure.check_leads_here(ctx, endpoint)
+        assert refused.value.code == code
+    assert ctx.api.changes == changes and NAME not in names_of(host)
+
+
+def test_a_load_balancer_needs_a_name_and_a_port_of_its_own(tmp_path: Path) -> None:
+    for endpoint in ("api.test:6443", "10.0.0.1:7443"):
+        _, ctx = make(tmp_path / endpoint.replace(":", "-"), load_balancer=LoadBalancer("local"))
+        config = replace(ctx.config, cluster=replace(ctx.config.cluster, control_plane_endpoint=endpoint))
+        with pytest.raises(UsageError) as caught:
+            reconfigure.check_endpoint(replace(ctx, config=config))
+        assert caught.value.code == "bad-endpoint"
+
+
+# ---- the command
+
+
+class Call:
+    def __init__(self, *words: str, **flags: Any) -> None:
+        self.words, self.flags = list(words), flags
+
+
+@pytest.mark.parametrize("word", ["api.test", "api_test:1", "api.test:0", "api.test:70000", ":6443", "[::1]", "a b:1"])
+def test_words_that_are_no_endpoint(word: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        _parse_endpoint(Call(word))  # type: ignore[arg-type]
+    assert caught.value.code == "bad-endpoint"
+
+
+def test_words_that_are() -> None:
+    for word in ("api.test:6443", "10.0.0.1:6443", "[fd00::1]:6443"):
+        assert _parse_endpoint(Call(word)) == word  # type: ignore[arg-type]
+    assert _parse_endpoint(Call()) == ""  # type: ignore[arg-type]
+    with pytest.raises(UsageError):
+        _parse_endpoint(Call("api.test:1", undo=True))  # type: ignore[arg-type]
+
+
+def test_an_undo_follows_the_node_on_which_it_was_begun(tmp_path: Path) -> None:
+    host = ClusterHost(tmp_path)
+    state = load_state(host, PATHS)
+    first = Before("", f"https://{OWN}", "none")
+    with pytest.raises(KbError) as caught:
+        _plan_undo(state, first, ENDPOINT)
+    assert caught.value.code == "nothing-to-undo"
+    state.phases["reconfigure-endpoint/preflight"] = PhaseState("done", outputs=first.as_outputs())
+    assert _plan_undo(state, first, ENDPOINT) == ("", f"https://{OWN}", "none")
+    follower = Before(ENDPOINT, f"https://{OWN}", "none", is_begun_here=False)
+    with pytest.raises(ClusterError) as later:
+        _plan_undo(state, follower, ENDPOINT)
+    assert later.value.code == "undo-elsewhere-first"
+    assert _plan_undo(state, follower, "") == ("", f"https://{OWN}", "none")
+
+
+def test_a_kubeconfig_with_another_server_keeps_all_else() -> None:
+    text = kubeconfig.render_kubeconfig(server="https://a:1", ca_pem="", user="u", token=kubeapi.NO_TOKEN)
+    changed = kubeconfig.with_server(text, "https://b:2", source="x")
+    assert changed == text.replace("https://a:1", "https://b:2") != text
+    assert kubeconfig.with_server(text, "https://a:1", source="x") is text
