@@ -29,9 +29,9 @@ export KUBECONFIG=/etc/kubernetes/{conf}
 while :; do began=$(date +%s.%N); why=$(kubectl --request-timeout=4s get --raw {path} 2>&1 >/dev/null) && why=ok
 echo "$began $why"; sleep 0.2; done >/root/api.log
 """
-# One question, one try, one second: what a single lost packet would fail.
+# One question after the other, with two tries of two seconds: less patience than a pod's resolver has (two of five).
 DNS_LOOP = """\
-while :; do began=$(date +%s.%N); why=$(dig +tries=1 +time=1 +short @10.96.0.10 kubernetes.default.svc.cluster.local 2>&1)
+while :; do began=$(date +%s.%N); why=$(dig +tries=2 +time=2 +short @10.96.0.10 kubernetes.default.svc.cluster.local 2>&1)
 echo "$began" $why; sleep 0.05; done >/root/dns.log
 """
 

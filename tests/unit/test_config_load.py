@@ -576,3 +576,47 @@ def test_null_is_as_if_the_field_were_not_there() -> None:
     )
     assert config.bootstrap_tokens[0].expires == "2030-01-01T00:00:00Z"
     assert config.local_api_endpoint.advertise_address == "10.0.0.11"
+
+
+# ---- a load balancer on every node
+
+LOCAL = {**FLAGS, "load-balancer": "local", "pod-network": "none"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted", "has_note"),
+    [
+        ({}, "kb-api.cluster.local:7443", True),
+        ({"service-dns-domain": "k8s.test"}, "kb-api.k8s.test:7443", True),
+        ({"control-plane-endpoint": "api.test"}, "api.test:7443", True),
+        ({"control-plane-endpoint": "api.test:8443"}, "api.test:8443", False),
+        ({"load-balancer": "none"}, "", False),
+        ({"load-balancer": "none", "control-plane-endpoint": "api.test"}, "api.test:6443", False),
+    ],
+)
+def test_the_endpoint_of_a_load_balancer_on_every_node(flags: dict[str, Any], wanted: str, has_note: bool) -> None:
+    config = load(flags={**LOCAL, **flags})
+    assert config.cluster.control_plane_endpoint == wanted
+    assert any(wanted in note and "load balancer" in note for note in config.notes) == has_note
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "text"),
+    [
+        ("api.test:6443", "port 6443 is the API server's own"),
+        ("10.0.0.9:7443", "needs a name that leads to 127.0.0.1"),
+    ],
+)
+def test_an_endpoint_that_no_load_balancer_can_serve(endpoint: str, text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load(flags={**LOCAL, "control-plane-endpoint": endpoint})
+    assert text in "".join(caught.value.details)
+
+
+def test_the_load_balancer_s_image_is_one_of_the_node_s() -> None:
+    from kubeup import images, releases
+
+    plain, local = load(flags={**LOCAL, "load-balancer": "none"}), load(flags=LOCAL)
+    release = releases.find_release("v1.35.6")
+    (more,) = set(images.list_node_images(local, release)) - set(images.list_node_images(plain, release))
+    assert more == releases.LOAD_BALANCER_IMAGE

@@ -250,6 +250,13 @@ def test_names_and_waits_that_work_but_should_be_known() -> None:
         ("podNetwork: {backend: ipip}", "podNetwork.backend: 'ipip' is not allowed"),
         ("podNetwork: {mtu: 100}", "podNetwork.mtu: 100 cannot be an MTU"),
         ("mirror: {endpoint: '10.0.0.5:5000'}", "mirror.endpoint: '10.0.0.5:5000' is not a URL"),
+        ("loadBalancer: {mode: lokal}", "loadBalancer.mode: 'lokal' is not allowed; did you mean \"local\"?"),
+        ("loadBalancer: {mode: local, image: 'a b'}", "loadBalancer.image: 'a b' is no image's name"),
+        (
+            "loadBalancer: {mode: local, healthPort: 6443}",
+            "loadBalancer.healthPort: 6443 is the port of the API server",
+        ),
+        ("loadBalancer: {mode: local, healthPort: 70000}", "loadBalancer.healthPort: port 70000 does not exist"),
         ("soak: 2h", "soak: the soak lasts from 0s to 1h"),
         ("bundel: x.tar", 'unknown field "bundel"'),
         ("verifyKey: /k.pub", "a key without a bundle"),

@@ -6,7 +6,7 @@ import base64
 import datetime
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -430,3 +430,71 @@ def test_names_that_may_be_taken_over() -> None:
 @pytest.mark.parametrize(("created", "age"), [("2025-12-31T23:59:20Z", "40 s"), ("2025-12-31T19:00:00Z", "5 h"), ("", "?")])  # fmt: skip
 def test_ages(created: str, age: str) -> None:
     assert discovery.describe_age(created, NOW) == age
+
+
+# ---- a cluster whose name for its API servers leads nowhere yet
+
+
+def balanced_host(**fields: Any) -> ClusterHost:
+    """Only ENDPOINT is in reach; the nodes have load balancers of their own."""
+    host = NearHost(**{name: getattr(documents_host(), name) for name in ("data", "objects")}, **fields)
+    host.objects["api/v1/namespaces/kube-system/configmaps/kb-config"]["data"]["loadBalancer"] = (
+        "mode: local\nimage: m/haproxy:1\nhealthPort: 10281\n"
+    )
+    host.objects["apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes"] = {
+        "endpoints": [{"addresses": ["10.0.0.12"]}],
+        "ports": [{"name": "https", "port": 6443}],
+    }
+    return host
+
+
+class NearHost(ClusterHost):
+    def http_get(
+        self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 10
+    ) -> HttpResponse:
+        if url.startswith(SERVER):
+            raise Unreachable(url, "dns", "unknown name")
+        return super().http_get(url, tls=tls, headers=headers, timeout_s=timeout_s)
+
+
+def access_of(host: ClusterHost) -> discovery.Access:
+    return discovery.Access(SERVER, CA, TOKEN, has_signed=True, asked=f"https://{ENDPOINT}")
+
+
+def test_kb_goes_on_with_the_server_that_answered_discovery() -> None:
+    host = balanced_host()
+    found = discovery.read_documents(host, access_of(host), TIMEOUTS)
+    assert found.reached_server == f"https://{ENDPOINT}"
+    assert found.load_balancer.is_local and found.load_balancer.image == "m/haproxy:1"
+    assert found.api_servers == (ENDPOINT, "10.0.0.12:6443")
+    assert all(host.sent_tokens)
+
+
+def test_a_name_in_the_way_of_joining_is_no_backend() -> None:
+    host = balanced_host()
+    found = discovery.read_documents(host, replace(access_of(host), asked=f"https://{ENDPOINT}"), TIMEOUTS)
+    assert all(not server[0].isalpha() for server in found.api_servers)
+    assert not discovery._is_address("cp1.example:6443") and discovery._is_address("[fd00::1]:6443")
+
+
+def test_without_such_load_balancers_the_cluster_s_own_address_must_do() -> None:
+    host = balanced_host()
+    del host.objects["api/v1/namespaces/kube-system/configmaps/kb-config"]["data"]["loadBalancer"]
+    with pytest.raises(KbError) as caught:
+        discovery.read_documents(host, access_of(host), TIMEOUTS)
+    assert caught.value.code == "server-unreachable" and SERVER in caught.value.what
+
+
+def test_an_expired_token_is_told_all_the_same() -> None:
+    host = balanced_host(good_tokens=set())
+    with pytest.raises(KbError) as caught:
+        discovery.read_documents(host, access_of(host), TIMEOUTS)
+    assert caught.value.code == "token-expired"
+
+
+def test_a_member_whose_load_balancer_does_not_run_yet_is_heard_by_the_server_on_the_command_line() -> None:
+    host = balanced_host()
+    member = discovery.Access(SERVER, CA, is_member=True)
+    found = discovery.find_way_of_member(host, member, wanted())
+    assert found.asked == f"https://{ENDPOINT}" and found.is_member
+    assert discovery.find_way_of_member(cluster_host(), member, wanted()) == member
