@@ -75,15 +75,16 @@ def _plan_end(
     now: datetime.datetime,
 ) -> Optional[Move]:
     before, crowded = int(note.get("replicas", 2)), str(note.get("from", ""))
+    free = sorted(name for name in _usable(nodes) if name != crowded)
+    tried = json.dumps({"state": "failed", "tried": _digest(free)}, sort_keys=True)
     if replicas != before + 1:
-        return Move(replicas, "", f"somebody else set CoreDNS to {replicas} replicas: it is left so")
+        # an autoscaler, say: it would be undone again and again
+        return Move(replicas, tried, f"somebody else set CoreDNS to {replicas} replicas: it is left so")
     ready = [_node_of(pod) for pod in pods if _is_ready(pod)]
     if len(ready) > before and set(ready) != {crowded}:
         return Move(before, "", f"CoreDNS runs on {', '.join(sorted(set(ready)))}: back to {before} replicas")
     if _age_s(str(note.get("since", "")), now) < PATIENCE_S:
         return None
-    free = sorted(name for name in _usable(nodes) if name != crowded)
-    tried = json.dumps({"state": "failed", "tried": _digest(free)}, sort_keys=True)
     why = f"the added replica of CoreDNS did not become Ready elsewhere within {PATIENCE_S:.0f} s: back to {before}; tried again when nodes join"
     return Move(before, tried, why)
 

@@ -216,6 +216,7 @@ def write_node_files(
     host: Host, paths: Paths, kb: KbConfiguration, *, settings: Settings, servers: Iterable[str]
 ) -> bool:
     """The configuration, the name, and last the pod that needs both. Returns whether anything changed."""
+    plan_hosts(read_hosts(host), settings.name)  # before anything is written: it may refuse
     host.make_dir(config_dir(paths), mode=0o755)
     changed = host.write_file(config_path(paths), render_config(settings, list(servers)), mode=0o644)
     changed = ensure_hosts(host, settings.name) or changed

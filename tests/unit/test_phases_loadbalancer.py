@@ -1,0 +1,135 @@
+"""kubeup/phases/loadbalancer.py: what a node gets before its kubelet starts, and how reset takes it back."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kb
+from kubeup import loadbalancer as balancer
+from kubeup.config.types import (
+    ClusterConfiguration,
+    InitConfig,
+    JoinConfig,
+    KbConfiguration,
+    LoadBalancer,
+    LocalAPIEndpoint,
+    NodeRegistration,
+)
+from kubeup.dryrun import DryRunHost
+from kubeup.errors import HostError
+from kubeup.paths import Paths
+from kubeup.phases import loadbalancer, reset
+from kubeup.releases import RELEASES
+from kubeup.report import Report
+from kubeup.state import load_state
+from kubeup.workflow import Context, Runner
+from tests.fake_host import FakeHost
+
+HOSTS, PATHS = "/etc/hosts", Paths()
+BEFORE = b"127.0.0.1 localhost\n"
+CLUSTER = ClusterConfiguration("v1.35.6", control_plane_endpoint="kb-api.cluster.local:7443")
+LOCAL = KbConfiguration(load_balancer=LoadBalancer("local"))
+PHASES = tuple(phase for phase in kb.JOIN if phase.name == "load-balancer/local")
+
+
+def context(host: Any, config: InitConfig) -> Context:
+    return Context(host, PATHS, config, RELEASES[35], Report(io.StringIO()))
+
+
+def init_config(**fields: Any) -> InitConfig:
+    return InitConfig(CLUSTER, NodeRegistration("cp1"), LocalAPIEndpoint("10.0.0.11"), **fields)
+
+
+def join_config(*servers: str, **fields: Any) -> JoinConfig:
+    return JoinConfig(CLUSTER, NodeRegistration("w1"), LocalAPIEndpoint("10.0.0.21"), api_servers=servers, **fields)
+
+
+def make_host() -> FakeHost:
+    return FakeHost(files={HOSTS: BEFORE, "/etc/machine-id": b"x\n"}, programs={"systemctl"}, answers={"systemctl": ""})
+
+
+def test_nothing_is_done_for_who_does_not_ask() -> None:
+    host = make_host()
+    for config in (init_config(), join_config("10.0.0.11:6443")):
+        ctx = context(host, config)
+        for run in (loadbalancer.write_load_balancer, loadbalancer.share_load_balancer, loadbalancer.start_keeper):
+            assert run(ctx) is None
+        assert loadbalancer.load_balancer_is_current(ctx) and loadbalancer.keeper_runs(ctx)
+    assert host.changes == []
+
+
+@pytest.mark.parametrize(
+    ("config", "servers"),
+    [
+        (init_config(kb=LOCAL), ("10.0.0.11:6443",)),
+        (join_config("10.0.0.11:6443", "10.0.0.12:6443", kb=LOCAL), ("10.0.0.11:6443", "10.0.0.12:6443")),
+    ],
+)
+def test_what_it_starts_with(config: InitConfig, servers: tuple[str, ...]) -> None:
+    host = make_host()
+    ctx = context(host, config)
+    assert not loadbalancer.load_balancer_is_current(ctx)
+    loadbalancer.write_load_balancer(ctx)
+    assert balancer.read_servers(host, PATHS) == servers
+    assert loadbalancer.load_balancer_is_current(ctx)
+    changes = list(host.changes)
+    loadbalancer.write_load_balancer(ctx)
+    assert host.changes == changes
+
+
+def test_a_second_run_keeps_the_servers_that_the_keeper_found() -> None:
+    host = make_host()
+    ctx = context(host, init_config(kb=LOCAL))
+    loadbalancer.write_load_balancer(ctx)
+    settings = balancer.settings_of(CLUSTER.control_plane_endpoint, LOCAL, "unix:///x")
+    host.write_file(balancer.config_path(PATHS), balancer.render_config(settings, ["10.0.0.11:6443", "10.0.0.12:6443"]))
+    assert loadbalancer.load_balancer_is_current(ctx)
+    loadbalancer.write_load_balancer(ctx)
+    assert balancer.read_servers(host, PATHS) == ("10.0.0.11:6443", "10.0.0.12:6443")
+
+
+@pytest.mark.parametrize("lost", [HOSTS, str(PATHS.manifest(balancer.NAME)), str(balancer.config_path(PATHS))])
+def test_what_is_lost_is_noticed(lost: str) -> None:
+    host = make_host()
+    ctx = context(host, init_config(kb=LOCAL))
+    loadbalancer.write_load_balancer(ctx)
+    host.files[lost] = BEFORE
+    assert not loadbalancer.load_balancer_is_current(ctx)
+
+
+def test_a_dry_run_changes_nothing() -> None:
+    host = make_host()
+    plan = DryRunHost(host)
+    loadbalancer.write_load_balancer(context(plan, init_config(kb=LOCAL)))
+    assert host.changes == [] and any(HOSTS in step.what for step in plan.plan)
+
+
+def test_somebody_else_s_name_stops_it_before_anything_is_written() -> None:
+    host = make_host()
+    host.files[HOSTS] += b"10.0.0.9 kb-api.cluster.local\n"
+    with pytest.raises(HostError) as caught:
+        Runner("join", PHASES, load_state(host, PATHS)).run(context(host, join_config("10.0.0.11:6443", kb=LOCAL)))
+    assert caught.value.code == "endpoint-in-hosts"
+    assert host.files[HOSTS].endswith(b"10.0.0.9 kb-api.cluster.local\n")
+    assert not host.exists(PATHS.manifest(balancer.NAME)) and not host.exists(balancer.config_path(PATHS))
+
+
+@pytest.mark.parametrize("written_since", [b"", b"10.0.0.8 new\n"])
+def test_reset_takes_its_line_and_files_and_leaves_what_came_since(written_since: bytes) -> None:
+    host = make_host()
+    config = join_config("10.0.0.11:6443", kb=LOCAL)
+    Runner("join", PHASES, load_state(host, PATHS)).run(context(host, config))
+    assert balancer.MARK in host.files[HOSTS].decode()
+    (copy,) = (path for path, data in host.files.items() if path.startswith("/var/lib/kb/backups/"))
+    assert host.files[copy] == BEFORE
+    host.files[HOSTS] += written_since
+    ctx = context(host, replace(config, kb=KbConfiguration()))
+    loadbalancer.remove_load_balancer(ctx)
+    reset.take_back_files(ctx)
+    assert host.files[HOSTS] == BEFORE + written_since
+    assert not host.is_dir(Path("/etc/kubernetes/kb-load-balancer")) and not host.exists(PATHS.manifest(balancer.NAME))
