@@ -51,7 +51,7 @@ OWN, OTHER = member(11), member(12)
 def make_host() -> FakeHost:
     host = finished_node()
     host.programs, host.dirs = {"systemctl", "crictl"}, {"/run/systemd/system"}
-    host.answers = {"systemctl": "", "umount": "", "crictl": json.dumps({"items": []})}
+    host.answers = {"systemctl": "", "umount": "", "crictl": ""}
     host.files.update(
         {
             "/etc/kubernetes/manifests/etcd.yaml": ETCD.encode(),
