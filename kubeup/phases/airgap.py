@@ -58,6 +58,7 @@ MIRROR_FOLDER = Path("/var/lib/kb/mirror")
 MIRROR_PORT = 5000
 MIRROR_UNIT = "kb-mirror.service"
 MIRROR_TIMEOUT_S = 30
+CRICTL_CONFIG = Path("/etc/crictl.yaml")
 CONTAINERD_UNIT = Path("/etc/systemd/system/containerd.service")
 CONTAINERD_TIMEOUT_S = 30
 RENEW_BEFORE_S = 90 * 86400
@@ -216,8 +217,17 @@ def install_packages(ctx: Context) -> Outputs:
             )
         else:
             _fetch_and_place(ctx, wanted, source)
+    _configure_crictl(ctx, wanted)
     _ensure_runtime_runs(ctx, has_placed=any(one.item.component in ("containerd", "runc") for one in wanted))
     return None
+
+
+def _configure_crictl(ctx: Context, wanted: Sequence[Standing]) -> None:
+    """A crictl of kb's is told where the runtime is: without that it guesses, and says so at every call."""
+    is_placed = any(one.item.name == "crictl" for one in wanted)
+    if is_placed and not ctx.host.exists(CRICTL_CONFIG):
+        socket = f"unix://{runtime.socket_path(ctx.config.node.cri_socket)}"
+        ctx.host.write_file(CRICTL_CONFIG, f"runtime-endpoint: {socket}\nimage-endpoint: {socket}\n")
 
 
 def _wanted(ctx: Context, standing: Sequence[Standing]) -> list[Standing]:
