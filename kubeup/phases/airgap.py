@@ -278,6 +278,7 @@ def _fetch_and_place(ctx: Context, wanted: Sequence[Standing], source: str) -> N
     if ctx.host.mode != "live":
         for one in chosen:
             ctx.host.write_stream(Path(one.item.place), (), mode=one.mode)
+        ctx.outputs["_programs_are_planned"] = True
         return
     version = ctx.config.cluster.kubernetes_version
     staged = packages.stage(
@@ -289,9 +290,11 @@ def _fetch_and_place(ctx: Context, wanted: Sequence[Standing], source: str) -> N
 
 def _offer(ctx: Context, source: str, names: Sequence[str], arch: str) -> dict[str, Offered]:
     if source == "bundle":
-        path = _bundle_copy(ctx) if ctx.host.exists(_bundle_copy(ctx)) else Path(ctx.config.kb.bundle).absolute()
+        is_copied = ctx.host.mode == "live" and ctx.host.exists(_bundle_copy(ctx))
+        path = _bundle_copy(ctx) if is_copied else Path(ctx.config.kb.bundle).absolute()
         found = layout.open_layout(ctx.host, path)
-        more = {digest: place for one in _laid_down(ctx.host) for digest, place in one.blobs.items()}
+        others = _laid_down(ctx.host) if ctx.host.mode == "live" else []
+        more = {digest: place for one in others for digest, place in one.blobs.items()}
         whole = layout.Layout(found.path, found.index, found.index_bytes, {**more, **found.blobs}, b"", found.names)
         offered: dict[str, Offered] = packages.offer_bundle(ctx.host, whole, arch)
         return offered
@@ -646,6 +649,11 @@ def runtime_asks_mirror(ctx: Context) -> bool:
         return False
     is_ready = runtime.probe_runtime(ctx.host, ctx.config.node.cri_socket).is_ready
     return is_ready and all(ctx.host.exists(path) and ctx.host.read_text(path) == text for path, text in files.items())
+
+
+def programs_are_planned(ctx: Context) -> bool:
+    """Whether this is a dry run on a machine that still lacks what the checks would ask."""
+    return bool(ctx.outputs.get("_programs_are_planned"))
 
 
 def kb_digest(ctx: Context) -> str:

@@ -254,7 +254,10 @@ def test_unfit_bundles_change_nothing(
     refused("disk-full")
     node.run("umount /var/lib/kb")
 
-    # the same machine, with the whole bundle
+    # the same machine, with the whole bundle: first what would be done, then it
+    planned = init(node, bundle, "--dry-run")
+    assert "would write: /usr/local/bin/kubelet" in planned.stdout
+    assert [entry for entry in node.run(FILES).stdout.splitlines() if "var/lib/kb/" not in entry] == before.splitlines()
     init(node, bundle)
     node.wait_node_ready()
     assert asked_outside(lab) == []
