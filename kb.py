@@ -481,7 +481,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("bundle diff", "Say what a second bundle has that the first has not", commands_bundle.diff,
             options=("output",), arguments=("file...",)),
     Command("mirror serve", "Serve a bundle as an image registry, and its files", commands_mirror.serve,
-            options=("listen", "tls-cert", "tls-key", "tls-ca", "no-access-log"), arguments=("path...",)),
+            options=("listen", "tls", "tls-cert", "tls-key", "tls-ca", "no-access-log"), arguments=("path...",)),
     Command("mirror add", "Check a further bundle and let this node's mirror serve it", commands_mirror.add,
             options=("verify-key",), arguments=("file...",)),
     Command("mirror sync", "Push the images of a bundle into a registry", commands_mirror.sync,

@@ -130,6 +130,7 @@ OPTIONS: Mapping[str, Option] = {
     "sign": Option("sign it with this ed25519 key (PEM)", metavar="KEYFILE"),
     "verify-key": Option("the public ed25519 key (PEM) that must have signed it", metavar="KEYFILE"),
     "listen": Option("where to listen (:5000)", metavar="ADDRESS:PORT"),
+    "tls": Option("serve TLS with the certificate that kb init made for this node's mirror", "flag"),
     "tls-cert": Option("serve TLS with this certificate (PEM)", metavar="FILE"),
     "tls-key": Option("the certificate's key (PEM)", metavar="FILE"),
     "tls-ca": Option("the authority that signed the certificate (PEM)", metavar="FILE"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from kubeup import commands
 from kubeup.errors import HostError, UsageError
 from kubeup.lazy import lazy_import
+from kubeup.paths import Paths
 
 if TYPE_CHECKING:
     from kubeup import bundle, host, layout, mirror
@@ -27,6 +28,9 @@ def serve(call: Invocation) -> int:
     path = _one_word(call)
     address, port = mirror.parse_listen(str(call.flags.get("listen", ":5000")))
     tls, ca_pem = None, ""
+    if call.flags.get("tls"):
+        own = {"tls-cert": "kb-mirror.crt", "tls-key": "kb-mirror.key", "tls-ca": "ca.crt"}
+        call.flags.update({flag: str(Paths().pki / name) for flag, name in own.items() if flag not in call.flags})
     if "tls-cert" in call.flags or "tls-key" in call.flags:
         cert = Path(_both(call, "tls-cert")).absolute()
         tls = mirror.make_tls_context(cert, Path(_both(call, "tls-key")).absolute())

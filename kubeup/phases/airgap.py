@@ -58,6 +58,7 @@ MIRROR_FOLDER = Path("/var/lib/kb/mirror")
 MIRROR_PORT = 5000
 MIRROR_UNIT = "kb-mirror.service"
 MIRROR_TIMEOUT_S = 30
+CRICTL_CONFIG = Path("/etc/crictl.yaml")
 CONTAINERD_UNIT = Path("/etc/systemd/system/containerd.service")
 CONTAINERD_TIMEOUT_S = 30
 RENEW_BEFORE_S = 90 * 86400
@@ -216,8 +217,17 @@ def install_packages(ctx: Context) -> Outputs:
             )
         else:
             _fetch_and_place(ctx, wanted, source)
+    _configure_crictl(ctx, wanted)
     _ensure_runtime_runs(ctx, has_placed=any(one.item.component in ("containerd", "runc") for one in wanted))
     return None
+
+
+def _configure_crictl(ctx: Context, wanted: Sequence[Standing]) -> None:
+    """A crictl of kb's is told where the runtime is: without that it guesses, and says so at every call."""
+    is_placed = any(one.item.name == "crictl" for one in wanted)
+    if is_placed and not ctx.host.exists(CRICTL_CONFIG):
+        socket = f"unix://{runtime.socket_path(ctx.config.node.cri_socket)}"
+        ctx.host.write_file(CRICTL_CONFIG, f"runtime-endpoint: {socket}\nimage-endpoint: {socket}\n")
 
 
 def _wanted(ctx: Context, standing: Sequence[Standing]) -> list[Standing]:
@@ -268,6 +278,7 @@ def _fetch_and_place(ctx: Context, wanted: Sequence[Standing], source: str) -> N
     if ctx.host.mode != "live":
         for one in chosen:
             ctx.host.write_stream(Path(one.item.place), (), mode=one.mode)
+        ctx.outputs["_programs_are_planned"] = True
         return
     version = ctx.config.cluster.kubernetes_version
     staged = packages.stage(
@@ -279,9 +290,11 @@ def _fetch_and_place(ctx: Context, wanted: Sequence[Standing], source: str) -> N
 
 def _offer(ctx: Context, source: str, names: Sequence[str], arch: str) -> dict[str, Offered]:
     if source == "bundle":
-        path = _bundle_copy(ctx) if ctx.host.exists(_bundle_copy(ctx)) else Path(ctx.config.kb.bundle).absolute()
+        is_copied = ctx.host.mode == "live" and ctx.host.exists(_bundle_copy(ctx))
+        path = _bundle_copy(ctx) if is_copied else Path(ctx.config.kb.bundle).absolute()
         found = layout.open_layout(ctx.host, path)
-        more = {digest: place for one in _laid_down(ctx.host) for digest, place in one.blobs.items()}
+        others = _laid_down(ctx.host) if ctx.host.mode == "live" else []
+        more = {digest: place for one in others for digest, place in one.blobs.items()}
         whole = layout.Layout(found.path, found.index, found.index_bytes, {**more, **found.blobs}, b"", found.names)
         offered: dict[str, Offered] = packages.offer_bundle(ctx.host, whole, arch)
         return offered
@@ -636,6 +649,11 @@ def runtime_asks_mirror(ctx: Context) -> bool:
         return False
     is_ready = runtime.probe_runtime(ctx.host, ctx.config.node.cri_socket).is_ready
     return is_ready and all(ctx.host.exists(path) and ctx.host.read_text(path) == text for path, text in files.items())
+
+
+def programs_are_planned(ctx: Context) -> bool:
+    """Whether this is a dry run on a machine that still lacks what the checks would ask."""
+    return bool(ctx.outputs.get("_programs_are_planned"))
 
 
 def kb_digest(ctx: Context) -> str:

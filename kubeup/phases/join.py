@@ -15,7 +15,7 @@ from kubeup.config.types import JoinConfig
 from kubeup.errors import ClusterError
 from kubeup.host import Unreachable
 from kubeup.lazy import lazy_import
-from kubeup.phases import addons, join_control_plane, node, preflight
+from kubeup.phases import addons, airgap, join_control_plane, node, preflight
 from kubeup.phases.cluster import mark_control_plane as mark
 from kubeup.phases.control_plane import report_patches
 from kubeup.phases.health import wait_for_ready
@@ -73,6 +73,9 @@ def run_checks(ctx: Context) -> Outputs:
         join_control_plane.start_making_keys(ctx)
     if ctx.config.kb.runtime.fix:
         preflight.fix_runtime(ctx)
+    if airgap.programs_are_planned(ctx):
+        ctx.report.note("the runtime and the kubelet are not here yet: this machine is checked when they are")
+        return None
     owned = ctx.outputs.get("owned_paths", ())
     # the kubelet writes it when it likes, perhaps between two runs of kb
     extra = [str(_kubelet_conf(ctx))] if str(ctx.paths.kubelet_config) in owned else []

@@ -13,7 +13,9 @@ from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
     from kubeup import certshare, checks, health, images, kubeconfig, pki, runtime, runtimefix
+    from kubeup.phases import airgap
 else:
+    airgap = lazy_import("kubeup.phases.airgap")
     certshare = lazy_import("kubeup.certshare")
     health = lazy_import("kubeup.health")
     kubeconfig = lazy_import("kubeup.kubeconfig")
@@ -33,6 +35,9 @@ def run_checks(ctx: Context) -> Outputs:
     certs.start_making_keys(ctx)  # the second processor makes them while the first looks and pulls
     if ctx.config.kb.runtime.fix:
         fix_runtime(ctx)
+    if airgap.programs_are_planned(ctx):
+        ctx.report.note("the runtime and the kubelet are not here yet: this machine is checked when they are")
+        return None
     look_at_node(ctx, checks.INIT, (checks.ROOT, checks.NODE, checks.IMAGES), owned=map(str, find_own_files(ctx)))
     return None
 

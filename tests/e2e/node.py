@@ -528,7 +528,9 @@ class Node:
             source = self.disk_path(place)
             if source.is_dir():
                 target = folder / place.strip("/").replace("/", "-")
-                shutil.copytree(source, target, dirs_exist_ok=True, symlinks=True, ignore_dangling_symlinks=True)
+                # a mirror's bundles are large, and explain nothing
+                ignore = shutil.ignore_patterns("*.tar")
+                shutil.copytree(source, target, dirs_exist_ok=True, symlinks=True, ignore=ignore)
         if self.running:
             for name, command in EVIDENCE.items():
                 with contextlib.suppress(LabError):

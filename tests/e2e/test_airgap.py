@@ -254,7 +254,10 @@ def test_unfit_bundles_change_nothing(
     refused("disk-full")
     node.run("umount /var/lib/kb")
 
-    # the same machine, with the whole bundle
+    # the same machine, with the whole bundle: first what would be done, then it
+    planned = init(node, bundle, "--dry-run")
+    assert "would write: /usr/local/bin/kubelet" in planned.stdout
+    assert [entry for entry in node.run(FILES).stdout.splitlines() if "var/lib/kb/" not in entry] == before.splitlines()
     init(node, bundle)
     node.wait_node_ready()
     assert asked_outside(lab) == []
@@ -273,12 +276,10 @@ def test_mirror_dies_and_expires(
     w1.run(line, timeout=600)
     cp1.wait_node_ready("w1")
 
-    # 4 MBit/s: the pull of the image (some MB) takes seconds
-    image = f"registry.k8s.io/kube-scheduler:{find_release(k8s_version).version}"
-    w1.run(f"crictl rmi {image}", check=False)
-    cp1.run("tc qdisc add dev eth0 root tbf rate 40mbit burst 64kb latency 100ms")
-    pull = w1.popen(f"crictl pull {image} || {{ sleep 4; crictl pull {image}; }}")
-    sent = read_metric(cp1, "kb_mirror_sent_bytes_total")
+    # so slow that the pull of the image (some MB) takes seconds; whoever pulls tries again, as the kubelet does
+    image = f"registry.k8s.io/etcd:{find_release(k8s_version).facts.etcd[-1]}"  # which no worker has
+    cp1.run("tc qdisc add dev eth0 root tbf rate 20mbit burst 64kb latency 100ms")
+    pull = w1.popen(f"for n in $(seq 30); do crictl pull {image} && exit; sleep 2; done; exit 1")
     wait_until(lambda: w1.run("ls /var/lib/containerd/io.containerd.content.v1.content/ingest", check=False).stdout.strip(),
                what="the pull to begin", timeout_s=30, every_s=0.05)  # fmt: skip
     cp1.run("systemctl kill -s KILL kb-mirror")
@@ -287,7 +288,7 @@ def test_mirror_dies_and_expires(
     cp1.run("tc qdisc del dev eth0 root")
     assert cp1.run("systemctl is-active kb-mirror").stdout.strip() == "active"
     assert int(cp1.run("systemctl show -p NRestarts --value kb-mirror").stdout) >= 1
-    assert read_metric(cp1, "kb_mirror_sent_bytes_total") > 0 and sent >= 0
+    assert read_metric(cp1, "kb_mirror_sent_bytes_total") > 0
 
     # an expired certificate, from the right authority
     cp1.run(
