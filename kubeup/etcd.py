@@ -23,6 +23,8 @@ from kubeup.secret import Secret
 CLIENT_URLS_ANNOTATION = "kubeadm.kubernetes.io/etcd.advertise-client-urls"
 """On every etcd pod: where its clients go."""
 CLIENT_PORT = 2379
+READ_S = 0.5
+"""How long a member may take to answer a read: it is asked again and again while it starts."""
 CALL_S = 2
 """How long one request to one member may take."""
 
@@ -104,7 +106,8 @@ class Etcd:
         """ "" where the member at `endpoint` answers a read that a quorum has confirmed, which is what an API server
         asks of it (a learner refuses); else what is wrong, in words. Never raises."""
         try:
-            self.at(endpoint)._look("kv/range", {"key": base64.b64encode(b"kb").decode(), "keys_only": True})
+            key = base64.b64encode(b"kb").decode()
+            self.at(endpoint)._look("kv/range", {"key": key, "keys_only": True}, timeout_s=READ_S)
         except Unreachable as error:
             return f"no answer: {error.cause}"
         except EtcdRefused as error:
@@ -127,11 +130,11 @@ class Etcd:
 
     # ---- plumbing
 
-    def _look(self, verb: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def _look(self, verb: str, body: Mapping[str, Any], *, timeout_s: float = CALL_S) -> dict[str, Any]:
         """A question to the first endpoint that answers."""
 
         def ask(url: str, data: bytes) -> HttpResponse:
-            return self.host.http_ask(url, data, tls=self.tls, timeout_s=CALL_S)
+            return self.host.http_ask(url, data, tls=self.tls, timeout_s=timeout_s)
 
         return self._first(verb, body, ask)
 

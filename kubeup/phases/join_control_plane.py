@@ -22,7 +22,7 @@ from kubeup.phases.health import soak, wait_for_control_plane, wait_for_controll
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import certshare, etcd, health, kubeapi, kubeconfig, kubelet, lease, manifests, pki
+    from kubeup import certshare, etcd, health, kubeapi, kubeconfig, kubelet, lease, manifests, pki, runtime
     from kubeup.phases import join
 else:
     certshare = lazy_import("kubeup.certshare")
@@ -35,10 +35,13 @@ else:
     lease = lazy_import("kubeup.lease")
     manifests = lazy_import("kubeup.manifests")
     pki = lazy_import("kubeup.pki")
+    runtime = lazy_import("kubeup.runtime")
 
 QUEUE = "kb-control-plane-join"
 """The Lease for which control planes that join at one moment queue: etcd takes one learner at a time."""
 POLL_S = 0.1
+SILENT_S = 0.7
+"""How long a member that has its vote may take to serve before it is started again."""
 SETTLE_S = 60
 """How long etcd may refuse a new member while all of its members serve: it wants them connected for five seconds, and
 a learner that another tool brings needs its time."""
@@ -315,6 +318,7 @@ def join_etcd(ctx: Context) -> Outputs:
             rows = etcd.plan_initial_cluster(members, name=ctx.config.node.name, peer_url=_peer_url(ctx))
             control_plane.write_etcd_member_manifest(ctx, rows)
             _wait_for_vote(ctx, client, turn)
+            _wait_until_it_serves(ctx, turn)
         except BaseException as error:
             _take_back(ctx, client, error)
             raise
@@ -418,7 +422,6 @@ def _explain_refusal(client: etcd.Etcd, error: etcd.EtcdRefused) -> ClusterError
 
 def _wait_for_vote(ctx: Context, client: etcd.Etcd, turn: lease.Lease) -> None:
     """Until this node's etcd runs and has its vote."""
-    own_url = manifests.etcd_client_url(ctx.config.local_api_endpoint.advertise_address)
 
     def look() -> str:
         turn.keep(ctx.host.now(), ctx.host.monotonic())
@@ -429,8 +432,7 @@ def _wait_for_vote(ctx: Context, client: etcd.Etcd, turn: lease.Lease) -> None:
             return "its container is not started yet"
         if own.is_learner:
             client.promote(own)
-        # the vote is given; an API server that met it before it knows would end
-        return client.probe_read(own_url)
+        return ""
 
     def patient() -> str:
         try:
@@ -440,10 +442,42 @@ def _wait_for_vote(ctx: Context, client: etcd.Etcd, turn: lease.Lease) -> None:
         except Unreachable as error:
             return f"etcd does not answer: {error.cause}"
 
-    took = wait_until(
-        ctx, patient, goal="etcd member", timeout_s=ctx.config.timeouts.etcd_api_call_s, components=("etcd",)
-    )
+    limit = ctx.config.timeouts.etcd_api_call_s
+    took = wait_until(ctx, patient, goal="etcd member", timeout_s=limit, components=("etcd",))
     ctx.report.detail(f"etcd member {ctx.config.node.name} has its vote after {took:.1f} s")
+
+
+def _wait_until_it_serves(ctx: Context, turn: lease.Lease) -> None:
+    """Until the new member answers: an API server that met it before would end, and sit in the kubelet's back-off.
+
+    It may wait to hear that its name was entered in the member list; where that came with the snapshot which it started
+    from, it hears nothing until its request times out (seven seconds by etcd's defaults; etcdserver publishV3). Started
+    again it serves at once, so that is done, once."""
+    own_url = manifests.etcd_client_url(ctx.config.local_api_endpoint.advertise_address)
+    client = etcd.Etcd(ctx.host, (own_url,), etcd.read_client_tls(ctx.host, ctx.paths))
+    started, woken = ctx.host.monotonic(), False
+
+    def look() -> str:
+        nonlocal woken
+        turn.keep(ctx.host.now(), ctx.host.monotonic())
+        trouble = client.probe_read(own_url)
+        if trouble and not woken and ctx.host.monotonic() - started > SILENT_S:
+            woken = True
+            _restart_etcd_container(ctx)
+        return trouble
+
+    wait_until(ctx, look, goal="etcd member", timeout_s=ctx.config.timeouts.etcd_api_call_s)
+
+
+def _restart_etcd_container(ctx: Context) -> None:
+    if not ctx.host.which("crictl"):
+        return
+    socket = ctx.config.node.cri_socket
+    found = ctx.host.query(runtime.crictl_argv(socket, "ps", "-q", "--name", "^etcd$", "--state", "running"))
+    for container in found.stdout.split() if found.ok else ():
+        ctx.report.detail("etcd has its vote and does not serve yet: its container is started again")
+        # at once: it does not listen to a request to end either, and a power loss is nothing to its log
+        ctx.host.run(runtime.crictl_argv(socket, "stop", "--timeout", "0", container))
 
 
 def _take_back(ctx: Context, client: etcd.Etcd, error: BaseException) -> None:

@@ -42,7 +42,9 @@ def render_service(name: str) -> dict[str, Any]:
 
 def apply(node: Node, *objects: dict[str, Any]) -> None:
     """`kubectl apply` these objects. They are the tests' own: nobody has to check them against the server's schemas."""
-    node.kubectl("apply --validate=false -f -", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
+    node.kubectl(
+        "apply --validate=false -f -", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
+    )
 
 
 def wait_service_account(node: Node) -> None:

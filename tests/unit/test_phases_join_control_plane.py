@@ -438,3 +438,26 @@ def test_data_of_a_member_that_was_removed_is_cleared_and_foreign_data_is_not() 
     join_control_plane.join_etcd(ctx)
     assert "remove /var/lib/etcd/member" in host.changes and [m["ID"] for m in host.members] == ["1", "92"]
     assert any("its data here was removed" in note for note in ctx.report.notes)
+
+
+def test_a_member_that_missed_the_word_of_its_own_entry_is_started_again_once() -> None:
+    host, ctx = prepared()
+    host.programs.add("crictl")
+    host.answers["crictl"] = CommandResult(("crictl",), 0, "c0ffee\n")
+    answer, heard = host._etcd, []
+
+    def deaf(endpoint: str, verb: str, value: Any) -> HttpResponse:
+        if (
+            verb == "kv/range"
+            and endpoint == OWN_ETCD
+            and not any("stop --timeout 0 c0ffee" in c for c in host.changes)
+        ):
+            heard.append(host.ticks)
+            raise Unreachable(endpoint, "timeout", "timed out")
+        return answer(endpoint, verb, value)
+
+    host._etcd = deaf  # type: ignore[method-assign]
+    join_control_plane.join_etcd(ctx)
+    assert heard[-1] - heard[0] >= join_control_plane.SILENT_S
+    assert len([change for change in host.changes if "stop --timeout" in change]) == 1
+    assert "isLearner" not in host.members[1]
