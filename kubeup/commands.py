@@ -404,7 +404,8 @@ def print_defaults(call: Invocation) -> int:
     return 0
 
 
-def _required(call: Invocation, flag: str) -> str:
+def required(call: Invocation, flag: str) -> str:
+    """The value of a flag that the command cannot do without. Raises UsageError (missing-flag)."""
     if not call.flags.get(flag):
         raise UsageError(
             f"kb {call.command.name}: --{flag} is missing",
@@ -416,7 +417,7 @@ def _required(call: Invocation, flag: str) -> str:
 
 
 def validate_config(call: Invocation) -> int:
-    warnings = config_commands.validate_config_file(host.LocalHost(), Path(_required(call, "config")))
+    warnings = config_commands.validate_config_file(host.LocalHost(), Path(required(call, "config")))
     for warning in warnings or ():
         call.report.warn(warning)
     call.print("ok")
@@ -425,7 +426,7 @@ def validate_config(call: Invocation) -> int:
 
 def migrate_config(call: Invocation) -> int:
     local = host.LocalHost()
-    text = config_commands.migrate_config_file(local, Path(_required(call, "old-config")))
+    text = config_commands.migrate_config_file(local, Path(required(call, "old-config")))
     if "new-config" in call.flags:
         local.write_file(Path(call.flags["new-config"]).absolute(), text)
     else:
@@ -462,7 +463,7 @@ def images_pull(call: Invocation) -> int:
 
 
 def kubeconfig_user(call: Invocation) -> int:
-    client_name = _required(call, "client-name")
+    client_name = required(call, "client-name")
     config = _load_config(call, ("cert-dir",))
     period = call.flags.get("validity-period")
     text = kubeconfig.make_user_kubeconfig(

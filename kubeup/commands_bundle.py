@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kubeup import releases
+from kubeup import commands, releases
 from kubeup.errors import HostError, UsageError
 from kubeup.lazy import lazy_import
 from kubeup.secret import Secret
@@ -29,7 +29,7 @@ else:
 
 def create(call: Invocation) -> int:
     """Gather, then write. What came over a network waits beside the file, and is removed when the file is whole."""
-    local, out = host.LocalHost(), Path(_required(call, "output-file")).absolute()
+    local, out = host.LocalHost(), Path(commands.required(call, "output-file")).absolute()
     config = _load_config(call, local)
     preset = downloads.find_preset(str(call.flags.get("preset", "")))
     versions = _pairs(call, "use")
@@ -135,17 +135,6 @@ def diff(call: Invocation) -> int:
 
 
 # ---- what they share
-
-
-def _required(call: Invocation, flag: str) -> str:
-    if not call.flags.get(flag):
-        raise UsageError(
-            f"kb {call.command.name}: --{flag} is missing",
-            cause="the command cannot do without it",
-            remedy=f"give --{flag}; all flags: kb {call.command.name} --help",
-            code="missing-flag",
-        )
-    return str(call.flags[flag])
 
 
 def _open(call: Invocation, local: LocalHost) -> layout.Layout:

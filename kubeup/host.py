@@ -498,20 +498,31 @@ class LocalHost:
         0755. Raises HostError (disk-full, file-unwritable); the old content is then intact.
         """
         wanted = data.encode() if isinstance(data, str) else data
-        place = self.at(path)
         uid_gid = owner if owner is not None and (self.is_live or os.geteuid() == 0) else None
         if self._holds(path, wanted, mode, uid_gid):
             return False
+        self._replace(path, (wanted,), mode=mode, owner=uid_gid)
+        return True
+
+    def write_stream(self, path: Path, chunks: Iterable[bytes], *, mode: int = 0o644) -> None:
+        """Like write_file, for what is too large to hold. Where `chunks` raises, `path` is as it was before.
+        Raises HostError (disk-full, file-unwritable)."""
+        self._replace(path, chunks, mode=mode)
+
+    def _replace(
+        self, path: Path, chunks: Iterable[bytes], *, mode: int, owner: Optional[tuple[int, int]] = None
+    ) -> None:
+        """Put the new content whole on disk, private, and only then under its name."""
+        place = self.at(path)
         self.make_dir(path.parent)
         temporary = place.with_name(_temporary_name(place.name))
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
-                view = memoryview(wanted)
-                while view:
-                    view = view[os.write(descriptor, view) :]
-                if uid_gid is not None:
-                    os.fchown(descriptor, *uid_gid)
+                for piece in chunks:
+                    _write_all(descriptor, piece)
+                if owner is not None:
+                    os.fchown(descriptor, *owner)
                 os.fchmod(descriptor, mode)
                 os.fsync(descriptor)
             finally:
@@ -522,30 +533,6 @@ class LocalHost:
             raise _file_error(path, "write", error) from error
         finally:
             # there only where the rename was not reached: a full disk, or a signal
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        return True
-
-    def write_stream(self, path: Path, chunks: Iterable[bytes], *, mode: int = 0o644) -> None:
-        """Like write_file, for what is too large to hold. Where `chunks` raises, `path` is as it was before.
-        Raises HostError (disk-full, file-unwritable)."""
-        place = self.at(path)
-        self.make_dir(path.parent)
-        temporary = place.with_name(_temporary_name(place.name))
-        try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            try:
-                for piece in chunks:
-                    _write_all(descriptor, piece)
-                os.fchmod(descriptor, mode)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            os.rename(temporary, place)
-            _sync_folder(place.parent)
-        except OSError as error:
-            raise _file_error(path, "write", error) from error
-        finally:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
 
