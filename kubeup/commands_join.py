@@ -221,9 +221,21 @@ def _find_cluster(
         )
     for note in access.notes:
         report.note(note)
-    found = discovery.read_documents(local, access, wanted.timeouts)
-    config = load_join.build_join_config(
-        local,
+    config = _read_config(local, wishes, access)
+    if access.is_member:
+        return config
+    if wanted.control_plane is not None:
+        # its kubelet bootstraps, if it has to, at its own API server: that is where kubelet.conf is to lead
+        access = replace(access, server=kubeconfig.local_url(config))
+    text = access.render_bootstrap_kubeconfig(config.cluster.cluster_name)
+    return replace(config, bootstrap_kubeconfig=text, clock_skew_s=access.skew_s)
+
+
+def _read_config(host: Host, wishes: load_join.JoinWishes, access: Access) -> JoinConfig:
+    """The node's own wishes, and all that the cluster stores for its nodes."""
+    found = discovery.read_documents(host, access, wishes.join.timeouts)
+    return load_join.build_join_config(
+        host,
         wishes,
         cluster_text=found.cluster_text,
         kubelet_text=found.kubelet_text,
@@ -234,13 +246,6 @@ def _find_cluster(
         server=access.server,
         ca_pem=access.ca_pem,
     )
-    if access.is_member:
-        return config
-    if wanted.control_plane is not None:
-        # its kubelet bootstraps, if it has to, at its own API server: that is where kubelet.conf is to lead
-        access = replace(access, server=kubeconfig.local_url(config))
-    text = access.render_bootstrap_kubeconfig(config.cluster.cluster_name)
-    return replace(config, bootstrap_kubeconfig=text, clock_skew_s=access.skew_s)
 
 
 def make_member_context(target: Host, config_file: Path, report: Report) -> Context:
@@ -250,16 +255,7 @@ def make_member_context(target: Host, config_file: Path, report: Report) -> Cont
     own = paths.admin_conf if wishes.join.control_plane else paths.kubernetes / "kubelet.conf"
     member = discovery.find_member_access(target, own)
     assert member is not None
-    found = discovery.read_documents(target, member, wishes.join.timeouts)
-    config = load_join.build_join_config(
-        target,
-        wishes,
-        cluster_text=found.cluster_text,
-        kubelet_text=found.kubelet_text,
-        pod_network=found.pod_network,
-        server=member.server,
-        ca_pem=member.ca_pem,
-    )
+    config = _read_config(target, wishes, member)
     ctx = _make_context(target, config, Paths(pki=Path(config.cluster.certificates_dir)), report)
     ctx.outputs["owned_paths"] = frozenset()
     return ctx
