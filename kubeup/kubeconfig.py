@@ -293,9 +293,9 @@ def _invalid(source: str, cause: str) -> HostError:
 # ---- what lies on the node
 
 
-def count_missing(host: Host, paths: Paths) -> int:
-    """How many of the five files are not there."""
-    return sum(not host.exists(paths.kubeconfig(spec.file)) for spec in KUBECONFIGS.values())
+def find_missing(host: Host, paths: Paths) -> list[str]:
+    """The names of those of the five files that are not there."""
+    return [spec.name for spec in KUBECONFIGS.values() if not host.exists(paths.kubeconfig(spec.file))]
 
 
 @dataclass(frozen=True)

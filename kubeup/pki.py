@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from kubeup import headstart
 from kubeup.config.types import ClusterConfiguration, InitConfig
 from kubeup.errors import HostError, UsageError
 from kubeup.host import Host
@@ -236,6 +237,9 @@ class KeyMaker:
         self._left = 0 if algorithm.startswith("ECDSA") else wanted
         self._pool: Optional[ThreadPoolExecutor] = None
         self._ahead: deque[Future[Key]] = deque()
+        if algorithm == headstart.ALGORITHM:
+            self._ahead.extend(headstart.take_keys(wanted))
+            self._left -= len(self._ahead)
         self._fill()
 
     def take(self) -> Key:
@@ -872,10 +876,11 @@ def is_service_account_key_valid(host: Host, paths: Paths) -> bool:
         return False
 
 
-def count_missing_keys(host: Host, paths: Paths, cluster: ClusterConfiguration) -> int:
-    """How many key files certificatesDir still lacks."""
-    files = [spec.key_path(paths) for spec in wanted_certs(cluster)] + [paths.pki / "sa.key"]
-    return sum(not host.exists(path) for path in files)
+def find_missing_keys(host: Host, paths: Paths, cluster: ClusterConfiguration) -> list[str]:
+    """The names of the certificates whose key certificatesDir still lacks, and `sa`."""
+    files = {spec.name: spec.key_path(paths) for spec in wanted_certs(cluster)}
+    files["sa"] = paths.pki / "sa.key"
+    return [name for name, path in files.items() if not host.exists(path)]
 
 
 def _write_new_key(host: Host, path: Path, key: Key) -> Key:

@@ -25,6 +25,9 @@ def main():
         if print_version(sys.argv[2:]):
             return 0
 
+    from kubeup import headstart
+
+    headstart.begin(sys.argv[1:])
     import kb
 
     return kb.main()

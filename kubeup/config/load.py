@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
-from kubeup import layout, releases
+from kubeup import releases
 from kubeup.config import discover, documents, schema, types, validate
 from kubeup.config.convert import convert_documents
 from kubeup.config.documents import MAX_BYTES, Document, build, parse_documents
@@ -18,7 +18,13 @@ from kubeup.config.flags import apply_flags, check_mixing, is_allowed_beside_con
 from kubeup.config.problems import Problem, Problems, shorten
 from kubeup.errors import KbError, UsageError
 from kubeup.host import Host, LocalHost
+from kubeup.lazy import lazy_import
 from kubeup.tokens import generate_token
+
+if TYPE_CHECKING:
+    from kubeup import layout
+else:
+    layout = lazy_import("kubeup.layout")
 
 _INIT, _CLUSTER, _KB = "InitConfiguration", "ClusterConfiguration", "KbConfiguration"
 _KUBELET, _KUBE_PROXY = "KubeletConfiguration", "KubeProxyConfiguration"

@@ -7,7 +7,7 @@ The rules are in kubeup/pki.py. Mirrors cmd/kubeadm/app/cmd/phases/init/certs.go
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
@@ -124,13 +124,16 @@ def service_account_key_is_valid(ctx: Context) -> bool:
 # ---- shared
 
 
-def start_making_keys(ctx: Context) -> None:
-    """Begin to make the keys that this node still lacks. A phase that waits (preflight pulls images) may call it
-    first; otherwise the first phase that needs a key does."""
-    if "_keys" not in ctx.outputs:
-        missing = pki.count_missing_keys(ctx.host, ctx.paths, ctx.config.cluster)
-        missing += kubeconfig.count_missing(ctx.host, ctx.paths)
-        ctx.outputs["_keys"] = pki.KeyMaker(pki.key_algorithm(ctx.config.cluster), wanted=missing)
+def start_making_keys(ctx: Context, wanted: Optional[int] = None) -> None:
+    """Begin to make the keys that this run will ask for: `wanted`, or as many as this node lacks for the phases that
+    run. A phase that waits (preflight pulls images) may call it first; otherwise the first that needs a key does."""
+    if "_keys" in ctx.outputs:
+        return
+    if wanted is None:
+        missing = [f"certs/{name}" for name in pki.find_missing_keys(ctx.host, ctx.paths, ctx.config.cluster)]
+        missing += [f"kubeconfig/{name}" for name in kubeconfig.find_missing(ctx.host, ctx.paths)]
+        wanted = len(ctx.outputs.get("will_run", frozenset()).intersection(missing))
+    ctx.outputs["_keys"] = pki.KeyMaker(pki.key_algorithm(ctx.config.cluster), wanted=wanted)
 
 
 def take_key(ctx: Context) -> pki.Key:

@@ -84,11 +84,9 @@ def check_prepared(ctx: Context) -> None:
 
 def start_making_keys(ctx: Context) -> None:
     """The second processor makes the keys of the certificates while the first looks and pulls images."""
-    if "_keys" in ctx.outputs:
-        return
     missing = [spec for spec in _leaves(ctx) if not ctx.host.exists(spec.key_path(ctx.paths))]
     confs = [name for name in (*JOINED, "kubelet") if not ctx.host.exists(ctx.paths.kubeconfig(f"{name}.conf"))]
-    ctx.outputs["_keys"] = pki.KeyMaker(pki.key_algorithm(ctx.config.cluster), wanted=len(missing) + len(confs))
+    certs.start_making_keys(ctx, wanted=len(missing) + len(confs))
 
 
 def _leaves(ctx: Context) -> list[pki.CertSpec]:

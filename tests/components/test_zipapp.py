@@ -179,7 +179,11 @@ def test_what_is_in_it(pyz: Path) -> None:
         assert name in names
     tops = {name.split("/")[0] for name in names}
     assert not tops & {"cffi", "pycparser", "_yaml", "tests", "typing_extensions.py", "build", "dist"}
-    assert not [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".pyi", "RECORD", "/"))]
+    assert not [name for name in names if "__pycache__" in name or name.endswith((".pyi", "RECORD", "/"))]
+    assert {name[:-1] for name in names if name.endswith(".pyc")} == {
+        name for name in names if name.endswith(".py") and not name.startswith(build_zipapp.NOT_COMPILED)
+    }
+    assert [left for left in build_zipapp.NOT_COMPILED if not any(name.startswith(left) for name in names)] == []
     assert len([name for name in names if name.endswith(".so")]) == 14
     assert {component["name"] for component in sbom["components"]} == {"cffi", "cryptography", "pyyaml"}
 
@@ -209,24 +213,25 @@ def test_the_natives_are_for_their_architecture_and_an_old_glibc(pyz: Path, tmp_
 
 
 def test_two_builds_are_one(pythons: list[Python], wheels: Path, tmp_path: Path) -> None:
-    """By the oldest and the newest Python, from another folder, in another time zone, with another umask."""
+    """From another folder, in another time zone, with another umask; without bytecode by another Python too."""
     copy = tmp_path / "another folder"
     for name in ("kubeup", "configs"):
         shutil.copytree(REPO / name, copy / name)
     for name in ("kb.py", "build_zipapp.py", "wheels.lock", "README.md", "LICENSE", "NOTICE"):
         if (REPO / name).is_file():
             shutil.copy(REPO / name, copy / name)
-    args = ("--wheels", str(wheels), "--platform", "linux_x86_64", "--python", "3.11", "--output")
-    first = build(pythons[0].path, *args, str(tmp_path / "a.pyz"), repo=copy, env={"TZ": "UTC"})
-    old = os.umask(0o077)
-    try:
-        second = build(
-            pythons[-1].path, *args, str(tmp_path / "b.pyz"), env={"TZ": "Pacific/Kiritimati", "LC_ALL": "C"}
-        )
-    finally:
-        os.umask(old)
-    assert first == second
-    assert (tmp_path / "a.pyz").read_bytes() == (tmp_path / "b.pyz").read_bytes()
+    args = ("--wheels", str(wheels), "--platform", "linux_x86_64", "--python", "3.11")
+    strange = {"TZ": "Pacific/Kiritimati", "LC_ALL": "C", "PYTHONHASHSEED": "7"}
+    for by, more in (((sys.executable, sys.executable), ()), ((pythons[0].path, pythons[-1].path), ("--no-bytecode",))):
+        words = (*args, *more, "--output")
+        first = build(by[0], *words, str(tmp_path / "a.pyz"), repo=copy, env={"TZ": "UTC"})
+        old = os.umask(0o077)
+        try:
+            second = build(by[1], *words, str(tmp_path / "b.pyz"), env=strange)
+        finally:
+            os.umask(old)
+        assert first == second, more
+        assert (tmp_path / "a.pyz").read_bytes() == (tmp_path / "b.pyz").read_bytes()
     assert (tmp_path / "a.pyz").stat().st_size <= 6_000_000
     with zipfile.ZipFile(tmp_path / "a.pyz") as archive:
         natives = [name for name in archive.namelist() if name.endswith(".so")]
@@ -254,7 +259,87 @@ def test_a_wheel_that_is_missing_or_changed_fails_the_build(wheels: Path, tmp_pa
     assert f"lacks {yaml_wheel.name}" in result.stderr
 
 
+# Its bytecode
+
+
+def loaded_sources(pyz: Path, *words: str) -> set[str]:
+    """What kb, run with `words`, took from a .py of the archive although it was built by this Python."""
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = sys.argv[1:]\n"
+        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally:\n    print(*sorted(m.__file__ for m in list(sys.modules.values()) if getattr(m, '__file__', None)))\n"
+    )
+    result = run([sys.executable, *ISOLATED, "-c", code, str(pyz), *words])
+    loaded = result.stdout.splitlines()[-1].split()
+    assert f"{pyz}/kb.pyc" in loaded, result.stderr
+    return {name for name in loaded if name.startswith(str(pyz)) and not name.endswith(".pyc")}
+
+
+def test_a_node_is_made_without_compiling_anything(pyz: Path, tmp_path: Path) -> None:
+    join = ("10.0.0.1:6443", "--token", "abcdef.0123456789abcdef", "--discovery-token-unsafe-skip-ca-verification")
+    for words in (
+        ("init", "--root", str(tmp_path / "root")),
+        ("join", *join, "--dry-run"),
+        ("join", *join, "--control-plane", "--dry-run"),
+        ("token", "generate"),
+    ):
+        assert loaded_sources(pyz, *words) == set(), words
+
+
+def test_a_traceback_from_bytecode_shows_the_source(pyz: Path) -> None:
+    code = (
+        "import sys, traceback; sys.path.insert(0, sys.argv[1])\nfrom kubeup import render\n"
+        "try:\n    render.load_yaml(None)\nexcept AttributeError:\n    traceback.print_exc()"
+    )
+    result = run([sys.executable, *ISOLATED, "-c", code, str(pyz)])
+    line = [line for line in result.stderr.splitlines() if "render.py" in line][-1]
+    number = int(line.split("line ")[1].split(",")[0])
+    assert (REPO / "kubeup/render.py").read_text().splitlines()[number - 1].strip() in result.stderr
+
+
+def test_bytecode_is_the_source_without_its_texts() -> None:
+    """Docstrings and function annotations go; what a run can see of them, the fields of a class, stays."""
+    source = (
+        b'"""Module."""\n'
+        b"from __future__ import annotations\n"
+        b"from dataclasses import dataclass\n"
+        b"@dataclass\nclass A:\n"
+        b'    """Class."""\n'
+        b"    a: int = 1\n"
+        b"def f(x: int, *y: str, z: bool = True) -> list[int]:\n"
+        b'    """Function."""\n'
+        b"class Empty(Exception):\n"
+        b'    """Nothing else."""\n'
+    )
+    import importlib.util
+    import marshal
+
+    data = build_zipapp.compile_source("a/b.py", source)
+    assert data[:4] == importlib.util.MAGIC_NUMBER
+    assert data[4:8] == b"\1\0\0\0", "PEP 552: by hash, not checked"
+    assert data[8:16] == importlib.util.source_hash(source)
+    names: dict[str, Any] = {"__name__": __name__}
+    exec(marshal.loads(data[16:]), names)
+    assert names.get("__doc__") is None
+    assert names["A"]().a == 1 and names["A"].__annotations__ == {"a": "int"}
+    assert names["f"](1, "x", z=False) is None
+    assert names["f"].__doc__ is None and names["f"].__annotations__ == {}
+    assert names["Empty"].__doc__ is None and issubclass(names["Empty"], Exception)
+    assert data == build_zipapp.compile_source("a/b.py", source)
+
+
+def test_a_source_that_cannot_be_compiled_fails_the_build() -> None:
+    with pytest.raises(build_zipapp.BuildError):
+        build_zipapp.compile_members({"a.py": b"def"})
+
+
 # Every Python
+
+
+def own(name: str, python: Optional[Python] = None) -> str:
+    """The file that a module of the archive says it came from: bytecode, where `python` is of the builder's minor."""
+    return f"{name}c" if python is None or python.version[:2] == sys.version_info[:2] else name
 
 
 @pytest.mark.parametrize("flags", [(), ISOLATED], ids=["plain", "isolated"])
@@ -266,8 +351,8 @@ def test_every_python_takes_its_own_natives_and_nothing_of_the_machine(
         (tmp_path / f"{name}.py").write_text("raise SystemExit('a stranger was imported')")
     for python in pythons:
         seen = probe(pyz, python=python.path, flags=flags, env={"PYTHONPATH": str(tmp_path)}, cwd=tmp_path)
-        assert seen["x509"] == f"{pyz}/cryptography/x509/__init__.py", python
-        assert seen["yaml"] == f"{pyz}/yaml/__init__.py"
+        assert seen["x509"] == own(f"{pyz}/cryptography/x509/__init__.py", python), python
+        assert seen["yaml"] == own(f"{pyz}/yaml/__init__.py", python)
         assert seen["cffi"] == f"{pyz}/_native/{os.uname().machine}/_cffi_backend{python.suffix}"
         assert seen["document"] == {"a": [1, "x"]}
         assert seen["template"] == (REPO / "configs/manifests/etcd.yaml").read_text()
@@ -305,12 +390,12 @@ def test_version_imports_neither_cryptography_nor_yaml(pyz: Path) -> None:
 @pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
 def test_a_process_of_multiprocessing_has_the_natives_too(pyz: Path, method: str) -> None:
     result = run([sys.executable, *ISOLATED, "-c", CHILD, str(pyz), method])
-    assert result.stdout == f"{pyz}/cryptography/x509/__init__.py\n", result.stderr
+    assert result.stdout == own(f"{pyz}/cryptography/x509/__init__.py") + "\n", result.stderr
 
 
 def test_the_systems_cryptography_can_be_chosen(pyz: Path) -> None:
     seen = probe(pyz, flags=(), env={"KB_CRYPTOGRAPHY": "system"})
-    assert seen["yaml"] == f"{pyz}/yaml/__init__.py"
+    assert seen["yaml"] == own(f"{pyz}/yaml/__init__.py")
     assert "site-packages" in seen["x509"] and not seen["in_memory"]
     seen = probe(pyz, flags=ISOLATED, env={"KB_CRYPTOGRAPHY": "system"})
     assert seen["code"] == "system-cryptography-missing"
@@ -353,6 +438,8 @@ def test_a_link_that_is_switched_does_not_change_a_running_kb(tmp_path: Path) ->
     )
     for version in ("old", "new"):
         members = {"__main__.py": main, "kb.py": story, "late.py": f"VERSION = {version!r}".encode()}
+        members["kubeup/__init__.py"] = b""
+        members["kubeup/headstart.py"] = (REPO / "kubeup/headstart.py").read_bytes()
         build_zipapp.write_zipapp(members, tmp_path / f"{version}.pyz", date=(1980, 1, 1, 0, 0, 0))
     (tmp_path / "kb").symlink_to("old.pyz")
     result = run([sys.executable, *ISOLATED, "kb", str(tmp_path / "kb")], cwd=tmp_path)
@@ -420,7 +507,7 @@ FOLDERS = "/tmp /var/tmp /run /dev/shm"
 
 def test_without_proc_a_file_serves(pyz: Path) -> None:
     seen = in_namespace("mount -t tmpfs none /proc", pyz)
-    assert seen["x509"] == "/mnt/kb.pyz/cryptography/x509/__init__.py"
+    assert seen["x509"] == own("/mnt/kb.pyz/cryptography/x509/__init__.py")
 
 
 def test_on_a_read_only_root(pyz: Path) -> None:

@@ -876,18 +876,18 @@ def test_damaged_service_account_key() -> None:
     assert caught.value.code == "key-unreadable"
 
 
-# ---- counting
+# ---- looking
 
 
-def test_missing_keys_are_counted() -> None:
+def test_missing_keys_are_found() -> None:
     cluster = make_config().cluster
     host = finished_node()
-    assert pki.count_missing_keys(FakeHost(), PATHS, cluster) == 11
-    assert pki.count_missing_keys(host, PATHS, cluster) == 0
+    assert len(pki.find_missing_keys(FakeHost(), PATHS, cluster)) == 11
+    assert pki.find_missing_keys(host, PATHS, cluster) == []
     del host.files[SA_KEY], host.files["/etc/kubernetes/pki/etcd/peer.key"]
-    assert pki.count_missing_keys(host, PATHS, cluster) == 2
+    assert pki.find_missing_keys(host, PATHS, cluster) == ["etcd-peer", "sa"]
     external_etcd = dataclasses.replace(cluster, local_etcd=None, external_etcd=ExternalEtcd(("https://e:2379",)))
-    assert pki.count_missing_keys(FakeHost(), PATHS, external_etcd) == 6
+    assert len(pki.find_missing_keys(FakeHost(), PATHS, external_etcd)) == 6
 
 
 def test_no_error_shows_a_key() -> None:
