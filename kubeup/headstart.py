@@ -28,7 +28,7 @@ LOOKING = ("-h", "--help", "--list")
 ALGORITHM = "RSA-2048"
 """encryptionAlgorithm's default. Where a configuration asks for another, EARLY keys are made for nothing."""
 
-EARLY = 4
+EARLY = 8
 """How many keys are made before it is known how many are wanted."""
 
 _keys: list[Future[Any]] = []
