@@ -58,34 +58,6 @@ MEMBER_MODE = 0o100644
 EPOCH_1980 = 315532800
 """The first moment that a zip can name, and the date of every member unless SOURCE_DATE_EPOCH says another."""
 
-NOT_COMPILED = (
-    *("kubeup/adoption.py", "kubeup/as_kubeadm.py", "kubeup/kubeadm_lines.py", "kubeup/phases/kubeadm_reset.py"),
-    *("kubeup/bundle.py", "kubeup/downloads.py", "kubeup/layout.py", "kubeup/registry.py", "kubeup/mirror.py"),
-    *("kubeup/distropackages.py", "kubeup/packages.py", "kubeup/mirrorhosts.py"),
-    *(
-        "kubeup/completion.py",
-        "kubeup/doctor.py",
-        "kubeup/renewal.py",
-        "kubeup/runtimefix.py",
-        "kubeup/supportbundle.py",
-    ),
-    *(
-        "cryptography/cobblestone.py",
-        "cryptography/fernet.py",
-        "cryptography/x509/ocsp.py",
-        "cryptography/hazmat/asn1/",
-    ),
-    *(
-        "cryptography/hazmat/backends/",
-        "cryptography/hazmat/bindings/openssl/",
-        "cryptography/hazmat/primitives/hpke.py",
-    ),
-    *("cryptography/hazmat/primitives/kdf/", "cryptography/hazmat/primitives/twofactor/"),
-    "cryptography/hazmat/primitives/serialization/pkcs7.py",
-)
-"""Members (a folder ends in /) that go in as source alone: a node that is made or joins does not load them, and the room
-is for those that it does."""
-
 SBOM = "sbom.cdx.json"
 NATIVE_INDEX = "_native/index.txt"
 RUST = "cryptography/hazmat/bindings/_rust.abi3.so"
@@ -327,6 +299,22 @@ def read_elf(data: bytes) -> Elf:
     return Elf(machine, max(glibc, default=(0,)), tuple(sorted(needed)))
 
 
+def strip_elf(data: bytes) -> bytes:
+    """An ELF file without what follows its last segment: section headers, and the names of its functions, a fifth of
+    cryptography's. The loader goes by program headers alone. Every start of kb unpacks what is left."""
+    (table_at,) = struct.unpack_from("<Q", data, 32)
+    size, count = struct.unpack_from("<HH", data, 54)
+    end = table_at + size * count
+    for index in range(count):
+        # type, flags, offset, address, physical address, size in the file, size in memory, alignment
+        _, _, offset, _, _, length, _, _ = struct.unpack_from("<IIQQQQQQ", data, table_at + index * size)
+        end = max(end, offset + length)
+    stripped = bytearray(data[:end])
+    struct.pack_into("<Q", stripped, 40, 0)  # where the section headers are
+    struct.pack_into("<HHH", stripped, 58, 0, 0, 0)  # their size, their number, the one that names them
+    return bytes(stripped)
+
+
 def check_elf(elf: Elf, *, arch: str, member: str) -> None:
     """Raise BuildError unless `elf` loads on every node that kb.pyz is for."""
     if elf.machine != MACHINES[arch]:
@@ -395,7 +383,9 @@ def plan_members(repo: Path, wheels: Sequence[Wheel], folder: Path) -> dict[str,
         for name, content in collect_wheel(wheel, read_wheel(folder / wheel.file)).items():
             if members.setdefault(name, content) != content:
                 raise BuildError(f"{wheel.file} has another {name} than what is in kb.pyz already")
-    members[NATIVE_INDEX] = render_native_index(members).encode()
+    natives = {name: data for name, data in members.items() if name.endswith(".so")}
+    members.update((name, strip_elf(data)) for name, data in natives.items())
+    members[NATIVE_INDEX] = render_native_index(natives).encode()
     version = read_version(members["kubeup/__init__.py"].decode())
     members[SBOM] = render_sbom(version, wheels, licences=read_licences(members)).encode()
     return members
@@ -405,13 +395,19 @@ def plan_members(repo: Path, wheels: Sequence[Wheel], folder: Path) -> dict[str,
 
 
 class _WithoutTexts(ast.NodeTransformer):
-    """Leaves out what no run needs: docstrings, and the annotations of functions (those of classes make dataclasses)."""
+    """Leaves out what no run needs: docstrings, and the annotations of functions (those of classes make dataclasses).
+
+    A class with a decorator keeps an empty docstring: for a dataclass that has none one is made up at each start."""
 
     def visit_Module(self, node: ast.Module) -> ast.AST:
         return self._drop_docstring(node)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        return self._drop_docstring(node)
+        self._drop_docstring(node)
+        if node.decorator_list:
+            node.body.insert(0, ast.copy_location(ast.Expr(ast.Constant(" ")), node.body[0]))
+            ast.fix_missing_locations(node)
+        return node
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         node.returns = None
@@ -447,9 +443,7 @@ def compile_members(members: Mapping[str, bytes]) -> dict[str, bytes]:
 
     A process of its own makes it, since columns in tracebacks (a third of the size) are left out by an option of the
     interpreter alone. Raises BuildError."""
-    sources = {
-        name: data for name, data in members.items() if name.endswith(".py") and not name.startswith(NOT_COMPILED)
-    }
+    sources = {name: data for name, data in members.items() if name.endswith(".py")}
     argv = [sys.executable, "-I", "-X", "no_debug_ranges", str(Path(__file__).resolve()), "--compile"]
     result = subprocess.run(argv, input=marshal.dumps(sources), stdout=subprocess.PIPE)
     if result.returncode != 0:
@@ -464,17 +458,16 @@ def compile_for_parent() -> None:
     sys.stdout.buffer.write(marshal.dumps({f"{name}c": compile_source(name, data) for name, data in sources.items()}))
 
 
-def render_native_index(members: Mapping[str, bytes]) -> str:
-    """A line for each compiled module: its import name, the glibc it needs, sha256, member."""
+def render_native_index(natives: Mapping[str, bytes]) -> str:
+    """A line for each compiled module, given as it is in its wheel: import name, glibc that it needs, sha256 once it is
+    stripped, member."""
     lines = []
-    for name in sorted(members):
-        if not name.endswith(".so"):
-            continue
+    for name in sorted(natives):
         _, arch, file = name.split("/", 2)
-        elf = read_elf(members[name])
+        elf = read_elf(natives[name])
         check_elf(elf, arch=arch, member=name)
         module = file.split(".")[0].replace("/", ".")
-        digest = hashlib.sha256(members[name]).hexdigest()
+        digest = hashlib.sha256(strip_elf(natives[name])).hexdigest()
         lines.append(f"{module} {'.'.join(map(str, elf.glibc))} {digest} {name}")
     return "\n".join(lines) + "\n"
 

@@ -10,14 +10,15 @@ __main__.py calls begin(); in a checkout nobody does. Mirrors nothing of kubeadm
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
-
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 COMMANDS = ("adopt", "certs", "init", "join", "kubeconfig", "reconfigure")
 """Those that cannot do their work without cryptography."""
@@ -28,38 +29,46 @@ LOOKING = ("-h", "--help", "--list")
 ALGORITHM = "RSA-2048"
 """encryptionAlgorithm's default. Where a configuration asks for another, EARLY keys are made for nothing."""
 
-EARLY = 8
-"""How many keys are made before it is known how many are wanted."""
+EARLY = 11
+"""How many keys are made before it is known how many are wanted: as many as there are files in pki/."""
+
+SWITCH_S = 0.0005
+"""How long a thread that waits for Python's lock lets another one go on, in place of 5 ms: the second thread asks for
+it at every file of cryptography's, and what it is after is to leave Python soon."""
 
 _keys: list[Future[Any]] = []
+_second: Optional[threading.Thread] = None
 
 
 def begin(words: Sequence[str], pki: str = "/etc/kubernetes/pki") -> None:
     """Begin what the command line `words` needs; `pki` is the folder in whose sa.key an older control plane is seen."""
     if not words or words[0] not in COMMANDS or not set(words).isdisjoint(LOOKING):
         return
-    from concurrent.futures import ThreadPoolExecutor
-
-    pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="kb-headstart")
-    pool.submit(_load)
+    global _second
     makes_keys = words[0] == "init" or (words[0] == "join" and "--control-plane" in words)
-    if makes_keys and not os.path.exists(f"{pki}/sa.key"):
-        _keys.extend(pool.submit(_generate) for _ in range(EARLY))
-    pool.shutdown(wait=False)
+    early = EARLY if makes_keys and not os.path.exists(f"{pki}/sa.key") else 0
+    sys.setswitchinterval(SWITCH_S)
+    _second = threading.Thread(target=_load, args=(early,), name="kb-headstart")
+    _second.start()
 
 
 def take_keys(limit: int) -> list[Future[Any]]:
     """Up to `limit` of the keys of kind ALGORITHM that were begun, each given away once."""
+    if _second is not None:
+        _second.join()
     taken = _keys[:limit]
     del _keys[:limit]
     return taken
 
 
-def _load() -> None:
-    import cryptography.hazmat.primitives.asymmetric.rsa  # noqa: F401
+def _load(early: int) -> None:
+    """Load cryptography, and begin `early` keys. An error is left to the thread that needs it and will meet it again."""
+    with contextlib.suppress(Exception):
+        from cryptography.hazmat.primitives.asymmetric import rsa
 
+        if early:
+            from concurrent.futures import ThreadPoolExecutor
 
-def _generate() -> RSAPrivateKey:
-    from cryptography.hazmat.primitives.asymmetric import rsa
-
-    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+            pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="kb-keys")
+            _keys.extend(pool.submit(rsa.generate_private_key, 65537, 2048) for _ in range(early))
+            pool.shutdown(wait=False)

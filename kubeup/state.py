@@ -12,7 +12,7 @@ the Runner's.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
@@ -102,7 +102,7 @@ class State:
 
 def _describe_phase(phase: PhaseState) -> dict[str, Any]:
     """As it is stored: `adopted` only where it is so, as states from before it have no such field."""
-    return {name: value for name, value in asdict(phase).items() if name != "adopted" or value}
+    return {name: value for name, value in vars(phase).items() if name != "adopted" or value}
 
 
 def load_state(host: Host, paths: Paths) -> State:

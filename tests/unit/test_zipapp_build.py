@@ -213,19 +213,20 @@ def test_a_build_replaces_the_file_and_leaves_the_running_one(tmp_path: Path) ->
 
 
 def make_elf(*, machine: int, needed: str, versions: list[str]) -> bytes:
-    """A shared library of nothing but what read_elf looks at."""
+    """A shared library of nothing but what read_elf and strip_elf look at."""
     strings = b"\0" + b"\0".join(text.encode() for text in [needed, *versions]) + b"\0"
     dynamic = struct.pack("<QQQQ", 1, strings.index(needed.encode()), 0, 0)
     verneed = struct.pack("<HHIII", 1, len(versions), 1, 16, 0)
     for index, version in enumerate(versions):
         step = 16 if index + 1 < len(versions) else 0
         verneed += struct.pack("<IHHII", 0, 0, 0, strings.index(version.encode() + b"\0"), step)
-    at, offsets = 64, []
+    at, offsets = 64 + 56, []
     for part in (strings, dynamic, verneed):
         offsets.append(at)
         at += len(part)
     header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
-    header += struct.pack("<HHIQQQIHHHHHH", 3, machine, 1, 0, 0, at, 0, 64, 0, 0, 64, 3, 0)
+    header += struct.pack("<HHIQQQIHHHHHH", 3, machine, 1, 0, 64, at, 0, 64, 56, 1, 64, 3, 0)
+    header += struct.pack("<IIQQQQQQ", 1, 5, 0, 0, 0, at, at, 4096)  # one segment, up to the section headers
     kinds = ((3, len(strings), 0), (6, len(dynamic), 0), (0x6FFFFFFE, len(verneed), 1))
     table = b"".join(
         struct.pack("<IIQQQQIIQQ", 0, kind, 0, 0, offset, length, 0, entries, 0, 0)
@@ -258,9 +259,19 @@ def test_a_native_that_would_not_load_fails_the_build(elf: Elf, words: str) -> N
 def test_the_index_names_the_modules() -> None:
     rust = make_elf(machine=62, needed="libc.so.6", versions=["GLIBC_2.17"])
     member = "_native/x86_64/cryptography/hazmat/bindings/_rust.abi3.so"
-    assert build_zipapp.render_native_index({"kb.py": b"", member: rust}) == (
-        f"cryptography.hazmat.bindings._rust 2.17 {hashlib.sha256(rust).hexdigest()} {member}\n"
+    stripped = hashlib.sha256(build_zipapp.strip_elf(rust)).hexdigest()
+    assert build_zipapp.render_native_index({member: rust}) == (
+        f"cryptography.hazmat.bindings._rust 2.17 {stripped} {member}\n"
     )
+
+
+def test_an_elf_file_ends_with_its_last_segment() -> None:
+    data = make_elf(machine=62, needed="libc.so.6", versions=["GLIBC_2.17"])
+    (table,) = struct.unpack_from("<Q", data, 40)
+    stripped = build_zipapp.strip_elf(data)
+    assert stripped[64:] == data[64:table] and stripped[:40] == data[:40]
+    assert struct.unpack_from("<Q", stripped, 40) == (0,) and struct.unpack_from("<HHH", stripped, 58) == (0, 0, 0)
+    assert build_zipapp.strip_elf(stripped) == stripped
 
 
 def test_the_sbom_lists_every_wheel_and_nothing_of_the_machine() -> None:
