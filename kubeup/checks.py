@@ -346,9 +346,10 @@ def check_forwarding(node: Node) -> Findings:
 
 
 def check_service_route(node: Node) -> Findings:
-    """The kernel looks for a route before kube-proxy's rules come in. kb's own network keeps one; others do not."""
+    """The kernel looks for a route before kube-proxy's rules come in. kb's own network keeps one, and so does
+    install/sysctls; of a node that is there already it is said."""
     cluster, network = node.config.cluster, node.config.kb.pod_network
-    if network.plugin == "bridge":
+    if network.plugin == "bridge" or "install/sysctls" in node.mends:
         return
     advertised = node.config.local_api_endpoint.advertise_address
     cards = discover.read_interfaces(node.host) or []

@@ -13,6 +13,7 @@ import binascii
 import datetime
 import email.utils
 import ipaddress
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,8 @@ else:
     pki = lazy_import("kubeup.pki")
 
 CLUSTER_INFO = "/api/v1/namespaces/kube-public/configmaps/cluster-info"
+FIRST_RETRIES_S = (0.1, 0.2, 0.2, 0.5, 0.5, 1.0)
+"""A token that was made a moment ago is signed within a second; nothing tells when, since its holder may not watch."""
 RETRY_S = 2.0
 SETTLE_S = 15.0
 """How long what should come right in a moment is waited for: a new token's signature, a name that does not resolve."""
@@ -123,19 +126,19 @@ class _Patience:
 
     def until(self, look: Callable[[], Optional[_Trouble]]) -> None:
         started, told = self.host.monotonic(), ""
-        while True:
+        for pause_s in itertools.chain(FIRST_RETRIES_S, itertools.repeat(RETRY_S)):
             trouble = look()
             if trouble is None:
                 return
             elapsed = self.host.monotonic() - started
             limit = min(trouble.patience_s, self.timeout_s)
-            if elapsed + RETRY_S > limit:
+            if elapsed + pause_s > limit:
                 raise trouble.error
             self.tell(f"discovery: {elapsed:.0f} s of {limit:.0f} s; {trouble.error}")
-            if trouble.error.what != told:
+            if trouble.error.what != told and elapsed >= sum(FIRST_RETRIES_S[:4]):
                 told = trouble.error.what
                 self.note(f"{trouble.error}. Remedy: {trouble.error.remedy} (kb goes on trying for {limit:.0f} s)")
-            self.host.sleep(RETRY_S)
+            self.host.sleep(pause_s)
 
 
 # ---- by token

@@ -9,7 +9,7 @@ import pytest
 
 import kb
 from kubeup import packages, pki
-from kubeup.config.types import KbConfiguration, Mirror, Packages
+from kubeup.config.types import KbConfiguration, Mirror, Packages, PodNetwork
 from kubeup.errors import HostError
 from kubeup.host import CommandResult, Fence, HttpResponse, LocalHost, Tls
 from kubeup.phases import airgap, install
@@ -203,7 +203,9 @@ def test_services_get_a_route_where_there_is_none() -> None:
         answers={"ip route get 10.96.0.1": unreachable, "ip -json address show": ADDRESSES, "ip -j addr": ADDRESSES}
     )
     host.answers["ip"] = lambda argv: unreachable if "get" in argv else CommandResult(argv, 0, ADDRESSES)
-    ctx = make_context(host, make_config())
+    install._ensure_service_route(make_context(host, make_config()))
+    assert host.changes == [], "the bridge network keeps a route itself"
+    ctx = make_context(host, replace(make_config(), kb=KbConfiguration(pod_network=PodNetwork("none"))))
     install._ensure_service_route(ctx)
     unit = host.read_text(PATHS.systemd / install.ROUTE_UNIT)
     assert "route replace 10.96.0.0/12 dev eth0" in unit
@@ -214,5 +216,6 @@ def test_services_get_a_route_where_there_is_none() -> None:
 
 def test_with_a_default_route_nothing_is_done() -> None:
     host = FakeHost(answers={"ip route get 10.96.0.1": "10.96.0.1 via 10.77.0.1 dev eth0"})
-    install._ensure_service_route(make_context(host, make_config()))
+    ctx = make_context(host, replace(make_config(), kb=KbConfiguration(pod_network=PodNetwork("none"))))
+    install._ensure_service_route(ctx)
     assert host.changes == []
