@@ -64,6 +64,8 @@ def take_keys(limit: int) -> list[Future[Any]]:
 def _load(early: int) -> None:
     """Load cryptography, and begin `early` keys. An error is left to the thread that needs it and will meet it again."""
     with contextlib.suppress(Exception):
+        # first what leaves Python's lock to the other thread, while that one is busiest
+        import cryptography.hazmat.bindings._rust
         from cryptography.hazmat.primitives.asymmetric import rsa
 
         if early:

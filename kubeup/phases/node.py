@@ -57,7 +57,8 @@ SERVICE_MANAGERS = (
         is_active=("systemctl", "is-active", "kubelet"),
         stop=("systemctl", "stop", "kubelet"),
         reload=("systemctl", "daemon-reload"),
-        enable=("systemctl", "enable", "kubelet"),
+        # the kubelet runs by now: systemd reads the link at the next boot
+        enable=("systemctl", "enable", "--no-reload", "kubelet"),
         restart=("systemctl", "restart", "kubelet"),
         why="journalctl -xeu kubelet",
     ),
@@ -115,13 +116,14 @@ def enable_kubelet(ctx: Context) -> None:
         ctx.report.warn(f"the kubelet does not start at boot: {' '.join(answer.argv)}: {_reason(answer)}")
 
 
-def restart_kubelet(ctx: Context) -> None:
-    """Start the kubelet anew. Raises HostError: no-init-system, kubelet-not-started."""
+def restart_kubelet(ctx: Context, *, units_changed: bool = True) -> None:
+    """Start the kubelet anew, after systemd has read its units again where they may have changed (a tenth of a second).
+    Raises HostError: no-init-system, kubelet-not-started."""
     manager = find_service_manager(ctx.host)
     if manager is None:
         _start_by_hand(ctx)
         return
-    for command in filter(None, (manager.reload, manager.restart)):
+    for command in filter(None, (manager.reload if units_changed else (), manager.restart)):
         answer = ctx.host.run(command)
         if not answer.ok:
             raise HostError(
@@ -257,7 +259,7 @@ def enable_client_cert_rotation(ctx: Context) -> Outputs:
         # stopped before the file is written: after a kill in between, a kubelet that runs would keep the old one
         stop_kubelet(ctx)
         ctx.host.write_file(path, wanted, mode=0o600)
-        restart_kubelet(ctx)
+        restart_kubelet(ctx, units_changed=False)
     return None
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests.e2e.config import lab_config, list_ignored_checks
 from tests.e2e.lab import Lab
-from tests.e2e.node import Node
+from tests.e2e.node import Node, wait_until
 
 IGNORED = "--ignore-preflight-errors=" + ",".join(list_ignored_checks())
 PROGRAMS = {"kb": "python3 /root/kb.pyz", "kubeadm": "kubeadm"}
@@ -51,6 +51,15 @@ def make_cluster(lab: Lab, version: str, pyz: Path) -> Node:
     cp1 = make_machine(lab, "cp1", version, pyz)
     cp1.write("/root/init.yaml", lab_config(version, address=cp1.address, endpoint=f"{cp1.address}:6443"))
     cp1.run(f"kubeadm init --config /root/init.yaml {IGNORED}", timeout=900)
+    # at rest: a controller-manager that has just begun signs tokens and certificates seconds later, for either tool
+    token = cp1.run("kubeadm token create").stdout.strip()
+    signed = f"jws-kubeconfig-{token.partition('.')[0]}"
+    wait_until(
+        lambda: signed in cp1.get("configmap -n kube-public cluster-info")["data"],
+        what="the signature of a token",
+        timeout_s=60,
+    )
+    time.sleep(10)
     return cp1
 
 

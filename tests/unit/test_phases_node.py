@@ -37,7 +37,7 @@ class SystemdHost(FakeHost):
         result = super().run(argv, **rest)
         if tuple(argv) == ("systemctl", "restart", "kubelet") and result.ok:
             self.answers["systemctl is-active kubelet"] = "active\n"
-        if tuple(argv) == ("systemctl", "enable", "kubelet") and result.ok:
+        if tuple(argv) == ("systemctl", "enable", "--no-reload", "kubelet") and result.ok:
             self.answers["systemctl is-enabled kubelet"] = "enabled\n"
         return result
 
@@ -181,7 +181,7 @@ def test_kubelet_start_writes_all_and_starts_in_order() -> None:
         f"write {DROP_IN}",
         "run systemctl daemon-reload",
         "run systemctl restart kubelet",
-        "run systemctl enable kubelet",
+        "run systemctl enable --no-reload kubelet",
     ]
     for name in ("config.yaml", "kubeadm-flags.env", "instance-config.yaml"):
         assert host.files[f"{KUBELET_DIR}/{name}"].decode() == golden_text(35, f"kubelet/{name}")
@@ -236,7 +236,7 @@ def test_a_package_keeps_its_unit_and_its_drop_in() -> None:
     node.start_kubelet(context(host))
     assert UNIT not in host.files
     assert DROP_IN not in host.files
-    assert host.changes[-1] == "run systemctl enable kubelet"
+    assert host.changes[-1] == "run systemctl enable --no-reload kubelet"
 
 
 def test_a_unit_of_kb_is_kept_up_to_date() -> None:
@@ -289,10 +289,14 @@ def test_a_kubelet_that_does_not_start_is_an_error_with_its_reason() -> None:
 
 def test_a_kubelet_that_cannot_be_enabled_is_a_warning() -> None:
     host = systemd_host()
-    host.answers["systemctl enable kubelet"] = CommandResult(("systemctl", "enable", "kubelet"), 1, "", "Read-only")
+    host.answers["systemctl enable --no-reload kubelet"] = CommandResult(
+        ("systemctl", "enable", "--no-reload", "kubelet"), 1, "", "Read-only"
+    )
     ctx = context(host)
     node.start_kubelet(ctx)
-    assert ctx.report.warnings == ["the kubelet does not start at boot: systemctl enable kubelet: Read-only"]
+    assert ctx.report.warnings == [
+        "the kubelet does not start at boot: systemctl enable --no-reload kubelet: Read-only"
+    ]
 
 
 def test_no_kubelet_on_the_node() -> None:
@@ -342,7 +346,11 @@ def test_a_folder_gets_all_files_and_no_command_runs(tmp_path: Path) -> None:
     node.start_kubelet(ctx)
     assert b"KUBELET_KUBEADM_ARGS" in (tmp_path / "etc/systemd/system/kubelet.service.d/10-kubeadm.conf").read_bytes()
     assert (tmp_path / "etc/systemd/system/kubelet.service").exists()
-    assert host.deferred == ["systemctl daemon-reload", "systemctl restart kubelet", "systemctl enable kubelet"]
+    assert host.deferred == [
+        "systemctl daemon-reload",
+        "systemctl restart kubelet",
+        "systemctl enable --no-reload kubelet",
+    ]
     assert load_yaml((tmp_path / CONFIG[1:]).read_text())["clusterDNS"] == ["10.96.0.10"]
     ctx.outputs["owned_paths"] = frozenset({UNIT, DROP_IN})
     assert node.kubelet_is_current(ctx)
@@ -374,7 +382,7 @@ def test_dry_run_plans_files_and_commands_and_changes_nothing() -> None:
     assert [one.what for one in plan.plan if one.kind == "run"] == [
         "systemctl daemon-reload",
         "systemctl restart kubelet",
-        "systemctl enable kubelet",
+        "systemctl enable --no-reload kubelet",
     ]
     assert f"{CONFIG} (0644)" in [one.what for one in plan.plan]
 
@@ -403,7 +411,7 @@ def test_rotation_points_kubelet_conf_to_the_pem_and_restarts() -> None:
     assert not node.client_cert_rotation_is_enabled(ctx)
     node.enable_client_cert_rotation(ctx)
     assert host.files[KUBELET_CONF].decode() == golden_text(35, "kubelet/kubelet.conf")
-    assert host.changes == [f"write {KUBELET_CONF}", "run systemctl daemon-reload", "run systemctl restart kubelet"]
+    assert host.changes == [f"write {KUBELET_CONF}", "run systemctl restart kubelet"]
     assert node.client_cert_rotation_is_enabled(ctx)
     host.changes.clear()
     node.enable_client_cert_rotation(ctx)
