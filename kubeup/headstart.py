@@ -65,7 +65,7 @@ def _load(early: int) -> None:
     """Load cryptography, and begin `early` keys. An error is left to the thread that needs it and will meet it again."""
     with contextlib.suppress(Exception):
         # first what leaves Python's lock to the other thread, while that one is busiest
-        import cryptography.hazmat.bindings._rust
+        import cryptography.hazmat.bindings._rust  # noqa: F401
         from cryptography.hazmat.primitives.asymmetric import rsa
 
         if early:
