@@ -448,7 +448,7 @@ COMMANDS: tuple[Command, ...] = (
             commands_reconfigure.endpoint, options=("load-balancer", "undo", "dry-run", "list", "output"),
             phases=RECONFIGURE_ENDPOINT, workflow="reconfigure-endpoint", arguments=("endpoint...",)),
     Command("reset", "Take back what kb did on this node", commands.reset,
-            options=("force", "cri-socket", "dry-run", "list", "output"), phases=RESET, workflow="reset"),
+            options=("force", "cri-socket", "dry-run", "list", "output", "skip-phases"), phases=RESET, workflow="reset"),
     Command("adopt", "Write kb's state for a node that kubeadm made; change nothing else", commands_adopt.adopt,
             options=("kubeconfig", "patches", "dry-run", "output")),
     Command("status", "Show what kb did on this node", commands.status, options=("output",), phases=INIT),

@@ -313,8 +313,11 @@ def reset(call: Invocation) -> int:
         _ask_to_reset(call, node_state, is_dry=is_dry)
         ctx = make_context(target, _reset_config(call, node_state), paths, call.report)
         runner = workflow.Runner(call.command.workflow, call.command.phases, node_state, keeps_journal=False)
-        result = runner.run(ctx)
-        target.remove_tree(paths.state_dir)
+        result = runner.run(ctx, skip=call.flags.get("skip-phases", ()))
+        if not any(
+            outcome.status == "skipped" for outcome in result.phases if outcome.name.startswith("cleanup-node/")
+        ):
+            target.remove_tree(paths.state_dir)
     if is_dry or call.output != "text":
         print_result(call, result, target, local)
     else:

@@ -25,6 +25,9 @@ CLIENT_URLS_ANNOTATION = "kubeadm.kubernetes.io/etcd.advertise-client-urls"
 CLIENT_PORT = 2379
 READ_S = 0.5
 """How long a member may take to answer a read: it is asked again and again while it starts."""
+RETRY_S = 0.5
+SETTLE_S = 20
+"""How long etcd may take to be sure of a member that has just joined; it takes five seconds where all is well."""
 CALL_S = 2
 """How long one request to one member may take."""
 
@@ -71,6 +74,11 @@ class EtcdRefused(ClusterError):
 def is_no_quorum(error: EtcdRefused) -> bool:
     """etcd has no leader, or its leader no followers: it cannot say anything for sure."""
     return any(text in error.message for text in ("no leader", "timed out", "leader changed", "stopped"))
+
+
+def is_unsettled(error: EtcdRefused) -> bool:
+    """A voter is away, or was heard of for less than etcd's HealthInterval (server/etcdserver/server.go: 5 s)."""
+    return "unhealthy cluster" in error.message
 
 
 class Etcd:
@@ -125,8 +133,17 @@ class Etcd:
         self._change("cluster/member/promote", {"ID": member.member_id})
 
     def remove(self, member: Member) -> None:
-        """Take a member out of the list."""
-        self._change("cluster/member/remove", {"ID": member.member_id})
+        """Take a member out of the list. etcd takes no such change before its members have been in touch for some
+        seconds: right after one has joined it is asked for up to SETTLE_S. Raises EtcdRefused, Unreachable."""
+        started = self.host.monotonic()
+        while True:
+            try:
+                self._change("cluster/member/remove", {"ID": member.member_id})
+                return
+            except EtcdRefused as error:
+                if not is_unsettled(error) or self.host.monotonic() - started > SETTLE_S:
+                    raise
+            self.host.sleep(RETRY_S)
 
     # ---- plumbing
 
@@ -345,6 +362,16 @@ def check_removal(members: Sequence[Member], gone: Member, trouble: Mapping[str,
             remedy="start one of those machines first, or remove the one that is lost before this one",
             code="etcd-removal-unsafe",
         )
+
+
+def stops_without(members: Sequence[Member], gone: Member, trouble: Mapping[str, str]) -> bool:
+    """Whether etcd serves now, and would serve no more were the machine of `gone` switched off, its name still in the
+    list."""
+    voters = [m for m in members if not m.is_learner]
+    living = sum(m.member_id not in trouble for m in voters)
+    needed = quorum_of(len(voters))
+    loss = int(gone in voters and gone.member_id not in trouble)
+    return living >= needed > living - loss and len(voters) > 1
 
 
 def match_member(members: Sequence[Member], word: str) -> Member:

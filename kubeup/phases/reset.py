@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubeup import render
-from kubeup.errors import HostError, KbError
+from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
 
@@ -77,17 +77,40 @@ def _is_kubelet_of_kb(ctx: Context) -> bool:
 
 def remove_etcd_member(ctx: Context) -> Outputs:
     """The other members must not count on one that is gone. Where etcd does not let go of it, that is said, with what
-    to do, and reset goes on: the node is wanted back."""
+    to do, and reset goes on: the node is wanted back.
+
+    Raises ClusterError (etcd-would-stop) where the cluster lives and would die of it.
+    """
     manifest = ctx.paths.manifest("etcd")
     if str(manifest) not in state.load_state(ctx.host, ctx.paths).created_paths() or not ctx.host.exists(manifest):
         return None
     try:
         leave_etcd(ctx, manifest)
     except KbError as error:
+        if _others_need_it(ctx, manifest):
+            raise ClusterError(
+                "without this node etcd would have no quorum, and the cluster would stop",
+                cause=f"its member could not be taken out of the list: {error}",
+                remedy="start the machines of the members that are away, or remove those that are lost (kb etcd members, kb "
+                "etcd remove); to give the whole cluster up: kb reset --skip-phases remove-etcd-member",
+                code="etcd-would-stop",
+            ) from error
         ctx.report.warn(
             f"this node's etcd member stays in the list: {error}. On another control plane: kb etcd members"
         )
     return None
+
+
+def _others_need_it(ctx: Context, manifest: Path) -> bool:
+    """Whether etcd serves with this node's member, and would not without it."""
+    own_url, *others = etcd.client_urls_of_manifest(render.load_yaml(ctx.host.read_text(manifest)))
+    try:
+        client = etcd.Etcd(ctx.host, (own_url, *others), etcd.read_client_tls(ctx.host, ctx.paths))
+        members = client.list_members()
+        own = next(member for member in members if own_url in member.client_urls)
+        return etcd.stops_without(members, own, etcd.probe_members(client, members))
+    except (KbError, StopIteration):
+        return False  # it does not serve now, or without this node already
 
 
 def leave_etcd(ctx: Context, manifest: Path) -> None:
@@ -104,7 +127,8 @@ def leave_etcd(ctx: Context, manifest: Path) -> None:
     client = etcd.Etcd(ctx.host, [url for member in rest for url in member.client_urls], tls)
     etcd.check_removal(members, own, etcd.probe_members(client, rest))
     client.remove(own)
-    ctx.report.note(f"{own.describe()} was taken out of etcd's list: {len(rest)} members are left")
+    left = "1 member is" if len(rest) == 1 else f"{len(rest)} members are"
+    ctx.report.note(f"{own.describe()} was taken out of etcd's list: {left} left")
 
 
 def stop_kubelet(ctx: Context) -> Outputs:

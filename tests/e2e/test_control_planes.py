@@ -138,6 +138,34 @@ def test_three_control_planes_and_two_workers(make_node: MakeNode, kb_pyz: Path,
 
 
 @pytest.mark.k8s_versions("1.35")
+def test_a_reset_never_takes_the_quorum(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """A control plane leaves right after it has joined, when etcd takes no change yet; and none leaves that is needed."""
+    cp1, cp2, cp3 = start_cluster(make_node, kb_pyz, k8s_version, names=["cp1", "cp2", "cp3"])
+    join_control_plane(cp2, cp1)
+    left = cp2.run(f"{KB} reset --force", timeout=300)
+    assert "was taken out of etcd's list: 1 member is left" in left.stderr, left.output
+    check_members(cp1, ["cp1"])
+    wait_kubectl(cp1, "delete node cp2", timeout_s=30)
+
+    join_control_plane(cp2, cp1)
+    join_control_plane(cp3, cp1)
+    cp3.kill()
+    refused = cp2.run(f"{KB} reset --force", timeout=300, check=False)
+    assert code_of(refused) == "etcd-would-stop", refused.output
+    assert "kb etcd remove" in refused.stderr and "--skip-phases remove-etcd-member" in refused.stderr
+    wait_kubectl(cp1, "get nodes", timeout_s=30)
+    assert cp2.run("systemctl is-active kubelet").ok, "nothing was changed"
+    cp1.run(f"{KB} etcd remove cp3", timeout=60)
+    left = cp2.run(f"{KB} reset --force", timeout=300)
+    assert "1 member is left" in left.stderr, left.output
+    check_members(cp1, ["cp1"])
+    wait_kubectl(cp1, "get nodes", timeout_s=30)
+
+    # the last one goes with its cluster
+    cp1.run(f"{KB} reset --force", timeout=300)
+
+
+@pytest.mark.k8s_versions("1.35")
 def test_two_that_join_at_one_moment(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
     """They queue, and say so; no failure, no stale member, in every round."""
     cp1, cp2, cp3 = start_cluster(make_node, kb_pyz, k8s_version, names=["cp1", "cp2", "cp3"])

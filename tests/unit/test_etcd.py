@@ -95,6 +95,32 @@ def test_the_requests() -> None:
     ]
 
 
+def test_a_removal_waits_until_etcd_has_settled() -> None:
+    """Right after a join etcd refuses for five seconds. Taken for a no, the last of two members would be left alone."""
+    url, verb = "https://a:2379", "cluster/member/remove"
+    refusal = (503, {"message": "etcdserver: unhealthy cluster"})
+    asked = client({url: {verb: refusal}})
+    host = asked.host
+    assert isinstance(host, EtcdHost)
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        host.ticks += seconds
+        if sum(slept) >= 5:
+            host.members[url] = {}
+
+    host.sleep = sleep  # type: ignore[method-assign]
+    asked.remove(NEW)
+    assert 5 <= sum(slept) < 6 and len(host.asked) == len(slept) + 1
+
+    host.members[url] = {verb: (400, {"message": "etcdserver: member not found"})}
+    slept.clear()
+    with pytest.raises(etcd.EtcdRefused):
+        asked.remove(NEW)
+    assert slept == [], "what will not change is not waited for"
+
+
 def test_who_serves() -> None:
     members = {
         "https://10.0.0.11:2379": {},
@@ -178,6 +204,22 @@ def test_what_may_be_removed(members: tuple[Member, ...], gone: Member, away: tu
     with pytest.raises(ClusterError) as caught:
         etcd.check_removal(members, gone, trouble)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("members", "gone", "away", "stops"),
+    [
+        ((CP1,), CP1, (), False),
+        ((CP1, CP2), CP2, (), True),
+        ((CP1, CP2), CP2, ("1",), False),
+        ((CP1, CP2, CP3), CP3, (), False),
+        ((CP1, CP2, CP3), CP3, ("1",), True),
+        ((CP1, CP2, CP3), CP3, ("3",), False),
+        ((CP1, NEW), NEW, (), False),
+    ],
+)
+def test_whom_the_others_need(members: tuple[Member, ...], gone: Member, away: tuple[str, ...], stops: bool) -> None:
+    assert etcd.stops_without(members, gone, dict.fromkeys(away, "no answer")) is stops
 
 
 @given(st.integers(1, 9), st.sets(st.integers(0, 8)), st.integers(0, 8))

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
+from kubeup.errors import ClusterError
+from kubeup.etcd import EtcdRefused
 from kubeup.host import CommandResult
 from kubeup.paths import Paths
 from kubeup.phases import reset
@@ -15,6 +20,7 @@ from kubeup.report import Report
 from kubeup.state import PhaseState, State, load_state
 from kubeup.workflow import Context
 from tests.fake_host import FakeHost
+from tests.unit.test_etcd import EtcdHost
 
 SOCKET = "unix:///var/run/containerd/containerd.sock"
 MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
@@ -77,3 +83,48 @@ def test_a_refused_run_has_changed_no_file() -> None:
     ):
         ctx = make_context({"init/preflight": phase})
         assert load_state(ctx.host, ctx.paths).has_changed_files() is has_changed
+
+
+@pytest.mark.parametrize("needed", [True, False])
+def test_a_member_that_etcd_does_not_let_go(needed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the cluster would die of it, reset stops before anything is changed; else it says so and goes on."""
+    ctx = make_context({"init/etcd/local": PhaseState("done", created=[MANIFEST])})
+    refused = EtcdRefused("cluster member remove", "https://10.0.0.12:2379", "etcdserver: unhealthy cluster")
+
+    def leave(ctx: Context, manifest: object) -> None:
+        raise refused
+
+    monkeypatch.setattr(reset, "leave_etcd", leave)
+    monkeypatch.setattr(reset, "_others_need_it", lambda ctx, manifest: needed)
+    if not needed:
+        reset.remove_etcd_member(ctx)
+        assert "stays in the list" in ctx.report.warnings[0]
+        return
+    with pytest.raises(ClusterError) as caught:
+        reset.remove_etcd_member(ctx)
+    assert caught.value.code == "etcd-would-stop" and "unhealthy cluster" in caught.value.cause
+    assert "--skip-phases remove-etcd-member" in caught.value.remedy
+    assert isinstance(ctx.host, FakeHost) and ctx.host.changes == []
+
+
+def test_who_is_asked_whether_the_others_need_it() -> None:
+    """Of two members that serve, each is needed; where no answer comes there is nothing to lose."""
+    manifest = Path(MANIFEST)
+    args = ["--advertise-client-urls=https://10.0.0.12:2379", "--initial-cluster=cp1=https://10.0.0.11:2380"]
+    pod = {"spec": {"containers": [{"command": ["etcd", *args]}]}}
+    members = [
+        {"ID": str(number), "name": f"cp{number}", "peerURLs": [f"https://10.0.0.1{number}:2380"],
+         "clientURLs": [f"https://10.0.0.1{number}:2379"]}
+        for number in (1, 2)
+    ]  # fmt: skip
+    host = EtcdHost(members={url: {"cluster/member/list": (200, {"members": members})} for url in
+                             ("https://10.0.0.11:2379", "https://10.0.0.12:2379")})  # fmt: skip
+    host.files[MANIFEST] = json.dumps(pod).encode()
+    for name in ("ca.crt", "healthcheck-client.crt", "healthcheck-client.key"):
+        host.files[f"/etc/kubernetes/pki/etcd/{name}"] = b"x"
+    ctx = replace(make_context({}), host=host)
+    assert reset._others_need_it(ctx, manifest)
+    del host.members["https://10.0.0.11:2379"]
+    assert not reset._others_need_it(ctx, manifest), "one of two: it does not serve now"
+    host.members.clear()
+    assert not reset._others_need_it(ctx, manifest)
