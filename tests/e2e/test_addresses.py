@@ -107,6 +107,8 @@ def test_no_default_route(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -
     node.start()
     node.wait_node_ready()
     wait_until(lambda: wanted in node.run("ip route").stdout, what="the route to Services", timeout_s=30)
+    running = "crictl ps -q --label io.kubernetes.pod.namespace=kube-system 2>/dev/null | wc -l"
+    wait_until(lambda: int(node.run(running).stdout) == 7, what="all containers to come back", timeout_s=120)
     init_again_is_a_no_op(node)
     node.run(f"ip route add default via {node.lab.gateway}")
     wait_until(lambda: wanted not in node.run("ip route").stdout, what="it to go for the default route", timeout_s=30)
