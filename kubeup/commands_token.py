@@ -185,7 +185,8 @@ def _join_command(call: Invocation, api: Api, path: Path, token: BootstrapToken,
     admin = kubeconfig.read_kubeconfig(api.host.read_text(path), host=api.host, path=path)
     pins = list(pki.ca_cert_hashes(admin.ca_pem))
     server = _reachable_server(api) or admin.server.partition("://")[2]
-    command: str = finish.render_join_command(server, token.token.reveal(), pins)
+    program = finish.KB if call.program.does_more else "kubeadm"
+    command: str = finish.render_join_command(server, token.token.reveal(), pins, program=program)
     command = command.replace("\\\n", "").replace("\t", "")
     return f"{command}--control-plane --certificate-key {key.reveal()}" if key else command
 

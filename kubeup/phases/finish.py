@@ -23,6 +23,8 @@ else:
     pki = lazy_import("kubeup.pki")
 
 WITHHELD = "<value withheld>"
+KB = "python3 kb.pyz"
+"""How kb is called on the next node, where it was copied to as on this one; kubeadm's join takes the same words."""
 
 
 def show_join_command(ctx: Context) -> Outputs:
@@ -44,16 +46,16 @@ def show_join_command(ctx: Context) -> Outputs:
     texts = []
     for token in tokens:
         shown = WITHHELD if ctx.config.skip_token_print else token.reveal()
-        command = render_join_command(server, shown, pins)
+        command = render_join_command(server, shown, pins, program="kubeadm" if ctx.config.kb.only_kubeadm else KB)
         texts.append(_closing_text(ctx, command, shown_key if ctx.config.upload_certs else ""))
     text = "\n".join(texts) or _closing_text(ctx, "", "")
     return {"closing_text": Secret(text), "server": server, "ca_cert_hashes": pins}
 
 
-def render_join_command(server: str, token: str, pins: list[str]) -> str:
-    """`kubeadm join HOST:PORT --token T \\` and, on the next line, one pin per authority."""
+def render_join_command(server: str, token: str, pins: list[str], *, program: str) -> str:
+    """`PROGRAM join HOST:PORT --token T \\` and, on the next line, one pin per authority."""
     hashes = "".join(f"--discovery-token-ca-cert-hash {pin} " for pin in pins)
-    return f"kubeadm join {server} --token {token} \\\n\t{hashes}"
+    return f"{program} join {server} --token {token} \\\n\t{hashes}"
 
 
 def _closing_text(ctx: Context, worker_join: str, certificate_key: str) -> str:
@@ -82,6 +84,11 @@ def _closing_text(ctx: Context, worker_join: str, certificate_key: str) -> str:
         lines += _control_plane_lines(worker_join, certificate_key)
     if worker_join:
         lines += ["A worker joins when this is run on it as root:", "", worker_join]
+        if not ctx.config.kb.only_kubeadm:
+            lines += [
+                "",
+                "(scp kb.pyz there first. A node that has kubeadm may join with it: kubeadm join, the same words.)",
+            ]
         lines += _bare_node_lines(ctx, worker_join)
     return "\n".join(lines) + "\n"
 
@@ -92,9 +99,9 @@ def _bare_node_lines(ctx: Context, worker_join: str) -> list[str]:
         return []
     url = airgap.mirror_url(ctx.config)
     pin = pki.ca_cert_hashes(ctx.host.read_text(ctx.paths.pki / "ca.crt"))[0]
-    words = " ".join(worker_join.replace("\\\n", " ").split()).partition(" ")[2]
+    words = " ".join(worker_join.replace("\\\n", " ").split())
     more = " --air-gapped" if ctx.config.kb.air_gapped else ""
-    line = f"python3 kb.pyz {words} --mirror {url} --mirror-ca-hash {pin}{more}"
+    line = f"{words} --mirror {url} --mirror-ca-hash {pin}{more}"
     digest = airgap.kb_digest(ctx)
     if digest:
         line = f'curl -fsSk -o kb.pyz {url}/files/kb.pyz && echo "{digest}  kb.pyz" | sha256sum -c - && {line}'

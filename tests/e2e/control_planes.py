@@ -54,7 +54,9 @@ def start_cluster(
 def print_join(server: Node, words: str = "", program: str = KB) -> str:
     """The words of a join command, without the program: `join HOST:PORT --token ...`."""
     shown = server.run(f"{program} token create --print-join-command {words}").stdout.strip()
-    found = re.fullmatch(r"kubeadm (join \S+ --token \S+ --discovery-token-ca-cert-hash \S+.*)", shown)
+    found = re.fullmatch(
+        r"(?:kubeadm|python3 kb.pyz) (join \S+ --token \S+ --discovery-token-ca-cert-hash \S+.*)", shown
+    )
     assert found, shown
     return found[1].strip()
 

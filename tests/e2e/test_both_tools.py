@@ -387,7 +387,7 @@ def test_adopt(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
     wrong = w1.run(f"{KB} init {IGNORE}", check=False)
     assert "code:   node-is-worker" in wrong.stderr
     shown = cp1.run(f"{KB} init {IGNORE}").stdout
-    assert re.search(rf"kubeadm join {cp1.address}:6443 --token {TOKEN} ", shown), shown
+    assert re.search(rf"^{KB} join {cp1.address}:6443 --token {TOKEN} ", shown, re.MULTILINE), shown
     check_tools_of_kubeadm_s_cluster(cp1)
 
     # reset takes back what kb did, which is next to nothing
@@ -401,7 +401,7 @@ def test_adopt(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
 def check_tools_of_kubeadm_s_cluster(node: Node) -> None:
     """kb's own tools on a node that kubeadm made."""
     shown = node.run(f"{KB} token create --print-join-command").stdout
-    found = re.fullmatch(rf"kubeadm join \S+ --token ({TOKEN}) --discovery-token-ca-cert-hash {HASH} \n", shown)
+    found = re.fullmatch(rf"{KB} join \S+ --token ({TOKEN}) --discovery-token-ca-cert-hash {HASH} \n", shown)
     assert found and found[1] in node.run("kubeadm token list").stdout
     node.run(f"{KB} token delete {found[1]}")
     assert found[1] not in node.run("kubeadm token list").stdout

@@ -31,7 +31,7 @@ def init(node: Node, kb_pyz: Path, plugin: str = "bridge") -> None:
 def make_token(node: Node, words: str = "", program: str = KB) -> tuple[str, str]:
     """(token, pin) of a fresh join command, made on a control plane."""
     shown = node.run(f"{program} token create --print-join-command {words}").stdout
-    found = re.fullmatch(r"kubeadm join \S+ --token (\S+) --discovery-token-ca-cert-hash (\S+) \n", shown)
+    found = re.fullmatch(rf"{program} join \S+ --token (\S+) --discovery-token-ca-cert-hash (\S+) \n", shown)
     assert found, shown
     return found[1], found[2]
 
@@ -294,11 +294,13 @@ def test_kb_s_worker_of_kubeadm_s_cluster(make_node: MakeNode, kb_pyz: Path, k8s
 
 @pytest.mark.k8s_versions("1.35")
 def test_kubeadm_s_worker_of_kb_s_cluster(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
-    """kubeadm joins by the command that kb prints; both tools show, make and delete tokens alike."""
+    """kubeadm joins by the words that kb prints; both tools show, make and delete tokens alike."""
     cp1 = make_node("cp1", version=k8s_version, kubeadm=True)
     init(cp1, kb_pyz, plugin="none")
     w1 = make_node("w1", version=k8s_version, kubeadm=True)
-    w1.run(cp1.run(f"{KB} token create --print-join-command").stdout.strip() + f" {IGNORE}", timeout=300)
+    shown = cp1.run(f"{KB} token create --print-join-command").stdout.strip()
+    assert shown.startswith(f"{KB} join "), shown
+    w1.run(f"{shown.replace(KB, 'kubeadm', 1)} {IGNORE}", timeout=300)
     connect_nodes([cp1, w1])
     cp1.wait_node_ready("w1")
     check_cluster_serves(cp1, server="w1", client="cp1")

@@ -46,8 +46,8 @@ def init(node: Node, kb_pyz: Path, **kb: Any) -> None:
 def make_join_command(node: Node, *, control_plane: bool = False) -> str:
     key = f"--certificate-key {node.run(f'{KB} certs certificate-key').stdout.strip()}" if control_plane else ""
     shown = node.run(f"{KB} token create --print-join-command {key}").stdout.strip()
-    assert shown.startswith("kubeadm join ") and ENDPOINT not in shown, shown
-    return shown.replace("kubeadm", KB, 1) + f" {IGNORE}"
+    assert shown.startswith(f"{KB} join ") and ENDPOINT not in shown, shown
+    return f"{shown} {IGNORE}"
 
 
 def join(node: Node, server: Node, kb_pyz: Path, *, control_plane: bool = False) -> None:

@@ -195,7 +195,7 @@ def test_every_option_is_seen_in_effect(make_node: MakeNode, lab: Lab, kb_pyz: P
     check_patches(node)
     check_node_and_kubelet(node)
     check_service_addresses(node)
-    assert f"kubeadm join {ENDPOINT}:7443 --token {TOKEN_ID}.{TOKEN_SECRET}" in shown.stdout
+    assert f"python3 kb.pyz join {ENDPOINT}:7443 --token {TOKEN_ID}.{TOKEN_SECRET}" in shown.stdout
 
     start_web_and_client(node)
     assert fetch_by_name(node, "http://web.default.svc.kb.test/") == PAGE

@@ -141,7 +141,11 @@ def test_the_files_of_a_worker() -> None:
     assert b"--register-with-taints=lab=yes:NoSchedule" in host.files["/var/lib/kubelet/kubeadm-flags.env"]
     assert host.modes["/var/lib/kubelet"] == 0o700 and "/etc/kubernetes/manifests" in host.dirs
     runs = [change for change in host.changes if change.startswith("run")]
-    assert runs == ["run systemctl daemon-reload", "run systemctl restart kubelet", "run systemctl enable kubelet"]
+    assert runs == [
+        "run systemctl daemon-reload",
+        "run systemctl restart kubelet",
+        "run systemctl enable --no-reload kubelet",
+    ]
     assert host.changes.index(f"write {BOOTSTRAP}") < host.changes.index("run systemctl restart kubelet")
 
 
