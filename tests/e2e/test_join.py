@@ -41,6 +41,12 @@ def join(node: Node, server: Node, token: str, pin: str, words: str = "", *, che
     return node.run(line, check=check, timeout=600)
 
 
+def pending_requests(server: Node) -> list[str]:
+    """The certificate signing requests that nobody has decided about."""
+    found = server.get("csr")["items"]
+    return [request["metadata"]["name"] for request in found if not request.get("status", {}).get("conditions")]
+
+
 def read_files(node: Node) -> list[str]:
     """What a second run must leave alone, times included; the kubelet's own notes left out."""
     listing = "cd / && find etc var/lib/kb var/lib/kubelet/*.* usr/local -type f -printf '%p %T@ %m\\n' | sort"
@@ -222,11 +228,12 @@ def test_errors_by_their_causes(make_node: MakeNode, kb_pyz: Path, k8s_version: 
     assert code_of(fails(api, token, pin)) == "csr-not-signed"
     cp1.kubectl(f"delete csr {request[1]}")
     running = w1.popen(f"{KB} join --config join.yaml {IGNORE}")
-    wait_until(lambda: request[1] in cp1.kubectl("get csr -o name"), what="the request", timeout_s=30)
-    cp1.kubectl(f"certificate deny {request[1]}")
+    # the kubelet asks again, under a name that the API server makes up
+    again = wait_until(lambda: pending_requests(cp1), what="the request", timeout_s=60)
+    cp1.kubectl(f"certificate deny {again[0]}")
     text, _ = running.communicate(timeout=60)
     assert "code:   csr-denied" in text, text
-    cp1.kubectl(f"delete csr {request[1]}")
+    cp1.kubectl(f"delete csr {again[0]}")
     cp1.run(f"mv /root/kcm.yaml {KCM}")
 
     # and the same command goes on to the end
