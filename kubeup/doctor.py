@@ -17,7 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup import checks, diagnose, etcd, health, kubeapi, kubeconfig, kubelet, pki, releases, routes, runtime
+from kubeup import (
+    checks,
+    diagnose,
+    etcd,
+    health,
+    kubeapi,
+    kubeconfig,
+    kubelet,
+    loadbalancer,
+    pki,
+    releases,
+    routes,
+    runtime,
+)
 from kubeup.checks import ERROR, WARNING
 from kubeup.config import discover
 from kubeup.config.types import (
@@ -414,6 +427,38 @@ def look_at_etcd(patient: Patient) -> Notes:
             yield Note("etcd", WARNING, text, f"if nobody joins: kb etcd remove {member.hex_id}")
 
 
+def look_at_load_balancer(patient: Patient) -> Notes:
+    """haproxy on this node, where kb put one: the endpoint's name leads to it, it runs by its file, it is kept current."""
+    host, paths, name = patient.host, patient.paths, "load-balancer"
+    if not loadbalancer.is_installed(host, paths):
+        return
+    settings = loadbalancer.read_settings(host, paths)
+    anew = f"kb {'init' if 'kube-apiserver' in patient.components else 'join'} phase load-balancer"
+    hosts = loadbalancer.read_hosts(host)
+    if loadbalancer.plan_hosts(hosts, settings.name) != hosts:
+        text = f"{settings.name} does not lead to this node's load balancer: kb's line in {loadbalancer.HOSTS} is not as it was"
+        yield Note(name, ERROR, text, anew)
+    path = loadbalancer.config_path(paths)
+    servers, wanted = loadbalancer.parse_config(host.read_text(path) if host.exists(path) else "")
+    running = loadbalancer.read_running_digest(host, settings.health_port)
+    if not servers:
+        yield Note(name, ERROR, f"{path} names no API server", anew)
+    elif not running:
+        text = f"no load balancer answers on 127.0.0.1:{settings.health_port}"
+        yield Note(name, ERROR, text, f"crictl logs $(crictl ps -aq --name {loadbalancer.NAME} | head -1)")
+    elif running != wanted:
+        text = f"the load balancer runs with other servers than {path} names ({', '.join(servers)})"
+        yield Note(name, WARNING, text, f"systemctl restart {loadbalancer.UNIT}, which has it read its file")
+    if host.query(["systemctl", "is-active", loadbalancer.UNIT]).stdout.strip() != "active":
+        text = f"{loadbalancer.UNIT} does not run: API servers that come or go are not followed"
+        yield Note(
+            name,
+            WARNING,
+            text,
+            f"systemctl start {loadbalancer.UNIT}; why it ended: journalctl -u {loadbalancer.UNIT} -n 20",
+        )
+
+
 def look_at_dns(patient: Patient) -> Notes:
     """The cluster's DNS through its Service, as a Pod would ask it."""
     servers = patient.config.kubelet.get("clusterDNS") or []
@@ -483,6 +528,7 @@ LOOKS: tuple[Look, ...] = (
     Look("served-certificates", "servers show the certificates that are on disk", look_at_served_certs),
     Look("clock", "this clock and the API server's agree", look_at_clock),
     Look("etcd", "every member of etcd serves", look_at_etcd),
+    Look("load-balancer", "this node's load balancer leads to the API servers, if it has one", look_at_load_balancer),
     Look("disk", "etcd's disk is fast enough", look_at_disk),
     Look("dns", "the cluster's DNS answers through its Service", look_at_dns),
     Look("images", "the images of this node's own pods are in the runtime", look_at_images),

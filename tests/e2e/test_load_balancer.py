@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any, Callable
@@ -120,6 +121,8 @@ def test_a_worker_bootstraps_through_its_own_load_balancer(make_node: MakeNode, 
     assert len(answers) > 50 and {why for _, why in answers} == {"10.96.0.1"}, answers
     check_cluster_serves(cp1, server="w1", client="cp1")
     cp1.kubectl("delete pod web client --wait=true", timeout=120)  # they ignore SIGTERM, and would hold a reboot up
+    ended = "crictl ps -q --name '^(web|client)$' 2>/dev/null"
+    wait_until(lambda: not w1.run(ended).stdout.strip(), what="their containers to end", timeout_s=60)
 
     # again: nothing; then a reboot; then reset, which leaves what the admin wrote to /etc/hosts meanwhile
     for node, line in ((cp1, f"{KB} init --config init.yaml {IGNORE}"), (w1, make_join_command(cp1))):
@@ -131,6 +134,18 @@ def test_a_worker_bootstraps_through_its_own_load_balancer(make_node: MakeNode, 
         timeout_s=60,
     )
     cp1.wait_node_ready("w1")
+
+    # doctor on the worker: well; then without the keeper and the name
+    def doctor() -> list[str]:
+        told = json.loads(w1.run(f"{KB} doctor -o json", check=False).stdout)
+        return [note["text"] for note in told["notes"] if note["look"] == "load-balancer" and note["level"] != "ok"]
+
+    assert doctor() == []
+    w1.run("systemctl stop kb-load-balancer && cp /etc/hosts hosts && sed -i '/kb: the API servers/d' /etc/hosts")
+    told = doctor()
+    assert len(told) == 2 and "does not lead to" in told[0] and "does not run" in told[1], told
+    w1.run("cat hosts >/etc/hosts && systemctl start kb-load-balancer")
+
     w1.run("echo 10.77.0.200 other >>/etc/hosts")
     w1.run(f"{KB} reset --force", timeout=300)
     assert w1.read("/etc/hosts") == f"{hosts}10.77.0.200 other\n"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kubeup import checks, doctor, pki
+from kubeup import checks, doctor, loadbalancer, pki
+from kubeup.config.types import KbConfiguration, LoadBalancer
 from kubeup.host import CommandResult, HttpResponse
 from kubeup.paths import Paths
 from tests.fake_host import FakeHost
@@ -202,6 +203,40 @@ def test_a_slow_disk_is_told_by_etcd_s_own_count() -> None:
     assert level == "warning"
     assert "the disk of /data/etcd is slow: one of 100 writes takes longer than 128 ms" in text
     assert doctor.read_fsync_p99_s("etcd_disk_wal_fsync_duration_seconds_count 5\n") is None
+
+
+def test_a_load_balancer_that_has_drifted() -> None:
+    host, look = make_host(), "load-balancer"
+    assert notes(host, look) == []
+    settings = loadbalancer.Settings("api.kb.test:7443", 7444, "unix:///run/containerd/containerd.sock")
+    paths = Paths()
+    loadbalancer.write_keeper_files(host, paths, settings=settings, command="kb")
+    loadbalancer.write_node_files(
+        host,
+        paths,
+        KbConfiguration(load_balancer=LoadBalancer("local")),
+        settings=settings,
+        servers=["10.77.0.11:6443"],
+    )
+    path = loadbalancer.config_path(paths)
+    digest = loadbalancer.parse_config(host.read_text(path))[1]
+    url = "http://127.0.0.1:7444/"
+    host.urls[url] = HttpResponse(200, digest.encode())
+    host.answers[f"systemctl is-active {loadbalancer.UNIT}"] = "active"
+    assert notes(host, look) == []
+
+    host.urls[url] = HttpResponse(200, b"older")
+    host.answers[f"systemctl is-active {loadbalancer.UNIT}"] = "failed"
+    host.files["/etc/hosts"] = b"127.0.0.1 localhost\n"
+    found = notes(host, look)
+    assert [level for level, _ in found] == ["error", "warning", "warning"]
+    assert "api.kb.test does not lead to" in found[0][1] and "10.77.0.11:6443" in found[1][1]
+    assert "kb-load-balancer.service does not run" in found[2][1]
+
+    del host.urls[url]
+    assert "no load balancer answers on 127.0.0.1:7444" in notes(host, look)[1][1]
+    del host.files[str(path)]
+    assert "names no API server" in notes(host, look)[1][1]
 
 
 def test_a_cluster_dns_that_does_not_answer() -> None:
