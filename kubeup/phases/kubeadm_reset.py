@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING
 
 from kubeup.config.types import ResetConfiguration
 from kubeup.errors import HostError, KbError, PreflightError, UsageError
 from kubeup.kubeadm_lines import KubeadmReport
 from kubeup.lazy import lazy_import
-from kubeup.render import load_yaml
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
@@ -81,12 +80,12 @@ def ask(ctx: Context) -> Outputs:
 
 def remove_etcd_member(ctx: Context) -> Outputs:
     """Take this node's member out of the cluster, so that the others do not count on it; then empty its data."""
-    pod = _read_etcd_pod(ctx)
+    pod = reset.read_etcd_pod(ctx)
     if pod is None and not ctx.host.is_dir(ctx.paths.etcd_data):
         _say(ctx, "[reset] No etcd config found. Assuming external etcd")
         _say(ctx, "[reset] Please, manually reset etcd to prevent further issues")
         return None
-    data_dir = _data_dir(ctx, pod)
+    data_dir = reset.find_etcd_data(ctx, pod)
     if ctx.host.mode == "dry-run":
         if pod is None:
             return None
@@ -103,22 +102,6 @@ def remove_etcd_member(ctx: Context) -> Outputs:
     if _empty(ctx, data_dir):
         _say(ctx, f"[reset] Deleted contents of the etcd data directory: {data_dir}")
     return None
-
-
-def _read_etcd_pod(ctx: Context) -> Optional[dict[str, Any]]:
-    path = ctx.paths.manifest("etcd")
-    if not ctx.host.exists(path):
-        return None
-    pod = load_yaml(ctx.host.read_text(path))
-    return pod if isinstance(pod, dict) else None
-
-
-def _data_dir(ctx: Context, pod: Optional[dict[str, Any]]) -> Path:
-    """Where etcd has its data, by its static pod."""
-    for volume in ((pod or {}).get("spec") or {}).get("volumes") or ():
-        if volume.get("name") == "etcd-data":
-            return Path(volume["hostPath"]["path"])
-    return ctx.paths.etcd_data
 
 
 # ---- cleanup-node

@@ -6,7 +6,7 @@ Mirrors cmd/kubeadm/app/cmd/phases/reset/cleanupnode.go in order; unlike it, kb 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup import render
 from kubeup.errors import ClusterError, HostError, KbError
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from kubeup import etcd, health, podnetwork, runtime, state, undo
     from kubeup.phases import airgap, install, node
 else:
-    airgap = lazy_import("kubeup.phases.airgap")
     install = lazy_import("kubeup.phases.install")
     airgap = lazy_import("kubeup.phases.airgap")
     etcd = lazy_import("kubeup.etcd")
@@ -54,14 +53,18 @@ KUBELET_ENTRIES = (
 """What the kubelets of all minors write into their folder themselves. What else lies there is an admin's."""
 
 
-def _etcd_data_dir(ctx: Context) -> Path:
-    """Where this node's etcd has its data: its static pod says so."""
+def read_etcd_pod(ctx: Context) -> Optional[dict[str, Any]]:
+    """This node's static pod of etcd; None where there is none, or nothing in its file."""
     path = ctx.paths.manifest("etcd")
-    if ctx.host.exists(path):
-        pod = render.load_yaml(ctx.host.read_text(path))
-        for volume in pod["spec"]["volumes"]:
-            if volume["name"] == "etcd-data":
-                return Path(volume["hostPath"]["path"])
+    pod = render.load_yaml(ctx.host.read_text(path)) if ctx.host.exists(path) else None
+    return pod if isinstance(pod, dict) else None
+
+
+def find_etcd_data(ctx: Context, pod: Optional[dict[str, Any]]) -> Path:
+    """Where etcd has its data: its static pod says so."""
+    for volume in ((pod or {}).get("spec") or {}).get("volumes") or ():
+        if volume.get("name") == "etcd-data":
+            return Path(volume["hostPath"]["path"])
     return ctx.paths.etcd_data
 
 
@@ -215,7 +218,7 @@ def take_back_files(ctx: Context) -> Outputs:
     made = node_state.created_paths()
     plan = undo.plan_undo(node_state)
     if str(ctx.paths.manifest("etcd")) in made:
-        ctx.host.remove_tree(_etcd_data_dir(ctx) / "member")
+        ctx.host.remove_tree(find_etcd_data(ctx, read_etcd_pod(ctx)) / "member")
     if str(ctx.paths.kubelet_config) in made:
         for name in KUBELET_ENTRIES:
             if not ctx.host.remove_tree(ctx.paths.kubelet / name):
