@@ -33,16 +33,25 @@ def main():
     return kb.main()
 
 
-def leave(status):
-    """End the process at once. Python would first take its modules apart, which lasts as long as a tenth of a join,
-    and wait for keys that nobody asked for any more. What kb writes is on the disk when its functions return."""
+def run():
+    """Run kb and end the process at once. Python would first take its modules apart, which lasts as long as a tenth of a
+    join, and wait for keys that nobody asked for any more. What kb writes is on the disk when its functions return."""
     import os
 
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # closed by who called
-            stream.flush()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who called
+            setattr(sys, name, open(os.devnull, "w"))
+    try:
+        status = main()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        status = 0  # who reads no more wants to know no more
+    except OSError as error:
+        os.write(2, ("kb: the output cannot be written: " + str(error) + "\n").encode())
+        status = 1
     os._exit(status)
 
 
 if __name__ == "__main__":
-    leave(main())
+    run()

@@ -558,3 +558,23 @@ def test_where_every_disk_is_full(pyz: Path) -> None:
     seen = in_namespace(setup, pyz, "no-memfd")
     assert seen["code"] == "native-not-loadable"
     assert "No space left on device" in seen["text"]
+
+
+# How it ends
+
+
+@pytest.mark.parametrize("words", [("version",), ("config", "print", "init-defaults"), ("--help",)])
+def test_nobody_reads_the_output(pyz: Path, words: Sequence[str]) -> None:
+    """A closed pipe is the reader's wish; a full disk is an error, in one line."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    argv = [sys.executable, *ISOLATED, str(pyz), *words]
+    ended = subprocess.run(argv, stdout=writer, stderr=subprocess.PIPE, env=BARE, timeout=60)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, env=BARE, timeout=60)
+    assert ended.returncode == 1 and ended.stderr.count(b"\n") == 1
+    assert b"No space left on device" in ended.stderr
+    closed = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *argv], stderr=subprocess.PIPE, env=BARE, timeout=60)
+    assert (closed.returncode, closed.stderr) == (0, b"")
