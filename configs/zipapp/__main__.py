@@ -40,7 +40,7 @@ def run():
 
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who called
-            setattr(sys, name, open(os.devnull, "w"))
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (for as long as the process)
     try:
         status = main()
         sys.stdout.flush()
