@@ -14,6 +14,7 @@ import json
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -70,10 +71,22 @@ def read_node(node: Node, *, certificate_key: str) -> Snapshot:
     return Snapshot(read_files(node), read_objects(node, certificate_key=certificate_key))
 
 
+SETTLED_S = 5.0
+
+
 def wait_settled(node: Node) -> None:
-    """Wait until every pod that init leads to is there and Ready; before, two nodes differ by where they are on the way."""
+    """Wait until every pod that init leads to is there and Ready, and stays so: a kubelet that was just restarted has old
+    news in the cluster. Before, two nodes differ by where they are on the way."""
+    since: list[float] = []
 
     def is_settled() -> bool:
+        if not are_ready():
+            since.clear()
+            return False
+        since.append(time.monotonic())
+        return since[-1] - since[0] >= SETTLED_S
+
+    def are_ready() -> bool:
         pods = node.get("pods -n kube-system")["items"]
         states = [{c["type"]: c["status"] for c in pod["status"].get("conditions", [])} for pod in pods]
         return len(pods) == PODS_AFTER_INIT and all(state.get("Ready") == "True" for state in states)
