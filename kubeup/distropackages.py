@@ -21,6 +21,8 @@ PACKAGES = {
     "apt": {"containerd": "containerd", "runc": "runc", "cni": "kubernetes-cni", "crictl": "cri-tools"},
     "dnf": {"containerd": "containerd", "runc": "runc", "cni": "kubernetes-cni", "crictl": "cri-tools"},
 }
+HELD = ("kubelet", "kubectl")
+"""An upgrade of the machine must not upgrade the cluster. The dnf repository excludes them for the same reason."""
 APT_LIST = Path("/etc/apt/sources.list.d/kb-kubernetes.list")
 APT_KEY = Path("/etc/apt/keyrings/kb-kubernetes.asc")
 DNF_REPO = Path("/etc/yum.repos.d/kb-kubernetes.repo")
@@ -52,7 +54,16 @@ def install(host: Host, manager: str, wanted: Sequence[Standing], version: str, 
                 remedy=f"run it by hand and read on: {' '.join(argv)}",
                 code="packages-not-installed",
             )
+    held = [name for name in HELD if any(one.item.component == name for one in wanted)]
+    if manager == "apt" and held:
+        host.run(["apt-mark", "hold", *held])
     return names
+
+
+def release(host: Host) -> None:
+    """Let apt upgrade again what install() kept at its version; the packages themselves stay."""
+    if host.which("apt-mark"):
+        host.run(["apt-mark", "unhold", *HELD])
 
 
 def plan_packages(manager: str, wanted: Sequence[Standing], version: str) -> list[str]:

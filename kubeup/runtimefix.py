@@ -47,6 +47,7 @@ class Wanted:
     systemd_cgroup: Optional[bool] = None
     restrict_oom_score_adj: Optional[bool] = None
     registry_config_path: Optional[str] = None
+    cni_bin_dir: Optional[str] = None
 
 
 # ---- what is wrong
@@ -84,7 +85,24 @@ def plan_settings(schema: int, effective: Mapping[str, Any], wanted: Wanted) -> 
         why = f"{wanted.registry_config_path} is not read for registries"
         value = ":".join(filter(None, (wanted.registry_config_path, *folders)))
         found.append(Setting(table, "config_path", f'"{value}"', why))
+    if wanted.cni_bin_dir and wanted.cni_bin_dir not in (have.cni_bin_dir or "").split(":"):
+        why = f"CNI plugins are looked for in {have.cni_bin_dir}, and they are in {wanted.cni_bin_dir}"
+        if _has_bin_dirs(effective):
+            found.append(Setting((*cri, "cni"), "bin_dirs", f'["{wanted.cni_bin_dir}"]', why))
+        else:
+            found.append(Setting((*cri, "cni"), "bin_dir", f'"{wanted.cni_bin_dir}"', why))
     return tuple(found)
+
+
+def _cni_of(effective: Mapping[str, Any]) -> dict[str, Any]:
+    plugins = runtime.parse_json(effective.get("plugins"))
+    own = runtime.parse_json(plugins.get(_RUNTIME[1])) or runtime.parse_json(plugins.get(_OLD_CRI[1]))
+    return runtime.parse_json(own.get("cni"))
+
+
+def _has_bin_dirs(effective: Mapping[str, Any]) -> bool:
+    """containerd 2.1 knows several folders, and gives the older key up."""
+    return "bin_dirs" in _cni_of(effective)
 
 
 def _has_mirrors(effective: Mapping[str, Any]) -> bool:
@@ -108,11 +126,13 @@ def describe_effective(effective: Mapping[str, Any]) -> Wanted:
     handlers = runtime.parse_json(containerd.get("runtimes"))
     handler = runtime.parse_json(handlers.get(str(containerd.get("default_runtime_name") or "runc")))
     pinned = runtime.parse_json(images.get("pinned_images"))
+    cni = _cni_of(effective)
     return Wanted(
         sandbox_image=str(pinned.get("sandbox") or old.get("sandbox_image") or ""),
         systemd_cgroup=bool(runtime.parse_json(handler.get("options")).get("SystemdCgroup")),
         restrict_oom_score_adj=bool(own.get("restrict_oom_score_adj")),
         registry_config_path=str(runtime.parse_json(images.get("registry")).get("config_path") or ""),
+        cni_bin_dir=":".join(map(str, cni.get("bin_dirs") or [])) or str(cni.get("bin_dir") or ""),
     )
 
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from kubeup.layout import Layout
     from kubeup.mirrorhosts import Mirror
     from kubeup.packages import Offered, Standing
+    from kubeup.phases import preflight
 else:
     bundle = lazy_import("kubeup.bundle")
     checks = lazy_import("kubeup.checks")
@@ -50,6 +51,7 @@ else:
     packages = lazy_import("kubeup.packages")
     pki = lazy_import("kubeup.pki")
     podnetwork = lazy_import("kubeup.podnetwork")
+    preflight = lazy_import("kubeup.phases.preflight")
     render = lazy_import("kubeup.render")
     runtime = lazy_import("kubeup.runtime")
     runtimefix = lazy_import("kubeup.runtimefix")
@@ -218,7 +220,11 @@ def install_packages(ctx: Context) -> Outputs:
         else:
             _fetch_and_place(ctx, wanted, source)
     _configure_crictl(ctx, wanted)
-    _ensure_runtime_runs(ctx, has_placed=any(one.item.component in ("containerd", "runc") for one in wanted))
+    has_runtime = any(one.item.component in ("containerd", "runc") for one in wanted)
+    _ensure_runtime_runs(ctx, has_placed=has_runtime)
+    if has_runtime and _source(ctx) in ("apt", "dnf"):
+        # a distribution's settings are for no kubelet in particular; kubernetes-cni has its plugins where upstream has them
+        preflight.fix_runtime(ctx, cni_bin_dir=runtime.DEFAULT_CNI_BIN_DIRS[0])
     return None
 
 

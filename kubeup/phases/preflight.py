@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from kubeup.errors import HostError
 from kubeup.lazy import lazy_import
@@ -85,8 +85,9 @@ def look_at_node(ctx: Context, workflow: str, batches: Iterable[str], *, owned: 
             raise checks.make_error(looked_at, errors)
 
 
-def fix_runtime(ctx: Context) -> None:
-    """--fix: what the checks would find wrong with containerd is mended before they look."""
+def fix_runtime(ctx: Context, *, cni_bin_dir: Optional[str] = None) -> None:
+    """--fix, and a containerd that kb has just had installed: what the checks would find wrong with it is mended before
+    they look; cni_bin_dir: where the CNI plugins were installed, if that is known."""
     if ctx.host.mode != "live":
         ctx.report.note("--fix: containerd itself tries what is mended, so nothing of it is planned here")
         return
@@ -96,6 +97,7 @@ def fix_runtime(ctx: Context) -> None:
         systemd_cgroup=driver == "systemd",
         restrict_oom_score_adj=not checks.may_lower_oom_score(ctx.host),
         registry_config_path=str(runtimefix.CERTS_D) if ctx.host.is_dir(runtimefix.CERTS_D) else None,
+        cni_bin_dir=cni_bin_dir,
     )
     for fault in runtimefix.fix_runtime(ctx.host, ctx.config.node.cri_socket, wanted):
         ctx.report.note(f"containerd was mended and restarted: {fault}")

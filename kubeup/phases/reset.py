@@ -14,11 +14,12 @@ from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import etcd, health, podnetwork, runtime, state, undo
+    from kubeup import distropackages, etcd, health, podnetwork, runtime, state, undo
     from kubeup.phases import airgap, install, node
 else:
     install = lazy_import("kubeup.phases.install")
     airgap = lazy_import("kubeup.phases.airgap")
+    distropackages = lazy_import("kubeup.distropackages")
     etcd = lazy_import("kubeup.etcd")
     health = lazy_import("kubeup.health")
     node = lazy_import("kubeup.phases.node")
@@ -188,8 +189,11 @@ def remove_pod_network(ctx: Context) -> Outputs:
 
 
 def stop_services(ctx: Context) -> Outputs:
-    """The mirror and containerd, where kb brought their units; and what that containerd kept, its images included."""
+    """The mirror and containerd, where kb brought their units; and what that containerd kept, its images included.
+    Packages that kb had a package manager install stay, and are held at their version no more."""
     made = state.load_state(ctx.host, ctx.paths).created_paths()
+    if str(distropackages.APT_LIST) in made:
+        distropackages.release(ctx.host)
     for unit in (airgap.MIRROR_UNIT, "containerd.service"):
         if str(ctx.paths.systemd / unit) in made:
             ctx.host.run(["systemctl", "disable", "--now", unit], timeout_s=120)

@@ -244,7 +244,7 @@ def _add_haproxy(root: Path) -> None:
         unpacked = apt / "unpacked"
         shutil.rmtree(unpacked, ignore_errors=True)
         # not straight into the base: a package's /lib would take the place of the link /lib
-        sh(["dpkg-deb", "--extract", str(_download_package(name, SUITE, apt)), str(unpacked)])
+        sh(["dpkg-deb", "--extract", str(download_package(name, SUITE, apt)), str(unpacked)])
         shutil.copytree(unpacked / "usr", root / "usr", symlinks=True, dirs_exist_ok=True)
 
 
@@ -277,7 +277,7 @@ def _containerd_from(variant: str) -> Callable[[Path], None]:
     def change(root: Path) -> None:
         suite = CONTAINERD_SUITES[variant]
         apt = settings.cache_dir() / "apt" / suite
-        package = _download_package("containerd", suite, apt)
+        package = download_package("containerd", suite, apt)
         unpacked = apt / "unpacked"
         shutil.rmtree(unpacked, ignore_errors=True)
         sh(["dpkg-deb", "--extract", str(package), str(unpacked)])
@@ -289,7 +289,7 @@ def _containerd_from(variant: str) -> Callable[[Path], None]:
     return change
 
 
-def _download_package(name: str, suite: str, folder: Path) -> Path:
+def download_package(name: str, suite: str, folder: Path) -> Path:
     """Fetch one package of a suite with an apt of its own, that leaves this machine's sources and lists alone."""
     for part in ("lists/partial", "cache/archives/partial"):
         (folder / part).mkdir(parents=True, exist_ok=True)

@@ -248,3 +248,23 @@ def test_a_registry_folder_is_added_to_those_that_are_read() -> None:
     assert plan({"mirrors": {"docker.io": {"endpoint": ["http://m"]}}}) == []
     assert plan({"configs": {"r.example": {"tls": {"ca_file": "/x"}}}}) == []
     assert plan({"configs": {"r.example": {"auth": {"username": "u"}}}}) == ['"/etc/containerd/certs.d"']
+
+
+@pytest.mark.parametrize(
+    ("schema", "plugin", "cni", "key", "value"),
+    [
+        (2, "io.containerd.grpc.v1.cri", {"bin_dir": "/usr/lib/cni"}, "bin_dir", '"/opt/cni/bin"'),
+        (3, "io.containerd.cri.v1.runtime", {"bin_dir": "/usr/lib/cni"}, "bin_dir", '"/opt/cni/bin"'),
+        (3, "io.containerd.cri.v1.runtime", {"bin_dirs": ["/usr/lib/cni"]}, "bin_dirs", '["/opt/cni/bin"]'),
+    ],
+)
+def test_cni_plugins_are_looked_for_where_they_are(
+    schema: int, plugin: str, cni: dict[str, Any], key: str, value: str
+) -> None:
+    """Debian's containerd looks in Debian's folder; kubernetes-cni has the plugins in upstream's."""
+    effective = {"version": schema, "plugins": {plugin: {"cni": cni}}}
+    (found,) = runtimefix.plan_settings(schema, effective, Wanted(cni_bin_dir="/opt/cni/bin"))
+    assert (found.table, found.key, found.value) == (("plugins", plugin, "cni"), key, value)
+    assert "/usr/lib/cni" in found.why
+    cni[key] = ["/x", "/opt/cni/bin"] if key == "bin_dirs" else "/opt/cni/bin"
+    assert runtimefix.plan_settings(schema, effective, Wanted(cni_bin_dir="/opt/cni/bin")) == ()

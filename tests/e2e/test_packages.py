@@ -1,0 +1,79 @@
+"""`packages: {source: apt}` on a bare machine: Debian's containerd and Kubernetes' own packages make it a node."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from . import aptrepo
+from .bundles import BARE
+from .config import lab_config, list_ignored_checks
+from .lab import Lab
+from .node import Node, wait_until
+from .settings import find_release
+from .web import check_cluster_serves
+
+MakeNode = Callable[..., Node]
+KB = "python3 kb.pyz"
+IGNORE = "--ignore-preflight-errors=" + ",".join(list_ignored_checks())
+
+
+@pytest.mark.k8s_versions("1.35")
+def test_a_bare_machine_by_apt(make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_version: str, tmp_path: Path) -> None:
+    """The packages come from pkgs.k8s.io (here: one of the lab's own) and from Debian, the images from a registry."""
+    missing = [program for program in aptrepo.PROGRAMS if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}: apt-get install dpkg-dev gnupg openssl")
+    release = find_release(k8s_version)
+    repository = aptrepo.AptRepository(lab, release, tmp_path)
+    repository.build()
+    lab.registry.add_release(release)
+    mirror = f"http://{lab.registry.start().address}"
+    node = make_node("cp1", version=k8s_version, **BARE)
+    node.scp(kb_pyz, "/root/kb.pyz")
+    node.write("/root/init.yaml", lab_config(k8s_version, address=node.address, kb={"packages": {"source": "apt"}}))
+    line = f"{KB} init --config init.yaml --mirror {mirror} {IGNORE}"
+
+    refused = node.run(line, check=False, timeout=300)
+    assert refused.code and "pkgs.k8s.io" in refused.stderr, refused.output
+    assert not node.exists("/etc/kubernetes/pki") and node.run("command -v kubelet", check=False).code
+
+    repository.start()
+    try:
+        repository.offer_to(node)
+        lab.clear_outside()
+        node.run(line, timeout=600)
+        node.wait_node_ready()
+        check_cluster_serves(node)
+        rows = node.run(
+            "dpkg-query -W -f '${Package} ${Version} ${db:Status-Want}\\n' kubelet kubectl cri-tools containerd"
+        ).stdout
+        assert f"kubelet {release.version.lstrip('v')}-1.1 hold" in rows and "kubectl" in rows, rows
+        assert "nothing to do" in node.run(line, timeout=300).stderr
+        for unit in ("containerd", "kubelet"):
+            assert node.run(f"systemctl is-enabled {unit}").stdout.strip() == "enabled"
+        assert [asked for asked in lab.list_outside() if not asked.endswith(". udp . 53")] == []
+        node.kubectl(
+            "delete pod web client --wait=true", timeout=120
+        )  # they ignore SIGTERM, and would hold a reboot up
+        ended = "crictl ps -q --name '^(web|client)$' 2>/dev/null"
+        wait_until(lambda: not node.run(ended).stdout.strip(), what="their containers to end", timeout_s=60)
+        node.reboot()
+        node.wait_node_ready()
+
+        node.run(f"{KB} reset --force", timeout=300)
+        left = node.run(
+            "dpkg-query -W -f '${Package}\\n' kubelet containerd; ls /etc/kubernetes /etc/apt/sources.list.d",
+            check=False,
+        )
+        assert "install" in node.run("dpkg-query -W -f '${db:Status-Want}' kubelet").stdout
+        assert re.findall(r"^(kubelet|containerd)$", left.stdout, re.MULTILINE) == ["containerd", "kubelet"], (
+            left.output
+        )
+        assert "kb-kubernetes" not in left.stdout, left.output
+    finally:
+        repository.stop()
