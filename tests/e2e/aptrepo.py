@@ -24,21 +24,6 @@ if TYPE_CHECKING:
 
 HOST = "pkgs.k8s.io"
 PROGRAMS = ("dpkg-deb", "dpkg-scanpackages", "gpg", "openssl")
-UNIT = """\
-[Unit]
-Description=kubelet: The Kubernetes Node Agent
-Wants=network-online.target
-After=network-online.target
-
-[Service]
-ExecStart=/usr/bin/kubelet
-Restart=always
-StartLimitInterval=0
-RestartSec=10
-
-[Install]
-WantedBy=multi-user.target
-"""
 
 
 def serve(folder: str, address: str, cert: str, key: str) -> None:
@@ -95,6 +80,8 @@ class AptRepository:
         depends: str = "",
         is_unit: bool = False,
     ) -> None:
+        from .node import KUBELET_UNIT
+
         root = self.folder / "packages" / name
         for target, source in files.items():
             (root / target).parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +99,7 @@ class AptRepository:
         if is_unit:
             unit = root / "usr/lib/systemd/system/kubelet.service"
             unit.parent.mkdir(parents=True)
-            unit.write_text(UNIT)
+            unit.write_text(KUBELET_UNIT)
             script = root / "DEBIAN/postinst"
             script.write_text("#!/bin/sh\nset -e\nsystemctl daemon-reload\nsystemctl enable --now kubelet.service\n")
             script.chmod(0o755)
