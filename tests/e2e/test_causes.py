@@ -562,7 +562,7 @@ CAUSES = (
     Cause(
         "clock two hours off",
         skewed_clock,
-        (r"2 h 0?7 min (behind|slow)", r"10\.77\.0\.11:7443", r"chrony|timesync|date"),
+        (r"2 h 0?[67] min (behind|slow)", r"10\.77\.0\.11:7443", r"chrony|timesync|date"),
         "",
         command="doctor --kubeconfig /root/skewed.conf",
     ),
