@@ -486,8 +486,8 @@ def check_joined(node: Node) -> Findings:
     """A node that has joined a cluster has these."""
     names = ("kubelet.conf", "bootstrap-kubelet.conf")
     files = [node.paths.kubeconfig(name) for name in names]
-    if isinstance(node.config, JoinConfig):
-        files.append(Path(node.config.join.ca_cert_path))
+    if isinstance(node.config, JoinConfig) and node.config.join.control_plane is None:
+        files.append(Path(node.config.join.ca_cert_path))  # a control plane may have been given it, with its key
     return _check_available(node, files)
 
 

@@ -232,6 +232,9 @@ class Runner:
         ctx.outputs["owned_paths"] = self.state.known_paths()
         ctx.outputs["unfinished_phases"] = frozenset(phase.name for phase in self.phases if not self._is_done(phase))
         ctx.outputs["will_run"] = frozenset(phase.name for phase in chosen if phase.name not in skipped)
+        # one phase alone is part of a node that is made phase by phase: what the others bring is not missing yet
+        planned = wanted_phases(self.phases, ctx.config)
+        ctx.outputs["planned"] = frozenset(phase.name for phase in planned if phase.name not in skipped)
         self._total = len(chosen)
         for index, phase in enumerate(chosen, start=1):
             try:

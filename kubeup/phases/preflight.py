@@ -74,7 +74,7 @@ def look_at_node(ctx: Context, workflow: str, batches: Iterable[str], *, owned: 
         ctx.paths,
         owned=frozenset((*ctx.outputs.get("owned_paths", ()), *owned)),
         workflow=workflow,
-        mends=ctx.outputs.get("will_run", frozenset()),
+        mends=ctx.outputs.get("planned", frozenset()),
         tell=ctx.report.waiting,
     )
     for batch in batches:

@@ -11,8 +11,16 @@ from typing import Any, Optional
 import pytest
 
 import kb
-from kubeup import kubeapi
-from kubeup.config.types import JoinConfig, JoinConfiguration, NodeRegistration, PodNetwork, Taint
+from kubeup import checks, kubeapi
+from kubeup.config.types import (
+    JoinConfig,
+    JoinConfiguration,
+    JoinControlPlane,
+    LocalAPIEndpoint,
+    NodeRegistration,
+    PodNetwork,
+    Taint,
+)
 from kubeup.dryrun import DryRunHost
 from kubeup.errors import ClusterError, KbError
 from kubeup.host import CommandResult, HttpResponse, Tls
@@ -25,6 +33,7 @@ from kubeup.report import Report
 from kubeup.secret import Secret
 from kubeup.state import State
 from kubeup.workflow import Context, Runner
+from tests.fake_host import FakeHost
 from tests.unit.test_discovery import CA, SERVER, signing_request
 from tests.unit.test_phases_node import SystemdHost
 
@@ -294,3 +303,17 @@ def test_what_reset_must_take_back_is_written_down() -> None:
     Runner("join", phases, state).run(context(host))
     assert {BOOTSTRAP, KUBELET_CONF, CA_FILE, CONFIG} - state.created_paths() <= {BOOTSTRAP}
     assert state.has_run("join") and not state.has_run("init")
+
+
+def test_a_control_plane_may_have_been_given_the_authority() -> None:
+    """kubeadm looks for caCertPath on workers alone: a control plane's files may have been copied there by hand."""
+    host = FakeHost()
+    host.files["/etc/kubernetes/pki/ca.crt"] = b"x"
+    config = join_config()
+    for control_plane, found in (
+        (None, ["FileAvailable--etc-kubernetes-pki-ca.crt"]),
+        (JoinControlPlane(LocalAPIEndpoint("10.0.0.12")), []),
+    ):
+        wishes = replace(config.join, control_plane=control_plane)
+        node = checks.Node(host, replace(config, join=wishes), RELEASES[35], Paths(), workflow=checks.JOIN)
+        assert [finding.name for finding in checks.check_joined(node)] == found
