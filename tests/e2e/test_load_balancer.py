@@ -118,7 +118,10 @@ def test_a_worker_bootstraps_through_its_own_load_balancer(make_node: MakeNode, 
     assert found["spec"]["replicas"] == 2 and "kb/spread" not in found["metadata"]["annotations"]
     answers = read_loop(cp1, "dns")
     cp1.run("systemctl stop dns")
-    assert len(answers) > 50 and {why for _, why in answers} == {"10.96.0.1"}, answers
+    assert len(answers) > 50 and {why.split()[-1] for _, why in answers} == {"10.96.0.1"}, answers
+    # kube-proxy may send a question to the replica that goes after it is gone: resolvers ask twice, as dig does
+    again = [why for _, why in answers if why != "10.96.0.1"]
+    assert len(again) <= 2, again
     check_cluster_serves(cp1, server="w1", client="cp1")
     cp1.kubectl("delete pod web client --wait=true", timeout=120)  # they ignore SIGTERM, and would hold a reboot up
     ended = "crictl ps -q --name '^(web|client)$' 2>/dev/null"
