@@ -52,7 +52,7 @@ JOBS = (
         "python3 /root/kb.pyz init phase certs all --cert-dir /tmp/pki-kb --apiserver-advertise-address 10.0.0.1",
         "kubeadm init phase certs all --cert-dir /tmp/pki-kubeadm --apiserver-advertise-address 10.0.0.1",
         limit=0.6,
-        repeats=3,
+        repeats=5,
     ),
     Job("version", "python3 /root/kb.pyz version", "kubeadm version", limit=0.0, repeats=5),
 )
@@ -121,7 +121,9 @@ def render_table(found: dict[tuple[str, str], Samples], version: str) -> str:
     for name in dict.fromkeys(name for name, _ in found):
         kb, kubeadm = found[name, "kb"], found[name, "kubeadm"]
         wall = statistics.median(kb.wall), statistics.median(kubeadm.wall)
-        promised = f"<= {limits[name]}" if limits[name] else "kb <= 0.1 s"
+        is_kept = wall[0] / wall[1] <= limits[name] if limits[name] else wall[0] <= VERSION_LIMIT_S
+        promised = f"<= {limits[name]}" if limits[name] else f"kb <= {VERSION_LIMIT_S} s"
+        promised += "" if is_kept else ", **not kept**"
         cells = [
             *(f"{statistics.median(values):.2f}" for values in (kb.cpu, kubeadm.cpu)),
             *(f"{statistics.median(values):.0f}" for values in (kb.memory, kubeadm.memory)),
@@ -132,10 +134,13 @@ def render_table(found: dict[tuple[str, str], Samples], version: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+VERSION_LIMIT_S = 0.1
+
 HEAD = """\
 # Speed, side by side with kubeadm
 
-Both tools do the same job on fresh nodes of the same kind, in turn, in one run. kb's pod network, soak and look at the
+Both tools do the same job on fresh nodes of the same kind, in turn, in one run; the machine has two processors. An RSA
+key takes chance and 40 ms of one: `certs all` makes eleven, so its medians differ by a tenth from run to run. kb's pod network, soak and look at the
 Ready node are left out here, since kubeadm has none of them; no check is. To repeat it (tests/e2e/README.md tells what a node needs):
 
     KB_E2E_BIN=/path/to/binaries make bench
