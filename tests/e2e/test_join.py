@@ -243,6 +243,8 @@ def test_errors_by_their_causes(make_node: MakeNode, kb_pyz: Path, k8s_version: 
     assert "code:   csr-denied" in text, text
     cp1.kubectl(f"delete csr {' '.join(sorted(denied))}")
     cp1.run(f"mv /root/kcm.yaml {KCM}")
+    wait_until(lambda: f"jws-kubeconfig-{late[:6]}" in cp1.kubectl("-n kube-public get cm cluster-info -o yaml"),
+               what="the controller-manager to work again", timeout_s=120)  # fmt: skip
 
     # and the same command goes on to the end
     write_join(w1, api, token, pin)
