@@ -1,6 +1,6 @@
 """What a command is sure to need and takes long, begun while Python reads the rest of kb.
 
-A second thread unpacks cryptography, 14 MB, and makes a new control plane's first keys: both happen outside Python's
+A second thread unpacks cryptography, 11 MB, and makes a new control plane's first keys: both happen outside Python's
 lock, so they cost the start of kb nothing where there is a second processor. Nobody has to wait for it or to know of
 it: whoever imports cryptography finds it loaded, or meets the error that the thread met.
 
