@@ -112,7 +112,7 @@ def _run_init(call: Invocation, *, only: str) -> int:
     config_file = Path(flags.pop("config")) if "config" in flags else adopted_config(call, local)
     if "air-gapped" in flags:
         local.fence = host.Fence()  # nothing outside is asked for a version either
-    config = load.load_init_config(local, config_file=config_file, flags=flags)
+    config = load.load_init_config(local, config_file=config_file, flags=flags, only=only)
     if config.kb.air_gapped:
         local.fence = airgap.plan_fence(config)
         manifest = config.kb.pod_network.manifest

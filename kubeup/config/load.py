@@ -39,8 +39,10 @@ _BY_FLAGS = "The default bootstrap token made by 'kb init'."
 """Of the token of an init by flags alone; a file says it itself."""
 
 
-def load_init_config(host: Host, *, config_file: Optional[Path], flags: Mapping[str, Any]) -> types.InitConfig:
-    """The configuration of an init, complete and checked.
+def load_init_config(
+    host: Host, *, config_file: Optional[Path], flags: Mapping[str, Any], only: str = ""
+) -> types.InitConfig:
+    """The configuration of an init, complete and checked; `only`: for this phase, or this parent's phases.
 
     flags: those given on the command line, kubeadm's names without dashes. Raises UsageError: mixed-flags,
     config-not-readable, invalid-config (every problem at once, in its details). The file is the operator's: it is
@@ -61,7 +63,9 @@ def load_init_config(host: Host, *, config_file: Optional[Path], flags: Mapping[
     else:
         trees[_INIT] = {"bootstrapTokens": [{"description": _BY_FLAGS}]}
     apply_flags(flags, trees, problems)
-    config = build_init_config(host, trees, problems, looks="nothing" if problems else "machine")
+    # certificates hold names and addresses: for them no kubelet is asked for its version, no network is chosen
+    looks = "nothing" if problems else "identity" if only.partition("/")[0] == "certs" else "machine"
+    config = build_init_config(host, trees, problems, looks=looks)
     problems.raise_if_any()
     return replace(
         config,
@@ -143,7 +147,8 @@ def take_kinds(given: list[Document], kinds: Iterable[str], problems: Problems) 
 def build_init_config(host: Host, trees: Trees, problems: Problems, *, looks: str) -> types.InitConfig:
     """Trees -> InitConfig with every default, validated into `problems`.
 
-    looks: what the machine is asked for: "machine" (all that only it can tell), "version" (that alone), "nothing".
+    looks: what the machine is asked for: "machine" (all that only it can tell), "identity" (what it is called and where it
+    is reached), "version" (that alone), "nothing".
     What it is not asked for gets a plausible value."""
     notes: list[str] = []
     chooser = Chooser(host, trees, problems, notes, looks=looks)
@@ -185,7 +190,8 @@ class Chooser:
         self.tree = trees.get(_CLUSTER, {})
         self.problems = problems
         self.notes = notes
-        self.looks = looks == "machine"
+        self.looks = looks in ("machine", "identity")
+        self.looks_for_network = looks == "machine"
         self.looks_for_version = looks in ("machine", "version")
 
     def _take(self, kind: str, path: str, choice: discover.Choice) -> str:
@@ -207,7 +213,9 @@ class Chooser:
         )
         socket = tree.get("criSocket") or ""
         if not socket:
-            choice = discover.choose_cri_socket(self.host) if self.looks else discover.Choice(_DEFAULT_SOCKET)
+            choice = (
+                discover.choose_cri_socket(self.host) if self.looks_for_network else discover.Choice(_DEFAULT_SOCKET)
+            )
             tree["criSocket"] = self._take(self.kind, "nodeRegistration.criSocket", choice)
         elif socket.startswith("/"):
             tree["criSocket"] = f"unix://{socket}"
@@ -238,7 +246,7 @@ class Chooser:
         is_told = any(arg.name == "node-ip" for arg in node.kubelet_extra_args)
         is_dual = len(cluster.service_cidrs()) > 1 or len(cluster.pod_cidrs()) > 1  # one address would make it single
         advertised = endpoint.advertise_address
-        if not self.looks or self.host.mode == "root" or is_told or is_dual:
+        if not self.looks_for_network or self.host.mode == "root" or is_told or is_dual:
             return node
         if not discover.needs_node_ip(self.host, advertised):
             return node
@@ -298,7 +306,7 @@ class Chooser:
             tree["serviceSubnet"] = _SERVICES_V6
             self.notes.append(f"service subnet {_SERVICES_V6}: the advertise address is IPv6, and none was given")
         services = [validate.parse_cidr(part) for part in (tree.get("serviceSubnet") or _SERVICES_V4).split(",")]
-        if tree.get("podSubnet") or kb.pod_network.plugin != "bridge" or not self.looks:
+        if tree.get("podSubnet") or kb.pod_network.plugin != "bridge" or not self.looks_for_network:
             return tree
         known = [net for net in services if net is not None]
         families = list(dict.fromkeys(net.version for net in known)) or [4]

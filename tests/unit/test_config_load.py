@@ -315,6 +315,26 @@ def test_some_flags_win_over_a_file() -> None:
     assert config.kb.soak_s == 7
 
 
+@pytest.mark.parametrize("only", ["certs", "certs/apiserver"])
+def test_for_certificates_the_machine_is_asked_for_names_and_addresses_alone(only: str) -> None:
+    host = machine()
+    asked: list[str] = []
+    query = host.query
+
+    def note(argv: Any, **options: Any) -> Any:
+        asked.append(" ".join(map(str, argv)))
+        return query(argv, **options)
+
+    host.query = note  # type: ignore[method-assign]
+    config = load_init_config(host, config_file=None, flags={}, only=only)
+    assert (config.node.name, config.local_api_endpoint.advertise_address) == ("node1", "10.0.0.11")
+    assert config.cluster.kubernetes_version == NEWEST_PROVEN and config.notes == ()
+    assert not [line for line in asked if "--version" in line], asked
+    assert config.cluster.service_cidrs() == load().cluster.service_cidrs()
+    load_init_config(host, config_file=None, flags={}, only="kubelet-start")
+    assert [line for line in asked if "kubelet --version" in line]
+
+
 def test_a_partial_config_asks_for_the_version_alone_and_lets_the_file_win() -> None:
     host = FakeHost(files={"init.yaml": (CLUSTER + "imageRepository: a.org\n").encode()})
     config = load_partial_config(
