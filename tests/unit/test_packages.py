@@ -162,7 +162,11 @@ def test_apt() -> None:
     assert [change for change in host.changes if change.startswith("run")] == [
         "run apt-get update -q",
         "run apt-get install -q -y --no-install-recommends " + " ".join(names),
+        "run apt-mark hold kubelet",
     ]
+    host.programs.add("apt-mark")
+    distropackages.release(host)
+    assert host.changes[-1] == "run apt-mark unhold kubelet kubectl"
 
 
 def test_dnf_and_what_goes_wrong() -> None:
