@@ -123,7 +123,8 @@ def restart_kubelet(ctx: Context, *, units_changed: bool = True) -> None:
     if manager is None:
         _start_by_hand(ctx)
         return
-    for command in filter(None, (manager.reload if units_changed else (), manager.restart)):
+    reload = manager.reload if units_changed and _has_stale_units(ctx.host, manager) else ()
+    for command in filter(None, (reload, manager.restart)):
         answer = ctx.host.run(command)
         if not answer.ok:
             raise HostError(
@@ -132,6 +133,14 @@ def restart_kubelet(ctx: Context, *, units_changed: bool = True) -> None:
                 remedy=f"see why: {manager.why}",
                 code="kubelet-not-started",
             )
+
+
+def _has_stale_units(host: Host, manager: ServiceManager) -> bool:
+    """Whether the service manager knows the kubelet's unit by other files than those on the disk, or not at all."""
+    if manager.name != "systemd":
+        return True
+    shown = host.query(["systemctl", "show", "kubelet", "--property", "LoadState,NeedDaemonReload"], timeout_s=15)
+    return not {"LoadState=loaded", "NeedDaemonReload=no"} <= set(shown.stdout.split())
 
 
 def _reason(answer: CommandResult) -> str:

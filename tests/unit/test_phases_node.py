@@ -451,3 +451,20 @@ def test_a_bad_patches_folder_stops_before_anything_is_done() -> None:
     with pytest.raises(UsageError):
         node.start_kubelet(context(host, replace(golden_config(), patches_directory="/missing")))
     assert host.changes == []
+
+
+@pytest.mark.parametrize(
+    ("shown", "reloads"),
+    [
+        ("LoadState=loaded\nNeedDaemonReload=no\n", False),
+        ("LoadState=loaded\nNeedDaemonReload=yes\n", True),
+        ("LoadState=not-found\nNeedDaemonReload=no\n", True),
+        ("", True),
+    ],
+)
+def test_systemd_reads_its_units_again_where_they_differ_from_the_disk(shown: str, reloads: bool) -> None:
+    host = systemd_host()
+    host.answers["systemctl show kubelet --property LoadState,NeedDaemonReload"] = shown
+    node.restart_kubelet(context(host))
+    wanted = ["run systemctl daemon-reload"] * reloads + ["run systemctl restart kubelet"]
+    assert [change for change in host.changes if change.startswith("run")] == wanted
