@@ -23,8 +23,9 @@ else:
     routes = lazy_import("kubeup.routes")
 
 POLL_S = 0.1
-LOOK_AFTER_S = 3
-"""How long a start may take before kb looks for what is wrong."""
+LOOK_AFTER_S = 6
+"""How long a start may take before kb looks for what is wrong: longer than one takes that is well, whose processors a look
+would only keep busy."""
 LOOK_EVERY_S = 3
 
 
