@@ -140,8 +140,9 @@ HEAD = """\
 # Speed, side by side with kubeadm
 
 Both tools do the same job on fresh nodes of the same kind, in turn, in one run; the machine has two processors. An RSA
-key takes chance and 40 ms of one: `certs all` makes eleven, so its medians differ by a tenth from run to run. kb's pod network, soak and look at the
-Ready node are left out here, since kubeadm has none of them; no check is. To repeat it (tests/e2e/README.md tells what a node needs):
+key takes chance and 40 ms of one: `certs all` makes eleven, so its medians differ by a tenth from run to run. kb's pod
+network, soak and look at the Ready node are left out here, since kubeadm has none of them; no check is. To repeat it
+(tests/e2e/README.md tells what a node needs):
 
     KB_E2E_BIN=/path/to/binaries make bench
 
