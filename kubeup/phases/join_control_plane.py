@@ -489,7 +489,7 @@ def _take_back(ctx: Context, client: etcd.Etcd, error: BaseException) -> None:
         ctx.host.remove(ctx.paths.manifest("etcd"))
         with contextlib.suppress(HostError):
             # one that could not even make the pod's sandbox never lets the pod go, and starts no other of its name
-            node.restart_kubelet(ctx, units_changed=False)
+            node.restart_kubelet(ctx)
         if own is not None:
             client.remove(own)
         ctx.host.remove_tree(control_plane.etcd_data_dir(ctx) / "member")

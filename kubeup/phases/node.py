@@ -116,14 +116,14 @@ def enable_kubelet(ctx: Context) -> None:
         ctx.report.warn(f"the kubelet does not start at boot: {' '.join(answer.argv)}: {_reason(answer)}")
 
 
-def restart_kubelet(ctx: Context, *, units_changed: bool = True) -> None:
-    """Start the kubelet anew, after systemd has read its units again where they may have changed (a tenth of a second).
+def restart_kubelet(ctx: Context) -> None:
+    """Start the kubelet anew, after systemd has read its units again where they have changed (a tenth of a second).
     Raises HostError: no-init-system, kubelet-not-started."""
     manager = find_service_manager(ctx.host)
     if manager is None:
         _start_by_hand(ctx)
         return
-    reload = manager.reload if units_changed and _has_stale_units(ctx.host, manager) else ()
+    reload = manager.reload if _has_stale_units(ctx.host, manager) else ()
     for command in filter(None, (reload, manager.restart)):
         answer = ctx.host.run(command)
         if not answer.ok:
@@ -268,7 +268,7 @@ def enable_client_cert_rotation(ctx: Context) -> Outputs:
         # stopped before the file is written: after a kill in between, a kubelet that runs would keep the old one
         stop_kubelet(ctx)
         ctx.host.write_file(path, wanted, mode=0o600)
-        restart_kubelet(ctx, units_changed=False)
+        restart_kubelet(ctx)
     return None
 
 

@@ -407,6 +407,7 @@ def test_rotation_points_kubelet_conf_to_the_pem_and_restarts() -> None:
     fresh = kubelet_conf(**{"client-certificate-data": "Yw==", "client-key-data": "aw=="})
     host = systemd_host(files={KUBELET_CONF: fresh, PEM: b"pem"})
     host.modes[KUBELET_CONF] = 0o600
+    host.answers["systemctl show kubelet --property"] = "LoadState=loaded\nNeedDaemonReload=no\n"
     ctx = context(host)
     assert not node.client_cert_rotation_is_enabled(ctx)
     node.enable_client_cert_rotation(ctx)
