@@ -35,6 +35,13 @@ MODULES = (RUST, CFFI)
 CHOICE = "KB_CRYPTOGRAPHY"
 """The environment variable: `bundled`, the default, or `system` for the distribution's python3-cryptography."""
 
+_DEFLATED = 8
+_NAME_LENGTH_AT = 26
+"""Where a member's local header tells the lengths of its name and of its extra field, which it ends with (PKWARE's
+APPNOTE.TXT, 4.3.7)."""
+
+_PIECE = 1 << 16
+
 _SYSTEM_REMEDY = f"install python3-cryptography of the distribution, then run kb with {CHOICE}=system"
 _COPY_REMEDY = "copy kb.pyz to the node again and check it: sha256sum -c kb.pyz.sha256"
 
@@ -205,15 +212,43 @@ class NativeFinder:
         picked = {module: pick_native(natives, module, interpreter) for module in MODULES}[name]
         return ModuleSpec(name, NativeLoader(self, picked), origin=f"{self.archive}/{picked.member}")
 
-    def read_native(self, native: Native) -> bytes:
-        """The bytes of one file. Raises HostError when they are not those that were built."""
+    def stream_native(self, native: Native) -> Iterator[bytes]:
+        """The bytes of one file, piece by piece: all of it at once would cost a dozen milliseconds of page faults.
+        Raises HostError at the end when they are not those that were built: only then may they be used."""
         import hashlib
 
-        data = self._read_member(native.member)
-        digest = hashlib.sha256(data).hexdigest()
-        if digest != native.sha256:
-            raise _damaged(self.archive, f"the sha256 of {native.member} is {digest}, not {native.sha256}")
-        return data
+        digest = hashlib.sha256()
+        for piece in self._stream_member(native.member):
+            digest.update(piece)
+            yield piece
+        if digest.hexdigest() != native.sha256:
+            raise _damaged(self.archive, f"the sha256 of {native.member} is {digest.hexdigest()}, not {native.sha256}")
+
+    def _stream_member(self, member: str) -> Iterator[bytes]:
+        """Read a member past zipimport, which knows where it lies and gives it in one piece only."""
+        import zipimport
+        import zlib
+
+        entry = getattr(zipimport, "_zip_directory_cache", {}).get(self.archive, {}).get(member.replace("/", os.sep))
+        if entry is None or entry[1] != _DEFLATED:
+            yield self._read_member(member)
+            return
+        left, header_at = entry[2], entry[4]
+        inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+        try:
+            with open(self.archive, "rb") as archive:
+                archive.seek(header_at + _NAME_LENGTH_AT)
+                lengths = archive.read(4)
+                archive.seek(int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little"), os.SEEK_CUR)
+                while left > 0:
+                    piece = archive.read(min(_PIECE, left))
+                    if not piece:
+                        raise EOFError("the file ends too early")
+                    left -= len(piece)
+                    yield inflate.decompress(piece)
+            yield inflate.flush()
+        except (OSError, EOFError, zlib.error) as error:
+            raise _damaged(self.archive, f"{member} cannot be read: {error}") from None
 
     def _read_index(self) -> list[Native]:
         try:
@@ -271,12 +306,11 @@ class NativeLoader(Loader):
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         from importlib.machinery import ExtensionFileLoader, ModuleSpec
 
-        data = self._finder.read_native(self._native)
         refusals = []
         # A kernel or a mount that forbids executable memory says so at dlopen, not when the file is made.
         for place, unpack in unpackers(self._finder.archive):
             try:
-                with unpack(data) as path:
+                with unpack(self._finder.stream_native(self._native)) as path:
                     loader = ExtensionFileLoader(spec.name, path)
                     module = loader.create_module(ModuleSpec(spec.name, loader, origin=path))
                     self._loaded_from = path
@@ -302,14 +336,14 @@ class _InMemory:
     """A file in memory. It stays open: glibc knows a library by its name, and /proc/self/fd/3 must not come to mean
     another one."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: Iterable[bytes]) -> None:
         self._data = data
 
     def __enter__(self) -> str:
         descriptor = os.memfd_create("kb", os.MFD_CLOEXEC)
         try:
             _write_all(descriptor, self._data)
-        except OSError:
+        except BaseException:
             os.close(descriptor)
             raise
         return f"/proc/self/fd/{descriptor}"
@@ -321,7 +355,7 @@ class _InMemory:
 class _InFolder:
     """A file of mode 0600 in a folder of mode 0700 of its own below `parent`, gone after the load."""
 
-    def __init__(self, parent: str, data: bytes) -> None:
+    def __init__(self, parent: str, data: Iterable[bytes]) -> None:
         self._parent = parent
         self._data = data
         self._folder = ""
@@ -341,7 +375,7 @@ class _InFolder:
                 _write_all(descriptor, self._data)
             finally:
                 os.close(descriptor)
-        except OSError:
+        except BaseException:
             self.__exit__()
             raise
         return path
@@ -352,14 +386,16 @@ class _InFolder:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
+def _write_all(descriptor: int, data: Iterable[bytes]) -> None:
+    for piece in data:
+        rest = memoryview(piece)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
 
 
 def unpackers(archive: str) -> Iterator[tuple[str, Any]]:
-    """The places to unpack to, best first: a name for messages, and what makes a context manager from the bytes."""
+    """The places to unpack to, best first: a name for messages, and what makes a context manager from the
+    bytes in pieces."""
     if hasattr(os, "memfd_create"):
         yield "memory", _InMemory
     folders = (os.environ.get("TMPDIR", ""), "/tmp", "/var/tmp", "/run", "/dev/shm", os.path.dirname(archive))  # noqa: S108

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import sys
+import zipfile
+import zipimport
 from pathlib import Path
 from typing import Optional
 
@@ -157,12 +160,52 @@ def test_only_the_two_modules_are_found() -> None:
 
 def test_a_native_with_another_sha256_is_not_loaded() -> None:
     good = Native(CFFI, (2, 17), hashlib.sha256(b"good").hexdigest(), "_native/x86_64/a.so")
-    assert finder_of({good.member: b"good"}).read_native(good) == b"good"
+    assert b"".join(finder_of({good.member: b"good"}).stream_native(good)) == b"good"
     with pytest.raises(HostError) as caught:
-        finder_of({good.member: b"evil"}).read_native(good)
+        list(finder_of({good.member: b"evil"}).stream_native(good))
     assert caught.value.code == "zipapp-damaged"
     assert "sha256sum -c kb.pyz.sha256" in caught.value.remedy
     assert hashlib.sha256(b"evil").hexdigest() in caught.value.cause
+
+
+def real_zip(path: Path, data: bytes, extra: bytes = b"") -> NativeFinder:
+    info = zipfile.ZipInfo("_native/a.so")
+    info.compress_type, info.extra = zipfile.ZIP_DEFLATED, extra
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("first.py", "x = 1\n")
+        archive.writestr(info, data)
+    return NativeFinder(str(path), zipimport.zipimporter(str(path)))
+
+
+@pytest.mark.parametrize("extra", [b"", b"\x0a\x00\x04\x00kbkb"])
+def test_a_member_comes_in_pieces(tmp_path: Path, extra: bytes) -> None:
+    data = random.Random(1).randbytes(300_000)
+    finder = real_zip(tmp_path / "kb.pyz", data, extra)
+    native = Native(CFFI, (2, 17), hashlib.sha256(data).hexdigest(), "_native/a.so")
+    pieces = list(finder.stream_native(native))
+    assert b"".join(pieces) == data
+    assert max(map(len, pieces)) < len(data) / 2
+
+
+def test_a_member_that_ends_too_early_is_damage(tmp_path: Path) -> None:
+    data = random.Random(1).randbytes(300_000)
+    finder = real_zip(tmp_path / "kb.pyz", data)
+    native = Native(CFFI, (2, 17), hashlib.sha256(data).hexdigest(), "_native/a.so")
+    os.truncate(tmp_path / "kb.pyz", 200_000)
+    with pytest.raises(HostError, match=r"_native/a\.so cannot be read: the file ends too early"):
+        list(finder.stream_native(native))
+
+
+def test_a_member_that_is_no_deflate_stream_is_damage(tmp_path: Path) -> None:
+    path, data = tmp_path / "kb.pyz", b"kb" * 100_000
+    finder = real_zip(path, data)
+    whole = bytearray(path.read_bytes())
+    at = whole.index(b"_native/a.so") + len(b"_native/a.so")
+    whole[at : at + 8] = b"\xff" * 8
+    path.write_bytes(whole)
+    native = Native(CFFI, (2, 17), hashlib.sha256(data).hexdigest(), "_native/a.so")
+    with pytest.raises(HostError, match=r"_native/a\.so cannot be read"):
+        list(finder.stream_native(native))
 
 
 @pytest.mark.parametrize("members", [{}, {_native.INDEX: b"a b"}, {_native.INDEX: EOFError("short")}])
@@ -184,7 +227,7 @@ def test_the_choice_is_one_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_file_on_disk_is_private_and_does_not_stay(tmp_path: Path) -> None:
-    with _native._InFolder(str(tmp_path), b"code") as path:
+    with _native._InFolder(str(tmp_path), [b"co", b"de"]) as path:
         assert Path(path).read_bytes() == b"code"
         assert Path(path).stat().st_mode & 0o777 == 0o600
         assert Path(path).parent.stat().st_mode & 0o777 == 0o700
@@ -194,7 +237,7 @@ def test_a_file_on_disk_is_private_and_does_not_stay(tmp_path: Path) -> None:
 
 def test_a_folder_in_which_anyone_may_rename_is_not_used(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
-    with pytest.raises(PermissionError, match="not sticky"), _native._InFolder(str(tmp_path), b"code"):
+    with pytest.raises(PermissionError, match="not sticky"), _native._InFolder(str(tmp_path), [b"co", b"de"]):
         pass
     assert list(tmp_path.iterdir()) == []
 
