@@ -10,13 +10,13 @@ from __future__ import annotations
 import copy
 import ipaddress
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Optional
 
 from kubeup import dnsspread, images, kubelet, patches
 from kubeup.clusterobjects import HASH_ANNOTATION
 from kubeup.config.types import ClusterConfiguration, InitConfig
 from kubeup.errors import ClusterError
+from kubeup.frozen import frozen
 from kubeup.kubeapi import Object
 from kubeup.kubeconfig import control_plane_url
 from kubeup.releases import RELEASES, Release
@@ -31,7 +31,7 @@ _PROBE_PORTS = {"liveness-probe": 8080, "readiness-probe": 8181}
 # ---- CoreDNS
 
 
-@dataclass(frozen=True)
+@frozen
 class RunningDns:
     """What a cluster's DNS is like now. Everything is as in a new cluster where there is none."""
 

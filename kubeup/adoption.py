@@ -7,13 +7,13 @@ Mirrors cmd/kubeadm/app/util/config/cluster.go (FetchInitConfigurationFromCluste
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
 from kubeup import checks, clusterobjects, discovery, doctor, kubeapi, kubelet, pki
 from kubeup.config import schema
 from kubeup.errors import ClusterError, HostError
+from kubeup.frozen import frozen
 from kubeup.host import Host
 from kubeup.paths import Paths
 from kubeup.render import dump_yaml, load_yaml
@@ -26,7 +26,7 @@ GENERATED_FLAGS = frozenset(
 _USER_PREFIX = "system:node:"
 
 
-@dataclass(frozen=True)
+@frozen
 class Found:
     """A node of somebody's cluster. documents: what `kb init` or `kb join` would be given to make it, secrets left out."""
 

@@ -22,6 +22,7 @@ from kubeup import downloads, layout, registry
 from kubeup.config.types import InitConfig
 from kubeup.downloads import NODE_FILES
 from kubeup.errors import HostError, UsageError
+from kubeup.frozen import frozen
 from kubeup.host import Host, LocalHost, Unreachable
 from kubeup.images import list_images, load_balancer_image
 from kubeup.layout import Descriptor, Layout, Place, as_json, digest_of
@@ -53,7 +54,7 @@ KB_FILE = "kb.pyz"
 Tell = Callable[[str], None]
 
 
-@dataclass(frozen=True)
+@frozen
 class Need:
     """Something that has to be in a bundle, and what needs it."""
 
@@ -61,7 +62,7 @@ class Need:
     by: str
 
 
-@dataclass(frozen=True)
+@frozen
 class FileEntry:
     """A file in a bundle."""
 
@@ -128,26 +129,26 @@ def plan_files(archs: Sequence[str], *, without: Sequence[str] = ()) -> tuple[Ne
 # ---- where it comes from
 
 
-@dataclass(frozen=True)
+@frozen
 class FolderSource:
     """A folder with programs by their names: DIR/<arch>/kubelet, DIR/kubelet, DIR/usr/bin/kubelet, DIR/cni/bridge."""
 
     path: Path
 
 
-@dataclass(frozen=True)
+@frozen
 class LayoutSource:
     layout: Layout
 
 
-@dataclass(frozen=True)
+@frozen
 class RegistrySource:
     """A server that has images under their names without the registry, or (base "") each image's own registry."""
 
     base: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class DownloadSource:
     """Official release URLs."""
 
@@ -522,7 +523,7 @@ def unpack_members(local: LocalHost, archive: Path, plan: downloads.Download, fo
 # ---- the file
 
 
-@dataclass(frozen=True)
+@frozen
 class Written:
     """What was written."""
 
@@ -673,7 +674,7 @@ def _walk(host: Host, found: Layout, entry: Descriptor, owner: str) -> Iterator[
             yield str(child["digest"]), int(child["size"]), f"file {title}" if title else owner
 
 
-@dataclass(frozen=True)
+@frozen
 class Verdict:
     """What verify found: problems in words, (need, why) of what a configuration misses, and how much was read."""
 

@@ -12,7 +12,6 @@ import os
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from kubeup import pki, tokens
 from kubeup.config.types import BootstrapToken, ClusterConfiguration
 from kubeup.errors import ClusterError, HostError, UsageError
+from kubeup.frozen import frozen
 from kubeup.host import Host
 from kubeup.paths import Paths
 from kubeup.pem import split_pem
@@ -159,7 +159,7 @@ def render_certs_secret(
 # ---- down
 
 
-@dataclass(frozen=True)
+@frozen
 class SharedFile:
     """A file to be written on a joining control plane node."""
 

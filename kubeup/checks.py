@@ -21,7 +21,7 @@ import urllib.parse
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional, Union
 
@@ -29,6 +29,7 @@ from kubeup import images, runtime
 from kubeup.config import discover
 from kubeup.config.types import ExternalEtcd, InitConfig, JoinConfig
 from kubeup.errors import HostError, KbError, PreflightError, UsageError
+from kubeup.frozen import frozen
 from kubeup.host import CommandResult, Host, HttpResponse, Tls, Unreachable
 from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
@@ -58,7 +59,7 @@ MIN_ETCD_BYTES = 160 * 2**20
 CAP_SYS_RESOURCE = 24
 
 
-@dataclass(frozen=True)
+@frozen
 class Finding:
     """One thing that is wrong: the object and its value, and what to do about it."""
 
@@ -74,7 +75,7 @@ class Finding:
 Findings = Iterable[Finding]
 
 
-@dataclass(frozen=True)
+@frozen
 class Node:
     """What a check looks at: the machine, what it is to become, and what kb made on it already.
 
@@ -388,7 +389,7 @@ def check_advertise_address(node: Node) -> Findings:
 # ---- ports, files and folders
 
 
-@dataclass(frozen=True)
+@frozen
 class Port:
     """A port of a control-plane node. The program holds it rightly if kb made `made_by`."""
 
@@ -1250,7 +1251,7 @@ def _describe_missing_sandbox(node: Node, error: runtime.ImagePullError) -> Find
 # ---- the table
 
 
-@dataclass(frozen=True)
+@frozen
 class Check:
     """names: what its findings are called (`*`: a port, a program, a path with - for /)."""
 

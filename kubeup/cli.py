@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any, NoReturn, Optional, TextIO
 
 from kubeup.errors import Interrupted, KbError, UsageError
+from kubeup.frozen import frozen
 from kubeup.host import Host
 from kubeup.report import Report
 from kubeup.workflow import Phase, RunResult
 
 
-@dataclass(frozen=True)
+@frozen
 class Option:
     """One flag. takes: text | list | int | flag."""
 
@@ -235,7 +236,7 @@ JOIN_OPTIONS: tuple[str, ...] = (
 )
 
 
-@dataclass(frozen=True)
+@frozen
 class Command:
     """One command: its words ("config images list"), its one-line reason, what runs it, the flags it takes."""
 
@@ -249,7 +250,7 @@ class Command:
     workflow: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class Program:
     """The name under which kb was called, and what differs with it: kb itself, or kubeadm (kubeup/as_kubeadm.py)."""
 

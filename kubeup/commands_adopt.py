@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kubeup import commands, commands_join
 from kubeup.config.types import JoinConfig
 from kubeup.errors import HostError, KbError
+from kubeup.frozen import frozen
 from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
 from kubeup.workflow import Context, Phase, fingerprint_inputs, resolve_path, wanted_phases
@@ -31,7 +31,7 @@ else:
     state = lazy_import("kubeup.state")
 
 
-@dataclass(frozen=True)
+@frozen
 class Looked:
     """What a phase's probe saw: `why` is "" where the node is as the phase would leave it."""
 

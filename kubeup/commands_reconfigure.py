@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup import commands, releases
 from kubeup.errors import ClusterError, HostError, UsageError
+from kubeup.frozen import frozen
 from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
 
@@ -55,7 +56,7 @@ BEFORE = f"{WORKFLOW}/preflight"
 """The entry of state.json whose outputs say what was before."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Before:
     """The endpoint before the first reconfiguration that was not taken back: its name ("" for none), what clients
     called, and who stood in front of the API servers."""

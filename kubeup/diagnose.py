@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
 from kubeup import runtime
 from kubeup.errors import HostError
+from kubeup.frozen import frozen
 from kubeup.host import Host, Unreachable
 from kubeup.render import load_yaml, yaml
 
@@ -34,7 +35,7 @@ CONFIG_OF: Mapping[str, str] = {
 MANIFESTS = Path("/etc/kubernetes/manifests")
 
 
-@dataclass(frozen=True)
+@frozen
 class BrokenLink:
     """The first link that broke: what, why, the remedy, and whether waiting longer can heal it."""
 
@@ -53,7 +54,7 @@ class BrokenLink:
         return self.link, re.sub(r"\d+", "", self.what + self.remedy)
 
 
-@dataclass(frozen=True)
+@frozen
 class Sign:
     """What a log line means. `pattern` is looked for in the line; `cause` and `remedy` are filled with its groups and
     with what the node says of itself ({port_holder}, {mount}, {source}); cause "" is the line itself."""
@@ -346,7 +347,7 @@ CONTAINER_SIGNS: tuple[Sign, ...] = (
 # ---- the kubelet
 
 
-@dataclass(frozen=True)
+@frozen
 class KubeletUnit:
     """What systemd says of kubelet.service."""
 
@@ -497,7 +498,7 @@ def _is_stopped(host: Host, status: runtime.RuntimeStatus) -> bool:
 # ---- Pods that cannot start
 
 
-@dataclass(frozen=True)
+@frozen
 class PodTrouble:
     """What the kubelet's log says of a Pod that it cannot start."""
 

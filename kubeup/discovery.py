@@ -16,13 +16,14 @@ import ipaddress
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup import kubeapi, tokens
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, LoadBalancer, PodNetwork, Timeouts
 from kubeup.errors import ClusterError, HostError, KbError, UsageError
+from kubeup.frozen import frozen
 from kubeup.host import Host, HttpResponse, Tls, Unreachable
 from kubeup.kubeapi import path_of
 from kubeup.kubeconfig import Kubeconfig, parse_kubeconfig, read_kubeconfig, render_kubeconfig
@@ -52,7 +53,7 @@ _NO_BALANCER = LoadBalancer()
 Tell = Callable[[str], None]
 
 
-@dataclass(frozen=True)
+@frozen
 class Access:
     """A cluster that is trusted, and who this node is to it."""
 
@@ -95,7 +96,7 @@ class Access:
         )
 
 
-@dataclass(frozen=True)
+@frozen
 class _Trouble:
     """Why discovery is not there yet, and how long that may last before it is the end."""
 
@@ -489,7 +490,7 @@ def check_same_cluster(access: Access, wanted: Discovery) -> None:
 # ---- what the cluster stores
 
 
-@dataclass(frozen=True)
+@frozen
 class ClusterDocuments:
     """What a node reads of its cluster before it joins."""
 
@@ -701,7 +702,7 @@ def _json(answer: HttpResponse) -> dict[str, Any]:
 # ---- the TLS bootstrap: the kubelet's certificate signing request
 
 
-@dataclass(frozen=True)
+@frozen
 class SigningRequest:
     """The newest request for this node's client certificate. state: not-sent | pending | denied | failed | approved
     (and not signed) | signed."""

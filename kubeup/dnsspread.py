@@ -16,10 +16,10 @@ import datetime
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Optional
 
 from kubeup.errors import KbError
+from kubeup.frozen import frozen
 from kubeup.host import Host
 from kubeup.kubeapi import Api, ApiRefused, Object, path_of, read_identity
 from kubeup.paths import Paths
@@ -33,7 +33,7 @@ _TOLERATED = ("node-role.kubernetes.io/control-plane", "CriticalAddonsOnly")
 """Taints that CoreDNS does not mind."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Move:
     """A change of the Deployment: its replicas, the annotation ("" takes it away), and why, in words."""
 

@@ -13,7 +13,6 @@ import datetime
 import email.utils
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
@@ -45,6 +44,7 @@ from kubeup.config.types import (
     PodNetwork,
 )
 from kubeup.errors import HostError, KbError
+from kubeup.frozen import frozen
 from kubeup.host import Host, Tls, Unreachable
 from kubeup.paths import Paths
 from kubeup.releases import Release
@@ -59,7 +59,7 @@ SLOW_FSYNC_S = 0.01
 _COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
 
-@dataclass(frozen=True)
+@frozen
 class Note:
     """What one look found: level ok | warning | error."""
 
@@ -72,7 +72,7 @@ class Note:
         return dataclasses.asdict(self)
 
 
-@dataclass(frozen=True)
+@frozen
 class Patient:
     """The node as its files describe it, and with whose identity the API server may be asked."""
 
@@ -514,7 +514,7 @@ def look_at_kubelet_drift(patient: Patient) -> Notes:
             yield Note("kubelet-drift", WARNING, text, "systemctl restart kubelet")
 
 
-@dataclass(frozen=True)
+@frozen
 class Look:
     name: str
     does: str

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Optional
 
 from kubeup.errors import UsageError
+from kubeup.frozen import frozen
 from kubeup.render import load_yaml, read_resource
 
 ARCHITECTURES = {"amd64": 62, "arm64": 183, "ppc64le": 21, "s390x": 22, "riscv64": 243}
@@ -22,7 +23,7 @@ CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
 """Those that kb's own pod network calls, and loopback, which older runtimes call."""
 
 
-@dataclass(frozen=True)
+@frozen
 class NodeFile:
     """A file of a node: its name in a bundle below the architecture, the component that brings it, and its place."""
 
@@ -48,7 +49,7 @@ NODE_FILES: tuple[NodeFile, ...] = (
 FILES_BY_NAME: Mapping[str, NodeFile] = {item.name: item for item in NODE_FILES}
 
 
-@dataclass(frozen=True)
+@frozen
 class Download:
     """One component of one version and architecture. members: name in the archive -> name in the bundle; {} where the
     URL is the file itself."""
@@ -64,7 +65,7 @@ class Download:
         return self.url.rpartition("/")[2]
 
 
-@dataclass(frozen=True)
+@frozen
 class Preset:
     """A row of configs/presets.yaml."""
 

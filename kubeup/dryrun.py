@@ -11,11 +11,11 @@ import difflib
 import io
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Optional, Union
 from urllib.parse import urlsplit
 
+from kubeup.frozen import frozen
 from kubeup.host import (
     Argv,
     CommandResult,
@@ -33,7 +33,7 @@ from kubeup.render import covers, dump_yaml, pick_like
 _SECRET_MARKS = (b"PRIVATE KEY", b"client-key-data", b"client-certificate-data", b"token:", b'"token-secret"')
 
 
-@dataclass(frozen=True)
+@frozen
 class Planned:
     """One change that was not made. kind: write | mkdir | remove | link | run | send."""
 

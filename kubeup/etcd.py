@@ -12,10 +12,10 @@ import json
 import re
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Optional
 
 from kubeup.errors import ClusterError
+from kubeup.frozen import frozen
 from kubeup.host import Host, HttpResponse, Tls, Unreachable
 from kubeup.paths import Paths
 from kubeup.secret import Secret
@@ -32,7 +32,7 @@ CALL_S = 2
 """How long one request to one member may take."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Member:
     """One row of the member list. `member_id` is etcd's number in decimal; a member without a name never started."""
 
@@ -245,7 +245,7 @@ def probe_members(client: Etcd, members: Iterable[Member]) -> dict[str, str]:
 # ---- what the list means for a node that joins or goes
 
 
-@dataclass(frozen=True)
+@frozen
 class Place:
     """What the member list says of this node.
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import datetime
 import ipaddress
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Optional
 
 from kubeup import dns
 from kubeup.config.types import InitConfig
+from kubeup.frozen import frozen
 from kubeup.host import Host, Tls, Unreachable
 from kubeup.kubeapi import Api, Object, path_of
 from kubeup.paths import Paths
@@ -28,7 +28,7 @@ _ENDPOINTS: Mapping[str, tuple[str, str, str, str]] = {
 COMPONENTS = tuple(_ENDPOINTS)
 
 
-@dataclass(frozen=True)
+@frozen
 class Health:
     """is_healthy, and in words what was seen ("refused", "HTTP 500: etcd failed")."""
 
@@ -108,7 +108,7 @@ def node_condition(node: Optional[Object], condition: str = "Ready") -> tuple[st
     return "Unknown", "the kubelet has not reported yet" if node else "the node is not registered"
 
 
-@dataclass(frozen=True)
+@frozen
 class StaticPod:
     """A mirror pod's container as the kubelet reports it."""
 

@@ -26,11 +26,12 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Optional, Protocol, Union
 
 from kubeup.errors import HostError
+from kubeup.frozen import frozen
 from kubeup.lazy import lazy_import
 from kubeup.secret import Secret
 
@@ -45,7 +46,7 @@ Argv = Sequence[Union[str, Path, Secret]]
 """A program and its arguments; a Secret among them is shown as *** wherever the command is shown."""
 
 
-@dataclass(frozen=True)
+@frozen
 class FileStat:
     """What lstat says. mode holds the permission bits alone."""
 
@@ -58,7 +59,7 @@ class FileStat:
     mtime: float
 
 
-@dataclass(frozen=True)
+@frozen
 class CommandResult:
     """A program's end. code 127 and `missing` mean that there is no such program; code 124 that it ran out of time."""
 
@@ -75,7 +76,7 @@ class CommandResult:
         return self.code == 0
 
 
-@dataclass(frozen=True)
+@frozen
 class Tls:
     """How to speak TLS: trust `ca_pem` (None: the system's roots), show `cert_pem` with `key_pem`; verify=False
     asks for no proof at all, which only health probes of loopback ports and discovery may do."""
@@ -86,7 +87,7 @@ class Tls:
     verify: bool = True
 
 
-@dataclass(frozen=True)
+@frozen
 class HttpResponse:
     status: int
     body: bytes = b""
@@ -125,7 +126,7 @@ class HttpStream:
         return b"".join(self.chunks())
 
 
-@dataclass(frozen=True)
+@frozen
 class Fence:
     """What kb may connect to when it must stay inside (--air-gapped). hosts: names and addresses; networks: CIDRs."""
 

@@ -7,9 +7,9 @@ Mirrors cmd/kubeadm/app/images/images.go.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from kubeup.config.types import ClusterConfiguration, InitConfig, KbConfiguration
+from kubeup.frozen import frozen
 from kubeup.releases import LOAD_BALANCER_IMAGE, Release
 
 DEFAULT_REPOSITORY = "registry.k8s.io"
@@ -19,7 +19,7 @@ COMPONENTS = (*VERSIONED_COMPONENTS, "coredns", "pause", "etcd")
 """In kubeadm's order."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Image:
     """What runs `component`: `repository` is the name without the tag."""
 

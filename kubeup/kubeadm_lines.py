@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional, TextIO
 
+from kubeup.frozen import frozen
 from kubeup.lazy import lazy_import
 from kubeup.render import format_duration
 from kubeup.report import Report
@@ -73,7 +74,7 @@ class KubeadmReport(Report):
 # ---- what a phase says
 
 
-@dataclass(frozen=True)
+@frozen
 class Speech:
     """before: as the phase begins; after: with its outputs and the seconds that it took. heading: what its parent says,
     where the parent runs as a whole."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import urllib.parse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Optional, TypeVar
 
 from kubeup.errors import ClusterError, HostError
+from kubeup.frozen import frozen
 from kubeup.host import Host, HttpResponse, Tls, Unreachable
 from kubeup.secret import Secret
 
@@ -84,7 +84,7 @@ _REMEDIES = {
 }
 
 
-@dataclass(frozen=True)
+@frozen
 class Identity:
     """A server and who talks to it."""
 

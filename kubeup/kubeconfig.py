@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 from kubeup import render
 from kubeup.config.types import InitConfig
 from kubeup.errors import HostError, UsageError
+from kubeup.frozen import frozen
 from kubeup.host import Host
 from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
@@ -41,7 +42,7 @@ NO_SECRET = Secret("")
 # ---- the files of a control plane node
 
 
-@dataclass(frozen=True)
+@frozen
 class KubeconfigSpec:
     """One kubeconfig file: whom it is for and which server it calls."""
 
@@ -151,7 +152,7 @@ def _base64(text: str) -> str:
 # ---- reading one
 
 
-@dataclass(frozen=True)
+@frozen
 class Kubeconfig:
     """What the current context of a kubeconfig says, or its only cluster where it has no context.
 
@@ -298,7 +299,7 @@ def find_missing(host: Host, paths: Paths) -> list[str]:
     return [spec.name for spec in KUBECONFIGS.values() if not host.exists(paths.kubeconfig(spec.file))]
 
 
-@dataclass(frozen=True)
+@frozen
 class Finding:
     """What is to be done about a kubeconfig file: keep it, issue it, or renew the client certificate in it."""
 

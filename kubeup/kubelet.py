@@ -12,11 +12,11 @@ import hashlib
 import re
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kubeup.config.types import Arg, ClusterConfiguration, InitConfig, Taint
+from kubeup.frozen import frozen
 from kubeup.health import service_address
 from kubeup.host import Host
 from kubeup.images import image_of
@@ -59,7 +59,7 @@ _FLAGS_VARIABLE = "KUBELET_KUBEADM_ARGS"
 # ---- KubeletConfiguration
 
 
-@dataclass(frozen=True)
+@frozen
 class KubeletConfig:
     """A KubeletConfiguration as it goes to the ConfigMap, and what a person should know of it."""
 

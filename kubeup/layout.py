@@ -13,11 +13,12 @@ import json
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Optional
 
 from kubeup.errors import HostError
+from kubeup.frozen import frozen
 from kubeup.host import CHUNK, Host
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -41,7 +42,7 @@ Descriptor = dict[str, Any]
 """mediaType, digest, size; perhaps platform, annotations, artifactType."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Place:
     """Where bytes lie: in a file, from an offset."""
 
@@ -50,7 +51,7 @@ class Place:
     size: int
 
 
-@dataclass(frozen=True)
+@frozen
 class Layout:
     """A layout as it was found. blobs: digest -> place. index: the parsed index.json, index_bytes as it stands there."""
 

@@ -20,6 +20,7 @@ from kubeup import dnsspread, runtime
 from kubeup.clusterobjects import API_SERVERS, parse_api_servers
 from kubeup.config.types import KbConfiguration
 from kubeup.errors import ClusterError, HostError, KbError
+from kubeup.frozen import frozen
 from kubeup.host import Host, Tls, Unreachable
 from kubeup.images import load_balancer_image
 from kubeup.kubeapi import Api, read_identity
@@ -42,7 +43,7 @@ START_TIMEOUT_S = 90.0
 # ---- values
 
 
-@dataclass(frozen=True)
+@frozen
 class Settings:
     """What the phase load-balancer tells the keeper, in /var/lib/kb/load-balancer.json."""
 
@@ -349,7 +350,7 @@ class Memory:
         return sorted(self.seen)
 
 
-@dataclass(frozen=True)
+@frozen
 class Round:
     """How a round ended: what to say, and how long to wait for the next."""
 

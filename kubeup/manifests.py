@@ -13,12 +13,12 @@ import posixpath
 import string
 import urllib.parse
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Union
 
 from kubeup.config.types import Arg, Component, ExternalEtcd, FrozenDict, InitConfig, LocalEtcd, Volume
 from kubeup.errors import UsageError
+from kubeup.frozen import frozen
 from kubeup.host import Host
 from kubeup.images import image_of
 from kubeup.releases import Release, etcd_has_new_flags
@@ -46,7 +46,7 @@ _FLAGS_BEFORE_ETCD_3_6 = {
 }
 
 
-@dataclass(frozen=True)
+@frozen
 class NodeFacts:
     """What of the node, beside the configuration, decides on its manifests."""
 

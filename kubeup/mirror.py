@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup import bundle, layout, registry
 from kubeup.errors import HostError, KbError
+from kubeup.frozen import frozen
 from kubeup.host import Host, LocalHost, Tls
 from kubeup.layout import Layout, Place
 from kubeup.lazy import lazy_import
@@ -51,7 +52,7 @@ Log = Callable[[str], None]
 # ---- what is there
 
 
-@dataclass(frozen=True)
+@frozen
 class Manifest:
     digest: str
     media_type: str
@@ -214,7 +215,7 @@ class Request:
     keeps_alive: bool = True
 
 
-@dataclass(frozen=True)
+@frozen
 class Answer:
     """What is sent: `body`, or the part of a file at `place`."""
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 import urllib.parse
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from kubeup.errors import HostError
+from kubeup.frozen import frozen
 from kubeup.host import Host, Tls, Unreachable
 from kubeup.lazy import lazy_import
 
@@ -29,7 +29,7 @@ DEFAULT = "_default"
 UPSTREAM_SERVERS = {"docker.io": "https://registry-1.docker.io"}
 
 
-@dataclass(frozen=True)
+@frozen
 class Mirror:
     """A mirror as nodes reach it. url: `https://10.0.0.11:5000`; ca_pem: who signed its certificate, where that is nobody
     whom the system trusts."""

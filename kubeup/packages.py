@@ -11,13 +11,13 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
 from kubeup import bundle, downloads, layout, registry
 from kubeup.downloads import NODE_FILES, NodeFile
 from kubeup.errors import HostError
+from kubeup.frozen import frozen
 from kubeup.host import Host, LocalHost
 from kubeup.layout import Layout
 from kubeup.mirrorhosts import Mirror
@@ -30,7 +30,7 @@ CNI_ELSEWHERE = Path("/usr/lib/cni")
 Tell = Callable[[str], None]
 
 
-@dataclass(frozen=True)
+@frozen
 class Standing:
     """What is known of one of the node's files. verdict: good | missing | wrong."""
 
@@ -41,7 +41,7 @@ class Standing:
     why: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class Offered:
     """A file that a source has. open(): its bytes, whose sum the caller checks."""
 

@@ -10,12 +10,12 @@ import copy
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Optional
 
 from kubeup import render
 from kubeup.errors import UsageError
+from kubeup.frozen import frozen
 from kubeup.host import Host
 
 TARGETS = (
@@ -57,7 +57,7 @@ MERGED_PRIMITIVE_LISTS = frozenset({"finalizers"})
 _FILE_NAME = re.compile(rf"(?P<target>{'|'.join(TARGETS)})(?P<suffix>[^.+]*)(\+(?P<kind>[^.]*))?\.(?P<ext>yaml|json)")
 
 
-@dataclass(frozen=True)
+@frozen
 class Patch:
     """One document of a patch file."""
 
@@ -67,7 +67,7 @@ class Patch:
     body: Any
 
 
-@dataclass(frozen=True)
+@frozen
 class Patches:
     """All patches of a directory, in the order in which they apply."""
 

@@ -6,11 +6,12 @@ Source: cmd/kubeadm/app/constants/constants.go
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
+from kubeup.frozen import frozen
 
-@dataclass(frozen=True)
+
+@frozen
 class Paths:
     """Every path that kb reads or writes. The two folders that kubeadm lets a user move are fields."""
 

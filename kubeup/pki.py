@@ -21,7 +21,6 @@ import string
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, TypeVar, Union
 
@@ -36,6 +35,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from kubeup import headstart
 from kubeup.config.types import ClusterConfiguration, InitConfig
 from kubeup.errors import HostError, UsageError
+from kubeup.frozen import frozen
 from kubeup.host import Host
 from kubeup.paths import Paths
 from kubeup.pem import split_pem
@@ -54,7 +54,7 @@ _PRINTABLE_STRING = frozenset(string.ascii_letters + string.digits + " '()+,-./:
 # ---- what there must be
 
 
-@dataclass(frozen=True)
+@frozen
 class Sans:
     """A certificate's subject alternative names: DNS names sorted, addresses in order, each of them once."""
 
@@ -131,7 +131,7 @@ def _no_sans(config: InitConfig) -> Sans:
     return Sans()
 
 
-@dataclass(frozen=True)
+@frozen
 class CertSpec:
     """One certificate of a control plane node. `base` names its files below certificatesDir, without .crt and .key."""
 
@@ -253,7 +253,9 @@ class KeyMaker:
     def _fill(self) -> None:
         while self._left > 0 and len(self._ahead) < self._AHEAD:
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="kb-keys")
+                self._pool = ThreadPoolExecutor(
+                    max_workers=2, thread_name_prefix="kb-keys", initializer=headstart.stand_back
+                )
             self._ahead.append(self._pool.submit(generate_key, self._algorithm))
             self._left -= 1
         if self._left == 0 and not self._ahead and self._pool is not None:
@@ -313,7 +315,7 @@ def _is_pair(key: Key, public_key: object) -> bool:
 # ---- certificates
 
 
-@dataclass(frozen=True)
+@frozen
 class Validity:
     """From when to when a certificate holds."""
 
@@ -327,7 +329,7 @@ def plan_validity(now: datetime.datetime, seconds: int) -> Validity:
     return Validity(start - _BACKDATED, start + datetime.timedelta(seconds=seconds))
 
 
-@dataclass(frozen=True)
+@frozen
 class Subject:
     """Whom a certificate is about and what it is for."""
 
@@ -338,7 +340,7 @@ class Subject:
     sans: Sans = Sans()
 
 
-@dataclass(frozen=True)
+@frozen
 class Ca:
     """A certificate authority as found on the node; key is None where it is kept elsewhere (external CA)."""
 
@@ -590,6 +592,11 @@ def is_external_ca(host: Host, paths: Paths, name: str = "ca") -> bool:
     return is_ca_cert(read_certs(host, spec.cert_path(paths))[0])
 
 
+_ca_keys: dict[Path, tuple[tuple[str, str], Key]] = {}
+"""What a CA's two files held when their key was read and proven, and that key: each CA is asked for by every
+certificate that it signs, and reading and proving takes as long as signing."""
+
+
 def read_ca(host: Host, paths: Paths, name: str = "ca") -> Ca:
     """The CA `name` as it lies on the node, fit for use.
 
@@ -607,10 +614,16 @@ def read_ca(host: Host, paths: Paths, name: str = "ca") -> Ca:
         )
     cert = read_certs(host, path)[0]
     _check_ca_cert(cert, path, host.now())
-    key = read_key(host, key_path) if host.exists(key_path) else None
-    if key is not None and not is_key_of(key, cert):
-        raise _key_mismatch(path, key_path)
-    return Ca(cert, key, path)
+    if not host.exists(key_path):
+        return Ca(cert, None, path)
+    proven = _ca_keys.get(path)
+    texts = (host.read_text(path), host.read_text(key_path))
+    if proven is None or proven[0] != texts:
+        key = read_key(host, key_path)
+        if not is_key_of(key, cert):
+            raise _key_mismatch(path, key_path)
+        proven = _ca_keys[path] = (texts, key)
+    return Ca(cert, proven[1], path)
 
 
 def _check_ca_cert(cert: x509.Certificate, path: Path, now: datetime.datetime) -> None:
@@ -632,7 +645,7 @@ def _check_ca_cert(cert: x509.Certificate, path: Path, now: datetime.datetime) -
         raise _not_yet_valid(cert, path, now)
 
 
-@dataclass(frozen=True)
+@frozen
 class Finding:
     """What is to be done about a certificate: keep it, or issue it. `reason` says why, in words for people."""
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
 from kubeup.config.types import ClusterConfiguration, InitConfig, PodNetwork
 from kubeup.errors import ClusterError, HostError, UsageError
+from kubeup.frozen import frozen
 from kubeup.host import Host
 from kubeup.images import rewrite_image
 from kubeup.kubeapi import Api, Object, path_of
@@ -51,7 +51,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 # ---- plugin: bridge
 
 
-@dataclass(frozen=True)
+@frozen
 class NodeFiles:
     """What the bridge network writes on a node."""
 

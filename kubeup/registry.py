@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from kubeup.errors import HostError
+from kubeup.frozen import frozen
 from kubeup.host import Host, HttpResponse, HttpStream, LocalHost, Tls, Unreachable
 from kubeup.layout import INDEX_TYPES, MANIFEST_TYPES, MAX_DOCUMENT, digest_of, is_digest
 from kubeup.secret import Secret
@@ -31,7 +32,7 @@ _AUTH_KEYS = {"docker.io": "https://index.docker.io/v1/"}
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
-@dataclass(frozen=True)
+@frozen
 class Ref:
     """An image's name in parts: `registry.k8s.io`, `coredns/coredns`, `v1.13.1`, or a digest."""
 

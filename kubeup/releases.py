@@ -8,13 +8,13 @@ that real kubeadm 1.34.9, 1.35.6 and 1.36.3 left behind.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Optional
 
 from kubeup.errors import UsageError
+from kubeup.frozen import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Release:
     """What a Kubernetes minor wants of the tool that deploys it. Flags are true where the minor has the thing."""
 
@@ -214,7 +214,7 @@ _VERSION = re.compile(
 )
 
 
-@dataclass(frozen=True)
+@frozen
 class Version:
     """A semantic version; `+build` is kept in `text` and takes no part in comparisons."""
 

@@ -9,7 +9,6 @@ cmd/kubeadm/app/phases/certs/certlist.go.
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
@@ -18,12 +17,13 @@ from cryptography import x509
 from kubeup import kubeconfig, pki
 from kubeup.config.types import ClusterConfiguration, InitConfig
 from kubeup.errors import HostError, UsageError
+from kubeup.frozen import frozen
 from kubeup.host import Host
 from kubeup.paths import Paths
 from kubeup.releases import Release
 
 
-@dataclass(frozen=True)
+@frozen
 class Row:
     """One certificate by the name under which it is renewed, and its CA."""
 
@@ -82,7 +82,7 @@ def find_row(name: str, cluster: ClusterConfiguration) -> Row:
 # ---- when
 
 
-@dataclass(frozen=True)
+@frozen
 class Expiry:
     """When a certificate ends; expires None: it is not there."""
 

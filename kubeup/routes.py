@@ -16,12 +16,13 @@ import hashlib
 import ipaddress
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Optional, Union
 
 from kubeup import dnsspread
 from kubeup.errors import HostError, KbError
+from kubeup.frozen import frozen
 from kubeup.host import Host
 from kubeup.kubeapi import Api, path_of, read_identity
 from kubeup.paths import Paths
@@ -51,7 +52,7 @@ _CNI_SUFFIXES = (".conf", ".conflist", ".json")
 # ---- values
 
 
-@dataclass(frozen=True)
+@frozen
 class Peer:
     """A node as the cluster knows it: its InternalIPs and the pod addresses it hands out."""
 
@@ -60,7 +61,7 @@ class Peer:
     pod_cidrs: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class Interface:
     """A network interface of this node with its global addresses (`10.0.0.11/24`)."""
 
@@ -69,7 +70,7 @@ class Interface:
     addresses: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class Route:
     """gateway "": what is sent there leaves by the device as it is."""
 
@@ -78,7 +79,7 @@ class Route:
     device: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Vxlan:
     """The link kb-vxlan: this node's end of the tunnel, and its own addresses on it (`10.244.0.0/32`)."""
 
@@ -88,7 +89,7 @@ class Vxlan:
     addresses: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
+@frozen
 class Network:
     """Routes, link, and who answers behind it: neighbours (pod network address -> MAC), forwards (MAC -> node)."""
 
@@ -100,7 +101,7 @@ class Network:
     """Nodes that cannot be reached, in words."""
 
 
-@dataclass(frozen=True)
+@frozen
 class RouteSettings:
     """What the phase pod-network tells the keeper, in /var/lib/kb/pod-network.json."""
 
@@ -633,7 +634,7 @@ def _run_all(host: Host, commands: Iterable[Command]) -> list[str]:
 # ---- the loop
 
 
-@dataclass(frozen=True)
+@frozen
 class Round:
     """How a round ended: what to say, and how long to wait for the next."""
 

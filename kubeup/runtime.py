@@ -14,13 +14,14 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
 from kubeup import images
 from kubeup.config.types import InitConfig
 from kubeup.errors import HostError
+from kubeup.frozen import frozen
 from kubeup.host import CommandResult, Host
 from kubeup.releases import Release, has_runtime_config_call
 from kubeup.report import Report
@@ -37,7 +38,7 @@ PARALLEL_PULLS = 4
 # ---- what the runtime is
 
 
-@dataclass(frozen=True)
+@frozen
 class RuntimeStatus:
     """What is known of the runtime behind a CRI socket. None: it could not be told."""
 
@@ -582,7 +583,7 @@ class ImagePullError(HostError):
         self.kind = kind
 
 
-@dataclass(frozen=True)
+@frozen
 class _PullTrouble:
     """One way in which a pull fails. heals: trying again may help. {registry} and {image} are filled in."""
 
@@ -694,7 +695,7 @@ def pull_image(host: Host, socket: str, image: str) -> None:
         raise explain_pull_failure(image, last_words(answer.stderr), env=host.environ())
 
 
-@dataclass(frozen=True)
+@frozen
 class ImagesResult:
     """What became of the images that were asked for."""
 
@@ -799,7 +800,7 @@ def pull_images(host: Host, config: InitConfig, release: Release, report: Report
 # ---- containers
 
 
-@dataclass(frozen=True)
+@frozen
 class ContainerInfo:
     """One container, ended ones included."""
 

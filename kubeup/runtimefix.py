@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Optional
 
 from kubeup import runtime
 from kubeup.errors import HostError
+from kubeup.frozen import frozen
 from kubeup.host import Host
 
 CONFIG = runtime.CONTAINERD_CONFIG
@@ -28,7 +28,7 @@ _RUNTIME = ("plugins", "io.containerd.cri.v1.runtime")
 _IMAGES = ("plugins", "io.containerd.cri.v1.images")
 
 
-@dataclass(frozen=True)
+@frozen
 class Setting:
     """One line of TOML that has to be: in which table, and why."""
 
@@ -39,7 +39,7 @@ class Setting:
     why: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Wanted:
     """What this node needs of containerd; None leaves a setting alone."""
 

@@ -6,9 +6,9 @@ not in the journal, and none that was adopted. Must not know phases.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
+from kubeup.frozen import frozen
 from kubeup.host import Host
 from kubeup.state import State
 
@@ -32,7 +32,7 @@ _SHARED = tuple(
 )
 
 
-@dataclass(frozen=True)
+@frozen
 class Restore:
     """A file that was there before kb: its content comes back from `copy`."""
 
@@ -42,7 +42,7 @@ class Restore:
     owner: tuple[int, int]
 
 
-@dataclass(frozen=True)
+@frozen
 class UndoPlan:
     """Files to put back, files and folders to remove (deepest first)."""
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup.config.types import InitConfig
 from kubeup.errors import HostError, Interrupted, KbError, UsageError
+from kubeup.frozen import frozen
 from kubeup.host import Host
 from kubeup.journal import JournalHost, remove_leftovers
 from kubeup.paths import Paths
@@ -33,7 +34,7 @@ Outputs = Optional[Mapping[str, Any]]
 """What a phase hands to later ones and to the result: plain values (text, numbers, lists), and Secrets."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Context:
     """All that a phase may see and touch."""
 
@@ -57,7 +58,7 @@ class Context:
         return api
 
 
-@dataclass(frozen=True)
+@frozen
 class Phase:
     """One step of a workflow.
 

@@ -13,13 +13,13 @@ import ipaddress
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Union
 
 from kubeup import releases
 from kubeup.config.types import NodeRegistration
 from kubeup.errors import KbError
+from kubeup.frozen import frozen
 from kubeup.host import Host
 
 Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
@@ -29,7 +29,7 @@ PLACEHOLDER_ADDRESSES = {4: "192.0.2.10", 6: "2001:db8::10"}
 """Documentation addresses by IP version: stand where no running system can be asked."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Choice:
     """A value and why it was chosen; or, with `message`, why none could be."""
 
@@ -43,7 +43,7 @@ class Choice:
 # ---- addresses
 
 
-@dataclass(frozen=True)
+@frozen
 class Interface:
     name: str
     addresses: tuple[Address, ...]

@@ -11,12 +11,12 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Optional, Union
 
 from kubeup.config import schema
 from kubeup.config.problems import Problem, Problems, shorten, suggest
 from kubeup.config.schema import BOOL, DURATION, FLOAT, NUMBER, TEXT, TIME, Anything, ListOf, MapOf, Scalar, Struct
+from kubeup.frozen import frozen
 from kubeup.render import yaml
 from kubeup.secret import Secret
 
@@ -28,7 +28,7 @@ MAX_DEPTH = 40
 _TAG = "tag:yaml.org,2002:"
 
 
-@dataclass(frozen=True)
+@frozen
 class Document:
     """One document. tree lacks apiVersion and kind, and whatever was found wrong."""
 
@@ -404,7 +404,7 @@ def _is_null(node: Any) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.tag == _TAG + "null"
 
 
-@dataclass(frozen=True)
+@frozen
 class _BadScalar:
     message: str
 

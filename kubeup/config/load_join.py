@@ -7,7 +7,7 @@ cmd/kubeadm/app/util/config/cluster.go (FetchInitConfigurationFromCluster)
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -18,6 +18,7 @@ from kubeup.config.flags import JOIN_FIELDS, apply_flags, check_mixing
 from kubeup.config.load import Chooser, Trees, read_documents, take_kinds
 from kubeup.config.problems import Problems
 from kubeup.errors import ClusterError, HostError, UsageError
+from kubeup.frozen import frozen
 from kubeup.host import Host
 from kubeup.lazy import lazy_import
 from kubeup.render import load_yaml, yaml
@@ -41,7 +42,7 @@ _DISCOVERY_FLAGS = (
 _JOIN_COMMAND = "take the join command that a control plane prints: kb token create --print-join-command"
 
 
-@dataclass(frozen=True)
+@frozen
 class JoinWishes:
     """What the operator said, with every default that needs no cluster."""
 

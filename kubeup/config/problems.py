@@ -9,15 +9,15 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from kubeup.errors import UsageError
+from kubeup.frozen import frozen
 
 _SHOWN_MAX = 100
 """Problems beyond this many are counted, not shown."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Problem:
     """One thing that is wrong. file is a path, or a flag (`--service-cidr`) with line 0, or "" for a default."""
 

@@ -10,13 +10,14 @@ KubeletConfiguration and KubeProxyConfiguration: config/v1beta1, config/v1alpha1
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Callable, Optional, Union
 
 from kubeup.config import types
+from kubeup.frozen import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Scalar:
     """One value. `wants` is how a message names it."""
 
@@ -33,22 +34,22 @@ DURATION = Scalar("a duration such as 90s, 4m0s or 24h")
 TIME = Scalar("a time such as 2030-01-31T12:00:00Z")
 
 
-@dataclass(frozen=True)
+@frozen
 class Anything:
     """Passes through unread."""
 
 
-@dataclass(frozen=True)
+@frozen
 class ListOf:
     item: Type
 
 
-@dataclass(frozen=True)
+@frozen
 class MapOf:
     item: Type
 
 
-@dataclass(frozen=True)
+@frozen
 class Struct:
     """A mapping with known fields. make: called with the attributes that are set; None keeps the mapping."""
 

@@ -8,9 +8,10 @@ Source: cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Optional
 
+from kubeup.frozen import frozen
 from kubeup.secret import Secret
 
 _NO_SECRET = Secret("")
@@ -19,7 +20,7 @@ FrozenDict = Mapping[str, Any]
 """A parsed YAML mapping that passes through kb unread (a KubeletConfiguration, an EnvVar). Nobody changes it."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Arg:
     """One entry of extraArgs: a flag's name without dashes, and its value ("" is a value)."""
 
@@ -27,7 +28,7 @@ class Arg:
     value: str
 
 
-@dataclass(frozen=True)
+@frozen
 class Volume:
     """One entry of extraVolumes."""
 
@@ -38,7 +39,7 @@ class Volume:
     path_type: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class Taint:
     key: str
     effect: str
@@ -46,7 +47,7 @@ class Taint:
     time_added: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class BootstrapToken:
     """One entry of bootstrapTokens. `token` is `id.secret`; ttl_s None means that it never expires."""
 
@@ -64,7 +65,7 @@ class BootstrapToken:
         return self.token.reveal().partition(".")[0]
 
 
-@dataclass(frozen=True)
+@frozen
 class NodeRegistration:
     """nodeRegistration of init and join. taints None: the default of the workflow; (): no taint."""
 
@@ -77,14 +78,14 @@ class NodeRegistration:
     image_pull_serial: bool = True
 
 
-@dataclass(frozen=True)
+@frozen
 class LocalAPIEndpoint:
     advertise_address: str = ""
     """"" in a document means: choose one."""
     bind_port: int = 6443
 
 
-@dataclass(frozen=True)
+@frozen
 class Timeouts:
     """Seconds. Never stored in the cluster."""
 
@@ -97,7 +98,7 @@ class Timeouts:
     upgrade_manifests_s: int = 300
 
 
-@dataclass(frozen=True)
+@frozen
 class Networking:
     """service_subnet and pod_subnet are one CIDR or two ("a,b", dual-stack), verbatim; pod_subnet may be ""."""
 
@@ -106,7 +107,7 @@ class Networking:
     dns_domain: str = "cluster.local"
 
 
-@dataclass(frozen=True)
+@frozen
 class Component:
     """controllerManager, scheduler; and what they share with apiServer."""
 
@@ -120,12 +121,12 @@ class Component:
         return values[-1] if values else None
 
 
-@dataclass(frozen=True)
+@frozen
 class APIServer(Component):
     cert_sans: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@frozen
 class LocalEtcd(Component):
     """etcd.local; extra_volumes stays empty, as kubeadm has none for etcd."""
 
@@ -136,7 +137,7 @@ class LocalEtcd(Component):
     peer_cert_sans: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@frozen
 class ExternalEtcd:
     endpoints: tuple[str, ...]
     http_endpoints: tuple[str, ...] = ()
@@ -145,19 +146,19 @@ class ExternalEtcd:
     key_file: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class DNS:
     image_repository: str = ""
     image_tag: str = ""
     disabled: bool = False
 
 
-@dataclass(frozen=True)
+@frozen
 class Proxy:
     disabled: bool = False
 
 
-@dataclass(frozen=True)
+@frozen
 class ClusterConfiguration:
     """What all nodes share; it is stored in the ConfigMap kubeadm-config.
 
@@ -190,7 +191,7 @@ class ClusterConfiguration:
         return tuple(cidr for cidr in self.networking.pod_subnet.split(",") if cidr)
 
 
-@dataclass(frozen=True)
+@frozen
 class PodNetwork:
     """KbConfiguration's podNetwork. plugin: bridge | manifest | none; manifest is a path or a URL."""
 
@@ -202,7 +203,7 @@ class PodNetwork:
     """bridge: 0 takes the MTU of the interface that carries the node's address."""
 
 
-@dataclass(frozen=True)
+@frozen
 class LoadBalancer:
     """KbConfiguration's loadBalancer. mode: none (controlPlaneEndpoint is the operator's own) | local (haproxy on every
     node, which controlPlaneEndpoint's name leads to)."""
@@ -218,7 +219,7 @@ class LoadBalancer:
         return self.mode == "local"
 
 
-@dataclass(frozen=True)
+@frozen
 class Runtime:
     """KbConfiguration's runtime."""
 
@@ -226,7 +227,7 @@ class Runtime:
     """Whether init may mend containerd's configuration (with a backup) and restart it."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Mirror:
     """KbConfiguration's mirror: a registry that has every image under its own name."""
 
@@ -236,7 +237,7 @@ class Mirror:
     """The pin of the authority that signed its certificate, sha256:<hex>; "" for the cluster's or a known one."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Packages:
     """KbConfiguration's packages: where the node's programs come from."""
 
@@ -246,7 +247,7 @@ class Packages:
     """A row of configs/presets.yaml."""
 
 
-@dataclass(frozen=True)
+@frozen
 class KbConfiguration:
     """kb/v1alpha1: kb's own wishes, everything that kubeadm has no word for."""
 
@@ -267,7 +268,7 @@ class KbConfiguration:
     load_balancer: LoadBalancer = LoadBalancer()
 
 
-@dataclass(frozen=True)
+@frozen
 class InitConfig:
     """All that `kb init` was told, by file, flags and environment, with every default filled in."""
 
@@ -296,7 +297,7 @@ class InitConfig:
     """What will work but should be known: an unusual validity period, a deprecated API version."""
 
 
-@dataclass(frozen=True)
+@frozen
 class BootstrapTokenDiscovery:
     """discovery.bootstrapToken of join."""
 
@@ -306,7 +307,7 @@ class BootstrapTokenDiscovery:
     unsafe_skip_ca_verification: bool = False
 
 
-@dataclass(frozen=True)
+@frozen
 class Discovery:
     """How a joining node finds and trusts the cluster: exactly one of bootstrap_token and file (a path or URL)."""
 
@@ -315,7 +316,7 @@ class Discovery:
     tls_bootstrap_token: Secret = _NO_SECRET
 
 
-@dataclass(frozen=True)
+@frozen
 class JoinControlPlane:
     """controlPlane of join: its presence alone makes the node a control plane."""
 
@@ -323,7 +324,7 @@ class JoinControlPlane:
     certificate_key: Secret = _NO_SECRET
 
 
-@dataclass(frozen=True)
+@frozen
 class JoinConfiguration:
     """JoinConfiguration with its static defaults; what only a machine can tell (name, socket) is in `node`."""
 
@@ -337,7 +338,7 @@ class JoinConfiguration:
     timeouts: Timeouts = Timeouts()
 
 
-@dataclass(frozen=True)
+@frozen
 class JoinConfig(InitConfig):
     """All that `kb join` knows: its own document, and the cluster as discovery found it. What it shares with an init
     (cluster, kubelet, kb.pod_network) has the cluster's values, so that the phases of both read the same names."""
@@ -357,7 +358,7 @@ class JoinConfig(InitConfig):
     makes good; "" where `server` will do."""
 
 
-@dataclass(frozen=True)
+@frozen
 class ResetConfiguration:
     certificates_dir: str = "/etc/kubernetes/pki"
     cleanup_tmp_dir: bool = False
@@ -371,7 +372,7 @@ class ResetConfiguration:
     timeouts: Timeouts = Timeouts()
 
 
-@dataclass(frozen=True)
+@frozen
 class UpgradeNode:
     """What `upgrade node` and `upgrade apply` share."""
 
@@ -385,7 +386,7 @@ class UpgradeNode:
     image_pull_serial: bool = True
 
 
-@dataclass(frozen=True)
+@frozen
 class UpgradeApply(UpgradeNode):
     kubernetes_version: str = ""
     allow_experimental_upgrades: bool = False
@@ -394,7 +395,7 @@ class UpgradeApply(UpgradeNode):
     print_config: bool = False
 
 
-@dataclass(frozen=True)
+@frozen
 class UpgradePlan:
     kubernetes_version: str = ""
     allow_experimental_upgrades: bool = False
@@ -405,13 +406,13 @@ class UpgradePlan:
     print_config: bool = False
 
 
-@dataclass(frozen=True)
+@frozen
 class UpgradeDiff:
     kubernetes_version: str = ""
     context_lines: int = 0
 
 
-@dataclass(frozen=True)
+@frozen
 class UpgradeConfiguration:
     apply: UpgradeApply = UpgradeApply()
     node: UpgradeNode = UpgradeNode()

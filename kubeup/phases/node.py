@@ -8,13 +8,13 @@ kubelet at boot, and says so when it does not start.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from kubeup import render
 from kubeup.config.types import Arg
 from kubeup.errors import HostError
+from kubeup.frozen import frozen
 from kubeup.host import CommandResult, Host
 from kubeup.lazy import lazy_import
 from kubeup.phases.control_plane import report_patches
@@ -31,7 +31,7 @@ else:
 # ---- the service manager
 
 
-@dataclass(frozen=True)
+@frozen
 class ServiceManager:
     """How one service manager is spoken to about the kubelet; a command of () is one that it does not need."""
 
