@@ -11,6 +11,7 @@ __main__.py calls begin(); in a checkout nobody does. Mirrors nothing of kubeadm
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 import threading
@@ -36,6 +37,14 @@ SWITCH_S = 0.0005
 """How long a thread that waits for Python's lock lets another one go on, in place of 5 ms: the second thread asks for
 it at every file of cryptography's, and what it is after is to leave Python soon."""
 
+KEYS_NICE = 5
+"""How far the threads that make keys stand back (nice(2)) for the one that reads kb, signs and writes: two of them keep
+two processors busy, and what it has not done when the last key is made, it then does alone."""
+
+COLLECT_AFTER = 50_000
+"""How many objects are made before Python looks for cycles among them, in place of 700: kb has made that many by the time
+it begins to work, all of them there to stay."""
+
 _keys: list[Future[Any]] = []
 _second: Optional[threading.Thread] = None
 
@@ -48,6 +57,7 @@ def begin(words: Sequence[str], pki: str = "/etc/kubernetes/pki") -> None:
     makes_keys = words[0] == "init" or (words[0] == "join" and "--control-plane" in words)
     early = EARLY if makes_keys and not os.path.exists(f"{pki}/sa.key") else 0
     sys.setswitchinterval(SWITCH_S)
+    gc.set_threshold(COLLECT_AFTER)
     _second = threading.Thread(target=_load, args=(early,), name="kb-headstart")
     _second.start()
 
@@ -61,6 +71,12 @@ def take_keys(limit: int) -> list[Future[Any]]:
     return taken
 
 
+def stand_back() -> None:
+    """What a thread that makes keys begins with. On Linux each thread has a priority of its own."""
+    with contextlib.suppress(OSError):
+        os.nice(KEYS_NICE)
+
+
 def _load(early: int) -> None:
     """Load cryptography, and begin `early` keys. An error is left to the thread that needs it and will meet it again."""
     with contextlib.suppress(Exception):
@@ -71,6 +87,6 @@ def _load(early: int) -> None:
         if early:
             from concurrent.futures import ThreadPoolExecutor
 
-            pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="kb-keys")
+            pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="kb-keys", initializer=stand_back)
             _keys.extend(pool.submit(rsa.generate_private_key, 65537, 2048) for _ in range(early))
             pool.shutdown(wait=False)
