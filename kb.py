@@ -102,12 +102,31 @@ INIT: tuple[Phase, ...] = (
           reads=("cluster.networking", "kb.pod_network.plugin"),
           makes=("/etc/sysctl.d/90-kb.conf",)),
 
-    # 2. Trust: three authorities (cluster, front proxy, etcd), and a certificate for each who must prove who it is.
+    # 2. The kubelet, as soon as there is an authority that vouches for it: it takes half a second of waiting until it looks for
+    #    static pods, in which everything is made that they need (docs/adr/0009).
     Phase("certs/ca",
           does="Make the cluster's certificate authority",
           run=certs.issue_ca, done=certs.ca_is_valid,
           reads=CA,
           makes=("pki/ca.crt", "pki/ca.key")),
+    Phase("kubeconfig/kubelet",
+          does="Write this node's kubelet's kubeconfig",
+          run=kubeconfigs.write_kubelet_conf, done=kubeconfigs.kubelet_conf_is_valid,
+          reads=(*CERT, *ENDPOINT, "node.name"),
+          makes=("kubelet.conf",)),
+    Phase("load-balancer/local",
+          does="Put a load balancer for the API servers on this node, if one is asked for",
+          run=loadbalancer.write_load_balancer, done=loadbalancer.load_balancer_is_current,
+          reads=BALANCER,
+          makes=("/etc/kubernetes/kb-load-balancer/haproxy.cfg", "manifests/kb-load-balancer.yaml")),
+    Phase("kubelet-start",
+          does="Configure and start the kubelet",
+          run=node.start_kubelet, done=node.kubelet_is_current,
+          reads=("kubelet", "cluster.networking", "node", "patches_directory"),
+          makes=("/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env",
+                 "/etc/systemd/system/multi-user.target.wants/kubelet.service", "/etc/runlevels/default/kubelet")),
+
+    # 3. Trust: two more authorities (front proxy, etcd), and a certificate for each who must prove who it is.
     Phase("certs/apiserver",
           does="Issue the API server's serving certificate",
           run=certs.issue_apiserver_cert, done=certs.apiserver_cert_is_valid,
@@ -160,7 +179,7 @@ INIT: tuple[Phase, ...] = (
           reads=KEYS,
           makes=("pki/sa.key", "pki/sa.pub")),
 
-    # 3. Identities: a kubeconfig for the admin, for this kubelet and for each component that calls the API server.
+    # 4. Identities: a kubeconfig for the admin and for each component that calls the API server.
     Phase("kubeconfig/admin",
           does="Write the admin's kubeconfig",
           run=kubeconfigs.write_admin_conf, done=kubeconfigs.admin_conf_is_valid,
@@ -171,11 +190,6 @@ INIT: tuple[Phase, ...] = (
           run=kubeconfigs.write_super_admin_conf, done=kubeconfigs.super_admin_conf_is_valid,
           reads=(*CERT, *ENDPOINT),
           makes=("super-admin.conf",)),
-    Phase("kubeconfig/kubelet",
-          does="Write this node's kubelet's kubeconfig",
-          run=kubeconfigs.write_kubelet_conf, done=kubeconfigs.kubelet_conf_is_valid,
-          reads=(*CERT, *ENDPOINT, "node.name"),
-          makes=("kubelet.conf",)),
     Phase("kubeconfig/controller-manager",
           does="Write the controller-manager's kubeconfig",
           run=kubeconfigs.write_controller_manager_conf, done=kubeconfigs.controller_manager_conf_is_valid,
@@ -187,7 +201,7 @@ INIT: tuple[Phase, ...] = (
           reads=(*CERT, "cluster.cluster_name", "local_api_endpoint"),
           makes=("scheduler.conf",)),
 
-    # 4. Static pods: files in a folder that the kubelet watches; it runs them without asking any API server.
+    # 5. Static pods: files in a folder that the kubelet watches; it runs them without asking any API server.
     Phase("etcd/local",
           does="Write the static pod of this node's etcd",
           run=control_plane.write_etcd_manifest, done=control_plane.etcd_manifest_is_current,
@@ -209,20 +223,6 @@ INIT: tuple[Phase, ...] = (
           run=control_plane.write_scheduler_manifest, done=control_plane.scheduler_manifest_is_current,
           reads=(*MANIFEST, "cluster.scheduler"),
           makes=("manifests/kube-scheduler.yaml",)),
-
-    Phase("load-balancer/local",
-          does="Put a load balancer for the API servers on this node, if one is asked for",
-          run=loadbalancer.write_load_balancer, done=loadbalancer.load_balancer_is_current,
-          reads=BALANCER,
-          makes=("/etc/kubernetes/kb-load-balancer/haproxy.cfg", "manifests/kb-load-balancer.yaml")),
-
-    # 5. Start: the kubelet reads all of the above, and the control plane comes up.
-    Phase("kubelet-start",
-          does="Configure and start the kubelet",
-          run=node.start_kubelet, done=node.kubelet_is_current,
-          reads=("kubelet", "cluster.networking", "node", "patches_directory"),
-          makes=("/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env",
-                 "/etc/systemd/system/multi-user.target.wants/kubelet.service", "/etc/runlevels/default/kubelet")),
     Phase("wait-control-plane",
           does="Wait until the kubelet and the API server are healthy",
           run=health.wait_for_control_plane, done=health.apiserver_is_healthy, live="cluster"),

@@ -110,6 +110,10 @@ class Api:
     def with_server(self, server: str) -> Api:
         return Api(self.host, Identity(server, self.identity.tls, self.identity.token), retry_s=self.retry_s)
 
+    def become(self, identity: Identity) -> None:
+        """Go on as somebody else, at the same server."""
+        self.identity = Identity(self.server, identity.tls, identity.token)
+
     # ---- objects
 
     def get(self, path: str) -> Optional[Object]:

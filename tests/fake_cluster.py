@@ -78,6 +78,8 @@ class FakeCluster:
     def _get(self, path: str, query: Mapping[str, list[str]]) -> HttpResponse:
         if path in self.objects:
             return _ok(self.objects[path])
+        if path in ("/api/v1/namespaces/kube-system", "/api/v1/namespaces/kube-public"):  # the API server makes them
+            return _ok({"kind": "Namespace", "metadata": {"name": path.rpartition("/")[2]}})
         if path.rpartition("/")[2] not in _PLURALS:
             return _status(404, "NotFound", f"{path} not found")
         items = [obj for name, obj in self.objects.items() if name.rpartition("/")[0] == path]
@@ -255,12 +257,15 @@ class ClusterHost(LocalHost):
                 },
             }
             self.cluster._store(path, node)
-        for component in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"):
-            if self.exists(Path(f"/etc/kubernetes/manifests/{component}.yaml")):
-                self.cluster._store(
-                    f"/api/v1/namespaces/kube-system/pods/{component}-{self.name}", self._pod(component)
-                )
+        self._run_static_pods()
         self.cluster._store("/api/v1/namespaces/kube-system/pods/coredns-1", self._pod("coredns"))
+
+    def _run_static_pods(self) -> None:
+        """What a kubelet does that runs: it watches the folder."""
+        for component in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"):
+            path = f"/api/v1/namespaces/kube-system/pods/{component}-{self.name}"
+            if self.exists(Path(f"/etc/kubernetes/manifests/{component}.yaml")) and path not in self.cluster.objects:
+                self.cluster._store(path, self._pod(component))
 
     def _pod(self, component: str) -> Object:
         labels = {"component": component, "tier": "control-plane"}
@@ -317,7 +322,10 @@ class ClusterHost(LocalHost):
     def write_file(self, path: Path, data: Any, **more: Any) -> bool:
         if self.before_write:
             self.before_write(path)
-        return super().write_file(path, data, **more)
+        is_changed = super().write_file(path, data, **more)
+        if path.parent == Path("/etc/kubernetes/manifests") and self.cluster.is_up:
+            self._run_static_pods()
+        return is_changed
 
     def port_holder(self, port: int, address: str = "") -> Optional[str]:
         return None

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Optional
 
-from kubeup.errors import ClusterError
+from kubeup.errors import ClusterError, HostError
 from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
 
@@ -99,31 +100,72 @@ def wait_until(
 
 
 def wait_for_control_plane(ctx: Context) -> Outputs:
-    """The kubelet, then the API server; the admin's rights are made with its first breath. The controller-manager and
-    the scheduler come up meanwhile, and are waited for when the objects that need neither are in place."""
+    """The kubelet, then the API server; the admin's rights are made with its first breath.
+
+    A new API server takes a second or more to write its first roles, and until then knows system:masters alone. With
+    super-admin.conf at hand the phases that follow do not wait for it: they speak as the super-admin, until
+    wait_for_controllers sees that the admin's rights hold. The controller-manager and the scheduler come up meanwhile,
+    and are waited for when the objects that need neither are in place.
+    """
     url = health.kubelet_healthz_url(ctx.config)
     if url:
         took = _Wait(ctx, ctx.config.timeouts.kubelet_health_check_s, "kubelet").until(
             lambda: _missing("kubelet", health.probe_url(ctx.host, url))
         )
         ctx.report.detail(f"the kubelet is healthy after {took:.1f} s")
-    _wait_for_components(ctx, ("kube-apiserver",))
+    super_admin = _find_super_admin(ctx)
+    if super_admin is None:
+        _wait_for_components(ctx, ("kube-apiserver",))
+    else:
+        ctx.api.become(super_admin)
+        _wait_for_components(ctx, ("kube-apiserver",), probe=_probe_for_masters)
     _bind_admin(ctx)
     return None
 
 
 def wait_for_controllers(ctx: Context) -> Outputs:
-    """The controller-manager and the scheduler; the API server must be well still."""
+    """The controller-manager and the scheduler; the API server must be well still, to the admin too."""
+    if _find_super_admin(ctx) == ctx.api.identity:
+        ctx.api.become(_read_identity(ctx, ctx.paths.admin_conf))
     _wait_for_components(ctx, health.COMPONENTS)
     return None
 
 
-def _wait_for_components(ctx: Context, components: tuple[str, ...]) -> None:
+def _find_super_admin(ctx: Context) -> Optional[kubeapi.Identity]:
+    """The identity in super-admin.conf; None where it is not there or not fit, or where this run speaks by a
+    kubeconfig that the operator named."""
+    path = ctx.paths.kubeconfig("super-admin.conf")
+    try:
+        found = _read_identity(ctx, path) if ctx.host.exists(path) else None
+        is_own = ctx.api.identity in (found, _read_identity(ctx, ctx.paths.admin_conf))
+    except HostError:
+        return None
+    return found if is_own else None
+
+
+def _read_identity(ctx: Context, path: Path) -> kubeapi.Identity:
+    return kubeapi.read_identity(ctx.host, path, server=ctx.api.server)
+
+
+def _probe_for_masters(ctx: Context, component: str) -> health.Health:
+    """The API server, as far as the super-admin needs it, and the namespaces that it makes for itself."""
+    seen = health.probe_apiserver(ctx.api, for_masters=True)
+    if not seen.is_healthy:
+        return seen
+    missing = [
+        name for name in ("kube-system", "kube-public") if ctx.api.get(kubeapi.path_of("Namespace", name)) is None
+    ]
+    return health.Health(not missing, f"has no namespace {' and '.join(missing)} yet" if missing else "healthy")
+
+
+def _wait_for_components(
+    ctx: Context, components: tuple[str, ...], *, probe: Optional[Callable[[Context, str], health.Health]] = None
+) -> None:
     waiting = dict.fromkeys(components, "not asked yet")
 
     def look() -> str:
         for component in list(waiting):
-            seen = _probe(ctx, component)
+            seen = (probe or _probe)(ctx, component)
             if seen.is_healthy:
                 del waiting[component]
             else:
@@ -148,10 +190,9 @@ def _missing(name: str, seen: health.Health) -> str:
 
 def _bind_admin(ctx: Context) -> None:
     """admin.conf has no rights until its group is bound; super-admin.conf may bind it."""
-    super_admin_conf = ctx.paths.kubeconfig("super-admin.conf")
 
     def make_super_admin() -> kubeapi.Api:
-        identity = kubeapi.read_identity(ctx.host, super_admin_conf, server=ctx.api.server)
+        identity = _read_identity(ctx, ctx.paths.kubeconfig("super-admin.conf"))
         return kubeapi.Api(ctx.host, identity, retry_s=ctx.config.timeouts.kubernetes_api_call_s)
 
     clusterobjects.ensure_admin_binding(ctx.api, make_super_admin)
