@@ -40,7 +40,8 @@ _NAME_LENGTH_AT = 26
 """Where a member's local header tells the lengths of its name and of its extra field, which it ends with (PKWARE's
 APPNOTE.TXT, 4.3.7)."""
 
-_PIECE = 1 << 16
+_PIECE = 1 << 20
+"""Bytes of the archive at a time. Between two pieces the thread has to ask for Python's lock, which the other one holds."""
 
 _SYSTEM_REMEDY = f"install python3-cryptography of the distribution, then run kb with {CHOICE}=system"
 _COPY_REMEDY = "copy kb.pyz to the node again and check it: sha256sum -c kb.pyz.sha256"

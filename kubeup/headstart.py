@@ -15,11 +15,9 @@ import gc
 import os
 import sys
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Optional
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, Callable, Optional
 
 COMMANDS = ("adopt", "certs", "init", "join", "kubeconfig", "reconfigure")
 """Those that cannot do their work without cryptography."""
@@ -33,7 +31,7 @@ ALGORITHM = "RSA-2048"
 EARLY = 11
 """How many keys are made before it is known how many are wanted: as many as there are files in pki/."""
 
-SWITCH_S = 0.0005
+SWITCH_S = 0.0001
 """How long a thread that waits for Python's lock lets another one go on, in place of 5 ms: the second thread asks for
 it at every file of cryptography's, and what it is after is to leave Python soon."""
 
@@ -45,7 +43,48 @@ COLLECT_AFTER = 50_000
 """How many objects are made before Python looks for cycles among them, in place of 700: kb has made that many by the time
 it begins to work, all of them there to stay."""
 
-_keys: list[Future[Any]] = []
+
+class Making:
+    """A value that a thread makes: a Future of few words (concurrent.futures loads for as long as a tenth of a key)."""
+
+    def __init__(self, make: Callable[..., Any], *args: Any) -> None:
+        self._make, self._args = make, args
+        self._is_made = threading.Event()
+        self._value: Any = None
+        self._error: Optional[Exception] = None
+
+    def run(self) -> None:
+        try:
+            self._value = self._make(*self._args)
+        except Exception as error:
+            self._error = error
+        self._is_made.set()
+
+    def result(self) -> Any:
+        """The value, as soon as it is made. Raises what making it raised."""
+        self._is_made.wait()
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+def make_in_threads(values: Iterable[Making], *, threads: int = 2) -> None:
+    """Begin to make `values`, in their order, behind all else that this process does (nice(2); on Linux each thread has
+    a priority of its own)."""
+    left = deque(values)
+
+    def work() -> None:
+        with contextlib.suppress(OSError):
+            os.nice(KEYS_NICE)
+        with contextlib.suppress(IndexError):  # none is left
+            while True:
+                left.popleft().run()
+
+    for _ in range(min(threads, len(left))):
+        threading.Thread(target=work, name="kb-keys", daemon=True).start()
+
+
+_keys: list[Making] = []
 _second: Optional[threading.Thread] = None
 
 
@@ -62,19 +101,13 @@ def begin(words: Sequence[str], pki: str = "/etc/kubernetes/pki") -> None:
     _second.start()
 
 
-def take_keys(limit: int) -> list[Future[Any]]:
+def take_keys(limit: int) -> list[Making]:
     """Up to `limit` of the keys of kind ALGORITHM that were begun, each given away once."""
     if _second is not None:
         _second.join()
     taken = _keys[:limit]
     del _keys[:limit]
     return taken
-
-
-def stand_back() -> None:
-    """What a thread that makes keys begins with. On Linux each thread has a priority of its own."""
-    with contextlib.suppress(OSError):
-        os.nice(KEYS_NICE)
 
 
 def _load(early: int) -> None:
@@ -85,8 +118,5 @@ def _load(early: int) -> None:
         from cryptography.hazmat.primitives.asymmetric import rsa
 
         if early:
-            from concurrent.futures import ThreadPoolExecutor
-
-            pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="kb-keys", initializer=stand_back)
-            _keys.extend(pool.submit(rsa.generate_private_key, 65537, 2048) for _ in range(early))
-            pool.shutdown(wait=False)
+            _keys.extend(Making(rsa.generate_private_key, 65537, 2048) for _ in range(early))
+            make_in_threads(_keys)

@@ -20,7 +20,6 @@ import secrets
 import string
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Optional, TypeVar, Union
 
@@ -229,38 +228,23 @@ class KeyMaker:
     """Makes up to `wanted` keys ahead of their use, in two threads: an RSA key takes some 40 ms of one processor,
     outside Python's lock, and a control plane node has 16. A key that nobody takes is never written anywhere."""
 
-    _AHEAD = 16
-
     def __init__(self, algorithm: str, *, wanted: int) -> None:
         self._algorithm = algorithm
-        # an elliptic-curve key is made faster than a thread is
-        self._left = 0 if algorithm.startswith("ECDSA") else wanted
-        self._pool: Optional[ThreadPoolExecutor] = None
-        self._ahead: deque[Future[Key]] = deque()
+        self._ahead: deque[headstart.Making] = deque()
         if algorithm == headstart.ALGORITHM:
             self._ahead.extend(headstart.take_keys(wanted))
-            self._left -= len(self._ahead)
-        self._fill()
+        # an elliptic-curve key is made faster than a thread is
+        left = 0 if algorithm.startswith("ECDSA") else wanted - len(self._ahead)
+        more = [headstart.Making(generate_key, algorithm) for _ in range(left)]
+        headstart.make_in_threads(more)
+        self._ahead.extend(more)
 
     def take(self) -> Key:
         """A new key; made on the spot where none was made ahead."""
         if not self._ahead:
             return generate_key(self._algorithm)
-        next_key = self._ahead.popleft()
-        self._fill()
-        return next_key.result()
-
-    def _fill(self) -> None:
-        while self._left > 0 and len(self._ahead) < self._AHEAD:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(
-                    max_workers=2, thread_name_prefix="kb-keys", initializer=headstart.stand_back
-                )
-            self._ahead.append(self._pool.submit(generate_key, self._algorithm))
-            self._left -= 1
-        if self._left == 0 and not self._ahead and self._pool is not None:
-            self._pool.shutdown(wait=False)
-            self._pool = None
+        key: Key = self._ahead.popleft().result()
+        return key
 
 
 def key_to_pem(key: Key) -> Secret:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -33,7 +33,7 @@ def test_a_new_control_plane_gets_keys_and_each_once(words: tuple[str, ...], tmp
     headstart.begin(words, str(tmp_path))
     first, rest = headstart.take_keys(1), headstart.take_keys(100)
     assert (len(first), len(rest), headstart.take_keys(1)) == (1, headstart.EARLY - 1, [])
-    keys = [future.result() for future in first + rest]
+    keys = [made.result() for made in first + rest]
     assert all(isinstance(key, RSAPrivateKey) and key.key_size == 2048 for key in keys)
     assert len({key.public_key().public_numbers().n for key in keys}) == headstart.EARLY
 
@@ -47,8 +47,29 @@ def test_a_node_that_has_its_keys_makes_none(tmp_path: Path) -> None:
 def test_early_keys_are_taken_first_where_they_are_of_the_kind(tmp_path: Path) -> None:
     headstart.begin(("init",), str(tmp_path))
     assert pki.KeyMaker("RSA-3072", wanted=0).take().key_size == 3072
-    early: list[Future[RSAPrivateKey]] = headstart._keys[:]
+    early = headstart._keys[:]
     maker = pki.KeyMaker("RSA-2048", wanted=2)
-    assert [maker.take(), maker.take()] == [future.result() for future in early[:2]]
+    assert [maker.take(), maker.take()] == [made.result() for made in early[:2]]
     assert len(headstart.take_keys(100)) == headstart.EARLY - 2, "no more than wanted"
-    assert maker.take() not in [future.result() for future in early]
+    assert maker.take() not in [made.result() for made in early]
+
+
+def test_values_are_made_in_their_order_by_two_threads_that_stand_back() -> None:
+    begun: list[int] = []
+    nice: list[int] = []
+
+    def make(number: int) -> int:
+        begun.append(number)
+        nice.append(os.nice(0))
+        if number == 3:
+            raise ValueError("three")
+        return number * 10
+
+    values = [headstart.Making(make, number) for number in range(6)]
+    headstart.make_in_threads(values)
+    assert [value.result() for value in values[:3]] == [0, 10, 20]
+    with pytest.raises(ValueError, match="three"):
+        values[3].result()
+    assert [value.result() for value in values[4:]] == [40, 50], "one that fails does not end the others"
+    assert sorted(begun) == list(range(6))
+    assert all(found >= min(19, os.nice(0) + headstart.KEYS_NICE) for found in nice) and os.nice(0) < 19

@@ -179,7 +179,7 @@ def real_zip(path: Path, data: bytes, extra: bytes = b"") -> NativeFinder:
 
 @pytest.mark.parametrize("extra", [b"", b"\x0a\x00\x04\x00kbkb"])
 def test_a_member_comes_in_pieces(tmp_path: Path, extra: bytes) -> None:
-    data = random.Random(1).randbytes(300_000)
+    data = random.Random(1).randbytes(4_000_000)
     finder = real_zip(tmp_path / "kb.pyz", data, extra)
     native = Native(CFFI, (2, 17), hashlib.sha256(data).hexdigest(), "_native/a.so")
     pieces = list(finder.stream_native(native))
@@ -188,7 +188,7 @@ def test_a_member_comes_in_pieces(tmp_path: Path, extra: bytes) -> None:
 
 
 def test_a_member_that_ends_too_early_is_damage(tmp_path: Path) -> None:
-    data = random.Random(1).randbytes(300_000)
+    data = random.Random(1).randbytes(4_000_000)
     finder = real_zip(tmp_path / "kb.pyz", data)
     native = Native(CFFI, (2, 17), hashlib.sha256(data).hexdigest(), "_native/a.so")
     os.truncate(tmp_path / "kb.pyz", 200_000)
