@@ -438,6 +438,28 @@ def _describe_kubelet_end(host: Host, unit: KubeletUnit) -> BrokenLink:
     )
 
 
+def find_request_trouble(host: Host) -> Optional[BrokenLink]:
+    """Why a kubelet that runs does not get its certificate signing request to the API server, in its own words."""
+    for line in reversed(read_kubelet_log(host, since=_RECENT)):
+        found = _REQUEST_FAILED.search(line.replace('\\"', "'"))
+        if not found:
+            continue
+        is_proxy = "proxyconnect" in found[0]
+        return BrokenLink(
+            "the kubelet cannot ask for its certificate",
+            _shorten(found[0]) + ("; its unit names that proxy, and nobody else here goes by it" if is_proxy else ""),
+            "name the API server in NO_PROXY, or take the proxy out: systemctl cat kubelet; systemctl daemon-reload; then "
+            "run the command again"
+            if is_proxy
+            else "see what the kubelet says: journalctl -u kubelet -n 50 --no-pager",
+            link="kubelet-log",
+        )
+    return None
+
+
+_REQUEST_FAILED = re.compile(r"cannot create certificate signing request: [^\"]*[^\"\s]")
+
+
 def find_healthz_trouble(host: Host) -> Optional[BrokenLink]:
     """Does a kubelet that has run for a while answer on its health port?"""
     unit = read_kubelet_unit(host)

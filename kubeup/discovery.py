@@ -791,6 +791,18 @@ def explain_signing_request(request: SigningRequest, node_name: str, waited_s: f
     }[request.state]
 
 
+def explain_lacking_right(refusal: kubeapi.ApiRefused, waited_s: float) -> ClusterError:
+    """The error where the bootstrap's identity may not even look at requests: one role gives both rights, to ask and to
+    look, so the kubelet was refused as kb is."""
+    return ClusterError(
+        f"the kubelet has not asked for its certificate after {waited_s:.0f} s",
+        cause=f"the join token has no right to ask for one ({refusal.cause}): ClusterRoleBinding kubeadm:kubelet-bootstrap "
+        "is missing, or does not name the token's group",
+        remedy="on a control plane: kb init phase bootstrap-token; then run the command again",
+        code="csr-not-sent",
+    )
+
+
 # ---- a node of the same name
 
 

@@ -211,16 +211,21 @@ def _find_trouble(ctx: Context, elapsed: float, *, is_last: bool) -> ClusterErro
     try:
         request = discovery.read_signing_request(_bootstrap_api(ctx), name)
     except (Unreachable, kubeapi.ApiRefused) as error:
-        trouble = ClusterError(
-            f"the kubelet has no certificate after {elapsed:.0f} s",
-            cause=f"the API server does not say how far it is: {error}",
-            remedy=error.remedy,
-            code="csr-unknown",
-        )
+        if isinstance(error, kubeapi.ApiRefused) and error.http_status == 403:
+            trouble = discovery.explain_lacking_right(error, elapsed)
+        else:
+            trouble = ClusterError(
+                f"the kubelet has no certificate after {elapsed:.0f} s",
+                cause=f"the API server does not say how far it is: {error}",
+                remedy=error.remedy,
+                code="csr-unknown",
+            )
         if is_last:
             raise trouble from error
         return trouble
     trouble = discovery.explain_signing_request(request, name, elapsed)
+    if request.state == "not-sent":
+        link = link or diagnose.find_request_trouble(ctx.host)
     if request.state == "not-sent" and link:
         trouble = ClusterError(trouble.what, cause=f"{link.what}: {link.cause}", remedy=link.remedy, code=trouble.code)
     if is_last or request.state in ("denied", "failed"):

@@ -194,6 +194,12 @@ def test_errors_by_their_causes(make_node: MakeNode, kb_pyz: Path, k8s_version: 
     ):
         result = fails(server, given, given_pin)
         assert code_of(result) == code and hint in result.stderr, result.output
+    for word in ("abc", token[:-1], token.upper(), token.replace(".", "-"), f"{token}0"):
+        line = f"{KB} join {api} --token {word} --discovery-token-ca-cert-hash {pin} {IGNORE}"
+        refused = w1.run(line, check=False, timeout=60)
+        assert refused.code == 2 and code_of(refused) == "invalid-config", refused.output
+        assert "is not a bootstrap token" in refused.stderr and "--token" in refused.stderr, refused.output
+        assert word == "abc" or word not in refused.output, "almost a secret"
     taken = fails(api, token, pin, "--node-name cp1")
     assert code_of(taken) == "node-name-taken"
     assert re.search(rf"it has the address {re.escape(cp1.address)} and is \d+ (s|min) old", taken.stderr), taken.output
@@ -248,6 +254,40 @@ def test_errors_by_their_causes(make_node: MakeNode, kb_pyz: Path, k8s_version: 
 
     # and the same command goes on to the end
     write_join(w1, api, token, pin)
+    w1.run(f"{KB} join --config join.yaml {IGNORE}", timeout=300)
+    cp1.wait_node_ready("w1")
+
+
+@pytest.mark.k8s_versions("1.35")
+def test_a_kubelet_that_does_not_ask(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """No certificate signing request comes: since the token has no right to it, or the kubelet reaches no API server."""
+    cp1, w1 = make_node("cp1", version=k8s_version), make_node("w1", version=k8s_version)
+    init(cp1, kb_pyz)
+    w1.scp(kb_pyz, "/root/kb.pyz")
+    api = f"{cp1.address}:6443"
+
+    def fails() -> Result:
+        write_join(w1, api, token, pin)
+        result = w1.run(f"{KB} join --config join.yaml {IGNORE}", check=False, timeout=120)
+        assert result.code == 5 and code_of(result) == "csr-not-sent", result.output
+        assert not [r for r in cp1.get("csr")["items"] if r["spec"]["username"].startswith("system:bootstrap:")]
+        return result
+
+    cp1.kubectl("delete clusterrolebinding kubeadm:kubelet-bootstrap")
+    token, pin = make_token(cp1)
+    refused = fails()
+    assert "ClusterRoleBinding kubeadm:kubelet-bootstrap" in refused.stderr, refused.output
+    assert "kb init phase bootstrap-token" in refused.stderr
+    cp1.run(f"{KB} init phase bootstrap-token --config init.yaml")
+    assert cp1.get("clusterrolebinding kubeadm:kubelet-bootstrap")["subjects"]
+
+    # a proxy that the kubelet's unit names and nobody runs: kb itself reaches the API server
+    w1.write(
+        "/etc/systemd/system/kubelet.service.d/50-proxy.conf", "[Service]\nEnvironment=HTTPS_PROXY=http://127.0.0.1:9\n"
+    )
+    lost = fails()
+    assert re.search(r"cause: .*(127\.0\.0\.1:9|proxy)", lost.stderr), lost.output
+    w1.run("rm /etc/systemd/system/kubelet.service.d/50-proxy.conf")
     w1.run(f"{KB} join --config join.yaml {IGNORE}", timeout=300)
     cp1.wait_node_ready("w1")
 

@@ -187,6 +187,27 @@ def test_a_kubelet_that_runs_and_does_not_answer() -> None:
     assert link.cause == "PLEG is not healthy"
 
 
+@pytest.mark.parametrize(
+    ("end", "cause", "remedy"),
+    [
+        (
+            "proxyconnect tcp: dial tcp 127.0.0.1:9: connect: connection refused",
+            "its unit names that proxy",
+            "NO_PROXY",
+        ),
+        ("dial tcp 10.0.0.11:6443: i/o timeout", "10.0.0.11:6443: i/o timeout", "journalctl -u kubelet"),
+    ],
+)
+def test_a_kubelet_that_cannot_ask_says_why(end: str, cause: str, remedy: str) -> None:
+    asked = f'err="cannot create certificate signing request: Post \\"https://10.0.0.11:6443/apis\\": {end}"'
+    log = f'E1123 23:00:00.000000     942 certificate_manager.go:596] "Failed while requesting" {asked}\nE1123 later\n'
+    link = diagnose.find_request_trouble(make_host(kubelet_log=log))
+    assert link is not None and not link.is_final
+    assert cause in link.cause and remedy in link.remedy
+    assert link.cause.startswith("cannot create certificate signing request: Post 'https://10.0.0.11:6443/apis'")
+    assert diagnose.find_request_trouble(make_host(kubelet_log="E1123 another\n")) is None
+
+
 # ---- the runtime
 
 

@@ -11,7 +11,7 @@ from typing import Any, Optional
 import pytest
 
 import kb
-from kubeup import checks, kubeapi
+from kubeup import checks, discovery, kubeapi
 from kubeup.config.types import (
     JoinConfig,
     JoinConfiguration,
@@ -24,6 +24,7 @@ from kubeup.config.types import (
 from kubeup.dryrun import DryRunHost
 from kubeup.errors import ClusterError, KbError
 from kubeup.host import CommandResult, HttpResponse, Tls
+from kubeup.kubeapi import ApiRefused
 from kubeup.kubeconfig import render_kubeconfig
 from kubeup.paths import Paths
 from kubeup.phases import join
@@ -246,6 +247,23 @@ def test_a_bootstrap_that_does_not_end(requests: list[dict[str, Any]], code: str
     assert (host.ticks < 10) == is_at_once
     assert BOOTSTRAP in host.files  # the kubelet still needs it: it may be approved by hand
     assert ("kb goes on waiting" in log_of(ctx)) == (not is_at_once)
+
+
+def test_a_token_without_the_right_to_ask_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = worker(bootstraps_after_s=1e9)
+    ctx = context(host)
+    join.start_kubelet(ctx)
+    refusal = ApiRefused("GET csr", 403, "Forbidden", "cannot list", SERVER)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise refusal
+
+    monkeypatch.setattr(discovery, "read_signing_request", refuse)
+    with pytest.raises(ClusterError) as caught:
+        join.wait_for_bootstrap(ctx)
+    assert caught.value.code == "csr-not-sent" and "cannot list" in caught.value.cause
+    assert "kubeadm:kubelet-bootstrap" in caught.value.cause
+    assert "kb init phase bootstrap-token" in caught.value.remedy
 
 
 # ---- preflight, verify
