@@ -1183,7 +1183,8 @@ def _etcd_version(answer: HttpResponse) -> str:
 
 def check_external_etcd_files(node: Node) -> Findings:
     etcd = node.config.cluster.external_etcd
-    if etcd is None:
+    is_brought = node.workflow == JOIN_CONTROL_PLANE and bool(node.config.certificate_key)
+    if etcd is None or is_brought:  # the Secret of the shared certificates has them
         return
     for entry, name in (("caFile", etcd.ca_file), ("certFile", etcd.cert_file), ("keyFile", etcd.key_file)):
         if name and not node.host.exists(Path(name)):

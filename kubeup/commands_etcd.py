@@ -1,4 +1,5 @@
-"""The commands etcd members and etcd remove: the member list of the cluster's own etcd, asked on a control plane."""
+"""The commands etcd members and etcd remove: the member list of the cluster's etcd, asked on a control plane. One that
+is external is looked at only: its members are its operator's to change."""
 
 from __future__ import annotations
 
@@ -8,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from kubeup.errors import HostError, UsageError
 from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
+from kubeup.secret import Secret
 
 if TYPE_CHECKING:
-    from kubeup import etcd, host, render
+    from kubeup import doctor, etcd, host, render
     from kubeup.cli import Invocation
     from kubeup.host import LocalHost
 else:
+    doctor = lazy_import("kubeup.doctor")
     etcd = lazy_import("kubeup.etcd")
     host = lazy_import("kubeup.host")
     render = lazy_import("kubeup.render")
@@ -60,7 +63,7 @@ def remove(call: Invocation) -> int:
             remedy="name it by its name, number or address: kb etcd members shows them",
             code="usage",
         )
-    client = _find_client(call, local)
+    client = _find_client(call, local, for_change=True)
     found = client.list_members(is_sure=False)
     gone = etcd.match_member(found, call.words[0])
     trouble = etcd.probe_members(client, found)
@@ -77,16 +80,32 @@ def remove(call: Invocation) -> int:
     return 0
 
 
-def _find_client(call: Invocation, local: LocalHost) -> etcd.Etcd:
-    """The members that this node's static pod knows: its own, and those it joined. Raises HostError (no-local-etcd)."""
-    pki = Path(call.flags.get("cert-dir", "/etc/kubernetes/pki"))
-    manifest = Paths().manifest("etcd")
-    if not local.exists(manifest):
+def _find_client(call: Invocation, local: LocalHost, *, for_change: bool = False) -> etcd.Etcd:
+    """The members that this node's static pod knows: its own, and those it joined; else the external ones that its API
+    server calls. Raises HostError (no-local-etcd), UsageError (etcd-is-external)."""
+    paths = Paths(pki=Path(call.flags.get("cert-dir", "/etc/kubernetes/pki")))
+    manifest = paths.manifest("etcd")
+    if local.exists(manifest):
+        urls = etcd.client_urls_of_manifest(render.load_yaml(local.read_text(manifest)))
+        return etcd.Etcd(local, urls, etcd.read_client_tls(local, paths))
+    flags = doctor.read_flags(local, paths, "kube-apiserver")
+    urls = tuple(filter(None, flags.get("etcd-servers", "").split(",")))
+    if not urls:
         raise HostError(
             "this node runs no etcd of the cluster's",
             cause=f"there is no {manifest}",
-            remedy="run the command on a control plane with an etcd of its own: kubectl get nodes -l node-role.kubernetes.io/control-plane",
+            remedy="run the command on a control plane: kubectl get nodes -l node-role.kubernetes.io/control-plane",
             code="no-local-etcd",
         )
-    urls = etcd.client_urls_of_manifest(render.load_yaml(local.read_text(manifest)))
-    return etcd.Etcd(local, urls, etcd.read_client_tls(local, Paths(pki=pki)))
+    if for_change:
+        raise UsageError(
+            "the cluster's etcd is external",
+            cause=f"its API servers call {', '.join(urls)}; kb did not make these members, and takes none of them out",
+            remedy=f"do it as its operator: etcdctl --endpoints {','.join(urls)} member remove ID",
+            code="etcd-is-external",
+        )
+    ca, cert, key = (
+        local.read_text(Path(flags[name])) if flags.get(name) else None
+        for name in ("etcd-cafile", "etcd-certfile", "etcd-keyfile")
+    )
+    return etcd.Etcd(local, urls, host.Tls(ca_pem=ca, cert_pem=cert, key_pem=Secret(key) if key else None))

@@ -76,9 +76,13 @@ def load_join_config(
             )
         if endpoint:
             problems.warnings.append(f"{endpoint} has no effect: {config_file} says where the API server is")
+        apply_flags(flags, trees, problems, JOIN_FIELDS)
     else:
-        flags = _spread_flags(flags, endpoint, is_member=is_member, problems=problems)
-    apply_flags(flags, trees, problems, JOIN_FIELDS)
+        given, flags = flags, _spread_flags(flags, endpoint, is_member=is_member, problems=problems)
+        apply_flags(flags, trees, problems, JOIN_FIELDS)
+        for name in _TOKEN_FLAGS:
+            if "token" in given and name not in given and name in flags:
+                problems.origins[":".join(JOIN_FIELDS[name][:2])] = ("--token", 0)
     tree = trees.setdefault(_JOIN, {})
     if flags.get("control-plane"):
         tree.setdefault("controlPlane", {})
@@ -93,6 +97,9 @@ def load_join_config(
         pki.parse_ca_cert_hash(pin)
     return JoinWishes(join, kb, tuple(notes), tuple(problems.warnings))
 
+
+_TOKEN_FLAGS = ("discovery-token", "tls-bootstrap-token")
+"""What --token stands for."""
 
 _MIXING_FIELDS = {**JOIN_FIELDS, "token": JOIN_FIELDS["discovery-token"], "control-plane": (_JOIN, "controlPlane", schema.BOOL)}  # fmt: skip
 

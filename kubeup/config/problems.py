@@ -90,7 +90,8 @@ class Problems:
         """Raise UsageError (invalid-config) with every problem in `details`, in the order of the file."""
         if not self.items:
             return
-        ordered = sorted(self.items, key=lambda problem: (problem.file, problem.line))
+        # one flag may stand for several fields
+        ordered = sorted(dict.fromkeys(self.items), key=lambda problem: (problem.file, problem.line))
         details = [problem.text for problem in ordered[:_SHOWN_MAX]]
         if len(ordered) > _SHOWN_MAX:
             details.append(f"... and {len(ordered) - _SHOWN_MAX} more")

@@ -16,6 +16,7 @@ import pytest
 from .config import lab_config, list_ignored_checks
 from .lab import Lab
 from .node import KUBECONFIG, Node, wait_until
+from .own_etcd import ask_etcd, give_client_files, make_certificates, render_external_etcd, start_etcd
 from .podnet import CONFLIST, render_conflist
 from .shell import Result, sh
 from .web import PAGE, apply, check_cluster_serves, render_pod, render_service, wait_service_account
@@ -317,63 +318,14 @@ def check_kubeconfig_user(node: Node, lab: Lab) -> None:
 # ---- external etcd, external CA
 
 
-def make_certificates(folder: Path, address: str) -> None:
-    """A CA with a serving and a client certificate for an etcd on that address, by openssl."""
-    folder.mkdir(parents=True, exist_ok=True)
-    run = ["openssl", "req", "-newkey", "rsa:2048", "-nodes"]
-    sh(
-        [
-            *run,
-            "-x509",
-            "-days",
-            "30",
-            "-subj",
-            "/CN=own-etcd-ca",
-            "-keyout",
-            f"{folder}/ca.key",
-            "-out",
-            f"{folder}/ca.crt",
-        ]
-    )
-    for name, extension in (
-        ("server", f"subjectAltName=IP:{address},IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n"),
-        ("client", "extendedKeyUsage=clientAuth\n"),
-    ):
-        sh([*run, "-subj", f"/CN=own-etcd-{name}", "-keyout", f"{folder}/{name}.key", "-out", f"{folder}/{name}.csr"])
-        (folder / f"{name}.ext").write_text(extension)
-        sh(["openssl", "x509", "-req", "-days", "30", "-in", f"{folder}/{name}.csr", "-CA", f"{folder}/ca.crt",
-            "-CAkey", f"{folder}/ca.key", "-CAcreateserial", "-extfile", f"{folder}/{name}.ext", "-out", f"{folder}/{name}.crt"])  # fmt: skip
-
-
-def start_etcd(node: Node, binary: Path, certificates: Path) -> str:
-    """An etcd of the operator's on a machine of its own, that lets clients with certificates in; returns its URL."""
-    node.scp(binary, "/usr/local/bin/etcd")
-    node.scp(certificates, "/etc/own-etcd")
-    url = f"https://{node.address}:2379"
-    node.run(
-        "systemd-run --unit=own-etcd --property=Restart=always /usr/local/bin/etcd --data-dir=/var/lib/etcd/own"
-        f" --listen-client-urls={url} --advertise-client-urls={url} --client-cert-auth --trusted-ca-file=/etc/own-etcd/ca.crt"
-        " --cert-file=/etc/own-etcd/server.crt --key-file=/etc/own-etcd/server.key"
-    )
-    health = f"curl -sf --cacert /etc/own-etcd/ca.crt --cert /etc/own-etcd/client.crt --key /etc/own-etcd/client.key {url}/health"
-    wait_until(lambda: '"true"' in node.run(health).stdout, what="the operator's etcd", timeout_s=30)
-    return url
-
-
 @pytest.mark.k8s_versions("1.35", "1.36")
 def test_external_etcd(make_node: MakeNode, kb_pyz: Path, k8s_version: str, tmp_path: Path) -> None:
     node = make_node("cp1", version=k8s_version)
     store = make_node("etcd1")
     make_certificates(tmp_path / "own", store.address)
     url = start_etcd(store, node.release.binary("etcd"), tmp_path / "own")
-    for name in ("ca.crt", "client.crt", "client.key"):
-        node.write(f"/etc/own-etcd/{name}", (tmp_path / "own" / name).read_text(), mode=0o600)
-    files = {
-        "caFile": "/etc/own-etcd/ca.crt",
-        "certFile": "/etc/own-etcd/client.crt",
-        "keyFile": "/etc/own-etcd/client.key",
-    }
-    etcd = {"external": {"endpoints": [url], **files}}
+    give_client_files(node, tmp_path / "own")
+    etcd = render_external_etcd(url)
     put(node, kb_pyz, lab_config(k8s_version, address=node.address, cluster={"etcd": etcd}, kb=BRIDGE))
     init(node)
     node.wait_node_ready()
@@ -385,8 +337,7 @@ def test_external_etcd(make_node: MakeNode, kb_pyz: Path, k8s_version: str, tmp_
     assert node.run("pidof etcd", check=False).stdout == ""
     # the cluster's data is there and nowhere else
     key = "L3JlZ2lzdHJ5L21pbmlvbnMvY3Ax"  # /registry/minions/cp1
-    asked = f"curl -sf --cacert /etc/own-etcd/ca.crt --cert /etc/own-etcd/client.crt --key /etc/own-etcd/client.key {url}/v3/kv/range -d '{{\"key\": \"{key}\", \"keys_only\": true}}'"  # fmt: skip
-    assert json.loads(store.run(asked).stdout)["count"] == "1"
+    assert ask_etcd(store, url, "kv/range", {"key": key, "keys_only": True})["count"] == "1"
     init_again_is_a_no_op(node)
 
 

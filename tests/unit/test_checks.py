@@ -26,6 +26,7 @@ from kubeup.config.types import (
 from kubeup.errors import UsageError
 from kubeup.host import CommandResult, HttpResponse, Unreachable
 from kubeup.releases import find_release
+from kubeup.secret import Secret
 from tests.fake_host import FakeHost
 from tests.unit.test_runtime import CRICTL, INFO_1_6, INFO_2_1, SOCKET, failed, fatal, image_list, version_text
 
@@ -1061,6 +1062,11 @@ def test_external_etcd_files() -> None:
     assert [finding.name for finding in findings] == ["ExternalEtcdClientCertificates"] * 2
     assert [finding.text.split()[0] for finding in findings] == ["etcd.external.caFile", "etcd.external.keyFile"]
     assert "cannot read /e/c.key" in only(external_node(host), checks.check_external_etcd_version).text
+    joining = dataclasses.replace(external_node(host), workflow=checks.JOIN_CONTROL_PLANE)
+    assert len(found(joining, checks.check_external_etcd_files)) == 2
+    config = dataclasses.replace(joining.config, certificate_key=Secret("ab" * 32))
+    joining = dataclasses.replace(joining, config=config)
+    assert found(joining, checks.check_external_etcd_files) == [], "the shared certificates bring them"
 
 
 # ---- images

@@ -95,7 +95,9 @@ def test_what_cannot_be(flags: dict[str, Any], endpoint: str, code: str) -> None
 
 def test_a_malformed_token_names_its_flag() -> None:
     error = fails("invalid-config", flags={**FLAGS, "token": "abc"}, endpoint="h:1")
-    assert any("oken" in line and "6 and 16" in line for line in error.details)
+    assert len(error.details) == 1 and error.details[0].startswith("--token: not a bootstrap token (6 and 16")
+    error = fails("invalid-config", flags={**FLAGS, "token": "abc", "tls-bootstrap-token": "x"}, endpoint="h:1")
+    assert [line.partition(":")[0] for line in error.details] == ["--tls-bootstrap-token", "--token"]
 
 
 def test_flags_of_a_control_plane_have_no_effect_on_a_worker() -> None:
