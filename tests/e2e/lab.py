@@ -34,8 +34,8 @@ table inet outside {{
     set asked {{ typeof ip daddr . meta l4proto . th dport; flags dynamic; }}
     chain watch {{
         type filter hook prerouting priority -300;
-        ether daddr {GATEWAY_MAC} ip daddr != {{ NETWORK.0/24 }} meta l4proto {{ tcp, udp }} update @asked {{ ip daddr . meta l4proto . th dport }}
-        ether daddr {GATEWAY_MAC} ip daddr NETWORK.1 udp dport 53 update @asked {{ ip daddr . meta l4proto . th dport }}
+        ether daddr {GATEWAY_MAC} ip daddr != {{ 10.77.0.0/24, 10.78.0.0/24 }} meta l4proto {{ tcp, udp }} update @asked {{ ip daddr . meta l4proto . th dport }}
+        ether daddr {GATEWAY_MAC} ip daddr {{ 10.77.0.1, 10.78.0.1 }} udp dport 53 update @asked {{ ip daddr . meta l4proto . th dport }}
     }}
 }}
 """
@@ -58,6 +58,10 @@ class Lab:
     network = "10.77.0"
     gateway = "10.77.0.1"
     bridge = "br0"
+    far_network = "10.78.0"
+    far_gateway = "10.78.0.1"
+    far_bridge = "br1"
+    """A second network, which the lab's own namespace routes to and from the first."""
 
     def __init__(self, name: str) -> None:
         if not re.fullmatch(r"[a-z0-9]{1,12}", name):
@@ -102,12 +106,15 @@ class Lab:
                 f"link add {self.bridge} address {GATEWAY_MAC} type bridge",
                 f"addr add {self.gateway}/24 dev {self.bridge}",
                 f"link set {self.bridge} up",
+                f"link add {self.far_bridge} address {GATEWAY_MAC} type bridge",
+                f"addr add {self.far_gateway}/24 dev {self.far_bridge}",
+                f"link set {self.far_bridge} up",
                 "route add unreachable default",
             )
             sh(["ip", "-netns", self.netns, "-batch", "-"], stdin="\n".join(commands) + "\n")
             # The gateway says no to everybody at once; by default the kernel does so once a second.
             self.exec("cd /proc/sys/net/ipv4 && echo 1 >ip_forward && echo 0 >icmp_ratelimit")
-            self.exec(["nft", "-f", "-"], stdin=OUTSIDE_RULES.replace("NETWORK", self.network))
+            self.exec(["nft", "-f", "-"], stdin=OUTSIDE_RULES)
         return self
 
     def load(self) -> Lab:

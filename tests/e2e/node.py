@@ -67,6 +67,7 @@ class NodeSpec:
 
     `containerd_config` is a key of runtime.CONFIGS or the text of a config.toml. `prepared` is what kubeadm's manual asks of
     the operator: the kubelet's unit as its package installs it, and IP forwarding; `kubeadm` adds its program to that.
+    `far`: on the lab's second network, beyond a router.
     """
 
     name: str
@@ -79,6 +80,7 @@ class NodeSpec:
     kubeadm: bool = False
     prepared: bool = False
     default_route: bool = True
+    far: bool = False
 
 
 @dataclass
@@ -122,7 +124,7 @@ class Node:
         self.lab = lab
         self.spec = spec
         self.name = spec.name
-        self.address = f"{lab.network}.{spec.number}"
+        self.address = f"{lab.far_network if spec.far else lab.network}.{spec.number}"
         self.folder = lab.folder / "nodes" / spec.name
         self.root = self.folder / "root"
         self.netns = f"{lab.netns}-{spec.name}"
@@ -351,14 +353,17 @@ class Node:
         mac = f"02:6b:62:00:00:{self.spec.number:02x}"
         veth = ["ip", "link", "add", self.port, "netns", self.lab.netns, "type", "veth"]
         sh([*veth, "peer", "name", INTERFACE, "address", mac, "netns", self.netns])
-        self.lab.exec(["ip", "link", "set", self.port, "master", self.lab.bridge, "up"])
+        bridge, gateway = (self.lab.bridge, self.lab.gateway)
+        if self.spec.far:
+            bridge, gateway = (self.lab.far_bridge, self.lab.far_gateway)
+        self.lab.exec(["ip", "link", "set", self.port, "master", bridge, "up"])
         commands = [
             f"addr add {self.address}/24 dev {INTERFACE}",
             f"link set {INTERFACE} up",
             "link set lo up",
         ]
         if self.spec.default_route:
-            commands.append(f"route add default via {self.lab.gateway}")
+            commands.append(f"route add default via {gateway}")
         sh(["ip", "-netns", self.netns, "-batch", "-"], stdin="\n".join(commands) + "\n")
 
     def unplug(self) -> None:
