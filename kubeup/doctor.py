@@ -26,6 +26,7 @@ from kubeup import (
     kubelet,
     loadbalancer,
     pki,
+    podnetwork,
     releases,
     routes,
     runtime,
@@ -476,6 +477,39 @@ def look_at_dns(patient: Patient) -> Notes:
     )
 
 
+def look_at_tunnel(patient: Patient) -> Notes:
+    """The other ends of kb's VXLAN: a firewall between two networks often lets everything pass but that."""
+    host, name = patient.host, "pod-network"
+    network = routes.read_network(host) if host.exists(routes.settings_path(patient.paths)) else routes.Network()
+    remotes = dict(network.forwards)
+    for gateway, mac in sorted(network.neighbours):
+        remote = remotes.get(mac, "")
+        if not remote or _answers(host, gateway):
+            continue
+        if _answers(host, remote):
+            own = network.vxlan.local if network.vxlan else "this node"
+            yield Note(
+                name,
+                ERROR,
+                f"the node {remote} answers, and through the tunnel it does not: pods here and there do not reach each other",
+                f"let UDP port {routes.VXLAN_PORT} pass between {own} and {remote}, both ways (firewall, security group); "
+                f"if it does, see the keeper on that node: journalctl -u {podnetwork.UNIT} -n 20",
+            )
+        else:
+            text = f"the node {remote} does not answer: no pod on it can be reached"
+            yield Note(name, WARNING, text, "see whether it is Ready: kubectl get nodes -o wide")
+
+
+def _answers(host: Host, address: str) -> bool:
+    """Whether anything comes back from an address: the kubelet's port is asked, and a refusal is an answer."""
+    shown = f"[{address}]" if ":" in address else address
+    try:
+        host.http_get(f"https://{shown}:10250/healthz", tls=Tls(verify=False), timeout_s=3)
+    except Unreachable as error:
+        return error.reason in ("refused", "reset", "tls")
+    return True
+
+
 def look_at_images(patient: Patient) -> Notes:
     """Images of the static pods and of sandboxes: the runtime may have thrown them away to make space."""
     texts = [checks.read_or_empty(patient.host, str(patient.paths.manifest(name))) for name in patient.components]
@@ -531,6 +565,9 @@ LOOKS: tuple[Look, ...] = (
     Look("load-balancer", "this node's load balancer leads to the API servers, if it has one", look_at_load_balancer),
     Look("disk", "etcd's disk is fast enough", look_at_disk),
     Look("dns", "the cluster's DNS answers through its Service", look_at_dns),
+    Look(
+        "pod-network", "the pod network's tunnel leads to the nodes beyond a router, if there are such", look_at_tunnel
+    ),
     Look("images", "the images of this node's own pods are in the runtime", look_at_images),
     Look("kubelet-drift", "the kubelet runs with the flags that its files hold", look_at_kubelet_drift),
 )

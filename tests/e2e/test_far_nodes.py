@@ -110,6 +110,14 @@ def test_pods_reach_each_other_across_a_router(make_node: MakeNode, lab: Lab, kb
         looked = node.run(f"{KB} doctor", check=False)
         assert looked.code == 0, looked.output
 
+    # a firewall between the networks that knows nothing of the tunnel
+    lab.exec("nft insert rule ip e2e_router watch udp dport 8472 drop")
+    looked = near.run(f"{KB} doctor", check=False)
+    assert looked.code != 0 and f"the node {far.address} answers, and through the tunnel it does not" in looked.output
+    assert f"let UDP port 8472 pass between {near.address} and {far.address}" in looked.output
+    lab.exec(["nft", "-f", "-"], stdin="flush table ip e2e_router\ndelete table ip e2e_router\n" + COUNTERS)
+    assert near.run(f"{KB} doctor", check=False).code == 0
+
     # the far one loses its power
     far.kill()
     far.start()

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from kubeup import checks, doctor, loadbalancer, pki
+from kubeup import checks, doctor, loadbalancer, pki, routes
 from kubeup.config.types import KbConfiguration, LoadBalancer
-from kubeup.host import CommandResult, HttpResponse
+from kubeup.host import CommandResult, HttpResponse, Unreachable
 from kubeup.paths import Paths
 from tests.fake_host import FakeHost
 from tests.fake_node import finished_node
@@ -237,6 +237,48 @@ def test_a_load_balancer_that_has_drifted() -> None:
     assert "no load balancer answers on 127.0.0.1:7444" in notes(host, look)[1][1]
     del host.files[str(path)]
     assert "names no API server" in notes(host, look)[1][1]
+
+
+def test_a_tunnel_that_a_firewall_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+    host, look = make_host(), "pod-network"
+    assert notes(host, look) == []
+
+    def is_silent(url: str, **_: object) -> HttpResponse:
+        if url not in host.urls:
+            raise Unreachable(url, "timeout", "no answer in time")
+        return host.urls[url]
+
+    monkeypatch.setattr(host, "http_get", is_silent)
+    host.answers.update({"ip": "[]", "bridge": "[]"})
+    host.write_file(routes.settings_path(Paths()), "{}")
+    assert notes(host, look) == [], "nobody lives beyond a router"
+    row = {
+        "ifname": "kb-vxlan",
+        "mtu": 1450,
+        "addr_info": [{"local": "10.244.0.0", "prefixlen": 32, "scope": "global"}],
+    }
+    data = {"id": routes.VXLAN_ID, "port": routes.VXLAN_PORT, "local": "10.77.0.11"}
+    link = {**row, "address": "0a:6b:0a:4d:00:0b", "linkinfo": {"info_kind": "vxlan", "info_data": data}}
+    mac = routes.vtep_mac("10.78.0.12")
+    host.answers["ip -json address show"] = json.dumps([row])
+    host.answers["ip -json -details link show dev kb-vxlan"] = json.dumps([link])
+    host.answers["ip -json neighbour show dev kb-vxlan"] = json.dumps(
+        [{"dst": "10.244.2.0", "lladdr": mac, "state": ["PERMANENT"]}]
+    )
+    host.answers["bridge -json fdb show dev kb-vxlan"] = json.dumps(
+        [{"mac": mac, "dst": "10.78.0.12", "flags": ["self"]}]
+    )
+    seen = {
+        "https://10.244.2.0:10250/healthz": HttpResponse(401),
+        "https://10.78.0.12:10250/healthz": HttpResponse(401),
+    }
+    host.urls.update(seen)
+    assert notes(host, look) == []
+    del host.urls["https://10.244.2.0:10250/healthz"]
+    ((level, text),) = notes(host, look)
+    assert level == "error" and text.startswith("the node 10.78.0.12 answers, and through the tunnel it does not")
+    del host.urls["https://10.78.0.12:10250/healthz"]
+    assert notes(host, look) == [("warning", "the node 10.78.0.12 does not answer: no pod on it can be reached")]
 
 
 def test_a_cluster_dns_that_does_not_answer() -> None:
