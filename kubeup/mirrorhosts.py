@@ -75,9 +75,9 @@ def plan_hosts(folder: Path, registries: Iterable[str], mirror: Mirror, *, is_on
     """path -> text for every registry; with is_only also for all that are not named."""
     names = [*dict.fromkeys(registries), *([DEFAULT] if is_only else [])]
     files = {
-        folder / name / "hosts.toml": render_hosts(name, mirror, is_only=is_only)
+        # what names the mirror itself may be had from nowhere else, and perhaps not by https
+        folder / name / "hosts.toml": render_hosts(name, mirror, is_only=is_only or name == mirror.server)
         for name in names
-        if name != mirror.server
     }
     if mirror.ca_pem:
         files = {CA_FILE: mirror.ca_pem, **files}

@@ -339,7 +339,10 @@ JOIN_V1BETA3 = _but(
 
 KB = Struct(
     {
-        "podNetwork": Struct({"plugin": TEXT, "manifest": TEXT, "backend": TEXT, "mtu": NUMBER}, types.PodNetwork),
+        "podNetwork": Struct(
+            {"plugin": TEXT, "manifest": TEXT, "backend": TEXT, "mtu": NUMBER, "imageRepository": TEXT},
+            types.PodNetwork,
+        ),
         "loadBalancer": Struct({"mode": TEXT, "image": TEXT, "healthPort": NUMBER}, types.LoadBalancer),
         "bundle": TEXT,
         "verifyKey": TEXT,

@@ -201,6 +201,9 @@ class PodNetwork:
     """bridge: auto (a route where nodes share a layer 2, else VXLAN) | route | vxlan"""
     mtu: int = 0
     """bridge: 0 takes the MTU of the interface that carries the node's address."""
+    image_repository: str = ""
+    """manifest: what takes the registry's place in the names of its images (`quay.io/a/b:1` -> `REPOSITORY/a/b:1`); "" keeps
+    the names, and containerd asks the mirror for them."""
 
 
 @frozen

@@ -629,6 +629,14 @@ def check_kb(kb: types.KbConfiguration, problems: Problems) -> None:
             f"a manifest beside plugin {shorten(network.plugin)}",
             "write plugin: manifest, or remove it",
         )
+    check_repository(problems, _KB, "podNetwork.imageRepository", network.image_repository)
+    if network.image_repository and network.plugin != "manifest":
+        problems.fail(
+            _KB,
+            "podNetwork.imageRepository",
+            f"plugin {shorten(network.plugin)} has no images",
+            "write plugin: manifest, or remove it",
+        )
     if network.mtu and not 576 <= network.mtu <= 65535:
         problems.fail(_KB, "podNetwork.mtu", f"{network.mtu} cannot be an MTU", "write 0 (found out) or 576 to 65535")
     balancer = kb.load_balancer

@@ -183,10 +183,11 @@ def wait_for_pod_cidrs(ctx: Context) -> Object:
 
 def _manifest(ctx: Context, network: PodNetwork) -> list[Object]:
     found = podnetwork.read_manifest(ctx.host, network.manifest)
-    # containerd itself is pointed to the mirror (install/registries), so names stay; another runtime is not
+    # containerd itself is pointed to the mirror (install/registries), so names stay unless they shall change; another
+    # runtime is not
     is_containerd = "containerd" in runtime.socket_path(ctx.config.node.cri_socket).name
-    mirror = "" if is_containerd else ctx.config.kb.mirror.endpoint
-    objects: list[Object] = podnetwork.sort_objects(podnetwork.rewrite_images(found, mirror))
+    server = network.image_repository or ("" if is_containerd else ctx.config.kb.mirror.endpoint)
+    objects: list[Object] = podnetwork.sort_objects(podnetwork.rewrite_images(found, server))
     return objects
 
 

@@ -602,6 +602,7 @@ def _plan_files(ctx: Context, folder: Path) -> dict[Path, str]:
     network = ctx.config.kb.pod_network
     if network.plugin == "manifest" and network.manifest:
         objects = podnetwork.read_manifest(ctx.host, network.manifest)
+        objects = podnetwork.rewrite_images(objects, network.image_repository)
         names += [runtime.full_image_name(name) for name, _ in bundle.images_of(objects)]
     if not _has_mirror(ctx):
         preset = downloads.find_preset(ctx.config.kb.packages.preset)

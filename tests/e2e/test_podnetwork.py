@@ -254,6 +254,22 @@ def test_manifest_from_a_url_with_a_mirror(
     assert [asked for asked in lab.list_outside() if not asked.endswith(". udp . 53")] == []
 
 
+@pytest.mark.k8s_versions("1.35", "1.36")
+def test_manifest_whose_images_get_the_mirror_s_name(node: Node, lab: Lab, kb_pyz: Path, k8s_version: str) -> None:
+    """Who wishes it has the names rewritten: no image of that name is here, and the mirror alone can have served it."""
+    lab.registry.add_release(node.release)
+    mirror = lab.registry.start().address
+    network = {"plugin": "manifest", "manifest": "/root/net.yaml", "imageRepository": mirror}
+    kb = {"podNetwork": network, "mirror": {"endpoint": f"http://{mirror}"}}
+    put(node, kb_pyz, lab_config(k8s_version, address=node.address, kb=kb))
+    node.write("/root/net.yaml", manifest(node))
+    init(node)
+    image = WEB_IMAGE.replace("registry.k8s.io", mirror)
+    check_manifest_is_applied(node, image)
+    assert image in node.run("crictl images -o json").stdout
+    init_again_is_a_no_op(node)
+
+
 # ---- two IP versions
 
 

@@ -248,6 +248,11 @@ def test_names_and_waits_that_work_but_should_be_known() -> None:
         ("podNetwork: {plugin: manifest}", "podNetwork.manifest: plugin manifest without a manifest"),
         ("podNetwork: {manifest: /a}", "podNetwork.manifest: a manifest beside plugin bridge"),
         ("podNetwork: {backend: ipip}", "podNetwork.backend: 'ipip' is not allowed"),
+        ("podNetwork: {imageRepository: a.b/c}", "podNetwork.imageRepository: plugin bridge has no images"),
+        (
+            "podNetwork: {plugin: manifest, manifest: /a, imageRepository: 'http://a.b/c'}",
+            "podNetwork.imageRepository: 'http://a.b/c' is not the beginning of an image name; write a.b/c",
+        ),
         ("podNetwork: {mtu: 100}", "podNetwork.mtu: 100 cannot be an MTU"),
         ("mirror: {endpoint: '10.0.0.5:5000'}", "mirror.endpoint: '10.0.0.5:5000' is not a URL"),
         ("loadBalancer: {mode: lokal}", "loadBalancer.mode: 'lokal' is not allowed; did you mean \"local\"?"),

@@ -35,10 +35,18 @@ def test_a_mirror_below_a_path_and_without_tls() -> None:
 
 def test_planned_files() -> None:
     files = mirrorhosts.plan_hosts(FOLDER, ["registry.k8s.io", "10.0.0.11:5000"], Mirror(URL, "PEM"), is_only=True)
-    assert set(files) == {mirrorhosts.CA_FILE, FOLDER / "registry.k8s.io/hosts.toml", FOLDER / "_default/hosts.toml"}
+    names = ("registry.k8s.io", "10.0.0.11:5000", "_default")
+    assert set(files) == {mirrorhosts.CA_FILE, *(FOLDER / name / "hosts.toml" for name in names)}
     assert set(mirrorhosts.plan_hosts(FOLDER, ["quay.io"], Mirror("http://m:5000"), is_only=False)) == {
         FOLDER / "quay.io/hosts.toml"
     }
+
+
+def test_an_image_that_is_named_after_the_mirror() -> None:
+    """It is there alone, and containerd would try https where nothing said otherwise."""
+    (text,) = mirrorhosts.plan_hosts(FOLDER, ["m:5000"], Mirror("http://m:5000"), is_only=False).values()
+    found = parse_toml(text)
+    assert found["server"] == "http://m:5000" and list(found["host"]) == ["http://m:5000"]
 
 
 def test_the_folder_that_containerd_reads() -> None:
