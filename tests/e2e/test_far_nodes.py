@@ -65,10 +65,13 @@ def check_all_ways(server: Node, names: Sequence[str]) -> None:
     """Each pod gets every other's page: by its address, whole where it is long, by its Service, and by its name."""
     for client in names:
         for target in names:
-            url = address_of(server, f"web-{target}")
-            wait_until(lambda: fetch(server, f"web-{client}", f"http://{url}/big"),  # noqa: B023
-                       what=f"an answer of {target} to {client}", timeout_s=60, every_s=1)  # fmt: skip
-            assert fetch(server, f"web-{client}", f"http://{url}/big").count("_") == LINES, (client, target)
+
+            def answers(client: str = client, target: str = target) -> bool:
+                # asked for anew each time: after a power loss the address is another one, as soon as the kubelet says so
+                url = f"http://{address_of(server, f'web-{target}')}/big"
+                return fetch(server, f"web-{client}", url).count("_") == LINES
+
+            wait_until(answers, what=f"an answer of {target} to {client}", timeout_s=60, every_s=1)
             name = f"http://web-{target}.default.svc.cluster.local/"
             wait_until(lambda: "kb e2e web" in fetch(server, f"web-{client}", name),  # noqa: B023
                        what=f"the Service of {target} from {client}", timeout_s=60, every_s=1)  # fmt: skip
