@@ -397,6 +397,12 @@ def read_kubelet_log(host: Host, *, lines: int = 200, since: str = "", invocatio
     return answer.stdout.splitlines() if answer.ok else []
 
 
+def read_present_log(host: Host, *, lines: int = 200) -> list[str]:
+    """What the kubelet that runs now said in the last 90 seconds: what an earlier one met may be mended."""
+    unit = read_kubelet_unit(host)
+    return read_kubelet_log(host, lines=lines, since=_RECENT, invocation=unit.invocation if unit else "")
+
+
 def find_kubelet_trouble(host: Host) -> Optional[BrokenLink]:
     """Is the kubelet's unit there, and does the kubelet stay up?"""
     unit = read_kubelet_unit(host)
@@ -440,7 +446,7 @@ def _describe_kubelet_end(host: Host, unit: KubeletUnit) -> BrokenLink:
 
 def find_request_trouble(host: Host) -> Optional[BrokenLink]:
     """Why a kubelet that runs does not get its certificate signing request to the API server, in its own words."""
-    for line in reversed(read_kubelet_log(host, since=_RECENT)):
+    for line in reversed(read_present_log(host)):
         found = _REQUEST_FAILED.search(line.replace('\\"', "'"))
         if not found:
             continue
@@ -476,7 +482,7 @@ def find_healthz_trouble(host: Host) -> Optional[BrokenLink]:
         if answer.status == 200:
             return None
         seen = f"HTTP {answer.status}: {answer.body[:200].decode(errors='replace').strip()}"
-    line = last_error_line(read_kubelet_log(host, since=_RECENT))
+    line = last_error_line(read_present_log(host))
     return BrokenLink(
         f"the kubelet runs and is not healthy: {seen}",
         line or f"{url} does not answer with 200, and its log names no error",
@@ -581,7 +587,7 @@ def _unescape(text: str) -> str:
 
 def find_pod_trouble(host: Host, cri_socket: str, component: str) -> Optional[BrokenLink]:
     """Why no container of `component` was started, as the kubelet tells it."""
-    troubles = parse_pod_troubles(read_kubelet_log(host, lines=400, since=_RECENT))
+    troubles = parse_pod_troubles(read_present_log(host, lines=400))
     own = [
         trouble
         for trouble in troubles

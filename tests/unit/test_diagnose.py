@@ -292,6 +292,17 @@ def test_an_image_that_is_nowhere_is_final_and_the_pause_after_it_hides_nothing(
     assert "registry.k8s.io has no such image" in link.cause
 
 
+def test_what_an_earlier_kubelet_met_is_not_taken_for_the_present() -> None:
+    host = make_host()
+    log = sandbox_line("cannot write: read-only file system") + "\n"
+
+    def journalctl(argv: tuple[str, ...]) -> CommandResult:
+        return CommandResult(argv, 0, "" if "_SYSTEMD_INVOCATION_ID=abc" in argv else log)
+
+    host.answers["journalctl"] = journalctl
+    assert find(host, "etcd", etcd="refused") == find(make_host(), "etcd", etcd="refused")
+
+
 def test_a_pod_s_trouble_is_not_taken_for_another_s() -> None:
     host = make_host(kubelet_log=sandbox_line("no space left on device", pod="coredns-7d4-x"))
     assert find(host, "etcd") is None
