@@ -48,7 +48,7 @@ def fetch(server: Node, client: str, url: str) -> str:
 
 
 def address_of(server: Node, pod: str) -> str:
-    return str(server.get(f"pod {pod}")["status"]["podIP"])
+    return str(server.get(f"pod {pod}")["status"].get("podIP", "none-yet.invalid"))
 
 
 def run_pods(server: Node, names: Sequence[str]) -> None:
