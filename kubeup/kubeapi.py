@@ -284,19 +284,25 @@ class Api:
                 if error.reason in ("tls", "dns") or not self._has_time(deadline):
                     raise
             else:
-                is_passing = answer.status in (429, 500, 502, 503, 504) or _is_starting(answer)
+                is_passing = answer.status in (429, 500, 502, 503, 504) or self._is_starting(answer)
                 if not is_passing or not self._has_time(deadline):
                     return answer
             self.host.sleep(RETRY_INTERVAL_S)
 
+    def _is_starting(self, answer: HttpResponse) -> bool:
+        """A starting API server forbids everything while it has not read its roles: worth another try as long as it is
+        not ready. Everything else that is forbidden stays forbidden; /readyz itself is open to whoever is known."""
+        if answer.status != 403 or not self.host.is_live:
+            return False
+        if b"RBAC: " in answer.body and b"not found" in answer.body:
+            return True
+        try:
+            return self.probe_health("/readyz", timeout_s=5).status != 200
+        except Unreachable:
+            return True
+
     def _has_time(self, deadline: float) -> bool:
         return self.host.is_live and self.host.monotonic() + RETRY_INTERVAL_S < deadline
-
-
-def _is_starting(answer: HttpResponse) -> bool:
-    """A starting API server answers 403 while its RBAC cache is empty: worth another try for a moment only where
-    the body says so; everything else that is forbidden stays forbidden."""
-    return answer.status == 403 and b"RBAC: " in answer.body and b"not found" in answer.body
 
 
 def describe_object(obj: Object) -> str:

@@ -115,11 +115,19 @@ def test_bad_trust_is_not_tried_again(api: Api) -> None:
     ("status", "code"), [(401, "api-unauthorized"), (403, "api-forbidden"), (422, "api-invalid"), (400, "api-refused")]
 )
 def test_a_refusal_names_the_reason(api: Api, status: int, code: str) -> None:
-    Answers(api.host, [(status, b'{"reason": "R", "message": "no such thing"}')])  # type: ignore[arg-type]
+    ready = [(200, b"ok")] if status == 403 else []
+    answers = Answers(api.host, [(status, b'{"reason": "R", "message": "no such thing"}'), *ready])  # type: ignore[arg-type]
     with pytest.raises(ApiRefused) as caught:
         api.get("/x")
     assert caught.value.code == code
     assert caught.value.cause == f"no such thing (HTTP {status})"
+    assert answers.answers == []
+
+
+def test_a_server_that_has_not_read_its_roles_is_asked_again(api: Api) -> None:
+    forbidden, gone = (403, b'{"reason": "Forbidden"}'), Unreachable("u", "refused", "connection refused")
+    Answers(api.host, [forbidden, (403, b""), forbidden, (500, b""), forbidden, gone, (200, b'{"kind": "X"}')])  # type: ignore[arg-type]
+    assert api.get("/x") == {"kind": "X"}
 
 
 def test_a_token_goes_into_the_header_only(tmp_path: Path) -> None:
