@@ -1,7 +1,7 @@
 """CoreDNS on more than one node: its replicas start on the first node of a cluster, and stay there when others join.
 
-Owns the moves by which one of them comes to another node, made by the keepers of the control planes, as only they
-have the right to. There is never a replica less than before: one is added, the scheduler puts it elsewhere (the pods
+Owns the moves by which one of them comes to another node, and their restart when another pod network takes the place of
+kb's; both are made by the keepers of the control planes, as only they have the right to. There is never a replica less than before: one is added, the scheduler puts it elsewhere (the pods
 would rather not share a node), and when it is Ready one of those that share a node goes. Where it does not become
 Ready, it is the one that goes. Must not touch a Deployment whose replicas somebody else changes meanwhile. kubeadm
 leaves them where they are.
@@ -25,6 +25,8 @@ from kubeup.kubeapi import Api, ApiRefused, Object, path_of, read_identity
 from kubeup.paths import Paths
 
 ANNOTATION = "kb/spread"
+NETWORK_ANNOTATION = "kb/pod-network"
+"""Of the pods: the CNI file of the network that they were restarted for."""
 LABEL = "k8s-app=kube-dns"
 SYSTEM = "kube-system"
 PATIENCE_S = 120.0
@@ -182,10 +184,37 @@ def is_moving(deployment: Mapping[str, Any]) -> Optional[int]:
     return int(note.get("replicas", 2)) if note.get("state") == "moving" else None
 
 
+def follow_network(host: Host, cni_file: str, *, paths: Paths) -> str:
+    """CoreDNS was started before the network of `cni_file` was applied, as part of kb init, and no other node reaches
+    it there any more: have it restarted, once, with Kubernetes' own patience (a replica ends when the new one is
+    Ready). Whoever applies a network to a cluster of kubeadm's need not think of this, for CoreDNS waits for it there.
+    What was done, in words, or "". Raises KbError.
+
+    The name of the file stands in the pods' template, which is what makes the Deployment replace them; so it happens
+    once for each network, whichever keeper comes first.
+    """
+    if not _may_change(host, paths):
+        return ""
+    api = Api(host, read_identity(host, paths.admin_conf), retry_s=0)
+    found = api.list(path_of("Deployment", "", SYSTEM), label=LABEL)
+    if len(found) != 1:
+        return ""
+    template = (found[0].get("spec") or {}).get("template") or {}
+    if ((template.get("metadata") or {}).get("annotations") or {}).get(NETWORK_ANNOTATION) == cni_file:
+        return ""
+    body = {"spec": {"template": {"metadata": {"annotations": {NETWORK_ANNOTATION: cni_file}}}}}
+    api.patch(path_of("Deployment", str(found[0]["metadata"]["name"]), SYSTEM), body)
+    return "CoreDNS is restarted into the new network"
+
+
+def _may_change(host: Host, paths: Paths) -> bool:
+    return host.exists(paths.admin_conf) and host.exists(paths.manifest("kube-apiserver"))
+
+
 def keep_spread(host: Host, *, paths: Paths, log: Callable[[str], None]) -> None:
     """One look by a keeper: only a control plane has the right, and a cluster that does not answer is none of its
     business."""
-    if not (host.exists(paths.admin_conf) and host.exists(paths.manifest("kube-apiserver"))):
+    if not _may_change(host, paths):
         return
     try:
         done = spread_once(Api(host, read_identity(host, paths.admin_conf), retry_s=0), host.now())

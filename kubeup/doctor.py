@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import email.utils
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ from kubeup import (
     releases,
     routes,
     runtime,
+    stepaside,
 )
 from kubeup.checks import ERROR, WARNING
 from kubeup.config import discover
@@ -460,6 +462,32 @@ def look_at_load_balancer(patient: Patient) -> Notes:
         )
 
 
+def look_at_pod_network(patient: Patient) -> Notes:
+    """Pods that kb's network started, where the runtime uses another one by now."""
+    first = routes.find_first_cni_config(patient.host, patient.paths)
+    if first in ("", routes.CNI_FILE) or not patient.host.exists(patient.paths.cni_conf / routes.CNI_FILE):
+        return
+    bridge = stepaside.read_bridge(patient.host)
+    if bridge is None or not bridge.ports:
+        return
+    pods = _find_pods(patient, stepaside.read_sandboxes(patient.host))
+    text = f"the network is {patient.paths.cni_conf / first}'s by now: {stepaside.describe_left(bridge)}"
+    named = "; ".join(f"kubectl -n {namespace} delete pod {name}" for namespace, name in pods)
+    yield Note("pod-network", WARNING, text, named or f"find them: bridge link show master {stepaside.BRIDGE}")
+
+
+def _find_pods(patient: Patient, sandboxes: set[str]) -> list[tuple[str, str]]:
+    """(namespace, name) of the pods that have these sandboxes, as far as the runtime tells."""
+    words = runtime.crictl_argv(patient.config.node.cri_socket, "pods", "--state", "ready", "-o", "json")
+    answer = patient.host.query(words, timeout_s=15) if patient.host.which("crictl") else None
+    try:
+        listed = json.loads(answer.stdout).get("items") or [] if answer and answer.ok else []
+    except ValueError:
+        return []
+    described = [item["metadata"] for item in listed if item.get("id") in sandboxes]
+    return sorted((str(found["namespace"]), str(found["name"])) for found in described)
+
+
 def look_at_dns(patient: Patient) -> Notes:
     """The cluster's DNS through its Service, as a Pod would ask it."""
     servers = patient.config.kubelet.get("clusterDNS") or []
@@ -479,7 +507,7 @@ def look_at_dns(patient: Patient) -> Notes:
 
 def look_at_tunnel(patient: Patient) -> Notes:
     """The other ends of kb's VXLAN: a firewall between two networks often lets everything pass but that."""
-    host, name = patient.host, "pod-network"
+    host, name = patient.host, "tunnel"
     network = routes.read_network(host) if host.exists(routes.settings_path(patient.paths)) else routes.Network()
     remotes = dict(network.forwards)
     for gateway, mac in sorted(network.neighbours):
@@ -564,10 +592,9 @@ LOOKS: tuple[Look, ...] = (
     Look("etcd", "every member of etcd serves", look_at_etcd),
     Look("load-balancer", "this node's load balancer leads to the API servers, if it has one", look_at_load_balancer),
     Look("disk", "etcd's disk is fast enough", look_at_disk),
+    Look("pod-network", "no pod hangs on a network of before", look_at_pod_network),
     Look("dns", "the cluster's DNS answers through its Service", look_at_dns),
-    Look(
-        "pod-network", "the pod network's tunnel leads to the nodes beyond a router, if there are such", look_at_tunnel
-    ),
+    Look("tunnel", "the pod network's tunnel leads to the nodes beyond a router, if there are such", look_at_tunnel),
     Look("images", "the images of this node's own pods are in the runtime", look_at_images),
     Look("kubelet-drift", "the kubelet runs with the flags that its files hold", look_at_kubelet_drift),
 )

@@ -24,7 +24,6 @@ from kubeup.kubeapi import Api, Object, path_of
 from kubeup.paths import Paths
 from kubeup.render import fill_template, load_all_yaml, yaml
 from kubeup.routes import (
-    BRIDGE,
     CNI_FILE,
     VXLAN_OVERHEAD,
     RouteSettings,
@@ -36,13 +35,12 @@ from kubeup.routes import (
     settings_path,
     withdraw,
 )
+from kubeup.stepaside import BRIDGE, list_leases
 
 CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
 """loopback is the runtime's own wish: it gives every sandbox its lo."""
 KNOWN_CNI_DIRS = (Path("/opt/cni/bin"), Path("/usr/lib/cni"), Path("/usr/libexec/cni"))
 UNIT = "kb-routes.service"
-POD_ADDRESSES = Path("/run/kb/pod-addresses")
-"""Where host-local notes the addresses that it gave out; below /run, so that none is lost over a reboot."""
 _POD_LISTS = ("containers", "initContainers", "ephemeralContainers")
 _ORDER = {"Namespace": 0, "CustomResourceDefinition": 1}
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -240,11 +238,7 @@ def remove_node_network(host: Host, paths: Paths) -> bool:
         if host.query(["ip", "link", "show", "dev", BRIDGE]).ok:
             host.run(["ip", "link", "delete", BRIDGE])
             changed = True
-    leases = POD_ADDRESSES / "kb-bridge"
-    files = [paths.systemd / UNIT, settings_path(paths), paths.cni_conf / CNI_FILE]
-    files += [leases / name for name in host.list_dir(leases)]
-    files += [folder for folder in (leases, POD_ADDRESSES) if host.exists(folder)]
-    for path in files:
+    for path in (paths.systemd / UNIT, settings_path(paths), paths.cni_conf / CNI_FILE, *list_leases(host)):
         changed = host.remove(path) or changed
     if had_unit:
         host.run(["systemctl", "daemon-reload"])

@@ -20,16 +20,17 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from kubeup import dnsspread
+from kubeup import dnsspread, stepaside
 from kubeup.errors import HostError, KbError
 from kubeup.frozen import frozen
 from kubeup.host import Host
 from kubeup.kubeapi import Api, path_of, read_identity
 from kubeup.paths import Paths
+from kubeup.stepaside import BRIDGE
+from kubeup.stepaside import parse_ip_output as _json_list
 
 CNI_FILE = "99-kb-bridge.conflist"
 """Sorts behind the files of Calico, Cilium, flannel and the others: the runtime takes the first."""
-BRIDGE = "kb0"
 PROTOCOL = 199
 VXLAN = "kb-vxlan"
 VXLAN_ID = 4097
@@ -187,16 +188,6 @@ def parse_neighbours(text: str) -> frozenset[tuple[str, str]]:
 def parse_forwards(text: str) -> frozenset[tuple[str, str]]:
     """From `bridge -json fdb show dev kb-vxlan`."""
     return frozenset((str(entry["mac"]), str(entry["dst"])) for entry in _json_list(text) if "dst" in entry)
-
-
-def _json_list(text: str) -> list[dict[str, Any]]:
-    """What `ip -json` printed; it prints nothing at all where there is nothing, and empty objects for what a
-    filter left out."""
-    try:
-        found = json.loads(text) if text.strip() else []
-    except ValueError:
-        return []
-    return [entry for entry in found if isinstance(entry, dict) and entry]
 
 
 # ---- what should be
@@ -650,8 +641,7 @@ def keep_round(host: Host, api: Callable[[], Api], settings: RouteSettings, *, p
     first = find_first_cni_config(host, paths)
     if first != CNI_FILE:
         withdraw(host)
-        taken = f"the runtime takes {paths.cni_conf / first}" if first else "no CNI configuration is there"
-        return Round(f"stepped aside: {taken}, not {CNI_FILE}")
+        return _step_aside(host, first, paths)
     # 0: any state that the API server has in its memory will do, which costs etcd nothing
     listed = api().get(f"{path_of('Node')}?resourceVersion=0") or {}
     nodes = parse_peers(listed.get("items") or [])
@@ -660,13 +650,15 @@ def keep_round(host: Host, api: Callable[[], Api], settings: RouteSettings, *, p
     if me is None or not me.pod_cidrs:
         what = "is not registered" if me is None else "has no podCIDR yet"
         return Round(f"node {settings.node_name} {what}: nothing was changed", POLL_S)
-    interfaces = read_interfaces(host)
+    links = _query(host, "ip", "-json", "address", "show")
+    interfaces = parse_interfaces(links)
     wanted = plan_network(nodes, me, interfaces, backend=settings.backend)
     services = plan_service_routes(read_unrouted(host, settings.service_cidrs), me, interfaces)
     every_cidr = [*settings.pod_cidrs, *(cidr for node in nodes for cidr in node.pod_cidrs)]
     with_services = replace(wanted, routes=wanted.routes | services)
     failures = [
         *wanted.problems,
+        *(stepaside.raise_bridge(host) if stepaside.is_down(links) else ()),
         *ensure_network(host, with_services),
         *ensure_masquerade(host, me.pod_cidrs, every_cidr),
     ]
@@ -677,6 +669,22 @@ def keep_round(host: Host, api: Callable[[], Api], settings: RouteSettings, *, p
     if services:
         text += f"; a route to Services ({', '.join(sorted(route.pod_cidr for route in services))}), to which none led"
     return Round(text, wait_s)
+
+
+def _step_aside(host: Host, first: str, paths: Paths) -> Round:
+    """What is left to do beside another network. A node without kb0 has nothing left, and its cluster is not asked."""
+    taken = f"the runtime takes {paths.cni_conf / first}" if first else "no CNI configuration is there"
+    text = f"stepped aside: {taken}, not {CNI_FILE}"
+    bridge = stepaside.read_bridge(host) if first else None
+    if bridge is None:
+        return Round(text)
+    try:
+        # before the bridge goes: it is what tells that pods may still be in the network of before
+        moved = dnsspread.follow_network(host, first, paths=paths)
+    except KbError as error:
+        return Round(f"{text}; CoreDNS was not restarted yet: {error}", RETRY_S)
+    left = stepaside.retire_bridge(host, bridge)
+    return Round("; ".join(filter(None, (text, moved, left))), RETRY_S)
 
 
 def keep_routes(host: Host, *, log: Callable[[str], None], once: bool = False, paths: Optional[Paths] = None) -> None:

@@ -170,3 +170,45 @@ def test_a_worker_does_not_even_ask() -> None:
     host, said = dns_host(), list[str]()
     dnsspread.keep_spread(host, paths=Paths(), log=said.append)
     assert host.sent == [] and said == []
+
+
+KUBECONFIG = b"""
+apiVersion: v1
+kind: Config
+clusters: [{name: c, cluster: {server: "https://a"}}]
+users: [{name: u, user: {token: t}}]
+contexts: [{name: x, context: {cluster: c, user: u}}]
+current-context: x
+"""
+FLANNEL = "10-flannel.conflist"
+
+
+def control_plane() -> DnsHost:
+    host = dns_host()
+    host.files["/etc/kubernetes/admin.conf"] = KUBECONFIG
+    host.files["/etc/kubernetes/manifests/kube-apiserver.yaml"] = b""
+    return host
+
+
+def template(annotations: dict[str, str]) -> dict[str, Any]:
+    return {"spec": {"template": {"metadata": {"annotations": annotations}}}}
+
+
+def test_coredns_follows_another_network_once() -> None:
+    host = control_plane()
+    assert "restarted" in dnsspread.follow_network(host, FLANNEL, paths=Paths())
+    wanted = template({dnsspread.NETWORK_ANNOTATION: FLANNEL})
+    assert host.sent == [wanted]
+    host.objects["deployments"] = [{**deployment(), **wanted}]
+    assert dnsspread.follow_network(host, FLANNEL, paths=Paths()) == ""
+    assert len(host.sent) == 1
+    assert "restarted" in dnsspread.follow_network(host, "05-cilium.conflist", paths=Paths())
+
+
+def test_a_worker_restarts_no_coredns_and_a_cluster_without_one_has_none() -> None:
+    host = dns_host()
+    assert dnsspread.follow_network(host, FLANNEL, paths=Paths()) == ""
+    host = control_plane()
+    host.objects["deployments"] = []
+    assert dnsspread.follow_network(host, FLANNEL, paths=Paths()) == ""
+    assert host.sent == []

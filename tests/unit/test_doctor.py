@@ -240,7 +240,7 @@ def test_a_load_balancer_that_has_drifted() -> None:
 
 
 def test_a_tunnel_that_a_firewall_closes(monkeypatch: pytest.MonkeyPatch) -> None:
-    host, look = make_host(), "pod-network"
+    host, look = make_host(), "tunnel"
     assert notes(host, look) == []
 
     def is_silent(url: str, **_: object) -> HttpResponse:
@@ -334,3 +334,41 @@ def test_the_checks_of_preflight_are_doctor_s_too() -> None:
     names = [check.names for check in checks.CHECKS if checks.DOCTOR in check.workflows]
     assert {"CRI", "CgroupDriver", "Swap", "KubeletVersion", "AdvertiseAddress"} <= set(names)
     assert "ImagePull" not in names
+
+
+# ---- the pod network of before
+
+
+def bridge_host(*files: str) -> FakeHost:
+    """A node on whose kb0 one pod hangs, and another pod on something else."""
+    host = make_host()
+    entry = {"local": "10.244.0.1", "prefixlen": 24, "scope": "global"}
+    host.answers["ip -json address show"] = json.dumps([{"ifname": "kb0", "flags": ["UP"], "addr_info": [entry]}])
+    host.answers["ip -json link show master kb0"] = json.dumps([{"ifname": "veth1"}])
+    host.files.update({f"/etc/cni/net.d/{name}": b"{}" for name in files})
+    host.files["/run/kb/pod-addresses/kb-bridge/10.244.0.2"] = b"abc\r\neth0"
+    host.dirs.add("/run/kb/pod-addresses/kb-bridge")
+    pods = [{"id": text, "metadata": {"name": f"pod-{text}", "namespace": "shop"}} for text in ("abc", "def")]
+    host.answers["crictl"] = json.dumps({"items": pods})
+    return host
+
+
+def test_pods_on_the_bridge_of_before_are_named() -> None:
+    host = bridge_host("10-flannel.conflist", "99-kb-bridge.conflist")
+    (note,) = doctor.look_at_pod_network(make_patient(host))
+    assert note.level == "warning" and "1 pod of before on kb0" in note.text and "10-flannel.conflist" in note.text
+    assert note.remedy == "kubectl -n shop delete pod pod-abc"
+    host.answers["crictl"] = CommandResult((), 1)
+    (note,) = doctor.look_at_pod_network(make_patient(host))
+    assert "bridge link show master kb0" in note.remedy
+
+
+@pytest.mark.parametrize("files", [("99-kb-bridge.conflist",), ("10-flannel.conflist",), ()])
+def test_pods_on_the_bridge_are_fine_while_the_network_is_kbs(files: tuple[str, ...]) -> None:
+    assert notes(bridge_host(*files), "pod-network") == []
+
+
+def test_a_bridge_of_before_without_pods_is_nothing() -> None:
+    host = bridge_host("10-flannel.conflist", "99-kb-bridge.conflist")
+    host.answers["ip -json link show master kb0"] = "[]"
+    assert notes(host, "pod-network") == []

@@ -372,6 +372,47 @@ def test_the_keeper_steps_aside_for_another_network(name: str) -> None:
     assert host.changes == ["run ip -4 route delete 10.244.2.0/24 proto 199", "run nft delete table ip kb_pods"]
 
 
+def show_bridge(*flags: str) -> dict[str, Any]:
+    entry = {"local": "10.244.1.1", "prefixlen": 24, "scope": "global"}
+    return {"ifname": "kb0", "flags": list(flags), "addr_info": [entry]}
+
+
+def test_beside_another_network_the_keeper_tells_of_pods_on_the_old_bridge() -> None:
+    host = make_host([ME4, NEAR4], (routes.CNI_FILE, "10-flannel.conflist"))
+    host.answers["ip -json address show"] = json.dumps([show_bridge("UP")])
+    host.answers["ip -json link show master kb0"] = json.dumps([{"ifname": "veth1"}])
+    found = keep(host)
+    assert found.text.startswith("stepped aside: the runtime takes /etc/cni/net.d/10-flannel.conflist")
+    assert "1 pod of before on kb0" in found.text
+    assert found.wait_s == routes.RETRY_S
+
+
+def test_a_bridge_that_was_taken_down_comes_back_with_kbs_network() -> None:
+    host = make_host([ME4, NEAR4])
+    links = json.loads(str(host.answers["ip -json address show"]))
+    host.answers["ip -json address show"] = json.dumps([*links, show_bridge("BROADCAST")])
+    assert keep(host).text.startswith("1 routes")
+    assert "run ip link set kb0 up" in host.changes
+    host = make_host([ME4, NEAR4])
+    host.answers["ip -json address show"] = json.dumps([*links, show_bridge("UP")])
+    keep(host)
+    assert "run ip link set kb0 up" not in host.changes
+
+
+def test_a_bridge_waits_for_coredns_to_be_asked() -> None:
+    host = make_host([ME4, NEAR4], (routes.CNI_FILE, "10-flannel.conflist"))
+    host.answers["ip -json address show"] = json.dumps([show_bridge("UP")])
+    host.answers["ip -json link show master kb0"] = "[]"
+    host.files["/etc/kubernetes/manifests/kube-apiserver.yaml"] = b""
+    host.files["/etc/kubernetes/admin.conf"] = KUBECONFIG
+    found = keep(host)
+    assert "CoreDNS was not restarted yet" in found.text
+    assert "run ip link delete kb0" not in host.changes
+    host.urls[f"{SERVER}/apis/apps/v1/namespaces/kube-system/deployments"] = HttpResponse(200, b'{"items": []}')
+    assert "CoreDNS" not in keep(host).text
+    assert "run ip link delete kb0" in host.changes
+
+
 def test_a_file_that_the_runtime_does_not_read_counts_for_nothing() -> None:
     assert keep(make_host([ME4, NEAR4], (routes.CNI_FILE, "10-calico.conflist.off"))).text.startswith("1 routes")
 
