@@ -620,15 +620,17 @@ def _add_artifact(gathering: Gathering, kubernetes_version: str) -> Descriptor:
 # ---- reading one
 
 
+def list_artifacts(found: Layout) -> list[Descriptor]:
+    """The descriptors of the artifacts of files in a layout: one, or none."""
+    return [entry for entry in found.index.get("manifests") or [] if entry.get("artifactType") == ARTIFACT_TYPE]
+
+
 def file_layers(host: Host, found: Layout) -> list[Descriptor]:
     """The descriptors of the files in a layout; [] where it holds no artifact of kb's."""
     layers: list[Descriptor] = []
-    for entry in found.index.get("manifests") or []:
-        if entry.get("artifactType") == ARTIFACT_TYPE:
-            manifest = layout.read_json_blob(host, found, str(entry["digest"])) or {}
-            layers += [
-                item for item in manifest.get("layers") or [] if (item.get("annotations") or {}).get(layout.TITLE)
-            ]
+    for entry in list_artifacts(found):
+        manifest = layout.read_json_blob(host, found, str(entry["digest"])) or {}
+        layers += [item for item in manifest.get("layers") or [] if (item.get("annotations") or {}).get(layout.TITLE)]
     return layers
 
 

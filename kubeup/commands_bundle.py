@@ -98,10 +98,11 @@ def show(call: Invocation) -> int:
     told = found.index.get("annotations") or {}
     images = [{"name": name, "digest": entry["digest"]} for name, entry in sorted(found.names.items())]
     entries = bundle.list_files(local, found)
+    artifacts = [str(entry["digest"]) for entry in bundle.list_artifacts(found)]
     if call.output != "text":
         call.print_value({
             "kubernetesVersion": told.get(bundle.KUBERNETES, ""), "since": told.get(bundle.SINCE, ""), "images": images,
-            "files": [{**vars(item), "mode": f"{item.mode:04o}"} for item in entries], "isSigned": bool(found.signature), "digest": layout.digest_of(found.index_bytes),
+            "files": [{**vars(item), "mode": f"{item.mode:04o}"} for item in entries], "artifacts": artifacts, "isSigned": bool(found.signature), "digest": layout.digest_of(found.index_bytes),
         })  # fmt: skip
         return 0
     lines = [f"Kubernetes {told.get(bundle.KUBERNETES, '(not told)')}, {layout.digest_of(found.index_bytes)}"]
@@ -109,6 +110,8 @@ def show(call: Invocation) -> int:
     if told.get(bundle.SINCE):
         lines.append(f"a delta: it needs the blobs of the bundle {told[bundle.SINCE]}")
     lines += [f"image  {item['digest'][7:19]}  {item['name']}" for item in images]
+    # whole, unlike the others: it is the only name that the artifact has here
+    lines += [f"files  {digest}" for digest in artifacts]
     lines += [f"file   {e.digest[7:19]}  {e.title}  {e.size / 2**20:.1f} MiB  {e.version}".rstrip() for e in entries]
     call.print("\n".join(lines))
     return 0

@@ -4,7 +4,8 @@ Speaks the pull half of the OCI distribution API and hands out the bundle's file
 goes from the file to the connection inside the kernel (sendfile). It writes nothing to disk and takes no pushes. Must not
 know a cluster: init installs it as a unit, and whoever wants runs it by hand (`kb mirror serve FILE`).
 
-    /v2/...            the distribution API; ?ns=REGISTRY, or the registry as the first part of the name
+    /v2/...            the distribution API; ?ns=REGISTRY, or the registry as the first part of the name;
+                       the bundle's files are the artifact kb/files:VERSION
     /files/            the bundle's files as JSON; /files/TITLE one of them
     /ca.crt            the authority of its own certificate; /healthz; /metrics
 """
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 else:
     ssl = lazy_import("ssl")
 
+FILES_REPOSITORY = "kb/files"
 MAX_CONNECTIONS = 512
 MAX_CLIENTS = 5000
 """How many addresses are counted apart."""
@@ -74,7 +76,7 @@ class Catalog:
         """The full name that is meant: with `ns`, with the registry in the name, or without it where only one is so."""
         if namespace and f"{namespace}/{name}" in self.repositories:
             return f"{namespace}/{name}"
-        if name in self.repositories:
+        if name in self.repositories and not (namespace and name == FILES_REPOSITORY):
             return name
         full = self.short_names.get(name) or []
         return full[0] if len(full) == 1 and not namespace else None
@@ -99,7 +101,20 @@ def build_catalog(host: Host, layouts: Sequence[Layout]) -> Catalog:
         found.files.update({entry.title: entry for entry in bundle.list_files(host, item)})
     for full in found.repositories:
         found.short_names.setdefault(full.partition("/")[2], []).append(full)
+    for item in whole:
+        _add_artifacts(host, item, found)
     return found
+
+
+def _add_artifacts(host: Host, item: Layout, found: Catalog) -> None:
+    """The files as an artifact that an OCI client can name: its tag is the Kubernetes version that they are for."""
+    for entry in bundle.list_artifacts(item):
+        made = _add_manifests(host, item, entry, found)
+        told = (layout.read_json_blob(host, item, str(entry["digest"])) or {}).get("annotations") or {}
+        if made is not None and told.get(bundle.KUBERNETES):
+            # a tag has no +, and kubeadm writes _ for it too
+            tag = str(told[bundle.KUBERNETES]).replace("+", "_")
+            found.repositories.setdefault(FILES_REPOSITORY, {})[tag] = made
 
 
 def _add_manifests(host: Host, item: Layout, entry: Mapping[str, Any], found: Catalog) -> Optional[Manifest]:
@@ -199,7 +214,7 @@ class _OpenFile:
 
 
 def describe(catalog: Catalog) -> str:
-    images = sum(len(tags) for tags in catalog.repositories.values())
+    images = sum(len(tags) for name, tags in catalog.repositories.items() if name != FILES_REPOSITORY)
     return f"{images} images, {len(catalog.files)} files, {len(catalog.blobs)} blobs"
 
 

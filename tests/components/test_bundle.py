@@ -165,6 +165,46 @@ def test_sync_into_a_registry(whole: Path, tmp_path: Path) -> None:
         assert "project/pause" in kb("mirror", "sync", whole, "--to", f"{url}/project").stdout  # again: no harm
 
 
+@needs("oras")
+def test_oras_reads_the_bundle_and_the_mirror(whole: Path, tmp_path: Path) -> None:
+    """An image by its name, and the files with their names: from the tar as it is, and from the mirror. oras takes what
+    stands behind the last colon for a tag, so a name of an image in the tar needs --oci-layout-path."""
+
+    def oras(*words: object) -> str:
+        done = subprocess.run(["oras", *map(str, words)], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def check_files(folder: Path) -> None:
+        found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+        assert found == {need.name for need in bundle.plan_files(("amd64",))}
+        assert (folder / "amd64/cni/bridge").read_bytes() == elf("amd64", mark="cni/bridge")
+
+    found = layout.open_layout(LocalHost(), whole)
+    assert oras("repo", "tags", "--oci-layout", whole).split() == sorted(IMAGES)
+    fetched = oras("manifest", "fetch", "--oci-layout-path", whole, WEB)
+    assert layout.digest_of(fetched.encode()) == found.names[WEB]["digest"]
+    oras("copy", "--from-oci-layout-path", whole, WEB, "--to-oci-layout-path", tmp_path / "copy", WEB)
+    copied = layout.open_layout(LocalHost(), tmp_path / "copy")
+    assert copied.names[WEB]["digest"] == found.names[WEB]["digest"]
+    shown = kb("bundle", "show", whole).stdout
+    digest = next(line.split()[1] for line in shown.splitlines() if line.startswith("files "))
+    oras("pull", "--oci-layout", f"{whole}@{digest}", "-o", tmp_path / "from-tar")
+    check_files(tmp_path / "from-tar")
+
+    with mirror(whole) as url:
+        server = url.partition("//")[2]
+        assert oras("repo", "ls", "--plain-http", server).split() == [
+            "docker.io/library/web", "kb/files", "registry.k8s.io/pause"
+        ]  # fmt: skip
+        assert oras("resolve", "--plain-http", f"{server}/kb/files:v1.35.6").strip() == digest
+        oras("pull", "--plain-http", f"{server}/kb/files:v1.35.6", "-o", tmp_path / "from-mirror")
+        check_files(tmp_path / "from-mirror")
+        oras("copy", "--from-plain-http", f"{server}/{WEB}", "--to-oci-layout-path", tmp_path / "copy2", WEB)
+        again = layout.open_layout(LocalHost(), tmp_path / "copy2")
+        assert again.names[WEB]["digest"] == found.names[WEB]["digest"]
+
+
 # ---- the mirror
 
 

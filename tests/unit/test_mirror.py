@@ -77,11 +77,11 @@ def test_blobs_tags_and_catalog(catalog: Catalog) -> None:
     assert content(ask(catalog, f"/v2/anything/blobs/{digest}")) == b"p"
     assert ask(catalog, "/v2/x/blobs/sha256:zz").status == 404
     assert json.loads(ask(catalog, "/v2/pause/tags/list", ns="quay.io").body) == {"name": "pause", "tags": ["1"]}
-    names = ["docker.io/library/web", "quay.io/pause", "registry.k8s.io/pause"]
+    names = ["docker.io/library/web", "kb/files", "quay.io/pause", "registry.k8s.io/pause"]
     assert json.loads(ask(catalog, "/v2/_catalog").body)["repositories"] == names
     page = ask(catalog, "/v2/_catalog", n="2")
-    assert json.loads(page.body)["repositories"] == names[:2] and "last=quay.io%2Fpause" in page.headers["Link"]
-    assert json.loads(ask(catalog, "/v2/_catalog", n="2", last="quay.io/pause").body)["repositories"] == names[2:]
+    assert json.loads(page.body)["repositories"] == names[:2] and "last=kb%2Ffiles" in page.headers["Link"]
+    assert json.loads(ask(catalog, "/v2/_catalog", n="2", last="kb/files").body)["repositories"] == names[2:]
 
 
 def test_files_and_pages(catalog: Catalog) -> None:
@@ -89,10 +89,21 @@ def test_files_and_pages(catalog: Catalog) -> None:
     assert row["title"] == "kb.pyz" and row["digest"] == layout.digest_of(b"0123456789")
     assert content(ask(catalog, "/files/kb.pyz")) == b"0123456789"
     assert ask(catalog, "/files/../../etc/passwd").status == 404
+    assert mirror.describe(catalog).startswith("3 images, 1 files")
     assert ask(catalog, "/healthz").body == b"ok\n" and ask(catalog, "/ca.crt").body == b"PEM"
     assert ask(catalog, "/nothing").status == 404
     refused = ask(catalog, "/v2/x/manifests/1", "PUT")
     assert refused.status == 405 and refused.headers["Allow"] == "GET, HEAD"
+
+
+def test_the_files_are_an_artifact_with_a_name(catalog: Catalog) -> None:
+    manifest = json.loads(content(ask(catalog, "/v2/kb/files/manifests/v1.35.6")))
+    assert manifest["artifactType"] == bundle.ARTIFACT_TYPE
+    assert [layer["annotations"][layout.TITLE] for layer in manifest["layers"]] == ["kb.pyz"]
+    for part in (manifest["config"], *manifest["layers"]):
+        assert layout.digest_of(content(ask(catalog, f"/v2/kb/files/blobs/{part['digest']}"))) == part["digest"]
+    # docker.io/kb/files is an image of somebody else's
+    assert ask(catalog, "/v2/kb/files/manifests/v1.35.6", ns="docker.io").status == 404
 
 
 @pytest.mark.parametrize(
@@ -145,9 +156,9 @@ def test_a_bad_new_bundle_leaves_the_old_state(
     monkeypatch.setattr(mirror, "LOOK_AGAIN_S", -1)
     store = mirror.Store(HOST, tmp_path / "served", said.append)
     (tmp_path / "served/b.tar").write_bytes(b"half a file")
-    assert len(store.catalog.repositories) == 3 and "serving what was there before" in said[0]
+    assert len(store.catalog.repositories) == 4 and "serving what was there before" in said[0]
     (tmp_path / "served/b.tar").unlink()
-    assert len(store.catalog.repositories) == 3 and "has changed: 3 images" in said[-1]
+    assert len(store.catalog.repositories) == 4 and "has changed: 3 images" in said[-1]
 
 
 def test_listen() -> None:
