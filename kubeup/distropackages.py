@@ -5,12 +5,13 @@ Owns the repository's files and the packages' names. Must not judge what is inst
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from kubeup import downloads, runtime
 from kubeup.errors import HostError
-from kubeup.host import Host
+from kubeup.host import CommandResult, Host
 from kubeup.packages import Standing
 
 _UPSTREAM = {
@@ -23,6 +24,10 @@ PACKAGES = {
 }
 HELD = ("kubelet", "kubectl")
 """An upgrade of the machine must not upgrade the cluster. The dnf repository excludes them for the same reason."""
+_OF_SIGNATURES = re.compile(
+    r"is not signed|PGP check for package|Failing package is|not correct for this package|NO_PUBKEY|BADSIG|EXPKEYSIG"
+)
+_TELLING = re.compile(r"^E: |Curl error|Unable to find a match|No match for argument|nothing provides|conflicts with")
 APT_LIST = Path("/etc/apt/sources.list.d/kb-kubernetes.list")
 APT_KEY = Path("/etc/apt/keyrings/kb-kubernetes.asc")
 DNF_REPO = Path("/etc/yum.repos.d/kb-kubernetes.repo")
@@ -30,7 +35,7 @@ DNF_REPO = Path("/etc/yum.repos.d/kb-kubernetes.repo")
 
 def install(host: Host, manager: str, wanted: Sequence[Standing], version: str, preset_name: str) -> list[str]:
     """Install what brings the wanted files; returns the packages. Raises HostError: no-package-manager,
-    packages-not-installed, repository-key-missing."""
+    packages-not-installed, packages-not-trusted, repository-key-missing."""
     program = "apt-get" if manager == "apt" else "dnf"
     if not host.which(program):
         raise HostError(
@@ -43,21 +48,38 @@ def install(host: Host, manager: str, wanted: Sequence[Standing], version: str, 
     names = plan_packages(manager, wanted, version)
     commands = {
         "apt": (["apt-get", "update", "-q"], ["apt-get", "install", "-q", "-y", "--no-install-recommends", *names]),
-        "dnf": (["dnf", "install", "-y", "--disableexcludes=kb-kubernetes", *names],),
+        # --refresh, for dnf believes for two days what a repository said; --setopt, for dnf 5 has no --disableexcludes
+        "dnf": (["dnf", "install", "-y", "--refresh", "--setopt=disable_excludes=kb-kubernetes", *names],),
     }
     for argv in commands[manager]:
         done = host.run(argv, timeout_s=1800, env={"DEBIAN_FRONTEND": "noninteractive"})
         if not done.ok:
-            raise HostError(
-                f"{' '.join(argv[:2])} failed",
-                cause=runtime.last_words(done.stderr or done.stdout),
-                remedy=f"run it by hand and read on: {' '.join(argv)}",
-                code="packages-not-installed",
-            )
+            raise _failure(argv, done)
     held = [name for name in HELD if any(one.item.component == name for one in wanted)]
     if manager == "apt" and held:
         host.run(["apt-mark", "hold", *held])
     return names
+
+
+def _failure(argv: Sequence[str], done: CommandResult) -> HostError:
+    """What it said of the matter: the last line of either manager is about something else, or about nothing."""
+    lines = [line.strip().lstrip("->").strip() for line in f"{done.stderr}\n{done.stdout}".splitlines()]
+    # apt only warns of a source that its owner chose to trust
+    signature = [line for line in dict.fromkeys(lines) if _OF_SIGNATURES.search(line) and not line.startswith("W: ")]
+    telling = [line for line in dict.fromkeys(lines) if _TELLING.search(line)]
+    if signature:
+        return HostError(
+            f"{' '.join(argv[:2])} was offered what the repository's key did not sign",
+            cause="; ".join(signature),
+            remedy="choose another source or preset, or ask whoever runs the repository; nothing of it was installed",
+            code="packages-not-trusted",
+        )
+    return HostError(
+        f"{' '.join(argv[:2])} failed",
+        cause="; ".join(telling[:3]) or runtime.last_words(done.stderr or done.stdout),
+        remedy=f"run it by hand and read on: {' '.join(argv)}",
+        code="packages-not-installed",
+    )
 
 
 def release(host: Host) -> None:

@@ -1,48 +1,32 @@
-"""pkgs.k8s.io as a node's apt sees it: packages with the names, files and units of Kubernetes' own, signed, by https.
+"""pkgs.k8s.io as a node's apt sees it: packages with the names, files and units of Kubernetes' own, signed.
 
-Made of the local binaries; containerd and runc are Debian's packages. Run as a program it is the web server:
-`python3 aptrepo.py FOLDER ADDRESS CERT KEY`. Must not: know pytest, or be reachable from outside the lab.
+Made of the local binaries; containerd and runc are Debian's packages. Must not: know pytest.
 """
 
 from __future__ import annotations
 
 import email.utils
-import functools
 import hashlib
-import http.server
 import shutil
-import ssl
-import subprocess
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING
+
+from .pkgserver import HOST, PackageServer, SigningKey, run_program
 
 if TYPE_CHECKING:
     from .lab import Lab
     from .node import Node
     from .settings import Release
 
-HOST = "pkgs.k8s.io"
 PROGRAMS = ("dpkg-deb", "dpkg-scanpackages", "gpg", "openssl")
 
 
-def serve(folder: str, address: str, cert: str, key: str) -> None:
-    """Serve a folder by https on port 443 of an address."""
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
-    server = http.server.ThreadingHTTPServer((address, 443), handler)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    server.serve_forever()
-
-
-class AptRepository:
+class AptRepository(PackageServer):
     """Build it, serve it in the lab's network, have a node trust it."""
 
     def __init__(self, lab: Lab, release: Release, folder: Path) -> None:
-        self.lab, self.release, self.folder = lab, release, folder
-        self.www = folder / "www"
-        self._server: Optional[subprocess.Popen[bytes]] = None
+        super().__init__(lab, folder)
+        self.release = release
 
     def build(self) -> None:
         """The repository of this minor, and one of Debian's packages beside it."""
@@ -64,11 +48,9 @@ class AptRepository:
         debian.mkdir()
         for name in ("containerd", "runc"):
             shutil.copy(image.download_package(name, image.SUITE, self.folder / "apt"), debian)
+        key = SigningKey(self.folder / "gnupg", "kb-test")
         for repository in (core, debian):
-            self._index(repository)
-        self._run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-                  "-days", "2", "-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}",
-                  "-keyout", str(self.folder / "key.pem"), "-out", str(self.folder / "cert.pem"))  # fmt: skip
+            self._index(repository, key)
 
     def _pack(
         self,
@@ -104,53 +86,22 @@ class AptRepository:
             script.write_text("#!/bin/sh\nset -e\nsystemctl daemon-reload\nsystemctl enable --now kubelet.service\n")
             script.chmod(0o755)
         repository.mkdir(parents=True, exist_ok=True)
-        self._run("dpkg-deb", "-Znone", "--root-owner-group", "--build", str(root), str(repository))
+        run_program("dpkg-deb", "-Znone", "--root-owner-group", "--build", str(root), str(repository))
 
-    def _index(self, repository: Path) -> None:
+    def _index(self, repository: Path, key: SigningKey) -> None:
         """Packages, and Release with its hash and a signature."""
-        listed = self._run("dpkg-scanpackages", "--multiversion", ".", cwd=repository)
+        listed = run_program("dpkg-scanpackages", "--multiversion", ".", cwd=repository)
         (repository / "Packages").write_bytes(listed)
         release = (
             f"Origin: kb-test\nDate: {email.utils.formatdate(usegmt=True)}\nSHA256:\n"
             f" {hashlib.sha256(listed).hexdigest()} {len(listed)} Packages\n"
         )
         (repository / "Release").write_text(release)
-        home = self.folder / "gnupg"
-        gpg = ("gpg", "--homedir", str(home), "--batch", "--yes", "--passphrase", "", "--pinentry-mode", "loopback")
-        if not home.exists():
-            home.mkdir(mode=0o700)
-            self._run(*gpg, "--quick-generate-key", "kb-test", "rsa2048", "sign", "never")
-        self._run(*gpg, "--clearsign", "--output", str(repository / "InRelease"), str(repository / "Release"))
-        (repository / "Release.key").write_bytes(self._run(*gpg, "--armor", "--export"))
-
-    @staticmethod
-    def _run(*argv: str, cwd: Optional[Path] = None) -> bytes:
-        return subprocess.run(argv, cwd=cwd, check=True, capture_output=True).stdout
-
-    def start(self) -> None:
-        """Serve until stop()."""
-        from .node import wait_until
-
-        argv = [*self.lab.enter_argv(), sys.executable, __file__, str(self.www), self.lab.gateway]
-        argv += [str(self.folder / "cert.pem"), str(self.folder / "key.pem")]
-        self._server = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        probe = f"curl -fsSk https://{self.lab.gateway}/debian/Release"
-        wait_until(lambda: self.lab.exec(probe, check=False).ok, what="the package repository", timeout_s=15)
-
-    def stop(self) -> None:
-        if self._server is not None:
-            self._server.kill()
-            self._server.wait()
+        key.run("--clearsign", "--output", str(repository / "InRelease"), str(repository / "Release"))
+        (repository / "Release.key").write_bytes(key.export())
 
     def offer_to(self, node: Node) -> None:
-        """The node knows the repository by its name and trusts its certificate; Debian's packages come from here too."""
-        node.run(
-            f"echo '{self.lab.gateway} {HOST}' >>/etc/hosts; rm -f /etc/apt/sources.list /etc/apt/sources.list.d/*"
-        )
-        node.write("/usr/local/share/ca-certificates/kb-test.crt", (self.folder / "cert.pem").read_text())
-        node.run("update-ca-certificates")
+        """Debian's packages come from here too."""
+        node.run("rm -f /etc/apt/sources.list /etc/apt/sources.list.d/*")
+        super().offer_to(node)
         node.write("/etc/apt/sources.list", f"deb [trusted=yes] https://{HOST}/debian/ /\n")
-
-
-if __name__ == "__main__":
-    serve(*sys.argv[1:])

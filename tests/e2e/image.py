@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Optional
 
 from . import settings
 from .settings import LabError, Release
@@ -40,6 +41,9 @@ VARIANTS = ("1.6", *CONTAINERD_SUITES, "bare")
 
 # haproxy and the libraries that the base lacks; the load balancer's image is made of them (images.py).
 HAPROXY_PACKAGES = ("haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1")
+
+# A second package manager beside apt: dnf, rpmkeys (which it calls to check signatures), and an RPM data base of its own.
+DNF_PACKAGES = ("dnf", "rpm")
 
 # Services that only cost time in a node that lives for minutes.
 MASKED_UNITS = (
@@ -216,12 +220,13 @@ def mount_overlay(root: Path, *, lower: list[Path], upper: Path, work: Path) -> 
         sh(["umount", str(root)])
 
 
-def _build_layer(draft: Path, change: Callable[[Path], None]) -> None:
-    """Make `draft` the folder of what `change` does to the base."""
+def _build_layer(draft: Path, change: Callable[[Path], None], *, lower: Optional[list[Path]] = None) -> None:
+    """Make `draft` the folder of what `change` does to the base, or to the layers `lower`."""
     scratch = draft.parent / f"{draft.name}.scratch"
     remove_tree(scratch)
     try:
-        with mount_overlay(scratch / "root", lower=[ensure_base()], upper=draft, work=scratch / "work") as root:
+        stack = lower or [ensure_base()]
+        with mount_overlay(scratch / "root", lower=stack, upper=draft, work=scratch / "work") as root:
             change(root)
     finally:
         remove_tree(scratch)
@@ -264,6 +269,29 @@ def ensure_variant(variant: str) -> list[Path]:
     return [build_once(target, lambda draft: _build_layer(draft, change)), ensure_base()]
 
 
+def ensure_dnf(variant: str) -> list[Path]:
+    """The layers (topmost first) of that variant with Debian's dnf in it."""
+    layers = ensure_variant(variant)
+    target = layers_dir() / f"dnf-{variant}-{hash_recipe(variant_key(variant), DNF_PACKAGES)}"
+    return [build_once(target, lambda draft: _build_layer(draft, _add_dnf, lower=layers)), *layers]
+
+
+def _add_dnf(root: Path) -> None:
+    """With all that it depends on, which is much: this machine's apt finds and fetches it, the node's dpkg installs it."""
+    folder = settings.cache_dir() / "apt" / f"{SUITE}-dnf"
+    with lock_file(folder.parent / f".{folder.name}.lock"):
+        apt = [*prepare_apt(SUITE, folder), f"-oDir::State::status={root}/var/lib/dpkg/status"]
+        sh([*apt, "update"], timeout_s=600)
+        archives = folder / "cache/archives"
+        for old in archives.glob("*.deb"):
+            old.unlink()
+        sh([*apt, "install", "-y", "--download-only", "--no-install-recommends", *DNF_PACKAGES], timeout_s=600)
+        fetched = root / "tmp/dnf"
+        shutil.copytree(archives, fetched, ignore=shutil.ignore_patterns("partial", "lock"))
+    sh(["chroot", str(root), "sh", "-c", "DEBIAN_FRONTEND=noninteractive dpkg --install /tmp/dnf/*.deb"], timeout_s=600)
+    shutil.rmtree(fetched)
+
+
 def _remove_runtime(root: Path) -> None:
     """Take containerd, runc and the CNI plugins off, as if they had never been installed."""
     sh(["chroot", str(root), "dpkg", "--purge", *RUNTIME_PACKAGES])
@@ -289,12 +317,10 @@ def _containerd_from(variant: str) -> Callable[[Path], None]:
     return change
 
 
-def download_package(name: str, suite: str, folder: Path) -> Path:
-    """Fetch one package of a suite with an apt of its own, that leaves this machine's sources and lists alone."""
+def prepare_apt(suite: str, folder: Path) -> list[str]:
+    """The start of a command line of an apt for one suite, that leaves this machine's sources and lists alone."""
     for part in ("lists/partial", "cache/archives/partial"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.deb"):
-        old.unlink()
     keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
     sources = folder / "sources.list"
     sources.write_text(f"deb [signed-by={keyring}] {read_mirror()} {suite} main\n")
@@ -305,7 +331,14 @@ def download_package(name: str, suite: str, folder: Path) -> Path:
         f"Dir::Cache={folder}/cache",
         "APT::Sandbox::User=root",
     ]
-    apt = ["apt-get", *(f"-o{option}" for option in options)]
+    return ["apt-get", *(f"-o{option}" for option in options)]
+
+
+def download_package(name: str, suite: str, folder: Path) -> Path:
+    """Fetch one package of a suite, with its lists in `folder` too."""
+    apt = prepare_apt(suite, folder)
+    for old in folder.glob("*.deb"):
+        old.unlink()
     sh([*apt, "update"], timeout_s=600)
     sh(
         ["sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", str(folder), *apt, "download", name],

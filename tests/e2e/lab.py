@@ -253,6 +253,7 @@ def clean_cache() -> list[Path]:
     keep = {image.ensure_base()}
     for variant in image.VARIANTS:
         keep.update(image.ensure_variant(variant))
+    keep.update(image.ensure_dnf("bare"))
     for release in settings.read_releases().values():
         keep.add(images.ensure_layout(release))
         keep.add(Lab.ensure_seed(release, release.facts.containerd))

@@ -68,6 +68,7 @@ class NodeSpec:
     `containerd_config` is a key of runtime.CONFIGS or the text of a config.toml. `prepared` is what kubeadm's manual asks of
     the operator: the kubelet's unit as its package installs it, and IP forwarding; `kubeadm` adds its program to that.
     `far`: on the lab's second network, beyond a router.
+    `dnf` puts Debian's dnf beside apt.
     """
 
     name: str
@@ -81,6 +82,7 @@ class NodeSpec:
     prepared: bool = False
     default_route: bool = True
     far: bool = False
+    dnf: bool = False
 
 
 @dataclass
@@ -145,7 +147,7 @@ class Node:
     def create_disk(self) -> None:
         """Make the disk, with what tells this node from others written to it."""
         self.folder.mkdir(parents=True)
-        layers = image.ensure_variant(self.spec.containerd)
+        layers = image.ensure_dnf(self.spec.containerd) if self.spec.dnf else image.ensure_variant(self.spec.containerd)
         if self.spec.version and self.spec.kubelet:
             layers = [image.ensure_release_layer(self.release, kubeadm=self.spec.kubeadm), *layers]
         (self.folder / "layers").write_text("\n".join(str(layer) for layer in layers))

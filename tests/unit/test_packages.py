@@ -186,6 +186,42 @@ def test_dnf_and_what_goes_wrong() -> None:
     assert caught.value.code == "repository-key-missing" and host.changes == []
 
 
+def test_dnf_is_asked_anew_and_in_words_that_both_dnfs_know() -> None:
+    host = FakeHost(programs={"dnf"})
+    distropackages.install(host, "dnf", missing("kubelet"), V, "")
+    (run,) = [change for change in host.changes if change.startswith("run")]
+    assert run == "run dnf install -y --refresh --setopt=disable_excludes=kb-kubernetes kubelet-1.35.6"
+
+
+@pytest.mark.parametrize(
+    ("manager", "said", "code", "cause"),
+    [
+        ("dnf", "Package kubelet-1.35.6-1.x86_64.rpm is not signed\nError: GPG check FAILED", "packages-not-trusted",
+         "Package kubelet-1.35.6-1.x86_64.rpm is not signed"),
+        ("dnf", "Transaction failed: Signature verification failed.\nOpenPGP check for package \"kubelet-1.35.6-1\" has failed: wrong key?",
+         "packages-not-trusted", 'OpenPGP check for package "kubelet-1.35.6-1" has failed: wrong key?'),
+        ("apt-get", "W: https://a InRelease is not signed\nE: The repository 'https://b InRelease' is not signed.", "packages-not-trusted",
+         "E: The repository 'https://b InRelease' is not signed."),
+        ("apt-get", "W: https://a InRelease is not signed\nE: Unable to locate package runc", "packages-not-installed",
+         "E: Unable to locate package runc"),
+        ("dnf", "  - Curl error (6): Could not resolve host: pkgs.k8s.io\nIgnoring repositories: kb-kubernetes\n"
+         "Error: Unable to find a match: kubelet-1.35.6", "packages-not-installed",
+         "Curl error (6): Could not resolve host: pkgs.k8s.io; Error: Unable to find a match: kubelet-1.35.6"),
+        ("dnf", "Failed to resolve the transaction:\nNo match for argument: kubelet-1.35.7\nYou can try to add to command line:\n"
+         "  --skip-unavailable to skip unavailable packages", "packages-not-installed", "No match for argument: kubelet-1.35.7"),
+        ("dnf", "something else\nthe disk burns", "packages-not-installed", "the disk burns"),
+    ],
+)  # fmt: skip
+def test_why_packages_were_not_installed(manager: str, said: str, code: str, cause: str) -> None:
+    base = "https://pkgs.k8s.io/core:/stable:/v1.35/deb/"
+    key = HttpResponse(200, b"-----BEGIN PGP PUBLIC KEY BLOCK-----")
+    failed = CommandResult((), 1, stderr=said)
+    host = FakeHost(programs={manager}, urls={f"{base}Release.key": key}, answers={manager: failed})
+    with pytest.raises(HostError) as caught:
+        distropackages.install(host, manager.partition("-")[0], missing("kubelet"), V, "")
+    assert (caught.value.code, caught.value.cause) == (code, cause)
+
+
 def test_every_component_has_a_package() -> None:
     components = {item.component for item in NODE_FILES} - {"kubelet", "kubectl"}
     assert all(set(rows) == components for rows in distropackages.PACKAGES.values())
