@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import json
 import re
@@ -64,7 +65,7 @@ def test_flannel_takes_over(make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_ver
         assert re.search(r"\d pods? of before on kb0, cut off", node.journal("kb-routes"))
         assert not errors_of(node)
         (note,) = wait_until(
-            lambda: named_alone(node, pod), what=f"doctor to name {pod} alone", timeout_s=60, every_s=2
+            functools.partial(named_alone, node, pod), what=f"doctor to name {pod} alone", timeout_s=60, every_s=2
         )
         assert note["level"] == "warning"
         cp1.kubectl(note["remedy"].partition(" ")[2])
