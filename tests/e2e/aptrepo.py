@@ -51,6 +51,7 @@ class AptRepository(PackageServer):
         key = SigningKey(self.folder / "gnupg", "kb-test")
         for repository in (core, debian):
             self._index(repository, key)
+        key.close()
 
     def _pack(
         self,

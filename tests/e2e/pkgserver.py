@@ -50,6 +50,10 @@ class SigningKey:
             "gpg", "--homedir", str(self.home), "--batch", "--yes", "--pinentry-mode", "loopback", *words
         )
 
+    def close(self) -> None:
+        """End the agent that gpg started for this home."""
+        subprocess.run(["gpgconf", "--homedir", str(self.home), "--kill", "all"], check=False, capture_output=True)
+
     def export(self) -> bytes:
         """The public half, as repositories offer it."""
         return self.run("--armor", "--export")

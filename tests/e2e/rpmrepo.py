@@ -66,6 +66,11 @@ class RpmRepository(PackageServer):
         self.core = self.www / f"core:/stable:/v{release.minor}/rpm"
         self.key, self.foreign_key = (SigningKey(folder / name, f"kb-{name}") for name in ("gnupg", "foreign"))
 
+    def stop(self) -> None:
+        super().stop()
+        for key in (self.key, self.foreign_key):
+            key.close()
+
     def build(self) -> None:
         """The repository of this minor, all of it signed, and the distribution's beside it."""
         from . import image
