@@ -25,7 +25,7 @@ LEASES = POD_ADDRESSES / "kb-bridge"
 
 @frozen
 class Bridge:
-    """kb0 as it is: who hangs on it, and the pods' networks that it is the way to."""
+    """kb0 as it is: the ports of living pods, and the pods' networks that it is the way to."""
 
     is_up: bool
     ports: tuple[str, ...]
@@ -51,14 +51,20 @@ def is_down(links: str) -> bool:
     return any("UP" not in (link.get("flags") or ["UP"]) for link in found)
 
 
-def parse_bridge(links: str, ports: str) -> Optional[Bridge]:
-    """From `ip -json address show` and `ip -json link show master kb0`; None where there is no kb0."""
+def parse_bridge(links: str, ports: str, namespaces: str) -> Optional[Bridge]:
+    """From `ip -json address show`, `ip -json link show master kb0` and `ip -json netns list`; None where there is no
+    kb0.
+
+    A pod that has ended leaves its port for a minute or two, until the kernel gives up on connections that nobody can
+    close any more. Its namespace has lost its name by then. A runtime that gives none to any pod's cannot be told by it.
+    """
     mine = next((link for link in parse_ip_output(links) if link.get("ifname") == BRIDGE), None)
     if mine is None:
         return None
     networks = (str(ipaddress.ip_interface(text).network) for text in _addresses(mine))
-    names = (str(link["ifname"]) for link in parse_ip_output(ports) if "ifname" in link)
-    return Bridge(not is_down(links), tuple(names), tuple(networks))
+    named = {entry["id"] for entry in parse_ip_output(namespaces) if "id" in entry}
+    alive = [link for link in parse_ip_output(ports) if not named or link.get("link_netnsid") in {None, *named}]
+    return Bridge(not is_down(links), tuple(str(link["ifname"]) for link in alive), tuple(networks))
 
 
 def _addresses(link: dict[str, Any]) -> list[str]:
@@ -86,7 +92,8 @@ def has_rival(bridge: Bridge, links: str, routes: str) -> bool:
 
 
 def read_bridge(host: Host) -> Optional[Bridge]:
-    return parse_bridge(_look(host, "address", "show"), _look(host, "link", "show", "master", BRIDGE))
+    ports = _look(host, "link", "show", "master", BRIDGE)
+    return parse_bridge(_look(host, "address", "show"), ports, _look(host, "netns", "list"))
 
 
 def retire_bridge(host: Host, bridge: Bridge) -> str:

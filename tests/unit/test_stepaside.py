@@ -56,6 +56,22 @@ def test_the_bridge_is_read() -> None:
     assert stepaside.read_bridge(FakeHost()) is None
 
 
+def test_the_port_of_a_pod_that_has_ended_does_not_count() -> None:
+    host = make_host(ETH0, KB0)
+    ports = [{"ifname": "veth0", "link_netnsid": 2}, {"ifname": "veth1", "link_netnsid": 3}, {"ifname": "tap0"}]
+    host.answers["ip -json link show master kb0"] = json.dumps(ports)
+
+    def read_ports(*namespaces: dict[str, Any]) -> tuple[str, ...]:
+        host.answers["ip -json netns list"] = json.dumps(namespaces)
+        found = stepaside.read_bridge(host)
+        assert found is not None
+        return found.ports
+
+    assert read_ports({"name": "cni-1", "id": 3}, {"name": "cni-2", "id": 7}) == ("veth1", "tap0")
+    # namespaces without names of the runtime's: nothing is known
+    assert read_ports() == read_ports({"name": "of-an-admin"}) == ("veth0", "veth1", "tap0")
+
+
 def test_a_bridge_that_holds_the_other_network_s_addresses_is_taken_down_once() -> None:
     host = make_host(ETH0, KB0, link("flannel.1", "10.244.1.0/32"), CNI0)
     assert retire(host) == (
