@@ -70,8 +70,7 @@ def test_flannel_takes_over(make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_ver
         assert note["level"] == "warning"
         cp1.kubectl(note["remedy"].partition(" ")[2])
     for node in (cp1, w1):
-        # a connection of an old pod whose way was cut keeps its network namespace until the kernel gives it up
-        wait_until(lambda: "kb0" not in bridges(node), what="kb0 to go", timeout_s=420, every_s=5)  # noqa: B023
+        wait_until(lambda: "kb0" not in bridges(node), what="kb0 to go", timeout_s=60, every_s=2)  # noqa: B023
         assert not node.exists("/run/kb/pod-addresses")
         assert "pod-network" not in examine(node) and not errors_of(node)
     check_cluster_serves(cp1, server="cp1", client="w1")
