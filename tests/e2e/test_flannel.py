@@ -83,9 +83,10 @@ def test_flannel_takes_over(make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_ver
     for node in (cp1, w1):
         assert "kb0" not in bridges(node)
 
-    # and so it is after a restart
-    for node in (w1, cp1):
-        node.reboot()
+    # and so it is after a power loss, and after a reboot in order (which httpd, deaf to SIGTERM, would hold up)
+    cp1.kubectl("delete pod web client --wait=true", timeout=120)
+    for node, restart in ((w1, start_anew), (cp1, Node.reboot)):
+        restart(node)
         wait_until(lambda: cp1.kubectl("get nodes"), what="the API server", timeout_s=120, every_s=1)
         cp1.wait_node_ready(node.name)
         cp1.wait_pods_ready(flannel.NAME)
@@ -104,6 +105,11 @@ def named_alone(node: Node, pod: str) -> list[dict[str, str]]:
     """doctor's note on the network, once it names that pod and no other."""
     found = examine(node).get("pod-network") or []
     return [note for note in found if note["remedy"] == f"kubectl -n default delete pod {pod}"]
+
+
+def start_anew(node: Node) -> Node:
+    node.kill()
+    return node.start()
 
 
 def errors_of(node: Node) -> list[dict[str, str]]:
