@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Optional, Union
 
 from kubeup import images, runtime
 from kubeup.config import discover
-from kubeup.config.types import ExternalEtcd, InitConfig, JoinConfig
+from kubeup.config.types import InitConfig, JoinConfig
 from kubeup.errors import HostError, KbError, PreflightError, UsageError
 from kubeup.frozen import frozen
 from kubeup.host import CommandResult, Host, HttpResponse, Tls, Unreachable
@@ -35,12 +35,12 @@ from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
 from kubeup.releases import NEWEST_PROVEN, Release, Version, is_at_least, kubelet_refuses_cgroup_v1, parse_version
 from kubeup.render import name_of
-from kubeup.secret import Secret
 
 if TYPE_CHECKING:
-    from kubeup import discovery, podnetwork, routes
+    from kubeup import discovery, etcd, podnetwork, routes
 else:
     discovery = lazy_import("kubeup.discovery")
+    etcd = lazy_import("kubeup.etcd")
     podnetwork = lazy_import("kubeup.podnetwork")
     routes = lazy_import("kubeup.routes")
 
@@ -1119,19 +1119,20 @@ ETCD_PAUSE_S = 2.0
 
 
 def check_external_etcd_version(node: Node) -> Findings:
-    etcd = node.config.cluster.external_etcd
-    if etcd is None:
+    external = node.config.cluster.external_etcd
+    if external is None:
         return
     try:
-        tls = _etcd_tls(node.host, etcd)
+        tls = etcd.read_external_tls(node.host, external)
     except HostError as error:
         yield Finding("ExternalEtcdVersion", ERROR, str(error), error.remedy)
         return
     floor = node.release.min_external_etcd_tag
-    for endpoint in etcd.http_endpoints or etcd.endpoints:
+    attempts = 1 if node.workflow == DOCTOR else ETCD_ATTEMPTS  # doctor tells what it sees now
+    for endpoint in external.http_endpoints or external.endpoints:
         url = f"{endpoint.rstrip('/')}/version"
         try:
-            answer = _ask_patiently(node.host, url, tls)
+            answer = _ask(node.host, url, tls, attempts=attempts)
         except Unreachable as error:
             yield Finding("ExternalEtcdVersion", ERROR, str(error), error.remedy)
             continue
@@ -1153,22 +1154,14 @@ def check_external_etcd_version(node: Node) -> Findings:
             )
 
 
-def _etcd_tls(host: Host, etcd: ExternalEtcd) -> Optional[Tls]:
-    def read(name: str) -> Optional[str]:
-        return host.read_text(Path(name)) if name else None
-
-    key = read(etcd.key_file)
-    return Tls(ca_pem=read(etcd.ca_file), cert_pem=read(etcd.cert_file), key_pem=Secret(key) if key else None)
-
-
-def _ask_patiently(host: Host, url: str, tls: Optional[Tls]) -> HttpResponse:
-    for attempt in range(1, ETCD_ATTEMPTS + 1):
+def _ask(host: Host, url: str, tls: Tls, *, attempts: int) -> HttpResponse:
+    for attempt in range(1, attempts + 1):
         try:
             answer = host.http_get(url, tls=tls, timeout_s=10)
-            if answer.status < 500 or attempt == ETCD_ATTEMPTS:
+            if answer.status < 500 or attempt == attempts:
                 return answer
         except Unreachable:
-            if attempt == ETCD_ATTEMPTS:
+            if attempt == attempts:
                 raise
         host.sleep(ETCD_PAUSE_S)
     raise AssertionError("unreachable")
@@ -1182,11 +1175,11 @@ def _etcd_version(answer: HttpResponse) -> str:
 
 
 def check_external_etcd_files(node: Node) -> Findings:
-    etcd = node.config.cluster.external_etcd
+    external = node.config.cluster.external_etcd
     is_brought = node.workflow == JOIN_CONTROL_PLANE and bool(node.config.certificate_key)
-    if etcd is None or is_brought:  # the Secret of the shared certificates has them
+    if external is None or is_brought:  # the Secret of the shared certificates has them
         return
-    for entry, name in (("caFile", etcd.ca_file), ("certFile", etcd.cert_file), ("keyFile", etcd.key_file)):
+    for entry, name in (("caFile", external.ca_file), ("certFile", external.cert_file), ("keyFile", external.key_file)):
         if name and not node.host.exists(Path(name)):
             yield Finding(
                 "ExternalEtcdClientCertificates",

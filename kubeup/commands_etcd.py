@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from kubeup.errors import HostError, UsageError
 from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
-from kubeup.secret import Secret
 
 if TYPE_CHECKING:
     from kubeup import doctor, etcd, host, render
@@ -89,8 +88,8 @@ def _find_client(call: Invocation, local: LocalHost, *, for_change: bool = False
         urls = etcd.client_urls_of_manifest(render.load_yaml(local.read_text(manifest)))
         return etcd.Etcd(local, urls, etcd.read_client_tls(local, paths))
     flags = doctor.read_flags(local, paths, "kube-apiserver")
-    urls = tuple(filter(None, flags.get("etcd-servers", "").split(",")))
-    if not urls:
+    external = doctor.find_external_etcd(flags)
+    if external is None:
         raise HostError(
             "this node runs no etcd of the cluster's",
             cause=f"there is no {manifest}",
@@ -98,14 +97,11 @@ def _find_client(call: Invocation, local: LocalHost, *, for_change: bool = False
             code="no-local-etcd",
         )
     if for_change:
+        urls = external.endpoints
         raise UsageError(
             "the cluster's etcd is external",
             cause=f"its API servers call {', '.join(urls)}; kb did not make these members, and takes none of them out",
             remedy=f"do it as its operator: etcdctl --endpoints {','.join(urls)} member remove ID",
             code="etcd-is-external",
         )
-    ca, cert, key = (
-        local.read_text(Path(flags[name])) if flags.get(name) else None
-        for name in ("etcd-cafile", "etcd-certfile", "etcd-keyfile")
-    )
-    return etcd.Etcd(local, urls, host.Tls(ca_pem=ca, cert_pem=cert, key_pem=Secret(key) if key else None))
+    return etcd.Etcd(local, external.endpoints, etcd.read_external_tls(local, external))

@@ -100,6 +100,16 @@ def _look_up_addresses(host: Host, groups: Mapping[str, str]) -> Mapping[str, st
     return {"have": ", ".join(have) or "none that ip can list"}
 
 
+def _look_up_etcd_servers(host: Host, groups: Mapping[str, str]) -> Mapping[str, str]:
+    """Where this node's API server calls etcd."""
+    told = re.search(r"--etcd-servers=([^\s\"']+)", _read(host, MANIFESTS / "kube-apiserver.yaml"))
+    servers = told[1].split(",") if told else []
+    return {
+        "servers": ", ".join(servers) or "--etcd-servers",
+        "server": servers[0] if servers else "https://127.0.0.1:2379",
+    }
+
+
 def _read(host: Host, path: Path) -> str:
     try:
         return host.read_text(path)
@@ -291,6 +301,13 @@ CONTAINER_SIGNS: tuple[Sign, ...] = (
         cause="etcd's own name or peer address is not among the members it was told of ({line})",
         remedy="see --name and --initial-cluster in /etc/kubernetes/manifests/etcd.yaml; they come from etcd.local.extraArgs "
         "and the advertise address",
+    ),
+    Sign(
+        r'"command failed" err="context deadline exceeded"',
+        cause="etcd did not answer it in time: it calls {servers}",
+        remedy="see whether this machine reaches an etcd that serves: curl -vk {server}/health",
+        is_final=False,
+        explain=_look_up_etcd_servers,
     ),
     Sign(
         r"x509: certificate has expired or is not yet valid: current time (?P<now>\S+) is (?P<side>before|after) (?P<limit>[^\s\"\\]+)",

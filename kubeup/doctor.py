@@ -165,15 +165,16 @@ def _read_etcd(host: Host, paths: Paths, apiserver: Mapping[str, str]) -> dict[s
     if host.exists(paths.manifest("etcd")):
         data_dir = read_flags(host, paths, "etcd").get("data-dir", "/var/lib/etcd")
         return {"local_etcd": LocalEtcd(data_dir=data_dir)}
-    if not apiserver.get("etcd-servers"):
-        return {"local_etcd": None}
-    external = ExternalEtcd(
-        tuple(apiserver["etcd-servers"].split(",")),
-        ca_file=apiserver.get("etcd-cafile", ""),
-        cert_file=apiserver.get("etcd-certfile", ""),
-        key_file=apiserver.get("etcd-keyfile", ""),
-    )
-    return {"local_etcd": None, "external_etcd": external}
+    return {"local_etcd": None, "external_etcd": find_external_etcd(apiserver)}
+
+
+def find_external_etcd(apiserver: Mapping[str, str]) -> Optional[ExternalEtcd]:
+    """What an API server with these flags knows of etcd, on a node that runs none; None where it was told nothing."""
+    urls = tuple(filter(None, apiserver.get("etcd-servers", "").split(",")))
+    if not urls:
+        return None
+    ca, cert, key = (apiserver.get(f"etcd-{name}", "") for name in ("cafile", "certfile", "keyfile"))
+    return ExternalEtcd(urls, ca_file=ca, cert_file=cert, key_file=key)
 
 
 def _find_socket(host: Host, paths: Paths, config: Mapping[str, Any], flags: Mapping[str, str]) -> str:
@@ -411,6 +412,9 @@ def read_fsync_p99_s(metrics: str) -> Optional[float]:
 
 def look_at_etcd(patient: Patient) -> Notes:
     """The members of the cluster's etcd, as this one knows them: who is away, and whether the rest is enough."""
+    external = patient.config.cluster.external_etcd
+    if external:
+        yield from _look_at_external_etcd(patient.host, external)
     if "etcd" not in patient.components:
         return
     urls = etcd.client_urls_of_manifest(_read_mapping(patient.host, patient.paths.manifest("etcd")))
@@ -428,6 +432,15 @@ def look_at_etcd(patient: Patient) -> Notes:
         if member.is_learner:
             text = f"{member.describe()} has no vote yet: it joins right now, or its join was cut off"
             yield Note("etcd", WARNING, text, f"if nobody joins: kb etcd remove {member.hex_id}")
+
+
+def _look_at_external_etcd(host: Host, external: ExternalEtcd) -> Notes:
+    """Its members and where they run are its operator's: what counts is what this node's API server meets."""
+    trouble = {url: text for url, text in etcd.probe_external(host, external).items() if text}
+    is_enough = len(trouble) < len(external.http_endpoints or external.endpoints)
+    for url, text in trouble.items():
+        remedy = f"see whether that etcd runs, and whether a firewall is between: curl -vk {url}/health"
+        yield Note("etcd", WARNING if is_enough else ERROR, f"the external etcd at {url}: {text}", remedy)
 
 
 def look_at_load_balancer(patient: Patient) -> Notes:

@@ -12,8 +12,10 @@ import json
 import re
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Optional
 
+from kubeup.config.types import ExternalEtcd
 from kubeup.errors import ClusterError
 from kubeup.frozen import frozen
 from kubeup.host import Host, HttpResponse, Tls, Unreachable
@@ -30,6 +32,8 @@ SETTLE_S = 20
 """How long etcd may take to be sure of a member that has just joined; it takes five seconds where all is well."""
 CALL_S = 2
 """How long one request to one member may take."""
+EXTERNAL_S = 5
+"""How long an external one may take to say how it is: it may be further away."""
 
 
 @frozen
@@ -214,6 +218,37 @@ def read_client_tls(host: Host, paths: Paths) -> Tls:
         cert_pem=host.read_text(folder / "healthcheck-client.crt"),
         key_pem=Secret(host.read_text(folder / "healthcheck-client.key")),
     )
+
+
+# ---- an etcd that is the operator's
+
+
+def read_external_tls(host: Host, external: ExternalEtcd) -> Tls:
+    """What the configuration names to be let in with. Raises HostError (file-unreadable)."""
+    ca, cert, key = (
+        host.read_text(Path(name)) if name else None
+        for name in (external.ca_file, external.cert_file, external.key_file)
+    )
+    return Tls(ca_pem=ca, cert_pem=cert, key_pem=Secret(key) if key else None)
+
+
+def probe_external(host: Host, external: ExternalEtcd) -> dict[str, str]:
+    """Each endpoint, and what is wrong with it as seen from here; "" where it serves, which it does with a quorum only.
+    Raises HostError (file-unreadable)."""
+    tls = read_external_tls(host, external)
+    return {url: _probe_health(host, url, tls) for url in external.http_endpoints or external.endpoints}
+
+
+def _probe_health(host: Host, endpoint: str, tls: Tls) -> str:
+    """etcd's /health tells whoever has a certificate, with no right to any key."""
+    try:
+        answer = host.http_get(f"{endpoint.rstrip('/')}/health", tls=tls, timeout_s=EXTERNAL_S)
+    except Unreachable as error:
+        return f"no answer: {error.cause}"
+    if answer.status < 500 and b'"false"' not in answer.body:
+        return ""  # a gateway before it need not know the path
+    said = answer.body[:200].decode(errors="replace").strip()
+    return f"it is not healthy: {said or f'HTTP {answer.status}'}"
 
 
 def client_urls_of_pods(pods: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
     from kubeup import certshare, etcd, health, kubeapi, kubeconfig, kubelet, lease, manifests, pki, runtime
+    from kubeup.config.types import ExternalEtcd
     from kubeup.phases import join
 else:
     certshare = lazy_import("kubeup.certshare")
@@ -241,6 +242,9 @@ def manifests_are_current(ctx: Context) -> bool:
 def check_etcd(ctx: Context) -> Outputs:
     """Before the kubelet starts: etcd serves, and all who have a vote are there. Raises ClusterError
     (etcd-no-quorum, etcd-member-down, etcd-unreachable, etcd-name-taken)."""
+    external = ctx.config.cluster.external_etcd
+    if external is not None:
+        _check_external_etcd(ctx, external)
     if ctx.config.cluster.local_etcd is None:
         return None
     client = _make_client(ctx)
@@ -252,6 +256,23 @@ def check_etcd(ctx: Context) -> Outputs:
     if error:
         raise error
     return None
+
+
+def _check_external_etcd(ctx: Context, external: ExternalEtcd) -> None:
+    """It takes no new member, but a new client: an API server that it does not let in ends again and again, and its last
+    word is that its time is up."""
+    trouble = etcd.probe_external(ctx.host, external)
+    away = [f"{url}: {text}" for url, text in trouble.items() if text]
+    if away and len(away) == len(trouble):
+        raise ClusterError(
+            "the external etcd does not serve this machine",
+            cause="; ".join(away),
+            remedy=f"open the way there (a firewall, the certificates of etcd.external): curl -vk {next(iter(trouble))}/health; "
+            "then run the command again",
+            code="etcd-unreachable",
+        )
+    for line in away:
+        ctx.report.warn(f"an endpoint of the external etcd does not serve this machine, {line}")
 
 
 def _make_client(ctx: Context) -> etcd.Etcd:

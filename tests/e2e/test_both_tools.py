@@ -410,7 +410,6 @@ def check_tools_of_kubeadm_s_cluster(node: Node) -> None:
     assert "ca.key" in node.get("secret -n kube-system kubeadm-certs")["data"]
 
 
-@pytest.mark.k8s_versions("1.35")
 def test_control_planes_cross(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
     """In kubeadm's cluster: kb under its name joins a control plane, and its reset takes the member out of etcd; one that
     kubeadm joined is adopted as what it is, and gone on with."""

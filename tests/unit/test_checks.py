@@ -1027,6 +1027,10 @@ def test_external_etcd_that_does_not_answer() -> None:
     finding = only(external_node(host), checks.check_external_etcd_version)
     assert "no answer from https://e2:2379/version" in finding.text
     assert host.ticks == 2 * checks.ETCD_PAUSE_S
+    host = external_host()
+    node = dataclasses.replace(external_node(host), workflow=checks.DOCTOR)
+    assert len(list(checks.check_external_etcd_version(node))) == 2
+    assert host.ticks == 0, "doctor tells what is so now"
 
 
 def test_external_etcd_that_needs_time() -> None:
@@ -1061,7 +1065,7 @@ def test_external_etcd_files() -> None:
     findings = list(checks.check_external_etcd_files(external_node(host)))
     assert [finding.name for finding in findings] == ["ExternalEtcdClientCertificates"] * 2
     assert [finding.text.split()[0] for finding in findings] == ["etcd.external.caFile", "etcd.external.keyFile"]
-    assert "cannot read /e/c.key" in only(external_node(host), checks.check_external_etcd_version).text
+    assert "cannot read /e/ca.crt" in only(external_node(host), checks.check_external_etcd_version).text
     joining = dataclasses.replace(external_node(host), workflow=checks.JOIN_CONTROL_PLANE)
     assert len(found(joining, checks.check_external_etcd_files)) == 2
     config = dataclasses.replace(joining.config, certificate_key=Secret("ab" * 32))

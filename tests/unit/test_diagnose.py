@@ -351,6 +351,21 @@ def test_what_a_container_died_of_is_final_at_its_first_end(name: str, line: str
     assert remedy in link.remedy
 
 
+def test_an_api_server_without_etcd_names_whom_it_calls() -> None:
+    host = make_host()
+    manifest = b"- --etcd-servers=https://10.0.0.9:2379,https://10.0.0.8:2379\n"
+    host.files["/etc/kubernetes/manifests/kube-apiserver.yaml"] = manifest
+    lines = [
+        "W1126 grpc: addrConn.createTransport failed",
+        'E1126 1 run.go:72] "command failed" err="context deadline exceeded"',
+    ]
+    run_containers(host, {"name": "kube-apiserver", "state": "exited"}, logs={"kube-apiserver": lines})
+    link = find(host, "kube-apiserver")
+    assert link is not None and not link.is_final, "it may come"
+    assert link.cause == "etcd did not answer it in time: it calls https://10.0.0.9:2379, https://10.0.0.8:2379"
+    assert "curl -vk https://10.0.0.9:2379/health" in link.remedy
+
+
 def test_an_unknown_end_is_final_after_the_third() -> None:
     host = make_host()
     run_containers(host, {"name": "etcd", "state": "exited", "attempt": 1}, logs={"etcd": ["panic: something new"]})
@@ -422,7 +437,9 @@ def test_log_lines_are_cleaned() -> None:
 
 def test_every_sign_has_a_remedy_that_can_be_filled() -> None:
     """A group that is not there would be a KeyError in the worst moment."""
-    words = dict.fromkeys(("line", "source", "origin", "holder", "look", "mount", "folder", "free", "have"), "x")
+    words = dict.fromkeys(
+        ("line", "source", "origin", "holder", "look", "mount", "folder", "free", "have", "server", "servers"), "x"
+    )
     for sign in (*diagnose.KUBELET_SIGNS, *diagnose.SANDBOX_SIGNS, *diagnose.CONTAINER_SIGNS):
         import re
 

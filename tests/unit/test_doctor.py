@@ -182,6 +182,23 @@ def test_the_clock_is_compared_with_the_server_s(date: str, expected: list[tuple
     assert notes(host, "clock") == expected
 
 
+# ---- an external etcd
+
+
+def test_an_external_etcd_is_judged_by_what_this_node_meets() -> None:
+    host = make_host()
+    del host.files["/etc/kubernetes/manifests/etcd.yaml"]
+    flags = APISERVER.replace("https://127.0.0.1:2379", "https://e1:2379,https://e2:2379")
+    host.files["/etc/kubernetes/manifests/kube-apiserver.yaml"] = flags.encode()
+    assert [level for level, _ in notes(host, "etcd")] == ["error", "error"]
+    host.urls["https://e1:2379/health"] = HttpResponse(200, b'{"health":"true"}')
+    host.urls["https://e2:2379/health"] = HttpResponse(503, b'{"health":"false","reason":"RAFT NO LEADER"}')
+    ((level, text),) = notes(host, "etcd")
+    assert level == "warning" and "https://e2:2379" in text and "RAFT NO LEADER" in text
+    host.urls["https://e2:2379/health"] = HttpResponse(404)
+    assert notes(host, "etcd") == []
+
+
 # ---- disk, DNS, images, drift
 
 METRICS = """\

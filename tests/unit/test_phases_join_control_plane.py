@@ -410,12 +410,27 @@ def test_the_queue_says_for_whom_it_waits_and_ends() -> None:
     assert host.adds == 1
 
 
-def test_an_external_etcd_is_left_alone() -> None:
+def test_an_external_etcd_is_asked_whether_it_serves_and_left_alone() -> None:
     from kubeup.config.types import ExternalEtcd
 
-    cluster = replace(config().cluster, local_etcd=None, external_etcd=ExternalEtcd(("https://e:2379",)))
-    ctx = context(second(), config(cluster=cluster))
-    assert join_control_plane.check_etcd(ctx) is None and join_control_plane.join_etcd(ctx) is None
+    external = ExternalEtcd(("https://e1:2379", "https://e2:2379/"))
+    host = second()
+    answers: dict[str, HttpResponse] = {}
+    look = host.http_get
+
+    def http_get(url: str, **more: Any) -> HttpResponse:
+        return answers[url] if url in answers else look(url, **more)
+
+    host.http_get = http_get  # type: ignore[method-assign]
+    ctx = context(host, config(cluster=replace(config().cluster, local_etcd=None, external_etcd=external)))
+    error = fails("etcd-unreachable", join_control_plane.check_etcd, ctx)
+    assert error.cause.startswith("https://e1:2379: no answer: ") and "; https://e2:2379/: no answer: " in error.cause
+    assert "curl -vk https://e1:2379/health" in error.remedy
+    answers["https://e1:2379/health"] = HttpResponse(503, b'{"health":"false","reason":"RAFT NO LEADER"}')
+    assert "RAFT NO LEADER" in fails("etcd-unreachable", join_control_plane.check_etcd, ctx).cause
+    answers["https://e2:2379/health"] = HttpResponse(200, b'{"health":"true","reason":""}')
+    assert join_control_plane.check_etcd(ctx) is None, "one is enough for an API server"
+    assert join_control_plane.join_etcd(ctx) is None
     assert join_control_plane.is_etcd_member(ctx)
 
 
