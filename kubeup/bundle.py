@@ -210,7 +210,9 @@ class Gathering:
                 if isinstance(source, RegistrySource):
                     self._take_from_registry(ref, source)
                     return
-            except (Refused, Unreachable, _WrongArchitecture) as error:
+            except _WrongArchitecture as error:
+                reasons.append(str(error))
+            except (Refused, Unreachable) as error:
                 reasons.append(f"{error.what}: {error.cause}")
         self.missing.append((need, "; ".join(reasons) or "none of the sources has it"))
 
@@ -280,14 +282,14 @@ class Gathering:
         taken[str(top["digest"])] = self._keep(data)
         manifests = [(top, data)]
         if top["mediaType"] in layout.INDEX_TYPES:
-            children = [self._pick(ref, document, arch) for arch in self.archs]
+            children = [self._pick(document, arch) for arch in self.archs]
             manifests = [(child, read(child)) for child in children]
         for descriptor, text in manifests:
             taken[str(descriptor["digest"])] = self._keep(text)
             manifest = json.loads(text)
             config = read(manifest["config"])
             if top["mediaType"] not in layout.INDEX_TYPES:
-                self._check_architecture(ref, json.loads(config))
+                self._check_architecture(json.loads(config))
                 top = {**top, "platform": _platform_of(json.loads(config))}
             taken[str(manifest["config"]["digest"])] = self._keep(config)
             for layer in manifest.get("layers") or []:
@@ -304,19 +306,19 @@ class Gathering:
             self.local.write_file(path, data)
         return Place(path, 0, len(data))
 
-    def _pick(self, ref: Ref, index: Mapping[str, Any], arch: str) -> Descriptor:
+    @staticmethod
+    def _pick(index: Mapping[str, Any], arch: str) -> Descriptor:
         for entry in index.get("manifests") or []:
             platform = entry.get("platform") or {}
             if platform.get("os") == "linux" and platform.get("architecture") == arch:
                 return dict(entry)
-        raise _WrongArchitecture(
-            ref.name, f"it exists for {', '.join(_archs_of(index)) or 'no architecture'}, not for {arch}"
-        )
+        have = ", ".join(_archs_of(index)) or "no architecture"
+        raise _WrongArchitecture(f"it exists for {have}, not for {arch}; --arch names fewer")
 
-    def _check_architecture(self, ref: Ref, config: Mapping[str, Any]) -> None:
+    def _check_architecture(self, config: Mapping[str, Any]) -> None:
         have = str(config.get("architecture"))
         if self.archs != (have,):
-            raise _WrongArchitecture(ref.name, f"it is for {have} alone, and {', '.join(self.archs)} is wanted")
+            raise _WrongArchitecture(f"it is for {have} alone, and {', '.join(self.archs)} is wanted")
 
     # ---- files
 
@@ -438,14 +440,8 @@ class Gathering:
             )
 
 
-class _WrongArchitecture(HostError):
-    def __init__(self, name: str, cause: str) -> None:
-        super().__init__(
-            f"{name} is not to be had for every architecture",
-            cause=cause,
-            remedy="name fewer with --arch, or another image",
-            code="image-architecture-missing",
-        )
+class _WrongArchitecture(Exception):
+    """A source has the image, but not for all of the wanted architectures."""
 
 
 def _archs_of(index: Mapping[str, Any]) -> list[str]:
@@ -549,7 +545,7 @@ def write_bundle(
     """Write the tar. Raises HostError (bundle-incomplete) where something was not found, (source-changed), (disk-full)."""
     if gathering.missing:
         raise HostError(
-            f"{len(gathering.missing)} things for the bundle were not found",
+            f"not found for the bundle: {len(gathering.missing)} of what it needs",
             cause=f"{gathering.missing[0][0].name}: {gathering.missing[0][1]}",
             remedy="name a source that has them: --from URL|DIR|FILE; or leave them out with a fitting --config",
             code="bundle-incomplete",

@@ -317,7 +317,7 @@ def _containerd_from(variant: str) -> Callable[[Path], None]:
     return change
 
 
-def prepare_apt(suite: str, folder: Path) -> list[str]:
+def prepare_apt(suite: str, folder: Path, *, architecture: Optional[str] = None) -> list[str]:
     """The start of a command line of an apt for one suite, that leaves this machine's sources and lists alone."""
     for part in ("lists/partial", "cache/archives/partial"):
         (folder / part).mkdir(parents=True, exist_ok=True)
@@ -331,12 +331,14 @@ def prepare_apt(suite: str, folder: Path) -> list[str]:
         f"Dir::Cache={folder}/cache",
         "APT::Sandbox::User=root",
     ]
+    if architecture:
+        options += [f"APT::Architecture={architecture}", f"APT::Architectures={architecture}"]
     return ["apt-get", *(f"-o{option}" for option in options)]
 
 
-def download_package(name: str, suite: str, folder: Path) -> Path:
+def download_package(name: str, suite: str, folder: Path, *, architecture: Optional[str] = None) -> Path:
     """Fetch one package of a suite, with its lists in `folder` too."""
-    apt = prepare_apt(suite, folder)
+    apt = prepare_apt(suite, folder, architecture=architecture)
     for old in folder.glob("*.deb"):
         old.unlink()
     sh([*apt, "update"], timeout_s=600)

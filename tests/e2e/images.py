@@ -73,6 +73,8 @@ class Image:
     links: Mapping[str, str] = field(default_factory=dict)
     entrypoint: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
+    architecture: str = ""
+    """This machine's, where none is named."""
 
 
 # ------------------------------------------------------------------------------------------------ the writer
@@ -115,7 +117,7 @@ def write_image(layout: Path, image: Image) -> list[dict[str, Any]]:
     """Write one image's blobs; returns the index entries, one for each name."""
     tar = pack_layer(image)
     layer = write_blob(layout, gzip.compress(tar, compresslevel=1, mtime=0), LAYER)
-    platform = {"architecture": settings.read_architecture(), "os": "linux"}
+    platform = {"architecture": image.architecture or settings.read_architecture(), "os": "linux"}
     start: dict[str, Any] = {"Env": [PATH]}
     if image.entrypoint:
         start["Entrypoint"] = list(image.entrypoint)
@@ -136,8 +138,30 @@ def write_image(layout: Path, image: Image) -> list[dict[str, Any]]:
 def write_layout(layout: Path, images: Iterable[Image]) -> None:
     """Write an OCI image layout with all these images into an existing folder."""
     manifests = [entry for image in images for entry in write_image(layout, image)]
+    _write_index(layout, manifests)
+
+
+def _write_index(layout: Path, manifests: list[dict[str, Any]]) -> None:
     (layout / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
     (layout / "index.json").write_bytes(_as_json({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}))
+
+
+def write_joint_layout(layout: Path, parts: Iterable[Path]) -> None:
+    """Write a layout whose images are indexes, as registries have them: each name with what every part has of it."""
+    (layout / "blobs/sha256").mkdir(parents=True)
+    joint: dict[str, list[Any]] = {}
+    for part in parts:
+        for blob in (part / "blobs/sha256").iterdir():
+            if not (layout / "blobs/sha256" / blob.name).exists():
+                os.link(blob, layout / "blobs/sha256" / blob.name)
+        for entry in json.loads((part / "index.json").read_text())["manifests"]:
+            name = entry.pop("annotations")["io.containerd.image.name"]
+            joint.setdefault(name, []).append(entry)
+    manifests = []
+    for name, entries in joint.items():
+        index = _as_json({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries})
+        manifests.append({**write_blob(layout, index, INDEX), "annotations": _annotate(name)})
+    _write_index(layout, manifests)
 
 
 def _annotate(name: str) -> dict[str, str]:

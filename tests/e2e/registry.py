@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from . import images
 from .node import read_start_time, wait_until
@@ -57,17 +57,23 @@ class Registry:
 
     def add_layout(self, layout: Path) -> list[str]:
         """Offer all images of an OCI layout; returns their names."""
-        index = json.loads((layout / "index.json").read_text())
-        for entry in index["manifests"]:
+
+        def read(digest: str) -> dict[str, Any]:
+            document: dict[str, Any] = json.loads((layout / "blobs/sha256" / digest.partition(":")[2]).read_text())
+            return document
+
+        for entry in json.loads((layout / "index.json").read_text())["manifests"]:
+            top = read(entry["digest"])
+            children = [child["digest"] for child in top.get("manifests", ())]
+            manifests = [read(child) for child in children] or [top]
+            blobs = [blob["digest"] for manifest in manifests for blob in (manifest["config"], *manifest["layers"])]
             name = entry["annotations"]["io.containerd.image.name"]
-            manifest = json.loads((layout / "blobs/sha256" / entry["digest"].partition(":")[2]).read_text())
-            blobs = [manifest["config"]["digest"], *(layer["digest"] for layer in manifest["layers"])]
-            self._add(layout, name, entry["digest"], blobs)
+            self._add(layout, name, entry["digest"], children=children, blobs=blobs)
         return images.list_names(layout)
 
-    def _add(self, layout: Path, name: str, manifest: str, blobs: list[str]) -> None:
+    def _add(self, layout: Path, name: str, manifest: str, *, children: list[str], blobs: list[str]) -> None:
         repository, tag = split_name(name)
-        for digest in (manifest, *blobs):
+        for digest in (manifest, *children, *blobs):
             plain = digest.partition(":")[2]
             data = self._storage / "blobs/sha256" / plain[:2] / plain / "data"
             data.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +83,8 @@ class Registry:
         top = self._storage / "repositories" / repository
         for digest in blobs:
             self._link(top / "_layers", digest)
-        self._link(top / "_manifests/revisions", manifest)
+        for digest in (manifest, *children):
+            self._link(top / "_manifests/revisions", digest)
         self._link(top / "_manifests/tags" / tag / "index", manifest)
         (top / "_manifests/tags" / tag / "current").mkdir(exist_ok=True)
         (top / "_manifests/tags" / tag / "current/link").write_text(manifest)
