@@ -59,6 +59,8 @@ ALIASES = {
     "cleanupnode": "cleanup-node",
 }
 HAVE_NO_ALL = ("etcd",)
+KUBECONFIGS = ("admin", "super-admin", "kubelet", "controller-manager", "scheduler")
+"""In kubeadm's order."""
 
 _NODE_OPTIONS = (
     "apiserver-advertise-address", "apiserver-bind-port", "certificate-key", "config", "cri-socket", "dry-run",
@@ -153,10 +155,16 @@ def kubeadm_phases(name: str, phases: Sequence[Phase]) -> tuple[Phase, ...]:
     order, lines = known[name]
     kept = [phase for phase in phases if phase.name.partition("/")[0] in order]
     if name == "init":
-        # stable: children stay as they are among themselves. kb waits for the controllers as late as it can, kubeadm
-        # early. A joining control plane goes in kb's order, which is not seen from outside but for its speed
-        kept.sort(key=lambda phase: order.index(phase.name.partition("/")[0]))
+        # kb starts the kubelet as early as it can and waits for the controllers as late as it can; kubeadm's lines come
+        # group by group. A joining control plane goes in kb's order, which is not seen from outside but for its speed
+        kept.sort(key=lambda phase: _place_in_kubeadm(phase.name, order))
     return tuple(speaking(phase, lines) for phase in kept)
+
+
+def _place_in_kubeadm(name: str, order: Sequence[str]) -> tuple[int, int]:
+    """Where a phase of init stands there; the children of all groups but one are in kubeadm's order already."""
+    group, _, child = name.partition("/")
+    return order.index(group), KUBECONFIGS.index(child) if group == "kubeconfig" and child else 0
 
 
 def init(call: Invocation) -> int:

@@ -76,6 +76,8 @@ def test_it_has_kubeadm_s_phases_in_kubeadm_s_order_and_no_other() -> None:
     assert parents == list(as_kubeadm.INIT_PHASES)
     assert {"install", "pod-network", "verify"}.isdisjoint(parents)
     names = [phase.name for phase in command("init").phases]
+    kubeconfigs = [name.partition("/")[2] for name in names if name.startswith("kubeconfig/")]
+    assert kubeconfigs == ["admin", "super-admin", "kubelet", "controller-manager", "scheduler"]
     assert names.index("wait-control-plane/controllers") == names.index("wait-control-plane") + 1
     assert [phase.name for phase in command("reset").phases] == ["preflight", "remove-etcd-member", "cleanup-node"]
     assert {phase.name.partition("/")[0] for phase in command("join").phases} == set(as_kubeadm.JOIN_PHASES)
