@@ -96,12 +96,15 @@ def _check_own_balancer(ctx: Context) -> None:
             remedy=f"{COMMAND} kb-api.{ctx.config.cluster.networking.dns_domain}:7443 --load-balancer local",
             code="bad-endpoint",
         )
-    if balancer.is_installed(ctx.host, ctx.paths) and balancer.read_settings(ctx.host, ctx.paths).port != str(port):
+    # a run that was cut off may have left a load balancer without its settings: then nobody was told to call it yet
+    is_in_use = ctx.host.exists(balancer.settings_path(ctx.paths))
+    in_use = balancer.read_settings(ctx.host, ctx.paths).port if is_in_use else str(port)
+    if in_use != str(port):
         raise UsageError(
             f"the endpoint {_endpoint(ctx)}",
-            cause=f"this node's load balancer listens on port {balancer.read_settings(ctx.host, ctx.paths).port}, and clients "
-            "of all nodes call it there until they are told another one",
-            remedy=f"keep the port: {COMMAND} {name}:{balancer.read_settings(ctx.host, ctx.paths).port}",
+            cause=f"this node's load balancer listens on port {in_use}, and clients of all nodes call it there until they "
+            "are told another one",
+            remedy=f"keep the port: {COMMAND} {name}:{in_use}",
             code="bad-endpoint",
         )
     balancer.plan_hosts(balancer.read_hosts(ctx.host), name)

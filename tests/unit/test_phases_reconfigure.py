@@ -10,7 +10,7 @@ from typing import Any, Optional
 import pytest
 
 import kb
-from kubeup import clusterobjects, kubeapi, kubeconfig, pki
+from kubeup import clusterobjects, kubeapi, kubeconfig, loadbalancer, pki
 from kubeup.commands_reconfigure import Before, _parse_endpoint, _plan_undo
 from kubeup.config.types import (
     ClusterConfiguration,
@@ -217,6 +217,22 @@ def test_a_load_balancer_needs_a_name_and_a_port_of_its_own(tmp_path: Path) -> N
         with pytest.raises(UsageError) as caught:
             reconfigure.check_endpoint(replace(ctx, config=config))
         assert caught.value.code == "bad-endpoint"
+
+
+def test_a_load_balancer_that_clients_call_keeps_its_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that a run left before it had its keeper does not: no client was told of it."""
+    monkeypatch.setattr(reconfigure, "_pull_image", lambda ctx: None)
+    host, ctx = make(tmp_path, load_balancer=LoadBalancer("local"))
+    cluster = replace(ctx.config.cluster, control_plane_endpoint="api.test:7443")
+    ctx = replace(ctx, config=replace(ctx.config, cluster=cluster))
+    ctx.outputs["_before"] = {}
+    host.write_file(PATHS.manifest(loadbalancer.NAME), "kind: Pod\n")
+    assert reconfigure.check_endpoint(ctx) == {}
+    settings = loadbalancer.Settings("api.test:8443", 8444, "unix:///run/containerd/containerd.sock")
+    host.write_file(loadbalancer.settings_path(PATHS), loadbalancer.render_settings(settings))
+    with pytest.raises(UsageError) as caught:
+        reconfigure.check_endpoint(ctx)
+    assert caught.value.code == "bad-endpoint" and "port 8443" in caught.value.cause
 
 
 # ---- the command
