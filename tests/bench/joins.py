@@ -90,12 +90,12 @@ def time_join(lab: Lab, cp1: Node, tool: str, *, control_plane: bool, pyz: Path,
 
 
 def run_joins(lab: Lab, version: str, pyz: Path, rounds: int) -> dict[tuple[str, str], list[dict[str, float]]]:
-    """(job, tool) -> what each round cost."""
+    """(job, tool) -> what each run cost."""
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     cp1 = make_cluster(lab, version, pyz)
     for round_number in range(rounds):
-        for job, control_plane in (("join, worker", False), ("join, control plane", True)):
-            for tool in list(PROGRAMS) if round_number % 2 == 0 else list(reversed(PROGRAMS)):
+        for job, control_plane, repeats in (("join, worker", False, 3), ("join, control plane", True, 1)):
+            for tool in (list(PROGRAMS) if round_number % 2 == 0 else list(reversed(PROGRAMS))) * repeats:
                 seen = time_join(lab, cp1, tool, control_plane=control_plane, pyz=pyz, version=version)
                 found.setdefault((job, tool), []).append(seen)
                 sys.stderr.write(f"round {round_number + 1}: {job}: {tool} {seen['wall']:.2f} s\n")
