@@ -244,7 +244,7 @@ def plan_unit_files(host: Host, paths: Paths, *, owned: Iterable[str]) -> dict[P
     kubeadm-flags.env. `owned` are the paths that kb made itself: these are kept up to date.
     """
     own = set(owned)
-    foreign = [path for path in _find_unit_files(host) if str(path) not in own]
+    foreign = [path for path in find_unit_files(host) if str(path) not in own]
     files = {}
     if not any(path.name == "kubelet.service" for path in foreign):
         files[paths.systemd / "kubelet.service"] = "kubelet.service"
@@ -258,7 +258,7 @@ def render_unit_file(name: str, kubelet: Path) -> str:
     return read_resource(f"systemd/{name}").replace("/usr/bin/kubelet", str(kubelet))
 
 
-def _find_unit_files(host: Host) -> list[Path]:
+def find_unit_files(host: Host) -> list[Path]:
     """kubelet.service and its drop-ins, wherever systemd looks for them."""
     found = []
     for folder in UNIT_DIRS:

@@ -29,6 +29,19 @@ LOOK_AFTER_S = 6
 would only keep busy."""
 LOOK_EVERY_S = 3
 
+PRESSURES = {
+    "DiskPressure": (
+        "by default it wants 15% of the images' file system to be free, 10% of its own, and 5% of the inodes",
+        "make room: df -h /var/lib/containerd /var/lib/kubelet; df -i /var/lib/kubelet; crictl rmi --prune",
+    ),
+    "MemoryPressure": ("by default it wants 100 MiB to be free", "see what takes it: ps aux --sort=-rss | head"),
+    "PIDPressure": (
+        "the machine runs out of process numbers",
+        "see who has them: ps -eLf | wc -l; sysctl kernel.pid_max",
+    ),
+}
+"""Conditions under which a node takes no pods: the kubelet's eviction thresholds (its --eviction-hard), and where to look."""
+
 
 @dataclass
 class _Wait:
@@ -44,6 +57,8 @@ class _Wait:
     unhealthy: Mapping[str, str] = field(default_factory=dict)
     explain: Callable[[], str] = str
     """Asked once, at the end of the patience: what more is known of the cause, in words; "" for nothing."""
+    find_cause: Callable[[], Optional[diagnose.BrokenLink]] = lambda: None
+    """What only the cluster knows and no container of this node shows; asked before these are looked at."""
 
     def until(self, look: Callable[[], str]) -> float:
         """Call `look` until it returns "" (well); it otherwise returns what is still missing, in words. Returns the
@@ -71,6 +86,9 @@ class _Wait:
             host.sleep(POLL_S)
 
     def _find_broken_link(self) -> Optional[diagnose.BrokenLink]:
+        found = self.find_cause()
+        if found:
+            return found
         socket = self.ctx.config.node.cri_socket
         return diagnose.find_broken_link(
             self.ctx.host, socket, components=self.components, unhealthy=dict(self.unhealthy)
@@ -247,8 +265,33 @@ def _wait_for_dns(ctx: Context) -> None:
     # CoreDNS itself needs the API's Service, so without rules it does not even become Ready
     chain = _dns_chain(ctx)
     unhealthy = dict.fromkeys(chain, "the cluster's DNS does not answer")
-    wait = _Wait(ctx, limit, "cluster DNS", chain, unhealthy, explain=lambda: _proxy_trouble(ctx))
+    wait = _Wait(
+        ctx,
+        limit,
+        "cluster DNS",
+        chain,
+        unhealthy,
+        explain=lambda: _proxy_trouble(ctx),
+        find_cause=lambda: find_pressure(ctx),
+    )
     wait.until(lambda: _look_up_dns(ctx))
+
+
+def find_pressure(ctx: Context) -> Optional[diagnose.BrokenLink]:
+    """This node takes no further pods, since it runs out of something; static pods run all the same. None where it
+    takes them."""
+    node = ctx.api.get(kubeapi.path_of("Node", ctx.config.node.name))
+    for condition, (what, look) in PRESSURES.items():
+        status, message = health.node_condition(node, condition)
+        if status == "True":
+            return diagnose.BrokenLink(
+                f"node {ctx.config.node.name} has {condition}, and takes no pods",
+                cause=f"{message}: {what}",
+                remedy=f"{look}; the kubelet takes the condition back some minutes after there is room; then run the "
+                "command again",
+                link=condition,
+            )
+    return None
 
 
 def _find_old_proxy(ctx: Context) -> str:

@@ -18,7 +18,7 @@ from kubeup.lazy import lazy_import
 from kubeup.phases import addons, airgap, join_control_plane, node, preflight
 from kubeup.phases.cluster import mark_control_plane as mark
 from kubeup.phases.control_plane import report_patches
-from kubeup.phases.health import wait_for_ready
+from kubeup.phases.health import find_pressure, wait_for_ready
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
@@ -272,6 +272,9 @@ def verify_node(ctx: Context) -> Outputs:
             ctx.report.note(f"node {name} has joined and is not Ready yet: {message}")
         return {"node_ready": _ready(ctx)[0] == "True"}
     wait_for_ready(ctx, name, () if ctx.config.cluster.proxy.disabled else ("kube-proxy",))
+    pressure = find_pressure(ctx)
+    if pressure:
+        ctx.report.warn(f"{pressure.what}: {pressure.cause}. Remedy: {pressure.remedy}")
     if not _reaches_dns(ctx):
         ctx.report.note(
             f"node {name} is Ready, but the cluster's DNS ({health.service_address(ctx.config, 10)}:53) gave it no answer "

@@ -139,8 +139,15 @@ def _has_stale_units(host: Host, manager: ServiceManager) -> bool:
     """Whether the service manager knows the kubelet's unit by other files than those on the disk, or not at all."""
     if manager.name != "systemd":
         return True
-    shown = host.query(["systemctl", "show", "kubelet", "--property", "LoadState,NeedDaemonReload"], timeout_s=15)
-    return not {"LoadState=loaded", "NeedDaemonReload=no"} <= set(shown.stdout.split())
+    wanted = "LoadState,NeedDaemonReload,DropInPaths"
+    lines = host.query(["systemctl", "show", "kubelet", "--property", wanted], timeout_s=15).stdout.splitlines()
+    shown = dict(line.split("=", 1) for line in lines if "=" in line)
+    if (shown.get("LoadState"), shown.get("NeedDaemonReload")) != ("loaded", "no"):
+        return True
+    # systemd does not look into a folder of drop-ins that is newer than its list of such folders
+    known = {Path(path).name for path in shown.get("DropInPaths", "").split()}
+    there = {path.name for path in kubelet.find_unit_files(host) if path.suffix == ".conf"}
+    return not there <= known
 
 
 def _reason(answer: CommandResult) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import threading
@@ -176,7 +177,8 @@ def test_a_runtime_that_is_there_is_pointed_to_the_mirror(
     containerd: str,
     config: str,
 ) -> None:
-    """Whatever containerd and configuration: the pull goes to the mirror, and reset puts back what was there."""
+    """Whatever containerd and configuration: the pull goes to the mirror, reset puts back what was there, and ctr reads
+    the bundle by itself."""
     node = make_node(
         "cp1", version=k8s_version, containerd=containerd, containerd_config=config, images=False, default_route=False
     )
@@ -201,6 +203,21 @@ def test_a_runtime_that_is_there_is_pointed_to_the_mirror(
     assert node.run(listing).stdout == before
     assert node.run("systemctl is-active containerd").stdout.strip() == "active"
     assert asked_outside(lab) == []
+    check_ctr_reads(node, kb_pyz, bundles(k8s_version))
+
+
+def check_ctr_reads(node: Node, kb_pyz: Path, bundle: Path) -> None:
+    """`ctr images import`, as it stands in containerd's manual: every image by its upstream name, whole for this machine."""
+    node.scp(kb_pyz, "/root/kb.pyz")
+    node.scp(bundle, "/root/bundle.tar")
+    node.run("ctr -n imported images import /root/bundle.tar", timeout=120)
+    shown = json.loads(node.run(f"{KB} bundle show bundle.tar -o json").stdout)
+    names = {entry["name"] for entry in shown["images"]}
+    assert names and names <= set(node.run("ctr -n imported images ls -q").stdout.split())
+    rows = node.run("ctr -n imported images check").stdout.splitlines()[1:]
+    incomplete = [row for row in rows if row.split()[0] in names and not re.search(r"\scomplete \(", row)]
+    assert incomplete == [], rows
+    node.run("ctr -n imported images rm $(ctr -n imported images ls -q)")
 
 
 # ---- what goes wrong

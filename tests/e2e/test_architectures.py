@@ -16,7 +16,7 @@ from .images import WEB_IMAGE
 from .lab import Lab
 from .node import Node
 from .settings import find_release, read_architecture
-from .test_airgap import asked_outside, init, join_line, put
+from .test_airgap import asked_outside, check_ctr_reads, init, join_line, put
 
 MakeNode = Callable[..., Node]
 PROGRAMS = (
@@ -104,6 +104,7 @@ def test_one_bundle_for_two_architectures(
         for program in PROGRAMS:
             start = w1.run(f"curl -fsSk https://{mirror}/files/{arch}/{program} | head -c 20 | od -An -tx1").stdout
             assert bytes.fromhex(start.replace(" ", "").strip())[18:] == machine, (arch, program, start)
+    check_ctr_reads(w1, kb_pyz, both)
     assert asked_outside(lab) == []
 
 

@@ -388,7 +388,7 @@ CAUSES = (
     Cause(
         "bad value of an apiserver extra arg",
         nothing,
-        (r"kube-apiserver exited", r"max-requests-inflight", r"apiServer\.extraArgs"),
+        (r"kube-apiserver (exited|runs and is not healthy)", r"max-requests-inflight", r"apiServer\.extraArgs"),
         "not-healthy",
         config={"cluster": {"apiServer": {"extraArgs": [{"name": "max-requests-inflight", "value": "many"}]}}},
     ),
@@ -420,6 +420,15 @@ CAUSES = (
         (r"kubelet", r"unknown flag: --foo", r"kubeletExtraArgs"),
         "not-healthy",
         config={"init": {"nodeRegistration": {"kubeletExtraArgs": [{"name": "foo", "value": "bar"}]}}},
+    ),
+    Cause(
+        "disk pressure",  # the kubelet is told to want more space than any disk has
+        nothing,
+        (r"node cp1 has DiskPressure, and takes no pods", r"kubelet has disk pressure", r"df -h /var/lib/containerd"),
+        "",
+        config={"kubelet": {"evictionHard": {"nodefs.available": "99%"}}},
+        ends=False,
+        strikes_at="pod-network",
     ),
     Cause("port in use", port_in_use, (r"port 10259", r"python3 \(pid \d+\)", r"ps -fp \d+"), "preflight"),
     Cause("swap on", swap_on, (r"swap is on \(/dev/zram0\)", r"swapoff -a"), "preflight"),

@@ -114,6 +114,22 @@ def test_coredns_that_waits_for_the_rules_does_not_hide_kube_proxy(tmp_path: Pat
     assert caught.value.cause == "CoreDNS is not Ready yet; kube-proxy says: Failed to execute iptables-restore"
 
 
+def test_a_node_that_takes_no_pods_for_want_of_space_is_named(tmp_path: Path) -> None:
+    """CoreDNS stays Pending, and no container of the node shows why."""
+    ctx = make_context(tmp_path)
+    node_of(ctx).cluster.objects[f"{PODS}/coredns-1"]["status"]["conditions"] = []
+    (found,) = (one for path, one in node_of(ctx).cluster.objects.items() if path.endswith("/nodes/cp1"))
+    pressure = {"type": "DiskPressure", "status": "True", "message": "kubelet has disk pressure"}
+    found["status"]["conditions"].append(pressure)
+    run_container(ctx, "kube-proxy", state="CONTAINER_RUNNING")
+    with pytest.raises(ClusterError) as caught:
+        health.verify_node(ctx)
+    assert caught.value.what == "node cp1 has DiskPressure, and takes no pods"
+    assert caught.value.cause.startswith("kubelet has disk pressure: ") and "df -h" in caught.value.remedy
+    pressure["status"] = "False"
+    assert health.find_pressure(ctx) is None
+
+
 def test_a_kube_proxy_that_ended_is_the_broken_link(tmp_path: Path) -> None:
     ctx = make_context(tmp_path)
     node_of(ctx).cluster.objects[f"{PODS}/coredns-1"]["status"]["conditions"] = []

@@ -458,14 +458,23 @@ def test_a_bad_patches_folder_stops_before_anything_is_done() -> None:
     ("shown", "reloads"),
     [
         ("LoadState=loaded\nNeedDaemonReload=no\n", False),
-        ("LoadState=loaded\nNeedDaemonReload=yes\n", True),
+        (
+            "LoadState=loaded\nNeedDaemonReload=yes\nDropInPaths=/run/systemd/system/kubelet.service.d/10-kubeadm.conf\n",
+            True,
+        ),
         ("LoadState=not-found\nNeedDaemonReload=no\n", True),
         ("", True),
+        # what systemd says of a drop-in in a folder that it has not heard of
+        ("LoadState=loaded\nNeedDaemonReload=no\nDropInPaths=\n", True),
+        ("LoadState=loaded\nNeedDaemonReload=no\nDropInPaths=/usr/lib/systemd/system/kubelet.service.d/0.conf\n", True),
     ],
 )
 def test_systemd_reads_its_units_again_where_they_differ_from_the_disk(shown: str, reloads: bool) -> None:
-    host = systemd_host()
-    host.answers["systemctl show kubelet --property LoadState,NeedDaemonReload"] = shown
+    drop_in = "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf"
+    host = systemd_host(files={drop_in: b"[Service]\n"})
+    if not reloads:
+        shown += f"DropInPaths=/run/systemd/system/kubelet.service.d/1.conf {drop_in}\n"
+    host.answers["systemctl show kubelet --property"] = shown
     node.restart_kubelet(context(host))
     wanted = ["run systemctl daemon-reload"] * reloads + ["run systemctl restart kubelet"]
     assert [change for change in host.changes if change.startswith("run")] == wanted
