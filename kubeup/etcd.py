@@ -225,9 +225,9 @@ def read_client_tls(host: Host, paths: Paths) -> Tls:
 
 def read_external_tls(host: Host, external: ExternalEtcd) -> Tls:
     """What the configuration names to be let in with. Raises HostError (file-unreadable)."""
-    ca, cert, key = (
+    key, ca, cert = (
         host.read_text(Path(name)) if name else None
-        for name in (external.ca_file, external.cert_file, external.key_file)
+        for name in (external.key_file, external.ca_file, external.cert_file)
     )
     return Tls(ca_pem=ca, cert_pem=cert, key_pem=Secret(key) if key else None)
 

@@ -388,7 +388,7 @@ CAUSES = (
     Cause(
         "bad value of an apiserver extra arg",
         nothing,
-        (r"kube-apiserver (exited|runs and is not healthy)", r"max-requests-inflight", r"apiServer\.extraArgs"),
+        (r"kube-apiserver exited", r"max-requests-inflight", r"apiServer\.extraArgs"),
         "not-healthy",
         config={"cluster": {"apiServer": {"extraArgs": [{"name": "max-requests-inflight", "value": "many"}]}}},
     ),

@@ -1065,7 +1065,7 @@ def test_external_etcd_files() -> None:
     findings = list(checks.check_external_etcd_files(external_node(host)))
     assert [finding.name for finding in findings] == ["ExternalEtcdClientCertificates"] * 2
     assert [finding.text.split()[0] for finding in findings] == ["etcd.external.caFile", "etcd.external.keyFile"]
-    assert "cannot read /e/ca.crt" in only(external_node(host), checks.check_external_etcd_version).text
+    assert "cannot read /e/c.key" in only(external_node(host), checks.check_external_etcd_version).text
     joining = dataclasses.replace(external_node(host), workflow=checks.JOIN_CONTROL_PLANE)
     assert len(found(joining, checks.check_external_etcd_files)) == 2
     config = dataclasses.replace(joining.config, certificate_key=Secret("ab" * 32))
