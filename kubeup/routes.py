@@ -3,7 +3,7 @@
 Owns this node's ways to the pods of the other nodes: a route where a node shares a layer 2 network with this one,
 else VXLAN; on a node without a default route, a route for Services, without which its own programs reach none; and the
 rule that masks pods' addresses where they leave the cluster. Steps aside for another CNI. Must
-not touch a route, rule or link that is not its own: routes carry protocol 199, the link is kb-vxlan, the rule lies
+not touch a route, rule or link that is not its own: routes carry protocol 199, the link is cbr-vxlan, the rule lies
 in a table (or chain) of its own. kubeadm has nothing of the kind.
 
 Everything that decides is pure: `plan_network` says what should be, `plan_changes` turns the difference into
@@ -32,7 +32,7 @@ from kubeup.stepaside import parse_ip_output as _json_list
 CNI_FILE = "99-kb-bridge.conflist"
 """Sorts behind the files of Calico, Cilium, flannel and the others: the runtime takes the first."""
 PROTOCOL = 199
-VXLAN = "kb-vxlan"
+VXLAN = "cbr-vxlan"
 VXLAN_ID = 4097
 VXLAN_PORT = 8472
 VXLAN_OVERHEAD = {4: 50, 6: 70}
@@ -82,7 +82,7 @@ class Route:
 
 @frozen
 class Vxlan:
-    """The link kb-vxlan: this node's end of the tunnel, and its own addresses on it (`10.244.0.0/32`)."""
+    """The link cbr-vxlan: this node's end of the tunnel, and its own addresses on it (`10.244.0.0/32`)."""
 
     local: str
     mac: str
@@ -155,7 +155,7 @@ def parse_routes(text: str, version: int) -> frozenset[Route]:
 
 
 def parse_vxlan(text: str, addresses: Iterable[str]) -> Optional[Vxlan]:
-    """From `ip -json -details link show dev kb-vxlan`; None for no link, or one that is not kb's VXLAN."""
+    """From `ip -json -details link show dev cbr-vxlan`; None for no link, or one that is not kb's VXLAN."""
     for link in _json_list(text):
         info = link.get("linkinfo") or {}
         data = info.get("info_data") or {}
@@ -177,7 +177,7 @@ def parse_own_addresses(text: str, device: str) -> list[str]:
 
 
 def parse_neighbours(text: str) -> frozenset[tuple[str, str]]:
-    """From `ip -json neighbour show dev kb-vxlan nud permanent`; multicast entries are the kernel's."""
+    """From `ip -json neighbour show dev cbr-vxlan nud permanent`; multicast entries are the kernel's."""
     return frozenset(
         (str(entry["dst"]), str(entry["lladdr"]))
         for entry in _json_list(text)
@@ -186,7 +186,7 @@ def parse_neighbours(text: str) -> frozenset[tuple[str, str]]:
 
 
 def parse_forwards(text: str) -> frozenset[tuple[str, str]]:
-    """From `bridge -json fdb show dev kb-vxlan`."""
+    """From `bridge -json fdb show dev cbr-vxlan`."""
     return frozenset((str(entry["mac"]), str(entry["dst"])) for entry in _json_list(text) if "dst" in entry)
 
 
@@ -672,7 +672,7 @@ def keep_round(host: Host, api: Callable[[], Api], settings: RouteSettings, *, p
 
 
 def _step_aside(host: Host, first: str, paths: Paths) -> Round:
-    """What is left to do beside another network. A node without kb0 has nothing left, and its cluster is not asked."""
+    """What is left to do beside another network. A node without cbr0 has nothing left, and its cluster is not asked."""
     taken = f"the runtime takes {paths.cni_conf / first}" if first else "no CNI configuration is there"
     text = f"stepped aside: {taken}, not {CNI_FILE}"
     bridge = stepaside.read_bridge(host) if first else None

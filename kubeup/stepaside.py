@@ -1,6 +1,6 @@
 """kb's own bridge on a node whose pods are given addresses by another network now.
 
-Owns what becomes of kb0 when the route keeper has stepped aside: pods that were started before still hang on it. It is
+Owns what becomes of cbr0 when the route keeper has stepped aside: pods that were started before still hang on it. It is
 left to them as long as it does no harm, is taken down as soon as it holds the addresses of the network that came (both
 have the node's podCIDR, and the kernel would send the new pods' packets into the older bridge), and goes when the last
 pod has left it. Must not touch another network's links, nor end a pod. kubeadm has no network, and nothing of the kind.
@@ -17,7 +17,7 @@ from typing import Any, Optional
 from kubeup.frozen import frozen
 from kubeup.host import Host
 
-BRIDGE = "kb0"
+BRIDGE = "cbr0"
 POD_ADDRESSES = Path("/run/kb/pod-addresses")
 """Where host-local notes the addresses that it gave out; below /run, so that none is lost over a reboot."""
 LEASES = POD_ADDRESSES / "kb-bridge"
@@ -25,7 +25,7 @@ LEASES = POD_ADDRESSES / "kb-bridge"
 
 @frozen
 class Bridge:
-    """kb0 as it is: the ports of living pods, and the pods' networks that it is the way to."""
+    """cbr0 as it is: the ports of living pods, and the pods' networks that it is the way to."""
 
     is_up: bool
     ports: tuple[str, ...]
@@ -46,14 +46,14 @@ def parse_ip_output(text: str) -> list[dict[str, Any]]:
 
 
 def is_down(links: str) -> bool:
-    """Whether kb0 is there and was taken down, by `ip -json address show`."""
+    """Whether cbr0 is there and was taken down, by `ip -json address show`."""
     found = [link for link in parse_ip_output(links) if link.get("ifname") == BRIDGE]
     return any("UP" not in (link.get("flags") or ["UP"]) for link in found)
 
 
 def parse_bridge(links: str, ports: str, namespaces: str) -> Optional[Bridge]:
-    """From `ip -json address show`, `ip -json link show master kb0` and `ip -json netns list`; None where there is no
-    kb0.
+    """From `ip -json address show`, `ip -json link show master cbr0` and `ip -json netns list`; None where there is no
+    cbr0.
 
     A pod that has ended leaves its port for a minute or two, until the kernel gives up on connections that nobody can
     close any more. Its namespace has lost its name by then. A runtime that gives none to any pod's cannot be told by it.
@@ -73,7 +73,7 @@ def _addresses(link: dict[str, Any]) -> list[str]:
 
 
 def has_rival(bridge: Bridge, links: str, routes: str) -> bool:
-    """Whether another link is a way to kb0's network too: by an address of its own in it (flannel's cni0), or by a
+    """Whether another link is a way to cbr0's network too: by an address of its own in it (flannel's cni0), or by a
     route to the whole of it (cilium_host). A host's address alone, as a tunnel's end has it, and a route to a part,
     which the kernel prefers anyway, are in nobody's way."""
     networks = [ipaddress.ip_network(text) for text in bridge.networks]
@@ -140,7 +140,7 @@ def _is_address(name: str) -> bool:
 
 
 def raise_bridge(host: Host) -> Iterable[str]:
-    """kb's network is the node's again: the pods on kb0 get their gateway back. Returns what failed, in words."""
+    """kb's network is the node's again: the pods on cbr0 get their gateway back. Returns what failed, in words."""
     done = host.run(["ip", "link", "set", BRIDGE, "up"])
     return [] if done.ok else [f"ip link set {BRIDGE} up: {done.stderr.strip()}"]
 

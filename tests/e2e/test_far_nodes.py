@@ -95,11 +95,11 @@ def test_pods_reach_each_other_across_a_router(make_node: MakeNode, lab: Lab, kb
     assert read_counter(lab, "tunnel") > 4 * 240_000 and read_counter(lab, "bare") == 0
     cidr = {name: cp1.get(f"node {name}")["spec"]["podCIDR"] for name in names}
     assert re.search(rf"{cidr['near']} via {near.address} dev eth0", cp1.run(ROUTES).stdout)
-    assert re.search(rf"{cidr['far']} via \S+ dev kb-vxlan", cp1.run(ROUTES).stdout)
+    assert re.search(rf"{cidr['far']} via \S+ dev cbr-vxlan", cp1.run(ROUTES).stdout)
     for other in ("cp1", "near"):
-        assert re.search(rf"{cidr[other]} via \S+ dev kb-vxlan", far.run(ROUTES).stdout)
+        assert re.search(rf"{cidr[other]} via \S+ dev cbr-vxlan", far.run(ROUTES).stdout)
     for node in (cp1, near, far):
-        sent = json.loads(node.run("ip -json -statistics link show kb-vxlan").stdout)[0]["stats64"]
+        sent = json.loads(node.run("ip -json -statistics link show cbr-vxlan").stdout)[0]["stats64"]
         assert sent["tx"]["bytes"] > 200_000 and sent["rx"]["bytes"] > 200_000, (node.name, sent)
         mtu = json.loads(
             cp1.kubectl(f"exec web-{node.name} -- ip link show eth0 | sed 's/.* mtu \\([0-9]*\\).*/\\1/;q'")
@@ -130,13 +130,13 @@ def test_pods_reach_each_other_across_a_router(make_node: MakeNode, lab: Lab, kb
 
     # and it goes: what led to it is withdrawn
     far.run(f"{KB} reset --force", timeout=300)
-    assert far.run("ip link show kb-vxlan", check=False).code != 0
+    assert far.run("ip link show cbr-vxlan", check=False).code != 0
     cp1.kubectl("delete node far")
     for node in (cp1, near):
-        wait_gone(node, ROUTES, "kb-vxlan")
-        wait_gone(node, "ip link show dev kb-vxlan 2>/dev/null")
+        wait_gone(node, ROUTES, "cbr-vxlan")
+        wait_gone(node, "ip link show dev cbr-vxlan 2>/dev/null")
     # it comes back under its name
     far.run(f"{KB} join {cp1.address}:6443 --token {make_token(cp1)[0]} --discovery-token-unsafe-skip-ca-verification {IGNORE}",
             timeout=300)  # fmt: skip
     cp1.wait_node_ready("far")
-    wait_for(cp1, ROUTES, "kb-vxlan")
+    wait_for(cp1, ROUTES, "cbr-vxlan")

@@ -40,7 +40,7 @@ def test_flannel_takes_over(make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_ver
     wait_dns(cp1)
     for node in (cp1, w1):
         assert not errors_of(node)
-        assert "kb0" in bridges(node) and "cni0" not in bridges(node)
+        assert "cbr0" in bridges(node) and "cni0" not in bridges(node)
 
     flannel.load_image(cp1, w1)
     flannel.apply_flannel(cp1)
@@ -62,7 +62,7 @@ def test_flannel_takes_over(make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_ver
     # pods of before are left alone, named, and free to go
     for node, pod in ((cp1, "client"), (w1, "web")):
         # CoreDNS' old pods may hang on it too for a moment
-        assert re.search(r"\d pods? of before on kb0, cut off", node.journal("kb-routes"))
+        assert re.search(r"\d pods? of before on cbr0, cut off", node.journal("kb-routes"))
         assert not errors_of(node)
         (note,) = wait_until(
             functools.partial(named_alone, node, pod), what=f"doctor to name {pod} alone", timeout_s=60, every_s=2
@@ -70,7 +70,7 @@ def test_flannel_takes_over(make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_ver
         assert note["level"] == "warning"
         cp1.kubectl(note["remedy"].partition(" ")[2])
     for node in (cp1, w1):
-        wait_until(lambda: "kb0" not in bridges(node), what="kb0 to go", timeout_s=60, every_s=2)  # noqa: B023
+        wait_until(lambda: "cbr0" not in bridges(node), what="cbr0 to go", timeout_s=60, every_s=2)  # noqa: B023
         assert not node.exists("/run/kb/pod-addresses")
         assert "pod-network" not in examine(node) and not errors_of(node)
     check_cluster_serves(cp1, server="cp1", client="w1")
@@ -81,7 +81,7 @@ def test_flannel_takes_over(make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_ver
     again = join(w1, cp1, token, pin)
     assert set(phases(again).values()) == {"unchanged"}, again.output
     for node in (cp1, w1):
-        assert "kb0" not in bridges(node)
+        assert "cbr0" not in bridges(node)
 
     # and so it is after a power loss, and after a reboot in order (which httpd, deaf to SIGTERM, would hold up)
     cp1.kubectl("delete pod web client --wait=true", timeout=120)
@@ -94,7 +94,7 @@ def test_flannel_takes_over(make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_ver
         wait_dns(cp1)
         assert fetch(cp1, WEB2) == PAGE
         kb_is_out_of_the_way(node)
-        assert "kb0" not in bridges(node)
+        assert "cbr0" not in bridges(node)
     check_packets_take_vxlan(cp1, w1)
     for node in (cp1, w1):
         assert "pod-network" not in examine(node) and not errors_of(node)
@@ -133,7 +133,7 @@ def kb_is_out_of_the_way(node: Node) -> None:
     """Its unit says so; its routes, its link and its rule are gone, and flannel's routes are there."""
     wait_gone(node, ROUTES)
     wait_gone(node, "nft list tables", "kb_pods")
-    assert not node.run("ip link show dev kb-vxlan", check=False).ok
+    assert not node.run("ip link show dev cbr-vxlan", check=False).ok
     wait_until(lambda: f"stepped aside: the runtime takes {flannel.CONFLIST}" in node.journal("kb-routes"),
                what="a word of the route keeper's", timeout_s=ROUND_S)  # fmt: skip
     assert "dev flannel.1 onlink" in node.run("ip -4 route show").stdout

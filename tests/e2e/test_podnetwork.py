@@ -91,7 +91,7 @@ def test_bridge_avoids_the_networks_of_the_host(node: Node, lab: Lab, kb_pyz: Pa
     check_cluster_serves(node)
     cidr = node.get(f"node {node.name}")["spec"]["podCIDR"]
     assert ipaddress.ip_network(cidr).subnet_of(ipaddress.ip_network("10.245.0.0/16"))  # type: ignore[arg-type]
-    # by now the host has a route of kb0 in 10.245, and of another node: neither counts against it
+    # by now the host has a route of cbr0 in 10.245, and of another node: neither counts against it
     create_node(node, "n2", "10.77.0.52", "10.245.7.0/24")
     wait_for(node, ROUTES, r"10\.245\.7\.0/24")
     assert "10.245.0.0/16" in init(node, "--dry-run").stderr
@@ -121,12 +121,12 @@ def test_bridge_keeps_routes_and_steps_aside(
     create_node(node, "far", "192.0.2.7", "10.244.9.0/24")
     wait_for(node, ROUTES, r"10\.244\.7\.0/24 via 10\.77\.0\.50 dev eth0")
     if has_vxlan(node):
-        wait_for(node, ROUTES, r"10\.244\.9\.0/24 via 10\.244\.9\.0 dev kb-vxlan")
-        assert "0a:6b:c0:00:02:07 dst 192.0.2.7" in node.run("bridge fdb show dev kb-vxlan").stdout
-        assert "10.244.9.0 lladdr 0a:6b:c0:00:02:07 PERMANENT" in node.run("ip neighbour show dev kb-vxlan").stdout
+        wait_for(node, ROUTES, r"10\.244\.9\.0/24 via 10\.244\.9\.0 dev cbr-vxlan")
+        assert "0a:6b:c0:00:02:07 dst 192.0.2.7" in node.run("bridge fdb show dev cbr-vxlan").stdout
+        assert "10.244.9.0 lladdr 0a:6b:c0:00:02:07 PERMANENT" in node.run("ip neighbour show dev cbr-vxlan").stdout
     node.kubectl("delete node near far")
     wait_gone(node, ROUTES)
-    wait_gone(node, "ip link show dev kb-vxlan 2>/dev/null")
+    wait_gone(node, "ip link show dev cbr-vxlan 2>/dev/null")
     create_node(node, "near", "10.77.0.50", "10.244.7.0/24")
     wait_for(node, ROUTES, r"10\.244\.7\.0/24")
 
@@ -161,7 +161,7 @@ def has_vxlan(node: Node) -> bool:
     try:
         node.run("ip link add e2e-vx type vxlan id 9 dstport 9999 local 127.0.0.1 && ip link delete e2e-vx")
     except LabError:
-        wait_until(lambda: "kb-vxlan" in node.journal("kb-routes"), what="a word on kb-vxlan", timeout_s=ROUND_S)
+        wait_until(lambda: "cbr-vxlan" in node.journal("kb-routes"), what="a word on cbr-vxlan", timeout_s=ROUND_S)
         return False
     return True
 

@@ -270,7 +270,7 @@ def test_a_tunnel_that_a_firewall_closes(monkeypatch: pytest.MonkeyPatch) -> Non
     host.write_file(routes.settings_path(Paths()), "{}")
     assert notes(host, look) == [], "nobody lives beyond a router"
     row = {
-        "ifname": "kb-vxlan",
+        "ifname": "cbr-vxlan",
         "mtu": 1450,
         "addr_info": [{"local": "10.244.0.0", "prefixlen": 32, "scope": "global"}],
     }
@@ -278,11 +278,11 @@ def test_a_tunnel_that_a_firewall_closes(monkeypatch: pytest.MonkeyPatch) -> Non
     link = {**row, "address": "0a:6b:0a:4d:00:0b", "linkinfo": {"info_kind": "vxlan", "info_data": data}}
     mac = routes.vtep_mac("10.78.0.12")
     host.answers["ip -json address show"] = json.dumps([row])
-    host.answers["ip -json -details link show dev kb-vxlan"] = json.dumps([link])
-    host.answers["ip -json neighbour show dev kb-vxlan"] = json.dumps(
+    host.answers["ip -json -details link show dev cbr-vxlan"] = json.dumps([link])
+    host.answers["ip -json neighbour show dev cbr-vxlan"] = json.dumps(
         [{"dst": "10.244.2.0", "lladdr": mac, "state": ["PERMANENT"]}]
     )
-    host.answers["bridge -json fdb show dev kb-vxlan"] = json.dumps(
+    host.answers["bridge -json fdb show dev cbr-vxlan"] = json.dumps(
         [{"mac": mac, "dst": "10.78.0.12", "flags": ["self"]}]
     )
     seen = {
@@ -357,11 +357,11 @@ def test_the_checks_of_preflight_are_doctor_s_too() -> None:
 
 
 def bridge_host(*files: str) -> FakeHost:
-    """A node on whose kb0 one pod hangs, and another pod on something else."""
+    """A node on whose cbr0 one pod hangs, and another pod on something else."""
     host = make_host()
     entry = {"local": "10.244.0.1", "prefixlen": 24, "scope": "global"}
-    host.answers["ip -json address show"] = json.dumps([{"ifname": "kb0", "flags": ["UP"], "addr_info": [entry]}])
-    host.answers["ip -json link show master kb0"] = json.dumps([{"ifname": "veth1"}])
+    host.answers["ip -json address show"] = json.dumps([{"ifname": "cbr0", "flags": ["UP"], "addr_info": [entry]}])
+    host.answers["ip -json link show master cbr0"] = json.dumps([{"ifname": "veth1"}])
     host.files.update({f"/etc/cni/net.d/{name}": b"{}" for name in files})
     host.files["/run/kb/pod-addresses/kb-bridge/10.244.0.2"] = b"abc\r\neth0"
     host.dirs.add("/run/kb/pod-addresses/kb-bridge")
@@ -373,11 +373,11 @@ def bridge_host(*files: str) -> FakeHost:
 def test_pods_on_the_bridge_of_before_are_named() -> None:
     host = bridge_host("10-flannel.conflist", "99-kb-bridge.conflist")
     (note,) = doctor.look_at_pod_network(make_patient(host))
-    assert note.level == "warning" and "1 pod of before on kb0" in note.text and "10-flannel.conflist" in note.text
+    assert note.level == "warning" and "1 pod of before on cbr0" in note.text and "10-flannel.conflist" in note.text
     assert note.remedy == "kubectl -n shop delete pod pod-abc"
     host.answers["crictl"] = CommandResult((), 1)
     (note,) = doctor.look_at_pod_network(make_patient(host))
-    assert "bridge link show master kb0" in note.remedy
+    assert "bridge link show master cbr0" in note.remedy
 
 
 @pytest.mark.parametrize("files", [("99-kb-bridge.conflist",), ("10-flannel.conflist",), ()])
@@ -387,5 +387,5 @@ def test_pods_on_the_bridge_are_fine_while_the_network_is_kbs(files: tuple[str, 
 
 def test_a_bridge_of_before_without_pods_is_nothing() -> None:
     host = bridge_host("10-flannel.conflist", "99-kb-bridge.conflist")
-    host.answers["ip -json link show master kb0"] = "[]"
+    host.answers["ip -json link show master cbr0"] = "[]"
     assert notes(host, "pod-network") == []

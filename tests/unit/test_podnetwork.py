@@ -25,7 +25,7 @@ def test_the_conflist_is_what_the_plugins_read() -> None:
     conflist = json.loads(podnetwork.render_conflist(["10.244.1.0/24", "fd00:244:0:1::/64"], 1450))
     assert conflist["name"] == "kb-bridge"
     bridge, portmap = conflist["plugins"]
-    assert (bridge["type"], bridge["bridge"], bridge["mtu"]) == ("bridge", "kb0", 1450)
+    assert (bridge["type"], bridge["bridge"], bridge["mtu"]) == ("bridge", "cbr0", 1450)
     # the default route into the pod, and room for a pod to reach itself through a Service
     assert (bridge["isDefaultGateway"], bridge["hairpinMode"]) == (True, True)
     # masking is the route keeper's: the plugin would mask the traffic between nodes too
@@ -206,7 +206,7 @@ def test_reset_takes_away_all_that_the_bridge_network_left() -> None:
         programs={"ip"},
         answers={
             "ip -json": CommandResult((), 1),
-            "ip link show dev kb0": "9: kb0",
+            "ip link show dev cbr0": "9: cbr0",
             "nft list table ip kb_pods": "table ip kb_pods",
         },
         files={"/run/kb/pod-addresses/kb-bridge/10.244.0.2": b"", "/etc/cni/net.d/10-calico.conflist": b""},
@@ -218,7 +218,7 @@ def test_reset_takes_away_all_that_the_bridge_network_left() -> None:
     assert host.changes == [
         "run systemctl disable --now kb-routes.service",
         "run nft delete table ip kb_pods",
-        "run ip link delete kb0",
+        "run ip link delete cbr0",
         "remove /etc/systemd/system/kb-routes.service",
         "remove /var/lib/kb/pod-network.json",
         "remove /etc/cni/net.d/99-kb-bridge.conflist",

@@ -27,7 +27,7 @@ NEAR4 = Peer("n2", ("10.0.0.12",), ("10.244.2.0/24",))
 FAR4 = Peer("n3", ("10.0.9.13",), ("10.244.3.0/24",))
 LINK = Vxlan("10.0.0.11", "0a:6b:0a:00:00:0b", 1450, frozenset({"10.244.1.0/32"}))
 FAR_NETWORK = Network(
-    frozenset({Route("10.244.3.0/24", "10.244.3.0", "kb-vxlan")}),
+    frozenset({Route("10.244.3.0/24", "10.244.3.0", "cbr-vxlan")}),
     LINK,
     frozenset({("10.244.3.0", "0a:6b:0a:00:09:0d")}),
     frozenset({("0a:6b:0a:00:09:0d", "10.0.9.13")}),
@@ -55,13 +55,13 @@ def test_dual_stack_routes_each_family_through_its_own_address() -> None:
 
 def test_a_node_behind_a_router_is_reached_by_vxlan_link_first_and_route_last() -> None:
     assert plan([FAR4]) == [
-        "ip link add kb-vxlan address 0a:6b:0a:00:00:0b mtu 1450 type vxlan id 4097 dstport 8472 local 10.0.0.11 "
+        "ip link add cbr-vxlan address 0a:6b:0a:00:00:0b mtu 1450 type vxlan id 4097 dstport 8472 local 10.0.0.11 "
         "nolearning",
-        "ip link set kb-vxlan up",
-        "ip address replace 10.244.1.0/32 dev kb-vxlan",
-        "bridge fdb replace 0a:6b:0a:00:09:0d dev kb-vxlan dst 10.0.9.13",
-        "ip neighbour replace 10.244.3.0 lladdr 0a:6b:0a:00:09:0d dev kb-vxlan nud permanent",
-        "ip -4 route replace 10.244.3.0/24 via 10.244.3.0 dev kb-vxlan onlink proto 199",
+        "ip link set cbr-vxlan up",
+        "ip address replace 10.244.1.0/32 dev cbr-vxlan",
+        "bridge fdb replace 0a:6b:0a:00:09:0d dev cbr-vxlan dst 10.0.9.13",
+        "ip neighbour replace 10.244.3.0 lladdr 0a:6b:0a:00:09:0d dev cbr-vxlan nud permanent",
+        "ip -4 route replace 10.244.3.0/24 via 10.244.3.0 dev cbr-vxlan onlink proto 199",
     ]
 
 
@@ -80,13 +80,13 @@ def test_near_and_far_nodes_mix() -> None:
     wanted = routes.plan_network([ME4, NEAR4, FAR4], ME4, [ETH0])
     assert {(route.pod_cidr, route.device) for route in wanted.routes} == {
         ("10.244.2.0/24", "eth0"),
-        ("10.244.3.0/24", "kb-vxlan"),
+        ("10.244.3.0/24", "cbr-vxlan"),
     }
 
 
 def test_backend_vxlan_tunnels_to_neighbours_too() -> None:
     wanted = routes.plan_network([ME4, NEAR4], ME4, [ETH0], backend="vxlan")
-    assert wanted.routes == {Route("10.244.2.0/24", "10.244.2.0", "kb-vxlan")}
+    assert wanted.routes == {Route("10.244.2.0/24", "10.244.2.0", "cbr-vxlan")}
 
 
 def test_backend_route_names_the_nodes_that_it_cannot_reach() -> None:
@@ -153,7 +153,7 @@ def test_a_node_that_is_gone_takes_its_route_with_it() -> None:
 
 def test_the_last_far_node_takes_the_link_with_it() -> None:
     assert plan([NEAR4], FAR_NETWORK) == [
-        "ip link delete kb-vxlan",
+        "ip link delete cbr-vxlan",
         "ip -4 route replace 10.244.2.0/24 via 10.0.0.12 dev eth0 proto 199",
     ]
 
@@ -164,8 +164,8 @@ def test_one_of_two_far_nodes_takes_its_own_entries_with_it() -> None:
     both = routes.plan_network([ME4, FAR4, other], ME4, [ETH0])
     assert plan([FAR4], both) == [
         "ip -4 route delete 10.244.4.0/24 proto 199",
-        "ip neighbour delete 10.244.4.0 dev kb-vxlan",
-        f"bridge fdb delete {mac} dev kb-vxlan dst 10.0.9.14",
+        "ip neighbour delete 10.244.4.0 dev cbr-vxlan",
+        f"bridge fdb delete {mac} dev cbr-vxlan dst 10.0.9.14",
     ]
 
 
@@ -173,9 +173,9 @@ def test_a_far_node_with_a_new_address_is_replaced_in_place() -> None:
     moved = Peer("n3", ("10.0.9.33",), FAR4.pod_cidrs)
     mac = routes.vtep_mac("10.0.9.33")
     assert plan([moved], FAR_NETWORK) == [
-        f"bridge fdb replace {mac} dev kb-vxlan dst 10.0.9.33",
-        f"ip neighbour replace 10.244.3.0 lladdr {mac} dev kb-vxlan nud permanent",
-        "bridge fdb delete 0a:6b:0a:00:09:0d dev kb-vxlan dst 10.0.9.13",
+        f"bridge fdb replace {mac} dev cbr-vxlan dst 10.0.9.33",
+        f"ip neighbour replace 10.244.3.0 lladdr {mac} dev cbr-vxlan nud permanent",
+        "bridge fdb delete 0a:6b:0a:00:09:0d dev cbr-vxlan dst 10.0.9.13",
     ]
 
 
@@ -184,7 +184,7 @@ def test_a_node_that_moved_to_another_network_loses_the_old_route_first() -> Non
     found = plan([FAR4], existing)
     assert found[-2:] == [
         "ip -4 route delete 10.244.3.0/24 proto 199",
-        "ip -4 route replace 10.244.3.0/24 via 10.244.3.0 dev kb-vxlan onlink proto 199",
+        "ip -4 route replace 10.244.3.0/24 via 10.244.3.0 dev cbr-vxlan onlink proto 199",
     ]
 
 
@@ -198,14 +198,14 @@ def test_a_node_that_moved_to_another_network_loses_the_old_route_first() -> Non
 )
 def test_a_link_that_differs_is_made_anew_with_all_that_hangs_on_it(link: Vxlan) -> None:
     old = Network(FAR_NETWORK.routes, link, FAR_NETWORK.neighbours, FAR_NETWORK.forwards)
-    assert plan([FAR4], old) == ["ip link delete kb-vxlan", *plan([FAR4])]
+    assert plan([FAR4], old) == ["ip link delete cbr-vxlan", *plan([FAR4])]
 
 
 def test_a_new_pod_range_of_this_node_changes_the_links_address() -> None:
     me = Peer("n1", ("10.0.0.11",), ("10.244.8.0/24",))
     assert plan([FAR4], FAR_NETWORK, me=me) == [
-        "ip address replace 10.244.8.0/32 dev kb-vxlan",
-        "ip address delete 10.244.1.0/32 dev kb-vxlan",
+        "ip address replace 10.244.8.0/32 dev cbr-vxlan",
+        "ip address delete 10.244.1.0/32 dev cbr-vxlan",
     ]
 
 
@@ -240,7 +240,7 @@ def test_interfaces_leave_out_the_pod_networks_own_and_link_local_addresses() ->
                 {"family": "inet6", "local": "fe80::1", "prefixlen": 64, "scope": "link"},
             ],
         },
-        {"ifname": "kb0", "mtu": 1450, "addr_info": [{"local": "10.244.1.1", "prefixlen": 24, "scope": "global"}]},
+        {"ifname": "cbr0", "mtu": 1450, "addr_info": [{"local": "10.244.1.1", "prefixlen": 24, "scope": "global"}]},
         {"ifname": "veth1", "mtu": 1450, "addr_info": []},
         {},
     ]
@@ -262,7 +262,7 @@ def test_routes_of_one_address_get_their_length() -> None:
 
 
 def test_a_link_of_the_same_name_that_is_not_kbs_vxlan_is_not_taken_for_it() -> None:
-    link = {"ifname": "kb-vxlan", "mtu": 1450, "address": LINK.mac, "linkinfo": {"info_kind": "dummy"}}
+    link = {"ifname": "cbr-vxlan", "mtu": 1450, "address": LINK.mac, "linkinfo": {"info_kind": "dummy"}}
     assert routes.parse_vxlan(json.dumps([link]), []) is None
     link["linkinfo"] = {"info_kind": "vxlan", "info_data": {"id": 4097, "port": 8472, "local": "10.0.0.11"}}
     assert routes.parse_vxlan(json.dumps([link]), ["10.244.1.0/32"]) == LINK
@@ -374,16 +374,16 @@ def test_the_keeper_steps_aside_for_another_network(name: str) -> None:
 
 def show_bridge(*flags: str) -> dict[str, Any]:
     entry = {"local": "10.244.1.1", "prefixlen": 24, "scope": "global"}
-    return {"ifname": "kb0", "flags": list(flags), "addr_info": [entry]}
+    return {"ifname": "cbr0", "flags": list(flags), "addr_info": [entry]}
 
 
 def test_beside_another_network_the_keeper_tells_of_pods_on_the_old_bridge() -> None:
     host = make_host([ME4, NEAR4], (routes.CNI_FILE, "10-flannel.conflist"))
     host.answers["ip -json address show"] = json.dumps([show_bridge("UP")])
-    host.answers["ip -json link show master kb0"] = json.dumps([{"ifname": "veth1"}])
+    host.answers["ip -json link show master cbr0"] = json.dumps([{"ifname": "veth1"}])
     found = keep(host)
     assert found.text.startswith("stepped aside: the runtime takes /etc/cni/net.d/10-flannel.conflist")
-    assert "1 pod of before on kb0" in found.text
+    assert "1 pod of before on cbr0" in found.text
     assert found.wait_s == routes.RETRY_S
 
 
@@ -392,25 +392,25 @@ def test_a_bridge_that_was_taken_down_comes_back_with_kbs_network() -> None:
     links = json.loads(str(host.answers["ip -json address show"]))
     host.answers["ip -json address show"] = json.dumps([*links, show_bridge("BROADCAST")])
     assert keep(host).text.startswith("1 routes")
-    assert "run ip link set kb0 up" in host.changes
+    assert "run ip link set cbr0 up" in host.changes
     host = make_host([ME4, NEAR4])
     host.answers["ip -json address show"] = json.dumps([*links, show_bridge("UP")])
     keep(host)
-    assert "run ip link set kb0 up" not in host.changes
+    assert "run ip link set cbr0 up" not in host.changes
 
 
 def test_a_bridge_waits_for_coredns_to_be_asked() -> None:
     host = make_host([ME4, NEAR4], (routes.CNI_FILE, "10-flannel.conflist"))
     host.answers["ip -json address show"] = json.dumps([show_bridge("UP")])
-    host.answers["ip -json link show master kb0"] = "[]"
+    host.answers["ip -json link show master cbr0"] = "[]"
     host.files["/etc/kubernetes/manifests/kube-apiserver.yaml"] = b""
     host.files["/etc/kubernetes/admin.conf"] = KUBECONFIG
     found = keep(host)
     assert "CoreDNS was not restarted yet" in found.text
-    assert "run ip link delete kb0" not in host.changes
+    assert "run ip link delete cbr0" not in host.changes
     host.urls[f"{SERVER}/apis/apps/v1/namespaces/kube-system/deployments"] = HttpResponse(200, b'{"items": []}')
     assert "CoreDNS" not in keep(host).text
-    assert "run ip link delete kb0" in host.changes
+    assert "run ip link delete cbr0" in host.changes
 
 
 def test_a_file_that_the_runtime_does_not_read_counts_for_nothing() -> None:

@@ -22,7 +22,7 @@ def link(name: str, *addresses: str, up: bool = True) -> dict[str, Any]:
 
 
 ETH0 = link("eth0", "10.0.0.11/8")
-KB0 = link("kb0", "10.244.1.1/24")
+KB0 = link("cbr0", "10.244.1.1/24")
 CNI0 = link("cni0", "10.244.1.1/24")
 
 
@@ -30,7 +30,7 @@ def make_host(*links: dict[str, Any], ports: int = 2, routes: Optional[list[dict
     return FakeHost(
         answers={
             "ip -json address show": json.dumps(links),
-            "ip -json link show master kb0": json.dumps([{"ifname": f"veth{number}"} for number in range(ports)]),
+            "ip -json link show master cbr0": json.dumps([{"ifname": f"veth{number}"} for number in range(ports)]),
             "ip -json -4 route show": json.dumps(routes or []),
         },
         files={
@@ -59,7 +59,7 @@ def test_the_bridge_is_read() -> None:
 def test_the_port_of_a_pod_that_has_ended_does_not_count() -> None:
     host = make_host(ETH0, KB0)
     ports = [{"ifname": "veth0", "link_netnsid": 2}, {"ifname": "veth1", "link_netnsid": 3}, {"ifname": "tap0"}]
-    host.answers["ip -json link show master kb0"] = json.dumps(ports)
+    host.answers["ip -json link show master cbr0"] = json.dumps(ports)
 
     def read_ports(*namespaces: dict[str, Any]) -> tuple[str, ...]:
         host.answers["ip -json netns list"] = json.dumps(namespaces)
@@ -75,11 +75,11 @@ def test_the_port_of_a_pod_that_has_ended_does_not_count() -> None:
 def test_a_bridge_that_holds_the_other_network_s_addresses_is_taken_down_once() -> None:
     host = make_host(ETH0, KB0, link("flannel.1", "10.244.1.0/32"), CNI0)
     assert retire(host) == (
-        "2 pods of before on kb0, cut off, since both networks have the same addresses, until they are restarted"
+        "2 pods of before on cbr0, cut off, since both networks have the same addresses, until they are restarted"
         " (kb doctor names them)"
     )
-    assert host.changes == ["run ip link set kb0 down"]
-    host = make_host(ETH0, link("kb0", "10.244.1.1/24", up=False), CNI0)
+    assert host.changes == ["run ip link set cbr0 down"]
+    host = make_host(ETH0, link("cbr0", "10.244.1.1/24", up=False), CNI0)
     assert "since both networks have the same addresses" in retire(host)
     assert host.changes == []
 
@@ -91,14 +91,14 @@ def test_a_bridge_that_holds_the_other_network_s_addresses_is_taken_down_once() 
         ([link("flannel.1", "10.244.1.0/32")], [{"dst": "10.244.0.0/24", "dev": "flannel.1"}]),
         # Calico: a route a pod, and one a block
         ([link("vxlan.calico", "10.244.9.0/32")], [{"dst": "10.244.1.64/26", "dev": "vxlan.calico"}]),
-        ([], [{"dst": "10.244.1.0/24", "dev": "kb0"}, {"dst": "default", "dev": "eth0"}]),
+        ([], [{"dst": "10.244.1.0/24", "dev": "cbr0"}, {"dst": "default", "dev": "eth0"}]),
     ],
 )
 def test_a_bridge_in_nobody_s_way_stays_up_for_its_pods(
     links: list[dict[str, Any]], routes: list[dict[str, str]]
 ) -> None:
     host = make_host(ETH0, KB0, *links, routes=routes)
-    assert retire(host).startswith("2 pods of before on kb0, cut off from other nodes, until they are restarted")
+    assert retire(host).startswith("2 pods of before on cbr0, cut off from other nodes, until they are restarted")
     assert host.changes == []
 
 
@@ -116,27 +116,27 @@ def test_every_other_way_to_the_same_addresses_counts(
 ) -> None:
     host = make_host(ETH0, KB0, *links, routes=routes)
     retire(host)
-    assert host.changes == ["run ip link set kb0 down"]
+    assert host.changes == ["run ip link set cbr0 down"]
 
 
 def test_both_ip_versions_are_looked_at() -> None:
-    both = link("kb0", "10.244.1.1/24", "fd00:10:244:1::1/64")
+    both = link("cbr0", "10.244.1.1/24", "fd00:10:244:1::1/64")
     host = make_host(ETH0, both)
     host.answers["ip -json -6 route show"] = json.dumps([{"dst": "fd00:10:244:1::/64", "dev": "cilium_host"}])
     retire(host)
-    assert host.changes == ["run ip link set kb0 down"]
+    assert host.changes == ["run ip link set cbr0 down"]
 
 
 def test_the_last_pod_takes_bridge_and_addresses_along() -> None:
     host = make_host(ETH0, KB0, CNI0, ports=0)
     assert retire(host) == ""
-    assert host.changes[0] == "run ip link delete kb0"
+    assert host.changes[0] == "run ip link delete cbr0"
     assert not [path for path in host.files if path.startswith("/run/kb")]
     assert host.changes[-1] == "remove /run/kb/pod-addresses"
 
 
 def test_one_pod_is_spoken_of_as_one() -> None:
-    assert retire(make_host(ETH0, KB0, ports=1)).startswith("1 pod of before on kb0, cut off")
+    assert retire(make_host(ETH0, KB0, ports=1)).startswith("1 pod of before on cbr0, cut off")
 
 
 def test_the_sandboxes_of_the_pods_are_read() -> None:
