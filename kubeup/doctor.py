@@ -126,7 +126,7 @@ def read_patient(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = 
             int(apiserver.get("secure-port") or 6443),
         ),
         kubelet=config,
-        kb=KbConfiguration(PodNetwork("bridge" if host.exists(paths.cni_conf / routes.CNI_FILE) else "none")),
+        kb=KbConfiguration(PodNetwork("bridge" if podnetwork.is_kept(host, paths) else "none")),
     )
     default = paths.admin_conf if host.exists(paths.admin_conf) else paths.kubeconfig("kubelet.conf")
     is_member = host.exists(paths.kubelet_config)
@@ -478,7 +478,7 @@ def look_at_load_balancer(patient: Patient) -> Notes:
 def look_at_pod_network(patient: Patient) -> Notes:
     """Pods that kb's network started, where the runtime uses another one by now."""
     first = routes.find_first_cni_config(patient.host, patient.paths)
-    if first in ("", routes.CNI_FILE) or not patient.host.exists(patient.paths.cni_conf / routes.CNI_FILE):
+    if first in ("", routes.CNI_FILE) or not podnetwork.is_kept(patient.host, patient.paths):
         return
     bridge = stepaside.read_bridge(patient.host)
     if bridge is None or not bridge.ports:

@@ -41,6 +41,8 @@ CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
 """loopback is the runtime's own wish: it gives every sandbox its lo."""
 KNOWN_CNI_DIRS = (Path("/opt/cni/bin"), Path("/usr/lib/cni"), Path("/usr/libexec/cni"))
 UNIT = "kb-routes.service"
+RENAMED_CNI_FILE = f"{CNI_FILE}.cilium_bak"
+"""What Cilium makes of kb's file when it comes (its option cni.exclusive), and nobody removes."""
 _POD_LISTS = ("containers", "initContainers", "ephemeralContainers")
 _ORDER = {"Namespace": 0, "CustomResourceDefinition": 1}
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -149,15 +151,21 @@ def find_foreign_cni_config(host: Host, paths: Paths) -> str:
     return first if first and first < CNI_FILE else ""
 
 
-def check_foreign_cni_config(host: Host, paths: Paths) -> None:
-    """Raise HostError (foreign-cni-config) where another network's file would hide kb's from the first start on."""
+def is_kept(host: Host, paths: Paths) -> bool:
+    """Whether kb's network was set up on this node and its keeper is there. The CNI file does not tell: Cilium renames
+    those of other networks."""
+    return host.exists(paths.systemd / UNIT)
+
+
+def check_foreign_cni_config(host: Host, paths: Paths, keep: str = "or keep it: podNetwork: {plugin: none}") -> None:
+    """Raise HostError (foreign-cni-config) where another network's file would hide kb's from the first start on. `keep`
+    says what else than moving it away may be done."""
     first = find_foreign_cni_config(host, paths)
-    if first and not host.exists(paths.cni_conf / CNI_FILE):
+    if first and not is_kept(host, paths):
         raise HostError(
             f"{paths.cni_conf / first} is there already",
             cause=f"the runtime takes the first file by name, so it would not use kb's network ({CNI_FILE})",
-            remedy=f"move it away (mv {paths.cni_conf / first} {paths.cni_conf / first}.off), "
-            "or keep it: podNetwork: {plugin: none}",
+            remedy=f"move it away (mv {paths.cni_conf / first} {paths.cni_conf / first}.off), {keep}",
             code="foreign-cni-config",
         )
 
@@ -238,7 +246,8 @@ def remove_node_network(host: Host, paths: Paths) -> bool:
         if host.query(["ip", "link", "show", "dev", BRIDGE]).ok:
             host.run(["ip", "link", "delete", BRIDGE])
             changed = True
-    for path in (paths.systemd / UNIT, settings_path(paths), paths.cni_conf / CNI_FILE, *list_leases(host)):
+    cni_files = (paths.cni_conf / CNI_FILE, paths.cni_conf / RENAMED_CNI_FILE)
+    for path in (paths.systemd / UNIT, settings_path(paths), *cni_files, *list_leases(host)):
         changed = host.remove(path) or changed
     if had_unit:
         host.run(["systemctl", "daemon-reload"])

@@ -34,7 +34,9 @@ CNI_FILE = "99-kb-bridge.conflist"
 PROTOCOL = 199
 VXLAN = "cbr-vxlan"
 VXLAN_ID = 4097
-VXLAN_PORT = 8472
+VXLAN_PORT = 4789
+"""The standard's (RFC 7348), which Calico's tunnel shares. 8472, flannel's and the kernel's own, would be in Cilium's way:
+its tunnel takes the whole port, before its CNI file tells kb to step aside."""
 VXLAN_OVERHEAD = {4: 50, 6: 70}
 """Bytes that VXLAN puts around a packet, by the IP version of the nodes' network."""
 TABLE = "kb_pods"

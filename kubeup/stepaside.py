@@ -18,6 +18,8 @@ from kubeup.frozen import frozen
 from kubeup.host import Host
 
 BRIDGE = "cbr0"
+"""Calico takes the address of the last link for the node's own, unless the link's name is one that pods' links have: kb's
+two begin with cbr for that."""
 POD_ADDRESSES = Path("/run/kb/pod-addresses")
 """Where host-local notes the addresses that it gave out; below /run, so that none is lost over a reboot."""
 LEASES = POD_ADDRESSES / "kb-bridge"

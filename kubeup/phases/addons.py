@@ -97,6 +97,7 @@ def set_up_pod_network(ctx: Context) -> Outputs:
     network = ctx.config.kb.pod_network
     clusterobjects.apply_objects(ctx.api, _network_objects(ctx, network))
     if network.plugin == "bridge":
+        podnetwork.check_foreign_cni_config(ctx.host, ctx.paths)
         _set_up_bridge(ctx, network)
     elif network.plugin == "manifest":
         _apply_manifest(ctx, _manifest(ctx, network))
@@ -112,7 +113,11 @@ def pod_network_is_set_up(ctx: Context) -> bool:
 
 
 def set_up_node_network(ctx: Context) -> Outputs:
-    """join: this node's part, as the cluster says; in a cluster that kubeadm made there is none."""
+    """join: this node's part, as the cluster says; in a cluster that kubeadm made there is none.
+
+    Another network's file is no obstacle here: where one was applied to the cluster since, its DaemonSet may be quicker
+    on a new node than kb, whose keeper then steps aside at once. preflight looks for what was there before.
+    """
     network = clusterobjects.read_pod_network(ctx.api)
     if network.plugin == "bridge":
         _set_up_bridge(ctx, network)
@@ -135,7 +140,6 @@ def _network_objects(ctx: Context, network: PodNetwork) -> list[Object]:
 
 
 def _set_up_bridge(ctx: Context, network: PodNetwork) -> None:
-    podnetwork.check_foreign_cni_config(ctx.host, ctx.paths)
     status = runtime.probe_runtime(ctx.host, ctx.config.node.cri_socket)
     podnetwork.check_cni_plugins(ctx.host, status.cni_bin_dirs, status.label)
     node = wait_for_pod_cidrs(ctx)
@@ -149,8 +153,7 @@ def _set_up_bridge(ctx: Context, network: PodNetwork) -> None:
 
 
 def _bridge_is_set_up(ctx: Context, network: PodNetwork) -> bool:
-    has_file = ctx.host.exists(ctx.paths.cni_conf / routes.CNI_FILE)
-    if has_file and podnetwork.find_foreign_cni_config(ctx.host, ctx.paths):
+    if podnetwork.is_kept(ctx.host, ctx.paths) and podnetwork.find_foreign_cni_config(ctx.host, ctx.paths):
         return True  # another network was installed on top since, and kb's keeper steps aside for it
     node = ctx.api.get(kubeapi.path_of("Node", ctx.config.node.name))
     if not node or not (node.get("spec") or {}).get("podCIDRs"):

@@ -29,7 +29,7 @@ table ip e2e_router {
     chain watch {
         type filter hook forward priority 0;
         iifname "br0" oifname "br0" accept
-        udp dport 8472 counter name tunnel
+        udp dport 4789 counter name tunnel
         ip saddr 10.244.0.0/16 counter name bare
         ip daddr 10.244.0.0/16 counter name bare
     }
@@ -114,10 +114,10 @@ def test_pods_reach_each_other_across_a_router(make_node: MakeNode, lab: Lab, kb
         assert looked.code == 0, looked.output
 
     # a firewall between the networks that knows nothing of the tunnel
-    lab.exec("nft insert rule ip e2e_router watch udp dport 8472 drop")
+    lab.exec("nft insert rule ip e2e_router watch udp dport 4789 drop")
     looked = near.run(f"{KB} doctor", check=False)
     assert looked.code != 0 and f"the node {far.address} answers, and through the tunnel it does not" in looked.output
-    assert f"let UDP port 8472 pass between {near.address} and {far.address}" in looked.output
+    assert f"let UDP port 4789 pass between {near.address} and {far.address}" in looked.output
     lab.exec(["nft", "-f", "-"], stdin="flush table ip e2e_router\ndelete table ip e2e_router\n" + COUNTERS)
     assert near.run(f"{KB} doctor", check=False).code == 0
 

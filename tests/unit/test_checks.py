@@ -671,7 +671,7 @@ def test_another_network_that_is_there_already_is_told_before_the_cluster_is_mad
     assert (finding.name, finding.level) == ("CNIConfig", "error")
     assert "/etc/cni/net.d/10-other.conflist is there already" in finding.text
     assert found(make_node(host, network="none"), checks.check_pod_network) == []
-    host.files["/etc/cni/net.d/99-kb-bridge.conflist"] = b"{}"  # installed on top of kb's since
+    host.files["/etc/systemd/system/kb-routes.service"] = b""  # installed on top of kb's since
     assert found(make_node(host), checks.check_pod_network) == []
 
 

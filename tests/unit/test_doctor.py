@@ -338,7 +338,7 @@ def test_a_configuration_that_the_kubelet_has_not_read() -> None:
 
 def test_kb_s_own_network_is_known_and_its_plugins_are_looked_for() -> None:
     host = make_host()
-    host.files["/etc/cni/net.d/99-kb-bridge.conflist"] = b"{}"
+    host.files["/etc/systemd/system/kb-routes.service"] = b""
     assert any("bridge" in text and "plugin" in text.lower() for _, text in notes(host, "checks")), notes(
         host, "checks"
     )
@@ -363,6 +363,8 @@ def bridge_host(*files: str) -> FakeHost:
     host.answers["ip -json address show"] = json.dumps([{"ifname": "cbr0", "flags": ["UP"], "addr_info": [entry]}])
     host.answers["ip -json link show master cbr0"] = json.dumps([{"ifname": "veth1"}])
     host.files.update({f"/etc/cni/net.d/{name}": b"{}" for name in files})
+    if any(name.startswith("99-kb-bridge.conflist") for name in files):
+        host.files["/etc/systemd/system/kb-routes.service"] = b""
     host.files["/run/kb/pod-addresses/kb-bridge/10.244.0.2"] = b"abc\r\neth0"
     host.dirs.add("/run/kb/pod-addresses/kb-bridge")
     pods = [{"id": text, "metadata": {"name": f"pod-{text}", "namespace": "shop"}} for text in ("abc", "def")]
@@ -370,8 +372,9 @@ def bridge_host(*files: str) -> FakeHost:
     return host
 
 
-def test_pods_on_the_bridge_of_before_are_named() -> None:
-    host = bridge_host("10-flannel.conflist", "99-kb-bridge.conflist")
+@pytest.mark.parametrize("kbs", ["99-kb-bridge.conflist", "99-kb-bridge.conflist.cilium_bak"])
+def test_pods_on_the_bridge_of_before_are_named(kbs: str) -> None:
+    host = bridge_host("10-flannel.conflist", kbs)
     (note,) = doctor.look_at_pod_network(make_patient(host))
     assert note.level == "warning" and "1 pod of before on cbr0" in note.text and "10-flannel.conflist" in note.text
     assert note.remedy == "kubectl -n shop delete pod pod-abc"

@@ -52,6 +52,8 @@ current-context: x
 """
 LINKS = [{"ifname": "eth0", "mtu": 1500, "addr_info": [{"local": "10.0.0.11", "prefixlen": 24, "scope": "global"}]}]
 
+KB_CONFLIST = Path("/etc/cni/net.d/99-kb-bridge.conflist")
+
 
 def make_context(tmp_path: Path, *, minor: int = 35, node: Optional[Object] = None, **config: Any) -> Context:
     host = ClusterHost(tmp_path, FakeCluster())
@@ -413,7 +415,7 @@ def test_the_bridge_is_set_up_and_a_second_run_changes_nothing(tmp_path: Path) -
     start_units(ctx)
     assert addons.pod_network_is_set_up(ctx) is False
     addons.set_up_pod_network(ctx)
-    conflist = json.loads(ctx.host.read_text(Path("/etc/cni/net.d/99-kb-bridge.conflist")))
+    conflist = json.loads(ctx.host.read_text(KB_CONFLIST))
     assert conflist["plugins"][0]["ipam"]["ranges"] == [[{"subnet": "10.244.0.0/24"}]]
     assert conflist["plugins"][0]["mtu"] == 1450
     settings = routes.read_settings(ctx.host, ctx.paths)
@@ -432,6 +434,20 @@ def test_a_network_that_was_installed_later_is_no_drift(tmp_path: Path) -> None:
     addons.set_up_pod_network(ctx)
     ctx.host.write_file(Path("/etc/cni/net.d/10-calico.conflist"), "{}")
     assert addons.pod_network_is_set_up(ctx) is True
+    ctx.host.move_file(KB_CONFLIST, Path(f"{KB_CONFLIST}.cilium_bak"))
+    assert addons.pod_network_is_set_up(ctx) is True
+
+
+def test_a_clusters_other_network_may_be_quicker_than_kb_on_a_node_that_joins(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path, node=make_node())
+    addons.set_up_pod_network(ctx)
+    for path in (KB_CONFLIST, Path("/etc/systemd/system/kb-routes.service")):
+        ctx.host.remove(path)
+    ctx.host.write_file(Path("/etc/cni/net.d/10-calico.conflist"), "{}")
+    assert not addons.node_network_is_set_up(ctx)
+    addons.set_up_node_network(ctx)
+    start_units(ctx)
+    assert addons.node_network_is_set_up(ctx) and ctx.host.exists(KB_CONFLIST)
 
 
 def test_a_network_that_is_there_before_stops_the_phase_before_any_change(tmp_path: Path) -> None:
@@ -440,7 +456,7 @@ def test_a_network_that_is_there_before_stops_the_phase_before_any_change(tmp_pa
     with pytest.raises(HostError) as caught:
         addons.set_up_pod_network(ctx)
     assert caught.value.code == "foreign-cni-config"
-    assert not ctx.host.exists(Path("/etc/cni/net.d/99-kb-bridge.conflist"))
+    assert not ctx.host.exists(KB_CONFLIST)
 
 
 def test_missing_plugins_stop_the_phase(tmp_path: Path) -> None:

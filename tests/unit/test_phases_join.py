@@ -16,6 +16,7 @@ from kubeup.config.types import (
     JoinConfig,
     JoinConfiguration,
     JoinControlPlane,
+    KbConfiguration,
     LocalAPIEndpoint,
     NodeRegistration,
     PodNetwork,
@@ -288,6 +289,19 @@ def ready_node(status: str) -> dict[str, Any]:
         "metadata": {"name": "w1"},
         "status": {"conditions": [{"type": "Ready", "status": status, "message": "no CNI"}]},
     }
+
+
+def test_a_network_of_before_is_told_before_the_join_and_the_clusters_own_is_not() -> None:
+    host = worker()
+    host.files["/etc/cni/net.d/10-calico.conflist"] = b"{}"
+    config = join_config(kb=KbConfiguration(PodNetwork("bridge")))
+    node = checks.Node(host, config, RELEASES[35], Paths(), workflow=checks.JOIN)
+    (finding,) = checks.check_pod_network(node)
+    assert (finding.name, finding.level) == ("CNIConfig", "error")
+    assert "move it away" in finding.remedy and "writes its file anew" in finding.remedy
+    assert not list(checks.check_pod_network(replace(node, config=join_config(kb=KbConfiguration(PodNetwork("none"))))))
+    host.files[KUBELET_CONF] = b""  # since its kubelet runs, a DaemonSet may have brought it
+    assert not list(checks.check_pod_network(node))
 
 
 def test_a_foreign_pod_network_may_come_later() -> None:

@@ -122,7 +122,7 @@ def test_another_networks_file_stops_the_first_start_and_not_a_later_one() -> No
         podnetwork.check_foreign_cni_config(host, PATHS)
     assert caught.value.code == "foreign-cni-config"
     assert "/etc/cni/net.d/87-podman-bridge.conflist" in caught.value.what
-    host.files[f"/etc/cni/net.d/{routes.CNI_FILE}"] = b""
+    host.files[f"/etc/systemd/system/{podnetwork.UNIT}"] = b""
     podnetwork.check_foreign_cni_config(host, PATHS)
 
 
@@ -213,6 +213,7 @@ def test_reset_takes_away_all_that_the_bridge_network_left() -> None:
         dirs={"/run/kb/pod-addresses/kb-bridge", "/run/kb/pod-addresses"},
     )
     podnetwork.write_node_files(host, PATHS, FILES)
+    host.files["/etc/cni/net.d/99-kb-bridge.conflist.cilium_bak"] = b""
     host.changes.clear()
     assert podnetwork.remove_node_network(host, PATHS) is True
     assert host.changes == [
@@ -222,6 +223,7 @@ def test_reset_takes_away_all_that_the_bridge_network_left() -> None:
         "remove /etc/systemd/system/kb-routes.service",
         "remove /var/lib/kb/pod-network.json",
         "remove /etc/cni/net.d/99-kb-bridge.conflist",
+        "remove /etc/cni/net.d/99-kb-bridge.conflist.cilium_bak",
         "remove /run/kb/pod-addresses/kb-bridge/10.244.0.2",
         "remove /run/kb/pod-addresses/kb-bridge",
         "remove /run/kb/pod-addresses",

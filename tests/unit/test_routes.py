@@ -55,7 +55,7 @@ def test_dual_stack_routes_each_family_through_its_own_address() -> None:
 
 def test_a_node_behind_a_router_is_reached_by_vxlan_link_first_and_route_last() -> None:
     assert plan([FAR4]) == [
-        "ip link add cbr-vxlan address 0a:6b:0a:00:00:0b mtu 1450 type vxlan id 4097 dstport 8472 local 10.0.0.11 "
+        "ip link add cbr-vxlan address 0a:6b:0a:00:00:0b mtu 1450 type vxlan id 4097 dstport 4789 local 10.0.0.11 "
         "nolearning",
         "ip link set cbr-vxlan up",
         "ip address replace 10.244.1.0/32 dev cbr-vxlan",
@@ -264,7 +264,7 @@ def test_routes_of_one_address_get_their_length() -> None:
 def test_a_link_of_the_same_name_that_is_not_kbs_vxlan_is_not_taken_for_it() -> None:
     link = {"ifname": "cbr-vxlan", "mtu": 1450, "address": LINK.mac, "linkinfo": {"info_kind": "dummy"}}
     assert routes.parse_vxlan(json.dumps([link]), []) is None
-    link["linkinfo"] = {"info_kind": "vxlan", "info_data": {"id": 4097, "port": 8472, "local": "10.0.0.11"}}
+    link["linkinfo"] = {"info_kind": "vxlan", "info_data": {"id": 4097, "port": 4789, "local": "10.0.0.11"}}
     assert routes.parse_vxlan(json.dumps([link]), ["10.244.1.0/32"]) == LINK
 
 
