@@ -51,8 +51,13 @@ class Interface:
     is_up: bool = True
 
 
-_NOT_CANDIDATES = ("lo", "docker", "cni", "veth", "virbr", "br-", "kb", "flannel", "cilium", "cali", "tunl", "kube-")
-"""Interfaces (by their names' beginnings) that hold addresses of containers and virtual machines."""
+_NOT_CANDIDATES = (
+    "lo", "docker", "podman", "cni", "cbr", "veth", "virbr", "lxc", "br-", "dummy", "nodelocaldns", "kube-",
+    "flannel", "cilium", "cali", "tunl", "vxlan.calico", "vxlan-v6.calico", "wireguard.cali", "wg-v6.cali",
+    "antrea", "ovn", "weave",
+)  # fmt: skip
+"""Interfaces (by their names' beginnings) that hold addresses of containers and virtual machines; kb's own begin with cbr.
+A node gets them with its pod network, and a second run must not find another machine than the first."""
 
 
 def parse_address(text: str) -> Optional[Address]:

@@ -50,6 +50,15 @@ def test_the_kubelet_is_told_nothing_where_there_is_nothing_to_choose() -> None:
     assert load(host=elsewhere, flags=FLAGS).node.kubelet_extra_args == (), "an address in front of this machine"
 
 
+def test_links_of_pod_networks_make_no_machine_of_several_cards() -> None:
+    links = {
+        name: [f"10.244.0.{number}"]
+        for number, name in enumerate(("cbr0", "cbr-vxlan", "flannel.1", "cilium_host", "vxlan.calico", "tunl0"), 1)
+    }
+    config = load(host=machine(eth0=["10.0.0.11"], **links), flags=FLAGS)
+    assert config.node.kubelet_extra_args == () and not any("cards" in note for note in config.notes)
+
+
 def test_dual_stack_is_left_to_the_kubelet() -> None:
     host = machine(eth0=["10.0.0.77"], eth1=["10.0.0.11"])
     flags = {**FLAGS, "service-cidr": "10.96.0.0/16,fd00:96::/112", "pod-network-cidr": "10.244.0.0/16,fd00:10::/56"}

@@ -22,7 +22,7 @@ def link(name: str, *addresses: str, up: bool = True) -> dict[str, Any]:
 
 
 ETH0 = link("eth0", "10.0.0.11/8")
-KB0 = link("cbr0", "10.244.1.1/24")
+CBR0 = link("cbr0", "10.244.1.1/24")
 CNI0 = link("cni0", "10.244.1.1/24")
 
 
@@ -50,14 +50,14 @@ def retire(host: FakeHost) -> str:
 
 
 def test_the_bridge_is_read() -> None:
-    found = stepaside.read_bridge(make_host(ETH0, KB0))
+    found = stepaside.read_bridge(make_host(ETH0, CBR0))
     assert found == Bridge(True, ("veth0", "veth1"), ("10.244.1.0/24",))
     assert stepaside.read_bridge(make_host(ETH0)) is None
     assert stepaside.read_bridge(FakeHost()) is None
 
 
 def test_the_port_of_a_pod_that_has_ended_does_not_count() -> None:
-    host = make_host(ETH0, KB0)
+    host = make_host(ETH0, CBR0)
     ports = [{"ifname": "veth0", "link_netnsid": 2}, {"ifname": "veth1", "link_netnsid": 3}, {"ifname": "tap0"}]
     host.answers["ip -json link show master cbr0"] = json.dumps(ports)
 
@@ -73,7 +73,7 @@ def test_the_port_of_a_pod_that_has_ended_does_not_count() -> None:
 
 
 def test_a_bridge_that_holds_the_other_network_s_addresses_is_taken_down_once() -> None:
-    host = make_host(ETH0, KB0, link("flannel.1", "10.244.1.0/32"), CNI0)
+    host = make_host(ETH0, CBR0, link("flannel.1", "10.244.1.0/32"), CNI0)
     assert retire(host) == (
         "2 pods of before on cbr0, cut off, since both networks have the same addresses, until they are restarted"
         " (kb doctor names them)"
@@ -97,7 +97,7 @@ def test_a_bridge_that_holds_the_other_network_s_addresses_is_taken_down_once() 
 def test_a_bridge_in_nobody_s_way_stays_up_for_its_pods(
     links: list[dict[str, Any]], routes: list[dict[str, str]]
 ) -> None:
-    host = make_host(ETH0, KB0, *links, routes=routes)
+    host = make_host(ETH0, CBR0, *links, routes=routes)
     assert retire(host).startswith("2 pods of before on cbr0, cut off from other nodes, until they are restarted")
     assert host.changes == []
 
@@ -114,7 +114,7 @@ def test_a_bridge_in_nobody_s_way_stays_up_for_its_pods(
 def test_every_other_way_to_the_same_addresses_counts(
     links: list[dict[str, Any]], routes: list[dict[str, str]]
 ) -> None:
-    host = make_host(ETH0, KB0, *links, routes=routes)
+    host = make_host(ETH0, CBR0, *links, routes=routes)
     retire(host)
     assert host.changes == ["run ip link set cbr0 down"]
 
@@ -128,7 +128,7 @@ def test_both_ip_versions_are_looked_at() -> None:
 
 
 def test_the_last_pod_takes_bridge_and_addresses_along() -> None:
-    host = make_host(ETH0, KB0, CNI0, ports=0)
+    host = make_host(ETH0, CBR0, CNI0, ports=0)
     assert retire(host) == ""
     assert host.changes[0] == "run ip link delete cbr0"
     assert not [path for path in host.files if path.startswith("/run/kb")]
@@ -136,9 +136,9 @@ def test_the_last_pod_takes_bridge_and_addresses_along() -> None:
 
 
 def test_one_pod_is_spoken_of_as_one() -> None:
-    assert retire(make_host(ETH0, KB0, ports=1)).startswith("1 pod of before on cbr0, cut off")
+    assert retire(make_host(ETH0, CBR0, ports=1)).startswith("1 pod of before on cbr0, cut off")
 
 
 def test_the_sandboxes_of_the_pods_are_read() -> None:
-    assert stepaside.read_sandboxes(make_host(ETH0, KB0)) == set(IDS)
+    assert stepaside.read_sandboxes(make_host(ETH0, CBR0)) == set(IDS)
     assert stepaside.read_sandboxes(FakeHost()) == set()

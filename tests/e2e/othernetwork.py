@@ -1,0 +1,111 @@
+"""Other pod networks, the real ones, as an operator applies them to a cluster that has kb's.
+
+flannel's image is made of its programs (flannel.py). Calico and Cilium come whole: $KB_E2E_BIN/<name>/ holds manifest.yaml, as
+released or as rendered by the chart, and an OCI archive (*.tar) of each image that it names. Must not: know kb.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional
+
+from . import flannel
+from .node import wait_until
+
+if TYPE_CHECKING:
+    from .node import Node
+
+
+@dataclass(frozen=True)
+class OtherNetwork:
+    """A pod network, and by what one sees on a node that it is at work."""
+
+    name: str
+    conflist: str
+    namespace: str
+    daemonset: str
+    device: str
+    """Matches the link to which a node's routes lead for a pod of its own."""
+    way: str
+    """Matches the route to the pods of a node beyond a router, in `ip -4 route show`."""
+    tunnel: str
+    """The link that carries packets to a node beyond a router."""
+
+    def explain_why_not(self) -> Optional[str]:
+        """One line that says what is missing, or None when all is there."""
+        if self is FLANNEL:
+            return flannel.explain_why_not()
+        if (_folder(self.name) / "manifest.yaml").is_file() and _archives(self.name):
+            return None
+        return f"it needs {self.name} itself: manifest.yaml and its images (*.tar) in $KB_E2E_BIN/{self.name}"
+
+    def load_images(self, *nodes: Node) -> None:
+        """Put its images into the store of each node, as if they had been pulled."""
+        for node in nodes:
+            if self is FLANNEL:
+                flannel.load_image(node)
+                continue
+            for archive in _archives(self.name):
+                target = node.disk_path(f"/var/tmp/{archive.name}")
+                shutil.copyfile(archive, target)
+                node.exec(f"ctr --namespace k8s.io images import /var/tmp/{archive.name}", timeout=300)
+                target.unlink()
+
+    def apply(self, node: Node) -> None:
+        """`kubectl apply` it, and wait until every node's copy is ready."""
+        if self is FLANNEL:
+            flannel.apply_flannel(node)
+            return
+        node.scp(_folder(self.name) / "manifest.yaml", f"/root/{self.name}.yaml")
+        node.kubectl(f"apply --server-side --validate=false -f /root/{self.name}.yaml", timeout=120)
+        self.wait_ready(node)
+
+    def wait_ready(self, node: Node) -> None:
+        """Its DaemonSet is ready on every node that the cluster has."""
+
+        def all_ready() -> bool:
+            status = node.get(f"daemonset -n {self.namespace} {self.daemonset}").get("status") or {}
+            return len(node.get("nodes")["items"]) == status.get("numberReady") == status.get("updatedNumberScheduled")
+
+        wait_until(all_ready, what=f"{self.name} on every node", timeout_s=180, every_s=2)
+
+
+def _folder(name: str) -> Path:
+    return Path(os.environ.get("KB_E2E_BIN", "")) / name
+
+
+def _archives(name: str) -> list[Path]:
+    return sorted(_folder(name).glob("*.tar"))
+
+
+FLANNEL = OtherNetwork(
+    "flannel",
+    conflist=flannel.CONFLIST,
+    namespace=flannel.NAME,
+    daemonset="kube-flannel-ds",
+    device="cni0",
+    way=r"dev flannel\.1 onlink",
+    tunnel="flannel.1",
+)
+CALICO = OtherNetwork(
+    "calico",
+    conflist="/etc/cni/net.d/10-calico.conflist",
+    namespace="kube-system",
+    daemonset="calico-node",
+    device="cali.*",
+    way=r"dev vxlan\.calico onlink",
+    tunnel="vxlan.calico",
+)
+CILIUM = OtherNetwork(
+    "cilium",
+    conflist="/etc/cni/net.d/05-cilium.conflist",
+    namespace="kube-system",
+    daemonset="cilium",
+    device="cilium_host",
+    way=r"via \S+ dev cilium_host proto kernel",
+    tunnel="cilium_vxlan",
+)
+NETWORKS = (FLANNEL, CALICO, CILIUM)
