@@ -322,10 +322,16 @@ def reset(call: Invocation) -> int:
         print_result(call, result, target, local)
     else:
         call.print(_AFTER_RESET)
+        foreign = route_keeper.find_first_cni_config(local, paths)
+        if foreign not in ("", route_keeper.CNI_FILE):
+            call.print(_AFTER_RESET_FOREIGN.format(path=paths.cni_conf / foreign))
     return 0
 
 
 _AFTER_RESET = "this node is as it was before kb, but for kube-proxy's rules and the kernel's settings (a reboot clears them) and kubeconfigs in home folders"
+_AFTER_RESET_FOREIGN = """\
+Another pod network left {path}, with its programs, links and rules.
+Before this node joins again: rm {path}, and reboot it"""
 
 
 def _require_journal(target: Host, paths: Paths) -> state.State:

@@ -18,6 +18,21 @@ from .node import wait_until
 if TYPE_CHECKING:
     from .node import Node
 
+# What systemd mounts by itself, except in a container, which a test node is; it takes no mount unit for it.
+BPF_UNIT = """\
+[Unit]
+DefaultDependencies=no
+Before=sysinit.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/mount -t bpf bpf /sys/fs/bpf
+
+[Install]
+WantedBy=sysinit.target
+"""
+
 
 @dataclass(frozen=True)
 class OtherNetwork:
@@ -42,9 +57,12 @@ class OtherNetwork:
             return None
         return f"it needs {self.name} itself: manifest.yaml and its images (*.tar) in $KB_E2E_BIN/{self.name}"
 
-    def load_images(self, *nodes: Node) -> None:
-        """Put its images into the store of each node, as if they had been pulled."""
+    def prepare(self, *nodes: Node) -> None:
+        """Put its images into the store of each node, as if they had been pulled, and what else an ordinary node has."""
         for node in nodes:
+            if self is CILIUM:
+                node.write("/etc/systemd/system/e2e-bpf.service", BPF_UNIT)
+                node.run("systemctl daemon-reload && systemctl enable --now e2e-bpf.service")
             if self is FLANNEL:
                 flannel.load_image(node)
                 continue

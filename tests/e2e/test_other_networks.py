@@ -46,7 +46,7 @@ def test_another_network_takes_over(
         assert "cbr0" in bridges(node) and "cni0" not in bridges(node)
         wait_until(functools.partial(has_link, node, "cbr-vxlan"), what="kb's own tunnel", timeout_s=ROUND_S)
 
-    network.load_images(cp1, w1)
+    network.prepare(cp1, w1)
     network.apply(cp1)
     for node in (cp1, w1):
         assert node.exists(network.conflist)
@@ -113,7 +113,7 @@ def test_another_network_takes_over(
 
 def check_a_node_comes_and_goes(network: OtherNetwork, cp1: Node, w2: Node, kb_pyz: Path) -> None:
     """A node that joins later gets the other network; one that was reset is told what lies about before it joins again."""
-    network.load_images(w2)
+    network.prepare(w2)
     w2.scp(kb_pyz, "/root/kb.pyz")
     token, pin = make_token(cp1)
     join(w2, cp1, token, pin)
