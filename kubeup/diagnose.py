@@ -20,6 +20,7 @@ from kubeup.host import Host, Unreachable
 from kubeup.render import load_yaml, yaml
 
 _KLOG = re.compile(r"^[EWIF]\d{4} [\d:.]+\s+\d+ (?P<where>[\w.-]+:\d+)\] ?")
+_LAST_WORDS_S = 1.0
 _SETTLED_S = 15
 """A kubelet that has run for so long has got over what its earlier starts died of."""
 _RECENT = "-90s"
@@ -730,6 +731,13 @@ def _find_running_trouble(
     found_sign = _match_signs(
         host, CONTAINER_SIGNS, log, what=what, link="probe", words=_source_words(host, newest.name)
     )
+    if found_sign and found_sign.is_final:
+        # its last words may be there before the runtime has seen it end
+        host.sleep(_LAST_WORDS_S)
+        again = (item for item in runtime.list_containers(host, cri_socket) if item.id == newest.id)
+        ended = next((item for item in again if item.state == "exited"), None)
+        if ended is not None:
+            return _describe_exit(host, cri_socket, ended)
     if found_sign:
         return replace(found_sign, details=_last_lines(log))
     line = last_error_line(log)

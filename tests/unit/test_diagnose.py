@@ -446,3 +446,22 @@ def test_every_sign_has_a_remedy_that_can_be_filled() -> None:
         groups = dict.fromkeys(re.compile(sign.pattern).groupindex, "x")
         assert sign.remedy.format_map({**words, **groups})
         assert sign.cause.format_map({**words, **groups}) or not sign.cause
+
+
+@pytest.mark.parametrize(
+    ("ends", "verb"), [(True, "exited 1 time (code 1)"), (False, "runs and is not healthy (refused)")]
+)
+def test_last_words_may_come_before_the_runtime_has_seen_the_end(ends: bool, verb: str) -> None:
+    host, logs = make_host(), {"kube-apiserver": ["Error: unknown flag: --shout"]}
+    run_containers(host, {"name": "kube-apiserver", "state": "running"}, logs=logs)
+    slept = host.sleep
+
+    def sleep(seconds: float) -> None:
+        slept(seconds)
+        if ends:
+            run_containers(host, {"name": "kube-apiserver", "state": "exited"}, logs=logs)
+
+    host.sleep = sleep  # type: ignore[method-assign]
+    link = find(host, "kube-apiserver", kube_apiserver="refused")
+    assert link is not None and link.what == f"kube-apiserver {verb}"
+    assert link.cause.startswith("unknown flag: --shout")
