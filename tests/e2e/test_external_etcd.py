@@ -28,6 +28,9 @@ from .node import Node
 from .own_etcd import FOLDER, ask_etcd, give_client_files, make_certificates, render_external_etcd, start_etcd
 from .web import check_cluster_serves
 
+CUT_OFF = "nft add table ip cut; nft add chain ip cut out '{{type filter hook output priority 0;}}'; nft add rule ip cut out ip daddr {address} drop"
+OPEN = "nft delete table ip cut"
+
 
 def read_member_ids(store: Node, url: str) -> list[str]:
     return [member["ID"] for member in ask_etcd(store, url, "cluster/member/list", {})["members"]]
@@ -79,6 +82,13 @@ def test_control_planes_on_the_operator_s_etcd(
     assert code_of(refused) == "shared-files-missing" and f"{FOLDER}/client.key" in refused.stderr, refused.output
     assert not cp2.exists("/etc/kubernetes/pki")
 
+    # with them, and with a firewall between this machine and etcd
+    cp2.run(CUT_OFF.format(address=store.address))
+    refused = join_control_plane(cp2, cp1, check=False)
+    assert code_of(refused) == "etcd-unreachable" and f"{url}/health" in refused.stderr, refused.output
+    assert "kubelet" not in cp2.run("ps -eo comm=").stdout.split()
+    cp2.run(OPEN)
+
     done = join_control_plane(cp2, cp1)
     assert "a new control plane instance was created" in done.stdout
     wait_nodes_ready(cp1, ["cp1", "cp2"])
@@ -99,6 +109,12 @@ def test_control_planes_on_the_operator_s_etcd(
     for node in (cp1, cp2):
         looked = node.run(f"{KB} doctor -o json", check=False)
         assert looked.code == 0, looked.output
+    cp2.run(CUT_OFF.format(address=store.address))
+    looked = cp2.run(f"{KB} doctor", check=False)
+    assert looked.code != 0 and looked.output.count(f"the external etcd at {url}: no answer") == 1, looked.output
+    assert f"curl -vk {url}/health" in looked.output and "ExternalEtcdVersion" not in looked.output
+    cp2.run(OPEN)
+    wait_kubectl(cp2, "get nodes", timeout_s=120)
 
     # the first one stops: the second serves, with the same data
     cp1.stop()

@@ -1029,7 +1029,7 @@ def test_external_etcd_that_does_not_answer() -> None:
     assert host.ticks == 2 * checks.ETCD_PAUSE_S
     host = external_host()
     node = dataclasses.replace(external_node(host), workflow=checks.DOCTOR)
-    assert len(list(checks.check_external_etcd_version(node))) == 2
+    assert not list(checks.check_external_etcd_version(node)), "doctor's own look at etcd tells it"
     assert host.ticks == 0, "doctor tells what is so now"
 
 
