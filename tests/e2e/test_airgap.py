@@ -13,10 +13,11 @@ import pytest
 
 from .bundles import BARE, make_bundle
 from .config import lab_config, list_ignored_checks
+from .image import SUITE, download_package
 from .images import WEB_IMAGE
 from .lab import Lab
 from .node import Node, wait_until
-from .settings import find_release, read_releases
+from .settings import cache_dir, find_release, read_releases
 from .shell import Result
 from .web import apply, check_cluster_serves, render_pod
 
@@ -144,6 +145,40 @@ def test_bare_machines_become_a_cluster(
     assert not w1.run("command -v containerd kubelet crictl runc", check=False).ok
     assert w1.run("find /var/lib/containerd /etc/containerd -mindepth 1", check=False).stdout == ""
     assert asked_outside(lab) == []
+
+
+@pytest.mark.k8s_versions("1.35")
+def test_a_node_as_ubuntu_has_it(
+    make_node: MakeNode, lab: Lab, kb_pyz: Path, k8s_version: str, bundles: Callable[[str], Path]
+) -> None:
+    """Its name in os-release, and systemd-resolved's stub as the machine's name server, which is none for a pod; beside it a
+    worker of Debian, without one."""
+    bundle = bundles(k8s_version)
+    cp1, w1 = make_node("cp1", version=k8s_version, **BARE), make_node("w1", version=k8s_version, **BARE)
+    cp1.write("/etc/os-release", 'ID=ubuntu\nID_LIKE=debian\nVERSION_ID="24.04"\nPRETTY_NAME="Ubuntu 24.04.3 LTS"\n')
+    package = download_package("systemd-resolved", SUITE, cache_dir() / "apt" / f"{SUITE}-resolved")
+    cp1.scp(package, "/root/resolved.deb")
+    servers = re.findall(r"^nameserver (\S+)", cp1.read("/etc/resolv.conf"), re.MULTILINE)
+    cp1.run(
+        "rm -f /etc/systemd/system/systemd-resolved.service && systemctl daemon-reload && dpkg --force-depends -i resolved.deb"
+        f" && echo '[Resolve]\nDNS={' '.join(servers)}' >/etc/systemd/resolved.conf && systemctl restart systemd-resolved"
+        " && ln -sfn /run/systemd/resolve/stub-resolv.conf /etc/resolv.conf"
+    )
+    assert "nameserver 127.0.0.53" in cp1.read("/etc/resolv.conf")
+    put(cp1, kb_pyz, bundle)
+    done = init(cp1, bundle)
+    cp1.wait_node_ready()
+    assert "resolvConf: /run/systemd/resolve/resolv.conf" in cp1.read("/var/lib/kubelet/config.yaml")
+    assert "Ubuntu 24.04" in cp1.get("node cp1")["status"]["nodeInfo"]["osImage"]
+    w1.run(join_line(done.stdout), timeout=600)
+    cp1.wait_node_ready("w1")
+    check_cluster_serves(cp1, server="w1", client="cp1")
+    pod = cp1.get("pods -n kube-system -l k8s-app=kube-dns")["items"][0]
+    here = cp1 if pod["spec"]["nodeName"] == "cp1" else w1
+    sandbox = here.run(f"crictl pods -q --name {pod['metadata']['name']}").stdout.split()[0]
+    shown = json.loads(here.run(f"crictl inspectp {sandbox}").stdout)["info"]["config"]["dns_config"]["servers"]
+    assert shown == servers, "CoreDNS would ask itself"
+    assert cp1.run(f"{KB} doctor", check=False).code == 0
 
 
 @pytest.mark.k8s_versions("1.35")
