@@ -132,9 +132,9 @@ def is_open_address(given: str) -> bool:
     return not given or (wanted is not None and (wanted.is_unspecified or wanted.is_loopback))
 
 
-def choose_advertise_address(host: Host, given: str, *, prefer: int) -> Choice:
-    """The address that this API server is reached at; `prefer` is the IP version to take where there are both.
-    What is given and names one machine is the answer itself."""
+def choose_advertise_address(host: Host, given: str, *, prefer: int, is_sure: bool = False) -> Choice:
+    """The address that this API server is reached at; `prefer` is the IP version to take where there are both, and the
+    only one where the cluster's subnets are known (`is_sure`). What is given and names one machine is the answer itself."""
     if not is_open_address(given):
         return Choice(given)
     if host.mode == "root":
@@ -153,7 +153,7 @@ def choose_advertise_address(host: Host, given: str, *, prefer: int) -> Choice:
         )
     if wanted is not None and wanted.is_loopback:
         return _choose_on_loopback(interfaces, given)
-    return _choose_by_routes(host, interfaces, prefer=prefer)
+    return _choose_by_routes(host, interfaces, (prefer,) if is_sure else (prefer, 10 - prefer))
 
 
 def _choose_on_loopback(interfaces: list[Interface], given: str) -> Choice:
@@ -169,21 +169,27 @@ def _choose_on_loopback(interfaces: list[Interface], given: str) -> Choice:
     )
 
 
-def _choose_by_routes(host: Host, interfaces: list[Interface], *, prefer: int) -> Choice:
+def _choose_by_routes(host: Host, interfaces: list[Interface], versions: tuple[int, ...]) -> Choice:
     by_name = {interface.name: interface for interface in interfaces}
     defaults = read_default_interfaces(host)
-    for version in (prefer, 10 - prefer):
+    for version in versions:
         for name in defaults[version]:
             for holder in (name, "lo"):
                 held = by_name[holder].addresses if holder in by_name and by_name[holder].is_up else ()
                 for address in held:
                     if address.version == version:
                         return _judge_address(address, name, interfaces)
-    candidates = _candidates(interfaces)
+    candidates = [(address, name) for address, name in _candidates(interfaces) if address.version in versions]
     if len(candidates) == 1:
         address, name = candidates[0]
         return Choice(
             str(address), note=f"advertise address {address}: no default route, {name} holds the only address"
+        )
+    if not candidates and len(versions) == 1 and _candidates(interfaces):
+        return Choice(
+            "",
+            message=f"this machine has no IPv{versions[0]} address, and the first subnet of the cluster is IPv{versions[0]}",
+            remedy="give the machine one, or give subnets of the family that it has (serviceSubnet, podSubnet)",
         )
     shown = ", ".join(f"{address} ({name})" for address, name in candidates)
     return Choice(

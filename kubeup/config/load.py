@@ -226,10 +226,11 @@ class Chooser:
         tree = dict(self.init.get("localAPIEndpoint") or {})
         given = tree.get("advertiseAddress") or ""
         # the API server wants an address of the family of its first service subnet
-        services = (self.tree.get("networking") or {}).get("serviceSubnet") or _SERVICES_V4
-        prefer = 6 if ":" in (given or services.partition(",")[0]) else 4
+        networking = self.tree.get("networking") or {}
+        subnets = networking.get("serviceSubnet") or networking.get("podSubnet") or ""
+        prefer = 6 if ":" in (given or subnets.partition(",")[0]) else 4
         if self.looks:
-            choice = discover.choose_advertise_address(self.host, given, prefer=prefer)
+            choice = discover.choose_advertise_address(self.host, given, prefer=prefer, is_sure=bool(subnets))
         else:
             is_open = discover.is_open_address(given)
             choice = discover.Choice(discover.PLACEHOLDER_ADDRESSES[prefer] if is_open else given)

@@ -30,6 +30,22 @@ def test_vagrant_s_nat_address_alone_is_taken_with_a_warning() -> None:
     assert any("no other machine can join this one there" in warning for warning in config.warnings)
 
 
+def test_the_subnets_say_which_family_the_address_has() -> None:
+    """A router announces IPv6, and nobody set a default route for IPv4, as where there is no way out."""
+    host = machine(eth0=["10.0.0.11", "2001:db8::7"])
+    host.files["/proc/net/route"] = b"Iface\n"
+    route = (
+        "00000000000000000000000000000000 00 " + "0" * 32 + " 00 fe800000000000000000000000000001 00000400 1 0 3 eth0\n"
+    )
+    host.files["/proc/net/ipv6_route"] = route.encode()
+    assert load(host=host).local_api_endpoint.advertise_address == "2001:db8::7"
+    for flag, cidr in (("pod-network-cidr", "10.244.0.0/16"), ("service-cidr", "10.96.0.0/12")):
+        assert load(host=host, flags={flag: cidr}).local_api_endpoint.advertise_address == "10.0.0.11"
+    host.answers["ip -json addr"] = addresses(lo=["::1"], eth0=["2001:db8::7", "fe80::1"])
+    (detail,) = refuse(host=host, flags={"pod-network-cidr": "10.244.0.0/16"})
+    assert "this machine has no IPv4 address, and the first subnet of the cluster is IPv4" in detail
+
+
 def test_two_cards_with_the_same_address_are_refused() -> None:
     (detail,) = refuse(host=machine(eth0=["10.0.0.11"], eth1=["10.0.0.11"]))
     assert "eth0 and eth1 both hold 10.0.0.11" in detail
