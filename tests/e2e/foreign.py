@@ -32,10 +32,9 @@ def plan_images(release: Release) -> list[images.Image]:
         f"registry.k8s.io/pause:{release.facts.pause}": "pause",
     }
     return [
-        images.Image(
-            (name,), {program: release.binary(program)}, entrypoint=(f"/{program}",), architecture=ARCHITECTURE
-        )
+        images.Image((name,), {path: release.binary(program)}, entrypoint=(f"/{path}",), architecture=ARCHITECTURE)
         for name, program in names.items()
+        for path in (program if program in ("coredns", "pause") else f"usr/local/bin/{program}",)
     ]
 
 

@@ -77,9 +77,12 @@ class OtherNetwork:
         if self is FLANNEL:
             flannel.apply_flannel(node)
             return
-        node.scp(_folder(self.name) / "manifest.yaml", f"/root/{self.name}.yaml")
-        node.kubectl(f"apply --server-side --validate=false -f /root/{self.name}.yaml", timeout=120)
+        node.kubectl(f"apply --server-side --validate=false -f {self.copy_manifest(node)}", timeout=120)
         self.wait_ready(node)
+
+    def copy_manifest(self, node: Node) -> str:
+        """Put its manifest (not flannel's, which is none) on a node; returns where."""
+        return node.scp(_folder(self.name) / "manifest.yaml", f"/root/{self.name}.yaml")
 
     def wait_ready(self, node: Node) -> None:
         """Its DaemonSet is ready on every node that the cluster has."""

@@ -10,11 +10,12 @@ from typing import Any, Callable
 
 import pytest
 
+from .config import lab_config
 from .lab import Lab
 from .node import Node, wait_until
 from .othernetwork import CALICO, CILIUM, FLANNEL, NETWORKS, OtherNetwork
 from .test_doctor import examine
-from .test_join import init, join, make_token, phases
+from .test_join import IGNORE, KB, init, join, make_token, phases
 from .test_options import init_again_is_a_no_op
 from .test_podnetwork import KB_CONFLIST, ROUND_S, ROUTES, serving, wait_gone
 from .web import PAGE, apply, check_cluster_serves, render_pod, render_service
@@ -109,6 +110,33 @@ def test_another_network_takes_over(
     init_again_is_a_no_op(cp1)
 
     check_a_node_comes_and_goes(network, cp1, make_node("w2", version=k8s_version), kb_pyz)
+
+
+@pytest.mark.k8s_versions("1.35")
+@pytest.mark.parametrize("network", [CALICO, CILIUM], ids=lambda network: network.name)
+def test_another_network_from_the_start(
+    make_node: MakeNode, kb_pyz: Path, k8s_version: str, network: OtherNetwork
+) -> None:
+    """podNetwork: {plugin: manifest}: kb applies what the other's users apply, CRDs and all, and waits for it."""
+    why = network.explain_why_not()
+    if why:
+        pytest.skip(why)
+    cp1, w1 = make_node("cp1", version=k8s_version), make_node("w1", version=k8s_version)
+    network.prepare(cp1, w1)
+    for node in (cp1, w1):
+        node.scp(kb_pyz, "/root/kb.pyz")
+    network_wish = {"plugin": "manifest", "manifest": network.copy_manifest(cp1)}
+    cp1.write("/root/init.yaml", lab_config(k8s_version, address=cp1.address, kb={"podNetwork": network_wish}))
+    cp1.run(f"{KB} init --config init.yaml {IGNORE}", timeout=600)
+    cp1.wait_node_ready()
+    join(w1, cp1, *make_token(cp1))
+    cp1.wait_node_ready("w1")
+    network.wait_ready(cp1)
+    check_cluster_serves(cp1, server="w1", client="cp1")
+    check_pod_hangs_on(network, cp1, cp1, "client")
+    for node in (cp1, w1):
+        assert "cbr0" not in bridges(node) and not node.exists(KB_CONFLIST) and not errors_of(node)
+    init_again_is_a_no_op(cp1)
 
 
 def check_a_node_comes_and_goes(network: OtherNetwork, cp1: Node, w2: Node, kb_pyz: Path) -> None:
