@@ -234,6 +234,21 @@ class Host(Protocol):
     ) -> HttpResponse: ...
 
 
+REDIRECTS = (301, 302, 303, 307, 308)
+_MAX_REDIRECTS = 5
+
+
+def get_page(host: Host, url: str, *, timeout_s: float = 10) -> HttpResponse:
+    """GET a URL as a browser does: dl.k8s.io and github.com send on to where their files lie. Raises Unreachable where no
+    answer came; whatever status the last answer has is its own."""
+    for _ in range(_MAX_REDIRECTS + 1):
+        answer = host.http_get(url, timeout_s=timeout_s)
+        if answer.status not in REDIRECTS or not answer.headers.get("location"):
+            break
+        url = urllib.parse.urljoin(url, answer.headers["location"])
+    return answer
+
+
 class LocalHost:
     """This machine, or a folder that stands for one (`root`): then files land below it, and whatever would touch
     the running system is not done but reported in `deferred`."""

@@ -18,7 +18,7 @@ from typing import Any, Optional
 from kubeup.config.types import ClusterConfiguration, InitConfig, PodNetwork
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen import frozen
-from kubeup.host import Host
+from kubeup.host import Host, get_page
 from kubeup.images import rewrite_image
 from kubeup.kubeapi import Api, Object, path_of
 from kubeup.paths import Paths
@@ -45,7 +45,6 @@ RENAMED_CNI_FILE = f"{CNI_FILE}.cilium_bak"
 """What Cilium makes of kb's file when it comes (its option cni.exclusive), and nobody removes."""
 _POD_LISTS = ("containers", "initContainers", "ephemeralContainers")
 _ORDER = {"Namespace": 0, "CustomResourceDefinition": 1}
-_REDIRECTS = (301, 302, 303, 307, 308)
 
 
 # ---- plugin: bridge
@@ -297,17 +296,12 @@ def read_manifest(host: Host, place: str) -> list[Object]:
 
 
 def _download(host: Host, url: str) -> str:
-    place = url
-    for _ in range(5):
-        answer = host.http_get(place, timeout_s=60)
-        if answer.status == 200:
-            return answer.body.decode("utf-8", errors="replace")
-        if answer.status not in _REDIRECTS or not answer.headers.get("location"):
-            break
-        place = answer.headers["location"]
+    answer = get_page(host, url, timeout_s=60)
+    if answer.status == 200:
+        return answer.body.decode("utf-8", errors="replace")
     raise HostError(
         f"the pod network's manifest {url} cannot be had",
-        cause=f"{place} answered HTTP {answer.status}",
+        cause=f"it answered HTTP {answer.status}",
         remedy=f"check the URL (curl -fL {url}), or save the file on this node and give its path",
         code="manifest-unreachable",
     )

@@ -19,7 +19,7 @@ from typing import Any, Optional
 
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
-from kubeup.host import Host, HttpResponse, HttpStream, LocalHost, Tls, Unreachable
+from kubeup.host import REDIRECTS, Host, HttpResponse, HttpStream, LocalHost, Tls, Unreachable
 from kubeup.layout import INDEX_TYPES, MANIFEST_TYPES, MAX_DOCUMENT, digest_of, is_digest
 from kubeup.secret import Secret
 
@@ -29,7 +29,6 @@ _ACCEPT = ", ".join((*INDEX_TYPES, *MANIFEST_TYPES))
 _SERVERS = {"docker.io": "registry-1.docker.io"}
 """Registries whose API answers under another name."""
 _AUTH_KEYS = {"docker.io": "https://index.docker.io/v1/"}
-_REDIRECTS = (301, 302, 303, 307, 308)
 
 
 @frozen
@@ -244,7 +243,7 @@ class Registry:
             sent = {**headers, **self._authorization(scope)}
             answer = self.host.http_get(url, tls=self.tls, headers=sent, timeout_s=30)
         for _ in range(5):
-            if answer.status not in _REDIRECTS or "location" not in answer.headers:
+            if answer.status not in REDIRECTS or "location" not in answer.headers:
                 break
             url = urllib.parse.urljoin(url, answer.headers["location"])
             answer = self.host.http_get(url, headers=dict(headers), timeout_s=30)
@@ -271,7 +270,7 @@ class Registry:
                 if stream.status == 401 and not has_logged_in and self._log_in(stream.headers, scope):
                     has_logged_in, sent = True, {**headers, **self._authorization(scope)}
                     continue
-                if stream.status in _REDIRECTS and "location" in stream.headers:
+                if stream.status in REDIRECTS and "location" in stream.headers:
                     url, sent = urllib.parse.urljoin(url, stream.headers["location"]), dict(headers)
                     continue
                 yield from _from_offset(stream, offset, lambda status, body: self._refused(target, status, body))
@@ -464,7 +463,7 @@ def open_url(host: Host, url: str, offset: int, *, tls: Optional[Tls] = None) ->
     headers = {"Range": f"bytes={offset}-"} if offset else {}
     for _ in range(6):
         with host.http_open(url, tls=tls, headers=headers, timeout_s=60) as stream:
-            if stream.status in _REDIRECTS and "location" in stream.headers:
+            if stream.status in REDIRECTS and "location" in stream.headers:
                 url = urllib.parse.urljoin(url, stream.headers["location"])
                 continue
             yield from _from_offset(stream, offset, functools.partial(_url_refused, url))

@@ -20,7 +20,7 @@ from kubeup import releases
 from kubeup.config.types import NodeRegistration
 from kubeup.errors import KbError
 from kubeup.frozen import frozen
-from kubeup.host import Host
+from kubeup.host import Host, get_page
 
 Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
@@ -342,7 +342,7 @@ def _look_up_label(host: Host, label: str, minor: Optional[str]) -> Choice:
 def _fetch_label(host: Host, label: str) -> tuple[Optional[releases.Version], str]:
     url = (_BUILDS_URL if label.startswith("ci/") else _RELEASES_URL).format(label)
     try:
-        answer = host.http_get(url, timeout_s=10)
+        answer = get_page(host, url, timeout_s=10)
     except KbError as error:
         return None, str(error)
     if answer.status != 200:

@@ -222,8 +222,9 @@ def install_packages(ctx: Context) -> Outputs:
     _configure_crictl(ctx, wanted)
     has_runtime = any(one.item.component in ("containerd", "runc") for one in wanted)
     _ensure_runtime_runs(ctx, has_placed=has_runtime)
-    if has_runtime and _source(ctx) in ("apt", "dnf"):
-        # a distribution's settings are for no kubelet in particular; kubernetes-cni has its plugins where upstream has them
+    if has_runtime and _source(ctx) in ("apt", "dnf", "download"):
+        # A distribution's settings, and upstream's defaults, are for no kubelet in particular; the plugins lie where upstream
+        # has them. With a mirror or a bundle the phase install/registries does this.
         preflight.fix_runtime(ctx, cni_bin_dir=runtime.DEFAULT_CNI_BIN_DIRS[0])
     return None
 

@@ -497,6 +497,16 @@ def test_a_label_is_looked_up() -> None:
         assert load(host=host, flags={"kubernetes-version": label}).cluster.kubernetes_version == version
 
 
+@pytest.mark.parametrize("place", ["https://cdn.dl.k8s.io/release/stable-1.txt", "/moved/stable-1.txt"])
+def test_a_label_is_looked_up_where_the_host_sends_on_to(place: str) -> None:
+    host = machine()
+    host.urls[STABLE] = HttpResponse(302, headers={"location": place})
+    host.urls[place if place.startswith("https") else f"https://dl.k8s.io{place}"] = HttpResponse(200, b"v1.35.6\n")
+    assert load(host=host, flags={"kubernetes-version": "stable-1"}).cluster.kubernetes_version == "v1.35.6"
+    host.urls[STABLE] = HttpResponse(302, headers={"location": STABLE})
+    assert "answered with HTTP status 302" in load(host=host, flags={"kubernetes-version": "stable-1"}).warnings[0]
+
+
 def test_a_label_that_stands_for_a_newer_minor_becomes_the_newest_known() -> None:
     host = machine()
     host.urls[STABLE] = HttpResponse(200, b"v1.40.2")
