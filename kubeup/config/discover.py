@@ -230,13 +230,22 @@ def _judge_address(address: Address, name: str, interfaces: list[Interface]) -> 
     return Choice(str(address), warning=f"{nat}: no other machine can join this one there")
 
 
-def needs_node_ip(host: Host, advertised: str) -> bool:
-    """Whether the kubelet might register with another address than the advertised one: this machine holds that, and
-    another one of the same family on another card."""
+NO_DEFAULT_ROUTE, SEVERAL_CARDS = "this machine has no default route", "this machine has several cards"
+
+
+def find_doubt_of_address(host: Host, advertised: str) -> str:
+    """Why the kubelet, left to itself, might register with another address than the advertised one, or with none
+    (NO_DEFAULT_ROUTE, SEVERAL_CARDS); "" where it will not, or where this machine does not hold the address."""
     address, interfaces = parse_address(advertised), read_interfaces(host) or []
-    held = [(item, name) for item, name in _candidates(interfaces) if address and item.version == address.version]
+    if address is None:
+        return ""
+    held = [(item, name) for item, name in _candidates(interfaces) if item.version == address.version]
     own = [name for item, name in held if item == address]
-    return len(own) == 1 and any(name != own[0] for _, name in held)
+    if len(own) != 1:
+        return ""
+    if not read_default_interfaces(host)[address.version]:
+        return NO_DEFAULT_ROUTE
+    return SEVERAL_CARDS if any(name != own[0] for _, name in held) else ""
 
 
 def _candidates(interfaces: list[Interface]) -> list[tuple[Address, str]]:

@@ -178,6 +178,12 @@ def build_init_config(host: Host, trees: Trees, problems: Problems, *, looks: st
 _BUILT_APART = ("localAPIEndpoint", "bootstrapTokens")
 
 
+def tell_node_ip(node: types.NodeRegistration, address: str, doubt: str, notes: list[str]) -> types.NodeRegistration:
+    """The same node, whose kubelet is told its address, and a note why."""
+    notes.append(f"{doubt}: the kubelet registers with {address} (--node-ip)")
+    return replace(node, kubelet_extra_args=(*node.kubelet_extra_args, types.Arg("node-ip", address)))
+
+
 class Chooser:
     """Fills in what documents leave open. One per load; `kind` is the document that describes this node."""
 
@@ -242,17 +248,15 @@ class Chooser:
     def with_node_ip(
         self, node: types.NodeRegistration, endpoint: types.LocalAPIEndpoint, cluster: types.ClusterConfiguration
     ) -> types.NodeRegistration:
-        """With several cards the kubelet would choose by the default route: it is told the advertised address, so that
-        the node registers, etcd listens and pods are routed at one and the same."""
+        """The kubelet chooses by the default route: with several cards, or without such a route, it is told the advertised
+        address, so that the node registers, etcd listens and pods are routed at one and the same."""
         is_told = any(arg.name == "node-ip" for arg in node.kubelet_extra_args)
         is_dual = len(cluster.service_cidrs()) > 1 or len(cluster.pod_cidrs()) > 1  # one address would make it single
         advertised = endpoint.advertise_address
         if not self.looks_for_network or self.host.mode == "root" or is_told or is_dual:
             return node
-        if not discover.needs_node_ip(self.host, advertised):
-            return node
-        self.notes.append(f"this machine has several cards: the kubelet registers with {advertised} (--node-ip)")
-        return replace(node, kubelet_extra_args=(*node.kubelet_extra_args, types.Arg("node-ip", advertised)))
+        doubt = discover.find_doubt_of_address(self.host, advertised)
+        return tell_node_ip(node, advertised, doubt, self.notes) if doubt else node
 
     def cluster(self, endpoint: types.LocalAPIEndpoint, kb: types.KbConfiguration) -> types.ClusterConfiguration:
         tree = dict(self.tree)

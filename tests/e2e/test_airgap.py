@@ -156,6 +156,8 @@ def test_a_node_as_ubuntu_has_it(
     bundle = bundles(k8s_version)
     cp1, w1 = make_node("cp1", version=k8s_version, **BARE), make_node("w1", version=k8s_version, **BARE)
     cp1.write("/etc/os-release", 'ID=ubuntu\nID_LIKE=debian\nVERSION_ID="24.04"\nPRETTY_NAME="Ubuntu 24.04.3 LTS"\n')
+    for node in (cp1, w1):  # as an installer writes it: the name leads nowhere, and no default route tells the address
+        node.run(f"sed -i '/[[:space:]]{node.name}$/d' /etc/hosts && echo 127.0.1.1 {node.name} >>/etc/hosts")
     package = download_package("systemd-resolved", SUITE, cache_dir() / "apt" / f"{SUITE}-resolved")
     cp1.scp(package, "/root/resolved.deb")
     servers = re.findall(r"^nameserver (\S+)", cp1.read("/etc/resolv.conf"), re.MULTILINE)
@@ -172,6 +174,9 @@ def test_a_node_as_ubuntu_has_it(
     assert "Ubuntu 24.04" in cp1.get("node cp1")["status"]["nodeInfo"]["osImage"]
     w1.run(join_line(done.stdout), timeout=600)
     cp1.wait_node_ready("w1")
+    for node in (cp1, w1):
+        found = cp1.get(f"node {node.name}")["status"]["addresses"]
+        assert {"type": "InternalIP", "address": node.address} in found, found
     check_cluster_serves(cp1, server="w1", client="cp1")
     pod = cp1.get("pods -n kube-system -l k8s-app=kube-dns")["items"][0]
     here = cp1 if pod["spec"]["nodeName"] == "cp1" else w1

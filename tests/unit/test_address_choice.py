@@ -75,6 +75,14 @@ def test_links_of_pod_networks_make_no_machine_of_several_cards() -> None:
     assert config.node.kubelet_extra_args == () and not any("cards" in note for note in config.notes)
 
 
+def test_the_kubelet_is_told_its_address_where_no_default_route_tells_it() -> None:
+    host = machine(eth0=["10.0.0.11"])
+    host.files["/proc/net/route"] = b"Iface\n"
+    config = load(host=host, flags=FLAGS)
+    assert config.node.kubelet_extra_args == (Arg("node-ip", "10.0.0.11"),)
+    assert "this machine has no default route: the kubelet registers with 10.0.0.11 (--node-ip)" in config.notes
+
+
 def test_dual_stack_is_left_to_the_kubelet() -> None:
     host = machine(eth0=["10.0.0.77"], eth1=["10.0.0.11"])
     flags = {**FLAGS, "service-cidr": "10.96.0.0/16,fd00:96::/112", "pod-network-cidr": "10.244.0.0/16,fd00:10::/56"}

@@ -187,6 +187,17 @@ def test_what_the_phases_read_is_the_cluster_s() -> None:
     assert (config.server, config.ca_pem) == ("https://cp.example:6443", "CA")
 
 
+def test_the_kubelet_is_told_its_address_where_no_default_route_tells_it() -> None:
+    assert build().node.kubelet_extra_args == ()
+    host = machine()
+    host.files["/proc/net/route"] = b"Iface\n"
+    config = build(host=host)
+    assert [(arg.name, arg.value) for arg in config.node.kubelet_extra_args] == [("node-ip", "10.0.0.11")]
+    assert "this machine has no default route: the kubelet registers with 10.0.0.11 (--node-ip)" in config.notes
+    dual = CLUSTER.replace("10.96.0.0/12", "'10.96.0.0/12,fd00:96::/112'")
+    assert build(dual, host=host).node.kubelet_extra_args == ()
+
+
 def test_a_newer_tool_s_field_is_a_warning() -> None:
     config = build(CLUSTER + "quantumMode: true\n")
     assert "quantumMode" in config.warnings[0] and config.cluster.cluster_name == "prod"
