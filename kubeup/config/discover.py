@@ -52,7 +52,7 @@ class Interface:
 
 
 _NOT_CANDIDATES = (
-    "lo", "docker", "podman", "cni", "cbr", "veth", "virbr", "lxc", "br-", "dummy", "nodelocaldns", "kube-",
+    "lo", "docker", "podman", "cni", "cbr", "veth", "virbr", "lxc", "br-", "nodelocaldns", "kube-",
     "flannel", "cilium", "cali", "tunl", "vxlan.calico", "vxlan-v6.calico", "wireguard.cali", "wg-v6.cali",
     "antrea", "ovn", "weave",
 )  # fmt: skip

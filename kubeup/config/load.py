@@ -157,8 +157,8 @@ def build_init_config(host: Host, trees: Trees, problems: Problems, *, looks: st
     init = build(schema.INIT, {**own, "nodeRegistration": chooser.node_tree()})
     endpoint = chooser.local_api_endpoint()
     cluster = chooser.cluster(endpoint, kb)
-    if not kb.only_kubeadm:
-        init["node"] = chooser.with_node_ip(init["node"], endpoint, cluster)
+    if not kb.only_kubeadm and chooser.looks_for_network:
+        init["node"] = with_node_ip(host, init["node"], endpoint.advertise_address, cluster, chooser.notes)
     skip_phases, cluster = _align_addons(init.pop("skip_phases", ()), cluster)
     config = types.InitConfig(
         **init,
@@ -178,8 +178,24 @@ def build_init_config(host: Host, trees: Trees, problems: Problems, *, looks: st
 _BUILT_APART = ("localAPIEndpoint", "bootstrapTokens")
 
 
-def tell_node_ip(node: types.NodeRegistration, address: str, doubt: str, notes: list[str]) -> types.NodeRegistration:
-    """The same node, whose kubelet is told its address, and a note why."""
+def with_node_ip(
+    host: Host,
+    node: types.NodeRegistration,
+    address: str,
+    cluster: types.ClusterConfiguration,
+    notes: list[str],
+    *,
+    doubts: tuple[str, ...] = (discover.NO_DEFAULT_ROUTE, discover.SEVERAL_CARDS),
+) -> types.NodeRegistration:
+    """The kubelet chooses by the default route: without one, or with several cards, it is told the advertised address, so
+    that the node registers, etcd listens and pods are routed at one and the same. doubts: those that count."""
+    is_told = any(arg.name == "node-ip" for arg in node.kubelet_extra_args)
+    is_dual = len(cluster.service_cidrs()) > 1 or len(cluster.pod_cidrs()) > 1  # one address would make it single
+    if host.mode == "root" or is_told or is_dual:
+        return node
+    doubt = discover.find_doubt_of_address(host, address)
+    if doubt not in doubts:
+        return node
     notes.append(f"{doubt}: the kubelet registers with {address} (--node-ip)")
     return replace(node, kubelet_extra_args=(*node.kubelet_extra_args, types.Arg("node-ip", address)))
 
@@ -244,19 +260,6 @@ class Chooser:
         tree["advertiseAddress"] = self._take(_INIT, path, choice) or discover.PLACEHOLDER_ADDRESSES[prefer]
         endpoint: types.LocalAPIEndpoint = build(schema.LOCAL_API_ENDPOINT, tree)
         return endpoint
-
-    def with_node_ip(
-        self, node: types.NodeRegistration, endpoint: types.LocalAPIEndpoint, cluster: types.ClusterConfiguration
-    ) -> types.NodeRegistration:
-        """The kubelet chooses by the default route: with several cards, or without such a route, it is told the advertised
-        address, so that the node registers, etcd listens and pods are routed at one and the same."""
-        is_told = any(arg.name == "node-ip" for arg in node.kubelet_extra_args)
-        is_dual = len(cluster.service_cidrs()) > 1 or len(cluster.pod_cidrs()) > 1  # one address would make it single
-        advertised = endpoint.advertise_address
-        if not self.looks_for_network or self.host.mode == "root" or is_told or is_dual:
-            return node
-        doubt = discover.find_doubt_of_address(self.host, advertised)
-        return tell_node_ip(node, advertised, doubt, self.notes) if doubt else node
 
     def cluster(self, endpoint: types.LocalAPIEndpoint, kb: types.KbConfiguration) -> types.ClusterConfiguration:
         tree = dict(self.tree)

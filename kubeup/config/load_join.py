@@ -15,7 +15,7 @@ from kubeup.config import discover, schema, types, validate
 from kubeup.config.convert import convert_documents
 from kubeup.config.documents import build, parse_documents
 from kubeup.config.flags import JOIN_FIELDS, apply_flags, check_mixing
-from kubeup.config.load import Chooser, Trees, read_documents, take_kinds, tell_node_ip
+from kubeup.config.load import Chooser, Trees, read_documents, take_kinds, with_node_ip
 from kubeup.config.problems import Problems
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen import frozen
@@ -168,11 +168,13 @@ def build_join_config(
     notes, warnings = list(wishes.notes), list(wishes.warnings)
     cluster = parse_stored_cluster(host, cluster_text, warnings)
     endpoint = _own_endpoint(host, cluster, wishes.join.control_plane, notes)
+    node = wishes.join.node
+    if not wishes.kb.only_kubeadm:
+        only = (discover.NO_DEFAULT_ROUTE,)  # a worker with several cards knows no better than its default route
+        node = with_node_ip(host, node, endpoint.advertise_address, cluster, notes, doubts=only)
     return types.JoinConfig(
         cluster=cluster,
-        node=wishes.join.node
-        if wishes.kb.only_kubeadm
-        else _with_node_ip(host, wishes.join.node, endpoint, cluster, notes),
+        node=node,
         local_api_endpoint=endpoint,
         certificate_key=wishes.join.control_plane.certificate_key if wishes.join.control_plane else Secret(""),
         skip_phases=wishes.join.skip_phases,
@@ -190,24 +192,6 @@ def build_join_config(
         api_servers=api_servers,
         reached_server=reached_server,
     )
-
-
-def _with_node_ip(
-    host: Host,
-    node: types.NodeRegistration,
-    endpoint: types.LocalAPIEndpoint,
-    cluster: types.ClusterConfiguration,
-    notes: list[str],
-) -> types.NodeRegistration:
-    """Without a default route the kubelet finds no address, and the node would register without one."""
-    is_told = any(arg.name == "node-ip" for arg in node.kubelet_extra_args)
-    is_dual = len(cluster.service_cidrs()) > 1 or len(cluster.pod_cidrs()) > 1  # one address would make it single
-    if host.mode == "root" or is_told or is_dual:
-        return node
-    doubt = discover.find_doubt_of_address(host, endpoint.advertise_address)
-    if doubt != discover.NO_DEFAULT_ROUTE:
-        return node
-    return tell_node_ip(node, endpoint.advertise_address, doubt, notes)
 
 
 def parse_stored_cluster(host: Host, text: str, warnings: list[str]) -> types.ClusterConfiguration:
