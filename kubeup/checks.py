@@ -806,25 +806,31 @@ def check_cni_plugins(node: Node) -> Findings:
 
 
 def check_pod_network(node: Node) -> Findings:
-    """What the phase pod-network would stumble over at the end, when the cluster is made; on a node that joins, the file
-    of a network of before, which would hide the cluster's. Once its kubelet runs, such a file is the cluster's own."""
+    """What the phase pod-network would stumble over at the end, when the cluster is made."""
     network = node.config.kb.pod_network
     if "pod-network" in node.config.skip_phases:
         return
-    is_joining = isinstance(node.config, JoinConfig)
-    if is_joining and (network.plugin != "bridge" or node.host.exists(node.paths.kubeconfig("kubelet.conf"))):
-        return
-    keep = "and join: a network that was applied to the cluster since writes its file anew"
     try:
-        if is_joining:
-            podnetwork.check_foreign_cni_config(node.host, node.paths, keep)
-        elif network.plugin == "bridge":
+        if network.plugin == "bridge":
             podnetwork.check_foreign_cni_config(node.host, node.paths)
         elif network.plugin == "manifest":
             podnetwork.read_manifest(node.host, network.manifest)
     except KbError as error:
         name = "CNIConfig" if network.plugin == "bridge" else "PodNetworkManifest"
         yield Finding(name, ERROR, f"{error.what}: {error.cause}", error.remedy)
+
+
+def check_join_network(node: Node) -> Findings:
+    """The file of a network of before, which would hide the cluster's. Once the kubelet of a node that joins has run, such
+    a file is the cluster's own."""
+    has_bridge = node.config.kb.pod_network.plugin == "bridge" and "pod-network" not in node.config.skip_phases
+    if not has_bridge or node.host.exists(node.paths.kubeconfig("kubelet.conf")):
+        return
+    keep = "and join: a network that was applied to the cluster since writes its file anew"
+    try:
+        podnetwork.check_foreign_cni_config(node.host, node.paths, keep)
+    except HostError as error:
+        yield Finding("CNIConfig", ERROR, f"{error.what}: {error.cause}", error.remedy)
 
 
 # ---- the kernel
@@ -1293,7 +1299,8 @@ CHECKS: tuple[Check, ...] = (
     Check("SandboxImage", NODE, _EVERY_NODE, check_sandbox_image),
     Check("RegistryConfig", NODE, _EVERY_NODE, check_registry_config),
     Check("CNIPlugins", NODE, _EVERY_NODE, check_cni_plugins),
-    Check("CNIConfig", NODE, _in(INIT, JOIN), check_pod_network),
+    Check("CNIConfig", NODE, _in(INIT), check_pod_network),
+    Check("CNIConfig", NODE, _in(JOIN), check_join_network),
     Check("Swap", NODE, _EVERY_NODE, check_swap),
     Check("FileExisting-*", NODE, _EVERY_NODE, check_programs),
     Check(SYSTEM, NODE, _in(INIT, JOIN, UPGRADE, DOCTOR), check_system),

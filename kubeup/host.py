@@ -238,15 +238,17 @@ REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 5
 
 
-def get_page(host: Host, url: str, *, timeout_s: float = 10) -> HttpResponse:
-    """GET a URL as a browser does: dl.k8s.io and github.com send on to where their files lie. Raises Unreachable where no
-    answer came; whatever status the last answer has is its own."""
-    for _ in range(_MAX_REDIRECTS + 1):
-        answer = host.http_get(url, timeout_s=timeout_s)
-        if answer.status not in REDIRECTS or not answer.headers.get("location"):
+def get_page(host: Host, url: str, *, timeout_s: float = 10) -> tuple[str, HttpResponse]:
+    """GET a URL as a browser does: dl.k8s.io and github.com send on to where their files lie. Returns the place that
+    answered last, and its answer, whatever status that has. Raises Unreachable where no answer came."""
+    answer = host.http_get(url, timeout_s=timeout_s)
+    for _ in range(_MAX_REDIRECTS):
+        location = answer.headers.get("location")
+        if answer.status not in REDIRECTS or not location:
             break
-        url = urllib.parse.urljoin(url, answer.headers["location"])
-    return answer
+        url = urllib.parse.urljoin(url, location)
+        answer = host.http_get(url, timeout_s=timeout_s)
+    return url, answer
 
 
 class LocalHost:

@@ -296,12 +296,12 @@ def read_manifest(host: Host, place: str) -> list[Object]:
 
 
 def _download(host: Host, url: str) -> str:
-    answer = get_page(host, url, timeout_s=60)
+    place, answer = get_page(host, url, timeout_s=60)
     if answer.status == 200:
         return answer.body.decode("utf-8", errors="replace")
     raise HostError(
         f"the pod network's manifest {url} cannot be had",
-        cause=f"it answered HTTP {answer.status}",
+        cause=f"{place} answered HTTP {answer.status}",
         remedy=f"check the URL (curl -fL {url}), or save the file on this node and give its path",
         code="manifest-unreachable",
     )

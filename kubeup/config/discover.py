@@ -351,7 +351,7 @@ def _look_up_label(host: Host, label: str, minor: Optional[str]) -> Choice:
 def _fetch_label(host: Host, label: str) -> tuple[Optional[releases.Version], str]:
     url = (_BUILDS_URL if label.startswith("ci/") else _RELEASES_URL).format(label)
     try:
-        answer = get_page(host, url, timeout_s=10)
+        _, answer = get_page(host, url, timeout_s=10)
     except KbError as error:
         return None, str(error)
     if answer.status != 200:

@@ -296,12 +296,14 @@ def test_a_network_of_before_is_told_before_the_join_and_the_clusters_own_is_not
     host.files["/etc/cni/net.d/10-calico.conflist"] = b"{}"
     config = join_config(kb=KbConfiguration(PodNetwork("bridge")))
     node = checks.Node(host, config, RELEASES[35], Paths(), workflow=checks.JOIN)
-    (finding,) = checks.check_pod_network(node)
+    (finding,) = checks.check_join_network(node)
     assert (finding.name, finding.level) == ("CNIConfig", "error")
     assert "move it away" in finding.remedy and "writes its file anew" in finding.remedy
-    assert not list(checks.check_pod_network(replace(node, config=join_config(kb=KbConfiguration(PodNetwork("none"))))))
+    assert not list(
+        checks.check_join_network(replace(node, config=join_config(kb=KbConfiguration(PodNetwork("none")))))
+    )
     host.files[KUBELET_CONF] = b""  # since its kubelet runs, a DaemonSet may have brought it
-    assert not list(checks.check_pod_network(node))
+    assert not list(checks.check_join_network(node))
 
 
 def test_a_foreign_pod_network_may_come_later() -> None:
