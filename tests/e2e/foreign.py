@@ -25,16 +25,17 @@ def find_foreign(minor: str) -> Optional[Release]:
 
 def plan_images(release: Release) -> list[images.Image]:
     """Kubernetes' own images, each with its program alone: what kube-proxy calls is this machine's."""
-    names = {f"registry.k8s.io/{name}:{release.version}": name for name in settings.COMPONENTS}
-    names |= {f"registry.k8s.io/etcd:{tag}": "etcd" for tag in release.facts.etcd}
-    names |= {
+    places = {f"registry.k8s.io/{name}:{release.version}": f"usr/local/bin/{name}" for name in settings.COMPONENTS}
+    places |= {f"registry.k8s.io/etcd:{tag}": "usr/local/bin/etcd" for tag in release.facts.etcd}
+    places |= {
         f"registry.k8s.io/coredns/coredns:{release.facts.coredns}": "coredns",
         f"registry.k8s.io/pause:{release.facts.pause}": "pause",
     }
     return [
-        images.Image((name,), {path: release.binary(program)}, entrypoint=(f"/{path}",), architecture=ARCHITECTURE)
-        for name, program in names.items()
-        for path in (program if program in ("coredns", "pause") else f"usr/local/bin/{program}",)
+        images.Image(
+            (name,), {place: release.binary(Path(place).name)}, entrypoint=(f"/{place}",), architecture=ARCHITECTURE
+        )
+        for name, place in places.items()
     ]
 
 

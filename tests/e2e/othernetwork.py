@@ -51,8 +51,6 @@ class OtherNetwork:
 
     def explain_why_not(self) -> Optional[str]:
         """One line that says what is missing, or None when all is there."""
-        if self is FLANNEL:
-            return flannel.explain_why_not()
         if (_folder(self.name) / "manifest.yaml").is_file() and _archives(self.name):
             return None
         return f"it needs {self.name} itself: manifest.yaml and its images (*.tar) in $KB_E2E_BIN/{self.name}"
@@ -60,12 +58,6 @@ class OtherNetwork:
     def prepare(self, *nodes: Node) -> None:
         """Put its images into the store of each node, as if they had been pulled, and what else an ordinary node has."""
         for node in nodes:
-            if self is CILIUM:
-                node.write("/etc/systemd/system/e2e-bpf.service", BPF_UNIT)
-                node.run("systemctl daemon-reload && systemctl enable --now e2e-bpf.service")
-            if self is FLANNEL:
-                flannel.load_image(node)
-                continue
             for archive in _archives(self.name):
                 target = node.disk_path(f"/var/tmp/{archive.name}")
                 shutil.copyfile(archive, target)
@@ -74,14 +66,11 @@ class OtherNetwork:
 
     def apply(self, node: Node) -> None:
         """`kubectl apply` it, and wait until every node's copy is ready."""
-        if self is FLANNEL:
-            flannel.apply_flannel(node)
-            return
         node.kubectl(f"apply --server-side --validate=false -f {self.copy_manifest(node)}", timeout=120)
         self.wait_ready(node)
 
     def copy_manifest(self, node: Node) -> str:
-        """Put its manifest (not flannel's, which is none) on a node; returns where."""
+        """Put its manifest on a node; returns where."""
         return node.scp(_folder(self.name) / "manifest.yaml", f"/root/{self.name}.yaml")
 
     def wait_ready(self, node: Node) -> None:
@@ -94,6 +83,30 @@ class OtherNetwork:
         wait_until(all_ready, what=f"{self.name} on every node", timeout_s=180, every_s=2)
 
 
+class Flannel(OtherNetwork):
+    """Its objects are rendered here, and its image is made of its programs."""
+
+    def explain_why_not(self) -> Optional[str]:
+        return flannel.explain_why_not()
+
+    def prepare(self, *nodes: Node) -> None:
+        for node in nodes:
+            flannel.load_image(node)
+
+    def apply(self, node: Node) -> None:
+        flannel.apply_flannel(node)
+
+
+class Cilium(OtherNetwork):
+    """It wants the kernel's file system for BPF."""
+
+    def prepare(self, *nodes: Node) -> None:
+        for node in nodes:
+            node.write("/etc/systemd/system/e2e-bpf.service", BPF_UNIT)
+            node.run("systemctl daemon-reload && systemctl enable --now e2e-bpf.service")
+        super().prepare(*nodes)
+
+
 def _folder(name: str) -> Path:
     return Path(os.environ.get("KB_E2E_BIN", "")) / name
 
@@ -102,7 +115,7 @@ def _archives(name: str) -> list[Path]:
     return sorted(_folder(name).glob("*.tar"))
 
 
-FLANNEL = OtherNetwork(
+FLANNEL = Flannel(
     "flannel",
     conflist=flannel.CONFLIST,
     namespace=flannel.NAME,
@@ -120,7 +133,7 @@ CALICO = OtherNetwork(
     way=r"dev vxlan\.calico onlink",
     tunnel="vxlan.calico",
 )
-CILIUM = OtherNetwork(
+CILIUM = Cilium(
     "cilium",
     conflist="/etc/cni/net.d/05-cilium.conflist",
     namespace="kube-system",
@@ -129,4 +142,4 @@ CILIUM = OtherNetwork(
     way=r"via \S+ dev cilium_host proto kernel",
     tunnel="cilium_vxlan",
 )
-NETWORKS = (FLANNEL, CALICO, CILIUM)
+NETWORKS: tuple[OtherNetwork, ...] = (FLANNEL, CALICO, CILIUM)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import image
+from . import image, registry
 from .node import wait_until
 from .settings import Release
 from .shell import sh
@@ -53,15 +53,6 @@ context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain(pem)
 server.socket = context.wrap_socket(server.socket, server_side=True)
 server.serve_forever()
-"""
-REGISTRY = """\
-version: 0.1
-log: {{level: info}}
-storage:
-  filesystem: {{rootdirectory: {storage}}}
-http:
-  addr: {address}:443
-  tls: {{certificate: {pem}, key: {pem}}}
 """
 
 
@@ -137,7 +128,9 @@ def serve_world(lab: Lab, folder: Path, release: Release) -> Iterator[World]:
     pem = _make_certificate(folder)
     lab.registry.add_release(release)
     (folder / "server.py").write_text(SERVER)
-    (folder / "registry.yml").write_text(REGISTRY.format(storage=lab.registry.folder, address=IMAGES, pem=pem))
+    tls = f"  tls: {{certificate: {pem}, key: {pem}}}\n"
+    config = registry.CONFIG.format(storage=lab.registry.folder, address=f"{IMAGES}:443")
+    (folder / "registry.yml").write_text(config + tls)
     for address in NAMES:
         lab.exec(f"ip addr add {address}/24 dev {lab.bridge}")
     programs = [
