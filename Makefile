@@ -1,6 +1,7 @@
 # make setup   everything that building and testing needs (Debian or Ubuntu, as root or with sudo)
 # make check   format, lint, types, layers
 # make test    all tests that this machine can run; those on real nodes skip without $KB_E2E_BIN
+# make fuzz    the fuzzers for longer: KB_FUZZ_ROUNDS=1000 make fuzz
 # make build   dist/kb.pyz
 # make e2e     the tests on real nodes: KB_E2E_BIN=/path/to/binaries make e2e
 # make bench   speed, side by side with kubeadm: KB_E2E_BIN=... make bench
@@ -11,7 +12,7 @@ PY := $(VENV)/bin/python
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PACKAGES := openssl iproute2 make python3-venv
 
-.PHONY: setup check format test build e2e bench docs clean
+.PHONY: setup check format test fuzz build e2e bench docs clean
 
 setup:
 	command -v apt-get >/dev/null && { $(SUDO) apt-get update -qq; $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES); } || true
@@ -30,6 +31,9 @@ format:
 
 test:
 	$(VENV)/bin/pytest
+
+fuzz:
+	KB_FUZZ_ROUNDS=$${KB_FUZZ_ROUNDS:-20} $(VENV)/bin/pytest tests/fuzz
 
 build:
 	$(PY) build_zipapp.py
