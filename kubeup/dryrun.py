@@ -28,9 +28,11 @@ from kubeup.host import (
     shown_argv,
     shown_request,
 )
+from kubeup.redact import redact
 from kubeup.render import covers, dump_yaml, pick_like
 
 _SECRET_MARKS = (b"PRIVATE KEY", b"client-key-data", b"client-certificate-data", b"token:", b'"token-secret"')
+"""Of such a file nothing is worth showing."""
 
 
 @frozen
@@ -41,7 +43,7 @@ class Planned:
     what: str
     """The path, the command, or the request."""
     diff: str = ""
-    """For files: the unified diff; "" where the content is secret or binary."""
+    """For files: the unified diff without secrets (redact.py); "" where the content is binary or all of it is secret."""
 
 
 class DryRunHost:
@@ -260,10 +262,11 @@ class DryRunHost:
 
 
 def _diff(path: Path, before: bytes, after: bytes) -> str:
+    """What differs, without secrets: they are taken out before the two are compared."""
     if any(mark in text for mark in _SECRET_MARKS for text in (before, after)):
         return ""
     try:
-        old, new = before.decode().splitlines(), after.decode().splitlines()
+        old, new = redact(before.decode()).splitlines(), redact(after.decode()).splitlines()
     except UnicodeDecodeError:
         return ""
     if len(new) + len(old) > 2000:

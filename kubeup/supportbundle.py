@@ -1,28 +1,25 @@
 """kb support-bundle: logs, states and configuration of a node in one file, with every secret taken out.
 
-Owns what is collected (the tables COMMANDS and FILES) and what counts as a secret (REDACTIONS). Everything that goes in
-passes through redact(), the output of kb's own looks too; files that are secrets as a whole (private keys) are named and
-not read. Changes nothing. kubeadm has no like of it.
+Owns what is collected (the tables COMMANDS, FILES and FOLDERS). Everything that goes in passes through redact.py, the output of
+kb's own looks too; what is in a folder of keys and not known to be public is named and not read. Changes nothing.
+kubeadm has no like of it.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import gzip
 import io
 import json
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Union
 
 from kubeup import __version__, doctor, runtime
 from kubeup.errors import HostError
 from kubeup.host import Host
+from kubeup.redact import MARK, redact
 
-MARK = "[redacted]"
 MAX_BYTES = 2 * 2**20
 """Of one file or output: the end of a log tells more than its start."""
 
@@ -89,98 +86,9 @@ FOLDERS: tuple[str, ...] = (
     "/etc/systemd/system/kubelet.service.d",
     "/etc/systemd/system/containerd.service.d",
 )
-_KEY_FILE = re.compile(r"\.(key|p12|pfx)$|(^|/)(id_\w+|.*-key\.pem)$")
-
-# ---- redaction
-
-_PRIVATE_NAME = (
-    r"[\w.-]*(?:passw(?:or)?d|passphrase|secret(?!s\b|Name|Ref|KeyRef)|token(?!s\b|-?ttl|Usages?)|credential|api[-_]?key|"
-    r"private[-_]?key|certificate[-_]?key|key-data|keydata|identitytoken|(?<![\w-])auth)[\w.-]*"
-)
-_PLAIN_VALUES = frozenset({"true", "false", "null", "~", "none", "{}", "[]", '""', "''", "|", ">", "|-", MARK})
-
-Replacement = Union[str, Callable[["re.Match[str]"], str]]
-
-
-def _hide_value(match: re.Match[str]) -> str:
-    """`name: value` with the value gone; a value that says nothing (true, a path of a file) stays."""
-    value = match["value"].strip().strip(",")
-    bare = value.strip("\"'")
-    if value.lower() in _PLAIN_VALUES or not bare or bare.startswith(("/", "[redacted", "{", "[")) or bare.isdigit():
-        return match[0]
-    return f"{match['name']}{match['sign']}{MARK}" + ("," if match["value"].rstrip().endswith(",") else "")
-
-
-REDACTIONS: tuple[tuple[str, re.Pattern[str], Replacement], ...] = (
-    (
-        "private keys",
-        re.compile(r"-----BEGIN ([A-Z0-9 ]*PRIVATE KEY)-----.*?(?:-----END \1-----|\Z)", re.DOTALL),
-        f"-----BEGIN PRIVATE KEY----- {MARK} -----END PRIVATE KEY-----",
-    ),
-    (
-        "web tokens",
-        re.compile(r"\beyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*"),
-        MARK,
-    ),
-    ("bootstrap tokens", re.compile(r"\b([a-z0-9]{6})\.[a-z0-9]{16}\b"), rf"\1.{MARK}"),
-    (
-        "authorization headers",
-        re.compile(r"(?i)\b(authorization\\?[\"']?[ \t]*[:=][ \t]*\\?[\"']?)(?:bearer |basic |digest )?[^\s\"',\\]+"),
-        rf"\1{MARK}",
-    ),
-    ("bearer tokens", re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{8,}"), rf"\1{MARK}"),
-    ("passwords in addresses", re.compile(r"(\w+://[^/\s:@\"']*):[^/\s@\"']+@"), rf"\1:{MARK}@"),
-    (
-        "flags",
-        re.compile(rf"(?i)(?P<name>--{_PRIVATE_NAME})(?P<sign>=|\s+)(?P<value>[^\s\"',]+)"),
-        _hide_value,
-    ),
-    (
-        "fields with a block of text",
-        re.compile(
-            rf"(?im)^(?P<indent>[ \t]*)(?P<name>[^\n]*?\b{_PRIVATE_NAME}[\"']?):[ \t]*[|>][-+0-9]*\n(?:(?:(?P=indent)[ \t]+[^\n]*)?\n)*(?:(?P=indent)[ \t]+[^\n]*)?"
-        ),
-        rf"\g<indent>\g<name>: {MARK}\n",
-    ),
-    (
-        "fields",
-        re.compile(
-            rf"(?im)(?P<name>[\"']?\b{_PRIVATE_NAME})(?P<sign>\\*[\"']?[ \t]*[:=][ \t]*)"
-            r"(?P<value>\\+\"[^\"\n]*\"|\"(?:[^\"\\\n]|\\.)*\"|'[^'\n]*'|[^\s{\[][^\n]*)"
-        ),
-        _hide_value,
-    ),
-    (
-        "named values of a container's environment",
-        re.compile(
-            rf"(?im)(?P<name>name[\"']?:[ \t]*[\"']?{_PRIVATE_NAME}[\"']?[ \t]*,?[ \t]*\n?[ \t]*[\"']?value[\"']?)(?P<sign>:[ \t]*)(?P<value>[^\n]+)"
-        ),
-        _hide_value,
-    ),
-)
-"""In this order. What is public (certificates, hashes of public keys, the id of a bootstrap token) stays: it tells much."""
-
-
-def redact(text: str) -> str:
-    """The text with every secret that kb knows the look of replaced by [redacted]; keys in base64 too."""
-    text = _hide_encoded_keys(text)
-    for _, pattern, replacement in REDACTIONS:
-        text = pattern.sub(replacement, text)
-    return text
-
-
-def _hide_encoded_keys(text: str) -> str:
-    """Base64 of a PEM private key, as kubeconfigs and Secrets hold it."""
-
-    def judge(match: re.Match[str]) -> str:
-        try:
-            plain = base64.b64decode(match[0] + "=" * (-len(match[0]) % 4))
-        except (binascii.Error, ValueError):
-            return match[0]
-        return MARK if b"PRIVATE KEY" in plain else match[0]
-
-    return re.sub(r"\b[A-Za-z0-9+/]{64,}={0,2}", judge, text)
-
+_KEY_FILE = re.compile(r"\.(key|p12|pfx|jks)$|(^|/)(id_\w+|.*-key\.pem)$|^/etc/kubernetes/pki/(?!.*\.(crt|pub)$)")
+"""Private keys, and whatever lies beside them that is no certificate and no public key."""
+_ID = re.compile(r"\"id\": ?\"([0-9a-f]{64})\"")
 
 # ---- collecting
 
@@ -203,14 +111,26 @@ def collect(patient: doctor.Patient) -> dict[str, str]:
         if host.exists(path):
             found[f"files{path}"] = _file(host, path)
     found.update(_container_logs(patient))
-    return {name: redact(text) for name, text in found.items()}
+    known = _container_ids(host, patient.config.node.cri_socket)
+    return {name: redact(text, known) for name, text in found.items()}
+
+
+def _container_ids(host: Host, socket: str) -> frozenset[str]:
+    """The IDs of containers and sandboxes, which logs are full of: as texts they could be keys."""
+    answers = (host.query(runtime.crictl_argv(socket, *words, "-o", "json")) for words in (("ps", "-a"), ("pods",)))
+    return frozenset(found for answer in answers for found in _ID.findall(answer.stdout))
+
+
+def _end_of(text: str) -> str:
+    """The last MAX_BYTES of a text, from the beginning of a line."""
+    return text if len(text) <= MAX_BYTES else text[-MAX_BYTES:].partition("\n")[2]
 
 
 def _render_readme() -> str:
     return (
         f"A support bundle of kb {__version__}. doctor.json has what kb doctor sees; the rest is what it saw it in.\n"
-        f"Secrets are replaced by {MARK}: private keys, tokens, passwords, authorization headers. Names and addresses of\n"
-        "machines are in it: look through it before you hand it on.\n"
+        f"{MARK} stands for every value of a private name (password, token, ...) and for every word that is not known to be\n"
+        "harmless. Names and addresses of machines are in it: look through it before you hand it on.\n"
     )
 
 
@@ -219,7 +139,7 @@ def _output(host: Host, argv: list[str]) -> str:
     if answer.missing:
         return f"({argv[0]} is not on this node)\n"
     tail = f"\n(exit status {answer.code})\n{answer.stderr}" if answer.code else ""
-    return answer.stdout[-MAX_BYTES:] + tail
+    return _end_of(answer.stdout) + tail
 
 
 def _list_files(host: Host, folders: Iterable[str]) -> list[Path]:
@@ -229,9 +149,9 @@ def _list_files(host: Host, folders: Iterable[str]) -> list[Path]:
 
 def _file(host: Host, path: Path) -> str:
     if _KEY_FILE.search(str(path)):
-        return f"({path} is a private key: it is here on the node, and not read)\n"
+        return f"({path} is a private key, or lies beside some: it is here on the node, and not read)\n"
     try:
-        return host.read_text(path)[-MAX_BYTES:]
+        return _end_of(host.read_text(path))
     except HostError as error:
         return f"({error})\n"
 
@@ -246,7 +166,7 @@ def _container_logs(patient: doctor.Patient) -> dict[str, str]:
             continue
         counted[item.name] = counted.get(item.name, 0) + 1
         lines = runtime.container_logs(patient.host, socket, item.id, lines=1000)
-        logs[f"containers/{item.name}-{item.attempt}-{item.state}.log"] = "\n".join(lines)[-MAX_BYTES:] + "\n"
+        logs[f"containers/{item.name}-{item.attempt}-{item.state}.log"] = _end_of("\n".join(lines)) + "\n"
     return logs
 
 

@@ -46,3 +46,12 @@ def test_an_object_that_is_as_wanted_is_not_in_the_plan(tmp_path: Path) -> None:
     assert dry.plan[0].what.endswith("/api/v1/namespaces/n/configmaps/x")
     assert '-  a: "1"' in dry.plan[0].diff and '+  a: "2"' in dry.plan[0].diff and "other" not in dry.plan[0].diff
     assert json.dumps(cluster.objects) == before
+
+
+def test_a_plan_shows_no_secret_that_stands_near_a_change() -> None:
+    before = b'[a]\n  password = "topsecret"\n  x = 1\n[b]\n  Authorization = ["Basic dG9wOnNlY3JldA=="]\n  sandbox_image = "old"\n'
+    host = DryRunHost(FakeHost(files={"/etc/containerd/config.toml": before}))
+    host.write_file(Path("/etc/containerd/config.toml"), before.replace(b"old", b"new").replace(b"x = 1", b"x = 2"))
+    diff = host.plan[-1].diff
+    assert '-  sandbox_image = "old"' in diff and '+  sandbox_image = "new"' in diff and "+  x = 2" in diff
+    assert "topsecret" not in diff and "dG9wOnNlY3JldA" not in diff
