@@ -166,10 +166,10 @@ def _require_root(local: LocalHost, config: InitConfig) -> None:
         raise not_root("kb init")
 
 
-def not_root(command: str) -> HostError:
+def not_root(command: str, *, cause: str = "it changes files below /etc and /var/lib, and services") -> HostError:
     return HostError(
         f"[ERROR IsPrivilegedUser]: {command} is not run as root",
-        cause="it changes files below /etc and /var/lib, and services",
+        cause=cause,
         remedy=f"sudo {command}"
         + ("; or see what init would do, without rights: kb init --root DIR" if command == "kb init" else ""),
         code="not-root",

@@ -20,6 +20,7 @@ from typing import Any, Optional
 from kubeup import (
     checks,
     diagnose,
+    discovery,
     etcd,
     health,
     kubeapi,
@@ -101,9 +102,7 @@ def read_patient(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = 
     """The node as its manifests and the kubelet's files describe it."""
     apiserver, manager = read_flags(host, paths, "kube-apiserver"), read_flags(host, paths, "kube-controller-manager")
     config = _read_mapping(host, paths.kubelet_config)
-    flags = {
-        arg.name: arg.value for arg in kubelet.parse_flags_env(checks.read_or_empty(host, str(paths.kubelet_flags_env)))
-    }
+    flags = _read_kubelet_flags(host, paths)
     version = _find_version(host, paths)
     is_control_plane = host.exists(paths.manifest("kube-apiserver"))
     cluster = ClusterConfiguration(
@@ -118,7 +117,7 @@ def read_patient(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = 
     own = InitConfig(
         cluster,
         NodeRegistration(
-            flags.get("hostname-override") or discover.read_node_name(host),
+            read_cert_node_name(host, paths) or _read_called_name(host, flags),
             cri_socket=_find_socket(host, paths, config, flags),
         ),
         LocalAPIEndpoint(
@@ -132,6 +131,16 @@ def read_patient(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = 
     is_member = host.exists(paths.kubelet_config)
     release = releases.find_release(version)
     return Patient(host, paths, own, release, kubeconfig_file or default, is_control_plane, is_member)
+
+
+def _read_kubelet_flags(host: Host, paths: Paths) -> dict[str, str]:
+    text = checks.read_or_empty(host, str(paths.kubelet_flags_env))
+    return {arg.name: arg.value for arg in kubelet.parse_flags_env(text)}
+
+
+def _read_called_name(host: Host, flags: Mapping[str, str]) -> str:
+    """The name with which the kubelet would register now."""
+    return flags.get("hostname-override") or discover.read_node_name(host)
 
 
 def read_flags(host: Host, paths: Paths, component: str) -> dict[str, str]:
@@ -377,6 +386,72 @@ def _server_of(patient: Patient) -> str:
         return ""
 
 
+def read_cert_node_name(host: Host, paths: Paths) -> str:
+    """The node's name in the kubelet's own certificate: the cluster knows the node by it. "" where there is none."""
+    access = discovery.find_member_access(host, paths.kubernetes / "kubelet.conf")
+    certs = [cert for _, cert in _parsed(paths.kubelet_client_pem, access.client_cert_pem)] if access else []
+    prefix, _, name = (pki.subject_of(certs[0]).common_name if certs else "").partition("system:node:")
+    return name if not prefix else ""
+
+
+def look_at_node(patient: Patient) -> Notes:
+    """The node as its cluster sees it, asked with the kubelet's own identity: a kubelet can be well and no node Ready."""
+    host, paths = patient.host, patient.paths
+    name = read_cert_node_name(host, paths)
+    if not patient.is_member or not name:
+        return
+    called = _read_called_name(host, _read_kubelet_flags(host, paths))
+    if called != name:
+        yield Note(
+            "node",
+            ERROR,
+            f"this machine is called {called} now, and its node is {name}: the kubelet cannot register, since its certificate "
+            f"is system:node:{name}'s",
+            f"hostnamectl set-hostname {name} (or add --hostname-override={name} to KUBELET_KUBEADM_ARGS in "
+            f"{paths.kubelet_flags_env}), then: systemctl restart kubelet",
+        )
+    try:
+        api = kubeapi.Api(host, kubeapi.read_identity(host, paths.kubernetes / "kubelet.conf"), retry_s=0)
+        node = api.get(kubeapi.path_of("Node", name))
+        requests = api.list(kubeapi.path_of("CertificateSigningRequest"), field=f"spec.signerName={_SERVING_SIGNER}")
+    except KbError as error:
+        yield Note("node", ERROR, f"the cluster does not say how node {name} is: {error}", error.remedy)
+        return
+    yield from _judge_node(name, node)
+    yield from _judge_serving_requests(name, requests)
+
+
+_SERVING_SIGNER = "kubernetes.io/kubelet-serving"
+
+
+def _judge_node(name: str, node: Optional[Mapping[str, Any]]) -> Notes:
+    if node is None:
+        text = f"the cluster has no node {name}: it was deleted, and a kubelet registers only when it starts"
+        yield Note("node", ERROR, text, "systemctl restart kubelet")
+        return
+    conditions = {str(item.get("type")): item for item in (node.get("status") or {}).get("conditions") or ()}
+    ready = conditions.get("Ready") or {}
+    if ready.get("status") != "True":
+        why = ready.get("message") or ready.get("reason") or "it has said nothing yet"
+        yield Note("node", ERROR, f"node {name} is NotReady: {why}", "journalctl -u kubelet -n 50 --no-pager")
+
+
+def _judge_serving_requests(name: str, requests: Iterable[Mapping[str, Any]]) -> Notes:
+    """With serverTLSBootstrap nobody approves the kubelet's serving certificate by himself, and without it logs, exec and
+    metrics end with "tls: internal error"."""
+    own = [item for item in requests if (item.get("spec") or {}).get("username") == f"system:node:{name}"]
+    pending = [item for item in own if discovery.judge_signing_request(item).state == "pending"]
+    if pending and len(pending) == len(own):
+        names = " ".join(str(item["metadata"]["name"]) for item in pending[-1:])
+        yield Note(
+            "node",
+            WARNING,
+            f"the kubelet of {name} has no serving certificate: its request {names} is Pending (serverTLSBootstrap; kubectl "
+            'logs and exec end with "tls: internal error")',
+            f"compare its names with this node's, then, on a control plane: kubectl certificate approve {names}",
+        )
+
+
 def look_at_disk(patient: Patient) -> Notes:
     """How long etcd's writes take, by etcd's own count: nothing is written to find out."""
     url = read_flags(patient.host, patient.paths, "etcd").get("listen-metrics-urls", "").partition(",")[0]
@@ -599,6 +674,7 @@ class Look:
 LOOKS: tuple[Look, ...] = (
     Look("checks", "this machine is fit for Kubernetes", look_at_checks),
     Look("chain", "kubelet, runtime, sandboxes, containers and probes", look_at_chain),
+    Look("node", "the cluster has this node, and it is Ready", look_at_node),
     Look("certificates", "certificates on disk are valid and have their keys", look_at_certs),
     Look("served-certificates", "servers show the certificates that are on disk", look_at_served_certs),
     Look("clock", "this clock and the API server's agree", look_at_clock),

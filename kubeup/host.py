@@ -271,7 +271,9 @@ class LocalHost:
         return path if self.is_live else self.root / path.relative_to("/")
 
     def exists(self, path: Path) -> bool:
-        return os.path.lexists(self.at(path))
+        """Whether there is something, a dangling link included. Raises HostError (file-unreadable) where that cannot be
+        seen: what an ordinary user may not look at is not missing."""
+        return self.stat(path) is not None
 
     def is_dir(self, path: Path) -> bool:
         return self.at(path).is_dir()
@@ -821,10 +823,13 @@ def _file_error(path: Path, verb: str, error: OSError) -> HostError:
             remedy=f"make space on the file system of {path.parent} (df -h {path.parent}), then run the command again",
             code="disk-full",
         )
+    lacks_rights = error.errno in (errno.EACCES, errno.EPERM) and os.geteuid() != 0
     return HostError(
         f"cannot {verb} {path}",
         cause=error.strerror or str(error),
-        remedy=f"look at it and its folder: ls -ld {path} {path.parent}",
+        remedy="run the command as root: sudo"
+        if lacks_rights
+        else f"look at it and its folder: ls -ld {path} {path.parent}",
         code="file-unreadable" if verb == "read" else "file-unwritable",
     )
 

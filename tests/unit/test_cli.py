@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -189,3 +190,16 @@ def test_completion(shell: str) -> None:
 def test_a_secret_never_shows() -> None:
     assert f"{Secret('x')}" == "***" and repr([Secret("x")]) == "[***]"
     assert Secret("x") == Secret("x") and Secret("x") != Secret("y")
+
+
+@pytest.mark.parametrize("command", ["doctor", "support-bundle"])
+def test_a_look_at_everything_needs_root(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become somebody else")
+    os.seteuid(65534)
+    try:
+        code = kb.main([command])
+    finally:
+        os.seteuid(0)
+    assert code == 4
+    assert f"sudo kb {command}" in capsys.readouterr().err

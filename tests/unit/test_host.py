@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import http.server
 import os
@@ -178,3 +179,26 @@ def test_a_second_lock_says_who_holds_the_first(host: LocalHost) -> None:
         assert f"kb init (pid {os.getpid()}" in caught.value.cause
     with host.lock(Path("/var/lib/kb/lock"), "kb init"):
         pass
+
+
+@contextlib.contextmanager
+def as_ordinary_user() -> Iterator[None]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become somebody else")
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_what_may_not_be_looked_at_is_not_missing(tmp_path: Path) -> None:
+    host = LocalHost(tmp_path)
+    host.write_file(Path("/var/lib/kb/state.json"), "{}", mode=0o600)
+    (tmp_path / "var/lib/kb").chmod(0o700)
+    for path in (tmp_path, *list(tmp_path.parents)[:2]):
+        path.chmod(0o711)
+    with as_ordinary_user(), pytest.raises(HostError) as caught:
+        host.exists(Path("/var/lib/kb/state.json"))
+    assert caught.value.cause == "Permission denied" and caught.value.remedy == "run the command as root: sudo"
+    assert not host.exists(Path("/var/lib/kb/state.json/x")) and not host.exists(Path("/nothing"))
