@@ -50,7 +50,7 @@ _PRIVATE_PARTS = re.compile(
 )
 _PUBLIC_ENDINGS = _names(
     "file files path paths dir folder name names ref refs mode modes ttl enabled usage usages plugin plugins version issuer "
-    "audience audiences count size timeout period seconds hash hashes url uri class type kind config reviews review "
+    "audience audiences count size timeout period seconds hash hashes url uri class type kind config reviews review kubeconfig "
     "requests request expiration lookup auth-file webhook cache go md"
 )
 """A name that ends with one of these says where a secret is, or something about it: its value is judged as a word is."""
@@ -92,15 +92,17 @@ _KNOWN_SHAPES = re.compile(
     rf"(?:sha256[:~-]|sha256:)[0-9a-f]{{64}}|{_UUID}|KUBE-[A-Z]{{2,10}}-[A-Z0-9]{{16}}|SHA256:[A-Za-z0-9+/]{{43}}"
 )
 """Long things that are public by what they are: digests, UIDs, iptables chains of kube-proxy, fingerprints of SSH keys."""
-_PLAIN_PART = re.compile(
-    r"[a-z]{1,32}|[A-Z]{1,32}|[A-Z][a-z]{1,31}|\d{1,20}[A-Za-zµ%]{0,3}|[a-z0-9]{1,10}|[A-Z0-9]{1,8}|[0-9a-f]{11,13}|0x[0-9a-f]{1,16}|"
-    r"(?:veth|cali|lxc|tap|pod|ens|enp|enx|eth)[0-9a-z]{1,12}|[IWEF]\d{4}|IPs?|IPv[46]|vCPUs?|UIDs?|[ku]?Pod[A-Z]{2,4}s?|\d{2}T\d{2}|\d{1,9}Z|\d{8}T\d{6}Z?"
+_NUMBER = re.compile(
+    r"\d{1,20}[A-Za-zµ%]{0,3}|0x[0-9a-f]{1,16}|[0-9a-f]{11,13}|[0-9a-f]{16}|[IWEF]\d{4}|\d{2}T\d{2}|\d{1,9}Z|\d{8}T\d{6}Z?"
 )
-_UNSPOKEN = re.compile(r"(?i)[b-df-hj-np-tv-xz]{5}")
+"""Numbers with their units, moments, short IDs (of a container, of a member of etcd, of an event)."""
+_SUFFIXED = re.compile(r"[a-z0-9]{1,10}|[A-Z0-9]{1,8}|(?:veth|cali|lxc|tap|pod|ens|enp|enx|eth)[0-9a-z]{1,12}")
+"""Names as machines make them: a pod's suffix, a link's end, a chain."""
+_UNSPOKEN = re.compile(r"[b-df-hj-np-tv-xz]{5}|[B-DF-HJ-NP-TV-XZ]{5}")
 """More consonants in a row than long words have."""
 _VOWEL = re.compile(r"(?i)[aeiouy]")
-_CHUNK = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-_CONTAINER_ID = re.compile(r"([0-9a-f]{64})")
+_CHUNK = re.compile(r"[A-Z]{2,}s?(?![a-z])|[A-Z]?[a-z]+|[A-Z]|\d+")
+_CONTAINER_ID = re.compile(r"([0-9a-f]{32,64})")
 _BOOTSTRAP_TOKEN = re.compile(r"(?<![a-z0-9])([a-z0-9]{6})\.[a-z0-9]{16}(?![a-z0-9])")
 _VENDOR_TOKEN = re.compile(
     r"(?<![A-Za-z0-9])(?:eyJ[\w-]{6}|gh[pousr]_|github_pat_|glpat-|hv[sbr]\.|xox[abprs]-|AKIA|ASIA|AIza|sk-|npm_|dckr_pat_|dop_v1_|SG\.)\S+"
@@ -122,10 +124,10 @@ _KEY_TAIL = re.compile(
 @functools.lru_cache(maxsize=65536)
 def _is_plain_part(part: str) -> bool:
     """Whether a run of letters and digits is a word, a number or a short suffix, as Kubernetes' names have them."""
-    if len(part) >= 15 and _UNSPOKEN.search(part):
-        return False
-    if _PLAIN_PART.fullmatch(part):
+    if _NUMBER.fullmatch(part) or _SUFFIXED.fullmatch(part):
         return True
+    if len(part) > 80 or (len(part) >= 15 and _UNSPOKEN.search(part)):
+        return False
     chunks = _CHUNK.findall(part)
     letters = [chunk for chunk in chunks if not chunk.isdigit()]
     digits = [chunk for chunk in chunks if chunk.isdigit()]
@@ -133,7 +135,7 @@ def _is_plain_part(part: str) -> bool:
         return False
     # identifiers are made of words and acronyms; a random text changes case at every second letter
     words = sum(len(chunk) > 2 and bool(chunk.isupper() or _VOWEL.search(chunk)) for chunk in letters)
-    return len(part) <= 80 and 10 * words >= 6 * len(letters)
+    return len(letters) <= 2 or 10 * words >= 6 * len(letters)
 
 
 def _is_plain(word: str) -> bool:

@@ -88,7 +88,7 @@ FOLDERS: tuple[str, ...] = (
 )
 _KEY_FILE = re.compile(r"\.(key|p12|pfx|jks)$|(^|/)(id_\w+|.*-key\.pem)$|^/etc/kubernetes/pki/(?!.*\.(crt|pub)$)")
 """Private keys, and whatever lies beside them that is no certificate and no public key."""
-_ID = re.compile(r"\"id\": ?\"([0-9a-f]{64})\"")
+_ID = re.compile(r"\"(?:id|uid|podSandboxId)\": ?\"([0-9a-f]{32,64})\"")
 
 # ---- collecting
 
@@ -116,7 +116,7 @@ def collect(patient: doctor.Patient) -> dict[str, str]:
 
 
 def _container_ids(host: Host, socket: str) -> frozenset[str]:
-    """The IDs of containers and sandboxes, which logs are full of: as texts they could be keys."""
+    """The IDs of containers, sandboxes and static pods, which logs are full of: as texts they could be keys."""
     answers = (host.query(runtime.crictl_argv(socket, *words, "-o", "json")) for words in (("ps", "-a"), ("pods",)))
     return frozenset(found for answer in answers for found in _ID.findall(answer.stdout))
 
