@@ -37,10 +37,11 @@ from kubeup.releases import NEWEST_PROVEN, Release, Version, is_at_least, kubele
 from kubeup.render import name_of
 
 if TYPE_CHECKING:
-    from kubeup import discovery, etcd, podnetwork, routes
+    from kubeup import discovery, etcd, health, podnetwork, routes
 else:
     discovery = lazy_import("kubeup.discovery")
     etcd = lazy_import("kubeup.etcd")
+    health = lazy_import("kubeup.health")
     podnetwork = lazy_import("kubeup.podnetwork")
     routes = lazy_import("kubeup.routes")
 
@@ -362,6 +363,13 @@ def check_service_route(node: Node) -> Findings:
             f"no route of this machine leads to {cidr}: its own programs, and pods in its network, will reach no Service",
             f"add a default route, or: ip route add {cidr} dev {own} (and keep it over a reboot)",
         )
+
+
+def check_anonymous_auth(node: Node) -> Findings:
+    """The API server's health endpoints have to be open to the kubelet, which probes them without credentials."""
+    closed = health.describe_closed_probes((arg.name, arg.value) for arg in node.config.cluster.api_server.extra_args)
+    if closed:
+        yield Finding("AnonymousAuth", WARNING, f"apiServer.extraArgs: {closed}", health.CLOSED_PROBES_REMEDY)
 
 
 def check_advertise_address(node: Node) -> Findings:
@@ -1286,6 +1294,7 @@ CHECKS: tuple[Check, ...] = (
     Check("FileAvailable-*", NODE, _CONTROL_PLANE, check_manifests),
     Check("FileAvailable-*", NODE, _in(JOIN), check_joined),
     Check("AdvertiseAddress", NODE, _in(INIT, JOIN_CONTROL_PLANE, DOCTOR), check_advertise_address),
+    Check("AnonymousAuth", NODE, _CONTROL_PLANE, check_anonymous_auth),
     Check("ServiceRoute", NODE, _EVERY_NODE, check_service_route),
     Check("HTTPProxy", NODE, _CONTROL_PLANE, check_proxy),
     Check("KubeletProxy", NODE, _in(INIT, JOIN_CONTROL_PLANE, DOCTOR), check_kubelet_proxy),

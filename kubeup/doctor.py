@@ -242,6 +242,25 @@ def probe_components(patient: Patient) -> dict[str, str]:
     return found
 
 
+def look_at_static_pods(patient: Patient) -> Notes:
+    """Static pods that run while the kubelet holds them for not ready: it is about to restart them."""
+    if not patient.is_control_plane:
+        return
+    try:
+        api = kubeapi.Api(patient.host, kubeapi.read_identity(patient.host, patient.kubeconfig), retry_s=0)
+        pods = health.read_static_pods(api, patient.config.node.name)
+        failing = [pod.component for pod in pods if pod.running_since and not pod.is_ready]
+        told = {name: health.read_probe_failure(api, f"{name}-{patient.config.node.name}") for name in failing}
+    except KbError:
+        return  # an API server that does not answer is another look's matter
+    for name, text in told.items():
+        flags = read_flags(patient.host, patient.paths, name)
+        closed = health.describe_closed_probes(flags.items()) if name == "kube-apiserver" else ""
+        remedy = health.CLOSED_PROBES_REMEDY if closed else f"crictl logs $(crictl ps -q --name {name})"
+        cause = "; ".join(filter(None, (text or "the kubelet has said nothing of its probes", closed)))
+        yield Note("static-pods", ERROR, f"{name} runs, and is not Ready: {cause}", remedy)
+
+
 def look_at_certs(patient: Patient) -> Notes:
     """Certificates on disk: valid now and for a while yet, and with the key that belongs to them."""
     host, paths = patient.host, patient.paths
@@ -674,6 +693,7 @@ class Look:
 LOOKS: tuple[Look, ...] = (
     Look("checks", "this machine is fit for Kubernetes", look_at_checks),
     Look("chain", "kubelet, runtime, sandboxes, containers and probes", look_at_chain),
+    Look("static-pods", "the kubelet's probes of this node's own pods succeed", look_at_static_pods),
     Look("node", "the cluster has this node, and it is Ready", look_at_node),
     Look("certificates", "certificates on disk are valid and have their keys", look_at_certs),
     Look("served-certificates", "servers show the certificates that are on disk", look_at_served_certs),

@@ -136,6 +136,35 @@ def read_static_pods(api: Api, node_name: str) -> list[StaticPod]:
     return [_static_pod(pod) for pod in pods]
 
 
+def read_probe_failure(api: Api, pod: str) -> str:
+    """Why the kubelet holds a pod of kube-system for not ready: the message of its newest event of that kind, such as
+    "Startup probe failed: HTTP probe failed with statuscode: 401"; "" where there is none."""
+    events = api.list(path_of("Event", namespace="kube-system"), field=f"involvedObject.name={pod},reason=Unhealthy")
+    newest = max(events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""), default={})
+    return str(newest.get("message", ""))
+
+
+def describe_closed_probes(flags: Iterable[tuple[str, str]]) -> str:
+    """What --anonymous-auth=false does to an API server with these flags (name, value); "" where it is not so.
+
+    The kubelet's probes carry no credentials. --authentication-config may let anonymous requests through to the health
+    endpoints alone (anonymous.conditions, KEP-4633).
+    """
+    told = dict(flags)
+    if told.get("anonymous-auth", "").lower() not in ("false", "f", "0") or "authentication-config" in told:
+        return ""
+    return (
+        "--anonymous-auth=false has the API server answer the kubelet's probes with 401, so the kubelet restarts it every few "
+        "minutes; nodes that join by a token cannot read cluster-info either"
+    )
+
+
+CLOSED_PROBES_REMEDY = (
+    "leave anonymous-auth out; to close all else to anonymous requests, give --authentication-config a file with an "
+    "AuthenticationConfiguration whose anonymous.conditions name /livez, /readyz and /healthz"
+)
+
+
 def _static_pod(pod: Object) -> StaticPod:
     component = str(pod["metadata"].get("labels", {}).get("component", pod["metadata"]["name"]))
     statuses = (pod.get("status") or {}).get("containerStatuses") or [{}]

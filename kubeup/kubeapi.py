@@ -35,6 +35,7 @@ _KINDS: Mapping[str, tuple[str, str, bool]] = {
     "Service": ("/api/v1", "services", True),
     "ServiceAccount": ("/api/v1", "serviceaccounts", True),
     "Endpoints": ("/api/v1", "endpoints", True),
+    "Event": ("/api/v1", "events", True),
     "DaemonSet": ("/apis/apps/v1", "daemonsets", True),
     "Deployment": ("/apis/apps/v1", "deployments", True),
     "Job": ("/apis/batch/v1", "jobs", True),

@@ -118,6 +118,7 @@ _PLURALS = [
     "configmaps",
     "nodes",
     "pods",
+    "events",
     "secrets",
     "services",
     "serviceaccounts",

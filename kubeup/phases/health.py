@@ -5,7 +5,7 @@ Mirrors cmd/kubeadm/app/cmd/phases/init/waitcontrolplane.go; the soak is kb's ow
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Optional
@@ -373,9 +373,11 @@ def soak(ctx: Context, name: str) -> None:
     soak_s = ctx.config.kb.soak_s
     expected = _expected_pods(ctx)
     restarts: dict[str, int] = {}
+    waiting: list[str] = []
 
     def look() -> str:
         pods = {pod.component: pod for pod in health.read_static_pods(ctx.api, name)}
+        waiting[:] = [pod.component for pod in pods.values() if pod.running_since and not pod.is_ready]
         missing = [f"{component} is not reported yet" for component in sorted(expected - set(pods))]
         for pod in pods.values():
             if pod.restarts > restarts.setdefault(pod.component, pod.restarts):
@@ -389,7 +391,34 @@ def soak(ctx: Context, name: str) -> None:
         return "; ".join(missing)
 
     limit = max(ctx.config.timeouts.control_plane_component_health_check_s, 3 * soak_s)
-    _Wait(ctx, limit, f"soak of {soak_s} s", tuple(sorted(expected))).until(look)
+    wait = _Wait(
+        ctx,
+        limit,
+        f"soak of {soak_s} s",
+        tuple(sorted(expected)),
+        find_cause=lambda: find_failing_probe(ctx, name, waiting),
+    )
+    wait.until(look)
+
+
+def find_failing_probe(ctx: Context, node_name: str, components: Iterable[str]) -> Optional[diagnose.BrokenLink]:
+    """The first of these static pods that runs while the kubelet's probe of it fails, in the kubelet's own words."""
+    for component in components:
+        told = health.read_probe_failure(ctx.api, f"{component}-{node_name}")
+        if not told:
+            continue
+        flags = ((arg.name, arg.value) for arg in ctx.config.cluster.api_server.extra_args)
+        closed = health.describe_closed_probes(flags) if component == "kube-apiserver" and "401" in told else ""
+        return diagnose.BrokenLink(
+            f"{component} runs, and is not Ready",
+            cause=f"{told}; {closed}" if closed else told,
+            remedy=f"{health.CLOSED_PROBES_REMEDY}; then run the command again"
+            if closed
+            else f"crictl logs $(crictl ps -q --name {component}), then run the command again",
+            is_final=bool(closed),
+            link="pod-probe",
+        )
+    return None
 
 
 def _age_s(ctx: Context, pod: health.StaticPod) -> float:

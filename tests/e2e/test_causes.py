@@ -290,6 +290,35 @@ def forwarding_lost(node: Node) -> Iterator[None]:
 # ---- the table
 
 
+@contextlib.contextmanager
+def renamed_machine(node: Node) -> Iterator[None]:
+    """The machine gets another name, and its kubelet is started again."""
+    node.run("hostname renamed && systemctl restart kubelet && sleep 3")
+    try:
+        yield
+    finally:
+        node.run("hostname cp1 && systemctl restart kubelet")
+        node.wait_node_ready()
+
+
+@contextlib.contextmanager
+def serving_certificate_pending(node: Node) -> Iterator[None]:
+    """serverTLSBootstrap, without anybody who approves."""
+    config = "/var/lib/kubelet/config.yaml"
+    good = node.read(config)
+    node.write(config, f"{good}serverTLSBootstrap: true\n")
+    node.run(
+        "mkdir /root/serving && mv /var/lib/kubelet/pki/kubelet.crt /var/lib/kubelet/pki/kubelet.key /root/serving/"
+    )
+    node.run("systemctl restart kubelet && sleep 6")
+    try:
+        yield
+    finally:
+        node.write(config, good)
+        node.run("mv /root/serving/* /var/lib/kubelet/pki/ && rmdir /root/serving && systemctl restart kubelet")
+        node.wait_node_ready()
+
+
 @dataclass(frozen=True)
 class Cause:
     """A way to break a node, and what must be said of it.
@@ -567,6 +596,36 @@ CAUSES = (
         kubelet_behind_a_proxy,
         (r"systemd gives the kubelet the proxy " + re.escape(PROXY), r"10\.77\.0\.11", r"NO_PROXY=\S*10\.77\.0\.11"),
         "preflight",
+    ),
+    Cause(
+        "no anonymous requests to the API server",
+        nothing,
+        (
+            r"kube-apiserver runs, and is not Ready",
+            r"statuscode: 401; --anonymous-auth=false",
+            r"remedy: +leave anonymous-auth out",
+        ),
+        "not-healthy",
+        config={
+            "cluster": {"apiServer": {"extraArgs": [{"name": "anonymous-auth", "value": "false"}]}},
+            "kb": {"podNetwork": {"plugin": "bridge"}, "soak": "10s"},
+        },
+        strikes_at="wait-control-plane",
+    ),
+    Cause(
+        "a serving certificate that nobody approves",
+        serving_certificate_pending,
+        (r"the kubelet of cp1 has no serving certificate", r"kubectl certificate approve csr-\S+"),
+        "",
+        command="doctor",
+        is_fatal=False,
+    ),
+    Cause(
+        "a machine that was renamed",
+        renamed_machine,
+        (r"called renamed now, and its node is cp1", r"hostnamectl set-hostname cp1"),
+        "",
+        command="doctor",
     ),
     Cause(
         "clock two hours off",

@@ -155,6 +155,7 @@ def test_the_order_is_kubeadm_s() -> None:
     names = [check.names for check in checks.CHECKS if checks.INIT in check.workflows]
     ours = {
         "AdvertiseAddress",
+        "AnonymousAuth",
         "ServiceRoute",
         "KubeletProxy",
         "CgroupDriver",
@@ -1107,3 +1108,21 @@ def test_the_runtime_s_own_sandbox_image_must_come_too() -> None:
     assert 'sandbox_image = "r.example/k/pause:3.10.1"' in finding.remedy
     host.answers[f"{CRICTL} images -o json"] = image_list("registry.k8s.io/pause:3.6")
     assert found(make_node(host, image_repository="r.example/k"), checks.check_images) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "is_told"),
+    [
+        ((Arg("anonymous-auth", "false"),), True),
+        ((Arg("anonymous-auth", "true"), Arg("anonymous-auth", "False")), True),
+        ((Arg("anonymous-auth", "false"), Arg("anonymous-auth", "true")), False),
+        ((Arg("anonymous-auth", "false"), Arg("authentication-config", "/etc/a.yaml")), False),
+        ((), False),
+    ],
+)
+def test_an_api_server_that_is_closed_to_the_kubelet_s_probes(args: tuple[Arg, ...], is_told: bool) -> None:
+    cluster = ClusterConfiguration("v1.35.6", api_server=APIServer(extra_args=args))
+    config = InitConfig(cluster, NodeRegistration("cp1"), LocalAPIEndpoint("10.0.0.11"))
+    found = list(checks.check_anonymous_auth(checks.Node(FakeHost(), config, find_release("v1.35.6"))))
+    assert bool(found) is is_told
+    assert all(note.level == "warning" and "--authentication-config" in note.remedy for note in found)

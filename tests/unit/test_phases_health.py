@@ -12,6 +12,8 @@ import pytest
 
 from kubeup import clusterobjects
 from kubeup.config.types import (
+    APIServer,
+    Arg,
     ClusterConfiguration,
     InitConfig,
     KbConfiguration,
@@ -148,6 +150,30 @@ def test_without_kube_proxy_its_absence_is_the_cause(tmp_path: Path) -> None:
     with pytest.raises(ClusterError) as caught:
         health.verify_node(ctx)
     assert caught.value.cause.startswith("CoreDNS is not Ready yet; there is no kube-proxy")
+
+
+def probe_fails(ctx: Context, component: str, message: str) -> None:
+    objects = node_of(ctx).cluster.objects
+    objects[f"{PODS}/{component}-cp1"]["status"]["containerStatuses"][0]["ready"] = False
+    for number, text in enumerate(("Startup probe failed: refused", message)):
+        event = {"involvedObject": {"name": f"{component}-cp1"}, "reason": "Unhealthy", "message": text}
+        event["lastTimestamp"] = f"2026-01-01T00:00:0{number}Z"
+        objects[f"/api/v1/namespaces/kube-system/events/{component}.{number}"] = {"metadata": {"name": "x"}, **event}
+
+
+@pytest.mark.parametrize(("value", "is_final"), [("false", True), ("true", False)])
+def test_a_probe_that_fails_is_told_in_the_kubelet_s_words(tmp_path: Path, value: str, is_final: bool) -> None:
+    args = APIServer(extra_args=(Arg("anonymous-auth", value),))
+    ctx = make_context(tmp_path, cluster=ClusterConfiguration("v1.35.0", api_server=args))
+    probe_fails(ctx, "kube-apiserver", "Startup probe failed: HTTP probe failed with statuscode: 401")
+    started = ctx.host.monotonic()
+    with pytest.raises(ClusterError) as caught:
+        health.soak(ctx, "cp1")
+    assert caught.value.what == "kube-apiserver runs, and is not Ready"
+    assert caught.value.cause.startswith("Startup probe failed: HTTP probe failed with statuscode: 401")
+    assert ("--anonymous-auth=false has the API server answer" in caught.value.cause) is is_final
+    waited = ctx.host.monotonic() - started
+    assert (waited < 20) is is_final, f"it gave up after {waited:.0f} s"
 
 
 def test_a_second_run_looks_at_ready_pods_and_dns(tmp_path: Path) -> None:
