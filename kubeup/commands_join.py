@@ -12,6 +12,7 @@ from kubeup import commands, releases
 from kubeup.errors import HostError, UsageError
 from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
+from kubeup.trust import Anchors
 
 if TYPE_CHECKING:
     from kubeup import discovery, dryrun, host, kubeapi, kubeconfig, state, workflow
@@ -291,7 +292,7 @@ def _make_context(target: Host, config: JoinConfig, paths: Paths, report: Report
             found = kubeconfig.parse_kubeconfig(config.bootstrap_kubeconfig.reveal(), source="bootstrap-kubelet.conf")
             identity = discovery.Access(
                 config.reached_server or config.server,
-                found.ca_pem,
+                Anchors.given(found.ca_pem) if found.ca_pem else None,
                 found.token,
                 client_cert_pem=found.client_cert_pem,
                 client_key_pem=found.client_key_pem,

@@ -9,6 +9,7 @@ from kubeup import commands
 from kubeup.errors import HostError, UsageError
 from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
+from kubeup.trust import Anchors
 
 if TYPE_CHECKING:
     from kubeup import bundle, host, layout, mirror
@@ -83,7 +84,7 @@ def sync(call: Invocation) -> int:
     url = f"{base.partition('://')[0]}://{server}"
     count = 0
     for name in mirror.sync(
-        local, layouts, url, prefix=prefix, tls=host.Tls(ca) if ca else None, tell=call.report.waiting
+        local, layouts, url, prefix=prefix, tls=host.Tls(Anchors.given(ca)) if ca else None, tell=call.report.waiting
     ):
         call.print(f"pushed {name}")
         count += 1

@@ -14,7 +14,6 @@ import datetime
 import email.utils
 import ipaddress
 import itertools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,11 +23,13 @@ from kubeup import kubeapi, tokens
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, LoadBalancer, PodNetwork, Timeouts
 from kubeup.errors import ClusterError, HostError, KbError, UsageError
 from kubeup.frozen import frozen
-from kubeup.host import Host, HttpResponse, Tls, Unreachable
+from kubeup.host import UNPROVEN, Host, HttpResponse, Tls, Unreachable
+from kubeup.json_text import parse_json_object
 from kubeup.kubeapi import path_of
 from kubeup.kubeconfig import Kubeconfig, parse_kubeconfig, read_kubeconfig, render_kubeconfig
 from kubeup.lazy import lazy_import
 from kubeup.secret import Secret
+from kubeup.trust import Anchors, Offered
 
 if TYPE_CHECKING:
     from kubeup import clusterobjects, pki
@@ -49,6 +50,8 @@ TOKEN_CONTEXT = "tls-bootstrap-token-user@kubernetes"  # noqa: S105
 _NEW_TOKEN = "on a control plane: kb token create --print-join-command"  # noqa: S105
 
 _NO_BALANCER = LoadBalancer()
+_MAX_KUBECONFIG = 1 << 16
+"""Bytes of cluster-info's kubeconfig: an address and some certificates. It is read before anything is proven."""
 
 Tell = Callable[[str], None]
 
@@ -58,7 +61,8 @@ class Access:
     """A cluster that is trusted, and who this node is to it."""
 
     server: str
-    ca_pem: str
+    ca: Optional[Anchors]
+    """None: whom the system believes (a discovery file without an authority)."""
     token: Secret = kubeapi.NO_TOKEN
     user: str = TOKEN_USER
     client_cert_pem: str = ""
@@ -74,10 +78,12 @@ class Access:
     """The server that answered discovery: the command line's, where cluster-info names another."""
 
     @property
+    def ca_pem(self) -> str:
+        return self.ca.pem if self.ca else ""
+
+    @property
     def identity(self) -> kubeapi.Identity:
-        tls = Tls(
-            ca_pem=self.ca_pem or None, cert_pem=self.client_cert_pem or None, key_pem=self.client_key_pem or None
-        )
+        tls = Tls(self.ca, cert_pem=self.client_cert_pem or None, key_pem=self.client_key_pem or None)
         return kubeapi.Identity(self.server.rstrip("/"), tls, self.token)
 
     def render_bootstrap_kubeconfig(self, cluster_name: str) -> Secret:
@@ -152,7 +158,7 @@ def _discover_by_token(host: Host, wanted: BootstrapTokenDiscovery, tls_token: S
 
     def look() -> Optional[_Trouble]:
         try:
-            answer = host.http_get(server + CLUSTER_INFO, tls=Tls(verify=False))
+            answer = host.http_get(server + CLUSTER_INFO, tls=UNPROVEN)
         except Unreachable as error:
             return judge_unreachable(error, wanted.api_server_endpoint)
         seen["skew_s"] = measure_skew(answer, host.now())
@@ -166,10 +172,20 @@ def _discover_by_token(host: Host, wanted: BootstrapTokenDiscovery, tls_token: S
     text: str = seen["text"]
     skew_s: float = seen["skew_s"]
     found = parse_kubeconfig(text, source=f"in ConfigMap kube-public/cluster-info at {server}")
+    offered = Offered(found.ca_pem)
     if wanted.ca_cert_hashes:
-        _check_again(host, server, found.ca_pem, text, skew_s)
+        pinned = pki.keep_pinned(offered, wanted.ca_cert_hashes)
+        assert pinned is not None  # _check_cluster_info has seen to it
+        _check_again(host, server, pinned, text, skew_s)
+    else:
+        patience.note(
+            "the cluster's authority is not pinned (--discovery-token-unsafe-skip-ca-verification): whoever knows the token can "
+            "pass for the cluster, every node that joins with it included"
+        )
     token = tls_token or wanted.token
-    return Access(found.server, found.ca_pem, token, skew_s=skew_s, has_signed=token == wanted.token, asked=server)
+    return Access(
+        found.server, Anchors.vouched(offered), token, skew_s=skew_s, has_signed=token == wanted.token, asked=server
+    )
 
 
 def _read_cluster_info(answer: HttpResponse, server: str) -> Any:
@@ -177,7 +193,7 @@ def _read_cluster_info(answer: HttpResponse, server: str) -> Any:
     body = _json(answer)
     where = f"{server}{CLUSTER_INFO}"
     if answer.status == 200 and body.get("kind") == "ConfigMap":
-        return body.get("data") or {}
+        return _texts_of(body.get("data"))
     if answer.status in (429, 500, 502, 503, 504):
         told = body.get("message") or answer.body[:100].decode(errors="replace").strip() or "no reason given"
         return _Trouble(
@@ -212,26 +228,35 @@ def _read_cluster_info(answer: HttpResponse, server: str) -> Any:
     )
 
 
+def _texts_of(data: object) -> dict[str, str]:
+    """The entries of a ConfigMap's data that are texts: what a server sends that is no API server may be anything."""
+    return {key: value for key, value in data.items() if isinstance(value, str)} if isinstance(data, dict) else {}
+
+
 def _check_cluster_info(
     host: Host, server: str, data: Mapping[str, str], wanted: BootstrapTokenDiscovery
 ) -> Optional[_Trouble]:
     """The pin, then the signature: a wrong cluster is the more telling of the two."""
     text = str(data.get("kubeconfig", ""))
+    if len(text) > _MAX_KUBECONFIG:
+        return _Trouble(_bad_cluster_info(f"its kubeconfig has more than {_MAX_KUBECONFIG} bytes"), 0)
     if not text:
         cause = "its key kubeconfig is missing"
         return _Trouble(_bad_cluster_info(cause), SETTLE_S)
     try:
-        ca_pem = parse_kubeconfig(text, source="in cluster-info").ca_pem
-        found = pki.ca_cert_hashes(ca_pem)
+        offered = Offered(parse_kubeconfig(text, source="in cluster-info").ca_pem)
+        found = pki.ca_cert_hashes(offered.pem)
+        pinned = pki.keep_pinned(offered, wanted.ca_cert_hashes)
     except (HostError, ValueError) as error:
         return _Trouble(_bad_cluster_info(" ".join(str(error).split())), 0)
-    pins = [pki.parse_ca_cert_hash(pin) for pin in wanted.ca_cert_hashes]
-    if pins and not set(pins) & set(found):
-        return _Trouble(_pin_mismatch(server, found, pins), 0)
+    if not found:
+        return _Trouble(_bad_cluster_info("its kubeconfig holds no certificate of an authority"), 0)
+    if wanted.ca_cert_hashes and not pinned:
+        return _Trouble(_pin_mismatch(server, found, wanted.ca_cert_hashes), 0)
     token_id, _ = tokens.parse_token(wanted.token)
     jws = data.get(tokens.jws_key(token_id))
     if jws is None:
-        return _explain_missing_signature(host, server, data, wanted.token, ca_pem=ca_pem if pins else "")
+        return _explain_missing_signature(host, server, data, wanted.token, pinned)
     if not tokens.is_signed(text, jws, wanted.token):
         return _Trouble(
             ClusterError(
@@ -246,22 +271,24 @@ def _check_cluster_info(
 
 
 def _explain_missing_signature(
-    host: Host, server: str, data: Mapping[str, str], token: Secret, *, ca_pem: str
+    host: Host, server: str, data: Mapping[str, str], token: Secret, pinned: Optional[Anchors]
 ) -> _Trouble:
-    """Unknown token, or nobody who signs: the API server tells, asked over a connection that the pin has proven."""
+    """Unknown token, or nobody who signs: the API server tells, asked over a connection that a pin has proven. Without a
+    pin the token is not shown to it."""
     token_id, _ = tokens.parse_token(token)
     others = sorted(key for key in data if key.startswith("jws-kubeconfig-"))
     is_known: Optional[bool] = None
-    if ca_pem:
+    if pinned:
         try:
             answer = host.http_get(
                 f"{server}/version",
-                tls=Tls(ca_pem=ca_pem),
+                tls=Tls(pinned),
                 headers={"Authorization": f"Bearer {token.reveal()}", "Accept": "application/json"},
             )
             is_known = answer.status != 401
-        except Unreachable:
-            is_known = None
+        except Unreachable as error:
+            if error.reason == "tls":
+                return _Trouble(explain_untrusted(error, server, 0.0, host.now()), 0)
     if is_known is None:
         is_known = not others
     if not is_known:
@@ -308,13 +335,13 @@ def _bad_cluster_info(cause: str) -> ClusterError:
     )
 
 
-def _check_again(host: Host, server: str, ca_pem: str, text: str, skew_s: float) -> None:
-    """The same question over a connection that only the pinned CA's server can answer, and the same answer."""
+def _check_again(host: Host, server: str, pinned: Anchors, text: str, skew_s: float) -> None:
+    """The same question over a connection that only a server of the pinned CA can answer, and the same answer."""
     try:
-        answer = host.http_get(server + CLUSTER_INFO, tls=Tls(ca_pem=ca_pem))
+        answer = host.http_get(server + CLUSTER_INFO, tls=Tls(pinned))
     except Unreachable as error:
         raise explain_untrusted(error, server, skew_s, host.now()) from error
-    again = (_json(answer).get("data") or {}).get("kubeconfig")
+    again = _texts_of(_json(answer).get("data")).get("kubeconfig")
     if answer.status != 200 or again != text:
         raise ClusterError(
             "cluster-info differs between two looks",
@@ -330,7 +357,9 @@ def _check_again(host: Host, server: str, ca_pem: str, text: str, skew_s: float)
 
 def _discover_by_file(host: Host, place: str, tls_token: Secret, patience: _Patience) -> Access:
     found = _read_discovery_file(host, place, patience)
-    tls = Tls(ca_pem=found.ca_pem or None, cert_pem=found.client_cert_pem or None, key_pem=found.client_key_pem or None)
+    # the file is the operator's own, or came from a server that the system believes
+    ca = Anchors.given(found.ca_pem) if found.ca_pem else None
+    tls = Tls(ca, cert_pem=found.client_cert_pem or None, key_pem=found.client_key_pem or None)
     has_own = bool(found.token or (found.client_cert_pem and found.client_key_pem))
     if not tls_token and not has_own:
         raise UsageError(
@@ -373,8 +402,9 @@ def _discover_by_file(host: Host, place: str, tls_token: Secret, patience: _Pati
         told = parse_kubeconfig(seen["text"], source=f"in ConfigMap kube-public/cluster-info at {server}")
         if told.server.rstrip("/") != server:
             notes.append(f"{place} names the server {server}, the cluster itself {told.server}: the file's is taken")
-        found = replace(found, ca_pem=found.ca_pem or told.ca_pem)
-    access = Access(server, found.ca_pem, skew_s=seen["skew_s"], notes=tuple(notes))
+        # the connection was proven, so what came over it is the cluster's word
+        ca = ca or (Anchors.vouched(Offered(told.ca_pem)) if told.ca_pem else None)
+    access = Access(server, ca, skew_s=seen["skew_s"], notes=tuple(notes))
     if tls_token:
         return replace(access, token=tls_token)
     return replace(
@@ -429,7 +459,7 @@ def find_member_access(host: Host, kubelet_conf: Path) -> Optional[Access]:
         return None
     return Access(
         found.server,
-        found.ca_pem,
+        Anchors.given(found.ca_pem) if found.ca_pem else None,
         user=found.user,
         client_cert_pem=found.client_cert_pem,
         client_key_pem=found.client_key_pem,
@@ -603,11 +633,14 @@ def measure_skew(answer: HttpResponse, now: datetime.datetime) -> float:
     text = answer.headers.get("date", "")
     try:
         moment = email.utils.parsedate_to_datetime(text)
-    except (TypeError, ValueError, IndexError):
+    except (TypeError, ValueError, IndexError, OverflowError):
         return 0.0
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=datetime.timezone.utc)
-    return (moment - now).total_seconds()
+    try:
+        return (moment - now).total_seconds()
+    except OverflowError:  # a time zone at the end of the calendar
+        return 0.0
 
 
 def describe_skew(skew_s: float) -> str:
@@ -693,10 +726,9 @@ def clock_error(skew_s: float, now: datetime.datetime) -> ClusterError:
 
 def _json(answer: HttpResponse) -> dict[str, Any]:
     try:
-        body = json.loads(answer.body)
+        return parse_json_object(answer.body, "the answer")
     except ValueError:
         return {}
-    return body if isinstance(body, dict) else {}
 
 
 # ---- the TLS bootstrap: the kubelet's certificate signing request

@@ -49,7 +49,7 @@ from kubeup.config.types import (
 )
 from kubeup.errors import HostError, KbError
 from kubeup.frozen import frozen
-from kubeup.host import Host, Tls, Unreachable
+from kubeup.host import UNPROVEN, Host, Unreachable
 from kubeup.paths import Paths
 from kubeup.releases import Release
 from kubeup.render import load_yaml, yaml
@@ -367,7 +367,7 @@ def look_at_clock(patient: Patient) -> Notes:
         return
     try:
         before = patient.host.now()
-        answer = patient.host.http_get(f"{server}/version", tls=Tls(verify=False), timeout_s=5)
+        answer = patient.host.http_get(f"{server}/version", tls=UNPROVEN, timeout_s=5)
     except Unreachable:
         return
     skew = read_skew_s(answer.headers.get("date", ""), before)
@@ -639,7 +639,7 @@ def _answers(host: Host, address: str) -> bool:
     """Whether anything comes back from an address: the kubelet's port is asked, and a refusal is an answer."""
     shown = f"[{address}]" if ":" in address else address
     try:
-        host.http_get(f"https://{shown}:10250/healthz", tls=Tls(verify=False), timeout_s=3)
+        host.http_get(f"https://{shown}:10250/healthz", tls=UNPROVEN, timeout_s=3)
     except Unreachable as error:
         return error.reason in ("refused", "reset", "tls")
     return True

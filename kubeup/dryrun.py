@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 
 from kubeup.frozen import frozen
 from kubeup.host import (
+    MAX_ANSWER,
+    AnyTls,
     Argv,
     CommandResult,
     FileStat,
@@ -115,12 +117,18 @@ class DryRunHost:
         return self.inner.query(argv, timeout_s=timeout_s, env=env, stdin=stdin)
 
     def http_get(
-        self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 10
+        self,
+        url: str,
+        *,
+        tls: Optional[AnyTls] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        timeout_s: float = 10,
+        max_bytes: int = MAX_ANSWER,
     ) -> HttpResponse:
         planned = self._objects.get(url.partition("?")[0])
         if planned is not None:
             return HttpResponse(200, planned)
-        return self.inner.http_get(url, tls=tls, headers=headers, timeout_s=timeout_s)
+        return self.inner.http_get(url, tls=tls, headers=headers, timeout_s=timeout_s, max_bytes=max_bytes)
 
     def http_ask(self, url: str, body: bytes, *, tls: Optional[Tls] = None, timeout_s: float = 10) -> HttpResponse:
         return self.inner.http_ask(url, body, tls=tls, timeout_s=timeout_s)

@@ -19,8 +19,10 @@ from kubeup.config.types import ExternalEtcd
 from kubeup.errors import ClusterError
 from kubeup.frozen import frozen
 from kubeup.host import Host, HttpResponse, Tls, Unreachable
+from kubeup.json_text import parse_json
 from kubeup.paths import Paths
 from kubeup.secret import Secret
+from kubeup.trust import Anchors
 
 CLIENT_URLS_ANNOTATION = "kubeadm.kubernetes.io/etcd.advertise-client-urls"
 """On every etcd pod: where its clients go."""
@@ -185,7 +187,7 @@ class Etcd:
 
 def _read_answer(verb: str, endpoint: str, status: int, text: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(text or b"{}")
+        found = parse_json(text or b"{}", endpoint)
     except ValueError:
         found = {"message": text[:200].decode(errors="replace")}
     if not isinstance(found, dict):
@@ -214,7 +216,7 @@ def read_client_tls(host: Host, paths: Paths) -> Tls:
     """The health check's client certificate, which every control plane has. Raises HostError (file-unreadable)."""
     folder = paths.pki / "etcd"
     return Tls(
-        ca_pem=host.read_text(folder / "ca.crt"),
+        Anchors.given(host.read_text(folder / "ca.crt")),
         cert_pem=host.read_text(folder / "healthcheck-client.crt"),
         key_pem=Secret(host.read_text(folder / "healthcheck-client.key")),
     )
@@ -229,7 +231,7 @@ def read_external_tls(host: Host, external: ExternalEtcd) -> Tls:
         host.read_text(Path(name)) if name else None
         for name in (external.key_file, external.ca_file, external.cert_file)
     )
-    return Tls(ca_pem=ca, cert_pem=cert, key_pem=Secret(key) if key else None)
+    return Tls(Anchors.given(ca) if ca else None, cert_pem=cert, key_pem=Secret(key) if key else None)
 
 
 def probe_external(host: Host, external: ExternalEtcd) -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import Any, Optional
 from kubeup import dns
 from kubeup.config.types import InitConfig
 from kubeup.frozen import frozen
-from kubeup.host import Host, Tls, Unreachable
+from kubeup.host import UNPROVEN, Host, Tls, Unreachable
 from kubeup.kubeapi import Api, Object, path_of
 from kubeup.paths import Paths
 from kubeup.render import load_yaml
@@ -89,7 +89,7 @@ def _bracket(address: str) -> str:
 def probe_url(host: Host, url: str, *, tls: Optional[Tls] = None) -> Health:
     """One GET. The control plane's own ports show self-signed certificates on loopback: nothing to verify there."""
     try:
-        answer = host.http_get(url, tls=tls or Tls(verify=False), timeout_s=5)
+        answer = host.http_get(url, tls=tls or UNPROVEN, timeout_s=5)
     except Unreachable as error:
         return Health(False, error.reason)
     body = answer.body[:400].decode(errors="replace").strip().replace("\n", "; ")

@@ -12,7 +12,9 @@ import contextlib
 import datetime
 import errno
 import fcntl
+import functools
 import grp
+import io
 import ipaddress
 import os
 import pwd
@@ -28,12 +30,13 @@ import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Optional, Protocol, Union
+from typing import TYPE_CHECKING, Any, BinaryIO, Optional, Protocol, Union
 
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
 from kubeup.lazy import lazy_import
 from kubeup.secret import Secret
+from kubeup.trust import Anchors
 
 if TYPE_CHECKING:
     import http.client as http_client
@@ -78,13 +81,40 @@ class CommandResult:
 
 @frozen
 class Tls:
-    """How to speak TLS: trust `ca_pem` (None: the system's roots), show `cert_pem` with `key_pem`; verify=False
-    asks for no proof at all, which only health probes of loopback ports and discovery may do."""
+    """How to speak TLS: believe `ca` (None: the system's roots), show `cert_pem` with `key_pem`."""
 
-    ca_pem: Optional[str] = None
+    ca: Optional[Anchors] = None
     cert_pem: Optional[str] = None
     key_pem: Optional[Secret] = None
-    verify: bool = True
+
+
+@frozen
+class Unproven:
+    """TLS with whoever answers, without any proof: for probes of this machine's own ports, and for the first question of
+    discovery. It carries no credentials."""
+
+
+UNPROVEN = Unproven()
+AnyTls = Union[Tls, Unproven]
+_CREDENTIALS = frozenset(("authorization", "cookie", "proxy-authorization"))
+
+
+def require_safe(url: str, tls: Optional[AnyTls], headers: Mapping[str, str]) -> None:
+    """Raise HostError (credentials-unprotected) where a request would hand credentials to whoever listens: over plain
+    http, or to a server that is not asked who it is."""
+    has_secret = bool(_CREDENTIALS.intersection(name.lower() for name in headers))
+    is_plain = not url.startswith("https://")
+    if not has_secret and not (is_plain and isinstance(tls, Tls) and tls.key_pem):
+        return
+    if is_plain or isinstance(tls, Unproven):
+        raise HostError(
+            f"kb does not send credentials to {url.partition('?')[0]}",
+            cause="the connection is plain http: whoever is on the way reads them"
+            if is_plain
+            else "the server has not proven who it is",
+            remedy="give the server's https:// address" if is_plain else "name the authority of the server",
+            code="credentials-unprotected",
+        )
 
 
 @frozen
@@ -98,32 +128,96 @@ class HttpResponse:
 
 CHUNK = 1 << 20
 """Bytes of a stream that are held at a time."""
+MAX_ANSWER = 4 << 20
+"""Bytes of an answer that is held whole; whoever wants more says so."""
+BODY_S = 30.0
+"""How much longer than its beginning a whole answer may take."""
+_MIN_RATE = 1024
+"""Bytes a second, on average, that a stream has to bring after its first minute: less is a server that holds on."""
+_MAX_STREAM = 64 << 30
+
+
+class _Deadline:
+    """A moment that every single wait of a connection counts down to: socket timeouts alone begin anew with each byte."""
+
+    def __init__(self, seconds: float) -> None:
+        self.at = time.monotonic() + seconds
+
+    def extend(self, seconds: float) -> None:
+        self.at = time.monotonic() + seconds
+
+    @property
+    def left_s(self) -> float:
+        left = self.at - time.monotonic()
+        if left <= 0:
+            raise socket.timeout("it sends too slowly")
+        return left
+
+
+class _TimedReader(io.RawIOBase):
+    """A socket's bytes, each wait no longer than the deadline leaves."""
+
+    def __init__(self, connection: socket.socket, deadline: _Deadline) -> None:
+        self._socket, self._deadline = connection, deadline
+        self._raw = connection.makefile("rb", buffering=0)  # keeps the socket open while an answer is read
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> Optional[int]:
+        self._socket.settimeout(self._deadline.left_s)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _TimedSocket:
+    """What http.client's response asks of a socket."""
+
+    def __init__(self, connection: socket.socket, deadline: _Deadline) -> None:
+        self._socket, self._deadline = connection, deadline
+
+    def makefile(self, *_: Any, **__: Any) -> io.BufferedReader:
+        return io.BufferedReader(_TimedReader(self._socket, self._deadline))
 
 
 class HttpStream:
     """An answer whose body is read piece by piece. headers: names in lower case."""
 
-    def __init__(self, url: str, answer: http_client.HTTPResponse) -> None:
+    def __init__(self, url: str, answer: http_client.HTTPResponse, deadline: _Deadline, stall_s: float) -> None:
         self.url = url
         self.status = answer.status
         self.headers: Mapping[str, str] = {name.lower(): value for name, value in answer.getheaders()}
-        self._answer = answer
+        self._answer, self._deadline, self._stall_s = answer, deadline, stall_s
 
-    def chunks(self) -> Iterator[bytes]:
-        """The body. Raises Unreachable (reset) where it ends before its announced length."""
+    def chunks(self, *, max_bytes: int = _MAX_STREAM) -> Iterator[bytes]:
+        """The body. Raises Unreachable where it ends before its announced length (reset), brings nothing for a while or
+        next to nothing for long (timeout), or has more than max_bytes (other)."""
         announced = self.headers.get("content-length", "")
-        left = int(announced) if announced.isdigit() else None
+        left = int(announced) if announced.isdigit() and len(announced) < 20 else None
+        started, came = time.monotonic(), 0
         try:
-            while piece := self._answer.read(CHUNK):
+            while True:
+                self._deadline.extend(self._stall_s)
+                piece = self._answer.read1(CHUNK)
+                if not piece:
+                    break
+                came += len(piece)
                 left = left - len(piece) if left is not None else None
+                if came > max_bytes:
+                    raise Unreachable(self.url, "other", f"it sends more than {max_bytes} bytes")
+                if came < _MIN_RATE * (time.monotonic() - started - 60):
+                    raise socket.timeout("it sends too slowly")
                 yield piece
         except (OSError, http_client.HTTPException, ValueError) as error:
             raise Unreachable(self.url, _reason_of(error), str(error) or type(error).__name__) from error
         if left:
             raise Unreachable(self.url, "reset", f"{left} bytes are missing at the end")
 
-    def read(self) -> bytes:
-        return b"".join(self.chunks())
+    def read(self, *, max_bytes: int = MAX_ANSWER) -> bytes:
+        return b"".join(self.chunks(max_bytes=max_bytes))
 
 
 @frozen
@@ -191,7 +285,13 @@ class Host(Protocol):
         self, argv: Argv, *, timeout_s: float = 30, env: Optional[Mapping[str, str]] = None, stdin: str = ""
     ) -> CommandResult: ...
     def http_get(
-        self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 10
+        self,
+        url: str,
+        *,
+        tls: Optional[AnyTls] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        timeout_s: float = 10,
+        max_bytes: int = MAX_ANSWER,
     ) -> HttpResponse: ...
     def http_ask(self, url: str, body: bytes, *, tls: Optional[Tls] = None, timeout_s: float = 10) -> HttpResponse: ...
     def http_open(
@@ -238,6 +338,15 @@ REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 5
 
 
+def follow_redirect(url: str, location: str) -> str:
+    """Where a server sends on to. Raises Unreachable where that leaves https, or is no web address: what came from there
+    would be anybody's."""
+    target = urllib.parse.urljoin(url, location)
+    if not target.startswith(("https://", "http://")) or (url.startswith("https://") and target.startswith("http://")):
+        raise Unreachable(url, "other", f"it sends on to {target[:200]!a}, which is not https")
+    return target
+
+
 def get_page(host: Host, url: str, *, timeout_s: float = 10) -> tuple[str, HttpResponse]:
     """GET a URL as a browser does: dl.k8s.io and github.com send on to where their files lie. Returns the place that
     answered last, and its answer, whatever status that has. Raises Unreachable where no answer came."""
@@ -246,7 +355,7 @@ def get_page(host: Host, url: str, *, timeout_s: float = 10) -> tuple[str, HttpR
         location = answer.headers.get("location")
         if answer.status not in REDIRECTS or not location:
             break
-        url = urllib.parse.urljoin(url, location)
+        url = follow_redirect(url, location)
         answer = host.http_get(url, timeout_s=timeout_s)
     return url, answer
 
@@ -365,13 +474,21 @@ class LocalHost:
         return _execute(argv, timeout_s, env, stdin)
 
     def http_get(
-        self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 10
+        self,
+        url: str,
+        *,
+        tls: Optional[AnyTls] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        timeout_s: float = 10,
+        max_bytes: int = MAX_ANSWER,
     ) -> HttpResponse:
-        """GET a URL. Raises Unreachable where no answer came; any HTTP status is an answer."""
+        """GET a URL. timeout_s: until the answer begins; the whole may take BODY_S longer. Raises Unreachable where no
+        answer came, or one of more than max_bytes; any HTTP status is an answer. Raises HostError
+        (credentials-unprotected), as every request here."""
         if not self.is_live:
             raise Unreachable(url, "other", "--root writes a node's files, it has no running system")
         self.require_inside(urllib.parse.urlsplit(url).hostname or "", url)
-        return self._connections.request("GET", url, b"", tls, headers or {}, timeout_s)
+        return self._connections.request("GET", url, b"", tls, headers or {}, timeout_s, max_bytes)
 
     def http_ask(self, url: str, body: bytes, *, tls: Optional[Tls] = None, timeout_s: float = 10) -> HttpResponse:
         """POST a JSON question that changes nothing, of an API that has no GET for it. Raises as http_get does."""
@@ -871,29 +988,38 @@ class _Connections:
 
     def __init__(self) -> None:
         self._local = threading.local()
-        self._contexts: dict[Tls, ssl.SSLContext] = {}
+        self._contexts: dict[AnyTls, ssl.SSLContext] = {}
 
     def request(
-        self, method: str, url: str, body: bytes, tls: Optional[Tls], headers: Mapping[str, str], timeout_s: float
+        self,
+        method: str,
+        url: str,
+        body: bytes,
+        tls: Optional[AnyTls],
+        headers: Mapping[str, str],
+        timeout_s: float,
+        max_bytes: int = MAX_ANSWER,
     ) -> HttpResponse:
+        require_safe(url, tls, headers)
         parts = urllib.parse.urlsplit(url)
         key = (parts.scheme, parts.netloc, tls)
         pool: dict[object, http_client.HTTPConnection] = self._local.__dict__.setdefault("pool", {})
-        target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
         for attempt in (1, 2):
             connection = pool.pop(key, None)
             is_reused = connection is not None
-            if connection is None:
-                connection = self._connect(parts, tls or Tls())
-            connection.timeout = timeout_s
-            if connection.sock is not None:
-                connection.sock.settimeout(timeout_s)
+            deadline = _Deadline(timeout_s)
             try:
-                connection.request(method, target, body or None, dict(headers))
-                answer = connection.getresponse()
-                content = answer.read()
+                if connection is None:
+                    connection = self._connect(parts, tls or Tls())
+                answer = _ask(connection, method, parts, body, headers, deadline)
+                deadline.extend(BODY_S)
+                content = answer.read(max_bytes + 1)
+                if len(content) > max_bytes:
+                    connection.close()
+                    raise Unreachable(url, "other", f"it sends more than {max_bytes} bytes")
             except (OSError, http_client.HTTPException, ValueError) as error:
-                connection.close()
+                if connection is not None:
+                    connection.close()
                 # a server may close an idle connection at any time: that says nothing about the request
                 if is_reused and attempt == 1 and not isinstance(error, socket.timeout):
                     continue
@@ -916,40 +1042,76 @@ class _Connections:
         headers: Mapping[str, str],
         timeout_s: float,
     ) -> Iterator[HttpStream]:
-        """A connection of its own: a body that is read half way leaves none that could be used again."""
+        """A connection of its own: a body that is read half way leaves none that could be used again. timeout_s: until the
+        answer begins, and until each piece of it comes."""
+        require_safe(url, tls, headers)
         parts = urllib.parse.urlsplit(url)
-        target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
-        connection = self._connect(parts, tls or Tls())
-        connection.timeout = timeout_s
+        connection: Optional[http_client.HTTPConnection] = None
         try:
+            deadline = _Deadline(timeout_s)
             try:
-                connection.request(method, target, body, dict(headers))
-                answer = connection.getresponse()
+                connection = self._connect(parts, tls or Tls())
+                answer = _ask(connection, method, parts, body, headers, deadline)
             except (OSError, http_client.HTTPException, ValueError) as error:
                 raise Unreachable(url, _reason_of(error), str(error) or type(error).__name__) from error
-            yield HttpStream(url, answer)
+            yield HttpStream(url, answer, deadline, timeout_s)
         finally:
-            connection.close()
+            if connection is not None:
+                connection.close()
 
-    def _connect(self, parts: urllib.parse.SplitResult, tls: Tls) -> http_client.HTTPConnection:
+    def _connect(self, parts: urllib.parse.SplitResult, tls: AnyTls) -> http_client.HTTPConnection:
         host, port = parts.hostname or "", parts.port
         if parts.scheme == "https":
             return http_client.HTTPSConnection(host, port, context=self._context(tls))
         return http_client.HTTPConnection(host, port)
 
-    def _context(self, tls: Tls) -> ssl.SSLContext:
+    def _context(self, tls: AnyTls) -> ssl.SSLContext:
         if tls not in self._contexts:
             self._contexts[tls] = _tls_context(tls)
         return self._contexts[tls]
 
 
-def _tls_context(tls: Tls) -> ssl.SSLContext:
-    context = ssl.create_default_context(cadata=tls.ca_pem) if tls.ca_pem else ssl.create_default_context()
-    # kubeadm's CAs carry no path length and older ones no key identifier: RFC 5280 to the letter refuses them
-    context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
-    if not tls.verify:
+_PARTIAL_CHAIN = 0x80000
+"""X509_V_FLAG_PARTIAL_CHAIN: ssl names it from Python 3.10 on, and sets it from 3.13 on."""
+
+
+def _ask(
+    connection: http_client.HTTPConnection,
+    method: str,
+    parts: urllib.parse.SplitResult,
+    body: Union[bytes, Iterable[bytes], None],
+    headers: Mapping[str, str],
+    deadline: _Deadline,
+) -> http_client.HTTPResponse:
+    """Send a request and read the head of its answer, both before the deadline. The body of a request has as long again
+    for each piece."""
+    connection.timeout = deadline.left_s
+    if connection.sock is not None:
+        connection.sock.settimeout(deadline.left_s)
+    connection.response_class = functools.partial(_read_answer, deadline)  # type: ignore[assignment]
+    connection.request(
+        method, urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, "")), body or None, dict(headers)
+    )
+    if not isinstance(body, (bytes, type(None))):
+        deadline.extend(BODY_S)
+    return connection.getresponse()
+
+
+def _read_answer(deadline: _Deadline, connection: socket.socket, *args: Any, **kwargs: Any) -> http_client.HTTPResponse:
+    return http_client.HTTPResponse(_TimedSocket(connection, deadline), *args, **kwargs)  # type: ignore[arg-type]
+
+
+def _tls_context(tls: AnyTls) -> ssl.SSLContext:
+    if isinstance(tls, Unproven):
+        context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+        return context
+    context = ssl.create_default_context(cadata=tls.ca.pem) if tls.ca else ssl.create_default_context()
+    # kubeadm's CAs carry no path length and older ones no key identifier: RFC 5280 to the letter refuses them
+    context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
+    # an intermediate that stands alone is believed, as Go believes whatever is in its pool
+    context.verify_flags |= _PARTIAL_CHAIN
     if tls.cert_pem and tls.key_pem:
         _load_identity(context, tls.cert_pem, tls.key_pem)
     return context

@@ -15,12 +15,16 @@ from typing import Any, Optional, TypeVar
 from kubeup.errors import ClusterError, HostError
 from kubeup.frozen import frozen
 from kubeup.host import Host, HttpResponse, Tls, Unreachable
+from kubeup.json_text import parse_json
 from kubeup.secret import Secret
+from kubeup.trust import Anchors
 
 FIELD_MANAGER = "kb"
 NO_TOKEN = Secret("")
 REQUEST_TIMEOUT_S = 10
 RETRY_INTERVAL_S = 0.2
+_MAX_OBJECTS = 256 << 20
+"""Bytes of one answer of an API server that has proven itself: the list of a large cluster's nodes."""
 
 _T = TypeVar("_T")
 Object = dict[str, Any]
@@ -241,7 +245,11 @@ class Api:
 
     def _get(self, path: str) -> HttpResponse:
         return self.host.http_get(
-            self._url(path), tls=self.identity.tls, headers=self._headers(), timeout_s=REQUEST_TIMEOUT_S
+            self._url(path),
+            tls=self.identity.tls,
+            headers=self._headers(),
+            timeout_s=REQUEST_TIMEOUT_S,
+            max_bytes=_MAX_OBJECTS,
         )
 
     def _send(self, method: str, path: str, body: object, *, content_type: str = "application/json") -> Object:
@@ -262,7 +270,7 @@ class Api:
 
     def _object(self, answer: HttpResponse, request: str) -> Object:
         try:
-            body = json.loads(answer.body) if answer.body else {}
+            body = parse_json(answer.body, request, max_bytes=_MAX_OBJECTS) if answer.body else {}
         except ValueError:
             body = {"message": answer.body[:200].decode(errors="replace")}
         if answer.status < 300 and isinstance(body, dict):
@@ -349,5 +357,7 @@ def read_identity(host: Host, path: Any, *, server: str = "") -> Identity:
             code="kubeconfig-unreadable",
         )
     found = read_kubeconfig(host.read_text(path), host=host, path=path)
-    tls = Tls(ca_pem=found.ca_pem or None, cert_pem=found.client_cert_pem or None, key_pem=found.client_key_pem or None)
+    # a kubeconfig on this machine is its operator's word
+    ca = Anchors.given(found.ca_pem) if found.ca_pem else None
+    tls = Tls(ca, cert_pem=found.client_cert_pem or None, key_pem=found.client_key_pem or None)
     return Identity(server or found.server, tls, found.token or Secret(""))

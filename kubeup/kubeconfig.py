@@ -152,6 +152,9 @@ def _base64(text: str) -> str:
 # ---- reading one
 
 
+_MAX_BYTES = 1 << 20
+
+
 @frozen
 class Kubeconfig:
     """What the current context of a kubeconfig says, or its only cluster where it has no context.
@@ -239,6 +242,8 @@ def with_server(text: str, server: str, *, source: str) -> str:
 
 
 def _load(text: str, source: str) -> dict[str, Any]:
+    if len(text) > _MAX_BYTES:
+        raise _invalid(source, f"it has more than {_MAX_BYTES} bytes")
     try:
         document = render.load_yaml(text)
     except Exception as error:  # yaml.YAMLError, whose text would quote the file's lines, secrets among them

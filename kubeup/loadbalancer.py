@@ -27,6 +27,7 @@ from kubeup.kubeapi import Api, read_identity
 from kubeup.manifests import fill_scalars
 from kubeup.paths import Paths
 from kubeup.render import dump_yaml, fill_template, load_yaml, read_resource
+from kubeup.trust import Anchors
 
 NAME = "kb-load-balancer"
 """Of the static pod, its container, and the unit of the keeper."""
@@ -293,7 +294,7 @@ def wait_until_serving(host: Host, settings: Settings, *, ca_pem: str, tell: Cal
     started, url = host.monotonic(), f"https://{settings.endpoint}/version"
     while True:
         try:
-            host.http_get(url, tls=Tls(ca_pem=ca_pem), timeout_s=5)
+            host.http_get(url, tls=Tls(Anchors.given(ca_pem)), timeout_s=5)
             return
         except Unreachable as error:
             last = error

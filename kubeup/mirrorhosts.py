@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Optional
 
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
-from kubeup.host import Host, Tls, Unreachable
+from kubeup.host import UNPROVEN, Host, Tls, Unreachable
 from kubeup.lazy import lazy_import
+from kubeup.trust import Anchors, Offered
 
 if TYPE_CHECKING:
     from kubeup import pki
@@ -26,20 +27,25 @@ HEADER = "# Written by kb: images of {registry} come from a mirror.\n"
 CA_FILE = Path("/etc/kubernetes/kb-mirror-ca.crt")
 DEFAULT = "_default"
 """containerd's name for every registry that has no folder of its own."""
+_MAX_CA = 1 << 20
 UPSTREAM_SERVERS = {"docker.io": "https://registry-1.docker.io"}
 
 
 @frozen
 class Mirror:
-    """A mirror as nodes reach it. url: `https://10.0.0.11:5000`; ca_pem: who signed its certificate, where that is nobody
+    """A mirror as nodes reach it. url: `https://10.0.0.11:5000`; ca: who signed its certificate, where that is nobody
     whom the system trusts."""
 
     url: str
-    ca_pem: str = ""
+    ca: Optional[Anchors] = None
+
+    @property
+    def ca_pem(self) -> str:
+        return self.ca.pem if self.ca else ""
 
     @property
     def tls(self) -> Optional[Tls]:
-        return Tls(self.ca_pem) if self.ca_pem else None
+        return Tls(self.ca) if self.ca else None
 
     @property
     def server(self) -> str:
@@ -90,7 +96,7 @@ def hosts_folder(config_path: str) -> Optional[Path]:
     return Path(first) if first.startswith("/") else None
 
 
-def find_mirror(host: Host, url: str, *, ca_hash: str = "", cluster_ca_pem: str = "") -> Mirror:
+def find_mirror(host: Host, url: str, *, ca_hash: str = "", cluster_ca: Optional[Anchors] = None) -> Mirror:
     """The mirror behind `url`, proven: by a pin of its authority, by the cluster's authority, or by the system's.
 
     Raises HostError: mirror-not-trusted, mirror-unreachable.
@@ -99,28 +105,33 @@ def find_mirror(host: Host, url: str, *, ca_hash: str = "", cluster_ca_pem: str 
     if not base.startswith("https://"):
         return _require_answer(host, Mirror(base))
     if ca_hash:
-        return _require_answer(host, Mirror(base, _pinned_ca(host, base, ca_hash, cluster_ca_pem)))
-    if cluster_ca_pem:
+        return _require_answer(host, Mirror(base, _pinned_ca(host, base, ca_hash, cluster_ca)))
+    if cluster_ca:
         try:
-            return _require_answer(host, Mirror(base, cluster_ca_pem))
+            return _require_answer(host, Mirror(base, cluster_ca))
         except HostError as error:
             if error.code != "mirror-not-trusted" or "expired" in error.cause:
                 raise
     return _require_answer(host, Mirror(base))
 
 
-def _pinned_ca(host: Host, base: str, ca_hash: str, cluster_ca_pem: str) -> str:
-    """The authority that the mirror itself hands out, believed for its pin alone."""
-    wanted = pki.parse_ca_cert_hash(ca_hash)
-    if cluster_ca_pem and wanted in pki.ca_cert_hashes(cluster_ca_pem):
-        return cluster_ca_pem
+def _pinned_ca(host: Host, base: str, ca_hash: str, cluster_ca: Optional[Anchors]) -> Anchors:
+    """The certificate that is pinned: one of the cluster's, or of those that the mirror itself hands out. What else it
+    hands out is not believed: the authority's certificate is public, and anybody can show it beside his own."""
+    pinned = pki.keep_pinned(Offered(cluster_ca.pem), [ca_hash]) if cluster_ca else None
+    if pinned:
+        return pinned
     try:
-        answer = host.http_get(f"{base}/ca.crt", tls=Tls(verify=False), timeout_s=10)
+        answer = host.http_get(f"{base}/ca.crt", tls=UNPROVEN, timeout_s=10, max_bytes=_MAX_CA)
     except Unreachable as error:
         raise _unreachable(base, error) from error
-    text = answer.body.decode(errors="replace")
-    found = pki.ca_cert_hashes(text) if answer.status == 200 and "BEGIN CERTIFICATE" in text else ()
-    if wanted not in found:
+    offered = Offered(answer.body.decode(errors="replace") if answer.status == 200 else "")
+    try:
+        found = pki.ca_cert_hashes(offered.pem) if offered.pem else ()
+        pinned = pki.keep_pinned(offered, [ca_hash]) if found else None
+    except ValueError:
+        found = ()
+    if not pinned:
         raise HostError(
             f"the mirror {base} is not the one that --mirror-ca-hash pins",
             cause=f"its authority has the hash {', '.join(found)}"
@@ -129,7 +140,7 @@ def _pinned_ca(host: Host, base: str, ca_hash: str, cluster_ca_pem: str) -> str:
             remedy="take the line that kb init printed on the first control plane, or: kb token create --print-join-command",
             code="mirror-not-trusted",
         )
-    return text
+    return pinned
 
 
 def _require_answer(host: Host, mirror: Mirror) -> Mirror:

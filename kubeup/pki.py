@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Optional, TypeVar, Union
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
@@ -39,6 +39,7 @@ from kubeup.host import Host
 from kubeup.paths import Paths
 from kubeup.pem import split_pem
 from kubeup.secret import Secret
+from kubeup.trust import Anchors, Offered
 
 Key = Union[rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey]
 """The kinds of private key that Kubernetes' components and kubeadm read."""
@@ -518,13 +519,25 @@ def is_in_future(cert: x509.Certificate, now: datetime.datetime) -> bool:
 
 
 def ca_cert_hashes(pem: str) -> tuple[str, ...]:
-    """The pin of every certificate in `pem`: `sha256:` and the hash of its public key."""
-    return tuple("sha256:" + hashlib.sha256(_spki(cert.public_key())).hexdigest() for cert in parse_certs(pem))
+    """The pin of every certificate in `pem`: `sha256:` and the hash of its public key. Raises ValueError."""
+    try:
+        return tuple("sha256:" + hashlib.sha256(_spki(cert.public_key())).hexdigest() for cert in parse_certs(pem))
+    except UnsupportedAlgorithm as error:
+        raise ValueError(f"its public key is of a kind that kb does not know: {error}") from error
 
 
 def ca_cert_hash(pem: str) -> str:
     """The pin of the first certificate in `pem`, for --discovery-token-ca-cert-hash. Raises ValueError."""
     return ca_cert_hashes(pem)[0]
+
+
+def keep_pinned(offered: Offered, pins: Iterable[str]) -> Optional[Anchors]:
+    """The certificates whose own hash is one of the pins, and no others; None where there is none. What else came in the same
+    text is nobody's that the pins speak of: a server may show a stranger's certificate beside the real one, which is public.
+    Raises ValueError for a text that holds no certificates."""
+    wanted = {parse_ca_cert_hash(pin) for pin in pins}
+    kept = {pem: None for pem in map(cert_to_pem, parse_certs(offered.pem)) if ca_cert_hash(pem) in wanted}
+    return Anchors("".join(kept)) if kept else None
 
 
 def parse_ca_cert_hash(text: str) -> str:

@@ -19,7 +19,8 @@ from typing import Any, Optional
 
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
-from kubeup.host import REDIRECTS, Host, HttpResponse, HttpStream, LocalHost, Tls, Unreachable
+from kubeup.host import REDIRECTS, Host, HttpResponse, HttpStream, LocalHost, Tls, Unreachable, follow_redirect
+from kubeup.json_text import parse_json, parse_json_object
 from kubeup.layout import INDEX_TYPES, MANIFEST_TYPES, MAX_DOCUMENT, digest_of, is_digest
 from kubeup.secret import Secret
 
@@ -209,9 +210,9 @@ class Registry:
         begun = self._send("POST", f"{repository}/blobs/uploads/", scope)
         if begun.status != 202:
             raise self._refused(f"an upload to {repository}", begun.status, begun.body)
-        place = urllib.parse.urljoin(f"{self.base}/", begun.headers.get("location", ""))
+        place = follow_redirect(f"{self.base}/", begun.headers.get("location", ""))
         url = f"{place}{'&' if '?' in place else '?'}digest={urllib.parse.quote(digest)}"
-        done = local.http_upload(url, content, size=size, tls=self.tls, headers=self._authorization(scope))
+        done = local.http_upload(url, content, size=size, **self._proof_for(url, scope))
         if done.status != 201:
             raise self._refused(f"blob {digest} for {repository}", done.status, done.body)
 
@@ -245,8 +246,9 @@ class Registry:
         for _ in range(5):
             if answer.status not in REDIRECTS or "location" not in answer.headers:
                 break
-            url = urllib.parse.urljoin(url, answer.headers["location"])
-            answer = self.host.http_get(url, headers=dict(headers), timeout_s=30)
+            url = follow_redirect(url, answer.headers["location"])
+            own = self.tls if self._is_own(url) else None
+            answer = self.host.http_get(url, tls=own, headers=dict(headers), timeout_s=30)
         return answer
 
     def _send(
@@ -265,17 +267,25 @@ class Registry:
         has_logged_in = False
         for _ in range(8):
             with self.host.http_open(
-                url, tls=self.tls if url.startswith(self.base) else None, headers=sent, timeout_s=60
+                url, tls=self.tls if self._is_own(url) else None, headers=sent, timeout_s=60
             ) as stream:
                 if stream.status == 401 and not has_logged_in and self._log_in(stream.headers, scope):
                     has_logged_in, sent = True, {**headers, **self._authorization(scope)}
                     continue
                 if stream.status in REDIRECTS and "location" in stream.headers:
-                    url, sent = urllib.parse.urljoin(url, stream.headers["location"]), dict(headers)
+                    url, sent = follow_redirect(url, stream.headers["location"]), dict(headers)
                     continue
                 yield from _from_offset(stream, offset, lambda status, body: self._refused(target, status, body))
                 return
         raise self._refused(target, 310, b"too many redirects")
+
+    def _is_own(self, url: str) -> bool:
+        """Whether a URL is this registry's: credentials, and its authority, are good for no other host."""
+        return urllib.parse.urlsplit(url)[:2] == urllib.parse.urlsplit(self.base)[:2]
+
+    def _proof_for(self, url: str, scope: str) -> dict[str, Any]:
+        """The arguments `tls` and `headers` of a request that a Location of the registry's leads to."""
+        return {"tls": self.tls, "headers": self._authorization(scope)} if self._is_own(url) else {}
 
     def _authorization(self, scope: str) -> dict[str, str]:
         return {"Authorization": self._tokens[scope]} if scope in self._tokens else {}
@@ -298,15 +308,19 @@ class Registry:
                     "service": words.get("service", ""), "scope": scope}  # fmt: skip
             told = {"Content-Type": "application/x-www-form-urlencoded"}
             body = urllib.parse.urlencode(form).encode()
-            answer = self.host.http_send("POST", words["realm"], body=body, tls=self.tls, headers=told, timeout_s=30)
+            if not words["realm"].startswith("https://"):
+                raise self._unsafe_realm(words["realm"])
+            own = self.tls if self._is_own(words["realm"]) else None
+            answer = self.host.http_send("POST", words["realm"], body=body, tls=own, headers=told, timeout_s=30)
         else:
             query = urllib.parse.urlencode({"service": words.get("service", ""), "scope": scope})
             url = f"{words['realm']}{'&' if '?' in words['realm'] else '?'}{query}"
-            answer = self.host.http_get(
-                url, tls=self.tls, headers={"Authorization": basic} if basic else {}, timeout_s=30
-            )
+            if basic and not url.startswith("https://"):
+                raise self._unsafe_realm(words["realm"])
+            own = self.tls if self._is_own(url) else None
+            answer = self.host.http_get(url, tls=own, headers={"Authorization": basic} if basic else {}, timeout_s=30)
         try:
-            found = json.loads(answer.body) if answer.status == 200 else {}
+            found = parse_json_object(answer.body, words["realm"]) if answer.status == 200 else {}
         except ValueError:
             found = {}
         token = found.get("token") or found.get("access_token")
@@ -314,6 +328,14 @@ class Registry:
             raise self._refused("a token", answer.status, answer.body)
         self._tokens[scope] = f"Bearer {token}"
         return True
+
+    def _unsafe_realm(self, realm: str) -> HostError:
+        return HostError(
+            f"{self.base.partition('://')[2]} wants the log-in sent to {realm[:200]!a}",
+            cause="that is plain http: whoever is on the way reads the password",
+            remedy="have the registry name an https realm, or log out of it: docker logout",
+            code="credentials-unprotected",
+        )
 
     def _refused(self, what: str, status: int, body: bytes) -> Refused:
         server = self.base.partition("://")[2]
@@ -336,17 +358,18 @@ def _media_type(told: str, data: bytes) -> str:
     if told in (*INDEX_TYPES, *MANIFEST_TYPES):
         return told
     try:
-        found = json.loads(data)
+        found = parse_json(data, "the manifest", max_bytes=MAX_DOCUMENT)
     except ValueError:
         return told
-    own = found.get("mediaType") if isinstance(found, dict) else None
-    return str(own or (INDEX_TYPES[0] if "manifests" in found else MANIFEST_TYPES[0]))
+    if not isinstance(found, dict):
+        return told
+    return str(found.get("mediaType") or (INDEX_TYPES[0] if "manifests" in found else MANIFEST_TYPES[0]))
 
 
 def _error_text(body: bytes) -> str:
     """`: MANIFEST_UNKNOWN manifest unknown`, from the specification's form of an error."""
     try:
-        errors = json.loads(body)["errors"]
+        errors = parse_json_object(body, "the answer")["errors"]
         return ": " + "; ".join(f"{item.get('code', '')} {item.get('message', '')}".strip() for item in errors)
     except (ValueError, KeyError, TypeError, AttributeError):
         return ""
@@ -464,7 +487,7 @@ def open_url(host: Host, url: str, offset: int, *, tls: Optional[Tls] = None) ->
     for _ in range(6):
         with host.http_open(url, tls=tls, headers=headers, timeout_s=60) as stream:
             if stream.status in REDIRECTS and "location" in stream.headers:
-                url = urllib.parse.urljoin(url, stream.headers["location"])
+                url = follow_redirect(url, stream.headers["location"])
                 continue
             yield from _from_offset(stream, offset, functools.partial(_url_refused, url))
             return

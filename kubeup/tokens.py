@@ -171,7 +171,7 @@ def compute_jws(payload: str, token: Secret) -> str:
 
 def is_signed(payload: str, jws: str, token: Secret) -> bool:
     """Whether `jws` is the signature of `payload` by this token."""
-    return hmac.compare_digest(compute_jws(payload, token).encode(), jws.encode())
+    return hmac.compare_digest(compute_jws(payload, token).encode(), jws.encode(errors="replace"))
 
 
 def jws_key(token_id: str) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from kubeup.host import Argv, CommandResult, HttpResponse, LocalHost, Tls, Unreachable, shown_argv
+from kubeup.host import AnyTls, Argv, CommandResult, HttpResponse, LocalHost, Tls, Unreachable, shown_argv
 
 Object = dict[str, Any]
 
@@ -294,7 +294,13 @@ class ClusterHost(LocalHost):
         return self.cluster.answer("POST", url, body, {})
 
     def http_get(
-        self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 10
+        self,
+        url: str,
+        *,
+        tls: Optional[AnyTls] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        timeout_s: float = 10,
+        max_bytes: int = 4 << 20,
     ) -> HttpResponse:
         return self.cluster.answer("GET", url, b"", headers or {})
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Optional, Union
 
-from kubeup.host import Argv, CommandResult, FileStat, HttpResponse, HttpStream, Tls, Unreachable, shown_argv
+from kubeup.host import AnyTls, Argv, CommandResult, FileStat, HttpResponse, HttpStream, Tls, Unreachable, shown_argv
 
 Answer = Union[str, CommandResult, Callable[[tuple[str, ...]], CommandResult]]
 
@@ -104,7 +104,13 @@ class FakeHost:
         return CommandResult(shown, 127, stderr=f"{shown[0]}: not found", missing=True)
 
     def http_get(
-        self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 10
+        self,
+        url: str,
+        *,
+        tls: Optional[AnyTls] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        timeout_s: float = 10,
+        max_bytes: int = 4 << 20,
     ) -> HttpResponse:
         if url not in self.urls:
             raise Unreachable(url, "refused", "connection refused")

@@ -16,6 +16,7 @@ from kubeup.errors import HostError
 from kubeup.host import Fence, Host, LocalHost, Tls, Unreachable
 from kubeup.lazy import lazy_import
 from kubeup.phases import certs
+from kubeup.trust import Anchors
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
@@ -476,10 +477,15 @@ def _certificate_is_good(ctx: Context) -> bool:
     )
 
 
+def _own_tls(ctx: Context) -> Tls:
+    """Believe this node's own authority, which signed the mirror's certificate."""
+    return Tls(Anchors.given(ctx.host.read_text(ctx.paths.pki / "ca.crt")))
+
+
 def _wait_for_mirror(ctx: Context) -> None:
     if ctx.host.mode != "live":
         return
-    tls = Tls(ctx.host.read_text(ctx.paths.pki / "ca.crt"))
+    tls = _own_tls(ctx)
     url, started = f"{mirror_url(ctx.config)}/healthz", ctx.host.monotonic()
     while True:
         try:
@@ -504,7 +510,7 @@ def _wait_for_mirror(ctx: Context) -> None:
 
 def bundle_is_served(ctx: Context) -> bool:
     try:
-        tls = Tls(ctx.host.read_text(ctx.paths.pki / "ca.crt"))
+        tls = _own_tls(ctx)
         answers = ctx.host.http_get(f"{mirror_url(ctx.config)}/healthz", tls=tls, timeout_s=5).status == 200
     except HostError:
         return False
@@ -520,12 +526,14 @@ def mirror_of(ctx: Context) -> Mirror:
     """The mirror, proven once a run. Raises HostError: mirror-not-trusted, mirror-unreachable."""
     if "_mirror" not in ctx.outputs:
         config = ctx.config
+        ca: Optional[Anchors]
         if config.kb.bundle and not config.kb.mirror.endpoint:
-            ca_pem = ctx.host.read_text(ctx.paths.pki / "ca.crt")
+            ca = Anchors.given(ctx.host.read_text(ctx.paths.pki / "ca.crt"))
         else:
-            ca_pem = config.ca_pem if isinstance(config, JoinConfig) else ""
+            found_ca = config.ca_pem if isinstance(config, JoinConfig) else ""
+            ca = Anchors.given(found_ca) if found_ca else None
         ctx.outputs["_mirror"] = mirrorhosts.find_mirror(
-            ctx.host, mirror_url(config), ca_hash=config.kb.mirror.ca_hash, cluster_ca_pem=ca_pem
+            ctx.host, mirror_url(config), ca_hash=config.kb.mirror.ca_hash, cluster_ca=ca
         )
     found: Mirror = ctx.outputs["_mirror"]
     return found

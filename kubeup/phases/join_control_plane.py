@@ -118,7 +118,7 @@ def _open_shared_files(ctx: Context) -> Any:
     files = certshare.plan_downloads(secret, ctx.config.certificate_key, paths=ctx.paths, cluster=ctx.config.cluster)
     ca = next((file for file in files if file.path == ctx.paths.pki / "ca.crt"), None)
     trusted = set(pki.ca_cert_hashes(join.config_of(ctx).ca_pem))
-    if ca is not None and trusted and not trusted & set(pki.ca_cert_hashes(ca.data.reveal())):
+    if ca is not None and trusted and not trusted >= set(pki.ca_cert_hashes(ca.data.reveal())):
         raise ClusterError(
             "the uploaded certificates are those of another cluster",
             cause=f"their CA has the public key {', '.join(pki.ca_cert_hashes(ca.data.reveal()))}, this cluster's "

@@ -15,6 +15,7 @@ from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.host import Tls, Unreachable
 from kubeup.lazy import lazy_import
 from kubeup.phases import certs, loadbalancer, node
+from kubeup.trust import Anchors
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _name(ctx: Context) -> str:
 
 
 def _tls(ctx: Context) -> Tls:
-    return Tls(ca_pem=config_of(ctx).ca_pem)
+    return Tls(Anchors.given(config_of(ctx).ca_pem))
 
 
 # ---- preflight

@@ -21,6 +21,7 @@ from kubeup.config.types import BootstrapToken
 from kubeup.host import LocalHost, Tls
 from kubeup.paths import Paths
 from kubeup.secret import Secret
+from kubeup.trust import Anchors
 from kubeup.workflow import Context
 from tests.fake_node import KUBECONFIG_PHASES, PATHS, make_config, make_context, make_pki
 
@@ -226,7 +227,7 @@ def test_admin_conf_opens_a_mutual_tls_connection(tmp_path: Path) -> None:
     identity = kubeconfig.read_kubeconfig(ctx.host.read_text(path), host=ctx.host, path=path)
     names: list[Any] = []
     port, thread = _serve_once(tmp_path / "etc/kubernetes", names)
-    tls = Tls(identity.ca_pem, identity.client_cert_pem, identity.client_key_pem)
+    tls = Tls(Anchors.given(identity.ca_pem), identity.client_cert_pem, identity.client_key_pem)
     answer = LocalHost().http_get(f"https://127.0.0.1:{port}/livez", tls=tls)
     thread.join(10)
     assert (answer.status, answer.body) == (200, b"ok")

@@ -20,9 +20,10 @@ from kubeup import discovery, kubeapi, pki, tokens
 from kubeup.clusterobjects import render_cluster_info
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, Timeouts
 from kubeup.errors import KbError
-from kubeup.host import HttpResponse, Tls, Unreachable
+from kubeup.host import AnyTls, HttpResponse, Tls, Unreachable
 from kubeup.kubeconfig import render_kubeconfig
 from kubeup.secret import Secret
+from kubeup.trust import Anchors
 from tests.fake_host import FakeHost
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
@@ -58,13 +59,19 @@ class ClusterHost(FakeHost):
     """For each request with a token: whether the connection was proven."""
 
     def http_get(
-        self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 10
+        self,
+        url: str,
+        *,
+        tls: Optional[AnyTls] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        timeout_s: float = 10,
+        max_bytes: int = 4 << 20,
     ) -> HttpResponse:
-        tls, token = tls or Tls(), (headers or {}).get("Authorization", "").partition(" ")[2]
+        is_proven, token = isinstance(tls, Tls), (headers or {}).get("Authorization", "").partition(" ")[2]
         if token:
-            self.sent_tokens.append(tls.verify and tls.ca_pem is not None)
+            self.sent_tokens.append(isinstance(tls, Tls) and tls.ca is not None)
         is_info = url.endswith("/cluster-info")
-        kind = ("proven" if tls.verify else "unproven") if is_info else "server"
+        kind = ("proven" if is_proven else "unproven") if is_info else "server"
         found = self.trouble.get(kind)
         if isinstance(found, Unreachable):
             raise found
@@ -73,7 +80,7 @@ class ClusterHost(FakeHost):
         if token and token not in self.good_tokens:
             return self.status(401, "Unauthorized")
         if is_info:
-            held = self.proven_data if self.proven_data is not None and tls.verify else self.data
+            held = self.proven_data if self.proven_data is not None and is_proven else self.data
             return self.answer({"kind": "ConfigMap", "data": held})
         path = url.partition("://")[2].partition("/")[2]
         if path == "version":
@@ -286,7 +293,9 @@ def documents_host(**fields: Any) -> ClusterHost:
 
 
 def read(host: ClusterHost, has_signed: bool = True) -> discovery.ClusterDocuments:
-    return discovery.read_documents(host, discovery.Access(SERVER, CA, TOKEN, has_signed=has_signed), TIMEOUTS)
+    return discovery.read_documents(
+        host, discovery.Access(SERVER, Anchors.given(CA), TOKEN, has_signed=has_signed), TIMEOUTS
+    )
 
 
 def read_fails(host: ClusterHost, has_signed: bool = True) -> KbError:
@@ -450,7 +459,13 @@ def balanced_host(**fields: Any) -> ClusterHost:
 
 class NearHost(ClusterHost):
     def http_get(
-        self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 10
+        self,
+        url: str,
+        *,
+        tls: Optional[AnyTls] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        timeout_s: float = 10,
+        max_bytes: int = 4 << 20,
     ) -> HttpResponse:
         if url.startswith(SERVER):
             raise Unreachable(url, "dns", "unknown name")
@@ -458,7 +473,7 @@ class NearHost(ClusterHost):
 
 
 def access_of(host: ClusterHost) -> discovery.Access:
-    return discovery.Access(SERVER, CA, TOKEN, has_signed=True, asked=f"https://{ENDPOINT}")
+    return discovery.Access(SERVER, Anchors.given(CA), TOKEN, has_signed=True, asked=f"https://{ENDPOINT}")
 
 
 def test_kb_goes_on_with_the_server_that_answered_discovery() -> None:
@@ -494,7 +509,7 @@ def test_an_expired_token_is_told_all_the_same() -> None:
 
 def test_a_member_whose_load_balancer_does_not_run_yet_is_heard_by_the_server_on_the_command_line() -> None:
     host = balanced_host()
-    member = discovery.Access(SERVER, CA, is_member=True)
+    member = discovery.Access(SERVER, Anchors.given(CA), is_member=True)
     found = discovery.find_way_of_member(host, member, wanted())
     assert found.asked == f"https://{ENDPOINT}" and found.is_member
     assert discovery.find_way_of_member(cluster_host(), member, wanted()) == member

@@ -12,7 +12,7 @@ import pytest
 
 from kubeup import dnsspread, kubeapi
 from kubeup.dnsspread import ANNOTATION, PATIENCE_S
-from kubeup.host import HttpResponse, Tls
+from kubeup.host import AnyTls, HttpResponse, Tls
 from kubeup.paths import Paths
 from tests.fake_host import FakeHost
 
@@ -124,7 +124,13 @@ class DnsHost(FakeHost):
     status: int = 200
 
     def http_get(
-        self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 10
+        self,
+        url: str,
+        *,
+        tls: Optional[AnyTls] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        timeout_s: float = 10,
+        max_bytes: int = 4 << 20,
     ) -> HttpResponse:
         kind = url.partition("?")[0].rpartition("/")[2]
         return HttpResponse(200, json.dumps({"items": self.objects.get(kind, [])}).encode())

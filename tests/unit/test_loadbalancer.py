@@ -12,7 +12,7 @@ import pytest
 from kubeup import clusterobjects, images, kubeapi, loadbalancer, releases
 from kubeup.config.types import KbConfiguration, LoadBalancer, Mirror, PodNetwork
 from kubeup.errors import HostError
-from kubeup.host import CommandResult, HttpResponse, Tls, Unreachable
+from kubeup.host import AnyTls, CommandResult, HttpResponse, Tls, Unreachable
 from kubeup.loadbalancer import GONE_AFTER_S, MARK, Memory, Settings
 from kubeup.paths import Paths
 from kubeup.render import load_yaml
@@ -149,7 +149,13 @@ class BalancedHost(FakeHost):
     signals: list[str] = field(default_factory=list)
 
     def http_get(
-        self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 10
+        self,
+        url: str,
+        *,
+        tls: Optional[AnyTls] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        timeout_s: float = 10,
+        max_bytes: int = 4 << 20,
     ) -> HttpResponse:
         if url.startswith("http://127.0.0.1:10281"):
             if not self.is_up:

@@ -8,9 +8,10 @@ import pytest
 
 from kubeup import mirrorhosts, pki
 from kubeup.errors import HostError
-from kubeup.host import HttpResponse, Tls, Unreachable
+from kubeup.host import HttpResponse, Tls, Unproven, Unreachable
 from kubeup.mirrorhosts import Mirror
 from kubeup.runtime import parse_toml
+from kubeup.trust import Anchors
 from tests.fake_host import FakeHost
 from tests.fake_node import PATHS, finished_node
 
@@ -19,7 +20,7 @@ URL = "https://10.0.0.11:5000"
 
 
 def test_the_upstream_stays_as_the_fallback_unless_air_gapped() -> None:
-    mirror = Mirror(URL, "PEM")
+    mirror = Mirror(URL, Anchors.given("PEM"))
     open_, closed = (parse_toml(mirrorhosts.render_hosts("docker.io", mirror, is_only=only)) for only in (False, True))
     assert open_["server"] == "https://registry-1.docker.io"
     assert closed["server"] == URL and closed["ca"] == str(mirrorhosts.CA_FILE)
@@ -34,7 +35,9 @@ def test_a_mirror_below_a_path_and_without_tls() -> None:
 
 
 def test_planned_files() -> None:
-    files = mirrorhosts.plan_hosts(FOLDER, ["registry.k8s.io", "10.0.0.11:5000"], Mirror(URL, "PEM"), is_only=True)
+    files = mirrorhosts.plan_hosts(
+        FOLDER, ["registry.k8s.io", "10.0.0.11:5000"], Mirror(URL, Anchors.given("PEM")), is_only=True
+    )
     names = ("registry.k8s.io", "10.0.0.11:5000", "_default")
     assert set(files) == {mirrorhosts.CA_FILE, *(FOLDER / name / "hosts.toml" for name in names)}
     assert set(mirrorhosts.plan_hosts(FOLDER, ["quay.io"], Mirror("http://m:5000"), is_only=False)) == {
@@ -66,8 +69,8 @@ class TlsHost(FakeHost):
     ca = ""
     why = "certificate verify failed"
 
-    def http_get(self, url, *, tls=None, headers=None, timeout_s=10):  # type: ignore[no-untyped-def]
-        if tls is None or (tls.verify and tls.ca_pem != self.ca):
+    def http_get(self, url, *, tls=None, headers=None, timeout_s=10, max_bytes=0):  # type: ignore[no-untyped-def]
+        if not isinstance(tls, Unproven) and (tls is None or tls.ca != Anchors.given(self.ca)):
             raise Unreachable(url, "tls", self.why)
         return super().http_get(url, tls=tls, headers=headers, timeout_s=timeout_s)
 
@@ -84,15 +87,15 @@ def cluster_ca() -> str:
 
 
 def test_the_cluster_s_authority_is_enough(cluster_ca: str) -> None:
-    assert mirrorhosts.find_mirror(host_with(cluster_ca), f"{URL}/", cluster_ca_pem=cluster_ca) == Mirror(
-        URL, cluster_ca
+    assert mirrorhosts.find_mirror(host_with(cluster_ca), f"{URL}/", cluster_ca=Anchors.given(cluster_ca)) == Mirror(
+        URL, Anchors.given(cluster_ca)
     )
-    assert Mirror(URL, cluster_ca).tls == Tls(cluster_ca)
+    assert Mirror(URL, Anchors.given(cluster_ca)).tls == Tls(Anchors.given(cluster_ca))
 
 
 def test_a_pin_is_enough_and_nothing_else_is(cluster_ca: str) -> None:
     pin = pki.ca_cert_hashes(cluster_ca)[0]
-    assert mirrorhosts.find_mirror(host_with(cluster_ca), URL, ca_hash=pin) == Mirror(URL, cluster_ca)
+    assert mirrorhosts.find_mirror(host_with(cluster_ca), URL, ca_hash=pin) == Mirror(URL, Anchors.given(cluster_ca))
     with pytest.raises(HostError) as caught:
         mirrorhosts.find_mirror(host_with(cluster_ca), URL, ca_hash=f"sha256:{'0' * 64}")
     assert caught.value.code == "mirror-not-trusted" and pin in caught.value.cause
@@ -105,7 +108,7 @@ def test_an_expired_certificate_is_named(cluster_ca: str) -> None:
     host = host_with("another authority")
     host.why = "certificate has expired"
     with pytest.raises(HostError) as caught:
-        mirrorhosts.find_mirror(host, URL, cluster_ca_pem=cluster_ca)
+        mirrorhosts.find_mirror(host, URL, cluster_ca=Anchors.given(cluster_ca))
     assert "expired" in caught.value.cause and "kb init renews" in caught.value.remedy
 
 

@@ -24,7 +24,7 @@ from kubeup.config.types import (
 )
 from kubeup.dryrun import DryRunHost
 from kubeup.errors import ClusterError, KbError
-from kubeup.host import CommandResult, HttpResponse, Tls
+from kubeup.host import AnyTls, CommandResult, HttpResponse, Tls
 from kubeup.kubeapi import ApiRefused
 from kubeup.kubeconfig import render_kubeconfig
 from kubeup.paths import Paths
@@ -34,6 +34,7 @@ from kubeup.render import load_yaml
 from kubeup.report import Report
 from kubeup.secret import Secret
 from kubeup.state import State
+from kubeup.trust import Anchors
 from kubeup.workflow import Context, Runner
 from tests.fake_host import FakeHost
 from tests.unit.test_discovery import CA, SERVER, signing_request
@@ -64,7 +65,13 @@ class WorkerHost(SystemdHost):
             self.files.setdefault(KUBELET_CONF, identity.encode())
 
     def http_get(
-        self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 10
+        self,
+        url: str,
+        *,
+        tls: Optional[AnyTls] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        timeout_s: float = 10,
+        max_bytes: int = 4 << 20,
     ) -> HttpResponse:
         path = url[len(SERVER) :].partition("?")[0]
         found = self.objects.get(path, {} if path == "/version" else None)
@@ -97,7 +104,7 @@ def join_config(minor: int = 35, **fields: Any) -> JoinConfig:
 
 def context(host: Any, config: Optional[JoinConfig] = None, minor: int = 35) -> Context:
     config = config or join_config(minor)
-    identity = kubeapi.Identity(SERVER, Tls(ca_pem=CA), TOKEN)
+    identity = kubeapi.Identity(SERVER, Tls(Anchors.given(CA)), TOKEN)
     return Context(
         host, Paths(), config, RELEASES[minor], Report(io.StringIO(), verbosity=2),
         make_api=lambda ctx: kubeapi.Api(host, identity, retry_s=0),

@@ -28,6 +28,7 @@ from kubeup.phases import reconfigure
 from kubeup.releases import RELEASES
 from kubeup.report import Report
 from kubeup.state import PhaseState, load_state
+from kubeup.trust import Anchors
 from kubeup.workflow import Context, Runner, fingerprint_inputs
 from tests.fake_cluster import ClusterHost, FakeCluster
 
@@ -74,7 +75,7 @@ def make(tmp_path: Path, *, servers: tuple[str, ...] = (OWN,), **kb_fields: Any)
         kubeconfig.ensure_kubeconfig(host, PATHS, config=plain, release=RELEASES[35], name=name, make_key=keys.take)
     host.write_file(PATHS.manifest("kube-apiserver"), "kind: Pod\n")
     ca_pem = host.read_text(PATHS.pki / "ca.crt")
-    api = kubeapi.Api(host, kubeapi.Identity(f"https://{OWN}", Tls(ca_pem=ca_pem)), retry_s=0)
+    api = kubeapi.Api(host, kubeapi.Identity(f"https://{OWN}", Tls(Anchors.given(ca_pem))), retry_s=0)
     stored = {"kind": "ClusterConfiguration", "apiVersion": "kubeadm.k8s.io/v1beta4", "newerField": 1}
     proxy = "apiVersion: v1\nkind: Config\nclusters: [{name: default, cluster: {server: 'https://10.0.0.11:6443'}}]\n"
     for found in (

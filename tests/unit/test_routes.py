@@ -11,7 +11,7 @@ import pytest
 
 from kubeup import routes
 from kubeup.errors import HostError
-from kubeup.host import CommandResult, HttpResponse, Tls
+from kubeup.host import AnyTls, CommandResult, HttpResponse, Tls
 from kubeup.kubeapi import Api, Identity
 from kubeup.paths import Paths
 from kubeup.routes import Interface, Network, Peer, Route, RouteSettings, Vxlan
@@ -317,7 +317,13 @@ class ApiHost(FakeHost):
     """A FakeHost whose URLs are looked up without their query."""
 
     def http_get(
-        self, url: str, *, tls: Optional[Tls] = None, headers: Any = None, timeout_s: float = 10
+        self,
+        url: str,
+        *,
+        tls: Optional[AnyTls] = None,
+        headers: Any = None,
+        timeout_s: float = 10,
+        max_bytes: int = 4 << 20,
     ) -> HttpResponse:
         return super().http_get(url.partition("?")[0], tls=tls, headers=headers, timeout_s=timeout_s)
 

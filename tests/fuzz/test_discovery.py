@@ -1,0 +1,116 @@
+"""What a server says before it has proven anything: any answer ends in a word, never in a bug."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import random
+import ssl
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from kubeup import discovery, pki, tokens
+from kubeup.clusterobjects import render_cluster_info
+from kubeup.config.types import BootstrapTokenDiscovery, Discovery, Timeouts
+from kubeup.errors import KbError
+from kubeup.host import HttpResponse
+from kubeup.kubeconfig import parse_kubeconfig
+from kubeup.secret import Secret
+from tests.fake_host import FakeHost
+from tests.fuzz import ODD_TEXTS, alter_bytes, alter_value, cases
+
+NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
+TOKEN = Secret("abcdef.0123456789abcdef")
+SERVER = "https://10.0.0.11:6443"
+CA = pki.cert_to_pem(pki.issue_ca_cert("kubernetes", pki.generate_key("ECDSA-P256"), pki.plan_validity(NOW, 3600)))
+KUBECONFIG = render_cluster_info(SERVER, CA)["data"]["kubeconfig"]
+INFO: Mapping[str, Any] = {
+    "kind": "ConfigMap",
+    "data": {"kubeconfig": KUBECONFIG, tokens.jws_key("abcdef"): tokens.compute_jws(KUBECONFIG, TOKEN)},
+}
+DATES = (
+    "Thu, 01 Jan 2026 00:00:00 GMT",
+    "Fri, 31 Dec 9999 23:59:59 -2300",
+    "Mon, 01 Jan 0001 00:00:00 +2300",
+    *ODD_TEXTS,
+)
+
+
+def discover(body: bytes, *, status: int, date: str, pins: tuple[str, ...]) -> None:
+    answer = HttpResponse(status, body, {"date": date})
+    host = FakeHost(urls={SERVER + discovery.CLUSTER_INFO: answer, f"{SERVER}/version": HttpResponse(200, body)})
+    wanted = BootstrapTokenDiscovery(TOKEN, "10.0.0.11:6443", pins, unsafe_skip_ca_verification=not pins)
+    with contextlib.suppress(KbError):
+        discovery.discover_cluster(
+            host, Discovery(wanted), Timeouts(discovery_s=1), tell=lambda text: None, note=lambda text: None
+        )
+
+
+def test_cluster_info_may_hold_anything() -> None:
+    pin = pki.ca_cert_hashes(CA)
+    for chance in cases("cluster-info", 300):
+        value = alter_value(chance, INFO)
+        body = json.dumps(value).encode(errors="surrogatepass")
+        body = alter_bytes(chance, body) if chance.random() < 0.3 else body
+        status = chance.choice((200, 200, 200, 401, 403, 404, 429, 500, 310))
+        discover(body, status=status, date=chance.choice(DATES), pins=chance.choice((pin, ())))
+
+
+def test_its_kubeconfig_and_its_certificates_may_be_damaged() -> None:
+    for chance in cases("cluster-info's kubeconfig", 300):
+        text = alter_bytes(chance, KUBECONFIG.encode()).decode(errors="replace")
+        data = {"kubeconfig": text, tokens.jws_key("abcdef"): tokens.compute_jws(text, TOKEN)}
+        body = json.dumps({"kind": "ConfigMap", "data": data}).encode()
+        discover(body, status=200, date=DATES[0], pins=chance.choice((pki.ca_cert_hashes(CA), ())))
+
+
+@pytest.mark.parametrize("date", DATES)
+def test_any_date_is_measured_or_left(date: str) -> None:
+    assert isinstance(discovery.measure_skew(HttpResponse(200, b"", {"date": date}), NOW), float)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "[" + "a, " * 400_000 + "]", "a: &a {b: *a}\n", "kind: Config\nclusters: 5\n"]
+)
+def test_a_kubeconfig_is_read_or_refused_at_once(text: str) -> None:
+    with pytest.raises(KbError):
+        parse_kubeconfig(text, source="x")
+
+
+def test_a_kubeconfig_of_any_values() -> None:
+    value = {
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": SERVER, "certificate-authority-data": "eA=="}}],
+        "users": [{"name": "u", "user": {"token": "t", "client-key-data": "eA==", "tokenFile": "/x"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+    }  # fmt: skip
+    for chance in cases("kubeconfig", 500):
+        text = json.dumps(alter_value(chance, value))
+        with contextlib.suppress(KbError):
+            parse_kubeconfig(text, source="x")
+
+
+def test_damaged_certificates_are_valueerrors() -> None:
+    for chance in cases("certificates", 500):
+        der = ssl.PEM_cert_to_DER_cert(CA)
+        text = (
+            alter_bytes(chance, CA.encode()).decode(errors="replace")
+            if chance.random() < 0.5
+            else _pem(_flip(chance, der))
+        )
+        with contextlib.suppress(ValueError):
+            pki.ca_cert_hashes(text)
+
+
+def _flip(chance: random.Random, der: bytes) -> bytes:
+    found = bytearray(der)
+    for _ in range(chance.choice((1, 2, 5))):
+        found[chance.randrange(len(found))] = chance.randrange(256)
+    return bytes(found)
+
+
+def _pem(der: bytes) -> str:
+    return ssl.DER_cert_to_PEM_cert(der)
