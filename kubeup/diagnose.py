@@ -17,7 +17,7 @@ from kubeup import runtime
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
 from kubeup.host import Host, Unreachable
-from kubeup.render import load_yaml, yaml
+from kubeup.render import YAMLError, load_yaml
 
 _KLOG = re.compile(r"^[EWIF]\d{4} [\d:.]+\s+\d+ (?P<where>[\w.-]+:\d+)\] ?")
 _LAST_WORDS_S = 1.0
@@ -512,7 +512,7 @@ def find_healthz_trouble(host: Host) -> Optional[BrokenLink]:
 def _load_mapping(host: Host, path: Path) -> Mapping[str, object]:
     try:
         found = load_yaml(_read(host, path) or "{}")
-    except yaml.YAMLError:
+    except YAMLError:
         return {}
     return found if isinstance(found, dict) else {}
 

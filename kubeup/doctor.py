@@ -52,7 +52,7 @@ from kubeup.frozen import frozen
 from kubeup.host import UNPROVEN, Host, Unreachable
 from kubeup.paths import Paths
 from kubeup.releases import Release
-from kubeup.render import load_yaml, yaml
+from kubeup.render import YAMLError, load_yaml
 
 OK = "ok"
 EXPIRES_SOON = datetime.timedelta(days=30)
@@ -154,7 +154,7 @@ def read_flags(host: Host, paths: Paths, component: str) -> dict[str, str]:
 def _read_mapping(host: Host, path: Path) -> dict[str, Any]:
     try:
         found = load_yaml(checks.read_or_empty(host, str(path)) or "{}")
-    except yaml.YAMLError:
+    except YAMLError:
         return {}
     return found if isinstance(found, dict) else {}
 

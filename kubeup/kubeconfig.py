@@ -246,7 +246,7 @@ def _load(text: str, source: str) -> dict[str, Any]:
         raise _invalid(source, f"it has more than {_MAX_BYTES} bytes")
     try:
         document = render.load_yaml(text)
-    except Exception as error:  # yaml.YAMLError, whose text would quote the file's lines, secrets among them
+    except render.YAMLError as error:
         raise _invalid(source, "it is not YAML") from error
     if not isinstance(document, dict) or document.get("kind") != "Config":
         raise _invalid(source, "it is not a document of kind Config")

@@ -54,7 +54,14 @@ apart. Every other list (command, args, tolerations, ...) is replaced as a whole
 MERGED_PRIMITIVE_LISTS = frozenset({"finalizers"})
 """Lists of plain values to which a strategic patch adds."""
 
-_FILE_NAME = re.compile(rf"(?P<target>{'|'.join(TARGETS)})(?P<suffix>[^.+]*)(\+(?P<kind>[^.]*))?\.(?P<ext>yaml|json)")
+_EXTENSION = re.compile(r".+\.(json|yaml)", re.DOTALL)
+_FILE_NAME = re.compile(rf"(?P<target>{'|'.join(TARGETS)})[^.+\n]*(?P<plus>\+)?(?P<kind>json|merge|strategic)?")
+"""As kubeadm's parseFilename has it: only the beginning of a name counts, so `etcd.prod.yaml` is a strategic patch for
+etcd, and `etcd0+json-audit.yaml` a JSON patch."""
+
+MAX_VALUES = 20_000
+MAX_DEPTH = 100
+"""Of an object with its patches on it: copies of copies grow without end."""
 
 
 @frozen
@@ -85,6 +92,7 @@ class Patches:
             patched = _APPLY[patch.kind](patched, copy.deepcopy(patch.body), patch)
             if not isinstance(patched, dict):
                 _fail(patch, "", "it leaves something that is no object")
+            _check_size(patched, patch, "")
         result: dict[str, Any] = patched
         return result
 
@@ -110,17 +118,17 @@ def read_patches(host: Host, directory: str) -> Patches:
     patches: list[Patch] = []
     ignored: list[str] = []
     for path in _walk(host, root):
-        match = _FILE_NAME.fullmatch(path.name)
-        if match is None:
+        match = _FILE_NAME.match(path.name)
+        if match is None or not _EXTENSION.fullmatch(path.name):
             ignored.append(f"{path} is no patch: {_why_no_patch(path.name)}")
             continue
-        kind = match["kind"]
-        if kind is not None and kind not in KINDS:
-            _refuse(path, f"{kind!r} after the + is no kind of patch", f"call it +{', +'.join(KINDS)}")
-        patches.extend(
-            Patch(path, match["target"], kind or "strategic", body)
-            for body in _parse_documents(path, host.read_text(path), kind or "strategic")
-        )
+        if match["plus"] and not match["kind"]:
+            _refuse(path, "no kind of patch follows the + of its name", f"call it +{', +'.join(KINDS)}")
+        data = host.read_bytes(path)
+        if not data:
+            ignored.append(f"{path} is no patch: it is empty")
+        kind = match["kind"] or "strategic"
+        patches.extend(Patch(path, match["target"], kind, body) for body in _parse_documents(path, data, kind))
     return Patches(tuple(patches), tuple(ignored))
 
 
@@ -137,16 +145,16 @@ def _walk(host: Host, folder: Path) -> list[Path]:
 
 
 def _why_no_patch(name: str) -> str:
-    if not name.endswith((".yaml", ".json")):
+    if not _EXTENSION.fullmatch(name):
         return "its name does not end in .yaml or .json"
-    return f"its name is not <target>[suffix][+kind] with a target of {', '.join(TARGETS)} and no dot in the suffix"
+    return f"its name does not begin with {', '.join(TARGETS[:-1])} or {TARGETS[-1]}"
 
 
-def _parse_documents(path: Path, text: str, kind: str) -> list[Any]:
+def _parse_documents(path: Path, data: bytes, kind: str) -> list[Any]:
     try:
-        bodies = render.load_all_yaml(text) if path.suffix == ".yaml" else [json.loads(text)] if text.strip() else []
-    except (ValueError, render.yaml.YAMLError) as error:
-        _refuse(path, f"it cannot be read: {' '.join(str(error).split())}", f"correct {path}")
+        bodies = render.load_all_yaml(data)
+    except render.YAMLError as error:
+        _refuse(path, f"it cannot be read: {error}", f"correct {path}")
     wanted, words = (list, "a list of operations") if kind == "json" else (dict, "an object")
     for body in bodies:
         if not isinstance(body, wanted):
@@ -166,6 +174,23 @@ def _fail(patch: Patch, place: str, cause: str) -> NoReturn:
         remedy=f"correct {patch.path}, then run the command again",
         code="patch-failed",
     )
+
+
+def _check_size(obj: Any, patch: Patch, place: str) -> None:
+    """Level by level, so without recursion."""
+    level, count, depth = [obj], 0, 0
+    while level:
+        count, depth = count + len(level), depth + 1
+        if count > MAX_VALUES or depth > MAX_DEPTH:
+            _fail(
+                patch, place, f"the object would hold more than {MAX_VALUES} values, or be more than {MAX_DEPTH} deep"
+            )
+        level = [
+            child
+            for value in level
+            if isinstance(value, (dict, list))
+            for child in (value.values() if isinstance(value, dict) else value)
+        ]
 
 
 # ---- JSON merge patch, RFC 7386
@@ -190,6 +215,8 @@ def merge_json(target: Any, patch: Any) -> Any:
 def _apply_json_patch(obj: Any, operations: Sequence[Any], patch: Patch) -> Any:
     for index, operation in enumerate(operations):
         obj = _JsonOperation(patch, index, operation).apply(obj)
+        if operation["op"] == "copy":
+            _check_size(obj, patch, f"operation {index + 1} (copy)")
     return obj
 
 
@@ -339,7 +366,7 @@ class _StrategicMerge:
             merged = {key: value for key, value in merged.items() if key in kept}
         for key in [key for key in patch if key.startswith(_DELETE_FROM)]:
             field, gone = key[len(_DELETE_FROM) :], self.list_of_directive(patch, key, place)
-            if field in merged:
+            if isinstance(merged.get(field), list):
                 merged[field] = [item for item in merged[field] if item not in gone]
         for key in [key for key in patch if key.startswith(_ORDER)]:
             plain.setdefault(key[len(_ORDER) :], [])

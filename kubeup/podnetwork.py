@@ -22,7 +22,7 @@ from kubeup.host import Host, get_page
 from kubeup.images import rewrite_image
 from kubeup.kubeapi import Api, Object, path_of
 from kubeup.paths import Paths
-from kubeup.render import fill_template, load_all_yaml, yaml
+from kubeup.render import YAMLError, dump_yaml, fill_template, load_all_yaml
 from kubeup.routes import (
     CNI_FILE,
     VXLAN_OVERHEAD,
@@ -36,6 +36,7 @@ from kubeup.routes import (
     withdraw,
 )
 from kubeup.stepaside import BRIDGE, list_leases
+from kubeup.yaml_text import MANIFEST
 
 CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
 """loopback is the runtime's own wish: it gives every sandbox its lo."""
@@ -310,8 +311,8 @@ def _download(host: Host, url: str) -> str:
 def parse_manifest(text: str, place: str) -> list[Object]:
     """Raises UsageError (manifest-invalid)."""
     try:
-        documents = load_all_yaml(text)
-    except yaml.YAMLError as error:
+        documents = load_all_yaml(text, MANIFEST)
+    except YAMLError as error:
         raise _invalid_manifest(place, f"it is not YAML: {' '.join(str(error).split())}") from error
     objects: list[Object] = []
     for document in documents:
@@ -320,8 +321,14 @@ def parse_manifest(text: str, place: str) -> list[Object]:
     for found in objects:
         if not isinstance(found, dict) or not found.get("kind") or not found.get("apiVersion"):
             raise _invalid_manifest(place, f"a document in it is no Kubernetes object: {str(found)[:80]!r}")
-        if not (found.get("metadata") or {}).get("name"):
+        metadata = found.get("metadata")
+        name = metadata.get("name") if isinstance(metadata, dict) else None
+        if name is None or name == "":
             raise _invalid_manifest(place, f"a {found['kind']} in it has no metadata.name")
+        if not isinstance(name, str):
+            shown = dump_yaml(name).split("\n")[0]
+            cause = f"a {found['kind']} in it has the metadata.name {shown}, which is no text: y, no, on and numbers want quotes"
+            raise _invalid_manifest(place, cause)
     if not objects:
         raise _invalid_manifest(place, "it holds no object")
     return objects

@@ -1,8 +1,4 @@
-"""YAML in and out, and the whole files below configs/.
-
-The output has the shape of Kubernetes' own serialiser: keys sorted, two spaces, list items not indented deeper
-than their key, a text that YAML 1.1 would read as something else in double quotes.
-"""
+"""The files below configs/, the forms of values, and how objects are compared. YAML itself: kubeup/yaml_text.py."""
 
 from __future__ import annotations
 
@@ -13,12 +9,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kubeup.lazy import lazy_import
+from kubeup.yaml_text import YAMLError, dump_yaml, load_all_yaml, load_yaml
 
-yaml: Any = lazy_import("yaml")
+__all__ = [
+    "YAMLError",
+    "covers",
+    "dump_yaml",
+    "fill_template",
+    "format_duration",
+    "is_same_yaml",
+    "load_all_yaml",
+    "load_yaml",
+    "name_of",
+    "pick_like",
+    "read_resource",
+]
 
-_LINE_MARKS = ("\x85", "\u2028", "\u2029", "\ufeff", "\r")
-"""What YAML takes for the end of a line, or drops: only double quotes keep it."""
 _CONFIGS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs")
 
 
@@ -34,55 +40,6 @@ def fill_template(name: str, values: Mapping[str, object]) -> str:
     """The file `name` below configs/ with each ${word} replaced by a scalar. Raises KeyError for a word that has
     no value, so that a template and its caller cannot drift apart."""
     return string.Template(read_resource(name)).substitute({key: str(value) for key, value in values.items()})
-
-
-@functools.cache
-def _dumper() -> Any:
-    class KubernetesDumper(yaml.SafeDumper):  # type: ignore[misc, name-defined, unused-ignore]
-        def ignore_aliases(self, data: object) -> bool:
-            return True
-
-    def represent_str(dumper: Any, text: str) -> Any:
-        if any(mark in text for mark in _LINE_MARKS):
-            return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
-        if "\n" in text and not any(line.endswith((" ", "\t")) for line in text.split("\n")):
-            return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|")
-        plain = dumper.resolve(yaml.ScalarNode, text, (True, False)) == "tag:yaml.org,2002:str"
-        style = None if plain and text not in ("y", "Y", "n", "N") else '"'
-        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-    KubernetesDumper.add_representer(str, represent_str)
-    return KubernetesDumper
-
-
-@functools.cache
-def _loader() -> Any:
-    class TextLoader(yaml.SafeLoader):  # type: ignore[misc, name-defined, unused-ignore]
-        """A date stays the text that it is: Kubernetes' objects know no YAML timestamps."""
-
-    TextLoader.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    return TextLoader
-
-
-def dump_yaml(value: object) -> str:
-    """One document, keys sorted."""
-    text: str = yaml.dump(
-        value, Dumper=_dumper(), sort_keys=True, default_flow_style=False, allow_unicode=True, width=2**20
-    )
-    return text
-
-
-def load_yaml(text: str) -> Any:
-    """The one document in `text`. Raises yaml.YAMLError."""
-    return yaml.load(text, Loader=_loader())
-
-
-def load_all_yaml(text: str) -> list[Any]:
-    """Every document in `text` that is not empty. Raises yaml.YAMLError."""
-    return [document for document in yaml.load_all(text, Loader=_loader()) if document is not None]
 
 
 def format_duration(seconds: int) -> str:
@@ -106,7 +63,7 @@ def is_same_yaml(text: str, other: str) -> bool:
         return True
     try:
         return bool(load_yaml(text) == load_yaml(other))
-    except yaml.YAMLError:
+    except YAMLError:
         return False
 
 

@@ -41,6 +41,11 @@ class Report:
         self.warnings.append(text)
         self._line(f"  {self._paint(_YELLOW, 'warning:')} {text}")
 
+    def warn_once(self, text: str) -> None:
+        """A warning that several phases come upon."""
+        if text not in self.warnings:
+            self.warn(text)
+
     def detail(self, text: str, level: int = 1) -> None:
         """A line for -v (level 1) or -v 2."""
         if self.verbosity >= level:

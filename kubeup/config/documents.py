@@ -8,16 +8,15 @@ Source: cmd/kubeadm/app/util/marshal.go, cmd/kubeadm/app/util/config/strict/stri
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Optional, Union
 
+from kubeup import yaml_text as yaml
 from kubeup.config import schema
 from kubeup.config.problems import Problem, Problems, shorten, suggest
 from kubeup.config.schema import BOOL, DURATION, FLOAT, NUMBER, TEXT, TIME, Anything, ListOf, MapOf, Scalar, Struct
 from kubeup.frozen import frozen
-from kubeup.render import yaml
 from kubeup.secret import Secret
 
 MAX_BYTES = 2**20
@@ -39,39 +38,7 @@ class Document:
     tree: Mapping[str, Any]
 
 
-class _TooLarge(Exception):
-    def __init__(self, line: int, message: str) -> None:
-        super().__init__(message)
-        self.line = line
-
-
-@functools.cache
-def _loader_class() -> Any:
-    class BoundedLoader(yaml.SafeLoader):  # type: ignore[misc, name-defined, unused-ignore]
-        """Composes nodes, and stops where a document is larger or deeper than any configuration is."""
-
-        def __init__(self, text: str) -> None:
-            super().__init__(text)
-            self.kb_nodes = 0
-            self.kb_depth = 0
-
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            self.kb_nodes += 1
-            self.kb_depth += 1
-            if self.kb_nodes > MAX_NODES:
-                raise _TooLarge(self.line + 1, f"the file holds more than {MAX_NODES} values")
-            if self.kb_depth > MAX_DEPTH:
-                raise _TooLarge(self.line + 1, f"the values are nested more than {MAX_DEPTH} deep")
-            try:
-                return super().compose_node(parent, index)
-            finally:
-                self.kb_depth -= 1
-
-    BoundedLoader.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != _TAG + "timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    return BoundedLoader
+_LIMITS = yaml.Limits(MAX_BYTES, MAX_NODES, MAX_DEPTH)
 
 
 def parse_documents(data: Union[bytes, str], file: str, problems: Problems) -> list[Document]:
@@ -103,53 +70,26 @@ def parse_documents(data: Union[bytes, str], file: str, problems: Problems) -> l
 
 def _decode_text(data: Union[bytes, str], file: str, problems: Problems) -> Optional[str]:
     if len(data) > MAX_BYTES:
-        problems.add(
-            Problem(
-                file,
-                0,
-                "",
-                f"the file has {len(data)} bytes",
-                f"a configuration has at most {MAX_BYTES}: give another file",
-            )
-        )
+        remedy = f"a configuration has at most {MAX_BYTES}: give another file"
+        problems.add(Problem(file, 0, "", f"the file has {len(data)} bytes", remedy))
         return None
-    if isinstance(data, bytes):
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            line = data[: error.start].count(b"\n") + 1
-            problems.add(
-                Problem(file, line, "", f"byte {error.start} is not UTF-8 text", "give a YAML or JSON file in UTF-8")
-            )
-            return None
-    else:
-        text = data
-    # JSON allows tabs between its tokens where YAML does not; inside its strings JSON has none.
-    return text.replace("\t", " ") if text.lstrip()[:1] == "{" else text
+    try:
+        return yaml.decode_text(data)
+    except yaml.YAMLError as error:
+        problems.add(Problem(file, error.line, "", error.problem, "give a YAML or JSON file in UTF-8"))
+        return None
 
 
 def _compose(text: str, file: str, problems: Problems) -> Iterator[Any]:
+    counted = [0]
     try:
-        loader = _loader_class()(text)
+        for line, document in yaml.split_documents(text):
+            node = yaml.compose(document, _LIMITS, line=line)
+            if node is not None:
+                _measure(node, 0, counted)
+                yield node
     except yaml.YAMLError as error:
-        problems.add(_syntax_problem(error, text, file, 0))
-        return
-    try:
-        while True:
-            try:
-                if not loader.check_node():
-                    return
-                node = loader.get_node()
-                _measure(node, 0, [0])
-            except _TooLarge as error:
-                problems.add(Problem(file, error.line, "", str(error), "give a Kubernetes configuration file"))
-                return
-            except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
-                problems.add(_syntax_problem(error, text, file, loader.line + 1))
-                return
-            yield node
-    finally:
-        loader.dispose()
+        problems.add(_syntax_problem(error, file))
 
 
 def _measure(node: Any, depth: int, visited: list[int]) -> None:
@@ -157,9 +97,9 @@ def _measure(node: Any, depth: int, visited: list[int]) -> None:
     visited[0] += 1
     line = node.start_mark.line + 1
     if visited[0] > MAX_NODES:
-        raise _TooLarge(line, f"the aliases stand for more than {MAX_NODES} values")
+        raise yaml.YAMLError(f"the aliases stand for more than {MAX_NODES} values", line=line, is_too_large=True)
     if depth > MAX_DEPTH:
-        raise _TooLarge(line, f"the values are nested more than {MAX_DEPTH} deep (an alias of itself?)")
+        raise yaml.YAMLError(f"the values are nested more than {MAX_DEPTH} deep", line=line, is_too_large=True)
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             _measure(key, depth + 1, visited)
@@ -169,18 +109,12 @@ def _measure(node: Any, depth: int, visited: list[int]) -> None:
             _measure(item, depth + 1, visited)
 
 
-def _syntax_problem(error: Exception, text: str, file: str, line: int) -> Problem:
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    position = getattr(error, "position", None)
-    if mark is not None:
-        line, message = mark.line + 1, f"column {mark.column + 1}: {getattr(error, 'problem', None) or error}"
-    elif isinstance(position, int):
-        line, message = text[:position].count("\n") + 1, "a character that YAML does not allow"
-    else:
-        message = str(error)
-    return Problem(
-        file, line, "", f"not YAML: {shorten(message, 160)}", "correct the line (spaces, not tabs; quotes in pairs)"
-    )
+def _syntax_problem(error: yaml.YAMLError, file: str) -> Problem:
+    if error.is_too_large:
+        return Problem(file, error.line, "", error.problem, "give a Kubernetes configuration file")
+    column = f"column {error.column}: " if error.column else ""
+    remedy = "correct the line (spaces, not tabs; quotes in pairs)"
+    return Problem(file, error.line, "", f"not YAML: {column}{shorten(error.problem, 160)}", remedy)
 
 
 # ---- decoding
@@ -326,24 +260,26 @@ class _Decoder:
     def _entries(self, node: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
         """The mapping's (name, key node, value node), merge keys resolved, each name once."""
         own: dict[str, Any] = {}
-        merged: dict[str, tuple[Any, Any]] = {}
+        entries: dict[str, tuple[Any, Any]] = {}
         for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                self.fail(key, path, "a key that is no plain word", "write the key as a text")
-            elif key.tag == _TAG + "merge":
-                for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
-                    if not isinstance(source, yaml.MappingNode):
-                        self.fail(value, path, "<< wants a mapping to merge", "name the alias of a mapping: <<: *name")
-                        break
-                    merged.update({name: (a, b) for name, a, b in self._entries(source, path) if name not in merged})
-            elif key.value in own:
-                first = own[key.value][0].start_mark.line + 1
-                name = shorten(key.value)
-                place = f"{path}.{name}" if path else name
+            try:
+                sources = yaml.merge_sources(value) if yaml.is_merge(key) else None
+                name = yaml.key_text(key)
+            except yaml.YAMLError as error:
+                remedy = "name the alias of a mapping: <<: *name" if yaml.is_merge(key) else "write the key as a text"
+                self.fail(key, path, error.problem, remedy)
+                continue
+            if sources is not None:  # as Go has it, what stands below wins, whether merged or not
+                for source in sources:
+                    entries.update({merged: (a, b) for merged, a, b in self._entries(source, path)})
+            elif name in own:
+                first = own[name].start_mark.line + 1
+                place = f"{path}.{shorten(name)}" if path else shorten(name)
                 self.fail(key, place, f"the field is given twice (first in line {first})", "remove one of them")
             else:
-                own[key.value] = (key, value)
-        for name, (key, value) in {**merged, **own}.items():
+                own[name] = key
+                entries[name] = (key, value)
+        for name, (key, value) in entries.items():
             yield name, key, value
 
     def _unknown_field(self, key: Any, name: str, place: str, wanted: Union[Struct, MapOf]) -> None:
@@ -409,43 +345,11 @@ class _BadScalar:
     message: str
 
 
-_BOOLS = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)")
 
 
 def _plain_scalar(node: Any) -> Any:
-    text: str = node.value
-    if any("\ud800" <= char <= "\udfff" for char in text):
-        return _BadScalar("half a Unicode character (a lone surrogate)")
-    tag = node.tag[len(_TAG) :] if node.tag.startswith(_TAG) else node.tag
-    if tag in ("str", "value", "merge"):
-        return text
-    if tag == "null":
-        return None
-    if tag == "bool":
-        found = _BOOLS.get(text.lower())
-        return found if found is not None else _BadScalar(f"the tag !!bool on {shorten(text)}")
-    if tag in ("int", "float"):
-        if ":" in text:  # YAML 1.1 reads 10:20 as a number to the base of 60; nobody means that
-            return text
-        number = _parse_number(text, tag)
-        return number if number is not None else _BadScalar(f"the number {shorten(text)} cannot be read")
-    return _BadScalar(f"the YAML tag {shorten(node.tag)}")
-
-
-def _parse_number(text: str, tag: str) -> Union[int, float, None]:
-    plain = text.replace("_", "").lower()
-    if len(plain) > 40:
-        return None
-    try:
-        if tag == "float":
-            return float(plain.replace(".inf", "inf").replace(".nan", "nan"))
-        sign, digits = (-1, plain[1:]) if plain[:1] == "-" else (1, plain.lstrip("+"))
-        if digits != "0" and digits[:1] == "0" and digits[1:].isdigit():
-            return sign * int(digits, 8)
-        return sign * int(digits, 0)
-    except ValueError:
-        return None
+    return _BadScalar(node.problem) if node.problem else node.found
 
 
 def _describe(node: Any) -> str:

@@ -21,7 +21,7 @@ from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen import frozen
 from kubeup.host import Host
 from kubeup.lazy import lazy_import
-from kubeup.render import load_yaml, yaml
+from kubeup.render import YAMLError, load_yaml
 from kubeup.secret import Secret
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ _STORED = "ConfigMap kube-system/kubeadm-config"
 def _parse_stored_kubelet(text: str) -> types.FrozenDict:
     try:
         found = load_yaml(text)
-    except yaml.YAMLError as error:
+    except YAMLError as error:
         raise _stored_invalid("kubelet-config", f"it is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict) or found.get("kind") != "KubeletConfiguration":
         raise _stored_invalid("kubelet-config", "its key kubelet holds no KubeletConfiguration")

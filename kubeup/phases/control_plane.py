@@ -105,7 +105,7 @@ def report_patches(ctx: Context, target: str) -> None:
     for patch in found.for_target(target):
         ctx.report.detail(f"applied the {patch.kind} patch {patch.path} to {target}")
     for sentence in found.ignored:
-        ctx.report.detail(sentence)
+        ctx.report.warn_once(sentence)
 
 
 def _write(ctx: Context, component: str, members: Sequence[tuple[str, str]] = ()) -> Outputs:

@@ -304,7 +304,7 @@ def _rotated_kubelet_conf(ctx: Context) -> Optional[str]:
     try:
         before = render.load_yaml(text)
         after = kubelet.use_rotated_cert(before, pem)
-    except (LookupError, TypeError, AttributeError, render.yaml.YAMLError) as error:
+    except (LookupError, TypeError, AttributeError, render.YAMLError) as error:
         raise HostError(
             f"{path} is no kubeconfig with a current user",
             cause=f"{type(error).__name__}: {' '.join(str(error).split())}",

@@ -687,7 +687,7 @@ def test_a_manifest_that_is_not_there_is_told_before_the_cluster_is_made() -> No
     assert "'/root/net.yaml': there is no such file" in finding.text
     host.files["/root/net.yaml"] = b"kind: Pool\n"
     assert "no Kubernetes object" in only(node, checks.check_pod_network).text
-    host.files["/root/net.yaml"] = b"apiVersion: v1\nkind: Namespace\nmetadata: {name: n}\n"
+    host.files["/root/net.yaml"] = b"apiVersion: v1\nkind: Namespace\nmetadata: {name: network}\n"
     assert found(node, checks.check_pod_network) == []
     del host.files["/root/net.yaml"]
     skipping = dataclasses.replace(node, config=dataclasses.replace(node.config, skip_phases=("pod-network",)))

@@ -78,7 +78,7 @@ certificateValidityPeriod: 100h
 featureGates: {PublicKeysECDSA: false}
 apiServer:
   certSANs: [API.example.com, 10.0.0.1, "*.x.org"]
-  extraEnvs: [{name: N, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}]
+  extraEnvs: [{name: "N", valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}]
 controllerManager:
   extraVolumes: [{name: v, hostPath: /h, mountPath: /m, readOnly: true, pathType: File}]
 etcd: {local: {dataDir: /data, imageTag: 3.6.9-0, extraArgs: [{name: quota-backend-bytes, value: "1"}]}}

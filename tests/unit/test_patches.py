@@ -87,18 +87,76 @@ def test_files_are_read_by_name_in_order_with_sub_folders() -> None:
         ("/p/kube-apiserver-hardening.yaml", "kube-apiserver", "strategic", {}),
         ("/p/sub/etcd+json.json", "etcd", "json", []),
     ]
-    assert patches.ignored == ()
+    assert patches.ignored == ("/p/etcdempty.yaml is no patch: it is empty",)
     assert patches.apply("etcd", {"x": 0}) == {"x": 0, "a": 1, "b": 2, "c": 3}
 
 
 @pytest.mark.parametrize(
-    "name", ["etcd.yml", "README.md", "ETCD.yaml", "etcd.x.yaml", "etcdx+a.b.yaml", "kubelet.yaml"]
+    "name",
+    ["etcd.yml", "README.md", "ETCD.yaml", "etcd.yaml.bak", "etcd", "kubelet.yaml", "my-etcd.yaml", "etcd.json~"],
 )
 def test_other_files_are_ignored_with_a_sentence(name: str) -> None:
     patches = read_patches(FakeHost(files={f"/p/{name}": b"a: 1"}), "/p")
     assert patches.patches == ()
     assert len(patches.ignored) == 1
     assert f"/p/{name}" in patches.ignored[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "kind"),
+    [
+        ("kube-apiserver.prod.yaml", "kube-apiserver", "strategic"),
+        ("kube-scheduler0+json-audit.yaml", "kube-scheduler", "json"),
+        ("etcd+merge.prod.json", "etcd", "merge"),
+        ("etcdjson.yaml", "etcd", "strategic"),
+        ("etcd.x+json.yaml", "etcd", "strategic"),
+        ("etcd++json.yaml", "", ""),
+        ("kube-apiserverless.yaml", "kube-apiserver", "strategic"),
+        ("etcd x+strategic+json.yaml", "etcd", "strategic"),
+    ],
+)
+def test_only_the_beginning_of_a_name_counts(name: str, target: str, kind: str) -> None:
+    host = FakeHost(files={f"/p/{name}": b"[]" if kind == "json" else b"{a: 1}"})
+    if not target:
+        assert failure(lambda: read_patches(host, "/p")).code == "patch-invalid"
+        return
+    patches = read_patches(host, "/p")
+    assert [(patch.target, patch.kind) for patch in patches.patches] == [(target, kind)]
+    assert patches.ignored == ()
+
+
+def test_yaml_in_a_json_file_and_an_empty_file() -> None:
+    found = read_patches(
+        FakeHost(files={"/p/etcd.json": "a: é\n---\nb: 1e3\n".encode("utf-16"), "/p/etcd0.yaml": b""}), "/p"
+    )
+    assert [patch.body for patch in found.patches] == [{"a": "é"}, {"b": 1000}]
+    assert found.ignored == ("/p/etcd0.yaml is no patch: it is empty",)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[" * 100_000, "nested more than"),
+        ("a: &a {b: *a}", "an alias of something that it is in itself"),
+        ("a: &a [" + "x," * 99 + "x]\n" + "".join(f"{k}: &{k} [{', '.join([f'*{j}'] * 20)}]\n" for j, k in zip("abcd", "bcde")), "aliases stand for more"),
+        ("- " * 2000 + "a", "nested more than"),
+    ],
+    ids=["deep", "alias of itself", "bomb", "deep list"],
+)  # fmt: skip
+def test_a_file_that_is_no_configuration_is_refused_at_once(text: str, problem: str) -> None:
+    for name in ("etcd.yaml", "etcd+json.json"):
+        error = failure(lambda name=name: read_patches(FakeHost(files={f"/p/{name}": text.encode()}), "/p"))  # type: ignore[misc]
+        assert error.code == "patch-invalid"
+        assert problem in str(error.cause)
+
+
+@pytest.mark.parametrize("source", ["", "/spec"])
+def test_copies_of_copies_end(source: str) -> None:
+    operations = [{"op": "copy", "from": source, "path": f"/spec/x{number}"} for number in range(40)]
+    error = failure(lambda: apply(operations, kind="json"))
+    assert error.code == "patch-failed"
+    assert "operation" in error.what
+    assert "would hold more than" in str(error.cause)
 
 
 @pytest.mark.parametrize("name", ["etcd+.yaml", "etcd0+stategic.json"])

@@ -159,7 +159,8 @@ def test_patches_are_in_the_manifest_in_the_probe_and_in_the_log() -> None:
     assert written["metadata"]["annotations"] == {"a": "b"}
     assert control_plane.scheduler_manifest_is_current(ctx)
     assert "applied the strategic patch /p/kube-scheduler.yaml to kube-scheduler" in log_of(ctx)
-    assert "/p/notes.txt is no patch" in log_of(ctx)
+    control_plane.write_controller_manager_manifest(ctx)
+    assert ctx.report.warnings == ["/p/notes.txt is no patch: its name does not end in .yaml or .json"]
     host.files["/p/kube-scheduler.yaml"] = b"metadata: {annotations: {a: c}}"
     assert not control_plane.scheduler_manifest_is_current(ctx)
 

@@ -305,6 +305,11 @@ def test_a_redirect_in_a_circle_ends() -> None:
         ("", "it holds no object"),
         ("just text", "no Kubernetes object"),
         ("{apiVersion: v1, kind: ConfigMap, metadata: {}}", "a ConfigMap in it has no metadata.name"),
+        ("{apiVersion: v1, kind: ConfigMap, metadata: x}", "a ConfigMap in it has no metadata.name"),
+        (
+            "{apiVersion: v1, kind: Pod, metadata: {name: n}}",
+            "a Pod in it has the metadata.name false, which is no text",
+        ),
     ],
 )
 def test_a_manifest_that_is_none_says_why(text: str, cause: str) -> None:

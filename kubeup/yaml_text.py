@@ -1,0 +1,551 @@
+"""YAML in and out, as Kubernetes' own programs read and write it.
+
+Go's reader (sigs.k8s.io/yaml on go-yaml v2) and PyYAML disagree about a good deal: `1e3`, `0o17` and `y` are no
+texts to Go, `13:30` and `=` are, a merged key wins over one above it, tabs may stand between tokens. A file that kb
+reads otherwise than the kubelet is a wrong result without a word, so everything that kb reads goes through here; and
+what it writes says the same to both. PyYAML's scanner and emitter do the lexical work alone.
+
+Source: go-yaml v2 resolve.go and decode.go, sigs.k8s.io/yaml yaml.go (how YAML becomes JSON),
+k8s.io/apimachinery/pkg/util/yaml/decoder.go (how a file is cut into documents)
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import functools
+import math
+import re
+import struct
+from collections.abc import Iterator
+from typing import Any, NoReturn, Optional, Union
+
+from kubeup.frozen import frozen
+from kubeup.lazy import lazy_import
+
+yaml: Any = lazy_import("yaml")
+
+_TAG = "tag:yaml.org,2002:"
+
+
+class YAMLError(ValueError):
+    """The text is no YAML that Kubernetes' programs read, or larger than any such file. line and column count from 1,
+    0 where they are unknown; `problem` quotes nothing of the text, which may hold secrets."""
+
+    def __init__(self, problem: str, *, line: int = 0, column: int = 0, is_too_large: bool = False) -> None:
+        where = f"line {line}: " if line else ""
+        super().__init__(f"{where}{problem}")
+        self.problem = problem
+        self.line = line
+        self.column = column
+        self.is_too_large = is_too_large
+
+
+@frozen
+class Limits:
+    """What a file holds at most, so that none, however odd, takes long or fills the memory."""
+
+    size: int = 2**20
+    values: int = 20_000
+    """Keys and values, an alias counted as all that it stands for."""
+    depth: int = 40
+
+
+FILE = Limits()
+"""A configuration, a kubeconfig, a patch, a manifest of a node."""
+MANIFEST = Limits(size=2**23, values=200_000, depth=120)
+"""Objects of others with their definitions, whose schemas are long and deep."""
+
+
+class Mark:
+    """Where a node begins; line counts from 0."""
+
+    __slots__ = ("line",)
+
+    def __init__(self, line: int) -> None:
+        self.line = line
+
+
+class _Node:
+    __slots__ = ("start_mark", "tag")
+
+    def __init__(self, tag: str, line: int) -> None:
+        self.tag = _TAG + tag
+        self.start_mark = Mark(line)
+
+
+class ScalarNode(_Node):
+    """value: the text as it stands there. found: what Go makes of it; problem: why it makes nothing of it."""
+
+    __slots__ = ("found", "problem", "value")
+
+    def __init__(self, text: str, line: int, *, tag: str, is_plain: bool) -> None:
+        self.value = text
+        self.problem = ""
+        self.found: Any = None
+        kind = "str"
+        try:
+            kind, self.found = _resolve(text, tag, is_plain=is_plain)
+        except ValueError as error:
+            self.problem = str(error)
+        super().__init__(kind, line)
+
+
+class SequenceNode(_Node):
+    __slots__ = ("value",)
+
+    def __init__(self, line: int) -> None:
+        super().__init__("seq", line)
+        self.value: list[Any] = []
+
+
+class MappingNode(_Node):
+    """value: the (key, value) nodes in the order of the file; a doubled key is there twice, `<<` has the tag merge."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, line: int) -> None:
+        super().__init__("map", line)
+        self.value: list[tuple[Any, Any]] = []
+
+
+# ---- reading
+
+
+def load_yaml(data: Union[str, bytes], limits: Limits = FILE) -> Any:
+    """The first document in `data` as JSON's values (None, bool, int, float, str, list, dict with texts as keys); None
+    for an empty one. Of a key given twice the last value counts. Raises YAMLError."""
+    node = compose(_decode(data, limits), limits)
+    return None if node is None else _Constructor(limits).construct(node)
+
+
+def load_all_yaml(data: Union[str, bytes], limits: Limits = FILE) -> list[Any]:
+    """Every document in `data` that is not empty, cut at the lines `---`. Raises YAMLError."""
+    found = []
+    left = limits.values
+    for line, text in split_documents(_decode(data, limits)):
+        constructor = _Constructor(Limits(limits.size, left, limits.depth))
+        node = compose(text, constructor.limits, line=line)
+        value = None if node is None else constructor.construct(node)
+        left -= constructor.count
+        if value is not None:
+            found.append(value)
+    return found
+
+
+def _decode(data: Union[str, bytes], limits: Limits) -> str:
+    if len(data) > limits.size:
+        raise YAMLError(f"it has {len(data)} bytes, at most {limits.size} are read", is_too_large=True)
+    return decode_text(data)
+
+
+def decode_text(data: Union[str, bytes]) -> str:
+    """The text of a file: UTF-8 with or without a mark of the order of bytes, UTF-16 with one. Raises YAMLError."""
+    if isinstance(data, str):
+        return data[1:] if data[:1] == "\ufeff" else data
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise YAMLError(
+            f"byte {error.start} is not {encoding[:-4].upper() if 'sig' in encoding else 'UTF-16'} text", line=line
+        ) from None
+
+
+def split_documents(text: str) -> Iterator[tuple[int, str]]:
+    """(line from 0, text) of each document, as Kubernetes' programs cut a file: at every line that begins with `---`,
+    even inside of a text, and with nothing but a comment after it. Raises YAMLError."""
+    start, lines = 0, []
+    for number, line in enumerate(text.removesuffix("\n").split("\n")):
+        if not line.startswith("---"):
+            lines.append(line.removesuffix("\r") + "\n")
+            continue
+        after = line[3:].strip()
+        if after and not after.startswith("#"):
+            raise YAMLError("nothing but a comment may follow --- in its line", line=number + 1, column=4)
+        yield start, "".join(lines)
+        start, lines = number + 1, []
+    yield start, "".join(lines)
+
+
+def compose(text: str, limits: Limits = FILE, *, line: int = 0) -> Any:
+    """The nodes of the first document in `text`, which begins in `line` of its file; None for an empty one.
+
+    An alias is the very node that it stands for (never one around it). Raises YAMLError.
+    """
+    try:
+        parser = _parser_class()(text)
+        try:
+            return _Composer(parser, limits, line).compose()
+        finally:
+            parser.dispose()
+    except yaml.YAMLError as error:
+        raise _explain(error, text, line) from None
+    except (ValueError, OverflowError, RecursionError, IndexError) as error:
+        if isinstance(error, YAMLError):
+            raise
+        raise YAMLError("it cannot be read", line=line + 1) from None
+
+
+def _explain(error: Any, text: str, line: int) -> YAMLError:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    if mark is not None:
+        return YAMLError(
+            getattr(error, "problem", None) or "it cannot be read", line=line + mark.line + 1, column=mark.column + 1
+        )
+    position = getattr(error, "position", None)
+    if isinstance(position, int):
+        return YAMLError("a character that YAML does not allow", line=line + text[:position].count("\n") + 1)
+    return YAMLError("it cannot be read", line=line + 1)
+
+
+class _Composer:
+    """Makes nodes of the parser's events, and stops where there are too many."""
+
+    def __init__(self, parser: Any, limits: Limits, line: int) -> None:
+        self.parser = parser
+        self.limits = limits
+        self.line = line
+        self.count = 0
+        self.anchors: dict[str, Any] = {}
+        self.open: set[int] = set()
+
+    def compose(self) -> Any:
+        self.parser.get_event()
+        if self.parser.check_event(yaml.StreamEndEvent):
+            return None
+        self.parser.get_event()
+        node = self.compose_node(1)
+        self.parser.get_event()
+        return node
+
+    def fail(self, problem: str, line: int, *, is_too_large: bool = False) -> NoReturn:
+        raise YAMLError(problem, line=line + 1, is_too_large=is_too_large)
+
+    def compose_node(self, depth: int) -> Any:
+        event = self.parser.get_event()
+        line = self.line + event.start_mark.line
+        self.count += 1
+        if self.count > self.limits.values:
+            self.fail(f"the file holds more than {self.limits.values} values", line, is_too_large=True)
+        if depth > self.limits.depth:
+            self.fail(f"the values are nested more than {self.limits.depth} deep", line, is_too_large=True)
+        if isinstance(event, yaml.AliasEvent):
+            return self.find_anchor(event.anchor, line)
+        node: Any
+        if isinstance(event, yaml.ScalarEvent):
+            node = self.scalar(event, line)
+            if event.anchor:
+                self.anchors[event.anchor] = node
+            return node
+        node = MappingNode(line) if isinstance(event, yaml.MappingStartEvent) else SequenceNode(line)
+        if event.anchor:
+            self.anchors[event.anchor] = node
+        self.open.add(id(node))
+        self.fill(node, depth)
+        self.open.discard(id(node))
+        return node
+
+    def fill(self, node: Any, depth: int) -> None:
+        end = yaml.MappingEndEvent if isinstance(node, MappingNode) else yaml.SequenceEndEvent
+        while not self.parser.check_event(end):
+            if isinstance(node, MappingNode):
+                key = self.compose_node(depth + 1)
+                is_alias = self.parser.check_event(yaml.AliasEvent)
+                value = self.compose_node(depth + 1)
+                if is_alias and is_merge(key) and not isinstance(value, MappingNode):
+                    self.fail("<< wants an alias of a mapping", value.start_mark.line)
+                node.value.append((key, value))
+            else:
+                node.value.append(self.compose_node(depth + 1))
+        self.parser.get_event()
+
+    def find_anchor(self, name: str, line: int) -> Any:
+        node = self.anchors.get(name)
+        if node is None:
+            self.fail("an alias of an anchor that is not above it", line)
+        if id(node) in self.open:
+            self.fail("an alias of something that it is in itself", line)
+        return node
+
+    def scalar(self, event: Any, line: int) -> ScalarNode:
+        tag = event.tag or ""
+        is_plain = bool(event.implicit[0]) and tag != "!"
+        return ScalarNode(event.value, line, tag=tag, is_plain=is_plain)
+
+
+class _Constructor:
+    """Makes values of nodes, with everything that an alias stands for made once more: nobody's change reaches two
+    places, and what is counted is what will be written."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.count = 0
+
+    def construct(self, node: Any, depth: int = 1) -> Any:
+        self.count += 1
+        line = node.start_mark.line + 1
+        if self.count > self.limits.values:
+            raise YAMLError(
+                f"the aliases stand for more than {self.limits.values} values", line=line, is_too_large=True
+            )
+        if depth > self.limits.depth:
+            raise YAMLError(f"the values are nested more than {self.limits.depth} deep", line=line, is_too_large=True)
+        if isinstance(node, ScalarNode):
+            if node.problem:
+                raise YAMLError(node.problem, line=line)
+            return node.found
+        if isinstance(node, SequenceNode):
+            return [self.construct(item, depth + 1) for item in node.value]
+        found: dict[str, Any] = {}
+        for key, value in node.value:
+            if is_merge(key):
+                for source in merge_sources(value):
+                    found.update(self.construct(source, depth + 1))
+            else:
+                self.count += 1
+                found[key_text(key)] = self.construct(value, depth + 1)
+        return found
+
+
+def is_merge(key: Any) -> bool:
+    """Whether a key node is `<<`, which stands for the entries of other mappings."""
+    return bool(key.tag == _TAG + "merge")
+
+
+def merge_sources(value: Any) -> list[Any]:
+    """The mappings that the value of a key `<<` names, the one that wins last. Raises YAMLError."""
+    sources = list(reversed(value.value)) if isinstance(value, SequenceNode) else [value]
+    if not all(isinstance(source, MappingNode) for source in sources):
+        raise YAMLError("<< wants a mapping or a list of mappings", line=value.start_mark.line + 1)
+    return sources
+
+
+def key_text(key: Any) -> str:
+    """The text that a key is in JSON: `1: a` and `true: b` have the keys "1" and "true". Raises YAMLError."""
+    line = key.start_mark.line + 1
+    if not isinstance(key, ScalarNode):
+        raise YAMLError("a key that is no plain word", line=line)
+    if key.problem:
+        raise YAMLError(key.problem, line=line)
+    if isinstance(key.found, str):
+        return key.found
+    if key.found is None:
+        raise YAMLError("a key that is null", line=line)
+    if isinstance(key.found, bool):
+        return "true" if key.found else "false"
+    if key.tag == _TAG + "float":
+        return _format_float32(float(_resolve_plain(key.value)[1]))
+    if key.found >= 2**63:
+        raise YAMLError("a key that is a number of more than 63 bits", line=line)
+    return str(key.found)
+
+
+def _format_float32(number: float) -> str:
+    """Go's shortest form of a number of 32 bits (FormatFloat with 'g')."""
+    try:
+        single = struct.unpack("<f", struct.pack("<f", number))[0]
+    except OverflowError:
+        return ".inf" if number > 0 else "-.inf"
+    shortest = f"{single:.8e}"
+    for precision in range(8):
+        shown = f"{single:.{precision}e}"
+        if abs(float(shown)) <= _LARGEST_FLOAT32 and struct.unpack("<f", struct.pack("<f", float(shown)))[0] == single:
+            shortest = shown
+            break
+    mantissa, _, exponent = shortest.partition("e")
+    power = int(exponent)
+    if -4 <= power < 6:
+        return f"{float(shortest):.{max(0, len(mantissa.lstrip('-').replace('.', '')) - 1 - power)}f}"
+    return f"{mantissa}e{'-' if power < 0 else '+'}{abs(power):02d}"
+
+
+_LARGEST_FLOAT32 = 3.4028234663852886e38
+
+
+# ---- what a scalar is
+
+_BOOLS = {"y": True, "yes": True, "true": True, "on": True, "n": False, "no": False, "false": False, "off": False}
+_NULLS = ("", "~", "null", "Null", "NULL")
+_INFINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_INTEGER = re.compile(
+    r"(?P<sign>[-+]?)(0[xX](?P<hex>[0-9a-fA-F]+)|0[bB](?P<binary>[01]+)|0[oO]?(?P<octal>[0-7]+)|(?P<decimal>0|[1-9][0-9]*))"
+)
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_DOT_FLOAT = re.compile(r"\.[0-9](_?[0-9])*([eE][-+]?[0-9](_?[0-9])*)?")
+_DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}([Tt ].*)?")
+_RESOLVED = ("str", "bool", "int", "float", "null", "timestamp")
+_BASES = {"hex": 16, "binary": 2, "octal": 8, "decimal": 10}
+
+
+def _resolve(text: str, tag: str, *, is_plain: bool) -> tuple[str, Any]:
+    """(short tag, value) of a scalar. Raises ValueError, for the person, where its tag does not fit it."""
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise ValueError("half a Unicode character (a lone surrogate)")
+    wanted = tag[len(_TAG) :] if tag.startswith(_TAG) else tag
+    if text == "<<" and (is_plain or wanted == "merge"):
+        return "merge", text
+    if wanted == "binary":
+        try:
+            return "str", base64.b64decode("".join(text.split()), validate=True).decode(errors="replace")
+        except (binascii.Error, ValueError):
+            raise ValueError("!!binary on what is not base64") from None
+    if wanted == "str" or (wanted and wanted not in _RESOLVED) or (not wanted and not is_plain):
+        return "str", text
+    kind, value = _resolve_plain(text)
+    if wanted == "timestamp" and kind == "str" and _DATE.fullmatch(text):
+        return kind, value
+    if wanted == "float" and kind == "int":
+        kind = "float"
+    if wanted and kind != wanted:
+        raise ValueError(f"the tag !!{wanted} on what is none")
+    if kind == "float":
+        return kind, _as_json_number(value)
+    return kind, value
+
+
+def _resolve_plain(text: str) -> tuple[str, Any]:
+    """(short tag, value) of a plain scalar without a tag."""
+    if text in _NULLS:
+        return "null", None
+    first = text[0]
+    if first in "yYnNtTfFoO":
+        value = _BOOLS.get(text.lower())
+        is_bool = value is not None and text in (text.lower(), text.upper(), text.capitalize())
+        return ("bool", value) if is_bool else ("str", text)
+    if first in ".+-" and _INFINITE.fullmatch(text):
+        return "float", float(text.lower().replace(".", ""))
+    if first == ".":
+        number = float(text) if _DOT_FLOAT.fullmatch(text) else math.inf
+        return ("str", text) if math.isinf(number) else ("float", number)
+    if first not in "+-0123456789":
+        return "str", text
+    plain = text.replace("_", "")
+    whole = _parse_integer(plain)
+    if whole is not None:
+        return "int", whole
+    if _FLOAT.fullmatch(plain) and not math.isinf(float(plain)):
+        return "float", float(plain)
+    return "str", text
+
+
+def _parse_integer(plain: str) -> Optional[int]:
+    """The integer of 64 bits that Go reads there; None where it reads none."""
+    match = _INTEGER.fullmatch(plain)
+    if match is None or len(plain) > 1000:
+        return None
+    name = next(name for name in _BASES if match[name] is not None)
+    number = int(match[name], _BASES[name])
+    if match["sign"] == "-":
+        return -number if number <= 2**63 else None
+    return number if number < (2**63 if match["sign"] else 2**64) else None
+
+
+def _as_json_number(number: float) -> Union[int, float]:
+    """The number that is left on the way through JSON: `1.0` and `1e3` are whole ones."""
+    if math.isinf(number) or math.isnan(number):
+        raise ValueError("a number that is infinite, or none (.inf, .nan)")
+    return int(number) if number == int(number) and abs(number) < 2**63 else number
+
+
+# ---- PyYAML's scanner, where Go's differs
+
+
+@functools.cache
+def _parser_class() -> Any:
+    reader, scanner, parser = yaml.reader, yaml.scanner, yaml.parser
+    breaks = "\r\n\x85\u2028\u2029"
+
+    class TabScanner(scanner.Scanner):  # type: ignore[misc, name-defined, unused-ignore]
+        """Takes tabs between tokens and inside of plain scalars, though not for indentation."""
+
+        def scan_to_next_token(self) -> None:
+            super().scan_to_next_token()
+            while self.peek() == "\t" and (self.flow_level or not self.allow_simple_key):
+                while self.peek() == "\t":
+                    self.forward()
+                super().scan_to_next_token()
+
+        def scan_plain_spaces(self, indent: int, start_mark: Any) -> Any:
+            length = 0
+            while self.peek(length) in " \t":
+                length += 1
+            blanks = self.prefix(length)
+            self.forward(length)
+            if self.peek() not in breaks:
+                return [blanks] if blanks else []
+            first = self.scan_line_break()
+            self.allow_simple_key = True
+            more: list[str] = []
+            while not self.is_at_marker():
+                if self.peek() == " " or (self.peek() == "\t" and self.column >= indent):
+                    self.forward()
+                elif self.peek() in breaks:
+                    more.append(self.scan_line_break())
+                else:
+                    return [*([first] if first != "\n" else [] if more else [" "]), *more]
+            return None
+
+        def is_at_marker(self) -> bool:
+            return self.column == 0 and self.prefix(3) in ("---", "...") and self.peek(3) in f"\0 \t{breaks}"
+
+    class Parser(reader.Reader, TabScanner, parser.Parser):  # type: ignore[misc, name-defined, unused-ignore]
+        """Events of a text."""
+
+        def __init__(self, text: str) -> None:
+            reader.Reader.__init__(self, text)
+            TabScanner.__init__(self)
+            parser.Parser.__init__(self)
+
+    return Parser
+
+
+# ---- writing
+
+_LINE_MARKS = ("\x85", "\u2028", "\u2029", "\ufeff", "\r")
+"""What YAML takes for the end of a line, or drops: only double quotes keep it."""
+_OTHER_READERS = re.compile(
+    r"[-+]?0[xXoObB][0-9a-fA-F_]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?|[-+]?(?=[0-9_.]*[0-9])[0-9_]*\.?[0-9_]*([eE][-+]?[0-9_]+)?|=|<<"
+)
+"""What one reader of YAML or another takes for no text: numbers of any size and base, to the base of 60 too."""
+
+
+def dump_yaml(value: object) -> str:
+    """One document in the shape of Kubernetes' own: keys sorted, two spaces, list items not indented deeper than their
+    key, no line folded; a text that any reader could take for something else is in double quotes."""
+    text: str = yaml.dump(
+        value, Dumper=_dumper(), sort_keys=True, default_flow_style=False, allow_unicode=True, width=2**62
+    )
+    return text
+
+
+def is_plain_text(text: str) -> bool:
+    """Whether `text` without quotes is still that text, for Go's readers (v2 and v3) and for PyYAML's."""
+    if text[:1] in "0123456789+-.=<" and (_OTHER_READERS.fullmatch(text) or _DATE.fullmatch(text)):
+        return False
+    return _resolve_plain(text)[0] == "str" and not _INFINITE.fullmatch(text) and text.lower() not in _BOOLS
+
+
+@functools.cache
+def _dumper() -> Any:
+    class KubernetesDumper(yaml.SafeDumper):  # type: ignore[misc, name-defined, unused-ignore]
+        def ignore_aliases(self, data: object) -> bool:
+            return True
+
+    def represent_str(dumper: Any, text: str) -> Any:
+        if any("\ud800" <= char <= "\udfff" for char in text):
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return dumper.represent_scalar(_TAG + "str", text, style=_style_of(text))
+
+    KubernetesDumper.add_representer(str, represent_str)
+    return KubernetesDumper
+
+
+def _style_of(text: str) -> Optional[str]:
+    if any(mark in text for mark in _LINE_MARKS):
+        return '"'
+    if "\n" in text:
+        is_literal = text[0] not in " \t\n" and not any(line.endswith((" ", "\t")) for line in text.split("\n"))
+        return "|" if is_literal else '"'
+    return None if is_plain_text(text) else '"'
