@@ -11,20 +11,21 @@ from __future__ import annotations
 import base64
 import contextlib
 import functools
-import json
+import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 from kubeup import downloads, layout, registry
 from kubeup.config.types import InitConfig
 from kubeup.downloads import NODE_FILES
-from kubeup.errors import HostError, UsageError
+from kubeup.errors import HostError, KbError, UsageError, shown
 from kubeup.frozen import frozen
 from kubeup.host import Host, LocalHost, Unreachable
 from kubeup.images import list_images, load_balancer_image
+from kubeup.json_text import parse_json_object
 from kubeup.layout import Descriptor, Layout, Place, as_json, digest_of
 from kubeup.lazy import lazy_import
 from kubeup.registry import Ref, Refused, parse_ref
@@ -266,8 +267,7 @@ class Gathering:
         def take(descriptor: Descriptor) -> Place:
             digest, size = str(descriptor["digest"]), int(descriptor["size"])
             path = self.spool / digest.replace(":", "-")
-            if not self.local.exists(path):
-                server.fetch_blob(self.local, ref.repository, digest=digest, size=size, into=path)
+            server.fetch_blob(self.local, ref.repository, digest=digest, size=size, into=path)
             return Place(path, 0, size)
 
         self._take(ref, {"mediaType": kind, "digest": digest_of(data), "size": len(data)}, read, take)
@@ -278,7 +278,7 @@ class Gathering:
         """Add the image that `top` describes with all of its blobs for the wanted architectures."""
         taken: dict[str, Place] = {}
         data = read(top)
-        document = json.loads(data)
+        document = layout.parse_manifest(Path(ref.name), data, "its manifest")
         taken[str(top["digest"])] = self._keep(data)
         manifests = [(top, data)]
         if top["mediaType"] in layout.INDEX_TYPES:
@@ -286,11 +286,14 @@ class Gathering:
             manifests = [(child, read(child)) for child in children]
         for descriptor, text in manifests:
             taken[str(descriptor["digest"])] = self._keep(text)
-            manifest = json.loads(text)
+            manifest = layout.parse_manifest(Path(ref.name), text, str(descriptor["digest"]))
+            if "config" not in manifest:
+                raise _WrongArchitecture("its manifest names no configuration: it is no image")
             config = read(manifest["config"])
             if top["mediaType"] not in layout.INDEX_TYPES:
-                self._check_architecture(json.loads(config))
-                top = {**top, "platform": _platform_of(json.loads(config))}
+                settings = layout.parse_document(Path(ref.name), config, "its configuration")
+                self._check_architecture(settings)
+                top = {**top, "platform": _platform_of(settings)}
             taken[str(manifest["config"]["digest"])] = self._keep(config)
             for layer in manifest.get("layers") or []:
                 if not layer.get("urls"):
@@ -302,8 +305,7 @@ class Gathering:
     def _keep(self, data: bytes) -> Place:
         """Small documents lie in the spool, like everything that comes over a network."""
         path = self.spool / digest_of(data).replace(":", "-")
-        if not self.local.exists(path):
-            self.local.write_file(path, data)
+        self.local.write_file(path, data)
         return Place(path, 0, len(data))
 
     @staticmethod
@@ -475,7 +477,7 @@ def read_elf_architecture(host: Host, path: Path) -> Optional[str]:
 def fetch_download(local: LocalHost, plan: downloads.Download, folder: Path, tell: Tell) -> Path:
     """The published file, proven by its published sum. Raises Refused, Unreachable, HostError (download-damaged,
     checksum-missing)."""
-    told = b"".join(registry.open_url(local, plan.sha256_url, 0)).decode(errors="replace")
+    told = registry.read_url(local, plan.sha256_url).decode(errors="replace")
     wanted = downloads.parse_sha256(told, plan.file_name)
     if not wanted:
         raise HostError(
@@ -485,15 +487,14 @@ def fetch_download(local: LocalHost, plan: downloads.Download, folder: Path, tel
             code="checksum-missing",
         )
     path = folder / f"{wanted[:16]}-{plan.file_name}"
-    if not local.exists(path):
-        registry.fetch_resumed(
-            local,
-            lambda offset: registry.open_url(local, plan.url, offset),
-            into=path,
-            digest=f"sha256:{wanted}",
-            name=plan.url,
-            tell=tell,
-        )
+    registry.fetch_resumed(
+        local,
+        lambda offset: registry.open_url(local, plan.url, offset),
+        into=path,
+        digest=f"sha256:{wanted}",
+        name=plan.url,
+        tell=tell,
+    )
     return path
 
 
@@ -565,8 +566,9 @@ def write_bundle(
             gathering.tell(f"writing {digest[7:19]} ({place.size >> 20} MiB)")
             yield digest, place.size, layout.read_checked(gathering.local, place, digest)
 
-    _require_space(gathering.local, out, total)
-    gathering.local.write_stream(out, layout.render_tar(documents, contents()))
+    if str(out) != "-":
+        _require_space(gathering.local, out, total)
+    gathering.local.write_output(str(out), layout.render_tar(documents, contents()))
     count = len(gathering.blobs) - len(chosen)
     return Written(out, digest_of(index_bytes), len(gathering.entries), len(gathering.files), len(chosen), total, count)
 
@@ -643,29 +645,50 @@ def list_files(host: Host, found: Layout) -> list[FileEntry]:
                 remedy="do not use this file: kb made no such bundle",
                 code="bundle-unsafe",
             )
-        mode = int(str(told.get(MODE, "0755")), 8) & 0o777
+        mode = _parse_mode(told.get(MODE, "0755"))
         entries.append(FileEntry(title, mode, str(layer["digest"]), int(layer["size"]), str(told.get(VERSION, ""))))
     return entries
+
+
+def _parse_mode(text: str) -> int:
+    """A program's mode, or that of other files: nobody but root may change what root runs, whatever a bundle says."""
+    is_program = re.fullmatch(r"[0-7]{1,6}", text) is None or int(text, 8) & 0o111
+    return 0o755 if is_program else 0o644
 
 
 def walk_blobs(host: Host, found: Layout) -> Iterator[tuple[str, int, str]]:
     """(digest, size, what needs it) of every blob that the index leads to. Of an image index only the children that
     are there: a bundle leaves other architectures out."""
+    seen: set[str] = set()
     for entry in found.index.get("manifests") or []:
         annotations = entry.get("annotations") or {}
         owner = str(annotations.get(layout.NAME) or annotations.get(layout.REF_NAME) or "the files")
-        yield from _walk(host, found, entry, owner)
+        for descriptor, document in walk_manifests(host, found, entry, seen):
+            yield str(descriptor["digest"]), int(descriptor["size"]), owner
+            yield from _leaves(document or {}, owner)
 
 
-def _walk(host: Host, found: Layout, entry: Descriptor, owner: str) -> Iterator[tuple[str, int, str]]:
-    digest = str(entry["digest"])
-    yield digest, int(entry.get("size") or 0), owner
-    document = layout.read_json_blob(host, found, digest)
-    if document is None:
-        return
-    for child in document.get("manifests") or []:
-        if child["digest"] in found.blobs:
-            yield from _walk(host, found, child, owner)
+def walk_manifests(
+    host: Host, found: Layout, entry: Descriptor, seen: set[str]
+) -> Iterator[tuple[Descriptor, Optional[dict[str, Any]]]]:
+    """The descriptors and documents below an entry of the index, each once, whichever way leads to it: an index can name
+    another twice, and that one the next. None for a document that is not there; children that are not are left out.
+    seen: the digests that were walked before."""
+    waiting = [entry]
+    while waiting:
+        descriptor = waiting.pop()
+        digest = str(descriptor["digest"])
+        if digest in seen:
+            continue
+        seen.add(digest)
+        document = layout.read_json_blob(host, found, digest)
+        yield descriptor, document
+        children = (document or {}).get("manifests") or []
+        waiting += [child for child in reversed(children) if child["digest"] in found.blobs]
+
+
+def _leaves(document: Mapping[str, Any], owner: str) -> Iterator[tuple[str, int, str]]:
+    """What a manifest names that is no manifest."""
     for child in [*([document["config"]] if "config" in document else []), *(document.get("layers") or [])]:
         title = (child.get("annotations") or {}).get(layout.TITLE)
         if not child.get("urls"):
@@ -692,30 +715,39 @@ def verify_bundle(
     tell: Tell = lambda text: None,
 ) -> Verdict:
     """Sum every blob, look that none is missing, and that the bundle has what is needed. base: a delta's."""
-    problems: list[str] = []
+    problems = [f"{shown(name)} is in it, which no layout has" for name in found.strays[:20]]
+    problems += [text for name in found.names if (text := describe_bad_name(name))]
     known: dict[str, Place] = {**(base.blobs if base else {}), **found.blobs}
     owners: dict[str, str] = {}
+    sizes: dict[str, int] = {}
+    titles: set[str] = set()
+    try:
+        whole = replace(found, blobs=known)
+        for digest, size, owner in walk_blobs(host, whole):
+            owners.setdefault(digest, owner)
+            sizes.setdefault(digest, size)
+            if digest not in known:
+                problems.append(f"blob {digest} of {owner} is missing")
+            elif known[digest].size != size:
+                problems.append(f"blob {digest} of {owner} has {known[digest].size} bytes, not {size}")
+        titles = {entry.title for entry in list_files(host, whole)}
+        is_walked = True
+    except HostError as error:
+        problems.append(f"{error.what}: {error.cause}")
+        is_walked = False
     for digest, place in sorted(found.blobs.items(), key=lambda item: item[1].offset):
+        if is_walked and digest not in sizes:
+            problems.append(f"blob {digest} is in it, and nothing in index.json leads to it")
+            continue
+        if sizes.get(digest, place.size) != place.size:
+            continue  # said above; what is too large is not worth reading
         tell(f"reading {digest[7:19]} ({place.size >> 20} MiB)")
         try:
             for _ in layout.read_checked(host, place, digest):
                 pass
         except HostError as error:
             problems.append(f"{error.what}: {error.cause}")
-    damaged = bool(problems)
-    try:
-        whole = Layout(found.path, found.index, found.index_bytes, known, found.signature, found.names)
-        for digest, size, owner in walk_blobs(host, whole):
-            owners.setdefault(digest, owner)
-            if digest not in known:
-                problems.append(f"blob {digest} of {owner} is missing")
-            elif known[digest].size != size:
-                problems.append(f"blob {digest} of {owner} has {known[digest].size} bytes, not {size}")
-        titles = {entry.title for entry in list_files(host, whole)}
-    except HostError as error:
-        if not damaged:
-            problems.append(f"{error.what}: {error.cause}")
-        titles = set()
+    problems = list(dict.fromkeys(problems))
     named = [
         text
         if (owner := next((owners[digest] for digest in owners if digest in text), "")) in text
@@ -726,6 +758,15 @@ def verify_bundle(
     missing += [need for need in files if need.name not in titles]
     total = sum(place.size for place in found.blobs.values())
     return Verdict(tuple(named), tuple(missing), len(found.blobs), total)
+
+
+def describe_bad_name(name: str) -> str:
+    """Why an image of this name could not be served; "" where it can."""
+    try:
+        parse_ref(name)
+    except KbError as error:
+        return f"image {shown(name)}: {error.cause}"
+    return ""
 
 
 def _has_image(found: Layout, name: str) -> bool:
@@ -778,7 +819,8 @@ def check_signature(found: Layout, public_pem: str) -> None:
             code="signature-missing",
         )
     try:
-        public.verify(base64.b64decode(str(json.loads(found.signature)["ed25519"])), found.index_bytes)
+        told = parse_json_object(found.signature, layout.SIGNATURE_FILE)
+        public.verify(base64.b64decode(str(told["ed25519"])), found.index_bytes)
     except Exception as error:  # InvalidSignature, and every way in which the text may be broken
         raise HostError(
             f"{found.path} is not what the owner of the key signed",

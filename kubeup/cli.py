@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import json
 import os
 import re
@@ -294,12 +295,22 @@ class Invocation:
         """A result: stdout."""
         self.out.write(text if text.endswith("\n") else text + "\n")
 
+    def print_document(self, text: str) -> None:
+        """A result that is a file for other programs: in UTF-8, whatever the terminal's encoding is."""
+        raw = getattr(self.out, "buffer", None)
+        if raw is None:
+            self.print(text)
+            return
+        self.out.flush()
+        raw.write((text if text.endswith("\n") else text + "\n").encode(errors="surrogateescape"))
+        raw.flush()
+
     def print_value(self, value: Any) -> None:
         """A result as -o json or yaml."""
         if self.output == "yaml":
             from kubeup.render import dump_yaml
 
-            self.print(dump_yaml(value))
+            self.print_document(dump_yaml(value))
         else:
             self.print(json.dumps(value, indent=2, sort_keys=True))
 
@@ -345,11 +356,19 @@ def _catch_signals() -> None:
     def stop(number: int, _frame: object) -> NoReturn:
         raise Interrupted(number)
 
+    _show_anything(sys.stdout, sys.stderr)
     try:
         signal.signal(signal.SIGINT, stop)
         signal.signal(signal.SIGTERM, stop)
     except ValueError:
         pass  # not the main thread: an embedding program owns the signals
+
+
+def _show_anything(*streams: TextIO) -> None:
+    """Have a terminal of any encoding take any text: what it cannot show is escaped."""
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _end_with_error(error: KbError, report: Report, argv: Sequence[str], debug: bool) -> int:

@@ -409,7 +409,7 @@ def status(call: Invocation) -> int:
 def print_defaults(call: Invocation) -> int:
     kind = call.command.name.rpartition(" ")[2]
     version = discover.choose_version(host.LocalHost(), "").value
-    call.print(config_commands.print_defaults(kind, call.flags.get("component-configs", []), version=version))
+    call.print_document(config_commands.print_defaults(kind, call.flags.get("component-configs", []), version=version))
     return 0
 
 
@@ -437,9 +437,10 @@ def migrate_config(call: Invocation) -> int:
     local = host.LocalHost()
     text = config_commands.migrate_config_file(local, Path(required(call, "old-config")))
     if "new-config" in call.flags:
-        local.write_file(Path(call.flags["new-config"]).absolute(), text)
+        # tokens and the certificate key stand in it
+        local.write_output(call.flags["new-config"], [text.encode(errors="surrogateescape")], is_secret=True)
     else:
-        call.print(text)
+        call.print_document(text)
     return 0
 
 
@@ -485,7 +486,7 @@ def kubeconfig_user(call: Invocation) -> int:
         validity_s=load.parse_duration(period, "--validity-period") if period else None,
         server=call.flags.get("server", ""),
     )
-    call.print(text)
+    call.print_document(text)
     return 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kubeup import commands, releases
-from kubeup.errors import HostError, UsageError
+from kubeup.errors import HostError, UsageError, shown
 from kubeup.lazy import lazy_import
 from kubeup.secret import Secret
 
@@ -29,7 +29,8 @@ else:
 
 def create(call: Invocation) -> int:
     """Gather, then write. What came over a network waits beside the file, and is removed when the file is whole."""
-    local, out = host.LocalHost(), Path(commands.required(call, "output-file")).absolute()
+    local, target = host.LocalHost(), str(commands.required(call, "output-file"))
+    out = Path("kb-bundle.tar" if target == "-" else target).absolute()
     config = _load_config(call, local)
     preset = downloads.find_preset(str(call.flags.get("preset", "")))
     versions = _pairs(call, "use")
@@ -38,7 +39,8 @@ def create(call: Invocation) -> int:
     sources = bundle.parse_sources(local, call.flags.get("from", ()), preset, versions)
     since = layout.open_layout(local, Path(call.flags["since"]).absolute()) if "since" in call.flags else None
     key = Secret(local.read_text(Path(call.flags["sign"]).absolute())) if "sign" in call.flags else None
-    spool = out.with_name(f".{out.name}.parts")
+    spool = out.with_name(f".{out.name[:200]}.parts")
+    local.make_private_dir(spool)
     gathering = bundle.Gathering(local, spool, archs, tell=call.report.waiting)
     for need in _image_needs(call, local, config):
         gathering.add_image(need, sources)
@@ -47,14 +49,22 @@ def create(call: Invocation) -> int:
     gathering.add_files(files, sources, config.cluster.kubernetes_version)
     _add_own_files(call, gathering)
     written = bundle.write_bundle(
-        gathering, out, kubernetes_version=config.cluster.kubernetes_version, since=since, key=key
+        gathering,
+        out if target != "-" else Path("-"),
+        kubernetes_version=config.cluster.kubernetes_version,
+        since=since,
+        key=key,
     )
     local.remove_tree(spool)
     less = f", {written.left_out} left out that {call.flags['since']} has" if since else ""
-    call.print(
-        f"{out}: {written.images} images, {written.files} files, {written.blobs} blobs{less}, "
+    text = (
+        f"{written.images} images, {written.files} files, {written.blobs} blobs{less}, "
         f"{written.bytes / 2**20:.0f} MiB\n{written.digest}"
     )
+    if target == "-":
+        call.report.line(text)  # the bundle itself is on standard output
+    else:
+        call.print(f"{out}: {text}")
     return 0
 
 
@@ -105,14 +115,17 @@ def show(call: Invocation) -> int:
             "files": [{**vars(item), "mode": f"{item.mode:04o}"} for item in entries], "artifacts": artifacts, "isSigned": bool(found.signature), "digest": layout.digest_of(found.index_bytes),
         })  # fmt: skip
         return 0
-    lines = [f"Kubernetes {told.get(bundle.KUBERNETES, '(not told)')}, {layout.digest_of(found.index_bytes)}"]
+    lines = [f"Kubernetes {shown(told.get(bundle.KUBERNETES, '(not told)'))}, {layout.digest_of(found.index_bytes)}"]
     lines.append("signed" if found.signature else "not signed")
     if told.get(bundle.SINCE):
-        lines.append(f"a delta: it needs the blobs of the bundle {told[bundle.SINCE]}")
-    lines += [f"image  {item['digest'][7:19]}  {item['name']}" for item in images]
+        lines.append(f"a delta: it needs the blobs of the bundle {shown(told[bundle.SINCE])}")
+    lines += [f"image  {item['digest'][7:19]}  {shown(item['name'])}" for item in images]
     # whole, unlike the others: it is the only name that the artifact has here
     lines += [f"files  {digest}" for digest in artifacts]
-    lines += [f"file   {e.digest[7:19]}  {e.title}  {e.size / 2**20:.1f} MiB  {e.version}".rstrip() for e in entries]
+    lines += [
+        f"file   {e.digest[7:19]}  {shown(e.title)}  {e.size / 2**20:.1f} MiB  {shown(e.version)}".rstrip()
+        for e in entries
+    ]
     call.print("\n".join(lines))
     return 0
 
@@ -132,7 +145,7 @@ def diff(call: Invocation) -> int:
         call.print_value(found)
         return 0
     marks = {"added": "+", "removed": "-", "changed": "~"}
-    lines = [f"{marks[kind]} {name}" for kind, names in found.items() for name in names]
+    lines = [f"{marks[kind]} {shown(name)}" for kind, names in found.items() for name in names]
     call.print("\n".join(lines) or "both hold the same")
     return 0
 

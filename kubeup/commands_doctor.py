@@ -56,9 +56,10 @@ def support_bundle(call: Invocation) -> int:
     """Write one file with logs and states, secrets redacted."""
     local = host.LocalHost()
     name = f"kb-support-{local.hostname()}-{local.now():%Y%m%d-%H%M%S}.tar.gz"
-    target = Path(call.flags.get("to", name)).absolute()
+    target = Path(call.flags.get("to", name))
     patient = _read_patient(call)
     files = supportbundle.collect(patient)
-    local.write_file(target, supportbundle.pack(files, prefix=target.name.partition(".tar")[0]), mode=0o600)
-    call.print(f"{target}: {len(files)} files, secrets redacted; look through it before you hand it on")
+    prefix = (target.name if target.name.endswith(".tar.gz") else name).partition(".tar")[0]
+    local.write_output(str(target), [supportbundle.pack(files, prefix=prefix)], is_secret=True)
+    call.report.line(f"{target}: {len(files)} files, secrets redacted; look through it before you hand it on")
     return 0

@@ -102,6 +102,9 @@ class DryRunHost:
     def real_path(self, path: Path) -> Path:
         return self.inner.real_path(path)
 
+    def read_link(self, path: Path) -> Optional[str]:
+        return None if path in self._files else self.inner.read_link(path)
+
     def free_bytes(self, path: Path) -> int:
         return self.inner.free_bytes(path)
 
@@ -175,10 +178,17 @@ class DryRunHost:
     # ---- changes: planned
 
     def write_file(
-        self, path: Path, data: Union[bytes, str], *, mode: int = 0o644, owner: Optional[tuple[int, int]] = None
+        self,
+        path: Path,
+        data: Union[bytes, str],
+        *,
+        mode: int = 0o644,
+        owner: Optional[tuple[int, int]] = None,
+        keeps: bool = False,
     ) -> bool:
-        wanted = data.encode() if isinstance(data, str) else data
-        found = self.stat(path)
+        wanted = data.encode(errors="surrogateescape") if isinstance(data, str) else data
+        found = self.stat(self.real_path(path)) or self.stat(path)
+        mode = found.mode if keeps and found else mode
         before = self.read_bytes(path) if found and not found.is_dir and not found.is_symlink else b""
         if found and before == wanted and found.mode == mode:
             return False

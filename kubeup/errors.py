@@ -10,6 +10,14 @@ import signal
 from collections.abc import Iterable
 from typing import Optional
 
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
+
+
+def shown(text: str) -> str:
+    """A text from elsewhere (a bundle, a registry, a server, a file's name) as a person may see it on one line of a terminal:
+    what would move the cursor, change colours or begin a line of its own is escaped."""
+    return text.translate({**_CONTROLS, 9: "\\t", 10: "\\n"}).encode(errors="backslashreplace").decode()
+
 
 class Interrupted(KeyboardInterrupt):
     """A signal asks kb to end: the running phase is recorded, then kb ends with 128 + the signal."""
@@ -37,12 +45,13 @@ class KbError(Exception):
         for name, value in (("what", what), ("cause", cause), ("remedy", remedy), ("code", code)):
             if not value:
                 raise ValueError(f"a KbError needs its {name}: what={what!r} cause={cause!r}")
+        what, cause, remedy = (text.translate(_CONTROLS) for text in (what, cause, remedy))
         super().__init__(what)
         self.what = what
         self.cause = cause
         self.remedy = remedy
         self.code = code
-        self.details = tuple(details)
+        self.details = tuple(text.translate(_CONTROLS) for text in details)
         self.phase: Optional[str] = None
         """The phase in which it happened; the Runner fills it in."""
         self.changed: Optional[str] = None

@@ -24,6 +24,7 @@ import socket
 import stat as stat_module
 import struct
 import subprocess
+import sys
 import threading
 import time
 import urllib.parse
@@ -34,6 +35,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Optional, Protocol, Union
 
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
+from kubeup.host_files import (
+    UnsafeLink,
+    follow_safely,
+    is_root_s_alone,
+    remove_below,
+    replace_file,
+    resolve_below,
+    sync_folder,
+    temporary_name,
+    write_all,
+)
 from kubeup.lazy import lazy_import
 from kubeup.secret import Secret
 from kubeup.trust import Anchors
@@ -60,6 +72,8 @@ class FileStat:
     is_dir: bool
     is_symlink: bool
     mtime: float
+    is_regular: bool = True
+    """A file with bytes in it: no folder, link, pipe, socket or device."""
 
 
 @frozen
@@ -278,6 +292,7 @@ class Host(Protocol):
     def open_read(self, path: Path) -> BinaryIO: ...
     def list_dir(self, path: Path) -> list[str]: ...
     def real_path(self, path: Path) -> Path: ...
+    def read_link(self, path: Path) -> Optional[str]: ...
     def free_bytes(self, path: Path) -> int: ...
     def mounts_below(self, path: Path) -> list[Path]: ...
     def which(self, program: str) -> Optional[Path]: ...
@@ -311,7 +326,13 @@ class Host(Protocol):
 
     # changes
     def write_file(
-        self, path: Path, data: Union[bytes, str], *, mode: int = 0o644, owner: Optional[tuple[int, int]] = None
+        self,
+        path: Path,
+        data: Union[bytes, str],
+        *,
+        mode: int = 0o644,
+        owner: Optional[tuple[int, int]] = None,
+        keeps: bool = False,
     ) -> bool: ...
     def write_stream(self, path: Path, chunks: Iterable[bytes], *, mode: int = 0o644) -> None: ...
     def move_file(self, source: Path, path: Path) -> None: ...
@@ -366,7 +387,7 @@ class LocalHost:
 
     def __init__(self, root: Path = Path("/")) -> None:
         self.root = root.absolute()
-        self.is_live = self.root == Path("/")
+        self.is_live = self._is_whole = self.root == Path("/")
         self.mode = "live" if self.is_live else "root"
         self.deferred: list[str] = []
         self.fence: Optional[Fence] = None
@@ -376,8 +397,27 @@ class LocalHost:
     # ---- looks
 
     def at(self, path: Path) -> Path:
-        """Where the node's `path` lies on this machine."""
-        return path if self.is_live else self.root / path.relative_to("/")
+        """Where the node's `path` itself lies on this machine, a link not followed. Raises HostError."""
+        return self._place(path, follows_last=False)
+
+    def target(self, path: Path) -> Path:
+        """Where what `path` leads to lies on this machine. Raises HostError."""
+        return self._place(path, follows_last=True)
+
+    def _place(self, path: Path, *, follows_last: bool) -> Path:
+        if "\0" in str(path):
+            raise HostError(
+                f"{str(path)!a} cannot be a path",
+                cause="it holds a NUL character",
+                remedy="correct the path",
+                code="file-unreadable",
+            )
+        if self._is_whole:
+            return path
+        try:
+            return resolve_below(self.root, path, follows_last=follows_last)
+        except OSError as error:
+            raise _file_error(path, "read", error) from error
 
     def exists(self, path: Path) -> bool:
         """Whether there is something, a dangling link included. Raises HostError (file-unreadable) where that cannot be
@@ -385,7 +425,12 @@ class LocalHost:
         return self.stat(path) is not None
 
     def is_dir(self, path: Path) -> bool:
-        return self.at(path).is_dir()
+        try:
+            return stat_module.S_ISDIR(os.stat(self.target(path)).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise _file_error(path, "read", error) from error
 
     def stat(self, path: Path) -> Optional[FileStat]:
         try:
@@ -402,12 +447,13 @@ class LocalHost:
             is_dir=stat_module.S_ISDIR(found.st_mode),
             is_symlink=stat_module.S_ISLNK(found.st_mode),
             mtime=found.st_mtime,
+            is_regular=stat_module.S_ISREG(found.st_mode),
         )
 
     def read_bytes(self, path: Path) -> bytes:
         """The file's content. Raises HostError (file-unreadable) where it cannot be read or is not there."""
         try:
-            with open(self.at(path), "rb") as file:
+            with open(_open_for_reading(self.target(path)), "rb") as file:
                 return file.read()
         except OSError as error:
             raise _file_error(path, "read", error) from error
@@ -418,39 +464,47 @@ class LocalHost:
     def open_read(self, path: Path) -> BinaryIO:
         """A file to be read piece by piece; whoever opens it closes it. Raises HostError (file-unreadable)."""
         try:
-            return open(self.at(path), "rb", buffering=0)  # type: ignore[return-value]
+            return open(_open_for_reading(self.target(path)), "rb", buffering=0)  # type: ignore[return-value]
         except OSError as error:
             raise _file_error(path, "read", error) from error
 
     def list_dir(self, path: Path) -> list[str]:
         """The names in a folder, sorted; [] where there is no such folder."""
         try:
-            return sorted(os.listdir(self.at(path)))
+            return sorted(os.listdir(self.target(path)))
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
             raise _file_error(path, "read", error) from error
 
     def real_path(self, path: Path) -> Path:
-        """Where `path` leads to through links, as the node sees it; below another root links are not followed."""
-        return Path(os.path.realpath(path)) if self.is_live else path
+        """Where `path` leads to through links, as the node sees it."""
+        if self._is_whole:
+            return Path(os.path.realpath(path))
+        return Path("/") / self.target(path).relative_to(self.root)
+
+    def read_link(self, path: Path) -> Optional[str]:
+        """What a symbolic link says; None where `path` is none."""
+        try:
+            return os.readlink(self.at(path))
+        except OSError:
+            return None
 
     def free_bytes(self, path: Path) -> int:
         """Free space on the file system that holds `path` or its nearest existing parent, for an ordinary user."""
-        place = self.at(path)
+        place = self.target(path)
         while not place.exists() and place != place.parent:
             place = place.parent
         found = os.statvfs(place)
         return found.f_bavail * found.f_frsize
 
     def mounts_below(self, path: Path) -> list[Path]:
-        """The mount points strictly below `path`, deepest first, as /proc/self/mountinfo has them."""
+        """The mount points strictly below `path`, whatever links lead there, deepest first, by their real paths, as
+        /proc/self/mountinfo has them."""
         if not self.is_live:
             return []
-        with open("/proc/self/mountinfo") as file:
-            points = [line.split()[4] for line in file]
-        plain = (re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), point) for point in points)
-        below = {Path(point) for point in plain if point.startswith(f"{path}/")}
+        real = os.path.realpath(path)
+        below = {point for point in _read_mount_points() if str(point).startswith(f"{real.rstrip('/')}/")}
         return sorted(below, key=lambda place: len(place.parts), reverse=True)
 
     def which(self, program: str) -> Optional[Path]:
@@ -460,7 +514,7 @@ class LocalHost:
             found = shutil.which(program, path=folders)
             return Path(found) if found else None
         for folder in folders.split(":"):
-            if folder.startswith("/") and os.access(self.at(Path(folder) / program), os.X_OK):
+            if folder.startswith("/") and os.access(self.target(Path(folder) / program), os.X_OK):
                 return Path(folder) / program
         return None
 
@@ -626,19 +680,27 @@ class LocalHost:
     # ---- changes
 
     def write_file(
-        self, path: Path, data: Union[bytes, str], *, mode: int = 0o644, owner: Optional[tuple[int, int]] = None
+        self,
+        path: Path,
+        data: Union[bytes, str],
+        *,
+        mode: int = 0o644,
+        owner: Optional[tuple[int, int]] = None,
+        keeps: bool = False,
     ) -> bool:
         """Make `path` hold `data` with `mode` and owner (uid, gid); return whether anything changed.
 
-        Compares first. The new content is whole on disk before it takes the name (temporary file, fsync, rename,
-        fsync of the folder), and a private file is private from its first byte. The parent must exist or is made
-        0755. Raises HostError (disk-full, file-unwritable); the old content is then intact.
+        keeps: it is somebody else's file, which keeps its mode, owner and attributes; `mode` is for one that is new.
+        Compares first. A link stays, and what it leads to is written. The new content is whole on disk before it takes the
+        name (temporary file, fsync, rename, fsync of the folder), and a private file is private from its first byte. The
+        parent must exist or is made 0755. Raises HostError (disk-full, file-unwritable, link-not-followed); the old
+        content is then intact.
         """
-        wanted = data.encode() if isinstance(data, str) else data
+        wanted = data.encode(errors="surrogateescape") if isinstance(data, str) else data
         uid_gid = owner if owner is not None and (self.is_live or os.geteuid() == 0) else None
-        if self._holds(path, wanted, mode, uid_gid):
+        if self._holds(path, wanted, None if keeps else mode, None if keeps else uid_gid):
             return False
-        self._replace(path, (wanted,), mode=mode, owner=uid_gid)
+        self._replace(path, (wanted,), mode=mode, owner=uid_gid, keeps=keeps)
         return True
 
     def write_stream(self, path: Path, chunks: Iterable[bytes], *, mode: int = 0o644) -> None:
@@ -647,41 +709,36 @@ class LocalHost:
         self._replace(path, chunks, mode=mode)
 
     def _replace(
-        self, path: Path, chunks: Iterable[bytes], *, mode: int, owner: Optional[tuple[int, int]] = None
+        self,
+        path: Path,
+        chunks: Iterable[bytes],
+        *,
+        mode: int,
+        owner: Optional[tuple[int, int]] = None,
+        keeps: bool = False,
     ) -> None:
         """Put the new content whole on disk, private, and only then under its name."""
-        place = self.at(path)
         self.make_dir(path.parent)
-        temporary = place.with_name(_temporary_name(place.name))
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                for piece in chunks:
-                    _write_all(descriptor, piece)
-                if owner is not None:
-                    os.fchown(descriptor, *owner)
-                os.fchmod(descriptor, mode)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            os.rename(temporary, place)
-            _sync_folder(place.parent)
+            place = follow_safely(path if self._is_whole else self.target(path))
+            replace_file(place, chunks, mode=mode, owner=owner, keeps=keeps)
+        except UnsafeLink as error:
+            raise _unsafe_link(path, error) from error
         except OSError as error:
             raise _file_error(path, "write", error) from error
-        finally:
-            # there only where the rename was not reached: a full disk, or a signal
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
 
     def append(self, path: Path, chunks: Iterable[bytes]) -> int:
-        """Add to a file, whatever came before a failure included; returns its size. Raises HostError as write_stream."""
+        """Add to a file, whatever came before a failure included; returns its size. A link is not followed: the files that
+        grow are kb's own. Raises HostError as write_stream."""
         place = self.at(path)
         self.make_dir(path.parent)
         try:
-            descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(place, flags, 0o644)
             try:
                 for piece in chunks:
-                    _write_all(descriptor, piece)
+                    write_all(descriptor, piece)
+                os.fsync(descriptor)
                 return os.fstat(descriptor).st_size
             finally:
                 os.close(descriptor)
@@ -692,15 +749,68 @@ class LocalHost:
         """Give a file another name on the same file system. Raises HostError."""
         try:
             os.rename(self.at(path), self.at(target))
+            sync_folder(self.at(target).parent)
         except OSError as error:
             raise _file_error(target, "write", error) from error
+
+    def write_output(self, target: str, chunks: Iterable[bytes], *, mode: int = 0o644, is_secret: bool = False) -> None:
+        """Write what a user asked for to where he said: "-" is standard output; a device, a pipe or a socket is written into; a
+        file is replaced whole, with its mode and owner kept. The folder must exist. is_secret: nobody else may read the file,
+        whatever its mode was. Raises HostError (output-folder-missing, file-unwritable, disk-full, link-not-followed)."""
+        if target == "-":
+            for piece in chunks:
+                sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
+            return
+        path = Path(target).absolute()
+        place = self.target(path)
+        try:
+            if _is_written_through(place):
+                _write_through(place, chunks)
+                return
+            if not place.parent.is_dir():
+                raise HostError(
+                    f"cannot write {path}",
+                    cause=f"there is no folder {path.parent}",
+                    remedy=f"make it: mkdir -p {path.parent}",
+                    code="output-folder-missing",
+                )
+            real = follow_safely(place)
+            if real.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(real))
+            found = os.stat(real) if is_secret and real.exists() else None
+            owner = (found.st_uid, found.st_gid) if found else None
+            replace_file(real, chunks, mode=0o600 if is_secret else mode, owner=owner, keeps=not is_secret)
+        except UnsafeLink as error:
+            raise _unsafe_link(path, error) from error
+        except (OSError, ValueError) as error:
+            raise _file_error(path, "write", error if isinstance(error, OSError) else OSError(str(error))) from error
+
+    def make_private_dir(self, path: Path) -> None:
+        """A folder for what must be kb's own while it grows. Raises HostError (spool-not-private) where the folder is there
+        already and another user could have made it, or can write to it."""
+        place = self.at(path)
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(place, 0o700)
+            found = os.lstat(place)
+        except OSError as error:
+            raise _file_error(path, "make", error) from error
+        is_own = stat_module.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+        if not is_own:
+            raise HostError(
+                f"{path} is not this user's alone",
+                cause="it is there already, and somebody else made it, or can write to it: what lies in it cannot be trusted",
+                remedy=f"look at it (ls -ld {path}), remove it, or write to a folder that is yours",
+                code="spool-not-private",
+            )
 
     def move_file(self, source: Path, path: Path) -> None:
         """Give a finished file its place, over what lies there, on whichever file system. Raises HostError."""
         self.make_dir(path.parent)
         try:
             os.rename(self.at(source), self.at(path))
-            _sync_folder(self.at(path).parent)
+            sync_folder(self.at(path).parent)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise _file_error(path, "write", error) from error
@@ -709,26 +819,36 @@ class LocalHost:
                 self.write_stream(path, iter(lambda: file.read(CHUNK), b""), mode=mode)
             os.unlink(self.at(source))
 
-    def _holds(self, path: Path, wanted: bytes, mode: int, owner: Optional[tuple[int, int]]) -> bool:
-        found = self.stat(path)
-        if found is None or found.is_dir or found.is_symlink or found.size != len(wanted) or found.mode != mode:
+    def _holds(self, path: Path, wanted: bytes, mode: Optional[int], owner: Optional[tuple[int, int]]) -> bool:
+        try:
+            found = os.stat(self.target(path))
+        except (FileNotFoundError, NotADirectoryError):
             return False
-        if owner is not None and owner != (found.uid, found.gid):
+        except OSError as error:
+            raise _file_error(path, "read", error) from error
+        if not stat_module.S_ISREG(found.st_mode) or found.st_size != len(wanted):
+            return False
+        if mode is not None and mode != stat_module.S_IMODE(found.st_mode):
+            return False
+        if owner is not None and owner != (found.st_uid, found.st_gid):
             return False
         return self.read_bytes(path) == wanted
 
     def make_dir(self, path: Path, *, mode: int = 0o755) -> bool:
         """Make a folder and its parents (those 0755); an existing one keeps its mode. Returns whether it was made."""
-        place = self.at(path)
+        place = self.target(path)
+        if self._is_whole and place.is_symlink():
+            place = Path(os.path.realpath(place))
         if place.is_dir():
             return False
+        missing = [place, *(parent for parent in place.parents if not parent.is_dir())]
         try:
-            if not place.parent.is_dir():
-                self.make_dir(path.parent)
-            # with its mode at once: a run killed before the chmod leaves a folder that later runs take as it is
-            os.mkdir(place, mode)
-            os.chmod(place, mode)
-            _sync_folder(place.parent)
+            for folder in reversed(missing):
+                wanted = mode if folder == place else 0o755
+                # with its mode at once: a run killed before the chmod leaves a folder that later runs take as it is
+                os.mkdir(folder, wanted)
+                os.chmod(folder, wanted)
+                sync_folder(folder.parent)
         except FileExistsError as error:
             if place.is_dir():
                 return False
@@ -745,7 +865,7 @@ class LocalHost:
                 os.rmdir(place)
             else:
                 os.unlink(place)
-            _sync_folder(place.parent)
+            sync_folder(place.parent)
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -759,37 +879,31 @@ class LocalHost:
         place = self.at(path)
         if not place.is_dir() or place.is_symlink():
             return False
+        real = Path(os.path.realpath(place))
         mounts = self.mounts_below(path)
         if mounts:
-            raise HostError(
-                f"{path} is not removed",
-                cause=f"something is mounted below it: {', '.join(str(mount) for mount in mounts[:3])}",
-                remedy=f"find out what uses it and unmount it: umount {mounts[0]}",
-                code="mount-in-the-way",
-            )
+            raise _mounted(path, mounts)
         try:
-            for entry in os.scandir(place):
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path)
-                else:
-                    os.unlink(entry.path)
-            if not os.path.ismount(place):
-                os.rmdir(place)
+            remove_below(real, lambda inner: self._is_whole and inner in _read_mount_points())
+            if not os.path.ismount(real):
+                os.rmdir(real)
         except OSError as error:
+            if error.errno == errno.EBUSY and error.filename:
+                raise _mounted(path, [Path(error.filename)]) from error
             raise _file_error(path, "remove", error) from error
         return True
 
     def symlink(self, path: Path, target: str) -> bool:
-        """Make `path` a symbolic link to `target`; return whether anything changed."""
+        """Make `path` a symbolic link to `target`, over a file or a link that lies there; return whether anything changed."""
         place = self.at(path)
         if place.is_symlink() and os.readlink(place) == target:
             return False
         self.make_dir(path.parent)
-        temporary = place.with_name(_temporary_name(place.name))
+        temporary = place.with_name(temporary_name(place.name))
         try:
             os.symlink(target, temporary)
             os.rename(temporary, place)
-            _sync_folder(place.parent)
+            sync_folder(place.parent)
         except OSError as error:
             raise _file_error(path, "link", error) from error
         finally:
@@ -881,21 +995,6 @@ class LocalHost:
             os.close(descriptor)
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def _temporary_name(name: str) -> str:
-    return f".{name}.kb-{os.getpid()}-{threading.get_ident():x}"
-
-
-def is_leftover(name: str) -> bool:
-    """Whether a file of this name is half-written: what a kb that was killed leaves beside the file it meant."""
-    return re.fullmatch(r"\..+\.kb-\d+-[0-9a-f]+", name) is not None
-
-
 def shown_argv(argv: Argv) -> tuple[str, ...]:
     """The command as people may see it: secrets are ***."""
     return tuple(str(part) for part in argv)
@@ -924,12 +1023,69 @@ def _execute(argv: Argv, timeout_s: float, env: Optional[Mapping[str, str]], std
     return CommandResult(shown, done.returncode, done.stdout, done.stderr)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _open_for_reading(place: Path) -> int:
+    """A descriptor of a file that does not wait for whoever writes into a pipe. What a process substitution or standard input
+    gives (/dev/fd/63, /dev/stdin) is waited for. Raises OSError."""
+    descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    found = os.fstat(descriptor)
+    is_given = str(place).startswith(("/dev/fd/", "/dev/stdin", "/proc/self/fd/"))
+    if stat_module.S_ISDIR(found.st_mode) or (not stat_module.S_ISREG(found.st_mode) and not is_given):
+        os.close(descriptor)
+        code = errno.EISDIR if stat_module.S_ISDIR(found.st_mode) else errno.EINVAL
+        text = os.strerror(code) if code == errno.EISDIR else "it is no regular file, but a pipe, a socket or a device"
+        raise OSError(code, text, str(place))
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+def _is_written_through(place: Path) -> bool:
+    """Whether this is no file to be replaced: a device, a pipe, a socket, or a descriptor of this process."""
+    if str(place).startswith(("/dev/fd/", "/dev/stdout", "/dev/stderr", "/proc/")):
+        return True
     try:
-        os.fsync(descriptor)
+        mode = os.stat(place).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return not stat_module.S_ISREG(mode) and not stat_module.S_ISDIR(mode)
+
+
+def _write_through(place: Path, chunks: Iterable[bytes]) -> None:
+    if place.is_socket():
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+            peer.connect(str(place))
+            for piece in chunks:
+                peer.sendall(piece)
+        return
+    descriptor = os.open(place, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        for piece in chunks:
+            write_all(descriptor, piece)
     finally:
         os.close(descriptor)
+
+
+def _read_mount_points() -> list[Path]:
+    with open("/proc/self/mountinfo", errors="surrogateescape") as file:
+        points = [line.split(" ")[4] for line in file]
+    return [Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), point)) for point in points]
+
+
+def _mounted(path: Path, mounts: Sequence[Path]) -> HostError:
+    return HostError(
+        f"{path} is not removed",
+        cause=f"something is mounted below it: {', '.join(str(mount) for mount in mounts[:3])}",
+        remedy=f"find out what uses it and unmount it: umount {mounts[0]}",
+        code="mount-in-the-way",
+    )
+
+
+def _unsafe_link(path: Path, error: OSError) -> HostError:
+    return HostError(
+        f"cannot write {path}",
+        cause=str(error.strerror),
+        remedy=f"name the file itself, or one in a folder that nobody else can write to: ls -l {error.filename}",
+        code="link-not-followed",
+    )
 
 
 def _file_error(path: Path, verb: str, error: OSError) -> HostError:
@@ -975,6 +1131,29 @@ def _listener_name(port: int) -> Optional[str]:
         except OSError:
             continue
     return None
+
+
+@functools.lru_cache(maxsize=1)
+def find_root_python() -> str:
+    """The Python that a service of root's may run: this one, the one that a virtual environment was made of, or the system's;
+    whichever nobody but root can change. Raises HostError (no-root-python)."""
+    base = str(getattr(sys, "_base_executable", "") or "")
+    for name in (sys.executable, base, "/usr/bin/python3", "/usr/local/bin/python3", "/usr/libexec/platform-python"):
+        is_fit = bool(name) and os.access(name, os.X_OK) and is_root_s_alone(Path(name))
+        version = re.search(r"python3\.(\d+)$", os.path.realpath(name)) if name else None
+        if is_fit and (version is None or int(version[1]) >= 9) and not _is_virtual(Path(name)):
+            return name
+    raise HostError(
+        "no Python here is root's alone",
+        cause=f"a service that runs as root would run {sys.executable}, which somebody else can change",
+        remedy="install the system's own: apt-get install python3, or dnf install python3; then run the command again",
+        code="no-root-python",
+    )
+
+
+def _is_virtual(python: Path) -> bool:
+    """Whether this is the Python of a virtual environment, which goes when that goes."""
+    return (python.parent.parent / "pyvenv.cfg").exists()
 
 
 def owner_ids(user: str, group: str) -> tuple[int, int]:

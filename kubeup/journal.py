@@ -10,8 +10,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from kubeup.host import Argv, CommandResult, Host, is_leftover
+from kubeup.host import CHUNK, Argv, CommandResult, Host
+from kubeup.host_files import is_leftover
 from kubeup.state import PhaseState, State
+
+_CHANGES = frozenset(("append", "rename", "lock", "listen", "http_upload"))
+"""What a phase does to a machine by other hosts than this one, or not at all."""
 
 
 class JournalHost:
@@ -30,7 +34,9 @@ class JournalHost:
         self.mode = inner.mode
 
     def __getattr__(self, verb: str) -> Any:
-        """Every look, and what needs no undo, is the inner host's."""
+        """Every look is the inner host's. A change has to be one of the methods here, which know how it is undone."""
+        if verb in _CHANGES:
+            raise AttributeError(f"{verb} would change the machine without a word in the journal")
         return getattr(self._inner, verb)
 
     def plan_to_make(self, paths: list[Path]) -> None:
@@ -44,24 +50,29 @@ class JournalHost:
         self._entry.created[:] = [path for path in self._entry.created if self._inner.exists(Path(path))]
 
     def write_file(
-        self, path: Path, data: Union[bytes, str], *, mode: int = 0o644, owner: Optional[tuple[int, int]] = None
+        self,
+        path: Path,
+        data: Union[bytes, str],
+        *,
+        mode: int = 0o644,
+        owner: Optional[tuple[int, int]] = None,
+        keeps: bool = False,
     ) -> bool:
-        wanted = data.encode() if isinstance(data, str) else data
+        wanted = data.encode(errors="surrogateescape") if isinstance(data, str) else data
         self._register(path, wanted)
-        return self._count(path, self._inner.write_file(path, wanted, mode=mode, owner=owner))
+        return self._count(path, self._inner.write_file(path, wanted, mode=mode, owner=owner, keeps=keeps))
 
     def write_stream(self, path: Path, chunks: Iterable[bytes], *, mode: int = 0o644) -> None:
-        """A file that is too large to be kept in the journal: its place must be free, or kb's own. What lies in kb's own
-        folder needs no journal: the folder goes as a whole."""
+        """What lies in kb's own folder needs no journal: the folder goes as a whole."""
         if self._state.paths.state_dir in path.parents:
             self._inner.write_stream(path, chunks, mode=mode)
             return
-        self._register(path, None)
+        self._register_over(self._inner.real_path(path))
         self._inner.write_stream(path, chunks, mode=mode)
         self._count(path, True)
 
     def move_file(self, source: Path, path: Path) -> None:
-        self._register(path, None)
+        self._register_over(path)
         self._inner.move_file(source, path)
         self._count(path, True)
 
@@ -70,7 +81,8 @@ class JournalHost:
         return self._inner.make_dir(path, mode=mode)
 
     def symlink(self, path: Path, target: str) -> bool:
-        self._register(path, None)
+        if self._inner.read_link(path) != target:
+            self._register_over(path)
         return self._count(path, self._inner.symlink(path, target))
 
     def remove(self, path: Path) -> bool:
@@ -82,6 +94,10 @@ class JournalHost:
             return True
         return self._count(path, is_removed)
 
+    def remove_tree(self, path: Path) -> bool:
+        """What programs wrote on kb's behalf (etcd's data, a kubelet's): it is not kept."""
+        return self._count(path, self._inner.remove_tree(path))
+
     def run(
         self, argv: Argv, *, timeout_s: float = 300, env: Optional[Mapping[str, str]] = None, stdin: str = ""
     ) -> CommandResult:
@@ -91,11 +107,24 @@ class JournalHost:
 
     # ---- the journal
 
+    def _register_over(self, path: Path) -> None:
+        """Before `path` itself becomes something else."""
+        if self._inner.exists(path) and not self._inner.is_dir(path):
+            self._back_up(path)
+        else:
+            self._register(path, None)
+
     def _register(self, path: Path, wanted: Optional[bytes]) -> None:
         if self._inner.exists(path):
-            if wanted is not None and self._differs(path, wanted):
-                self._back_up(path)
-            return
+            # a link stays, and what it leads to changes
+            real = self._inner.real_path(path) if self._inner.read_link(path) is not None else path
+            if wanted is not None and self._inner.exists(real):
+                if self._differs(real, wanted):
+                    self._back_up(real)
+                return
+            path = real
+            if self._inner.exists(path):
+                return
         self._tried.add(path)
         made = [parent for parent in (path, *path.parents) if not self._inner.exists(parent)]
         fresh = [str(place) for place in reversed(made) if str(place) not in self._entry.created]
@@ -111,13 +140,19 @@ class JournalHost:
         text = str(path)
         is_known = any(text == backup["path"] for phase in self._state.phases.values() for backup in phase.backups)
         found = self._inner.stat(path)
-        if is_known or found is None or found.is_dir or found.is_symlink or text in self._state.created_paths():
+        if is_known or found is None or (found.is_dir and not found.is_symlink) or text in self._state.created_paths():
+            return
+        link = self._inner.read_link(path)
+        if link is not None:
+            self._entry.backups.append({"path": text, "copy": "", "link": link})
+            self._state.save()
             return
         folder = self._state.paths.backups / self._key.replace("/", "-")
         copy = folder / f"{len(self._entry.backups)}-{path.name}"
         self._inner.make_dir(self._state.paths.backups, mode=0o700)
         self._inner.make_dir(folder, mode=0o700)
-        self._inner.write_file(copy, self._inner.read_bytes(path), mode=0o600)
+        with self._inner.open_read(path) as file:  # as large as a kubelet
+            self._inner.write_stream(copy, iter(lambda: file.read(CHUNK), b""), mode=0o600)
         self._entry.backups.append(
             {"path": text, "copy": str(copy), "mode": f"{found.mode:04o}", "owner": f"{found.uid}:{found.gid}"}
         )

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Any, Optional
@@ -20,6 +20,7 @@ from typing import Any, Optional
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
 from kubeup.host import CHUNK, Host
+from kubeup.json_text import parse_json_object
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -36,6 +37,7 @@ SIGNATURE_FILE = "kb-signature.json"
 """Beside index.json; readers that do not know it leave it alone."""
 MAX_DOCUMENT = 4 * 2**20
 """Bytes of an index or manifest; the distribution specification lets registries refuse larger ones."""
+_MAX_STRAYS = 1000
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 Descriptor = dict[str, Any]
@@ -62,6 +64,8 @@ class Layout:
     signature: bytes = b""
     names: Mapping[str, Descriptor] = field(default_factory=dict)
     """Full image name -> descriptor of the index."""
+    strays: tuple[str, ...] = ()
+    """What lies in it and belongs to no layout: readers leave it alone, and whoever unpacks the file gets it."""
 
 
 def is_digest(text: str) -> bool:
@@ -84,19 +88,19 @@ def open_layout(host: Host, path: Path) -> Layout:
     """A folder with oci-layout, or a tar of one. Raises HostError: bundle-unreadable, bundle-truncated."""
     if not host.exists(path):
         raise _unreadable(path, "there is no such file")
-    files = _list_folder(host, path) if host.is_dir(path) else _list_tar(host, path)
+    files, strays = _list_folder(host, path) if host.is_dir(path) else _list_tar(host, path)
     if "oci-layout" not in files or "index.json" not in files:
         missing = "index.json" if "oci-layout" in files else "oci-layout"
         raise _unreadable(path, f"it is no OCI image layout: {missing} is not in it")
     index_bytes = _read_document(host, files["index.json"])
-    index = _parse(path, index_bytes, "index.json")
+    index = parse_manifest(path, index_bytes, "index.json")
     blobs = {
         f"sha256:{name[len('blobs/sha256/') :]}": place
         for name, place in files.items()
         if re.fullmatch(r"blobs/sha256/[0-9a-f]{64}", name)
     }
     signature = _read_document(host, files[SIGNATURE_FILE]) if SIGNATURE_FILE in files else b""
-    return Layout(path, index, index_bytes, blobs, signature, _read_names(path, index))
+    return Layout(path, index, index_bytes, blobs, signature, _read_names(index), strays)
 
 
 def is_layout(host: Host, path: Path) -> bool:
@@ -104,19 +108,29 @@ def is_layout(host: Host, path: Path) -> bool:
     return host.exists(path / "oci-layout") if host.is_dir(path) else host.exists(path)
 
 
-def _list_folder(host: Host, path: Path) -> dict[str, Place]:
-    names = [name for name in ("oci-layout", "index.json", SIGNATURE_FILE) if host.exists(path / name)]
+_MEMBER = re.compile(r"oci-layout|index\.json|kb-signature\.json|blobs/sha256/[0-9a-f]{64}")
+_FOLDERS = ("", ".", "blobs", "blobs/sha256")
+
+
+def _list_folder(host: Host, path: Path) -> tuple[dict[str, Place], tuple[str, ...]]:
+    """The members that are files of their own (a link would have other files of the machine served), and the strays."""
+    names = host.list_dir(path) + [f"blobs/{name}" for name in host.list_dir(path / "blobs")]
     names += [f"blobs/sha256/{name}" for name in host.list_dir(path / "blobs/sha256")]
-    found = {}
+    found, strays = {}, []
     for name in names:
         stat = host.stat(path / name)
-        if stat is not None and not stat.is_dir:
+        if stat is None or (stat.is_dir and name in _FOLDERS):
+            continue
+        if stat.is_regular and not stat.is_symlink and _MEMBER.fullmatch(name):
             found[name] = Place(path / name, 0, stat.size)
-    return found
+        else:
+            strays.append(name)
+    return found, tuple(strays)
 
 
-def _list_tar(host: Host, path: Path) -> dict[str, Place]:
-    found = {}
+def _list_tar(host: Host, path: Path) -> tuple[dict[str, Place], tuple[str, ...]]:
+    found: dict[str, Place] = {}
+    strays: list[str] = []
     stat = host.stat(path)
     size, end = stat.size if stat else 0, 0
     with contextlib.closing(host.open_read(path)) as file:
@@ -131,8 +145,15 @@ def _list_tar(host: Host, path: Path) -> dict[str, Place]:
                     if member.offset_data + member.size > size:
                         raise _truncated(path, size, member.name)
                     end = member.offset_data + (member.size + 511) // 512 * 512
-                    if member.isreg():
-                        found[re.sub(r"^(\./)+", "", member.name)] = Place(path, member.offset_data, member.size)
+                    name = re.sub(r"^(\./)+", "", member.name)
+                    if name in found:
+                        raise _unreadable(path, f"{name} is in it twice: which one counts is anybody's guess")
+                    if member.isreg() and _MEMBER.fullmatch(name):
+                        found[name] = Place(path, member.offset_data, member.size)
+                    elif not (member.isdir() and name.rstrip("/") in _FOLDERS):
+                        strays.append(member.name[:200])
+                        if len(strays) > _MAX_STRAYS:
+                            raise _unreadable(path, f"it has more than {_MAX_STRAYS} members that no layout has")
                     tar.members.clear()  # type: ignore[attr-defined]
         except tarfile.ReadError as error:
             if found and "unexpected end" in str(error):
@@ -144,7 +165,7 @@ def _list_tar(host: Host, path: Path) -> dict[str, Place]:
         file.seek(end)
         if file.read(1024) != bytes(1024):
             raise _truncated(path, size, "")
-    return found
+    return found, tuple(strays)
 
 
 def _unreadable(path: Path, cause: str, *, gunzip: bool = False) -> HostError:
@@ -174,21 +195,73 @@ def _read_document(host: Host, place: Place) -> bytes:
     return b"".join(read_place(host, place))
 
 
-def _parse(path: Path, data: bytes, name: str) -> dict[str, Any]:
+def parse_document(path: Path, data: bytes, name: str) -> dict[str, Any]:
+    """A JSON object out of a layout, or out of a registry. Raises HostError (bundle-unreadable)."""
     try:
-        found = json.loads(data)
+        return parse_json_object(data, name, max_bytes=MAX_DOCUMENT)
     except ValueError as error:
-        raise _unreadable(path, f"{name} is no JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise _unreadable(path, f"{name} is no JSON object")
+        raise _unreadable(path, str(error)) from error
+
+
+def parse_manifest(path: Path, data: bytes, name: str) -> dict[str, Any]:
+    """An index or a manifest, every field that kb reads of the type that the image specification gives it. Raises HostError
+    (bundle-unreadable), which names the field."""
+    found = parse_document(path, data, name)
+
+    def fail(field_name: str, wanted: str) -> HostError:
+        return _unreadable(path, f"{name}: {field_name} is no {wanted}")
+
+    for key in ("manifests", "layers"):
+        entries = found.get(key)
+        if entries is None:
+            found.pop(key, None)
+            continue
+        if not isinstance(entries, list):
+            raise fail(key, "list")
+        for number, entry in enumerate(entries):
+            _check_descriptor(entry, f"{key}[{number}]", fail)
+    if found.get("config") is not None:
+        _check_descriptor(found["config"], "config", fail)
+    else:
+        found.pop("config", None)
+    if not isinstance(found.get("mediaType") or "", str):
+        raise fail("mediaType", "text")
+    _check_texts(found, "annotations", "annotations", fail)
     return found
 
 
-def _read_names(path: Path, index: Mapping[str, Any]) -> dict[str, Descriptor]:
+def _check_descriptor(entry: Any, place: str, fail: Callable[[str, str], HostError]) -> None:
+    if not isinstance(entry, dict):
+        raise fail(place, "descriptor")
+    if not isinstance(entry.get("digest"), str) or not is_digest(entry["digest"]):
+        raise fail(f"{place}.digest", "sha256 digest")
+    size = entry.get("size")
+    if type(size) is not int or not 0 <= size < 1 << 50:
+        raise fail(f"{place}.size", "number of bytes")
+    for key in ("mediaType", "artifactType"):
+        if not isinstance(entry.get(key) or "", str):
+            raise fail(f"{place}.{key}", "text")
+    if not isinstance(entry.get("urls") or [], list):
+        raise fail(f"{place}.urls", "list")
+    for key in ("annotations", "platform"):
+        _check_texts(entry, key, f"{place}.{key}", fail)
+
+
+def _check_texts(entry: dict[str, Any], key: str, place: str, fail: Callable[[str, str], HostError]) -> None:
+    """A mapping whose values are texts, but for platform's list os.features."""
+    value = entry.get(key)
+    if value is None:
+        entry.pop(key, None)
+        return
+    if not isinstance(value, dict) or not all(
+        isinstance(item, str) or name == "os.features" for name, item in value.items()
+    ):
+        raise fail(place, "mapping of texts")
+
+
+def _read_names(index: Mapping[str, Any]) -> dict[str, Descriptor]:
     found: dict[str, Descriptor] = {}
     for entry in index.get("manifests") or []:
-        if not isinstance(entry, dict) or not is_digest(str(entry.get("digest"))):
-            raise _unreadable(path, "an entry of index.json has no sha256 digest")
         annotations = entry.get("annotations") or {}
         name = annotations.get(NAME) or annotations.get(REF_NAME)
         if name:
@@ -231,7 +304,7 @@ def read_json_blob(host: Host, layout: Layout, digest: str) -> Optional[dict[str
         return None
     if place.size > MAX_DOCUMENT:
         raise _unreadable(layout.path, f"manifest {digest} has {place.size} bytes")
-    return _parse(layout.path, b"".join(read_checked(host, place, digest)), digest)
+    return parse_manifest(layout.path, b"".join(read_checked(host, place, digest)), digest)
 
 
 # ---- writing

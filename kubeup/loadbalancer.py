@@ -175,16 +175,13 @@ def read_hosts(host: Host) -> str:
 
 def ensure_hosts(host: Host, name: str) -> bool:
     """Have the name lead to this node's load balancer; return whether that changed anything."""
-    found = host.stat(HOSTS)
-    return host.write_file(HOSTS, plan_hosts(read_hosts(host), name), mode=found.mode if found else 0o644)
+    return host.write_file(HOSTS, plan_hosts(read_hosts(host), name), keeps=True)
 
 
 def remove_hosts(host: Host) -> bool:
     """Take kb's line away, and leave what others wrote since."""
-    found, text = host.stat(HOSTS), read_hosts(host)
-    if MARK not in text:
-        return False
-    return host.write_file(HOSTS, strip_hosts(text), mode=found.mode if found else 0o644)
+    text = read_hosts(host)
+    return MARK in text and host.write_file(HOSTS, strip_hosts(text), keeps=True)
 
 
 # ---- looks

@@ -118,15 +118,12 @@ def _add_artifacts(host: Host, item: Layout, found: Catalog) -> None:
 
 
 def _add_manifests(host: Host, item: Layout, entry: Mapping[str, Any], found: Catalog) -> Optional[Manifest]:
-    digest = str(entry["digest"])
-    document = layout.read_json_blob(host, item, digest)
-    if document is None:
-        return None
-    kind = str(entry.get("mediaType") or document.get("mediaType") or layout.OCI_MANIFEST)
-    made = found.manifests[digest] = Manifest(digest, kind, found.blobs[digest].size)
-    for child in document.get("manifests") or []:
-        _add_manifests(host, item, child, found)
-    return made
+    for descriptor, document in bundle.walk_manifests(host, item, dict(entry), set()):
+        digest = str(descriptor["digest"])
+        if document is not None:
+            kind = str(descriptor.get("mediaType") or document.get("mediaType") or layout.OCI_MANIFEST)
+            found.manifests[digest] = Manifest(digest, kind, found.blobs[digest].size)
+    return found.manifests.get(str(entry["digest"]))
 
 
 def find_layouts(host: Host, path: Path) -> list[Layout]:

@@ -900,10 +900,7 @@ def _write_new_key(host: Host, path: Path, key: Key) -> Key:
 
 def write_keeping_mode(host: Host, path: Path, text: str, *, mode: int) -> bool:
     """Write a file; one that is there keeps the mode and owner that somebody gave it."""
-    found = host.stat(path)
-    if found is None or found.is_symlink:
-        return host.write_file(path, text, mode=mode)
-    return host.write_file(path, text, mode=found.mode, owner=(found.uid, found.gid))
+    return host.write_file(path, text, mode=mode, keeps=True)
 
 
 # ---- errors that several places raise

@@ -10,7 +10,6 @@ The CNI file sorts last, so whatever is installed later wins by its name, and th
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -18,7 +17,7 @@ from typing import Any, Optional
 from kubeup.config.types import ClusterConfiguration, InitConfig, PodNetwork
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen import frozen
-from kubeup.host import Host, get_page
+from kubeup.host import Host, find_root_python, get_page
 from kubeup.images import rewrite_image
 from kubeup.kubeapi import Api, Object, path_of
 from kubeup.paths import Paths
@@ -263,7 +262,9 @@ def find_running_pyz() -> Optional[Path]:
 def plan_command(pyz: Optional[Path], paths: Paths, *, python: str = "") -> str:
     """The command line by which a unit runs kb: the installed copy of a pyz, a checkout where it lies."""
     checkout = Path(__file__).resolve().parent.parent / "kb.py"
-    return f"{python or sys.executable or '/usr/bin/python3'} {paths.installed_kb if pyz else checkout}"
+    # a checkout is imported from its own folder, which -I leaves out
+    words = ("-I", str(paths.installed_kb)) if pyz else (str(checkout),)
+    return " ".join((python or find_root_python(), *words))
 
 
 def ensure_installed_kb(host: Host, paths: Paths, pyz: Optional[Path]) -> bool:

@@ -406,10 +406,15 @@ def fetch_resumed(
     tell: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Download to `into` by way of `into`.part. open_from(offset) gives the bytes from there, or all (see
-    _from_offset). An attempt that brought anything does not count. digest "": nothing to compare with.
+    _from_offset). An attempt that brought anything does not count. digest "": nothing to compare with. What is there already
+    is summed before it counts: it may be another's, or what a power loss left of it.
 
     Raises Unreachable, HostError (download-damaged).
     """
+    if local.exists(into):
+        if digest and sum_file(local, into) == digest:
+            return
+        local.remove(into)
     part = into.with_name(into.name + ".part")
     failures = 0
     while True:
@@ -492,6 +497,16 @@ def open_url(host: Host, url: str, offset: int, *, tls: Optional[Tls] = None) ->
             yield from _from_offset(stream, offset, functools.partial(_url_refused, url))
             return
     raise _url_refused(url, 310)
+
+
+def read_url(host: Host, url: str, *, max_bytes: int = 4 << 20) -> bytes:
+    """A small file, redirects followed. Raises Refused, Unreachable (also where it is larger)."""
+    found = bytearray()
+    for piece in open_url(host, url, 0):
+        found += piece
+        if len(found) > max_bytes:
+            raise Unreachable(url, "other", f"it sends more than {max_bytes} bytes")
+    return bytes(found)
 
 
 def _url_refused(url: str, status: int, _body: bytes = b"") -> Refused:

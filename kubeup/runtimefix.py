@@ -222,9 +222,9 @@ def fix_runtime(host: Host, socket: str, wanted: Wanted) -> tuple[str, ...]:
     if left or enable_cri(after) != after:
         names = ", ".join(item.key for item in left) or "disabled_plugins"
         raise _not_fixable(str(CONFIG), f"{names} would not be as it should be: another line or an imported file wins")
-    host.write_file(CONFIG, after, mode=0o644)
+    host.write_file(CONFIG, after, keeps=True)
     if not _restart(host, socket):
-        host.write_file(CONFIG, before, mode=0o644) if before else host.remove(CONFIG)
+        host.write_file(CONFIG, before, keeps=True) if before else host.remove(CONFIG)
         log = runtime.probe_runtime(host, socket)
         _restart(host, socket)
         raise HostError(

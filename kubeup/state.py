@@ -12,6 +12,7 @@ the Runner's.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -19,9 +20,11 @@ from typing import Any, Optional
 from kubeup import __version__
 from kubeup.errors import HostError
 from kubeup.host import Host
+from kubeup.json_text import parse_json_object
 from kubeup.paths import Paths
 
 SCHEMA = 1
+_MAX_BYTES = 16 << 20
 STATUSES = ("running", "done", "failed")
 
 
@@ -126,10 +129,12 @@ def load_state(host: Host, paths: Paths) -> State:
         return State(host, paths, machine_id=machine_id)
     text = host.read_text(paths.state)
     try:
-        data = json.loads(text)
+        data = parse_json_object(text, "it", max_bytes=_MAX_BYTES)
         schema = data["schema"]
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(paths.state, str(error)) from error
+    if type(schema) is not int or schema < 1:
+        raise _damaged(paths.state, f"its schema is {schema!a}")
     if schema != SCHEMA:
         raise HostError(
             f"{paths.state} has schema {schema!r}",
@@ -147,6 +152,11 @@ def load_state(host: Host, paths: Paths) -> State:
         )
     try:
         phases = {str(key): _parse_phase(value) for key, value in data["phases"].items()}
+        for name in ("node", "cluster", "cri_socket"):
+            if not isinstance(data[name], str):
+                raise ValueError(f"{name} is no text")
+        if not isinstance(data["adopted"], list) or not all(isinstance(path, str) for path in data["adopted"]):
+            raise ValueError("adopted is no list of paths")
         state = State(
             host, paths, data["node"], data["cluster"], machine_id, data["cri_socket"], list(data["adopted"]), phases
         )
@@ -158,16 +168,57 @@ def load_state(host: Host, paths: Paths) -> State:
 
 def _parse_phase(value: Any) -> PhaseState:
     """Raises TypeError or ValueError: what undo and the Runner rely on is looked at before anything is done."""
+    if not isinstance(value, dict):
+        raise TypeError("a phase is no mapping")
     phase = PhaseState(**value)
     if phase.status not in STATUSES:
-        raise ValueError(f"status {phase.status!r}")
-    if not all(isinstance(path, str) and path.startswith("/") for path in phase.created):
-        raise ValueError("a created path is not absolute")
-    if not all(isinstance(entry[name], str) for entry in phase.backups for name in ("path", "copy")):
-        raise ValueError("a backup has no path")
-    if not (isinstance(phase.inputs, dict) and isinstance(phase.outputs, dict)):
-        raise ValueError("inputs or outputs of a phase are no mapping")
+        raise ValueError(f"status {phase.status!a}")
+    if not isinstance(phase.created, list) or not isinstance(phase.backups, list):
+        raise ValueError("created or backups is no list")
+    for path in phase.created:
+        _check_path(path)
+    for entry in phase.backups:
+        _check_backup(entry)
+    for name in ("inputs", "outputs"):
+        if not isinstance(getattr(phase, name), dict):
+            raise ValueError(f"{name} of a phase is no mapping")
+    if phase.error is not None and not isinstance(phase.error, dict):
+        raise ValueError("the error of a phase is no mapping")
+    if not all(isinstance(getattr(phase, name), str) for name in ("started", "ended")):
+        raise ValueError("a time or fingerprint is no text")
     return phase
+
+
+def _check_path(path: Any) -> None:
+    """Raise ValueError unless this is a path as kb writes it: what undo removes and overwrites is named by it."""
+    if not isinstance(path, str) or not path.startswith("/") or path.startswith("//") or "\0" in path:
+        raise ValueError(f"{path!a} is not an absolute path")
+    if ".." in path.split("/") or os.path.normpath(path) != path:
+        raise ValueError(f"{path!a} is not a plain path")
+
+
+def _check_backup(entry: Any) -> None:
+    """Raise ValueError unless this says where a file came from and where its copy lies."""
+    if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
+        raise ValueError("a backup is no mapping of texts")
+    _check_path(entry.get("path"))
+    if entry.get("link"):
+        if "\0" in entry["link"]:
+            raise ValueError("the link of a backup holds a NUL character")
+        return
+    _check_path(entry.get("copy"))
+    if int(entry.get("mode", "0644"), 8) > 0o7777:
+        raise ValueError(f"the mode {entry['mode']} of a backup is none")
+    parse_owner(entry.get("owner", "0:0"))
+
+
+def parse_owner(text: str) -> tuple[int, int]:
+    """`0:0` as (uid, gid). Raises ValueError."""
+    uid, _, gid = text.partition(":")
+    found = int(uid), int(gid or uid)
+    if not all(0 <= number < 1 << 32 for number in found):
+        raise ValueError(f"{text!a} is no owner")
+    return found
 
 
 def _damaged(path: Path, text: str) -> HostError:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kubeup.frozen import frozen
 from kubeup.host import Host
-from kubeup.state import State
+from kubeup.state import State, parse_owner
 
 # Folders that kb never takes away even where it made them: other programs lie in them too.
 _SHARED = tuple(
@@ -34,12 +34,13 @@ _SHARED = tuple(
 
 @frozen
 class Restore:
-    """A file that was there before kb: its content comes back from `copy`."""
+    """A file that was there before kb: its content comes back from `copy`; or a link, which said `link`."""
 
     path: Path
     copy: Path
     mode: int
     owner: tuple[int, int]
+    link: str = ""
 
 
 @frozen
@@ -61,7 +62,8 @@ def plan_undo(state: State) -> UndoPlan:
             Path(entry["path"]),
             Path(entry["copy"]),
             int(entry.get("mode", "0644"), 8),
-            _parse_owner(entry.get("owner", "0:0")),
+            parse_owner(entry.get("owner", "0:0")),
+            entry.get("link", ""),
         )
         for phase in state.phases.values()
         for entry in reversed(phase.backups)
@@ -73,16 +75,15 @@ def plan_undo(state: State) -> UndoPlan:
     return UndoPlan(tuple(restores.values()), tuple(removals))
 
 
-def _parse_owner(text: str) -> tuple[int, int]:
-    uid, _, gid = text.partition(":")
-    return int(uid), int(gid or uid)
-
-
 def restore_and_remove(host: Host, plan: UndoPlan) -> list[str]:
     """Do it; returns what was left where it is, in words: folders that hold files of others."""
     left = []
     for entry in plan.restores:
-        if host.exists(entry.copy):
+        if entry.link:
+            host.symlink(entry.path, entry.link)
+        elif host.exists(entry.copy):
+            if host.read_link(entry.path) is not None:
+                host.remove(entry.path)  # kb's own: what it leads to is none of this file's
             host.write_file(entry.path, host.read_bytes(entry.copy), mode=entry.mode, owner=entry.owner)
     for path in plan.removals:
         if not host.exists(path):

@@ -194,9 +194,6 @@ class ClusterHost(LocalHost):
         (root / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
         (root / WANTS).mkdir(parents=True, exist_ok=True)
 
-    def at(self, path: Path) -> Path:
-        return self.root / path.relative_to("/")
-
     def which(self, program: str) -> Optional[Path]:
         return Path("/usr/bin") / program
 

@@ -76,6 +76,9 @@ class FakeHost:
         found = {name[len(prefix) :].split("/")[0] for name in (*self.files, *self.dirs) if name.startswith(prefix)}
         return sorted(name for name in found if name)
 
+    def read_link(self, path: Path) -> Optional[str]:
+        return None
+
     def real_path(self, path: Path) -> Path:
         return path
 
@@ -164,9 +167,16 @@ class FakeHost:
         self.clock += datetime.timedelta(seconds=seconds)
 
     def write_file(
-        self, path: Path, data: Union[bytes, str], *, mode: int = 0o644, owner: Optional[tuple[int, int]] = None
+        self,
+        path: Path,
+        data: Union[bytes, str],
+        *,
+        mode: int = 0o644,
+        owner: Optional[tuple[int, int]] = None,
+        keeps: bool = False,
     ) -> bool:
         wanted = data.encode() if isinstance(data, str) else data
+        mode = self.modes.get(str(path), mode) if keeps else mode
         if self.files.get(str(path)) == wanted and self.modes.get(str(path)) == mode:
             return False
         self.files[str(path)] = wanted

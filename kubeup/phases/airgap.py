@@ -235,7 +235,7 @@ def _configure_crictl(ctx: Context, wanted: Sequence[Standing]) -> None:
     is_placed = any(one.item.name == "crictl" for one in wanted)
     if is_placed and not ctx.host.exists(CRICTL_CONFIG):
         socket = f"unix://{runtime.socket_path(ctx.config.node.cri_socket)}"
-        ctx.host.write_file(CRICTL_CONFIG, f"runtime-endpoint: {socket}\nimage-endpoint: {socket}\n")
+        ctx.host.write_file(CRICTL_CONFIG, f"runtime-endpoint: {socket}\nimage-endpoint: {socket}\n", keeps=True)
 
 
 def _wanted(ctx: Context, standing: Sequence[Standing]) -> list[Standing]:
@@ -559,7 +559,7 @@ def point_runtime_to_mirror(ctx: Context) -> Outputs:
         return None
     folder = _hosts_folder(ctx)
     files = _plan_files(ctx, folder)
-    changed = [path for path, text in files.items() if ctx.host.write_file(path, text, mode=0o644)]
+    changed = [path for path, text in files.items() if ctx.host.write_file(path, text, keeps=True)]
     pause = images.image_of("pause", ctx.config.cluster, ctx.release).ref
     is_own = str(CONTAINERD_UNIT) in _made(ctx)
     driver = ctx.config.kubelet.get("cgroupDriver") or "systemd"

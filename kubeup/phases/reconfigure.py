@@ -280,8 +280,7 @@ def write_kubeconfigs(ctx: Context) -> Outputs:
         check_serves(ctx)
     kubelet_conf = ctx.paths.kubernetes / "kubelet.conf"
     for path, text in changes.items():
-        found = ctx.host.stat(path)
-        ctx.host.write_file(path, text, mode=found.mode if found else 0o600)
+        ctx.host.write_file(path, text, mode=0o600, keeps=True)
     if kubelet_conf in changes:
         node.restart_kubelet(ctx)
     return None

@@ -59,9 +59,6 @@ class NodeHost(LocalHost):
         super().__init__(root)
         self.is_live, self.mode = True, "live"
 
-    def at(self, path: Path) -> Path:
-        return self.root / path.relative_to("/")
-
     def query(self, argv: Any, **_: Any) -> CommandResult:
         return CommandResult(tuple(map(str, argv)), 127, missing=True)
 

@@ -19,7 +19,8 @@ import pytest
 from kubeup.certshare import plan_downloads
 from kubeup.config.types import ClusterConfiguration
 from kubeup.errors import HostError
-from kubeup.host import HttpResponse, is_leftover
+from kubeup.host import HttpResponse
+from kubeup.host_files import is_leftover
 from kubeup.paths import Paths
 from kubeup.tokens import parse_token_secret
 from tests.fake_cluster import ClusterHost, FakeCluster

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kubeup import undo
 from kubeup.host import LocalHost
 from kubeup.journal import JournalHost, remove_leftovers
 from kubeup.paths import Paths
@@ -112,3 +113,55 @@ def test_large_files_are_registered_too_but_for_kb_s_own_folder(host: LocalHost)
 
 def on_disk_or_empty(host: LocalHost) -> list[str]:
     return list(on_disk(host)["created"]) if host.exists(Paths.state) else []
+
+
+# ---- links
+
+
+def test_what_a_link_leads_to_is_kept_and_the_link_stays(host: LocalHost) -> None:
+    """A configuration that an admin keeps elsewhere, and links to."""
+    config, real = Path("/etc/containerd/config.toml"), Path("/srv/conf/containerd.toml")
+    host.write_file(real, "theirs", mode=0o640)
+    host.symlink(config, "/srv/conf/containerd.toml")
+    journal, state, _ = begin(host)
+    journal.write_file(config, "kb's", keeps=True)
+    assert host.read_link(config) == str(real) and host.read_text(real) == "kb's"
+    (backup,) = on_disk(host)["backups"]
+    assert backup["path"] == str(real)
+    undo.restore_and_remove(host, undo.plan_undo(load_state(host, Paths())))
+    assert host.read_link(config) == str(real) and host.read_text(real) == "theirs"
+    found = host.stat(real)
+    assert found is not None and found.mode == 0o640
+    assert state.phases
+
+
+@pytest.mark.parametrize("what", ["file", "link"])
+@pytest.mark.parametrize("change", ["symlink", "move_file", "write_stream", "remove"])
+def test_what_is_overwritten_comes_back(host: LocalHost, what: str, change: str) -> None:
+    place, elsewhere = Path("/usr/local/bin/kubelet"), Path("/opt/theirs")
+    host.write_file(elsewhere, "theirs", mode=0o755)
+    if what == "file":
+        host.write_file(place, "theirs", mode=0o750)
+    else:
+        host.symlink(place, "/opt/theirs")
+    host.write_file(Path("/staged"), "new")
+    journal, _, _ = begin(host)
+    if change == "symlink":
+        journal.symlink(place, "/staged")
+    elif change == "move_file":
+        journal.move_file(Path("/staged"), place)
+    elif change == "write_stream":
+        journal.write_stream(place, [b"new"])
+    else:
+        journal.remove(place)
+    assert change == "remove" or host.read_text(place) == "new"
+    undo.restore_and_remove(host, undo.plan_undo(load_state(host, Paths())))
+    assert host.read_text(place) == "theirs" and host.read_text(elsewhere) == "theirs"
+    assert (host.read_link(place) is None) is (what == "file")
+
+
+def test_a_change_without_a_word_in_the_journal_is_refused(host: LocalHost) -> None:
+    journal, _, _ = begin(host)
+    for verb in ("append", "rename"):
+        with pytest.raises(AttributeError):
+            getattr(journal, verb)

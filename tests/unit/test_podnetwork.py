@@ -183,7 +183,7 @@ def test_a_keeper_that_does_not_start_is_an_error_with_the_log_to_read() -> None
 
 def test_the_unit_runs_the_installed_copy_or_the_checkout() -> None:
     assert podnetwork.plan_command(Path("/root/kb.pyz"), PATHS, python="/usr/bin/python3") == (
-        "/usr/bin/python3 /usr/local/lib/kb/kb.pyz"
+        "/usr/bin/python3 -I /usr/local/lib/kb/kb.pyz"
     )
     checkout = Path(podnetwork.__file__).parent.parent / "kb.py"
     assert podnetwork.plan_command(None, PATHS, python="py") == f"py {checkout}"

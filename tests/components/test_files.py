@@ -1,0 +1,412 @@
+"""Files, links, devices and mounts as they are on real machines: nothing of others is lost, and nothing is followed that
+others could have laid. What needs mounts runs in a mount namespace of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+
+import kb
+from kubeup import loadbalancer, podnetwork
+from kubeup.errors import HostError
+from kubeup.host import LocalHost, find_root_python
+from kubeup.host_files import is_root_s_alone
+from kubeup.paths import Paths
+from tests.make_docs import REPO
+
+pytestmark = pytest.mark.component
+NOBODY = 65534
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+needs_mounts = pytest.mark.skipif(
+    os.geteuid() != 0
+    or shutil.which("unshare") is None
+    or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0,
+    reason="needs root and a mount namespace",
+)
+
+
+def in_namespace(tmp_path: Path, shell: str, python: str) -> str:
+    """What `python` prints behind `shell`, in a mount namespace; T is tmp_path."""
+    script = tmp_path / "script.py"
+    head = (
+        f"import sys; sys.path.insert(0, {str(REPO)!r})\nfrom pathlib import Path\nfrom kubeup.host import LocalHost\n"
+    )
+    tail = "from kubeup.errors import HostError\nT = Path(sys.argv[1])\nhost = LocalHost()\n"
+    script.write_text(head + tail + textwrap.dedent(python))
+    line = f"set -e; T={tmp_path}; {shell}; exec {sys.executable} {script} {tmp_path}"
+    done = subprocess.run(["unshare", "-m", "bash", "-c", line], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+# ---- mounts
+
+
+@needs_mounts
+@pytest.mark.parametrize("mount", ["mount -t tmpfs tmpfs", "mount --bind $T/volume"])
+@pytest.mark.parametrize("link", ["kubelet", "parent"])
+def test_a_volume_behind_a_link_is_found_and_never_emptied(tmp_path: Path, mount: str, link: str) -> None:
+    """/var/lib/kubelet is a link to a larger disk, as on many machines, or a folder above it is one."""
+    shell = (
+        "mkdir -p $T/big/kubelet/pods/pv1 $T/volume $T/lib; "
+        f"{mount} $T/big/kubelet/pods/pv1; echo rows >$T/big/kubelet/pods/pv1/customer.db; "
+        + ("ln -s $T/big/kubelet $T/lib/kubelet" if link == "kubelet" else "rmdir $T/lib; ln -s $T/big $T/lib")
+    )
+    told = in_namespace(
+        tmp_path,
+        shell,
+        """
+        folder = T / "lib/kubelet"
+        assert host.mounts_below(folder) == [T / "big/kubelet/pods/pv1"], host.mounts_below(folder)
+        for path in (folder / "pods", T / "big/kubelet/pods", T / "big/kubelet", T / "lib/kubelet/pods/"):
+            try:
+                host.remove_tree(path)
+                print("removed", path)
+            except HostError as error:
+                assert error.code == "mount-in-the-way", error
+        print((T / "big/kubelet/pods/pv1/customer.db").read_text().strip())
+        """,
+    )
+    assert told == "rows"
+
+
+@needs_mounts
+def test_a_mount_that_comes_while_a_tree_is_removed_stays(tmp_path: Path) -> None:
+    """mountinfo was clean when it was looked at: each folder is looked at again right before."""
+    told = in_namespace(
+        tmp_path,
+        "mkdir -p $T/tree/a $T/tree/z/late $T/disk; echo rows >$T/disk/customer.db",
+        """
+        import subprocess
+        from kubeup import host as machine
+        real, calls = machine._read_mount_points, []
+        def look():
+            calls.append(1)
+            if len(calls) == 2:  # the first look is over
+                subprocess.run(["mount", "--bind", T / "disk", T / "tree/z/late"], check=True)
+            return real()
+        machine._read_mount_points = look
+        try:
+            host.remove_tree(T / "tree")
+            print("removed")
+        except HostError as error:
+            print(error.code, (T / "disk/customer.db").read_text().strip())
+        """,
+    )
+    assert told == "mount-in-the-way rows"
+
+
+@needs_mounts
+def test_a_file_that_is_a_mount_point_is_written_in_place(tmp_path: Path) -> None:
+    """/etc/hosts in a container. What was there stays where the new content does not fit."""
+    told = in_namespace(
+        tmp_path,
+        "mkdir $T/disk; mount -t tmpfs -o size=64k tmpfs $T/disk; echo '127.0.0.1 localhost' >$T/disk/hosts; chmod 640 $T/disk/hosts;"
+        " touch $T/hosts; mount --bind $T/disk/hosts $T/hosts",
+        """
+        from kubeup import loadbalancer
+        loadbalancer.HOSTS = T / "hosts"
+        assert loadbalancer.ensure_hosts(host, "kb-api.cluster.local")
+        assert "kb-api.cluster.local" in (T / "disk/hosts").read_text()
+        assert oct((T / "hosts").stat().st_mode)[-3:] == "640"
+        before = (T / "hosts").read_bytes()
+        try:
+            host.write_file(T / "hosts", b"x" * 100000, keeps=True)
+        except HostError as error:
+            print(error.code)
+        assert (T / "hosts").read_bytes() == before
+        assert loadbalancer.remove_hosts(host)
+        print((T / "hosts").read_text().strip())
+        """,
+    )
+    assert told == "disk-full\n127.0.0.1 localhost"
+
+
+# ---- links
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "vault").mkdir()
+    (tmp_path / "vault/real").write_text("old")
+    (tmp_path / "vault/real").chmod(0o640)
+    (tmp_path / "inner").symlink_to("vault/real")
+    (tmp_path / "link").symlink_to(tmp_path / "inner")
+    host = LocalHost()
+    assert host.write_file(tmp_path / "link", "new", mode=0o600, keeps=True)
+    assert (
+        (tmp_path / "vault/real").read_text() == "new"
+        and (tmp_path / "link").is_symlink()
+        and (tmp_path / "inner").is_symlink()
+    )
+    assert stat.S_IMODE((tmp_path / "vault/real").stat().st_mode) == 0o640
+    assert not host.write_file(tmp_path / "link", "new", keeps=True), "a second time there is nothing to do"
+    (tmp_path / "dangling").symlink_to("vault/fresh")
+    host.write_file(tmp_path / "dangling", "x", mode=0o600)
+    assert (tmp_path / "vault/fresh").read_text() == "x" and (tmp_path / "dangling").is_symlink()
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(HostError):
+        host.write_file(tmp_path / "loop", "x")
+
+
+def test_the_line_in_a_linked_hosts_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").write_text("127.0.0.1 localhost\n")
+    (tmp_path / "hosts").symlink_to("real")
+    monkeypatch.setattr(loadbalancer, "HOSTS", tmp_path / "hosts")
+    assert loadbalancer.ensure_hosts(LocalHost(), "kb-api.cluster.local")
+    assert (tmp_path / "hosts").is_symlink() and "kb-api.cluster.local" in (tmp_path / "real").read_text()
+    assert loadbalancer.remove_hosts(LocalHost())
+    assert (tmp_path / "real").read_text() == "127.0.0.1 localhost\n"
+
+
+@needs_root
+def test_a_link_that_another_user_laid_is_not_followed(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    (tmp_path / "victim").write_text("precious")
+    (shared / "out").symlink_to(tmp_path / "victim")
+    os.lchown(shared / "out", NOBODY, NOBODY)
+    host = LocalHost()
+    for write in (
+        lambda: host.write_file(shared / "out", "planted"),
+        lambda: host.write_output(str(shared / "out"), [b"planted"]),
+        lambda: host.append(shared / "out", [b"planted"]),
+    ):
+        with pytest.raises(HostError):
+            write()
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+@needs_root
+@pytest.mark.parametrize("made", ["by another", "as a link", "open to all"])
+def test_a_spool_that_others_could_have_made_is_refused(tmp_path: Path, made: str) -> None:
+    spool, elsewhere = tmp_path / ".out.tar.parts", tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    if made == "as a link":
+        spool.symlink_to(elsewhere)
+    else:
+        spool.mkdir(mode=0o700)
+        if made == "by another":
+            os.chown(spool, NOBODY, NOBODY)
+        else:
+            spool.chmod(0o777)
+    with pytest.raises(HostError) as caught:
+        LocalHost().make_private_dir(spool)
+    assert caught.value.code == "spool-not-private"
+    shutil.rmtree(spool, ignore_errors=True)
+    spool.unlink(missing_ok=True)
+    LocalHost().make_private_dir(spool)
+    LocalHost().make_private_dir(spool)
+    assert stat.S_IMODE(spool.stat().st_mode) == 0o700
+
+
+# ---- files of others
+
+
+@needs_root
+def test_a_file_of_others_keeps_its_mode_owner_and_attributes(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('password = "topsecret"\n')
+    path.chmod(0o600)
+    os.chown(path, 1, 2)
+    try:
+        os.setxattr(path, "user.note", b"x")
+        has_attributes = True
+    except OSError:
+        has_attributes = False
+    LocalHost().write_file(path, "version = 2\n", keeps=True)
+    found = path.stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o600, 1, 2)
+    if has_attributes:
+        assert os.getxattr(path, "user.note") == b"x"
+
+
+# ---- what a user names for output
+
+
+def test_output_goes_through_devices_pipes_and_sockets(tmp_path: Path) -> None:
+    host = LocalHost()
+    before = os.stat("/dev/null")
+    host.write_output("/dev/null", [b"x"])
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode) and os.stat("/dev/null").st_ino == before.st_ino
+    (tmp_path / "null").symlink_to("/dev/null")
+    host.write_output(str(tmp_path / "null"), [b"x"])
+    assert (tmp_path / "null").is_symlink()
+    os.mkfifo(tmp_path / "pipe")
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_bytes()))
+    reader.start()
+    host.write_output(str(tmp_path / "pipe"), [b"a", b"b"])
+    reader.join(10)
+    assert got == [b"ab"] and stat.S_ISFIFO((tmp_path / "pipe").lstat().st_mode)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s"))
+        server.listen()
+        host.write_output(str(tmp_path / "s"), [b"ab"])
+        assert server.accept()[0].recv(10) == b"ab"
+    assert (tmp_path / "s").is_socket()
+
+
+def test_output_to_files(tmp_path: Path) -> None:
+    host = LocalHost()
+    host.write_output(str(tmp_path / "plain"), [b"x"])
+    assert stat.S_IMODE((tmp_path / "plain").stat().st_mode) == 0o644
+    host.write_output(str(tmp_path / "secret"), [b"x"], is_secret=True)
+    assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
+    (tmp_path / "plain").chmod(0o640)
+    host.write_output(str(tmp_path / "plain"), [b"y"])
+    assert stat.S_IMODE((tmp_path / "plain").stat().st_mode) == 0o640
+    host.write_output(str(tmp_path / "plain"), [b"y"], is_secret=True)
+    assert stat.S_IMODE((tmp_path / "plain").stat().st_mode) == 0o600
+    with pytest.raises(HostError) as caught:
+        host.write_output(str(tmp_path / "no/such/file"), [b"x"])
+    assert caught.value.code == "output-folder-missing" and not (tmp_path / "no").exists()
+    for wrong in (str(tmp_path), "a\0b"):
+        with pytest.raises(HostError):
+            host.write_output(wrong, [b"x"])
+
+
+INIT = (
+    "apiVersion: kubeadm.k8s.io/v1beta3\nkind: InitConfiguration\nbootstrapTokens: [{token: abcdef.0123456789abcdef}]\n"
+)
+
+
+def run_kb(*words: str, **env: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, str(REPO / "kb.py"), *words], capture_output=True, env={**os.environ, **env}, timeout=60
+    )
+
+
+def test_a_migrated_configuration_goes_where_it_is_wanted(tmp_path: Path) -> None:
+    old = tmp_path / "old.yaml"
+    old.write_text(INIT)
+    assert kb.main(["config", "migrate", "--old-config", str(old), "--new-config", str(tmp_path / "new.yaml")]) == 0
+    assert stat.S_IMODE((tmp_path / "new.yaml").stat().st_mode) == 0o600
+    done = run_kb("config", "migrate", "--old-config", str(old), "--new-config", "/dev/stdout")
+    assert done.returncode == 0 and done.stdout == (tmp_path / "new.yaml").read_bytes()
+    assert run_kb("config", "migrate", "--old-config", str(old), "--new-config", "-").stdout == done.stdout
+    assert run_kb("config", "migrate", "--old-config", str(old), "--new-config", "/dev/null").returncode == 0
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_any_terminal_shows_any_text(tmp_path: Path, encoding: str) -> None:
+    old = tmp_path / "old.yaml"
+    old.write_text(
+        INIT.replace(
+            "bootstrapTokens", "# 日本\nnodeRegistration: {name: n1, kubeletExtraArgs: {x: 日本}}\nbootstrapTokens"
+        )
+    )
+    done = run_kb("config", "migrate", "--old-config", str(old), PYTHONIOENCODING=encoding)
+    assert done.returncode == 0 and "日本" in done.stdout.decode(), "a file for other programs is UTF-8"
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.yaml")
+    Path(odd).write_text("kind: Nonsense日本\n")
+    for words in (("config", "validate", "--config", odd), ("init", "--日本"), ("status", odd)):
+        done = run_kb(*words, PYTHONIOENCODING=encoding)
+        assert done.returncode not in (0, 70), done.stderr
+
+
+# ---- --root
+
+
+def test_nothing_is_written_outside_of_the_root(tmp_path: Path) -> None:
+    """Absolute links and .. in an image's tree mean what they mean under chroot."""
+    image, outside = tmp_path / "image", tmp_path / "outside"
+    outside.mkdir()
+    (image / "etc").mkdir(parents=True)
+    (image / "var/lib").mkdir(parents=True)
+    (image / "etc/kubernetes").symlink_to(outside)
+    (image / "var/lib/kubelet").symlink_to("../../../../../../../../.." + str(outside / "kubelet"))
+    (image / "etc/up").symlink_to("../../../../..")
+    host = LocalHost(image)
+    for name in ("etc/kubernetes/pki/ca.key", "var/lib/kubelet/config.yaml", "etc/up/planted", "etc/up/../../planted2"):
+        host.write_file(Path("/") / name, "x", mode=0o600)
+        assert host.read_text(Path("/") / name) == "x"
+        host.append(Path("/") / name, [b"y"])
+    host.symlink(Path("/etc/kubernetes/link"), "pki/ca.key")
+    host.make_dir(Path("/etc/kubernetes/folder/inner"))
+    assert host.list_dir(Path("/etc/kubernetes")) == ["folder", "kubelet", "link", "pki"]
+    assert (
+        list(outside.iterdir()) == [] and not (tmp_path / "planted").exists() and not (tmp_path / "planted2").exists()
+    )
+    assert (image / str(outside)[1:] / "pki/ca.key").read_text() == "xy"
+    host.remove_tree(Path("/etc/kubernetes/folder"))
+    assert not (image / str(outside)[1:] / "folder").exists()
+
+
+def test_a_whole_node_is_rendered_inside(tmp_path: Path) -> None:
+    image, outside = tmp_path / "image", tmp_path / "outside"
+    (image / "etc").mkdir(parents=True)
+    outside.mkdir()
+    (image / "etc/kubernetes").symlink_to(outside)
+    words = ["init", "--root", str(image), "--kubernetes-version", "v1.35.6", "--node-name", "n1"]
+    assert run_kb(*words).returncode == 0
+    assert list(outside.rglob("*")) == []
+    assert (image / str(outside)[1:] / "pki/ca.key").exists()
+
+
+# ---- reading
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "ca.crt")
+    for path in (tmp_path / "ca.crt", tmp_path, Path("/dev/zero")):
+        with pytest.raises(HostError):
+            LocalHost().read_text(path)
+    for path in (Path("/a\0b"), Path("/proc/self/mem")):
+        with pytest.raises(HostError):
+            LocalHost().read_bytes(path)
+
+
+def test_a_configuration_out_of_a_process_substitution() -> None:
+    line = f"""{sys.executable} {REPO / "kb.py"} config migrate --old-config <(printf '%s\\n' "$TEXT")"""
+    done = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, env={**os.environ, "TEXT": INIT}, timeout=60
+    )
+    assert done.returncode == 0 and "v1beta4" in done.stdout, done.stderr
+
+
+# ---- a service's Python
+
+
+@needs_root
+def test_a_service_of_root_s_runs_a_python_that_is_root_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a user's virtual environment, from which kb may well be called."""
+    venv = tmp_path / "venv/bin"
+    venv.mkdir(parents=True)
+    (tmp_path / "venv/pyvenv.cfg").write_text("")
+    shutil.copy(os.path.realpath(sys.executable), venv / "python3")
+    for owner in (NOBODY, 0):
+        os.chown(venv / "python3", owner, owner)
+        monkeypatch.setattr(sys, "executable", str(venv / "python3"))
+        find_root_python.cache_clear()
+        found = find_root_python()
+        assert not found.startswith(str(tmp_path))
+        assert is_root_s_alone(Path(found))
+    command = podnetwork.plan_command(Path("/x/kb.pyz"), Paths())
+    assert command == f"{found} -I /usr/local/lib/kb/kb.pyz"
+    find_root_python.cache_clear()
+
+
+@needs_root
+def test_whose_a_file_is(tmp_path: Path) -> None:
+    home, own = tmp_path / "home", tmp_path / "own"
+    for folder in (home, own):
+        folder.mkdir()
+        (folder / "python").write_text("")
+    os.chown(home, NOBODY, NOBODY)
+    (own / "link").symlink_to(home / "python")
+    assert is_root_s_alone(own / "python")
+    assert not is_root_s_alone(home / "python") and not is_root_s_alone(own / "link")
+    (own / "python").chmod(0o775)
+    assert not is_root_s_alone(own / "python") and not is_root_s_alone(own / "nothing")
