@@ -20,8 +20,9 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from kubeup import dnsspread, stepaside
+from kubeup import dnsspread, forwarding, stepaside
 from kubeup.errors import HostError, KbError
+from kubeup.forwarding import describe_failure as _failure
 from kubeup.frozen import frozen
 from kubeup.host import Host
 from kubeup.kubeapi import Api, path_of, read_identity
@@ -552,7 +553,8 @@ def ensure_network(host: Host, wanted: Network) -> list[str]:
 
 
 def ensure_masquerade(host: Host, own: Sequence[str], cluster: Sequence[str]) -> list[str]:
-    """Mask what pods of this node send out of the cluster; return what failed, in words."""
+    """Mask what pods of this node send out of the cluster, and let what is theirs pass where forwarding is dropped; return
+    what failed, in words."""
     tool = read_masquerade_tool(host)
     if not tool:
         return ["neither nft nor iptables is there: pods cannot reach anything outside the cluster"]
@@ -563,6 +565,7 @@ def ensure_masquerade(host: Host, own: Sequence[str], cluster: Sequence[str]) ->
         ensure = _ensure_nft if tool == "nft" else _ensure_iptables
         if mine:
             failures += ensure(host, version, mine, inside)
+            failures += forwarding.ensure_forwarding(host, version, inside)
     return failures
 
 
@@ -591,12 +594,9 @@ def _ensure_iptables(host: Host, version: int, own: Sequence[str], inside: Seque
     return failures
 
 
-def _failure(done: Any) -> list[str]:
-    return [] if done.ok else [f"{' '.join(done.argv)}: {(done.stderr or done.stdout).strip()}"]
-
-
 def remove_masquerade(host: Host) -> None:
-    """Take kb's own rule away, whichever tool set it."""
+    """Take kb's own rules away, whichever tool set them."""
+    forwarding.remove_forwarding(host)
     for family in ("ip", "ip6"):
         if host.query(["nft", "list", "table", family, TABLE]).ok:
             host.run(["nft", "delete", "table", family, TABLE])

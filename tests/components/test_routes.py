@@ -336,3 +336,52 @@ def test_iptables_does_the_same_where_nft_is_missing(lab: Lab, monkeypatch: pyte
     assert lab.talk("p1", "p2", pods["p2"][4]) == (pods["p1"][4], 200000)
     routes.withdraw(lab.hosts["n1"])
     assert routes.CHAIN not in lab.sh("n1", "iptables", "-t", "nat", "-S")
+
+
+# ---- machines that drop what they forward
+
+
+DROPS = {
+    "policy of iptables": ["iptables -P FORWARD DROP", "ip6tables -P FORWARD DROP"],
+    "rule of iptables": ["iptables -A FORWARD -j REJECT", "ip6tables -A FORWARD -j DROP"],
+    "policy of nftables": [
+        "nft add table inet firewall",
+        "nft add chain inet firewall forward { type filter hook forward priority 0 ; policy drop ; }",
+        "nft add rule inet firewall forward ct state invalid drop",
+    ],
+    "rule and policy of nftables": [
+        "nft add table inet firewall",
+        "nft add chain inet firewall forward { type filter hook forward priority 0 ; policy drop ; }",
+        "nft add rule inet firewall forward counter drop",
+    ],
+}
+
+
+def rules_of(lab: Lab, node: str) -> str:
+    return lab.sh(node, "iptables-save") + lab.sh(node, "ip6tables-save") + lab.sh(node, "nft", "list", "ruleset")
+
+
+@pytest.mark.parametrize("drop", DROPS)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_pods_pass_where_forwarding_is_dropped(lab: Lab, drop: str, when: str) -> None:
+    """As Docker, ufw and hardened machines have it, set before kb's network or on a network at work."""
+    pods = two_nodes(lab, (1, 1), 1450)
+    for node in ("n1", "n2"):
+        if when == "before":
+            routes.withdraw(lab.hosts[node])
+        for line in DROPS[drop]:
+            lab.sh(node, *line.split(" "))
+    lab.keep()
+    for version in (4, 6):
+        assert lab.talk("p1", "p2", pods["p2"][version]) == (pods["p1"][version], 200000)
+    assert lab.talk("p1", "stranger", "10.99.9.99") == ("10.99.1.11", 200000)
+    assert lab.keep() == {"n1": [], "n2": []}, "a second round has nothing to do"
+    lab.sh("n2", "nft", "flush", "ruleset")
+    for line in DROPS[drop]:
+        lab.sh("n2", *line.split(" "))
+    lab.keep()
+    assert lab.talk("p1", "p2", pods["p2"][4])[1] == 200000
+    routes.withdraw(lab.hosts["n1"])
+    left = rules_of(lab, "n1")
+    assert "KB-FORWARD" not in left and "kb pods" not in left
+    assert "DROP" in left or "REJECT" in left or "drop" in left, "the admin's own stay"

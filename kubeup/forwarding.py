@@ -1,0 +1,160 @@
+"""Let what pods send and get pass where the machine drops what it forwards.
+
+Docker and ufw set the policy of iptables' FORWARD chain to DROP, hardened machines that of a chain of nftables. An accept in a
+table of kb's own does not help there: each base chain of a hook has its say. So the rules stand in the chain that drops, at its
+end, and marked as kb's. Owns these rules: how they are looked at, kept and taken back. Must not touch a rule without the mark, nor
+change a policy. Mirrors what flannel does for its subnets; kubeadm leaves it to the network.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from kubeup.frozen import frozen
+from kubeup.host import Host
+from kubeup.json_text import parse_json_object
+
+CHAIN = "KB-FORWARD"
+MARK = "kb pods"
+_CATCH_ALL = re.compile(r"-A FORWARD -j (DROP|REJECT)( .*)?")
+_NFT_CATCH_ALL = re.compile(r"(counter packets \d+ bytes \d+ )?(drop|reject)\b")
+"""A rule that takes all that has come so far: what is to pass has to stand before it. Other rules, those of kube-proxy's firewall
+of load balancers among them, come first."""
+_PROGRAMS = {4: "iptables", 6: "ip6tables"}
+_FAMILIES = {4: ("ip", "inet"), 6: ("ip6", "inet")}
+
+
+@frozen
+class DroppingChain:
+    """A base chain of nftables at the hook forward that drops what no rule accepts."""
+
+    family: str
+    table: str
+    name: str
+
+
+# ---- looks
+
+
+def read_dropping_chains(host: Host) -> list[DroppingChain]:
+    """Those whose policy is drop; those of iptables' own are left to it."""
+    found = host.query(["nft", "-j", "list", "chains"])
+    try:
+        entries = parse_json_object(found.stdout, "nft's answer").get("nftables") or [] if found.ok else []
+    except ValueError:
+        return []
+    chains = [entry["chain"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("chain"), dict)]
+    return [
+        DroppingChain(str(chain.get("family")), str(chain.get("table")), str(chain.get("name")))
+        for chain in chains
+        if chain.get("hook") == "forward" and chain.get("policy") == "drop" and not _is_of_iptables(host, chain)
+    ]
+
+
+def _is_of_iptables(host: Host, chain: dict[str, Any]) -> bool:
+    is_like = chain.get("family") in ("ip", "ip6") and chain.get("table") == "filter" and chain.get("name") == "FORWARD"
+    return is_like and host.which(_PROGRAMS[4 if chain["family"] == "ip" else 6]) is not None
+
+
+def render_iptables_chain(cidrs: Sequence[str]) -> list[str]:
+    """In the words of `iptables -S KB-FORWARD`."""
+    return [f"-N {CHAIN}", *(f"-A {CHAIN} {way} {cidr} -j ACCEPT" for cidr in cidrs for way in ("-s", "-d"))]
+
+
+# ---- changes
+
+
+def ensure_forwarding(host: Host, version: int, cidrs: Sequence[str]) -> list[str]:
+    """Accept what comes from and goes to these pod networks, all of one IP version; return what failed, in words."""
+    failures = _ensure_in_iptables(host, version, cidrs) if host.which(_PROGRAMS[version]) else []
+    for chain in read_dropping_chains(host):
+        if chain.family in _FAMILIES[version]:
+            failures += _ensure_in_nft(host, chain, version, cidrs)
+    return failures
+
+
+def _ensure_in_iptables(host: Host, version: int, cidrs: Sequence[str]) -> list[str]:
+    program = _PROGRAMS[version]
+    base = (program, "-w", "10", "-t", "filter")
+    wanted = render_iptables_chain(cidrs)
+    found = host.query([*base, "-S", CHAIN])
+    failures: list[str] = []
+    if not found.ok or found.stdout.split("\n")[:-1] != wanted:
+        # one restore: no moment in which the chain is half there
+        rules = "\n".join(["*filter", f":{CHAIN} - [0:0]", *wanted[1:], "COMMIT", ""])
+        failures += describe_failure(host.run([f"{program}-restore", "-w", "10", "--noflush"], stdin=rules))
+    rules_now = [line for line in host.query([*base, "-S", "FORWARD"]).stdout.splitlines() if line.startswith("-A ")]
+    jump = f"-A FORWARD -j {CHAIN}"
+    wall = next((place for place, line in enumerate(rules_now) if _CATCH_ALL.fullmatch(line)), len(rules_now))
+    if jump not in rules_now[:wall]:
+        _remove_jumps(host, base)
+        wall -= rules_now[:wall].count(jump)
+        failures += describe_failure(host.run([*base, "-I", "FORWARD", str(wall + 1), "-j", CHAIN]))
+    return failures
+
+
+def _remove_jumps(host: Host, base: Sequence[str]) -> None:
+    while host.query([*base, "-C", "FORWARD", "-j", CHAIN]).ok:
+        if not host.run([*base, "-D", "FORWARD", "-j", CHAIN]).ok:
+            return
+
+
+def _ensure_in_nft(host: Host, chain: DroppingChain, version: int, cidrs: Sequence[str]) -> list[str]:
+    place = (chain.family, chain.table, chain.name)
+    family = "ip" if version == 4 else "ip6"
+    ranges = ", ".join(cidrs)
+    wanted = [f'{family} {way} {{ {ranges} }} accept comment "{MARK} {family} {way}"' for way in ("saddr", "daddr")]
+    found = host.query(["nft", "-a", "list", "chain", *place])
+    if not found.ok:
+        return []
+    own = [line for line in found.stdout.splitlines() if f'comment "{MARK} {family} ' in line]
+    texts = [line.strip().partition(" # handle")[0] for line in own]
+    if sorted(map(_plain, texts)) == sorted(map(_plain, wanted)):
+        return []
+    where = " ".join(place)
+    removals = [f"delete rule {where} handle {_handle_of(line)}" for line in own]
+    wall = next((line for line in found.stdout.splitlines() if _NFT_CATCH_ALL.match(line.strip())), "")
+    verb = f"insert rule {where} handle {_handle_of(wall)}" if wall else f"add rule {where}"
+    script = "\n".join([*removals, *(f"{verb} {rule}" for rule in wanted), ""])
+    return describe_failure(host.run(["nft", "-f", "-"], stdin=script))
+
+
+def _handle_of(line: str) -> str:
+    return line.rpartition("# handle ")[2].strip()
+
+
+def _plain(rule: str) -> str:
+    """Without what nft leaves out of a set of one."""
+    return rule.replace("{ ", "").replace(" }", "")
+
+
+def remove_forwarding(host: Host) -> None:
+    """Take kb's rules away, wherever they stand."""
+    for program in _PROGRAMS.values():
+        base = (program, "-w", "10", "-t", "filter")
+        if host.which(program) and host.query([*base, "-S", CHAIN]).ok:
+            _remove_jumps(host, base)
+            host.run([*base, "-F", CHAIN])
+            host.run([*base, "-X", CHAIN])
+    found = host.query(["nft", "-a", "list", "ruleset"])
+    if found.ok and f'comment "{MARK} ' in found.stdout:
+        host.run(["nft", "-f", "-"], stdin="\n".join([*_find_rules(found.stdout), ""]))
+
+
+def _find_rules(ruleset: str) -> Iterable[str]:
+    """The commands that delete kb's rules of a ruleset, by their handles."""
+    table = chain = ""
+    for line in ruleset.splitlines():
+        words = line.split()
+        if words[:1] == ["table"]:
+            table = " ".join(words[1:3])
+        elif words[:1] == ["chain"]:
+            chain = words[1]
+        elif f'comment "{MARK} ' in line:
+            yield f"delete rule {table} {chain} handle {_handle_of(line)}"
+
+
+def describe_failure(done: Any) -> list[str]:
+    return [] if done.ok else [f"{' '.join(done.argv)}: {(done.stderr or done.stdout).strip()}"]
