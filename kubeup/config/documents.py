@@ -15,7 +15,21 @@ from typing import Any, Optional, Union
 from kubeup import yaml_text as yaml
 from kubeup.config import schema
 from kubeup.config.problems import Problem, Problems, shorten, suggest
-from kubeup.config.schema import BOOL, DURATION, FLOAT, NUMBER, TEXT, TIME, Anything, ListOf, MapOf, Scalar, Struct
+from kubeup.config.schema import (
+    BOOL,
+    DURATION,
+    DURATION_OR_NUMBER,
+    FLOAT,
+    NUMBER,
+    QUANTITY,
+    TEXT,
+    TIME,
+    Anything,
+    ListOf,
+    MapOf,
+    Scalar,
+    Struct,
+)
 from kubeup.frozen import frozen
 from kubeup.secret import Secret
 
@@ -304,9 +318,16 @@ class _Decoder:
         if isinstance(value, _BadScalar):
             self.fail(node, path, value.message, "write a plain text or number")
             return None
-        if wanted is NUMBER and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        if wanted.bounds is not None and is_whole and wanted.bounds[0] <= value <= wanted.bounds[1]:
             return value
-        if wanted is FLOAT and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if wanted is FLOAT and (is_whole or isinstance(value, float)):
+            return value
+        if wanted is QUANTITY and (is_whole or isinstance(value, float) or _QUANTITY.fullmatch(str(value))):
+            return value
+        if wanted is DURATION_OR_NUMBER and (
+            is_whole or (isinstance(value, str) and parse_duration(value) is not None)
+        ):
             return value
         if wanted is BOOL and isinstance(value, bool):
             return value
@@ -345,6 +366,7 @@ class _BadScalar:
     message: str
 
 
+_QUANTITY = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+|[numkMGTPE]|[KMGTPE]i)?")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)")
 
 
@@ -368,7 +390,8 @@ def _describe(node: Any) -> str:
 
 def _mend_scalar(node: Any, value: Any, wanted: Scalar) -> str:
     if isinstance(value, str) and (
-        (wanted is BOOL and value.lower() in ("true", "false")) or (wanted is NUMBER and value.lstrip("-").isdigit())
+        (wanted is BOOL and value.lower() in ("true", "false"))
+        or (wanted.bounds is not None and value.lstrip("-").isdigit())
     ):
         return f"write {value.lower()} without quotes"
     if (wanted is TEXT or wanted.is_secret) and not isinstance(value, str):

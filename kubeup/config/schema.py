@@ -4,33 +4,42 @@ A default lives where the value lives: in the dataclass that a Struct makes (kub
 attribute there is its name in snake case, with `_s` for a duration, unless `renames` says otherwise. To teach kb
 a field: one row here, one attribute there.
 Source: cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go, v1beta3/types.go, bootstraptoken/v1/types.go;
-KubeletConfiguration and KubeProxyConfiguration: config/v1beta1, config/v1alpha1 of the kubelet and kube-proxy modules.
+corev1.EnvVar of k8s.io/api; configs/component-types/ for KubeletConfiguration and KubeProxyConfiguration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Any, Callable, Optional, Union
 
 from kubeup.config import types
 from kubeup.frozen import frozen
+from kubeup.render import load_yaml, read_resource
 
 
 @frozen
 class Scalar:
-    """One value. `wants` is how a message names it."""
+    """One value. `wants` is how a message names it; bounds: of a whole number, both included."""
 
     wants: str
     is_secret: bool = False
+    bounds: Optional[tuple[int, int]] = None
 
 
 TEXT = Scalar("a text")
 SECRET = Scalar("a text", is_secret=True)
 BOOL = Scalar("true or false")
-NUMBER = Scalar("a whole number")
+NUMBER = Scalar("a whole number", bounds=(-(2**63) + 1, 2**63 - 1))
+INT32 = Scalar(f"a whole number from {-(2**31)} to {2**31 - 1}", bounds=(-(2**31), 2**31 - 1))
+INT64 = Scalar("a whole number of 64 bits", bounds=(-(2**63), 2**63 - 1))
+UINT32 = Scalar(f"a whole number from 0 to {2**32 - 1}", bounds=(0, 2**32 - 1))
 FLOAT = Scalar("a number")
 DURATION = Scalar("a duration such as 90s, 4m0s or 24h")
+DURATION_OR_NUMBER = Scalar("a duration such as 5s, or a whole number of nanoseconds")
+QUANTITY = Scalar("a quantity such as 100m, 2, 1.5 or 512Mi")
 TIME = Scalar("a time such as 2030-01-31T12:00:00Z")
 
 
@@ -56,6 +65,8 @@ class Struct:
     fields: Mapping[str, Type]
     make: Optional[Callable[..., Any]] = None
     renames: Mapping[str, str] = field(default_factory=dict)
+    since: Mapping[str, int] = field(default_factory=dict)
+    """The minor of Kubernetes that has a field first, of those that not all of kb's minors have."""
 
 
 Type = Union[Scalar, Anything, ListOf, MapOf, Struct]
@@ -115,7 +126,17 @@ _ARGS = ListOf(_ARG)
 _VOLUMES = ListOf(
     Struct({"name": TEXT, "hostPath": TEXT, "mountPath": TEXT, "readOnly": BOOL, "pathType": TEXT}, _volume)
 )
-_ENVS = ListOf(Struct({"name": TEXT, "value": TEXT, "valueFrom": MapOf(ANYTHING)}))
+_KEY_REF = Struct({"name": TEXT, "key": TEXT, "optional": BOOL})
+_ENV_SOURCE = Struct(
+    {
+        "fieldRef": Struct({"apiVersion": TEXT, "fieldPath": TEXT}),
+        "resourceFieldRef": Struct({"containerName": TEXT, "resource": TEXT, "divisor": QUANTITY}),
+        "configMapKeyRef": _KEY_REF,
+        "secretKeyRef": _KEY_REF,
+        "fileKeyRef": Struct({"volumeName": TEXT, "path": TEXT, "key": TEXT, "optional": BOOL}),
+    }
+)
+_ENVS = ListOf(Struct({"name": TEXT, "value": TEXT, "valueFrom": _ENV_SOURCE}))
 _TAINTS = ListOf(Struct({"key": TEXT, "value": TEXT, "effect": TEXT, "timeAdded": TIME}, _taint))
 _PATCHES = Struct({"directory": TEXT}, _folder)
 _PATCHES_NAME = {"patches": "patches_directory"}
@@ -356,60 +377,87 @@ KB = Struct(
     types.KbConfiguration,
 )
 
-# ---- component configs: only their top level is known. A name that is not here may be newer than kb (a warning)
+# ---- component configs: configs/component-types/*.yaml, read at the first use, since most calls see none of them
+
+_WORDS: dict[str, Scalar] = {
+    "text": TEXT,
+    "bool": BOOL,
+    "int32": INT32,
+    "int64": INT64,
+    "uint32": UINT32,
+    "float": FLOAT,
+    "duration": DURATION,
+    "duration or number": DURATION_OR_NUMBER,
+    "quantity": QUANTITY,
+    "time": TIME,
+}
+_SINCE = re.compile(r" since 1\.(\d+)$")
 
 
-def _known(**names: str) -> Struct:
-    by_word: dict[str, Type] = {
-        "texts": TEXT,
-        "bools": BOOL,
-        "numbers": NUMBER,
-        "floats": FLOAT,
-        "durations": DURATION,
-        "lists": ListOf(ANYTHING),
-        "maps": MapOf(ANYTHING),
-    }
-    return Struct({name: by_word[word] for word, text in names.items() for name in text.split()})
+@functools.cache
+def _component_structs(file: str) -> Mapping[str, Struct]:
+    """The structs of a file below configs/component-types/, by their names."""
+    rows: Mapping[str, Mapping[str, str]] = load_yaml(read_resource(f"component-types/{file}.yaml"))
+    structs = {name: Struct({}, since={}) for name in rows}
+
+    def parse(word: str) -> Type:
+        if word.startswith("list "):
+            return ListOf(parse(word[len("list ") :]))
+        if word.startswith("map "):
+            return MapOf(parse(word[len("map ") :]))
+        return structs[word] if word in structs else _WORDS[word]
+
+    for name, fields in rows.items():
+        known, since = structs[name].fields, structs[name].since
+        assert isinstance(known, dict) and isinstance(since, dict)
+        for field_name, text in fields.items():
+            minor = _SINCE.search(text)
+            known[field_name] = parse(_SINCE.sub("", text))
+            if minor is not None:
+                since[field_name] = int(minor[1])
+    return structs
 
 
-KUBELET = _known(
-    bools="""enableServer rotateCertificates serverTLSBootstrap enableDebuggingHandlers enableContentionProfiling
-        cgroupsPerQOS singleProcessOOMKill runOnce cpuCFSQuota serializeImagePulls mergeDefaultEvictionSettings
-        enableControllerAttachDetach protectKernelDefaults makeIPTablesUtilChains failSwapOn
-        kernelMemcgNotification enableSystemLogHandler enableSystemLogQuery enableProfilingHandler
-        enableDebugFlagsHandler seccompDefault registerNode localStorageCapacityIsolation failCgroupV1""",
-    texts="""staticPodPath podLogsDir staticPodURL address tlsCertFile tlsPrivateKeyFile tlsMinVersion
-        imagePullCredentialsVerificationPolicy healthzBindAddress clusterDomain kubeletCgroups systemCgroups
-        cgroupRoot cgroupDriver cpuManagerPolicy memoryManagerPolicy topologyManagerPolicy topologyManagerScope
-        hairpinMode podCIDR resolvConf contentType containerLogMaxSize configMapAndSecretChangeDetectionStrategy
-        reservedSystemCPUs showHiddenMetricsForVersion systemReservedCgroup kubeReservedCgroup volumePluginDir
-        providerID memoryReservationPolicy containerRuntimeEndpoint imageServiceEndpoint""",
-    numbers="""port readOnlyPort registryPullQPS registryBurst eventRecordQPS eventBurst healthzPort oomScoreAdj
-        nodeLeaseDurationSeconds imageGCHighThresholdPercent imageGCLowThresholdPercent maxPods podPidsLimit
-        nodeStatusMaxImages maxOpenFiles kubeAPIQPS kubeAPIBurst maxParallelImagePulls evictionMaxPodGracePeriod
-        podsPerCore iptablesMasqueradeBit iptablesDropBit containerLogMaxFiles containerLogMaxWorkers""",
-    floats="memoryThrottlingFactor",
-    durations="""syncFrequency fileCheckFrequency httpCheckFrequency streamingConnectionIdleTimeout
-        nodeStatusUpdateFrequency nodeStatusReportFrequency imageMinimumGCAge imageMaximumGCAge volumeStatsAggPeriod
-        cpuManagerReconcilePeriod runtimeRequestTimeout cpuCFSQuotaPeriod evictionPressureTransitionPeriod
-        containerLogMonitorInterval shutdownGracePeriod shutdownGracePeriodCriticalPods""",
-    lists="""tlsCipherSuites tlsCurvePreferences preloadedImagesVerificationAllowlist clusterDNS
-        enforceNodeAllocatable allowedUnsafeSysctls shutdownGracePeriodByPodPriority reservedMemory
-        registerWithTaints""",
-    maps="""staticPodURLHeader authentication authorization cpuManagerPolicyOptions topologyManagerPolicyOptions
-        qosReserved evictionHard evictionSoft evictionSoftGracePeriod evictionMinimumReclaim featureGates memorySwap
-        systemReserved kubeReserved defaultPodSysctls logging crashLoopBackOff tracing userNamespaces""",
-)
+class _ComponentFields(Mapping[str, Type]):
+    """The fields of a component configuration's outermost struct."""
 
-KUBE_PROXY = _known(
-    bools="bindAddressHardFail enableProfiling windowsRunAsService",
-    texts="""hostnameOverride bindAddress healthzBindAddress metricsBindAddress showHiddenMetricsForVersion mode
-        detectLocalMode clusterCIDR portRange""",
-    numbers="oomScoreAdj",
-    durations="configSyncPeriod",
-    lists="nodePortAddresses",
-    maps="featureGates clientConnection logging iptables ipvs nftables winkernel detectLocal conntrack",
-)
+    def __init__(self, file: str, kind: str) -> None:
+        self.file = file
+        self.kind = kind
+
+    def __getitem__(self, name: str) -> Type:
+        return self.struct.fields[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.struct.fields)
+
+    def __len__(self) -> int:
+        return len(self.struct.fields)
+
+    @property
+    def struct(self) -> Struct:
+        return _component_structs(self.file)[self.kind]
+
+
+KUBELET = Struct(_ComponentFields("kubelet-v1beta1", "KubeletConfiguration"))
+KUBE_PROXY = Struct(_ComponentFields("kube-proxy-v1alpha1", "KubeProxyConfiguration"))
+
+
+def find_newer_fields(kind: str, tree: Mapping[str, Any], minor: int) -> list[tuple[str, int]]:
+    """(path, minor that has it first) of each field of a component configuration that Kubernetes 1.`minor` lacks."""
+    fields = {"KubeletConfiguration": KUBELET, "KubeProxyConfiguration": KUBE_PROXY}[kind].fields
+    assert isinstance(fields, _ComponentFields)
+    return list(_newer_fields(fields.struct, tree, minor, ""))
+
+
+def _newer_fields(struct: Struct, tree: Mapping[str, Any], minor: int, path: str) -> Iterator[tuple[str, int]]:
+    for name, value in tree.items():
+        if struct.since.get(name, 0) > minor:
+            yield path + name, struct.since[name]
+        inner = struct.fields.get(name)
+        if isinstance(inner, Struct) and isinstance(value, Mapping):
+            yield from _newer_fields(inner, value, minor, f"{path}{name}.")
+
 
 KUBEADM_GROUP = "kubeadm.k8s.io"
 V1BETA4 = "kubeadm.k8s.io/v1beta4"

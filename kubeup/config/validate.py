@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Optional
 
 from kubeup import releases
-from kubeup.config import types
+from kubeup.config import schema, types
 from kubeup.config.discover import Address, Network, is_global_unicast, is_open_address, parse_address
 from kubeup.config.problems import Problems, shorten, suggest
 from kubeup.errors import UsageError
@@ -241,6 +241,15 @@ def check_init(config: types.InitConfig, trees: Mapping[str, Mapping[str, object
     check_networks(config, problems)
     check_kb(config.kb, problems)
     _check_balancer(config, problems)
+    for kind in schema.COMPONENT_GROUPS:
+        _check_newer_fields(kind, trees.get(kind, {}), config.cluster.kubernetes_version, problems)
+
+
+def _check_newer_fields(kind: str, tree: Mapping[str, object], version: str, problems: Problems) -> None:
+    """A component leaves out what it does not know, with no word that anybody reads."""
+    found = releases.parse_version(version)
+    for path, minor in schema.find_newer_fields(kind, tree, found.minor) if found and tree else ():
+        problems.warn(kind, path, f"Kubernetes {version} has no such field and leaves it out: it came with 1.{minor}")
 
 
 def check_node(problems: Problems, kind: str, node: types.NodeRegistration) -> None:

@@ -148,7 +148,7 @@ def test_rules_of_init(body: str, wanted: str) -> None:
         ),
         ("scheduler: {extraEnvs: [{value: a}]}", "extraEnvs[0].name: '' is not a variable's name"),
         (
-            "scheduler: {extraEnvs: [{name: A, value: a, valueFrom: {x: y}}]}",
+            "scheduler: {extraEnvs: [{name: A, value: a, valueFrom: {fieldRef: {}}}]}",
             "value and valueFrom are mutually exclusive",
         ),
         ("dns: {imageTag: 'a b'}", "dns.imageTag: 'a b' is not an image tag"),

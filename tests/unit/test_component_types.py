@@ -1,0 +1,152 @@
+"""KubeletConfiguration and KubeProxyConfiguration have the types of their Go structs, all the way down."""
+
+from __future__ import annotations
+
+import pytest
+
+from kubeup.addons import render_kube_proxy_config
+from kubeup.config import schema
+from kubeup.config.documents import parse_documents
+from kubeup.config.problems import Problems
+from kubeup.kubelet import render_kubelet_config
+from kubeup.releases import RELEASES
+from kubeup.render import dump_yaml
+from tests.unit.config_case import CLUSTER, FLAGS, load, refuse
+from tests.unit.golden import golden_config
+
+KUBELET = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n"
+PROXY = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
+
+
+def problems_of(text: str) -> list[str]:
+    problems = Problems()
+    parse_documents(text, "init.yaml", problems)
+    return [problem.text for problem in problems.items]
+
+
+def warnings_of(text: str) -> list[str]:
+    problems = Problems()
+    parse_documents(text, "init.yaml", problems)
+    assert not problems.items
+    return problems.warnings
+
+
+WRONG = [
+    ("kubeReserved: {cpu: 1}", 'kubeReserved.cpu: wants a text, has the number 1; put it in quotes: "1"'),
+    ("systemReserved: {memory: 129e6}", "systemReserved.memory: wants a text, has the number 129e6"),
+    ("evictionHard: {memory.available: 5}", "evictionHard.memory.available: wants a text, has the number 5"),
+    ("evictionSoftGracePeriod: {memory.available: 90}", "wants a text, has the number 90"),
+    ("qosReserved: {memory: [a]}", "qosReserved.memory: wants a text, has a list"),
+    ('featureGates: {X: "true"}', 'featureGates.X: wants true or false, has the text "true"; write true without quotes'),
+    ("featureGates: [X]", "featureGates: wants a mapping, has a list"),
+    ("authentication: {anonymous: {enabled: 0}}", "authentication.anonymous.enabled: wants true or false, has the number 0"),
+    ("authentication: {webhook: {cacheTTL: 120}}", 'wants a duration such as 90s, 4m0s or 24h, has the number 120; give the unit: "120s"'),
+    ("authentication: {x509: ca.crt}", "authentication.x509: wants a mapping, has the text"),
+    ("authorization: {mode: [Webhook]}", "authorization.mode: wants a text, has a list"),
+    ("logging: {verbosity: -1}", "logging.verbosity: wants a whole number from 0 to 4294967295, has the number -1"),
+    ("logging: {vmodule: [{filePattern: a, verbosity: '2'}]}", "logging.vmodule[0].verbosity: wants a whole number"),
+    ("logging: {flushFrequency: soon}", "logging.flushFrequency: wants a duration such as 5s, or a whole number"),
+    ("logging: {options: {json: {infoBufferSize: many}}}", "logging.options.json.infoBufferSize: wants a quantity"),
+    ("logging: {options: {text: {splitStream: 1}}}", "logging.options.text.splitStream: wants true or false"),
+    ("memorySwap: {swapBehavior: true}", "memorySwap.swapBehavior: wants a text, has the truth value"),
+    ("reservedMemory: [{numaNode: a, limits: {memory: 1Gi}}]", "reservedMemory[0].numaNode: wants a whole number"),
+    ("reservedMemory: [{numaNode: 0, limits: {memory: 1 Gi}}]", "reservedMemory[0].limits.memory: wants a quantity"),
+    ("shutdownGracePeriodByPodPriority: [{priority: high}]", "shutdownGracePeriodByPodPriority[0].priority: wants a whole"),
+    ("shutdownGracePeriodByPodPriority: {priority: 1}", "wants a list, has a mapping"),
+    ("registerWithTaints: [{key: a, effect: 1}]", "registerWithTaints[0].effect: wants a text"),
+    ("crashLoopBackOff: {maxContainerRestartPeriod: 30}", "crashLoopBackOff.maxContainerRestartPeriod: wants a duration"),
+    ("tracing: {samplingRatePerMillion: 1.5}", "tracing.samplingRatePerMillion: wants a whole number"),
+    ("userNamespaces: {idsPerPod: '65536'}", "userNamespaces.idsPerPod: wants a whole number of 64 bits"),
+    ("staticPodURLHeader: {Accept: a}", "staticPodURLHeader.Accept: wants a list, has the text"),
+    ("staticPodURLHeader: {Accept: [1]}", "staticPodURLHeader.Accept[0]: wants a text, has the number 1"),
+    ("tlsCipherSuites: [1]", "tlsCipherSuites[0]: wants a text"),
+    ("maxPods: 2147483648", "maxPods: wants a whole number from -2147483648 to 2147483647, has the number 2147483648"),
+    ("maxPods: 110.5", "maxPods: wants a whole number"),
+    ("clusterDNS: 10.96.0.10", "clusterDNS: wants a list, has the text"),
+    ("syncFrequency: ''", "syncFrequency: wants a duration"),
+]  # fmt: skip
+WRONG_PROXY = [
+    ('ipvs: {strictARP: "true"}', "ipvs.strictARP: wants true or false"),
+    ("ipvs: {syncPeriod: 30}", 'ipvs.syncPeriod: wants a duration such as 90s, 4m0s or 24h, has the number 30; give the unit: "30s"'),
+    ("ipvs: {excludeCIDRs: 10.0.0.0/8}", "ipvs.excludeCIDRs: wants a list"),
+    ("iptables: {masqueradeBit: '14'}", "iptables.masqueradeBit: wants a whole number"),
+    ("nftables: {masqueradeAll: 1}", "nftables.masqueradeAll: wants true or false"),
+    ("conntrack: {min: 1.5}", "conntrack.min: wants a whole number"),
+    ("conntrack: {tcpEstablishedTimeout: 0}", "conntrack.tcpEstablishedTimeout: wants a duration"),
+    ("clientConnection: {qps: fast}", "clientConnection.qps: wants a number"),
+    ("detectLocal: {bridgeInterface: 1}", "detectLocal.bridgeInterface: wants a text"),
+    ("winkernel: {enableDSR: y'}", "winkernel.enableDSR: wants true or false"),
+    ("featureGates: {A: 1}", "featureGates.A: wants true or false"),
+    ("nodePortAddresses: primary", "nodePortAddresses: wants a list"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "problem"),
+    [(KUBELET, *row) for row in WRONG] + [(PROXY, *row) for row in WRONG_PROXY],
+)
+def test_a_value_of_another_type_is_named_with_its_line_and_path(head: str, body: str, problem: str) -> None:
+    [found] = problems_of(head + body + "\n")
+    assert found.startswith("init.yaml:3: ")
+    assert problem in found
+
+
+RIGHT = """\
+featureGates: {X: true, Z: off}
+kubeReserved: {cpu: "1", memory: 1Gi}
+logging: {flushFrequency: 5000000000, verbosity: 0, options: {json: {infoBufferSize: 0}, text: {infoBufferSize: 1.5Ki}}}
+reservedMemory: [{numaNode: 0, limits: {memory: 1Gi, hugepages-2Mi: 2, x: 1e3, z: 1.5}}]
+authentication: {webhook: {cacheTTL: 2m0s}, anonymous: {enabled:}}
+maxPods: 1e2
+memoryThrottlingFactor: 1
+registerWithTaints: [{key: a, effect: NoSchedule, timeAdded: 2030-01-31T12:00:00Z}]
+staticPodURLHeader: {Accept: [a]}
+clusterDNS:
+"""
+
+
+def test_what_go_takes_passes_through_as_it_is() -> None:
+    assert (
+        warnings_of(KUBELET + RIGHT + "---\n" + PROXY + "clientConnection: {qps: 5, burst: 10}\nconntrack: {min:}\n")
+        == []
+    )
+    config = load(CLUSTER + "---\n" + KUBELET + RIGHT)
+    assert config.kubelet["featureGates"] == {"X": True, "Z": False}
+    assert config.kubelet["reservedMemory"] == [
+        {"numaNode": 0, "limits": {"memory": "1Gi", "hugepages-2Mi": 2, "x": 1000, "z": 1.5}}
+    ]
+    assert config.kubelet["maxPods"] == 100
+
+
+def test_all_wrong_values_end_an_init_at_once() -> None:
+    found = refuse(CLUSTER + "---\n" + KUBELET + "\n".join(row[0] for row in WRONG[:1] + WRONG[4:6]) + "\n---\n" + PROXY + WRONG_PROXY[0][0])  # fmt: skip
+    assert [line.split(": ")[1] for line in found] == ["kubeReserved.cpu", "qosReserved.memory", "featureGates.X", "ipvs.strictARP"]  # fmt: skip
+
+
+def test_an_unknown_field_below_the_top_is_a_warning() -> None:
+    [warning] = warnings_of(KUBELET + "authentication:\n  anonymous: {enabld: true}\n")
+    assert warning.startswith("init.yaml:4: KubeletConfiguration has no field")
+    assert 'did you mean "enabled"?' in warning
+
+
+@pytest.mark.parametrize(("version", "count"), [("v1.31.9", 3), ("v1.32.9", 1), ("v1.33.9", 0)])
+def test_a_field_that_the_minor_does_not_have_yet_is_told(version: str, count: int) -> None:
+    body = "crashLoopBackOff: {maxContainerRestartPeriod: 30s}\nsingleProcessOOMKill: true\nuserNamespaces: {idsPerPod: 65536}\n"
+    flags = {**FLAGS, "kubernetes-version": version}
+    text = CLUSTER + f"kubernetesVersion: {version}\n---\n" + KUBELET + body
+    del flags["kubernetes-version"], flags["apiserver-advertise-address"]
+    warnings = [line for line in load(text, flags=flags).warnings if "has no such field" in line]
+    assert len(warnings) == count
+    assert all(line.startswith("init.yaml:") and version in line for line in warnings)
+
+
+@pytest.mark.parametrize("minor", RELEASES)
+def test_what_kb_itself_writes_has_these_types(minor: int) -> None:
+    config, release = golden_config(minor), RELEASES[minor]
+    for document in (
+        render_kubelet_config(config, release, resolv_conf="/r").document,
+        render_kube_proxy_config(config),
+    ):
+        assert warnings_of(dump_yaml(dict(document))) == []
+        body = {name: value for name, value in document.items() if name not in ("apiVersion", "kind")}
+        assert schema.find_newer_fields(str(document["kind"]), body, minor) == []
