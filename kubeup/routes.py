@@ -275,6 +275,8 @@ def plan_network(nodes: Sequence[Peer], me: Peer, interfaces: Sequence[Interface
 
 def _direct_route(cidr: str, peer: Peer, interfaces: Sequence[Interface], me: Peer) -> Optional[Route]:
     network = ipaddress.ip_network(cidr, strict=False)
+    if me.addresses and not _same_version_of(network.version, me.addresses):
+        return None  # the peer knows no address of that family to send back to: both ends take the tunnel
     for address in peer.addresses:
         if ipaddress.ip_address(address).version != network.version:
             continue
@@ -282,6 +284,10 @@ def _direct_route(cidr: str, peer: Peer, interfaces: Sequence[Interface], me: Pe
         if interface is not None:
             return Route(str(network), address, interface.name)
     return None
+
+
+def _same_version_of(version: int, addresses: Iterable[str]) -> bool:
+    return any(ipaddress.ip_address(address).version == version for address in addresses)
 
 
 def _same_version(local: str, addresses: Iterable[str]) -> str:

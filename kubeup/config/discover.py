@@ -248,6 +248,26 @@ def find_doubt_of_address(host: Host, advertised: str) -> str:
     return SEVERAL_CARDS if any(name != own[0] for _, name in held) else ""
 
 
+def choose_dual_addresses(host: Host, advertised: str) -> tuple[str, ...]:
+    """The advertised address, and one of the other family: of the same card if that has one, else of the card that holds that
+    family's default route; () where the machine has none, or several that nothing tells apart."""
+    first, interfaces = parse_address(advertised), read_interfaces(host) or []
+    if first is None:
+        return ()
+    other = 10 - first.version
+    near = [
+        address
+        for interface in interfaces
+        if interface.is_up and first in interface.addresses
+        for address in interface.addresses
+        if address.version == other
+    ]
+    if near:
+        return str(first), str(near[0])
+    chosen = choose_advertise_address(host, "", prefer=other, is_sure=True).value
+    return (str(first), chosen) if chosen else ()
+
+
 def _candidates(interfaces: list[Interface]) -> list[tuple[Address, str]]:
     return [
         (address, interface.name)

@@ -188,11 +188,22 @@ def with_node_ip(
     doubts: tuple[str, ...] = (discover.NO_DEFAULT_ROUTE, discover.SEVERAL_CARDS),
 ) -> types.NodeRegistration:
     """The kubelet chooses by the default route: without one, or with several cards, it is told the advertised address, so
-    that the node registers, etcd listens and pods are routed at one and the same. doubts: those that count."""
-    is_told = any(arg.name == "node-ip" for arg in node.kubelet_extra_args)
-    is_dual = len(cluster.service_cidrs()) > 1 or len(cluster.pod_cidrs()) > 1  # one address would make it single
-    if host.mode == "root" or is_told or is_dual:
+    that the node registers, etcd listens and pods are routed at one and the same. doubts: those that count. In a dual-stack
+    cluster it is told an address of each family: by itself it registers with one. A cloud's provider chooses for itself."""
+    is_told = any(arg.name in ("node-ip", "cloud-provider") for arg in node.kubelet_extra_args)
+    is_dual = len(cluster.service_cidrs()) > 1 or len(cluster.pod_cidrs()) > 1
+    if host.mode == "root" or is_told:
         return node
+    if is_dual:
+        both = discover.choose_dual_addresses(host, address)
+        if not both:
+            notes.append(
+                f"the cluster is dual-stack, and this machine has no usable address of the other family than {address}: "
+                "its pods reach those of other nodes in that family by a tunnel alone"
+            )
+            return node  # one address, told to the kubelet, would make it single
+        notes.append(f"dual-stack: the kubelet registers with {both[0]} and {both[1]} (--node-ip)")
+        return replace(node, kubelet_extra_args=(*node.kubelet_extra_args, types.Arg("node-ip", ",".join(both))))
     doubt = discover.find_doubt_of_address(host, address)
     if doubt not in doubts:
         return node

@@ -83,10 +83,22 @@ def test_the_kubelet_is_told_its_address_where_no_default_route_tells_it() -> No
     assert "this machine has no default route: the kubelet registers with 10.0.0.11 (--node-ip)" in config.notes
 
 
-def test_dual_stack_is_left_to_the_kubelet() -> None:
-    host = machine(eth0=["10.0.0.77"], eth1=["10.0.0.11"])
-    flags = {**FLAGS, "service-cidr": "10.96.0.0/16,fd00:96::/112", "pod-network-cidr": "10.244.0.0/16,fd00:10::/56"}
-    assert load(host=host, flags=flags).node.kubelet_extra_args == ()
+DUAL = {**FLAGS, "service-cidr": "10.96.0.0/16,fd00:96::/112", "pod-network-cidr": "10.244.0.0/16,fd00:10::/56"}
+
+
+def test_in_a_dual_stack_cluster_the_kubelet_is_told_an_address_of_each_family() -> None:
+    """By itself it registers with one, and the pods' other family has no way between nodes."""
+    config = load(host=machine(eth0=["10.0.0.77"], eth1=["10.0.0.11", "fd00::11", "fd00::12"]), flags=DUAL)
+    assert config.node.kubelet_extra_args == (Arg("node-ip", "10.0.0.11,fd00::11"),)
+    assert "dual-stack: the kubelet registers with 10.0.0.11 and fd00::11 (--node-ip)" in config.notes
+    config = load(host=machine(eth0=["10.0.0.11"], eth1=["fd00::11"]), flags=DUAL)
+    assert config.node.kubelet_extra_args == (Arg("node-ip", "10.0.0.11,fd00::11"),)
+
+
+def test_a_machine_of_one_family_in_a_dual_stack_cluster_is_told_so() -> None:
+    config = load(host=machine(eth0=["10.0.0.77"], eth1=["10.0.0.11"]), flags=DUAL)
+    assert config.node.kubelet_extra_args == ()
+    assert any("no usable address of the other family" in note for note in config.notes)
 
 
 def test_a_node_ip_of_the_user_s_stays() -> None:

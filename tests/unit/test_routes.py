@@ -294,6 +294,16 @@ def test_iptables_says_the_same() -> None:
     ]
 
 
+def test_both_ends_take_the_same_kind_of_way() -> None:
+    """A node of a dual-stack cluster that registered with its IPv4 address alone: nobody could answer it directly in IPv6."""
+    single = Peer("n2", ("10.0.0.12",), NEAR.pod_cidrs)
+    for me, other in ((ME, single), (single, ME)):
+        ways = {route.pod_cidr: route.device for route in routes.plan_network([me, other], me, [ETH0]).routes}
+        assert {cidr: device == routes.VXLAN for cidr, device in ways.items()} == {
+            cidr: ":" in cidr for cidr in other.pod_cidrs
+        }
+
+
 def test_a_rule_that_is_there_is_left_alone_and_a_flushed_one_is_set_again() -> None:
     text, chain = routes.render_nft_table(4, ["10.244.1.0/24"], ["10.244.0.0/16"])
     host = FakeHost(answers={"nft list tables": "", "nft list table ip kb_pods": text})
