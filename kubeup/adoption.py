@@ -16,7 +16,7 @@ from kubeup.errors import ClusterError, HostError
 from kubeup.frozen import frozen
 from kubeup.host import Host
 from kubeup.paths import Paths
-from kubeup.render import dump_yaml, load_yaml
+from kubeup.render import dump_yaml, load_mapping
 
 SYSTEM = "kube-system"
 GENERATED_FLAGS = frozenset(
@@ -150,8 +150,7 @@ def _read_cluster_documents(api: kubeapi.Api) -> list[Mapping[str, Any]]:
 def _read_document(api: kubeapi.Api, name: str, key: str) -> Optional[dict[str, Any]]:
     stored = api.get(kubeapi.path_of("ConfigMap", name, SYSTEM)) or {}
     text = (stored.get("data") or {}).get(key)
-    document = load_yaml(text) if text else None
-    return document if isinstance(document, dict) else None
+    return load_mapping(str(text), f"ConfigMap {SYSTEM}/{name}") or None if text else None
 
 
 def parse_taint(text: str) -> dict[str, str]:

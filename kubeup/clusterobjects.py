@@ -17,7 +17,7 @@ from kubeup.config.types import LoadBalancer, PodNetwork, Taint
 from kubeup.errors import ClusterError, HostError
 from kubeup.host import Unreachable
 from kubeup.kubeapi import AlreadyExists, Api, ApiRefused, Object, path_of
-from kubeup.render import covers, dump_yaml, load_all_yaml, load_yaml, read_resource
+from kubeup.render import YAMLError, covers, dump_yaml, load_all_yaml, load_mapping, load_yaml, read_resource
 
 SYSTEM = "kube-system"
 PUBLIC = "kube-public"
@@ -103,11 +103,20 @@ def render_kb_config(network: PodNetwork, balancer: LoadBalancer = NO_BALANCER) 
     return render_config_map("kb-config", stored)
 
 
+def _read_stored(found: Optional[Mapping[str, Any]], key: str) -> dict[str, Any]:
+    """A mapping in ConfigMap kb-config; {} where it says nothing. Raises HostError (not-a-yaml-mapping)."""
+    text = str(((found or {}).get("data") or {}).get(key, ""))
+    try:
+        stored = load_yaml(text)
+    except YAMLError:
+        return load_mapping(text, "ConfigMap kube-system/kb-config")
+    return stored if isinstance(stored, dict) else {}
+
+
 def parse_kb_config(found: Optional[Mapping[str, Any]]) -> PodNetwork:
     """The pod network in ConfigMap kb-config. A cluster without one was made by kubeadm and brings its own."""
-    text = str(((found or {}).get("data") or {}).get("podNetwork", ""))
-    stored = load_yaml(text) if text else None
-    if not isinstance(stored, dict):
+    stored = _read_stored(found, "podNetwork")
+    if not stored:
         return PodNetwork(plugin="none")
     return PodNetwork(
         plugin=str(stored.get("plugin", "none")),
@@ -118,9 +127,8 @@ def parse_kb_config(found: Optional[Mapping[str, Any]]) -> PodNetwork:
 
 def parse_load_balancer(found: Optional[Mapping[str, Any]]) -> LoadBalancer:
     """The load balancer in ConfigMap kb-config; mode none where it says nothing."""
-    text = str(((found or {}).get("data") or {}).get("loadBalancer", ""))
-    stored = load_yaml(text) if text else None
-    if not isinstance(stored, dict):
+    stored = _read_stored(found, "loadBalancer")
+    if not stored:
         return LoadBalancer()
     port = stored.get("healthPort", LoadBalancer.health_port)
     return LoadBalancer(str(stored.get("mode", "none")), str(stored.get("image", "")), int(port))

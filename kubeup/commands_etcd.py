@@ -85,7 +85,7 @@ def _find_client(call: Invocation, local: LocalHost, *, for_change: bool = False
     paths = Paths(pki=Path(call.flags.get("cert-dir", "/etc/kubernetes/pki")))
     manifest = paths.manifest("etcd")
     if local.exists(manifest):
-        urls = etcd.client_urls_of_manifest(render.load_yaml(local.read_text(manifest)))
+        urls = etcd.client_urls_of_manifest(render.load_mapping(local.read_text(manifest), str(manifest)))
         return etcd.Etcd(local, urls, etcd.read_client_tls(local, paths))
     flags = doctor.read_flags(local, paths, "kube-apiserver")
     external = doctor.find_external_etcd(flags)

@@ -302,8 +302,7 @@ def _read_own_endpoint(local: Host, paths: Paths) -> types.LocalAPIEndpoint:
     manifest = paths.manifest("kube-apiserver")
     if not local.exists(manifest):
         return types.LocalAPIEndpoint("127.0.0.1")
-    pod = render.load_yaml(local.read_text(manifest))
-    words = [str(word) for word in pod["spec"]["containers"][0]["command"]]
+    words, *_ = [*render.commands_of_pod(render.load_mapping(local.read_text(manifest), str(manifest))), []]
     flags = dict(word[2:].split("=", 1) for word in words if word.startswith("--") and "=" in word)
     return types.LocalAPIEndpoint(flags.get("advertise-address", "127.0.0.1"), int(flags.get("secure-port", "6443")))
 

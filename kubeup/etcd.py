@@ -21,6 +21,7 @@ from kubeup.frozen import frozen
 from kubeup.host import Host, HttpResponse, Tls, Unreachable
 from kubeup.json_text import parse_json
 from kubeup.paths import Paths
+from kubeup.render import commands_of_pod
 from kubeup.secret import Secret
 from kubeup.trust import Anchors
 
@@ -262,8 +263,7 @@ def client_urls_of_pods(pods: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
 def client_urls_of_manifest(pod: Mapping[str, Any]) -> tuple[str, ...]:
     """The client URLs that an etcd static pod tells of: its own first, then those of the members it joined (by
     kubeadm's rule: the peer's host, port 2379)."""
-    containers = (pod.get("spec") or {}).get("containers") or [{}]
-    command = [str(word) for word in containers[0].get("command") or ()]
+    command, *_ = [*commands_of_pod(pod), []]
     flags = dict(word.lstrip("-").partition("=")[::2] for word in command)
     own = [url for url in flags.get("advertise-client-urls", "").split(",") if url]
     peers = (row.partition("=")[2] for row in flags.get("initial-cluster", "").split(",") if row)

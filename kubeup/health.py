@@ -17,7 +17,7 @@ from kubeup.frozen import frozen
 from kubeup.host import UNPROVEN, Host, Tls, Unreachable
 from kubeup.kubeapi import Api, Object, path_of
 from kubeup.paths import Paths
-from kubeup.render import load_yaml
+from kubeup.render import commands_of_pod, load_mapping
 
 # component -> (flag of the address, flag of the port, default port, path)
 _ENDPOINTS: Mapping[str, tuple[str, str, str, str]] = {
@@ -64,9 +64,7 @@ def _read_command(host: Host, paths: Paths, component: str) -> list[str]:
     manifest = paths.manifest(component)
     if not host.exists(manifest):
         return []
-    pod = load_yaml(host.read_text(manifest)) or {}
-    for container in pod.get("spec", {}).get("containers", []):
-        command = [str(word) for word in [*(container.get("command") or []), *(container.get("args") or [])]]
+    for command in commands_of_pod(load_mapping(host.read_text(manifest), str(manifest))):
         if command and command[0].rpartition("/")[2] == component:
             return command
     return []

@@ -9,16 +9,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kubeup.errors import HostError
 from kubeup.yaml_text import YAMLError, dump_yaml, load_all_yaml, load_yaml
 
 __all__ = [
     "YAMLError",
+    "commands_of_pod",
     "covers",
     "dump_yaml",
     "fill_template",
     "format_duration",
     "is_same_yaml",
     "load_all_yaml",
+    "load_mapping",
     "load_yaml",
     "name_of",
     "pick_like",
@@ -40,6 +43,35 @@ def fill_template(name: str, values: Mapping[str, object]) -> str:
     """The file `name` below configs/ with each ${word} replaced by a scalar. Raises KeyError for a word that has
     no value, so that a template and its caller cannot drift apart."""
     return string.Template(read_resource(name)).substitute({key: str(value) for key, value in values.items()})
+
+
+def load_mapping(text: str, place: str) -> dict[str, Any]:
+    """The first document in `text`, which has to be a mapping; {} for an empty one. place: names it for a person.
+    Raises HostError (not-a-yaml-mapping)."""
+    try:
+        found = load_yaml(text)
+        cause = "" if found is None or isinstance(found, dict) else "it holds no mapping of fields to values"
+    except YAMLError as error:
+        found, cause = None, f"it is not YAML: {error}"
+    if cause:
+        raise HostError(
+            f"{place} cannot be read",
+            cause=cause,
+            remedy=f"correct {place}, or put a whole copy in its place, then run the command again",
+            code="not-a-yaml-mapping",
+        )
+    return dict(found or {})
+
+
+def commands_of_pod(pod: Mapping[str, Any]) -> list[list[str]]:
+    """The words of each container's command and args. What has no pod's shape counts as nothing."""
+    spec = pod.get("spec")
+    containers = spec.get("containers") if isinstance(spec, Mapping) else None
+    found = []
+    for container in containers if isinstance(containers, list) else ():
+        parts = [container.get(name) for name in ("command", "args")] if isinstance(container, Mapping) else []
+        found.append([str(word) for part in parts if isinstance(part, list) for word in part])
+    return found
 
 
 def format_duration(seconds: int) -> str:

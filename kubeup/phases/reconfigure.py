@@ -8,7 +8,7 @@ else has to be done elsewhere is named in the output `remaining`. kubeadm leaves
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Optional
 
 from kubeup.config.types import JoinConfig
 from kubeup.errors import ClusterError, HostError, UsageError
@@ -224,7 +224,8 @@ def endpoint_is_stored(ctx: Context) -> bool:
 def _stored(ctx: Context) -> Optional[kubeapi.Object]:
     """The ConfigMap with the endpoint; None where it has it. What else a newer tool wrote there stays."""
     found = ctx.api.get(kubeapi.path_of("ConfigMap", "kubeadm-config", SYSTEM)) or {}
-    document: Any = render.load_yaml(str((found.get("data") or {}).get("ClusterConfiguration", ""))) or {}
+    text = str((found.get("data") or {}).get("ClusterConfiguration", ""))
+    document = render.load_mapping(text, "ConfigMap kube-system/kubeadm-config")
     if str(document.get("controlPlaneEndpoint") or "") == _endpoint(ctx):
         return None
     document = {**document, "controlPlaneEndpoint": _endpoint(ctx)}

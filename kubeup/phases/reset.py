@@ -5,6 +5,7 @@ Mirrors cmd/kubeadm/app/cmd/phases/reset/cleanupnode.go in order; unlike it, kb 
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -57,15 +58,26 @@ KUBELET_ENTRIES = (
 def read_etcd_pod(ctx: Context) -> Optional[dict[str, Any]]:
     """This node's static pod of etcd; None where there is none, or nothing in its file."""
     path = ctx.paths.manifest("etcd")
-    pod = render.load_yaml(ctx.host.read_text(path)) if ctx.host.exists(path) else None
-    return pod if isinstance(pod, dict) else None
+    if not ctx.host.exists(path):
+        return None
+    try:
+        return _load_pod(ctx, path) or None
+    except HostError as error:  # what is damaged goes with the rest
+        ctx.report.warn_once(f"{error.what}: {error.cause}")
+        return None
+
+
+def _load_pod(ctx: Context, manifest: Path) -> dict[str, Any]:
+    """Raises HostError (not-a-yaml-mapping)."""
+    return render.load_mapping(ctx.host.read_text(manifest), str(manifest))
 
 
 def find_etcd_data(ctx: Context, pod: Optional[dict[str, Any]]) -> Path:
     """Where etcd has its data: its static pod says so."""
-    for volume in ((pod or {}).get("spec") or {}).get("volumes") or ():
-        if volume.get("name") == "etcd-data":
-            return Path(volume["hostPath"]["path"])
+    with contextlib.suppress(AttributeError, KeyError, TypeError):  # a file that somebody changed has any shape
+        for volume in (pod or {}).get("spec", {}).get("volumes") or ():
+            if volume.get("name") == "etcd-data":
+                return Path(volume["hostPath"]["path"])
     return ctx.paths.etcd_data
 
 
@@ -107,8 +119,8 @@ def remove_etcd_member(ctx: Context) -> Outputs:
 
 def _others_need_it(ctx: Context, manifest: Path) -> bool:
     """Whether etcd serves with this node's member, and would not without it."""
-    own_url, *others = etcd.client_urls_of_manifest(render.load_yaml(ctx.host.read_text(manifest)))
     try:
+        own_url, *others = _client_urls(ctx, manifest)
         client = etcd.Etcd(ctx.host, (own_url, *others), etcd.read_client_tls(ctx.host, ctx.paths))
         members = client.list_members()
         own = next(member for member in members if own_url in member.client_urls)
@@ -117,10 +129,22 @@ def _others_need_it(ctx: Context, manifest: Path) -> bool:
         return False  # it does not serve now, or without this node already
 
 
+def _client_urls(ctx: Context, manifest: Path) -> tuple[str, ...]:
+    """Its own first. Raises HostError (not-a-yaml-mapping, no-local-etcd)."""
+    urls = etcd.client_urls_of_manifest(_load_pod(ctx, manifest))
+    if not urls:
+        raise HostError(
+            f"{manifest} runs no etcd",
+            cause="its first container has no flag --advertise-client-urls",
+            remedy=f"correct {manifest}, or skip its member: kb reset --skip-phases remove-etcd-member",
+            code="no-local-etcd",
+        )
+    return urls
+
+
 def leave_etcd(ctx: Context, manifest: Path) -> None:
     """Take the member that runs by this manifest out of the list, unless it is the last. Raises KbError."""
-    pod = render.load_yaml(ctx.host.read_text(manifest))
-    own_url, *others = etcd.client_urls_of_manifest(pod)
+    own_url, *others = _client_urls(ctx, manifest)
     tls = etcd.read_client_tls(ctx.host, ctx.paths)
     members = etcd.Etcd(ctx.host, (own_url, *others), tls).list_members()
     own = next((member for member in members if own_url in member.client_urls), None)

@@ -128,3 +128,17 @@ def test_who_is_asked_whether_the_others_need_it() -> None:
     assert not reset._others_need_it(ctx, manifest), "one of two: it does not serve now"
     host.members.clear()
     assert not reset._others_need_it(ctx, manifest)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[" * 1000, "a: [1", "- a", "kind: Pod\n", "spec: {containers: 1}", "spec: {volumes: [x], containers: [{command: x}]}",
+     "spec: {volumes: [{name: etcd-data}]}", "a: &a {b: *a}"],
+)  # fmt: skip
+def test_a_damaged_manifest_of_etcd_does_not_keep_the_node(text: str) -> None:
+    ctx = make_context({"init/etcd/local": PhaseState("done", created=[MANIFEST])})
+    assert isinstance(ctx.host, FakeHost)
+    ctx.host.files[MANIFEST] = text.encode()
+    reset.remove_etcd_member(ctx)
+    assert MANIFEST in ctx.report.warnings[0] and "stays in the list" in ctx.report.warnings[0]
+    assert reset.find_etcd_data(ctx, reset.read_etcd_pod(ctx)) == Path("/var/lib/etcd")

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubeup.render import dump_yaml, fill_template, format_duration, load_all_yaml, load_yaml
+from kubeup.errors import HostError
+from kubeup.render import (
+    commands_of_pod,
+    dump_yaml,
+    fill_template,
+    format_duration,
+    load_all_yaml,
+    load_mapping,
+    load_yaml,
+)
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=20),
@@ -40,3 +49,32 @@ def test_durations_have_go_s_form(seconds: int, text: str) -> None:
 def test_a_template_without_a_value_fails() -> None:
     with pytest.raises(KeyError):
         fill_template("manifests/etcd.yaml", {})
+
+
+@pytest.mark.parametrize("text", ["- a", "5", "a: [1", "[" * 1000, "a: &a {b: *a}"])
+def test_what_has_to_be_a_mapping_and_is_none_is_named(text: str) -> None:
+    with pytest.raises(HostError) as caught:
+        load_mapping(text, "/m/etcd.yaml")
+    assert caught.value.code == "not-a-yaml-mapping"
+    assert "/m/etcd.yaml" in caught.value.what
+
+
+def test_a_mapping_or_nothing() -> None:
+    assert load_mapping("a: 1\n", "x") == {"a": 1}
+    assert load_mapping("", "x") == {}
+
+
+@pytest.mark.parametrize(
+    ("pod", "commands"),
+    [
+        ({}, []),
+        ({"spec": []}, []),
+        ({"spec": {"containers": "x"}}, []),
+        (
+            {"spec": {"containers": ["x", {"command": "x"}, {"command": ["a"], "args": ["b", 1]}]}},
+            [[], [], ["a", "b", "1"]],
+        ),
+    ],
+)
+def test_the_commands_of_a_pod_of_any_shape(pod: dict[str, object], commands: list[list[str]]) -> None:
+    assert commands_of_pod(pod) == commands
