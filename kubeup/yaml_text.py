@@ -366,6 +366,7 @@ _LARGEST_FLOAT32 = 3.4028234663852886e38
 
 # ---- what a scalar is
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _BOOLS = {"y": True, "yes": True, "true": True, "on": True, "n": False, "no": False, "false": False, "off": False}
 _NULLS = ("", "~", "null", "Null", "NULL")
 _INFINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
@@ -381,7 +382,7 @@ _BASES = {"hex": 16, "binary": 2, "octal": 8, "decimal": 10}
 
 def _resolve(text: str, tag: str, *, is_plain: bool) -> tuple[str, Any]:
     """(short tag, value) of a scalar. Raises ValueError, for the person, where its tag does not fit it."""
-    if any("\ud800" <= char <= "\udfff" for char in text):
+    if not text.isascii() and _SURROGATE.search(text):
         raise ValueError("half a Unicode character (a lone surrogate)")
     wanted = tag[len(_TAG) :] if tag.startswith(_TAG) else tag
     if text == "<<" and (is_plain or wanted == "merge"):
@@ -460,6 +461,12 @@ def _parser_class() -> Any:
     class TabScanner(scanner.Scanner):  # type: ignore[misc, name-defined, unused-ignore]
         """Takes tabs between tokens and inside of plain scalars, though not for indentation."""
 
+        def need_more_tokens(self) -> bool:
+            """The same as PyYAML's, without a walk through no keys at every token."""
+            if self.tokens and not self.possible_simple_keys:
+                return False
+            return bool(super().need_more_tokens())
+
         def scan_to_next_token(self) -> None:
             super().scan_to_next_token()
             while self.peek() == "\t" and (self.flow_level or not self.allow_simple_key):
@@ -468,6 +475,8 @@ def _parser_class() -> Any:
                 super().scan_to_next_token()
 
         def scan_plain_spaces(self, indent: int, start_mark: Any) -> Any:
+            if self.peek() in ",:]}#":  # most often
+                return []
             length = 0
             while self.peek(length) in " \t":
                 length += 1
@@ -534,7 +543,7 @@ def _dumper() -> Any:
             return True
 
     def represent_str(dumper: Any, text: str) -> Any:
-        if any("\ud800" <= char <= "\udfff" for char in text):
+        if not text.isascii() and _SURROGATE.search(text):
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return dumper.represent_scalar(_TAG + "str", text, style=_style_of(text))
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from kubeup import render
+from kubeup.config.problems import Problems
 from kubeup.config.types import Arg
-from kubeup.errors import HostError
+from kubeup.errors import HostError, UsageError
 from kubeup.frozen import frozen
 from kubeup.host import CommandResult, Host
 from kubeup.lazy import lazy_import
@@ -22,7 +23,9 @@ from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
     from kubeup import health, kubelet, patches
+    from kubeup.config import documents
 else:
+    documents = lazy_import("kubeup.config.documents")
     health = lazy_import("kubeup.health")
     kubelet = lazy_import("kubeup.kubelet")
     patches = lazy_import("kubeup.patches")
@@ -228,9 +231,26 @@ def render_kubelet_files(ctx: Context, *, register_with_taints: bool = False) ->
         files[ctx.paths.kubelet_instance_config] = kubelet.dump_instance_config(instance)
     found = patches.read_patches(ctx.host, ctx.config.patches_directory)
     patched = found.apply("kubeletconfiguration", shared_kubelet_config(ctx).document)
+    if found.for_target("kubeletconfiguration"):
+        _check_types(patched)
     document = kubelet.finish_kubelet_config(patched, ctx.config, ctx.release)
     files[ctx.paths.kubelet_config] = kubelet.dump_kubelet_config(document)
     return files
+
+
+def _check_types(patched: Mapping[str, object]) -> None:
+    """A kubelet does not start with a value of another type, and its log says so to nobody. Raises UsageError."""
+    problems = Problems()
+    documents.parse_documents(render.dump_yaml(dict(patched)), "", problems)
+    details = [f"{problem.path}: {problem.message}; {problem.remedy}" for problem in problems.items]
+    if details:
+        raise UsageError(
+            "the KubeletConfiguration with its patches cannot be read by a kubelet",
+            cause=details[0],
+            remedy="correct the patch files of kubeletconfiguration, then run the command again",
+            code="patch-failed",
+            details=details,
+        )
 
 
 def render_unit_files(ctx: Context) -> dict[Path, str]:

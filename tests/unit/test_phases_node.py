@@ -263,6 +263,18 @@ def test_kubelet_patches_are_in_the_file_but_the_socket_is_the_nodes() -> None:
     assert "applied the strategic patch /p/kubeletconfiguration.yaml to kubeletconfiguration" in log_of(ctx)
 
 
+def test_a_patch_that_no_kubelet_could_read_is_refused_before_anything_is_written() -> None:
+    host = systemd_host(files={"/p/kubeletconfiguration.yaml": b"kubeReserved: {cpu: 1}\nfeatureGates: {X: 'true'}\n"})
+    with pytest.raises(UsageError) as caught:
+        node.start_kubelet(context(host, replace(golden_config(), patches_directory="/p")))
+    assert caught.value.code == "patch-failed"
+    assert [line.split(";")[0] for line in caught.value.details] == [
+        'featureGates.X: wants true or false, has the text "true"',
+        "kubeReserved.cpu: wants a text, has the number 1",
+    ]
+    assert CONFIG not in host.files
+
+
 def test_systemd_resolved_decides_on_resolv_conf() -> None:
     host = systemd_host(answers={"systemctl is-active systemd-resolved": "active\n"})
     node.start_kubelet(context(host))
