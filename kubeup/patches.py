@@ -16,7 +16,7 @@ from typing import Any, NoReturn, Optional
 from kubeup import render
 from kubeup.errors import UsageError
 from kubeup.frozen import frozen
-from kubeup.host import Host
+from kubeup.host import Host, LocalHost
 
 TARGETS = (
     "etcd",
@@ -108,6 +108,7 @@ def read_patches(host: Host, directory: str) -> Patches:
     if not directory:
         return Patches()
     root = Path(directory)
+    host = _find_reader(host, root)
     if not host.is_dir(root):
         raise UsageError(
             f"patches directory {directory}",
@@ -130,6 +131,14 @@ def read_patches(host: Host, directory: str) -> Patches:
         kind = match["kind"] or "strategic"
         patches.extend(Patch(path, match["target"], kind, body) for body in _parse_documents(path, data, kind))
     return Patches(tuple(patches), tuple(ignored))
+
+
+def _find_reader(host: Host, root: Path) -> Host:
+    """Below --root the folder is looked for first, as kubeadm does after --rootfs; else it is the operator's, like the
+    configuration file that names it."""
+    if host.mode != "root" or (root.is_absolute() and host.is_dir(root)):
+        return host
+    return LocalHost()
 
 
 def _walk(host: Host, folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubeup.errors import UsageError
+from kubeup.host import LocalHost
 from kubeup.patches import Patches, merge_json, order_items, read_patches
 from tests.fake_host import FakeHost
 
@@ -123,6 +125,18 @@ def test_only_the_beginning_of_a_name_counts(name: str, target: str, kind: str) 
     patches = read_patches(host, "/p")
     assert [(patch.target, patch.kind) for patch in patches.patches] == [(target, kind)]
     assert patches.ignored == ()
+
+
+def test_below_a_root_the_folder_may_be_this_machine_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/etcd.yaml").write_text("from: machine\n")
+    (tmp_path / "root/there").mkdir(parents=True)
+    (tmp_path / "root/there/etcd.yaml").write_text("from: root\n")
+    monkeypatch.chdir(tmp_path)
+    host = LocalHost(root=tmp_path / "root")
+    for directory, found in ((f"{tmp_path}/here", "machine"), ("here", "machine"), ("/there", "root")):
+        assert [patch.body for patch in read_patches(host, directory).patches] == [{"from": found}]
+    assert failure(lambda: read_patches(host, "/nowhere")).code == "patches-directory-missing"
 
 
 def test_yaml_in_a_json_file_and_an_empty_file() -> None:
