@@ -645,12 +645,65 @@ def list_files(host: Host, found: Layout) -> list[FileEntry]:
                 remedy="do not use this file: kb made no such bundle",
                 code="bundle-unsafe",
             )
-        mode = _parse_mode(told.get(MODE, "0755"))
+        mode = parse_mode(told.get(MODE, "0755"))
         entries.append(FileEntry(title, mode, str(layer["digest"]), int(layer["size"]), str(told.get(VERSION, ""))))
     return entries
 
 
-def _parse_mode(text: str) -> int:
+def files_by_version(host: Host, layouts: Iterable[Layout]) -> dict[str, dict[str, FileEntry]]:
+    """Kubernetes version (`v1.35.6`; "" where a bundle does not say) -> title -> file; a later layout wins."""
+    found: dict[str, dict[str, FileEntry]] = {}
+    for item in layouts:
+        entries = {entry.title: entry for entry in list_files(host, item)}
+        if entries:
+            found.setdefault(read_kubernetes_version(host, item), {}).update(entries)
+    return found
+
+
+def read_kubernetes_version(host: Host, found: Layout) -> str:
+    """The version that the files of a bundle are for; "" where it does not say."""
+    for entry in list_artifacts(found):
+        manifest = layout.read_json_blob(host, found, str(entry["digest"])) or {}
+        told = (manifest.get("annotations") or {}).get(KUBERNETES)
+        if told:
+            return str(told)
+    return str((found.index.get("annotations") or {}).get(KUBERNETES) or "")
+
+
+def choose_files(host: Host, layouts: Iterable[Layout]) -> dict[str, FileEntry]:
+    """What is meant where nobody says a version: of each file that of the newest Kubernetes; of kb.pyz the newest kb's, which
+    serves all versions. One rule for what a mirror hands out and for the sums that kb prints."""
+    whole = list(layouts)
+    chosen: dict[str, FileEntry] = {}
+    by_version = files_by_version(host, whole)
+    for version in sorted(by_version, key=_order_of):
+        chosen.update(by_version[version])
+    own = [entry for item in whole for entry in list_files(host, item) if entry.title == KB_FILE]
+    if own:
+        chosen[KB_FILE] = max(own, key=lambda entry: _order_of(entry.version))
+    return chosen
+
+
+def choose_version(versions: Iterable[str], wanted: str) -> str:
+    """Which of these Kubernetes versions serves a node of a cluster of `wanted`: that itself, else the newest patch release of
+    its minor, else the newest older one, as a kubelet may be older than the API server; "" for none."""
+    have = sorted(versions, key=_order_of)
+    if wanted in have:
+        return wanted
+    minor = _order_of(wanted)[0][:2]
+    fit = [version for version in have if (-1,) < _order_of(version)[0][:2] <= minor]
+    return fit[-1] if fit else ""
+
+
+def _order_of(version: str) -> tuple[tuple[int, ...], bool, str]:
+    """Sorts `v1.35.6`, `v1.36.0-rc.1`, `v1.36.0` as semantic versioning does, what is no version first."""
+    numbers, _, more = version.lstrip("v").partition("-")
+    parts = numbers.partition("+")[0].split(".")
+    is_version = all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts)
+    return tuple(map(int, parts)) if is_version else (-1,), not more, more
+
+
+def parse_mode(text: str) -> int:
     """A program's mode, or that of other files: nobody but root may change what root runs, whatever a bundle says."""
     is_program = re.fullmatch(r"[0-7]{1,6}", text) is None or int(text, 8) & 0o111
     return 0o755 if is_program else 0o644

@@ -87,9 +87,9 @@ class DryRunHost:
     def read_text(self, path: Path) -> str:
         return self.read_bytes(path).decode("utf-8", errors="replace")
 
-    def open_read(self, path: Path) -> BinaryIO:
+    def open_read(self, path: Path, *, follows: bool = True) -> BinaryIO:
         held = self._files.get(path)
-        return io.BytesIO(held[0]) if held else self.inner.open_read(path)
+        return io.BytesIO(held[0]) if held else self.inner.open_read(path, follows=follows)
 
     def list_dir(self, path: Path) -> list[str]:
         names = set(self.inner.list_dir(path))

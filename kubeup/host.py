@@ -289,7 +289,7 @@ class Host(Protocol):
     def stat(self, path: Path) -> Optional[FileStat]: ...
     def read_bytes(self, path: Path) -> bytes: ...
     def read_text(self, path: Path) -> str: ...
-    def open_read(self, path: Path) -> BinaryIO: ...
+    def open_read(self, path: Path, *, follows: bool = True) -> BinaryIO: ...
     def list_dir(self, path: Path) -> list[str]: ...
     def real_path(self, path: Path) -> Path: ...
     def read_link(self, path: Path) -> Optional[str]: ...
@@ -461,10 +461,12 @@ class LocalHost:
     def read_text(self, path: Path) -> str:
         return self.read_bytes(path).decode("utf-8", errors="replace")
 
-    def open_read(self, path: Path) -> BinaryIO:
-        """A file to be read piece by piece; whoever opens it closes it. Raises HostError (file-unreadable)."""
+    def open_read(self, path: Path, *, follows: bool = True) -> BinaryIO:
+        """A file to be read piece by piece; whoever opens it closes it. follows: a link, too. Raises HostError
+        (file-unreadable)."""
         try:
-            return open(_open_for_reading(self.target(path)), "rb", buffering=0)  # type: ignore[return-value]
+            place = self.target(path) if follows else self.at(path)
+            return open(_open_for_reading(place, 0 if follows else os.O_NOFOLLOW), "rb", buffering=0)  # type: ignore[return-value]
         except OSError as error:
             raise _file_error(path, "read", error) from error
 
@@ -1023,10 +1025,10 @@ def _execute(argv: Argv, timeout_s: float, env: Optional[Mapping[str, str]], std
     return CommandResult(shown, done.returncode, done.stdout, done.stderr)
 
 
-def _open_for_reading(place: Path) -> int:
+def _open_for_reading(place: Path, more: int = 0) -> int:
     """A descriptor of a file that does not wait for whoever writes into a pipe. What a process substitution or standard input
     gives (/dev/fd/63, /dev/stdin) is waited for. Raises OSError."""
-    descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | more)
     found = os.fstat(descriptor)
     is_given = str(place).startswith(("/dev/fd/", "/dev/stdin", "/proc/self/fd/"))
     if stat_module.S_ISDIR(found.st_mode) or (not stat_module.S_ISREG(found.st_mode) and not is_given):

@@ -19,13 +19,13 @@ import re
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup import bundle, layout, registry
-from kubeup.errors import HostError, KbError
+from kubeup.errors import HostError, KbError, shown
 from kubeup.frozen import frozen
 from kubeup.host import Host, LocalHost, Tls
 from kubeup.layout import Layout, Place
@@ -41,7 +41,17 @@ FILES_REPOSITORY = "kb/files"
 MAX_CONNECTIONS = 512
 MAX_CLIENTS = 5000
 """How many addresses are counted apart."""
+MAX_PER_CLIENT = 384
+"""Of one address: behind it can be a whole network, and yet others get their turn."""
 MAX_HEAD = 32 * 1024
+HEAD_S = 10.0
+"""How long the first request of a connection may take to come as a whole, a TLS handshake included."""
+IDLE_S = 90.0
+"""How long a connection may stay without another request: containerd's closes its own after 90 seconds."""
+DRAIN_S = 25.0
+"""How long transfers may go on when the mirror is told to end."""
+_MIN_RATE = 1024
+"""Bytes a second, on average, that a client has to take after the first minute."""
 LOOK_AGAIN_S = 1.0
 _TLS_PIECE = 256 * 1024
 _IN_ONE_PIECE = 64 * 1024
@@ -69,6 +79,9 @@ class Catalog:
     manifests: dict[str, Manifest] = field(default_factory=dict)
     blobs: dict[str, Place] = field(default_factory=dict)
     files: dict[str, bundle.FileEntry] = field(default_factory=dict)
+    """Of the newest Kubernetes version of each; kb.pyz is the newest kb's."""
+    files_of: dict[str, dict[str, bundle.FileEntry]] = field(default_factory=dict)
+    """The same by the Kubernetes version that a bundle is for (`v1.35.6`)."""
     short_names: dict[str, list[str]] = field(default_factory=dict)
     """Repository without its registry -> the full names."""
 
@@ -82,28 +95,43 @@ class Catalog:
         return full[0] if len(full) == 1 and not namespace else None
 
 
-def build_catalog(host: Host, layouts: Sequence[Layout]) -> Catalog:
-    """Index the layouts; later ones win where they name the same. Raises HostError where a manifest is damaged."""
+def build_catalog(host: Host, layouts: Sequence[Layout], *, leave_out: Optional[Log] = None) -> Catalog:
+    """Index the layouts; later ones win where they name the same. What cannot be used is told to `leave_out` and left out;
+    without one it raises HostError."""
     found = Catalog()
     for item in layouts:
         found.blobs.update(item.blobs)
-    whole = [
-        Layout(item.path, item.index, item.index_bytes, found.blobs, item.signature, item.names) for item in layouts
-    ]
+    whole = [replace(item, blobs=found.blobs) for item in layouts]
     for item in whole:
         for name, entry in item.names.items():
-            ref = registry.parse_ref(name)
-            top = _add_manifests(host, item, entry, found)
-            if top is not None:
-                tags = found.repositories.setdefault(f"{ref.registry}/{ref.repository}", {})
-                if ref.tag:
-                    tags[ref.tag] = top
-        found.files.update({entry.title: entry for entry in bundle.list_files(host, item)})
+            with _leaving_out(leave_out, f"image {shown(name)} of {item.path}"):
+                ref = registry.parse_ref(name)
+                top = _add_manifests(host, item, entry, found)
+                if top is not None:
+                    tags = found.repositories.setdefault(f"{ref.registry}/{ref.repository}", {})
+                    if ref.tag:
+                        tags[ref.tag] = top
     for full in found.repositories:
         found.short_names.setdefault(full.partition("/")[2], []).append(full)
+    usable = []
     for item in whole:
-        _add_artifacts(host, item, found)
+        with _leaving_out(leave_out, f"the files of {item.path}"):
+            bundle.list_files(host, item)
+            _add_artifacts(host, item, found)
+            usable.append(item)
+    found.files_of = bundle.files_by_version(host, usable)
+    found.files = bundle.choose_files(host, usable)
     return found
+
+
+@contextlib.contextmanager
+def _leaving_out(leave_out: Optional[Log], what: str) -> Iterator[None]:
+    try:
+        yield
+    except KbError as error:
+        if leave_out is None:
+            raise
+        leave_out(f"{what} is left out: {error}")
 
 
 def _add_artifacts(host: Host, item: Layout, found: Catalog) -> None:
@@ -126,18 +154,18 @@ def _add_manifests(host: Host, item: Layout, entry: Mapping[str, Any], found: Ca
     return found.manifests.get(str(entry["digest"]))
 
 
-def find_layouts(host: Host, path: Path) -> list[Layout]:
+def find_layouts(host: Host, path: Path, *, leave_out: Optional[Log] = None) -> list[Layout]:
     """The layout that `path` is, or all tars and layouts in the folder that it is, by name. Raises HostError
-    (bundle-unreadable) where there is none."""
+    (bundle-unreadable) where there is none. leave_out: is told of those that cannot be read, which else raise."""
     if layout.is_layout(host, path):
         return [layout.open_layout(host, path)]
     names = [name for name in host.list_dir(path) if not name.startswith(".")]
-    found = [
-        layout.open_layout(host, path / name)
-        for name in names
-        if name.endswith(".tar") or host.exists(path / name / "oci-layout")
-    ]
-    if not found:
+    chosen = [path / name for name in names if name.endswith(".tar") or host.exists(path / name / "oci-layout")]
+    found = []
+    for place in chosen:
+        with _leaving_out(leave_out, str(place)):
+            found.append(layout.open_layout(host, place))
+    if not chosen:
         raise HostError(
             f"{path} holds no bundle",
             cause="there is no .tar and no OCI image layout in it" if host.is_dir(path) else "there is no such file",
@@ -148,14 +176,15 @@ def find_layouts(host: Host, path: Path) -> list[Layout]:
 
 
 class Store:
-    """The catalog of a path, made anew when the files there change; a bad new state is told and the old one stays."""
+    """The catalog of a path, made anew when the files there change. A file that cannot be read is told and left out: one bad
+    file in the folder does not take the others away."""
 
     def __init__(self, host: LocalHost, path: Path, log: Log) -> None:
         self.host, self._path, self._log = host, path, log
         self._lock = threading.Lock()
         self._looked = 0.0
         self._stamp = self._read_stamp()
-        self._catalog = build_catalog(host, find_layouts(host, path))
+        self._catalog = build_catalog(host, find_layouts(host, path, leave_out=log), leave_out=log)
         self._files: dict[Path, _OpenFile] = {}
 
     @property
@@ -181,7 +210,8 @@ class Store:
             return
         self._stamp = stamp
         try:
-            catalog = build_catalog(self.host, find_layouts(self.host, self._path))
+            found = find_layouts(self.host, self._path, leave_out=self._log)
+            catalog = build_catalog(self.host, found, leave_out=self._log)
         except KbError as error:
             self._log(f"{self._path} has changed and cannot be used ({error}): serving what was there before")
             return
@@ -202,7 +232,7 @@ class _OpenFile:
     """A descriptor that lives as long as somebody sends from it."""
 
     def __init__(self, host: LocalHost, path: Path) -> None:
-        self._file = host.open_read(path)
+        self._file = host.open_read(path, follows=False)
         self.descriptor = self._file.fileno()
 
     def __del__(self) -> None:
@@ -257,7 +287,8 @@ def answer_request(request: Request, catalog: Catalog, *, ca_pem: str = "", metr
     if path.startswith("/v2/") or path == "/v2":
         return _answer_v2(request, catalog)
     if path.startswith("/files"):
-        return _answer_file(urllib.parse.unquote(path[len("/files") :].strip("/")), catalog)
+        title = urllib.parse.unquote(path[len("/files") :].strip("/"))
+        return _answer_file(title, catalog, request.query.get("version", ""))
     if path in ("/healthz", "/livez", "/readyz"):
         return Answer(200, _TEXT, b"ok\n")
     if path == "/metrics":
@@ -311,14 +342,19 @@ def _answer_blob(digest: str, catalog: Catalog) -> Answer:
     return Answer(200, told, place=place)
 
 
-def _answer_file(title: str, catalog: Catalog) -> Answer:
+def _answer_file(title: str, catalog: Catalog, version: str) -> Answer:
+    """version: of Kubernetes, `v1.35.6`; "" for the newest. kb itself is one for all versions."""
+    fit = bundle.choose_version(catalog.files_of, version) if version else ""
+    files = catalog.files_of.get(fit, {}) if version else catalog.files
+    files = {**files, **{name: entry for name, entry in catalog.files.items() if name == bundle.KB_FILE}}
     if not title:
         rows = [
             {"title": e.title, "digest": e.digest, "size": e.size, "mode": f"{e.mode:04o}", "version": e.version}
-            for _, e in sorted(catalog.files.items())
+            for _, e in sorted(files.items())
         ]
-        return Answer(200, _JSON, json.dumps({"files": rows}, indent=1).encode() + b"\n")
-    entry = catalog.files.get(title)
+        listing = {"files": rows, "versions": sorted(catalog.files_of)}
+        return Answer(200, _JSON, json.dumps(listing, indent=1).encode() + b"\n")
+    entry = files.get(title)
     if entry is None or entry.digest not in catalog.blobs:
         return Answer(404, _TEXT, f"the bundle has no file {title}\n".encode())
     told = {
@@ -332,13 +368,15 @@ def _answer_file(title: str, catalog: Catalog) -> Answer:
 def _paged(request: Request, key: str, items: Sequence[str], more: Mapping[str, str]) -> Answer:
     """?n= and ?last= as the specification has them."""
     last, count = request.query.get("last", ""), request.query.get("n", "")
+    if count and not re.fullmatch(r"[0-9]{1,18}", count):
+        return _error(400, "PAGINATION_NUMBER_INVALID", "n is no number")
     rest = [item for item in items if item > last] if last else list(items)
-    shown = rest[: int(count)] if count.isdigit() else rest
+    page = rest[: int(count)] if count else rest
     headers = {**_JSON, **_V2}
-    if shown and len(shown) < len(rest):
-        query = urllib.parse.urlencode({"n": count, "last": shown[-1]})
-        headers["Link"] = f'<{request.path}?{query}>; rel="next"'
-    return Answer(200, headers, json.dumps({**more, key: shown}).encode())
+    if page and len(page) < len(rest):
+        query = urllib.parse.urlencode({"n": count, "last": page[-1]})
+        headers["Link"] = f'<{urllib.parse.quote(request.path)}?{query}>; rel="next"'
+    return Answer(200, headers, json.dumps({**more, key: page}).encode())
 
 
 def _error(status: int, code: str, message: str) -> Answer:
@@ -347,12 +385,16 @@ def _error(status: int, code: str, message: str) -> Answer:
 
 
 def cut_range(answer: Answer, wanted: str) -> Answer:
-    """The part that `Range: bytes=...` asks for; several ranges, or another unit, get the whole."""
-    match = re.fullmatch(r"bytes=(\d*)-(\d*)", wanted.strip())
+    """The part that `Range: bytes=...` asks for. Several ranges, another unit, or what is no range get the whole (RFC 9110,
+    section 14.2)."""
+    match = re.fullmatch(r"bytes=([0-9]*)-([0-9]*)", wanted.strip())
     if answer.place is None or match is None or match.group(0) == "bytes=-":
         return answer
     size = answer.place.size
-    first, last = match.groups()
+    # a number of more digits than any file has bytes is as good as this one
+    first, last = (text if len(text) < 19 else "9" * 18 for text in match.groups())
+    if first and last and int(last) < int(first):
+        return answer
     start = int(first) if first else max(0, size - int(last))
     end = min(int(last), size - 1) if first and last else size - 1
     if start > end or start >= size:
@@ -361,17 +403,30 @@ def cut_range(answer: Answer, wanted: str) -> Answer:
     return Answer(206, told, place=Place(answer.place.path, answer.place.offset + start, end - start + 1))
 
 
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
 def parse_request(head: bytes) -> Optional[Request]:
-    """The request line and headers; None where they are no HTTP/1."""
+    """The request line and headers; None where they are no HTTP/1, or could be read in two ways (RFC 9112, sections 2.2, 5.1
+    and 6.3): somebody before this server might read them in the other."""
     lines = head.decode("latin-1").split("\r\n")
     words = lines[0].split(" ")
-    if len(words) != 3 or not words[2].startswith("HTTP/1."):
+    if len(words) != 3 or words[2] not in ("HTTP/1.1", "HTTP/1.0") or not _TOKEN.fullmatch(words[0]):
         return None
-    headers = {}
+    if any(_CONTROL.search(line) for line in lines):
+        return None
+    headers: dict[str, str] = {}
     for line in lines[1:]:
         name, colon, value = line.partition(":")
-        if colon:
-            headers[name.strip().lower()] = value.strip()
+        if not colon or not _TOKEN.fullmatch(name):
+            return None
+        name, value = name.lower(), value.strip(" \t")
+        if name in ("content-length", "transfer-encoding", "host") and name in headers:
+            return None
+        headers[name] = value
+    if not re.fullmatch(r"[0-9]*", headers.get("content-length", "")):
+        return None
     target = words[1]
     if target.startswith("http://") or target.startswith("https://"):
         target = "/" + target.partition("://")[2].partition("/")[2]
@@ -384,22 +439,48 @@ def parse_request(head: bytes) -> Optional[Request]:
 # ---- the server
 
 
+@dataclass(eq=False)
+class _Line:
+    """One connection: whose it is, and since when it has been waiting for a request (None while one is answered)."""
+
+    connection: socket.socket
+    peer: str
+    waiting_since: Optional[float]
+
+    def hang_up(self) -> None:
+        """Wakes the thread that reads from it, or sends to it."""
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(2)
+
+
 class Server:
-    """Accepts connections until it is told to end."""
+    """Accepts connections until it is told to end.
+
+    A thread attends each. When all places are taken, the connection that has waited longest for a request gives its place to
+    a new one: who sends nothing, or a byte now and then, keeps nobody out.
+    """
 
     def __init__(
         self, store: Store, listener: socket.socket, *, log: Log, tls: Optional[ssl.SSLContext] = None, ca_pem: str = ""
     ) -> None:
         self._store, self._listener, self._log, self._tls, self._ca_pem = store, listener, log, tls, ca_pem
-        self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._lines: set[_Line] = set()
+        self._is_ending = False
         self._counts: dict[tuple[str, int], int] = {}
         self._clients: dict[str, int] = {}
         self._bytes = 0
-        self._connections = 0
         self._started = time.time()
         self._lock = threading.Lock()
+        self._has_room = threading.Condition(self._lock)
 
     def serve(self) -> None:
+        """Until a signal's exception; then transfers have DRAIN_S to end, and a second signal ends at once."""
+        try:
+            self._accept()
+        finally:
+            self._drain()
+
+    def _accept(self) -> None:
         while True:
             try:
                 connection, peer = self._listener.accept()
@@ -408,50 +489,96 @@ class Server:
             except OSError as error:
                 # out of descriptors, say: those that end give theirs back
                 self._log(f"cannot accept: {error.strerror}")
+                self._make_room("")
                 self._store.host.sleep(0.1)
                 continue
-            self._slots.acquire()
-            threading.Thread(target=self._attend, args=(connection, str(peer[0])), daemon=True).start()
+            line = _Line(connection, str(peer[0]), time.monotonic())
+            if not self._make_room(line.peer):
+                connection.close()
+                continue
+            with self._lock:
+                self._lines.add(line)
+            threading.Thread(target=self._attend, args=(line,), daemon=True).start()
 
-    def _attend(self, connection: socket.socket, peer: str) -> None:
-        with self._lock:
-            self._connections += 1
+    def _make_room(self, peer: str) -> bool:
+        """Have a place for a connection of `peer`; False where that address has too many already."""
+        with self._has_room:
+            own = [line for line in self._lines if line.peer == peer]
+            if peer and len(own) >= MAX_PER_CLIENT:
+                return self._give_up_one(own)
+            while not peer or len(self._lines) >= MAX_CONNECTIONS:
+                if self._give_up_one(self._lines) or not peer:
+                    return True
+                self._has_room.wait(1.0)  # all of them are transfers
+            return True
+
+    def _give_up_one(self, lines: Iterable[_Line]) -> bool:
+        waiting = [line for line in lines if line.waiting_since is not None]
+        if not waiting:
+            return False
+        oldest = min(waiting, key=lambda line: line.waiting_since or 0.0)
+        self._lines.discard(oldest)
+        oldest.hang_up()
+        return True
+
+    def _drain(self) -> None:
+        self._is_ending = True
+        with contextlib.suppress(OSError):
+            self._listener.close()
+        deadline = time.monotonic() + DRAIN_S
+        with self._has_room:
+            for line in list(self._lines):
+                if line.waiting_since is not None:
+                    line.hang_up()
+                    self._lines.discard(line)
+            while self._lines and time.monotonic() < deadline:
+                self._has_room.wait(0.2)
+
+    def _attend(self, line: _Line) -> None:
         try:
+            line.connection.settimeout(HEAD_S)
             if self._tls is not None:
-                connection = self._tls.wrap_socket(connection, server_side=True)
-            self._talk(connection, peer)
+                line.connection = self._tls.wrap_socket(line.connection, server_side=True)
+            self._talk(line)
         except ssl.SSLError as error:
-            self._log(f"{peer} TLS: {error.reason or error}")
-        except OSError:
-            pass  # it went away, or took nothing for a minute
+            self._log(f"{line.peer} TLS: {error.reason or error}")
+        except KbError as error:
+            self._log(f"{line.peer}: {error}")
+        except (OSError, ValueError):
+            pass  # it went away, took nothing for a minute, or was asked to make room
         finally:
             with contextlib.suppress(OSError):
-                connection.close()
-            with self._lock:
-                self._connections -= 1
-            self._slots.release()
+                line.connection.close()
+            with self._has_room:
+                self._lines.discard(line)
+                self._has_room.notify()
 
-    def _talk(self, connection: socket.socket, peer: str) -> None:
-        rest = b""
-        while True:
-            head, rest = _read_head(connection, rest)
+    def _talk(self, line: _Line) -> None:
+        rest, patience_s = b"", HEAD_S
+        while not self._is_ending:
+            line.waiting_since = time.monotonic()
+            head, rest = _read_head(line.connection, rest, patience_s)
+            line.waiting_since = None
             if not head:
                 return
+            line.connection.settimeout(None)  # the listener's own limits count for sending
+            patience_s = IDLE_S
             started = time.perf_counter()
             request = parse_request(head)
             if request is None:
                 self._send(
-                    connection,
+                    line.connection,
                     Request("GET", "", {}, {}, keeps_alive=False),
                     _error(400, "UNSUPPORTED", "no HTTP/1.1 request"),
                 )
                 return
+            request.keeps_alive = request.keeps_alive and not self._is_ending
             answer = self._answer(request)
             sent = 0
             try:
-                sent = self._send(connection, request, answer)
+                sent = self._send(line.connection, request, answer)
             finally:
-                self._note(peer, request, answer, sent, time.perf_counter() - started)
+                self._note(line.peer, request, answer, sent, time.perf_counter() - started)
             if not request.keeps_alive:
                 return
 
@@ -461,7 +588,7 @@ class Server:
         try:
             answer = answer_request(request, self._store.catalog, ca_pem=self._ca_pem, metrics=self.render_metrics)
         except Exception as error:
-            self._log(f"{request.path}: {type(error).__name__}: {error}")
+            self._log(f"{shown(request.path[:200])}: {type(error).__name__}: {shown(str(error))}")
             return _error(500, "UNKNOWN", "see the mirror's log")
         if request.headers.get("if-none-match", "-") == answer.headers.get("Etag"):
             return Answer(304, {"Etag": answer.headers["Etag"]})
@@ -483,15 +610,20 @@ class Server:
             return len(answer.body)
         file = self._store.open_file(answer.place.path)
         if answer.place.size <= _IN_ONE_PIECE:
-            connection.sendall(head + os.pread(file.descriptor, answer.place.size, answer.place.offset))
-            return answer.place.size
+            data = os.pread(file.descriptor, answer.place.size, answer.place.offset)
+            if len(data) != answer.place.size:
+                raise OSError("the file has become shorter")  # before a head that says otherwise
+            connection.sendall(head + data)
+            return len(data)
         connection.sendall(head)
         return self._send_file(connection, file.descriptor, answer.place)
 
     def _send_file(self, connection: socket.socket, descriptor: int, place: Place) -> int:
         offset, end = place.offset, place.offset + place.size
-        output = connection.fileno()
+        output, started = connection.fileno(), time.monotonic()
         while offset < end:
+            if offset - place.offset < _MIN_RATE * (time.monotonic() - started - 60):
+                raise OSError("the client takes next to nothing")
             if self._tls is None:
                 sent = os.sendfile(output, descriptor, offset, min(end - offset, _SENDFILE_MAX))
             else:
@@ -507,15 +639,15 @@ class Server:
 
     def _note(self, peer: str, request: Request, answer: Answer, sent: int, seconds: float) -> None:
         with self._lock:
-            key = (request.method, answer.status)
+            key = (request.method if request.method in ("GET", "HEAD") else "other", answer.status)
             self._counts[key] = self._counts.get(key, 0) + 1
             self._bytes += sent
             if request.path.startswith("/v2/") and (peer in self._clients or len(self._clients) < MAX_CLIENTS):
                 self._clients[peer] = self._clients.get(peer, 0) + 1
         namespace = request.query.get("ns")
-        shown = f"{request.path}{f'?ns={namespace}' if namespace else ''}"
+        target = shown(f"{request.path}{f'?ns={namespace}' if namespace else ''}"[:200])
         cut = "" if sent == answer.length or request.method == "HEAD" else " (broken off)"
-        self._log(f"{peer} {request.method} {shown} {answer.status} {sent} {seconds:.3f}s{cut}")
+        self._log(f"{peer} {request.method[:16]} {target} {answer.status} {sent} {seconds:.3f}s{cut}")
 
     def render_metrics(self) -> str:
         """Prometheus' text form."""
@@ -528,7 +660,7 @@ class Server:
                 f'kb_mirror_client_requests_total{{client="{client}"}} {count}'
                 for client, count in sorted(self._clients.items())
             ]
-            served, connections = self._bytes, self._connections
+            served, connections = self._bytes, len(self._lines)
         return "\n".join([
             "# HELP kb_mirror_requests_total Requests answered.",
             "# TYPE kb_mirror_requests_total counter",
@@ -549,14 +681,20 @@ class Server:
         ])  # fmt: skip
 
 
-def _read_head(connection: socket.socket, rest: bytes) -> tuple[bytes, bytes]:
-    """(the head of the next request, what came after it); (b"", b"") where no further one comes."""
+def _read_head(connection: socket.socket, rest: bytes, patience_s: float) -> tuple[bytes, bytes]:
+    """(the head of the next request, what came after it); (b"", b"") where no further one comes. patience_s: for all of it.
+    Raises OSError (timeout)."""
+    deadline = time.monotonic() + patience_s
     while True:
+        rest = rest.lstrip(b"\r\n")
         end = rest.find(b"\r\n\r\n")
         if end >= 0:
-            return rest[:end].lstrip(b"\r\n"), rest[end + 4 :]
+            return rest[:end], rest[end + 4 :]
         if len(rest) > MAX_HEAD:
             return b"", b""
+        connection.settimeout(max(0.001, deadline - time.monotonic()))
+        if rest and deadline - time.monotonic() > HEAD_S:
+            deadline = time.monotonic() + HEAD_S  # it has begun: now the whole of it is due
         more = connection.recv(16384)
         if not more:
             return b"", b""

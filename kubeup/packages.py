@@ -8,8 +8,8 @@ kubelet-start). kubeadm leaves all of this to its user.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
+import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Optional
@@ -19,6 +19,7 @@ from kubeup.downloads import NODE_FILES, NodeFile
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
 from kubeup.host import Host, LocalHost
+from kubeup.json_text import parse_json_object
 from kubeup.layout import Layout
 from kubeup.mirrorhosts import Mirror
 from kubeup.releases import Release, parse_version
@@ -133,15 +134,20 @@ def _opener(host: Host, place: layout.Place) -> Callable[[], Iterator[bytes]]:
     return lambda: layout.read_place(host, place)
 
 
-def offer_mirror(host: Host, mirror: Mirror, arch: str) -> dict[str, Offered]:
-    """What a mirror of kb's has. {} where it is another registry. Raises Unreachable, HostError (mirror-invalid)."""
-    answer = host.http_get(f"{mirror.url}/files/", tls=mirror.tls, timeout_s=15)
+def offer_mirror(host: Host, mirror: Mirror, arch: str, *, version: str = "") -> dict[str, Offered]:
+    """What a mirror of kb's has for a Kubernetes version ("": its newest). {} where it is another registry. Raises
+    Unreachable, HostError (mirror-invalid)."""
+    query = f"?{urllib.parse.urlencode({'version': version})}" if version else ""
+    answer = host.http_get(f"{mirror.url}/files/{query}", tls=mirror.tls, timeout_s=15)
     if answer.status != 200:
         return {}
     try:
-        rows = json.loads(answer.body)["files"]
-        entries = [(str(row["title"]), str(row["digest"]), int(row["size"]), int(str(row["mode"]), 8)) for row in rows]
-    except (ValueError, KeyError, TypeError) as error:
+        rows = parse_json_object(answer.body, "the list of files")["files"]
+        entries = [
+            (str(row["title"]), str(row["digest"]), int(row["size"]), bundle.parse_mode(str(row["mode"])))
+            for row in rows
+        ]
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise HostError(
             f"{mirror.url}/files/ is not what a mirror of kb's says",
             cause=f"{type(error).__name__}: {error}",
@@ -152,8 +158,8 @@ def offer_mirror(host: Host, mirror: Mirror, arch: str) -> dict[str, Offered]:
     for title, digest, size, mode in entries:
         item = _item_of(title, arch)
         if item is not None and layout.is_digest(digest):
-            url = f"{mirror.url}/files/{title}"
-            offered[item.name] = Offered(item, digest, size, mode & 0o777, url, _url_opener(host, url, mirror))
+            url = f"{mirror.url}/files/{urllib.parse.quote(title)}{query}"
+            offered[item.name] = Offered(item, digest, size, mode, url, _url_opener(host, url, mirror))
     return offered
 
 

@@ -68,7 +68,7 @@ class FakeHost:
     def read_text(self, path: Path) -> str:
         return self.read_bytes(path).decode()
 
-    def open_read(self, path: Path) -> BinaryIO:
+    def open_read(self, path: Path, *, follows: bool = True) -> BinaryIO:
         return io.BytesIO(self.read_bytes(path))
 
     def list_dir(self, path: Path) -> list[str]:

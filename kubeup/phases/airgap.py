@@ -307,7 +307,9 @@ def _offer(ctx: Context, source: str, names: Sequence[str], arch: str) -> dict[s
         offered: dict[str, Offered] = packages.offer_bundle(ctx.host, whole, arch)
         return offered
     if source == "mirror":
-        from_mirror: dict[str, Offered] = packages.offer_mirror(ctx.host, mirror_of(ctx), arch)
+        from_mirror: dict[str, Offered] = packages.offer_mirror(
+            ctx.host, mirror_of(ctx), arch, version=ctx.config.cluster.kubernetes_version
+        )
         return from_mirror
     downloaded: dict[str, Offered] = packages.offer_downloads(
         LocalHost(),
@@ -674,11 +676,8 @@ def programs_are_planned(ctx: Context) -> bool:
 
 def kb_digest(ctx: Context) -> str:
     """The sha256 of the kb.pyz that the mirror hands out, in hex; "" where the bundle has none."""
-    for found in _laid_down(ctx.host):
-        for entry in bundle.list_files(ctx.host, found):
-            if entry.title == bundle.KB_FILE:
-                return entry.digest.partition(":")[2]
-    return ""
+    entry = bundle.choose_files(ctx.host, _laid_down(ctx.host)).get(bundle.KB_FILE)
+    return entry.digest.partition(":")[2] if entry else ""
 
 
 # ---- --air-gapped

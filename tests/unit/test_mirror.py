@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -115,8 +116,12 @@ def test_the_files_are_an_artifact_with_a_name(catalog: Catalog) -> None:
         ("bytes=-30", 206, (100, 10)),
         ("bytes=9-99", 206, (109, 1)),
         ("bytes=10-", 416, None),
-        ("bytes=5-4", 416, None),
+        ("bytes=5-4", 200, (100, 10)),
         ("bytes=-0", 416, None),
+        (f"bytes={'9' * 5000}-", 416, None),
+        (f"bytes=-{'9' * 5000}", 206, (100, 10)),
+        (f"bytes=1-{'9' * 5000}", 206, (101, 9)),
+        ("bytes=\u00b2-", 200, (100, 10)),
         ("bytes=-", 200, (100, 10)),
         ("bytes=0-1,3-4", 200, (100, 10)),
         ("lines=1-2", 200, (100, 10)),
@@ -147,16 +152,14 @@ def test_a_folder_of_bundles_is_one_catalog(tmp_path: Path, catalog: Catalog) ->
     assert caught.value.code == "bundle-unreadable"
 
 
-def test_a_bad_new_bundle_leaves_the_old_state(
-    tmp_path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bad_new_bundle_takes_nothing_away(tmp_path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "served").mkdir()
     (tmp_path / "a.tar").rename(tmp_path / "served/a.tar")
     said: list[str] = []
     monkeypatch.setattr(mirror, "LOOK_AGAIN_S", -1)
     store = mirror.Store(HOST, tmp_path / "served", said.append)
     (tmp_path / "served/b.tar").write_bytes(b"half a file")
-    assert len(store.catalog.repositories) == 4 and "serving what was there before" in said[0]
+    assert len(store.catalog.repositories) == 4 and "b.tar is left out" in said[0]
     (tmp_path / "served/b.tar").unlink()
     assert len(store.catalog.repositories) == 4 and "has changed: 3 images" in said[-1]
 
@@ -167,3 +170,67 @@ def test_listen() -> None:
     for bad in ("", "5000x", "1.2.3.4", "a:0", "a:70000"):
         with pytest.raises(HostError):
             mirror.parse_listen(bad)
+
+
+# ---- what cannot be served, and two versions
+
+
+def test_one_bad_file_does_not_keep_the_others_from_being_served(tmp_path: Path, catalog: Catalog) -> None:
+    """Half-copied, badly named, of wrong types, a pipe, a link: told and left out, at the start too."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    (tmp_path / "a.tar").rename(folder / "a.tar")
+    (folder / "half.tar").write_bytes((folder / "a.tar").read_bytes()[:-2000])
+    os.mkfifo(folder / "pipe.tar")
+    (folder / "nothing.tar").symlink_to("/nonexistent")
+    odd = folder / "odd"
+    write_layout(odd, {"registry.k8s.io/Foo Bar:1": {"amd64": [b"x"]}, "registry.k8s.io/good:1": {"amd64": [b"y"]}})
+    types = folder / "types"
+    write_layout(types, {"registry.k8s.io/types:1": {"amd64": [b"z"]}})
+    index = json.loads((types / "index.json").read_text())
+    index["manifests"][0]["size"] = "many"
+    (types / "index.json").write_text(json.dumps(index))
+    said: list[str] = []
+    store = mirror.Store(HOST, folder, said.append)
+    assert {"registry.k8s.io/pause", "registry.k8s.io/good"} <= set(store.catalog.repositories)
+    for name in ("half.tar", "pipe.tar", "nothing.tar", "Foo Bar", "types"):
+        assert any(name in text and "left out" in text for text in said), (name, said)
+
+
+def bundle_of(tmp_path: Path, version: str, kb_version: str) -> Path:
+    gathering = Gathering(HOST, tmp_path / f"parts-{version}", ("amd64",))
+    for title, content, own in (
+        ("kb.pyz", f"kb {kb_version}", kb_version),
+        ("amd64/kubelet", f"kubelet {version}", version),
+    ):
+        path = tmp_path / f"{version}-{own}-{Path(title).name}"
+        path.write_text(content)
+        gathering.add_file(title, path, version=own)
+    out = tmp_path / "served" / f"kb-{version}.tar"
+    bundle.write_bundle(gathering, out, kubernetes_version=version)
+    return out
+
+
+def test_files_are_served_by_kubernetes_version(tmp_path: Path) -> None:
+    """A node that joins a cluster of 1.35 is not given the kubelet of 1.36, which lies beside it; kb itself is the newest,
+    and its sum is the one that the join line carries."""
+    (tmp_path / "served").mkdir()
+    for version, own in (("v1.35.6", "0.9.0"), ("v1.36.0", "0.10.0"), ("v1.36.1-rc.1", "0.8.0")):
+        bundle_of(tmp_path, version, own)
+    layouts = mirror.find_layouts(HOST, tmp_path / "served")
+    found = mirror.build_catalog(HOST, layouts)
+    for wanted, served in (
+        ("v1.35.6", "v1.35.6"), ("v1.35.9", "v1.35.6"), ("v1.36.0", "v1.36.0"), ("", "v1.36.1-rc.1"), ("v1.37.0", "v1.36.1-rc.1"),
+    ):  # fmt: skip
+        assert content(ask(found, "/files/amd64/kubelet", version=wanted)) == f"kubelet {served}".encode(), wanted
+        assert content(ask(found, "/files/kb.pyz", version=wanted)) == b"kb 0.10.0"
+        rows = json.loads(ask(found, "/files/", version=wanted).body)["files"]
+        assert next(row["version"] for row in rows if row["title"] == "amd64/kubelet") == served
+    assert ask(found, "/files/amd64/kubelet", version="v1.34.0").status == 404
+    chosen = bundle.choose_files(HOST, layouts)["kb.pyz"]
+    assert ask(found, "/files/kb.pyz").headers["Docker-Content-Digest"] == chosen.digest
+
+
+@pytest.mark.parametrize("n", ["\u00b2", "9" * 5000, "-1", "x"])
+def test_a_page_of_no_size(catalog: Catalog, n: str) -> None:
+    assert ask(catalog, "/v2/_catalog", n=n).status == 400

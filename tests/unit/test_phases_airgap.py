@@ -74,7 +74,7 @@ def test_a_file_in_the_way_is_not_overwritten() -> None:
 def test_a_mirror_without_programs_is_no_error_where_nobody_asked_for_them() -> None:
     host = FakeHost(
         answers={"uname -m": "x86_64"},
-        urls={"http://m:5000/v2/": HttpResponse(200), "http://m:5000/files/": HttpResponse(404)},
+        urls={"http://m:5000/v2/": HttpResponse(200), "http://m:5000/files/?version=v1.35.6": HttpResponse(404)},
     )
     auto = context(host, mirror=Mirror("http://m:5000"))
     airgap._fetch_and_place(auto, airgap._wanted(auto, packages.look(host, "v1.35.6", auto.release)), "mirror")

@@ -1,0 +1,241 @@
+"""The mirror's server over real sockets: one client cannot take it from the others, and what it is sent is read in one way."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kubeup import mirror
+from kubeup.host import LocalHost
+from tests.bundle_case import write_layout
+from tests.fuzz import alter_bytes, cases
+from tests.make_docs import REPO
+
+pytestmark = pytest.mark.component
+BLOB = os.urandom(3 << 20)
+
+
+@dataclass
+class Running:
+    server: mirror.Server
+    port: int
+    said: list[str]
+    blob: str
+
+    def connect(self, timeout: float = 10) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
+
+    def ask(self, request: bytes, timeout: float = 10) -> bytes:
+        """All that comes back until the server closes, or falls silent."""
+        with self.connect(timeout) as peer:
+            peer.sendall(request)
+            return read_all(peer)
+
+    def is_well(self) -> bool:
+        return self.ask(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").endswith(b"ok\n")
+
+
+def read_all(peer: socket.socket) -> bytes:
+    found: list[bytes] = []
+    with contextlib.suppress(OSError):
+        while piece := peer.recv(1 << 20):
+            found.append(piece)
+    return b"".join(found)
+
+
+@pytest.fixture
+def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    write_layout(tmp_path / "layout", {"registry.k8s.io/web:1": {"amd64": [BLOB]}})
+    said: list[str] = []
+    store = mirror.Store(LocalHost(), tmp_path / "layout", said.append)
+    listener = LocalHost().listen("127.0.0.1", 0)
+    server = mirror.Server(store, listener, log=said.append)
+    blob = next(digest for digest, place in store.catalog.blobs.items() if place.size == len(BLOB))
+    broken: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", broken.append)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            server.serve()
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield Running(server, listener.getsockname()[1], said, blob)
+    finally:
+        server._is_ending = True
+        listener.close()
+        for line in list(server._lines):
+            line.hang_up()
+    assert broken == [], "a thread ended with an exception"
+
+
+def best_of(count: int, running: Running) -> float:
+    """The shortest time of an answer: a busy machine says nothing of the server."""
+    times = []
+    for _ in range(count):
+        started = time.monotonic()
+        assert running.is_well()
+        times.append(time.monotonic() - started)
+    return min(times)
+
+
+@pytest.mark.parametrize("kind", ["silent", "a byte now and then", "keep-alive"])
+def test_many_slow_clients_keep_no_good_one_out(running: Running, kind: str) -> None:
+    crowd: list[socket.socket] = []
+    try:
+        for _ in range(600):
+            peer = running.connect()
+            if kind == "a byte now and then":
+                peer.sendall(b"G")
+            elif kind == "keep-alive":
+                peer.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            crowd.append(peer)
+        assert best_of(3, running) < 1.0
+        assert len(running.server._lines) <= mirror.MAX_CONNECTIONS
+        if kind == "keep-alive":
+            answered = sum(b"200 OK" in peer.recv(4096) for peer in crowd)
+            assert answered == 600, "each of them got its answer before it had to make room"
+    finally:
+        for peer in crowd:
+            peer.close()
+
+
+def test_a_head_has_to_come_as_a_whole_in_time(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror, "HEAD_S", 0.5)
+    with running.connect() as peer:
+        started = time.monotonic()
+        ended = False
+        for byte in b"GET /healthz HTTP/1.1\r\nX: " + b"y" * 100:
+            try:
+                peer.sendall(bytes([byte]))
+            except OSError:
+                ended = True
+                break
+            time.sleep(0.05)
+        assert ended or peer.recv(10) == b""
+        assert time.monotonic() - started < 5
+
+
+def test_odd_requests_leave_no_trace_in_memory_and_log(running: Running) -> None:
+    for number in range(300):
+        method = f"M{number}" + "x" * 40
+        running.ask(f"{method} /{'p' * 3000} HTTP/1.1\r\nConnection: close\r\n\r\n".encode())
+    forged = (
+        b"GET /v2/fake/manifests/1?ns=%0a10.0.0.1%20GET%20/v2/fake%20200%1b[31m HTTP/1.1\r\nConnection: close\r\n\r\n"
+    )
+    running.ask(forged)
+    metrics = running.server.render_metrics()
+    assert len(metrics) < 4096 and 'method="other"' in metrics
+    assert all(len(text) < 400 and "\n" not in text and "\x1b" not in text for text in running.said)
+
+
+AMBIGUOUS = {
+    "two lengths": b"GET / HTTP/1.1\r\nContent-Length: 30\r\nContent-Length: 0\r\n\r\n",
+    "two equal lengths": b"GET / HTTP/1.1\r\nContent-Length: 0\r\nContent-Length: 0\r\n\r\n",
+    "a bare line feed": b"GET / HTTP/1.1\r\nX: a\nContent-Length: 30\r\n\r\n",
+    "a folded line": b"GET / HTTP/1.1\r\nX: a\r\n  b\r\n\r\n",
+    "a blank before the colon": b"GET / HTTP/1.1\r\nContent-Length : 30\r\n\r\n",
+    "a NUL": b"GET / HTTP/1.1\r\nX: a\0b\r\n\r\n",
+    "no number": b"GET / HTTP/1.1\r\nContent-Length: +3\r\n\r\n",
+    "another version": b"GET / HTTP/1.11\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", AMBIGUOUS)
+def test_what_could_be_read_in_two_ways_is_refused(running: Running, name: str) -> None:
+    answer = running.ask(AMBIGUOUS[name] + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert re.findall(rb"HTTP/1\.1 (\d\d\d)", answer) == [b"400"]
+
+
+def test_a_body_is_no_second_request(running: Running) -> None:
+    second = b"GET /healthz HTTP/1.1\r\n\r\n"
+    for head in (b"Content-Length: %d" % len(second), b"Transfer-Encoding: chunked"):
+        answer = running.ask(b"GET / HTTP/1.1\r\n" + head + b"\r\n\r\n" + second)
+        assert re.findall(rb"HTTP/1\.1 (\d\d\d)", answer) == [b"200"]
+
+
+def test_a_file_that_became_shorter_ends_the_connection(running: Running, tmp_path: Path) -> None:
+    catalog = running.server._store.catalog
+    small = next(digest for digest, place in catalog.blobs.items() if place.size < 4096)
+    path = catalog.blobs[small].path
+    path.write_bytes(path.read_bytes()[:10])
+    for digest in (small, running.blob):
+        big = catalog.blobs[digest].path
+        big.write_bytes(big.read_bytes()[:10])
+        request = f"GET /v2/x/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+        assert b"ok\n" not in running.ask(request.encode()), "the next answer would be taken for the rest of this one"
+
+
+def test_links_and_pipes_in_a_layout_are_not_served(running: Running, tmp_path: Path) -> None:
+    planted = tmp_path / "layout/blobs/sha256" / ("f" * 64)
+    planted.symlink_to("/etc/passwd")
+    os.mkfifo(tmp_path / "layout/blobs/sha256" / ("e" * 64))
+    store = mirror.Store(LocalHost(), tmp_path / "layout", lambda text: None)
+    assert not {f"sha256:{'f' * 64}", f"sha256:{'e' * 64}"} & set(store.catalog.blobs)
+    # and one that takes a blob's place later
+    path = running.server._store.catalog.blobs[running.blob].path
+    path.unlink()
+    path.symlink_to("/etc/passwd")
+    assert b"root:" not in running.ask(f"GET /v2/x/blobs/{running.blob} HTTP/1.1\r\nConnection: close\r\n\r\n".encode())
+
+
+def test_any_bytes_get_an_answer_or_none_and_the_next_client_its_own(running: Running) -> None:
+    good = b"GET /v2/registry.k8s.io/web/manifests/1?ns=x HTTP/1.1\r\nHost: x\r\nRange: bytes=0-5\r\nConnection: close\r\n\r\n"
+    for chance in cases("mirror", 200):
+        with running.connect(2) as peer, contextlib.suppress(OSError):
+            peer.sendall(alter_bytes(chance, good))
+            peer.shutdown(socket.SHUT_WR)
+            read_all(peer)
+    assert running.is_well()
+
+
+def test_a_transfer_may_end_when_the_mirror_is_told_to(tmp_path: Path) -> None:
+    size = 40 << 20
+    write_layout(tmp_path / "layout", {"registry.k8s.io/web:1": {"amd64": [os.urandom(size)]}})
+    words = [
+        sys.executable,
+        str(REPO / "kb.py"),
+        "mirror",
+        "serve",
+        str(tmp_path / "layout"),
+        "--listen",
+        "127.0.0.1:0",
+    ]
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    words[-1] = f"127.0.0.1:{port}"
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            while "serving" not in process.stderr.readline():
+                pass
+            found = mirror.build_catalog(LocalHost(), mirror.find_layouts(LocalHost(), tmp_path / "layout"))
+            digest = next(name for name, place in found.blobs.items() if place.size == size)
+            with (
+                socket.create_connection(("127.0.0.1", port), timeout=20) as peer,
+                socket.create_connection(("127.0.0.1", port), timeout=20) as idle,
+            ):
+                peer.sendall(f"GET /v2/x/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                head = peer.recv(4096)
+                time.sleep(0.3)
+                process.send_signal(signal.SIGTERM)
+                assert idle.recv(10) == b"", "who waits for nothing is let go at once"
+                body = head.partition(b"\r\n\r\n")[2] + read_all(peer)
+                assert len(body) == size
+            assert process.wait(20) == 143
+            told = re.search(r"Traceback", process.stderr.read())
+            assert told is None
+        finally:
+            process.kill()
