@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Optional
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
+ABSENT = ("bcrypt",)
+"""What cryptography takes if it is there, and kb.pyz does not bring: code of somebody else's would run in kb, or break it."""
 NAMES = ("cryptography", "cryptography.hazmat.bindings._rust", "_cffi_backend")
 
 
@@ -24,6 +26,8 @@ class NativeHook:
         self._zip = zip_loader
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> Optional[ModuleSpec]:
+        if name in ABSENT:
+            raise ModuleNotFoundError(f"kb.pyz brings no {name}", name=name)
         if name not in NAMES:
             return None
         from kubeup._native import NativeFinder

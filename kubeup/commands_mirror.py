@@ -59,11 +59,9 @@ def add(call: Invocation) -> int:
             remedy="run it on the control plane that was made with kb init --bundle",
             code="no-mirror-here",
         )
-    found = layout.open_layout(local, path)
-    if "verify-key" in call.flags:
-        bundle.check_signature(found, local.read_text(Path(call.flags["verify-key"]).absolute()))
-    copied = airgap.add_bundle(local, found, tell=call.report.waiting)
-    call.print(f"{copied} is served: {len(found.names)} images, {len(bundle.list_files(local, found))} files")
+    key = local.read_text(Path(call.flags["verify-key"]).absolute()) if "verify-key" in call.flags else ""
+    found = airgap.add_bundle(local, path, key_pem=key, tell=call.report.waiting)
+    call.print(f"{found.path} is served: {len(found.names)} images, {len(bundle.list_files(local, found))} files")
     return 0
 
 

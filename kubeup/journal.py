@@ -72,6 +72,9 @@ class JournalHost:
         self._count(path, True)
 
     def move_file(self, source: Path, path: Path) -> None:
+        if self._state.paths.state_dir in path.parents:
+            self._inner.move_file(source, path)
+            return
         self._register_over(path)
         self._inner.move_file(source, path)
         self._count(path, True)
@@ -86,6 +89,8 @@ class JournalHost:
         return self._count(path, self._inner.symlink(path, target))
 
     def remove(self, path: Path) -> bool:
+        if self._state.paths.state_dir in path.parents:
+            return self._inner.remove(path)
         self._back_up(path)
         is_removed = self._inner.remove(path)
         if is_removed and path in self._tried:

@@ -33,7 +33,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from kubeup import headstart
 from kubeup.config.types import ClusterConfiguration, InitConfig
-from kubeup.errors import HostError, UsageError
+from kubeup.errors import HostError, UsageError, shown
 from kubeup.frozen import frozen
 from kubeup.host import Host
 from kubeup.paths import Paths
@@ -392,10 +392,23 @@ def _render_name(common_name: str, organizations: Sequence[str]) -> x509.Name:
     return x509.Name(parts)
 
 
+MAX_NAME = 1024
+"""Characters: more than any system gives a machine or a user."""
+
+
 def _name_attribute(oid: x509.ObjectIdentifier, value: str) -> x509.NameAttribute[str]:
-    """A part of a name in the ASN.1 type that Go gives it: Go finds an issuer by the bytes of its name, not by its text."""
-    is_printable = set(value) <= _PRINTABLE_STRING
-    return x509.NameAttribute(oid, value, _type=_ASN1Type.PrintableString if is_printable else _ASN1Type.UTF8String)
+    """A part of a name in the ASN.1 type that Go gives it: Go finds an issuer by the bytes of its name, not by its text. As Go
+    does, it may be longer than RFC 5280's 64 characters (ub-common-name): `system:node:` and a name of 63 are. Raises UsageError
+    (bad-name)."""
+    if not value or len(value) > MAX_NAME or any(ord(sign) < 32 or 0xD800 <= ord(sign) < 0xE000 for sign in value):
+        raise UsageError(
+            f"{shown(value[:80])} cannot be a name in a certificate",
+            cause=f"it is empty, has more than {MAX_NAME} characters, or holds characters that are no text",
+            remedy="give a name of printable characters",
+            code="bad-name",
+        )
+    kind = _ASN1Type.PrintableString if set(value) <= _PRINTABLE_STRING else _ASN1Type.UTF8String
+    return x509.NameAttribute(oid, value, _type=kind, _validate=False)
 
 
 def _render_sans(sans: Sans) -> x509.SubjectAlternativeName:

@@ -6,6 +6,7 @@ Source: cmd/kubeadm/app/apis/kubeadm/validation/validation.go, apis/bootstraptok
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import re
 import urllib.parse
@@ -69,6 +70,19 @@ _IMAGE = re.compile(rf"{_REPOSITORY.pattern}(?::{_TAG.pattern})?(?:@sha256:[0-9a
 
 
 # ---- texts
+
+MAX_NODE_NAME = 63
+"""Of a label's value (k8s.io/apimachinery/pkg/util/validation)."""
+_TEMPLATE = re.compile(r"\{\{|\}\}|\$\{|\$\(|<[a-z_ -]+>|%[A-Z_]+%", re.IGNORECASE)
+
+
+def _shorter_name(name: str) -> str:
+    """Of a machine's full name its first label; else as much of it as fits, with a mark that keeps it apart from others."""
+    first = name.partition(".")[0]
+    if len(first) <= MAX_NODE_NAME:
+        return first
+    mark = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{first[: MAX_NODE_NAME - 9].rstrip('-')}-{mark}"
 
 
 def is_subdomain(text: str) -> bool:
@@ -254,7 +268,22 @@ def _check_newer_fields(kind: str, tree: Mapping[str, object], version: str, pro
 
 def check_node(problems: Problems, kind: str, node: types.NodeRegistration) -> None:
     path = "nodeRegistration"
-    if not is_subdomain(node.name):
+    if is_subdomain(node.name) and len(node.name) > MAX_NODE_NAME:
+        problems.fail(
+            kind,
+            f"{path}.name",
+            f"{shorten(node.name)!r} has {len(node.name)} characters: the kubelet could not register it, since it is the value of "
+            f"the label kubernetes.io/hostname, which has {MAX_NODE_NAME} at most",
+            f"give a shorter one: --node-name {_shorter_name(node.name)}",
+        )
+    elif _TEMPLATE.search(node.name):
+        problems.fail(
+            kind,
+            f"{path}.name",
+            f"{shorten(node.name)!r} is a template that nobody filled in",
+            "have the tool that writes the file render it, or give the name: --node-name NAME",
+        )
+    elif not is_subdomain(node.name):
         good = re.sub(r"[^a-z0-9.-]+", "-", node.name.lower()).strip("-.")
         remedy = f"give --node-name {good}" if good and is_subdomain(good) else "give a name of a-z, 0-9, - and ."
         problems.fail(kind, f"{path}.name", f"{shorten(node.name)!r} cannot be a node's name", remedy)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from kubeup.config.types import InitConfig, JoinConfig
-from kubeup.errors import HostError
+from kubeup.errors import HostError, KbError
 from kubeup.host import Fence, Host, LocalHost, Tls, Unreachable
 from kubeup.lazy import lazy_import
 from kubeup.phases import certs
@@ -97,13 +97,13 @@ def lay_down_bundle(ctx: Context) -> Outputs:
     Raises HostError: bundle-unreadable, bundle-truncated, bundle-not-fit, signature-missing, signature-wrong, disk-full.
     """
     path = Path(ctx.config.kb.bundle).absolute()
-    found = layout.open_layout(ctx.host, path)
-    if ctx.config.kb.verify_key:
-        bundle.check_signature(found, ctx.host.read_text(Path(ctx.config.kb.verify_key).absolute()))
-    _require_fit(ctx, found)
     copy = _bundle_copy(ctx)
-    if path == copy or path.is_relative_to(MIRROR_FOLDER):
+    if path == copy or path.is_relative_to(MIRROR_FOLDER) or ctx.host.mode == "dry-run":
+        _require_fit(ctx, _open_signed(ctx, path))
+        if path != copy and not path.is_relative_to(MIRROR_FOLDER):
+            ctx.host.write_stream(copy, (), mode=0o600)
         return None
+    found = _open_signed(ctx, path)  # before so much is copied
     if found.path.suffix != ".tar" and ctx.host.is_dir(path):
         raise HostError(
             f"{path} is a folder",
@@ -111,13 +111,39 @@ def lay_down_bundle(ctx: Context) -> Outputs:
             remedy=f"make it one: kb bundle create --from {path} -o FILE",
             code="bundle-unreadable",
         )
-    stat = ctx.host.stat(path)
+    stat = ctx.host.stat(ctx.host.real_path(path))
     _require_space(ctx.host, stat.size if stat else 0)
-    ctx.report.waiting(f"copying {path.name} to {MIRROR_FOLDER}")
-    place = layout.Place(path, 0, stat.size if stat else 0)
     ctx.host.make_dir(MIRROR_FOLDER, mode=0o755)
-    ctx.host.write_stream(copy, layout.read_place(ctx.host, place), mode=0o644)
+
+    def check(own: Path) -> None:
+        _require_fit(ctx, _open_signed(ctx, own))
+
+    _copy_checked(ctx.host, path, copy, size=stat.size if stat else 0, check=check, tell=ctx.report.waiting)
     return None
+
+
+def _copy_checked(
+    host: Host, path: Path, copy: Path, *, size: int, check: Callable[[Path], None], tell: Callable[[str], None]
+) -> None:
+    """Copy under a name of kb's own, check the copy, and only then give it its place: the file that was given can be another
+    one a moment later (a stick, a share, a folder of a user's)."""
+    own = copy.with_name(f".{copy.name}.new")
+    tell(f"copying {path.name} to {copy.parent}")
+    try:
+        host.write_stream(own, layout.read_place(host, layout.Place(path, 0, size)), mode=0o600)
+        check(own)
+        host.move_file(own, copy)
+    finally:
+        host.remove(own)
+
+
+def _open_signed(ctx: Context, path: Path) -> Layout:
+    """A bundle, which the owner of the configured key has signed: every phase that takes something from one asks here.
+    Raises HostError as lay_down_bundle."""
+    found = layout.open_layout(ctx.host, path)
+    if ctx.config.kb.verify_key:
+        bundle.check_signature(found, ctx.host.read_text(Path(ctx.config.kb.verify_key).absolute()))
+    return found
 
 
 def _require_fit(ctx: Context, found: Layout) -> None:
@@ -143,20 +169,35 @@ def _require_fit(ctx: Context, found: Layout) -> None:
         raise _not_fit(found.path, lines)
 
 
-def add_bundle(host: Host, found: Layout, *, tell: Callable[[str], None]) -> Path:
-    """Check a further bundle and lay a copy beside the others. Raises HostError as lay_down_bundle."""
-    others = [one for one in _laid_down(host) if one.path.name != found.path.name]
-    verdict = bundle.verify_bundle(host, found, base=_merged(others) if others else None, tell=tell)
-    if verdict.problems:
-        raise _not_fit(found.path, verdict.problems)
-    stat = host.stat(found.path)
-    size = stat.size if stat else 0
-    _require_space(host, size)
-    copy = MIRROR_FOLDER / found.path.name
-    if copy != found.path:
-        tell(f"copying {found.path.name} to {MIRROR_FOLDER}")
-        host.write_stream(copy, layout.read_place(host, layout.Place(found.path, 0, size)), mode=0o644)
-    return copy
+def add_bundle(host: Host, path: Path, *, key_pem: str = "", tell: Callable[[str], None]) -> Layout:
+    """Lay a copy of a further bundle beside the others, checked: what was copied is what is served. key_pem: whose signature it
+    has to have; "" for nobody's. Returns the copy. Raises HostError as lay_down_bundle."""
+    others = [one for one in _laid_down(host) if one.path.name != path.name]
+
+    def check(own: Path) -> None:
+        found = layout.open_layout(host, own)
+        if key_pem:
+            bundle.check_signature(found, key_pem)
+        verdict = bundle.verify_bundle(host, found, base=_merged(others) if others else None, tell=tell)
+        if verdict.problems:
+            raise _not_fit(path, verdict.problems)
+
+    if host.is_dir(path):
+        raise HostError(
+            f"{path} is a folder",
+            cause="the mirror takes a bundle as one file",
+            remedy=f"make it one: kb bundle create --from {path} -o FILE",
+            code="bundle-unreadable",
+        )
+    layout.open_layout(host, path)  # before so much is copied
+    stat = host.stat(host.real_path(path))
+    _require_space(host, stat.size if stat else 0)
+    copy = MIRROR_FOLDER / path.name
+    if copy == path:
+        check(copy)
+    else:
+        _copy_checked(host, path, copy, size=stat.size if stat else 0, check=check, tell=tell)
+    return layout.open_layout(host, copy)
 
 
 def _not_fit(path: Path, lines: Sequence[str]) -> HostError:
@@ -193,8 +234,16 @@ def _require_space(host: Host, size: int) -> None:
 
 
 def bundle_is_laid_down(ctx: Context) -> bool:
-    given, copy = ctx.host.stat(Path(ctx.config.kb.bundle).absolute()), ctx.host.stat(_bundle_copy(ctx))
-    return copy is not None and (given is None or given.size == copy.size)
+    """Whether the copy has the index of the file that is given, if that is still there, and the signature that is asked for."""
+    path, copy = Path(ctx.config.kb.bundle).absolute(), _bundle_copy(ctx)
+    if not ctx.host.exists(copy):
+        return False
+    try:
+        laid_down = _open_signed(ctx, copy)
+        given = layout.open_layout(ctx.host, path) if ctx.host.exists(path) else laid_down
+    except KbError:
+        return False
+    return given.index_bytes == laid_down.index_bytes
 
 
 # ---- install/packages
@@ -300,7 +349,7 @@ def _offer(ctx: Context, source: str, names: Sequence[str], arch: str) -> dict[s
     if source == "bundle":
         is_copied = ctx.host.mode == "live" and ctx.host.exists(_bundle_copy(ctx))
         path = _bundle_copy(ctx) if is_copied else Path(ctx.config.kb.bundle).absolute()
-        found = layout.open_layout(ctx.host, path)
+        found = _open_signed(ctx, path)
         others = _laid_down(ctx.host) if ctx.host.mode == "live" else []
         more = {digest: place for one in others for digest, place in one.blobs.items()}
         whole = layout.Layout(found.path, found.index, found.index_bytes, {**more, **found.blobs}, b"", found.names)

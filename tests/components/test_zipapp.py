@@ -578,3 +578,13 @@ def test_nobody_reads_the_output(pyz: Path, words: Sequence[str]) -> None:
     assert b"No space left on device" in ended.stderr
     closed = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *argv], stderr=subprocess.PIPE, env=BARE, timeout=60)
     assert (closed.returncode, closed.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("body", ["raise SystemError('broken')", "open(__file__ + '.ran', 'w').close()"])
+def test_what_cryptography_takes_if_it_is_there_is_not_taken_from_outside(pyz: Path, tmp_path: Path, body: str) -> None:
+    """A broken bcrypt of the distribution's, or somebody's own: kb neither runs it nor stumbles over it."""
+    (tmp_path / "bcrypt.py").write_text(body)
+    words = ["init", "--root", str(tmp_path / "node"), "--kubernetes-version", "v1.35.6", "--node-name", "n1"]
+    done = run([sys.executable, str(pyz), *words], env={"PYTHONPATH": str(tmp_path)}, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "bcrypt.py.ran").exists()

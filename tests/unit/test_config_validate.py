@@ -7,7 +7,7 @@ from typing import Optional
 import pytest
 
 from kubeup.config.validate import join_host_port, parse_cidr, split_host_port
-from tests.unit.config_case import CLUSTER, INIT, KB, load, refuse
+from tests.unit.config_case import CLUSTER, FLAGS, INIT, KB, load, refuse
 
 ADDRESS = "localAPIEndpoint: {advertiseAddress: 10.0.0.11}\n"
 V6 = "localAPIEndpoint: {advertiseAddress: 'fd00::11'}\n"
@@ -316,3 +316,29 @@ def test_joined_hosts_split_again() -> None:
 )
 def test_what_is_no_cidr(text: str) -> None:
     assert parse_cidr(text) is None
+
+
+@pytest.mark.parametrize("length", [53, 62, 63])
+def test_a_node_s_name_of_up_to_63_characters_is_good(length: int) -> None:
+    assert load(flags={**FLAGS, "node-name": "n" * length}).node.name == "n" * length
+
+
+@pytest.mark.parametrize(
+    ("name", "shorter"),
+    [
+        ("my-long-instance-name-0001.c.my-project-id-123456.internal.example", "my-long-instance-name-0001"),
+        ("n" * 64, "n" * 54 + "-"),
+        ("n" * 70 + ".example", "n" * 54 + "-"),
+    ],
+)
+def test_a_longer_one_is_refused_with_a_shorter_proposal(name: str, shorter: str) -> None:
+    (detail,) = refuse(flags={**FLAGS, "node-name": name})
+    assert f"has {len(name)} characters" in detail and f"--node-name {shorter}" in detail
+    proposal = detail.rpartition("--node-name ")[2].split()[0].rstrip(")")
+    assert len(proposal) <= 63 and load(flags={**FLAGS, "node-name": proposal}).node.name == proposal
+
+
+@pytest.mark.parametrize("name", ["{{ .Hostname }}", "${HOSTNAME}", "$(hostname)", "<node name>", "%NODE%"])
+def test_a_template_that_nobody_filled_in_gets_no_proposal_made_of_it(name: str) -> None:
+    (detail,) = refuse(flags={**FLAGS, "node-name": name})
+    assert "template" in detail and "--node-name NAME" in detail

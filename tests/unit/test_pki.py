@@ -908,3 +908,25 @@ def test_no_error_shows_a_key() -> None:
     assert [error.code for error in errors] == ["key-mismatch", "key-unreadable"]
     text = " ".join(str(error.as_dict()) for error in errors)
     assert not [line for line in secret_lines if line in text]
+
+
+@pytest.mark.parametrize("length", [1, 64, 65, 75, 253])
+def test_names_are_as_long_as_go_has_them(length: int) -> None:
+    """`system:node:` and a machine's full name are longer than RFC 5280's 64 characters."""
+    validity = pki.plan_validity(datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc), 3600)
+    key = pki.generate_key("ECDSA-P256")
+    ca = pki.Ca(pki.issue_ca_cert("kubernetes", key, validity), key, Path("ca.crt"))
+    name = "n" * length
+    cert = pki.issue_leaf_cert(pki.Subject(name, (name, "x"), is_client=True), key, ca=ca, validity=validity)
+    found = pki.subject_of(pki.parse_certs(pki.cert_to_pem(cert))[0])
+    assert (found.common_name, set(found.organizations)) == (name, {name, "x"})
+    request = pki.render_request(pki.Subject(name, (name,)), key)
+    assert pki.common_name_of_request(request) == name
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "a\0b", "\udce9", "n" * 5000])
+def test_what_is_no_name_is_refused_by_name(name: str) -> None:
+    key = pki.generate_key("ECDSA-P256")
+    with pytest.raises(KbError) as caught:
+        pki.render_request(pki.Subject(name), key)
+    assert caught.value.code == "bad-name"
