@@ -578,8 +578,9 @@ def _is_excluded(entry: str, host: str, port: int) -> bool:
     if "/" in entry:
         network = _network(entry)
         return address is not None and network is not None and address in network
-    match = re.fullmatch(r"(\[[^]]+\]|[^:]+|[0-9a-f:.]*:[0-9a-f:.]*:[0-9a-f:.]*)(?::(\d+))?", entry)
-    name, wanted_port = (match.group(1).strip("[]"), match.group(2)) if match else (entry, None)
+    match = re.fullmatch(r"(\[[^]]+\](?=:\d)|[^:]+|[0-9a-f:.]*:[0-9a-f:.]*:[0-9a-f:.]*)(?::(\d+))?", entry)
+    name, wanted_port = (match.group(1), match.group(2)) if match else (entry, None)
+    name = name.strip("[]") if wanted_port else name
     if wanted_port and int(wanted_port) != port:
         return False
     if _address(name) is not None:
@@ -606,9 +607,11 @@ def _network(text: str) -> Optional[Union[ipaddress.IPv4Network, ipaddress.IPv6N
 
 def complete_no_proxy(env: Mapping[str, str], config: InitConfig) -> str:
     """NO_PROXY with everything that must not go through a proxy: what is there, and this cluster's addresses."""
-    have = [entry for entry in (env.get("NO_PROXY") or env.get("no_proxy") or "").split(",") if entry]
+    told = (entry.strip() for entry in (env.get("NO_PROXY") or env.get("no_proxy") or "").split(","))
+    have = [entry for entry in told if re.fullmatch(r"[A-Za-z0-9_.:/*\[\]-]+", entry)]
     cluster = config.cluster
-    endpoint = cluster.control_plane_endpoint.rpartition(":")[0]
+    # without brackets: Go's httpproxy takes those before a port alone
+    endpoint = cluster.control_plane_endpoint.rpartition(":")[0].strip("[]")
     wanted = [
         "localhost",
         "127.0.0.1",

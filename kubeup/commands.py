@@ -519,5 +519,7 @@ def version(call: Invocation) -> int:
 
 
 def completion(call: Invocation) -> int:
-    call.print(completion_scripts.render_completion(call.words[0] if call.words else "", call.commands))
+    programs = ("kb", "kb.pyz") if call.program.does_more else (call.program.name,)
+    shell = call.words[0] if call.words else ""
+    call.print(completion_scripts.render_completion(shell, call.commands, programs=programs))
     return 0

@@ -23,14 +23,16 @@ class _Command(Protocol):
     def phases(self) -> tuple[Phase, ...]: ...
 
 
-def render_completion(shell: str, commands: Sequence[_Command]) -> str:
-    """The script for a shell. Raises UsageError (unknown-shell)."""
+def render_completion(shell: str, commands: Sequence[_Command], *, programs: Sequence[str] = ("kb", "kb.pyz")) -> str:
+    """The script for a shell, registered for `programs`: the names under which kb is called. Raises UsageError
+    (unknown-shell)."""
     if shell == "bash":
-        return _render_bash(commands)
+        return _render_bash(commands, programs)
     if shell == "zsh":
-        return "#compdef kb\nautoload -U +X bashcompinit && bashcompinit\n" + _render_bash(commands)
+        head = f"#compdef {' '.join(programs)}\nautoload -U +X bashcompinit && bashcompinit\n"
+        return head + _render_bash(commands, programs)
     if shell == "fish":
-        return _render_fish(commands)
+        return _render_fish(commands, programs)
     raise UsageError(
         f"no completion for {shell!r}",
         cause="kb knows bash, zsh and fish",
@@ -59,7 +61,7 @@ def _prefixes(words: Mapping[str, Sequence[str]]) -> list[str]:
     return [prefix for prefix in words if prefix]
 
 
-def _render_bash(commands: Sequence[_Command]) -> str:
+def _render_bash(commands: Sequence[_Command], programs: Sequence[str]) -> str:
     next_words = _next_words(commands)
     cases = "\n".join(f'    "{prefix}") words="{" ".join(words)}" ;;' for prefix, words in next_words.items())
     return f"""_kb_complete() {{
@@ -76,11 +78,11 @@ def _render_bash(commands: Sequence[_Command]) -> str:
   esac
   COMPREPLY=($(compgen -W "$words" -- "${{COMP_WORDS[COMP_CWORD]}}"))
 }}
-complete -o default -F _kb_complete kb kb.pyz
+complete -o default -F _kb_complete {" ".join(programs)}
 """
 
 
-def _render_fish(commands: Sequence[_Command]) -> str:
+def _render_fish(commands: Sequence[_Command], programs: Sequence[str]) -> str:
     next_words = _next_words(commands)
     known = " ".join(f"'{prefix}'" for prefix in _prefixes(next_words))
     lines = [
@@ -93,7 +95,7 @@ def _render_fish(commands: Sequence[_Command]) -> str:
     test "$prefix" = "$argv[1]"
 end"""
     ]
-    for program in ("kb", "kb.pyz"):
+    for program in programs:
         for prefix, words in next_words.items():
             test = f"__kb_after '{prefix}'"
             plain = " ".join(word for word in words if not word.startswith("--"))

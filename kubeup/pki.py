@@ -12,6 +12,7 @@ leaves a key alone, which the next run takes up.
 
 from __future__ import annotations
 
+import base64
 import datetime
 import hashlib
 import ipaddress
@@ -37,7 +38,7 @@ from kubeup.errors import HostError, UsageError, shown
 from kubeup.frozen import frozen
 from kubeup.host import Host
 from kubeup.paths import Paths
-from kubeup.pem import split_pem
+from kubeup.pem import describe_no_block, split_pem
 from kubeup.secret import Secret
 from kubeup.trust import Anchors, Offered
 
@@ -272,10 +273,28 @@ def parse_key(pem: str) -> Key:
             key = serialization.load_pem_private_key(block.encode(), password=None, unsafe_skip_rsa_key_validation=True)
         except Exception as error:
             raise ValueError("its private key is damaged") from error
+        if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name not in _CURVES:
+            raise ValueError(f"its private key is on the curve {key.curve.name}, which Kubernetes (Go) cannot read")
+        if isinstance(key, rsa.RSAPrivateKey) and _is_pss(block):
+            raise ValueError("its private key is for RSA-PSS alone, which Kubernetes (Go) cannot read")
         if isinstance(key, (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey)):
             return key
         raise ValueError("its private key is neither RSA nor ECDSA")
     raise ValueError("it holds no private key in PEM form")
+
+
+_CURVES = ("secp224r1", "secp256r1", "secp384r1", "secp521r1")
+"""Those of Go's crypto/x509."""
+_PSS = bytes.fromhex("06092a864886f70d01010a")
+"""The object identifier id-RSASSA-PSS (RFC 4055), as it stands in a PKCS#8 key."""
+
+
+def _is_pss(block: str) -> bool:
+    body = "".join(line for line in block.splitlines() if not line.startswith("-----") and ":" not in line)
+    try:
+        return _PSS in base64.b64decode(body)[:64]
+    except ValueError:
+        return False
 
 
 def is_key_of(key: Key, cert: x509.Certificate) -> bool:
@@ -444,7 +463,8 @@ def parse_certs(pem: str) -> tuple[x509.Certificate, ...]:
     """Every certificate in `pem`: the first is the one meant, the others are intermediates. Raises ValueError."""
     blocks = [block for label, block in split_pem(pem) if label == "CERTIFICATE"]
     if not blocks:
-        raise ValueError("it holds no certificate in PEM form")
+        is_indented = "-----BEGIN" in pem and not split_pem(pem)
+        raise ValueError(describe_no_block(pem) if is_indented else "it holds no certificate in PEM form")
     try:
         return tuple(x509.load_pem_x509_certificate(block.encode()) for block in blocks)
     except ValueError as error:

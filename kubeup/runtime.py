@@ -71,8 +71,8 @@ class RuntimeStatus:
 
 
 def socket_path(socket: str) -> Path:
-    """`unix:///run/x.sock` and `/run/x.sock` alike."""
-    return Path(socket[len("unix://") :] if socket.startswith("unix://") else socket)
+    """`unix:///run/x.sock`, `unix:/run/x.sock` and `/run/x.sock` alike."""
+    return Path(re.sub(r"^(?i:unix):(//)?(?=/)", "", socket.strip()))
 
 
 def crictl_argv(socket: str, *words: str) -> list[str]:

@@ -70,6 +70,27 @@ def parse_address(text: str) -> Optional[Address]:
         return None
 
 
+def normalize_address(text: str) -> str:
+    """An address in its usual form, as Go's net.ParseIP prints it: lower case, an IPv4 address that is written as IPv6 as IPv4,
+    without leading zeros (k8s.io/utils/net.ParseIPSloppy). What is no address stays as it is."""
+    plain = text.strip()
+    if re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,4}){3}", plain):
+        plain = ".".join(str(int(part)) for part in plain.split("."))
+    address = parse_address(plain)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(address) if address is not None else text
+
+
+def normalize_socket(text: str) -> str:
+    """`unix:///run/x.sock` of every form that kubeadm, the kubelet and gRPC take for it: `unix:/run/x.sock`, another case of the
+    scheme, a path alone (ValidateSocketPath in cmd/kubeadm/app/apis/kubeadm/validation). Anything else stays as it is."""
+    match = re.fullmatch(r"(?i:unix):(?://)?(/.*)", text.strip())
+    if match:
+        return f"unix://{match[1]}"
+    return f"unix://{text.strip()}" if text.strip().startswith("/") else text
+
+
 def is_global_unicast(address: Address) -> bool:
     """Go's IsGlobalUnicast: private addresses count, link-local, loopback, multicast and broadcast do not."""
     return not (

@@ -5,6 +5,7 @@ Source: cmd/kubeadm/app/cmd/options/*.go, ValidateMixedArguments of cmd/kubeadm/
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Optional
 
@@ -143,7 +144,7 @@ def apply_flags(
         if name == "ignore-preflight-errors":
             value = [*tree.get("nodeRegistration", {}).get("ignorePreflightErrors", ()), *value]
         if name.endswith("-extra-args"):
-            value = [{"name": key, "value": text} for key, text in value.items()]
+            value = [{"name": key, "value": text} for key, text in value]
         problems.origins[f"{kind}:{path}"] = (f"--{name}", 0)
         _put(tree, path, value)
     if flags.get("pod-network-manifest") and "pod-network" not in flags:
@@ -167,7 +168,9 @@ def _decode_flag(name: str, given: Any, wanted: schema.Type, problems: Problems)
     if isinstance(wanted, schema.ListOf):
         return _split(given)
     if isinstance(wanted, schema.MapOf):
-        return _decode_pairs(name, given, wanted.item, problems)
+        pairs = _decode_pairs(name, given, wanted.item, problems)
+        # of flags each counts, also of one name; a feature gate has one value
+        return pairs if pairs is None or name.endswith("-extra-args") else dict(pairs)
     text = str(given)
     value: Any = text
     if wanted is schema.NUMBER:
@@ -189,25 +192,32 @@ def _split(given: Any) -> list[str]:
     return [part.strip() for text in texts for part in str(text).split(",") if part.strip()]
 
 
-def _decode_pairs(name: str, given: Any, item: schema.Type, problems: Problems) -> Optional[dict[str, Any]]:
+_FLAG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
+
+
+def _decode_pairs(name: str, given: Any, item: schema.Type, problems: Problems) -> Optional[list[tuple[str, Any]]]:
     """`a=b,c=d`, a list of such texts, or a mapping. A part without = continues the value before it
-    (admission plugins are a list with commas themselves)."""
+    (admission plugins are a list with commas themselves). A part with a second = is refused, as by kubeadm (argSlice.Set in
+    cmd/kubeadm/app/cmd/options): what a comma in such a value means cannot be told."""
     if isinstance(given, Mapping):
         pairs = [f"{key}={value}" for key, value in given.items()]
     else:
         pairs = _split(given)
-    found: dict[str, Any] = {}
-    last = ""
+    found: list[tuple[str, Any]] = []
     for pair in pairs:
         key, equals, text = (part.strip() for part in pair.partition("="))
-        if not equals and last and item is schema.TEXT:
-            found[last] += f",{key}"
+        if not equals and found and item is schema.TEXT:
+            found[-1] = (found[-1][0], f"{found[-1][1]},{key}")
             continue
+        if item is schema.TEXT and not isinstance(given, Mapping) and ("=" in text or not _FLAG_NAME.fullmatch(key)):
+            remedy = "give it in a file (--config): extraArgs: [{name: NAME, value: VALUE}]"
+            told = f"malformed key=value pair in flag value: {shorten(pair)!r}"
+            problems.add(Problem(f"--{name}", 0, "", told, remedy))
+            return None
         value: Any = text if item is schema.TEXT else {"true": True, "false": False}.get(text.lower())
         if not equals or not key or value is None:
             form = "name=value,..." if item is schema.TEXT else "Name=true,..."
             problems.add(Problem(f"--{name}", 0, "", f"{shorten(pair)!r} is not {form}", f"write --{name}={form}"))
             return None
-        found[key] = value
-        last = key
+        found.append((key, value))
     return found

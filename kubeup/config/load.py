@@ -250,14 +250,15 @@ class Chooser:
                 discover.choose_cri_socket(self.host) if self.looks_for_network else discover.Choice(_DEFAULT_SOCKET)
             )
             tree["criSocket"] = self._take(self.kind, "nodeRegistration.criSocket", choice)
-        elif socket.startswith("/"):
-            tree["criSocket"] = f"unix://{socket}"
-            self.problems.warn(self.kind, "nodeRegistration.criSocket", f"{socket} is taken for unix://{socket}")
+        else:
+            tree["criSocket"] = discover.normalize_socket(socket)
+            if socket.startswith("/"):
+                self.problems.warn(self.kind, "nodeRegistration.criSocket", f"{socket} is taken for unix://{socket}")
         return tree
 
     def local_api_endpoint(self) -> types.LocalAPIEndpoint:
         tree = dict(self.init.get("localAPIEndpoint") or {})
-        given = tree.get("advertiseAddress") or ""
+        given = discover.normalize_address(tree.get("advertiseAddress") or "")
         # the API server wants an address of the family of its first service subnet
         networking = self.tree.get("networking") or {}
         subnets = networking.get("serviceSubnet") or networking.get("podSubnet") or ""

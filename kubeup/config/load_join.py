@@ -250,7 +250,9 @@ def _own_endpoint(
     """
     prefer = 6 if ":" in cluster.service_cidrs()[0] else 4
     given = wanted.local_api_endpoint if wanted and wanted.local_api_endpoint else types.LocalAPIEndpoint("")
-    choice = discover.choose_advertise_address(host, given.advertise_address, prefer=prefer, is_sure=True)
+    choice = discover.choose_advertise_address(
+        host, discover.normalize_address(given.advertise_address), prefer=prefer, is_sure=True
+    )
     if wanted and not choice.value:
         raise HostError(
             "this machine's address is not clear",

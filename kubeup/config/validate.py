@@ -198,7 +198,7 @@ def check_tag(problems: Problems, kind: str, path: str, value: str) -> None:
 
 
 def check_socket(problems: Problems, kind: str, path: str, value: str) -> None:
-    if value and not (value.startswith("unix:///") and value.isprintable()):
+    if value and not re.fullmatch(r"unix:///[!-~]*[!-.0-~]", value):
         problems.fail(kind, path, f"{shorten(value)!r} is not a socket", "write unix:///path/to/the.sock")
 
 
@@ -400,7 +400,14 @@ def _check_endpoint(endpoint: str, problems: Problems) -> None:
         return
     path, example = "controlPlaneEndpoint", "write host:port such as api.example.com:6443"
     parts = split_host_port(endpoint)
-    if parts is None or (parse_address(parts[0]) is None and not is_subdomain(parts[0])):
+    scheme = re.fullmatch(r"\[?([A-Za-z][A-Za-z0-9+.-]*)://([^\]/]*)[^\]]*\]?(:\d+)?", endpoint)
+    if scheme:
+        given, right = f"{scheme[1]}://{scheme[2]}", scheme[2] or "api.example.com:6443"
+        problems.fail(_CLUSTER, path, f"{shorten(given)!r} is a URL", f"write it without {scheme[1]}://: {right}")
+    elif parts is not None and parts[0] != parts[0].lower() and is_subdomain(parts[0].lower()):
+        text = f"{shorten(parts[0])!r} has upper-case letters, which a DNS name in Kubernetes has not"
+        problems.fail(_CLUSTER, path, text, f"write {parts[0].lower()}")
+    elif parts is None or (parse_address(parts[0]) is None and not is_subdomain(parts[0])):
         problems.fail(_CLUSTER, path, f"{shorten(endpoint)!r} is not a DNS name or IP address with a port", example)
     elif parts[1] is not None:
         check_port(problems, _CLUSTER, path, parts[1])
@@ -517,7 +524,7 @@ def _url_scheme(url: str) -> Optional[str]:
 
 
 def check_networks(config: types.InitConfig, problems: Problems) -> None:
-    """Subnets: their form, their sizes, and that nothing overlaps."""
+    """Subnets: their form and their sizes; what overlaps is told."""
     cluster = config.cluster
     services = _check_subnet(
         problems, "networking.serviceSubnet", cluster.networking.service_subnet, _check_service_size
@@ -527,11 +534,11 @@ def check_networks(config: types.InitConfig, problems: Problems) -> None:
         _check_node_mask(pod, cluster.controller_manager, problems)
         for service in services:
             if pod.version == service.version and pod.overlaps(service):
-                problems.fail(
+                # kubeadm takes it, and clusters run so: the controller-manager leaves the Services' range out
+                problems.warn(
                     _CLUSTER,
                     "networking.podSubnet",
-                    f"{pod} overlaps the service subnet {service}",
-                    "take another range",
+                    f"{pod} overlaps the service subnet {service}: better take ranges of their own",
                 )
     path = "localAPIEndpoint.advertiseAddress"
     address = parse_address(config.local_api_endpoint.advertise_address)
@@ -540,7 +547,8 @@ def check_networks(config: types.InitConfig, problems: Problems) -> None:
     for name, nets in (("networking.serviceSubnet", services), ("networking.podSubnet", pods)):
         for net in nets:
             if address in net:
-                problems.fail(_CLUSTER, name, f"{net} holds this node's own address {address}", "take another range")
+                text = f"{net} holds this node's own address {address}: pods do not reach the machines whose addresses are pods' too"
+                problems.warn(_CLUSTER, name, text)
     _check_families(address, services, pods, problems, path)
 
 

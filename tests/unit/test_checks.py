@@ -1126,3 +1126,24 @@ def test_an_api_server_that_is_closed_to_the_kubelet_s_probes(args: tuple[Arg, .
     found = list(checks.check_anonymous_auth(checks.Node(FakeHost(), config, find_release("v1.35.6"))))
     assert bool(found) is is_told
     assert all(note.level == "warning" and "--authentication-config" in note.remedy for note in found)
+
+
+@pytest.mark.parametrize(
+    ("told", "host", "is_used"),
+    [
+        ("[fd00::10]", "fd00::10", True),
+        ("fd00::10", "fd00::10", False),
+        ("[fd00::10]:443", "fd00::10", False),
+        (" 10.0.0.0/8 , .svc", "10.1.2.3", False),
+    ],
+)
+def test_no_proxy_is_read_as_go_reads_it(told: str, host: str, is_used: bool) -> None:
+    assert bool(checks.uses_proxy({"HTTPS_PROXY": "http://p:1", "NO_PROXY": told}, host)) is is_used
+
+
+def test_the_line_to_copy_is_one_word_for_a_shell() -> None:
+    cluster = ClusterConfiguration("v1.35.6", control_plane_endpoint="[fd00::10]:6443")
+    config = InitConfig(cluster, NodeRegistration("cp1"), LocalAPIEndpoint("fd00::11"))
+    line = checks.complete_no_proxy({"NO_PROXY": "localhost, .example , ,$(reboot),10.0.0.0/8"}, config)
+    assert line.startswith("localhost,.example,10.0.0.0/8,") and "fd00::10," in line
+    assert not set(" []$();") & set(line)

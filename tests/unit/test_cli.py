@@ -203,3 +203,11 @@ def test_a_look_at_everything_needs_root(command: str, capsys: pytest.CaptureFix
         os.seteuid(0)
     assert code == 4
     assert f"sudo kb {command}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "names"), [((), "kb kb.pyz"), (("--as-kubeadm",), "kubeadm")])
+def test_completion_is_registered_for_the_name_in_use(
+    words: tuple[str, ...], names: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert kb.main([*words, "completion", "bash"]) == 0
+    assert f"complete -o default -F _kb_complete {names}\n" in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import ipaddress
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -930,3 +931,28 @@ def test_what_is_no_name_is_refused_by_name(name: str) -> None:
     with pytest.raises(KbError) as caught:
         pki.render_request(pki.Subject(name), key)
     assert caught.value.code == "bad-name"
+
+
+def test_an_indented_certificate_is_refused_as_go_refuses_it() -> None:
+    """As cloud-init writes it with a wrong indentation: the API server and the kubelets would end minutes later."""
+    validity = pki.plan_validity(datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc), 3600)
+    pem = pki.cert_to_pem(pki.issue_ca_cert("kubernetes", pki.generate_key("ECDSA-P256"), validity))
+    for text in ("".join(f"  {line}\n" for line in pem.splitlines()), f"x {pem}"):
+        with pytest.raises(ValueError, match="PEM"):
+            pki.parse_certs(text)
+    for text in (f"Bag Attributes\n{pem}", pem.replace("\n", "\r\n"), f"{pem}trailing"):
+        assert len(pki.parse_certs(text)) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("ecparam", "-genkey", "-noout", "-name", "secp256k1"), "secp256k1"),
+        (("genpkey", "-algorithm", "RSA-PSS", "-pkeyopt", "rsa_keygen_bits:2048"), "RSA-PSS"),
+        (("genpkey", "-algorithm", "ed448"), "neither RSA nor ECDSA"),
+    ],
+)
+def test_keys_that_go_cannot_read_are_refused_by_name(words: tuple[str, ...], told: str) -> None:
+    made = subprocess.run(["openssl", *words], capture_output=True, text=True, check=True).stdout
+    with pytest.raises(ValueError, match=told):
+        pki.parse_key(made)
