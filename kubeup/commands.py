@@ -448,7 +448,11 @@ def _load_config(call: Invocation, names: tuple[str, ...]) -> InitConfig:
     """The configuration for a command that needs only some of it: the machine is asked for little."""
     flags = {name: call.flags[name] for name in names if name in call.flags}
     config_file = Path(call.flags["config"]) if "config" in call.flags else None
-    return load.load_partial_config(host.LocalHost(), config_file=config_file, flags=flags)
+    flags.update({name: value for name, value in call.program.wishes.items() if name == "only-kubeadm"})
+    config = load.load_partial_config(host.LocalHost(), config_file=config_file, flags=flags)
+    for warning in config.warnings:
+        call.report.warn(warning)
+    return config
 
 
 def images_list(call: Invocation) -> int:

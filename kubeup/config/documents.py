@@ -182,6 +182,12 @@ class _Decoder:
         api_version, kind = found["apiVersion"], found["kind"]
         if (api_version, kind) in schema.SCHEMAS:
             return api_version, kind
+        if self.problems.is_lenient and api_version.rpartition("/")[2] not in schema.LAST_READER:
+            self._warn(
+                node,
+                f"Ignored configuration document with GroupVersionKind {shorten(api_version)}, Kind={shorten(kind)}",
+            )
+            return None
         self._explain_head(node, shorten(api_version), shorten(kind))
         return None
 
@@ -289,6 +295,12 @@ class _Decoder:
             elif name in own:
                 first = own[name].start_mark.line + 1
                 place = f"{path}.{shorten(name)}" if path else shorten(name)
+                if self.problems.is_lenient:
+                    self._warn(
+                        key, f'key "{shorten(name)}" already set in map (first in line {first}): the last one counts'
+                    )
+                    entries[name] = (key, value)
+                    continue
                 self.fail(key, place, f"the field is given twice (first in line {first})", "remove one of them")
             else:
                 own[name] = key
@@ -305,10 +317,16 @@ class _Decoder:
             known = remedy if remedy.startswith("did") else "it is passed on as it is"
             self.problems.warnings.append(f"{self.file}:{line}: {self.kind} has no field {shown} known to kb; {known}")
             return
+        if self.problems.is_lenient:
+            self._warn(key, f'unknown field "{place}" of {self.kind}: ignored')
+            return
         if not remedy.startswith("did"):
             home = _find_home(name)
             remedy = f"it belongs to {home}" if home else remedy
         self.fail(key, place if shown == name else shown, f'unknown field "{shown}"', remedy)
+
+    def _warn(self, node: Any, text: str) -> None:
+        self.problems.warnings.append(f"{self.file}:{node.start_mark.line + 1}: {text}")
 
     def _decode_scalar(self, node: Any, wanted: Scalar, path: str) -> Any:
         if not isinstance(node, yaml.ScalarNode):

@@ -48,7 +48,7 @@ def load_init_config(
     config-not-readable, invalid-config (every problem at once, in its details). The file is the operator's: it is
     read from this machine even below --root.
     """
-    problems = Problems()
+    problems = Problems(is_lenient=bool(flags.get("only-kubeadm")))
     trees: Trees = {}
     if config_file is not None:
         check_mixing(config_file, flags)
@@ -78,7 +78,7 @@ def load_init_config(
 def load_partial_config(host: Host, *, config_file: Optional[Path], flags: Mapping[str, Any]) -> types.InitConfig:
     """The configuration for a command that needs only some of it (images, certificates' folder, names): the
     machine is asked for the version alone, and beside a file flags do not count, but are no error."""
-    problems = Problems()
+    problems = Problems(is_lenient=bool(flags.get("only-kubeadm")))
     trees: Trees = {}
     if config_file is not None:
         trees = take_kinds(read_documents(host, config_file, problems), INIT_KINDS, problems)

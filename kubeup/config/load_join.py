@@ -61,7 +61,7 @@ def load_join_config(
     neither endpoint nor token to go on. Raises UsageError: no-endpoint, mixed-flags, config-not-readable,
     invalid-config, bad-ca-cert-hash.
     """
-    problems = Problems()
+    problems = Problems(is_lenient=bool(flags.get("only-kubeadm")))
     trees: Trees = {}
     notes: list[str] = []
     if config_file is not None:

@@ -38,7 +38,10 @@ class Problem:
 class Problems:
     """What is wrong, what deserves a warning, and where each field was given."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_lenient: bool = False) -> None:
+        self.is_lenient = is_lenient
+        """As kubeadm reads at run time: unknown and doubled fields, and documents of another group, are warnings
+        (cmd/kubeadm/app/util/config/strict, documentMapToInitConfiguration). Its config validate and migrate are strict."""
         self.items: list[Problem] = []
         self.warnings: list[str] = []
         self.origins: dict[str, tuple[str, int]] = {}

@@ -244,3 +244,27 @@ def test_notes_stay_out_of_what_scripts_read(capsys: pytest.CaptureFixture[str])
 
 def test_spans_have_go_s_form() -> None:
     assert (went_by(0.0042), went_by(3.5)) == ("4.2ms", "3.5s")
+
+
+LENIENT = {
+    "a field of kind's": "metadata: {name: config}\n",
+    "a field of before": "dns: {type: CoreDNS}\n",
+    "a timeout that moved": "apiServer: {timeoutForControlPlane: 4m0s}\n",
+    "a field given twice": "clusterName: one\nclusterName: two\n",
+    "a document of a wrong group": "---\napiVersion: kubeadm.k8s.io/v1beta4\nkind: KubeletConfiguration\n",
+    "another document": "---\napiVersion: example.org/v1\nkind: Thing\n",
+}
+
+
+@pytest.mark.parametrize("name", LENIENT)
+def test_what_kubeadm_only_warns_of_is_a_warning(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At run time; config validate and migrate refuse it, as kubeadm's do, and so does kb under its own name."""
+    path = tmp_path / "init.yaml"
+    head = "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\nkubernetesVersion: v1.35.6\n"
+    path.write_text(head + LENIENT[name])
+    assert kb.main(["--as-kubeadm", "config", "images", "list", "--config", str(path)]) == 0
+    told = capsys.readouterr()
+    assert "kube-apiserver:v1.35.6" in told.out and f"{path}:" in told.err
+    if "another" not in name:
+        assert kb.main(["--as-kubeadm", "config", "validate", "--config", str(path)]) == 1
+        assert kb.main(["config", "images", "list", "--config", str(path)]) == 2
