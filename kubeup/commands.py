@@ -20,6 +20,7 @@ from kubeup.version import render_version
 if TYPE_CHECKING:
     from kubeup import (
         certshare,
+        doctor,
         dryrun,
         host,
         images,
@@ -53,6 +54,7 @@ else:
     completion_scripts = lazy_import("kubeup.completion")
     config_commands = lazy_import("kubeup.config.commands")
     discover = lazy_import("kubeup.config.discover")
+    doctor = lazy_import("kubeup.doctor")
     dryrun = lazy_import("kubeup.dryrun")
     host = lazy_import("kubeup.host")
     images = lazy_import("kubeup.images")
@@ -127,12 +129,17 @@ def _run_init(call: Invocation, *, only: str) -> int:
     for note in config.notes:
         call.report.note(note)
     paths = paths_of(config, call.flags)
+    own_server = ""
+    if only and config_file is None:
+        # one phase on a node that is there: its own files say where they lie, and where its API server listens
+        own_server = doctor.find_own_server(local, paths)
+        paths = paths if "cert-dir" in call.flags else doctor.find_paths(local, paths)
     with locked(local, paths, f"kb {call.command.name}", is_dry=is_dry or not needs_lock(call, local, paths)):
         node_state = open_state(call, target, paths)
         _require_no_worker(node_state)
         require_same_node(node_state, config, paths)
         kubeconfig_file = Path(call.flags["kubeconfig"]) if "kubeconfig" in call.flags else None
-        ctx = make_context(target, config, paths, call.report, kubeconfig_file=kubeconfig_file)
+        ctx = make_context(target, config, paths, call.report, kubeconfig_file=kubeconfig_file, own_server=own_server)
         runner = workflow.Runner(
             call.command.workflow, call.command.phases, node_state, keeps_journal=call.program.keeps_state
         )
@@ -221,13 +228,20 @@ def open_state(call: Invocation, target: Host, paths: Paths) -> state.State:
 
 
 def make_context(
-    target: Host, config: InitConfig, paths: Paths, report: Report, *, kubeconfig_file: Optional[Path] = None
+    target: Host,
+    config: InitConfig,
+    paths: Paths,
+    report: Report,
+    *,
+    kubeconfig_file: Optional[Path] = None,
+    own_server: str = "",
 ) -> Context:
-    """What the phases work with: the host, the configuration, and the API server as the admin of `kubeconfig_file`."""
+    """What the phases work with: the host, the configuration, and the API server as the admin of `kubeconfig_file`.
+    own_server: where this node's API server listens, where that is known better than by the configuration."""
 
     def make_api(_: Context) -> kubeapi.Api:
         # admin.conf names the stable endpoint, which may not lead to this node yet: talk to this node itself
-        server = "" if kubeconfig_file else local_server(config)
+        server = "" if kubeconfig_file else own_server or local_server(config)
         identity = kubeapi.read_identity(target, kubeconfig_file or paths.admin_conf, server=server)
         return kubeapi.Api(target, identity, retry_s=config.timeouts.kubernetes_api_call_s)
 

@@ -82,7 +82,8 @@ def remove(call: Invocation) -> int:
 def _find_client(call: Invocation, local: LocalHost, *, for_change: bool = False) -> etcd.Etcd:
     """The members that this node's static pod knows: its own, and those it joined; else the external ones that its API
     server calls. Raises HostError (no-local-etcd), UsageError (etcd-is-external)."""
-    paths = Paths(pki=Path(call.flags.get("cert-dir", "/etc/kubernetes/pki")))
+    given = call.flags.get("cert-dir")
+    paths = Paths(pki=Path(given)) if given else doctor.find_paths(local, Paths())
     manifest = paths.manifest("etcd")
     if local.exists(manifest):
         urls = etcd.client_urls_of_manifest(render.load_mapping(local.read_text(manifest), str(manifest)))

@@ -14,7 +14,19 @@ from kubeup.paths import Paths
 from kubeup.secret import Secret
 
 if TYPE_CHECKING:
-    from kubeup import certshare, clusterobjects, dryrun, host, kubeapi, kubeconfig, pki, releases, tokens, workflow
+    from kubeup import (
+        certshare,
+        clusterobjects,
+        doctor,
+        dryrun,
+        host,
+        kubeapi,
+        kubeconfig,
+        pki,
+        releases,
+        tokens,
+        workflow,
+    )
     from kubeup.cli import Invocation
     from kubeup.config import discover, documents, load, load_join, problems, schema, types, validate
     from kubeup.config.types import BootstrapToken
@@ -26,6 +38,7 @@ else:
     clusterobjects = lazy_import("kubeup.clusterobjects")
     cluster = lazy_import("kubeup.phases.cluster")
     discover = lazy_import("kubeup.config.discover")
+    doctor = lazy_import("kubeup.doctor")
     documents = lazy_import("kubeup.config.documents")
     dryrun = lazy_import("kubeup.dryrun")
     finish = lazy_import("kubeup.phases.finish")
@@ -104,7 +117,7 @@ def create(call: Invocation) -> int:
 
 def _make_certificate_key(local: Host) -> Secret:
     """A new key is good for nothing unless the authorities are uploaded with it. Raises HostError (no-ca-key-here)."""
-    path = Paths().pki / "ca.key"
+    path = doctor.find_paths(local, Paths()).pki / "ca.key"
     if not local.exists(path):
         raise HostError(
             "the join command of a control plane is printed where its certificates can be uploaded",
@@ -213,7 +226,7 @@ def _print_created(call: Invocation, token: BootstrapToken, command: str, now: d
 def upload_certs(call: Invocation, target: Host, api: Api, key: Secret) -> None:
     """Store the authorities anew with this key, for two hours: what was uploaded before is gone by now, as a rule.
     Away from a control plane there is nothing to upload, and the key is taken to be that of the last upload."""
-    paths = Paths()
+    paths = doctor.find_paths(target, Paths())
     if not target.exists(paths.pki / "ca.key"):
         call.report.note(
             "no CA key lies on this machine: the certificates are not uploaded anew, only the key is printed"

@@ -100,6 +100,7 @@ class Patient:
 
 def read_patient(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = None) -> Patient:
     """The node as its manifests and the kubelet's files describe it."""
+    paths = find_paths(host, paths)
     apiserver, manager = read_flags(host, paths, "kube-apiserver"), read_flags(host, paths, "kube-controller-manager")
     config = _read_mapping(host, paths.kubelet_config)
     flags = _read_kubelet_flags(host, paths)
@@ -141,6 +142,24 @@ def _read_kubelet_flags(host: Host, paths: Paths) -> dict[str, str]:
 def _read_called_name(host: Host, flags: Mapping[str, str]) -> str:
     """The name with which the kubelet would register now."""
     return flags.get("hostname-override") or discover.read_node_name(host)
+
+
+def find_paths(host: Host, paths: Paths) -> Paths:
+    """Where this node's files lie, as its static pods say: certificatesDir and etcd's dataDir may be anywhere, and a default
+    would find a healthy node broken. Without static pods (a worker) `paths` as they are."""
+    told = [
+        Path(read_flags(host, paths, "kube-apiserver").get(flag, "")) for flag in ("tls-cert-file", "client-ca-file")
+    ]
+    folder = next((path.parent for path in told if path.is_absolute() and host.exists(path)), paths.pki)
+    data = read_flags(host, paths, "etcd").get("data-dir", "")
+    return dataclasses.replace(paths, pki=folder, etcd_data=Path(data) if data.startswith("/") else paths.etcd_data)
+
+
+def find_own_server(host: Host, paths: Paths) -> str:
+    """`https://10.0.0.11:8443`, this node's API server as its static pod says; "" where there is none."""
+    flags = read_flags(host, paths, "kube-apiserver")
+    address, port = flags.get("advertise-address", ""), flags.get("secure-port") or "6443"
+    return f"https://{f'[{address}]' if ':' in address else address}:{port}" if address else ""
 
 
 def read_flags(host: Host, paths: Paths, component: str) -> dict[str, str]:

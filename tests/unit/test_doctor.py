@@ -445,3 +445,28 @@ def test_a_bridge_of_before_without_pods_is_nothing() -> None:
     host = bridge_host("10-flannel.conflist", "99-kb-bridge.conflist")
     host.answers["ip -json link show master cbr0"] = "[]"
     assert notes(host, "pod-network") == []
+
+
+# ---- where this node's files lie
+
+
+def moved_host() -> FakeHost:
+    """A control plane whose certificates lie where kubespray has them, and whose API server listens on 8443."""
+    host = make_host()
+    for name in [name for name in host.files if name.startswith("/etc/kubernetes/pki/")]:
+        host.files[name.replace("/etc/kubernetes/pki/", "/etc/kubernetes/ssl/")] = host.files.pop(name)
+    flags = (
+        "    - --tls-cert-file=/etc/kubernetes/ssl/apiserver.crt\n    - --client-ca-file=/etc/kubernetes/ssl/ca.crt\n"
+    )
+    manifest = APISERVER.replace("--secure-port=6443", "--secure-port=8443") + flags
+    host.files["/etc/kubernetes/manifests/kube-apiserver.yaml"] = manifest.encode()
+    return host
+
+
+def test_certificates_elsewhere_are_found_by_the_static_pod() -> None:
+    host = moved_host()
+    found = doctor.find_paths(host, Paths())
+    assert found.pki == Path("/etc/kubernetes/ssl") and found.etcd_data == Path("/data/etcd")
+    assert doctor.find_own_server(host, Paths()) == "https://10.77.0.11:8443"
+    assert [note for note in notes(host, "certificates") if note[0] == "error"] == []
+    assert doctor.find_paths(FakeHost(), Paths()) == Paths() and doctor.find_own_server(FakeHost(), Paths()) == ""
