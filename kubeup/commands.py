@@ -336,6 +336,8 @@ def reset(call: Invocation) -> int:
         print_result(call, result, target, local)
     else:
         call.print(_AFTER_RESET)
+        if node_state.has_run("join"):
+            call.print(_AFTER_RESET_MEMBER.format(node=node_state.node))
         foreign = route_keeper.find_first_cni_config(local, paths)
         if foreign not in ("", route_keeper.CNI_FILE):
             call.print(_AFTER_RESET_FOREIGN.format(path=paths.cni_conf / foreign))
@@ -343,6 +345,9 @@ def reset(call: Invocation) -> int:
 
 
 _AFTER_RESET = "this node is as it was before kb, but for kube-proxy's rules and the kernel's settings (a reboot clears them) and kubeconfigs in home folders"
+_AFTER_RESET_MEMBER = """\
+Node {node} is still in the cluster, and its pods count as running for some minutes.
+On a control plane, unless it joins again: kubectl delete node {node}"""
 _AFTER_RESET_FOREIGN = """\
 Another pod network left {path}, with its programs, links and rules.
 Before this node joins again: rm {path}, and reboot it"""

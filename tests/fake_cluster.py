@@ -191,6 +191,8 @@ class ClusterHost(LocalHost):
             (root / folder).mkdir(parents=True, exist_ok=True)
         for plugin in ("bridge", "host-local", "loopback", "portmap"):
             (root / "opt/cni/bin" / plugin).touch()
+        (root / "var/run/containerd").mkdir(parents=True, exist_ok=True)
+        (root / "var/run/containerd/containerd.sock").touch()
         (root / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
         (root / WANTS).mkdir(parents=True, exist_ok=True)
 

@@ -140,7 +140,18 @@ def _render_files(ctx: Context) -> dict[Path, str]:
     ca_cert = Path(config_of(ctx).join.ca_cert_path)
     if is_worker or not ctx.host.exists(ca_cert):
         files[ca_cert] = config_of(ctx).ca_pem
+    for place in _client_ca_files(ctx) if is_worker else ():
+        files[place] = config_of(ctx).ca_pem
     return files
+
+
+def _client_ca_files(ctx: Context) -> tuple[Path, ...]:
+    """Where the cluster's kubelets look for the authority of their clients: below its certificatesDir, which may be another
+    folder than the one where a join puts the CA. Without the file the kubelet does not start."""
+    authentication = ctx.config.kubelet.get("authentication") or {}
+    told = (authentication.get("x509") or {}).get("clientCAFile") if isinstance(authentication, dict) else None
+    is_path = isinstance(told, str) and told.startswith("/")
+    return (Path(str(told)),) if is_path else ()
 
 
 def _is_asking(ctx: Context) -> bool:

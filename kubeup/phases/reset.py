@@ -15,7 +15,7 @@ from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import distropackages, etcd, health, podnetwork, runtime, state, undo
+    from kubeup import distropackages, etcd, health, kubelet, podnetwork, runtime, state, undo
     from kubeup.phases import airgap, install, node
 else:
     install = lazy_import("kubeup.phases.install")
@@ -23,6 +23,7 @@ else:
     distropackages = lazy_import("kubeup.distropackages")
     etcd = lazy_import("kubeup.etcd")
     health = lazy_import("kubeup.health")
+    kubelet = lazy_import("kubeup.kubelet")
     node = lazy_import("kubeup.phases.node")
     podnetwork = lazy_import("kubeup.podnetwork")
     runtime = lazy_import("kubeup.runtime")
@@ -30,6 +31,8 @@ else:
     undo = lazy_import("kubeup.undo")
 
 
+_DEAD = ("no-socket", "refused", "timeout")
+"""What a runtime that does not run shows: nothing that is asked of it gets an answer."""
 BOOT_LINKS = (
     Path("/etc/systemd/system/multi-user.target.wants/kubelet.service"),
     Path("/etc/runlevels/default/kubelet"),
@@ -79,6 +82,16 @@ def find_etcd_data(ctx: Context, pod: Optional[dict[str, Any]]) -> Path:
             if volume.get("name") == "etcd-data":
                 return Path(volume["hostPath"]["path"])
     return ctx.paths.etcd_data
+
+
+def find_kubelet_roots(ctx: Context) -> tuple[Path, ...]:
+    """Where this node's kubelet keeps its pods: its --root-dir, if it was told one, and its default."""
+    path = ctx.paths.kubelet_flags_env
+    text = ctx.host.read_text(path) if ctx.host.exists(path) else ""
+    told = [
+        Path(arg.value) for arg in kubelet.parse_flags_env(text) if arg.name == "root-dir" and arg.value.startswith("/")
+    ]
+    return tuple(dict.fromkeys((*told, ctx.paths.kubelet)))
 
 
 def _is_kubelet_of_kb(ctx: Context) -> bool:
@@ -177,6 +190,15 @@ def remove_pods(ctx: Context) -> Outputs:
     """Every pod of this node, by the runtime's own tool."""
     if not _is_kubelet_of_kb(ctx):
         return None
+    status = runtime.probe_runtime(ctx.host, ctx.config.node.cri_socket)
+    if status.problem in _DEAD:
+        raise HostError(
+            f"the container runtime does not answer at {ctx.config.node.cri_socket}",
+            cause=f"{status.cause}; whether pods run, and with what mounted, cannot be told without it",
+            remedy=f"{status.remedy}; then: kb reset. Where it never comes back, reboot and: kb reset --skip-phases "
+            "cleanup-node/remove-pods",
+            code="runtime-not-ready",
+        )
     failures = runtime.remove_pods(ctx.host, ctx.config.node.cri_socket)
     if failures:
         raise HostError(
@@ -193,7 +215,7 @@ def unmount_kubelet_folders(ctx: Context) -> Outputs:
     else is mounted below its folder is somebody's own, and stays."""
     if not _is_kubelet_of_kb(ctx):
         return None
-    folders = (ctx.paths.kubelet / name for name in KUBELET_ENTRIES)
+    folders = (root / name for root in find_kubelet_roots(ctx) for name in KUBELET_ENTRIES)
     for mount in [mount for folder in folders for mount in ctx.host.mounts_below(folder)]:
         done = ctx.host.run(["umount", str(mount)])
         if not done.ok:
@@ -248,9 +270,9 @@ def take_back_files(ctx: Context) -> Outputs:
     if str(ctx.paths.manifest("etcd")) in made:
         ctx.host.remove_tree(find_etcd_data(ctx, read_etcd_pod(ctx)) / "member")
     if str(ctx.paths.kubelet_config) in made:
-        for name in KUBELET_ENTRIES:
-            if not ctx.host.remove_tree(ctx.paths.kubelet / name):
-                ctx.host.remove(ctx.paths.kubelet / name)
+        for place in [root / name for root in find_kubelet_roots(ctx) for name in KUBELET_ENTRIES]:
+            if not ctx.host.remove_tree(place):
+                ctx.host.remove(place)
     if node_state.has_run("join"):
         # written by the kubelet itself, perhaps after kb looked for the last time
         for name in ("kubelet.conf", "bootstrap-kubelet.conf"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
-from kubeup.errors import ClusterError
+from kubeup.errors import ClusterError, HostError
 from kubeup.etcd import EtcdRefused
 from kubeup.host import CommandResult
 from kubeup.paths import Paths
@@ -142,3 +142,32 @@ def test_a_damaged_manifest_of_etcd_does_not_keep_the_node(text: str) -> None:
     reset.remove_etcd_member(ctx)
     assert MANIFEST in ctx.report.warnings[0] and "stays in the list" in ctx.report.warnings[0]
     assert reset.find_etcd_data(ctx, reset.read_etcd_pod(ctx)) == Path("/var/lib/etcd")
+
+
+def made_kubelet() -> dict[str, PhaseState]:
+    return {"init/kubelet-start": PhaseState("done", created=["/var/lib/kubelet/config.yaml"])}
+
+
+def test_a_runtime_that_does_not_run_is_told_at_once_with_a_way_on() -> None:
+    ctx = make_context(made_kubelet())
+    assert isinstance(ctx.host, FakeHost)
+    del ctx.host.files["/var/run/containerd/containerd.sock"]
+    with pytest.raises(HostError) as caught:
+        reset.remove_pods(ctx)
+    assert caught.value.code == "runtime-not-ready" and "--skip-phases cleanup-node/remove-pods" in caught.value.remedy
+    assert ctx.host.ticks < 5, "nothing was waited for"
+
+
+def test_the_kubelet_s_own_root_is_emptied_too() -> None:
+    ctx = make_context(made_kubelet())
+    assert isinstance(ctx.host, FakeHost)
+    ctx.host.files["/var/lib/kubelet/kubeadm-flags.env"] = b'KUBELET_KUBEADM_ARGS="--root-dir=/data/kubelet"\n'
+    ctx.host.files["/data/kubelet/pods/x/etc-hosts"] = b""
+    ctx.host.files["/data/kubelet/admins-own"] = b""
+    ctx.host.mounts.append("/data/kubelet/pods/x/volumes/token")
+    reset.unmount_kubelet_folders(ctx)
+    assert "run umount /data/kubelet/pods/x/volumes/token" in ctx.host.changes
+    ctx.host.mounts.clear()
+    reset.take_back_files(ctx)
+    assert not [name for name in ctx.host.files if name.startswith("/data/kubelet/pods")]
+    assert "/data/kubelet/admins-own" in ctx.host.files
