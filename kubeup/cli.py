@@ -7,6 +7,7 @@ Flags carry kubeadm's names and forms (`--flag value`, `--flag=value`, `--bool=t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import io
 import json
@@ -15,7 +16,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Optional, TextIO
@@ -274,6 +275,20 @@ class Program:
         return not self.wishes.get("only-kubeadm")
 
 
+class _OutputLost(Exception):
+    """Standard output takes no more: a full disk."""
+
+
+@contextlib.contextmanager
+def _to_output() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _OutputLost(str(error)) from error
+
+
 @dataclass
 class Invocation:
     """A command as it was called: the flags that were given, and where results go."""
@@ -293,7 +308,8 @@ class Invocation:
 
     def print(self, text: str) -> None:
         """A result: stdout."""
-        self.out.write(text if text.endswith("\n") else text + "\n")
+        with _to_output():
+            self.out.write(text if text.endswith("\n") else text + "\n")
 
     def print_document(self, text: str) -> None:
         """A result that is a file for other programs: in UTF-8, whatever the terminal's encoding is."""
@@ -301,9 +317,10 @@ class Invocation:
         if raw is None:
             self.print(text)
             return
-        self.out.flush()
-        raw.write((text if text.endswith("\n") else text + "\n").encode(errors="surrogateescape"))
-        raw.flush()
+        with _to_output():
+            self.out.flush()
+            raw.write((text if text.endswith("\n") else text + "\n").encode(errors="surrogateescape"))
+            raw.flush()
 
     def print_value(self, value: Any) -> None:
         """A result as -o json or yaml."""
@@ -341,8 +358,12 @@ def main(commands: Sequence[Command], argv: Sequence[str], program: Optional[Pro
         report.line(f"\ninterrupted by {stop}{phase}: what was done is recorded; continue with the same command")
         return 128 + stop.number
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _drop_output()
         return 0
+    except _OutputLost as error:
+        _drop_output()
+        report.line(f"kb: the output cannot be written: {error}")
+        return 1
     except Exception as error:
         if debug:
             raise
@@ -350,6 +371,11 @@ def main(commands: Sequence[Command], argv: Sequence[str], program: Optional[Pro
         report.line(f"kb has a bug: {type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})")
         report.line("  please report it with the output of the same command and --debug")
         return 70
+
+
+def _drop_output() -> None:
+    """Let what is still on its way to standard output end without a further error."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _catch_signals() -> None:

@@ -60,7 +60,7 @@ def plan_undo(state: State) -> UndoPlan:
     restores = {
         entry["path"]: Restore(
             Path(entry["path"]),
-            Path(entry["copy"]),
+            Path(entry.get("copy", "")),  # A link has no copy: its text is the backup.
             int(entry.get("mode", "0644"), 8),
             parse_owner(entry.get("owner", "0:0")),
             entry.get("link", ""),
