@@ -338,7 +338,8 @@ def prepare_apt(suite: str, folder: Path, *, architecture: Optional[str] = None)
 
 def download_package(name: str, suite: str, folder: Path, *, architecture: Optional[str] = None) -> Path:
     """Fetch one package of a suite, with its lists in `folder` too."""
-    apt = prepare_apt(suite, folder, architecture=architecture)
+    # What this machine has installed counts as a candidate, though no source of the suite may have that version.
+    apt = [*prepare_apt(suite, folder, architecture=architecture), "-oDir::State::status=/dev/null"]
     for old in folder.glob("*.deb"):
         old.unlink()
     sh([*apt, "update"], timeout_s=600)
