@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional, Union
 
 from kubeup import images, runtime
-from kubeup.config import discover
+from kubeup.config import discover, kubelet_flags
 from kubeup.config.types import InitConfig, JoinConfig
 from kubeup.errors import HostError, KbError, PreflightError, UsageError
 from kubeup.frozen import frozen
@@ -37,11 +37,13 @@ from kubeup.releases import NEWEST_PROVEN, Release, Version, is_at_least, kubele
 from kubeup.render import name_of
 
 if TYPE_CHECKING:
-    from kubeup import discovery, etcd, health, podnetwork, routes
+    from kubeup import discovery, etcd, health, kubelet, manifests, podnetwork, routes
 else:
     discovery = lazy_import("kubeup.discovery")
     etcd = lazy_import("kubeup.etcd")
     health = lazy_import("kubeup.health")
+    kubelet = lazy_import("kubeup.kubelet")
+    manifests = lazy_import("kubeup.manifests")
     podnetwork = lazy_import("kubeup.podnetwork")
     routes = lazy_import("kubeup.routes")
 
@@ -363,6 +365,55 @@ def check_service_route(node: Node) -> Findings:
             f"no route of this machine leads to {cidr}: its own programs, and pods in its network, will reach no Service",
             f"add a default route, or: ip route add {cidr} dev {own} (and keep it over a reboot)",
         )
+
+
+FLEXVOLUME_REMEDY = (
+    "set controllerManager.extraArgs flex-volume-plugin-dir: /opt/libexec/kubernetes/kubelet-plugins/volume/exec/ and, in the "
+    "KubeletConfiguration, volumePluginDir to the same"
+)
+"""For systems with a read-only /usr (Flatcar, Fedora CoreOS): the kubelet cannot make the folder for the controller manager."""
+
+
+def check_host_paths(node: Node) -> Findings:
+    """Folders and files of this machine that the static pods mount: where the kubelet can neither find nor make one, it never
+    starts the pod. kubeadm waits in vain."""
+    for origin, path, kind, remedy in _host_paths(node):
+        found = node.host.stat(path)
+        mount = "" if found else _read_only_mount(node, path)
+        wants_folder, wants_file = kind in ("Directory", "DirectoryOrCreate"), kind in ("File", "FileOrCreate")
+        if mount and kind in ("", "DirectoryOrCreate", "FileOrCreate"):
+            text = f"{origin}: {path} is not there and cannot be made, since {mount} is mounted read-only"
+            yield Finding("HostPath", ERROR, text, remedy)
+        elif not found and kind not in ("", "DirectoryOrCreate", "FileOrCreate"):
+            text = f"{origin}: {path} is not there, and its type {kind} has the kubelet wait for it"
+            yield Finding("HostPath", WARNING, text, f"make it, or {remedy}")
+        elif found and ((wants_folder and not found.is_dir) or (wants_file and found.is_dir)):
+            text = f"{origin}: {path} is {'a' if found.is_dir else 'no'} folder, and its type is {kind}"
+            yield Finding("HostPath", ERROR, text, remedy)
+
+
+def _host_paths(node: Node) -> Iterator[tuple[str, Path, str, str]]:
+    """(who mounts it, path, type, what to do about it)"""
+    cluster = node.config.cluster
+    if node.release.mounts_flexvolume_dir:
+        told = cluster.controller_manager.last_arg("flex-volume-plugin-dir") or manifests.FLEXVOLUME_DIR
+        yield "the controller manager's FlexVolume plugins", Path(told), "DirectoryOrCreate", FLEXVOLUME_REMEDY
+    components = (
+        ("apiServer", cluster.api_server),
+        ("controllerManager", cluster.controller_manager),
+        ("scheduler", cluster.scheduler),
+    )
+    for name, component in components:
+        for volume in component.extra_volumes:
+            origin = f"{name}.extraVolumes {volume.name}"
+            yield origin, Path(volume.host_path), volume.path_type, f"correct hostPath and pathType of {origin}"
+
+
+def _read_only_mount(node: Node, path: Path) -> str:
+    """The mount point that keeps anything from being made at `path`; "" where nothing does."""
+    above = [point for point, _, _ in node.mounts if path == Path(point) or Path(point) in path.parents]
+    nearest = max(above, key=len, default="")
+    return next((point for point, _, options in node.mounts if point == nearest and "ro" in options), "")
 
 
 def check_anonymous_auth(node: Node) -> Findings:
@@ -1068,6 +1119,65 @@ def check_kubelet_version(node: Node) -> Findings:
         )
 
 
+KUBELET_ENV_FILES = (Path("/etc/default/kubelet"), Path("/etc/sysconfig/kubelet"))
+"""Where an admin's own flags stand (KUBELET_EXTRA_ARGS), as the packages' drop-in reads them."""
+_NOT_PARSED = re.compile(
+    r"unknown flag: --(?P<unknown>[\w-]+)|invalid argument \\*\".*?\\*\" for \\*\"(?:-\w, )?--(?P<invalid>[\w-]+)"
+)
+
+
+def check_kubelet_flags(node: Node) -> Findings:
+    """The installed kubelet is asked whether it takes its flags: it reads them all before it tells its version. kubeadm does
+    not look, and waits for a kubelet that ends at once, again and again."""
+    for source, flags in _kubelet_flags(node):
+        for name, value, is_known in _find_unparsed(node.host, flags):
+            gone = kubelet_flags.find_gone(name)
+            what = f"does not take --{name}={value}" if is_known else f"has no flag --{name}"
+            yield Finding(
+                "KubeletFlags",
+                ERROR,
+                f"this kubelet ({node.kubelet_version}) {what}, which {source} gives",
+                gone.remedy if gone and not is_known else f"correct it in {source}",
+            )
+        for refusal in (
+            refusal
+            for name, value in flags
+            if name == kubelet_flags.LABELS_FLAG
+            for refusal in kubelet_flags.find_refused_labels(value)
+        ):
+            yield Finding("KubeletFlags", ERROR, f"{refusal.message} ({source})", refusal.remedy)
+
+
+def _kubelet_flags(node: Node) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """(where they stand, (name, value) of each) of the flags with which the kubelet will be started."""
+    if node.workflow == DOCTOR:
+        path = node.paths.kubelet_flags_env
+        args = kubelet.parse_flags_env(read_or_empty(node.host, str(path)))
+        yield str(path), [(arg.name, arg.value) for arg in args]
+    else:
+        args = node.config.node.kubelet_extra_args
+        yield "nodeRegistration.kubeletExtraArgs", [(arg.name, arg.value) for arg in args]
+    for path in KUBELET_ENV_FILES:
+        text = read_or_empty(node.host, str(path))
+        yield str(path), [(arg.name, arg.value) for arg in kubelet.parse_flags_env(text, "KUBELET_EXTRA_ARGS")]
+
+
+def _find_unparsed(host: Host, flags: list[tuple[str, str]]) -> Iterator[tuple[str, str, bool]]:
+    """(name, value, whether it is a flag at all) of those that the kubelet does not take: it names the first, so the others
+    are asked about without it."""
+    left = list(flags)
+    while left:
+        words = [f"--{name}={value}" if value else f"--{name}" for name, value in left]
+        answer = host.query(["kubelet", *words, "--version"], timeout_s=30)
+        found = None if answer.ok or answer.missing else _NOT_PARSED.search(answer.stderr or answer.stdout)
+        name = (found["unknown"] or found["invalid"]) if found else ""
+        culprits = [flag for flag in left if kubelet_flags.normal_name(flag[0]) == kubelet_flags.normal_name(name)]
+        if not found or not culprits:
+            return  # well, or something that is not about a flag: other checks look at it
+        yield culprits[0][0], culprits[0][1], found["unknown"] is None
+        left = [flag for flag in left if flag not in culprits]
+
+
 def check_kubelet_unit(node: Node) -> Findings:
     """kubeadm warns of a missing unit and then waits four minutes for a kubelet that nobody starts."""
     if not node.units:
@@ -1297,6 +1407,7 @@ CHECKS: tuple[Check, ...] = (
     Check("FileAvailable-*", NODE, _CONTROL_PLANE, check_manifests),
     Check("FileAvailable-*", NODE, _in(JOIN), check_joined),
     Check("AdvertiseAddress", NODE, _in(INIT, JOIN_CONTROL_PLANE, DOCTOR), check_advertise_address),
+    Check("HostPath", NODE, _CONTROL_PLANE, check_host_paths),
     Check("AnonymousAuth", NODE, _CONTROL_PLANE, check_anonymous_auth),
     Check("ServiceRoute", NODE, _EVERY_NODE, check_service_route),
     Check("HTTPProxy", NODE, _CONTROL_PLANE, check_proxy),
@@ -1321,6 +1432,7 @@ CHECKS: tuple[Check, ...] = (
     Check("Hostname", NODE, _in(INIT, JOIN), check_hostname),
     Check("Resolver", NODE, _EVERY_NODE, check_resolver),
     Check("KubeletVersion", NODE, _EVERY_NODE, check_kubelet_version),
+    Check("KubeletFlags", NODE, _EVERY_NODE, check_kubelet_flags),
     Check("Service-kubelet", NODE, _EVERY_NODE, check_kubelet_unit),
     Check("Port-10250", NODE, _in(INIT, JOIN), check_kubelet_port),
     Check("FileContent-*", NODE, _EVERY_NODE, check_forwarding),
@@ -1332,7 +1444,7 @@ CHECKS: tuple[Check, ...] = (
     Check("ImagePull", IMAGES, _in(INIT, JOIN_CONTROL_PLANE, UPGRADE), check_images),
     Check("ImagePull", IMAGES, _in(JOIN), check_balancer_image),
 )
-"""In kubeadm's order; kb's own (AdvertiseAddress, ServiceRoute, KubeletProxy, CgroupDriver, OOMScoreAdj, SandboxImage, RegistryConfig, CNIPlugins,
+"""In kubeadm's order; kb's own (AdvertiseAddress, HostPath, AnonymousAuth, KubeletFlags, ServiceRoute, KubeletProxy, CgroupDriver, OOMScoreAdj, SandboxImage, RegistryConfig, CNIPlugins,
 CNIConfig or PodNetworkManifest, CgroupWritable, DiskSpace, Resolver) stand by their kin. A batch is run whole before its errors count: first root, then node, then images."""
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Optional
 
 from kubeup import runtime
+from kubeup.checks import FLEXVOLUME_REMEDY
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
 from kubeup.host import Host, Unreachable
@@ -46,7 +47,7 @@ class BrokenLink:
     is_final: bool = False
     details: tuple[str, ...] = ()
     link: str = ""
-    """Which link of the chain: kubelet-unit | kubelet-log | kubelet-healthz | runtime | sandbox | image | container |
+    """Which link of the chain: kubelet-unit | kubelet-log | kubelet-healthz | runtime | sandbox | volume | image | container |
     probe."""
 
     @property
@@ -150,6 +151,17 @@ KUBELET_SIGNS: tuple[Sign, ...] = (
         cause="unknown flag: {flag}, which comes from nodeRegistration.kubeletExtraArgs, /etc/default/kubelet or the unit",
         remedy="remove {flag} (in nodeRegistration.kubeletExtraArgs; else: grep -r -- {flag} /etc/default/kubelet "
         "/var/lib/kubelet/kubeadm-flags.env /etc/systemd/system), " + _THEN,
+    ),
+    Sign(
+        r"labels specified with --node-labels: \[(?P<labels>[^\]\s]+)",
+        cause="a kubelet may not give its node the label {labels} (--node-labels, of nodeRegistration.kubeletExtraArgs or "
+        "/etc/default/kubelet), and ends",
+        remedy="take it out, and label the node when it is there: kubectl label node NAME {labels}=, " + _THEN,
+    ),
+    Sign(
+        r"invalid node labels: (?P<why>[^\"]*)",
+        cause="--node-labels: {why}",
+        remedy="correct node-labels in nodeRegistration.kubeletExtraArgs, " + _THEN,
     ),
     Sign(
         r"invalid argument \\*\"(?P<value>[^\"\\]*)\\*\" for \\*\"(?P<flag>[^\"\\]+)",
@@ -552,13 +564,16 @@ class PodTrouble:
     """The container's name; "" for the sandbox: then `pod` alone tells."""
     pod: str
     kind: str
-    """sandbox | image | start"""
+    """sandbox | image | start | volume"""
     text: str
 
 
 _POD = re.compile(r'pod="(?P<pod>[^"]+)"')
 _SYNC = re.compile(
     r'failed to \\*"(?P<step>\w+)\\*" for \\*"(?P<name>[^"\\]+)\\*" with (?P<reason>\w+): (?P<text>.*)', re.DOTALL
+)
+_SET_UP = re.compile(
+    r'MountVolume\.SetUp failed for volume "(?P<volume>[^"]+)".*? pod "(?P<pod>[^"]+)".*?\) : (?P<why>.*)'
 )
 _KINDS = {
     "CreatePodSandboxError": "sandbox",
@@ -577,6 +592,11 @@ def parse_pod_troubles(lines: Iterable[str]) -> list[PodTrouble]:
     """The Pods' troubles in a kubelet's log, the newest of each Pod and kind, oldest first."""
     found: dict[tuple[str, str, str], PodTrouble] = {}
     for line in lines:
+        set_up = _SET_UP.search(_unescape(line)) if "MountVolume.SetUp failed" in line else None
+        if set_up:
+            key = ("", set_up["pod"], "volume")
+            found.pop(key, None)
+            found[key] = PodTrouble("", set_up["pod"], "volume", f"{set_up['volume']}: {set_up['why']}")
         if "Error syncing pod" not in line:
             continue
         match, pod = _SYNC.search(line), _POD.search(line)
@@ -614,8 +634,30 @@ def find_pod_trouble(host: Host, cri_socket: str, component: str) -> Optional[Br
     if not own:
         return None
     newest = own[-1]
-    explain = {"sandbox": _describe_sandbox, "image": _describe_image, "start": _describe_start}[newest.kind]
-    return explain(host, cri_socket, component, newest.text)
+    explain = {
+        "sandbox": _describe_sandbox,
+        "volume": _describe_volume,
+        "image": _describe_image,
+        "start": _describe_start,
+    }
+    return explain[newest.kind](host, cri_socket, component, newest.text)
+
+
+def _describe_volume(host: Host, cri_socket: str, component: str, text: str) -> BrokenLink:
+    """A folder or file of this machine that the kubelet can neither find nor make; or a Secret that is not there yet."""
+    volume, _, why = text.partition(": ")
+    remedy = f"see the pod's volumes: kubectl -n kube-system describe pods; {_THEN}"
+    if volume == "flexvolume-dir":
+        remedy = f"{FLEXVOLUME_REMEDY}, {_THEN}"
+    elif component in CONFIG_OF:
+        remedy = f"correct the hostPath of {CONFIG_OF[component]}.extraVolumes {volume}, {_THEN}"
+    return BrokenLink(
+        f"{component} cannot be started: its volume {volume} cannot be set up",
+        _shorten(why),
+        remedy,
+        is_final="read-only file system" in why,
+        link="volume",
+    )
 
 
 def _describe_sandbox(host: Host, cri_socket: str, component: str, text: str) -> BrokenLink:

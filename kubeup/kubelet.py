@@ -196,10 +196,10 @@ def render_flags_env(flags: Iterable[Arg]) -> str:
     return f"{_FLAGS_VARIABLE}={_quote(' '.join(f'--{flag.name}={flag.value}' for flag in flags))}\n"
 
 
-def parse_flags_env(text: str) -> tuple[Arg, ...]:
+def parse_flags_env(text: str, variable: str = _FLAGS_VARIABLE) -> tuple[Arg, ...]:
     """The flags in a kubeadm-flags.env, in their order; () for an empty or foreign file. `--flag value` is read like
     `--flag=value`."""
-    line = next((line for line in text.splitlines() if line.startswith(f"{_FLAGS_VARIABLE}=")), "")
+    line = next((line for line in text.splitlines() if line.startswith(f"{variable}=")), "")
     content = _unquote(line.partition("=")[2].strip())
     flags: list[Arg] = []
     for word in content.split():

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Optional
 
 from kubeup import releases
-from kubeup.config import schema, types
+from kubeup.config import kubelet_flags, schema, types
 from kubeup.config.discover import Address, Network, is_global_unicast, is_open_address, parse_address
 from kubeup.config.problems import Problems, shorten, suggest
 from kubeup.errors import UsageError
@@ -244,7 +244,8 @@ def check_ignored(problems: Problems, kind: str, path: str, names: tuple[str, ..
 
 def check_init(config: types.InitConfig, trees: Mapping[str, Mapping[str, object]], problems: Problems) -> None:
     """Every rule of an init, in the order of the documents."""
-    check_node(problems, _INIT, config.node)
+    found = releases.parse_version(config.cluster.kubernetes_version)
+    check_node(problems, _INIT, config.node, minor=found.minor if found else 0)
     endpoint = config.local_api_endpoint
     check_advertise_address(problems, _INIT, "localAPIEndpoint.advertiseAddress", endpoint.advertise_address)
     check_port(problems, _INIT, "localAPIEndpoint.bindPort", endpoint.bind_port)
@@ -266,7 +267,8 @@ def _check_newer_fields(kind: str, tree: Mapping[str, object], version: str, pro
         problems.warn(kind, path, f"Kubernetes {version} has no such field and leaves it out: it came with 1.{minor}")
 
 
-def check_node(problems: Problems, kind: str, node: types.NodeRegistration) -> None:
+def check_node(problems: Problems, kind: str, node: types.NodeRegistration, *, minor: int = 0) -> None:
+    """minor: of the cluster, where it is known."""
     path = "nodeRegistration"
     if is_subdomain(node.name) and len(node.name) > MAX_NODE_NAME:
         problems.fail(
@@ -300,8 +302,30 @@ def check_node(problems: Problems, kind: str, node: types.NodeRegistration) -> N
                 "write name or domain/name",
             )
     check_args(problems, kind, f"{path}.kubeletExtraArgs", node.kubelet_extra_args)
+    _check_kubelet_args(problems, kind, f"{path}.kubeletExtraArgs", args=node.kubelet_extra_args, minor=minor)
     check_ignored(problems, kind, f"{path}.ignorePreflightErrors", node.ignore_preflight_errors)
     check_choice(problems, kind, f"{path}.imagePullPolicy", value=node.image_pull_policy, choices=PULL_POLICIES)
+
+
+def _check_kubelet_args(problems: Problems, kind: str, path: str, *, args: Iterable[types.Arg], minor: int) -> None:
+    """What a kubelet ends of. Of a flag that older kubelets of this cluster may have yet it is a warning: the check of the
+    node asks the kubelet itself."""
+    oldest = (releases.RELEASES.get(minor) or releases.RELEASES[min(releases.RELEASES)]).oldest_kubelet_minor
+    for index, arg in enumerate(args):
+        if kubelet_flags.normal_name(arg.name) == kubelet_flags.LABELS_FLAG:
+            for refusal in kubelet_flags.find_refused_labels(arg.value):
+                _refuse(problems, kind, f"{path}[{index}].value", refusal, is_sure=True)
+        gone = kubelet_flags.find_gone(arg.name)
+        if gone and gone.since <= max(oldest, minor):
+            _refuse(problems, kind, f"{path}[{index}].name", gone.refusal(arg.name), is_sure=gone.since <= oldest)
+
+
+def _refuse(problems: Problems, kind: str, place: str, refusal: kubelet_flags.Refusal, *, is_sure: bool) -> None:
+    """Under the name kubeadm, which does not look, a warning."""
+    if is_sure and not problems.is_lenient:
+        problems.fail(kind, place, refusal.message, refusal.remedy)
+    else:
+        problems.warn(kind, place, f"{refusal.message}; {refusal.remedy}")
 
 
 def check_bootstrap_tokens(problems: Problems, tokens: tuple[types.BootstrapToken, ...]) -> None:

@@ -14,6 +14,7 @@ from kubeup.config.types import (
     APIServer,
     Arg,
     ClusterConfiguration,
+    Component,
     ExternalEtcd,
     InitConfig,
     KbConfiguration,
@@ -22,6 +23,7 @@ from kubeup.config.types import (
     Networking,
     NodeRegistration,
     PodNetwork,
+    Volume,
 )
 from kubeup.errors import UsageError
 from kubeup.host import CommandResult, HttpResponse, Unreachable
@@ -156,6 +158,8 @@ def test_the_order_is_kubeadm_s() -> None:
     ours = {
         "AdvertiseAddress",
         "AnonymousAuth",
+        "HostPath",
+        "KubeletFlags",
         "ServiceRoute",
         "KubeletProxy",
         "CgroupDriver",
@@ -907,6 +911,64 @@ def test_no_systemd() -> None:
     assert found(make_node(host), checks.check_kubelet_unit) == [("Service-kubelet", "warning")]
 
 
+def parsing_kubelet(
+    *unknown: str, numbers: tuple[str, ...] = ("max-pods",)
+) -> Callable[[tuple[str, ...]], CommandResult]:
+    """A kubelet that reads its flags and tells its version, as kubelets do: at the first that it does not take it ends."""
+
+    def run(argv: tuple[str, ...]) -> CommandResult:
+        for word in argv[1:]:
+            name, _, value = word.lstrip("-").partition("=")
+            if name in unknown:
+                return CommandResult(
+                    argv, 1, stderr=f'E1 "command failed" err="failed to parse kubelet flag: unknown flag: --{name}"'
+                )
+            if name in numbers and not value.isdigit():
+                told = f'invalid argument \\"{value}\\" for \\"--{name}\\" flag: strconv.ParseInt'
+                return CommandResult(argv, 1, stderr=f'E1 "command failed" err="failed to parse kubelet flag: {told}"')
+        return CommandResult(argv, 0, "Kubernetes v1.35.6\n")
+
+    return run
+
+
+def test_flags_that_the_installed_kubelet_does_not_take_are_told_at_once_with_where_they_stand() -> None:
+    host = fit_host()
+    host.answers["kubelet"] = parsing_kubelet("pod-infra-container-image", "node-lables", "container-runtime")
+    host.files["/etc/default/kubelet"] = b'# old\nKUBELET_EXTRA_ARGS="--container-runtime=remote --v=2"\n'
+    args = (Arg("pod-infra-container-image", "x"), Arg("node-lables", "a=b"), Arg("v", "2"), Arg("max-pods", "many"))
+    findings = checks.run_batch(make_node(host, kubelet_args=args), checks.NODE)
+    assert [(finding.name, finding.level) for finding in findings] == [("KubeletFlags", "error")] * 4
+    texts = [str(finding) for finding in findings]
+    assert (
+        "this kubelet (v1.35.6) has no flag --pod-infra-container-image, which nodeRegistration.kubeletExtraArgs gives"
+        in texts[0]
+    )
+    assert "sandbox_image" in texts[0]
+    assert "has no flag --node-lables" in texts[1] and "correct it in nodeRegistration.kubeletExtraArgs" in texts[1]
+    assert "does not take --max-pods=many, which nodeRegistration.kubeletExtraArgs gives" in texts[2]
+    assert "has no flag --container-runtime, which /etc/default/kubelet gives" in texts[3]
+
+
+@pytest.mark.parametrize("line", ["KUBELET_EXTRA_ARGS=--node-labels=node-role.kubernetes.io/worker=", "OTHER=--x"])
+def test_labels_in_the_kubelet_s_own_file(line: str) -> None:
+    host = fit_host()
+    host.answers["kubelet"] = parsing_kubelet()
+    host.files["/etc/sysconfig/kubelet"] = f"{line}\n".encode()
+    texts = [str(finding) for finding in checks.check_kubelet_flags(make_node(host))]
+    assert len(texts) == ("node-role" in line)
+    for text in texts:
+        assert "the label node-role.kubernetes.io/worker" in text and "/etc/sysconfig/kubelet" in text
+
+
+def test_doctor_reads_the_flags_with_which_the_kubelet_will_start_next() -> None:
+    host = fit_host()
+    host.answers["kubelet"] = parsing_kubelet("cni-bin-dir")
+    host.files["/var/lib/kubelet/kubeadm-flags.env"] = b'KUBELET_KUBEADM_ARGS="--cni-bin-dir=/opt/cni/bin"\n'
+    (finding,) = checks.check_kubelet_flags(make_node(host, workflow=checks.DOCTOR))
+    assert "which /var/lib/kubelet/kubeadm-flags.env gives" in finding.text
+    assert list(checks.check_kubelet_flags(make_node(host))) == []  # init writes the file
+
+
 RESOLVED = SYSTEMD.replace("UnitFileState=disabled", "UnitFileState=enabled").replace(
     "LoadState=loaded\nActiveState=inactive\nUnitFileState=enabled\n",
     "LoadState=loaded\nActiveState=active\nUnitFileState=enabled\n",
@@ -1147,3 +1209,59 @@ def test_the_line_to_copy_is_one_word_for_a_shell() -> None:
     line = checks.complete_no_proxy({"NO_PROXY": "localhost, .example , ,$(reboot),10.0.0.0/8"}, config)
     assert line.startswith("localhost,.example,10.0.0.0/8,") and "fd00::10," in line
     assert not set(" []$();") & set(line)
+
+
+# ---- hostPaths of the static pods
+
+MOUNTS_RO_USR = MOUNTS_V2 + "/dev/vda3 / ext4 rw,relatime 0 0\n/dev/vda4 /usr ext4 ro,relatime 0 0\n"
+FLEX = "/opt/libexec/kubernetes/kubelet-plugins/volume/exec/"
+
+
+def test_a_read_only_usr_without_the_folder_of_flexvolume_plugins() -> None:
+    host = fit_host()
+    host.dirs.add("/usr/libexec")
+    host.files["/proc/mounts"] = MOUNTS_RO_USR.encode()
+    finding = only(make_node(host), checks.check_host_paths)
+    assert (finding.name, finding.level) == ("HostPath", "error")
+    assert (
+        "/usr/libexec/kubernetes/kubelet-plugins/volume/exec" in finding.text
+        and "/usr is mounted read-only" in finding.text
+    )
+    assert "controllerManager.extraArgs flex-volume-plugin-dir" in finding.remedy and FLEX in finding.remedy
+    assert "volumePluginDir" in finding.remedy
+    # what would be right
+    own = Component(extra_args=(Arg("flex-volume-plugin-dir", FLEX),))
+    assert not found(make_node(host, controller_manager=own), checks.check_host_paths)
+    assert not found(make_node(host, version="v1.36.3"), checks.check_host_paths)
+    host.dirs.add("/usr/libexec/kubernetes/kubelet-plugins/volume/exec")
+    assert not found(make_node(host), checks.check_host_paths)
+
+
+def test_a_folder_below_a_read_only_mount_that_is_mounted_itself() -> None:
+    host = fit_host()
+    host.files["/proc/mounts"] = (MOUNTS_RO_USR + "tmpfs /usr/libexec tmpfs rw 0 0\n").encode()
+    assert not found(make_node(host), checks.check_host_paths)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "level", "words"),
+    [
+        ("/usr/share/audit", "DirectoryOrCreate", "error", "/usr is mounted read-only"),
+        ("/usr/share/audit.log", "FileOrCreate", "error", "/usr is mounted read-only"),
+        ("/etc/audit", "DirectoryOrCreate", "", ""),
+        ("/etc/audit", "Directory", "warning", "is not there"),
+        ("/etc/policy.yaml", "File", "", ""),
+        ("/etc/policy.yaml", "Directory", "error", "is no folder"),
+        ("/etc/folder", "File", "error", "is a folder"),
+        ("/etc/folder", "", "", ""),
+    ],
+)
+def test_the_hostpaths_of_extra_volumes(path: str, kind: str, level: str, words: str) -> None:
+    host = fit_host()
+    host.dirs |= {"/usr/libexec/kubernetes/kubelet-plugins/volume/exec", "/etc/folder"}
+    host.files |= {"/proc/mounts": MOUNTS_RO_USR.encode(), "/etc/policy.yaml": b""}
+    own = APIServer(extra_volumes=(Volume("audit", path, path, True, kind),))
+    findings = list(checks.check_host_paths(make_node(host, api_server=own)))
+    assert [finding.level for finding in findings] == ([level] if level else [])
+    for finding in findings:
+        assert f"apiServer.extraVolumes audit: {path}" in finding.text and words in finding.text

@@ -29,6 +29,31 @@ V6 = "localAPIEndpoint: {advertiseAddress: 'fd00::11'}\n"
         ("nodeRegistration: {kubeletExtraArgs: [{value: a}]}", "kubeletExtraArgs[0].name: an argument without a name"),
         ("nodeRegistration: {kubeletExtraArgs: [{name: --v=2}]}", "write name: v"),
         (
+            "nodeRegistration: {kubeletExtraArgs: [{name: container-runtime, value: remote}]}",
+            "kubeletExtraArgs[0].name: kubelets from 1.27 on have no flag --container-runtime; leave it out",
+        ),
+        (
+            "nodeRegistration: {kubeletExtraArgs: [{name: v, value: '2'}, {name: network_plugin, value: cni}]}",
+            "kubeletExtraArgs[1].name: kubelets from 1.24 on have no flag --network_plugin; leave it out",
+        ),
+        (
+            "nodeRegistration: {kubeletExtraArgs: [{name: node-labels, value: 'a=b,node-role.kubernetes.io/worker='}]}",
+            "kubeletExtraArgs[0].value: a kubelet may not give its node the label node-role.kubernetes.io/worker, and ends; label "
+            "the node when it is there: kubectl label node NAME node-role.kubernetes.io/worker=",
+        ),
+        (
+            "nodeRegistration: {kubeletExtraArgs: [{name: node-labels, value: 'x.k8s.io/a=b'}]}",
+            "a kubelet may not give its node the label x.k8s.io/a",
+        ),
+        (
+            "nodeRegistration: {kubeletExtraArgs: [{name: node-labels, value: 'a_=b'}]}",
+            "'a_' is not a label's key, and the kubelet ends; write name or domain/name",
+        ),
+        (
+            "nodeRegistration: {kubeletExtraArgs: [{name: node-labels, value: 'a=b c'}]}",
+            "'b c' is not a label's value, and the kubelet ends; write 63 letters, digits, -, _ and . at most",
+        ),
+        (
             "nodeRegistration: {imagePullPolicy: Sometimes}",
             "'Sometimes' is not allowed; choose one of Always, IfNotPresent, Never",
         ),
@@ -415,3 +440,36 @@ def test_extra_args_are_split_as_kubeadm_splits_them() -> None:
     for bad in ("feature-gates=A=true,B=false", "'v'=2", "=2"):
         (detail,) = refuse(flags={**FLAGS, "apiserver-extra-args": bad})
         assert "malformed key=value pair in flag value" in detail and "--config" in detail
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (
+            "node-labels",
+            "node.kubernetes.io/pool=a,my.kubelet.kubernetes.io/b=c,topology.kubernetes.io/zone=z,plain=,bare",
+        ),
+        ("node-labels", "kubernetes.io/hostname=a,beta.kubernetes.io/os=linux,example.com/k8s.io=1"),
+        ("max-pods", "120"),
+        ("application-metrics-count-limit", "10"),
+    ],
+)
+def test_what_a_kubelet_takes_is_not_complained_about(name: str, value: str) -> None:
+    config = load(INIT + f"nodeRegistration: {{kubeletExtraArgs: [{{name: {name}, value: '{value}'}}]}}\n")
+    assert not [text for text in config.warnings if "kubeletExtraArgs" in text]
+
+
+def test_a_flag_that_only_older_kubelets_of_the_cluster_have_is_told() -> None:
+    """An older kubelet may run under a newer control plane: the check of the node decides."""
+    body = "nodeRegistration: {kubeletExtraArgs: [{name: pod-infra-container-image, value: x}]}\n"
+    (told,) = [text for text in load(INIT + body).warnings if "kubeletExtraArgs" in text]
+    assert told.startswith("init.yaml:3: ")
+    assert "kubelets from 1.35 on have no flag --pod-infra-container-image; leave it out" in told
+    older = load(INIT + body + f"---\n{CLUSTER}kubernetesVersion: v1.34.2\n")
+    assert not [text for text in older.warnings if "kubeletExtraArgs" in text]
+
+
+def test_under_the_name_kubeadm_flags_of_the_kubelet_are_a_warning() -> None:
+    body = "nodeRegistration: {kubeletExtraArgs: [{name: node-labels, value: node-role.kubernetes.io/worker=}]}\n"
+    (told,) = [text for text in load(INIT + body, flags={"only-kubeadm": True}).warnings if "kubeletExtraArgs" in text]
+    assert "may not give its node the label" in told

@@ -125,6 +125,24 @@ KUBELET_ENDS = [
         "port 10248 is in use by squatter (pid 77)",
         "ps -fp 77",
     ),
+    (
+        "\tfailed to validate kubelet flags: unknown 'kubernetes.io' or 'k8s.io' labels specified with --node-labels: "
+        "[node-role.kubernetes.io/worker]\n\t--node-labels in the 'kubernetes.io' namespace must begin with an allowed prefix "
+        "(kubelet.kubernetes.io, node.kubernetes.io) or be in the specifically allowed set (kubernetes.io/os)\n >",
+        "a kubelet may not give its node the label node-role.kubernetes.io/worker",
+        "kubectl label node NAME node-role.kubernetes.io/worker=",
+    ),
+    (
+        'E1123 1 run.go:72] "command failed" err="failed to validate kubelet flags: invalid node labels: \'a_\' - name part must '
+        'consist of alphanumeric characters"',
+        "--node-labels: 'a_' - name part must consist of alphanumeric characters",
+        "correct node-labels in nodeRegistration.kubeletExtraArgs",
+    ),
+    (
+        'E1123 1 run.go:72] "command failed" err="failed to parse kubelet flag: unknown flag: --network-plugin"',
+        "unknown flag: --network-plugin",
+        "/etc/default/kubelet",
+    ),
 ]
 
 
@@ -308,6 +326,39 @@ def test_a_pod_s_trouble_is_not_taken_for_another_s() -> None:
     assert find(host, "etcd") is None
     link = find(host, "coredns")
     assert link is not None and "df -h" in link.remedy
+
+
+SET_UP = (
+    'E1123 23:26:14.968484     942 nestedpendingoperations.go:348] "Operation for \\"{{volumeName:kubernetes.io/host-path/'
+    'ab-{volume} podName:ab nodeName:}}\\" failed. No retries permitted until 2026-11-23 23:26:15 +0000 UTC (durationBeforeRetry '
+    '500ms). Error: MountVolume.SetUp failed for volume \\"{volume}\\" (UniqueName: \\"kubernetes.io/host-path/ab-{volume}\\") '
+    'pod \\"{pod}\\" (UID: \\"ab\\") : {why}"\n'
+)
+VOLUMES = [
+    (
+        "flexvolume-dir",
+        "kube-controller-manager",
+        "mkdir /usr/libexec/kubernetes: read-only file system",
+        "controllerManager.extraArgs flex-volume-plugin-dir",
+    ),
+    ("audit", "kube-apiserver", "mkdir /usr/audit: read-only file system", "hostPath of apiServer.extraVolumes audit"),
+    (
+        "policy",
+        "kube-apiserver",
+        "hostPath type check failed: /etc/policies is not a directory",
+        "hostPath of apiServer.extraVolumes policy",
+    ),
+]
+
+
+@pytest.mark.parametrize(("volume", "component", "why", "remedy"), VOLUMES)
+def test_a_volume_that_cannot_be_set_up(volume: str, component: str, why: str, remedy: str) -> None:
+    log = SET_UP.format(volume=volume, pod=f"{component}-cp1", why=why)
+    link = find(make_host(kubelet_log=log), component)
+    assert link is not None
+    assert (link.link, link.is_final) == ("volume", "read-only" in why)
+    assert link.what == f"{component} cannot be started: its volume {volume} cannot be set up"
+    assert why in link.cause and remedy in link.remedy
 
 
 # ---- containers
