@@ -197,10 +197,10 @@ def _plan_download(key: str, encoded: str, certificate_key: Secret, *, path: Pat
     except (binascii.Error, ValueError) as error:
         raise _damaged_secret(f"its entry {key} is not base64") from error
     text = decrypt(encrypted, certificate_key).decode(errors="replace")
-    labels = [label for label, _ in split_pem(text)]
-    if any(label.endswith("PRIVATE KEY") for label in labels):
+    blocks = list(split_pem(text))
+    if any(block.is_private_key for block in blocks):
         return SharedFile(path, Secret(text), 0o600)
-    if any(label == "CERTIFICATE" or label.endswith("PUBLIC KEY") for label in labels):
+    if any(block.label == "CERTIFICATE" or block.label.endswith("PUBLIC KEY") for block in blocks):
         return SharedFile(path, Secret(text), 0o644)
     raise _damaged_secret(f"its entry {key} is neither a key nor a certificate")
 

@@ -16,6 +16,7 @@ import re
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -343,6 +344,8 @@ def main(commands: Sequence[Command], argv: Sequence[str], program: Optional[Pro
     debug = "--debug" in argv
     report = program.make_report()
     _catch_signals()
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # what a library tells programmers is nothing for an operator
     try:
         invocation = parse_command_line(commands, argv, program)
         report = invocation.report

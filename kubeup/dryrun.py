@@ -85,7 +85,8 @@ class DryRunHost:
         return held[0] if held else self.inner.read_bytes(path)
 
     def read_text(self, path: Path) -> str:
-        return self.read_bytes(path).decode("utf-8", errors="replace")
+        held = self._files.get(path)
+        return held[0].decode("utf-8", errors="replace") if held else self.inner.read_text(path)
 
     def open_read(self, path: Path, *, follows: bool = True) -> BinaryIO:
         held = self._files.get(path)

@@ -149,6 +149,8 @@ BODY_S = 30.0
 _MIN_RATE = 1024
 """Bytes a second, on average, that a stream has to bring after its first minute: less is a server that holds on."""
 _MAX_STREAM = 64 << 30
+_MAX_TEXT = 64 << 20
+"""Bytes of a file that is read whole as a text: the largest there are, applied manifests, have a tenth of it."""
 
 
 class _Deadline:
@@ -459,7 +461,16 @@ class LocalHost:
             raise _file_error(path, "read", error) from error
 
     def read_text(self, path: Path) -> str:
-        return self.read_bytes(path).decode("utf-8", errors="replace")
+        """A file's text; what is no UTF-8 in it is replaced. Raises HostError (file-unreadable), also for one that is larger
+        than any text of a node."""
+        try:
+            with open(_open_for_reading(self.target(path)), "rb") as file:
+                data = file.read(_MAX_TEXT + 1)
+        except OSError as error:
+            raise _file_error(path, "read", error) from error
+        if len(data) > _MAX_TEXT:
+            raise _file_error(path, "read", OSError(errno.EFBIG, f"it has more than {_MAX_TEXT >> 20} MiB"))
+        return data.decode("utf-8", errors="replace")
 
     def open_read(self, path: Path, *, follows: bool = True) -> BinaryIO:
         """A file to be read piece by piece; whoever opens it closes it. follows: a link, too. Raises HostError

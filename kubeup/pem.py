@@ -1,37 +1,129 @@
-"""PEM: a text cut into its labelled blocks.
+"""PEM: a text cut into its labelled blocks, as Go's encoding/pem cuts it.
 
-Apart from pki.py, so that whoever only hands certificates on (kubeconfig.py, the API client) need not load
-cryptography.
+Whoever reads here takes what kubeadm, the API server and the kubelets will take, and no more: they would find out minutes later.
+Apart from pki.py, so that whoever only hands certificates on (kubeconfig.py, the API client) need not load cryptography.
 """
 
 from __future__ import annotations
 
+import base64
 import re
+from collections.abc import Iterator, Mapping
+from dataclasses import field
+from typing import Optional
 
-_BLOCK = re.compile(
-    r"^-----BEGIN (?P<label>[A-Z0-9 ]+)-----[ \t]*\r?\n.*?^-----END (?P=label)-----", re.DOTALL | re.MULTILINE
-)
-"""At the beginning of a line, as Go's encoding/pem has it: what is indented there, the API server and the kubelets would not read."""
+from kubeup.frozen import frozen
+
+_BEGIN, _END, _DASHES = "-----BEGIN ", "\n-----END ", "-----"
+_BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+_NO_BLANKS = str.maketrans("", "", " \t\r\n")
 
 
-def split_pem(text: str) -> list[tuple[str, str]]:
-    """Every (label, block) of `text` in order: ("CERTIFICATE", "-----BEGIN CERTIFICATE-----..."). What stands
-    between blocks, openssl's `Bag Attributes` say, is left out."""
-    return [(match["label"], match.group(0) + "\n") for match in _BLOCK.finditer(text)]
+@frozen
+class Block:
+    """One block: `-----BEGIN {label}-----`, `name: value` lines perhaps, and bytes in base64."""
+
+    label: str
+    content: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+
+    @property
+    def is_cert(self) -> bool:
+        """A certificate with headers is none to Go."""
+        return self.label == "CERTIFICATE" and not self.headers
+
+    @property
+    def is_private_key(self) -> bool:
+        return self.label == "PRIVATE KEY" or self.label.endswith(" PRIVATE KEY")
+
+    @property
+    def text(self) -> str:
+        """The block in the form that every reader takes."""
+        body = base64.b64encode(self.content).decode()
+        lines = [f"{name}: {value}" for name, value in self.headers.items()] + [""] * bool(self.headers)
+        lines += [body[at : at + 64] for at in range(0, len(body), 64)]
+        return "\n".join((f"{_BEGIN}{self.label}{_DASHES}", *lines, f"{_END[1:]}{self.label}{_DASHES}", ""))
+
+
+def split_pem(text: str) -> Iterator[Block]:
+    """The blocks of `text` in order. What stands between them, openssl's `Bag Attributes` say, is left out, and so is what is
+    no block to Go: indented, without its END, with rubbish in its base64."""
+    start = 0
+    while True:
+        end = text.find(_END, start)
+        if end < 0:
+            return
+        trailer = end + len(_END)
+        begin = text.rfind(_BEGIN, start, end)
+        if begin < 0 or (begin > start and text[begin - 1] != "\n"):
+            start = trailer
+            continue
+        block = _read_block(text, begin + len(_BEGIN), end)
+        if block is not None:
+            yield block
+            trailer = _line(text, trailer)[1]
+        start = trailer
+
+
+def _read_block(text: str, at: int, end: int) -> Optional[Block]:
+    first, at = _line(text, at)
+    if not first.endswith(_DASHES):
+        return None
+    headers: dict[str, str] = {}
+    while at < end:
+        line, after = _line(text, at)
+        name, colon, value = line.partition(":")
+        if not colon:
+            break
+        headers[name.strip()] = value.strip()
+        at = after
+    if headers and at > end:
+        return None
+    if _line(text, end + len(_END))[0] != first:
+        return None
+    body = text[at:end].translate(_NO_BLANKS)
+    if not _BASE64.fullmatch(body):
+        return None
+    return Block(first[: -len(_DASHES)], base64.b64decode(body), headers)
+
+
+def _line(text: str, at: int) -> tuple[str, int]:
+    """The line that begins at `at`, without what blanks end it, and where the next one begins."""
+    end = text.find("\n", at)
+    end, after = (len(text), len(text)) if end < 0 else (end, end + 1)
+    return text[at:end].removesuffix("\r").rstrip(" \t"), after
 
 
 def describe_no_block(text: str) -> str:
     """Why a text that should hold PEM holds none that can be read."""
-    if re.search(r"^[ \t]+-----BEGIN ", text, re.MULTILINE):
-        return "its PEM block is indented: Kubernetes takes -----BEGIN at the beginning of a line alone"
+    if "\0" in text[:200]:
+        return "it is no text (DER, or UTF-16), and Kubernetes reads PEM alone"
+    if not text.strip():
+        return "it is empty"
+    if text.startswith("\ufeff"):
+        return "it begins with a mark of the byte order, before which Kubernetes (Go) finds no -----BEGIN at the beginning of a line"
+    if re.search(r"^[ \t]+-----(BEGIN|END) ", text, re.MULTILINE):
+        return "its PEM block is indented: Kubernetes takes -----BEGIN and -----END at the beginning of a line alone"
+    if _BEGIN in text:
+        return "its PEM block is broken: Kubernetes (Go) finds no -----BEGIN and -----END of one label, each in a line of its own, with nothing but base64 between"
     return "it holds nothing in PEM form"
+
+
+def describe_lack(text: str, wanted: str) -> str:
+    """Why a text holds no `wanted` (a certificate, a private key) that Kubernetes reads."""
+    blocks = list(split_pem(text))
+    if not blocks:
+        return describe_no_block(text)
+    if wanted == "certificate" and any(block.label == "CERTIFICATE" for block in blocks):
+        return "its certificate has lines of `name: value` before its base64: Kubernetes (Go) leaves such a one out"
+    return f"it holds no {wanted}, but {' and '.join(dict.fromkeys(block.label for block in blocks))}"
 
 
 def select_certs(text: str) -> str:
     """The certificates of `text` alone, as PEM."""
-    return "".join(block for label, block in split_pem(text) if label == "CERTIFICATE")
+    return "".join(block.text for block in split_pem(text) if block.is_cert)
 
 
 def select_private_keys(text: str) -> str:
     """The private keys of `text` alone, as PEM."""
-    return "".join(block for label, block in split_pem(text) if label.endswith("PRIVATE KEY"))
+    return "".join(block.text for block in split_pem(text) if block.is_private_key)

@@ -12,7 +12,6 @@ leaves a key alone, which the next run takes up.
 
 from __future__ import annotations
 
-import base64
 import datetime
 import hashlib
 import ipaddress
@@ -38,7 +37,7 @@ from kubeup.errors import HostError, UsageError, shown
 from kubeup.frozen import frozen
 from kubeup.host import Host
 from kubeup.paths import Paths
-from kubeup.pem import describe_no_block, split_pem
+from kubeup.pem import describe_lack, split_pem
 from kubeup.secret import Secret
 from kubeup.trust import Anchors, Offered
 
@@ -263,38 +262,43 @@ def public_key_to_pem(key: Key) -> str:
 
 def parse_key(pem: str) -> Key:
     """The first private key in `pem`: PKCS#1, SEC1 or PKCS#8. Raises ValueError, whose text never holds the key."""
-    for label, block in split_pem(pem):
-        if not label.endswith("PRIVATE KEY"):
-            continue
-        if label.startswith("ENCRYPTED") or "Proc-Type: 4,ENCRYPTED" in block:
-            raise ValueError("the private key is encrypted with a password")
-        try:
-            # OpenSSL's full check of an RSA key takes longer than making one: is_key_of proves it by a signature
-            key = serialization.load_pem_private_key(block.encode(), password=None, unsafe_skip_rsa_key_validation=True)
-        except Exception as error:
-            raise ValueError("its private key is damaged") from error
-        if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name not in _CURVES:
-            raise ValueError(f"its private key is on the curve {key.curve.name}, which Kubernetes (Go) cannot read")
-        if isinstance(key, rsa.RSAPrivateKey) and _is_pss(block):
-            raise ValueError("its private key is for RSA-PSS alone, which Kubernetes (Go) cannot read")
-        if isinstance(key, (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey)):
-            return key
-        raise ValueError("its private key is neither RSA nor ECDSA")
-    raise ValueError("it holds no private key in PEM form")
+    block = next((block for block in split_pem(pem) if block.is_private_key), None)
+    if block is None:
+        raise ValueError(describe_lack(pem, "private key"))
+    if block.label.startswith("ENCRYPTED") or "Proc-Type" in block.headers:
+        raise ValueError("the private key is encrypted with a password")
+    try:
+        # OpenSSL's full check of an RSA key takes longer than making one: is_key_of proves it by a signature
+        key = serialization.load_der_private_key(block.content, password=None, unsafe_skip_rsa_key_validation=True)
+    except Exception as error:
+        raise ValueError("its private key is damaged, or of a kind that Kubernetes (Go) cannot read") from error
+    form = _FORM_BY_TAG.get(_third_tag(block.content), block.label)
+    if form != block.label:
+        raise ValueError(
+            f"its label says {block.label}, what is in it is a {form}: Kubernetes (Go) reads by the label (openssl pkey writes it right)"
+        )
+    if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name not in _CURVES:
+        raise ValueError(f"its private key is on the curve {key.curve.name}, which Kubernetes (Go) cannot read")
+    if isinstance(key, rsa.RSAPrivateKey) and _PSS in block.content[:64]:
+        raise ValueError("its private key is for RSA-PSS alone, which Kubernetes (Go) cannot read")
+    if isinstance(key, (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey)):
+        return key
+    raise ValueError("its private key is neither RSA nor ECDSA")
+
+
+_FORM_BY_TAG = {0x02: "RSA PRIVATE KEY", 0x04: "EC PRIVATE KEY", 0x30: "PRIVATE KEY"}
+"""PKCS#1, SEC1 and PKCS#8 begin alike, with a version; what comes then tells them apart."""
+
+
+def _third_tag(der: bytes) -> int:
+    start = 2 + (der[1] & 0x7F if len(der) > 1 and der[1] & 0x80 else 0)
+    return der[start + 3] if len(der) > start + 3 else 0
 
 
 _CURVES = ("secp224r1", "secp256r1", "secp384r1", "secp521r1")
 """Those of Go's crypto/x509."""
 _PSS = bytes.fromhex("06092a864886f70d01010a")
 """The object identifier id-RSASSA-PSS (RFC 4055), as it stands in a PKCS#8 key."""
-
-
-def _is_pss(block: str) -> bool:
-    body = "".join(line for line in block.splitlines() if not line.startswith("-----") and ":" not in line)
-    try:
-        return _PSS in base64.b64decode(body)[:64]
-    except ValueError:
-        return False
 
 
 def is_key_of(key: Key, cert: x509.Certificate) -> bool:
@@ -461,12 +465,11 @@ def cert_to_pem(cert: x509.Certificate) -> str:
 
 def parse_certs(pem: str) -> tuple[x509.Certificate, ...]:
     """Every certificate in `pem`: the first is the one meant, the others are intermediates. Raises ValueError."""
-    blocks = [block for label, block in split_pem(pem) if label == "CERTIFICATE"]
+    blocks = [block for block in split_pem(pem) if block.is_cert]
     if not blocks:
-        is_indented = "-----BEGIN" in pem and not split_pem(pem)
-        raise ValueError(describe_no_block(pem) if is_indented else "it holds no certificate in PEM form")
+        raise ValueError(describe_lack(pem, "certificate"))
     try:
-        return tuple(x509.load_pem_x509_certificate(block.encode()) for block in blocks)
+        return tuple(x509.load_der_x509_certificate(block.content) for block in blocks)
     except ValueError as error:
         raise ValueError("its certificate is damaged") from error
 
@@ -887,15 +890,15 @@ def _probe_missing_sa_key(host: Host, paths: Paths) -> Finding:
 
 def _is_public_half_in(pem: str, key: Key) -> bool:
     """sa.pub may hold several keys, and certificates: kube-apiserver believes what any of them signed."""
-    for label, block in split_pem(pem):
+    for block in split_pem(pem):
         try:
-            if label == "CERTIFICATE":
-                found: object = x509.load_pem_x509_certificate(block.encode()).public_key()
-            elif label.endswith("PRIVATE KEY"):
-                found = parse_key(block).public_key()
+            if block.label == "CERTIFICATE":
+                found: object = x509.load_der_x509_certificate(block.content).public_key()
+            elif block.is_private_key:
+                found = parse_key(block.text).public_key()
             else:
-                found = serialization.load_pem_public_key(block.encode())
-        except ValueError:
+                found = serialization.load_der_public_key(block.content)
+        except (ValueError, UnsupportedAlgorithm):
             continue
         if _is_pair(key, found):
             return True

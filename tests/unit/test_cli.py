@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -211,3 +212,18 @@ def test_completion_is_registered_for_the_name_in_use(
 ) -> None:
     assert kb.main([*words, "completion", "bash"]) == 0
     assert f"complete -o default -F _kb_complete {names}\n" in capsys.readouterr().out
+
+
+def test_no_library_s_warning_reaches_the_terminal(tmp_path: Path) -> None:
+    """A name of 60 characters makes a longer one in a certificate, of which cryptography warns whoever programs with it."""
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "apiVersion: kubeadm.k8s.io/v1beta4\nkind: InitConfiguration\nlocalAPIEndpoint: {advertiseAddress: 192.0.2.10}\n"
+        f"nodeRegistration: {{name: {'n' * 60}}}\n"
+    )
+    for phase in (["certs", "ca"], ["kubeconfig", "kubelet"]):
+        where = ("--root", str(tmp_path / "r"), "--config", str(config))
+        argv = [sys.executable, str(REPO / "kb.py"), "init", "phase", *phase, *where]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0 and "Warning" not in done.stderr
+    assert (tmp_path / "r/etc/kubernetes/kubelet.conf").exists()

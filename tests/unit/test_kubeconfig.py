@@ -290,9 +290,7 @@ def test_damaged_files_are_refused_without_showing_them() -> None:
             "its cluster 'kubernetes' has no server"
         ),
         _with_user(whole, {**user, "client-key-data": "!"}): "its client-key-data is not base64 of a text",
-        _with_user(whole, {**user, "client-key-data": ""}): (
-            "client certificate or key: it holds no private key in PEM form"
-        ),
+        _with_user(whole, {**user, "client-key-data": ""}): "client certificate or key: it is empty",
         _with_user(whole, {**user, "client-key-data": base64.b64encode(etcd_key).decode()}): (
             "its client key does not belong to its client certificate"
         ),

@@ -266,8 +266,8 @@ def test_private_keys_that_cannot_be_used_say_why_and_show_nothing() -> None:
         (encrypted, "encrypted with a password"),
         (other_pem, "neither RSA nor ECDSA"),
         (damaged, "damaged"),
-        ("hello", "no private key in PEM form"),
-        (pki.cert_to_pem(new_ca().cert), "no private key in PEM form"),
+        ("hello", "nothing in PEM form"),
+        (pki.cert_to_pem(new_ca().cert), "no private key, but CERTIFICATE"),
     ):
         with pytest.raises(ValueError, match=reason) as caught:
             pki.parse_key(text)
