@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import threading
 import time
 import urllib.parse
@@ -50,11 +51,16 @@ IDLE_S = 90.0
 """How long a connection may stay without another request: containerd's closes its own after 90 seconds."""
 DRAIN_S = 25.0
 """How long transfers may go on when the mirror is told to end."""
+STALL_S = 60.0
+"""How long a client may take nothing of an answer."""
 _MIN_RATE = 1024
 """Bytes a second, on average, that a client has to take after the first minute."""
+_FAIR_RATE = 64 * 1024
+"""Bytes a second that keep a transfer its place when all places are taken."""
+LATE_S = 5.0
+"""By how much a transfer may be behind that rate then."""
 LOOK_AGAIN_S = 1.0
-_TLS_PIECE = 256 * 1024
-_IN_ONE_PIECE = 64 * 1024
+_PIECE = 256 * 1024
 _SENDFILE_MAX = 0x7FFF0000
 """The most that Linux sends in one call."""
 
@@ -446,6 +452,48 @@ class _Line:
     connection: socket.socket
     peer: str
     waiting_since: Optional[float]
+    _started: float = 0.0
+    _taken: int = 0
+    _due: float = 0.0
+    """The moment at which a client of _FAIR_RATE would have had what this one has."""
+
+    def begin_answer(self) -> None:
+        self._started = self._due = time.monotonic()
+        self._taken, self.waiting_since = 0, None
+        self.connection.settimeout(STALL_S)
+
+    @property
+    def late_s(self) -> float:
+        return time.monotonic() - self._due
+
+    def send(self, data: bytes) -> None:
+        """Raises OSError: it took nothing for STALL_S, or next to nothing for long."""
+        view = memoryview(data)
+        while view:
+            sent = self.connection.send(view[:_PIECE])
+            view = view[sent:]
+            self._note(sent)
+
+    def send_file(self, descriptor: int, offset: int, count: int) -> int:
+        """Some bytes of a file, sent by the kernel; returns how many. Raises OSError as send."""
+        room = select.poll()
+        room.register(self.connection, select.POLLOUT)
+        while True:
+            try:
+                sent = os.sendfile(self.connection.fileno(), descriptor, offset, min(count, _SENDFILE_MAX))
+            except BlockingIOError:
+                if not room.poll(STALL_S * 1000):
+                    raise OSError("the client takes nothing") from None
+                continue
+            self._note(sent)
+            return sent
+
+    def _note(self, count: int) -> None:
+        now = time.monotonic()
+        self._taken += count
+        self._due = min(now, self._due + count / _FAIR_RATE)
+        if self._taken < _MIN_RATE * (now - self._started - 60):
+            raise OSError("the client takes next to nothing")
 
     def hang_up(self) -> None:
         """Wakes the thread that reads from it, or sends to it."""
@@ -457,7 +505,8 @@ class Server:
     """Accepts connections until it is told to end.
 
     A thread attends each. When all places are taken, the connection that has waited longest for a request gives its place to
-    a new one: who sends nothing, or a byte now and then, keeps nobody out.
+    a new one, and where none waits the transfer that is most behind: who sends nothing, or a byte now and then, or does not
+    read what he asked for, keeps nobody out.
     """
 
     def __init__(
@@ -498,7 +547,11 @@ class Server:
                 continue
             with self._lock:
                 self._lines.add(line)
-            threading.Thread(target=self._attend, args=(line,), daemon=True).start()
+            try:
+                threading.Thread(target=self._attend, args=(line,), daemon=True).start()
+            except RuntimeError as error:  # no thread is to be had, for now
+                self._log(f"{line.peer}: {error}")
+                self._end(line)
 
     def _make_room(self, peer: str) -> bool:
         """Have a place for a connection of `peer`; False where that address has too many already."""
@@ -509,17 +562,26 @@ class Server:
             while not peer or len(self._lines) >= MAX_CONNECTIONS:
                 if self._give_up_one(self._lines) or not peer:
                     return True
-                self._has_room.wait(1.0)  # all of them are transfers
+                self._has_room.wait(0.2)  # all of them are transfers that get on
             return True
 
     def _give_up_one(self, lines: Iterable[_Line]) -> bool:
-        waiting = [line for line in lines if line.waiting_since is not None]
-        if not waiting:
+        """Have the one end that waits longest for a request, else the transfer that is most behind."""
+        chosen = min(
+            lines, key=lambda line: (line.waiting_since is None, line.waiting_since or -line.late_s), default=None
+        )
+        if chosen is None or (chosen.waiting_since is None and chosen.late_s < LATE_S):
             return False
-        oldest = min(waiting, key=lambda line: line.waiting_since or 0.0)
-        self._lines.discard(oldest)
-        oldest.hang_up()
+        self._lines.discard(chosen)
+        chosen.hang_up()
         return True
+
+    def _end(self, line: _Line) -> None:
+        with contextlib.suppress(OSError):
+            line.connection.close()
+        with self._has_room:
+            self._lines.discard(line)
+            self._has_room.notify()
 
     def _drain(self) -> None:
         self._is_ending = True
@@ -538,36 +600,35 @@ class Server:
         try:
             line.connection.settimeout(HEAD_S)
             if self._tls is not None:
-                line.connection = self._tls.wrap_socket(line.connection, server_side=True)
+                # in two steps: from the first on a hang-up reaches it
+                line.connection = self._tls.wrap_socket(
+                    line.connection, server_side=True, do_handshake_on_connect=False
+                )
+                line.connection.do_handshake()
             self._talk(line)
         except ssl.SSLError as error:
             self._log(f"{line.peer} TLS: {error.reason or error}")
         except KbError as error:
             self._log(f"{line.peer}: {error}")
         except (OSError, ValueError):
-            pass  # it went away, took nothing for a minute, or was asked to make room
+            pass  # it went away, took too little, or was asked to make room
         finally:
-            with contextlib.suppress(OSError):
-                line.connection.close()
-            with self._has_room:
-                self._lines.discard(line)
-                self._has_room.notify()
+            self._end(line)
 
     def _talk(self, line: _Line) -> None:
         rest, patience_s = b"", HEAD_S
         while not self._is_ending:
             line.waiting_since = time.monotonic()
             head, rest = _read_head(line.connection, rest, patience_s)
-            line.waiting_since = None
             if not head:
                 return
-            line.connection.settimeout(None)  # the listener's own limits count for sending
+            line.begin_answer()
             patience_s = IDLE_S
             started = time.perf_counter()
             request = parse_request(head)
             if request is None:
                 self._send(
-                    line.connection,
+                    line,
                     Request("GET", "", {}, {}, keeps_alive=False),
                     _error(400, "UNSUPPORTED", "no HTTP/1.1 request"),
                 )
@@ -576,7 +637,7 @@ class Server:
             answer = self._answer(request)
             sent = 0
             try:
-                sent = self._send(line.connection, request, answer)
+                sent = self._send(line, request, answer)
             finally:
                 self._note(line.peer, request, answer, sent, time.perf_counter() - started)
             if not request.keeps_alive:
@@ -595,7 +656,7 @@ class Server:
         wanted = request.headers.get("range")
         return cut_range(answer, wanted) if wanted and answer.place else answer
 
-    def _send(self, connection: socket.socket, request: Request, answer: Answer) -> int:
+    def _send(self, line: _Line, request: Request, answer: Answer) -> int:
         told = {**answer.headers, "Content-Length": str(answer.length)}
         if answer.place is not None:
             told["Accept-Ranges"] = "bytes"
@@ -603,32 +664,26 @@ class Server:
         lines = "".join(f"{name}: {value}\r\n" for name, value in told.items())
         head = f"HTTP/1.1 {answer.status} {_REASONS.get(answer.status, '')}\r\n{lines}\r\n".encode("latin-1")
         if request.method == "HEAD":
-            connection.sendall(head)
+            line.send(head)
             return 0
         if answer.place is None:
-            connection.sendall(head + answer.body)
+            line.send(head + answer.body)
             return len(answer.body)
-        file = self._store.open_file(answer.place.path)
-        if answer.place.size <= _IN_ONE_PIECE:
-            data = os.pread(file.descriptor, answer.place.size, answer.place.offset)
-            if len(data) != answer.place.size:
-                raise OSError("the file has become shorter")  # before a head that says otherwise
-            connection.sendall(head + data)
-            return len(data)
-        connection.sendall(head)
-        return self._send_file(connection, file.descriptor, answer.place)
+        return self._send_place(line, head, answer.place)
 
-    def _send_file(self, connection: socket.socket, descriptor: int, place: Place) -> int:
-        offset, end = place.offset, place.offset + place.size
-        output, started = connection.fileno(), time.monotonic()
+    def _send_place(self, line: _Line, head: bytes, place: Place) -> int:
+        file = self._store.open_file(place.path)
+        piece = os.pread(file.descriptor, min(_PIECE, place.size), place.offset)
+        if len(piece) < min(_PIECE, place.size):
+            raise OSError("the file has become shorter")  # before a head that says otherwise
+        line.send(head + piece)
+        offset, end = place.offset + len(piece), place.offset + place.size
         while offset < end:
-            if offset - place.offset < _MIN_RATE * (time.monotonic() - started - 60):
-                raise OSError("the client takes next to nothing")
             if self._tls is None:
-                sent = os.sendfile(output, descriptor, offset, min(end - offset, _SENDFILE_MAX))
+                sent = line.send_file(file.descriptor, offset, end - offset)
             else:
-                piece = os.pread(descriptor, min(end - offset, _TLS_PIECE), offset)
-                connection.sendall(piece)
+                piece = os.pread(file.descriptor, min(_PIECE, end - offset), offset)
+                line.send(piece)
                 sent = len(piece)
             if not sent:
                 raise OSError("the file has become shorter")
@@ -692,9 +747,12 @@ def _read_head(connection: socket.socket, rest: bytes, patience_s: float) -> tup
             return rest[:end], rest[end + 4 :]
         if len(rest) > MAX_HEAD:
             return b"", b""
-        connection.settimeout(max(0.001, deadline - time.monotonic()))
-        if rest and deadline - time.monotonic() > HEAD_S:
-            deadline = time.monotonic() + HEAD_S  # it has begun: now the whole of it is due
+        left_s = deadline - time.monotonic()
+        if rest and left_s > HEAD_S:
+            deadline, left_s = time.monotonic() + HEAD_S, HEAD_S  # it has begun: now the whole of it is due
+        if left_s <= 0:
+            return b"", b""
+        connection.settimeout(left_s)
         more = connection.recv(16384)
         if not more:
             return b"", b""

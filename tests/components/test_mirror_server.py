@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from kubeup import mirror
+from kubeup import mirror, pki
 from kubeup.host import LocalHost
 from tests.bundle_case import write_layout
 from tests.fuzz import alter_bytes, cases
@@ -25,6 +27,9 @@ from tests.make_docs import REPO
 
 pytestmark = pytest.mark.component
 BLOB = os.urandom(3 << 20)
+UNPROVEN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+UNPROVEN.check_hostname = False
+UNPROVEN.verify_mode = ssl.CERT_NONE
 
 
 @dataclass
@@ -33,9 +38,11 @@ class Running:
     port: int
     said: list[str]
     blob: str
+    is_tls: bool = False
 
     def connect(self, timeout: float = 10) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
+        peer = socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
+        return UNPROVEN.wrap_socket(peer) if self.is_tls else peer
 
     def ask(self, request: bytes, timeout: float = 10) -> bytes:
         """All that comes back until the server closes, or falls silent."""
@@ -57,11 +64,18 @@ def read_all(peer: socket.socket) -> bytes:
 
 @pytest.fixture
 def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    with serving(tmp_path, monkeypatch) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_tls: bool = False) -> Iterator[Running]:
     write_layout(tmp_path / "layout", {"registry.k8s.io/web:1": {"amd64": [BLOB]}})
     said: list[str] = []
     store = mirror.Store(LocalHost(), tmp_path / "layout", said.append)
     listener = LocalHost().listen("127.0.0.1", 0)
-    server = mirror.Server(store, listener, log=said.append)
+    tls = mirror.make_tls_context(*make_certificate(tmp_path)) if is_tls else None
+    server = mirror.Server(store, listener, log=said.append, tls=tls)
     blob = next(digest for digest, place in store.catalog.blobs.items() if place.size == len(BLOB))
     broken: list[object] = []
     monkeypatch.setattr(threading, "excepthook", broken.append)
@@ -72,13 +86,21 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running
 
     threading.Thread(target=serve, daemon=True).start()
     try:
-        yield Running(server, listener.getsockname()[1], said, blob)
+        yield Running(server, listener.getsockname()[1], said, blob, is_tls)
     finally:
         server._is_ending = True
         listener.close()
         for line in list(server._lines):
             line.hang_up()
     assert broken == [], "a thread ended with an exception"
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    key = pki.generate_key("ECDSA-P256")
+    validity = pki.plan_validity(datetime.datetime.now(datetime.timezone.utc), 86400)
+    (folder / "server.crt").write_text(pki.cert_to_pem(pki.issue_ca_cert("mirror", key, validity)))
+    (folder / "server.key").write_text(pki.key_to_pem(key).reveal())
+    return folder / "server.crt", folder / "server.key"
 
 
 def best_of(count: int, running: Running) -> float:
@@ -110,6 +132,69 @@ def test_many_slow_clients_keep_no_good_one_out(running: Running, kind: str) -> 
     finally:
         for peer in crowd:
             peer.close()
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_clients_that_do_not_read_keep_no_good_one_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_tls: bool
+) -> None:
+    """They come from several addresses, and take a few bytes now and then, so that nothing ever stands still."""
+    monkeypatch.setattr(mirror, "MAX_CONNECTIONS", 24)
+    monkeypatch.setattr(mirror, "MAX_PER_CLIENT", 12)
+    monkeypatch.setattr(mirror, "LATE_S", 0.5)
+    crowd: list[socket.socket] = []
+    with serving(tmp_path, monkeypatch, is_tls=is_tls) as running:
+        # larger than what the kernel keeps for a connection
+        for name, place in running.server._store.catalog.blobs.items():
+            if name == running.blob:
+                os.truncate(place.path, 1 << 30)
+                running.server._store._catalog.blobs[name] = replace(place, size=1 << 30)  # type: ignore[index]
+        try:
+            for number in range(24):
+                peer = socket.socket()
+                peer.settimeout(10)
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                peer.bind((f"127.0.0.{2 + number % 3}", 0))
+                peer.connect(("127.0.0.1", running.port))
+                peer = UNPROVEN.wrap_socket(peer) if is_tls else peer
+                peer.sendall(f"GET /v2/x/blobs/{running.blob} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                crowd.append(peer)
+            for _ in range(10):
+                time.sleep(0.1)
+                for peer in crowd:
+                    peer.recv(100)
+            assert len(running.server._lines) == 24
+            assert best_of(3, running) < 1.0
+        finally:
+            for peer in crowd:
+                peer.close()
+
+
+def test_handshakes_that_never_end_take_no_more_than_their_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "MAX_CONNECTIONS", 20)
+    before, crowd = threading.active_count(), []
+    with serving(tmp_path, monkeypatch, is_tls=True) as running:
+        try:
+            for _ in range(200):
+                crowd.append(socket.create_connection(("127.0.0.1", running.port), timeout=10))
+            assert best_of(3, running) < 1.0
+            assert threading.active_count() - before < 40, "who was asked to make room is still there"
+        finally:
+            for peer in crowd:
+                peer.close()
+
+
+def test_a_mirror_without_threads_goes_on(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with running.connect() as peer:
+            assert peer.recv(10) == b""
+    assert running.is_well()
 
 
 def test_a_head_has_to_come_as_a_whole_in_time(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
