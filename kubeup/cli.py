@@ -24,7 +24,7 @@ from typing import Any, NoReturn, Optional, TextIO
 
 from kubeup.errors import Interrupted, KbError, UsageError
 from kubeup.frozen import frozen
-from kubeup.host import Host
+from kubeup.host import Host, encode_text
 from kubeup.report import Report
 from kubeup.workflow import Phase, RunResult
 
@@ -318,9 +318,10 @@ class Invocation:
         if raw is None:
             self.print(text)
             return
+        data = encode_text(text if text.endswith("\n") else text + "\n", "the output")
         with _to_output():
             self.out.flush()
-            raw.write((text if text.endswith("\n") else text + "\n").encode(errors="surrogateescape"))
+            raw.write(data)
             raw.flush()
 
     def print_value(self, value: Any) -> None:

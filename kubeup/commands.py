@@ -457,7 +457,8 @@ def migrate_config(call: Invocation) -> int:
     text = config_commands.migrate_config_file(local, Path(required(call, "old-config")))
     if "new-config" in call.flags:
         # tokens and the certificate key stand in it
-        local.write_output(call.flags["new-config"], [text.encode(errors="surrogateescape")], is_secret=True)
+        target = str(call.flags["new-config"])
+        local.write_output(target, [host.encode_text(text, target)], is_secret=True)
     else:
         call.print_document(text)
     return 0

@@ -27,6 +27,7 @@ from kubeup.host import (
     HttpStream,
     Tls,
     Unreachable,
+    encode_text,
     shown_argv,
     shown_request,
 )
@@ -187,7 +188,7 @@ class DryRunHost:
         owner: Optional[tuple[int, int]] = None,
         keeps: bool = False,
     ) -> bool:
-        wanted = data.encode(errors="surrogateescape") if isinstance(data, str) else data
+        wanted = encode_text(data, path) if isinstance(data, str) else data
         found = self.stat(self.real_path(path)) or self.stat(path)
         mode = found.mode if keeps and found else mode
         before = self.read_bytes(path) if found and not found.is_dir and not found.is_symlink else b""
@@ -227,6 +228,10 @@ class DryRunHost:
         if not self.is_dir(path):
             return False
         self.plan.append(Planned("remove", f"{path} and all that is in it"))
+        return True
+
+    def put_back(self, path: Path) -> bool:
+        self.plan.append(Planned("write", f"what {path} holds, where it belongs"))
         return True
 
     def symlink(self, path: Path, target: str) -> bool:

@@ -36,11 +36,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Optional, Protocol, Union
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
 from kubeup.host_files import (
+    Place,
     UnsafeLink,
-    follow_safely,
     is_root_s_alone,
+    make_folder,
+    mount_of,
+    open_way,
+    path_of,
+    put_back,
     remove_below,
     replace_file,
+    require_unplanted,
     resolve_below,
     sync_folder,
     temporary_name,
@@ -341,6 +347,7 @@ class Host(Protocol):
     def make_dir(self, path: Path, *, mode: int = 0o755) -> bool: ...
     def remove(self, path: Path) -> bool: ...
     def remove_tree(self, path: Path) -> bool: ...
+    def put_back(self, path: Path) -> bool: ...
     def symlink(self, path: Path, target: str) -> bool: ...
     def run(
         self, argv: Argv, *, timeout_s: float = 300, env: Optional[Mapping[str, str]] = None, stdin: str = ""
@@ -407,19 +414,29 @@ class LocalHost:
         return self._place(path, follows_last=True)
 
     def _place(self, path: Path, *, follows_last: bool) -> Path:
-        if "\0" in str(path):
-            raise HostError(
-                f"{str(path)!a} cannot be a path",
-                cause="it holds a NUL character",
-                remedy="correct the path",
-                code="file-unreadable",
-            )
+        _check_path(path)
         if self._is_whole:
             return path
         try:
             return resolve_below(self.root, path, follows_last=follows_last)
         except OSError as error:
             raise _file_error(path, "read", error) from error
+
+    @contextlib.contextmanager
+    def _way(
+        self, path: Path, verb: str, *, follows_last: bool = False, makes: Optional[int] = None
+    ) -> Iterator[Place]:
+        """Where a change of `path` is made: open_way's. Whatever OSError comes of it is told as a HostError."""
+        _check_path(path)
+        try:
+            with open_way(self.root, path, follows_last=follows_last, makes=makes) as place:
+                yield place
+        except BrokenPipeError:
+            raise  # whoever read it has seen enough
+        except UnsafeLink as error:
+            raise _unsafe_link(path, error) from error
+        except OSError as error:
+            raise _file_error(path, verb, error) from error
 
     def exists(self, path: Path) -> bool:
         """Whether there is something, a dangling link included. Raises HostError (file-unreadable) where that cannot be
@@ -493,6 +510,7 @@ class LocalHost:
     def real_path(self, path: Path) -> Path:
         """Where `path` leads to through links, as the node sees it."""
         if self._is_whole:
+            _check_path(path)
             return Path(os.path.realpath(path))
         return Path("/") / self.target(path).relative_to(self.root)
 
@@ -516,9 +534,7 @@ class LocalHost:
         /proc/self/mountinfo has them."""
         if not self.is_live:
             return []
-        real = os.path.realpath(path)
-        below = {point for point in _read_mount_points() if str(point).startswith(f"{real.rstrip('/')}/")}
-        return sorted(below, key=lambda place: len(place.parts), reverse=True)
+        return _mounts_below(os.path.realpath(path))
 
     def which(self, program: str) -> Optional[Path]:
         """Where `program` lies in PATH (sbin folders included, which a plain `su` leaves out)."""
@@ -709,7 +725,7 @@ class LocalHost:
         parent must exist or is made 0755. Raises HostError (disk-full, file-unwritable, link-not-followed); the old
         content is then intact.
         """
-        wanted = data.encode(errors="surrogateescape") if isinstance(data, str) else data
+        wanted = encode_text(data, path) if isinstance(data, str) else data
         uid_gid = owner if owner is not None and (self.is_live or os.geteuid() == 0) else None
         if self._holds(path, wanted, None if keeps else mode, None if keeps else uid_gid):
             return False
@@ -731,23 +747,15 @@ class LocalHost:
         keeps: bool = False,
     ) -> None:
         """Put the new content whole on disk, private, and only then under its name."""
-        self.make_dir(path.parent)
-        try:
-            place = follow_safely(path if self._is_whole else self.target(path))
+        with self._way(path, "write", follows_last=True, makes=0o755) as place:
             replace_file(place, chunks, mode=mode, owner=owner, keeps=keeps)
-        except UnsafeLink as error:
-            raise _unsafe_link(path, error) from error
-        except OSError as error:
-            raise _file_error(path, "write", error) from error
 
     def append(self, path: Path, chunks: Iterable[bytes]) -> int:
         """Add to a file, whatever came before a failure included; returns its size. A link is not followed: the files that
         grow are kb's own. Raises HostError as write_stream."""
-        place = self.at(path)
-        self.make_dir(path.parent)
-        try:
+        with self._way(path, "write", makes=0o755) as place:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(place, flags, 0o644)
+            descriptor = os.open(place.name, flags, 0o644, dir_fd=place.folder)
             try:
                 for piece in chunks:
                     write_all(descriptor, piece)
@@ -755,60 +763,60 @@ class LocalHost:
                 return os.fstat(descriptor).st_size
             finally:
                 os.close(descriptor)
-        except OSError as error:
-            raise _file_error(path, "write", error) from error
 
     def rename(self, path: Path, target: Path) -> None:
         """Give a file another name on the same file system. Raises HostError."""
-        try:
-            os.rename(self.at(path), self.at(target))
-            sync_folder(self.at(target).parent)
-        except OSError as error:
-            raise _file_error(target, "write", error) from error
+        with self._way(path, "write") as source, self._way(target, "write") as place:
+            os.rename(source.name, place.name, src_dir_fd=source.folder, dst_dir_fd=place.folder)
+            sync_folder(place.folder)
+
+    def put_back(self, path: Path) -> bool:
+        """Give a mounted file back what it held: `path` is what lay beside it while kb wrote into it, and was killed. Returns
+        whether it was. Raises HostError."""
+        with self._way(path, "write") as place:
+            return put_back(place)
 
     def write_output(self, target: str, chunks: Iterable[bytes], *, mode: int = 0o644, is_secret: bool = False) -> None:
         """Write what a user asked for to where he said: "-" is standard output; a device, a pipe or a socket is written into; a
         file is replaced whole, with its mode and owner kept. The folder must exist. is_secret: nobody else may read the file,
         whatever its mode was. Raises HostError (output-folder-missing, file-unwritable, disk-full, link-not-followed)."""
-        if target == "-":
-            for piece in chunks:
-                sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
-            return
+        number = 1 if target == "-" else _given_descriptor(target)
         path = Path(target).absolute()
-        place = self.target(path)
+        if number is not None:
+            _write_to(number, chunks)
+            return
         try:
-            if _is_written_through(place):
-                _write_through(place, chunks)
+            has_folder = self.is_dir(path.parent)
+        except HostError:
+            has_folder = True  # what keeps kb from looking is told on the way
+        if not has_folder:
+            raise HostError(
+                f"cannot write {path}",
+                cause=f"there is no folder {path.parent}",
+                remedy=f"make it: mkdir -p {path.parent}",
+                code="output-folder-missing",
+            )
+        with self._way(path, "write", follows_last=True) as place:
+            require_unplanted(place)
+            try:
+                found: Optional[os.stat_result] = os.lstat(place.name, dir_fd=place.folder)
+            except FileNotFoundError:
+                found = None
+            if found is not None and stat_module.S_ISDIR(found.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            if found is not None and not stat_module.S_ISREG(found.st_mode):
+                _write_through(place, found.st_mode, chunks)
                 return
-            if not place.parent.is_dir():
-                raise HostError(
-                    f"cannot write {path}",
-                    cause=f"there is no folder {path.parent}",
-                    remedy=f"make it: mkdir -p {path.parent}",
-                    code="output-folder-missing",
-                )
-            real = follow_safely(place)
-            if real.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(real))
-            found = os.stat(real) if is_secret and real.exists() else None
-            owner = (found.st_uid, found.st_gid) if found else None
-            replace_file(real, chunks, mode=0o600 if is_secret else mode, owner=owner, keeps=not is_secret)
-        except UnsafeLink as error:
-            raise _unsafe_link(path, error) from error
-        except (OSError, ValueError) as error:
-            raise _file_error(path, "write", error if isinstance(error, OSError) else OSError(str(error))) from error
+            owner = (found.st_uid, found.st_gid) if found and is_secret else None
+            replace_file(place, chunks, mode=0o600 if is_secret else mode, owner=owner, keeps=not is_secret)
 
     def make_private_dir(self, path: Path) -> None:
         """A folder for what must be kb's own while it grows. Raises HostError (spool-not-private) where the folder is there
         already and another user could have made it, or can write to it."""
-        place = self.at(path)
-        try:
+        with self._way(path, "make") as place:
             with contextlib.suppress(FileExistsError):
-                os.mkdir(place, 0o700)
-            found = os.lstat(place)
-        except OSError as error:
-            raise _file_error(path, "make", error) from error
+                os.mkdir(place.name, 0o700, dir_fd=place.folder)
+            found = os.lstat(place.name, dir_fd=place.folder)
         is_own = stat_module.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
         if not is_own:
             raise HostError(
@@ -820,17 +828,17 @@ class LocalHost:
 
     def move_file(self, source: Path, path: Path) -> None:
         """Give a finished file its place, over what lies there, on whichever file system. Raises HostError."""
-        self.make_dir(path.parent)
-        try:
-            os.rename(self.at(source), self.at(path))
-            sync_folder(self.at(path).parent)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise _file_error(path, "write", error) from error
-            mode = stat_module.S_IMODE(os.stat(self.at(source)).st_mode)
-            with self.open_read(source) as file:
-                self.write_stream(path, iter(lambda: file.read(CHUNK), b""), mode=mode)
-            os.unlink(self.at(source))
+        with self._way(source, "read") as found, self._way(path, "write", makes=0o755) as place:
+            try:
+                os.rename(found.name, place.name, src_dir_fd=found.folder, dst_dir_fd=place.folder)
+                sync_folder(place.folder)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                mode = stat_module.S_IMODE(os.lstat(found.name, dir_fd=found.folder).st_mode)
+                with self.open_read(source) as file:
+                    replace_file(place, iter(lambda: file.read(CHUNK), b""), mode=mode)
+                os.unlink(found.name, dir_fd=found.folder)
 
     def _holds(self, path: Path, wanted: bytes, mode: Optional[int], owner: Optional[tuple[int, int]]) -> bool:
         try:
@@ -849,79 +857,73 @@ class LocalHost:
 
     def make_dir(self, path: Path, *, mode: int = 0o755) -> bool:
         """Make a folder and its parents (those 0755); an existing one keeps its mode. Returns whether it was made."""
-        place = self.target(path)
-        if self._is_whole and place.is_symlink():
-            place = Path(os.path.realpath(place))
-        if place.is_dir():
+        if self.is_dir(path):
             return False
-        missing = [place, *(parent for parent in place.parents if not parent.is_dir())]
-        try:
-            for folder in reversed(missing):
-                wanted = mode if folder == place else 0o755
-                # with its mode at once: a run killed before the chmod leaves a folder that later runs take as it is
-                os.mkdir(folder, wanted)
-                os.chmod(folder, wanted)
-                sync_folder(folder.parent)
-        except FileExistsError as error:
-            if place.is_dir():
+        with self._way(path, "make", follows_last=True, makes=0o755) as place:
+            try:
+                make_folder(place, mode)
+            except FileExistsError:
+                if not self.is_dir(path):
+                    raise
                 return False
-            raise _file_error(path, "make", error) from error
-        except OSError as error:
-            raise _file_error(path, "make", error) from error
         return True
 
     def remove(self, path: Path) -> bool:
         """Remove a file, a link, or an empty folder; return whether there was one."""
-        place = self.at(path)
-        try:
-            if place.is_dir() and not place.is_symlink():
-                os.rmdir(place)
-            else:
-                os.unlink(place)
-            sync_folder(place.parent)
-        except FileNotFoundError:
+        if self.stat(path) is None:
             return False
-        except OSError as error:
-            raise _file_error(path, "remove", error) from error
+        with self._way(path, "remove") as place:
+            try:
+                os.unlink(place.name, dir_fd=place.folder)
+            except FileNotFoundError:
+                return False
+            except (IsADirectoryError, PermissionError):
+                os.rmdir(place.name, dir_fd=place.folder)
+            sync_folder(place.folder)
         return True
 
     def remove_tree(self, path: Path) -> bool:
         """Remove a folder with all that is in it; return whether there was one. A mount point (the folder itself)
         is emptied and stays. Raises HostError (mount-in-the-way) where anything is mounted below it: what is
         mounted is not the folder's to lose."""
-        place = self.at(path)
-        if not place.is_dir() or place.is_symlink():
+        found = self.stat(path)
+        if found is None or not found.is_dir:
             return False
-        real = Path(os.path.realpath(place))
-        mounts = self.mounts_below(path)
-        if mounts:
-            raise _mounted(path, mounts)
-        try:
-            remove_below(real, lambda inner: self._is_whole and inner in _read_mount_points())
-            if not os.path.ismount(real):
-                os.rmdir(real)
-        except OSError as error:
-            if error.errno == errno.EBUSY and error.filename:
-                raise _mounted(path, [Path(error.filename)]) from error
-            raise _file_error(path, "remove", error) from error
+        with self._way(path, "remove") as place:
+            if place.name == ".":
+                raise OSError(errno.EINVAL, "it is the root of this machine", str(path))
+            descriptor = os.open(place.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place.folder)
+            try:
+                real = path_of(descriptor)
+                mounts = _mounts_below(real)
+                if mounts:
+                    raise _mounted(path, mounts)
+                try:
+                    remove_below(descriptor)
+                except OSError as error:
+                    if error.errno == errno.EBUSY and error.filename:
+                        raise _mounted(path, [Path(real, error.filename)]) from error
+                    raise
+                if mount_of(descriptor) == mount_of(place.folder):
+                    os.rmdir(place.name, dir_fd=place.folder)
+                    sync_folder(place.folder)
+            finally:
+                os.close(descriptor)
         return True
 
     def symlink(self, path: Path, target: str) -> bool:
         """Make `path` a symbolic link to `target`, over a file or a link that lies there; return whether anything changed."""
-        place = self.at(path)
-        if place.is_symlink() and os.readlink(place) == target:
+        if self.read_link(path) == target:
             return False
-        self.make_dir(path.parent)
-        temporary = place.with_name(temporary_name(place.name))
-        try:
-            os.symlink(target, temporary)
-            os.rename(temporary, place)
-            sync_folder(place.parent)
-        except OSError as error:
-            raise _file_error(path, "link", error) from error
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        with self._way(path, "link", makes=0o755) as place:
+            temporary = temporary_name(place.name)
+            try:
+                os.symlink(target, temporary, dir_fd=place.folder)
+                os.rename(temporary, place.name, src_dir_fd=place.folder, dst_dir_fd=place.folder)
+                sync_folder(place.folder)
+            finally:
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary, dir_fd=place.folder)
         return True
 
     def run(
@@ -983,10 +985,9 @@ class LocalHost:
         (locked) that says who holds it since when.
         """
         self.make_dir(path.parent, mode=0o700)
-        try:
-            descriptor = os.open(self.at(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise _file_error(path, "write", error) from error
+        with self._way(path, "write") as place:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(place.name, flags, 0o600, dir_fd=place.folder)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -1051,25 +1052,42 @@ def _open_for_reading(place: Path, more: int = 0) -> int:
     return descriptor
 
 
-def _is_written_through(place: Path) -> bool:
-    """Whether this is no file to be replaced: a device, a pipe, a socket, or a descriptor of this process."""
-    if str(place).startswith(("/dev/fd/", "/dev/stdout", "/dev/stderr", "/proc/")):
-        return True
+def _given_descriptor(target: str) -> Optional[int]:
+    """The number of the descriptor of this process that `/dev/stdout`, `/dev/fd/63` and their like name: to open such a name
+    again would begin at the file's start, or ask for rights that the descriptor has already."""
+    if target in ("/dev/stdout", "/dev/stderr"):
+        return 1 if target == "/dev/stdout" else 2
+    found = re.fullmatch(r"(?:/dev/fd|/proc/self/fd)/([0-9]{1,9})", target)
+    return int(found[1]) if found else None
+
+
+def _write_to(number: int, chunks: Iterable[bytes]) -> None:
+    """Into a descriptor that was given to this process. Raises BrokenPipeError where nobody reads it any more, HostError."""
     try:
-        mode = os.stat(place).st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return not stat_module.S_ISREG(mode) and not stat_module.S_ISDIR(mode)
+        if sys.stdout:
+            sys.stdout.flush()
+        for piece in chunks:
+            write_all(number, piece)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise HostError(
+            "standard output takes no more" if number == 1 else f"descriptor {number} cannot be written",
+            cause=str(error.strerror),
+            remedy="make space where it leads to, or name a file, then run the command again",
+            code="disk-full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "file-unwritable",
+        ) from error
 
 
-def _write_through(place: Path, chunks: Iterable[bytes]) -> None:
-    if place.is_socket():
+def _write_through(place: Place, mode: int, chunks: Iterable[bytes]) -> None:
+    """Into a device, a pipe or a socket."""
+    if stat_module.S_ISSOCK(mode):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
-            peer.connect(str(place))
+            peer.connect(f"/proc/self/fd/{place.folder}/{place.name}")
             for piece in chunks:
                 peer.sendall(piece)
         return
-    descriptor = os.open(place, os.O_WRONLY | os.O_CLOEXEC)
+    descriptor = os.open(place.name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.folder)
     try:
         for piece in chunks:
             write_all(descriptor, piece)
@@ -1077,10 +1095,13 @@ def _write_through(place: Path, chunks: Iterable[bytes]) -> None:
         os.close(descriptor)
 
 
-def _read_mount_points() -> list[Path]:
+def _mounts_below(real: str) -> list[Path]:
+    """What is mounted strictly below a real path of this machine, deepest first."""
     with open("/proc/self/mountinfo", errors="surrogateescape") as file:
         points = [line.split(" ")[4] for line in file]
-    return [Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), point)) for point in points]
+    plain = {re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), point) for point in points}
+    below = [Path(point) for point in plain if point.startswith(f"{real.rstrip('/')}/")]
+    return sorted(below, key=lambda place: len(place.parts), reverse=True)
 
 
 def _mounted(path: Path, mounts: Sequence[Path]) -> HostError:
@@ -1089,6 +1110,38 @@ def _mounted(path: Path, mounts: Sequence[Path]) -> HostError:
         cause=f"something is mounted below it: {', '.join(str(mount) for mount in mounts[:3])}",
         remedy=f"find out what uses it and unmount it: umount {mounts[0]}",
         code="mount-in-the-way",
+    )
+
+
+def encode_text(text: str, what: object) -> bytes:
+    """A text as it goes into a file. Raises HostError (text-unwritable) where half a character stands in it, as JSON and YAML
+    can write one: no file can hold it."""
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError as error:
+        raise HostError(
+            f"{what} cannot hold the text that is to go there",
+            cause=f"{text[error.start : error.end][:8]!a} in it is half a character",
+            remedy="look for it in the configuration, and write the character whole",
+            code="text-unwritable",
+        ) from error
+
+
+def _check_path(path: Path) -> None:
+    """Raise HostError (path-impossible) where no file can have that path."""
+    text = str(path)
+    try:
+        os.fsencode(text)
+        is_whole = True
+    except UnicodeEncodeError:
+        is_whole = False
+    if is_whole and "\0" not in text:
+        return
+    raise HostError(
+        f"{text!a} cannot be a path",
+        cause="it holds a NUL character" if is_whole else "half a character stands in it",
+        remedy="correct the path",
+        code="path-impossible",
     )
 
 
@@ -1102,10 +1155,10 @@ def _unsafe_link(path: Path, error: OSError) -> HostError:
 
 
 def _file_error(path: Path, verb: str, error: OSError) -> HostError:
-    if error.errno in (28, 122):  # ENOSPC, EDQUOT
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return HostError(
             f"cannot {verb} {path}",
-            cause="the disk is full" if error.errno == 28 else "the disk quota is used up",
+            cause="the disk is full" if error.errno == errno.ENOSPC else "the disk quota is used up",
             remedy=f"make space on the file system of {path.parent} (df -h {path.parent}), then run the command again",
             code="disk-full",
         )

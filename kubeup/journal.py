@@ -10,11 +10,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from kubeup.host import CHUNK, Argv, CommandResult, Host
-from kubeup.host_files import is_leftover
+from kubeup.host import CHUNK, Argv, CommandResult, Host, encode_text
+from kubeup.host_files import is_leftover, is_saved
 from kubeup.state import PhaseState, State
 
-_CHANGES = frozenset(("append", "rename", "lock", "listen", "http_upload"))
+_CHANGES = frozenset(
+    ("append", "rename", "lock", "listen", "http_upload", "write_output", "make_private_dir", "put_back")
+)
 """What a phase does to a machine by other hosts than this one, or not at all."""
 
 
@@ -58,7 +60,7 @@ class JournalHost:
         owner: Optional[tuple[int, int]] = None,
         keeps: bool = False,
     ) -> bool:
-        wanted = data.encode(errors="surrogateescape") if isinstance(data, str) else data
+        wanted = encode_text(data, path) if isinstance(data, str) else data
         self._register(path, wanted)
         return self._count(path, self._inner.write_file(path, wanted, mode=mode, owner=owner, keeps=keeps))
 
@@ -170,12 +172,16 @@ class JournalHost:
 
 
 def remove_leftovers(host: Host, state: State) -> list[Path]:
-    """Remove the half-written files that a kb which was killed left behind, a private key perhaps, and return them.
-    Looked for beside all that is in the journal. Only with the lock held: another kb's file is no leftover."""
+    """Remove the half-written files that a kb which was killed left behind, a private key perhaps, and return them. A mounted
+    file that it was writing gets back what it held. Looked for beside all that is in the journal. Only with the lock held:
+    another kb's file is no leftover."""
     folders = {state.paths.state_dir}
     for key, phase in state.phases.items():
         folders.add(state.paths.backups / key.replace("/", "-"))
         folders.update(Path(text).parent for text in phase.created)
         folders.update(Path(entry["path"]).parent for entry in phase.backups)
-    found = [folder / name for folder in sorted(folders) for name in host.list_dir(folder) if is_leftover(name)]
-    return [path for path in found if host.remove(path)]
+    found = [folder / name for folder in sorted(folders) for name in host.list_dir(folder)]
+    for path in found:
+        if is_saved(path.name):
+            host.put_back(path)
+    return [path for path in found if is_leftover(path.name) and host.remove(path)]

@@ -210,6 +210,9 @@ class FakeHost:
         self.changes.append(f"remove {path}")
         return True
 
+    def put_back(self, path: Path) -> bool:
+        return False
+
     def remove_tree(self, path: Path) -> bool:
         if not self.is_dir(path):
             return False

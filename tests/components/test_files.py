@@ -3,10 +3,12 @@ others could have laid. What needs mounts runs in a mount namespace of its own."
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import textwrap
@@ -17,6 +19,7 @@ import pytest
 
 import kb
 from kubeup import loadbalancer, podnetwork
+from kubeup.dryrun import DryRunHost
 from kubeup.errors import HostError
 from kubeup.host import LocalHost, find_root_python
 from kubeup.host_files import is_root_s_alone
@@ -87,15 +90,13 @@ def test_a_mount_that_comes_while_a_tree_is_removed_stays(tmp_path: Path) -> Non
         tmp_path,
         "mkdir -p $T/tree/a $T/tree/z/late $T/disk; echo rows >$T/disk/customer.db",
         """
-        import subprocess
-        from kubeup import host as machine
-        real, calls = machine._read_mount_points, []
-        def look():
-            calls.append(1)
-            if len(calls) == 2:  # the first look is over
+        import os, subprocess
+        real = os.rmdir
+        def mount_first(*words, **names):
+            if not os.path.ismount(T / "tree/z/late"):
                 subprocess.run(["mount", "--bind", T / "disk", T / "tree/z/late"], check=True)
-            return real()
-        machine._read_mount_points = look
+            real(*words, **names)
+        os.rmdir = mount_first
         try:
             host.remove_tree(T / "tree")
             print("removed")
@@ -130,6 +131,113 @@ def test_a_file_that_is_a_mount_point_is_written_in_place(tmp_path: Path) -> Non
         """,
     )
     assert told == "disk-full\n127.0.0.1 localhost"
+
+
+@needs_mounts
+def test_a_mounted_file_comes_back_where_the_machine_stopped_while_it_was_written(tmp_path: Path) -> None:
+    """Half of the new line is in it; what it held lies beside it until the next run."""
+    told = in_namespace(
+        tmp_path,
+        "echo '127.0.0.1 localhost' >$T/source; touch $T/hosts; mount --bind $T/source $T/hosts",
+        """
+        import os
+        from kubeup import host_files
+        from kubeup.journal import remove_leftovers
+        from kubeup.paths import Paths
+        from kubeup.state import PhaseState, State
+        def stop(descriptor, data):
+            os.pwrite(descriptor, data[:10], 0)
+            os._exit(9)
+        pid = os.fork()
+        if pid == 0:
+            host_files._overwrite = stop
+            host.write_file(T / "hosts", "# written by kb\\n", keeps=True)
+        os.waitpid(pid, 0)
+        torn = (T / "hosts").read_text()
+        entry = PhaseState("running", backups=[{"path": str(T / "hosts"), "copy": ""}])
+        state = State(host, Paths(), phases={"init/x": entry})
+        remove_leftovers(host, state)
+        print(torn != "127.0.0.1 localhost\\n", (T / "hosts").read_text().strip(), sorted(os.listdir(T)))
+        """,
+    )
+    assert told == "True 127.0.0.1 localhost ['hosts', 'script.py', 'source']"
+
+
+def test_what_somebody_wrote_after_a_stop_stays(tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text("theirs")
+    (tmp_path / ".hosts.kb-saved").write_text("before")
+    os.utime(tmp_path / ".hosts.kb-saved", (1, 1))
+    assert not LocalHost().put_back(tmp_path / ".hosts.kb-saved")
+    assert (tmp_path / "hosts").read_text() == "theirs" and (tmp_path / ".hosts.kb-saved").exists()
+
+
+@needs_mounts
+@pytest.mark.parametrize("root", ["/", "image"])
+def test_a_bind_mount_of_the_same_device_stays_below_any_root(tmp_path: Path, root: str) -> None:
+    told = in_namespace(
+        tmp_path,
+        "mkdir -p $T/image/tree/a/volume $T/disk; echo rows >$T/disk/customer.db; mount --bind $T/disk $T/image/tree/a/volume",
+        f"""
+        host, tree = (LocalHost(), T / "image/tree") if {root!r} == "/" else (LocalHost(T / "image"), Path("/tree"))
+        try:
+            host.remove_tree(tree)
+            print("removed")
+        except HostError as error:
+            print(error.code, (T / "disk/customer.db").read_text().strip())
+        """,
+    )
+    assert told == "mount-in-the-way rows"
+
+
+# ---- trees
+
+
+def make_deep(folder: Path, depth: int) -> None:
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=here)
+        inner = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(os.open("file", os.O_CREAT, dir_fd=here))
+    os.close(here)
+
+
+def test_a_tree_of_any_depth_is_removed(tmp_path: Path) -> None:
+    """Deeper than there are descriptors, frames of Python, and characters in a path."""
+    (tmp_path / "tree").mkdir()
+    make_deep(tmp_path / "tree", 5000)
+    assert LocalHost().remove_tree(tmp_path / "tree")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_becomes_a_link_meanwhile_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tree/inner").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/precious").write_text("x")
+    real = os.scandir
+
+    def exchange(folder: int) -> object:
+        found = list(real(folder))
+        if (tmp_path / "tree/inner").is_dir() and not (tmp_path / "tree/inner").is_symlink():
+            (tmp_path / "tree/inner").rmdir()
+            (tmp_path / "tree/inner").symlink_to(tmp_path / "outside")
+        return contextlib.nullcontext(found)
+
+    monkeypatch.setattr(os, "scandir", exchange)
+    with pytest.raises(HostError):
+        LocalHost().remove_tree(tmp_path / "tree")
+    assert (tmp_path / "outside/precious").exists()
+
+
+def test_the_root_of_a_machine_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    for path in ("/", "/etc/.."):
+        with pytest.raises(HostError):
+            LocalHost(tmp_path).remove_tree(Path(path))
+    assert (tmp_path / "etc").is_dir()
 
 
 # ---- links
@@ -188,6 +296,35 @@ def test_a_link_that_another_user_laid_is_not_followed(tmp_path: Path) -> None:
 
 
 @needs_root
+@pytest.mark.parametrize("kind", ["folder", "file", "pipe"])
+def test_what_another_user_laid_on_the_way_gets_no_output(tmp_path: Path, kind: str) -> None:
+    """A linked folder above the file; a file or a pipe of his in a folder like /tmp, which would have the secret be his."""
+    shared, own = tmp_path / "shared", tmp_path / "own"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    own.mkdir()
+    out = shared / "x" / "out" if kind == "folder" else shared / "out"
+    if kind == "folder":
+        (shared / "x").symlink_to(own)
+        os.lchown(shared / "x", NOBODY, NOBODY)
+    elif kind == "file":
+        out.write_text("his")
+        os.chown(out, NOBODY, NOBODY)
+    else:
+        os.mkfifo(out)
+        os.chown(out, NOBODY, NOBODY)
+    with pytest.raises(HostError) as caught:
+        LocalHost().write_output(str(out), [b"secret"], is_secret=True)
+    assert caught.value.code == "link-not-followed" and list(own.iterdir()) == []
+    if kind == "folder":
+        with pytest.raises(HostError):
+            LocalHost().write_file(out, "x")
+        os.lchown(shared / "x", 0, 0)
+        LocalHost().write_output(str(out), [b"x"])
+        assert (own / "out").read_text() == "x", "root's own link is followed"
+
+
+@needs_root
 @pytest.mark.parametrize("made", ["by another", "as a link", "open to all"])
 def test_a_spool_that_others_could_have_made_is_refused(tmp_path: Path, made: str) -> None:
     spool, elsewhere = tmp_path / ".out.tar.parts", tmp_path / "elsewhere"
@@ -229,6 +366,51 @@ def test_a_file_of_others_keeps_its_mode_owner_and_attributes(tmp_path: Path) ->
     assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o600, 1, 2)
     if has_attributes:
         assert os.getxattr(path, "user.note") == b"x"
+
+
+def test_attributes_stay_where_kb_sets_a_mode_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("theirs")
+    try:
+        os.setxattr(path, "user.note", b"x")
+    except OSError:
+        pytest.skip("no extended attributes here")
+    LocalHost().write_file(path, "kb's", mode=0o600)
+    assert os.getxattr(path, "user.note") == b"x" and stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@needs_root
+def test_an_acl_does_not_open_a_private_file(tmp_path: Path) -> None:
+    """What an ACL gives to others is cut by the mode that kb sets."""
+    path = tmp_path / "admin.conf"
+    path.write_text("theirs")
+    # version 2; owner rw-, user 65534 rw-, group r--, mask rw-, other ---
+    entries = ((1, 6, -1), (2, 6, NOBODY), (4, 4, -1), (16, 6, -1), (32, 0, -1))
+    try:
+        os.setxattr(
+            path,
+            "system.posix_acl_access",
+            struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *one) for one in entries),
+        )
+    except OSError:
+        pytest.skip("no ACLs here")
+    LocalHost().write_file(path, "secret", mode=0o600)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert subprocess.run(["cat", path], user=NOBODY, capture_output=True).returncode != 0
+    assert os.getxattr(path, "system.posix_acl_access")
+
+
+def test_what_no_file_can_hold_is_told(tmp_path: Path) -> None:
+    for text, path, code in (
+        ("a\ud800b", tmp_path / "x", "text-unwritable"),
+        ("x", tmp_path / "a\ud800b", "path-impossible"),
+        ("x", tmp_path / "a\0b", "path-impossible"),
+    ):
+        for write in (LocalHost().write_file, DryRunHost(LocalHost()).write_file):
+            with pytest.raises(HostError) as caught:
+                write(path, text)
+            assert caught.value.code == code
+    assert list(tmp_path.iterdir()) == []
 
 
 # ---- what a user names for output
@@ -276,6 +458,18 @@ def test_output_to_files(tmp_path: Path) -> None:
             host.write_output(wrong, [b"x"])
 
 
+def test_a_descriptor_is_written_where_it_stands(tmp_path: Path) -> None:
+    """Not opened anew: that would begin at the start of the file."""
+    with (tmp_path / "all").open("w+") as file:
+        file.write("first ")
+        file.flush()
+        for number in ("/dev/fd/", "/proc/self/fd/"):
+            LocalHost().write_output(f"{number}{file.fileno()}", [b"then "])
+    assert (tmp_path / "all").read_text() == "first then then "
+    with pytest.raises(HostError):
+        LocalHost().write_output("/dev/fd/999", [b"x"])
+
+
 INIT = (
     "apiVersion: kubeadm.k8s.io/v1beta3\nkind: InitConfiguration\nbootstrapTokens: [{token: abcdef.0123456789abcdef}]\n"
 )
@@ -297,6 +491,33 @@ def test_a_migrated_configuration_goes_where_it_is_wanted(tmp_path: Path) -> Non
     assert run_kb("config", "migrate", "--old-config", str(old), "--new-config", "-").stdout == done.stdout
     assert run_kb("config", "migrate", "--old-config", str(old), "--new-config", "/dev/null").returncode == 0
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "completion bash",
+        "config migrate --old-config OLD --new-config /dev/stdout",
+        "config migrate --old-config OLD",
+        "--help",
+    ],
+)
+@pytest.mark.parametrize("reader", ["true", "head -c 10"])
+def test_a_reader_that_has_seen_enough_ends_kb_quietly(tmp_path: Path, words: str, reader: str) -> None:
+    old = tmp_path / "old.yaml"
+    old.write_text(INIT)
+    line = f"{sys.executable} {REPO / 'kb.py'} {words.replace('OLD', str(old))} | {reader} >/dev/null; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("words", ["config migrate --old-config OLD --new-config -", "config migrate --old-config OLD"])
+def test_a_full_disk_behind_standard_output_is_told(tmp_path: Path, words: str) -> None:
+    old = tmp_path / "old.yaml"
+    old.write_text(INIT)
+    line = f"{sys.executable} {REPO / 'kb.py'} {words.replace('OLD', str(old))} >/dev/full"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    assert done.returncode in (1, 4) and "No space left" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
@@ -342,6 +563,22 @@ def test_nothing_is_written_outside_of_the_root(tmp_path: Path) -> None:
     assert (image / str(outside)[1:] / "pki/ca.key").read_text() == "xy"
     host.remove_tree(Path("/etc/kubernetes/folder"))
     assert not (image / str(outside)[1:] / "folder").exists()
+
+
+def test_the_lock_is_not_taken_outside_of_the_root(tmp_path: Path) -> None:
+    image, outside = tmp_path / "image", tmp_path / "outside"
+    (image / "var/lib/kb").mkdir(parents=True)
+    outside.mkdir()
+    (image / "var/lib/kb/lock").symlink_to(outside / "lock")
+    (outside / "lock").write_text("theirs")
+    with pytest.raises(HostError), LocalHost(image).lock(Path("/var/lib/kb/lock"), "kb init"):
+        pass
+    assert (outside / "lock").read_text() == "theirs"
+    shutil.rmtree(image / "var/lib/kb")
+    (image / "var/lib/kb").symlink_to(outside)
+    with LocalHost(image).lock(Path("/var/lib/kb/lock"), "kb init"):
+        assert (image / str(outside)[1:] / "lock").exists()
+    assert (outside / "lock").read_text() == "theirs"
 
 
 def test_a_whole_node_is_rendered_inside(tmp_path: Path) -> None:

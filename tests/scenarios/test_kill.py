@@ -59,11 +59,20 @@ class Trap:
         sys.addaudithook(self._hook)
 
     def _hook(self, event: str, args: tuple[Any, ...]) -> None:
-        if event not in CHANGES or (event == "open" and not (isinstance(args[2], int) and args[2] & os.O_WRONLY)):
-            return
-        if isinstance(args[0], int) or str(args[0]).startswith(self.root + "/"):
+        writes = event != "open" or (isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_CREAT))
+        if event in CHANGES and writes and self._is_below(event, args):
             self.count += 1
             self.act(self.count)
+
+    def _is_below(self, event: str, args: tuple[Any, ...]) -> bool:
+        """Whether it is a change below the folder: by its path, by a descriptor, or by a name in a folder that is held open,
+        which of an `open` is not told."""
+        if isinstance(args[0], int) or str(args[0]).startswith(self.root + "/"):
+            return True
+        folder = args[-1] if event != "open" else None
+        if os.path.isabs(args[1] if event == "os.symlink" else args[0]):
+            return False
+        return folder is None or (folder >= 0 and os.readlink(f"/proc/self/fd/{folder}").startswith(self.root))
 
 
 def make_host(folder: Path) -> ClusterHost:

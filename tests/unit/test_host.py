@@ -81,7 +81,7 @@ class TestWriteFile:
         host.write_file(Path("/x"), "old")
         pid = os.fork()
         if pid == 0:
-            os.rename = lambda *_: os._exit(9)  # type: ignore[assignment]
+            os.rename = lambda *_, **__: os._exit(9)  # type: ignore[assignment]
             host.write_file(Path("/x"), "new and longer")
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
