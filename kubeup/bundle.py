@@ -650,18 +650,20 @@ def list_files(host: Host, found: Layout) -> list[FileEntry]:
     return entries
 
 
-def files_by_version(host: Host, layouts: Iterable[Layout]) -> dict[str, dict[str, FileEntry]]:
-    """Kubernetes version (`v1.35.6`; "" where a bundle does not say) -> title -> file; a later layout wins."""
-    found: dict[str, dict[str, FileEntry]] = {}
-    for item in layouts:
-        entries = {entry.title: entry for entry in list_files(host, item)}
-        if entries:
-            found.setdefault(read_kubernetes_version(host, item), {}).update(entries)
-    return found
+@frozen
+class NodeFiles:
+    """The files of a bundle. version: of the Kubernetes that they are for (`v1.35.6`; "" where it does not say)."""
+
+    version: str
+    entries: tuple[FileEntry, ...]
 
 
-def read_kubernetes_version(host: Host, found: Layout) -> str:
-    """The version that the files of a bundle are for; "" where it does not say."""
+def read_files(host: Host, found: Layout) -> NodeFiles:
+    """Raises HostError as list_files."""
+    return NodeFiles(_read_kubernetes_version(host, found), tuple(list_files(host, found)))
+
+
+def _read_kubernetes_version(host: Host, found: Layout) -> str:
     for entry in list_artifacts(found):
         manifest = layout.read_json_blob(host, found, str(entry["digest"])) or {}
         told = (manifest.get("annotations") or {}).get(KUBERNETES)
@@ -670,15 +672,23 @@ def read_kubernetes_version(host: Host, found: Layout) -> str:
     return str((found.index.get("annotations") or {}).get(KUBERNETES) or "")
 
 
-def choose_files(host: Host, layouts: Iterable[Layout]) -> dict[str, FileEntry]:
+def files_by_version(bundles: Iterable[NodeFiles]) -> dict[str, dict[str, FileEntry]]:
+    """Kubernetes version -> title -> file; a later bundle wins."""
+    found: dict[str, dict[str, FileEntry]] = {}
+    for item in bundles:
+        if item.entries:
+            found.setdefault(item.version, {}).update({entry.title: entry for entry in item.entries})
+    return found
+
+
+def choose_files(bundles: Sequence[NodeFiles]) -> dict[str, FileEntry]:
     """What is meant where nobody says a version: of each file that of the newest Kubernetes; of kb.pyz the newest kb's, which
     serves all versions. One rule for what a mirror hands out and for the sums that kb prints."""
-    whole = list(layouts)
     chosen: dict[str, FileEntry] = {}
-    by_version = files_by_version(host, whole)
+    by_version = files_by_version(bundles)
     for version in sorted(by_version, key=_order_of):
         chosen.update(by_version[version])
-    own = [entry for item in whole for entry in list_files(host, item) if entry.title == KB_FILE]
+    own = [entry for item in bundles for entry in item.entries if entry.title == KB_FILE]
     if own:
         chosen[KB_FILE] = max(own, key=lambda entry: _order_of(entry.version))
     return chosen

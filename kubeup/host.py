@@ -491,10 +491,10 @@ class LocalHost:
 
     def open_read(self, path: Path, *, follows: bool = True) -> BinaryIO:
         """A file to be read piece by piece; whoever opens it closes it. follows: a link, too. Raises HostError
-        (file-unreadable)."""
+        (file-unreadable), its read and seek too."""
         try:
             place = self.target(path) if follows else self.at(path)
-            return open(_open_for_reading(place, 0 if follows else os.O_NOFOLLOW), "rb", buffering=0)  # type: ignore[return-value]
+            return _OpenFile(_open_for_reading(place, 0 if follows else os.O_NOFOLLOW), path)  # type: ignore[return-value]
         except OSError as error:
             raise _file_error(path, "read", error) from error
 
@@ -1035,6 +1035,26 @@ def _execute(argv: Argv, timeout_s: float, env: Optional[Mapping[str, str]], std
     except OSError as error:
         return CommandResult(shown, 126, stderr=f"{shown[0]}: {error.strerror}")
     return CommandResult(shown, done.returncode, done.stdout, done.stderr)
+
+
+class _OpenFile(io.FileIO):
+    """A file whose disk may fail while it is read."""
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        super().__init__(descriptor, "rb")
+        self._path = path
+
+    def read(self, size: Optional[int] = -1, /) -> bytes:
+        try:
+            return super().read(size) or b""
+        except OSError as error:
+            raise _file_error(self._path, "read", error) from error
+
+    def seek(self, place: int, whence: int = 0, /) -> int:
+        try:
+            return super().seek(place, whence)
+        except OSError as error:
+            raise _file_error(self._path, "read", error) from error
 
 
 def _open_for_reading(place: Path, more: int = 0) -> int:

@@ -131,9 +131,10 @@ def _list_folder(host: Host, path: Path) -> tuple[dict[str, Place], tuple[str, .
 def _list_tar(host: Host, path: Path) -> tuple[dict[str, Place], tuple[str, ...]]:
     found: dict[str, Place] = {}
     strays: list[str] = []
-    stat = host.stat(path)
+    real = host.real_path(path)
+    stat = host.stat(real)
     size, end = stat.size if stat else 0, 0
-    with contextlib.closing(host.open_read(path)) as file:
+    with contextlib.closing(host.open_read(real)) as file:
         if file.read(2) == b"\x1f\x8b":
             raise _unreadable(
                 path, "it is compressed with gzip: the blobs in it cannot be found by their place", gunzip=True
@@ -149,7 +150,7 @@ def _list_tar(host: Host, path: Path) -> tuple[dict[str, Place], tuple[str, ...]
                     if name in found:
                         raise _unreadable(path, f"{name} is in it twice: which one counts is anybody's guess")
                     if member.isreg() and _MEMBER.fullmatch(name):
-                        found[name] = Place(path, member.offset_data, member.size)
+                        found[name] = Place(real, member.offset_data, member.size)
                     elif not (member.isdir() and name.rstrip("/") in _FOLDERS):
                         strays.append(member.name[:200])
                         if len(strays) > _MAX_STRAYS:

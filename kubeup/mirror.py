@@ -60,11 +60,15 @@ _FAIR_RATE = 64 * 1024
 LATE_S = 5.0
 """By how much a transfer may be behind that rate then."""
 LOOK_AGAIN_S = 1.0
+RETRY_S = 30.0
+"""When what could not be read is tried again, though nothing has changed."""
 _PIECE = 256 * 1024
 _SENDFILE_MAX = 0x7FFF0000
 """The most that Linux sends in one call."""
 
 Log = Callable[[str], None]
+LeaveOut = Callable[[str, str], None]
+"""Is told what is left out, and why."""
 
 
 # ---- what is there
@@ -101,7 +105,7 @@ class Catalog:
         return full[0] if len(full) == 1 and not namespace else None
 
 
-def build_catalog(host: Host, layouts: Sequence[Layout], *, leave_out: Optional[Log] = None) -> Catalog:
+def build_catalog(host: Host, layouts: Sequence[Layout], *, leave_out: Optional[LeaveOut] = None) -> Catalog:
     """Index the layouts; later ones win where they name the same. What cannot be used is told to `leave_out` and left out;
     without one it raises HostError."""
     found = Catalog()
@@ -122,22 +126,22 @@ def build_catalog(host: Host, layouts: Sequence[Layout], *, leave_out: Optional[
     usable = []
     for item in whole:
         with _leaving_out(leave_out, f"the files of {item.path}"):
-            bundle.list_files(host, item)
+            files = bundle.read_files(host, item)
             _add_artifacts(host, item, found)
-            usable.append(item)
-    found.files_of = bundle.files_by_version(host, usable)
-    found.files = bundle.choose_files(host, usable)
+            usable.append(files)
+    found.files_of = bundle.files_by_version(usable)
+    found.files = bundle.choose_files(usable)
     return found
 
 
 @contextlib.contextmanager
-def _leaving_out(leave_out: Optional[Log], what: str) -> Iterator[None]:
+def _leaving_out(leave_out: Optional[LeaveOut], what: str) -> Iterator[None]:
     try:
         yield
     except KbError as error:
         if leave_out is None:
             raise
-        leave_out(f"{what} is left out: {error}")
+        leave_out(shown(what), f"{error}")
 
 
 def _add_artifacts(host: Host, item: Layout, found: Catalog) -> None:
@@ -160,7 +164,7 @@ def _add_manifests(host: Host, item: Layout, entry: Mapping[str, Any], found: Ca
     return found.manifests.get(str(entry["digest"]))
 
 
-def find_layouts(host: Host, path: Path, *, leave_out: Optional[Log] = None) -> list[Layout]:
+def find_layouts(host: Host, path: Path, *, leave_out: Optional[LeaveOut] = None) -> list[Layout]:
     """The layout that `path` is, or all tars and layouts in the folder that it is, by name. Raises HostError
     (bundle-unreadable) where there is none. leave_out: is told of those that cannot be read, which else raise."""
     if layout.is_layout(host, path):
@@ -183,14 +187,15 @@ def find_layouts(host: Host, path: Path, *, leave_out: Optional[Log] = None) -> 
 
 class Store:
     """The catalog of a path, made anew when the files there change. A file that cannot be read is told and left out: one bad
-    file in the folder does not take the others away."""
+    file in the folder does not take the others away. It is looked at again later, as its disk may have failed for a moment."""
 
     def __init__(self, host: LocalHost, path: Path, log: Log) -> None:
         self.host, self._path, self._log = host, path, log
         self._lock = threading.Lock()
-        self._looked = 0.0
+        self._looked = self._built = time.monotonic()
+        self._left_out: dict[str, str] = {}
         self._stamp = self._read_stamp()
-        self._catalog = build_catalog(host, find_layouts(host, path, leave_out=log), leave_out=log)
+        self._catalog = self._build()
         self._files: dict[Path, _OpenFile] = {}
 
     @property
@@ -200,6 +205,8 @@ class Store:
             try:
                 self._looked = now
                 self._look_again()
+            except Exception as error:
+                self._log(f"{self._path} cannot be looked at ({shown(str(error))}): serving what was there before")
             finally:
                 self._lock.release()
         return self._catalog
@@ -207,22 +214,29 @@ class Store:
     def _read_stamp(self) -> tuple[object, ...]:
         host, path = self.host, self._path
         names = [path, *((path / name) for name in (host.list_dir(path) if host.is_dir(path) else ()))]
-        stats = [(str(name), host.stat(name)) for name in names if not name.name.startswith(".")]
+        stats = [(str(name), host.stat(host.real_path(name))) for name in names if not name.name.startswith(".")]
         return tuple((name, stat.mtime, stat.size) for name, stat in stats if stat is not None)
+
+    def _build(self) -> Catalog:
+        """Raises KbError where nothing is there at all."""
+        left_out: dict[str, str] = {}
+        found = find_layouts(self.host, self._path, leave_out=left_out.__setitem__)
+        catalog = build_catalog(self.host, found, leave_out=left_out.__setitem__)
+        for what, why in left_out.items():
+            if what not in self._left_out:  # a file that is being copied is told once
+                self._log(f"{what} is left out: {why}")
+        self._left_out, self._built = left_out, time.monotonic()
+        return catalog
 
     def _look_again(self) -> None:
         stamp = self._read_stamp()
-        if stamp == self._stamp:
+        is_due = bool(self._left_out) and time.monotonic() - self._built > RETRY_S
+        if stamp == self._stamp and not is_due:
             return
-        self._stamp = stamp
-        try:
-            found = find_layouts(self.host, self._path, leave_out=self._log)
-            catalog = build_catalog(self.host, found, leave_out=self._log)
-        except KbError as error:
-            self._log(f"{self._path} has changed and cannot be used ({error}): serving what was there before")
-            return
-        self._catalog, self._files = catalog, {}
-        self._log(f"{self._path} has changed: {describe(catalog)}")
+        self._stamp, before = stamp, (self._catalog, set(self._left_out))
+        self._catalog, self._files = self._build(), {}
+        if (self._catalog, set(self._left_out)) != before:
+            self._log(f"{self._path} has changed: {describe(self._catalog)}")
 
     def open_file(self, path: Path) -> _OpenFile:
         """The file, opened once for all threads: every read has an offset of its own."""

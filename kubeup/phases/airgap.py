@@ -725,7 +725,8 @@ def programs_are_planned(ctx: Context) -> bool:
 
 def kb_digest(ctx: Context) -> str:
     """The sha256 of the kb.pyz that the mirror hands out, in hex; "" where the bundle has none."""
-    entry = bundle.choose_files(ctx.host, _laid_down(ctx.host)).get(bundle.KB_FILE)
+    known = [bundle.read_files(ctx.host, one) for one in _laid_down(ctx.host)]
+    entry = bundle.choose_files(known).get(bundle.KB_FILE)
     return entry.digest.partition(":")[2] if entry else ""
 
 

@@ -44,12 +44,12 @@ def read_in_every_way(path: Path) -> None:
             lambda: packages.offer_bundle(HOST, found, "amd64"),
             lambda: packages.architectures_in(HOST, found),
             lambda: mirror.build_catalog(HOST, [found]),
-            lambda: bundle.choose_files(HOST, [found]),
+            lambda: bundle.choose_files([bundle.read_files(HOST, found)]),
             lambda: bundle.check_signature(found, ""),
         ):
             with contextlib.suppress(KbError):
                 look()
-    mirror.build_catalog(HOST, [], leave_out=lambda text: None)
+    mirror.build_catalog(HOST, [], leave_out=lambda what, why: None)
 
 
 def unpack(made: Path, target: Path) -> dict[str, bytes]:

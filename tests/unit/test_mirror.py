@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -164,6 +165,76 @@ def test_a_bad_new_bundle_takes_nothing_away(tmp_path: Path, catalog: Catalog, m
     assert len(store.catalog.repositories) == 4 and "has changed: 3 images" in said[-1]
 
 
+def test_a_file_that_is_being_copied_is_told_once(
+    tmp_path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "LOOK_AGAIN_S", -1)
+    data = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "served").mkdir()
+    said: list[str] = []
+    (tmp_path / "served/a.tar").write_bytes(data[:600])
+    store = mirror.Store(HOST, tmp_path / "served", said.append)
+    for size in (1200, 5000, len(data)):
+        assert store.catalog.repositories == {}
+        (tmp_path / "served/a.tar").write_bytes(data[:size])
+    assert len(store.catalog.repositories) == 4
+    assert [text.rpartition("is")[0].count("a.tar is left out") for text in said] == [1, 0]
+
+
+class FailingDisk(LocalHost):
+    """A machine whose disk cannot be read for a while."""
+
+    fails_for = ""
+
+    def open_read(self, path: Path, *, follows: bool = True) -> BinaryIO:
+        if self.fails_for and path.name == self.fails_for:
+            raise HostError("cannot read", cause="Input/output error", remedy="-", code="file-unreadable")
+        return super().open_read(path, follows=follows)
+
+    def list_dir(self, path: Path) -> list[str]:
+        if self.fails_for == "folder":
+            raise HostError("cannot read", cause="Input/output error", remedy="-", code="file-unreadable")
+        return super().list_dir(path)
+
+
+def test_a_disk_that_fails_for_a_moment(tmp_path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror, "LOOK_AGAIN_S", -1)
+    monkeypatch.setattr(mirror, "RETRY_S", -1)
+    host = FailingDisk()
+    host.fails_for = "a.tar"
+    (tmp_path / "served").mkdir()
+    (tmp_path / "a.tar").rename(tmp_path / "served/a.tar")
+    said: list[str] = []
+    store = mirror.Store(host, tmp_path / "served", said.append)
+    assert store.catalog.repositories == {}
+    host.fails_for = ""
+    assert len(store.catalog.repositories) == 4, "nothing has changed in the folder, and yet it is tried again"
+    host.fails_for = "folder"
+    assert len(store.catalog.repositories) == 4 and "serving what was there before" in said[-1]
+
+
+def test_a_linked_bundle(tmp_path: Path, catalog: Catalog) -> None:
+    """`latest.tar`, a link to the newest, by itself and in a folder."""
+    (tmp_path / "served").mkdir()
+    for link in (tmp_path / "latest.tar", tmp_path / "served/latest.tar"):
+        link.symlink_to(tmp_path / "a.tar")
+        assert bundle.verify_bundle(HOST, layout.open_layout(HOST, link)).problems == ()
+    for path in (tmp_path / "latest.tar", tmp_path / "served"):
+        store = mirror.Store(HOST, path, print)
+        assert len(store.catalog.repositories) == 4
+        for place in store.catalog.blobs.values():
+            assert os.pread(store.open_file(place.path).descriptor, place.size, place.offset) == b"".join(
+                layout.read_place(HOST, place)
+            )
+
+
+def test_a_disk_that_fails_while_a_bundle_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").symlink_to("/proc/self/mem")  # its first page cannot be read: EIO
+    with pytest.raises(HostError) as caught:
+        layout.open_layout(HOST, tmp_path / "a.tar")
+    assert caught.value.code == "file-unreadable"
+
+
 def test_listen() -> None:
     assert mirror.parse_listen(":5000") == ("0.0.0.0", 5000)
     assert mirror.parse_listen("[::1]:80") == ("::1", 80)
@@ -227,7 +298,7 @@ def test_files_are_served_by_kubernetes_version(tmp_path: Path) -> None:
         rows = json.loads(ask(found, "/files/", version=wanted).body)["files"]
         assert next(row["version"] for row in rows if row["title"] == "amd64/kubelet") == served
     assert ask(found, "/files/amd64/kubelet", version="v1.34.0").status == 404
-    chosen = bundle.choose_files(HOST, layouts)["kb.pyz"]
+    chosen = bundle.choose_files([bundle.read_files(HOST, one) for one in layouts])["kb.pyz"]
     assert ask(found, "/files/kb.pyz").headers["Docker-Content-Digest"] == chosen.digest
 
 
