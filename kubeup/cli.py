@@ -341,6 +341,13 @@ def is_kubeadm(program: str, argv: Sequence[str]) -> bool:
 
 def main(commands: Sequence[Command], argv: Sequence[str], program: Optional[Program] = None) -> int:
     """Parse, run, and turn every end into an exit status: 0, the status of a KbError, 128 + a signal, 70 for a bug."""
+    try:
+        return _run(commands, argv, program)
+    except Interrupted as stop:  # a further one, while the first was being told
+        return 128 + stop.number
+
+
+def _run(commands: Sequence[Command], argv: Sequence[str], program: Optional[Program]) -> int:
     program = program or Program()
     debug = "--debug" in argv
     report = program.make_report()
@@ -358,8 +365,10 @@ def main(commands: Sequence[Command], argv: Sequence[str], program: Optional[Pro
             return program.end_with_error(error, report)
         return _end_with_error(error, report, argv, debug)
     except Interrupted as stop:
-        phase = f" in phase {stop.phase}" if stop.phase else ""
-        report.line(f"\ninterrupted by {stop}{phase}: what was done is recorded; continue with the same command")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # it ends already
+        phase = f" in phase {stop.phase}: what was done is recorded; continue with the same command" if stop.phase else ""
+        report.line(f"\ninterrupted by {stop}{phase}")
         return 128 + stop.number
     except BrokenPipeError:
         _drop_output()
@@ -383,7 +392,13 @@ def _drop_output() -> None:
 
 
 def _catch_signals() -> None:
+    """The first signal has the phase end in order, a second one ends what that waits for, a third one ends all."""
+    came: list[int] = []
+
     def stop(number: int, _frame: object) -> NoReturn:
+        came.append(number)
+        if len(came) > 2:
+            os._exit(128 + number)
         raise Interrupted(number)
 
     _show_anything(sys.stdout, sys.stderr)

@@ -286,6 +286,24 @@ def test_any_bytes_get_an_answer_or_none_and_the_next_client_its_own(running: Ru
     assert running.is_well()
 
 
+def test_signals_that_come_again_end_it_without_a_traceback(tmp_path: Path) -> None:
+    write_layout(tmp_path / "layout", {"registry.k8s.io/web:1": {"amd64": [b"w"]}})
+    words = [sys.executable, str(REPO / "kb.py"), "mirror", "serve", str(tmp_path / "layout"), "--listen", "127.0.0.1:"]
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        words[-1] += str(probe.getsockname()[1])
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            while "serving" not in process.stderr.readline():
+                pass
+            while process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            told = process.stderr.read()
+            assert process.returncode == 143 and told in ("", "\ninterrupted by SIGTERM\n")
+        finally:
+            process.kill()
+
+
 def test_a_transfer_may_end_when_the_mirror_is_told_to(tmp_path: Path) -> None:
     size = 40 << 20
     write_layout(tmp_path / "layout", {"registry.k8s.io/web:1": {"amd64": [os.urandom(size)]}})
