@@ -7,6 +7,8 @@ Sources: Kubernetes API concepts (server-side apply), cmd/kubeadm/app/util/apicl
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
 import json
 import urllib.parse
 from collections.abc import Callable, Mapping
@@ -17,6 +19,7 @@ from kubeup.frozen import frozen
 from kubeup.host import Host, HttpResponse, Tls, Unreachable
 from kubeup.json_text import parse_json
 from kubeup.secret import Secret
+from kubeup.shapes import Shape, fit
 from kubeup.trust import Anchors
 
 FIELD_MANAGER = "kb"
@@ -53,6 +56,85 @@ _KINDS: Mapping[str, tuple[str, str, bool]] = {
     "CustomResourceDefinition": ("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions", False),
 }
 _PREFIX_OF_VERSION = {prefix.split("/", 2)[2]: prefix for prefix, _, _ in _KINDS.values()}
+
+
+def _moment(text: str) -> None:
+    datetime.datetime.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")
+
+
+def _network(text: str) -> None:
+    ipaddress.ip_network(text, strict=False)
+
+
+_TEXTS = {str: str}
+_META: Shape = {
+    "name!": str,
+    "namespace": str,
+    "uid": str,
+    "resourceVersion": str,
+    "creationTimestamp": str,
+    "deletionTimestamp": str,
+    "labels": _TEXTS,
+    "annotations": _TEXTS,
+}
+_CONDITIONS: Shape = [{"type": str, "status": str, "message": str, "reason": str}]
+_CONTAINER_STATUSES: Shape = [
+    {
+        "name": str,
+        "containerID": str,
+        "restartCount": int,
+        "ready": bool,
+        "state": {
+            "running": {"startedAt": _moment},
+            "terminated": {"exitCode": int, "reason": str, "message": str},
+            "waiting": {"reason": str, "message": str},
+        },
+    }
+]
+_WORKLOAD: Shape = {
+    "spec!": {
+        "replicas": int,
+        "template!": {"metadata!": _META, "spec!": {"containers": [{"name": str, "image": str}]}},
+    },
+    "status": {"conditions": _CONDITIONS, "replicas": int, "readyReplicas": int},
+}
+_SHAPES: Mapping[str, Shape] = {
+    # plural -> what kb reads of such an object, besides its metadata
+    "configmaps": {"data": _TEXTS},
+    "secrets": {"data": _TEXTS, "type": str},
+    "nodes": {
+        "spec": {
+            "podCIDR": _network,
+            "podCIDRs": [_network],
+            "unschedulable": bool,
+            "taints": [{"key!": str, "value": str, "effect!": str}],
+        },
+        "status": {"conditions": _CONDITIONS, "addresses": [{"type": str, "address!": str}]},
+    },
+    "pods": {
+        "spec": {"nodeName": str},
+        "status": {"podIP": str, "conditions": _CONDITIONS, "containerStatuses": _CONTAINER_STATUSES},
+    },
+    "deployments": _WORKLOAD,
+    "daemonsets": _WORKLOAD,
+    "services": {"spec": {"clusterIP": str, "clusterIPs": [str]}},
+    "endpointslices": {
+        "ports": [{"name": str, "port": int}],
+        "endpoints": [{"addresses": [str], "conditions": {"ready": bool}}],
+    },
+    "events": {"message": str, "reason": str, "lastTimestamp": str, "eventTime": str},
+    "certificatesigningrequests": {
+        "spec!": {"request": str, "username": str, "signerName": str},
+        "status": {"certificate": str, "conditions": _CONDITIONS},
+    },
+    "customresourcedefinitions": {"status": {"conditions": _CONDITIONS}},
+    "leases": {"spec!": {"holderIdentity": str, "leaseDurationSeconds": int, "renewTime": str, "acquireTime": str}},
+    "clusterrolebindings": {"roleRef": {"kind": str, "name": str}},
+    "rolebindings": {"roleRef": {"kind": str, "name": str}},
+    "": {"resources": [{"kind!": str, "name!": str, "namespaced!": bool}]},
+}
+"""Whoever reads an answer of the API server may rely on these types: an answer with others is refused where it comes in. Go's
+clients refuse the same."""
 
 _PATCH_TYPES = {
     "merge": "application/merge-patch+json",
@@ -270,11 +352,13 @@ class Api:
 
     def _object(self, answer: HttpResponse, request: str) -> Object:
         try:
-            body = parse_json(answer.body, request, max_bytes=_MAX_OBJECTS) if answer.body else {}
-        except ValueError:
+            body = parse_json(answer.body, "the answer", max_bytes=_MAX_OBJECTS) if answer.body else {}
+            if answer.status < 300:
+                return fit_object(body, request.partition(" ")[2])
+        except ValueError as error:
+            if answer.status < 300:
+                raise _not_understood(request, str(error), self.server) from error
             body = {"message": answer.body[:200].decode(errors="replace")}
-        if answer.status < 300 and isinstance(body, dict):
-            return body
         reason = str(body.get("reason", "")) if isinstance(body, dict) else ""
         message = str(body.get("message", "")) if isinstance(body, dict) else ""
         wrong = AlreadyExists if reason == "AlreadyExists" else ApiRefused
@@ -312,6 +396,34 @@ class Api:
 
     def _has_time(self, deadline: float) -> bool:
         return self.host.is_live and self.host.monotonic() + RETRY_INTERVAL_S < deadline
+
+
+def fit_object(body: object, path: str) -> Object:
+    """An answer of `path`, an object or the list of a collection, with the types of its kind. Raises ValueError."""
+    found: Object = fit(body, {"kind": str}, "it")
+    if found.get("kind") == "Status":
+        return found
+    plural = _plural_of(path)
+    shape: Shape = {"metadata!" if plural in _SHAPES and plural else "metadata": _META, **_SHAPES.get(plural, {})}
+    if "items" in found and "name" not in fit(found.get("metadata"), {}, "metadata"):
+        shape = {"items": [shape]}
+    return dict(fit(found, shape, ""))
+
+
+def _plural_of(path: str) -> str:
+    """`pods` of /api/v1/namespaces/x/pods/y; "" where a path names an API alone."""
+    words = path.partition("?")[0].strip("/").split("/")
+    words = words[3 if words[0] == "apis" else 2 :]
+    return words[2] if words[:1] == ["namespaces"] and len(words) > 2 else words[0] if words else ""
+
+
+def _not_understood(request: str, cause: str, server: str) -> ClusterError:
+    return ClusterError(
+        f"the API server's answer to {request.partition('?')[0]} is not understood",
+        cause=cause,
+        remedy=f"see what answers at {server}: kubectl get --raw {request.partition(' ')[2].partition('?')[0]}",
+        code="api-answer-odd",
+    )
 
 
 def describe_object(obj: Object) -> str:

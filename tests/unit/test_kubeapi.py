@@ -134,3 +134,28 @@ def test_a_token_goes_into_the_header_only(tmp_path: Path) -> None:
     api = Api(ClusterHost(tmp_path), Identity("https://a", Tls(), Secret("t0k3n")))
     assert api._headers()["Authorization"] == "Bearer t0k3n"
     assert "t0k3n" not in repr(api.identity)
+
+
+@pytest.mark.parametrize(
+    ("body", "cause"),
+    [
+        (b"[]", "it is a list, not a mapping"),
+        (b"<html>", "the answer is not JSON"),
+        (b"[" * 100_000, "nested"),
+        (b'{"items": {"a": 1}}', "items is a mapping, not a list"),
+        (b'{"items": [5]}', r"items\[0\] is a number, not a mapping"),
+        (b'{"items": [{"metadata": {"labels": ["a"]}}]}', r"items\[0\].metadata.labels is a list, not a mapping"),
+        (b'{"items": [{"spec": {"podCIDRs": ["x"]}}]}', r"items\[0\].spec.podCIDRs\[0\]: 'x' does not"),
+        (b'{"items": [{"status": {"conditions": "Ready"}}]}', r"items\[0\].status.conditions is a text, not a list"),
+    ],
+)
+def test_an_answer_of_another_shape_is_refused_where_it_comes_in(api: Api, body: bytes, cause: str) -> None:
+    Answers(api.host, [(200, body)])  # type: ignore[arg-type]
+    with pytest.raises(ClusterError, match=cause) as caught:
+        api.list(path_of("Node"))
+    assert caught.value.code == "api-answer-odd" and "kubectl get --raw /api/v1/nodes" in caught.value.remedy
+
+
+def test_what_is_null_or_left_out_is_there_and_empty(api: Api) -> None:
+    Answers(api.host, [(200, b'{"items": [null, {"metadata": {"name": "a"}, "spec": null}]}')])  # type: ignore[arg-type]
+    assert api.list(path_of("Node")) == [{"metadata": {"name": ""}}, {"metadata": {"name": "a"}}]

@@ -1,0 +1,119 @@
+"""The shape of what others say: values out of JSON, as far as kb reads them, with the types that kb relies on.
+
+A server, a program or a file may hold anything. Whoever reads it names the shape once, where it comes in; behind that, no reader
+has to think of a list where a mapping should be. Knows no document's meaning. Follows Go's encoding/json: null is the same as
+left out, what the shape does not name stays, another type is an error.
+
+A shape is `str`, `int`, `bool`, `float` (an int does for it) or `object` (anything); a function that raises ValueError for a text that is none of
+its kind, and is only asked about texts that are not empty; `[shape]`, a list; `{str: shape}`, a mapping of any keys; or
+`{"name": shape, "other!": shape}`, a mapping of which these keys are known, those with "!" being there always: empty where they were
+left out.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Union
+
+Shape = Any
+_MAX_INT = 1 << 63
+_NOTHING = object()
+
+
+def fit(value: object, shape: Shape, what: str) -> Any:
+    """`value` with the shape's types. what: names it in errors. Raises ValueError that says where something else stands."""
+    return _fit(value, shape, what, True)
+
+
+def fit_what_does(value: object, shape: Shape) -> Any:
+    """The same, without what has another type: it counts as left out. For what is told by programs, of which there are many
+    versions, and where half an answer is better than none."""
+    found = _fit(value, shape, "", False)
+    return _empty(shape) if found is _NOTHING else found
+
+
+def _fit(value: Any, shape: Shape, what: str, is_strict: bool) -> Any:
+    if shape is object:
+        return value
+    if value is None:
+        return _empty(shape)
+    if isinstance(shape, list):
+        if not isinstance(value, list):
+            return _misfit(value, shape, what, is_strict)
+        fitting = (_fit(item, shape[0], f"{what}[{index}]", is_strict) for index, item in enumerate(value))
+        return [item for item in fitting if item is not _NOTHING]
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            return _misfit(value, shape, what, is_strict)
+        return _fit_mapping(value, shape, what, is_strict)
+    if isinstance(shape, type):
+        allowed = (int, float) if shape is float else shape
+        is_right = isinstance(value, allowed) and (shape is bool or not isinstance(value, bool))
+        is_huge = isinstance(value, int) and not -_MAX_INT <= value < _MAX_INT
+        return value if is_right and not is_huge else _misfit(value, shape, what, is_strict)
+    return _fit_text(value, shape, what, is_strict)
+
+
+def _fit_mapping(value: dict[str, Any], shape: dict[Any, Shape], what: str, is_strict: bool) -> dict[str, Any]:
+    if str in shape:
+        known = dict.fromkeys(value, shape[str])
+    else:
+        known = {name.rstrip("!"): item for name, item in shape.items()}
+    found = {}
+    for key, item in value.items():
+        if key in known:
+            if item is None and str not in shape:
+                continue
+            item = _fit(item, known[key], f"{what}.{key}" if what else str(key), is_strict)
+        if item is not _NOTHING:
+            found[key] = item
+    for name in shape:
+        if name is not str and name.endswith("!") and name[:-1] not in found:
+            found[name[:-1]] = _empty(shape[name])
+    return found
+
+
+def _fit_text(value: object, check: Callable[[str], object], what: str, is_strict: bool) -> object:
+    if not isinstance(value, str):
+        return _misfit(value, check, what, is_strict)
+    try:
+        if value:
+            check(value)
+        return value
+    except ValueError as error:
+        if is_strict:
+            raise ValueError(f"{what}: {error}") from None
+        return _NOTHING
+
+
+def _empty(shape: Shape) -> Any:
+    """What Go's decoder leaves where nothing was said."""
+    if isinstance(shape, dict):
+        return _fit_mapping({}, shape, "", True)
+    if isinstance(shape, list):
+        return []
+    return None if shape is object else shape() if isinstance(shape, type) else ""
+
+
+def _misfit(value: object, shape: Union[Shape, type], what: str, is_strict: bool) -> object:
+    if is_strict:
+        wanted = (
+            "a list"
+            if isinstance(shape, list)
+            else "a mapping"
+            if isinstance(shape, dict)
+            else _NAMES.get(shape, "a text")
+        )
+        found = next((name for kind, name in _KINDS if isinstance(value, kind)), "something else")
+        raise ValueError(f"{what} is {found}, not {wanted}" if found != wanted else f"{what} is out of range")
+    return _NOTHING
+
+
+_KINDS = (
+    (bool, "true or false"),
+    (int, "a number"),
+    (float, "a number"),
+    (str, "a text"),
+    (list, "a list"),
+    (dict, "a mapping"),
+)
+_NAMES = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
