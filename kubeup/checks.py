@@ -795,7 +795,7 @@ def check_cgroup_driver(node: Node) -> Findings:
     if status.cgroup_driver == "systemd":
         remedy = "set cgroupDriver: systemd in the KubeletConfiguration"
     else:
-        remedy = runtime.describe_setting(status, "SystemdCgroup", "true")
+        remedy = runtime.describe_setting(status, "SystemdCgroup", "true", host=node.host)
         on_disk = runtime.read_containerd_config(node.host, status.socket) if status.name == "containerd" else None
         if runtime.read_cgroup_driver(on_disk) == wanted:
             remedy = "systemctl restart containerd (its file says so already, it has not read it yet)"
@@ -822,7 +822,7 @@ def check_oom_score(node: Node) -> Findings:
         ERROR,
         f"this machine has no CAP_SYS_RESOURCE, so {node.runtime.label} cannot lower oom_score_adj and no Pod starts "
         "(\"can't get final child's PID from pipe: EOF\")",
-        runtime.describe_setting(node.runtime, "restrict_oom_score_adj", "true"),
+        runtime.describe_setting(node.runtime, "restrict_oom_score_adj", "true", host=node.host),
     )
 
 
@@ -834,7 +834,7 @@ def check_sandbox_image(node: Node) -> Findings:
             "SandboxImage",
             WARNING,
             f"{status.label} starts Pods with the image {status.sandbox_image}, this release goes with {wanted}",
-            runtime.describe_setting(status, "sandbox_image", f'"{wanted}"'),
+            runtime.describe_setting(status, "sandbox_image", f'"{wanted}"', host=node.host),
         )
 
 
@@ -850,7 +850,7 @@ def check_registry_config(node: Node) -> Findings:
             WARNING,
             f"{runtime.CERTS_D} has a hosts.toml for {', '.join(names[:3])}{', ...' * (len(names) > 3)}, and "
             f"{node.runtime.label} does not read that folder (its config_path is {told or 'not set'})",
-            runtime.describe_setting(node.runtime, "config_path", f'"{runtime.CERTS_D}"'),
+            runtime.describe_setting(node.runtime, "config_path", f'"{runtime.CERTS_D}"', host=node.host),
         )
 
 
@@ -1373,7 +1373,7 @@ def _describe_missing_sandbox(node: Node, error: runtime.ImagePullError) -> Find
         "ImagePull",
         ERROR,
         f"{node.runtime.label} starts every Pod with the image {error.image}, which cannot be pulled: {error.cause}",
-        runtime.describe_setting(node.runtime, "sandbox_image", f'"{wanted}"'),
+        runtime.describe_setting(node.runtime, "sandbox_image", f'"{wanted}"', host=node.host),
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import importlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,15 +17,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup import images
+from kubeup import containerdconfig, images
 from kubeup.config.types import InitConfig
+from kubeup.containerdconfig import Handler, Naming
+from kubeup.containerdconfig import find_disabled_cri as find_disabled_cri
+from kubeup.containerdconfig import parse_dumped_toml as parse_dumped_toml
+from kubeup.containerdconfig import parse_toml as parse_toml
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
 from kubeup.host import CommandResult, Host
 from kubeup.releases import Release, has_runtime_config_call
 from kubeup.report import Report
 
-CONTAINERD_CONFIG = Path("/etc/containerd/config.toml")
+CONTAINERD_CONFIG = containerdconfig.CONFIG
 CERTS_D = Path("/etc/containerd/certs.d")
 """Where people put a hosts.toml per registry; containerd reads it only where its configuration says so."""
 DEFAULT_CNI_BIN_DIRS = ("/opt/cni/bin",)
@@ -34,6 +37,8 @@ PULL_ATTEMPTS = 5
 PULL_TIMEOUT_S = 1800.0
 """An image of 100 MB on a slow line is no failure; the runtime itself ends a pull that makes no progress."""
 PARALLEL_PULLS = 4
+
+parse_json = containerdconfig.as_table
 
 # ---- what the runtime is
 
@@ -56,6 +61,8 @@ class RuntimeStatus:
     """Whether it answers the call by which a kubelet learns the runtime's cgroup driver."""
     cgroup_driver: Optional[str] = None
     """systemd | cgroupfs"""
+    handler: Optional[Handler] = None
+    """containerd's handler of a pod that names no runtime class."""
     sandbox_image: Optional[str] = None
     restricts_oom_score: Optional[bool] = None
     registry_config_path: Optional[str] = None
@@ -165,13 +172,12 @@ def _named(status: RuntimeStatus, text: str) -> RuntimeStatus:
 
 def _with_info(status: RuntimeStatus, info: Mapping[str, Any]) -> RuntimeStatus:
     config = parse_json(info.get("config"))
-    containerd = parse_json(config.get("containerd"))
-    runtimes = parse_json(containerd.get("runtimes"))
-    handler = parse_json(runtimes.get(str(containerd.get("defaultRuntimeName"))))
+    handler = containerdconfig.find_default_handler(_as_in_file(config))
     dirs = _texts(parse_json(info.get("cniconfig")).get("PluginDirs"))
     found = replace(
         status,
-        cgroup_driver=_driver_of(parse_json(handler.get("options"))) if handler else None,
+        cgroup_driver=handler.cgroup_driver if handler else None,
+        handler=handler,
         sandbox_image=str(config.get("sandboxImage") or "") or None,
         restricts_oom_score=_flag(config.get("restrictOOMScoreAdj")),
         registry_config_path=_text(parse_json(config.get("registry")).get("configPath")),
@@ -191,8 +197,22 @@ def _with_info(status: RuntimeStatus, info: Mapping[str, Any]) -> RuntimeStatus:
     )
 
 
-def _driver_of(options: Mapping[str, Any]) -> str:
-    return "systemd" if options.get("SystemdCgroup") else "cgroupfs"
+def _as_in_file(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The handlers in `crictl info` under the names that they have in a file."""
+    containerd = parse_json(config.get("containerd"))
+
+    def entry(value: Any) -> dict[str, Any]:
+        return {"runtime_type": parse_json(value).get("runtimeType"), "options": parse_json(value).get("options")}
+
+    runtimes = {name: entry(value) for name, value in parse_json(containerd.get("runtimes")).items()}
+    return {
+        "systemd_cgroup": config.get("systemdCgroup"),
+        "containerd": {
+            "default_runtime_name": containerd.get("defaultRuntimeName"),
+            "default_runtime": entry(containerd.get("defaultRuntime")),
+            "runtimes": runtimes,
+        },
+    }
 
 
 def _flag(value: Any) -> Optional[bool]:
@@ -246,12 +266,35 @@ def _describe_missing_cri(host: Host, status: RuntimeStatus) -> RuntimeStatus:
             cause=f"{status.name} runs, its CRI plugin is disabled by {path} line {number}: {text}",
             remedy=f"take cri out of disabled_plugins in {path}, then: systemctl restart containerd",
         )
+    told = _plugin_error(host, status.socket)
+    remedy = "see why: journalctl -u containerd | grep -i cri; after mending: systemctl restart containerd"
+    for pattern, what in _PLUGIN_TROUBLES:
+        match = re.search(pattern, told)
+        if match:
+            config = containerdconfig.find_config(host)
+            remedy = f"{what.format(*match.groups())} in {config}, then: systemctl restart containerd"
     return replace(
         status,
         problem="cri-failed",
-        cause=f"{status.name} runs, but its CRI plugin is not loaded{_plugin_error(host, status.socket)}",
-        remedy="see why: journalctl -u containerd | grep -i cri; after mending: systemctl restart containerd",
+        cause=f"{status.name} runs, but its CRI plugin is not loaded{told}",
+        remedy=remedy,
     )
+
+
+_PLUGIN_TROUBLES = (
+    (
+        r"`systemd_cgroup` only works for runtime",
+        "take the line systemd_cgroup = true out (SystemdCgroup = true in the options of the default handler does that)",
+    ),
+    (r"`(no_pivot|runtime_engine|runtime_root)` only works for runtime", "take the line {0} = ... out"),
+    (
+        r'no corresponding runtime configured .*default_runtime_name = "?([^"\s]+)',
+        "name a handler that has a table of its own as default_runtime_name ({0} has none)",
+    ),
+    (r"`(mirrors|configs\.tls)` cannot be set when `config_path`", "take either {0} or config_path out of registry"),
+    (r"`cni\.bin_dir` and `cni\.bin_dirs` cannot be set", "take either bin_dir or bin_dirs out of cni"),
+)
+"""What containerd says of a CRI plugin that its configuration keeps from loading, and what to do in the file."""
 
 
 def _plugin_error(host: Host, socket: str) -> str:
@@ -259,30 +302,8 @@ def _plugin_error(host: Host, socket: str) -> str:
     if not host.which("ctr"):
         return ""
     text = host.query(ctr_argv(socket, "plugins", "ls", "-d", "id==cri"), timeout_s=15).stdout
-    match = re.search(r"^\s*Message:\s*(.+)$", text, re.MULTILINE)
-    return f": {match.group(1).strip()}" if match else ""
-
-
-def find_disabled_cri(host: Host) -> Optional[tuple[str, int, str]]:
-    """The place that disables containerd's CRI plugin: (file, line number, line)."""
-    imported = [
-        CONTAINERD_CONFIG.parent / "conf.d" / name
-        for name in host.list_dir(CONTAINERD_CONFIG.parent / "conf.d")
-        if name.endswith(".toml")
-    ]
-    for path in (CONTAINERD_CONFIG, *imported):
-        if not host.exists(path):
-            continue
-        is_inside = False
-        for number, line in enumerate(host.read_text(path).splitlines(), start=1):
-            code = line.partition("#")[0]
-            is_inside = is_inside or bool(re.match(r"\s*disabled_plugins\s*=", code))
-            if is_inside and re.search(
-                r"""["'](cri|io\.containerd\.grpc\.v1\.cri|io\.containerd\.cri\.v1\.\w+)["']""", code
-            ):
-                return str(path), number, line.strip()
-            is_inside = is_inside and "]" not in code
-    return None
+    match = re.search(r"^\s*Message:\s*(.+(?:\n(?!\s*[A-Z]\w+:).+)*)", text, re.MULTILINE)
+    return f": {' '.join(match.group(1).split())}" if match else ""
 
 
 def _probe_through_ctr(host: Host, socket: str) -> RuntimeStatus:
@@ -308,15 +329,36 @@ def _probe_through_ctr(host: Host, socket: str) -> RuntimeStatus:
 def read_containerd_config(host: Host, socket: str) -> Optional[dict[str, Any]]:
     """The configuration that containerd would start with, imports and defaults filled in; None where it cannot be
     told or belongs to another containerd than the one behind `socket`."""
-    answer = host.query(["containerd", "config", "dump"], timeout_s=15)
+    path = containerdconfig.find_config(host)
+    given = ["--config", str(path)] if path != CONTAINERD_CONFIG else []
+    answer = host.query(["containerd", *given, "config", "dump"], timeout_s=15)
     if not answer.ok:
         return None
     try:
         config = parse_toml(answer.stdout)
     except ValueError:
         return None
-    own = Path(str(parse_json(config.get("grpc")).get("address") or "/"))
+    server = parse_json(parse_json(config.get("plugins")).get("io.containerd.server.v1.grpc"))  # containerd 2.3
+    own = Path(str(parse_json(config.get("grpc")).get("address") or server.get("address") or "/"))
     return config if _without_var(own) == _without_var(socket_path(socket)) else None
+
+
+def _find_handler(config: Optional[Mapping[str, Any]]) -> Optional[Handler]:
+    return containerdconfig.find_default_handler(_runtime_plugin(config or {}))
+
+
+def _parse_own(text: str) -> dict[str, Any]:
+    """A file as it stands; {} where it cannot be read."""
+    try:
+        return parse_toml(text.lstrip("\ufeff"))
+    except ValueError:
+        return {}
+
+
+def _runtime_plugin(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What starts pods, in a dump of containerd 1 or 2."""
+    plugins = parse_json(config.get("plugins"))
+    return parse_json(plugins.get(containerdconfig.RUNTIME[1])) or parse_json(plugins.get(containerdconfig.OLD_CRI[1]))
 
 
 def _without_var(path: Path) -> str:
@@ -331,18 +373,18 @@ def _with_dump(status: RuntimeStatus, config: Optional[Mapping[str, Any]]) -> Ru
         return status
     plugins = parse_json(config.get("plugins"))
     old = parse_json(plugins.get("io.containerd.grpc.v1.cri"))
-    runtime = parse_json(plugins.get("io.containerd.cri.v1.runtime")) or old
+    runtime = _runtime_plugin(config)
     images_plugin = parse_json(plugins.get("io.containerd.cri.v1.images"))
     pinned = parse_json(images_plugin.get("pinned_images"))
     registry = parse_json((images_plugin or old).get("registry"))
-    handlers = parse_json(runtime.get("containerd"))
-    handler = parse_json(parse_json(handlers.get("runtimes")).get(str(handlers.get("default_runtime_name"))))
+    handler = containerdconfig.find_default_handler(runtime)
     cni = parse_json(runtime.get("cni"))
     dirs = _texts(cni.get("bin_dirs")) or _texts([cni.get("bin_dir")])
     is_default = status.cni_bin_dirs == DEFAULT_CNI_BIN_DIRS
     return replace(
         status,
-        cgroup_driver=status.cgroup_driver or (_driver_of(parse_json(handler.get("options"))) if handler else None),
+        cgroup_driver=status.cgroup_driver or (handler.cgroup_driver if handler else None),
+        handler=status.handler or handler,
         sandbox_image=status.sandbox_image or str(pinned.get("sandbox") or old.get("sandbox_image") or "") or None,
         restricts_oom_score=status.restricts_oom_score
         if status.restricts_oom_score is not None
@@ -360,156 +402,51 @@ def read_cgroup_driver(config: Optional[Mapping[str, Any]]) -> Optional[str]:
     return _with_dump(RuntimeStatus(""), config).cgroup_driver
 
 
-def describe_setting(status: RuntimeStatus, setting: str, value: str) -> str:
+def describe_setting(
+    status: RuntimeStatus, setting: str, value: str, *, host: Optional[Host] = None, path: Path = CONTAINERD_CONFIG
+) -> str:
     """What to do so that the runtime has a setting: sandbox_image | SystemdCgroup | restrict_oom_score_adj |
-    config_path (of registries)."""
+    config_path (of registries). With `host` its file is looked at: what else it lacks, and which file wins."""
     if status.name != "containerd":
         return f"set {setting} = {value} (or its like) in the configuration of {status.label}, then restart it"
-    is_schema_3 = bool(status.has_runtime_config)
-    table = "plugins.'io.containerd.cri.v1.runtime'" if is_schema_3 else "plugins.'io.containerd.grpc.v1.cri'"
-    if setting == "sandbox_image" and is_schema_3:
-        setting, table = "sandbox", "plugins.'io.containerd.cri.v1.images'.pinned_images"
-    if setting == "config_path":
-        table = ("plugins.'io.containerd.cri.v1.images'" if is_schema_3 else table) + ".registry"
-    if setting == "SystemdCgroup":
-        table += ".containerd.runtimes.runc.options"
-    return f"set {setting} = {value} below [{table}] in {CONTAINERD_CONFIG}, then: systemctl restart containerd"
-
-
-def parse_toml(text: str) -> dict[str, Any]:
-    """TOML as `containerd config dump` writes it. Python 3.11 brings a reader; older ones use the one below."""
-    try:
-        tomllib = importlib.import_module("tomllib")
-    except ImportError:
-        return parse_dumped_toml(text)
-    found: dict[str, Any] = tomllib.loads(text)
-    return found
-
-
-_TOML_TOKEN = re.compile(
-    r"""\s*(?:(?P<basic>"(?:[^"\\]|\\.)*")|(?P<literal>'[^']*')|(?P<mark>[\[\]{},=.])|(?P<bare>[^\s\[\]{},=."'#]+))"""
-)
-_TOML_NUMBER = re.compile(r"[+-]?\d[\d_]*(\.\d+)?([eE][+-]?\d+)?")
-
-
-def parse_dumped_toml(text: str) -> dict[str, Any]:
-    """Tables, and one `key = value` a line: text, numbers, booleans, lists and inline tables of these.
-
-    That is what machines write. Raises ValueError for anything else (lists over several lines, texts in three
-    quotes, [[tables]]).
-    """
-    root: dict[str, Any] = {}
-    table = root
-    for number, line in enumerate(text.splitlines(), start=1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
+    handler = status.handler or Handler()
+    naming: Optional[Naming] = Naming(3 if status.has_runtime_config else 2)
+    files: dict[Path, str] = {}
+    if host is not None:
         try:
-            if line.startswith("["):
-                if line.startswith("[["):
-                    raise ValueError("a list of tables")
-                keys, rest = _toml_keys(line[1:])
-                if rest.partition("#")[0].strip() != "]":
-                    raise ValueError("no end of the table's name")
-                table = _toml_table(root, keys)
-                continue
-            keys, rest = _toml_keys(line)
-            if not rest.startswith("="):
-                raise ValueError("no =")
-            value, rest = _toml_value(rest[1:])
-            if rest.partition("#")[0].strip():
-                raise ValueError("text after the value")
-            _toml_table(table, keys[:-1])[keys[-1]] = value
-        except ValueError as error:
-            raise ValueError(f"line {number}: {error}: {line[:80]}") from error
-    return root
+            path = containerdconfig.find_config(host)
+            files = containerdconfig.read_files(host, path)
+        except HostError as error:
+            return f"make {path} readable ({error.cause}), then run the command again"
+        naming = containerdconfig.find_naming(files[path], read_own_schema(host, status))
+        # what counts is the handler that the next start brings, with the lines that are about to be written
+        is_passed_over = naming is not None and naming.version is not None
+        dump = read_containerd_config(host, status.socket) or {}
+        handler = _find_handler(_parse_own(files[path]) if is_passed_over else dump) or handler
+        files = containerdconfig.keep_loaded(files, dump)
+    if naming is None:
+        return (
+            f"write {path} in version 2: `version = 2` above its first table, and [plugins.cri...] as "
+            f"[{containerdconfig.show_table(containerdconfig.OLD_CRI)}...]; then: systemctl restart containerd"
+        )
+    table, key = naming.place(setting, handler)
+    where = containerdconfig.find_owner(files, table, naming) if files else path
+    steps = []
+    if naming.version and where == path and host is not None:
+        steps.append(f"write version = {naming.version} at the top of {path}")
+    if setting == "SystemdCgroup" and host is not None and not containerdconfig.names_type(files[where], table[:-1]):
+        kind = handler.type or containerdconfig.RUNC_TYPE
+        steps.append(f'set runtime_type = "{kind}" below [{containerdconfig.show_table(table[:-1])}] in {where}')
+    steps.append(f"set {key} = {value} below [{containerdconfig.show_table(table)}] in {where}")
+    return f"{', '.join(steps)}, then: systemctl restart containerd"
 
 
-def _toml_next(text: str) -> tuple[str, str, str]:
-    match = _TOML_TOKEN.match(text)
-    if not match or not match.lastgroup:
-        raise ValueError("cannot be read")
-    return match.lastgroup, match.group(match.lastgroup), text[match.end() :].lstrip()
-
-
-def _toml_keys(text: str) -> tuple[list[str], str]:
-    keys = []
-    while True:
-        kind, word, text = _toml_next(text)
-        if kind == "mark":
-            raise ValueError("no key")
-        keys.append(str(json.loads(word)) if kind == "basic" else word[1:-1] if kind == "literal" else word)
-        if not text.startswith("."):
-            return keys, text
-        text = text[1:]
-
-
-def _toml_table(table: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    for key in keys:
-        table = table.setdefault(key, {})
-        if not isinstance(table, dict):
-            raise ValueError(f"{key} is no table")
-    return table
-
-
-def _toml_value(text: str) -> tuple[Any, str]:
-    kind, word, rest = _toml_next(text)
-    if kind == "basic":
-        return json.loads(word), rest
-    if kind == "literal":
-        return word[1:-1], rest
-    if word == "[":
-        return _toml_list(rest)
-    if word == "{":
-        return _toml_inline_table(rest)
-    # a number's point is a mark of its own to the wordizer
-    number = _TOML_NUMBER.match(text.lstrip())
-    if number:
-        digits = number.group().replace("_", "")
-        value = float(digits) if number.group(1) or number.group(2) else int(digits)
-        return value, text.lstrip()[number.end() :].lstrip()
-    if word in ("true", "false"):
-        return word == "true", rest
-    raise ValueError(f"no value: {word}")
-
-
-def _toml_list(text: str) -> tuple[list[Any], str]:
-    items = []
-    text = text.lstrip()
-    while not text.startswith("]"):
-        value, text = _toml_value(text)
-        items.append(value)
-        if text.startswith(","):
-            text = text[1:].lstrip()
-        elif not text.startswith("]"):
-            raise ValueError("a list without end")
-    return items, text[1:].lstrip()
-
-
-def _toml_inline_table(text: str) -> tuple[dict[str, Any], str]:
-    table: dict[str, Any] = {}
-    text = text.lstrip()
-    while not text.startswith("}"):
-        keys, text = _toml_keys(text)
-        if not text.startswith("="):
-            raise ValueError("no =")
-        value, text = _toml_value(text[1:])
-        _toml_table(table, keys[:-1])[keys[-1]] = value
-        if text.startswith(","):
-            text = text[1:].lstrip()
-        elif not text.startswith("}"):
-            raise ValueError("an inline table without end")
-    return table, text[1:].lstrip()
-
-
-def parse_json(value: Any) -> dict[str, Any]:
-    """A mapping, or the mapping in a JSON text; {} for everything else: what a runtime leaves out is not known."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return {}
-    return value if isinstance(value, dict) else {}
+def read_own_schema(host: Host, status: Optional[RuntimeStatus] = None) -> int:
+    """The version in which this containerd writes its configuration: 2 for containerd 1, 3 and more for containerd 2."""
+    told = host.query(["containerd", "config", "default"], timeout_s=15)
+    if told.ok:
+        return containerdconfig.read_schema(told.stdout)
+    return 3 if status is not None and status.has_runtime_config else 2
 
 
 def last_words(stderr: str) -> str:

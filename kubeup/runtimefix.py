@@ -1,7 +1,7 @@
-"""containerd's configuration, mended: what `kb init --fix` does to /etc/containerd/config.toml.
+"""containerd's configuration, mended: what `kb init --fix` does to /etc/containerd/config.toml and the files it imports.
 
-Owns which settings a Kubernetes node needs of containerd (schemas 2 and 3), which of them are wrong in what containerd
-would start with, and how the text of a person's file is changed line by line, so that comments and everything else stay.
+Owns which settings a Kubernetes node needs of containerd, which of them are wrong in what containerd would start with,
+and how the text of a person's file is changed line by line, so that comments and everything else stay.
 A change is tried by containerd itself (`containerd config dump`) before it takes the file's name; one that does not do
 what it should is not made, and where the restarted containerd does not come back, the old file is put back. Must not
 touch another runtime. kubeadm has no like of it.
@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Optional
 
-from kubeup import runtime
+from kubeup import containerdconfig, runtime
+from kubeup.containerdconfig import Handler, Naming, read_schema, table_name
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
 from kubeup.host import Host
@@ -21,11 +23,9 @@ from kubeup.host import Host
 CONFIG = runtime.CONTAINERD_CONFIG
 CERTS_D = runtime.CERTS_D
 RESTART_TIMEOUT_S = 30
-_CRI_IDS = ("cri", "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime")
+_CRI_IDS = containerdconfig.CRI_IDS
 
-_OLD_CRI = ("plugins", "io.containerd.grpc.v1.cri")
-_RUNTIME = ("plugins", "io.containerd.cri.v1.runtime")
-_IMAGES = ("plugins", "io.containerd.cri.v1.images")
+_OLD_CRI, _RUNTIME, _IMAGES = containerdconfig.OLD_CRI, containerdconfig.RUNTIME, containerdconfig.IMAGES
 
 
 @frozen
@@ -53,45 +53,47 @@ class Wanted:
 # ---- what is wrong
 
 
-def read_schema(text: str) -> int:
-    """The version of a configuration's text: 1 where it does not say."""
-    match = re.search(r"^\s*version\s*=\s*(\d+)", text, re.MULTILINE)
-    return int(match.group(1)) if match else 1
-
-
 def plan_settings(schema: int, effective: Mapping[str, Any], wanted: Wanted) -> tuple[Setting, ...]:
-    """The settings that are not as wanted in `effective` (what `containerd config dump` shows), for a file of `schema`."""
-    have = describe_effective(effective)
-    old = schema < 3
-    cri = _OLD_CRI if old else _RUNTIME
-    runc = (*cri, "containerd", "runtimes", "runc")
+    """The settings that are not as wanted in `effective` (what `containerd config dump` shows), under the names that a
+    file of `schema` has for them."""
+    have, naming = describe_effective(effective), Naming(schema)
+    cri = runtime.parse_json(effective.get("plugins")).get(_RUNTIME[1]) or _old_cri(effective)
+    handler = containerdconfig.find_default_handler(runtime.parse_json(cri)) or Handler()
     found: list[Setting] = []
+
+    def need(setting: str, value: str, why: str) -> None:
+        table, key = naming.place(setting, handler)
+        found.append(Setting(table, key, value, why))
+
+    if containerdconfig.breaks_cri(runtime.parse_json(cri)):
+        need("systemd_cgroup", "false", "systemd_cgroup = true keeps the CRI plugin from loading")
     if wanted.sandbox_image and have.sandbox_image != wanted.sandbox_image:
-        table, key = (_OLD_CRI, "sandbox_image") if old else ((*_IMAGES, "pinned_images"), "sandbox")
         why = f"the sandbox image is {have.sandbox_image or 'not set'}"
-        found.append(Setting(table, key, f'"{wanted.sandbox_image}"', why))
-    if wanted.systemd_cgroup is not None and have.systemd_cgroup != wanted.systemd_cgroup:
-        value = "true" if wanted.systemd_cgroup else "false"
-        # a table of runc's in the file takes the place of the built-in one whole, its type included
-        found.append(Setting(runc, "runtime_type", '"io.containerd.runc.v2"', "runc's table has to name its type"))
+        need("sandbox_image", f'"{wanted.sandbox_image}"', why)
+    if wanted.systemd_cgroup is not None and have.systemd_cgroup not in (None, wanted.systemd_cgroup):
+        # a handler's table in the file takes the place of the built-in one whole, its type included
+        need(
+            "runtime_type", f'"{handler.type or containerdconfig.RUNC_TYPE}"', "a handler's table has to name its type"
+        )
         driver = "systemd" if have.systemd_cgroup else "cgroupfs"
-        found.append(Setting((*runc, "options"), "SystemdCgroup", value, f"the cgroup driver is {driver}"))
+        need("SystemdCgroup", "true" if wanted.systemd_cgroup else "false", f"the cgroup driver is {driver}")
     if wanted.restrict_oom_score_adj and not have.restrict_oom_score_adj:
-        why = "this machine does not let runc lower oom_score_adj"
-        found.append(Setting(cri, "restrict_oom_score_adj", "true", why))
+        need("restrict_oom_score_adj", "true", "this machine does not let runc lower oom_score_adj")
     folders = (have.registry_config_path or "").split(":")
     if wanted.registry_config_path and wanted.registry_config_path not in folders and not _has_mirrors(effective):
-        table = (*(_OLD_CRI if old else _IMAGES), "registry")
-        why = f"{wanted.registry_config_path} is not read for registries"
         value = ":".join(filter(None, (wanted.registry_config_path, *folders)))
-        found.append(Setting(table, "config_path", f'"{value}"', why))
+        need("config_path", f'"{value}"', f"{wanted.registry_config_path} is not read for registries")
     if wanted.cni_bin_dir and wanted.cni_bin_dir not in (have.cni_bin_dir or "").split(":"):
         why = f"CNI plugins are looked for in {have.cni_bin_dir}, and they are in {wanted.cni_bin_dir}"
-        if _has_bin_dirs(effective):
-            found.append(Setting((*cri, "cni"), "bin_dirs", f'["{wanted.cni_bin_dir}"]', why))
-        else:
-            found.append(Setting((*cri, "cni"), "bin_dir", f'"{wanted.cni_bin_dir}"', why))
+        key, value = "bin_dir", f'"{wanted.cni_bin_dir}"'
+        if _has_bin_dirs(effective) and schema > 2:
+            key, value = "bin_dirs", f"[{value}]"
+        found.append(Setting((*naming.runtime, "cni"), key, value, why))
     return tuple(found)
+
+
+def _old_cri(effective: Mapping[str, Any]) -> Any:
+    return runtime.parse_json(effective.get("plugins")).get(_OLD_CRI[1])
 
 
 def _cni_of(effective: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,14 +124,13 @@ def describe_effective(effective: Mapping[str, Any]) -> Wanted:
     old = runtime.parse_json(plugins.get(_OLD_CRI[1]))
     own = runtime.parse_json(plugins.get(_RUNTIME[1])) or old
     images = runtime.parse_json(plugins.get(_IMAGES[1])) or old
-    containerd = runtime.parse_json(own.get("containerd"))
-    handlers = runtime.parse_json(containerd.get("runtimes"))
-    handler = runtime.parse_json(handlers.get(str(containerd.get("default_runtime_name") or "runc")))
+    handler = containerdconfig.find_default_handler(own)
+    driver = handler.cgroup_driver if handler else "cgroupfs"
     pinned = runtime.parse_json(images.get("pinned_images"))
     cni = _cni_of(effective)
     return Wanted(
         sandbox_image=str(pinned.get("sandbox") or old.get("sandbox_image") or ""),
-        systemd_cgroup=bool(runtime.parse_json(handler.get("options")).get("SystemdCgroup")),
+        systemd_cgroup=driver == "systemd" if driver else None,
         restrict_oom_score_adj=bool(own.get("restrict_oom_score_adj")),
         registry_config_path=str(runtime.parse_json(images.get("registry")).get("config_path") or ""),
         cni_bin_dir=":".join(map(str, cni.get("bin_dirs") or [])) or str(cni.get("bin_dir") or ""),
@@ -139,19 +140,26 @@ def describe_effective(effective: Mapping[str, Any]) -> Wanted:
 # ---- the text
 
 
-def mend_text(text: str, settings: Sequence[Setting], *, schema: int) -> str:
-    """The configuration with the CRI plugin enabled and the settings in place; every other line stays as it is."""
-    lines = enable_cri(text).splitlines()
-    if read_schema("\n".join(lines)) != schema:
-        lines = [f"version = {schema}", *(line for line in lines if not re.match(r"\s*version\s*=", line))]
+def mend_text(text: str, settings: Sequence[Setting], *, version: Optional[int] = None) -> str:
+    """The configuration with the CRI plugin enabled and the settings in place, and of `version` where one is given;
+    every other line stays as it is, line ends included."""
+    mark, text = ("\ufeff", text[1:]) if text.startswith("\ufeff") else ("", text)
+    is_dos = "\r\n" in text and "\n" not in text.replace("\r\n", "")
+    text = enable_cri(text.replace("\r\n", "\n") if is_dos else text)
+    if version is not None and read_schema(text) != version:
+        head = containerdconfig.head_of(text)
+        kept = re.sub(r"^[ \t]*[\"']?version[\"']?[ \t]*=.*\n?", "", head, flags=re.MULTILINE)
+        text = f"version = {version}\n{kept}{text[len(head) :]}"
+    lines = text.removesuffix("\n").split("\n") if text else []
     for setting in settings:
         lines = _put(lines, setting)
-    return "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n"
+    return mark + (text.replace("\n", "\r\n") if is_dos else text)
 
 
 def enable_cri(text: str) -> str:
     """The text without the CRI plug-ins among disabled_plugins, over however many lines these stand."""
-    match = re.search(r"^[ \t]*disabled_plugins[ \t]*=[ \t]*\[(?P<items>[^\]]*)\]", text, re.MULTILINE)
+    match = containerdconfig.match_list(text, "disabled_plugins")
     if not match:
         return text
     kept = re.sub(rf"""["'](?:{"|".join(map(re.escape, _CRI_IDS))})["'][ \t]*,?[ \t]*""", "", match["items"])
@@ -165,13 +173,18 @@ def _put(lines: Sequence[str], setting: Setting) -> list[str]:
     table: Optional[tuple[str, ...]] = ()
     header_at = None
     for at, line in enumerate(lines):
-        name = _table_name(line)
+        name = table_name(line)
         if name is not None:
             table = name
             header_at = at if name == setting.table else header_at
-        elif table == setting.table and re.match(rf"\s*{re.escape(setting.key)}\s*=", line):
+        elif line.lstrip().startswith("[["):
+            table = None
+        elif table == setting.table and re.match(rf"""\s*["']?{re.escape(setting.key)}["']?\s*=""", line):
             indent = line[: len(line) - len(line.lstrip())]
-            return [*lines[:at], f"{indent}{setting.key} = {setting.value}", *lines[at + 1 :]]
+            end = at + 1
+            while end < len(lines) and _is_open("\n".join(lines[at:end])):
+                end += 1
+            return [*lines[:at], f"{indent}{setting.key} = {setting.value}", *lines[end:]]
     if header_at is None:
         header = "[" + ".".join(_quote(part) for part in setting.table) + "]"
         return [*lines, "", header, f"  {setting.key} = {setting.value}"]
@@ -179,19 +192,14 @@ def _put(lines: Sequence[str], setting: Setting) -> list[str]:
     return [*lines[: header_at + 1], f"{indent}{setting.key} = {setting.value}", *lines[header_at + 1 :]]
 
 
+def _is_open(text: str) -> bool:
+    """Whether a list that begins in `text` goes on in the next line."""
+    plain = re.sub(r"""\"[^"\n]*"|'[^'\n]*'|#.*""", "", text)
+    return plain.count("[") > plain.count("]")
+
+
 def _quote(part: str) -> str:
     return part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else f'"{part}"'
-
-
-_PART = r"""\s*(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)\s*"""
-
-
-def _table_name(line: str) -> Optional[tuple[str, ...]]:
-    """The name in `[plugins."a.b".c]`, whichever way it is quoted; None for every other line."""
-    match = re.fullmatch(rf"\s*\[({_PART}(?:\.{_PART})*)\]\s*(?:#.*)?", line)
-    if not match:
-        return None
-    return tuple(part.strip().strip("\"'") for part in re.findall(_PART, match.group(1)))
 
 
 # ---- acting
@@ -206,34 +214,75 @@ def fix_runtime(host: Host, socket: str, wanted: Wanted) -> tuple[str, ...]:
     status = runtime.probe_runtime(host, socket)
     if "containerd" not in runtime.socket_path(socket).name or not host.which("containerd"):
         raise _not_fixable(f"the runtime at {socket}", "kb mends the configuration of containerd alone")
-    before = host.read_text(CONFIG) if host.exists(CONFIG) else ""
-    schema = _choose_schema(host, before)
-    effective = _read_effective(host, before)
-    faults = plan_settings(schema, effective, wanted)
-    disabled = runtime.find_disabled_cri(host)
-    if disabled and disabled[0] != str(CONFIG):
-        raise _not_fixable(disabled[0], f"line {disabled[1]} disables the CRI plugin, and kb changes {CONFIG} alone")
-    told = [f"{CONFIG} line {disabled[1]} disabled the CRI plugin"] if disabled else []
+    config = containerdconfig.find_config(host)
+    before = containerdconfig.read_files(host, config)
+    naming = _choose_naming(host, config, before[config])
+    enabled = {path: enable_cri(text) for path, text in before.items()}
+    # with its version a file may name another default handler than without
+    read_as = {**enabled, config: mend_text(enabled[config], (), version=naming.version)}
+    effective = _read_effective(host, config, read_as)
+    before = containerdconfig.keep_loaded(before, effective)
+    enabled = {path: enabled[path] for path in before}
+    faults = plan_settings(naming.schema, effective, wanted)
+    disabled = runtime.find_disabled_cri(host) if enabled != before else None
+    told = [f"{disabled[0]} line {disabled[1]} disabled the CRI plugin"] if disabled else []
     told += [item.why for item in faults if item.key != "runtime_type"]
     if not told:
         return _restart_stale(host, socket, status, wanted)
-    after = mend_text(before, faults, schema=schema)
-    left = plan_settings(schema, _read_effective(host, after), wanted)
-    if left or enable_cri(after) != after:
-        names = ", ".join(item.key for item in left) or "disabled_plugins"
-        raise _not_fixable(str(CONFIG), f"{names} would not be as it should be: another line or an imported file wins")
-    host.write_file(CONFIG, after, keeps=True)
+    after = _mend_files(before, config, naming, faults)
+    _require_mended(host, config, after, naming, wanted)
+    changed = [path for path in after if after[path] != before[path]]
+    is_new = not host.exists(config)
+    for path in changed:
+        _write(host, path, after[path])
     if not _restart(host, socket):
-        host.write_file(CONFIG, before, keeps=True) if before else host.remove(CONFIG)
+        for path in changed:
+            _write(host, path, before[path])
+        if is_new:
+            host.remove(config)
         log = runtime.probe_runtime(host, socket)
         _restart(host, socket)
+        names = " and ".join(map(str, changed))
         raise HostError(
-            f"containerd did not come back with the mended {CONFIG}",
+            f"containerd did not come back with the mended {names}",
             cause=f"{log.cause or 'it is not ready'}; the old configuration is in place again",
             remedy="see why: journalctl -u containerd -n 30",
             code="runtime-fix-failed",
         )
     return tuple(told)
+
+
+def _write(host: Host, path: Path, text: str) -> None:
+    host.write_file(path, text, keeps=True)
+
+
+def _mend_files(before: Mapping[Path, str], config: Path, naming: Naming, faults: Sequence[Setting]) -> dict[Path, str]:
+    """Every setting in the file in which it counts; a version is the first file's matter."""
+    own: dict[Path, list[Setting]] = {path: [] for path in before}
+    for fault in faults:
+        own[containerdconfig.find_owner(before, fault.table, naming)].append(fault)
+    after = dict(before)
+    for path, text in before.items():
+        version = naming.version if path == config else None
+        if own[path] or enable_cri(text) != text or (version and own[config]):
+            after[path] = mend_text(text, own[path], version=version)
+    return after
+
+
+def _require_mended(host: Host, config: Path, after: Mapping[Path, str], naming: Naming, wanted: Wanted) -> None:
+    """What is about to be written has to do what it should. Raises HostError (runtime-not-fixable)."""
+    try:
+        effective = _read_effective(host, config, after)
+    except HostError as error:
+        told = f"kb's lines do not fit in: a table that they need is written within one line ({error.cause})"
+        raise _not_fixable(str(config), told) from error
+    left = plan_settings(naming.schema, effective, wanted)
+    if left:
+        names = ", ".join(item.key for item in left)
+        raise _not_fixable(str(config), f"{names} would not be as it should be: another line or an imported file wins")
+    for path, text in after.items():
+        if enable_cri(text) != text:
+            raise _not_fixable(str(path), "disabled_plugins would still hold the CRI plugin")
 
 
 def _restart_stale(host: Host, socket: str, status: runtime.RuntimeStatus, wanted: Wanted) -> tuple[str, ...]:
@@ -250,31 +299,52 @@ def _restart_stale(host: Host, socket: str, status: runtime.RuntimeStatus, wante
 
 
 def _choose_schema(host: Host, text: str) -> int:
-    """The file's own, or the one that this containerd writes where the file is empty but for disabled_plugins."""
-    schema = read_schema(text)
-    if schema > 1:
-        return schema
-    if any(_table_name(line) for line in text.splitlines()):
+    """Under the names of which version a setting takes effect in this file."""
+    return _choose_naming(host, CONFIG, text).schema
+
+
+def _choose_naming(host: Host, config: Path, text: str) -> Naming:
+    naming = containerdconfig.find_naming(text, runtime.read_own_schema(host))
+    if naming is None:
         raise _not_fixable(
-            str(CONFIG), "it has schema 1, which containerd gave up: containerd config migrate rewrites it"
+            str(config),
+            f"it has no version and the names of version 1 ([plugins.cri]), which this containerd passes over: write "
+            f"version = 2 at its top and the tables as [{containerdconfig.show_table(_OLD_CRI)}...]",
         )
-    return read_schema(host.query(["containerd", "config", "default"], timeout_s=15).stdout)
+    return naming
 
 
-def _read_effective(host: Host, text: str) -> dict[str, Any]:
-    """What containerd would start with, given this configuration. Raises HostError (runtime-not-fixable)."""
-    trial = CONFIG.with_name(".config.toml.kb-trial")
-    host.write_file(trial, enable_cri(text) or "\n", mode=0o600)
+def _read_effective(host: Host, config: Path, texts: Mapping[Path, str]) -> dict[str, Any]:
+    """What containerd would start with, given these texts. Raises HostError (runtime-not-fixable)."""
+    changed = [path for path, text in texts.items() if path != config and text != _text_of(host, path)]
+    trials = {path: path.with_name(f".{path.name}.kb-trial") for path in (config, *changed)}
+    main = texts[config]
+    imports = containerdconfig.match_list(main, "imports")
+    if changed and imports:
+        # the trials stand in for the files themselves
+        names = [f'"{trials.get(path, path)}"' for path in texts if path != config]
+        main = main[: imports.start("items")] + ", ".join(names) + main[imports.end("items") :]
     try:
-        answer = host.query(["containerd", "--config", str(trial), "config", "dump"], timeout_s=15)
+        for path, trial in trials.items():
+            host.write_file(trial, (main if path == config else texts[path]) or "\n", mode=0o600)
+        answer = host.query(["containerd", "--config", str(trials[config]), "config", "dump"], timeout_s=15)
     finally:
-        host.remove(trial)
+        for trial in trials.values():
+            host.remove(trial)
     if not answer.ok:
-        raise _not_fixable(str(CONFIG), f"containerd does not read it: {runtime.last_words(answer.stderr)}")
+        raise _not_fixable(str(config), f"containerd does not read it: {runtime.last_words(answer.stderr)}")
     try:
-        return runtime.parse_toml(answer.stdout)
+        found = runtime.parse_toml(answer.stdout)
+        files = {str(trial): str(path) for path, trial in trials.items()}
+        if isinstance(found.get("imports"), list):
+            found["imports"] = [files.get(str(name), str(name)) for name in found["imports"]]
+        return found
     except ValueError as error:
-        raise _not_fixable(str(CONFIG), f"what containerd makes of it cannot be read ({error})") from error
+        raise _not_fixable(str(config), f"what containerd makes of it cannot be read ({error})") from error
+
+
+def _text_of(host: Host, path: Path) -> str:
+    return host.read_bytes(path).decode(errors="surrogateescape") if host.exists(path) else ""
 
 
 def _restart(host: Host, socket: str) -> bool:

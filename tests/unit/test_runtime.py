@@ -262,8 +262,27 @@ def test_a_cri_plugin_that_no_line_disables(config: str) -> None:
     assert "bad snapshotter" in status.cause
 
 
+@pytest.mark.parametrize(
+    ("told", "remedy"),
+    [
+        ("invalid plugin config: `systemd_cgroup` only works for runtime io.containerd.runtime.v1.linux", "take the line systemd_cgroup = true out"),
+        ('no corresponding runtime configured in `containerd.runtimes` for `containerd` `default_runtime_name = "nvidia"', "(nvidia has none)"),
+        ("invalid plugin config: `mirrors` cannot be set when `config_path` is provided", "take either mirrors or config_path out"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_keeps_the_cri_plugin_from_loading_is_named(told: str, remedy: str) -> None:
+    message = f"Type: x\nID:  cri\nError:\n      Code:     Unknown\n      Message:  {told}\n"
+    host = crictl_host({f"{CRICTL} info": NO_SERVICE, f"{CTR} plugins ls -d id==cri": message}, programs={"ctr"})
+    status = runtime.probe_runtime(host, SOCKET)
+    assert told in status.cause
+    assert remedy in status.remedy and "/etc/containerd/config.toml" in status.remedy
+
+
 def test_a_line_in_an_imported_file_counts_too() -> None:
-    host = FakeHost(files={"/etc/containerd/conf.d/10-x.toml": b'disabled_plugins = ["cri"]'})
+    files = {"/etc/containerd/conf.d/10-x.toml": b'disabled_plugins = ["cri"]', "/etc/containerd/config.toml": b""}
+    host = FakeHost(files=files)
+    assert runtime.find_disabled_cri(host) is None, "a file that nothing imports"
+    files["/etc/containerd/config.toml"] = b'imports = [\n  "conf.d/*.toml",  # ours\n]\n'
     assert runtime.find_disabled_cri(host) == ("/etc/containerd/conf.d/10-x.toml", 1, 'disabled_plugins = ["cri"]')
 
 

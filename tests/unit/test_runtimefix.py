@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import re
+from typing import Any, Optional
 
 import pytest
 
-from kubeup import runtime, runtimefix
+from kubeup import containerdconfig, runtime, runtimefix
+from kubeup.containerdconfig import Naming
 from kubeup.errors import HostError
 from kubeup.host import CommandResult
 from kubeup.runtimefix import Setting, Wanted
@@ -57,19 +59,19 @@ def test_the_cri_is_enabled_and_nothing_else(before: str, after: str) -> None:
 
 
 def test_a_line_is_changed_in_its_place() -> None:
-    mended = runtimefix.mend_text(DEBIANS, [Setting(OLD, "sandbox_image", f'"{PAUSE}"', "")], schema=2)
+    mended = runtimefix.mend_text(DEBIANS, [Setting(OLD, "sandbox_image", f'"{PAUSE}"', "")], version=2)
     assert mended == DEBIANS.replace('"k8s.gcr.io/pause:3.6" # old', f'"{PAUSE}"')
 
 
 def test_a_line_is_added_to_its_table() -> None:
-    mended = runtimefix.mend_text(DEBIANS, [Setting(OLD, "restrict_oom_score_adj", "true", "")], schema=2)
+    mended = runtimefix.mend_text(DEBIANS, [Setting(OLD, "restrict_oom_score_adj", "true", "")], version=2)
     assert mended.splitlines()[3:5] == ['  [plugins."io.containerd.grpc.v1.cri"]', "    restrict_oom_score_adj = true"]
     assert runtime.parse_dumped_toml(mended)["plugins"][OLD[1]]["restrict_oom_score_adj"] is True
 
 
 def test_a_table_is_added_at_the_end() -> None:
     table = (*OLD, "containerd", "runtimes", "runc", "options")
-    mended = runtimefix.mend_text(DEBIANS, [Setting(table, "SystemdCgroup", "true", "")], schema=2)
+    mended = runtimefix.mend_text(DEBIANS, [Setting(table, "SystemdCgroup", "true", "")], version=2)
     assert mended.startswith(DEBIANS)
     assert mended.endswith(
         '\n[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]\n  SystemdCgroup = true\n'
@@ -79,19 +81,19 @@ def test_a_table_is_added_at_the_end() -> None:
 def test_both_kinds_of_quotes_name_one_table() -> None:
     text = "version = 3\n[plugins.'io.containerd.cri.v1.images'.pinned_images]\n  sandbox = 'x'\n"
     table = ("plugins", "io.containerd.cri.v1.images", "pinned_images")
-    mended = runtimefix.mend_text(text, [Setting(table, "sandbox", f'"{PAUSE}"', "")], schema=3)
+    mended = runtimefix.mend_text(text, [Setting(table, "sandbox", f'"{PAUSE}"', "")], version=3)
     assert mended == text.replace("'x'", f'"{PAUSE}"')
 
 
 def test_a_setting_of_another_table_is_not_touched() -> None:
     text = 'version = 2\n[other]\n  sandbox_image = "mine"\n'
-    mended = runtimefix.mend_text(text, [Setting(OLD, "sandbox_image", f'"{PAUSE}"', "")], schema=2)
+    mended = runtimefix.mend_text(text, [Setting(OLD, "sandbox_image", f'"{PAUSE}"', "")], version=2)
     assert 'sandbox_image = "mine"' in mended
     assert runtime.parse_dumped_toml(mended)["plugins"][OLD[1]]["sandbox_image"] == PAUSE
 
 
 def test_a_file_without_a_version_gets_one() -> None:
-    mended = runtimefix.mend_text(DOCKERS, [Setting(OLD, "sandbox_image", f'"{PAUSE}"', "")], schema=2)
+    mended = runtimefix.mend_text(DOCKERS, [Setting(OLD, "sandbox_image", f'"{PAUSE}"', "")], version=2)
     assert mended.startswith("version = 2\n#   Copyright")
     assert runtime.parse_dumped_toml(mended)["disabled_plugins"] == []
 
@@ -196,11 +198,26 @@ def test_a_containerd_that_does_not_come_back_gets_its_old_file() -> None:
     assert runtime.probe_runtime(host, SOCKET).is_ready
 
 
-def test_schema_1_with_tables_is_left_alone() -> None:
-    host = make_host('[plugins.cri]\n  sandbox_image = "x"\n')
-    with pytest.raises(HostError) as caught:
-        runtimefix.fix_runtime(host, SOCKET, ALL)
-    assert "containerd config migrate" in caught.value.cause
+def test_an_imported_file_is_mended_where_it_is() -> None:
+    """With containerd 1 its section takes the place of the one in config.toml."""
+    main, extra = b'version = 2\nimports = ["conf.d/*.toml"]\n', "/etc/containerd/conf.d/99-nvidia.toml"
+    host = make_host(main.decode())
+    host.files[extra] = DEBIANS.replace("version = 2\n", "").encode()
+    told = list[str]()
+    dump = host.answers["containerd --config"]
+    assert callable(dump)
+
+    def dump_of_import(argv: tuple[str, ...]) -> CommandResult:
+        text = host.files[argv[2]].decode()
+        told.append(text)
+        (name,) = re.findall(r'imports = \["(\S+)"\]', text)
+        return dump((argv[0], argv[1], name if name in host.files else extra, *argv[3:]))
+
+    host.answers["containerd --config"] = dump_of_import
+    assert "the sandbox image is k8s.gcr.io/pause:3.6" in runtimefix.fix_runtime(host, SOCKET, Wanted(PAUSE))
+    assert host.files[CONFIG] == main
+    assert f'sandbox_image = "{PAUSE}"' in host.files[extra].decode()
+    assert "/etc/containerd/conf.d/.99-nvidia.toml.kb-trial" in told[-1]
 
 
 def test_another_runtime_is_left_alone() -> None:
@@ -268,3 +285,98 @@ def test_cni_plugins_are_looked_for_where_they_are(
     assert "/usr/lib/cni" in found.why
     cni[key] = ["/x", "/opt/cni/bin"] if key == "bin_dirs" else "/opt/cni/bin"
     assert runtimefix.plan_settings(schema, effective, Wanted(cni_bin_dir="/opt/cni/bin")) == ()
+
+
+# ---- under which names
+
+
+@pytest.mark.parametrize(
+    ("text", "own", "naming"),
+    [
+        ("", 2, Naming(2, 2)),
+        ("", 3, Naming(3, 3)),
+        ("version = 2\n", 3, Naming(2)),
+        ("version = 3\n", 3, Naming(3)),
+        ("version = 3\n", 4, Naming(3)),
+        ("version = 3\n", 2, Naming(2, 2)),
+        ("[grpc]\n  address = '/x'\n[debug]\n  version = 3\n", 2, Naming(2, 2)),
+        ("[plugins.'io.containerd.grpc.v1.cri']\n", 2, Naming(2, 2)),
+        ("version = 1\n[plugins.'io.containerd.grpc.v1.cri']\n", 3, Naming(2, 2)),
+        ("[plugins.'io.containerd.cri.v1.runtime']\n", 3, Naming(3, 3)),
+        ("[plugins.cri]\n", 2, Naming(1)),
+        ("[plugins.cri]\n", 3, None),
+        ("disabled_plugins = ['cri']\n", 2, Naming(2, 2)),
+        ("disabled_plugins = ['cri', 'aufs']\n", 2, Naming(1)),
+        ("disabled_plugins = ['cri', 'aufs']\n", 3, Naming(3)),
+    ],
+)
+def test_names_take_effect_by_the_version_of_file_and_containerd(text: str, own: int, naming: Optional[Naming]) -> None:
+    """As `containerd config dump` of 1.6, 1.7, 2.0, 2.1 and 2.3 has it."""
+    assert containerdconfig.find_naming(text, own) == naming
+
+
+def test_the_file_that_the_running_containerd_was_given_is_the_one() -> None:
+    host = FakeHost(answers={"systemctl show containerd --property MainPID --value": "77\n"})
+    assert containerdconfig.find_config(host) == containerdconfig.CONFIG
+    for words in ("-c\0/usr/share/containerd/config.toml", "--config=/usr/share/containerd/config.toml"):
+        host.files["/proc/77/cmdline"] = f"/usr/bin/containerd\0--log-level\0info\0{words}\0".encode()
+        assert str(containerdconfig.find_config(host)) == "/usr/share/containerd/config.toml"
+
+
+@pytest.mark.parametrize("unit", ["[", "{a=", "[{a="], ids=["lists", "tables", "both"])
+def test_deep_toml_is_a_clear_error(unit: str) -> None:
+    for read in (containerdconfig.parse_toml, containerdconfig.parse_dumped_toml):
+        with pytest.raises(ValueError, match=r"too deep|line 1"):
+            read("a = " + unit * 50000)
+
+
+def test_other_bytes_and_line_ends_stay() -> None:
+    text = "version = 2\r\n# gr\udcfc\udcdfe\r\n[plugins]\r\n"
+    mended = runtimefix.mend_text(text, [Setting(OLD, "sandbox_image", f'"{PAUSE}"', "")])
+    assert mended.startswith(text)
+    assert mended.replace("\r\n", "").count("\n") == 0
+    assert runtimefix.mend_text("\ufeff[grpc]\n", [], version=2) == "\ufeffversion = 2\n[grpc]\n"
+
+
+def test_a_list_over_several_lines_is_replaced_whole() -> None:
+    text = "version = 3\n[plugins.a.cni]\n  bin_dirs = [ # [both\n    '/a',\n    '/b'\n  ]\n  conf_dir = '/c'\n"
+    mended = runtimefix.mend_text(text, [Setting(("plugins", "a", "cni"), "bin_dirs", '["/x"]', "")])
+    assert mended == "version = 3\n[plugins.a.cni]\n  bin_dirs = [\"/x\"]\n  conf_dir = '/c'\n"
+
+
+# ---- the handler that counts
+
+
+@pytest.mark.parametrize(
+    ("cri", "table", "driver"),
+    [
+        ({"default_runtime_name": "nvidia", "runtimes": {"nvidia": {"options": {}}}}, "runtimes.nvidia", "cgroupfs"),
+        (
+            {
+                "default_runtime_name": "runc",
+                "default_runtime": {"runtime_type": "io.containerd.runc.v2", "options": {"SystemdCgroup": True}},
+                "runtimes": {"runc": {}},
+            },
+            "default_runtime",
+            "systemd",
+        ),
+        ({"default_runtime_name": "kata", "runtimes": {"kata": {"runtime_type": "io.containerd.kata.v2"}}}, "runtimes.kata", None),
+    ],
+)  # fmt: skip
+def test_the_cgroup_driver_is_the_default_handlers(cri: dict[str, Any], table: str, driver: Optional[str]) -> None:
+    handler = containerdconfig.find_default_handler({"containerd": cri})
+    assert handler is not None
+    assert (handler.table, handler.cgroup_driver) == (("containerd", *table.split(".")), driver)
+    dump = {"version": 2, "plugins": {OLD[1]: {"containerd": cri}}}
+    places = [".".join(item.table) for item in runtimefix.plan_settings(2, dump, Wanted(systemd_cgroup=True))]
+    assert all(f"containerd.{table}" in place for place in places) and bool(places) == (driver == "cgroupfs")
+
+
+def test_a_handler_that_is_not_there_and_an_unfit_systemd_cgroup() -> None:
+    assert containerdconfig.find_default_handler({"containerd": {"default_runtime_name": "x", "runtimes": {}}}) is None
+    runc = {"runtime_type": "io.containerd.runc.v2", "options": {"SystemdCgroup": True}}
+    cri = {"systemd_cgroup": True, "containerd": {"default_runtime_name": "runc", "runtimes": {"runc": runc}}}
+    (found,) = runtimefix.plan_settings(2, {"plugins": {OLD[1]: cri}}, Wanted(systemd_cgroup=True))
+    assert (found.table, found.key, found.value) == (OLD, "systemd_cgroup", "false")
+    cri["containerd"] = {"runtimes": {"runc": {"runtime_type": "io.containerd.runtime.v1.linux"}}}
+    assert runtimefix.plan_settings(2, {"plugins": {OLD[1]: cri}}, Wanted(systemd_cgroup=True)) == ()

@@ -1,0 +1,409 @@
+"""containerd's configuration as containerd understands it: its files, its names for things, the handler that counts.
+
+Owns the reading: which file the running containerd was given and which files that imports, under which names the CRI
+plugin's tables take effect there (they differ between the versions of a file and of containerd), which handler starts a
+pod that asks for none, and a reader of TOML. Must not write (runtimefix.py does) and asks no CRI (runtime.py does).
+kubeadm has no like of it.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from kubeup.errors import HostError
+from kubeup.frozen import frozen
+from kubeup.host import Host
+
+CONFIG = Path("/etc/containerd/config.toml")
+OLD_CRI = ("plugins", "io.containerd.grpc.v1.cri")
+"""containerd 1, and files of version 2 with containerd 2."""
+SHORT_CRI = ("plugins", "cri")
+"""Files of version 1, which is what a file without a version is."""
+RUNTIME = ("plugins", "io.containerd.cri.v1.runtime")
+IMAGES = ("plugins", "io.containerd.cri.v1.images")
+CRI_IDS = ("cri", OLD_CRI[1], IMAGES[1], RUNTIME[1])
+RUNC_TYPE = "io.containerd.runc.v2"
+_RUNC_TYPES = ("io.containerd.runc.v1", RUNC_TYPE)
+_LINUX_V1 = "io.containerd.runtime.v1.linux"
+
+
+# ---- the handler that counts
+
+
+@frozen
+class Handler:
+    """The entry of containerd's configuration with which it starts a pod that names no runtime class."""
+
+    name: str = "runc"
+    table: tuple[str, ...] = ("containerd", "runtimes", "runc")
+    """Below the CRI plugin's own table."""
+    type: str = ""
+    cgroup_driver: Optional[str] = None
+    """None where it is the handler's own matter (kata, gVisor), or not known."""
+
+
+def find_default_handler(cri: Mapping[str, Any]) -> Optional[Handler]:
+    """From the CRI plugin's effective settings; None where they name none. The older table `default_runtime` wins."""
+    containerd = as_table(cri.get("containerd"))
+    found, name = as_table(containerd.get("default_runtime")), "default"
+    table: tuple[str, ...] = ("containerd", "default_runtime")
+    if not found.get("runtime_type"):
+        name = str(containerd.get("default_runtime_name") or "runc")
+        found, table = as_table(as_table(containerd.get("runtimes")).get(name)), ("containerd", "runtimes", name)
+    if not found:
+        return None
+    kind, options = str(found.get("runtime_type") or ""), as_table(found.get("options"))
+    is_systemd = options.get("SystemdCgroup") if options or kind != _LINUX_V1 else cri.get("systemd_cgroup")
+    is_runc = kind in ("", _LINUX_V1, *_RUNC_TYPES)
+    return Handler(name, table, kind, ("systemd" if is_systemd else "cgroupfs") if is_runc else None)
+
+
+def breaks_cri(cri: Mapping[str, Any]) -> bool:
+    """Whether `systemd_cgroup = true` keeps the CRI plugin of containerd 1 from loading: it is of a gone runtime alone."""
+    handler = find_default_handler(cri)
+    return bool(cri.get("systemd_cgroup")) and handler is not None and handler.type != _LINUX_V1
+
+
+# ---- its files
+
+
+def find_config(host: Host) -> Path:
+    """The file that the running containerd was started with, or the usual one."""
+    pid = host.query(
+        ["systemctl", "show", "containerd", "--property", "MainPID", "--value"], timeout_s=15
+    ).stdout.strip()
+    if not pid.isdigit() or pid == "0":
+        return CONFIG
+    try:
+        words = host.read_text(Path("/proc", pid, "cmdline")).split("\0")
+    except HostError:
+        return CONFIG
+    for at, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        value = value if equals else (words[at + 1] if at + 1 < len(words) else "")
+        if option in ("-c", "--config", "-config") and value.startswith("/"):
+            return Path(value)
+    return CONFIG
+
+
+def read_files(host: Host, config: Path = CONFIG) -> dict[Path, str]:
+    """The configuration's text (empty where there is none), and then those of the files that it imports, in the order
+    in which containerd reads them. Raises HostError (file-unreadable)."""
+    files = {config: _read(host, config) if host.exists(config) else ""}
+    pending = _imports_of(host, config, files[config])
+    while pending:
+        path = pending.pop(0)
+        if path not in files and host.exists(path) and not host.is_dir(path):
+            files[path] = _read(host, path)
+            pending += _imports_of(host, path, files[path])
+    return files
+
+
+def keep_loaded(files: Mapping[Path, str], dump: Mapping[str, Any]) -> dict[Path, str]:
+    """Without those that containerd passed over: containerd 1 tells in its dump which files it read (1.6 looks for
+    patterns without a leading / elsewhere)."""
+    told = dump.get("imports")
+    if dump.get("version") != 2 or not isinstance(told, list):
+        return dict(files)
+    first = next(iter(files))
+    return {path: text for path, text in files.items() if path == first or str(path) in told}
+
+
+def _read(host: Host, path: Path) -> str:
+    """Byte for byte: a comment may be in any encoding."""
+    return host.read_bytes(path).decode(errors="surrogateescape")
+
+
+def _imports_of(host: Host, parent: Path, text: str) -> list[Path]:
+    found: list[Path] = []
+    for word in read_list(text, "imports"):
+        path = parent.parent / word
+        if "*" in path.name:
+            found += [path.parent / name for name in host.list_dir(path.parent) if fnmatch.fnmatchcase(name, path.name)]
+        else:
+            found.append(path)
+    return found
+
+
+def head_of(text: str) -> str:
+    """What stands above the first table: the settings of containerd itself."""
+    first = re.search(r"^[ \t]*\[", text, re.MULTILINE)
+    return text[: first.start()] if first else text
+
+
+def match_list(text: str, key: str) -> Optional[re.Match[str]]:
+    """A list above the first table, over however many lines it stands; its group `items` is what is in the brackets."""
+    return re.search(rf"^\ufeff?[ \t]*{key}[ \t]*=[ \t]*\[(?P<items>[^\]]*)\]", head_of(text), re.MULTILINE)
+
+
+def read_list(text: str, key: str) -> list[str]:
+    found = match_list(text, key)
+    plain = re.sub(r"#.*", "", found["items"]) if found else ""
+    return [first or second for first, second in re.findall(r"""\"([^"]*)\"|'([^']*)'""", plain)]
+
+
+def read_schema(text: str) -> int:
+    """The version of a configuration's text: 1 where it does not say."""
+    match = re.search(r"^\ufeff?[ \t]*[\"']?version[\"']?[ \t]*=[ \t]*(\d+)", head_of(text), re.MULTILINE)
+    return int(match.group(1)) if match and len(match.group(1)) < 5 else 1
+
+
+def table_names(text: str) -> list[tuple[str, ...]]:
+    return [name for name in map(table_name, text.splitlines()) if name]
+
+
+_PART = r"""\s*(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)\s*"""
+
+
+def table_name(line: str) -> Optional[tuple[str, ...]]:
+    """The name in `[plugins."a.b".c]`, whichever way it is quoted; None for every other line."""
+    match = re.fullmatch(rf"\ufeff?\s*\[({_PART}(?:\.{_PART})*)\]\s*(?:#.*)?", line)
+    if not match:
+        return None
+    return tuple(part.strip().strip("\"'") for part in re.findall(_PART, match.group(1)))
+
+
+def show_table(table: Sequence[str]) -> str:
+    """As it is written in a file: `plugins.'io.containerd.grpc.v1.cri'.containerd`."""
+    return ".".join(part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else f"'{part}'" for part in table)
+
+
+def find_disabled_cri(host: Host) -> Optional[tuple[str, int, str]]:
+    """The place that disables containerd's CRI plugin: (file, line number, line)."""
+    try:
+        files = read_files(host, find_config(host))
+    except HostError:
+        return None
+    for path, text in files.items():
+        is_inside = False
+        for number, line in enumerate(text.splitlines(), start=1):
+            code = line.partition("#")[0]
+            is_inside = is_inside or bool(re.match(r"\ufeff?\s*disabled_plugins\s*=", code))
+            if is_inside and re.search(rf"""["'](?:{"|".join(map(re.escape, CRI_IDS))})["']""", code):
+                return str(path), number, line.strip()
+            is_inside = is_inside and "]" not in code
+    return None
+
+
+# ---- under which names a setting takes effect
+
+
+@frozen
+class Naming:
+    """How a file has to be written so that this containerd takes it."""
+
+    schema: int
+    """1: [plugins.cri], 2: [plugins.'io.containerd.grpc.v1.cri'], 3 and more: containerd 2's own plugins."""
+    version: Optional[int] = None
+    """The line `version = N` that the file lacks; None where it needs none."""
+
+    @property
+    def runtime(self) -> tuple[str, ...]:
+        return SHORT_CRI if self.schema < 2 else OLD_CRI if self.schema < 3 else RUNTIME
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        return IMAGES if self.schema > 2 else self.runtime
+
+    def place(self, setting: str, handler: Handler) -> tuple[tuple[str, ...], str]:
+        """The table and the key of sandbox_image | SystemdCgroup | runtime_type | config_path | one of the plugin's own."""
+        if setting == "sandbox_image" and self.schema > 2:
+            return (*IMAGES, "pinned_images"), "sandbox"
+        if setting == "config_path":
+            return (*self.images, "registry"), setting
+        if setting == "SystemdCgroup":
+            return (*self.runtime, *handler.table, "options"), setting
+        if setting == "runtime_type":
+            return (*self.runtime, *handler.table), setting
+        return (self.images if setting == "sandbox_image" else self.runtime), setting
+
+
+def find_naming(text: str, own: int) -> Optional[Naming]:
+    """For a file and a containerd whose own version of files is `own`; None where no line alone would do.
+
+    Without a `version` a file is of version 1: containerd 1 then knows the short names alone, and both it and containerd 2
+    pass over tables with the names of version 2. Short names beside that line are an error to both.
+    """
+    version = read_schema(text)
+    if version > 1:
+        return Naming(version) if version <= max(own, 2) else Naming(own, own)
+    plugins = {name[1] for name in table_names(text) if name[0] == "plugins" and len(name) > 1}
+    short = {name for name in plugins if "." not in name}
+    lists = {word for key in ("disabled_plugins", "required_plugins") for word in read_list(text, key)}
+    has_short = bool(short) or any("." not in word for word in lists - set(CRI_IDS))
+    if has_short:
+        return Naming(1) if own < 3 else None if short else Naming(own)
+    return Naming(2, 2) if OLD_CRI[1] in plugins else Naming(own, own)
+
+
+def find_owner(files: Mapping[Path, str], table: tuple[str, ...], naming: Naming) -> Path:
+    """The file in which a line of that table counts. What an imported file says of a plugin takes the place of all that
+    was said of it before with containerd 1, and of its single keys with containerd 2."""
+    paths = list(files)
+    for path in reversed(paths[1:]):
+        names = table_names(files[path])
+        if table in names or (naming.schema < 3 and any(name[:2] == table[:2] for name in names)):
+            return path
+    return paths[0]
+
+
+def names_type(text: str, table: tuple[str, ...]) -> bool:
+    """Whether a file gives a handler its type; a handler's table takes the place of the built-in one whole."""
+    is_inside = False
+    for line in text.splitlines():
+        name = table_name(line)
+        is_inside = name == table if name is not None else is_inside and not line.lstrip().startswith("[[")
+        if is_inside and re.match(r"\s*runtime_type\s*=", line):
+            return True
+    return False
+
+
+# ---- TOML
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """TOML as `containerd config dump` writes it. Python 3.11 brings a reader; older ones use the one below.
+    Raises ValueError."""
+    try:
+        reader = importlib.import_module("tomllib").loads
+    except ImportError:
+        reader = parse_dumped_toml
+    try:
+        found: dict[str, Any] = reader(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    return found
+
+
+_TOML_TOKEN = re.compile(
+    r"""\s*(?:(?P<basic>"(?:[^"\\]|\\.)*")|(?P<literal>'[^']*')|(?P<mark>[\[\]{},=.])|(?P<bare>[^\s\[\]{},=."'#]+))"""
+)
+_TOML_NUMBER = re.compile(r"[+-]?\d[\d_]*(\.\d+)?([eE][+-]?\d+)?")
+
+
+def parse_dumped_toml(text: str) -> dict[str, Any]:
+    """Tables, and one `key = value` a line: text, numbers, booleans, lists and inline tables of these.
+
+    That is what machines write. Raises ValueError for anything else (lists over several lines, texts in three
+    quotes, [[tables]]).
+    """
+    root: dict[str, Any] = {}
+    table = root
+    for number, line in enumerate(text.splitlines(), start=1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        try:
+            if line.startswith("["):
+                if line.startswith("[["):
+                    raise ValueError("a list of tables")
+                keys, rest = _toml_keys(line[1:])
+                if rest.partition("#")[0].strip() != "]":
+                    raise ValueError("no end of the table's name")
+                table = _toml_table(root, keys)
+                continue
+            keys, rest = _toml_keys(line)
+            if not rest.startswith("="):
+                raise ValueError("no =")
+            value, rest = _toml_value(rest[1:])
+            if rest.partition("#")[0].strip():
+                raise ValueError("text after the value")
+            _toml_table(table, keys[:-1])[keys[-1]] = value
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}: {line[:80]}") from error
+        except RecursionError as error:
+            raise ValueError(f"line {number}: it is nested too deeply") from error
+    return root
+
+
+def _toml_next(text: str) -> tuple[str, str, str]:
+    match = _TOML_TOKEN.match(text)
+    if not match or not match.lastgroup:
+        raise ValueError("cannot be read")
+    return match.lastgroup, match.group(match.lastgroup), text[match.end() :].lstrip()
+
+
+def _toml_keys(text: str) -> tuple[list[str], str]:
+    keys = []
+    while True:
+        kind, word, text = _toml_next(text)
+        if kind == "mark":
+            raise ValueError("no key")
+        keys.append(str(json.loads(word)) if kind == "basic" else word[1:-1] if kind == "literal" else word)
+        if not text.startswith("."):
+            return keys, text
+        text = text[1:]
+
+
+def _toml_table(table: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    for key in keys:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise ValueError(f"{key} is no table")
+    return table
+
+
+def _toml_value(text: str) -> tuple[Any, str]:
+    kind, word, rest = _toml_next(text)
+    if kind == "basic":
+        return json.loads(word), rest
+    if kind == "literal":
+        return word[1:-1], rest
+    if word == "[":
+        return _toml_list(rest)
+    if word == "{":
+        return _toml_inline_table(rest)
+    # a number's point is a mark of its own to the wordizer
+    number = _TOML_NUMBER.match(text.lstrip())
+    if number:
+        digits = number.group().replace("_", "")
+        value = float(digits) if number.group(1) or number.group(2) else int(digits)
+        return value, text.lstrip()[number.end() :].lstrip()
+    if word in ("true", "false"):
+        return word == "true", rest
+    raise ValueError(f"no value: {word}")
+
+
+def _toml_list(text: str) -> tuple[list[Any], str]:
+    items = []
+    text = text.lstrip()
+    while not text.startswith("]"):
+        value, text = _toml_value(text)
+        items.append(value)
+        if text.startswith(","):
+            text = text[1:].lstrip()
+        elif not text.startswith("]"):
+            raise ValueError("a list without end")
+    return items, text[1:].lstrip()
+
+
+def _toml_inline_table(text: str) -> tuple[dict[str, Any], str]:
+    table: dict[str, Any] = {}
+    text = text.lstrip()
+    while not text.startswith("}"):
+        keys, text = _toml_keys(text)
+        if not text.startswith("="):
+            raise ValueError("no =")
+        value, text = _toml_value(text[1:])
+        _toml_table(table, keys[:-1])[keys[-1]] = value
+        if text.startswith(","):
+            text = text[1:].lstrip()
+        elif not text.startswith("}"):
+            raise ValueError("an inline table without end")
+    return table, text[1:].lstrip()
+
+
+def as_table(value: Any) -> dict[str, Any]:
+    """A mapping, or the mapping in a JSON text; {} for everything else: what a runtime leaves out is not known."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return {}
+    return value if isinstance(value, dict) else {}
