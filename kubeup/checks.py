@@ -30,7 +30,7 @@ from kubeup.config import discover, kubelet_flags
 from kubeup.config.types import InitConfig, JoinConfig
 from kubeup.errors import HostError, KbError, PreflightError, UsageError
 from kubeup.frozen import frozen
-from kubeup.host import CommandResult, Host, HttpResponse, Tls, Unreachable
+from kubeup.host import CommandResult, Host, HttpResponse, Tls, Unreachable, find_read_only_mount
 from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
 from kubeup.releases import NEWEST_PROVEN, Release, Version, is_at_least, kubelet_refuses_cgroup_v1, parse_version
@@ -379,7 +379,7 @@ def check_host_paths(node: Node) -> Findings:
     starts the pod. kubeadm waits in vain."""
     for origin, path, kind, remedy in _host_paths(node):
         found = node.host.stat(path)
-        mount = "" if found else _read_only_mount(node, path)
+        mount = "" if found else find_read_only_mount(node.host, path)
         wants_folder, wants_file = kind in ("Directory", "DirectoryOrCreate"), kind in ("File", "FileOrCreate")
         if mount and kind in ("", "DirectoryOrCreate", "FileOrCreate"):
             text = f"{origin}: {path} is not there and cannot be made, since {mount} is mounted read-only"
@@ -407,13 +407,6 @@ def _host_paths(node: Node) -> Iterator[tuple[str, Path, str, str]]:
         for volume in component.extra_volumes:
             origin = f"{name}.extraVolumes {volume.name}"
             yield origin, Path(volume.host_path), volume.path_type, f"correct hostPath and pathType of {origin}"
-
-
-def _read_only_mount(node: Node, path: Path) -> str:
-    """The mount point that keeps anything from being made at `path`; "" where nothing does."""
-    above = [point for point, _, _ in node.mounts if path == Path(point) or Path(point) in path.parents]
-    nearest = max(above, key=len, default="")
-    return next((point for point, _, options in node.mounts if point == nearest and "ro" in options), "")
 
 
 def check_anonymous_auth(node: Node) -> Findings:

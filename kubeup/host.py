@@ -1242,6 +1242,20 @@ def _is_virtual(python: Path) -> bool:
     return (python.parent.parent / "pyvenv.cfg").exists()
 
 
+def find_read_only_mount(host: Host, path: Path) -> str:
+    """The mount point that keeps anything from being made at `path`; "" where nothing does."""
+    try:
+        rows = [line.split() for line in host.read_text(Path("/proc/mounts")).splitlines()]
+    except HostError:
+        return ""
+    options = {
+        row[1]: row[3].split(",") for row in rows if len(row) > 3
+    }  # of mounts upon each other the last one counts
+    above = [point for point in options if path == Path(point) or Path(point) in path.parents]
+    nearest = max(above, key=len, default="")
+    return nearest if "ro" in options.get(nearest, ()) else ""
+
+
 def owner_ids(user: str, group: str) -> tuple[int, int]:
     """The ids of a user and a group of this machine. Raises KeyError for an unknown name."""
     return pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid

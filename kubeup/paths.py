@@ -40,6 +40,8 @@ class Paths:
     backups = Path("/var/lib/kb/backups")
     installed_kb = Path("/usr/local/lib/kb/kb.pyz")
     """The copy of kb that systemd units run."""
+    spare_installed_kb = Path("/opt/kb/kb.pyz")
+    """The same on a machine whose /usr is read-only."""
 
     def kubeconfig(self, name: str) -> Path:
         """The kubeconfig file `name` ("admin.conf")."""

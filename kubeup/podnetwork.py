@@ -17,7 +17,7 @@ from typing import Any, Optional
 from kubeup.config.types import ClusterConfiguration, InitConfig, PodNetwork
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen import frozen
-from kubeup.host import Host, find_root_python, get_page
+from kubeup.host import Host, find_read_only_mount, find_root_python, get_page
 from kubeup.images import rewrite_image
 from kubeup.kubeapi import Api, Object, path_of
 from kubeup.paths import Paths
@@ -259,20 +259,28 @@ def find_running_pyz() -> Optional[Path]:
     return Path(archive).resolve() if archive else None
 
 
-def plan_command(pyz: Optional[Path], paths: Paths, *, python: str = "") -> str:
+def find_installed_kb(host: Host, paths: Paths) -> Path:
+    """Where units find kb: /usr may be read-only, and /usr/local with it."""
+    place = paths.installed_kb
+    is_closed = not host.exists(place) and find_read_only_mount(host, place)
+    return paths.spare_installed_kb if is_closed else place
+
+
+def plan_command(host: Host, pyz: Optional[Path], paths: Paths, *, python: str = "") -> str:
     """The command line by which a unit runs kb: the installed copy of a pyz, a checkout where it lies."""
     checkout = Path(__file__).resolve().parent.parent / "kb.py"
     # a checkout is imported from its own folder, which -I leaves out
-    words = ("-I", str(paths.installed_kb)) if pyz else (str(checkout),)
+    words = ("-I", str(find_installed_kb(host, paths))) if pyz else (str(checkout),)
     return " ".join((python or find_root_python(), *words))
 
 
 def ensure_installed_kb(host: Host, paths: Paths, pyz: Optional[Path]) -> bool:
     """Copy the running kb.pyz to where units find it; return whether that changed anything. A checkout is not
     copied: it is no single file."""
-    if pyz is None or pyz == paths.installed_kb:
+    place = find_installed_kb(host, paths)
+    if pyz is None or pyz == place:
         return False
-    return host.write_file(paths.installed_kb, host.read_bytes(pyz), mode=0o755)
+    return host.write_file(place, host.read_bytes(pyz), mode=0o755)
 
 
 # ---- plugin: manifest

@@ -162,7 +162,7 @@ def _bridge_is_set_up(ctx: Context, network: PodNetwork) -> bool:
 
 
 def _bridge_files(ctx: Context, node: Object, network: PodNetwork) -> podnetwork.NodeFiles:
-    command = podnetwork.plan_command(podnetwork.find_running_pyz(), ctx.paths)
+    command = podnetwork.plan_command(ctx.host, podnetwork.find_running_pyz(), ctx.paths)
     return podnetwork.plan_node_files(ctx.host, node, ctx.config, network=network, command=command)
 
 

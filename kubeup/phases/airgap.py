@@ -467,7 +467,7 @@ def _render_unit(ctx: Context, pyz: Optional[Path]) -> str:
     cert, key = _mirror_cert(ctx)
     address = ctx.config.local_api_endpoint.advertise_address
     values = {
-        "command": podnetwork.plan_command(pyz, ctx.paths),
+        "command": podnetwork.plan_command(ctx.host, pyz, ctx.paths),
         "folder": MIRROR_FOLDER,
         "listen": f"[::]:{MIRROR_PORT}" if ":" in address else f"0.0.0.0:{MIRROR_PORT}",
         "cert": cert,

@@ -95,7 +95,7 @@ def start_keeper(ctx: Context) -> Outputs:
         return None
     pyz = podnetwork.find_running_pyz()
     changed = podnetwork.ensure_installed_kb(ctx.host, ctx.paths, pyz)
-    command = podnetwork.plan_command(pyz, ctx.paths)
+    command = podnetwork.plan_command(ctx.host, pyz, ctx.paths)
     changed = loadbalancer.write_keeper_files(ctx.host, ctx.paths, settings=_settings(ctx), command=command) or changed
     podnetwork.ensure_unit_runs(ctx.host, loadbalancer.UNIT, is_changed=changed)
     loadbalancer.wait_until_serving(ctx.host, _settings(ctx), ca_pem=_ca_pem(ctx), tell=ctx.report.waiting)
@@ -105,7 +105,7 @@ def start_keeper(ctx: Context) -> Outputs:
 def keeper_runs(ctx: Context) -> bool:
     if not is_wanted(ctx):
         return True
-    command = podnetwork.plan_command(podnetwork.find_running_pyz(), ctx.paths)
+    command = podnetwork.plan_command(ctx.host, podnetwork.find_running_pyz(), ctx.paths)
     return loadbalancer.has_keeper_files(ctx.host, ctx.paths, settings=_settings(ctx), command=command)
 
 

@@ -630,7 +630,7 @@ def test_a_service_of_root_s_runs_a_python_that_is_root_s(tmp_path: Path, monkey
         found = find_root_python()
         assert not found.startswith(str(tmp_path))
         assert is_root_s_alone(Path(found))
-    command = podnetwork.plan_command(Path("/x/kb.pyz"), Paths())
+    command = podnetwork.plan_command(LocalHost(), Path("/x/kb.pyz"), Paths())
     assert command == f"{found} -I /usr/local/lib/kb/kb.pyz"
     find_root_python.cache_clear()
 

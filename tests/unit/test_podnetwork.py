@@ -182,11 +182,11 @@ def test_a_keeper_that_does_not_start_is_an_error_with_the_log_to_read() -> None
 
 
 def test_the_unit_runs_the_installed_copy_or_the_checkout() -> None:
-    assert podnetwork.plan_command(Path("/root/kb.pyz"), PATHS, python="/usr/bin/python3") == (
+    assert podnetwork.plan_command(FakeHost(), Path("/root/kb.pyz"), PATHS, python="/usr/bin/python3") == (
         "/usr/bin/python3 -I /usr/local/lib/kb/kb.pyz"
     )
     checkout = Path(podnetwork.__file__).parent.parent / "kb.py"
-    assert podnetwork.plan_command(None, PATHS, python="py") == f"py {checkout}"
+    assert podnetwork.plan_command(FakeHost(), None, PATHS, python="py") == f"py {checkout}"
     assert podnetwork.find_running_pyz() is None
     assert "\nExecStart=/usr/bin/python3 /x/kb.pyz routes\n" in podnetwork.render_unit("/usr/bin/python3 /x/kb.pyz")
 
@@ -199,6 +199,16 @@ def test_the_running_pyz_is_installed_once() -> None:
     assert podnetwork.ensure_installed_kb(host, PATHS, Path("/root/kb.pyz")) is False
     assert podnetwork.ensure_installed_kb(host, PATHS, PATHS.installed_kb) is False
     assert podnetwork.ensure_installed_kb(host, PATHS, None) is False
+
+
+def test_where_usr_is_read_only_kb_is_installed_in_opt() -> None:
+    mounts = b"/dev/sda1 / ext4 rw 0 0\n/dev/sda2 /usr ext4 ro,relatime 0 0\n"
+    host = FakeHost(files={"/root/kb.pyz": b"PK...", "/proc/mounts": mounts})
+    assert podnetwork.ensure_installed_kb(host, PATHS, Path("/root/kb.pyz")) is True
+    assert host.files["/opt/kb/kb.pyz"] == b"PK..."
+    assert podnetwork.plan_command(host, Path("/root/kb.pyz"), PATHS, python="py") == "py -I /opt/kb/kb.pyz"
+    host.files["/proc/mounts"] = mounts + b"/dev/sda3 /usr/local ext4 rw 0 0\n"
+    assert podnetwork.plan_command(host, Path("/root/kb.pyz"), PATHS, python="py") == "py -I /usr/local/lib/kb/kb.pyz"
 
 
 def test_reset_takes_away_all_that_the_bridge_network_left() -> None:
