@@ -8,6 +8,7 @@ change anything: it is given a host that plans changes instead of making them. k
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import email.utils
@@ -29,6 +30,7 @@ from kubeup import (
     loadbalancer,
     pki,
     podnetwork,
+    podview,
     releases,
     routes,
     runtime,
@@ -615,12 +617,13 @@ def _find_pods(patient: Patient, sandboxes: set[str]) -> list[tuple[str, str]]:
 
 
 def look_at_dns(patient: Patient) -> Notes:
-    """The cluster's DNS through its Service, as a Pod would ask it."""
+    """The cluster's DNS through its Service, asked by this node; then by a pod of it, whose packets take another way."""
     servers = patient.config.kubelet.get("clusterDNS") or []
     if not patient.is_member or not servers:
         return
     name = f"kubernetes.default.svc.{patient.config.cluster.networking.dns_domain}"
     if any(health.lookup_in_cluster(patient.host, str(server), name) for server in servers):
+        yield from _look_from_pods(patient, str(servers[0]), name)
         return
     line = diagnose.container_error(patient.host, patient.config.node.cri_socket, "kube-proxy")
     yield Note(
@@ -629,6 +632,33 @@ def look_at_dns(patient: Patient) -> Notes:
         f"the cluster's DNS at {servers[0]} does not answer for {name}" + (f" (kube-proxy: {line})" if line else ""),
         "see whether CoreDNS and kube-proxy run: kubectl -n kube-system get pods -o wide",
     )
+
+
+def _look_from_pods(patient: Patient, dns_address: str, name: str) -> Notes:
+    """What every pod needs, asked from the namespaces of pods that run here: doctor makes none."""
+    host = patient.host
+    is_own_network = routes.find_first_cni_config(host, patient.paths) == routes.CNI_FILE
+    places = podview.find_namespaces(host, patient.config.node.cri_socket, but_dns=not is_own_network)
+    ways = _read_ways(patient, dns_address, name) if places else None
+    for place in places:
+        # a lost datagram is no cut: what is not reached is asked for again
+        cut = ways and podview.find_cut(host, place, ways) and podview.find_cut(host, place, ways)
+        if cut:
+            yield Note("dns", ERROR, f"{cut.what}: {cut.cause}", cut.remedy)
+            return
+
+
+def _read_ways(patient: Patient, dns_address: str, name: str) -> podview.Ways:
+    """The Services, and what stands behind them as far as this node's identity may read it."""
+    api_address, pods, server = "", [], ""
+    with contextlib.suppress(KbError):
+        api = kubeapi.Api(patient.host, kubeapi.read_identity(patient.host, patient.kubeconfig), retry_s=0)
+        server = api.server
+        service = api.get(kubeapi.path_of("Service", "kubernetes", "default")) or {}
+        api_address = str((service.get("spec") or {}).get("clusterIP") or "")
+        pods = health.read_dns_pods(api) if patient.is_control_plane else []
+    behind = (*podview.dns_pod_ways(pods, patient.config.node.name), *podview.server_ways(server))
+    return podview.Ways(name, podview.service_ways(dns_address, api_address), behind)
 
 
 def look_at_tunnel(patient: Patient) -> Notes:
@@ -721,7 +751,7 @@ LOOKS: tuple[Look, ...] = (
     Look("load-balancer", "this node's load balancer leads to the API servers, if it has one", look_at_load_balancer),
     Look("disk", "etcd's disk is fast enough", look_at_disk),
     Look("pod-network", "no pod hangs on a network of before", look_at_pod_network),
-    Look("dns", "the cluster's DNS answers through its Service", look_at_dns),
+    Look("dns", "node and pods reach the cluster's DNS and API through their Services", look_at_dns),
     Look("tunnel", "the pod network's tunnel leads to the nodes beyond a router, if there are such", look_at_tunnel),
     Look("images", "the images of this node's own pods are in the runtime", look_at_images),
     Look("kubelet-drift", "the kubelet runs with the flags that its files hold", look_at_kubelet_drift),

@@ -53,6 +53,20 @@ def read_dropping_chains(host: Host) -> list[DroppingChain]:
     ]
 
 
+def describe_drops(host: Host) -> str:
+    """Which chains of this machine drop what they forward by default, and whether kb's rule is missing there; "" where none
+    does. Such a chain does no harm beside kb's rules."""
+    found = [
+        f"{' '.join((chain.family, chain.table, chain.name))} has the policy drop"
+        for chain in read_dropping_chains(host)
+    ]
+    for program in _PROGRAMS.values():
+        if "-P FORWARD DROP" in host.query([program, "-S", "FORWARD"]).stdout:
+            has_own = host.query([program, "-S", CHAIN]).ok
+            found.append(f"{program}'s chain FORWARD has the policy DROP{'' if has_own else f', and no rule {CHAIN}'}")
+    return "; ".join(found)
+
+
 def _is_of_iptables(host: Host, chain: dict[str, Any]) -> bool:
     is_like = chain.get("family") in ("ip", "ip6") and chain.get("table") == "filter" and chain.get("name") == "FORWARD"
     return is_like and host.which(_PROGRAMS[4 if chain["family"] == "ip" else 6]) is not None

@@ -134,6 +134,16 @@ def read_static_pods(api: Api, node_name: str) -> list[StaticPod]:
     return [_static_pod(pod) for pod in pods]
 
 
+def read_dns_pods(api: Api) -> list[tuple[str, str]]:
+    """(address, node) of each of the cluster's DNS pods that is Ready."""
+    pods = api.list(path_of("Pod", namespace="kube-system"), label="k8s-app=kube-dns")
+    return [
+        (pod["status"]["podIP"], str((pod.get("spec") or {}).get("nodeName")))
+        for pod in pods
+        if node_condition(pod)[0] == "True" and pod["status"].get("podIP")
+    ]
+
+
 def read_probe_failure(api: Api, pod: str) -> str:
     """Why the kubelet holds a pod of kube-system for not ready: the message of its newest event of that kind, such as
     "Startup probe failed: HTTP probe failed with statuscode: 401"; "" where there is none."""

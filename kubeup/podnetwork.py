@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
+from kubeup import podview
 from kubeup.config.types import ClusterConfiguration, InitConfig, PodNetwork
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen import frozen
@@ -233,7 +234,7 @@ def ensure_unit_runs(host: Host, unit: str, *, is_changed: bool) -> None:
             )
 
 
-def remove_node_network(host: Host, paths: Paths) -> bool:
+def remove_node_network(host: Host, paths: Paths, socket: str = "") -> bool:
     """Take away all that the bridge network put on this node, for `kb reset`, when no pod runs any more: the unit,
     routes and rules, both links, the files. Returns whether there was anything."""
     had_unit = host.exists(paths.systemd / UNIT)
@@ -241,6 +242,7 @@ def remove_node_network(host: Host, paths: Paths) -> bool:
         host.run(["systemctl", "disable", "--now", UNIT])
     changed = had_unit
     if host.which("ip"):
+        podview.remove_namespace(host, paths, socket)
         changed = withdraw(host) or changed
         if host.query(["ip", "link", "show", "dev", BRIDGE]).ok:
             host.run(["ip", "link", "delete", BRIDGE])

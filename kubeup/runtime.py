@@ -802,7 +802,7 @@ def _with_exits(host: Host, socket: str, containers: list[ContainerInfo]) -> lis
         return containers
     answer = host.query(crictl_argv(socket, "inspect", *newest.values()), timeout_s=15)
     ends = {
-        str(parse_json(end.get("status")).get("id")): parse_json(end.get("status")) for end in _documents(answer.stdout)
+        str(parse_json(end.get("status")).get("id")): parse_json(end.get("status")) for end in split_json(answer.stdout)
     }
     return [_with_end(item, ends[item.id]) if item.id in ends else item for item in containers]
 
@@ -817,7 +817,7 @@ def _with_end(item: ContainerInfo, end: Mapping[str, Any]) -> ContainerInfo:
     )
 
 
-def _documents(text: str) -> list[dict[str, Any]]:
+def split_json(text: str) -> list[dict[str, Any]]:
     """The JSON objects in `text`: one after the other, or in a list."""
     found: list[dict[str, Any]] = []
     decoder = json.JSONDecoder()
@@ -883,7 +883,7 @@ def container_logs(host: Host, socket: str, container_id: str, lines: int = 20) 
     if host.which("crictl"):
         # what a container wrote to stderr crictl writes to its own stderr: read the file, which keeps the order
         answer = host.query(crictl_argv(socket, "inspect", container_id), timeout_s=15)
-        status = parse_json(next(iter(_documents(answer.stdout)), {}).get("status"))
+        status = parse_json(next(iter(split_json(answer.stdout)), {}).get("status"))
         path = str(status.get("logPath") or "")
     else:
         path = next((item.log_path for item in _list_through_ctr(host, socket, "") if item.id == container_id), "")

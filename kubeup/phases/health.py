@@ -15,12 +15,13 @@ from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import clusterobjects, diagnose, health, kubeapi, routes
+    from kubeup import clusterobjects, diagnose, health, kubeapi, podview, routes
 else:
     clusterobjects = lazy_import("kubeup.clusterobjects")
     diagnose = lazy_import("kubeup.diagnose")
     health = lazy_import("kubeup.health")
     kubeapi = lazy_import("kubeup.kubeapi")
+    podview = lazy_import("kubeup.podview")
     routes = lazy_import("kubeup.routes")
 
 POLL_S = 0.1
@@ -28,6 +29,8 @@ LOOK_AFTER_S = 6
 """How long a start may take before kb looks for what is wrong: longer than one takes that is well, whose processors a look
 would only keep busy."""
 LOOK_EVERY_S = 3
+POD_WAYS_TIMEOUT_S = 60
+"""How long a pod may reach nothing where the node does: rules and routes of a new node follow within seconds."""
 
 PRESSURES = {
     "DiskPressure": (
@@ -228,7 +231,7 @@ def control_plane_is_healthy(ctx: Context) -> bool:
 
 
 def verify_node(ctx: Context) -> Outputs:
-    """Node Ready, static pods stable for the soak time, the cluster's DNS answers through its Service."""
+    """Node Ready, static pods stable for the soak time, and the node and its pods reach DNS and API through their Services."""
     if ctx.config.kb.soak_s == 0:
         ctx.report.note("the soak was left out (--soak 0): nothing was proven about this node")
         return None
@@ -237,6 +240,7 @@ def verify_node(ctx: Context) -> Outputs:
         # kube-proxy has been started by now, and dies at once of a configuration that it cannot bear
         wait_for_ready(ctx, name, _dns_chain(ctx) if _has_dns(ctx) else ())
         _wait_for_dns(ctx)
+        wait_for_pod_ways(ctx, _plan_ways(ctx))
     soak(ctx, name)
     status, _ = health.node_condition(ctx.api.get(kubeapi.path_of("Node", name)))
     if status != "True":
@@ -277,6 +281,57 @@ def _wait_for_dns(ctx: Context) -> None:
     wait.until(lambda: _look_up_dns(ctx))
 
 
+def wait_for_pod_ways(ctx: Context, ways: podview.Ways) -> None:
+    """Until a pod of this node reaches what all pods need: what the node reaches proves nothing of its pods. Raises
+    ClusterError (not-healthy) that names the link."""
+    if not ways.services:
+        return
+    cut: Optional[podview.Cut] = None
+
+    def find_cause() -> Optional[diagnose.BrokenLink]:
+        return diagnose.BrokenLink(cut.what, cut.cause, cut.remedy, link="pod-way") if cut else None
+
+    with podview.OwnNamespace(ctx.host, ctx.paths, ctx.config.node.cri_socket) as own:
+        find_place = own.path if _is_on_bridge(ctx) else lambda: _first_pod(ctx)
+
+        def look() -> str:
+            nonlocal cut
+            try:
+                place = find_place()
+                cut = podview.find_cut(ctx.host, place, ways) if place else None
+            except HostError as error:
+                cut = podview.Cut(error.what, error.cause, error.remedy)
+            return cut.what if cut else ""
+
+        _Wait(ctx, POD_WAYS_TIMEOUT_S, "a pod's way to the cluster", find_cause=find_cause).until(look)
+
+
+def _is_on_bridge(ctx: Context) -> bool:
+    """Whether pods get their addresses from kb's own network."""
+    return routes.find_first_cni_config(ctx.host, ctx.paths) == routes.CNI_FILE
+
+
+def _first_pod(ctx: Context) -> Optional[Path]:
+    """The namespace of a pod that is there; only kb's own network is known to lead CoreDNS back to itself."""
+    found = podview.find_namespaces(ctx.host, ctx.config.node.cri_socket, limit=1, but_dns=not _is_on_bridge(ctx))
+    return found[0] if found else None
+
+
+def _plan_ways(ctx: Context) -> podview.Ways:
+    if not _has_proxy(ctx):
+        return podview.Ways("", ())
+    dns_address = health.service_address(ctx.config, 10) if _has_dns(ctx) else ""
+    pods = health.read_dns_pods(ctx.api) if dns_address else []
+    return plan_ways(ctx, dns_address, podview.dns_pod_ways(pods, ctx.config.node.name))
+
+
+def plan_ways(ctx: Context, dns_address: str, behind: Iterable[podview.Way] = ()) -> podview.Ways:
+    """The cluster's DNS (unless its address is "") and API Service, and what is known to stand behind them."""
+    name = f"kubernetes.default.svc.{ctx.config.cluster.networking.dns_domain}"
+    services = podview.service_ways(dns_address, health.service_address(ctx.config, 1))
+    return podview.Ways(name, services, (*behind, *podview.server_ways(ctx.api.server)))
+
+
 def find_pressure(ctx: Context) -> Optional[diagnose.BrokenLink]:
     """This node takes no further pods, since it runs out of something; static pods run all the same. None where it
     takes them."""
@@ -307,13 +362,13 @@ def _look_up_dns(ctx: Context) -> str:
     """What is missing to an answer of the cluster's DNS; "" where it answers rightly."""
     name = f"kubernetes.default.svc.{ctx.config.cluster.networking.dns_domain}"
     wanted = health.service_address(ctx.config, 1)
-    ready = _ready_dns_pods(ctx)
+    ready = health.read_dns_pods(ctx.api)
     if not ready:
         return "CoreDNS is not Ready yet"
     ended = _describe_ended_proxy(ctx)
     if ended:
         return ended
-    server = health.service_address(ctx.config, 10) if _has_proxy(ctx) else ready[0]
+    server = health.service_address(ctx.config, 10) if _has_proxy(ctx) else ready[0][0]
     found = health.lookup_in_cluster(ctx.host, server, name)
     if found is None:
         return f"CoreDNS is Ready, but no answer comes from {server}:53{_describe_missing_route(ctx, server)}"
@@ -351,13 +406,6 @@ def _has_proxy(ctx: Context) -> bool:
 def _dns_chain(ctx: Context) -> tuple[str, ...]:
     """The containers that an answer depends on, the first cause first."""
     return ("kube-proxy", "coredns") if _has_proxy(ctx) else ("coredns",)
-
-
-def _ready_dns_pods(ctx: Context) -> list[str]:
-    pods = ctx.api.list(kubeapi.path_of("Pod", namespace="kube-system"), label="k8s-app=kube-dns")
-    return [
-        pod["status"]["podIP"] for pod in pods if health.node_condition(pod)[0] == "True" and pod["status"].get("podIP")
-    ]
 
 
 def _proxy_trouble(ctx: Context) -> str:
@@ -447,4 +495,7 @@ def node_is_verified(ctx: Context) -> bool:
     if ctx.config.kb.pod_network.plugin == "none":
         return True
     status, _ = health.node_condition(ctx.api.get(kubeapi.path_of("Node", name)))
-    return status == "True" and (not _has_dns(ctx) or not _look_up_dns(ctx))
+    if status != "True" or (_has_dns(ctx) and _look_up_dns(ctx)):
+        return False
+    ways, place = _plan_ways(ctx), _first_pod(ctx)  # a look makes nothing: a pod that is there is asked
+    return not (place and ways.services) or podview.find_cut(ctx.host, place, ways) is None

@@ -18,7 +18,7 @@ from kubeup.lazy import lazy_import
 from kubeup.phases import addons, airgap, join_control_plane, node, preflight
 from kubeup.phases.cluster import mark_control_plane as mark
 from kubeup.phases.control_plane import report_patches
-from kubeup.phases.health import find_pressure, wait_for_ready
+from kubeup.phases.health import find_pressure, plan_ways, wait_for_pod_ways, wait_for_ready
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
@@ -275,7 +275,8 @@ def pod_network_is_set_up(ctx: Context) -> bool:
 
 
 def verify_node(ctx: Context) -> Outputs:
-    """The node is Ready, and with kb's own pod network it reaches the cluster's DNS through its Service."""
+    """The node is Ready, and with kb's own pod network it and its pods reach the cluster's DNS and API through their
+    Services."""
     name = ctx.config.node.name
     if ctx.config.kb.pod_network.plugin == "none":
         if not _becomes_ready(ctx, FOREIGN_NETWORK_S):
@@ -286,11 +287,15 @@ def verify_node(ctx: Context) -> Outputs:
     pressure = find_pressure(ctx)
     if pressure:
         ctx.report.warn(f"{pressure.what}: {pressure.cause}. Remedy: {pressure.remedy}")
-    if not _reaches_dns(ctx):
+    reaches_dns = _reaches_dns(ctx)
+    if not reaches_dns:
         ctx.report.note(
             f"node {name} is Ready, but the cluster's DNS ({health.service_address(ctx.config, 10)}:53) gave it no answer "
             f"within {DNS_TIMEOUT_S} s: look at kube-proxy on this node (crictl ps) and at CoreDNS"
         )
+    if not ctx.config.cluster.proxy.disabled:
+        has_dns = reaches_dns and not ctx.config.cluster.dns.disabled
+        wait_for_pod_ways(ctx, plan_ways(ctx, health.service_address(ctx.config, 10) if has_dns else ""))
     if join_control_plane.is_control_plane(ctx):
         join_control_plane.soak_instance(ctx)
     return {"node_ready": True}

@@ -230,7 +230,7 @@ def unmount_kubelet_folders(ctx: Context) -> Outputs:
 
 def remove_pod_network(ctx: Context) -> Outputs:
     """The route keeper, its routes, link and rule, and the bridge on which no pod hangs any more."""
-    podnetwork.remove_node_network(ctx.host, ctx.paths)
+    podnetwork.remove_node_network(ctx.host, ctx.paths, ctx.config.node.cri_socket)
     return None
 
 

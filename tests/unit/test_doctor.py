@@ -15,6 +15,7 @@ from kubeup.host import CommandResult, HttpResponse, Unreachable
 from kubeup.paths import Paths
 from tests.fake_host import FakeHost
 from tests.fake_node import finished_node
+from tests.unit.test_podview import dns_answer
 
 APISERVER = """\
 spec:
@@ -302,6 +303,34 @@ def test_a_cluster_dns_that_does_not_answer() -> None:
     ((level, text),) = notes(make_host(), "dns")
     assert level == "error"
     assert "10.96.0.10 does not answer for kubernetes.default.svc.example.org" in text
+
+
+def test_a_pod_that_does_not_reach_what_the_node_reaches() -> None:
+    host = make_host()
+    host.datagrams["10.96.0.10:53"] = lambda data: bytes.fromhex(dns_answer(data.hex()))
+    assert notes(host, "dns") == []
+    host.programs.add("nsenter")
+    before = host.answers["crictl"]
+    assert callable(before)
+
+    def crictl(argv: tuple[str, ...]) -> CommandResult:
+        if "pods" in argv:
+            return CommandResult(argv, 0, json.dumps({"items": [{"id": "a"}]}))
+        if "inspectp" in argv:
+            namespaces = [{"type": "network", "path": "/run/netns/cni-a"}]
+            return CommandResult(argv, 0, json.dumps({"info": {"runtimeSpec": {"linux": {"namespaces": namespaces}}}}))
+        answer: CommandResult = before(argv)
+        return answer
+
+    host.answers["crictl"] = crictl
+    host.answers["nsenter"] = lambda argv: CommandResult(argv, 0, json.dumps([""] * len(json.loads(argv[-1]))))
+    host.answers["iptables -S FORWARD"] = "-P FORWARD DROP\n"
+    ((level, text),) = notes(host, "dns")
+    assert level == "error" and "a pod on this node does not reach the cluster's DNS at 10.96.0.10:53" in text
+    assert "iptables's chain FORWARD has the policy DROP" in text
+    assert not host.changes
+    host.answers["nsenter"] = lambda argv: CommandResult(argv, 0, json.dumps([dns_answer(json.loads(argv[-1])[0][3])]))
+    assert notes(host, "dns") == []
 
 
 def test_an_image_that_the_runtime_threw_away() -> None:

@@ -1,0 +1,284 @@
+"""What a pod of this node reaches, asked from where pods are.
+
+What the node itself reaches proves nothing of its pods: their packets are forwarded, and a firewall may drop just that. Owns the
+network namespace that is asked from: one that kb makes with its own network's plugin, as the runtime makes a pod's, or, where
+nothing may be made or the network is another's, those of pods that are there. Owns which link is named when something is not
+reached. Must not wait (phases/health.py does), and leaves nothing behind. kubeadm asks nothing of the kind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import sys
+import urllib.parse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from kubeup import dns, forwarding, runtime
+from kubeup.errors import HostError
+from kubeup.frozen import frozen
+from kubeup.host import CommandResult, Host
+from kubeup.paths import Paths
+from kubeup.routes import CNI_FILE
+
+NAME = "kb-probe"
+NAMESPACES = Path("/run/netns")
+PLUGIN_DIRS = ("/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni")
+_MAX_PODS = 20
+_ANSWER_S = 2
+_ASK = f"""
+import concurrent.futures, json, socket, sys
+def ask(question):
+    kind, address, port, payload = question
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM) as one:
+            one.settimeout({_ANSWER_S})
+            one.connect((address, port))
+            if kind == "tcp":
+                return "open"
+            one.send(bytes.fromhex(payload))
+            return one.recv(65535).hex()
+    except OSError:
+        return ""
+questions = json.loads(sys.argv[1])
+with concurrent.futures.ThreadPoolExecutor(len(questions)) as pool:
+    print(json.dumps(list(pool.map(ask, questions))))
+"""
+"""Run inside of the namespace by the Python that runs kb: no image and no further program is needed."""
+
+
+@frozen
+class Way:
+    """A place that pods have to reach: what it is in words, where it is; udp for a DNS server, tcp for an API server."""
+
+    what: str
+    address: str
+    port: int
+    kind: str
+    is_here: bool = False
+    """A pod of this very node."""
+
+    def __str__(self) -> str:
+        shown = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{self.what} at {shown}:{self.port}"
+
+
+@frozen
+class Ways:
+    """The Services that every pod needs, and what stands behind them, as far as that is known.
+
+    name: what the DNS is asked for."""
+
+    name: str
+    services: tuple[Way, ...]
+    behind: tuple[Way, ...] = ()
+
+
+@frozen
+class Cut:
+    """What a pod of this node does not reach: in words, the link that broke, and what to do."""
+
+    what: str
+    cause: str
+    remedy: str
+
+
+def service_ways(dns_address: str, api_address: str) -> tuple[Way, ...]:
+    """An address of "" is not asked."""
+    ways = (
+        Way("the cluster's DNS", dns_address, 53, "udp"),
+        Way("the API's Service", api_address, 443, "tcp"),
+    )
+    return tuple(way for way in ways if way.address)
+
+
+def dns_pod_ways(pods: Iterable[tuple[str, str]], node_name: str) -> tuple[Way, ...]:
+    """Of the (address, node) of CoreDNS' pods."""
+    return tuple(Way(f"CoreDNS on {node}", address, 53, "udp", node == node_name) for address, node in pods)
+
+
+def server_ways(url: str) -> tuple[Way, ...]:
+    """The API server behind a URL; () where it has a name, which is resolved nowhere that pods know."""
+    parts = urllib.parse.urlsplit(url)
+    try:
+        address = str(ipaddress.ip_address(parts.hostname or ""))
+    except ValueError:
+        return ()
+    return (Way("the API server", address, parts.port or 443, "tcp"),)
+
+
+# ---- asking
+
+
+def find_cut(host: Host, namespace: Path, ways: Ways) -> Optional[Cut]:
+    """What is not reached from a namespace; None where all is, or where it cannot be asked from."""
+    places = (*ways.services, *ways.behind)
+    answers = _ask(host, namespace, places, ways.name)
+    if answers is None:
+        return None
+    reached = {place for place, is_reached in zip(places, answers) if is_reached}
+    missing = [way for way in ways.services if way not in reached]
+    return _explain(missing, ways, reached, forwarding.describe_drops(host)) if missing else None
+
+
+def _ask(host: Host, namespace: Path, places: Sequence[Way], name: str) -> Optional[list[bool]]:
+    query_id = int(host.monotonic() * 1000) & 0xFFFF
+    questions = []
+    for place in places:
+        kind = dns.TYPE_AAAA if ":" in place.address else dns.TYPE_A
+        payload = dns.render_query(name, query_id=query_id, record_type=kind).hex() if place.kind == "udp" else ""
+        questions.append((place.kind, place.address, place.port, payload))
+    argv = ["nsenter", f"--net={namespace}", sys.executable, "-I", "-S", "-c", _ASK, json.dumps(questions)]
+    answer = host.query(argv, timeout_s=5 * _ANSWER_S)
+    try:
+        told = json.loads(answer.stdout) if answer.ok else []
+    except ValueError:
+        told = []
+    if len(told) != len(places):
+        return None  # the pod has ended meanwhile, or this machine has no nsenter
+    return [
+        bool(dns.parse_answer(bytes.fromhex(text), query_id=query_id)) if place.kind == "udp" else bool(text)
+        for place, text in zip(places, told)
+    ]
+
+
+def _explain(missing: Sequence[Way], ways: Ways, reached: Iterable[Way], drops: str) -> Cut:
+    behind = [way for way in ways.behind if way in reached]
+    lost = [way for way in ways.behind if way not in reached]
+    what = f"a pod on this node does not reach {_list((*missing, *lost), 'nor')}, though the node itself does"
+    seen = f"it reaches {_list(sorted(reached, key=str), 'and')}" if reached else "it reaches nothing that was asked"
+    if drops or not reached or any(way.is_here for way in lost):
+        return Cut(
+            what,
+            f"{seen}: what pods send is dropped where it is forwarded{f' ({drops})' if drops else ''}",
+            "let it pass: iptables -S FORWARD and nft list ruleset show the rule; kb-routes keeps an accept rule for the pods "
+            "there (journalctl -u kb-routes -n 20), sysctl net.ipv4.ip_forward has to be 1",
+        )
+    if behind and not lost:
+        return Cut(
+            what,
+            f"{seen}: kube-proxy's rules here do not lead pods on",
+            "see what kube-proxy says: crictl logs $(crictl ps -q --name kube-proxy)",
+        )
+    return Cut(
+        what,
+        f"{seen}: CoreDNS does not run, or the way to the pods of the nodes where it runs is cut",
+        "see where it runs (kubectl -n kube-system get pods -o wide -l k8s-app=kube-dns); kb doctor, here and there, looks at the "
+        "way between the two",
+    )
+
+
+def _list(ways: Iterable[Way], word: str) -> str:
+    return f" {word} ".join(map(str, ways))
+
+
+# ---- pods that are there
+
+
+def find_namespaces(host: Host, socket: str, *, limit: int = 2, but_dns: bool = False) -> list[Path]:
+    """The network namespaces of pods that run on this node, but for those in the host's. but_dns: none of CoreDNS', which not
+    every network leads back to itself."""
+    if not (host.which("crictl") and host.which("nsenter")):
+        return []
+    listed = host.query(runtime.crictl_argv(socket, "pods", "--state", "ready", "-o", "json"), timeout_s=15)
+    items = runtime.parse_json(listed.stdout).get("items") or []
+    ids = [
+        str(item.get("id"))
+        for item in items
+        if not (but_dns and (item.get("labels") or {}).get("k8s-app") == "kube-dns") and item.get("id")
+    ]
+    if not ids:
+        return []
+    answer = host.query(runtime.crictl_argv(socket, "inspectp", *ids[:_MAX_PODS]), timeout_s=15)
+    found = [_namespace_of(pod) for pod in runtime.split_json(answer.stdout)]
+    return [Path(path) for path in found if path][:limit]
+
+
+def _namespace_of(pod: Any) -> str:
+    """The path of a sandbox' network namespace, by `crictl inspectp`; "" where it has the host's."""
+    with contextlib.suppress(AttributeError, TypeError):
+        for namespace in pod["info"]["runtimeSpec"]["linux"]["namespaces"]:
+            if namespace.get("type") == "network":
+                return str(namespace.get("path") or "")
+    return ""
+
+
+# ---- one that kb makes
+
+
+class OwnNamespace:
+    """A namespace on kb's own network, made when it is first asked for and taken away at the end of a `with` block.
+
+    Made as the runtime makes a pod's: by the plugin that the CNI file names, with an address of the node's own."""
+
+    def __init__(self, host: Host, paths: Paths, socket: str) -> None:
+        self._host, self._paths, self._socket = host, paths, socket
+        self._is_made = False
+
+    def __enter__(self) -> OwnNamespace:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._is_made:
+            remove_namespace(self._host, self._paths, self._socket)
+
+    def path(self) -> Optional[Path]:
+        """None where this machine has not the programs for it. Raises HostError (pod-namespace)."""
+        place = NAMESPACES / NAME
+        if self._is_made:
+            return place
+        if not (self._host.which("nsenter") and self._host.which("ip")):
+            return None
+        remove_namespace(self._host, self._paths, self._socket)  # of a run that was killed
+        self._is_made = True
+        _check(self._host.run(["ip", "netns", "add", NAME]))
+        done = _run_plugin(self._host, self._paths, self._socket, "ADD")
+        if not done.ok:
+            remove_namespace(self._host, self._paths, self._socket)
+            self._is_made = False
+            _check(done)
+        return place
+
+
+def remove_namespace(host: Host, paths: Paths, socket: str) -> None:
+    """Give its address back, and take it away. Nothing is done where there is none."""
+    if host.exists(NAMESPACES / NAME):
+        if host.exists(paths.cni_conf / CNI_FILE):
+            _run_plugin(host, paths, socket, "DEL")
+        host.run(["ip", "netns", "delete", NAME])
+
+
+def _run_plugin(host: Host, paths: Paths, socket: str, command: str) -> CommandResult:
+    """The first plugin of kb's CNI file, as a runtime calls it; the second maps ports, which is nothing to ask from."""
+    network = json.loads(host.read_text(paths.cni_conf / CNI_FILE))
+    plugin = {"cniVersion": network["cniVersion"], "name": network["name"], **network["plugins"][0]}
+    folders = dict.fromkeys((*runtime.probe_runtime(host, socket).cni_bin_dirs, *PLUGIN_DIRS))
+    program = next(
+        (Path(folder) / plugin["type"] for folder in folders if host.exists(Path(folder) / plugin["type"])), None
+    )
+    if program is None:
+        return CommandResult((plugin["type"],), 127, stderr=f"not in {', '.join(folders)}", missing=True)
+    env = {
+        "CNI_COMMAND": command,
+        "CNI_CONTAINERID": NAME,
+        "CNI_NETNS": str(NAMESPACES / NAME),
+        "CNI_IFNAME": "eth0",
+        "CNI_PATH": ":".join(folders),
+    }
+    return host.run([str(program)], env=env, stdin=json.dumps(plugin), timeout_s=30)
+
+
+def _check(done: CommandResult) -> None:
+    if done.ok:
+        return
+    told = runtime.parse_json(done.stdout)
+    raise HostError(
+        "no pod can be connected to this node's network",
+        cause=f"{done.argv[0]}: {told.get('msg') or done.stderr.strip() or done.stdout.strip()}",
+        remedy="see what the runtime meets: journalctl -u containerd -n 50; ls /etc/cni/net.d",
+        code="pod-namespace",
+    )
