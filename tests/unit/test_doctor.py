@@ -327,7 +327,7 @@ def test_a_pod_that_does_not_reach_what_the_node_reaches() -> None:
     host.answers["iptables -S FORWARD"] = "-P FORWARD DROP\n"
     ((level, text),) = notes(host, "dns")
     assert level == "error" and "a pod on this node does not reach the cluster's DNS at 10.96.0.10:53" in text
-    assert "iptables's chain FORWARD has the policy DROP" in text
+    assert "the chain FORWARD of iptables has the policy DROP" in text
     assert not host.changes
     host.answers["nsenter"] = lambda argv: CommandResult(argv, 0, json.dumps([dns_answer(json.loads(argv[-1])[0][3])]))
     assert notes(host, "dns") == []

@@ -57,7 +57,7 @@ def make_host(*reached: Way, forward: str = "ACCEPT", has_chain: bool = True) ->
         (
             (API, SERVER),
             "DROP",
-            "dropped where it is forwarded (iptables's chain FORWARD has the policy DROP",
+            "dropped where it is forwarded (the chain FORWARD of iptables has the policy DROP",
             "iptables -S FORWARD",
         ),
         ((API, SERVER), "ACCEPT", "dropped where it is forwarded", "iptables -S FORWARD"),
