@@ -367,7 +367,9 @@ def _run(commands: Sequence[Command], argv: Sequence[str], program: Optional[Pro
     except Interrupted as stop:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # it ends already
-        phase = f" in phase {stop.phase}: what was done is recorded; continue with the same command" if stop.phase else ""
+        phase = (
+            f" in phase {stop.phase}: what was done is recorded; continue with the same command" if stop.phase else ""
+        )
         report.line(f"\ninterrupted by {stop}{phase}")
         return 128 + stop.number
     except BrokenPipeError:

@@ -63,7 +63,9 @@ def describe_drops(host: Host) -> str:
     for program in _PROGRAMS.values():
         if "-P FORWARD DROP" in host.query([program, "-S", "FORWARD"]).stdout:
             has_own = host.query([program, "-S", CHAIN]).ok
-            found.append(f"the chain FORWARD of {program} has the policy DROP{'' if has_own else f', and no rule {CHAIN}'}")
+            found.append(
+                f"the chain FORWARD of {program} has the policy DROP{'' if has_own else f', and no rule {CHAIN}'}"
+            )
     return "; ".join(found)
 
 
