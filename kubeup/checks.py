@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Optional, Union
 
 from kubeup import images, runtime
 from kubeup.config import discover, kubelet_flags
-from kubeup.config.types import InitConfig, JoinConfig
+from kubeup.config.types import ExternalEtcd, InitConfig, JoinConfig
 from kubeup.errors import HostError, KbError, PreflightError, UsageError
 from kubeup.frozen import frozen
 from kubeup.host import CommandResult, Host, HttpResponse, Tls, Unreachable, find_read_only_mount
@@ -37,13 +37,14 @@ from kubeup.releases import NEWEST_PROVEN, Release, Version, is_at_least, kubele
 from kubeup.render import name_of
 
 if TYPE_CHECKING:
-    from kubeup import discovery, etcd, health, kubelet, manifests, podnetwork, routes
+    from kubeup import discovery, etcd, health, kubelet, manifests, pki, podnetwork, routes
 else:
     discovery = lazy_import("kubeup.discovery")
     etcd = lazy_import("kubeup.etcd")
     health = lazy_import("kubeup.health")
     kubelet = lazy_import("kubeup.kubelet")
     manifests = lazy_import("kubeup.manifests")
+    pki = lazy_import("kubeup.pki")
     podnetwork = lazy_import("kubeup.podnetwork")
     routes = lazy_import("kubeup.routes")
 
@@ -1307,14 +1308,33 @@ def check_external_etcd_files(node: Node) -> Findings:
     is_brought = node.workflow == JOIN_CONTROL_PLANE and bool(node.config.certificate_key)
     if external is None or is_brought:  # the Secret of the shared certificates has them
         return
-    for entry, name in (("caFile", external.ca_file), ("certFile", external.cert_file), ("keyFile", external.key_file)):
-        if name and not node.host.exists(Path(name)):
-            yield Finding(
-                "ExternalEtcdClientCertificates",
-                ERROR,
-                f"etcd.external.{entry} {name} does not exist",
-                f"copy it from the etcd cluster to {name}",
-            )
+    files = {"caFile": external.ca_file, "certFile": external.cert_file, "keyFile": external.key_file}
+    missing = {entry: name for entry, name in files.items() if name and not node.host.exists(Path(name))}
+    for entry, name in missing.items():
+        yield Finding(
+            "ExternalEtcdClientCertificates",
+            ERROR,
+            f"etcd.external.{entry} {name} does not exist",
+            f"copy it from the etcd cluster to {name}",
+        )
+    for entry, fault in () if missing else _find_etcd_faults(node.host, external):
+        name = files[entry]
+        text = f"etcd.external.{entry} {name} cannot be used: {fault}"
+        yield Finding("ExternalEtcdClientCertificates", ERROR, text, f"copy a good one from the etcd cluster to {name}")
+
+
+def _find_etcd_faults(host: Host, external: ExternalEtcd) -> Iterator[tuple[str, str]]:
+    """(entry, what is wrong): the API server would not start with it."""
+    try:
+        if external.ca_file:
+            pki.parse_certs(host.read_text(Path(external.ca_file)))
+    except ValueError as error:
+        yield "caFile", str(error)
+    if external.cert_file and external.key_file:
+        texts = (host.read_text(Path(external.cert_file)), host.read_text(Path(external.key_file)))
+        fault = pki.describe_pair(*texts, host.now())
+        if fault:
+            yield "certFile", f"with {external.key_file}, {fault}"
 
 
 # ---- images

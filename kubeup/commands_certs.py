@@ -173,6 +173,9 @@ def renew(call: Invocation) -> int:
     cluster = _read_cluster(call, local, "renew")
     rows = renewal.wanted_rows(cluster) if name == "all" else (renewal.find_row(name, cluster),)
     paths = _paths(call, cluster)
+    for ca in {row.ca: None for row in rows}:
+        for warning in renewal.find_warnings(local, paths, ca, cluster):
+            call.report.warn_once(warning)
     for row in rows:
         outcome = renewal.renew(local, paths, row, cluster)
         call.print(

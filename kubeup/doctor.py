@@ -289,6 +289,9 @@ def look_at_certs(patient: Patient) -> Notes:
         problems = [*pki.find_problems(host, paths, _as_found(patient)), *kubeconfig.find_problems(host, paths)]
         for problem in problems:
             yield Note("certificates", ERROR, str(problem), problem.remedy)
+        bundle = _describe_bundle(patient)
+        if bundle:
+            yield Note("certificates", WARNING, bundle, "then: kb init phase control-plane controller-manager")
     for path, cert in _find_certs(patient):
         left = cert.not_valid_after_utc - host.now()
         if left < datetime.timedelta(0):
@@ -296,6 +299,18 @@ def look_at_certs(patient: Patient) -> Notes:
             yield Note("certificates", ERROR, text, _renewal(path))
         elif left < EXPIRES_SOON and not _renews_itself(path):
             yield Note("certificates", WARNING, f"{path} expires in {_days(left)}", _renewal(path))
+
+
+def _describe_bundle(patient: Patient) -> str:
+    """What is told when certificates are issued; the signer's own flag says which file it takes."""
+    host, paths = patient.host, patient.paths
+    path = pki.CERTS["ca"].cert_path(paths)
+    try:
+        flags = read_flags(host, paths, "kube-controller-manager")
+        text = pki.describe_bundle(host, pki.read_ca(host, paths))
+    except KbError:
+        return ""  # a problem, told elsewhere
+    return text if flags.get("cluster-signing-cert-file") == str(path) else ""
 
 
 def _as_found(patient: Patient) -> InitConfig:

@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
-    from kubeup import pki
+    from kubeup import pki, verify
 else:
     pki = lazy_import("kubeup.pki")
+    verify = lazy_import("kubeup.verify")
 
 NO_SECRET = Secret("")
 
@@ -333,6 +334,7 @@ def probe_kubeconfig(host: Host, paths: Paths, name: str) -> Finding:
         # a token, a plugin, or the kubelet's own certificate, which the kubelet rotates
         return Finding("keep", f"using the existing kubeconfig {path}", found.server)
     cert, expired = _check_client(found, path, host.now())
+    _check_use(found, path=path, authorities=pki.read_certs(host, ca.path))
     if not expired:
         return Finding("keep", f"using the existing kubeconfig {path}", found.server)
     problem = f"the client certificate in {path} expired at {cert.not_valid_after_utc:%Y-%m-%d %H:%M:%S UTC}"
@@ -366,6 +368,15 @@ def _check_client(found: Kubeconfig, path: Path, now: datetime.datetime) -> tupl
     if not pki.is_key_of(key, cert):
         raise _invalid(str(path), "its client key does not belong to its client certificate")
     return cert, pki.is_expired(cert, now)
+
+
+def _check_use(found: Kubeconfig, *, path: Path, authorities: tuple[x509.Certificate, ...]) -> None:
+    """Raise HostError (kubeconfig-unreadable) where the API server would not believe the client certificate. One of another
+    authority is left to whoever put it there: the API server may have been told of that one (--client-ca-file)."""
+    chain = pki.parse_certs(found.client_cert_pem)
+    fault = verify.find_fault(chain, authorities, usage="client")
+    if fault is not None and any(pki.is_issued_by(cert, authority) for cert in chain for authority in authorities):
+        raise _invalid(str(path), f"nobody would believe its client certificate: {fault.text}")
 
 
 def is_kubeconfig_valid(host: Host, paths: Paths, name: str) -> bool:

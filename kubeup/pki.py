@@ -40,6 +40,7 @@ from kubeup.paths import Paths
 from kubeup.pem import describe_lack, split_pem
 from kubeup.secret import Secret
 from kubeup.trust import Anchors, Offered
+from kubeup.verify import CURVES, Fault, find_fault, find_flaw
 
 Key = Union[rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey]
 """The kinds of private key that Kubernetes' components and kubeadm read."""
@@ -78,6 +79,9 @@ class Sans:
     def lacks(self, wanted: Sans) -> tuple[str, ...]:
         """The names in `wanted` that these do not cover."""
         return tuple(name for name in (*wanted.dns, *wanted.ips) if not self.covers(name))
+
+
+_NO_SANS = Sans()
 
 
 def make_sans(names: Iterable[str]) -> Sans:
@@ -148,6 +152,13 @@ class CertSpec:
     @property
     def is_ca(self) -> bool:
         return not self.signer
+
+    @property
+    def usages(self) -> tuple[str, ...]:
+        """As what it has to be believed. etcd's server shows its certificate to itself too, where its gateway calls it, and
+        gets on without."""
+        is_asked = self.is_client and self.name != "etcd-server"
+        return ("server",) * self.is_server + ("client",) * is_asked
 
     @property
     def is_etcd(self) -> bool:
@@ -262,6 +273,14 @@ def public_key_to_pem(key: Key) -> str:
 
 def parse_key(pem: str) -> Key:
     """The first private key in `pem`: PKCS#1, SEC1 or PKCS#8. Raises ValueError, whose text never holds the key."""
+    key = _parse_any_key(pem)
+    if isinstance(key, (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey)):
+        return key
+    raise ValueError("its private key is neither RSA nor ECDSA")
+
+
+def _parse_any_key(pem: str) -> object:
+    """As parse_key, and kinds of key that kubeadm does not take, though a TLS client does."""
     block = next((block for block in split_pem(pem) if block.is_private_key), None)
     if block is None:
         raise ValueError(describe_lack(pem, "private key"))
@@ -277,13 +296,11 @@ def parse_key(pem: str) -> Key:
         raise ValueError(
             f"its label says {block.label}, what is in it is a {form}: Kubernetes (Go) reads by the label (openssl pkey writes it right)"
         )
-    if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name not in _CURVES:
+    if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name not in CURVES:
         raise ValueError(f"its private key is on the curve {key.curve.name}, which Kubernetes (Go) cannot read")
     if isinstance(key, rsa.RSAPrivateKey) and _PSS in block.content[:64]:
         raise ValueError("its private key is for RSA-PSS alone, which Kubernetes (Go) cannot read")
-    if isinstance(key, (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey)):
-        return key
-    raise ValueError("its private key is neither RSA nor ECDSA")
+    return key
 
 
 _FORM_BY_TAG = {0x02: "RSA PRIVATE KEY", 0x04: "EC PRIVATE KEY", 0x30: "PRIVATE KEY"}
@@ -295,15 +312,29 @@ def _third_tag(der: bytes) -> int:
     return der[start + 3] if len(der) > start + 3 else 0
 
 
-_CURVES = ("secp224r1", "secp256r1", "secp384r1", "secp521r1")
-"""Those of Go's crypto/x509."""
 _PSS = bytes.fromhex("06092a864886f70d01010a")
 """The object identifier id-RSASSA-PSS (RFC 4055), as it stands in a PKCS#8 key."""
 
 
+def describe_pair(cert_pem: str, key_pem: str, now: datetime.datetime) -> str:
+    """Why no client gets on with this certificate and key, whoever signed it; "" where one does."""
+    try:
+        certs, key = parse_certs(cert_pem), _parse_any_key(key_pem)
+        fault = find_fault(certs, certs[:1], usage="client", now=now)
+        if fault is None and _spki(key.public_key()) != _spki(certs[0].public_key()):  # type: ignore[attr-defined]
+            return "the certificate is for another key"
+    except (ValueError, UnsupportedAlgorithm) as error:
+        return str(error)
+    return "" if fault is None else fault.text
+
+
 def is_key_of(key: Key, cert: x509.Certificate) -> bool:
-    """Whether `key` is the private half of what `cert` certifies, and works."""
-    return _is_pair(key, cert.public_key())
+    """Whether `key` is the private half of what `cert` certifies, and works: without that no server and no client starts
+    (tls.X509KeyPair)."""
+    try:
+        return _is_pair(key, cert.public_key())
+    except UnsupportedAlgorithm:
+        return False
 
 
 def _is_pair(key: Key, public_key: object) -> bool:
@@ -371,7 +402,8 @@ def issue_ca_cert(common_name: str, key: Key, validity: Validity) -> x509.Certif
 
 
 def issue_leaf_cert(subject: Subject, key: Key, *, ca: Ca, validity: Validity) -> x509.Certificate:
-    """A certificate for `key`, signed by `ca`, whose key must be at hand."""
+    """A certificate for `key`, signed by `ca`, whose key must be at hand. Raises HostError (ca-unfit) where nobody would believe
+    it: this is the one place where kb signs."""
     if ca.key is None:
         raise ValueError(f"the key of {ca.path} is not at hand")
     usages = [ExtendedKeyUsageOID.SERVER_AUTH] * subject.is_server + [
@@ -391,7 +423,13 @@ def issue_leaf_cert(subject: Subject, key: Key, *, ca: Ca, validity: Validity) -
         )
     if subject.sans:
         builder = builder.add_extension(_render_sans(subject.sans), critical=False)
-    return builder.sign(ca.key, _hash_for(ca.key))
+    cert = builder.sign(ca.key, _hash_for(ca.key))
+    moment = max(validity.not_before, ca.cert.not_valid_before_utc)
+    for usage in ("server",) * subject.is_server + ("client",) * subject.is_client:
+        fault = find_fault((cert,), (ca.cert,), usage=usage, now=moment)
+        if fault is not None:
+            raise _unfit_ca(ca, f"nobody would believe a certificate for {shown(subject.common_name)}", fault)
+    return cert
 
 
 def _new_builder(subject: x509.Name, issuer: x509.Name, key: Key, validity: Validity) -> x509.CertificateBuilder:
@@ -469,9 +507,14 @@ def parse_certs(pem: str) -> tuple[x509.Certificate, ...]:
     if not blocks:
         raise ValueError(describe_lack(pem, "certificate"))
     try:
-        return tuple(x509.load_der_x509_certificate(block.content) for block in blocks)
+        certs = tuple(x509.load_der_x509_certificate(block.content) for block in blocks)
     except ValueError as error:
         raise ValueError("its certificate is damaged") from error
+    for cert in certs:
+        flaw = find_flaw(cert)
+        if flaw:
+            raise ValueError(f"{flaw}, which Kubernetes (Go) does not read")
+    return certs
 
 
 def render_request(subject: Subject, key: Key) -> str:
@@ -500,15 +543,15 @@ def sans_of(cert: x509.Certificate) -> Sans:
 
 
 def subject_of(cert: x509.Certificate) -> Subject:
-    """What must be said again to issue the like of `cert`."""
+    """What must be said again to issue the like of `cert`: one that names no purpose is good for every one."""
     names = [str(part.value) for part in cert.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     groups = tuple(str(part.value) for part in cert.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME))
-    usages = _extension(cert, x509.ExtendedKeyUsage) or ()
+    usages = _extension(cert, x509.ExtendedKeyUsage)
     return Subject(
         names[0] if names else "",
         groups,
-        is_server=ExtendedKeyUsageOID.SERVER_AUTH in usages,
-        is_client=ExtendedKeyUsageOID.CLIENT_AUTH in usages,
+        is_server=usages is None or ExtendedKeyUsageOID.SERVER_AUTH in usages,
+        is_client=usages is None or ExtendedKeyUsageOID.CLIENT_AUTH in usages,
         sans=sans_of(cert),
     )
 
@@ -519,23 +562,8 @@ def is_ca_cert(cert: x509.Certificate) -> bool:
 
 
 def is_signed_by(chain: Sequence[x509.Certificate], ca: x509.Certificate) -> bool:
-    """Whether chain[0] was signed by `ca`, or by way of the intermediates that follow it. Says nothing of dates."""
-    current, others = chain[0], [cert for cert in chain[1:] if is_ca_cert(cert)]
-    while not _is_issued_by(current, ca):
-        above = next((cert for cert in others if _is_issued_by(current, cert)), None)
-        if above is None:
-            return False
-        others.remove(above)
-        current = above
-    return True
-
-
-def _is_issued_by(cert: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        cert.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
+    """Whether chain[0] was signed by `ca`, or by way of the intermediates that follow it. Says nothing of dates and purposes."""
+    return find_fault(chain, (ca,)) is None
 
 
 def is_expired(cert: x509.Certificate, now: datetime.datetime) -> bool:
@@ -705,6 +733,38 @@ def probe_ca(host: Host, paths: Paths, name: str) -> Finding:
     return Finding("issue", "there is none yet")
 
 
+def find_ca_warnings(host: Host, paths: Paths, cluster: ClusterConfiguration, name: str) -> tuple[str, ...]:
+    """What works with the CA that lies there, and may surprise. Raises as read_ca does."""
+    ca = read_ca(host, paths, name)
+    own = cluster.controller_manager
+    is_signer_given = any(own.last_arg(f"cluster-signing{kind}-cert-file") for kind in ("", "-kubelet-client"))
+    bundle = "" if name != "ca" or is_signer_given else describe_bundle(host, ca)
+    return tuple(filter(None, (describe_early_end(ca, host.now(), cluster.certificate_validity_period_s), bundle)))
+
+
+def describe_early_end(ca: Ca, now: datetime.datetime, seconds: int) -> str:
+    """That a CA ends before what it signs now; "" where it does not, or signs elsewhere."""
+    left = ca.cert.not_valid_after_utc - now
+    if ca.key is None or left >= datetime.timedelta(seconds=seconds):
+        return ""
+    return (
+        f"{ca.path} ends in {left.days} days, before the certificates that it signs: nothing that it signed is believed from then "
+        "on; renew it for the same key while there is time"
+    )
+
+
+def describe_bundle(host: Host, ca: Ca) -> str:
+    """That a CA's file holds several certificates beside its key, of which the signer takes exactly one; "" where it does not."""
+    count = len(read_certs(host, ca.path)) if ca.key is not None else 1
+    if count == 1:
+        return ""
+    return (
+        f"{ca.path} holds {count} certificates, and kube-controller-manager signs with a file of exactly one: no kubelet that "
+        f"joins gets its certificate; put the one of {ca.path.with_suffix('.key')} alone into a file beside it, and name that in "
+        "controllerManager.extraArgs: cluster-signing-cert-file"
+    )
+
+
 def check_no_orphans(host: Host, paths: Paths, name: str, orphans: Sequence[Path]) -> None:
     """Raise HostError (ca-missing) where files that the CA `name` must have made are there and it is not: a new CA
     would make them void."""
@@ -736,8 +796,7 @@ def probe_cert(host: Host, paths: Paths, *, config: InitConfig, name: str) -> Fi
             return Finding("issue", f"using the existing key {key_path}", read_key(host, key_path))
         return Finding("issue", "there is none yet")
     chain = read_certs(host, path)
-    if not is_signed_by(chain, ca.cert):
-        raise _other_ca(path, key_path, chain[0], ca)
+    _check_chain(host, spec, chain, paths=paths, ca=ca)
     if is_in_future(chain[0], host.now()):
         raise _not_yet_valid(chain[0], path, host.now())
     if not host.exists(key_path):
@@ -751,6 +810,39 @@ def probe_cert(host: Host, paths: Paths, *, config: InitConfig, name: str) -> Fi
     if not is_key_of(key, chain[0]):
         raise _key_mismatch(path, key_path)
     return _judge_cert(chain[0], key, ca=ca, path=path, wanted=spec.sans(config), now=host.now())
+
+
+def _check_chain(host: Host, spec: CertSpec, chain: Sequence[x509.Certificate], *, paths: Paths, ca: Ca) -> None:
+    """Raise HostError (certificate-of-other-ca, ca-unfit, certificate-unfit) where those to whom the certificate is shown would
+    not believe it. Its own dates are another matter: what has expired may be issued again."""
+    path, pool, now = spec.cert_path(paths), read_certs(host, ca.path), host.now()
+    is_now = not is_expired(chain[0], now) and not is_in_future(chain[0], now)
+    if find_fault(chain, pool) is not None and not any(
+        is_issued_by(cert, authority) for cert in chain for authority in pool
+    ):
+        raise _other_ca(path, spec.key_path(paths), chain[0], ca)
+    for usage in spec.usages:
+        fault = find_fault(chain, pool, usage=usage, now=now if is_now else None)
+        if fault is not None and fault.is_authority and fault.cert in pool:
+            raise _unfit_ca(ca, f"nobody would believe the certificate {path}", fault)
+        if fault is not None:
+            raise HostError(
+                f"nobody would believe the certificate {path}",
+                cause=fault.text,
+                remedy=f"move it and its key away (mv {path} {spec.key_path(paths)} /root/) and kb makes a new pair"
+                if ca.key is not None
+                else f"have your CA issue {path} again, for the usages {' and '.join(spec.usages)}",
+                code="certificate-unfit",
+            )
+
+
+def is_issued_by(cert: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether the signature is that of `issuer`'s key, fit or not."""
+    try:
+        cert.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
 
 
 def _judge_cert(
@@ -804,17 +896,26 @@ def ensure_cert(host: Host, paths: Paths, *, config: InitConfig, name: str, make
     if finding.action == "keep":
         return finding
     spec = CERTS[name]
-    key = finding.key or _write_new_key(host, spec.key_path(paths), make_key())
-    sans = spec.sans(config)
-    if finding.found_sans:
-        sans = make_sans((*sans.dns, *sans.ips, *finding.found_sans.dns, *finding.found_sans.ips))
-    subject = Subject(
-        spec.common_name or config.node.name, is_server=spec.is_server, is_client=spec.is_client, sans=sans
-    )
-    validity = plan_validity(host.now(), config.cluster.certificate_validity_period_s)
-    cert = issue_leaf_cert(subject, key, ca=read_ca(host, paths, spec.signer), validity=validity)
+    key = finding.key or make_key()
+    cert = _issue_for(config, spec, key, ca=read_ca(host, paths, spec.signer), now=host.now(), found=finding.found_sans)
+    if finding.key is None:
+        _write_new_key(host, spec.key_path(paths), key)
     write_keeping_mode(host, spec.cert_path(paths), cert_to_pem(cert), mode=0o644)
     return finding
+
+
+def _issue_for(
+    config: InitConfig, spec: CertSpec, key: Key, *, ca: Ca, now: datetime.datetime, found: Sans = _NO_SANS
+) -> x509.Certificate:
+    """The certificate of a row for this node. found: names of one that was there."""
+    sans = spec.sans(config)
+    if found:
+        sans = make_sans((*sans.dns, *sans.ips, *found.dns, *found.ips))
+    name = spec.common_name or config.node.name
+    subject = Subject(name, is_server=spec.is_server, is_client=spec.is_client, sans=sans)
+    return issue_leaf_cert(
+        subject, key, ca=ca, validity=plan_validity(now, config.cluster.certificate_validity_period_s)
+    )
 
 
 def is_ca_valid(host: Host, paths: Paths, name: str) -> bool:
@@ -840,8 +941,12 @@ def find_problems(host: Host, paths: Paths, config: InitConfig) -> list[HostErro
         try:
             if spec.is_ca:
                 probe_ca(host, paths, spec.name)
-            elif spec.signer not in problems and host.exists(CERTS[spec.signer].cert_path(paths)):
-                probe_cert(host, paths, config=config, name=spec.name)
+            elif (
+                spec.signer not in problems
+                and host.exists(CERTS[spec.signer].cert_path(paths))
+                and probe_cert(host, paths, config=config, name=spec.name).action != "keep"
+            ):
+                _try_to_issue(host, paths, config=config, spec=spec)
         except HostError as error:
             problems[spec.name] = error
     try:
@@ -849,6 +954,11 @@ def find_problems(host: Host, paths: Paths, config: InitConfig) -> list[HostErro
     except HostError as error:
         problems["sa"] = error
     return list(problems.values())
+
+
+def _try_to_issue(host: Host, paths: Paths, *, config: InitConfig, spec: CertSpec) -> None:
+    """Issue a certificate for a key that nobody keeps. Raises as issue_leaf_cert does."""
+    _issue_for(config, spec, generate_key("ECDSA-P256"), ca=read_ca(host, paths, spec.signer), now=host.now())
 
 
 def probe_service_account_key(host: Host, paths: Paths) -> Finding:
@@ -961,6 +1071,17 @@ def _other_ca(path: Path, key_path: Path, cert: x509.Certificate, ca: Ca) -> Hos
     )
 
 
+def _unfit_ca(ca: Ca, what: str, fault: Fault) -> HostError:
+    key_path = ca.path.with_suffix(".key")
+    return HostError(
+        what,
+        cause=f"{ca.path} is not fit for it: {fault.text}",
+        remedy=f"put the certificate of a CA there that may sign for this cluster's names, for servers and clients; or move it away "
+        f"(mv {ca.path} {key_path} /root/) and kb makes one",
+        code="ca-unfit",
+    )
+
+
 def _not_yet_valid(cert: x509.Certificate, path: Path, now: datetime.datetime) -> HostError:
     return HostError(
         f"the certificate {path} holds only from {_utc(cert.not_valid_before_utc)}",
@@ -994,10 +1115,13 @@ def split_host_port(endpoint: str) -> tuple[str, int]:
 
 
 def _as_ip(text: str) -> Optional[str]:
+    """The address in Go's normal form: an IPv4 in an IPv6 is that IPv4, as which Go writes it into certificates (and from 1.27 on
+    reads no other form there)."""
     try:
-        return str(ipaddress.ip_address(text))
+        found = ipaddress.ip_address(text)
     except ValueError:
         return None
+    return str(getattr(found, "ipv4_mapped", None) or found)
 
 
 def _dns_matches(pattern: list[str], labels: list[str]) -> bool:

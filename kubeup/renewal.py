@@ -139,6 +139,11 @@ def _path(paths: Paths, row: Row) -> Path:
 # ---- anew
 
 
+def find_warnings(host: Host, paths: Paths, ca: str, cluster: ClusterConfiguration) -> tuple[str, ...]:
+    """What a certificate of this CA would not get by being issued anew."""
+    return pki.find_ca_warnings(host, paths, cluster, ca) if host.exists(pki.CERTS[ca].cert_path(paths)) else ()
+
+
 def renew(host: Host, paths: Paths, row: Row, cluster: ClusterConfiguration) -> str:
     """Issue a certificate anew: the same names, a new key, valid from now. Returns missing | external | renewed.
 

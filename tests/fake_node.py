@@ -7,6 +7,9 @@ import io
 from dataclasses import replace
 from typing import Any, Optional
 
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+
 from kubeup import pki
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
 from kubeup.host import Host
@@ -87,3 +90,15 @@ def finished_node() -> FakeHost:
 def cert_at(host: Host, base: str) -> Any:
     """The certificate `base` of the node, parsed."""
     return pki.read_certs(host, PATHS.pki / f"{base}.crt")[0]
+
+
+def make_ca_unfit(host: FakeHost) -> FakeHost:
+    """The CA's certificate says, for the same name and key, that it may not sign."""
+    spec = pki.CERTS["ca"]
+    key, old = pki.read_key(host, spec.key_path(PATHS)), pki.read_certs(host, spec.cert_path(PATHS))[0]
+    builder = x509.CertificateBuilder(old.subject, old.subject, key.public_key(), 7)
+    builder = builder.not_valid_before(old.not_valid_before_utc).not_valid_after(old.not_valid_after_utc)
+    usage = x509.KeyUsage(True, False, True, False, False, False, False, False, False)
+    builder = builder.add_extension(usage, True).add_extension(x509.BasicConstraints(True, None), True)
+    host.files[str(spec.cert_path(PATHS))] = pki.cert_to_pem(builder.sign(key, SHA256())).encode()
+    return host

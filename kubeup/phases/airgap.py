@@ -495,8 +495,9 @@ def _ensure_certificate(ctx: Context) -> None:
     # as long as the authority: nobody renews it between two runs of init
     validity = pki.plan_validity(ctx.host.now(), left_s)
     subject = pki.Subject("kb-mirror", is_server=True, sans=_mirror_sans(ctx))
+    issued = pki.issue_leaf_cert(subject, key, ca=ca, validity=validity)
     ctx.host.write_file(key_path, pki.key_to_pem(key).reveal(), mode=0o600)
-    ctx.host.write_file(cert_path, pki.cert_to_pem(pki.issue_leaf_cert(subject, key, ca=ca, validity=validity)))
+    ctx.host.write_file(cert_path, pki.cert_to_pem(issued))
     ctx.outputs["_mirror_cert_is_new"] = True
 
 

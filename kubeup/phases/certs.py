@@ -144,8 +144,17 @@ def take_key(ctx: Context) -> pki.Key:
 
 
 def _ensure_ca(ctx: Context, name: str) -> Outputs:
-    _report(ctx, pki.ensure_ca(ctx.host, ctx.paths, config=ctx.config, name=name, make_key=partial(take_key, ctx)))
+    finding = pki.ensure_ca(ctx.host, ctx.paths, config=ctx.config, name=name, make_key=partial(take_key, ctx))
+    _report(ctx, finding)
+    if finding.action == "keep":
+        warn_of_ca(ctx, name)
     return None
+
+
+def warn_of_ca(ctx: Context, name: str) -> None:
+    """Say what may surprise of an authority that lies there. Raises as pki.read_ca does."""
+    for warning in pki.find_ca_warnings(ctx.host, ctx.paths, ctx.config.cluster, name):
+        ctx.report.warn_once(warning)
 
 
 def ensure_cert(ctx: Context, name: str) -> Outputs:

@@ -172,6 +172,8 @@ def issue_certs(ctx: Context) -> Outputs:
             code="shared-files-missing",
         )
     start_making_keys(ctx)
+    for name in dict.fromkeys(spec.signer for spec in _leaves(ctx)):
+        certs.warn_of_ca(ctx, name)
     for spec in _leaves(ctx):
         certs.ensure_cert(ctx, spec.name)
     return None

@@ -30,6 +30,7 @@ from kubeup.host import CommandResult, HttpResponse, Unreachable
 from kubeup.releases import find_release
 from kubeup.secret import Secret
 from tests.fake_host import FakeHost
+from tests.fake_node import finished_node
 from tests.unit.test_runtime import CRICTL, INFO_1_6, INFO_2_1, SOCKET, failed, fatal, image_list, version_text
 
 SYSTEMD = """LoadState=loaded
@@ -1071,7 +1072,9 @@ def external_node(host: FakeHost) -> checks.Node:
 
 def external_host(*versions: str) -> FakeHost:
     host = fit_host()
-    host.files.update({f"/e/{name}": b"PEM" for name in ("ca.crt", "c.crt", "c.key")})
+    made, folder = finished_node().files, "/etc/kubernetes/pki"
+    names = {"ca.crt": "etcd/ca.crt", "c.crt": "apiserver-etcd-client.crt", "c.key": "apiserver-etcd-client.key"}
+    host.files.update({f"/e/{name}": made[f"{folder}/{base}"] for name, base in names.items()})
     for index, version in enumerate(versions, start=1):
         host.urls[f"https://e{index}:2379/version"] = HttpResponse(200, json.dumps({"etcdserver": version}).encode())
     return host
@@ -1134,6 +1137,23 @@ def test_external_etcd_files() -> None:
     config = dataclasses.replace(joining.config, certificate_key=Secret("ab" * 32))
     joining = dataclasses.replace(joining, config=config)
     assert found(joining, checks.check_external_etcd_files) == [], "the shared certificates bring them"
+
+
+@pytest.mark.parametrize(
+    ("changed", "by", "entry", "words"),
+    [
+        ("c.key", "apiserver.key", "certFile", "with /e/c.key, the certificate is for another key"),
+        ("c.crt", "apiserver.crt", "certFile", "lacks clientAuth"),
+        ("c.crt", "apiserver.key", "certFile", "no certificate, but"),
+        ("ca.crt", "sa.pub", "caFile", "no certificate, but PUBLIC KEY"),
+    ],
+)
+def test_external_etcd_files_that_no_api_server_starts_with(changed: str, by: str, entry: str, words: str) -> None:
+    host = external_host()
+    host.files[f"/e/{changed}"] = finished_node().files[f"/etc/kubernetes/pki/{by}"]
+    finding = only(external_node(host), checks.check_external_etcd_files)
+    assert (finding.name, finding.level) == ("ExternalEtcdClientCertificates", "error")
+    assert finding.text.startswith(f"etcd.external.{entry} /e/") and words in finding.text
 
 
 # ---- images

@@ -32,7 +32,7 @@ MANAGER = """\
 spec:
   containers:
   - image: registry.k8s.io/kube-controller-manager:v1.35.6
-    command: [kube-controller-manager, --cluster-cidr=10.244.0.0/16]
+    command: [kube-controller-manager, --cluster-cidr=10.244.0.0/16, --cluster-signing-cert-file=/etc/kubernetes/pki/ca.crt]
 """
 ETCD = """\
 spec:
@@ -146,6 +146,29 @@ def test_a_key_that_does_not_belong_to_its_certificate() -> None:
     ((level, text),) = notes(host, "certificates")
     assert level == "error"
     assert "apiserver.crt" in text and "apiserver.key" in text
+
+
+def test_an_authority_with_two_certificates_beside_its_key() -> None:
+    host = make_host()
+    host.files["/etc/kubernetes/pki/ca.crt"] += host.files["/etc/kubernetes/pki/etcd/ca.crt"]
+    ((level, text),) = notes(host, "certificates")
+    assert level == "warning" and "holds 2 certificates" in text
+    manifest = "/etc/kubernetes/manifests/kube-controller-manager.yaml"
+    host.files[manifest] = host.files[manifest].replace(
+        b"cert-file=/etc/kubernetes/pki/ca.crt", b"cert-file=/etc/x.crt"
+    )
+    assert notes(host, "certificates") == []
+
+
+def test_a_certificate_that_nobody_believes() -> None:
+    """An API server's certificate for clients alone, as a user's own authority may have issued it."""
+    host = make_host()
+    for kind in ("crt", "key"):
+        host.files[f"/etc/kubernetes/pki/apiserver.{kind}"] = host.files[
+            f"/etc/kubernetes/pki/apiserver-kubelet-client.{kind}"
+        ]
+    ((level, text),) = notes(host, "certificates")
+    assert level == "error" and "lacks serverAuth" in text and "apiserver.crt" in text
 
 
 def test_a_server_that_shows_an_old_certificate() -> None:

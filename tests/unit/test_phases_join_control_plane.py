@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
 import urllib.parse
@@ -24,7 +25,7 @@ from kubeup.render import load_yaml
 from kubeup.report import Report
 from kubeup.secret import Secret
 from kubeup.workflow import Context, fingerprint_inputs
-from tests.fake_node import finished_node
+from tests.fake_node import finished_node, make_ca_unfit
 from tests.unit.golden import golden_config
 from tests.unit.test_discovery import make_ca
 from tests.unit.test_phases_node import SystemdHost
@@ -263,6 +264,24 @@ def test_the_files_of_a_second_control_plane() -> None:
     join_control_plane.issue_certs(ctx)
     join_control_plane.write_kubeconfigs(ctx)
     assert host.changes == []
+
+
+def test_an_authority_that_may_not_sign_ends_the_join_before_anything_is_issued() -> None:
+    host = second()
+    ctx = context(host)
+    join_control_plane.download_certs(ctx)
+    make_ca_unfit(host)
+    error = fails("ca-unfit", join_control_plane.issue_certs, ctx)
+    assert "keyCertSign" in error.cause and not any("apiserver" in name for name in host.files)
+
+
+def test_an_authority_that_ends_soon_is_told_at_the_join() -> None:
+    host = second()
+    ctx = context(host)
+    join_control_plane.download_certs(ctx)
+    host.clock += datetime.timedelta(days=9 * 365 + 100)
+    join_control_plane.issue_certs(ctx)
+    assert len([text for text in ctx.report.warnings if "before the certificates that it signs" in text]) == 3
 
 
 def test_no_authority_is_ever_made_and_no_key_written_over() -> None:

@@ -448,7 +448,9 @@ def test_a_leaf_is_no_intermediate() -> None:
     ca = new_ca()
     key = pki.generate_key("ECDSA-P256")
     leaf = new_leaf(ca, key=key)
-    forged = new_leaf(pki.Ca(leaf, key, Path("/x")), pki.Subject("kubernetes-admin", is_client=True))
+    name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "kubernetes-admin")])
+    builder = x509.CertificateBuilder(leaf.subject, name, key.public_key(), 7, NOW, NOW.replace(year=2030))
+    forged = builder.sign(key, SHA256())
     assert pki.is_signed_by([leaf], ca.cert)
     assert not pki.is_signed_by([forged, leaf], ca.cert)
 
@@ -956,3 +958,8 @@ def test_keys_that_go_cannot_read_are_refused_by_name(words: tuple[str, ...], to
     made = subprocess.run(["openssl", *words], capture_output=True, text=True, check=True).stdout
     with pytest.raises(ValueError, match=told):
         pki.parse_key(made)
+
+
+def test_an_ipv4_address_in_an_ipv6_one_is_written_as_what_it_is() -> None:
+    assert pki.make_sans(["::ffff:10.0.0.1", "10.0.0.1", "::1"]) == pki.Sans((), ("10.0.0.1", "::1"))
+    assert pki.Sans((), ("10.0.0.1",)).covers("::ffff:10.0.0.1")

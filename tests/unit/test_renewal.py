@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 import yaml
 from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 
-from kubeup import commands_certs, kubeconfig, pki, renewal
+from kubeup import commands_certs, kubeconfig, pki, renewal, verify
 from kubeup.config.types import ClusterConfiguration, ExternalEtcd
 from kubeup.errors import HostError, UsageError
 from kubeup.paths import Paths
 from kubeup.releases import RELEASES
 from tests.fake_host import FakeHost
-from tests.fake_node import finished_node, make_config
+from tests.fake_node import finished_node, make_ca_unfit, make_config
 
 PATHS = Paths()
 CLUSTER = ClusterConfiguration("v1.35.6", encryption_algorithm="ECDSA-P256")
@@ -41,6 +42,34 @@ def test_a_renewed_certificate_is_for_the_same_names_and_a_new_key(node: FakeHos
     key = pki.read_key(node, pki.CERTS["apiserver"].key_path(PATHS))
     assert pki.is_key_of(key, after) and not pki.is_key_of(key, before)
     assert pki.is_signed_by((after,), read(node, "ca"))
+
+
+@pytest.mark.parametrize("name", ["apiserver", "admin.conf"])
+def test_nothing_is_written_where_nobody_would_believe_it(node: FakeHost, name: str) -> None:
+    before = dict(make_ca_unfit(node).files)
+    with pytest.raises(HostError, match="nobody would believe") as caught:
+        renewal.renew(node, PATHS, renewal.ROWS[name], CLUSTER)
+    assert caught.value.code == "ca-unfit" and "keyCertSign" in caught.value.cause
+    assert node.files == before
+
+
+def test_an_authority_that_ends_before_what_is_renewed_is_told(node: FakeHost) -> None:
+    assert renewal.find_warnings(node, PATHS, "ca", CLUSTER) == ()
+    node.clock += datetime.timedelta(days=9 * 365 + 100)
+    (text,) = renewal.find_warnings(node, PATHS, "ca", CLUSTER)
+    assert "/etc/kubernetes/pki/ca.crt ends in" in text
+
+
+def test_a_certificate_that_names_no_purpose_is_renewed_for_every_one(node: FakeHost) -> None:
+    """An extended key usage with nothing in it would be good for nobody."""
+    ca, key = pki.read_ca(node, PATHS), pki.read_key(node, pki.CERTS["apiserver"].key_path(PATHS))
+    old = read(node, "apiserver")
+    builder = x509.CertificateBuilder(ca.cert.subject, old.subject, key.public_key(), 7)
+    builder = builder.not_valid_before(old.not_valid_before_utc).not_valid_after(old.not_valid_after_utc)
+    assert ca.key is not None
+    node.files["/etc/kubernetes/pki/apiserver.crt"] = pki.cert_to_pem(builder.sign(ca.key, SHA256())).encode()
+    renewal.renew(node, PATHS, renewal.ROWS["apiserver"], CLUSTER)
+    assert verify.find_fault((read(node, "apiserver"),), (ca.cert,), usage="server") is None
 
 
 def test_a_renewed_kubeconfig_keeps_all_but_its_certificate_and_key(node: FakeHost) -> None:
