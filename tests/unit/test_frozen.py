@@ -50,7 +50,7 @@ def test_made_by_place_and_by_name(kind: Any) -> None:
     "arguments", [((), {}), (("a", 1, [], "", 5), {}), (("a",), {"name": "b"}), (("a",), {"z": 1})]
 )
 def test_what_does_not_fit_is_a_type_error(kind: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
-    with pytest.raises(TypeError, match=kind.__name__):
+    with pytest.raises(TypeError, match=r"__init__\(\) |Now"):
         kind(*arguments[0], **arguments[1])
 
 

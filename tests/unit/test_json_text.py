@@ -79,7 +79,7 @@ def test_an_object_is_wanted() -> None:
 
 
 def test_a_large_text_takes_no_long_time() -> None:
-    started = time.monotonic()
+    started = time.process_time()
     for text in ('"' + "\\ud800" * 600_000 + '"', "[" + "[]," * 600_000 + "[]]", '"' + "\\" * 3_000_000 + '"'):
         parse_json(text, "it")
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20

@@ -53,22 +53,22 @@ def test_what_go_reads(text: str, value: object) -> None:
     ],
 )
 def test_what_is_refused_at_once(text: str, problem: str) -> None:
-    begin = time.monotonic()
+    begin = time.process_time()
     for read in (load_yaml, load_all_yaml):
         with pytest.raises(YAMLError, match=problem):
             read(text)
-    assert time.monotonic() - begin < 10
+    assert time.process_time() - begin < 10
 
 
 def test_aliases_count_as_what_they_stand_for() -> None:
     bomb = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         f"{one}: &{one} [{', '.join([f'*{before}'] * 10)}]\n" for before, one in zip("abcdefg", "bcdefgh")
     )
-    begin = time.monotonic()
+    begin = time.process_time()
     for limits in (FILE, MANIFEST):
         with pytest.raises(YAMLError, match="the aliases stand for more than"):
             load_yaml(bomb, limits)
-    assert time.monotonic() - begin < 5
+    assert time.process_time() - begin < 5
 
 
 def test_what_an_alias_stands_for_is_a_copy() -> None:
