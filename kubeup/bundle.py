@@ -233,7 +233,7 @@ class Gathering:
             place = found.blobs.get(str(descriptor["digest"]))
             if place is None:
                 raise _incomplete(found.path, str(descriptor["digest"]))
-            return b"".join(layout.read_checked(self.local, place, str(descriptor["digest"])))
+            return layout.read_document(self.local, place, str(descriptor["digest"]))
 
         def take(descriptor: Descriptor) -> Place:
             place = found.blobs.get(str(descriptor["digest"]))
@@ -261,8 +261,10 @@ class Gathering:
                 return data
             if descriptor.get("mediaType") in (*layout.MANIFEST_TYPES, *layout.INDEX_TYPES):
                 return server.get_manifest(ref.repository, digest)[1]
-            place = take(descriptor)
-            return b"".join(layout.read_checked(self.local, place, digest))
+            is_document = int(descriptor["size"]) <= layout.MAX_DOCUMENT
+            # what is larger is none, and not worth fetching: reading it says so
+            place = take(descriptor) if is_document else Place(Path(ref.name), 0, int(descriptor["size"]))
+            return layout.read_document(self.local, place, digest)
 
         def take(descriptor: Descriptor) -> Place:
             digest, size = str(descriptor["digest"]), int(descriptor["size"])

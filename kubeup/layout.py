@@ -301,11 +301,14 @@ def read_checked(host: Host, place: Place, digest: str) -> Iterator[bytes]:
 def read_json_blob(host: Host, layout: Layout, digest: str) -> Optional[dict[str, Any]]:
     """A manifest or configuration, checked; None where the layout does not hold it."""
     place = layout.blobs.get(digest)
-    if place is None:
-        return None
+    return parse_manifest(layout.path, read_document(host, place, digest), digest) if place else None
+
+
+def read_document(host: Host, place: Place, digest: str) -> bytes:
+    """A manifest or configuration as it stands there, whole and checked. Raises HostError."""
     if place.size > MAX_DOCUMENT:
-        raise _unreadable(layout.path, f"manifest {digest} has {place.size} bytes")
-    return parse_manifest(layout.path, b"".join(read_checked(host, place, digest)), digest)
+        raise _unreadable(place.path, f"document {digest} has {place.size} bytes, more than any manifest has")
+    return b"".join(read_checked(host, place, digest))
 
 
 # ---- writing

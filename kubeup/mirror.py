@@ -855,7 +855,7 @@ def _push_image(
         if place is None or server.has_blob(repository, digest):
             continue
         server.push_blob(local, repository, digest, place.size, layout.read_checked(local, place, digest))
-    data = b"".join(layout.read_checked(local, whole.blobs[str(entry["digest"])], str(entry["digest"])))
+    data = layout.read_document(local, whole.blobs[str(entry["digest"])], str(entry["digest"]))
     if len(children) > 1 and len(children) < len(document.get("manifests") or []):
         data = layout.as_json({**document, "manifests": children})  # what the bundle has of it
     server.push_manifest(repository, reference, str(entry.get("mediaType") or document.get("mediaType")), data)

@@ -249,13 +249,16 @@ def _require_space(host: Host, offered: Sequence[Offered]) -> None:
 
 def _proven(one: Offered, arch: str) -> Iterator[bytes]:
     """The bytes; the ELF machine is looked at before the first is written, the sum at the end."""
-    summed = hashlib.sha256()
+    summed, count = hashlib.sha256(), 0
     first = True
     for piece in one.open():
         if first:
             _prove_architecture(one, piece, arch)
             first = False
         summed.update(piece)
+        count += len(piece)
+        if count > one.size:
+            break  # however much more there is: it is not what was announced
         yield piece
     if f"sha256:{summed.hexdigest()}" != one.digest:
         raise HostError(

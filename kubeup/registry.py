@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-import json
+import itertools
 import re
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,13 +19,26 @@ from typing import Any, Optional
 
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
-from kubeup.host import REDIRECTS, Host, HttpResponse, HttpStream, LocalHost, Tls, Unreachable, follow_redirect
+from kubeup.host import (
+    MAX_ANSWER,
+    REDIRECTS,
+    Host,
+    HttpResponse,
+    HttpStream,
+    LocalHost,
+    Tls,
+    Unreachable,
+    follow_redirect,
+    require_safe,
+)
 from kubeup.json_text import parse_json, parse_json_object
 from kubeup.layout import INDEX_TYPES, MANIFEST_TYPES, MAX_DOCUMENT, digest_of, is_digest
 from kubeup.secret import Secret
 
 ATTEMPTS = 5
 _FIRST_PAUSE_S = 1.0
+_WORTH_WHILE = 64 * 1024
+"""Bytes that an attempt has to bring, or it counts as failed: a byte each time would go on for ever."""
 _ACCEPT = ", ".join((*INDEX_TYPES, *MANIFEST_TYPES))
 _SERVERS = {"docker.io": "registry-1.docker.io"}
 """Registries whose API answers under another name."""
@@ -93,26 +106,33 @@ def read_credentials(host: Host, registry: str) -> Optional[tuple[str, Secret]]:
     if not host.exists(path):
         return None
     try:
-        config = json.loads(host.read_text(path))
+        config = parse_json_object(host.read_bytes(path), "it")
+        helpers, auths = (_mapping_of(config, name) for name in ("credHelpers", "auths"))
     except ValueError as error:
         raise HostError(
-            f"{path} is no JSON",
+            f"{path} is no configuration of docker's",
             cause=str(error),
-            remedy="correct it, or log in anew: docker login, skopeo login",
+            remedy="correct it, or log in again: docker login, skopeo login",
             code="docker-config-invalid",
         ) from error
     key = _AUTH_KEYS.get(registry, registry)
-    helper = (config.get("credHelpers") or {}).get(registry) or config.get("credsStore")
+    helper = helpers.get(registry) or config.get("credsStore")
     if helper:
         found = _ask_helper(host, str(helper), key)
         if found:
             return found
-    auths = config.get("auths") or {}
     entry = next(
         (auths[name] for name in (key, registry, f"https://{registry}", f"https://{registry}/v2/") if name in auths),
         None,
     )
     return _parse_auth(entry) if isinstance(entry, dict) else None
+
+
+def _mapping_of(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = config.get(name) or {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{name} is no mapping")
+    return found
 
 
 def _parse_auth(entry: Mapping[str, Any]) -> Optional[tuple[str, Secret]]:
@@ -132,10 +152,10 @@ def _parse_auth(entry: Mapping[str, Any]) -> Optional[tuple[str, Secret]]:
 def _ask_helper(host: Host, helper: str, key: str) -> Optional[tuple[str, Secret]]:
     answer = host.query([f"docker-credential-{helper}", "get"], stdin=key)
     try:
-        found = json.loads(answer.stdout) if answer.ok else {}
+        found = parse_json_object(answer.stdout, "what the helper says") if answer.ok else {}
     except ValueError:
         return None
-    return (str(found["Username"]), Secret(str(found["Secret"]))) if found.get("Username") else None
+    return (str(found["Username"]), Secret(str(found.get("Secret", "")))) if found.get("Username") else None
 
 
 # ---- the client
@@ -269,7 +289,9 @@ class Registry:
             with self.host.http_open(
                 url, tls=self.tls if self._is_own(url) else None, headers=sent, timeout_s=60
             ) as stream:
-                if stream.status == 401 and not has_logged_in and self._log_in(stream.headers, scope):
+                # what a server that this one sends on to asks for is not its word
+                is_asked = stream.status == 401 and not has_logged_in and self._is_own(url)
+                if is_asked and self._log_in(stream.headers, scope):
                     has_logged_in, sent = True, {**headers, **self._authorization(scope)}
                     continue
                 if stream.status in REDIRECTS and "location" in stream.headers:
@@ -291,8 +313,11 @@ class Registry:
         return {"Authorization": self._tokens[scope]} if scope in self._tokens else {}
 
     def _log_in(self, headers: Mapping[str, str], scope: str) -> bool:
-        """Answer a challenge: Basic, or a token from the realm that it names. Whether asking again may help."""
+        """Answer a challenge: Basic, or a token from the realm that it names. Whether asking again may help. A challenge that
+        came over plain http may be anybody's."""
         scheme, _, rest = headers.get("www-authenticate", "").partition(" ")
+        if self.credentials and scheme and not self.base.startswith("https://"):
+            require_safe(self.base, None, {"Authorization": scheme})
         basic = ""
         if self.credentials and self.credentials[0] != "<token>":
             user, password = self.credentials
@@ -406,8 +431,9 @@ def fetch_resumed(
     tell: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Download to `into` by way of `into`.part. open_from(offset) gives the bytes from there, or all (see
-    _from_offset). An attempt that brought anything does not count. digest "": nothing to compare with. What is there already
-    is summed before it counts: it may be another's, or what a power loss left of it.
+    _from_offset). An attempt that brought something worth while does not count. digest "": nothing to compare with. size: what
+    comes beyond it is not taken. What is there already is summed before it counts: it may be another's, or what a power loss
+    left of it.
 
     Raises Unreachable, HostError (download-damaged).
     """
@@ -426,10 +452,10 @@ def fetch_resumed(
         if offset != size or found is None:
             try:
                 tell(f"fetching {name}" + (f", from byte {offset}" if offset else ""))
-                _append_from(local, part, open_from, offset)
+                _append_from(local, part, open_from, offset, size)
             except (Unreachable, Refused) as error:
                 grown = local.stat(part)
-                has_grown = grown is not None and grown.size > offset
+                has_grown = grown is not None and grown.size >= offset + _WORTH_WHILE
                 failures = 1 if has_grown else failures + 1
                 heals = isinstance(error, Unreachable) or error.status >= 500 or error.status in (416, 429)
                 if isinstance(error, Refused) and error.status == 416:
@@ -454,18 +480,25 @@ def fetch_resumed(
         return
 
 
-def _append_from(local: LocalHost, part: Path, open_from: Callable[[int], Iterator[bytes]], offset: int) -> None:
+def _append_from(
+    local: LocalHost, part: Path, open_from: Callable[[int], Iterator[bytes]], offset: int, size: int
+) -> None:
     pieces = open_from(offset)
     first = next(pieces, b"")
     if first is RESTART:
         local.remove(part)
-        first = next(pieces, b"")
-    local.append(part, _chain(first, pieces))
+        offset, first = 0, next(pieces, b"")
+    whole = itertools.chain((first,), pieces)
+    local.append(part, _no_more_than(size - offset, whole) if size >= 0 else whole)
 
 
-def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from rest
+def _no_more_than(count: int, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The pieces, up to one byte too many: then it is no longer what was announced, however much there is of it."""
+    for piece in pieces:
+        yield piece[: count + 1]
+        count -= len(piece)
+        if count < 0:
+            return
 
 
 RESTART = bytes(bytearray(b"restart"))
@@ -487,10 +520,12 @@ def _from_offset(stream: HttpStream, offset: int, refused: Callable[[int, bytes]
 
 
 def open_url(host: Host, url: str, offset: int, *, tls: Optional[Tls] = None) -> Iterator[bytes]:
-    """A plain download from `offset` on, redirects followed."""
+    """A plain download from `offset` on, redirects followed. tls: how to speak to that server, and to no other."""
     headers = {"Range": f"bytes={offset}-"} if offset else {}
+    server = urllib.parse.urlsplit(url)[:2]
     for _ in range(6):
-        with host.http_open(url, tls=tls, headers=headers, timeout_s=60) as stream:
+        own = tls if urllib.parse.urlsplit(url)[:2] == server else None
+        with host.http_open(url, tls=own, headers=headers, timeout_s=60) as stream:
             if stream.status in REDIRECTS and "location" in stream.headers:
                 url = follow_redirect(url, stream.headers["location"])
                 continue
@@ -499,7 +534,7 @@ def open_url(host: Host, url: str, offset: int, *, tls: Optional[Tls] = None) ->
     raise _url_refused(url, 310)
 
 
-def read_url(host: Host, url: str, *, max_bytes: int = 4 << 20) -> bytes:
+def read_url(host: Host, url: str, *, max_bytes: int = MAX_ANSWER) -> bytes:
     """A small file, redirects followed. Raises Refused, Unreachable (also where it is larger)."""
     found = bytearray()
     for piece in open_url(host, url, 0):

@@ -364,6 +364,27 @@ def test_a_server_that_never_gets_on_is_given_up(flaky: Any, tmp_path: Path) -> 
     assert len(handler.asked) == registry.ATTEMPTS
 
 
+def test_a_byte_at_a_time_is_not_getting_on(flaky: Any, tmp_path: Path) -> None:
+    handler, url = flaky(cut=1)
+    with pytest.raises(Unreachable):
+        fetch(url, tmp_path / "blob")
+    assert len(handler.asked) == registry.ATTEMPTS
+
+
+def test_more_than_was_announced_is_not_taken(flaky: Any, tmp_path: Path) -> None:
+    def endless(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                handler.wfile.write(bytes(1 << 16))
+
+    _, url = flaky(do_GET=endless)
+    with pytest.raises(HostError) as caught:
+        fetch(url, tmp_path / "blob")
+    assert caught.value.code == "download-damaged" and list(tmp_path.iterdir()) == []
+
+
 def test_other_bytes_than_asked_for_are_refused(flaky: Any, tmp_path: Path) -> None:
     _, url = flaky(cut=10**9)
     with pytest.raises(HostError) as caught:
@@ -382,9 +403,11 @@ def test_docker_s_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert found["r.example"] and found["r.example"][0] == "me" and found["r.example"][1].reveal() == "p:w"
     assert found["docker.io"] and found["docker.io"][0] == "<token>"
     assert found["x.example"] is None and found["y"] is None
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(HostError):
-        registry.read_credentials(LocalHost(), "r.example")
+    for text in ("{", "[]", "[" * 100_000, '{"auths": ["x"]}', '{"credHelpers": "x"}', '"x"', "\xff"):
+        (tmp_path / "config.json").write_text(text, encoding="latin-1")
+        with pytest.raises(HostError) as caught:
+            registry.read_credentials(LocalHost(), "r.example")
+        assert caught.value.code == "docker-config-invalid"
 
 
 def test_a_full_disk_leaves_nothing_behind(whole: Path, tmp_path: Path) -> None:

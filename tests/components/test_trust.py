@@ -385,6 +385,50 @@ def test_a_registry_s_realm_that_is_plain_http(real: Authority, credentials: tup
         assert plain.seen == []
 
 
+@pytest.mark.parametrize("scheme", ["Bearer", "Basic", "bearer"])
+@pytest.mark.parametrize("credentials", [("u", Secret("pw")), ("<token>", Secret("refreshme"))])
+def test_a_registry_of_plain_http_gets_no_credentials_and_names_no_realm_for_them(
+    evil: Authority, monkeypatch: pytest.MonkeyPatch, credentials: tuple[str, Secret], scheme: str
+) -> None:
+    """Whoever is on the way answers in its place, and names an https realm of his own, which the system believes."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(evil.folder / "ca.crt"))
+    (evil.folder / "ca.crt").write_text(evil.pem)
+    with serving(Server(None)) as plain, serving(Server(evil, {"/token": b'{"token": "x"}'})) as his:
+        challenge = {"WWW-Authenticate": f'{scheme} realm="{his.url}/token",service="s"'}
+        plain.pages["/v2/x/manifests/1"] = plain.pages["/v2/x/blobs/sha256:1"] = (401, challenge, b"")
+        for ask in (
+            lambda client: client.get_manifest("x", "1"),
+            lambda client: client.has_blob("x", "sha256:1"),
+            lambda client: b"".join(client._stream("x/blobs/sha256:1", "s", {}, 0)),
+        ):
+            with pytest.raises(HostError) as caught:
+                ask(registry.Registry(LocalHost(), plain.url, credentials))
+            assert caught.value.code == "credentials-unprotected"
+        assert his.seen == [] and plain.credentials == []
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "Basic"])
+def test_a_server_that_a_registry_sends_on_to_is_not_logged_in_to(
+    real: Authority, evil: Authority, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """Blobs lie in somebody else's network, as a rule: what that one asks for is not the registry's word."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(evil.folder / "ca.crt"))
+    (evil.folder / "ca.crt").write_text(evil.pem)
+    with serving(Server(real)) as server, serving(Server(evil, {"/token": b'{"token": "x"}'})) as other:
+        server.pages["/v2/x/blobs/sha256:1"] = server.pages["/v2/x/manifests/1"] = (
+            307,
+            {"Location": f"{other.url}/it"},
+            b"",
+        )
+        other.pages["/it"] = (401, {"WWW-Authenticate": f'{scheme} realm="{other.url}/token",service="s"'}, b"")
+        client = registry.Registry(LocalHost(), server.url, ("u", Secret("pw")), tls=Tls(Anchors.given(real.pem)))
+        with pytest.raises(registry.Refused):
+            b"".join(client._stream("x/blobs/sha256:1", "s", {}, 0))
+        with pytest.raises(registry.Refused):
+            client.get_manifest("x", "1")
+        assert other.credentials == [] and [path for _, path, *_ in other.seen] == ["/it", "/it"]
+
+
 def test_a_registry_s_own_realm_gets_its_credentials(real: Authority, tmp_path: Path) -> None:
     """Over https, for that registry: the token for them goes with the request, and on to nobody else."""
     blob = b"content"
