@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         runtime,
         state,
         tokens,
+        undo,
         workflow,
     )
     from kubeup import (
@@ -67,6 +68,7 @@ else:
     state = lazy_import("kubeup.state")
     tokens = lazy_import("kubeup.tokens")
     types = lazy_import("kubeup.config.types")
+    undo = lazy_import("kubeup.undo")
     workflow = lazy_import("kubeup.workflow")
 
 KB_ONLY_FLAGS = frozenset({"root", "list", "output"})
@@ -331,7 +333,8 @@ def reset(call: Invocation) -> int:
         if not any(
             outcome.status == "skipped" for outcome in result.phases if outcome.name.startswith("cleanup-node/")
         ):
-            target.remove_tree(paths.state_dir)
+            for text in undo.take_away(target, paths):
+                call.report.note(text)
     if is_dry or call.output != "text":
         print_result(call, result, target, local)
     else:

@@ -44,6 +44,8 @@ class JournalHost:
     def plan_to_make(self, paths: list[Path]) -> None:
         """Register all files that the phase says it makes, in one write of the state."""
         fresh = [str(path) for path in paths if not self._inner.exists(path)]
+        for text in fresh:
+            self._state.remember_folder(Path(text))
         self._entry.created.extend(path for path in fresh if path not in self._entry.created)
 
     def forget_unmade(self) -> None:
@@ -61,7 +63,7 @@ class JournalHost:
         keeps: bool = False,
     ) -> bool:
         wanted = encode_text(data, path) if isinstance(data, str) else data
-        self._register(path, wanted)
+        self._register(path, wanted, None if keeps else (mode, owner))
         return self._count(path, self._inner.write_file(path, wanted, mode=mode, owner=owner, keeps=keeps))
 
     def write_stream(self, path: Path, chunks: Iterable[bytes], *, mode: int = 0o644) -> None:
@@ -82,7 +84,7 @@ class JournalHost:
         self._count(path, True)
 
     def make_dir(self, path: Path, *, mode: int = 0o755) -> bool:
-        self._register(path, None)
+        self._register(path, None, is_folder=True)
         return self._inner.make_dir(path, mode=mode)
 
     def symlink(self, path: Path, target: str) -> bool:
@@ -121,12 +123,20 @@ class JournalHost:
         else:
             self._register(path, None)
 
-    def _register(self, path: Path, wanted: Optional[bytes]) -> None:
+    def _register(
+        self,
+        path: Path,
+        wanted: Optional[bytes],
+        rights: Optional[tuple[int, Optional[tuple[int, int]]]] = None,
+        *,
+        is_folder: bool = False,
+    ) -> None:
+        """rights: the mode and the owner that the file is to have, where it gets others."""
         if self._inner.exists(path):
             # a link stays, and what it leads to changes
             real = self._inner.real_path(path) if self._inner.read_link(path) is not None else path
             if wanted is not None and self._inner.exists(real):
-                if self._differs(real, wanted):
+                if self._differs(real, wanted, rights):
                     self._back_up(real)
                 return
             path = real
@@ -136,11 +146,17 @@ class JournalHost:
         made = [parent for parent in (path, *path.parents) if not self._inner.exists(parent)]
         fresh = [str(place) for place in reversed(made) if str(place) not in self._entry.created]
         if fresh:
+            self._state.remember_folder(path, is_folder=is_folder)
             self._entry.created.extend(fresh)
             self._state.save()
 
-    def _differs(self, path: Path, wanted: bytes) -> bool:
-        return not self._inner.is_dir(path) and self._inner.read_bytes(path) != wanted
+    def _differs(self, path: Path, wanted: bytes, rights: Optional[tuple[int, Optional[tuple[int, int]]]]) -> bool:
+        found = self._inner.stat(path)
+        if found is None or found.is_dir:
+            return False
+        if rights is not None and (found.mode != rights[0] or rights[1] not in (None, (found.uid, found.gid))):
+            return True
+        return self._inner.read_bytes(path) != wanted
 
     def _back_up(self, path: Path) -> None:
         """Keep a copy of a file that kb did not make, before its first change."""
@@ -149,6 +165,7 @@ class JournalHost:
         found = self._inner.stat(path)
         if is_known or found is None or (found.is_dir and not found.is_symlink) or text in self._state.created_paths():
             return
+        self._state.remember_folder(path)
         link = self._inner.read_link(path)
         if link is not None:
             self._entry.backups.append({"path": text, "copy": "", "link": link})

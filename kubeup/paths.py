@@ -10,6 +10,30 @@ from pathlib import Path
 
 from kubeup.frozen import frozen
 
+WORKPLACES = (
+    Path("/etc/apt/keyrings"),
+    Path("/etc/apt/sources.list.d"),
+    Path("/etc/cni"),
+    Path("/etc/containerd"),
+    Path("/etc/crictl.yaml"),
+    Path("/etc/hosts"),
+    Path("/etc/kubernetes"),
+    Path("/etc/modules-load.d"),
+    Path("/etc/runlevels"),
+    Path("/etc/sysctl.d"),
+    Path("/etc/systemd/system"),
+    Path("/etc/yum.repos.d"),
+    Path("/opt/cni"),
+    Path("/run/kb"),
+    Path("/usr/local/bin"),
+    Path("/usr/local/lib/kb"),
+    Path("/usr/local/sbin"),
+    Path("/var/lib/etcd"),
+    Path("/var/lib/kb"),
+    Path("/var/lib/kubelet"),
+)
+"""Where kb makes and changes files. What a configuration moves elsewhere is written into the state (State.folders)."""
+
 
 @frozen
 class Paths:

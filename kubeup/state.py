@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -21,7 +22,7 @@ from kubeup import __version__
 from kubeup.errors import HostError
 from kubeup.host import Host
 from kubeup.json_text import parse_json_object
-from kubeup.paths import Paths
+from kubeup.paths import WORKPLACES, Paths
 
 SCHEMA = 1
 _MAX_BYTES = 16 << 20
@@ -60,6 +61,8 @@ class State:
     adopted: list[str] = field(default_factory=list)
     """Files that another tool or the admin made and kb works with: undo never touches them."""
     phases: dict[str, PhaseState] = field(default_factory=dict)
+    folders: list[str] = field(default_factory=list)
+    """Where kb made or changed files outside of its WORKPLACES: what a configuration moved, or a link led to."""
     is_kept: bool = True
     """False: of this run alone; save() writes nothing."""
     _saved: str = ""
@@ -71,6 +74,16 @@ class State:
     def known_paths(self) -> frozenset[str]:
         """Every path that is this node's as kb knows it: made by kb, or adopted."""
         return self.created_paths() | frozenset(self.adopted)
+
+    def remember_folder(self, path: Path, *, is_folder: bool = False) -> None:
+        """Before kb makes or changes `path`: undo touches what lies in its workplaces and in these folders, and nothing else."""
+        if not self.is_workplace(path):
+            self.folders.append(str(path if is_folder or path.parent == Path("/") else path.parent))
+
+    def is_workplace(self, path: Path) -> bool:
+        """Whether kb works there, in the folder or on the way to it."""
+        places = (*WORKPLACES, *(Path(text) for text in self.folders))
+        return any(place == path or place in path.parents or path in place.parents for place in places)
 
     def has_changed_files(self) -> bool:
         """Whether there is a file to remove or to put back: a run that its checks refused left none."""
@@ -91,7 +104,7 @@ class State:
         self._saved = text
 
     def as_dict(self) -> dict[str, Any]:
-        return {
+        value = {
             "schema": SCHEMA,
             "kb": __version__,
             "machine_id": self.machine_id,
@@ -101,6 +114,7 @@ class State:
             "adopted": self.adopted,
             "phases": {key: _describe_phase(phase) for key, phase in self.phases.items()},
         }
+        return {**value, "folders": self.folders} if self.folders else value
 
 
 def _render(state: dict[str, Any]) -> str:
@@ -151,74 +165,99 @@ def load_state(host: Host, paths: Paths) -> State:
             code="state-foreign",
         )
     try:
-        phases = {str(key): _parse_phase(value) for key, value in data["phases"].items()}
-        for name in ("node", "cluster", "cri_socket"):
-            if not isinstance(data[name], str):
-                raise ValueError(f"{name} is no text")
-        if not isinstance(data["adopted"], list) or not all(isinstance(path, str) for path in data["adopted"]):
-            raise ValueError("adopted is no list of paths")
-        state = State(
-            host, paths, data["node"], data["cluster"], machine_id, data["cri_socket"], list(data["adopted"]), phases
-        )
+        state = _parse_state(host, paths, data, machine_id)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(paths.state, " ".join(str(error).split())) from error
     state._saved = _render(data)
     return state
 
 
-def _parse_phase(value: Any) -> PhaseState:
-    """Raises TypeError or ValueError: what undo and the Runner rely on is looked at before anything is done."""
-    if not isinstance(value, dict):
-        raise TypeError("a phase is no mapping")
+def _parse_state(host: Host, paths: Paths, data: dict[str, Any], machine_id: str) -> State:
+    """Raises ValueError, by the name of the field: what undo and the Runner rely on is looked at before anything is done."""
+    for name in ("node", "cluster", "cri_socket"):
+        if not isinstance(data.get(name), str):
+            raise ValueError(f"{name} is no text")
+    for name in ("adopted", "folders"):
+        default: Optional[list[str]] = [] if name == "folders" else None  # which states of before do not have
+        for index, path in enumerate(_require(data.get(name, default), list, name)):
+            _check_path(path, f"{name}[{index}]")
+    phases = {
+        key: _parse_phase(value, f"phases[{json.dumps(key)}]", paths)
+        for key, value in _require(data.get("phases"), dict, "phases").items()
+    }
+    return State(
+        host, paths, data["node"], data["cluster"], machine_id, data["cri_socket"], list(data["adopted"]), phases,
+        list(data.get("folders", [])),
+    )  # fmt: skip
+
+
+_KINDS: dict[type, str] = {dict: "mapping", list: "list", str: "text"}
+
+
+def _require(value: Any, kind: type, name: str) -> Any:
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} is no {_KINDS[kind]}")
+    return value
+
+
+def _parse_phase(value: Any, name: str, paths: Paths) -> PhaseState:
+    """Raises ValueError."""
+    unknown = set(_require(value, dict, name)) - set(PhaseState.__dataclass_fields__)
+    if unknown or "status" not in value:
+        raise ValueError(f"{name} has no status" if not unknown else f"{name} has an unknown field {min(unknown)!a}")
     phase = PhaseState(**value)
     if phase.status not in STATUSES:
-        raise ValueError(f"status {phase.status!a}")
-    if not isinstance(phase.created, list) or not isinstance(phase.backups, list):
-        raise ValueError("created or backups is no list")
-    for path in phase.created:
-        _check_path(path)
-    for entry in phase.backups:
-        _check_backup(entry)
-    for name in ("inputs", "outputs"):
-        if not isinstance(getattr(phase, name), dict):
-            raise ValueError(f"{name} of a phase is no mapping")
-    if phase.error is not None and not isinstance(phase.error, dict):
-        raise ValueError("the error of a phase is no mapping")
-    if not all(isinstance(getattr(phase, name), str) for name in ("started", "ended")):
-        raise ValueError("a time or fingerprint is no text")
+        raise ValueError(f"{name}.status is {phase.status!a}")
+    for index, path in enumerate(_require(phase.created, list, f"{name}.created")):
+        _check_path(path, f"{name}.created[{index}]")
+    for index, entry in enumerate(_require(phase.backups, list, f"{name}.backups")):
+        _check_backup(entry, f"{name}.backups[{index}]", paths)
+    for field_name in ("inputs", "outputs"):
+        _require(getattr(phase, field_name), dict, f"{name}.{field_name}")
+    if phase.error is not None:
+        _require(phase.error, dict, f"{name}.error")
+    for field_name in ("started", "ended"):
+        _require(getattr(phase, field_name), str, f"{name}.{field_name}")
     return phase
 
 
-def _check_path(path: Any) -> None:
+def _check_path(path: Any, name: str) -> None:
     """Raise ValueError unless this is a path as kb writes it: what undo removes and overwrites is named by it."""
     if not isinstance(path, str) or not path.startswith("/") or path.startswith("//") or "\0" in path:
-        raise ValueError(f"{path!a} is not an absolute path")
+        raise ValueError(f"{name}, {path!a}, is not an absolute path")
     if ".." in path.split("/") or os.path.normpath(path) != path:
-        raise ValueError(f"{path!a} is not a plain path")
+        raise ValueError(f"{name}, {path!a}, is not a plain path")
 
 
-def _check_backup(entry: Any) -> None:
-    """Raise ValueError unless this says where a file came from and where its copy lies."""
-    if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
-        raise ValueError("a backup is no mapping of texts")
-    _check_path(entry.get("path"))
+def _check_backup(entry: Any, name: str, paths: Paths) -> None:
+    """Raise ValueError unless this says where a file came from and where its copy lies: in kb's own folder of copies."""
+    for key, value in _require(entry, dict, name).items():
+        _require(value, str, f"{name}.{key}")
+    _check_path(entry.get("path"), f"{name}.path")
     if entry.get("link"):
         if "\0" in entry["link"]:
-            raise ValueError("the link of a backup holds a NUL character")
+            raise ValueError(f"{name}.link holds a NUL character")
         return
-    _check_path(entry.get("copy"))
-    if int(entry.get("mode", "0644"), 8) > 0o7777:
-        raise ValueError(f"the mode {entry['mode']} of a backup is none")
-    parse_owner(entry.get("owner", "0:0"))
+    _check_path(entry.get("copy"), f"{name}.copy")
+    if paths.backups not in Path(entry["copy"]).parents:
+        raise ValueError(f"{name}.copy, {entry['copy']!a}, does not lie below {paths.backups}")
+    if not re.fullmatch("[0-7]{1,4}", entry.get("mode", "0644")):
+        raise ValueError(f"{name}.mode, {entry['mode']!a}, is none")
+    try:
+        parse_owner(entry.get("owner", "0:0"))
+    except ValueError as error:
+        raise ValueError(f"{name}.owner, {entry['owner']!a}, is none") from error
 
 
 def parse_owner(text: str) -> tuple[int, int]:
     """`0:0` as (uid, gid). Raises ValueError."""
-    uid, _, gid = text.partition(":")
-    found = int(uid), int(gid or uid)
-    if not all(0 <= number < 1 << 32 for number in found):
+    found = re.fullmatch("([0-9]{1,10})(?::([0-9]{1,10}))?", text)
+    if found is None:
         raise ValueError(f"{text!a} is no owner")
-    return found
+    uid, gid = int(found[1]), int(found[2] or found[1])
+    if max(uid, gid) >= (1 << 32) - 1:  # which says "as it is" to the kernel
+        raise ValueError(f"{text!a} is no owner")
+    return uid, gid
 
 
 def _damaged(path: Path, text: str) -> HostError:

@@ -6,10 +6,14 @@ not in the journal, and none that was adopted. Must not know phases.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
+from kubeup.errors import HostError
 from kubeup.frozen import frozen
 from kubeup.host import Host
+from kubeup.host_files import is_leftover
+from kubeup.paths import Paths
 from kubeup.state import State, parse_owner
 
 # Folders that kb never takes away even where it made them: other programs lie in them too.
@@ -45,10 +49,11 @@ class Restore:
 
 @frozen
 class UndoPlan:
-    """Files to put back, files and folders to remove (deepest first)."""
+    """Files to put back, files and folders to remove (deepest first), and what is left where it is, in words."""
 
     restores: tuple[Restore, ...]
     removals: tuple[Path, ...]
+    left: tuple[str, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -56,7 +61,7 @@ class UndoPlan:
 
 
 def plan_undo(state: State) -> UndoPlan:
-    """The journal, read backwards."""
+    """The journal, read backwards. What lies where kb never works stays: no slip in the state costs a file of others."""
     restores = {
         entry["path"]: Restore(
             Path(entry["path"]),
@@ -69,27 +74,92 @@ def plan_undo(state: State) -> UndoPlan:
         for entry in reversed(phase.backups)
     }
     kept = {*state.adopted, *restores, *(str(path) for path in _SHARED)}
-    own = {str(state.paths.state_dir), str(state.paths.state), str(state.paths.lock)}
-    made = state.created_paths() - kept - own
-    removals = sorted((Path(text) for text in made), key=lambda path: (len(path.parts), str(path)), reverse=True)
-    return UndoPlan(tuple(restores.values()), tuple(removals))
+    made = {Path(text) for text in state.created_paths() - kept}
+    made = {path for path in made if path != state.paths.state_dir and state.paths.state_dir not in path.parents}
+    strays = sorted(path for path in {*made, *map(Path, restores)} if not state.is_workplace(path))
+    removals = sorted(made.difference(strays), key=lambda path: (len(path.parts), str(path)), reverse=True)
+    return UndoPlan(
+        tuple(entry for entry in restores.values() if entry.path not in strays),
+        tuple(removals),
+        tuple(f"{path} stays as it is: {state.paths.state} names it, but kb does not work there" for path in strays),
+    )
 
 
 def restore_and_remove(host: Host, plan: UndoPlan) -> list[str]:
-    """Do it; returns what was left where it is, in words: folders that hold files of others."""
-    left = []
+    """Do it, all that can be done; returns what was left where it is, in words: folders that hold files of others, files
+    whose copy is lost. Raises HostError (undo-incomplete) where the machine refused something."""
+    left, refused = list(plan.left), []
     for entry in plan.restores:
-        if entry.link:
-            host.symlink(entry.path, entry.link)
-        elif host.exists(entry.copy):
-            if host.read_link(entry.path) is not None:
-                host.remove(entry.path)  # kb's own: what it leads to is none of this file's
-            host.write_file(entry.path, host.read_bytes(entry.copy), mode=entry.mode, owner=entry.owner)
+        try:
+            left.extend(_restore(host, entry))
+        except HostError as error:
+            refused.append(str(error))
     for path in plan.removals:
-        if not host.exists(path):
-            continue
-        if host.is_dir(path) and host.list_dir(path):
-            left.append(f"{path} holds files that kb did not make: {', '.join(host.list_dir(path)[:3])}")
-            continue
-        host.remove(path)
+        try:
+            left.extend(_remove(host, path))
+        except HostError as error:
+            refused.append(str(error))
+    if refused:
+        raise HostError(
+            f"{len(refused)} files could not be taken back",
+            cause=refused[0],
+            remedy="see to it, then: kb reset (what came back already stays so)",
+            code="undo-incomplete",
+            details=refused,
+        )
     return left
+
+
+def _restore(host: Host, entry: Restore) -> list[str]:
+    if entry.link:
+        host.symlink(entry.path, entry.link)
+        return []
+    if not host.exists(entry.copy):
+        return [f"{entry.path} stays as kb left it: the copy of what was there is lost ({entry.copy})"]
+    if host.read_link(entry.path) is not None:
+        host.remove(entry.path)  # kb's own: what it leads to is none of this file's
+    host.write_file(entry.path, host.read_bytes(entry.copy), mode=entry.mode, owner=entry.owner)
+    return []
+
+
+def _remove(host: Host, path: Path) -> list[str]:
+    if not host.exists(path):
+        return []
+    if host.is_dir(path) and host.read_link(path) is None and host.list_dir(path):
+        return [f"{path} holds files that kb did not make: {', '.join(host.list_dir(path)[:3])}"]
+    host.remove(path)
+    return []
+
+
+_OWN = frozenset(
+    (
+        "adopted-init.yaml",
+        "adopted-join.yaml",
+        "backups",
+        "downloads",
+        "load-balancer.json",
+        "mirror",
+        "pod-network.json",
+        "staging",
+    )
+)
+"""What kb keeps in its own folder, beside the state and the lock, which go last: until then reset can be run again."""
+
+
+def take_away(host: Host, paths: Paths) -> list[str]:
+    """Remove kb's own folder, but for what others put there; a link or a mount in its place stays. Returns what was left, in
+    words."""
+    folder = paths.state_dir
+    last = [paths.state.name, paths.lock.name]
+    names = host.list_dir(folder)
+    own = [name for name in names if name in _OWN or is_leftover(name)]
+    for path in [folder / name for name in (*own, *(name for name in last if name in names))]:
+        if not host.remove_tree(path):
+            host.remove(path)
+    others = sorted(set(names) - {*own, *last})
+    if others:
+        return [f"{folder} holds files that kb did not make: {', '.join(others[:3])}"]
+    if host.is_dir(folder) and host.read_link(folder) is None:
+        with contextlib.suppress(HostError):  # a disk of its own is mounted there
+            host.remove(folder)
+    return []

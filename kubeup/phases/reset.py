@@ -271,7 +271,9 @@ def take_back_files(ctx: Context) -> Outputs:
         ctx.host.remove_tree(find_etcd_data(ctx, read_etcd_pod(ctx)) / "member")
     if str(ctx.paths.kubelet_config) in made:
         for place in [root / name for root in find_kubelet_roots(ctx) for name in KUBELET_ENTRIES]:
-            if not ctx.host.remove_tree(place):
+            if ctx.host.read_link(place) is not None and str(place) not in made:
+                ctx.report.note(f"{place} is a link that somebody made: it stays, with what it leads to")
+            elif not ctx.host.remove_tree(place):
                 ctx.host.remove(place)
     if node_state.has_run("join"):
         # written by the kubelet itself, perhaps after kb looked for the last time

@@ -15,6 +15,7 @@ from kubeup.host import Host
 from kubeup.paths import Paths
 from kubeup.report import Report
 from kubeup.state import load_state
+from kubeup.undo import take_away
 from kubeup.workflow import Runner, RunResult
 from tests.fake_cluster import ClusterHost
 
@@ -54,7 +55,7 @@ def run_reset(host: Host, *, log: Optional[io.StringIO] = None) -> RunResult:
     config = InitConfig(ClusterConfiguration("v1.35.6"), NodeRegistration("cp1"), LocalAPIEndpoint("127.0.0.1"))
     ctx = commands.make_context(host, config, paths, Report(log or io.StringIO(), verbosity=1))
     result = Runner("reset", kb.RESET, node_state, keeps_journal=False).run(ctx)
-    host.remove_tree(paths.state_dir)
+    take_away(host, paths)
     return result
 
 

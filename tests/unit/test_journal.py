@@ -115,6 +115,34 @@ def on_disk_or_empty(host: LocalHost) -> list[str]:
     return list(on_disk(host)["created"]) if host.exists(Paths.state) else []
 
 
+def test_a_mode_alone_comes_back(host: LocalHost) -> None:
+    place = Path("/etc/cni/net.d/10-x.conflist")
+    host.write_file(place, "same", mode=0o640)
+    journal, _, _ = begin(host)
+    journal.write_file(place, "same", keeps=True)
+    assert not host.exists(Paths.backups), "its mode stays as it was"
+    journal.write_file(place, "same", mode=0o600)
+    found = host.stat(place)
+    assert found is not None and found.mode == 0o600
+    undo.restore_and_remove(host, undo.plan_undo(load_state(host, Paths())))
+    found = host.stat(place)
+    assert found is not None and found.mode == 0o640
+
+
+def test_what_a_configuration_moved_elsewhere_is_taken_back_too(host: LocalHost, tmp_path: Path) -> None:
+    """Folders where kb does not work by itself are written into the state before they are worked in."""
+    (tmp_path / "srv").mkdir()
+    host.write_file(Path("/srv/conf/theirs"), "theirs")
+    journal, _, _ = begin(host)
+    journal.make_dir(Path("/srv/kb/pki"))
+    journal.write_file(Path("/srv/kb/pki/ca.crt"), "x")
+    journal.write_file(Path("/srv/conf/theirs"), "kb's")
+    state = load_state(host, Paths())
+    assert state.folders == ["/srv/kb/pki", "/srv/conf"]
+    assert undo.restore_and_remove(host, undo.plan_undo(state)) == []
+    assert host.list_dir(Path("/srv")) == ["conf"] and host.read_text(Path("/srv/conf/theirs")) == "theirs"
+
+
 # ---- links
 
 
@@ -162,6 +190,6 @@ def test_what_is_overwritten_comes_back(host: LocalHost, what: str, change: str)
 
 def test_a_change_without_a_word_in_the_journal_is_refused(host: LocalHost) -> None:
     journal, _, _ = begin(host)
-    for verb in ("append", "rename"):
+    for verb in ("append", "rename", "write_output", "make_private_dir", "put_back"):
         with pytest.raises(AttributeError):
             getattr(journal, verb)

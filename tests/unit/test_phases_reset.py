@@ -79,7 +79,7 @@ def test_a_refused_run_has_changed_no_file() -> None:
     for phase, has_changed in (
         (PhaseState("failed"), False),
         (PhaseState("done", created=["/a"]), True),
-        (PhaseState("done", backups=[{"path": "/a", "copy": "/b"}]), True),
+        (PhaseState("done", backups=[{"path": "/a", "copy": "/var/lib/kb/backups/x/0-a"}]), True),
     ):
         ctx = make_context({"init/preflight": phase})
         assert load_state(ctx.host, ctx.paths).has_changed_files() is has_changed

@@ -85,6 +85,52 @@ def test_a_damaged_file_is_refused(host: LocalHost, text: str) -> None:
     assert f"mv {Paths.state} {Paths.state}.damaged" in error.remedy
 
 
+BACKUP = {"path": "/etc/hosts", "copy": "/var/lib/kb/backups/x/0-hosts", "mode": "0644", "owner": "0:0"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("backups[0].mode", mode) for mode in ("", "9", "77777", "-644", "0o644", " 644", "rw-r--r--")),
+        *(
+            ("backups[0].owner", owner)
+            for owner in ("", "root", "-1:0", "0:99999999999", "4294967295:0", "1_0:0", "0:0:0")
+        ),
+        *(
+            ("backups[0].copy", copy)
+            for copy in ("", "x", "/etc/shadow", "/var/lib/kb/backups", "/var/lib/kb/backups/../x", "/a\0b")
+        ),
+        *(
+            ("backups[0].path", path)
+            for path in ("", "etc/hosts", "//etc/hosts", "/etc/../root", "/etc/hosts/", "/a\0b")
+        ),
+        *(
+            ("created[0]", path)
+            for path in ("", "etc/hosts", "//etc/hosts", "/etc/../root", "/etc/hosts/", "/a\0b", 5, None)
+        ),
+        ("inputs", []),
+        ("error", "x"),
+        ("status", "perhaps"),
+        ("started", 5),
+    ],
+)
+def test_a_field_that_undo_goes_by_is_refused_by_its_name(host: LocalHost, field: str, value: Any) -> None:
+    phase = json.loads(json.dumps({**PHASE, "backups": [BACKUP]}))
+    if field.startswith("backups"):
+        phase["backups"][0][field.partition(".")[2]] = value
+    else:
+        phase[field.partition("[")[0]] = [value] if "[" in field else value
+    error = refusal(host, json.dumps({**GOOD, "phases": {"init/a": phase}}))
+    assert error.code == "state-damaged" and f'phases["init/a"].{field}' in error.cause
+
+
+@pytest.mark.parametrize("field", ["adopted", "folders"])
+def test_every_list_of_paths_is_looked_at(host: LocalHost, field: str) -> None:
+    for value in (["/etc/../x"], "x", [5]):
+        error = refusal(host, json.dumps({**GOOD, field: value}))
+        assert error.code == "state-damaged" and field in error.cause
+
+
 def test_a_newer_kb_s_is_refused_with_its_version(host: LocalHost) -> None:
     error = refusal(host, json.dumps({"schema": SCHEMA + 1, "kb": "9.9.9", "whatever": 1}))
     assert error.code == "state-too-new" and "kb 9.9.9 wrote it" in error.cause

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from kubeup.errors import HostError
 from kubeup.host import LocalHost
 from kubeup.paths import Paths
 from kubeup.state import PhaseState, State
-from kubeup.undo import plan_undo, restore_and_remove
+from kubeup.undo import plan_undo, restore_and_remove, take_away
 
 
 @pytest.fixture
@@ -59,13 +60,104 @@ def test_the_oldest_copy_comes_back_with_its_mode(host: LocalHost) -> None:
 
 
 def test_adopted_files_and_the_journal_itself_are_not_touched(host: LocalHost) -> None:
-    state = state_of(host, "/etc/kubernetes/pki/ca.crt", "/var/lib/kb/state.json", "/var/lib/kb", "/etc/x")
+    state = state_of(host, "/etc/kubernetes/pki/ca.crt", "/var/lib/kb/state.json", "/var/lib/kb", "/etc/cni/x")
     state.adopted = ["/etc/kubernetes/pki/ca.crt"]
-    assert [str(path) for path in plan_undo(state).removals] == ["/etc/x"]
+    assert [str(path) for path in plan_undo(state).removals] == ["/etc/cni/x"]
 
 
 def test_done_twice_is_done_once(host: LocalHost) -> None:
-    host.write_file(Path("/etc/x"), "x")
-    plan = plan_undo(state_of(host, "/etc/x"))
+    host.write_file(Path("/etc/cni/x"), "x")
+    plan = plan_undo(state_of(host, "/etc/cni/x"))
     assert restore_and_remove(host, plan) == restore_and_remove(host, plan) == []
     assert plan_undo(state_of(host)).is_empty
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "/home/user/x", "/boot/vmlinuz", "/usr/bin/python3", "/srv/pki/ca.key"]
+)
+def test_what_lies_where_kb_never_works_stays(host: LocalHost, name: str) -> None:
+    """A state that was copied, or mangled, costs no file of others."""
+    host.write_file(Path(name), "theirs")
+    copy = "/var/lib/kb/backups/x/0-x"
+    host.write_file(Path(copy), "something else")
+    for state in (state_of(host, name), state_of(host, backups=({"path": name, "copy": copy},))):
+        plan = plan_undo(state)
+        assert plan.is_empty
+        (told,) = restore_and_remove(host, plan)
+        assert told.startswith(f"{name} stays as it is")
+        assert host.read_text(Path(name)) == "theirs"
+
+
+def test_a_copy_that_is_lost_is_told_and_the_rest_comes_back(host: LocalHost) -> None:
+    hosts, hidden, made = Path("/etc/hosts"), Path("/etc/containerd/config.toml"), Path("/etc/cni/net.d/x")
+    for path in (hosts, hidden, made):
+        host.write_file(path, "kb's")
+    host.write_file(Path("/var/lib/kb/backups/0-hosts"), "theirs")
+    backups = tuple(
+        {"path": str(path), "copy": f"/var/lib/kb/backups/0-{path.name}", "mode": "0640", "owner": "0:0"}
+        for path in (hidden, hosts)
+    )
+    (told,) = restore_and_remove(host, plan_undo(state_of(host, str(made), backups=backups)))
+    assert "config.toml stays as kb left it: the copy of what was there is lost" in told
+    assert host.read_text(hosts) == "theirs" and host.read_text(hidden) == "kb's" and not host.exists(made)
+
+
+def test_what_the_machine_refuses_does_not_keep_the_rest(host: LocalHost, tmp_path: Path) -> None:
+    """The state stays then, with the copies: reset can be run again."""
+    (tmp_path / "etc/hosts").mkdir(parents=True)  # no file can come back there
+    host.write_file(Path("/var/lib/kb/backups/0-hosts"), "theirs")
+    host.write_file(Path("/etc/cni/net.d/x"), "kb's")
+    backups = ({"path": "/etc/hosts", "copy": "/var/lib/kb/backups/0-hosts"},)
+    with pytest.raises(HostError) as caught:
+        restore_and_remove(host, plan_undo(state_of(host, "/etc/cni/net.d/x", backups=backups)))
+    assert caught.value.code == "undo-incomplete" and "/etc/hosts" in caught.value.cause
+    assert not host.exists(Path("/etc/cni/net.d/x"))
+
+
+# ---- kb's own folder
+
+
+def fill(host: LocalHost) -> None:
+    for name in (
+        "state.json",
+        "lock",
+        "backups/init-x/0-hosts",
+        "mirror/b.tar",
+        ".state.json.kb-1-a",
+        "adopted-join.yaml",
+    ):
+        host.write_file(Paths.state_dir / name, "x")
+
+
+def test_kb_s_own_folder_goes(host: LocalHost) -> None:
+    fill(host)
+    assert take_away(host, Paths()) == take_away(host, Paths()) == []
+    assert not host.exists(Paths.state_dir)
+
+
+def test_a_linked_folder_stays_with_what_others_have_there(host: LocalHost, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "var/lib").mkdir(parents=True)
+    (tmp_path / "var/lib/kb").symlink_to("/data")
+    fill(host)
+    (tmp_path / "data/customer.db").write_text("rows")
+    (told,) = take_away(host, Paths())
+    assert told == "/var/lib/kb holds files that kb did not make: customer.db"
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["customer.db"]
+    (tmp_path / "data/customer.db").unlink()
+    assert take_away(host, Paths()) == [] and host.read_link(Paths.state_dir) == "/data"
+
+
+def test_the_state_goes_last(host: LocalHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed half way, reset finds it and goes on."""
+    fill(host)
+    gone: list[str] = []
+    real = LocalHost.remove
+
+    def remove(self: LocalHost, path: Path) -> bool:
+        gone.append(path.name)
+        return real(self, path)
+
+    monkeypatch.setattr(LocalHost, "remove", remove)
+    take_away(host, Paths())
+    assert gone[-3:] == ["state.json", "lock", "kb"]
