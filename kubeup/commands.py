@@ -448,7 +448,8 @@ def required(call: Invocation, flag: str) -> str:
 
 
 def validate_config(call: Invocation) -> int:
-    warnings = config_commands.validate_config_file(host.LocalHost(), Path(required(call, "config")))
+    path, as_kubeadm = Path(required(call, "config")), bool(call.program.wishes.get("only-kubeadm"))
+    warnings = config_commands.validate_config_file(host.LocalHost(), path, as_kubeadm=as_kubeadm)
     for warning in warnings or ():
         call.report.warn(warning)
     call.print("ok")
@@ -457,7 +458,8 @@ def validate_config(call: Invocation) -> int:
 
 def migrate_config(call: Invocation) -> int:
     local = host.LocalHost()
-    text = config_commands.migrate_config_file(local, Path(required(call, "old-config")))
+    path, as_kubeadm = Path(required(call, "old-config")), bool(call.program.wishes.get("only-kubeadm"))
+    text = config_commands.migrate_config_file(local, path, as_kubeadm=as_kubeadm)
     if "new-config" in call.flags:
         # tokens and the certificate key stand in it
         target = str(call.flags["new-config"])

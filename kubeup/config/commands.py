@@ -121,17 +121,17 @@ def _join_documents(documents: list[dict[str, Any]]) -> str:
 # ---- validate, migrate
 
 
-def validate_config_file(host: Host, path: Path) -> list[str]:
+def validate_config_file(host: Host, path: Path, *, as_kubeadm: bool = False) -> list[str]:
     """Check every document of a file without asking the machine; return the warnings. Raises UsageError
     (invalid-config) with all that is wrong."""
-    problems = Problems()
+    problems = Problems(is_kubeadm=as_kubeadm)
     _read_checked(host, path, problems)
     return problems.warnings
 
 
-def migrate_config_file(host: Host, path: Path) -> str:
+def migrate_config_file(host: Host, path: Path, *, as_kubeadm: bool = False) -> str:
     """The file's documents in the newest API version, static defaults filled in. Raises as validate does."""
-    problems = Problems()
+    problems = Problems(is_kubeadm=as_kubeadm)
     checked = _read_checked(host, path, problems)
     return _join_documents(checked)
 

@@ -312,7 +312,7 @@ class _Decoder:
         assert isinstance(wanted, Struct)
         shown = shorten(name)
         remedy = suggest(name, wanted.fields)
-        if self.kind in schema.COMPONENT_GROUPS:
+        if self.kind in schema.COMPONENT_GROUPS and not self.problems.is_strict:
             line = key.start_mark.line + 1
             known = remedy if remedy.startswith("did") else "it is passed on as it is"
             self.problems.warnings.append(f"{self.file}:{line}: {self.kind} has no field {shown} known to kb; {known}")
@@ -341,7 +341,7 @@ class _Decoder:
             return value
         if wanted is FLOAT and (is_whole or isinstance(value, float)):
             return value
-        if wanted is QUANTITY and (is_whole or isinstance(value, float) or _QUANTITY.fullmatch(str(value))):
+        if wanted is QUANTITY and (is_whole or isinstance(value, float) or QUANTITY_FORM.fullmatch(str(value).strip())):
             return value
         if wanted is DURATION_OR_NUMBER and (
             is_whole or (isinstance(value, str) and parse_duration(value) is not None)
@@ -384,7 +384,7 @@ class _BadScalar:
     message: str
 
 
-_QUANTITY = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+|[numkMGTPE]|[KMGTPE]i)?")
+QUANTITY_FORM = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+|[numkMGTPE]|[KMGTPE]i)?")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)")
 
 

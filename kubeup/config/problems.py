@@ -38,10 +38,14 @@ class Problem:
 class Problems:
     """What is wrong, what deserves a warning, and where each field was given."""
 
-    def __init__(self, *, is_lenient: bool = False) -> None:
+    def __init__(self, *, is_lenient: bool = False, is_kubeadm: bool = False) -> None:
         self.is_lenient = is_lenient
         """As kubeadm reads at run time: unknown and doubled fields, and documents of another group, are warnings
         (cmd/kubeadm/app/util/config/strict, documentMapToInitConfiguration). Its config validate and migrate are strict."""
+        self.is_kubeadm = is_kubeadm or is_lenient
+        """Under its name: what it does not look at is no error."""
+        self.is_strict = is_kubeadm and not is_lenient
+        """An unknown field of a component configuration is an error: its config validate and migrate."""
         self.items: list[Problem] = []
         self.warnings: list[str] = []
         self.origins: dict[str, tuple[str, int]] = {}

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Optional
 
 from kubeup import releases
-from kubeup.config import kubelet_flags, schema, types
+from kubeup.config import kubelet_flags, kubelet_values, schema, types
 from kubeup.config.discover import Address, Network, is_global_unicast, is_open_address, parse_address
 from kubeup.config.problems import Problems, shorten, suggest
 from kubeup.errors import UsageError
@@ -258,6 +258,11 @@ def check_init(config: types.InitConfig, trees: Mapping[str, Mapping[str, object
     _check_balancer(config, problems)
     for kind in schema.COMPONENT_GROUPS:
         _check_newer_fields(kind, trees.get(kind, {}), config.cluster.kubernetes_version, problems)
+    for path, what, remedy in kubelet_values.find_faults(trees.get("KubeletConfiguration", {})):
+        if problems.is_kubeadm:
+            problems.warn("KubeletConfiguration", path, f"{what}, and the kubelet does not start with it; {remedy}")
+        else:
+            problems.fail("KubeletConfiguration", path, f"{what}, and the kubelet does not start with it", remedy)
 
 
 def _check_newer_fields(kind: str, tree: Mapping[str, object], version: str, problems: Problems) -> None:
@@ -322,7 +327,7 @@ def _check_kubelet_args(problems: Problems, kind: str, path: str, *, args: Itera
 
 def _refuse(problems: Problems, kind: str, place: str, refusal: kubelet_flags.Refusal, *, is_sure: bool) -> None:
     """Under the name kubeadm, which does not look, a warning."""
-    if is_sure and not problems.is_lenient:
+    if is_sure and not problems.is_kubeadm:
         problems.fail(kind, place, refusal.message, refusal.remedy)
     else:
         problems.warn(kind, place, f"{refusal.message}; {refusal.remedy}")

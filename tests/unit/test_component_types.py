@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from kubeup.addons import render_kube_proxy_config
+from kubeup.config import commands as config_commands
 from kubeup.config import schema
 from kubeup.config.documents import parse_documents
 from kubeup.config.problems import Problems
+from kubeup.errors import UsageError
+from kubeup.host import LocalHost
 from kubeup.kubelet import render_kubelet_config
 from kubeup.releases import RELEASES
 from kubeup.render import dump_yaml
@@ -150,3 +155,63 @@ def test_what_kb_itself_writes_has_these_types(minor: int) -> None:
         assert warnings_of(dump_yaml(dict(document))) == []
         body = {name: value for name, value in document.items() if name not in ("apiVersion", "kind")}
         assert schema.find_newer_fields(str(document["kind"]), body, minor) == []
+
+
+KUBELET_WOULD_NOT_START = [
+    ('kubeReserved: {memory: "1 Gi"}', "kubeReserved.memory: '1 Gi' is no quantity", 'write "1Gi"'),
+    ('systemReserved: {memory: "1GB"}', "systemReserved.memory: '1GB' is no quantity", 'write "1Gi"'),
+    ('kubeReserved: {cpu: "-1"}', "kubeReserved.cpu: a negative amount", "0 or more"),
+    ("kubeReserved: {storage: 1Gi}", "kubeReserved.storage: the kubelet knows no storage", "ephemeral-storage"),
+    ('evictionHard: {memory.available: "100 Mi"}', "evictionHard.memory.available: '100 Mi' is no quantity", 'write "100Mi"'),
+    ('evictionHard: {memory.available: "5 %"}', "'5 %' is no percentage", "no blank"),
+    ('evictionHard: {memory.available: "101%"}', "'101%' is no percentage", "from 0 to 100"),
+    ('evictionHard: {memory.available: "0"}', "a threshold of nothing", '"0%"'),
+    ("evictionHard: {memory.free: 5%}", "the kubelet knows no memory.free", "memory.available"),
+    ("evictionSoft: {memory.available: 5%}", "a soft threshold without a grace period", "evictionSoftGracePeriod"),
+    ('evictionSoftGracePeriod: {memory.available: "90"}', "'90' is no duration", '"90s"'),
+    ("evictionMinimumReclaim: {nodefs.available: some}", "'some' is no quantity", "512Mi"),
+    ('qosReserved: {memory: "50"}', "'50' is no percentage", '"10%"'),
+    ("hairpinMode: hairpin", "hairpinMode: 'hairpin' is none of", "hairpin-veth"),
+    ("memorySwap: {swapBehavior: limitedSwap}", "memorySwap.swapBehavior: 'limitedSwap' is none of", "LimitedSwap"),
+    ("topologyManagerPolicy: restrict", "is none of none, best-effort", "restricted"),
+    ("maxPods: -1", "maxPods: -1 is out of range", "0 or more"),
+    ("containerLogMaxFiles: 1", "containerLogMaxFiles: 1 is out of range", "2 or more"),
+    ("readOnlyPort: 70000", "readOnlyPort: 70000 is out of range", "from 0 to 65535"),
+    ("imageGCHighThresholdPercent: 60", "images are cleaned from 60 percent down to 80", "below the high one"),
+    ("enforceNodeAllocatable: [pod]", "enforceNodeAllocatable[0]: 'pod' cannot be enforced", "pods"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "what", "remedy"), KUBELET_WOULD_NOT_START)
+def test_a_value_with_which_the_kubelet_does_not_start_is_told(line: str, what: str, remedy: str) -> None:
+    """Each was given to a kubelet of 1.35, or stands in its sources; kubeadm says nothing and waits."""
+    text = f"{CLUSTER}---\n{KUBELET}{line}\n"
+    (found,) = refuse(text)
+    assert what in found and remedy in found and "the kubelet does not start" in found
+    assert load(text, flags={"only-kubeadm": True}).kubelet
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "kubeReserved: {cpu: 100m, memory: 1.5Gi, ephemeral-storage: '1e9', pid: '100'}",
+        "evictionHard: {memory.available: 0%, nodefs.available: 100%, imagefs.inodesFree: 5.5%, pid.available: '10'}",
+        "evictionSoft: {memory.available: 500Mi}\nevictionSoftGracePeriod: {memory.available: 1m30s}",
+        "imageGCHighThresholdPercent: 70\nimageGCLowThresholdPercent: 60\nmaxPods: 0\nnodeStatusMaxImages: -1",
+        "enforceNodeAllocatable: [pods, kube-reserved]\nkubeReservedCgroup: /a\nmemorySwap: {swapBehavior: ''}",
+        'reservedMemory: [{numaNode: 0, limits: {memory: " 1Gi "}}]',
+    ],
+)
+def test_a_value_that_the_kubelet_takes_is_taken(line: str) -> None:
+    assert load(f"{CLUSTER}---\n{KUBELET}{line}\n").kubelet
+
+
+def test_config_validate_as_kubeadm_is_as_strict_as_kubeadm_and_no_stricter(tmp_path: Path) -> None:
+    def validate(line: str) -> list[str]:
+        (tmp_path / "init.yaml").write_text(f"{CLUSTER}---\n{KUBELET}{line}\n")
+        return config_commands.validate_config_file(LocalHost(), tmp_path / "init.yaml", as_kubeadm=True)
+
+    with pytest.raises(UsageError, match="a problem") as caught:
+        validate("registerWithTaints: [{key: a, effect: NoSchedule, foo: b}]")
+    assert "unknown field" in str(caught.value.details)
+    assert any("the kubelet does not start" in line for line in validate("maxPods: -1"))
