@@ -476,7 +476,16 @@ def _describe_kubelet_end(host: Host, unit: KubeletUnit) -> BrokenLink:
 
 def find_request_trouble(host: Host) -> Optional[BrokenLink]:
     """Why a kubelet that runs does not get its certificate signing request to the API server, in its own words."""
-    for line in reversed(read_present_log(host)):
+    lines = read_present_log(host)
+    if any(_REFUSED.search(line) for line in lines):
+        return BrokenLink(
+            "the API server does not take the kubelet's certificate",
+            f"the kubelet says Unauthorized: {_CLIENT_PEM} is of another cluster, or of an authority of before, and the kubelet "
+            "shows it for as long as it is there",
+            f"mv {_CLIENT_PEM} {_CLIENT_PEM}.off && systemctl restart kubelet (kb goes on then)",
+            link="kubelet-log",
+        )
+    for line in reversed(lines):
         found = _REQUEST_FAILED.search(line.replace('\\"', "'"))
         if not found:
             continue
@@ -493,6 +502,24 @@ def find_request_trouble(host: Host) -> Optional[BrokenLink]:
     return None
 
 
+def find_registration_trouble(host: Host) -> Optional[BrokenLink]:
+    """Why a kubelet that runs does not register its node, in its own words."""
+    found = find_request_trouble(host)
+    if found:
+        return found
+    for line in reversed(read_present_log(host)):
+        told = _NOT_REGISTERED.search(line.replace('\\"', "'"))
+        if told:
+            remedy = "see what the kubelet says: journalctl -u kubelet -n 50 --no-pager"
+            return BrokenLink("the kubelet cannot register its node", _shorten(told["why"]), remedy, link="kubelet-log")
+    return None
+
+
+_CLIENT_PEM = "/var/lib/kubelet/pki/kubelet-client-current.pem"
+_REFUSED = re.compile(
+    r'Unable to register node with API server" err="Unauthorized"|"Failed to ensure lease exists.* err="Unauthorized"'
+)
+_NOT_REGISTERED = re.compile(r'Unable to register node with API server" err="(?P<why>[^"]+)"')
 _REQUEST_FAILED = re.compile(r"cannot create certificate signing request: [^\"]*[^\"\s]")
 
 

@@ -16,12 +16,13 @@ from kubeup.render import covers
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import certshare, clusterobjects, kubeapi, kubeconfig, kubelet, tokens
+    from kubeup import certshare, clusterobjects, diagnose, kubeapi, kubeconfig, kubelet, tokens
     from kubeup.config import render
     from kubeup.config.types import BootstrapToken
 else:
     certshare = lazy_import("kubeup.certshare")
     clusterobjects = lazy_import("kubeup.clusterobjects")
+    diagnose = lazy_import("kubeup.diagnose")
     kubeapi = lazy_import("kubeup.kubeapi")
     kubeconfig = lazy_import("kubeup.kubeconfig")
     kubelet = lazy_import("kubeup.kubelet")
@@ -31,6 +32,8 @@ else:
 Object = dict[str, Any]
 SYSTEM = "kube-system"
 NODE_POLL_S = 0.25
+LOOK_EVERY_S = 4
+"""A kubelet registers its node within two seconds: after this long it is asked why it has not."""
 
 
 # ---- upload-config
@@ -159,7 +162,7 @@ def wait_for_node(ctx: Context) -> Object:
     Raises ClusterError (node-not-registered) with the kubelet's state.
     """
     name, timeout_s = ctx.config.node.name, ctx.config.timeouts.kubernetes_api_call_s
-    started = ctx.host.monotonic()
+    started, looked, told = ctx.host.monotonic(), 0.0, ""
     while True:
         node: Any = ctx.api.get(_node_path(ctx))
         # the label comes with the kubelet's first full report
@@ -169,6 +172,12 @@ def wait_for_node(ctx: Context) -> Object:
         elapsed = ctx.host.monotonic() - started
         if elapsed >= timeout_s:
             raise _not_registered(ctx, elapsed)
+        if elapsed - looked > LOOK_EVERY_S:
+            looked = elapsed
+            link = diagnose.find_kubelet_trouble(ctx.host) or diagnose.find_registration_trouble(ctx.host)
+            if link and link.what != told:
+                told = link.what
+                ctx.report.note(f"{link.what}: {link.cause}. Remedy: {link.remedy} (kb goes on waiting)")
         ctx.report.waiting(f"node {name}: {elapsed:.0f} s of {timeout_s} s; the kubelet has not registered it yet")
         ctx.host.sleep(NODE_POLL_S)
 
@@ -178,7 +187,10 @@ def _not_registered(ctx: Context, elapsed: float) -> ClusterError:
     state = ctx.host.query(["systemctl", "is-active", "kubelet"]).stdout.strip() or "unknown"
     others = [str(node["metadata"]["name"]) for node in ctx.api.list(kubeapi.path_of("Node"))]
     known = f"; the cluster's nodes are: {', '.join(sorted(others))}" if others else "; the cluster has no node"
-    if state == "active":
+    link = diagnose.find_registration_trouble(ctx.host) if state == "active" else None
+    if link:
+        cause, remedy = f"{link.what}: {link.cause}{known}", link.remedy
+    elif state == "active":
         cause = f"the kubelet runs, and has not registered a node of this name{known}"
         remedy = "see what it says: journalctl -u kubelet -n 50 --no-pager"
     else:

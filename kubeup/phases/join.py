@@ -109,6 +109,7 @@ def start_kubelet(ctx: Context) -> Outputs:
         return None
     files = _render_files(ctx)
     node.stop_kubelet(ctx)
+    node.put_foreign_identity_aside(ctx, config_of(ctx).ca_pem)
     ctx.host.make_dir(ctx.paths.kubelet, mode=0o700)
     ctx.host.make_dir(ctx.paths.manifests)
     if not _is_member(ctx):
@@ -126,6 +127,8 @@ def kubelet_is_current(ctx: Context) -> bool:
     files = _render_files(ctx)
     if not _is_member(ctx):
         files[_bootstrap_conf(ctx)] = config_of(ctx).bootstrap_kubeconfig.reveal()
+    if node.has_foreign_identity(ctx, config_of(ctx).ca_pem):
+        return False
     is_written = all(
         ctx.host.exists(path) and node.holds(ctx.host.read_text(path), path, text) for path, text in files.items()
     )

@@ -22,13 +22,14 @@ from kubeup.phases.control_plane import report_patches
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import health, kubelet, patches
+    from kubeup import health, kubelet, patches, pki
     from kubeup.config import documents
 else:
     documents = lazy_import("kubeup.config.documents")
     health = lazy_import("kubeup.health")
     kubelet = lazy_import("kubeup.kubelet")
     patches = lazy_import("kubeup.patches")
+    pki = lazy_import("kubeup.pki")
 
 
 # ---- the service manager
@@ -191,6 +192,37 @@ def _find_kubelet(host: Host) -> Path:
     return found
 
 
+# ---- the identity of before
+
+
+def has_foreign_identity(ctx: Context, ca_pem: str) -> bool:
+    """Whether the kubelet's own certificate is none of this cluster's: a kubelet shows it for as long as it is there, and is
+    answered 401, instead of asking for another one. kubeadm leaves it, and the node never appears."""
+    pem = kubelet.find_rotated_cert(ctx.config)
+    if not ca_pem or ctx.config.kb.only_kubeadm or not ctx.host.exists(pem):
+        return False
+    try:
+        chain = pki.parse_certs(ctx.host.read_text(pem))
+        return not any(pki.is_signed_by(chain, ca) for ca in pki.parse_certs(ca_pem))
+    except (HostError, ValueError):
+        return True  # a link into nowhere, or no certificate: nothing that this cluster's kubelet could show
+
+
+def put_foreign_identity_aside(ctx: Context, ca_pem: str) -> None:
+    """Out of the kubelet's way, and no further: whose it is, is not kb's to say."""
+    if not has_foreign_identity(ctx, ca_pem):
+        return
+    pem = kubelet.find_rotated_cert(ctx.config)
+    aside = pem.with_name(f"of-before-{pem.name}")
+    ctx.host.move_file(pem, aside)
+    ctx.report.note(f"{pem} is no certificate of this cluster: it is {aside.name} now, and the kubelet gets its own")
+
+
+def _read_ca(ctx: Context) -> str:
+    path = ctx.paths.pki / "ca.crt"
+    return ctx.host.read_text(path) if ctx.host.exists(path) else ""
+
+
 # ---- kubelet-start
 
 
@@ -199,10 +231,12 @@ def start_kubelet(ctx: Context) -> Outputs:
     for warning in shared_kubelet_config(ctx).warnings:
         ctx.report.warn(warning)
     files = {**render_kubelet_files(ctx), **render_unit_files(ctx)}
-    if _are_on_disk(ctx, files) and kubelet_is_active(ctx.host):
+    is_foreign = has_foreign_identity(ctx, _read_ca(ctx))
+    if _are_on_disk(ctx, files) and kubelet_is_active(ctx.host) and not is_foreign:
         enable_kubelet(ctx)  # a run that was killed after the restart has not come to it
         return None
     stop_kubelet(ctx)
+    put_foreign_identity_aside(ctx, _read_ca(ctx))
     ctx.host.make_dir(ctx.paths.kubelet, mode=0o700)
     for path, text in files.items():
         ctx.host.write_file(path, text, mode=0o644)
@@ -215,6 +249,8 @@ def start_kubelet(ctx: Context) -> Outputs:
 def kubelet_is_current(ctx: Context) -> bool:
     """Whether the kubelet runs, from the files that would be written now."""
     is_running = ctx.host.mode == "root" or kubelet_is_active(ctx.host)
+    if has_foreign_identity(ctx, _read_ca(ctx)):
+        return False
     return is_running and _are_on_disk(ctx, {**render_kubelet_files(ctx), **render_unit_files(ctx)})
 
 

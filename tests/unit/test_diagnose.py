@@ -226,6 +226,27 @@ def test_a_kubelet_that_cannot_ask_says_why(end: str, cause: str, remedy: str) -
     assert diagnose.find_request_trouble(make_host(kubelet_log="E1123 another\n")) is None
 
 
+UNAUTHORIZED = 'E1123 23:00:00.000000     942 kubelet_node_status.go:109] "Unable to register node with API server" err="Unauthorized" node="w1"\n'
+FORBIDDEN = UNAUTHORIZED.replace(
+    '"Unauthorized"', '"nodes \\"w1\\" is forbidden: node \\"w2\\" is not allowed to modify node \\"w1\\""'
+)
+
+
+def test_a_kubelet_whose_certificate_is_refused() -> None:
+    for find_trouble in (diagnose.find_request_trouble, diagnose.find_registration_trouble):
+        link = find_trouble(make_host(kubelet_log=UNAUTHORIZED))
+        assert link is not None and not link.is_final
+        assert "the kubelet says Unauthorized" in link.cause
+        assert "mv /var/lib/kubelet/pki/kubelet-client-current.pem" in link.remedy
+        assert "systemctl restart kubelet" in link.remedy
+
+
+def test_a_node_that_the_kubelet_may_not_register() -> None:
+    link = diagnose.find_registration_trouble(make_host(kubelet_log=FORBIDDEN))
+    assert link is not None and "is not allowed to modify node 'w1'" in link.cause
+    assert diagnose.find_registration_trouble(make_host(kubelet_log="E1123 another\n")) is None
+
+
 # ---- the runtime
 
 

@@ -37,7 +37,7 @@ from kubeup.state import State
 from kubeup.trust import Anchors
 from kubeup.workflow import Context, Runner
 from tests.fake_host import FakeHost
-from tests.unit.test_discovery import CA, SERVER, signing_request
+from tests.unit.test_discovery import CA, SERVER, make_ca, signing_request
 from tests.unit.test_phases_node import SystemdHost
 
 BOOTSTRAP, KUBELET_CONF = "/etc/kubernetes/bootstrap-kubelet.conf", "/etc/kubernetes/kubelet.conf"
@@ -188,6 +188,35 @@ def test_a_member_gets_no_bootstrap_credentials_and_is_left_alone() -> None:
     assert not join.kubelet_is_current(ctx)
     join.start_kubelet(ctx)
     assert "run systemctl restart kubelet" in host.changes and BOOTSTRAP not in host.files
+
+
+PKI = "/var/lib/kubelet/pki"
+
+
+@pytest.mark.parametrize("content", [make_ca("another"), "no certificate"])
+def test_a_certificate_of_another_cluster_is_put_out_of_the_kubelet_s_way(content: str) -> None:
+    """A kubelet shows it for as long as it is there, and never asks for one of this cluster."""
+    host = worker()
+    host.files[f"{PKI}/kubelet-client-current.pem"] = content.encode()
+    ctx = context(host)
+    join.start_kubelet(ctx)
+    assert f"{PKI}/kubelet-client-current.pem" not in host.files
+    assert host.files[f"{PKI}/of-before-kubelet-client-current.pem"] == content.encode()
+    assert "is no certificate of this cluster" in log_of(ctx)
+    moved = next(number for number, change in enumerate(host.changes) if "of-before" in change)
+    assert moved < host.changes.index("run systemctl restart kubelet")
+
+
+def test_a_certificate_of_before_does_not_leave_a_running_kubelet_alone() -> None:
+    """As after a first run that waited in vain."""
+    host = worker()
+    join.start_kubelet(context(host))
+    del host.files[BOOTSTRAP]
+    host.files[f"{PKI}/kubelet-client-current.pem"] = make_ca("another").encode()
+    ctx = context(host, member(join_config()))
+    assert not join.kubelet_is_current(ctx)
+    host.files[f"{PKI}/kubelet-client-current.pem"] = CA.encode()
+    assert join.kubelet_is_current(ctx)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from kubeup.report import Report
 from kubeup.workflow import Context
 from tests.fake_host import FakeHost
 from tests.unit.golden import golden_config, golden_text
+from tests.unit.test_discovery import make_ca
 
 KUBELET_DIR = "/var/lib/kubelet"
 CONFIG, FLAGS, INSTANCE = (
@@ -214,6 +215,21 @@ def test_a_changed_file_stops_writes_and_restarts() -> None:
         "run systemctl daemon-reload",
         "run systemctl restart kubelet",
     ]
+
+
+def test_a_certificate_of_another_cluster_is_put_aside_by_init_too() -> None:
+    host = systemd_host(files={"/etc/kubernetes/pki/ca.crt": make_ca().encode(), PEM: make_ca("another").encode()})
+    ctx = context(host)
+    node.start_kubelet(ctx)
+    assert PEM not in host.files and "is no certificate of this cluster" in log_of(ctx)
+    assert node.kubelet_is_current(ctx)
+    host.files[PEM] = make_ca("another").encode()
+    assert not node.kubelet_is_current(ctx)
+    node.start_kubelet(ctx)
+    assert PEM not in host.files
+    host.files[PEM] = host.files["/etc/kubernetes/pki/ca.crt"]
+    node.start_kubelet(ctx)
+    assert PEM in host.files
 
 
 def test_a_stopped_kubelet_is_started_though_its_files_are_right() -> None:
