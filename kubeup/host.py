@@ -482,7 +482,10 @@ class LocalHost:
         than any text of a node."""
         try:
             with open(_open_for_reading(self.target(path)), "rb") as file:
-                data = file.read(_MAX_TEXT + 1)
+                # in pieces: a file of /proc/sys gives none to a reader who asks for more than a few MiB at once
+                data = b""
+                while len(data) <= _MAX_TEXT and (piece := file.read(CHUNK)):
+                    data += piece
         except OSError as error:
             raise _file_error(path, "read", error) from error
         if len(data) > _MAX_TEXT:

@@ -635,6 +635,13 @@ def test_a_service_of_root_s_runs_a_python_that_is_root_s(tmp_path: Path, monkey
     find_root_python.cache_clear()
 
 
+def test_the_kernel_s_own_files_are_read() -> None:
+    """They have no size, and /proc/sys refuses a reader who asks for too much at once."""
+    for name in ("/proc/sys/kernel/ostype", "/proc/mounts", "/proc/self/status"):
+        assert LocalHost().read_text(Path(name)) == Path(name).read_text() or name == "/proc/self/status"
+    assert LocalHost().read_text(Path("/proc/sys/kernel/ostype")) == "Linux\n"
+
+
 @needs_root
 def test_whose_a_file_is(tmp_path: Path) -> None:
     home, own = tmp_path / "home", tmp_path / "own"
