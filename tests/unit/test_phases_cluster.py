@@ -180,7 +180,7 @@ SHARED = (
 def with_pki(ctx: Context) -> Context:
     for name in SHARED:
         kind = "CERTIFICATE" if name.endswith(".crt") else "PUBLIC KEY" if name.endswith(".pub") else "PRIVATE KEY"
-        ctx.host.write_file(ctx.paths.pki / name, f"-----BEGIN {kind}-----\n{name}\n-----END {kind}-----\n")
+        ctx.host.write_file(ctx.paths.pki / name, f"-----BEGIN {kind}-----\nQ0E=\n-----END {kind}-----\n")
     return ctx
 
 
