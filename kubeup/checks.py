@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import gzip
 import ipaddress
-import json
 import re
 import threading
 import urllib.parse
@@ -31,6 +30,7 @@ from kubeup.config.types import ExternalEtcd, InitConfig, JoinConfig
 from kubeup.errors import HostError, KbError, PreflightError, UsageError
 from kubeup.frozen import frozen
 from kubeup.host import CommandResult, Host, HttpResponse, Tls, Unreachable, find_read_only_mount
+from kubeup.json_text import parse_json_object
 from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
 from kubeup.releases import NEWEST_PROVEN, Release, Version, is_at_least, kubelet_refuses_cgroup_v1, parse_version
@@ -1298,8 +1298,8 @@ def _ask(host: Host, url: str, tls: Tls, *, attempts: int) -> HttpResponse:
 
 def _etcd_version(answer: HttpResponse) -> str:
     try:
-        return str(json.loads(answer.body).get("etcdserver", ""))
-    except (ValueError, AttributeError):
+        return str(parse_json_object(answer.body, "it").get("etcdserver", ""))
+    except ValueError:
         return ""
 
 

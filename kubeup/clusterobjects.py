@@ -18,6 +18,7 @@ from kubeup.errors import ClusterError, HostError
 from kubeup.host import Unreachable
 from kubeup.kubeapi import AlreadyExists, Api, ApiRefused, Object, path_of
 from kubeup.render import YAMLError, covers, dump_yaml, load_all_yaml, load_mapping, load_yaml, read_resource
+from kubeup.shapes import Shape, fit
 
 SYSTEM = "kube-system"
 PUBLIC = "kube-public"
@@ -103,14 +104,28 @@ def render_kb_config(network: PodNetwork, balancer: LoadBalancer = NO_BALANCER) 
     return render_config_map("kb-config", stored)
 
 
+_STORED: Shape = {
+    "plugin": str, "backend": str, "mtu": int, "mode": str, "image": str, "healthPort": int,
+}  # fmt: skip
+
+
 def _read_stored(found: Optional[Mapping[str, Any]], key: str) -> dict[str, Any]:
     """A mapping in ConfigMap kb-config; {} where it says nothing. Raises HostError (not-a-yaml-mapping)."""
+    place = "ConfigMap kube-system/kb-config"
     text = str(((found or {}).get("data") or {}).get(key, ""))
     try:
         stored = load_yaml(text)
     except YAMLError:
-        return load_mapping(text, "ConfigMap kube-system/kb-config")
-    return stored if isinstance(stored, dict) else {}
+        return load_mapping(text, place)
+    try:
+        return dict(fit(stored, _STORED, key)) if isinstance(stored, dict) else {}
+    except ValueError as error:
+        raise HostError(
+            f"{place} cannot be read",
+            cause=str(error),
+            remedy="correct it: kubectl -n kube-system edit configmap kb-config; then run the command again",
+            code="not-a-yaml-mapping",
+        ) from error
 
 
 def parse_kb_config(found: Optional[Mapping[str, Any]]) -> PodNetwork:
@@ -118,11 +133,7 @@ def parse_kb_config(found: Optional[Mapping[str, Any]]) -> PodNetwork:
     stored = _read_stored(found, "podNetwork")
     if not stored:
         return PodNetwork(plugin="none")
-    return PodNetwork(
-        plugin=str(stored.get("plugin", "none")),
-        backend=str(stored.get("backend", "auto")),
-        mtu=int(stored.get("mtu", 0)),
-    )
+    return PodNetwork(stored.get("plugin", "none"), backend=stored.get("backend", "auto"), mtu=stored.get("mtu", 0))
 
 
 def parse_load_balancer(found: Optional[Mapping[str, Any]]) -> LoadBalancer:
@@ -131,7 +142,7 @@ def parse_load_balancer(found: Optional[Mapping[str, Any]]) -> LoadBalancer:
     if not stored:
         return LoadBalancer()
     port = stored.get("healthPort", LoadBalancer.health_port)
-    return LoadBalancer(str(stored.get("mode", "none")), str(stored.get("image", "")), int(port))
+    return LoadBalancer(stored.get("mode", "none"), stored.get("image", ""), port)
 
 
 def parse_api_servers(found: Optional[Mapping[str, Any]]) -> tuple[str, ...]:

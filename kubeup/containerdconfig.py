@@ -19,6 +19,7 @@ from typing import Any, Optional
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
 from kubeup.host import Host
+from kubeup.json_text import parse_json as read_json
 
 CONFIG = Path("/etc/containerd/config.toml")
 OLD_CRI = ("plugins", "io.containerd.grpc.v1.cri")
@@ -403,7 +404,7 @@ def as_table(value: Any) -> dict[str, Any]:
     """A mapping, or the mapping in a JSON text; {} for everything else: what a runtime leaves out is not known."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = read_json(value, "it")
         except (ValueError, RecursionError):
             return {}
     return value if isinstance(value, dict) else {}

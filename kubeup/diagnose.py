@@ -75,7 +75,9 @@ class Sign:
 def _look_up_holder(host: Host, groups: Mapping[str, str]) -> Mapping[str, str]:
     """Who listens on the port that is taken."""
     port = groups.get("port", "")
-    holder = (host.port_holder(int(port)) if port.isdigit() else None) or "a process that has ended meanwhile"
+    holder = (
+        host.port_holder(int(port)) if port.isdigit() and len(port) < 6 else None
+    ) or "a process that has ended meanwhile"
     pid = re.search(r"pid (\d+)", holder)
     look = f"ps -fp {pid.group(1)}" if pid else f"ss -ltnp sport = :{port}"
     return {"holder": holder, "look": look}

@@ -21,8 +21,10 @@ from typing import Any, Optional
 from kubeup.errors import KbError
 from kubeup.frozen import frozen
 from kubeup.host import Host
+from kubeup.json_text import parse_json
 from kubeup.kubeapi import Api, ApiRefused, Object, path_of, read_identity
 from kubeup.paths import Paths
+from kubeup.shapes import fit_what_does
 
 ANNOTATION = "kb/spread"
 NETWORK_ANNOTATION = "kb/pod-network"
@@ -94,10 +96,10 @@ def _plan_end(
 def _read_note(deployment: Mapping[str, Any]) -> dict[str, Any]:
     text = ((deployment.get("metadata") or {}).get("annotations") or {}).get(ANNOTATION, "")
     try:
-        found = json.loads(text) if text else {}
+        found = parse_json(text, "it") if text else {}
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return dict(fit_what_does(found, {"state": str, "tried": str, "replicas": int, "from": str, "since": str}))
 
 
 def _digest(names: Iterable[str]) -> str:

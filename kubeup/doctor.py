@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import datetime
 import email.utils
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -55,6 +54,7 @@ from kubeup.host import UNPROVEN, Host, Unreachable
 from kubeup.paths import Paths
 from kubeup.releases import Release
 from kubeup.render import YAMLError, load_yaml
+from kubeup.shapes import fit_what_does
 
 OK = "ok"
 EXPIRES_SOON = datetime.timedelta(days=30)
@@ -623,12 +623,10 @@ def _find_pods(patient: Patient, sandboxes: set[str]) -> list[tuple[str, str]]:
     """(namespace, name) of the pods that have these sandboxes, as far as the runtime tells."""
     words = runtime.crictl_argv(patient.config.node.cri_socket, "pods", "--state", "ready", "-o", "json")
     answer = patient.host.query(words, timeout_s=15) if patient.host.which("crictl") else None
-    try:
-        listed = json.loads(answer.stdout).get("items") or [] if answer and answer.ok else []
-    except ValueError:
-        return []
-    described = [item["metadata"] for item in listed if item.get("id") in sandboxes]
-    return sorted((str(found["namespace"]), str(found["name"])) for found in described)
+    listed = runtime.parse_json(answer.stdout).get("items") if answer and answer.ok else []
+    pods = fit_what_does(listed, [{"id!": str, "metadata!": {"namespace!": str, "name!": str}}])
+    described = [pod["metadata"] for pod in pods if pod["id"] in sandboxes]
+    return sorted((found["namespace"], found["name"]) for found in described)
 
 
 def look_at_dns(patient: Patient) -> Notes:

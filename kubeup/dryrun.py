@@ -31,6 +31,7 @@ from kubeup.host import (
     shown_argv,
     shown_request,
 )
+from kubeup.json_text import parse_json_object
 from kubeup.redact import redact
 from kubeup.render import covers, dump_yaml, pick_like
 
@@ -279,10 +280,9 @@ class DryRunHost:
         look = {name: value for name, value in (headers or {}).items() if name != "Content-Type"}
         try:
             answer = self.http_get(url, tls=tls, headers=look, timeout_s=timeout_s)
-            found = json.loads(answer.body) if answer.status == 200 else None
+            return parse_json_object(answer.body, "it") if answer.status == 200 else None
         except (Unreachable, ValueError):
             return None
-        return found if isinstance(found, dict) else None
 
 
 def _diff(path: Path, before: bytes, after: bytes) -> str:

@@ -23,6 +23,7 @@ from kubeup.json_text import parse_json
 from kubeup.paths import Paths
 from kubeup.render import commands_of_pod
 from kubeup.secret import Secret
+from kubeup.shapes import fit
 from kubeup.trust import Anchors
 
 CLIENT_URLS_ANNOTATION = "kubeadm.kubernetes.io/etcd.advertise-client-urls"
@@ -186,30 +187,36 @@ class Etcd:
         raise last or Unreachable(f"/v3/{verb}", "other", "no etcd endpoint is known")
 
 
+def _check_number(text: str) -> None:
+    if not text.isdecimal() or len(text) > 20:
+        raise ValueError(f"{text!r} is no number of a member")
+
+
+_URLS = [urllib.parse.urlsplit]
+_ANSWER = {
+    "members": [{"ID!": _check_number, "name!": str, "peerURLs!": _URLS, "clientURLs!": _URLS, "isLearner!": bool}],
+}
+
+
 def _read_answer(verb: str, endpoint: str, status: int, text: bytes) -> dict[str, Any]:
     try:
-        found = parse_json(text or b"{}", endpoint)
-    except ValueError:
-        found = {"message": text[:200].decode(errors="replace")}
-    if not isinstance(found, dict):
-        found = {"message": str(found)[:200]}
-    if status >= 300:
-        message = str(found.get("message") or found.get("error") or f"HTTP {status}")
-        raise EtcdRefused(verb.replace("/", " "), endpoint, message)
-    return found
+        found = parse_json(text or b"{}", "the answer")
+        if status < 300:
+            return dict(fit(found, _ANSWER, "the answer"))
+    except ValueError as error:
+        found = {"message": text[:200].decode(errors="replace")} if status >= 300 else {"message": str(error)}
+    told = found if isinstance(found, dict) else {}
+    message = str(told.get("message") or told.get("error") or f"HTTP {status}")
+    raise EtcdRefused(verb.replace("/", " "), endpoint, message)
 
 
 def parse_members(answer: Mapping[str, Any]) -> tuple[Member, ...]:
-    """The members in an answer of the gateway, which leaves out what is empty or false."""
+    """The members in an answer of the gateway, which leaves out what is empty or false. Raises ValueError."""
     return tuple(
         Member(
-            str(entry["ID"]),
-            str(entry.get("name", "")),
-            tuple(entry.get("peerURLs") or ()),
-            tuple(entry.get("clientURLs") or ()),
-            bool(entry.get("isLearner")),
+            entry["ID"] or "0", entry["name"], tuple(entry["peerURLs"]), tuple(entry["clientURLs"]), entry["isLearner"]
         )
-        for entry in answer.get("members") or ()
+        for entry in fit(answer, _ANSWER, "the answer").get("members", ())
     )
 
 

@@ -639,6 +639,8 @@ class LocalHost:
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             probe.bind((address or ("::" if family == socket.AF_INET6 else "0.0.0.0"), port))
             probe.listen(1)
+        except OverflowError:
+            return None  # there is no such port
         except OSError:
             return _listener_name(port) or "another process"
         finally:

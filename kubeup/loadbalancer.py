@@ -23,10 +23,12 @@ from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.frozen import frozen
 from kubeup.host import Host, Tls, Unreachable
 from kubeup.images import load_balancer_image
+from kubeup.json_text import parse_json
 from kubeup.kubeapi import Api, read_identity
 from kubeup.manifests import fill_scalars
 from kubeup.paths import Paths
 from kubeup.render import dump_yaml, fill_template, load_yaml, read_resource
+from kubeup.shapes import fit
 from kubeup.trust import Anchors
 
 NAME = "kb-load-balancer"
@@ -122,9 +124,10 @@ def read_settings(host: Host, paths: Paths) -> Settings:
     """Raises HostError (load-balancer-settings) where the file is not there or says nothing."""
     path = settings_path(paths)
     try:
-        stored = json.loads(host.read_text(path)) if host.exists(path) else {}
-        return Settings(str(stored["endpoint"]), int(stored["healthPort"]), str(stored["criSocket"]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        text = host.read_text(path) if host.exists(path) else "{}"
+        stored = fit(parse_json(text, "it"), {"endpoint": str, "healthPort": int, "criSocket": str}, "it")
+        return Settings(stored["endpoint"], stored["healthPort"], stored["criSocket"])
+    except (ValueError, KeyError) as error:
         raise HostError(
             f"no settings for the load balancer's keeper in {path}",
             cause="the file is written by the phase load-balancer of kb init and kb join, and is not there or damaged",

@@ -792,7 +792,7 @@ def make_tls_context(cert: Path, key: Path) -> ssl.SSLContext:
 def parse_listen(text: str) -> tuple[str, int]:
     """`:5000`, `10.0.0.11:5000`, `[::]:5000` -> address and port. Raises HostError (listen-invalid)."""
     address, _, port = text.rpartition(":")
-    if not port.isdigit() or not 0 < int(port) < 65536:
+    if not (port.isascii() and port.isdigit() and len(port) < 6) or not 0 < int(port) < 65536:
         raise HostError(
             f"--listen {text}",
             cause="it wants ADDRESS:PORT",

@@ -25,9 +25,11 @@ from kubeup.errors import HostError, KbError
 from kubeup.forwarding import describe_failure as _failure
 from kubeup.frozen import frozen
 from kubeup.host import Host
+from kubeup.json_text import parse_json
 from kubeup.kubeapi import Api, path_of, read_identity
 from kubeup.paths import Paths
-from kubeup.stepaside import BRIDGE
+from kubeup.shapes import fit
+from kubeup.stepaside import BRIDGE, parse_addresses
 from kubeup.stepaside import parse_ip_output as _json_list
 
 CNI_FILE = "99-kb-bridge.conflist"
@@ -128,6 +130,7 @@ def parse_peers(nodes: Iterable[Mapping[str, Any]]) -> list[Peer]:
         spec, status = node.get("spec") or {}, node.get("status") or {}
         cidrs = spec.get("podCIDRs") or ([spec["podCIDR"]] if spec.get("podCIDR") else [])
         addresses = [entry["address"] for entry in status.get("addresses") or [] if entry.get("type") == "InternalIP"]
+        addresses = [address for address in addresses if _is_address(address)]
         peers.append(Peer(str(node["metadata"]["name"]), tuple(addresses), tuple(cidrs)))
     return sorted(peers, key=lambda peer: peer.name)
 
@@ -136,13 +139,9 @@ def parse_interfaces(text: str) -> list[Interface]:
     """From `ip -json address show`. The pod network's own links are left out, and so is the loopback."""
     found = []
     for link in _json_list(text):
-        addresses = [
-            f"{entry['local']}/{entry['prefixlen']}"
-            for entry in link.get("addr_info") or []
-            if entry.get("scope") == "global" and "local" in entry
-        ]
-        if addresses and link["ifname"] not in (BRIDGE, VXLAN, "lo"):
-            found.append(Interface(str(link["ifname"]), int(link.get("mtu", 1500)), tuple(addresses)))
+        addresses = parse_addresses(link)
+        if addresses and link.get("ifname", "lo") not in (BRIDGE, VXLAN, "lo"):
+            found.append(Interface(link["ifname"], link.get("mtu", 1500), tuple(addresses)))
     return found
 
 
@@ -150,10 +149,11 @@ def parse_routes(text: str, version: int) -> frozenset[Route]:
     """From `ip -json -4|-6 route show proto 199`; `version` 4 or 6."""
     routes = set()
     for entry in _json_list(text):
-        cidr = str(entry["dst"])
+        cidr = entry.get("dst", "")
         if "/" not in cidr:
             cidr = f"{cidr}/{32 if version == 4 else 128}"
-        routes.add(Route(cidr, str(entry.get("gateway", "")), str(entry.get("dev", ""))))
+        if entry.get("dst"):
+            routes.add(Route(cidr, entry.get("gateway", ""), entry.get("dev", "")))
     return frozenset(routes)
 
 
@@ -164,33 +164,37 @@ def parse_vxlan(text: str, addresses: Iterable[str]) -> Optional[Vxlan]:
         data = info.get("info_data") or {}
         if info.get("info_kind") == "vxlan" and data.get("id") == VXLAN_ID and data.get("port") == VXLAN_PORT:
             local = str(data.get("local") or data.get("local6") or "")
-            return Vxlan(local, str(link.get("address", "")), int(link.get("mtu", 0)), frozenset(addresses))
+            return Vxlan(local, link.get("address", ""), link.get("mtu", 0), frozenset(addresses))
     return None
 
 
 def parse_own_addresses(text: str, device: str) -> list[str]:
     """The global addresses of `device`, from `ip -json address show`."""
-    return [
-        f"{entry['local']}/{entry['prefixlen']}"
-        for link in _json_list(text)
-        if link.get("ifname") == device
-        for entry in link.get("addr_info") or []
-        if entry.get("scope") == "global" and "local" in entry
-    ]
+    links = [link for link in _json_list(text) if link.get("ifname") == device]
+    return [address for link in links for address in parse_addresses(link)]
 
 
 def parse_neighbours(text: str) -> frozenset[tuple[str, str]]:
     """From `ip -json neighbour show dev cbr-vxlan nud permanent`; multicast entries are the kernel's."""
+    rows = [(row["dst"], row["lladdr"]) for row in _json_list(text) if {"dst", "lladdr"} <= set(row)]
     return frozenset(
-        (str(entry["dst"]), str(entry["lladdr"]))
-        for entry in _json_list(text)
-        if "lladdr" in entry and not ipaddress.ip_address(entry["dst"]).is_multicast
+        (address, mac)
+        for address, mac in rows
+        if _is_address(address) and not ipaddress.ip_address(address).is_multicast
     )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def parse_forwards(text: str) -> frozenset[tuple[str, str]]:
     """From `bridge -json fdb show dev cbr-vxlan`."""
-    return frozenset((str(entry["mac"]), str(entry["dst"])) for entry in _json_list(text) if "dst" in entry)
+    return frozenset((row["mac"], row["dst"]) for row in _json_list(text) if {"mac", "dst"} <= set(row))
 
 
 # ---- what should be
@@ -477,18 +481,22 @@ def read_settings(host: Host, paths: Paths) -> RouteSettings:
     """Raises HostError (pod-network-settings) where the file is not there or says nothing."""
     path = settings_path(paths)
     try:
-        stored = json.loads(host.read_text(path)) if host.exists(path) else {}
+        text = host.read_text(path) if host.exists(path) else "{}"
+        shape = {"node": str, "podCIDRs": [_check_network], "serviceCIDRs": [_check_network], "backend": str}
+        stored = fit(parse_json(text, "it"), shape, "it")
         services = tuple(stored.get("serviceCIDRs", ()))  # an older kb wrote none
-        return RouteSettings(
-            str(stored["node"]), tuple(stored["podCIDRs"]), str(stored.get("backend", "auto")), services
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return RouteSettings(stored["node"], tuple(stored["podCIDRs"]), stored.get("backend", "auto"), services)
+    except (ValueError, KeyError) as error:
         raise HostError(
             f"no settings for the route keeper in {path}",
             cause="the file is written by the phase pod-network of kb init and kb join, and is not there or damaged",
             remedy="write it: kb init phase pod-network, or on a worker: kb join phase pod-network",
             code="pod-network-settings",
         ) from error
+
+
+def _check_network(text: str) -> None:
+    ipaddress.ip_network(text, strict=False)
 
 
 # ---- looks

@@ -28,6 +28,7 @@ from kubeup.frozen import frozen
 from kubeup.host import CommandResult, Host
 from kubeup.releases import Release, has_runtime_config_call
 from kubeup.report import Report
+from kubeup.shapes import fit_what_does
 
 CONTAINERD_CONFIG = containerdconfig.CONFIG
 CERTS_D = Path("/etc/containerd/certs.d")
@@ -184,7 +185,7 @@ def _with_info(status: RuntimeStatus, info: Mapping[str, Any]) -> RuntimeStatus:
         cni_bin_dirs=dirs or status.cni_bin_dirs,
         root_dir=str(config.get("containerdRootDir") or ""),
     )
-    conditions = parse_json(info.get("status")).get("conditions") or []
+    conditions = fit_what_does(parse_json(info.get("status")).get("conditions"), [{"type": str}])
     ready = next((item for item in conditions if item.get("type") == "RuntimeReady"), None)
     if ready and ready.get("status"):
         return replace(found, is_ready=True)
@@ -485,8 +486,8 @@ def list_images(host: Host, socket: str) -> set[str]:
     if host.which("crictl"):
         answer = host.query(crictl_argv(socket, "images", "-o", "json"), timeout_s=30)
         if answer.ok:
-            rows = parse_json(answer.stdout).get("images") or []
-            return {name for row in rows for key in ("repoTags", "repoDigests") for name in row.get(key) or ()}
+            rows = fit_what_does(parse_json(answer.stdout).get("images"), [{"repoTags!": [str], "repoDigests!": [str]}])
+            return {name for row in rows for name in (*row["repoTags"], *row["repoDigests"])}
     elif host.which("ctr"):
         answer = host.query(ctr_argv(socket, "images", "ls", "-q"), timeout_s=30)
         if answer.ok:
@@ -766,7 +767,8 @@ def list_containers(host: Host, socket: str, name: str = "") -> list[ContainerIn
     if not host.which("crictl"):
         return _list_through_ctr(host, socket, name)
     words = ("ps", "-a", "-o", "json", *(("--name", f"^{re.escape(name)}$") if name else ()))
-    rows = parse_json(host.query(crictl_argv(socket, *words), timeout_s=15).stdout).get("containers") or []
+    listed = parse_json(host.query(crictl_argv(socket, *words), timeout_s=15).stdout).get("containers")
+    rows = fit_what_does(listed, [{"metadata": {"attempt": int}}])
     found = sorted((_container_of(row) for row in rows), key=lambda item: -item.created_ns)
     return _with_exits(host, socket, found)
 
@@ -790,7 +792,7 @@ def _container_of(row: Mapping[str, Any]) -> ContainerInfo:
 def _nanoseconds(value: Any) -> int:
     """A moment as crictl gives it: nanoseconds as text."""
     text = str(value or "0")
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isdecimal() and len(text) < 20 else 0
 
 
 def _with_exits(host: Host, socket: str, containers: list[ContainerInfo]) -> list[ContainerInfo]:
@@ -810,7 +812,7 @@ def _with_exits(host: Host, socket: str, containers: list[ContainerInfo]) -> lis
 def _with_end(item: ContainerInfo, end: Mapping[str, Any]) -> ContainerInfo:
     return replace(
         item,
-        exit_code=int(end.get("exitCode") or 0),
+        exit_code=fit_what_does(end.get("exitCode"), int),
         reason=str(end.get("reason") or ""),
         message=str(end.get("message") or ""),
         log_path=str(end.get("logPath") or ""),
@@ -828,7 +830,7 @@ def split_json(text: str) -> list[dict[str, Any]]:
             return found
         try:
             value, at = decoder.raw_decode(text, start.start())
-        except ValueError:
+        except (ValueError, RecursionError):
             return found
         found.extend(item for item in (value if isinstance(value, list) else [value]) if isinstance(item, dict))
 
@@ -855,7 +857,7 @@ def _list_through_ctr(host: Host, socket: str, name: str) -> list[ContainerInfo]
                 id=container_id,
                 name=own_name,
                 state=states.get(container_id, "exited"),
-                attempt=int(parse_json(parse_json(extra.get("Config")).get("metadata")).get("attempt") or 0),
+                attempt=fit_what_does(parse_json(parse_json(extra.get("Config")).get("metadata")).get("attempt"), int),
                 image=str(record.get("Image", "")),
                 pod=str(labels.get("io.kubernetes.pod.name", "")),
                 namespace=str(labels.get("io.kubernetes.pod.namespace", "")),

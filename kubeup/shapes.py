@@ -5,7 +5,7 @@ has to think of a list where a mapping should be. Knows no document's meaning. F
 left out, what the shape does not name stays, another type is an error.
 
 A shape is `str`, `int`, `bool`, `float` (an int does for it) or `object` (anything); a function that raises ValueError for a text that is none of
-its kind, and is only asked about texts that are not empty; `[shape]`, a list; `{str: shape}`, a mapping of any keys; or
+its kind (an empty text counts as left out); `[shape]`, a list; `{str: shape}`, a mapping of any keys; or
 `{"name": shape, "other!": shape}`, a mapping of which these keys are known, those with "!" being there always: empty where they were
 left out.
 """
@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import Any, Callable, Union
 
+from kubeup.json_text import parse_json
+
 Shape = Any
 _MAX_INT = 1 << 63
 _NOTHING = object()
@@ -21,14 +23,24 @@ _NOTHING = object()
 
 def fit(value: object, shape: Shape, what: str) -> Any:
     """`value` with the shape's types. what: names it in errors. Raises ValueError that says where something else stands."""
-    return _fit(value, shape, what, True)
+    found = _fit(value, shape, what, True)
+    return _empty(shape) if found is _NOTHING else found
 
 
 def fit_what_does(value: object, shape: Shape) -> Any:
-    """The same, without what has another type: it counts as left out. For what is told by programs, of which there are many
+    """The same, without what has another type, which counts as left out. For what is told by programs, of which there are many
     versions, and where half an answer is better than none."""
     found = _fit(value, shape, "", False)
     return _empty(shape) if found is _NOTHING else found
+
+
+def read_rows(text: Union[str, bytes], shape: Shape) -> list[Any]:
+    """The list that a program printed as JSON, each row with the types of `shape` and without what has others; [] where it
+    printed something else, or nothing."""
+    try:
+        return list(fit_what_does(parse_json(text, "it") if text else [], [shape]))
+    except ValueError:
+        return []
 
 
 def _fit(value: Any, shape: Shape, what: str, is_strict: bool) -> Any:
@@ -39,6 +51,8 @@ def _fit(value: Any, shape: Shape, what: str, is_strict: bool) -> Any:
     if isinstance(shape, list):
         if not isinstance(value, list):
             return _misfit(value, shape, what, is_strict)
+        if callable(shape[0]) and not isinstance(shape[0], type):
+            value = [item for item in value if item not in (None, "")]
         fitting = (_fit(item, shape[0], f"{what}[{index}]", is_strict) for index, item in enumerate(value))
         return [item for item in fitting if item is not _NOTHING]
     if isinstance(shape, dict):
@@ -75,14 +89,15 @@ def _fit_mapping(value: dict[str, Any], shape: dict[Any, Shape], what: str, is_s
 def _fit_text(value: object, check: Callable[[str], object], what: str, is_strict: bool) -> object:
     if not isinstance(value, str):
         return _misfit(value, check, what, is_strict)
+    if not value:
+        return _NOTHING
     try:
-        if value:
-            check(value)
-        return value
+        check(value)
     except ValueError as error:
         if is_strict:
             raise ValueError(f"{what}: {error}") from None
         return _NOTHING
+    return value
 
 
 def _empty(shape: Shape) -> Any:

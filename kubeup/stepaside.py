@@ -16,6 +16,7 @@ from typing import Any, Optional
 
 from kubeup.frozen import frozen
 from kubeup.host import Host
+from kubeup.shapes import Shape, read_rows
 
 BRIDGE = "cbr0"
 """Calico takes the address of the last link for the node's own, unless the link's name is one that pods' links have: kb's
@@ -37,14 +38,49 @@ class Bridge:
 # ---- parsing what `ip` says
 
 
+_IP_ROW: Shape = {
+    # of links
+    "ifname": str,
+    "mtu": int,
+    "address": str,
+    "flags": [str],
+    "link_netnsid": int,
+    "linkinfo": {
+        "info_kind": str,
+        "info_data": {"id": int, "port": int, "local": ipaddress.ip_address, "local6": ipaddress.ip_address},
+    },
+    "addr_info": [{"local": ipaddress.ip_address, "prefixlen": int, "scope": str}],
+    # of routes, neighbours and forwards
+    "dst": str,
+    "gateway": str,
+    "dev": str,
+    "type": str,
+    "lladdr": str,
+    "mac": str,
+    # of namespaces
+    "id": int,
+}
+
+
 def parse_ip_output(text: str) -> list[dict[str, Any]]:
-    """What `ip -json` printed; it prints nothing at all where there is nothing, and empty objects for what a
-    filter left out."""
+    """What `ip -json` or `bridge -json` printed: links, routes, neighbours, forwards, namespaces. It prints nothing at all
+    where there is nothing, and empty objects for what a filter left out."""
+    return [row for row in read_rows(text.strip(), _IP_ROW) if row]
+
+
+def parse_addresses(link: dict[str, Any]) -> list[str]:
+    """The global addresses of a link, each with its network's length: `10.0.0.11/24`."""
+    entries = (entry for entry in link.get("addr_info", ()) if entry.get("scope") == "global")
+    pairs = (f"{entry['local']}/{entry['prefixlen']}" for entry in entries if {"local", "prefixlen"} <= set(entry))
+    return [pair for pair in pairs if _is_interface(pair)]
+
+
+def _is_interface(text: str) -> bool:
     try:
-        found = json.loads(text) if text.strip() else []
+        ipaddress.ip_interface(text)
     except ValueError:
-        return []
-    return [entry for entry in found if isinstance(entry, dict) and entry]
+        return False
+    return True
 
 
 def is_down(links: str) -> bool:
@@ -63,15 +99,10 @@ def parse_bridge(links: str, ports: str, namespaces: str) -> Optional[Bridge]:
     mine = next((link for link in parse_ip_output(links) if link.get("ifname") == BRIDGE), None)
     if mine is None:
         return None
-    networks = (str(ipaddress.ip_interface(text).network) for text in _addresses(mine))
+    networks = (str(ipaddress.ip_interface(text).network) for text in parse_addresses(mine))
     named = {entry["id"] for entry in parse_ip_output(namespaces) if "id" in entry}
     alive = [link for link in parse_ip_output(ports) if not named or link.get("link_netnsid") in {None, *named}]
-    return Bridge(not is_down(links), tuple(str(link["ifname"]) for link in alive), tuple(networks))
-
-
-def _addresses(link: dict[str, Any]) -> list[str]:
-    entries = link.get("addr_info") or []
-    return [f"{e['local']}/{e['prefixlen']}" for e in entries if e.get("scope") == "global" and "local" in e]
+    return Bridge(not is_down(links), tuple(link["ifname"] for link in alive if "ifname" in link), tuple(networks))
 
 
 def has_rival(bridge: Bridge, links: str, routes: str) -> bool:
@@ -80,7 +111,7 @@ def has_rival(bridge: Bridge, links: str, routes: str) -> bool:
     which the kernel prefers anyway, are in nobody's way."""
     networks = [ipaddress.ip_network(text) for text in bridge.networks]
     for link in parse_ip_output(links):
-        for text in _addresses(link) if link.get("ifname") != BRIDGE else ():
+        for text in parse_addresses(link) if link.get("ifname") != BRIDGE else ():
             found = ipaddress.ip_interface(text)
             if found.network.prefixlen < found.max_prefixlen and any(
                 found.version == network.version and found.ip in network for network in networks

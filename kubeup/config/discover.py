@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,6 +20,8 @@ from kubeup.config.types import NodeRegistration
 from kubeup.errors import KbError
 from kubeup.frozen import frozen
 from kubeup.host import Host, get_page
+from kubeup.json_text import parse_json
+from kubeup.shapes import fit_what_does
 
 Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
@@ -107,10 +108,11 @@ def _query_json(host: Host, *argv: str) -> Optional[list[Any]]:
     if not result.ok:
         return None
     try:
-        found = json.loads(result.stdout or "[]")
+        found = parse_json(result.stdout or "[]", "it")
     except ValueError:
         return None
-    return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else None
+    shape = {"ifname": str, "flags": [str], "addr_info": [{"local": str}], "dst": str}
+    return fit_what_does(found, [shape]) if isinstance(found, list) else None
 
 
 def read_interfaces(host: Host) -> Optional[list[Interface]]:

@@ -5,7 +5,6 @@ Mirrors cmd/kubeadm/app/cmd/phases/init/showjoincommand.go: the lines that scrip
 
 from __future__ import annotations
 
-import base64
 from typing import TYPE_CHECKING
 
 from kubeup.lazy import lazy_import
@@ -13,7 +12,7 @@ from kubeup.secret import Secret
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import kubeapi, kubeconfig, manifests, pki
+    from kubeup import kubeapi, kubeconfig, manifests, pki, tokens
     from kubeup.phases import airgap
 else:
     airgap = lazy_import("kubeup.phases.airgap")
@@ -21,6 +20,7 @@ else:
     kubeconfig = lazy_import("kubeup.kubeconfig")
     manifests = lazy_import("kubeup.manifests")
     pki = lazy_import("kubeup.pki")
+    tokens = lazy_import("kubeup.tokens")
 
 WITHHELD = "<value withheld>"
 KB = "python3 kb.pyz"
@@ -144,7 +144,7 @@ def _read_tokens(ctx: Context) -> list[Secret]:
     found = []
     for token_id in ctx.outputs.get("token_ids") or []:
         secret = ctx.api.get(kubeapi.path_of("Secret", f"bootstrap-token-{token_id}", "kube-system"))
-        if secret:
-            text = base64.b64decode(secret["data"]["token-secret"]).decode()
-            found.append(Secret(f"{token_id}.{text}"))
+        token = tokens.parse_token_secret(secret or {})
+        if token:
+            found.append(token.token)
     return found

@@ -1,0 +1,139 @@
+"""What programs and etcd say with other types than kb knows: the rest of it counts, or it is told; nothing ends in a bug."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubeup import (
+    clusterobjects,
+    containerdconfig,
+    diagnose,
+    dnsspread,
+    doctor,
+    etcd,
+    loadbalancer,
+    mirror,
+    registry,
+    routes,
+    runtime,
+    stepaside,
+)
+from kubeup.config import discover
+from kubeup.errors import HostError
+from kubeup.host import HttpResponse, LocalHost, Tls
+from kubeup.paths import Paths
+from tests.fake_host import FakeHost
+
+DEEP = "[" * 100_000
+SOCKET = "unix:///run/containerd/containerd.sock"
+ODD_ROWS: tuple[Any, ...] = (
+    5, "x", {}, {"ifname": 5}, {"ifname": "eth1", "addr_info": 5}, {"ifname": "eth1", "addr_info": [None, 5, {"local": "x", "scope": "global", "prefixlen": 8}]},
+    {"ifname": "cbr0", "addr_info": [{"local": "10.0.0.1", "prefixlen": 99, "scope": "global"}]}, {"dst": 5}, {"lladdr": "m"}, {"lladdr": "m", "dst": "x"}, {"id": []},
+    {"linkinfo": "x"}, {"flags": 5},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [DEEP, "5", "{}", json.dumps(ODD_ROWS)], ids=lambda text: text[:20])
+def test_what_ip_says(text: str) -> None:
+    assert routes.parse_interfaces(text) == []
+    assert routes.parse_routes(text, 4) <= {routes.Route("x/32", "", "")}
+    assert (
+        routes.parse_vxlan(text, ()) is None
+        and routes.parse_forwards(text) == routes.parse_neighbours(text) == frozenset()
+    )
+    bridge = stepaside.parse_bridge(text, text, text)
+    assert bridge is None or bridge.networks == ()
+    host = FakeHost(answers={"ip": text})
+    found = {str(address) for card in discover.read_interfaces(host) or () for address in card.addresses}
+    assert found <= {"10.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[], 5, {"containers": 5}, {"containers": [5, {"metadata": 5}, {"metadata": {"attempt": "x"}, "createdAt": "²", "labels": []}]}, {"images": [5, {"repoTags": 5}]}],
+    ids=str,
+)  # fmt: skip
+def test_what_crictl_says(value: Any) -> None:
+    for text in (json.dumps(value), DEEP):
+        host = FakeHost(programs={"crictl"}, answers={"crictl": text}, files={"/run/containerd/containerd.sock": b""})
+        assert {item.name for item in runtime.list_containers(host, SOCKET)} <= {""}
+        assert runtime.list_images(host, SOCKET) == set()
+        assert runtime.probe_runtime(host, SOCKET).problem == "not-ready"
+        assert diagnose.container_error(host, SOCKET, "etcd") in ("", "no container of it was started")
+        assert doctor._find_pods(doctor.read_patient(host, Paths()), {"x"}) == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[]", DEEP.encode(), b"<html>", b'{"members": 5}', b'{"members": [{"ID": "x"}]}', b'{"members": [{"ID": "1", "peerURLs": ["https://["]}]}', b'{"members": [{"name": 5}]}'],
+)  # fmt: skip
+def test_what_etcd_says(body: bytes) -> None:
+    class Odd(FakeHost):
+        def http_ask(self, url: str, body: bytes, **_: Any) -> HttpResponse:
+            return HttpResponse(200, self.files["answer"])
+
+    client = etcd.Etcd(Odd(files={"answer": body}), ["https://a:2379"], Tls())
+    with pytest.raises(etcd.EtcdRefused) as caught:
+        client.list_members()
+    assert caught.value.message
+
+
+@pytest.mark.parametrize(
+    "text", ['{"node": 5}', '{"node": "a", "podCIDRs": ["x"]}', '{"node": "a", "podCIDRs": {}}', "[]", DEEP]
+)
+def test_the_keepers_settings(text: str) -> None:
+    host = FakeHost(
+        files={
+            str(routes.settings_path(Paths())): text.encode(),
+            str(loadbalancer.settings_path(Paths())): text.encode(),
+        }
+    )
+    for read in (routes.read_settings, loadbalancer.read_settings):
+        with pytest.raises(HostError):
+            read(host, Paths())
+
+
+@pytest.mark.parametrize("text", ["[]", '{"auths": []}', '{"credHelpers": {"r": 5}}', '{"auths": {"r": 5}}', DEEP])
+def test_docker_s_configuration(text: str) -> None:
+    with pytest.raises(HostError) as caught:
+        registry.read_credentials(FakeHost(files={"/root/.docker/config.json": text.encode()}), "r")
+    assert caught.value.code == "docker-config-invalid"
+
+
+@pytest.mark.parametrize("text", ["mtu: x", "plugin: []", "healthPort: {}"])
+def test_the_cluster_s_kb_config(text: str) -> None:
+    for key, read in (
+        ("podNetwork", clusterobjects.parse_kb_config),
+        ("loadBalancer", clusterobjects.parse_load_balancer),
+    ):
+        with pytest.raises(HostError) as caught:
+            read({"data": {key: text}})
+        assert caught.value.code == "not-a-yaml-mapping"
+
+
+def test_the_note_of_a_move_of_coredns() -> None:
+    for text in (DEEP, '{"state": "moving", "replicas": "x"}', '{"state": []}', "[]"):
+        found = {"metadata": {"annotations": {dnsspread.ANNOTATION: text}}}
+        assert dnsspread.is_moving(found) in (None, 2)
+
+
+@pytest.mark.parametrize("text", [":²", ":٣", ":99999", ":0", ":" + "9" * 5000, ":"])
+def test_a_port_that_is_none(text: str) -> None:
+    with pytest.raises(HostError) as caught:
+        mirror.parse_listen(text)
+    assert caught.value.code == "listen-invalid"
+
+
+def test_a_port_that_there_is_not_is_held_by_nobody(tmp_path: Path) -> None:
+    assert LocalHost().port_holder(99999, "127.0.0.1") is None
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a = " + "{a=" * 100_000])
+def test_deep_toml(text: str) -> None:
+    for read in (containerdconfig.parse_toml,):
+        with pytest.raises(ValueError):
+            read(text)
