@@ -21,8 +21,10 @@ from kubeup import dns, forwarding, runtime
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
 from kubeup.host import CommandResult, Host
+from kubeup.json_text import parse_json
 from kubeup.paths import Paths
 from kubeup.routes import CNI_FILE
+from kubeup.shapes import fit, read_rows
 
 NAME = "kb-probe"
 NAMESPACES = Path("/run/netns")
@@ -125,6 +127,13 @@ def find_cut(host: Host, namespace: Path, ways: Ways) -> Optional[Cut]:
     return _explain(missing, ways, reached, forwarding.describe_drops(host)) if missing else None
 
 
+def _unhex(text: object) -> Optional[bytes]:
+    try:
+        return bytes.fromhex(str(text))
+    except ValueError:
+        return None
+
+
 def _ask(host: Host, namespace: Path, places: Sequence[Way], name: str) -> Optional[list[bool]]:
     query_id = int(host.monotonic() * 1000) & 0xFFFF
     questions = []
@@ -134,14 +143,11 @@ def _ask(host: Host, namespace: Path, places: Sequence[Way], name: str) -> Optio
         questions.append((place.kind, place.address, place.port, payload))
     argv = ["nsenter", f"--net={namespace}", sys.executable, "-I", "-S", "-c", _ASK, json.dumps(questions)]
     answer = host.query(argv, timeout_s=5 * _ANSWER_S)
-    try:
-        told = json.loads(answer.stdout) if answer.ok else []
-    except ValueError:
-        told = []
+    told = read_rows(answer.stdout if answer.ok else "", str)
     if len(told) != len(places):
         return None  # the pod has ended meanwhile, or this machine has no nsenter
     return [
-        bool(dns.parse_answer(bytes.fromhex(text), query_id=query_id)) if place.kind == "udp" else bool(text)
+        bool(dns.parse_answer(_unhex(text), query_id=query_id)) if place.kind == "udp" else bool(text)
         for place, text in zip(places, told)
     ]
 
@@ -252,10 +258,23 @@ def remove_namespace(host: Host, paths: Paths, socket: str) -> None:
         host.run(["ip", "netns", "delete", NAME])
 
 
+_CNI_FILE = {"cniVersion!": str, "name!": str, "plugins!": [{"type!": str}]}
+
+
 def _run_plugin(host: Host, paths: Paths, socket: str, command: str) -> CommandResult:
     """The first plugin of kb's CNI file, as a runtime calls it; the second maps ports, which is nothing to ask from."""
-    network = json.loads(host.read_text(paths.cni_conf / CNI_FILE))
-    plugin = {"cniVersion": network["cniVersion"], "name": network["name"], **network["plugins"][0]}
+    path = paths.cni_conf / CNI_FILE
+    try:
+        network = fit(parse_json(host.read_text(path), "it"), _CNI_FILE, "it")
+        first = network["plugins"][0]
+    except (ValueError, IndexError) as error:
+        raise HostError(
+            f"{path} cannot be read",
+            cause=str(error) if isinstance(error, ValueError) else "it names no plugin",
+            remedy="write it again: kb init phase pod-network, or on a worker: kb join phase pod-network",
+            code="cni-file-damaged",
+        ) from error
+    plugin = {"cniVersion": network["cniVersion"], "name": network["name"], **first}
     folders = dict.fromkeys((*runtime.probe_runtime(host, socket).cni_bin_dirs, *PLUGIN_DIRS))
     program = next(
         (Path(folder) / plugin["type"] for folder in folders if host.exists(Path(folder) / plugin["type"])), None

@@ -17,7 +17,6 @@ from kubeup import (
     etcd,
     loadbalancer,
     mirror,
-    registry,
     routes,
     runtime,
     stepaside,
@@ -95,13 +94,6 @@ def test_the_keepers_settings(text: str) -> None:
     for read in (routes.read_settings, loadbalancer.read_settings):
         with pytest.raises(HostError):
             read(host, Paths())
-
-
-@pytest.mark.parametrize("text", ["[]", '{"auths": []}', '{"credHelpers": {"r": 5}}', '{"auths": {"r": 5}}', DEEP])
-def test_docker_s_configuration(text: str) -> None:
-    with pytest.raises(HostError) as caught:
-        registry.read_credentials(FakeHost(files={"/root/.docker/config.json": text.encode()}), "r")
-    assert caught.value.code == "docker-config-invalid"
 
 
 @pytest.mark.parametrize("text", ["mtu: x", "plugin: []", "healthPort: {}"])
