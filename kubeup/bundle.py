@@ -51,6 +51,8 @@ MODE, SHA256, VERSION, SINCE, KUBERNETES = (
     "io.kb.kubernetes",
 )
 KB_FILE = "kb.pyz"
+_MAX_PROBLEMS = 100
+"""How many are told."""
 
 Tell = Callable[[str], None]
 
@@ -748,8 +750,8 @@ def walk_manifests(
         seen.add(digest)
         document = layout.read_json_blob(host, found, digest)
         yield descriptor, document
-        children = (document or {}).get("manifests") or []
-        waiting += [child for child in reversed(children) if child["digest"] in found.blobs]
+        children = {str(child["digest"]): child for child in reversed((document or {}).get("manifests") or [])}
+        waiting += [child for name, child in children.items() if name in found.blobs and name not in seen]
 
 
 def _leaves(document: Mapping[str, Any], owner: str) -> Iterator[tuple[str, int, str]]:
@@ -780,8 +782,9 @@ def verify_bundle(
     tell: Tell = lambda text: None,
 ) -> Verdict:
     """Sum every blob, look that none is missing, and that the bundle has what is needed. base: a delta's."""
-    problems = [f"{shown(name)} is in it, which no layout has" for name in found.strays[:20]]
-    problems += [text for name in found.names if (text := describe_bad_name(name))]
+    # in words -> what needs it
+    problems = {f"{shown(name)} is in it, which no layout has": "" for name in found.strays[:20]}
+    problems.update({text: "" for name in found.names if (text := describe_bad_name(name))})
     known: dict[str, Place] = {**(base.blobs if base else {}), **found.blobs}
     owners: dict[str, str] = {}
     sizes: dict[str, int] = {}
@@ -792,17 +795,17 @@ def verify_bundle(
             owners.setdefault(digest, owner)
             sizes.setdefault(digest, size)
             if digest not in known:
-                problems.append(f"blob {digest} of {owner} is missing")
+                problems[f"blob {digest} of {owner} is missing"] = ""
             elif known[digest].size != size:
-                problems.append(f"blob {digest} of {owner} has {known[digest].size} bytes, not {size}")
+                problems[f"blob {digest} of {owner} has {known[digest].size} bytes, not {size}"] = ""
         titles = {entry.title for entry in list_files(host, whole)}
         is_walked = True
     except HostError as error:
-        problems.append(f"{error.what}: {error.cause}")
+        problems[f"{error.what}: {error.cause}"] = ""
         is_walked = False
     for digest, place in sorted(found.blobs.items(), key=lambda item: item[1].offset):
         if is_walked and digest not in sizes:
-            problems.append(f"blob {digest} is in it, and nothing in index.json leads to it")
+            problems[f"blob {digest} is in it, and nothing in index.json leads to it"] = ""
             continue
         if sizes.get(digest, place.size) != place.size:
             continue  # said above; what is too large is not worth reading
@@ -811,14 +814,10 @@ def verify_bundle(
             for _ in layout.read_checked(host, place, digest):
                 pass
         except HostError as error:
-            problems.append(f"{error.what}: {error.cause}")
-    problems = list(dict.fromkeys(problems))
-    named = [
-        text
-        if (owner := next((owners[digest] for digest in owners if digest in text), "")) in text
-        else f"{text} (needed by {owner})"
-        for text in problems
-    ]
+            problems[f"{error.what}: {error.cause}"] = owners.get(digest, "")
+    named = [text if owner in text else f"{text} (needed by {owner})" for text, owner in problems.items()]
+    if len(named) > _MAX_PROBLEMS:
+        named[_MAX_PROBLEMS:] = [f"and {len(named) - _MAX_PROBLEMS} more"]
     missing = [need for need in needs if not _has_image(found, need.name)]
     missing += [need for need in files if need.name not in titles]
     total = sum(place.size for place in found.blobs.values())

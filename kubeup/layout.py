@@ -225,8 +225,8 @@ def parse_manifest(path: Path, data: bytes, name: str) -> dict[str, Any]:
         _check_descriptor(found["config"], "config", fail)
     else:
         found.pop("config", None)
-    if not isinstance(found.get("mediaType") or "", str):
-        raise fail("mediaType", "text")
+    if not _is_type(found.get("mediaType")):
+        raise fail("mediaType", "media type")
     _check_texts(found, "annotations", "annotations", fail)
     return found
 
@@ -240,12 +240,17 @@ def _check_descriptor(entry: Any, place: str, fail: Callable[[str, str], HostErr
     if type(size) is not int or not 0 <= size < 1 << 50:
         raise fail(f"{place}.size", "number of bytes")
     for key in ("mediaType", "artifactType"):
-        if not isinstance(entry.get(key) or "", str):
-            raise fail(f"{place}.{key}", "text")
+        if not _is_type(entry.get(key)):
+            raise fail(f"{place}.{key}", "media type")
     if not isinstance(entry.get("urls") or [], list):
         raise fail(f"{place}.urls", "list")
     for key in ("annotations", "platform"):
         _check_texts(entry, key, f"{place}.{key}", fail)
+
+
+def _is_type(value: Any) -> bool:
+    """A media type, or nothing. It goes into a header of HTTP as it is."""
+    return value is None or (isinstance(value, str) and re.fullmatch(r"[ -~]{0,255}", value) is not None)
 
 
 def _check_texts(entry: dict[str, Any], key: str, place: str, fail: Callable[[str, str], HostError]) -> None:

@@ -843,19 +843,40 @@ def _push_image(
     reference: str,
     entry: Mapping[str, Any],
 ) -> None:
-    document = layout.read_json_blob(local, whole, str(entry["digest"])) or {}
-    children = [child for child in document.get("manifests") or [] if child["digest"] in whole.blobs]
-    if "manifests" in document and len(children) == 1:
-        _push_image(local, whole, server, repository=repository, reference=reference, entry=children[0])
-        return
-    for child in children:
-        _push_image(local, whole, server, repository=repository, reference=str(child["digest"]), entry=child)
-    for part in [*([document["config"]] if "config" in document else []), *(document.get("layers") or [])]:
-        digest, place = str(part["digest"]), whole.blobs.get(str(part["digest"]))
-        if place is None or server.has_blob(repository, digest):
+    """Blobs before manifests, manifests before the indexes that name them, each once: an index can name another twice, and that
+    one the next."""
+    document, children = _read_index(local, whole, entry)
+    while "manifests" in document and len(children) == 1:
+        entry = children[0]
+        document, children = _read_index(local, whole, entry)
+    waiting, seen = [(entry, False)], set()
+    while waiting:
+        descriptor, are_children_there = waiting.pop()
+        digest = str(descriptor["digest"])
+        if not are_children_there:
+            if digest not in seen:
+                seen.add(digest)
+                waiting.append((descriptor, True))
+                waiting += [(child, False) for child in _read_index(local, whole, descriptor)[1]]
             continue
-        server.push_blob(local, repository, digest, place.size, layout.read_checked(local, place, digest))
-    data = layout.read_document(local, whole.blobs[str(entry["digest"])], str(entry["digest"]))
-    if len(children) > 1 and len(children) < len(document.get("manifests") or []):
-        data = layout.as_json({**document, "manifests": children})  # what the bundle has of it
-    server.push_manifest(repository, reference, str(entry.get("mediaType") or document.get("mediaType")), data)
+        document, children = _read_index(local, whole, descriptor)
+        for part in [*([document["config"]] if "config" in document else []), *(document.get("layers") or [])]:
+            name, place = str(part["digest"]), whole.blobs.get(str(part["digest"]))
+            if place is not None and name not in seen and not server.has_blob(repository, name):
+                server.push_blob(local, repository, name, place.size, layout.read_checked(local, place, name))
+            seen.add(name)
+        data, kind = (
+            layout.read_document(local, whole.blobs[digest], digest),
+            descriptor.get("mediaType") or document.get("mediaType"),
+        )
+        if descriptor is entry and len(children) < len(document.get("manifests") or []):
+            data = layout.as_json({**document, "manifests": children})  # what the bundle has of it
+        server.push_manifest(repository, reference if descriptor is entry else digest, str(kind), data)
+
+
+def _read_index(
+    local: LocalHost, whole: Layout, entry: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A document, and those that it names and the layout has."""
+    document = layout.read_json_blob(local, whole, str(entry["digest"])) or {}
+    return document, [child for child in document.get("manifests") or [] if child["digest"] in whole.blobs]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from kubeup.bundle import FolderSource, Gathering, LayoutSource, Need
 from kubeup.config.types import KbConfiguration, LoadBalancer
 from kubeup.errors import HostError, KbError, UsageError
 from kubeup.host import LocalHost
+from kubeup.layout import as_json
 from kubeup.releases import find_release
 from kubeup.secret import Secret
-from tests.bundle_case import config, elf, write_layout, write_programs
+from tests.bundle_case import config, elf, write_blob, write_layout, write_programs
 
 HOST = LocalHost()
 A, B = "registry.k8s.io/pause:3.10.1", "docker.io/library/web:1"
@@ -281,6 +283,36 @@ def test_sources(tmp_path: Path) -> None:
     assert kinds == ["RegistrySource", "LayoutSource", "FolderSource", "RegistrySource", "DownloadSource"]
     with pytest.raises(KbError):
         bundle.parse_sources(HOST, ["nowhere"], downloads.Preset(""), {})
+
+
+def test_very_many_problems_are_found_in_time_and_told_in_part(tmp_path: Path) -> None:
+    layers = [{"digest": f"sha256:{number:064x}", "size": 1} for number in range(20_000)]
+    config = {"mediaType": "x", **write_blob(tmp_path, b"{}")}
+    text = {"mediaType": layout.OCI_MANIFEST, "config": config, "layers": layers}
+    write_layout(tmp_path, {})
+    entry = {
+        "mediaType": layout.OCI_MANIFEST,
+        **write_blob(tmp_path, as_json(text)),
+        "annotations": {layout.NAME: "x/y:1"},
+    }
+    (tmp_path / "index.json").write_bytes(as_json({"manifests": [entry]}))
+    started = time.monotonic()
+    problems = bundle.verify_bundle(HOST, layout.open_layout(HOST, tmp_path)).problems
+    assert time.monotonic() - started < 5
+    assert len(problems) == 101 and problems[-1] == "and 19900 more"
+
+
+@pytest.mark.parametrize("kind", ["a/b\r\nX-Evil: 1", "a\nb", "\u2028", "x" * 300, 7])
+def test_a_media_type_that_could_be_no_header_is_refused(tmp_path: Path, kind: object) -> None:
+    """A mirror sends it as the Content-Type."""
+    for where in ("entry", "manifest"):
+        text = {"mediaType": kind if where == "manifest" else layout.OCI_MANIFEST}
+        entry = {**write_blob(tmp_path, as_json(text)), **({"mediaType": kind} if where == "entry" else {})}
+        write_layout(tmp_path, {})
+        (tmp_path / "index.json").write_bytes(as_json({"manifests": [entry]}))
+        with pytest.raises(HostError) as caught:
+            layout.read_json_blob(HOST, layout.open_layout(HOST, tmp_path), entry["digest"])
+        assert caught.value.code == "bundle-unreadable" and "mediaType" in caught.value.cause
 
 
 def test_a_damaged_index_is_named(tmp_path: Path) -> None:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 
-from kubeup import bundle, layout, mirror
+from kubeup import bundle, layout, mirror, registry
 from kubeup.bundle import Gathering, LayoutSource, Need
 from kubeup.errors import HostError
 from kubeup.host import LocalHost
 from kubeup.layout import Place
 from kubeup.mirror import Answer, Catalog, Request
-from tests.bundle_case import write_layout
+from tests.bundle_case import write_blob, write_layout, write_manifest
 
 HOST = LocalHost()
 PAUSE, OTHER, WEB = "registry.k8s.io/pause:3.10.1", "quay.io/pause:1", "docker.io/library/web:1"
@@ -300,6 +301,54 @@ def test_files_are_served_by_kubernetes_version(tmp_path: Path) -> None:
     assert ask(found, "/files/amd64/kubelet", version="v1.34.0").status == 404
     chosen = bundle.choose_files([bundle.read_files(HOST, one) for one in layouts])["kb.pyz"]
     assert ask(found, "/files/kb.pyz").headers["Docker-Content-Digest"] == chosen.digest
+
+
+class Pushed(registry.Registry):
+    """A registry that refuses what names something that it does not have."""
+
+    def __init__(self) -> None:
+        super().__init__(HOST, "https://registry.example")
+        self.manifests: list[str] = []
+        self.blobs: list[str] = []
+
+    def has_blob(self, repository: str, digest: str) -> bool:
+        return digest in self.blobs
+
+    def push_blob(self, local: LocalHost, repository: str, digest: str, size: int, content: Iterable[bytes]) -> None:
+        assert digest not in self.blobs and layout.digest_of(b"".join(content)) == digest
+        self.blobs.append(digest)
+
+    def push_manifest(self, repository: str, reference: str, media_type: str, data: bytes) -> None:
+        document = json.loads(data)
+        assert {child["digest"] for child in document.get("manifests", [])} <= set(self.manifests)
+        assert {part["digest"] for part in document.get("layers", [])} <= set(self.blobs)
+        assert media_type == document["mediaType"]
+        self.manifests.append(reference)
+
+
+def test_an_index_that_names_the_next_twice_is_pushed_once(tmp_path: Path) -> None:
+    """40 levels of it are 2 to the power of 40 ways; the registry gets each document once, children first."""
+    made = [write_manifest(tmp_path, "amd64", [bytes([number])]) for number in range(2)]
+    for level in range(40):
+        texts = [
+            {"mediaType": layout.OCI_INDEX, "manifests": made, "annotations": {"a": f"{level}-{n}"}} for n in (0, 1)
+        ]
+        made = [{"mediaType": layout.OCI_INDEX, **write_blob(tmp_path, layout.as_json(text))} for text in texts]
+    write_layout(tmp_path, {})
+    server, found = Pushed(), layout.open_layout(HOST, tmp_path)
+    mirror._push_image(HOST, found, server, repository="x", reference="1", entry=made[0])
+    assert len(server.manifests) == len(set(server.manifests)) == 2 + 2 * 39 + 1 and server.manifests[-1] == "1"
+
+
+def test_an_index_of_one_child_is_pushed_as_that_child_however_deep(tmp_path: Path) -> None:
+    leaf = made = write_manifest(tmp_path, "amd64", [b"x"])
+    for _ in range(2000):
+        text = {"mediaType": layout.OCI_INDEX, "manifests": [made]}
+        made = {"mediaType": layout.OCI_INDEX, **write_blob(tmp_path, layout.as_json(text))}
+    write_layout(tmp_path, {})
+    server, found = Pushed(), layout.open_layout(HOST, tmp_path)
+    mirror._push_image(HOST, found, server, repository="x", reference="1", entry=made)
+    assert server.manifests == ["1"] and len(server.blobs) == 2 and leaf["digest"] not in server.blobs
 
 
 @pytest.mark.parametrize("n", ["\u00b2", "9" * 5000, "-1", "x"])
