@@ -605,6 +605,12 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None
             LocalHost().read_bytes(path)
 
 
+def test_a_sysctl_is_read() -> None:
+    """The kernel answers ENOMEM where more is asked for than it allocates at once."""
+    path = Path("/proc/sys/net/ipv4/ip_forward")
+    assert LocalHost().read_text(path).strip() in ("0", "1") and LocalHost().read_bytes(path)
+
+
 def test_a_configuration_out_of_a_process_substitution() -> None:
     line = f"""{sys.executable} {REPO / "kb.py"} config migrate --old-config <(printf '%s\\n' "$TEXT")"""
     done = subprocess.run(
