@@ -24,6 +24,7 @@ WORKPLACES = (
     Path("/etc/systemd/system"),
     Path("/etc/yum.repos.d"),
     Path("/opt/cni"),
+    Path("/opt/kb"),
     Path("/run/kb"),
     Path("/usr/local/bin"),
     Path("/usr/local/lib/kb"),

@@ -278,11 +278,34 @@ def plan_command(host: Host, pyz: Optional[Path], paths: Paths, *, python: str =
 
 def ensure_installed_kb(host: Host, paths: Paths, pyz: Optional[Path]) -> bool:
     """Copy the running kb.pyz to where units find it; return whether that changed anything. A checkout is not
-    copied: it is no single file."""
+    copied: it is no single file. Raises HostError (folder-of-another-user)."""
     place = find_installed_kb(host, paths)
-    if pyz is None or pyz == place:
+    if pyz is None:
         return False
-    return host.write_file(place, host.read_bytes(pyz), mode=0o755)
+    _require_root_s(host, place.parent)
+    if pyz == place:
+        return False
+    return host.write_file(place, host.read_bytes(pyz), mode=0o755, owner=(0, 0))
+
+
+def _require_root_s(host: Host, folder: Path) -> None:
+    """Raise HostError where another user could exchange what services of root's run from this folder. A group that an admin
+    lets write above it (Debian's staff, in /usr/local) is his to trust."""
+    if not host.is_live:
+        return
+    for part in (folder, *folder.parents, host.real_path(folder), *host.real_path(folder).parents):
+        found = host.stat(part)
+        if found is None:
+            continue
+        open_to = 0o022 if part in (folder, host.real_path(folder)) else 0o002
+        is_open = found.mode & open_to and not found.is_symlink and not found.mode & 0o1000
+        if found.uid != 0 or is_open:
+            raise HostError(
+                f"{part} is not root's alone",
+                cause=f"user {found.uid} owns it" if found.uid else f"others can write to it (mode {found.mode:04o})",
+                remedy=f"look at it, then: chown root:root {part} && chmod go-w {part}; services of root's are to run from {folder}",
+                code="folder-of-another-user",
+            )
 
 
 # ---- plugin: manifest

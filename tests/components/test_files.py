@@ -649,6 +649,39 @@ def test_the_kernel_s_own_files_are_read() -> None:
 
 
 @needs_root
+@pytest.mark.parametrize("wrong", ["the folder's owner", "the folder's mode", "a folder above", "a link to another's"])
+def test_services_run_no_kb_that_another_user_could_exchange(tmp_path: Path, wrong: str) -> None:
+    tmp_path.chmod(0o755)
+    folder, pyz = tmp_path / "lib/kb", tmp_path / "kb.pyz"
+    folder.mkdir(parents=True)
+    pyz.write_text("kb")
+
+    class Places(Paths):
+        installed_kb = folder / "kb.pyz"
+
+    (folder / "kb.pyz").write_text("kb")
+    os.chown(folder / "kb.pyz", NOBODY, NOBODY)
+    # pytest's own folders, in /tmp, are root's and closed
+    assert podnetwork.ensure_installed_kb(LocalHost(), Places(), pyz), "the same bytes, but not root's file"
+    assert (folder / "kb.pyz").stat().st_uid == 0
+    if wrong == "the folder's owner":
+        os.chown(folder, NOBODY, NOBODY)
+    elif wrong == "the folder's mode":
+        folder.chmod(0o775)
+    elif wrong == "a folder above":
+        os.chown(tmp_path / "lib", NOBODY, NOBODY)
+    else:
+        (tmp_path / "his").mkdir()
+        os.chown(tmp_path / "his", NOBODY, NOBODY)
+        shutil.rmtree(folder)
+        folder.symlink_to(tmp_path / "his")
+    with pytest.raises(HostError) as caught:
+        podnetwork.ensure_installed_kb(LocalHost(), Places(), pyz)
+    assert caught.value.code == "folder-of-another-user" and "chown root:root" in caught.value.remedy
+    assert not (tmp_path / "his/kb.pyz").exists()
+
+
+@needs_root
 def test_whose_a_file_is(tmp_path: Path) -> None:
     home, own = tmp_path / "home", tmp_path / "own"
     for folder in (home, own):
