@@ -7,7 +7,7 @@ kubeadm leaves all of it to its user.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
@@ -319,6 +319,9 @@ def _source(ctx: Context) -> str:
 def _fetch_and_place(ctx: Context, wanted: Sequence[Standing], source: str) -> None:
     names = [one.item.name for one in wanted]
     arch = _architecture(ctx)
+    if source == "download" and ctx.host.mode != "live":
+        _plan_downloads(ctx, wanted, arch)
+        return
     offered = _offer(ctx, source, names, arch)
     absent = [name for name in names if name not in offered]
     if absent and source == "mirror" and not offered and ctx.config.kb.packages.source == "auto":
@@ -333,16 +336,36 @@ def _fetch_and_place(ctx: Context, wanted: Sequence[Standing], source: str) -> N
         )
     chosen = [offered[name] for name in names]
     if ctx.host.mode != "live":
-        for one in chosen:
-            ctx.host.write_stream(Path(one.item.place), (), mode=one.mode)
-        ctx.outputs["_programs_are_planned"] = True
+        _plan_files_of(ctx, {one.item.place: one.mode for one in chosen})
         return
     version = ctx.config.cluster.kubernetes_version
     staged = packages.stage(
         ctx.host, chosen, arch=arch, cluster_version=version, release=ctx.release, tell=ctx.report.waiting
     )
     places = packages.put_in_place(ctx.host, staged)
+    if source == "download":
+        ctx.host.remove_tree(_spool(ctx))  # as large as what was placed
     ctx.report.note(f"placed from the {source}: {', '.join(sorted({place.name for place in places}))}")
+
+
+def _plan_files_of(ctx: Context, modes: Mapping[str, int]) -> None:
+    for place, mode in modes.items():
+        ctx.host.write_stream(Path(place), (), mode=mode)
+    ctx.outputs["_programs_are_planned"] = True
+
+
+def _plan_downloads(ctx: Context, wanted: Sequence[Standing], arch: str) -> None:
+    """Of a dry run: what would be fetched, and nothing of it."""
+    preset = downloads.find_preset(ctx.config.kb.packages.preset)
+    version = ctx.config.cluster.kubernetes_version
+    for component in downloads.components_of({one.item.name: one for one in wanted}):
+        plan = downloads.plan_download(component, kubernetes_version=version, arch=arch, versions={}, preset=preset)
+        ctx.report.note(f"{component} {plan.version} would be fetched from {plan.url}")
+    _plan_files_of(ctx, {one.item.place: 0o755 for one in wanted})
+
+
+def _spool(ctx: Context) -> Path:
+    return ctx.paths.state_dir / "downloads"
 
 
 def _offer(ctx: Context, source: str, names: Sequence[str], arch: str) -> dict[str, Offered]:
@@ -366,7 +389,7 @@ def _offer(ctx: Context, source: str, names: Sequence[str], arch: str) -> dict[s
         cluster_version=ctx.config.cluster.kubernetes_version,
         arch=arch,
         preset=downloads.find_preset(ctx.config.kb.packages.preset),
-        spool=ctx.paths.state_dir / "downloads",
+        spool=_spool(ctx),
         tell=ctx.report.waiting,
     )
     return downloaded

@@ -10,6 +10,7 @@ import pytest
 import kb
 from kubeup import packages, pki
 from kubeup.config.types import KbConfiguration, Mirror, Packages, PodNetwork
+from kubeup.dryrun import DryRunHost
 from kubeup.errors import HostError
 from kubeup.host import CommandResult, Fence, HttpResponse, LocalHost, Tls
 from kubeup.phases import airgap, install
@@ -83,6 +84,23 @@ def test_a_mirror_without_programs_is_no_error_where_nobody_asked_for_them() -> 
     with pytest.raises(HostError) as caught:
         airgap._fetch_and_place(told, airgap._wanted(told, packages.look(host, "v1.35.6", told.release)), "mirror")
     assert caught.value.code == "packages-not-found" and "kubelet" in caught.value.cause
+
+
+def test_a_dry_run_fetches_nothing_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what it would fetch, and from where: hundreds of megabytes are no look."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a dry run touched this machine or the network")
+
+    for verb in ("http_get", "http_open", "write_file", "append", "make_dir", "write_stream", "rename"):
+        monkeypatch.setattr(LocalHost, verb, refuse)
+    dry = DryRunHost(FakeHost(answers={"uname -m": "x86_64"}))
+    ctx = make_context(dry, replace(make_config(), kb=KbConfiguration(packages=Packages("download", "ustc"))))
+    airgap.install_packages(ctx)
+    written = {change.what for change in dry.plan if change.kind == "write"}
+    assert {"/usr/local/bin/kubelet (0755)", "/opt/cni/bin/bridge (0755)", "/usr/local/sbin/runc (0755)"} <= written
+    told = "; ".join(ctx.report.notes)
+    assert "v1.35.6/bin/linux/amd64/kubelet" in told and "containerd-" in told
 
 
 def test_containerd_gets_a_unit_where_there_is_none() -> None:
