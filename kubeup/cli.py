@@ -341,10 +341,36 @@ def is_kubeadm(program: str, argv: Sequence[str]) -> bool:
 
 def main(commands: Sequence[Command], argv: Sequence[str], program: Optional[Program] = None) -> int:
     """Parse, run, and turn every end into an exit status: 0, the status of a KbError, 128 + a signal, 70 for a bug."""
+    _open_streams()
     try:
-        return _run(commands, argv, program)
+        status = _run(commands, argv, program)
+        with _to_output():
+            sys.stdout.flush()  # what is lost is told here, and not while Python ends
+        return status
     except Interrupted as stop:  # a further one, while the first was being told
         return 128 + stop.number
+    except BrokenPipeError:
+        _drop_output()
+        return 0
+    except _OutputLost as error:
+        _drop_output()
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"kb: the output cannot be written: {error}\n")
+            sys.stderr.flush()
+        return 1
+
+
+def _open_streams() -> None:
+    """Whatever of the three was closed leads to /dev/null, as in Go's programs: else the next file that is opened would be
+    taken for it, by kb and by the programs that it runs."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            if os.open(os.devnull, os.O_RDWR) != number:
+                continue  # an embedding program has them elsewhere
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115 (for as long as the process)
 
 
 def _run(commands: Sequence[Command], argv: Sequence[str], program: Optional[Program]) -> int:
@@ -365,20 +391,15 @@ def _run(commands: Sequence[Command], argv: Sequence[str], program: Optional[Pro
             return program.end_with_error(error, report)
         return _end_with_error(error, report, argv, debug)
     except Interrupted as stop:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # it ends already
         phase = (
             f" in phase {stop.phase}: what was done is recorded; continue with the same command" if stop.phase else ""
         )
         report.line(f"\ninterrupted by {stop}{phase}")
         return 128 + stop.number
-    except BrokenPipeError:
-        _drop_output()
-        return 0
-    except _OutputLost as error:
-        _drop_output()
-        report.line(f"kb: the output cannot be written: {error}")
-        return 1
+    except (BrokenPipeError, _OutputLost):
+        raise
     except Exception as error:
         if debug:
             raise
@@ -388,9 +409,17 @@ def _run(commands: Sequence[Command], argv: Sequence[str], program: Optional[Pro
         return 70
 
 
+def _show(text: str) -> None:
+    with _to_output():
+        sys.stdout.write(text)
+
+
 def _drop_output() -> None:
     """Let what is still on its way to standard output end without a further error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _catch_signals() -> None:
@@ -405,8 +434,10 @@ def _catch_signals() -> None:
 
     _show_anything(sys.stdout, sys.stderr)
     try:
-        signal.signal(signal.SIGINT, stop)
-        signal.signal(signal.SIGTERM, stop)
+        for number in _SIGNALS:
+            # a hang-up that is ignored (nohup) stays ignored
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, stop)
     except ValueError:
         pass  # not the main thread: an embedding program owns the signals
 
@@ -422,12 +453,16 @@ def _end_with_error(error: KbError, report: Report, argv: Sequence[str], debug: 
     if debug:
         traceback.print_exc(file=report.stream)
     form = _asked_form(argv)
-    if form == "json":
-        sys.stdout.write(json.dumps({"error": error.as_dict()}, indent=2) + "\n")
-    elif form == "yaml":
-        from kubeup.render import dump_yaml
+    try:
+        if form == "json":
+            sys.stdout.write(json.dumps({"error": error.as_dict()}, indent=2) + "\n")
+        elif form == "yaml":
+            from kubeup.render import dump_yaml
 
-        sys.stdout.write(dump_yaml({"error": error.as_dict()}))
+            sys.stdout.write(dump_yaml({"error": error.as_dict()}))
+        sys.stdout.flush()
+    except OSError:
+        _drop_output()  # the error itself is told below, and by the status
     # `error execution phase` is what kubeadm's callers look for
     head = f"error execution phase {error.phase}: " if error.phase else ""
     report.line(f"error: {head}{error.what}")
@@ -474,7 +509,8 @@ class _Parser(argparse.ArgumentParser):
 
     def exit(self, status: int = 0, message: Optional[str] = None) -> NoReturn:
         if message:
-            sys.stderr.write(message)
+            with contextlib.suppress(OSError):
+                sys.stderr.write(message)
         raise _HelpShown(status)
 
 
@@ -488,7 +524,7 @@ def parse_command_line(
         words[0] = "version"
     words = words_first(words)
     if not words or words[0] in ("-h", "--help", "help"):
-        sys.stdout.write(render_help(commands, program))
+        _show(render_help(commands, program))
         raise _HelpShown(0 if words else 2)
     command, rest = _find_command(commands, words, program)
     parser = _make_parser(command, program)
@@ -562,7 +598,7 @@ def _find_command(commands: Sequence[Command], words: list[str], program: Progra
     group = [name for name in names if name.startswith(words[0] + " ")]
     wants_help = {"-h", "--help"} & set(words)
     if group and (wants_help or all(word.startswith("-") for word in words[1:])):
-        sys.stdout.write(render_help([command for command in commands if command.name in group], program))
+        _show(render_help([command for command in commands if command.name in group], program))
         raise _HelpShown(0 if wants_help else 2)
     asked = " ".join(word for word in words[:3] if not word.startswith("-"))
     near = difflib.get_close_matches(asked, names, 1, cutoff=0.4)

@@ -380,10 +380,17 @@ def _ask_to_reset(call: Invocation, node_state: state.State, *, is_dry: bool) ->
         raise UsageError(
             question, cause="it asks first, and this is no terminal", remedy="kb reset --force", code="not-confirmed"
         )
-    if input(f"{question}\nGo on? [y/N] ").strip().lower() not in ("y", "yes"):
+    if _ask(f"{question}\nGo on? [y/N] ").strip().lower() not in ("y", "yes"):
         raise UsageError(
             "nothing was changed", cause="the question was not answered with y", remedy="kb reset", code="not-confirmed"
         )
+
+
+def _ask(question: str) -> str:
+    try:
+        return input(question)
+    except EOFError:
+        return ""
 
 
 def _reset_config(call: Invocation, node_state: state.State) -> InitConfig:

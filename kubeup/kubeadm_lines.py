@@ -7,6 +7,7 @@ out is said in kb's own.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -49,8 +50,9 @@ class KubeadmReport(Report):
 
     def say(self, text: str) -> None:
         out = self.out or sys.stdout
-        out.write(text + "\n")
-        out.flush()
+        with contextlib.suppress(OSError):  # whoever listened is gone: the work goes on
+            out.write(text + "\n")
+            out.flush()
 
     def open(self, ctx: Context) -> None:
         """Say the first line, if there is one that has not been said."""

@@ -58,8 +58,7 @@ class Report:
             return
         if self.is_terminal:
             width = os.get_terminal_size(self.stream.fileno()).columns if self._has_fileno() else 80
-            self.stream.write(f"\r\033[K    {self._paint(_DIM, text[: max(20, width - 6)])}")
-            self.stream.flush()
+            self._write(f"\r\033[K    {self._paint(_DIM, text[: max(20, width - 6)])}")
             self._live = True
         elif self.verbosity and text != self._last_waiting:
             self._line(f"    {text}")
@@ -80,14 +79,15 @@ class Report:
     def _line(self, text: str) -> None:
         if self.quiet:
             return
+        self._write(("\r\033[K" if self._live else "") + text + "\n")
+        self._live = False
+
+    def _write(self, text: str) -> None:
         try:
-            if self._live:
-                self.stream.write("\r\033[K")
-                self._live = False
-            self.stream.write(text + "\n")
+            self.stream.write(text)
             self.stream.flush()
-        except BrokenPipeError:
-            self.quiet = True  # whoever listened is gone (a lost ssh connection): the work goes on
+        except OSError:
+            self.quiet = True  # whoever listened is gone (a lost ssh connection, a full disk): the work goes on
 
     def _paint(self, colour: str, text: str) -> str:
         return f"{colour}{text}{_RESET}" if self.has_colour else text

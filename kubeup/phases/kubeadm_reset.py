@@ -8,6 +8,7 @@ cmd/kubeadm/app/phases/etcd/local.go.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,8 +53,9 @@ def ask(ctx: Context) -> Outputs:
     """Ask unless --force; then root alone. Raises UsageError (not-confirmed), PreflightError (preflight)."""
     if not _wishes(ctx).force and ctx.host.mode != "dry-run":
         ctx.report.warn("[reset] what 'kubeadm init' or 'kubeadm join' did to this host will be taken back")
-        sys.stdout.write("[reset] Are you sure you want to proceed? [y/N]: ")
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.write("[reset] Are you sure you want to proceed? [y/N]: ")
+            sys.stdout.flush()
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise UsageError(
                 "won't proceed", cause="the question was not answered with y", remedy="kubeadm reset --force", code="not-confirmed"
