@@ -272,7 +272,7 @@ def _plan_fence(wishes: load_join.JoinWishes, member: Optional[Access]) -> host.
     if discovery_.file.startswith("/"):
         # the kubeconfig names the server
         found = kubeconfig.parse_kubeconfig(host.LocalHost().read_text(Path(discovery_.file)), source=discovery_.file)
-        names.add(urlsplit(found.server).hostname or "")
+        names.update(urlsplit(url).hostname or "" for url in (found.server, found.proxy_url))
     return host.Fence(frozenset(names))
 
 
@@ -296,6 +296,8 @@ def _make_context(target: Host, config: JoinConfig, paths: Paths, report: Report
                 found.token,
                 client_cert_pem=found.client_cert_pem,
                 client_key_pem=found.client_key_pem,
+                tls_server_name=found.tls_server_name,
+                proxy_url=found.proxy_url,
             ).identity
         else:
             identity = kubeapi.read_identity(target, paths.kubernetes / "kubelet.conf")

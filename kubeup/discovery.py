@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup import kubeapi, tokens
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, LoadBalancer, PodNetwork, Timeouts
+from kubeup.credentialplugin import resolve_credentials
 from kubeup.errors import ClusterError, HostError, KbError, UsageError
 from kubeup.frozen import frozen
 from kubeup.host import UNPROVEN, Host, HttpResponse, Tls, Unreachable
@@ -76,6 +77,10 @@ class Access:
     notes: tuple[str, ...] = ()
     asked: str = ""
     """The server that answered discovery: the command line's, where cluster-info names another."""
+    tls_server_name: str = ""
+    """The name that the server proves, where that is not its address."""
+    proxy_url: str = ""
+    """The proxy that leads to the server: a discovery file's."""
 
     @property
     def ca_pem(self) -> str:
@@ -83,7 +88,8 @@ class Access:
 
     @property
     def identity(self) -> kubeapi.Identity:
-        tls = Tls(self.ca, cert_pem=self.client_cert_pem or None, key_pem=self.client_key_pem or None)
+        cert, key = self.client_cert_pem or None, self.client_key_pem or None
+        tls = Tls(self.ca, cert, key, self.tls_server_name, self.proxy_url)
         return kubeapi.Identity(self.server.rstrip("/"), tls, self.token)
 
     def render_bootstrap_kubeconfig(self, cluster_name: str) -> Secret:
@@ -98,6 +104,8 @@ class Access:
                 client_cert_pem=self.client_cert_pem,
                 client_key_pem=self.client_key_pem,
                 context=TOKEN_CONTEXT if self.token else "",
+                tls_server_name=self.tls_server_name,
+                proxy_url=self.proxy_url,
             )
         )
 
@@ -356,12 +364,11 @@ def _check_again(host: Host, server: str, pinned: Anchors, text: str, skew_s: fl
 
 
 def _discover_by_file(host: Host, place: str, tls_token: Secret, patience: _Patience) -> Access:
-    found = _read_discovery_file(host, place, patience)
+    found = _read_discovery_file(host, place, patience, has_token=bool(tls_token))
     # the file is the operator's own, or came from a server that the system believes
     ca = Anchors.given(found.ca_pem) if found.ca_pem else None
-    tls = Tls(ca, cert_pem=found.client_cert_pem or None, key_pem=found.client_key_pem or None)
-    has_own = bool(found.token or (found.client_cert_pem and found.client_key_pem))
-    if not tls_token and not has_own:
+    tls = Tls(ca, found.client_cert_pem or None, found.client_key_pem or None, found.tls_server_name, found.proxy_url)
+    if not tls_token and not found.has_credentials:
         raise UsageError(
             f"{place} holds no credentials",
             cause="a node needs some to ask for its certificate: a token or a client certificate in the file, or a token "
@@ -386,6 +393,8 @@ def _discover_by_file(host: Host, place: str, tls_token: Secret, patience: _Pati
         except Unreachable as error:
             if error.reason == "tls":
                 return _Trouble(explain_untrusted(error, server, seen.get("skew_s", 0.0), host.now()), 0)
+            if found.proxy_url:
+                return _Trouble(_proxy_leads_nowhere(error, place, server), _FOR_EVER)
             return judge_unreachable(error, server.partition("://")[2])
         seen["skew_s"] = measure_skew(answer, host.now())
         if answer.status in (401, 403) and _json(answer).get("kind") == "Status":
@@ -404,7 +413,20 @@ def _discover_by_file(host: Host, place: str, tls_token: Secret, patience: _Pati
             notes.append(f"{place} names the server {server}, the cluster itself {told.server}: the file's is taken")
         # the connection was proven, so what came over it is the cluster's word
         ca = ca or (Anchors.vouched(Offered(told.ca_pem)) if told.ca_pem else None)
-    access = Access(server, ca, skew_s=seen["skew_s"], notes=tuple(notes))
+    if found.proxy_url or found.tls_server_name:
+        notes.append(
+            f"{place} has {' and '.join(name for name, text in _ways(found) if text)}: the join goes that way, but the kubelet "
+            f"writes its kubelet.conf without; let this node reach {server} itself"
+            + (", or name the proxy in the kubelet's unit (HTTPS_PROXY)" if found.proxy_url else "")
+        )
+    access = Access(
+        server,
+        ca,
+        skew_s=seen["skew_s"],
+        notes=tuple(notes),
+        tls_server_name=found.tls_server_name,
+        proxy_url=found.proxy_url,
+    )
     if tls_token:
         return replace(access, token=tls_token)
     return replace(
@@ -416,10 +438,24 @@ def _discover_by_file(host: Host, place: str, tls_token: Secret, patience: _Pati
     )
 
 
-def _read_discovery_file(host: Host, place: str, patience: _Patience) -> Kubeconfig:
+def _ways(found: Kubeconfig) -> tuple[tuple[str, str], ...]:
+    return (("proxy-url", found.proxy_url), ("tls-server-name", found.tls_server_name))
+
+
+def _proxy_leads_nowhere(error: Unreachable, place: str, server: str) -> ClusterError:
+    return ClusterError(
+        f"the proxy of {place} does not lead to {server}",
+        cause=error.cause,
+        remedy=f"check it (curl -vk --proxy PROXY {server}/version), or take proxy-url out of {place}",
+        code="proxy-unreachable",
+    )
+
+
+def _read_discovery_file(host: Host, place: str, patience: _Patience, *, has_token: bool) -> Kubeconfig:
     if not place.startswith("https://"):
         path = Path(place).absolute()
-        return read_kubeconfig(host.read_text(path), host=host, path=path)
+        found = read_kubeconfig(host.read_text(path), host=host, path=path)
+        return _settle(host, found, place, folder=path.parent, has_token=has_token)
     seen: dict[str, str] = {}
 
     def look() -> Optional[_Trouble]:
@@ -441,7 +477,36 @@ def _read_discovery_file(host: Host, place: str, patience: _Patience) -> Kubecon
         return None
 
     patience.until(look)
-    return parse_kubeconfig(seen["text"], source=place)
+    found = parse_kubeconfig(seen["text"], source=place)
+    if found.plugin is not None or any(
+        (found.ca_file, found.client_cert_file, found.client_key_file, found.token_file)
+    ):
+        raise UsageError(
+            f"{place} names programs or files of this machine",
+            cause="kb runs and reads for root what lies on this machine, not what a server asks for",
+            remedy=f"look at it, then take it from a file: curl -fo /root/discovery.conf {place}; kb join --discovery-file "
+            "/root/discovery.conf",
+            code="discovery-not-self-contained",
+        )
+    return _settle(host, found, place, folder=Path("/"), has_token=has_token)
+
+
+def _settle(host: Host, found: Kubeconfig, place: str, *, folder: Path, has_token: bool) -> Kubeconfig:
+    """The file with the credentials that it leads to. A token beside it counts more: then only the way to the server matters."""
+    if has_token:
+        ways = tuple(text for text in found.unsupported if text.startswith("proxy-url"))
+        found = replace(found, plugin=None, unsupported=ways)
+    found = resolve_credentials(host, found, place=place, folder=folder)
+    has_pair = found.client_cert_pem and found.client_key_pem
+    fault = pki.describe_pair(found.client_cert_pem, found.client_key_pem.reveal(), host.now()) if has_pair else ""
+    if fault:  # a handshake would fail in its middle, where nobody tells why
+        raise UsageError(
+            f"{place} has a client certificate that cannot be used",
+            cause=fault,
+            remedy="put the matching pair there, or give a token: --tls-bootstrap-token TOKEN",
+            code="discovery-identity-unfit",
+        )
+    return found
 
 
 # ---- a node that has joined
@@ -464,6 +529,8 @@ def find_member_access(host: Host, kubelet_conf: Path) -> Optional[Access]:
         client_cert_pem=found.client_cert_pem,
         client_key_pem=found.client_key_pem,
         is_member=True,
+        tls_server_name=found.tls_server_name,
+        proxy_url=found.proxy_url,
     )
 
 

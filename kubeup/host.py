@@ -8,6 +8,7 @@ and `sleep` appear in this module alone.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import datetime
 import errno
@@ -101,11 +102,14 @@ class CommandResult:
 
 @frozen
 class Tls:
-    """How to speak TLS: believe `ca` (None: the system's roots), show `cert_pem` with `key_pem`."""
+    """How to speak TLS: believe `ca` (None: the system's roots), show `cert_pem` with `key_pem`; server_name: the name that the
+    server has to prove, where that is not its address; proxy: the http:// proxy that leads to it."""
 
     ca: Optional[Anchors] = None
     cert_pem: Optional[str] = None
     key_pem: Optional[Secret] = None
+    server_name: str = ""
+    proxy: str = ""
 
 
 @frozen
@@ -573,14 +577,14 @@ class LocalHost:
         (credentials-unprotected), as every request here."""
         if not self.is_live:
             raise Unreachable(url, "other", "--root writes a node's files, it has no running system")
-        self.require_inside(urllib.parse.urlsplit(url).hostname or "", url)
+        self._require_way(url, tls)
         return self._connections.request("GET", url, b"", tls, headers or {}, timeout_s, max_bytes)
 
     def http_ask(self, url: str, body: bytes, *, tls: Optional[Tls] = None, timeout_s: float = 10) -> HttpResponse:
         """POST a JSON question that changes nothing, of an API that has no GET for it. Raises as http_get does."""
         if not self.is_live:
             raise Unreachable(url, "other", "--root writes a node's files, it has no running system")
-        self.require_inside(urllib.parse.urlsplit(url).hostname or "", url)
+        self._require_way(url, tls)
         return self._connections.request("POST", url, body, tls, {"Content-Type": "application/json"}, timeout_s)
 
     @contextlib.contextmanager
@@ -590,7 +594,7 @@ class LocalHost:
         """GET a URL whose body is too large to hold. Raises Unreachable where no answer came."""
         if not self.is_live:
             raise Unreachable(url, "other", "--root writes a node's files, it has no running system")
-        self.require_inside(urllib.parse.urlsplit(url).hostname or "", url)
+        self._require_way(url, tls)
         with self._connections.open("GET", url, None, tls, headers or {}, timeout_s) as stream:
             yield stream
 
@@ -605,10 +609,16 @@ class LocalHost:
         timeout_s: float = 300,
     ) -> HttpResponse:
         """PUT a body of `size` bytes piece by piece. Raises Unreachable."""
-        self.require_inside(urllib.parse.urlsplit(url).hostname or "", url)
+        self._require_way(url, tls)
         told = {"Content-Type": "application/octet-stream", **(headers or {}), "Content-Length": str(size)}
         with self._connections.open("PUT", url, body, tls, told, timeout_s) as stream:
             return HttpResponse(stream.status, stream.read(), stream.headers)
+
+    def _require_way(self, url: str, tls: Optional[AnyTls]) -> None:
+        """The server, and the proxy that leads to it."""
+        self.require_inside(urllib.parse.urlsplit(url).hostname or "", url)
+        if isinstance(tls, Tls) and tls.proxy:
+            self.require_inside(urllib.parse.urlsplit(tls.proxy).hostname or "", f"the proxy to {url}")
 
     def require_inside(self, name: str, what: str) -> None:
         """Raise HostError (air-gap) where --air-gapped keeps kb from connecting to `name`."""
@@ -955,7 +965,7 @@ class LocalHost:
         if not self.is_live:
             self.deferred.append(shown_request(method, url))
             return HttpResponse(200, body, deferred=True)
-        self.require_inside(urllib.parse.urlsplit(url).hostname or "", url)
+        self._require_way(url, tls)
         return self._connections.request(method, url, body, tls, headers or {}, timeout_s)
 
     def listen(self, address: str, port: int) -> socket.socket:
@@ -1345,14 +1355,42 @@ class _Connections:
 
     def _connect(self, parts: urllib.parse.SplitResult, tls: AnyTls) -> http_client.HTTPConnection:
         host, port = parts.hostname or "", parts.port
-        if parts.scheme == "https":
+        if parts.scheme != "https":
+            return http_client.HTTPConnection(host, port)
+        if isinstance(tls, Unproven) or not (tls.proxy or tls.server_name):
             return http_client.HTTPSConnection(host, port, context=self._context(tls))
-        return http_client.HTTPConnection(host, port)
+        return _connect_by_way(host, port or 443, tls, self._context(tls))
 
     def _context(self, tls: AnyTls) -> ssl.SSLContext:
         if tls not in self._contexts:
             self._contexts[tls] = _tls_context(tls)
         return self._contexts[tls]
+
+
+class _NamedConnection(http_client.HTTPConnection):
+    """https to a server that proves a name of its own, through a proxy or not."""
+
+    default_port = 443
+
+    def __init__(self, host: str, port: int, context: ssl.SSLContext, server_name: str) -> None:
+        super().__init__(host, port)
+        self.context, self.server_name = context, server_name
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock = self.context.wrap_socket(self.sock, server_hostname=self.server_name)
+
+
+def _connect_by_way(host: str, port: int, tls: Tls, context: ssl.SSLContext) -> http_client.HTTPConnection:
+    name = tls.server_name or host
+    if not tls.proxy:
+        return _NamedConnection(host, port, context, name)
+    proxy = urllib.parse.urlsplit(tls.proxy)
+    connection = _NamedConnection(proxy.hostname or "", proxy.port or 80, context, name)
+    who = urllib.parse.unquote(f"{proxy.username}:{proxy.password or ''}") if proxy.username else ""
+    headers = {"Proxy-Authorization": f"Basic {base64.b64encode(who.encode()).decode()}"} if who else {}
+    connection.set_tunnel(f"[{host}]" if ":" in host else host, port, headers)
+    return connection
 
 
 _PARTIAL_CHAIN = 0x80000

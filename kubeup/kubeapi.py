@@ -457,8 +457,9 @@ def path_of(kind: str, name: str = "", namespace: str = "") -> str:
 def read_identity(host: Host, path: Any, *, server: str = "") -> Identity:
     """The identity in a kubeconfig file; `server` replaces the one that the file names.
 
-    Raises HostError (kubeconfig-unreadable) where the file is missing or is no kubeconfig.
+    Raises HostError (kubeconfig-unreadable) where the file is missing or is no kubeconfig, and as resolve_credentials does.
     """
+    from kubeup.credentialplugin import resolve_credentials
     from kubeup.kubeconfig import read_kubeconfig
 
     if not host.exists(path):
@@ -469,7 +470,9 @@ def read_identity(host: Host, path: Any, *, server: str = "") -> Identity:
             code="kubeconfig-unreadable",
         )
     found = read_kubeconfig(host.read_text(path), host=host, path=path)
+    found = resolve_credentials(host, found, place=str(path), folder=path.parent)
     # a kubeconfig on this machine is its operator's word
     ca = Anchors.given(found.ca_pem) if found.ca_pem else None
-    tls = Tls(ca, cert_pem=found.client_cert_pem or None, key_pem=found.client_key_pem or None)
+    cert, key = found.client_cert_pem or None, found.client_key_pem or None
+    tls = Tls(ca, cert, key, found.tls_server_name, found.proxy_url)
     return Identity(server or found.server, tls, found.token or Secret(""))

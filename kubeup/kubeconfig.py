@@ -9,21 +9,21 @@ Reading needs no cryptography: whoever only speaks to the API server does not pa
 from __future__ import annotations
 
 import base64
-import binascii
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from kubeup import render
+from kubeup import clientconfig, render
 from kubeup.config.types import InitConfig
 from kubeup.errors import HostError, UsageError
 from kubeup.frozen import frozen
 from kubeup.host import Host
 from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
-from kubeup.pem import select_certs, select_private_keys
+from kubeup.pem import describe_lack, select_certs, select_private_keys
 from kubeup.releases import Release
 from kubeup.secret import Secret
 
@@ -114,8 +114,11 @@ def render_kubeconfig(
     client_key_pem: Secret = NO_SECRET,
     token: Secret = NO_SECRET,
     context: str = "",
+    tls_server_name: str = "",
+    proxy_url: str = "",
 ) -> str:
     """A kubeconfig of one cluster, user and context; the user has a certificate and key, or a token."""
+    way = {name: text for name, text in (("proxy-url", proxy_url), ("tls-server-name", tls_server_name)) if text}
     who = {"token": token.reveal()} if token else _render_client(client_cert_pem, client_key_pem)
     context = context or f"{user}@{cluster_name}"
     return render.dump_yaml(
@@ -123,7 +126,10 @@ def render_kubeconfig(
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [
-                {"name": cluster_name, "cluster": {"certificate-authority-data": _base64(ca_pem), "server": server}}
+                {
+                    "name": cluster_name,
+                    "cluster": {"certificate-authority-data": _base64(ca_pem), "server": server, **way},
+                }
             ],
             "contexts": [{"name": context, "context": {"cluster": cluster_name, "user": user}}],
             "current-context": context,
@@ -158,7 +164,7 @@ _MAX_BYTES = 1 << 20
 
 @frozen
 class Kubeconfig:
-    """What the current context of a kubeconfig says, or its only cluster where it has no context.
+    """What the current context of a kubeconfig says; of one without a context (cluster-info), its cluster without a name.
 
     PEM texts hold certificates alone, or keys alone. Where the file names another file instead of holding data,
     parse_kubeconfig leaves its path in `*_file`; read_kubeconfig has read it.
@@ -173,45 +179,77 @@ class Kubeconfig:
     client_key_pem: Secret = NO_SECRET
     token: Secret = NO_SECRET
     tls_server_name: str = ""
+    proxy_url: str = ""
     insecure_skip_tls_verify: bool = False
+    plugin: Optional[Mapping[str, Any]] = None
+    """The user's `exec`: a program that says who the user is (credentialplugin.py)."""
+    unsupported: tuple[str, ...] = ()
+    """What client-go would do and kb does not, as it stands in the file."""
     ca_file: str = ""
     client_cert_file: str = ""
     client_key_file: str = ""
     token_file: str = ""
 
+    @property
+    def has_credentials(self) -> bool:
+        return bool(self.token or (self.client_cert_pem and self.client_key_pem))
+
 
 def parse_kubeconfig(text: str, *, source: str) -> Kubeconfig:
-    """The current context of a kubeconfig. `source` names it in errors. Raises HostError (kubeconfig-unreadable)."""
+    """The current context of a kubeconfig. `source` names it in errors. Raises HostError (kubeconfig-unreadable) where client-go
+    would not take it."""
     document = _load(text, source)
-    context_name = str(document.get("current-context") or "")
+    context_name = document.get("current-context") or ""
+    if not context_name and not any(not _text(entry, "name") for entry in _entries(document, "clusters")):
+        names = ", ".join(_text(entry, "name") for entry in _entries(document, "contexts"))
+        raise _invalid(source, f"it has no current-context{f' (its contexts: {names})' if names else ''}")
     context = _entry(document, "contexts", context_name, source) if context_name else {}
-    cluster_name = _text(context, "cluster")
-    if not context:
-        clusters = _entries(document, "clusters", source)
-        if len(clusters) != 1:
-            raise _invalid(source, f"it has no current-context and {len(clusters)} clusters")
-        cluster_name = _text(clusters[0], "name")
+    cluster_name, user_name = _text(context, "cluster"), _text(context, "user")
     cluster = _entry(document, "clusters", cluster_name, source)
-    user_name = _text(context, "user")
     user = _entry(document, "users", user_name, source) if user_name else {}
     if not _text(cluster, "server"):
         raise _invalid(source, f"its cluster {cluster_name!r} has no server")
+    fault = clientconfig.find_misuse(cluster, user)
+    if fault:
+        raise _invalid(source, fault)
     return Kubeconfig(
-        server=_text(cluster, "server"),
+        server=_server(cluster),
         cluster_name=cluster_name,
         user=user_name,
         context=context_name,
-        ca_pem=select_certs(_data(cluster, "certificate-authority-data", source)),
-        client_cert_pem=select_certs(_data(user, "client-certificate-data", source)),
-        client_key_pem=Secret(select_private_keys(_data(user, "client-key-data", source))),
+        ca_pem=_certs(_data(cluster, "certificate-authority-data"), "certificate-authority-data", source),
+        client_cert_pem=select_certs(_data(user, "client-certificate-data")),
+        client_key_pem=Secret(select_private_keys(_data(user, "client-key-data"))),
         token=Secret(_text(user, "token")),
         tls_server_name=_text(cluster, "tls-server-name"),
+        proxy_url=_text(cluster, "proxy-url"),
         insecure_skip_tls_verify=cluster.get("insecure-skip-tls-verify") is True,
-        ca_file=_path_unless_data(cluster, "certificate-authority"),
-        client_cert_file=_path_unless_data(user, "client-certificate"),
-        client_key_file=_path_unless_data(user, "client-key"),
-        token_file="" if user.get("token") else _text(user, "tokenFile"),
+        plugin=user.get("exec"),
+        unsupported=tuple(_find_unsupported(cluster, user)),
+        ca_file=_text(cluster, "certificate-authority"),
+        client_cert_file=_text(user, "client-certificate"),
+        client_key_file=_text(user, "client-key"),
+        token_file=_text(user, "tokenFile"),
     )
+
+
+def _server(cluster: Mapping[str, Any]) -> str:
+    """Without a scheme it is https where anything is said of TLS, as client-go has it."""
+    server = _text(cluster, "server")
+    says_tls = any(cluster.get(key) for key in cluster if key.startswith(("certificate-authority", "insecure")))
+    return server if "://" in server else f"https://{server}" if says_tls else f"http://{server}"
+
+
+def _find_unsupported(cluster: Mapping[str, Any], user: Mapping[str, Any]) -> Iterator[str]:
+    proxy = _text(cluster, "proxy-url")
+    if proxy and not proxy.startswith("http://"):
+        yield f"proxy-url: {proxy.partition('://')[0]}://..."
+    if user.get("auth-provider"):
+        yield f"auth-provider: {{name: {_text(user['auth-provider'], 'name')}}}"
+    if user.get("username") or user.get("password"):
+        yield "username, password"
+    if user.get("as"):
+        yield f"as: {user['as']}"
 
 
 def read_kubeconfig(text: str, *, host: Host, path: Path) -> Kubeconfig:
@@ -220,15 +258,31 @@ def read_kubeconfig(text: str, *, host: Host, path: Path) -> Kubeconfig:
     found = parse_kubeconfig(text, source=str(path))
 
     def read(file: str) -> str:
-        return host.read_text(path.parent / file) if file else ""
+        return host.read_text(_beside(path, file)) if file else ""
 
+    token = found.token
+    if found.token_file and (not token or host.exists(_beside(path, found.token_file))):
+        token = Secret(read(found.token_file).strip())  # it is renewed there: it counts more than a token beside it
     return replace(
         found,
-        ca_pem=select_certs(read(found.ca_file)) or found.ca_pem,
+        ca_pem=_certs(read(found.ca_file), found.ca_file, str(path)) or found.ca_pem,
         client_cert_pem=select_certs(read(found.client_cert_file)) or found.client_cert_pem,
         client_key_pem=Secret(select_private_keys(read(found.client_key_file))) or found.client_key_pem,
-        token=Secret(read(found.token_file).strip()) or found.token,
+        token=token,
     )
+
+
+def _beside(path: Path, file: str) -> Path:
+    """`..` goes back by the path's text, as Go's filepath.Join has it."""
+    return Path(os.path.normpath(path.parent / file))
+
+
+def _certs(text: str, place: str, source: str) -> str:
+    """The authorities in `text`. Raises HostError (kubeconfig-unreadable) where there is text, and none in it."""
+    found = select_certs(text)
+    if text and not found:
+        raise _invalid(source, f"{place}: {describe_lack(text, 'certificate')}")
+    return found
 
 
 def with_server(text: str, server: str, *, source: str) -> str:
@@ -248,27 +302,27 @@ def _load(text: str, source: str) -> dict[str, Any]:
     try:
         document = render.load_yaml(text)
     except render.YAMLError as error:
-        raise _invalid(source, "it is not YAML") from error
-    if not isinstance(document, dict) or document.get("kind") != "Config":
-        raise _invalid(source, "it is not a document of kind Config")
-    return document
+        raise _invalid(source, f"it is not YAML ({error})") from error
+    if document is None:
+        raise _invalid(source, "it is empty")
+    fault = clientconfig.find_fault(document)
+    if fault:
+        raise _invalid(source, fault)
+    found: dict[str, Any] = document
+    return found
 
 
-def _entries(document: Mapping[str, Any], section: str, source: str) -> list[Mapping[str, Any]]:
-    entries = document.get(section) or []
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise _invalid(source, f"its {section} are not a list of mappings")
-    return entries
+def _entries(document: Mapping[str, Any], section: str) -> list[Mapping[str, Any]]:
+    return [entry or {} for entry in document.get(section) or []]
 
 
 def _entry(document: Mapping[str, Any], section: str, name: str, source: str) -> dict[str, Any]:
     """The value of the entry `name`: under `cluster` in `clusters`, and so on."""
-    for entry in _entries(document, section, source):
+    for entry in _entries(document, section):
         if _text(entry, "name") == name:
-            value = entry.get(section[:-1]) or {}
-            if isinstance(value, dict):
-                return value
-    raise _invalid(source, f"its {section} have no usable entry {name!r}")
+            return entry.get(section[:-1]) or {}
+    names = ", ".join(repr(_text(entry, "name")) for entry in _entries(document, section))
+    raise _invalid(source, f"its {section} have no entry {name!r}{f', but {names}' if names else ''}")
 
 
 def _text(mapping: Mapping[str, Any], key: str) -> str:
@@ -276,23 +330,20 @@ def _text(mapping: Mapping[str, Any], key: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _data(mapping: Mapping[str, Any], key: str, source: str) -> str:
-    try:
-        return base64.b64decode(_text(mapping, key), validate=True).decode()
-    except (binascii.Error, ValueError) as error:
-        raise _invalid(source, f"its {key} is not base64 of a text") from error
-
-
-def _path_unless_data(mapping: Mapping[str, Any], key: str) -> str:
-    """Embedded data counts more than a path beside it, as in kubectl."""
-    return "" if mapping.get(f"{key}-data") else _text(mapping, key)
+def _data(mapping: Mapping[str, Any], key: str) -> str:
+    return base64.b64decode(_text(mapping, key)).decode(errors="replace")
 
 
 def _invalid(source: str, cause: str) -> HostError:
+    is_own = Path(source).name in {spec.file for spec in KUBECONFIGS.values()}
     return HostError(
         f"the kubeconfig {source} cannot be used",
         cause=cause,
-        remedy=f"put back a good copy, or move it away (mv {source} /root/) and kb makes a new one",
+        remedy=f"put back a good copy, or move it away (mv {source} /root/) and kb makes a new one"
+        if is_own
+        else f"correct it; what kubectl makes of it: kubectl config view --kubeconfig {source}"
+        if source.startswith("/")
+        else "correct it",
         code="kubeconfig-unreadable",
     )
 

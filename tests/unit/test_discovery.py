@@ -245,7 +245,7 @@ def test_the_clock_is_measured() -> None:
 def file_host(token: str = "", *, ca: str = CA, server: str = SERVER, **fields: Any) -> ClusterHost:
     text = render_kubeconfig(server=server, ca_pem=ca, user="jane", token=Secret(token or "none"))
     if not token:
-        text = text.replace("token: none", "username: jane")
+        text = text.replace("token: none", "extensions: []")
     host = cluster_host(TOKEN, **fields)
     host.files["/root/found.conf"] = text.encode()
     return host

@@ -281,16 +281,21 @@ def test_damaged_files_are_refused_without_showing_them() -> None:
     user = whole["users"][0]["user"]
     etcd_key = finished_node().files["/etc/kubernetes/pki/etcd/ca.key"]
     cases = {
-        "": "it is not a document of kind Config",
-        "a: [": "it is not YAML",
-        render.dump_yaml({**whole, "current-context": "x"}): "its contexts have no usable entry 'x'",
-        render.dump_yaml({**whole, "users": []}): "its users have no usable entry 'kubernetes-admin'",
-        render.dump_yaml({**whole, "users": "x"}): "its users are not a list of mappings",
+        "": "it is empty",
+        "kind: Secret": "its kind is 'Secret', not Config",
+        "a: [": "it is not YAML (line 1: expected the node content, but found '<stream end>')",
+        render.dump_yaml({**whole, "current-context": "x"}): (
+            "its contexts have no entry 'x', but 'kubernetes-admin@kubernetes'"
+        ),
+        render.dump_yaml({**whole, "users": []}): "its users have no entry 'kubernetes-admin'",
+        render.dump_yaml({**whole, "users": "x"}): "its users is a text, not a list",
         render.dump_yaml({**whole, "clusters": [{"name": "kubernetes", "cluster": {}}]}): (
             "its cluster 'kubernetes' has no server"
         ),
-        _with_user(whole, {**user, "client-key-data": "!"}): "its client-key-data is not base64 of a text",
-        _with_user(whole, {**user, "client-key-data": ""}): "client certificate or key: it is empty",
+        _with_user(whole, {**user, "client-key-data": "!"}): "its users[0].user.client-key-data is not base64",
+        _with_user(whole, {**user, "client-key-data": ""}): (
+            "it has a client certificate and no client-key-data or client-key"
+        ),
         _with_user(whole, {**user, "client-key-data": base64.b64encode(etcd_key).decode()}): (
             "its client key does not belong to its client certificate"
         ),
@@ -355,11 +360,15 @@ def test_reads_the_one_cluster_of_cluster_info() -> None:
     assert found == kubeconfig.Kubeconfig(server="https://a:6443")
 
 
-def test_two_clusters_and_no_context_is_no_answer() -> None:
-    clusters = [{"name": name, "cluster": {"server": "https://a"}} for name in "ab"]
+def test_no_context_and_no_unnamed_cluster_is_no_answer() -> None:
+    """As kubectl and kubeadm have it, though there is one cluster alone."""
+    document = {
+        "clusters": [{"name": "a", "cluster": {"server": "https://a"}}],
+        "contexts": [{"name": "c"}, {"name": "d"}],
+    }
     with pytest.raises(HostError) as caught:
-        kubeconfig.parse_kubeconfig(render.dump_yaml({"kind": "Config", "clusters": clusters}), source="x")
-    assert caught.value.cause == "it has no current-context and 2 clusters"
+        kubeconfig.parse_kubeconfig(render.dump_yaml(document), source="x")
+    assert caught.value.cause == "it has no current-context (its contexts: c, d)"
 
 
 def test_the_current_context_chooses() -> None:
@@ -386,14 +395,18 @@ def test_the_current_context_chooses() -> None:
     assert "tv" not in repr(found)
 
 
-def test_embedded_data_counts_more_than_a_path() -> None:
+@pytest.mark.parametrize(
+    ("place", "field"),
+    [("users", "client-certificate"), ("users", "client-key"), ("clusters", "certificate-authority")],
+)
+def test_data_and_a_path_at_once_is_refused(place: str, field: str) -> None:
+    """No component would start with it: client-go says that the data overrides, and refuses."""
     host = finished_node()
-    wanted = read(host)
     document = edit(host)
-    document["users"][0]["user"].update({"client-certificate": "/gone.pem", "client-key": "/gone.pem"})
-    document["clusters"][0]["cluster"]["certificate-authority"] = "/gone.pem"
+    document[place][0][place[:-1]][field] = "/gone.pem"
     put(host, document)
-    assert read(host) == wanted
+    error = refused(host)
+    assert error.code == "kubeconfig-unreadable" and f"{field}-data" in error.cause
 
 
 def test_a_named_file_that_is_missing_is_an_error() -> None:

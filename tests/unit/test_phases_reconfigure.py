@@ -78,6 +78,7 @@ def make(tmp_path: Path, *, servers: tuple[str, ...] = (OWN,), **kb_fields: Any)
     api = kubeapi.Api(host, kubeapi.Identity(f"https://{OWN}", Tls(Anchors.given(ca_pem))), retry_s=0)
     stored = {"kind": "ClusterConfiguration", "apiVersion": "kubeadm.k8s.io/v1beta4", "newerField": 1}
     proxy = "apiVersion: v1\nkind: Config\nclusters: [{name: default, cluster: {server: 'https://10.0.0.11:6443'}}]\n"
+    proxy += "contexts: [{name: default, context: {cluster: default}}]\ncurrent-context: default\n"
     for found in (
         clusterobjects.render_kubeadm_config(stored),
         clusterobjects.render_cluster_info(f"https://{OWN}", ca_pem),
