@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from kubeup import __version__, commands, commands_join, releases
 from kubeup.cli import Command, Invocation, Program, words_first
 from kubeup.cli import main as run_command_line
+from kubeup.config.problems import ALLOW_UNKNOWN
 from kubeup.errors import KbError, PreflightError, UsageError
 from kubeup.kubeadm_lines import KubeadmReport, Speech, init_lines, join_lines, speaking
 from kubeup.lazy import lazy_import
@@ -136,6 +137,7 @@ def kubeadm_commands(kb_commands: Sequence[Command]) -> tuple[Command, ...]:
 def _as_kubeadm_has_it(command: Command) -> Command:
     known = OPTIONS.get(command.workflow or command.name)
     options = tuple(name for name in command.options if known is None or name in known)
+    options = tuple(name for name in options if name != ALLOW_UNKNOWN)  # it does so anyway
     if command.name.startswith("config ") and "kubeconfig" not in options:
         options += ("kubeconfig",)
     runs = {"init": init, "init phase": one_phase, "join": join, "join phase": one_phase}

@@ -51,6 +51,7 @@ OPTIONS: Mapping[str, Option] = {
     "client-name": Option("the user's name: the certificate's CN", metavar="NAME"),
     "component-configs": Option("print these component configurations too", "list", metavar="KIND"),
     "config": Option("a file of configuration documents", metavar="FILE"),
+    "allow-unknown-fields": Option("of fields and documents that kb does not know, or doubled ones, only warn", "flag"),
     "control-plane-endpoint": Option("a stable name or address for all API servers", metavar="HOST[:PORT]"),
     "cri-socket": Option("the container runtime's socket", metavar="URL"),
     "dry-run": Option("look, and print what would be done; change nothing", "flag"),
@@ -162,6 +163,7 @@ _GLOBAL_OPTIONS: Mapping[str, Option] = {
 
 INIT_OPTIONS: tuple[str, ...] = (
     "config",
+    "allow-unknown-fields",
     "kubernetes-version",
     "apiserver-advertise-address",
     "apiserver-bind-port",
@@ -211,6 +213,7 @@ PHASE_OPTIONS: tuple[str, ...] = (
 
 JOIN_OPTIONS: tuple[str, ...] = (
     "config",
+    "allow-unknown-fields",
     "token",
     "discovery-token",
     "discovery-token-ca-cert-hash",

@@ -114,6 +114,8 @@ def _run_init(call: Invocation, *, only: str) -> int:
     flags = {name: value for name, value in call.flags.items() if name not in KB_ONLY_FLAGS}
     flags.update(call.program.wishes)
     config_file = Path(flags.pop("config")) if "config" in flags else adopted_config(call, local)
+    if config_file is not None and "config" not in call.flags:
+        flags["allow-unknown-fields"] = True  # the cluster runs with them
     if "air-gapped" in flags:
         local.fence = host.Fence()  # nothing outside is asked for a version either
     config = load.load_init_config(local, config_file=config_file, flags=flags, only=only)
@@ -476,11 +478,17 @@ def migrate_config(call: Invocation) -> int:
     return 0
 
 
+def strictness_of(call: Invocation) -> dict[str, Any]:
+    """The flags and the name by which it is decided what of a file is only warned of."""
+    given = {**call.program.wishes, **call.flags}
+    return {name: given[name] for name in ("only-kubeadm", "allow-unknown-fields") if name in given}
+
+
 def _load_config(call: Invocation, names: tuple[str, ...]) -> InitConfig:
     """The configuration for a command that needs only some of it: the machine is asked for little."""
     flags = {name: call.flags[name] for name in names if name in call.flags}
     config_file = Path(call.flags["config"]) if "config" in call.flags else None
-    flags.update({name: value for name, value in call.program.wishes.items() if name == "only-kubeadm"})
+    flags.update(strictness_of(call))
     config = load.load_partial_config(host.LocalHost(), config_file=config_file, flags=flags)
     for warning in config.warnings:
         call.report.warn(warning)

@@ -82,7 +82,7 @@ def _make_context(call: Invocation, looking: DryRunHost, paths: Paths, workflow:
     """As `kb init` or `kb join` would have it from the documents that were found."""
     if workflow == "join":
         return commands_join.make_member_context(looking, paths.adopted(workflow), call.report)
-    config = load.load_init_config(looking, config_file=paths.adopted(workflow), flags={})
+    config = load.load_init_config(looking, config_file=paths.adopted(workflow), flags={"allow-unknown-fields": True})
     own = commands.paths_of(config, {})
     ctx = commands.make_context(looking, config, own, call.report)
     ctx.outputs["owned_paths"] = frozenset()

@@ -165,7 +165,7 @@ def _open(call: Invocation, local: LocalHost) -> layout.Layout:
 
 
 def _load_config(call: Invocation, local: LocalHost) -> InitConfig:
-    names = ("kubernetes-version", "image-repository", "feature-gates", "pod-network-manifest")
+    names = ("kubernetes-version", "image-repository", "feature-gates", "pod-network-manifest", "allow-unknown-fields")
     flags = {name: call.flags[name] for name in names if name in call.flags}
     config_file = Path(call.flags["config"]) if "config" in call.flags else None
     return load.load_partial_config(local, config_file=config_file, flags=flags)

@@ -39,7 +39,16 @@ def _read_cluster(call: Invocation, local: Host, verb: str) -> ClusterConfigurat
     """Of --config; else as the cluster stores it, if it answers at once; else the defaults. A cluster that is down must
     not keep anybody from renewing what it is down for."""
     if "config" in call.flags:
-        return load.load_partial_config(local, config_file=Path(call.flags["config"]), flags={}).cluster
+        # nobody is kept from renewing by a field that means nothing
+        is_kubeadm = bool(call.program.wishes.get("only-kubeadm"))
+        given = load.load_partial_config(
+            local,
+            config_file=Path(call.flags["config"]),
+            flags={"allow-unknown-fields": True, "only-kubeadm": is_kubeadm},
+        )
+        for warning in given.warnings:
+            call.report.warn(warning)
+        return given.cluster
     path = Path(call.flags.get("kubeconfig", Paths().admin_conf))
     if not local.exists(path):
         return types.ClusterConfiguration(releases.NEWEST_PROVEN)
@@ -201,7 +210,9 @@ def generate_csr(call: Invocation) -> int:
     """Keys and requests for a CA that is kept elsewhere."""
     local = host.LocalHost()
     config_file: Optional[Path] = Path(call.flags["config"]) if "config" in call.flags else None
-    config = load.load_init_config(local, config_file=config_file, flags=dict(call.program.wishes))
+    config = load.load_init_config(
+        local, config_file=config_file, flags={"allow-unknown-fields": True, **call.program.wishes}
+    )
     folder = Path(call.flags.get("cert-dir", config.cluster.certificates_dir)).absolute()
     paths = Paths(pki=folder, kubeconfigs=Path(call.flags.get("kubeconfig-dir", "/etc/kubernetes")).absolute())
     config = replace(config, cluster=replace(config.cluster, certificates_dir=str(folder)))

@@ -252,7 +252,9 @@ def _read_config(host: Host, wishes: load_join.JoinWishes, access: Access) -> Jo
 def make_member_context(target: Host, config_file: Path, report: Report) -> Context:
     """What `kb join` with that file would work with on a node that is a member already. Raises ClusterError."""
     paths = Paths()
-    wishes = load_join.load_join_config(target, config_file=config_file, flags={}, is_member=True)
+    wishes = load_join.load_join_config(
+        target, config_file=config_file, flags={"allow-unknown-fields": True}, is_member=True
+    )
     own = paths.admin_conf if wishes.join.control_plane else paths.kubernetes / "kubelet.conf"
     member = discovery.find_member_access(target, own)
     assert member is not None

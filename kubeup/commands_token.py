@@ -137,7 +137,7 @@ def read_wanted_tokens(call: Invocation, local: Host) -> list[BootstrapToken]:
             remedy="kb token create ID.SECRET",
             code="usage",
         )
-    found = problems.Problems()
+    found = problems.Problems(is_lenient=True)
     kind = "InitConfiguration"
     if "config" in call.flags:
         trees = _read_config(call, local, found)
@@ -160,6 +160,8 @@ def read_wanted_tokens(call: Invocation, local: Host) -> list[BootstrapToken]:
         )
     validate.check_bootstrap_tokens(found, tuple(made))
     found.raise_if_any()
+    for warning in found.warnings:
+        call.report.warn(warning)
     return made
 
 

@@ -8,6 +8,7 @@ Source: cmd/kubeadm/app/util/marshal.go, cmd/kubeadm/app/util/config/strict/stri
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Optional, Union
@@ -99,11 +100,26 @@ def _compose(text: str, file: str, problems: Problems) -> Iterator[Any]:
     try:
         for line, document in yaml.split_documents(text):
             node = yaml.compose(document, _LIMITS, line=line)
+            _require_one_value(document, line)
             if node is not None:
                 _measure(node, 0, counted)
                 yield node
     except yaml.YAMLError as error:
         problems.add(_syntax_problem(error, file))
+
+
+def _require_one_value(document: str, line: int) -> None:
+    """JSON documents one after the other: of them a reader of YAML sees the first alone."""
+    text = document.lstrip()
+    if text.startswith("{"):
+        try:
+            _, end = json.JSONDecoder().raw_decode(text)
+        except (ValueError, RecursionError):
+            return  # YAML in braces
+        rest = re.sub(r"(?m)^\s*(#.*|\.\.\.\s*)?$", "", text[end:]).strip()
+        if rest and not rest.startswith("#"):
+            at = line + document[: len(document) - len(text) + end].count("\n") + 2
+            raise yaml.YAMLError("more text after the end of the document; write --- between two documents", line=at)
 
 
 def _measure(node: Any, depth: int, visited: list[int]) -> None:
@@ -143,10 +159,10 @@ class _Decoder:
         self.kind = ""
         self.origins: dict[str, tuple[str, int]] = {}
 
-    def fail(self, node: Any, path: str, message: str, remedy: str) -> None:
+    def fail(self, node: Any, path: str, message: str, remedy: str, *, is_unknown: bool = False) -> None:
         place = f"{self.kind}:{path}"
         self.origins.setdefault(place, (self.file, node.start_mark.line + 1))
-        self.problems.add(Problem(self.file, node.start_mark.line + 1, path, message, remedy))
+        self.problems.add(Problem(self.file, node.start_mark.line + 1, path, message, remedy, is_unknown))
         self.problems.mark(place)
 
     def decode_document(self, node: Any) -> Optional[Document]:
@@ -169,9 +185,19 @@ class _Decoder:
     def _read_head(self, node: Any) -> Optional[tuple[str, str]]:
         """(apiVersion, kind) of a document that kb reads; otherwise None, and it is said why."""
         found: dict[str, str] = {}
+        other: dict[str, tuple[Any, Any]] = {}
         for key, value in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in ("apiVersion", "kind"):
                 found[key.value] = value.value if isinstance(value, yaml.ScalarNode) else ""
+            elif isinstance(key, yaml.ScalarNode) and key.value.lower() in ("apiversion", "kind"):
+                # Go's JSON takes a name in whatever case, where its own is not there
+                other[{"kind": "kind"}.get(key.value.lower(), "apiVersion")] = (key, value)
+        for name, (key, value) in other.items():
+            if name not in found and self.problems.is_lenient:
+                found[name] = value.value if isinstance(value, yaml.ScalarNode) else ""
+            elif name not in found:
+                self.fail(key, "", f"{shorten(key.value)} is no field's name", f"write {name}", is_unknown=True)
+                return None
         for name in ("apiVersion", "kind"):
             if not found.get(name):
                 remedy = (
@@ -182,7 +208,9 @@ class _Decoder:
         api_version, kind = found["apiVersion"], found["kind"]
         if (api_version, kind) in schema.SCHEMAS:
             return api_version, kind
-        if self.problems.is_lenient and api_version.rpartition("/")[2] not in schema.LAST_READER:
+        group, _, version = api_version.rpartition("/")
+        is_own = any(known.rpartition("/")[0] == group and name == kind for known, name in schema.SCHEMAS)
+        if self.problems.is_lenient and not is_own and version not in schema.LAST_READER:
             self._warn(
                 node,
                 f"Ignored configuration document with GroupVersionKind {shorten(api_version)}, Kind={shorten(kind)}",
@@ -209,9 +237,11 @@ class _Decoder:
             )
         elif group in (schema.KUBEADM_GROUP, "kb"):
             names = {name for known, name in schema.SCHEMAS if known.startswith(group)}
-            self.fail(node, "kind", f"unknown kind {kind} of {api_version}", suggest(kind, names))
+            self.fail(node, "kind", f"unknown kind {kind} of {api_version}", suggest(kind, names), is_unknown=True)
         elif group in groups and "did you mean" in suggest(kind, schema.COMPONENT_GROUPS):
             self.fail(node, "kind", f"unknown kind {kind} of {api_version}", suggest(kind, schema.COMPONENT_GROUPS))
+        elif self.problems.is_strict:
+            self.fail(node, "", f"unknown configuration API {api_version}, kind {kind}", "take the document out")
         else:
             line = node.start_mark.line + 1
             self.problems.warnings.append(f"{self.file}:{line}: kind {kind} ({api_version}) is not for kb: ignored")
@@ -301,7 +331,13 @@ class _Decoder:
                     )
                     entries[name] = (key, value)
                     continue
-                self.fail(key, place, f"the field is given twice (first in line {first})", "remove one of them")
+                self.fail(
+                    key,
+                    place,
+                    f"the field is given twice (first in line {first})",
+                    "remove one of them",
+                    is_unknown=True,
+                )
             else:
                 own[name] = key
                 entries[name] = (key, value)
@@ -323,7 +359,7 @@ class _Decoder:
         if not remedy.startswith("did"):
             home = _find_home(name)
             remedy = f"it belongs to {home}" if home else remedy
-        self.fail(key, place if shown == name else shown, f'unknown field "{shown}"', remedy)
+        self.fail(key, place if shown == name else shown, f'unknown field "{shown}"', remedy, is_unknown=True)
 
     def _warn(self, node: Any, text: str) -> None:
         self.problems.warnings.append(f"{self.file}:{node.start_mark.line + 1}: {text}")

@@ -48,18 +48,11 @@ def load_init_config(
     config-not-readable, invalid-config (every problem at once, in its details). The file is the operator's: it is
     read from this machine even below --root.
     """
-    problems = Problems(is_lenient=bool(flags.get("only-kubeadm")))
+    problems = Problems.for_flags(flags)
     trees: Trees = {}
     if config_file is not None:
         check_mixing(config_file, flags)
-        trees = take_kinds(read_documents(host, config_file, problems), INIT_KINDS, problems)
-        if not problems and not {_INIT, _CLUSTER} & set(trees):
-            raise UsageError(
-                f"{config_file} configures no cluster",
-                cause="no InitConfiguration or ClusterConfiguration kind was found in the configuration file",
-                remedy="add one of them; a full example: kb config print init-defaults",
-                code="invalid-config",
-            )
+        trees = _read_init(host, config_file, problems)
     else:
         trees[_INIT] = {"bootstrapTokens": [{"description": _BY_FLAGS}]}
     apply_flags(flags, trees, problems)
@@ -78,15 +71,29 @@ def load_init_config(
 def load_partial_config(host: Host, *, config_file: Optional[Path], flags: Mapping[str, Any]) -> types.InitConfig:
     """The configuration for a command that needs only some of it (images, certificates' folder, names): the
     machine is asked for the version alone, and beside a file flags do not count, but are no error."""
-    problems = Problems(is_lenient=bool(flags.get("only-kubeadm")))
+    problems = Problems.for_flags(flags)
     trees: Trees = {}
     if config_file is not None:
-        trees = take_kinds(read_documents(host, config_file, problems), INIT_KINDS, problems)
+        trees = _read_init(host, config_file, problems)
         flags = {name: value for name, value in flags.items() if is_allowed_beside_config(name)}
     apply_flags(flags, trees, problems)
     config = build_init_config(host, trees, problems, looks="nothing" if problems else "version")
     problems.raise_if_any()
     return config
+
+
+def _read_init(host: Host, config_file: Path, problems: Problems) -> Trees:
+    """The documents of a cluster's configuration. Raises UsageError (invalid-config) where they configure none: a file
+    that is empty by mistake is not one that wants the defaults."""
+    trees = take_kinds(read_documents(host, config_file, problems), INIT_KINDS, problems)
+    if not problems and not {_INIT, _CLUSTER} & set(trees):
+        raise UsageError(
+            f"{config_file} configures no cluster",
+            cause="no InitConfiguration or ClusterConfiguration kind was found in the configuration file",
+            remedy="add one of them; a full example: kb config print init-defaults",
+            code="invalid-config",
+        )
+    return trees
 
 
 def parse_duration(text: str, flag: str) -> int:

@@ -61,7 +61,7 @@ def load_join_config(
     neither endpoint nor token to go on. Raises UsageError: no-endpoint, mixed-flags, config-not-readable,
     invalid-config, bad-ca-cert-hash.
     """
-    problems = Problems(is_lenient=bool(flags.get("only-kubeadm")))
+    problems = Problems.for_flags(flags)
     trees: Trees = {}
     notes: list[str] = []
     if config_file is not None:
@@ -197,12 +197,12 @@ def build_join_config(
 def parse_stored_cluster(host: Host, text: str, warnings: list[str]) -> types.ClusterConfiguration:
     """The ClusterConfiguration of ConfigMap kubeadm-config. A field that kb does not know was written by a newer
     tool and is no concern of a joining worker: a warning."""
-    problems = Problems()
+    problems = Problems(is_lenient=True)
     trees = convert_documents(parse_documents(text, _STORED, problems), Problems())
     if _CLUSTER not in trees or not trees[_CLUSTER].get("kubernetesVersion"):
         told = problems.items[0].text if problems else "it holds no ClusterConfiguration with a kubernetesVersion"
         raise _stored_invalid("kubeadm-config", told)
-    warnings.extend(f"{problem.text} (ignored)" for problem in problems.items)
+    warnings.extend([*problems.warnings, *(f"{problem.text} (ignored)" for problem in problems.items)])
     endpoint = types.LocalAPIEndpoint(discover.PLACEHOLDER_ADDRESSES[4])
     chooser = Chooser(host, {_CLUSTER: trees[_CLUSTER]}, problems, [], looks="nothing")
     return chooser.cluster(endpoint, types.KbConfiguration())

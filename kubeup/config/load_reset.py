@@ -24,7 +24,7 @@ _RESET = "ResetConfiguration"
 def load_reset_config(host: Host, *, config_file: Optional[Path], flags: Mapping[str, Any]) -> types.ResetConfiguration:
     """What a reset shall do, complete and checked; flags count more than the file. Raises UsageError: mixed-flags,
     config-not-readable, invalid-config."""
-    problems = Problems(is_lenient=True)  # kubeadm's alone: kb's own reset reads no file
+    problems = Problems(is_lenient=True, is_kubeadm=True)  # kubeadm's alone: kb's own reset reads no file
     trees: Trees = {}
     if config_file is not None:
         check_mixing(config_file, flags, RESET_FIELDS)

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from kubeup.errors import UsageError
 from kubeup.frozen import frozen
 
+ALLOW_UNKNOWN = "allow-unknown-fields"
+"""The flag with which kb's own name takes what kubeadm only warns of."""
 _SHOWN_MAX = 100
 """Problems beyond this many are counted, not shown."""
 
@@ -26,6 +29,8 @@ class Problem:
     path: str
     message: str
     remedy: str
+    is_unknown: bool = False
+    """A field or a document that kb does not know, or a doubled one: nothing of what it does know is wrong."""
 
     @property
     def text(self) -> str:
@@ -42,7 +47,7 @@ class Problems:
         self.is_lenient = is_lenient
         """As kubeadm reads at run time: unknown and doubled fields, and documents of another group, are warnings
         (cmd/kubeadm/app/util/config/strict, documentMapToInitConfiguration). Its config validate and migrate are strict."""
-        self.is_kubeadm = is_kubeadm or is_lenient
+        self.is_kubeadm = is_kubeadm
         """Under its name: what it does not look at is no error."""
         self.is_strict = is_kubeadm and not is_lenient
         """An unknown field of a component configuration is an error: its config validate and migrate."""
@@ -50,6 +55,12 @@ class Problems:
         self.warnings: list[str] = []
         self.origins: dict[str, tuple[str, int]] = {}
         self._places: set[str] = set()
+
+    @classmethod
+    def for_flags(cls, flags: Mapping[str, Any]) -> Problems:
+        """As strict as the command is: kubeadm's name is lenient at run time, kb's own where it is told to be."""
+        is_kubeadm = bool(flags.get("only-kubeadm"))
+        return cls(is_lenient=is_kubeadm or bool(flags.get(ALLOW_UNKNOWN)), is_kubeadm=is_kubeadm)
 
     def __bool__(self) -> bool:
         return bool(self.items)
@@ -103,12 +114,13 @@ class Problems:
         if len(ordered) > _SHOWN_MAX:
             details.append(f"... and {len(ordered) - _SHOWN_MAX} more")
         count = "a problem" if len(ordered) == 1 else f"{len(ordered)} problems"
+        remedy = f"correct {'it' if len(ordered) == 1 else 'them all'}, then run the command again"
+        if all(problem.is_unknown for problem in ordered) and not self.is_kubeadm:
+            remedy += f"; or go on as kubeadm does, without what is unknown: --{ALLOW_UNKNOWN}"
         raise UsageError(
             f"the configuration has {count}",
             cause=details[0] if len(ordered) == 1 else f"the first: {details[0]}",
-            remedy="correct it, then run the command again"
-            if len(ordered) == 1
-            else "correct them all, then run the command again",
+            remedy=remedy,
             code="invalid-config",
             details=details,
         )
