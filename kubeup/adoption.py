@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from kubeup import checks, clusterobjects, discovery, doctor, kubeapi, kubelet, pki
+from kubeup.addresses import join_host_port
 from kubeup.config import schema
 from kubeup.errors import ClusterError, HostError
 from kubeup.frozen import frozen
@@ -121,8 +122,7 @@ def _read_node_name(host: Host, paths: Paths) -> str:
 
 def _open_api(host: Host, patient: doctor.Patient, path: Path) -> kubeapi.Api:
     endpoint = patient.config.local_api_endpoint
-    address = endpoint.advertise_address
-    server = f"https://{f'[{address}]' if ':' in address else address}:{endpoint.bind_port}"
+    server = f"https://{join_host_port(endpoint.advertise_address, endpoint.bind_port)}"
     return kubeapi.Api(host, kubeapi.read_identity(host, path, server=server), retry_s=5)
 
 

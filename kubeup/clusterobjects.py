@@ -13,6 +13,7 @@ import datetime
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Optional
 
+from kubeup.addresses import join_host_port
 from kubeup.config.types import LoadBalancer, PodNetwork, Taint
 from kubeup.errors import ClusterError, HostError
 from kubeup.host import Unreachable
@@ -154,8 +155,7 @@ def parse_api_servers(found: Optional[Mapping[str, Any]]) -> tuple[str, ...]:
         if (endpoint.get("conditions") or {}).get("ready") is not False
         for address in endpoint.get("addresses") or []
     ]
-    shown = (f"[{address}]" if ":" in address else address for address in addresses)
-    return tuple(sorted({f"{address}:{ports[0]}" for address in shown})) if ports else ()
+    return tuple(sorted({join_host_port(address, ports[0]) for address in addresses})) if ports else ()
 
 
 def render_taint(taint: Taint) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from urllib.parse import urlsplit
 
 from kubeup import releases
+from kubeup.addresses import join_host_port
 from kubeup.errors import HostError, UsageError
 from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
@@ -256,9 +257,7 @@ def make_context(
 
 def local_server(config: InitConfig) -> str:
     """`https://10.0.0.11:6443`, this node's own API server."""
-    address = config.local_api_endpoint.advertise_address
-    shown = f"[{address}]" if ":" in address else address
-    return f"https://{shown}:{config.local_api_endpoint.bind_port}"
+    return f"https://{join_host_port(config.local_api_endpoint.advertise_address, config.local_api_endpoint.bind_port)}"
 
 
 def print_result(call: Invocation, result: RunResult, target: Host, local: LocalHost) -> None:

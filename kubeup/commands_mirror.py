@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubeup import commands
+from kubeup.addresses import join_host_port
 from kubeup.errors import HostError, UsageError
 from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
@@ -38,10 +39,8 @@ def serve(call: Invocation) -> int:
         ca_pem = local.read_text(Path(call.flags["tls-ca"]).absolute()) if "tls-ca" in call.flags else ""
     store = mirror.Store(local, path, call.report.line)
     listener = local.listen(address, port)
-    shown = f"[{address}]" if ":" in address else address
-    call.report.line(
-        f"serving {path}: {mirror.describe(store.catalog)} on {'https' if tls else 'http'}://{shown}:{port}"
-    )
+    url = f"{'https' if tls else 'http'}://{join_host_port(address, port)}"
+    call.report.line(f"serving {path}: {mirror.describe(store.catalog)} on {url}")
     log = (lambda text: None) if call.flags.get("no-access-log") else call.report.line
     mirror.Server(store, listener, log=log, tls=tls, ca_pem=ca_pem).serve()
     return 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup import commands, releases
+from kubeup.addresses import join_host_port
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen import frozen
 from kubeup.lazy import lazy_import
@@ -110,7 +111,7 @@ def _parse_endpoint(call: Invocation) -> str:
             remedy="write NAME:PORT, such as api.example.com:6443",
             code="bad-endpoint",
         )
-    return str(validate.join_host_port(parts[0], parts[1]))
+    return join_host_port(parts[0], parts[1])
 
 
 def _run(call: Invocation, local: LocalHost, target: Host, wanted: str) -> int:
@@ -209,7 +210,7 @@ def _read_mode(local: Host, paths: Paths) -> str:
 
 
 def _read_servers(api: Api, *, is_control_plane: bool, own: types.LocalAPIEndpoint) -> tuple[str, ...]:
-    here = [validate.join_host_port(own.advertise_address, own.bind_port)] if is_control_plane else []
+    here = [join_host_port(own.advertise_address, own.bind_port)] if is_control_plane else []
     return tuple(sorted({*clusterobjects.read_api_servers(api), *here}))
 
 

@@ -35,6 +35,7 @@ from kubeup import (
     runtime,
     stepaside,
 )
+from kubeup.addresses import join_host_port
 from kubeup.checks import ERROR, WARNING
 from kubeup.config import discover
 from kubeup.config.types import (
@@ -149,9 +150,8 @@ def _read_called_name(host: Host, flags: Mapping[str, str]) -> str:
 def find_paths(host: Host, paths: Paths) -> Paths:
     """Where this node's files lie, as its static pods say: certificatesDir and etcd's dataDir may be anywhere, and a default
     would find a healthy node broken. Without static pods (a worker) `paths` as they are."""
-    told = [
-        Path(read_flags(host, paths, "kube-apiserver").get(flag, "")) for flag in ("tls-cert-file", "client-ca-file")
-    ]
+    flags = read_flags(host, paths, "kube-apiserver")
+    told = [Path(flags.get(flag, "")) for flag in ("tls-cert-file", "client-ca-file")]
     folder = next((path.parent for path in told if path.is_absolute() and host.exists(path)), paths.pki)
     data = read_flags(host, paths, "etcd").get("data-dir", "")
     return dataclasses.replace(paths, pki=folder, etcd_data=Path(data) if data.startswith("/") else paths.etcd_data)
@@ -161,7 +161,7 @@ def find_own_server(host: Host, paths: Paths) -> str:
     """`https://10.0.0.11:8443`, this node's API server as its static pod says; "" where there is none."""
     flags = read_flags(host, paths, "kube-apiserver")
     address, port = flags.get("advertise-address", ""), flags.get("secure-port") or "6443"
-    return f"https://{f'[{address}]' if ':' in address else address}:{port}" if address else ""
+    return f"https://{join_host_port(address, port)}" if address else ""
 
 
 def read_flags(host: Host, paths: Paths, component: str) -> dict[str, str]:
@@ -699,9 +699,8 @@ def look_at_tunnel(patient: Patient) -> Notes:
 
 def _answers(host: Host, address: str) -> bool:
     """Whether anything comes back from an address: the kubelet's port is asked, and a refusal is an answer."""
-    shown = f"[{address}]" if ":" in address else address
     try:
-        host.http_get(f"https://{shown}:10250/healthz", tls=UNPROVEN, timeout_s=3)
+        host.http_get(f"https://{join_host_port(address, 10250)}/healthz", tls=UNPROVEN, timeout_s=3)
     except Unreachable as error:
         return error.reason in ("refused", "reset", "tls")
     return True

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 
 from kubeup import dns
+from kubeup.addresses import join_host_port
 from kubeup.config.types import InitConfig
 from kubeup.frozen import frozen
 from kubeup.host import UNPROVEN, Host, Tls, Unreachable
@@ -48,7 +49,7 @@ def kubelet_healthz_url(config: InitConfig) -> str:
     if port == 0:
         return ""
     address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
-    return f"http://{_bracket(address)}:{port}/healthz"
+    return f"http://{join_host_port(address, port)}/healthz"
 
 
 def component_url(host: Host, paths: Paths, component: str) -> str:
@@ -57,7 +58,7 @@ def component_url(host: Host, paths: Paths, component: str) -> str:
     command = _read_command(host, paths, component)
     address = _last_value(command, address_flag) or "127.0.0.1"
     address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
-    return f"https://{_bracket(address)}:{_last_value(command, port_flag) or default_port}{path}"
+    return f"https://{join_host_port(address, _last_value(command, port_flag) or default_port)}{path}"
 
 
 def _read_command(host: Host, paths: Paths, component: str) -> list[str]:
@@ -78,10 +79,6 @@ def _last_value(command: Iterable[str], flag: str) -> str:
         if name == flag and word.startswith("-"):
             found = value if has_value else (words[index + 1] if index + 1 < len(words) else "")
     return found
-
-
-def _bracket(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
 
 
 def probe_url(host: Host, url: str, *, tls: Optional[Tls] = None) -> Health:

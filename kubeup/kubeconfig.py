@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 from kubeup import clientconfig, render
+from kubeup.addresses import join_host_port
 from kubeup.config.types import InitConfig
 from kubeup.errors import HostError, UsageError
 from kubeup.frozen import frozen
@@ -98,7 +99,7 @@ def server_url(name: str, config: InitConfig, release: Release) -> str:
 
 
 def _url(host: str, port: int) -> str:
-    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+    return f"https://{join_host_port(host, port)}"
 
 
 # ---- writing one

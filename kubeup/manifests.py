@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
 
+from kubeup.addresses import bracket, join_host_port
 from kubeup.config.types import Arg, Component, ExternalEtcd, FrozenDict, InitConfig, LocalEtcd, Volume
 from kubeup.errors import UsageError
 from kubeup.frozen import frozen
@@ -77,7 +78,7 @@ def render_apiserver_pod(config: InitConfig, release: Release, node: NodeFacts) 
         release,
         {
             "advertise_address": endpoint.advertise_address,
-            "endpoint": f"{bracket(endpoint.advertise_address)}:{endpoint.bind_port}",
+            "endpoint": join_host_port(endpoint.advertise_address, endpoint.bind_port),
             "dns_domain": cluster.networking.dns_domain,
             "service_subnet": cluster.networking.service_subnet,
             "etcd_servers": _etcd_servers(config),
@@ -276,17 +277,12 @@ def _is_within(path: str, folder: str) -> bool:
 # ---- addresses and probes
 
 
-def bracket(address: str) -> str:
-    """An address as URLs write it: IPv6 in brackets."""
-    return f"[{address}]" if ":" in address else address
-
-
 def etcd_client_url(address: str) -> str:
-    return f"https://{bracket(address)}:{ETCD_CLIENT_PORT}"
+    return f"https://{join_host_port(address, ETCD_CLIENT_PORT)}"
 
 
 def etcd_peer_url(address: str) -> str:
-    return f"https://{bracket(address)}:{ETCD_PEER_PORT}"
+    return f"https://{join_host_port(address, ETCD_PEER_PORT)}"
 
 
 def _loopback(address: str) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from kubeup import dns, forwarding, runtime
+from kubeup.addresses import join_host_port
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
 from kubeup.host import CommandResult, Host
@@ -65,8 +66,7 @@ class Way:
     """A pod of this very node."""
 
     def __str__(self) -> str:
-        shown = f"[{self.address}]" if ":" in self.address else self.address
-        return f"{self.what} at {shown}:{self.port}"
+        return f"{self.what} at {join_host_port(self.address, self.port)}"
 
 
 @frozen

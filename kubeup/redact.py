@@ -89,7 +89,7 @@ def is_private_name(name: str) -> bool:
 
 _UUID = r"[0-9a-f]{8}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12}"
 _KNOWN_SHAPES = re.compile(
-    rf"(?:sha256[:~-]|sha256:)[0-9a-f]{{64}}|{_UUID}|KUBE-[A-Z]{{2,10}}-[A-Z0-9]{{16}}|SHA256:[A-Za-z0-9+/]{{43}}"
+    rf"sha256[:~-][0-9a-f]{{64}}|{_UUID}|KUBE-[A-Z]{{2,10}}-[A-Z0-9]{{16}}|SHA256:[A-Za-z0-9+/]{{43}}"
 )
 """Long things that are public by what they are: digests, UIDs, iptables chains of kube-proxy, fingerprints of SSH keys."""
 _NUMBER = re.compile(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup import releases
+from kubeup.addresses import join_host_port
 from kubeup.config import discover, documents, schema, types, validate
 from kubeup.config.convert import convert_documents
 from kubeup.config.documents import MAX_BYTES, Document, build, parse_documents
@@ -350,7 +351,7 @@ _SERVICES_V6 = "fd00:10:96::/112"
 
 def _fill_port(endpoint: str, bind_port: int) -> str:
     parts = validate.split_host_port(endpoint) if endpoint else None
-    return validate.join_host_port(parts[0], bind_port) if parts and parts[1] is None else endpoint
+    return join_host_port(parts[0], bind_port) if parts and parts[1] is None else endpoint
 
 
 def _choose_etcd(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -109,10 +109,6 @@ def split_host_port(text: str) -> Optional[tuple[str, Optional[int]]]:
     return (host, int(port)) if port.isdecimal() and port.isascii() and len(port) < 7 else None
 
 
-def join_host_port(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 def parse_cidr(text: str) -> Optional[Network]:
     """`10.96.0.0/12`; bits after the prefix are allowed and dropped, as in Go. None for anything else."""
     address, slash, prefix = text.partition("/")

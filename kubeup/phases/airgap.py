@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
+from kubeup.addresses import join_host_port
 from kubeup.config.types import InitConfig, JoinConfig
 from kubeup.errors import HostError, KbError
 from kubeup.host import Fence, Host, LocalHost, Tls, Unreachable
@@ -459,7 +460,7 @@ def mirror_url(config: InitConfig) -> str:
     if config.kb.mirror.endpoint:
         return config.kb.mirror.endpoint.rstrip("/")
     address = config.local_api_endpoint.advertise_address
-    return f"https://{f'[{address}]' if ':' in address else address}:{MIRROR_PORT}"
+    return f"https://{join_host_port(address, MIRROR_PORT)}"
 
 
 def _mirror_cert(ctx: Context) -> tuple[Path, Path]:

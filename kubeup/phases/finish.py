@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kubeup.addresses import join_host_port
 from kubeup.lazy import lazy_import
 from kubeup.secret import Secret
 from kubeup.workflow import Context, Outputs
@@ -36,7 +37,7 @@ def show_join_command(ctx: Context) -> Outputs:
     if ctx.config.kb.load_balancer.is_local:
         # the endpoint's name leads nowhere on a node that has not joined yet
         endpoint = ctx.config.local_api_endpoint
-        server = f"{manifests.bracket(endpoint.advertise_address)}:{endpoint.bind_port}"
+        server = join_host_port(endpoint.advertise_address, endpoint.bind_port)
     pins = list(pki.ca_cert_hashes(admin.ca_pem))
     tokens = _read_tokens(ctx)
     if not tokens:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kubeup.addresses import join_host_port
 from kubeup.config.types import JoinConfig
 from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
@@ -62,7 +63,7 @@ def _first_servers(ctx: Context) -> tuple[str, ...]:
     if isinstance(ctx.config, JoinConfig):
         return ctx.config.api_servers
     endpoint = ctx.config.local_api_endpoint
-    return (f"{manifests.bracket(endpoint.advertise_address)}:{endpoint.bind_port}",)
+    return (join_host_port(endpoint.advertise_address, endpoint.bind_port),)
 
 
 # ---- load-balancer/keeper
