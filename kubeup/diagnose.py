@@ -743,9 +743,15 @@ def _describe_image(host: Host, cri_socket: str, component: str, text: str) -> B
             link="image",
         )
     failure = runtime.explain_pull_failure(image or component, _shorten(text))
+    cause = failure.cause
+    if image and runtime.full_image_name(image) in runtime.list_images(host, cri_socket):
+        cause += (
+            "; the image is on this node, and its pod's imagePullPolicy Always has the kubelet ask the registry all the same "
+            "(the API server's AlwaysPullImages sets that)"
+        )
     return BrokenLink(
         f"{component} cannot be started: its image {image} cannot be pulled",
-        failure.cause,
+        cause,
         f"{failure.remedy}; then: kb init",
         is_final=failure.kind in ("not-found", "unauthorized", "tls"),
         link="image",

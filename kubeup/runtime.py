@@ -619,14 +619,14 @@ def explain_pull_failure(image: str, text: str, *, env: Optional[Mapping[str, st
     return ImagePullError(image, trouble.kind, f"{trouble.cause.format(registry=server)} ({text})", remedy)
 
 
-def pull_image(host: Host, socket: str, image: str) -> None:
+def pull_image(host: Host, socket: str, image: str, *, timeout_s: float = PULL_TIMEOUT_S) -> None:
     """Pull once. Raises ImagePullError, or HostError (no-cri-client)."""
     if host.which("crictl"):
-        answer = host.run(crictl_argv(socket, "pull", image), timeout_s=PULL_TIMEOUT_S)
+        answer = host.run(crictl_argv(socket, "pull", image), timeout_s=timeout_s)
     elif host.which("ctr"):
         hosts = ("--hosts-dir", "/etc/containerd/certs.d") if host.is_dir(Path("/etc/containerd/certs.d")) else ()
         words = ("images", "pull", *hosts, full_image_name(image))
-        answer = host.run(ctr_argv(socket, *words), timeout_s=PULL_TIMEOUT_S)
+        answer = host.run(ctr_argv(socket, *words), timeout_s=timeout_s)
     else:
         raise _no_client(host, socket)
     if not answer.ok:

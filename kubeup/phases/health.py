@@ -15,7 +15,7 @@ from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import clusterobjects, diagnose, health, kubeapi, podview, routes
+    from kubeup import clusterobjects, diagnose, health, kubeapi, podview, routes, runtime
 else:
     clusterobjects = lazy_import("kubeup.clusterobjects")
     diagnose = lazy_import("kubeup.diagnose")
@@ -23,12 +23,14 @@ else:
     kubeapi = lazy_import("kubeup.kubeapi")
     podview = lazy_import("kubeup.podview")
     routes = lazy_import("kubeup.routes")
+    runtime = lazy_import("kubeup.runtime")
 
 POLL_S = 0.1
 LOOK_AFTER_S = 6
 """How long a start may take before kb looks for what is wrong: longer than one takes that is well, whose processors a look
 would only keep busy."""
 LOOK_EVERY_S = 3
+PULL_TIMEOUT_S = 20
 POD_WAYS_TIMEOUT_S = 60
 """How long a pod may reach nothing where the node does: rules and routes of a new node follow within seconds."""
 
@@ -60,6 +62,8 @@ class _Wait:
     unhealthy: Mapping[str, str] = field(default_factory=dict)
     explain: Callable[[], str] = str
     """Asked once, at the end of the patience: what more is known of the cause, in words; "" for nothing."""
+    heal: Callable[[], None] = lambda: None
+    """Called at every look for what is wrong: what kb may do so that nothing is waited out whose cause is gone."""
     find_cause: Callable[[], Optional[diagnose.BrokenLink]] = lambda: None
     """What only the cluster knows and no container of this node shows; asked before these are looked at."""
 
@@ -77,6 +81,7 @@ class _Wait:
             why = f" ({link.what})" if link else ""
             self.ctx.report.waiting(f"{self.goal}: {elapsed:.0f} s of {self.timeout_s:.0f} s; {missing}{why}")
             if elapsed > LOOK_AFTER_S and elapsed - looked > LOOK_EVERY_S:
+                self.heal()
                 before, link, looked = link, self._find_broken_link(), elapsed
                 if link and link.is_final:
                     raise self._failure(missing, elapsed, link)
@@ -276,9 +281,39 @@ def _wait_for_dns(ctx: Context) -> None:
         chain,
         unhealthy,
         explain=lambda: _proxy_trouble(ctx),
+        heal=lambda: free_waiting_pods(ctx),
         find_cause=lambda: find_pressure(ctx),
     )
     wait.until(lambda: _look_up_dns(ctx))
+
+
+def free_waiting_pods(ctx: Context) -> None:
+    """Of kb's addons on this node: pods whose image the kubelet pauses to ask for, up to five minutes, though it comes by now.
+    They are made anew, and a new pod's image is asked for at once."""
+    field = f"spec.nodeName={ctx.config.node.name}"
+    for label in ("k8s-app=kube-proxy", "k8s-app=kube-dns"):
+        for pod in ctx.api.list(kubeapi.path_of("Pod", namespace="kube-system"), label=label, field=field):
+            image = _awaited_image(pod)
+            if not image:
+                continue
+            try:
+                runtime.pull_image(ctx.host, ctx.config.node.cri_socket, image, timeout_s=PULL_TIMEOUT_S)
+            except HostError:
+                return  # the others come from the same place
+            name = str(pod["metadata"]["name"])
+            ctx.api.delete(kubeapi.path_of("Pod", name, "kube-system"))
+            ctx.report.note(
+                f"{image} can be pulled again: pod {name} is made anew, which spares it the kubelet's pause"
+            )
+
+
+def _awaited_image(pod: kubeapi.Object) -> str:
+    """The image that a pod's container waits for after a pull that failed; "" for none."""
+    for status in (pod.get("status") or {}).get("containerStatuses") or ():
+        waiting = (status.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") in ("ErrImagePull", "ImagePullBackOff"):
+            return str(status.get("image") or "")
+    return ""
 
 
 def wait_for_pod_ways(ctx: Context, ways: podview.Ways) -> None:

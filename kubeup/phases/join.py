@@ -8,6 +8,7 @@ signing request has got, and looks at the node before it calls it joined.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
@@ -18,7 +19,7 @@ from kubeup.lazy import lazy_import
 from kubeup.phases import addons, airgap, join_control_plane, node, preflight
 from kubeup.phases.cluster import mark_control_plane as mark
 from kubeup.phases.control_plane import report_patches
-from kubeup.phases.health import find_pressure, plan_ways, wait_for_pod_ways, wait_for_ready
+from kubeup.phases.health import find_pressure, free_waiting_pods, plan_ways, wait_for_pod_ways, wait_for_ready
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
@@ -339,12 +340,16 @@ def _reaches_dns(ctx: Context) -> bool:
     if cluster.dns.disabled or cluster.proxy.disabled:
         return True
     server, name = health.service_address(ctx.config, 10), f"kubernetes.default.svc.{cluster.networking.dns_domain}"
-    started = ctx.host.monotonic()
+    started, looked = ctx.host.monotonic(), 0.0
     found: Optional[list[str]] = None
     while found is None:
         elapsed = ctx.host.monotonic() - started
         if elapsed > DNS_TIMEOUT_S:
             return False
+        if elapsed - looked > LOOK_EVERY_S:
+            looked = elapsed
+            with contextlib.suppress(kubeapi.ApiRefused):
+                free_waiting_pods(ctx)
         found = health.lookup_in_cluster(ctx.host, server, name)
         ctx.report.waiting(f"cluster DNS: {elapsed:.0f} s of {DNS_TIMEOUT_S} s; no answer from {server}:53 yet")
         ctx.host.sleep(POLL_S)

@@ -331,6 +331,26 @@ def test_an_image_that_is_nowhere_is_final_and_the_pause_after_it_hides_nothing(
     assert "registry.k8s.io has no such image" in link.cause
 
 
+def test_an_image_that_is_here_and_is_asked_for_all_the_same() -> None:
+    image = "registry.k8s.io/coredns/coredns:v1.13.1"
+    quoted = f'\\\\\\"{image}\\\\\\"'
+    refused = f"failed to pull and unpack image {quoted}: dial tcp 10.0.0.9:443: connect: connection refused"
+    host = make_host(kubelet_log=sync_line("StartContainer", "coredns", "ErrImagePull", refused, "coredns-1"))
+    link = find(host, "coredns")
+    assert link is not None and "AlwaysPullImages" not in link.cause
+    before = host.answers["crictl"]
+    assert callable(before)
+
+    def crictl(argv: tuple[str, ...]) -> CommandResult:
+        told = json.dumps({"images": [{"repoTags": [image]}]})
+        answer: CommandResult = CommandResult(argv, 0, told) if "images" in argv else before(argv)
+        return answer
+
+    host.answers["crictl"] = crictl
+    link = find(host, "coredns")
+    assert link is not None and "the image is on this node" in link.cause and "AlwaysPullImages" in link.cause
+
+
 def test_what_an_earlier_kubelet_met_is_not_taken_for_the_present() -> None:
     host = make_host()
     log = sandbox_line("cannot write: read-only file system") + "\n"

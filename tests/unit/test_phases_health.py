@@ -197,6 +197,42 @@ def test_a_node_whose_pods_reach_dns_and_api_is_verified(tmp_path: Path) -> None
     assert "ip netns add kb-probe" in node_of(ctx).commands
 
 
+def test_a_pod_does_not_wait_out_the_pause_after_a_pull_that_works_by_now(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path)
+    objects, image = node_of(ctx).cluster.objects, "registry.k8s.io/coredns/coredns:v1.13.1"
+    waiting = objects[f"{PODS}/coredns-1"]
+    ready = json.loads(json.dumps(waiting))
+    waiting["status"] |= {
+        "conditions": [],
+        "containerStatuses": [{"image": image, "state": {"waiting": {"reason": "ImagePullBackOff"}}}],
+    }
+    waiting["metadata"]["name"] = "coredns-1"
+    refused = 3
+
+    def crictl(argv: tuple[str, ...]) -> CommandResult:
+        nonlocal refused
+        if "pull" not in argv:
+            return CommandResult(argv, 0, json.dumps(INFO if "info" in argv else {}))
+        refused -= 1
+        return CommandResult(argv, 1 if refused else 0, stderr="dial tcp 10.0.0.9:443: connect: connection refused")
+
+    node_of(ctx).answers["crictl"] = crictl
+    send = ctx.host.http_send
+
+    def http_send(method: str, url: str, **rest: Any) -> HttpResponse:
+        answer = send(method, url, **rest)
+        if method == "DELETE" and url.endswith("/coredns-1"):
+            objects[f"{PODS}/coredns-2"] = {**ready, "metadata": {**ready["metadata"], "name": "coredns-2"}}
+        return answer
+
+    ctx.host.http_send = http_send  # type: ignore[method-assign]
+    started = ctx.host.monotonic()
+    assert health.verify_node(ctx) == {"node_ready": True}
+    assert f"{PODS}/coredns-1" not in objects and not refused
+    assert ctx.host.monotonic() - started < 25
+    assert f"{image} can be pulled again: pod coredns-1 is made anew" in str(ctx.report.notes)
+
+
 def probe_fails(ctx: Context, component: str, message: str) -> None:
     objects = node_of(ctx).cluster.objects
     objects[f"{PODS}/{component}-cp1"]["status"]["containerStatuses"][0]["ready"] = False
