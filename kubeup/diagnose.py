@@ -867,6 +867,37 @@ def _source_words(host: Host, component: str) -> dict[str, str]:
     return {"source": source, "origin": source}
 
 
+PROXY_GRACE_S = 40
+"""kube-proxy looks after its iptables rules every 30 seconds; of nftables' it takes no notice until it writes them all anew."""
+
+
+def find_lost_rules(host: Host, cri_socket: str) -> Optional[BrokenLink]:
+    """A kube-proxy that runs while none of its rules are here: somebody emptied the kernel's tables (a firewall that was
+    restarted, `nft flush ruleset`). None where there are rules of any of its modes, or where it has just begun."""
+    own = [item for item in runtime.list_containers(host, cri_socket) if item.name == "kube-proxy"]
+    newest = max(own, key=lambda item: item.created_ns, default=None)
+    if newest is None or newest.state != "running" or host.now().timestamp() - newest.created_ns / 1e9 < PROXY_GRACE_S:
+        return None
+    tables = host.query(["nft", "list", "tables"])
+    if not tables.ok:
+        return None  # without nft it cannot be told
+    has_rules = (
+        re.search(r"^table ip6? kube-proxy$", tables.stdout, re.MULTILINE)
+        or any(host.query([program, "-t", "nat", "-S", "KUBE-SERVICES"]).ok for program in ("iptables", "ip6tables"))
+        or host.query(["ip", "link", "show", "dev", "kube-ipvs0"]).ok
+    )
+    if has_rules:
+        return None
+    return BrokenLink(
+        "kube-proxy runs, and its rules are not on this node",
+        "something emptied the kernel's tables (nft flush ruleset, systemctl restart nftables), and kube-proxy does not notice: "
+        "no Service is reached",
+        "have kube-proxy write them anew: crictl stop $(crictl ps -q --name kube-proxy); and keep the firewall from flushing "
+        "tables of others",
+        link="proxy-rules",
+    )
+
+
 # ---- the chain
 
 
@@ -934,6 +965,7 @@ def _last_lines(log: Sequence[str]) -> tuple[str, ...]:
 
 def last_error_line(lines: Sequence[str]) -> str:
     """The last line that tells of a failure: klog's E and F lines, etcd's fatal JSON, `Error: ...`."""
+    lines = _join_blocks(lines)
     for line in reversed(lines):
         text = line.strip()
         if (
@@ -946,6 +978,20 @@ def last_error_line(lines: Sequence[str]) -> str:
         if re.search(r"(?i)\b(err(or)?|fail(ed|ure)?|fatal|refused|denied)\b", line):
             return clean_log_line(line)
     return ""
+
+
+def _join_blocks(lines: Sequence[str]) -> list[str]:
+    """klog's texts of several lines, which stand between `err=<` and ` >`, in one."""
+    joined: list[str] = []
+    is_inside = False
+    for line in lines:
+        if is_inside:
+            joined[-1] = f"{joined[-1]} {line.strip()}"
+            is_inside = not line.startswith(" >")
+        else:
+            joined.append(line)
+            is_inside = line.rstrip().endswith("=<")
+    return joined
 
 
 def clean_log_line(line: str) -> str:

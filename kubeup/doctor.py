@@ -638,12 +638,18 @@ def look_at_dns(patient: Patient) -> Notes:
     if any(health.lookup_in_cluster(patient.host, str(server), name) for server in servers):
         yield from _look_from_pods(patient, str(servers[0]), name)
         return
+    lost = diagnose.find_lost_rules(patient.host, patient.config.node.cri_socket)
+    what = f"the cluster's DNS at {servers[0]} does not answer for {name}"
+    if lost:
+        yield Note("dns", ERROR, f"{what}: {lost.what}: {lost.cause}", lost.remedy)
+        return
     line = diagnose.container_error(patient.host, patient.config.node.cri_socket, "kube-proxy")
+    where = "" if patient.is_control_plane else ", on a control plane"
     yield Note(
         "dns",
         ERROR,
-        f"the cluster's DNS at {servers[0]} does not answer for {name}" + (f" (kube-proxy: {line})" if line else ""),
-        "see whether CoreDNS and kube-proxy run: kubectl -n kube-system get pods -o wide",
+        what + (f" (kube-proxy: {line})" if line else ""),
+        f"see whether CoreDNS and kube-proxy run{where}: kubectl -n kube-system get pods -o wide",
     )
 
 

@@ -282,7 +282,7 @@ def _wait_for_dns(ctx: Context) -> None:
         unhealthy,
         explain=lambda: _proxy_trouble(ctx),
         heal=lambda: free_waiting_pods(ctx),
-        find_cause=lambda: find_pressure(ctx),
+        find_cause=lambda: find_pressure(ctx) or diagnose.find_lost_rules(ctx.host, ctx.config.node.cri_socket),
     )
     wait.until(lambda: _look_up_dns(ctx))
 

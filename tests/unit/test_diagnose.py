@@ -557,3 +557,47 @@ def test_last_words_may_come_before_the_runtime_has_seen_the_end(ends: bool, ver
     link = find(host, "kube-apiserver", kube_apiserver="refused")
     assert link is not None and link.what == f"kube-apiserver {verb}"
     assert link.cause.startswith("unknown flag: --shout")
+
+
+# ---- kube-proxy's rules
+
+
+def test_rules_that_somebody_flushed() -> None:
+    host = make_host()
+    run_containers(host, {"name": "kube-proxy", "state": "running"})
+    host.answers["nft list tables"] = "table ip kb_pods\ntable ip nat\n"
+    link = diagnose.find_lost_rules(host, SOCKET)
+    assert link is not None and not link.is_final
+    assert link.what == "kube-proxy runs, and its rules are not on this node"
+    assert "nft flush ruleset" in link.cause and "crictl stop $(crictl ps -q --name kube-proxy)" in link.remedy
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"nft list tables": "table ip kube-proxy\n"},
+        {"nft list tables": "table ip6 kube-proxy\n"},
+        {"nft list tables": "table ip nat\n", "iptables -t nat -S KUBE-SERVICES": "-N KUBE-SERVICES\n"},
+        {"nft list tables": "", "ip link show dev kube-ipvs0": "7: kube-ipvs0\n"},
+        {},
+    ],
+)
+def test_rules_that_are_there_or_cannot_be_told(answers: dict[str, str]) -> None:
+    host = make_host()
+    run_containers(host, {"name": "kube-proxy", "state": "running"})
+    host.answers.update(answers)
+    assert diagnose.find_lost_rules(host, SOCKET) is None
+
+
+def test_a_kube_proxy_that_has_just_begun_has_no_rules_yet() -> None:
+    host = make_host()
+    run_containers(
+        host, {"name": "kube-proxy", "state": "running", "created": int(host.now().timestamp() * 1e9) - 10**9}
+    )
+    host.answers["nft list tables"] = ""
+    assert diagnose.find_lost_rules(host, SOCKET) is None
+
+
+def test_an_error_of_several_lines_is_told_as_one() -> None:
+    lines = ['E1129 08:09:41.0       1 proxier.go:1] "Failed to list nftables objects" err=<', "\tno such table", " > family=4", "I1129 next"]  # fmt: skip
+    assert diagnose.last_error_line(lines).endswith('"Failed to list nftables objects" err=< no such table > family=4')
