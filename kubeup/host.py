@@ -1049,6 +1049,8 @@ def _execute(argv: Argv, timeout_s: float, env: Optional[Mapping[str, str]], std
         return CommandResult(shown, 124, stderr=f"{shown[0]}: did not end within {timeout_s:.0f} s")
     except OSError as error:
         return CommandResult(shown, 126, stderr=f"{shown[0]}: {error.strerror}")
+    except ValueError as error:  # a NUL, or half a character, among its words
+        return CommandResult(shown, 126, stderr=f"{shown[0]}: {error}")
     return CommandResult(shown, done.returncode, done.stdout, done.stderr)
 
 

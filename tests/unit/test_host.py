@@ -113,6 +113,13 @@ def test_a_secret_is_shown_as_stars_and_passed_in_full() -> None:
     assert "hunter2" not in " ".join(done.argv)
 
 
+@pytest.mark.parametrize("word", ["a\0b", "a\ud800b"])
+def test_a_word_that_no_program_can_be_given(word: str) -> None:
+    """Out of a damaged state, or an answer of a server."""
+    for ask in (LocalHost().query, LocalHost().run):
+        assert ask(["echo", word]).code == 126 and ask(["cat"], env={"X": word}).code == 126
+
+
 def test_a_missing_program_and_a_slow_one() -> None:
     assert _execute(["no-such-program-here"], 5, None, "").missing
     assert _execute(["sleep", "5"], 0.1, None, "").code == 124
