@@ -23,7 +23,7 @@ from kubeup.config.types import InitConfig
 from kubeup.downloads import NODE_FILES
 from kubeup.errors import HostError, KbError, UsageError, shown
 from kubeup.frozen import frozen
-from kubeup.host import Host, LocalHost, Unreachable
+from kubeup.host import Host, LocalHost, Unreachable, is_stream
 from kubeup.images import list_images, load_balancer_image
 from kubeup.json_text import parse_json_object
 from kubeup.layout import Descriptor, Layout, Place, as_json, digest_of
@@ -570,7 +570,7 @@ def write_bundle(
             gathering.tell(f"writing {digest[7:19]} ({place.size >> 20} MiB)")
             yield digest, place.size, layout.read_checked(gathering.local, place, digest)
 
-    if str(out) != "-":
+    if not is_stream(str(out)):
         _require_space(gathering.local, out, total)
     gathering.local.write_output(str(out), layout.render_tar(documents, contents()))
     count = len(gathering.blobs) - len(chosen)

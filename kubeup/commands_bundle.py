@@ -30,7 +30,8 @@ else:
 def create(call: Invocation) -> int:
     """Gather, then write. What came over a network waits beside the file, and is removed when the file is whole."""
     local, target = host.LocalHost(), str(commands.required(call, "output-file"))
-    out = Path("kb-bundle.tar" if target == "-" else target).absolute()
+    is_stream = host.is_stream(target)  # what is gathered cannot wait beside it
+    out = Path("kb-bundle.tar" if is_stream else target).absolute()
     config = _load_config(call, local)
     preset = downloads.find_preset(str(call.flags.get("preset", "")))
     versions = _pairs(call, "use")
@@ -50,7 +51,7 @@ def create(call: Invocation) -> int:
     _add_own_files(call, gathering)
     written = bundle.write_bundle(
         gathering,
-        out if target != "-" else Path("-"),
+        Path(target) if is_stream else out,
         kubernetes_version=config.cluster.kubernetes_version,
         since=since,
         key=key,
@@ -61,10 +62,10 @@ def create(call: Invocation) -> int:
         f"{written.images} images, {written.files} files, {written.blobs} blobs{less}, "
         f"{written.bytes / 2**20:.0f} MiB\n{written.digest}"
     )
-    if target == "-":
+    if host.given_descriptor(target) == 1:
         call.report.line(text)  # the bundle itself is on standard output
     else:
-        call.print(f"{out}: {text}")
+        call.print(f"{target if is_stream else out}: {text}")
     return 0
 
 

@@ -795,7 +795,7 @@ class LocalHost:
         """Write what a user asked for to where he said: "-" is standard output; a device, a pipe or a socket is written into; a
         file is replaced whole, with its mode and owner kept. The folder must exist. is_secret: nobody else may read the file,
         whatever its mode was. Raises HostError (output-folder-missing, file-unwritable, disk-full, link-not-followed)."""
-        number = 1 if target == "-" else _given_descriptor(target)
+        number = given_descriptor(target)
         path = Path(target).absolute()
         if number is not None:
             _write_to(number, chunks)
@@ -1089,13 +1089,18 @@ def _open_for_reading(place: Path, more: int = 0) -> int:
     return descriptor
 
 
-def _given_descriptor(target: str) -> Optional[int]:
-    """The number of the descriptor of this process that `/dev/stdout`, `/dev/fd/63` and their like name: to open such a name
-    again would begin at the file's start, or ask for rights that the descriptor has already."""
-    if target in ("/dev/stdout", "/dev/stderr"):
-        return 1 if target == "/dev/stdout" else 2
+def given_descriptor(target: str) -> Optional[int]:
+    """The number of the descriptor of this process that `-`, `/dev/stdout`, `/dev/fd/63` and their like name: to open such a
+    name again would begin at the file's start, or ask for rights that the descriptor has already."""
+    if target in ("-", "/dev/stdout", "/dev/stderr"):
+        return 2 if target == "/dev/stderr" else 1
     found = re.fullmatch(r"(?:/dev/fd|/proc/self/fd)/([0-9]{1,9})", target)
     return int(found[1]) if found else None
+
+
+def is_stream(target: str) -> bool:
+    """Whether output to it goes into a descriptor or a device: no file system holds it, and nothing lies beside it."""
+    return given_descriptor(target) is not None or target.startswith("/dev/")
 
 
 def _write_to(number: int, chunks: Iterable[bytes]) -> None:
@@ -1136,7 +1141,8 @@ def _mounts_below(real: str) -> list[Path]:
     """What is mounted strictly below a real path of this machine, deepest first."""
     with open("/proc/self/mountinfo", errors="surrogateescape") as file:
         points = [line.split(" ")[4] for line in file]
-    plain = {re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), point) for point in points}
+    # a folder that is mounted over twice stands there twice, and has to be unmounted twice
+    plain = [re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), point) for point in points]
     below = [Path(point) for point in plain if point.startswith(f"{real.rstrip('/')}/")]
     return sorted(below, key=lambda place: len(place.parts), reverse=True)
 

@@ -24,6 +24,7 @@ from kubeup.errors import HostError
 from kubeup.host import LocalHost, find_root_python
 from kubeup.host_files import is_root_s_alone
 from kubeup.paths import Paths
+from tests.bundle_case import write_layout
 from tests.make_docs import REPO
 
 pytestmark = pytest.mark.component
@@ -105,6 +106,18 @@ def test_a_mount_that_comes_while_a_tree_is_removed_stays(tmp_path: Path) -> Non
         """,
     )
     assert told == "mount-in-the-way rows"
+
+
+@needs_mounts
+def test_what_is_mounted_twice_over_a_folder_is_told_twice(tmp_path: Path) -> None:
+    told = in_namespace(
+        tmp_path,
+        "mkdir -p $T/tree/a; mount -t tmpfs one $T/tree/a; mount -t tmpfs two $T/tree/a",
+        """
+        print(host.mounts_below(T / "tree") == [T / "tree/a"] * 2)
+        """,
+    )
+    assert told == "True"
 
 
 @needs_mounts
@@ -491,6 +504,31 @@ def test_a_migrated_configuration_goes_where_it_is_wanted(tmp_path: Path) -> Non
     assert run_kb("config", "migrate", "--old-config", str(old), "--new-config", "-").stdout == done.stdout
     assert run_kb("config", "migrate", "--old-config", str(old), "--new-config", "/dev/null").returncode == 0
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A layout with all images of a cluster."""
+    folder = tmp_path_factory.mktemp("images") / "layout"
+    names = run_kb("config", "images", "list", "--kubernetes-version", "v1.35.6").stdout.decode().split()
+    write_layout(folder, {name: {"amd64": [name.encode() * 5000]} for name in names})
+    return folder
+
+
+@pytest.mark.parametrize("target", ["-", "/dev/stdout", "/dev/fd/1"])
+def test_a_bundle_on_standard_output(tmp_path: Path, images: Path, target: str) -> None:
+    words = f"bundle create --kubernetes-version v1.35.6 --without files --arch amd64 --from {images} -o {target}"
+    line = f"cd {tmp_path} && {sys.executable} {REPO / 'kb.py'} {words}"
+    done = subprocess.run(["bash", "-c", f"{line} | tar -tf -"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "index.json" in done.stdout.split() and "images" in done.stderr, done.stderr
+    assert list(tmp_path.iterdir()) == []
+    done = subprocess.run(
+        ["bash", "-c", f"{line} | head -c 10 | wc -c; echo ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == ["10", "0"] and "error" not in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
