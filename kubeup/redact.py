@@ -187,14 +187,15 @@ def _show_block(block: re.Match[str]) -> str:
 # ---- lines
 
 _NAME = re.compile(
-    r"(?<![\w/*.$-])(?:(?P<name>-{0,2}[A-Za-z_][\w.-]{0,100})\\{0,7}[\"']?(?P<sign>[ \t]{0,9}(?:=>|:=|[:=])[ \t]{0,99}|>)"
-    r"|(?P<flag>--[A-Za-z][\w.-]{0,100})[\"']?(?:,?[ \t]{1,99}|,|$))"
+    r"(?:(?<![\w/*.$-])|(?<=[\"']\.))(?:(?P<name>-{0,2}[A-Za-z_][\w.-]{0,100})\\{0,7}[\"']?(?P<sign>[ \t]{0,9}(?:=>|:=|[:=])[ \t]{0,99}|>)"
+    r"|(?P<flag>--?[A-Za-z][\w.-]{0,100})[\"']?(?:,?[ \t]{1,99}|,|$))"
 )
 """A name and what stands between it and its value: a sign, or white space behind a flag."""
 _USER_FLAG = re.compile(r"(?<!\S)(-u|--user|--proxy-user|-U)([ =]?)([^\s:\"']{0,200}:[^\s\"']+)")
 _SCHEME = re.compile(r"(?i)\b(bearer|basic|digest|negotiate)([ \t]{1,9})([\w.~+/=-]{6,})")
 _ADDRESS = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]{0,20}://)([^\s\"'`<>\\]+)")
 _QUOTED = re.compile(r"\"(?:[^\"\\\n]|\\.)*\"|'[^'\n]*'")
+_LONG_QUOTES = ('"""', "'''")
 _PUNCTUATION = re.compile(r"[\s\]\[{}(),;-]*")
 _BLOCK = re.compile(r"[|>][-+0-9]{0,3}[ \t]*(?:#.*)?")
 _FIELD = re.compile(r"(?P<head>[ \t]*(?:- )*[\"']?(?P<name>[\w./-]{1,100})[\"']?[ \t]*[:=](?:[ \t]+|$))(?P<value>.*)")
@@ -212,6 +213,8 @@ class _Reader:
         """The indentation of a private name whose value is on the following lines."""
         self.is_value_due = False
         """The line before ended with a private flag: the next one is its value."""
+        self.closing = ""
+        """What ends the text over several lines that a private value of TOML is."""
 
     def redact(self, text: str) -> str:
         return "\n".join(self._lines(text.split("\n")))
@@ -225,9 +228,12 @@ class _Reader:
 
     def _line(self, line: str, around: list[str]) -> str:
         indent, content = len(line) - len(line.lstrip()), line.strip()
+        if self.closing:
+            self.closing = "" if self.closing in line else self.closing
+            return MARK
         if self.is_value_due:
             self.is_value_due = False
-            if not content.startswith(("- --", '"--', "--")):
+            if not re.match(r"(?:- )?\"?--?[A-Za-z]", content):
                 return line[:indent] + ("- " if content.startswith("- ") else "") + MARK
         if self.below is not None:
             if indent > self.below or (indent == self.below and content.startswith("- ")):
@@ -281,6 +287,10 @@ class _Reader:
             end = _end_of_value(line, found)
             value = line[at:end].strip()
             shown.append(_show_value(line[at:end]))
+            if value[:3] in _LONG_QUOTES and value.find(value[:3], 3) < 0:
+                self.closing = value[:3]
+            elif found["sign"] and ":" in found["sign"] and not line[: found.start()].strip(" \t-\"'"):
+                self._expect_value(line, found)  # a field of YAML: what is indented deeper belongs to it
             if not value or _BLOCK.fullmatch(value) or (_PUNCTUATION.fullmatch(value) and value not in ("[]", "{}")):
                 self._expect_value(line, found)
             at = end
@@ -308,6 +318,9 @@ def _end_of_value(line: str, found: re.Match[str]) -> int:
     """Where the value ends that begins behind a private name."""
     at = found.end()
     quote = re.compile(r"\\{0,7}[\"']").match(line, at)
+    if line[at : at + 3] in _LONG_QUOTES:
+        closing = line.find(line[at : at + 3], at + 3)
+        return closing + 3 if closing >= 0 else len(line)
     if quote:
         quoted = _QUOTED.match(line, at)
         if quoted:

@@ -138,6 +138,15 @@ PLANTED = [
     ("base64 in a log", "got aGVsbG8gd29ybGQgc2VjcmV0IQ== back", "aGVsbG8gd29ybGQ"),
     ("a hash of a password", "root:$6$saltsalt$Vhb5k1TRDy7fmLZ2xXqs0Yw:19000:0:", "Vhb5k1TRDy7fmLZ2xXqs0Yw"),
     ("a user's token in a kubeconfig", "users:\n- name: joe\n  user:\n    token: plantedpw\n", "plantedpw"),
+    ("a flag of one dash", "vault -token plantedpw -address x\n", "plantedpw"),
+    ("a flag of one dash in a list", "- -client-secret\n- plantedpw\n", "plantedpw"),
+    ("a dotted key of TOML", 'registry.configs."r".auth.password = "plantedpw"\n', "plantedpw"),
+    ("a text of TOML over lines", 'password = """\nplantedpw\n second"""\nuser = "joe"\n', "plantedpw"),
+    ("its last line", "password = '''first\n second\nplantedpw'''\nuser = 'joe'\n", "plantedpw"),
+    ("a text of TOML in one line", 'password = """plantedpw"""\n', "plantedpw"),
+    ("a plain text over lines", "  password: first\n    plantedpw\n  user: joe\n", "plantedpw"),
+    ("a quoted text over lines", '- password: "first\n    plantedpw"\n  user: joe\n', "plantedpw"),
+    ("a value below a comment", "password: # the real one\n  plantedpw\n", "plantedpw"),
     ("an argument of an exec plugin", "args: [get-token, --client-secret, plantedpw]\n", "plantedpw"),
 ]
 
@@ -194,6 +203,11 @@ PUBLIC = [
 @pytest.mark.parametrize("text", PUBLIC)
 def test_what_is_public_stays(text: str) -> None:
     assert redact(text) == text
+
+
+def test_what_follows_a_value_of_several_lines_stays() -> None:
+    for text in ('password = """\nplanted\n"""\nuser = "joe"\n', "  password: first\n    planted\n  user: joe\n"):
+        assert redact(text).rstrip("\n").endswith(('user = "joe"', "  user: joe")) and "planted" not in redact(text)
 
 
 def test_redacting_twice_is_redacting_once() -> None:
