@@ -14,7 +14,7 @@ import datetime
 import email.utils
 import ipaddress
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -824,6 +824,24 @@ def read_signing_request(api: kubeapi.Api, node_name: str, *, since: str = "") -
         return SigningRequest("not-sent")
     newest = max(found, key=lambda request: str(request["metadata"].get("creationTimestamp", "")))
     return judge_signing_request(newest)
+
+
+SERVING_SIGNER = "kubernetes.io/kubelet-serving"
+
+
+def explain_serving_request(name: str, requests: Iterable[Mapping[str, Any]]) -> Optional[tuple[str, str]]:
+    """(what, remedy) where the kubelet of a node waits for the approval of its serving certificate. With serverTLSBootstrap nobody
+    approves it by himself, and without it logs, exec and metrics end with "tls: internal error"."""
+    own = [item for item in requests if (item.get("spec") or {}).get("username") == f"system:node:{name}"]
+    pending = [item for item in own if judge_signing_request(item).state == "pending"]
+    if not pending or len(pending) != len(own):
+        return None
+    request = str(pending[-1]["metadata"]["name"])
+    return (
+        f"the kubelet of {name} has no serving certificate: its request {request} is Pending (serverTLSBootstrap; kubectl logs and "
+        'exec end with "tls: internal error")',
+        f"compare its names with this node's, then, on a control plane: kubectl certificate approve {request}",
+    )
 
 
 def judge_signing_request(request: Mapping[str, Any]) -> SigningRequest:

@@ -63,6 +63,9 @@ CLOCK_WARNING_S, CLOCK_ERROR_S = 30, 300
 SLOW_FSYNC_S = 0.01
 """etcd's own advice: 99 of 100 writes to its log are on disk within 10 ms."""
 
+PROBES_S = 30
+"""After this long a pod that runs well has been probed, and is Ready."""
+
 _COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
 
@@ -274,12 +277,21 @@ def look_at_static_pods(patient: Patient) -> Notes:
         told = {name: health.read_probe_failure(api, f"{name}-{patient.config.node.name}") for name in failing}
     except KbError:
         return  # an API server that does not answer is another look's matter
+    young = {
+        pod.component for pod in pods if pod.running_since and _seconds_since(patient, pod.running_since) < PROBES_S
+    }
     for name, text in told.items():
+        if not text and name in young:
+            continue  # it has not been probed yet
         flags = read_flags(patient.host, patient.paths, name)
         closed = health.describe_closed_probes(flags.items()) if name == "kube-apiserver" else ""
         remedy = health.CLOSED_PROBES_REMEDY if closed else f"crictl logs $(crictl ps -q --name {name})"
         cause = "; ".join(filter(None, (text or "the kubelet has said nothing of its probes", closed)))
         yield Note("static-pods", ERROR, f"{name} runs, and is not Ready: {cause}", remedy)
+
+
+def _seconds_since(patient: Patient, moment: datetime.datetime) -> float:
+    return (patient.host.now() - moment).total_seconds()
 
 
 def look_at_certs(patient: Patient) -> Notes:
@@ -468,15 +480,14 @@ def look_at_node(patient: Patient) -> Notes:
     try:
         api = kubeapi.Api(host, kubeapi.read_identity(host, paths.kubernetes / "kubelet.conf"), retry_s=0)
         node = api.get(kubeapi.path_of("Node", name))
-        requests = api.list(kubeapi.path_of("CertificateSigningRequest"), field=f"spec.signerName={_SERVING_SIGNER}")
+        requests = api.list(
+            kubeapi.path_of("CertificateSigningRequest"), field=f"spec.signerName={discovery.SERVING_SIGNER}"
+        )
     except KbError as error:
         yield Note("node", ERROR, f"the cluster does not say how node {name} is: {error}", error.remedy)
         return
     yield from _judge_node(name, node)
     yield from _judge_serving_requests(name, requests)
-
-
-_SERVING_SIGNER = "kubernetes.io/kubelet-serving"
 
 
 def _judge_node(name: str, node: Optional[Mapping[str, Any]]) -> Notes:
@@ -492,19 +503,9 @@ def _judge_node(name: str, node: Optional[Mapping[str, Any]]) -> Notes:
 
 
 def _judge_serving_requests(name: str, requests: Iterable[Mapping[str, Any]]) -> Notes:
-    """With serverTLSBootstrap nobody approves the kubelet's serving certificate by himself, and without it logs, exec and
-    metrics end with "tls: internal error"."""
-    own = [item for item in requests if (item.get("spec") or {}).get("username") == f"system:node:{name}"]
-    pending = [item for item in own if discovery.judge_signing_request(item).state == "pending"]
-    if pending and len(pending) == len(own):
-        names = " ".join(str(item["metadata"]["name"]) for item in pending[-1:])
-        yield Note(
-            "node",
-            WARNING,
-            f"the kubelet of {name} has no serving certificate: its request {names} is Pending (serverTLSBootstrap; kubectl "
-            'logs and exec end with "tls: internal error")',
-            f"compare its names with this node's, then, on a control plane: kubectl certificate approve {names}",
-        )
+    found = discovery.explain_serving_request(name, requests)
+    if found:
+        yield Note("node", WARNING, *found)
 
 
 def look_at_disk(patient: Patient) -> Notes:

@@ -115,6 +115,7 @@ class FakeCluster:
 
 
 _PLURALS = [
+    "certificatesigningrequests",
     "configmaps",
     "nodes",
     "pods",

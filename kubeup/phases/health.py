@@ -15,10 +15,11 @@ from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import clusterobjects, diagnose, health, kubeapi, podview, routes, runtime
+    from kubeup import clusterobjects, diagnose, discovery, health, kubeapi, podview, routes, runtime
 else:
     clusterobjects = lazy_import("kubeup.clusterobjects")
     diagnose = lazy_import("kubeup.diagnose")
+    discovery = lazy_import("kubeup.discovery")
     health = lazy_import("kubeup.health")
     kubeapi = lazy_import("kubeup.kubeapi")
     podview = lazy_import("kubeup.podview")
@@ -247,10 +248,23 @@ def verify_node(ctx: Context) -> Outputs:
         _wait_for_dns(ctx)
         wait_for_pod_ways(ctx, _plan_ways(ctx))
     soak(ctx, name)
+    warn_of_serving_request(ctx)
     status, _ = health.node_condition(ctx.api.get(kubeapi.path_of("Node", name)))
     if status != "True":
         ctx.report.note("the node stays NotReady and CoreDNS Pending until a pod network is applied (plugin: none)")
     return {"node_ready": status == "True"}
+
+
+def warn_of_serving_request(ctx: Context) -> None:
+    """The kubelet asks for a certificate that somebody has to approve: said here, since nothing else tells before `kubectl
+    logs` fails."""
+    if not ctx.config.kubelet.get("serverTLSBootstrap"):
+        return
+    path = kubeapi.path_of("CertificateSigningRequest")
+    requests = ctx.api.list(path, field=f"spec.signerName={discovery.SERVING_SIGNER}")
+    found = discovery.explain_serving_request(ctx.config.node.name, requests)
+    if found:
+        ctx.report.warn(f"{found[0]}. Remedy: {found[1]}")
 
 
 def wait_for_ready(ctx: Context, name: str, components: tuple[str, ...]) -> None:

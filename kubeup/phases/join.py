@@ -19,7 +19,14 @@ from kubeup.lazy import lazy_import
 from kubeup.phases import addons, airgap, join_control_plane, node, preflight
 from kubeup.phases.cluster import mark_control_plane as mark
 from kubeup.phases.control_plane import report_patches
-from kubeup.phases.health import find_pressure, free_waiting_pods, plan_ways, wait_for_pod_ways, wait_for_ready
+from kubeup.phases.health import (
+    find_pressure,
+    free_waiting_pods,
+    plan_ways,
+    wait_for_pod_ways,
+    wait_for_ready,
+    warn_of_serving_request,
+)
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
@@ -302,6 +309,7 @@ def verify_node(ctx: Context) -> Outputs:
         wait_for_pod_ways(ctx, plan_ways(ctx, health.service_address(ctx.config, 10) if has_dns else ""))
     if join_control_plane.is_control_plane(ctx):
         join_control_plane.soak_instance(ctx)
+    warn_of_serving_request(ctx)
     return {"node_ready": True}
 
 

@@ -458,6 +458,35 @@ def test_a_serving_certificate_that_nobody_approves() -> None:
     assert notes(node_host("True", "", signed, pending), "node") == []
 
 
+# ---- static pods that the kubelet holds for not ready
+
+
+def probed_host(started: datetime.datetime, *messages: str) -> FakeHost:
+    """kube-scheduler runs since then and is not Ready; the kubelet said this of its probes."""
+    host = make_host()
+    status = {"ready": False, "containerID": "x", "state": {"running": {"startedAt": f"{started:%Y-%m-%dT%H:%M:%SZ}"}}}
+    pod = {
+        "metadata": {"name": "kube-scheduler-cp1", "labels": {"component": "kube-scheduler"}},
+        "status": {"containerStatuses": [status]},
+    }
+    namespace = f"{SERVER}/api/v1/namespaces/kube-system"
+    pods = f"{namespace}/pods?labelSelector=tier%3Dcontrol-plane&fieldSelector=spec.nodeName%3Dcp1"
+    events = f"{namespace}/events?fieldSelector=involvedObject.name%3Dkube-scheduler-cp1%2Creason%3DUnhealthy"
+    host.urls[pods] = HttpResponse(200, json.dumps({"items": [pod]}).encode())
+    host.urls[events] = HttpResponse(200, json.dumps({"items": [{"message": text} for text in messages]}).encode())
+    return host
+
+
+def test_a_pod_whose_probes_fail_is_told_and_one_that_was_not_probed_yet_is_not() -> None:
+    now = make_host().now()
+    young, old = now - datetime.timedelta(seconds=5), now - datetime.timedelta(seconds=90)
+    assert notes(probed_host(young), "static-pods") == []
+    ((level, text),) = notes(probed_host(young, "Startup probe failed: HTTP 500"), "static-pods")
+    assert level == "error" and "kube-scheduler runs, and is not Ready: Startup probe failed: HTTP 500" in text
+    ((_, text),) = notes(probed_host(old), "static-pods")
+    assert "the kubelet has said nothing of its probes" in text
+
+
 # ---- the pod network of before
 
 

@@ -233,6 +233,22 @@ def test_a_pod_does_not_wait_out_the_pause_after_a_pull_that_works_by_now(tmp_pa
     assert f"{image} can be pulled again: pod coredns-1 is made anew" in str(ctx.report.notes)
 
 
+def test_a_serving_certificate_that_waits_for_approval_is_told_at_the_end(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path, kubelet={"serverTLSBootstrap": True})
+    requests = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
+    spec = {"username": "system:node:cp1", "signerName": "kubernetes.io/kubelet-serving"}
+    objects = node_of(ctx).cluster.objects
+    objects[f"{requests}/csr-1"] = {"metadata": {"name": "csr-1"}, "spec": spec, "status": {}}
+    health.verify_node(ctx)
+    (told,) = ctx.report.warnings
+    assert "its request csr-1 is Pending" in told and "kubectl certificate approve csr-1" in told
+    ctx.report.warnings.clear()
+    health.verify_node(replace(ctx, config=replace(ctx.config, kubelet={})))
+    objects[f"{requests}/csr-1"]["status"] = {"conditions": [{"type": "Approved"}], "certificate": "eA=="}
+    health.verify_node(ctx)
+    assert ctx.report.warnings == []
+
+
 def probe_fails(ctx: Context, component: str, message: str) -> None:
     objects = node_of(ctx).cluster.objects
     objects[f"{PODS}/{component}-cp1"]["status"]["containerStatuses"][0]["ready"] = False
