@@ -470,8 +470,9 @@ def _mirror_cert(ctx: Context) -> tuple[Path, Path]:
 def serve_bundle(ctx: Context) -> Outputs:
     """The mirror as a service of this node, with a certificate of the cluster's authority; up before this returns.
 
-    Raises HostError: ca-key-missing, mirror-not-started, port-in-use.
+    Raises HostError: ca-key-missing, mirror-not-started, port-in-use, signature-missing, signature-wrong.
     """
+    _require_signed_copy(ctx)
     certs.issue_ca(ctx)
     _ensure_certificate(ctx)
     pyz = podnetwork.find_running_pyz()
@@ -485,6 +486,11 @@ def serve_bundle(ctx: Context) -> Outputs:
         ctx.host.run(["systemctl", "restart", MIRROR_UNIT])
     _wait_for_mirror(ctx)
     return None
+
+
+def _require_signed_copy(ctx: Context) -> None:
+    if ctx.host.mode != "dry-run" and ctx.host.exists(_bundle_copy(ctx)):
+        _open_signed(ctx, _bundle_copy(ctx))
 
 
 def _render_unit(ctx: Context, pyz: Optional[Path]) -> str:
@@ -586,6 +592,7 @@ def _wait_for_mirror(ctx: Context) -> None:
 
 def bundle_is_served(ctx: Context) -> bool:
     try:
+        _require_signed_copy(ctx)
         tls = _own_tls(ctx)
         answers = ctx.host.http_get(f"{mirror_url(ctx.config)}/healthz", tls=tls, timeout_s=5).status == 200
     except HostError:

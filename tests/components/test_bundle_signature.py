@@ -130,6 +130,10 @@ def test_a_copy_that_lies_there_counts_by_its_index_and_signature(tmp_path: Path
     with pytest.raises(HostError) as told:
         airgap._offer(ctx, "bundle", ["kubelet"], "amd64")
     assert told.value.code == "signature-missing", "the phase of the programs asks for itself"
+    with pytest.raises(HostError) as served:
+        airgap.serve_bundle(ctx)
+    assert served.value.code == "signature-missing", "and that of the mirror, which would hand it to all nodes"
+    assert not airgap.bundle_is_served(ctx) and not (tmp_path / "node/etc").exists()
 
 
 def test_a_further_bundle_for_the_mirror(tmp_path: Path, made: Path) -> None:
