@@ -483,12 +483,14 @@ def list_images(host: Host, socket: str) -> set[str]:
 
     Raises HostError: no-cri-client, images-unreadable.
     """
+    look = crictl_argv(socket, "info")
     if host.which("crictl"):
         answer = host.query(crictl_argv(socket, "images", "-o", "json"), timeout_s=30)
         if answer.ok:
             rows = fit_what_does(parse_json(answer.stdout).get("images"), [{"repoTags!": [str], "repoDigests!": [str]}])
             return {name for row in rows for name in (*row["repoTags"], *row["repoDigests"])}
     elif host.which("ctr"):
+        look = ctr_argv(socket, "version")
         answer = host.query(ctr_argv(socket, "images", "ls", "-q"), timeout_s=30)
         if answer.ok:
             return set(answer.stdout.split())
@@ -497,7 +499,7 @@ def list_images(host: Host, socket: str) -> set[str]:
     raise HostError(
         f"the images of the runtime at {socket} cannot be listed",
         cause=last_words(answer.stderr),
-        remedy=f"see whether it runs: {' '.join(crictl_argv(socket, 'info'))}",
+        remedy=f"see whether it runs: {' '.join(look)}",
         code="images-unreadable",
     )
 
@@ -658,8 +660,8 @@ def ensure_images(
     """
     if policy == "Never":
         return ImagesResult()
-    have = list_images(host, socket) if policy == "IfNotPresent" else set()
-    present = tuple(image for image in names if full_image_name(image) in have)
+    have = list_images(host, socket)  # also where all are pulled: a runtime that does not answer is told at once
+    present = tuple(image for image in names if policy == "IfNotPresent" and full_image_name(image) in have)
     wanted = [image for image in names if image not in present]
     unreachable: set[str] = set()
     counted = {image: index for index, image in enumerate(wanted, start=1)}

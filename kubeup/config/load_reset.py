@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup.config import schema, types, validate
+from kubeup.config import discover, schema, types, validate
 from kubeup.config.documents import build
 from kubeup.config.flags import RESET_FIELDS, apply_flags, check_mixing
 from kubeup.config.load import Trees, read_documents, take_kinds
@@ -38,7 +38,10 @@ def load_reset_config(host: Host, *, config_file: Optional[Path], flags: Mapping
             )
     ignored = (trees.get(_RESET) or {}).get("ignorePreflightErrors") or ()
     apply_flags(flags, trees, problems, RESET_FIELDS)
-    reset: types.ResetConfiguration = build(schema.RESET, trees.get(_RESET, {}))
+    tree = trees.get(_RESET, {})
+    if isinstance(tree.get("criSocket"), str):
+        tree = {**tree, "criSocket": discover.normalize_socket(tree["criSocket"])}
+    reset: types.ResetConfiguration = build(schema.RESET, tree)
     names = dict.fromkeys(name.lower() for name in (*ignored, *reset.ignore_preflight_errors))
     reset = replace(reset, ignore_preflight_errors=tuple(names))
     validate.check_reset(reset, problems)

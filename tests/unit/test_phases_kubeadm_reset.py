@@ -214,3 +214,14 @@ def test_a_file_without_a_reset_is_refused() -> None:
     host = FakeHost(files={"x.yaml": b"apiVersion: kubeadm.k8s.io/v1beta4\nkind: InitConfiguration\n"})
     with pytest.raises(UsageError, match="configures no reset"):
         load_reset_config(host, config_file=Path("x.yaml"), flags={})
+
+
+@pytest.mark.parametrize("socket", ["unix:/run/crio/crio.sock", "UNIX:///run/crio/crio.sock", "/run/crio/crio.sock"])
+def test_every_form_of_a_socket_is_taken_from_flags_and_files(socket: str) -> None:
+    text = f"apiVersion: kubeadm.k8s.io/v1beta4\nkind: ResetConfiguration\ncriSocket: {socket}\n"
+    host = FakeHost(files={"reset.yaml": text.encode()})
+    for found in (
+        load_reset_config(host, config_file=None, flags={"cri-socket": socket}),
+        load_reset_config(host, config_file=Path("reset.yaml"), flags={}),
+    ):
+        assert found.cri_socket == "unix:///run/crio/crio.sock"

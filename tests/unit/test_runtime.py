@@ -533,6 +533,15 @@ def test_policies() -> None:
     assert host.changes == []
 
 
+@pytest.mark.parametrize("policy", ["Always", "IfNotPresent"])
+def test_a_runtime_that_does_not_answer_is_told_before_any_pull(policy: str) -> None:
+    host = crictl_host({f"{CRICTL} images -o json": fatal("dial unix /run/x.sock: connect: no such file or directory")})
+    with pytest.raises(HostError) as caught:
+        runtime.ensure_images(host, SOCKET, ["r.example/a:1"], policy=policy)
+    assert caught.value.code == "images-unreadable" and caught.value.remedy.endswith(" info")
+    assert pulls(host) == [] and host.ticks == 0
+
+
 def test_a_pull_that_heals_is_tried_again() -> None:
     ends = [fatal("connection refused"), fatal("connection refused"), CommandResult((), 0)]
     host = crictl_host({f"{CRICTL} pull": lambda argv: ends.pop(0)})
