@@ -103,7 +103,7 @@ def main(kb_commands: Sequence[Command], argv: Sequence[str]) -> int:
     words = [word for word in argv if word != "--as-kubeadm"]
     if not words:
         words = ["--help"]  # asking kubeadm for nothing is no mistake
-    if words_first(words)[:1] == ["upgrade"]:
+    if words_first(words)[:1] == ["upgrade"] and not {"-h", "--help"} & set(words):
         words = ["upgrade"]  # whatever its flags: it says that it is missing
     program = Program(
         "kubeadm",
@@ -128,8 +128,8 @@ def kubeadm_commands(kb_commands: Sequence[Command]) -> tuple[Command, ...]:
         Command("reset", "Take back what was done to this node by init or join", reset, _RESET_OPTIONS, (), RESET, "reset"),
         Command("reset phase", "Run one phase of reset", reset, _RESET_OPTIONS, ("phase...",), RESET, "reset"),
         Command("version", "Print the version of Kubernetes that this stands for", version, ("output",)),
-        Command("upgrade", "Upgrade a cluster (not in kb yet)", upgrade),
-        Command("alpha", "Experimental commands: there are none", alpha),
+        Command("upgrade", "Upgrade a cluster (not in kb yet)", upgrade, (), ("word...",)),
+        Command("alpha", "Experimental commands: there are none", alpha, (), ("word...",)),
     ]  # fmt: skip
     return tuple(replace(command, options=(*command.options, *_EVERYWHERE)) for command in found)
 
@@ -140,6 +140,8 @@ def _as_kubeadm_has_it(command: Command) -> Command:
     options = tuple(name for name in options if name != ALLOW_UNKNOWN)  # it does so anyway
     if command.name.startswith("config ") and "kubeconfig" not in options:
         options += ("kubeconfig",)
+    if "output" in options:
+        options += ("show-managed-fields", "allow-missing-template-keys")
     runs = {"init": init, "init phase": one_phase, "join": join, "join phase": one_phase}
     phases = kubeadm_phases(command.workflow, command.phases)
     does = in_kubeadm_s_words(command.does)
@@ -197,7 +199,8 @@ def _refuse_parent(call: Invocation, words: Sequence[str]) -> None:
     is_parent = bool(children) and not any(phase.name == name for phase in call.command.phases)
     if not name or is_parent:
         extra = () if name in HAVE_NO_ALL else ("all",)
-        listed = ", ".join((*extra, *visible)) if name else ", ".join(INIT_PHASES)
+        first = dict.fromkeys(phase.name.partition("/")[0] for phase in call.command.phases if not phase.hidden)
+        listed = ", ".join((*extra, *visible)) if name else ", ".join(first)
         raise UsageError(
             "subcommand is required",
             cause=f"kubeadm {call.command.name} {name}".rstrip() + f" takes one of: {listed}",

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import difflib
 import io
+import itertools
 import json
 import os
 import re
@@ -149,6 +150,8 @@ OPTIONS: Mapping[str, Option] = {
     "to": Option("the file, or the registry's URL, to write to", metavar="FILE|URL"),
     "force": Option("do not ask", "flag", short="f"),
     "list": Option("list the phases", "flag"),
+    "show-managed-fields": Option("kubeadm's; nothing that is printed has such fields", "flag", is_hidden=True),
+    "allow-missing-template-keys": Option("kubeadm's, of forms that kb does not print", "flag", is_hidden=True),
     "once": Option("bring the routes up to date once and end", "flag"),
     "output": Option(
         "the form of the result: text, json, yaml (version also: short)",
@@ -526,6 +529,8 @@ def parse_command_line(
     if words[:1] == ["--version"]:
         words[0] = "version"
     words = words_first(words)
+    if words[:1] == ["help"] and len(words) > 1:
+        words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
         _show(render_help(commands, program))
         raise _HelpShown(0 if words else 2)
@@ -544,36 +549,52 @@ def parse_command_line(
 
 def words_first(argv: Sequence[str]) -> list[str]:
     """The words, then the flags: `--kubeconfig X token create`, as Go's flags may stand anywhere. Go's spellings become
-    argparse's: `--pod_network_cidr`, `-o=json`."""
+    argparse's: `--pod_network_cidr`, `-o=json`; a flag with a value is one word then, whatever the value begins with."""
     words: list[str] = []
     flags: list[str] = []
     rest = list(argv)
     while rest:
         item = rest.pop(0)
+        if item == "--":  # what follows are words
+            words += rest
+            break
         if not item.startswith("-") or item == "-":
             words.append(item)
             continue
         name, equals, value = item.partition("=")
-        if not item.startswith("--"):
-            flags.append(name + value)
-        else:
-            flags.append(name.replace("_", "-") + equals + value)
-        if rest and not equals and _takes_next(name.replace("_", "-"), rest[0]):
-            flags.append(rest.pop(0))
+        is_short = not item.startswith("--")
+        long = _long_name(name) if is_short else name.replace("_", "-")
+        if rest and not equals and _takes_next(long, rest[0]):
+            equals, value = "=", rest.pop(0)
+        # of one letter there may be two options, each of other commands; both take a value
+        stays = is_short and value and long in ("--output", "--output-file")
+        flags.append(name + value if stays else long + equals + value)
     return words + flags
+
+
+def _long_name(flag: str) -> str:
+    """`-f` -> `--force`; another word as it is."""
+    known = {**OPTIONS, **_GLOBAL_OPTIONS}
+    return next((f"--{name}" for name, item in known.items() if item.short and f"-{item.short}" == flag), flag)
 
 
 def _takes_next(flag: str, following: str) -> bool:
     """Whether the value of `flag` is the word after it."""
-    if flag in ("-v", "--v"):
-        return following.isdigit()
+    if flag == "--v":
+        return bool(_GO_INT.fullmatch(following))
     known = {**OPTIONS, **_GLOBAL_OPTIONS}
-    name = (
-        flag[2:]
-        if flag.startswith("--")
-        else next((key for key, item in known.items() if f"-{item.short}" == flag), "")
-    )
-    return name in known and known[name].takes != "flag"
+    return flag[2:] in known and known[flag[2:]].takes != "flag"
+
+
+_GO_INT = re.compile(r"[+-]?(0[xX][0-9a-fA-F_]+|0[bB][01_]+|0[oO]?[0-7_]+|0|[1-9][0-9_]*)")
+
+
+def _parse_int(text: str) -> int:
+    """A whole number as Go's flags take it: 0x1f, 0b11, 017 and 1_000 too."""
+    if not _GO_INT.fullmatch(text):
+        raise ValueError(text)
+    plain = text.replace("_", "")
+    return int(re.sub(r"^([+-]?)0(?=[0-7])", r"\g<1>0o", plain), 0)
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -585,6 +606,8 @@ def _dests(command: Command) -> list[tuple[str, str]]:
 
 
 def _value_of(option: Option, value: Any) -> Any:
+    if value == []:  # argparse has taken the value for its own mark
+        return "--"
     if option.takes == "list":
         return [item.strip() for text in value for item in str(text).split(",") if item.strip()]
     return value
@@ -598,16 +621,22 @@ def _find_command(commands: Sequence[Command], words: list[str], program: Progra
             if command.name == name:
                 return command, words[length:]
     names = [command.name for command in commands]
-    group = [name for name in names if name.startswith(words[0] + " ")]
+    plain = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
+    parent, group = "", list[str]()
+    for length in range(len(plain), 0, -1):
+        parent = " ".join(plain[:length])
+        group = [name for name in names if name.startswith(f"{parent} ")]
+        if group:
+            break
     wants_help = {"-h", "--help"} & set(words)
-    if group and (wants_help or all(word.startswith("-") for word in words[1:])):
+    if group and (wants_help or parent == " ".join(plain)):
         _show(render_help([command for command in commands if command.name in group], program))
         raise _HelpShown(0 if wants_help else 2)
-    asked = " ".join(word for word in words[:3] if not word.startswith("-"))
-    near = difflib.get_close_matches(asked, names, 1, cutoff=0.4)
+    asked = " ".join(plain[:3])
+    near = difflib.get_close_matches(asked, group or names, 1, cutoff=0.4)
     raise UsageError(
         f"{program.name} has no command {asked!r}",
-        cause="no such word" if not group else f"{words[0]} has: {', '.join(name.split(' ', 1)[1] for name in group)}",
+        cause=f"{parent} has: {', '.join(name[len(parent) + 1 :] for name in group)}" if group else "no such word",
         remedy=f"did you mean: {program.name} {near[0]}?" if near else f"see all commands: {program.name} --help",
         code="unknown-command",
     )
@@ -647,7 +676,7 @@ def _add_option(parser: argparse.ArgumentParser, name: str, option: Option) -> N
     if option.takes == "list":
         kwargs["action"] = "append"
     if option.takes == "int":
-        kwargs["type"] = int
+        kwargs["type"] = _parse_int
     if option.choices:
         kwargs["choices"] = option.choices
     parser.add_argument(*flags, **kwargs)
@@ -655,14 +684,15 @@ def _add_option(parser: argparse.ArgumentParser, name: str, option: Option) -> N
 
 def _plain_booleans(words: Sequence[str], command: Command) -> list[str]:
     """Go's flags take `--dry-run=true`; argparse's do not."""
-    known = {**{name: OPTIONS[name] for name in command.options}, **_GLOBAL_OPTIONS}
-    plain = []
-    for index, word in enumerate(words):
-        if word in ("-v", "--v") and not "".join(words[index + 1 : index + 2]).isdigit():
+    known = {**{name: OPTIONS[name] for name in command.options}, **_GLOBAL_OPTIONS, "help": Option("", "flag")}
+    plain: list[str] = []
+    for word in words:
+        if word == "--v":
             plain.append("--v=1")
             continue
         name, has_value, value = word[2:].partition("=") if word.startswith("--") else ("", "", "")
         if has_value and name in known and known[name].takes == "flag":
+            plain = [other for other in plain if other != f"--{name}"]  # the last one counts
             if value.lower() in ("true", "1", "t"):
                 plain.append(f"--{name}")
             elif value.lower() not in ("false", "0", "f"):

@@ -178,13 +178,18 @@ def _decode_flag(name: str, given: Any, wanted: schema.Type, problems: Problems)
     elif wanted is schema.DURATION:
         value = parse_duration(text)
     elif wanted is schema.BOOL:
-        value = {"true": True, "false": False}.get(text.lower())
+        value = parse_bool(text)
     if value is None:
         assert isinstance(wanted, schema.Scalar)
         problems.add(
             Problem(f"--{name}", 0, "", f"wants {wanted.wants}, has {shorten(text)!r}", f"write {wanted.wants}")
         )
     return value
+
+
+def parse_bool(text: str) -> Optional[bool]:
+    """As Go's strconv.ParseBool has it, in any case."""
+    return {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}.get(text.lower())
 
 
 def _split(given: Any) -> list[str]:
@@ -214,7 +219,7 @@ def _decode_pairs(name: str, given: Any, item: schema.Type, problems: Problems) 
             told = f"malformed key=value pair in flag value: {shorten(pair)!r}"
             problems.add(Problem(f"--{name}", 0, "", told, remedy))
             return None
-        value: Any = text if item is schema.TEXT else {"true": True, "false": False}.get(text.lower())
+        value: Any = text if item is schema.TEXT else parse_bool(text)
         if not equals or not key or value is None:
             form = "name=value,..." if item is schema.TEXT else "Name=true,..."
             problems.add(Problem(f"--{name}", 0, "", f"{shorten(pair)!r} is not {form}", f"write --{name}={form}"))

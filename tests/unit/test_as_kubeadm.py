@@ -124,16 +124,33 @@ def test_it_takes_all_of_kubeadm_s_flags(name: str) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--v=5", "token", "--kubeconfig", "x", "create"], ["token", "create", "--v=5", "--kubeconfig", "x"]),
-        (["join", "a:1", "--token", "t", "-v", "5"], ["join", "a:1", "--token", "t", "-v", "5"]),
+        (["--v=5", "token", "--kubeconfig", "x", "create"], ["token", "create", "--v=5", "--kubeconfig=x"]),
+        (["join", "a:1", "--token", "t", "-v", "5"], ["join", "a:1", "--token=t", "--v=5"]),
         (["init", "--pod_network_cidr=10.0.0.0/8"], ["init", "--pod-network-cidr=10.0.0.0/8"]),
         (["version", "-o=json"], ["version", "-ojson"]),
         (["token", "delete", "a", "--dry-run", "b"], ["token", "delete", "a", "b", "--dry-run"]),
-        (["reset", "-f", "-v"], ["reset", "-f", "-v"]),
+        (["reset", "-f", "-v"], ["reset", "--force", "--v"]),
+        (["reset", "-f=false", "--", "-x"], ["reset", "-x", "--force=false"]),
     ],
 )
 def test_flags_may_stand_anywhere(words: list[str], expected: list[str]) -> None:
     assert cli.words_first(words) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "not_there"),
+    [
+        ("init", "upload-config", "cleanup-node"),
+        ("join", "control-plane-prepare", "upload-config"),
+        ("reset", "cleanup-node", "certs"),
+    ],
+)
+def test_a_workflow_s_own_phases_are_listed(name: str, there: str, not_there: str) -> None:
+    done = run(name, "phase")
+    listed = done.stderr.partition("takes one of:")[2].split()
+    assert done.returncode == 1
+    assert f"{there}," in listed or there in listed
+    assert f"{not_there}," not in listed
 
 
 @pytest.mark.parametrize("words", [["init", "phase"], ["init", "phase", "certs"], ["init", "phase", "etcd"]])

@@ -45,6 +45,61 @@ def test_v_stands_alone_or_with_a_level(words: list[str], verbosity: int) -> Non
     assert parse("init", *words).report.verbosity == verbosity
 
 
+@pytest.mark.parametrize(
+    ("words", "flags", "positional"),
+    [
+        (["token", "create", "--ttl", "-1h"], {"ttl": "-1h"}, []),
+        (["token", "create", "--ttl", "--"], {"ttl": "--"}, []),
+        (["token", "create", "--", "abc"], {}, ["abc"]),
+        (["token", "create", "abc", "--"], {}, ["abc"]),
+        (["init", "--dry-run", "--dry-run=false"], {}, []),
+        (["init", "--dry-run=false", "--dry-run"], {"dry-run": True}, []),
+        (["init", "--apiserver-bind-port", "0x1F"], {"apiserver-bind-port": 31}, []),
+        (["init", "--apiserver-bind-port=010"], {"apiserver-bind-port": 8}, []),
+        (["init", "--apiserver-bind-port=1_0"], {"apiserver-bind-port": 10}, []),
+        (["config", "images", "list", "-o=json"], {"output": "json"}, []),
+        (["-o", "json", "config", "images", "list"], {"output": "json"}, []),
+        (["config", "-ojson", "images", "list"], {"output": "json"}, []),
+        (["config", "images", "list", "--kubernetes-version", ""], {"kubernetes-version": ""}, []),
+        (["config", "images", "list", "--image-repository=a=b"], {"image-repository": "a=b"}, []),
+    ],
+)
+def test_flags_are_taken_as_pflag_takes_them(words: list[str], flags: dict[str, Any], positional: list[str]) -> None:
+    call = parse(*words)
+    assert (call.flags, call.words) == (flags, positional)
+
+
+@pytest.mark.parametrize(
+    ("words", "cause", "remedy"),
+    [
+        (["config", "images", "lst"], "config images has: list, pull", "config images list"),
+        (["config", "prnt", "init-defaults"], "config has: print init-defaults", "config print init-defaults"),
+        (["tokn"], "no such word", "kb token"),
+    ],
+)
+def test_an_unknown_subcommand_is_answered_from_its_own_group(words: list[str], cause: str, remedy: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(*words)
+    assert cause in caught.value.cause and remedy in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["help", "init"],
+        ["init", "--help=true"],
+        ["help", "config", "images"],
+        ["config", "images"],
+        ["config", "print", "-h"],
+    ],
+)
+def test_help_is_of_what_was_asked(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(kb.COMMANDS, words)
+    told = capsys.readouterr().out
+    assert " ".join(word for word in words if word != "help" and not word.startswith("-")) in told
+    assert "kb doctor" not in told and "\n  doctor" not in told
+
+
 def test_the_longest_command_wins_and_words_stay() -> None:
     call = parse("init", "phase", "certs", "apiserver", "--cert-dir=/x")
     assert call.command.name == "init phase"
