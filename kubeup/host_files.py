@@ -47,7 +47,7 @@ def open_way(root: Path, path: Path, *, follows_last: bool, makes: Optional[int]
     that are made on the way where they are missing. Raises UnsafeLink, OSError.
 
     A link is followed if root or the caller owns it, or nobody else can write to its folder: in a folder like /tmp it could be
-    anybody's, as the kernel's fs.protected_symlinks has it.
+    anybody's, as the kernel's fs.protected_symlinks has it. Those below another root lead nowhere but below it.
     """
     way = [os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)]
     try:
@@ -87,7 +87,8 @@ def _go(way: list[int], floor: int, left: list[str], *, follows_last: bool, make
             os.close(way.pop())
             if links > _MAX_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
-            _require_own(found, way[-1], name, "a link")
+            if floor == 1:
+                _require_own(found, way[-1], name)
             if target.is_absolute():
                 while len(way) > floor:
                     os.close(way.pop())
@@ -98,13 +99,13 @@ def _go(way: list[int], floor: int, left: list[str], *, follows_last: bool, make
     return way[-1], "."
 
 
-def _require_own(found: os.stat_result, folder: int, name: str, kind: str) -> None:
+def _require_own(found: os.stat_result, folder: int, name: str) -> None:
     """Raise UnsafeLink where another user owns it in a folder to which he, or others, can write."""
     own = (0, os.geteuid())
     around = os.fstat(folder)
     if found.st_uid not in own and (around.st_mode & 0o022 or around.st_uid not in own):
         where = os.path.join(path_of(folder), name)
-        raise UnsafeLink(errno.EPERM, f"{where} is {kind} of user {found.st_uid}, who decides where it leads", where)
+        raise UnsafeLink(errno.EPERM, f"{where} is a link of user {found.st_uid}, who decides where it leads", where)
 
 
 def require_unplanted(place: Place) -> None:
@@ -220,7 +221,8 @@ def replace_file(
 ) -> None:
     """Have `place`, which is no link, hold the chunks. The new content is whole on disk, private from its first byte, before it
     takes the name. Extended attributes (SELinux' label, an ACL) of what is there stay; keeps: mode and owner too, and mode is
-    for a new file. Where a rename cannot be, since `place` is a mount point, the content is written into it. Raises OSError."""
+    for a new file. Where a rename cannot be, since `place` is a mount point, or would part it from its other names (hard links),
+    the content is written into it. Raises OSError."""
     folder, name = place
     try:
         found = os.lstat(name, dir_fd=folder)
@@ -240,6 +242,9 @@ def replace_file(
                 _copy_attributes(place, descriptor)
             os.fchmod(descriptor, stat.S_IMODE(kept.st_mode) if kept else mode)
             os.fsync(descriptor)
+            if kept and kept.st_nlink > 1 and not os.fstat(folder).st_mode & 0o022:
+                _write_into(place, descriptor)
+                return
             try:
                 os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
             except OSError as error:

@@ -173,7 +173,8 @@ def strip_hosts(text: str) -> str:
 
 
 def read_hosts(host: Host) -> str:
-    return host.read_text(HOSTS) if host.exists(HOSTS) else ""
+    """Byte for byte: a comment may be in any encoding, lines may end as they like."""
+    return host.read_bytes(HOSTS).decode(errors="surrogateescape") if host.exists(HOSTS) else ""
 
 
 def ensure_hosts(host: Host, name: str) -> bool:

@@ -60,8 +60,9 @@ class UndoPlan:
         return not self.restores and not self.removals
 
 
-def plan_undo(state: State) -> UndoPlan:
-    """The journal, read backwards. What lies where kb never works stays: no slip in the state costs a file of others."""
+def plan_undo(state: State, *, apart: frozenset[Path] = frozenset()) -> UndoPlan:
+    """The journal, read backwards. What lies where kb never works stays: no slip in the state costs a file of others. apart:
+    files out of which kb's part was taken already."""
     restores = {
         entry["path"]: Restore(
             Path(entry["path"]),
@@ -77,9 +78,9 @@ def plan_undo(state: State) -> UndoPlan:
     made = {Path(text) for text in state.created_paths() - kept}
     made = {path for path in made if path != state.paths.state_dir and state.paths.state_dir not in path.parents}
     strays = sorted(path for path in {*made, *map(Path, restores)} if not state.is_workplace(path))
-    removals = sorted(made.difference(strays), key=lambda path: (len(path.parts), str(path)), reverse=True)
+    removals = sorted(made.difference(strays, apart), key=lambda path: (len(path.parts), str(path)), reverse=True)
     return UndoPlan(
-        tuple(entry for entry in restores.values() if entry.path not in strays),
+        tuple(entry for entry in restores.values() if entry.path not in {*strays, *apart}),
         tuple(removals),
         tuple(f"{path} stays as it is: {state.paths.state} names it, but kb does not work there" for path in strays),
     )

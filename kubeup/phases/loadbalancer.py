@@ -134,15 +134,20 @@ def render_kb_config(ctx: Context) -> kubeapi.Object:
 
 
 def remove_load_balancer(ctx: Context) -> Outputs:
-    """Unit, pod and configuration, and kb's line in /etc/hosts: what others wrote there since stays, so the copy from
-    before kb is not put back over it."""
+    """Unit, pod and configuration, and kb's line in /etc/hosts."""
     loadbalancer.remove_node_files(ctx.host, ctx.paths)
-    _forget_copy(ctx)
     return None
 
 
-def _forget_copy(ctx: Context) -> None:
-    phases = state.load_state(ctx.host, ctx.paths).phases.values()
-    for backup in (backup for phase in phases for backup in phase.backups):
-        if backup["path"] == str(loadbalancer.HOSTS):
-            ctx.host.remove(Path(backup["copy"]))
+def find_changed_hosts(ctx: Context, node_state: state.State) -> frozenset[Path]:
+    """/etc/hosts, by its names, where kb's line is out of it and others wrote to it since: then what was there before kb does
+    not come back over that."""
+    text = loadbalancer.read_hosts(ctx.host)
+    if loadbalancer.MARK in text:
+        return frozenset()
+    places = frozenset((loadbalancer.HOSTS, ctx.host.real_path(loadbalancer.HOSTS)))
+    backups = (entry for phase in node_state.phases.values() for entry in phase.backups)
+    copies = [Path(entry["copy"]) for entry in backups if Path(entry["path"]) in places and entry.get("copy")]
+    before = ctx.host.read_bytes(copies[0]) if copies and ctx.host.exists(copies[0]) else b""
+    is_same = before.decode(errors="surrogateescape").rstrip("\n") == text.rstrip("\n")
+    return frozenset() if is_same else places

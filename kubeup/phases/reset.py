@@ -16,7 +16,7 @@ from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
     from kubeup import distropackages, etcd, health, kubelet, podnetwork, runtime, state, undo
-    from kubeup.phases import airgap, install, node
+    from kubeup.phases import airgap, install, loadbalancer, node
 else:
     install = lazy_import("kubeup.phases.install")
     airgap = lazy_import("kubeup.phases.airgap")
@@ -24,6 +24,7 @@ else:
     etcd = lazy_import("kubeup.etcd")
     health = lazy_import("kubeup.health")
     kubelet = lazy_import("kubeup.kubelet")
+    loadbalancer = lazy_import("kubeup.phases.loadbalancer")
     node = lazy_import("kubeup.phases.node")
     podnetwork = lazy_import("kubeup.podnetwork")
     runtime = lazy_import("kubeup.runtime")
@@ -266,7 +267,7 @@ def take_back_files(ctx: Context) -> Outputs:
     """What the kubelet and etcd wrote on kb's behalf; then the journal backwards."""
     node_state = state.load_state(ctx.host, ctx.paths)
     made = node_state.created_paths()
-    plan = undo.plan_undo(node_state)
+    plan = undo.plan_undo(node_state, apart=loadbalancer.find_changed_hosts(ctx, node_state))
     if str(ctx.paths.manifest("etcd")) in made:
         ctx.host.remove_tree(find_etcd_data(ctx, read_etcd_pod(ctx)) / "member")
     if str(ctx.paths.kubelet_config) in made:

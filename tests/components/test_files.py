@@ -279,6 +279,29 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
         host.write_file(tmp_path / "loop", "x")
 
 
+def test_the_other_names_of_a_file_of_others_are_written_too(tmp_path: Path) -> None:
+    """Hard links: kubeadm, which writes into files, keeps them."""
+    path = tmp_path / "hosts"
+    path.write_text("old")
+    os.link(path, tmp_path / "other")
+    LocalHost().write_file(path, "new and longer", keeps=True)
+    assert (tmp_path / "other").read_text() == "new and longer" and path.stat().st_nlink == 2
+    LocalHost().write_file(path, "short", keeps=True)
+    assert (tmp_path / "other").read_text() == "short"
+    assert sorted(place.name for place in tmp_path.iterdir()) == ["hosts", "other"]
+
+
+@pytest.mark.parametrize("before", [b"127.0.0.1 localhost # B\xfcro\n", b"127.0.0.1 localhost\r\n", b"127.0.0.1 x\n\n"])
+def test_a_hosts_file_keeps_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes) -> None:
+    """Whatever encoding and line ends it has."""
+    (tmp_path / "hosts").write_bytes(before)
+    monkeypatch.setattr(loadbalancer, "HOSTS", tmp_path / "hosts")
+    assert loadbalancer.ensure_hosts(LocalHost(), "kb-api.cluster.local")
+    assert (tmp_path / "hosts").read_bytes().startswith(before)
+    assert loadbalancer.remove_hosts(LocalHost())
+    assert (tmp_path / "hosts").read_bytes() == before
+
+
 def test_the_line_in_a_linked_hosts_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "real").write_text("127.0.0.1 localhost\n")
     (tmp_path / "hosts").symlink_to("real")
@@ -617,6 +640,18 @@ def test_the_lock_is_not_taken_outside_of_the_root(tmp_path: Path) -> None:
     with LocalHost(image).lock(Path("/var/lib/kb/lock"), "kb init"):
         assert (image / str(outside)[1:] / "lock").exists()
     assert (outside / "lock").read_text() == "theirs"
+
+
+@needs_root
+def test_links_below_a_root_are_followed_whoever_laid_them(tmp_path: Path) -> None:
+    """An image's tree that was unpacked by an ordinary user: they lead nowhere but into it."""
+    image = tmp_path / "image"
+    (image / "etc").mkdir(parents=True)
+    (image / "etc/kubernetes").symlink_to("/data/kubernetes")
+    for path in (image, image / "etc", image / "etc/kubernetes"):
+        os.lchown(path, NOBODY, NOBODY)
+    LocalHost(image).write_file(Path("/etc/kubernetes/pki/ca.key"), "x")
+    assert (image / "data/kubernetes/pki/ca.key").read_text() == "x"
 
 
 def test_a_whole_node_is_rendered_inside(tmp_path: Path) -> None:

@@ -120,16 +120,20 @@ def test_somebody_else_s_name_stops_it_before_anything_is_written() -> None:
 
 
 @pytest.mark.parametrize("written_since", [b"", b"10.0.0.8 new\n"])
-def test_reset_takes_its_line_and_files_and_leaves_what_came_since(written_since: bytes) -> None:
+@pytest.mark.parametrize("before", [BEFORE, BEFORE.rstrip(b"\n"), b""])
+def test_reset_takes_its_line_and_files_and_leaves_what_came_since(before: bytes, written_since: bytes) -> None:
     host = make_host()
+    host.files[HOSTS] = before
     config = join_config("10.0.0.11:6443", kb=LOCAL)
     Runner("join", PHASES, load_state(host, PATHS)).run(context(host, config))
     assert balancer.MARK in host.files[HOSTS].decode()
     (copy,) = (path for path, data in host.files.items() if path.startswith("/var/lib/kb/backups/"))
-    assert host.files[copy] == BEFORE
+    assert host.files[copy] == before
     host.files[HOSTS] += written_since
     ctx = context(host, replace(config, kb=KbConfiguration()))
     loadbalancer.remove_load_balancer(ctx)
     reset.take_back_files(ctx)
-    assert host.files[HOSTS] == BEFORE + written_since
+    # a last line without its end gets one where another follows
+    joint = b"\n" if before and written_since and not before.endswith(b"\n") else b""
+    assert host.files[HOSTS] == before + joint + written_since
     assert not host.is_dir(Path("/etc/kubernetes/kb-load-balancer")) and not host.exists(PATHS.manifest(balancer.NAME))
