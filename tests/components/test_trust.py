@@ -5,11 +5,13 @@ He has the cluster's public certificates and signatures, as everybody has, and a
 
 from __future__ import annotations
 
+import ast
 import base64
 import contextlib
 import datetime
 import http.server
 import json
+import re
 import socket
 import ssl
 import subprocess
@@ -530,7 +532,7 @@ def test_a_server_that_says_nothing_at_all() -> None:
 # ---- what mypy refuses
 
 SNIPPET = """
-from kubeup import kubeapi
+from kubeup import discovery, kubeapi, mirrorhosts, registry
 from kubeup.host import UNPROVEN, LocalHost, Tls
 from kubeup.secret import Secret
 from kubeup.trust import Anchors, Offered
@@ -540,6 +542,14 @@ Tls("pem"){0}
 Tls(offered){0}
 kubeapi.Identity("https://x", UNPROVEN, Secret("token")){0}
 LocalHost().http_send("POST", "https://x", tls=UNPROVEN){0}
+LocalHost().http_open("https://x", tls=UNPROVEN){0}
+LocalHost().http_upload("https://x", (), size=0, tls=UNPROVEN){0}
+registry.Registry(LocalHost(), "https://x", tls=UNPROVEN){0}
+discovery.Access("https://x", offered){0}
+mirrorhosts.Mirror("https://x", offered){0}
+Anchors(offered){0}
+Anchors.given(offered){0}
+Anchors.vouched("pem"){0}
 Tls(Anchors.given("pem"))
 LocalHost().http_get("https://x", tls=UNPROVEN)
 """
@@ -555,3 +565,41 @@ def test_mypy_refuses_what_is_unproven_where_credentials_go(tmp_path: Path) -> N
     refused = {int(line.split(":")[1]) for line in done.stdout.splitlines() if ": error:" in line}
     wanted = {number for number, line in enumerate(snippet.read_text().splitlines(), 1) if "# refused" in line}
     assert refused == wanted, done.stdout
+
+
+def calls_of_anchors(path: Path) -> Iterator[tuple[str, str, str]]:
+    """(module, function, constructor) wherever something becomes an anchor."""
+    for function in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        for call in ast.walk(function):
+            if isinstance(call, ast.Call):
+                name = ast.unparse(call.func)
+                if re.search(r"\bAnchors(\.\w+)?$", name):
+                    yield path.stem, function.name, name.partition(".")[2] or "itself"
+
+
+def test_what_becomes_an_anchor_does_so_in_few_places() -> None:
+    """A text has no memory of where it came from: `Anchors.given(offered.pem)` is fine for mypy. Whoever adds a place here has to
+    know whose word the text is: this machine's or its operator's (given), or that of a server that has proven itself (vouched)."""
+    found = {call for path in sorted((REPO / "kubeup").rglob("*.py")) for call in calls_of_anchors(path)}
+    assert found == {
+        ("pki", "keep_pinned", "itself"),
+        # what a server offered, with a signature of the token's holders or over a proven connection
+        ("discovery", "_discover_by_token", "vouched"),
+        ("discovery", "_discover_by_file", "vouched"),
+        # kubeconfigs and authorities that lie on this machine or were named by its operator
+        ("discovery", "_discover_by_file", "given"),
+        ("discovery", "find_member_access", "given"),
+        ("kubeapi", "read_identity", "given"),
+        ("commands_join", "_make_context", "given"),
+        ("commands_join", "make_api", "given"),
+        ("commands_mirror", "sync", "given"),
+        ("etcd", "read_client_tls", "given"),
+        ("etcd", "read_external_tls", "given"),
+        ("airgap", "_own_tls", "given"),
+        # the cluster's authority, as discovery or this node's files have it
+        ("airgap", "mirror_of", "given"),
+        ("loadbalancer", "wait_until_serving", "given"),
+        ("reconfigure", "_tls", "given"),
+    }
