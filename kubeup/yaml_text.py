@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import datetime
 import functools
 import math
 import re
@@ -327,6 +328,8 @@ def key_text(key: Any) -> str:
     line = key.start_mark.line + 1
     if not isinstance(key, ScalarNode):
         raise YAMLError("a key that is no plain word", line=line)
+    if key.problem == _NO_NUMBER:
+        return _format_float32(float(_resolve_plain(key.value)[1]))
     if key.problem:
         raise YAMLError(key.problem, line=line)
     if isinstance(key.found, str):
@@ -344,6 +347,8 @@ def key_text(key: Any) -> str:
 
 def _format_float32(number: float) -> str:
     """Go's shortest form of a number of 32 bits (FormatFloat with 'g')."""
+    if math.isinf(number) or math.isnan(number):
+        return ".nan" if math.isnan(number) else ".inf" if number > 0 else "-.inf"
     try:
         single = struct.unpack("<f", struct.pack("<f", number))[0]
     except OverflowError:
@@ -366,6 +371,9 @@ _LARGEST_FLOAT32 = 3.4028234663852886e38
 
 # ---- what a scalar is
 
+_NO_NUMBER = "a number that is infinite, or none (.inf, .nan)"
+"""Good for a key, which is a text in JSON; no value."""
+_NO_BREAKS = str.maketrans("", "", "\r\n")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BOOLS = {"y": True, "yes": True, "true": True, "on": True, "n": False, "no": False, "false": False, "off": False}
 _NULLS = ("", "~", "null", "Null", "NULL")
@@ -376,26 +384,28 @@ _INTEGER = re.compile(
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _DOT_FLOAT = re.compile(r"\.[0-9](_?[0-9])*([eE][-+]?[0-9](_?[0-9])*)?")
 _DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}([Tt ].*)?")
+_CLOCK = r"(\d\d?):(\d\d?):(\d\d?)(?:\.\d+)?"
+_TIME = re.compile(rf"(\d{{4}})-(\d\d?)-(\d\d?)(?:[Tt]{_CLOCK}(?:Z|[-+]\d\d:\d\d)| {_CLOCK})?")
+"""The forms of resolve.go's allowedTimestampFormats."""
 _RESOLVED = ("str", "bool", "int", "float", "null", "timestamp")
 _BASES = {"hex": 16, "binary": 2, "octal": 8, "decimal": 10}
 
 
 def _resolve(text: str, tag: str, *, is_plain: bool) -> tuple[str, Any]:
     """(short tag, value) of a scalar. Raises ValueError, for the person, where its tag does not fit it."""
-    if not text.isascii() and _SURROGATE.search(text):
-        raise ValueError("half a Unicode character (a lone surrogate)")
     wanted = tag[len(_TAG) :] if tag.startswith(_TAG) else tag
-    if text == "<<" and (is_plain or wanted == "merge"):
+    if text == "<<" and (is_plain or wanted in ("merge", "!")):
         return "merge", text
     if wanted == "binary":
         try:
-            return "str", base64.b64decode("".join(text.split()), validate=True).decode(errors="replace")
+            # only line breaks may stand in it
+            return "str", base64.b64decode(text.translate(_NO_BREAKS), validate=True).decode(errors="replace")
         except (binascii.Error, ValueError):
             raise ValueError("!!binary on what is not base64") from None
     if wanted == "str" or (wanted and wanted not in _RESOLVED) or (not wanted and not is_plain):
         return "str", text
     kind, value = _resolve_plain(text)
-    if wanted == "timestamp" and kind == "str" and _DATE.fullmatch(text):
+    if wanted == "timestamp" and kind == "str" and _is_time(text):
         return kind, value
     if wanted == "float" and kind == "int":
         kind = "float"
@@ -404,6 +414,19 @@ def _resolve(text: str, tag: str, *, is_plain: bool) -> tuple[str, Any]:
     if kind == "float":
         return kind, _as_json_number(value)
     return kind, value
+
+
+def _is_time(text: str) -> bool:
+    match = _TIME.fullmatch(text)
+    if match is None:
+        return False
+    year, month, day, *clock = match.groups()
+    hour, minute, second = (int(part) for part in (clock[:3] if clock[0] else clock[3:] if clock[3] else (0, 0, 0)))
+    try:
+        datetime.datetime(int(year), int(month), int(day), hour, minute, second)
+    except ValueError:
+        return False
+    return True
 
 
 def _resolve_plain(text: str) -> tuple[str, Any]:
@@ -433,6 +456,8 @@ def _resolve_plain(text: str) -> tuple[str, Any]:
 
 def _parse_integer(plain: str) -> Optional[int]:
     """The integer of 64 bits that Go reads there; None where it reads none."""
+    if plain[:3] in ("0b-", "0b+"):  # Go reads what follows 0b for itself, sign and all
+        plain = f"{plain[2]}0b{plain[3:]}"
     match = _INTEGER.fullmatch(plain)
     if match is None or len(plain) > 1000:
         return None
@@ -446,7 +471,7 @@ def _parse_integer(plain: str) -> Optional[int]:
 def _as_json_number(number: float) -> Union[int, float]:
     """The number that is left on the way through JSON: `1.0` and `1e3` are whole ones."""
     if math.isinf(number) or math.isnan(number):
-        raise ValueError("a number that is infinite, or none (.inf, .nan)")
+        raise ValueError(_NO_NUMBER)
     return int(number) if number == int(number) and abs(number) < 2**63 else number
 
 
@@ -457,9 +482,14 @@ def _as_json_number(number: float) -> Union[int, float]:
 def _parser_class() -> Any:
     reader, scanner, parser = yaml.reader, yaml.scanner, yaml.parser
     breaks = "\r\n\x85\u2028\u2029"
+    blanks = "\0 \t" + breaks
 
     class TabScanner(scanner.Scanner):  # type: ignore[misc, name-defined, unused-ignore]
-        """Takes tabs between tokens and inside of plain scalars, though not for indentation."""
+        """Takes tabs between tokens and inside of plain scalars, though not for indentation, and all else that Go's takes."""
+
+        buffer: str
+        pointer: int
+        ESCAPE_REPLACEMENTS = {**scanner.Scanner.ESCAPE_REPLACEMENTS, "'": "'"}  # noqa: RUF012
 
         def need_more_tokens(self) -> bool:
             """The same as PyYAML's, without a walk through no keys at every token."""
@@ -480,10 +510,10 @@ def _parser_class() -> Any:
             length = 0
             while self.peek(length) in " \t":
                 length += 1
-            blanks = self.prefix(length)
+            spaces = self.prefix(length)
             self.forward(length)
             if self.peek() not in breaks:
-                return [blanks] if blanks else []
+                return [spaces] if spaces else []
             first = self.scan_line_break()
             self.allow_simple_key = True
             more: list[str] = []
@@ -496,6 +526,84 @@ def _parser_class() -> Any:
                     return [*([first] if first != "\n" else [] if more else [" "]), *more]
             return None
 
+        def scan_plain(self) -> Any:
+            """Inside of brackets a colon ends a text before a blank alone: `[a:]` holds the text `a:`."""
+            chunks: list[str] = []
+            start_mark = end_mark = self.get_mark()
+            indent = self.indent + 1
+            spaces: list[str] = []
+            ends = ",?[]{}" if self.flow_level else ""
+            while self.peek() != "#":
+                length = 0
+                while True:
+                    sign = self.peek(length)
+                    if sign in blanks or sign in ends or (sign == ":" and self.peek(length + 1) in blanks):
+                        break
+                    length += 1
+                if length == 0:
+                    break
+                self.allow_simple_key = False
+                chunks += [*spaces, self.prefix(length)]
+                self.forward(length)
+                end_mark = self.get_mark()
+                spaces = self.scan_plain_spaces(indent, start_mark)
+                if not spaces or (not self.flow_level and self.column < indent):
+                    break
+            return yaml.tokens.ScalarToken("".join(chunks), True, start_mark, end_mark)
+
+        def scan_flow_scalar(self, style: str) -> Any:
+            token = super().scan_flow_scalar(style)
+            if not token.value.isascii() and _SURROGATE.search(token.value):
+                self.fail_at("half a Unicode character (a lone surrogate)")
+            return token
+
+        def scan_tag(self) -> Any:
+            """A tab may end a tag."""
+            end = self.pointer
+            while self.buffer[end] not in blanks:
+                end += 1
+            if self.buffer[end] == "\t":
+                self.buffer = f"{self.buffer[:end]} {self.buffer[end + 1 :]}"
+            return super().scan_tag()
+
+        def scan_directive(self, start_mark: Any = None) -> Any:
+            token = super().scan_directive()
+            if token.name not in ("YAML", "TAG"):
+                self.fail_at("found unknown directive name")
+            return token
+
+        def scan_block_scalar_indicators(self, start_mark: Any) -> Any:
+            chomping, increment = None, None
+            for _ in range(2):
+                if chomping is None and self.peek() in "+-":
+                    chomping = self.peek() == "+"
+                elif increment is None and self.peek() in "0123456789":
+                    increment = int(self.peek()) or self.fail_at("found an indentation indicator equal to 0")
+                else:
+                    break
+                self.forward()
+            return chomping, increment
+
+        def scan_block_scalar_ignored_line(self, start_mark: Any) -> None:
+            while self.peek() in " \t":
+                self.forward()
+            super().scan_block_scalar_ignored_line(start_mark)
+
+        def scan_block_scalar_indentation(self) -> Any:
+            found = super().scan_block_scalar_indentation()
+            if self.peek() == "\t":
+                self.fail_at("found a tab character where an indentation space is expected")
+            return found
+
+        def scan_block_scalar_breaks(self, indent: int) -> Any:
+            found = super().scan_block_scalar_breaks(indent)
+            if self.peek() == "\t" and self.column < indent:
+                self.fail_at("found a tab character where an indentation space is expected")
+            return found
+
+        def fail_at(self, problem: str) -> NoReturn:
+            raise scanner.ScannerError(None, None, problem, self.get_mark())
+
         def is_at_marker(self) -> bool:
             return self.column == 0 and self.prefix(3) in ("---", "...") and self.peek(3) in f"\0 \t{breaks}"
 
@@ -505,6 +613,8 @@ def _parser_class() -> Any:
         def __init__(self, text: str) -> None:
             reader.Reader.__init__(self, text)
             TabScanner.__init__(self)
+            if not text.lstrip().startswith("{"):  # `\\/` is JSON's: Go's readers know it where a file is that
+                self.ESCAPE_REPLACEMENTS = {key: value for key, value in self.ESCAPE_REPLACEMENTS.items() if key != "/"}
             parser.Parser.__init__(self)
 
     return Parser
@@ -515,7 +625,7 @@ def _parser_class() -> Any:
 _LINE_MARKS = ("\x85", "\u2028", "\u2029", "\ufeff", "\r")
 """What YAML takes for the end of a line, or drops: only double quotes keep it."""
 _OTHER_READERS = re.compile(
-    r"[-+]?0[xXoObB][0-9a-fA-F_]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?|[-+]?(?=[0-9_.]*[0-9])[0-9_]*\.?[0-9_]*([eE][-+]?[0-9_]+)?|=|<<"
+    r"[-+]?0[xXoObB][-+]?[0-9a-fA-F_]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?|[-+]?(?=[0-9_.]*[0-9])[0-9_]*\.?[0-9_]*([eE][-+]?[0-9_]+)?|=|<<"
 )
 """What one reader of YAML or another takes for no text: numbers of any size and base, to the base of 60 too."""
 

@@ -164,6 +164,35 @@ STEMS = [
     "a\tb",
     "0.30000000000000004",
     "5e-324",
+    "0b+1",
+    "0b-11",
+    "0o+7",
+    "0x-1",
+    "0b1_0",
+    "0b_-1",
+    "1e400:",
+    "0b2:",
+    ".inf0",
+    "12e03",
+    "0_8",
+    "0_17",
+    "00x1",
+    "1.e",
+    "1..2",
+    "1e5e5",
+    ".e1",
+    "+.5",
+    "-.inf",
+    "0.0e0",
+    "1:",
+    "a:b:c",
+    "2001-01-01 00:00:00",
+    "2001-01-01t00:00:00+1",
+    "9007199254740993",
+    "1e19",
+    "123456789e-5",
+    "true:",
+    "nan",
     "1.7976931348623157e308",
     "!!str",
 ]
@@ -212,6 +241,22 @@ TAGGED = [
     "*a",
     "!!python/none x",
     "!!foo x",
+    "!!str\t5",
+    "!!int\t5",
+    "!\tx",
+    "!t\t",
+    "! <<",
+    "!!binary aG k=",
+    '!!binary "aG\\nk="',
+    "!!timestamp 2001-13-45",
+    "!!timestamp 2001-1-2T3:4:5Z",
+    "!!timestamp 2001-1-2t3:4:5.678+01:00",
+    "!!timestamp 2001-1-2 3:4:5.6",
+    "!!timestamp 2001-1-2 3:4:5Z",
+    "!!timestamp 2001-1-2T3:4:5",
+    "!!timestamp 2001-02-30",
+    "!!float .inf",
+    "!!str .inf",
 ]
 QUOTED = [
     "'5'",
@@ -231,6 +276,15 @@ QUOTED = [
     '""',
     "'a\tb'",
     '"\\uFEFF"',
+    '"it\\\'s"',
+    '"a\\/b"',
+    '"\\ud83d"',
+    '"\\UFFFFFFFF"',
+    '"\\x4"',
+    '"\\\tb"',
+    '"a\\\n  b"',
+    "'a\n\tb'",
+    '"\\N\\L"',
     '"\\uD800"',
     '"\\x7f"',
 ]
@@ -316,6 +370,27 @@ def test_scalars_are_read_alike() -> None:
     assert_same(with_list([f"{text}: 1" for text in good]))
     for text in sorted(set(keys) - set(good)):
         assert_same(with_list([f"{text}: 1"]))
+
+
+def random_scalars() -> list[str]:
+    """What nobody would write, of the parts that readers look at."""
+    chance = random.Random(11)
+    signs = "0123456789_.eE+-xobXB:nyitaf~=<"
+    parts = ["0x", "0b", "0o", "1e", ".inf", "nan", "yes", "null", "2001-01-01", "12:30", "é", ":", "+", "-", "_", "."]
+    made = ["".join(chance.choices(signs, k=chance.randint(1, 7))) for _ in range(3000)]
+    return list(dict.fromkeys(made + ["".join(chance.choices(parts, k=chance.randint(1, 4))) for _ in range(3000)]))
+
+
+def test_random_scalars_are_read_alike() -> None:
+    texts = random_scalars()
+    readable = [text for text in texts if ask_kb(with_list([text]).encode()) is not None]
+    assert len(readable) > 4000
+    for start in range(0, len(readable), 1500):
+        part = readable[start : start + 1500]
+        assert_same(with_list(part))
+        assert_same(HEAD + "spec:\n" + "".join(f"- [{text}]\n" for text in part if not set("?,[]{}") & set(text)))
+    for text in sorted(set(texts) - set(readable))[:40]:
+        assert_same(with_list([text]))
 
 
 @pytest.mark.parametrize("text", TAGGED + QUOTED)
@@ -409,6 +484,55 @@ DOCUMENTS = {
     "tag without a value": "spec: !!str\nother: !!null\n",
     "odd anchor": "spec: &a.b 1\n",
     "handle": "spec: !e!x 1\n",
+    "flow, colon at a text's end": "spec: [a:, {b:}, {c:, d: 1}, 5:]\n",
+    "flow, colon before a bracket": "spec: {a:[b]}\n",
+    "flow, colon before a quote": 'spec: {a:"b"}\n',
+    "flow, quoted key before a bracket": 'spec: {"a":[b],"c":{"d":1}}\n',
+    "flow, question mark within": "spec: [a?, b]\n",
+    "infinite keys": "spec:\n  .inf: 1\n  -.inf: 2\n  .nan: 3\n",
+    "infinite key in quotes": "spec: {'.inf': 1, .Inf: 2}\n",
+    "literal with a comment at its sign": "spec: |#c\n  a\n",
+    "literal with a tab after its sign": "spec: |\t\n  a\n",
+    "literal, indicators both ways": "spec:\n- |2-\n    a\n- |-2\n    a\n- >1+\n  a\n",
+    "literal, indicators twice": "spec: |--\n  a\n",
+    "literal, indicator of two digits": "spec: |12\n  a\n",
+    "literal, indicator 0": "spec: |0\n  a\n",
+    "literal, a tab first": "spec: |\n\ta\n",
+    "literal, a tab after a blank": "spec: |\n  \n \ta\n",
+    "literal, a tab between its lines": "spec: |\n  a\n\t\n  b\n",
+    "folded, a tab in front": "spec: >\n  a\n  \tb\n  c\n",
+    "literal, more blank first lines": "spec: |\n     \n  a\n",
+    "literal, ends without a newline": "spec: |+\n  a",
+    "literal in a flow": "spec: [|\n a]\n",
+    "directive of another name": "spec: 1\n%FOO\n",
+    "two values in a line": "spec: 'a' b\n",
+    "anchor on a key": "spec: {&a k: 1, b: *a}\n",
+    "anchor and tag": "spec: [&a !!str 1, !!str &b 2, *a, *b]\n",
+    "merge of an alias twice": "a: &a {x: 1}\nspec: {<<: *a, <<: {y: 2}}\n",
+    "merge with a tag": "spec: {!!merge <<: {a: 1}}\n",
+    "merge in a list": "spec: [<<, a]\n",
+    "key without a blank after it": "spec:\n  a:1\n  b: 2\n",
+    "question mark without a value": "spec:\n  ? a\n",
+    "question mark with a list": "spec:\n  ? [a]\n  : 1\n",
+    "boolean keys alike": "spec: {y: a, yes: b, true: c}\n",
+    "long number keys": "spec: {123456789: a, 1e10: b, 0.1: c, 1.5e-7: d, 16777217: e, 1234567.5: f}\n",
+    "negative zero": "spec: [-0, -0.0, +0, {-0: 1}]\n",
+    "deep flow": "spec: " + "[" * 30 + "]" * 30 + "\n",
+    "dash alone": "spec:\n-\n",
+    "dash and a tab": "spec:\n-\t-\ta\n",
+    "dashes in a value": "spec: - a\n",
+    "comment between": "spec:\n  # c\n  a: 1\n # d\n  b: 2\n",
+    "comment before a value": "spec: # c\n  a\n",
+    "plain over a comment": "spec: a\n  # c\n  b\n",
+    "quoted over lines with tabs": "spec: 'a\n\t b\n\n  c'\n",
+    "form feed": "spec: a\fb\n",
+    "non-breaking blank": "spec: a\u00a0b\nother:\u00a0c\n",
+    "paragraph separator": "spec: a\u2029b\n",
+    "marker within quotes": "spec: '\n--- a\n'\n",
+    "marker indented": "spec: a\n ---\nother: 1\n",
+    "marker with a tab": "spec: 1\n---\t\n" + HEAD,
+    "marker with a carriage return": "spec: 1\r\n---\r\n" + HEAD,
+    "end marker and a document": "spec: 1\n...\n---\n" + HEAD,
     "bomb": "a: &a [x, x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a]\nc: &c [*b, *b, *b, *b, *b, *b, *b, *b, *b]\nd: &d [*c, *c, *c, *c, *c, *c, *c, *c, *c]\ne: &e [*d, *d, *d, *d, *d, *d, *d, *d]\nf: &f [*e, *e, *e, *e, *e]\nspec: [*f, *f, *f, *f, *f]\n",
 }
 
