@@ -538,7 +538,7 @@ def parse_command_line(
     parser = _make_parser(command, program)
     known = {**OPTIONS, **_GLOBAL_OPTIONS}
     given = vars(parser.parse_args(_plain_booleans(rest, command)))
-    flags = {name: _value_of(known[name], given[key]) for name, key in _dests(command) if key in given}
+    flags = {name: _value_of(name, known[name], given[key]) for name, key in _dests(command) if key in given}
     positional = [str(word) for name in command.arguments for word in _as_list(given.get(name.rstrip(".")))]
     verbosity = int(flags.pop("v", 0) or 0)
     flags.pop("debug", None)
@@ -605,11 +605,19 @@ def _dests(command: Command) -> list[tuple[str, str]]:
     return [(name, name.replace("-", "_")) for name in (*command.options, *_GLOBAL_OPTIONS)]
 
 
-def _value_of(option: Option, value: Any) -> Any:
+def _value_of(name: str, option: Option, value: Any) -> Any:
+    if value == [] and (option.choices or option.takes == "int"):
+        raise UsageError(
+            f"--{name}=--",
+            cause=f"it is one of: {', '.join(option.choices)}" if option.choices else "it is a number",
+            remedy="correct it, or leave it out",
+            code="usage",
+        )
     if value == []:  # argparse has taken the value for its own mark
         return "--"
     if option.takes == "list":
-        return [item.strip() for text in value for item in str(text).split(",") if item.strip()]
+        texts = ["--" if text == [] else str(text) for text in value]
+        return [item.strip() for text in texts for item in text.split(",") if item.strip()]
     return value
 
 

@@ -518,9 +518,10 @@ def find_member_access(host: Host, kubelet_conf: Path) -> Optional[Access]:
         return None
     try:
         found = read_kubeconfig(host.read_text(kubelet_conf), host=host, path=kubelet_conf)
-    except HostError:
-        return None
-    if not (found.client_cert_pem and found.client_key_pem):
+        if not (found.client_cert_pem and found.client_key_pem):
+            return None
+        pki.parse_certs(found.client_cert_pem)
+    except (HostError, ValueError):
         return None
     return Access(
         found.server,

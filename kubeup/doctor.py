@@ -391,7 +391,12 @@ def look_at_served_certs(patient: Patient) -> Notes:
         served = host.served_cert(address, number)
         if served is None:
             continue
-        cert = pki.parse_certs(served)[0]
+        shown = pki.parse_shown(served)
+        if not shown:
+            text = f"{name} shows a certificate that Kubernetes (Go) cannot read"
+            yield Note("served-certificates", ERROR, text, f"{_renewal(path)}; {_restart(name)}")
+            continue
+        cert = shown[0]
         if pki.is_expired(cert, host.now()):
             text = f"{name} shows a certificate that expired at {cert.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
             yield Note("served-certificates", ERROR, text, f"{_renewal(path)}; {_restart(name)}")

@@ -506,8 +506,11 @@ def renew_client(host: Host, paths: Paths, *, path: Path, seconds: int, new_key:
     it is."""
     text = host.read_text(path)
     found = read_kubeconfig(text, host=host, path=path)
-    key = new_key or pki.parse_key(found.client_key_pem.reveal())
-    old = pki.parse_certs(found.client_cert_pem)[0]
+    try:
+        key = new_key or pki.parse_key(found.client_key_pem.reveal())
+        old = pki.parse_certs(found.client_cert_pem)[0]
+    except ValueError as error:
+        raise _invalid(str(path), f"client certificate or key: {error}") from error
     ca = pki.read_ca(host, paths)
     cert = pki.issue_leaf_cert(pki.subject_of(old), key, ca=ca, validity=pki.plan_validity(host.now(), seconds))
     document = _load(text, str(path))

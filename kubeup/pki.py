@@ -517,6 +517,14 @@ def parse_certs(pem: str) -> tuple[x509.Certificate, ...]:
     return certs
 
 
+def parse_shown(pem: str) -> tuple[x509.Certificate, ...]:
+    """What a server shows; () where Go could not read it either, so that nobody believes it."""
+    try:
+        return parse_certs(pem)
+    except ValueError:
+        return ()
+
+
 def render_request(subject: Subject, key: Key) -> str:
     """A certificate signing request for `key`, with the names of `subject`, in PEM form."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(

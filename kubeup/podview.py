@@ -8,7 +8,6 @@ reached. Must not wait (phases/health.py does), and leaves nothing behind. kubea
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import json
 import sys
@@ -25,7 +24,7 @@ from kubeup.host import CommandResult, Host
 from kubeup.json_text import parse_json
 from kubeup.paths import Paths
 from kubeup.routes import CNI_FILE
-from kubeup.shapes import fit, read_rows
+from kubeup.shapes import fit, fit_what_does, read_rows
 
 NAME = "kb-probe"
 NAMESPACES = Path("/run/netns")
@@ -105,12 +104,11 @@ def dns_pod_ways(pods: Iterable[tuple[str, str]], node_name: str) -> tuple[Way, 
 
 def server_ways(url: str) -> tuple[Way, ...]:
     """The API server behind a URL; () where it has a name, which is resolved nowhere that pods know."""
-    parts = urllib.parse.urlsplit(url)
     try:
-        address = str(ipaddress.ip_address(parts.hostname or ""))
+        parts = urllib.parse.urlsplit(url)
+        return (Way("the API server", str(ipaddress.ip_address(parts.hostname or "")), parts.port or 443, "tcp"),)
     except ValueError:
         return ()
-    return (Way("the API server", address, parts.port or 443, "tcp"),)
 
 
 # ---- asking
@@ -191,12 +189,8 @@ def find_namespaces(host: Host, socket: str, *, limit: int = 2, but_dns: bool = 
     if not (host.which("crictl") and host.which("nsenter")):
         return []
     listed = host.query(runtime.crictl_argv(socket, "pods", "--state", "ready", "-o", "json"), timeout_s=15)
-    items = runtime.parse_json(listed.stdout).get("items") or []
-    ids = [
-        str(item.get("id"))
-        for item in items
-        if not (but_dns and (item.get("labels") or {}).get("k8s-app") == "kube-dns") and item.get("id")
-    ]
+    items = fit_what_does(runtime.parse_json(listed.stdout).get("items"), [{"id!": str, "labels!": {str: str}}])
+    ids = [item["id"] for item in items if item["id"] and not (but_dns and item["labels"].get("k8s-app") == "kube-dns")]
     if not ids:
         return []
     answer = host.query(runtime.crictl_argv(socket, "inspectp", *ids[:_MAX_PODS]), timeout_s=15)
@@ -206,11 +200,11 @@ def find_namespaces(host: Host, socket: str, *, limit: int = 2, but_dns: bool = 
 
 def _namespace_of(pod: Any) -> str:
     """The path of a sandbox' network namespace, by `crictl inspectp`; "" where it has the host's."""
-    with contextlib.suppress(AttributeError, TypeError):
-        for namespace in pod["info"]["runtimeSpec"]["linux"]["namespaces"]:
-            if namespace.get("type") == "network":
-                return str(namespace.get("path") or "")
-    return ""
+    found = fit_what_does(pod, _SANDBOX)["info"]["runtimeSpec"]["linux"]["namespaces"]
+    return next((str(namespace["path"]) for namespace in found if namespace["type"] == "network"), "")
+
+
+_SANDBOX = {"info!": {"runtimeSpec!": {"linux!": {"namespaces!": [{"type!": str, "path!": str}]}}}}
 
 
 # ---- one that kb makes

@@ -140,8 +140,8 @@ def check_leads_here(ctx: Context, endpoint: str) -> None:
             remedy=f"have a load balancer or an API server listen there: curl -vk https://{endpoint}/version",
             code="endpoint-unreachable",
         )
-    authorities = pki.parse_certs(config_of(ctx).ca_pem)
-    if not any(pki.is_signed_by(pki.parse_certs(pem), authority) for authority in authorities):
+    shown, authorities = pki.parse_shown(pem), pki.parse_shown(config_of(ctx).ca_pem)
+    if not shown or not any(pki.is_signed_by(shown, authority) for authority in authorities):
         raise ClusterError(
             f"who answers at {endpoint} is not this cluster",
             cause="its certificate is not signed by the cluster's CA: another cluster, or a load balancer that ends TLS itself",
@@ -177,7 +177,8 @@ def _shows_name(ctx: Context, server: str) -> Optional[bool]:
     """Whether the API server at `host:port` bears the name; None where none answers."""
     host, port = pki.split_host_port(server)
     pem = ctx.host.served_cert(host, port)
-    return None if pem is None else pki.sans_of(pki.parse_certs(pem)[0]).covers(_name(ctx))
+    shown = pki.parse_shown(pem or "")
+    return pki.sans_of(shown[0]).covers(_name(ctx)) if shown else None if pem is None else False
 
 
 def _wait_until_shown(ctx: Context) -> None:

@@ -116,6 +116,8 @@ def test_the_longest_command_wins_and_words_stay() -> None:
         (["init", "--apiserver-bind-port", "x"], "usage", "--help"),
         (["init", "--dry-run=maybe"], "usage", "--dry-run"),
         (["init", "--output", "xml"], "usage", "--help"),
+        (["init", "--output=--"], "usage", ""),
+        (["init", "--apiserver-bind-port=--"], "usage", ""),
     ],
 )
 def test_a_wrong_word_is_answered_with_the_nearest_right_one(words: list[str], code: str, hint: str) -> None:

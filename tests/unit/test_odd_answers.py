@@ -17,6 +17,7 @@ from kubeup import (
     etcd,
     loadbalancer,
     mirror,
+    podview,
     routes,
     runtime,
     stepaside,
@@ -53,16 +54,21 @@ def test_what_ip_says(text: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [[], 5, {"containers": 5}, {"containers": [5, {"metadata": 5}, {"metadata": {"attempt": "x"}, "createdAt": "²", "labels": []}]}, {"images": [5, {"repoTags": 5}]}],
+    [
+        {"items": [5, {"id": "a", "labels": 5}], "info": {"runtimeSpec": 5}},
+        {"items": [{"id": "a"}], "info": {"runtimeSpec": {"linux": {"namespaces": [5, {"type": "network"}]}}}},[], 5, {"containers": 5}, {"containers": [5, {"metadata": 5}, {"metadata": {"attempt": "x"}, "createdAt": "²", "labels": []}]}, {"images": [5, {"repoTags": 5}]}],
     ids=str,
 )  # fmt: skip
 def test_what_crictl_says(value: Any) -> None:
     for text in (json.dumps(value), DEEP):
-        host = FakeHost(programs={"crictl"}, answers={"crictl": text}, files={"/run/containerd/containerd.sock": b""})
+        host = FakeHost(
+            programs={"crictl", "nsenter"}, answers={"crictl": text}, files={"/run/containerd/containerd.sock": b""}
+        )
         assert {item.name for item in runtime.list_containers(host, SOCKET)} <= {""}
         assert runtime.list_images(host, SOCKET) == set()
         assert runtime.probe_runtime(host, SOCKET).problem == "not-ready"
         assert diagnose.container_error(host, SOCKET, "etcd") in ("", "no container of it was started")
+        assert podview.find_namespaces(host, SOCKET) == []
         assert doctor._find_pods(doctor.read_patient(host, Paths()), {"x"}) == []
 
 
