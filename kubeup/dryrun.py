@@ -231,6 +231,9 @@ class DryRunHost:
         self.plan.append(Planned("remove", f"{path} and all that is in it"))
         return True
 
+    def copy_attributes(self, source: Path, path: Path) -> None:
+        """Part of a change that is planned already."""
+
     def put_back(self, path: Path) -> bool:
         self.plan.append(Planned("write", f"what {path} holds, where it belongs"))
         return True

@@ -39,6 +39,7 @@ from kubeup.frozen import frozen
 from kubeup.host_files import (
     Place,
     UnsafeLink,
+    copy_attributes,
     is_root_s_alone,
     make_folder,
     mount_of,
@@ -351,6 +352,7 @@ class Host(Protocol):
     def make_dir(self, path: Path, *, mode: int = 0o755) -> bool: ...
     def remove(self, path: Path) -> bool: ...
     def remove_tree(self, path: Path) -> bool: ...
+    def copy_attributes(self, source: Path, path: Path) -> None: ...
     def put_back(self, path: Path) -> bool: ...
     def symlink(self, path: Path, target: str) -> bool: ...
     def run(
@@ -785,6 +787,11 @@ class LocalHost:
             os.rename(source.name, place.name, src_dir_fd=source.folder, dst_dir_fd=place.folder)
             sync_folder(place.folder)
 
+    def copy_attributes(self, source: Path, path: Path) -> None:
+        """Give a file the extended attributes (SELinux' label, an ACL) of another. Raises HostError."""
+        with self._way(source, "read") as found, self._way(path, "write") as place:
+            copy_attributes(found, place)
+
     def put_back(self, path: Path) -> bool:
         """Give a mounted file back what it held: `path` is what lay beside it while kb wrote into it, and was killed. Returns
         whether it was. Raises HostError."""
@@ -832,7 +839,8 @@ class LocalHost:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(place.name, 0o700, dir_fd=place.folder)
             found = os.lstat(place.name, dir_fd=place.folder)
-        is_own = stat_module.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+        # what a stick's file system makes of the mode is fine, as long as nobody else can write
+        is_own = stat_module.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
         if not is_own:
             raise HostError(
                 f"{path} is not this user's alone",

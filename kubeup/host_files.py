@@ -22,6 +22,7 @@ from typing import NamedTuple, Optional
 _MAX_LINKS = 40
 """As the kernel allows on the way to one file (path_resolution(7))."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_CONTENT = ("security.capability", "security.ima", "security.evm")
 """Attributes that speak of a file's content, and go with it."""
 
@@ -201,8 +202,24 @@ def sync_folder(folder: int) -> None:
     descriptor = os.open(".", _FOLDER, dir_fd=folder)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_THERE:  # a share (CIFS, FUSE) may have no such thing for folders
+            raise
     finally:
         os.close(descriptor)
+
+
+_NOT_THERE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+
+
+def _set_mode(descriptor: int, mode: int) -> None:
+    """A stick's file system (FAT) has no modes: what is to be private cannot lie there, all else can. Raises OSError."""
+    try:
+        os.fchmod(descriptor, mode)
+    except OSError as error:
+        is_private = not mode & 0o077 and os.fstat(descriptor).st_mode & 0o077
+        if is_private or error.errno not in (errno.EPERM, *_NOT_THERE):
+            raise
 
 
 def make_folder(place: Place, mode: int) -> None:
@@ -210,7 +227,7 @@ def make_folder(place: Place, mode: int) -> None:
     os.mkdir(place.name, mode, dir_fd=place.folder)
     descriptor = os.open(place.name, _FOLDER, dir_fd=place.folder)
     try:
-        os.fchmod(descriptor, mode)
+        _set_mode(descriptor, mode)
     finally:
         os.close(descriptor)
     sync_folder(place.folder)
@@ -240,7 +257,7 @@ def replace_file(
                 os.fchown(descriptor, *wanted)
             if found is not None and stat.S_ISREG(found.st_mode):
                 _copy_attributes(place, descriptor)
-            os.fchmod(descriptor, stat.S_IMODE(kept.st_mode) if kept else mode)
+            _set_mode(descriptor, stat.S_IMODE(kept.st_mode) if kept else mode)
             os.fsync(descriptor)
             if kept and kept.st_nlink > 1 and not os.fstat(folder).st_mode & 0o022:
                 _write_into(place, descriptor)
@@ -268,7 +285,7 @@ def _create(place: Place) -> int:
 def _copy_attributes(place: Place, descriptor: int) -> None:
     """Those that are no part of the content. An ACL's mask is the mode's to say, which is set afterwards."""
     with contextlib.suppress(OSError):  # a file system without them
-        source = os.open(place.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place.folder)
+        source = os.open(place.name, _LOOK, dir_fd=place.folder)
         try:
             for name in os.listxattr(source):
                 with contextlib.suppress(OSError):
@@ -276,6 +293,17 @@ def _copy_attributes(place: Place, descriptor: int) -> None:
                         os.setxattr(descriptor, name, os.getxattr(source, name))
         finally:
             os.close(source)
+
+
+def copy_attributes(source: Place, place: Place) -> None:
+    """Extended attributes from one file to another, whose mode stays. Raises OSError."""
+    descriptor = os.open(place.name, _LOOK, dir_fd=place.folder)
+    try:
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        _copy_attributes(source, descriptor)
+        _set_mode(descriptor, mode)
+    finally:
+        os.close(descriptor)
 
 
 def _write_into(place: Place, source: int) -> None:
@@ -323,7 +351,10 @@ def put_back(place: Place) -> bool:
         target = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
         try:
             before = _read_all(source)
-            is_ours = os.fstat(target).st_mtime <= os.fstat(source).st_mtime + _IN_PLACE_S
+            saved_as = os.fstat(source)
+            is_ours = os.fstat(target).st_mtime <= saved_as.st_mtime + _IN_PLACE_S
+            # nobody else laid it there
+            is_ours = is_ours and saved_as.st_uid == os.geteuid() and saved_as.st_nlink == 1
             is_torn = is_ours and _read_all(target) != before
             if is_torn:
                 _overwrite(target, before)

@@ -15,7 +15,17 @@ from kubeup.host_files import is_leftover, is_saved
 from kubeup.state import PhaseState, State
 
 _CHANGES = frozenset(
-    ("append", "rename", "lock", "listen", "http_upload", "write_output", "make_private_dir", "put_back")
+    (
+        "append",
+        "rename",
+        "lock",
+        "listen",
+        "http_upload",
+        "write_output",
+        "make_private_dir",
+        "put_back",
+        "copy_attributes",
+    )
 )
 """What a phase does to a machine by other hosts than this one, or not at all."""
 
@@ -177,6 +187,7 @@ class JournalHost:
         self._inner.make_dir(folder, mode=0o700)
         with self._inner.open_read(path) as file:  # as large as a kubelet
             self._inner.write_stream(copy, iter(lambda: file.read(CHUNK), b""), mode=0o600)
+        self._inner.copy_attributes(path, copy)
         self._entry.backups.append(
             {"path": text, "copy": str(copy), "mode": f"{found.mode:04o}", "owner": f"{found.uid}:{found.gid}"}
         )

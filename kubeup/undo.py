@@ -120,6 +120,7 @@ def _restore(host: Host, entry: Restore) -> list[str]:
     if host.read_link(entry.path) is not None:
         host.remove(entry.path)  # kb's own: what it leads to is none of this file's
     host.write_file(entry.path, host.read_bytes(entry.copy), mode=entry.mode, owner=entry.owner)
+    host.copy_attributes(entry.copy, entry.path)
     return []
 
 

@@ -210,6 +210,9 @@ class FakeHost:
         self.changes.append(f"remove {path}")
         return True
 
+    def copy_attributes(self, source: Path, path: Path) -> None:
+        pass
+
     def put_back(self, path: Path) -> bool:
         return False
 

@@ -4,6 +4,7 @@ others could have laid. What needs mounts runs in a mount namespace of its own."
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import socket
@@ -14,6 +15,7 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
+from typing import Optional
 
 import pytest
 
@@ -492,6 +494,33 @@ def test_output_to_files(tmp_path: Path) -> None:
     for wrong in (str(tmp_path), "a\0b"):
         with pytest.raises(HostError):
             host.write_output(wrong, [b"x"])
+
+
+def test_a_stick_without_modes_takes_what_is_not_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAT: every file has the same mode, which cannot be changed; and a share that cannot sync folders."""
+    real_open, real_sync = os.open, os.fsync
+
+    def open_(path: str, flags: int, mode: int = 0o777, *, dir_fd: Optional[int] = None) -> int:
+        return real_open(path, flags, 0o755 if flags & os.O_CREAT else mode, dir_fd=dir_fd)
+
+    def refuse(descriptor: int, mode: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    def sync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        real_sync(descriptor)
+
+    for name, fake in (("open", open_), ("fchmod", refuse), ("fsync", sync)):
+        monkeypatch.setattr(os, name, fake)
+    (tmp_path / "spool").mkdir(mode=0o755)
+    LocalHost().make_private_dir(tmp_path / "spool")
+    LocalHost().write_output(str(tmp_path / "kb.tar"), [b"bundle"])
+    assert (tmp_path / "kb.tar").read_bytes() == b"bundle"
+    with pytest.raises(HostError) as caught:
+        LocalHost().write_output(str(tmp_path / "secret.yaml"), [b"token"], is_secret=True)
+    assert caught.value.code == "file-unwritable"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kb.tar", "spool"]
 
 
 def test_a_descriptor_is_written_where_it_stands(tmp_path: Path) -> None:

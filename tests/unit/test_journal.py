@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,34 @@ def test_what_a_configuration_moved_elsewhere_is_taken_back_too(host: LocalHost,
     assert host.list_dir(Path("/srv")) == ["conf"] and host.read_text(Path("/srv/conf/theirs")) == "theirs"
 
 
+@pytest.mark.parametrize("change", ["write_file", "symlink", "remove"])
+def test_attributes_come_back_and_open_no_copy(host: LocalHost, tmp_path: Path, change: str) -> None:
+    """An ACL too, by which another user may read the file: not the copy of it."""
+    place, real = Path("/etc/cni/x"), tmp_path / "etc/cni/x"
+    host.write_file(place, "theirs", mode=0o640)
+    # version 2; owner rw-, user 65534 r--, group r--, mask r--, other ---
+    entries = ((1, 6, -1), (2, 4, 65534), (4, 4, -1), (16, 4, -1), (32, 0, -1))
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *one) for one in entries)
+    try:
+        os.setxattr(real, "user.note", b"x")
+        os.setxattr(real, "system.posix_acl_access", acl)
+    except OSError:
+        pytest.skip("no extended attributes or ACLs here")
+    journal, _, _ = begin(host)
+    if change == "write_file":
+        journal.write_file(place, "kb's", mode=0o600)
+    elif change == "symlink":
+        journal.symlink(place, "/etc/elsewhere")
+    else:
+        journal.remove(place)
+    (backup,) = on_disk(host)["backups"]
+    copy = host.stat(Path(backup["copy"]))
+    assert copy is not None and copy.mode == 0o600
+    assert undo.restore_and_remove(host, undo.plan_undo(load_state(host, Paths()))) == []
+    assert os.getxattr(real, "user.note") == b"x" and os.getxattr(real, "system.posix_acl_access") == acl
+    assert real.read_text() == "theirs" and real.stat().st_mode & 0o777 == 0o640
+
+
 # ---- links
 
 
@@ -190,6 +220,6 @@ def test_what_is_overwritten_comes_back(host: LocalHost, what: str, change: str)
 
 def test_a_change_without_a_word_in_the_journal_is_refused(host: LocalHost) -> None:
     journal, _, _ = begin(host)
-    for verb in ("append", "rename", "write_output", "make_private_dir", "put_back"):
+    for verb in ("append", "rename", "write_output", "make_private_dir", "put_back", "copy_attributes"):
         with pytest.raises(AttributeError):
             getattr(journal, verb)
