@@ -150,7 +150,7 @@ def _read_checked(host: Host, path: Path, problems: Problems) -> list[dict[str, 
     if _JOIN in trees:
         found.append(_check_join(trees[_JOIN], problems))
     if _RESET in trees:
-        reset = build(schema.RESET, trees[_RESET])
+        reset = build(schema.RESET, _with_usual_socket(trees[_RESET]))
         validate.check_reset(reset, problems)
         found.append(render.render_reset_configuration(reset))
     if _UPGRADE in trees:
@@ -194,9 +194,15 @@ def _check_init(host: Host, trees: Trees, problems: Problems) -> list[dict[str, 
     return found
 
 
+def _with_usual_socket(tree: dict[str, Any]) -> dict[str, Any]:
+    given = tree.get("criSocket")
+    return {**tree, "criSocket": discover.normalize_socket(given)} if isinstance(given, str) else tree
+
+
 def _check_join(tree: dict[str, Any], problems: Problems) -> dict[str, Any]:
     node = dict(tree.get("nodeRegistration") or {})
     node["name"] = (node.get("name") or "node").strip().lower()
+    node.update(_with_usual_socket(node))
     join: types.JoinConfiguration = build(schema.JOIN, {**tree, "nodeRegistration": node})
     token = join.discovery.bootstrap_token
     if token and not join.discovery.tls_bootstrap_token:

@@ -83,6 +83,12 @@ def normalize_address(text: str) -> str:
     return str(address) if address is not None else text
 
 
+def normalize_cidrs(text: str) -> str:
+    """Subnets without the leading zeros that k8s.io/utils/net.ParseCIDRSloppy passes over; all else stays as it is."""
+    octets = r"(?<![\w.:])[0-9]{1,4}(?:\.[0-9]{1,4}){3}(?=/)"
+    return re.sub(octets, lambda match: ".".join(str(int(part)) for part in match[0].split(".")), text)
+
+
 def normalize_socket(text: str) -> str:
     """`unix:///run/x.sock` of every form that kubeadm, the kubelet and gRPC take for it: `unix:/run/x.sock`, another case of the
     scheme, a path alone (ValidateSocketPath in cmd/kubeadm/app/apis/kubeadm/validation). Anything else stays as it is."""

@@ -328,7 +328,7 @@ class Chooser:
     def _networking(
         self, given: Mapping[str, str], endpoint: types.LocalAPIEndpoint, kb: types.KbConfiguration
     ) -> dict[str, str]:
-        tree = dict(given)
+        tree = {name: discover.normalize_cidrs(value) if "Subnet" in name else value for name, value in given.items()}
         address = discover.parse_address(endpoint.advertise_address)
         if not tree.get("serviceSubnet") and address is not None and address.version == 6:
             tree["serviceSubnet"] = _SERVICES_V6

@@ -94,7 +94,8 @@ def is_token(text: str) -> bool:
 
 
 def split_host_port(text: str) -> Optional[tuple[str, Optional[int]]]:
-    """`host`, `host:port`, `[::1]:port`, `::1` -> (host, port or None); None where it is neither."""
+    """`host`, `host:port`, `[::1]:port`, `::1` -> (host, port or None); None where it is neither. `host:` has no port, as
+    with Go's net.SplitHostPort."""
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")) or ":" not in host:
@@ -104,7 +105,7 @@ def split_host_port(text: str) -> Optional[tuple[str, Optional[int]]]:
         host, port = text.split(":")
     else:
         host, port = text, None
-    if port is None:
+    if not port:
         return host, None
     return (host, int(port)) if port.isdecimal() and port.isascii() and len(port) < 7 else None
 

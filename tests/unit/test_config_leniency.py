@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kubeup.config import commands
 from kubeup.config.load import load_partial_config
 from kubeup.config.load_join import parse_stored_cluster
 from kubeup.config.problems import Problems
@@ -96,3 +97,28 @@ def test_what_a_cluster_stores_is_taken() -> None:
 def test_strictness_follows_name_and_flag(flags: dict[str, Any], is_lenient: bool, is_kubeadm: bool) -> None:
     problems = Problems.for_flags(flags)
     assert (problems.is_lenient, problems.is_kubeadm) == (is_lenient, is_kubeadm)
+
+
+@pytest.mark.parametrize("socket", ["unix:/run/x.sock", "/run/x.sock", "UNIX:///run/x.sock", "unix:///run/x.sock"])
+@pytest.mark.parametrize("kind", ["ResetConfiguration", "JoinConfiguration", "InitConfiguration"])
+def test_a_socket_is_taken_in_every_form_by_validate_and_migrate(tmp_path: Path, kind: str, socket: str) -> None:
+    body = {
+        "ResetConfiguration": f"criSocket: {socket}\n",
+        "JoinConfiguration": f"nodeRegistration: {{name: n1, criSocket: '{socket}'}}\n"
+        "discovery: {bootstrapToken: {token: abcdef.0123456789abcdef, apiServerEndpoint: '10.0.0.1:6443',"
+        " unsafeSkipCAVerification: true}}\n",
+        "InitConfiguration": f"nodeRegistration: {{name: n1, criSocket: '{socket}'}}\n",
+    }[kind]
+    path = tmp_path / "c.yaml"
+    path.write_text(f"apiVersion: kubeadm.k8s.io/v1beta4\nkind: {kind}\n{body}")
+    commands.validate_config_file(LocalHost(), path)
+    assert "criSocket: unix:///run/x.sock\n" in commands.migrate_config_file(LocalHost(), path)
+
+
+def test_addresses_and_endpoints_are_taken_in_the_forms_that_go_takes() -> None:
+    config = load(
+        f"{INIT}---\n{CLUSTER}controlPlaneEndpoint: 'lb.example.com:'\n"
+        "networking: {podSubnet: 010.244.000.0/16, serviceSubnet: '10.96.0.0/12'}\n"
+    )
+    assert config.cluster.control_plane_endpoint == "lb.example.com:6443"
+    assert config.cluster.networking.pod_subnet == "10.244.0.0/16"

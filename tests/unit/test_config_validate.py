@@ -320,7 +320,7 @@ def test_what_follows_from_a_wrong_type_is_not_said_again() -> None:
         ("[::1]5", None),
         ("[a]:5", None),
         ("[::1", None),
-        ("a:", None),
+        ("a:", ("a", None)),
         ("a:b", None),
         ("a:²", None),
     ],
