@@ -41,8 +41,8 @@ def serve(call: Invocation) -> int:
     listener = local.listen(address, port)
     url = f"{'https' if tls else 'http'}://{join_host_port(address, port)}"
     call.report.line(f"serving {path}: {mirror.describe(store.catalog)} on {url}")
-    log = (lambda text: None) if call.flags.get("no-access-log") else call.report.line
-    mirror.Server(store, listener, log=log, tls=tls, ca_pem=ca_pem).serve()
+    log_access = (lambda text: None) if call.flags.get("no-access-log") else None
+    mirror.Server(store, listener, log=call.report.line, log_access=log_access, tls=tls, ca_pem=ca_pem).serve()
     return 0
 
 

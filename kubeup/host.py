@@ -20,6 +20,7 @@ import ipaddress
 import os
 import pwd
 import re
+import resource
 import shutil
 import socket
 import stat as stat_module
@@ -1285,6 +1286,15 @@ def find_read_only_mount(host: Host, path: Path) -> str:
     above = [point for point in options if path == Path(point) or Path(point) in path.parents]
     nearest = max(above, key=len, default="")
     return nearest if "ro" in options.get(nearest, ()) else ""
+
+
+def raise_descriptor_limit() -> int:
+    """Allow this process as many open files as it may have; returns how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
 
 
 def owner_ids(user: str, group: str) -> tuple[int, int]:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from kubeup import bundle, layout, registry
 from kubeup.errors import HostError, KbError, shown
 from kubeup.frozen import frozen
-from kubeup.host import Host, LocalHost, Tls
+from kubeup.host import Host, LocalHost, Tls, raise_descriptor_limit
 from kubeup.layout import Layout, Place
 from kubeup.lazy import lazy_import
 
@@ -41,7 +41,7 @@ else:
 FILES_REPOSITORY = "kb/files"
 MAX_CONNECTIONS = 512
 MAX_CLIENTS = 5000
-"""How many addresses are counted apart."""
+"""How many addresses are counted apart; whoever asked longest ago is forgotten first."""
 MAX_PER_CLIENT = 384
 """Of one address: behind it can be a whole network, and yet others get their turn."""
 MAX_HEAD = 32 * 1024
@@ -53,6 +53,8 @@ DRAIN_S = 25.0
 """How long transfers may go on when the mirror is told to end."""
 STALL_S = 60.0
 """How long a client may take nothing of an answer."""
+_SPARE_DESCRIPTORS = 96
+"""For files, and for what is being closed."""
 _MIN_RATE = 1024
 """Bytes a second, on average, that a client has to take after the first minute."""
 _FAIR_RATE = 64 * 1024
@@ -191,25 +193,18 @@ class Store:
 
     def __init__(self, host: LocalHost, path: Path, log: Log) -> None:
         self.host, self._path, self._log = host, path, log
-        self._lock = threading.Lock()
-        self._looked = self._built = time.monotonic()
+        self._built = time.monotonic()
         self._left_out: dict[str, str] = {}
         self._stamp = self._read_stamp()
-        self._catalog = self._build()
+        self.catalog = self._build()
         self._files: dict[Path, _OpenFile] = {}
 
-    @property
-    def catalog(self) -> Catalog:
-        now = time.monotonic()
-        if now - self._looked > LOOK_AGAIN_S and self._lock.acquire(blocking=False):
-            try:
-                self._looked = now
-                self._look_again()
-            except Exception as error:
-                self._log(f"{self._path} cannot be looked at ({shown(str(error))}): serving what was there before")
-            finally:
-                self._lock.release()
-        return self._catalog
+    def look_again(self) -> None:
+        """Take up what has changed. Never raises: what was there before is served on."""
+        try:
+            self._look_again()
+        except Exception as error:
+            self._log(f"{self._path} cannot be looked at ({shown(str(error))}): serving what was there before")
 
     def _read_stamp(self) -> tuple[object, ...]:
         host, path = self.host, self._path
@@ -233,10 +228,10 @@ class Store:
         is_due = bool(self._left_out) and time.monotonic() - self._built > RETRY_S
         if stamp == self._stamp and not is_due:
             return
-        self._stamp, before = stamp, (self._catalog, set(self._left_out))
-        self._catalog, self._files = self._build(), {}
-        if (self._catalog, set(self._left_out)) != before:
-            self._log(f"{self._path} has changed: {describe(self._catalog)}")
+        self._stamp, before = stamp, (self.catalog, set(self._left_out))
+        self.catalog, self._files = self._build(), {}
+        if (self.catalog, set(self._left_out)) != before:
+            self._log(f"{self._path} has changed: {describe(self.catalog)}")
 
     def open_file(self, path: Path) -> _OpenFile:
         """The file, opened once for all threads: every read has an offset of its own."""
@@ -292,8 +287,7 @@ class Answer:
 
 
 _REASONS = {200: "OK", 206: "Partial Content", 304: "Not Modified", 400: "Bad Request", 404: "Not Found",
-            405: "Method Not Allowed", 416: "Range Not Satisfiable", 431: "Request Header Fields Too Large",
-            500: "Internal Server Error", 503: "Service Unavailable"}  # fmt: skip
+            405: "Method Not Allowed", 416: "Range Not Satisfiable", 500: "Internal Server Error"}  # fmt: skip
 _JSON = {"Content-Type": "application/json"}
 _TEXT = {"Content-Type": "text/plain; charset=utf-8"}
 _V2 = {"Docker-Distribution-Api-Version": "registry/2.0"}
@@ -524,9 +518,19 @@ class Server:
     """
 
     def __init__(
-        self, store: Store, listener: socket.socket, *, log: Log, tls: Optional[ssl.SSLContext] = None, ca_pem: str = ""
+        self,
+        store: Store,
+        listener: socket.socket,
+        *,
+        log: Log,
+        log_access: Optional[Log] = None,
+        tls: Optional[ssl.SSLContext] = None,
+        ca_pem: str = "",
     ) -> None:
+        """log_access: is told of each request; log where it is not given."""
         self._store, self._listener, self._log, self._tls, self._ca_pem = store, listener, log, tls, ca_pem
+        self._log_access = log_access or log
+        self._most = raise_descriptor_limit() - _SPARE_DESCRIPTORS
         self._lines: set[_Line] = set()
         self._is_ending = False
         self._counts: dict[tuple[str, int], int] = {}
@@ -538,10 +542,18 @@ class Server:
 
     def serve(self) -> None:
         """Until a signal's exception; then transfers have DRAIN_S to end, and a second signal ends at once."""
+        threading.Thread(target=self._watch, daemon=True).start()
         try:
             self._accept()
         finally:
             self._drain()
+
+    def _watch(self) -> None:
+        """Beside the answers: to look at thousands of files takes its time."""
+        while not self._is_ending:
+            started = time.monotonic()
+            self._store.look_again()
+            self._store.host.sleep(max(LOOK_AGAIN_S, min(RETRY_S, 20 * (time.monotonic() - started))))
 
     def _accept(self) -> None:
         while True:
@@ -571,9 +583,10 @@ class Server:
         """Have a place for a connection of `peer`; False where that address has too many already."""
         with self._has_room:
             own = [line for line in self._lines if line.peer == peer]
-            if peer and len(own) >= MAX_PER_CLIENT:
+            most = max(1, min(MAX_CONNECTIONS, self._most))
+            if peer and len(own) >= min(MAX_PER_CLIENT, max(1, most * 3 // 4)):
                 return self._give_up_one(own)
-            while not peer or len(self._lines) >= MAX_CONNECTIONS:
+            while not peer or len(self._lines) >= most:
                 if self._give_up_one(self._lines) or not peer:
                     return True
                 self._has_room.wait(0.2)  # all of them are transfers that get on
@@ -668,7 +681,8 @@ class Server:
         if request.headers.get("if-none-match", "-") == answer.headers.get("Etag"):
             return Answer(304, {"Etag": answer.headers["Etag"]})
         wanted = request.headers.get("range")
-        return cut_range(answer, wanted) if wanted and answer.place else answer
+        is_same = request.headers.get("if-range") in (None, answer.headers.get("Etag"))
+        return cut_range(answer, wanted) if wanted and is_same and answer.place else answer
 
     def _send(self, line: _Line, request: Request, answer: Answer) -> int:
         told = {**answer.headers, "Content-Length": str(answer.length)}
@@ -711,12 +725,14 @@ class Server:
             key = (request.method if request.method in ("GET", "HEAD") else "other", answer.status)
             self._counts[key] = self._counts.get(key, 0) + 1
             self._bytes += sent
-            if request.path.startswith("/v2/") and (peer in self._clients or len(self._clients) < MAX_CLIENTS):
-                self._clients[peer] = self._clients.get(peer, 0) + 1
+            if request.path.startswith("/v2/"):
+                self._clients[peer] = self._clients.pop(peer, 0) + 1  # the newest stands last
+                if len(self._clients) > MAX_CLIENTS:
+                    del self._clients[next(iter(self._clients))]
         namespace = request.query.get("ns")
         target = shown(f"{request.path}{f'?ns={namespace}' if namespace else ''}"[:200])
         cut = "" if sent == answer.length or request.method == "HEAD" else " (broken off)"
-        self._log(f"{peer} {request.method[:16]} {target} {answer.status} {sent} {seconds:.3f}s{cut}")
+        self._log_access(f"{peer} {request.method[:16]} {target} {answer.status} {sent} {seconds:.3f}s{cut}")
 
     def render_metrics(self) -> str:
         """Prometheus' text form."""

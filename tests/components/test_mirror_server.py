@@ -148,7 +148,7 @@ def test_clients_that_do_not_read_keep_no_good_one_out(
         for name, place in running.server._store.catalog.blobs.items():
             if name == running.blob:
                 os.truncate(place.path, 1 << 30)
-                running.server._store._catalog.blobs[name] = replace(place, size=1 << 30)  # type: ignore[index]
+                running.server._store.catalog.blobs[name] = replace(place, size=1 << 30)
         try:
             for number in range(24):
                 peer = socket.socket()
@@ -184,6 +184,55 @@ def test_handshakes_that_never_end_take_no_more_than_their_places(
         finally:
             for peer in crowd:
                 peer.close()
+
+
+def test_where_descriptors_are_few_there_are_some_left_for_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "raise_descriptor_limit", lambda: mirror._SPARE_DESCRIPTORS + 20)
+    crowd: list[socket.socket] = []
+    with serving(tmp_path, monkeypatch) as running:
+        try:
+            for number in range(60):
+                peer = socket.socket()
+                peer.bind((f"127.0.0.{2 + number % 5}", 0))
+                peer.connect(("127.0.0.1", running.port))
+                crowd.append(peer)
+            assert best_of(3, running) < 1.0
+            assert len(running.server._lines) <= 20
+            whole = running.ask(f"GET /v2/x/blobs/{running.blob} HTTP/1.1\r\nConnection: close\r\n\r\n".encode())
+            assert whole.endswith(BLOB)
+        finally:
+            for peer in crowd:
+                peer.close()
+
+
+def test_a_change_of_the_folder_is_taken_up_while_answers_go_on(running: Running, tmp_path: Path) -> None:
+    write_layout(tmp_path / "layout", {"registry.k8s.io/other:1": {"amd64": [b"new"]}})
+    ask = b"GET /v2/registry.k8s.io/other/tags/list HTTP/1.1\r\nConnection: close\r\n\r\n"
+    deadline = time.monotonic() + 20
+    while b"200 OK" not in running.ask(ask):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_whoever_asked_longest_ago_is_forgotten_first(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crowd of addresses does not keep a joining node, which looks for its own count, out of the counts."""
+    monkeypatch.setattr(mirror, "MAX_CLIENTS", 3)
+    for number in (*range(2, 8), 9, 9):
+        with socket.socket() as peer:
+            peer.bind((f"127.0.0.{number}", 0))
+            peer.connect(("127.0.0.1", running.port))
+            peer.sendall(b"GET /v2/ HTTP/1.1\r\nConnection: close\r\n\r\n")
+            read_all(peer)
+    counted = re.findall(r'client="([^"]*)"} (\d+)', running.server.render_metrics())
+    assert counted == [("127.0.0.6", "1"), ("127.0.0.7", "1"), ("127.0.0.9", "2")]
+
+
+def test_a_range_of_another_content_is_not_cut(running: Running) -> None:
+    for etag, status in ((running.blob, b"206"), ("sha256:other", b"200")):
+        head = f'GET /v2/x/blobs/{running.blob} HTTP/1.1\r\nRange: bytes=0-9\r\nIf-Range: "{etag}"\r\nConnection: close'
+        assert running.ask(f"{head}\r\n\r\n".encode())[9:12] == status
 
 
 def test_a_mirror_without_threads_goes_on(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,31 +154,32 @@ def test_a_folder_of_bundles_is_one_catalog(tmp_path: Path, catalog: Catalog) ->
     assert caught.value.code == "bundle-unreadable"
 
 
-def test_a_bad_new_bundle_takes_nothing_away(tmp_path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+def look_again(store: mirror.Store) -> Catalog:
+    store.look_again()
+    return store.catalog
+
+
+def test_a_bad_new_bundle_takes_nothing_away(tmp_path: Path, catalog: Catalog) -> None:
     (tmp_path / "served").mkdir()
     (tmp_path / "a.tar").rename(tmp_path / "served/a.tar")
     said: list[str] = []
-    monkeypatch.setattr(mirror, "LOOK_AGAIN_S", -1)
     store = mirror.Store(HOST, tmp_path / "served", said.append)
     (tmp_path / "served/b.tar").write_bytes(b"half a file")
-    assert len(store.catalog.repositories) == 4 and "b.tar is left out" in said[0]
+    assert len(look_again(store).repositories) == 4 and "b.tar is left out" in said[0]
     (tmp_path / "served/b.tar").unlink()
-    assert len(store.catalog.repositories) == 4 and "has changed: 3 images" in said[-1]
+    assert len(look_again(store).repositories) == 4 and "has changed: 3 images" in said[-1]
 
 
-def test_a_file_that_is_being_copied_is_told_once(
-    tmp_path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mirror, "LOOK_AGAIN_S", -1)
+def test_a_file_that_is_being_copied_is_told_once(tmp_path: Path, catalog: Catalog) -> None:
     data = (tmp_path / "a.tar").read_bytes()
     (tmp_path / "served").mkdir()
     said: list[str] = []
     (tmp_path / "served/a.tar").write_bytes(data[:600])
     store = mirror.Store(HOST, tmp_path / "served", said.append)
     for size in (1200, 5000, len(data)):
-        assert store.catalog.repositories == {}
+        assert look_again(store).repositories == {}
         (tmp_path / "served/a.tar").write_bytes(data[:size])
-    assert len(store.catalog.repositories) == 4
+    assert len(look_again(store).repositories) == 4
     assert [text.rpartition("is")[0].count("a.tar is left out") for text in said] == [1, 0]
 
 
@@ -199,7 +200,6 @@ class FailingDisk(LocalHost):
 
 
 def test_a_disk_that_fails_for_a_moment(tmp_path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirror, "LOOK_AGAIN_S", -1)
     monkeypatch.setattr(mirror, "RETRY_S", -1)
     host = FailingDisk()
     host.fails_for = "a.tar"
@@ -207,11 +207,11 @@ def test_a_disk_that_fails_for_a_moment(tmp_path: Path, catalog: Catalog, monkey
     (tmp_path / "a.tar").rename(tmp_path / "served/a.tar")
     said: list[str] = []
     store = mirror.Store(host, tmp_path / "served", said.append)
-    assert store.catalog.repositories == {}
+    assert look_again(store).repositories == {}
     host.fails_for = ""
-    assert len(store.catalog.repositories) == 4, "nothing has changed in the folder, and yet it is tried again"
+    assert len(look_again(store).repositories) == 4, "nothing has changed in the folder, and yet it is tried again"
     host.fails_for = "folder"
-    assert len(store.catalog.repositories) == 4 and "serving what was there before" in said[-1]
+    assert len(look_again(store).repositories) == 4 and "serving what was there before" in said[-1]
 
 
 def test_a_linked_bundle(tmp_path: Path, catalog: Catalog) -> None:
