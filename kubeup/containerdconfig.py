@@ -268,6 +268,10 @@ def names_type(text: str, table: tuple[str, ...]) -> bool:
 # ---- TOML
 
 
+_MAX_LINE = 32 << 10
+"""Characters. Both readers take quadratic time for a name of many parts, or lists within lists, in one line."""
+
+
 def parse_toml(text: str) -> dict[str, Any]:
     """TOML as `containerd config dump` writes it. Python 3.11 brings a reader; older ones use the one below.
     Raises ValueError."""
@@ -275,6 +279,8 @@ def parse_toml(text: str) -> dict[str, Any]:
         reader = importlib.import_module("tomllib").loads
     except ImportError:
         reader = parse_dumped_toml
+    if any(len(line) > _MAX_LINE for line in text.split("\n")):
+        raise ValueError(f"a line has more than {_MAX_LINE} characters")
     try:
         found: dict[str, Any] = reader(text)
     except RecursionError as error:

@@ -402,7 +402,8 @@ class LocalHost:
     the running system is not done but reported in `deferred`."""
 
     def __init__(self, root: Path = Path("/")) -> None:
-        self.root = root.absolute()
+        # `//` and `/tmp/..` are this machine too
+        self.root = Path("/") if os.path.realpath(root).strip("/") == "" else root.absolute()
         self.is_live = self._is_whole = self.root == Path("/")
         self.mode = "live" if self.is_live else "root"
         self.deferred: list[str] = []

@@ -209,3 +209,12 @@ def test_what_may_not_be_looked_at_is_not_missing(tmp_path: Path) -> None:
         host.exists(Path("/var/lib/kb/state.json"))
     assert caught.value.cause == "Permission denied" and caught.value.remedy == "run the command as root: sudo"
     assert not host.exists(Path("/var/lib/kb/state.json/x")) and not host.exists(Path("/nothing"))
+
+
+@pytest.mark.parametrize("root", ["/", "//", "///", "/tmp/..", "/proc/self/root"])
+def test_this_machine_by_any_name(root: str) -> None:
+    assert LocalHost(Path(root)).is_live
+
+
+def test_a_folder_is_not_this_machine(tmp_path: Path) -> None:
+    assert not LocalHost(tmp_path).is_live
