@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 import urllib.request
@@ -21,9 +22,10 @@ from typing import Any, Callable, Optional
 
 import pytest
 
-from kubeup import bundle, layout, registry
+from kubeup import bundle, layout, packages, registry
 from kubeup.errors import HostError
 from kubeup.host import LocalHost, Unreachable
+from kubeup.releases import find_release
 from tests.bundle_case import elf, write_layout, write_programs
 
 pytestmark = pytest.mark.component
@@ -455,11 +457,13 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
     assert max(created, verified) < 100 * 1024, (created, verified)
 
 
-def _all_images(tmp_path: Path) -> Path:
+def _all_images(tmp_path: Path, **more: list[bytes]) -> Path:
+    """What a cluster needs, and images of one's own."""
     shown = kb("config", "images", "list", "--kubernetes-version", "v1.35.6").stdout.split()
     folder = tmp_path / "all"
     folder.mkdir()
-    return write_layout(folder, {name: {"amd64": [name.encode()]} for name in shown})
+    images = {name: {"amd64": [name.encode()]} for name in shown}
+    return write_layout(folder, {**images, **{name: {"amd64": layers} for name, layers in more.items()}})
 
 
 def test_the_command_line_end_to_end(tmp_path: Path) -> None:
@@ -478,3 +482,75 @@ def test_the_command_line_end_to_end(tmp_path: Path) -> None:
     (programs / "runc").unlink()
     lacking = kb("bundle", "create", "-o", tmp_path / "b.tar", *words, check=False)
     assert lacking.returncode == 4 and "amd64/runc (for the container runtime)" in lacking.stderr
+
+
+# ---- what others left in the way
+
+
+@pytest.mark.parametrize("kind", ["whole", "part", "document"])
+def test_what_lies_in_the_spool_is_summed_before_it_counts(tmp_path: Path, kind: str) -> None:
+    """An interrupted run leaves a folder beside the bundle; whoever may write into it could have planted a layer of the right
+    name and length, the beginning of one, or a manifest. Nothing of it gets into the bundle, and nothing is asked of the user."""
+    images = _all_images(tmp_path, **{WEB: [LAYER]})
+    web = str(layout.open_layout(LocalHost(), images).names[WEB]["digest"])
+    spool, evil = tmp_path / ".b.tar.parts", bytes(reversed(LAYER))
+    spool.mkdir(mode=0o700)
+    digest = (web if kind == "document" else layout.digest_of(LAYER)).replace(":", "-")
+    (spool / (f"{digest}.part" if kind == "part" else digest)).write_bytes(evil if kind == "whole" else evil[:1000])
+    words = ("--kubernetes-version", "v1.35.6", "--arch", "amd64", "--without", "files", "--image", WEB)
+    kb("bundle", "create", "-o", tmp_path / "good.tar", *words, "--from", images)
+    with mirror(images) as url:
+        kb("bundle", "create", "-o", tmp_path / "b.tar", *words, "--from", url)
+    assert evil not in (tmp_path / "b.tar").read_bytes() and not spool.exists()
+    assert (tmp_path / "b.tar").read_bytes() == (tmp_path / "good.tar").read_bytes()
+    kb("bundle", "verify", tmp_path / "b.tar")
+
+
+ODD_MODES: dict[str, Any] = {
+    "0755": "0755", "0644": "0644", "6777": "6777", "4755": "4755", "0666": "0666", "0": "0", "0000": "0000", "0111": "0111",
+    "0o9": "0o9", "0o755": "0o755", "": "", " ": " ", "-1": "-1", "+755": "+755", "7_5_5": "7_5_5", "0x1ff": "0x1ff",
+    "99999": "99999", "7777777777": "7" * 4000, "rwx": "rwxr-xr-x", "٧٥٥": "\u0667\u0665\u0665", "null": None, "number": 755,
+    "list": ["0755"], "mapping": {"a": 1}, "true": True, "1e400": float("1e300"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD_MODES)
+def test_a_mode_from_a_bundle_gives_nobody_a_right_to_write(whole: Path, tmp_path: Path, name: str) -> None:
+    """Whatever the annotation says: root alone changes what root runs, and no bit of another's identity is set."""
+    folder = tmp_path / "unpacked"
+    with tarfile.open(whole) as tar:
+        tar.extractall(folder)
+    index = json.loads((folder / "index.json").read_text())
+    for entry in index["manifests"]:
+        manifest = json.loads(_blob(folder, entry["digest"]).read_text())
+        layers = [layer for layer in manifest.get("layers", ()) if bundle.MODE in (layer.get("annotations") or {})]
+        for layer in layers:
+            layer["annotations"][bundle.MODE] = ODD_MODES[name]
+        if layers:
+            data = json.dumps(manifest).encode()
+            entry.update(digest=layout.digest_of(data), size=len(data))
+            _blob(folder, entry["digest"]).write_bytes(data)
+    (folder / "index.json").write_text(json.dumps(index))
+    shown = kb("bundle", "show", folder, "-o", "json", check=False)
+    assert shown.returncode in (0, 4), shown.stderr
+    if shown.returncode == 4:
+        assert not isinstance(ODD_MODES[name], str)
+        return
+    assert {file["mode"] for file in json.loads(shown.stdout)["files"]} <= {"0755", "0644"}
+    node = LocalHost(tmp_path / "node")
+    (tmp_path / "node/usr/local/bin").mkdir(parents=True)
+    offered = packages.offer_bundle(LocalHost(), layout.open_layout(LocalHost(), folder), "amd64")
+    staged = packages.stage(
+        node,
+        list(offered.values()),
+        arch="amd64",
+        cluster_version="v1.35.6",
+        release=find_release("v1.35.6"),
+        tell=print,
+    )
+    modes = {oct((tmp_path / "node" / path.relative_to("/")).stat().st_mode & 0o7777) for path in staged.values()}
+    assert modes and modes <= {"0o755", "0o744"}
+
+
+def _blob(folder: Path, digest: str) -> Path:
+    return folder / "blobs" / digest.replace(":", "/")
