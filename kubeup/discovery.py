@@ -860,7 +860,7 @@ def _is_request_of(request: Mapping[str, Any], node_name: str) -> bool:
     try:
         pem = base64.b64decode(str(request["spec"]["request"]), validate=True).decode()
         return pki.common_name_of_request(pem) == f"system:node:{node_name}"
-    except (KeyError, binascii.Error, ValueError):
+    except (KeyError, TypeError, binascii.Error, ValueError):
         return False
 
 

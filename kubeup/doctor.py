@@ -437,9 +437,10 @@ def read_skew_s(date: str, now: datetime.datetime) -> Optional[float]:
     """How many seconds the server that sent this Date is ahead; None where it sent none."""
     try:
         told = email.utils.parsedate_to_datetime(date)
-    except (TypeError, ValueError, IndexError):
+        told = told if told.tzinfo else told.replace(tzinfo=datetime.timezone.utc)
+        return (told - now).total_seconds()
+    except (TypeError, ValueError, IndexError, OverflowError):
         return None
-    return (told - now).total_seconds()
 
 
 def describe_skew(skew_s: float, server: str) -> str:

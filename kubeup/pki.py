@@ -508,7 +508,7 @@ def parse_certs(pem: str) -> tuple[x509.Certificate, ...]:
         raise ValueError(describe_lack(pem, "certificate"))
     try:
         certs = tuple(x509.load_der_x509_certificate(block.content) for block in blocks)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise ValueError("its certificate is damaged") from error
     for cert in certs:
         flaw = find_flaw(cert)
@@ -537,7 +537,10 @@ def render_request(subject: Subject, key: Key) -> str:
 
 def common_name_of_request(pem: str) -> str:
     """The CN of a certificate signing request; "" where it has none. Raises ValueError."""
-    names = x509.load_pem_x509_csr(pem.encode()).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    try:
+        names = x509.load_pem_x509_csr(pem.encode()).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except x509.InvalidVersion as error:
+        raise ValueError("it is no certificate signing request of version 1") from error
     return str(names[0].value) if names else ""
 
 
@@ -1016,7 +1019,7 @@ def _is_public_half_in(pem: str, key: Key) -> bool:
                 found = parse_key(block.text).public_key()
             else:
                 found = serialization.load_der_public_key(block.content)
-        except (ValueError, UnsupportedAlgorithm):
+        except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
             continue
         if _is_pair(key, found):
             return True

@@ -22,6 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, SignatureAl
 from kubeup.frozen import frozen
 
 CURVES = ("secp224r1", "secp256r1", "secp384r1", "secp521r1")
+_EC_KEY = x509.ObjectIdentifier("1.2.840.10045.2.1")
 _MIN_RSA_BITS = 1024
 _KNOWN_CRITICAL = frozenset(
     (
@@ -84,13 +85,15 @@ def find_flaw(cert: x509.Certificate) -> str:
     except ValueError:
         return "its public key is damaged, or its serial number is negative"
     except UnsupportedAlgorithm:
-        return ""  # Go takes it, and believes nothing that it signed
+        if getattr(cert, "public_key_algorithm_oid", None) == _EC_KEY:
+            return "its public key is on a curve that nobody knows"
+        key = None  # Go takes it, and believes nothing that it signed
     if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name not in CURVES:
         return f"its public key is on the curve {key.curve.name}"
     try:
         extensions = list(cert.extensions)
         list(cert.subject), list(cert.issuer)
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
         return "one of its names or extensions is damaged, or there twice"
     for oid, name in _NEVER_CRITICAL:
         if any(extension.oid == oid and extension.critical for extension in extensions):

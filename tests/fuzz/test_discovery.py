@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import datetime
 import json
@@ -12,13 +13,16 @@ from typing import Any
 
 import pytest
 
-from kubeup import discovery, pki, tokens
+from kubeup import discovery, kubeapi, pki, tokens
 from kubeup.clusterobjects import render_cluster_info
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, Timeouts
 from kubeup.errors import KbError
-from kubeup.host import HttpResponse
+from kubeup.host import HttpResponse, Tls
 from kubeup.kubeconfig import parse_kubeconfig
+from kubeup.pem import Block, split_pem
 from kubeup.secret import Secret
+from kubeup.verify import find_fault
+from tests.cert_forms import make_forms as make_cert_forms
 from tests.fake_host import FakeHost
 from tests.fuzz import ODD_TEXTS, alter_bytes, alter_value, cases
 
@@ -114,3 +118,49 @@ def _flip(chance: random.Random, der: bytes) -> bytes:
 
 def _pem(der: bytes) -> str:
     return ssl.DER_cert_to_PEM_cert(der)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_certificates_with_altered_bytes_are_judged_or_refused() -> None:
+    """Each of the forms that authorities make, damaged: unknown keys and curves, versions, dates, names, limits."""
+    ders = [
+        block.content for form in make_cert_forms().values() for block in split_pem((form.chain + form.pool).decode())
+    ]
+    good = pki.parse_certs(CA)
+    read = 0
+    for chance in cases("altered certificates", 3000):
+        pem = Block("CERTIFICATE", _flip(chance, chance.choice(ders)), {}).text
+        try:
+            certs = pki.parse_certs(pem)
+        except ValueError:
+            continue
+        read += 1
+        with contextlib.suppress(ValueError):  # a key that kb does not know has no pin
+            pki.ca_cert_hashes(pem)
+        for chain, pool in ((certs, good), (good, certs), (certs, certs)):
+            fault = find_fault(chain, pool, usage="server", now=NOW)
+            assert fault is None or fault.text
+        pki.subject_of(certs[0])
+        pki.sans_of(certs[0])
+        assert isinstance(pki.describe_pair(pem, pem, NOW), str)
+    assert read > 300
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_requests_with_altered_bytes_are_somebodys_or_nobodys() -> None:
+    text = pki.render_request(pki.Subject("system:node:w1"), pki.generate_key("ECDSA-P256"))
+    (block,) = split_pem(text)
+    for chance in cases("altered requests", 1000):
+        pem = Block(block.label, _flip(chance, block.content), {}).text
+        shown = {"metadata": {"name": "x"}, "spec": {"request": base64.b64encode(pem.encode()).decode()}}
+        odd: Mapping[str, Any] = chance.choice(({"spec": None}, {"spec": []}, {"spec": {"request": 5}}, {}, shown))
+        api = kubeapi.Api(csr_host({**shown, **odd}), kubeapi.Identity(SERVER, Tls()), retry_s=0)
+        with contextlib.suppress(KbError):
+            assert discovery.read_signing_request(api, "w1").state in ("not-sent", "pending")
+
+
+def csr_host(request: Mapping[str, Any]) -> FakeHost:
+    path = f"{SERVER}/apis/certificates.k8s.io/v1/certificatesigningrequests"
+    body = json.dumps({"kind": "List", "apiVersion": "v1", "items": [request]}).encode()
+    query = "?fieldSelector=spec.signerName%3Dkubernetes.io%2Fkube-apiserver-client-kubelet"
+    return FakeHost(urls={path: HttpResponse(200, body), path + query: HttpResponse(200, body)})

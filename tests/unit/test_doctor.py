@@ -13,6 +13,7 @@ from kubeup import checks, doctor, loadbalancer, pki, routes
 from kubeup.config.types import KbConfiguration, LoadBalancer
 from kubeup.host import CommandResult, HttpResponse, Unreachable
 from kubeup.paths import Paths
+from tests import cert_forms
 from tests.fake_host import FakeHost
 from tests.fake_node import finished_node
 from tests.unit.test_podview import dns_answer
@@ -169,6 +170,25 @@ def test_a_certificate_that_nobody_believes() -> None:
         ]
     ((level, text),) = notes(host, "certificates")
     assert level == "error" and "lacks serverAuth" in text and "apiserver.crt" in text
+
+
+@pytest.mark.parametrize("shown", ["", "hello", "DER", "serial"])
+def test_a_server_that_shows_what_nobody_reads(shown: str) -> None:
+    host = make_host()
+    forms = cert_forms.make_forms()
+    good = host.files["/etc/kubernetes/pki/apiserver.crt"].decode()
+    odd = {"DER": good.replace("MII", "AII", 1), "serial": forms["serial negative"].chain.decode()}
+    host.served["10.77.0.11:6443"] = odd.get(shown, shown)
+    ((level, text),) = notes(host, "served-certificates")
+    assert level == "error" and "kube-apiserver shows a certificate that Kubernetes (Go) cannot read" in text
+
+
+@pytest.mark.parametrize("date", ["Fri, 31 Dec 9999 23:59:59 -2300", "Mon, 01 Jan 0001 00:00:00 +2300", "x", ""])
+def test_a_date_beyond_the_calendar_is_none(date: str) -> None:
+    now = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
+    skew = doctor.read_skew_s(date, now)
+    assert skew is None or abs(skew) > 10**8
+    assert doctor.read_skew_s("Thu, 01 Jan 2026 00:00:07 -0000", now) == 7
 
 
 def test_a_server_that_shows_an_old_certificate() -> None:
