@@ -477,10 +477,19 @@ class LocalHost:
             is_regular=stat_module.S_ISREG(found.st_mode),
         )
 
+    def _open(self, path: Path, *, follows: bool = True) -> int:
+        """A descriptor of a file. Below another root it is gone to folder by folder: no link that is laid meanwhile leads out
+        of it. Raises OSError, HostError."""
+        _check_path(path)
+        if self._is_whole:
+            return _open_for_reading(path, 0 if follows else os.O_NOFOLLOW)
+        with open_way(self.root, path, follows_last=follows) as place:
+            return _open_for_reading(Path(place.name), os.O_NOFOLLOW, folder=place.folder)
+
     def read_bytes(self, path: Path) -> bytes:
         """The file's content. Raises HostError (file-unreadable) where it cannot be read or is not there."""
         try:
-            with open(_open_for_reading(self.target(path)), "rb") as file:
+            with open(self._open(path), "rb") as file:
                 return file.read()
         except OSError as error:
             raise _file_error(path, "read", error) from error
@@ -489,7 +498,7 @@ class LocalHost:
         """A file's text; what is no UTF-8 in it is replaced. Raises HostError (file-unreadable), also for one that is larger
         than any text of a node."""
         try:
-            with open(_open_for_reading(self.target(path)), "rb") as file:
+            with open(self._open(path), "rb") as file:
                 # in pieces: a file of /proc/sys gives none to a reader who asks for more than a few MiB at once
                 data = b""
                 while len(data) <= _MAX_TEXT and (piece := file.read(CHUNK)):
@@ -504,8 +513,7 @@ class LocalHost:
         """A file to be read piece by piece; whoever opens it closes it. follows: a link, too. Raises HostError
         (file-unreadable), its read and seek too."""
         try:
-            place = self.target(path) if follows else self.at(path)
-            return _OpenFile(_open_for_reading(place, 0 if follows else os.O_NOFOLLOW), path)  # type: ignore[return-value]
+            return _OpenFile(self._open(path, follows=follows), path)  # type: ignore[return-value]
         except OSError as error:
             raise _file_error(path, "read", error) from error
 
@@ -1084,10 +1092,10 @@ class _OpenFile(io.FileIO):
             raise _file_error(self._path, "read", error) from error
 
 
-def _open_for_reading(place: Path, more: int = 0) -> int:
+def _open_for_reading(place: Path, more: int = 0, *, folder: Optional[int] = None) -> int:
     """A descriptor of a file that does not wait for whoever writes into a pipe. What a process substitution or standard input
     gives (/dev/fd/63, /dev/stdin) is waited for. Raises OSError."""
-    descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | more)
+    descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | more, dir_fd=folder)
     found = os.fstat(descriptor)
     is_given = str(place).startswith(("/dev/fd/", "/dev/stdin", "/proc/self/fd/"))
     if stat_module.S_ISDIR(found.st_mode) or (not stat_module.S_ISREG(found.st_mode) and not is_given):
