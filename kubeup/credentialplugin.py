@@ -68,7 +68,8 @@ def _ask(host: Host, found: Kubeconfig, plugin: Mapping[str, Any], *, place: str
     if not done.ok:
         hint = f"; {plugin['installHint']}" if done.missing and plugin.get("installHint") else ""
         told = " ".join(done.stderr.split())[-300:]
-        raise _failed(plugin, place, f"it ended with {done.code}{f': {told}' if told else ''}{hint}")
+        end = "there is no such program" if done.missing else f"it ended with {done.code}{f': {told}' if told else ''}"
+        raise _failed(plugin, place, f"{end}{hint}")
     try:
         answer = parse_json_object(done.stdout.encode(), "its answer")
     except ValueError as error:

@@ -156,6 +156,12 @@ printf '%s\\n' "$@" "$A" > args
     }
 
 
+def test_a_plugin_that_is_not_there_is_named_with_its_hint(tmp_path: Path) -> None:
+    write_files(tmp_path)
+    (tmp_path / "config").write_text(FORMS["plugin of nothing"])
+    assert reads(tmp_path / "config")[1].endswith("there is no such program; get it")
+
+
 @pytest.mark.parametrize(
     ("script", "words"),
     [

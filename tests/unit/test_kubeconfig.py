@@ -424,6 +424,18 @@ def test_a_named_file_that_is_missing_is_an_error() -> None:
     assert "/gone.pem" in caught.value.what
 
 
+def test_a_client_certificate_for_servers_alone_is_refused() -> None:
+    host = finished_node()
+    document, folder = edit(host), "/etc/kubernetes/pki"
+    pair = (("client-certificate-data", "apiserver.crt"), ("client-key-data", "apiserver.key"))
+    document["users"][0]["user"].update(
+        {key: base64.b64encode(host.files[f"{folder}/{file}"]).decode() for key, file in pair}
+    )
+    put(host, document)
+    error = refused(host)
+    assert error.code == "kubeconfig-unreadable" and "lacks clientAuth" in error.cause
+
+
 # ---- kb kubeconfig user
 
 

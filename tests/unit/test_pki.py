@@ -21,7 +21,7 @@ from kubeup import pki
 from kubeup.config.types import ClusterConfiguration, ExternalEtcd, InitConfig, LocalEtcd
 from kubeup.errors import HostError, KbError, UsageError
 from tests.fake_host import FakeHost
-from tests.fake_node import PATHS, cert_at, finished_node, make_config
+from tests.fake_node import PATHS, cert_at, finished_node, make_ca_unfit, make_config
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
 YEAR = 365 * 86400
@@ -963,3 +963,50 @@ def test_keys_that_go_cannot_read_are_refused_by_name(words: tuple[str, ...], to
 def test_an_ipv4_address_in_an_ipv6_one_is_written_as_what_it_is() -> None:
     assert pki.make_sans(["::ffff:10.0.0.1", "10.0.0.1", "::1"]) == pki.Sans((), ("10.0.0.1", "::1"))
     assert pki.Sans((), ("10.0.0.1",)).covers("::ffff:10.0.0.1")
+
+
+# ---- what nobody would believe
+
+
+def test_preflight_finds_an_authority_that_may_not_sign_with_and_without_what_it_signed() -> None:
+    host = make_ca_unfit(finished_node())
+    found = [(error.code, error.what) for error in pki.find_problems(host, PATHS, make_config())]
+    assert [code for code, _ in found] == ["ca-unfit"] * 2 and APISERVER in found[0][1]
+    for name in ("apiserver", "apiserver-kubelet-client"):
+        del host.files[f"/etc/kubernetes/pki/{name}.crt"], host.files[f"/etc/kubernetes/pki/{name}.key"]
+    found = [(error.code, error.what) for error in pki.find_problems(host, PATHS, make_config())]
+    assert [code for code, _ in found] == ["ca-unfit"] * 2 and "kube-apiserver" in found[0][1]
+    assert host.changes == []
+
+
+@pytest.mark.parametrize(
+    ("name", "by", "cause"),
+    [
+        ("apiserver", "apiserver-kubelet-client", "lacks serverAuth"),
+        ("apiserver-kubelet-client", "apiserver", "lacks clientAuth"),
+        ("etcd/peer", "etcd/healthcheck-client", "lacks serverAuth"),
+        ("etcd/healthcheck-client", "etcd/server", ""),
+        ("front-proxy-client", "front-proxy-client", ""),
+    ],
+)
+def test_a_certificate_is_believed_for_what_it_is_for(name: str, by: str, cause: str) -> None:
+    """A user's own, from an authority that is kept elsewhere; etcd's server certificate is good for clients too."""
+    host = finished_node()
+    for kind in ("crt", "key"):
+        host.files[f"/etc/kubernetes/pki/{name}.{kind}"] = host.files[f"/etc/kubernetes/pki/{by}.{kind}"]
+    for ca in ("ca", "etcd/ca"):
+        del host.files[f"/etc/kubernetes/pki/{ca}.key"]
+    problems = [error for error in pki.find_problems(host, PATHS, make_config()) if error.code == "certificate-unfit"]
+    assert [cause in error.cause for error in problems] == [True] * bool(cause)
+    assert all("have your CA issue" in error.remedy for error in problems)
+
+
+def test_a_certificate_of_the_second_authority_of_a_bundle_is_believed() -> None:
+    """While authorities are exchanged, ca.crt holds the new one first and the old one still."""
+    host = finished_node()
+    new = new_ca()
+    host.files["/etc/kubernetes/pki/ca.crt"] = (
+        pki.cert_to_pem(new.cert).encode() + host.files["/etc/kubernetes/pki/ca.crt"]
+    )
+    put(host, "ca", key=new.key)
+    assert pki.find_problems(host, PATHS, make_config()) == []
