@@ -20,7 +20,7 @@ import pytest
 
 from .config import lab_config, list_ignored_checks
 from .lab import Lab
-from .node import Node
+from .node import Node, wait_until
 from .settings import LOGS, find_release, has_cap_sys_resource
 from .shell import Result
 
@@ -212,6 +212,30 @@ def kubelet_behind_a_proxy(node: Node) -> Iterator[None]:
         node.run("systemctl unset-environment HTTPS_PROXY")
 
 
+@contextlib.contextmanager
+def read_only_usr(node: Node) -> Iterator[None]:
+    """As on systems whose /usr comes as an image."""
+    node.exec("mount --bind /usr /usr && mount -o remount,bind,ro /usr")
+    try:
+        yield
+    finally:
+        node.exec("umount -l /usr")
+
+
+def own_kubelet_flags(flags: str) -> Inject:
+    """Flags of the admin's own, where the packages' drop-in reads them."""
+
+    @contextlib.contextmanager
+    def inject(node: Node) -> Iterator[None]:
+        node.write("/etc/default/kubelet", f'KUBELET_EXTRA_ARGS="{flags}"\n')
+        try:
+            yield
+        finally:
+            node.run("rm -f /etc/default/kubelet")
+
+    return inject
+
+
 # ---- etcd and certificates
 
 
@@ -299,6 +323,19 @@ def renamed_machine(node: Node) -> Iterator[None]:
     finally:
         node.run("hostname cp1 && systemctl restart kubelet")
         node.wait_node_ready()
+
+
+@contextlib.contextmanager
+def flushed_rules(node: Node) -> Iterator[None]:
+    """A firewall was restarted, and took the tables of others along. kube-proxy looks after its own only now and then."""
+    node.run("sleep 41; nft flush ruleset")
+    restart = "crictl stop $(crictl ps -q --name kube-proxy)"
+    try:
+        yield
+    finally:
+        node.run(restart)
+        answers = "python3 -c 'import socket; socket.create_connection((\"10.96.0.1\", 443), 2)'"
+        wait_until(lambda: node.run(answers, check=False).ok, what="the remedy to help", timeout_s=60)
 
 
 @contextlib.contextmanager
@@ -446,9 +483,71 @@ CAUSES = (
     Cause(
         "bad kubelet flag",
         nothing,
+        (r"this kubelet \(v1\.35\.\d+\) has no flag --foo", r"nodeRegistration\.kubeletExtraArgs"),
+        "preflight",
+        config={"init": {"nodeRegistration": {"kubeletExtraArgs": [{"name": "foo", "value": "bar"}]}}},
+    ),
+    Cause(
+        "bad kubelet flag, met by the kubelet",
+        nothing,
         (r"kubelet", r"unknown flag: --foo", r"kubeletExtraArgs"),
         "not-healthy",
         config={"init": {"nodeRegistration": {"kubeletExtraArgs": [{"name": "foo", "value": "bar"}]}}},
+        ignores=("KubeletFlags",),
+    ),
+    Cause(
+        "kubelet flag that the minor has no more",
+        own_kubelet_flags("--pod-infra-container-image=x --network-plugin=cni --max-pods=many"),
+        (
+            r"has no flag --pod-infra-container-image, which /etc/default/kubelet gives.*sandbox_image",
+            r"has no flag --network-plugin",
+            r"does not take --max-pods=many",
+        ),
+        "preflight",
+    ),
+    Cause(
+        "label that a kubelet may not set",
+        nothing,
+        (r"kubeletExtraArgs\[0\]\.value", r"the label node-role\.kubernetes\.io/worker", r"kubectl label node"),
+        "invalid-config",
+        config={
+            "init": {
+                "nodeRegistration": {
+                    "kubeletExtraArgs": [{"name": "node-labels", "value": "node-role.kubernetes.io/worker="}]
+                }
+            }
+        },
+    ),
+    Cause(
+        "label that a kubelet may not set, met by the kubelet",
+        own_kubelet_flags("--node-labels=kb.k8s.io/x=1"),
+        (r"may not give its node the label kb\.k8s\.io/x", r"kubectl label node NAME kb\.k8s\.io/x="),
+        "not-healthy",
+        ignores=("KubeletFlags",),
+    ),
+    Cause(
+        "read-only /usr",
+        read_only_usr,
+        (
+            r"/usr/libexec/kubernetes/kubelet-plugins/volume/exec",
+            r"/usr is mounted read-only",
+            r"flex-volume-plugin-dir",
+            r"volumePluginDir",
+        ),
+        "preflight",
+    ),
+    Cause(
+        "read-only /usr, met by the kubelet",
+        read_only_usr,
+        (
+            r"its volume flexvolume-dir cannot be set up",
+            r"read-only file system",
+            r"flex-volume-plugin-dir",
+            r"volumePluginDir",
+        ),
+        "not-healthy",
+        ignores=("HostPath",),
+        strikes_at="control-plane/scheduler",
     ),
     Cause(
         "disk pressure",  # the kubelet is told to want more space than any disk has
@@ -619,6 +718,17 @@ CAUSES = (
         "",
         command="doctor",
         is_fatal=False,
+    ),
+    Cause(
+        "kube-proxy's rules that somebody flushed",
+        flushed_rules,
+        (
+            r"kube-proxy runs, and its rules are not on this node",
+            r"nft flush ruleset",
+            r"crictl stop \$\(crictl ps -q --name kube-proxy\)",
+        ),
+        "",
+        command="doctor",
     ),
     Cause(
         "a machine that was renamed",

@@ -17,7 +17,7 @@ import pytest
 from .config import lab_config, list_ignored_checks
 from .lab import Lab
 from .node import Node, wait_until
-from .test_options import BRIDGE, init, put
+from .test_options import BRIDGE, INIT, init, put
 from .test_podnetwork import give_ipv6
 from .web import PAGE, apply, render_pod, render_service, wait_service_account
 
@@ -209,6 +209,48 @@ def test_a_reset_worker_says_that_its_node_stays(cluster: Cluster) -> None:
     assert "-P FORWARD DROP" in cluster.w1.run("iptables -S FORWARD").stdout
 
 
+FOREIGN = """\
+mkdir -p /var/lib/kubelet/pki && cd /var/lib/kubelet/pki && openssl req -x509 -newkey rsa:2048 -nodes -keyout k -out c -days 1 \
+  -subj /O=system:nodes/CN=system:node:w1 && cat c k >kubelet-client-2024-01-01-00-00-00.pem && rm c k \
+  && ln -sf kubelet-client-2024-01-01-00-00-00.pem kubelet-client-current.pem
+"""
+"""What a cluster of before left for its kubelet: not expired, and of no use here."""
+
+
+def test_a_certificate_of_another_cluster_does_not_keep_a_worker_out(cluster: Cluster) -> None:
+    """Neither before the first join nor, with a kubelet that runs with it, before the second."""
+    w1, line = cluster.w1, cluster.cp1.run(f"{KB} token create --print-join-command").stdout.strip()
+    for words in (FOREIGN, f"{FOREIGN}; systemctl restart kubelet; sleep 2"):
+        w1.run(words)
+        told = w1.run(f"{line} {IGNORE}", timeout=120).output
+        assert "kubelet-client-current.pem is no certificate of this cluster" in told
+        cluster.cp1.wait_node_ready("w1")
+    assert w1.exists("/var/lib/kubelet/pki/kubelet-client-2024-01-01-00-00-00.pem"), "kb took away what is not its own"
+
+
+def test_a_kubelet_that_is_answered_unauthorized_is_named_and_the_wait_goes_on_when_it_is_not(cluster: Cluster) -> None:
+    """Under the name kubeadm, which leaves the certificate of before where it is."""
+    w1, line = cluster.w1, cluster.cp1.run(f"{KB} token create --print-join-command").stdout.strip()
+    w1.run("mkdir -p /root/units && cp -a /etc/systemd/system/kubelet.service* /root/units/")
+    w1.run(f"{KB} reset --force", timeout=300)
+    w1.run("cp -a /root/units/* /etc/systemd/system/ && systemctl daemon-reload")
+    w1.run(FOREIGN)
+    process = w1.popen(f"{line.replace('kb.pyz', 'kb.pyz --as-kubeadm -v=1')} {IGNORE} 2>&1")
+    assert process.stdout is not None
+    started, told = time.monotonic(), ""
+    for text in process.stdout:
+        told += text
+        if "Unauthorized" in text:
+            assert "kubelet-client-current.pem.off && systemctl restart kubelet" in text, text
+            assert time.monotonic() - started < 30
+            w1.run("cd /var/lib/kubelet/pki && mv kubelet-client-current.pem kubelet-client-current.pem.off")
+            w1.run("systemctl restart kubelet")
+            started = time.monotonic()
+    assert process.wait(timeout=60) == 0 and "Unauthorized" in told, told
+    assert time.monotonic() - started < 60
+    cluster.cp1.wait_node_ready("w1")
+
+
 def test_reset_without_a_runtime_stops_at_once_and_says_how_to_go_on(cluster: Cluster) -> None:
     cp1 = cluster.cp1
     cp1.run("systemctl stop containerd && systemctl mask --runtime containerd")
@@ -237,3 +279,35 @@ def test_reset_takes_back_the_kubelet_s_own_root_and_kb_s_rules(cluster: Cluster
     assert cp1.run(f"find {PKI} {DATA} -mindepth 1 2>/dev/null", check=False).stdout == ""
     assert "KB-FORWARD" not in cp1.run("iptables -S; ip6tables -S").stdout
     assert "-P FORWARD DROP" in cp1.run("iptables -S FORWARD").stdout
+
+
+# ---- a wait ends when its cause is gone
+
+
+def test_images_that_come_again_are_not_waited_for(cluster: Cluster, lab: Lab) -> None:
+    """The API server has every pod's image asked for anew, and the registry is away: the kubelet pauses between its tries for
+    up to five minutes."""
+    cp1 = cluster.cp1
+    lab.registry.add_release(cp1.release)
+    pulls = {
+        "apiServer": {"extraArgs": [{"name": "enable-admission-plugins", "value": "NodeRestriction,AlwaysPullImages"}]}
+    }
+    config = lab_config(VERSION, address=cp1.address, cluster=pulls, kubelet={"serverTLSBootstrap": True}, kb=BRIDGE)
+    cp1.write("/root/init.yaml", config)
+    process = cp1.popen(f"{INIT} 2>&1")
+    assert process.stdout is not None
+    told, started = "", 0.0
+    for text in process.stdout:
+        told += text
+        if "cannot be pulled" in text and not started:
+            assert "the image is on this node" in text and "AlwaysPullImages" in text, text
+            time.sleep(25)  # until the kubelet pauses for longer than anybody wants to wait
+            lab.registry.start()
+            started = time.monotonic()
+    try:
+        assert process.wait(timeout=60) == 0, told
+        assert started and time.monotonic() - started < 45, told
+        assert "can be pulled again: pod kube-proxy-" in told
+        assert re.search(r"its request csr-\S+ is Pending .*kubectl certificate approve csr-", told), told
+    finally:
+        lab.registry.stop()
