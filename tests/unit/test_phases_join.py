@@ -286,6 +286,22 @@ def test_a_bootstrap_that_does_not_end(requests: list[dict[str, Any]], code: str
     assert ("kb goes on waiting" in log_of(ctx)) == (not is_at_once)
 
 
+@pytest.mark.parametrize("requests", [[], [signing_request("csr-1", "Approved", cert="eA==")]])
+def test_a_kubelet_that_is_answered_unauthorized_is_named_within_seconds(requests: list[dict[str, Any]]) -> None:
+    """It shows a certificate of before; the request of an earlier join, signed long ago, hides nothing."""
+    path = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
+    host = worker(objects={path: {"items": requests}}, bootstraps_after_s=1e9)
+    unit = "LoadState=loaded\nActiveState=active\nSubState=running\nNRestarts=0\nInvocationID=abc\nActiveEnterTimestampMonotonic=1\n"
+    host.answers["systemctl show kubelet -p"] = unit
+    host.answers["journalctl"] = 'E1129 08:00:00.0   1 kubelet_node_status.go:109] "Unable to register node with API server" err="Unauthorized" node="w1"\n'  # fmt: skip
+    ctx = context(host)
+    join.start_kubelet(ctx)
+    with pytest.raises(ClusterError) as caught:
+        join.wait_for_bootstrap(ctx)
+    assert "the kubelet says Unauthorized" in caught.value.cause
+    assert "kubelet-client-current.pem.off && systemctl restart kubelet" in log_of(ctx)
+
+
 def test_a_token_without_the_right_to_ask_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     host = worker(bootstraps_after_s=1e9)
     ctx = context(host)
