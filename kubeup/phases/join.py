@@ -246,9 +246,10 @@ def _find_trouble(ctx: Context, elapsed: float, *, is_last: bool) -> ClusterErro
             raise trouble from error
         return trouble
     trouble = discovery.explain_signing_request(request, name, elapsed)
-    if request.state == "not-sent":
+    is_unasked = request.state in ("not-sent", "signed")  # what is signed may be the request of an earlier join
+    if is_unasked:
         link = link or diagnose.find_request_trouble(ctx.host)
-    if request.state == "not-sent" and link:
+    if is_unasked and link:
         trouble = ClusterError(trouble.what, cause=f"{link.what}: {link.cause}", remedy=link.remedy, code=trouble.code)
     if is_last or request.state in ("denied", "failed"):
         raise trouble

@@ -294,7 +294,10 @@ def test_a_kubelet_that_is_answered_unauthorized_is_named_within_seconds(request
     unit = "LoadState=loaded\nActiveState=active\nSubState=running\nNRestarts=0\nInvocationID=abc\nActiveEnterTimestampMonotonic=1\n"
     host.answers["systemctl show kubelet -p"] = unit
     host.answers["journalctl"] = 'E1129 08:00:00.0   1 kubelet_node_status.go:109] "Unable to register node with API server" err="Unauthorized" node="w1"\n'  # fmt: skip
-    ctx = context(host)
+    host.programs.add("crictl")
+    host.files["/var/run/containerd/containerd.sock"] = b""
+    host.answers["crictl"] = json.dumps({"status": {"conditions": [{"type": "RuntimeReady", "status": True}]}})
+    ctx = context(host, join_config(kubelet={"healthzPort": 0}))
     join.start_kubelet(ctx)
     with pytest.raises(ClusterError) as caught:
         join.wait_for_bootstrap(ctx)
