@@ -220,7 +220,7 @@ mkdir -p /var/lib/kubelet/pki && cd /var/lib/kubelet/pki && openssl req -x509 -n
 def test_a_certificate_of_another_cluster_does_not_keep_a_worker_out(cluster: Cluster) -> None:
     """Neither before the first join nor, with a kubelet that runs with it, before the second."""
     w1, line = cluster.w1, cluster.cp1.run(f"{KB} token create --print-join-command").stdout.strip()
-    for words in (FOREIGN, f"{FOREIGN}; systemctl restart kubelet; sleep 2"):
+    for words in (FOREIGN, f"{FOREIGN}systemctl restart kubelet; sleep 2"):
         w1.run(words)
         told = w1.run(f"{line} {IGNORE}", timeout=120).output
         assert "kubelet-client-current.pem is no certificate of this cluster" in told
