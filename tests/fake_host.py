@@ -175,7 +175,7 @@ class FakeHost:
         owner: Optional[tuple[int, int]] = None,
         keeps: bool = False,
     ) -> bool:
-        wanted = data.encode() if isinstance(data, str) else data
+        wanted = data.encode(errors="surrogateescape") if isinstance(data, str) else data
         mode = self.modes.get(str(path), mode) if keeps else mode
         if self.files.get(str(path)) == wanted and self.modes.get(str(path)) == mode:
             return False

@@ -175,7 +175,7 @@ def _check_init(host: Host, trees: Trees, problems: Problems) -> list[dict[str, 
         _drop_unsaid(init, trees[_INIT], paths)
         given = (trees[_INIT].get("localAPIEndpoint") or {}).get("advertiseAddress")
         if given:  # 0.0.0.0 asks the machine: that stays so
-            init["localAPIEndpoint"]["advertiseAddress"] = given
+            init["localAPIEndpoint"]["advertiseAddress"] = discover.normalize_address(given)
         if not trees[_INIT].get("bootstrapTokens"):
             del init["bootstrapTokens"]
         for token, shown in zip(config.bootstrap_tokens, init.get("bootstrapTokens", ())):

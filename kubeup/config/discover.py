@@ -94,7 +94,7 @@ def normalize_socket(text: str) -> str:
     scheme, a path alone (ValidateSocketPath in cmd/kubeadm/app/apis/kubeadm/validation). Anything else stays as it is."""
     match = re.fullmatch(r"(?i:unix):(?://)?(/.*)", text.strip())
     if match:
-        return f"unix://{match[1]}"
+        return f"unix:///{match[1].lstrip('/')}"
     return f"unix://{text.strip()}" if text.strip().startswith("/") else text
 
 

@@ -83,6 +83,20 @@ FILES: dict[str, dict[str, str]] = {
 }
 
 
+DEFAULT = "(what `containerd config default` prints)"
+FILES["default"] = {"config.toml": DEFAULT}
+ONE_LINE = {
+    "dotted": f"version = 2\n{OLD}.sandbox_image = 'x'\n",
+    "inline": "version = 2\n[plugins]\n'io.containerd.grpc.v1.cri' = {sandbox_image = 'x'}\n",
+}
+BROKEN = {
+    "cut": "version = 2\n[plugins\n",
+    "deep": "version = 2\na = " + "[" * 5000,
+    "wrong type": f"version = 2\n[{OLD}]\n  sandbox_image = 1\n",
+    "latin-1": "version = 2\n[\udcfc]\n",
+}
+
+
 def programs() -> list[str]:
     own = shutil.which("containerd")
     folder = os.environ.get("KB_CONTAINERD_BIN")
@@ -99,7 +113,10 @@ def program(request: pytest.FixtureRequest) -> str:
 def make_host(tmp_path: Path, program: str, files: dict[str, str]) -> FakeHost:
     """A machine whose files are in a dict and whose `containerd` is the real one, asked over a copy of them."""
     host = FakeHost(programs={"containerd", "crictl"}, files={"/run/containerd/containerd.sock": b""})
-    host.files.update({f"/etc/containerd/{name}": text.encode() for name, text in files.items()})
+    for name, text in files.items():
+        if text == DEFAULT:
+            text = subprocess.run([program, "config", "default"], capture_output=True, text=True, check=True).stdout
+        host.files[f"/etc/containerd/{name}"] = text.encode(errors="surrogateescape")
 
     def containerd(argv: tuple[str, ...]) -> CommandResult:
         shutil.rmtree(tmp_path / "etc", ignore_errors=True)
@@ -172,6 +189,18 @@ def test_fix_makes_it_what_a_node_needs(tmp_path: Path, program: str, name: str)
         kept = [line for line in data.splitlines() if b"nvidia" in line or (b"#" in line and b"ours" not in line)]
         assert [line for line in kept if line not in host.files[path].splitlines()] == []
     assert runtimefix.fix_runtime(host, SOCKET, WANTED) == ()
+
+
+@pytest.mark.parametrize("name", [*ONE_LINE, *BROKEN])
+def test_a_file_that_kb_cannot_mend_is_left_as_it_is_and_said_so(tmp_path: Path, program: str, name: str) -> None:
+    text = {**ONE_LINE, **BROKEN}[name]
+    host = make_host(tmp_path, program, {"config.toml": text})
+    before = dict(host.files)
+    with pytest.raises(HostError) as caught:
+        runtimefix.fix_runtime(host, SOCKET, WANTED)
+    assert caught.value.code == "runtime-not-fixable"
+    assert ("written within one line" if name in ONE_LINE else "containerd does not read it") in caught.value.cause
+    assert host.files == before
 
 
 STEP = re.compile(

@@ -99,7 +99,7 @@ def test_strictness_follows_name_and_flag(flags: dict[str, Any], is_lenient: boo
     assert (problems.is_lenient, problems.is_kubeadm) == (is_lenient, is_kubeadm)
 
 
-@pytest.mark.parametrize("socket", ["unix:/run/x.sock", "/run/x.sock", "UNIX:///run/x.sock", "unix:///run/x.sock"])
+@pytest.mark.parametrize("socket", ["unix:/run/x.sock", "/run/x.sock", "UNIX:///run/x.sock", "unix://run/x.sock"])
 @pytest.mark.parametrize("kind", ["ResetConfiguration", "JoinConfiguration", "InitConfiguration"])
 def test_a_socket_is_taken_in_every_form_by_validate_and_migrate(tmp_path: Path, kind: str, socket: str) -> None:
     body = {
@@ -113,6 +113,21 @@ def test_a_socket_is_taken_in_every_form_by_validate_and_migrate(tmp_path: Path,
     path.write_text(f"apiVersion: kubeadm.k8s.io/v1beta4\nkind: {kind}\n{body}")
     commands.validate_config_file(LocalHost(), path)
     assert "criSocket: unix:///run/x.sock\n" in commands.migrate_config_file(LocalHost(), path)
+
+
+@pytest.mark.parametrize(
+    ("given", "usual"),
+    [
+        ("::ffff:192.0.2.10", "192.0.2.10"),
+        ("192.000.002.010", "192.0.2.10"),
+        ("FD00:0:0::10", "fd00::10"),
+        ("0.0.0.0", "0.0.0.0"),
+    ],
+)
+def test_migrate_writes_an_address_in_its_usual_form(tmp_path: Path, given: str, usual: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(INIT.replace("10.0.0.11", f"'{given}'"))
+    assert f"advertiseAddress: {usual}\n" in commands.migrate_config_file(LocalHost(), path)
 
 
 def test_addresses_and_endpoints_are_taken_in_the_forms_that_go_takes() -> None:
