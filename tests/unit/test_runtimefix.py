@@ -327,7 +327,7 @@ def test_the_file_that_the_running_containerd_was_given_is_the_one() -> None:
 def test_deep_toml_is_a_clear_error(unit: str) -> None:
     for read in (containerdconfig.parse_toml, containerdconfig.parse_dumped_toml):
         with pytest.raises(ValueError, match=r"too deep|line 1"):
-            read("a = " + unit * 50000)
+            read("a = " + unit * 5000)
 
 
 def test_other_bytes_and_line_ends_stay() -> None:
