@@ -32,6 +32,13 @@ def create(call: Invocation) -> int:
     local, target = host.LocalHost(), str(commands.required(call, "output-file"))
     is_stream = host.is_stream(target)  # what is gathered cannot wait beside it
     out = Path("kb-bundle.tar" if is_stream else target).absolute()
+    if not out.name:
+        raise UsageError(
+            f"--output-file {target}",
+            cause="it is a folder",
+            remedy="name the file that is to be written in it: --output-file kb-bundle.tar",
+            code="usage",
+        )
     config = _load_config(call, local)
     preset = downloads.find_preset(str(call.flags.get("preset", "")))
     versions = _pairs(call, "use")

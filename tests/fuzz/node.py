@@ -110,6 +110,7 @@ def limited(seconds: float = LIMIT_S) -> Iterator[None]:
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     old = signal.signal(signal.SIGALRM, stop)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # kb leaves it alone where nohup has it ignored
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield

@@ -140,7 +140,7 @@ def choose_words(chance: random.Random, command: cli.Command) -> tuple[str, list
     if chance.random() < 0.1:
         words.insert(
             chance.randrange(len(words) + 1),
-            chance.choice((*TEXTS, "--v=9", "-v", "--debug", "-h", "-ojson", "-o=yaml")),
+            chance.choice((*TEXTS, "--v=9", "-v", "-h", "-ojson", "-o=yaml")),
         )
     if "config" in known and chance.random() < 0.3:
         words.append("--config=/etc/kb.yaml")

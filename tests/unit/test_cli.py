@@ -172,6 +172,11 @@ def test_an_unknown_phase_ends_with_two_and_a_hint() -> None:
     assert "unknown-phase" in done.stderr
 
 
+def test_a_bundle_is_no_folder() -> None:
+    done = run("bundle", "create", "--output-file=/", "--kubernetes-version=v1.35.6")
+    assert done.returncode == 2 and "--output-file kb-bundle.tar" in done.stderr
+
+
 def test_an_error_as_json() -> None:
     done = run("init", "phase", "nonsense", "-o", "json", "--root", "/nonexistent")
     error = json.loads(done.stdout)["error"]
