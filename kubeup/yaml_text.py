@@ -58,6 +58,10 @@ MANIFEST = Limits(size=2**23, values=200_000, depth=120)
 """Objects of others with their definitions, whose schemas are long and deep."""
 
 
+_MAX_DOCUMENTS = 10_000
+"""In one file, empty ones too: to look at each takes its time."""
+
+
 class Mark:
     """Where a node begins; line counts from 0."""
 
@@ -156,7 +160,9 @@ def decode_text(data: Union[str, bytes]) -> str:
 
 def split_documents(text: str) -> Iterator[tuple[int, str]]:
     """(line from 0, text) of each document, as Kubernetes' programs cut a file: at every line that begins with `---`,
-    even inside of a text, and with nothing but a comment after it. Raises YAMLError."""
+    even inside of a text, and with nothing but a comment after it. Raises YAMLError, also for more than _MAX_DOCUMENTS."""
+    if text.count("\n---") > _MAX_DOCUMENTS:
+        raise YAMLError(f"it holds more than {_MAX_DOCUMENTS} documents", is_too_large=True)
     start, lines = 0, []
     for number, line in enumerate(text.removesuffix("\n").split("\n")):
         if not line.startswith("---"):

@@ -113,7 +113,7 @@ def _require_one_value(document: str, line: int) -> None:
     text = document.lstrip()
     if text.startswith("{"):
         try:
-            _, end = json.JSONDecoder().raw_decode(text)
+            _, end = json.JSONDecoder(parse_int=str).raw_decode(text)  # int() of a million digits takes its time
         except (ValueError, RecursionError):
             return  # YAML in braces
         rest = re.sub(r"(?m)^\s*(#.*|\.\.\.\s*)?$", "", text[end:]).strip()

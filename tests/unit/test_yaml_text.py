@@ -60,6 +60,15 @@ def test_what_is_refused_at_once(text: str, problem: str) -> None:
     assert time.process_time() - begin < 10
 
 
+@pytest.mark.parametrize("document", ["---\n", "---\n#\n", "---\n...\n"])
+def test_very_many_empty_documents_are_refused_in_time(document: str) -> None:
+    begin = time.process_time()
+    for limits in (FILE, MANIFEST):
+        with pytest.raises(YAMLError, match="more than 10000 documents"):
+            load_all_yaml(document * (limits.size // len(document)), limits)
+    assert time.process_time() - begin < 10
+
+
 def test_aliases_count_as_what_they_stand_for() -> None:
     bomb = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         f"{one}: &{one} [{', '.join([f'*{before}'] * 10)}]\n" for before, one in zip("abcdefg", "bcdefgh")
