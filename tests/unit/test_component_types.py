@@ -101,7 +101,7 @@ featureGates: {X: true, Z: off}
 kubeReserved: {cpu: "1", memory: 1Gi}
 logging: {flushFrequency: 5000000000, verbosity: 0, options: {json: {infoBufferSize: 0}, text: {infoBufferSize: 1.5Ki}}}
 reservedMemory: [{numaNode: 0, limits: {memory: 1Gi, hugepages-2Mi: 2, x: 1e3, z: 1.5}}]
-authentication: {webhook: {cacheTTL: 2m0s}, anonymous: {enabled:}}
+authentication: {webhook: {cacheTTL: 2m0s}, anonymous: {enabled: }}
 maxPods: 1e2
 memoryThrottlingFactor: 1
 registerWithTaints: [{key: a, effect: NoSchedule, timeAdded: 2030-01-31T12:00:00Z}]
@@ -112,7 +112,7 @@ clusterDNS:
 
 def test_what_go_takes_passes_through_as_it_is() -> None:
     assert (
-        warnings_of(KUBELET + RIGHT + "---\n" + PROXY + "clientConnection: {qps: 5, burst: 10}\nconntrack: {min:}\n")
+        warnings_of(KUBELET + RIGHT + "---\n" + PROXY + "clientConnection: {qps: 5, burst: 10}\nconntrack: {min: }\n")
         == []
     )
     config = load(CLUSTER + "---\n" + KUBELET + RIGHT)

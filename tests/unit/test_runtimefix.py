@@ -326,7 +326,7 @@ def test_the_file_that_the_running_containerd_was_given_is_the_one() -> None:
 @pytest.mark.parametrize("unit", ["[", "{a=", "[{a="], ids=["lists", "tables", "both"])
 def test_deep_toml_is_a_clear_error(unit: str) -> None:
     for read in (containerdconfig.parse_toml, containerdconfig.parse_dumped_toml):
-        with pytest.raises(ValueError, match=r"too deep|line 1"):
+        with pytest.raises(ValueError, match=r"too deep|line 1|more than"):
             read("a = " + unit * 5000)
 
 
