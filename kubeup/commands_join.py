@@ -257,7 +257,13 @@ def make_member_context(target: Host, config_file: Path, report: Report) -> Cont
     )
     own = paths.admin_conf if wishes.join.control_plane else paths.kubernetes / "kubelet.conf"
     member = discovery.find_member_access(target, own)
-    assert member is not None
+    if member is None:
+        raise HostError(
+            f"{own} cannot be used",
+            cause="it is not there, or holds no certificate that can be read",
+            remedy="put the node's own kubeconfig there, then run the command again",
+            code="kubeconfig-unreadable",
+        )
     config = _read_config(target, wishes, member)
     ctx = _make_context(target, config, Paths(pki=Path(config.cluster.certificates_dir)), report)
     ctx.outputs["owned_paths"] = frozenset()

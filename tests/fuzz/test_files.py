@@ -36,7 +36,7 @@ def _make_socket(place: Path) -> None:
 
 def _make_large(place: Path) -> None:
     with place.open("wb") as file:
-        file.truncate(600 << 20)  # a hole, which takes no space
+        file.truncate(100 << 20)  # a hole, which takes no space
 
 
 MAKERS: dict[str, Callable[[Path], object]] = {
@@ -49,7 +49,7 @@ MAKERS: dict[str, Callable[[Path], object]] = {
     "a link to nothing": lambda place: place.symlink_to("/nowhere"),
     "a link to a folder": lambda place: place.symlink_to("/etc"),
     "an empty file": lambda place: place.touch(),
-    "a hole of 600 MiB": _make_large,
+    "a hole of 100 MiB": _make_large,
     "NUL": lambda place: place.write_bytes(bytes(4096)),
     "deep JSON": lambda place: place.write_text('{"a":' * 60_000),
     "deep YAML": lambda place: place.write_text("- " * 20_000),
