@@ -13,6 +13,7 @@ import contextlib
 import functools
 import re
 import tarfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -503,7 +504,20 @@ def fetch_download(local: LocalHost, plan: downloads.Download, folder: Path, tel
 
 
 def unpack_members(local: LocalHost, archive: Path, plan: downloads.Download, folder: Path) -> dict[str, Path]:
-    """The wanted members of a downloaded archive as files below `folder`: name in the bundle -> path."""
+    """The wanted members of a downloaded archive as files below `folder`: name in the bundle -> path. Raises HostError
+    (download-damaged): its published sum says that it is what was published, not that it is an archive."""
+    try:
+        return _unpack_members(local, archive, plan, folder)
+    except (tarfile.TarError, EOFError, ValueError, zlib.error) as error:
+        raise HostError(
+            f"{plan.url} cannot be unpacked",
+            cause=f"{type(error).__name__}: {error}",
+            remedy="take another version or mirror: kb bundle create --use COMPONENT=VERSION, --preset NAME",
+            code="download-damaged",
+        ) from error
+
+
+def _unpack_members(local: LocalHost, archive: Path, plan: downloads.Download, folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     with contextlib.closing(local.open_read(archive)) as file, tarfile.open(fileobj=file, mode="r:*") as tar:
         for member in tar:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import http.server
 import io
+import os
 import tarfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -109,6 +110,17 @@ def test_another_sum_is_refused(tmp_path: Path, published: tuple[Path, downloads
     with pytest.raises(HostError) as caught:
         gather(tmp_path, published[1])
     assert caught.value.code == "download-damaged" and "runc" in caught.value.what
+
+
+@pytest.mark.parametrize("kind", ["a page", "nothing", "half"])
+def test_an_archive_that_is_none_is_named(tmp_path: Path, published: tuple[Path, downloads.Preset], kind: str) -> None:
+    """Its published sum fits: somebody published it so."""
+    whole = pack({"crictl": os.urandom(100_000)})
+    data = {"a page": b"<html>login</html>", "nothing": b"", "half": whole[:50_000]}[kind]
+    publish(published[0], "crictl", data)
+    with pytest.raises(HostError) as caught:
+        gather(tmp_path, published[1])
+    assert caught.value.code == "download-damaged" and "crictl" in caught.value.what
 
 
 def test_without_a_sum_nothing_is_taken(tmp_path: Path, published: tuple[Path, downloads.Preset]) -> None:
