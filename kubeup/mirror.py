@@ -12,6 +12,7 @@ know a cluster: init installs it as a unit, and whoever wants runs it by hand (`
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import json
 import os
@@ -65,6 +66,8 @@ LOOK_AGAIN_S = 1.0
 RETRY_S = 30.0
 """When what could not be read is tried again, though nothing has changed."""
 _PIECE = 256 * 1024
+_MAX_OPEN = 64
+"""Files that are kept open."""
 _SENDFILE_MAX = 0x7FFF0000
 """The most that Linux sends in one call."""
 
@@ -197,7 +200,7 @@ class Store:
         self._left_out: dict[str, str] = {}
         self._stamp = self._read_stamp()
         self.catalog = self._build()
-        self._files: dict[Path, _OpenFile] = {}
+        self._files = self._open_bundles(self.catalog)
 
     def look_again(self) -> None:
         """Take up what has changed. Never raises: what was there before is served on."""
@@ -229,16 +232,27 @@ class Store:
         if stamp == self._stamp and not is_due:
             return
         self._stamp, before = stamp, (self.catalog, set(self._left_out))
-        self.catalog, self._files = self._build(), {}
+        catalog = self._build()
+        self.catalog, self._files = catalog, self._open_bundles(catalog)
         if (self.catalog, set(self._left_out)) != before:
             self._log(f"{self._path} has changed: {describe(self.catalog)}")
+
+    def _open_bundles(self, catalog: Catalog) -> dict[Path, _OpenFile]:
+        """The tars, at once: a file that takes such a name later has other bytes in these places."""
+        counted = collections.Counter(place.path for place in catalog.blobs.values())
+        found: dict[Path, _OpenFile] = {}
+        for path, count in counted.most_common(_MAX_OPEN):
+            if count > 1:
+                with contextlib.suppress(KbError):
+                    found[path] = _OpenFile(self.host, path)
+        return found
 
     def open_file(self, path: Path) -> _OpenFile:
         """The file, opened once for all threads: every read has an offset of its own."""
         found = self._files.get(path)
         if found is None:
             found = _OpenFile(self.host, path)
-            if len(self._files) < 64:
+            if len(self._files) < _MAX_OPEN:
                 self._files[path] = found
         return found
 

@@ -214,6 +214,16 @@ def test_a_disk_that_fails_for_a_moment(tmp_path: Path, catalog: Catalog, monkey
     assert len(look_again(store).repositories) == 4 and "serving what was there before" in said[-1]
 
 
+def test_a_bundle_that_is_exchanged_is_served_as_it_was_until_it_is_looked_at(tmp_path: Path, catalog: Catalog) -> None:
+    """The places of its blobs are those of the file that was there."""
+    store = mirror.Store(HOST, tmp_path / "a.tar", print)
+    (tmp_path / "new").write_bytes(b"x" * (tmp_path / "a.tar").stat().st_size)
+    (tmp_path / "new").rename(tmp_path / "a.tar")
+    for digest, place in store.catalog.blobs.items():
+        file = store.open_file(place.path)
+        assert layout.digest_of(os.pread(file.descriptor, place.size, place.offset)) == digest
+
+
 def test_a_linked_bundle(tmp_path: Path, catalog: Catalog) -> None:
     """`latest.tar`, a link to the newest, by itself and in a folder."""
     (tmp_path / "served").mkdir()
