@@ -37,6 +37,8 @@ SYSTEM = "kube-system"
 COMMAND = "kb reconfigure endpoint"
 CERT_TIMEOUT_S = 90.0
 """The API server looks at its certificate's file when it changes, and once a minute."""
+END_S = 45.0
+"""A pod has 30 s to end, and the kubelet looks at its manifests every 20 s."""
 ADMIN_CONFS = ("admin.conf", "super-admin.conf")
 
 
@@ -395,7 +397,31 @@ def remove_load_balancer(ctx: Context) -> Outputs:
         network = clusterobjects.read_pod_network(ctx.api)
         clusterobjects.apply_objects(ctx.api, [clusterobjects.render_kb_config(network)])
     balancer.remove_node_files(ctx.host, ctx.paths)
+    if ctx.host.is_live:
+        end_balancer(ctx)
     return None
+
+
+def end_balancer(ctx: Context) -> None:
+    """Until no haproxy runs. A kubelet that started a moment before its static pod's file went has read it already, drops
+    the news while its sources are not ready, and keeps the pod for ever: one that starts without the file ends it."""
+
+    def is_running() -> bool:
+        found = runtime.list_containers(ctx.host, ctx.config.node.cri_socket, balancer.NAME)
+        return any(container.state == "running" for container in found)
+
+    for is_last in (False, True):
+        started = ctx.host.monotonic()
+        while is_running():
+            if ctx.host.monotonic() - started > END_S:
+                break
+            ctx.report.waiting("waiting for the load balancer to end")
+            ctx.host.sleep(0.5)
+        else:
+            return
+        if not is_last:
+            node.restart_kubelet(ctx)
+    ctx.report.warn(f"the load balancer still runs, though its manifest is gone: crictl ps --name {balancer.NAME}")
 
 
 def find_clients_left(ctx: Context) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
@@ -22,7 +23,7 @@ from kubeup.config.types import (
     PodNetwork,
 )
 from kubeup.errors import ClusterError, KbError, UsageError
-from kubeup.host import HttpResponse, Tls
+from kubeup.host import CommandResult, HttpResponse, Tls
 from kubeup.paths import Paths
 from kubeup.phases import reconfigure
 from kubeup.releases import RELEASES
@@ -31,6 +32,7 @@ from kubeup.state import PhaseState, load_state
 from kubeup.trust import Anchors
 from kubeup.workflow import Context, Runner, fingerprint_inputs
 from tests.fake_cluster import ClusterHost, FakeCluster
+from tests.fake_host import FakeHost
 
 NAME, ENDPOINT = "api.test", "api.test:6443"
 OWN, OTHER = "10.0.0.11:6443", "10.0.0.12:6443"
@@ -281,3 +283,22 @@ def test_a_kubeconfig_with_another_server_keeps_all_else() -> None:
     changed = kubeconfig.with_server(text, "https://b:2", source="x")
     assert changed == text.replace("https://a:1", "https://b:2") != text
     assert kubeconfig.with_server(text, "https://a:1", source="x") is text
+
+
+@pytest.mark.parametrize("restarts", [0, 1, 2])
+def test_a_load_balancer_that_the_kubelet_forgot_is_ended_by_one_that_starts_without_it(restarts: int) -> None:
+    host = FakeHost(programs={"crictl", "systemctl"})
+    host.files["/run/systemd/system/x"] = b""
+
+    def ps(argv: tuple[str, ...]) -> str:
+        done = sum("restart kubelet" in change for change in host.changes)
+        state = "CONTAINER_RUNNING" if done < restarts else "CONTAINER_EXITED"
+        return json.dumps({"containers": [{"id": "a1", "metadata": {"name": "kb-load-balancer"}, "state": state}]})
+
+    host.answers["crictl"] = lambda argv: CommandResult(argv, 0, ps(argv) if "ps" in argv else "{}")
+    host.answers["systemctl"] = ""
+    said = io.StringIO()
+    config = JoinConfig(ClusterConfiguration("v1.35.6"), NodeRegistration("w1"), LocalAPIEndpoint("10.0.0.21"))
+    reconfigure.end_balancer(Context(host, PATHS, config, RELEASES[35], Report(said)))
+    assert sum("restart kubelet" in change for change in host.changes) == min(restarts, 1)
+    assert ("still runs" in said.getvalue()) == (restarts == 2)
