@@ -51,6 +51,7 @@ def test_what_go_reads(text: str, value: object) -> None:
         ("a: 'b", "line [12]: found unexpected end of stream"),
         ("a\0b", "a character that YAML does not allow"),
     ],
+    ids=lambda text: repr(text[:40]),
 )
 def test_what_is_refused_at_once(text: str, problem: str) -> None:
     begin = time.process_time()
