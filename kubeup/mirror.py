@@ -66,6 +66,8 @@ LOOK_AGAIN_S = 1.0
 RETRY_S = 30.0
 """When what could not be read is tried again, though nothing has changed."""
 _PIECE = 256 * 1024
+_WITH_HEAD = 64 * 1024
+"""How much of a file goes with the head of an answer; every client that does not read holds as much of this process' memory."""
 _MAX_OPEN = 64
 """Files that are kept open."""
 _SENDFILE_MAX = 0x7FFF0000
@@ -715,8 +717,8 @@ class Server:
 
     def _send_place(self, line: _Line, head: bytes, place: Place) -> int:
         file = self._store.open_file(place.path)
-        piece = os.pread(file.descriptor, min(_PIECE, place.size), place.offset)
-        if len(piece) < min(_PIECE, place.size):
+        piece = os.pread(file.descriptor, min(_WITH_HEAD, place.size), place.offset)
+        if len(piece) < min(_WITH_HEAD, place.size):
             raise OSError("the file has become shorter")  # before a head that says otherwise
         line.send(head + piece)
         offset, end = place.offset + len(piece), place.offset + place.size
