@@ -8,7 +8,6 @@ cmd/kubeadm/app/phases/addons/{dns,proxy} and cmd/kubeadm/app/componentconfigs/k
 from __future__ import annotations
 
 import copy
-import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
@@ -68,11 +67,6 @@ def parse_running_dns(
     )
 
 
-def dns_service_address(cluster: ClusterConfiguration) -> str:
-    """The address of Service kube-dns: index 10 of the first service CIDR."""
-    return str(ipaddress.ip_network(cluster.service_cidrs()[0])[_DNS_ADDRESS_INDEX])
-
-
 def render_corefile(cluster: ClusterConfiguration, release: Release) -> str:
     return fill_template(f"addons/{release.corefile}", {"dns_domain": cluster.networking.dns_domain})
 
@@ -97,7 +91,7 @@ def render_coredns(
     configuration gives it: Kubernetes does not move a Service.
     """
     cluster = config.cluster
-    address = dns_service_address(cluster)
+    address = cluster.service_address(_DNS_ADDRESS_INDEX)
     if running.service_address not in ("", address):
         raise ClusterError(
             f"Service kube-dns has the address {running.service_address}, and serviceSubnet "

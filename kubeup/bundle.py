@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 from kubeup import downloads, layout, registry
+from kubeup.config import presets
 from kubeup.config.types import InitConfig
 from kubeup.downloads import NODE_FILES
 from kubeup.errors import HostError, KbError, UsageError, shown
@@ -156,7 +157,7 @@ class RegistrySource:
 class DownloadSource:
     """Official release URLs."""
 
-    preset: Optional[downloads.Preset] = None
+    preset: Optional[presets.Preset] = None
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -164,7 +165,7 @@ Source = Union[FolderSource, LayoutSource, RegistrySource, DownloadSource]
 
 
 def parse_sources(
-    local: LocalHost, texts: Sequence[str], preset: downloads.Preset, versions: Mapping[str, str]
+    local: LocalHost, texts: Sequence[str], preset: presets.Preset, versions: Mapping[str, str]
 ) -> tuple[Source, ...]:
     """--from's words: a registry's URL, a layout's folder or tar, a folder with programs, or `official`; without any:
     the official places. Raises UsageError (unknown-source)."""

@@ -19,6 +19,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from kubeup import pki, tokens
+from kubeup.config import token_text
 from kubeup.config.types import BootstrapToken, ClusterConfiguration
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen import frozen
@@ -127,7 +128,7 @@ def read_shared_files(host: Host, paths: Paths, cluster: ClusterConfiguration) -
 def make_proxy_token() -> BootstrapToken:
     """A token that lets nobody in: when it expires, the Secret that it owns goes with it."""
     description = f"Proxy for managing TTL for the {SECRET_NAME} secret"
-    return BootstrapToken(tokens.generate_token(), description=description, ttl_s=TTL_S, usages=(), groups=())
+    return BootstrapToken(token_text.generate_token(), description=description, ttl_s=TTL_S, usages=(), groups=())
 
 
 def render_certs_secret(

@@ -32,7 +32,7 @@ from kubeup.frozen import frozen
 from kubeup.host import CommandResult, Host, HttpResponse, Tls, Unreachable, find_read_only_mount
 from kubeup.json_text import parse_json_object
 from kubeup.lazy import lazy_import
-from kubeup.paths import Paths
+from kubeup.paths import RESOLVED_CONF, Paths
 from kubeup.releases import NEWEST_PROVEN, Release, Version, is_at_least, kubelet_refuses_cgroup_v1, parse_version
 from kubeup.render import name_of
 
@@ -1204,8 +1204,7 @@ def check_kubelet_unit(node: Node) -> Findings:
         )
 
 
-RESOLVED_CONF = Path("/run/systemd/resolve/resolv.conf")
-OTHER_RESOLV_CONFS = (RESOLVED_CONF, Path("/run/NetworkManager/no-stub-resolv.conf"))
+OTHER_RESOLV_CONFS = (Path(RESOLVED_CONF), Path("/run/NetworkManager/no-stub-resolv.conf"))
 
 
 def check_resolver(node: Node) -> Findings:
@@ -1214,7 +1213,7 @@ def check_resolver(node: Node) -> Findings:
     if chosen == "" or node.config.cluster.dns.disabled:
         return
     is_resolved = node.has_unit("systemd-resolved.service", "ActiveState", "active")
-    path = Path(str(chosen)) if chosen else RESOLVED_CONF if is_resolved else Path("/etc/resolv.conf")
+    path = Path(str(chosen)) if chosen else Path(RESOLVED_CONF) if is_resolved else Path("/etc/resolv.conf")
     servers = _read_nameservers(node.host, path)
     loops = [server for server in servers if (address := _address(server.partition("%")[0])) and address.is_loopback]
     if servers and not loops:

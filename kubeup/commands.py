@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from kubeup import releases
 from kubeup.addresses import join_host_port
+from kubeup.config import token_text
 from kubeup.errors import HostError, UsageError
 from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
@@ -534,7 +535,7 @@ def kubeconfig_user(call: Invocation) -> int:
 
 
 def token_generate(call: Invocation) -> int:
-    call.print(tokens.generate_token().reveal())
+    call.print(token_text.generate_token().reveal())
     return 0
 
 

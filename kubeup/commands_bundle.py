@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kubeup import commands, releases
+from kubeup.config import presets
 from kubeup.errors import HostError, UsageError, shown
 from kubeup.lazy import lazy_import
 from kubeup.secret import Secret
@@ -40,7 +41,7 @@ def create(call: Invocation) -> int:
             code="usage",
         )
     config = _load_config(call, local)
-    preset = downloads.find_preset(str(call.flags.get("preset", "")))
+    preset = presets.find_preset(str(call.flags.get("preset", "")))
     versions = _pairs(call, "use")
     archs = tuple(call.flags.get("arch") or (downloads.MACHINES.get(_machine(local), "amd64"),))
     _check_archs(archs)

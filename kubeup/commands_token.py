@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kubeup.config import token_text
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
@@ -154,7 +155,7 @@ def read_wanted_tokens(call: Invocation, local: Host) -> list[BootstrapToken]:
     made = []
     for tree in trees:
         is_generated = not tree.get("token")
-        text = tokens.generate_token().reveal() if is_generated else tree["token"]
+        text = token_text.generate_token().reveal() if is_generated else tree["token"]
         made.append(
             replace(documents.build(schema.BOOTSTRAP_TOKEN, {**tree, "token": text}), is_generated=is_generated)
         )
@@ -364,7 +365,7 @@ def delete(call: Invocation) -> int:
 def parse_token_id(word: str) -> str:
     """The id in `id` or `id.secret`. Raises UsageError (bad-token), which does not repeat what may be a secret."""
     token_id, _, _ = word.partition(".")
-    if tokens.is_token_id(word) or tokens.is_token(word):
+    if token_text.is_token_id(word) or token_text.is_token(word):
         return token_id
     raise UsageError(
         "that is no token and no token's id",

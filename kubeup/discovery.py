@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup import kubeapi, tokens
+from kubeup.config import token_text
+from kubeup.config.pins import parse_ca_cert_hash
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, LoadBalancer, PodNetwork, Timeouts
 from kubeup.credentialplugin import resolve_credentials
 from kubeup.errors import ClusterError, HostError, KbError, UsageError
@@ -261,7 +263,7 @@ def _check_cluster_info(
         return _Trouble(_bad_cluster_info("its kubeconfig holds no certificate of an authority"), 0)
     if wanted.ca_cert_hashes and not pinned:
         return _Trouble(_pin_mismatch(server, found, wanted.ca_cert_hashes), 0)
-    token_id, _ = tokens.parse_token(wanted.token)
+    token_id, _ = token_text.parse_token(wanted.token)
     jws = data.get(tokens.jws_key(token_id))
     if jws is None:
         return _explain_missing_signature(host, server, data, wanted.token, pinned)
@@ -283,7 +285,7 @@ def _explain_missing_signature(
 ) -> _Trouble:
     """Unknown token, or nobody who signs: the API server tells, asked over a connection that a pin has proven. Without a
     pin the token is not shown to it."""
-    token_id, _ = tokens.parse_token(token)
+    token_id, _ = token_text.parse_token(token)
     others = sorted(key for key in data if key.startswith("jws-kubeconfig-"))
     is_known: Optional[bool] = None
     if pinned:
@@ -574,7 +576,7 @@ def _bearer(identity: kubeapi.Identity) -> dict[str, str]:
 def check_same_cluster(access: Access, wanted: Discovery) -> None:
     """Raise HostError (already-joined) where this node is a member of another cluster than the command line means."""
     pins = wanted.bootstrap_token.ca_cert_hashes if wanted.bootstrap_token else ()
-    given = {pki.parse_ca_cert_hash(pin) for pin in pins}
+    given = {parse_ca_cert_hash(pin) for pin in pins}
     found = pki.ca_cert_hashes(access.ca_pem) if access.ca_pem else ()
     if given and not given & set(found):
         raise HostError(

@@ -9,7 +9,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from kubeup import downloads, runtime
+from kubeup import runtime
+from kubeup.config import presets
 from kubeup.errors import HostError
 from kubeup.host import CommandResult, Host
 from kubeup.packages import Standing
@@ -44,7 +45,7 @@ def install(host: Host, manager: str, wanted: Sequence[Standing], version: str, 
             remedy=f"choose another source: {'dnf' if manager == 'apt' else 'apt'}, bundle or download",
             code="no-package-manager",
         )
-    _add_repository(host, manager, version, downloads.find_preset(preset_name))
+    _add_repository(host, manager, version, presets.find_preset(preset_name))
     names = plan_packages(manager, wanted, version)
     commands = {
         "apt": (["apt-get", "update", "-q"], ["apt-get", "install", "-q", "-y", "--no-install-recommends", *names]),
@@ -100,7 +101,7 @@ def plan_packages(manager: str, wanted: Sequence[Standing], version: str) -> lis
     return names
 
 
-def _add_repository(host: Host, manager: str, version: str, preset: downloads.Preset) -> None:
+def _add_repository(host: Host, manager: str, version: str, preset: presets.Preset) -> None:
     minor = ".".join(version.lstrip("v").split(".")[:2])
     rows = preset.apt if manager == "apt" else preset.dnf
     base = str(rows.get("kubernetes") or _UPSTREAM[manager]).format(minor=minor)

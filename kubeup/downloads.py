@@ -1,6 +1,6 @@
 """Official releases: which files a node needs, where they are published, and what proves them.
 
-Owns the reading of configs/downloads.yaml and configs/presets.yaml and the names of a node's files in a bundle. Must not
+Owns the reading of configs/downloads.yaml and the names of a node's files in a bundle. Must not
 download by itself (registry.py does), nor place anything on a node (packages.py does).
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, Optional
 
-from kubeup.errors import UsageError
+from kubeup.config import presets
 from kubeup.frozen import frozen
 from kubeup.render import load_yaml, read_resource
 
@@ -65,47 +65,13 @@ class Download:
         return self.url.rpartition("/")[2]
 
 
-@frozen
-class Preset:
-    """A row of configs/presets.yaml."""
-
-    name: str
-    registries: Mapping[str, str] = field(default_factory=dict)
-    image_repository: str = ""
-    downloads: Mapping[str, str] = field(default_factory=dict)
-    apt: Mapping[str, str] = field(default_factory=dict)
-    dnf: Mapping[str, str] = field(default_factory=dict)
-
-
-def list_presets() -> tuple[str, ...]:
-    return tuple(sorted(load_yaml(read_resource("presets.yaml"))))
-
-
-def find_preset(name: str) -> Preset:
-    """A preset by its name; "" is the one that changes nothing. Raises UsageError (unknown-preset)."""
-    if not name:
-        return Preset("")
-    rows = load_yaml(read_resource("presets.yaml"))
-    if name not in rows:
-        raise UsageError(
-            f"there is no mirror preset {name!r}",
-            cause="the presets are " + ", ".join(sorted(rows)),
-            remedy="take one of them, or give a mirror's address: --mirror URL",
-            code="unknown-preset",
-        )
-    row = rows[name]
-    return Preset(
-        name,
-        row.get("registries") or {},
-        str(row.get("imageRepository") or ""),
-        row.get("downloads") or {},
-        row.get("apt") or {},
-        row.get("dnf") or {},
-    )
-
-
 def plan_download(
-    component: str, *, kubernetes_version: str, arch: str, versions: Mapping[str, str], preset: Optional[Preset] = None
+    component: str,
+    *,
+    kubernetes_version: str,
+    arch: str,
+    versions: Mapping[str, str],
+    preset: Optional[presets.Preset] = None,
 ) -> Download:
     """Where a component of a node of that Kubernetes version lies. versions: component -> version, instead of the table's."""
     table = load_yaml(read_resource("downloads.yaml"))
@@ -118,7 +84,7 @@ def plan_download(
     return Download(component, version, places[0], places[1], row.get("members") or {})
 
 
-def _replace_host(url: str, preset: Optional[Preset]) -> str:
+def _replace_host(url: str, preset: Optional[presets.Preset]) -> str:
     host, _, path = url.partition("://")[2].partition("/")
     base = (preset.downloads if preset else {}).get(host)
     return f"{base.rstrip('/')}/{path}" if base else url

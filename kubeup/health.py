@@ -7,7 +7,6 @@ Source: cmd/kubeadm/app/util/apiclient/wait.go
 from __future__ import annotations
 
 import datetime
-import ipaddress
 from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 
@@ -197,11 +196,6 @@ def _state_words(state: Mapping[str, Any]) -> str:
 def parse_time(text: str) -> datetime.datetime:
     """RFC 3339 in UTC with or without fractions: `2026-01-01T00:00:00Z`."""
     return datetime.datetime.strptime(text[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=datetime.timezone.utc)
-
-
-def service_address(config: InitConfig, index: int) -> str:
-    """The address of that index in the first service CIDR: 1 is the API's, 10 the DNS'."""
-    return str(ipaddress.ip_network(config.cluster.service_cidrs()[0], strict=False)[index])
 
 
 def lookup_in_cluster(host: Host, server: str, name: str) -> Optional[list[str]]:

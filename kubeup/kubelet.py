@@ -17,16 +17,12 @@ from typing import Any
 
 from kubeup.config.types import Arg, ClusterConfiguration, InitConfig, Taint
 from kubeup.frozen import frozen
-from kubeup.health import service_address
 from kubeup.host import Host
 from kubeup.images import image_of
 from kubeup.manifests import fill_scalars
-from kubeup.paths import Paths
+from kubeup.paths import RESOLVED_CONF, Paths
 from kubeup.releases import Release
 from kubeup.render import dump_yaml, load_yaml, read_resource
-
-RESOLVED_CONF = "/run/systemd/resolve/resolv.conf"
-"""The real servers behind systemd-resolved: its stub on 127.0.0.53 is no server for a pod."""
 
 WATCHED_FIELDS = (
     "staticPodPath",
@@ -131,7 +127,7 @@ def look_up(document: Mapping[str, Any], path: str) -> Any:
 
 def cluster_dns_address(config: InitConfig) -> str:
     """Address 10 of the first service CIDR: the cluster's DNS."""
-    return service_address(config, 10)
+    return config.cluster.service_address(10)
 
 
 def probe_resolv_conf(host: Host) -> str:

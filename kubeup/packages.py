@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Optional
 
 from kubeup import bundle, downloads, layout, registry
+from kubeup.config import presets
 from kubeup.downloads import NODE_FILES, NodeFile
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
@@ -173,7 +174,7 @@ def offer_downloads(
     *,
     cluster_version: str,
     arch: str,
-    preset: downloads.Preset,
+    preset: presets.Preset,
     spool: Path,
     tell: Tell,
 ) -> dict[str, Offered]:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from kubeup.frozen import frozen
 
+RESOLVED_CONF = "/run/systemd/resolve/resolv.conf"
+"""The real servers behind systemd-resolved: its stub on 127.0.0.53 is no server for a pod."""
 WORKPLACES = (
     Path("/etc/apt/keyrings"),
     Path("/etc/apt/sources.list.d"),

@@ -32,6 +32,7 @@ from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from kubeup import headstart
+from kubeup.config.pins import parse_ca_cert_hash
 from kubeup.config.types import ClusterConfiguration, InitConfig
 from kubeup.errors import HostError, UsageError, shown
 from kubeup.frozen import frozen
@@ -613,18 +614,6 @@ def keep_pinned(offered: Offered, pins: Iterable[str]) -> Optional[Anchors]:
     wanted = {parse_ca_cert_hash(pin) for pin in pins}
     kept = {pem: None for pem in map(cert_to_pem, parse_certs(offered.pem)) if ca_cert_hash(pem) in wanted}
     return Anchors("".join(kept)) if kept else None
-
-
-def parse_ca_cert_hash(text: str) -> str:
-    """A pin as a user gave it, in lower case. Raises UsageError (bad-ca-cert-hash)."""
-    if not re.fullmatch(r"sha256:[0-9a-f]{64}", text.lower()):
-        raise UsageError(
-            f"CA certificate hash {text!r}",
-            cause="a hash is `sha256:` and 64 hex digits",
-            remedy="take it from the output of `kb token create --print-join-command` on a control plane node",
-            code="bad-ca-cert-hash",
-        )
-    return text.lower()
 
 
 # ---- what lies on the node

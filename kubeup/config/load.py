@@ -17,10 +17,10 @@ from kubeup.config.convert import convert_documents
 from kubeup.config.documents import MAX_BYTES, Document, build, parse_documents
 from kubeup.config.flags import apply_flags, check_mixing, is_allowed_beside_config
 from kubeup.config.problems import Problem, Problems, shorten
+from kubeup.config.token_text import generate_token
 from kubeup.errors import KbError, UsageError
 from kubeup.host import Host, LocalHost
 from kubeup.lazy import lazy_import
-from kubeup.tokens import generate_token
 
 if TYPE_CHECKING:
     from kubeup import layout

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
-from kubeup.config import discover, schema, types, validate
+from kubeup.config import discover, pins, schema, types, validate
 from kubeup.config.convert import convert_documents
 from kubeup.config.documents import build, parse_documents
 from kubeup.config.flags import JOIN_FIELDS, apply_flags, check_mixing
@@ -20,15 +20,9 @@ from kubeup.config.problems import Problems
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen import frozen
 from kubeup.host import Host
-from kubeup.lazy import lazy_import
+from kubeup.paths import RESOLVED_CONF
 from kubeup.render import YAMLError, load_yaml
 from kubeup.secret import Secret
-
-if TYPE_CHECKING:
-    from kubeup import kubelet, pki
-else:
-    kubelet = lazy_import("kubeup.kubelet")
-    pki = lazy_import("kubeup.pki")
 
 _JOIN, _KB, _CLUSTER = "JoinConfiguration", "KbConfiguration", "ClusterConfiguration"
 JOIN_KINDS = (_JOIN, _KB)
@@ -94,7 +88,7 @@ def load_join_config(
     validate.check_kb(kb, problems)
     problems.raise_if_any()
     for pin in join.discovery.bootstrap_token.ca_cert_hashes if join.discovery.bootstrap_token else ():
-        pki.parse_ca_cert_hash(pin)
+        pins.parse_ca_cert_hash(pin)
     return JoinWishes(join, kb, tuple(notes), tuple(problems.warnings))
 
 
@@ -226,7 +220,7 @@ def _parse_stored_kubelet(text: str) -> types.FrozenDict:
 def _without_foreign_resolver(host: Host, document: types.FrozenDict, notes: list[str]) -> types.FrozenDict:
     """systemd-resolved's file is stored where the first node had one; a node without it would start no pod."""
     path = document.get("resolvConf")
-    if path != kubelet.RESOLVED_CONF or host.exists(Path(path)):
+    if path != RESOLVED_CONF or host.exists(Path(path)):
         return document
     notes.append(f"the cluster's kubelets start from {path}, which this node does not have: it takes its own")
     return {key: value for key, value in document.items() if key != "resolvConf"}

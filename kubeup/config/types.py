@@ -7,6 +7,7 @@ Source: cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, Optional
@@ -186,6 +187,10 @@ class ClusterConfiguration:
 
     def service_cidrs(self) -> tuple[str, ...]:
         return tuple(self.networking.service_subnet.split(","))
+
+    def service_address(self, index: int) -> str:
+        """The address of that index in the first service CIDR: 1 is the API's, 10 the DNS'."""
+        return str(ipaddress.ip_network(self.service_cidrs()[0], strict=False)[index])
 
     def pod_cidrs(self) -> tuple[str, ...]:
         return tuple(cidr for cidr in self.networking.pod_subnet.split(",") if cidr)

@@ -11,20 +11,14 @@ import ipaddress
 import re
 import urllib.parse
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from kubeup import releases
-from kubeup.config import kubelet_flags, kubelet_values, schema, types
+from kubeup.config import kubelet_flags, kubelet_values, presets, schema, types
 from kubeup.config.discover import Address, Network, is_global_unicast, is_open_address, parse_address
 from kubeup.config.problems import Problems, shorten, suggest
 from kubeup.errors import UsageError
-from kubeup.lazy import lazy_import
 from kubeup.secret import Secret
-
-if TYPE_CHECKING:
-    from kubeup import downloads
-else:
-    downloads = lazy_import("kubeup.downloads")
 
 _INIT, _CLUSTER, _JOIN, _RESET, _UPGRADE, _KB = (
     "InitConfiguration",
@@ -769,8 +763,8 @@ def _check_sources(kb: types.KbConfiguration, problems: Problems) -> None:
         problems.fail(_KB, "packages.source", "bundle, and no bundle is named", "give one: --bundle FILE")
     if packages.source == "mirror" and not mirror.endpoint:
         problems.fail(_KB, "packages.source", "mirror, and no mirror is named", "give one: --mirror URL")
-    if packages.preset and packages.preset not in downloads.list_presets():
-        known = ", ".join(downloads.list_presets())
+    if packages.preset and packages.preset not in presets.list_presets():
+        known = ", ".join(presets.list_presets())
         problems.fail(
             _KB, "packages.preset", f"there is no preset {shorten(packages.preset)!r}", f"write one of {known}"
         )

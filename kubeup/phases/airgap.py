@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from kubeup.addresses import join_host_port
+from kubeup.config import presets
 from kubeup.config.types import InitConfig, JoinConfig
 from kubeup.errors import HostError, KbError
 from kubeup.host import Fence, Host, LocalHost, Tls, Unreachable
@@ -357,7 +358,7 @@ def _plan_files_of(ctx: Context, modes: Mapping[str, int]) -> None:
 
 def _plan_downloads(ctx: Context, wanted: Sequence[Standing], arch: str) -> None:
     """Of a dry run: what would be fetched, and nothing of it."""
-    preset = downloads.find_preset(ctx.config.kb.packages.preset)
+    preset = presets.find_preset(ctx.config.kb.packages.preset)
     version = ctx.config.cluster.kubernetes_version
     for component in downloads.components_of({one.item.name: one for one in wanted}):
         plan = downloads.plan_download(component, kubernetes_version=version, arch=arch, versions={}, preset=preset)
@@ -389,7 +390,7 @@ def _offer(ctx: Context, source: str, names: Sequence[str], arch: str) -> dict[s
         names,
         cluster_version=ctx.config.cluster.kubernetes_version,
         arch=arch,
-        preset=downloads.find_preset(ctx.config.kb.packages.preset),
+        preset=presets.find_preset(ctx.config.kb.packages.preset),
         spool=_spool(ctx),
         tell=ctx.report.waiting,
     )
@@ -697,7 +698,7 @@ def _plan_files(ctx: Context, folder: Path) -> dict[Path, str]:
         objects = podnetwork.rewrite_images(objects, network.image_repository)
         names += [runtime.full_image_name(name) for name, _ in bundle.images_of(objects)]
     if not _has_mirror(ctx):
-        preset = downloads.find_preset(ctx.config.kb.packages.preset)
+        preset = presets.find_preset(ctx.config.kb.packages.preset)
         files: dict[Path, str] = {}
         for registry, server in preset.registries.items():
             files.update(mirrorhosts.plan_hosts(folder, [registry], mirrorhosts.Mirror(server), is_only=False))

@@ -369,7 +369,7 @@ def _first_pod(ctx: Context) -> Optional[Path]:
 def _plan_ways(ctx: Context) -> podview.Ways:
     if not _has_proxy(ctx):
         return podview.Ways("", ())
-    dns_address = health.service_address(ctx.config, 10) if _has_dns(ctx) else ""
+    dns_address = ctx.config.cluster.service_address(10) if _has_dns(ctx) else ""
     pods = health.read_dns_pods(ctx.api) if dns_address else []
     return plan_ways(ctx, dns_address, podview.dns_pod_ways(pods, ctx.config.node.name))
 
@@ -377,7 +377,7 @@ def _plan_ways(ctx: Context) -> podview.Ways:
 def plan_ways(ctx: Context, dns_address: str, behind: Iterable[podview.Way] = ()) -> podview.Ways:
     """The cluster's DNS (unless its address is "") and API Service, and what is known to stand behind them."""
     name = f"kubernetes.default.svc.{ctx.config.cluster.networking.dns_domain}"
-    services = podview.service_ways(dns_address, health.service_address(ctx.config, 1))
+    services = podview.service_ways(dns_address, ctx.config.cluster.service_address(1))
     return podview.Ways(name, services, (*behind, *podview.server_ways(ctx.api.server)))
 
 
@@ -410,14 +410,14 @@ def _find_old_proxy(ctx: Context) -> str:
 def _look_up_dns(ctx: Context) -> str:
     """What is missing to an answer of the cluster's DNS; "" where it answers rightly."""
     name = f"kubernetes.default.svc.{ctx.config.cluster.networking.dns_domain}"
-    wanted = health.service_address(ctx.config, 1)
+    wanted = ctx.config.cluster.service_address(1)
     ready = health.read_dns_pods(ctx.api)
     if not ready:
         return "CoreDNS is not Ready yet"
     ended = _describe_ended_proxy(ctx)
     if ended:
         return ended
-    server = health.service_address(ctx.config, 10) if _has_proxy(ctx) else ready[0][0]
+    server = ctx.config.cluster.service_address(10) if _has_proxy(ctx) else ready[0][0]
     found = health.lookup_in_cluster(ctx.host, server, name)
     if found is None:
         return f"CoreDNS is Ready, but no answer comes from {server}:53{_describe_missing_route(ctx, server)}"

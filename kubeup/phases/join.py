@@ -302,12 +302,12 @@ def verify_node(ctx: Context) -> Outputs:
     reaches_dns = _reaches_dns(ctx)
     if not reaches_dns:
         ctx.report.note(
-            f"node {name} is Ready, but the cluster's DNS ({health.service_address(ctx.config, 10)}:53) gave it no answer "
+            f"node {name} is Ready, but the cluster's DNS ({ctx.config.cluster.service_address(10)}:53) gave it no answer "
             f"within {DNS_TIMEOUT_S} s: look at kube-proxy on this node (crictl ps) and at CoreDNS"
         )
     if not ctx.config.cluster.proxy.disabled:
         has_dns = reaches_dns and not ctx.config.cluster.dns.disabled
-        wait_for_pod_ways(ctx, plan_ways(ctx, health.service_address(ctx.config, 10) if has_dns else ""))
+        wait_for_pod_ways(ctx, plan_ways(ctx, ctx.config.cluster.service_address(10) if has_dns else ""))
     if join_control_plane.is_control_plane(ctx):
         join_control_plane.soak_instance(ctx)
     warn_of_serving_request(ctx)
@@ -348,7 +348,7 @@ def _reaches_dns(ctx: Context) -> bool:
     cluster = ctx.config.cluster
     if cluster.dns.disabled or cluster.proxy.disabled:
         return True
-    server, name = health.service_address(ctx.config, 10), f"kubernetes.default.svc.{cluster.networking.dns_domain}"
+    server, name = ctx.config.cluster.service_address(10), f"kubernetes.default.svc.{cluster.networking.dns_domain}"
     started, looked = ctx.host.monotonic(), 0.0
     found: Optional[list[str]] = None
     while found is None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from kubeup import bundle, downloads, packages
+from kubeup.config import presets
 from kubeup.errors import HostError
 from kubeup.host import LocalHost
 from tests.bundle_case import elf
@@ -57,7 +58,7 @@ def publish(root: Path, component: str, data: bytes, *, told: str = "") -> Path:
 
 
 @pytest.fixture
-def published(tmp_path: Path) -> Iterator[tuple[Path, downloads.Preset]]:
+def published(tmp_path: Path) -> Iterator[tuple[Path, presets.Preset]]:
     """Every component of a node, behind a preset that leads to this machine."""
     root = tmp_path / "www"
     for name in ("kubelet", "kubectl", "runc"):
@@ -71,7 +72,7 @@ def published(tmp_path: Path) -> Iterator[tuple[Path, downloads.Preset]]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     base = f"http://127.0.0.1:{server.server_address[1]}"
-    yield root, downloads.Preset("here", downloads={host: f"{base}/{host}" for host in ("dl.k8s.io", "github.com")})
+    yield root, presets.Preset("here", downloads={host: f"{base}/{host}" for host in ("dl.k8s.io", "github.com")})
     server.shutdown()
 
 
@@ -80,13 +81,13 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def gather(tmp_path: Path, preset: downloads.Preset) -> bundle.Gathering:
+def gather(tmp_path: Path, preset: presets.Preset) -> bundle.Gathering:
     gathering = bundle.Gathering(HOST, tmp_path / "parts", ("amd64",))
     gathering.add_files(bundle.plan_files(("amd64",)), (bundle.DownloadSource(preset),), V)
     return gathering
 
 
-def test_every_program_comes_from_its_official_place(tmp_path: Path, published: tuple[Path, downloads.Preset]) -> None:
+def test_every_program_comes_from_its_official_place(tmp_path: Path, published: tuple[Path, presets.Preset]) -> None:
     gathering = gather(tmp_path, published[1])
     assert gathering.missing == []
     assert set(gathering.files) == {f"amd64/{item.name}" for item in downloads.NODE_FILES}
@@ -97,7 +98,7 @@ def test_every_program_comes_from_its_official_place(tmp_path: Path, published: 
     assert b"".join(offered["ctr"].open()) == elf("amd64", mark="ctr")
 
 
-def test_a_second_run_fetches_only_checksums(tmp_path: Path, published: tuple[Path, downloads.Preset]) -> None:
+def test_a_second_run_fetches_only_checksums(tmp_path: Path, published: tuple[Path, presets.Preset]) -> None:
     gather(tmp_path, published[1])
     for path in published[0].rglob("*"):
         if path.is_file() and "sha256" not in path.name:
@@ -105,7 +106,7 @@ def test_a_second_run_fetches_only_checksums(tmp_path: Path, published: tuple[Pa
     assert gather(tmp_path, published[1]).missing == []
 
 
-def test_another_sum_is_refused(tmp_path: Path, published: tuple[Path, downloads.Preset]) -> None:
+def test_another_sum_is_refused(tmp_path: Path, published: tuple[Path, presets.Preset]) -> None:
     publish(published[0], "runc", elf("amd64", mark="tampered"), told="a" * 64)
     with pytest.raises(HostError) as caught:
         gather(tmp_path, published[1])
@@ -113,7 +114,7 @@ def test_another_sum_is_refused(tmp_path: Path, published: tuple[Path, downloads
 
 
 @pytest.mark.parametrize("kind", ["a page", "nothing", "half"])
-def test_an_archive_that_is_none_is_named(tmp_path: Path, published: tuple[Path, downloads.Preset], kind: str) -> None:
+def test_an_archive_that_is_none_is_named(tmp_path: Path, published: tuple[Path, presets.Preset], kind: str) -> None:
     """Its published sum fits: somebody published it so."""
     whole = pack({"crictl": os.urandom(100_000)})
     data = {"a page": b"<html>login</html>", "nothing": b"", "half": whole[:50_000]}[kind]
@@ -123,7 +124,7 @@ def test_an_archive_that_is_none_is_named(tmp_path: Path, published: tuple[Path,
     assert caught.value.code == "download-damaged" and "crictl" in caught.value.what
 
 
-def test_without_a_sum_nothing_is_taken(tmp_path: Path, published: tuple[Path, downloads.Preset]) -> None:
+def test_without_a_sum_nothing_is_taken(tmp_path: Path, published: tuple[Path, presets.Preset]) -> None:
     place = publish(published[0], "kubelet", elf("amd64"))
     place.with_name("kubelet.sha256").write_text("<html>sign in</html>")
     with pytest.raises(HostError) as caught:
@@ -131,14 +132,14 @@ def test_without_a_sum_nothing_is_taken(tmp_path: Path, published: tuple[Path, d
     assert caught.value.code == "checksum-missing"
 
 
-def test_a_program_for_another_machine_is_refused(tmp_path: Path, published: tuple[Path, downloads.Preset]) -> None:
+def test_a_program_for_another_machine_is_refused(tmp_path: Path, published: tuple[Path, presets.Preset]) -> None:
     publish(published[0], "kubelet", elf("arm64"))
     with pytest.raises(HostError) as caught:
         gather(tmp_path, published[1])
     assert caught.value.code == "wrong-architecture"
 
 
-def test_what_is_not_published_is_listed(tmp_path: Path, published: tuple[Path, downloads.Preset]) -> None:
+def test_what_is_not_published_is_listed(tmp_path: Path, published: tuple[Path, presets.Preset]) -> None:
     publish(published[0], "runc", b"x").unlink()
     ((need, why),) = gather(tmp_path, published[1]).missing
     assert need.name == "amd64/runc" and "404" in why

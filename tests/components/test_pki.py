@@ -17,6 +17,7 @@ from typing import Any, Optional
 import pytest
 
 from kubeup import certshare, kubeconfig, pki, tokens
+from kubeup.config import token_text
 from kubeup.config.types import BootstrapToken
 from kubeup.host import LocalHost, Tls
 from kubeup.paths import Paths
@@ -187,7 +188,7 @@ def test_kubectl_accepts_the_secrets(tmp_path: Path) -> None:
     """kubectl decodes and prints them again as the API's own types, without a server."""
     ctx = make_pki(LocalHost(tmp_path))
     now = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
-    token = BootstrapToken(tokens.generate_token())
+    token = BootstrapToken(token_text.generate_token())
     files = certshare.read_shared_files(ctx.host, PATHS, ctx.config.cluster)
     secret = certshare.render_certs_secret(
         files, certshare.new_certificate_key(), token_id=token.token_id, token_uid="u-1"

@@ -12,6 +12,7 @@ import pytest
 
 from kubeup import bundle, downloads, layout
 from kubeup.bundle import FolderSource, Gathering, LayoutSource, Need
+from kubeup.config import presets
 from kubeup.config.types import KbConfiguration, LoadBalancer
 from kubeup.errors import HostError, KbError, UsageError
 from kubeup.host import LocalHost
@@ -237,11 +238,11 @@ def test_official_urls() -> None:
         "containerd", kubernetes_version="v1.35.6", arch="amd64", versions={"containerd": "2.0.1"}
     )
     assert own.url.endswith("/v2.0.1/containerd-2.0.1-linux-amd64.tar.gz") and own.members["bin/ctr"] == "ctr"
-    preset = downloads.find_preset("daocloud")
+    preset = presets.find_preset("daocloud")
     moved = downloads.plan_download("runc", kubernetes_version="v1.35.6", arch="amd64", versions={}, preset=preset)
     assert moved.url.startswith("https://files.m.daocloud.io/github.com/opencontainers/runc/")
     with pytest.raises(UsageError):
-        downloads.find_preset("nowhere")
+        presets.find_preset("nowhere")
 
 
 def test_every_minor_has_its_row_of_versions() -> None:
@@ -279,10 +280,10 @@ def test_sources(tmp_path: Path) -> None:
     (tmp_path / "programs").mkdir()
     make(tmp_path)
     words = ["https://r.example/", str(tmp_path / "a.tar"), str(tmp_path / "programs"), "official"]
-    kinds = [type(source).__name__ for source in bundle.parse_sources(HOST, words, downloads.Preset(""), {})]
+    kinds = [type(source).__name__ for source in bundle.parse_sources(HOST, words, presets.Preset(""), {})]
     assert kinds == ["RegistrySource", "LayoutSource", "FolderSource", "RegistrySource", "DownloadSource"]
     with pytest.raises(KbError):
-        bundle.parse_sources(HOST, ["nowhere"], downloads.Preset(""), {})
+        bundle.parse_sources(HOST, ["nowhere"], presets.Preset(""), {})
 
 
 def test_very_many_problems_are_found_in_time_and_told_in_part(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from kubeup import certshare, tokens
+from kubeup import certshare
+from kubeup.config import token_text
 from kubeup.config.types import ExternalEtcd
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.secret import Secret
@@ -171,6 +172,6 @@ def test_wrong_key_and_damaged_secrets() -> None:
 
 def test_the_proxy_token_lets_nobody_in() -> None:
     token = certshare.make_proxy_token()
-    assert tokens.is_token(token.token.reveal())
+    assert token_text.is_token(token.token.reveal())
     assert (token.description, token.ttl_s) == ("Proxy for managing TTL for the kubeadm-certs secret", 7200)
     assert (token.usages, token.groups) == ((), ())

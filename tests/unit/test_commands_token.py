@@ -11,6 +11,7 @@ import pytest
 
 import kb
 from kubeup import cli, commands_token, kubeapi, tokens
+from kubeup.config import token_text
 from kubeup.config.types import BootstrapToken
 from kubeup.errors import ClusterError, UsageError
 from kubeup.host import Tls
@@ -48,7 +49,7 @@ def test_a_token_by_flags() -> None:
 
 def test_defaults() -> None:
     (token,) = wanted()
-    assert tokens.is_token(token.token.reveal()) and token.ttl_s == 86400 and token.is_generated
+    assert token_text.is_token(token.token.reveal()) and token.ttl_s == 86400 and token.is_generated
     assert token.usages == ("signing", "authentication")
     assert wanted("--ttl", "0")[0].ttl_s is None
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from kubeup.config.load import load_init_config, load_partial_config, parse_duration
+from kubeup.config.token_text import generate_token
 from kubeup.config.types import Arg, LocalEtcd, NodeRegistration, Taint, Timeouts
 from kubeup.errors import UsageError
 from kubeup.host import HttpResponse, LocalHost
 from kubeup.releases import NEWEST_PROVEN
-from kubeup.tokens import generate_token
 from tests.fake_host import FakeHost
 from tests.unit.config_case import CLUSTER, FLAGS, INIT, KB, ROUTE, addresses, load, machine, refuse
 

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from kubeup import pki
+from kubeup.config import pins
 from kubeup.config.types import ClusterConfiguration, ExternalEtcd, InitConfig, LocalEtcd
 from kubeup.errors import HostError, KbError, UsageError
 from tests.fake_host import FakeHost
@@ -475,7 +476,7 @@ def test_pins_are_of_the_public_key() -> None:
     assert one.key is not None
     renewed = pki.issue_ca_cert("kubernetes", one.key, pki.plan_validity(NOW, 20 * YEAR))
     pin = pki.ca_cert_hash(pki.cert_to_pem(one.cert))
-    assert pki.parse_ca_cert_hash(pin) == pin
+    assert pins.parse_ca_cert_hash(pin) == pin
     assert len(pin) == len("sha256:") + 64
     assert pki.ca_cert_hash(pki.cert_to_pem(renewed)) == pin
     bundle = pki.cert_to_pem(one.cert) + pki.cert_to_pem(two.cert)
@@ -485,13 +486,13 @@ def test_pins_are_of_the_public_key() -> None:
 
 
 def test_pins_are_read_in_any_case() -> None:
-    assert pki.parse_ca_cert_hash("SHA256:" + "AB" * 32) == "sha256:" + "ab" * 32
+    assert pins.parse_ca_cert_hash("SHA256:" + "AB" * 32) == "sha256:" + "ab" * 32
 
 
 @pytest.mark.parametrize("text", ["", "sha256", "sha256:ab", "md5:" + "a" * 64, "sha256:" + "g" * 64, "a" * 64])
 def test_bad_pins_are_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
-        pki.parse_ca_cert_hash(text)
+        pins.parse_ca_cert_hash(text)
     assert caught.value.code == "bad-ca-cert-hash"
 
 

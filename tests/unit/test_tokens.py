@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from kubeup import tokens
+from kubeup.config import token_text
 from kubeup.config.types import BootstrapToken
 from kubeup.errors import UsageError
 from kubeup.secret import Secret
@@ -22,23 +23,23 @@ def texts(secret: dict[str, Any]) -> dict[str, str]:
 
 
 def test_generated_tokens_are_tokens_and_differ() -> None:
-    made = {tokens.generate_token().reveal() for _ in range(50)}
+    made = {token_text.generate_token().reveal() for _ in range(50)}
     assert len(made) == 50
-    assert all(tokens.is_token(token) for token in made)
+    assert all(token_text.is_token(token) for token in made)
     assert set("".join(made)) - set("abcdefghijklmnopqrstuvwxyz0123456789.") == set()
 
 
 def test_a_token_has_two_parts() -> None:
-    assert tokens.parse_token(TOKEN) == ("abcdef", Secret("0123456789abcdef"))
+    assert token_text.parse_token(TOKEN) == ("abcdef", Secret("0123456789abcdef"))
 
 
 @pytest.mark.parametrize(
     "text", ["", "zyxwvu", "ZYXWVU.9876543210zyxwvu", "zyxwvu.9876543210zyxwv", "zyxwvu.9876543210zyxwvu\n"]
 )
 def test_bad_tokens_are_refused_and_not_repeated(text: str) -> None:
-    assert not tokens.is_token(text)
+    assert not token_text.is_token(text)
     with pytest.raises(UsageError) as caught:
-        tokens.parse_token(Secret(text))
+        token_text.parse_token(Secret(text))
     assert caught.value.code == "bad-token"
     assert f"this one has {len(text)} characters" in caught.value.cause
     assert "9876543210" not in str(caught.value.as_dict())
