@@ -547,7 +547,7 @@ CAUSES = (
         ),
         "not-healthy",
         ignores=("HostPath",),
-        strikes_at="control-plane/scheduler",
+        strikes_at="wait-control-plane",
     ),
     Cause(
         "disk pressure",  # the kubelet is told to want more space than any disk has
