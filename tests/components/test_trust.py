@@ -11,6 +11,7 @@ import contextlib
 import datetime
 import http.server
 import json
+import os
 import re
 import socket
 import ssl
@@ -603,3 +604,33 @@ def test_what_becomes_an_anchor_does_so_in_few_places() -> None:
         ("loadbalancer", "wait_until_serving", "given"),
         ("reconfigure", "_tls", "given"),
     }
+
+
+# ---- the command as a whole
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a dry run looks at everything")
+@bundles
+@pytest.mark.parametrize(
+    "words", [(), ("--control-plane", "--certificate-key", "ab" * 32)], ids=["worker", "control plane"]
+)
+def test_join_gives_a_man_in_the_middle_nothing(
+    real: Authority, evil: Authority, bundle: str, words: tuple[str, ...]
+) -> None:
+    """Whatever he shows: no token, no certificate key, no request for a certificate; not a file changes."""
+    with serving(Server(evil)) as server:
+        server.pages = {
+            INFO: cluster_info(server.url, BUNDLES[bundle](real.pem, evil.pem)),
+            "/version": b"{}",
+        }
+        line = [sys.executable, str(REPO / "kb.py"), "join", server.address, "--token", TOKEN.reveal()]
+        line += ["--discovery-token-ca-cert-hash", real.pin, "--dry-run", "--ignore-preflight-errors=all", *words]
+        ended = subprocess.run(line, capture_output=True, text=True, timeout=120)
+        assert ended.returncode not in (0, 70) and "  code:   " in ended.stderr, ended.stderr
+        found = re.search(r"code:   (\S+)", ended.stderr)
+        assert found and found[1] in {"ca-hash-mismatch", "server-not-trusted", "tls-failed", "token-secret-wrong"}, (
+            ended.stderr
+        )
+        assert server.credentials == [] and not [body for *_, body in server.seen if body]
+        assert {path.partition("?")[0] for _, path, *_ in server.seen} == {INFO}
+        assert "ab" * 32 not in ended.stderr + ended.stdout
