@@ -142,7 +142,8 @@ def test_join_by_file_and_by_document(make_node: MakeNode, kb_pyz: Path, k8s_ver
     w1.run(f"{KB} join --config join.yaml {IGNORE}", timeout=300)
     found = cp1.get("node worker-x")
     assert (found["metadata"]["labels"]["a"], found["status"]["capacity"]["pods"]) == ("b", "77")
-    assert [t["key"] for t in found["spec"]["taints"]] == ["lab"]
+    # the node's controller takes its own (not-ready) away a moment after the node is Ready
+    assert [t["key"] for t in found["spec"]["taints"] if not t["key"].startswith("node.kubernetes.io/")] == ["lab"]
 
 
 # ---- errors
