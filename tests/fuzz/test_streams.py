@@ -20,7 +20,7 @@ COMMANDS = (
     (("version",), 0), (("version", "-o", "json"), 0), (("--help",), 0), (("init", "--help"), 0), (("init", "--list"), 0), (("token", "generate"), 0),
     (("config", "print", "init-defaults"), 0), (("completion", "bash"), 0), (("config", "images", "list", "--kubernetes-version=v1.35.6"), 0), (("config",), 2),
     (("init", "phase", "nonsense"), 2), (("init", "phase", "nonsense", "-o", "json"), 2), (("init", "phase", "nonsense", "-oyaml"), 2), (("init", "--nonsense=é\udcff"), 2),
-    (("config", "validate", "--config=/nowhere/é"), 4), (("token", "list", "--kubeconfig=/nowhere"), 4), (("--as-kubeadm", "version"), 0),
+    (("config", "validate", "--config=/nowhere/é"), 2), (("token", "list", "--kubeconfig=/nowhere"), 4), (("--as-kubeadm", "version"), 0),
     (("--as-kubeadm", "config", "validate", "--config=/nowhere"), 1), (("--as-kubeadm", "nonsense"), 1),
 )  # fmt: skip
 STREAMS = (
