@@ -8,12 +8,12 @@ k8s.io/client-go/tools/clientcmd/api/v1/{types,conversion}.go and validation.go.
 from __future__ import annotations
 
 import itertools
-import re
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+from kubeup.pem import BASE64
+
 _DATA = "data"
 """The type of a field whose text is base64; line breaks in it are nothing."""
 _EXTENSIONS = [{"name": str}]
@@ -102,7 +102,7 @@ def _find_wrong_types(value: Any, wanted: Any, place: str) -> Iterator[str]:
         for number, item in enumerate(value):
             yield from _find_wrong_types(item, wanted[0], f"{place}[{number}]")
     elif wanted == _DATA and isinstance(value, str):
-        if not _BASE64.fullmatch(value.replace("\n", "").replace("\r", "")):
+        if not BASE64.fullmatch(value.replace("\n", "").replace("\r", "")):
             yield f"its {place} is not base64"
     elif isinstance(wanted, (dict, list)) or wanted == _DATA or not isinstance(value, wanted):
         kind = wanted if isinstance(wanted, (str, type)) else type(wanted)

@@ -663,7 +663,7 @@ def look_at_dns(patient: Patient) -> Notes:
 def _look_from_pods(patient: Patient, dns_address: str, name: str) -> Notes:
     """What every pod needs, asked from the namespaces of pods that run here: doctor makes none."""
     host = patient.host
-    is_own_network = routes.find_first_cni_config(host, patient.paths) == routes.CNI_FILE
+    is_own_network = routes.is_own_network(host, patient.paths)
     places = podview.find_namespaces(host, patient.config.node.cri_socket, but_dns=not is_own_network)
     ways = _read_ways(patient, dns_address, name) if places else None
     for place in places:

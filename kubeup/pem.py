@@ -15,7 +15,7 @@ from typing import Optional
 from kubeup.frozen import frozen
 
 _BEGIN, _END, _DASHES = "-----BEGIN ", "\n-----END ", "-----"
-_BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 _NO_BLANKS = str.maketrans("", "", " \t\r\n")
 
 
@@ -82,7 +82,7 @@ def _read_block(text: str, at: int, end: int) -> Optional[Block]:
     if _line(text, end + len(_END))[0] != first:
         return None
     body = text[at:end].translate(_NO_BLANKS)
-    if not _BASE64.fullmatch(body):
+    if not BASE64.fullmatch(body):
         return None
     return Block(first[: -len(_DASHES)], base64.b64decode(body), headers)
 

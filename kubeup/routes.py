@@ -545,6 +545,11 @@ def _query(host: Host, *argv: str) -> str:
     return found.stdout if found.ok else ""
 
 
+def is_own_network(host: Host, paths: Paths) -> bool:
+    """Whether pods get their addresses from kb's own network."""
+    return find_first_cni_config(host, paths) == CNI_FILE
+
+
 def find_first_cni_config(host: Host, paths: Paths) -> str:
     """The file in /etc/cni/net.d that the runtime takes: the first by name; "" for none."""
     names = [name for name in host.list_dir(paths.cni_conf) if name.endswith(_CNI_SUFFIXES)]

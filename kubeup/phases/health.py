@@ -341,7 +341,7 @@ def wait_for_pod_ways(ctx: Context, ways: podview.Ways) -> None:
         return diagnose.BrokenLink(cut.what, cut.cause, cut.remedy, link="pod-way") if cut else None
 
     with podview.OwnNamespace(ctx.host, ctx.paths, ctx.config.node.cri_socket) as own:
-        find_place = own.path if _is_on_bridge(ctx) else lambda: _first_pod(ctx)
+        find_place = own.path if routes.is_own_network(ctx.host, ctx.paths) else lambda: _first_pod(ctx)
 
         def look() -> str:
             nonlocal cut
@@ -355,14 +355,11 @@ def wait_for_pod_ways(ctx: Context, ways: podview.Ways) -> None:
         _Wait(ctx, POD_WAYS_TIMEOUT_S, "a pod's way to the cluster", find_cause=find_cause).until(look)
 
 
-def _is_on_bridge(ctx: Context) -> bool:
-    """Whether pods get their addresses from kb's own network."""
-    return routes.find_first_cni_config(ctx.host, ctx.paths) == routes.CNI_FILE
-
-
 def _first_pod(ctx: Context) -> Optional[Path]:
     """The namespace of a pod that is there; only kb's own network is known to lead CoreDNS back to itself."""
-    found = podview.find_namespaces(ctx.host, ctx.config.node.cri_socket, limit=1, but_dns=not _is_on_bridge(ctx))
+    found = podview.find_namespaces(
+        ctx.host, ctx.config.node.cri_socket, limit=1, but_dns=not routes.is_own_network(ctx.host, ctx.paths)
+    )
     return found[0] if found else None
 
 

@@ -231,12 +231,13 @@ def start_kubelet(ctx: Context) -> Outputs:
     for warning in shared_kubelet_config(ctx).warnings:
         ctx.report.warn(warning)
     files = {**render_kubelet_files(ctx), **render_unit_files(ctx)}
-    is_foreign = has_foreign_identity(ctx, _read_ca(ctx))
+    ca_pem = _read_ca(ctx)
+    is_foreign = has_foreign_identity(ctx, ca_pem)
     if _are_on_disk(ctx, files) and kubelet_is_active(ctx.host) and not is_foreign:
         enable_kubelet(ctx)  # a run that was killed after the restart has not come to it
         return None
     stop_kubelet(ctx)
-    put_foreign_identity_aside(ctx, _read_ca(ctx))
+    put_foreign_identity_aside(ctx, ca_pem)
     ctx.host.make_dir(ctx.paths.kubelet, mode=0o700)
     for path, text in files.items():
         ctx.host.write_file(path, text, mode=0o644)
