@@ -35,6 +35,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Optional, Protocol, Union
 
+from kubeup.addresses import bracket
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
 from kubeup.host_files import (
@@ -1424,7 +1425,7 @@ def _connect_by_way(host: str, port: int, tls: Tls, context: ssl.SSLContext) -> 
     connection = _NamedConnection(proxy.hostname or "", proxy.port or 80, context, name)
     who = urllib.parse.unquote(f"{proxy.username}:{proxy.password or ''}") if proxy.username else ""
     headers = {"Proxy-Authorization": f"Basic {base64.b64encode(who.encode()).decode()}"} if who else {}
-    connection.set_tunnel(f"[{host}]" if ":" in host else host, port, headers)
+    connection.set_tunnel(bracket(host), port, headers)
     return connection
 
 
