@@ -15,7 +15,7 @@ from kubeup.addresses import join_host_port
 from kubeup.config import schema
 from kubeup.errors import ClusterError, HostError
 from kubeup.frozen import frozen
-from kubeup.host import Host
+from kubeup.machine.host import Host
 from kubeup.paths import Paths
 from kubeup.render import dump_yaml, load_mapping
 

@@ -29,13 +29,14 @@ from kubeup.report import Report
 from kubeup.workflow import Phase, RunResult
 
 if TYPE_CHECKING:
-    from kubeup import dryrun, host, render, state, workflow
+    from kubeup import render, state, workflow
     from kubeup.config import discover, load_reset, types
-    from kubeup.host import Host
+    from kubeup.machine import dry_run, host
+    from kubeup.machine.host import Host
 else:
     discover = lazy_import("kubeup.config.discover")
-    dryrun = lazy_import("kubeup.dryrun")
-    host = lazy_import("kubeup.host")
+    dry_run = lazy_import("kubeup.machine.dry_run")
+    host = lazy_import("kubeup.machine.host")
     load_reset = lazy_import("kubeup.config.load_reset")
     render = lazy_import("kubeup.render")
     state = lazy_import("kubeup.state")
@@ -295,7 +296,7 @@ def reset(call: Invocation) -> int:
     _refuse_rootfs(call)
     local, paths = host.LocalHost(), Paths()
     wishes = load_reset.load_reset_config(local, config_file=_config_file(call), flags=_reset_flags(call))
-    target: Host = dryrun.DryRunHost(local) if wishes.dry_run else local
+    target: Host = dry_run.DryRunHost(local) if wishes.dry_run else local
     only = "/".join(ALIASES.get(word, word) for word in call.words)
     if call.command.name == "reset phase":
         _refuse_parent(call, only.split("/") if only else [])

@@ -23,7 +23,7 @@ from kubeup.config import token_text
 from kubeup.config.types import BootstrapToken, ClusterConfiguration
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen import frozen
-from kubeup.host import Host
+from kubeup.machine.host import Host
 from kubeup.paths import Paths
 from kubeup.pem import split_pem
 from kubeup.secret import Secret

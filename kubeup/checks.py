@@ -29,9 +29,9 @@ from kubeup.config import discover, kubelet_flags
 from kubeup.config.types import ExternalEtcd, InitConfig, JoinConfig
 from kubeup.errors import HostError, KbError, PreflightError, UsageError
 from kubeup.frozen import frozen
-from kubeup.host import CommandResult, Host, HttpResponse, Tls, Unreachable, find_read_only_mount
 from kubeup.json_text import parse_json_object
 from kubeup.lazy import lazy_import
+from kubeup.machine.host import CommandResult, Host, HttpResponse, Tls, Unreachable, find_read_only_mount
 from kubeup.paths import RESOLVED_CONF, Paths
 from kubeup.releases import NEWEST_PROVEN, Release, Version, is_at_least, kubelet_refuses_cgroup_v1, parse_version
 from kubeup.render import name_of

@@ -25,7 +25,7 @@ from typing import Any, NoReturn, Optional, TextIO
 
 from kubeup.errors import Interrupted, KbError, UsageError
 from kubeup.frozen import frozen
-from kubeup.host import Host, encode_text
+from kubeup.machine.host import Host, encode_text
 from kubeup.report import Report
 from kubeup.workflow import Phase, RunResult
 

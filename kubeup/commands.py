@@ -20,20 +20,7 @@ from kubeup.secret import Secret
 from kubeup.version import render_version
 
 if TYPE_CHECKING:
-    from kubeup import (
-        certshare,
-        doctor,
-        dryrun,
-        host,
-        images,
-        kubeapi,
-        kubeconfig,
-        runtime,
-        state,
-        tokens,
-        undo,
-        workflow,
-    )
+    from kubeup import certshare, doctor, images, kubeapi, kubeconfig, runtime, state, tokens, undo, workflow
     from kubeup import (
         completion as completion_scripts,
     )
@@ -47,7 +34,8 @@ if TYPE_CHECKING:
     from kubeup.config import commands as config_commands
     from kubeup.config import discover, load, types
     from kubeup.config.types import InitConfig
-    from kubeup.host import Host, LocalHost
+    from kubeup.machine import dry_run, host
+    from kubeup.machine.host import Host, LocalHost
     from kubeup.phases import airgap
     from kubeup.report import Report
     from kubeup.workflow import Context, RunResult
@@ -58,8 +46,8 @@ else:
     config_commands = lazy_import("kubeup.config.commands")
     discover = lazy_import("kubeup.config.discover")
     doctor = lazy_import("kubeup.doctor")
-    dryrun = lazy_import("kubeup.dryrun")
-    host = lazy_import("kubeup.host")
+    dry_run = lazy_import("kubeup.machine.dry_run")
+    host = lazy_import("kubeup.machine.host")
     images = lazy_import("kubeup.images")
     kubeapi = lazy_import("kubeup.kubeapi")
     kubeconfig = lazy_import("kubeup.kubeconfig")
@@ -128,7 +116,7 @@ def _run_init(call: Invocation, *, only: str) -> int:
             # fetched late: better told before anything is changed
             local.require_inside(urlsplit(manifest).hostname or "", manifest)
     is_dry = config.dry_run
-    target: Host = dryrun.DryRunHost(local) if is_dry else local
+    target: Host = dry_run.DryRunHost(local) if is_dry else local
     _require_root(local, config)
     for warning in config.warnings:
         call.report.warn(warning)
@@ -292,7 +280,7 @@ def print_result(call: Invocation, result: RunResult, target: Host, local: Local
 _VERBS = {"write": "write", "mkdir": "make folder", "remove": "remove", "link": "link", "run": "run", "send": "request"}
 
 
-def print_plan(call: Invocation, plan: list[dryrun.Planned]) -> None:
+def print_plan(call: Invocation, plan: list[dry_run.Planned]) -> None:
     for step in plan:
         call.print(f"would {_VERBS[step.kind]}: {step.what}")
         if step.diff:
@@ -322,7 +310,7 @@ def reset(call: Invocation) -> int:
         return list_phases(call)
     local, paths = host.LocalHost(), Paths()
     is_dry = bool(call.flags.get("dry-run"))
-    target: Host = dryrun.DryRunHost(local) if is_dry else local
+    target: Host = dry_run.DryRunHost(local) if is_dry else local
     if not local.is_root_user():
         raise not_root("kb reset")
     _require_journal(target, paths)  # before the lock is taken: its file would be all that kb ever made here

@@ -15,18 +15,19 @@ from kubeup.paths import Paths
 from kubeup.workflow import Context, Phase, fingerprint_inputs, resolve_path, wanted_phases
 
 if TYPE_CHECKING:
-    from kubeup import adoption, dryrun, host, state
+    from kubeup import adoption, state
     from kubeup.cli import Invocation
     from kubeup.config import load
-    from kubeup.dryrun import DryRunHost
-    from kubeup.host import Host
+    from kubeup.machine import dry_run, host
+    from kubeup.machine.dry_run import DryRunHost
+    from kubeup.machine.host import Host
     from kubeup.phases import cluster
     from kubeup.state import State
 else:
     cluster = lazy_import("kubeup.phases.cluster")
     adoption = lazy_import("kubeup.adoption")
-    dryrun = lazy_import("kubeup.dryrun")
-    host = lazy_import("kubeup.host")
+    dry_run = lazy_import("kubeup.machine.dry_run")
+    host = lazy_import("kubeup.machine.host")
     load = lazy_import("kubeup.config.load")
     state = lazy_import("kubeup.state")
 
@@ -51,7 +52,7 @@ def adopt(call: Invocation) -> int:
     is_dry = bool(call.flags.get("dry-run"))
     _require_foreign(local, paths)
     with commands.locked(local, paths, "kb adopt", is_dry=is_dry):
-        looking = dryrun.DryRunHost(local)
+        looking = dry_run.DryRunHost(local)
         workflow = found.workflow
         looking.write_file(paths.adopted(workflow), found.text, mode=0o600)
         phases = next(command.phases for command in call.commands if command.name == workflow)

@@ -14,15 +14,16 @@ from kubeup.lazy import lazy_import
 from kubeup.secret import Secret
 
 if TYPE_CHECKING:
-    from kubeup import bundle, downloads, host, layout, podnetwork
+    from kubeup import bundle, downloads, layout, podnetwork
     from kubeup.cli import Invocation
     from kubeup.config import load
     from kubeup.config.types import InitConfig
-    from kubeup.host import LocalHost
+    from kubeup.machine import host
+    from kubeup.machine.host import LocalHost
 else:
     bundle = lazy_import("kubeup.bundle")
     downloads = lazy_import("kubeup.downloads")
-    host = lazy_import("kubeup.host")
+    host = lazy_import("kubeup.machine.host")
     layout = lazy_import("kubeup.layout")
     load = lazy_import("kubeup.config.load")
     podnetwork = lazy_import("kubeup.podnetwork")

@@ -14,14 +14,15 @@ from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
 
 if TYPE_CHECKING:
-    from kubeup import host, kubeapi, releases, renewal
+    from kubeup import kubeapi, releases, renewal
     from kubeup.cli import Invocation
     from kubeup.config import load, load_join, types
     from kubeup.config.types import ClusterConfiguration
-    from kubeup.host import Host
+    from kubeup.machine import host
+    from kubeup.machine.host import Host
     from kubeup.renewal import Expiry
 else:
-    host = lazy_import("kubeup.host")
+    host = lazy_import("kubeup.machine.host")
     kubeapi = lazy_import("kubeup.kubeapi")
     load = lazy_import("kubeup.config.load")
     load_join = lazy_import("kubeup.config.load_join")

@@ -11,12 +11,13 @@ from kubeup.paths import Paths
 
 if TYPE_CHECKING:
     from kubeup import doctor as looks
-    from kubeup import dryrun, host, supportbundle
+    from kubeup import supportbundle
     from kubeup.cli import Invocation
+    from kubeup.machine import dry_run, host
 else:
     looks = lazy_import("kubeup.doctor")
-    dryrun = lazy_import("kubeup.dryrun")
-    host = lazy_import("kubeup.host")
+    dry_run = lazy_import("kubeup.machine.dry_run")
+    host = lazy_import("kubeup.machine.host")
     supportbundle = lazy_import("kubeup.supportbundle")
 
 UNFIT = 3
@@ -47,7 +48,7 @@ def _read_patient(call: Invocation) -> looks.Patient:
         # an ordinary user sees neither keys nor manifests nor the runtime: half of the looks would find faults that are none
         raise commands.not_root(f"kb {call.command.name}", cause="it looks at keys, manifests and the runtime")
     # a look that would change something (modprobe configs) is only planned
-    local = dryrun.DryRunHost(host.LocalHost())
+    local = dry_run.DryRunHost(host.LocalHost())
     chosen = Path(call.flags["kubeconfig"]) if "kubeconfig" in call.flags else None
     return looks.read_patient(local, Paths(), kubeconfig_file=chosen)
 

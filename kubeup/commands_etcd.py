@@ -11,13 +11,14 @@ from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
 
 if TYPE_CHECKING:
-    from kubeup import doctor, etcd, host, render
+    from kubeup import doctor, etcd, render
     from kubeup.cli import Invocation
-    from kubeup.host import LocalHost
+    from kubeup.machine import host
+    from kubeup.machine.host import LocalHost
 else:
     doctor = lazy_import("kubeup.doctor")
     etcd = lazy_import("kubeup.etcd")
-    host = lazy_import("kubeup.host")
+    host = lazy_import("kubeup.machine.host")
     render = lazy_import("kubeup.render")
 
 

@@ -15,12 +15,13 @@ from kubeup.paths import Paths
 from kubeup.trust import Anchors
 
 if TYPE_CHECKING:
-    from kubeup import discovery, dryrun, host, kubeapi, kubeconfig, state, workflow
+    from kubeup import discovery, kubeapi, kubeconfig, state, workflow
     from kubeup.cli import Invocation
     from kubeup.config import load_join
     from kubeup.config.types import JoinConfig
     from kubeup.discovery import Access
-    from kubeup.host import Host, LocalHost
+    from kubeup.machine import dry_run, host
+    from kubeup.machine.host import Host, LocalHost
     from kubeup.phases import airgap
     from kubeup.report import Report
     from kubeup.state import State
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 else:
     airgap = lazy_import("kubeup.phases.airgap")
     discovery = lazy_import("kubeup.discovery")
-    dryrun = lazy_import("kubeup.dryrun")
-    host = lazy_import("kubeup.host")
+    dry_run = lazy_import("kubeup.machine.dry_run")
+    host = lazy_import("kubeup.machine.host")
     kubeapi = lazy_import("kubeup.kubeapi")
     kubeconfig = lazy_import("kubeup.kubeconfig")
     load_join = lazy_import("kubeup.config.load_join")
@@ -84,7 +85,7 @@ def _run_join(call: Invocation, *, only: str, endpoint: str) -> int:
     ignored = {name.lower() for name in wishes.join.node.ignore_preflight_errors}
     if not local.is_root_user() and not ignored & {"all", "isprivilegeduser"}:
         raise commands.not_root("kb join")
-    target: Host = dryrun.DryRunHost(local) if wishes.join.dry_run else local
+    target: Host = dry_run.DryRunHost(local) if wishes.join.dry_run else local
     is_free = wishes.join.dry_run or not commands.needs_lock(call, local, Paths())
     with commands.locked(local, Paths(), f"kb {call.command.name}", is_dry=is_free):
         node_state = commands.open_state(call, target, Paths())

@@ -13,14 +13,15 @@ from kubeup.paths import Paths
 from kubeup.trust import Anchors
 
 if TYPE_CHECKING:
-    from kubeup import bundle, host, layout, mirror
+    from kubeup import bundle, layout, mirror
     from kubeup.cli import Invocation
+    from kubeup.machine import host
     from kubeup.phases import airgap
 else:
     airgap = lazy_import("kubeup.phases.airgap")
     bundle = lazy_import("kubeup.bundle")
     layout = lazy_import("kubeup.layout")
-    host = lazy_import("kubeup.host")
+    host = lazy_import("kubeup.machine.host")
     mirror = lazy_import("kubeup.mirror")
 
 

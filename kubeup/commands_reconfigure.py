@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from kubeup import (
         clusterobjects,
         discovery,
-        dryrun,
-        host,
         images,
         kubeapi,
         kubeconfig,
@@ -30,15 +28,16 @@ if TYPE_CHECKING:
     )
     from kubeup.cli import Invocation
     from kubeup.config import discover, load_join, types, validate
-    from kubeup.host import Host, LocalHost
     from kubeup.kubeapi import Api
+    from kubeup.machine import dry_run, host
+    from kubeup.machine.host import Host, LocalHost
     from kubeup.phases import reconfigure
 else:
     clusterobjects = lazy_import("kubeup.clusterobjects")
     discover = lazy_import("kubeup.config.discover")
     discovery = lazy_import("kubeup.discovery")
-    dryrun = lazy_import("kubeup.dryrun")
-    host = lazy_import("kubeup.host")
+    dry_run = lazy_import("kubeup.machine.dry_run")
+    host = lazy_import("kubeup.machine.host")
     images = lazy_import("kubeup.images")
     kubeapi = lazy_import("kubeup.kubeapi")
     kubeconfig = lazy_import("kubeup.kubeconfig")
@@ -86,7 +85,7 @@ def endpoint(call: Invocation) -> int:
     if not local.is_root_user():
         raise commands.not_root("kb reconfigure endpoint")
     is_dry = bool(call.flags.get("dry-run"))
-    target: Host = dryrun.DryRunHost(local) if is_dry else local
+    target: Host = dry_run.DryRunHost(local) if is_dry else local
     with commands.locked(local, Paths(), "kb reconfigure endpoint", is_dry=is_dry):
         return _run(call, local, target, wanted)
 

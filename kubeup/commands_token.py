@@ -15,24 +15,13 @@ from kubeup.paths import Paths
 from kubeup.secret import Secret
 
 if TYPE_CHECKING:
-    from kubeup import (
-        certshare,
-        clusterobjects,
-        doctor,
-        dryrun,
-        host,
-        kubeapi,
-        kubeconfig,
-        pki,
-        releases,
-        tokens,
-        workflow,
-    )
+    from kubeup import certshare, clusterobjects, doctor, kubeapi, kubeconfig, pki, releases, tokens, workflow
     from kubeup.cli import Invocation
     from kubeup.config import discover, documents, load, load_join, problems, schema, types, validate
     from kubeup.config.types import BootstrapToken
-    from kubeup.host import Host
     from kubeup.kubeapi import Api
+    from kubeup.machine import dry_run, host
+    from kubeup.machine.host import Host
     from kubeup.phases import cluster, finish
 else:
     certshare = lazy_import("kubeup.certshare")
@@ -41,9 +30,9 @@ else:
     discover = lazy_import("kubeup.config.discover")
     doctor = lazy_import("kubeup.doctor")
     documents = lazy_import("kubeup.config.documents")
-    dryrun = lazy_import("kubeup.dryrun")
+    dry_run = lazy_import("kubeup.machine.dry_run")
     finish = lazy_import("kubeup.phases.finish")
-    host = lazy_import("kubeup.host")
+    host = lazy_import("kubeup.machine.host")
     kubeapi = lazy_import("kubeup.kubeapi")
     kubeconfig = lazy_import("kubeup.kubeconfig")
     load = lazy_import("kubeup.config.load")
@@ -79,7 +68,7 @@ def find_kubeconfig(call: Invocation, local: Host) -> Path:
 def _make_api(call: Invocation, local: Host) -> tuple[Host, Api, Path]:
     """The host (a dry run's, if wanted), the API as the admin, and the kubeconfig that names them."""
     path = find_kubeconfig(call, local)
-    target: Host = dryrun.DryRunHost(local) if call.flags.get("dry-run") else local
+    target: Host = dry_run.DryRunHost(local) if call.flags.get("dry-run") else local
     # before anything is asked: without a kubeconfig there is nobody to ask
     return target, kubeapi.Api(target, kubeapi.read_identity(local, path)), path
 

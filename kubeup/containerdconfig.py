@@ -18,8 +18,8 @@ from typing import Any, Optional
 
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
-from kubeup.host import Host
 from kubeup.json_text import parse_json as read_json
+from kubeup.machine.host import Host
 
 CONFIG = Path("/etc/containerd/config.toml")
 OLD_CRI = ("plugins", "io.containerd.grpc.v1.cri")

@@ -17,7 +17,7 @@ from kubeup import runtime
 from kubeup.checks import FLEXVOLUME_REMEDY
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
-from kubeup.host import Host, Unreachable
+from kubeup.machine.host import Host, Unreachable
 from kubeup.render import YAMLError, load_yaml
 
 _KLOG = re.compile(r"^[EWIF]\d{4} [\d:.]+\s+\d+ (?P<where>[\w.-]+:\d+)\] ?")

@@ -26,11 +26,11 @@ from kubeup.config.types import BootstrapTokenDiscovery, Discovery, LoadBalancer
 from kubeup.credentialplugin import resolve_credentials
 from kubeup.errors import ClusterError, HostError, KbError, UsageError
 from kubeup.frozen import frozen
-from kubeup.host import UNPROVEN, Host, HttpResponse, Tls, Unreachable
 from kubeup.json_text import parse_json_object
 from kubeup.kubeapi import path_of
 from kubeup.kubeconfig import Kubeconfig, parse_kubeconfig, read_kubeconfig, render_kubeconfig
 from kubeup.lazy import lazy_import
+from kubeup.machine.host import UNPROVEN, Host, HttpResponse, Tls, Unreachable
 from kubeup.secret import Secret
 from kubeup.trust import Anchors, Offered
 

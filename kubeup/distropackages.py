@@ -12,7 +12,7 @@ from pathlib import Path
 from kubeup import runtime
 from kubeup.config import presets
 from kubeup.errors import HostError
-from kubeup.host import CommandResult, Host
+from kubeup.machine.host import CommandResult, Host
 from kubeup.packages import Standing
 
 _UPSTREAM = {

@@ -20,9 +20,9 @@ from typing import Any, Optional
 
 from kubeup.errors import KbError
 from kubeup.frozen import frozen
-from kubeup.host import Host
 from kubeup.json_text import parse_json
 from kubeup.kubeapi import Api, ApiRefused, Object, path_of, read_identity
+from kubeup.machine.host import Host
 from kubeup.paths import Paths
 from kubeup.shapes import fit_what_does
 

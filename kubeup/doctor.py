@@ -51,7 +51,7 @@ from kubeup.config.types import (
 )
 from kubeup.errors import HostError, KbError
 from kubeup.frozen import frozen
-from kubeup.host import UNPROVEN, Host, Unreachable
+from kubeup.machine.host import UNPROVEN, Host, Unreachable
 from kubeup.paths import Paths
 from kubeup.releases import Release
 from kubeup.render import YAMLError, load_yaml

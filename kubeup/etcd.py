@@ -18,8 +18,8 @@ from typing import Any, Optional
 from kubeup.config.types import ExternalEtcd
 from kubeup.errors import ClusterError
 from kubeup.frozen import frozen
-from kubeup.host import Host, HttpResponse, Tls, Unreachable
 from kubeup.json_text import parse_json
+from kubeup.machine.host import Host, HttpResponse, Tls, Unreachable
 from kubeup.paths import Paths
 from kubeup.render import commands_of_pod
 from kubeup.secret import Secret

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kubeup.frozen import frozen
-from kubeup.host import Host
 from kubeup.json_text import parse_json_object
+from kubeup.machine.host import Host
 
 CHAIN = "KB-FORWARD"
 MARK = "kb pods"

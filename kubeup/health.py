@@ -14,8 +14,8 @@ from kubeup import dns
 from kubeup.addresses import join_host_port
 from kubeup.config.types import InitConfig
 from kubeup.frozen import frozen
-from kubeup.host import UNPROVEN, Host, Tls, Unreachable
 from kubeup.kubeapi import Api, Object, path_of
+from kubeup.machine.host import UNPROVEN, Host, Tls, Unreachable
 from kubeup.paths import Paths
 from kubeup.render import commands_of_pod, load_mapping
 

@@ -21,8 +21,8 @@ from kubeup.addresses import join_host_port
 from kubeup.config.types import InitConfig
 from kubeup.errors import HostError, UsageError
 from kubeup.frozen import frozen
-from kubeup.host import Host
 from kubeup.lazy import lazy_import
+from kubeup.machine.host import Host
 from kubeup.paths import Paths
 from kubeup.pem import describe_lack, select_certs, select_private_keys
 from kubeup.releases import Release

@@ -17,8 +17,8 @@ from typing import Any
 
 from kubeup.config.types import Arg, ClusterConfiguration, InitConfig, Taint
 from kubeup.frozen import frozen
-from kubeup.host import Host
 from kubeup.images import image_of
+from kubeup.machine.host import Host
 from kubeup.manifests import fill_scalars
 from kubeup.paths import RESOLVED_CONF, Paths
 from kubeup.releases import Release

@@ -19,8 +19,8 @@ from typing import Any, Optional
 
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
-from kubeup.host import CHUNK, Host
 from kubeup.json_text import parse_json_object
+from kubeup.machine.host import CHUNK, Host
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"

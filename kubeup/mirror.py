@@ -29,9 +29,9 @@ from typing import TYPE_CHECKING, Any, Optional
 from kubeup import bundle, layout, registry
 from kubeup.errors import HostError, KbError, shown
 from kubeup.frozen import frozen
-from kubeup.host import Host, LocalHost, Tls, raise_descriptor_limit
 from kubeup.layout import Layout, Place
 from kubeup.lazy import lazy_import
+from kubeup.machine.host import Host, LocalHost, Tls, raise_descriptor_limit
 
 if TYPE_CHECKING:
     import socket

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Optional
 
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
-from kubeup.host import UNPROVEN, Host, Tls, Unreachable
 from kubeup.lazy import lazy_import
+from kubeup.machine.host import UNPROVEN, Host, Tls, Unreachable
 from kubeup.trust import Anchors, Offered
 
 if TYPE_CHECKING:

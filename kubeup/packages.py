@@ -19,9 +19,9 @@ from kubeup.config import presets
 from kubeup.downloads import NODE_FILES, NodeFile
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
-from kubeup.host import Host, LocalHost
 from kubeup.json_text import parse_json_object
 from kubeup.layout import Layout
+from kubeup.machine.host import Host, LocalHost
 from kubeup.mirrorhosts import Mirror
 from kubeup.releases import Release, parse_version
 

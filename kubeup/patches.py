@@ -16,7 +16,7 @@ from typing import Any, NoReturn, Optional
 from kubeup import render
 from kubeup.errors import UsageError
 from kubeup.frozen import frozen
-from kubeup.host import Host, LocalHost
+from kubeup.machine.host import Host, LocalHost
 
 TARGETS = (
     "etcd",

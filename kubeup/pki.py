@@ -36,7 +36,7 @@ from kubeup.config.pins import parse_ca_cert_hash
 from kubeup.config.types import ClusterConfiguration, InitConfig
 from kubeup.errors import HostError, UsageError, shown
 from kubeup.frozen import frozen
-from kubeup.host import Host
+from kubeup.machine.host import Host
 from kubeup.paths import Paths
 from kubeup.pem import describe_lack, split_pem
 from kubeup.secret import Secret

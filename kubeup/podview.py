@@ -20,8 +20,8 @@ from kubeup import dns, forwarding, runtime
 from kubeup.addresses import join_host_port
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
-from kubeup.host import CommandResult, Host
 from kubeup.json_text import parse_json
+from kubeup.machine.host import CommandResult, Host
 from kubeup.paths import Paths
 from kubeup.routes import CNI_FILE
 from kubeup.shapes import fit, fit_what_does, read_rows

@@ -19,7 +19,9 @@ from typing import Any, Optional
 
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
-from kubeup.host import (
+from kubeup.json_text import parse_json, parse_json_object
+from kubeup.layout import INDEX_TYPES, MANIFEST_TYPES, MAX_DOCUMENT, digest_of, is_digest
+from kubeup.machine.host import (
     MAX_ANSWER,
     REDIRECTS,
     Host,
@@ -31,8 +33,6 @@ from kubeup.host import (
     follow_redirect,
     require_safe,
 )
-from kubeup.json_text import parse_json, parse_json_object
-from kubeup.layout import INDEX_TYPES, MANIFEST_TYPES, MAX_DOCUMENT, digest_of, is_digest
 from kubeup.secret import Secret
 
 ATTEMPTS = 5

@@ -18,7 +18,7 @@ from kubeup import kubeconfig, pki
 from kubeup.config.types import ClusterConfiguration, InitConfig
 from kubeup.errors import HostError, UsageError
 from kubeup.frozen import frozen
-from kubeup.host import Host
+from kubeup.machine.host import Host
 from kubeup.paths import Paths
 from kubeup.releases import Release
 

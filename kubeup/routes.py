@@ -24,9 +24,9 @@ from kubeup import dnsspread, forwarding, stepaside
 from kubeup.errors import HostError, KbError
 from kubeup.forwarding import describe_failure as _failure
 from kubeup.frozen import frozen
-from kubeup.host import Host
 from kubeup.json_text import parse_json
 from kubeup.kubeapi import Api, path_of, read_identity
+from kubeup.machine.host import Host
 from kubeup.paths import Paths
 from kubeup.shapes import fit
 from kubeup.stepaside import BRIDGE, parse_addresses

@@ -25,7 +25,7 @@ from kubeup.containerdconfig import parse_dumped_toml as parse_dumped_toml
 from kubeup.containerdconfig import parse_toml as parse_toml
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
-from kubeup.host import CommandResult, Host
+from kubeup.machine.host import CommandResult, Host
 from kubeup.releases import Release, has_runtime_config_call
 from kubeup.report import Report
 from kubeup.shapes import fit_what_does

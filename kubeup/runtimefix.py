@@ -18,7 +18,7 @@ from kubeup import containerdconfig, runtime
 from kubeup.containerdconfig import Handler, Naming, read_schema, table_name
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
-from kubeup.host import Host
+from kubeup.machine.host import Host
 
 CONFIG = runtime.CONTAINERD_CONFIG
 CERTS_D = runtime.CERTS_D

@@ -20,8 +20,8 @@ from typing import Any, Optional
 
 from kubeup import __version__
 from kubeup.errors import HostError
-from kubeup.host import Host
 from kubeup.json_text import parse_json_object
+from kubeup.machine.host import Host
 from kubeup.paths import WORKPLACES, Paths
 
 SCHEMA = 1

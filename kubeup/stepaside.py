@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from kubeup.frozen import frozen
-from kubeup.host import Host
+from kubeup.machine.host import Host
 from kubeup.shapes import Shape, read_rows
 
 BRIDGE = "cbr0"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from kubeup import __version__, doctor, runtime
 from kubeup.errors import HostError
-from kubeup.host import Host
+from kubeup.machine.host import Host
 from kubeup.redact import MARK, redact
 
 MAX_BYTES = 2 * 2**20

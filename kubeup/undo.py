@@ -11,8 +11,8 @@ from pathlib import Path
 
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
-from kubeup.host import Host
-from kubeup.host_files import is_leftover
+from kubeup.machine.files import is_leftover
+from kubeup.machine.host import Host
 from kubeup.paths import Paths
 from kubeup.state import State, parse_owner
 

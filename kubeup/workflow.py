@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Optional
 from kubeup.config.types import InitConfig
 from kubeup.errors import HostError, Interrupted, KbError, UsageError
 from kubeup.frozen import frozen
-from kubeup.host import Host
 from kubeup.journal import JournalHost, remove_leftovers
+from kubeup.machine.host import Host
 from kubeup.paths import Paths
 from kubeup.releases import Release
 from kubeup.report import Report

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from kubeup.host import AnyTls, Argv, CommandResult, HttpResponse, LocalHost, Tls, Unreachable, shown_argv
+from kubeup.machine.host import AnyTls, Argv, CommandResult, HttpResponse, LocalHost, Tls, Unreachable, shown_argv
 
 Object = dict[str, Any]
 

@@ -10,7 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Optional, Union
 
-from kubeup.host import AnyTls, Argv, CommandResult, FileStat, HttpResponse, HttpStream, Tls, Unreachable, shown_argv
+from kubeup.machine.host import (
+    AnyTls,
+    Argv,
+    CommandResult,
+    FileStat,
+    HttpResponse,
+    HttpStream,
+    Tls,
+    Unreachable,
+    shown_argv,
+)
 
 Answer = Union[str, CommandResult, Callable[[tuple[str, ...]], CommandResult]]
 

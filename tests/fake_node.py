@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from kubeup import pki
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
-from kubeup.host import Host
+from kubeup.machine.host import Host
 from kubeup.paths import Paths
 from kubeup.phases import certs, kubeconfigs
 from kubeup.releases import RELEASES

@@ -17,8 +17,8 @@ from kubeup.config.documents import build
 from kubeup.config.load import INIT_KINDS, Trees, build_init_config, read_documents, take_kinds
 from kubeup.config.problems import Problems, suggest
 from kubeup.errors import UsageError
-from kubeup.host import Host
 from kubeup.lazy import lazy_import
+from kubeup.machine.host import Host
 from kubeup.render import dump_yaml
 from kubeup.secret import Secret
 

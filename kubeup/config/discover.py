@@ -19,8 +19,8 @@ from kubeup import releases
 from kubeup.config.types import NodeRegistration
 from kubeup.errors import KbError
 from kubeup.frozen import frozen
-from kubeup.host import Host, get_page
 from kubeup.json_text import parse_json
+from kubeup.machine.host import Host, get_page
 from kubeup.shapes import fit_what_does
 
 Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]

@@ -19,8 +19,8 @@ from kubeup.config.flags import apply_flags, check_mixing, is_allowed_beside_con
 from kubeup.config.problems import Problem, Problems, shorten
 from kubeup.config.token_text import generate_token
 from kubeup.errors import KbError, UsageError
-from kubeup.host import Host, LocalHost
 from kubeup.lazy import lazy_import
+from kubeup.machine.host import Host, LocalHost
 
 if TYPE_CHECKING:
     from kubeup import layout

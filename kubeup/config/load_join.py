@@ -19,7 +19,7 @@ from kubeup.config.load import Chooser, Trees, read_documents, take_kinds, with_
 from kubeup.config.problems import Problems
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen import frozen
-from kubeup.host import Host
+from kubeup.machine.host import Host
 from kubeup.paths import RESOLVED_CONF
 from kubeup.render import YAMLError, load_yaml
 from kubeup.secret import Secret

@@ -16,7 +16,7 @@ from kubeup.config.flags import RESET_FIELDS, apply_flags, check_mixing
 from kubeup.config.load import Trees, read_documents, take_kinds
 from kubeup.config.problems import Problems
 from kubeup.errors import UsageError
-from kubeup.host import Host
+from kubeup.machine.host import Host
 
 _RESET = "ResetConfiguration"
 

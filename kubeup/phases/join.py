@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Optional
 
 from kubeup.config.types import JoinConfig
 from kubeup.errors import ClusterError
-from kubeup.host import Unreachable
 from kubeup.lazy import lazy_import
+from kubeup.machine.host import Unreachable
 from kubeup.phases import addons, airgap, join_control_plane, node, preflight
 from kubeup.phases.cluster import mark_control_plane as mark
 from kubeup.phases.control_plane import report_patches

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kubeup.errors import ClusterError, HostError, KbError
-from kubeup.host import Unreachable
 from kubeup.lazy import lazy_import
+from kubeup.machine.host import Unreachable
 from kubeup.phases import certs, control_plane, kubeconfigs, node
 from kubeup.phases.health import soak, wait_for_control_plane, wait_for_controllers, wait_until
 from kubeup.workflow import Context, Outputs

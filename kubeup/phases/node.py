@@ -16,8 +16,8 @@ from kubeup.config.problems import Problems
 from kubeup.config.types import Arg
 from kubeup.errors import HostError, UsageError
 from kubeup.frozen import frozen
-from kubeup.host import CommandResult, Host
 from kubeup.lazy import lazy_import
+from kubeup.machine.host import CommandResult, Host
 from kubeup.phases.control_plane import report_patches
 from kubeup.workflow import Context, Outputs
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Optional
 
 from kubeup.config.types import JoinConfig
 from kubeup.errors import ClusterError, HostError, UsageError
-from kubeup.host import Tls, Unreachable
 from kubeup.lazy import lazy_import
+from kubeup.machine.host import Tls, Unreachable
 from kubeup.phases import certs, loadbalancer, node
 from kubeup.trust import Anchors
 from kubeup.workflow import Context, Outputs

@@ -24,7 +24,7 @@ import pytest
 
 from kubeup import bundle, layout, packages, registry
 from kubeup.errors import HostError
-from kubeup.host import LocalHost, Unreachable
+from kubeup.machine.host import LocalHost, Unreachable
 from kubeup.releases import find_release
 from tests.bundle_case import elf, write_layout, write_programs
 

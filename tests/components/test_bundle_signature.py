@@ -16,7 +16,7 @@ from kubeup import bundle, layout
 from kubeup.bundle import Gathering, LayoutSource, Need
 from kubeup.config.types import KbConfiguration
 from kubeup.errors import HostError
-from kubeup.host import Argv, CommandResult, LocalHost
+from kubeup.machine.host import Argv, CommandResult, LocalHost
 from kubeup.paths import Paths
 from kubeup.phases import airgap
 from kubeup.releases import RELEASES

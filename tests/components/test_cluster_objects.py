@@ -30,8 +30,8 @@ from kubeup.config.types import (
     NodeRegistration,
 )
 from kubeup.errors import ClusterError
-from kubeup.host import CommandResult, LocalHost
 from kubeup.kubeapi import Api, ApiRefused, Object, path_of, read_identity
+from kubeup.machine.host import CommandResult, LocalHost
 from kubeup.paths import Paths
 from kubeup.phases import addons, cluster
 from kubeup.releases import RELEASES

@@ -18,7 +18,7 @@ import pytest
 
 from kubeup import containerdconfig, runtime, runtimefix
 from kubeup.errors import HostError
-from kubeup.host import CommandResult
+from kubeup.machine.host import CommandResult
 from kubeup.runtimefix import Wanted
 from tests.fake_host import FakeHost
 

@@ -18,7 +18,7 @@ from kubeup.clusterobjects import render_cluster_info
 from kubeup.config.types import Discovery
 from kubeup.discovery import Access
 from kubeup.errors import KbError
-from kubeup.host import LocalHost
+from kubeup.machine.host import LocalHost
 from kubeup.secret import Secret
 from tests.components.test_trust import INFO, TIMEOUTS, Authority, HastyHost, Server, serving
 from tests.make_docs import REPO

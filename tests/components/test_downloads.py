@@ -17,7 +17,7 @@ import pytest
 from kubeup import bundle, downloads, packages
 from kubeup.config import presets
 from kubeup.errors import HostError
-from kubeup.host import LocalHost
+from kubeup.machine.host import LocalHost
 from tests.bundle_case import elf
 
 pytestmark = pytest.mark.component

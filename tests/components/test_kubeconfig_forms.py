@@ -16,8 +16,8 @@ import yaml
 from kubeup import kubeconfig
 from kubeup.credentialplugin import resolve_credentials
 from kubeup.errors import KbError
-from kubeup.host import LocalHost
 from kubeup.kubeconfig import Kubeconfig
+from kubeup.machine.host import LocalHost
 from kubeup.pem import select_certs
 from tests.fake_node import finished_node
 from tests.kubeconfig_forms import SERVER, make_forms

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from kubeup import mirror, pki
-from kubeup.host import LocalHost
+from kubeup.machine.host import LocalHost
 from tests.bundle_case import write_layout
 from tests.fuzz import alter_bytes, cases
 from tests.make_docs import REPO

@@ -19,7 +19,7 @@ import pytest
 from kubeup import certshare, kubeconfig, pki, tokens
 from kubeup.config import token_text
 from kubeup.config.types import BootstrapToken
-from kubeup.host import LocalHost, Tls
+from kubeup.machine.host import LocalHost, Tls
 from kubeup.paths import Paths
 from kubeup.secret import Secret
 from kubeup.trust import Anchors

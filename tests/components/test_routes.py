@@ -16,7 +16,7 @@ from typing import Any, Optional
 import pytest
 
 from kubeup import podnetwork, routes
-from kubeup.host import Argv, CommandResult, LocalHost
+from kubeup.machine.host import Argv, CommandResult, LocalHost
 from kubeup.routes import Peer
 
 pytestmark = pytest.mark.component

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from kubeup import runtime
-from kubeup.host import LocalHost
+from kubeup.machine.host import LocalHost
 from tests.fake_host import FakeHost
 
 pytestmark = pytest.mark.component

@@ -30,7 +30,7 @@ from kubeup import discovery, kubeapi, layout, mirrorhosts, pki, registry, token
 from kubeup.clusterobjects import render_cluster_info
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, Timeouts
 from kubeup.errors import HostError, KbError
-from kubeup.host import UNPROVEN, LocalHost, Tls, Unreachable, get_page
+from kubeup.machine.host import UNPROVEN, LocalHost, Tls, Unreachable, get_page
 from kubeup.secret import Secret
 from kubeup.trust import Anchors
 from tests.make_docs import REPO
@@ -506,7 +506,7 @@ def endless_head(handler: http.server.BaseHTTPRequestHandler) -> None:
 
 @pytest.mark.parametrize("page", [drip, drip_head, endless, endless_head])
 def test_a_server_that_never_ends(monkeypatch: pytest.MonkeyPatch, page: Callable[..., None]) -> None:
-    monkeypatch.setattr("kubeup.host.BODY_S", 1.0)
+    monkeypatch.setattr("kubeup.machine.host.BODY_S", 1.0)
     with serving(Server(None, {"/": page})) as server:
         started = time.monotonic()
         with pytest.raises(Unreachable):
@@ -534,7 +534,7 @@ def test_a_server_that_says_nothing_at_all() -> None:
 
 SNIPPET = """
 from kubeup import discovery, kubeapi, mirrorhosts, registry
-from kubeup.host import UNPROVEN, LocalHost, Tls
+from kubeup.machine.host import UNPROVEN, LocalHost, Tls
 from kubeup.secret import Secret
 from kubeup.trust import Anchors, Offered
 

@@ -300,13 +300,13 @@ def test_a_node_is_made_without_compiling_anything(pyz: Path, tmp_path: Path) ->
 
 def test_a_traceback_from_bytecode_shows_the_source(pyz: Path) -> None:
     code = (
-        "import sys, traceback; sys.path.insert(0, sys.argv[1])\nfrom kubeup import host_files\n"
+        "import sys, traceback; sys.path.insert(0, sys.argv[1])\nfrom kubeup.machine import files as host_files\n"
         "try:\n    host_files.is_leftover(None)\nexcept TypeError:\n    traceback.print_exc()"
     )
     result = run([sys.executable, *ISOLATED, "-c", code, str(pyz)])
-    line = [line for line in result.stderr.splitlines() if "host_files.py" in line][-1]
+    line = [line for line in result.stderr.splitlines() if "files.py" in line][-1]
     number = int(line.split("line ")[1].split(",")[0])
-    assert (REPO / "kubeup/host_files.py").read_text().splitlines()[number - 1].strip() in result.stderr
+    assert (REPO / "kubeup/machine/files.py").read_text().splitlines()[number - 1].strip() in result.stderr
 
 
 def test_bytecode_is_the_source_without_its_texts() -> None:

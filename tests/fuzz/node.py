@@ -23,10 +23,11 @@ from typing import Any, Callable, Optional
 import pytest
 
 import kb
-from kubeup import cli, host, pki, tokens
+from kubeup import cli, pki, tokens
 from kubeup.errors import HostError
 from kubeup.etcd import CLIENT_URLS_ANNOTATION
-from kubeup.host import CommandResult, LocalHost
+from kubeup.machine import host
+from kubeup.machine.host import CommandResult, LocalHost
 from kubeup.secret import Secret
 from tests.fake_cluster import ClusterHost, FakeCluster
 

@@ -13,7 +13,7 @@ import pytest
 from kubeup import bundle, layout, mirror, packages
 from kubeup.bundle import Gathering, LayoutSource, Need
 from kubeup.errors import KbError
-from kubeup.host import LocalHost
+from kubeup.machine.host import LocalHost
 from tests.bundle_case import write_layout
 from tests.fuzz import alter_bytes, alter_value, cases
 

@@ -17,8 +17,8 @@ from kubeup import discovery, kubeapi, pki, tokens
 from kubeup.clusterobjects import render_cluster_info
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, Timeouts
 from kubeup.errors import KbError
-from kubeup.host import HttpResponse, Tls
 from kubeup.kubeconfig import parse_kubeconfig
+from kubeup.machine.host import HttpResponse, Tls
 from kubeup.pem import Block, split_pem
 from kubeup.secret import Secret
 from kubeup.verify import find_fault

@@ -10,7 +10,7 @@ from typing import Any
 
 from kubeup import undo
 from kubeup.errors import KbError
-from kubeup.host import LocalHost
+from kubeup.machine.host import LocalHost
 from kubeup.paths import Paths
 from kubeup.state import load_state
 from tests.fuzz import alter_bytes, alter_value, cases

@@ -11,7 +11,7 @@ import pytest
 
 from kubeup import containerdconfig, runtime, runtimefix
 from kubeup.errors import KbError
-from kubeup.host import CommandResult
+from kubeup.machine.host import CommandResult
 from tests.fake_host import FakeHost
 from tests.fuzz import alter_bytes, cases
 from tests.fuzz.node import FILES

@@ -11,7 +11,7 @@ import kb
 from kubeup import commands
 from kubeup.config.load import load_init_config
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
-from kubeup.host import Host
+from kubeup.machine.host import Host
 from kubeup.paths import Paths
 from kubeup.report import Report
 from kubeup.state import load_state

@@ -11,8 +11,8 @@ import pytest
 import kb
 from kubeup import commands
 from kubeup.config.load import load_init_config
-from kubeup.dryrun import DryRunHost
-from kubeup.host import LocalHost
+from kubeup.machine.dry_run import DryRunHost
+from kubeup.machine.host import LocalHost
 from kubeup.paths import Paths
 from kubeup.phases import preflight
 from kubeup.render import load_yaml

@@ -19,8 +19,8 @@ import pytest
 from kubeup.certshare import plan_downloads
 from kubeup.config.types import ClusterConfiguration
 from kubeup.errors import HostError
-from kubeup.host import HttpResponse
-from kubeup.host_files import is_leftover
+from kubeup.machine.files import is_leftover
+from kubeup.machine.host import HttpResponse
 from kubeup.paths import Paths
 from kubeup.tokens import parse_token_secret
 from tests.fake_cluster import ClusterHost, FakeCluster

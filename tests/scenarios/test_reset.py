@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kubeup.errors import HostError
-from kubeup.host import Argv, CommandResult
+from kubeup.machine.host import Argv, CommandResult
 from kubeup.paths import Paths
 from tests.fake_cluster import ClusterHost
 

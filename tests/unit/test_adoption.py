@@ -12,8 +12,8 @@ import yaml
 import kb
 from kubeup import adoption, commands, commands_adopt, state
 from kubeup.config.load import load_init_config
-from kubeup.dryrun import DryRunHost
 from kubeup.errors import ClusterError, HostError
+from kubeup.machine.dry_run import DryRunHost
 from kubeup.paths import Paths
 from kubeup.render import is_same_yaml
 from kubeup.report import Report

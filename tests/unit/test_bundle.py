@@ -15,8 +15,8 @@ from kubeup.bundle import FolderSource, Gathering, LayoutSource, Need
 from kubeup.config import presets
 from kubeup.config.types import KbConfiguration, LoadBalancer
 from kubeup.errors import HostError, KbError, UsageError
-from kubeup.host import LocalHost
 from kubeup.layout import as_json
+from kubeup.machine.host import LocalHost
 from kubeup.releases import find_release
 from kubeup.secret import Secret
 from tests.bundle_case import config, elf, write_blob, write_layout, write_programs

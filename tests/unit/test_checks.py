@@ -26,7 +26,7 @@ from kubeup.config.types import (
     Volume,
 )
 from kubeup.errors import UsageError
-from kubeup.host import CommandResult, HttpResponse, Unreachable
+from kubeup.machine.host import CommandResult, HttpResponse, Unreachable
 from kubeup.releases import find_release
 from kubeup.secret import Secret
 from tests.fake_host import FakeHost

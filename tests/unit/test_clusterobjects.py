@@ -12,8 +12,8 @@ import pytest
 from kubeup import clusterobjects as co
 from kubeup.config.types import PodNetwork, Taint
 from kubeup.errors import ClusterError, HostError
-from kubeup.host import Tls
 from kubeup.kubeapi import Api, ApiRefused, Identity, Object
+from kubeup.machine.host import Tls
 from kubeup.releases import RELEASES
 from kubeup.render import covers, load_yaml
 from tests.fake_cluster import ClusterHost, FakeCluster

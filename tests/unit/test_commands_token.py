@@ -14,7 +14,7 @@ from kubeup import cli, commands_token, kubeapi, tokens
 from kubeup.config import token_text
 from kubeup.config.types import BootstrapToken
 from kubeup.errors import ClusterError, UsageError
-from kubeup.host import Tls
+from kubeup.machine.host import Tls
 from kubeup.secret import Secret
 from tests.fake_cluster import ClusterHost, FakeCluster
 from tests.fake_host import FakeHost

@@ -13,7 +13,7 @@ from kubeup.config.load import load_init_config, load_partial_config, parse_dura
 from kubeup.config.token_text import generate_token
 from kubeup.config.types import Arg, LocalEtcd, NodeRegistration, Taint, Timeouts
 from kubeup.errors import UsageError
-from kubeup.host import HttpResponse, LocalHost
+from kubeup.machine.host import HttpResponse, LocalHost
 from kubeup.releases import NEWEST_PROVEN
 from tests.fake_host import FakeHost
 from tests.unit.config_case import CLUSTER, FLAGS, INIT, KB, ROUTE, addresses, load, machine, refuse

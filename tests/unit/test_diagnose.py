@@ -8,7 +8,7 @@ from typing import Any, Optional
 import pytest
 
 from kubeup import diagnose
-from kubeup.host import CommandResult, HttpResponse
+from kubeup.machine.host import CommandResult, HttpResponse
 from tests.fake_host import FakeHost
 
 SOCKET = "unix:///var/run/containerd/containerd.sock"

@@ -20,8 +20,8 @@ from kubeup import discovery, kubeapi, pki, tokens
 from kubeup.clusterobjects import render_cluster_info
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, Timeouts
 from kubeup.errors import KbError
-from kubeup.host import AnyTls, HttpResponse, Tls, Unreachable
 from kubeup.kubeconfig import render_kubeconfig
+from kubeup.machine.host import AnyTls, HttpResponse, Tls, Unreachable
 from kubeup.secret import Secret
 from kubeup.trust import Anchors
 from tests.fake_host import FakeHost

@@ -12,7 +12,7 @@ import pytest
 
 from kubeup import dnsspread, kubeapi
 from kubeup.dnsspread import ANNOTATION, PATIENCE_S
-from kubeup.host import AnyTls, HttpResponse, Tls
+from kubeup.machine.host import AnyTls, HttpResponse, Tls
 from kubeup.paths import Paths
 from tests.fake_host import FakeHost
 

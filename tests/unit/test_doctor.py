@@ -11,7 +11,7 @@ import pytest
 
 from kubeup import checks, doctor, loadbalancer, pki, routes
 from kubeup.config.types import KbConfiguration, LoadBalancer
-from kubeup.host import CommandResult, HttpResponse, Unreachable
+from kubeup.machine.host import CommandResult, HttpResponse, Unreachable
 from kubeup.paths import Paths
 from tests import cert_forms
 from tests.fake_host import FakeHost

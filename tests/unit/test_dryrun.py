@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from kubeup.dryrun import DryRunHost
-from kubeup.host import Tls
 from kubeup.kubeapi import Api, Identity
+from kubeup.machine.dry_run import DryRunHost
+from kubeup.machine.host import Tls
 from tests.fake_cluster import ClusterHost, FakeCluster
 from tests.fake_host import FakeHost
 

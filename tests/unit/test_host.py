@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from kubeup.errors import HostError
-from kubeup.host import LocalHost, Unreachable, _execute, shown_argv
+from kubeup.machine.host import LocalHost, Unreachable, _execute, shown_argv
 from kubeup.secret import Secret
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from kubeup import undo
-from kubeup.host import LocalHost
 from kubeup.journal import JournalHost, remove_leftovers
+from kubeup.machine.host import LocalHost
 from kubeup.paths import Paths
 from kubeup.state import PhaseState, State, load_state
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from kubeup.host import HttpResponse, Tls
 from kubeup.kubeapi import Api, Identity
 from kubeup.lease import DURATION_S, RENEW_EVERY_S, Lease
+from kubeup.machine.host import HttpResponse, Tls
 from tests.fake_host import FakeHost
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)

@@ -13,8 +13,8 @@ import pytest
 from kubeup import bundle, layout, mirror, registry
 from kubeup.bundle import Gathering, LayoutSource, Need
 from kubeup.errors import HostError
-from kubeup.host import LocalHost
 from kubeup.layout import Place
+from kubeup.machine.host import LocalHost
 from kubeup.mirror import Answer, Catalog, Request
 from tests.bundle_case import write_blob, write_layout, write_manifest
 

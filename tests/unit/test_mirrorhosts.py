@@ -8,7 +8,7 @@ import pytest
 
 from kubeup import mirrorhosts, pki
 from kubeup.errors import HostError
-from kubeup.host import HttpResponse, Tls, Unproven, Unreachable
+from kubeup.machine.host import HttpResponse, Tls, Unproven, Unreachable
 from kubeup.mirrorhosts import Mirror
 from kubeup.runtime import parse_toml
 from kubeup.trust import Anchors

@@ -24,7 +24,7 @@ from kubeup import (
 )
 from kubeup.config import discover
 from kubeup.errors import HostError
-from kubeup.host import HttpResponse, LocalHost, Tls
+from kubeup.machine.host import HttpResponse, LocalHost, Tls
 from kubeup.paths import Paths
 from tests.fake_host import FakeHost
 

@@ -12,7 +12,7 @@ import pytest
 from kubeup import distropackages, packages
 from kubeup.downloads import FILES_BY_NAME, NODE_FILES
 from kubeup.errors import HostError
-from kubeup.host import CommandResult, HttpResponse
+from kubeup.machine.host import CommandResult, HttpResponse
 from kubeup.mirrorhosts import Mirror
 from kubeup.packages import Offered
 from kubeup.releases import find_release

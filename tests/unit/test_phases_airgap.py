@@ -10,9 +10,9 @@ import pytest
 import kb
 from kubeup import packages, pki
 from kubeup.config.types import KbConfiguration, Mirror, Packages, PodNetwork
-from kubeup.dryrun import DryRunHost
 from kubeup.errors import HostError
-from kubeup.host import CommandResult, Fence, HttpResponse, LocalHost, Tls
+from kubeup.machine.dry_run import DryRunHost
+from kubeup.machine.host import CommandResult, Fence, HttpResponse, LocalHost, Tls
 from kubeup.phases import airgap, install
 from kubeup.workflow import Context
 from tests.fake_host import Answer, FakeHost

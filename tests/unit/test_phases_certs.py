@@ -14,7 +14,7 @@ import pytest
 from kubeup import pki
 from kubeup.config.types import ExternalEtcd
 from kubeup.errors import HostError
-from kubeup.host import LocalHost
+from kubeup.machine.host import LocalHost
 from kubeup.phases import certs
 from tests.fake_host import FakeHost
 from tests.fake_node import CERT_PHASES, KUBECONFIG_PHASES, finished_node, make_config, make_context, make_pki

@@ -27,8 +27,8 @@ from kubeup.config.types import (
     Taint,
 )
 from kubeup.errors import ClusterError, HostError, KbError, UsageError
-from kubeup.host import CommandResult, Tls
 from kubeup.kubeapi import Api, Identity, Object
+from kubeup.machine.host import CommandResult, Tls
 from kubeup.paths import Paths
 from kubeup.phases import addons, cluster
 from kubeup.releases import RELEASES

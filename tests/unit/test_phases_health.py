@@ -24,8 +24,8 @@ from kubeup.config.types import (
     Timeouts,
 )
 from kubeup.errors import ClusterError
-from kubeup.host import CommandResult, HttpResponse, Tls
 from kubeup.kubeapi import Api, Identity, read_identity
+from kubeup.machine.host import CommandResult, HttpResponse, Tls
 from kubeup.paths import Paths
 from kubeup.phases import health
 from kubeup.releases import RELEASES

@@ -22,11 +22,11 @@ from kubeup.config.types import (
     PodNetwork,
     Taint,
 )
-from kubeup.dryrun import DryRunHost
 from kubeup.errors import ClusterError, KbError
-from kubeup.host import AnyTls, CommandResult, HttpResponse, Tls
 from kubeup.kubeapi import ApiRefused
 from kubeup.kubeconfig import render_kubeconfig
+from kubeup.machine.dry_run import DryRunHost
+from kubeup.machine.host import AnyTls, CommandResult, HttpResponse, Tls
 from kubeup.paths import Paths
 from kubeup.phases import join
 from kubeup.releases import RELEASES

@@ -17,7 +17,7 @@ import kb
 from kubeup import certshare, kubeapi, pki
 from kubeup.config.types import JoinConfig, JoinConfiguration, JoinControlPlane, LocalAPIEndpoint, NodeRegistration
 from kubeup.errors import KbError
-from kubeup.host import CommandResult, HttpResponse, Tls, Unreachable
+from kubeup.machine.host import CommandResult, HttpResponse, Tls, Unreachable
 from kubeup.paths import Paths
 from kubeup.phases import join, join_control_plane
 from kubeup.releases import RELEASES

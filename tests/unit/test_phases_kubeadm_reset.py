@@ -11,10 +11,10 @@ import pytest
 
 from kubeup.config.load_reset import load_reset_config
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration, ResetConfiguration
-from kubeup.dryrun import DryRunHost
 from kubeup.errors import HostError, PreflightError, UsageError
-from kubeup.host import CommandResult, Host, HttpResponse
 from kubeup.kubeadm_lines import KubeadmReport
+from kubeup.machine.dry_run import DryRunHost
+from kubeup.machine.host import CommandResult, Host, HttpResponse
 from kubeup.paths import Paths
 from kubeup.phases import kubeadm_reset
 from kubeup.releases import RELEASES

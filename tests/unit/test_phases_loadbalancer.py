@@ -20,8 +20,8 @@ from kubeup.config.types import (
     LocalAPIEndpoint,
     NodeRegistration,
 )
-from kubeup.dryrun import DryRunHost
 from kubeup.errors import HostError
+from kubeup.machine.dry_run import DryRunHost
 from kubeup.paths import Paths
 from kubeup.phases import loadbalancer, reset
 from kubeup.releases import RELEASES

@@ -8,9 +8,9 @@ from typing import Any, Optional
 import pytest
 
 from kubeup.config.types import Arg, ExternalEtcd, InitConfig, LocalEtcd
-from kubeup.dryrun import DryRunHost
 from kubeup.errors import HostError, UsageError
-from kubeup.host import CommandResult, Host, HttpResponse, LocalHost
+from kubeup.machine.dry_run import DryRunHost
+from kubeup.machine.host import CommandResult, Host, HttpResponse, LocalHost
 from kubeup.paths import Paths
 from kubeup.phases import certs, control_plane, node
 from kubeup.releases import RELEASES

@@ -23,7 +23,7 @@ from kubeup.config.types import (
     PodNetwork,
 )
 from kubeup.errors import ClusterError, KbError, UsageError
-from kubeup.host import CommandResult, HttpResponse, Tls
+from kubeup.machine.host import CommandResult, HttpResponse, Tls
 from kubeup.paths import Paths
 from kubeup.phases import reconfigure
 from kubeup.releases import RELEASES

@@ -12,7 +12,7 @@ import pytest
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
 from kubeup.errors import ClusterError, HostError
 from kubeup.etcd import EtcdRefused
-from kubeup.host import CommandResult
+from kubeup.machine.host import CommandResult
 from kubeup.paths import Paths
 from kubeup.phases import reset
 from kubeup.releases import RELEASES

@@ -11,7 +11,7 @@ import pytest
 from kubeup import images, podnetwork, routes
 from kubeup.config.types import Arg, ClusterConfiguration, Component, Networking, PodNetwork
 from kubeup.errors import HostError, KbError, UsageError
-from kubeup.host import CommandResult, HttpResponse
+from kubeup.machine.host import CommandResult, HttpResponse
 from kubeup.paths import Paths
 from tests.fake_host import FakeHost
 

@@ -11,7 +11,7 @@ import pytest
 
 from kubeup import podview
 from kubeup.errors import HostError
-from kubeup.host import CommandResult
+from kubeup.machine.host import CommandResult
 from kubeup.paths import Paths
 from kubeup.podview import Way, Ways
 from tests.fake_host import FakeHost

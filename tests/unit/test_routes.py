@@ -11,8 +11,8 @@ import pytest
 
 from kubeup import routes
 from kubeup.errors import HostError
-from kubeup.host import AnyTls, CommandResult, HttpResponse, Tls
 from kubeup.kubeapi import Api, Identity
+from kubeup.machine.host import AnyTls, CommandResult, HttpResponse, Tls
 from kubeup.paths import Paths
 from kubeup.routes import Interface, Network, Peer, Route, RouteSettings, Vxlan
 from tests.fake_host import FakeHost

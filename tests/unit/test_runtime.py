@@ -12,7 +12,7 @@ import pytest
 from kubeup import images, runtime
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
 from kubeup.errors import HostError
-from kubeup.host import CommandResult
+from kubeup.machine.host import CommandResult
 from kubeup.releases import find_release
 from kubeup.report import Report
 from tests.fake_host import Answer, FakeHost

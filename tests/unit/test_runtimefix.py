@@ -11,7 +11,7 @@ import pytest
 from kubeup import containerdconfig, runtime, runtimefix
 from kubeup.containerdconfig import Naming
 from kubeup.errors import HostError
-from kubeup.host import CommandResult
+from kubeup.machine.host import CommandResult
 from kubeup.runtimefix import Setting, Wanted
 from tests.fake_host import FakeHost
 

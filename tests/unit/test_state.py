@@ -10,7 +10,7 @@ import pytest
 
 from kubeup import __version__
 from kubeup.errors import HostError
-from kubeup.host import LocalHost
+from kubeup.machine.host import LocalHost
 from kubeup.paths import Paths
 from kubeup.state import SCHEMA, PhaseState, State, load_state
 

@@ -9,7 +9,7 @@ import json
 import tarfile
 
 from kubeup import doctor, supportbundle
-from kubeup.host import CommandResult
+from kubeup.machine.host import CommandResult
 from kubeup.paths import Paths
 from tests.fake_host import FakeHost
 from tests.fake_node import finished_node

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kubeup.errors import HostError
-from kubeup.host import LocalHost
+from kubeup.machine.host import LocalHost
 from kubeup.paths import Paths
 from kubeup.state import PhaseState, State
 from kubeup.undo import plan_undo, restore_and_remove, take_away

@@ -12,9 +12,9 @@ from typing import Any, Optional
 import pytest
 
 from kubeup.config.types import BootstrapToken, ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
-from kubeup.dryrun import DryRunHost
 from kubeup.errors import ClusterError, HostError, UsageError
-from kubeup.host import Host, LocalHost
+from kubeup.machine.dry_run import DryRunHost
+from kubeup.machine.host import Host, LocalHost
 from kubeup.paths import Paths
 from kubeup.releases import RELEASES
 from kubeup.report import Report

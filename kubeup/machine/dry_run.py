@@ -16,7 +16,8 @@ from typing import Any, BinaryIO, Optional, Union
 from urllib.parse import urlsplit
 
 from kubeup.frozen import frozen
-from kubeup.host import (
+from kubeup.json_text import parse_json_object
+from kubeup.machine.host import (
     MAX_ANSWER,
     AnyTls,
     Argv,
@@ -31,7 +32,6 @@ from kubeup.host import (
     shown_argv,
     shown_request,
 )
-from kubeup.json_text import parse_json_object
 from kubeup.redact import redact
 from kubeup.render import covers, dump_yaml, pick_like
 

@@ -2,7 +2,7 @@
 
 Two kinds of verb. A look (exists, read_*, stat, list_dir, which, query, http_get, now, ...) changes nothing. A
 change (write_file, make_dir, remove, symlink, run, http_send) does. LocalHost does them below a root;
-DryRunHost (kubeup/dryrun.py) does the looks and keeps the changes to itself. `subprocess`, `socket`, `open`
+DryRunHost (kubeup/machine/dry_run.py) does the looks and keeps the changes to itself. `subprocess`, `socket`, `open`
 and `sleep` appear in this module alone.
 """
 
@@ -38,7 +38,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Optional, Protocol, Union
 from kubeup.addresses import bracket
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
-from kubeup.host_files import (
+from kubeup.lazy import lazy_import
+from kubeup.machine.files import (
     Place,
     UnsafeLink,
     copy_attributes,
@@ -56,7 +57,6 @@ from kubeup.host_files import (
     temporary_name,
     write_all,
 )
-from kubeup.lazy import lazy_import
 from kubeup.secret import Secret
 from kubeup.trust import Anchors
 
