@@ -11,13 +11,14 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
-from kubeup import dnsspread, images, kubelet, patches
+from kubeup import dnsspread
 from kubeup.clusterobjects import HASH_ANNOTATION
 from kubeup.config.types import ClusterConfiguration, InitConfig
 from kubeup.errors import ClusterError
 from kubeup.frozen import frozen
 from kubeup.kubeapi import Object
-from kubeup.kubeconfig import control_plane_url
+from kubeup.node import images, kubelet, patches
+from kubeup.node.kubeconfig import control_plane_url
 from kubeup.releases import RELEASES, Release
 from kubeup.render import dump_yaml, fill_template, load_all_yaml, load_yaml, read_resource
 

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup import checks, clusterobjects, discovery, doctor, kubeapi, kubelet, pki
+from kubeup import checks, clusterobjects, discovery, doctor, kubeapi
 from kubeup.addresses import join_host_port
 from kubeup.config import schema
 from kubeup.errors import ClusterError, HostError
 from kubeup.frozen import frozen
 from kubeup.machine.host import Host
+from kubeup.node import kubelet, pki
 from kubeup.paths import Paths
 from kubeup.render import dump_yaml, load_mapping
 

@@ -25,11 +25,11 @@ from kubeup.config.types import InitConfig
 from kubeup.downloads import NODE_FILES
 from kubeup.errors import HostError, KbError, UsageError, shown
 from kubeup.frozen import frozen
-from kubeup.images import list_images, load_balancer_image
 from kubeup.json_text import parse_json_object
 from kubeup.layout import Descriptor, Layout, Place, as_json, digest_of
 from kubeup.lazy import lazy_import
 from kubeup.machine.host import Host, LocalHost, Unreachable, is_stream
+from kubeup.node.images import list_images, load_balancer_image
 from kubeup.registry import Ref, Refused, parse_ref
 from kubeup.releases import Release
 from kubeup.secret import Secret

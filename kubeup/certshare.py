@@ -18,12 +18,13 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from kubeup import pki, tokens
+from kubeup import tokens
 from kubeup.config import token_text
 from kubeup.config.types import BootstrapToken, ClusterConfiguration
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen import frozen
 from kubeup.machine.host import Host
+from kubeup.node import pki
 from kubeup.paths import Paths
 from kubeup.pem import split_pem
 from kubeup.secret import Secret

@@ -24,7 +24,6 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional, Union
 
-from kubeup import images, runtime
 from kubeup.config import discover, kubelet_flags
 from kubeup.config.types import ExternalEtcd, InitConfig, JoinConfig
 from kubeup.errors import HostError, KbError, PreflightError, UsageError
@@ -32,19 +31,21 @@ from kubeup.frozen import frozen
 from kubeup.json_text import parse_json_object
 from kubeup.lazy import lazy_import
 from kubeup.machine.host import CommandResult, Host, HttpResponse, Tls, Unreachable, find_read_only_mount
+from kubeup.node import images, runtime
 from kubeup.paths import RESOLVED_CONF, Paths
 from kubeup.releases import NEWEST_PROVEN, Release, Version, is_at_least, kubelet_refuses_cgroup_v1, parse_version
 from kubeup.render import name_of
 
 if TYPE_CHECKING:
-    from kubeup import discovery, etcd, health, kubelet, manifests, pki, podnetwork, routes
+    from kubeup import discovery, etcd, health, podnetwork, routes
+    from kubeup.node import kubelet, pki, static_pods
 else:
     discovery = lazy_import("kubeup.discovery")
     etcd = lazy_import("kubeup.etcd")
     health = lazy_import("kubeup.health")
-    kubelet = lazy_import("kubeup.kubelet")
-    manifests = lazy_import("kubeup.manifests")
-    pki = lazy_import("kubeup.pki")
+    kubelet = lazy_import("kubeup.node.kubelet")
+    static_pods = lazy_import("kubeup.node.static_pods")
+    pki = lazy_import("kubeup.node.pki")
     podnetwork = lazy_import("kubeup.podnetwork")
     routes = lazy_import("kubeup.routes")
 
@@ -397,7 +398,7 @@ def _host_paths(node: Node) -> Iterator[tuple[str, Path, str, str]]:
     """(who mounts it, path, type, what to do about it)"""
     cluster = node.config.cluster
     if node.release.mounts_flexvolume_dir:
-        told = cluster.controller_manager.last_arg("flex-volume-plugin-dir") or manifests.FLEXVOLUME_DIR
+        told = cluster.controller_manager.last_arg("flex-volume-plugin-dir") or static_pods.FLEXVOLUME_DIR
         yield "the controller manager's FlexVolume plugins", Path(told), "DirectoryOrCreate", FLEXVOLUME_REMEDY
     components = (
         ("apiServer", cluster.api_server),

@@ -20,7 +20,7 @@ from kubeup.secret import Secret
 from kubeup.version import render_version
 
 if TYPE_CHECKING:
-    from kubeup import certshare, doctor, images, kubeapi, kubeconfig, runtime, state, tokens, undo, workflow
+    from kubeup import certshare, doctor, kubeapi, state, tokens, undo, workflow
     from kubeup import (
         completion as completion_scripts,
     )
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from kubeup.config.types import InitConfig
     from kubeup.machine import dry_run, host
     from kubeup.machine.host import Host, LocalHost
+    from kubeup.node import images, kubeconfig, runtime
     from kubeup.phases import airgap
     from kubeup.report import Report
     from kubeup.workflow import Context, RunResult
@@ -48,13 +49,13 @@ else:
     doctor = lazy_import("kubeup.doctor")
     dry_run = lazy_import("kubeup.machine.dry_run")
     host = lazy_import("kubeup.machine.host")
-    images = lazy_import("kubeup.images")
+    images = lazy_import("kubeup.node.images")
     kubeapi = lazy_import("kubeup.kubeapi")
-    kubeconfig = lazy_import("kubeup.kubeconfig")
+    kubeconfig = lazy_import("kubeup.node.kubeconfig")
     balancer_keeper = lazy_import("kubeup.loadbalancer")
     load = lazy_import("kubeup.config.load")
     route_keeper = lazy_import("kubeup.routes")
-    runtime = lazy_import("kubeup.runtime")
+    runtime = lazy_import("kubeup.node.runtime")
     state = lazy_import("kubeup.state")
     tokens = lazy_import("kubeup.tokens")
     types = lazy_import("kubeup.config.types")

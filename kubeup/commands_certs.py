@@ -14,20 +14,21 @@ from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
 
 if TYPE_CHECKING:
-    from kubeup import kubeapi, releases, renewal
+    from kubeup import kubeapi, releases
     from kubeup.cli import Invocation
     from kubeup.config import load, load_join, types
     from kubeup.config.types import ClusterConfiguration
     from kubeup.machine import host
     from kubeup.machine.host import Host
-    from kubeup.renewal import Expiry
+    from kubeup.node import renewal
+    from kubeup.node.renewal import Expiry
 else:
     host = lazy_import("kubeup.machine.host")
     kubeapi = lazy_import("kubeup.kubeapi")
     load = lazy_import("kubeup.config.load")
     load_join = lazy_import("kubeup.config.load_join")
     releases = lazy_import("kubeup.releases")
-    renewal = lazy_import("kubeup.renewal")
+    renewal = lazy_import("kubeup.node.renewal")
     types = lazy_import("kubeup.config.types")
 
 OUTPUT_API = "output.kubeadm.k8s.io/v1alpha3"

@@ -15,13 +15,14 @@ from kubeup.paths import Paths
 from kubeup.trust import Anchors
 
 if TYPE_CHECKING:
-    from kubeup import discovery, kubeapi, kubeconfig, state, workflow
+    from kubeup import discovery, kubeapi, state, workflow
     from kubeup.cli import Invocation
     from kubeup.config import load_join
     from kubeup.config.types import JoinConfig
     from kubeup.discovery import Access
     from kubeup.machine import dry_run, host
     from kubeup.machine.host import Host, LocalHost
+    from kubeup.node import kubeconfig
     from kubeup.phases import airgap
     from kubeup.report import Report
     from kubeup.state import State
@@ -32,7 +33,7 @@ else:
     dry_run = lazy_import("kubeup.machine.dry_run")
     host = lazy_import("kubeup.machine.host")
     kubeapi = lazy_import("kubeup.kubeapi")
-    kubeconfig = lazy_import("kubeup.kubeconfig")
+    kubeconfig = lazy_import("kubeup.node.kubeconfig")
     load_join = lazy_import("kubeup.config.load_join")
     state = lazy_import("kubeup.state")
     workflow = lazy_import("kubeup.workflow")

@@ -14,23 +14,13 @@ from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
 
 if TYPE_CHECKING:
-    from kubeup import (
-        clusterobjects,
-        discovery,
-        images,
-        kubeapi,
-        kubeconfig,
-        loadbalancer,
-        pki,
-        render,
-        state,
-        workflow,
-    )
+    from kubeup import clusterobjects, discovery, kubeapi, loadbalancer, render, state, workflow
     from kubeup.cli import Invocation
     from kubeup.config import discover, load_join, types, validate
     from kubeup.kubeapi import Api
     from kubeup.machine import dry_run, host
     from kubeup.machine.host import Host, LocalHost
+    from kubeup.node import images, kubeconfig, pki
     from kubeup.phases import reconfigure
 else:
     clusterobjects = lazy_import("kubeup.clusterobjects")
@@ -38,12 +28,12 @@ else:
     discovery = lazy_import("kubeup.discovery")
     dry_run = lazy_import("kubeup.machine.dry_run")
     host = lazy_import("kubeup.machine.host")
-    images = lazy_import("kubeup.images")
+    images = lazy_import("kubeup.node.images")
     kubeapi = lazy_import("kubeup.kubeapi")
-    kubeconfig = lazy_import("kubeup.kubeconfig")
+    kubeconfig = lazy_import("kubeup.node.kubeconfig")
     load_join = lazy_import("kubeup.config.load_join")
     loadbalancer = lazy_import("kubeup.loadbalancer")
-    pki = lazy_import("kubeup.pki")
+    pki = lazy_import("kubeup.node.pki")
     reconfigure = lazy_import("kubeup.phases.reconfigure")
     render = lazy_import("kubeup.render")
     state = lazy_import("kubeup.state")

@@ -15,13 +15,14 @@ from kubeup.paths import Paths
 from kubeup.secret import Secret
 
 if TYPE_CHECKING:
-    from kubeup import certshare, clusterobjects, doctor, kubeapi, kubeconfig, pki, releases, tokens, workflow
+    from kubeup import certshare, clusterobjects, doctor, kubeapi, releases, tokens, workflow
     from kubeup.cli import Invocation
     from kubeup.config import discover, documents, load, load_join, problems, schema, types, validate
     from kubeup.config.types import BootstrapToken
     from kubeup.kubeapi import Api
     from kubeup.machine import dry_run, host
     from kubeup.machine.host import Host
+    from kubeup.node import kubeconfig, pki
     from kubeup.phases import cluster, finish
 else:
     certshare = lazy_import("kubeup.certshare")
@@ -34,10 +35,10 @@ else:
     finish = lazy_import("kubeup.phases.finish")
     host = lazy_import("kubeup.machine.host")
     kubeapi = lazy_import("kubeup.kubeapi")
-    kubeconfig = lazy_import("kubeup.kubeconfig")
+    kubeconfig = lazy_import("kubeup.node.kubeconfig")
     load = lazy_import("kubeup.config.load")
     load_join = lazy_import("kubeup.config.load_join")
-    pki = lazy_import("kubeup.pki")
+    pki = lazy_import("kubeup.node.pki")
     problems = lazy_import("kubeup.config.problems")
     releases = lazy_import("kubeup.releases")
     schema = lazy_import("kubeup.config.schema")

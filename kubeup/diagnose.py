@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
-from kubeup import runtime
 from kubeup.checks import FLEXVOLUME_REMEDY
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
 from kubeup.machine.host import Host, Unreachable
+from kubeup.node import runtime
 from kubeup.render import YAMLError, load_yaml
 
 _KLOG = re.compile(r"^[EWIF]\d{4} [\d:.]+\s+\d+ (?P<where>[\w.-]+:\d+)\] ?")

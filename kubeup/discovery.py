@@ -23,22 +23,23 @@ from kubeup import kubeapi, tokens
 from kubeup.config import token_text
 from kubeup.config.pins import parse_ca_cert_hash
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, LoadBalancer, PodNetwork, Timeouts
-from kubeup.credentialplugin import resolve_credentials
 from kubeup.errors import ClusterError, HostError, KbError, UsageError
 from kubeup.frozen import frozen
 from kubeup.json_text import parse_json_object
 from kubeup.kubeapi import path_of
-from kubeup.kubeconfig import Kubeconfig, parse_kubeconfig, read_kubeconfig, render_kubeconfig
 from kubeup.lazy import lazy_import
 from kubeup.machine.host import UNPROVEN, Host, HttpResponse, Tls, Unreachable
+from kubeup.node.credential_plugin import resolve_credentials
+from kubeup.node.kubeconfig import Kubeconfig, parse_kubeconfig, read_kubeconfig, render_kubeconfig
 from kubeup.secret import Secret
 from kubeup.trust import Anchors, Offered
 
 if TYPE_CHECKING:
-    from kubeup import clusterobjects, pki
+    from kubeup import clusterobjects
+    from kubeup.node import pki
 else:
     clusterobjects = lazy_import("kubeup.clusterobjects")
-    pki = lazy_import("kubeup.pki")
+    pki = lazy_import("kubeup.node.pki")
 
 CLUSTER_INFO = "/api/v1/namespaces/kube-public/configmaps/cluster-info"
 FIRST_RETRIES_S = (0.1, 0.2, 0.2, 0.5, 0.5, 1.0)

@@ -9,10 +9,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from kubeup import runtime
 from kubeup.config import presets
 from kubeup.errors import HostError
 from kubeup.machine.host import CommandResult, Host
+from kubeup.node import runtime
 from kubeup.packages import Standing
 
 _UPSTREAM = {

@@ -24,15 +24,11 @@ from kubeup import (
     etcd,
     health,
     kubeapi,
-    kubeconfig,
-    kubelet,
     loadbalancer,
-    pki,
     podnetwork,
     podview,
     releases,
     routes,
-    runtime,
     stepaside,
 )
 from kubeup.addresses import join_host_port
@@ -52,6 +48,7 @@ from kubeup.config.types import (
 from kubeup.errors import HostError, KbError
 from kubeup.frozen import frozen
 from kubeup.machine.host import UNPROVEN, Host, Unreachable
+from kubeup.node import kubeconfig, kubelet, pki, runtime
 from kubeup.paths import Paths
 from kubeup.releases import Release
 from kubeup.render import YAMLError, load_yaml

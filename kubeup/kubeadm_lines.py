@@ -20,13 +20,14 @@ from kubeup.report import Report
 from kubeup.workflow import Context, Outputs, Phase
 
 if TYPE_CHECKING:
-    from kubeup import clusterobjects, health, kubeconfig, kubelet, pki
+    from kubeup import clusterobjects, health
+    from kubeup.node import kubeconfig, kubelet, pki
 else:
     clusterobjects = lazy_import("kubeup.clusterobjects")
     health = lazy_import("kubeup.health")
-    kubeconfig = lazy_import("kubeup.kubeconfig")
-    kubelet = lazy_import("kubeup.kubelet")
-    pki = lazy_import("kubeup.pki")
+    kubeconfig = lazy_import("kubeup.node.kubeconfig")
+    kubelet = lazy_import("kubeup.node.kubelet")
+    pki = lazy_import("kubeup.node.pki")
 
 Lines = Iterable[str]
 

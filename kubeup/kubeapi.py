@@ -459,8 +459,8 @@ def read_identity(host: Host, path: Any, *, server: str = "") -> Identity:
 
     Raises HostError (kubeconfig-unreadable) where the file is missing or is no kubeconfig, and as resolve_credentials does.
     """
-    from kubeup.credentialplugin import resolve_credentials
-    from kubeup.kubeconfig import read_kubeconfig
+    from kubeup.node.credential_plugin import resolve_credentials
+    from kubeup.node.kubeconfig import read_kubeconfig
 
     if not host.exists(path):
         raise HostError(

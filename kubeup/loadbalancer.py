@@ -16,16 +16,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional, Union
 
-from kubeup import dnsspread, runtime
+from kubeup import dnsspread
 from kubeup.clusterobjects import API_SERVERS, parse_api_servers
 from kubeup.config.types import KbConfiguration
 from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.frozen import frozen
-from kubeup.images import load_balancer_image
 from kubeup.json_text import parse_json
 from kubeup.kubeapi import Api, read_identity
 from kubeup.machine.host import Host, Tls, Unreachable
-from kubeup.manifests import fill_scalars
+from kubeup.node import runtime
+from kubeup.node.images import load_balancer_image
+from kubeup.node.static_pods import fill_scalars
 from kubeup.paths import Paths
 from kubeup.render import dump_yaml, fill_template, load_yaml, read_resource
 from kubeup.shapes import fit

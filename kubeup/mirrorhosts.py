@@ -1,7 +1,7 @@
 """Which server containerd asks for which registry: one hosts.toml per upstream registry.
 
 Owns the texts of /etc/containerd/certs.d, and how a mirror is found trustworthy. Names of images stay as they are: the
-runtime alone knows of the mirror. The configuration of containerd itself is runtimefix.py's. kubeadm has no like of it.
+runtime alone knows of the mirror. The configuration of containerd itself is runtime_fix.py's. kubeadm has no like of it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from kubeup.machine.host import UNPROVEN, Host, Tls, Unreachable
 from kubeup.trust import Anchors, Offered
 
 if TYPE_CHECKING:
-    from kubeup import pki
+    from kubeup.node import pki
 else:
-    pki = lazy_import("kubeup.pki")
+    pki = lazy_import("kubeup.node.pki")
 
 HEADER = "# Written by kb: images of {registry} come from a mirror.\n"
 CA_FILE = Path("/etc/kubernetes/kb-mirror-ca.crt")

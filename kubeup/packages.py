@@ -1,7 +1,7 @@
 """A node's programs: which are there, which are missing or wrong, where they come from, and how they are put in place.
 
 Everything is fetched and proven in a folder of kb's own first (sum, ELF machine, version); only when all of it is good does
-anything get its place. What is there and good enough stays. Must not configure what it places (runtimefix.py, the phase
+anything get its place. What is there and good enough stays. Must not configure what it places (runtime_fix.py, the phase
 kubelet-start). kubeadm leaves all of this to its user.
 """
 

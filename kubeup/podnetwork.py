@@ -18,9 +18,9 @@ from kubeup import podview
 from kubeup.config.types import ClusterConfiguration, InitConfig, PodNetwork
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen import frozen
-from kubeup.images import rewrite_image
 from kubeup.kubeapi import Api, Object, path_of
 from kubeup.machine.host import Host, find_read_only_mount, find_root_python, get_page
+from kubeup.node.images import rewrite_image
 from kubeup.paths import Paths
 from kubeup.render import YAMLError, dump_yaml, fill_template, load_all_yaml
 from kubeup.routes import (

@@ -15,9 +15,10 @@ import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from kubeup import __version__, doctor, runtime
+from kubeup import __version__, doctor
 from kubeup.errors import HostError
 from kubeup.machine.host import Host
+from kubeup.node import runtime
 from kubeup.redact import MARK, redact
 
 MAX_BYTES = 2 * 2**20

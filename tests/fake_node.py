@@ -10,9 +10,9 @@ from typing import Any, Optional
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from kubeup import pki
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
 from kubeup.machine.host import Host
+from kubeup.node import pki
 from kubeup.paths import Paths
 from kubeup.phases import certs, kubeconfigs
 from kubeup.releases import RELEASES

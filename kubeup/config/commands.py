@@ -23,10 +23,11 @@ from kubeup.render import dump_yaml
 from kubeup.secret import Secret
 
 if TYPE_CHECKING:
-    from kubeup import addons, kubelet
+    from kubeup import addons
+    from kubeup.node import kubelet
 else:
     addons = lazy_import("kubeup.addons")
-    kubelet = lazy_import("kubeup.kubelet")
+    kubelet = lazy_import("kubeup.node.kubelet")
 
 _INIT, _CLUSTER, _KB = "InitConfiguration", "ClusterConfiguration", "KbConfiguration"
 _JOIN, _RESET, _UPGRADE = "JoinConfiguration", "ResetConfiguration", "UpgradeConfiguration"

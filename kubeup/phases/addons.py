@@ -15,16 +15,17 @@ from kubeup.phases.loadbalancer import render_kb_config
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import addons, clusterobjects, kubeapi, patches, podnetwork, routes, runtime
+    from kubeup import addons, clusterobjects, kubeapi, podnetwork, routes
     from kubeup.config.types import PodNetwork
+    from kubeup.node import patches, runtime
 else:
     addons = lazy_import("kubeup.addons")
     clusterobjects = lazy_import("kubeup.clusterobjects")
     kubeapi = lazy_import("kubeup.kubeapi")
-    patches = lazy_import("kubeup.patches")
+    patches = lazy_import("kubeup.node.patches")
     podnetwork = lazy_import("kubeup.podnetwork")
     routes = lazy_import("kubeup.routes")
-    runtime = lazy_import("kubeup.runtime")
+    runtime = lazy_import("kubeup.node.runtime")
 
 Object = dict[str, Any]
 POLL_S = 0.5

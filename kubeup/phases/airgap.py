@@ -22,24 +22,11 @@ from kubeup.trust import Anchors
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import (
-        bundle,
-        checks,
-        distropackages,
-        downloads,
-        images,
-        layout,
-        mirrorhosts,
-        packages,
-        pki,
-        podnetwork,
-        render,
-        runtime,
-        runtimefix,
-    )
+    from kubeup import bundle, checks, distropackages, downloads, layout, mirrorhosts, packages, podnetwork, render
     from kubeup.config import discover
     from kubeup.layout import Layout
     from kubeup.mirrorhosts import Mirror
+    from kubeup.node import images, pki, runtime, runtime_fix
     from kubeup.packages import Offered, Standing
     from kubeup.phases import preflight
 else:
@@ -48,16 +35,16 @@ else:
     discover = lazy_import("kubeup.config.discover")
     distropackages = lazy_import("kubeup.distropackages")
     downloads = lazy_import("kubeup.downloads")
-    images = lazy_import("kubeup.images")
+    images = lazy_import("kubeup.node.images")
     layout = lazy_import("kubeup.layout")
     mirrorhosts = lazy_import("kubeup.mirrorhosts")
     packages = lazy_import("kubeup.packages")
-    pki = lazy_import("kubeup.pki")
+    pki = lazy_import("kubeup.node.pki")
     podnetwork = lazy_import("kubeup.podnetwork")
     preflight = lazy_import("kubeup.phases.preflight")
     render = lazy_import("kubeup.render")
-    runtime = lazy_import("kubeup.runtime")
-    runtimefix = lazy_import("kubeup.runtimefix")
+    runtime = lazy_import("kubeup.node.runtime")
+    runtime_fix = lazy_import("kubeup.node.runtime_fix")
 
 MIRROR_FOLDER = Path("/var/lib/kb/mirror")
 MIRROR_PORT = 5000
@@ -647,15 +634,15 @@ def point_runtime_to_mirror(ctx: Context) -> Outputs:
     pause = images.image_of("pause", ctx.config.cluster, ctx.release).ref
     is_own = str(CONTAINERD_UNIT) in _made(ctx)
     driver = ctx.config.kubelet.get("cgroupDriver") or "systemd"
-    wanted = runtimefix.Wanted(
+    wanted = runtime_fix.Wanted(
         sandbox_image=pause,
         systemd_cgroup=driver == "systemd" if is_own or ctx.config.kb.runtime.fix else None,
         restrict_oom_score_adj=not checks.may_lower_oom_score(ctx.host)
         if is_own or ctx.config.kb.runtime.fix
         else None,
-        registry_config_path=str(folder) if folder == runtimefix.CERTS_D else None,
+        registry_config_path=str(folder) if folder == runtime_fix.CERTS_D else None,
     )
-    for fault in runtimefix.fix_runtime(ctx.host, socket, wanted):
+    for fault in runtime_fix.fix_runtime(ctx.host, socket, wanted):
         ctx.report.note(f"containerd's configuration was completed and containerd restarted: {fault}")
     if changed:
         names = sorted({path.parent.name for path in changed if path.name == "hosts.toml"})
@@ -684,9 +671,9 @@ def _made(ctx: Context) -> frozenset[str]:
 def _hosts_folder(ctx: Context) -> Path:
     """The folder that containerd reads already, or the usual one."""
     effective = runtime.read_containerd_config(ctx.host, ctx.config.node.cri_socket) or {}
-    path = runtimefix.describe_effective(effective).registry_config_path or ""
+    path = runtime_fix.describe_effective(effective).registry_config_path or ""
     found: Optional[Path] = mirrorhosts.hosts_folder(path)
-    folder: Path = found or runtimefix.CERTS_D
+    folder: Path = found or runtime_fix.CERTS_D
     return folder
 
 

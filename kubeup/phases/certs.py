@@ -1,7 +1,7 @@
 """The phases certs/*: the CAs, the certificates they sign, and the service account key.
 
 Each `issue_*` keeps what is on the node where it serves; each `*_is_valid` looks whether there is nothing to do.
-The rules are in kubeup/pki.py. Mirrors cmd/kubeadm/app/cmd/phases/init/certs.go.
+The rules are in kubeup/node/pki.py. Mirrors cmd/kubeadm/app/cmd/phases/init/certs.go.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import kubeconfig, pki
+    from kubeup.node import kubeconfig, pki
 else:
-    kubeconfig = lazy_import("kubeup.kubeconfig")
-    pki = lazy_import("kubeup.pki")
+    kubeconfig = lazy_import("kubeup.node.kubeconfig")
+    pki = lazy_import("kubeup.node.pki")
 
 
 # ---- the cluster CA and what it signs

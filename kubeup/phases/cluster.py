@@ -16,16 +16,17 @@ from kubeup.render import covers
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import certshare, clusterobjects, diagnose, kubeapi, kubeconfig, kubelet, tokens
+    from kubeup import certshare, clusterobjects, diagnose, kubeapi, tokens
     from kubeup.config import render
     from kubeup.config.types import BootstrapToken
+    from kubeup.node import kubeconfig, kubelet
 else:
     certshare = lazy_import("kubeup.certshare")
     clusterobjects = lazy_import("kubeup.clusterobjects")
     diagnose = lazy_import("kubeup.diagnose")
     kubeapi = lazy_import("kubeup.kubeapi")
-    kubeconfig = lazy_import("kubeup.kubeconfig")
-    kubelet = lazy_import("kubeup.kubelet")
+    kubeconfig = lazy_import("kubeup.node.kubeconfig")
+    kubelet = lazy_import("kubeup.node.kubelet")
     render = lazy_import("kubeup.config.render")
     tokens = lazy_import("kubeup.tokens")
 

@@ -1,6 +1,6 @@
 """The phases etcd/local and control-plane/*: the static pod manifests.
 
-The rules are in kubeup/manifests.py and kubeup/patches.py. A manifest is current if rendering it again, patches
+The rules are in kubeup/node/static_pods.py and kubeup/node/patches.py. A manifest is current if rendering it again, patches
 included, gives what is on disk. Mirrors cmd/kubeadm/app/cmd/phases/init/{etcd,controlplane}.go.
 """
 
@@ -15,11 +15,11 @@ from kubeup.render import dump_yaml, is_same_yaml
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import manifests, patches, pki
+    from kubeup.node import patches, pki, static_pods
 else:
-    manifests = lazy_import("kubeup.manifests")
-    patches = lazy_import("kubeup.patches")
-    pki = lazy_import("kubeup.pki")
+    static_pods = lazy_import("kubeup.node.static_pods")
+    patches = lazy_import("kubeup.node.patches")
+    pki = lazy_import("kubeup.node.pki")
 
 
 # ---- etcd
@@ -82,12 +82,12 @@ def scheduler_manifest_is_current(ctx: Context) -> bool:
 
 def render_manifest(ctx: Context, component: str, members: Sequence[tuple[str, str]] = ()) -> str:
     """The text of a component's manifest on this node, patches included. Only looks."""
-    node = manifests.NodeFacts(
-        host_ca_dirs=manifests.probe_host_ca_dirs(ctx.host),
+    node = static_pods.NodeFacts(
+        host_ca_dirs=static_pods.probe_host_ca_dirs(ctx.host),
         has_external_ca=component == "kube-controller-manager" and pki.is_external_ca(ctx.host, ctx.paths),
         etcd_members=members,
     )
-    pod = manifests.render_pod(component, ctx.config, ctx.release, node)
+    pod = static_pods.render_pod(component, ctx.config, ctx.release, node)
     return dump_yaml(patches.read_patches(ctx.host, ctx.config.patches_directory).apply(component, pod))
 
 

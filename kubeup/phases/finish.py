@@ -13,14 +13,15 @@ from kubeup.secret import Secret
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import kubeapi, kubeconfig, manifests, pki, tokens
+    from kubeup import kubeapi, tokens
+    from kubeup.node import kubeconfig, pki, static_pods
     from kubeup.phases import airgap
 else:
     airgap = lazy_import("kubeup.phases.airgap")
     kubeapi = lazy_import("kubeup.kubeapi")
-    kubeconfig = lazy_import("kubeup.kubeconfig")
-    manifests = lazy_import("kubeup.manifests")
-    pki = lazy_import("kubeup.pki")
+    kubeconfig = lazy_import("kubeup.node.kubeconfig")
+    static_pods = lazy_import("kubeup.node.static_pods")
+    pki = lazy_import("kubeup.node.pki")
     tokens = lazy_import("kubeup.tokens")
 
 WITHHELD = "<value withheld>"

@@ -15,7 +15,8 @@ from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import clusterobjects, diagnose, discovery, health, kubeapi, podview, routes, runtime
+    from kubeup import clusterobjects, diagnose, discovery, health, kubeapi, podview, routes
+    from kubeup.node import runtime
 else:
     clusterobjects = lazy_import("kubeup.clusterobjects")
     diagnose = lazy_import("kubeup.diagnose")
@@ -24,7 +25,7 @@ else:
     kubeapi = lazy_import("kubeup.kubeapi")
     podview = lazy_import("kubeup.podview")
     routes = lazy_import("kubeup.routes")
-    runtime = lazy_import("kubeup.runtime")
+    runtime = lazy_import("kubeup.node.runtime")
 
 POLL_S = 0.1
 LOOK_AFTER_S = 6

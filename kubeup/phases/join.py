@@ -30,8 +30,9 @@ from kubeup.phases.health import (
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import checks, clusterobjects, diagnose, discovery, health, kubeapi, kubelet
+    from kubeup import checks, clusterobjects, diagnose, discovery, health, kubeapi
     from kubeup.config import discover
+    from kubeup.node import kubelet
 else:
     checks = lazy_import("kubeup.checks")
     clusterobjects = lazy_import("kubeup.clusterobjects")
@@ -40,7 +41,7 @@ else:
     discovery = lazy_import("kubeup.discovery")
     health = lazy_import("kubeup.health")
     kubeapi = lazy_import("kubeup.kubeapi")
-    kubelet = lazy_import("kubeup.kubelet")
+    kubelet = lazy_import("kubeup.node.kubelet")
 
 POLL_S = 0.2
 LOOK_AFTER_S = 4

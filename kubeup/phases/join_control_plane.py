@@ -22,8 +22,9 @@ from kubeup.phases.health import soak, wait_for_control_plane, wait_for_controll
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import certshare, etcd, health, kubeapi, kubeconfig, kubelet, lease, manifests, pki, runtime
+    from kubeup import certshare, etcd, health, kubeapi, lease
     from kubeup.config.types import ExternalEtcd
+    from kubeup.node import kubeconfig, kubelet, pki, runtime, static_pods
     from kubeup.phases import join
 else:
     certshare = lazy_import("kubeup.certshare")
@@ -31,12 +32,12 @@ else:
     health = lazy_import("kubeup.health")
     join = lazy_import("kubeup.phases.join")
     kubeapi = lazy_import("kubeup.kubeapi")
-    kubeconfig = lazy_import("kubeup.kubeconfig")
-    kubelet = lazy_import("kubeup.kubelet")
+    kubeconfig = lazy_import("kubeup.node.kubeconfig")
+    kubelet = lazy_import("kubeup.node.kubelet")
     lease = lazy_import("kubeup.lease")
-    manifests = lazy_import("kubeup.manifests")
-    pki = lazy_import("kubeup.pki")
-    runtime = lazy_import("kubeup.runtime")
+    static_pods = lazy_import("kubeup.node.static_pods")
+    pki = lazy_import("kubeup.node.pki")
+    runtime = lazy_import("kubeup.node.runtime")
 
 QUEUE = "kb-control-plane-join"
 """The Lease for which control planes that join at one moment queue: etcd takes one learner at a time."""
@@ -235,7 +236,7 @@ def write_manifests(ctx: Context) -> Outputs:
 
 
 def manifests_are_current(ctx: Context) -> bool:
-    return all(control_plane.manifest_is_current(ctx, component) for component in manifests.CONTROL_PLANE)
+    return all(control_plane.manifest_is_current(ctx, component) for component in static_pods.CONTROL_PLANE)
 
 
 # ---- etcd
@@ -287,7 +288,7 @@ def _make_client(ctx: Context) -> etcd.Etcd:
             remedy="look at them: kubectl -n kube-system get pods -l component=etcd -o wide",
             code="etcd-unreachable",
         )
-    own = manifests.etcd_client_url(ctx.config.local_api_endpoint.advertise_address)
+    own = static_pods.etcd_client_url(ctx.config.local_api_endpoint.advertise_address)
     # this node's own etcd comes last: while it joins, it serves nobody
     ordered = [*(url for url in urls if url != own), *(url for url in urls if url == own)]
     return etcd.Etcd(ctx.host, ordered, etcd.read_client_tls(ctx.host, ctx.paths))
@@ -308,7 +309,7 @@ def _list_members(client: etcd.Etcd) -> tuple[etcd.Member, ...]:
 
 
 def _peer_url(ctx: Context) -> str:
-    return manifests.etcd_peer_url(ctx.config.local_api_endpoint.advertise_address)
+    return static_pods.etcd_peer_url(ctx.config.local_api_endpoint.advertise_address)
 
 
 def _has_data(ctx: Context) -> bool:
@@ -474,7 +475,7 @@ def _wait_until_it_serves(ctx: Context, turn: lease.Lease) -> None:
     It may wait to hear that its name was entered in the member list; where that came with the snapshot which it started
     from, it hears nothing until its request times out (seven seconds by etcd's defaults; etcdserver publishV3). Started
     again it serves at once, so that is done, once."""
-    own_url = manifests.etcd_client_url(ctx.config.local_api_endpoint.advertise_address)
+    own_url = static_pods.etcd_client_url(ctx.config.local_api_endpoint.advertise_address)
     client = etcd.Etcd(ctx.host, (own_url,), etcd.read_client_tls(ctx.host, ctx.paths))
     started, woken = ctx.host.monotonic(), False
 

@@ -20,13 +20,14 @@ from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import checks, runtime
+    from kubeup import checks
+    from kubeup.node import runtime
     from kubeup.phases import node, reset
 else:
     checks = lazy_import("kubeup.checks")
     node = lazy_import("kubeup.phases.node")
     reset = lazy_import("kubeup.phases.reset")
-    runtime = lazy_import("kubeup.runtime")
+    runtime = lazy_import("kubeup.node.runtime")
 
 KUBECONFIGS = (
     "admin.conf", "super-admin.conf", "kubelet.conf", "bootstrap-kubelet.conf", "controller-manager.conf",

@@ -1,6 +1,6 @@
 """The phases kubeconfig/*: the identities of the admins, the kubelet and two components.
 
-The rules are in kubeup/kubeconfig.py. Mirrors cmd/kubeadm/app/cmd/phases/init/kubeconfig.go.
+The rules are in kubeup/node/kubeconfig.py. Mirrors cmd/kubeadm/app/cmd/phases/init/kubeconfig.go.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from kubeup.phases.certs import take_key
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import kubeconfig
+    from kubeup.node import kubeconfig
 else:
-    kubeconfig = lazy_import("kubeup.kubeconfig")
+    kubeconfig = lazy_import("kubeup.node.kubeconfig")
 
 
 def write_admin_conf(ctx: Context) -> Outputs:

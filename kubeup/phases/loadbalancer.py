@@ -16,13 +16,14 @@ from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import clusterobjects, images, kubeapi, loadbalancer, manifests, podnetwork, state
+    from kubeup import clusterobjects, kubeapi, loadbalancer, podnetwork, state
+    from kubeup.node import images, static_pods
 else:
     clusterobjects = lazy_import("kubeup.clusterobjects")
-    images = lazy_import("kubeup.images")
+    images = lazy_import("kubeup.node.images")
     kubeapi = lazy_import("kubeup.kubeapi")
     loadbalancer = lazy_import("kubeup.loadbalancer")
-    manifests = lazy_import("kubeup.manifests")
+    static_pods = lazy_import("kubeup.node.static_pods")
     podnetwork = lazy_import("kubeup.podnetwork")
     state = lazy_import("kubeup.state")
 

@@ -1,6 +1,6 @@
 """The phases kubelet-start and kubelet-finalize/*: the kubelet's files and its service.
 
-The rules of the files are in kubeup/kubelet.py. Mirrors cmd/kubeadm/app/cmd/phases/init/{kubelet,kubeletfinalize}.go
+The rules of the files are in kubeup/node/kubelet.py. Mirrors cmd/kubeadm/app/cmd/phases/init/{kubelet,kubeletfinalize}.go
 and cmd/kubeadm/app/util/initsystem; unlike kubeadm, kb writes the unit where no package brought one, enables the
 kubelet at boot, and says so when it does not start.
 """
@@ -22,14 +22,15 @@ from kubeup.phases.control_plane import report_patches
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import health, kubelet, patches, pki
+    from kubeup import health
     from kubeup.config import documents
+    from kubeup.node import kubelet, patches, pki
 else:
     documents = lazy_import("kubeup.config.documents")
     health = lazy_import("kubeup.health")
-    kubelet = lazy_import("kubeup.kubelet")
-    patches = lazy_import("kubeup.patches")
-    pki = lazy_import("kubeup.pki")
+    kubelet = lazy_import("kubeup.node.kubelet")
+    patches = lazy_import("kubeup.node.patches")
+    pki = lazy_import("kubeup.node.pki")
 
 
 # ---- the service manager

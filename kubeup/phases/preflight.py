@@ -12,18 +12,19 @@ from kubeup.phases import certs, control_plane, install, node
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import certshare, checks, health, images, kubeconfig, pki, runtime, runtimefix
+    from kubeup import certshare, checks, health
+    from kubeup.node import images, kubeconfig, pki, runtime, runtime_fix
     from kubeup.phases import airgap
 else:
     airgap = lazy_import("kubeup.phases.airgap")
     certshare = lazy_import("kubeup.certshare")
     health = lazy_import("kubeup.health")
-    kubeconfig = lazy_import("kubeup.kubeconfig")
-    pki = lazy_import("kubeup.pki")
+    kubeconfig = lazy_import("kubeup.node.kubeconfig")
+    pki = lazy_import("kubeup.node.pki")
     checks = lazy_import("kubeup.checks")
-    images = lazy_import("kubeup.images")
-    runtime = lazy_import("kubeup.runtime")
-    runtimefix = lazy_import("kubeup.runtimefix")
+    images = lazy_import("kubeup.node.images")
+    runtime = lazy_import("kubeup.node.runtime")
+    runtime_fix = lazy_import("kubeup.node.runtime_fix")
 
 
 def run_checks(ctx: Context) -> Outputs:
@@ -92,14 +93,14 @@ def fix_runtime(ctx: Context, *, cni_bin_dir: Optional[str] = None) -> None:
         ctx.report.note("--fix: containerd itself tries what is mended, so nothing of it is planned here")
         return
     driver = ctx.config.kubelet.get("cgroupDriver") or "systemd"
-    wanted = runtimefix.Wanted(
+    wanted = runtime_fix.Wanted(
         sandbox_image=images.image_of("pause", ctx.config.cluster, ctx.release).ref,
         systemd_cgroup=driver == "systemd",
         restrict_oom_score_adj=not checks.may_lower_oom_score(ctx.host),
-        registry_config_path=str(runtimefix.CERTS_D) if ctx.host.is_dir(runtimefix.CERTS_D) else None,
+        registry_config_path=str(runtime_fix.CERTS_D) if ctx.host.is_dir(runtime_fix.CERTS_D) else None,
         cni_bin_dir=cni_bin_dir,
     )
-    for fault in runtimefix.fix_runtime(ctx.host, ctx.config.node.cri_socket, wanted):
+    for fault in runtime_fix.fix_runtime(ctx.host, ctx.config.node.cri_socket, wanted):
         ctx.report.note(f"containerd was mended and restarted: {fault}")
 
 

@@ -19,19 +19,20 @@ from kubeup.trust import Anchors
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import clusterobjects, images, kubeapi, kubeconfig, pki, render, runtime
+    from kubeup import clusterobjects, kubeapi, render
     from kubeup import loadbalancer as balancer
     from kubeup.config import discover
+    from kubeup.node import images, kubeconfig, pki, runtime
 else:
     balancer = lazy_import("kubeup.loadbalancer")
     clusterobjects = lazy_import("kubeup.clusterobjects")
     discover = lazy_import("kubeup.config.discover")
-    images = lazy_import("kubeup.images")
+    images = lazy_import("kubeup.node.images")
     kubeapi = lazy_import("kubeup.kubeapi")
-    kubeconfig = lazy_import("kubeup.kubeconfig")
-    pki = lazy_import("kubeup.pki")
+    kubeconfig = lazy_import("kubeup.node.kubeconfig")
+    pki = lazy_import("kubeup.node.pki")
     render = lazy_import("kubeup.render")
-    runtime = lazy_import("kubeup.runtime")
+    runtime = lazy_import("kubeup.node.runtime")
 
 SYSTEM = "kube-system"
 COMMAND = "kb reconfigure endpoint"

@@ -15,7 +15,8 @@ from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import distropackages, etcd, health, kubelet, podnetwork, runtime, state, undo
+    from kubeup import distropackages, etcd, health, podnetwork, state, undo
+    from kubeup.node import kubelet, runtime
     from kubeup.phases import airgap, install, loadbalancer, node
 else:
     install = lazy_import("kubeup.phases.install")
@@ -23,11 +24,11 @@ else:
     distropackages = lazy_import("kubeup.distropackages")
     etcd = lazy_import("kubeup.etcd")
     health = lazy_import("kubeup.health")
-    kubelet = lazy_import("kubeup.kubelet")
+    kubelet = lazy_import("kubeup.node.kubelet")
     loadbalancer = lazy_import("kubeup.phases.loadbalancer")
     node = lazy_import("kubeup.phases.node")
     podnetwork = lazy_import("kubeup.podnetwork")
-    runtime = lazy_import("kubeup.runtime")
+    runtime = lazy_import("kubeup.node.runtime")
     state = lazy_import("kubeup.state")
     undo = lazy_import("kubeup.undo")
 

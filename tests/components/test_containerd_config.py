@@ -16,16 +16,16 @@ from typing import Any
 
 import pytest
 
-from kubeup import containerdconfig, runtime, runtimefix
 from kubeup.errors import HostError
 from kubeup.machine.host import CommandResult
-from kubeup.runtimefix import Wanted
+from kubeup.node import containerd_config, runtime, runtime_fix
+from kubeup.node.runtime_fix import Wanted
 from tests.fake_host import FakeHost
 
 pytestmark = pytest.mark.component
 
 SOCKET = "unix:///run/containerd/containerd.sock"
-CONFIG = str(containerdconfig.CONFIG)
+CONFIG = str(containerd_config.CONFIG)
 PAUSE = "registry.example.com/pause:9"
 OLD = 'plugins."io.containerd.grpc.v1.cri"'
 NEW = "plugins.'io.containerd.cri.v1.runtime'"
@@ -144,11 +144,11 @@ def effective(host: FakeHost) -> dict[str, Any]:
     return told
 
 
-def handler_of(host: FakeHost) -> containerdconfig.Handler:
+def handler_of(host: FakeHost) -> containerd_config.Handler:
     plugins = effective(host)["plugins"]
-    cri = plugins.get(containerdconfig.RUNTIME[1]) or plugins[containerdconfig.OLD_CRI[1]]
-    assert not containerdconfig.breaks_cri(cri)
-    handler = containerdconfig.find_default_handler(cri)
+    cri = plugins.get(containerd_config.RUNTIME[1]) or plugins[containerd_config.OLD_CRI[1]]
+    assert not containerd_config.breaks_cri(cri)
+    handler = containerd_config.find_default_handler(cri)
     assert handler is not None
     return handler
 
@@ -160,7 +160,7 @@ def is_refused_by_itself(host: FakeHost) -> bool:
     """Whether this containerd does not take such a file at all, but for what --fix knows of."""
     for name in [name for name in host.files if name.startswith("/etc/containerd/")]:
         text = host.files[name].decode(errors="surrogateescape")
-        host.files[name] = runtimefix.enable_cri(text).encode(errors="surrogateescape")
+        host.files[name] = runtime_fix.enable_cri(text).encode(errors="surrogateescape")
     return CONFIG in host.files and not host.query(["containerd", "config", "dump"]).ok
 
 
@@ -171,7 +171,7 @@ def test_fix_makes_it_what_a_node_needs(tmp_path: Path, program: str, name: str)
     is_old = runtime.read_own_schema(host) < 3
     before = dict(host.files)
     try:
-        told = runtimefix.fix_runtime(host, SOCKET, WANTED)
+        told = runtime_fix.fix_runtime(host, SOCKET, WANTED)
     except HostError as error:
         assert error.code == "runtime-not-fixable"
         assert refused or (name == "short-names" and not is_old), error.cause
@@ -179,7 +179,7 @@ def test_fix_makes_it_what_a_node_needs(tmp_path: Path, program: str, name: str)
         return
     is_new = "version = 3" in FILES[name].get("config.toml", "")
     assert told and (not refused or (is_new and is_old))
-    assert runtimefix.plan_settings(2 if is_old else 3, effective(host), WANTED) == ()
+    assert runtime_fix.plan_settings(2 if is_old else 3, effective(host), WANTED) == ()
     handler = handler_of(host)
     assert (handler.type, handler.cgroup_driver) == ("io.containerd.runc.v2", "systemd")
     if "nvidia" in "".join(FILES[name].values()) and not (is_new and is_old) and name != "imported":
@@ -188,7 +188,7 @@ def test_fix_makes_it_what_a_node_needs(tmp_path: Path, program: str, name: str)
     for path, data in before.items():
         kept = [line for line in data.splitlines() if b"nvidia" in line or (b"#" in line and b"ours" not in line)]
         assert [line for line in kept if line not in host.files[path].splitlines()] == []
-    assert runtimefix.fix_runtime(host, SOCKET, WANTED) == ()
+    assert runtime_fix.fix_runtime(host, SOCKET, WANTED) == ()
 
 
 @pytest.mark.parametrize("name", [*ONE_LINE, *BROKEN])
@@ -197,7 +197,7 @@ def test_a_file_that_kb_cannot_mend_is_left_as_it_is_and_said_so(tmp_path: Path,
     host = make_host(tmp_path, program, {"config.toml": text})
     before = dict(host.files)
     with pytest.raises(HostError) as caught:
-        runtimefix.fix_runtime(host, SOCKET, WANTED)
+        runtime_fix.fix_runtime(host, SOCKET, WANTED)
     assert caught.value.code == "runtime-not-fixable"
     assert ("written within one line" if name in ONE_LINE else "containerd does not read it") in caught.value.cause
     assert host.files == before
@@ -217,12 +217,12 @@ def follow(host: FakeHost, remedy: str) -> None:
         if step["table"] is None:
             lines = [f"version = {step['value']}", *(line for line in lines if not line.startswith("version"))]
         else:
-            wanted = containerdconfig.table_name(f"[{step['table']}]")
-            at = next((at for at, line in enumerate(lines) if containerdconfig.table_name(line) == wanted), None)
+            wanted = containerd_config.table_name(f"[{step['table']}]")
+            at = next((at for at, line in enumerate(lines) if containerd_config.table_name(line) == wanted), None)
             if at is None:
                 lines.append(f"[{step['table']}]")
                 at = len(lines) - 1
-            end = next((n for n in range(at + 1, len(lines)) if containerdconfig.table_name(lines[n])), len(lines))
+            end = next((n for n in range(at + 1, len(lines)) if containerd_config.table_name(lines[n])), len(lines))
             body = [line for line in lines[at + 1 : end] if not re.match(rf"\s*{step['key']}\s*=", line)]
             lines = [*lines[: at + 1], f"{step['key']} = {step['value']}", *body, *lines[end:]]
         host.files[step["path"]] = ("\n".join(lines) + "\n").encode()

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from kubeup import discovery, kubeconfig
+from kubeup import discovery
 from kubeup.clusterobjects import render_cluster_info
 from kubeup.config.types import Discovery
 from kubeup.discovery import Access
 from kubeup.errors import KbError
 from kubeup.machine.host import LocalHost
+from kubeup.node import kubeconfig
 from kubeup.secret import Secret
 from tests.components.test_trust import INFO, TIMEOUTS, Authority, HastyHost, Server, serving
 from tests.make_docs import REPO

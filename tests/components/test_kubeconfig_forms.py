@@ -13,11 +13,11 @@ from typing import Any, Optional
 import pytest
 import yaml
 
-from kubeup import kubeconfig
-from kubeup.credentialplugin import resolve_credentials
 from kubeup.errors import KbError
-from kubeup.kubeconfig import Kubeconfig
 from kubeup.machine.host import LocalHost
+from kubeup.node import kubeconfig
+from kubeup.node.credential_plugin import resolve_credentials
+from kubeup.node.kubeconfig import Kubeconfig
 from kubeup.pem import select_certs
 from tests.fake_node import finished_node
 from tests.kubeconfig_forms import SERVER, make_forms

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from kubeup import mirror, pki
+from kubeup import mirror
 from kubeup.machine.host import LocalHost
+from kubeup.node import pki
 from tests.bundle_case import write_layout
 from tests.fuzz import alter_bytes, cases
 from tests.make_docs import REPO

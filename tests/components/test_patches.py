@@ -12,7 +12,7 @@ from typing import Any, Optional
 import pytest
 
 from kubeup.errors import UsageError
-from kubeup.patches import read_patches
+from kubeup.node.patches import read_patches
 from kubeup.render import load_yaml
 from tests.fake_host import FakeHost
 

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from kubeup import pki
 from kubeup.frozen import frozen
+from kubeup.node import pki
 from kubeup.pem import select_certs, select_private_keys, split_pem
 from tests.make_docs import REPO
 from tests.pem_forms import make_forms

@@ -16,10 +16,11 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup import certshare, kubeconfig, pki, tokens
+from kubeup import certshare, tokens
 from kubeup.config import token_text
 from kubeup.config.types import BootstrapToken
 from kubeup.machine.host import LocalHost, Tls
+from kubeup.node import kubeconfig, pki
 from kubeup.paths import Paths
 from kubeup.secret import Secret
 from kubeup.trust import Anchors

@@ -1,4 +1,4 @@
-"""kubeup.runtime against a real containerd with a root of its own, and a real registry on loopback."""
+"""kubeup.node.runtime against a real containerd with a root of its own, and a real registry on loopback."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from pathlib import Path
 
 import pytest
 
-from kubeup import runtime
 from kubeup.machine.host import LocalHost
+from kubeup.node import runtime
 from tests.fake_host import FakeHost
 
 pytestmark = pytest.mark.component

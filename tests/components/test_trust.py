@@ -26,11 +26,12 @@ from typing import Callable, Optional, Union
 
 import pytest
 
-from kubeup import discovery, kubeapi, layout, mirrorhosts, pki, registry, tokens
+from kubeup import discovery, kubeapi, layout, mirrorhosts, registry, tokens
 from kubeup.clusterobjects import render_cluster_info
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, Timeouts
 from kubeup.errors import HostError, KbError
 from kubeup.machine.host import UNPROVEN, LocalHost, Tls, Unreachable, get_page
+from kubeup.node import pki
 from kubeup.secret import Secret
 from kubeup.trust import Anchors
 from tests.make_docs import REPO

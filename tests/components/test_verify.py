@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from kubeup import pki
+from kubeup.node import pki
+from kubeup.node.verify import find_fault
 from kubeup.pem import split_pem
-from kubeup.verify import find_fault
 from tests import cert_forms
 from tests.cert_forms import NOW, Form
 from tests.make_docs import REPO

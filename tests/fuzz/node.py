@@ -23,11 +23,12 @@ from typing import Any, Callable, Optional
 import pytest
 
 import kb
-from kubeup import cli, pki, tokens
+from kubeup import cli, tokens
 from kubeup.errors import HostError
 from kubeup.etcd import CLIENT_URLS_ANNOTATION
 from kubeup.machine import host
 from kubeup.machine.host import CommandResult, LocalHost
+from kubeup.node import pki
 from kubeup.secret import Secret
 from tests.fake_cluster import ClusterHost, FakeCluster
 

@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 
-from kubeup import discovery, kubeapi, pki, tokens
+from kubeup import discovery, kubeapi, tokens
 from kubeup.clusterobjects import render_cluster_info
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, Timeouts
 from kubeup.errors import KbError
-from kubeup.kubeconfig import parse_kubeconfig
 from kubeup.machine.host import HttpResponse, Tls
+from kubeup.node import pki
+from kubeup.node.kubeconfig import parse_kubeconfig
+from kubeup.node.verify import find_fault
 from kubeup.pem import Block, split_pem
 from kubeup.secret import Secret
-from kubeup.verify import find_fault
 from tests.cert_forms import make_forms as make_cert_forms
 from tests.fake_host import FakeHost
 from tests.fuzz import ODD_TEXTS, alter_bytes, alter_value, cases

@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 from kubeup.errors import KbError
-from kubeup.patches import KINDS, TARGETS, read_patches
+from kubeup.node.patches import KINDS, TARGETS, read_patches
 from kubeup.yaml_text import dump_yaml, load_yaml
 from tests.fake_host import FakeHost
 from tests.fuzz import ODD_TEXTS, alter_bytes, alter_value, cases

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from kubeup import containerdconfig, runtime, runtimefix
 from kubeup.errors import KbError
 from kubeup.machine.host import CommandResult
+from kubeup.node import containerd_config, runtime, runtime_fix
 from tests.fake_host import FakeHost
 from tests.fuzz import alter_bytes, cases
 from tests.fuzz.node import FILES
@@ -41,7 +41,7 @@ def test_any_toml_is_read_or_refused() -> None:
     taken = 0
     for chance in cases("toml", 1500):
         text = make_text(chance)
-        for read in (containerdconfig.parse_toml, containerdconfig.parse_dumped_toml):
+        for read in (containerd_config.parse_toml, containerd_config.parse_dumped_toml):
             with contextlib.suppress(ValueError):
                 taken += isinstance(read(text), dict)
     assert taken > 10
@@ -61,10 +61,10 @@ def test_any_toml_is_read_or_refused() -> None:
 )
 def test_deep_and_long_toml(text: str) -> None:
     with pytest.raises(ValueError):
-        containerdconfig.parse_toml(text)
+        containerd_config.parse_toml(text)
     for length in (1000, 30_000):
         with contextlib.suppress(ValueError):
-            containerdconfig.parse_toml(text[:length])
+            containerd_config.parse_toml(text[:length])
 
 
 def test_any_configuration_of_containerd_is_judged_and_mended() -> None:
@@ -81,9 +81,9 @@ def judge(host: FakeHost) -> None:
     status = runtime.probe_runtime(host, SOCKET)
     for setting in ("sandbox_image", "SystemdCgroup", "config_path", "restrict_oom_score_adj"):
         assert runtime.describe_setting(status, setting, "x", host=host)
-    files = containerdconfig.read_files(host, Path("/etc/containerd/config.toml"))
+    files = containerd_config.read_files(host, Path("/etc/containerd/config.toml"))
     assert files
     with contextlib.suppress(KbError):
-        runtimefix.fix_runtime(
-            host, SOCKET, runtimefix.Wanted("registry.k8s.io/pause:3.10", True, False, "/etc/containerd/certs.d")
+        runtime_fix.fix_runtime(
+            host, SOCKET, runtime_fix.Wanted("registry.k8s.io/pause:3.10", True, False, "/etc/containerd/certs.d")
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, Networking, NodeRegistration
-from kubeup.manifests import NodeFacts
+from kubeup.node.static_pods import NodeFacts
 from kubeup.releases import RELEASES, Release
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -12,8 +12,8 @@ from kubeup.config import schema
 from kubeup.config.documents import parse_documents
 from kubeup.config.problems import Problems
 from kubeup.errors import UsageError
-from kubeup.kubelet import render_kubelet_config
 from kubeup.machine.host import LocalHost
+from kubeup.node.kubelet import render_kubelet_config
 from kubeup.releases import RELEASES
 from kubeup.render import dump_yaml
 from tests.unit.config_case import CLUSTER, FLAGS, load, refuse

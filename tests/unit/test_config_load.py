@@ -644,7 +644,8 @@ def test_an_endpoint_that_no_load_balancer_can_serve(endpoint: str, text: str) -
 
 
 def test_the_load_balancer_s_image_is_one_of_the_node_s() -> None:
-    from kubeup import images, releases
+    from kubeup import releases
+    from kubeup.node import images
 
     plain, local = load(flags={**LOCAL, "load-balancer": "none"}), load(flags=LOCAL)
     release = releases.find_release("v1.35.6")

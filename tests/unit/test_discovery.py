@@ -16,12 +16,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from kubeup import discovery, kubeapi, pki, tokens
+from kubeup import discovery, kubeapi, tokens
 from kubeup.clusterobjects import render_cluster_info
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, Timeouts
 from kubeup.errors import KbError
-from kubeup.kubeconfig import render_kubeconfig
 from kubeup.machine.host import AnyTls, HttpResponse, Tls, Unreachable
+from kubeup.node import pki
+from kubeup.node.kubeconfig import render_kubeconfig
 from kubeup.secret import Secret
 from kubeup.trust import Anchors
 from tests.fake_host import FakeHost

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from kubeup import checks, doctor, loadbalancer, pki, routes
+from kubeup import checks, doctor, loadbalancer, routes
 from kubeup.config.types import KbConfiguration, LoadBalancer
 from kubeup.machine.host import CommandResult, HttpResponse, Unreachable
+from kubeup.node import pki
 from kubeup.paths import Paths
 from tests import cert_forms
 from tests.fake_host import FakeHost

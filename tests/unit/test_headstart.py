@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from kubeup import headstart, pki
+from kubeup import headstart
+from kubeup.node import pki
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from kubeup.config.types import DNS, ClusterConfiguration, ExternalEtcd, LocalEtcd, Proxy
-from kubeup.images import image_of, list_images
+from kubeup.node.images import image_of, list_images
 from kubeup.releases import RELEASES
 
 CLUSTER = ClusterConfiguration("v1.35.6")

@@ -1,4 +1,4 @@
-"""kubeup/kubeconfig.py: what the files say, what becomes of the ones that are there, and reading any."""
+"""kubeup/node/kubeconfig.py: what the files say, what becomes of the ones that are there, and reading any."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup import kubeconfig, pki, render
+from kubeup import render
 from kubeup.config.types import InitConfig
 from kubeup.errors import HostError, KbError, UsageError
+from kubeup.node import kubeconfig, pki
 from kubeup.releases import RELEASES
 from kubeup.secret import Secret
 from tests.fake_host import FakeHost

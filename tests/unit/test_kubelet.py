@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubeup.config.types import Arg, InitConfig, Networking, NodeRegistration, Taint
-from kubeup.kubelet import (
+from kubeup.machine.host import CommandResult
+from kubeup.node.kubelet import (
     component_config_hash,
     dump_instance_config,
     dump_kubelet_config,
@@ -28,7 +29,6 @@ from kubeup.kubelet import (
     render_unit_file,
     use_rotated_cert,
 )
-from kubeup.machine.host import CommandResult
 from kubeup.paths import Paths
 from kubeup.releases import RELEASES
 from kubeup.render import load_yaml

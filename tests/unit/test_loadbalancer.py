@@ -9,11 +9,12 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup import clusterobjects, images, kubeapi, loadbalancer, releases
+from kubeup import clusterobjects, kubeapi, loadbalancer, releases
 from kubeup.config.types import KbConfiguration, LoadBalancer, Mirror, PodNetwork
 from kubeup.errors import HostError
 from kubeup.loadbalancer import GONE_AFTER_S, MARK, Memory, Settings
 from kubeup.machine.host import AnyTls, CommandResult, HttpResponse, Tls, Unreachable
+from kubeup.node import images
 from kubeup.paths import Paths
 from kubeup.render import load_yaml
 from tests.fake_host import FakeHost

@@ -19,7 +19,7 @@ from kubeup.config.types import (
     Volume,
 )
 from kubeup.errors import UsageError
-from kubeup.manifests import (
+from kubeup.node.static_pods import (
     CONTROL_PLANE,
     HOST_CA_DIRS,
     NodeFacts,

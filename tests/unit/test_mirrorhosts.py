@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from kubeup import mirrorhosts, pki
+from kubeup import mirrorhosts
 from kubeup.errors import HostError
 from kubeup.machine.host import HttpResponse, Tls, Unproven, Unreachable
 from kubeup.mirrorhosts import Mirror
-from kubeup.runtime import parse_toml
+from kubeup.node import pki
+from kubeup.node.runtime import parse_toml
 from kubeup.trust import Anchors
 from tests.fake_host import FakeHost
 from tests.fake_node import PATHS, finished_node

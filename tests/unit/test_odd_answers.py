@@ -8,23 +8,11 @@ from typing import Any
 
 import pytest
 
-from kubeup import (
-    clusterobjects,
-    containerdconfig,
-    diagnose,
-    dnsspread,
-    doctor,
-    etcd,
-    loadbalancer,
-    mirror,
-    podview,
-    routes,
-    runtime,
-    stepaside,
-)
+from kubeup import clusterobjects, diagnose, dnsspread, doctor, etcd, loadbalancer, mirror, podview, routes, stepaside
 from kubeup.config import discover
 from kubeup.errors import HostError
 from kubeup.machine.host import HttpResponse, LocalHost, Tls
+from kubeup.node import containerd_config, runtime
 from kubeup.paths import Paths
 from tests.fake_host import FakeHost
 
@@ -132,6 +120,6 @@ def test_a_port_that_there_is_not_is_held_by_nobody(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a = " + "{a=" * 100_000])
 def test_deep_toml(text: str) -> None:
-    for read in (containerdconfig.parse_toml,):
+    for read in (containerd_config.parse_toml,):
         with pytest.raises(ValueError):
             read(text)

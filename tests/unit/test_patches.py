@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kubeup.errors import UsageError
 from kubeup.machine.host import LocalHost
-from kubeup.patches import Patches, merge_json, order_items, read_patches
+from kubeup.node.patches import Patches, merge_json, order_items, read_patches
 from tests.fake_host import FakeHost
 
 POD: dict[str, Any] = {

@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 
 import kb
-from kubeup import packages, pki
+from kubeup import packages
 from kubeup.config.types import KbConfiguration, Mirror, Packages, PodNetwork
 from kubeup.errors import HostError
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import CommandResult, Fence, HttpResponse, LocalHost, Tls
+from kubeup.node import pki
 from kubeup.phases import airgap, install
 from kubeup.workflow import Context
 from tests.fake_host import Answer, FakeHost

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from kubeup import pki
 from kubeup.config.types import ExternalEtcd
 from kubeup.errors import HostError
 from kubeup.machine.host import LocalHost
+from kubeup.node import pki
 from kubeup.phases import certs
 from tests.fake_host import FakeHost
 from tests.fake_node import CERT_PHASES, KUBECONFIG_PHASES, finished_node, make_config, make_context, make_pki
@@ -135,7 +135,7 @@ def test_naming_the_phases_loads_no_cryptography() -> None:
     """kb.py names every phase; `kb version` must not pay for cryptography or YAML."""
     code = (
         "import sys; from kubeup.phases import certs, kubeconfigs; certs.issue_ca, kubeconfigs.write_admin_conf; "
-        "print(sorted({'cryptography', 'yaml', 'kubeup.pki'} & set(sys.modules)))"
+        "print(sorted({'cryptography', 'yaml', 'kubeup.node.pki'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

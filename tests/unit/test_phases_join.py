@@ -24,9 +24,9 @@ from kubeup.config.types import (
 )
 from kubeup.errors import ClusterError, KbError
 from kubeup.kubeapi import ApiRefused
-from kubeup.kubeconfig import render_kubeconfig
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import AnyTls, CommandResult, HttpResponse, Tls
+from kubeup.node.kubeconfig import render_kubeconfig
 from kubeup.paths import Paths
 from kubeup.phases import join
 from kubeup.releases import RELEASES

@@ -14,10 +14,11 @@ from typing import Any, Optional
 import pytest
 
 import kb
-from kubeup import certshare, kubeapi, pki
+from kubeup import certshare, kubeapi
 from kubeup.config.types import JoinConfig, JoinConfiguration, JoinControlPlane, LocalAPIEndpoint, NodeRegistration
 from kubeup.errors import KbError
 from kubeup.machine.host import CommandResult, HttpResponse, Tls, Unreachable
+from kubeup.node import pki
 from kubeup.paths import Paths
 from kubeup.phases import join, join_control_plane
 from kubeup.releases import RELEASES

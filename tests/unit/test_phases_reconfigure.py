@@ -11,7 +11,7 @@ from typing import Any, Optional
 import pytest
 
 import kb
-from kubeup import clusterobjects, kubeapi, kubeconfig, loadbalancer, pki
+from kubeup import clusterobjects, kubeapi, loadbalancer
 from kubeup.commands_reconfigure import Before, _parse_endpoint, _plan_undo
 from kubeup.config.types import (
     ClusterConfiguration,
@@ -24,6 +24,7 @@ from kubeup.config.types import (
 )
 from kubeup.errors import ClusterError, KbError, UsageError
 from kubeup.machine.host import CommandResult, HttpResponse, Tls
+from kubeup.node import kubeconfig, pki
 from kubeup.paths import Paths
 from kubeup.phases import reconfigure
 from kubeup.releases import RELEASES

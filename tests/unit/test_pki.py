@@ -1,4 +1,4 @@
-"""kubeup/pki.py: what a certificate looks like, and what becomes of the ones that are there already."""
+"""kubeup/node/pki.py: what a certificate looks like, and what becomes of the ones that are there already."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from kubeup import pki
 from kubeup.config import pins
 from kubeup.config.types import ClusterConfiguration, ExternalEtcd, InitConfig, LocalEtcd
 from kubeup.errors import HostError, KbError, UsageError
+from kubeup.node import pki
 from tests.fake_host import FakeHost
 from tests.fake_node import PATHS, cert_at, finished_node, make_ca_unfit, make_config
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from kubeup import images, podnetwork, routes
+from kubeup import podnetwork, routes
 from kubeup.config.types import Arg, ClusterConfiguration, Component, Networking, PodNetwork
 from kubeup.errors import HostError, KbError, UsageError
 from kubeup.machine.host import CommandResult, HttpResponse
+from kubeup.node import images
 from kubeup.paths import Paths
 from tests.fake_host import FakeHost
 

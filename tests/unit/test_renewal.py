@@ -10,9 +10,10 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from kubeup import commands_certs, kubeconfig, pki, renewal, verify
+from kubeup import commands_certs
 from kubeup.config.types import ClusterConfiguration, ExternalEtcd
 from kubeup.errors import HostError, UsageError
+from kubeup.node import kubeconfig, pki, renewal, verify
 from kubeup.paths import Paths
 from kubeup.releases import RELEASES
 from tests.fake_host import FakeHost

@@ -9,10 +9,10 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup import images, runtime
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
 from kubeup.errors import HostError
 from kubeup.machine.host import CommandResult
+from kubeup.node import images, runtime
 from kubeup.releases import find_release
 from kubeup.report import Report
 from tests.fake_host import Answer, FakeHost

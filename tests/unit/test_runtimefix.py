@@ -8,15 +8,15 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup import containerdconfig, runtime, runtimefix
-from kubeup.containerdconfig import Naming
 from kubeup.errors import HostError
 from kubeup.machine.host import CommandResult
-from kubeup.runtimefix import Setting, Wanted
+from kubeup.node import containerd_config, runtime, runtime_fix
+from kubeup.node.containerd_config import Naming
+from kubeup.node.runtime_fix import Setting, Wanted
 from tests.fake_host import FakeHost
 
 SOCKET = "unix:///run/containerd/containerd.sock"
-CONFIG = str(runtimefix.CONFIG)
+CONFIG = str(runtime_fix.CONFIG)
 OLD = "plugins", "io.containerd.grpc.v1.cri"
 PAUSE = "registry.k8s.io/pause:3.10.1"
 
@@ -54,24 +54,24 @@ version = 2
     ],
 )
 def test_the_cri_is_enabled_and_nothing_else(before: str, after: str) -> None:
-    assert runtimefix.enable_cri(before) == after
-    assert runtimefix.enable_cri(after) == after
+    assert runtime_fix.enable_cri(before) == after
+    assert runtime_fix.enable_cri(after) == after
 
 
 def test_a_line_is_changed_in_its_place() -> None:
-    mended = runtimefix.mend_text(DEBIANS, [Setting(OLD, "sandbox_image", f'"{PAUSE}"', "")], version=2)
+    mended = runtime_fix.mend_text(DEBIANS, [Setting(OLD, "sandbox_image", f'"{PAUSE}"', "")], version=2)
     assert mended == DEBIANS.replace('"k8s.gcr.io/pause:3.6" # old', f'"{PAUSE}"')
 
 
 def test_a_line_is_added_to_its_table() -> None:
-    mended = runtimefix.mend_text(DEBIANS, [Setting(OLD, "restrict_oom_score_adj", "true", "")], version=2)
+    mended = runtime_fix.mend_text(DEBIANS, [Setting(OLD, "restrict_oom_score_adj", "true", "")], version=2)
     assert mended.splitlines()[3:5] == ['  [plugins."io.containerd.grpc.v1.cri"]', "    restrict_oom_score_adj = true"]
     assert runtime.parse_dumped_toml(mended)["plugins"][OLD[1]]["restrict_oom_score_adj"] is True
 
 
 def test_a_table_is_added_at_the_end() -> None:
     table = (*OLD, "containerd", "runtimes", "runc", "options")
-    mended = runtimefix.mend_text(DEBIANS, [Setting(table, "SystemdCgroup", "true", "")], version=2)
+    mended = runtime_fix.mend_text(DEBIANS, [Setting(table, "SystemdCgroup", "true", "")], version=2)
     assert mended.startswith(DEBIANS)
     assert mended.endswith(
         '\n[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]\n  SystemdCgroup = true\n'
@@ -81,19 +81,19 @@ def test_a_table_is_added_at_the_end() -> None:
 def test_both_kinds_of_quotes_name_one_table() -> None:
     text = "version = 3\n[plugins.'io.containerd.cri.v1.images'.pinned_images]\n  sandbox = 'x'\n"
     table = ("plugins", "io.containerd.cri.v1.images", "pinned_images")
-    mended = runtimefix.mend_text(text, [Setting(table, "sandbox", f'"{PAUSE}"', "")], version=3)
+    mended = runtime_fix.mend_text(text, [Setting(table, "sandbox", f'"{PAUSE}"', "")], version=3)
     assert mended == text.replace("'x'", f'"{PAUSE}"')
 
 
 def test_a_setting_of_another_table_is_not_touched() -> None:
     text = 'version = 2\n[other]\n  sandbox_image = "mine"\n'
-    mended = runtimefix.mend_text(text, [Setting(OLD, "sandbox_image", f'"{PAUSE}"', "")], version=2)
+    mended = runtime_fix.mend_text(text, [Setting(OLD, "sandbox_image", f'"{PAUSE}"', "")], version=2)
     assert 'sandbox_image = "mine"' in mended
     assert runtime.parse_dumped_toml(mended)["plugins"][OLD[1]]["sandbox_image"] == PAUSE
 
 
 def test_a_file_without_a_version_gets_one() -> None:
-    mended = runtimefix.mend_text(DOCKERS, [Setting(OLD, "sandbox_image", f'"{PAUSE}"', "")], version=2)
+    mended = runtime_fix.mend_text(DOCKERS, [Setting(OLD, "sandbox_image", f'"{PAUSE}"', "")], version=2)
     assert mended.startswith("version = 2\n#   Copyright")
     assert runtime.parse_dumped_toml(mended)["disabled_plugins"] == []
 
@@ -157,7 +157,7 @@ ALL = Wanted(PAUSE, systemd_cgroup=True, restrict_oom_score_adj=True)
 
 def test_everything_is_mended_at_once_and_a_second_run_changes_nothing() -> None:
     host = make_host(DOCKERS)
-    told = runtimefix.fix_runtime(host, SOCKET, ALL)
+    told = runtime_fix.fix_runtime(host, SOCKET, ALL)
     assert told == (
         f"{CONFIG} line 3 disabled the CRI plugin",
         "the sandbox image is k8s.gcr.io/pause:3.6",
@@ -169,21 +169,21 @@ def test_everything_is_mended_at_once_and_a_second_run_changes_nothing() -> None
     assert "Copyright 2018-2022 Docker Inc." in text
     assert "run systemctl restart containerd" in host.changes
     host.changes.clear()
-    assert runtimefix.fix_runtime(host, SOCKET, ALL) == ()
+    assert runtime_fix.fix_runtime(host, SOCKET, ALL) == ()
     assert [change for change in host.changes if "kb-trial" not in change] == []
     assert not any("kb-trial" in name for name in host.files)
 
 
 def test_without_a_file_one_is_written() -> None:
     host = make_host("")
-    assert "the cgroup driver is cgroupfs" in runtimefix.fix_runtime(host, SOCKET, ALL)
+    assert "the cgroup driver is cgroupfs" in runtime_fix.fix_runtime(host, SOCKET, ALL)
     assert host.files[CONFIG].decode().startswith("version = 2\n")
 
 
 def test_an_imported_file_that_wins_is_not_fought() -> None:
     host = make_host(DEBIANS, imported="other/pause:1")
     with pytest.raises(HostError) as caught:
-        runtimefix.fix_runtime(host, SOCKET, ALL)
+        runtime_fix.fix_runtime(host, SOCKET, ALL)
     assert caught.value.code == "runtime-not-fixable"
     assert "sandbox_image would not be as it should be" in caught.value.cause
     assert host.files[CONFIG].decode() == DEBIANS
@@ -192,7 +192,7 @@ def test_an_imported_file_that_wins_is_not_fought() -> None:
 def test_a_containerd_that_does_not_come_back_gets_its_old_file() -> None:
     host = make_host(DEBIANS, comes_back=False)
     with pytest.raises(HostError) as caught:
-        runtimefix.fix_runtime(host, SOCKET, ALL)
+        runtime_fix.fix_runtime(host, SOCKET, ALL)
     assert caught.value.code == "runtime-fix-failed"
     assert host.files[CONFIG].decode() == DEBIANS
     assert runtime.probe_runtime(host, SOCKET).is_ready
@@ -214,7 +214,7 @@ def test_an_imported_file_is_mended_where_it_is() -> None:
         return dump((argv[0], argv[1], name if name in host.files else extra, *argv[3:]))
 
     host.answers["containerd --config"] = dump_of_import
-    assert "the sandbox image is k8s.gcr.io/pause:3.6" in runtimefix.fix_runtime(host, SOCKET, Wanted(PAUSE))
+    assert "the sandbox image is k8s.gcr.io/pause:3.6" in runtime_fix.fix_runtime(host, SOCKET, Wanted(PAUSE))
     assert host.files[CONFIG] == main
     assert f'sandbox_image = "{PAUSE}"' in host.files[extra].decode()
     assert "/etc/containerd/conf.d/.99-nvidia.toml.kb-trial" in told[-1]
@@ -223,7 +223,7 @@ def test_an_imported_file_is_mended_where_it_is() -> None:
 def test_another_runtime_is_left_alone() -> None:
     host = make_host(DEBIANS)
     with pytest.raises(HostError) as caught:
-        runtimefix.fix_runtime(host, "unix:///var/run/crio/crio.sock", ALL)
+        runtime_fix.fix_runtime(host, "unix:///var/run/crio/crio.sock", ALL)
     assert caught.value.code == "runtime-not-fixable"
 
 
@@ -241,7 +241,7 @@ def test_schema_3_has_its_own_tables() -> None:
             },
         },
     }
-    found = runtimefix.plan_settings(3, dump, Wanted(PAUSE, True, True, "/etc/containerd/certs.d"))
+    found = runtime_fix.plan_settings(3, dump, Wanted(PAUSE, True, True, "/etc/containerd/certs.d"))
     assert [(".".join(item.table), item.key, item.value) for item in found] == [
         ("plugins.io.containerd.cri.v1.images.pinned_images", "sandbox", f'"{PAUSE}"'),
         ("plugins.io.containerd.cri.v1.runtime.containerd.runtimes.runc", "runtime_type", '"io.containerd.runc.v2"'),
@@ -256,7 +256,7 @@ def test_a_registry_folder_is_added_to_those_that_are_read() -> None:
 
     def plan(registry: dict[str, object]) -> list[str]:
         dump = {"plugins": {"io.containerd.grpc.v1.cri": {"registry": registry}}}
-        return [setting.value for setting in runtimefix.plan_settings(2, dump, certs)]
+        return [setting.value for setting in runtime_fix.plan_settings(2, dump, certs)]
 
     assert plan({}) == ['"/etc/containerd/certs.d"']
     assert plan({"config_path": "/etc/docker/certs.d"}) == ['"/etc/containerd/certs.d:/etc/docker/certs.d"']
@@ -280,11 +280,11 @@ def test_cni_plugins_are_looked_for_where_they_are(
 ) -> None:
     """Debian's containerd looks in Debian's folder; kubernetes-cni has the plugins in upstream's."""
     effective = {"version": schema, "plugins": {plugin: {"cni": cni}}}
-    (found,) = runtimefix.plan_settings(schema, effective, Wanted(cni_bin_dir="/opt/cni/bin"))
+    (found,) = runtime_fix.plan_settings(schema, effective, Wanted(cni_bin_dir="/opt/cni/bin"))
     assert (found.table, found.key, found.value) == (("plugins", plugin, "cni"), key, value)
     assert "/usr/lib/cni" in found.why
     cni[key] = ["/x", "/opt/cni/bin"] if key == "bin_dirs" else "/opt/cni/bin"
-    assert runtimefix.plan_settings(schema, effective, Wanted(cni_bin_dir="/opt/cni/bin")) == ()
+    assert runtime_fix.plan_settings(schema, effective, Wanted(cni_bin_dir="/opt/cni/bin")) == ()
 
 
 # ---- under which names
@@ -312,35 +312,35 @@ def test_cni_plugins_are_looked_for_where_they_are(
 )
 def test_names_take_effect_by_the_version_of_file_and_containerd(text: str, own: int, naming: Optional[Naming]) -> None:
     """As `containerd config dump` of 1.6, 1.7, 2.0, 2.1 and 2.3 has it."""
-    assert containerdconfig.find_naming(text, own) == naming
+    assert containerd_config.find_naming(text, own) == naming
 
 
 def test_the_file_that_the_running_containerd_was_given_is_the_one() -> None:
     host = FakeHost(answers={"systemctl show containerd --property MainPID --value": "77\n"})
-    assert containerdconfig.find_config(host) == containerdconfig.CONFIG
+    assert containerd_config.find_config(host) == containerd_config.CONFIG
     for words in ("-c\0/usr/share/containerd/config.toml", "--config=/usr/share/containerd/config.toml"):
         host.files["/proc/77/cmdline"] = f"/usr/bin/containerd\0--log-level\0info\0{words}\0".encode()
-        assert str(containerdconfig.find_config(host)) == "/usr/share/containerd/config.toml"
+        assert str(containerd_config.find_config(host)) == "/usr/share/containerd/config.toml"
 
 
 @pytest.mark.parametrize("unit", ["[", "{a=", "[{a="], ids=["lists", "tables", "both"])
 def test_deep_toml_is_a_clear_error(unit: str) -> None:
-    for read in (containerdconfig.parse_toml, containerdconfig.parse_dumped_toml):
+    for read in (containerd_config.parse_toml, containerd_config.parse_dumped_toml):
         with pytest.raises(ValueError, match=r"too deep|line 1|more than"):
             read("a = " + unit * 5000)
 
 
 def test_other_bytes_and_line_ends_stay() -> None:
     text = "version = 2\r\n# gr\udcfc\udcdfe\r\n[plugins]\r\n"
-    mended = runtimefix.mend_text(text, [Setting(OLD, "sandbox_image", f'"{PAUSE}"', "")])
+    mended = runtime_fix.mend_text(text, [Setting(OLD, "sandbox_image", f'"{PAUSE}"', "")])
     assert mended.startswith(text)
     assert mended.replace("\r\n", "").count("\n") == 0
-    assert runtimefix.mend_text("\ufeff[grpc]\n", [], version=2) == "\ufeffversion = 2\n[grpc]\n"
+    assert runtime_fix.mend_text("\ufeff[grpc]\n", [], version=2) == "\ufeffversion = 2\n[grpc]\n"
 
 
 def test_a_list_over_several_lines_is_replaced_whole() -> None:
     text = "version = 3\n[plugins.a.cni]\n  bin_dirs = [ # [both\n    '/a',\n    '/b'\n  ]\n  conf_dir = '/c'\n"
-    mended = runtimefix.mend_text(text, [Setting(("plugins", "a", "cni"), "bin_dirs", '["/x"]', "")])
+    mended = runtime_fix.mend_text(text, [Setting(("plugins", "a", "cni"), "bin_dirs", '["/x"]', "")])
     assert mended == "version = 3\n[plugins.a.cni]\n  bin_dirs = [\"/x\"]\n  conf_dir = '/c'\n"
 
 
@@ -364,19 +364,19 @@ def test_a_list_over_several_lines_is_replaced_whole() -> None:
     ],
 )  # fmt: skip
 def test_the_cgroup_driver_is_the_default_handlers(cri: dict[str, Any], table: str, driver: Optional[str]) -> None:
-    handler = containerdconfig.find_default_handler({"containerd": cri})
+    handler = containerd_config.find_default_handler({"containerd": cri})
     assert handler is not None
     assert (handler.table, handler.cgroup_driver) == (("containerd", *table.split(".")), driver)
     dump = {"version": 2, "plugins": {OLD[1]: {"containerd": cri}}}
-    places = [".".join(item.table) for item in runtimefix.plan_settings(2, dump, Wanted(systemd_cgroup=True))]
+    places = [".".join(item.table) for item in runtime_fix.plan_settings(2, dump, Wanted(systemd_cgroup=True))]
     assert all(f"containerd.{table}" in place for place in places) and bool(places) == (driver == "cgroupfs")
 
 
 def test_a_handler_that_is_not_there_and_an_unfit_systemd_cgroup() -> None:
-    assert containerdconfig.find_default_handler({"containerd": {"default_runtime_name": "x", "runtimes": {}}}) is None
+    assert containerd_config.find_default_handler({"containerd": {"default_runtime_name": "x", "runtimes": {}}}) is None
     runc = {"runtime_type": "io.containerd.runc.v2", "options": {"SystemdCgroup": True}}
     cri = {"systemd_cgroup": True, "containerd": {"default_runtime_name": "runc", "runtimes": {"runc": runc}}}
-    (found,) = runtimefix.plan_settings(2, {"plugins": {OLD[1]: cri}}, Wanted(systemd_cgroup=True))
+    (found,) = runtime_fix.plan_settings(2, {"plugins": {OLD[1]: cri}}, Wanted(systemd_cgroup=True))
     assert (found.table, found.key, found.value) == (OLD, "systemd_cgroup", "false")
     cri["containerd"] = {"runtimes": {"runc": {"runtime_type": "io.containerd.runtime.v1.linux"}}}
-    assert runtimefix.plan_settings(2, {"plugins": {OLD[1]: cri}}, Wanted(systemd_cgroup=True)) == ()
+    assert runtime_fix.plan_settings(2, {"plugins": {OLD[1]: cri}}, Wanted(systemd_cgroup=True)) == ()

@@ -17,20 +17,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup import containerdconfig, images
 from kubeup.config.types import InitConfig
-from kubeup.containerdconfig import Handler, Naming
-from kubeup.containerdconfig import find_disabled_cri as find_disabled_cri
-from kubeup.containerdconfig import parse_dumped_toml as parse_dumped_toml
-from kubeup.containerdconfig import parse_toml as parse_toml
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
 from kubeup.machine.host import CommandResult, Host
+from kubeup.node import containerd_config, images
+from kubeup.node.containerd_config import Handler, Naming
+from kubeup.node.containerd_config import find_disabled_cri as find_disabled_cri
+from kubeup.node.containerd_config import parse_dumped_toml as parse_dumped_toml
+from kubeup.node.containerd_config import parse_toml as parse_toml
 from kubeup.releases import Release, has_runtime_config_call
 from kubeup.report import Report
 from kubeup.shapes import fit_what_does
 
-CONTAINERD_CONFIG = containerdconfig.CONFIG
+CONTAINERD_CONFIG = containerd_config.CONFIG
 CERTS_D = Path("/etc/containerd/certs.d")
 """Where people put a hosts.toml per registry; containerd reads it only where its configuration says so."""
 DEFAULT_CNI_BIN_DIRS = ("/opt/cni/bin",)
@@ -39,7 +39,7 @@ PULL_TIMEOUT_S = 1800.0
 """An image of 100 MB on a slow line is no failure; the runtime itself ends a pull that makes no progress."""
 PARALLEL_PULLS = 4
 
-parse_json = containerdconfig.as_table
+parse_json = containerd_config.as_table
 
 # ---- what the runtime is
 
@@ -173,7 +173,7 @@ def _named(status: RuntimeStatus, text: str) -> RuntimeStatus:
 
 def _with_info(status: RuntimeStatus, info: Mapping[str, Any]) -> RuntimeStatus:
     config = parse_json(info.get("config"))
-    handler = containerdconfig.find_default_handler(_as_in_file(config))
+    handler = containerd_config.find_default_handler(_as_in_file(config))
     dirs = _texts(parse_json(info.get("cniconfig")).get("PluginDirs"))
     found = replace(
         status,
@@ -272,7 +272,7 @@ def _describe_missing_cri(host: Host, status: RuntimeStatus) -> RuntimeStatus:
     for pattern, what in _PLUGIN_TROUBLES:
         match = re.search(pattern, told)
         if match:
-            config = containerdconfig.find_config(host)
+            config = containerd_config.find_config(host)
             remedy = f"{what.format(*match.groups())} in {config}, then: systemctl restart containerd"
     return replace(
         status,
@@ -330,7 +330,7 @@ def _probe_through_ctr(host: Host, socket: str) -> RuntimeStatus:
 def read_containerd_config(host: Host, socket: str) -> Optional[dict[str, Any]]:
     """The configuration that containerd would start with, imports and defaults filled in; None where it cannot be
     told or belongs to another containerd than the one behind `socket`."""
-    path = containerdconfig.find_config(host)
+    path = containerd_config.find_config(host)
     given = ["--config", str(path)] if path != CONTAINERD_CONFIG else []
     answer = host.query(["containerd", *given, "config", "dump"], timeout_s=15)
     if not answer.ok:
@@ -345,7 +345,7 @@ def read_containerd_config(host: Host, socket: str) -> Optional[dict[str, Any]]:
 
 
 def _find_handler(config: Optional[Mapping[str, Any]]) -> Optional[Handler]:
-    return containerdconfig.find_default_handler(_runtime_plugin(config or {}))
+    return containerd_config.find_default_handler(_runtime_plugin(config or {}))
 
 
 def _parse_own(text: str) -> dict[str, Any]:
@@ -359,7 +359,9 @@ def _parse_own(text: str) -> dict[str, Any]:
 def _runtime_plugin(config: Mapping[str, Any]) -> dict[str, Any]:
     """What starts pods, in a dump of containerd 1 or 2."""
     plugins = parse_json(config.get("plugins"))
-    return parse_json(plugins.get(containerdconfig.RUNTIME[1])) or parse_json(plugins.get(containerdconfig.OLD_CRI[1]))
+    return parse_json(plugins.get(containerd_config.RUNTIME[1])) or parse_json(
+        plugins.get(containerd_config.OLD_CRI[1])
+    )
 
 
 def _without_var(path: Path) -> str:
@@ -378,7 +380,7 @@ def _with_dump(status: RuntimeStatus, config: Optional[Mapping[str, Any]]) -> Ru
     images_plugin = parse_json(plugins.get("io.containerd.cri.v1.images"))
     pinned = parse_json(images_plugin.get("pinned_images"))
     registry = parse_json((images_plugin or old).get("registry"))
-    handler = containerdconfig.find_default_handler(runtime)
+    handler = containerd_config.find_default_handler(runtime)
     cni = parse_json(runtime.get("cni"))
     dirs = _texts(cni.get("bin_dirs")) or _texts([cni.get("bin_dir")])
     is_default = status.cni_bin_dirs == DEFAULT_CNI_BIN_DIRS
@@ -415,30 +417,30 @@ def describe_setting(
     files: dict[Path, str] = {}
     if host is not None:
         try:
-            path = containerdconfig.find_config(host)
-            files = containerdconfig.read_files(host, path)
+            path = containerd_config.find_config(host)
+            files = containerd_config.read_files(host, path)
         except HostError as error:
             return f"make {path} readable ({error.cause}), then run the command again"
-        naming = containerdconfig.find_naming(files[path], read_own_schema(host, status))
+        naming = containerd_config.find_naming(files[path], read_own_schema(host, status))
         # what counts is the handler that the next start brings, with the lines that are about to be written
         is_passed_over = naming is not None and naming.version is not None
         dump = read_containerd_config(host, status.socket) or {}
         handler = _find_handler(_parse_own(files[path]) if is_passed_over else dump) or handler
-        files = containerdconfig.keep_loaded(files, dump)
+        files = containerd_config.keep_loaded(files, dump)
     if naming is None:
         return (
             f"write {path} in version 2: `version = 2` above its first table, and [plugins.cri...] as "
-            f"[{containerdconfig.show_table(containerdconfig.OLD_CRI)}...]; then: systemctl restart containerd"
+            f"[{containerd_config.show_table(containerd_config.OLD_CRI)}...]; then: systemctl restart containerd"
         )
     table, key = naming.place(setting, handler)
-    where = containerdconfig.find_owner(files, table, naming) if files else path
+    where = containerd_config.find_owner(files, table, naming) if files else path
     steps = []
     if naming.version and where == path and host is not None:
         steps.append(f"write version = {naming.version} at the top of {path}")
-    if setting == "SystemdCgroup" and host is not None and not containerdconfig.names_type(files[where], table[:-1]):
-        kind = handler.type or containerdconfig.RUNC_TYPE
-        steps.append(f'set runtime_type = "{kind}" below [{containerdconfig.show_table(table[:-1])}] in {where}')
-    steps.append(f"set {key} = {value} below [{containerdconfig.show_table(table)}] in {where}")
+    if setting == "SystemdCgroup" and host is not None and not containerd_config.names_type(files[where], table[:-1]):
+        kind = handler.type or containerd_config.RUNC_TYPE
+        steps.append(f'set runtime_type = "{kind}" below [{containerd_config.show_table(table[:-1])}] in {where}')
+    steps.append(f"set {key} = {value} below [{containerd_config.show_table(table)}] in {where}")
     return f"{', '.join(steps)}, then: systemctl restart containerd"
 
 
@@ -446,7 +448,7 @@ def read_own_schema(host: Host, status: Optional[RuntimeStatus] = None) -> int:
     """The version in which this containerd writes its configuration: 2 for containerd 1, 3 and more for containerd 2."""
     told = host.query(["containerd", "config", "default"], timeout_s=15)
     if told.ok:
-        return containerdconfig.read_schema(told.stdout)
+        return containerd_config.read_schema(told.stdout)
     return 3 if status is not None and status.has_runtime_config else 2
 
 

@@ -14,18 +14,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup import containerdconfig, runtime
-from kubeup.containerdconfig import Handler, Naming, read_schema, table_name
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
 from kubeup.machine.host import Host
+from kubeup.node import containerd_config, runtime
+from kubeup.node.containerd_config import Handler, Naming, read_schema, table_name
 
 CONFIG = runtime.CONTAINERD_CONFIG
 CERTS_D = runtime.CERTS_D
 RESTART_TIMEOUT_S = 30
-_CRI_IDS = containerdconfig.CRI_IDS
+_CRI_IDS = containerd_config.CRI_IDS
 
-_OLD_CRI, _RUNTIME, _IMAGES = containerdconfig.OLD_CRI, containerdconfig.RUNTIME, containerdconfig.IMAGES
+_OLD_CRI, _RUNTIME, _IMAGES = containerd_config.OLD_CRI, containerd_config.RUNTIME, containerd_config.IMAGES
 
 
 @frozen
@@ -58,14 +58,14 @@ def plan_settings(schema: int, effective: Mapping[str, Any], wanted: Wanted) -> 
     file of `schema` has for them."""
     have, naming = describe_effective(effective), Naming(schema)
     cri = runtime.parse_json(effective.get("plugins")).get(_RUNTIME[1]) or _old_cri(effective)
-    handler = containerdconfig.find_default_handler(runtime.parse_json(cri)) or Handler()
+    handler = containerd_config.find_default_handler(runtime.parse_json(cri)) or Handler()
     found: list[Setting] = []
 
     def need(setting: str, value: str, why: str) -> None:
         table, key = naming.place(setting, handler)
         found.append(Setting(table, key, value, why))
 
-    if containerdconfig.breaks_cri(runtime.parse_json(cri)):
+    if containerd_config.breaks_cri(runtime.parse_json(cri)):
         need("systemd_cgroup", "false", "systemd_cgroup = true keeps the CRI plugin from loading")
     if wanted.sandbox_image and have.sandbox_image != wanted.sandbox_image:
         why = f"the sandbox image is {have.sandbox_image or 'not set'}"
@@ -73,7 +73,7 @@ def plan_settings(schema: int, effective: Mapping[str, Any], wanted: Wanted) -> 
     if wanted.systemd_cgroup is not None and have.systemd_cgroup not in (None, wanted.systemd_cgroup):
         # a handler's table in the file takes the place of the built-in one whole, its type included
         need(
-            "runtime_type", f'"{handler.type or containerdconfig.RUNC_TYPE}"', "a handler's table has to name its type"
+            "runtime_type", f'"{handler.type or containerd_config.RUNC_TYPE}"', "a handler's table has to name its type"
         )
         driver = "systemd" if have.systemd_cgroup else "cgroupfs"
         need("SystemdCgroup", "true" if wanted.systemd_cgroup else "false", f"the cgroup driver is {driver}")
@@ -124,7 +124,7 @@ def describe_effective(effective: Mapping[str, Any]) -> Wanted:
     old = runtime.parse_json(plugins.get(_OLD_CRI[1]))
     own = runtime.parse_json(plugins.get(_RUNTIME[1])) or old
     images = runtime.parse_json(plugins.get(_IMAGES[1])) or old
-    handler = containerdconfig.find_default_handler(own)
+    handler = containerd_config.find_default_handler(own)
     driver = handler.cgroup_driver if handler else "cgroupfs"
     pinned = runtime.parse_json(images.get("pinned_images"))
     cni = _cni_of(effective)
@@ -147,7 +147,7 @@ def mend_text(text: str, settings: Sequence[Setting], *, version: Optional[int] 
     is_dos = "\r\n" in text and "\n" not in text.replace("\r\n", "")
     text = enable_cri(text.replace("\r\n", "\n") if is_dos else text)
     if version is not None and read_schema(text) != version:
-        head = containerdconfig.head_of(text)
+        head = containerd_config.head_of(text)
         kept = re.sub(r"^[ \t]*[\"']?version[\"']?[ \t]*=.*\n?", "", head, flags=re.MULTILINE)
         text = f"version = {version}\n{kept}{text[len(head) :]}"
     lines = text.removesuffix("\n").split("\n") if text else []
@@ -159,7 +159,7 @@ def mend_text(text: str, settings: Sequence[Setting], *, version: Optional[int] 
 
 def enable_cri(text: str) -> str:
     """The text without the CRI plug-ins among disabled_plugins, over however many lines these stand."""
-    match = containerdconfig.match_list(text, "disabled_plugins")
+    match = containerd_config.match_list(text, "disabled_plugins")
     if not match:
         return text
     kept = re.sub(rf"""["'](?:{"|".join(map(re.escape, _CRI_IDS))})["'][ \t]*,?[ \t]*""", "", match["items"])
@@ -214,14 +214,14 @@ def fix_runtime(host: Host, socket: str, wanted: Wanted) -> tuple[str, ...]:
     status = runtime.probe_runtime(host, socket)
     if "containerd" not in runtime.socket_path(socket).name or not host.which("containerd"):
         raise _not_fixable(f"the runtime at {socket}", "kb mends the configuration of containerd alone")
-    config = containerdconfig.find_config(host)
-    before = containerdconfig.read_files(host, config)
+    config = containerd_config.find_config(host)
+    before = containerd_config.read_files(host, config)
     naming = _choose_naming(host, config, before[config])
     enabled = {path: enable_cri(text) for path, text in before.items()}
     # with its version a file may name another default handler than without
     read_as = {**enabled, config: mend_text(enabled[config], (), version=naming.version)}
     effective = _read_effective(host, config, read_as)
-    before = containerdconfig.keep_loaded(before, effective)
+    before = containerd_config.keep_loaded(before, effective)
     enabled = {path: enabled[path] for path in before}
     faults = plan_settings(naming.schema, effective, wanted)
     disabled = runtime.find_disabled_cri(host) if enabled != before else None
@@ -260,7 +260,7 @@ def _mend_files(before: Mapping[Path, str], config: Path, naming: Naming, faults
     """Every setting in the file in which it counts; a version is the first file's matter."""
     own: dict[Path, list[Setting]] = {path: [] for path in before}
     for fault in faults:
-        own[containerdconfig.find_owner(before, fault.table, naming)].append(fault)
+        own[containerd_config.find_owner(before, fault.table, naming)].append(fault)
     after = dict(before)
     for path, text in before.items():
         version = naming.version if path == config else None
@@ -304,12 +304,12 @@ def _choose_schema(host: Host, text: str) -> int:
 
 
 def _choose_naming(host: Host, config: Path, text: str) -> Naming:
-    naming = containerdconfig.find_naming(text, runtime.read_own_schema(host))
+    naming = containerd_config.find_naming(text, runtime.read_own_schema(host))
     if naming is None:
         raise _not_fixable(
             str(config),
             f"it has no version and the names of version 1 ([plugins.cri]), which this containerd passes over: write "
-            f"version = 2 at its top and the tables as [{containerdconfig.show_table(_OLD_CRI)}...]",
+            f"version = 2 at its top and the tables as [{containerd_config.show_table(_OLD_CRI)}...]",
         )
     return naming
 
@@ -319,7 +319,7 @@ def _read_effective(host: Host, config: Path, texts: Mapping[Path, str]) -> dict
     changed = [path for path, text in texts.items() if path != config and text != _text_of(host, path)]
     trials = {path: path.with_name(f".{path.name}.kb-trial") for path in (config, *changed)}
     main = texts[config]
-    imports = containerdconfig.match_list(main, "imports")
+    imports = containerd_config.match_list(main, "imports")
     if changed and imports:
         # the trials stand in for the files themselves
         names = [f'"{trials.get(path, path)}"' for path in texts if path != config]

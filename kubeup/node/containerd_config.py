@@ -2,7 +2,7 @@
 
 Owns the reading: which file the running containerd was given and which files that imports, under which names the CRI
 plugin's tables take effect there (they differ between the versions of a file and of containerd), which handler starts a
-pod that asks for none, and a reader of TOML. Must not write (runtimefix.py does) and asks no CRI (runtime.py does).
+pod that asks for none, and a reader of TOML. Must not write (runtime_fix.py does) and asks no CRI (runtime.py does).
 kubeadm has no like of it.
 """
 

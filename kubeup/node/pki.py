@@ -37,11 +37,11 @@ from kubeup.config.types import ClusterConfiguration, InitConfig
 from kubeup.errors import HostError, UsageError, shown
 from kubeup.frozen import frozen
 from kubeup.machine.host import Host
+from kubeup.node.verify import CURVES, Fault, find_fault, find_flaw
 from kubeup.paths import Paths
 from kubeup.pem import describe_lack, split_pem
 from kubeup.secret import Secret
 from kubeup.trust import Anchors, Offered
-from kubeup.verify import CURVES, Fault, find_fault, find_flaw
 
 Key = Union[rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey]
 """The kinds of private key that Kubernetes' components and kubeadm read."""

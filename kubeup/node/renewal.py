@@ -14,11 +14,11 @@ from typing import Optional
 
 from cryptography import x509
 
-from kubeup import kubeconfig, pki
 from kubeup.config.types import ClusterConfiguration, InitConfig
 from kubeup.errors import HostError, UsageError
 from kubeup.frozen import frozen
 from kubeup.machine.host import Host
+from kubeup.node import kubeconfig, pki
 from kubeup.paths import Paths
 from kubeup.releases import Release
 

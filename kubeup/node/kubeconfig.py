@@ -16,13 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from kubeup import clientconfig, render
+from kubeup import render
 from kubeup.addresses import join_host_port
 from kubeup.config.types import InitConfig
 from kubeup.errors import HostError, UsageError
 from kubeup.frozen import frozen
 from kubeup.lazy import lazy_import
 from kubeup.machine.host import Host
+from kubeup.node import client_config
 from kubeup.paths import Paths
 from kubeup.pem import describe_lack, select_certs, select_private_keys
 from kubeup.releases import Release
@@ -33,10 +34,10 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
-    from kubeup import pki, verify
+    from kubeup.node import pki, verify
 else:
-    pki = lazy_import("kubeup.pki")
-    verify = lazy_import("kubeup.verify")
+    pki = lazy_import("kubeup.node.pki")
+    verify = lazy_import("kubeup.node.verify")
 
 NO_SECRET = Secret("")
 
@@ -183,7 +184,7 @@ class Kubeconfig:
     proxy_url: str = ""
     insecure_skip_tls_verify: bool = False
     plugin: Optional[Mapping[str, Any]] = None
-    """The user's `exec`: a program that says who the user is (credentialplugin.py)."""
+    """The user's `exec`: a program that says who the user is (credential_plugin.py)."""
     unsupported: tuple[str, ...] = ()
     """What client-go would do and kb does not, as it stands in the file."""
     ca_file: str = ""
@@ -210,7 +211,7 @@ def parse_kubeconfig(text: str, *, source: str) -> Kubeconfig:
     user = _entry(document, "users", user_name, source) if user_name else {}
     if not _text(cluster, "server"):
         raise _invalid(source, f"its cluster {cluster_name!r} has no server")
-    fault = clientconfig.find_misuse(cluster, user)
+    fault = client_config.find_misuse(cluster, user)
     if fault:
         raise _invalid(source, fault)
     return Kubeconfig(
@@ -306,7 +307,7 @@ def _load(text: str, source: str) -> dict[str, Any]:
         raise _invalid(source, f"it is not YAML ({error})") from error
     if document is None:
         raise _invalid(source, "it is empty")
-    fault = clientconfig.find_fault(document)
+    fault = client_config.find_fault(document)
     if fault:
         raise _invalid(source, fault)
     found: dict[str, Any] = document

@@ -15,8 +15,8 @@ from typing import Any
 
 from kubeup.errors import HostError, UsageError
 from kubeup.json_text import parse_json_object
-from kubeup.kubeconfig import Kubeconfig
 from kubeup.machine.host import Host
+from kubeup.node.kubeconfig import Kubeconfig
 from kubeup.pem import select_certs, select_private_keys
 from kubeup.secret import Secret
 

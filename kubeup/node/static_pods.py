@@ -20,8 +20,8 @@ from kubeup.addresses import bracket, join_host_port
 from kubeup.config.types import Arg, Component, ExternalEtcd, FrozenDict, InitConfig, LocalEtcd, Volume
 from kubeup.errors import UsageError
 from kubeup.frozen import frozen
-from kubeup.images import image_of
 from kubeup.machine.host import Host
+from kubeup.node.images import image_of
 from kubeup.releases import Release, etcd_has_new_flags
 from kubeup.render import load_yaml, read_resource
 
