@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup import checks, clusterobjects, discovery, doctor, kubeapi
+from kubeup import checks, doctor
 from kubeup.addresses import join_host_port
+from kubeup.cluster import api as kubeapi
+from kubeup.cluster import discovery, objects
 from kubeup.config import schema
 from kubeup.errors import ClusterError, HostError
 from kubeup.frozen import frozen
@@ -129,7 +131,7 @@ def _open_api(host: Host, patient: doctor.Patient, path: Path) -> kubeapi.Api:
 
 def _has_control_plane_taint(node: Mapping[str, Any]) -> bool:
     taints = (node.get("spec") or {}).get("taints") or ()
-    return any(taint.get("key") == clusterobjects.CONTROL_PLANE_TAINT.key for taint in taints)
+    return any(taint.get("key") == objects.CONTROL_PLANE_TAINT.key for taint in taints)
 
 
 def _read_cluster_documents(api: kubeapi.Api) -> list[Mapping[str, Any]]:
@@ -142,7 +144,7 @@ def _read_cluster_documents(api: kubeapi.Api) -> list[Mapping[str, Any]]:
             remedy="store its configuration: kubeadm init phase upload-config kubeadm --config FILE",
             code="not-kubeadms-cluster",
         )
-    network = clusterobjects.read_pod_network(api)
+    network = objects.read_pod_network(api)
     wishes = {"apiVersion": schema.KB_V1ALPHA1, "kind": "KbConfiguration", "podNetwork": {"plugin": network.plugin}}
     others = (_read_document(api, "kubelet-config", "kubelet"), _read_document(api, "kube-proxy", "config.conf"))
     return [cluster, *(document for document in others if document is not None), wishes]

@@ -37,12 +37,13 @@ from kubeup.releases import NEWEST_PROVEN, Release, Version, is_at_least, kubele
 from kubeup.render import name_of
 
 if TYPE_CHECKING:
-    from kubeup import discovery, etcd, health, podnetwork, routes
+    from kubeup import podnetwork, routes
+    from kubeup.cluster import discovery, etcd, probes
     from kubeup.node import kubelet, pki, static_pods
 else:
-    discovery = lazy_import("kubeup.discovery")
-    etcd = lazy_import("kubeup.etcd")
-    health = lazy_import("kubeup.health")
+    discovery = lazy_import("kubeup.cluster.discovery")
+    etcd = lazy_import("kubeup.cluster.etcd")
+    probes = lazy_import("kubeup.cluster.probes")
     kubelet = lazy_import("kubeup.node.kubelet")
     static_pods = lazy_import("kubeup.node.static_pods")
     pki = lazy_import("kubeup.node.pki")
@@ -413,9 +414,9 @@ def _host_paths(node: Node) -> Iterator[tuple[str, Path, str, str]]:
 
 def check_anonymous_auth(node: Node) -> Findings:
     """The API server's health endpoints have to be open to the kubelet, which probes them without credentials."""
-    closed = health.describe_closed_probes((arg.name, arg.value) for arg in node.config.cluster.api_server.extra_args)
+    closed = probes.describe_closed_probes((arg.name, arg.value) for arg in node.config.cluster.api_server.extra_args)
     if closed:
-        yield Finding("AnonymousAuth", WARNING, f"apiServer.extraArgs: {closed}", health.CLOSED_PROBES_REMEDY)
+        yield Finding("AnonymousAuth", WARNING, f"apiServer.extraArgs: {closed}", probes.CLOSED_PROBES_REMEDY)
 
 
 def check_advertise_address(node: Node) -> Findings:

@@ -20,10 +20,10 @@ from kubeup.secret import Secret
 from kubeup.version import render_version
 
 if TYPE_CHECKING:
-    from kubeup import certshare, doctor, kubeapi, state, tokens, undo, workflow
     from kubeup import (
         completion as completion_scripts,
     )
+    from kubeup import doctor, state, undo, workflow
     from kubeup import (
         loadbalancer as balancer_keeper,
     )
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         routes as route_keeper,
     )
     from kubeup.cli import Invocation
+    from kubeup.cluster import api, shared_certs, tokens
     from kubeup.config import commands as config_commands
     from kubeup.config import discover, load, types
     from kubeup.config.types import InitConfig
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from kubeup.workflow import Context, RunResult
 else:
     airgap = lazy_import("kubeup.phases.airgap")
-    certshare = lazy_import("kubeup.certshare")
+    shared_certs = lazy_import("kubeup.cluster.shared_certs")
     completion_scripts = lazy_import("kubeup.completion")
     config_commands = lazy_import("kubeup.config.commands")
     discover = lazy_import("kubeup.config.discover")
@@ -50,14 +51,14 @@ else:
     dry_run = lazy_import("kubeup.machine.dry_run")
     host = lazy_import("kubeup.machine.host")
     images = lazy_import("kubeup.node.images")
-    kubeapi = lazy_import("kubeup.kubeapi")
+    api = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     balancer_keeper = lazy_import("kubeup.loadbalancer")
     load = lazy_import("kubeup.config.load")
     route_keeper = lazy_import("kubeup.routes")
     runtime = lazy_import("kubeup.node.runtime")
     state = lazy_import("kubeup.state")
-    tokens = lazy_import("kubeup.tokens")
+    tokens = lazy_import("kubeup.cluster.tokens")
     types = lazy_import("kubeup.config.types")
     undo = lazy_import("kubeup.undo")
     workflow = lazy_import("kubeup.workflow")
@@ -234,11 +235,11 @@ def make_context(
     """What the phases work with: the host, the configuration, and the API server as the admin of `kubeconfig_file`.
     own_server: where this node's API server listens, where that is known better than by the configuration."""
 
-    def make_api(_: Context) -> kubeapi.Api:
+    def make_api(_: Context) -> api.Api:
         # admin.conf names the stable endpoint, which may not lead to this node yet: talk to this node itself
         server = "" if kubeconfig_file else own_server or local_server(config)
-        identity = kubeapi.read_identity(target, kubeconfig_file or paths.admin_conf, server=server)
-        return kubeapi.Api(target, identity, retry_s=config.timeouts.kubernetes_api_call_s)
+        identity = api.read_identity(target, kubeconfig_file or paths.admin_conf, server=server)
+        return api.Api(target, identity, retry_s=config.timeouts.kubernetes_api_call_s)
 
     outputs = {"skipped_phases": frozenset(config.skip_phases)}
     release = releases.find_release(config.cluster.kubernetes_version)
@@ -529,7 +530,7 @@ def token_generate(call: Invocation) -> int:
 
 
 def certificate_key(call: Invocation) -> int:
-    call.print(certshare.new_certificate_key().reveal())
+    call.print(shared_certs.new_certificate_key().reveal())
     return 0
 
 

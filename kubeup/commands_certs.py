@@ -14,8 +14,9 @@ from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
 
 if TYPE_CHECKING:
-    from kubeup import kubeapi, releases
+    from kubeup import releases
     from kubeup.cli import Invocation
+    from kubeup.cluster import api as kubeapi
     from kubeup.config import load, load_join, types
     from kubeup.config.types import ClusterConfiguration
     from kubeup.machine import host
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from kubeup.node.renewal import Expiry
 else:
     host = lazy_import("kubeup.machine.host")
-    kubeapi = lazy_import("kubeup.kubeapi")
+    kubeapi = lazy_import("kubeup.cluster.api")
     load = lazy_import("kubeup.config.load")
     load_join = lazy_import("kubeup.config.load_join")
     releases = lazy_import("kubeup.releases")

@@ -15,11 +15,12 @@ from kubeup.paths import Paths
 from kubeup.trust import Anchors
 
 if TYPE_CHECKING:
-    from kubeup import discovery, kubeapi, state, workflow
+    from kubeup import state, workflow
     from kubeup.cli import Invocation
+    from kubeup.cluster import api, discovery
+    from kubeup.cluster.discovery import Access
     from kubeup.config import load_join
     from kubeup.config.types import JoinConfig
-    from kubeup.discovery import Access
     from kubeup.machine import dry_run, host
     from kubeup.machine.host import Host, LocalHost
     from kubeup.node import kubeconfig
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
     from kubeup.workflow import Context, Phase
 else:
     airgap = lazy_import("kubeup.phases.airgap")
-    discovery = lazy_import("kubeup.discovery")
+    discovery = lazy_import("kubeup.cluster.discovery")
     dry_run = lazy_import("kubeup.machine.dry_run")
     host = lazy_import("kubeup.machine.host")
-    kubeapi = lazy_import("kubeup.kubeapi")
+    api = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     load_join = lazy_import("kubeup.config.load_join")
     state = lazy_import("kubeup.state")
@@ -294,10 +295,10 @@ def _require_discovery(wishes: load_join.JoinWishes) -> None:
 def _make_context(target: Host, config: JoinConfig, paths: Paths, report: Report) -> Context:
     """The API speaks as the bootstrap's identity until the kubelet has its own."""
 
-    def make_api(ctx: Context) -> kubeapi.Api:
+    def make_api(ctx: Context) -> api.Api:
         if config.join.control_plane is not None and target.exists(paths.admin_conf):
             # admin.conf names the stable endpoint, which may not lead anywhere on this node yet
-            identity = kubeapi.read_identity(target, paths.admin_conf, server=config.reached_server or config.server)
+            identity = api.read_identity(target, paths.admin_conf, server=config.reached_server or config.server)
         elif config.bootstrap_kubeconfig and "_is_bootstrapped" not in ctx.outputs:
             found = kubeconfig.parse_kubeconfig(config.bootstrap_kubeconfig.reveal(), source="bootstrap-kubelet.conf")
             identity = discovery.Access(
@@ -310,8 +311,8 @@ def _make_context(target: Host, config: JoinConfig, paths: Paths, report: Report
                 proxy_url=found.proxy_url,
             ).identity
         else:
-            identity = kubeapi.read_identity(target, paths.kubernetes / "kubelet.conf")
-        return kubeapi.Api(target, identity, retry_s=config.timeouts.kubernetes_api_call_s)
+            identity = api.read_identity(target, paths.kubernetes / "kubelet.conf")
+        return api.Api(target, identity, retry_s=config.timeouts.kubernetes_api_call_s)
 
     outputs = {"skipped_phases": frozenset(config.skip_phases)}
     release = releases.find_release(config.cluster.kubernetes_version)

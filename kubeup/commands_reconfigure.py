@@ -14,22 +14,24 @@ from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
 
 if TYPE_CHECKING:
-    from kubeup import clusterobjects, discovery, kubeapi, loadbalancer, render, state, workflow
+    from kubeup import loadbalancer, render, state, workflow
     from kubeup.cli import Invocation
+    from kubeup.cluster import api as kubeapi
+    from kubeup.cluster import discovery, objects
+    from kubeup.cluster.api import Api
     from kubeup.config import discover, load_join, types, validate
-    from kubeup.kubeapi import Api
     from kubeup.machine import dry_run, host
     from kubeup.machine.host import Host, LocalHost
     from kubeup.node import images, kubeconfig, pki
     from kubeup.phases import reconfigure
 else:
-    clusterobjects = lazy_import("kubeup.clusterobjects")
+    objects = lazy_import("kubeup.cluster.objects")
     discover = lazy_import("kubeup.config.discover")
-    discovery = lazy_import("kubeup.discovery")
+    discovery = lazy_import("kubeup.cluster.discovery")
     dry_run = lazy_import("kubeup.machine.dry_run")
     host = lazy_import("kubeup.machine.host")
     images = lazy_import("kubeup.node.images")
-    kubeapi = lazy_import("kubeup.kubeapi")
+    kubeapi = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     load_join = lazy_import("kubeup.config.load_join")
     loadbalancer = lazy_import("kubeup.loadbalancer")
@@ -169,7 +171,7 @@ def _make_config(
     text = str((found.get("data") or {}).get("ClusterConfiguration", ""))
     warnings: list[str] = []
     cluster = load_join.parse_stored_cluster(local, text, warnings)
-    stored = clusterobjects.read_load_balancer(api)
+    stored = objects.read_load_balancer(api)
     is_control_plane = _is_control_plane(local, paths)
     now = _read_server(api) if is_control_plane else member.server
     before = _read_before(node_state) or Before(cluster.control_plane_endpoint, now, _read_mode(local, paths))
@@ -185,7 +187,7 @@ def _make_config(
     config = replace(
         bare,
         cluster=replace(cluster, control_plane_endpoint=goal),
-        kb=types.KbConfiguration(clusterobjects.read_pod_network(api), load_balancer=balancer),
+        kb=types.KbConfiguration(objects.read_pod_network(api), load_balancer=balancer),
         server=server,
         api_servers=_read_servers(api, is_control_plane=is_control_plane, own=own),
         warnings=tuple(warnings),
@@ -200,7 +202,7 @@ def _read_mode(local: Host, paths: Paths) -> str:
 
 def _read_servers(api: Api, *, is_control_plane: bool, own: types.LocalAPIEndpoint) -> tuple[str, ...]:
     here = [join_host_port(own.advertise_address, own.bind_port)] if is_control_plane else []
-    return tuple(sorted({*clusterobjects.read_api_servers(api), *here}))
+    return tuple(sorted({*objects.read_api_servers(api), *here}))
 
 
 def _plan_goal(

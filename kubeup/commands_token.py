@@ -15,18 +15,20 @@ from kubeup.paths import Paths
 from kubeup.secret import Secret
 
 if TYPE_CHECKING:
-    from kubeup import certshare, clusterobjects, doctor, kubeapi, releases, tokens, workflow
+    from kubeup import doctor, releases, workflow
     from kubeup.cli import Invocation
+    from kubeup.cluster import api as kubeapi
+    from kubeup.cluster import objects, shared_certs, tokens
+    from kubeup.cluster.api import Api
     from kubeup.config import discover, documents, load, load_join, problems, schema, types, validate
     from kubeup.config.types import BootstrapToken
-    from kubeup.kubeapi import Api
     from kubeup.machine import dry_run, host
     from kubeup.machine.host import Host
     from kubeup.node import kubeconfig, pki
     from kubeup.phases import cluster, finish
 else:
-    certshare = lazy_import("kubeup.certshare")
-    clusterobjects = lazy_import("kubeup.clusterobjects")
+    shared_certs = lazy_import("kubeup.cluster.shared_certs")
+    objects = lazy_import("kubeup.cluster.objects")
     cluster = lazy_import("kubeup.phases.cluster")
     discover = lazy_import("kubeup.config.discover")
     doctor = lazy_import("kubeup.doctor")
@@ -34,7 +36,7 @@ else:
     dry_run = lazy_import("kubeup.machine.dry_run")
     finish = lazy_import("kubeup.phases.finish")
     host = lazy_import("kubeup.machine.host")
-    kubeapi = lazy_import("kubeup.kubeapi")
+    kubeapi = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     load = lazy_import("kubeup.config.load")
     load_join = lazy_import("kubeup.config.load_join")
@@ -42,7 +44,7 @@ else:
     problems = lazy_import("kubeup.config.problems")
     releases = lazy_import("kubeup.releases")
     schema = lazy_import("kubeup.config.schema")
-    tokens = lazy_import("kubeup.tokens")
+    tokens = lazy_import("kubeup.cluster.tokens")
     types = lazy_import("kubeup.config.types")
     validate = lazy_import("kubeup.config.validate")
     workflow = lazy_import("kubeup.workflow")
@@ -116,7 +118,7 @@ def _make_certificate_key(local: Host) -> Secret:
             remedy="run the command on a control plane; or give the key of an upload that was made: --certificate-key",
             code="no-ca-key-here",
         )
-    return certshare.new_certificate_key()
+    return shared_certs.new_certificate_key()
 
 
 def read_wanted_tokens(call: Invocation, local: Host) -> list[BootstrapToken]:
@@ -200,9 +202,9 @@ def _join_command(call: Invocation, api: Api, path: Path, token: BootstrapToken,
 def _reachable_server(api: Api) -> str:
     """Where every node has a load balancer of its own, the endpoint's name leads nowhere on one that is about to join:
     an API server's own address, this machine's if it has one. "" where the endpoint will do."""
-    if not clusterobjects.read_load_balancer(api).is_local:
+    if not objects.read_load_balancer(api).is_local:
         return ""
-    servers = clusterobjects.read_api_servers(api)
+    servers = objects.read_api_servers(api)
     own = {str(address) for card in discover.read_interfaces(api.host) or () for address in card.addresses}
     here = [server for server in servers if server.rpartition(":")[0].strip("[]") in own]
     return next(iter((*here, *servers)), "")

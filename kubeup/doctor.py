@@ -17,22 +17,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup import (
-    checks,
-    diagnose,
-    discovery,
-    etcd,
-    health,
-    kubeapi,
-    loadbalancer,
-    podnetwork,
-    podview,
-    releases,
-    routes,
-    stepaside,
-)
+from kubeup import checks, diagnose, loadbalancer, podnetwork, podview, releases, routes, stepaside
 from kubeup.addresses import join_host_port
 from kubeup.checks import ERROR, WARNING
+from kubeup.cluster import api as kubeapi
+from kubeup.cluster import discovery, etcd, probes
 from kubeup.config import discover
 from kubeup.config.types import (
     ClusterConfiguration,
@@ -254,10 +243,10 @@ def probe_components(patient: Patient) -> dict[str, str]:
         if name == "etcd":
             url = read_flags(patient.host, patient.paths, "etcd").get("listen-metrics-urls", "").partition(",")[0]
             seen = (
-                health.probe_url(patient.host, f"{url}/health?serializable=false") if url else health.Health(True, "")
+                probes.probe_url(patient.host, f"{url}/health?serializable=false") if url else probes.Health(True, "")
             )
         else:
-            seen = health.probe_url(patient.host, health.component_url(patient.host, patient.paths, name))
+            seen = probes.probe_url(patient.host, probes.component_url(patient.host, patient.paths, name))
         is_closed = name == "kube-apiserver" and seen.seen.startswith(("HTTP 401", "HTTP 403"))
         found[name] = "" if seen.is_healthy or is_closed else seen.seen
     return found
@@ -269,9 +258,9 @@ def look_at_static_pods(patient: Patient) -> Notes:
         return
     try:
         api = kubeapi.Api(patient.host, kubeapi.read_identity(patient.host, patient.kubeconfig), retry_s=0)
-        pods = health.read_static_pods(api, patient.config.node.name)
+        pods = probes.read_static_pods(api, patient.config.node.name)
         failing = [pod.component for pod in pods if pod.running_since and not pod.is_ready]
-        told = {name: health.read_probe_failure(api, f"{name}-{patient.config.node.name}") for name in failing}
+        told = {name: probes.read_probe_failure(api, f"{name}-{patient.config.node.name}") for name in failing}
     except KbError:
         return  # an API server that does not answer is another look's matter
     young = {
@@ -281,8 +270,8 @@ def look_at_static_pods(patient: Patient) -> Notes:
         if not text and name in young:
             continue  # it has not been probed yet
         flags = read_flags(patient.host, patient.paths, name)
-        closed = health.describe_closed_probes(flags.items()) if name == "kube-apiserver" else ""
-        remedy = health.CLOSED_PROBES_REMEDY if closed else f"crictl logs $(crictl ps -q --name {name})"
+        closed = probes.describe_closed_probes(flags.items()) if name == "kube-apiserver" else ""
+        remedy = probes.CLOSED_PROBES_REMEDY if closed else f"crictl logs $(crictl ps -q --name {name})"
         cause = "; ".join(filter(None, (text or "the kubelet has said nothing of its probes", closed)))
         yield Note("static-pods", ERROR, f"{name} runs, and is not Ready: {cause}", remedy)
 
@@ -639,7 +628,7 @@ def look_at_dns(patient: Patient) -> Notes:
     if not patient.is_member or not servers:
         return
     name = f"kubernetes.default.svc.{patient.config.cluster.networking.dns_domain}"
-    if any(health.lookup_in_cluster(patient.host, str(server), name) for server in servers):
+    if any(probes.lookup_in_cluster(patient.host, str(server), name) for server in servers):
         yield from _look_from_pods(patient, str(servers[0]), name)
         return
     lost = diagnose.find_lost_rules(patient.host, patient.config.node.cri_socket)
@@ -679,7 +668,7 @@ def _read_ways(patient: Patient, dns_address: str, name: str) -> podview.Ways:
         server = api.server
         service = api.get(kubeapi.path_of("Service", "kubernetes", "default")) or {}
         api_address = str((service.get("spec") or {}).get("clusterIP") or "")
-        pods = health.read_dns_pods(api) if patient.is_control_plane else []
+        pods = probes.read_dns_pods(api) if patient.is_control_plane else []
     behind = (*podview.dns_pod_ways(pods, patient.config.node.name), *podview.server_ways(server))
     return podview.Ways(name, podview.service_ways(dns_address, api_address), behind)
 

@@ -20,11 +20,11 @@ from kubeup.report import Report
 from kubeup.workflow import Context, Outputs, Phase
 
 if TYPE_CHECKING:
-    from kubeup import clusterobjects, health
+    from kubeup.cluster import objects, probes
     from kubeup.node import kubeconfig, kubelet, pki
 else:
-    clusterobjects = lazy_import("kubeup.clusterobjects")
-    health = lazy_import("kubeup.health")
+    objects = lazy_import("kubeup.cluster.objects")
+    probes = lazy_import("kubeup.cluster.probes")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     kubelet = lazy_import("kubeup.node.kubelet")
     pki = lazy_import("kubeup.node.pki")
@@ -215,7 +215,7 @@ def _join_kubelet_start(ctx: Context) -> Lines:
 
 
 def _kubelet_check(ctx: Context) -> Lines:
-    url = health.kubelet_healthz_url(ctx.config)
+    url = probes.kubelet_healthz_url(ctx.config)
     if not url:
         return ["[kubelet-check] Skipping the kubelet health check because the healthz port is set to 0"]
     limit = format_duration(ctx.config.timeouts.kubelet_health_check_s)
@@ -231,22 +231,22 @@ def _wait_control_plane(ctx: Context) -> Lines:
 
 
 def _kubelet_is_healthy(ctx: Context, outputs: Mapping[str, Any], took: float) -> Lines:
-    if health.kubelet_healthz_url(ctx.config):
+    if probes.kubelet_healthz_url(ctx.config):
         yield f"[kubelet-check] The kubelet is healthy after {went_by(took)}"
 
 
 def _control_plane_check(ctx: Context) -> Lines:
     limit = format_duration(ctx.config.timeouts.control_plane_component_health_check_s)
     yield f"[control-plane-check] Waiting for healthy control plane components. This can take up to {limit}"
-    for component in health.COMPONENTS:
-        url = health.component_url(ctx.host, ctx.paths, component)
+    for component in probes.COMPONENTS:
+        url = probes.component_url(ctx.host, ctx.paths, component)
         if component == "kube-apiserver":
             url = f"{kubeconfig.local_url(ctx.config)}/livez"
         yield f"[control-plane-check] Checking {component} at {url}"
 
 
 def _control_plane_is_healthy(ctx: Context, outputs: Mapping[str, Any], took: float) -> Lines:
-    return [f"[control-plane-check] {component} is healthy after {went_by(took)}" for component in health.COMPONENTS]
+    return [f"[control-plane-check] {component} is healthy after {went_by(took)}" for component in probes.COMPONENTS]
 
 
 def _upload_kubeadm_config(ctx: Context) -> Lines:
@@ -274,10 +274,10 @@ def _certificate_key(ctx: Context, outputs: Mapping[str, Any], took: float) -> L
 
 def _mark_control_plane(ctx: Context) -> Lines:
     head = f"[mark-control-plane] Marking the node {ctx.config.node.name} as control-plane by adding the"
-    labels = [f"{key}:{value}" if value else key for key, value in clusterobjects.CONTROL_PLANE_LABELS.items()]
+    labels = [f"{key}:{value}" if value else key for key, value in objects.CONTROL_PLANE_LABELS.items()]
     yield f"{head} labels: [{' '.join(labels)}]"
     wanted = ctx.config.node.taints
-    taints = (clusterobjects.CONTROL_PLANE_TAINT,) if wanted is None else wanted
+    taints = (objects.CONTROL_PLANE_TAINT,) if wanted is None else wanted
     shown = [f"{item.key}{'=' * bool(item.value)}{item.value}:{item.effect}" for item in taints]
     if shown:
         yield f"{head} taints [{' '.join(shown)}]"
@@ -368,7 +368,7 @@ def _join_kubeconfigs(ctx: Context) -> Lines:
 
 def _join_manifests(ctx: Context) -> Lines:
     yield f'[control-plane] Using manifest folder "{ctx.paths.manifests}"'
-    for component in health.COMPONENTS:
+    for component in probes.COMPONENTS:
         yield f'[control-plane] Creating static Pod manifest for "{component}"'
 
 

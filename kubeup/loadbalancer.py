@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional, Union
 
-from kubeup import dnsspread
-from kubeup.clusterobjects import API_SERVERS, parse_api_servers
+from kubeup.cluster import dns_spread
+from kubeup.cluster.api import Api, read_identity
+from kubeup.cluster.objects import API_SERVERS, parse_api_servers
 from kubeup.config.types import KbConfiguration
 from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.frozen import frozen
 from kubeup.json_text import parse_json
-from kubeup.kubeapi import Api, read_identity
 from kubeup.machine.host import Host, Tls, Unreachable
 from kubeup.node import runtime
 from kubeup.node.images import load_balancer_image
@@ -411,7 +411,7 @@ def keep(host: Host, *, log: Callable[[str], None], once: bool = False, paths: O
         if done.text != said:
             log(f"kb load-balancer: {done.text}")
             said = done.text
-        dnsspread.keep_spread(host, paths=places, log=log)
+        dns_spread.keep_spread(host, paths=places, log=log)
         if once:
             return
         host.sleep(done.wait_s)

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Optional
 
 from kubeup import podview
+from kubeup.cluster.api import Api, Object, path_of
 from kubeup.config.types import ClusterConfiguration, InitConfig, PodNetwork
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen import frozen
-from kubeup.kubeapi import Api, Object, path_of
 from kubeup.machine.host import Host, find_read_only_mount, find_root_python, get_page
 from kubeup.node.images import rewrite_image
 from kubeup.paths import Paths

@@ -16,8 +16,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup import dns, forwarding
+from kubeup import forwarding
 from kubeup.addresses import join_host_port
+from kubeup.cluster import dns_query
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
 from kubeup.json_text import parse_json
@@ -137,8 +138,8 @@ def _ask(host: Host, namespace: Path, places: Sequence[Way], name: str) -> Optio
     query_id = int(host.monotonic() * 1000) & 0xFFFF
     questions = []
     for place in places:
-        kind = dns.TYPE_AAAA if ":" in place.address else dns.TYPE_A
-        payload = dns.render_query(name, query_id=query_id, record_type=kind).hex() if place.kind == "udp" else ""
+        kind = dns_query.TYPE_AAAA if ":" in place.address else dns_query.TYPE_A
+        payload = dns_query.render_query(name, query_id=query_id, record_type=kind).hex() if place.kind == "udp" else ""
         questions.append((place.kind, place.address, place.port, payload))
     argv = ["nsenter", f"--net={namespace}", sys.executable, "-I", "-S", "-c", _ASK, json.dumps(questions)]
     answer = host.query(argv, timeout_s=5 * _ANSWER_S)
@@ -146,7 +147,7 @@ def _ask(host: Host, namespace: Path, places: Sequence[Way], name: str) -> Optio
     if len(told) != len(places):
         return None  # the pod has ended meanwhile, or this machine has no nsenter
     return [
-        bool(dns.parse_answer(_unhex(text), query_id=query_id)) if place.kind == "udp" else bool(text)
+        bool(dns_query.parse_answer(_unhex(text), query_id=query_id)) if place.kind == "udp" else bool(text)
         for place, text in zip(places, told)
     ]
 

@@ -20,12 +20,13 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from kubeup import dnsspread, forwarding, stepaside
+from kubeup import forwarding, stepaside
+from kubeup.cluster import dns_spread
+from kubeup.cluster.api import Api, path_of, read_identity
 from kubeup.errors import HostError, KbError
 from kubeup.forwarding import describe_failure as _failure
 from kubeup.frozen import frozen
 from kubeup.json_text import parse_json
-from kubeup.kubeapi import Api, path_of, read_identity
 from kubeup.machine.host import Host
 from kubeup.paths import Paths
 from kubeup.shapes import fit
@@ -701,7 +702,7 @@ def _step_aside(host: Host, first: str, paths: Paths) -> Round:
         return Round(text)
     try:
         # before the bridge goes: it is what tells that pods may still be in the network of before
-        moved = dnsspread.follow_network(host, first, paths=paths)
+        moved = dns_spread.follow_network(host, first, paths=paths)
     except KbError as error:
         return Round(f"{text}; CoreDNS was not restarted yet: {error}", RETRY_S)
     left = stepaside.retire_bridge(host, bridge)
@@ -722,7 +723,7 @@ def keep_routes(host: Host, *, log: Callable[[str], None], once: bool = False, p
         if done.text != said:
             log(f"kb routes: {done.text}")
             said = done.text
-        dnsspread.keep_spread(host, paths=places, log=log)
+        dns_spread.keep_spread(host, paths=places, log=log)
         if once:
             return
         host.sleep(done.wait_s)

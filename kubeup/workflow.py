@@ -28,7 +28,7 @@ from kubeup.secret import Secret
 from kubeup.state import PhaseState, State
 
 if TYPE_CHECKING:
-    from kubeup.kubeapi import Api
+    from kubeup.cluster.api import Api
 
 Outputs = Optional[Mapping[str, Any]]
 """What a phase hands to later ones and to the result: plain values (text, numbers, lists), and Secrets."""

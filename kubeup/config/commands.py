@@ -23,10 +23,10 @@ from kubeup.render import dump_yaml
 from kubeup.secret import Secret
 
 if TYPE_CHECKING:
-    from kubeup import addons
+    from kubeup.cluster import addons
     from kubeup.node import kubelet
 else:
-    addons = lazy_import("kubeup.addons")
+    addons = lazy_import("kubeup.cluster.addons")
     kubelet = lazy_import("kubeup.node.kubelet")
 
 _INIT, _CLUSTER, _KB = "InitConfiguration", "ClusterConfiguration", "KbConfiguration"

@@ -1,6 +1,6 @@
 """The phases addon/coredns, addon/kube-proxy and pod-network.
 
-The objects and rules are in kubeup/addons.py and kubeup/podnetwork.py. Mirrors cmd/kubeadm/app/cmd/phases/init/
+The objects and rules are in kubeup/cluster/addons.py and kubeup/podnetwork.py. Mirrors cmd/kubeadm/app/cmd/phases/init/
 addons.go; the pod network is kb's own.
 """
 
@@ -15,13 +15,15 @@ from kubeup.phases.loadbalancer import render_kb_config
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import addons, clusterobjects, kubeapi, podnetwork, routes
+    from kubeup import podnetwork, routes
+    from kubeup.cluster import addons, api
+    from kubeup.cluster import objects as clusterobjects
     from kubeup.config.types import PodNetwork
     from kubeup.node import patches, runtime
 else:
-    addons = lazy_import("kubeup.addons")
-    clusterobjects = lazy_import("kubeup.clusterobjects")
-    kubeapi = lazy_import("kubeup.kubeapi")
+    addons = lazy_import("kubeup.cluster.addons")
+    clusterobjects = lazy_import("kubeup.cluster.objects")
+    api = lazy_import("kubeup.cluster.api")
     patches = lazy_import("kubeup.node.patches")
     podnetwork = lazy_import("kubeup.podnetwork")
     routes = lazy_import("kubeup.routes")
@@ -54,9 +56,9 @@ def coredns_is_applied(ctx: Context) -> bool:
 
 def _running_dns(ctx: Context) -> addons.RunningDns:
     return addons.parse_running_dns(
-        ctx.api.list(kubeapi.path_of("Deployment", "", SYSTEM), label=addons.DNS_LABEL),
-        ctx.api.get(kubeapi.path_of("ConfigMap", "coredns", SYSTEM)),
-        ctx.api.get(kubeapi.path_of("Service", "kube-dns", SYSTEM)),
+        ctx.api.list(api.path_of("Deployment", "", SYSTEM), label=addons.DNS_LABEL),
+        ctx.api.get(api.path_of("ConfigMap", "coredns", SYSTEM)),
+        ctx.api.get(api.path_of("Service", "kube-dns", SYSTEM)),
     )
 
 
@@ -80,7 +82,7 @@ def apply_kube_proxy(ctx: Context) -> Outputs:
     if before and before.get("data") != config_map["data"]:
         # kube-proxy reads its configuration once: what runs goes on with the old one
         ctx.report.note("kube-proxy's configuration changed: its pods are restarted, one node after the other")
-        clusterobjects.restart_pods(ctx.api, kubeapi.path_of("DaemonSet", "kube-proxy", SYSTEM), ctx.host.now())
+        clusterobjects.restart_pods(ctx.api, api.path_of("DaemonSet", "kube-proxy", SYSTEM), ctx.host.now())
     return None
 
 
@@ -156,7 +158,7 @@ def _set_up_bridge(ctx: Context, network: PodNetwork) -> None:
 def _bridge_is_set_up(ctx: Context, network: PodNetwork) -> bool:
     if podnetwork.is_kept(ctx.host, ctx.paths) and podnetwork.find_foreign_cni_config(ctx.host, ctx.paths):
         return True  # another network was installed on top since, and kb's keeper steps aside for it
-    node = ctx.api.get(kubeapi.path_of("Node", ctx.config.node.name))
+    node = ctx.api.get(api.path_of("Node", ctx.config.node.name))
     if not node or not (node.get("spec") or {}).get("podCIDRs"):
         return False
     return podnetwork.has_node_files(ctx.host, ctx.paths, _bridge_files(ctx, node, network))
@@ -181,7 +183,7 @@ def wait_for_pod_cidrs(ctx: Context) -> Object:
             raise podnetwork.missing_pod_cidr(ctx.api, name, elapsed)
         ctx.report.waiting(f"node {name}: {elapsed:.0f} s of {POD_CIDR_TIMEOUT_S} s; it has no podCIDR yet")
         ctx.host.sleep(POLL_S)
-        node = ctx.api.get(kubeapi.path_of("Node", name)) or {}
+        node = ctx.api.get(api.path_of("Node", name)) or {}
     return node
 
 

@@ -1,7 +1,7 @@
 """The phases that put a new cluster's objects in place: upload-config, upload-certs, mark-control-plane,
 bootstrap-token.
 
-The objects are in kubeup/clusterobjects.py. Mirrors cmd/kubeadm/app/cmd/phases/init/{uploadconfig,uploadcerts,
+The objects are in kubeup/cluster/objects.py. Mirrors cmd/kubeadm/app/cmd/phases/init/{uploadconfig,uploadcerts,
 markcontrolplane,bootstraptoken}.go.
 """
 
@@ -16,19 +16,20 @@ from kubeup.render import covers
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import certshare, clusterobjects, diagnose, kubeapi, tokens
+    from kubeup import diagnose
+    from kubeup.cluster import api, objects, shared_certs, tokens
     from kubeup.config import render
     from kubeup.config.types import BootstrapToken
     from kubeup.node import kubeconfig, kubelet
 else:
-    certshare = lazy_import("kubeup.certshare")
-    clusterobjects = lazy_import("kubeup.clusterobjects")
+    shared_certs = lazy_import("kubeup.cluster.shared_certs")
+    objects = lazy_import("kubeup.cluster.objects")
     diagnose = lazy_import("kubeup.diagnose")
-    kubeapi = lazy_import("kubeup.kubeapi")
+    api = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     kubelet = lazy_import("kubeup.node.kubelet")
     render = lazy_import("kubeup.config.render")
-    tokens = lazy_import("kubeup.tokens")
+    tokens = lazy_import("kubeup.cluster.tokens")
 
 Object = dict[str, Any]
 SYSTEM = "kube-system"
@@ -41,24 +42,24 @@ LOOK_EVERY_S = 4
 
 
 def upload_kubeadm_config(ctx: Context) -> Outputs:
-    clusterobjects.apply_objects(ctx.api, _kubeadm_config(ctx))
+    objects.apply_objects(ctx.api, _kubeadm_config(ctx))
     return None
 
 
 def kubeadm_config_is_uploaded(ctx: Context) -> bool:
-    return clusterobjects.has_objects(ctx.api, _kubeadm_config(ctx))
+    return objects.has_objects(ctx.api, _kubeadm_config(ctx))
 
 
 def _kubeadm_config(ctx: Context) -> list[Object]:
     stored = render.render_cluster_configuration(ctx.config.cluster, ctx.release)
-    return [clusterobjects.render_kubeadm_config(stored), *clusterobjects.load_objects("rbac/kubeadm-config.yaml")]
+    return [objects.render_kubeadm_config(stored), *objects.load_objects("rbac/kubeadm-config.yaml")]
 
 
 def upload_kubelet_config(ctx: Context) -> Outputs:
     """The configuration that joining nodes start from, and on older minors this node's CRI socket."""
     config_map, *rbac = _kubelet_config(ctx)
-    clusterobjects.apply_component_config(ctx.api, config_map)
-    clusterobjects.apply_objects(ctx.api, rbac)
+    objects.apply_component_config(ctx.api, config_map)
+    objects.apply_objects(ctx.api, rbac)
     if not kubelet.has_instance_config(ctx.config.cluster, ctx.release):
         wait_for_node(ctx)
         ctx.api.patch(_node_path(ctx), {"metadata": {"annotations": _socket_annotation(ctx)}})
@@ -66,7 +67,7 @@ def upload_kubelet_config(ctx: Context) -> Outputs:
 
 
 def kubelet_config_is_uploaded(ctx: Context) -> bool:
-    if not clusterobjects.has_objects(ctx.api, _kubelet_config(ctx)):
+    if not objects.has_objects(ctx.api, _kubelet_config(ctx)):
         return False
     if kubelet.has_instance_config(ctx.config.cluster, ctx.release):
         return True
@@ -79,12 +80,12 @@ def _kubelet_config(ctx: Context) -> list[Object]:
     document = kubelet.render_kubelet_config(ctx.config, ctx.release).document
     data = {"kubelet": kubelet.dump_kubelet_config(document)}
     generated = "" if ctx.config.kubelet else kubelet.component_config_hash(data)
-    config_map = clusterobjects.render_component_config("kubelet-config", data, generated)
-    return [config_map, *clusterobjects.load_objects("rbac/kubelet-config.yaml")]
+    config_map = objects.render_component_config("kubelet-config", data, generated)
+    return [config_map, *objects.load_objects("rbac/kubelet-config.yaml")]
 
 
 def _socket_annotation(ctx: Context) -> dict[str, str]:
-    return {clusterobjects.CRI_SOCKET_ANNOTATION: ctx.config.node.cri_socket}
+    return {objects.CRI_SOCKET_ANNOTATION: ctx.config.node.cri_socket}
 
 
 # ---- upload-certs
@@ -95,14 +96,14 @@ def upload_certs(ctx: Context) -> Outputs:
     if not ctx.config.upload_certs:
         ctx.report.detail("certificates are not uploaded: give --upload-certs to let control planes fetch them")
         return None
-    key = ctx.config.certificate_key or certshare.new_certificate_key()
-    files = certshare.read_shared_files(ctx.host, ctx.paths, ctx.config.cluster)
-    proxy = certshare.make_proxy_token()
+    key = ctx.config.certificate_key or shared_certs.new_certificate_key()
+    files = shared_certs.read_shared_files(ctx.host, ctx.paths, ctx.config.cluster)
+    proxy = shared_certs.make_proxy_token()
     owner = ctx.api.create(tokens.render_token_secret(proxy, ctx.host.now()))
-    secret = certshare.render_certs_secret(files, key, token_id=proxy.token_id, token_uid=_uid(owner))
+    secret = shared_certs.render_certs_secret(files, key, token_id=proxy.token_id, token_uid=_uid(owner))
     # replaced as a whole: applying would leave the owner of the upload before beside the new one
     ctx.api.create_or_replace(secret)
-    clusterobjects.apply_objects(ctx.api, clusterobjects.load_objects("rbac/kubeadm-certs.yaml"))
+    objects.apply_objects(ctx.api, objects.load_objects("rbac/kubeadm-certs.yaml"))
     _remove_other_proxies(ctx, proxy)
     return {"certificate_key": key}
 
@@ -111,7 +112,7 @@ def _remove_other_proxies(ctx: Context, proxy: BootstrapToken) -> None:
     """An upload before this one, cut off perhaps, left its own token: nothing is owned by it any more."""
     for token in valid_tokens(ctx):
         if token.description == proxy.description and not token.usages and token.token_id != proxy.token_id:
-            ctx.api.delete(kubeapi.path_of("Secret", tokens.secret_name(token.token_id), SYSTEM))
+            ctx.api.delete(api.path_of("Secret", tokens.secret_name(token.token_id), SYSTEM))
 
 
 def certs_are_uploaded(ctx: Context) -> bool:
@@ -119,12 +120,12 @@ def certs_are_uploaded(ctx: Context) -> bool:
     seen, since the run was cut off before its end, opens nothing. Without --upload-certs nothing is wanted."""
     if not ctx.config.upload_certs:
         return True
-    secret = ctx.api.get(kubeapi.path_of("Secret", certshare.SECRET_NAME, SYSTEM))
+    secret = ctx.api.get(api.path_of("Secret", shared_certs.SECRET_NAME, SYSTEM))
     key = ctx.config.certificate_key
     if secret is None or not key:
         return secret is not None and "show-join-command" not in ctx.outputs.get("unfinished_phases", ())
     try:
-        certshare.plan_downloads(secret, key, paths=ctx.paths, cluster=ctx.config.cluster)
+        shared_certs.plan_downloads(secret, key, paths=ctx.paths, cluster=ctx.config.cluster)
     except KbError:
         return False
     return True
@@ -139,22 +140,22 @@ def _uid(secret: Object) -> str:
 
 def mark_control_plane(ctx: Context) -> Outputs:
     wait_for_node(ctx)
-    clusterobjects.mark_control_plane(ctx.api, ctx.config.node.name, _taints(ctx))
+    objects.mark_control_plane(ctx.api, ctx.config.node.name, _taints(ctx))
     return None
 
 
 def control_plane_is_marked(ctx: Context) -> bool:
     node = ctx.api.get(_node_path(ctx))
-    return node is not None and clusterobjects.plan_node_marks(node, _taints(ctx)) is None
+    return node is not None and objects.plan_node_marks(node, _taints(ctx)) is None
 
 
 def _taints(ctx: Context) -> Any:
     wanted = ctx.config.node.taints
-    return (clusterobjects.CONTROL_PLANE_TAINT,) if wanted is None else wanted
+    return (objects.CONTROL_PLANE_TAINT,) if wanted is None else wanted
 
 
 def _node_path(ctx: Context) -> str:
-    return kubeapi.path_of("Node", ctx.config.node.name)
+    return api.path_of("Node", ctx.config.node.name)
 
 
 def wait_for_node(ctx: Context) -> Object:
@@ -186,7 +187,7 @@ def wait_for_node(ctx: Context) -> Object:
 def _not_registered(ctx: Context, elapsed: float) -> ClusterError:
     name = ctx.config.node.name
     state = ctx.host.query(["systemctl", "is-active", "kubelet"]).stdout.strip() or "unknown"
-    others = [str(node["metadata"]["name"]) for node in ctx.api.list(kubeapi.path_of("Node"))]
+    others = [str(node["metadata"]["name"]) for node in ctx.api.list(api.path_of("Node"))]
     known = f"; the cluster's nodes are: {', '.join(sorted(others))}" if others else "; the cluster has no node"
     link = diagnose.find_registration_trouble(ctx.host) if state == "active" else None
     if link:
@@ -209,9 +210,9 @@ def make_bootstrap_tokens(ctx: Context) -> Outputs:
     """The tokens, the rights that they give, and cluster-info, by which a node finds and checks the cluster."""
     made = _take_earlier_tokens(ctx)
     secrets = [tokens.render_token_secret(token, ctx.host.now()) for token in made]
-    clusterobjects.apply_objects(ctx.api, [*secrets, *clusterobjects.load_objects("rbac/bootstrap.yaml")])
-    clusterobjects.apply_cluster_info(ctx.api, _cluster_info(ctx))
-    clusterobjects.apply_objects(ctx.api, clusterobjects.load_objects("rbac/cluster-info.yaml"))
+    objects.apply_objects(ctx.api, [*secrets, *objects.load_objects("rbac/bootstrap.yaml")])
+    objects.apply_cluster_info(ctx.api, _cluster_info(ctx))
+    objects.apply_objects(ctx.api, objects.load_objects("rbac/cluster-info.yaml"))
     ids = [token.token_id for token in made]
     return {"token": made[0].token if made else None, "tokens": [token.token for token in made], "token_ids": ids}
 
@@ -231,7 +232,7 @@ def _take_earlier_tokens(ctx: Context) -> list[BootstrapToken]:
 
 
 def valid_tokens(ctx: Context) -> list[BootstrapToken]:
-    listed = ctx.api.list(kubeapi.path_of("Secret", "", SYSTEM), field="type=bootstrap.kubernetes.io/token")
+    listed = ctx.api.list(api.path_of("Secret", "", SYSTEM), field="type=bootstrap.kubernetes.io/token")
     parsed = [tokens.parse_token_secret(secret) for secret in listed]
     return [token for token in parsed if token and not tokens.is_expired(token, ctx.host.now())]
 
@@ -239,8 +240,8 @@ def valid_tokens(ctx: Context) -> list[BootstrapToken]:
 def bootstrap_tokens_are_made(ctx: Context) -> bool:
     """The rights and cluster-info are there, and so is each token, unexpired. A token that kb made up differs in
     every run: any that lets nodes in will do for it."""
-    rbac = clusterobjects.load_objects("rbac/bootstrap.yaml") + clusterobjects.load_objects("rbac/cluster-info.yaml")
-    if not clusterobjects.has_objects(ctx.api, [*rbac, _cluster_info(ctx)]):
+    rbac = objects.load_objects("rbac/bootstrap.yaml") + objects.load_objects("rbac/cluster-info.yaml")
+    if not objects.has_objects(ctx.api, [*rbac, _cluster_info(ctx)]):
         return False
     valid = valid_tokens(ctx)
     known = {token.token for token in valid}
@@ -255,5 +256,5 @@ def _cluster_info(ctx: Context) -> Object:
     """With the server and the CA of admin.conf as it lies on disk: the address that other nodes use."""
     path = ctx.paths.admin_conf
     admin = kubeconfig.read_kubeconfig(ctx.host.read_text(path), host=ctx.host, path=path)
-    info: Object = clusterobjects.render_cluster_info(admin.server, admin.ca_pem)
+    info: Object = objects.render_cluster_info(admin.server, admin.ca_pem)
     return info

@@ -13,16 +13,16 @@ from kubeup.secret import Secret
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import kubeapi, tokens
+    from kubeup.cluster import api, tokens
     from kubeup.node import kubeconfig, pki, static_pods
     from kubeup.phases import airgap
 else:
     airgap = lazy_import("kubeup.phases.airgap")
-    kubeapi = lazy_import("kubeup.kubeapi")
+    api = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     static_pods = lazy_import("kubeup.node.static_pods")
     pki = lazy_import("kubeup.node.pki")
-    tokens = lazy_import("kubeup.tokens")
+    tokens = lazy_import("kubeup.cluster.tokens")
 
 WITHHELD = "<value withheld>"
 KB = "python3 kb.pyz"
@@ -145,7 +145,7 @@ def _read_tokens(ctx: Context) -> list[Secret]:
         return list(made)
     found = []
     for token_id in ctx.outputs.get("token_ids") or []:
-        secret = ctx.api.get(kubeapi.path_of("Secret", f"bootstrap-token-{token_id}", "kube-system"))
+        secret = ctx.api.get(api.path_of("Secret", f"bootstrap-token-{token_id}", "kube-system"))
         token = tokens.parse_token_secret(secret or {})
         if token:
             found.append(token.token)

@@ -15,14 +15,15 @@ from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import clusterobjects, diagnose, discovery, health, kubeapi, podview, routes
+    from kubeup import diagnose, podview, routes
+    from kubeup.cluster import api, discovery, objects, probes
     from kubeup.node import runtime
 else:
-    clusterobjects = lazy_import("kubeup.clusterobjects")
+    objects = lazy_import("kubeup.cluster.objects")
     diagnose = lazy_import("kubeup.diagnose")
-    discovery = lazy_import("kubeup.discovery")
-    health = lazy_import("kubeup.health")
-    kubeapi = lazy_import("kubeup.kubeapi")
+    discovery = lazy_import("kubeup.cluster.discovery")
+    probes = lazy_import("kubeup.cluster.probes")
+    api = lazy_import("kubeup.cluster.api")
     podview = lazy_import("kubeup.podview")
     routes = lazy_import("kubeup.routes")
     runtime = lazy_import("kubeup.node.runtime")
@@ -135,10 +136,10 @@ def wait_for_control_plane(ctx: Context) -> Outputs:
     wait_for_controllers sees that the admin's rights hold. The controller-manager and the scheduler come up meanwhile,
     and are waited for when the objects that need neither are in place.
     """
-    url = health.kubelet_healthz_url(ctx.config)
+    url = probes.kubelet_healthz_url(ctx.config)
     if url:
         took = _Wait(ctx, ctx.config.timeouts.kubelet_health_check_s, "kubelet").until(
-            lambda: _missing("kubelet", health.probe_url(ctx.host, url))
+            lambda: _missing("kubelet", probes.probe_url(ctx.host, url))
         )
         ctx.report.detail(f"the kubelet is healthy after {took:.1f} s")
     super_admin = _find_super_admin(ctx)
@@ -155,11 +156,11 @@ def wait_for_controllers(ctx: Context) -> Outputs:
     """The controller-manager and the scheduler; the API server must be well still, to the admin too."""
     if _find_super_admin(ctx) == ctx.api.identity:
         ctx.api.become(_read_identity(ctx, ctx.paths.admin_conf))
-    _wait_for_components(ctx, health.COMPONENTS)
+    _wait_for_components(ctx, probes.COMPONENTS)
     return None
 
 
-def _find_super_admin(ctx: Context) -> Optional[kubeapi.Identity]:
+def _find_super_admin(ctx: Context) -> Optional[api.Identity]:
     """The identity in super-admin.conf; None where it is not there or not fit, or where this run speaks by a
     kubeconfig that the operator named."""
     path = ctx.paths.kubeconfig("super-admin.conf")
@@ -171,23 +172,21 @@ def _find_super_admin(ctx: Context) -> Optional[kubeapi.Identity]:
     return found if is_own else None
 
 
-def _read_identity(ctx: Context, path: Path) -> kubeapi.Identity:
-    return kubeapi.read_identity(ctx.host, path, server=ctx.api.server)
+def _read_identity(ctx: Context, path: Path) -> api.Identity:
+    return api.read_identity(ctx.host, path, server=ctx.api.server)
 
 
-def _probe_for_masters(ctx: Context, component: str) -> health.Health:
+def _probe_for_masters(ctx: Context, component: str) -> probes.Health:
     """The API server, as far as the super-admin needs it, and the namespaces that it makes for itself."""
-    seen = health.probe_apiserver(ctx.api, for_masters=True)
+    seen = probes.probe_apiserver(ctx.api, for_masters=True)
     if not seen.is_healthy:
         return seen
-    missing = [
-        name for name in ("kube-system", "kube-public") if ctx.api.get(kubeapi.path_of("Namespace", name)) is None
-    ]
-    return health.Health(not missing, f"has no namespace {' and '.join(missing)} yet" if missing else "healthy")
+    missing = [name for name in ("kube-system", "kube-public") if ctx.api.get(api.path_of("Namespace", name)) is None]
+    return probes.Health(not missing, f"has no namespace {' and '.join(missing)} yet" if missing else "healthy")
 
 
 def _wait_for_components(
-    ctx: Context, components: tuple[str, ...], *, probe: Optional[Callable[[Context, str], health.Health]] = None
+    ctx: Context, components: tuple[str, ...], *, probe: Optional[Callable[[Context, str], probes.Health]] = None
 ) -> None:
     waiting = dict.fromkeys(components, "not asked yet")
 
@@ -206,24 +205,24 @@ def _wait_for_components(
     ctx.report.detail(f"{', '.join(components)}: healthy after {took:.1f} s")
 
 
-def _probe(ctx: Context, component: str) -> health.Health:
+def _probe(ctx: Context, component: str) -> probes.Health:
     if component == "kube-apiserver":
-        return health.probe_apiserver(ctx.api)
-    return health.probe_url(ctx.host, health.component_url(ctx.host, ctx.paths, component))
+        return probes.probe_apiserver(ctx.api)
+    return probes.probe_url(ctx.host, probes.component_url(ctx.host, ctx.paths, component))
 
 
-def _missing(name: str, seen: health.Health) -> str:
+def _missing(name: str, seen: probes.Health) -> str:
     return "" if seen.is_healthy else f"{name} {seen.seen}"
 
 
 def _bind_admin(ctx: Context) -> None:
     """admin.conf has no rights until its group is bound; super-admin.conf may bind it."""
 
-    def make_super_admin() -> kubeapi.Api:
+    def make_super_admin() -> api.Api:
         identity = _read_identity(ctx, ctx.paths.kubeconfig("super-admin.conf"))
-        return kubeapi.Api(ctx.host, identity, retry_s=ctx.config.timeouts.kubernetes_api_call_s)
+        return api.Api(ctx.host, identity, retry_s=ctx.config.timeouts.kubernetes_api_call_s)
 
-    clusterobjects.ensure_admin_binding(ctx.api, make_super_admin)
+    objects.ensure_admin_binding(ctx.api, make_super_admin)
 
 
 def apiserver_is_healthy(ctx: Context) -> bool:
@@ -231,7 +230,7 @@ def apiserver_is_healthy(ctx: Context) -> bool:
 
 
 def control_plane_is_healthy(ctx: Context) -> bool:
-    return all(_probe(ctx, component).is_healthy for component in health.COMPONENTS)
+    return all(_probe(ctx, component).is_healthy for component in probes.COMPONENTS)
 
 
 # ---- verify
@@ -250,7 +249,7 @@ def verify_node(ctx: Context) -> Outputs:
         wait_for_pod_ways(ctx, _plan_ways(ctx))
     soak(ctx, name)
     warn_of_serving_request(ctx)
-    status, _ = health.node_condition(ctx.api.get(kubeapi.path_of("Node", name)))
+    status, _ = probes.node_condition(ctx.api.get(api.path_of("Node", name)))
     if status != "True":
         ctx.report.note("the node stays NotReady and CoreDNS Pending until a pod network is applied (plugin: none)")
     return {"node_ready": status == "True"}
@@ -261,7 +260,7 @@ def warn_of_serving_request(ctx: Context) -> None:
     logs` fails."""
     if not ctx.config.kubelet.get("serverTLSBootstrap"):
         return
-    path = kubeapi.path_of("CertificateSigningRequest")
+    path = api.path_of("CertificateSigningRequest")
     requests = ctx.api.list(path, field=f"spec.signerName={discovery.SERVING_SIGNER}")
     found = discovery.explain_serving_request(ctx.config.node.name, requests)
     if found:
@@ -272,7 +271,7 @@ def wait_for_ready(ctx: Context, name: str, components: tuple[str, ...]) -> None
     """Until node `name` is Ready; components: what runs on it by now. Raises ClusterError (not-healthy)."""
 
     def look() -> str:
-        status, message = health.node_condition(ctx.api.get(kubeapi.path_of("Node", name)))
+        status, message = probes.node_condition(ctx.api.get(api.path_of("Node", name)))
         return "" if status == "True" else f"node {name} is not Ready: {message}"
 
     _Wait(ctx, ctx.config.timeouts.kubelet_health_check_s, "node Ready", components).until(look)
@@ -307,7 +306,7 @@ def free_waiting_pods(ctx: Context) -> None:
     They are made anew, and a new pod's image is asked for at once."""
     field = f"spec.nodeName={ctx.config.node.name}"
     for label in ("k8s-app=kube-proxy", "k8s-app=kube-dns"):
-        for pod in ctx.api.list(kubeapi.path_of("Pod", namespace="kube-system"), label=label, field=field):
+        for pod in ctx.api.list(api.path_of("Pod", namespace="kube-system"), label=label, field=field):
             image = _awaited_image(pod)
             if not image:
                 continue
@@ -316,13 +315,13 @@ def free_waiting_pods(ctx: Context) -> None:
             except HostError:
                 return  # the others come from the same place
             name = str(pod["metadata"]["name"])
-            ctx.api.delete(kubeapi.path_of("Pod", name, "kube-system"))
+            ctx.api.delete(api.path_of("Pod", name, "kube-system"))
             ctx.report.note(
                 f"{image} can be pulled again: pod {name} is made anew, which spares it the kubelet's pause"
             )
 
 
-def _awaited_image(pod: kubeapi.Object) -> str:
+def _awaited_image(pod: api.Object) -> str:
     """The image that a pod's container waits for after a pull that failed; "" for none."""
     for status in (pod.get("status") or {}).get("containerStatuses") or ():
         waiting = (status.get("state") or {}).get("waiting") or {}
@@ -368,7 +367,7 @@ def _plan_ways(ctx: Context) -> podview.Ways:
     if not _has_proxy(ctx):
         return podview.Ways("", ())
     dns_address = ctx.config.cluster.service_address(10) if _has_dns(ctx) else ""
-    pods = health.read_dns_pods(ctx.api) if dns_address else []
+    pods = probes.read_dns_pods(ctx.api) if dns_address else []
     return plan_ways(ctx, dns_address, podview.dns_pod_ways(pods, ctx.config.node.name))
 
 
@@ -382,9 +381,9 @@ def plan_ways(ctx: Context, dns_address: str, behind: Iterable[podview.Way] = ()
 def find_pressure(ctx: Context) -> Optional[diagnose.BrokenLink]:
     """This node takes no further pods, since it runs out of something; static pods run all the same. None where it
     takes them."""
-    node = ctx.api.get(kubeapi.path_of("Node", ctx.config.node.name))
+    node = ctx.api.get(api.path_of("Node", ctx.config.node.name))
     for condition, (what, look) in PRESSURES.items():
-        status, message = health.node_condition(node, condition)
+        status, message = probes.node_condition(node, condition)
         if status == "True":
             return diagnose.BrokenLink(
                 f"node {ctx.config.node.name} has {condition}, and takes no pods",
@@ -398,10 +397,10 @@ def find_pressure(ctx: Context) -> Optional[diagnose.BrokenLink]:
 
 def _find_old_proxy(ctx: Context) -> str:
     """This node's kube-proxy pod from before its last restart was asked for; "" for none."""
-    owner = ctx.api.get(kubeapi.path_of("DaemonSet", "kube-proxy", "kube-system"))
+    owner = ctx.api.get(api.path_of("DaemonSet", "kube-proxy", "kube-system"))
     field = f"spec.nodeName={ctx.config.node.name}"
-    pods = ctx.api.list(kubeapi.path_of("Pod", namespace="kube-system"), label="k8s-app=kube-proxy", field=field)
-    old = [pod["metadata"]["name"] for pod in pods if owner and not clusterobjects.is_restarted(pod, owner)]
+    pods = ctx.api.list(api.path_of("Pod", namespace="kube-system"), label="k8s-app=kube-proxy", field=field)
+    old = [pod["metadata"]["name"] for pod in pods if owner and not objects.is_restarted(pod, owner)]
     return f"pod {', '.join(old)} still has the old configuration" if old else ""
 
 
@@ -409,14 +408,14 @@ def _look_up_dns(ctx: Context) -> str:
     """What is missing to an answer of the cluster's DNS; "" where it answers rightly."""
     name = f"kubernetes.default.svc.{ctx.config.cluster.networking.dns_domain}"
     wanted = ctx.config.cluster.service_address(1)
-    ready = health.read_dns_pods(ctx.api)
+    ready = probes.read_dns_pods(ctx.api)
     if not ready:
         return "CoreDNS is not Ready yet"
     ended = _describe_ended_proxy(ctx)
     if ended:
         return ended
     server = ctx.config.cluster.service_address(10) if _has_proxy(ctx) else ready[0][0]
-    found = health.lookup_in_cluster(ctx.host, server, name)
+    found = probes.lookup_in_cluster(ctx.host, server, name)
     if found is None:
         return f"CoreDNS is Ready, but no answer comes from {server}:53{_describe_missing_route(ctx, server)}"
     return "" if wanted in found else f"{name} resolves to {found}, not to {wanted}"
@@ -435,7 +434,7 @@ def _describe_ended_proxy(ctx: Context) -> str:
     if not _has_proxy(ctx):
         return ""
     field = f"spec.nodeName={ctx.config.node.name}"
-    pods = ctx.api.list(kubeapi.path_of("Pod", namespace="kube-system"), label="k8s-app=kube-proxy", field=field)
+    pods = ctx.api.list(api.path_of("Pod", namespace="kube-system"), label="k8s-app=kube-proxy", field=field)
     states = [
         status.get("state") or {} for pod in pods for status in (pod.get("status") or {}).get("containerStatuses") or ()
     ]
@@ -471,7 +470,7 @@ def soak(ctx: Context, name: str) -> None:
     waiting: list[str] = []
 
     def look() -> str:
-        pods = {pod.component: pod for pod in health.read_static_pods(ctx.api, name)}
+        pods = {pod.component: pod for pod in probes.read_static_pods(ctx.api, name)}
         waiting[:] = [pod.component for pod in pods.values() if pod.running_since and not pod.is_ready]
         missing = [f"{component} is not reported yet" for component in sorted(expected - set(pods))]
         for pod in pods.values():
@@ -499,15 +498,15 @@ def soak(ctx: Context, name: str) -> None:
 def find_failing_probe(ctx: Context, node_name: str, components: Iterable[str]) -> Optional[diagnose.BrokenLink]:
     """The first of these static pods that runs while the kubelet's probe of it fails, in the kubelet's own words."""
     for component in components:
-        told = health.read_probe_failure(ctx.api, f"{component}-{node_name}")
+        told = probes.read_probe_failure(ctx.api, f"{component}-{node_name}")
         if not told:
             continue
         flags = ((arg.name, arg.value) for arg in ctx.config.cluster.api_server.extra_args)
-        closed = health.describe_closed_probes(flags) if component == "kube-apiserver" and "401" in told else ""
+        closed = probes.describe_closed_probes(flags) if component == "kube-apiserver" and "401" in told else ""
         return diagnose.BrokenLink(
             f"{component} runs, and is not Ready",
             cause=f"{told}; {closed}" if closed else told,
-            remedy=f"{health.CLOSED_PROBES_REMEDY}; then run the command again"
+            remedy=f"{probes.CLOSED_PROBES_REMEDY}; then run the command again"
             if closed
             else f"crictl logs $(crictl ps -q --name {component}), then run the command again",
             is_final=bool(closed),
@@ -516,12 +515,12 @@ def find_failing_probe(ctx: Context, node_name: str, components: Iterable[str]) 
     return None
 
 
-def _age_s(ctx: Context, pod: health.StaticPod) -> float:
+def _age_s(ctx: Context, pod: probes.StaticPod) -> float:
     return (ctx.host.now() - pod.running_since).total_seconds() if pod.running_since else 0.0
 
 
 def _expected_pods(ctx: Context) -> set[str]:
-    return {*health.COMPONENTS} | ({"etcd"} if ctx.config.cluster.local_etcd else set())
+    return {*probes.COMPONENTS} | ({"etcd"} if ctx.config.cluster.local_etcd else set())
 
 
 def _skipped(ctx: Context) -> frozenset[str]:
@@ -534,14 +533,14 @@ def node_is_verified(ctx: Context) -> bool:
     if ctx.config.kb.soak_s == 0:
         return True
     name = ctx.config.node.name
-    pods = health.read_static_pods(ctx.api, name)
+    pods = probes.read_static_pods(ctx.api, name)
     # not at this moment only: what was made anew a second ago has proven nothing
     stable = {pod.component for pod in pods if pod.is_ready and _age_s(ctx, pod) >= ctx.config.kb.soak_s}
     if _expected_pods(ctx) - stable:
         return False
     if ctx.config.kb.pod_network.plugin == "none":
         return True
-    status, _ = health.node_condition(ctx.api.get(kubeapi.path_of("Node", name)))
+    status, _ = probes.node_condition(ctx.api.get(api.path_of("Node", name)))
     if status != "True" or (_has_dns(ctx) and _look_up_dns(ctx)):
         return False
     ways, place = _plan_ways(ctx), _first_pod(ctx)  # a look makes nothing: a pod that is there is asked

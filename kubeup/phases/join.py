@@ -30,17 +30,18 @@ from kubeup.phases.health import (
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import checks, clusterobjects, diagnose, discovery, health, kubeapi
+    from kubeup import checks, diagnose
+    from kubeup.cluster import api, discovery, objects, probes
     from kubeup.config import discover
     from kubeup.node import kubelet
 else:
     checks = lazy_import("kubeup.checks")
-    clusterobjects = lazy_import("kubeup.clusterobjects")
+    objects = lazy_import("kubeup.cluster.objects")
     diagnose = lazy_import("kubeup.diagnose")
     discover = lazy_import("kubeup.config.discover")
-    discovery = lazy_import("kubeup.discovery")
-    health = lazy_import("kubeup.health")
-    kubeapi = lazy_import("kubeup.kubeapi")
+    discovery = lazy_import("kubeup.cluster.discovery")
+    probes = lazy_import("kubeup.cluster.probes")
+    api = lazy_import("kubeup.cluster.api")
     kubelet = lazy_import("kubeup.node.kubelet")
 
 POLL_S = 0.2
@@ -97,7 +98,7 @@ def run_checks(ctx: Context) -> Outputs:
 
 
 def _check_name(ctx: Context) -> None:
-    found = ctx.api.get(kubeapi.path_of("Node", ctx.config.node.name))
+    found = ctx.api.get(api.path_of("Node", ctx.config.node.name))
     interfaces = discover.read_interfaces(ctx.host) or []
     own = [str(address) for interface in interfaces for address in interface.addresses]
     note = discovery.check_node_name(found, own, ctx.host.now())
@@ -171,7 +172,7 @@ def _is_asking(ctx: Context) -> bool:
     approval of the old request would be in vain; one that was denied or deleted it would wait for in vain."""
     try:
         request = discovery.read_signing_request(_bootstrap_api(ctx), ctx.config.node.name)
-    except (Unreachable, kubeapi.ApiRefused):
+    except (Unreachable, api.ApiRefused):
         return False
     return request.state in ("pending", "approved", "signed")
 
@@ -233,8 +234,8 @@ def _find_trouble(ctx: Context, elapsed: float, *, is_last: bool) -> ClusterErro
     name = ctx.config.node.name
     try:
         request = discovery.read_signing_request(_bootstrap_api(ctx), name)
-    except (Unreachable, kubeapi.ApiRefused) as error:
-        if isinstance(error, kubeapi.ApiRefused) and error.http_status == 403:
+    except (Unreachable, api.ApiRefused) as error:
+        if isinstance(error, api.ApiRefused) and error.http_status == 403:
             trouble = discovery.explain_lacking_right(error, elapsed)
         else:
             trouble = ClusterError(
@@ -257,9 +258,9 @@ def _find_trouble(ctx: Context, elapsed: float, *, is_last: bool) -> ClusterErro
     return trouble
 
 
-def _bootstrap_api(ctx: Context) -> kubeapi.Api:
+def _bootstrap_api(ctx: Context) -> api.Api:
     """The identity of the bootstrap may see certificate signing requests; patience is the caller's."""
-    return kubeapi.Api(ctx.host, ctx.api.identity, retry_s=0)
+    return api.Api(ctx.host, ctx.api.identity, retry_s=0)
 
 
 def annotate_socket(ctx: Context) -> None:
@@ -269,8 +270,8 @@ def annotate_socket(ctx: Context) -> None:
     from kubeup.phases.cluster import wait_for_node
 
     wait_for_node(ctx)
-    annotations = {clusterobjects.CRI_SOCKET_ANNOTATION: ctx.config.node.cri_socket}
-    ctx.api.patch(kubeapi.path_of("Node", ctx.config.node.name), {"metadata": {"annotations": annotations}})
+    annotations = {objects.CRI_SOCKET_ANNOTATION: ctx.config.node.cri_socket}
+    ctx.api.patch(api.path_of("Node", ctx.config.node.name), {"metadata": {"annotations": annotations}})
 
 
 # ---- pod-network
@@ -330,7 +331,7 @@ def mark_control_plane(ctx: Context) -> Outputs:
 
 
 def _ready(ctx: Context) -> tuple[str, str]:
-    return health.node_condition(ctx.api.get(kubeapi.path_of("Node", ctx.config.node.name)))
+    return probes.node_condition(ctx.api.get(api.path_of("Node", ctx.config.node.name)))
 
 
 def _becomes_ready(ctx: Context, timeout_s: float) -> bool:
@@ -358,9 +359,9 @@ def _reaches_dns(ctx: Context) -> bool:
             return False
         if elapsed - looked > LOOK_EVERY_S:
             looked = elapsed
-            with contextlib.suppress(kubeapi.ApiRefused):
+            with contextlib.suppress(api.ApiRefused):
                 free_waiting_pods(ctx)
-        found = health.lookup_in_cluster(ctx.host, server, name)
+        found = probes.lookup_in_cluster(ctx.host, server, name)
         ctx.report.waiting(f"cluster DNS: {elapsed:.0f} s of {DNS_TIMEOUT_S} s; no answer from {server}:53 yet")
         ctx.host.sleep(POLL_S)
     return True

@@ -22,19 +22,19 @@ from kubeup.phases.health import soak, wait_for_control_plane, wait_for_controll
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import certshare, etcd, health, kubeapi, lease
+    from kubeup.cluster import api, etcd, lease, probes, shared_certs
     from kubeup.config.types import ExternalEtcd
     from kubeup.node import kubeconfig, kubelet, pki, runtime, static_pods
     from kubeup.phases import join
 else:
-    certshare = lazy_import("kubeup.certshare")
-    etcd = lazy_import("kubeup.etcd")
-    health = lazy_import("kubeup.health")
+    shared_certs = lazy_import("kubeup.cluster.shared_certs")
+    etcd = lazy_import("kubeup.cluster.etcd")
+    probes = lazy_import("kubeup.cluster.probes")
     join = lazy_import("kubeup.phases.join")
-    kubeapi = lazy_import("kubeup.kubeapi")
+    api = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     kubelet = lazy_import("kubeup.node.kubelet")
-    lease = lazy_import("kubeup.lease")
+    lease = lazy_import("kubeup.cluster.lease")
     static_pods = lazy_import("kubeup.node.static_pods")
     pki = lazy_import("kubeup.node.pki")
     runtime = lazy_import("kubeup.node.runtime")
@@ -97,26 +97,26 @@ def _leaves(ctx: Context) -> list[pki.CertSpec]:
 
 def _missing_shared_files(ctx: Context) -> list[Path]:
     """A CA without its key may be one that signs elsewhere: what it signed is looked at with the certificates."""
-    shared = certshare.shared_files(ctx.paths, ctx.config.cluster)
+    shared = shared_certs.shared_files(ctx.paths, ctx.config.cluster)
     return [path for name, path in shared.items() if not name.endswith("ca.key") and not ctx.host.exists(path)]
 
 
 def _shared_files_are_here(ctx: Context) -> bool:
-    shared = certshare.shared_files(ctx.paths, ctx.config.cluster).values()
+    shared = shared_certs.shared_files(ctx.paths, ctx.config.cluster).values()
     return all(ctx.host.exists(path) for path in shared)
 
 
 def _open_shared_files(ctx: Context) -> Any:
-    secret = ctx.api.get(kubeapi.path_of("Secret", certshare.SECRET_NAME, "kube-system"))
+    secret = ctx.api.get(api.path_of("Secret", shared_certs.SECRET_NAME, "kube-system"))
     if secret is None:
         raise ClusterError(
-            f"the cluster has no Secret kube-system/{certshare.SECRET_NAME}",
+            f"the cluster has no Secret kube-system/{shared_certs.SECRET_NAME}",
             cause="the certificates were never uploaded, or more than two hours ago: they are deleted then",
             remedy="upload them anew, on a control plane: kb token create --print-join-command --control-plane, and use "
             "the command that is printed",
             code="certs-secret-missing",
         )
-    files = certshare.plan_downloads(secret, ctx.config.certificate_key, paths=ctx.paths, cluster=ctx.config.cluster)
+    files = shared_certs.plan_downloads(secret, ctx.config.certificate_key, paths=ctx.paths, cluster=ctx.config.cluster)
     ca = next((file for file in files if file.path == ctx.paths.pki / "ca.crt"), None)
     trusted = set(pki.ca_cert_hashes(join.config_of(ctx).ca_pem))
     if ca is not None and trusted and not trusted >= set(pki.ca_cert_hashes(ca.data.reveal())):
@@ -147,7 +147,7 @@ def download_certs(ctx: Context) -> Outputs:
     return None
 
 
-def _refuse_another_content(ctx: Context, file: certshare.SharedFile) -> None:
+def _refuse_another_content(ctx: Context, file: shared_certs.SharedFile) -> None:
     """A key that lies here already is never written over: it may be all that is left of another cluster."""
     if not ctx.host.exists(file.path) or ctx.host.read_text(file.path) == file.data.reveal():
         return
@@ -279,7 +279,7 @@ def _check_external_etcd(ctx: Context, external: ExternalEtcd) -> None:
 
 
 def _make_client(ctx: Context) -> etcd.Etcd:
-    pods = ctx.api.list(kubeapi.path_of("Pod", "", "kube-system"), label="component=etcd,tier=control-plane")
+    pods = ctx.api.list(api.path_of("Pod", "", "kube-system"), label="component=etcd,tier=control-plane")
     urls = etcd.client_urls_of_pods(pods)
     if not urls:
         raise ClusterError(

@@ -16,12 +16,14 @@ from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import clusterobjects, kubeapi, loadbalancer, podnetwork, state
+    from kubeup import loadbalancer, podnetwork, state
+    from kubeup.cluster import api
+    from kubeup.cluster import objects as clusterobjects
     from kubeup.node import images, static_pods
 else:
-    clusterobjects = lazy_import("kubeup.clusterobjects")
+    clusterobjects = lazy_import("kubeup.cluster.objects")
     images = lazy_import("kubeup.node.images")
-    kubeapi = lazy_import("kubeup.kubeapi")
+    api = lazy_import("kubeup.cluster.api")
     loadbalancer = lazy_import("kubeup.loadbalancer")
     static_pods = lazy_import("kubeup.node.static_pods")
     podnetwork = lazy_import("kubeup.podnetwork")
@@ -119,7 +121,7 @@ def _ca_pem(ctx: Context) -> str:
 # ---- what the cluster stores
 
 
-def render_kb_config(ctx: Context) -> kubeapi.Object:
+def render_kb_config(ctx: Context) -> api.Object:
     """ConfigMap kb-config. A run that says nothing of a load balancer does not take the cluster's away: nodes rely on
     it."""
     balancer = ctx.config.kb.load_balancer
@@ -127,7 +129,7 @@ def render_kb_config(ctx: Context) -> kubeapi.Object:
         balancer = replace(balancer, image=images.load_balancer_image(ctx.config.kb))
     else:
         balancer = clusterobjects.read_load_balancer(ctx.api)
-    found: kubeapi.Object = clusterobjects.render_kb_config(ctx.config.kb.pod_network, balancer)
+    found: api.Object = clusterobjects.render_kb_config(ctx.config.kb.pod_network, balancer)
     return found
 
 

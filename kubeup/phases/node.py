@@ -22,12 +22,12 @@ from kubeup.phases.control_plane import report_patches
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import health
+    from kubeup.cluster import probes
     from kubeup.config import documents
     from kubeup.node import kubelet, patches, pki
 else:
     documents = lazy_import("kubeup.config.documents")
-    health = lazy_import("kubeup.health")
+    probes = lazy_import("kubeup.cluster.probes")
     kubelet = lazy_import("kubeup.node.kubelet")
     patches = lazy_import("kubeup.node.patches")
     pki = lazy_import("kubeup.node.pki")
@@ -164,8 +164,8 @@ def _start_by_hand(ctx: Context) -> None:
     if not ctx.host.is_live:
         ctx.report.note("no systemd and no OpenRC here: the kubelet has to be started by other means")
         return
-    url = health.kubelet_healthz_url(ctx.config)
-    if url and health.probe_url(ctx.host, url).is_healthy:
+    url = probes.kubelet_healthz_url(ctx.config)
+    if url and probes.probe_url(ctx.host, url).is_healthy:
         ctx.report.note(
             "no systemd and no OpenRC here: the kubelet that runs keeps its old files until it is restarted"
         )

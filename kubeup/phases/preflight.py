@@ -12,13 +12,14 @@ from kubeup.phases import certs, control_plane, install, node
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import certshare, checks, health
+    from kubeup import checks
+    from kubeup.cluster import probes, shared_certs
     from kubeup.node import images, kubeconfig, pki, runtime, runtime_fix
     from kubeup.phases import airgap
 else:
     airgap = lazy_import("kubeup.phases.airgap")
-    certshare = lazy_import("kubeup.certshare")
-    health = lazy_import("kubeup.health")
+    shared_certs = lazy_import("kubeup.cluster.shared_certs")
+    probes = lazy_import("kubeup.cluster.probes")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     pki = lazy_import("kubeup.node.pki")
     checks = lazy_import("kubeup.checks")
@@ -49,7 +50,7 @@ def find_own_files(ctx: Context) -> list[Path]:
     work here: kubeadm's files are the same to the letter, and its node is not kb's to go on with unasked."""
     if ctx.config.kb.only_kubeadm or not _bears_kb_s_mark(ctx):
         return []
-    components = ("etcd", *health.COMPONENTS)
+    components = ("etcd", *probes.COMPONENTS)
     own = [ctx.paths.manifest(name) for name in components if control_plane.manifest_is_current(ctx, name)]
     if own and node.kubelet_is_current(ctx):
         own += node.render_kubelet_files(ctx)
@@ -120,7 +121,7 @@ def _check_files(ctx: Context) -> None:
             details=[f"also: {problem}. Remedy: {problem.remedy}" for problem in found[1:]],
         )
     if ctx.config.upload_certs:
-        certshare.check_shareable(ctx.host, ctx.paths)
+        shared_certs.check_shareable(ctx.host, ctx.paths)
 
 
 def images_are_here(ctx: Context) -> bool:

@@ -19,16 +19,17 @@ from kubeup.trust import Anchors
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import clusterobjects, kubeapi, render
     from kubeup import loadbalancer as balancer
+    from kubeup import render
+    from kubeup.cluster import api, objects
     from kubeup.config import discover
     from kubeup.node import images, kubeconfig, pki, runtime
 else:
     balancer = lazy_import("kubeup.loadbalancer")
-    clusterobjects = lazy_import("kubeup.clusterobjects")
+    objects = lazy_import("kubeup.cluster.objects")
     discover = lazy_import("kubeup.config.discover")
     images = lazy_import("kubeup.node.images")
-    kubeapi = lazy_import("kubeup.kubeapi")
+    api = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     pki = lazy_import("kubeup.node.pki")
     render = lazy_import("kubeup.render")
@@ -205,9 +206,7 @@ def find_lagging(ctx: Context) -> list[str]:
     if ctx.outputs.get("_is_undo"):
         return []  # the address of before is one server's own
     own = _own_server(ctx)
-    return [
-        server for server in clusterobjects.read_api_servers(ctx.api) if server != own and not _shows_name(ctx, server)
-    ]
+    return [server for server in objects.read_api_servers(ctx.api) if server != own and not _shows_name(ctx, server)]
 
 
 # ---- upload-config
@@ -217,7 +216,7 @@ def store_endpoint(ctx: Context) -> Outputs:
     """ConfigMap kubeadm-config: nodes that join, and this command on other nodes, take it from there."""
     wanted = _stored(ctx)
     if wanted is not None:
-        clusterobjects.apply_objects(ctx.api, [wanted])
+        objects.apply_objects(ctx.api, [wanted])
     return None
 
 
@@ -225,9 +224,9 @@ def endpoint_is_stored(ctx: Context) -> bool:
     return _stored(ctx) is None
 
 
-def _stored(ctx: Context) -> Optional[kubeapi.Object]:
+def _stored(ctx: Context) -> Optional[api.Object]:
     """The ConfigMap with the endpoint; None where it has it. What else a newer tool wrote there stays."""
-    found = ctx.api.get(kubeapi.path_of("ConfigMap", "kubeadm-config", SYSTEM)) or {}
+    found = ctx.api.get(api.path_of("ConfigMap", "kubeadm-config", SYSTEM)) or {}
     text = str((found.get("data") or {}).get("ClusterConfiguration", ""))
     document = render.load_mapping(text, "ConfigMap kube-system/kubeadm-config")
     if str(document.get("controlPlaneEndpoint") or "") == _endpoint(ctx):
@@ -235,7 +234,7 @@ def _stored(ctx: Context) -> Optional[kubeapi.Object]:
     document = {**document, "controlPlaneEndpoint": _endpoint(ctx)}
     if not _endpoint(ctx):
         del document["controlPlaneEndpoint"]
-    wanted: kubeapi.Object = clusterobjects.render_kubeadm_config(document)
+    wanted: api.Object = objects.render_kubeadm_config(document)
     return wanted
 
 
@@ -256,9 +255,9 @@ def find_without_balancer(ctx: Context) -> list[str]:
     """Nodes on which the endpoint's name leads nowhere yet, since they run no load balancer."""
     if not loadbalancer.is_wanted(ctx):
         return []
-    pods = ctx.api.list(kubeapi.path_of("Pod", "", SYSTEM), label=f"component={balancer.NAME}")
+    pods = ctx.api.list(api.path_of("Pod", "", SYSTEM), label=f"component={balancer.NAME}")
     having = {str((pod.get("spec") or {}).get("nodeName")) for pod in pods} | {ctx.config.node.name}
-    names = [str(found["metadata"]["name"]) for found in ctx.api.list(kubeapi.path_of("Node"))]
+    names = [str(found["metadata"]["name"]) for found in ctx.api.list(api.path_of("Node"))]
     return sorted(set(names) - having)
 
 
@@ -346,16 +345,16 @@ def check_serves(ctx: Context) -> None:
 def write_cluster_info(ctx: Context) -> Outputs:
     """What joining nodes find; signed anew by the controller-manager."""
     if not _lagging_once(ctx):
-        clusterobjects.apply_cluster_info(ctx.api, _cluster_info(ctx))
+        objects.apply_cluster_info(ctx.api, _cluster_info(ctx))
     return None
 
 
 def cluster_info_is_written(ctx: Context) -> bool:
-    return clusterobjects.has_objects(ctx.api, [_cluster_info(ctx)])
+    return objects.has_objects(ctx.api, [_cluster_info(ctx)])
 
 
-def _cluster_info(ctx: Context) -> kubeapi.Object:
-    info: kubeapi.Object = clusterobjects.render_cluster_info(_server(ctx), config_of(ctx).ca_pem)
+def _cluster_info(ctx: Context) -> api.Object:
+    info: api.Object = objects.render_cluster_info(_server(ctx), config_of(ctx).ca_pem)
     return info
 
 
@@ -368,8 +367,8 @@ def write_kube_proxy(ctx: Context) -> Outputs:
     if missing:
         ctx.report.note(f"kube-proxy stays as it is until these nodes have their load balancer: {', '.join(missing)}")
         return None
-    ctx.api.patch(kubeapi.path_of("ConfigMap", "kube-proxy", SYSTEM), {"data": {"kubeconfig.conf": wanted}})
-    clusterobjects.restart_pods(ctx.api, kubeapi.path_of("DaemonSet", "kube-proxy", SYSTEM), ctx.host.now())
+    ctx.api.patch(api.path_of("ConfigMap", "kube-proxy", SYSTEM), {"data": {"kubeconfig.conf": wanted}})
+    objects.restart_pods(ctx.api, api.path_of("DaemonSet", "kube-proxy", SYSTEM), ctx.host.now())
     return None
 
 
@@ -379,7 +378,7 @@ def kube_proxy_is_written(ctx: Context) -> bool:
 
 def _kube_proxy(ctx: Context) -> Optional[str]:
     """The kubeconfig in ConfigMap kube-proxy, with the server; None where it has it, or there is no kube-proxy."""
-    found = ctx.api.get(kubeapi.path_of("ConfigMap", "kube-proxy", SYSTEM)) or {}
+    found = ctx.api.get(api.path_of("ConfigMap", "kube-proxy", SYSTEM)) or {}
     text = str((found.get("data") or {}).get("kubeconfig.conf", ""))
     if not text:
         return None
@@ -395,8 +394,8 @@ def remove_load_balancer(ctx: Context) -> Outputs:
     if not ctx.outputs.get("_drops_balancer") or find_clients_left(ctx):
         return None
     if is_control_plane(ctx):
-        network = clusterobjects.read_pod_network(ctx.api)
-        clusterobjects.apply_objects(ctx.api, [clusterobjects.render_kb_config(network)])
+        network = objects.read_pod_network(ctx.api)
+        objects.apply_objects(ctx.api, [objects.render_kb_config(network)])
     balancer.remove_node_files(ctx.host, ctx.paths)
     if ctx.host.is_live:
         end_balancer(ctx)
@@ -458,7 +457,7 @@ def list_remaining(ctx: Context, lagging: list[str]) -> list[str]:
 def _workers(ctx: Context) -> list[str]:
     """Whose kubelet.conf this node cannot see, so each is named once."""
     label = "node-role.kubernetes.io/control-plane"
-    found = ctx.api.list(kubeapi.path_of("Node"))
+    found = ctx.api.list(api.path_of("Node"))
     return sorted(str(one["metadata"]["name"]) for one in found if label not in (one["metadata"].get("labels") or {}))
 
 

@@ -15,15 +15,16 @@ from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import distropackages, etcd, health, podnetwork, state, undo
+    from kubeup import distropackages, podnetwork, state, undo
+    from kubeup.cluster import etcd, probes
     from kubeup.node import kubelet, runtime
     from kubeup.phases import airgap, install, loadbalancer, node
 else:
     install = lazy_import("kubeup.phases.install")
     airgap = lazy_import("kubeup.phases.airgap")
     distropackages = lazy_import("kubeup.distropackages")
-    etcd = lazy_import("kubeup.etcd")
-    health = lazy_import("kubeup.health")
+    etcd = lazy_import("kubeup.cluster.etcd")
+    probes = lazy_import("kubeup.cluster.probes")
     kubelet = lazy_import("kubeup.node.kubelet")
     loadbalancer = lazy_import("kubeup.phases.loadbalancer")
     node = lazy_import("kubeup.phases.node")
@@ -99,7 +100,7 @@ def find_kubelet_roots(ctx: Context) -> tuple[Path, ...]:
 def _is_kubelet_of_kb(ctx: Context) -> bool:
     """Whether kb gave the kubelet its work. Else it, its pods and their mounts belong to somebody else's cluster."""
     made = state.load_state(ctx.host, ctx.paths).created_paths()
-    work = (ctx.paths.kubelet_config, *(ctx.paths.manifest(name) for name in ("etcd", *health.COMPONENTS)))
+    work = (ctx.paths.kubelet_config, *(ctx.paths.manifest(name) for name in ("etcd", *probes.COMPONENTS)))
     is_of_kb = any(str(path) in made for path in work)
     if not is_of_kb:
         ctx.report.note("kb did not set up this node's kubelet: it and its pods stay as they are")

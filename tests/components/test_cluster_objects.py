@@ -19,8 +19,10 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup import addons as addons_domain
-from kubeup import clusterobjects, routes
+from kubeup import routes
+from kubeup.cluster import addons as addons_domain
+from kubeup.cluster import objects
+from kubeup.cluster.api import Api, ApiRefused, Object, path_of, read_identity
 from kubeup.config.types import (
     BootstrapToken,
     ClusterConfiguration,
@@ -30,7 +32,6 @@ from kubeup.config.types import (
     NodeRegistration,
 )
 from kubeup.errors import ClusterError
-from kubeup.kubeapi import Api, ApiRefused, Object, path_of, read_identity
 from kubeup.machine.host import CommandResult, LocalHost
 from kubeup.paths import Paths
 from kubeup.phases import addons, cluster
@@ -137,7 +138,7 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     try:
         found = Lab(ctx, minor)
         wait_until_ready(found.api("super-admin.conf"), root / "log")
-        clusterobjects.ensure_admin_binding(ctx.api, lambda: found.api("super-admin.conf"))
+        objects.ensure_admin_binding(ctx.api, lambda: found.api("super-admin.conf"))
         yield found
     finally:
         for process in reversed(started):
@@ -270,7 +271,7 @@ def test_a_kubelet_lists_nodes_by_kbs_role_alone(lab: Lab) -> None:
     lab.ctx.api.delete(path_of("ClusterRoleBinding", "kb:node-routes"))
     refused = wait_for(lambda: is_refused(kubelet))
     assert refused is (lab.minor >= 32)
-    clusterobjects.apply_objects(lab.ctx.api, clusterobjects.load_objects("rbac/node-routes.yaml"))
+    objects.apply_objects(lab.ctx.api, objects.load_objects("rbac/node-routes.yaml"))
     assert wait_for(lambda: not is_refused(kubelet)) is True
     listed = kubelet.get(f"{path_of('Node')}?resourceVersion=0")
     assert listed is not None
@@ -297,19 +298,19 @@ def wait_for(look: Callable[[], bool]) -> bool:
 
 def test_a_kubelet_reads_kb_config_by_kbs_role(lab: Lab) -> None:
     kubelet = lab.api("kubelet.conf")
-    assert clusterobjects.read_pod_network(kubelet).plugin == "none"
+    assert objects.read_pod_network(kubelet).plugin == "none"
     network = lab.ctx.config.kb.pod_network
-    clusterobjects.apply_objects(lab.ctx.api, [clusterobjects.render_kb_config(network)])
-    clusterobjects.apply_objects(lab.ctx.api, clusterobjects.load_objects("rbac/pod-network.yaml"))
-    assert wait_for(lambda: clusterobjects.read_pod_network(kubelet) == network)
+    objects.apply_objects(lab.ctx.api, [objects.render_kb_config(network)])
+    objects.apply_objects(lab.ctx.api, objects.load_objects("rbac/pod-network.yaml"))
+    assert wait_for(lambda: objects.read_pod_network(kubelet) == network)
 
 
 def test_a_binding_of_another_role_is_refused_with_a_remedy(lab: Lab) -> None:
-    binding = clusterobjects.load_objects("rbac/node-routes.yaml")[1]
+    binding = objects.load_objects("rbac/node-routes.yaml")[1]
     other: Object = {**binding, "metadata": {"name": "kbtest"}, "roleRef": {**binding["roleRef"], "name": "view"}}
     lab.ctx.api.apply(other)
     with pytest.raises(ClusterError) as caught:
-        clusterobjects.apply_objects(lab.ctx.api, [{**other, "roleRef": binding["roleRef"]}])
+        objects.apply_objects(lab.ctx.api, [{**other, "roleRef": binding["roleRef"]}])
     assert caught.value.code == "binding-role-differs"
 
 

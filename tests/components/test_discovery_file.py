@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from kubeup import discovery
-from kubeup.clusterobjects import render_cluster_info
+from kubeup.cluster import discovery
+from kubeup.cluster.discovery import Access
+from kubeup.cluster.objects import render_cluster_info
 from kubeup.config.types import Discovery
-from kubeup.discovery import Access
 from kubeup.errors import KbError
 from kubeup.machine.host import LocalHost
 from kubeup.node import kubeconfig

@@ -16,7 +16,7 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup import certshare, tokens
+from kubeup.cluster import shared_certs, tokens
 from kubeup.config import token_text
 from kubeup.config.types import BootstrapToken
 from kubeup.machine.host import LocalHost, Tls
@@ -190,9 +190,9 @@ def test_kubectl_accepts_the_secrets(tmp_path: Path) -> None:
     ctx = make_pki(LocalHost(tmp_path))
     now = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
     token = BootstrapToken(token_text.generate_token())
-    files = certshare.read_shared_files(ctx.host, PATHS, ctx.config.cluster)
-    secret = certshare.render_certs_secret(
-        files, certshare.new_certificate_key(), token_id=token.token_id, token_uid="u-1"
+    files = shared_certs.read_shared_files(ctx.host, PATHS, ctx.config.cluster)
+    secret = shared_certs.render_certs_secret(
+        files, shared_certs.new_certificate_key(), token_id=token.token_id, token_uid="u-1"
     )
     for wanted in (tokens.render_token_secret(token, now), secret):
         argv = ("annotate", "--local", "-f", "-", "a=b", "-o", "json")

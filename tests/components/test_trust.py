@@ -26,8 +26,9 @@ from typing import Callable, Optional, Union
 
 import pytest
 
-from kubeup import discovery, kubeapi, layout, mirrorhosts, registry, tokens
-from kubeup.clusterobjects import render_cluster_info
+from kubeup import layout, mirrorhosts, registry
+from kubeup.cluster import api, discovery, tokens
+from kubeup.cluster.objects import render_cluster_info
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, Timeouts
 from kubeup.errors import HostError, KbError
 from kubeup.machine.host import UNPROVEN, LocalHost, Tls, Unreachable, get_page
@@ -352,7 +353,7 @@ def test_a_kubeconfig_whose_server_is_plain_http(tmp_path: Path) -> None:
         path = tmp_path / "kubeconfig"
         path.write_text(text)
         with pytest.raises(HostError) as caught:
-            kubeapi.Api(LocalHost(), kubeapi.read_identity(LocalHost(), path), retry_s=0).list("/api/v1/nodes")
+            api.Api(LocalHost(), api.read_identity(LocalHost(), path), retry_s=0).list("/api/v1/nodes")
         assert caught.value.code == "credentials-unprotected" and "https" in caught.value.remedy
         with pytest.raises(KbError) as told:
             discovery.discover_cluster(

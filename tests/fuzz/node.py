@@ -23,9 +23,10 @@ from typing import Any, Callable, Optional
 import pytest
 
 import kb
-from kubeup import cli, tokens
+from kubeup import cli
+from kubeup.cluster import tokens
+from kubeup.cluster.etcd import CLIENT_URLS_ANNOTATION
 from kubeup.errors import HostError
-from kubeup.etcd import CLIENT_URLS_ANNOTATION
 from kubeup.machine import host
 from kubeup.machine.host import CommandResult, LocalHost
 from kubeup.node import pki

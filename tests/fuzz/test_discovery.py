@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from kubeup import discovery, kubeapi, tokens
-from kubeup.clusterobjects import render_cluster_info
+from kubeup.cluster import api as kubeapi
+from kubeup.cluster import discovery, tokens
+from kubeup.cluster.objects import render_cluster_info
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, Timeouts
 from kubeup.errors import KbError
 from kubeup.machine.host import HttpResponse, Tls

@@ -16,13 +16,13 @@ from typing import Any, Callable
 
 import pytest
 
-from kubeup.certshare import plan_downloads
+from kubeup.cluster.shared_certs import plan_downloads
+from kubeup.cluster.tokens import parse_token_secret
 from kubeup.config.types import ClusterConfiguration
 from kubeup.errors import HostError
 from kubeup.machine.files import is_leftover
 from kubeup.machine.host import HttpResponse
 from kubeup.paths import Paths
-from kubeup.tokens import parse_token_secret
 from tests.fake_cluster import ClusterHost, FakeCluster
 
 from .scenario import FLAGS, run_init, run_reset, snapshot

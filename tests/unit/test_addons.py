@@ -11,10 +11,11 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from kubeup import addons, clusterobjects
+from kubeup.cluster import addons
+from kubeup.cluster import objects as clusterobjects
+from kubeup.cluster.api import Object
 from kubeup.config.types import DNS, ClusterConfiguration, InitConfig, LocalAPIEndpoint, Networking, NodeRegistration
 from kubeup.errors import ClusterError
-from kubeup.kubeapi import Object
 from kubeup.node import kubelet, patches
 from kubeup.releases import RELEASES
 from kubeup.render import load_yaml

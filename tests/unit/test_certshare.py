@@ -1,4 +1,4 @@
-"""kubeup/certshare.py: the Secret kubeadm-certs, up and down."""
+"""kubeup/cluster/shared_certs.py: the Secret kubeadm-certs, up and down."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kubeup import certshare
+from kubeup.cluster import shared_certs
 from kubeup.config import token_text
 from kubeup.config.types import ExternalEtcd
 from kubeup.errors import ClusterError, HostError, UsageError
@@ -31,26 +31,26 @@ STACKED_KEYS = {
 
 
 def upload(host: FakeHost, cluster: Any = CLUSTER) -> dict[str, Any]:
-    files = certshare.read_shared_files(host, PATHS, cluster)
-    return certshare.render_certs_secret(files, KEY, token_id="abcdef", token_uid="u-1")
+    files = shared_certs.read_shared_files(host, PATHS, cluster)
+    return shared_certs.render_certs_secret(files, KEY, token_id="abcdef", token_uid="u-1")
 
 
 def download(secret: Any, key: Secret = KEY, cluster: Any = CLUSTER) -> dict[Path, tuple[str, int]]:
-    found = certshare.plan_downloads(secret, key, paths=PATHS, cluster=cluster)
+    found = shared_certs.plan_downloads(secret, key, paths=PATHS, cluster=cluster)
     return {file.path: (file.data.reveal(), file.mode) for file in found}
 
 
 def test_certificate_keys() -> None:
-    keys = [certshare.new_certificate_key() for _ in range(2)]
+    keys = [shared_certs.new_certificate_key() for _ in range(2)]
     assert keys[0] != keys[1]
-    assert [len(certshare.parse_certificate_key(key)) for key in keys] == [32, 32]
-    assert certshare.parse_certificate_key(Secret(KEY.reveal().upper())) == bytes.fromhex(KEY.reveal())
+    assert [len(shared_certs.parse_certificate_key(key)) for key in keys] == [32, 32]
+    assert shared_certs.parse_certificate_key(Secret(KEY.reveal().upper())) == bytes.fromhex(KEY.reveal())
 
 
 @pytest.mark.parametrize("text", ["", "00" * 31, "00" * 33, "zz" * 32, " " + "00" * 32])
 def test_bad_certificate_keys_are_refused_and_not_repeated(text: str) -> None:
     with pytest.raises(UsageError) as caught:
-        certshare.parse_certificate_key(Secret(text))
+        shared_certs.parse_certificate_key(Secret(text))
     assert caught.value.code == "bad-certificate-key"
     assert not text or text not in str(caught.value.as_dict())
 
@@ -58,20 +58,20 @@ def test_bad_certificate_keys_are_refused_and_not_repeated(text: str) -> None:
 def test_the_cipher_is_aes_256_gcm_with_the_nonce_in_front() -> None:
     """Test case 14 of McGrew and Viega's GCM paper: key 0, nonce 0, one block of 0."""
     data = bytes(12) + bytes.fromhex("cea7403d4d606b6e074ec5d3baf39d18d0d1c8a799996bf0265b98b5d48ab919")
-    assert certshare.decrypt(data, Secret("0" * 64)) == bytes(16)
+    assert shared_certs.decrypt(data, Secret("0" * 64)) == bytes(16)
 
 
 def test_every_encryption_has_a_fresh_nonce() -> None:
-    one, two = certshare.encrypt(b"text", KEY), certshare.encrypt(b"text", KEY)
+    one, two = shared_certs.encrypt(b"text", KEY), shared_certs.encrypt(b"text", KEY)
     assert one[:12] != two[:12]
     assert len(one) == 12 + 4 + 16
-    assert certshare.decrypt(one, KEY) == certshare.decrypt(two, KEY) == b"text"
+    assert shared_certs.decrypt(one, KEY) == shared_certs.decrypt(two, KEY) == b"text"
 
 
 @pytest.mark.parametrize("data", [b"", bytes(11), bytes(40)])
 def test_what_does_not_open_is_said(data: bytes) -> None:
     with pytest.raises(ClusterError) as caught:
-        certshare.decrypt(data, KEY)
+        shared_certs.decrypt(data, KEY)
     assert caught.value.code == "certificate-key-wrong"
 
 
@@ -93,7 +93,7 @@ def test_secret_of_a_stacked_cluster() -> None:
     }
     assert (secret["apiVersion"], secret["kind"], "type" in secret) == ("v1", "Secret", False)
     assert set(secret["data"]) == STACKED_KEYS
-    opened = certshare.decrypt(base64.b64decode(secret["data"]["etcd-ca.key"]), KEY)
+    opened = shared_certs.decrypt(base64.b64decode(secret["data"]["etcd-ca.key"]), KEY)
     assert opened == finished_node().files["/etc/kubernetes/pki/etcd/ca.key"]
 
 
@@ -128,7 +128,7 @@ def test_external_etcd_files_go_to_their_own_paths() -> None:
 def test_external_etcd_without_tls_has_empty_entries() -> None:
     plain = dataclasses.replace(EXTERNAL, external_etcd=ExternalEtcd(("http://e:2379",)))
     host = finished_node()
-    assert certshare.shared_files(PATHS, plain).keys() == STACKED_KEYS - {"etcd-ca.crt", "etcd-ca.key"}
+    assert shared_certs.shared_files(PATHS, plain).keys() == STACKED_KEYS - {"etcd-ca.crt", "etcd-ca.key"}
     secret = upload(host, plain)
     assert [secret["data"][f"external-etcd{name}"] for name in ("-ca.crt", ".crt", ".key")] == ["", "", ""]
     assert len(download(secret, cluster=plain)) == 6
@@ -154,10 +154,10 @@ def test_an_external_ca_cannot_be_shared(name: str) -> None:
 def test_wrong_key_and_damaged_secrets() -> None:
     secret = upload(finished_node())
     with pytest.raises(ClusterError) as caught:
-        download(secret, certshare.new_certificate_key())
+        download(secret, shared_certs.new_certificate_key())
     assert caught.value.code == "certificate-key-wrong"
     without = {key: value for key, value in secret["data"].items() if key not in ("sa.key", "ca.crt")}
-    junk = base64.b64encode(certshare.encrypt(b"hello", KEY)).decode()
+    junk = base64.b64encode(shared_certs.encrypt(b"hello", KEY)).decode()
     for data, code, cause in (
         (without, "certs-secret-incomplete", "it lacks ca.crt, sa.key"),
         (None, "certs-secret-incomplete", "it lacks ca.crt"),
@@ -171,7 +171,7 @@ def test_wrong_key_and_damaged_secrets() -> None:
 
 
 def test_the_proxy_token_lets_nobody_in() -> None:
-    token = certshare.make_proxy_token()
+    token = shared_certs.make_proxy_token()
     assert token_text.is_token(token.token.reveal())
     assert (token.description, token.ttl_s) == ("Proxy for managing TTL for the kubeadm-certs secret", 7200)
     assert (token.usages, token.groups) == ((), ())

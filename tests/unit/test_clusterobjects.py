@@ -9,10 +9,10 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from kubeup import clusterobjects as co
+from kubeup.cluster import objects as co
+from kubeup.cluster.api import Api, ApiRefused, Identity, Object
 from kubeup.config.types import PodNetwork, Taint
 from kubeup.errors import ClusterError, HostError
-from kubeup.kubeapi import Api, ApiRefused, Identity, Object
 from kubeup.machine.host import Tls
 from kubeup.releases import RELEASES
 from kubeup.render import covers, load_yaml

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 import kb
-from kubeup import cli, commands_token, kubeapi, tokens
+from kubeup import cli, commands_token
+from kubeup.cluster import api as kubeapi
+from kubeup.cluster import tokens
 from kubeup.config import token_text
 from kubeup.config.types import BootstrapToken
 from kubeup.errors import ClusterError, UsageError

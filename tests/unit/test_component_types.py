@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kubeup.addons import render_kube_proxy_config
+from kubeup.cluster.addons import render_kube_proxy_config
 from kubeup.config import commands as config_commands
 from kubeup.config import schema
 from kubeup.config.documents import parse_documents

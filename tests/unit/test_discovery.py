@@ -1,4 +1,4 @@
-"""kubeup/discovery.py: trust in both directions, and every error by its cause."""
+"""kubeup/cluster/discovery.py: trust in both directions, and every error by its cause."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from kubeup import discovery, kubeapi, tokens
-from kubeup.clusterobjects import render_cluster_info
+from kubeup.cluster import api, discovery, tokens
+from kubeup.cluster.objects import render_cluster_info
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, Timeouts
 from kubeup.errors import KbError
 from kubeup.machine.host import AnyTls, HttpResponse, Tls, Unreachable
@@ -373,9 +373,9 @@ def signing_request(name: str, *conditions: str, node: str = "w1", created: str 
     }
 
 
-class RequestsApi(kubeapi.Api):
+class RequestsApi(api.Api):
     def __init__(self, *requests: dict[str, Any]) -> None:
-        super().__init__(FakeHost(), kubeapi.Identity(SERVER, Tls()))
+        super().__init__(FakeHost(), api.Identity(SERVER, Tls()))
         self.requests = requests
 
     def list(self, path: str, *, label: str = "", field: str = "") -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubeup.dns import parse_answer, render_query
+from kubeup.cluster.dns_query import parse_answer, render_query
 
 
 def answer_to(query: bytes, *records: bytes, code: int = 0) -> bytes:

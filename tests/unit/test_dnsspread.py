@@ -1,4 +1,4 @@
-"""kubeup/dnsspread.py: when a replica of CoreDNS is brought to another node, and that there is never one less."""
+"""kubeup/cluster/dns_spread.py: when a replica of CoreDNS is brought to another node, and that there is never one less."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup import dnsspread, kubeapi
-from kubeup.dnsspread import ANNOTATION, PATIENCE_S
+from kubeup.cluster import api, dns_spread
+from kubeup.cluster.dns_spread import ANNOTATION, PATIENCE_S
 from kubeup.machine.host import AnyTls, HttpResponse, Tls
 from kubeup.paths import Paths
 from tests.fake_host import FakeHost
@@ -45,21 +45,21 @@ CROWDED = [pod("cp1"), pod("cp1")]
 
 
 def moving() -> dict[str, Any]:
-    first = dnsspread.plan_move(deployment(), CROWDED, [CP1, node("w1")], NOW)
+    first = dns_spread.plan_move(deployment(), CROWDED, [CP1, node("w1")], NOW)
     assert first is not None
     return deployment(first.replicas, first.note)
 
 
 def test_two_on_one_node_become_three_first() -> None:
-    move = dnsspread.plan_move(deployment(), CROWDED, [CP1, node("w1")], NOW)
+    move = dns_spread.plan_move(deployment(), CROWDED, [CP1, node("w1")], NOW)
     assert move is not None and move.replicas == 3 and "w1" in move.why
-    assert dnsspread.is_moving(deployment(3, move.note)) == 2
-    assert dnsspread.is_moving(deployment()) is None
+    assert dns_spread.is_moving(deployment(3, move.note)) == 2
+    assert dns_spread.is_moving(deployment()) is None
 
 
 def test_another_control_plane_will_do() -> None:
     cp2 = node("cp2", ("node-role.kubernetes.io/control-plane", "NoSchedule"))
-    assert dnsspread.plan_move(deployment(), CROWDED, [CP1, cp2], NOW) is not None
+    assert dns_spread.plan_move(deployment(), CROWDED, [CP1, cp2], NOW) is not None
 
 
 @pytest.mark.parametrize(
@@ -79,38 +79,38 @@ def test_another_control_plane_will_do() -> None:
 def test_nothing_is_moved_in_vain_or_while_dns_is_weak(
     pods: list[dict[str, Any]], nodes: list[dict[str, Any]], replicas: int
 ) -> None:
-    assert dnsspread.plan_move(deployment(replicas), pods, nodes, NOW) is None
+    assert dns_spread.plan_move(deployment(replicas), pods, nodes, NOW) is None
 
 
 def test_one_goes_only_when_the_new_one_is_ready_elsewhere() -> None:
     nodes = [CP1, node("w1")]
-    assert dnsspread.plan_move(moving(), [*CROWDED, pod("w1", ready=False)], nodes, SOON) is None
-    assert dnsspread.plan_move(moving(), [pod("cp1"), pod("cp1", ready=False), pod("w1")], nodes, SOON) is None
-    done = dnsspread.plan_move(moving(), [*CROWDED, pod("w1")], nodes, SOON)
+    assert dns_spread.plan_move(moving(), [*CROWDED, pod("w1", ready=False)], nodes, SOON) is None
+    assert dns_spread.plan_move(moving(), [pod("cp1"), pod("cp1", ready=False), pod("w1")], nodes, SOON) is None
+    done = dns_spread.plan_move(moving(), [*CROWDED, pod("w1")], nodes, SOON)
     assert done is not None and (done.replicas, done.note) == (2, "")
 
 
 def test_what_does_not_become_ready_is_given_up_until_nodes_join() -> None:
     nodes = [CP1, node("w1")]
-    given_up = dnsspread.plan_move(moving(), [*CROWDED, pod("w1", ready=False)], nodes, LATE)
+    given_up = dns_spread.plan_move(moving(), [*CROWDED, pod("w1", ready=False)], nodes, LATE)
     assert given_up is not None and given_up.replicas == 2
     after = deployment(2, given_up.note)
-    assert dnsspread.plan_move(after, CROWDED, nodes, LATE) is None
-    assert dnsspread.plan_move(after, CROWDED, [*nodes, node("w2")], LATE) is not None
+    assert dns_spread.plan_move(after, CROWDED, nodes, LATE) is None
+    assert dns_spread.plan_move(after, CROWDED, [*nodes, node("w2")], LATE) is not None
 
 
 def test_who_sets_the_replicas_meanwhile_is_right() -> None:
     for replicas in (1, 2, 5):
         started = moving()
         started["spec"]["replicas"] = replicas
-        move = dnsspread.plan_move(started, CROWDED, [CP1, node("w1")], SOON)
+        move = dns_spread.plan_move(started, CROWDED, [CP1, node("w1")], SOON)
         assert move is not None and move.replicas == replicas
         # and is not asked again and again
-        assert dnsspread.plan_move(deployment(2, move.note), CROWDED, [CP1, node("w1")], LATE) is None
+        assert dns_spread.plan_move(deployment(2, move.note), CROWDED, [CP1, node("w1")], LATE) is None
 
 
 def test_a_damaged_annotation_is_none() -> None:
-    move = dnsspread.plan_move(deployment(2, "{nonsense"), CROWDED, [CP1, node("w1")], NOW)
+    move = dns_spread.plan_move(deployment(2, "{nonsense"), CROWDED, [CP1, node("w1")], NOW)
     assert move is not None and move.replicas == 3
 
 
@@ -146,7 +146,7 @@ def dns_host(**fields: Any) -> DnsHost:
 
 
 def spread(host: DnsHost) -> str:
-    return dnsspread.spread_once(kubeapi.Api(host, kubeapi.Identity("https://a", Tls()), retry_s=0), NOW)
+    return dns_spread.spread_once(api.Api(host, api.Identity("https://a", Tls()), retry_s=0), NOW)
 
 
 def test_the_patch_is_bound_to_what_was_looked_at() -> None:
@@ -174,7 +174,7 @@ def test_the_end_takes_the_annotation_away() -> None:
 
 def test_a_worker_does_not_even_ask() -> None:
     host, said = dns_host(), list[str]()
-    dnsspread.keep_spread(host, paths=Paths(), log=said.append)
+    dns_spread.keep_spread(host, paths=Paths(), log=said.append)
     assert host.sent == [] and said == []
 
 
@@ -202,19 +202,19 @@ def template(annotations: dict[str, str]) -> dict[str, Any]:
 
 def test_coredns_follows_another_network_once() -> None:
     host = control_plane()
-    assert "restarted" in dnsspread.follow_network(host, FLANNEL, paths=Paths())
-    wanted = template({dnsspread.NETWORK_ANNOTATION: FLANNEL})
+    assert "restarted" in dns_spread.follow_network(host, FLANNEL, paths=Paths())
+    wanted = template({dns_spread.NETWORK_ANNOTATION: FLANNEL})
     assert host.sent == [wanted]
     host.objects["deployments"] = [{**deployment(), **wanted}]
-    assert dnsspread.follow_network(host, FLANNEL, paths=Paths()) == ""
+    assert dns_spread.follow_network(host, FLANNEL, paths=Paths()) == ""
     assert len(host.sent) == 1
-    assert "restarted" in dnsspread.follow_network(host, "05-cilium.conflist", paths=Paths())
+    assert "restarted" in dns_spread.follow_network(host, "05-cilium.conflist", paths=Paths())
 
 
 def test_a_worker_restarts_no_coredns_and_a_cluster_without_one_has_none() -> None:
     host = dns_host()
-    assert dnsspread.follow_network(host, FLANNEL, paths=Paths()) == ""
+    assert dns_spread.follow_network(host, FLANNEL, paths=Paths()) == ""
     host = control_plane()
     host.objects["deployments"] = []
-    assert dnsspread.follow_network(host, FLANNEL, paths=Paths()) == ""
+    assert dns_spread.follow_network(host, FLANNEL, paths=Paths()) == ""
     assert host.sent == []

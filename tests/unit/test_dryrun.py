@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from kubeup.kubeapi import Api, Identity
+from kubeup.cluster.api import Api, Identity
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import Tls
 from tests.fake_cluster import ClusterHost, FakeCluster

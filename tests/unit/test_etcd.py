@@ -1,4 +1,4 @@
-"""kubeup/etcd.py: what the member list means, and requests to whichever member answers."""
+"""kubeup/cluster/etcd.py: what the member list means, and requests to whichever member answers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubeup import etcd
+from kubeup.cluster import etcd
+from kubeup.cluster.etcd import Member
 from kubeup.errors import ClusterError
-from kubeup.etcd import Member
 from kubeup.machine.host import HttpResponse, Tls, Unreachable
 from tests.fake_host import FakeHost
 

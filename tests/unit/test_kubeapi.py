@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from kubeup.cluster.api import AlreadyExists, Api, ApiRefused, Identity, path_of
 from kubeup.errors import ClusterError
-from kubeup.kubeapi import AlreadyExists, Api, ApiRefused, Identity, path_of
 from kubeup.machine.host import HttpResponse, Tls, Unreachable
 from kubeup.secret import Secret
 from tests.fake_cluster import ClusterHost, FakeCluster

@@ -1,4 +1,4 @@
-"""kubeup/lease.py: one holder at a time, the next one at once, and nobody waits for ever for a dead one."""
+"""kubeup/cluster/lease.py: one holder at a time, the next one at once, and nobody waits for ever for a dead one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from kubeup.kubeapi import Api, Identity
-from kubeup.lease import DURATION_S, RENEW_EVERY_S, Lease
+from kubeup.cluster.api import Api, Identity
+from kubeup.cluster.lease import DURATION_S, RENEW_EVERY_S, Lease
 from kubeup.machine.host import HttpResponse, Tls
 from tests.fake_host import FakeHost
 

@@ -9,7 +9,8 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup import clusterobjects, kubeapi, loadbalancer, releases
+from kubeup import loadbalancer, releases
+from kubeup.cluster import api, objects
 from kubeup.config.types import KbConfiguration, LoadBalancer, Mirror, PodNetwork
 from kubeup.errors import HostError
 from kubeup.loadbalancer import GONE_AFTER_S, MARK, Memory, Settings
@@ -122,19 +123,19 @@ def test_reset_leaves_what_others_wrote_since() -> None:
 
 def test_the_api_servers_in_their_slice() -> None:
     found = endpoint_slice("10.0.0.12", "10.0.0.11", "fd00::13")
-    assert clusterobjects.parse_api_servers(found) == THREE
-    assert clusterobjects.parse_api_servers(endpoint_slice("10.0.0.11", ready=False)) == ()
-    assert clusterobjects.parse_api_servers(endpoint_slice("10.0.0.11", ready=True)) == THREE[:1]
-    assert clusterobjects.parse_api_servers(None) == ()
-    assert clusterobjects.parse_api_servers({"endpoints": found["endpoints"], "ports": None}) == ()
+    assert objects.parse_api_servers(found) == THREE
+    assert objects.parse_api_servers(endpoint_slice("10.0.0.11", ready=False)) == ()
+    assert objects.parse_api_servers(endpoint_slice("10.0.0.11", ready=True)) == THREE[:1]
+    assert objects.parse_api_servers(None) == ()
+    assert objects.parse_api_servers({"endpoints": found["endpoints"], "ports": None}) == ()
 
 
 def test_the_setting_goes_through_the_cluster_and_says_nothing_where_there_is_none() -> None:
-    stored = clusterobjects.render_kb_config(PodNetwork(), LoadBalancer("local", "m/haproxy:1", 9000))
-    assert clusterobjects.parse_load_balancer(stored) == LoadBalancer("local", "m/haproxy:1", 9000)
-    assert "loadBalancer" not in clusterobjects.render_kb_config(PodNetwork())["data"]
-    assert clusterobjects.parse_load_balancer(clusterobjects.render_kb_config(PodNetwork())) == LoadBalancer()
-    assert clusterobjects.parse_load_balancer(None).mode == "none"
+    stored = objects.render_kb_config(PodNetwork(), LoadBalancer("local", "m/haproxy:1", 9000))
+    assert objects.parse_load_balancer(stored) == LoadBalancer("local", "m/haproxy:1", 9000)
+    assert "loadBalancer" not in objects.render_kb_config(PodNetwork())["data"]
+    assert objects.parse_load_balancer(objects.render_kb_config(PodNetwork())) == LoadBalancer()
+    assert objects.parse_load_balancer(None).mode == "none"
 
 
 # ---- the keeper
@@ -197,8 +198,8 @@ def balanced(*servers: str, **fields: Any) -> BalancedHost:
 
 
 def keep(host: BalancedHost, memory: Memory) -> loadbalancer.Round:
-    identity = kubeapi.Identity("https://kb-api.cluster.local:7443", Tls())
-    return loadbalancer.keep_round(host, lambda: kubeapi.Api(host, identity, retry_s=0), SETTINGS, memory, paths=PATHS)
+    identity = api.Identity("https://kb-api.cluster.local:7443", Tls())
+    return loadbalancer.keep_round(host, lambda: api.Api(host, identity, retry_s=0), SETTINGS, memory, paths=PATHS)
 
 
 def test_a_new_api_server_is_taken_in_and_haproxy_told_once() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from kubeup import clusterobjects, diagnose, dnsspread, doctor, etcd, loadbalancer, mirror, podview, routes, stepaside
+from kubeup import diagnose, doctor, loadbalancer, mirror, podview, routes, stepaside
+from kubeup.cluster import dns_spread, etcd, objects
 from kubeup.config import discover
 from kubeup.errors import HostError
 from kubeup.machine.host import HttpResponse, LocalHost, Tls
@@ -93,8 +94,8 @@ def test_the_keepers_settings(text: str) -> None:
 @pytest.mark.parametrize("text", ["mtu: x", "plugin: []", "healthPort: {}"])
 def test_the_cluster_s_kb_config(text: str) -> None:
     for key, read in (
-        ("podNetwork", clusterobjects.parse_kb_config),
-        ("loadBalancer", clusterobjects.parse_load_balancer),
+        ("podNetwork", objects.parse_kb_config),
+        ("loadBalancer", objects.parse_load_balancer),
     ):
         with pytest.raises(HostError) as caught:
             read({"data": {key: text}})
@@ -103,8 +104,8 @@ def test_the_cluster_s_kb_config(text: str) -> None:
 
 def test_the_note_of_a_move_of_coredns() -> None:
     for text in (DEEP, '{"state": "moving", "replicas": "x"}', '{"state": []}', "[]"):
-        found = {"metadata": {"annotations": {dnsspread.ANNOTATION: text}}}
-        assert dnsspread.is_moving(found) in (None, 2)
+        found = {"metadata": {"annotations": {dns_spread.ANNOTATION: text}}}
+        assert dns_spread.is_moving(found) in (None, 2)
 
 
 @pytest.mark.parametrize("text", [":²", ":٣", ":99999", ":0", ":" + "9" * 5000, ":"])

@@ -12,7 +12,9 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup import certshare, clusterobjects, routes, tokens
+from kubeup import routes
+from kubeup.cluster import objects, shared_certs, tokens
+from kubeup.cluster.api import Api, Identity, Object
 from kubeup.config.types import (
     DNS,
     BootstrapToken,
@@ -27,7 +29,6 @@ from kubeup.config.types import (
     Taint,
 )
 from kubeup.errors import ClusterError, HostError, KbError, UsageError
-from kubeup.kubeapi import Api, Identity, Object
 from kubeup.machine.host import CommandResult, Tls
 from kubeup.paths import Paths
 from kubeup.phases import addons, cluster
@@ -135,7 +136,7 @@ def test_the_stored_configuration_is_kubeadms(tmp_path: Path) -> None:
 
 def test_other_keys_of_kubeadm_config_survive(tmp_path: Path) -> None:
     ctx = make_context(tmp_path)
-    ctx.api.create(clusterobjects.render_config_map("kubeadm-config", {"other": "kept"}))
+    ctx.api.create(objects.render_config_map("kubeadm-config", {"other": "kept"}))
     cluster.upload_kubeadm_config(ctx)
     assert made(ctx, "ConfigMap")["kubeadm-config"]["data"]["other"] == "kept"
 
@@ -154,7 +155,7 @@ def test_older_minors_note_the_cri_socket_on_the_node(tmp_path: Path) -> None:
 def test_a_users_kubelet_configuration_is_not_signed(tmp_path: Path) -> None:
     ctx = make_context(tmp_path)
     cluster.upload_kubelet_config(ctx)
-    assert clusterobjects.HASH_ANNOTATION in made(ctx, "ConfigMap")["kubelet-config"]["metadata"]["annotations"]
+    assert objects.HASH_ANNOTATION in made(ctx, "ConfigMap")["kubelet-config"]["metadata"]["annotations"]
     own = replace(ctx, config=replace(ctx.config, kubelet={"maxPods": 42}))
     assert cluster.kubelet_config_is_uploaded(own) is False
     cluster.upload_kubelet_config(own)
@@ -195,7 +196,7 @@ def test_without_the_flag_no_certificate_is_uploaded(tmp_path: Path) -> None:
 def test_certificates_are_uploaded_under_the_key_and_owned_by_the_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(certshare, "check_shareable", lambda host, paths: None)
+    monkeypatch.setattr(shared_certs, "check_shareable", lambda host, paths: None)
     ctx = with_pki(make_context(tmp_path, upload_certs=True, certificate_key=KEY))
     assert cluster.certs_are_uploaded(ctx) is False
     assert cluster.upload_certs(ctx) == {"certificate_key": KEY}
@@ -206,7 +207,7 @@ def test_certificates_are_uploaded_under_the_key_and_owned_by_the_token(
     parsed = tokens.parse_token_secret(token)
     assert parsed is not None
     assert parsed.usages == ()
-    files = certshare.plan_downloads(secrets["kubeadm-certs"], KEY, paths=ctx.paths, cluster=ctx.config.cluster)
+    files = shared_certs.plan_downloads(secrets["kubeadm-certs"], KEY, paths=ctx.paths, cluster=ctx.config.cluster)
     assert len(files) == 8
     assert list(made(ctx, "RoleBinding")) == ["kubeadm:kubeadm-certs"]
     assert cluster.certs_are_uploaded(ctx) is True
@@ -215,7 +216,7 @@ def test_certificates_are_uploaded_under_the_key_and_owned_by_the_token(
 
 
 def test_a_second_upload_has_one_owner_and_a_new_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(certshare, "check_shareable", lambda host, paths: None)
+    monkeypatch.setattr(shared_certs, "check_shareable", lambda host, paths: None)
     ctx = with_pki(make_context(tmp_path, upload_certs=True))
     first, second = cluster.upload_certs(ctx), cluster.upload_certs(ctx)
     assert first is not None
@@ -507,7 +508,7 @@ def test_a_joining_node_does_as_the_cluster_says(tmp_path: Path) -> None:
     assert addons.node_network_is_set_up(ctx) is True  # a cluster that kubeadm made
     addons.set_up_node_network(ctx)
     assert ctx.host.list_dir(Path("/etc/cni/net.d")) == []
-    ctx.api.create(clusterobjects.render_kb_config(PodNetwork(backend="route")))
+    ctx.api.create(objects.render_kb_config(PodNetwork(backend="route")))
     assert addons.node_network_is_set_up(ctx) is False
     addons.set_up_node_network(ctx)
     assert addons.node_network_is_set_up(ctx) is True
@@ -519,7 +520,7 @@ def test_no_network_writes_nothing_on_the_node(tmp_path: Path) -> None:
     ctx = with_network(make_context(tmp_path, node=make_node()), PodNetwork("none"))
     addons.set_up_pod_network(ctx)
     assert ctx.host.list_dir(Path("/etc/cni/net.d")) == []
-    assert clusterobjects.read_pod_network(ctx.api).plugin == "none"
+    assert objects.read_pod_network(ctx.api).plugin == "none"
     assert addons.pod_network_is_set_up(ctx) is True
 
 

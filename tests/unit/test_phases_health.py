@@ -10,7 +10,8 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup import clusterobjects
+from kubeup.cluster import objects as clusterobjects
+from kubeup.cluster.api import Api, Identity, read_identity
 from kubeup.config.types import (
     APIServer,
     Arg,
@@ -24,7 +25,6 @@ from kubeup.config.types import (
     Timeouts,
 )
 from kubeup.errors import ClusterError
-from kubeup.kubeapi import Api, Identity, read_identity
 from kubeup.machine.host import CommandResult, HttpResponse, Tls
 from kubeup.paths import Paths
 from kubeup.phases import health

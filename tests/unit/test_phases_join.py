@@ -11,7 +11,9 @@ from typing import Any, Optional
 import pytest
 
 import kb
-from kubeup import checks, discovery, kubeapi
+from kubeup import checks
+from kubeup.cluster import api, discovery
+from kubeup.cluster.api import ApiRefused
 from kubeup.config.types import (
     JoinConfig,
     JoinConfiguration,
@@ -23,7 +25,6 @@ from kubeup.config.types import (
     Taint,
 )
 from kubeup.errors import ClusterError, KbError
-from kubeup.kubeapi import ApiRefused
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import AnyTls, CommandResult, HttpResponse, Tls
 from kubeup.node.kubeconfig import render_kubeconfig
@@ -104,10 +105,10 @@ def join_config(minor: int = 35, **fields: Any) -> JoinConfig:
 
 def context(host: Any, config: Optional[JoinConfig] = None, minor: int = 35) -> Context:
     config = config or join_config(minor)
-    identity = kubeapi.Identity(SERVER, Tls(Anchors.given(CA)), TOKEN)
+    identity = api.Identity(SERVER, Tls(Anchors.given(CA)), TOKEN)
     return Context(
         host, Paths(), config, RELEASES[minor], Report(io.StringIO(), verbosity=2),
-        make_api=lambda ctx: kubeapi.Api(host, identity, retry_s=0),
+        make_api=lambda ctx: api.Api(host, identity, retry_s=0),
     )  # fmt: skip
 
 

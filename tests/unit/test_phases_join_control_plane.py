@@ -14,7 +14,7 @@ from typing import Any, Optional
 import pytest
 
 import kb
-from kubeup import certshare, kubeapi
+from kubeup.cluster import api, shared_certs
 from kubeup.config.types import JoinConfig, JoinConfiguration, JoinControlPlane, LocalAPIEndpoint, NodeRegistration
 from kubeup.errors import KbError
 from kubeup.machine.host import CommandResult, HttpResponse, Tls, Unreachable
@@ -141,8 +141,8 @@ def second(**fields: Any) -> SecondHost:
     host.answers["systemctl is-active kubelet"] = CommandResult(("systemctl",), 3, "inactive\n")
     if not host.members:
         host.members = [{"ID": "1", "name": "cp1", "peerURLs": ["https://10.77.0.11:2380"], "clientURLs": [CP1_ETCD]}]
-    files = certshare.read_shared_files(FIRST, Paths(), golden_config().cluster)
-    secret = certshare.render_certs_secret(files, KEY, token_id="abcdef", token_uid="u")
+    files = shared_certs.read_shared_files(FIRST, Paths(), golden_config().cluster)
+    secret = shared_certs.render_certs_secret(files, KEY, token_id="abcdef", token_uid="u")
     host.objects["/api/v1/namespaces/kube-system/secrets/kubeadm-certs"] = secret
     return host
 
@@ -161,7 +161,7 @@ def config(**fields: Any) -> JoinConfig:
 def context(host: Any, wanted: Optional[JoinConfig] = None) -> Context:
     return Context(
         host, Paths(), wanted or config(), RELEASES[35], Report(io.StringIO(), verbosity=2),
-        make_api=lambda ctx: kubeapi.Api(host, kubeapi.Identity(API, Tls()), retry_s=0),
+        make_api=lambda ctx: api.Api(host, api.Identity(API, Tls()), retry_s=0),
     )  # fmt: skip
 
 

@@ -11,7 +11,9 @@ from typing import Any, Optional
 import pytest
 
 import kb
-from kubeup import clusterobjects, kubeapi, loadbalancer
+from kubeup import loadbalancer
+from kubeup.cluster import api as kubeapi
+from kubeup.cluster import objects
 from kubeup.commands_reconfigure import Before, _parse_endpoint, _plan_undo
 from kubeup.config.types import (
     ClusterConfiguration,
@@ -83,10 +85,10 @@ def make(tmp_path: Path, *, servers: tuple[str, ...] = (OWN,), **kb_fields: Any)
     proxy = "apiVersion: v1\nkind: Config\nclusters: [{name: default, cluster: {server: 'https://10.0.0.11:6443'}}]\n"
     proxy += "contexts: [{name: default, context: {cluster: default}}]\ncurrent-context: default\n"
     for found in (
-        clusterobjects.render_kubeadm_config(stored),
-        clusterobjects.render_cluster_info(f"https://{OWN}", ca_pem),
-        clusterobjects.render_config_map("kube-proxy", {"kubeconfig.conf": proxy, "config.conf": "x"}),
-        clusterobjects.render_kb_config(PodNetwork()),
+        objects.render_kubeadm_config(stored),
+        objects.render_cluster_info(f"https://{OWN}", ca_pem),
+        objects.render_config_map("kube-proxy", {"kubeconfig.conf": proxy, "config.conf": "x"}),
+        objects.render_kb_config(PodNetwork()),
         {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "kube-proxy", "namespace": "kube-system"},
          "spec": {"template": {"metadata": {}}}},
         {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "kubernetes", "namespace": "default"},

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from kubeup.cluster.etcd import EtcdRefused
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
 from kubeup.errors import ClusterError, HostError
-from kubeup.etcd import EtcdRefused
 from kubeup.machine.host import CommandResult
 from kubeup.paths import Paths
 from kubeup.phases import reset

@@ -10,8 +10,8 @@ from typing import Any, Optional
 import pytest
 
 from kubeup import routes
+from kubeup.cluster.api import Api, Identity
 from kubeup.errors import HostError
-from kubeup.kubeapi import Api, Identity
 from kubeup.machine.host import AnyTls, CommandResult, HttpResponse, Tls
 from kubeup.paths import Paths
 from kubeup.routes import Interface, Network, Peer, Route, RouteSettings, Vxlan

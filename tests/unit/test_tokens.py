@@ -1,4 +1,4 @@
-"""kubeup/tokens.py: bootstrap tokens, their Secrets, and the signatures of cluster-info."""
+"""kubeup/cluster/tokens.py: bootstrap tokens, their Secrets, and the signatures of cluster-info."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kubeup import tokens
+from kubeup.cluster import tokens
 from kubeup.config import token_text
 from kubeup.config.types import BootstrapToken
 from kubeup.errors import UsageError

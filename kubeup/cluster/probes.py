@@ -10,11 +10,11 @@ import datetime
 from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 
-from kubeup import dns
 from kubeup.addresses import join_host_port
+from kubeup.cluster import dns_query
+from kubeup.cluster.api import Api, Object, path_of
 from kubeup.config.types import InitConfig
 from kubeup.frozen import frozen
-from kubeup.kubeapi import Api, Object, path_of
 from kubeup.machine.host import UNPROVEN, Host, Tls, Unreachable
 from kubeup.paths import Paths
 from kubeup.render import commands_of_pod, load_mapping
@@ -202,5 +202,7 @@ def lookup_in_cluster(host: Host, server: str, name: str) -> Optional[list[str]]
     """Ask the DNS server at `server` for `name`; None where no valid answer came."""
     is_ipv6 = ":" in server
     query_id = int(host.monotonic() * 1000) & 0xFFFF
-    query = dns.render_query(name, query_id=query_id, record_type=dns.TYPE_AAAA if is_ipv6 else dns.TYPE_A)
-    return dns.parse_answer(host.udp_exchange(server, 53, query, timeout_s=2), query_id=query_id)
+    query = dns_query.render_query(
+        name, query_id=query_id, record_type=dns_query.TYPE_AAAA if is_ipv6 else dns_query.TYPE_A
+    )
+    return dns_query.parse_answer(host.udp_exchange(server, 53, query, timeout_s=2), query_id=query_id)

@@ -19,14 +19,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from kubeup import kubeapi, tokens
+from kubeup.cluster import api as kubeapi
+from kubeup.cluster import tokens
+from kubeup.cluster.api import path_of
 from kubeup.config import token_text
 from kubeup.config.pins import parse_ca_cert_hash
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, LoadBalancer, PodNetwork, Timeouts
 from kubeup.errors import ClusterError, HostError, KbError, UsageError
 from kubeup.frozen import frozen
 from kubeup.json_text import parse_json_object
-from kubeup.kubeapi import path_of
 from kubeup.lazy import lazy_import
 from kubeup.machine.host import UNPROVEN, Host, HttpResponse, Tls, Unreachable
 from kubeup.node.credential_plugin import resolve_credentials
@@ -35,10 +36,10 @@ from kubeup.secret import Secret
 from kubeup.trust import Anchors, Offered
 
 if TYPE_CHECKING:
-    from kubeup import clusterobjects
+    from kubeup.cluster import objects
     from kubeup.node import pki
 else:
-    clusterobjects = lazy_import("kubeup.clusterobjects")
+    objects = lazy_import("kubeup.cluster.objects")
     pki = lazy_import("kubeup.node.pki")
 
 CLUSTER_INFO = "/api/v1/namespaces/kube-public/configmaps/cluster-info"
@@ -615,12 +616,12 @@ def read_documents(host: Host, access: Access, timeouts: Timeouts) -> ClusterDoc
     try:
         cluster_text = _read_key(api, "kubeadm-config", "ClusterConfiguration")
         kubelet_text = _read_key(api, "kubelet-config", "kubelet")
-        network, balancer = clusterobjects.read_pod_network(api), clusterobjects.read_load_balancer(api)
+        network, balancer = objects.read_pod_network(api), objects.read_load_balancer(api)
         found = ClusterDocuments(cluster_text, kubelet_text, network, balancer)
         if not balancer.is_local:
             return found
         asked = access.asked.partition("://")[2]
-        servers = {*clusterobjects.read_api_servers(api), *([asked] if _is_address(asked) else [])}
+        servers = {*objects.read_api_servers(api), *([asked] if _is_address(asked) else [])}
         return replace(found, api_servers=tuple(sorted(servers)), reached_server=access.asked)
     except Unreachable as error:
         if error.reason == "tls":
@@ -653,7 +654,7 @@ def _with_reachable_server(host: Host, access: Access) -> Access:
         return access
     near = replace(access, server=access.asked)
     try:
-        balancer = clusterobjects.read_load_balancer(kubeapi.Api(host, near.identity, retry_s=0))
+        balancer = objects.read_load_balancer(kubeapi.Api(host, near.identity, retry_s=0))
     except Unreachable:
         return access
     except kubeapi.ApiRefused as error:

@@ -18,10 +18,10 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Optional
 
+from kubeup.cluster.api import Api, ApiRefused, Object, path_of, read_identity
 from kubeup.errors import KbError
 from kubeup.frozen import frozen
 from kubeup.json_text import parse_json
-from kubeup.kubeapi import Api, ApiRefused, Object, path_of, read_identity
 from kubeup.machine.host import Host
 from kubeup.paths import Paths
 from kubeup.shapes import fit_what_does

@@ -18,7 +18,7 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from kubeup import tokens
+from kubeup.cluster import tokens
 from kubeup.config import token_text
 from kubeup.config.types import BootstrapToken, ClusterConfiguration
 from kubeup.errors import ClusterError, HostError, UsageError

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Optional
 
 from kubeup.addresses import join_host_port
+from kubeup.cluster.api import AlreadyExists, Api, ApiRefused, Object, path_of
 from kubeup.config.types import LoadBalancer, PodNetwork, Taint
 from kubeup.errors import ClusterError, HostError
-from kubeup.kubeapi import AlreadyExists, Api, ApiRefused, Object, path_of
 from kubeup.machine.host import Unreachable
 from kubeup.render import YAMLError, covers, dump_yaml, load_all_yaml, load_mapping, load_yaml, read_resource
 from kubeup.shapes import Shape, fit

@@ -12,7 +12,7 @@ import datetime
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from kubeup import kubeapi
+from kubeup.cluster import api as kubeapi
 
 NAMESPACE = "kube-system"
 DURATION_S = 15

@@ -11,12 +11,12 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
-from kubeup import dnsspread
-from kubeup.clusterobjects import HASH_ANNOTATION
+from kubeup.cluster import dns_spread
+from kubeup.cluster.api import Object
+from kubeup.cluster.objects import HASH_ANNOTATION
 from kubeup.config.types import ClusterConfiguration, InitConfig
 from kubeup.errors import ClusterError
 from kubeup.frozen import frozen
-from kubeup.kubeapi import Object
 from kubeup.node import images, kubelet, patches
 from kubeup.node.kubeconfig import control_plane_url
 from kubeup.releases import RELEASES, Release
@@ -62,7 +62,7 @@ def parse_running_dns(
     found = deployments[0] if deployments else {}
     return RunningDns(
         deployment=str((found.get("metadata") or {}).get("name") or new.deployment),
-        replicas=dnsspread.is_moving(found) or int((found.get("spec") or {}).get("replicas", new.replicas)),
+        replicas=dns_spread.is_moving(found) or int((found.get("spec") or {}).get("replicas", new.replicas)),
         corefile=str(((config_map or {}).get("data") or {}).get("Corefile", "")),
         service_address=str(((service or {}).get("spec") or {}).get("clusterIP", "")),
     )

@@ -1,0 +1,1 @@
+"""What the API and etcd hold, and how both are asked."""
