@@ -37,8 +37,8 @@ from kubeup.releases import NEWEST_PROVEN, Release, Version, is_at_least, kubele
 from kubeup.render import name_of
 
 if TYPE_CHECKING:
-    from kubeup import podnetwork, routes
     from kubeup.cluster import discovery, etcd, probes
+    from kubeup.network import pod_network, routes
     from kubeup.node import kubelet, pki, static_pods
 else:
     discovery = lazy_import("kubeup.cluster.discovery")
@@ -47,8 +47,8 @@ else:
     kubelet = lazy_import("kubeup.node.kubelet")
     static_pods = lazy_import("kubeup.node.static_pods")
     pki = lazy_import("kubeup.node.pki")
-    podnetwork = lazy_import("kubeup.podnetwork")
-    routes = lazy_import("kubeup.routes")
+    pod_network = lazy_import("kubeup.network.pod_network")
+    routes = lazy_import("kubeup.network.routes")
 
 ERROR, WARNING = "error", "warning"
 ROOT, NODE, IMAGES = "root", "node", "images"
@@ -858,7 +858,7 @@ def check_cni_plugins(node: Node) -> Findings:
     if node.config.kb.pod_network.plugin != "bridge" or not node.runtime.is_ready:
         return
     try:
-        podnetwork.check_cni_plugins(node.host, node.runtime.cni_bin_dirs, node.runtime.label)
+        pod_network.check_cni_plugins(node.host, node.runtime.cni_bin_dirs, node.runtime.label)
     except HostError as error:
         yield Finding("CNIPlugins", ERROR, f"{error.what}: {error.cause}", error.remedy)
 
@@ -870,9 +870,9 @@ def check_pod_network(node: Node) -> Findings:
         return
     try:
         if network.plugin == "bridge":
-            podnetwork.check_foreign_cni_config(node.host, node.paths)
+            pod_network.check_foreign_cni_config(node.host, node.paths)
         elif network.plugin == "manifest":
-            podnetwork.read_manifest(node.host, network.manifest)
+            pod_network.read_manifest(node.host, network.manifest)
     except KbError as error:
         name = "CNIConfig" if network.plugin == "bridge" else "PodNetworkManifest"
         yield Finding(name, ERROR, f"{error.what}: {error.cause}", error.remedy)
@@ -886,7 +886,7 @@ def check_join_network(node: Node) -> Findings:
         return
     keep = "and join: a network that was applied to the cluster since writes its file anew"
     try:
-        podnetwork.check_foreign_cni_config(node.host, node.paths, keep)
+        pod_network.check_foreign_cni_config(node.host, node.paths, keep)
     except HostError as error:
         yield Finding("CNIConfig", ERROR, f"{error.what}: {error.cause}", error.remedy)
 

@@ -24,12 +24,6 @@ if TYPE_CHECKING:
         completion as completion_scripts,
     )
     from kubeup import doctor, state, undo, workflow
-    from kubeup import (
-        loadbalancer as balancer_keeper,
-    )
-    from kubeup import (
-        routes as route_keeper,
-    )
     from kubeup.cli import Invocation
     from kubeup.cluster import api, shared_certs, tokens
     from kubeup.config import commands as config_commands
@@ -37,6 +31,8 @@ if TYPE_CHECKING:
     from kubeup.config.types import InitConfig
     from kubeup.machine import dry_run, host
     from kubeup.machine.host import Host, LocalHost
+    from kubeup.network import load_balancer as balancer_keeper
+    from kubeup.network import routes as route_keeper
     from kubeup.node import images, kubeconfig, runtime
     from kubeup.phases import airgap
     from kubeup.report import Report
@@ -53,9 +49,9 @@ else:
     images = lazy_import("kubeup.node.images")
     api = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
-    balancer_keeper = lazy_import("kubeup.loadbalancer")
+    balancer_keeper = lazy_import("kubeup.network.load_balancer")
     load = lazy_import("kubeup.config.load")
-    route_keeper = lazy_import("kubeup.routes")
+    route_keeper = lazy_import("kubeup.network.routes")
     runtime = lazy_import("kubeup.node.runtime")
     state = lazy_import("kubeup.state")
     tokens = lazy_import("kubeup.cluster.tokens")

@@ -14,19 +14,20 @@ from kubeup.lazy import lazy_import
 from kubeup.secret import Secret
 
 if TYPE_CHECKING:
-    from kubeup import bundle, downloads, layout, podnetwork
+    from kubeup import bundle, downloads, layout
     from kubeup.cli import Invocation
     from kubeup.config import load
     from kubeup.config.types import InitConfig
     from kubeup.machine import host
     from kubeup.machine.host import LocalHost
+    from kubeup.network import pod_network
 else:
     bundle = lazy_import("kubeup.bundle")
     downloads = lazy_import("kubeup.downloads")
     host = lazy_import("kubeup.machine.host")
     layout = lazy_import("kubeup.layout")
     load = lazy_import("kubeup.config.load")
-    podnetwork = lazy_import("kubeup.podnetwork")
+    pod_network = lazy_import("kubeup.network.pod_network")
 
 
 def create(call: Invocation) -> int:
@@ -184,7 +185,7 @@ def _load_config(call: Invocation, local: LocalHost) -> InitConfig:
 def _image_needs(call: Invocation, local: LocalHost, config: InitConfig) -> Sequence[bundle.Need]:
     release = releases.find_release(config.cluster.kubernetes_version)
     network = config.kb.pod_network
-    objects = podnetwork.read_manifest(local, network.manifest) if network.plugin == "manifest" else []
+    objects = pod_network.read_manifest(local, network.manifest) if network.plugin == "manifest" else []
     return bundle.plan_images(config, release, objects, call.flags.get("image", ()))
 
 

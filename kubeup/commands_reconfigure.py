@@ -14,7 +14,7 @@ from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
 
 if TYPE_CHECKING:
-    from kubeup import loadbalancer, render, state, workflow
+    from kubeup import render, state, workflow
     from kubeup.cli import Invocation
     from kubeup.cluster import api as kubeapi
     from kubeup.cluster import discovery, objects
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kubeup.config import discover, load_join, types, validate
     from kubeup.machine import dry_run, host
     from kubeup.machine.host import Host, LocalHost
+    from kubeup.network import load_balancer
     from kubeup.node import images, kubeconfig, pki
     from kubeup.phases import reconfigure
 else:
@@ -34,7 +35,7 @@ else:
     kubeapi = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     load_join = lazy_import("kubeup.config.load_join")
-    loadbalancer = lazy_import("kubeup.loadbalancer")
+    load_balancer = lazy_import("kubeup.network.load_balancer")
     pki = lazy_import("kubeup.node.pki")
     reconfigure = lazy_import("kubeup.phases.reconfigure")
     render = lazy_import("kubeup.render")
@@ -197,7 +198,7 @@ def _make_config(
 
 def _read_mode(local: Host, paths: Paths) -> str:
     """Whether this node runs a load balancer of its own already."""
-    return "local" if loadbalancer.is_installed(local, paths) else "none"
+    return "local" if load_balancer.is_installed(local, paths) else "none"
 
 
 def _read_servers(api: Api, *, is_control_plane: bool, own: types.LocalAPIEndpoint) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup import checks, diagnose, loadbalancer, podnetwork, podview, releases, routes, stepaside
+from kubeup import checks, diagnose, releases
 from kubeup.addresses import join_host_port
 from kubeup.checks import ERROR, WARNING
 from kubeup.cluster import api as kubeapi
@@ -37,6 +37,7 @@ from kubeup.config.types import (
 from kubeup.errors import HostError, KbError
 from kubeup.frozen import frozen
 from kubeup.machine.host import UNPROVEN, Host, Unreachable
+from kubeup.network import load_balancer, pod_network, pod_view, routes, step_aside
 from kubeup.node import kubeconfig, kubelet, pki, runtime
 from kubeup.paths import Paths
 from kubeup.releases import Release
@@ -118,7 +119,7 @@ def read_patient(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = 
             int(apiserver.get("secure-port") or 6443),
         ),
         kubelet=config,
-        kb=KbConfiguration(PodNetwork("bridge" if podnetwork.is_kept(host, paths) else "none")),
+        kb=KbConfiguration(PodNetwork("bridge" if pod_network.is_kept(host, paths) else "none")),
     )
     default = paths.admin_conf if host.exists(paths.admin_conf) else paths.kubeconfig("kubelet.conf")
     is_member = host.exists(paths.kubelet_config)
@@ -569,47 +570,47 @@ def _look_at_external_etcd(host: Host, external: ExternalEtcd) -> Notes:
 def look_at_load_balancer(patient: Patient) -> Notes:
     """haproxy on this node, where kb put one: the endpoint's name leads to it, it runs by its file, it is kept current."""
     host, paths, name = patient.host, patient.paths, "load-balancer"
-    if not loadbalancer.is_installed(host, paths):
+    if not load_balancer.is_installed(host, paths):
         return
-    settings = loadbalancer.read_settings(host, paths)
+    settings = load_balancer.read_settings(host, paths)
     anew = f"kb {'init' if 'kube-apiserver' in patient.components else 'join'} phase load-balancer"
-    hosts = loadbalancer.read_hosts(host)
-    if loadbalancer.plan_hosts(hosts, settings.name) != hosts:
-        text = f"{settings.name} does not lead to this node's load balancer: kb's line in {loadbalancer.HOSTS} is not as it was"
+    hosts = load_balancer.read_hosts(host)
+    if load_balancer.plan_hosts(hosts, settings.name) != hosts:
+        text = f"{settings.name} does not lead to this node's load balancer: kb's line in {load_balancer.HOSTS} is not as it was"
         yield Note(name, ERROR, text, anew)
-    path = loadbalancer.config_path(paths)
-    servers, wanted = loadbalancer.parse_config(host.read_text(path) if host.exists(path) else "")
-    running = loadbalancer.read_running_digest(host, settings.health_port)
+    path = load_balancer.config_path(paths)
+    servers, wanted = load_balancer.parse_config(host.read_text(path) if host.exists(path) else "")
+    running = load_balancer.read_running_digest(host, settings.health_port)
     if not servers:
         yield Note(name, ERROR, f"{path} names no API server", anew)
     elif not running:
         text = f"no load balancer answers on 127.0.0.1:{settings.health_port}"
-        yield Note(name, ERROR, text, f"crictl logs $(crictl ps -aq --name {loadbalancer.NAME} | head -1)")
+        yield Note(name, ERROR, text, f"crictl logs $(crictl ps -aq --name {load_balancer.NAME} | head -1)")
     elif running != wanted:
         text = f"the load balancer runs with other servers than {path} names ({', '.join(servers)})"
-        yield Note(name, WARNING, text, f"systemctl restart {loadbalancer.UNIT}, which has it read its file")
-    if host.query(["systemctl", "is-active", loadbalancer.UNIT]).stdout.strip() != "active":
-        text = f"{loadbalancer.UNIT} does not run: API servers that come or go are not followed"
+        yield Note(name, WARNING, text, f"systemctl restart {load_balancer.UNIT}, which has it read its file")
+    if host.query(["systemctl", "is-active", load_balancer.UNIT]).stdout.strip() != "active":
+        text = f"{load_balancer.UNIT} does not run: API servers that come or go are not followed"
         yield Note(
             name,
             WARNING,
             text,
-            f"systemctl start {loadbalancer.UNIT}; why it ended: journalctl -u {loadbalancer.UNIT} -n 20",
+            f"systemctl start {load_balancer.UNIT}; why it ended: journalctl -u {load_balancer.UNIT} -n 20",
         )
 
 
 def look_at_pod_network(patient: Patient) -> Notes:
     """Pods that kb's network started, where the runtime uses another one by now."""
     first = routes.find_first_cni_config(patient.host, patient.paths)
-    if first in ("", routes.CNI_FILE) or not podnetwork.is_kept(patient.host, patient.paths):
+    if first in ("", routes.CNI_FILE) or not pod_network.is_kept(patient.host, patient.paths):
         return
-    bridge = stepaside.read_bridge(patient.host)
+    bridge = step_aside.read_bridge(patient.host)
     if bridge is None or not bridge.ports:
         return
-    pods = _find_pods(patient, stepaside.read_sandboxes(patient.host))
-    text = f"the network is {patient.paths.cni_conf / first}'s by now: {stepaside.describe_left(bridge)}"
+    pods = _find_pods(patient, step_aside.read_sandboxes(patient.host))
+    text = f"the network is {patient.paths.cni_conf / first}'s by now: {step_aside.describe_left(bridge)}"
     named = "; ".join(f"kubectl -n {namespace} delete pod {name}" for namespace, name in pods)
-    yield Note("pod-network", WARNING, text, named or f"find them: bridge link show master {stepaside.BRIDGE}")
+    yield Note("pod-network", WARNING, text, named or f"find them: bridge link show master {step_aside.BRIDGE}")
 
 
 def _find_pods(patient: Patient, sandboxes: set[str]) -> list[tuple[str, str]]:
@@ -650,17 +651,17 @@ def _look_from_pods(patient: Patient, dns_address: str, name: str) -> Notes:
     """What every pod needs, asked from the namespaces of pods that run here: doctor makes none."""
     host = patient.host
     is_own_network = routes.is_own_network(host, patient.paths)
-    places = podview.find_namespaces(host, patient.config.node.cri_socket, but_dns=not is_own_network)
+    places = pod_view.find_namespaces(host, patient.config.node.cri_socket, but_dns=not is_own_network)
     ways = _read_ways(patient, dns_address, name) if places else None
     for place in places:
         # a lost datagram is no cut: what is not reached is asked for again
-        cut = ways and podview.find_cut(host, place, ways) and podview.find_cut(host, place, ways)
+        cut = ways and pod_view.find_cut(host, place, ways) and pod_view.find_cut(host, place, ways)
         if cut:
             yield Note("dns", ERROR, f"{cut.what}: {cut.cause}", cut.remedy)
             return
 
 
-def _read_ways(patient: Patient, dns_address: str, name: str) -> podview.Ways:
+def _read_ways(patient: Patient, dns_address: str, name: str) -> pod_view.Ways:
     """The Services, and what stands behind them as far as this node's identity may read it."""
     api_address, pods, server = "", [], ""
     with contextlib.suppress(KbError):
@@ -669,8 +670,8 @@ def _read_ways(patient: Patient, dns_address: str, name: str) -> podview.Ways:
         service = api.get(kubeapi.path_of("Service", "kubernetes", "default")) or {}
         api_address = str((service.get("spec") or {}).get("clusterIP") or "")
         pods = probes.read_dns_pods(api) if patient.is_control_plane else []
-    behind = (*podview.dns_pod_ways(pods, patient.config.node.name), *podview.server_ways(server))
-    return podview.Ways(name, podview.service_ways(dns_address, api_address), behind)
+    behind = (*pod_view.dns_pod_ways(pods, patient.config.node.name), *pod_view.server_ways(server))
+    return pod_view.Ways(name, pod_view.service_ways(dns_address, api_address), behind)
 
 
 def look_at_tunnel(patient: Patient) -> Notes:
@@ -689,7 +690,7 @@ def look_at_tunnel(patient: Patient) -> Notes:
                 ERROR,
                 f"the node {remote} answers, and through the tunnel it does not: pods here and there do not reach each other",
                 f"let UDP port {routes.VXLAN_PORT} pass between {own} and {remote}, both ways (firewall, security group); "
-                f"if it does, see the keeper on that node: journalctl -u {podnetwork.UNIT} -n 20",
+                f"if it does, see the keeper on that node: journalctl -u {pod_network.UNIT} -n 20",
             )
         else:
             text = f"the node {remote} does not answer: no pod on it can be reached"

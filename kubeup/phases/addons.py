@@ -1,6 +1,6 @@
 """The phases addon/coredns, addon/kube-proxy and pod-network.
 
-The objects and rules are in kubeup/cluster/addons.py and kubeup/podnetwork.py. Mirrors cmd/kubeadm/app/cmd/phases/init/
+The objects and rules are in kubeup/cluster/addons.py and kubeup/network/pod_network.py. Mirrors cmd/kubeadm/app/cmd/phases/init/
 addons.go; the pod network is kb's own.
 """
 
@@ -15,18 +15,18 @@ from kubeup.phases.loadbalancer import render_kb_config
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import podnetwork, routes
     from kubeup.cluster import addons, api
     from kubeup.cluster import objects as clusterobjects
     from kubeup.config.types import PodNetwork
+    from kubeup.network import pod_network, routes
     from kubeup.node import patches, runtime
 else:
     addons = lazy_import("kubeup.cluster.addons")
     clusterobjects = lazy_import("kubeup.cluster.objects")
     api = lazy_import("kubeup.cluster.api")
     patches = lazy_import("kubeup.node.patches")
-    podnetwork = lazy_import("kubeup.podnetwork")
-    routes = lazy_import("kubeup.routes")
+    pod_network = lazy_import("kubeup.network.pod_network")
+    routes = lazy_import("kubeup.network.routes")
     runtime = lazy_import("kubeup.node.runtime")
 
 Object = dict[str, Any]
@@ -100,7 +100,7 @@ def set_up_pod_network(ctx: Context) -> Outputs:
     network = ctx.config.kb.pod_network
     clusterobjects.apply_objects(ctx.api, _network_objects(ctx, network))
     if network.plugin == "bridge":
-        podnetwork.check_foreign_cni_config(ctx.host, ctx.paths)
+        pod_network.check_foreign_cni_config(ctx.host, ctx.paths)
         _set_up_bridge(ctx, network)
     elif network.plugin == "manifest":
         _apply_manifest(ctx, _manifest(ctx, network))
@@ -144,29 +144,29 @@ def _network_objects(ctx: Context, network: PodNetwork) -> list[Object]:
 
 def _set_up_bridge(ctx: Context, network: PodNetwork) -> None:
     status = runtime.probe_runtime(ctx.host, ctx.config.node.cri_socket)
-    podnetwork.check_cni_plugins(ctx.host, status.cni_bin_dirs, status.label)
+    pod_network.check_cni_plugins(ctx.host, status.cni_bin_dirs, status.label)
     node = wait_for_pod_cidrs(ctx)
-    pyz = podnetwork.find_running_pyz()
+    pyz = pod_network.find_running_pyz()
     if pyz is None:
-        ctx.report.note(f"kb runs from a checkout: the unit {podnetwork.UNIT} runs it from there too, so keep it")
-    changed = podnetwork.ensure_installed_kb(ctx.host, ctx.paths, pyz)
+        ctx.report.note(f"kb runs from a checkout: the unit {pod_network.UNIT} runs it from there too, so keep it")
+    changed = pod_network.ensure_installed_kb(ctx.host, ctx.paths, pyz)
     files = _bridge_files(ctx, node, network)
-    changed = podnetwork.write_node_files(ctx.host, ctx.paths, files) or changed
-    podnetwork.ensure_keeper_runs(ctx.host, is_changed=changed)
+    changed = pod_network.write_node_files(ctx.host, ctx.paths, files) or changed
+    pod_network.ensure_keeper_runs(ctx.host, is_changed=changed)
 
 
 def _bridge_is_set_up(ctx: Context, network: PodNetwork) -> bool:
-    if podnetwork.is_kept(ctx.host, ctx.paths) and podnetwork.find_foreign_cni_config(ctx.host, ctx.paths):
+    if pod_network.is_kept(ctx.host, ctx.paths) and pod_network.find_foreign_cni_config(ctx.host, ctx.paths):
         return True  # another network was installed on top since, and kb's keeper steps aside for it
     node = ctx.api.get(api.path_of("Node", ctx.config.node.name))
     if not node or not (node.get("spec") or {}).get("podCIDRs"):
         return False
-    return podnetwork.has_node_files(ctx.host, ctx.paths, _bridge_files(ctx, node, network))
+    return pod_network.has_node_files(ctx.host, ctx.paths, _bridge_files(ctx, node, network))
 
 
-def _bridge_files(ctx: Context, node: Object, network: PodNetwork) -> podnetwork.NodeFiles:
-    command = podnetwork.plan_command(ctx.host, podnetwork.find_running_pyz(), ctx.paths)
-    return podnetwork.plan_node_files(ctx.host, node, ctx.config, network=network, command=command)
+def _bridge_files(ctx: Context, node: Object, network: PodNetwork) -> pod_network.NodeFiles:
+    command = pod_network.plan_command(ctx.host, pod_network.find_running_pyz(), ctx.paths)
+    return pod_network.plan_node_files(ctx.host, node, ctx.config, network=network, command=command)
 
 
 def wait_for_pod_cidrs(ctx: Context) -> Object:
@@ -177,10 +177,10 @@ def wait_for_pod_cidrs(ctx: Context) -> Object:
     node = wait_for_node(ctx)
     name, started = ctx.config.node.name, ctx.host.monotonic()
     while not (node.get("spec") or {}).get("podCIDRs"):
-        podnetwork.check_pod_cidr_source(ctx.config.cluster)
+        pod_network.check_pod_cidr_source(ctx.config.cluster)
         elapsed = ctx.host.monotonic() - started
         if elapsed >= POD_CIDR_TIMEOUT_S:
-            raise podnetwork.missing_pod_cidr(ctx.api, name, elapsed)
+            raise pod_network.missing_pod_cidr(ctx.api, name, elapsed)
         ctx.report.waiting(f"node {name}: {elapsed:.0f} s of {POD_CIDR_TIMEOUT_S} s; it has no podCIDR yet")
         ctx.host.sleep(POLL_S)
         node = ctx.api.get(api.path_of("Node", name)) or {}
@@ -188,12 +188,12 @@ def wait_for_pod_cidrs(ctx: Context) -> Object:
 
 
 def _manifest(ctx: Context, network: PodNetwork) -> list[Object]:
-    found = podnetwork.read_manifest(ctx.host, network.manifest)
+    found = pod_network.read_manifest(ctx.host, network.manifest)
     # containerd itself is pointed to the mirror (install/registries), so names stay unless they shall change; another
     # runtime is not
     is_containerd = "containerd" in runtime.socket_path(ctx.config.node.cri_socket).name
     server = network.image_repository or ("" if is_containerd else ctx.config.kb.mirror.endpoint)
-    objects: list[Object] = podnetwork.sort_objects(podnetwork.rewrite_images(found, server))
+    objects: list[Object] = pod_network.sort_objects(pod_network.rewrite_images(found, server))
     return objects
 
 
@@ -209,7 +209,7 @@ def _apply_manifest(ctx: Context, objects: list[Object]) -> None:
 
 def _wait_for_crd(ctx: Context, crd: Object) -> None:
     name, started = crd["metadata"]["name"], ctx.host.monotonic()
-    while not podnetwork.is_established(ctx.api.get(podnetwork.crd_path(crd))):
+    while not pod_network.is_established(ctx.api.get(pod_network.crd_path(crd))):
         elapsed = ctx.host.monotonic() - started
         if elapsed >= CRD_TIMEOUT_S:
             raise ClusterError(

@@ -22,10 +22,11 @@ from kubeup.trust import Anchors
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import bundle, checks, distropackages, downloads, layout, mirrorhosts, packages, podnetwork, render
+    from kubeup import bundle, checks, distropackages, downloads, layout, mirrorhosts, packages, render
     from kubeup.config import discover
     from kubeup.layout import Layout
     from kubeup.mirrorhosts import Mirror
+    from kubeup.network import pod_network
     from kubeup.node import images, pki, runtime, runtime_fix
     from kubeup.packages import Offered, Standing
     from kubeup.phases import preflight
@@ -40,7 +41,7 @@ else:
     mirrorhosts = lazy_import("kubeup.mirrorhosts")
     packages = lazy_import("kubeup.packages")
     pki = lazy_import("kubeup.node.pki")
-    podnetwork = lazy_import("kubeup.podnetwork")
+    pod_network = lazy_import("kubeup.network.pod_network")
     preflight = lazy_import("kubeup.phases.preflight")
     render = lazy_import("kubeup.render")
     runtime = lazy_import("kubeup.node.runtime")
@@ -146,7 +147,7 @@ def _require_fit(ctx: Context, found: Layout) -> None:
             code="wrong-architecture",
         )
     network = ctx.config.kb.pod_network
-    objects = podnetwork.read_manifest(ctx.host, network.manifest) if network.plugin == "manifest" else []
+    objects = pod_network.read_manifest(ctx.host, network.manifest) if network.plugin == "manifest" else []
     needs = bundle.plan_images(ctx.config, ctx.release, objects, ())
     # a delta of which the base is here already is as good as the whole
     others = [one for one in _laid_down(ctx.host) if one.path != found.path]
@@ -463,8 +464,8 @@ def serve_bundle(ctx: Context) -> Outputs:
     _require_signed_copy(ctx)
     certs.issue_ca(ctx)
     _ensure_certificate(ctx)
-    pyz = podnetwork.find_running_pyz()
-    podnetwork.ensure_installed_kb(ctx.host, ctx.paths, pyz)
+    pyz = pod_network.find_running_pyz()
+    pod_network.ensure_installed_kb(ctx.host, ctx.paths, pyz)
     changed = ctx.host.write_file(ctx.paths.systemd / MIRROR_UNIT, _render_unit(ctx, pyz))
     if changed:
         ctx.host.run(["systemctl", "daemon-reload"])
@@ -485,7 +486,7 @@ def _render_unit(ctx: Context, pyz: Optional[Path]) -> str:
     cert, key = _mirror_cert(ctx)
     address = ctx.config.local_api_endpoint.advertise_address
     values = {
-        "command": podnetwork.plan_command(ctx.host, pyz, ctx.paths),
+        "command": pod_network.plan_command(ctx.host, pyz, ctx.paths),
         "folder": MIRROR_FOLDER,
         "listen": f"[::]:{MIRROR_PORT}" if ":" in address else f"0.0.0.0:{MIRROR_PORT}",
         "cert": cert,
@@ -586,7 +587,7 @@ def bundle_is_served(ctx: Context) -> bool:
     except HostError:
         return False
     unit = ctx.paths.systemd / MIRROR_UNIT
-    is_current = ctx.host.exists(unit) and ctx.host.read_text(unit) == _render_unit(ctx, podnetwork.find_running_pyz())
+    is_current = ctx.host.exists(unit) and ctx.host.read_text(unit) == _render_unit(ctx, pod_network.find_running_pyz())
     return answers and is_current and _certificate_is_good(ctx)
 
 
@@ -681,8 +682,8 @@ def _plan_files(ctx: Context, folder: Path) -> dict[Path, str]:
     names = list(images.list_node_images(ctx.config, ctx.release))
     network = ctx.config.kb.pod_network
     if network.plugin == "manifest" and network.manifest:
-        objects = podnetwork.read_manifest(ctx.host, network.manifest)
-        objects = podnetwork.rewrite_images(objects, network.image_repository)
+        objects = pod_network.read_manifest(ctx.host, network.manifest)
+        objects = pod_network.rewrite_images(objects, network.image_repository)
         names += [runtime.full_image_name(name) for name, _ in bundle.images_of(objects)]
     if not _has_mirror(ctx):
         preset = presets.find_preset(ctx.config.kb.packages.preset)

@@ -15,8 +15,9 @@ from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import diagnose, podview, routes
+    from kubeup import diagnose
     from kubeup.cluster import api, discovery, objects, probes
+    from kubeup.network import pod_view, routes
     from kubeup.node import runtime
 else:
     objects = lazy_import("kubeup.cluster.objects")
@@ -24,8 +25,8 @@ else:
     discovery = lazy_import("kubeup.cluster.discovery")
     probes = lazy_import("kubeup.cluster.probes")
     api = lazy_import("kubeup.cluster.api")
-    podview = lazy_import("kubeup.podview")
-    routes = lazy_import("kubeup.routes")
+    pod_view = lazy_import("kubeup.network.pod_view")
+    routes = lazy_import("kubeup.network.routes")
     runtime = lazy_import("kubeup.node.runtime")
 
 POLL_S = 0.1
@@ -330,26 +331,26 @@ def _awaited_image(pod: api.Object) -> str:
     return ""
 
 
-def wait_for_pod_ways(ctx: Context, ways: podview.Ways) -> None:
+def wait_for_pod_ways(ctx: Context, ways: pod_view.Ways) -> None:
     """Until a pod of this node reaches what all pods need: what the node reaches proves nothing of its pods. Raises
     ClusterError (not-healthy) that names the link."""
     if not ways.services:
         return
-    cut: Optional[podview.Cut] = None
+    cut: Optional[pod_view.Cut] = None
 
     def find_cause() -> Optional[diagnose.BrokenLink]:
         return diagnose.BrokenLink(cut.what, cut.cause, cut.remedy, link="pod-way") if cut else None
 
-    with podview.OwnNamespace(ctx.host, ctx.paths, ctx.config.node.cri_socket) as own:
+    with pod_view.OwnNamespace(ctx.host, ctx.paths, ctx.config.node.cri_socket) as own:
         find_place = own.path if routes.is_own_network(ctx.host, ctx.paths) else lambda: _first_pod(ctx)
 
         def look() -> str:
             nonlocal cut
             try:
                 place = find_place()
-                cut = podview.find_cut(ctx.host, place, ways) if place else None
+                cut = pod_view.find_cut(ctx.host, place, ways) if place else None
             except HostError as error:
-                cut = podview.Cut(error.what, error.cause, error.remedy)
+                cut = pod_view.Cut(error.what, error.cause, error.remedy)
             return cut.what if cut else ""
 
         _Wait(ctx, POD_WAYS_TIMEOUT_S, "a pod's way to the cluster", find_cause=find_cause).until(look)
@@ -357,25 +358,25 @@ def wait_for_pod_ways(ctx: Context, ways: podview.Ways) -> None:
 
 def _first_pod(ctx: Context) -> Optional[Path]:
     """The namespace of a pod that is there; only kb's own network is known to lead CoreDNS back to itself."""
-    found = podview.find_namespaces(
+    found = pod_view.find_namespaces(
         ctx.host, ctx.config.node.cri_socket, limit=1, but_dns=not routes.is_own_network(ctx.host, ctx.paths)
     )
     return found[0] if found else None
 
 
-def _plan_ways(ctx: Context) -> podview.Ways:
+def _plan_ways(ctx: Context) -> pod_view.Ways:
     if not _has_proxy(ctx):
-        return podview.Ways("", ())
+        return pod_view.Ways("", ())
     dns_address = ctx.config.cluster.service_address(10) if _has_dns(ctx) else ""
     pods = probes.read_dns_pods(ctx.api) if dns_address else []
-    return plan_ways(ctx, dns_address, podview.dns_pod_ways(pods, ctx.config.node.name))
+    return plan_ways(ctx, dns_address, pod_view.dns_pod_ways(pods, ctx.config.node.name))
 
 
-def plan_ways(ctx: Context, dns_address: str, behind: Iterable[podview.Way] = ()) -> podview.Ways:
+def plan_ways(ctx: Context, dns_address: str, behind: Iterable[pod_view.Way] = ()) -> pod_view.Ways:
     """The cluster's DNS (unless its address is "") and API Service, and what is known to stand behind them."""
     name = f"kubernetes.default.svc.{ctx.config.cluster.networking.dns_domain}"
-    services = podview.service_ways(dns_address, ctx.config.cluster.service_address(1))
-    return podview.Ways(name, services, (*behind, *podview.server_ways(ctx.api.server)))
+    services = pod_view.service_ways(dns_address, ctx.config.cluster.service_address(1))
+    return pod_view.Ways(name, services, (*behind, *pod_view.server_ways(ctx.api.server)))
 
 
 def find_pressure(ctx: Context) -> Optional[diagnose.BrokenLink]:
@@ -544,4 +545,4 @@ def node_is_verified(ctx: Context) -> bool:
     if status != "True" or (_has_dns(ctx) and _look_up_dns(ctx)):
         return False
     ways, place = _plan_ways(ctx), _first_pod(ctx)  # a look makes nothing: a pod that is there is asked
-    return not (place and ways.services) or podview.find_cut(ctx.host, place, ways) is None
+    return not (place and ways.services) or pod_view.find_cut(ctx.host, place, ways) is None

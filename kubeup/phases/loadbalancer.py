@@ -1,6 +1,6 @@
 """The phases load-balancer/*: a load balancer of its own for every node, where the configuration or the cluster asks for it.
 
-The rules are in kubeup/loadbalancer.py. Without `loadBalancer: {mode: local}` they do nothing. kubeadm has no such phases:
+The rules are in kubeup/network/load_balancer.py. Without `loadBalancer: {mode: local}` they do nothing. kubeadm has no such phases:
 it expects that controlPlaneEndpoint leads somewhere already.
 """
 
@@ -16,17 +16,18 @@ from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import loadbalancer, podnetwork, state
+    from kubeup import state
     from kubeup.cluster import api
     from kubeup.cluster import objects as clusterobjects
+    from kubeup.network import load_balancer, pod_network
     from kubeup.node import images, static_pods
 else:
     clusterobjects = lazy_import("kubeup.cluster.objects")
     images = lazy_import("kubeup.node.images")
     api = lazy_import("kubeup.cluster.api")
-    loadbalancer = lazy_import("kubeup.loadbalancer")
+    load_balancer = lazy_import("kubeup.network.load_balancer")
     static_pods = lazy_import("kubeup.node.static_pods")
-    podnetwork = lazy_import("kubeup.podnetwork")
+    pod_network = lazy_import("kubeup.network.pod_network")
     state = lazy_import("kubeup.state")
 
 
@@ -34,8 +35,8 @@ def is_wanted(ctx: Context) -> bool:
     return ctx.config.kb.load_balancer.is_local
 
 
-def _settings(ctx: Context) -> loadbalancer.Settings:
-    return loadbalancer.settings_of(
+def _settings(ctx: Context) -> load_balancer.Settings:
+    return load_balancer.settings_of(
         ctx.config.cluster.control_plane_endpoint, ctx.config.kb, ctx.config.node.cri_socket
     )
 
@@ -50,15 +51,15 @@ def write_load_balancer(ctx: Context) -> Outputs:
     """
     if not is_wanted(ctx):
         return None
-    servers = {*_first_servers(ctx), *loadbalancer.read_servers(ctx.host, ctx.paths)}
-    loadbalancer.write_node_files(ctx.host, ctx.paths, ctx.config.kb, settings=_settings(ctx), servers=servers)
+    servers = {*_first_servers(ctx), *load_balancer.read_servers(ctx.host, ctx.paths)}
+    load_balancer.write_node_files(ctx.host, ctx.paths, ctx.config.kb, settings=_settings(ctx), servers=servers)
     return None
 
 
 def load_balancer_is_current(ctx: Context) -> bool:
     if not is_wanted(ctx):
         return True
-    return loadbalancer.has_node_files(ctx.host, ctx.paths, ctx.config.kb, settings=_settings(ctx))
+    return load_balancer.has_node_files(ctx.host, ctx.paths, ctx.config.kb, settings=_settings(ctx))
 
 
 def _first_servers(ctx: Context) -> tuple[str, ...]:
@@ -97,20 +98,20 @@ def start_keeper(ctx: Context) -> Outputs:
     """
     if not is_wanted(ctx):
         return None
-    pyz = podnetwork.find_running_pyz()
-    changed = podnetwork.ensure_installed_kb(ctx.host, ctx.paths, pyz)
-    command = podnetwork.plan_command(ctx.host, pyz, ctx.paths)
-    changed = loadbalancer.write_keeper_files(ctx.host, ctx.paths, settings=_settings(ctx), command=command) or changed
-    podnetwork.ensure_unit_runs(ctx.host, loadbalancer.UNIT, is_changed=changed)
-    loadbalancer.wait_until_serving(ctx.host, _settings(ctx), ca_pem=_ca_pem(ctx), tell=ctx.report.waiting)
+    pyz = pod_network.find_running_pyz()
+    changed = pod_network.ensure_installed_kb(ctx.host, ctx.paths, pyz)
+    command = pod_network.plan_command(ctx.host, pyz, ctx.paths)
+    changed = load_balancer.write_keeper_files(ctx.host, ctx.paths, settings=_settings(ctx), command=command) or changed
+    pod_network.ensure_unit_runs(ctx.host, load_balancer.UNIT, is_changed=changed)
+    load_balancer.wait_until_serving(ctx.host, _settings(ctx), ca_pem=_ca_pem(ctx), tell=ctx.report.waiting)
     return None
 
 
 def keeper_runs(ctx: Context) -> bool:
     if not is_wanted(ctx):
         return True
-    command = podnetwork.plan_command(ctx.host, podnetwork.find_running_pyz(), ctx.paths)
-    return loadbalancer.has_keeper_files(ctx.host, ctx.paths, settings=_settings(ctx), command=command)
+    command = pod_network.plan_command(ctx.host, pod_network.find_running_pyz(), ctx.paths)
+    return load_balancer.has_keeper_files(ctx.host, ctx.paths, settings=_settings(ctx), command=command)
 
 
 def _ca_pem(ctx: Context) -> str:
@@ -138,17 +139,17 @@ def render_kb_config(ctx: Context) -> api.Object:
 
 def remove_load_balancer(ctx: Context) -> Outputs:
     """Unit, pod and configuration, and kb's line in /etc/hosts."""
-    loadbalancer.remove_node_files(ctx.host, ctx.paths)
+    load_balancer.remove_node_files(ctx.host, ctx.paths)
     return None
 
 
 def find_changed_hosts(ctx: Context, node_state: state.State) -> frozenset[Path]:
     """/etc/hosts, by its names, where kb's line is out of it and others wrote to it since: then what was there before kb does
     not come back over that."""
-    text = loadbalancer.read_hosts(ctx.host)
-    if loadbalancer.MARK in text:
+    text = load_balancer.read_hosts(ctx.host)
+    if load_balancer.MARK in text:
         return frozenset()
-    places = frozenset((loadbalancer.HOSTS, ctx.host.real_path(loadbalancer.HOSTS)))
+    places = frozenset((load_balancer.HOSTS, ctx.host.real_path(load_balancer.HOSTS)))
     backups = (entry for phase in node_state.phases.values() for entry in phase.backups)
     copies = [Path(entry["copy"]) for entry in backups if Path(entry["path"]) in places and entry.get("copy")]
     before = ctx.host.read_bytes(copies[0]) if copies and ctx.host.exists(copies[0]) else b""

@@ -19,13 +19,13 @@ from kubeup.trust import Anchors
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import loadbalancer as balancer
     from kubeup import render
     from kubeup.cluster import api, objects
     from kubeup.config import discover
+    from kubeup.network import load_balancer as balancer
     from kubeup.node import images, kubeconfig, pki, runtime
 else:
-    balancer = lazy_import("kubeup.loadbalancer")
+    balancer = lazy_import("kubeup.network.load_balancer")
     objects = lazy_import("kubeup.cluster.objects")
     discover = lazy_import("kubeup.config.discover")
     images = lazy_import("kubeup.node.images")

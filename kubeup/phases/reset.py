@@ -15,8 +15,9 @@ from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import distropackages, podnetwork, state, undo
+    from kubeup import distropackages, state, undo
     from kubeup.cluster import etcd, probes
+    from kubeup.network import pod_network
     from kubeup.node import kubelet, runtime
     from kubeup.phases import airgap, install, loadbalancer, node
 else:
@@ -28,7 +29,7 @@ else:
     kubelet = lazy_import("kubeup.node.kubelet")
     loadbalancer = lazy_import("kubeup.phases.loadbalancer")
     node = lazy_import("kubeup.phases.node")
-    podnetwork = lazy_import("kubeup.podnetwork")
+    pod_network = lazy_import("kubeup.network.pod_network")
     runtime = lazy_import("kubeup.node.runtime")
     state = lazy_import("kubeup.state")
     undo = lazy_import("kubeup.undo")
@@ -233,7 +234,7 @@ def unmount_kubelet_folders(ctx: Context) -> Outputs:
 
 def remove_pod_network(ctx: Context) -> Outputs:
     """The route keeper, its routes, link and rule, and the bridge on which no pod hangs any more."""
-    podnetwork.remove_node_network(ctx.host, ctx.paths, ctx.config.node.cri_socket)
+    pod_network.remove_node_network(ctx.host, ctx.paths, ctx.config.node.cri_socket)
     return None
 
 

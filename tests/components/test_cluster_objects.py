@@ -19,7 +19,6 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup import routes
 from kubeup.cluster import addons as addons_domain
 from kubeup.cluster import objects
 from kubeup.cluster.api import Api, ApiRefused, Object, path_of, read_identity
@@ -33,6 +32,7 @@ from kubeup.config.types import (
 )
 from kubeup.errors import ClusterError
 from kubeup.machine.host import CommandResult, LocalHost
+from kubeup.network import routes
 from kubeup.paths import Paths
 from kubeup.phases import addons, cluster
 from kubeup.releases import RELEASES

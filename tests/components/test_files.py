@@ -20,11 +20,11 @@ from typing import Optional
 import pytest
 
 import kb
-from kubeup import loadbalancer, podnetwork
 from kubeup.errors import HostError
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.files import is_root_s_alone
 from kubeup.machine.host import LocalHost, find_root_python
+from kubeup.network import load_balancer, pod_network
 from kubeup.paths import Paths
 from tests.bundle_case import write_layout
 from tests.make_docs import REPO
@@ -295,20 +295,20 @@ def test_the_other_names_of_a_file_of_others_are_written_too(tmp_path: Path) -> 
 def test_a_hosts_file_keeps_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes) -> None:
     """Whatever encoding and line ends it has."""
     (tmp_path / "hosts").write_bytes(before)
-    monkeypatch.setattr(loadbalancer, "HOSTS", tmp_path / "hosts")
-    assert loadbalancer.ensure_hosts(LocalHost(), "kb-api.cluster.local")
+    monkeypatch.setattr(load_balancer, "HOSTS", tmp_path / "hosts")
+    assert load_balancer.ensure_hosts(LocalHost(), "kb-api.cluster.local")
     assert (tmp_path / "hosts").read_bytes().startswith(before)
-    assert loadbalancer.remove_hosts(LocalHost())
+    assert load_balancer.remove_hosts(LocalHost())
     assert (tmp_path / "hosts").read_bytes() == before
 
 
 def test_the_line_in_a_linked_hosts_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "real").write_text("127.0.0.1 localhost\n")
     (tmp_path / "hosts").symlink_to("real")
-    monkeypatch.setattr(loadbalancer, "HOSTS", tmp_path / "hosts")
-    assert loadbalancer.ensure_hosts(LocalHost(), "kb-api.cluster.local")
+    monkeypatch.setattr(load_balancer, "HOSTS", tmp_path / "hosts")
+    assert load_balancer.ensure_hosts(LocalHost(), "kb-api.cluster.local")
     assert (tmp_path / "hosts").is_symlink() and "kb-api.cluster.local" in (tmp_path / "real").read_text()
-    assert loadbalancer.remove_hosts(LocalHost())
+    assert load_balancer.remove_hosts(LocalHost())
     assert (tmp_path / "real").read_text() == "127.0.0.1 localhost\n"
 
 
@@ -736,7 +736,7 @@ def test_a_service_of_root_s_runs_a_python_that_is_root_s(tmp_path: Path, monkey
         found = find_root_python()
         assert not found.startswith(str(tmp_path))
         assert is_root_s_alone(Path(found))
-    command = podnetwork.plan_command(LocalHost(), Path("/x/kb.pyz"), Paths())
+    command = pod_network.plan_command(LocalHost(), Path("/x/kb.pyz"), Paths())
     assert command == f"{found} -I /usr/local/lib/kb/kb.pyz"
     find_root_python.cache_clear()
 
@@ -762,7 +762,7 @@ def test_services_run_no_kb_that_another_user_could_exchange(tmp_path: Path, wro
     (folder / "kb.pyz").write_text("kb")
     os.chown(folder / "kb.pyz", NOBODY, NOBODY)
     # pytest's own folders, in /tmp, are root's and closed
-    assert podnetwork.ensure_installed_kb(LocalHost(), Places(), pyz), "the same bytes, but not root's file"
+    assert pod_network.ensure_installed_kb(LocalHost(), Places(), pyz), "the same bytes, but not root's file"
     assert (folder / "kb.pyz").stat().st_uid == 0
     if wrong == "the folder's owner":
         os.chown(folder, NOBODY, NOBODY)
@@ -776,7 +776,7 @@ def test_services_run_no_kb_that_another_user_could_exchange(tmp_path: Path, wro
         shutil.rmtree(folder)
         folder.symlink_to(tmp_path / "his")
     with pytest.raises(HostError) as caught:
-        podnetwork.ensure_installed_kb(LocalHost(), Places(), pyz)
+        pod_network.ensure_installed_kb(LocalHost(), Places(), pyz)
     assert caught.value.code == "folder-of-another-user" and "chown root:root" in caught.value.remedy
     assert not (tmp_path / "his/kb.pyz").exists()
 

@@ -15,9 +15,9 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup import podnetwork, routes
 from kubeup.machine.host import Argv, CommandResult, LocalHost
-from kubeup.routes import Peer
+from kubeup.network import pod_network, routes
+from kubeup.network.routes import Peer
 
 pytestmark = pytest.mark.component
 
@@ -157,7 +157,7 @@ class Lab:
         self.add(name)
         folder = cni_dir()
         assert folder is not None
-        conflist = json.loads(podnetwork.render_conflist(self.me(node).pod_cidrs, mtu))
+        conflist = json.loads(pod_network.render_conflist(self.me(node).pod_cidrs, mtu))
         plugin = {"cniVersion": conflist["cniVersion"], "name": conflist["name"], **conflist["plugins"][0]}
         plugin["ipam"]["dataDir"] = str(self.folder / node)
         env = {

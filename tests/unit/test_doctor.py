@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from kubeup import checks, doctor, loadbalancer, routes
+from kubeup import checks, doctor
 from kubeup.config.types import KbConfiguration, LoadBalancer
 from kubeup.machine.host import CommandResult, HttpResponse, Unreachable
+from kubeup.network import load_balancer, routes
 from kubeup.node import pki
 from kubeup.paths import Paths
 from tests import cert_forms
@@ -270,25 +271,25 @@ def test_a_slow_disk_is_told_by_etcd_s_own_count() -> None:
 def test_a_load_balancer_that_has_drifted() -> None:
     host, look = make_host(), "load-balancer"
     assert notes(host, look) == []
-    settings = loadbalancer.Settings("api.kb.test:7443", 7444, "unix:///run/containerd/containerd.sock")
+    settings = load_balancer.Settings("api.kb.test:7443", 7444, "unix:///run/containerd/containerd.sock")
     paths = Paths()
-    loadbalancer.write_keeper_files(host, paths, settings=settings, command="kb")
-    loadbalancer.write_node_files(
+    load_balancer.write_keeper_files(host, paths, settings=settings, command="kb")
+    load_balancer.write_node_files(
         host,
         paths,
         KbConfiguration(load_balancer=LoadBalancer("local")),
         settings=settings,
         servers=["10.77.0.11:6443"],
     )
-    path = loadbalancer.config_path(paths)
-    digest = loadbalancer.parse_config(host.read_text(path))[1]
+    path = load_balancer.config_path(paths)
+    digest = load_balancer.parse_config(host.read_text(path))[1]
     url = "http://127.0.0.1:7444/"
     host.urls[url] = HttpResponse(200, digest.encode())
-    host.answers[f"systemctl is-active {loadbalancer.UNIT}"] = "active"
+    host.answers[f"systemctl is-active {load_balancer.UNIT}"] = "active"
     assert notes(host, look) == []
 
     host.urls[url] = HttpResponse(200, b"older")
-    host.answers[f"systemctl is-active {loadbalancer.UNIT}"] = "failed"
+    host.answers[f"systemctl is-active {load_balancer.UNIT}"] = "failed"
     host.files["/etc/hosts"] = b"127.0.0.1 localhost\n"
     found = notes(host, look)
     assert [level for level, _ in found] == ["error", "warning", "warning"]

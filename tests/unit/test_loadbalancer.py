@@ -1,4 +1,4 @@
-"""kubeup/loadbalancer.py: haproxy's file, the line in /etc/hosts, and how the keeper follows API servers."""
+"""kubeup/network/load_balancer.py: haproxy's file, the line in /etc/hosts, and how the keeper follows API servers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup import loadbalancer, releases
+from kubeup import releases
 from kubeup.cluster import api, objects
 from kubeup.config.types import KbConfiguration, LoadBalancer, Mirror, PodNetwork
 from kubeup.errors import HostError
-from kubeup.loadbalancer import GONE_AFTER_S, MARK, Memory, Settings
 from kubeup.machine.host import AnyTls, CommandResult, HttpResponse, Tls, Unreachable
+from kubeup.network import load_balancer
+from kubeup.network.load_balancer import GONE_AFTER_S, MARK, Memory, Settings
 from kubeup.node import images
 from kubeup.paths import Paths
 from kubeup.render import load_yaml
@@ -23,7 +24,7 @@ from tests.fake_host import FakeHost
 PATHS = Paths()
 SETTINGS = Settings("kb-api.cluster.local:7443", 10281, "unix:///run/containerd/containerd.sock")
 KB = KbConfiguration(load_balancer=LoadBalancer("local"))
-CONFIG, HOSTS = str(loadbalancer.config_path(PATHS)), "/etc/hosts"
+CONFIG, HOSTS = str(load_balancer.config_path(PATHS)), "/etc/hosts"
 THREE = ("10.0.0.11:6443", "10.0.0.12:6443", "[fd00::13]:6443")
 
 
@@ -36,8 +37,8 @@ def endpoint_slice(*addresses: str, ready: Optional[bool] = None, port: int = 64
 
 
 def test_the_configuration_names_every_server_and_reads_back() -> None:
-    text = loadbalancer.render_config(SETTINGS, [*THREE, THREE[0]])
-    servers, digest = loadbalancer.parse_config(text)
+    text = load_balancer.render_config(SETTINGS, [*THREE, THREE[0]])
+    servers, digest = load_balancer.parse_config(text)
     assert servers == tuple(sorted(THREE)) and len(digest) == 16
     ready = text.partition("backend ready")[2].partition("backend any")[0]
     assert "    server fd00::13:6443 [fd00::13]:6443\n" in ready and ready.count("    server ") == 3
@@ -46,19 +47,19 @@ def test_the_configuration_names_every_server_and_reads_back() -> None:
 
 
 def test_the_digest_tells_configurations_apart() -> None:
-    digests = {loadbalancer.parse_config(loadbalancer.render_config(SETTINGS, THREE[:n]))[1] for n in (1, 2, 3)}
+    digests = {load_balancer.parse_config(load_balancer.render_config(SETTINGS, THREE[:n]))[1] for n in (1, 2, 3)}
     other = Settings("kb-api.cluster.local:8443", 10281, SETTINGS.cri_socket)
-    assert len(digests | {loadbalancer.parse_config(loadbalancer.render_config(other, THREE))[1]}) == 4
-    again = loadbalancer.parse_config(loadbalancer.render_config(SETTINGS, THREE[::-1]))[1]
+    assert len(digests | {load_balancer.parse_config(load_balancer.render_config(other, THREE))[1]}) == 4
+    again = load_balancer.parse_config(load_balancer.render_config(SETTINGS, THREE[::-1]))[1]
     assert again in digests
 
 
 def test_a_foreign_configuration_names_nothing() -> None:
-    assert loadbalancer.parse_config("listen stats\n  bind *:9000\n") == ((), "")
+    assert load_balancer.parse_config("listen stats\n  bind *:9000\n") == ((), "")
 
 
 def test_the_pod_runs_with_few_rights_on_the_host_s_network() -> None:
-    pod = load_yaml(loadbalancer.render_pod(KB, PATHS))
+    pod = load_yaml(load_balancer.render_pod(KB, PATHS))
     (container,) = pod["spec"]["containers"]
     assert pod["spec"]["hostNetwork"] and container["image"] == releases.LOAD_BALANCER_IMAGE
     assert container["securityContext"]["runAsNonRoot"] and container["securityContext"]["capabilities"] == {
@@ -88,34 +89,34 @@ def test_the_image_keeps_its_name_where_a_mirror_is_set(kb: KbConfiguration, wan
 
 def test_one_marked_line_and_nothing_else_changes() -> None:
     before = "127.0.0.1 localhost\n# a comment\n10.0.0.7 db"
-    after = loadbalancer.plan_hosts(before, "kb-api.cluster.local")
+    after = load_balancer.plan_hosts(before, "kb-api.cluster.local")
     assert after == f"{before}\n127.0.0.1 kb-api.cluster.local {MARK}\n"
-    assert loadbalancer.plan_hosts(after, "kb-api.cluster.local") == after
-    assert loadbalancer.strip_hosts(after) == before + "\n"
+    assert load_balancer.plan_hosts(after, "kb-api.cluster.local") == after
+    assert load_balancer.strip_hosts(after) == before + "\n"
 
 
 def test_a_new_name_joins_the_old_one_until_nobody_calls_it() -> None:
-    one = loadbalancer.plan_hosts("", "a.test")
-    two = loadbalancer.plan_hosts(one, "b.test")
+    one = load_balancer.plan_hosts("", "a.test")
+    two = load_balancer.plan_hosts(one, "b.test")
     assert two == f"127.0.0.1 b.test a.test {MARK}\n"
-    assert loadbalancer.plan_hosts(two, "a.test") == two
+    assert load_balancer.plan_hosts(two, "a.test") == two
 
 
 def test_somebody_else_s_line_for_the_name_is_not_overruled() -> None:
     with pytest.raises(HostError) as caught:
-        loadbalancer.plan_hosts("10.0.0.9 lb kb-api.cluster.local # ours\n", "kb-api.cluster.local")
+        load_balancer.plan_hosts("10.0.0.9 lb kb-api.cluster.local # ours\n", "kb-api.cluster.local")
     assert caught.value.code == "endpoint-in-hosts" and "10.0.0.9" in caught.value.what
     fine = "127.0.0.1 localhost kb-api.cluster.local\n#10.0.0.9 kb-api.cluster.local\n"
-    assert loadbalancer.plan_hosts(fine, "kb-api.cluster.local").startswith(fine)
+    assert load_balancer.plan_hosts(fine, "kb-api.cluster.local").startswith(fine)
 
 
 def test_reset_leaves_what_others_wrote_since() -> None:
     host = FakeHost(files={HOSTS: b"127.0.0.1 localhost\n"})
-    assert loadbalancer.ensure_hosts(host, "kb-api.cluster.local")
+    assert load_balancer.ensure_hosts(host, "kb-api.cluster.local")
     host.files[HOSTS] += b"10.0.0.8 new\n"
-    assert loadbalancer.remove_hosts(host)
+    assert load_balancer.remove_hosts(host)
     assert host.files[HOSTS] == b"127.0.0.1 localhost\n10.0.0.8 new\n"
-    assert not loadbalancer.remove_hosts(host)
+    assert not load_balancer.remove_hosts(host)
 
 
 # ---- what the cluster says
@@ -185,21 +186,21 @@ class BalancedHost(FakeHost):
     def run(self, argv: Any, **rest: Any) -> CommandResult:
         if argv[0] == "sh":
             self.signals.append(argv[-1])
-            self.loaded = loadbalancer.parse_config(self.files[CONFIG].decode())[1]
+            self.loaded = load_balancer.parse_config(self.files[CONFIG].decode())[1]
             return CommandResult(("sh",), 0)
         return super().run(argv, **rest)
 
 
 def balanced(*servers: str, **fields: Any) -> BalancedHost:
     host = BalancedHost(programs={"crictl"}, **fields)
-    text = loadbalancer.render_config(SETTINGS, servers)
-    host.files[CONFIG], host.loaded = text.encode(), loadbalancer.parse_config(text)[1]
+    text = load_balancer.render_config(SETTINGS, servers)
+    host.files[CONFIG], host.loaded = text.encode(), load_balancer.parse_config(text)[1]
     return host
 
 
-def keep(host: BalancedHost, memory: Memory) -> loadbalancer.Round:
+def keep(host: BalancedHost, memory: Memory) -> load_balancer.Round:
     identity = api.Identity("https://kb-api.cluster.local:7443", Tls())
-    return loadbalancer.keep_round(host, lambda: api.Api(host, identity, retry_s=0), SETTINGS, memory, paths=PATHS)
+    return load_balancer.keep_round(host, lambda: api.Api(host, identity, retry_s=0), SETTINGS, memory, paths=PATHS)
 
 
 def test_a_new_api_server_is_taken_in_and_haproxy_told_once() -> None:
@@ -214,10 +215,10 @@ def test_a_new_api_server_is_taken_in_and_haproxy_told_once() -> None:
 def test_a_server_that_is_gone_is_kept_for_a_while() -> None:
     host, memory = balanced(*THREE[:2], listed=endpoint_slice("10.0.0.11")), Memory()
     keep(host, memory)
-    assert loadbalancer.read_servers(host, PATHS) == THREE[:2] and host.signals == []
+    assert load_balancer.read_servers(host, PATHS) == THREE[:2] and host.signals == []
     host.sleep(GONE_AFTER_S + 1)
     keep(host, memory)
-    assert loadbalancer.read_servers(host, PATHS) == THREE[:1] and host.signals == ["4711"]
+    assert load_balancer.read_servers(host, PATHS) == THREE[:1] and host.signals == ["4711"]
 
 
 @pytest.mark.parametrize("listed", [None, endpoint_slice()])
@@ -226,22 +227,22 @@ def test_a_cluster_that_says_nothing_changes_no_list(listed: Optional[dict[str, 
     for _ in range(3):
         done = keep(host, memory)
         host.sleep(GONE_AFTER_S)
-    assert loadbalancer.read_servers(host, PATHS) == tuple(sorted(THREE)) and host.signals == []
+    assert load_balancer.read_servers(host, PATHS) == tuple(sorted(THREE)) and host.signals == []
     assert ("stays as it is" in done.text) == (listed is None)
 
 
 def test_haproxy_that_runs_with_an_old_file_is_told_again_and_one_that_is_down_is_waited_for() -> None:
     host, memory = balanced(THREE[0], listed=endpoint_slice("10.0.0.11")), Memory()
     host.loaded = "old"
-    assert keep(host, memory).wait_s == loadbalancer.POLL_S and host.signals == ["4711"]
+    assert keep(host, memory).wait_s == load_balancer.POLL_S and host.signals == ["4711"]
     host.is_up = False
     done = keep(host, memory)
-    assert "does not run yet" in done.text and done.wait_s == loadbalancer.RETRY_S
+    assert "does not run yet" in done.text and done.wait_s == load_balancer.RETRY_S
 
 
 def test_without_settings_the_keeper_says_how_they_come() -> None:
     host, said = BalancedHost(), list[str]()
-    loadbalancer.keep(host, log=said.append, once=True, paths=PATHS)
+    load_balancer.keep(host, log=said.append, once=True, paths=PATHS)
     assert "kb init phase load-balancer" in said[0]
 
 
@@ -251,10 +252,10 @@ def test_without_settings_the_keeper_says_how_they_come() -> None:
 def test_who_is_to_blame_when_nothing_answers() -> None:
     host = balanced(THREE[0])
     host.is_up = False
-    error = loadbalancer._not_up(host, SETTINGS, Unreachable("https://x", "refused", "no"), 90)
+    error = load_balancer._not_up(host, SETTINGS, Unreachable("https://x", "refused", "no"), 90)
     assert error.code == "load-balancer-not-up" and "the kubelet has not started" in error.cause
     host.is_up = True
-    error = loadbalancer._not_up(host, SETTINGS, Unreachable("https://x", "reset", "no"), 90)
+    error = load_balancer._not_up(host, SETTINGS, Unreachable("https://x", "reset", "no"), 90)
     assert "no API server answers behind it" in error.cause
-    error = loadbalancer._not_up(host, SETTINGS, Unreachable("https://x", "tls", "hostname mismatch"), 90)
+    error = load_balancer._not_up(host, SETTINGS, Unreachable("https://x", "tls", "hostname mismatch"), 90)
     assert error.code == "endpoint-not-in-certificate" and "kb reconfigure endpoint" in error.remedy

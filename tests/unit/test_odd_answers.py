@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from kubeup import diagnose, doctor, loadbalancer, mirror, podview, routes, stepaside
+from kubeup import diagnose, doctor, mirror
 from kubeup.cluster import dns_spread, etcd, objects
 from kubeup.config import discover
 from kubeup.errors import HostError
 from kubeup.machine.host import HttpResponse, LocalHost, Tls
+from kubeup.network import load_balancer, pod_view, routes, step_aside
 from kubeup.node import containerd_config, runtime
 from kubeup.paths import Paths
 from tests.fake_host import FakeHost
@@ -34,7 +35,7 @@ def test_what_ip_says(text: str) -> None:
         routes.parse_vxlan(text, ()) is None
         and routes.parse_forwards(text) == routes.parse_neighbours(text) == frozenset()
     )
-    bridge = stepaside.parse_bridge(text, text, text)
+    bridge = step_aside.parse_bridge(text, text, text)
     assert bridge is None or bridge.networks == ()
     host = FakeHost(answers={"ip": text})
     found = {str(address) for card in discover.read_interfaces(host) or () for address in card.addresses}
@@ -57,7 +58,7 @@ def test_what_crictl_says(value: Any) -> None:
         assert runtime.list_images(host, SOCKET) == set()
         assert runtime.probe_runtime(host, SOCKET).problem == "not-ready"
         assert diagnose.container_error(host, SOCKET, "etcd") in ("", "no container of it was started")
-        assert podview.find_namespaces(host, SOCKET) == []
+        assert pod_view.find_namespaces(host, SOCKET) == []
         assert doctor._find_pods(doctor.read_patient(host, Paths()), {"x"}) == []
 
 
@@ -83,10 +84,10 @@ def test_the_keepers_settings(text: str) -> None:
     host = FakeHost(
         files={
             str(routes.settings_path(Paths())): text.encode(),
-            str(loadbalancer.settings_path(Paths())): text.encode(),
+            str(load_balancer.settings_path(Paths())): text.encode(),
         }
     )
-    for read in (routes.read_settings, loadbalancer.read_settings):
+    for read in (routes.read_settings, load_balancer.read_settings):
         with pytest.raises(HostError):
             read(host, Paths())
 

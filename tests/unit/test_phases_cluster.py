@@ -12,7 +12,6 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup import routes
 from kubeup.cluster import objects, shared_certs, tokens
 from kubeup.cluster.api import Api, Identity, Object
 from kubeup.config.types import (
@@ -30,6 +29,7 @@ from kubeup.config.types import (
 )
 from kubeup.errors import ClusterError, HostError, KbError, UsageError
 from kubeup.machine.host import CommandResult, Tls
+from kubeup.network import routes
 from kubeup.paths import Paths
 from kubeup.phases import addons, cluster
 from kubeup.releases import RELEASES

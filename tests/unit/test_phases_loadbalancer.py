@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 import kb
-from kubeup import loadbalancer as balancer
 from kubeup.config.types import (
     ClusterConfiguration,
     InitConfig,
@@ -22,6 +21,7 @@ from kubeup.config.types import (
 )
 from kubeup.errors import HostError
 from kubeup.machine.dry_run import DryRunHost
+from kubeup.network import load_balancer as balancer
 from kubeup.paths import Paths
 from kubeup.phases import loadbalancer, reset
 from kubeup.releases import RELEASES

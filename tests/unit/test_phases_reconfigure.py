@@ -11,7 +11,6 @@ from typing import Any, Optional
 import pytest
 
 import kb
-from kubeup import loadbalancer
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster import objects
 from kubeup.commands_reconfigure import Before, _parse_endpoint, _plan_undo
@@ -26,6 +25,7 @@ from kubeup.config.types import (
 )
 from kubeup.errors import ClusterError, KbError, UsageError
 from kubeup.machine.host import CommandResult, HttpResponse, Tls
+from kubeup.network import load_balancer
 from kubeup.node import kubeconfig, pki
 from kubeup.paths import Paths
 from kubeup.phases import reconfigure
@@ -233,10 +233,10 @@ def test_a_load_balancer_that_clients_call_keeps_its_port(tmp_path: Path, monkey
     cluster = replace(ctx.config.cluster, control_plane_endpoint="api.test:7443")
     ctx = replace(ctx, config=replace(ctx.config, cluster=cluster))
     ctx.outputs["_before"] = {}
-    host.write_file(PATHS.manifest(loadbalancer.NAME), "kind: Pod\n")
+    host.write_file(PATHS.manifest(load_balancer.NAME), "kind: Pod\n")
     assert reconfigure.check_endpoint(ctx) == {}
-    settings = loadbalancer.Settings("api.test:8443", 8444, "unix:///run/containerd/containerd.sock")
-    host.write_file(loadbalancer.settings_path(PATHS), loadbalancer.render_settings(settings))
+    settings = load_balancer.Settings("api.test:8443", 8444, "unix:///run/containerd/containerd.sock")
+    host.write_file(load_balancer.settings_path(PATHS), load_balancer.render_settings(settings))
     with pytest.raises(UsageError) as caught:
         reconfigure.check_endpoint(ctx)
     assert caught.value.code == "bad-endpoint" and "port 8443" in caught.value.cause

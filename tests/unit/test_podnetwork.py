@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from kubeup import podnetwork, routes
 from kubeup.config.types import Arg, ClusterConfiguration, Component, Networking, PodNetwork
 from kubeup.errors import HostError, KbError, UsageError
 from kubeup.machine.host import CommandResult, HttpResponse
+from kubeup.network import pod_network, routes
 from kubeup.node import images
 from kubeup.paths import Paths
 from tests.fake_host import FakeHost
@@ -23,7 +23,7 @@ PATHS = Paths()
 
 
 def test_the_conflist_is_what_the_plugins_read() -> None:
-    conflist = json.loads(podnetwork.render_conflist(["10.244.1.0/24", "fd00:244:0:1::/64"], 1450))
+    conflist = json.loads(pod_network.render_conflist(["10.244.1.0/24", "fd00:244:0:1::/64"], 1450))
     assert conflist["name"] == "kb-bridge"
     bridge, portmap = conflist["plugins"]
     assert (bridge["type"], bridge["bridge"], bridge["mtu"]) == ("bridge", "cbr0", 1450)
@@ -54,7 +54,7 @@ def test_every_other_network_sorts_before_kbs(name: str) -> None:
     ],
 )
 def test_the_mtu_leaves_room_for_the_tunnel_where_there_may_be_one(network: PodNetwork, address: str, mtu: int) -> None:
-    assert podnetwork.plan_mtu(network, link_mtu=1500, node_address=address) == mtu
+    assert pod_network.plan_mtu(network, link_mtu=1500, node_address=address) == mtu
 
 
 def cluster(pod_subnet: str = "10.244.0.0/16", allocate: str = "") -> ClusterConfiguration:
@@ -70,14 +70,14 @@ def test_a_cluster_that_gives_nodes_no_range_is_told_before_any_wait(
     configuration: ClusterConfiguration, named: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        podnetwork.check_pod_cidr_source(configuration)
+        pod_network.check_pod_cidr_source(configuration)
     assert caught.value.code == "no-pod-subnet"
     assert named in caught.value.cause
 
 
 def test_a_cluster_that_gives_ranges_passes() -> None:
-    podnetwork.check_pod_cidr_source(cluster())
-    podnetwork.check_pod_cidr_source(cluster(allocate="true"))
+    pod_network.check_pod_cidr_source(cluster())
+    pod_network.check_pod_cidr_source(cluster(allocate="true"))
 
 
 def plugins(folder: str, *names: str) -> dict[str, bytes]:
@@ -86,13 +86,13 @@ def plugins(folder: str, *names: str) -> dict[str, bytes]:
 
 def test_plugins_may_lie_in_any_folder_that_the_runtime_searches() -> None:
     host = FakeHost(files={**plugins("/a", "bridge", "portmap"), **plugins("/b", "host-local", "loopback")})
-    podnetwork.check_cni_plugins(host, ["/a", "/b"], "containerd 2.1")
+    pod_network.check_cni_plugins(host, ["/a", "/b"], "containerd 2.1")
 
 
 def test_plugins_in_another_folder_are_named_with_the_links_to_make() -> None:
-    host = FakeHost(files=plugins("/usr/lib/cni", *podnetwork.CNI_PLUGINS))
+    host = FakeHost(files=plugins("/usr/lib/cni", *pod_network.CNI_PLUGINS))
     with pytest.raises(HostError) as caught:
-        podnetwork.check_cni_plugins(host, ["/opt/cni/bin"], "containerd 1.7")
+        pod_network.check_cni_plugins(host, ["/opt/cni/bin"], "containerd 1.7")
     error = caught.value
     assert error.code == "cni-plugins-missing"
     assert error.cause == "the plugins are in /usr/lib/cni, and containerd 1.7 is configured to look in /opt/cni/bin"
@@ -106,67 +106,67 @@ def test_one_missing_plugin_is_linked_alone() -> None:
         files={**plugins("/opt/cni/bin", "bridge", "host-local", "loopback"), **plugins("/usr/lib/cni", "portmap")}
     )
     with pytest.raises(HostError) as caught:
-        podnetwork.check_cni_plugins(host, ["/opt/cni/bin"], "containerd 1.7")
+        pod_network.check_cni_plugins(host, ["/opt/cni/bin"], "containerd 1.7")
     assert caught.value.what == "the CNI plugins portmap are missing"
     assert "ln -s /usr/lib/cni/portmap /opt/cni/bin/" in caught.value.remedy
 
 
 def test_plugins_that_are_nowhere_are_to_be_installed() -> None:
     with pytest.raises(HostError) as caught:
-        podnetwork.check_cni_plugins(FakeHost(), ["/opt/cni/bin"], "containerd 1.7")
+        pod_network.check_cni_plugins(FakeHost(), ["/opt/cni/bin"], "containerd 1.7")
     assert "install" in caught.value.remedy
 
 
 def test_another_networks_file_stops_the_first_start_and_not_a_later_one() -> None:
     host = FakeHost(files={"/etc/cni/net.d/87-podman-bridge.conflist": b""})
     with pytest.raises(HostError) as caught:
-        podnetwork.check_foreign_cni_config(host, PATHS)
+        pod_network.check_foreign_cni_config(host, PATHS)
     assert caught.value.code == "foreign-cni-config"
     assert "/etc/cni/net.d/87-podman-bridge.conflist" in caught.value.what
-    host.files[f"/etc/systemd/system/{podnetwork.UNIT}"] = b""
-    podnetwork.check_foreign_cni_config(host, PATHS)
+    host.files[f"/etc/systemd/system/{pod_network.UNIT}"] = b""
+    pod_network.check_foreign_cni_config(host, PATHS)
 
 
 def test_a_file_that_sorts_behind_kbs_stops_nothing() -> None:
-    podnetwork.check_foreign_cni_config(FakeHost(files={"/etc/cni/net.d/99-z.conf": b""}), PATHS)
-    podnetwork.check_foreign_cni_config(FakeHost(files={"/etc/cni/net.d/README": b""}), PATHS)
+    pod_network.check_foreign_cni_config(FakeHost(files={"/etc/cni/net.d/99-z.conf": b""}), PATHS)
+    pod_network.check_foreign_cni_config(FakeHost(files={"/etc/cni/net.d/README": b""}), PATHS)
 
 
-FILES = podnetwork.NodeFiles("conflist\n", "settings\n", "unit\n")
+FILES = pod_network.NodeFiles("conflist\n", "settings\n", "unit\n")
 
 
 def test_the_cni_file_is_written_last_since_the_node_is_ready_by_it() -> None:
     host = FakeHost()
-    assert podnetwork.write_node_files(host, PATHS, FILES) is True
+    assert pod_network.write_node_files(host, PATHS, FILES) is True
     assert [change for change in host.changes if change.startswith("write")] == [
         "write /var/lib/kb/pod-network.json",
         "write /etc/systemd/system/kb-routes.service",
         "write /etc/cni/net.d/99-kb-bridge.conflist",
     ]
     host.answers["systemctl is-active kb-routes.service"] = "active\n"
-    assert podnetwork.has_node_files(host, PATHS, FILES)
-    assert podnetwork.write_node_files(host, PATHS, FILES) is False
+    assert pod_network.has_node_files(host, PATHS, FILES)
+    assert pod_network.write_node_files(host, PATHS, FILES) is False
 
 
 @pytest.mark.parametrize("state", ["inactive\n", "failed\n"])
 def test_a_keeper_that_does_not_run_is_drift(state: str) -> None:
     host = FakeHost(answers={"systemctl is-active kb-routes.service": CommandResult((), 3, state)})
-    podnetwork.write_node_files(host, PATHS, FILES)
-    assert not podnetwork.has_node_files(host, PATHS, FILES)
+    pod_network.write_node_files(host, PATHS, FILES)
+    assert not pod_network.has_node_files(host, PATHS, FILES)
 
 
 def test_an_edited_conflist_is_drift() -> None:
     host = FakeHost(answers={"systemctl is-active kb-routes.service": "active\n"})
-    podnetwork.write_node_files(host, PATHS, FILES)
+    pod_network.write_node_files(host, PATHS, FILES)
     host.files["/etc/cni/net.d/99-kb-bridge.conflist"] = b"edited"
-    assert not podnetwork.has_node_files(host, PATHS, FILES)
+    assert not pod_network.has_node_files(host, PATHS, FILES)
 
 
 def test_a_running_keeper_is_restarted_only_after_a_change() -> None:
     host = FakeHost(answers={"systemctl is-active kb-routes.service": "active\n"})
-    podnetwork.ensure_keeper_runs(host, is_changed=False)
+    pod_network.ensure_keeper_runs(host, is_changed=False)
     assert host.changes == []
-    podnetwork.ensure_keeper_runs(host, is_changed=True)
+    pod_network.ensure_keeper_runs(host, is_changed=True)
     assert host.changes == [
         "run systemctl daemon-reload",
         "run systemctl enable kb-routes.service",
@@ -177,39 +177,39 @@ def test_a_running_keeper_is_restarted_only_after_a_change() -> None:
 def test_a_keeper_that_does_not_start_is_an_error_with_the_log_to_read() -> None:
     host = FakeHost(answers={"systemctl restart": CommandResult((), 1, stderr="Job failed.\n")})
     with pytest.raises(HostError) as caught:
-        podnetwork.ensure_keeper_runs(host, is_changed=True)
+        pod_network.ensure_keeper_runs(host, is_changed=True)
     assert caught.value.code == "unit-not-started"
     assert caught.value.cause == "Job failed."
 
 
 def test_the_unit_runs_the_installed_copy_or_the_checkout() -> None:
-    assert podnetwork.plan_command(FakeHost(), Path("/root/kb.pyz"), PATHS, python="/usr/bin/python3") == (
+    assert pod_network.plan_command(FakeHost(), Path("/root/kb.pyz"), PATHS, python="/usr/bin/python3") == (
         "/usr/bin/python3 -I /usr/local/lib/kb/kb.pyz"
     )
-    checkout = Path(podnetwork.__file__).parent.parent / "kb.py"
-    assert podnetwork.plan_command(FakeHost(), None, PATHS, python="py") == f"py {checkout}"
-    assert podnetwork.find_running_pyz() is None
-    assert "\nExecStart=/usr/bin/python3 /x/kb.pyz routes\n" in podnetwork.render_unit("/usr/bin/python3 /x/kb.pyz")
+    checkout = Path(pod_network.__file__).parent.parent / "kb.py"
+    assert pod_network.plan_command(FakeHost(), None, PATHS, python="py") == f"py {checkout}"
+    assert pod_network.find_running_pyz() is None
+    assert "\nExecStart=/usr/bin/python3 /x/kb.pyz routes\n" in pod_network.render_unit("/usr/bin/python3 /x/kb.pyz")
 
 
 def test_the_running_pyz_is_installed_once() -> None:
     host = FakeHost(files={"/root/kb.pyz": b"PK..."})
-    assert podnetwork.ensure_installed_kb(host, PATHS, Path("/root/kb.pyz")) is True
+    assert pod_network.ensure_installed_kb(host, PATHS, Path("/root/kb.pyz")) is True
     assert host.files["/usr/local/lib/kb/kb.pyz"] == b"PK..."
     assert host.modes["/usr/local/lib/kb/kb.pyz"] == 0o755
-    assert podnetwork.ensure_installed_kb(host, PATHS, Path("/root/kb.pyz")) is False
-    assert podnetwork.ensure_installed_kb(host, PATHS, PATHS.installed_kb) is False
-    assert podnetwork.ensure_installed_kb(host, PATHS, None) is False
+    assert pod_network.ensure_installed_kb(host, PATHS, Path("/root/kb.pyz")) is False
+    assert pod_network.ensure_installed_kb(host, PATHS, PATHS.installed_kb) is False
+    assert pod_network.ensure_installed_kb(host, PATHS, None) is False
 
 
 def test_where_usr_is_read_only_kb_is_installed_in_opt() -> None:
     mounts = b"/dev/sda1 / ext4 rw 0 0\n/dev/sda2 /usr ext4 ro,relatime 0 0\n"
     host = FakeHost(files={"/root/kb.pyz": b"PK...", "/proc/mounts": mounts})
-    assert podnetwork.ensure_installed_kb(host, PATHS, Path("/root/kb.pyz")) is True
+    assert pod_network.ensure_installed_kb(host, PATHS, Path("/root/kb.pyz")) is True
     assert host.files["/opt/kb/kb.pyz"] == b"PK..."
-    assert podnetwork.plan_command(host, Path("/root/kb.pyz"), PATHS, python="py") == "py -I /opt/kb/kb.pyz"
+    assert pod_network.plan_command(host, Path("/root/kb.pyz"), PATHS, python="py") == "py -I /opt/kb/kb.pyz"
     host.files["/proc/mounts"] = mounts + b"/dev/sda3 /usr/local ext4 rw 0 0\n"
-    assert podnetwork.plan_command(host, Path("/root/kb.pyz"), PATHS, python="py") == "py -I /usr/local/lib/kb/kb.pyz"
+    assert pod_network.plan_command(host, Path("/root/kb.pyz"), PATHS, python="py") == "py -I /usr/local/lib/kb/kb.pyz"
 
 
 def test_reset_takes_away_all_that_the_bridge_network_left() -> None:
@@ -223,10 +223,10 @@ def test_reset_takes_away_all_that_the_bridge_network_left() -> None:
         files={"/run/kb/pod-addresses/kb-bridge/10.244.0.2": b"", "/etc/cni/net.d/10-calico.conflist": b""},
         dirs={"/run/kb/pod-addresses/kb-bridge", "/run/kb/pod-addresses"},
     )
-    podnetwork.write_node_files(host, PATHS, FILES)
+    pod_network.write_node_files(host, PATHS, FILES)
     host.files["/etc/cni/net.d/99-kb-bridge.conflist.cilium_bak"] = b""
     host.changes.clear()
-    assert podnetwork.remove_node_network(host, PATHS) is True
+    assert pod_network.remove_node_network(host, PATHS) is True
     assert host.changes == [
         "run systemctl disable --now kb-routes.service",
         "run nft delete table ip kb_pods",
@@ -245,7 +245,7 @@ def test_reset_takes_away_all_that_the_bridge_network_left() -> None:
 
 def test_reset_of_a_node_without_kbs_network_changes_nothing() -> None:
     host = FakeHost(programs={"ip"}, answers={"ip": CommandResult((), 1)})
-    assert podnetwork.remove_node_network(host, PATHS) is False
+    assert pod_network.remove_node_network(host, PATHS) is False
     assert host.changes == []
 
 
@@ -274,9 +274,9 @@ items:
 
 
 def test_a_manifest_is_read_from_a_file_with_lists_opened() -> None:
-    found = podnetwork.read_manifest(FakeHost(files={"/m.yaml": MANIFEST.encode()}), "/m.yaml")
+    found = pod_network.read_manifest(FakeHost(files={"/m.yaml": MANIFEST.encode()}), "/m.yaml")
     assert [obj["kind"] for obj in found] == ["DaemonSet", "CustomResourceDefinition", "Namespace"]
-    assert [obj["kind"] for obj in podnetwork.sort_objects(found)] == [
+    assert [obj["kind"] for obj in pod_network.sort_objects(found)] == [
         "Namespace",
         "CustomResourceDefinition",
         "DaemonSet",
@@ -290,14 +290,14 @@ def test_a_manifest_is_read_from_a_url_behind_a_redirect() -> None:
             "https://cdn.example.com/b.yaml": HttpResponse(200, MANIFEST.encode()),
         }
     )
-    assert len(podnetwork.read_manifest(host, "https://example.com/a.yaml")) == 3
+    assert len(pod_network.read_manifest(host, "https://example.com/a.yaml")) == 3
 
 
 @pytest.mark.parametrize("status", [404, 500])
 def test_a_url_that_answers_no_is_an_error(status: int) -> None:
     host = FakeHost(urls={"https://example.com/a.yaml": HttpResponse(status)})
     with pytest.raises(HostError) as caught:
-        podnetwork.read_manifest(host, "https://example.com/a.yaml")
+        pod_network.read_manifest(host, "https://example.com/a.yaml")
     assert caught.value.code == "manifest-unreachable"
     assert f"HTTP {status}" in caught.value.cause
 
@@ -305,7 +305,7 @@ def test_a_url_that_answers_no_is_an_error(status: int) -> None:
 def test_a_redirect_in_a_circle_ends() -> None:
     loop = HttpResponse(302, b"", {"location": "https://example.com/a.yaml"})
     with pytest.raises(HostError) as caught:
-        podnetwork.read_manifest(FakeHost(urls={"https://example.com/a.yaml": loop}), "https://example.com/a.yaml")
+        pod_network.read_manifest(FakeHost(urls={"https://example.com/a.yaml": loop}), "https://example.com/a.yaml")
     assert caught.value.code == "manifest-unreachable"
 
 
@@ -325,14 +325,14 @@ def test_a_redirect_in_a_circle_ends() -> None:
 )
 def test_a_manifest_that_is_none_says_why(text: str, cause: str) -> None:
     with pytest.raises(UsageError) as caught:
-        podnetwork.parse_manifest(text, "/m.yaml")
+        pod_network.parse_manifest(text, "/m.yaml")
     assert caught.value.code == "manifest-invalid"
     assert cause in caught.value.cause
 
 
 def test_a_missing_file_is_an_error() -> None:
     with pytest.raises(KbError) as caught:
-        podnetwork.read_manifest(FakeHost(), "/m.yaml")
+        pod_network.read_manifest(FakeHost(), "/m.yaml")
     assert caught.value.code == "manifest-missing"
 
 
@@ -360,14 +360,14 @@ def images_of(objects: list[dict[str, Any]]) -> list[str]:
 
 
 def test_containers_of_every_kind_are_rewritten_and_the_input_is_not() -> None:
-    objects = podnetwork.parse_manifest(MANIFEST, "/m.yaml")
-    rewritten = podnetwork.rewrite_images(objects, "http://10.0.0.5:5000/")
+    objects = pod_network.parse_manifest(MANIFEST, "/m.yaml")
+    rewritten = pod_network.rewrite_images(objects, "http://10.0.0.5:5000/")
     assert images_of(rewritten) == ["10.0.0.5:5000/cilium/cilium:v1.18", "10.0.0.5:5000/cilium/cilium@sha256:abc"]
     assert images_of(objects) == ["quay.io/cilium/cilium:v1.18", "quay.io/cilium/cilium@sha256:abc"]
-    assert podnetwork.rewrite_images(objects, "") == objects
+    assert pod_network.rewrite_images(objects, "") == objects
 
 
 def test_an_established_definition() -> None:
-    assert not podnetwork.is_established(None)
-    assert not podnetwork.is_established({"status": {"conditions": [{"type": "Established", "status": "False"}]}})
-    assert podnetwork.is_established({"status": {"conditions": [{"type": "Established", "status": "True"}]}})
+    assert not pod_network.is_established(None)
+    assert not pod_network.is_established({"status": {"conditions": [{"type": "Established", "status": "False"}]}})
+    assert pod_network.is_established({"status": {"conditions": [{"type": "Established", "status": "True"}]}})

@@ -9,12 +9,12 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup import routes
 from kubeup.cluster.api import Api, Identity
 from kubeup.errors import HostError
 from kubeup.machine.host import AnyTls, CommandResult, HttpResponse, Tls
+from kubeup.network import routes
+from kubeup.network.routes import Interface, Network, Peer, Route, RouteSettings, Vxlan
 from kubeup.paths import Paths
-from kubeup.routes import Interface, Network, Peer, Route, RouteSettings, Vxlan
 from tests.fake_host import FakeHost
 
 PATHS = Paths()

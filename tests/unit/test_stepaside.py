@@ -1,4 +1,4 @@
-"""kubeup/stepaside.py: kb's bridge goes out of the way of another network, and not before."""
+"""kubeup/network/step_aside.py: kb's bridge goes out of the way of another network, and not before."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup import stepaside
-from kubeup.stepaside import Bridge
+from kubeup.network import step_aside
+from kubeup.network.step_aside import Bridge
 from tests.fake_host import FakeHost
 
 LEASES = "/run/kb/pod-addresses/kb-bridge"
@@ -44,16 +44,16 @@ def make_host(*links: dict[str, Any], ports: int = 2, routes: Optional[list[dict
 
 
 def retire(host: FakeHost) -> str:
-    bridge = stepaside.read_bridge(host)
+    bridge = step_aside.read_bridge(host)
     assert bridge is not None
-    return stepaside.retire_bridge(host, bridge)
+    return step_aside.retire_bridge(host, bridge)
 
 
 def test_the_bridge_is_read() -> None:
-    found = stepaside.read_bridge(make_host(ETH0, CBR0))
+    found = step_aside.read_bridge(make_host(ETH0, CBR0))
     assert found == Bridge(True, ("veth0", "veth1"), ("10.244.1.0/24",))
-    assert stepaside.read_bridge(make_host(ETH0)) is None
-    assert stepaside.read_bridge(FakeHost()) is None
+    assert step_aside.read_bridge(make_host(ETH0)) is None
+    assert step_aside.read_bridge(FakeHost()) is None
 
 
 def test_the_port_of_a_pod_that_has_ended_does_not_count() -> None:
@@ -63,7 +63,7 @@ def test_the_port_of_a_pod_that_has_ended_does_not_count() -> None:
 
     def read_ports(*namespaces: dict[str, Any]) -> tuple[str, ...]:
         host.answers["ip -json netns list"] = json.dumps(namespaces)
-        found = stepaside.read_bridge(host)
+        found = step_aside.read_bridge(host)
         assert found is not None
         return found.ports
 
@@ -140,5 +140,5 @@ def test_one_pod_is_spoken_of_as_one() -> None:
 
 
 def test_the_sandboxes_of_the_pods_are_read() -> None:
-    assert stepaside.read_sandboxes(make_host(ETH0, CBR0)) == set(IDS)
-    assert stepaside.read_sandboxes(FakeHost()) == set()
+    assert step_aside.read_sandboxes(make_host(ETH0, CBR0)) == set(IDS)
+    assert step_aside.read_sandboxes(FakeHost()) == set()

@@ -1,7 +1,7 @@
 """The pod network: a bridge on every node with routes between them, an applied manifest, or none.
 
 Owns the CNI configuration file, the unit of the route keeper, and how a manifest is put in order. Must not set
-routes (kubeup/routes.py does), and never touches another network's CNI file. kubeadm leaves all of this to a page
+routes (kubeup/network/routes.py does), and never touches another network's CNI file. kubeadm leaves all of this to a page
 of manual steps.
 
 The CNI file sorts last, so whatever is installed later wins by its name, and the route keeper then steps aside.
@@ -14,16 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup import podview
 from kubeup.cluster.api import Api, Object, path_of
 from kubeup.config.types import ClusterConfiguration, InitConfig, PodNetwork
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen import frozen
 from kubeup.machine.host import Host, find_read_only_mount, find_root_python, get_page
-from kubeup.node.images import rewrite_image
-from kubeup.paths import Paths
-from kubeup.render import YAMLError, dump_yaml, fill_template, load_all_yaml
-from kubeup.routes import (
+from kubeup.network import pod_view
+from kubeup.network.routes import (
     CNI_FILE,
     VXLAN_OVERHEAD,
     RouteSettings,
@@ -35,7 +32,10 @@ from kubeup.routes import (
     settings_path,
     withdraw,
 )
-from kubeup.stepaside import BRIDGE, list_leases
+from kubeup.network.step_aside import BRIDGE, list_leases
+from kubeup.node.images import rewrite_image
+from kubeup.paths import Paths
+from kubeup.render import YAMLError, dump_yaml, fill_template, load_all_yaml
 from kubeup.yaml_text import MANIFEST
 
 CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
@@ -242,7 +242,7 @@ def remove_node_network(host: Host, paths: Paths, socket: str = "") -> bool:
         host.run(["systemctl", "disable", "--now", UNIT])
     changed = had_unit
     if host.which("ip"):
-        podview.remove_namespace(host, paths, socket)
+        pod_view.remove_namespace(host, paths, socket)
         changed = withdraw(host) or changed
         if host.query(["ip", "link", "show", "dev", BRIDGE]).ok:
             host.run(["ip", "link", "delete", BRIDGE])
@@ -270,7 +270,7 @@ def find_installed_kb(host: Host, paths: Paths) -> Path:
 
 def plan_command(host: Host, pyz: Optional[Path], paths: Paths, *, python: str = "") -> str:
     """The command line by which a unit runs kb: the installed copy of a pyz, a checkout where it lies."""
-    checkout = Path(__file__).resolve().parent.parent / "kb.py"
+    checkout = Path(__file__).resolve().parents[2] / "kb.py"
     # a checkout is imported from its own folder, which -I leaves out
     words = ("-I", str(find_installed_kb(host, paths))) if pyz else (str(checkout),)
     return " ".join((python or find_root_python(), *words))

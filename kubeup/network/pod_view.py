@@ -16,16 +16,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup import forwarding
 from kubeup.addresses import join_host_port
 from kubeup.cluster import dns_query
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
 from kubeup.json_text import parse_json
 from kubeup.machine.host import CommandResult, Host
+from kubeup.network import forwarding
+from kubeup.network.routes import CNI_FILE
 from kubeup.node import runtime
 from kubeup.paths import Paths
-from kubeup.routes import CNI_FILE
 from kubeup.shapes import fit, fit_what_does, read_rows
 
 NAME = "kb-probe"

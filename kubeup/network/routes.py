@@ -20,18 +20,18 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from kubeup import forwarding, stepaside
 from kubeup.cluster import dns_spread
 from kubeup.cluster.api import Api, path_of, read_identity
 from kubeup.errors import HostError, KbError
-from kubeup.forwarding import describe_failure as _failure
 from kubeup.frozen import frozen
 from kubeup.json_text import parse_json
 from kubeup.machine.host import Host
+from kubeup.network import forwarding, step_aside
+from kubeup.network.forwarding import describe_failure as _failure
+from kubeup.network.step_aside import BRIDGE, parse_addresses
+from kubeup.network.step_aside import parse_ip_output as _json_list
 from kubeup.paths import Paths
 from kubeup.shapes import fit
-from kubeup.stepaside import BRIDGE, parse_addresses
-from kubeup.stepaside import parse_ip_output as _json_list
 
 CNI_FILE = "99-kb-bridge.conflist"
 """Sorts behind the files of Calico, Cilium, flannel and the others: the runtime takes the first."""
@@ -680,7 +680,7 @@ def keep_round(host: Host, api: Callable[[], Api], settings: RouteSettings, *, p
     with_services = replace(wanted, routes=wanted.routes | services)
     failures = [
         *wanted.problems,
-        *(stepaside.raise_bridge(host) if stepaside.is_down(links) else ()),
+        *(step_aside.raise_bridge(host) if step_aside.is_down(links) else ()),
         *ensure_network(host, with_services),
         *ensure_masquerade(host, me.pod_cidrs, every_cidr),
     ]
@@ -697,7 +697,7 @@ def _step_aside(host: Host, first: str, paths: Paths) -> Round:
     """What is left to do beside another network. A node without cbr0 has nothing left, and its cluster is not asked."""
     taken = f"the runtime takes {paths.cni_conf / first}" if first else "no CNI configuration is there"
     text = f"stepped aside: {taken}, not {CNI_FILE}"
-    bridge = stepaside.read_bridge(host) if first else None
+    bridge = step_aside.read_bridge(host) if first else None
     if bridge is None:
         return Round(text)
     try:
@@ -705,7 +705,7 @@ def _step_aside(host: Host, first: str, paths: Paths) -> Round:
         moved = dns_spread.follow_network(host, first, paths=paths)
     except KbError as error:
         return Round(f"{text}; CoreDNS was not restarted yet: {error}", RETRY_S)
-    left = stepaside.retire_bridge(host, bridge)
+    left = step_aside.retire_bridge(host, bridge)
     return Round("; ".join(filter(None, (text, moved, left))), RETRY_S)
 
 
