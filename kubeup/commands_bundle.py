@@ -14,7 +14,7 @@ from kubeup.lazy import lazy_import
 from kubeup.secret import Secret
 
 if TYPE_CHECKING:
-    from kubeup import bundle, downloads, layout
+    from kubeup.airgap import bundle, downloads, oci_layout
     from kubeup.cli import Invocation
     from kubeup.config import load
     from kubeup.config.types import InitConfig
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from kubeup.machine.host import LocalHost
     from kubeup.network import pod_network
 else:
-    bundle = lazy_import("kubeup.bundle")
-    downloads = lazy_import("kubeup.downloads")
+    bundle = lazy_import("kubeup.airgap.bundle")
+    downloads = lazy_import("kubeup.airgap.downloads")
     host = lazy_import("kubeup.machine.host")
-    layout = lazy_import("kubeup.layout")
+    oci_layout = lazy_import("kubeup.airgap.oci_layout")
     load = lazy_import("kubeup.config.load")
     pod_network = lazy_import("kubeup.network.pod_network")
 
@@ -48,7 +48,7 @@ def create(call: Invocation) -> int:
     archs = tuple(call.flags.get("arch") or (downloads.MACHINES.get(_machine(local), "amd64"),))
     _check_archs(archs)
     sources = bundle.parse_sources(local, call.flags.get("from", ()), preset, versions)
-    since = layout.open_layout(local, Path(call.flags["since"]).absolute()) if "since" in call.flags else None
+    since = oci_layout.open_layout(local, Path(call.flags["since"]).absolute()) if "since" in call.flags else None
     key = Secret(local.read_text(Path(call.flags["sign"]).absolute())) if "sign" in call.flags else None
     spool = out.with_name(f".{out.name[:200]}.parts")
     local.make_private_dir(spool)
@@ -83,7 +83,7 @@ def verify(call: Invocation) -> int:
     """Every digest, the signature where a key is given, and what a configuration would miss. Needs no network."""
     local = host.LocalHost()
     found = _open(call, local)
-    base = layout.open_layout(local, Path(call.flags["since"]).absolute()) if "since" in call.flags else None
+    base = oci_layout.open_layout(local, Path(call.flags["since"]).absolute()) if "since" in call.flags else None
     if "verify-key" in call.flags:
         bundle.check_signature(found, local.read_text(Path(call.flags["verify-key"]).absolute()))
     needs: Sequence[Any] = ()
@@ -123,10 +123,12 @@ def show(call: Invocation) -> int:
     if call.output != "text":
         call.print_value({
             "kubernetesVersion": told.get(bundle.KUBERNETES, ""), "since": told.get(bundle.SINCE, ""), "images": images,
-            "files": [{**vars(item), "mode": f"{item.mode:04o}"} for item in entries], "artifacts": artifacts, "isSigned": bool(found.signature), "digest": layout.digest_of(found.index_bytes),
+            "files": [{**vars(item), "mode": f"{item.mode:04o}"} for item in entries], "artifacts": artifacts, "isSigned": bool(found.signature), "digest": oci_layout.digest_of(found.index_bytes),
         })  # fmt: skip
         return 0
-    lines = [f"Kubernetes {shown(told.get(bundle.KUBERNETES, '(not told)'))}, {layout.digest_of(found.index_bytes)}"]
+    lines = [
+        f"Kubernetes {shown(told.get(bundle.KUBERNETES, '(not told)'))}, {oci_layout.digest_of(found.index_bytes)}"
+    ]
     lines.append("signed" if found.signature else "not signed")
     if told.get(bundle.SINCE):
         lines.append(f"a delta: it needs the blobs of the bundle {shown(told[bundle.SINCE])}")
@@ -150,7 +152,7 @@ def diff(call: Invocation) -> int:
             remedy="kb bundle diff OLD NEW",
             code="usage",
         )
-    one, other = (layout.open_layout(local, Path(word).absolute()) for word in call.words)
+    one, other = (oci_layout.open_layout(local, Path(word).absolute()) for word in call.words)
     found = bundle.diff_bundles(local, one, other)
     if call.output != "text":
         call.print_value(found)
@@ -164,7 +166,7 @@ def diff(call: Invocation) -> int:
 # ---- what they share
 
 
-def _open(call: Invocation, local: LocalHost) -> layout.Layout:
+def _open(call: Invocation, local: LocalHost) -> oci_layout.Layout:
     if len(call.words) != 1:
         raise UsageError(
             f"kb {call.command.name} {' '.join(call.words)}".strip(),
@@ -172,7 +174,7 @@ def _open(call: Invocation, local: LocalHost) -> layout.Layout:
             remedy=f"kb {call.command.name} FILE",
             code="usage",
         )
-    return layout.open_layout(local, Path(call.words[0]).absolute())
+    return oci_layout.open_layout(local, Path(call.words[0]).absolute())
 
 
 def _load_config(call: Invocation, local: LocalHost) -> InitConfig:
@@ -239,7 +241,7 @@ def _check_archs(archs: Sequence[str]) -> None:
         )
 
 
-def _archs_in(local: LocalHost, found: layout.Layout) -> Sequence[str]:
+def _archs_in(local: LocalHost, found: oci_layout.Layout) -> Sequence[str]:
     titles = (entry.title.partition("/")[0] for entry in bundle.list_files(local, found))
     archs = tuple(dict.fromkeys(title for title in titles if title in downloads.ARCHITECTURES))
     return archs or (downloads.MACHINES.get(_machine(local), "amd64"),)

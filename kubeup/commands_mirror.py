@@ -13,37 +13,37 @@ from kubeup.paths import Paths
 from kubeup.trust import Anchors
 
 if TYPE_CHECKING:
-    from kubeup import bundle, layout, mirror
+    from kubeup.airgap import bundle, mirror_server, oci_layout
     from kubeup.cli import Invocation
     from kubeup.machine import host
     from kubeup.phases import airgap
 else:
     airgap = lazy_import("kubeup.phases.airgap")
-    bundle = lazy_import("kubeup.bundle")
-    layout = lazy_import("kubeup.layout")
+    bundle = lazy_import("kubeup.airgap.bundle")
+    oci_layout = lazy_import("kubeup.airgap.oci_layout")
     host = lazy_import("kubeup.machine.host")
-    mirror = lazy_import("kubeup.mirror")
+    mirror_server = lazy_import("kubeup.airgap.mirror_server")
 
 
 def serve(call: Invocation) -> int:
     """Until a signal ends it."""
     local = host.LocalHost()
     path = _one_word(call)
-    address, port = mirror.parse_listen(str(call.flags.get("listen", ":5000")))
+    address, port = mirror_server.parse_listen(str(call.flags.get("listen", ":5000")))
     tls, ca_pem = None, ""
     if call.flags.get("tls"):
         own = {"tls-cert": "kb-mirror.crt", "tls-key": "kb-mirror.key", "tls-ca": "ca.crt"}
         call.flags.update({flag: str(Paths().pki / name) for flag, name in own.items() if flag not in call.flags})
     if "tls-cert" in call.flags or "tls-key" in call.flags:
         cert = Path(_both(call, "tls-cert")).absolute()
-        tls = mirror.make_tls_context(cert, Path(_both(call, "tls-key")).absolute())
+        tls = mirror_server.make_tls_context(cert, Path(_both(call, "tls-key")).absolute())
         ca_pem = local.read_text(Path(call.flags["tls-ca"]).absolute()) if "tls-ca" in call.flags else ""
-    store = mirror.Store(local, path, call.report.line)
+    store = mirror_server.Store(local, path, call.report.line)
     listener = local.listen(address, port)
     url = f"{'https' if tls else 'http'}://{join_host_port(address, port)}"
-    call.report.line(f"serving {path}: {mirror.describe(store.catalog)} on {url}")
+    call.report.line(f"serving {path}: {mirror_server.describe(store.catalog)} on {url}")
     log_access = (lambda text: None) if call.flags.get("no-access-log") else None
-    mirror.Server(store, listener, log=call.report.line, log_access=log_access, tls=tls, ca_pem=ca_pem).serve()
+    mirror_server.Server(store, listener, log=call.report.line, log_access=log_access, tls=tls, ca_pem=ca_pem).serve()
     return 0
 
 
@@ -78,10 +78,10 @@ def sync(call: Invocation) -> int:
             code="usage",
         )
     ca = local.read_text(Path(call.flags["tls-ca"]).absolute()) if "tls-ca" in call.flags else None
-    layouts = mirror.find_layouts(local, _one_word(call))
+    layouts = mirror_server.find_layouts(local, _one_word(call))
     url = f"{base.partition('://')[0]}://{server}"
     count = 0
-    for name in mirror.sync(
+    for name in mirror_server.sync(
         local, layouts, url, prefix=prefix, tls=host.Tls(Anchors.given(ca)) if ca else None, tell=call.report.waiting
     ):
         call.print(f"pushed {name}")

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kubeup import layout
+from kubeup.airgap import oci_layout
+from kubeup.airgap.oci_layout import as_json, digest_of
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
-from kubeup.layout import as_json, digest_of
 
 ELF = {"amd64": 62, "arm64": 183}
 
@@ -31,13 +31,13 @@ def write_manifest(folder: Path, arch: str, layers: Sequence[bytes]) -> dict[str
     config = write_blob(folder, as_json({"architecture": arch, "os": "linux"}))
     manifest = {
         "schemaVersion": 2,
-        "mediaType": layout.OCI_MANIFEST,
+        "mediaType": oci_layout.OCI_MANIFEST,
         "config": {"mediaType": "application/vnd.oci.image.config.v1+json", **config},
         "layers": [
             {"mediaType": "application/vnd.oci.image.layer.v1.tar", **write_blob(folder, data)} for data in layers
         ],
     }
-    return {"mediaType": layout.OCI_MANIFEST, **write_blob(folder, as_json(manifest))}
+    return {"mediaType": oci_layout.OCI_MANIFEST, **write_blob(folder, as_json(manifest))}
 
 
 def write_layout(folder: Path, images: Mapping[str, Mapping[str, Sequence[bytes]]]) -> Path:
@@ -48,18 +48,18 @@ def write_layout(folder: Path, images: Mapping[str, Mapping[str, Sequence[bytes]
         entry = next(iter(made.values()))
         if len(made) > 1:
             children = [{**one, "platform": {"os": "linux", "architecture": arch}} for arch, one in made.items()]
-            index = {"schemaVersion": 2, "mediaType": layout.OCI_INDEX, "manifests": children}
-            entry = {"mediaType": layout.OCI_INDEX, **write_blob(folder, as_json(index))}
-        entries.append({**entry, "annotations": {layout.NAME: name, layout.REF_NAME: name}})
-    (folder / "oci-layout").write_bytes(layout.LAYOUT_FILE)
-    index = {"schemaVersion": 2, "mediaType": layout.OCI_INDEX, "manifests": entries}
+            index = {"schemaVersion": 2, "mediaType": oci_layout.OCI_INDEX, "manifests": children}
+            entry = {"mediaType": oci_layout.OCI_INDEX, **write_blob(folder, as_json(index))}
+        entries.append({**entry, "annotations": {oci_layout.NAME: name, oci_layout.REF_NAME: name}})
+    (folder / "oci-layout").write_bytes(oci_layout.LAYOUT_FILE)
+    index = {"schemaVersion": 2, "mediaType": oci_layout.OCI_INDEX, "manifests": entries}
     (folder / "index.json").write_text(json.dumps(index))
     return folder
 
 
 def write_programs(folder: Path, arch: str = "amd64") -> Path:
     """A folder with a file for every program of a node."""
-    from kubeup.downloads import NODE_FILES
+    from kubeup.airgap.downloads import NODE_FILES
 
     for item in NODE_FILES:
         path = folder / item.name

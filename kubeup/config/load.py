@@ -23,9 +23,9 @@ from kubeup.lazy import lazy_import
 from kubeup.machine.host import Host, LocalHost
 
 if TYPE_CHECKING:
-    from kubeup import layout
+    from kubeup.airgap import oci_layout
 else:
-    layout = lazy_import("kubeup.layout")
+    oci_layout = lazy_import("kubeup.airgap.oci_layout")
 
 _INIT, _CLUSTER, _KB = "InitConfiguration", "ClusterConfiguration", "KbConfiguration"
 _KUBELET, _KUBE_PROXY = "KubeletConfiguration", "KubeProxyConfiguration"
@@ -310,7 +310,7 @@ class Chooser:
         """What the bundle was made for; "" without one. Raises HostError where it cannot be read."""
         if not path or not self.looks_for_version or self.host.mode == "root":
             return ""
-        index = layout.open_layout(self.host, Path(path).absolute()).index
+        index = oci_layout.open_layout(self.host, Path(path).absolute()).index
         version = str((index.get("annotations") or {}).get("io.kb.kubernetes", ""))
         if version:
             self.notes.append(f"Kubernetes {version}, which the bundle was made for")

@@ -22,24 +22,25 @@ from kubeup.trust import Anchors
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import bundle, checks, distropackages, downloads, layout, mirrorhosts, packages, render
+    from kubeup import checks, render
+    from kubeup.airgap import bundle, containerd_hosts, distro_packages, downloads, oci_layout, programs
+    from kubeup.airgap.containerd_hosts import Mirror
+    from kubeup.airgap.oci_layout import Layout
+    from kubeup.airgap.programs import Offered, Standing
     from kubeup.config import discover
-    from kubeup.layout import Layout
-    from kubeup.mirrorhosts import Mirror
     from kubeup.network import pod_network
     from kubeup.node import images, pki, runtime, runtime_fix
-    from kubeup.packages import Offered, Standing
     from kubeup.phases import preflight
 else:
-    bundle = lazy_import("kubeup.bundle")
+    bundle = lazy_import("kubeup.airgap.bundle")
     checks = lazy_import("kubeup.checks")
     discover = lazy_import("kubeup.config.discover")
-    distropackages = lazy_import("kubeup.distropackages")
-    downloads = lazy_import("kubeup.downloads")
+    distro_packages = lazy_import("kubeup.airgap.distro_packages")
+    downloads = lazy_import("kubeup.airgap.downloads")
     images = lazy_import("kubeup.node.images")
-    layout = lazy_import("kubeup.layout")
-    mirrorhosts = lazy_import("kubeup.mirrorhosts")
-    packages = lazy_import("kubeup.packages")
+    oci_layout = lazy_import("kubeup.airgap.oci_layout")
+    containerd_hosts = lazy_import("kubeup.airgap.containerd_hosts")
+    programs = lazy_import("kubeup.airgap.programs")
     pki = lazy_import("kubeup.node.pki")
     pod_network = lazy_import("kubeup.network.pod_network")
     preflight = lazy_import("kubeup.phases.preflight")
@@ -120,7 +121,7 @@ def _copy_checked(
     own = copy.with_name(f".{copy.name}.new")
     tell(f"copying {path.name} to {copy.parent}")
     try:
-        host.write_stream(own, layout.read_place(host, layout.Place(path, 0, size)), mode=0o600)
+        host.write_stream(own, oci_layout.read_place(host, oci_layout.Place(path, 0, size)), mode=0o600)
         check(own)
         host.move_file(own, copy)
     finally:
@@ -130,7 +131,7 @@ def _copy_checked(
 def _open_signed(ctx: Context, path: Path) -> Layout:
     """A bundle, which the owner of the configured key has signed: every phase that takes something from one asks here.
     Raises HostError as lay_down_bundle."""
-    found = layout.open_layout(ctx.host, path)
+    found = oci_layout.open_layout(ctx.host, path)
     if ctx.config.kb.verify_key:
         bundle.check_signature(found, ctx.host.read_text(Path(ctx.config.kb.verify_key).absolute()))
     return found
@@ -138,7 +139,7 @@ def _open_signed(ctx: Context, path: Path) -> Layout:
 
 def _require_fit(ctx: Context, found: Layout) -> None:
     arch = _architecture(ctx)
-    titles = packages.architectures_in(ctx.host, found)
+    titles = programs.architectures_in(ctx.host, found)
     if titles and arch not in titles:
         raise HostError(
             f"{found.path} is a bundle for {', '.join(titles)}",
@@ -165,7 +166,7 @@ def add_bundle(host: Host, path: Path, *, key_pem: str = "", tell: Callable[[str
     others = [one for one in _laid_down(host) if one.path.name != path.name]
 
     def check(own: Path) -> None:
-        found = layout.open_layout(host, own)
+        found = oci_layout.open_layout(host, own)
         if key_pem:
             bundle.check_signature(found, key_pem)
         verdict = bundle.verify_bundle(host, found, base=_merged(others) if others else None, tell=tell)
@@ -179,7 +180,7 @@ def add_bundle(host: Host, path: Path, *, key_pem: str = "", tell: Callable[[str
             remedy=f"make it one: kb bundle create --from {path} -o FILE",
             code="bundle-unreadable",
         )
-    layout.open_layout(host, path)  # before so much is copied
+    oci_layout.open_layout(host, path)  # before so much is copied
     stat = host.stat(host.real_path(path))
     _require_space(host, stat.size if stat else 0)
     copy = MIRROR_FOLDER / path.name
@@ -187,7 +188,7 @@ def add_bundle(host: Host, path: Path, *, key_pem: str = "", tell: Callable[[str
         check(copy)
     else:
         _copy_checked(host, path, copy, size=stat.size if stat else 0, check=check, tell=tell)
-    return layout.open_layout(host, copy)
+    return oci_layout.open_layout(host, copy)
 
 
 def _not_fit(path: Path, lines: Sequence[str]) -> HostError:
@@ -202,13 +203,13 @@ def _not_fit(path: Path, lines: Sequence[str]) -> HostError:
 
 def _laid_down(host: Host) -> list[Layout]:
     names = [name for name in host.list_dir(MIRROR_FOLDER) if name.endswith(".tar") and not name.startswith(".")]
-    return [layout.open_layout(host, MIRROR_FOLDER / name) for name in names]
+    return [oci_layout.open_layout(host, MIRROR_FOLDER / name) for name in names]
 
 
 def _merged(found: Sequence[Layout]) -> Layout:
     blobs = {digest: place for one in found for digest, place in one.blobs.items()}
     names = {name: entry for one in found for name, entry in one.names.items()}
-    return layout.Layout(MIRROR_FOLDER, {}, b"", blobs, b"", names)
+    return oci_layout.Layout(MIRROR_FOLDER, {}, b"", blobs, b"", names)
 
 
 def _require_space(host: Host, size: int) -> None:
@@ -230,7 +231,7 @@ def bundle_is_laid_down(ctx: Context) -> bool:
         return False
     try:
         laid_down = _open_signed(ctx, copy)
-        given = layout.open_layout(ctx.host, path) if ctx.host.exists(path) else laid_down
+        given = oci_layout.open_layout(ctx.host, path) if ctx.host.exists(path) else laid_down
     except KbError:
         return False
     return given.index_bytes == laid_down.index_bytes
@@ -246,7 +247,7 @@ def install_packages(ctx: Context) -> Outputs:
     Raises HostError: package-wrong, packages-not-found, wrong-architecture, wrong-version, file-damaged, disk-full,
     runtime-not-started.
     """
-    standing = packages.look(ctx.host, ctx.config.cluster.kubernetes_version, ctx.release)
+    standing = programs.look(ctx.host, ctx.config.cluster.kubernetes_version, ctx.release)
     wanted = _wanted(ctx, standing)
     kept = [one for one in standing if one.verdict == "good" and one.item.version_words]
     if kept:
@@ -254,7 +255,7 @@ def install_packages(ctx: Context) -> Outputs:
     if wanted:
         source = _source(ctx)
         if source in ("apt", "dnf"):
-            distropackages.install(
+            distro_packages.install(
                 ctx.host, source, wanted, ctx.config.cluster.kubernetes_version, ctx.config.kb.packages.preset
             )
         else:
@@ -329,10 +330,10 @@ def _fetch_and_place(ctx: Context, wanted: Sequence[Standing], source: str) -> N
         _plan_files_of(ctx, {one.item.place: one.mode for one in chosen})
         return
     version = ctx.config.cluster.kubernetes_version
-    staged = packages.stage(
+    staged = programs.stage(
         ctx.host, chosen, arch=arch, cluster_version=version, release=ctx.release, tell=ctx.report.waiting
     )
-    places = packages.put_in_place(ctx.host, staged)
+    places = programs.put_in_place(ctx.host, staged)
     if source == "download":
         ctx.host.remove_tree(_spool(ctx))  # as large as what was placed
     ctx.report.note(f"placed from the {source}: {', '.join(sorted({place.name for place in places}))}")
@@ -365,15 +366,15 @@ def _offer(ctx: Context, source: str, names: Sequence[str], arch: str) -> dict[s
         found = _open_signed(ctx, path)
         others = _laid_down(ctx.host) if ctx.host.mode == "live" else []
         more = {digest: place for one in others for digest, place in one.blobs.items()}
-        whole = layout.Layout(found.path, found.index, found.index_bytes, {**more, **found.blobs}, b"", found.names)
-        offered: dict[str, Offered] = packages.offer_bundle(ctx.host, whole, arch)
+        whole = oci_layout.Layout(found.path, found.index, found.index_bytes, {**more, **found.blobs}, b"", found.names)
+        offered: dict[str, Offered] = programs.offer_bundle(ctx.host, whole, arch)
         return offered
     if source == "mirror":
-        from_mirror: dict[str, Offered] = packages.offer_mirror(
+        from_mirror: dict[str, Offered] = programs.offer_mirror(
             ctx.host, mirror_of(ctx), arch, version=ctx.config.cluster.kubernetes_version
         )
         return from_mirror
-    downloaded: dict[str, Offered] = packages.offer_downloads(
+    downloaded: dict[str, Offered] = programs.offer_downloads(
         LocalHost(),
         names,
         cluster_version=ctx.config.cluster.kubernetes_version,
@@ -431,7 +432,7 @@ def _becomes_active(ctx: Context) -> bool:
 
 
 def packages_are_in_place(ctx: Context) -> bool:
-    standing = packages.look(ctx.host, ctx.config.cluster.kubernetes_version, ctx.release)
+    standing = programs.look(ctx.host, ctx.config.cluster.kubernetes_version, ctx.release)
     is_active = ctx.host.query(["systemctl", "is-active", "containerd"]).stdout.strip() == "active"
     return is_active and all(one.verdict == "good" for one in standing)
 
@@ -604,7 +605,7 @@ def mirror_of(ctx: Context) -> Mirror:
         else:
             found_ca = config.ca_pem if isinstance(config, JoinConfig) else ""
             ca = Anchors.given(found_ca) if found_ca else None
-        ctx.outputs["_mirror"] = mirrorhosts.find_mirror(
+        ctx.outputs["_mirror"] = containerd_hosts.find_mirror(
             ctx.host, mirror_url(config), ca_hash=config.kb.mirror.ca_hash, cluster_ca=ca
         )
     found: Mirror = ctx.outputs["_mirror"]
@@ -673,7 +674,7 @@ def _hosts_folder(ctx: Context) -> Path:
     """The folder that containerd reads already, or the usual one."""
     effective = runtime.read_containerd_config(ctx.host, ctx.config.node.cri_socket) or {}
     path = runtime_fix.describe_effective(effective).registry_config_path or ""
-    found: Optional[Path] = mirrorhosts.hosts_folder(path)
+    found: Optional[Path] = containerd_hosts.hosts_folder(path)
     folder: Path = found or runtime_fix.CERTS_D
     return folder
 
@@ -689,11 +690,13 @@ def _plan_files(ctx: Context, folder: Path) -> dict[Path, str]:
         preset = presets.find_preset(ctx.config.kb.packages.preset)
         files: dict[Path, str] = {}
         for registry, server in preset.registries.items():
-            files.update(mirrorhosts.plan_hosts(folder, [registry], mirrorhosts.Mirror(server), is_only=False))
+            files.update(
+                containerd_hosts.plan_hosts(folder, [registry], containerd_hosts.Mirror(server), is_only=False)
+            )
         return files
     mirror = mirror_of(ctx)
-    registries = mirrorhosts.registries_of(_catalog(ctx, mirror), names)
-    planned: dict[Path, str] = mirrorhosts.plan_hosts(folder, registries, mirror, is_only=ctx.config.kb.air_gapped)
+    registries = containerd_hosts.registries_of(_catalog(ctx, mirror), names)
+    planned: dict[Path, str] = containerd_hosts.plan_hosts(folder, registries, mirror, is_only=ctx.config.kb.air_gapped)
     return planned
 
 
@@ -711,10 +714,10 @@ def _prove(ctx: Context, image: str) -> None:
     """Pull the sandbox image through the CRI, and see by the mirror's own count that it was asked."""
     mirror = mirror_of(ctx)
     own = [str(a) for interface in discover.read_interfaces(ctx.host) or [] for a in interface.addresses]
-    before = mirrorhosts.count_requests(ctx.host, mirror, own)
+    before = containerd_hosts.count_requests(ctx.host, mirror, own)
     ctx.report.waiting(f"pulling {image} through the runtime")
     runtime.pull_image(ctx.host, ctx.config.node.cri_socket, image)
-    after = mirrorhosts.count_requests(ctx.host, mirror, own)
+    after = containerd_hosts.count_requests(ctx.host, mirror, own)
     if before is None or after is None:
         ctx.report.note(f"{image} was pulled through the CRI; {mirror.url} does not say whether it was asked")
     elif after > before:
@@ -761,9 +764,9 @@ def plan_fence(config: InitConfig) -> Fence:
     if cluster.control_plane_endpoint:
         names.add(pki.split_host_port(cluster.control_plane_endpoint)[0])
     if config.kb.mirror.endpoint:
-        names.add(mirrorhosts.Mirror(config.kb.mirror.endpoint).host)
+        names.add(containerd_hosts.Mirror(config.kb.mirror.endpoint).host)
     if cluster.external_etcd:
-        names.update(mirrorhosts.Mirror(url).host for url in cluster.external_etcd.endpoints)
+        names.update(containerd_hosts.Mirror(url).host for url in cluster.external_etcd.endpoints)
     if isinstance(config, JoinConfig) and config.server:
-        names.add(mirrorhosts.Mirror(config.server).host)
+        names.add(containerd_hosts.Mirror(config.server).host)
     return Fence(frozenset(names), (*cluster.service_cidrs(), *cluster.pod_cidrs()))

@@ -15,7 +15,8 @@ from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import distropackages, state, undo
+    from kubeup import state, undo
+    from kubeup.airgap import distro_packages
     from kubeup.cluster import etcd, probes
     from kubeup.network import pod_network
     from kubeup.node import kubelet, runtime
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 else:
     install = lazy_import("kubeup.phases.install")
     airgap = lazy_import("kubeup.phases.airgap")
-    distropackages = lazy_import("kubeup.distropackages")
+    distro_packages = lazy_import("kubeup.airgap.distro_packages")
     etcd = lazy_import("kubeup.cluster.etcd")
     probes = lazy_import("kubeup.cluster.probes")
     kubelet = lazy_import("kubeup.node.kubelet")
@@ -242,8 +243,8 @@ def stop_services(ctx: Context) -> Outputs:
     """The mirror and containerd, where kb brought their units; and what that containerd kept, its images included.
     Packages that kb had a package manager install stay, and are held at their version no more."""
     made = state.load_state(ctx.host, ctx.paths).created_paths()
-    if str(distropackages.APT_LIST) in made:
-        distropackages.release(ctx.host)
+    if str(distro_packages.APT_LIST) in made:
+        distro_packages.release(ctx.host)
     for unit in (airgap.MIRROR_UNIT, "containerd.service"):
         if str(ctx.paths.systemd / unit) in made:
             ctx.host.run(["systemctl", "disable", "--now", unit], timeout_s=120)

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kubeup import layout
+from kubeup.airgap import oci_layout
 from kubeup.machine.host import LocalHost
 from tests.bundle_case import write_layout, write_programs
 from tests.components.test_bundle import docker_registry, free_port, kb, running, skopeo
@@ -83,7 +83,7 @@ def servers(folder: Path) -> Iterator[dict[str, tuple[int, str, subprocess.Popen
     data = os.urandom(BLOB)
     (folder / "source").mkdir()
     write_layout(folder / "source", {NAME: {"amd64": [data]}})
-    kb_port, blob = free_port(), layout.digest_of(data)
+    kb_port, blob = free_port(), oci_layout.digest_of(data)
     argv = [
         sys.executable,
         str(REPO / "kb.py"),

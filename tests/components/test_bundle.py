@@ -22,7 +22,8 @@ from typing import Any, Callable, Optional
 
 import pytest
 
-from kubeup import bundle, layout, packages, registry
+from kubeup.airgap import bundle, oci_layout, registry_client
+from kubeup.airgap import programs as packages
 from kubeup.errors import HostError
 from kubeup.machine.host import LocalHost, Unreachable
 from kubeup.releases import find_release
@@ -81,7 +82,7 @@ def whole(tmp_path: Path) -> Path:
     write_programs(tmp_path / "programs")
     gathering = bundle.Gathering(LocalHost(), tmp_path / "parts", ("amd64",))
     sources = (
-        bundle.LayoutSource(layout.open_layout(LocalHost(), tmp_path / "source")),
+        bundle.LayoutSource(oci_layout.open_layout(LocalHost(), tmp_path / "source")),
         bundle.FolderSource(tmp_path / "programs"),
     )
     for name in IMAGES:
@@ -134,7 +135,7 @@ def test_skopeo_reads_the_bundle(whole: Path, tmp_path: Path) -> None:
     for name in IMAGES:
         skopeo("copy", f"oci-archive:{whole}:{name}", f"dir:{tmp_path}/copy-{len(name)}")
     manifest = json.loads((tmp_path / f"copy-{len(WEB)}/manifest.json").read_text())
-    assert manifest["layers"][0]["digest"] == layout.digest_of(LAYER)
+    assert manifest["layers"][0]["digest"] == oci_layout.digest_of(LAYER)
 
 
 @needs("skopeo")
@@ -162,8 +163,8 @@ def test_sync_into_a_registry(whole: Path, tmp_path: Path) -> None:
         assert f"pushed {url.partition('//')[2]}/project/pause:3.10.1" in shown
         place = f"docker://{url.partition('//')[2]}/project/library/web:1"
         raw = skopeo("inspect", "--tls-verify=false", "--raw", place)
-        found = layout.open_layout(LocalHost(), whole)
-        assert layout.digest_of(raw.encode()) == found.names[WEB]["digest"]
+        found = oci_layout.open_layout(LocalHost(), whole)
+        assert oci_layout.digest_of(raw.encode()) == found.names[WEB]["digest"]
         assert "project/pause" in kb("mirror", "sync", whole, "--to", f"{url}/project").stdout  # again: no harm
 
 
@@ -182,12 +183,12 @@ def test_oras_reads_the_bundle_and_the_mirror(whole: Path, tmp_path: Path) -> No
         assert found == {need.name for need in bundle.plan_files(("amd64",))}
         assert (folder / "amd64/cni/bridge").read_bytes() == elf("amd64", mark="cni/bridge")
 
-    found = layout.open_layout(LocalHost(), whole)
+    found = oci_layout.open_layout(LocalHost(), whole)
     assert oras("repo", "tags", "--oci-layout", whole).split() == sorted(IMAGES)
     fetched = oras("manifest", "fetch", "--oci-layout-path", whole, WEB)
-    assert layout.digest_of(fetched.encode()) == found.names[WEB]["digest"]
+    assert oci_layout.digest_of(fetched.encode()) == found.names[WEB]["digest"]
     oras("copy", "--from-oci-layout-path", whole, WEB, "--to-oci-layout-path", tmp_path / "copy", WEB)
-    copied = layout.open_layout(LocalHost(), tmp_path / "copy")
+    copied = oci_layout.open_layout(LocalHost(), tmp_path / "copy")
     assert copied.names[WEB]["digest"] == found.names[WEB]["digest"]
     shown = kb("bundle", "show", whole).stdout
     digest = next(line.split()[1] for line in shown.splitlines() if line.startswith("files "))
@@ -203,7 +204,7 @@ def test_oras_reads_the_bundle_and_the_mirror(whole: Path, tmp_path: Path) -> No
         oras("pull", "--plain-http", f"{server}/kb/files:v1.35.6", "-o", tmp_path / "from-mirror")
         check_files(tmp_path / "from-mirror")
         oras("copy", "--from-plain-http", f"{server}/{WEB}", "--to-oci-layout-path", tmp_path / "copy2", WEB)
-        again = layout.open_layout(LocalHost(), tmp_path / "copy2")
+        again = oci_layout.open_layout(LocalHost(), tmp_path / "copy2")
         assert again.names[WEB]["digest"] == found.names[WEB]["digest"]
 
 
@@ -222,7 +223,7 @@ def test_the_mirror_serves_skopeo_and_curl(whole: Path, tmp_path: Path) -> None:
         def curl(*words: str) -> bytes:
             return subprocess.run(["curl", "-fsS", *words], capture_output=True, timeout=60, check=True).stdout
 
-        blob = f"{url}/v2/library/web/blobs/{layout.digest_of(LAYER)}"
+        blob = f"{url}/v2/library/web/blobs/{oci_layout.digest_of(LAYER)}"
         assert curl(blob) == LAYER
         assert curl("-r", "1000-1999", blob) == LAYER[1000:2000]
         assert b"Content-Length: 1048576" in curl("-I", blob)
@@ -238,7 +239,7 @@ def test_the_mirror_serves_many_at_once(whole: Path) -> None:
 
     def fetch(url: str) -> None:
         for _ in range(8):
-            with urllib.request.urlopen(f"{url}/v2/x/blobs/{layout.digest_of(LAYER)}", timeout=60) as answer:
+            with urllib.request.urlopen(f"{url}/v2/x/blobs/{oci_layout.digest_of(LAYER)}", timeout=60) as answer:
                 data = answer.read()
             if data != LAYER:
                 wrong.append(data[:10])
@@ -255,7 +256,7 @@ def test_the_mirror_serves_many_at_once(whole: Path) -> None:
 def test_clients_that_go_away_or_talk_nonsense_do_no_harm(whole: Path) -> None:
     with mirror(whole) as url:
         port = int(url.rpartition(":")[2])
-        blob = f"GET /v2/x/blobs/{layout.digest_of(LAYER)} HTTP/1.1\r\n\r\n".encode()
+        blob = f"GET /v2/x/blobs/{oci_layout.digest_of(LAYER)} HTTP/1.1\r\n\r\n".encode()
         for words in (b"", b"\x16\x03\x01\x02", b"GET / HTTP/1.1\r\n", b"\r\n\r\n", b"A" * 100_000, blob, blob * 50):
             with socket.create_connection(("127.0.0.1", port)) as client:
                 with contextlib.suppress(OSError):
@@ -334,7 +335,9 @@ class HastyHost(LocalHost):
 
 def fetch(url: str, into: Path, blob: bytes = Flaky.blob) -> None:
     host = HastyHost()
-    registry.Registry(host, url).fetch_blob(host, "a/b", digest=layout.digest_of(blob), size=len(blob), into=into)
+    registry_client.Registry(host, url).fetch_blob(
+        host, "a/b", digest=oci_layout.digest_of(blob), size=len(blob), into=into
+    )
 
 
 def test_a_broken_blob_is_gone_on_with(flaky: Any, tmp_path: Path) -> None:
@@ -349,7 +352,7 @@ def test_a_later_run_goes_on_where_the_first_broke(flaky: Any, tmp_path: Path) -
     (tmp_path / "blob.part").write_bytes(Flaky.blob[:2_000_000])
     handler, url = flaky(cut=10**9)
     fetch(url, tmp_path / "blob")
-    assert handler.asked == ["/v2/a/b/blobs/" + layout.digest_of(Flaky.blob) + " bytes=2000000-"]
+    assert handler.asked == ["/v2/a/b/blobs/" + oci_layout.digest_of(Flaky.blob) + " bytes=2000000-"]
 
 
 def test_a_server_without_ranges_sends_all_again(flaky: Any, tmp_path: Path) -> None:
@@ -363,14 +366,14 @@ def test_a_server_that_never_gets_on_is_given_up(flaky: Any, tmp_path: Path) -> 
     handler, url = flaky(cut=0)
     with pytest.raises(Unreachable):
         fetch(url, tmp_path / "blob")
-    assert len(handler.asked) == registry.ATTEMPTS
+    assert len(handler.asked) == registry_client.ATTEMPTS
 
 
 def test_a_byte_at_a_time_is_not_getting_on(flaky: Any, tmp_path: Path) -> None:
     handler, url = flaky(cut=1)
     with pytest.raises(Unreachable):
         fetch(url, tmp_path / "blob")
-    assert len(handler.asked) == registry.ATTEMPTS
+    assert len(handler.asked) == registry_client.ATTEMPTS
 
 
 def test_more_than_was_announced_is_not_taken(flaky: Any, tmp_path: Path) -> None:
@@ -400,7 +403,8 @@ def test_docker_s_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     auths = {"r.example": {"auth": auth}, "https://index.docker.io/v1/": {"identitytoken": "idt"}, "x.example": {}}
     (tmp_path / "config.json").write_text(json.dumps({"auths": auths}))
     found = {
-        name: registry.read_credentials(LocalHost(), name) for name in ("r.example", "docker.io", "x.example", "y")
+        name: registry_client.read_credentials(LocalHost(), name)
+        for name in ("r.example", "docker.io", "x.example", "y")
     }
     assert found["r.example"] and found["r.example"][0] == "me" and found["r.example"][1].reveal() == "p:w"
     assert found["docker.io"] and found["docker.io"][0] == "<token>"
@@ -408,7 +412,7 @@ def test_docker_s_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for text in ("{", "[]", "[" * 100_000, '{"auths": ["x"]}', '{"credHelpers": "x"}', '"x"', "\xff"):
         (tmp_path / "config.json").write_text(text, encoding="latin-1")
         with pytest.raises(HostError) as caught:
-            registry.read_credentials(LocalHost(), "r.example")
+            registry_client.read_credentials(LocalHost(), "r.example")
         assert caught.value.code == "docker-config-invalid"
 
 
@@ -492,10 +496,10 @@ def test_what_lies_in_the_spool_is_summed_before_it_counts(tmp_path: Path, kind:
     """An interrupted run leaves a folder beside the bundle; whoever may write into it could have planted a layer of the right
     name and length, the beginning of one, or a manifest. Nothing of it gets into the bundle, and nothing is asked of the user."""
     images = _all_images(tmp_path, **{WEB: [LAYER]})
-    web = str(layout.open_layout(LocalHost(), images).names[WEB]["digest"])
+    web = str(oci_layout.open_layout(LocalHost(), images).names[WEB]["digest"])
     spool, evil = tmp_path / ".b.tar.parts", bytes(reversed(LAYER))
     spool.mkdir(mode=0o700)
-    digest = (web if kind == "document" else layout.digest_of(LAYER)).replace(":", "-")
+    digest = (web if kind == "document" else oci_layout.digest_of(LAYER)).replace(":", "-")
     (spool / (f"{digest}.part" if kind == "part" else digest)).write_bytes(evil if kind == "whole" else evil[:1000])
     words = ("--kubernetes-version", "v1.35.6", "--arch", "amd64", "--without", "files", "--image", WEB)
     kb("bundle", "create", "-o", tmp_path / "good.tar", *words, "--from", images)
@@ -528,7 +532,7 @@ def test_a_mode_from_a_bundle_gives_nobody_a_right_to_write(whole: Path, tmp_pat
             layer["annotations"][bundle.MODE] = ODD_MODES[name]
         if layers:
             data = json.dumps(manifest).encode()
-            entry.update(digest=layout.digest_of(data), size=len(data))
+            entry.update(digest=oci_layout.digest_of(data), size=len(data))
             _blob(folder, entry["digest"]).write_bytes(data)
     (folder / "index.json").write_text(json.dumps(index))
     shown = kb("bundle", "show", folder, "-o", "json", check=False)
@@ -539,7 +543,7 @@ def test_a_mode_from_a_bundle_gives_nobody_a_right_to_write(whole: Path, tmp_pat
     assert {file["mode"] for file in json.loads(shown.stdout)["files"]} <= {"0755", "0644"}
     node = LocalHost(tmp_path / "node")
     (tmp_path / "node/usr/local/bin").mkdir(parents=True)
-    offered = packages.offer_bundle(LocalHost(), layout.open_layout(LocalHost(), folder), "amd64")
+    offered = packages.offer_bundle(LocalHost(), oci_layout.open_layout(LocalHost(), folder), "amd64")
     staged = packages.stage(
         node,
         list(offered.values()),

@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from kubeup import bundle, layout
-from kubeup.bundle import Gathering, LayoutSource, Need
+from kubeup.airgap import bundle, oci_layout
+from kubeup.airgap.bundle import Gathering, LayoutSource, Need
 from kubeup.config.types import KbConfiguration
 from kubeup.errors import HostError
 from kubeup.machine.host import Argv, CommandResult, LocalHost
@@ -72,7 +72,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder / f"layout-{name}", {need.name: {"amd64": [f"{name} {need.name}".encode()]} for need in needs}
         )
         gathering = Gathering(host, folder / f"parts-{name}", ("amd64",))
-        source = LayoutSource(layout.open_layout(host, folder / f"layout-{name}"))
+        source = LayoutSource(oci_layout.open_layout(host, folder / f"layout-{name}"))
         for need in needs:
             gathering.add_image(Need(need.name, "a test"), (source,))
         (folder / f"kubelet-{name}").write_bytes(b"\x7fELF" + name.encode())
@@ -110,7 +110,7 @@ def test_an_exchanged_bundle_is_never_laid_down(tmp_path: Path, made: Path, nth:
         assert error.code in ("signature-missing", "signature-wrong", "bundle-not-fit"), error
         assert not host.exists(copy)
     else:
-        bundle.check_signature(layout.open_layout(host, copy), (made / "key.pub").read_text())
+        bundle.check_signature(oci_layout.open_layout(host, copy), (made / "key.pub").read_text())
         assert host.read_bytes(copy) == (made / "good.tar").read_bytes()
     assert [name for name in host.list_dir(airgap.MIRROR_FOLDER) if name.startswith(".")] == []
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from kubeup import bundle, downloads, packages
+from kubeup.airgap import bundle, downloads, programs
 from kubeup.config import presets
 from kubeup.errors import HostError
 from kubeup.machine.host import LocalHost
@@ -92,7 +92,7 @@ def test_every_program_comes_from_its_official_place(tmp_path: Path, published: 
     assert gathering.missing == []
     assert set(gathering.files) == {f"amd64/{item.name}" for item in downloads.NODE_FILES}
     assert gathering.files["amd64/containerd"]["annotations"][bundle.VERSION] == "2.1.4"
-    offered = packages.offer_downloads(
+    offered = programs.offer_downloads(
         HOST, ["runc", "ctr"], cluster_version=V, arch="amd64", preset=published[1], spool=tmp_path / "s", tell=print
     )
     assert b"".join(offered["ctr"].open()) == elf("amd64", mark="ctr")
@@ -144,7 +144,7 @@ def test_what_is_not_published_is_listed(tmp_path: Path, published: tuple[Path, 
     ((need, why),) = gather(tmp_path, published[1]).missing
     assert need.name == "amd64/runc" and "404" in why
     with pytest.raises(HostError) as caught:
-        packages.offer_downloads(
+        programs.offer_downloads(
             HOST, ["runc"], cluster_version=V, arch="amd64", preset=published[1], spool=tmp_path / "s", tell=print
         )
     assert caught.value.code == "packages-not-found"

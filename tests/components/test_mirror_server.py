@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from kubeup import mirror
+from kubeup.airgap import mirror_server
 from kubeup.machine.host import LocalHost
 from kubeup.node import pki
 from tests.bundle_case import write_layout
@@ -35,7 +35,7 @@ UNPROVEN.verify_mode = ssl.CERT_NONE
 
 @dataclass
 class Running:
-    server: mirror.Server
+    server: mirror_server.Server
     port: int
     said: list[str]
     blob: str
@@ -73,10 +73,10 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running
 def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_tls: bool = False) -> Iterator[Running]:
     write_layout(tmp_path / "layout", {"registry.k8s.io/web:1": {"amd64": [BLOB]}})
     said: list[str] = []
-    store = mirror.Store(LocalHost(), tmp_path / "layout", said.append)
+    store = mirror_server.Store(LocalHost(), tmp_path / "layout", said.append)
     listener = LocalHost().listen("127.0.0.1", 0)
-    tls = mirror.make_tls_context(*make_certificate(tmp_path)) if is_tls else None
-    server = mirror.Server(store, listener, log=said.append, tls=tls)
+    tls = mirror_server.make_tls_context(*make_certificate(tmp_path)) if is_tls else None
+    server = mirror_server.Server(store, listener, log=said.append, tls=tls)
     blob = next(digest for digest, place in store.catalog.blobs.items() if place.size == len(BLOB))
     broken: list[object] = []
     monkeypatch.setattr(threading, "excepthook", broken.append)
@@ -126,7 +126,7 @@ def test_many_slow_clients_keep_no_good_one_out(running: Running, kind: str) -> 
                 peer.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
             crowd.append(peer)
         assert best_of(3, running) < 1.0
-        assert len(running.server._lines) <= mirror.MAX_CONNECTIONS
+        assert len(running.server._lines) <= mirror_server.MAX_CONNECTIONS
         if kind == "keep-alive":
             answered = sum(b"200 OK" in peer.recv(4096) for peer in crowd)
             assert answered == 600, "each of them got its answer before it had to make room"
@@ -140,9 +140,9 @@ def test_clients_that_do_not_read_keep_no_good_one_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_tls: bool
 ) -> None:
     """They come from several addresses, and take a few bytes now and then, so that nothing ever stands still."""
-    monkeypatch.setattr(mirror, "MAX_CONNECTIONS", 24)
-    monkeypatch.setattr(mirror, "MAX_PER_CLIENT", 12)
-    monkeypatch.setattr(mirror, "LATE_S", 0.5)
+    monkeypatch.setattr(mirror_server, "MAX_CONNECTIONS", 24)
+    monkeypatch.setattr(mirror_server, "MAX_PER_CLIENT", 12)
+    monkeypatch.setattr(mirror_server, "LATE_S", 0.5)
     crowd: list[socket.socket] = []
     with serving(tmp_path, monkeypatch, is_tls=is_tls) as running:
         # larger than what the kernel keeps for a connection
@@ -174,7 +174,7 @@ def test_clients_that_do_not_read_keep_no_good_one_out(
 def test_handshakes_that_never_end_take_no_more_than_their_places(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirror, "MAX_CONNECTIONS", 20)
+    monkeypatch.setattr(mirror_server, "MAX_CONNECTIONS", 20)
     before, crowd = threading.active_count(), []
     with serving(tmp_path, monkeypatch, is_tls=True) as running:
         try:
@@ -190,7 +190,7 @@ def test_handshakes_that_never_end_take_no_more_than_their_places(
 def test_where_descriptors_are_few_there_are_some_left_for_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirror, "raise_descriptor_limit", lambda: mirror._SPARE_DESCRIPTORS + 20)
+    monkeypatch.setattr(mirror_server, "raise_descriptor_limit", lambda: mirror_server._SPARE_DESCRIPTORS + 20)
     crowd: list[socket.socket] = []
     with serving(tmp_path, monkeypatch) as running:
         try:
@@ -219,7 +219,7 @@ def test_a_change_of_the_folder_is_taken_up_while_answers_go_on(running: Running
 
 def test_whoever_asked_longest_ago_is_forgotten_first(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """A crowd of addresses does not keep a joining node, which looks for its own count, out of the counts."""
-    monkeypatch.setattr(mirror, "MAX_CLIENTS", 3)
+    monkeypatch.setattr(mirror_server, "MAX_CLIENTS", 3)
     for number in (*range(2, 8), 9, 9):
         with socket.socket() as peer:
             peer.bind((f"127.0.0.{number}", 0))
@@ -248,7 +248,7 @@ def test_a_mirror_without_threads_goes_on(running: Running, monkeypatch: pytest.
 
 
 def test_a_head_has_to_come_as_a_whole_in_time(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirror, "HEAD_S", 0.5)
+    monkeypatch.setattr(mirror_server, "HEAD_S", 0.5)
     with running.connect() as peer:
         started = time.monotonic()
         ended = False
@@ -317,7 +317,7 @@ def test_links_and_pipes_in_a_layout_are_not_served(running: Running, tmp_path: 
     planted = tmp_path / "layout/blobs/sha256" / ("f" * 64)
     planted.symlink_to("/etc/passwd")
     os.mkfifo(tmp_path / "layout/blobs/sha256" / ("e" * 64))
-    store = mirror.Store(LocalHost(), tmp_path / "layout", lambda text: None)
+    store = mirror_server.Store(LocalHost(), tmp_path / "layout", lambda text: None)
     assert not {f"sha256:{'f' * 64}", f"sha256:{'e' * 64}"} & set(store.catalog.blobs)
     # and one that takes a blob's place later
     path = running.server._store.catalog.blobs[running.blob].path
@@ -374,7 +374,9 @@ def test_a_transfer_may_end_when_the_mirror_is_told_to(tmp_path: Path) -> None:
             assert process.stderr is not None
             while "serving" not in process.stderr.readline():
                 pass
-            found = mirror.build_catalog(LocalHost(), mirror.find_layouts(LocalHost(), tmp_path / "layout"))
+            found = mirror_server.build_catalog(
+                LocalHost(), mirror_server.find_layouts(LocalHost(), tmp_path / "layout")
+            )
             digest = next(name for name, place in found.blobs.items() if place.size == size)
             with (
                 socket.create_connection(("127.0.0.1", port), timeout=20) as peer,

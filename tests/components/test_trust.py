@@ -26,7 +26,7 @@ from typing import Callable, Optional, Union
 
 import pytest
 
-from kubeup import layout, mirrorhosts, registry
+from kubeup.airgap import containerd_hosts, oci_layout, registry_client
 from kubeup.cluster import api, discovery, tokens
 from kubeup.cluster.objects import render_cluster_info
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, Timeouts
@@ -173,13 +173,13 @@ def test_the_mirror_of_a_man_in_the_middle(real: Authority, evil: Authority, bun
     pages = {"/ca.crt": BUNDLES[bundle](real.pem, evil.pem).encode(), "/v2/": b"{}", "/files/": b'{"files": []}'}
     with serving(Server(evil, dict(pages))) as server:
         with pytest.raises(HostError) as caught:
-            mirrorhosts.find_mirror(LocalHost(), server.url, ca_hash=real.pin)
+            containerd_hosts.find_mirror(LocalHost(), server.url, ca_hash=real.pin)
         assert caught.value.code == "mirror-not-trusted"
         assert [path for _, path, *_ in server.seen] == ["/ca.crt"], "nothing else was asked of him"
         # what came from discovery and holds the pinned certificate is narrowed likewise
         offered = Anchors.given(BUNDLES[bundle](real.pem, evil.pem))
         with pytest.raises(HostError):
-            mirrorhosts.find_mirror(LocalHost(), server.url, ca_hash=real.pin, cluster_ca=offered)
+            containerd_hosts.find_mirror(LocalHost(), server.url, ca_hash=real.pin, cluster_ca=offered)
         assert {path for _, path, *_ in server.seen} == {"/ca.crt"}
 
 
@@ -191,9 +191,9 @@ def test_the_real_mirror_is_believed_for_its_pinned_certificate_alone(
     with serving(Server(real, {"/ca.crt": shown.encode(), "/v2/": b"{}"})) as server:
         if bundle == "his alone":
             with pytest.raises(HostError):
-                mirrorhosts.find_mirror(LocalHost(), server.url, ca_hash=real.pin)
+                containerd_hosts.find_mirror(LocalHost(), server.url, ca_hash=real.pin)
             return
-        found = mirrorhosts.find_mirror(LocalHost(), server.url, ca_hash=real.pin)
+        found = containerd_hosts.find_mirror(LocalHost(), server.url, ca_hash=real.pin)
         assert found.ca_pem == real.pem, "this is what containerd is told to believe"
 
 
@@ -202,7 +202,7 @@ def test_the_real_mirror_is_believed_for_its_pinned_certificate_alone(
 )
 def test_a_mirror_that_shows_no_authority(real: Authority, evil: Authority, text: bytes) -> None:
     with serving(Server(evil, {"/ca.crt": text})) as server, pytest.raises(HostError) as caught:
-        mirrorhosts.find_mirror(LocalHost(), server.url, ca_hash=real.pin)
+        containerd_hosts.find_mirror(LocalHost(), server.url, ca_hash=real.pin)
     assert caught.value.code == "mirror-not-trusted"
 
 
@@ -367,7 +367,7 @@ def test_a_registry_s_upload_that_is_sent_elsewhere(real: Authority, evil: Autho
     """Its credentials are its own, whatever a Location says; and https is not left."""
     with serving(Server(real)) as server, serving(Server(None)) as plain, serving(Server(evil)) as other:
         server.pages["/v2/x/blobs/uploads/"] = (202, {"Location": f"{plain.url}/take"}, b"")
-        client = registry.Registry(LocalHost(), server.url, tls=Tls(Anchors.given(real.pem + evil.pem)))
+        client = registry_client.Registry(LocalHost(), server.url, tls=Tls(Anchors.given(real.pem + evil.pem)))
         client._tokens["repository:x:pull,push"] = "Basic dTpwdw=="
         with pytest.raises(Unreachable, match="not https"):
             client.push_blob(LocalHost(), "x", "sha256:" + "0" * 64, 1, [b"x"])
@@ -383,7 +383,7 @@ def test_a_registry_s_realm_that_is_plain_http(real: Authority, credentials: tup
     with serving(Server(real)) as server, serving(Server(None, {"/token": b'{"token": "x"}'})) as plain:
         challenge = {"WWW-Authenticate": f'Bearer realm="{plain.url}/token",service="s"'}
         server.pages["/v2/x/manifests/1"] = (401, challenge, b"")
-        client = registry.Registry(LocalHost(), server.url, credentials, tls=Tls(Anchors.given(real.pem)))
+        client = registry_client.Registry(LocalHost(), server.url, credentials, tls=Tls(Anchors.given(real.pem)))
         with pytest.raises(HostError) as caught:
             client.get_manifest("x", "1")
         assert caught.value.code == "credentials-unprotected"
@@ -407,7 +407,7 @@ def test_a_registry_of_plain_http_gets_no_credentials_and_names_no_realm_for_the
             lambda client: b"".join(client._stream("x/blobs/sha256:1", "s", {}, 0)),
         ):
             with pytest.raises(HostError) as caught:
-                ask(registry.Registry(LocalHost(), plain.url, credentials))
+                ask(registry_client.Registry(LocalHost(), plain.url, credentials))
             assert caught.value.code == "credentials-unprotected"
         assert his.seen == [] and plain.credentials == []
 
@@ -426,10 +426,12 @@ def test_a_server_that_a_registry_sends_on_to_is_not_logged_in_to(
             b"",
         )
         other.pages["/it"] = (401, {"WWW-Authenticate": f'{scheme} realm="{other.url}/token",service="s"'}, b"")
-        client = registry.Registry(LocalHost(), server.url, ("u", Secret("pw")), tls=Tls(Anchors.given(real.pem)))
-        with pytest.raises(registry.Refused):
+        client = registry_client.Registry(
+            LocalHost(), server.url, ("u", Secret("pw")), tls=Tls(Anchors.given(real.pem))
+        )
+        with pytest.raises(registry_client.Refused):
             b"".join(client._stream("x/blobs/sha256:1", "s", {}, 0))
-        with pytest.raises(registry.Refused):
+        with pytest.raises(registry_client.Refused):
             client.get_manifest("x", "1")
         assert other.credentials == [] and [path for _, path, *_ in other.seen] == ["/it", "/it"]
 
@@ -437,7 +439,7 @@ def test_a_server_that_a_registry_sends_on_to_is_not_logged_in_to(
 def test_a_registry_s_own_realm_gets_its_credentials(real: Authority, tmp_path: Path) -> None:
     """Over https, for that registry: the token for them goes with the request, and on to nobody else."""
     blob = b"content"
-    digest = layout.digest_of(blob)
+    digest = oci_layout.digest_of(blob)
     with serving(Server(real)) as server, serving(Server(real, {"/elsewhere": blob})) as other:
         pulled = f"/v2/a/b/blobs/{digest}"
 
@@ -451,7 +453,7 @@ def test_a_registry_s_own_realm_gets_its_credentials(real: Authority, tmp_path: 
 
         server.pages = {pulled: answer, "/token": b'{"token": "t0k"}'}
         proven = Tls(Anchors.given(real.pem))
-        client = registry.Registry(LocalHost(), server.url, ("me", Secret("pw")), tls=proven)
+        client = registry_client.Registry(LocalHost(), server.url, ("me", Secret("pw")), tls=proven)
         with pytest.raises(Unreachable):  # the other one has an authority that the system does not know
             client.fetch_blob(HastyHost(), "a/b", digest=digest, size=len(blob), into=tmp_path / "blob")
         login = "Basic " + base64.b64encode(b"me:pw").decode()
@@ -466,7 +468,7 @@ def test_https_is_not_left_by_a_redirect(real: Authority, evil: Authority) -> No
             server.pages["/x"] = (302, {"Location": target}, b"")
             proven = Tls(Anchors.given(real.pem))
             with pytest.raises(Unreachable):
-                b"".join(registry.open_url(LocalHost(), f"{server.url}/x", 0, tls=proven))
+                b"".join(registry_client.open_url(LocalHost(), f"{server.url}/x", 0, tls=proven))
         assert plain.seen == []
         plain.pages["/y"] = (302, {"Location": f"{plain.url}/x"}, b"")
         assert get_page(LocalHost(), f"{plain.url}/y")[1].body == b"planted", (

@@ -2,7 +2,7 @@
 
 An image here is one layer: some files, some links, and how to start. The same files give the same bytes, so a digest may be
 written down. Layouts are cached per Kubernetes release as folders (`oci-layout`, `index.json`, `blobs/sha256/...`), which
-skopeo, `ctr images import` (as a tar) and the lab's registry (registry.py) read.
+skopeo, `ctr images import` (as a tar) and the lab's registry (registry_client.py) read.
 Must not: know nodes or labs.
 """
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from kubeup import bundle, layout, mirror, packages
-from kubeup.bundle import Gathering, LayoutSource, Need
+from kubeup.airgap import bundle, mirror_server, oci_layout, programs
+from kubeup.airgap.bundle import Gathering, LayoutSource, Need
 from kubeup.errors import KbError
 from kubeup.machine.host import LocalHost
 from tests.bundle_case import write_layout
@@ -26,7 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_layout(folder / "source", {"registry.k8s.io/web:1": {"amd64": [b"w"], "arm64": [b"x"]}})
     gathering = Gathering(HOST, folder / "parts", ("amd64",))
     gathering.add_image(
-        Need("registry.k8s.io/web:1", "a test"), (LayoutSource(layout.open_layout(HOST, folder / "source")),)
+        Need("registry.k8s.io/web:1", "a test"), (LayoutSource(oci_layout.open_layout(HOST, folder / "source")),)
     )
     (folder / "kubelet").write_bytes(b"\x7fELF")
     gathering.add_file("amd64/kubelet", folder / "kubelet", version="v1.35.6")
@@ -36,27 +36,27 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def read_in_every_way(path: Path) -> None:
     with contextlib.suppress(KbError):
-        found = layout.open_layout(HOST, path)
+        found = oci_layout.open_layout(HOST, path)
         for look in (
             lambda: bundle.verify_bundle(HOST, found),
             lambda: bundle.list_files(HOST, found),
             lambda: bundle.diff_bundles(HOST, found, found),
-            lambda: packages.offer_bundle(HOST, found, "amd64"),
-            lambda: packages.architectures_in(HOST, found),
-            lambda: mirror.build_catalog(HOST, [found]),
+            lambda: programs.offer_bundle(HOST, found, "amd64"),
+            lambda: programs.architectures_in(HOST, found),
+            lambda: mirror_server.build_catalog(HOST, [found]),
             lambda: bundle.choose_files([bundle.read_files(HOST, found)]),
             lambda: bundle.check_signature(found, ""),
         ):
             with contextlib.suppress(KbError):
                 look()
-    mirror.build_catalog(HOST, [], leave_out=lambda what, why: None)
+    mirror_server.build_catalog(HOST, [], leave_out=lambda what, why: None)
 
 
 def unpack(made: Path, target: Path) -> dict[str, bytes]:
-    found = layout.open_layout(HOST, made / "a.tar")
-    documents = {"oci-layout": layout.LAYOUT_FILE, "index.json": found.index_bytes}
+    found = oci_layout.open_layout(HOST, made / "a.tar")
+    documents = {"oci-layout": oci_layout.LAYOUT_FILE, "index.json": found.index_bytes}
     for digest, place in found.blobs.items():
-        documents[f"blobs/sha256/{digest[7:]}"] = b"".join(layout.read_place(HOST, place))
+        documents[f"blobs/sha256/{digest[7:]}"] = b"".join(oci_layout.read_place(HOST, place))
     for name, data in documents.items():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         (target / name).write_bytes(data)
@@ -94,35 +94,35 @@ def test_an_index_that_names_another_twice(tmp_path: Path, levels: int, times: i
     """Each manifest is read once, whichever way leads to it, and however deep it lies."""
     blobs = tmp_path / "blobs/sha256"
     blobs.mkdir(parents=True)
-    data = layout.as_json({"schemaVersion": 2, "mediaType": layout.OCI_MANIFEST})
+    data = oci_layout.as_json({"schemaVersion": 2, "mediaType": oci_layout.OCI_MANIFEST})
     for _ in range(levels):
         digest = hashlib.sha256(data).hexdigest()
         (blobs / digest).write_bytes(data)
-        child = {"mediaType": layout.OCI_INDEX, "digest": f"sha256:{digest}", "size": len(data)}
-        data = layout.as_json({"schemaVersion": 2, "mediaType": layout.OCI_INDEX, "manifests": [child] * times})
+        child = {"mediaType": oci_layout.OCI_INDEX, "digest": f"sha256:{digest}", "size": len(data)}
+        data = oci_layout.as_json({"schemaVersion": 2, "mediaType": oci_layout.OCI_INDEX, "manifests": [child] * times})
     digest = hashlib.sha256(data).hexdigest()
     (blobs / digest).write_bytes(data)
     top = {
-        "mediaType": layout.OCI_INDEX,
+        "mediaType": oci_layout.OCI_INDEX,
         "digest": f"sha256:{digest}",
         "size": len(data),
-        "annotations": {layout.NAME: "registry.k8s.io/x:1"},
+        "annotations": {oci_layout.NAME: "registry.k8s.io/x:1"},
     }
-    (tmp_path / "index.json").write_bytes(layout.as_json({"schemaVersion": 2, "manifests": [top]}))
-    (tmp_path / "oci-layout").write_bytes(layout.LAYOUT_FILE)
-    found = layout.open_layout(HOST, tmp_path)
+    (tmp_path / "index.json").write_bytes(oci_layout.as_json({"schemaVersion": 2, "manifests": [top]}))
+    (tmp_path / "oci-layout").write_bytes(oci_layout.LAYOUT_FILE)
+    found = oci_layout.open_layout(HOST, tmp_path)
     assert bundle.verify_bundle(HOST, found).problems == ()
-    assert "registry.k8s.io/x" in mirror.build_catalog(HOST, [found]).repositories
+    assert "registry.k8s.io/x" in mirror_server.build_catalog(HOST, [found]).repositories
 
 
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, '{"manifests": 5}', '{"manifests": [5]}', '{"manifests": [{"digest": 1}]}', "NaN", ""]
 )
 def test_an_index_that_is_none(tmp_path: Path, text: str) -> None:
-    (tmp_path / "oci-layout").write_bytes(layout.LAYOUT_FILE)
+    (tmp_path / "oci-layout").write_bytes(oci_layout.LAYOUT_FILE)
     (tmp_path / "index.json").write_text(text)
     with pytest.raises(KbError) as caught:
-        layout.open_layout(HOST, tmp_path)
+        oci_layout.open_layout(HOST, tmp_path)
     assert caught.value.code == "bundle-unreadable"
 
 
@@ -139,15 +139,17 @@ def test_what_no_layout_has_is_named(made: Path, tmp_path: Path, name: str) -> N
     whole = (made / "a.tar").read_bytes()
     end = whole.rstrip(b"\0")
     body = whole[: (len(end) + 511) // 512 * 512]
-    stray = layout._header(STRAYS[name], 4) + b"evil" + layout._padding(4)
+    stray = oci_layout._header(STRAYS[name], 4) + b"evil" + oci_layout._padding(4)
     (tmp_path / "b.tar").write_bytes(body + stray + bytes(1024))
-    problems = bundle.verify_bundle(HOST, layout.open_layout(HOST, tmp_path / "b.tar")).problems
+    problems = bundle.verify_bundle(HOST, oci_layout.open_layout(HOST, tmp_path / "b.tar")).problems
     assert problems and (STRAYS[name].rpartition("/")[2] in " ".join(problems))
 
 
 def test_a_second_index_is_refused(made: Path, tmp_path: Path) -> None:
     whole = (made / "a.tar").read_bytes()
     body = whole[: (len(whole.rstrip(b"\0")) + 511) // 512 * 512]
-    (tmp_path / "b.tar").write_bytes(body + layout._header("index.json", 2) + b"{}" + layout._padding(2) + bytes(1024))
+    (tmp_path / "b.tar").write_bytes(
+        body + oci_layout._header("index.json", 2) + b"{}" + oci_layout._padding(2) + bytes(1024)
+    )
     with pytest.raises(KbError, match="twice"):
-        layout.open_layout(HOST, tmp_path / "b.tar")
+        oci_layout.open_layout(HOST, tmp_path / "b.tar")

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from kubeup import bundle, downloads, layout
-from kubeup.bundle import FolderSource, Gathering, LayoutSource, Need
+from kubeup.airgap import bundle, downloads, oci_layout
+from kubeup.airgap.bundle import FolderSource, Gathering, LayoutSource, Need
+from kubeup.airgap.oci_layout import as_json
 from kubeup.config import presets
 from kubeup.config.types import KbConfiguration, LoadBalancer
 from kubeup.errors import HostError, KbError, UsageError
-from kubeup.layout import as_json
 from kubeup.machine.host import LocalHost
 from kubeup.releases import find_release
 from kubeup.secret import Secret
@@ -26,23 +26,23 @@ A, B = "registry.k8s.io/pause:3.10.1", "docker.io/library/web:1"
 BOTH = {A: {"amd64": [b"pause"], "arm64": [b"pause for arm"]}, B: {"amd64": [b"web", b"shared"], "arm64": [b"w"]}}
 
 
-def make(tmp_path: Path, out: str = "a.tar", *, archs: tuple[str, ...] = ("amd64",), **words: Any) -> layout.Layout:
+def make(tmp_path: Path, out: str = "a.tar", *, archs: tuple[str, ...] = ("amd64",), **words: Any) -> oci_layout.Layout:
     source = tmp_path / "source"
     if not source.exists():
         source.mkdir()
         write_layout(source, BOTH)
         write_programs(tmp_path / "programs")
     gathering = Gathering(HOST, tmp_path / f".{out}.parts", archs)
-    sources = (LayoutSource(layout.open_layout(HOST, source)), FolderSource(tmp_path / "programs"))
+    sources = (LayoutSource(oci_layout.open_layout(HOST, source)), FolderSource(tmp_path / "programs"))
     for name in (A, B):
         gathering.add_image(Need(name, "a test"), sources)
     if archs == ("amd64",):
         gathering.add_files(bundle.plan_files(archs), sources, "v1.35.6")
     bundle.write_bundle(gathering, tmp_path / out, kubernetes_version="v1.35.6", **words)
-    return layout.open_layout(HOST, tmp_path / out)
+    return oci_layout.open_layout(HOST, tmp_path / out)
 
 
-def verify(found: layout.Layout, **words: Any) -> bundle.Verdict:
+def verify(found: oci_layout.Layout, **words: Any) -> bundle.Verdict:
     return bundle.verify_bundle(HOST, found, **words)
 
 
@@ -57,12 +57,12 @@ def test_a_bundle_has_what_was_asked_for(tmp_path: Path) -> None:
 
 def test_the_index_keeps_its_digest_and_other_architectures_are_left_out(tmp_path: Path) -> None:
     found = make(tmp_path)
-    source = layout.open_layout(HOST, tmp_path / "source")
+    source = oci_layout.open_layout(HOST, tmp_path / "source")
     assert found.names[A]["digest"] == source.names[A]["digest"]
-    held = {b"".join(layout.read_place(HOST, place)) for place in found.blobs.values()}
+    held = {b"".join(oci_layout.read_place(HOST, place)) for place in found.blobs.values()}
     assert b"pause" in held and b"pause for arm" not in held
     both = make(tmp_path, "both.tar", archs=("amd64", "arm64"))
-    assert b"pause for arm" in {b"".join(layout.read_place(HOST, place)) for place in both.blobs.values()}
+    assert b"pause for arm" in {b"".join(oci_layout.read_place(HOST, place)) for place in both.blobs.values()}
 
 
 def test_equal_inputs_give_equal_bytes(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_an_image_for_another_machine_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     write_layout(tmp_path / "source", {A: {"arm64": [b"x"]}})
     gathering = Gathering(HOST, tmp_path / "parts", ("amd64",))
-    gathering.add_image(Need(A, "a test"), (LayoutSource(layout.open_layout(HOST, tmp_path / "source")),))
+    gathering.add_image(Need(A, "a test"), (LayoutSource(oci_layout.open_layout(HOST, tmp_path / "source")),))
     assert "it is for arm64 alone, and amd64 is wanted" in gathering.missing[0][1]
 
 
@@ -106,7 +106,7 @@ def test_a_flipped_byte_is_found_and_named(tmp_path: Path) -> None:
     data = bytearray((tmp_path / "a.tar").read_bytes())
     data[place.offset + 100] ^= 1
     (tmp_path / "a.tar").write_bytes(data)
-    (problem,) = verify(layout.open_layout(HOST, tmp_path / "a.tar")).problems
+    (problem,) = verify(oci_layout.open_layout(HOST, tmp_path / "a.tar")).problems
     assert title.digest in problem and "needed by file amd64/runc" in problem
 
 
@@ -116,7 +116,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, keep: float) -> None:
     data = (tmp_path / "a.tar").read_bytes()
     (tmp_path / "a.tar").write_bytes(data[: int(len(data) * keep)])
     with pytest.raises(HostError) as caught:
-        layout.open_layout(HOST, tmp_path / "a.tar")
+        oci_layout.open_layout(HOST, tmp_path / "a.tar")
     assert caught.value.code == "bundle-truncated"
 
 
@@ -126,7 +126,7 @@ def test_a_cut_exactly_between_two_blobs_is_named(tmp_path: Path) -> None:
     data = (tmp_path / "a.tar").read_bytes()
     (tmp_path / "a.tar").write_bytes(data[: last.offset - 512])
     with pytest.raises(HostError) as caught:
-        layout.open_layout(HOST, tmp_path / "a.tar")
+        oci_layout.open_layout(HOST, tmp_path / "a.tar")
     assert caught.value.code == "bundle-truncated"
 
 
@@ -138,7 +138,7 @@ def test_a_cut_exactly_between_two_blobs_is_named(tmp_path: Path) -> None:
 def test_other_files_are_no_bundles(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.tar").write_bytes(data)
     with pytest.raises(HostError) as caught:
-        layout.open_layout(HOST, tmp_path / "x.tar")
+        oci_layout.open_layout(HOST, tmp_path / "x.tar")
     assert caught.value.code == "bundle-unreadable"
 
 
@@ -163,7 +163,7 @@ def test_a_delta_leaves_out_what_its_base_has(tmp_path: Path) -> None:
     base = make(tmp_path)
     delta = make(tmp_path, "b.tar", since=base)
     assert not set(delta.blobs) & set(base.blobs)
-    assert delta.index["annotations"][bundle.SINCE] == layout.digest_of(base.index_bytes)
+    assert delta.index["annotations"][bundle.SINCE] == oci_layout.digest_of(base.index_bytes)
     assert verify(delta).problems
     assert verify(delta, base=base).problems == ()
 
@@ -182,7 +182,7 @@ def test_a_title_that_leads_out_is_refused(tmp_path: Path) -> None:
     gathering.add_file("../../etc/passwd", tmp_path / "x")
     bundle.write_bundle(gathering, tmp_path / "evil.tar", kubernetes_version="v1.35.6")
     with pytest.raises(HostError) as caught:
-        bundle.list_files(HOST, layout.open_layout(HOST, tmp_path / "evil.tar"))
+        bundle.list_files(HOST, oci_layout.open_layout(HOST, tmp_path / "evil.tar"))
     assert caught.value.code == "bundle-unsafe"
 
 
@@ -207,10 +207,10 @@ def test_a_signature_holds_until_something_changes(tmp_path: Path) -> None:
         with pytest.raises(HostError) as caught:
             bundle.check_signature(found, bad)
         assert caught.value.code == "signature-wrong"
-    changed = layout.Layout(found.path, found.index, found.index_bytes + b" ", found.blobs, found.signature)
+    changed = oci_layout.Layout(found.path, found.index, found.index_bytes + b" ", found.blobs, found.signature)
     with pytest.raises(HostError, match="is not what the owner of the key signed"):
         bundle.check_signature(changed, public)
-    garbled = layout.Layout(found.path, found.index, found.index_bytes, found.blobs, b'{"ed25519": 3}')
+    garbled = oci_layout.Layout(found.path, found.index, found.index_bytes, found.blobs, b'{"ed25519": 3}')
     with pytest.raises(HostError, match="is not what the owner of the key signed"):
         bundle.check_signature(garbled, public)
 
@@ -289,16 +289,16 @@ def test_sources(tmp_path: Path) -> None:
 def test_very_many_problems_are_found_in_time_and_told_in_part(tmp_path: Path) -> None:
     layers = [{"digest": f"sha256:{number:064x}", "size": 1} for number in range(20_000)]
     config = {"mediaType": "x", **write_blob(tmp_path, b"{}")}
-    text = {"mediaType": layout.OCI_MANIFEST, "config": config, "layers": layers}
+    text = {"mediaType": oci_layout.OCI_MANIFEST, "config": config, "layers": layers}
     write_layout(tmp_path, {})
     entry = {
-        "mediaType": layout.OCI_MANIFEST,
+        "mediaType": oci_layout.OCI_MANIFEST,
         **write_blob(tmp_path, as_json(text)),
-        "annotations": {layout.NAME: "x/y:1"},
+        "annotations": {oci_layout.NAME: "x/y:1"},
     }
     (tmp_path / "index.json").write_bytes(as_json({"manifests": [entry]}))
     started = time.monotonic()
-    problems = bundle.verify_bundle(HOST, layout.open_layout(HOST, tmp_path)).problems
+    problems = bundle.verify_bundle(HOST, oci_layout.open_layout(HOST, tmp_path)).problems
     assert time.monotonic() - started < 5
     assert len(problems) == 101 and problems[-1] == "and 19900 more"
 
@@ -307,12 +307,12 @@ def test_very_many_problems_are_found_in_time_and_told_in_part(tmp_path: Path) -
 def test_a_media_type_that_could_be_no_header_is_refused(tmp_path: Path, kind: object) -> None:
     """A mirror sends it as the Content-Type."""
     for where in ("entry", "manifest"):
-        text = {"mediaType": kind if where == "manifest" else layout.OCI_MANIFEST}
+        text = {"mediaType": kind if where == "manifest" else oci_layout.OCI_MANIFEST}
         entry = {**write_blob(tmp_path, as_json(text)), **({"mediaType": kind} if where == "entry" else {})}
         write_layout(tmp_path, {})
         (tmp_path / "index.json").write_bytes(as_json({"manifests": [entry]}))
         with pytest.raises(HostError) as caught:
-            layout.read_json_blob(HOST, layout.open_layout(HOST, tmp_path), entry["digest"])
+            oci_layout.read_json_blob(HOST, oci_layout.open_layout(HOST, tmp_path), entry["digest"])
         assert caught.value.code == "bundle-unreadable" and "mediaType" in caught.value.cause
 
 
@@ -323,5 +323,5 @@ def test_a_damaged_index_is_named(tmp_path: Path) -> None:
     for text in ("no json", "[]", json.dumps({"manifests": [{"digest": "../../x"}]})):
         (source / "index.json").write_text(text)
         with pytest.raises(HostError) as caught:
-            layout.open_layout(HOST, source)
+            oci_layout.open_layout(HOST, source)
         assert caught.value.code == "bundle-unreadable"

@@ -10,12 +10,12 @@ from typing import BinaryIO
 
 import pytest
 
-from kubeup import bundle, layout, mirror, registry
-from kubeup.bundle import Gathering, LayoutSource, Need
+from kubeup.airgap import bundle, mirror_server, oci_layout, registry_client
+from kubeup.airgap.bundle import Gathering, LayoutSource, Need
+from kubeup.airgap.mirror_server import Answer, Catalog, Request
+from kubeup.airgap.oci_layout import Place
 from kubeup.errors import HostError
-from kubeup.layout import Place
 from kubeup.machine.host import LocalHost
-from kubeup.mirror import Answer, Catalog, Request
 from tests.bundle_case import write_blob, write_layout, write_manifest
 
 HOST = LocalHost()
@@ -28,21 +28,21 @@ def catalog(tmp_path: Path) -> Catalog:
     source.mkdir()
     write_layout(source, {PAUSE: {"amd64": [b"p"]}, OTHER: {"amd64": [b"q"]}, WEB: {"amd64": [b"w"], "arm64": [b"x"]}})
     gathering = Gathering(HOST, tmp_path / "parts", ("amd64",))
-    sources = (LayoutSource(layout.open_layout(HOST, source)),)
+    sources = (LayoutSource(oci_layout.open_layout(HOST, source)),)
     for name in (PAUSE, OTHER, WEB):
         gathering.add_image(Need(name, "a test"), sources)
     (tmp_path / "kb.pyz").write_bytes(b"0123456789")
     gathering.add_file("kb.pyz", tmp_path / "kb.pyz")
     bundle.write_bundle(gathering, tmp_path / "a.tar", kubernetes_version="v1.35.6")
-    return mirror.build_catalog(HOST, mirror.find_layouts(HOST, tmp_path / "a.tar"))
+    return mirror_server.build_catalog(HOST, mirror_server.find_layouts(HOST, tmp_path / "a.tar"))
 
 
 def ask(catalog: Catalog, path: str, method: str = "GET", **query: str) -> Answer:
-    return mirror.answer_request(Request(method, path, query, {}), catalog, ca_pem="PEM")
+    return mirror_server.answer_request(Request(method, path, query, {}), catalog, ca_pem="PEM")
 
 
 def content(answer: Answer) -> bytes:
-    return b"".join(layout.read_place(HOST, answer.place)) if answer.place else answer.body
+    return b"".join(oci_layout.read_place(HOST, answer.place)) if answer.place else answer.body
 
 
 @pytest.mark.parametrize(
@@ -62,12 +62,12 @@ def test_names(catalog: Catalog, name: str, namespace: str, status: int) -> None
 
 def test_manifests_by_tag_and_digest(catalog: Catalog) -> None:
     tagged = ask(catalog, "/v2/library/web/manifests/1", ns="docker.io")
-    assert tagged.headers["Content-Type"] == layout.OCI_INDEX
+    assert tagged.headers["Content-Type"] == oci_layout.OCI_INDEX
     digest = tagged.headers["Docker-Content-Digest"]
-    assert layout.digest_of(content(tagged)) == digest
+    assert oci_layout.digest_of(content(tagged)) == digest
     assert content(ask(catalog, f"/v2/library/web/manifests/{digest}", ns="docker.io")) == content(tagged)
     child = json.loads(content(tagged))["manifests"][0]["digest"]
-    assert ask(catalog, f"/v2/library/web/manifests/{child}").headers["Content-Type"] == layout.OCI_MANIFEST
+    assert ask(catalog, f"/v2/library/web/manifests/{child}").headers["Content-Type"] == oci_layout.OCI_MANIFEST
     left_out = json.loads(content(tagged))["manifests"][1]["digest"]
     assert (
         json.loads(ask(catalog, f"/v2/library/web/manifests/{left_out}").body)["errors"][0]["code"]
@@ -76,7 +76,7 @@ def test_manifests_by_tag_and_digest(catalog: Catalog) -> None:
 
 
 def test_blobs_tags_and_catalog(catalog: Catalog) -> None:
-    digest = layout.digest_of(b"p")
+    digest = oci_layout.digest_of(b"p")
     assert content(ask(catalog, f"/v2/anything/blobs/{digest}")) == b"p"
     assert ask(catalog, "/v2/x/blobs/sha256:zz").status == 404
     assert json.loads(ask(catalog, "/v2/pause/tags/list", ns="quay.io").body) == {"name": "pause", "tags": ["1"]}
@@ -89,10 +89,10 @@ def test_blobs_tags_and_catalog(catalog: Catalog) -> None:
 
 def test_files_and_pages(catalog: Catalog) -> None:
     (row,) = json.loads(ask(catalog, "/files/").body)["files"]
-    assert row["title"] == "kb.pyz" and row["digest"] == layout.digest_of(b"0123456789")
+    assert row["title"] == "kb.pyz" and row["digest"] == oci_layout.digest_of(b"0123456789")
     assert content(ask(catalog, "/files/kb.pyz")) == b"0123456789"
     assert ask(catalog, "/files/../../etc/passwd").status == 404
-    assert mirror.describe(catalog).startswith("3 images, 1 files")
+    assert mirror_server.describe(catalog).startswith("3 images, 1 files")
     assert ask(catalog, "/healthz").body == b"ok\n" and ask(catalog, "/ca.crt").body == b"PEM"
     assert ask(catalog, "/nothing").status == 404
     refused = ask(catalog, "/v2/x/manifests/1", "PUT")
@@ -102,9 +102,9 @@ def test_files_and_pages(catalog: Catalog) -> None:
 def test_the_files_are_an_artifact_with_a_name(catalog: Catalog) -> None:
     manifest = json.loads(content(ask(catalog, "/v2/kb/files/manifests/v1.35.6")))
     assert manifest["artifactType"] == bundle.ARTIFACT_TYPE
-    assert [layer["annotations"][layout.TITLE] for layer in manifest["layers"]] == ["kb.pyz"]
+    assert [layer["annotations"][oci_layout.TITLE] for layer in manifest["layers"]] == ["kb.pyz"]
     for part in (manifest["config"], *manifest["layers"]):
-        assert layout.digest_of(content(ask(catalog, f"/v2/kb/files/blobs/{part['digest']}"))) == part["digest"]
+        assert oci_layout.digest_of(content(ask(catalog, f"/v2/kb/files/blobs/{part['digest']}"))) == part["digest"]
     # docker.io/kb/files is an image of somebody else's
     assert ask(catalog, "/v2/kb/files/manifests/v1.35.6", ns="docker.io").status == 404
 
@@ -130,31 +130,31 @@ def test_the_files_are_an_artifact_with_a_name(catalog: Catalog) -> None:
     ],
 )
 def test_ranges(wanted: str, status: int, part: object) -> None:
-    cut = mirror.cut_range(Answer(200, {}, place=Place(Path("/x"), 100, 10)), wanted)
+    cut = mirror_server.cut_range(Answer(200, {}, place=Place(Path("/x"), 100, 10)), wanted)
     assert cut.status == status
     assert (cut.place and (cut.place.offset, cut.place.size)) == part
 
 
 def test_requests() -> None:
-    parsed = mirror.parse_request(
+    parsed = mirror_server.parse_request(
         b"GET /v2/a/manifests/1?ns=quay.io HTTP/1.1\r\nHost: x\r\nRange: bytes=1-\r\nConnection: close"
     )
     assert parsed == Request(
         "GET", "/v2/a/manifests/1", {"ns": "quay.io"}, {"host": "x", "range": "bytes=1-", "connection": "close"}, False
     )
     for bad in (b"", b"GET /", b"\x16\x03\x01\x02\x00", b"GET / HTTP/2\r\n"):
-        assert mirror.parse_request(bad) is None
+        assert mirror_server.parse_request(bad) is None
 
 
 def test_a_folder_of_bundles_is_one_catalog(tmp_path: Path, catalog: Catalog) -> None:
-    assert mirror.find_layouts(HOST, tmp_path)  # a.tar, and the layout `source`
+    assert mirror_server.find_layouts(HOST, tmp_path)  # a.tar, and the layout `source`
     (tmp_path / "empty").mkdir()
     with pytest.raises(HostError) as caught:
-        mirror.find_layouts(HOST, tmp_path / "empty")
+        mirror_server.find_layouts(HOST, tmp_path / "empty")
     assert caught.value.code == "bundle-unreadable"
 
 
-def look_again(store: mirror.Store) -> Catalog:
+def look_again(store: mirror_server.Store) -> Catalog:
     store.look_again()
     return store.catalog
 
@@ -163,7 +163,7 @@ def test_a_bad_new_bundle_takes_nothing_away(tmp_path: Path, catalog: Catalog) -
     (tmp_path / "served").mkdir()
     (tmp_path / "a.tar").rename(tmp_path / "served/a.tar")
     said: list[str] = []
-    store = mirror.Store(HOST, tmp_path / "served", said.append)
+    store = mirror_server.Store(HOST, tmp_path / "served", said.append)
     (tmp_path / "served/b.tar").write_bytes(b"half a file")
     assert len(look_again(store).repositories) == 4 and "b.tar is left out" in said[0]
     (tmp_path / "served/b.tar").unlink()
@@ -175,7 +175,7 @@ def test_a_file_that_is_being_copied_is_told_once(tmp_path: Path, catalog: Catal
     (tmp_path / "served").mkdir()
     said: list[str] = []
     (tmp_path / "served/a.tar").write_bytes(data[:600])
-    store = mirror.Store(HOST, tmp_path / "served", said.append)
+    store = mirror_server.Store(HOST, tmp_path / "served", said.append)
     for size in (1200, 5000, len(data)):
         assert look_again(store).repositories == {}
         (tmp_path / "served/a.tar").write_bytes(data[:size])
@@ -200,13 +200,13 @@ class FailingDisk(LocalHost):
 
 
 def test_a_disk_that_fails_for_a_moment(tmp_path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirror, "RETRY_S", -1)
+    monkeypatch.setattr(mirror_server, "RETRY_S", -1)
     host = FailingDisk()
     host.fails_for = "a.tar"
     (tmp_path / "served").mkdir()
     (tmp_path / "a.tar").rename(tmp_path / "served/a.tar")
     said: list[str] = []
-    store = mirror.Store(host, tmp_path / "served", said.append)
+    store = mirror_server.Store(host, tmp_path / "served", said.append)
     assert look_again(store).repositories == {}
     host.fails_for = ""
     assert len(look_again(store).repositories) == 4, "nothing has changed in the folder, and yet it is tried again"
@@ -216,12 +216,12 @@ def test_a_disk_that_fails_for_a_moment(tmp_path: Path, catalog: Catalog, monkey
 
 def test_a_bundle_that_is_exchanged_is_served_as_it_was_until_it_is_looked_at(tmp_path: Path, catalog: Catalog) -> None:
     """The places of its blobs are those of the file that was there."""
-    store = mirror.Store(HOST, tmp_path / "a.tar", print)
+    store = mirror_server.Store(HOST, tmp_path / "a.tar", print)
     (tmp_path / "new").write_bytes(b"x" * (tmp_path / "a.tar").stat().st_size)
     (tmp_path / "new").rename(tmp_path / "a.tar")
     for digest, place in store.catalog.blobs.items():
         file = store.open_file(place.path)
-        assert layout.digest_of(os.pread(file.descriptor, place.size, place.offset)) == digest
+        assert oci_layout.digest_of(os.pread(file.descriptor, place.size, place.offset)) == digest
 
 
 def test_a_linked_bundle(tmp_path: Path, catalog: Catalog) -> None:
@@ -229,29 +229,29 @@ def test_a_linked_bundle(tmp_path: Path, catalog: Catalog) -> None:
     (tmp_path / "served").mkdir()
     for link in (tmp_path / "latest.tar", tmp_path / "served/latest.tar"):
         link.symlink_to(tmp_path / "a.tar")
-        assert bundle.verify_bundle(HOST, layout.open_layout(HOST, link)).problems == ()
+        assert bundle.verify_bundle(HOST, oci_layout.open_layout(HOST, link)).problems == ()
     for path in (tmp_path / "latest.tar", tmp_path / "served"):
-        store = mirror.Store(HOST, path, print)
+        store = mirror_server.Store(HOST, path, print)
         assert len(store.catalog.repositories) == 4
         for place in store.catalog.blobs.values():
             assert os.pread(store.open_file(place.path).descriptor, place.size, place.offset) == b"".join(
-                layout.read_place(HOST, place)
+                oci_layout.read_place(HOST, place)
             )
 
 
 def test_a_disk_that_fails_while_a_bundle_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.tar").symlink_to("/proc/self/mem")  # its first page cannot be read: EIO
     with pytest.raises(HostError) as caught:
-        layout.open_layout(HOST, tmp_path / "a.tar")
+        oci_layout.open_layout(HOST, tmp_path / "a.tar")
     assert caught.value.code == "file-unreadable"
 
 
 def test_listen() -> None:
-    assert mirror.parse_listen(":5000") == ("0.0.0.0", 5000)
-    assert mirror.parse_listen("[::1]:80") == ("::1", 80)
+    assert mirror_server.parse_listen(":5000") == ("0.0.0.0", 5000)
+    assert mirror_server.parse_listen("[::1]:80") == ("::1", 80)
     for bad in ("", "5000x", "1.2.3.4", "a:0", "a:70000"):
         with pytest.raises(HostError):
-            mirror.parse_listen(bad)
+            mirror_server.parse_listen(bad)
 
 
 # ---- what cannot be served, and two versions
@@ -273,7 +273,7 @@ def test_one_bad_file_does_not_keep_the_others_from_being_served(tmp_path: Path,
     index["manifests"][0]["size"] = "many"
     (types / "index.json").write_text(json.dumps(index))
     said: list[str] = []
-    store = mirror.Store(HOST, folder, said.append)
+    store = mirror_server.Store(HOST, folder, said.append)
     assert {"registry.k8s.io/pause", "registry.k8s.io/good"} <= set(store.catalog.repositories)
     for name in ("half.tar", "pipe.tar", "nothing.tar", "Foo Bar", "types"):
         assert any(name in text and "left out" in text for text in said), (name, said)
@@ -299,8 +299,8 @@ def test_files_are_served_by_kubernetes_version(tmp_path: Path) -> None:
     (tmp_path / "served").mkdir()
     for version, own in (("v1.35.6", "0.9.0"), ("v1.36.0", "0.10.0"), ("v1.36.1-rc.1", "0.8.0")):
         bundle_of(tmp_path, version, own)
-    layouts = mirror.find_layouts(HOST, tmp_path / "served")
-    found = mirror.build_catalog(HOST, layouts)
+    layouts = mirror_server.find_layouts(HOST, tmp_path / "served")
+    found = mirror_server.build_catalog(HOST, layouts)
     for wanted, served in (
         ("v1.35.6", "v1.35.6"), ("v1.35.9", "v1.35.6"), ("v1.36.0", "v1.36.0"), ("", "v1.36.1-rc.1"), ("v1.37.0", "v1.36.1-rc.1"),
     ):  # fmt: skip
@@ -313,7 +313,7 @@ def test_files_are_served_by_kubernetes_version(tmp_path: Path) -> None:
     assert ask(found, "/files/kb.pyz").headers["Docker-Content-Digest"] == chosen.digest
 
 
-class Pushed(registry.Registry):
+class Pushed(registry_client.Registry):
     """A registry that refuses what names something that it does not have."""
 
     def __init__(self) -> None:
@@ -325,7 +325,7 @@ class Pushed(registry.Registry):
         return digest in self.blobs
 
     def push_blob(self, local: LocalHost, repository: str, digest: str, size: int, content: Iterable[bytes]) -> None:
-        assert digest not in self.blobs and layout.digest_of(b"".join(content)) == digest
+        assert digest not in self.blobs and oci_layout.digest_of(b"".join(content)) == digest
         self.blobs.append(digest)
 
     def push_manifest(self, repository: str, reference: str, media_type: str, data: bytes) -> None:
@@ -341,23 +341,23 @@ def test_an_index_that_names_the_next_twice_is_pushed_once(tmp_path: Path) -> No
     made = [write_manifest(tmp_path, "amd64", [bytes([number])]) for number in range(2)]
     for level in range(40):
         texts = [
-            {"mediaType": layout.OCI_INDEX, "manifests": made, "annotations": {"a": f"{level}-{n}"}} for n in (0, 1)
+            {"mediaType": oci_layout.OCI_INDEX, "manifests": made, "annotations": {"a": f"{level}-{n}"}} for n in (0, 1)
         ]
-        made = [{"mediaType": layout.OCI_INDEX, **write_blob(tmp_path, layout.as_json(text))} for text in texts]
+        made = [{"mediaType": oci_layout.OCI_INDEX, **write_blob(tmp_path, oci_layout.as_json(text))} for text in texts]
     write_layout(tmp_path, {})
-    server, found = Pushed(), layout.open_layout(HOST, tmp_path)
-    mirror._push_image(HOST, found, server, repository="x", reference="1", entry=made[0])
+    server, found = Pushed(), oci_layout.open_layout(HOST, tmp_path)
+    mirror_server._push_image(HOST, found, server, repository="x", reference="1", entry=made[0])
     assert len(server.manifests) == len(set(server.manifests)) == 2 + 2 * 39 + 1 and server.manifests[-1] == "1"
 
 
 def test_an_index_of_one_child_is_pushed_as_that_child_however_deep(tmp_path: Path) -> None:
     leaf = made = write_manifest(tmp_path, "amd64", [b"x"])
     for _ in range(2000):
-        text = {"mediaType": layout.OCI_INDEX, "manifests": [made]}
-        made = {"mediaType": layout.OCI_INDEX, **write_blob(tmp_path, layout.as_json(text))}
+        text = {"mediaType": oci_layout.OCI_INDEX, "manifests": [made]}
+        made = {"mediaType": oci_layout.OCI_INDEX, **write_blob(tmp_path, oci_layout.as_json(text))}
     write_layout(tmp_path, {})
-    server, found = Pushed(), layout.open_layout(HOST, tmp_path)
-    mirror._push_image(HOST, found, server, repository="x", reference="1", entry=made)
+    server, found = Pushed(), oci_layout.open_layout(HOST, tmp_path)
+    mirror_server._push_image(HOST, found, server, repository="x", reference="1", entry=made)
     assert server.manifests == ["1"] and len(server.blobs) == 2 and leaf["digest"] not in server.blobs
 
 

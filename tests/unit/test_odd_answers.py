@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from kubeup import diagnose, doctor, mirror
+from kubeup import diagnose, doctor
+from kubeup.airgap import mirror_server
 from kubeup.cluster import dns_spread, etcd, objects
 from kubeup.config import discover
 from kubeup.errors import HostError
@@ -112,7 +113,7 @@ def test_the_note_of_a_move_of_coredns() -> None:
 @pytest.mark.parametrize("text", [":²", ":٣", ":99999", ":0", ":" + "9" * 5000, ":"])
 def test_a_port_that_is_none(text: str) -> None:
     with pytest.raises(HostError) as caught:
-        mirror.parse_listen(text)
+        mirror_server.parse_listen(text)
     assert caught.value.code == "listen-invalid"
 
 

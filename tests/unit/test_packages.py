@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from kubeup import distropackages, packages
-from kubeup.downloads import FILES_BY_NAME, NODE_FILES
+from kubeup.airgap import distro_packages
+from kubeup.airgap import programs as packages
+from kubeup.airgap.containerd_hosts import Mirror
+from kubeup.airgap.downloads import FILES_BY_NAME, NODE_FILES
+from kubeup.airgap.programs import Offered
 from kubeup.errors import HostError
 from kubeup.machine.host import CommandResult, HttpResponse
-from kubeup.mirrorhosts import Mirror
-from kubeup.packages import Offered
 from kubeup.releases import find_release
 from tests.bundle_case import elf
 from tests.fake_host import FakeHost
@@ -156,39 +157,39 @@ def test_apt() -> None:
     key = HttpResponse(200, b"-----BEGIN PGP PUBLIC KEY BLOCK-----")
     host = FakeHost(programs={"apt-get"}, urls={f"{base}Release.key": key})
     wanted = missing("containerd", "ctr", "kubelet", "crictl", "cni/bridge")
-    names = distropackages.install(host, "apt", wanted, V, "ustc")
+    names = distro_packages.install(host, "apt", wanted, V, "ustc")
     assert names == ["containerd", "kubelet=1.35.6-*", "cri-tools", "kubernetes-cni"]
-    assert host.read_text(distropackages.APT_LIST) == f"deb [signed-by={distropackages.APT_KEY}] {base} /\n"
+    assert host.read_text(distro_packages.APT_LIST) == f"deb [signed-by={distro_packages.APT_KEY}] {base} /\n"
     assert [change for change in host.changes if change.startswith("run")] == [
         "run apt-get update -q",
         "run apt-get install -q -y --no-install-recommends " + " ".join(names),
         "run apt-mark hold kubelet",
     ]
     host.programs.add("apt-mark")
-    distropackages.release(host)
+    distro_packages.release(host)
     assert host.changes[-1] == "run apt-mark unhold kubelet kubectl"
 
 
 def test_dnf_and_what_goes_wrong() -> None:
     host = FakeHost(programs={"dnf"})
-    assert distropackages.install(host, "dnf", missing("kubelet"), V, "aliyun") == ["kubelet-1.35.6"]
-    assert "mirrors.aliyun.com/kubernetes-new/core/stable/v1.35/rpm/" in host.read_text(distropackages.DNF_REPO)
+    assert distro_packages.install(host, "dnf", missing("kubelet"), V, "aliyun") == ["kubelet-1.35.6"]
+    assert "mirrors.aliyun.com/kubernetes-new/core/stable/v1.35/rpm/" in host.read_text(distro_packages.DNF_REPO)
     for manager, there, code in (("apt", set(), "no-package-manager"), ("dnf", {"dnf"}, "packages-not-installed")):
         host = FakeHost(programs=there, answers={"dnf install": CommandResult((), 1, stderr="no match")})
         with pytest.raises(HostError) as caught:
-            distropackages.install(host, manager, missing("kubelet"), V, "")
+            distro_packages.install(host, manager, missing("kubelet"), V, "")
         assert caught.value.code == code
     host = FakeHost(
         programs={"apt-get"}, urls={"https://pkgs.k8s.io/core:/stable:/v1.35/deb/Release.key": HttpResponse(403)}
     )
     with pytest.raises(HostError) as caught:
-        distropackages.install(host, "apt", missing("kubelet"), V, "")
+        distro_packages.install(host, "apt", missing("kubelet"), V, "")
     assert caught.value.code == "repository-key-missing" and host.changes == []
 
 
 def test_dnf_is_asked_anew_and_in_words_that_both_dnfs_know() -> None:
     host = FakeHost(programs={"dnf"})
-    distropackages.install(host, "dnf", missing("kubelet"), V, "")
+    distro_packages.install(host, "dnf", missing("kubelet"), V, "")
     (run,) = [change for change in host.changes if change.startswith("run")]
     assert run == "run dnf install -y --refresh --setopt=disable_excludes=kb-kubernetes kubelet-1.35.6"
 
@@ -218,10 +219,10 @@ def test_why_packages_were_not_installed(manager: str, said: str, code: str, cau
     failed = CommandResult((), 1, stderr=said)
     host = FakeHost(programs={manager}, urls={f"{base}Release.key": key}, answers={manager: failed})
     with pytest.raises(HostError) as caught:
-        distropackages.install(host, manager.partition("-")[0], missing("kubelet"), V, "")
+        distro_packages.install(host, manager.partition("-")[0], missing("kubelet"), V, "")
     assert (caught.value.code, caught.value.cause) == (code, cause)
 
 
 def test_every_component_has_a_package() -> None:
     components = {item.component for item in NODE_FILES} - {"kubelet", "kubectl"}
-    assert all(set(rows) == components for rows in distropackages.PACKAGES.values())
+    assert all(set(rows) == components for rows in distro_packages.PACKAGES.values())

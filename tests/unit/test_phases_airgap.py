@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 import kb
-from kubeup import packages
+from kubeup.airgap import programs
 from kubeup.config.types import KbConfiguration, Mirror, Packages, PodNetwork
 from kubeup.errors import HostError
 from kubeup.machine.dry_run import DryRunHost
@@ -79,11 +79,11 @@ def test_a_mirror_without_programs_is_no_error_where_nobody_asked_for_them() -> 
         urls={"http://m:5000/v2/": HttpResponse(200), "http://m:5000/files/?version=v1.35.6": HttpResponse(404)},
     )
     auto = context(host, mirror=Mirror("http://m:5000"))
-    airgap._fetch_and_place(auto, airgap._wanted(auto, packages.look(host, "v1.35.6", auto.release)), "mirror")
+    airgap._fetch_and_place(auto, airgap._wanted(auto, programs.look(host, "v1.35.6", auto.release)), "mirror")
     assert "the mirror has images alone" in auto.report.notes[-1]
     told = context(host, mirror=Mirror("http://m:5000"), packages=Packages("mirror"))
     with pytest.raises(HostError) as caught:
-        airgap._fetch_and_place(told, airgap._wanted(told, packages.look(host, "v1.35.6", told.release)), "mirror")
+        airgap._fetch_and_place(told, airgap._wanted(told, programs.look(host, "v1.35.6", told.release)), "mirror")
     assert caught.value.code == "packages-not-found" and "kubelet" in caught.value.cause
 
 

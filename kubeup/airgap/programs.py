@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Optional
 
-from kubeup import bundle, downloads, layout, registry
+from kubeup.airgap import bundle, downloads, oci_layout, registry_client
+from kubeup.airgap.containerd_hosts import Mirror
+from kubeup.airgap.downloads import NODE_FILES, NodeFile
+from kubeup.airgap.oci_layout import Layout
 from kubeup.config import presets
-from kubeup.downloads import NODE_FILES, NodeFile
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
 from kubeup.json_text import parse_json_object
-from kubeup.layout import Layout
 from kubeup.machine.host import Host, LocalHost
-from kubeup.mirrorhosts import Mirror
 from kubeup.releases import Release, parse_version
 
 STAGING = Path("/var/lib/kb/staging")
@@ -131,8 +131,8 @@ def offer_bundle(host: Host, found: Layout, arch: str) -> dict[str, Offered]:
     return offered
 
 
-def _opener(host: Host, place: layout.Place) -> Callable[[], Iterator[bytes]]:
-    return lambda: layout.read_place(host, place)
+def _opener(host: Host, place: oci_layout.Place) -> Callable[[], Iterator[bytes]]:
+    return lambda: oci_layout.read_place(host, place)
 
 
 def offer_mirror(host: Host, mirror: Mirror, arch: str, *, version: str = "") -> dict[str, Offered]:
@@ -158,14 +158,14 @@ def offer_mirror(host: Host, mirror: Mirror, arch: str, *, version: str = "") ->
     offered = {}
     for title, digest, size, mode in entries:
         item = _item_of(title, arch)
-        if item is not None and layout.is_digest(digest):
+        if item is not None and oci_layout.is_digest(digest):
             url = f"{mirror.url}/files/{urllib.parse.quote(title)}{query}"
             offered[item.name] = Offered(item, digest, size, mode, url, _url_opener(host, url, mirror))
     return offered
 
 
 def _url_opener(host: Host, url: str, mirror: Mirror) -> Callable[[], Iterator[bytes]]:
-    return lambda: registry.open_url(host, url, 0, tls=mirror.tls)
+    return lambda: registry_client.open_url(host, url, 0, tls=mirror.tls)
 
 
 def offer_downloads(

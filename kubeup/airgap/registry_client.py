@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
+from kubeup.airgap.oci_layout import INDEX_TYPES, MANIFEST_TYPES, MAX_DOCUMENT, digest_of, is_digest
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
 from kubeup.json_text import parse_json, parse_json_object
-from kubeup.layout import INDEX_TYPES, MANIFEST_TYPES, MAX_DOCUMENT, digest_of, is_digest
 from kubeup.machine.host import (
     MAX_ANSWER,
     REDIRECTS,

@@ -1,6 +1,6 @@
 """The node's programs from the distribution's package manager: apt or dnf, with Kubernetes' own repository.
 
-Owns the repository's files and the packages' names. Must not judge what is installed (packages.py does).
+Owns the repository's files and the packages' names. Must not judge what is installed (programs.py does).
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from kubeup.airgap.programs import Standing
 from kubeup.config import presets
 from kubeup.errors import HostError
 from kubeup.machine.host import CommandResult, Host
 from kubeup.node import runtime
-from kubeup.packages import Standing
 
 _UPSTREAM = {
     "apt": "https://pkgs.k8s.io/core:/stable:/v{minor}/deb/",

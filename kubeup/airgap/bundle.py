@@ -19,18 +19,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from kubeup import downloads, layout, registry
+from kubeup.airgap import downloads, registry_client
+from kubeup.airgap import oci_layout as layout
+from kubeup.airgap.downloads import NODE_FILES
+from kubeup.airgap.oci_layout import Descriptor, Layout, Place, as_json, digest_of
+from kubeup.airgap.registry_client import Ref, Refused, parse_ref
 from kubeup.config import presets
 from kubeup.config.types import InitConfig
-from kubeup.downloads import NODE_FILES
 from kubeup.errors import HostError, KbError, UsageError, shown
 from kubeup.frozen import frozen
 from kubeup.json_text import parse_json_object
-from kubeup.layout import Descriptor, Layout, Place, as_json, digest_of
 from kubeup.lazy import lazy_import
 from kubeup.machine.host import Host, LocalHost, Unreachable, is_stream
 from kubeup.node.images import list_images, load_balancer_image
-from kubeup.registry import Ref, Refused, parse_ref
 from kubeup.releases import Release
 from kubeup.secret import Secret
 
@@ -249,11 +250,11 @@ class Gathering:
         return True
 
     def _take_from_registry(self, ref: Ref, source: RegistrySource) -> None:
-        base = source.base or registry.server_of(ref.registry)
-        credentials = registry.read_credentials(
+        base = source.base or registry_client.server_of(ref.registry)
+        credentials = registry_client.read_credentials(
             self.local, ref.registry if not source.base else base.partition("://")[2]
         )
-        server = registry.Registry(
+        server = registry_client.Registry(
             self.local, base, credentials, upstream=ref.registry if source.base else "", tell=self.tell
         )
         self.tell(f"{ref.name}: asking {base}")
@@ -375,7 +376,7 @@ class Gathering:
     def add_file(self, title: str, path: Path, *, mode: int = 0o755, version: str = "") -> None:
         """A file of this machine, read once for its sum."""
         self.tell(f"reading {path}")
-        digest = registry.sum_file(self.local, path)
+        digest = registry_client.sum_file(self.local, path)
         found = self.local.stat(path)
         # a link's own size is of no use: its target's is
         size = found.size if found and not found.is_symlink else _size_of(self.local, path)
@@ -483,7 +484,7 @@ def read_elf_architecture(host: Host, path: Path) -> Optional[str]:
 def fetch_download(local: LocalHost, plan: downloads.Download, folder: Path, tell: Tell) -> Path:
     """The published file, proven by its published sum. Raises Refused, Unreachable, HostError (download-damaged,
     checksum-missing)."""
-    told = registry.read_url(local, plan.sha256_url).decode(errors="replace")
+    told = registry_client.read_url(local, plan.sha256_url).decode(errors="replace")
     wanted = downloads.parse_sha256(told, plan.file_name)
     if not wanted:
         raise HostError(
@@ -493,9 +494,9 @@ def fetch_download(local: LocalHost, plan: downloads.Download, folder: Path, tel
             code="checksum-missing",
         )
     path = folder / f"{wanted[:16]}-{plan.file_name}"
-    registry.fetch_resumed(
+    registry_client.fetch_resumed(
         local,
-        lambda offset: registry.open_url(local, plan.url, offset),
+        lambda offset: registry_client.open_url(local, plan.url, offset),
         into=path,
         digest=f"sha256:{wanted}",
         name=plan.url,

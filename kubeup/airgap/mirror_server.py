@@ -26,10 +26,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from kubeup import bundle, layout, registry
+from kubeup.airgap import bundle, oci_layout, registry_client
+from kubeup.airgap.oci_layout import Layout, Place
 from kubeup.errors import HostError, KbError, shown
 from kubeup.frozen import frozen
-from kubeup.layout import Layout, Place
 from kubeup.lazy import lazy_import
 from kubeup.machine.host import Host, LocalHost, Tls, raise_descriptor_limit
 
@@ -122,7 +122,7 @@ def build_catalog(host: Host, layouts: Sequence[Layout], *, leave_out: Optional[
     for item in whole:
         for name, entry in item.names.items():
             with _leaving_out(leave_out, f"image {shown(name)} of {item.path}"):
-                ref = registry.parse_ref(name)
+                ref = registry_client.parse_ref(name)
                 top = _add_manifests(host, item, entry, found)
                 if top is not None:
                     tags = found.repositories.setdefault(f"{ref.registry}/{ref.repository}", {})
@@ -155,7 +155,7 @@ def _add_artifacts(host: Host, item: Layout, found: Catalog) -> None:
     """The files as an artifact that an OCI client can name: its tag is the Kubernetes version that they are for."""
     for entry in bundle.list_artifacts(item):
         made = _add_manifests(host, item, entry, found)
-        told = (layout.read_json_blob(host, item, str(entry["digest"])) or {}).get("annotations") or {}
+        told = (oci_layout.read_json_blob(host, item, str(entry["digest"])) or {}).get("annotations") or {}
         if made is not None and told.get(bundle.KUBERNETES):
             # a tag has no +, and kubeadm writes _ for it too
             tag = str(told[bundle.KUBERNETES]).replace("+", "_")
@@ -166,7 +166,7 @@ def _add_manifests(host: Host, item: Layout, entry: Mapping[str, Any], found: Ca
     for descriptor, document in bundle.walk_manifests(host, item, dict(entry), set()):
         digest = str(descriptor["digest"])
         if document is not None:
-            kind = str(descriptor.get("mediaType") or document.get("mediaType") or layout.OCI_MANIFEST)
+            kind = str(descriptor.get("mediaType") or document.get("mediaType") or oci_layout.OCI_MANIFEST)
             found.manifests[digest] = Manifest(digest, kind, found.blobs[digest].size)
     return found.manifests.get(str(entry["digest"]))
 
@@ -174,14 +174,14 @@ def _add_manifests(host: Host, item: Layout, entry: Mapping[str, Any], found: Ca
 def find_layouts(host: Host, path: Path, *, leave_out: Optional[LeaveOut] = None) -> list[Layout]:
     """The layout that `path` is, or all tars and layouts in the folder that it is, by name. Raises HostError
     (bundle-unreadable) where there is none. leave_out: is told of those that cannot be read, which else raise."""
-    if layout.is_layout(host, path):
-        return [layout.open_layout(host, path)]
+    if oci_layout.is_layout(host, path):
+        return [oci_layout.open_layout(host, path)]
     names = [name for name in host.list_dir(path) if not name.startswith(".")]
     chosen = [path / name for name in names if name.endswith(".tar") or host.exists(path / name / "oci-layout")]
     found = []
     for place in chosen:
         with _leaving_out(leave_out, str(place)):
-            found.append(layout.open_layout(host, place))
+            found.append(oci_layout.open_layout(host, place))
     if not chosen:
         raise HostError(
             f"{path} holds no bundle",
@@ -352,10 +352,12 @@ def _answer_v2(request: Request, catalog: Catalog) -> Answer:
     if kind == "tags":
         return _paged(request, "tags", sorted(catalog.repositories[name]), {"name": match["name"]})
     if kind == "referrers":
-        empty = {"schemaVersion": 2, "mediaType": layout.OCI_INDEX, "manifests": []}
-        return Answer(200, {"Content-Type": layout.OCI_INDEX, **_V2}, layout.as_json(empty))
+        empty = {"schemaVersion": 2, "mediaType": oci_layout.OCI_INDEX, "manifests": []}
+        return Answer(200, {"Content-Type": oci_layout.OCI_INDEX, **_V2}, oci_layout.as_json(empty))
     found = (
-        catalog.manifests.get(reference) if layout.is_digest(reference) else catalog.repositories[name].get(reference)
+        catalog.manifests.get(reference)
+        if oci_layout.is_digest(reference)
+        else catalog.repositories[name].get(reference)
     )
     if found is None:
         return _error(404, "MANIFEST_UNKNOWN", f"the bundle has no {name}:{reference}")
@@ -366,7 +368,7 @@ def _answer_v2(request: Request, catalog: Catalog) -> Answer:
 def _answer_blob(digest: str, catalog: Catalog) -> Answer:
     place = catalog.blobs.get(digest)
     if place is None:
-        code = "BLOB_UNKNOWN" if layout.is_digest(digest) else "DIGEST_INVALID"
+        code = "BLOB_UNKNOWN" if oci_layout.is_digest(digest) else "DIGEST_INVALID"
         return _error(404, code, f"the bundle has no blob {digest}")
     told = {"Content-Type": "application/octet-stream", "Docker-Content-Digest": digest, "Etag": f'"{digest}"', **_V2}
     return Answer(200, told, place=place)
@@ -855,12 +857,12 @@ def sync(
     blobs: dict[str, Place] = {}
     for item in layouts:
         blobs.update(item.blobs)
-    credentials = registry.read_credentials(local, base.partition("://")[2].partition("/")[0])
-    server = registry.Registry(local, base, credentials, tls=tls, tell=tell)
+    credentials = registry_client.read_credentials(local, base.partition("://")[2].partition("/")[0])
+    server = registry_client.Registry(local, base, credentials, tls=tls, tell=tell)
     for item in layouts:
         whole = Layout(item.path, item.index, item.index_bytes, blobs, item.signature, item.names)
         for name, entry in sorted(item.names.items()):
-            ref = registry.parse_ref(name)
+            ref = registry_client.parse_ref(name)
             repository = f"{prefix.strip('/')}/{ref.repository}".lstrip("/")
             _push_image(local, whole, server, repository=repository, reference=ref.tag or ref.digest, entry=entry)
             yield f"{server.base.partition('://')[2]}/{repository}:{ref.tag or ref.digest}"
@@ -869,7 +871,7 @@ def sync(
 def _push_image(
     local: LocalHost,
     whole: Layout,
-    server: registry.Registry,
+    server: registry_client.Registry,
     *,
     repository: str,
     reference: str,
@@ -895,14 +897,14 @@ def _push_image(
         for part in [*([document["config"]] if "config" in document else []), *(document.get("layers") or [])]:
             name, place = str(part["digest"]), whole.blobs.get(str(part["digest"]))
             if place is not None and name not in seen and not server.has_blob(repository, name):
-                server.push_blob(local, repository, name, place.size, layout.read_checked(local, place, name))
+                server.push_blob(local, repository, name, place.size, oci_layout.read_checked(local, place, name))
             seen.add(name)
         data, kind = (
-            layout.read_document(local, whole.blobs[digest], digest),
+            oci_layout.read_document(local, whole.blobs[digest], digest),
             descriptor.get("mediaType") or document.get("mediaType"),
         )
         if descriptor is entry and len(children) < len(document.get("manifests") or []):
-            data = layout.as_json({**document, "manifests": children})  # what the bundle has of it
+            data = oci_layout.as_json({**document, "manifests": children})  # what the bundle has of it
         server.push_manifest(repository, reference if descriptor is entry else digest, str(kind), data)
 
 
@@ -910,5 +912,5 @@ def _read_index(
     local: LocalHost, whole: Layout, entry: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A document, and those that it names and the layout has."""
-    document = layout.read_json_blob(local, whole, str(entry["digest"])) or {}
+    document = oci_layout.read_json_blob(local, whole, str(entry["digest"])) or {}
     return document, [child for child in document.get("manifests") or [] if child["digest"] in whole.blobs]

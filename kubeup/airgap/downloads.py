@@ -1,7 +1,7 @@
 """Official releases: which files a node needs, where they are published, and what proves them.
 
 Owns the reading of configs/downloads.yaml and the names of a node's files in a bundle. Must not
-download by itself (registry.py does), nor place anything on a node (packages.py does).
+download by itself (registry_client.py does), nor place anything on a node (programs.py does).
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Without the world outside: bundles, images, the mirror, programs and packages."""
