@@ -17,9 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup import checks, diagnose, releases
+from kubeup import releases
 from kubeup.addresses import join_host_port
-from kubeup.checks import ERROR, WARNING
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster import discovery, etcd, probes
 from kubeup.config import discover
@@ -34,6 +33,8 @@ from kubeup.config.types import (
     NodeRegistration,
     PodNetwork,
 )
+from kubeup.diagnosis import checks, signs
+from kubeup.diagnosis.checks import ERROR, WARNING
 from kubeup.errors import HostError, KbError
 from kubeup.frozen import frozen
 from kubeup.machine.host import UNPROVEN, Host, Unreachable
@@ -227,7 +228,7 @@ def look_at_chain(patient: Patient) -> Notes:
         return
     unhealthy = {name: seen for name, seen in probe_components(patient).items() if seen}
     components = (*patient.components, "kube-proxy", "coredns") if patient.is_control_plane else ("kube-proxy",)
-    link = diagnose.find_broken_link(
+    link = signs.find_broken_link(
         patient.host, patient.config.node.cri_socket, components=components, unhealthy=unhealthy
     )
     if link:
@@ -632,12 +633,12 @@ def look_at_dns(patient: Patient) -> Notes:
     if any(probes.lookup_in_cluster(patient.host, str(server), name) for server in servers):
         yield from _look_from_pods(patient, str(servers[0]), name)
         return
-    lost = diagnose.find_lost_rules(patient.host, patient.config.node.cri_socket)
+    lost = signs.find_lost_rules(patient.host, patient.config.node.cri_socket)
     what = f"the cluster's DNS at {servers[0]} does not answer for {name}"
     if lost:
         yield Note("dns", ERROR, f"{what}: {lost.what}: {lost.cause}", lost.remedy)
         return
-    line = diagnose.container_error(patient.host, patient.config.node.cri_socket, "kube-proxy")
+    line = signs.container_error(patient.host, patient.config.node.cri_socket, "kube-proxy")
     where = "" if patient.is_control_plane else ", on a control plane"
     yield Note(
         "dns",
@@ -726,7 +727,7 @@ def look_at_images(patient: Patient) -> Notes:
 
 def look_at_kubelet_drift(patient: Patient) -> Notes:
     """Whether the kubelet runs with the flags and the configuration that its files hold."""
-    unit = diagnose.read_kubelet_unit(patient.host)
+    unit = signs.read_kubelet_unit(patient.host)
     if unit is None or unit.active != "active" or not unit.pid:
         return
     command = checks.read_or_empty(patient.host, f"/proc/{unit.pid}/cmdline").split("\0")

@@ -22,18 +22,19 @@ from kubeup.trust import Anchors
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import checks, render
+    from kubeup import render
     from kubeup.airgap import bundle, containerd_hosts, distro_packages, downloads, oci_layout, programs
     from kubeup.airgap.containerd_hosts import Mirror
     from kubeup.airgap.oci_layout import Layout
     from kubeup.airgap.programs import Offered, Standing
     from kubeup.config import discover
+    from kubeup.diagnosis import checks
     from kubeup.network import pod_network
     from kubeup.node import images, pki, runtime, runtime_fix
     from kubeup.phases import preflight
 else:
     bundle = lazy_import("kubeup.airgap.bundle")
-    checks = lazy_import("kubeup.checks")
+    checks = lazy_import("kubeup.diagnosis.checks")
     discover = lazy_import("kubeup.config.discover")
     distro_packages = lazy_import("kubeup.airgap.distro_packages")
     downloads = lazy_import("kubeup.airgap.downloads")

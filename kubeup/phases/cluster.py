@@ -16,15 +16,15 @@ from kubeup.render import covers
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import diagnose
     from kubeup.cluster import api, objects, shared_certs, tokens
     from kubeup.config import render
     from kubeup.config.types import BootstrapToken
+    from kubeup.diagnosis import signs
     from kubeup.node import kubeconfig, kubelet
 else:
     shared_certs = lazy_import("kubeup.cluster.shared_certs")
     objects = lazy_import("kubeup.cluster.objects")
-    diagnose = lazy_import("kubeup.diagnose")
+    signs = lazy_import("kubeup.diagnosis.signs")
     api = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     kubelet = lazy_import("kubeup.node.kubelet")
@@ -176,7 +176,7 @@ def wait_for_node(ctx: Context) -> Object:
             raise _not_registered(ctx, elapsed)
         if elapsed - looked > LOOK_EVERY_S:
             looked = elapsed
-            link = diagnose.find_kubelet_trouble(ctx.host) or diagnose.find_registration_trouble(ctx.host)
+            link = signs.find_kubelet_trouble(ctx.host) or signs.find_registration_trouble(ctx.host)
             if link and link.what != told:
                 told = link.what
                 ctx.report.note(f"{link.what}: {link.cause}. Remedy: {link.remedy} (kb goes on waiting)")
@@ -189,7 +189,7 @@ def _not_registered(ctx: Context, elapsed: float) -> ClusterError:
     state = ctx.host.query(["systemctl", "is-active", "kubelet"]).stdout.strip() or "unknown"
     others = [str(node["metadata"]["name"]) for node in ctx.api.list(api.path_of("Node"))]
     known = f"; the cluster's nodes are: {', '.join(sorted(others))}" if others else "; the cluster has no node"
-    link = diagnose.find_registration_trouble(ctx.host) if state == "active" else None
+    link = signs.find_registration_trouble(ctx.host) if state == "active" else None
     if link:
         cause, remedy = f"{link.what}: {link.cause}{known}", link.remedy
     elif state == "active":

@@ -15,13 +15,13 @@ from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import diagnose
     from kubeup.cluster import api, discovery, objects, probes
+    from kubeup.diagnosis import signs
     from kubeup.network import pod_view, routes
     from kubeup.node import runtime
 else:
     objects = lazy_import("kubeup.cluster.objects")
-    diagnose = lazy_import("kubeup.diagnose")
+    signs = lazy_import("kubeup.diagnosis.signs")
     discovery = lazy_import("kubeup.cluster.discovery")
     probes = lazy_import("kubeup.cluster.probes")
     api = lazy_import("kubeup.cluster.api")
@@ -68,14 +68,14 @@ class _Wait:
     """Asked once, at the end of the patience: what more is known of the cause, in words; "" for nothing."""
     heal: Callable[[], None] = lambda: None
     """Called at every look for what is wrong: what kb may do so that nothing is waited out whose cause is gone."""
-    find_cause: Callable[[], Optional[diagnose.BrokenLink]] = lambda: None
+    find_cause: Callable[[], Optional[signs.BrokenLink]] = lambda: None
     """What only the cluster knows and no container of this node shows; asked before these are looked at."""
 
     def until(self, look: Callable[[], str]) -> float:
         """Call `look` until it returns "" (well); it otherwise returns what is still missing, in words. Returns the
         seconds that it took. Raises ClusterError (not-healthy) with the broken link."""
         host, started, looked = self.ctx.host, self.ctx.host.monotonic(), 0.0
-        link: Optional[diagnose.BrokenLink] = None
+        link: Optional[signs.BrokenLink] = None
         told: set[object] = set()
         while True:
             missing = look()
@@ -97,16 +97,14 @@ class _Wait:
                 raise self._failure(missing, elapsed, self._find_broken_link())
             host.sleep(POLL_S)
 
-    def _find_broken_link(self) -> Optional[diagnose.BrokenLink]:
+    def _find_broken_link(self) -> Optional[signs.BrokenLink]:
         found = self.find_cause()
         if found:
             return found
         socket = self.ctx.config.node.cri_socket
-        return diagnose.find_broken_link(
-            self.ctx.host, socket, components=self.components, unhealthy=dict(self.unhealthy)
-        )
+        return signs.find_broken_link(self.ctx.host, socket, components=self.components, unhealthy=dict(self.unhealthy))
 
-    def _failure(self, missing: str, elapsed: float, found: Optional[diagnose.BrokenLink]) -> ClusterError:
+    def _failure(self, missing: str, elapsed: float, found: Optional[signs.BrokenLink]) -> ClusterError:
         is_word_only = found is not None and found.link == "probe" and not found.is_final
         if found and not is_word_only:
             return ClusterError(
@@ -297,7 +295,7 @@ def _wait_for_dns(ctx: Context) -> None:
         unhealthy,
         explain=lambda: _proxy_trouble(ctx),
         heal=lambda: free_waiting_pods(ctx),
-        find_cause=lambda: find_pressure(ctx) or diagnose.find_lost_rules(ctx.host, ctx.config.node.cri_socket),
+        find_cause=lambda: find_pressure(ctx) or signs.find_lost_rules(ctx.host, ctx.config.node.cri_socket),
     )
     wait.until(lambda: _look_up_dns(ctx))
 
@@ -338,8 +336,8 @@ def wait_for_pod_ways(ctx: Context, ways: pod_view.Ways) -> None:
         return
     cut: Optional[pod_view.Cut] = None
 
-    def find_cause() -> Optional[diagnose.BrokenLink]:
-        return diagnose.BrokenLink(cut.what, cut.cause, cut.remedy, link="pod-way") if cut else None
+    def find_cause() -> Optional[signs.BrokenLink]:
+        return signs.BrokenLink(cut.what, cut.cause, cut.remedy, link="pod-way") if cut else None
 
     with pod_view.OwnNamespace(ctx.host, ctx.paths, ctx.config.node.cri_socket) as own:
         find_place = own.path if routes.is_own_network(ctx.host, ctx.paths) else lambda: _first_pod(ctx)
@@ -379,14 +377,14 @@ def plan_ways(ctx: Context, dns_address: str, behind: Iterable[pod_view.Way] = (
     return pod_view.Ways(name, services, (*behind, *pod_view.server_ways(ctx.api.server)))
 
 
-def find_pressure(ctx: Context) -> Optional[diagnose.BrokenLink]:
+def find_pressure(ctx: Context) -> Optional[signs.BrokenLink]:
     """This node takes no further pods, since it runs out of something; static pods run all the same. None where it
     takes them."""
     node = ctx.api.get(api.path_of("Node", ctx.config.node.name))
     for condition, (what, look) in PRESSURES.items():
         status, message = probes.node_condition(node, condition)
         if status == "True":
-            return diagnose.BrokenLink(
+            return signs.BrokenLink(
                 f"node {ctx.config.node.name} has {condition}, and takes no pods",
                 cause=f"{message}: {what}",
                 remedy=f"{look}; the kubelet takes the condition back some minutes after there is room; then run the "
@@ -459,7 +457,7 @@ def _proxy_trouble(ctx: Context) -> str:
     """What kube-proxy on this node says of its rules: it runs on and is "Ready" when it cannot program them."""
     if not _has_proxy(ctx):
         return "there is no kube-proxy: nothing leads to the API's Service unless another program sees to it"
-    line = diagnose.container_error(ctx.host, ctx.config.node.cri_socket, "kube-proxy")
+    line = signs.container_error(ctx.host, ctx.config.node.cri_socket, "kube-proxy")
     return f"kube-proxy says: {line}" if line else "kube-proxy's rules may be missing, though its log names no error"
 
 
@@ -496,7 +494,7 @@ def soak(ctx: Context, name: str) -> None:
     wait.until(look)
 
 
-def find_failing_probe(ctx: Context, node_name: str, components: Iterable[str]) -> Optional[diagnose.BrokenLink]:
+def find_failing_probe(ctx: Context, node_name: str, components: Iterable[str]) -> Optional[signs.BrokenLink]:
     """The first of these static pods that runs while the kubelet's probe of it fails, in the kubelet's own words."""
     for component in components:
         told = probes.read_probe_failure(ctx.api, f"{component}-{node_name}")
@@ -504,7 +502,7 @@ def find_failing_probe(ctx: Context, node_name: str, components: Iterable[str]) 
             continue
         flags = ((arg.name, arg.value) for arg in ctx.config.cluster.api_server.extra_args)
         closed = probes.describe_closed_probes(flags) if component == "kube-apiserver" and "401" in told else ""
-        return diagnose.BrokenLink(
+        return signs.BrokenLink(
             f"{component} runs, and is not Ready",
             cause=f"{told}; {closed}" if closed else told,
             remedy=f"{probes.CLOSED_PROBES_REMEDY}; then run the command again"

@@ -30,14 +30,14 @@ from kubeup.phases.health import (
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import checks, diagnose
     from kubeup.cluster import api, discovery, objects, probes
     from kubeup.config import discover
+    from kubeup.diagnosis import checks, signs
     from kubeup.node import kubelet
 else:
-    checks = lazy_import("kubeup.checks")
+    checks = lazy_import("kubeup.diagnosis.checks")
     objects = lazy_import("kubeup.cluster.objects")
-    diagnose = lazy_import("kubeup.diagnose")
+    signs = lazy_import("kubeup.diagnosis.signs")
     discover = lazy_import("kubeup.config.discover")
     discovery = lazy_import("kubeup.cluster.discovery")
     probes = lazy_import("kubeup.cluster.probes")
@@ -228,7 +228,7 @@ def _has_identity(ctx: Context) -> bool:
 
 def _find_trouble(ctx: Context, elapsed: float, *, is_last: bool) -> ClusterError:
     """Why there is no certificate yet. Raises it where waiting cannot help, or is over."""
-    link = diagnose.find_broken_link(ctx.host, ctx.config.node.cri_socket)
+    link = signs.find_broken_link(ctx.host, ctx.config.node.cri_socket)
     if link and link.is_final:
         raise ClusterError(link.what, cause=link.cause, remedy=link.remedy, code="not-healthy", details=link.details)
     name = ctx.config.node.name
@@ -250,7 +250,7 @@ def _find_trouble(ctx: Context, elapsed: float, *, is_last: bool) -> ClusterErro
     trouble = discovery.explain_signing_request(request, name, elapsed)
     is_unasked = request.state in ("not-sent", "signed")  # what is signed may be the request of an earlier join
     if is_unasked:
-        link = link or diagnose.find_request_trouble(ctx.host)
+        link = link or signs.find_request_trouble(ctx.host)
     if is_unasked and link:
         trouble = ClusterError(trouble.what, cause=f"{link.what}: {link.cause}", remedy=link.remedy, code=trouble.code)
     if is_last or request.state in ("denied", "failed"):

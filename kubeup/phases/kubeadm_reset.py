@@ -20,11 +20,11 @@ from kubeup.lazy import lazy_import
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import checks
+    from kubeup.diagnosis import checks
     from kubeup.node import runtime
     from kubeup.phases import node, reset
 else:
-    checks = lazy_import("kubeup.checks")
+    checks = lazy_import("kubeup.diagnosis.checks")
     node = lazy_import("kubeup.phases.node")
     reset = lazy_import("kubeup.phases.reset")
     runtime = lazy_import("kubeup.node.runtime")

@@ -12,8 +12,8 @@ from kubeup.phases import certs, control_plane, install, node
 from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import checks
     from kubeup.cluster import probes, shared_certs
+    from kubeup.diagnosis import checks
     from kubeup.node import images, kubeconfig, pki, runtime, runtime_fix
     from kubeup.phases import airgap
 else:
@@ -22,7 +22,7 @@ else:
     probes = lazy_import("kubeup.cluster.probes")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     pki = lazy_import("kubeup.node.pki")
-    checks = lazy_import("kubeup.checks")
+    checks = lazy_import("kubeup.diagnosis.checks")
     images = lazy_import("kubeup.node.images")
     runtime = lazy_import("kubeup.node.runtime")
     runtime_fix = lazy_import("kubeup.node.runtime_fix")

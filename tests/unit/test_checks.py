@@ -8,7 +8,6 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup import checks
 from kubeup.config.types import (
     DNS,
     APIServer,
@@ -25,6 +24,7 @@ from kubeup.config.types import (
     PodNetwork,
     Volume,
 )
+from kubeup.diagnosis import checks
 from kubeup.errors import UsageError
 from kubeup.machine.host import CommandResult, HttpResponse, Unreachable
 from kubeup.releases import find_release

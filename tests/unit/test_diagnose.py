@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup import diagnose
+from kubeup.diagnosis import signs
 from kubeup.machine.host import CommandResult, HttpResponse
 from tests.fake_host import FakeHost
 
@@ -70,9 +70,9 @@ def run_containers(host: FakeHost, *rows: dict[str, Any], logs: Optional[dict[st
     host.answers["crictl"] = crictl
 
 
-def find(host: FakeHost, *components: str, **unhealthy: str) -> Optional[diagnose.BrokenLink]:
+def find(host: FakeHost, *components: str, **unhealthy: str) -> Optional[signs.BrokenLink]:
     seen = {name.replace("_", "-"): text for name, text in unhealthy.items()}
-    return diagnose.find_broken_link(host, SOCKET, components=components, unhealthy=seen)
+    return signs.find_broken_link(host, SOCKET, components=components, unhealthy=seen)
 
 
 # ---- the kubelet
@@ -219,11 +219,11 @@ def test_a_kubelet_that_runs_and_does_not_answer() -> None:
 def test_a_kubelet_that_cannot_ask_says_why(end: str, cause: str, remedy: str) -> None:
     asked = f'err="cannot create certificate signing request: Post \\"https://10.0.0.11:6443/apis\\": {end}"'
     log = f'E1123 23:00:00.000000     942 certificate_manager.go:596] "Failed while requesting" {asked}\nE1123 later\n'
-    link = diagnose.find_request_trouble(make_host(kubelet_log=log))
+    link = signs.find_request_trouble(make_host(kubelet_log=log))
     assert link is not None and not link.is_final
     assert cause in link.cause and remedy in link.remedy
     assert link.cause.startswith("cannot create certificate signing request: Post 'https://10.0.0.11:6443/apis'")
-    assert diagnose.find_request_trouble(make_host(kubelet_log="E1123 another\n")) is None
+    assert signs.find_request_trouble(make_host(kubelet_log="E1123 another\n")) is None
 
 
 UNAUTHORIZED = 'E1123 23:00:00.000000     942 kubelet_node_status.go:109] "Unable to register node with API server" err="Unauthorized" node="w1"\n'
@@ -233,7 +233,7 @@ FORBIDDEN = UNAUTHORIZED.replace(
 
 
 def test_a_kubelet_whose_certificate_is_refused() -> None:
-    for find_trouble in (diagnose.find_request_trouble, diagnose.find_registration_trouble):
+    for find_trouble in (signs.find_request_trouble, signs.find_registration_trouble):
         link = find_trouble(make_host(kubelet_log=UNAUTHORIZED))
         assert link is not None and not link.is_final
         assert "the kubelet says Unauthorized" in link.cause
@@ -242,9 +242,9 @@ def test_a_kubelet_whose_certificate_is_refused() -> None:
 
 
 def test_a_node_that_the_kubelet_may_not_register() -> None:
-    link = diagnose.find_registration_trouble(make_host(kubelet_log=FORBIDDEN))
+    link = signs.find_registration_trouble(make_host(kubelet_log=FORBIDDEN))
     assert link is not None and "is not allowed to modify node 'w1'" in link.cause
-    assert diagnose.find_registration_trouble(make_host(kubelet_log="E1123 another\n")) is None
+    assert signs.find_registration_trouble(make_host(kubelet_log="E1123 another\n")) is None
 
 
 # ---- the runtime
@@ -513,18 +513,18 @@ def test_a_port_in_use_names_its_process_and_may_heal() -> None:
 
 
 def test_two_looks_at_one_trouble_have_one_key() -> None:
-    first = diagnose.BrokenLink("etcd exited 1 time", "a", "see crictl logs 1", link="container")
-    again = diagnose.BrokenLink("etcd exited 3 time", "b", "see crictl logs 2", link="container")
-    other = diagnose.BrokenLink("kube-apiserver exited 1 time", "a", "see crictl logs 1", link="container")
+    first = signs.BrokenLink("etcd exited 1 time", "a", "see crictl logs 1", link="container")
+    again = signs.BrokenLink("etcd exited 3 time", "b", "see crictl logs 2", link="container")
+    other = signs.BrokenLink("kube-apiserver exited 1 time", "a", "see crictl logs 1", link="container")
     assert first.key == again.key != other.key
 
 
 def test_log_lines_are_cleaned() -> None:
-    assert diagnose.clean_log_line("E0101 00:00:00.000000       1 proxier.go:1] Failed") == "Failed"
-    assert diagnose.clean_log_line(ETCD_BIND) == (
+    assert signs.clean_log_line("E0101 00:00:00.000000       1 proxier.go:1] Failed") == "Failed"
+    assert signs.clean_log_line(ETCD_BIND) == (
         "creating peer listener failed: listen tcp 10.0.0.99:2380: bind: cannot assign requested address"
     )
-    assert diagnose.clean_log_line("x" * 500) == "x" * 397 + "..."
+    assert signs.clean_log_line("x" * 500) == "x" * 397 + "..."
 
 
 def test_every_sign_has_a_remedy_that_can_be_filled() -> None:
@@ -532,7 +532,7 @@ def test_every_sign_has_a_remedy_that_can_be_filled() -> None:
     words = dict.fromkeys(
         ("line", "source", "origin", "holder", "look", "mount", "folder", "free", "have", "server", "servers"), "x"
     )
-    for sign in (*diagnose.KUBELET_SIGNS, *diagnose.SANDBOX_SIGNS, *diagnose.CONTAINER_SIGNS):
+    for sign in (*signs.KUBELET_SIGNS, *signs.SANDBOX_SIGNS, *signs.CONTAINER_SIGNS):
         import re
 
         groups = dict.fromkeys(re.compile(sign.pattern).groupindex, "x")
@@ -566,7 +566,7 @@ def test_rules_that_somebody_flushed() -> None:
     host = make_host()
     run_containers(host, {"name": "kube-proxy", "state": "running"})
     host.answers["nft list tables"] = "table ip kb_pods\ntable ip nat\n"
-    link = diagnose.find_lost_rules(host, SOCKET)
+    link = signs.find_lost_rules(host, SOCKET)
     assert link is not None and not link.is_final
     assert link.what == "kube-proxy runs, and its rules are not on this node"
     assert "nft flush ruleset" in link.cause and "crictl stop $(crictl ps -q --name kube-proxy)" in link.remedy
@@ -586,7 +586,7 @@ def test_rules_that_are_there_or_cannot_be_told(answers: dict[str, str]) -> None
     host = make_host()
     run_containers(host, {"name": "kube-proxy", "state": "running"})
     host.answers.update(answers)
-    assert diagnose.find_lost_rules(host, SOCKET) is None
+    assert signs.find_lost_rules(host, SOCKET) is None
 
 
 def test_a_kube_proxy_that_has_just_begun_has_no_rules_yet() -> None:
@@ -595,9 +595,9 @@ def test_a_kube_proxy_that_has_just_begun_has_no_rules_yet() -> None:
         host, {"name": "kube-proxy", "state": "running", "created": int(host.now().timestamp() * 1e9) - 10**9}
     )
     host.answers["nft list tables"] = ""
-    assert diagnose.find_lost_rules(host, SOCKET) is None
+    assert signs.find_lost_rules(host, SOCKET) is None
 
 
 def test_an_error_of_several_lines_is_told_as_one() -> None:
     lines = ['E1129 08:09:41.0       1 proxier.go:1] "Failed to list nftables objects" err=<', "\tno such table", " > family=4", "I1129 next"]  # fmt: skip
-    assert diagnose.last_error_line(lines).endswith('"Failed to list nftables objects" err=< no such table > family=4')
+    assert signs.last_error_line(lines).endswith('"Failed to list nftables objects" err=< no such table > family=4')

@@ -7,7 +7,7 @@ from typing import Optional
 
 import pytest
 
-from kubeup import diagnose
+from kubeup.diagnosis import signs
 from kubeup.errors import ClusterError
 from kubeup.phases import health
 from kubeup.releases import RELEASES
@@ -16,27 +16,25 @@ from kubeup.workflow import Context
 from tests.fake_host import FakeHost
 from tests.fake_node import PATHS, make_config
 
-BROKEN = diagnose.BrokenLink("etcd exited 1 time (code 1)", "its disk is full", "make space", link="container")
+BROKEN = signs.BrokenLink("etcd exited 1 time (code 1)", "its disk is full", "make space", link="container")
 
 
-def wait(
-    monkeypatch: pytest.MonkeyPatch, links: list[Optional[diagnose.BrokenLink]], *, well_after_s: float
-) -> Context:
+def wait(monkeypatch: pytest.MonkeyPatch, links: list[Optional[signs.BrokenLink]], *, well_after_s: float) -> Context:
     """One wait of at most 60 s, whose looks see `links`, the last one from then on."""
     host = FakeHost()
     ctx = Context(host, PATHS, make_config(), RELEASES[35], Report(io.StringIO()))
     left = list(links)
 
-    def find(*_: object, **__: object) -> Optional[diagnose.BrokenLink]:
+    def find(*_: object, **__: object) -> Optional[signs.BrokenLink]:
         return left.pop(0) if len(left) > 1 else left[0]
 
-    monkeypatch.setattr(diagnose, "find_broken_link", find)
+    monkeypatch.setattr(signs, "find_broken_link", find)
     health._Wait(ctx, 60, "control plane").until(lambda: "" if host.ticks >= well_after_s else "etcd refused")
     return ctx
 
 
 def test_what_cannot_heal_ends_the_wait_at_the_first_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    final = diagnose.BrokenLink(BROKEN.what, BROKEN.cause, BROKEN.remedy, is_final=True, details=("last line",))
+    final = signs.BrokenLink(BROKEN.what, BROKEN.cause, BROKEN.remedy, is_final=True, details=("last line",))
     with pytest.raises(ClusterError) as caught:
         wait(monkeypatch, [final], well_after_s=1000)
     assert (caught.value.what, caught.value.cause, caught.value.remedy) == (BROKEN.what, BROKEN.cause, BROKEN.remedy)

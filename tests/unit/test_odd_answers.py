@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from kubeup import diagnose, doctor
+from kubeup import doctor
 from kubeup.airgap import mirror_server
 from kubeup.cluster import dns_spread, etcd, objects
 from kubeup.config import discover
+from kubeup.diagnosis import signs
 from kubeup.errors import HostError
 from kubeup.machine.host import HttpResponse, LocalHost, Tls
 from kubeup.network import load_balancer, pod_view, routes, step_aside
@@ -58,7 +59,7 @@ def test_what_crictl_says(value: Any) -> None:
         assert {item.name for item in runtime.list_containers(host, SOCKET)} <= {""}
         assert runtime.list_images(host, SOCKET) == set()
         assert runtime.probe_runtime(host, SOCKET).problem == "not-ready"
-        assert diagnose.container_error(host, SOCKET, "etcd") in ("", "no container of it was started")
+        assert signs.container_error(host, SOCKET, "etcd") in ("", "no container of it was started")
         assert pod_view.find_namespaces(host, SOCKET) == []
         assert doctor._find_pods(doctor.read_patient(host, Paths()), {"x"}) == []
 

@@ -11,7 +11,6 @@ from typing import Any, Optional
 import pytest
 
 import kb
-from kubeup import checks
 from kubeup.cluster import api, discovery
 from kubeup.cluster.api import ApiRefused
 from kubeup.config.types import (
@@ -24,6 +23,7 @@ from kubeup.config.types import (
     PodNetwork,
     Taint,
 )
+from kubeup.diagnosis import checks
 from kubeup.errors import ClusterError, KbError
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import AnyTls, CommandResult, HttpResponse, Tls

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
-from kubeup.checks import FLEXVOLUME_REMEDY
+from kubeup.diagnosis.checks import FLEXVOLUME_REMEDY
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
 from kubeup.machine.host import Host, Unreachable
