@@ -37,6 +37,7 @@ from kubeup import (
     commands_token,
 )
 from kubeup.cli import Command
+from kubeup.engine.workflow import Phase
 from kubeup.phases import (
     addons,
     airgap,
@@ -55,7 +56,6 @@ from kubeup.phases import (
     reconfigure,
     reset,
 )
-from kubeup.workflow import Phase
 
 # fmt: off
 

@@ -20,17 +20,18 @@ from kubeup import __version__, commands, commands_join, releases
 from kubeup.cli import Command, Invocation, Program, words_first
 from kubeup.cli import main as run_command_line
 from kubeup.config.problems import ALLOW_UNKNOWN
+from kubeup.engine.workflow import Phase, RunResult
 from kubeup.errors import KbError, PreflightError, UsageError
 from kubeup.kubeadm_lines import KubeadmReport, Speech, init_lines, join_lines, speaking
 from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
 from kubeup.phases import kubeadm_reset
 from kubeup.report import Report
-from kubeup.workflow import Phase, RunResult
 
 if TYPE_CHECKING:
-    from kubeup import render, state, workflow
+    from kubeup import render
     from kubeup.config import discover, load_reset, types
+    from kubeup.engine import state, workflow
     from kubeup.machine import dry_run, host
     from kubeup.machine.host import Host
 else:
@@ -39,9 +40,9 @@ else:
     host = lazy_import("kubeup.machine.host")
     load_reset = lazy_import("kubeup.config.load_reset")
     render = lazy_import("kubeup.render")
-    state = lazy_import("kubeup.state")
+    state = lazy_import("kubeup.engine.state")
     types = lazy_import("kubeup.config.types")
-    workflow = lazy_import("kubeup.workflow")
+    workflow = lazy_import("kubeup.engine.workflow")
 
 INIT_PHASES = (
     "preflight", "certs", "kubeconfig", "etcd", "control-plane", "kubelet-start", "wait-control-plane",

@@ -23,11 +23,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Optional, TextIO
 
+from kubeup.engine.workflow import Phase, RunResult
 from kubeup.errors import Interrupted, KbError, UsageError
 from kubeup.frozen import frozen
 from kubeup.machine.host import Host, encode_text
 from kubeup.report import Report
-from kubeup.workflow import Phase, RunResult
 
 
 @frozen

@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from kubeup import (
         completion as completion_scripts,
     )
-    from kubeup import doctor, state, undo, workflow
+    from kubeup import doctor
     from kubeup.cli import Invocation
     from kubeup.cluster import api, shared_certs, tokens
     from kubeup.config import commands as config_commands
     from kubeup.config import discover, load, types
     from kubeup.config.types import InitConfig
+    from kubeup.engine import state, undo, workflow
+    from kubeup.engine.workflow import Context, RunResult
     from kubeup.machine import dry_run, host
     from kubeup.machine.host import Host, LocalHost
     from kubeup.network import load_balancer as balancer_keeper
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from kubeup.node import images, kubeconfig, runtime
     from kubeup.phases import airgap
     from kubeup.report import Report
-    from kubeup.workflow import Context, RunResult
 else:
     airgap = lazy_import("kubeup.phases.airgap")
     shared_certs = lazy_import("kubeup.cluster.shared_certs")
@@ -53,11 +54,11 @@ else:
     load = lazy_import("kubeup.config.load")
     route_keeper = lazy_import("kubeup.network.routes")
     runtime = lazy_import("kubeup.node.runtime")
-    state = lazy_import("kubeup.state")
+    state = lazy_import("kubeup.engine.state")
     tokens = lazy_import("kubeup.cluster.tokens")
     types = lazy_import("kubeup.config.types")
-    undo = lazy_import("kubeup.undo")
-    workflow = lazy_import("kubeup.workflow")
+    undo = lazy_import("kubeup.engine.undo")
+    workflow = lazy_import("kubeup.engine.workflow")
 
 KB_ONLY_FLAGS = frozenset({"root", "list", "output"})
 """Flags of init that say nothing about the node."""

@@ -8,28 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 from kubeup import commands, commands_join
 from kubeup.config.types import JoinConfig
+from kubeup.engine.workflow import Context, Phase, fingerprint_inputs, resolve_path, wanted_phases
 from kubeup.errors import HostError, KbError
 from kubeup.frozen import frozen
 from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
-from kubeup.workflow import Context, Phase, fingerprint_inputs, resolve_path, wanted_phases
 
 if TYPE_CHECKING:
-    from kubeup import adoption, state
+    from kubeup import adoption
     from kubeup.cli import Invocation
     from kubeup.config import load
+    from kubeup.engine import state
+    from kubeup.engine.state import State
     from kubeup.machine import dry_run, host
     from kubeup.machine.dry_run import DryRunHost
     from kubeup.machine.host import Host
     from kubeup.phases import cluster
-    from kubeup.state import State
 else:
     cluster = lazy_import("kubeup.phases.cluster")
     adoption = lazy_import("kubeup.adoption")
     dry_run = lazy_import("kubeup.machine.dry_run")
     host = lazy_import("kubeup.machine.host")
     load = lazy_import("kubeup.config.load")
-    state = lazy_import("kubeup.state")
+    state = lazy_import("kubeup.engine.state")
 
 
 @frozen

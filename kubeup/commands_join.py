@@ -15,19 +15,19 @@ from kubeup.paths import Paths
 from kubeup.trust import Anchors
 
 if TYPE_CHECKING:
-    from kubeup import state, workflow
     from kubeup.cli import Invocation
     from kubeup.cluster import api, discovery
     from kubeup.cluster.discovery import Access
     from kubeup.config import load_join
     from kubeup.config.types import JoinConfig
+    from kubeup.engine import state, workflow
+    from kubeup.engine.state import State
+    from kubeup.engine.workflow import Context, Phase
     from kubeup.machine import dry_run, host
     from kubeup.machine.host import Host, LocalHost
     from kubeup.node import kubeconfig
     from kubeup.phases import airgap
     from kubeup.report import Report
-    from kubeup.state import State
-    from kubeup.workflow import Context, Phase
 else:
     airgap = lazy_import("kubeup.phases.airgap")
     discovery = lazy_import("kubeup.cluster.discovery")
@@ -36,8 +36,8 @@ else:
     api = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     load_join = lazy_import("kubeup.config.load_join")
-    state = lazy_import("kubeup.state")
-    workflow = lazy_import("kubeup.workflow")
+    state = lazy_import("kubeup.engine.state")
+    workflow = lazy_import("kubeup.engine.workflow")
 
 _NOT_CONFIG = frozenset({"list", "output", "config"})
 """Flags of join that say nothing about the node."""

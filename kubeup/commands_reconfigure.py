@@ -14,12 +14,13 @@ from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
 
 if TYPE_CHECKING:
-    from kubeup import render, state, workflow
+    from kubeup import render
     from kubeup.cli import Invocation
     from kubeup.cluster import api as kubeapi
     from kubeup.cluster import discovery, objects
     from kubeup.cluster.api import Api
     from kubeup.config import discover, load_join, types, validate
+    from kubeup.engine import state, workflow
     from kubeup.machine import dry_run, host
     from kubeup.machine.host import Host, LocalHost
     from kubeup.network import load_balancer
@@ -39,10 +40,10 @@ else:
     pki = lazy_import("kubeup.node.pki")
     reconfigure = lazy_import("kubeup.phases.reconfigure")
     render = lazy_import("kubeup.render")
-    state = lazy_import("kubeup.state")
+    state = lazy_import("kubeup.engine.state")
     types = lazy_import("kubeup.config.types")
     validate = lazy_import("kubeup.config.validate")
-    workflow = lazy_import("kubeup.workflow")
+    workflow = lazy_import("kubeup.engine.workflow")
 
 WORKFLOW = "reconfigure-endpoint"
 BEFORE = f"{WORKFLOW}/preflight"

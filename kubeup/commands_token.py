@@ -15,13 +15,14 @@ from kubeup.paths import Paths
 from kubeup.secret import Secret
 
 if TYPE_CHECKING:
-    from kubeup import doctor, releases, workflow
+    from kubeup import doctor, releases
     from kubeup.cli import Invocation
     from kubeup.cluster import api as kubeapi
     from kubeup.cluster import objects, shared_certs, tokens
     from kubeup.cluster.api import Api
     from kubeup.config import discover, documents, load, load_join, problems, schema, types, validate
     from kubeup.config.types import BootstrapToken
+    from kubeup.engine import workflow
     from kubeup.machine import dry_run, host
     from kubeup.machine.host import Host
     from kubeup.node import kubeconfig, pki
@@ -47,7 +48,7 @@ else:
     tokens = lazy_import("kubeup.cluster.tokens")
     types = lazy_import("kubeup.config.types")
     validate = lazy_import("kubeup.config.validate")
-    workflow = lazy_import("kubeup.workflow")
+    workflow = lazy_import("kubeup.engine.workflow")
 
 SYSTEM = "kube-system"
 OUTPUT_API = "output.kubeadm.k8s.io/v1alpha3"

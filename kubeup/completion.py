@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from kubeup.engine.workflow import Phase
 from kubeup.errors import UsageError
-from kubeup.workflow import Phase
 
 
 class _Command(Protocol):

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional, TextIO
 
+from kubeup.engine.workflow import Context, Outputs, Phase
 from kubeup.frozen import frozen
 from kubeup.lazy import lazy_import
 from kubeup.render import format_duration
 from kubeup.report import Report
-from kubeup.workflow import Context, Outputs, Phase
 
 if TYPE_CHECKING:
     from kubeup.cluster import objects, probes

@@ -11,13 +11,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
+from kubeup.engine.workflow import Context
 from kubeup.machine.host import Host
 from kubeup.node import pki
 from kubeup.paths import Paths
 from kubeup.phases import certs, kubeconfigs
 from kubeup.releases import RELEASES
 from kubeup.report import Report
-from kubeup.workflow import Context
 from tests.fake_host import FakeHost
 
 PATHS = Paths()

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import ClusterError
 from kubeup.lazy import lazy_import
 from kubeup.phases.cluster import SYSTEM, wait_for_node
 from kubeup.phases.loadbalancer import render_kb_config
-from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
     from kubeup.cluster import addons, api

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Optional
 from kubeup.addresses import join_host_port
 from kubeup.config import presets
 from kubeup.config.types import InitConfig, JoinConfig
+from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import HostError, KbError
 from kubeup.lazy import lazy_import
 from kubeup.machine.host import Fence, Host, LocalHost, Tls, Unreachable
 from kubeup.phases import certs
 from kubeup.trust import Anchors
-from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
     from kubeup import render

@@ -9,8 +9,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Optional
 
+from kubeup.engine.workflow import Context, Outputs
 from kubeup.lazy import lazy_import
-from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
     from kubeup.node import kubeconfig, pki

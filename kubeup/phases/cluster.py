@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import ClusterError, KbError
 from kubeup.lazy import lazy_import
 from kubeup.render import covers
-from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
     from kubeup.cluster import api, objects, shared_certs, tokens

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kubeup.engine.workflow import Context, Outputs
 from kubeup.lazy import lazy_import
 from kubeup.render import dump_yaml, is_same_yaml
-from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
     from kubeup.node import patches, pki, static_pods

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kubeup.addresses import join_host_port
+from kubeup.engine.workflow import Context, Outputs
 from kubeup.lazy import lazy_import
 from kubeup.secret import Secret
-from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
     from kubeup.cluster import api, tokens

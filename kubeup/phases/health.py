@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Optional
 
+from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import ClusterError, HostError
 from kubeup.lazy import lazy_import
-from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
     from kubeup.cluster import api, discovery, objects, probes

@@ -6,10 +6,10 @@ import ipaddress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import HostError
 from kubeup.lazy import lazy_import
 from kubeup.render import fill_template
-from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
     from kubeup.config import discover

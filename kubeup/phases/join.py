@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from kubeup.config.types import JoinConfig
+from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import ClusterError
 from kubeup.lazy import lazy_import
 from kubeup.machine.host import Unreachable
@@ -27,7 +28,6 @@ from kubeup.phases.health import (
     wait_for_ready,
     warn_of_serving_request,
 )
-from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
     from kubeup.cluster import api, discovery, objects, probes

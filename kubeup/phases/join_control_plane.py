@@ -14,12 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.lazy import lazy_import
 from kubeup.machine.host import Unreachable
 from kubeup.phases import certs, control_plane, kubeconfigs, node
 from kubeup.phases.health import soak, wait_for_control_plane, wait_for_controllers, wait_until
-from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
     from kubeup.cluster import api, etcd, lease, probes, shared_certs

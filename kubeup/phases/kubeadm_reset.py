@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubeup.config.types import ResetConfiguration
+from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import HostError, KbError, PreflightError, UsageError
 from kubeup.kubeadm_lines import KubeadmReport
 from kubeup.lazy import lazy_import
-from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
     from kubeup.diagnosis import checks

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from kubeup.addresses import join_host_port
 from kubeup.config.types import JoinConfig
+from kubeup.engine.workflow import Context, Outputs
 from kubeup.lazy import lazy_import
-from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import state
     from kubeup.cluster import api
     from kubeup.cluster import objects as clusterobjects
+    from kubeup.engine import state
     from kubeup.network import load_balancer, pod_network
     from kubeup.node import images, static_pods
 else:
@@ -28,7 +28,7 @@ else:
     load_balancer = lazy_import("kubeup.network.load_balancer")
     static_pods = lazy_import("kubeup.node.static_pods")
     pod_network = lazy_import("kubeup.network.pod_network")
-    state = lazy_import("kubeup.state")
+    state = lazy_import("kubeup.engine.state")
 
 
 def is_wanted(ctx: Context) -> bool:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Optional
 from kubeup import render
 from kubeup.config.problems import Problems
 from kubeup.config.types import Arg
+from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import HostError, UsageError
 from kubeup.frozen import frozen
 from kubeup.lazy import lazy_import
 from kubeup.machine.host import CommandResult, Host
 from kubeup.phases.control_plane import report_patches
-from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
     from kubeup.cluster import probes

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
+from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import HostError
 from kubeup.lazy import lazy_import
 from kubeup.phases import certs, control_plane, install, node
-from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
     from kubeup.cluster import probes, shared_certs

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from kubeup.config.types import JoinConfig
+from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.lazy import lazy_import
 from kubeup.machine.host import Tls, Unreachable
 from kubeup.phases import certs, loadbalancer, node
 from kubeup.trust import Anchors
-from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
     from kubeup import render

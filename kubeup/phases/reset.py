@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup import render
+from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.lazy import lazy_import
-from kubeup.workflow import Context, Outputs
 
 if TYPE_CHECKING:
-    from kubeup import state, undo
     from kubeup.airgap import distro_packages
     from kubeup.cluster import etcd, probes
+    from kubeup.engine import state, undo
     from kubeup.network import pod_network
     from kubeup.node import kubelet, runtime
     from kubeup.phases import airgap, install, loadbalancer, node
@@ -32,8 +32,8 @@ else:
     node = lazy_import("kubeup.phases.node")
     pod_network = lazy_import("kubeup.network.pod_network")
     runtime = lazy_import("kubeup.node.runtime")
-    state = lazy_import("kubeup.state")
-    undo = lazy_import("kubeup.undo")
+    state = lazy_import("kubeup.engine.state")
+    undo = lazy_import("kubeup.engine.undo")
 
 
 _DEAD = ("no-socket", "refused", "timeout")

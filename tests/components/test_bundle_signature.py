@@ -15,6 +15,7 @@ import pytest
 from kubeup.airgap import bundle, oci_layout
 from kubeup.airgap.bundle import Gathering, LayoutSource, Need
 from kubeup.config.types import KbConfiguration
+from kubeup.engine.workflow import Context
 from kubeup.errors import HostError
 from kubeup.machine.host import Argv, CommandResult, LocalHost
 from kubeup.paths import Paths
@@ -22,7 +23,6 @@ from kubeup.phases import airgap
 from kubeup.releases import RELEASES
 from kubeup.report import Report
 from kubeup.secret import Secret
-from kubeup.workflow import Context
 from tests.bundle_case import write_layout
 from tests.fake_node import make_config
 

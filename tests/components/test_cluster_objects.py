@@ -30,6 +30,7 @@ from kubeup.config.types import (
     Networking,
     NodeRegistration,
 )
+from kubeup.engine.workflow import Context
 from kubeup.errors import ClusterError
 from kubeup.machine.host import CommandResult, LocalHost
 from kubeup.network import routes
@@ -38,7 +39,6 @@ from kubeup.phases import addons, cluster
 from kubeup.releases import RELEASES
 from kubeup.report import Report
 from kubeup.secret import Secret
-from kubeup.workflow import Context
 from tests.fake_node import CERT_PHASES, KUBECONFIG_PHASES
 from tests.unit.test_addons import assert_equals_real, golden_name, read_golden
 

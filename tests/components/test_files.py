@@ -155,9 +155,9 @@ def test_a_mounted_file_comes_back_where_the_machine_stopped_while_it_was_writte
         """
         import os
         from kubeup import host_files
-        from kubeup.journal import remove_leftovers
+        from kubeup.engine.journal import remove_leftovers
         from kubeup.paths import Paths
-        from kubeup.state import PhaseState, State
+        from kubeup.engine.state import PhaseState, State
         def stop(descriptor, data):
             os.pwrite(descriptor, data[:10], 0)
             os._exit(9)

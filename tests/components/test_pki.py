@@ -19,12 +19,12 @@ import pytest
 from kubeup.cluster import shared_certs, tokens
 from kubeup.config import token_text
 from kubeup.config.types import BootstrapToken
+from kubeup.engine.workflow import Context
 from kubeup.machine.host import LocalHost, Tls
 from kubeup.node import kubeconfig, pki
 from kubeup.paths import Paths
 from kubeup.secret import Secret
 from kubeup.trust import Anchors
-from kubeup.workflow import Context
 from tests.fake_node import KUBECONFIG_PHASES, PATHS, make_config, make_context, make_pki
 
 pytestmark = pytest.mark.component

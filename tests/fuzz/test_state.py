@@ -8,11 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kubeup import undo
+from kubeup.engine import undo
+from kubeup.engine.state import load_state
 from kubeup.errors import KbError
 from kubeup.machine.host import LocalHost
 from kubeup.paths import Paths
-from kubeup.state import load_state
 from tests.fuzz import alter_bytes, alter_value, cases
 
 STATE: dict[str, Any] = {

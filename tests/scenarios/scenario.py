@@ -11,12 +11,12 @@ import kb
 from kubeup import commands
 from kubeup.config.load import load_init_config
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
+from kubeup.engine.state import load_state
+from kubeup.engine.undo import take_away
+from kubeup.engine.workflow import Runner, RunResult
 from kubeup.machine.host import Host
 from kubeup.paths import Paths
 from kubeup.report import Report
-from kubeup.state import load_state
-from kubeup.undo import take_away
-from kubeup.workflow import Runner, RunResult
 from tests.fake_cluster import ClusterHost
 
 FLAGS: Mapping[str, Any] = {

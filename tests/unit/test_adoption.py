@@ -10,15 +10,16 @@ import pytest
 import yaml
 
 import kb
-from kubeup import adoption, commands, commands_adopt, state
+from kubeup import adoption, commands, commands_adopt
 from kubeup.config.load import load_init_config
+from kubeup.engine import state
+from kubeup.engine.undo import plan_undo
+from kubeup.engine.workflow import Context
 from kubeup.errors import ClusterError, HostError
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.paths import Paths
 from kubeup.render import is_same_yaml
 from kubeup.report import Report
-from kubeup.undo import plan_undo
-from kubeup.workflow import Context
 from tests.fake_cluster import ClusterHost
 from tests.fake_host import FakeHost
 from tests.scenarios.scenario import run_init, snapshot

@@ -8,11 +8,11 @@ from typing import Optional
 import pytest
 
 from kubeup.diagnosis import signs
+from kubeup.engine.workflow import Context
 from kubeup.errors import ClusterError
 from kubeup.phases import health
 from kubeup.releases import RELEASES
 from kubeup.report import Report
-from kubeup.workflow import Context
 from tests.fake_host import FakeHost
 from tests.fake_node import PATHS, make_config
 

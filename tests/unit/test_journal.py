@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from kubeup import undo
-from kubeup.journal import JournalHost, remove_leftovers
+from kubeup.engine import undo
+from kubeup.engine.journal import JournalHost, remove_leftovers
+from kubeup.engine.state import PhaseState, State, load_state
 from kubeup.machine.host import LocalHost
 from kubeup.paths import Paths
-from kubeup.state import PhaseState, State, load_state
 
 A = Path("/etc/kubernetes/pki/a.key")
 

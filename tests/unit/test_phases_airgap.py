@@ -10,12 +10,12 @@ import pytest
 import kb
 from kubeup.airgap import programs
 from kubeup.config.types import KbConfiguration, Mirror, Packages, PodNetwork
+from kubeup.engine.workflow import Context
 from kubeup.errors import HostError
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import CommandResult, Fence, HttpResponse, LocalHost, Tls
 from kubeup.node import pki
 from kubeup.phases import airgap, install
-from kubeup.workflow import Context
 from tests.fake_host import Answer, FakeHost
 from tests.fake_node import PATHS, finished_node, make_config, make_context
 from tests.unit.test_packages import ANSWERS

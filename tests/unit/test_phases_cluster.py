@@ -27,6 +27,7 @@ from kubeup.config.types import (
     Proxy,
     Taint,
 )
+from kubeup.engine.workflow import Context
 from kubeup.errors import ClusterError, HostError, KbError, UsageError
 from kubeup.machine.host import CommandResult, Tls
 from kubeup.network import routes
@@ -36,7 +37,6 @@ from kubeup.releases import RELEASES
 from kubeup.render import load_yaml
 from kubeup.report import Report
 from kubeup.secret import Secret
-from kubeup.workflow import Context
 from tests.fake_cluster import ClusterHost, FakeCluster
 
 TOKEN = BootstrapToken(Secret("abcdef.0123456789abcdef"))

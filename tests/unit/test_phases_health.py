@@ -24,6 +24,7 @@ from kubeup.config.types import (
     Proxy,
     Timeouts,
 )
+from kubeup.engine.workflow import Context
 from kubeup.errors import ClusterError
 from kubeup.machine.host import CommandResult, HttpResponse, Tls
 from kubeup.paths import Paths
@@ -31,7 +32,6 @@ from kubeup.phases import health
 from kubeup.releases import RELEASES
 from kubeup.report import Report
 from kubeup.secret import Secret
-from kubeup.workflow import Context
 from tests.fake_cluster import ClusterHost
 from tests.unit.test_podview import dns_answer
 

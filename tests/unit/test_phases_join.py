@@ -24,6 +24,8 @@ from kubeup.config.types import (
     Taint,
 )
 from kubeup.diagnosis import checks
+from kubeup.engine.state import State
+from kubeup.engine.workflow import Context, Runner
 from kubeup.errors import ClusterError, KbError
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import AnyTls, CommandResult, HttpResponse, Tls
@@ -34,9 +36,7 @@ from kubeup.releases import RELEASES
 from kubeup.render import load_yaml
 from kubeup.report import Report
 from kubeup.secret import Secret
-from kubeup.state import State
 from kubeup.trust import Anchors
-from kubeup.workflow import Context, Runner
 from tests.fake_host import FakeHost
 from tests.unit.test_discovery import CA, SERVER, make_ca, signing_request
 from tests.unit.test_phases_node import SystemdHost
@@ -132,14 +132,14 @@ def test_the_phases_have_kubeadm_s_names_and_the_reads_exist() -> None:
     # haproxy is there before the kubelet, which starts it and then calls the cluster through it
     assert names.index("load-balancer/local") + 1 == names.index("kubelet-start")
     assert names.index("kubelet-wait-bootstrap") + 1 == names.index("load-balancer/keeper")
-    from kubeup.workflow import fingerprint_inputs
+    from kubeup.engine.workflow import fingerprint_inputs
 
     for phase in kb.JOIN:
         fingerprint_inputs(join_config(), phase.reads)
 
 
 def test_another_token_is_no_change() -> None:
-    from kubeup.workflow import fingerprint_inputs
+    from kubeup.engine.workflow import fingerprint_inputs
 
     for phase in kb.JOIN:
         assert fingerprint_inputs(join_config(), phase.reads) == fingerprint_inputs(member(join_config()), phase.reads)

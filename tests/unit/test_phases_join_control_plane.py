@@ -16,6 +16,7 @@ import pytest
 import kb
 from kubeup.cluster import api, shared_certs
 from kubeup.config.types import JoinConfig, JoinConfiguration, JoinControlPlane, LocalAPIEndpoint, NodeRegistration
+from kubeup.engine.workflow import Context, fingerprint_inputs
 from kubeup.errors import KbError
 from kubeup.machine.host import CommandResult, HttpResponse, Tls, Unreachable
 from kubeup.node import pki
@@ -25,7 +26,6 @@ from kubeup.releases import RELEASES
 from kubeup.render import load_yaml
 from kubeup.report import Report
 from kubeup.secret import Secret
-from kubeup.workflow import Context, fingerprint_inputs
 from tests.fake_node import finished_node, make_ca_unfit
 from tests.unit.golden import golden_config
 from tests.unit.test_discovery import make_ca

@@ -11,6 +11,7 @@ import pytest
 
 from kubeup.config.load_reset import load_reset_config
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration, ResetConfiguration
+from kubeup.engine.workflow import Context
 from kubeup.errors import HostError, PreflightError, UsageError
 from kubeup.kubeadm_lines import KubeadmReport
 from kubeup.machine.dry_run import DryRunHost
@@ -18,7 +19,6 @@ from kubeup.machine.host import CommandResult, Host, HttpResponse
 from kubeup.paths import Paths
 from kubeup.phases import kubeadm_reset
 from kubeup.releases import RELEASES
-from kubeup.workflow import Context
 from tests.fake_host import FakeHost
 from tests.fake_node import finished_node
 

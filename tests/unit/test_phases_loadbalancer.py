@@ -19,6 +19,8 @@ from kubeup.config.types import (
     LocalAPIEndpoint,
     NodeRegistration,
 )
+from kubeup.engine.state import load_state
+from kubeup.engine.workflow import Context, Runner
 from kubeup.errors import HostError
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.network import load_balancer as balancer
@@ -26,8 +28,6 @@ from kubeup.paths import Paths
 from kubeup.phases import loadbalancer, reset
 from kubeup.releases import RELEASES
 from kubeup.report import Report
-from kubeup.state import load_state
-from kubeup.workflow import Context, Runner
 from tests.fake_host import FakeHost
 
 HOSTS, PATHS = "/etc/hosts", Paths()

@@ -8,6 +8,7 @@ from typing import Any, Optional
 import pytest
 
 from kubeup.config.types import Arg, ExternalEtcd, InitConfig, LocalEtcd
+from kubeup.engine.workflow import Context
 from kubeup.errors import HostError, UsageError
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import CommandResult, Host, HttpResponse, LocalHost
@@ -16,7 +17,6 @@ from kubeup.phases import certs, control_plane, node
 from kubeup.releases import RELEASES
 from kubeup.render import dump_yaml, load_yaml
 from kubeup.report import Report
-from kubeup.workflow import Context
 from tests.fake_host import FakeHost
 from tests.unit.golden import golden_config, golden_text
 from tests.unit.test_discovery import make_ca

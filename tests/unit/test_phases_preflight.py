@@ -6,12 +6,12 @@ import io
 import pytest
 
 from kubeup.config.types import InitConfig
+from kubeup.engine.workflow import Context
 from kubeup.errors import PreflightError
 from kubeup.paths import Paths
 from kubeup.phases import preflight
 from kubeup.releases import find_release
 from kubeup.report import Report
-from kubeup.workflow import Context
 from tests.fake_host import FakeHost
 from tests.unit.test_checks import SWAPS, fit_host, make_node
 from tests.unit.test_runtime import CRICTL, failed, image_list, pulls

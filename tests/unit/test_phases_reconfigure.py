@@ -23,6 +23,8 @@ from kubeup.config.types import (
     NodeRegistration,
     PodNetwork,
 )
+from kubeup.engine.state import PhaseState, load_state
+from kubeup.engine.workflow import Context, Runner, fingerprint_inputs
 from kubeup.errors import ClusterError, KbError, UsageError
 from kubeup.machine.host import CommandResult, HttpResponse, Tls
 from kubeup.network import load_balancer
@@ -31,9 +33,7 @@ from kubeup.paths import Paths
 from kubeup.phases import reconfigure
 from kubeup.releases import RELEASES
 from kubeup.report import Report
-from kubeup.state import PhaseState, load_state
 from kubeup.trust import Anchors
-from kubeup.workflow import Context, Runner, fingerprint_inputs
 from tests.fake_cluster import ClusterHost, FakeCluster
 from tests.fake_host import FakeHost
 

@@ -11,14 +11,14 @@ import pytest
 
 from kubeup.cluster.etcd import EtcdRefused
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
+from kubeup.engine.state import PhaseState, State, load_state
+from kubeup.engine.workflow import Context
 from kubeup.errors import ClusterError, HostError
 from kubeup.machine.host import CommandResult
 from kubeup.paths import Paths
 from kubeup.phases import reset
 from kubeup.releases import RELEASES
 from kubeup.report import Report
-from kubeup.state import PhaseState, State, load_state
-from kubeup.workflow import Context
 from tests.fake_host import FakeHost
 from tests.unit.test_etcd import EtcdHost
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from kubeup import __version__
+from kubeup.engine.state import SCHEMA, PhaseState, State, load_state
 from kubeup.errors import HostError
 from kubeup.machine.host import LocalHost
 from kubeup.paths import Paths
-from kubeup.state import SCHEMA, PhaseState, State, load_state
 
 PHASE: dict[str, Any] = {"status": "done", "started": "", "ended": "", "inputs": {}, "created": ["/a"], "backups": [], "outputs": {}, "error": None}  # fmt: skip
 GOOD: dict[str, Any] = {"schema": SCHEMA, "kb": __version__, "machine_id": "m1", "node": "cp1", "cluster": "kubernetes", "cri_socket": "", "adopted": [], "phases": {"init/a": PHASE}}  # fmt: skip

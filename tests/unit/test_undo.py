@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from kubeup.engine.state import PhaseState, State
+from kubeup.engine.undo import plan_undo, restore_and_remove, take_away
 from kubeup.errors import HostError
 from kubeup.machine.host import LocalHost
 from kubeup.paths import Paths
-from kubeup.state import PhaseState, State
-from kubeup.undo import plan_undo, restore_and_remove, take_away
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from typing import Any, Optional
 import pytest
 
 from kubeup.config.types import BootstrapToken, ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
+from kubeup.engine.state import State, load_state
+from kubeup.engine.workflow import Context, Phase, Runner, RunResult, fingerprint_inputs, plan_skips, select_phases
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import Host, LocalHost
@@ -19,8 +21,6 @@ from kubeup.paths import Paths
 from kubeup.releases import RELEASES
 from kubeup.report import Report
 from kubeup.secret import Secret
-from kubeup.state import State, load_state
-from kubeup.workflow import Context, Phase, Runner, RunResult, fingerprint_inputs, plan_skips, select_phases
 
 CONFIG = InitConfig(
     cluster=ClusterConfiguration(kubernetes_version="v1.35.6"),

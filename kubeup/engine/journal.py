@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Optional, Union
 
+from kubeup.engine.state import PhaseState, State
 from kubeup.machine.files import is_leftover, is_saved
 from kubeup.machine.host import CHUNK, Argv, CommandResult, Host, encode_text
-from kubeup.state import PhaseState, State
 
 _CHANGES = frozenset(
     (

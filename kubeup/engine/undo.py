@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from kubeup.engine.state import State, parse_owner
 from kubeup.errors import HostError
 from kubeup.frozen import frozen
 from kubeup.machine.files import is_leftover
 from kubeup.machine.host import Host
 from kubeup.paths import Paths
-from kubeup.state import State, parse_owner
 
 # Folders that kb never takes away even where it made them: other programs lie in them too.
 _SHARED = tuple(

@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup.config.types import InitConfig
+from kubeup.engine.journal import JournalHost, remove_leftovers
+from kubeup.engine.state import PhaseState, State
 from kubeup.errors import HostError, Interrupted, KbError, UsageError
 from kubeup.frozen import frozen
-from kubeup.journal import JournalHost, remove_leftovers
 from kubeup.machine.host import Host
 from kubeup.paths import Paths
 from kubeup.releases import Release
 from kubeup.report import Report
 from kubeup.secret import Secret
-from kubeup.state import PhaseState, State
 
 if TYPE_CHECKING:
     from kubeup.cluster.api import Api

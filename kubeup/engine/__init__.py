@@ -1,0 +1,1 @@
+"""What runs the phases: the runner, the state, the journal, undo."""
