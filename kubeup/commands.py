@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from kubeup import (
         completion as completion_scripts,
     )
-    from kubeup import doctor
     from kubeup.cli import Invocation
     from kubeup.cluster import api, shared_certs, tokens
     from kubeup.config import commands as config_commands
     from kubeup.config import discover, load, types
     from kubeup.config.types import InitConfig
+    from kubeup.doctor import doctor
     from kubeup.engine import state, undo, workflow
     from kubeup.engine.workflow import Context, RunResult
     from kubeup.machine import dry_run, host
@@ -44,7 +44,7 @@ else:
     completion_scripts = lazy_import("kubeup.completion")
     config_commands = lazy_import("kubeup.config.commands")
     discover = lazy_import("kubeup.config.discover")
-    doctor = lazy_import("kubeup.doctor")
+    doctor = lazy_import("kubeup.doctor.doctor")
     dry_run = lazy_import("kubeup.machine.dry_run")
     host = lazy_import("kubeup.machine.host")
     images = lazy_import("kubeup.node.images")

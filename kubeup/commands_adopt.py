@@ -15,9 +15,9 @@ from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
 
 if TYPE_CHECKING:
-    from kubeup import adoption
     from kubeup.cli import Invocation
     from kubeup.config import load
+    from kubeup.doctor import foreign_node
     from kubeup.engine import state
     from kubeup.engine.state import State
     from kubeup.machine import dry_run, host
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kubeup.phases import cluster
 else:
     cluster = lazy_import("kubeup.phases.cluster")
-    adoption = lazy_import("kubeup.adoption")
+    foreign_node = lazy_import("kubeup.doctor.foreign_node")
     dry_run = lazy_import("kubeup.machine.dry_run")
     host = lazy_import("kubeup.machine.host")
     load = lazy_import("kubeup.config.load")
@@ -49,7 +49,7 @@ def adopt(call: Invocation) -> int:
         raise commands.not_root("kb adopt")
     chosen = Path(call.flags["kubeconfig"]).absolute() if "kubeconfig" in call.flags else None
     patches = str(Path(call.flags["patches"]).absolute()) if "patches" in call.flags else ""
-    found = adoption.look_at_node(local, paths, kubeconfig_file=chosen, patches=patches)
+    found = foreign_node.look_at_node(local, paths, kubeconfig_file=chosen, patches=patches)
     is_dry = bool(call.flags.get("dry-run"))
     _require_foreign(local, paths)
     with commands.locked(local, paths, "kb adopt", is_dry=is_dry):
@@ -140,7 +140,7 @@ def _join_tokens(ctx: Context) -> list[str]:
 
 def _print(
     call: Invocation,
-    found: adoption.Found,
+    found: foreign_node.Found,
     node_state: State,
     looked: list[Looked],
     *,

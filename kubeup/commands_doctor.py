@@ -10,15 +10,15 @@ from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
 
 if TYPE_CHECKING:
-    from kubeup import doctor as looks
-    from kubeup import supportbundle
     from kubeup.cli import Invocation
+    from kubeup.doctor import doctor as looks
+    from kubeup.doctor import support_bundle as supportbundle
     from kubeup.machine import dry_run, host
 else:
-    looks = lazy_import("kubeup.doctor")
+    looks = lazy_import("kubeup.doctor.doctor")
     dry_run = lazy_import("kubeup.machine.dry_run")
     host = lazy_import("kubeup.machine.host")
-    supportbundle = lazy_import("kubeup.supportbundle")
+    supportbundle = lazy_import("kubeup.doctor.support_bundle")
 
 UNFIT = 3
 """The exit status where something is wrong: that of a failed preflight."""

@@ -11,13 +11,14 @@ from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
 
 if TYPE_CHECKING:
-    from kubeup import doctor, render
+    from kubeup import render
     from kubeup.cli import Invocation
     from kubeup.cluster import etcd
+    from kubeup.doctor import doctor
     from kubeup.machine import host
     from kubeup.machine.host import LocalHost
 else:
-    doctor = lazy_import("kubeup.doctor")
+    doctor = lazy_import("kubeup.doctor.doctor")
     etcd = lazy_import("kubeup.cluster.etcd")
     host = lazy_import("kubeup.machine.host")
     render = lazy_import("kubeup.render")

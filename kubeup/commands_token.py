@@ -15,13 +15,14 @@ from kubeup.paths import Paths
 from kubeup.secret import Secret
 
 if TYPE_CHECKING:
-    from kubeup import doctor, releases
+    from kubeup import releases
     from kubeup.cli import Invocation
     from kubeup.cluster import api as kubeapi
     from kubeup.cluster import objects, shared_certs, tokens
     from kubeup.cluster.api import Api
     from kubeup.config import discover, documents, load, load_join, problems, schema, types, validate
     from kubeup.config.types import BootstrapToken
+    from kubeup.doctor import doctor
     from kubeup.engine import workflow
     from kubeup.machine import dry_run, host
     from kubeup.machine.host import Host
@@ -32,7 +33,7 @@ else:
     objects = lazy_import("kubeup.cluster.objects")
     cluster = lazy_import("kubeup.phases.cluster")
     discover = lazy_import("kubeup.config.discover")
-    doctor = lazy_import("kubeup.doctor")
+    doctor = lazy_import("kubeup.doctor.doctor")
     documents = lazy_import("kubeup.config.documents")
     dry_run = lazy_import("kubeup.machine.dry_run")
     finish = lazy_import("kubeup.phases.finish")

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 import kb
-from kubeup import adoption, commands, commands_adopt
+from kubeup import commands, commands_adopt
 from kubeup.config.load import load_init_config
+from kubeup.doctor import foreign_node
 from kubeup.engine import state
 from kubeup.engine.undo import plan_undo
 from kubeup.engine.workflow import Context
@@ -44,7 +45,7 @@ def node(tmp_path: Path) -> ClusterHost:
 
 
 def look(host: ClusterHost) -> tuple[Context, list[commands_adopt.Looked]]:
-    found = adoption.look_at_node(host, PATHS)
+    found = foreign_node.look_at_node(host, PATHS)
     looking = DryRunHost(host)
     looking.write_file(PATHS.adopted("init"), found.text)
     config = load_init_config(looking, config_file=PATHS.adopted("init"), flags={})
@@ -54,7 +55,7 @@ def look(host: ClusterHost) -> tuple[Context, list[commands_adopt.Looked]]:
 
 
 def test_the_documents_are_the_cluster_s_own(node: ClusterHost) -> None:
-    found = adoption.look_at_node(node, PATHS)
+    found = foreign_node.look_at_node(node, PATHS)
     assert (found.role, found.node) == ("control plane", "cp1")
     kinds = [document["kind"] for document in yaml.safe_load_all(found.text)]
     assert kinds == [
@@ -101,7 +102,7 @@ def test_a_state_from_before_adoption_is_read(tmp_path: Path) -> None:
 
 def test_a_machine_that_is_no_node_is_told_so() -> None:
     with pytest.raises(HostError) as caught:
-        adoption.look_at_node(FakeHost(), PATHS)
+        foreign_node.look_at_node(FakeHost(), PATHS)
     assert caught.value.code == "nothing-to-adopt"
 
 
@@ -109,13 +110,13 @@ def test_a_cluster_that_does_not_know_its_configuration(node: ClusterHost) -> No
     (path,) = [path for path in node.cluster.objects if path.endswith("/configmaps/kubeadm-config")]
     del node.cluster.objects[path]
     with pytest.raises(ClusterError) as caught:
-        adoption.look_at_node(node, PATHS)
+        foreign_node.look_at_node(node, PATHS)
     assert caught.value.code == "not-kubeadms-cluster"
 
 
 def test_taints_are_read_from_the_kubelet_s_flag() -> None:
-    assert adoption.parse_taint("a/b=c:NoSchedule") == {"key": "a/b", "value": "c", "effect": "NoSchedule"}
-    assert adoption.parse_taint("a:NoExecute") == {"key": "a", "effect": "NoExecute"}
+    assert foreign_node.parse_taint("a/b=c:NoSchedule") == {"key": "a/b", "value": "c", "effect": "NoSchedule"}
+    assert foreign_node.parse_taint("a:NoExecute") == {"key": "a", "effect": "NoExecute"}
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from kubeup import doctor
 from kubeup.config.types import KbConfiguration, LoadBalancer
 from kubeup.diagnosis import checks
+from kubeup.doctor import doctor
 from kubeup.machine.host import CommandResult, HttpResponse, Unreachable
 from kubeup.network import load_balancer, routes
 from kubeup.node import pki

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from kubeup import doctor
 from kubeup.airgap import mirror_server
 from kubeup.cluster import dns_spread, etcd, objects
 from kubeup.config import discover
 from kubeup.diagnosis import signs
+from kubeup.doctor import doctor
 from kubeup.errors import HostError
 from kubeup.machine.host import HttpResponse, LocalHost, Tls
 from kubeup.network import load_balancer, pod_view, routes, step_aside

@@ -8,7 +8,7 @@ import io
 import json
 import tarfile
 
-from kubeup import doctor, supportbundle
+from kubeup.doctor import doctor, support_bundle
 from kubeup.machine.host import CommandResult
 from kubeup.paths import Paths
 from tests.fake_host import FakeHost
@@ -39,7 +39,7 @@ def test_nothing_that_is_collected_holds_a_secret() -> None:
     patient = make_patient()
     assert isinstance(patient.host, FakeHost)
     keys = [data for name, data in patient.host.files.items() if name.endswith(".key")]
-    files = supportbundle.collect(patient)
+    files = support_bundle.collect(patient)
     everything = "\n".join(files.values())
     for secret in (
         "plantedKEY",
@@ -65,12 +65,12 @@ def test_collecting_changes_nothing() -> None:
     patient = make_patient()
     assert isinstance(patient.host, FakeHost)
     patient.host.changes.clear()
-    supportbundle.collect(patient)
+    support_bundle.collect(patient)
     assert [change for change in patient.host.changes if change != "run modprobe configs"] == []
 
 
 def test_a_bundle_is_one_private_archive() -> None:
-    data = supportbundle.pack({"a/b.txt": "hello\n", "c.txt": "x"}, prefix="kb-support-cp1")
+    data = support_bundle.pack({"a/b.txt": "hello\n", "c.txt": "x"}, prefix="kb-support-cp1")
     with tarfile.open(fileobj=io.BytesIO(gzip.decompress(data))) as archive:
         assert archive.getnames() == ["kb-support-cp1/a/b.txt", "kb-support-cp1/c.txt"]
         assert all(entry.mode == 0o600 for entry in archive)

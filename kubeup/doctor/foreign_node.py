@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup import doctor
 from kubeup.addresses import join_host_port
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster import discovery, objects
 from kubeup.config import schema
 from kubeup.diagnosis import checks
+from kubeup.doctor import doctor
 from kubeup.errors import ClusterError, HostError
 from kubeup.frozen import frozen
 from kubeup.machine.host import Host

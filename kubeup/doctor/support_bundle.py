@@ -15,7 +15,8 @@ import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from kubeup import __version__, doctor
+from kubeup import __version__
+from kubeup.doctor import doctor
 from kubeup.errors import HostError
 from kubeup.machine.host import Host
 from kubeup.node import runtime
