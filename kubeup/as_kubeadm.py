@@ -16,9 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kubeup import __version__, commands, commands_join, releases
+from kubeup import __version__, releases
 from kubeup.cli import Command, Invocation, Program, words_first
 from kubeup.cli import main as run_command_line
+from kubeup.commands import join as commands_join
+from kubeup.commands import verbs
 from kubeup.config.problems import ALLOW_UNKNOWN
 from kubeup.engine.workflow import Phase, RunResult
 from kubeup.errors import KbError, PreflightError, UsageError
@@ -176,7 +178,7 @@ def _place_in_kubeadm(name: str, order: Sequence[str]) -> tuple[int, int]:
 def init(call: Invocation) -> int:
     _refuse_rootfs(call)
     _report(call).opening = lambda ctx: f"[init] Using Kubernetes version: {ctx.config.cluster.kubernetes_version}"
-    return commands.init(call)
+    return verbs.init(call)
 
 
 def join(call: Invocation) -> int:
@@ -190,7 +192,7 @@ def one_phase(call: Invocation) -> int:
     words = [ALIASES.get(word, word) for word in call.words]
     _refuse_parent(call, words)
     call = replace(call, words=words)
-    return commands.init_phase(call) if call.command.workflow == "init" else commands_join.join_phase(call)
+    return verbs.init_phase(call) if call.command.workflow == "init" else commands_join.join_phase(call)
 
 
 def _refuse_parent(call: Invocation, words: Sequence[str]) -> None:
@@ -311,7 +313,7 @@ def reset(call: Invocation) -> int:
     )
     paths = replace(paths, pki=Path(wishes.certificates_dir))
     chosen = Path(call.flags["kubeconfig"]) if "kubeconfig" in call.flags else None
-    ctx = commands.make_context(target, config, paths, call.report, kubeconfig_file=chosen or paths.admin_conf)
+    ctx = verbs.make_context(target, config, paths, call.report, kubeconfig_file=chosen or paths.admin_conf)
     ctx.outputs["_reset"] = wishes
     runner = workflow.Runner(
         "reset", call.command.phases, state.State(target, paths, is_kept=False), keeps_journal=False
@@ -345,7 +347,7 @@ def _reset_flags(call: Invocation) -> dict[str, Any]:
 def show_result(call: Invocation, result: RunResult, target: Host) -> None:
     """The last words of init and join; of a dry run, the plan."""
     if target.mode == "dry-run":
-        commands.print_plan(call, list(getattr(target, "plan", ())))
+        verbs.print_plan(call, list(getattr(target, "plan", ())))
         return
     closing = result.outputs.get("closing_text")
     if closing:

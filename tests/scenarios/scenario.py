@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import kb
-from kubeup import commands
+from kubeup.commands import verbs
 from kubeup.config.load import load_init_config
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
 from kubeup.engine.state import load_state
@@ -42,8 +42,8 @@ def run_init(
     """Run kb's own INIT; returns its result."""
     given = dict(FLAGS if flags is None else flags)
     config = load_init_config(host, config_file=config_file, flags=given)
-    paths = commands.paths_of(config, given)
-    ctx = commands.make_context(host, config, paths, Report(log or io.StringIO(), verbosity=1))
+    paths = verbs.paths_of(config, given)
+    ctx = verbs.make_context(host, config, paths, Report(log or io.StringIO(), verbosity=1))
     runner = Runner("init", kb.INIT, load_state(host, paths))
     return runner.run(ctx, only=only, skip=() if only else (*skip, *config.skip_phases))
 
@@ -53,7 +53,7 @@ def run_reset(host: Host, *, log: Optional[io.StringIO] = None) -> RunResult:
     paths = Paths()
     node_state = load_state(host, paths)
     config = InitConfig(ClusterConfiguration("v1.35.6"), NodeRegistration("cp1"), LocalAPIEndpoint("127.0.0.1"))
-    ctx = commands.make_context(host, config, paths, Report(log or io.StringIO(), verbosity=1))
+    ctx = verbs.make_context(host, config, paths, Report(log or io.StringIO(), verbosity=1))
     result = Runner("reset", kb.RESET, node_state, keeps_journal=False).run(ctx)
     take_away(host, paths)
     return result

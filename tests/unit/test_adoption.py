@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import kb
-from kubeup import commands, commands_adopt
+from kubeup.commands import adopt, verbs
 from kubeup.config.load import load_init_config
 from kubeup.doctor import foreign_node
 from kubeup.engine import state
@@ -44,14 +44,14 @@ def node(tmp_path: Path) -> ClusterHost:
     return host
 
 
-def look(host: ClusterHost) -> tuple[Context, list[commands_adopt.Looked]]:
+def look(host: ClusterHost) -> tuple[Context, list[adopt.Looked]]:
     found = foreign_node.look_at_node(host, PATHS)
     looking = DryRunHost(host)
     looking.write_file(PATHS.adopted("init"), found.text)
     config = load_init_config(looking, config_file=PATHS.adopted("init"), flags={})
-    ctx = commands.make_context(looking, config, PATHS, Report())
+    ctx = verbs.make_context(looking, config, PATHS, Report())
     phases = [phase for phase in kb.INIT if phase.name != "preflight" and phase.live != "cluster"]
-    return ctx, commands_adopt.look_at_phases(ctx, phases)
+    return ctx, adopt.look_at_phases(ctx, phases)
 
 
 def test_the_documents_are_the_cluster_s_own(node: ClusterHost) -> None:
@@ -76,14 +76,14 @@ def test_what_differs_is_not_adopted(node: ClusterHost) -> None:
     node.write_file(path, node.read_text(path).replace("--leader-elect=true", "--leader-elect=false"), mode=0o600)
     ctx, looked = look(node)
     assert [item.phase.name for item in looked if item.why] == ["control-plane/scheduler"]
-    made = commands_adopt.render_state(ctx, node, PATHS, "init", looked)
+    made = adopt.render_state(ctx, node, PATHS, "init", looked)
     assert "init/control-plane/scheduler" not in made.phases
     assert made.phases["init/control-plane/apiserver"].adopted
 
 
 def test_adopted_files_are_known_and_never_undone(node: ClusterHost) -> None:
     ctx, looked = look(node)
-    made = commands_adopt.render_state(ctx, node, PATHS, "init", looked)
+    made = adopt.render_state(ctx, node, PATHS, "init", looked)
     made.save()
     read = state.load_state(node, PATHS)
     assert read.has_run("init") and not read.has_run("join") and not read.has_changed_files()

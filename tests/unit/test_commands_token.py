@@ -1,4 +1,4 @@
-"""kubeup/commands_token.py: kubeadm's forms, and whom the commands speak as."""
+"""kubeup/commands/token.py: kubeadm's forms, and whom the commands speak as."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 import kb
-from kubeup import cli, commands_token
+from kubeup import cli
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster import tokens
+from kubeup.commands import token as commands_token
 from kubeup.config import token_text
 from kubeup.config.types import BootstrapToken
 from kubeup.errors import ClusterError, UsageError

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kubeup.cluster.addons import render_kube_proxy_config
-from kubeup.config import commands as config_commands
+from kubeup.commands import config_documents as config_commands
 from kubeup.config import schema
 from kubeup.config.documents import parse_documents
 from kubeup.config.problems import Problems

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kubeup.config.commands import migrate_config_file, print_defaults
+from kubeup.commands.config_documents import migrate_config_file, print_defaults
 from kubeup.config.load import load_init_config
 from kubeup.config.schema import SCHEMAS
 from kubeup.errors import HostError, UsageError

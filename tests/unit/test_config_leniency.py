@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kubeup.config import commands
+from kubeup.commands import config_documents
 from kubeup.config.load import load_partial_config
 from kubeup.config.load_join import parse_stored_cluster
 from kubeup.config.problems import Problems
@@ -111,8 +111,8 @@ def test_a_socket_is_taken_in_every_form_by_validate_and_migrate(tmp_path: Path,
     }[kind]
     path = tmp_path / "c.yaml"
     path.write_text(f"apiVersion: kubeadm.k8s.io/v1beta4\nkind: {kind}\n{body}")
-    commands.validate_config_file(LocalHost(), path)
-    assert "criSocket: unix:///run/x.sock\n" in commands.migrate_config_file(LocalHost(), path)
+    config_documents.validate_config_file(LocalHost(), path)
+    assert "criSocket: unix:///run/x.sock\n" in config_documents.migrate_config_file(LocalHost(), path)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_socket_is_taken_in_every_form_by_validate_and_migrate(tmp_path: Path,
 def test_migrate_writes_an_address_in_its_usual_form(tmp_path: Path, given: str, usual: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(INIT.replace("10.0.0.11", f"'{given}'"))
-    assert f"advertiseAddress: {usual}\n" in commands.migrate_config_file(LocalHost(), path)
+    assert f"advertiseAddress: {usual}\n" in config_documents.migrate_config_file(LocalHost(), path)
 
 
 def test_addresses_and_endpoints_are_taken_in_the_forms_that_go_takes() -> None:

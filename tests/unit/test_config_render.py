@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kubeup.config.commands import migrate_config_file, print_defaults, validate_config_file
+from kubeup.commands.config_documents import migrate_config_file, print_defaults, validate_config_file
 from kubeup.config.load import load_init_config
 from kubeup.config.render import render_cluster_configuration, render_init_configuration
 from kubeup.errors import UsageError

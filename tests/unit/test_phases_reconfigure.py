@@ -13,7 +13,7 @@ import pytest
 import kb
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster import objects
-from kubeup.commands_reconfigure import Before, _parse_endpoint, _plan_undo
+from kubeup.commands.reconfigure import Before, _parse_endpoint, _plan_undo
 from kubeup.config.types import (
     ClusterConfiguration,
     JoinConfig,

@@ -10,7 +10,7 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from kubeup import commands_certs
+from kubeup.commands import certs as commands_certs
 from kubeup.config.types import ClusterConfiguration, ExternalEtcd
 from kubeup.errors import HostError, UsageError
 from kubeup.node import kubeconfig, pki, renewal, verify

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kubeup import commands, releases
+from kubeup import releases
+from kubeup.commands import verbs
 from kubeup.config import presets
 from kubeup.errors import HostError, UsageError, shown
 from kubeup.lazy import lazy_import
@@ -32,7 +33,7 @@ else:
 
 def create(call: Invocation) -> int:
     """Gather, then write. What came over a network waits beside the file, and is removed when the file is whole."""
-    local, target = host.LocalHost(), str(commands.required(call, "output-file"))
+    local, target = host.LocalHost(), str(verbs.required(call, "output-file"))
     is_stream = host.is_stream(target)  # what is gathered cannot wait beside it
     out = Path("kb-bundle.tar" if is_stream else target).absolute()
     if not out.name:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 from urllib.parse import urlsplit
 
-from kubeup import commands, releases
+from kubeup import releases
+from kubeup.commands import verbs
 from kubeup.errors import HostError, UsageError
 from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
@@ -46,7 +47,7 @@ _NOT_CONFIG = frozenset({"list", "output", "config"})
 def join(call: Invocation) -> int:
     """The whole workflow; with --list only its names."""
     if call.flags.get("list"):
-        return commands.list_phases(call)
+        return verbs.list_phases(call)
     if len(call.words) > 1:
         raise UsageError(
             f"kb join {' '.join(call.words)}",
@@ -86,11 +87,11 @@ def _run_join(call: Invocation, *, only: str, endpoint: str) -> int:
         local.fence = _plan_fence(wishes, member)
     ignored = {name.lower() for name in wishes.join.node.ignore_preflight_errors}
     if not local.is_root_user() and not ignored & {"all", "isprivilegeduser"}:
-        raise commands.not_root("kb join")
+        raise verbs.not_root("kb join")
     target: Host = dry_run.DryRunHost(local) if wishes.join.dry_run else local
-    is_free = wishes.join.dry_run or not commands.needs_lock(call, local, Paths())
-    with commands.locked(local, Paths(), f"kb {call.command.name}", is_dry=is_free):
-        node_state = commands.open_state(call, target, Paths())
+    is_free = wishes.join.dry_run or not verbs.needs_lock(call, local, Paths())
+    with verbs.locked(local, Paths(), f"kb {call.command.name}", is_dry=is_free):
+        node_state = verbs.open_state(call, target, Paths())
         _require_same_kind(local, node_state, is_control_plane=is_control_plane)
         config = _find_cluster(local, wishes, member, node_state, call.report)
         if wishes.kb.air_gapped:
@@ -100,13 +101,13 @@ def _run_join(call: Invocation, *, only: str, endpoint: str) -> int:
         for note in config.notes:
             call.report.note(note)
         paths = Paths(pki=Path(config.cluster.certificates_dir))
-        commands.require_same_node(node_state, config, paths)
+        verbs.require_same_node(node_state, config, paths)
         runner = workflow.Runner("join", phases, node_state, keeps_journal=call.program.keeps_state)
         ctx = _make_context(target, config, paths, call.report)
         result = runner.run(ctx, only=only, skip=() if only else config.skip_phases)
     result.outputs["server"] = config.server
     result.outputs["join_text"] = CLOSING_CONTROL_PLANE if is_control_plane else CLOSING
-    commands.print_result(call, result, target, local)
+    verbs.print_result(call, result, target, local)
     if call.program.show_result:
         return 0
     if result.changes and not only and call.output == "text" and target.mode == "live":
@@ -162,7 +163,7 @@ def _load_wishes(call: Invocation, local: LocalHost, endpoint: str, *, is_member
     flags.update(call.program.wishes)
     config_file = Path(call.flags["config"]) if "config" in call.flags else None
     if config_file is None and not endpoint and is_member:
-        config_file = commands.adopted_config(call, local)
+        config_file = verbs.adopted_config(call, local)
     return load_join.load_join_config(
         local, config_file=config_file, flags=flags, endpoint=endpoint, is_member=is_member
     )

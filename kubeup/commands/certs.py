@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from kubeup import commands
+from kubeup.commands import verbs
 from kubeup.errors import KbError, UsageError
 from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
@@ -178,7 +178,7 @@ def renew(call: Invocation) -> int:
         )
     local = host.LocalHost()
     if not local.is_root_user() and "cert-dir" not in call.flags and "config" not in call.flags:
-        raise commands.not_root(f"{call.program.name} certs renew")
+        raise verbs.not_root(f"{call.program.name} certs renew")
     name = call.words[0]
     if name != "all":
         renewal.find_row(name, types.ClusterConfiguration(releases.NEWEST_PROVEN))  # before the cluster is asked

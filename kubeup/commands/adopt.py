@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kubeup import commands, commands_join
+from kubeup.commands import join, verbs
 from kubeup.config.types import JoinConfig
 from kubeup.engine.workflow import Context, Phase, fingerprint_inputs, resolve_path, wanted_phases
 from kubeup.errors import HostError, KbError
@@ -46,18 +46,18 @@ def adopt(call: Invocation) -> int:
     that cannot change anything."""
     local, paths = host.LocalHost(), Paths()
     if not local.is_root_user():
-        raise commands.not_root("kb adopt")
+        raise verbs.not_root("kb adopt")
     chosen = Path(call.flags["kubeconfig"]).absolute() if "kubeconfig" in call.flags else None
     patches = str(Path(call.flags["patches"]).absolute()) if "patches" in call.flags else ""
     found = foreign_node.look_at_node(local, paths, kubeconfig_file=chosen, patches=patches)
     is_dry = bool(call.flags.get("dry-run"))
     _require_foreign(local, paths)
-    with commands.locked(local, paths, "kb adopt", is_dry=is_dry):
+    with verbs.locked(local, paths, "kb adopt", is_dry=is_dry):
         looking = dry_run.DryRunHost(local)
         workflow = found.workflow
         looking.write_file(paths.adopted(workflow), found.text, mode=0o600)
         phases = next(command.phases for command in call.commands if command.name == workflow)
-        phases = commands_join.phases_on(phases, is_control_plane=found.role == "control plane")
+        phases = join.phases_on(phases, is_control_plane=found.role == "control plane")
         ctx = _make_context(call, looking, paths, workflow)
         looked = look_at_phases(ctx, [phase for phase in phases if not phase.always])
         node_state = render_state(ctx, local, paths, workflow, looked)
@@ -83,10 +83,10 @@ def _require_foreign(local: Host, paths: Paths) -> None:
 def _make_context(call: Invocation, looking: DryRunHost, paths: Paths, workflow: str) -> Context:
     """As `kb init` or `kb join` would have it from the documents that were found."""
     if workflow == "join":
-        return commands_join.make_member_context(looking, paths.adopted(workflow), call.report)
+        return join.make_member_context(looking, paths.adopted(workflow), call.report)
     config = load.load_init_config(looking, config_file=paths.adopted(workflow), flags={"allow-unknown-fields": True})
-    own = commands.paths_of(config, {})
-    ctx = commands.make_context(looking, config, own, call.report)
+    own = verbs.paths_of(config, {})
+    ctx = verbs.make_context(looking, config, own, call.report)
     ctx.outputs["owned_paths"] = frozenset()
     return ctx
 

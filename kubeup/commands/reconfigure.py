@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from kubeup import commands, releases
+from kubeup import releases
 from kubeup.addresses import join_host_port
+from kubeup.commands import verbs
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen import frozen
 from kubeup.lazy import lazy_import
@@ -73,14 +74,14 @@ class Before:
 def endpoint(call: Invocation) -> int:
     """Convert, go on with a conversion, or take one back; with --list only the phases."""
     if call.flags.get("list"):
-        return commands.list_phases(call)
+        return verbs.list_phases(call)
     wanted = _parse_endpoint(call)
     local = host.LocalHost()
     if not local.is_root_user():
-        raise commands.not_root("kb reconfigure endpoint")
+        raise verbs.not_root("kb reconfigure endpoint")
     is_dry = bool(call.flags.get("dry-run"))
     target: Host = dry_run.DryRunHost(local) if is_dry else local
-    with commands.locked(local, Paths(), "kb reconfigure endpoint", is_dry=is_dry):
+    with verbs.locked(local, Paths(), "kb reconfigure endpoint", is_dry=is_dry):
         return _run(call, local, target, wanted)
 
 
@@ -112,7 +113,7 @@ def _run(call: Invocation, local: LocalHost, target: Host, wanted: str) -> int:
     node_state = state.load_state(target, Paths())
     config, before = _make_config(call, local, node_state, wanted)
     paths = Paths(pki=Path(config.cluster.certificates_dir))
-    commands.require_same_node(node_state, config, paths)
+    verbs.require_same_node(node_state, config, paths)
     is_control_plane = _is_control_plane(local, paths)
     phases = tuple(phase for phase in call.command.phases if is_control_plane or not phase.on)
 
@@ -138,7 +139,7 @@ def _print(
     call: Invocation, result: workflow.RunResult, target: Host, local: LocalHost, config: types.JoinConfig
 ) -> None:
     result.outputs["server"] = config.server
-    commands.print_result(call, result, target, local)
+    verbs.print_result(call, result, target, local)
     remaining = list(result.outputs.get("remaining") or [])
     if call.output != "text" or target.mode == "dry-run":
         return

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kubeup import commands
 from kubeup.addresses import join_host_port
+from kubeup.commands import verbs
 from kubeup.errors import HostError, UsageError
 from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
@@ -51,7 +51,7 @@ def add(call: Invocation) -> int:
     """Give this node's mirror a further bundle: checked first, then copied; it is served a second later."""
     local, path = host.LocalHost(), _one_word(call)
     if not local.is_root_user():
-        raise commands.not_root("kb mirror add")
+        raise verbs.not_root("kb mirror add")
     if not local.is_dir(airgap.MIRROR_FOLDER):
         raise HostError(
             "this node has no mirror",

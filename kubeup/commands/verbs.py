@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from kubeup.cli import Invocation
     from kubeup.cluster import api, shared_certs, tokens
-    from kubeup.config import commands as config_commands
+    from kubeup.commands import config_documents as config_commands
     from kubeup.config import discover, load, types
     from kubeup.config.types import InitConfig
     from kubeup.doctor import doctor
@@ -42,7 +42,7 @@ else:
     airgap = lazy_import("kubeup.phases.airgap")
     shared_certs = lazy_import("kubeup.cluster.shared_certs")
     completion_scripts = lazy_import("kubeup.completion")
-    config_commands = lazy_import("kubeup.config.commands")
+    config_commands = lazy_import("kubeup.commands.config_documents")
     discover = lazy_import("kubeup.config.discover")
     doctor = lazy_import("kubeup.doctor.doctor")
     dry_run = lazy_import("kubeup.machine.dry_run")

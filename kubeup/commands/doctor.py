@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kubeup import commands
+from kubeup.commands import verbs
 from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
 
@@ -46,7 +46,7 @@ def doctor(call: Invocation) -> int:
 def _read_patient(call: Invocation) -> looks.Patient:
     if not host.LocalHost().is_root_user():
         # an ordinary user sees neither keys nor manifests nor the runtime: half of the looks would find faults that are none
-        raise commands.not_root(f"kb {call.command.name}", cause="it looks at keys, manifests and the runtime")
+        raise verbs.not_root(f"kb {call.command.name}", cause="it looks at keys, manifests and the runtime")
     # a look that would change something (modprobe configs) is only planned
     local = dry_run.DryRunHost(host.LocalHost())
     chosen = Path(call.flags["kubeconfig"]) if "kubeconfig" in call.flags else None
