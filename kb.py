@@ -23,8 +23,8 @@ from __future__ import annotations
 
 import sys
 
-from kubeup import cli
-from kubeup.cli import Command
+from kubeup.cli import parser
+from kubeup.cli.parser import Command
 from kubeup.commands import adopt, bundle, doctor, etcd, mirror, token, verbs
 from kubeup.commands import certs as commands_certs
 from kubeup.commands import join as commands_join
@@ -430,13 +430,13 @@ RECONFIGURE_ENDPOINT: tuple[Phase, ...] = (
 
 COMMANDS: tuple[Command, ...] = (
     Command("init", "Make this machine the first control plane of a cluster", verbs.init,
-            options=cli.INIT_OPTIONS, phases=INIT, workflow="init"),
+            options=parser.INIT_OPTIONS, phases=INIT, workflow="init"),
     Command("init phase", "Run one phase of init, or all below a parent (certs, control-plane/all)", verbs.init_phase,
-            options=cli.INIT_OPTIONS + cli.PHASE_OPTIONS, phases=INIT, workflow="init", arguments=("phase...",)),
+            options=parser.INIT_OPTIONS + parser.PHASE_OPTIONS, phases=INIT, workflow="init", arguments=("phase...",)),
     Command("join", "Make this machine a worker of a cluster, or with --control-plane a further control plane", commands_join.join,
-            options=cli.JOIN_OPTIONS, phases=JOIN, workflow="join", arguments=("endpoint...",)),
+            options=parser.JOIN_OPTIONS, phases=JOIN, workflow="join", arguments=("endpoint...",)),
     Command("join phase", "Run one phase of join", commands_join.join_phase,
-            options=cli.JOIN_OPTIONS, phases=JOIN, workflow="join", arguments=("phase...",)),
+            options=parser.JOIN_OPTIONS, phases=JOIN, workflow="join", arguments=("phase...",)),
     Command("reconfigure endpoint", "Give the cluster a stable name for its API servers, or another one: NAME:PORT",
             commands_reconfigure.endpoint, options=("load-balancer", "undo", "dry-run", "list", "output"),
             phases=RECONFIGURE_ENDPOINT, workflow="reconfigure-endpoint", arguments=("endpoint...",)),
@@ -518,11 +518,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run kb with these words (the process' own by default); returns the exit status. Called through a link of the
     name kubeadm, or with --as-kubeadm, it is kubeadm: see kubeup/as_kubeadm.py."""
     words = sys.argv[1:] if argv is None else argv
-    if cli.is_kubeadm(sys.argv[0] if argv is None else "", words):
+    if parser.is_kubeadm(sys.argv[0] if argv is None else "", words):
         from kubeup import as_kubeadm
 
         return as_kubeadm.main(COMMANDS, words)
-    return cli.main(COMMANDS, words)
+    return parser.main(COMMANDS, words)
 
 
 if __name__ == "__main__":

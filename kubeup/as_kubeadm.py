@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kubeup import __version__, releases
-from kubeup.cli import Command, Invocation, Program, words_first
-from kubeup.cli import main as run_command_line
+from kubeup.cli.parser import Command, Invocation, Program, words_first
+from kubeup.cli.parser import main as run_command_line
 from kubeup.commands import join as commands_join
 from kubeup.commands import verbs
 from kubeup.config.problems import ALLOW_UNKNOWN

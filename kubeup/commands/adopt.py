@@ -15,7 +15,7 @@ from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
 
 if TYPE_CHECKING:
-    from kubeup.cli import Invocation
+    from kubeup.cli.parser import Invocation
     from kubeup.config import load
     from kubeup.doctor import foreign_node
     from kubeup.engine import state

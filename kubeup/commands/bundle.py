@@ -16,7 +16,7 @@ from kubeup.secret import Secret
 
 if TYPE_CHECKING:
     from kubeup.airgap import bundle, downloads, oci_layout
-    from kubeup.cli import Invocation
+    from kubeup.cli.parser import Invocation
     from kubeup.config import load
     from kubeup.config.types import InitConfig
     from kubeup.machine import host

@@ -15,7 +15,7 @@ from kubeup.paths import Paths
 
 if TYPE_CHECKING:
     from kubeup import releases
-    from kubeup.cli import Invocation
+    from kubeup.cli.parser import Invocation
     from kubeup.cluster import api as kubeapi
     from kubeup.config import load, load_join, types
     from kubeup.config.types import ClusterConfiguration

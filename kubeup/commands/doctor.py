@@ -10,7 +10,7 @@ from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
 
 if TYPE_CHECKING:
-    from kubeup.cli import Invocation
+    from kubeup.cli.parser import Invocation
     from kubeup.doctor import doctor as looks
     from kubeup.doctor import support_bundle as supportbundle
     from kubeup.machine import dry_run, host

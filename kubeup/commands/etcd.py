@@ -12,7 +12,7 @@ from kubeup.paths import Paths
 
 if TYPE_CHECKING:
     from kubeup import render
-    from kubeup.cli import Invocation
+    from kubeup.cli.parser import Invocation
     from kubeup.cluster import etcd
     from kubeup.doctor import doctor
     from kubeup.machine import host

@@ -16,7 +16,7 @@ from kubeup.paths import Paths
 from kubeup.trust import Anchors
 
 if TYPE_CHECKING:
-    from kubeup.cli import Invocation
+    from kubeup.cli.parser import Invocation
     from kubeup.cluster import api, discovery
     from kubeup.cluster.discovery import Access
     from kubeup.config import load_join

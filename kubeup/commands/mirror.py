@@ -14,7 +14,7 @@ from kubeup.trust import Anchors
 
 if TYPE_CHECKING:
     from kubeup.airgap import bundle, mirror_server, oci_layout
-    from kubeup.cli import Invocation
+    from kubeup.cli.parser import Invocation
     from kubeup.machine import host
     from kubeup.phases import airgap
 else:

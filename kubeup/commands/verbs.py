@@ -20,10 +20,8 @@ from kubeup.secret import Secret
 from kubeup.version import render_version
 
 if TYPE_CHECKING:
-    from kubeup import (
-        completion as completion_scripts,
-    )
-    from kubeup.cli import Invocation
+    from kubeup.cli import completion as completion_scripts
+    from kubeup.cli.parser import Invocation
     from kubeup.cluster import api, shared_certs, tokens
     from kubeup.commands import config_documents as config_commands
     from kubeup.config import discover, load, types
@@ -41,7 +39,7 @@ if TYPE_CHECKING:
 else:
     airgap = lazy_import("kubeup.phases.airgap")
     shared_certs = lazy_import("kubeup.cluster.shared_certs")
-    completion_scripts = lazy_import("kubeup.completion")
+    completion_scripts = lazy_import("kubeup.cli.completion")
     config_commands = lazy_import("kubeup.commands.config_documents")
     discover = lazy_import("kubeup.config.discover")
     doctor = lazy_import("kubeup.doctor.doctor")
@@ -73,7 +71,7 @@ def init(call: Invocation) -> int:
 
 
 def list_phases(call: Invocation) -> int:
-    from kubeup.cli import render_phases
+    from kubeup.cli.parser import render_phases
 
     if call.output != "text":
         call.print_value(

@@ -23,7 +23,7 @@ from typing import Any, Callable, Optional
 import pytest
 
 import kb
-from kubeup import cli
+from kubeup.cli import parser
 from kubeup.cluster import tokens
 from kubeup.cluster.etcd import CLIENT_URLS_ANNOTATION
 from kubeup.errors import HostError
@@ -171,7 +171,7 @@ def call(words: Sequence[str], make: Callable[[], LocalHost], *folders: Path, li
 
     out, err = _Stream(), _Stream()
     with pytest.MonkeyPatch.context() as patch, as_this_machine(make), limited(limit_s), fenced(*folders):
-        patch.setattr(cli, "traceback", types.SimpleNamespace(extract_tb=keep, print_exc=traceback.print_exc))
+        patch.setattr(parser, "traceback", types.SimpleNamespace(extract_tb=keep, print_exc=traceback.print_exc))
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", err)
         patch.setattr(sys, "stdin", io.StringIO(""))

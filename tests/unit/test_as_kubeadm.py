@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import kb
-from kubeup import as_kubeadm, cli
+from kubeup import as_kubeadm
+from kubeup.cli import parser
 from kubeup.errors import ClusterError, UsageError
 from kubeup.kubeadm_lines import KubeadmReport, went_by
 from tests.make_docs import REPO
@@ -30,7 +31,7 @@ certificatesDir: DIR/pki
 """
 ROOTLESS = "--ignore-preflight-errors=IsPrivilegedUser"
 COMMANDS = as_kubeadm.kubeadm_commands(kb.COMMANDS)
-PROGRAM = cli.Program("kubeadm", make_report=KubeadmReport, keeps_state=False)
+PROGRAM = parser.Program("kubeadm", make_report=KubeadmReport, keeps_state=False)
 
 
 def run(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -39,7 +40,7 @@ def run(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def command(name: str) -> cli.Command:
+def command(name: str) -> parser.Command:
     (found,) = [item for item in COMMANDS if item.name == name]
     return found
 
@@ -58,7 +59,7 @@ def command(name: str) -> cli.Command:
     ],
 )
 def test_the_name_makes_it(program: str, words: list[str], is_so: bool) -> None:
-    assert cli.is_kubeadm(program, words) is is_so
+    assert parser.is_kubeadm(program, words) is is_so
 
 
 def test_a_link_is_enough(tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def test_it_takes_all_of_kubeadm_s_flags(name: str) -> None:
     ],
 )
 def test_flags_may_stand_anywhere(words: list[str], expected: list[str]) -> None:
-    assert cli.words_first(words) == expected
+    assert parser.words_first(words) == expected
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_a_workflow_s_own_phases_are_listed(name: str, there: str, not_there: st
 
 @pytest.mark.parametrize("words", [["init", "phase"], ["init", "phase", "certs"], ["init", "phase", "etcd"]])
 def test_a_parent_alone_is_refused(words: list[str]) -> None:
-    call = cli.parse_command_line(COMMANDS, words, PROGRAM)
+    call = parser.parse_command_line(COMMANDS, words, PROGRAM)
     with pytest.raises(UsageError, match="subcommand is required"):
         call.command.run(call)
 

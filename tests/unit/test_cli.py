@@ -14,14 +14,15 @@ import pytest
 import yaml
 
 import kb
-from kubeup import __version__, cli
+from kubeup import __version__
+from kubeup.cli import parser
 from kubeup.errors import UsageError
 from kubeup.secret import Secret
 from tests.make_docs import REPO
 
 
-def parse(*words: str) -> cli.Invocation:
-    return cli.parse_command_line(kb.COMMANDS, words)
+def parse(*words: str) -> parser.Invocation:
+    return parser.parse_command_line(kb.COMMANDS, words)
 
 
 def test_only_given_flags_are_there_and_lists_are_split() -> None:
@@ -94,7 +95,7 @@ def test_an_unknown_subcommand_is_answered_from_its_own_group(words: list[str], 
     ],
 )
 def test_help_is_of_what_was_asked(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    cli.main(kb.COMMANDS, words)
+    parser.main(kb.COMMANDS, words)
     told = capsys.readouterr().out
     assert " ".join(word for word in words if word != "help" and not word.startswith("-")) in told
     assert "kb doctor" not in told and "\n  doctor" not in told
@@ -190,15 +191,15 @@ def test_an_error_as_yaml(form: tuple[str, ...]) -> None:
 
 
 def test_a_bug_is_told_in_one_line_and_shown_with_debug(capsys: pytest.CaptureFixture[str]) -> None:
-    def fail(call: cli.Invocation) -> int:
+    def fail(call: parser.Invocation) -> int:
         raise RuntimeError("oops")
 
-    commands = (cli.Command("x", "X", fail),)
-    assert cli.main(commands, ["x"]) == 70
+    commands = (parser.Command("x", "X", fail),)
+    assert parser.main(commands, ["x"]) == 70
     said = capsys.readouterr().err
     assert "kb has a bug: RuntimeError: oops (test_cli.py:" in said and "Traceback" not in said
     with pytest.raises(RuntimeError):
-        cli.main(commands, ["x", "--debug"])
+        parser.main(commands, ["x", "--debug"])
 
 
 COMPLETIONS = (
