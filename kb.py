@@ -516,12 +516,12 @@ COMMANDS: tuple[Command, ...] = (
 
 def main(argv: list[str] | None = None) -> int:
     """Run kb with these words (the process' own by default); returns the exit status. Called through a link of the
-    name kubeadm, or with --as-kubeadm, it is kubeadm: see kubeup/as_kubeadm.py."""
+    name kubeadm, or with --as-kubeadm, it is kubeadm: see kubeup/kubeadm/program.py."""
     words = sys.argv[1:] if argv is None else argv
     if parser.is_kubeadm(sys.argv[0] if argv is None else "", words):
-        from kubeup import as_kubeadm
+        from kubeup.kubeadm import program
 
-        return as_kubeadm.main(COMMANDS, words)
+        return program.main(COMMANDS, words)
     return parser.main(COMMANDS, words)
 
 

@@ -261,7 +261,7 @@ class Command:
 
 @frozen
 class Program:
-    """The name under which kb was called, and what differs with it: kb itself, or kubeadm (kubeup/as_kubeadm.py)."""
+    """The name under which kb was called, and what differs with it: kb itself, or kubeadm (kubeup/kubeadm/program.py)."""
 
     name: str = "kb"
     title: str = "kb: Kubernetes from one file"

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import kb
-from kubeup import as_kubeadm
 from kubeup.cli import parser
 from kubeup.errors import ClusterError, UsageError
-from kubeup.kubeadm_lines import KubeadmReport, went_by
+from kubeup.kubeadm import program as as_kubeadm
+from kubeup.kubeadm.lines import KubeadmReport, went_by
 from tests.make_docs import REPO
 
 CONFIG = """\

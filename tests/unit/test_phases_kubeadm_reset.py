@@ -13,11 +13,11 @@ from kubeup.config.load_reset import load_reset_config
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration, ResetConfiguration
 from kubeup.engine.workflow import Context
 from kubeup.errors import HostError, PreflightError, UsageError
-from kubeup.kubeadm_lines import KubeadmReport
+from kubeup.kubeadm import reset as kubeadm_reset
+from kubeup.kubeadm.lines import KubeadmReport
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import CommandResult, Host, HttpResponse
 from kubeup.paths import Paths
-from kubeup.phases import kubeadm_reset
 from kubeup.releases import RELEASES
 from tests.fake_host import FakeHost
 from tests.fake_node import finished_node

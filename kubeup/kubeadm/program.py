@@ -2,7 +2,7 @@
 
 Owns which of kb's commands and phases kubeadm has, its exit status (1, whatever happened), the form of its errors, and
 the commands that are kubeadm's alone (version, reset). Must not do a phase's work: the phases are kb's, without those
-that kubeadm lacks, and kubeup/kubeadm_lines.py lets them speak. No state is kept, so that a second run is refused by the
+that kubeadm lacks, and kubeup/kubeadm/lines.py lets them speak. No state is kept, so that a second run is refused by the
 same checks. Mirrors cmd/kubeadm/app/cmd/*.go and cmd/kubeadm/app/util/errors/errors.go.
 """
 
@@ -24,10 +24,10 @@ from kubeup.commands import verbs
 from kubeup.config.problems import ALLOW_UNKNOWN
 from kubeup.engine.workflow import Phase, RunResult
 from kubeup.errors import KbError, PreflightError, UsageError
-from kubeup.kubeadm_lines import KubeadmReport, Speech, init_lines, join_lines, speaking
+from kubeup.kubeadm import reset as kubeadm_reset
+from kubeup.kubeadm.lines import KubeadmReport, Speech, init_lines, join_lines, speaking
 from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
-from kubeup.phases import kubeadm_reset
 from kubeup.report import Report
 
 if TYPE_CHECKING:

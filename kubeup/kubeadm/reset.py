@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from kubeup.config.types import ResetConfiguration
 from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import HostError, KbError, PreflightError, UsageError
-from kubeup.kubeadm_lines import KubeadmReport
+from kubeup.kubeadm.lines import KubeadmReport
 from kubeup.lazy import lazy_import
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""The mask: kb under the name kubeadm."""
