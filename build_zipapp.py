@@ -11,7 +11,7 @@ Owns: PINS, wheels.lock, the layout of the archive. Must not: import kb, or take
 archive but this source tree and the wheels that wheels.lock names by their sha256. (The one thing that it cannot hold
 fast is what builds it: each minor of Python has its own bytecode, docs/adr/0008, and one with zlib-ng in place of zlib
 packs the same members into other bytes.)
-The other half is kubeup/_native.py, which finds the compiled modules at run time. Runs on Python 3.9 with nothing
+The other half is kubeup/startup/native.py, which finds the compiled modules at run time. Runs on Python 3.9 with nothing
 installed; pip is needed only where a wheel is not in build/wheels yet.
 """
 

@@ -6,6 +6,6 @@ Layers, imports go downward only: cli -> phases -> workflow, state -> domain (pk
 
 __version__ = "0.1.0"
 
-from kubeup import _native_hook
+from kubeup.startup import native_hook
 
-_native_hook.install()
+native_hook.install()

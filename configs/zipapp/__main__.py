@@ -20,14 +20,14 @@ def main():
     sys.path[0] = os.path.realpath(os.path.dirname(__file__))
 
     if sys.argv[1:2] == ["version"] and os.path.basename(sys.argv[0]) != "kubeadm":
-        from kubeup.version import print_version
+        from kubeup.startup.version import print_version
 
         if print_version(sys.argv[2:]):
             return 0
 
-    from kubeup import headstart
+    from kubeup.startup import head_start
 
-    headstart.begin(sys.argv[1:])
+    head_start.begin(sys.argv[1:])
     import kb
 
     return kb.main()

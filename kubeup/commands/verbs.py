@@ -17,7 +17,7 @@ from kubeup.errors import HostError, UsageError
 from kubeup.lazy import lazy_import
 from kubeup.paths import Paths
 from kubeup.secret import Secret
-from kubeup.version import render_version
+from kubeup.startup.version import render_version
 
 if TYPE_CHECKING:
     from kubeup.cli import completion as completion_scripts

@@ -31,7 +31,6 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from kubeup import headstart
 from kubeup.config.pins import parse_ca_cert_hash
 from kubeup.config.types import ClusterConfiguration, InitConfig
 from kubeup.errors import HostError, UsageError, shown
@@ -41,6 +40,7 @@ from kubeup.node.verify import CURVES, Fault, find_fault, find_flaw
 from kubeup.paths import Paths
 from kubeup.pem import describe_lack, split_pem
 from kubeup.secret import Secret
+from kubeup.startup import head_start
 from kubeup.trust import Anchors, Offered
 
 Key = Union[rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey]
@@ -243,13 +243,13 @@ class KeyMaker:
 
     def __init__(self, algorithm: str, *, wanted: int) -> None:
         self._algorithm = algorithm
-        self._ahead: deque[headstart.Making] = deque()
-        if algorithm == headstart.ALGORITHM:
-            self._ahead.extend(headstart.take_keys(wanted))
+        self._ahead: deque[head_start.Making] = deque()
+        if algorithm == head_start.ALGORITHM:
+            self._ahead.extend(head_start.take_keys(wanted))
         # an elliptic-curve key is made faster than a thread is
         left = 0 if algorithm.startswith("ECDSA") else wanted - len(self._ahead)
-        more = [headstart.Making(generate_key, algorithm) for _ in range(left)]
-        headstart.make_in_threads(more)
+        more = [head_start.Making(generate_key, algorithm) for _ in range(left)]
+        head_start.make_in_threads(more)
         self._ahead.extend(more)
 
     def take(self) -> Key:

@@ -166,7 +166,7 @@ def test_what_is_in_it(pyz: Path) -> None:
     for name in (
         "__main__.py",
         "kb.py",
-        "kubeup/_native.py",
+        "kubeup/startup/native.py",
         "configs/manifests/etcd.yaml",
         "cryptography-50.0.2.dist-info/licenses/LICENSE.APACHE",
         "cryptography-50.0.2.dist-info/sboms/x86_64/sbom.json",
@@ -393,9 +393,9 @@ def test_version_imports_neither_cryptography_nor_yaml(pyz: Path) -> None:
     result = run([sys.executable, *ISOLATED, "-X", "importtime", str(pyz), "version"])
     assert result.returncode == 0, result.stderr[-500:]
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines() if "import time:" in line}
-    assert {"kubeup", "kubeup._native_hook", "kubeup.version"} <= imported
+    assert {"kubeup", "kubeup.startup.native_hook", "kubeup.startup.version"} <= imported
     assert not {name for name in imported if name.split(".")[0] in ("cryptography", "yaml", "_cffi_backend")}
-    assert "kubeup._native" not in imported
+    assert "kubeup.startup.native" not in imported
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
@@ -450,7 +450,8 @@ def test_a_link_that_is_switched_does_not_change_a_running_kb(tmp_path: Path) ->
     for version in ("old", "new"):
         members = {"__main__.py": main, "kb.py": story, "late.py": f"VERSION = {version!r}".encode()}
         members["kubeup/__init__.py"] = b""
-        members["kubeup/headstart.py"] = (REPO / "kubeup/headstart.py").read_bytes()
+        members["kubeup/startup/__init__.py"] = b""
+        members["kubeup/startup/head_start.py"] = (REPO / "kubeup/startup/head_start.py").read_bytes()
         build_zipapp.write_zipapp(members, tmp_path / f"{version}.pyz", date=(1980, 1, 1, 0, 0, 0))
     (tmp_path / "kb").symlink_to("old.pyz")
     result = run([sys.executable, *ISOLATED, "kb", str(tmp_path / "kb")], cwd=tmp_path)

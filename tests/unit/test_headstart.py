@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from kubeup import headstart
 from kubeup.node import pki
+from kubeup.startup import head_start
 
 
 @pytest.fixture(autouse=True)
 def no_keys_left() -> Iterator[None]:
     yield
-    for key in headstart.take_keys(headstart.EARLY):
+    for key in head_start.take_keys(head_start.EARLY):
         key.result()
 
 
@@ -25,33 +25,33 @@ def no_keys_left() -> Iterator[None]:
     [(), ("version",), ("init", "--list"), ("join", "--help"), ("reset", "-f"), ("join", "10.0.0.1:6443"), ("certs",)],
 )
 def test_no_keys_are_made_for(words: tuple[str, ...], tmp_path: Path) -> None:
-    headstart.begin(words, str(tmp_path))
-    assert headstart.take_keys(headstart.EARLY) == []
+    head_start.begin(words, str(tmp_path))
+    assert head_start.take_keys(head_start.EARLY) == []
 
 
 @pytest.mark.parametrize("words", [("init",), ("init", "phase", "certs"), ("join", "h:1", "--control-plane")])
 def test_a_new_control_plane_gets_keys_and_each_once(words: tuple[str, ...], tmp_path: Path) -> None:
-    headstart.begin(words, str(tmp_path))
-    first, rest = headstart.take_keys(1), headstart.take_keys(100)
-    assert (len(first), len(rest), headstart.take_keys(1)) == (1, headstart.EARLY - 1, [])
+    head_start.begin(words, str(tmp_path))
+    first, rest = head_start.take_keys(1), head_start.take_keys(100)
+    assert (len(first), len(rest), head_start.take_keys(1)) == (1, head_start.EARLY - 1, [])
     keys = [made.result() for made in first + rest]
     assert all(isinstance(key, RSAPrivateKey) and key.key_size == 2048 for key in keys)
-    assert len({key.public_key().public_numbers().n for key in keys}) == headstart.EARLY
+    assert len({key.public_key().public_numbers().n for key in keys}) == head_start.EARLY
 
 
 def test_a_node_that_has_its_keys_makes_none(tmp_path: Path) -> None:
     (tmp_path / "sa.key").touch()
-    headstart.begin(("init",), str(tmp_path))
-    assert headstart.take_keys(headstart.EARLY) == []
+    head_start.begin(("init",), str(tmp_path))
+    assert head_start.take_keys(head_start.EARLY) == []
 
 
 def test_early_keys_are_taken_first_where_they_are_of_the_kind(tmp_path: Path) -> None:
-    headstart.begin(("init",), str(tmp_path))
+    head_start.begin(("init",), str(tmp_path))
     assert pki.KeyMaker("RSA-3072", wanted=0).take().key_size == 3072
-    early = headstart._keys[:]
+    early = head_start._keys[:]
     maker = pki.KeyMaker("RSA-2048", wanted=2)
     assert [maker.take(), maker.take()] == [made.result() for made in early[:2]]
-    assert len(headstart.take_keys(100)) == headstart.EARLY - 2, "no more than wanted"
+    assert len(head_start.take_keys(100)) == head_start.EARLY - 2, "no more than wanted"
     assert maker.take() not in [made.result() for made in early]
 
 
@@ -66,11 +66,11 @@ def test_values_are_made_in_their_order_by_two_threads_that_stand_back() -> None
             raise ValueError("three")
         return number * 10
 
-    values = [headstart.Making(make, number) for number in range(6)]
-    headstart.make_in_threads(values)
+    values = [head_start.Making(make, number) for number in range(6)]
+    head_start.make_in_threads(values)
     assert [value.result() for value in values[:3]] == [0, 10, 20]
     with pytest.raises(ValueError, match="three"):
         values[3].result()
     assert [value.result() for value in values[4:]] == [40, 50], "one that fails does not end the others"
     assert sorted(begun) == list(range(6))
-    assert all(found >= min(19, os.nice(0) + headstart.KEYS_NICE) for found in nice) and os.nice(0) < 19
+    assert all(found >= min(19, os.nice(0) + head_start.KEYS_NICE) for found in nice) and os.nice(0) < 19

@@ -1,4 +1,4 @@
-"""kubeup/_native.py: which compiled module fits which interpreter, and what is said when none does."""
+"""kubeup/startup/native.py: which compiled module fits which interpreter, and what is said when none does."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import Optional
 
 import pytest
 
-from kubeup import _native, _native_hook
-from kubeup._native import CFFI, RUST, Interpreter, Native, NativeFinder, pick_native
-from kubeup._native_hook import NativeHook
 from kubeup.errors import HostError, KbError, PreflightError, UsageError
+from kubeup.startup import native as _native
+from kubeup.startup import native_hook
+from kubeup.startup.native import CFFI, RUST, Interpreter, Native, NativeFinder, pick_native
+from kubeup.startup.native_hook import NativeHook
 
 NATIVES = [
     Native(RUST, (2, 17), "0" * 64, f"_native/{arch}/cryptography/hazmat/bindings/_rust.abi3.so")
@@ -119,13 +120,13 @@ def test_another_c_library_has_no_glibc_version(
 
 def test_a_checkout_has_no_hook() -> None:
     before = list(sys.meta_path)
-    _native_hook.install()
+    native_hook.install()
     assert sys.meta_path == before
     assert not any(isinstance(finder, NativeHook) for finder in before)
 
 
 def test_the_hook_asks_for_what_the_finder_finds() -> None:
-    assert {"cryptography", *_native.MODULES} == set(_native_hook.NAMES)
+    assert {"cryptography", *_native.MODULES} == set(native_hook.NAMES)
     hook = NativeHook("/opt/kb.pyz", FakeZip({}))
     assert hook.find_spec("yaml") is None
     assert hook.find_spec("cryptography.x509") is None

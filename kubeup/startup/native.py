@@ -5,7 +5,7 @@ first import it unpacks the one that fits this interpreter into memory (memfd), 
 that is gone once it is loaded. Nothing stays on the disk, so nothing can be stale, shared or tampered with.
 
 Owns: _native/ in the archive, the choice among its files, KB_CRYPTOGRAPHY. Must not: import anything of kb but its
-errors: it opens files by itself, because it works below Host. _native_hook.py calls it, and only in kb.pyz.
+errors: it opens files by itself, because it works below Host. native_hook.py calls it, and only in kb.pyz.
 Mirrors nothing of kubeadm, which is one static binary.
 """
 

@@ -1,7 +1,7 @@
-"""The hook through which Python asks kubeup/_native.py for compiled modules, when kb runs from kb.pyz.
+"""The hook through which Python asks kubeup/startup/native.py for compiled modules, when kb runs from kb.pyz.
 
 Owns: the names that are asked for. Must not: grow. Python compiles this file anew in every run of kb.pyz, while
-_native.py is needed only where cryptography is. In a checkout it does nothing: the installed packages are used.
+native.py is needed only where cryptography is. In a checkout it does nothing: the installed packages are used.
 kubeup/__init__.py installs it, not __main__.py, so that a spawned or forkserver process of multiprocessing has it too.
 """
 
@@ -30,7 +30,7 @@ class NativeHook:
             raise ModuleNotFoundError(f"kb.pyz brings no {name}", name=name)
         if name not in NAMES:
             return None
-        from kubeup._native import NativeFinder
+        from kubeup.startup.native import NativeFinder
 
         return NativeFinder(self._archive, self._zip).find_spec(name)
 

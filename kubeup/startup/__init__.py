@@ -1,0 +1,1 @@
+"""How kb.pyz loads: native modules, the head start of keys, the version."""
