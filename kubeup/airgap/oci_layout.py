@@ -84,6 +84,11 @@ def as_json(value: object) -> bytes:
 # ---- reading
 
 
+def read_kubernetes_version(host: Host, path: Path) -> str:
+    """`v1.35.6`, which a bundle says it was made for, or "". Raises HostError as open_layout does."""
+    return str((open_layout(host, path).index.get("annotations") or {}).get("io.kb.kubernetes", ""))
+
+
 def open_layout(host: Host, path: Path) -> Layout:
     """A folder with oci-layout, or a tar of one. Raises HostError: bundle-unreadable, bundle-truncated."""
     if not host.exists(path):

@@ -182,7 +182,9 @@ def _load_config(call: Invocation, local: LocalHost) -> InitConfig:
     names = ("kubernetes-version", "image-repository", "feature-gates", "pod-network-manifest", "allow-unknown-fields")
     flags = {name: call.flags[name] for name in names if name in call.flags}
     config_file = Path(call.flags["config"]) if "config" in call.flags else None
-    return load.load_partial_config(local, config_file=config_file, flags=flags)
+    return load.load_partial_config(
+        local, config_file=config_file, flags=flags, read_bundle_version=oci_layout.read_kubernetes_version
+    )
 
 
 def _image_needs(call: Invocation, local: LocalHost, config: InitConfig) -> Sequence[bundle.Need]:

@@ -15,6 +15,7 @@ from kubeup.paths import Paths
 
 if TYPE_CHECKING:
     from kubeup import releases
+    from kubeup.airgap import oci_layout
     from kubeup.cli.parser import Invocation
     from kubeup.cluster import api as kubeapi
     from kubeup.config import load, load_join, types
@@ -28,6 +29,7 @@ else:
     kubeapi = lazy_import("kubeup.cluster.api")
     load = lazy_import("kubeup.config.load")
     load_join = lazy_import("kubeup.config.load_join")
+    oci_layout = lazy_import("kubeup.airgap.oci_layout")
     releases = lazy_import("kubeup.releases")
     renewal = lazy_import("kubeup.node.renewal")
     types = lazy_import("kubeup.config.types")
@@ -48,6 +50,7 @@ def _read_cluster(call: Invocation, local: Host, verb: str) -> ClusterConfigurat
             local,
             config_file=Path(call.flags["config"]),
             flags={"allow-unknown-fields": True, "only-kubeadm": is_kubeadm},
+            read_bundle_version=oci_layout.read_kubernetes_version,
         )
         for warning in given.warnings:
             call.report.warn(warning)
@@ -214,7 +217,10 @@ def generate_csr(call: Invocation) -> int:
     local = host.LocalHost()
     config_file: Optional[Path] = Path(call.flags["config"]) if "config" in call.flags else None
     config = load.load_init_config(
-        local, config_file=config_file, flags={"allow-unknown-fields": True, **call.program.wishes}
+        local,
+        config_file=config_file,
+        flags={"allow-unknown-fields": True, **call.program.wishes},
+        read_bundle_version=oci_layout.read_kubernetes_version,
     )
     folder = Path(call.flags.get("cert-dir", config.cluster.certificates_dir)).absolute()
     paths = Paths(pki=folder, kubeconfigs=Path(call.flags.get("kubeconfig-dir", "/etc/kubernetes")).absolute())

@@ -20,6 +20,7 @@ from kubeup.secret import Secret
 from kubeup.startup.version import render_version
 
 if TYPE_CHECKING:
+    from kubeup.airgap import oci_layout
     from kubeup.cli import completion as completion_scripts
     from kubeup.cli.parser import Invocation
     from kubeup.cluster import api, shared_certs, tokens
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from kubeup.phases import airgap
     from kubeup.report import Report
 else:
+    oci_layout = lazy_import("kubeup.airgap.oci_layout")
     airgap = lazy_import("kubeup.phases.airgap")
     shared_certs = lazy_import("kubeup.cluster.shared_certs")
     completion_scripts = lazy_import("kubeup.cli.completion")
@@ -105,7 +107,9 @@ def _run_init(call: Invocation, *, only: str) -> int:
         flags["allow-unknown-fields"] = True  # the cluster runs with them
     if "air-gapped" in flags:
         local.fence = host.Fence()  # nothing outside is asked for a version either
-    config = load.load_init_config(local, config_file=config_file, flags=flags, only=only)
+    config = load.load_init_config(
+        local, config_file=config_file, flags=flags, only=only, read_bundle_version=oci_layout.read_kubernetes_version
+    )
     if config.kb.air_gapped:
         local.fence = airgap.plan_fence(config)
         manifest = config.kb.pod_network.manifest
@@ -474,7 +478,9 @@ def _load_config(call: Invocation, names: tuple[str, ...]) -> InitConfig:
     flags = {name: call.flags[name] for name in names if name in call.flags}
     config_file = Path(call.flags["config"]) if "config" in call.flags else None
     flags.update(strictness_of(call))
-    config = load.load_partial_config(host.LocalHost(), config_file=config_file, flags=flags)
+    config = load.load_partial_config(
+        host.LocalHost(), config_file=config_file, flags=flags, read_bundle_version=oci_layout.read_kubernetes_version
+    )
     for warning in config.warnings:
         call.report.warn(warning)
     return config

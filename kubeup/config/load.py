@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Callable, Optional
 
 from kubeup import releases
 from kubeup.addresses import join_host_port
@@ -19,19 +19,16 @@ from kubeup.config.flags import apply_flags, check_mixing, is_allowed_beside_con
 from kubeup.config.problems import Problem, Problems, shorten
 from kubeup.config.token_text import generate_token
 from kubeup.errors import KbError, UsageError
-from kubeup.lazy import lazy_import
 from kubeup.machine.host import Host, LocalHost
-
-if TYPE_CHECKING:
-    from kubeup.airgap import oci_layout
-else:
-    oci_layout = lazy_import("kubeup.airgap.oci_layout")
 
 _INIT, _CLUSTER, _KB = "InitConfiguration", "ClusterConfiguration", "KbConfiguration"
 _KUBELET, _KUBE_PROXY = "KubeletConfiguration", "KubeProxyConfiguration"
 INIT_KINDS = (_INIT, _CLUSTER, _KUBELET, _KUBE_PROXY, _KB)
 
 Trees = dict[str, dict[str, Any]]
+
+BundleReader = Callable[[Host, Path], str]
+"""Which Kubernetes a bundle was made for. What a bundle is, the air gap knows: whoever loads a configuration brings it."""
 
 BALANCER_PORT = 7443
 """Of controlPlaneEndpoint where a load balancer runs on every node and no other port was given."""
@@ -41,7 +38,12 @@ _BY_FLAGS = "The default bootstrap token made by 'kb init'."
 
 
 def load_init_config(
-    host: Host, *, config_file: Optional[Path], flags: Mapping[str, Any], only: str = ""
+    host: Host,
+    *,
+    config_file: Optional[Path],
+    flags: Mapping[str, Any],
+    only: str = "",
+    read_bundle_version: Optional[BundleReader] = None,
 ) -> types.InitConfig:
     """The configuration of an init, complete and checked; `only`: for this phase, or this parent's phases.
 
@@ -59,7 +61,7 @@ def load_init_config(
     apply_flags(flags, trees, problems)
     # certificates hold names and addresses: for them no kubelet is asked for its version, no network is chosen
     looks = "nothing" if problems else "identity" if only.partition("/")[0] == "certs" else "machine"
-    config = build_init_config(host, trees, problems, looks=looks)
+    config = build_init_config(host, trees, problems, looks=looks, read_bundle_version=read_bundle_version)
     problems.raise_if_any()
     return replace(
         config,
@@ -69,7 +71,13 @@ def load_init_config(
     )
 
 
-def load_partial_config(host: Host, *, config_file: Optional[Path], flags: Mapping[str, Any]) -> types.InitConfig:
+def load_partial_config(
+    host: Host,
+    *,
+    config_file: Optional[Path],
+    flags: Mapping[str, Any],
+    read_bundle_version: Optional[BundleReader] = None,
+) -> types.InitConfig:
     """The configuration for a command that needs only some of it (images, certificates' folder, names): the
     machine is asked for the version alone, and beside a file flags do not count, but are no error."""
     problems = Problems.for_flags(flags)
@@ -78,7 +86,8 @@ def load_partial_config(host: Host, *, config_file: Optional[Path], flags: Mappi
         trees = _read_init(host, config_file, problems)
         flags = {name: value for name, value in flags.items() if is_allowed_beside_config(name)}
     apply_flags(flags, trees, problems)
-    config = build_init_config(host, trees, problems, looks="nothing" if problems else "version")
+    looks = "nothing" if problems else "version"
+    config = build_init_config(host, trees, problems, looks=looks, read_bundle_version=read_bundle_version)
     problems.raise_if_any()
     return config
 
@@ -152,14 +161,21 @@ def take_kinds(given: list[Document], kinds: Iterable[str], problems: Problems) 
     return convert_documents(wanted, problems)
 
 
-def build_init_config(host: Host, trees: Trees, problems: Problems, *, looks: str) -> types.InitConfig:
+def build_init_config(
+    host: Host,
+    trees: Trees,
+    problems: Problems,
+    *,
+    looks: str,
+    read_bundle_version: Optional[BundleReader] = None,
+) -> types.InitConfig:
     """Trees -> InitConfig with every default, validated into `problems`.
 
     looks: what the machine is asked for: "machine" (all that only it can tell), "identity" (what it is called and where it
     is reached), "version" (that alone), "nothing".
     What it is not asked for gets a plausible value."""
     notes: list[str] = []
-    chooser = Chooser(host, trees, problems, notes, looks=looks)
+    chooser = Chooser(host, trees, problems, notes, looks=looks, read_bundle_version=read_bundle_version)
     kb = build(schema.KB, trees.get(_KB, {}))
     own = {name: value for name, value in trees.get(_INIT, {}).items() if name not in _BUILT_APART}
     init = build(schema.INIT, {**own, "nodeRegistration": chooser.node_tree()})
@@ -223,9 +239,18 @@ class Chooser:
     """Fills in what documents leave open. One per load; `kind` is the document that describes this node."""
 
     def __init__(
-        self, host: Host, trees: Trees, problems: Problems, notes: list[str], *, looks: str, kind: str = _INIT
+        self,
+        host: Host,
+        trees: Trees,
+        problems: Problems,
+        notes: list[str],
+        *,
+        looks: str,
+        kind: str = _INIT,
+        read_bundle_version: Optional[BundleReader] = None,
     ) -> None:
         self.host = host
+        self.read_bundle_version = read_bundle_version
         self.kind = kind
         self.init = trees.get(kind, {})
         self.tree = trees.get(_CLUSTER, {})
@@ -308,10 +333,9 @@ class Chooser:
 
     def _version_of_bundle(self, path: str) -> str:
         """What the bundle was made for; "" without one. Raises HostError where it cannot be read."""
-        if not path or not self.looks_for_version or self.host.mode == "root":
+        if not path or not self.read_bundle_version or not self.looks_for_version or self.host.mode == "root":
             return ""
-        index = oci_layout.open_layout(self.host, Path(path).absolute()).index
-        version = str((index.get("annotations") or {}).get("io.kb.kubernetes", ""))
+        version = self.read_bundle_version(self.host, Path(path).absolute())
         if version:
             self.notes.append(f"Kubernetes {version}, which the bundle was made for")
         return version

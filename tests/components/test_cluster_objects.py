@@ -40,7 +40,7 @@ from kubeup.releases import RELEASES
 from kubeup.report import Report
 from kubeup.secret import Secret
 from tests.fake_node import CERT_PHASES, KUBECONFIG_PHASES
-from tests.unit.test_addons import assert_equals_real, golden_name, read_golden
+from tests.unit.cluster.test_addons import assert_equals_real, golden_name, read_golden
 
 pytestmark = [pytest.mark.component, pytest.mark.timeout(180)]
 

@@ -128,9 +128,9 @@ def test_a_file_that_is_a_mount_point_is_written_in_place(tmp_path: Path) -> Non
         "mkdir $T/disk; mount -t tmpfs -o size=64k tmpfs $T/disk; echo '127.0.0.1 localhost' >$T/disk/hosts; chmod 640 $T/disk/hosts;"
         " touch $T/hosts; mount --bind $T/disk/hosts $T/hosts",
         """
-        from kubeup import loadbalancer
-        loadbalancer.HOSTS = T / "hosts"
-        assert loadbalancer.ensure_hosts(host, "kb-api.cluster.local")
+        from kubeup.network import load_balancer
+        load_balancer.HOSTS = T / "hosts"
+        assert load_balancer.ensure_hosts(host, "kb-api.cluster.local")
         assert "kb-api.cluster.local" in (T / "disk/hosts").read_text()
         assert oct((T / "hosts").stat().st_mode)[-3:] == "640"
         before = (T / "hosts").read_bytes()
@@ -139,7 +139,7 @@ def test_a_file_that_is_a_mount_point_is_written_in_place(tmp_path: Path) -> Non
         except HostError as error:
             print(error.code)
         assert (T / "hosts").read_bytes() == before
-        assert loadbalancer.remove_hosts(host)
+        assert load_balancer.remove_hosts(host)
         print((T / "hosts").read_text().strip())
         """,
     )
@@ -154,7 +154,7 @@ def test_a_mounted_file_comes_back_where_the_machine_stopped_while_it_was_writte
         "echo '127.0.0.1 localhost' >$T/source; touch $T/hosts; mount --bind $T/source $T/hosts",
         """
         import os
-        from kubeup import host_files
+        from kubeup.machine import files
         from kubeup.engine.journal import remove_leftovers
         from kubeup.paths import Paths
         from kubeup.engine.state import PhaseState, State
@@ -163,7 +163,7 @@ def test_a_mounted_file_comes_back_where_the_machine_stopped_while_it_was_writte
             os._exit(9)
         pid = os.fork()
         if pid == 0:
-            host_files._overwrite = stop
+            files._overwrite = stop
             host.write_file(T / "hosts", "# written by kb\\n", keeps=True)
         os.waitpid(pid, 0)
         torn = (T / "hosts").read_text()

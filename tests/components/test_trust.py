@@ -537,7 +537,8 @@ def test_a_server_that_says_nothing_at_all() -> None:
 # ---- what mypy refuses
 
 SNIPPET = """
-from kubeup import discovery, kubeapi, mirrorhosts, registry
+from kubeup.airgap import containerd_hosts, registry_client
+from kubeup.cluster import api, discovery
 from kubeup.machine.host import UNPROVEN, LocalHost, Tls
 from kubeup.secret import Secret
 from kubeup.trust import Anchors, Offered

@@ -197,7 +197,7 @@ def test_a_bug_is_told_in_one_line_and_shown_with_debug(capsys: pytest.CaptureFi
     commands = (parser.Command("x", "X", fail),)
     assert parser.main(commands, ["x"]) == 70
     said = capsys.readouterr().err
-    assert "kb has a bug: RuntimeError: oops (test_cli.py:" in said and "Traceback" not in said
+    assert "kb has a bug: RuntimeError: oops (test_parser.py:" in said and "Traceback" not in said
     with pytest.raises(RuntimeError):
         parser.main(commands, ["x", "--debug"])
 

@@ -31,7 +31,7 @@ from kubeup.releases import find_release
 from kubeup.secret import Secret
 from tests.fake_host import FakeHost
 from tests.fake_node import finished_node
-from tests.unit.test_runtime import CRICTL, INFO_1_6, INFO_2_1, SOCKET, failed, fatal, image_list, version_text
+from tests.unit.node.test_runtime import CRICTL, INFO_1_6, INFO_2_1, SOCKET, failed, fatal, image_list, version_text
 
 SYSTEMD = """LoadState=loaded
 ActiveState=inactive

@@ -17,7 +17,7 @@ from kubeup.machine.host import Tls
 from kubeup.releases import RELEASES
 from kubeup.render import covers, load_yaml
 from tests.fake_cluster import ClusterHost, FakeCluster
-from tests.unit.test_addons import VERSIONS, assert_equals_real, golden_name, read_golden
+from tests.unit.cluster.test_addons import VERSIONS, assert_equals_real, golden_name, read_golden
 
 RBAC = ("kubeadm-config", "kubelet-config", "kubeadm-certs", "bootstrap", "cluster-info", "cluster-admins")
 OWN_RBAC = ("pod-network", "node-routes")
@@ -50,7 +50,7 @@ def test_rbac_equals_that_of_real_kubeadm(minor: int, name: str) -> None:
 
 def test_no_binding_of_real_kubeadm_is_forgotten() -> None:
     ours = {golden_name(obj) for name in RBAC for obj in co.load_objects(f"rbac/{name}.yaml")}
-    folder = Path(__file__).parent.parent / "golden/1.35/objects"
+    folder = Path(__file__).parents[2] / "golden/1.35/objects"
     real = {path.stem for path in folder.iterdir() if "role" in path.stem}
     of_addons = {
         "clusterrole--cluster--system_coredns",

@@ -16,7 +16,7 @@ from kubeup.render import dump_yaml, load_all_yaml, load_yaml
 from tests.fake_host import FakeHost
 from tests.unit.config_case import CLUSTER, INIT, KB, load
 
-TESTS = Path(__file__).parent.parent
+TESTS = Path(__file__).parents[2]
 EXAMPLES = sorted((TESTS.parent / "configs" / "examples").glob("*.yaml"))
 
 # what the nodes in tests/golden were made from

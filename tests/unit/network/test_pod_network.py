@@ -186,7 +186,7 @@ def test_the_unit_runs_the_installed_copy_or_the_checkout() -> None:
     assert pod_network.plan_command(FakeHost(), Path("/root/kb.pyz"), PATHS, python="/usr/bin/python3") == (
         "/usr/bin/python3 -I /usr/local/lib/kb/kb.pyz"
     )
-    checkout = Path(pod_network.__file__).parent.parent / "kb.py"
+    checkout = Path(pod_network.__file__).parents[2] / "kb.py"
     assert pod_network.plan_command(FakeHost(), None, PATHS, python="py") == f"py {checkout}"
     assert pod_network.find_running_pyz() is None
     assert "\nExecStart=/usr/bin/python3 /x/kb.pyz routes\n" in pod_network.render_unit("/usr/bin/python3 /x/kb.pyz")

@@ -16,7 +16,7 @@ from kubeup.render import dump_yaml, load_all_yaml
 from tests.fake_host import FakeHost
 from tests.unit.config_case import machine
 
-EXAMPLES = [path.read_text() for path in sorted((Path(__file__).parents[2] / "configs" / "examples").glob("*.yaml"))]
+EXAMPLES = [path.read_text() for path in sorted((Path(__file__).parents[3] / "configs" / "examples").glob("*.yaml"))]
 PRINTED = [print_defaults(f"{kind}-defaults") for kind in ("init", "join", "reset", "upgrade")]
 SEEDS = EXAMPLES + PRINTED
 WORDS = sorted({name for struct in SCHEMAS.values() for name in struct.fields})

@@ -19,7 +19,7 @@ from kubeup.paths import Paths
 from tests import cert_forms
 from tests.fake_host import FakeHost
 from tests.fake_node import finished_node
-from tests.unit.test_podview import dns_answer
+from tests.unit.network.test_pod_view import dns_answer
 
 APISERVER = """\
 spec:

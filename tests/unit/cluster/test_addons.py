@@ -21,7 +21,7 @@ from kubeup.releases import RELEASES
 from kubeup.render import load_yaml
 from tests.fake_host import FakeHost
 
-GOLDEN = Path(__file__).parent.parent / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 VERSIONS = {34: "v1.34.9", 35: "v1.35.6", 36: "v1.36.3"}
 ANYWHERE = "*"
 

@@ -18,7 +18,7 @@ from kubeup.node import pki
 from kubeup.phases import airgap, install
 from tests.fake_host import Answer, FakeHost
 from tests.fake_node import PATHS, finished_node, make_config, make_context
-from tests.unit.test_packages import ANSWERS
+from tests.unit.airgap.test_programs import ANSWERS
 
 URL = "https://10.77.0.11:5000"
 

@@ -33,7 +33,7 @@ from kubeup.releases import RELEASES
 from kubeup.report import Report
 from kubeup.secret import Secret
 from tests.fake_cluster import ClusterHost
-from tests.unit.test_podview import dns_answer
+from tests.unit.network.test_pod_view import dns_answer
 
 INFO = {"status": {"conditions": [{"type": "RuntimeReady", "status": True}]}}
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")

@@ -18,8 +18,8 @@ from kubeup.releases import RELEASES
 from kubeup.render import dump_yaml, load_yaml
 from kubeup.report import Report
 from tests.fake_host import FakeHost
+from tests.unit.cluster.test_discovery import make_ca
 from tests.unit.golden import golden_config, golden_text
-from tests.unit.test_discovery import make_ca
 
 KUBELET_DIR = "/var/lib/kubelet"
 CONFIG, FLAGS, INSTANCE = (

@@ -38,8 +38,8 @@ from kubeup.report import Report
 from kubeup.secret import Secret
 from kubeup.trust import Anchors
 from tests.fake_host import FakeHost
-from tests.unit.test_discovery import CA, SERVER, make_ca, signing_request
-from tests.unit.test_phases_node import SystemdHost
+from tests.unit.cluster.test_discovery import CA, SERVER, make_ca, signing_request
+from tests.unit.phases.test_node import SystemdHost
 
 BOOTSTRAP, KUBELET_CONF = "/etc/kubernetes/bootstrap-kubelet.conf", "/etc/kubernetes/kubelet.conf"
 CA_FILE, CONFIG = "/etc/kubernetes/pki/ca.crt", "/var/lib/kubelet/config.yaml"

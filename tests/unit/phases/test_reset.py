@@ -20,7 +20,7 @@ from kubeup.phases import reset
 from kubeup.releases import RELEASES
 from kubeup.report import Report
 from tests.fake_host import FakeHost
-from tests.unit.test_etcd import EtcdHost
+from tests.unit.cluster.test_etcd import EtcdHost
 
 SOCKET = "unix:///var/run/containerd/containerd.sock"
 MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"

@@ -27,9 +27,9 @@ from kubeup.render import load_yaml
 from kubeup.report import Report
 from kubeup.secret import Secret
 from tests.fake_node import finished_node, make_ca_unfit
+from tests.unit.cluster.test_discovery import make_ca
 from tests.unit.golden import golden_config
-from tests.unit.test_discovery import make_ca
-from tests.unit.test_phases_node import SystemdHost
+from tests.unit.phases.test_node import SystemdHost
 
 KEY = Secret("ab" * 32)
 API, OWN_API = "https://10.77.0.11:6443", "https://10.77.0.12:6443"
