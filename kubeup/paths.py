@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 
 RESOLVED_CONF = "/run/systemd/resolve/resolv.conf"
 """The real servers behind systemd-resolved: its stub on 127.0.0.53 is no server for a pod."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Optional
 
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 
 _BEGIN, _END, _DASHES = "-----BEGIN ", "\n-----END ", "-----"
 BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")

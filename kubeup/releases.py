@@ -11,7 +11,7 @@ import re
 from typing import Optional
 
 from kubeup.errors import UsageError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 
 
 @frozen

@@ -8,7 +8,7 @@ Knows no certificate's inside.
 
 from __future__ import annotations
 
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 
 
 @frozen

@@ -21,8 +21,8 @@ import struct
 from collections.abc import Iterator
 from typing import Any, NoReturn, Optional, Union
 
-from kubeup.frozen import frozen
-from kubeup.lazy import lazy_import
+from kubeup.frozen_values import frozen
+from kubeup.lazy_modules import lazy_import
 
 yaml: Any = lazy_import("yaml")
 

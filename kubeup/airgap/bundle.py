@@ -27,9 +27,9 @@ from kubeup.airgap.registry_client import Ref, Refused, parse_ref
 from kubeup.config import presets
 from kubeup.config.types import InitConfig
 from kubeup.errors import HostError, KbError, UsageError, shown
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json_object
-from kubeup.lazy import lazy_import
+from kubeup.lazy_modules import lazy_import
 from kubeup.machine.host import Host, LocalHost, Unreachable, is_stream
 from kubeup.node.images import list_images, load_balancer_image
 from kubeup.releases import Release

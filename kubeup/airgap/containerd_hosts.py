@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from kubeup.errors import HostError
-from kubeup.frozen import frozen
-from kubeup.lazy import lazy_import
+from kubeup.frozen_values import frozen
+from kubeup.lazy_modules import lazy_import
 from kubeup.machine.host import UNPROVEN, Host, Tls, Unreachable
 from kubeup.trust import Anchors, Offered
 

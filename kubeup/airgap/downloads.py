@@ -12,8 +12,8 @@ from dataclasses import field
 from typing import Any, Optional
 
 from kubeup.config import presets
-from kubeup.frozen import frozen
-from kubeup.render import load_yaml, read_resource
+from kubeup.frozen_values import frozen
+from kubeup.yaml_files import load_yaml, read_resource
 
 ARCHITECTURES = {"amd64": 62, "arm64": 183, "ppc64le": 21, "s390x": 22, "riscv64": 243}
 """Kubernetes' names of architectures -> e_machine of an ELF header."""

@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any, Optional
 from kubeup.airgap import bundle, oci_layout, registry_client
 from kubeup.airgap.oci_layout import Layout, Place
 from kubeup.errors import HostError, KbError, shown
-from kubeup.frozen import frozen
-from kubeup.lazy import lazy_import
+from kubeup.frozen_values import frozen
+from kubeup.lazy_modules import lazy_import
 from kubeup.machine.host import Host, LocalHost, Tls, raise_descriptor_limit
 
 if TYPE_CHECKING:

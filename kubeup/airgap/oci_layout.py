@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from kubeup.errors import HostError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json_object
 from kubeup.machine.host import CHUNK, Host
 

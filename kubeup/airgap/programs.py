@@ -20,7 +20,7 @@ from kubeup.airgap.downloads import NODE_FILES, NodeFile
 from kubeup.airgap.oci_layout import Layout
 from kubeup.config import presets
 from kubeup.errors import HostError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json_object
 from kubeup.machine.host import Host, LocalHost
 from kubeup.releases import Release, parse_version

@@ -19,7 +19,7 @@ from typing import Any, Optional
 
 from kubeup.airgap.oci_layout import INDEX_TYPES, MANIFEST_TYPES, MAX_DOCUMENT, digest_of, is_digest
 from kubeup.errors import HostError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json, parse_json_object
 from kubeup.machine.host import (
     MAX_ANSWER,

@@ -25,7 +25,7 @@ from typing import Any, NoReturn, Optional, TextIO
 
 from kubeup.engine.workflow import Phase, RunResult
 from kubeup.errors import Interrupted, KbError, UsageError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host, encode_text
 from kubeup.report import Report
 
@@ -333,7 +333,7 @@ class Invocation:
     def print_value(self, value: Any) -> None:
         """A result as -o json or yaml."""
         if self.output == "yaml":
-            from kubeup.render import dump_yaml
+            from kubeup.yaml_files import dump_yaml
 
             self.print_document(dump_yaml(value))
         else:
@@ -463,7 +463,7 @@ def _end_with_error(error: KbError, report: Report, argv: Sequence[str], debug: 
         if form == "json":
             sys.stdout.write(json.dumps({"error": error.as_dict()}, indent=2) + "\n")
         elif form == "yaml":
-            from kubeup.render import dump_yaml
+            from kubeup.yaml_files import dump_yaml
 
             sys.stdout.write(dump_yaml({"error": error.as_dict()}))
         sys.stdout.flush()

@@ -16,11 +16,11 @@ from kubeup.cluster.api import Object
 from kubeup.cluster.objects import HASH_ANNOTATION
 from kubeup.config.types import ClusterConfiguration, InitConfig
 from kubeup.errors import ClusterError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.node import images, kubelet, patches
 from kubeup.node.kubeconfig import control_plane_url
 from kubeup.releases import RELEASES, Release
-from kubeup.render import dump_yaml, fill_template, load_all_yaml, load_yaml, read_resource
+from kubeup.yaml_files import dump_yaml, fill_template, load_all_yaml, load_yaml, read_resource
 
 DNS_LABEL = "k8s-app=kube-dns"
 KUBE_PROXY_KUBECONFIG = "/var/lib/kube-proxy/kubeconfig.conf"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Optional, TypeVar
 
 from kubeup.errors import ClusterError, HostError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json
 from kubeup.machine.host import Host, HttpResponse, Tls, Unreachable
 from kubeup.secret import Secret

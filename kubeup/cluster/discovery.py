@@ -26,9 +26,9 @@ from kubeup.config import token_text
 from kubeup.config.pins import parse_ca_cert_hash
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, LoadBalancer, PodNetwork, Timeouts
 from kubeup.errors import ClusterError, HostError, KbError, UsageError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json_object
-from kubeup.lazy import lazy_import
+from kubeup.lazy_modules import lazy_import
 from kubeup.machine.host import UNPROVEN, Host, HttpResponse, Tls, Unreachable
 from kubeup.node.credential_plugin import resolve_credentials
 from kubeup.node.kubeconfig import Kubeconfig, parse_kubeconfig, read_kubeconfig, render_kubeconfig

@@ -20,7 +20,7 @@ from typing import Any, Optional
 
 from kubeup.cluster.api import Api, ApiRefused, Object, path_of, read_identity
 from kubeup.errors import KbError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json
 from kubeup.machine.host import Host
 from kubeup.paths import Paths

@@ -17,14 +17,14 @@ from typing import Any, Optional
 
 from kubeup.config.types import ExternalEtcd
 from kubeup.errors import ClusterError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json
 from kubeup.machine.host import Host, HttpResponse, Tls, Unreachable
 from kubeup.paths import Paths
-from kubeup.render import commands_of_pod
 from kubeup.secret import Secret
 from kubeup.shapes import fit
 from kubeup.trust import Anchors
+from kubeup.yaml_files import commands_of_pod
 
 CLIENT_URLS_ANNOTATION = "kubeadm.kubernetes.io/etcd.advertise-client-urls"
 """On every etcd pod: where its clients go."""

@@ -14,10 +14,10 @@ from kubeup.addresses import join_host_port
 from kubeup.cluster import dns_query
 from kubeup.cluster.api import Api, Object, path_of
 from kubeup.config.types import InitConfig
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.machine.host import UNPROVEN, Host, Tls, Unreachable
 from kubeup.paths import Paths
-from kubeup.render import commands_of_pod, load_mapping
+from kubeup.yaml_files import commands_of_pod, load_mapping
 
 # component -> (flag of the address, flag of the port, default port, path)
 _ENDPOINTS: Mapping[str, tuple[str, str, str, str]] = {

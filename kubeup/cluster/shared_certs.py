@@ -22,7 +22,7 @@ from kubeup.cluster import tokens
 from kubeup.config import token_text
 from kubeup.config.types import BootstrapToken, ClusterConfiguration
 from kubeup.errors import ClusterError, HostError, UsageError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
 from kubeup.node import pki
 from kubeup.paths import Paths

@@ -10,13 +10,13 @@ from kubeup.commands import join, verbs
 from kubeup.config.types import JoinConfig
 from kubeup.engine.workflow import Context, Phase, fingerprint_inputs, resolve_path, wanted_phases
 from kubeup.errors import HostError, KbError
-from kubeup.frozen import frozen
-from kubeup.lazy import lazy_import
+from kubeup.frozen_values import frozen
+from kubeup.lazy_modules import lazy_import
 from kubeup.paths import Paths
 
 if TYPE_CHECKING:
     from kubeup.cli.parser import Invocation
-    from kubeup.config import load
+    from kubeup.config import load_init
     from kubeup.doctor import foreign_node
     from kubeup.engine import state
     from kubeup.engine.state import State
@@ -29,7 +29,7 @@ else:
     foreign_node = lazy_import("kubeup.doctor.foreign_node")
     dry_run = lazy_import("kubeup.machine.dry_run")
     host = lazy_import("kubeup.machine.host")
-    load = lazy_import("kubeup.config.load")
+    load_init = lazy_import("kubeup.config.load_init")
     state = lazy_import("kubeup.engine.state")
 
 
@@ -84,7 +84,9 @@ def _make_context(call: Invocation, looking: DryRunHost, paths: Paths, workflow:
     """As `kb init` or `kb join` would have it from the documents that were found."""
     if workflow == "join":
         return join.make_member_context(looking, paths.adopted(workflow), call.report)
-    config = load.load_init_config(looking, config_file=paths.adopted(workflow), flags={"allow-unknown-fields": True})
+    config = load_init.load_init_config(
+        looking, config_file=paths.adopted(workflow), flags={"allow-unknown-fields": True}
+    )
     own = verbs.paths_of(config, {})
     ctx = verbs.make_context(looking, config, own, call.report)
     ctx.outputs["owned_paths"] = frozenset()

@@ -11,13 +11,13 @@ from kubeup import releases
 from kubeup.commands import verbs
 from kubeup.config import presets
 from kubeup.errors import HostError, UsageError, shown
-from kubeup.lazy import lazy_import
+from kubeup.lazy_modules import lazy_import
 from kubeup.secret import Secret
 
 if TYPE_CHECKING:
     from kubeup.airgap import bundle, downloads, oci_layout
     from kubeup.cli.parser import Invocation
-    from kubeup.config import load
+    from kubeup.config import load_init
     from kubeup.config.types import InitConfig
     from kubeup.machine import host
     from kubeup.machine.host import LocalHost
@@ -27,7 +27,7 @@ else:
     downloads = lazy_import("kubeup.airgap.downloads")
     host = lazy_import("kubeup.machine.host")
     oci_layout = lazy_import("kubeup.airgap.oci_layout")
-    load = lazy_import("kubeup.config.load")
+    load_init = lazy_import("kubeup.config.load_init")
     pod_network = lazy_import("kubeup.network.pod_network")
 
 
@@ -182,7 +182,7 @@ def _load_config(call: Invocation, local: LocalHost) -> InitConfig:
     names = ("kubernetes-version", "image-repository", "feature-gates", "pod-network-manifest", "allow-unknown-fields")
     flags = {name: call.flags[name] for name in names if name in call.flags}
     config_file = Path(call.flags["config"]) if "config" in call.flags else None
-    return load.load_partial_config(
+    return load_init.load_partial_config(
         local, config_file=config_file, flags=flags, read_bundle_version=oci_layout.read_kubernetes_version
     )
 

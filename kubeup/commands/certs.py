@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup.commands import verbs
 from kubeup.errors import KbError, UsageError
-from kubeup.lazy import lazy_import
+from kubeup.lazy_modules import lazy_import
 from kubeup.paths import Paths
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kubeup.airgap import oci_layout
     from kubeup.cli.parser import Invocation
     from kubeup.cluster import api as kubeapi
-    from kubeup.config import load, load_join, types
+    from kubeup.config import load_init, load_join, types
     from kubeup.config.types import ClusterConfiguration
     from kubeup.machine import host
     from kubeup.machine.host import Host
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 else:
     host = lazy_import("kubeup.machine.host")
     kubeapi = lazy_import("kubeup.cluster.api")
-    load = lazy_import("kubeup.config.load")
+    load_init = lazy_import("kubeup.config.load_init")
     load_join = lazy_import("kubeup.config.load_join")
     oci_layout = lazy_import("kubeup.airgap.oci_layout")
     releases = lazy_import("kubeup.releases")
@@ -46,7 +46,7 @@ def _read_cluster(call: Invocation, local: Host, verb: str) -> ClusterConfigurat
     if "config" in call.flags:
         # nobody is kept from renewing by a field that means nothing
         is_kubeadm = bool(call.program.wishes.get("only-kubeadm"))
-        given = load.load_partial_config(
+        given = load_init.load_partial_config(
             local,
             config_file=Path(call.flags["config"]),
             flags={"allow-unknown-fields": True, "only-kubeadm": is_kubeadm},
@@ -216,7 +216,7 @@ def generate_csr(call: Invocation) -> int:
     """Keys and requests for a CA that is kept elsewhere."""
     local = host.LocalHost()
     config_file: Optional[Path] = Path(call.flags["config"]) if "config" in call.flags else None
-    config = load.load_init_config(
+    config = load_init.load_init_config(
         local,
         config_file=config_file,
         flags={"allow-unknown-fields": True, **call.program.wishes},

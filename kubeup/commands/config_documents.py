@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 from kubeup import releases
-from kubeup.config import discover, render, schema, types, validate
+from kubeup.config import choose, render, schema, types, validate
 from kubeup.config.documents import build
-from kubeup.config.load import INIT_KINDS, Trees, build_init_config, read_documents, take_kinds
+from kubeup.config.load_init import INIT_KINDS, Trees, build_init_config, read_documents, take_kinds
 from kubeup.config.problems import Problems, suggest
 from kubeup.errors import UsageError
-from kubeup.lazy import lazy_import
+from kubeup.lazy_modules import lazy_import
 from kubeup.machine.host import Host
-from kubeup.render import dump_yaml
 from kubeup.secret import Secret
+from kubeup.yaml_files import dump_yaml
 
 if TYPE_CHECKING:
     from kubeup.cluster import addons
@@ -176,7 +176,7 @@ def _check_init(host: Host, trees: Trees, problems: Problems) -> list[dict[str, 
         _drop_unsaid(init, trees[_INIT], paths)
         given = (trees[_INIT].get("localAPIEndpoint") or {}).get("advertiseAddress")
         if given:  # 0.0.0.0 asks the machine: that stays so
-            init["localAPIEndpoint"]["advertiseAddress"] = discover.normalize_address(given)
+            init["localAPIEndpoint"]["advertiseAddress"] = choose.normalize_address(given)
         if not trees[_INIT].get("bootstrapTokens"):
             del init["bootstrapTokens"]
         for token, shown in zip(config.bootstrap_tokens, init.get("bootstrapTokens", ())):
@@ -187,7 +187,7 @@ def _check_init(host: Host, trees: Trees, problems: Problems) -> list[dict[str, 
         release = releases.find_release(config.cluster.kubernetes_version)
         cluster = render.render_cluster_configuration(config.cluster, release)
         given = trees[_CLUSTER].get("kubernetesVersion") or ""
-        if discover.is_version_label(given):
+        if choose.is_version_label(given):
             cluster["kubernetesVersion"] = given
         elif not given:
             del cluster["kubernetesVersion"]
@@ -197,7 +197,7 @@ def _check_init(host: Host, trees: Trees, problems: Problems) -> list[dict[str, 
 
 def _with_usual_socket(tree: dict[str, Any]) -> dict[str, Any]:
     given = tree.get("criSocket")
-    return {**tree, "criSocket": discover.normalize_socket(given)} if isinstance(given, str) else tree
+    return {**tree, "criSocket": choose.normalize_socket(given)} if isinstance(given, str) else tree
 
 
 def _check_join(tree: dict[str, Any], problems: Problems) -> dict[str, Any]:

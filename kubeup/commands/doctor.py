@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubeup.commands import verbs
-from kubeup.lazy import lazy_import
+from kubeup.lazy_modules import lazy_import
 from kubeup.paths import Paths
 
 if TYPE_CHECKING:

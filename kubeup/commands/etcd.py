@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kubeup.errors import HostError, UsageError
-from kubeup.lazy import lazy_import
+from kubeup.lazy_modules import lazy_import
 from kubeup.paths import Paths
 
 if TYPE_CHECKING:
-    from kubeup import render
+    from kubeup import yaml_files
     from kubeup.cli.parser import Invocation
     from kubeup.cluster import etcd
     from kubeup.doctor import doctor
@@ -21,7 +21,7 @@ else:
     doctor = lazy_import("kubeup.doctor.doctor")
     etcd = lazy_import("kubeup.cluster.etcd")
     host = lazy_import("kubeup.machine.host")
-    render = lazy_import("kubeup.render")
+    yaml_files = lazy_import("kubeup.yaml_files")
 
 
 def members(call: Invocation) -> int:
@@ -89,7 +89,7 @@ def _find_client(call: Invocation, local: LocalHost, *, for_change: bool = False
     paths = Paths(pki=Path(given)) if given else doctor.find_paths(local, Paths())
     manifest = paths.manifest("etcd")
     if local.exists(manifest):
-        urls = etcd.client_urls_of_manifest(render.load_mapping(local.read_text(manifest), str(manifest)))
+        urls = etcd.client_urls_of_manifest(yaml_files.load_mapping(local.read_text(manifest), str(manifest)))
         return etcd.Etcd(local, urls, etcd.read_client_tls(local, paths))
     flags = doctor.read_flags(local, paths, "kube-apiserver")
     external = doctor.find_external_etcd(flags)

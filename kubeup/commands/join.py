@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from kubeup import releases
 from kubeup.commands import verbs
 from kubeup.errors import HostError, UsageError
-from kubeup.lazy import lazy_import
+from kubeup.lazy_modules import lazy_import
 from kubeup.paths import Paths
 from kubeup.trust import Anchors
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kubeup.addresses import join_host_port
 from kubeup.commands import verbs
 from kubeup.errors import HostError, UsageError
-from kubeup.lazy import lazy_import
+from kubeup.lazy_modules import lazy_import
 from kubeup.paths import Paths
 from kubeup.trust import Anchors
 

@@ -10,17 +10,17 @@ from kubeup import releases
 from kubeup.addresses import join_host_port
 from kubeup.commands import verbs
 from kubeup.errors import ClusterError, HostError, UsageError
-from kubeup.frozen import frozen
-from kubeup.lazy import lazy_import
+from kubeup.frozen_values import frozen
+from kubeup.lazy_modules import lazy_import
 from kubeup.paths import Paths
 
 if TYPE_CHECKING:
-    from kubeup import render
+    from kubeup import yaml_files
     from kubeup.cli.parser import Invocation
     from kubeup.cluster import api as kubeapi
     from kubeup.cluster import discovery, objects
     from kubeup.cluster.api import Api
-    from kubeup.config import discover, load_join, types, validate
+    from kubeup.config import choose, load_join, types, validate
     from kubeup.engine import state, workflow
     from kubeup.machine import dry_run, host
     from kubeup.machine.host import Host, LocalHost
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kubeup.phases import reconfigure
 else:
     objects = lazy_import("kubeup.cluster.objects")
-    discover = lazy_import("kubeup.config.discover")
+    choose = lazy_import("kubeup.config.choose")
     discovery = lazy_import("kubeup.cluster.discovery")
     dry_run = lazy_import("kubeup.machine.dry_run")
     host = lazy_import("kubeup.machine.host")
@@ -40,7 +40,7 @@ else:
     load_balancer = lazy_import("kubeup.network.load_balancer")
     pki = lazy_import("kubeup.node.pki")
     reconfigure = lazy_import("kubeup.phases.reconfigure")
-    render = lazy_import("kubeup.render")
+    yaml_files = lazy_import("kubeup.yaml_files")
     state = lazy_import("kubeup.engine.state")
     types = lazy_import("kubeup.config.types")
     validate = lazy_import("kubeup.config.validate")
@@ -97,7 +97,7 @@ def _parse_endpoint(call: Invocation) -> str:
     if not call.words:
         return ""
     parts = validate.split_host_port(call.words[0])
-    is_name = parts is not None and (validate.is_subdomain(parts[0]) or discover.parse_address(parts[0]) is not None)
+    is_name = parts is not None and (validate.is_subdomain(parts[0]) or choose.parse_address(parts[0]) is not None)
     if parts is None or not is_name or not parts[1] or not 1 <= parts[1] <= 65535:
         raise UsageError(
             f"the endpoint {call.words[0]!r}",
@@ -297,7 +297,7 @@ def _read_own_endpoint(local: Host, paths: Paths) -> types.LocalAPIEndpoint:
     manifest = paths.manifest("kube-apiserver")
     if not local.exists(manifest):
         return types.LocalAPIEndpoint("127.0.0.1")
-    words, *_ = [*render.commands_of_pod(render.load_mapping(local.read_text(manifest), str(manifest))), []]
+    words, *_ = [*yaml_files.commands_of_pod(yaml_files.load_mapping(local.read_text(manifest), str(manifest))), []]
     flags = dict(word[2:].split("=", 1) for word in words if word.startswith("--") and "=" in word)
     return types.LocalAPIEndpoint(flags.get("advertise-address", "127.0.0.1"), int(flags.get("secure-port", "6443")))
 

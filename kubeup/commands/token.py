@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kubeup.config import token_text
 from kubeup.errors import ClusterError, HostError, UsageError
-from kubeup.lazy import lazy_import
+from kubeup.lazy_modules import lazy_import
 from kubeup.paths import Paths
 from kubeup.secret import Secret
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kubeup.cluster import api as kubeapi
     from kubeup.cluster import objects, shared_certs, tokens
     from kubeup.cluster.api import Api
-    from kubeup.config import discover, documents, load, load_join, problems, schema, types, validate
+    from kubeup.config import choose, documents, load_init, load_join, problems, schema, types, validate
     from kubeup.config.types import BootstrapToken
     from kubeup.doctor import doctor
     from kubeup.engine import workflow
@@ -32,7 +32,7 @@ else:
     shared_certs = lazy_import("kubeup.cluster.shared_certs")
     objects = lazy_import("kubeup.cluster.objects")
     cluster = lazy_import("kubeup.phases.cluster")
-    discover = lazy_import("kubeup.config.discover")
+    choose = lazy_import("kubeup.config.choose")
     doctor = lazy_import("kubeup.doctor.doctor")
     documents = lazy_import("kubeup.config.documents")
     dry_run = lazy_import("kubeup.machine.dry_run")
@@ -40,7 +40,7 @@ else:
     host = lazy_import("kubeup.machine.host")
     kubeapi = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
-    load = lazy_import("kubeup.config.load")
+    load_init = lazy_import("kubeup.config.load_init")
     load_join = lazy_import("kubeup.config.load_join")
     pki = lazy_import("kubeup.node.pki")
     problems = lazy_import("kubeup.config.problems")
@@ -141,7 +141,7 @@ def read_wanted_tokens(call: Invocation, local: Host) -> list[BootstrapToken]:
         if call.words:
             given["token"] = call.words[0]
         if "ttl" in given:
-            given["ttl"] = load.parse_duration(given["ttl"], "--ttl")
+            given["ttl"] = load_init.parse_duration(given["ttl"], "--ttl")
         trees = [given]
         for name in given:
             origin = "TOKEN" if name == "token" else f"--{name}"
@@ -169,8 +169,8 @@ def _read_config(call: Invocation, local: Host, found: problems.Problems) -> lis
             remedy=f"move them into {call.flags['config']}, or leave --config out",
             code="mixed-flags",
         )
-    given = load.read_documents(local, Path(call.flags["config"]), found)
-    trees = load.take_kinds(given, load.INIT_KINDS, found)
+    given = load_init.read_documents(local, Path(call.flags["config"]), found)
+    trees = load_init.take_kinds(given, load_init.INIT_KINDS, found)
     found.raise_if_any()
     return (trees.get("InitConfiguration") or {}).get("bootstrapTokens") or [{}]
 
@@ -207,7 +207,7 @@ def _reachable_server(api: Api) -> str:
     if not objects.read_load_balancer(api).is_local:
         return ""
     servers = objects.read_api_servers(api)
-    own = {str(address) for card in discover.read_interfaces(api.host) or () for address in card.addresses}
+    own = {str(address) for card in choose.read_interfaces(api.host) or () for address in card.addresses}
     here = [server for server in servers if server.rpartition(":")[0].strip("[]") in own]
     return next(iter((*here, *servers)), "")
 

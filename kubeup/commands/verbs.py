@@ -14,7 +14,7 @@ from kubeup import releases
 from kubeup.addresses import join_host_port
 from kubeup.config import token_text
 from kubeup.errors import HostError, UsageError
-from kubeup.lazy import lazy_import
+from kubeup.lazy_modules import lazy_import
 from kubeup.paths import Paths
 from kubeup.secret import Secret
 from kubeup.startup.version import render_version
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kubeup.cli.parser import Invocation
     from kubeup.cluster import api, shared_certs, tokens
     from kubeup.commands import config_documents as config_commands
-    from kubeup.config import discover, load, types
+    from kubeup.config import choose, load_init, types
     from kubeup.config.types import InitConfig
     from kubeup.doctor import doctor
     from kubeup.engine import state, undo, workflow
@@ -43,7 +43,7 @@ else:
     shared_certs = lazy_import("kubeup.cluster.shared_certs")
     completion_scripts = lazy_import("kubeup.cli.completion")
     config_commands = lazy_import("kubeup.commands.config_documents")
-    discover = lazy_import("kubeup.config.discover")
+    choose = lazy_import("kubeup.config.choose")
     doctor = lazy_import("kubeup.doctor.doctor")
     dry_run = lazy_import("kubeup.machine.dry_run")
     host = lazy_import("kubeup.machine.host")
@@ -51,7 +51,7 @@ else:
     api = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     balancer_keeper = lazy_import("kubeup.network.load_balancer")
-    load = lazy_import("kubeup.config.load")
+    load_init = lazy_import("kubeup.config.load_init")
     route_keeper = lazy_import("kubeup.network.routes")
     runtime = lazy_import("kubeup.node.runtime")
     state = lazy_import("kubeup.engine.state")
@@ -107,7 +107,7 @@ def _run_init(call: Invocation, *, only: str) -> int:
         flags["allow-unknown-fields"] = True  # the cluster runs with them
     if "air-gapped" in flags:
         local.fence = host.Fence()  # nothing outside is asked for a version either
-    config = load.load_init_config(
+    config = load_init.load_init_config(
         local, config_file=config_file, flags=flags, only=only, read_bundle_version=oci_layout.read_kubernetes_version
     )
     if config.kb.air_gapped:
@@ -428,7 +428,7 @@ def status(call: Invocation) -> int:
 
 def print_defaults(call: Invocation) -> int:
     kind = call.command.name.rpartition(" ")[2]
-    version = discover.choose_version(host.LocalHost(), "").value
+    version = choose.choose_version(host.LocalHost(), "").value
     call.print_document(config_commands.print_defaults(kind, call.flags.get("component-configs", []), version=version))
     return 0
 
@@ -478,7 +478,7 @@ def _load_config(call: Invocation, names: tuple[str, ...]) -> InitConfig:
     flags = {name: call.flags[name] for name in names if name in call.flags}
     config_file = Path(call.flags["config"]) if "config" in call.flags else None
     flags.update(strictness_of(call))
-    config = load.load_partial_config(
+    config = load_init.load_partial_config(
         host.LocalHost(), config_file=config_file, flags=flags, read_bundle_version=oci_layout.read_kubernetes_version
     )
     for warning in config.warnings:
@@ -518,7 +518,7 @@ def kubeconfig_user(call: Invocation) -> int:
         client_name=client_name,
         orgs=tuple(call.flags.get("org", ())),
         token=Secret(call.flags.get("token", "")),
-        validity_s=load.parse_duration(period, "--validity-period") if period else None,
+        validity_s=load_init.parse_duration(period, "--validity-period") if period else None,
         server=call.flags.get("server", ""),
     )
     call.print_document(text)

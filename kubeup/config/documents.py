@@ -31,7 +31,7 @@ from kubeup.config.schema import (
     Scalar,
     Struct,
 )
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.secret import Secret
 
 MAX_BYTES = 2**20

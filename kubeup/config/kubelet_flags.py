@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Optional
 
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 
 LABELS_FLAG = "node-labels"
 

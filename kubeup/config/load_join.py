@@ -11,18 +11,18 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup.config import discover, pins, schema, types, validate
+from kubeup.config import choose, pins, schema, types, validate
 from kubeup.config.convert import convert_documents
 from kubeup.config.documents import build, parse_documents
 from kubeup.config.flags import JOIN_FIELDS, apply_flags, check_mixing
-from kubeup.config.load import Chooser, Trees, read_documents, take_kinds, with_node_ip
+from kubeup.config.load_init import Chooser, Trees, read_documents, take_kinds, with_node_ip
 from kubeup.config.problems import Problems
 from kubeup.errors import ClusterError, HostError, UsageError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
 from kubeup.paths import RESOLVED_CONF
-from kubeup.render import YAMLError, load_yaml
 from kubeup.secret import Secret
+from kubeup.yaml_files import YAMLError, load_yaml
 
 _JOIN, _KB, _CLUSTER = "JoinConfiguration", "KbConfiguration", "ClusterConfiguration"
 JOIN_KINDS = (_JOIN, _KB)
@@ -164,7 +164,7 @@ def build_join_config(
     endpoint = _own_endpoint(host, cluster, wishes.join.control_plane, notes)
     node = wishes.join.node
     if not wishes.kb.only_kubeadm:
-        only = (discover.NO_DEFAULT_ROUTE,)  # a worker with several cards knows no better than its default route
+        only = (choose.NO_DEFAULT_ROUTE,)  # a worker with several cards knows no better than its default route
         node = with_node_ip(host, node, endpoint.advertise_address, cluster, notes, doubts=only)
     return types.JoinConfig(
         cluster=cluster,
@@ -177,7 +177,7 @@ def build_join_config(
         timeouts=wishes.join.timeouts,
         kubelet=_without_foreign_resolver(host, _parse_stored_kubelet(kubelet_text), notes),
         kb=replace(wishes.kb, pod_network=pod_network, load_balancer=load_balancer),
-        proxy_env=discover.read_proxy_env(host),
+        proxy_env=choose.read_proxy_env(host),
         notes=tuple(notes),
         warnings=tuple(warnings),
         join=wishes.join,
@@ -197,7 +197,7 @@ def parse_stored_cluster(host: Host, text: str, warnings: list[str]) -> types.Cl
         told = problems.items[0].text if problems else "it holds no ClusterConfiguration with a kubernetesVersion"
         raise _stored_invalid("kubeadm-config", told)
     warnings.extend([*problems.warnings, *(f"{problem.text} (ignored)" for problem in problems.items)])
-    endpoint = types.LocalAPIEndpoint(discover.PLACEHOLDER_ADDRESSES[4])
+    endpoint = types.LocalAPIEndpoint(choose.PLACEHOLDER_ADDRESSES[4])
     chooser = Chooser(host, {_CLUSTER: trees[_CLUSTER]}, problems, [], looks="nothing")
     return chooser.cluster(endpoint, types.KbConfiguration())
 
@@ -244,8 +244,8 @@ def _own_endpoint(
     """
     prefer = 6 if ":" in cluster.service_cidrs()[0] else 4
     given = wanted.local_api_endpoint if wanted and wanted.local_api_endpoint else types.LocalAPIEndpoint("")
-    choice = discover.choose_advertise_address(
-        host, discover.normalize_address(given.advertise_address), prefer=prefer, is_sure=True
+    choice = choose.choose_advertise_address(
+        host, choose.normalize_address(given.advertise_address), prefer=prefer, is_sure=True
     )
     if wanted and not choice.value:
         raise HostError(
@@ -256,4 +256,4 @@ def _own_endpoint(
         )
     if wanted and choice.note:
         notes.append(choice.note)
-    return replace(given, advertise_address=choice.value or discover.PLACEHOLDER_ADDRESSES[prefer])
+    return replace(given, advertise_address=choice.value or choose.PLACEHOLDER_ADDRESSES[prefer])

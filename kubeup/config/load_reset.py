@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup.config import discover, schema, types, validate
+from kubeup.config import choose, schema, types, validate
 from kubeup.config.documents import build
 from kubeup.config.flags import RESET_FIELDS, apply_flags, check_mixing
-from kubeup.config.load import Trees, read_documents, take_kinds
+from kubeup.config.load_init import Trees, read_documents, take_kinds
 from kubeup.config.problems import Problems
 from kubeup.errors import UsageError
 from kubeup.machine.host import Host
@@ -40,7 +40,7 @@ def load_reset_config(host: Host, *, config_file: Optional[Path], flags: Mapping
     apply_flags(flags, trees, problems, RESET_FIELDS)
     tree = trees.get(_RESET, {})
     if isinstance(tree.get("criSocket"), str):
-        tree = {**tree, "criSocket": discover.normalize_socket(tree["criSocket"])}
+        tree = {**tree, "criSocket": choose.normalize_socket(tree["criSocket"])}
     reset: types.ResetConfiguration = build(schema.RESET, tree)
     names = dict.fromkeys(name.lower() for name in (*ignored, *reset.ignore_preflight_errors))
     reset = replace(reset, ignore_preflight_errors=tuple(names))

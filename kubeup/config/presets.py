@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import field
 
 from kubeup.errors import UsageError
-from kubeup.frozen import frozen
-from kubeup.render import load_yaml, read_resource
+from kubeup.frozen_values import frozen
+from kubeup.yaml_files import load_yaml, read_resource
 
 
 @frozen

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kubeup.errors import UsageError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 
 ALLOW_UNKNOWN = "allow-unknown-fields"
 """The flag with which kb's own name takes what kubeadm only warns of."""

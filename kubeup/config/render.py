@@ -13,8 +13,8 @@ from typing import Any
 from kubeup.config import schema, types
 from kubeup.config.documents import snake_case
 from kubeup.releases import Release
-from kubeup.render import format_duration
 from kubeup.secret import Secret
+from kubeup.yaml_files import format_duration
 
 Object = dict[str, Any]
 

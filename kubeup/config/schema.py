@@ -16,8 +16,8 @@ from dataclasses import field
 from typing import Any, Callable, Optional, Union
 
 from kubeup.config import types
-from kubeup.frozen import frozen
-from kubeup.render import load_yaml, read_resource
+from kubeup.frozen_values import frozen
+from kubeup.yaml_files import load_yaml, read_resource
 
 
 @frozen

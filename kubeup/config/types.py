@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, Optional
 
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.secret import Secret
 
 _NO_SECRET = Secret("")

@@ -15,7 +15,7 @@ from typing import Optional
 
 from kubeup import releases
 from kubeup.config import kubelet_flags, kubelet_values, presets, schema, types
-from kubeup.config.discover import Address, Network, is_global_unicast, is_open_address, parse_address
+from kubeup.config.choose import Address, Network, is_global_unicast, is_open_address, parse_address
 from kubeup.config.problems import Problems, shorten, suggest
 from kubeup.errors import UsageError
 from kubeup.secret import Secret

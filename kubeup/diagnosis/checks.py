@@ -24,17 +24,17 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional, Union
 
-from kubeup.config import discover, kubelet_flags
+from kubeup.config import choose, kubelet_flags
 from kubeup.config.types import ExternalEtcd, InitConfig, JoinConfig
 from kubeup.errors import HostError, KbError, PreflightError, UsageError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json_object
-from kubeup.lazy import lazy_import
+from kubeup.lazy_modules import lazy_import
 from kubeup.machine.host import CommandResult, Host, HttpResponse, Tls, Unreachable, find_read_only_mount
 from kubeup.node import images, runtime
 from kubeup.paths import RESOLVED_CONF, Paths
 from kubeup.releases import NEWEST_PROVEN, Release, Version, is_at_least, kubelet_refuses_cgroup_v1, parse_version
-from kubeup.render import name_of
+from kubeup.yaml_files import name_of
 
 if TYPE_CHECKING:
     from kubeup.cluster import discovery, etcd, probes
@@ -359,7 +359,7 @@ def check_service_route(node: Node) -> Findings:
     if network.plugin == "bridge" or "install/sysctls" in node.mends:
         return
     advertised = node.config.local_api_endpoint.advertise_address
-    cards = discover.read_interfaces(node.host) or []
+    cards = choose.read_interfaces(node.host) or []
     own = next((card.name for card in cards if _address(advertised) in card.addresses), "eth0")
     for cidr in routes.read_unrouted(node.host, [text for text in cluster.service_cidrs() if _network(text)]):
         yield Finding(
@@ -422,7 +422,7 @@ def check_anonymous_auth(node: Node) -> Findings:
 def check_advertise_address(node: Node) -> Findings:
     """etcd listens on it: an address that this machine does not have ends it at once, every time."""
     advertised = node.config.local_api_endpoint.advertise_address
-    interfaces = discover.read_interfaces(node.host)
+    interfaces = choose.read_interfaces(node.host)
     address = _address(advertised)
     if address is None or not interfaces or any(address in interface.addresses for interface in interfaces):
         return

@@ -15,10 +15,10 @@ from typing import Optional
 
 from kubeup.diagnosis.checks import FLEXVOLUME_REMEDY
 from kubeup.errors import HostError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host, Unreachable
 from kubeup.node import runtime
-from kubeup.render import YAMLError, load_yaml
+from kubeup.yaml_files import YAMLError, load_yaml
 
 _KLOG = re.compile(r"^[EWIF]\d{4} [\d:.]+\s+\d+ (?P<where>[\w.-]+:\d+)\] ?")
 _LAST_WORDS_S = 1.0

@@ -21,7 +21,7 @@ from kubeup import releases
 from kubeup.addresses import join_host_port
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster import discovery, etcd, probes
-from kubeup.config import discover
+from kubeup.config import choose
 from kubeup.config.types import (
     ClusterConfiguration,
     ExternalEtcd,
@@ -36,14 +36,14 @@ from kubeup.config.types import (
 from kubeup.diagnosis import checks, signs
 from kubeup.diagnosis.checks import ERROR, WARNING
 from kubeup.errors import HostError, KbError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.machine.host import UNPROVEN, Host, Unreachable
 from kubeup.network import load_balancer, pod_network, pod_view, routes, step_aside
 from kubeup.node import kubeconfig, kubelet, pki, runtime
 from kubeup.paths import Paths
 from kubeup.releases import Release
-from kubeup.render import YAMLError, load_yaml
 from kubeup.shapes import fit_what_does
+from kubeup.yaml_files import YAMLError, load_yaml
 
 OK = "ok"
 EXPIRES_SOON = datetime.timedelta(days=30)
@@ -116,7 +116,7 @@ def read_patient(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = 
             cri_socket=_find_socket(host, paths, config, flags),
         ),
         LocalAPIEndpoint(
-            apiserver.get("advertise-address") or discover.choose_advertise_address(host, "", prefer=4).value,
+            apiserver.get("advertise-address") or choose.choose_advertise_address(host, "", prefer=4).value,
             int(apiserver.get("secure-port") or 6443),
         ),
         kubelet=config,
@@ -135,7 +135,7 @@ def _read_kubelet_flags(host: Host, paths: Paths) -> dict[str, str]:
 
 def _read_called_name(host: Host, flags: Mapping[str, str]) -> str:
     """The name with which the kubelet would register now."""
-    return flags.get("hostname-override") or discover.read_node_name(host)
+    return flags.get("hostname-override") or choose.read_node_name(host)
 
 
 def find_paths(host: Host, paths: Paths) -> Paths:
@@ -201,7 +201,7 @@ def find_external_etcd(apiserver: Mapping[str, str]) -> Optional[ExternalEtcd]:
 def _find_socket(host: Host, paths: Paths, config: Mapping[str, Any], flags: Mapping[str, str]) -> str:
     instance = _read_mapping(host, paths.kubelet_instance_config)
     told = instance.get("containerRuntimeEndpoint") or config.get("containerRuntimeEndpoint")
-    return str(told or flags.get("container-runtime-endpoint") or discover.choose_cri_socket(host).value)
+    return str(told or flags.get("container-runtime-endpoint") or choose.choose_cri_socket(host).value)
 
 
 # ---- the looks

@@ -17,11 +17,11 @@ from kubeup.config import schema
 from kubeup.diagnosis import checks
 from kubeup.doctor import doctor
 from kubeup.errors import ClusterError, HostError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
 from kubeup.node import kubelet, pki
 from kubeup.paths import Paths
-from kubeup.render import dump_yaml, load_mapping
+from kubeup.yaml_files import dump_yaml, load_mapping
 
 SYSTEM = "kube-system"
 GENERATED_FLAGS = frozenset(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kubeup.engine.state import State, parse_owner
 from kubeup.errors import HostError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.machine.files import is_leftover
 from kubeup.machine.host import Host
 from kubeup.paths import Paths

@@ -20,7 +20,7 @@ from kubeup.config.types import InitConfig
 from kubeup.engine.journal import JournalHost, remove_leftovers
 from kubeup.engine.state import PhaseState, State
 from kubeup.errors import HostError, Interrupted, KbError, UsageError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
 from kubeup.paths import Paths
 from kubeup.releases import Release

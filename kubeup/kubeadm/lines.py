@@ -14,10 +14,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Optional, TextIO
 
 from kubeup.engine.workflow import Context, Outputs, Phase
-from kubeup.frozen import frozen
-from kubeup.lazy import lazy_import
-from kubeup.render import format_duration
+from kubeup.frozen_values import frozen
+from kubeup.lazy_modules import lazy_import
 from kubeup.report import Report
+from kubeup.yaml_files import format_duration
 
 if TYPE_CHECKING:
     from kubeup.cluster import objects, probes

@@ -26,22 +26,22 @@ from kubeup.engine.workflow import Phase, RunResult
 from kubeup.errors import KbError, PreflightError, UsageError
 from kubeup.kubeadm import reset as kubeadm_reset
 from kubeup.kubeadm.lines import KubeadmReport, Speech, init_lines, join_lines, speaking
-from kubeup.lazy import lazy_import
+from kubeup.lazy_modules import lazy_import
 from kubeup.paths import Paths
 from kubeup.report import Report
 
 if TYPE_CHECKING:
-    from kubeup import render
-    from kubeup.config import discover, load_reset, types
+    from kubeup import yaml_files
+    from kubeup.config import choose, load_reset, types
     from kubeup.engine import state, workflow
     from kubeup.machine import dry_run, host
     from kubeup.machine.host import Host
 else:
-    discover = lazy_import("kubeup.config.discover")
+    choose = lazy_import("kubeup.config.choose")
     dry_run = lazy_import("kubeup.machine.dry_run")
     host = lazy_import("kubeup.machine.host")
     load_reset = lazy_import("kubeup.config.load_reset")
-    render = lazy_import("kubeup.render")
+    yaml_files = lazy_import("kubeup.yaml_files")
     state = lazy_import("kubeup.engine.state")
     types = lazy_import("kubeup.config.types")
     workflow = lazy_import("kubeup.engine.workflow")
@@ -249,7 +249,7 @@ def upgrade(call: Invocation) -> int:
 def stands_for() -> str:
     """The version of Kubernetes that kb stands for here: the installed kubelet's, which it would deploy; else the
     newest that is proven."""
-    return discover.choose_version(host.LocalHost(), "").value or releases.NEWEST_PROVEN
+    return choose.choose_version(host.LocalHost(), "").value or releases.NEWEST_PROVEN
 
 
 def version(call: Invocation) -> int:
@@ -260,7 +260,7 @@ def version(call: Invocation) -> int:
     elif form == "json":
         call.print(json.dumps({"clientVersion": info}, indent=2))
     elif form == "yaml":
-        call.print(render.dump_yaml({"clientVersion": info}) + "\n")
+        call.print(yaml_files.dump_yaml({"clientVersion": info}) + "\n")
     else:
         call.print(f"kubeadm version: &version.Info{{{_go_fields(info)}}}")
     return 0
@@ -303,11 +303,11 @@ def reset(call: Invocation) -> int:
     only = "/".join(ALIASES.get(word, word) for word in call.words)
     if call.command.name == "reset phase":
         _refuse_parent(call, only.split("/") if only else [])
-    socket = wishes.cri_socket or discover.choose_cri_socket(local).value or types.NodeRegistration.cri_socket
+    socket = wishes.cri_socket or choose.choose_cri_socket(local).value or types.NodeRegistration.cri_socket
     config = types.InitConfig(
         types.ClusterConfiguration(releases.NEWEST_PROVEN, certificates_dir=wishes.certificates_dir),
         types.NodeRegistration(
-            discover.read_node_name(local), socket, ignore_preflight_errors=wishes.ignore_preflight_errors
+            choose.read_node_name(local), socket, ignore_preflight_errors=wishes.ignore_preflight_errors
         ),
         types.LocalAPIEndpoint("127.0.0.1"),
     )

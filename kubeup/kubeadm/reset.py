@@ -17,7 +17,7 @@ from kubeup.config.types import ResetConfiguration
 from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import HostError, KbError, PreflightError, UsageError
 from kubeup.kubeadm.lines import KubeadmReport
-from kubeup.lazy import lazy_import
+from kubeup.lazy_modules import lazy_import
 
 if TYPE_CHECKING:
     from kubeup.diagnosis import checks

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Optional, Union
 from urllib.parse import urlsplit
 
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json_object
 from kubeup.machine.host import (
     MAX_ANSWER,
@@ -33,7 +33,7 @@ from kubeup.machine.host import (
     shown_request,
 )
 from kubeup.redact import redact
-from kubeup.render import covers, dump_yaml, pick_like
+from kubeup.yaml_files import covers, dump_yaml, pick_like
 
 _SECRET_MARKS = (b"PRIVATE KEY", b"client-key-data", b"client-certificate-data", b"token:", b'"token-secret"')
 """Of such a file nothing is worth showing."""

@@ -37,8 +37,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Optional, Protocol, Union
 
 from kubeup.addresses import bracket
 from kubeup.errors import HostError
-from kubeup.frozen import frozen
-from kubeup.lazy import lazy_import
+from kubeup.frozen_values import frozen
+from kubeup.lazy_modules import lazy_import
 from kubeup.machine.files import (
     Place,
     UnsafeLink,

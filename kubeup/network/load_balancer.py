@@ -21,16 +21,16 @@ from kubeup.cluster.api import Api, read_identity
 from kubeup.cluster.objects import API_SERVERS, parse_api_servers
 from kubeup.config.types import KbConfiguration
 from kubeup.errors import ClusterError, HostError, KbError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json
 from kubeup.machine.host import Host, Tls, Unreachable
 from kubeup.node import runtime
 from kubeup.node.images import load_balancer_image
 from kubeup.node.static_pods import fill_scalars
 from kubeup.paths import Paths
-from kubeup.render import dump_yaml, fill_template, load_yaml, read_resource
 from kubeup.shapes import fit
 from kubeup.trust import Anchors
+from kubeup.yaml_files import dump_yaml, fill_template, load_yaml, read_resource
 
 NAME = "kb-load-balancer"
 """Of the static pod, its container, and the unit of the keeper."""

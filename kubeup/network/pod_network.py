@@ -17,7 +17,7 @@ from typing import Any, Optional
 from kubeup.cluster.api import Api, Object, path_of
 from kubeup.config.types import ClusterConfiguration, InitConfig, PodNetwork
 from kubeup.errors import ClusterError, HostError, UsageError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host, find_read_only_mount, find_root_python, get_page
 from kubeup.network import pod_view
 from kubeup.network.routes import (
@@ -35,7 +35,7 @@ from kubeup.network.routes import (
 from kubeup.network.step_aside import BRIDGE, list_leases
 from kubeup.node.images import rewrite_image
 from kubeup.paths import Paths
-from kubeup.render import YAMLError, dump_yaml, fill_template, load_all_yaml
+from kubeup.yaml_files import YAMLError, dump_yaml, fill_template, load_all_yaml
 from kubeup.yaml_text import MANIFEST
 
 CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")

@@ -19,7 +19,7 @@ from typing import Any, Optional
 from kubeup.addresses import join_host_port
 from kubeup.cluster import dns_query
 from kubeup.errors import HostError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json
 from kubeup.machine.host import CommandResult, Host
 from kubeup.network import forwarding

@@ -23,7 +23,7 @@ from typing import Any, Optional, Union
 from kubeup.cluster import dns_spread
 from kubeup.cluster.api import Api, path_of, read_identity
 from kubeup.errors import HostError, KbError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json
 from kubeup.machine.host import Host
 from kubeup.network import forwarding, step_aside

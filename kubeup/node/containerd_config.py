@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from kubeup.errors import HostError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json as read_json
 from kubeup.machine.host import Host
 

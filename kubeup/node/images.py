@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from kubeup.config.types import ClusterConfiguration, InitConfig, KbConfiguration
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.releases import LOAD_BALANCER_IMAGE, Release
 
 DEFAULT_REPOSITORY = "registry.k8s.io"

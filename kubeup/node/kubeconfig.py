@@ -16,12 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from kubeup import render
+from kubeup import yaml_files
 from kubeup.addresses import join_host_port
 from kubeup.config.types import InitConfig
 from kubeup.errors import HostError, UsageError
-from kubeup.frozen import frozen
-from kubeup.lazy import lazy_import
+from kubeup.frozen_values import frozen
+from kubeup.lazy_modules import lazy_import
 from kubeup.machine.host import Host
 from kubeup.node import client_config
 from kubeup.paths import Paths
@@ -123,7 +123,7 @@ def render_kubeconfig(
     way = {name: text for name, text in (("proxy-url", proxy_url), ("tls-server-name", tls_server_name)) if text}
     who = {"token": token.reveal()} if token else _render_client(client_cert_pem, client_key_pem)
     context = context or f"{user}@{cluster_name}"
-    return render.dump_yaml(
+    return yaml_files.dump_yaml(
         {
             "apiVersion": "v1",
             "kind": "Config",
@@ -142,12 +142,12 @@ def render_kubeconfig(
 
 def render_without_cert(*, server: str, user: str, cluster_name: str, client_key_pem: Secret) -> str:
     """A kubeconfig whose user has a key and waits for its certificate, and whose cluster waits for its CA's."""
-    document = render.load_yaml(
+    document = yaml_files.load_yaml(
         render_kubeconfig(server=server, ca_pem="", user=user, cluster_name=cluster_name, client_key_pem=client_key_pem)
     )
     del document["clusters"][0]["cluster"]["certificate-authority-data"]
     del document["users"][0]["user"]["client-certificate-data"]
-    return render.dump_yaml(document)
+    return yaml_files.dump_yaml(document)
 
 
 def _render_client(cert_pem: str, key_pem: Secret) -> dict[str, str]:
@@ -295,15 +295,15 @@ def with_server(text: str, server: str, *, source: str) -> str:
         return text
     document = _load(text, source)
     _entry(document, "clusters", found.cluster_name, source)["server"] = server
-    return render.dump_yaml(document)
+    return yaml_files.dump_yaml(document)
 
 
 def _load(text: str, source: str) -> dict[str, Any]:
     if len(text) > _MAX_BYTES:
         raise _invalid(source, f"it has more than {_MAX_BYTES} bytes")
     try:
-        document = render.load_yaml(text)
-    except render.YAMLError as error:
+        document = yaml_files.load_yaml(text)
+    except yaml_files.YAMLError as error:
         raise _invalid(source, f"it is not YAML ({error})") from error
     if document is None:
         raise _invalid(source, "it is empty")
@@ -522,7 +522,7 @@ def renew_client(host: Host, paths: Paths, *, path: Path, seconds: int, new_key:
     cluster = _entry(document, "clusters", found.cluster_name, str(path))
     if not found.ca_file:
         cluster["certificate-authority-data"] = _base64(pki.cert_to_pem(ca.cert))
-    return render.dump_yaml(document)
+    return yaml_files.dump_yaml(document)
 
 
 def _other_ca(path: Path, ca_path: Path, cause: str) -> HostError:

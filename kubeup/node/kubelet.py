@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from kubeup.config.types import Arg, ClusterConfiguration, InitConfig, Taint
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
 from kubeup.node.images import image_of
 from kubeup.node.static_pods import fill_scalars
 from kubeup.paths import RESOLVED_CONF, Paths
 from kubeup.releases import Release
-from kubeup.render import dump_yaml, load_yaml, read_resource
+from kubeup.yaml_files import dump_yaml, load_yaml, read_resource
 
 WATCHED_FIELDS = (
     "staticPodPath",

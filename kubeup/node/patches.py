@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Optional
 
-from kubeup import render
+from kubeup import yaml_files
 from kubeup.errors import UsageError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host, LocalHost
 
 TARGETS = (
@@ -161,8 +161,8 @@ def _why_no_patch(name: str) -> str:
 
 def _parse_documents(path: Path, data: bytes, kind: str) -> list[Any]:
     try:
-        bodies = render.load_all_yaml(data)
-    except render.YAMLError as error:
+        bodies = yaml_files.load_all_yaml(data)
+    except yaml_files.YAMLError as error:
         _refuse(path, f"it cannot be read: {error}", f"correct {path}")
     wanted, words = (list, "a list of operations") if kind == "json" else (dict, "an object")
     for body in bodies:

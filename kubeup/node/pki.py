@@ -34,7 +34,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from kubeup.config.pins import parse_ca_cert_hash
 from kubeup.config.types import ClusterConfiguration, InitConfig
 from kubeup.errors import HostError, UsageError, shown
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
 from kubeup.node.verify import CURVES, Fault, find_fault, find_flaw
 from kubeup.paths import Paths

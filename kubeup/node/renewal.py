@@ -16,7 +16,7 @@ from cryptography import x509
 
 from kubeup.config.types import ClusterConfiguration, InitConfig
 from kubeup.errors import HostError, UsageError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
 from kubeup.node import kubeconfig, pki
 from kubeup.paths import Paths

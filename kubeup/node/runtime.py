@@ -19,7 +19,7 @@ from typing import Any, Optional
 
 from kubeup.config.types import InitConfig
 from kubeup.errors import HostError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.machine.host import CommandResult, Host
 from kubeup.node import containerd_config, images
 from kubeup.node.containerd_config import Handler, Naming

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from kubeup.errors import HostError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
 from kubeup.node import containerd_config, runtime
 from kubeup.node.containerd_config import Handler, Naming, read_schema, table_name

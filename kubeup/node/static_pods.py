@@ -19,11 +19,11 @@ from typing import Any, Optional, Union
 from kubeup.addresses import bracket, join_host_port
 from kubeup.config.types import Arg, Component, ExternalEtcd, FrozenDict, InitConfig, LocalEtcd, Volume
 from kubeup.errors import UsageError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
 from kubeup.node.images import image_of
 from kubeup.releases import Release, etcd_has_new_flags
-from kubeup.render import load_yaml, read_resource
+from kubeup.yaml_files import load_yaml, read_resource
 
 Pod = dict[str, Any]
 

@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, SignatureAlgorithmOID
 
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 
 CURVES = ("secp224r1", "secp256r1", "secp384r1", "secp521r1")
 _EC_KEY = x509.ObjectIdentifier("1.2.840.10045.2.1")

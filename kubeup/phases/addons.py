@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import ClusterError
-from kubeup.lazy import lazy_import
+from kubeup.lazy_modules import lazy_import
 from kubeup.phases.cluster import SYSTEM, wait_for_node
 from kubeup.phases.loadbalancer import render_kb_config
 

@@ -16,18 +16,18 @@ from kubeup.config import presets
 from kubeup.config.types import InitConfig, JoinConfig
 from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import HostError, KbError
-from kubeup.lazy import lazy_import
+from kubeup.lazy_modules import lazy_import
 from kubeup.machine.host import Fence, Host, LocalHost, Tls, Unreachable
 from kubeup.phases import certs
 from kubeup.trust import Anchors
 
 if TYPE_CHECKING:
-    from kubeup import render
+    from kubeup import yaml_files
     from kubeup.airgap import bundle, containerd_hosts, distro_packages, downloads, oci_layout, programs
     from kubeup.airgap.containerd_hosts import Mirror
     from kubeup.airgap.oci_layout import Layout
     from kubeup.airgap.programs import Offered, Standing
-    from kubeup.config import discover
+    from kubeup.config import choose
     from kubeup.diagnosis import checks
     from kubeup.network import pod_network
     from kubeup.node import images, pki, runtime, runtime_fix
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 else:
     bundle = lazy_import("kubeup.airgap.bundle")
     checks = lazy_import("kubeup.diagnosis.checks")
-    discover = lazy_import("kubeup.config.discover")
+    choose = lazy_import("kubeup.config.choose")
     distro_packages = lazy_import("kubeup.airgap.distro_packages")
     downloads = lazy_import("kubeup.airgap.downloads")
     images = lazy_import("kubeup.node.images")
@@ -45,7 +45,7 @@ else:
     pki = lazy_import("kubeup.node.pki")
     pod_network = lazy_import("kubeup.network.pod_network")
     preflight = lazy_import("kubeup.phases.preflight")
-    render = lazy_import("kubeup.render")
+    yaml_files = lazy_import("kubeup.yaml_files")
     runtime = lazy_import("kubeup.node.runtime")
     runtime_fix = lazy_import("kubeup.node.runtime_fix")
 
@@ -401,7 +401,7 @@ def _ensure_runtime_runs(ctx: Context, *, has_placed: bool) -> None:
     owned = str(CONTAINERD_UNIT) in ctx.outputs.get("owned_paths", ())
     if owned or not any(host.exists(unit) for unit in units):
         score = "-999" if checks.may_lower_oom_score(host) else "0"
-        text = render.fill_template("systemd/containerd.service", {"containerd": program, "oom_score": score})
+        text = yaml_files.fill_template("systemd/containerd.service", {"containerd": program, "oom_score": score})
         changed = host.write_file(CONTAINERD_UNIT, text)
     if changed:
         host.run(["systemctl", "daemon-reload"])
@@ -495,7 +495,7 @@ def _render_unit(ctx: Context, pyz: Optional[Path]) -> str:
         "key": key,
         "ca": ctx.paths.pki / "ca.crt",
     }
-    text: str = render.fill_template(f"systemd/{MIRROR_UNIT}", values)
+    text: str = yaml_files.fill_template(f"systemd/{MIRROR_UNIT}", values)
     return text
 
 
@@ -705,7 +705,7 @@ def _catalog(ctx: Context, mirror: Mirror) -> list[str]:
     """The names in the mirror; [] where it does not say."""
     try:
         answer = ctx.host.http_get(f"{mirror.url}/v2/_catalog", tls=mirror.tls, timeout_s=15)
-        found = render.load_yaml(answer.body.decode()) if answer.status == 200 else {}
+        found = yaml_files.load_yaml(answer.body.decode()) if answer.status == 200 else {}
         return [str(name) for name in found.get("repositories") or []]
     except (Unreachable, ValueError, AttributeError):
         return []
@@ -714,7 +714,7 @@ def _catalog(ctx: Context, mirror: Mirror) -> list[str]:
 def _prove(ctx: Context, image: str) -> None:
     """Pull the sandbox image through the CRI, and see by the mirror's own count that it was asked."""
     mirror = mirror_of(ctx)
-    own = [str(a) for interface in discover.read_interfaces(ctx.host) or [] for a in interface.addresses]
+    own = [str(a) for interface in choose.read_interfaces(ctx.host) or [] for a in interface.addresses]
     before = containerd_hosts.count_requests(ctx.host, mirror, own)
     ctx.report.waiting(f"pulling {image} through the runtime")
     runtime.pull_image(ctx.host, ctx.config.node.cri_socket, image)

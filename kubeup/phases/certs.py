@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Optional
 
 from kubeup.engine.workflow import Context, Outputs
-from kubeup.lazy import lazy_import
+from kubeup.lazy_modules import lazy_import
 
 if TYPE_CHECKING:
     from kubeup.node import kubeconfig, pki

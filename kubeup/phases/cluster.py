@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import ClusterError, KbError
-from kubeup.lazy import lazy_import
-from kubeup.render import covers
+from kubeup.lazy_modules import lazy_import
+from kubeup.yaml_files import covers
 
 if TYPE_CHECKING:
     from kubeup.cluster import api, objects, shared_certs, tokens

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubeup.engine.workflow import Context, Outputs
-from kubeup.lazy import lazy_import
-from kubeup.render import dump_yaml, is_same_yaml
+from kubeup.lazy_modules import lazy_import
+from kubeup.yaml_files import dump_yaml, is_same_yaml
 
 if TYPE_CHECKING:
     from kubeup.node import patches, pki, static_pods

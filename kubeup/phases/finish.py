@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from kubeup.addresses import join_host_port
 from kubeup.engine.workflow import Context, Outputs
-from kubeup.lazy import lazy_import
+from kubeup.lazy_modules import lazy_import
 from kubeup.secret import Secret
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Callable, Optional
 
 from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import ClusterError, HostError
-from kubeup.lazy import lazy_import
+from kubeup.lazy_modules import lazy_import
 
 if TYPE_CHECKING:
     from kubeup.cluster import api, discovery, objects, probes

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import HostError
-from kubeup.lazy import lazy_import
-from kubeup.render import fill_template
+from kubeup.lazy_modules import lazy_import
+from kubeup.yaml_files import fill_template
 
 if TYPE_CHECKING:
-    from kubeup.config import discover
+    from kubeup.config import choose
 else:
-    discover = lazy_import("kubeup.config.discover")
+    choose = lazy_import("kubeup.config.choose")
 
 SYSCTLS = Path("/etc/sysctl.d/90-kb.conf")
 MODULES = Path("/etc/modules-load.d/kb.conf")
@@ -81,7 +81,7 @@ def _ensure_service_route(ctx: Context) -> None:
     device = next(
         (
             interface.name
-            for interface in discover.read_interfaces(ctx.host) or []
+            for interface in choose.read_interfaces(ctx.host) or []
             if any(str(address) == own for address in interface.addresses)
         ),
         "",

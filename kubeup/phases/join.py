@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Optional
 from kubeup.config.types import JoinConfig
 from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import ClusterError
-from kubeup.lazy import lazy_import
+from kubeup.lazy_modules import lazy_import
 from kubeup.machine.host import Unreachable
 from kubeup.phases import addons, airgap, join_control_plane, node, preflight
 from kubeup.phases.cluster import mark_control_plane as mark
@@ -31,14 +31,14 @@ from kubeup.phases.health import (
 
 if TYPE_CHECKING:
     from kubeup.cluster import api, discovery, objects, probes
-    from kubeup.config import discover
+    from kubeup.config import choose
     from kubeup.diagnosis import checks, signs
     from kubeup.node import kubelet
 else:
     checks = lazy_import("kubeup.diagnosis.checks")
     objects = lazy_import("kubeup.cluster.objects")
     signs = lazy_import("kubeup.diagnosis.signs")
-    discover = lazy_import("kubeup.config.discover")
+    choose = lazy_import("kubeup.config.choose")
     discovery = lazy_import("kubeup.cluster.discovery")
     probes = lazy_import("kubeup.cluster.probes")
     api = lazy_import("kubeup.cluster.api")
@@ -99,7 +99,7 @@ def run_checks(ctx: Context) -> Outputs:
 
 def _check_name(ctx: Context) -> None:
     found = ctx.api.get(api.path_of("Node", ctx.config.node.name))
-    interfaces = discover.read_interfaces(ctx.host) or []
+    interfaces = choose.read_interfaces(ctx.host) or []
     own = [str(address) for interface in interfaces for address in interface.addresses]
     note = discovery.check_node_name(found, own, ctx.host.now())
     if note:

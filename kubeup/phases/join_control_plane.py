@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import ClusterError, HostError, KbError
-from kubeup.lazy import lazy_import
+from kubeup.lazy_modules import lazy_import
 from kubeup.machine.host import Unreachable
 from kubeup.phases import certs, control_plane, kubeconfigs, node
 from kubeup.phases.health import soak, wait_for_control_plane, wait_for_controllers, wait_until

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from kubeup.engine.workflow import Context, Outputs
-from kubeup.lazy import lazy_import
+from kubeup.lazy_modules import lazy_import
 from kubeup.phases.certs import take_key
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from kubeup.addresses import join_host_port
 from kubeup.config.types import JoinConfig
 from kubeup.engine.workflow import Context, Outputs
-from kubeup.lazy import lazy_import
+from kubeup.lazy_modules import lazy_import
 
 if TYPE_CHECKING:
     from kubeup.cluster import api

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
-from kubeup import render
+from kubeup import yaml_files
 from kubeup.config.problems import Problems
 from kubeup.config.types import Arg
 from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import HostError, UsageError
-from kubeup.frozen import frozen
-from kubeup.lazy import lazy_import
+from kubeup.frozen_values import frozen
+from kubeup.lazy_modules import lazy_import
 from kubeup.machine.host import CommandResult, Host
 from kubeup.phases.control_plane import report_patches
 
@@ -279,7 +279,7 @@ def render_kubelet_files(ctx: Context, *, register_with_taints: bool = False) ->
 def _check_types(patched: Mapping[str, object]) -> None:
     """A kubelet does not start with a value of another type, and its log says so to nobody. Raises UsageError."""
     problems = Problems()
-    documents.parse_documents(render.dump_yaml(dict(patched)), "", problems)
+    documents.parse_documents(yaml_files.dump_yaml(dict(patched)), "", problems)
     details = [f"{problem.path}: {problem.message}; {problem.remedy}" for problem in problems.items]
     if details:
         raise UsageError(
@@ -317,7 +317,7 @@ def _are_on_disk(ctx: Context, files: Mapping[Path, str]) -> bool:
 
 def holds(found: str, path: Path, wanted: str) -> bool:
     """Whether a file holds what is wanted, in whoever's spelling."""
-    return render.is_same_yaml(found, wanted) if path.suffix == ".yaml" else found == wanted
+    return yaml_files.is_same_yaml(found, wanted) if path.suffix == ".yaml" else found == wanted
 
 
 # ---- kubelet-finalize
@@ -360,13 +360,13 @@ def _rotated_kubelet_conf(ctx: Context) -> Optional[str]:
         return None
     text = ctx.host.read_text(path)
     try:
-        before = render.load_yaml(text)
+        before = yaml_files.load_yaml(text)
         after = kubelet.use_rotated_cert(before, pem)
-    except (LookupError, TypeError, AttributeError, render.YAMLError) as error:
+    except (LookupError, TypeError, AttributeError, yaml_files.YAMLError) as error:
         raise HostError(
             f"{path} is no kubeconfig with a current user",
             cause=f"{type(error).__name__}: {' '.join(str(error).split())}",
             remedy=f"remove it (mv {path} {path}.damaged), then: kb init phase kubeconfig kubelet",
             code="kubelet-conf-damaged",
         ) from error
-    return text if after == before else render.dump_yaml(after)
+    return text if after == before else yaml_files.dump_yaml(after)

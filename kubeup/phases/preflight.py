@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Optional
 
 from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import HostError
-from kubeup.lazy import lazy_import
+from kubeup.lazy_modules import lazy_import
 from kubeup.phases import certs, control_plane, install, node
 
 if TYPE_CHECKING:

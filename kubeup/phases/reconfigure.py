@@ -13,26 +13,26 @@ from typing import TYPE_CHECKING, Optional
 from kubeup.config.types import JoinConfig
 from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import ClusterError, HostError, UsageError
-from kubeup.lazy import lazy_import
+from kubeup.lazy_modules import lazy_import
 from kubeup.machine.host import Tls, Unreachable
 from kubeup.phases import certs, loadbalancer, node
 from kubeup.trust import Anchors
 
 if TYPE_CHECKING:
-    from kubeup import render
+    from kubeup import yaml_files
     from kubeup.cluster import api, objects
-    from kubeup.config import discover
+    from kubeup.config import choose
     from kubeup.network import load_balancer as balancer
     from kubeup.node import images, kubeconfig, pki, runtime
 else:
     balancer = lazy_import("kubeup.network.load_balancer")
     objects = lazy_import("kubeup.cluster.objects")
-    discover = lazy_import("kubeup.config.discover")
+    choose = lazy_import("kubeup.config.choose")
     images = lazy_import("kubeup.node.images")
     api = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     pki = lazy_import("kubeup.node.pki")
-    render = lazy_import("kubeup.render")
+    yaml_files = lazy_import("kubeup.yaml_files")
     runtime = lazy_import("kubeup.node.runtime")
 
 SYSTEM = "kube-system"
@@ -92,7 +92,7 @@ def check_endpoint(ctx: Context) -> Outputs:
 def _check_own_balancer(ctx: Context) -> None:
     name, port = pki.split_host_port(_endpoint(ctx))
     bind_port = ctx.config.local_api_endpoint.bind_port
-    if port == bind_port or discover.parse_address(name) is not None:
+    if port == bind_port or choose.parse_address(name) is not None:
         raise UsageError(
             f"the endpoint {_endpoint(ctx)}",
             cause=f"port {port} is the API server's own, and the load balancer listens on the same node"
@@ -127,7 +127,7 @@ def _pull_image(ctx: Context) -> None:
 def check_leads_here(ctx: Context, endpoint: str) -> None:
     """Who answers at the endpoint shows a certificate of this cluster's CA; whether it bears the name comes later."""
     name, port = pki.split_host_port(endpoint)
-    addresses = [name] if discover.parse_address(name) is not None else ctx.host.resolve(name)
+    addresses = [name] if choose.parse_address(name) is not None else ctx.host.resolve(name)
     if not addresses:
         raise ClusterError(
             f"the name {name} does not resolve",
@@ -228,7 +228,7 @@ def _stored(ctx: Context) -> Optional[api.Object]:
     """The ConfigMap with the endpoint; None where it has it. What else a newer tool wrote there stays."""
     found = ctx.api.get(api.path_of("ConfigMap", "kubeadm-config", SYSTEM)) or {}
     text = str((found.get("data") or {}).get("ClusterConfiguration", ""))
-    document = render.load_mapping(text, "ConfigMap kube-system/kubeadm-config")
+    document = yaml_files.load_mapping(text, "ConfigMap kube-system/kubeadm-config")
     if str(document.get("controlPlaneEndpoint") or "") == _endpoint(ctx):
         return None
     document = {**document, "controlPlaneEndpoint": _endpoint(ctx)}

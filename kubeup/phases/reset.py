@@ -9,10 +9,10 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from kubeup import render
+from kubeup import yaml_files
 from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import ClusterError, HostError, KbError
-from kubeup.lazy import lazy_import
+from kubeup.lazy_modules import lazy_import
 
 if TYPE_CHECKING:
     from kubeup.airgap import distro_packages
@@ -77,7 +77,7 @@ def read_etcd_pod(ctx: Context) -> Optional[dict[str, Any]]:
 
 def _load_pod(ctx: Context, manifest: Path) -> dict[str, Any]:
     """Raises HostError (not-a-yaml-mapping)."""
-    return render.load_mapping(ctx.host.read_text(manifest), str(manifest))
+    return yaml_files.load_mapping(ctx.host.read_text(manifest), str(manifest))
 
 
 def find_etcd_data(ctx: Context, pod: Optional[dict[str, Any]]) -> Path:

@@ -13,7 +13,7 @@ import pytest
 
 from kubeup.errors import UsageError
 from kubeup.node.patches import read_patches
-from kubeup.render import load_yaml
+from kubeup.yaml_files import load_yaml
 from tests.fake_host import FakeHost
 
 pytestmark = pytest.mark.component

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.node import pki
 from kubeup.pem import select_certs, select_private_keys, split_pem
 from tests.make_docs import REPO

@@ -44,7 +44,7 @@ except KbError as error:
     print(json.dumps({"code": error.code, "text": str(error)}))
     sys.exit(error.status)
 from cryptography.hazmat.bindings._rust import _openssl
-from kubeup.render import load_yaml, read_resource
+from kubeup.yaml_files import load_yaml, read_resource
 import yaml
 key = ec.generate_private_key(ec.SECP256R1())
 key.public_key().verify(key.sign(b"kb", ec.ECDSA(hashes.SHA256())), b"kb", ec.ECDSA(hashes.SHA256()))

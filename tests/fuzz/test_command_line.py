@@ -13,7 +13,7 @@ import pytest
 
 import kb
 from kubeup.cli import parser
-from kubeup.render import dump_yaml, load_all_yaml
+from kubeup.yaml_files import dump_yaml, load_all_yaml
 from tests.fuzz import ODD_TEXTS, alter_bytes, alter_value, cases
 from tests.fuzz.node import CONFIG, JOIN, Ended, Node, Site, call
 

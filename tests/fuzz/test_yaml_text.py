@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from kubeup.render import read_resource
+from kubeup.yaml_files import read_resource
 from kubeup.yaml_text import YAMLError, dump_yaml, load_all_yaml, load_yaml
 from tests.fuzz import alter_bytes, alter_value, cases
 

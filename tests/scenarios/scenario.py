@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 import kb
 from kubeup.commands import verbs
-from kubeup.config.load import load_init_config
+from kubeup.config.load_init import load_init_config
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
 from kubeup.engine.state import load_state
 from kubeup.engine.undo import take_away

@@ -10,13 +10,13 @@ import pytest
 
 import kb
 from kubeup.commands import verbs
-from kubeup.config.load import load_init_config
+from kubeup.config.load_init import load_init_config
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import LocalHost
 from kubeup.paths import Paths
 from kubeup.phases import preflight
-from kubeup.render import load_yaml
 from kubeup.report import Report
+from kubeup.yaml_files import load_yaml
 from tests.fake_cluster import ClusterHost
 
 from .scenario import FLAGS, run_init, snapshot

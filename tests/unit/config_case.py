@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup.config.load import load_init_config
+from kubeup.config.load_init import load_init_config
 from kubeup.config.types import InitConfig
 from kubeup.errors import UsageError
 from tests.fake_host import FakeHost

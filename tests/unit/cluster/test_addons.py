@@ -18,7 +18,7 @@ from kubeup.config.types import DNS, ClusterConfiguration, InitConfig, LocalAPIE
 from kubeup.errors import ClusterError
 from kubeup.node import kubelet, patches
 from kubeup.releases import RELEASES
-from kubeup.render import load_yaml
+from kubeup.yaml_files import load_yaml
 from tests.fake_host import FakeHost
 
 GOLDEN = Path(__file__).parents[2] / "golden"

@@ -15,7 +15,7 @@ from kubeup.config.types import PodNetwork, Taint
 from kubeup.errors import ClusterError, HostError
 from kubeup.machine.host import Tls
 from kubeup.releases import RELEASES
-from kubeup.render import covers, load_yaml
+from kubeup.yaml_files import covers, load_yaml
 from tests.fake_cluster import ClusterHost, FakeCluster
 from tests.unit.cluster.test_addons import VERSIONS, assert_equals_real, golden_name, read_golden
 

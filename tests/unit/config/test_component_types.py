@@ -15,7 +15,7 @@ from kubeup.errors import UsageError
 from kubeup.machine.host import LocalHost
 from kubeup.node.kubelet import render_kubelet_config
 from kubeup.releases import RELEASES
-from kubeup.render import dump_yaml
+from kubeup.yaml_files import dump_yaml
 from tests.unit.config_case import CLUSTER, FLAGS, load, refuse
 from tests.unit.golden import golden_config
 

@@ -9,7 +9,7 @@ import pytest
 from kubeup.config.documents import MAX_BYTES, parse_documents, parse_duration, snake_case
 from kubeup.config.problems import Problems
 from kubeup.config.schema import SCHEMAS
-from kubeup.render import format_duration
+from kubeup.yaml_files import format_duration
 from tests.unit.config_case import CLUSTER, INIT, load, refuse
 
 

@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kubeup.commands.config_documents import migrate_config_file, print_defaults
-from kubeup.config.load import load_init_config
+from kubeup.config.load_init import load_init_config
 from kubeup.config.schema import SCHEMAS
 from kubeup.errors import HostError, UsageError
-from kubeup.render import dump_yaml, load_all_yaml
+from kubeup.yaml_files import dump_yaml, load_all_yaml
 from tests.fake_host import FakeHost
 from tests.unit.config_case import machine
 

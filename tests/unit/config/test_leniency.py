@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kubeup.commands import config_documents
-from kubeup.config.load import load_partial_config
+from kubeup.config.load_init import load_partial_config
 from kubeup.config.load_join import parse_stored_cluster
 from kubeup.config.problems import Problems
 from kubeup.errors import UsageError

@@ -11,7 +11,7 @@ import yaml
 
 import kb
 from kubeup.commands import adopt, verbs
-from kubeup.config.load import load_init_config
+from kubeup.config.load_init import load_init_config
 from kubeup.doctor import foreign_node
 from kubeup.engine import state
 from kubeup.engine.undo import plan_undo
@@ -19,8 +19,8 @@ from kubeup.engine.workflow import Context
 from kubeup.errors import ClusterError, HostError
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.paths import Paths
-from kubeup.render import is_same_yaml
 from kubeup.report import Report
+from kubeup.yaml_files import is_same_yaml
 from tests.fake_cluster import ClusterHost
 from tests.fake_host import FakeHost
 from tests.scenarios.scenario import run_init, snapshot

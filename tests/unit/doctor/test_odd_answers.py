@@ -10,7 +10,7 @@ import pytest
 
 from kubeup.airgap import mirror_server
 from kubeup.cluster import dns_spread, etcd, objects
-from kubeup.config import discover
+from kubeup.config import choose
 from kubeup.diagnosis import signs
 from kubeup.doctor import doctor
 from kubeup.errors import HostError
@@ -40,7 +40,7 @@ def test_what_ip_says(text: str) -> None:
     bridge = step_aside.parse_bridge(text, text, text)
     assert bridge is None or bridge.networks == ()
     host = FakeHost(answers={"ip": text})
-    found = {str(address) for card in discover.read_interfaces(host) or () for address in card.addresses}
+    found = {str(address) for card in choose.read_interfaces(host) or () for address in card.addresses}
     assert found <= {"10.0.0.1"}
 
 

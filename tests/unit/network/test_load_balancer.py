@@ -18,7 +18,7 @@ from kubeup.network import load_balancer
 from kubeup.network.load_balancer import GONE_AFTER_S, MARK, Memory, Settings
 from kubeup.node import images
 from kubeup.paths import Paths
-from kubeup.render import load_yaml
+from kubeup.yaml_files import load_yaml
 from tests.fake_host import FakeHost
 
 PATHS = Paths()

@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup import render
+from kubeup import yaml_files
 from kubeup.config.types import InitConfig
 from kubeup.errors import HostError, KbError, UsageError
 from kubeup.node import kubeconfig, pki
@@ -29,11 +29,11 @@ def read(host: FakeHost, path: Path = ADMIN) -> kubeconfig.Kubeconfig:
 
 
 def edit(host: FakeHost, path: Path = ADMIN) -> Any:
-    return render.load_yaml(host.read_text(path))
+    return yaml_files.load_yaml(host.read_text(path))
 
 
 def put(host: FakeHost, document: Any, path: Path = ADMIN) -> None:
-    host.files[str(path)] = render.dump_yaml(document).encode()
+    host.files[str(path)] = yaml_files.dump_yaml(document).encode()
 
 
 def ensure(host: FakeHost, name: str = "admin", config: Optional[InitConfig] = None) -> kubeconfig.Finding:
@@ -285,12 +285,12 @@ def test_damaged_files_are_refused_without_showing_them() -> None:
         "": "it is empty",
         "kind: Secret": "its kind is 'Secret', not Config",
         "a: [": "it is not YAML (line 1: expected the node content, but found '<stream end>')",
-        render.dump_yaml({**whole, "current-context": "x"}): (
+        yaml_files.dump_yaml({**whole, "current-context": "x"}): (
             "its contexts have no entry 'x', but 'kubernetes-admin@kubernetes'"
         ),
-        render.dump_yaml({**whole, "users": []}): "its users have no entry 'kubernetes-admin'",
-        render.dump_yaml({**whole, "users": "x"}): "its users is a text, not a list",
-        render.dump_yaml({**whole, "clusters": [{"name": "kubernetes", "cluster": {}}]}): (
+        yaml_files.dump_yaml({**whole, "users": []}): "its users have no entry 'kubernetes-admin'",
+        yaml_files.dump_yaml({**whole, "users": "x"}): "its users is a text, not a list",
+        yaml_files.dump_yaml({**whole, "clusters": [{"name": "kubernetes", "cluster": {}}]}): (
             "its cluster 'kubernetes' has no server"
         ),
         _with_user(whole, {**user, "client-key-data": "!"}): "its users[0].user.client-key-data is not base64",
@@ -310,7 +310,7 @@ def test_damaged_files_are_refused_without_showing_them() -> None:
 
 
 def _with_user(document: Any, user: Any) -> str:
-    return render.dump_yaml({**document, "users": [{"name": "kubernetes-admin", "user": user}]})
+    return yaml_files.dump_yaml({**document, "users": [{"name": "kubernetes-admin", "user": user}]})
 
 
 # ---- external CA
@@ -368,7 +368,7 @@ def test_no_context_and_no_unnamed_cluster_is_no_answer() -> None:
         "contexts": [{"name": "c"}, {"name": "d"}],
     }
     with pytest.raises(HostError) as caught:
-        kubeconfig.parse_kubeconfig(render.dump_yaml(document), source="x")
+        kubeconfig.parse_kubeconfig(yaml_files.dump_yaml(document), source="x")
     assert caught.value.cause == "it has no current-context (its contexts: c, d)"
 
 
@@ -389,7 +389,7 @@ def test_the_current_context_chooses() -> None:
         ],
         "users": [{"name": "u", "user": {"token": "tu"}}, {"name": "v", "user": {"tokenFile": "sub/token"}}],
     }
-    host = FakeHost(files={"/home/k/config": render.dump_yaml(document).encode(), "/home/k/sub/token": b"tv\n"})
+    host = FakeHost(files={"/home/k/config": yaml_files.dump_yaml(document).encode(), "/home/k/sub/token": b"tv\n"})
     found = read(host, Path("/home/k/config"))
     assert (found.server, found.user, found.token) == ("https://b", "v", Secret("tv"))
     assert (found.tls_server_name, found.insecure_skip_tls_verify) == ("x", True)
@@ -419,7 +419,7 @@ def test_a_named_file_that_is_missing_is_an_error() -> None:
         "clusters": [{"name": "k", "cluster": {"server": "https://b"}}],
         "users": [user],
     }
-    host = FakeHost(files={"/c": render.dump_yaml(document).encode()})
+    host = FakeHost(files={"/c": yaml_files.dump_yaml(document).encode()})
     with pytest.raises(HostError) as caught:
         read(host, Path("/c"))
     assert "/gone.pem" in caught.value.what

@@ -31,7 +31,7 @@ from kubeup.node.kubelet import (
 )
 from kubeup.paths import Paths
 from kubeup.releases import RELEASES
-from kubeup.render import load_yaml
+from kubeup.yaml_files import load_yaml
 from tests.fake_host import FakeHost
 from tests.unit.golden import golden_config, golden_text, release_of
 

@@ -32,7 +32,7 @@ from kubeup.node.static_pods import (
     startup_failures,
 )
 from kubeup.releases import RELEASES
-from kubeup.render import dump_yaml, load_yaml
+from kubeup.yaml_files import dump_yaml, load_yaml
 from tests.fake_host import FakeHost
 from tests.unit.golden import DEBIAN, REAL_VERSIONS, VERSIONS, golden_config, golden_text, release_of
 

@@ -34,9 +34,9 @@ from kubeup.network import routes
 from kubeup.paths import Paths
 from kubeup.phases import addons, cluster
 from kubeup.releases import RELEASES
-from kubeup.render import load_yaml
 from kubeup.report import Report
 from kubeup.secret import Secret
+from kubeup.yaml_files import load_yaml
 from tests.fake_cluster import ClusterHost, FakeCluster
 
 TOKEN = BootstrapToken(Secret("abcdef.0123456789abcdef"))

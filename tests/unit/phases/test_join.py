@@ -33,10 +33,10 @@ from kubeup.node.kubeconfig import render_kubeconfig
 from kubeup.paths import Paths
 from kubeup.phases import join
 from kubeup.releases import RELEASES
-from kubeup.render import load_yaml
 from kubeup.report import Report
 from kubeup.secret import Secret
 from kubeup.trust import Anchors
+from kubeup.yaml_files import load_yaml
 from tests.fake_host import FakeHost
 from tests.unit.cluster.test_discovery import CA, SERVER, make_ca, signing_request
 from tests.unit.phases.test_node import SystemdHost

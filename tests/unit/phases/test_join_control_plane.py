@@ -23,9 +23,9 @@ from kubeup.node import pki
 from kubeup.paths import Paths
 from kubeup.phases import join, join_control_plane
 from kubeup.releases import RELEASES
-from kubeup.render import load_yaml
 from kubeup.report import Report
 from kubeup.secret import Secret
+from kubeup.yaml_files import load_yaml
 from tests.fake_node import finished_node, make_ca_unfit
 from tests.unit.cluster.test_discovery import make_ca
 from tests.unit.golden import golden_config

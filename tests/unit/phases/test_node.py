@@ -15,8 +15,8 @@ from kubeup.machine.host import CommandResult, Host, HttpResponse, LocalHost
 from kubeup.paths import Paths
 from kubeup.phases import certs, control_plane, node
 from kubeup.releases import RELEASES
-from kubeup.render import dump_yaml, load_yaml
 from kubeup.report import Report
+from kubeup.yaml_files import dump_yaml, load_yaml
 from tests.fake_host import FakeHost
 from tests.unit.cluster.test_discovery import make_ca
 from tests.unit.golden import golden_config, golden_text

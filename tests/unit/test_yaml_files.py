@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubeup.errors import HostError
-from kubeup.render import (
+from kubeup.yaml_files import (
     commands_of_pod,
     dump_yaml,
     fill_template,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kubeup.config.load import load_init_config, load_partial_config, parse_duration
+from kubeup.config.load_init import load_init_config, load_partial_config, parse_duration
 from kubeup.config.token_text import generate_token
 from kubeup.config.types import Arg, LocalEtcd, NodeRegistration, Taint, Timeouts
 from kubeup.errors import UsageError

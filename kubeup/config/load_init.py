@@ -12,7 +12,7 @@ from typing import Any, Callable, Optional
 
 from kubeup import releases
 from kubeup.addresses import join_host_port
-from kubeup.config import discover, documents, schema, types, validate
+from kubeup.config import choose, documents, schema, types, validate
 from kubeup.config.convert import convert_documents
 from kubeup.config.documents import MAX_BYTES, Document, build, parse_documents
 from kubeup.config.flags import apply_flags, check_mixing, is_allowed_beside_config
@@ -193,7 +193,7 @@ def build_init_config(
         kubelet=trees.get(_KUBELET, {}),
         kube_proxy=trees.get(_KUBE_PROXY, {}),
         kb=kb,
-        proxy_env=discover.read_proxy_env(host),
+        proxy_env=choose.read_proxy_env(host),
     )
     validate.check_init(config, trees, problems)
     return replace(config, notes=tuple(notes), warnings=tuple(problems.warnings))
@@ -209,7 +209,7 @@ def with_node_ip(
     cluster: types.ClusterConfiguration,
     notes: list[str],
     *,
-    doubts: tuple[str, ...] = (discover.NO_DEFAULT_ROUTE, discover.SEVERAL_CARDS),
+    doubts: tuple[str, ...] = (choose.NO_DEFAULT_ROUTE, choose.SEVERAL_CARDS),
 ) -> types.NodeRegistration:
     """The kubelet chooses by the default route: without one, or with several cards, it is told the advertised address, so
     that the node registers, etcd listens and pods are routed at one and the same. doubts: those that count. In a dual-stack
@@ -219,7 +219,7 @@ def with_node_ip(
     if host.mode == "root" or is_told:
         return node
     if is_dual:
-        both = discover.choose_dual_addresses(host, address)
+        both = choose.choose_dual_addresses(host, address)
         if not both:
             notes.append(
                 f"the cluster is dual-stack, and this machine has no usable address of the other family than {address}: "
@@ -228,7 +228,7 @@ def with_node_ip(
             return node  # one address, told to the kubelet, would make it single
         notes.append(f"dual-stack: the kubelet registers with {both[0]} and {both[1]} (--node-ip)")
         return replace(node, kubelet_extra_args=(*node.kubelet_extra_args, types.Arg("node-ip", ",".join(both))))
-    doubt = discover.find_doubt_of_address(host, address)
+    doubt = choose.find_doubt_of_address(host, address)
     if doubt not in doubts:
         return node
     notes.append(f"{doubt}: the kubelet registers with {address} (--node-ip)")
@@ -260,7 +260,7 @@ class Chooser:
         self.looks_for_network = looks == "machine"
         self.looks_for_version = looks in ("machine", "version")
 
-    def _take(self, kind: str, path: str, choice: discover.Choice) -> str:
+    def _take(self, kind: str, path: str, choice: choose.Choice) -> str:
         if choice.message:
             self.problems.fail(kind, path, choice.message, choice.remedy)
         if choice.note:
@@ -272,37 +272,35 @@ class Chooser:
     def node_tree(self) -> dict[str, Any]:
         tree = dict(self.init.get("nodeRegistration") or {})
         tree["name"] = (tree.get("name") or "").strip().lower() or (
-            discover.read_node_name(self.host) if self.looks else "node"
+            choose.read_node_name(self.host) if self.looks else "node"
         )
         tree["ignorePreflightErrors"] = list(
             dict.fromkeys(name.strip().lower() for name in tree.get("ignorePreflightErrors") or ())
         )
         socket = tree.get("criSocket") or ""
         if not socket:
-            choice = (
-                discover.choose_cri_socket(self.host) if self.looks_for_network else discover.Choice(_DEFAULT_SOCKET)
-            )
+            choice = choose.choose_cri_socket(self.host) if self.looks_for_network else choose.Choice(_DEFAULT_SOCKET)
             tree["criSocket"] = self._take(self.kind, "nodeRegistration.criSocket", choice)
         else:
-            tree["criSocket"] = discover.normalize_socket(socket)
+            tree["criSocket"] = choose.normalize_socket(socket)
             if socket.startswith("/"):
                 self.problems.warn(self.kind, "nodeRegistration.criSocket", f"{socket} is taken for unix://{socket}")
         return tree
 
     def local_api_endpoint(self) -> types.LocalAPIEndpoint:
         tree = dict(self.init.get("localAPIEndpoint") or {})
-        given = discover.normalize_address(tree.get("advertiseAddress") or "")
+        given = choose.normalize_address(tree.get("advertiseAddress") or "")
         # the API server wants an address of the family of its first service subnet
         networking = self.tree.get("networking") or {}
         subnets = networking.get("serviceSubnet") or networking.get("podSubnet") or ""
         prefer = 6 if ":" in (given or subnets.partition(",")[0]) else 4
         if self.looks:
-            choice = discover.choose_advertise_address(self.host, given, prefer=prefer, is_sure=bool(subnets))
+            choice = choose.choose_advertise_address(self.host, given, prefer=prefer, is_sure=bool(subnets))
         else:
-            is_open = discover.is_open_address(given)
-            choice = discover.Choice(discover.PLACEHOLDER_ADDRESSES[prefer] if is_open else given)
+            is_open = choose.is_open_address(given)
+            choice = choose.Choice(choose.PLACEHOLDER_ADDRESSES[prefer] if is_open else given)
         path = "localAPIEndpoint.advertiseAddress"
-        tree["advertiseAddress"] = self._take(_INIT, path, choice) or discover.PLACEHOLDER_ADDRESSES[prefer]
+        tree["advertiseAddress"] = self._take(_INIT, path, choice) or choose.PLACEHOLDER_ADDRESSES[prefer]
         endpoint: types.LocalAPIEndpoint = build(schema.LOCAL_API_ENDPOINT, tree)
         return endpoint
 
@@ -342,18 +340,18 @@ class Chooser:
 
     def _version(self, given: str) -> str:
         if self.looks_for_version:
-            choice = discover.choose_version(self.host, given)
+            choice = choose.choose_version(self.host, given)
         else:
             parsed = releases.parse_version(given)
-            is_open = not given or discover.is_version_label(given)
-            choice = discover.Choice(parsed.text if parsed else releases.NEWEST_PROVEN if is_open else given)
+            is_open = not given or choose.is_version_label(given)
+            choice = choose.Choice(parsed.text if parsed else releases.NEWEST_PROVEN if is_open else given)
         return self._take(_CLUSTER, "kubernetesVersion", choice) or releases.NEWEST_PROVEN
 
     def _networking(
         self, given: Mapping[str, str], endpoint: types.LocalAPIEndpoint, kb: types.KbConfiguration
     ) -> dict[str, str]:
-        tree = {name: discover.normalize_cidrs(value) if "Subnet" in name else value for name, value in given.items()}
-        address = discover.parse_address(endpoint.advertise_address)
+        tree = {name: choose.normalize_cidrs(value) if "Subnet" in name else value for name, value in given.items()}
+        address = choose.parse_address(endpoint.advertise_address)
         if not tree.get("serviceSubnet") and address is not None and address.version == 6:
             tree["serviceSubnet"] = _SERVICES_V6
             self.notes.append(f"service subnet {_SERVICES_V6}: the advertise address is IPv6, and none was given")
@@ -363,7 +361,7 @@ class Chooser:
         known = [net for net in services if net is not None]
         families = list(dict.fromkeys(net.version for net in known)) or [4]
         taken = [*map(str, known), *([str(address)] if address else [])]
-        choice = discover.choose_pod_subnet(self.host, families, taken)
+        choice = choose.choose_pod_subnet(self.host, families, taken)
         tree["podSubnet"] = self._take(_CLUSTER, "networking.podSubnet", choice)
         return tree
 

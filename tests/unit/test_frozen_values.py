@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 
 
 @dataclass(frozen=True)

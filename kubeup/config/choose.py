@@ -18,7 +18,7 @@ from typing import Any, Optional, Union
 from kubeup import releases
 from kubeup.config.types import NodeRegistration
 from kubeup.errors import KbError
-from kubeup.frozen import frozen
+from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json
 from kubeup.machine.host import Host, get_page
 from kubeup.shapes import fit_what_does
