@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kubeup.machine.host import Host, LocalHost
     from kubeup.network import load_balancer
     from kubeup.node import images, kubeconfig, pki
-    from kubeup.phases import reconfigure
+    from kubeup.phases import endpoint as reconfigure
 else:
     objects = lazy_import("kubeup.cluster.objects")
     choose = lazy_import("kubeup.config.choose")
@@ -39,7 +39,7 @@ else:
     load_join = lazy_import("kubeup.config.load_join")
     load_balancer = lazy_import("kubeup.network.load_balancer")
     pki = lazy_import("kubeup.node.pki")
-    reconfigure = lazy_import("kubeup.phases.reconfigure")
+    reconfigure = lazy_import("kubeup.phases.endpoint")
     yaml_files = lazy_import("kubeup.yaml_files")
     state = lazy_import("kubeup.engine.state")
     types = lazy_import("kubeup.config.types")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kubeup.machine import dry_run, host
     from kubeup.machine.host import Host
     from kubeup.node import kubeconfig, pki
-    from kubeup.phases import cluster, finish
+    from kubeup.phases import cluster, join_command
 else:
     shared_certs = lazy_import("kubeup.cluster.shared_certs")
     objects = lazy_import("kubeup.cluster.objects")
@@ -36,7 +36,7 @@ else:
     doctor = lazy_import("kubeup.doctor.doctor")
     documents = lazy_import("kubeup.config.documents")
     dry_run = lazy_import("kubeup.machine.dry_run")
-    finish = lazy_import("kubeup.phases.finish")
+    join_command = lazy_import("kubeup.phases.join_command")
     host = lazy_import("kubeup.machine.host")
     kubeapi = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
@@ -195,8 +195,8 @@ def _join_command(call: Invocation, api: Api, path: Path, token: BootstrapToken,
     admin = kubeconfig.read_kubeconfig(api.host.read_text(path), host=api.host, path=path)
     pins = list(pki.ca_cert_hashes(admin.ca_pem))
     server = _reachable_server(api) or admin.server.partition("://")[2]
-    program = finish.KB if call.program.does_more else "kubeadm"
-    command: str = finish.render_join_command(server, token.token.reveal(), pins, program=program)
+    program = join_command.KB if call.program.does_more else "kubeadm"
+    command: str = join_command.render_join_command(server, token.token.reveal(), pins, program=program)
     command = command.replace("\\\n", "").replace("\t", "")
     return f"{command}--control-plane --certificate-key {key.reveal()}" if key else command
 

@@ -22,10 +22,10 @@ from kubeup.lazy_modules import lazy_import
 if TYPE_CHECKING:
     from kubeup.diagnosis import checks
     from kubeup.node import runtime
-    from kubeup.phases import node, reset
+    from kubeup.phases import kubelet_start, reset
 else:
     checks = lazy_import("kubeup.diagnosis.checks")
-    node = lazy_import("kubeup.phases.node")
+    kubelet_start = lazy_import("kubeup.phases.kubelet_start")
     reset = lazy_import("kubeup.phases.reset")
     runtime = lazy_import("kubeup.node.runtime")
 
@@ -138,7 +138,7 @@ def clean_up(ctx: Context) -> Outputs:
 
 
 def _stop_kubelet(ctx: Context, *, is_dry: bool) -> None:
-    manager = node.find_service_manager(ctx.host)
+    manager = kubelet_start.find_service_manager(ctx.host)
     if manager is None:
         ctx.report.warn("[reset] no supported init system: please ensure kubelet is stopped manually")
     elif is_dry:

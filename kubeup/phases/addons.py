@@ -12,7 +12,7 @@ from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import ClusterError
 from kubeup.lazy_modules import lazy_import
 from kubeup.phases.cluster import SYSTEM, wait_for_node
-from kubeup.phases.loadbalancer import render_kb_config
+from kubeup.phases.load_balancer import render_kb_config
 
 if TYPE_CHECKING:
     from kubeup.cluster import addons, api

@@ -18,19 +18,19 @@ from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.lazy_modules import lazy_import
 from kubeup.machine.host import Unreachable
-from kubeup.phases import certs, control_plane, kubeconfigs, node
+from kubeup.phases import certs, control_plane, kubeconfigs, kubelet_start
 from kubeup.phases.health import soak, wait_for_control_plane, wait_for_controllers, wait_until
 
 if TYPE_CHECKING:
     from kubeup.cluster import api, etcd, lease, probes, shared_certs
     from kubeup.config.types import ExternalEtcd
     from kubeup.node import kubeconfig, kubelet, pki, runtime, static_pods
-    from kubeup.phases import join
+    from kubeup.phases import join_worker
 else:
     shared_certs = lazy_import("kubeup.cluster.shared_certs")
     etcd = lazy_import("kubeup.cluster.etcd")
     probes = lazy_import("kubeup.cluster.probes")
-    join = lazy_import("kubeup.phases.join")
+    join_worker = lazy_import("kubeup.phases.join_worker")
     api = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     kubelet = lazy_import("kubeup.node.kubelet")
@@ -52,7 +52,7 @@ JOINED = ("admin", "controller-manager", "scheduler")
 
 
 def is_control_plane(ctx: Context) -> bool:
-    return join.config_of(ctx).join.control_plane is not None
+    return join_worker.config_of(ctx).join.control_plane is not None
 
 
 # ---- preflight
@@ -118,7 +118,7 @@ def _open_shared_files(ctx: Context) -> Any:
         )
     files = shared_certs.plan_downloads(secret, ctx.config.certificate_key, paths=ctx.paths, cluster=ctx.config.cluster)
     ca = next((file for file in files if file.path == ctx.paths.pki / "ca.crt"), None)
-    trusted = set(pki.ca_cert_hashes(join.config_of(ctx).ca_pem))
+    trusted = set(pki.ca_cert_hashes(join_worker.config_of(ctx).ca_pem))
     if ca is not None and trusted and not trusted >= set(pki.ca_cert_hashes(ca.data.reveal())):
         raise ClusterError(
             "the uploaded certificates are those of another cluster",
@@ -214,7 +214,7 @@ def _write_kubelet_identity(ctx: Context) -> None:
     ctx.host.make_dir(current.parent, mode=0o750)
     ctx.host.write_file(dated, found.client_cert_pem + found.client_key_pem.reveal(), mode=0o600)
     ctx.host.symlink(current, str(dated))
-    node.name_rotated_cert(ctx)
+    kubelet_start.name_rotated_cert(ctx)
 
 
 def _client_pem(ctx: Context) -> Path:
@@ -513,7 +513,7 @@ def _take_back(ctx: Context, client: etcd.Etcd, error: BaseException) -> None:
         ctx.host.remove(ctx.paths.manifest("etcd"))
         with contextlib.suppress(HostError):
             # one that could not even make the pod's sandbox never lets the pod go, and starts no other of its name
-            node.restart_kubelet(ctx)
+            kubelet_start.restart_kubelet(ctx)
         if own is not None:
             client.remove(own)
         ctx.host.remove_tree(control_plane.etcd_data_dir(ctx) / "member")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Optional
 from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import HostError
 from kubeup.lazy_modules import lazy_import
-from kubeup.phases import certs, control_plane, install, node
+from kubeup.phases import certs, control_plane, kernel
+from kubeup.phases import kubelet_start as node
 
 if TYPE_CHECKING:
     from kubeup.cluster import probes, shared_certs
@@ -60,7 +61,7 @@ def find_own_files(ctx: Context) -> list[Path]:
 def _bears_kb_s_mark(ctx: Context) -> bool:
     """What kubeadm never makes: kb's own sysctls, or more in kb's folder than a run makes that its checks refuse."""
     refused = {ctx.paths.lock.name, ctx.paths.state.name}
-    return install.has_own_sysctls(ctx) or bool(set(ctx.host.list_dir(ctx.paths.state_dir)) - refused)
+    return kernel.has_own_sysctls(ctx) or bool(set(ctx.host.list_dir(ctx.paths.state_dir)) - refused)
 
 
 def look_at_node(ctx: Context, workflow: str, batches: Iterable[str], *, owned: Iterable[str] = ()) -> None:

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from kubeup.engine import state, undo
     from kubeup.network import pod_network
     from kubeup.node import kubelet, runtime
-    from kubeup.phases import airgap, install, loadbalancer, node
+    from kubeup.phases import airgap, kernel, kubelet_start, load_balancer
 else:
-    install = lazy_import("kubeup.phases.install")
+    kernel = lazy_import("kubeup.phases.kernel")
     airgap = lazy_import("kubeup.phases.airgap")
     distro_packages = lazy_import("kubeup.airgap.distro_packages")
     etcd = lazy_import("kubeup.cluster.etcd")
     probes = lazy_import("kubeup.cluster.probes")
     kubelet = lazy_import("kubeup.node.kubelet")
-    loadbalancer = lazy_import("kubeup.phases.loadbalancer")
-    node = lazy_import("kubeup.phases.node")
+    load_balancer = lazy_import("kubeup.phases.load_balancer")
+    kubelet_start = lazy_import("kubeup.phases.kubelet_start")
     pod_network = lazy_import("kubeup.network.pod_network")
     runtime = lazy_import("kubeup.node.runtime")
     state = lazy_import("kubeup.engine.state")
@@ -181,7 +181,7 @@ def stop_kubelet(ctx: Context) -> Outputs:
     """First of all: it would start every static pod again. At boot it has nothing to do here either."""
     if not _is_kubelet_of_kb(ctx):
         return None
-    manager = node.find_service_manager(ctx.host)
+    manager = kubelet_start.find_service_manager(ctx.host)
     if manager is not None:
         ctx.host.run(manager.stop)
     # at boot it starts again only if it did so before kb
@@ -248,7 +248,7 @@ def stop_services(ctx: Context) -> Outputs:
     for unit in (airgap.MIRROR_UNIT, "containerd.service"):
         if str(ctx.paths.systemd / unit) in made:
             ctx.host.run(["systemctl", "disable", "--now", unit], timeout_s=120)
-    install.remove_service_route(ctx)
+    kernel.remove_service_route(ctx)
     if str(airgap.CONTAINERD_UNIT) in made:
         for folder in (Path("/var/lib/containerd"), Path("/run/containerd")):
             for mount in ctx.host.mounts_below(folder):
@@ -271,7 +271,7 @@ def take_back_files(ctx: Context) -> Outputs:
     """What the kubelet and etcd wrote on kb's behalf; then the journal backwards."""
     node_state = state.load_state(ctx.host, ctx.paths)
     made = node_state.created_paths()
-    plan = undo.plan_undo(node_state, apart=loadbalancer.find_changed_hosts(ctx, node_state))
+    plan = undo.plan_undo(node_state, apart=load_balancer.find_changed_hosts(ctx, node_state))
     if str(ctx.paths.manifest("etcd")) in made:
         ctx.host.remove_tree(find_etcd_data(ctx, read_etcd_pod(ctx)) / "member")
     if str(ctx.paths.kubelet_config) in made:

@@ -546,13 +546,13 @@ from kubeup.trust import Anchors, Offered
 offered = Offered("pem")
 Tls("pem"){0}
 Tls(offered){0}
-kubeapi.Identity("https://x", UNPROVEN, Secret("token")){0}
+api.Identity("https://x", UNPROVEN, Secret("token")){0}
 LocalHost().http_send("POST", "https://x", tls=UNPROVEN){0}
 LocalHost().http_open("https://x", tls=UNPROVEN){0}
 LocalHost().http_upload("https://x", (), size=0, tls=UNPROVEN){0}
-registry.Registry(LocalHost(), "https://x", tls=UNPROVEN){0}
+registry_client.Registry(LocalHost(), "https://x", tls=UNPROVEN){0}
 discovery.Access("https://x", offered){0}
-mirrorhosts.Mirror("https://x", offered){0}
+containerd_hosts.Mirror("https://x", offered){0}
 Anchors(offered){0}
 Anchors.given(offered){0}
 Anchors.vouched("pem"){0}
@@ -582,7 +582,11 @@ def calls_of_anchors(path: Path) -> Iterator[tuple[str, str, str]]:
             if isinstance(call, ast.Call):
                 name = ast.unparse(call.func)
                 if re.search(r"\bAnchors(\.\w+)?$", name):
-                    yield path.stem, function.name, name.partition(".")[2] or "itself"
+                    yield (
+                        path.relative_to(REPO / "kubeup").with_suffix("").as_posix(),
+                        function.name,
+                        name.partition(".")[2] or "itself",
+                    )
 
 
 def test_what_becomes_an_anchor_does_so_in_few_places() -> None:
@@ -590,24 +594,24 @@ def test_what_becomes_an_anchor_does_so_in_few_places() -> None:
     know whose word the text is: this machine's or its operator's (given), or that of a server that has proven itself (vouched)."""
     found = {call for path in sorted((REPO / "kubeup").rglob("*.py")) for call in calls_of_anchors(path)}
     assert found == {
-        ("pki", "keep_pinned", "itself"),
+        ("node/pki", "keep_pinned", "itself"),
         # what a server offered, with a signature of the token's holders or over a proven connection
-        ("discovery", "_discover_by_token", "vouched"),
-        ("discovery", "_discover_by_file", "vouched"),
+        ("cluster/discovery", "_discover_by_token", "vouched"),
+        ("cluster/discovery", "_discover_by_file", "vouched"),
         # kubeconfigs and authorities that lie on this machine or were named by its operator
-        ("discovery", "_discover_by_file", "given"),
-        ("discovery", "find_member_access", "given"),
-        ("kubeapi", "read_identity", "given"),
-        ("commands_join", "_make_context", "given"),
-        ("commands_join", "make_api", "given"),
-        ("commands_mirror", "sync", "given"),
-        ("etcd", "read_client_tls", "given"),
-        ("etcd", "read_external_tls", "given"),
-        ("airgap", "_own_tls", "given"),
+        ("cluster/discovery", "_discover_by_file", "given"),
+        ("cluster/discovery", "find_member_access", "given"),
+        ("cluster/api", "read_identity", "given"),
+        ("commands/join", "_make_context", "given"),
+        ("commands/join", "make_api", "given"),
+        ("commands/mirror", "sync", "given"),
+        ("cluster/etcd", "read_client_tls", "given"),
+        ("cluster/etcd", "read_external_tls", "given"),
+        ("phases/airgap", "_own_tls", "given"),
         # the cluster's authority, as discovery or this node's files have it
-        ("airgap", "mirror_of", "given"),
-        ("loadbalancer", "wait_until_serving", "given"),
-        ("reconfigure", "_tls", "given"),
+        ("phases/airgap", "mirror_of", "given"),
+        ("network/load_balancer", "wait_until_serving", "given"),
+        ("phases/endpoint", "_tls", "given"),
     }
 
 

@@ -3,7 +3,7 @@
 A layer is a folder that an overlay mount stacks: the base comes from debootstrap, a variant (another containerd, or none) is
 what a recipe changed in an overlay upon the base, a version layer holds kubelet, kubectl and crictl of one Kubernetes release.
 A layer's folder is named after a hash of its recipe: to change the recipe is to build anew, and nothing else ever is.
-Must not: start nodes (node.py), know Kubernetes' images (images.py).
+Must not: start nodes (kubelet_start.py), know Kubernetes' images (images.py).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from kubeup.errors import HostError
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import CommandResult, Fence, HttpResponse, LocalHost, Tls
 from kubeup.node import pki
-from kubeup.phases import airgap, install
+from kubeup.phases import airgap, kernel
 from tests.fake_host import Answer, FakeHost
 from tests.fake_node import PATHS, finished_node, make_config, make_context
 from tests.unit.airgap.test_programs import ANSWERS
@@ -222,19 +222,19 @@ def test_services_get_a_route_where_there_is_none() -> None:
         answers={"ip route get 10.96.0.1": unreachable, "ip -json address show": ADDRESSES, "ip -j addr": ADDRESSES}
     )
     host.answers["ip"] = lambda argv: unreachable if "get" in argv else CommandResult(argv, 0, ADDRESSES)
-    install._ensure_service_route(make_context(host, make_config()))
+    kernel._ensure_service_route(make_context(host, make_config()))
     assert host.changes == [], "the bridge network keeps a route itself"
     ctx = make_context(host, replace(make_config(), kb=KbConfiguration(pod_network=PodNetwork("none"))))
-    install._ensure_service_route(ctx)
-    unit = host.read_text(PATHS.systemd / install.ROUTE_UNIT)
+    kernel._ensure_service_route(ctx)
+    unit = host.read_text(PATHS.systemd / kernel.ROUTE_UNIT)
     assert "route replace 10.96.0.0/12 dev eth0" in unit
     assert "run ip route replace 10.96.0.0/12 dev eth0" in host.changes
-    install.remove_service_route(ctx)
+    kernel.remove_service_route(ctx)
     assert "run ip route delete 10.96.0.0/12 dev eth0" in host.changes
 
 
 def test_with_a_default_route_nothing_is_done() -> None:
     host = FakeHost(answers={"ip route get 10.96.0.1": "10.96.0.1 via 10.77.0.1 dev eth0"})
     ctx = make_context(host, replace(make_config(), kb=KbConfiguration(pod_network=PodNetwork("none"))))
-    install._ensure_service_route(ctx)
+    kernel._ensure_service_route(ctx)
     assert host.changes == []

@@ -21,7 +21,7 @@ from kubeup.errors import KbError
 from kubeup.machine.host import CommandResult, HttpResponse, Tls, Unreachable
 from kubeup.node import pki
 from kubeup.paths import Paths
-from kubeup.phases import join, join_control_plane
+from kubeup.phases import join_control_plane, join_worker
 from kubeup.releases import RELEASES
 from kubeup.report import Report
 from kubeup.secret import Secret
@@ -29,7 +29,7 @@ from kubeup.yaml_files import load_yaml
 from tests.fake_node import finished_node, make_ca_unfit
 from tests.unit.cluster.test_discovery import make_ca
 from tests.unit.golden import golden_config
-from tests.unit.phases.test_node import SystemdHost
+from tests.unit.phases.test_kubelet_start import SystemdHost
 
 KEY = Secret("ab" * 32)
 API, OWN_API = "https://10.77.0.11:6443", "https://10.77.0.12:6443"
@@ -306,12 +306,12 @@ def test_a_ca_that_signs_elsewhere_leaves_the_kubelet_to_its_bootstrap() -> None
 
 def test_the_kubelet_starts_with_its_identity_and_without_taints() -> None:
     host, ctx = prepared()
-    join.start_kubelet(ctx)
+    join_worker.start_kubelet(ctx)
     assert "/etc/kubernetes/bootstrap-kubelet.conf" not in host.files
     assert b"register-with-taints" not in host.files["/var/lib/kubelet/kubeadm-flags.env"]
     assert "run systemctl restart kubelet" in host.changes
     host.changes.clear()
-    assert join.wait_for_bootstrap(ctx) is None and host.changes == []
+    assert join_worker.wait_for_bootstrap(ctx) is None and host.changes == []
 
 
 # ---- etcd

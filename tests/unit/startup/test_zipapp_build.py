@@ -144,7 +144,7 @@ def write_tree(root: Path) -> Path:
         "README.md": "",
         "kubeup/__init__.py": '__version__ = "1.2.3"\n',
         "kubeup/__pycache__/x.cpython-39.py": "",
-        "kubeup/phases/node.py": "",
+        "kubeup/phases/kubelet_start.py": "",
         "configs/manifests/etcd.yaml": "",
         "configs/manifests/.etcd.yaml.swp": "",
         "configs/manifests/etcd.yaml~": "",
@@ -165,7 +165,7 @@ def test_what_is_taken_from_the_source_tree(tmp_path: Path) -> None:
         "configs/manifests/etcd.yaml",
         "kb.py",
         "kubeup/__init__.py",
-        "kubeup/phases/node.py",
+        "kubeup/phases/kubelet_start.py",
     ]
     assert members["__main__.py"] == b"first"
 

@@ -15,7 +15,7 @@ from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.lazy_modules import lazy_import
 from kubeup.machine.host import Tls, Unreachable
-from kubeup.phases import certs, loadbalancer, node
+from kubeup.phases import certs, kubelet_start, load_balancer
 from kubeup.trust import Anchors
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def check_endpoint(ctx: Context) -> Outputs:
 
     Raises UsageError (bad-endpoint), ClusterError: endpoint-unknown-name, endpoint-unreachable, endpoint-of-another-cluster.
     """
-    if loadbalancer.is_wanted(ctx):
+    if load_balancer.is_wanted(ctx):
         _check_own_balancer(ctx)
     elif _endpoint(ctx):
         check_leads_here(ctx, _endpoint(ctx))
@@ -243,17 +243,17 @@ def _stored(ctx: Context) -> Optional[api.Object]:
 
 def keep_load_balancer(ctx: Context) -> Outputs:
     if is_control_plane(ctx):
-        return loadbalancer.share_load_balancer(ctx)
-    return loadbalancer.start_keeper(ctx)
+        return load_balancer.share_load_balancer(ctx)
+    return load_balancer.start_keeper(ctx)
 
 
 def load_balancer_is_kept(ctx: Context) -> bool:
-    return loadbalancer.load_balancer_is_shared(ctx) if is_control_plane(ctx) else loadbalancer.keeper_runs(ctx)
+    return load_balancer.load_balancer_is_shared(ctx) if is_control_plane(ctx) else load_balancer.keeper_runs(ctx)
 
 
 def find_without_balancer(ctx: Context) -> list[str]:
     """Nodes on which the endpoint's name leads nowhere yet, since they run no load balancer."""
-    if not loadbalancer.is_wanted(ctx):
+    if not load_balancer.is_wanted(ctx):
         return []
     pods = ctx.api.list(api.path_of("Pod", "", SYSTEM), label=f"component={balancer.NAME}")
     having = {str((pod.get("spec") or {}).get("nodeName")) for pod in pods} | {ctx.config.node.name}
@@ -286,7 +286,7 @@ def write_kubeconfigs(ctx: Context) -> Outputs:
     for path, text in changes.items():
         ctx.host.write_file(path, text, mode=0o600, keeps=True)
     if kubelet_conf in changes:
-        node.restart_kubelet(ctx)
+        kubelet_start.restart_kubelet(ctx)
     return None
 
 
@@ -420,7 +420,7 @@ def end_balancer(ctx: Context) -> None:
         else:
             return
         if not is_last:
-            node.restart_kubelet(ctx)
+            kubelet_start.restart_kubelet(ctx)
     ctx.report.warn(f"the load balancer still runs, though its manifest is gone: crictl ps --name {balancer.NAME}")
 
 
@@ -446,7 +446,7 @@ def list_remaining(ctx: Context, lagging: list[str]) -> list[str]:
     undo = " --undo" if ctx.outputs.get("_is_undo") else ""
     steps = [f"on the control plane at {server}: {COMMAND}{undo}" for server in lagging]
     steps += [f"on node {name}: {COMMAND}{undo}" for name in find_without_balancer(ctx)]
-    if not loadbalancer.is_wanted(ctx):
+    if not load_balancer.is_wanted(ctx):
         steps += [f"on worker {name}: {COMMAND}{undo}" for name in _workers(ctx)]
     is_open = not (kubeconfigs_are_written(ctx) and cluster_info_is_written(ctx) and kube_proxy_is_written(ctx))
     if is_open and steps:

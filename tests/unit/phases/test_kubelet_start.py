@@ -13,7 +13,7 @@ from kubeup.errors import HostError, UsageError
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import CommandResult, Host, HttpResponse, LocalHost
 from kubeup.paths import Paths
-from kubeup.phases import certs, control_plane, node
+from kubeup.phases import certs, control_plane, kubelet_start
 from kubeup.releases import RELEASES
 from kubeup.report import Report
 from kubeup.yaml_files import dump_yaml, load_yaml
@@ -172,8 +172,8 @@ def test_patches_are_in_the_manifest_in_the_probe_and_in_the_log() -> None:
 def test_kubelet_start_writes_all_and_starts_in_order() -> None:
     host = systemd_host()
     ctx = context(host)
-    assert not node.kubelet_is_current(ctx)
-    node.start_kubelet(ctx)
+    assert not kubelet_start.kubelet_is_current(ctx)
+    kubelet_start.start_kubelet(ctx)
     assert host.changes == [
         f"mkdir {KUBELET_DIR}",
         f"write {FLAGS}",
@@ -195,20 +195,20 @@ def test_kubelet_start_writes_all_and_starts_in_order() -> None:
 def test_kubelet_start_again_changes_nothing() -> None:
     host = systemd_host()
     ctx = context(host)
-    node.start_kubelet(ctx)
+    kubelet_start.start_kubelet(ctx)
     host.changes.clear()
-    assert node.kubelet_is_current(ctx)
-    node.start_kubelet(ctx)
+    assert kubelet_start.kubelet_is_current(ctx)
+    kubelet_start.start_kubelet(ctx)
     assert host.changes == []
 
 
 def test_a_changed_file_stops_writes_and_restarts() -> None:
     host = systemd_host()
-    node.start_kubelet(context(host))
+    kubelet_start.start_kubelet(context(host))
     host.changes.clear()
     changed = context(host, replace(golden_config(), kubelet={"maxPods": 250}))
-    assert not node.kubelet_is_current(changed)
-    node.start_kubelet(changed)
+    assert not kubelet_start.kubelet_is_current(changed)
+    kubelet_start.start_kubelet(changed)
     assert host.changes == [
         "run systemctl stop kubelet",
         f"write {CONFIG}",
@@ -220,26 +220,26 @@ def test_a_changed_file_stops_writes_and_restarts() -> None:
 def test_a_certificate_of_another_cluster_is_put_aside_by_init_too() -> None:
     host = systemd_host(files={"/etc/kubernetes/pki/ca.crt": make_ca().encode(), PEM: make_ca("another").encode()})
     ctx = context(host)
-    node.start_kubelet(ctx)
+    kubelet_start.start_kubelet(ctx)
     assert PEM not in host.files and "is no certificate of this cluster" in log_of(ctx)
-    assert node.kubelet_is_current(ctx)
+    assert kubelet_start.kubelet_is_current(ctx)
     host.files[PEM] = make_ca("another").encode()
-    assert not node.kubelet_is_current(ctx)
-    node.start_kubelet(ctx)
+    assert not kubelet_start.kubelet_is_current(ctx)
+    kubelet_start.start_kubelet(ctx)
     assert PEM not in host.files
     host.files[PEM] = host.files["/etc/kubernetes/pki/ca.crt"]
-    node.start_kubelet(ctx)
+    kubelet_start.start_kubelet(ctx)
     assert PEM in host.files
 
 
 def test_a_stopped_kubelet_is_started_though_its_files_are_right() -> None:
     host = systemd_host()
     ctx = context(host)
-    node.start_kubelet(ctx)
+    kubelet_start.start_kubelet(ctx)
     host.answers["systemctl is-active kubelet"] = CommandResult(("systemctl",), 3, "failed\n")
     host.changes.clear()
-    assert not node.kubelet_is_current(ctx)
-    node.start_kubelet(ctx)
+    assert not kubelet_start.kubelet_is_current(ctx)
+    kubelet_start.start_kubelet(ctx)
     assert "run systemctl restart kubelet" in host.changes
     assert not [change for change in host.changes if change.startswith("write")]
 
@@ -250,7 +250,7 @@ def test_a_package_keeps_its_unit_and_its_drop_in() -> None:
         "/usr/lib/systemd/system/kubelet.service.d/10-kubeadm.conf": b"EnvironmentFile=-/var/lib/kubelet/kubeadm-flags.env",
     }
     host = systemd_host(files=package)
-    node.start_kubelet(context(host))
+    kubelet_start.start_kubelet(context(host))
     assert UNIT not in host.files
     assert DROP_IN not in host.files
     assert host.changes[-1] == "run systemctl enable --no-reload kubelet"
@@ -259,30 +259,30 @@ def test_a_package_keeps_its_unit_and_its_drop_in() -> None:
 def test_a_unit_of_kb_is_kept_up_to_date() -> None:
     host = systemd_host()
     ctx = context(host)
-    node.start_kubelet(ctx)
+    kubelet_start.start_kubelet(ctx)
     host.files[UNIT] = b"an older kb's"
-    assert node.kubelet_is_current(ctx), "a unit of others is not looked at"
+    assert kubelet_start.kubelet_is_current(ctx), "a unit of others is not looked at"
     ctx.outputs["owned_paths"] = frozenset({UNIT, DROP_IN})
-    assert not node.kubelet_is_current(ctx)
-    node.start_kubelet(ctx)
+    assert not kubelet_start.kubelet_is_current(ctx)
+    kubelet_start.start_kubelet(ctx)
     assert b"ExecStart=/usr/bin/kubelet\n" in host.files[UNIT]
 
 
 def test_kubelet_patches_are_in_the_file_but_the_socket_is_the_nodes() -> None:
     host = systemd_host(files={"/p/kubeletconfiguration.yaml": b"maxPods: 9\ncontainerRuntimeEndpoint: unix:///x"})
     ctx = context(host, replace(golden_config(), patches_directory="/p"))
-    node.start_kubelet(ctx)
+    kubelet_start.start_kubelet(ctx)
     written = load_yaml(host.files[CONFIG].decode())
     assert written["maxPods"] == 9
     assert written["containerRuntimeEndpoint"] == "unix:///var/run/containerd/containerd.sock"
-    assert "maxPods" not in node.shared_kubelet_config(ctx).document
+    assert "maxPods" not in kubelet_start.shared_kubelet_config(ctx).document
     assert "applied the strategic patch /p/kubeletconfiguration.yaml to kubeletconfiguration" in log_of(ctx)
 
 
 def test_a_patch_that_no_kubelet_could_read_is_refused_before_anything_is_written() -> None:
     host = systemd_host(files={"/p/kubeletconfiguration.yaml": b"kubeReserved: {cpu: 1}\nfeatureGates: {X: 'true'}\n"})
     with pytest.raises(UsageError) as caught:
-        node.start_kubelet(context(host, replace(golden_config(), patches_directory="/p")))
+        kubelet_start.start_kubelet(context(host, replace(golden_config(), patches_directory="/p")))
     assert caught.value.code == "patch-failed"
     assert [line.split(";")[0] for line in caught.value.details] == [
         'featureGates.X: wants true or false, has the text "true"',
@@ -293,13 +293,13 @@ def test_a_patch_that_no_kubelet_could_read_is_refused_before_anything_is_writte
 
 def test_systemd_resolved_decides_on_resolv_conf() -> None:
     host = systemd_host(answers={"systemctl is-active systemd-resolved": "active\n"})
-    node.start_kubelet(context(host))
+    kubelet_start.start_kubelet(context(host))
     assert load_yaml(host.files[CONFIG].decode())["resolvConf"] == "/run/systemd/resolve/resolv.conf"
 
 
 def test_conflicting_values_are_warned_of() -> None:
     ctx = context(systemd_host(), replace(golden_config(), kubelet={"clusterDomain": "mine"}))
-    node.start_kubelet(ctx)
+    kubelet_start.start_kubelet(ctx)
     assert len(ctx.report.warnings) == 1
     assert "clusterDomain" in ctx.report.warnings[0]
 
@@ -310,7 +310,7 @@ def test_a_kubelet_that_does_not_start_is_an_error_with_its_reason() -> None:
         ("systemctl",), 1, "", "Unit kubelet.service is masked.\n"
     )
     with pytest.raises(HostError) as raised:
-        node.start_kubelet(context(host))
+        kubelet_start.start_kubelet(context(host))
     error = raised.value
     assert (error.code, error.cause) == ("kubelet-not-started", "Unit kubelet.service is masked.")
     assert error.what == "systemctl restart kubelet ended with code 1"
@@ -322,7 +322,7 @@ def test_a_kubelet_that_cannot_be_enabled_is_a_warning() -> None:
         ("systemctl", "enable", "--no-reload", "kubelet"), 1, "", "Read-only"
     )
     ctx = context(host)
-    node.start_kubelet(ctx)
+    kubelet_start.start_kubelet(ctx)
     assert ctx.report.warnings == [
         "the kubelet does not start at boot: systemctl enable --no-reload kubelet: Read-only"
     ]
@@ -332,7 +332,7 @@ def test_no_kubelet_on_the_node() -> None:
     host = systemd_host()
     host.programs.remove("kubelet")
     with pytest.raises(HostError) as raised:
-        node.start_kubelet(context(host))
+        kubelet_start.start_kubelet(context(host))
     assert raised.value.code == "kubelet-missing"
     assert host.changes == [], "nothing was stopped or written"
 
@@ -341,20 +341,20 @@ def test_openrc() -> None:
     host = FakeHost(host_name="cp1", programs={"openrc", "rc-service", "rc-update", "kubelet"})
     host.answers["rc-service kubelet status"] = CommandResult(("rc-service",), 3, " * status: stopped\n")
     ctx = context(host)
-    node.start_kubelet(ctx)
+    kubelet_start.start_kubelet(ctx)
     assert [change for change in host.changes if change.startswith("run")] == [
         "run rc-service kubelet restart",
         "run rc-update add kubelet default",
     ]
     assert UNIT not in host.files
     host.answers["rc-service kubelet status"] = " * status: started\n"
-    assert node.kubelet_is_current(ctx)
+    assert kubelet_start.kubelet_is_current(ctx)
 
 
 def test_without_a_service_manager_the_command_is_told() -> None:
     host = FakeHost(host_name="cp1", programs={"systemctl", "kubelet"})  # systemctl, but no systemd
     with pytest.raises(HostError) as raised:
-        node.start_kubelet(context(host))
+        kubelet_start.start_kubelet(context(host))
     assert raised.value.code == "no-init-system"
     assert "/usr/bin/kubelet --bootstrap-kubeconfig=" in raised.value.remedy
     assert CONFIG in host.files
@@ -365,14 +365,14 @@ def test_without_a_service_manager_a_healthy_kubelet_is_enough() -> None:
     host = FakeHost(host_name="cp1", programs={"kubelet"})
     host.urls["http://127.0.0.1:10248/healthz"] = HttpResponse(200, b"ok")
     ctx = context(host)
-    node.start_kubelet(ctx)
+    kubelet_start.start_kubelet(ctx)
     assert "keeps its old files" in ctx.report.notes[0]
 
 
 def test_a_folder_gets_all_files_and_no_command_runs(tmp_path: Path) -> None:
     host = LocalHost(tmp_path)
     ctx = context(host, golden_config())
-    node.start_kubelet(ctx)
+    kubelet_start.start_kubelet(ctx)
     assert b"KUBELET_KUBEADM_ARGS" in (tmp_path / "etc/systemd/system/kubelet.service.d/10-kubeadm.conf").read_bytes()
     assert (tmp_path / "etc/systemd/system/kubelet.service").exists()
     assert host.deferred == [
@@ -382,7 +382,7 @@ def test_a_folder_gets_all_files_and_no_command_runs(tmp_path: Path) -> None:
     ]
     assert load_yaml((tmp_path / CONFIG[1:]).read_text())["clusterDNS"] == ["10.96.0.10"]
     ctx.outputs["owned_paths"] = frozenset({UNIT, DROP_IN})
-    assert node.kubelet_is_current(ctx)
+    assert kubelet_start.kubelet_is_current(ctx)
 
 
 def test_a_folder_with_openrc_gets_no_unit(tmp_path: Path) -> None:
@@ -391,14 +391,14 @@ def test_a_folder_with_openrc_gets_no_unit(tmp_path: Path) -> None:
         program.parent.mkdir(exist_ok=True)
         program.touch(mode=0o755)
     host = LocalHost(tmp_path)
-    node.start_kubelet(context(host))
+    kubelet_start.start_kubelet(context(host))
     assert host.deferred == ["rc-service kubelet restart", "rc-update add kubelet default"]
     assert not (tmp_path / "etc/systemd").exists()
 
 
 def test_a_dry_run_without_a_service_manager_says_so() -> None:
     ctx = context(DryRunHost(FakeHost(host_name="cp1")))
-    node.start_kubelet(ctx)
+    kubelet_start.start_kubelet(ctx)
     assert "has to be started by other means" in ctx.report.notes[0]
 
 
@@ -406,7 +406,7 @@ def test_dry_run_plans_files_and_commands_and_changes_nothing() -> None:
     host = systemd_host()
     host.programs.remove("kubelet")
     plan = DryRunHost(host)
-    node.start_kubelet(context(plan))
+    kubelet_start.start_kubelet(context(plan))
     assert host.changes == []
     assert [one.what for one in plan.plan if one.kind == "run"] == [
         "systemctl daemon-reload",
@@ -419,7 +419,7 @@ def test_dry_run_plans_files_and_commands_and_changes_nothing() -> None:
 def test_taints_and_node_ip_come_only_where_they_are_asked_for() -> None:
     config = golden_config()
     config = replace(config, node=replace(config.node, kubelet_extra_args=(Arg("node-ip", "10.77.0.11,fd00::11"),)))
-    files = node.render_kubelet_files(context(systemd_host(), config))
+    files = kubelet_start.render_kubelet_files(context(systemd_host(), config))
     assert files[Path(FLAGS)] == 'KUBELET_KUBEADM_ARGS="--node-ip=10.77.0.11,fd00::11"\n'
 
 
@@ -438,13 +438,13 @@ def test_rotation_points_kubelet_conf_to_the_pem_and_restarts() -> None:
     host.modes[KUBELET_CONF] = 0o600
     host.answers["systemctl show kubelet --property"] = "LoadState=loaded\nNeedDaemonReload=no\n"
     ctx = context(host)
-    assert not node.client_cert_rotation_is_enabled(ctx)
-    node.enable_client_cert_rotation(ctx)
+    assert not kubelet_start.client_cert_rotation_is_enabled(ctx)
+    kubelet_start.enable_client_cert_rotation(ctx)
     assert host.files[KUBELET_CONF].decode() == golden_text(35, "kubelet/kubelet.conf")
     assert host.changes == [f"write {KUBELET_CONF}", "run systemctl restart kubelet"]
-    assert node.client_cert_rotation_is_enabled(ctx)
+    assert kubelet_start.client_cert_rotation_is_enabled(ctx)
     host.changes.clear()
-    node.enable_client_cert_rotation(ctx)
+    kubelet_start.enable_client_cert_rotation(ctx)
     assert host.changes == []
 
 
@@ -453,16 +453,16 @@ def test_a_kubelet_conf_that_shows_the_pem_keeps_its_own_form() -> None:
     host = systemd_host(files={KUBELET_CONF: text, PEM: b"pem"})
     host.modes[KUBELET_CONF] = 0o600
     ctx = context(host)
-    assert node.client_cert_rotation_is_enabled(ctx)
-    node.enable_client_cert_rotation(ctx)
+    assert kubelet_start.client_cert_rotation_is_enabled(ctx)
+    kubelet_start.enable_client_cert_rotation(ctx)
     assert host.changes == []
 
 
 def test_without_a_pem_nothing_is_done() -> None:
     host = systemd_host(files={KUBELET_CONF: kubelet_conf(token="t")})
     ctx = context(host)
-    assert node.client_cert_rotation_is_enabled(ctx)
-    node.enable_client_cert_rotation(ctx)
+    assert kubelet_start.client_cert_rotation_is_enabled(ctx)
+    kubelet_start.enable_client_cert_rotation(ctx)
     assert host.changes == []
     assert PEM in log_of(ctx)
 
@@ -471,7 +471,7 @@ def test_without_a_pem_nothing_is_done() -> None:
 def test_a_damaged_kubelet_conf_is_named(text: bytes) -> None:
     host = systemd_host(files={KUBELET_CONF: text, PEM: b"pem"})
     with pytest.raises(HostError) as raised:
-        node.enable_client_cert_rotation(context(host))
+        kubelet_start.enable_client_cert_rotation(context(host))
     assert raised.value.code == "kubelet-conf-damaged"
     assert KUBELET_CONF in raised.value.what
 
@@ -479,7 +479,7 @@ def test_a_damaged_kubelet_conf_is_named(text: bytes) -> None:
 def test_a_bad_patches_folder_stops_before_anything_is_done() -> None:
     host = systemd_host()
     with pytest.raises(UsageError):
-        node.start_kubelet(context(host, replace(golden_config(), patches_directory="/missing")))
+        kubelet_start.start_kubelet(context(host, replace(golden_config(), patches_directory="/missing")))
     assert host.changes == []
 
 
@@ -504,6 +504,6 @@ def test_systemd_reads_its_units_again_where_they_differ_from_the_disk(shown: st
     if not reloads:
         shown += f"DropInPaths=/run/systemd/system/kubelet.service.d/1.conf {drop_in}\n"
     host.answers["systemctl show kubelet --property"] = shown
-    node.restart_kubelet(context(host))
+    kubelet_start.restart_kubelet(context(host))
     wanted = ["run systemctl daemon-reload"] * reloads + ["run systemctl restart kubelet"]
     assert [change for change in host.changes if change.startswith("run")] == wanted

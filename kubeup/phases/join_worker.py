@@ -17,7 +17,7 @@ from kubeup.engine.workflow import Context, Outputs
 from kubeup.errors import ClusterError
 from kubeup.lazy_modules import lazy_import
 from kubeup.machine.host import Unreachable
-from kubeup.phases import addons, airgap, join_control_plane, node, preflight
+from kubeup.phases import addons, airgap, join_control_plane, kubelet_start, preflight
 from kubeup.phases.cluster import mark_control_plane as mark
 from kubeup.phases.control_plane import report_patches
 from kubeup.phases.health import (
@@ -112,14 +112,14 @@ def _check_name(ctx: Context) -> None:
 def start_kubelet(ctx: Context) -> Outputs:
     """Write what the kubelet needs to ask for its certificate, and (re)start it; nothing is stopped where nothing
     changes."""
-    for warning in node.shared_kubelet_config(ctx).warnings:
+    for warning in kubelet_start.shared_kubelet_config(ctx).warnings:
         ctx.report.warn(warning)
     if kubelet_is_current(ctx):
-        node.enable_kubelet(ctx)
+        kubelet_start.enable_kubelet(ctx)
         return None
     files = _render_files(ctx)
-    node.stop_kubelet(ctx)
-    node.put_foreign_identity_aside(ctx, config_of(ctx).ca_pem)
+    kubelet_start.stop_kubelet(ctx)
+    kubelet_start.put_foreign_identity_aside(ctx, config_of(ctx).ca_pem)
     ctx.host.make_dir(ctx.paths.kubelet, mode=0o700)
     ctx.host.make_dir(ctx.paths.manifests)
     if not _is_member(ctx):
@@ -127,8 +127,8 @@ def start_kubelet(ctx: Context) -> Outputs:
     for path, text in files.items():
         ctx.host.write_file(path, text, mode=0o644)
     report_patches(ctx, "kubeletconfiguration")
-    node.restart_kubelet(ctx)
-    node.enable_kubelet(ctx)
+    kubelet_start.restart_kubelet(ctx)
+    kubelet_start.enable_kubelet(ctx)
     return None
 
 
@@ -137,19 +137,23 @@ def kubelet_is_current(ctx: Context) -> bool:
     files = _render_files(ctx)
     if not _is_member(ctx):
         files[_bootstrap_conf(ctx)] = config_of(ctx).bootstrap_kubeconfig.reveal()
-    if node.has_foreign_identity(ctx, config_of(ctx).ca_pem):
+    if kubelet_start.has_foreign_identity(ctx, config_of(ctx).ca_pem):
         return False
     is_written = all(
-        ctx.host.exists(path) and node.holds(ctx.host.read_text(path), path, text) for path, text in files.items()
+        ctx.host.exists(path) and kubelet_start.holds(ctx.host.read_text(path), path, text)
+        for path, text in files.items()
     )
-    return is_written and node.kubelet_is_active(ctx.host) and (_is_member(ctx) or _is_asking(ctx))
+    return is_written and kubelet_start.kubelet_is_active(ctx.host) and (_is_member(ctx) or _is_asking(ctx))
 
 
 def _render_files(ctx: Context) -> dict[Path, str]:
     """A worker bears its taints from its first breath; a control plane is marked when it works. Its CA is that of the
     files which control planes share."""
     is_worker = not join_control_plane.is_control_plane(ctx)
-    files = {**node.render_kubelet_files(ctx, register_with_taints=is_worker), **node.render_unit_files(ctx)}
+    files = {
+        **kubelet_start.render_kubelet_files(ctx, register_with_taints=is_worker),
+        **kubelet_start.render_unit_files(ctx),
+    }
     ca_cert = Path(config_of(ctx).join.ca_cert_path)
     if is_worker or not ctx.host.exists(ca_cert):
         files[ca_cert] = config_of(ctx).ca_pem

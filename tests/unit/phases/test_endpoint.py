@@ -1,4 +1,4 @@
-"""kubeup/phases/reconfigure.py: who is told of a new endpoint, and who not before all API servers bear it."""
+"""kubeup/phases/endpoint.py: who is told of a new endpoint, and who not before all API servers bear it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from kubeup.machine.host import CommandResult, HttpResponse, Tls
 from kubeup.network import load_balancer
 from kubeup.node import kubeconfig, pki
 from kubeup.paths import Paths
-from kubeup.phases import reconfigure
+from kubeup.phases import endpoint as reconfigure
 from kubeup.releases import RELEASES
 from kubeup.report import Report
 from kubeup.trust import Anchors

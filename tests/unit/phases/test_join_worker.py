@@ -1,4 +1,4 @@
-"""kubeup/phases/join.py: what a worker gets, in which order, and what is said when its certificate does not come."""
+"""kubeup/phases/join_worker.py: what a worker gets, in which order, and what is said when its certificate does not come."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import AnyTls, CommandResult, HttpResponse, Tls
 from kubeup.node.kubeconfig import render_kubeconfig
 from kubeup.paths import Paths
-from kubeup.phases import join
+from kubeup.phases import join_worker
 from kubeup.releases import RELEASES
 from kubeup.report import Report
 from kubeup.secret import Secret
@@ -39,7 +39,7 @@ from kubeup.trust import Anchors
 from kubeup.yaml_files import load_yaml
 from tests.fake_host import FakeHost
 from tests.unit.cluster.test_discovery import CA, SERVER, make_ca, signing_request
-from tests.unit.phases.test_node import SystemdHost
+from tests.unit.phases.test_kubelet_start import SystemdHost
 
 BOOTSTRAP, KUBELET_CONF = "/etc/kubernetes/bootstrap-kubelet.conf", "/etc/kubernetes/kubelet.conf"
 CA_FILE, CONFIG = "/etc/kubernetes/pki/ca.crt", "/var/lib/kubelet/config.yaml"
@@ -151,7 +151,7 @@ def test_another_token_is_no_change() -> None:
 def test_the_files_of_a_worker() -> None:
     host = worker()
     ctx = context(host, join_config(node=NodeRegistration("w1", taints=(Taint("lab", "NoSchedule", "yes"),))))
-    join.start_kubelet(ctx)
+    join_worker.start_kubelet(ctx)
     assert host.modes[BOOTSTRAP] == 0o600 and TOKEN.reveal().encode() in host.files[BOOTSTRAP]
     assert host.files[CA_FILE].decode() == CA and host.modes[CA_FILE] == 0o644
     config = load_yaml(host.files[CONFIG].decode())
@@ -171,23 +171,23 @@ def test_the_files_of_a_worker() -> None:
 def test_a_ca_path_of_one_s_own() -> None:
     config = join_config()
     host = worker()
-    join.start_kubelet(context(host, replace(config, join=replace(config.join, ca_cert_path="/etc/x/ca.crt"))))
+    join_worker.start_kubelet(context(host, replace(config, join=replace(config.join, ca_cert_path="/etc/x/ca.crt"))))
     assert host.files["/etc/x/ca.crt"].decode() == CA and CA_FILE not in host.files
 
 
 def test_a_member_gets_no_bootstrap_credentials_and_is_left_alone() -> None:
     host = worker()
-    join.start_kubelet(context(host))
+    join_worker.start_kubelet(context(host))
     del host.files[BOOTSTRAP]
     ctx = context(host, member(join_config()))
-    assert join.kubelet_is_current(ctx)
+    assert join_worker.kubelet_is_current(ctx)
     host.changes.clear()
-    join.start_kubelet(ctx)
+    join_worker.start_kubelet(ctx)
     assert host.changes == []
     # but a changed file is written, and the kubelet restarted
     host.files[CONFIG] += b"x: 1\n"
-    assert not join.kubelet_is_current(ctx)
-    join.start_kubelet(ctx)
+    assert not join_worker.kubelet_is_current(ctx)
+    join_worker.start_kubelet(ctx)
     assert "run systemctl restart kubelet" in host.changes and BOOTSTRAP not in host.files
 
 
@@ -200,7 +200,7 @@ def test_a_certificate_of_another_cluster_is_put_out_of_the_kubelet_s_way(conten
     host = worker()
     host.files[f"{PKI}/kubelet-client-current.pem"] = content.encode()
     ctx = context(host)
-    join.start_kubelet(ctx)
+    join_worker.start_kubelet(ctx)
     assert f"{PKI}/kubelet-client-current.pem" not in host.files
     assert host.files[f"{PKI}/of-before-kubelet-client-current.pem"] == content.encode()
     assert "is no certificate of this cluster" in log_of(ctx)
@@ -211,13 +211,13 @@ def test_a_certificate_of_another_cluster_is_put_out_of_the_kubelet_s_way(conten
 def test_a_certificate_of_before_does_not_leave_a_running_kubelet_alone() -> None:
     """As after a first run that waited in vain."""
     host = worker()
-    join.start_kubelet(context(host))
+    join_worker.start_kubelet(context(host))
     del host.files[BOOTSTRAP]
     host.files[f"{PKI}/kubelet-client-current.pem"] = make_ca("another").encode()
     ctx = context(host, member(join_config()))
-    assert not join.kubelet_is_current(ctx)
+    assert not join_worker.kubelet_is_current(ctx)
     host.files[f"{PKI}/kubelet-client-current.pem"] = CA.encode()
-    assert join.kubelet_is_current(ctx)
+    assert join_worker.kubelet_is_current(ctx)
 
 
 @pytest.mark.parametrize(
@@ -227,16 +227,16 @@ def test_a_certificate_of_before_does_not_leave_a_running_kubelet_alone() -> Non
 def test_a_kubelet_that_waits_for_an_answer_is_left_alone(requests: list[dict[str, Any]], is_left_alone: bool) -> None:
     path = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
     host = worker(objects={path: {"items": requests}}, bootstraps_after_s=1e9)
-    join.start_kubelet(context(host))
+    join_worker.start_kubelet(context(host))
     host.changes.clear()
-    join.start_kubelet(context(host))
+    join_worker.start_kubelet(context(host))
     assert ("run systemctl restart kubelet" not in host.changes) == is_left_alone
 
 
 def test_a_dry_run_shows_no_token() -> None:
     host = worker()
     dry = DryRunHost(host)
-    join.start_kubelet(context(dry))
+    join_worker.start_kubelet(context(dry))
     shown = "\n".join(step.what + step.diff for step in dry.plan)
     assert BOOTSTRAP in shown and TOKEN.reveal() not in shown and host.changes == []
 
@@ -247,20 +247,20 @@ def test_a_dry_run_shows_no_token() -> None:
 def test_the_bootstrap_ends_with_the_kubelet_s_own_identity() -> None:
     host = worker()
     ctx = context(host)
-    join.start_kubelet(ctx)
+    join_worker.start_kubelet(ctx)
     assert ctx.api is ctx.outputs["_api"]
-    join.wait_for_bootstrap(ctx)
+    join_worker.wait_for_bootstrap(ctx)
     assert BOOTSTRAP not in host.files and KUBELET_CONF in host.files
     assert "_api" not in ctx.outputs and ctx.outputs["_is_bootstrapped"]
-    assert join.is_bootstrapped(context(host, member(join_config())))
-    assert not join.is_bootstrapped(ctx)
+    assert join_worker.is_bootstrapped(context(host, member(join_config())))
+    assert not join_worker.is_bootstrapped(ctx)
 
 
 def test_on_older_minors_the_socket_is_an_annotation() -> None:
     host = worker(objects={"/api/v1/nodes/w1": {"metadata": {"labels": {"kubernetes.io/hostname": "w1"}}}})
     ctx = context(host, join_config(32), 32)
-    join.start_kubelet(ctx)
-    join.wait_for_bootstrap(ctx)
+    join_worker.start_kubelet(ctx)
+    join_worker.wait_for_bootstrap(ctx)
     assert any(change.startswith(f"PATCH {SERVER}/api/v1/nodes/w1") for change in host.changes)
 
 
@@ -278,9 +278,9 @@ def test_a_bootstrap_that_does_not_end(requests: list[dict[str, Any]], code: str
     path = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
     host = worker(objects={path: {"items": requests}}, bootstraps_after_s=1e9)
     ctx = context(host)
-    join.start_kubelet(ctx)
+    join_worker.start_kubelet(ctx)
     with pytest.raises(ClusterError) as caught:
-        join.wait_for_bootstrap(ctx)
+        join_worker.wait_for_bootstrap(ctx)
     assert caught.value.code == code
     assert (host.ticks < 10) == is_at_once
     assert BOOTSTRAP in host.files  # the kubelet still needs it: it may be approved by hand
@@ -299,9 +299,9 @@ def test_a_kubelet_that_is_answered_unauthorized_is_named_within_seconds(request
     host.files["/var/run/containerd/containerd.sock"] = b""
     host.answers["crictl"] = json.dumps({"status": {"conditions": [{"type": "RuntimeReady", "status": True}]}})
     ctx = context(host, join_config(kubelet={"healthzPort": 0}))
-    join.start_kubelet(ctx)
+    join_worker.start_kubelet(ctx)
     with pytest.raises(ClusterError) as caught:
-        join.wait_for_bootstrap(ctx)
+        join_worker.wait_for_bootstrap(ctx)
     assert "the kubelet says Unauthorized" in caught.value.cause
     assert "kubelet-client-current.pem.off && systemctl restart kubelet" in log_of(ctx)
 
@@ -309,7 +309,7 @@ def test_a_kubelet_that_is_answered_unauthorized_is_named_within_seconds(request
 def test_a_token_without_the_right_to_ask_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     host = worker(bootstraps_after_s=1e9)
     ctx = context(host)
-    join.start_kubelet(ctx)
+    join_worker.start_kubelet(ctx)
     refusal = ApiRefused("GET csr", 403, "Forbidden", "cannot list", SERVER)
 
     def refuse(*_: object, **__: object) -> None:
@@ -317,7 +317,7 @@ def test_a_token_without_the_right_to_ask_is_named(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(discovery, "read_signing_request", refuse)
     with pytest.raises(ClusterError) as caught:
-        join.wait_for_bootstrap(ctx)
+        join_worker.wait_for_bootstrap(ctx)
     assert caught.value.code == "csr-not-sent" and "cannot list" in caught.value.cause
     assert "kubeadm:kubelet-bootstrap" in caught.value.cause
     assert "kb init phase bootstrap-token" in caught.value.remedy
@@ -336,7 +336,7 @@ def test_a_ready_node_of_the_same_name_stops_the_join() -> None:
     }
     ctx = context(worker(objects={"/api/v1/nodes/w1": node}))
     with pytest.raises(KbError) as caught:
-        join._check_name(ctx)
+        join_worker._check_name(ctx)
     assert caught.value.code == "node-name-taken"
 
 
@@ -366,20 +366,20 @@ def test_a_foreign_pod_network_may_come_later() -> None:
     host = worker(objects={"/api/v1/nodes/w1": ready_node("False")})
     config = join_config()
     ctx = context(host, replace(config, kb=replace(config.kb, pod_network=PodNetwork("none"))))
-    assert join.verify_node(ctx) == {"node_ready": False}
+    assert join_worker.verify_node(ctx) == {"node_ready": False}
     assert "has joined and is not Ready yet: no CNI" in log_of(ctx)
-    assert not join.node_is_verified(ctx)
+    assert not join_worker.node_is_verified(ctx)
     host.objects["/api/v1/nodes/w1"] = ready_node("True")
-    assert join.verify_node(ctx) == {"node_ready": True} and join.node_is_verified(ctx)
+    assert join_worker.verify_node(ctx) == {"node_ready": True} and join_worker.node_is_verified(ctx)
 
 
 def test_with_kb_s_network_the_node_must_become_ready() -> None:
     ctx = context(worker(objects={"/api/v1/nodes/w1": ready_node("False")}))
     with pytest.raises(ClusterError) as caught:
-        join.verify_node(ctx)
+        join_worker.verify_node(ctx)
     assert caught.value.code == "not-healthy"
     ctx = context(worker(objects={"/api/v1/nodes/w1": ready_node("True")}))
-    assert join.verify_node(ctx) == {"node_ready": True}
+    assert join_worker.verify_node(ctx) == {"node_ready": True}
     assert "gave it no answer" in log_of(ctx)
 
 

@@ -1,4 +1,4 @@
-"""kubeup/phases/loadbalancer.py: what a node gets before its kubelet starts, and how reset takes it back."""
+"""kubeup/phases/load_balancer.py: what a node gets before its kubelet starts, and how reset takes it back."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from kubeup.errors import HostError
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.network import load_balancer as balancer
 from kubeup.paths import Paths
-from kubeup.phases import loadbalancer, reset
+from kubeup.phases import load_balancer, reset
 from kubeup.releases import RELEASES
 from kubeup.report import Report
 from tests.fake_host import FakeHost
@@ -57,9 +57,9 @@ def test_nothing_is_done_for_who_does_not_ask() -> None:
     host = make_host()
     for config in (init_config(), join_config("10.0.0.11:6443")):
         ctx = context(host, config)
-        for run in (loadbalancer.write_load_balancer, loadbalancer.share_load_balancer, loadbalancer.start_keeper):
+        for run in (load_balancer.write_load_balancer, load_balancer.share_load_balancer, load_balancer.start_keeper):
             assert run(ctx) is None
-        assert loadbalancer.load_balancer_is_current(ctx) and loadbalancer.keeper_runs(ctx)
+        assert load_balancer.load_balancer_is_current(ctx) and load_balancer.keeper_runs(ctx)
     assert host.changes == []
 
 
@@ -73,23 +73,23 @@ def test_nothing_is_done_for_who_does_not_ask() -> None:
 def test_what_it_starts_with(config: InitConfig, servers: tuple[str, ...]) -> None:
     host = make_host()
     ctx = context(host, config)
-    assert not loadbalancer.load_balancer_is_current(ctx)
-    loadbalancer.write_load_balancer(ctx)
+    assert not load_balancer.load_balancer_is_current(ctx)
+    load_balancer.write_load_balancer(ctx)
     assert balancer.read_servers(host, PATHS) == servers
-    assert loadbalancer.load_balancer_is_current(ctx)
+    assert load_balancer.load_balancer_is_current(ctx)
     changes = list(host.changes)
-    loadbalancer.write_load_balancer(ctx)
+    load_balancer.write_load_balancer(ctx)
     assert host.changes == changes
 
 
 def test_a_second_run_keeps_the_servers_that_the_keeper_found() -> None:
     host = make_host()
     ctx = context(host, init_config(kb=LOCAL))
-    loadbalancer.write_load_balancer(ctx)
+    load_balancer.write_load_balancer(ctx)
     settings = balancer.settings_of(CLUSTER.control_plane_endpoint, LOCAL, "unix:///x")
     host.write_file(balancer.config_path(PATHS), balancer.render_config(settings, ["10.0.0.11:6443", "10.0.0.12:6443"]))
-    assert loadbalancer.load_balancer_is_current(ctx)
-    loadbalancer.write_load_balancer(ctx)
+    assert load_balancer.load_balancer_is_current(ctx)
+    load_balancer.write_load_balancer(ctx)
     assert balancer.read_servers(host, PATHS) == ("10.0.0.11:6443", "10.0.0.12:6443")
 
 
@@ -97,15 +97,15 @@ def test_a_second_run_keeps_the_servers_that_the_keeper_found() -> None:
 def test_what_is_lost_is_noticed(lost: str) -> None:
     host = make_host()
     ctx = context(host, init_config(kb=LOCAL))
-    loadbalancer.write_load_balancer(ctx)
+    load_balancer.write_load_balancer(ctx)
     host.files[lost] = BEFORE
-    assert not loadbalancer.load_balancer_is_current(ctx)
+    assert not load_balancer.load_balancer_is_current(ctx)
 
 
 def test_a_dry_run_changes_nothing() -> None:
     host = make_host()
     plan = DryRunHost(host)
-    loadbalancer.write_load_balancer(context(plan, init_config(kb=LOCAL)))
+    load_balancer.write_load_balancer(context(plan, init_config(kb=LOCAL)))
     assert host.changes == [] and any(HOSTS in step.what for step in plan.plan)
 
 
@@ -131,7 +131,7 @@ def test_reset_takes_its_line_and_files_and_leaves_what_came_since(before: bytes
     assert host.files[copy] == before
     host.files[HOSTS] += written_since
     ctx = context(host, replace(config, kb=KbConfiguration()))
-    loadbalancer.remove_load_balancer(ctx)
+    load_balancer.remove_load_balancer(ctx)
     reset.take_back_files(ctx)
     # a last line without its end gets one where another follows
     joint = b"\n" if before and written_since and not before.endswith(b"\n") else b""
