@@ -30,6 +30,7 @@ from kubeup.errors import HostError, KbError, PreflightError, UsageError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json_object
 from kubeup.lazy_modules import lazy_import
+from kubeup.machine import services
 from kubeup.machine.host import CommandResult, Host, HttpResponse, Tls, Unreachable, find_read_only_mount
 from kubeup.node import images, runtime
 from kubeup.paths import RESOLVED_CONF, Paths
@@ -794,7 +795,8 @@ def check_cgroup_driver(node: Node) -> Findings:
         remedy = runtime.describe_setting(status, "SystemdCgroup", "true", host=node.host)
         on_disk = runtime.read_containerd_config(node.host, status.socket) if status.name == "containerd" else None
         if runtime.read_cgroup_driver(on_disk) == wanted:
-            remedy = "systemctl restart containerd (its file says so already, it has not read it yet)"
+            restart = services.spoken_of(node.host).say("restart", "containerd")
+            remedy = f"{restart} (its file says so already, it has not read it yet)"
     yield Finding(
         "CgroupDriver",
         ERROR,
@@ -1176,11 +1178,13 @@ def _find_unparsed(host: Host, flags: list[tuple[str, str]]) -> Iterator[tuple[s
 
 def check_kubelet_unit(node: Node) -> Findings:
     """kubeadm warns of a missing unit and then waits four minutes for a kubelet that nobody starts."""
-    if not node.units:
+    if services.find(node.host) is services.OPENRC:
+        yield from _check_openrc_kubelet(node)
+    elif not node.units:
         yield Finding(
             "Service-kubelet",
             WARNING,
-            "systemd does not answer, so kb cannot start the kubelet",
+            "neither systemd nor OpenRC answers, so kb cannot start the kubelet",
             "start it yourself when kb waits for it, and at every boot",
         )
     elif node.has_unit("kubelet.service", "LoadState", "not-found", "masked"):
@@ -1203,6 +1207,21 @@ def check_kubelet_unit(node: Node) -> Findings:
             WARNING,
             "the unit kubelet.service is not enabled: after a reboot this node stays down",
             "systemctl enable kubelet.service",
+        )
+
+
+def _check_openrc_kubelet(node: Node) -> Findings:
+    """OpenRC goes by a script, which the kubelet's package brings."""
+    if not node.host.exists(Path("/etc/init.d/kubelet")):
+        text = f"{services.OPENRC.name_unit('kubelet')} is not there"
+        remedy = f"install it: {runtime.install_command(node.host, 'kubelet', apk='kubelet-openrc')}"
+        yield Finding("Service-kubelet", ERROR, text, remedy)
+    elif "kubelet-start" not in node.mends and not node.host.exists(Path("/etc/runlevels/default/kubelet")):
+        yield Finding(
+            "Service-kubelet",
+            WARNING,
+            "the kubelet is in no runlevel of OpenRC: after a reboot this node stays down",
+            services.OPENRC.say("enable", "kubelet"),
         )
 
 
@@ -1521,8 +1540,8 @@ def make_error(node: Node, errors: Sequence[Finding]) -> PreflightError:
     return PreflightError(
         f"this node is not fit for kb {node.workflow}",
         cause=f"{count}: {', '.join(names)}",
-        remedy=f"mend what is listed, then run the command again (to accept it: --ignore-preflight-errors={','.join(names)})"
-        + ("; kb init --fix mends containerd's settings itself" if _is_fixable(node, errors) else ""),
+        remedy=f"fix what is listed, then run the command again (to accept it: --ignore-preflight-errors={','.join(names)})"
+        + ("; with --fix kb corrects containerd's settings itself" if _is_fixable(node, errors) else ""),
         code="preflight",
         details=[str(finding) for finding in errors],
     )

@@ -16,6 +16,7 @@ from typing import Optional
 from kubeup.diagnosis.checks import FLEXVOLUME_REMEDY
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
+from kubeup.machine import services
 from kubeup.machine.host import Host, Unreachable
 from kubeup.node import runtime
 from kubeup.yaml_files import YAMLError, load_yaml
@@ -114,6 +115,35 @@ def _look_up_etcd_servers(host: Host, groups: Mapping[str, str]) -> Mapping[str,
     }
 
 
+def _look_up_identity(host: Host, groups: Mapping[str, str]) -> Mapping[str, str]:
+    """Who gives this node's kubelet a new certificate: the CA's key on a control plane, a token on a worker."""
+    is_control_plane = host.exists(MANIFESTS / "kube-apiserver.yaml")
+    on_worker = "take a fresh token (on a control plane: kb token create --print-join-command), then: kb reset, and that command"
+    return {"new_identity": "kb init phase kubeconfig kubelet" if is_control_plane else on_worker}
+
+
+def _service_words(host: Host) -> Mapping[str, str]:
+    """How this machine's service manager is told to do what a remedy asks for."""
+    manager = services.spoken_of(host)
+    return {
+        "restart_kubelet": manager.say("restart", "kubelet"),
+        "restart_runtime": manager.say("restart", "containerd"),
+        "runtime_log": services.say_log(host, "containerd", lines=20),
+    }
+
+
+def _say_unit_change(host: Host) -> str:
+    """The commands that show a kubelet's own environment, and have a change of it count."""
+    manager = services.spoken_of(host)
+    return "; ".join(filter(None, (manager.say("show", "kubelet"), " ".join(manager.reload))))
+
+
+def _say_missing_unit(host: Host) -> str:
+    if services.spoken_of(host) is services.OPENRC:
+        return f"install it: {runtime.install_command(host, 'kubelet', apk='kubelet-openrc')}"
+    return f"{AGAIN}: it writes the unit"
+
+
 def _read(host: Host, path: Path) -> str:
     try:
         return host.read_text(path)
@@ -123,7 +153,9 @@ def _read(host: Host, path: Path) -> str:
 
 # ---- the signs
 
-_THEN = "then: kb init"
+AGAIN = "run the command again"
+"""Of a remedy: whoever started the command knows its name (init, join, a phase of them), and nobody here does."""
+_THEN = f"then {AGAIN}"
 
 _NO_FILES_LEFT = Sign(
     r"too many open files",
@@ -184,13 +216,12 @@ KUBELET_SIGNS: tuple[Sign, ...] = (
     Sign(
         r"(?:unknown service runtime\.v1|CRI v1 runtime API is not implemented|Unimplemented desc = unknown service runtime\.v1)",
         cause="the container runtime does not serve the CRI: its CRI plugin is disabled or failed to load",
-        remedy="grep -n disabled_plugins /etc/containerd/config.toml; take cri out, systemctl restart containerd, "
-        + _THEN,
+        remedy="grep -n disabled_plugins /etc/containerd/config.toml; take cri out, {restart_runtime}, " + _THEN,
     ),
     Sign(
         r"(?:kubelet cgroup driver: |cgroup driver.*)\\*\"?(?P<own>systemd|cgroupfs)\\*\"?.*is different from .*?(?P<other>systemd|cgroupfs)",
         cause="the kubelet has the cgroup driver {own}, the runtime {other}",
-        remedy="set SystemdCgroup = true in /etc/containerd/config.toml, systemctl restart containerd, " + _THEN,
+        remedy="set SystemdCgroup = true in /etc/containerd/config.toml, {restart_runtime}, " + _THEN,
     ),
     Sign(
         r"(?:mkdir|open) (?P<path>/sys/fs/cgroup/[^:\s\"\\]*)[^:]*: read-only file system",
@@ -212,12 +243,14 @@ KUBELET_SIGNS: tuple[Sign, ...] = (
     Sign(
         r"(?:bootstrap-kubelet\.conf: no such file|unable to load bootstrap kubeconfig)",
         cause="there is neither a valid /etc/kubernetes/kubelet.conf nor a bootstrap-kubelet.conf: the kubelet has no identity",
-        remedy="kb init phase kubeconfig kubelet (on a worker: kb join with a fresh token)",
+        remedy="{new_identity}",
+        explain=_look_up_identity,
     ),
     Sign(
         r"part of the existing bootstrap client certificate .* is expired|client certificate.*expired",
         cause="the kubelet's client certificate has expired",
-        remedy="kb init phase kubeconfig kubelet (on a worker: kb join with a fresh token), then: systemctl restart kubelet",
+        remedy="{new_identity}, then: {restart_kubelet}",
+        explain=_look_up_identity,
     ),
     Sign(
         r"unable to load client CA file (?P<path>[^:\s]+): (?P<why>.*)",
@@ -227,7 +260,7 @@ KUBELET_SIGNS: tuple[Sign, ...] = (
     Sign(
         r"(?:validate service connection|connect to container runtime|dial unix)[^\n]*?(?P<path>/[^\s\"\\]+\.sock)[^\n]*?(?:no such file|connection refused)",
         cause="no container runtime answers on {path}",
-        remedy="systemctl restart containerd (why it ended: journalctl -u containerd -n 20), " + _THEN,
+        remedy="{restart_runtime} (why it ended: {runtime_log}), " + _THEN,
         is_final=False,
     ),
     _NO_FILES_LEFT,
@@ -264,7 +297,7 @@ SANDBOX_SIGNS: tuple[Sign, ...] = (
     Sign(
         r"runc: executable file not found|exec: \\*\"runc\\*\"",
         cause="the runtime finds no runc",
-        remedy="install runc, systemctl restart containerd, " + _THEN,
+        remedy="install runc, {restart_runtime}, " + _THEN,
     ),
 )
 """Of a Pod whose sandbox cannot be made. A remedy of the form `setting = value` is one of the runtime's configuration."""
@@ -284,14 +317,14 @@ CONTAINER_SIGNS: tuple[Sign, ...] = (
         r"listen tcp[46]? (?P<address>\S+):(?P<port>\d+): bind: cannot assign requested address",
         cause="it cannot listen on {address}:{port}: bind: cannot assign requested address. This machine does not have "
         "{address}; it has {have}",
-        remedy="set localAPIEndpoint.advertiseAddress (--apiserver-advertise-address) to an address of this machine, then: "
-        "kb reset --force && kb init",
+        remedy="set localAPIEndpoint.advertiseAddress (--apiserver-advertise-address) to an address of this machine, "
+        "then: kb reset --force, and run the command again",
         explain=_look_up_addresses,
     ),
     Sign(
         r"listen tcp[46]? (?P<address>\S*):(?P<port>\d+): bind: address already in use|bind (?:on )?(?:port )?.*?:(?P<port2>\d+)[^\n]*address already in use",
         cause="port {port} is in use by {holder}",
-        remedy="stop that process ({look}); kb init goes on then",
+        remedy="stop that process ({look}), " + _THEN,
         explain=_look_up_holder,
         is_final=False,
     ),
@@ -304,7 +337,7 @@ CONTAINER_SIGNS: tuple[Sign, ...] = (
     Sign(
         r"(?:private key does not match public key|tls: failed to find any PEM data in (?:key|certificate) input)",
         cause="a certificate and its key do not belong together ({line})",
-        remedy="see which: kb doctor; move the pair away, then: kb init phase certs all",
+        remedy="see which: kb doctor; move the pair away, " + _THEN,
     ),
     Sign(
         r"(?:mismatch(?:ed)? cluster ID|cluster ID mismatch|member has already been bootstrapped|request sent was ignored \(cluster ID mismatch)",
@@ -400,7 +433,9 @@ class KubeletUnit:
 
 
 def read_kubelet_unit(host: Host) -> Optional[KubeletUnit]:
-    """None where there is no systemd to ask."""
+    """None where there is neither systemd nor OpenRC to ask."""
+    if services.spoken_of(host) is services.OPENRC:
+        return _read_openrc_service(host)
     fields = (
         "LoadState,ActiveState,SubState,NRestarts,ExecMainStatus,InvocationID,ActiveEnterTimestampMonotonic,MainPID"
     )
@@ -421,8 +456,20 @@ def read_kubelet_unit(host: Host) -> Optional[KubeletUnit]:
     )
 
 
+def _read_openrc_service(host: Host) -> KubeletUnit:
+    """The same of OpenRC, which tells no more than whether it runs."""
+    answer = host.query(services.OPENRC.argv("is-active", "kubelet"))
+    told = set(answer.stdout.split())
+    active = "failed" if "crashed" in told else "active" if answer.ok else "inactive"
+    is_missing = not answer.ok and not {"crashed", "stopped"} & told
+    return KubeletUnit("not-found" if is_missing else "loaded", active, "", restarts=0, exit_code=0)
+
+
 def read_kubelet_log(host: Host, *, lines: int = 200, since: str = "", invocation: str = "") -> list[str]:
-    """The last lines of the kubelet's journal, oldest first; of one start of it alone with `invocation`."""
+    """The last lines of the kubelet's journal, oldest first; of one start of it alone with `invocation`. OpenRC's file
+    cannot tell what was said since when: nothing of it counts as said just now."""
+    if services.spoken_of(host) is services.OPENRC:
+        return [] if since else services.read_log(host, "kubelet", lines=lines)
     words = [f"_SYSTEMD_INVOCATION_ID={invocation}"] if invocation else ["-u", "kubelet"]
     words += ["--since", since] if since else []
     answer = host.query(["journalctl", *words, "-n", str(lines), "-o", "cat", "--no-pager"])
@@ -443,8 +490,8 @@ def find_kubelet_trouble(host: Host) -> Optional[BrokenLink]:
     if unit.load in ("not-found", "masked"):
         return BrokenLink(
             "the kubelet is not running",
-            f"the unit kubelet.service is {'masked' if unit.load == 'masked' else 'not there'}",
-            "systemctl unmask kubelet" if unit.load == "masked" else "run kb init phase kubelet-start, which writes it",
+            f"{services.spoken_of(host).name_unit('kubelet')} is {'masked' if unit.load == 'masked' else 'not there'}",
+            "systemctl unmask kubelet" if unit.load == "masked" else _say_missing_unit(host),
             is_final=True,
             link="kubelet-unit",
         )
@@ -454,8 +501,8 @@ def find_kubelet_trouble(host: Host) -> Optional[BrokenLink]:
     if unit.active == "inactive":
         return BrokenLink(
             "the kubelet is not running",
-            "its unit is stopped",
-            "systemctl start kubelet, then: kb init",
+            "it is stopped",
+            f"{services.spoken_of(host).say('start', 'kubelet')}, {_THEN}",
             link="kubelet-unit",
         )
     return None
@@ -463,6 +510,8 @@ def find_kubelet_trouble(host: Host) -> Optional[BrokenLink]:
 
 def _describe_kubelet_end(host: Host, unit: KubeletUnit) -> BrokenLink:
     what = f"the kubelet does not stay up (restarted {unit.restarts} times, exit code {unit.exit_code})"
+    if services.spoken_of(host) is services.OPENRC:
+        what = "the kubelet does not stay up (OpenRC: crashed)"
     lines = read_kubelet_log(host, invocation=unit.invocation if unit.is_ending else "", lines=300)
     found = _match_signs(host, KUBELET_SIGNS, lines, what=what, link="kubelet-log")
     if found:
@@ -470,7 +519,7 @@ def _describe_kubelet_end(host: Host, unit: KubeletUnit) -> BrokenLink:
     return BrokenLink(
         what,
         last_error_line(lines) or "its log names no error",
-        "mend the cause, then: kb init (the whole log: journalctl -xeu kubelet)",
+        f"fix the cause, {_THEN} (the whole log: {services.say_log(host, 'kubelet', lines=200)})",
         is_final=unit.restarts >= 2,
         link="kubelet-log",
     )
@@ -484,7 +533,7 @@ def find_request_trouble(host: Host) -> Optional[BrokenLink]:
             "the API server does not take the kubelet's certificate",
             f"the kubelet says Unauthorized: {_CLIENT_PEM} is of another cluster, or of an authority of before, and the kubelet "
             "shows it for as long as it is there",
-            f"mv {_CLIENT_PEM} {_CLIENT_PEM}.off && systemctl restart kubelet (kb goes on then)",
+            f"mv {_CLIENT_PEM} {_CLIENT_PEM}.off && {services.spoken_of(host).say('restart', 'kubelet')} (kb goes on then)",
             link="kubelet-log",
         )
     for line in reversed(lines):
@@ -495,10 +544,9 @@ def find_request_trouble(host: Host) -> Optional[BrokenLink]:
         return BrokenLink(
             "the kubelet cannot ask for its certificate",
             _shorten(found[0]) + ("; its unit names that proxy, and nobody else here goes by it" if is_proxy else ""),
-            "name the API server in NO_PROXY, or take the proxy out: systemctl cat kubelet; systemctl daemon-reload; then "
-            "run the command again"
+            f"name the API server in NO_PROXY, or take the proxy out: {_say_unit_change(host)}; {_THEN}"
             if is_proxy
-            else "see what the kubelet says: journalctl -u kubelet -n 50 --no-pager",
+            else f"see what the kubelet says: {services.say_log(host, 'kubelet')}",
             link="kubelet-log",
         )
     return None
@@ -512,7 +560,7 @@ def find_registration_trouble(host: Host) -> Optional[BrokenLink]:
     for line in reversed(read_present_log(host)):
         told = _NOT_REGISTERED.search(line.replace('\\"', "'"))
         if told:
-            remedy = "see what the kubelet says: journalctl -u kubelet -n 50 --no-pager"
+            remedy = f"see what the kubelet says: {services.say_log(host, 'kubelet')}"
             return BrokenLink("the kubelet cannot register its node", _shorten(told["why"]), remedy, link="kubelet-log")
     return None
 
@@ -545,7 +593,7 @@ def find_healthz_trouble(host: Host) -> Optional[BrokenLink]:
     return BrokenLink(
         f"the kubelet runs and is not healthy: {seen}",
         line or f"{url} does not answer with 200, and its log names no error",
-        "see its log: journalctl -xeu kubelet",
+        f"see its log: {services.say_log(host, 'kubelet')}",
         link="kubelet-healthz",
     )
 
@@ -569,7 +617,7 @@ def find_runtime_trouble(host: Host, cri_socket: str) -> Optional[BrokenLink]:
     return BrokenLink(
         f"{status.label} does not serve this node",
         status.cause,
-        f"{status.remedy}; then: kb init",
+        f"{status.remedy}; {_THEN}",
         is_final=status.problem in ("cri-disabled", "cri-failed") or _is_stopped(host, status),
         link="runtime",
     )
@@ -578,8 +626,7 @@ def find_runtime_trouble(host: Host, cri_socket: str) -> Optional[BrokenLink]:
 def _is_stopped(host: Host, status: runtime.RuntimeStatus) -> bool:
     """Nobody is about to start the runtime: a restart takes its socket away for a moment too."""
     unit = "crio" if "crio" in status.socket else "containerd"
-    state = host.query(["systemctl", "is-active", unit]).stdout.strip()
-    return status.problem in ("no-socket", "refused") and state in ("inactive", "failed")
+    return status.problem in ("no-socket", "refused") and services.is_stopped(host, unit)
 
 
 # ---- Pods that cannot start
@@ -695,28 +742,30 @@ def _describe_sandbox(host: Host, cri_socket: str, component: str, text: str) ->
     if pulled:
         status = runtime.probe_runtime(host, cri_socket)
         image = pulled["image"]
-        failure = runtime.explain_pull_failure(image, _shorten(text.rpartition("failed to do request: ")[2] or text))
+        failure = runtime.explain_pull_failure(
+            host, image, _shorten(text.rpartition("failed to do request: ")[2] or text)
+        )
         setting = runtime.describe_setting(
             status, "sandbox_image", f'"{_own_pause(host, cri_socket) or "registry.k8s.io/pause:TAG"}"'
         )
         return BrokenLink(
             f"{what}: the sandbox image {image} cannot be pulled",
             failure.cause,
-            f"{setting}; then: kb init",
+            f"{setting}; {_THEN}",
             is_final=failure.kind in ("not-found", "unauthorized", "tls"),
             link="sandbox",
         )
     found = _match_signs(host, SANDBOX_SIGNS, [text], what=what, link="sandbox")
     if found is None:
         return BrokenLink(
-            what, _shorten(text), "mend what the cause names, then: kb init (its log: journalctl -u containerd -n 50)",
+            what, _shorten(text), f"fix what the cause names, {_THEN} (its log: {services.say_log(host, 'containerd')})",
             link="sandbox",
         )  # fmt: skip
     setting_of = re.fullmatch(r"(\w+) = (\w+)", found.remedy)
     if setting_of:
         status = runtime.probe_runtime(host, cri_socket)
         found = replace(
-            found, remedy=runtime.describe_setting(status, setting_of.group(1), setting_of.group(2)) + "; then: kb init"
+            found, remedy=runtime.describe_setting(status, setting_of.group(1), setting_of.group(2)) + f"; {_THEN}"
         )
     return found
 
@@ -742,7 +791,7 @@ def _describe_image(host: Host, cri_socket: str, component: str, text: str) -> B
             is_final=True,
             link="image",
         )
-    failure = runtime.explain_pull_failure(image or component, _shorten(text))
+    failure = runtime.explain_pull_failure(host, image or component, _shorten(text))
     cause = failure.cause
     if image and runtime.full_image_name(image) in runtime.list_images(host, cri_socket):
         cause += (
@@ -752,7 +801,7 @@ def _describe_image(host: Host, cri_socket: str, component: str, text: str) -> B
     return BrokenLink(
         f"{component} cannot be started: its image {image} cannot be pulled",
         cause,
-        f"{failure.remedy}; then: kb init",
+        f"{failure.remedy}; {_THEN}",
         is_final=failure.kind in ("not-found", "unauthorized", "tls"),
         link="image",
     )
@@ -763,7 +812,7 @@ def _describe_start(host: Host, cri_socket: str, component: str, text: str) -> B
     signs = (*CONTAINER_SIGNS, *SANDBOX_SIGNS)
     found = _match_signs(host, signs, [text], what=what, link="container", words=_source_words(host, component))
     return found or BrokenLink(
-        what, _shorten(text), "mend what the cause names, then: kb init (its log: journalctl -u containerd -n 50)",
+        what, _shorten(text), f"fix what the cause names, {_THEN} (its log: {services.say_log(host, 'containerd')})",
         link="container",
     )  # fmt: skip
 
@@ -839,7 +888,7 @@ def _describe_exit(host: Host, cri_socket: str, ended: runtime.ContainerInfo) ->
         return BrokenLink(
             f"{what}: it was killed for want of memory",
             "the machine or the container's limit has too little memory (OOMKilled)",
-            "see what uses it (free -m; dmesg | grep -i oom), give the machine more, then: kb init",
+            "see what uses it (free -m; dmesg | grep -i oom), give the machine more, " + _THEN,
             is_final=attempts >= 3,
             link="container",
         )
@@ -892,7 +941,7 @@ def find_lost_rules(host: Host, cri_socket: str) -> Optional[BrokenLink]:
         "kube-proxy runs, and its rules are not on this node",
         "something emptied the kernel's tables (nft flush ruleset, systemctl restart nftables), and kube-proxy does not notice: "
         "no Service is reached",
-        "have kube-proxy write them anew: crictl stop $(crictl ps -q --name kube-proxy); and keep the firewall from flushing "
+        "have kube-proxy write them again: crictl stop $(crictl ps -q --name kube-proxy); and keep the firewall from flushing "
         "tables of others",
         link="proxy-rules",
     )
@@ -951,7 +1000,7 @@ def _match_signs(
 def _fill(host: Host, sign: Sign, line: str, *, what: str, link: str, words: Mapping[str, str]) -> BrokenLink:
     match = re.search(sign.pattern, line)
     groups = {name: value or "" for name, value in (match.groupdict() if match else {}).items()}
-    known = {**groups, **words, "line": clean_log_line(line)}
+    known = {**_service_words(host), **groups, **words, "line": clean_log_line(line)}
     if sign.explain:
         known.update(sign.explain(host, groups))
     cause = sign.cause.format_map(known) if sign.cause else known["line"]

@@ -20,6 +20,7 @@ from typing import Any, Optional
 from kubeup.config.types import InitConfig
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
+from kubeup.machine import services
 from kubeup.machine.host import CommandResult, Host
 from kubeup.node import containerd_config, images
 from kubeup.node.containerd_config import Handler, Naming
@@ -71,6 +72,8 @@ class RuntimeStatus:
     cni_bin_dirs: tuple[str, ...] = DEFAULT_CNI_BIN_DIRS
     root_dir: str = ""
     """Where its images lie."""
+    restart: str = "systemctl restart containerd"
+    """The command by which this machine restarts it."""
 
     @property
     def label(self) -> str:
@@ -96,6 +99,15 @@ def ctr_argv(socket: str, *words: str) -> list[str]:
 
 def probe_runtime(host: Host, socket: str) -> RuntimeStatus:
     """Ask the runtime what it is and whether it takes work. Never raises: problem, cause and remedy tell."""
+    return replace(_probe(host, socket), restart=services.spoken_of(host).say("restart", unit_of(socket)))
+
+
+def unit_of(socket: str) -> str:
+    """The service that listens on the socket."""
+    return "crio" if "crio" in socket_path(socket).name else "containerd"
+
+
+def _probe(host: Host, socket: str) -> RuntimeStatus:
     if not host.exists(socket_path(socket)):
         return _describe_missing_socket(host, socket)
     if host.which("crictl"):
@@ -110,8 +122,10 @@ def probe_runtime(host: Host, socket: str) -> RuntimeStatus:
     )
 
 
-def install_command(host: Host, deb: str, rpm: str = "") -> str:
+def install_command(host: Host, deb: str, rpm: str = "", *, apk: str = "") -> str:
     """The command by which this node's package manager installs a package."""
+    if host.which("apk"):
+        return f"apk add {apk or deb}"
     for program, package in (("apt-get", deb), ("dnf", rpm or deb), ("yum", rpm or deb), ("zypper", rpm or deb)):
         if host.which(program):
             return f"{program} install {package}"
@@ -120,13 +134,14 @@ def install_command(host: Host, deb: str, rpm: str = "") -> str:
 
 def _describe_missing_socket(host: Host, socket: str) -> RuntimeStatus:
     path = socket_path(socket)
-    unit = "crio" if "crio" in path.name else "containerd"
+    unit = unit_of(socket)
     if host.which(unit):
         cause = f"there is no socket {path}: {unit} is installed but does not run"
-        remedy = f"systemctl enable --now {unit} (why it ended: journalctl -u {unit} -n 20)"
+        manager = services.spoken_of(host)
+        remedy = f"{manager.say('enable-now', unit)} (why it ended: {services.say_log(host, unit, lines=20)})"
         last = _last_words_of_unit(host, unit)
         if last:
-            cause, remedy = f"{cause}: {last}", f"correct what it names, then: systemctl restart {unit}"
+            cause, remedy = f"{cause}: {last}", f"correct what it names, then: {manager.say('restart', unit)}"
     else:
         package = "cri-o" if unit == "crio" else "containerd"
         cause = f"there is no socket {path}, and no {unit} in PATH"
@@ -156,7 +171,7 @@ def _probe_through_crictl(host: Host, socket: str) -> RuntimeStatus:
     if not info.ok:
         return _describe_failure(host, socket, info)
     found = _named(RuntimeStatus(socket), version.stdout)
-    found = _with_info(found, parse_json(info.stdout))
+    found = _with_info(found, parse_json(info.stdout), log=services.say_log(host, unit_of(socket), lines=20))
     found = _with_runtime_config(found, driver)
     if found.name == "containerd" and found.sandbox_image is None:
         # containerd 2 keeps it with the image plug-in, which `info` leaves out
@@ -171,7 +186,7 @@ def _named(status: RuntimeStatus, text: str) -> RuntimeStatus:
     return replace(status, name=name, version=version, has_runtime_config=has_runtime_config_call(name, version))
 
 
-def _with_info(status: RuntimeStatus, info: Mapping[str, Any]) -> RuntimeStatus:
+def _with_info(status: RuntimeStatus, info: Mapping[str, Any], *, log: str) -> RuntimeStatus:
     config = parse_json(info.get("config"))
     handler = containerd_config.find_default_handler(_as_in_file(config))
     dirs = _texts(parse_json(info.get("cniconfig")).get("PluginDirs"))
@@ -194,7 +209,7 @@ def _with_info(status: RuntimeStatus, info: Mapping[str, Any]) -> RuntimeStatus:
         found,
         problem="not-ready",
         cause=f"it says of itself that it is not ready: {told or 'no reason given'}",
-        remedy=f"see its log: journalctl -u {status.name or 'containerd'} -n 20",
+        remedy=f"see its log: {log}",
     )
 
 
@@ -242,22 +257,25 @@ def _with_runtime_config(status: RuntimeStatus, answer: CommandResult) -> Runtim
 def _describe_failure(host: Host, socket: str, answer: CommandResult) -> RuntimeStatus:
     text = last_words(answer.stderr)
     path = socket_path(socket)
-    unit = "crio" if "crio" in path.name else "containerd"
+    unit = unit_of(socket)
+    restart, log = services.spoken_of(host).say("restart", unit), services.say_log(host, unit, lines=20)
     status = RuntimeStatus(socket, name="cri-o" if unit == "crio" else "containerd")
     if "Unimplemented" in text or "unknown service runtime" in text:
         return _describe_missing_cri(host, status)
     for problem, pattern, cause, remedy in (
         ("forbidden", r"permission denied", f"{path} may not be opened by this user", "run kb as root"),
-        ("refused", r"connection refused|no such file", f"nothing listens on {path}", f"systemctl restart {unit}"),
-        ("timeout", r"[Dd]eadline|timeout|timed out", f"no answer on {path} in time", f"systemctl restart {unit}"),
+        ("refused", r"connection refused|no such file", f"nothing listens on {path}", restart),
+        ("timeout", r"[Dd]eadline|timeout|timed out", f"no answer on {path} in time", restart),
     ):
         if re.search(pattern, text) or (problem == "timeout" and answer.code == 124):
-            log = f"{remedy} (why: journalctl -u {unit} -n 20)" if problem != "forbidden" else remedy
-            return replace(status, problem=problem, cause=f"{cause}: {text}", remedy=log)
-    return replace(status, problem="failed", cause=text, remedy=f"see its log: journalctl -u {unit} -n 20")
+            if problem != "forbidden":
+                remedy = f"{remedy} (why: {log})"
+            return replace(status, problem=problem, cause=f"{cause}: {text}", remedy=remedy)
+    return replace(status, problem="failed", cause=text, remedy=f"see its log: {log}")
 
 
 def _describe_missing_cri(host: Host, status: RuntimeStatus) -> RuntimeStatus:
+    restart = services.spoken_of(host).say("restart", "containerd")
     line = find_disabled_cri(host)
     if line:
         path, number, text = line
@@ -265,15 +283,16 @@ def _describe_missing_cri(host: Host, status: RuntimeStatus) -> RuntimeStatus:
             status,
             problem="cri-disabled",
             cause=f"{status.name} runs, its CRI plugin is disabled by {path} line {number}: {text}",
-            remedy=f"take cri out of disabled_plugins in {path}, then: systemctl restart containerd",
+            remedy=f"take cri out of disabled_plugins in {path}, then: {restart}",
         )
     told = _plugin_error(host, status.socket)
-    remedy = "see why: journalctl -u containerd | grep -i cri; after mending: systemctl restart containerd"
+    log = services.say_log(host, "containerd", lines=200)
+    remedy = f"see why: {log} | grep -i cri; correct it, then: {restart}"
     for pattern, what in _PLUGIN_TROUBLES:
         match = re.search(pattern, told)
         if match:
             config = containerd_config.find_config(host)
-            remedy = f"{what.format(*match.groups())} in {config}, then: systemctl restart containerd"
+            remedy = f"{what.format(*match.groups())} in {config}, then: {restart}"
     return replace(
         status,
         problem="cri-failed",
@@ -430,7 +449,7 @@ def describe_setting(
     if naming is None:
         return (
             f"write {path} in version 2: `version = 2` above its first table, and [plugins.cri...] as "
-            f"[{containerd_config.show_table(containerd_config.OLD_CRI)}...]; then: systemctl restart containerd"
+            f"[{containerd_config.show_table(containerd_config.OLD_CRI)}...]; then: {status.restart}"
         )
     table, key = naming.place(setting, handler)
     where = containerd_config.find_owner(files, table, naming) if files else path
@@ -441,7 +460,7 @@ def describe_setting(
         kind = handler.type or containerd_config.RUNC_TYPE
         steps.append(f'set runtime_type = "{kind}" below [{containerd_config.show_table(table[:-1])}] in {where}')
     steps.append(f"set {key} = {value} below [{containerd_config.show_table(table)}] in {where}")
-    return f"{', '.join(steps)}, then: systemctl restart containerd"
+    return f"{', '.join(steps)}, then: {status.restart}"
 
 
 def read_own_schema(host: Host, status: Optional[RuntimeStatus] = None) -> int:
@@ -527,7 +546,8 @@ class ImagePullError(HostError):
 
 @frozen
 class _PullTrouble:
-    """One way in which a pull fails. heals: trying again may help. {registry} and {image} are filled in."""
+    """One way in which a pull fails. heals: trying again may help. {registry}, {image}, {restart} and {log}
+    are filled in."""
 
     kind: str
     pattern: str
@@ -549,7 +569,7 @@ _PULL_TROUBLES = (
         "runtime",
         r"validate service connection|validate CRI|dial unix|connect: permission denied|failed to dial",
         "the runtime does not answer",
-        "systemctl restart containerd (why: journalctl -u containerd -n 20)",
+        "{restart} (why: {log})",
         heals=True,
     ),
     _PullTrouble(
@@ -604,21 +624,25 @@ _OTHER_TROUBLE = _PullTrouble(
 )
 
 
-def explain_pull_failure(image: str, text: str, *, env: Optional[Mapping[str, str]] = None) -> ImagePullError:
+def explain_pull_failure(
+    host: Host, image: str, text: str, *, env: Optional[Mapping[str, str]] = None
+) -> ImagePullError:
     """What the runtime's words on a failed pull mean; a mirror that was asked instead of the registry is named.
 
     `env`: kb's environment; a proxy that stands there only is named, since the runtime pulls and does not see it.
     """
     trouble = next((item for item in _PULL_TROUBLES if re.search(item.pattern, text)), _OTHER_TROUBLE)
     registry = registry_of(image)
-    remedy = trouble.remedy.format(registry=registry, image=image)
+    manager, log = services.spoken_of(host), services.say_log(host, "containerd", lines=20)
+    restart = manager.say("restart", "containerd")
+    remedy = trouble.remedy.format(registry=registry, image=image, restart=restart, log=log)
     asked = re.search(r'\b(?:Head|Get) \\?"https?://([^/"]+)/', text)
     server = f"{asked.group(1)} (asked for {registry})" if asked and asked.group(1) != registry else registry
     proxy = next((env[name] for name in ("HTTPS_PROXY", "https_proxy") if env and env.get(name)), "")
     if proxy and trouble.kind in ("dns", "refused", "timeout"):
         remedy = (
-            "the runtime does not see this shell's HTTPS_PROXY: put it (and NO_PROXY) as Environment= into a drop-in, "
-            "systemctl edit containerd, then systemctl restart containerd"
+            "the runtime does not see this shell's HTTPS_PROXY: give it that (and NO_PROXY): "
+            f"{manager.say_environment('containerd')}HTTPS_PROXY=...; then: {restart}"
         )
     return ImagePullError(image, trouble.kind, f"{trouble.cause.format(registry=server)} ({text})", remedy)
 
@@ -634,7 +658,7 @@ def pull_image(host: Host, socket: str, image: str, *, timeout_s: float = PULL_T
     else:
         raise _no_client(host, socket)
     if not answer.ok:
-        raise explain_pull_failure(image, last_words(answer.stderr), env=host.environ())
+        raise explain_pull_failure(host, image, last_words(answer.stderr), env=host.environ())
 
 
 @frozen

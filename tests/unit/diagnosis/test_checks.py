@@ -208,7 +208,7 @@ def test_all_stands_alone() -> None:
 def test_the_error_of_a_batch() -> None:
     node = make_node(fit_host())
     driver = checks.Finding("CgroupDriver", "error", "cgroupfs", "set x in /etc/containerd/config.toml")
-    assert checks.make_error(node, [driver]).remedy.endswith("; kb init --fix mends containerd's settings itself")
+    assert checks.make_error(node, [driver]).remedy.endswith("; with --fix kb corrects containerd's settings itself")
     error = checks.make_error(node, [checks.Finding("Swap", "error", "swap is on", "swapoff -a")])
     assert error.code == "preflight"
     assert error.status == 3
@@ -904,6 +904,25 @@ def test_kubelet_unit(load: str, enabled: str, level: str, remedy: str) -> None:
     host.answers["systemctl show"] = unit + SYSTEMD.partition("\n\n")[2]
     findings = [(finding.level, finding.remedy) for finding in checks.check_kubelet_unit(make_node(host))]
     assert findings == ([(level, remedy)] if level else [])
+
+
+@pytest.mark.parametrize(
+    ("files", "mends", "expected"),
+    [
+        (("/etc/init.d/kubelet",), ("kubelet-start",), []),
+        (("/etc/init.d/kubelet", "/etc/runlevels/default/kubelet"), (), []),
+        (("/etc/init.d/kubelet",), (), [("warning", "rc-update add kubelet default")]),
+        ((), ("kubelet-start",), [("error", "install it: apk add kubelet-openrc")]),
+    ],
+)
+def test_the_kubelet_of_openrc(files: tuple[str, ...], mends: tuple[str, ...], expected: list[tuple[str, str]]) -> None:
+    host = fit_host()
+    del host.answers["systemctl show"]
+    host.dirs.discard("/run/systemd/system")
+    host.programs = {"openrc", "rc-service", "rc-update", "apk", "kubelet"}
+    host.files.update(dict.fromkeys(files, b""))
+    node = dataclasses.replace(make_node(host), mends=frozenset(mends))
+    assert [(finding.level, finding.remedy) for finding in checks.check_kubelet_unit(node)] == expected
 
 
 def test_no_systemd() -> None:

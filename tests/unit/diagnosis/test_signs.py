@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Optional
 
 import pytest
@@ -75,7 +76,76 @@ def find(host: FakeHost, *components: str, **unhealthy: str) -> Optional[signs.B
     return signs.find_broken_link(host, SOCKET, components=components, unhealthy=seen)
 
 
+def make_openrc_host(status: str, code: int, log: str = "") -> FakeHost:
+    """The same of a node that OpenRC runs: no program of systemd is there."""
+    host = make_host()
+    host.programs = {"crictl", "openrc", "rc-service", "rc-update", "apk"}
+    host.answers = {"crictl": host.answers["crictl"]}
+    host.answers["rc-service kubelet status"] = CommandResult(("rc-service",), code, status)
+    if log:
+        host.files["/var/log/kubelet/kubelet.log"] = log.encode()
+        host.answers["tail -n 300 /var/log/kubelet/kubelet.log"] = log
+    return host
+
+
 # ---- the kubelet
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "what", "remedy"),
+    [
+        (" * status: stopped", 3, "the kubelet is not running", "rc-service kubelet start, then run the command again"),
+        ("", 1, "the kubelet is not running", "install it: apk add kubelet-openrc"),
+        (
+            " * status: crashed",
+            32,
+            "the kubelet does not stay up (OpenRC: crashed)",
+            "swapoff -a (and out of /etc/fstab), or failSwapOn: false in the KubeletConfiguration, then run the command again",
+        ),
+    ],
+)
+def test_a_kubelet_of_openrc(status: str, code: int, what: str, remedy: str) -> None:
+    link = signs.find_kubelet_trouble(make_openrc_host(status, code, "E0101 running with swap on is not supported"))
+    assert link and (link.what, link.remedy) == (what, remedy)
+
+
+def test_a_node_of_openrc_is_told_of_no_systemd() -> None:
+    """Whatever is wrong: systemctl and journalctl are not there."""
+    assert signs.find_kubelet_trouble(make_openrc_host(" * status: started", 0)) is None
+    told = []
+    for kind in (signs.KUBELET_SIGNS, signs.SANDBOX_SIGNS, signs.CONTAINER_SIGNS):
+        for sign in kind:
+            host = make_openrc_host(" * status: crashed", 32)
+            host.files["/etc/kubernetes/manifests/kube-apiserver.yaml"] = b""
+            words = dict.fromkeys(re.compile(sign.pattern).groupindex, "x") | {"source": "x", "origin": "x"}
+            told.append(
+                sign.remedy.format_map(
+                    {**signs._service_words(host), **(sign.explain or (lambda *_: {}))(host, words), **words}
+                )
+            )
+    host = make_openrc_host(" * status: crashed", 32)
+    del host.files["/var/run/containerd/containerd.sock"]
+    host.programs.add("containerd")
+    for link in (signs.find_kubelet_trouble(host), signs.find_runtime_trouble(host, SOCKET)):
+        assert link
+        told.append(link.remedy)
+    host = make_openrc_host(" * status: started", 0)
+    host.urls.clear()
+    link = signs.find_healthz_trouble(host)
+    assert link and link.remedy == "see its log: grep kubelet /var/log/messages"
+    assert "rc-service containerd restart" in "".join(told)
+    assert not [text for text in told if "systemctl" in text or "journalctl" in text]
+
+
+def test_who_gives_a_kubelet_a_new_identity_depends_on_the_node() -> None:
+    """A worker has no CA: kb init phase is refused there."""
+    log = "unable to load bootstrap kubeconfig: stat /etc/kubernetes/bootstrap-kubelet.conf: no such file"
+    worker = make_host(active="activating", sub="auto-restart", restarts=3, code=1, kubelet_log=log)
+    link = signs.find_kubelet_trouble(worker)
+    assert link and "kb init" not in link.remedy and "kb token create --print-join-command" in link.remedy
+    worker.files["/etc/kubernetes/manifests/kube-apiserver.yaml"] = b""
+    link = signs.find_kubelet_trouble(worker)
+    assert link and link.remedy == "kb init phase kubeconfig kubelet"
 
 
 def test_a_node_that_is_well_has_no_broken_link() -> None:
@@ -532,9 +602,9 @@ def test_every_sign_has_a_remedy_that_can_be_filled() -> None:
     words = dict.fromkeys(
         ("line", "source", "origin", "holder", "look", "mount", "folder", "free", "have", "server", "servers"), "x"
     )
+    words.update(signs._service_words(FakeHost()))
+    words.update(signs._look_up_identity(FakeHost(), {}))
     for sign in (*signs.KUBELET_SIGNS, *signs.SANDBOX_SIGNS, *signs.CONTAINER_SIGNS):
-        import re
-
         groups = dict.fromkeys(re.compile(sign.pattern).groupindex, "x")
         assert sign.remedy.format_map({**words, **groups})
         assert sign.cause.format_map({**words, **groups}) or not sign.cause

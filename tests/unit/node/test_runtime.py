@@ -484,20 +484,22 @@ def test_pull_failures_are_told_apart(text: str, kind: str, cause: str) -> None:
 
 def test_a_proxy_that_only_this_shell_knows_is_named() -> None:
     env = {"https_proxy": "http://user:secret@proxy:3128"}
-    error = runtime.explain_pull_failure("r/a:1", "dial tcp 1.2.3.4:443: i/o timeout", env=env)
+    error = runtime.explain_pull_failure(FakeHost(), "r/a:1", "dial tcp 1.2.3.4:443: i/o timeout", env=env)
     assert "systemctl edit containerd" in error.remedy
     assert "secret" not in error.remedy
-    assert "systemctl edit" not in runtime.explain_pull_failure("r/a:1", "not found", env=env).remedy
+    assert "systemctl edit" not in runtime.explain_pull_failure(FakeHost(), "r/a:1", "not found", env=env).remedy
 
 
 def test_the_mirror_that_was_asked_is_named() -> None:
     asked = (
         'failed to do request: Head "http://10.0.0.9:5000/v2/a/manifests/1?ns=r.example": connect: connection refused'
     )
-    cause = runtime.explain_pull_failure("r.example/a:1", asked).cause
+    cause = runtime.explain_pull_failure(FakeHost(), "r.example/a:1", asked).cause
     assert cause.startswith("nothing at 10.0.0.9:5000 (asked for r.example) accepts the connection")
     direct = asked.replace("http://10.0.0.9:5000", "https://r.example")
-    assert runtime.explain_pull_failure("r.example/a:1", direct).cause.startswith("nothing at r.example accepts")
+    assert runtime.explain_pull_failure(FakeHost(), "r.example/a:1", direct).cause.startswith(
+        "nothing at r.example accepts"
+    )
 
 
 def image_list(*names: str) -> str:
@@ -571,8 +573,8 @@ def test_an_unreachable_registry_is_given_up_for_its_other_images() -> None:
 
 def test_equal_failures_are_one() -> None:
     names = ["r.example/a:1", "r.example/b:1", "s.example/c:1"]
-    errors = [runtime.explain_pull_failure(name, "connection refused") for name in names]
-    groups = runtime.group_failures([*errors, runtime.explain_pull_failure("r.example/d:1", "not found")])
+    errors = [runtime.explain_pull_failure(FakeHost(), name, "connection refused") for name in names]
+    groups = runtime.group_failures([*errors, runtime.explain_pull_failure(FakeHost(), "r.example/d:1", "not found")])
     assert [group.what for group in groups] == [
         "cannot pull r.example/a:1, r.example/b:1",
         "cannot pull s.example/c:1",

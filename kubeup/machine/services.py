@@ -1,0 +1,154 @@
+"""The service manager that runs this machine: systemd or OpenRC.
+
+Owns how it is spoken to about one service, and how its commands and a service's log are written in a remedy, so that a node
+is never told of programs that it does not have. Must not decide when a service is started or stopped. Mirrors
+cmd/kubeadm/app/util/initsystem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Optional
+
+from kubeup.frozen_values import frozen
+from kubeup.machine.host import CommandResult, Host
+
+_UNIT = "UNIT"
+"""Where the service's name stands in a command."""
+
+
+@frozen
+class ServiceManager:
+    """How one service manager is spoken to; a command of () is one that it does not need."""
+
+    name: str
+    programs: tuple[str, ...]
+    booted: str
+    """A folder that is there while it runs the machine ("" where its programs alone say so): a container may have
+    systemctl and no systemd."""
+    commands: Mapping[str, tuple[str, ...]]
+    """is-active, start, stop, restart, enable, enable-now, show."""
+    reload: tuple[str, ...]
+    unit: str
+    """What a service is to it."""
+    environment: str
+    """How a person gives a service an environment variable."""
+
+    def argv(self, verb: str, unit: str) -> tuple[str, ...]:
+        return tuple(word.replace(_UNIT, unit) for word in self.commands[verb])
+
+    def say(self, verb: str, unit: str) -> str:
+        """The command as it is typed."""
+        return " ".join(self.argv(verb, unit))
+
+    def name_unit(self, unit: str) -> str:
+        return self.unit.replace(_UNIT, unit)
+
+    def say_environment(self, unit: str) -> str:
+        """How the service gets the variable that follows."""
+        return self.environment.replace(_UNIT, unit)
+
+
+SYSTEMD = ServiceManager(
+    "systemd",
+    programs=("systemctl",),
+    booted="/run/systemd/system",
+    commands={
+        "is-active": ("systemctl", "is-active", _UNIT),
+        "start": ("systemctl", "start", _UNIT),
+        "stop": ("systemctl", "stop", _UNIT),
+        "restart": ("systemctl", "restart", _UNIT),
+        # it runs by now: systemd reads the link at the next boot
+        "enable": ("systemctl", "enable", "--no-reload", _UNIT),
+        "enable-now": ("systemctl", "enable", "--now", _UNIT),
+        "show": ("systemctl", "cat", _UNIT),
+    },
+    reload=("systemctl", "daemon-reload"),
+    unit="the unit UNIT.service",
+    environment="systemctl edit UNIT, below [Service]: Environment=",
+)
+OPENRC = ServiceManager(
+    "OpenRC",
+    programs=("openrc", "rc-service", "rc-update"),
+    booted="",
+    commands={
+        "is-active": ("rc-service", _UNIT, "status"),
+        "start": ("rc-service", _UNIT, "start"),
+        "stop": ("rc-service", _UNIT, "stop"),
+        "restart": ("rc-service", _UNIT, "restart"),
+        "enable": ("rc-update", "add", _UNIT, "default"),
+        "enable-now": ("rc-update", "add", _UNIT, "default", "&&", "rc-service", _UNIT, "start"),
+        "show": ("cat", f"/etc/init.d/{_UNIT}", f"/etc/conf.d/{_UNIT}"),
+    },
+    reload=(),
+    unit="the script /etc/init.d/UNIT",
+    environment="in /etc/conf.d/UNIT: export ",
+)
+MANAGERS = (SYSTEMD, OPENRC)
+
+
+def find(host: Host) -> Optional[ServiceManager]:
+    """The service manager that runs this machine. A folder that stands for one (--root) is taken to get systemd,
+    unless it has OpenRC."""
+    for one in MANAGERS:
+        is_running = host.mode == "root" or not one.booted or host.is_dir(Path(one.booted))
+        if is_running and all(host.which(name) for name in one.programs):
+            return one
+    return SYSTEMD if host.mode == "root" else None
+
+
+def spoken_of(host: Host) -> ServiceManager:
+    """The one whose commands a remedy names: systemd, where this machine does not have OpenRC."""
+    return find(host) or SYSTEMD
+
+
+def is_active(host: Host, unit: str) -> bool:
+    """Whether the service manager runs the service, or is about to."""
+    manager = spoken_of(host)
+    answer = host.query(manager.argv("is-active", unit))
+    if manager is SYSTEMD:
+        return answer.stdout.strip() in ("active", "activating")
+    return answer.ok and not {"stopped", "crashed"} & set(answer.stdout.split())
+
+
+def is_stopped(host: Host, unit: str) -> bool:
+    """Whether it does not run, and nobody is about to start it."""
+    manager = spoken_of(host)
+    told = host.query(manager.argv("is-active", unit)).stdout
+    if manager is SYSTEMD:
+        return told.strip() in ("inactive", "failed")
+    return "stopped" in told or "crashed" in told
+
+
+def run(host: Host, verb: str, unit: str, *, timeout_s: float = 300) -> CommandResult:
+    """start, stop, restart or enable, by whichever service manager there is (systemd's where none is found, which says so)."""
+    return host.run(spoken_of(host).argv(verb, unit), timeout_s=timeout_s)
+
+
+# ---- the log of a service
+
+
+def say_log(host: Host, unit: str, *, lines: int = 50) -> str:
+    """The command that shows what a service wrote."""
+    if spoken_of(host) is SYSTEMD:
+        return f"journalctl -u {unit} -n {lines} --no-pager"
+    log = _find_log_file(host, unit)
+    return f"tail -n {lines} {log}" if log else f"grep {unit} /var/log/messages"
+
+
+def read_log(host: Host, unit: str, *, lines: int) -> list[str]:
+    """The last lines that a service wrote, oldest first; none where its log cannot be read."""
+    if spoken_of(host) is SYSTEMD:
+        argv = ["journalctl", "-u", unit, "-n", str(lines), "-o", "cat", "--no-pager"]
+    else:
+        log = _find_log_file(host, unit)
+        argv = ["tail", "-n", str(lines), str(log)] if log else []
+    answer = host.query(argv) if argv else None
+    return answer.stdout.splitlines() if answer and answer.ok else []
+
+
+def _find_log_file(host: Host, unit: str) -> Optional[Path]:
+    """OpenRC keeps no log: a service's script names a file, by custom one of these."""
+    places = (Path("/var/log", unit, f"{unit}.log"), Path("/var/log", f"{unit}.log"))
+    return next((path for path in places if host.exists(path)), None)
