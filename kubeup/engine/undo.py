@@ -142,6 +142,7 @@ _OWN = frozenset(
         "load-balancer.json",
         "mirror",
         "pod-network.json",
+        "records",
         "staging",
     )
 )

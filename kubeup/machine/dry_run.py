@@ -41,7 +41,7 @@ _SECRET_MARKS = (b"PRIVATE KEY", b"client-key-data", b"client-certificate-data",
 
 @frozen
 class Planned:
-    """One change that was not made. kind: write | mkdir | remove | link | run | send."""
+    """One change that was not made. kind: write | mkdir | remove | link | run | send | later."""
 
     kind: str
     what: str
@@ -233,6 +233,10 @@ class DryRunHost:
 
     def copy_attributes(self, source: Path, path: Path) -> None:
         """Part of a change that is planned already."""
+
+    def plan_later(self, what: str) -> None:
+        """What follows from something that is not known yet."""
+        self.plan.append(Planned("later", what))
 
     def put_back(self, path: Path) -> bool:
         self.plan.append(Planned("write", f"what {path} holds, where it belongs"))

@@ -1,0 +1,267 @@
+"""The items of plans: what each kind of thing is, how it is looked at, told apart, and made.
+
+Owns one class a kind, and no knowledge of what Kubernetes wants in them: phases say that. Must not register an undo (the
+journal's host, by which items are applied, does it for every change) and must not ask whether this is a dry run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+from kubeup.engine.plan import Difference, Fields, Ground, compare_documents, compare_lines
+from kubeup.frozen_values import frozen
+from kubeup.lazy_modules import lazy_import
+from kubeup.yaml_files import YAMLError, covers, is_same_yaml, load_yaml, pick_like
+
+if TYPE_CHECKING:
+    from kubeup.cluster import objects
+else:
+    objects = lazy_import("kubeup.cluster.objects")
+
+Manifest = dict[str, Any]
+
+
+class _NodeItem:
+    """What lies on this node."""
+
+    is_of_cluster = False
+
+    def record(self, fields: Fields) -> Fields:
+        return fields
+
+
+@frozen
+class Folder(_NodeItem):
+    """A folder. Its mode is that of a new one: what another tool made stays as it is."""
+
+    path: Path
+    mode: int = 0o755
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def wanted(self) -> Fields:
+        return {"kind": "folder"}
+
+    def look(self, run: Ground) -> Optional[Fields]:
+        if run.host.is_dir(self.path):
+            return {"kind": "folder"}
+        return {"kind": "file"} if run.host.exists(self.path) else None
+
+    def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
+        return _compare_fields(self.name, wanted, found)
+
+    def apply(self, run: Ground) -> Fields:
+        run.host.make_dir(self.path, mode=self.mode)
+        return self.wanted()
+
+
+@frozen
+class File(_NodeItem):
+    """A file with this text.
+
+    A YAML file is the same in whoever's spelling. keeps: out of what lies there (its text) and what is wanted, the text that is
+    really wanted: fields that belong to others stay. has_mode: its mode is part of it, and not only that of a new file.
+    is_secret: no value of it is shown or kept elsewhere."""
+
+    path: Path
+    text: str
+    mode: int = 0o644
+    has_mode: bool = False
+    is_secret: bool = False
+    keeps: Optional[Callable[[str, str], str]] = None
+    keeps_rights: bool = False
+    """Who may read it is its owner's business: an admin.conf that was given to a group stays so."""
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def wanted(self) -> Fields:
+        mode = {"mode": f"{self.mode:04o}"} if self.has_mode else {}
+        return {"content": self.text, **mode}
+
+    def look(self, run: Ground) -> Optional[Fields]:
+        found = run.host.stat(self.path)
+        if found is None:
+            return None
+        if found.is_dir or not run.host.exists(self.path):
+            return {"kind": "folder" if found.is_dir else "link into nowhere"}
+        text = run.host.read_bytes(self.path).decode(errors="surrogateescape")
+        is_link = found.is_symlink
+        mode = {"mode": "link" if is_link else f"{found.mode:04o}"} if self.has_mode else {}
+        return {"content": text, **mode}
+
+    def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
+        if found is None or "content" not in found:
+            return _compare_fields(self.name, wanted, found)
+        text, other = str(wanted["content"]), str(found["content"])
+        if self.keeps is not None and not self.is_same(text, other):
+            text = self.keeps(other, text)
+        rest = _compare_fields(self.name, _without_content(wanted), _without_content(found))
+        if self.is_same(text, other):
+            return rest
+        if self.is_secret:
+            return (Difference(self.name, "its content"), *rest)
+        return (*self._compare_content(text, other), *rest)
+
+    def is_same(self, text: str, other: str) -> bool:
+        return is_same_yaml(text, other) if self._is_yaml else text == other
+
+    @property
+    def _is_yaml(self) -> bool:
+        return self.path.suffix in (".yaml", ".conf") and self.text.startswith("apiVersion:")
+
+    def _compare_content(self, text: str, other: str) -> tuple[Difference, ...]:
+        if self._is_yaml:
+            try:
+                found = compare_documents(self.name, load_yaml(text), load_yaml(other))
+            except YAMLError:
+                found = ()
+            if found:
+                return found
+        return compare_lines(self.name, text, other)
+
+    def apply(self, run: Ground) -> Fields:
+        text = self.text
+        found = self.look(run) if self.keeps is not None else None
+        if self.keeps is not None and found and "content" in found:
+            text = self.keeps(str(found["content"]), text)
+        run.host.write_file(self.path, text, mode=self.mode, keeps=self.keeps_rights)
+        return {**self.wanted(), "content": text}
+
+    def record(self, fields: Fields) -> Fields:
+        """Of a secret, and of what is no text, its digest: it says whether it is another one."""
+        if "content" not in fields or (not self.is_secret and _is_text(str(fields["content"]))):
+            return fields
+        text = str(fields["content"]).encode(errors="surrogateescape")
+        return {**_without_content(fields), "digest": hashlib.sha256(text).hexdigest()}
+
+
+@frozen
+class MovedAside(_NodeItem):
+    """A file of another that would be taken for this node's own, moved out of the way and no further. is_due: whether what lies
+    there is another's. told: what is said when it is moved."""
+
+    path: Path
+    aside: Path
+    is_due: Callable[[Ground], bool]
+    told: str
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        return ()
+
+    def wanted(self) -> Fields:
+        return {"kind": "not another's"}
+
+    def look(self, run: Ground) -> Optional[Fields]:
+        return {"kind": "another's"} if self.is_due(run) else self.wanted()
+
+    def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
+        return _compare_fields(self.name, wanted, found)
+
+    def apply(self, run: Ground) -> Fields:
+        if self.is_due(run):
+            run.host.move_file(self.path, self.aside)
+            run.report.note(self.told)
+        return self.wanted()
+
+
+@frozen
+class Object:
+    """An object of the cluster, by server-side apply: what kb says of it; what the server and others add is theirs."""
+
+    manifest: Manifest
+
+    is_of_cluster = True
+    places = ()
+
+    @property
+    def name(self) -> str:
+        meta = self.manifest["metadata"]
+        return f"{self.manifest['kind']} " + "/".join(filter(None, (meta.get("namespace", ""), meta["name"])))
+
+    def wanted(self) -> Fields:
+        return {"object": self.manifest}
+
+    def look(self, run: Ground) -> Optional[Fields]:
+        found = run.api.get(run.api.object_path(self.manifest))
+        return None if found is None else {"object": found}
+
+    def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
+        if found is None:
+            return (Difference(self.name, ""),)
+        if covers(found["object"], wanted["object"]):
+            return ()
+        shown = compare_documents(
+            self.name, wanted["object"], pick_like(found["object"], wanted["object"]), is_whole=False
+        )
+        is_secret = self.manifest["kind"] == "Secret"
+        return (Difference(self.name, "its content"),) if is_secret or not shown else shown
+
+    def apply(self, run: Ground) -> Fields:
+        objects.apply_objects(run.api, [self.manifest])
+        return self.wanted()
+
+    def record(self, fields: Fields) -> Fields:
+        return {}
+
+
+@frozen
+class ComponentConfig(Object):
+    """A ConfigMap that says by an annotation whether a tool made its content up, or a user gave it."""
+
+    manifest: Manifest
+
+    def apply(self, run: Ground) -> Fields:
+        objects.apply_component_config(run.api, self.manifest)
+        return self.wanted()
+
+
+@frozen
+class ClusterInfo(Object):
+    """ConfigMap cluster-info, of which the controller-manager owns the signatures: they go where what they sign changes."""
+
+    manifest: Manifest
+
+    def apply(self, run: Ground) -> Fields:
+        objects.apply_cluster_info(run.api, self.manifest)
+        return self.wanted()
+
+
+# ---- common
+
+
+def _is_text(content: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in content)
+
+
+def _without_content(fields: Fields) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name != "content"}
+
+
+def _compare_fields(item: str, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
+    if found is None:
+        return (Difference(item, ""),)
+    return tuple(
+        Difference(item, name, str(wanted.get(name, "")), str(found.get(name, "")))
+        for name in (*wanted, *(name for name in found if name not in wanted))
+        if wanted.get(name) != found.get(name) and name != "content"
+    )

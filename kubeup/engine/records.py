@@ -1,0 +1,125 @@
+"""The record store: what every item of this node was, as found after it was last applied, or at adoption.
+
+One file a generation below /var/lib/kb/records, beside state.json: contents by their digest, and for each step its items.
+A run that changes something makes the next generation; the last few stay, so that there is something to go back to. No
+secret is in it. Losing it costs nothing but knowledge: then nobody can say who changed what since.
+
+    {"schema": 1, "kb": "0.1.0", "made": "2026-11-29T10:00:00Z",
+     "contents": {"5f3c...": "apiVersion: v1..."},
+     "steps": {"init/etcd/local": {"/etc/kubernetes/manifests/etcd.yaml": {"content": "sha256:5f3c...", "mode": "0600"}}}}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Optional
+
+from kubeup import __version__
+from kubeup.engine.plan import Fields, digest
+from kubeup.errors import HostError
+from kubeup.json_text import parse_json_object
+from kubeup.machine.host import Host
+
+SCHEMA = 1
+KEPT = 5
+"""Generations that stay."""
+_DIGEST = "sha256:"
+_MAX_BYTES = 32 << 20
+
+StepRecord = dict[str, Fields]
+"""name of an item -> its fields, contents in full."""
+
+
+class Records:
+    """The record of this node. Change it through `put` and `drop`; `save` writes a new generation, if anything changed."""
+
+    def __init__(self, host: Host, folder: Path, *, steps: Mapping[str, StepRecord], generation: int) -> None:
+        self.host = host
+        self.folder = folder
+        self.generation = generation
+        self.steps = {key: dict(items) for key, items in steps.items()}
+        self._saved = digest(self.steps)
+
+    def of(self, step: str) -> Optional[StepRecord]:
+        """What was recorded of a step; None where nothing was: then nobody knows what was there."""
+        return self.steps.get(step)
+
+    def put(self, step: str, items: Mapping[str, Fields]) -> None:
+        self.steps[step] = dict(items)
+
+    def rename(self, step: str, former: str) -> None:
+        """A step that has another name now goes on with its record."""
+        if former in self.steps and step not in self.steps:
+            self.steps[step] = self.steps.pop(former)
+
+    def save(self) -> None:
+        """Raises HostError."""
+        if digest(self.steps) == self._saved:
+            return
+        self.generation += 1
+        self.host.make_dir(self.folder.parent, mode=0o700)
+        self.host.make_dir(self.folder, mode=0o700)
+        text = _render(self.steps, f"{self.host.now():%Y-%m-%dT%H:%M:%SZ}")
+        self.host.write_file(self.folder / f"{self.generation:06d}.json", text, mode=0o600)
+        self._saved = digest(self.steps)
+        for number in _list_generations(self.host, self.folder)[:-KEPT]:  # the others can be gone back to
+            self.host.remove(self.folder / f"{number:06d}.json")
+
+
+def load_records(host: Host, folder: Path) -> Records:
+    """The newest generation that can be read; an empty record where there is none."""
+    numbers = _list_generations(host, folder)
+    for number in reversed(numbers):
+        steps = _read(host, folder / f"{number:06d}.json")
+        if steps is not None:
+            return Records(host, folder, steps=steps, generation=numbers[-1])
+    return Records(host, folder, steps={}, generation=numbers[-1] if numbers else 0)
+
+
+def _list_generations(host: Host, folder: Path) -> list[int]:
+    stems = (Path(name).stem for name in host.list_dir(folder) if name.endswith(".json"))
+    return sorted(int(stem) for stem in stems if len(stem) == 6 and stem.isdecimal() and stem.isascii())
+
+
+def _render(steps: Mapping[str, StepRecord], made: str) -> str:
+    contents: dict[str, str] = {}
+    shown = {key: {name: _fold(fields, contents) for name, fields in items.items()} for key, items in steps.items()}
+    value = {"schema": SCHEMA, "kb": __version__, "made": made, "contents": contents, "steps": shown}
+    return json.dumps(value, indent=1, sort_keys=True) + "\n"
+
+
+def _fold(fields: Fields, contents: dict[str, str]) -> dict[str, Any]:
+    """With the digest of a content in its place."""
+    if "content" not in fields:
+        return dict(fields)
+    key = digest(fields["content"])
+    contents[key] = str(fields["content"])
+    return {**fields, "content": _DIGEST + key}
+
+
+def _read(host: Host, path: Path) -> Optional[dict[str, StepRecord]]:
+    """None where it is damaged, or of another schema: it is only knowledge."""
+    try:
+        data = parse_json_object(host.read_text(path), "it", max_bytes=_MAX_BYTES)
+        if data.get("schema") != SCHEMA:
+            return None
+        contents = data["contents"]
+        return {
+            str(key): {str(name): _unfold(fields, contents) for name, fields in items.items()}
+            for key, items in data["steps"].items()
+        }
+    except (HostError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _unfold(fields: Mapping[str, Any], contents: Mapping[str, Any]) -> Fields:
+    """Raises KeyError, TypeError or ValueError where the content is missing or is not what its digest says."""
+    text = fields.get("content")
+    if text is None:
+        return dict(fields)
+    content = str(contents[str(text)[len(_DIGEST) :]])
+    if _DIGEST + digest(content) != text:
+        raise ValueError("a content is not what its digest says")
+    return {**fields, "content": content}
