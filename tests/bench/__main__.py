@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.bench import joins
-from tests.e2e import settings
-from tests.e2e.config import lab_config, list_ignored_checks
-from tests.e2e.lab import Lab
-from tests.e2e.node import Node
+from tests.e2e.lab import settings
+from tests.e2e.lab.config import lab_config, list_ignored_checks
+from tests.e2e.lab.lab import Lab
+from tests.e2e.lab.node import Node
 
 REPO = Path(__file__).resolve().parent.parent.parent
 DOCS = REPO / "docs/benchmarks.md"

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.e2e.config import lab_config, list_ignored_checks
-from tests.e2e.lab import Lab
-from tests.e2e.node import Node, wait_until
+from tests.e2e.lab.config import lab_config, list_ignored_checks
+from tests.e2e.lab.lab import Lab
+from tests.e2e.lab.node import Node, wait_until
 
 IGNORED = "--ignore-preflight-errors=" + ",".join(list_ignored_checks())
 PROGRAMS = {"kb": "python3 /root/kb.pyz", "kubeadm": "kubeadm"}

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from . import image, images, runtime, settings
-from .config import lab_config
-from .lab import Lab, clean_cache
-from .node import KUBECONFIG
-from .settings import LabError
+from .lab import image, images, runtime, settings
+from .lab.config import lab_config
+from .lab.lab import Lab, clean_cache
+from .lab.node import KUBECONFIG
+from .lab.settings import LabError
 
 
 def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:

@@ -14,10 +14,10 @@ from typing import Any, Callable, Optional
 
 import pytest
 
-from . import settings
-from .lab import Lab, remove_dead_seeds
-from .node import Node
-from .settings import LabError
+from .lab import settings
+from .lab.lab import Lab, remove_dead_seeds
+from .lab.node import Node
+from .lab.settings import LabError
 
 MakeNode = Callable[..., Node]
 KEEP = os.environ.get("KB_E2E_KEEP", "") not in ("", "0")

@@ -12,10 +12,10 @@ from typing import Any, Callable
 
 import pytest
 
-from .config import lab_config
-from .lab import Lab
-from .node import Node, wait_until
-from .test_options import BRIDGE, LISTING, init, put
+from .lab.config import lab_config
+from .lab.lab import Lab
+from .lab.node import Node, wait_until
+from .test_init_options import BRIDGE, LISTING, init, put
 
 MakeNode = Callable[..., Node]
 VERSION = "1.35"

@@ -8,12 +8,12 @@ from typing import Callable
 
 import pytest
 
-from . import cgroups, images
-from .config import lab_config, list_ignored_checks
-from .lab import Lab
-from .node import Node
-from .podnet import CONFLIST, connect_nodes, render_conflist
-from .web import check_cluster_serves
+from .lab import cgroups, images
+from .lab.config import lab_config, list_ignored_checks
+from .lab.lab import Lab
+from .lab.node import Node
+from .world.podnet import CONFLIST, connect_nodes, render_conflist
+from .world.web import check_cluster_serves
 
 MakeNode = Callable[..., Node]
 

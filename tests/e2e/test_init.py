@@ -7,12 +7,12 @@ from typing import Any, Callable
 
 import pytest
 
-from .config import lab_config, list_ignored_checks
-from .lab import Lab
-from .node import Node
-from .podnet import CONFLIST, render_conflist
-from .shell import Result
-from .web import check_cluster_serves
+from .lab.config import lab_config, list_ignored_checks
+from .lab.lab import Lab
+from .lab.node import Node
+from .lab.shell import Result
+from .world.podnet import CONFLIST, render_conflist
+from .world.web import check_cluster_serves
 
 MakeNode = Callable[..., Node]
 INIT = "python3 kb.pyz init --config init.yaml --ignore-preflight-errors="

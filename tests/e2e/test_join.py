@@ -9,11 +9,12 @@ from typing import Any, Callable, Optional
 
 import pytest
 
-from .config import lab_config, list_ignored_checks, render_documents
-from .node import Node, wait_until
-from .podnet import connect_nodes
-from .shell import Result
-from .web import check_cluster_serves
+from .lab import killer
+from .lab.config import lab_config, list_ignored_checks, render_documents
+from .lab.node import Node, wait_until
+from .lab.shell import Result
+from .world.podnet import connect_nodes
+from .world.web import check_cluster_serves
 
 MakeNode = Callable[..., Node]
 KB = "python3 kb.pyz"
@@ -301,7 +302,7 @@ def test_killed_while_it_joins(make_node: MakeNode, kb_pyz: Path, k8s_version: s
     cp1, w1 = make_node("cp1", version=k8s_version), make_node("w1", version=k8s_version)
     init(cp1, kb_pyz)
     w1.scp(kb_pyz, "/root/kb.pyz")
-    w1.scp(Path(__file__).with_name("killer.py"), "/root/killer.py")
+    w1.scp(killer.PROGRAM, "/root/killer.py")
     token, pin = make_token(cp1)
     line = f"{KB} join {cp1.address}:6443 --token {token} --discovery-token-ca-cert-hash {pin} {IGNORE}"
     for phase, delay_s in [

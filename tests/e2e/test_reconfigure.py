@@ -8,9 +8,9 @@ from typing import Callable
 
 import pytest
 
-from .config import lab_config, list_ignored_checks
-from .node import Node, wait_until
-from .web import check_cluster_serves
+from .lab.config import lab_config, list_ignored_checks
+from .lab.node import Node, wait_until
+from .world.web import check_cluster_serves
 
 MakeNode = Callable[..., Node]
 KB = "python3 kb.pyz"

@@ -1,0 +1,1 @@
+"""What builds nodes out of real programs and drives them."""

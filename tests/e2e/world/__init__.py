@@ -1,0 +1,1 @@
+"""What plays the world outside of a node: repositories, hosts of downloads, other networks, workloads."""

@@ -1,0 +1,108 @@
+"""pkgs.k8s.io as a node's apt sees it: packages with the names, files and units of Kubernetes' own, signed.
+
+Made of the local binaries; containerd and runc are Debian's packages. Must not: know pytest.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import hashlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .package_server import HOST, PackageServer, SigningKey, run_program
+
+if TYPE_CHECKING:
+    from ..lab.lab import Lab
+    from ..lab.node import Node
+    from ..lab.settings import Release
+
+PROGRAMS = ("dpkg-deb", "dpkg-scanpackages", "gpg", "openssl")
+
+
+class AptRepository(PackageServer):
+    """Build it, serve it in the lab's network, have a node trust it."""
+
+    def __init__(self, lab: Lab, release: Release, folder: Path) -> None:
+        super().__init__(lab, folder)
+        self.release = release
+
+    def build(self) -> None:
+        """The repository of this minor, and one of Debian's packages beside it."""
+        from ..lab import image
+
+        core = self.www / f"core:/stable:/v{self.release.minor}/deb"
+        plain = self.release.version.lstrip("v")
+        layers = image.ensure_variant(self.release.facts.containerd)
+        plugins = [next(p for layer in layers if (p := layer / "usr/lib/cni" / name).exists())
+                   for name in ("bridge", "host-local", "loopback", "portmap")]  # fmt: skip
+        binaries = self.release.folder
+        self._pack(
+            core, "kubelet", plain, {"usr/bin/kubelet": binaries / "kubelet"}, depends="kubernetes-cni", is_unit=True
+        )
+        self._pack(core, "kubectl", plain, {"usr/bin/kubectl": binaries / "kubectl"})
+        self._pack(core, "cri-tools", f"{self.release.minor}.0", {"usr/bin/crictl": binaries / "crictl"})
+        self._pack(core, "kubernetes-cni", "1.7.1", {f"opt/cni/bin/{path.name}": path for path in plugins})
+        debian = self.www / "debian"
+        debian.mkdir()
+        for name in ("containerd", "runc"):
+            shutil.copy(image.download_package(name, image.SUITE, self.folder / "apt"), debian)
+        key = SigningKey(self.folder / "gnupg", "kb-test")
+        for repository in (core, debian):
+            self._index(repository, key)
+        key.close()
+
+    def _pack(
+        self,
+        repository: Path,
+        name: str,
+        version: str,
+        files: dict[str, Path],
+        *,
+        depends: str = "",
+        is_unit: bool = False,
+    ) -> None:
+        from ..lab.node import KUBELET_UNIT
+
+        root = self.folder / "packages" / name
+        for target, source in files.items():
+            (root / target).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, root / target)
+            (root / target).chmod(0o755)
+        control = [
+            f"Package: {name}",
+            f"Version: {version}-1.1",
+            "Architecture: amd64",
+            "Maintainer: kb's tests <kb@test>",
+        ]
+        control += [f"Depends: {depends}"] if depends else []
+        (root / "DEBIAN").mkdir(parents=True)
+        (root / "DEBIAN/control").write_text("\n".join([*control, f"Description: {name}", ""]))
+        if is_unit:
+            unit = root / "usr/lib/systemd/system/kubelet.service"
+            unit.parent.mkdir(parents=True)
+            unit.write_text(KUBELET_UNIT)
+            script = root / "DEBIAN/postinst"
+            script.write_text("#!/bin/sh\nset -e\nsystemctl daemon-reload\nsystemctl enable --now kubelet.service\n")
+            script.chmod(0o755)
+        repository.mkdir(parents=True, exist_ok=True)
+        run_program("dpkg-deb", "-Znone", "--root-owner-group", "--build", str(root), str(repository))
+
+    def _index(self, repository: Path, key: SigningKey) -> None:
+        """Packages, and Release with its hash and a signature."""
+        listed = run_program("dpkg-scanpackages", "--multiversion", ".", cwd=repository)
+        (repository / "Packages").write_bytes(listed)
+        release = (
+            f"Origin: kb-test\nDate: {email.utils.formatdate(usegmt=True)}\nSHA256:\n"
+            f" {hashlib.sha256(listed).hexdigest()} {len(listed)} Packages\n"
+        )
+        (repository / "Release").write_text(release)
+        key.run("--clearsign", "--output", str(repository / "InRelease"), str(repository / "Release"))
+        (repository / "Release.key").write_bytes(key.export())
+
+    def offer_to(self, node: Node) -> None:
+        """Debian's packages come from here too."""
+        node.run("rm -f /etc/apt/sources.list /etc/apt/sources.list.d/*")
+        super().offer_to(node)
+        node.write("/etc/apt/sources.list", f"deb [trusted=yes] https://{HOST}/debian/ /\n")
