@@ -29,7 +29,7 @@ from kubeup.commands import adopt, bundle, doctor, etcd, mirror, token, verbs
 from kubeup.commands import certs as commands_certs
 from kubeup.commands import join as commands_join
 from kubeup.commands import reconfigure as commands_reconfigure
-from kubeup.engine.workflow import Phase
+from kubeup.engine.step import Phase
 from kubeup.phases import (
     addons,
     airgap,

@@ -37,6 +37,12 @@ def frozen(cls: type[T]) -> type[T]:
     return cls
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+def frozen_by_name(cls: type[T]) -> type[T]:
+    """As `frozen`, for a value whose fields are given by name alone: so says mypy, and a subclass may add required ones."""
+    return frozen(cls)
+
+
 def _init(self: Any, *args: Any, **kwargs: Any) -> None:
     cls, values = type(self), vars(self)
     specs = fields(cls)

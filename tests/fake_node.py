@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
-from kubeup.engine.workflow import Context
+from kubeup.engine.run import Run
 from kubeup.machine.host import Host
 from kubeup.node import pki
 from kubeup.paths import Paths
@@ -59,12 +59,14 @@ def make_config(*, node: str = "cp1", address: str = "10.77.0.11", **cluster: An
     )
 
 
-def make_context(host: Host, config: Optional[InitConfig] = None, *, minor: int = 35) -> Context:
+def make_context(host: Host, config: Optional[InitConfig] = None, *, minor: int = 35) -> Run:
     config = config or make_config()
-    return Context(host, PATHS, config, RELEASES[minor], Report(io.StringIO(), verbosity=1))
+    return Run(
+        host=host, paths=PATHS, config=config, release=RELEASES[minor], report=Report(io.StringIO(), verbosity=1)
+    )
 
 
-def make_pki(host: Host, config: Optional[InitConfig] = None) -> Context:
+def make_pki(host: Host, config: Optional[InitConfig] = None) -> Run:
     """Run every certs/* phase on `host`."""
     ctx = make_context(host, config)
     for run, _ in CERT_PHASES.values():

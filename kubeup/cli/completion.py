@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from kubeup.engine.workflow import Phase
+from kubeup.engine.step import Phase
 from kubeup.errors import UsageError
 
 

@@ -23,7 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Optional, TextIO
 
-from kubeup.engine.workflow import Phase, RunResult
+from kubeup.engine.runner import RunResult
+from kubeup.engine.step import Phase
 from kubeup.errors import Interrupted, KbError, UsageError
 from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host, encode_text

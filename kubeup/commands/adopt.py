@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from kubeup.commands import join, verbs
 from kubeup.config.types import JoinConfig
-from kubeup.engine.workflow import Context, Phase, fingerprint_inputs, resolve_path, wanted_phases
+from kubeup.engine.run import Results, Run
+from kubeup.engine.step import Phase, fingerprint_inputs, resolve_path, wanted_phases
 from kubeup.errors import HostError, KbError
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazy_import
@@ -80,7 +81,7 @@ def _require_foreign(local: Host, paths: Paths) -> None:
         )
 
 
-def _make_context(call: Invocation, looking: DryRunHost, paths: Paths, workflow: str) -> Context:
+def _make_context(call: Invocation, looking: DryRunHost, paths: Paths, workflow: str) -> Run:
     """As `kb init` or `kb join` would have it from the documents that were found."""
     if workflow == "join":
         return join.make_member_context(looking, paths.adopted(workflow), call.report)
@@ -88,17 +89,15 @@ def _make_context(call: Invocation, looking: DryRunHost, paths: Paths, workflow:
         looking, config_file=paths.adopted(workflow), flags={"allow-unknown-fields": True}
     )
     own = verbs.paths_of(config, {})
-    ctx = verbs.make_context(looking, config, own, call.report)
-    ctx.outputs["owned_paths"] = frozenset()
-    return ctx
+    return verbs.make_context(looking, config, own, call.report)
 
 
-def look_at_phases(ctx: Context, phases: Sequence[Phase]) -> list[Looked]:
+def look_at_phases(ctx: Run, phases: Sequence[Phase]) -> list[Looked]:
     """Those that have a probe, and that the configuration asks for."""
     return [_look_at_phase(ctx, phase) for phase in wanted_phases(phases, ctx.config) if phase.done]
 
 
-def _look_at_phase(ctx: Context, phase: Phase) -> Looked:
+def _look_at_phase(ctx: Run, phase: Phase) -> Looked:
     """Ask the phase's own probe."""
     assert phase.done is not None
     try:
@@ -108,7 +107,7 @@ def _look_at_phase(ctx: Context, phase: Phase) -> Looked:
     return Looked(phase, "" if is_done else "not as kb would leave it")
 
 
-def render_state(ctx: Context, local: Host, paths: Paths, workflow: str, looked: list[Looked]) -> State:
+def render_state(ctx: Run, local: Host, paths: Paths, workflow: str, looked: list[Looked]) -> State:
     """The state of a node on which kb did nothing and knows what is done."""
     node_state = state.load_state(local, paths)
     node_state.phases.clear()
@@ -121,9 +120,9 @@ def render_state(ctx: Context, local: Host, paths: Paths, workflow: str, looked:
         made.update((str(path), None) for path in files if local.exists(path))
         if not item.why:
             inputs = fingerprint_inputs(ctx.config, item.phase.reads)
-            outputs = {"token_ids": _join_tokens(ctx)} if item.phase.name == "bootstrap-token" else {}
+            found = Results(token_ids=_join_tokens(ctx)) if item.phase.name == "bootstrap-token" else Results()
             node_state.phases[f"{workflow}/{item.phase.name}"] = state.PhaseState(
-                "done", started=now, ended=now, inputs=inputs, outputs=outputs, adopted=True
+                "done", started=now, ended=now, inputs=inputs, outputs=found.stored(), adopted=True
             )
     own, etcd = ctx.paths, ctx.paths.etcd_data
     others = [own.kubelet_instance_config, own.kubernetes / "kubelet.conf", etcd, own.pki / "ca.crt"]
@@ -134,7 +133,7 @@ def render_state(ctx: Context, local: Host, paths: Paths, workflow: str, looked:
     return node_state
 
 
-def _join_tokens(ctx: Context) -> list[str]:
+def _join_tokens(ctx: Run) -> list[str]:
     """The ids of the tokens with which nodes join: kb shows their join command."""
     found = cluster.valid_tokens(ctx)
     return [token.token_id for token in found if {"signing", "authentication"} <= set(token.usages)][:1]

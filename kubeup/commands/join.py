@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from kubeup.cluster.discovery import Access
     from kubeup.config import load_join
     from kubeup.config.types import JoinConfig
-    from kubeup.engine import state, workflow
+    from kubeup.engine import run, runner, step
+    from kubeup.engine.run import Run, Who
     from kubeup.engine.state import State
-    from kubeup.engine.workflow import Context, Phase
+    from kubeup.engine.step import Phase
     from kubeup.machine import dry_run, host
     from kubeup.machine.host import Host, LocalHost
     from kubeup.node import kubeconfig
@@ -37,8 +38,9 @@ else:
     api = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     load_join = lazy_import("kubeup.config.load_join")
-    state = lazy_import("kubeup.engine.state")
-    workflow = lazy_import("kubeup.engine.workflow")
+    run = lazy_import("kubeup.engine.run")
+    runner = lazy_import("kubeup.engine.runner")
+    step = lazy_import("kubeup.engine.step")
 
 _NOT_CONFIG = frozenset({"list", "output", "config"})
 """Flags of join that say nothing about the node."""
@@ -75,7 +77,7 @@ def join_phase(call: Invocation) -> int:
 def _run_join(call: Invocation, *, only: str, endpoint: str) -> int:
     local = host.LocalHost()
     if only:
-        workflow.select_phases(call.command.phases, only)
+        step.select_phases(call.command.phases, only)
     admin = discovery.find_member_access(local, Paths().admin_conf)
     kubelet = discovery.find_member_access(local, Paths().kubeconfigs / "kubelet.conf")
     wishes = _load_wishes(call, local, endpoint, is_member=bool(admin or kubelet))
@@ -102,23 +104,23 @@ def _run_join(call: Invocation, *, only: str, endpoint: str) -> int:
             call.report.note(note)
         paths = Paths(pki=Path(config.cluster.certificates_dir))
         verbs.require_same_node(node_state, config, paths)
-        runner = workflow.Runner("join", phases, node_state, keeps_journal=call.program.keeps_state)
+        worker = runner.Runner("join", phases, node_state, keeps_journal=call.program.keeps_state)
         ctx = _make_context(target, config, paths, call.report)
-        result = runner.run(ctx, only=only, skip=() if only else config.skip_phases)
-    result.outputs["server"] = config.server
-    result.outputs["join_text"] = CLOSING_CONTROL_PLANE if is_control_plane else CLOSING
+        result = worker.run(ctx, only=only, skip=() if only else config.skip_phases)
+    result.results.server = config.server
+    result.results.join_text = CLOSING_CONTROL_PLANE if is_control_plane else CLOSING
     verbs.print_result(call, result, target, local)
     if call.program.show_result:
         return 0
     if result.changes and not only and call.output == "text" and target.mode == "live":
-        call.print(result.outputs["join_text"])
+        call.print(result.results.join_text)
     return 0
 
 
 def _phases_for(call: Invocation, *, is_control_plane: bool, only: str) -> tuple[Phase, ...]:
     """The phases of a worker, or those of a control plane. Raises UsageError (not-a-worker-phase)."""
     phases = phases_on(call.command.phases, is_control_plane=is_control_plane)
-    if only and not any(phase in phases for phase in workflow.select_phases(call.command.phases, only)):
+    if only and not any(phase in phases for phase in step.select_phases(call.command.phases, only)):
         raise UsageError(
             f"kb join phase {only}",
             cause="only a node that becomes a control plane has this phase",
@@ -253,7 +255,7 @@ def _read_config(host: Host, wishes: load_join.JoinWishes, access: Access) -> Jo
     )
 
 
-def make_member_context(target: Host, config_file: Path, report: Report) -> Context:
+def make_member_context(target: Host, config_file: Path, report: Report) -> Run:
     """What `kb join` with that file would work with on a node that is a member already. Raises ClusterError."""
     paths = Paths()
     wishes = load_join.load_join_config(
@@ -269,9 +271,7 @@ def make_member_context(target: Host, config_file: Path, report: Report) -> Cont
             code="kubeconfig-unreadable",
         )
     config = _read_config(target, wishes, member)
-    ctx = _make_context(target, config, Paths(pki=Path(config.cluster.certificates_dir)), report)
-    ctx.outputs["owned_paths"] = frozenset()
-    return ctx
+    return _make_context(target, config, Paths(pki=Path(config.cluster.certificates_dir)), report)
 
 
 def _plan_fence(wishes: load_join.JoinWishes, member: Optional[Access]) -> host.Fence:
@@ -293,14 +293,14 @@ def _require_discovery(wishes: load_join.JoinWishes) -> None:
         raise load_join.no_endpoint("nothing")
 
 
-def _make_context(target: Host, config: JoinConfig, paths: Paths, report: Report) -> Context:
-    """The API speaks as the bootstrap's identity until the kubelet has its own."""
+def _make_context(target: Host, config: JoinConfig, paths: Paths, report: Report) -> Run:
+    """The API is called with the bootstrap's identity until the node has its own."""
 
-    def make_api(ctx: Context) -> api.Api:
-        if config.join.control_plane is not None and target.exists(paths.admin_conf):
+    def make_api(who: Who) -> api.Api:
+        if who == "admin":
             # admin.conf names the stable endpoint, which may not lead anywhere on this node yet
             identity = api.read_identity(target, paths.admin_conf, server=config.reached_server or config.server)
-        elif config.bootstrap_kubeconfig and "_is_bootstrapped" not in ctx.outputs:
+        elif who == "bootstrap":
             found = kubeconfig.parse_kubeconfig(config.bootstrap_kubeconfig.reveal(), source="bootstrap-kubelet.conf")
             identity = discovery.Access(
                 config.reached_server or config.server,
@@ -315,6 +315,9 @@ def _make_context(target: Host, config: JoinConfig, paths: Paths, report: Report
             identity = api.read_identity(target, paths.kubernetes / "kubelet.conf")
         return api.Api(target, identity, retry_s=config.timeouts.kubernetes_api_call_s)
 
-    outputs = {"skipped_phases": frozenset(config.skip_phases)}
+    first: Who = "bootstrap" if config.bootstrap_kubeconfig else "kubelet"
+    if config.join.control_plane is not None and target.exists(paths.admin_conf):
+        first = "admin"
     release = releases.find_release(config.cluster.kubernetes_version)
-    return workflow.Context(target, paths, config, release, report, outputs, make_api)
+    caller = run.Caller(make_api, first)
+    return run.Run(host=target, paths=paths, config=config, release=release, report=report, caller=caller)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Optional
 
 from kubeup import releases
 from kubeup.addresses import join_host_port
 from kubeup.commands import verbs
 from kubeup.errors import ClusterError, HostError, UsageError
-from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazy_import
 from kubeup.paths import Paths
 
@@ -21,7 +20,9 @@ if TYPE_CHECKING:
     from kubeup.cluster import discovery, objects
     from kubeup.cluster.api import Api
     from kubeup.config import choose, load_join, types, validate
-    from kubeup.engine import state, workflow
+    from kubeup.engine import run, runner, state
+    from kubeup.engine.run import Who
+    from kubeup.engine.runner import RunResult
     from kubeup.machine import dry_run, host
     from kubeup.machine.host import Host, LocalHost
     from kubeup.network import load_balancer
@@ -41,34 +42,15 @@ else:
     pki = lazy_import("kubeup.node.pki")
     reconfigure = lazy_import("kubeup.phases.endpoint")
     yaml_files = lazy_import("kubeup.yaml_files")
+    run = lazy_import("kubeup.engine.run")
+    runner = lazy_import("kubeup.engine.runner")
     state = lazy_import("kubeup.engine.state")
     types = lazy_import("kubeup.config.types")
     validate = lazy_import("kubeup.config.validate")
-    workflow = lazy_import("kubeup.engine.workflow")
 
 WORKFLOW = "reconfigure-endpoint"
 BEFORE = f"{WORKFLOW}/preflight"
 """The entry of state.json whose outputs say what was before."""
-
-
-@frozen
-class Before:
-    """The endpoint before the first reconfiguration that was not taken back: its name ("" for none), what clients
-    called, and who stood in front of the API servers."""
-
-    endpoint: str
-    server: str
-    balancer: str
-    is_begun_here: bool = True
-    """Whether this node changed what the cluster stores; on the others `endpoint` is the new one."""
-
-    def as_outputs(self) -> dict[str, Any]:
-        return {
-            "before_endpoint": self.endpoint,
-            "before_server": self.server,
-            "before_balancer": self.balancer,
-            "before_is_begun_here": self.is_begun_here,
-        }
 
 
 def endpoint(call: Invocation) -> int:
@@ -117,17 +99,19 @@ def _run(call: Invocation, local: LocalHost, target: Host, wanted: str) -> int:
     is_control_plane = _is_control_plane(local, paths)
     phases = tuple(phase for phase in call.command.phases if is_control_plane or not phase.on)
 
-    def make_api(_: workflow.Context) -> Api:
+    def make_api(_: Who) -> Api:
         return _make_api(target, paths, config, wanted)
 
-    release = releases.find_release(config.cluster.kubernetes_version)
-    outputs: dict[str, Any] = {
-        "_is_undo": is_undo,
-        "_drops_balancer": is_undo and before.balancer == "none",
-        "_before": before.as_outputs(),
-    }
-    ctx = workflow.Context(target, paths, config, release, call.report, outputs, make_api)
-    result = workflow.Runner(WORKFLOW, phases, node_state).run(ctx)
+    ctx = reconfigure.EndpointRun(
+        host=target,
+        paths=paths,
+        config=config,
+        release=releases.find_release(config.cluster.kubernetes_version),
+        report=call.report,
+        caller=run.Caller(make_api),
+        change=reconfigure.Change(before, is_undo=is_undo),
+    )
+    result = runner.Runner(WORKFLOW, phases, node_state).run(ctx)
     if is_undo:
         node_state.phases[BEFORE].outputs = {}
         node_state.save()
@@ -135,12 +119,10 @@ def _run(call: Invocation, local: LocalHost, target: Host, wanted: str) -> int:
     return 0
 
 
-def _print(
-    call: Invocation, result: workflow.RunResult, target: Host, local: LocalHost, config: types.JoinConfig
-) -> None:
-    result.outputs["server"] = config.server
+def _print(call: Invocation, result: RunResult, target: Host, local: LocalHost, config: types.JoinConfig) -> None:
+    result.results.server = config.server
     verbs.print_result(call, result, target, local)
-    remaining = list(result.outputs.get("remaining") or [])
+    remaining = list(result.results.remaining or ())
     if call.output != "text" or target.mode == "dry-run":
         return
     if remaining:
@@ -160,7 +142,7 @@ def _is_control_plane(local: Host, paths: Paths) -> bool:
 
 def _make_config(
     call: Invocation, local: LocalHost, node_state: state.State, wanted: str
-) -> tuple[types.JoinConfig, Before]:
+) -> tuple[types.JoinConfig, reconfigure.Before]:
     """The configuration that the phases work towards, and what was before."""
     paths = Paths()
     kubelet_conf = paths.kubernetes / "kubelet.conf"
@@ -177,7 +159,9 @@ def _make_config(
     stored = objects.read_load_balancer(api)
     is_control_plane = _is_control_plane(local, paths)
     now = _read_server(api) if is_control_plane else member.server
-    before = _read_before(node_state) or Before(cluster.control_plane_endpoint, now, _read_mode(local, paths))
+    before = _read_before(node_state) or reconfigure.Before(
+        cluster.control_plane_endpoint, now, _read_mode(local, paths)
+    )
     if call.flags.get("undo"):
         goal, server, mode = _plan_undo(node_state, before, cluster.control_plane_endpoint)
     else:
@@ -238,7 +222,7 @@ def _plan_goal(
     return goal, mode
 
 
-def _plan_undo(node_state: state.State, before: Before, stored: str) -> tuple[str, str, str]:
+def _plan_undo(node_state: state.State, before: reconfigure.Before, stored: str) -> tuple[str, str, str]:
     """(endpoint, server, mode of the load balancer) of before. The node on which it was begun takes the cluster's part
     back too; the others follow it."""
     if _read_before(node_state) is None:
@@ -260,14 +244,14 @@ def _plan_undo(node_state: state.State, before: Before, stored: str) -> tuple[st
     return stored, before.server, before.balancer
 
 
-def _read_before(node_state: state.State) -> Optional[Before]:
+def _read_before(node_state: state.State) -> Optional[reconfigure.Before]:
     entry = node_state.phases.get(BEFORE)
-    outputs = entry.outputs if entry else {}
-    names = ("before_endpoint", "before_server", "before_balancer", "before_is_begun_here")
-    if not set(names) <= set(outputs):
+    found = run.read_stored(entry.outputs if entry else {})
+    values = (found.before_endpoint, found.before_server, found.before_balancer, found.before_is_begun_here)
+    endpoint, server, mode, is_begun_here = values
+    if endpoint is None or server is None or mode is None or is_begun_here is None:
         return None
-    endpoint, server, mode, is_begun_here = (outputs[name] for name in names)
-    return Before(str(endpoint), str(server), str(mode), bool(is_begun_here))
+    return reconfigure.Before(endpoint, server, mode, is_begun_here)
 
 
 def _read_server(api: Api) -> str:

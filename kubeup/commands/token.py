@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kubeup.config import choose, documents, load_init, load_join, problems, schema, types, validate
     from kubeup.config.types import BootstrapToken
     from kubeup.doctor import doctor
-    from kubeup.engine import workflow
+    from kubeup.engine import run
     from kubeup.machine import dry_run, host
     from kubeup.machine.host import Host
     from kubeup.node import kubeconfig, pki
@@ -49,7 +49,7 @@ else:
     tokens = lazy_import("kubeup.cluster.tokens")
     types = lazy_import("kubeup.config.types")
     validate = lazy_import("kubeup.config.validate")
-    workflow = lazy_import("kubeup.engine.workflow")
+    run = lazy_import("kubeup.engine.run")
 
 SYSTEM = "kube-system"
 OUTPUT_API = "output.kubeadm.k8s.io/v1alpha3"
@@ -240,10 +240,16 @@ def upload_certs(call: Invocation, target: Host, api: Api, key: Secret) -> None:
         upload_certs=True,
     )
     release = releases.find_release(found.kubernetes_version)
-    ctx = workflow.Context(
-        target, Paths(pki=Path(found.certificates_dir)), config, release, call.report, make_api=lambda _: api
+    cluster.upload_certs(
+        run.Run(
+            host=target,
+            paths=Paths(pki=Path(found.certificates_dir)),
+            config=config,
+            release=release,
+            report=call.report,
+            caller=run.Caller.by(api),
+        )
     )
-    cluster.upload_certs(ctx)
 
 
 # ---- list

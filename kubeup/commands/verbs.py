@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from kubeup.config import choose, load_init, types
     from kubeup.config.types import InitConfig
     from kubeup.doctor import doctor
-    from kubeup.engine import state, undo, workflow
-    from kubeup.engine.workflow import Context, RunResult
+    from kubeup.engine import run, runner, state, step, undo
+    from kubeup.engine.run import Run, Who
+    from kubeup.engine.runner import RunResult
     from kubeup.machine import dry_run, host
     from kubeup.machine.host import Host, LocalHost
     from kubeup.network import load_balancer as balancer_keeper
@@ -58,7 +59,9 @@ else:
     tokens = lazy_import("kubeup.cluster.tokens")
     types = lazy_import("kubeup.config.types")
     undo = lazy_import("kubeup.engine.undo")
-    workflow = lazy_import("kubeup.engine.workflow")
+    run = lazy_import("kubeup.engine.run")
+    runner = lazy_import("kubeup.engine.runner")
+    step = lazy_import("kubeup.engine.step")
 
 KB_ONLY_FLAGS = frozenset({"root", "list", "output"})
 """Flags of init that say nothing about the node."""
@@ -99,7 +102,7 @@ def init_phase(call: Invocation) -> int:
 def _run_init(call: Invocation, *, only: str) -> int:
     local = host.LocalHost(Path(call.flags["root"]) if "root" in call.flags else Path("/"))
     if only:
-        workflow.select_phases(call.command.phases, only)
+        step.select_phases(call.command.phases, only)
     flags = {name: value for name, value in call.flags.items() if name not in KB_ONLY_FLAGS}
     flags.update(call.program.wishes)
     config_file = Path(flags.pop("config")) if "config" in flags else adopted_config(call, local)
@@ -135,10 +138,10 @@ def _run_init(call: Invocation, *, only: str) -> int:
         require_same_node(node_state, config, paths)
         kubeconfig_file = Path(call.flags["kubeconfig"]) if "kubeconfig" in call.flags else None
         ctx = make_context(target, config, paths, call.report, kubeconfig_file=kubeconfig_file, own_server=own_server)
-        runner = workflow.Runner(
+        worker = runner.Runner(
             call.command.workflow, call.command.phases, node_state, keeps_journal=call.program.keeps_state
         )
-        result = runner.run(ctx, only=only, skip=() if only else config.skip_phases)
+        result = worker.run(ctx, only=only, skip=() if only else config.skip_phases)
     print_result(call, result, target, local)
     return 0
 
@@ -230,19 +233,19 @@ def make_context(
     *,
     kubeconfig_file: Optional[Path] = None,
     own_server: str = "",
-) -> Context:
+) -> Run:
     """What the phases work with: the host, the configuration, and the API server as the admin of `kubeconfig_file`.
     own_server: where this node's API server listens, where that is known better than by the configuration."""
 
-    def make_api(_: Context) -> api.Api:
+    def make_api(_: Who) -> api.Api:
         # admin.conf names the stable endpoint, which may not lead to this node yet: talk to this node itself
         server = "" if kubeconfig_file else own_server or local_server(config)
         identity = api.read_identity(target, kubeconfig_file or paths.admin_conf, server=server)
         return api.Api(target, identity, retry_s=config.timeouts.kubernetes_api_call_s)
 
-    outputs = {"skipped_phases": frozenset(config.skip_phases)}
     release = releases.find_release(config.cluster.kubernetes_version)
-    return workflow.Context(target, paths, config, release, report, outputs, make_api)
+    caller = run.Caller(make_api)
+    return run.Run(host=target, paths=paths, config=config, release=release, report=report, caller=caller)
 
 
 def local_server(config: InitConfig) -> str:
@@ -260,8 +263,8 @@ def print_result(call: Invocation, result: RunResult, target: Host, local: Local
         value = result.as_dict()
         value["deferred"] = local.deferred
         value["plan"] = [dataclasses.asdict(step) for step in plan]
-        value["server"] = result.outputs.get("server", "")
-        value["caCertHashes"] = result.outputs.get("ca_cert_hashes", [])
+        value["server"] = result.results.server or ""
+        value["caCertHashes"] = list(result.results.ca_cert_hashes or ())
         call.print_value(value)
         return
     if target.mode == "dry-run":
@@ -273,9 +276,8 @@ def print_result(call: Invocation, result: RunResult, target: Host, local: Local
         call.report.line(
             f"{changes} change{'s' * (changes != 1)}" if changes else "nothing to do: all is as it should be"
         )
-        closing = result.outputs.get("closing_text")
-        if closing:
-            call.print(closing.reveal())
+        if result.results.closing_text:
+            call.print(result.results.closing_text.reveal())
 
 
 _VERBS = {"write": "write", "mkdir": "make folder", "remove": "remove", "link": "link", "run": "run", "send": "request"}
@@ -319,8 +321,8 @@ def reset(call: Invocation) -> int:
         node_state = _require_journal(target, paths)
         _ask_to_reset(call, node_state, is_dry=is_dry)
         ctx = make_context(target, _reset_config(call, node_state), paths, call.report)
-        runner = workflow.Runner(call.command.workflow, call.command.phases, node_state, keeps_journal=False)
-        result = runner.run(ctx, skip=call.flags.get("skip-phases", ()))
+        worker = runner.Runner(call.command.workflow, call.command.phases, node_state, keeps_journal=False)
+        result = worker.run(ctx, skip=call.flags.get("skip-phases", ()))
         if not any(
             outcome.status == "skipped" for outcome in result.phases if outcome.name.startswith("cleanup-node/")
         ):

@@ -98,6 +98,8 @@ class Node:
     workflow: str = INIT
     mends: frozenset[str] = frozenset()
     """Phases of this run that put right what some checks look at: their findings would be about nothing."""
+    skipped: frozenset[str] = frozenset()
+    """Phases that the user left out of the workflow."""
     tell: Callable[[str], None] = lambda text: None
     """Takes what is waited for right now."""
 
@@ -868,7 +870,7 @@ def check_cni_plugins(node: Node) -> Findings:
 def check_pod_network(node: Node) -> Findings:
     """What the phase pod-network would stumble over at the end, when the cluster is made."""
     network = node.config.kb.pod_network
-    if "pod-network" in node.config.skip_phases:
+    if "pod-network" in node.skipped:
         return
     try:
         if network.plugin == "bridge":
@@ -883,7 +885,7 @@ def check_pod_network(node: Node) -> Findings:
 def check_join_network(node: Node) -> Findings:
     """The file of a network of before, which would hide the cluster's. Once the kubelet of a node that joins has run, such
     a file is the cluster's own."""
-    has_bridge = node.config.kb.pod_network.plugin == "bridge" and "pod-network" not in node.config.skip_phases
+    has_bridge = node.config.kb.pod_network.plugin == "bridge" and "pod-network" not in node.skipped
     if not has_bridge or node.host.exists(node.paths.kubeconfig("kubelet.conf")):
         return
     keep = "and join: a network that was applied to the cluster since writes its file anew"

@@ -11,9 +11,10 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Optional, TextIO
+from typing import TYPE_CHECKING, Optional, TextIO
 
-from kubeup.engine.workflow import Context, Outputs, Phase
+from kubeup.engine.run import Outputs, Results, Run
+from kubeup.engine.step import Phase
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazy_import
 from kubeup.report import Report
@@ -46,8 +47,12 @@ class KubeadmReport(Report):
         super().__init__(stream, verbosity=verbosity, quiet=quiet)
         self.is_terminal = False  # no live line among lines that are cut out
         self.out = out
-        self.opening: Optional[Callable[[Context], str]] = None
+        self.opening: Optional[Callable[[Run], str]] = None
         """Said once, before the first phase: the first line of a whole workflow."""
+        self.headings: set[str] = set()
+        """The parents that have spoken."""
+        self.new_certs: set[str] = set()
+        """The certificates that were said to be generated."""
 
     def say(self, text: str) -> None:
         out = self.out or sys.stdout
@@ -55,7 +60,7 @@ class KubeadmReport(Report):
             out.write(text + "\n")
             out.flush()
 
-    def open(self, ctx: Context) -> None:
+    def open(self, ctx: Run) -> None:
         """Say the first line, if there is one that has not been said."""
         opening, self.opening = self.opening, None
         if opening:
@@ -79,40 +84,44 @@ class KubeadmReport(Report):
 
 @frozen
 class Speech:
-    """before: as the phase begins; after: with its outputs and the seconds that it took. heading: what its parent says,
+    """before: as the phase begins; after: with what it handed on and the seconds that it took. heading: what its parent says,
     where the parent runs as a whole."""
 
-    before: Callable[[Context], Lines] = lambda ctx: ()
-    after: Callable[[Context, Mapping[str, Any], float], Lines] = lambda ctx, outputs, took: ()
-    heading: Callable[[Context], Lines] = lambda ctx: ()
+    before: Callable[[Run], Lines] = lambda ctx: ()
+    after: Callable[[Run, Results, float], Lines] = lambda ctx, handed, took: ()
+    heading: Callable[[Run], Lines] = lambda ctx: ()
 
 
 def speaking(phase: Phase, lines: Mapping[str, Speech]) -> Phase:
     """The phase, saying kubeadm's lines around what it does."""
     speech = lines.get(phase.name, Speech())
 
-    def run(ctx: Context) -> Outputs:
-        report = ctx.report
-        assert isinstance(report, KubeadmReport)
+    def run(ctx: Run) -> Outputs:
+        report = _report(ctx)
         report.open(ctx)
         for line in _heading(ctx, phase.name, speech):
             report.say(line)
         for line in speech.before(ctx):
             report.say(line)
         started = ctx.host.monotonic()
-        outputs = phase.run(ctx) or {}
-        for line in speech.after(ctx, outputs, ctx.host.monotonic() - started):
+        handed = phase.run(ctx) or Results()
+        for line in speech.after(ctx, handed, ctx.host.monotonic() - started):
             report.say(line)
-        return outputs
+        return handed
 
     return replace(phase, run=run)
 
 
-def _heading(ctx: Context, name: str, speech: Speech) -> Lines:
+def _report(ctx: Run) -> KubeadmReport:
+    assert isinstance(ctx.report, KubeadmReport)
+    return ctx.report
+
+
+def _heading(ctx: Run, name: str, speech: Speech) -> Lines:
     """A parent speaks before the first of its children, if it runs as a whole (`init`, `init phase certs all`)."""
     parent = name.partition("/")[0]
-    siblings = [other for other in ctx.outputs.get("will_run", ()) if other.startswith(f"{parent}/")]
-    said = ctx.outputs.setdefault("_said", set())
+    siblings = [other for other in ctx.selection.will_run if other.startswith(f"{parent}/")]
+    said = _report(ctx).headings
     if len(siblings) < 2 or parent in said:
         return ()
     said.add(parent)
@@ -127,11 +136,11 @@ def went_by(seconds: float) -> str:
 # ---- init
 
 
-def _preflight(ctx: Context) -> Lines:
+def _preflight(ctx: Run) -> Lines:
     return ["[preflight] Running pre-flight checks"]
 
 
-def _pulled(ctx: Context, outputs: Mapping[str, Any], took: float) -> Lines:
+def _pulled(ctx: Run, handed: Results, took: float) -> Lines:
     """Said afterwards: the checks that come first may have stopped it."""
     if ctx.host.mode == "dry-run":
         yield "[preflight] Would pull the required images (like 'kubeadm config images pull')"
@@ -140,28 +149,27 @@ def _pulled(ctx: Context, outputs: Mapping[str, Any], took: float) -> Lines:
     yield "[preflight] To have them here beforehand: 'kubeadm config images pull'"
 
 
-def _certs_folder(ctx: Context) -> Lines:
+def _certs_folder(ctx: Run) -> Lines:
     return [f'[certs] Using certificateDir folder "{ctx.paths.pki}"']
 
 
 def _cert(name: str) -> Speech:
     spec = pki.CERTS[name]
 
-    def before(ctx: Context) -> Lines:
+    def before(ctx: Run) -> Lines:
         if spec.is_etcd and ctx.config.cluster.external_etcd is not None:
             what = "certificate authority" if spec.is_ca else "certificate"
             return [f"[certs] External etcd mode: Skipping {spec.base} {what} generation"]
         if not ctx.host.exists(spec.cert_path(ctx.paths)):
-            ctx.outputs["_makes_cert"] = True
+            _report(ctx).new_certs.add(name)
             return [f'[certs] Generating "{spec.base}" certificate and key']
         if spec.is_ca:
             has_key = ctx.host.exists(spec.key_path(ctx.paths))
             return [f"[certs] Using existing {spec.base} {'' if has_key else 'keyless '}certificate authority"]
         return [f"[certs] Using existing {spec.base} certificate and key on disk"]
 
-    def after(ctx: Context, outputs: Mapping[str, Any], took: float) -> Lines:
-        is_made = ctx.outputs.pop("_makes_cert", False)
-        if not (is_made and spec.is_server and ctx.host.exists(spec.cert_path(ctx.paths))):
+    def after(ctx: Run, handed: Results, took: float) -> Lines:
+        if not (name in _report(ctx).new_certs and spec.is_server and ctx.host.exists(spec.cert_path(ctx.paths))):
             return []
         sans = pki.sans_of(pki.read_certs(ctx.host, spec.cert_path(ctx.paths))[0])
         return [f"[certs] {spec.base} serving cert is signed for {sans}"]
@@ -169,14 +177,14 @@ def _cert(name: str) -> Speech:
     return Speech(before, after, heading=_certs_folder)
 
 
-def _service_account_key(ctx: Context) -> Lines:
+def _service_account_key(ctx: Run) -> Lines:
     if ctx.host.exists(ctx.paths.pki / "sa.key"):
         return ['[certs] Using the existing "sa" key']
     return ['[certs] Generating "sa" key and public key']
 
 
 def _kubeconfig(name: str) -> Speech:
-    def before(ctx: Context) -> Lines:
+    def before(ctx: Run) -> Lines:
         path = ctx.paths.kubeconfig(f"{name}.conf")
         if not ctx.host.exists(path):
             return [f'[kubeconfig] Writing "{path.name}" kubeconfig file']
@@ -187,7 +195,7 @@ def _kubeconfig(name: str) -> Speech:
     return Speech(before, heading=lambda ctx: [f'[kubeconfig] Using kubeconfig folder "{ctx.paths.kubeconfigs}"'])
 
 
-def _etcd(ctx: Context) -> Lines:
+def _etcd(ctx: Run) -> Lines:
     if ctx.config.cluster.local_etcd is None:
         return []
     return [f'[etcd] Creating static Pod manifest for local etcd in "{ctx.paths.manifests}"']
@@ -200,7 +208,7 @@ def _manifest(component: str) -> Speech:
     )
 
 
-def _kubelet_start(ctx: Context) -> Lines:
+def _kubelet_start(ctx: Run) -> Lines:
     flags = f'[kubelet-start] Writing kubelet environment file with flags to file "{ctx.paths.kubelet_flags_env}"'
     files = [ctx.paths.kubelet_config]
     if kubelet.has_instance_config(ctx.config.cluster, ctx.release):
@@ -209,12 +217,12 @@ def _kubelet_start(ctx: Context) -> Lines:
     return [flags, *configs, "[kubelet-start] Starting the kubelet"]
 
 
-def _join_kubelet_start(ctx: Context) -> Lines:
+def _join_kubelet_start(ctx: Run) -> Lines:
     flags, *configs, start = _kubelet_start(ctx)
     return [*configs, flags, start]
 
 
-def _kubelet_check(ctx: Context) -> Lines:
+def _kubelet_check(ctx: Run) -> Lines:
     url = probes.kubelet_healthz_url(ctx.config)
     if not url:
         return ["[kubelet-check] Skipping the kubelet health check because the healthz port is set to 0"]
@@ -222,7 +230,7 @@ def _kubelet_check(ctx: Context) -> Lines:
     return [f"[kubelet-check] Waiting for a healthy kubelet at {url}. This can take up to {limit}"]
 
 
-def _wait_control_plane(ctx: Context) -> Lines:
+def _wait_control_plane(ctx: Run) -> Lines:
     yield (
         "[wait-control-plane] Waiting for the kubelet to boot up the control plane as static Pods "
         f'from directory "{ctx.paths.manifests}"'
@@ -230,12 +238,12 @@ def _wait_control_plane(ctx: Context) -> Lines:
     yield from _kubelet_check(ctx)
 
 
-def _kubelet_is_healthy(ctx: Context, outputs: Mapping[str, Any], took: float) -> Lines:
+def _kubelet_is_healthy(ctx: Run, handed: Results, took: float) -> Lines:
     if probes.kubelet_healthz_url(ctx.config):
         yield f"[kubelet-check] The kubelet is healthy after {went_by(took)}"
 
 
-def _control_plane_check(ctx: Context) -> Lines:
+def _control_plane_check(ctx: Run) -> Lines:
     limit = format_duration(ctx.config.timeouts.control_plane_component_health_check_s)
     yield f"[control-plane-check] Waiting for healthy control plane components. This can take up to {limit}"
     for component in probes.COMPONENTS:
@@ -245,34 +253,34 @@ def _control_plane_check(ctx: Context) -> Lines:
         yield f"[control-plane-check] Checking {component} at {url}"
 
 
-def _control_plane_is_healthy(ctx: Context, outputs: Mapping[str, Any], took: float) -> Lines:
+def _control_plane_is_healthy(ctx: Run, handed: Results, took: float) -> Lines:
     return [f"[control-plane-check] {component} is healthy after {went_by(took)}" for component in probes.COMPONENTS]
 
 
-def _upload_kubeadm_config(ctx: Context) -> Lines:
+def _upload_kubeadm_config(ctx: Run) -> Lines:
     return [
         '[upload-config] Storing the configuration used in ConfigMap "kubeadm-config" in the "kube-system" Namespace'
     ]
 
 
-def _upload_kubelet_config(ctx: Context) -> Lines:
+def _upload_kubelet_config(ctx: Run) -> Lines:
     return ['[kubelet] Creating a ConfigMap "kubelet-config" in namespace kube-system for the kubelets of the cluster']
 
 
-def _upload_certs(ctx: Context) -> Lines:
+def _upload_certs(ctx: Run) -> Lines:
     if not ctx.config.upload_certs:
         return ["[upload-certs] Skipping phase. Please see --upload-certs"]
     return ['[upload-certs] Storing the certificates in Secret "kubeadm-certs" in the "kube-system" Namespace']
 
 
-def _certificate_key(ctx: Context, outputs: Mapping[str, Any], took: float) -> Lines:
-    key = outputs.get("certificate_key")
+def _certificate_key(ctx: Run, handed: Results, took: float) -> Lines:
+    key = handed.certificate_key
     if key and not ctx.config.skip_certificate_key_print:
         return ["[upload-certs] Using certificate key:", key.reveal()]
     return []
 
 
-def _mark_control_plane(ctx: Context) -> Lines:
+def _mark_control_plane(ctx: Run) -> Lines:
     head = f"[mark-control-plane] Marking the node {ctx.config.node.name} as control-plane by adding the"
     labels = [f"{key}:{value}" if value else key for key, value in objects.CONTROL_PLANE_LABELS.items()]
     yield f"{head} labels: [{' '.join(labels)}]"
@@ -283,7 +291,7 @@ def _mark_control_plane(ctx: Context) -> Lines:
         yield f"{head} taints [{' '.join(shown)}]"
 
 
-def _bootstrap_token(ctx: Context) -> Lines:
+def _bootstrap_token(ctx: Run) -> Lines:
     tokens = [token.token.reveal() for token in ctx.config.bootstrap_tokens]
     if tokens and not ctx.config.skip_token_print:
         shown = f"token: {tokens[0]}" if len(tokens) == 1 else f"tokens: [{' '.join(tokens)}]"
@@ -291,18 +299,18 @@ def _bootstrap_token(ctx: Context) -> Lines:
     yield "[bootstrap-token] Configuring bootstrap tokens, cluster-info ConfigMap, RBAC Roles"
 
 
-def _cluster_info(ctx: Context, outputs: Mapping[str, Any], took: float) -> Lines:
+def _cluster_info(ctx: Run, handed: Results, took: float) -> Lines:
     return ['[bootstrap-token] Creating the "cluster-info" ConfigMap in the "kube-public" namespace']
 
 
-def _finalize(ctx: Context) -> Lines:
+def _finalize(ctx: Run) -> Lines:
     if ctx.host.exists(kubelet.find_rotated_cert(ctx.config)):
         path = ctx.paths.kubernetes / "kubelet.conf"
         yield (f'[kubelet-finalize] Updating "{path}" to point to a rotatable kubelet client certificate and key')
 
 
-def _addon(name: str, is_off: Callable[[Context], bool]) -> Speech:
-    return Speech(after=lambda ctx, outputs, took: [] if is_off(ctx) else [f"[addons] Applied essential addon: {name}"])
+def _addon(name: str, is_off: Callable[[Run], bool]) -> Speech:
+    return Speech(after=lambda ctx, handed, took: [] if is_off(ctx) else [f"[addons] Applied essential addon: {name}"])
 
 
 def init_lines() -> dict[str, Speech]:
@@ -335,17 +343,17 @@ def init_lines() -> dict[str, Speech]:
 # ---- join
 
 
-def _join_preflight(ctx: Context) -> Lines:
+def _join_preflight(ctx: Run) -> Lines:
     yield "[preflight] Running pre-flight checks"
     yield '[preflight] Reading configuration from the "kubeadm-config" ConfigMap in namespace "kube-system"...'
     yield "[preflight] To change it there: 'kubeadm init phase upload-config kubeadm --config FILE'"
 
 
-def _shared_certs(ctx: Context) -> Lines:
+def _shared_certs(ctx: Run) -> Lines:
     return ['[download-certs] Downloading the certificates in Secret "kubeadm-certs" in the "kube-system" Namespace']
 
 
-def _join_certs(ctx: Context) -> Lines:
+def _join_certs(ctx: Run) -> Lines:
     yield from _certs_folder(ctx)
     for spec in pki.wanted_certs(ctx.config.cluster):
         is_here = ctx.host.exists(spec.cert_path(ctx.paths))
@@ -359,26 +367,26 @@ def _join_certs(ctx: Context) -> Lines:
     yield '[certs] Using the existing "sa" key'
 
 
-def _join_kubeconfigs(ctx: Context) -> Lines:
+def _join_kubeconfigs(ctx: Run) -> Lines:
     yield "[kubeconfig] Generating kubeconfig files"
     yield f'[kubeconfig] Using kubeconfig folder "{ctx.paths.kubeconfigs}"'
     for name in ("admin", "controller-manager", "scheduler"):
         yield from _kubeconfig(name).before(ctx)
 
 
-def _join_manifests(ctx: Context) -> Lines:
+def _join_manifests(ctx: Run) -> Lines:
     yield f'[control-plane] Using manifest folder "{ctx.paths.manifests}"'
     for component in probes.COMPONENTS:
         yield f'[control-plane] Creating static Pod manifest for "{component}"'
 
 
-def _check_etcd(ctx: Context) -> Lines:
+def _check_etcd(ctx: Run) -> Lines:
     if ctx.config.cluster.local_etcd is None:
         return ["[check-etcd] Skipping etcd check in external mode"]
     return ["[check-etcd] Checking that the etcd cluster is healthy"]
 
 
-def _join_etcd(ctx: Context) -> Lines:
+def _join_etcd(ctx: Run) -> Lines:
     if ctx.config.cluster.local_etcd is None:
         return
     yield "[etcd] Announced new etcd member joining to the existing etcd cluster"
@@ -386,7 +394,7 @@ def _join_etcd(ctx: Context) -> Lines:
     yield "[etcd] Waiting for the new etcd member to join the cluster. This can take up to 40s"
 
 
-def _wait_bootstrap(ctx: Context) -> Lines:
+def _wait_bootstrap(ctx: Run) -> Lines:
     yield from _kubelet_check(ctx)
     yield "[kubelet-start] Waiting for the kubelet to perform the TLS Bootstrap"
 

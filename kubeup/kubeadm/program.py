@@ -22,7 +22,8 @@ from kubeup.cli.parser import main as run_command_line
 from kubeup.commands import join as commands_join
 from kubeup.commands import verbs
 from kubeup.config.problems import ALLOW_UNKNOWN
-from kubeup.engine.workflow import Phase, RunResult
+from kubeup.engine.runner import RunResult
+from kubeup.engine.step import Phase
 from kubeup.errors import KbError, PreflightError, UsageError
 from kubeup.kubeadm import reset as kubeadm_reset
 from kubeup.kubeadm.lines import KubeadmReport, Speech, init_lines, join_lines, speaking
@@ -33,7 +34,7 @@ from kubeup.report import Report
 if TYPE_CHECKING:
     from kubeup import yaml_files
     from kubeup.config import choose, load_reset, types
-    from kubeup.engine import state, workflow
+    from kubeup.engine import runner, state
     from kubeup.machine import dry_run, host
     from kubeup.machine.host import Host
 else:
@@ -42,9 +43,9 @@ else:
     host = lazy_import("kubeup.machine.host")
     load_reset = lazy_import("kubeup.config.load_reset")
     yaml_files = lazy_import("kubeup.yaml_files")
+    runner = lazy_import("kubeup.engine.runner")
     state = lazy_import("kubeup.engine.state")
     types = lazy_import("kubeup.config.types")
-    workflow = lazy_import("kubeup.engine.workflow")
 
 INIT_PHASES = (
     "preflight", "certs", "kubeconfig", "etcd", "control-plane", "kubelet-start", "wait-control-plane",
@@ -312,14 +313,17 @@ def reset(call: Invocation) -> int:
         types.LocalAPIEndpoint("127.0.0.1"),
     )
     paths = replace(paths, pki=Path(wishes.certificates_dir))
-    chosen = Path(call.flags["kubeconfig"]) if "kubeconfig" in call.flags else None
-    ctx = verbs.make_context(target, config, paths, call.report, kubeconfig_file=chosen or paths.admin_conf)
-    ctx.outputs["_reset"] = wishes
-    runner = workflow.Runner(
-        "reset", call.command.phases, state.State(target, paths, is_kept=False), keeps_journal=False
+    ctx = kubeadm_reset.KubeadmReset(
+        host=target,
+        paths=paths,
+        config=config,
+        release=releases.find_release(config.cluster.kubernetes_version),
+        report=call.report,
+        wishes=wishes,
     )
+    worker = runner.Runner("reset", call.command.phases, state.State(target, paths, is_kept=False), keeps_journal=False)
     skip = () if only else tuple(ALIASES.get(name, name) for name in wishes.skip_phases)
-    runner.run(ctx, only=only, skip=skip)
+    worker.run(ctx, only=only, skip=skip)
     if not only:
         call.print(_AFTER_RESET)
         if local.is_dir(paths.state_dir):
@@ -349,11 +353,10 @@ def show_result(call: Invocation, result: RunResult, target: Host) -> None:
     if target.mode == "dry-run":
         verbs.print_plan(call, list(getattr(target, "plan", ())))
         return
-    closing = result.outputs.get("closing_text")
-    if closing:
-        call.print(in_kubeadm_s_words(closing.reveal()))
+    if result.results.closing_text:
+        call.print(in_kubeadm_s_words(result.results.closing_text.reveal()))
     if call.command.name == "join":
-        call.print(in_kubeadm_s_words(result.outputs.get("join_text") or commands_join.CLOSING))
+        call.print(in_kubeadm_s_words(result.results.join_text or commands_join.CLOSING))
 
 
 def end_with_error(error: KbError, report: Report) -> int:

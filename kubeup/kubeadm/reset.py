@@ -1,8 +1,7 @@
 """The phases of reset under the name kubeadm: preflight, remove-etcd-member, cleanup-node.
 
 Unlike kb's own reset, which takes back what its journal holds, this empties kubeadm's folders whoever filled them, as
-kubeadm does. ctx.outputs["_reset"] is the ResetConfiguration. What fails on the way is told, and the rest is done all the
-same. Mirrors cmd/kubeadm/app/cmd/phases/reset/*.go and RemoveStackedEtcdMemberFromCluster of
+kubeadm does. What fails on the way is told, and the rest is done all the same. Mirrors cmd/kubeadm/app/cmd/phases/reset/*.go and RemoveStackedEtcdMemberFromCluster of
 cmd/kubeadm/app/phases/etcd/local.go.
 """
 
@@ -14,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubeup.config.types import ResetConfiguration
-from kubeup.engine.workflow import Context, Outputs
+from kubeup.engine.run import Outputs, Run
 from kubeup.errors import HostError, KbError, PreflightError, UsageError
+from kubeup.frozen_values import frozen_by_name
 from kubeup.kubeadm.lines import KubeadmReport
 from kubeup.lazy_modules import lazy_import
 
@@ -37,12 +37,12 @@ _UNMOUNT_FLAGS = {"MNT_FORCE": "-f", "MNT_DETACH": "-l"}
 """umount(8) has no option for the others: MNT_EXPIRE, UMOUNT_NOFOLLOW (it follows none anyway)."""
 
 
-def _wishes(ctx: Context) -> ResetConfiguration:
-    wishes: ResetConfiguration = ctx.outputs["_reset"]
-    return wishes
+@frozen_by_name
+class KubeadmReset(Run):
+    wishes: ResetConfiguration
 
 
-def _say(ctx: Context, text: str) -> None:
+def _say(ctx: KubeadmReset, text: str) -> None:
     assert isinstance(ctx.report, KubeadmReport)
     ctx.report.say(text)
 
@@ -50,9 +50,9 @@ def _say(ctx: Context, text: str) -> None:
 # ---- preflight
 
 
-def ask(ctx: Context) -> Outputs:
+def ask(ctx: KubeadmReset) -> Outputs:
     """Ask unless --force; then root alone. Raises UsageError (not-confirmed), PreflightError (preflight)."""
-    if not _wishes(ctx).force and ctx.host.mode != "dry-run":
+    if not ctx.wishes.force and ctx.host.mode != "dry-run":
         ctx.report.warn("[reset] what 'kubeadm init' or 'kubeadm join' did to this host will be taken back")
         with contextlib.suppress(OSError):
             sys.stdout.write("[reset] Are you sure you want to proceed? [y/N]: ")
@@ -81,7 +81,7 @@ def ask(ctx: Context) -> Outputs:
 # ---- remove-etcd-member
 
 
-def remove_etcd_member(ctx: Context) -> Outputs:
+def remove_etcd_member(ctx: KubeadmReset) -> Outputs:
     """Take this node's member out of the cluster, so that the others do not count on it; then empty its data."""
     pod = reset.read_etcd_pod(ctx)
     if pod is None and not ctx.host.is_dir(ctx.paths.etcd_data):
@@ -110,7 +110,7 @@ def remove_etcd_member(ctx: Context) -> Outputs:
 # ---- cleanup-node
 
 
-def clean_up(ctx: Context) -> Outputs:
+def clean_up(ctx: KubeadmReset) -> Outputs:
     """Stop the kubelet, unmount, remove the pods, empty the folders. Raises HostError (mount-in-the-way) before any
     folder is emptied."""
     is_dry = ctx.host.mode == "dry-run"
@@ -131,13 +131,13 @@ def clean_up(ctx: Context) -> Outputs:
     if str(ctx.paths.pki) != ResetConfiguration.certificates_dir:
         ctx.report.warn(f'[reset] Cleaning a non-default certificates directory: "{ctx.paths.pki}"')
     folders.append(ctx.paths.pki)
-    if _wishes(ctx).cleanup_tmp_dir:
+    if ctx.wishes.cleanup_tmp_dir:
         folders.append(ctx.paths.kubernetes / "tmp")
     _empty_folders(ctx, folders, is_dry=is_dry)
     return None
 
 
-def _stop_kubelet(ctx: Context, *, is_dry: bool) -> None:
+def _stop_kubelet(ctx: KubeadmReset, *, is_dry: bool) -> None:
     manager = kubelet_start.find_service_manager(ctx.host)
     if manager is None:
         ctx.report.warn("[reset] no supported init system: please ensure kubelet is stopped manually")
@@ -150,8 +150,8 @@ def _stop_kubelet(ctx: Context, *, is_dry: bool) -> None:
             ctx.report.warn(f"[reset] the kubelet could not be stopped: {done.stderr.strip()}")
 
 
-def _unmount(ctx: Context, folder: Path) -> None:
-    flags = [_UNMOUNT_FLAGS[name] for name in _wishes(ctx).unmount_flags if name in _UNMOUNT_FLAGS]
+def _unmount(ctx: KubeadmReset, folder: Path) -> None:
+    flags = [_UNMOUNT_FLAGS[name] for name in ctx.wishes.unmount_flags if name in _UNMOUNT_FLAGS]
     for mount in ctx.host.mounts_below(folder):
         done = ctx.host.run(["umount", *flags, str(mount)])
         if not done.ok and str(mount) in map(str, ctx.host.mounts_below(folder)):
@@ -163,7 +163,7 @@ def _unmount(ctx: Context, folder: Path) -> None:
             )
 
 
-def _empty_folders(ctx: Context, folders: list[Path], *, is_dry: bool) -> None:
+def _empty_folders(ctx: KubeadmReset, folders: list[Path], *, is_dry: bool) -> None:
     files = [ctx.paths.kubernetes / name for name in KUBECONFIGS]
     verb = "[dryrun] Would delete" if is_dry else "[reset] Deleting"
     _say(ctx, f"{verb} contents of directories: [{' '.join(map(str, folders))}]")
@@ -174,7 +174,7 @@ def _empty_folders(ctx: Context, folders: list[Path], *, is_dry: bool) -> None:
         ctx.host.remove(path)
 
 
-def _empty(ctx: Context, folder: Path) -> bool:
+def _empty(ctx: KubeadmReset, folder: Path) -> bool:
     """Remove what is in a folder, not itself; whether there was anything. What does not go is told."""
     if not ctx.host.is_dir(folder):
         return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kubeup.engine.workflow import Context, Outputs
+from kubeup.engine.run import Outputs, Run
 from kubeup.errors import ClusterError
 from kubeup.lazy_modules import lazy_import
 from kubeup.phases.cluster import SYSTEM, wait_for_node
@@ -39,7 +39,7 @@ CRD_TIMEOUT_S = 60
 # ---- addon/coredns
 
 
-def apply_coredns(ctx: Context) -> Outputs:
+def apply_coredns(ctx: Run) -> Outputs:
     if ctx.config.cluster.dns.disabled:
         ctx.report.note("dns.disabled is set: no CoreDNS")
         return None
@@ -50,11 +50,11 @@ def apply_coredns(ctx: Context) -> Outputs:
     return None
 
 
-def coredns_is_applied(ctx: Context) -> bool:
+def coredns_is_applied(ctx: Run) -> bool:
     return ctx.config.cluster.dns.disabled or clusterobjects.has_objects(ctx.api, _coredns(ctx, _running_dns(ctx)))
 
 
-def _running_dns(ctx: Context) -> addons.RunningDns:
+def _running_dns(ctx: Run) -> addons.RunningDns:
     return addons.parse_running_dns(
         ctx.api.list(api.path_of("Deployment", "", SYSTEM), label=addons.DNS_LABEL),
         ctx.api.get(api.path_of("ConfigMap", "coredns", SYSTEM)),
@@ -62,7 +62,7 @@ def _running_dns(ctx: Context) -> addons.RunningDns:
     )
 
 
-def _coredns(ctx: Context, running: addons.RunningDns) -> list[Object]:
+def _coredns(ctx: Run, running: addons.RunningDns) -> list[Object]:
     patch = patches.read_patches(ctx.host, ctx.config.patches_directory)
     objects: list[Object] = addons.render_coredns(ctx.config, ctx.release, running=running, patch=patch)
     return objects
@@ -71,7 +71,7 @@ def _coredns(ctx: Context, running: addons.RunningDns) -> list[Object]:
 # ---- addon/kube-proxy
 
 
-def apply_kube_proxy(ctx: Context) -> Outputs:
+def apply_kube_proxy(ctx: Run) -> Outputs:
     if ctx.config.cluster.proxy.disabled:
         ctx.report.note("proxy.disabled is set: no kube-proxy")
         return None
@@ -86,7 +86,7 @@ def apply_kube_proxy(ctx: Context) -> Outputs:
     return None
 
 
-def kube_proxy_is_applied(ctx: Context) -> bool:
+def kube_proxy_is_applied(ctx: Run) -> bool:
     if ctx.config.cluster.proxy.disabled:
         return True
     return clusterobjects.has_objects(ctx.api, addons.render_kube_proxy(ctx.config, ctx.release))
@@ -95,7 +95,7 @@ def kube_proxy_is_applied(ctx: Context) -> bool:
 # ---- pod-network
 
 
-def set_up_pod_network(ctx: Context) -> Outputs:
+def set_up_pod_network(ctx: Run) -> Outputs:
     """init: what the cluster holds of the pod network, then this node's part."""
     network = ctx.config.kb.pod_network
     clusterobjects.apply_objects(ctx.api, _network_objects(ctx, network))
@@ -107,7 +107,7 @@ def set_up_pod_network(ctx: Context) -> Outputs:
     return None
 
 
-def pod_network_is_set_up(ctx: Context) -> bool:
+def pod_network_is_set_up(ctx: Run) -> bool:
     """An applied manifest is not looked at again: its network is run on by its own operator, or by people."""
     network = ctx.config.kb.pod_network
     if not clusterobjects.has_objects(ctx.api, _network_objects(ctx, network)):
@@ -115,7 +115,7 @@ def pod_network_is_set_up(ctx: Context) -> bool:
     return network.plugin != "bridge" or _bridge_is_set_up(ctx, network)
 
 
-def set_up_node_network(ctx: Context) -> Outputs:
+def set_up_node_network(ctx: Run) -> Outputs:
     """join: this node's part, as the cluster says; in a cluster that kubeadm made there is none.
 
     Another network's file is no obstacle here: where one was applied to the cluster since, its DaemonSet may be quicker
@@ -127,12 +127,12 @@ def set_up_node_network(ctx: Context) -> Outputs:
     return None
 
 
-def node_network_is_set_up(ctx: Context) -> bool:
+def node_network_is_set_up(ctx: Run) -> bool:
     network = clusterobjects.read_pod_network(ctx.api)
     return network.plugin != "bridge" or _bridge_is_set_up(ctx, network)
 
 
-def _network_objects(ctx: Context, network: PodNetwork) -> list[Object]:
+def _network_objects(ctx: Run, network: PodNetwork) -> list[Object]:
     objects: list[Object] = [
         render_kb_config(ctx),
         *clusterobjects.load_objects("rbac/pod-network.yaml"),
@@ -142,7 +142,7 @@ def _network_objects(ctx: Context, network: PodNetwork) -> list[Object]:
     return objects
 
 
-def _set_up_bridge(ctx: Context, network: PodNetwork) -> None:
+def _set_up_bridge(ctx: Run, network: PodNetwork) -> None:
     status = runtime.probe_runtime(ctx.host, ctx.config.node.cri_socket)
     pod_network.check_cni_plugins(ctx.host, status.cni_bin_dirs, status.label)
     node = wait_for_pod_cidrs(ctx)
@@ -155,7 +155,7 @@ def _set_up_bridge(ctx: Context, network: PodNetwork) -> None:
     pod_network.ensure_keeper_runs(ctx.host, is_changed=changed)
 
 
-def _bridge_is_set_up(ctx: Context, network: PodNetwork) -> bool:
+def _bridge_is_set_up(ctx: Run, network: PodNetwork) -> bool:
     if pod_network.is_kept(ctx.host, ctx.paths) and pod_network.find_foreign_cni_config(ctx.host, ctx.paths):
         return True  # another network was installed on top since, and kb's keeper steps aside for it
     node = ctx.api.get(api.path_of("Node", ctx.config.node.name))
@@ -164,12 +164,12 @@ def _bridge_is_set_up(ctx: Context, network: PodNetwork) -> bool:
     return pod_network.has_node_files(ctx.host, ctx.paths, _bridge_files(ctx, node, network))
 
 
-def _bridge_files(ctx: Context, node: Object, network: PodNetwork) -> pod_network.NodeFiles:
+def _bridge_files(ctx: Run, node: Object, network: PodNetwork) -> pod_network.NodeFiles:
     command = pod_network.plan_command(ctx.host, pod_network.find_running_pyz(), ctx.paths)
     return pod_network.plan_node_files(ctx.host, node, ctx.config, network=network, command=command)
 
 
-def wait_for_pod_cidrs(ctx: Context) -> Object:
+def wait_for_pod_cidrs(ctx: Run) -> Object:
     """The Node object of this machine, as soon as it has its podCIDRs.
 
     Raises UsageError (no-pod-subnet) or ClusterError (node-not-registered, no-pod-cidr).
@@ -187,7 +187,7 @@ def wait_for_pod_cidrs(ctx: Context) -> Object:
     return node
 
 
-def _manifest(ctx: Context, network: PodNetwork) -> list[Object]:
+def _manifest(ctx: Run, network: PodNetwork) -> list[Object]:
     found = pod_network.read_manifest(ctx.host, network.manifest)
     # containerd itself is pointed to the mirror (install/registries), so names stay unless they shall change; another
     # runtime is not
@@ -197,7 +197,7 @@ def _manifest(ctx: Context, network: PodNetwork) -> list[Object]:
     return objects
 
 
-def _apply_manifest(ctx: Context, objects: list[Object]) -> None:
+def _apply_manifest(ctx: Run, objects: list[Object]) -> None:
     """Each object in order; a kind that the manifest itself defines is waited for."""
     pending = [found for found in objects if found["kind"] == "CustomResourceDefinition"]
     first = [found for found in objects if found["kind"] in ("Namespace", "CustomResourceDefinition")]
@@ -207,7 +207,7 @@ def _apply_manifest(ctx: Context, objects: list[Object]) -> None:
     clusterobjects.apply_objects(ctx.api, [found for found in objects if found not in first])
 
 
-def _wait_for_crd(ctx: Context, crd: Object) -> None:
+def _wait_for_crd(ctx: Run, crd: Object) -> None:
     name, started = crd["metadata"]["name"], ctx.host.monotonic()
     while not pod_network.is_established(ctx.api.get(pod_network.crd_path(crd))):
         elapsed = ctx.host.monotonic() - started

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Optional
 from kubeup.addresses import join_host_port
 from kubeup.config import presets
 from kubeup.config.types import InitConfig, JoinConfig
-from kubeup.engine.workflow import Context, Outputs
+from kubeup.engine.run import Outputs, Run
 from kubeup.errors import HostError, KbError
 from kubeup.lazy_modules import lazy_import
 from kubeup.machine.host import Fence, Host, LocalHost, Tls, Unreachable
@@ -79,11 +79,11 @@ def wants_registries(config: InitConfig) -> bool:
 # ---- install/bundle
 
 
-def _bundle_copy(ctx: Context) -> Path:
+def _bundle_copy(ctx: Run) -> Path:
     return MIRROR_FOLDER / Path(ctx.config.kb.bundle).name
 
 
-def lay_down_bundle(ctx: Context) -> Outputs:
+def lay_down_bundle(ctx: Run) -> Outputs:
     """Check that the bundle is whole, signed and what this cluster needs; then keep a copy that nodes are served from.
 
     Raises HostError: bundle-unreadable, bundle-truncated, bundle-not-fit, signature-missing, signature-wrong, disk-full.
@@ -129,7 +129,7 @@ def _copy_checked(
         host.remove(own)
 
 
-def _open_signed(ctx: Context, path: Path) -> Layout:
+def _open_signed(ctx: Run, path: Path) -> Layout:
     """A bundle, which the owner of the configured key has signed: every phase that takes something from one asks here.
     Raises HostError as lay_down_bundle."""
     found = oci_layout.open_layout(ctx.host, path)
@@ -138,7 +138,7 @@ def _open_signed(ctx: Context, path: Path) -> Layout:
     return found
 
 
-def _require_fit(ctx: Context, found: Layout) -> None:
+def _require_fit(ctx: Run, found: Layout) -> None:
     arch = _architecture(ctx)
     titles = programs.architectures_in(ctx.host, found)
     if titles and arch not in titles:
@@ -225,7 +225,7 @@ def _require_space(host: Host, size: int) -> None:
         )
 
 
-def bundle_is_laid_down(ctx: Context) -> bool:
+def bundle_is_laid_down(ctx: Run) -> bool:
     """Whether the copy has the index of the file that is given, if that is still there, and the signature that is asked for."""
     path, copy = Path(ctx.config.kb.bundle).absolute(), _bundle_copy(ctx)
     if not ctx.host.exists(copy):
@@ -241,7 +241,7 @@ def bundle_is_laid_down(ctx: Context) -> bool:
 # ---- install/packages
 
 
-def install_packages(ctx: Context) -> Outputs:
+def install_packages(ctx: Run) -> Outputs:
     """Put what is missing in place, proven first, and start the runtime. What is there and good stays; what is there,
     wrong and not kb's is an error.
 
@@ -271,7 +271,7 @@ def install_packages(ctx: Context) -> Outputs:
     return None
 
 
-def _configure_crictl(ctx: Context, wanted: Sequence[Standing]) -> None:
+def _configure_crictl(ctx: Run, wanted: Sequence[Standing]) -> None:
     """A crictl of kb's is told where the runtime is: without that it guesses, and says so at every call."""
     is_placed = any(one.item.name == "crictl" for one in wanted)
     if is_placed and not ctx.host.exists(CRICTL_CONFIG):
@@ -279,9 +279,9 @@ def _configure_crictl(ctx: Context, wanted: Sequence[Standing]) -> None:
         ctx.host.write_file(CRICTL_CONFIG, f"runtime-endpoint: {socket}\nimage-endpoint: {socket}\n", keeps=True)
 
 
-def _wanted(ctx: Context, standing: Sequence[Standing]) -> list[Standing]:
+def _wanted(ctx: Run, standing: Sequence[Standing]) -> list[Standing]:
     """The files to place: missing ones, and wrong ones that kb itself had placed."""
-    owned = frozenset(ctx.outputs.get("owned_paths", ()))
+    owned = ctx.owned_paths
     # a foreign socket (CRI-O, say) means that the runtime is somebody else's business
     has_other_runtime = "containerd" not in runtime.socket_path(ctx.config.node.cri_socket).name
     wanted = []
@@ -301,14 +301,14 @@ def _wanted(ctx: Context, standing: Sequence[Standing]) -> list[Standing]:
     return wanted
 
 
-def _source(ctx: Context) -> str:
+def _source(ctx: Run) -> str:
     source = ctx.config.kb.packages.source
     if source == "auto":
         return "bundle" if ctx.config.kb.bundle else "mirror"
     return source
 
 
-def _fetch_and_place(ctx: Context, wanted: Sequence[Standing], source: str) -> None:
+def _fetch_and_place(ctx: Run, wanted: Sequence[Standing], source: str) -> None:
     names = [one.item.name for one in wanted]
     arch = _architecture(ctx)
     if source == "download" and ctx.host.mode != "live":
@@ -340,13 +340,13 @@ def _fetch_and_place(ctx: Context, wanted: Sequence[Standing], source: str) -> N
     ctx.report.note(f"placed from the {source}: {', '.join(sorted({place.name for place in places}))}")
 
 
-def _plan_files_of(ctx: Context, modes: Mapping[str, int]) -> None:
+def _plan_files_of(ctx: Run, modes: Mapping[str, int]) -> None:
     for place, mode in modes.items():
         ctx.host.write_stream(Path(place), (), mode=mode)
-    ctx.outputs["_programs_are_planned"] = True
+    ctx.found.programs_are_planned = True
 
 
-def _plan_downloads(ctx: Context, wanted: Sequence[Standing], arch: str) -> None:
+def _plan_downloads(ctx: Run, wanted: Sequence[Standing], arch: str) -> None:
     """Of a dry run: what would be fetched, and nothing of it."""
     preset = presets.find_preset(ctx.config.kb.packages.preset)
     version = ctx.config.cluster.kubernetes_version
@@ -356,11 +356,11 @@ def _plan_downloads(ctx: Context, wanted: Sequence[Standing], arch: str) -> None
     _plan_files_of(ctx, {one.item.place: 0o755 for one in wanted})
 
 
-def _spool(ctx: Context) -> Path:
+def _spool(ctx: Run) -> Path:
     return ctx.paths.state_dir / "downloads"
 
 
-def _offer(ctx: Context, source: str, names: Sequence[str], arch: str) -> dict[str, Offered]:
+def _offer(ctx: Run, source: str, names: Sequence[str], arch: str) -> dict[str, Offered]:
     if source == "bundle":
         is_copied = ctx.host.mode == "live" and ctx.host.exists(_bundle_copy(ctx))
         path = _bundle_copy(ctx) if is_copied else Path(ctx.config.kb.bundle).absolute()
@@ -387,7 +387,7 @@ def _offer(ctx: Context, source: str, names: Sequence[str], arch: str) -> dict[s
     return downloaded
 
 
-def _ensure_runtime_runs(ctx: Context, *, has_placed: bool) -> None:
+def _ensure_runtime_runs(ctx: Run, *, has_placed: bool) -> None:
     """A unit where kb placed containerd and none is there; running now, and at boot."""
     host = ctx.host
     program = host.which("containerd") or Path("/usr/local/bin/containerd")
@@ -398,7 +398,7 @@ def _ensure_runtime_runs(ctx: Context, *, has_placed: bool) -> None:
         for folder in (CONTAINERD_UNIT.parent, Path("/usr/lib/systemd/system"), Path("/lib/systemd/system"))
     ]
     changed = False
-    owned = str(CONTAINERD_UNIT) in ctx.outputs.get("owned_paths", ())
+    owned = str(CONTAINERD_UNIT) in ctx.owned_paths
     if owned or not any(host.exists(unit) for unit in units):
         score = "-999" if checks.may_lower_oom_score(host) else "0"
         text = yaml_files.fill_template("systemd/containerd.service", {"containerd": program, "oom_score": score})
@@ -421,7 +421,7 @@ def _ensure_runtime_runs(ctx: Context, *, has_placed: bool) -> None:
         )
 
 
-def _becomes_active(ctx: Context) -> bool:
+def _becomes_active(ctx: Run) -> bool:
     if ctx.host.mode != "live":
         return True
     deadline = ctx.host.monotonic() + CONTAINERD_TIMEOUT_S
@@ -432,13 +432,13 @@ def _becomes_active(ctx: Context) -> bool:
     return False
 
 
-def packages_are_in_place(ctx: Context) -> bool:
+def packages_are_in_place(ctx: Run) -> bool:
     standing = programs.look(ctx.host, ctx.config.cluster.kubernetes_version, ctx.release)
     is_active = ctx.host.query(["systemctl", "is-active", "containerd"]).stdout.strip() == "active"
     return is_active and all(one.verdict == "good" for one in standing)
 
 
-def _architecture(ctx: Context) -> str:
+def _architecture(ctx: Run) -> str:
     machine = ctx.host.query(["uname", "-m"]).stdout.strip()
     return downloads.MACHINES.get(machine, machine)
 
@@ -454,11 +454,11 @@ def mirror_url(config: InitConfig) -> str:
     return f"https://{join_host_port(address, MIRROR_PORT)}"
 
 
-def _mirror_cert(ctx: Context) -> tuple[Path, Path]:
+def _mirror_cert(ctx: Run) -> tuple[Path, Path]:
     return ctx.paths.pki / "kb-mirror.crt", ctx.paths.pki / "kb-mirror.key"
 
 
-def serve_bundle(ctx: Context) -> Outputs:
+def serve_bundle(ctx: Run) -> Outputs:
     """The mirror as a service of this node, with a certificate of the cluster's authority; up before this returns.
 
     Raises HostError: ca-key-missing, mirror-not-started, port-in-use, signature-missing, signature-wrong.
@@ -473,18 +473,18 @@ def serve_bundle(ctx: Context) -> Outputs:
         ctx.host.run(["systemctl", "daemon-reload"])
     ctx.host.run(["systemctl", "enable", MIRROR_UNIT])
     is_active = ctx.host.query(["systemctl", "is-active", MIRROR_UNIT]).stdout.strip() == "active"
-    if not is_active or changed or ctx.outputs.get("_mirror_cert_is_new"):
+    if not is_active or changed or ctx.found.mirror_cert_is_new:
         ctx.host.run(["systemctl", "restart", MIRROR_UNIT])
     _wait_for_mirror(ctx)
     return None
 
 
-def _require_signed_copy(ctx: Context) -> None:
+def _require_signed_copy(ctx: Run) -> None:
     if ctx.host.mode != "dry-run" and ctx.host.exists(_bundle_copy(ctx)):
         _open_signed(ctx, _bundle_copy(ctx))
 
 
-def _render_unit(ctx: Context, pyz: Optional[Path]) -> str:
+def _render_unit(ctx: Run, pyz: Optional[Path]) -> str:
     cert, key = _mirror_cert(ctx)
     address = ctx.config.local_api_endpoint.advertise_address
     values = {
@@ -499,7 +499,7 @@ def _render_unit(ctx: Context, pyz: Optional[Path]) -> str:
     return text
 
 
-def _ensure_certificate(ctx: Context) -> None:
+def _ensure_certificate(ctx: Run) -> None:
     if _certificate_is_good(ctx):
         return
     cert_path, key_path = _mirror_cert(ctx)
@@ -519,10 +519,10 @@ def _ensure_certificate(ctx: Context) -> None:
     issued = pki.issue_leaf_cert(subject, key, ca=ca, validity=validity)
     ctx.host.write_file(key_path, pki.key_to_pem(key).reveal(), mode=0o600)
     ctx.host.write_file(cert_path, pki.cert_to_pem(issued))
-    ctx.outputs["_mirror_cert_is_new"] = True
+    ctx.found.mirror_cert_is_new = True
 
 
-def _mirror_sans(ctx: Context) -> pki.Sans:
+def _mirror_sans(ctx: Run) -> pki.Sans:
     config = ctx.config
     endpoint = config.cluster.control_plane_endpoint
     names = [config.node.name, "localhost", config.local_api_endpoint.advertise_address, "127.0.0.1"]
@@ -531,7 +531,7 @@ def _mirror_sans(ctx: Context) -> pki.Sans:
     return found
 
 
-def _certificate_is_good(ctx: Context) -> bool:
+def _certificate_is_good(ctx: Run) -> bool:
     """There, of this authority, for all names, its own key beside it, and not about to expire."""
     cert_path, key_path = _mirror_cert(ctx)
     try:
@@ -550,12 +550,12 @@ def _certificate_is_good(ctx: Context) -> bool:
     )
 
 
-def _own_tls(ctx: Context) -> Tls:
+def _own_tls(ctx: Run) -> Tls:
     """Believe this node's own authority, which signed the mirror's certificate."""
     return Tls(Anchors.given(ctx.host.read_text(ctx.paths.pki / "ca.crt")))
 
 
-def _wait_for_mirror(ctx: Context) -> None:
+def _wait_for_mirror(ctx: Run) -> None:
     if ctx.host.mode != "live":
         return
     tls = _own_tls(ctx)
@@ -581,7 +581,7 @@ def _wait_for_mirror(ctx: Context) -> None:
     )
 
 
-def bundle_is_served(ctx: Context) -> bool:
+def bundle_is_served(ctx: Run) -> bool:
     try:
         _require_signed_copy(ctx)
         tls = _own_tls(ctx)
@@ -596,9 +596,9 @@ def bundle_is_served(ctx: Context) -> bool:
 # ---- install/registries
 
 
-def mirror_of(ctx: Context) -> Mirror:
+def mirror_of(ctx: Run) -> Mirror:
     """The mirror, proven once a run. Raises HostError: mirror-not-trusted, mirror-unreachable."""
-    if "_mirror" not in ctx.outputs:
+    if ctx.found.mirror is None:
         config = ctx.config
         ca: Optional[Anchors]
         if config.kb.bundle and not config.kb.mirror.endpoint:
@@ -606,14 +606,13 @@ def mirror_of(ctx: Context) -> Mirror:
         else:
             found_ca = config.ca_pem if isinstance(config, JoinConfig) else ""
             ca = Anchors.given(found_ca) if found_ca else None
-        ctx.outputs["_mirror"] = containerd_hosts.find_mirror(
+        ctx.found.mirror = containerd_hosts.find_mirror(
             ctx.host, mirror_url(config), ca_hash=config.kb.mirror.ca_hash, cluster_ca=ca
         )
-    found: Mirror = ctx.outputs["_mirror"]
-    return found
+    return ctx.found.mirror
 
 
-def point_runtime_to_mirror(ctx: Context) -> Outputs:
+def point_runtime_to_mirror(ctx: Run) -> Outputs:
     """One hosts.toml per registry; containerd told to read them, and which image its sandboxes are; then a pull through
     the CRI that shows it.
 
@@ -655,23 +654,23 @@ def point_runtime_to_mirror(ctx: Context) -> Outputs:
     return None
 
 
-def _has_mirror(ctx: Context) -> bool:
+def _has_mirror(ctx: Run) -> bool:
     return bool(ctx.config.kb.bundle or ctx.config.kb.mirror.endpoint)
 
 
-def _told_mirror(ctx: Context) -> str:
+def _told_mirror(ctx: Run) -> str:
     return mirror_of(ctx).url if _has_mirror(ctx) else f"the servers of preset {ctx.config.kb.packages.preset}"
 
 
-def _made(ctx: Context) -> frozenset[str]:
+def _made(ctx: Run) -> frozenset[str]:
     """What kb made on this node, in this run too: the unit of a containerd that it placed."""
-    made = set(ctx.outputs.get("owned_paths", ()))
+    made = set(ctx.owned_paths)
     if ctx.host.exists(CONTAINERD_UNIT) and "Written by kb" in ctx.host.read_text(CONTAINERD_UNIT):
         made.add(str(CONTAINERD_UNIT))
     return frozenset(made)
 
 
-def _hosts_folder(ctx: Context) -> Path:
+def _hosts_folder(ctx: Run) -> Path:
     """The folder that containerd reads already, or the usual one."""
     effective = runtime.read_containerd_config(ctx.host, ctx.config.node.cri_socket) or {}
     path = runtime_fix.describe_effective(effective).registry_config_path or ""
@@ -680,7 +679,7 @@ def _hosts_folder(ctx: Context) -> Path:
     return folder
 
 
-def _plan_files(ctx: Context, folder: Path) -> dict[Path, str]:
+def _plan_files(ctx: Run, folder: Path) -> dict[Path, str]:
     names = list(images.list_node_images(ctx.config, ctx.release))
     network = ctx.config.kb.pod_network
     if network.plugin == "manifest" and network.manifest:
@@ -701,7 +700,7 @@ def _plan_files(ctx: Context, folder: Path) -> dict[Path, str]:
     return planned
 
 
-def _catalog(ctx: Context, mirror: Mirror) -> list[str]:
+def _catalog(ctx: Run, mirror: Mirror) -> list[str]:
     """The names in the mirror; [] where it does not say."""
     try:
         answer = ctx.host.http_get(f"{mirror.url}/v2/_catalog", tls=mirror.tls, timeout_s=15)
@@ -711,7 +710,7 @@ def _catalog(ctx: Context, mirror: Mirror) -> list[str]:
         return []
 
 
-def _prove(ctx: Context, image: str) -> None:
+def _prove(ctx: Run, image: str) -> None:
     """Pull the sandbox image through the CRI, and see by the mirror's own count that it was asked."""
     mirror = mirror_of(ctx)
     own = [str(a) for interface in choose.read_interfaces(ctx.host) or [] for a in interface.addresses]
@@ -732,7 +731,7 @@ def _prove(ctx: Context, image: str) -> None:
         )
 
 
-def runtime_asks_mirror(ctx: Context) -> bool:
+def runtime_asks_mirror(ctx: Run) -> bool:
     if ctx.host.mode != "live" or "containerd" not in runtime.socket_path(ctx.config.node.cri_socket).name:
         return True
     try:
@@ -743,12 +742,7 @@ def runtime_asks_mirror(ctx: Context) -> bool:
     return is_ready and all(ctx.host.exists(path) and ctx.host.read_text(path) == text for path, text in files.items())
 
 
-def programs_are_planned(ctx: Context) -> bool:
-    """Whether this is a dry run on a machine that still lacks what the checks would ask."""
-    return bool(ctx.outputs.get("_programs_are_planned"))
-
-
-def kb_digest(ctx: Context) -> str:
+def kb_digest(ctx: Run) -> str:
     """The sha256 of the kb.pyz that the mirror hands out, in hex; "" where the bundle has none."""
     known = [bundle.read_files(ctx.host, one) for one in _laid_down(ctx.host)]
     entry = bundle.choose_files(known).get(bundle.KB_FILE)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kubeup.engine.workflow import Context, Outputs
+from kubeup.engine.run import Outputs, Results, Run
 from kubeup.errors import ClusterError, KbError
 from kubeup.lazy_modules import lazy_import
 from kubeup.yaml_files import covers
@@ -41,21 +41,21 @@ LOOK_EVERY_S = 4
 # ---- upload-config
 
 
-def upload_kubeadm_config(ctx: Context) -> Outputs:
+def upload_kubeadm_config(ctx: Run) -> Outputs:
     objects.apply_objects(ctx.api, _kubeadm_config(ctx))
     return None
 
 
-def kubeadm_config_is_uploaded(ctx: Context) -> bool:
+def kubeadm_config_is_uploaded(ctx: Run) -> bool:
     return objects.has_objects(ctx.api, _kubeadm_config(ctx))
 
 
-def _kubeadm_config(ctx: Context) -> list[Object]:
+def _kubeadm_config(ctx: Run) -> list[Object]:
     stored = render.render_cluster_configuration(ctx.config.cluster, ctx.release)
     return [objects.render_kubeadm_config(stored), *objects.load_objects("rbac/kubeadm-config.yaml")]
 
 
-def upload_kubelet_config(ctx: Context) -> Outputs:
+def upload_kubelet_config(ctx: Run) -> Outputs:
     """The configuration that joining nodes start from, and on older minors this node's CRI socket."""
     config_map, *rbac = _kubelet_config(ctx)
     objects.apply_component_config(ctx.api, config_map)
@@ -66,7 +66,7 @@ def upload_kubelet_config(ctx: Context) -> Outputs:
     return None
 
 
-def kubelet_config_is_uploaded(ctx: Context) -> bool:
+def kubelet_config_is_uploaded(ctx: Run) -> bool:
     if not objects.has_objects(ctx.api, _kubelet_config(ctx)):
         return False
     if kubelet.has_instance_config(ctx.config.cluster, ctx.release):
@@ -75,7 +75,7 @@ def kubelet_config_is_uploaded(ctx: Context) -> bool:
     return covers(node, {"metadata": {"annotations": _socket_annotation(ctx)}})
 
 
-def _kubelet_config(ctx: Context) -> list[Object]:
+def _kubelet_config(ctx: Run) -> list[Object]:
     # without this node's resolvConf: each node that joins looks for its own
     document = kubelet.render_kubelet_config(ctx.config, ctx.release).document
     data = {"kubelet": kubelet.dump_kubelet_config(document)}
@@ -84,14 +84,14 @@ def _kubelet_config(ctx: Context) -> list[Object]:
     return [config_map, *objects.load_objects("rbac/kubelet-config.yaml")]
 
 
-def _socket_annotation(ctx: Context) -> dict[str, str]:
+def _socket_annotation(ctx: Run) -> dict[str, str]:
     return {objects.CRI_SOCKET_ANNOTATION: ctx.config.node.cri_socket}
 
 
 # ---- upload-certs
 
 
-def upload_certs(ctx: Context) -> Outputs:
+def upload_certs(ctx: Run) -> Outputs:
     """Share the control plane's secrets, encrypted, for two hours: a token that expires owns them."""
     if not ctx.config.upload_certs:
         ctx.report.detail("certificates are not uploaded: give --upload-certs to let control planes fetch them")
@@ -105,17 +105,17 @@ def upload_certs(ctx: Context) -> Outputs:
     ctx.api.create_or_replace(secret)
     objects.apply_objects(ctx.api, objects.load_objects("rbac/kubeadm-certs.yaml"))
     _remove_other_proxies(ctx, proxy)
-    return {"certificate_key": key}
+    return Results(certificate_key=key)
 
 
-def _remove_other_proxies(ctx: Context, proxy: BootstrapToken) -> None:
+def _remove_other_proxies(ctx: Run, proxy: BootstrapToken) -> None:
     """An upload before this one, cut off perhaps, left its own token: nothing is owned by it any more."""
     for token in valid_tokens(ctx):
         if token.description == proxy.description and not token.usages and token.token_id != proxy.token_id:
             ctx.api.delete(api.path_of("Secret", tokens.secret_name(token.token_id), SYSTEM))
 
 
-def certs_are_uploaded(ctx: Context) -> bool:
+def certs_are_uploaded(ctx: Run) -> bool:
     """Whether the Secret is there and opens with the configured key, if one is; a key that kb made up and nobody has
     seen, since the run was cut off before its end, opens nothing. Without --upload-certs nothing is wanted."""
     if not ctx.config.upload_certs:
@@ -123,7 +123,7 @@ def certs_are_uploaded(ctx: Context) -> bool:
     secret = ctx.api.get(api.path_of("Secret", shared_certs.SECRET_NAME, SYSTEM))
     key = ctx.config.certificate_key
     if secret is None or not key:
-        return secret is not None and "show-join-command" not in ctx.outputs.get("unfinished_phases", ())
+        return secret is not None and "show-join-command" not in ctx.selection.unfinished
     try:
         shared_certs.plan_downloads(secret, key, paths=ctx.paths, cluster=ctx.config.cluster)
     except KbError:
@@ -138,27 +138,27 @@ def _uid(secret: Object) -> str:
 # ---- mark-control-plane
 
 
-def mark_control_plane(ctx: Context) -> Outputs:
+def mark_control_plane(ctx: Run) -> Outputs:
     wait_for_node(ctx)
     objects.mark_control_plane(ctx.api, ctx.config.node.name, _taints(ctx))
     return None
 
 
-def control_plane_is_marked(ctx: Context) -> bool:
+def control_plane_is_marked(ctx: Run) -> bool:
     node = ctx.api.get(_node_path(ctx))
     return node is not None and objects.plan_node_marks(node, _taints(ctx)) is None
 
 
-def _taints(ctx: Context) -> Any:
+def _taints(ctx: Run) -> Any:
     wanted = ctx.config.node.taints
     return (objects.CONTROL_PLANE_TAINT,) if wanted is None else wanted
 
 
-def _node_path(ctx: Context) -> str:
+def _node_path(ctx: Run) -> str:
     return api.path_of("Node", ctx.config.node.name)
 
 
-def wait_for_node(ctx: Context) -> Object:
+def wait_for_node(ctx: Run) -> Object:
     """The Node object of this machine, as soon as its kubelet has registered it.
 
     Raises ClusterError (node-not-registered) with the kubelet's state.
@@ -184,7 +184,7 @@ def wait_for_node(ctx: Context) -> Object:
         ctx.host.sleep(NODE_POLL_S)
 
 
-def _not_registered(ctx: Context, elapsed: float) -> ClusterError:
+def _not_registered(ctx: Run, elapsed: float) -> ClusterError:
     name = ctx.config.node.name
     state = ctx.host.query(["systemctl", "is-active", "kubelet"]).stdout.strip() or "unknown"
     others = [str(node["metadata"]["name"]) for node in ctx.api.list(api.path_of("Node"))]
@@ -206,18 +206,17 @@ def _not_registered(ctx: Context, elapsed: float) -> ClusterError:
 # ---- bootstrap-token
 
 
-def make_bootstrap_tokens(ctx: Context) -> Outputs:
+def make_bootstrap_tokens(ctx: Run) -> Outputs:
     """The tokens, the rights that they give, and cluster-info, by which a node finds and checks the cluster."""
     made = _take_earlier_tokens(ctx)
     secrets = [tokens.render_token_secret(token, ctx.host.now()) for token in made]
     objects.apply_objects(ctx.api, [*secrets, *objects.load_objects("rbac/bootstrap.yaml")])
     objects.apply_cluster_info(ctx.api, _cluster_info(ctx))
     objects.apply_objects(ctx.api, objects.load_objects("rbac/cluster-info.yaml"))
-    ids = [token.token_id for token in made]
-    return {"token": made[0].token if made else None, "tokens": [token.token for token in made], "token_ids": ids}
+    return Results(tokens=[token.token for token in made], token_ids=[token.token_id for token in made])
 
 
-def _take_earlier_tokens(ctx: Context) -> list[BootstrapToken]:
+def _take_earlier_tokens(ctx: Run) -> list[BootstrapToken]:
     """The configured tokens; for one that kb makes up, the like of it that a run which was cut off left behind."""
     earlier = [] if ctx.config.kb.only_kubeadm else valid_tokens(ctx)
     made = []
@@ -231,13 +230,13 @@ def _take_earlier_tokens(ctx: Context) -> list[BootstrapToken]:
     return made
 
 
-def valid_tokens(ctx: Context) -> list[BootstrapToken]:
+def valid_tokens(ctx: Run) -> list[BootstrapToken]:
     listed = ctx.api.list(api.path_of("Secret", "", SYSTEM), field="type=bootstrap.kubernetes.io/token")
     parsed = [tokens.parse_token_secret(secret) for secret in listed]
     return [token for token in parsed if token and not tokens.is_expired(token, ctx.host.now())]
 
 
-def bootstrap_tokens_are_made(ctx: Context) -> bool:
+def bootstrap_tokens_are_made(ctx: Run) -> bool:
     """The rights and cluster-info are there, and so is each token, unexpired. A token that kb made up differs in
     every run: any that lets nodes in will do for it."""
     rbac = objects.load_objects("rbac/bootstrap.yaml") + objects.load_objects("rbac/cluster-info.yaml")
@@ -252,7 +251,7 @@ def bootstrap_tokens_are_made(ctx: Context) -> bool:
     )
 
 
-def _cluster_info(ctx: Context) -> Object:
+def _cluster_info(ctx: Run) -> Object:
     """With the server and the CA of admin.conf as it lies on disk: the address that other nodes use."""
     path = ctx.paths.admin_conf
     admin = kubeconfig.read_kubeconfig(ctx.host.read_text(path), host=ctx.host, path=path)

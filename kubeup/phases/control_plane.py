@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kubeup.engine.workflow import Context, Outputs
+from kubeup.engine.run import Outputs, Run
 from kubeup.lazy_modules import lazy_import
 from kubeup.yaml_files import dump_yaml, is_same_yaml
 
@@ -25,62 +25,62 @@ else:
 # ---- etcd
 
 
-def write_etcd_manifest(ctx: Context) -> Outputs:
+def write_etcd_manifest(ctx: Run) -> Outputs:
     """Write etcd.yaml for the first member; nothing where etcd is external."""
     return None if _has_external_etcd(ctx) else write_etcd_member_manifest(ctx)
 
 
-def write_etcd_member_manifest(ctx: Context, members: Sequence[tuple[str, str]] = ()) -> Outputs:
+def write_etcd_member_manifest(ctx: Run, members: Sequence[tuple[str, str]] = ()) -> Outputs:
     """Write etcd.yaml; `members` (name, peer URL) are those that a joining node is told, itself included."""
     # etcd refuses to start on a folder that others may read
     ctx.host.make_dir(etcd_data_dir(ctx), mode=0o700)
     return _write(ctx, "etcd", members)
 
 
-def etcd_manifest_is_current(ctx: Context) -> bool:
+def etcd_manifest_is_current(ctx: Run) -> bool:
     return _has_external_etcd(ctx) or (ctx.host.is_dir(etcd_data_dir(ctx)) and manifest_is_current(ctx, "etcd"))
 
 
-def etcd_data_dir(ctx: Context) -> Path:
+def etcd_data_dir(ctx: Run) -> Path:
     etcd = ctx.config.cluster.local_etcd
     return Path(etcd.data_dir) if etcd else ctx.paths.etcd_data
 
 
-def _has_external_etcd(ctx: Context) -> bool:
+def _has_external_etcd(ctx: Run) -> bool:
     return ctx.config.cluster.local_etcd is None
 
 
 # ---- the control plane
 
 
-def write_apiserver_manifest(ctx: Context) -> Outputs:
+def write_apiserver_manifest(ctx: Run) -> Outputs:
     return _write(ctx, "kube-apiserver")
 
 
-def apiserver_manifest_is_current(ctx: Context) -> bool:
+def apiserver_manifest_is_current(ctx: Run) -> bool:
     return manifest_is_current(ctx, "kube-apiserver")
 
 
-def write_controller_manager_manifest(ctx: Context) -> Outputs:
+def write_controller_manager_manifest(ctx: Run) -> Outputs:
     return _write(ctx, "kube-controller-manager")
 
 
-def controller_manager_manifest_is_current(ctx: Context) -> bool:
+def controller_manager_manifest_is_current(ctx: Run) -> bool:
     return manifest_is_current(ctx, "kube-controller-manager")
 
 
-def write_scheduler_manifest(ctx: Context) -> Outputs:
+def write_scheduler_manifest(ctx: Run) -> Outputs:
     return _write(ctx, "kube-scheduler")
 
 
-def scheduler_manifest_is_current(ctx: Context) -> bool:
+def scheduler_manifest_is_current(ctx: Run) -> bool:
     return manifest_is_current(ctx, "kube-scheduler")
 
 
 # ---- common
 
 
-def render_manifest(ctx: Context, component: str, members: Sequence[tuple[str, str]] = ()) -> str:
+def render_manifest(ctx: Run, component: str, members: Sequence[tuple[str, str]] = ()) -> str:
     """The text of a component's manifest on this node, patches included. Only looks."""
     node = static_pods.NodeFacts(
         host_ca_dirs=static_pods.probe_host_ca_dirs(ctx.host),
@@ -91,7 +91,7 @@ def render_manifest(ctx: Context, component: str, members: Sequence[tuple[str, s
     return dump_yaml(patches.read_patches(ctx.host, ctx.config.patches_directory).apply(component, pod))
 
 
-def manifest_is_current(ctx: Context, component: str) -> bool:
+def manifest_is_current(ctx: Run, component: str) -> bool:
     """Whether the manifest on disk is what would be written now, and private."""
     path = ctx.paths.manifest(component)
     found = ctx.host.stat(path)
@@ -99,7 +99,7 @@ def manifest_is_current(ctx: Context, component: str) -> bool:
     return is_plain and is_same_yaml(ctx.host.read_text(path), render_manifest(ctx, component))
 
 
-def report_patches(ctx: Context, target: str) -> None:
+def report_patches(ctx: Run, target: str) -> None:
     """Say which patch files apply to `target`, and which files of the folder are none."""
     found = patches.read_patches(ctx.host, ctx.config.patches_directory)
     for patch in found.for_target(target):
@@ -108,7 +108,7 @@ def report_patches(ctx: Context, target: str) -> None:
         ctx.report.warn_once(sentence)
 
 
-def _write(ctx: Context, component: str, members: Sequence[tuple[str, str]] = ()) -> Outputs:
+def _write(ctx: Run, component: str, members: Sequence[tuple[str, str]] = ()) -> Outputs:
     text = render_manifest(ctx, component, members)
     ctx.host.make_dir(ctx.paths.manifests, mode=0o700)
     ctx.host.write_file(ctx.paths.manifest(component), text, mode=0o600)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from kubeup.config.types import JoinConfig
-from kubeup.engine.workflow import Context, Outputs
+from kubeup.engine.run import Outputs, Results, Run
 from kubeup.errors import ClusterError, HostError, UsageError
+from kubeup.frozen_values import frozen, frozen_by_name
 from kubeup.lazy_modules import lazy_import
 from kubeup.machine.host import Tls, Unreachable
 from kubeup.phases import certs, kubelet_start, load_balancer
@@ -44,37 +45,66 @@ END_S = 45.0
 ADMIN_CONFS = ("admin.conf", "super-admin.conf")
 
 
-def config_of(ctx: Context) -> JoinConfig:
+@frozen
+class Before:
+    """The endpoint before the first reconfiguration that was not taken back: its name ("" for none), what clients
+    called, and who stood in front of the API servers."""
+
+    endpoint: str
+    server: str
+    balancer: str
+    is_begun_here: bool = True
+    """Whether this node changed what the cluster stores; on the others `endpoint` is the new one."""
+
+
+@frozen
+class Change:
+    """What a run does with the endpoint, beside what its configuration says."""
+
+    before: Before
+    is_undo: bool = False
+
+    @property
+    def drops_balancer(self) -> bool:
+        return self.is_undo and self.before.balancer == "none"
+
+
+@frozen_by_name
+class EndpointRun(Run):
+    change: Change
+
+
+def config_of(ctx: EndpointRun) -> JoinConfig:
     assert isinstance(ctx.config, JoinConfig)
     return ctx.config
 
 
-def is_control_plane(ctx: Context) -> bool:
+def is_control_plane(ctx: EndpointRun) -> bool:
     return ctx.host.exists(ctx.paths.manifest("kube-apiserver")) and ctx.host.exists(ctx.paths.admin_conf)
 
 
-def _endpoint(ctx: Context) -> str:
+def _endpoint(ctx: EndpointRun) -> str:
     """`name:port`; "" where a conversion is taken back to a cluster that had none."""
     return ctx.config.cluster.control_plane_endpoint
 
 
-def _server(ctx: Context) -> str:
+def _server(ctx: EndpointRun) -> str:
     """What clients are to call: the endpoint's URL, or the one that they called before."""
     return config_of(ctx).server
 
 
-def _name(ctx: Context) -> str:
+def _name(ctx: EndpointRun) -> str:
     return pki.split_host_port(_server(ctx).partition("://")[2])[0]
 
 
-def _tls(ctx: Context) -> Tls:
+def _tls(ctx: EndpointRun) -> Tls:
     return Tls(Anchors.given(config_of(ctx).ca_pem))
 
 
 # ---- preflight
 
 
-def check_endpoint(ctx: Context) -> Outputs:
+def check_endpoint(ctx: EndpointRun) -> Outputs:
     """The endpoint leads to this cluster, before anything is changed. A load balancer of the nodes' own is made on the
     way, and looked at then.
 
@@ -85,11 +115,16 @@ def check_endpoint(ctx: Context) -> Outputs:
     elif _endpoint(ctx):
         check_leads_here(ctx, _endpoint(ctx))
     # kept in the state from here on: what a run that is cut off is taken back to
-    before: Outputs = ctx.outputs["_before"]
-    return before
+    before = ctx.change.before
+    return Results(
+        before_endpoint=before.endpoint,
+        before_server=before.server,
+        before_balancer=before.balancer,
+        before_is_begun_here=before.is_begun_here,
+    )
 
 
-def _check_own_balancer(ctx: Context) -> None:
+def _check_own_balancer(ctx: EndpointRun) -> None:
     name, port = pki.split_host_port(_endpoint(ctx))
     bind_port = ctx.config.local_api_endpoint.bind_port
     if port == bind_port or choose.parse_address(name) is not None:
@@ -117,14 +152,14 @@ def _check_own_balancer(ctx: Context) -> None:
         _pull_image(ctx)
 
 
-def _pull_image(ctx: Context) -> None:
+def _pull_image(ctx: EndpointRun) -> None:
     """Before the cluster is told of a load balancer, this node has its image. Raises ImagePullError."""
     socket, image = ctx.config.node.cri_socket, images.load_balancer_image(ctx.config.kb)
     for failure in runtime.ensure_images(ctx.host, socket, [image], tell=ctx.report.waiting).failed:
         raise failure
 
 
-def check_leads_here(ctx: Context, endpoint: str) -> None:
+def check_leads_here(ctx: EndpointRun, endpoint: str) -> None:
     """Who answers at the endpoint shows a certificate of this cluster's CA; whether it bears the name comes later."""
     name, port = pki.split_host_port(endpoint)
     addresses = [name] if choose.parse_address(name) is not None else ctx.host.resolve(name)
@@ -158,7 +193,7 @@ def check_leads_here(ctx: Context, endpoint: str) -> None:
 # ---- certs/apiserver
 
 
-def issue_apiserver_cert(ctx: Context) -> Outputs:
+def issue_apiserver_cert(ctx: EndpointRun) -> Outputs:
     """The name goes into this node's certificate, for the same key, and the API server shows it.
 
     Raises HostError (certificate-lacks-san, where the CA signs elsewhere), ClusterError (apiserver-keeps-certificate).
@@ -169,15 +204,15 @@ def issue_apiserver_cert(ctx: Context) -> Outputs:
     return None
 
 
-def apiserver_cert_is_shown(ctx: Context) -> bool:
+def apiserver_cert_is_shown(ctx: EndpointRun) -> bool:
     return certs.apiserver_cert_is_valid(ctx) and bool(_shows_name(ctx, _own_server(ctx)))
 
 
-def _own_server(ctx: Context) -> str:
+def _own_server(ctx: EndpointRun) -> str:
     return kubeconfig.local_url(ctx.config).partition("://")[2]
 
 
-def _shows_name(ctx: Context, server: str) -> Optional[bool]:
+def _shows_name(ctx: EndpointRun, server: str) -> Optional[bool]:
     """Whether the API server at `host:port` bears the name; None where none answers."""
     host, port = pki.split_host_port(server)
     pem = ctx.host.served_cert(host, port)
@@ -185,7 +220,7 @@ def _shows_name(ctx: Context, server: str) -> Optional[bool]:
     return pki.sans_of(shown[0]).covers(_name(ctx)) if shown else None if pem is None else False
 
 
-def _wait_until_shown(ctx: Context) -> None:
+def _wait_until_shown(ctx: EndpointRun) -> None:
     started, server = ctx.host.monotonic(), _own_server(ctx)
     while not _shows_name(ctx, server):
         elapsed = ctx.host.monotonic() - started
@@ -201,9 +236,9 @@ def _wait_until_shown(ctx: Context) -> None:
         ctx.host.sleep(0.2)
 
 
-def find_lagging(ctx: Context) -> list[str]:
+def find_lagging(ctx: EndpointRun) -> list[str]:
     """The cluster's other API servers that do not bear the name yet, or do not answer: `host:port`."""
-    if ctx.outputs.get("_is_undo"):
+    if ctx.change.is_undo:
         return []  # the address of before is one server's own
     own = _own_server(ctx)
     return [server for server in objects.read_api_servers(ctx.api) if server != own and not _shows_name(ctx, server)]
@@ -212,7 +247,7 @@ def find_lagging(ctx: Context) -> list[str]:
 # ---- upload-config
 
 
-def store_endpoint(ctx: Context) -> Outputs:
+def store_endpoint(ctx: EndpointRun) -> Outputs:
     """ConfigMap kubeadm-config: nodes that join, and this command on other nodes, take it from there."""
     wanted = _stored(ctx)
     if wanted is not None:
@@ -220,11 +255,11 @@ def store_endpoint(ctx: Context) -> Outputs:
     return None
 
 
-def endpoint_is_stored(ctx: Context) -> bool:
+def endpoint_is_stored(ctx: EndpointRun) -> bool:
     return _stored(ctx) is None
 
 
-def _stored(ctx: Context) -> Optional[api.Object]:
+def _stored(ctx: EndpointRun) -> Optional[api.Object]:
     """The ConfigMap with the endpoint; None where it has it. What else a newer tool wrote there stays."""
     found = ctx.api.get(api.path_of("ConfigMap", "kubeadm-config", SYSTEM)) or {}
     text = str((found.get("data") or {}).get("ClusterConfiguration", ""))
@@ -241,17 +276,17 @@ def _stored(ctx: Context) -> Optional[api.Object]:
 # ---- load-balancer
 
 
-def keep_load_balancer(ctx: Context) -> Outputs:
+def keep_load_balancer(ctx: EndpointRun) -> Outputs:
     if is_control_plane(ctx):
         return load_balancer.share_load_balancer(ctx)
     return load_balancer.start_keeper(ctx)
 
 
-def load_balancer_is_kept(ctx: Context) -> bool:
+def load_balancer_is_kept(ctx: EndpointRun) -> bool:
     return load_balancer.load_balancer_is_shared(ctx) if is_control_plane(ctx) else load_balancer.keeper_runs(ctx)
 
 
-def find_without_balancer(ctx: Context) -> list[str]:
+def find_without_balancer(ctx: EndpointRun) -> list[str]:
     """Nodes on which the endpoint's name leads nowhere yet, since they run no load balancer."""
     if not load_balancer.is_wanted(ctx):
         return []
@@ -264,14 +299,14 @@ def find_without_balancer(ctx: Context) -> list[str]:
 # ---- the clients
 
 
-def _lagging_once(ctx: Context) -> list[str]:
+def _lagging_once(ctx: EndpointRun) -> list[str]:
     """Asked once a run: each look is a handshake with every API server."""
-    if "_lagging" not in ctx.outputs:
-        ctx.outputs["_lagging"] = find_lagging(ctx)
-    return list(ctx.outputs["_lagging"])
+    if ctx.found.lagging is None:
+        ctx.found.lagging = find_lagging(ctx)
+    return list(ctx.found.lagging)
 
 
-def write_kubeconfigs(ctx: Context) -> Outputs:
+def write_kubeconfigs(ctx: EndpointRun) -> Outputs:
     """admin.conf and super-admin.conf; and the kubelet's, unless it calls the API server of its own node."""
     waiting = _lagging_once(ctx) if is_control_plane(ctx) else []
     if waiting:
@@ -290,11 +325,11 @@ def write_kubeconfigs(ctx: Context) -> Outputs:
     return None
 
 
-def kubeconfigs_are_written(ctx: Context) -> bool:
+def kubeconfigs_are_written(ctx: EndpointRun) -> bool:
     return not _plan_kubeconfigs(ctx)
 
 
-def _plan_kubeconfigs(ctx: Context) -> dict[Path, str]:
+def _plan_kubeconfigs(ctx: EndpointRun) -> dict[Path, str]:
     """The files that call another server than they should, and their new texts."""
     paths = [ctx.paths.kubeconfigs / name for name in ADMIN_CONFS] if is_control_plane(ctx) else []
     kubelet_conf = ctx.paths.kubernetes / "kubelet.conf"
@@ -311,14 +346,14 @@ def _plan_kubeconfigs(ctx: Context) -> dict[Path, str]:
     return changes
 
 
-def _calls_own_server(ctx: Context, path: Path) -> bool:
+def _calls_own_server(ctx: EndpointRun, path: Path) -> bool:
     if not is_control_plane(ctx):
         return False
     found = kubeconfig.parse_kubeconfig(ctx.host.read_text(path), source=str(path))
     return bool(found.server == kubeconfig.local_url(ctx.config))
 
 
-def check_serves(ctx: Context) -> None:
+def check_serves(ctx: EndpointRun) -> None:
     """By the new name, from this node: a whole handshake, several times, since there may be several servers behind it.
 
     Raises ClusterError: endpoint-not-in-certificate, endpoint-unreachable.
@@ -342,23 +377,23 @@ def check_serves(ctx: Context) -> None:
             ) from error
 
 
-def write_cluster_info(ctx: Context) -> Outputs:
+def write_cluster_info(ctx: EndpointRun) -> Outputs:
     """What joining nodes find; signed anew by the controller-manager."""
     if not _lagging_once(ctx):
         objects.apply_cluster_info(ctx.api, _cluster_info(ctx))
     return None
 
 
-def cluster_info_is_written(ctx: Context) -> bool:
+def cluster_info_is_written(ctx: EndpointRun) -> bool:
     return objects.has_objects(ctx.api, [_cluster_info(ctx)])
 
 
-def _cluster_info(ctx: Context) -> api.Object:
+def _cluster_info(ctx: EndpointRun) -> api.Object:
     info: api.Object = objects.render_cluster_info(_server(ctx), config_of(ctx).ca_pem)
     return info
 
 
-def write_kube_proxy(ctx: Context) -> Outputs:
+def write_kube_proxy(ctx: EndpointRun) -> Outputs:
     """kube-proxy of every node calls the endpoint; its pods are restarted, one node after the other."""
     wanted = _kube_proxy(ctx)
     if wanted is None or _lagging_once(ctx):
@@ -372,11 +407,11 @@ def write_kube_proxy(ctx: Context) -> Outputs:
     return None
 
 
-def kube_proxy_is_written(ctx: Context) -> bool:
+def kube_proxy_is_written(ctx: EndpointRun) -> bool:
     return _kube_proxy(ctx) is None
 
 
-def _kube_proxy(ctx: Context) -> Optional[str]:
+def _kube_proxy(ctx: EndpointRun) -> Optional[str]:
     """The kubeconfig in ConfigMap kube-proxy, with the server; None where it has it, or there is no kube-proxy."""
     found = ctx.api.get(api.path_of("ConfigMap", "kube-proxy", SYSTEM)) or {}
     text = str((found.get("data") or {}).get("kubeconfig.conf", ""))
@@ -389,9 +424,9 @@ def _kube_proxy(ctx: Context) -> Optional[str]:
 # ---- the end
 
 
-def remove_load_balancer(ctx: Context) -> Outputs:
+def remove_load_balancer(ctx: EndpointRun) -> Outputs:
     """Where a conversion that brought the load balancer is taken back, it goes, after its last caller."""
-    if not ctx.outputs.get("_drops_balancer") or find_clients_left(ctx):
+    if not ctx.change.drops_balancer or find_clients_left(ctx):
         return None
     if is_control_plane(ctx):
         network = objects.read_pod_network(ctx.api)
@@ -402,7 +437,7 @@ def remove_load_balancer(ctx: Context) -> Outputs:
     return None
 
 
-def end_balancer(ctx: Context) -> None:
+def end_balancer(ctx: EndpointRun) -> None:
     """Until no haproxy runs. A kubelet that started a moment before its static pod's file went has read it already, drops
     the news while its sources are not ready, and keeps the pod for ever: one that starts without the file ends it."""
 
@@ -424,11 +459,11 @@ def end_balancer(ctx: Context) -> None:
     ctx.report.warn(f"the load balancer still runs, though its manifest is gone: crictl ps --name {balancer.NAME}")
 
 
-def find_clients_left(ctx: Context) -> bool:
+def find_clients_left(ctx: EndpointRun) -> bool:
     return bool(_plan_kubeconfigs(ctx))
 
 
-def verify_endpoint(ctx: Context) -> Outputs:
+def verify_endpoint(ctx: EndpointRun) -> Outputs:
     """A handshake with the new name, as a client does it; and what is left to do elsewhere.
 
     Raises ClusterError: endpoint-not-in-certificate, endpoint-unreachable.
@@ -436,14 +471,14 @@ def verify_endpoint(ctx: Context) -> Outputs:
     lagging = find_lagging(ctx) if is_control_plane(ctx) else []
     if not lagging:
         check_serves(ctx)
-    return {"remaining": list_remaining(ctx, lagging)}
+    return Results(remaining=list_remaining(ctx, lagging))
 
 
-def list_remaining(ctx: Context, lagging: list[str]) -> list[str]:
+def list_remaining(ctx: EndpointRun, lagging: list[str]) -> list[str]:
     """One command a node, in the order in which they are to be run; [] where all is done as far as this node sees."""
     if not is_control_plane(ctx):
         return []
-    undo = " --undo" if ctx.outputs.get("_is_undo") else ""
+    undo = " --undo" if ctx.change.is_undo else ""
     steps = [f"on the control plane at {server}: {COMMAND}{undo}" for server in lagging]
     steps += [f"on node {name}: {COMMAND}{undo}" for name in find_without_balancer(ctx)]
     if not load_balancer.is_wanted(ctx):
@@ -454,7 +489,7 @@ def list_remaining(ctx: Context, lagging: list[str]) -> list[str]:
     return steps
 
 
-def _workers(ctx: Context) -> list[str]:
+def _workers(ctx: EndpointRun) -> list[str]:
     """Whose kubelet.conf this node cannot see, so each is named once."""
     label = "node-role.kubernetes.io/control-plane"
     found = ctx.api.list(api.path_of("Node"))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Optional
 
-from kubeup.engine.workflow import Context, Outputs
+from kubeup.engine.run import Outputs, Results, Run
 from kubeup.errors import ClusterError, HostError
 from kubeup.lazy_modules import lazy_import
 
@@ -59,7 +59,7 @@ class _Wait:
     components: what the goal depends on, in the order in which one needs the other; unhealthy: what their probes see.
     """
 
-    ctx: Context
+    ctx: Run
     timeout_s: float
     goal: str
     components: tuple[str, ...] = ()
@@ -120,14 +120,14 @@ class _Wait:
 
 
 def wait_until(
-    ctx: Context, look: Callable[[], str], *, goal: str, timeout_s: float, components: tuple[str, ...] = ()
+    ctx: Run, look: Callable[[], str], *, goal: str, timeout_s: float, components: tuple[str, ...] = ()
 ) -> float:
     """Until `look` says "" (well; else what is missing, in words); the seconds that it took. `components` run on this
     node and are looked at meanwhile. Raises ClusterError (not-healthy) with the broken link."""
     return _Wait(ctx, timeout_s, goal, components).until(look)
 
 
-def wait_for_control_plane(ctx: Context) -> Outputs:
+def wait_for_control_plane(ctx: Run) -> Outputs:
     """The kubelet, then the API server; the admin's rights are made with its first breath.
 
     A new API server takes a second or more to write its first roles, and until then knows system:masters alone. With
@@ -151,7 +151,7 @@ def wait_for_control_plane(ctx: Context) -> Outputs:
     return None
 
 
-def wait_for_controllers(ctx: Context) -> Outputs:
+def wait_for_controllers(ctx: Run) -> Outputs:
     """The controller-manager and the scheduler; the API server must be well still, to the admin too."""
     if _find_super_admin(ctx) == ctx.api.identity:
         ctx.api.become(_read_identity(ctx, ctx.paths.admin_conf))
@@ -159,7 +159,7 @@ def wait_for_controllers(ctx: Context) -> Outputs:
     return None
 
 
-def _find_super_admin(ctx: Context) -> Optional[api.Identity]:
+def _find_super_admin(ctx: Run) -> Optional[api.Identity]:
     """The identity in super-admin.conf; None where it is not there or not fit, or where this run speaks by a
     kubeconfig that the operator named."""
     path = ctx.paths.kubeconfig("super-admin.conf")
@@ -171,11 +171,11 @@ def _find_super_admin(ctx: Context) -> Optional[api.Identity]:
     return found if is_own else None
 
 
-def _read_identity(ctx: Context, path: Path) -> api.Identity:
+def _read_identity(ctx: Run, path: Path) -> api.Identity:
     return api.read_identity(ctx.host, path, server=ctx.api.server)
 
 
-def _probe_for_masters(ctx: Context, component: str) -> probes.Health:
+def _probe_for_masters(ctx: Run, component: str) -> probes.Health:
     """The API server, as far as the super-admin needs it, and the namespaces that it makes for itself."""
     seen = probes.probe_apiserver(ctx.api, for_masters=True)
     if not seen.is_healthy:
@@ -185,7 +185,7 @@ def _probe_for_masters(ctx: Context, component: str) -> probes.Health:
 
 
 def _wait_for_components(
-    ctx: Context, components: tuple[str, ...], *, probe: Optional[Callable[[Context, str], probes.Health]] = None
+    ctx: Run, components: tuple[str, ...], *, probe: Optional[Callable[[Run, str], probes.Health]] = None
 ) -> None:
     waiting = dict.fromkeys(components, "not asked yet")
 
@@ -204,7 +204,7 @@ def _wait_for_components(
     ctx.report.detail(f"{', '.join(components)}: healthy after {took:.1f} s")
 
 
-def _probe(ctx: Context, component: str) -> probes.Health:
+def _probe(ctx: Run, component: str) -> probes.Health:
     if component == "kube-apiserver":
         return probes.probe_apiserver(ctx.api)
     return probes.probe_url(ctx.host, probes.component_url(ctx.host, ctx.paths, component))
@@ -214,7 +214,7 @@ def _missing(name: str, seen: probes.Health) -> str:
     return "" if seen.is_healthy else f"{name} {seen.seen}"
 
 
-def _bind_admin(ctx: Context) -> None:
+def _bind_admin(ctx: Run) -> None:
     """admin.conf has no rights until its group is bound; super-admin.conf may bind it."""
 
     def make_super_admin() -> api.Api:
@@ -224,18 +224,18 @@ def _bind_admin(ctx: Context) -> None:
     objects.ensure_admin_binding(ctx.api, make_super_admin)
 
 
-def apiserver_is_healthy(ctx: Context) -> bool:
+def apiserver_is_healthy(ctx: Run) -> bool:
     return _probe(ctx, "kube-apiserver").is_healthy
 
 
-def control_plane_is_healthy(ctx: Context) -> bool:
+def control_plane_is_healthy(ctx: Run) -> bool:
     return all(_probe(ctx, component).is_healthy for component in probes.COMPONENTS)
 
 
 # ---- verify
 
 
-def verify_node(ctx: Context) -> Outputs:
+def verify_node(ctx: Run) -> Outputs:
     """Node Ready, static pods stable for the soak time, and the node and its pods reach DNS and API through their Services."""
     if ctx.config.kb.soak_s == 0:
         ctx.report.note("the soak was left out (--soak 0): nothing was proven about this node")
@@ -251,10 +251,10 @@ def verify_node(ctx: Context) -> Outputs:
     status, _ = probes.node_condition(ctx.api.get(api.path_of("Node", name)))
     if status != "True":
         ctx.report.note("the node stays NotReady and CoreDNS Pending until a pod network is applied (plugin: none)")
-    return {"node_ready": status == "True"}
+    return Results(node_ready=status == "True")
 
 
-def warn_of_serving_request(ctx: Context) -> None:
+def warn_of_serving_request(ctx: Run) -> None:
     """The kubelet asks for a certificate that somebody has to approve: said here, since nothing else tells before `kubectl
     logs` fails."""
     if not ctx.config.kubelet.get("serverTLSBootstrap"):
@@ -266,7 +266,7 @@ def warn_of_serving_request(ctx: Context) -> None:
         ctx.report.warn(f"{found[0]}. Remedy: {found[1]}")
 
 
-def wait_for_ready(ctx: Context, name: str, components: tuple[str, ...]) -> None:
+def wait_for_ready(ctx: Run, name: str, components: tuple[str, ...]) -> None:
     """Until node `name` is Ready; components: what runs on it by now. Raises ClusterError (not-healthy)."""
 
     def look() -> str:
@@ -276,7 +276,7 @@ def wait_for_ready(ctx: Context, name: str, components: tuple[str, ...]) -> None
     _Wait(ctx, ctx.config.timeouts.kubelet_health_check_s, "node Ready", components).until(look)
 
 
-def _wait_for_dns(ctx: Context) -> None:
+def _wait_for_dns(ctx: Run) -> None:
     """A lookup through the Service address: it needs CoreDNS, the pod network and kube-proxy's rules at once."""
     if not _has_dns(ctx):
         return
@@ -300,7 +300,7 @@ def _wait_for_dns(ctx: Context) -> None:
     wait.until(lambda: _look_up_dns(ctx))
 
 
-def free_waiting_pods(ctx: Context) -> None:
+def free_waiting_pods(ctx: Run) -> None:
     """Of kb's addons on this node: pods whose image the kubelet pauses to ask for, up to five minutes, though it comes by now.
     They are made anew, and a new pod's image is asked for at once."""
     field = f"spec.nodeName={ctx.config.node.name}"
@@ -329,7 +329,7 @@ def _awaited_image(pod: api.Object) -> str:
     return ""
 
 
-def wait_for_pod_ways(ctx: Context, ways: pod_view.Ways) -> None:
+def wait_for_pod_ways(ctx: Run, ways: pod_view.Ways) -> None:
     """Until a pod of this node reaches what all pods need: what the node reaches proves nothing of its pods. Raises
     ClusterError (not-healthy) that names the link."""
     if not ways.services:
@@ -354,7 +354,7 @@ def wait_for_pod_ways(ctx: Context, ways: pod_view.Ways) -> None:
         _Wait(ctx, POD_WAYS_TIMEOUT_S, "a pod's way to the cluster", find_cause=find_cause).until(look)
 
 
-def _first_pod(ctx: Context) -> Optional[Path]:
+def _first_pod(ctx: Run) -> Optional[Path]:
     """The namespace of a pod that is there; only kb's own network is known to lead CoreDNS back to itself."""
     found = pod_view.find_namespaces(
         ctx.host, ctx.config.node.cri_socket, limit=1, but_dns=not routes.is_own_network(ctx.host, ctx.paths)
@@ -362,7 +362,7 @@ def _first_pod(ctx: Context) -> Optional[Path]:
     return found[0] if found else None
 
 
-def _plan_ways(ctx: Context) -> pod_view.Ways:
+def _plan_ways(ctx: Run) -> pod_view.Ways:
     if not _has_proxy(ctx):
         return pod_view.Ways("", ())
     dns_address = ctx.config.cluster.service_address(10) if _has_dns(ctx) else ""
@@ -370,14 +370,14 @@ def _plan_ways(ctx: Context) -> pod_view.Ways:
     return plan_ways(ctx, dns_address, pod_view.dns_pod_ways(pods, ctx.config.node.name))
 
 
-def plan_ways(ctx: Context, dns_address: str, behind: Iterable[pod_view.Way] = ()) -> pod_view.Ways:
+def plan_ways(ctx: Run, dns_address: str, behind: Iterable[pod_view.Way] = ()) -> pod_view.Ways:
     """The cluster's DNS (unless its address is "") and API Service, and what is known to stand behind them."""
     name = f"kubernetes.default.svc.{ctx.config.cluster.networking.dns_domain}"
     services = pod_view.service_ways(dns_address, ctx.config.cluster.service_address(1))
     return pod_view.Ways(name, services, (*behind, *pod_view.server_ways(ctx.api.server)))
 
 
-def find_pressure(ctx: Context) -> Optional[signs.BrokenLink]:
+def find_pressure(ctx: Run) -> Optional[signs.BrokenLink]:
     """This node takes no further pods, since it runs out of something; static pods run all the same. None where it
     takes them."""
     node = ctx.api.get(api.path_of("Node", ctx.config.node.name))
@@ -394,7 +394,7 @@ def find_pressure(ctx: Context) -> Optional[signs.BrokenLink]:
     return None
 
 
-def _find_old_proxy(ctx: Context) -> str:
+def _find_old_proxy(ctx: Run) -> str:
     """This node's kube-proxy pod from before its last restart was asked for; "" for none."""
     owner = ctx.api.get(api.path_of("DaemonSet", "kube-proxy", "kube-system"))
     field = f"spec.nodeName={ctx.config.node.name}"
@@ -403,7 +403,7 @@ def _find_old_proxy(ctx: Context) -> str:
     return f"pod {', '.join(old)} still has the old configuration" if old else ""
 
 
-def _look_up_dns(ctx: Context) -> str:
+def _look_up_dns(ctx: Run) -> str:
     """What is missing to an answer of the cluster's DNS; "" where it answers rightly."""
     name = f"kubernetes.default.svc.{ctx.config.cluster.networking.dns_domain}"
     wanted = ctx.config.cluster.service_address(1)
@@ -420,7 +420,7 @@ def _look_up_dns(ctx: Context) -> str:
     return "" if wanted in found else f"{name} resolves to {found}, not to {wanted}"
 
 
-def _describe_missing_route(ctx: Context, server: str) -> str:
+def _describe_missing_route(ctx: Run, server: str) -> str:
     """kube-proxy's rules are met behind the kernel's look for a route: without one they are of no use to the node."""
     unrouted = routes.read_unrouted(ctx.host, [server], counts_own=True)
     return f"; no route of this machine leads there (add a default route, or: ip route add {server} dev ...)" * bool(
@@ -428,7 +428,7 @@ def _describe_missing_route(ctx: Context, server: str) -> str:
     )
 
 
-def _describe_ended_proxy(ctx: Context) -> str:
+def _describe_ended_proxy(ctx: Run) -> str:
     """A kube-proxy that dies again and again, while the rules of one before it still lead to the DNS."""
     if not _has_proxy(ctx):
         return ""
@@ -440,20 +440,20 @@ def _describe_ended_proxy(ctx: Context) -> str:
     return "" if all("running" in state for state in states) else "kube-proxy does not run"
 
 
-def _has_dns(ctx: Context) -> bool:
-    return not ctx.config.cluster.dns.disabled and "addon/coredns" not in _skipped(ctx)
+def _has_dns(ctx: Run) -> bool:
+    return not ctx.config.cluster.dns.disabled and "addon/coredns" not in ctx.selection.skipped
 
 
-def _has_proxy(ctx: Context) -> bool:
-    return not ctx.config.cluster.proxy.disabled and "addon/kube-proxy" not in _skipped(ctx)
+def _has_proxy(ctx: Run) -> bool:
+    return not ctx.config.cluster.proxy.disabled and "addon/kube-proxy" not in ctx.selection.skipped
 
 
-def _dns_chain(ctx: Context) -> tuple[str, ...]:
+def _dns_chain(ctx: Run) -> tuple[str, ...]:
     """The containers that an answer depends on, the first cause first."""
     return ("kube-proxy", "coredns") if _has_proxy(ctx) else ("coredns",)
 
 
-def _proxy_trouble(ctx: Context) -> str:
+def _proxy_trouble(ctx: Run) -> str:
     """What kube-proxy on this node says of its rules: it runs on and is "Ready" when it cannot program them."""
     if not _has_proxy(ctx):
         return "there is no kube-proxy: nothing leads to the API's Service unless another program sees to it"
@@ -461,7 +461,7 @@ def _proxy_trouble(ctx: Context) -> str:
     return f"kube-proxy says: {line}" if line else "kube-proxy's rules may be missing, though its log names no error"
 
 
-def soak(ctx: Context, name: str) -> None:
+def soak(ctx: Run, name: str) -> None:
     """Every static pod of node `name` has run since at least the soak time, without a restart meanwhile."""
     soak_s = ctx.config.kb.soak_s
     expected = _expected_pods(ctx)
@@ -494,7 +494,7 @@ def soak(ctx: Context, name: str) -> None:
     wait.until(look)
 
 
-def find_failing_probe(ctx: Context, node_name: str, components: Iterable[str]) -> Optional[signs.BrokenLink]:
+def find_failing_probe(ctx: Run, node_name: str, components: Iterable[str]) -> Optional[signs.BrokenLink]:
     """The first of these static pods that runs while the kubelet's probe of it fails, in the kubelet's own words."""
     for component in components:
         told = probes.read_probe_failure(ctx.api, f"{component}-{node_name}")
@@ -514,20 +514,15 @@ def find_failing_probe(ctx: Context, node_name: str, components: Iterable[str]) 
     return None
 
 
-def _age_s(ctx: Context, pod: probes.StaticPod) -> float:
+def _age_s(ctx: Run, pod: probes.StaticPod) -> float:
     return (ctx.host.now() - pod.running_since).total_seconds() if pod.running_since else 0.0
 
 
-def _expected_pods(ctx: Context) -> set[str]:
+def _expected_pods(ctx: Run) -> set[str]:
     return {*probes.COMPONENTS} | ({"etcd"} if ctx.config.cluster.local_etcd else set())
 
 
-def _skipped(ctx: Context) -> frozenset[str]:
-    skipped: frozenset[str] = ctx.outputs.get("skipped_phases", frozenset())
-    return skipped
-
-
-def node_is_verified(ctx: Context) -> bool:
+def node_is_verified(ctx: Run) -> bool:
     """Ready still, every static pod running for the soak time, and the DNS answers: what a second run looks at."""
     if ctx.config.kb.soak_s == 0:
         return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kubeup.addresses import join_host_port
-from kubeup.engine.workflow import Context, Outputs
+from kubeup.engine.run import Outputs, Results, Run
 from kubeup.lazy_modules import lazy_import
 from kubeup.secret import Secret
 
@@ -29,7 +29,7 @@ KB = "python3 kb.pyz"
 """How kb is called on the next node, where it was copied to as on this one; kubeadm's join takes the same words."""
 
 
-def show_join_command(ctx: Context) -> Outputs:
+def show_join_command(ctx: Run) -> Outputs:
     """Put the closing text together; the command line prints it to stdout."""
     admin = kubeconfig.read_kubeconfig(
         ctx.host.read_text(ctx.paths.admin_conf), host=ctx.host, path=ctx.paths.admin_conf
@@ -43,7 +43,7 @@ def show_join_command(ctx: Context) -> Outputs:
     tokens = _read_tokens(ctx)
     if not tokens:
         ctx.report.note("no valid bootstrap token is left; make one: kb init phase bootstrap-token")
-    key = ctx.outputs.get("certificate_key") or ctx.config.certificate_key
+    key = ctx.results.certificate_key or ctx.config.certificate_key
     shown_key = WITHHELD if ctx.config.skip_certificate_key_print else (key.reveal() if key else "")
     texts = []
     for token in tokens:
@@ -51,7 +51,7 @@ def show_join_command(ctx: Context) -> Outputs:
         command = render_join_command(server, shown, pins, program="kubeadm" if ctx.config.kb.only_kubeadm else KB)
         texts.append(_closing_text(ctx, command, shown_key if ctx.config.upload_certs else ""))
     text = "\n".join(texts) or _closing_text(ctx, "", "")
-    return {"closing_text": Secret(text), "server": server, "ca_cert_hashes": pins}
+    return Results(closing_text=Secret(text), server=server, ca_cert_hashes=pins)
 
 
 def render_join_command(server: str, token: str, pins: list[str], *, program: str) -> str:
@@ -60,7 +60,7 @@ def render_join_command(server: str, token: str, pins: list[str], *, program: st
     return f"{program} join {server} --token {token} \\\n\t{hashes}"
 
 
-def _closing_text(ctx: Context, worker_join: str, certificate_key: str) -> str:
+def _closing_text(ctx: Run, worker_join: str, certificate_key: str) -> str:
     lines = [
         "",
         "Your Kubernetes control-plane has initialized successfully!",
@@ -95,7 +95,7 @@ def _closing_text(ctx: Context, worker_join: str, certificate_key: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _bare_node_lines(ctx: Context, worker_join: str) -> list[str]:
+def _bare_node_lines(ctx: Run, worker_join: str) -> list[str]:
     """With a bundle: one line by which a machine without anything joins, kb itself taken from the mirror."""
     if not ctx.config.kb.bundle:
         return []
@@ -138,13 +138,12 @@ def _control_plane_lines(worker_join: str, certificate_key: str) -> list[str]:
     return lines
 
 
-def _read_tokens(ctx: Context) -> list[Secret]:
+def _read_tokens(ctx: Run) -> list[Secret]:
     """The tokens that this run made, or those of the run before as far as the cluster still holds them."""
-    made = ctx.outputs.get("tokens")
-    if made:
-        return list(made)
+    if ctx.results.tokens:
+        return list(ctx.results.tokens)
     found = []
-    for token_id in ctx.outputs.get("token_ids") or []:
+    for token_id in ctx.results.token_ids or ():
         secret = ctx.api.get(api.path_of("Secret", f"bootstrap-token-{token_id}", "kube-system"))
         token = tokens.parse_token_secret(secret or {})
         if token:

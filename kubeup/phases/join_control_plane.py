@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kubeup.engine.workflow import Context, Outputs
+from kubeup.engine.run import Caller, Outputs, Results, Run
 from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.lazy_modules import lazy_import
 from kubeup.machine.host import Unreachable
@@ -51,14 +51,19 @@ JOINED = ("admin", "controller-manager", "scheduler")
 """The kubeconfigs of a further control plane, and its kubelet's; super-admin.conf stays with the first."""
 
 
-def is_control_plane(ctx: Context) -> bool:
+def is_control_plane(ctx: Run) -> bool:
     return join_worker.config_of(ctx).join.control_plane is not None
+
+
+def has_admin(ctx: Run) -> bool:
+    """Whether a control plane has its admin.conf, which it speaks with."""
+    return is_control_plane(ctx) and ctx.host.exists(ctx.paths.admin_conf)
 
 
 # ---- preflight
 
 
-def check_prepared(ctx: Context) -> None:
+def check_prepared(ctx: Run) -> None:
     """What the cluster must have, and the files that control planes share, before anything is written here.
 
     Raises ClusterError (no-control-plane-endpoint, certs-secret-missing, those of certshare.plan_downloads,
@@ -73,7 +78,7 @@ def check_prepared(ctx: Context) -> None:
             code="no-control-plane-endpoint",
         )
     if ctx.config.certificate_key and not _shared_files_are_here(ctx):
-        ctx.outputs["_downloads"] = _open_shared_files(ctx)
+        ctx.found.shared_files = _open_shared_files(ctx)
     elif missing := _missing_shared_files(ctx):
         raise HostError(
             f"{len(missing)} of the files that control planes share are not on this node",
@@ -84,29 +89,29 @@ def check_prepared(ctx: Context) -> None:
         )
 
 
-def start_making_keys(ctx: Context) -> None:
+def start_making_keys(ctx: Run) -> None:
     """The second processor makes the keys of the certificates while the first looks and pulls images."""
     missing = [spec for spec in _leaves(ctx) if not ctx.host.exists(spec.key_path(ctx.paths))]
     confs = [name for name in (*JOINED, "kubelet") if not ctx.host.exists(ctx.paths.kubeconfig(f"{name}.conf"))]
     certs.start_making_keys(ctx, wanted=len(missing) + len(confs))
 
 
-def _leaves(ctx: Context) -> list[pki.CertSpec]:
+def _leaves(ctx: Run) -> list[pki.CertSpec]:
     return [spec for spec in pki.wanted_certs(ctx.config.cluster) if not spec.is_ca]
 
 
-def _missing_shared_files(ctx: Context) -> list[Path]:
+def _missing_shared_files(ctx: Run) -> list[Path]:
     """A CA without its key may be one that signs elsewhere: what it signed is looked at with the certificates."""
     shared = shared_certs.shared_files(ctx.paths, ctx.config.cluster)
     return [path for name, path in shared.items() if not name.endswith("ca.key") and not ctx.host.exists(path)]
 
 
-def _shared_files_are_here(ctx: Context) -> bool:
+def _shared_files_are_here(ctx: Run) -> bool:
     shared = shared_certs.shared_files(ctx.paths, ctx.config.cluster).values()
     return all(ctx.host.exists(path) for path in shared)
 
 
-def _open_shared_files(ctx: Context) -> Any:
+def _open_shared_files(ctx: Run) -> Any:
     secret = ctx.api.get(api.path_of("Secret", shared_certs.SECRET_NAME, "kube-system"))
     if secret is None:
         raise ClusterError(
@@ -133,9 +138,9 @@ def _open_shared_files(ctx: Context) -> Any:
 # ---- control-plane-prepare
 
 
-def download_certs(ctx: Context) -> Outputs:
+def download_certs(ctx: Run) -> Outputs:
     """The shared authorities and keys, out of the Secret that the certificate key opens."""
-    files = ctx.outputs.pop("_downloads", None)
+    files, ctx.found.shared_files = ctx.found.shared_files, None
     if files is None:
         if not ctx.config.certificate_key or _shared_files_are_here(ctx):
             ctx.report.detail("the shared certificates are on this node already")
@@ -147,7 +152,7 @@ def download_certs(ctx: Context) -> Outputs:
     return None
 
 
-def _refuse_another_content(ctx: Context, file: shared_certs.SharedFile) -> None:
+def _refuse_another_content(ctx: Run, file: shared_certs.SharedFile) -> None:
     """A key that lies here already is never written over: it may be all that is left of another cluster."""
     if not ctx.host.exists(file.path) or ctx.host.read_text(file.path) == file.data.reveal():
         return
@@ -159,11 +164,11 @@ def _refuse_another_content(ctx: Context, file: shared_certs.SharedFile) -> None
     )
 
 
-def shared_certs_are_here(ctx: Context) -> bool:
+def shared_certs_are_here(ctx: Run) -> bool:
     return not _missing_shared_files(ctx)
 
 
-def issue_certs(ctx: Context) -> Outputs:
+def issue_certs(ctx: Run) -> Outputs:
     """Each leaf certificate, for this node's names and addresses. No authority is ever made here."""
     if missing := _missing_shared_files(ctx):
         raise HostError(
@@ -180,13 +185,13 @@ def issue_certs(ctx: Context) -> Outputs:
     return None
 
 
-def certs_are_valid(ctx: Context) -> bool:
+def certs_are_valid(ctx: Run) -> bool:
     if _missing_shared_files(ctx):
         return False
     return all(pki.is_cert_valid(ctx.host, ctx.paths, config=ctx.config, name=spec.name) for spec in _leaves(ctx))
 
 
-def write_kubeconfigs(ctx: Context) -> Outputs:
+def write_kubeconfigs(ctx: Run) -> Outputs:
     """The admin's, the two components', and the kubelet's own identity, signed here as on the first control plane:
     it does not have to wait for an API server that needs the kubelet first."""
     start_making_keys(ctx)
@@ -194,15 +199,15 @@ def write_kubeconfigs(ctx: Context) -> Outputs:
         kubeconfigs.ensure(ctx, name)
     if _may_sign(ctx):
         _write_kubelet_identity(ctx)
-    ctx.outputs.pop("_api", None)  # from here on the node speaks as an admin
+    ctx.caller.become("admin")  # from here on
     return None
 
 
-def _may_sign(ctx: Context) -> bool:
+def _may_sign(ctx: Run) -> bool:
     return not pki.is_external_ca(ctx.host, ctx.paths)
 
 
-def _write_kubelet_identity(ctx: Context) -> None:
+def _write_kubelet_identity(ctx: Run) -> None:
     """kubelet.conf as the TLS bootstrap leaves it: it names the file that the kubelet renews."""
     path = ctx.paths.kubeconfig("kubelet.conf")
     if kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, "kubelet") and ctx.host.exists(_client_pem(ctx)):
@@ -217,17 +222,17 @@ def _write_kubelet_identity(ctx: Context) -> None:
     kubelet_start.name_rotated_cert(ctx)
 
 
-def _client_pem(ctx: Context) -> Path:
+def _client_pem(ctx: Run) -> Path:
     return Path(kubelet.find_rotated_cert(ctx.config))
 
 
-def kubeconfigs_are_valid(ctx: Context) -> bool:
+def kubeconfigs_are_valid(ctx: Run) -> bool:
     if not all(kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, name) for name in JOINED):
         return False
     return not _may_sign(ctx) or kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, "kubelet")
 
 
-def write_manifests(ctx: Context) -> Outputs:
+def write_manifests(ctx: Run) -> Outputs:
     """The three static pods: with them the kubelet starts what etcd can serve by now."""
     control_plane.write_apiserver_manifest(ctx)
     control_plane.write_controller_manager_manifest(ctx)
@@ -235,14 +240,14 @@ def write_manifests(ctx: Context) -> Outputs:
     return None
 
 
-def manifests_are_current(ctx: Context) -> bool:
+def manifests_are_current(ctx: Run) -> bool:
     return all(control_plane.manifest_is_current(ctx, component) for component in static_pods.CONTROL_PLANE)
 
 
 # ---- etcd
 
 
-def check_etcd(ctx: Context) -> Outputs:
+def check_etcd(ctx: Run) -> Outputs:
     """Before the kubelet starts: etcd serves, and all who have a vote are there. Raises ClusterError
     (etcd-no-quorum, etcd-member-down, etcd-unreachable, etcd-name-taken)."""
     external = ctx.config.cluster.external_etcd
@@ -261,7 +266,7 @@ def check_etcd(ctx: Context) -> Outputs:
     return None
 
 
-def _check_external_etcd(ctx: Context, external: ExternalEtcd) -> None:
+def _check_external_etcd(ctx: Run, external: ExternalEtcd) -> None:
     """It takes no new member, but a new client: an API server that it does not let in ends again and again, and its last
     word is that its time is up."""
     trouble = etcd.probe_external(ctx.host, external)
@@ -278,7 +283,7 @@ def _check_external_etcd(ctx: Context, external: ExternalEtcd) -> None:
         ctx.report.warn(f"an endpoint of the external etcd does not serve this machine, {line}")
 
 
-def _make_client(ctx: Context) -> etcd.Etcd:
+def _make_client(ctx: Run) -> etcd.Etcd:
     pods = ctx.api.list(api.path_of("Pod", "", "kube-system"), label="component=etcd,tier=control-plane")
     urls = etcd.client_urls_of_pods(pods)
     if not urls:
@@ -308,15 +313,15 @@ def _list_members(client: etcd.Etcd) -> tuple[etcd.Member, ...]:
         ) from error
 
 
-def _peer_url(ctx: Context) -> str:
+def _peer_url(ctx: Run) -> str:
     return static_pods.etcd_peer_url(ctx.config.local_api_endpoint.advertise_address)
 
 
-def _has_data(ctx: Context) -> bool:
+def _has_data(ctx: Run) -> bool:
     return ctx.host.is_dir(control_plane.etcd_data_dir(ctx) / "member")
 
 
-def join_etcd(ctx: Context) -> Outputs:
+def join_etcd(ctx: Run) -> Outputs:
     """Become a member of etcd: announced as a learner, started, caught up, given a vote; one node at a time.
 
     Raises ClusterError: join-queue, etcd-busy, etcd-member-down, etcd-no-quorum, etcd-unreachable, etcd-name-taken,
@@ -344,11 +349,11 @@ def join_etcd(ctx: Context) -> Outputs:
         except BaseException as error:
             _take_back(ctx, client, error)
             raise
-    return {"etcd_members": [member.name or ctx.config.node.name for member in members]}
+    return Results(etcd_members=[member.name or ctx.config.node.name for member in members])
 
 
 @contextlib.contextmanager
-def _turn(ctx: Context) -> Iterator[lease.Lease]:
+def _turn(ctx: Run) -> Iterator[lease.Lease]:
     """Hold the queue's Lease for the time of the block."""
     turn = lease.Lease(ctx.api, QUEUE, ctx.config.node.name)
     started, told = ctx.host.monotonic(), ""
@@ -373,11 +378,11 @@ def _turn(ctx: Context) -> Iterator[lease.Lease]:
             turn.give_back()
 
 
-def _queue_timeout_s(ctx: Context) -> float:
+def _queue_timeout_s(ctx: Run) -> float:
     return 2.0 * ctx.config.timeouts.etcd_api_call_s
 
 
-def _remove_former(ctx: Context, client: etcd.Etcd, former: etcd.Member) -> None:
+def _remove_former(ctx: Run, client: etcd.Etcd, former: etcd.Member) -> None:
     members = _list_members(client)
     gone = etcd.match_member(members, former.member_id)
     others = [member for member in members if member is not gone]
@@ -385,12 +390,12 @@ def _remove_former(ctx: Context, client: etcd.Etcd, former: etcd.Member) -> None
     client.remove(gone)
 
 
-def _clear_former_data(ctx: Context) -> None:
+def _clear_former_data(ctx: Run) -> None:
     """What a member that is in the list no more has left here: etcd would refuse to start with it. The cluster has it
     all. Raises HostError (etcd-data-foreign) where kb did not make it."""
     folder = control_plane.etcd_data_dir(ctx) / "member"
     manifest = ctx.paths.manifest("etcd")
-    if str(manifest) not in ctx.outputs.get("owned_paths", ()):
+    if str(manifest) not in ctx.owned_paths:
         raise HostError(
             f"{folder} holds the data of an etcd member that is none of this cluster's",
             cause="no member of the cluster has this node's address, and kb did not make the data",
@@ -402,7 +407,7 @@ def _clear_former_data(ctx: Context) -> None:
     ctx.report.note("this node's former etcd member is not in the list any more: its data here was removed")
 
 
-def _announce(ctx: Context, client: etcd.Etcd, turn: lease.Lease) -> tuple[etcd.Member, ...]:
+def _announce(ctx: Run, client: etcd.Etcd, turn: lease.Lease) -> tuple[etcd.Member, ...]:
     """Add this node as a learner. etcd refuses for a while what may be right in a moment."""
     started = ctx.host.monotonic()
     while True:
@@ -442,7 +447,7 @@ def _explain_refusal(client: etcd.Etcd, error: etcd.EtcdRefused) -> ClusterError
     )
 
 
-def _wait_for_vote(ctx: Context, client: etcd.Etcd, turn: lease.Lease) -> None:
+def _wait_for_vote(ctx: Run, client: etcd.Etcd, turn: lease.Lease) -> None:
     """Until this node's etcd runs and has its vote."""
 
     def look() -> str:
@@ -469,7 +474,7 @@ def _wait_for_vote(ctx: Context, client: etcd.Etcd, turn: lease.Lease) -> None:
     ctx.report.detail(f"etcd member {ctx.config.node.name} has its vote after {took:.1f} s")
 
 
-def _wait_until_it_serves(ctx: Context, turn: lease.Lease) -> None:
+def _wait_until_it_serves(ctx: Run, turn: lease.Lease) -> None:
     """Until the new member answers: an API server that met it before would end, and sit in the kubelet's back-off.
 
     It may wait to hear that its name was entered in the member list; where that came with the snapshot which it started
@@ -491,7 +496,7 @@ def _wait_until_it_serves(ctx: Context, turn: lease.Lease) -> None:
     wait_until(ctx, look, goal="etcd member", timeout_s=ctx.config.timeouts.etcd_api_call_s)
 
 
-def _restart_etcd_container(ctx: Context) -> None:
+def _restart_etcd_container(ctx: Run) -> None:
     if not ctx.host.which("crictl"):
         return
     socket = ctx.config.node.cri_socket
@@ -502,7 +507,7 @@ def _restart_etcd_container(ctx: Context) -> None:
         ctx.host.run(runtime.crictl_argv(socket, "stop", "--timeout", "0", container))
 
 
-def _take_back(ctx: Context, client: etcd.Etcd, error: BaseException) -> None:
+def _take_back(ctx: Run, client: etcd.Etcd, error: BaseException) -> None:
     """A learner without a vote goes out of the list again, with what it was started from: left there it would keep
     the next one out. A member with a vote stays; so does the error, which is told what became of it."""
     try:
@@ -527,7 +532,7 @@ def _take_back(ctx: Context, client: etcd.Etcd, error: BaseException) -> None:
     ctx.report.note(text)
 
 
-def is_etcd_member(ctx: Context) -> bool:
+def is_etcd_member(ctx: Run) -> bool:
     if ctx.config.cluster.local_etcd is None:
         return True
     if not ctx.host.exists(ctx.paths.manifest("etcd")):
@@ -542,13 +547,13 @@ def is_etcd_member(ctx: Context) -> bool:
 # ---- wait-control-plane, verify
 
 
-def at_own_server(ctx: Context) -> Context:
+def at_own_server(ctx: Run) -> Run:
     """The same context, speaking to this node's own API server."""
     own = ctx.api.with_server(kubeconfig.local_url(ctx.config))
-    return replace(ctx, outputs={**ctx.outputs, "_api": own})
+    return replace(ctx, caller=Caller.by(own))
 
 
-def wait_for_instance(ctx: Context) -> Outputs:
+def wait_for_instance(ctx: Run) -> Outputs:
     """The kubelet, this node's API server, controller-manager and scheduler."""
     own = at_own_server(ctx)
     wait_for_control_plane(own)
@@ -556,13 +561,13 @@ def wait_for_instance(ctx: Context) -> Outputs:
     return None
 
 
-def instance_is_healthy(ctx: Context) -> bool:
+def instance_is_healthy(ctx: Run) -> bool:
     from kubeup.phases.health import control_plane_is_healthy
 
     return control_plane_is_healthy(at_own_server(ctx))
 
 
-def soak_instance(ctx: Context) -> None:
+def soak_instance(ctx: Run) -> None:
     """The static pods of this node run for the soak time, as on the first control plane."""
     if ctx.config.kb.soak_s:
         soak(ctx, ctx.config.node.name)

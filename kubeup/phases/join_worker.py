@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from kubeup.config.types import JoinConfig
-from kubeup.engine.workflow import Context, Outputs
+from kubeup.engine.run import Outputs, Results, Run
 from kubeup.errors import ClusterError
 from kubeup.lazy_modules import lazy_import
 from kubeup.machine.host import Unreachable
-from kubeup.phases import addons, airgap, join_control_plane, kubelet_start, preflight
+from kubeup.phases import addons, join_control_plane, kubelet_start, preflight
 from kubeup.phases.cluster import mark_control_plane as mark
 from kubeup.phases.control_plane import report_patches
 from kubeup.phases.health import (
@@ -52,20 +52,20 @@ FOREIGN_NETWORK_S = 30
 DNS_TIMEOUT_S = 60
 
 
-def config_of(ctx: Context) -> JoinConfig:
+def config_of(ctx: Run) -> JoinConfig:
     assert isinstance(ctx.config, JoinConfig)
     return ctx.config
 
 
-def _kubelet_conf(ctx: Context) -> Path:
+def _kubelet_conf(ctx: Run) -> Path:
     return ctx.paths.kubernetes / "kubelet.conf"
 
 
-def _bootstrap_conf(ctx: Context) -> Path:
+def _bootstrap_conf(ctx: Run) -> Path:
     return ctx.paths.kubernetes / "bootstrap-kubelet.conf"
 
 
-def _is_member(ctx: Context) -> bool:
+def _is_member(ctx: Run) -> bool:
     """The kubelet can speak for itself already, so there is nothing to bootstrap."""
     if join_control_plane.is_control_plane(ctx):
         return discovery.find_member_access(ctx.host, _kubelet_conf(ctx)) is not None
@@ -75,7 +75,7 @@ def _is_member(ctx: Context) -> bool:
 # ---- preflight
 
 
-def run_checks(ctx: Context) -> Outputs:
+def run_checks(ctx: Run) -> Outputs:
     """The checks of a joining node, and whether its name is free. Raises PreflightError, ClusterError (node-name-taken)."""
     is_control_plane = join_control_plane.is_control_plane(ctx)
     if is_control_plane:
@@ -83,10 +83,10 @@ def run_checks(ctx: Context) -> Outputs:
         join_control_plane.start_making_keys(ctx)
     if ctx.config.kb.runtime.fix:
         preflight.fix_runtime(ctx)
-    if airgap.programs_are_planned(ctx):
+    if ctx.found.programs_are_planned:
         ctx.report.note("the runtime and the kubelet are not here yet: this machine is checked when they are")
         return None
-    owned = ctx.outputs.get("owned_paths", ())
+    owned = ctx.owned_paths
     # the kubelet writes it when it likes, perhaps between two runs of kb
     extra = [str(_kubelet_conf(ctx))] if str(ctx.paths.kubelet_config) in owned else []
     preflight.look_at_node(ctx, checks.JOIN, (checks.ROOT, checks.NODE, checks.IMAGES), owned=extra)
@@ -97,7 +97,7 @@ def run_checks(ctx: Context) -> Outputs:
     return None
 
 
-def _check_name(ctx: Context) -> None:
+def _check_name(ctx: Run) -> None:
     found = ctx.api.get(api.path_of("Node", ctx.config.node.name))
     interfaces = choose.read_interfaces(ctx.host) or []
     own = [str(address) for interface in interfaces for address in interface.addresses]
@@ -109,7 +109,7 @@ def _check_name(ctx: Context) -> None:
 # ---- kubelet-start
 
 
-def start_kubelet(ctx: Context) -> Outputs:
+def start_kubelet(ctx: Run) -> Outputs:
     """Write what the kubelet needs to ask for its certificate, and (re)start it; nothing is stopped where nothing
     changes."""
     for warning in kubelet_start.shared_kubelet_config(ctx).warnings:
@@ -132,7 +132,7 @@ def start_kubelet(ctx: Context) -> Outputs:
     return None
 
 
-def kubelet_is_current(ctx: Context) -> bool:
+def kubelet_is_current(ctx: Run) -> bool:
     """Whether the kubelet runs from the files that would be written now, as a member or about to become one."""
     files = _render_files(ctx)
     if not _is_member(ctx):
@@ -146,7 +146,7 @@ def kubelet_is_current(ctx: Context) -> bool:
     return is_written and kubelet_start.kubelet_is_active(ctx.host) and (_is_member(ctx) or _is_asking(ctx))
 
 
-def _render_files(ctx: Context) -> dict[Path, str]:
+def _render_files(ctx: Run) -> dict[Path, str]:
     """A worker bears its taints from its first breath; a control plane is marked when it works. Its CA is that of the
     files which control planes share."""
     is_worker = not join_control_plane.is_control_plane(ctx)
@@ -162,7 +162,7 @@ def _render_files(ctx: Context) -> dict[Path, str]:
     return files
 
 
-def _client_ca_files(ctx: Context) -> tuple[Path, ...]:
+def _client_ca_files(ctx: Run) -> tuple[Path, ...]:
     """Where the cluster's kubelets look for the authority of their clients: below its certificatesDir, which may be another
     folder than the one where a join puts the CA. Without the file the kubelet does not start."""
     authentication = ctx.config.kubelet.get("authentication") or {}
@@ -171,7 +171,7 @@ def _client_ca_files(ctx: Context) -> tuple[Path, ...]:
     return (Path(str(told)),) if is_path else ()
 
 
-def _is_asking(ctx: Context) -> bool:
+def _is_asking(ctx: Run) -> bool:
     """Whether the kubelet waits for a request that may still be answered. Started anew, it would ask anew, and the
     approval of the old request would be in vain; one that was denied or deleted it would wait for in vain."""
     try:
@@ -184,7 +184,7 @@ def _is_asking(ctx: Context) -> bool:
 # ---- kubelet-wait-bootstrap
 
 
-def wait_for_bootstrap(ctx: Context) -> Outputs:
+def wait_for_bootstrap(ctx: Run) -> Outputs:
     """Until the kubelet has its certificate; then the bootstrap credentials go.
 
     Raises ClusterError: csr-not-sent, csr-pending, csr-denied, csr-failed, csr-not-signed, kubelet-conf-missing,
@@ -209,18 +209,18 @@ def wait_for_bootstrap(ctx: Context) -> Outputs:
         ctx.report.waiting(f"TLS bootstrap: {elapsed:.0f} s of {timeout_s} s; {seen}")
         host.sleep(POLL_S)
     host.remove(_bootstrap_conf(ctx))
-    ctx.outputs.pop("_api", None)  # from here on the node speaks for itself
-    ctx.outputs["_is_bootstrapped"] = True
+    # from here on the node speaks for itself
+    ctx.caller.become("admin" if join_control_plane.has_admin(ctx) else "kubelet")
     if not join_control_plane.is_control_plane(ctx):
         annotate_socket(ctx)
     return None
 
 
-def is_bootstrapped(ctx: Context) -> bool:
+def is_bootstrapped(ctx: Run) -> bool:
     return _is_member(ctx) and not ctx.host.exists(_bootstrap_conf(ctx))
 
 
-def _has_identity(ctx: Context) -> bool:
+def _has_identity(ctx: Run) -> bool:
     access = discovery.find_member_access(ctx.host, _kubelet_conf(ctx))
     if access is None:
         return False
@@ -230,7 +230,7 @@ def _has_identity(ctx: Context) -> bool:
         return False
 
 
-def _find_trouble(ctx: Context, elapsed: float, *, is_last: bool) -> ClusterError:
+def _find_trouble(ctx: Run, elapsed: float, *, is_last: bool) -> ClusterError:
     """Why there is no certificate yet. Raises it where waiting cannot help, or is over."""
     link = signs.find_broken_link(ctx.host, ctx.config.node.cri_socket)
     if link and link.is_final:
@@ -262,12 +262,12 @@ def _find_trouble(ctx: Context, elapsed: float, *, is_last: bool) -> ClusterErro
     return trouble
 
 
-def _bootstrap_api(ctx: Context) -> api.Api:
+def _bootstrap_api(ctx: Run) -> api.Api:
     """The identity of the bootstrap may see certificate signing requests; patience is the caller's."""
     return api.Api(ctx.host, ctx.api.identity, retry_s=0)
 
 
-def annotate_socket(ctx: Context) -> None:
+def annotate_socket(ctx: Run) -> None:
     """On older minors the node's CRI socket is an annotation, which kubeadm reads."""
     if kubelet.has_instance_config(ctx.config.cluster, ctx.release):
         return
@@ -281,18 +281,18 @@ def annotate_socket(ctx: Context) -> None:
 # ---- pod-network
 
 
-def set_up_pod_network(ctx: Context) -> Outputs:
+def set_up_pod_network(ctx: Run) -> Outputs:
     return addons.set_up_node_network(ctx)
 
 
-def pod_network_is_set_up(ctx: Context) -> bool:
+def pod_network_is_set_up(ctx: Run) -> bool:
     return addons.node_network_is_set_up(ctx)
 
 
 # ---- verify
 
 
-def verify_node(ctx: Context) -> Outputs:
+def verify_node(ctx: Run) -> Outputs:
     """The node is Ready, and with kb's own pod network it and its pods reach the cluster's DNS and API through their
     Services."""
     name = ctx.config.node.name
@@ -300,7 +300,7 @@ def verify_node(ctx: Context) -> Outputs:
         if not _becomes_ready(ctx, FOREIGN_NETWORK_S):
             _, message = _ready(ctx)
             ctx.report.note(f"node {name} has joined and is not Ready yet: {message}")
-        return {"node_ready": _ready(ctx)[0] == "True"}
+        return Results(node_ready=_ready(ctx)[0] == "True")
     wait_for_ready(ctx, name, () if ctx.config.cluster.proxy.disabled else ("kube-proxy",))
     pressure = find_pressure(ctx)
     if pressure:
@@ -317,28 +317,28 @@ def verify_node(ctx: Context) -> Outputs:
     if join_control_plane.is_control_plane(ctx):
         join_control_plane.soak_instance(ctx)
     warn_of_serving_request(ctx)
-    return {"node_ready": True}
+    return Results(node_ready=True)
 
 
-def node_is_verified(ctx: Context) -> bool:
+def node_is_verified(ctx: Run) -> bool:
     return _ready(ctx)[0] == "True"
 
 
 # ---- control-plane-join
 
 
-def mark_control_plane(ctx: Context) -> Outputs:
+def mark_control_plane(ctx: Run) -> Outputs:
     """Label and taints; on older minors the CRI socket's annotation, which a worker's bootstrap has written."""
     mark(ctx)
     annotate_socket(ctx)
     return None
 
 
-def _ready(ctx: Context) -> tuple[str, str]:
+def _ready(ctx: Run) -> tuple[str, str]:
     return probes.node_condition(ctx.api.get(api.path_of("Node", ctx.config.node.name)))
 
 
-def _becomes_ready(ctx: Context, timeout_s: float) -> bool:
+def _becomes_ready(ctx: Run, timeout_s: float) -> bool:
     started = ctx.host.monotonic()
     while _ready(ctx)[0] != "True":
         elapsed = ctx.host.monotonic() - started
@@ -349,7 +349,7 @@ def _becomes_ready(ctx: Context, timeout_s: float) -> bool:
     return True
 
 
-def _reaches_dns(ctx: Context) -> bool:
+def _reaches_dns(ctx: Run) -> bool:
     """A lookup through the Service address needs kube-proxy's rules here and the way to CoreDNS on another node."""
     cluster = ctx.config.cluster
     if cluster.dns.disabled or cluster.proxy.disabled:

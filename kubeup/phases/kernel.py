@@ -6,7 +6,7 @@ import ipaddress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kubeup.engine.workflow import Context, Outputs
+from kubeup.engine.run import Outputs, Run
 from kubeup.errors import HostError
 from kubeup.lazy_modules import lazy_import
 from kubeup.yaml_files import fill_template
@@ -23,7 +23,7 @@ BRIDGE_NF = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 _HEADER = "# Written by kb: a Kubernetes node forwards packets between its pods and to other nodes.\n"
 
 
-def write_sysctls(ctx: Context) -> Outputs:
+def write_sysctls(ctx: Run) -> Outputs:
     """IP forwarding for the families in use; and, for a bridge between pods, that kube-proxy's rules see its packets.
 
     Raises HostError (sysctl-refused) where the kernel does not take a value.
@@ -51,12 +51,12 @@ def write_sysctls(ctx: Context) -> Outputs:
     return None
 
 
-def sysctls_are_set(ctx: Context) -> bool:
+def sysctls_are_set(ctx: Run) -> bool:
     is_set = all(_value(ctx, key) == "1" for key in _sysctls(ctx)) and ctx.host.exists(SYSCTLS)
     return is_set and not _unroutable_services(ctx)
 
 
-def _unroutable_services(ctx: Context) -> list[str]:
+def _unroutable_services(ctx: Run) -> list[str]:
     """The service networks to which the kernel has no route at all, as on a machine without a default route.
 
     The bridge pod network looks after that itself (kubeup/network/routes.py), and takes its route back when it is needed no
@@ -72,7 +72,7 @@ def _unroutable_services(ctx: Context) -> list[str]:
     return found
 
 
-def _ensure_service_route(ctx: Context) -> None:
+def _ensure_service_route(ctx: Run) -> None:
     """A route by this node's own interface, now and after a reboot, where there is none."""
     cidrs = _unroutable_services(ctx)
     if not cidrs:
@@ -104,7 +104,7 @@ def _ensure_service_route(ctx: Context) -> None:
     )
 
 
-def remove_service_route(ctx: Context) -> None:
+def remove_service_route(ctx: Run) -> None:
     """What the unit added, and the unit's link; the unit itself is in the journal."""
     unit = ctx.paths.systemd / ROUTE_UNIT
     if not ctx.host.exists(unit):
@@ -116,12 +116,12 @@ def remove_service_route(ctx: Context) -> None:
     ctx.host.run(["systemctl", "disable", ROUTE_UNIT])
 
 
-def has_own_sysctls(ctx: Context) -> bool:
+def has_own_sysctls(ctx: Run) -> bool:
     """Whether this node's file is one that kb wrote."""
     return ctx.host.exists(SYSCTLS) and ctx.host.read_text(SYSCTLS).startswith(_HEADER)
 
 
-def _sysctls(ctx: Context) -> list[str]:
+def _sysctls(ctx: Run) -> list[str]:
     cidrs = [*ctx.config.cluster.service_cidrs(), *ctx.config.cluster.pod_cidrs()]
     cidrs.append(ctx.config.local_api_endpoint.advertise_address)
     keys = []
@@ -134,10 +134,10 @@ def _sysctls(ctx: Context) -> list[str]:
     return keys
 
 
-def _wants_bridge(ctx: Context) -> bool:
+def _wants_bridge(ctx: Run) -> bool:
     return ctx.config.kb.pod_network.plugin == "bridge" and ctx.host.mode != "root"
 
 
-def _value(ctx: Context, key: str) -> str:
+def _value(ctx: Run, key: str) -> str:
     path = Path("/proc/sys") / key.replace(".", "/")
     return ctx.host.read_text(path).strip() if ctx.host.exists(path) else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kubeup.engine.workflow import Context, Outputs
+from kubeup.engine.run import Outputs, Run
 from kubeup.lazy_modules import lazy_import
 from kubeup.phases.certs import take_key
 
@@ -18,47 +18,47 @@ else:
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
 
 
-def write_admin_conf(ctx: Context) -> Outputs:
+def write_admin_conf(ctx: Run) -> Outputs:
     return ensure(ctx, "admin")
 
 
-def admin_conf_is_valid(ctx: Context) -> bool:
+def admin_conf_is_valid(ctx: Run) -> bool:
     return kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, "admin")
 
 
-def write_super_admin_conf(ctx: Context) -> Outputs:
+def write_super_admin_conf(ctx: Run) -> Outputs:
     return ensure(ctx, "super-admin")
 
 
-def super_admin_conf_is_valid(ctx: Context) -> bool:
+def super_admin_conf_is_valid(ctx: Run) -> bool:
     return kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, "super-admin")
 
 
-def write_kubelet_conf(ctx: Context) -> Outputs:
+def write_kubelet_conf(ctx: Run) -> Outputs:
     return ensure(ctx, "kubelet")
 
 
-def kubelet_conf_is_valid(ctx: Context) -> bool:
+def kubelet_conf_is_valid(ctx: Run) -> bool:
     return kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, "kubelet")
 
 
-def write_controller_manager_conf(ctx: Context) -> Outputs:
+def write_controller_manager_conf(ctx: Run) -> Outputs:
     return ensure(ctx, "controller-manager")
 
 
-def controller_manager_conf_is_valid(ctx: Context) -> bool:
+def controller_manager_conf_is_valid(ctx: Run) -> bool:
     return kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, "controller-manager")
 
 
-def write_scheduler_conf(ctx: Context) -> Outputs:
+def write_scheduler_conf(ctx: Run) -> Outputs:
     return ensure(ctx, "scheduler")
 
 
-def scheduler_conf_is_valid(ctx: Context) -> bool:
+def scheduler_conf_is_valid(ctx: Run) -> bool:
     return kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, "scheduler")
 
 
-def ensure(ctx: Context, name: str) -> Outputs:
+def ensure(ctx: Run, name: str) -> Outputs:
     """Write the kubeconfig `name` of KUBECONFIGS, or keep the one that is here and good."""
     finding = kubeconfig.ensure_kubeconfig(
         ctx.host, ctx.paths, config=ctx.config, release=ctx.release, name=name, make_key=partial(take_key, ctx)

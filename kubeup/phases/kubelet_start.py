@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Optional
 from kubeup import yaml_files
 from kubeup.config.problems import Problems
 from kubeup.config.types import Arg
-from kubeup.engine.workflow import Context, Outputs
+from kubeup.engine.run import Outputs, Run
 from kubeup.errors import HostError, UsageError
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazy_import
@@ -102,14 +102,14 @@ def kubelet_is_active(host: Host) -> bool:
     return answer.ok and "stopped" not in answer.stdout
 
 
-def stop_kubelet(ctx: Context) -> None:
+def stop_kubelet(ctx: Run) -> None:
     """Stop the kubelet if it runs. That it cannot be stopped is no failure: it is restarted or looked at next."""
     manager = find_service_manager(ctx.host)
     if manager is not None and kubelet_is_active(ctx.host):
         ctx.host.run(manager.stop)
 
 
-def enable_kubelet(ctx: Context) -> None:
+def enable_kubelet(ctx: Run) -> None:
     """Have the kubelet started at boot. A machine that does not let itself be changed so runs it all the same."""
     if ctx.config.kb.only_kubeadm:
         return
@@ -121,7 +121,7 @@ def enable_kubelet(ctx: Context) -> None:
         ctx.report.warn(f"the kubelet does not start at boot: {' '.join(answer.argv)}: {_reason(answer)}")
 
 
-def restart_kubelet(ctx: Context) -> None:
+def restart_kubelet(ctx: Run) -> None:
     """Start the kubelet anew, after systemd has read its units again where they have changed (a tenth of a second).
     Raises HostError: no-init-system, kubelet-not-started."""
     manager = find_service_manager(ctx.host)
@@ -159,7 +159,7 @@ def _reason(answer: CommandResult) -> str:
     return " ".join((answer.stderr or answer.stdout).split()) or "it gave no reason"
 
 
-def _start_by_hand(ctx: Context) -> None:
+def _start_by_hand(ctx: Run) -> None:
     """Without systemd or OpenRC kb cannot move the kubelet: fine if one answers, or if nothing runs here anyway."""
     if not ctx.host.is_live:
         ctx.report.note("no systemd and no OpenRC here: the kubelet has to be started by other means")
@@ -196,7 +196,7 @@ def _find_kubelet(host: Host) -> Path:
 # ---- the identity of before
 
 
-def has_foreign_identity(ctx: Context, ca_pem: str) -> bool:
+def has_foreign_identity(ctx: Run, ca_pem: str) -> bool:
     """Whether the kubelet's own certificate is none of this cluster's: a kubelet shows it for as long as it is there, and is
     answered 401, instead of asking for another one. kubeadm leaves it, and the node never appears."""
     pem = kubelet.find_rotated_cert(ctx.config)
@@ -209,7 +209,7 @@ def has_foreign_identity(ctx: Context, ca_pem: str) -> bool:
         return True  # a link into nowhere, or no certificate: nothing that this cluster's kubelet could show
 
 
-def put_foreign_identity_aside(ctx: Context, ca_pem: str) -> None:
+def put_foreign_identity_aside(ctx: Run, ca_pem: str) -> None:
     """Out of the kubelet's way, and no further: whose it is, is not kb's to say."""
     if not has_foreign_identity(ctx, ca_pem):
         return
@@ -219,7 +219,7 @@ def put_foreign_identity_aside(ctx: Context, ca_pem: str) -> None:
     ctx.report.note(f"{pem} is no certificate of this cluster: it is {aside.name} now, and the kubelet gets its own")
 
 
-def _read_ca(ctx: Context) -> str:
+def _read_ca(ctx: Run) -> str:
     path = ctx.paths.pki / "ca.crt"
     return ctx.host.read_text(path) if ctx.host.exists(path) else ""
 
@@ -227,7 +227,7 @@ def _read_ca(ctx: Context) -> str:
 # ---- kubelet-start
 
 
-def start_kubelet(ctx: Context) -> Outputs:
+def start_kubelet(ctx: Run) -> Outputs:
     """Write the kubelet's files and (re)start it; nothing is stopped or restarted where nothing changes."""
     for warning in shared_kubelet_config(ctx).warnings:
         ctx.report.warn(warning)
@@ -248,7 +248,7 @@ def start_kubelet(ctx: Context) -> Outputs:
     return None
 
 
-def kubelet_is_current(ctx: Context) -> bool:
+def kubelet_is_current(ctx: Run) -> bool:
     """Whether the kubelet runs, from the files that would be written now."""
     is_running = ctx.host.mode == "root" or kubelet_is_active(ctx.host)
     if has_foreign_identity(ctx, _read_ca(ctx)):
@@ -256,12 +256,12 @@ def kubelet_is_current(ctx: Context) -> bool:
     return is_running and _are_on_disk(ctx, {**render_kubelet_files(ctx), **render_unit_files(ctx)})
 
 
-def shared_kubelet_config(ctx: Context) -> kubelet.KubeletConfig:
+def shared_kubelet_config(ctx: Run) -> kubelet.KubeletConfig:
     """The KubeletConfiguration that all nodes share, as it goes to the ConfigMap kubelet-config."""
     return kubelet.render_kubelet_config(ctx.config, ctx.release, resolv_conf=kubelet.probe_resolv_conf(ctx.host))
 
 
-def render_kubelet_files(ctx: Context, *, register_with_taints: bool = False) -> dict[Path, str]:
+def render_kubelet_files(ctx: Run, *, register_with_taints: bool = False) -> dict[Path, str]:
     """The kubelet's own files and their texts, in the order in which they are written."""
     files = {ctx.paths.kubelet_flags_env: kubelet.render_flags_env(_flags(ctx, register_with_taints))}
     instance = kubelet.render_instance_config(ctx.config, ctx.release)
@@ -291,27 +291,27 @@ def _check_types(patched: Mapping[str, object]) -> None:
         )
 
 
-def render_unit_files(ctx: Context) -> dict[Path, str]:
+def render_unit_files(ctx: Run) -> dict[Path, str]:
     """The unit and the drop-in, as far as no package brought them; {} where systemd does not run the node."""
     if ctx.config.kb.only_kubeadm:
         return {}
     manager = find_service_manager(ctx.host)
     if manager.name != "systemd" if manager else ctx.host.is_live:
         return {}
-    wanted = kubelet.plan_unit_files(ctx.host, ctx.paths, owned=ctx.outputs.get("owned_paths", ()))
+    wanted = kubelet.plan_unit_files(ctx.host, ctx.paths, owned=ctx.owned_paths)
     if not wanted:
         return {}
     program = _find_kubelet(ctx.host)
     return {path: kubelet.render_unit_file(name, program) for path, name in wanted.items()}
 
 
-def _flags(ctx: Context, register_with_taints: bool = False) -> tuple[Arg, ...]:
+def _flags(ctx: Run, register_with_taints: bool = False) -> tuple[Arg, ...]:
     return kubelet.plan_kubelet_flags(
         ctx.config, ctx.release, os_hostname=ctx.host.hostname(), register_with_taints=register_with_taints
     )
 
 
-def _are_on_disk(ctx: Context, files: Mapping[Path, str]) -> bool:
+def _are_on_disk(ctx: Run, files: Mapping[Path, str]) -> bool:
     return all(ctx.host.exists(path) and holds(ctx.host.read_text(path), path, text) for path, text in files.items())
 
 
@@ -323,7 +323,7 @@ def holds(found: str, path: Path, wanted: str) -> bool:
 # ---- kubelet-finalize
 
 
-def enable_client_cert_rotation(ctx: Context) -> Outputs:
+def enable_client_cert_rotation(ctx: Run) -> Outputs:
     """Point kubelet.conf to the certificate that the kubelet renews itself, once it is there."""
     path, wanted = _kubelet_conf(ctx), _rotated_kubelet_conf(ctx)
     if wanted is None:
@@ -337,23 +337,23 @@ def enable_client_cert_rotation(ctx: Context) -> Outputs:
     return None
 
 
-def client_cert_rotation_is_enabled(ctx: Context) -> bool:
+def client_cert_rotation_is_enabled(ctx: Run) -> bool:
     path, wanted = _kubelet_conf(ctx), _rotated_kubelet_conf(ctx)
     return wanted is None or ctx.host.read_text(path) == wanted
 
 
-def name_rotated_cert(ctx: Context) -> None:
+def name_rotated_cert(ctx: Run) -> None:
     """The same for a kubelet that has not been started yet."""
     wanted = _rotated_kubelet_conf(ctx)
     if wanted is not None:
         ctx.host.write_file(_kubelet_conf(ctx), wanted, mode=0o600)
 
 
-def _kubelet_conf(ctx: Context) -> Path:
+def _kubelet_conf(ctx: Run) -> Path:
     return ctx.paths.kubernetes / "kubelet.conf"
 
 
-def _rotated_kubelet_conf(ctx: Context) -> Optional[str]:
+def _rotated_kubelet_conf(ctx: Run) -> Optional[str]:
     """The text of kubelet.conf with the rotating certificate; None where there is none, or nothing to change."""
     path, pem = _kubelet_conf(ctx), kubelet.find_rotated_cert(ctx.config)
     if not ctx.host.exists(pem):

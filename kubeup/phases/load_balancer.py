@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from kubeup.addresses import join_host_port
 from kubeup.config.types import JoinConfig
-from kubeup.engine.workflow import Context, Outputs
+from kubeup.engine.run import Outputs, Run
 from kubeup.lazy_modules import lazy_import
 
 if TYPE_CHECKING:
@@ -31,11 +31,11 @@ else:
     state = lazy_import("kubeup.engine.state")
 
 
-def is_wanted(ctx: Context) -> bool:
+def is_wanted(ctx: Run) -> bool:
     return ctx.config.kb.load_balancer.is_local
 
 
-def _settings(ctx: Context) -> load_balancer.Settings:
+def _settings(ctx: Run) -> load_balancer.Settings:
     return load_balancer.settings_of(
         ctx.config.cluster.control_plane_endpoint, ctx.config.kb, ctx.config.node.cri_socket
     )
@@ -44,7 +44,7 @@ def _settings(ctx: Context) -> load_balancer.Settings:
 # ---- load-balancer/local
 
 
-def write_load_balancer(ctx: Context) -> Outputs:
+def write_load_balancer(ctx: Run) -> Outputs:
     """Before the kubelet starts, which runs it: so it is up when the kubelet calls the endpoint for the first time.
 
     Raises HostError (endpoint-in-hosts).
@@ -56,13 +56,13 @@ def write_load_balancer(ctx: Context) -> Outputs:
     return None
 
 
-def load_balancer_is_current(ctx: Context) -> bool:
+def load_balancer_is_current(ctx: Run) -> bool:
     if not is_wanted(ctx):
         return True
     return load_balancer.has_node_files(ctx.host, ctx.paths, ctx.config.kb, settings=_settings(ctx))
 
 
-def _first_servers(ctx: Context) -> tuple[str, ...]:
+def _first_servers(ctx: Run) -> tuple[str, ...]:
     """What discovery found, or on the first control plane this node's own; the keeper follows from there."""
     if isinstance(ctx.config, JoinConfig):
         return ctx.config.api_servers
@@ -73,7 +73,7 @@ def _first_servers(ctx: Context) -> tuple[str, ...]:
 # ---- load-balancer/keeper
 
 
-def share_load_balancer(ctx: Context) -> Outputs:
+def share_load_balancer(ctx: Run) -> Outputs:
     """init: what the cluster holds of it, so that joining nodes do the same; then this node's keeper."""
     if not is_wanted(ctx):
         return None
@@ -84,14 +84,14 @@ def share_load_balancer(ctx: Context) -> Outputs:
     return start_keeper(ctx)
 
 
-def load_balancer_is_shared(ctx: Context) -> bool:
+def load_balancer_is_shared(ctx: Run) -> bool:
     if not is_wanted(ctx):
         return True
     objects = [render_kb_config(ctx), *clusterobjects.load_objects("rbac/load-balancer.yaml")]
     return clusterobjects.has_objects(ctx.api, objects) and keeper_runs(ctx)
 
 
-def start_keeper(ctx: Context) -> Outputs:
+def start_keeper(ctx: Run) -> Outputs:
     """This node's keeper, and the proof that the endpoint works on this node.
 
     Raises ClusterError: load-balancer-not-up, endpoint-not-in-certificate; HostError (unit-not-started).
@@ -107,14 +107,14 @@ def start_keeper(ctx: Context) -> Outputs:
     return None
 
 
-def keeper_runs(ctx: Context) -> bool:
+def keeper_runs(ctx: Run) -> bool:
     if not is_wanted(ctx):
         return True
     command = pod_network.plan_command(ctx.host, pod_network.find_running_pyz(), ctx.paths)
     return load_balancer.has_keeper_files(ctx.host, ctx.paths, settings=_settings(ctx), command=command)
 
 
-def _ca_pem(ctx: Context) -> str:
+def _ca_pem(ctx: Run) -> str:
     found = ctx.config.ca_pem if isinstance(ctx.config, JoinConfig) else ""
     return found or ctx.host.read_text(ctx.paths.pki / "ca.crt")
 
@@ -122,7 +122,7 @@ def _ca_pem(ctx: Context) -> str:
 # ---- what the cluster stores
 
 
-def render_kb_config(ctx: Context) -> api.Object:
+def render_kb_config(ctx: Run) -> api.Object:
     """ConfigMap kb-config. A run that says nothing of a load balancer does not take the cluster's away: nodes rely on
     it."""
     balancer = ctx.config.kb.load_balancer
@@ -137,13 +137,13 @@ def render_kb_config(ctx: Context) -> api.Object:
 # ---- reset
 
 
-def remove_load_balancer(ctx: Context) -> Outputs:
+def remove_load_balancer(ctx: Run) -> Outputs:
     """Unit, pod and configuration, and kb's line in /etc/hosts."""
     load_balancer.remove_node_files(ctx.host, ctx.paths)
     return None
 
 
-def find_changed_hosts(ctx: Context, node_state: state.State) -> frozenset[Path]:
+def find_changed_hosts(ctx: Run, node_state: state.State) -> frozenset[Path]:
     """/etc/hosts, by its names, where kb's line is out of it and others wrote to it since: then what was there before kb does
     not come back over that."""
     text = load_balancer.read_hosts(ctx.host)

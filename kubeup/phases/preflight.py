@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
-from kubeup.engine.workflow import Context, Outputs
+from kubeup.engine.run import Outputs, Run
 from kubeup.errors import HostError
 from kubeup.lazy_modules import lazy_import
 from kubeup.phases import certs, control_plane, kernel
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from kubeup.cluster import probes, shared_certs
     from kubeup.diagnosis import checks
     from kubeup.node import images, kubeconfig, pki, runtime, runtime_fix
-    from kubeup.phases import airgap
 else:
-    airgap = lazy_import("kubeup.phases.airgap")
     shared_certs = lazy_import("kubeup.cluster.shared_certs")
     probes = lazy_import("kubeup.cluster.probes")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
@@ -29,7 +27,7 @@ else:
     runtime_fix = lazy_import("kubeup.node.runtime_fix")
 
 
-def run_checks(ctx: Context) -> Outputs:
+def run_checks(ctx: Run) -> Outputs:
     """Run the batches; each tells all its errors at once. Then pull the images that are missing.
 
     Raises PreflightError (preflight).
@@ -38,14 +36,14 @@ def run_checks(ctx: Context) -> Outputs:
     certs.start_making_keys(ctx)  # the second processor makes them while the first looks and pulls
     if ctx.config.kb.runtime.fix:
         fix_runtime(ctx)
-    if airgap.programs_are_planned(ctx):
+    if ctx.found.programs_are_planned:
         ctx.report.note("the runtime and the kubelet are not here yet: this machine is checked when they are")
         return None
     look_at_node(ctx, checks.INIT, (checks.ROOT, checks.NODE, checks.IMAGES), owned=map(str, find_own_files(ctx)))
     return None
 
 
-def find_own_files(ctx: Context) -> list[Path]:
+def find_own_files(ctx: Run) -> list[Path]:
     """The static pods and the kubelet's configuration as far as they are, to the letter, what this run would write:
     with them a node whose state.json was lost is gone on with, not refused. None where nothing else tells that kb was at
     work here: kubeadm's files are the same to the letter, and its node is not kb's to go on with unasked."""
@@ -58,13 +56,13 @@ def find_own_files(ctx: Context) -> list[Path]:
     return own
 
 
-def _bears_kb_s_mark(ctx: Context) -> bool:
+def _bears_kb_s_mark(ctx: Run) -> bool:
     """What kubeadm never makes: kb's own sysctls, or more in kb's folder than a run makes that its checks refuse."""
     refused = {ctx.paths.lock.name, ctx.paths.state.name}
     return kernel.has_own_sysctls(ctx) or bool(set(ctx.host.list_dir(ctx.paths.state_dir)) - refused)
 
 
-def look_at_node(ctx: Context, workflow: str, batches: Iterable[str], *, owned: Iterable[str] = ()) -> None:
+def look_at_node(ctx: Run, workflow: str, batches: Iterable[str], *, owned: Iterable[str] = ()) -> None:
     """The batches of checks in their order; each tells all its errors at once. owned: further paths that are kb's.
 
     Raises PreflightError (preflight).
@@ -75,9 +73,10 @@ def look_at_node(ctx: Context, workflow: str, batches: Iterable[str], *, owned: 
         ctx.config,
         ctx.release,
         ctx.paths,
-        owned=frozenset((*ctx.outputs.get("owned_paths", ()), *owned)),
+        owned=ctx.owned_paths.union(owned),
         workflow=workflow,
-        mends=ctx.outputs.get("planned", frozenset()),
+        mends=ctx.selection.planned,
+        skipped=ctx.selection.skipped,
         tell=ctx.report.waiting,
     )
     for batch in batches:
@@ -88,7 +87,7 @@ def look_at_node(ctx: Context, workflow: str, batches: Iterable[str], *, owned: 
             raise checks.make_error(looked_at, errors)
 
 
-def fix_runtime(ctx: Context, *, cni_bin_dir: Optional[str] = None) -> None:
+def fix_runtime(ctx: Run, *, cni_bin_dir: Optional[str] = None) -> None:
     """--fix, and a containerd that kb has just had installed: what the checks would find wrong with it is mended before
     they look; cni_bin_dir: where the CNI plugins were installed, if that is known."""
     if ctx.host.mode != "live":
@@ -106,7 +105,7 @@ def fix_runtime(ctx: Context, *, cni_bin_dir: Optional[str] = None) -> None:
         ctx.report.note(f"containerd was mended and restarted: {fault}")
 
 
-def _check_files(ctx: Context) -> None:
+def _check_files(ctx: Run) -> None:
     """Certificates and kubeconfigs that are here already must fit together: told before anything is written."""
     found = [
         *pki.find_problems(ctx.host, ctx.paths, ctx.config),
@@ -125,7 +124,7 @@ def _check_files(ctx: Context) -> None:
         shared_certs.check_shareable(ctx.host, ctx.paths)
 
 
-def images_are_here(ctx: Context) -> bool:
+def images_are_here(ctx: Run) -> bool:
     """The probe: whether the runtime still has every image (one look; kb's images may have been garbage-collected)."""
     node = ctx.config.node
     if node.image_pull_policy == "Never":

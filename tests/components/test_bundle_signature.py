@@ -15,7 +15,7 @@ import pytest
 from kubeup.airgap import bundle, oci_layout
 from kubeup.airgap.bundle import Gathering, LayoutSource, Need
 from kubeup.config.types import KbConfiguration
-from kubeup.engine.workflow import Context
+from kubeup.engine.run import Run
 from kubeup.errors import HostError
 from kubeup.machine.host import Argv, CommandResult, LocalHost
 from kubeup.paths import Paths
@@ -83,7 +83,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def context(tmp_path: Path, made: Path, nth: int) -> tuple[Context, Exchanging]:
+def context(tmp_path: Path, made: Path, nth: int) -> tuple[Run, Exchanging]:
     host = Exchanging(tmp_path / "node", nth)
     place = tmp_path / "node/usb/kb.tar"
     place.parent.mkdir(parents=True)
@@ -97,7 +97,7 @@ def context(tmp_path: Path, made: Path, nth: int) -> tuple[Context, Exchanging]:
     host.exchange = exchange
     wishes = KbConfiguration(bundle=str(GIVEN), verify_key="/key.pub")
     config = replace(make_config(), kb=wishes)
-    return Context(host, Paths(), config, RELEASES[35], Report(io.StringIO())), host
+    return Run(host=host, paths=Paths(), config=config, release=RELEASES[35], report=Report(io.StringIO())), host
 
 
 @pytest.mark.parametrize("nth", range(1, 8))

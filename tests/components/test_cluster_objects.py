@@ -30,7 +30,7 @@ from kubeup.config.types import (
     Networking,
     NodeRegistration,
 )
-from kubeup.engine.workflow import Context
+from kubeup.engine.run import Caller, Run, Who
 from kubeup.errors import ClusterError
 from kubeup.machine.host import CommandResult, LocalHost
 from kubeup.network import routes
@@ -66,7 +66,7 @@ class NodeHost(LocalHost):
 
 @dataclass
 class Lab:
-    ctx: Context
+    ctx: Run
     minor: int
 
     def api(self, kubeconfig: str) -> Api:
@@ -80,7 +80,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def make_context(root: Path, minor: int, port: int) -> Context:
+def make_context(root: Path, minor: int, port: int) -> Run:
     config = InitConfig(
         cluster=ClusterConfiguration(
             f"v1.{minor}.0", Networking(pod_subnet="10.244.0.0/16"), encryption_algorithm="ECDSA-P256"
@@ -93,10 +93,17 @@ def make_context(root: Path, minor: int, port: int) -> Context:
     )
     host = NodeHost(root)
 
-    def make_api(ctx: Context) -> Api:
-        return Api(ctx.host, read_identity(ctx.host, ctx.paths.admin_conf), retry_s=10)
+    def make_api(_: Who) -> Api:
+        return Api(host, read_identity(host, Paths().admin_conf), retry_s=10)
 
-    return Context(host, Paths(), config, RELEASES[minor], Report(io.StringIO()), make_api=make_api)
+    return Run(
+        host=host,
+        paths=Paths(),
+        config=config,
+        release=RELEASES[minor],
+        report=Report(io.StringIO()),
+        caller=Caller(make_api),
+    )
 
 
 @pytest.fixture(scope="module", params=MINORS or [0])
@@ -171,7 +178,7 @@ def make_node(api: Api) -> None:
         api.create(node)
 
 
-Step = tuple[str, Callable[[Context], Any], Callable[[Context], bool]]
+Step = tuple[str, Callable[[Run], Any], Callable[[Run], bool]]
 PHASES: list[Step] = [
     ("upload-config/kubeadm", cluster.upload_kubeadm_config, cluster.kubeadm_config_is_uploaded),
     ("upload-config/kubelet", cluster.upload_kubelet_config, cluster.kubelet_config_is_uploaded),
@@ -185,7 +192,7 @@ PHASES: list[Step] = [
 
 @pytest.mark.parametrize(("name", "run", "done"), PHASES, ids=[name for name, _, _ in PHASES])
 def test_the_server_takes_the_objects_and_shows_them(
-    lab: Lab, name: str, run: Callable[[Context], Any], done: Callable[[Context], bool]
+    lab: Lab, name: str, run: Callable[[Run], Any], done: Callable[[Run], bool]
 ) -> None:
     make_node(lab.ctx.api)
     assert done(lab.ctx) is False
@@ -196,7 +203,7 @@ def test_the_server_takes_the_objects_and_shows_them(
 @pytest.mark.parametrize(
     ("name", "run"), [(name, run) for name, run, _ in PHASES if name != "upload-certs"], ids=lambda value: str(value)
 )
-def test_a_second_run_changes_nothing(lab: Lab, name: str, run: Callable[[Context], Any]) -> None:
+def test_a_second_run_changes_nothing(lab: Lab, name: str, run: Callable[[Run], Any]) -> None:
     make_node(lab.ctx.api)
     run(lab.ctx)
     before = versions(lab.ctx.api)

@@ -19,7 +19,7 @@ import pytest
 from kubeup.cluster import shared_certs, tokens
 from kubeup.config import token_text
 from kubeup.config.types import BootstrapToken
-from kubeup.engine.workflow import Context
+from kubeup.engine.run import Run
 from kubeup.machine.host import LocalHost, Tls
 from kubeup.node import kubeconfig, pki
 from kubeup.paths import Paths
@@ -50,7 +50,7 @@ def run(*argv: object, stdin: Optional[str] = None) -> str:
 
 
 @pytest.fixture(scope="module", params=ALGORITHMS)
-def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Context, Path]:
+def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
     """A node's files, written for each kind of key, and the folder in which they lie."""
     root = tmp_path_factory.mktemp(str(request.param))
     ctx = make_pki(LocalHost(root), make_config(encryption_algorithm=request.param))
@@ -80,7 +80,7 @@ def client_cert(folder: Path, name: str) -> str:
     return kubeconfig.parse_kubeconfig(path.read_text(), source=str(path)).client_cert_pem
 
 
-def test_fields_are_those_of_a_node_that_kubeadm_made(node: tuple[Context, Path]) -> None:
+def test_fields_are_those_of_a_node_that_kubeadm_made(node: tuple[Run, Path]) -> None:
     _, folder = node
     found = {f"{base}.crt": describe((folder / f"pki/{base}.crt").read_text()) for base in SIGNERS}
     for name in ("admin", "controller-manager", "scheduler", "super-admin"):
@@ -89,7 +89,7 @@ def test_fields_are_those_of_a_node_that_kubeadm_made(node: tuple[Context, Path]
     assert described == parse_description(GOLDEN.read_text())
 
 
-def test_openssl_verifies_every_chain(node: tuple[Context, Path]) -> None:
+def test_openssl_verifies_every_chain(node: tuple[Run, Path]) -> None:
     _, folder = node
     openssl = program("openssl")
     for base, signer in SIGNERS.items():
@@ -105,7 +105,7 @@ def test_openssl_verifies_every_chain(node: tuple[Context, Path]) -> None:
     assert wrong.returncode != 0
 
 
-def test_openssl_finds_the_names(node: tuple[Context, Path]) -> None:
+def test_openssl_finds_the_names(node: tuple[Run, Path]) -> None:
     _, folder = node
     cert = folder / "pki/apiserver.crt"
     for flag, name, answer in (
@@ -116,7 +116,7 @@ def test_openssl_finds_the_names(node: tuple[Context, Path]) -> None:
         assert answer in run(program("openssl"), "x509", "-noout", "-in", cert, flag, name)
 
 
-def test_openssl_reads_every_key_and_it_fits(node: tuple[Context, Path]) -> None:
+def test_openssl_reads_every_key_and_it_fits(node: tuple[Run, Path]) -> None:
     _, folder = node
     openssl = program("openssl")
     for base in SIGNERS:
@@ -126,7 +126,7 @@ def test_openssl_reads_every_key_and_it_fits(node: tuple[Context, Path]) -> None
     assert run(openssl, "pkey", "-pubout", "-in", folder / "pki/sa.key") == (folder / "pki/sa.pub").read_text()
 
 
-def test_extension_order_and_criticality(node: tuple[Context, Path]) -> None:
+def test_extension_order_and_criticality(node: tuple[Run, Path]) -> None:
     _, folder = node
     shapes = {}
     for base in ("ca", "apiserver"):
@@ -160,7 +160,7 @@ def test_organizations_come_first(tmp_path: Path) -> None:
     assert re.sub(r"\s*([=+])\s*", r"\1", subject.strip()) == "subject=O=dev+O=ops, CN=alice"
 
 
-def test_kubectl_reads_every_kubeconfig(node: tuple[Context, Path]) -> None:
+def test_kubectl_reads_every_kubeconfig(node: tuple[Run, Path]) -> None:
     _, folder = node
     kubectl = program("kubectl")
     for name, spec in kubeconfig.KUBECONFIGS.items():
@@ -266,7 +266,7 @@ def test_pin_is_openssls(tmp_path: Path) -> None:
     assert pki.ca_cert_hash(cert.read_text()) == f"sha256:{digest}"
 
 
-def test_a_second_run_touches_nothing(node: tuple[Context, Path]) -> None:
+def test_a_second_run_touches_nothing(node: tuple[Run, Path]) -> None:
     """On real files, every probe says that there is nothing to do, and no file gets a new time."""
     ctx, folder = node
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}

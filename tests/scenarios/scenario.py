@@ -11,9 +11,9 @@ import kb
 from kubeup.commands import verbs
 from kubeup.config.load_init import load_init_config
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
+from kubeup.engine.runner import Runner, RunResult
 from kubeup.engine.state import load_state
 from kubeup.engine.undo import take_away
-from kubeup.engine.workflow import Runner, RunResult
 from kubeup.machine.host import Host
 from kubeup.paths import Paths
 from kubeup.report import Report

@@ -221,7 +221,8 @@ def test_killed_after_any_request(tmp_path: Path) -> None:
         host.cluster = MortalCluster(is_up=False, memory=folder / "etcd.json")
         host.cluster.fatal = fatal
         result = run_init(host, flags=flags)
-        key = result.outputs["certificate_key"]
+        key = result.results.certificate_key
+        assert key is not None
         stored = host.cluster.by_kind("Secret")["kubeadm-certs"]
         plan_downloads(stored, key, paths=Paths(), cluster=ClusterConfiguration("v1.35.6"))
         (folder / "changes").write_text(str(host.cluster.changes))

@@ -14,8 +14,8 @@ from kubeup.commands import adopt, verbs
 from kubeup.config.load_init import load_init_config
 from kubeup.doctor import foreign_node
 from kubeup.engine import state
+from kubeup.engine.run import Run
 from kubeup.engine.undo import plan_undo
-from kubeup.engine.workflow import Context
 from kubeup.errors import ClusterError, HostError
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.paths import Paths
@@ -44,7 +44,7 @@ def node(tmp_path: Path) -> ClusterHost:
     return host
 
 
-def look(host: ClusterHost) -> tuple[Context, list[adopt.Looked]]:
+def look(host: ClusterHost) -> tuple[Run, list[adopt.Looked]]:
     found = foreign_node.look_at_node(host, PATHS)
     looking = DryRunHost(host)
     looking.write_file(PATHS.adopted("init"), found.text)

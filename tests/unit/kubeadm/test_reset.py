@@ -11,10 +11,10 @@ import pytest
 
 from kubeup.config.load_reset import load_reset_config
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration, ResetConfiguration
-from kubeup.engine.workflow import Context
 from kubeup.errors import HostError, PreflightError, UsageError
 from kubeup.kubeadm import reset as kubeadm_reset
 from kubeup.kubeadm.lines import KubeadmReport
+from kubeup.kubeadm.reset import KubeadmReset
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import CommandResult, Host, HttpResponse
 from kubeup.paths import Paths
@@ -65,14 +65,18 @@ def make_host() -> FakeHost:
     return host
 
 
-def make_context(host: Host, **wishes: Any) -> tuple[Context, io.StringIO, io.StringIO]:
+def make_context(host: Host, **wishes: Any) -> tuple[KubeadmReset, io.StringIO, io.StringIO]:
     said, told = io.StringIO(), io.StringIO()
     reset = ResetConfiguration(force=True, **wishes) if "force" not in wishes else ResetConfiguration(**wishes)
     config = InitConfig(
         ClusterConfiguration("v1.35.6"), NodeRegistration("cp1", cri_socket=SOCKET), LocalAPIEndpoint("127.0.0.1")
     )
     report = KubeadmReport(told, out=said)
-    return Context(host, Paths(), config, RELEASES[35], report, {"_reset": reset}), said, told
+    return (
+        KubeadmReset(host=host, paths=Paths(), config=config, release=RELEASES[35], report=report, wishes=reset),
+        said,
+        told,
+    )
 
 
 def with_members(host: FakeHost, *members: dict[str, Any]) -> None:

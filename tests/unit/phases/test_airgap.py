@@ -10,7 +10,7 @@ import pytest
 import kb
 from kubeup.airgap import programs
 from kubeup.config.types import KbConfiguration, Mirror, Packages, PodNetwork
-from kubeup.engine.workflow import Context
+from kubeup.engine.run import Run
 from kubeup.errors import HostError
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import CommandResult, Fence, HttpResponse, LocalHost, Tls
@@ -23,7 +23,7 @@ from tests.unit.airgap.test_programs import ANSWERS
 URL = "https://10.77.0.11:5000"
 
 
-def context(host: FakeHost, **wishes: object) -> Context:
+def context(host: FakeHost, **wishes: object) -> Run:
     return make_context(host, replace(make_config(), kb=KbConfiguration(**wishes)))  # type: ignore[arg-type]
 
 
@@ -126,7 +126,7 @@ def test_containerd_gets_a_unit_where_there_is_none() -> None:
 # ---- the mirror's certificate
 
 
-def served(host: FakeHost) -> Context:
+def served(host: FakeHost) -> Run:
     host.urls[f"{URL}/healthz"] = HttpResponse(200, b"ok\n")
     ctx = context(host, bundle="/x.tar")
     airgap.serve_bundle(ctx)

@@ -62,7 +62,7 @@ def test_a_second_run_changes_nothing() -> None:
         run(ctx)
     assert host.changes == []
     assert ctx.report.notes == ctx.report.warnings == []
-    assert "_keys" not in ctx.outputs
+    assert ctx.found.keys is None
 
 
 def test_a_probe_only_looks() -> None:
@@ -71,7 +71,7 @@ def test_a_probe_only_looks() -> None:
     for _, is_valid in (*CERT_PHASES.values(), *KUBECONFIG_PHASES.values()):
         assert is_valid(ctx) is False
     assert host.changes == []
-    assert ctx.outputs == {}
+    assert ctx.found.keys is None
 
 
 def test_external_etcd_has_no_etcd_certs() -> None:

@@ -27,7 +27,7 @@ from kubeup.config.types import (
     Proxy,
     Taint,
 )
-from kubeup.engine.workflow import Context
+from kubeup.engine.run import Caller, Results, Run
 from kubeup.errors import ClusterError, HostError, KbError, UsageError
 from kubeup.machine.host import CommandResult, Tls
 from kubeup.network import routes
@@ -56,7 +56,7 @@ LINKS = [{"ifname": "eth0", "mtu": 1500, "addr_info": [{"local": "10.0.0.11", "p
 KB_CONFLIST = Path("/etc/cni/net.d/99-kb-bridge.conflist")
 
 
-def make_context(tmp_path: Path, *, minor: int = 35, node: Optional[Object] = None, **config: Any) -> Context:
+def make_context(tmp_path: Path, *, minor: int = 35, node: Optional[Object] = None, **config: Any) -> Run:
     host = ClusterHost(tmp_path, FakeCluster())
     api = Api(host, Identity("https://10.0.0.11:6443", Tls()), retry_s=0)
     host.write_file(Path("/etc/kubernetes/admin.conf"), ADMIN_CONF)
@@ -69,7 +69,9 @@ def make_context(tmp_path: Path, *, minor: int = 35, node: Optional[Object] = No
     given = {"cluster": ClusterConfiguration(f"v1.{minor}.0", networking), "bootstrap_tokens": (TOKEN,), **config}
     made = InitConfig(node=NodeRegistration("cp1"), local_api_endpoint=LocalAPIEndpoint("10.0.0.11"), **given)
     stream = io.StringIO()
-    return Context(host, Paths(), made, RELEASES[minor], Report(stream), make_api=lambda ctx: api)
+    return Run(
+        host=host, paths=Paths(), config=made, release=RELEASES[minor], report=Report(stream), caller=Caller.by(api)
+    )
 
 
 def make_node(**spec: Any) -> Object:
@@ -82,21 +84,21 @@ def make_node(**spec: Any) -> Object:
     }
 
 
-def fake(ctx: Context) -> FakeCluster:
+def fake(ctx: Run) -> FakeCluster:
     assert isinstance(ctx.host, ClusterHost)
     return ctx.host.cluster
 
 
-def made(ctx: Context, kind: str) -> dict[str, Object]:
+def made(ctx: Run, kind: str) -> dict[str, Object]:
     return fake(ctx).by_kind(kind)
 
 
-def changes(ctx: Context) -> int:
+def changes(ctx: Run) -> int:
     """A number that grows with every change of an object."""
     return fake(ctx).version
 
 
-PHASES: list[tuple[str, Callable[[Context], Any], Callable[[Context], bool]]] = [
+PHASES: list[tuple[str, Callable[[Run], Any], Callable[[Run], bool]]] = [
     ("upload-config/kubeadm", cluster.upload_kubeadm_config, cluster.kubeadm_config_is_uploaded),
     ("upload-config/kubelet", cluster.upload_kubelet_config, cluster.kubelet_config_is_uploaded),
     ("mark-control-plane", cluster.mark_control_plane, cluster.control_plane_is_marked),
@@ -109,7 +111,7 @@ PHASES: list[tuple[str, Callable[[Context], Any], Callable[[Context], bool]]] = 
 @pytest.mark.parametrize("minor", sorted(RELEASES))
 @pytest.mark.parametrize(("name", "run", "done"), PHASES, ids=[name for name, _, _ in PHASES])
 def test_a_phase_is_done_once_it_ran_and_a_second_run_changes_nothing(
-    tmp_path: Path, minor: int, name: str, run: Callable[[Context], Any], done: Callable[[Context], bool]
+    tmp_path: Path, minor: int, name: str, run: Callable[[Run], Any], done: Callable[[Run], bool]
 ) -> None:
     ctx = make_context(tmp_path, minor=minor, node=make_node())
     assert done(ctx) is False
@@ -178,7 +180,7 @@ SHARED = (
 )
 
 
-def with_pki(ctx: Context) -> Context:
+def with_pki(ctx: Run) -> Run:
     for name in SHARED:
         kind = "CERTIFICATE" if name.endswith(".crt") else "PUBLIC KEY" if name.endswith(".pub") else "PRIVATE KEY"
         ctx.host.write_file(ctx.paths.pki / name, f"-----BEGIN {kind}-----\nQ0E=\n-----END {kind}-----\n")
@@ -199,7 +201,7 @@ def test_certificates_are_uploaded_under_the_key_and_owned_by_the_token(
     monkeypatch.setattr(shared_certs, "check_shareable", lambda host, paths: None)
     ctx = with_pki(make_context(tmp_path, upload_certs=True, certificate_key=KEY))
     assert cluster.certs_are_uploaded(ctx) is False
-    assert cluster.upload_certs(ctx) == {"certificate_key": KEY}
+    assert cluster.upload_certs(ctx) == Results(certificate_key=KEY)
     secrets = made(ctx, "Secret")
     owner = secrets["kubeadm-certs"]["metadata"]["ownerReferences"]
     token = next(secret for name, secret in secrets.items() if name.startswith("bootstrap-token-"))
@@ -221,7 +223,7 @@ def test_a_second_upload_has_one_owner_and_a_new_key(tmp_path: Path, monkeypatch
     first, second = cluster.upload_certs(ctx), cluster.upload_certs(ctx)
     assert first is not None
     assert second is not None
-    assert first["certificate_key"] != second["certificate_key"]
+    assert first.certificate_key != second.certificate_key
     assert len(made(ctx, "Secret")["kubeadm-certs"]["metadata"]["ownerReferences"]) == 1
 
 
@@ -290,8 +292,8 @@ def test_a_node_is_waited_for_until_its_kubelet_reported(tmp_path: Path) -> None
 
 def test_tokens_and_cluster_info(tmp_path: Path) -> None:
     ctx = make_context(tmp_path)
-    outputs = cluster.make_bootstrap_tokens(ctx)
-    assert outputs == {"token": TOKEN.token, "tokens": [TOKEN.token], "token_ids": ["abcdef"]}
+    handed = cluster.make_bootstrap_tokens(ctx)
+    assert handed == Results(tokens=[TOKEN.token], token_ids=["abcdef"])
     assert list(made(ctx, "Secret")) == ["bootstrap-token-abcdef"]
     info = load_yaml(made(ctx, "ConfigMap")["cluster-info"]["data"]["kubeconfig"])
     assert info["clusters"] == [
@@ -359,7 +361,7 @@ def test_a_changed_configuration_restarts_kube_proxy(tmp_path: Path) -> None:
     ctx = make_context(tmp_path)
     restarted = "kubectl.kubernetes.io/restartedAt"
 
-    def annotations(ctx: Context) -> Object:
+    def annotations(ctx: Run) -> Object:
         found: Object = made(ctx, "DaemonSet")["kube-proxy"]["spec"]["template"]["metadata"].get("annotations") or {}
         return found
 
@@ -395,11 +397,11 @@ def test_a_coredns_of_another_version_is_not_done(tmp_path: Path) -> None:
 # ---- pod-network
 
 
-def with_network(ctx: Context, network: PodNetwork, mirror: str = "") -> Context:
+def with_network(ctx: Run, network: PodNetwork, mirror: str = "") -> Run:
     return replace(ctx, config=replace(ctx.config, kb=KbConfiguration(network, mirror)))
 
 
-def start_units(ctx: Context) -> None:
+def start_units(ctx: Run) -> None:
     """Let systemctl say that the keeper runs once it was started."""
     assert isinstance(ctx.host, ClusterHost)
     host = ctx.host

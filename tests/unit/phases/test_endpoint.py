@@ -13,7 +13,7 @@ import pytest
 import kb
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster import objects
-from kubeup.commands.reconfigure import Before, _parse_endpoint, _plan_undo
+from kubeup.commands.reconfigure import _parse_endpoint, _plan_undo
 from kubeup.config.types import (
     ClusterConfiguration,
     JoinConfig,
@@ -23,14 +23,17 @@ from kubeup.config.types import (
     NodeRegistration,
     PodNetwork,
 )
+from kubeup.engine.run import Caller, Found, Results
+from kubeup.engine.runner import Runner
 from kubeup.engine.state import PhaseState, load_state
-from kubeup.engine.workflow import Context, Runner, fingerprint_inputs
+from kubeup.engine.step import fingerprint_inputs
 from kubeup.errors import ClusterError, KbError, UsageError
 from kubeup.machine.host import CommandResult, HttpResponse, Tls
 from kubeup.network import load_balancer
 from kubeup.node import kubeconfig, pki
 from kubeup.paths import Paths
 from kubeup.phases import endpoint as reconfigure
+from kubeup.phases.endpoint import Before, Change, EndpointRun
 from kubeup.releases import RELEASES
 from kubeup.report import Report
 from kubeup.trust import Anchors
@@ -39,6 +42,14 @@ from tests.fake_host import FakeHost
 
 NAME, ENDPOINT = "api.test", "api.test:6443"
 OWN, OTHER = "10.0.0.11:6443", "10.0.0.12:6443"
+BEFORE = Before("", f"https://{OWN}", "none")
+STORED_BEFORE = {
+    "before_endpoint": "",
+    "before_server": f"https://{OWN}",
+    "before_balancer": "none",
+    "before_is_begun_here": True,
+}
+"""As every kb that has this command has stored it."""
 PATHS = Paths()
 SLICE = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes"
 CONFIG_MAPS = "/api/v1/namespaces/kube-system/configmaps"
@@ -66,7 +77,7 @@ class Endpoint(ClusterHost):
         return super().http_get(url.replace(ENDPOINT, OWN), **words)
 
 
-def make(tmp_path: Path, *, servers: tuple[str, ...] = (OWN,), **kb_fields: Any) -> tuple[Endpoint, Context]:
+def make(tmp_path: Path, *, servers: tuple[str, ...] = (OWN,), **kb_fields: Any) -> tuple[Endpoint, EndpointRun]:
     cluster = FakeCluster(is_up=True)
     host = Endpoint(tmp_path, cluster)
     before = ClusterConfiguration("v1.35.6")
@@ -105,14 +116,22 @@ def make(tmp_path: Path, *, servers: tuple[str, ...] = (OWN,), **kb_fields: Any)
         ca_pem=ca_pem,
         api_servers=servers,
     )
-    outputs = {"_before": {"before_server": f"https://{OWN}"}}
-    return host, Context(host, PATHS, config, RELEASES[35], Report(io.StringIO()), outputs, lambda _: api)
+    ctx = EndpointRun(
+        host=host,
+        paths=PATHS,
+        config=config,
+        release=RELEASES[35],
+        report=Report(io.StringIO()),
+        caller=Caller.by(api),
+        change=Change(BEFORE),
+    )
+    return host, ctx
 
 
-def run(host: Endpoint, ctx: Context) -> list[str]:
-    ctx.outputs.pop("_lagging", None)
-    result = Runner("reconfigure-endpoint", kb.RECONFIGURE_ENDPOINT, load_state(host, PATHS)).run(ctx)
-    return list(result.outputs["remaining"])
+def run(host: Endpoint, ctx: EndpointRun) -> list[str]:
+    node_state = load_state(host, PATHS)
+    result = Runner("reconfigure-endpoint", kb.RECONFIGURE_ENDPOINT, node_state).run(replace(ctx, found=Found()))
+    return list(result.results.remaining or ())
 
 
 def servers(host: Endpoint) -> dict[str, str]:
@@ -191,7 +210,7 @@ def test_back_to_a_cluster_that_had_none(tmp_path: Path) -> None:
     run(host, ctx)
     cluster = replace(ctx.config.cluster, control_plane_endpoint="")
     config = replace(reconfigure.config_of(ctx), cluster=cluster, server=f"https://{OWN}")
-    back = replace(ctx, config=config, outputs={"_before": {}, "_is_undo": True})
+    back = replace(ctx, config=config, change=Change(BEFORE, is_undo=True))
     assert run(host, back) == ["on worker w1: kb reconfigure endpoint --undo"]
     assert servers(host) == before
     text = host.cluster.objects[f"{CONFIG_MAPS}/kubeadm-config"]["data"]["ClusterConfiguration"]
@@ -232,9 +251,10 @@ def test_a_load_balancer_that_clients_call_keeps_its_port(tmp_path: Path, monkey
     host, ctx = make(tmp_path, load_balancer=LoadBalancer("local"))
     cluster = replace(ctx.config.cluster, control_plane_endpoint="api.test:7443")
     ctx = replace(ctx, config=replace(ctx.config, cluster=cluster))
-    ctx.outputs["_before"] = {}
     host.write_file(PATHS.manifest(load_balancer.NAME), "kind: Pod\n")
-    assert reconfigure.check_endpoint(ctx) == {}
+    assert reconfigure.check_endpoint(ctx) == Results(
+        before_endpoint="", before_server=f"https://{OWN}", before_balancer="none", before_is_begun_here=True
+    )
     settings = load_balancer.Settings("api.test:8443", 8444, "unix:///run/containerd/containerd.sock")
     host.write_file(load_balancer.settings_path(PATHS), load_balancer.render_settings(settings))
     with pytest.raises(UsageError) as caught:
@@ -268,11 +288,11 @@ def test_words_that_are() -> None:
 def test_an_undo_follows_the_node_on_which_it_was_begun(tmp_path: Path) -> None:
     host = ClusterHost(tmp_path)
     state = load_state(host, PATHS)
-    first = Before("", f"https://{OWN}", "none")
+    first = BEFORE
     with pytest.raises(KbError) as caught:
         _plan_undo(state, first, ENDPOINT)
     assert caught.value.code == "nothing-to-undo"
-    state.phases["reconfigure-endpoint/preflight"] = PhaseState("done", outputs=first.as_outputs())
+    state.phases["reconfigure-endpoint/preflight"] = PhaseState("done", outputs=STORED_BEFORE)
     assert _plan_undo(state, first, ENDPOINT) == ("", f"https://{OWN}", "none")
     follower = Before(ENDPOINT, f"https://{OWN}", "none", is_begun_here=False)
     with pytest.raises(ClusterError) as later:
@@ -302,6 +322,9 @@ def test_a_load_balancer_that_the_kubelet_forgot_is_ended_by_one_that_starts_wit
     host.answers["systemctl"] = ""
     said = io.StringIO()
     config = JoinConfig(ClusterConfiguration("v1.35.6"), NodeRegistration("w1"), LocalAPIEndpoint("10.0.0.21"))
-    reconfigure.end_balancer(Context(host, PATHS, config, RELEASES[35], Report(said)))
+    change = Change(BEFORE, is_undo=True)
+    reconfigure.end_balancer(
+        EndpointRun(host=host, paths=PATHS, config=config, release=RELEASES[35], report=Report(said), change=change)
+    )
     assert sum("restart kubelet" in change for change in host.changes) == min(restarts, 1)
     assert ("still runs" in said.getvalue()) == (restarts == 2)

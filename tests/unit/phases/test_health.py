@@ -24,7 +24,7 @@ from kubeup.config.types import (
     Proxy,
     Timeouts,
 )
-from kubeup.engine.workflow import Context
+from kubeup.engine.run import Caller, Results, Run
 from kubeup.errors import ClusterError
 from kubeup.machine.host import CommandResult, HttpResponse, Tls
 from kubeup.paths import Paths
@@ -51,7 +51,7 @@ class Node(ClusterHost):
         return super().udp_exchange(address, port, payload) if self.answers_dns else None
 
 
-def make_context(tmp_path: Path, **config: Any) -> Context:
+def make_context(tmp_path: Path, **config: Any) -> Run:
     host = Node(tmp_path)
     for component in COMPONENTS:
         host.write_file(Path(f"/etc/kubernetes/manifests/{component}.yaml"), "kind: Pod\n")
@@ -65,17 +65,22 @@ def make_context(tmp_path: Path, **config: Any) -> Context:
         local_api_endpoint=LocalAPIEndpoint("10.0.0.11"),
         timeouts=Timeouts(kubelet_health_check_s=30),
     )
-    return Context(
-        host, Paths(), replace(made, **config), RELEASES[35], Report(io.StringIO()), make_api=lambda ctx: api
+    return Run(
+        host=host,
+        paths=Paths(),
+        config=replace(made, **config),
+        release=RELEASES[35],
+        report=Report(io.StringIO()),
+        caller=Caller.by(api),
     )
 
 
-def node_of(ctx: Context) -> Node:
+def node_of(ctx: Run) -> Node:
     assert isinstance(ctx.host, Node)
     return ctx.host
 
 
-def run_container(ctx: Context, name: str, *, state: str, exit_code: int = 0) -> None:
+def run_container(ctx: Run, name: str, *, state: str, exit_code: int = 0) -> None:
     """Let crictl tell of one container, with one line in its log."""
     ctx.host.write_file(Path("/var/log/one.log"), f"2026-01-01T00:00:00Z stderr F {LOG}")
     row = {"id": "abc", "metadata": {"name": name, "attempt": 1}, "state": state, "createdAt": "1"}
@@ -91,7 +96,7 @@ def run_container(ctx: Context, name: str, *, state: str, exit_code: int = 0) ->
 
 def test_a_node_whose_dns_answers_is_verified(tmp_path: Path) -> None:
     ctx = make_context(tmp_path)
-    assert health.verify_node(ctx) == {"node_ready": True}
+    assert health.verify_node(ctx) == Results(node_ready=True)
     assert health.node_is_verified(ctx)
 
 
@@ -153,7 +158,7 @@ def test_without_kube_proxy_its_absence_is_the_cause(tmp_path: Path) -> None:
     assert caught.value.cause.startswith("CoreDNS is not Ready yet; there is no kube-proxy")
 
 
-def let_pods_reach(ctx: Context, *ports: int) -> list[list[Any]]:
+def let_pods_reach(ctx: Run, *ports: int) -> list[list[Any]]:
     """kb's network is this node's, and pods get answers from these ports; gives what was asked."""
     network = {"cniVersion": "0.4.0", "name": "kb-bridge", "plugins": [{"type": "bridge"}]}
     ctx.host.write_file(Path("/etc/cni/net.d/99-kb-bridge.conflist"), json.dumps(network))
@@ -193,7 +198,7 @@ def test_a_node_whose_pods_reach_nothing_is_not_ready(tmp_path: Path) -> None:
 def test_a_node_whose_pods_reach_dns_and_api_is_verified(tmp_path: Path) -> None:
     ctx = make_context(tmp_path)
     asked = let_pods_reach(ctx, 53, 443, 6443)
-    assert health.verify_node(ctx) == {"node_ready": True} and asked
+    assert health.verify_node(ctx) == Results(node_ready=True) and asked
     assert "ip netns add kb-probe" in node_of(ctx).commands
 
 
@@ -227,7 +232,7 @@ def test_a_pod_does_not_wait_out_the_pause_after_a_pull_that_works_by_now(tmp_pa
 
     ctx.host.http_send = http_send  # type: ignore[method-assign]
     started = ctx.host.monotonic()
-    assert health.verify_node(ctx) == {"node_ready": True}
+    assert health.verify_node(ctx) == Results(node_ready=True)
     assert f"{PODS}/coredns-1" not in objects and not refused
     assert ctx.host.monotonic() - started < 25
     assert f"{image} can be pulled again: pod coredns-1 is made anew" in str(ctx.report.notes)
@@ -249,7 +254,7 @@ def test_a_serving_certificate_that_waits_for_approval_is_told_at_the_end(tmp_pa
     assert ctx.report.warnings == []
 
 
-def probe_fails(ctx: Context, component: str, message: str) -> None:
+def probe_fails(ctx: Run, component: str, message: str) -> None:
     objects = node_of(ctx).cluster.objects
     objects[f"{PODS}/{component}-cp1"]["status"]["containerStatuses"][0]["ready"] = False
     for number, text in enumerate(("Startup probe failed: refused", message)):
@@ -304,7 +309,7 @@ def test_the_end_of_a_kube_proxy_with_the_old_configuration_does_not_count(tmp_p
         "spec": {"nodeName": "cp1"},
         "status": {},
     }
-    assert health.verify_node(ctx) == {"node_ready": True}
+    assert health.verify_node(ctx) == Results(node_ready=True)
 
     clusterobjects.restart_pods(ctx.api, owner, ctx.host.now())
     with pytest.raises(ClusterError) as caught:
@@ -313,7 +318,7 @@ def test_the_end_of_a_kube_proxy_with_the_old_configuration_does_not_count(tmp_p
     assert caught.value.cause == "pod kube-proxy-1 still has the old configuration"
 
     pod["metadata"]["annotations"] = objects[owner]["spec"]["template"]["metadata"]["annotations"]
-    assert health.verify_node(ctx) == {"node_ready": True}
+    assert health.verify_node(ctx) == Results(node_ready=True)
 
 
 # ---- wait-control-plane: the first roles of a new API server
@@ -361,7 +366,7 @@ class YoungNode(Node):
 START = 1767225600.0  # the fake clock's first second
 
 
-def young_context(tmp_path: Path, *, has_super_admin: bool = True) -> tuple[Context, YoungNode]:
+def young_context(tmp_path: Path, *, has_super_admin: bool = True) -> tuple[Run, YoungNode]:
     ctx = make_context(tmp_path)
     node = YoungNode(tmp_path, node_of(ctx).cluster)
     node.asked = []
@@ -372,7 +377,7 @@ def young_context(tmp_path: Path, *, has_super_admin: bool = True) -> tuple[Cont
         node.write_file(Path(f"/etc/kubernetes/{name}.conf"), text, mode=0o600)
     admin = read_identity(node, Path("/etc/kubernetes/admin.conf"), server="https://10.0.0.11:6443")
     api = Api(node, admin, retry_s=0)
-    return replace(ctx, host=node, make_api=lambda _: api), node
+    return replace(ctx, host=node, caller=Caller.by(api)), node
 
 
 def test_the_phases_after_the_start_do_not_wait_for_the_first_roles(tmp_path: Path) -> None:

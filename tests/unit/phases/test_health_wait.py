@@ -8,7 +8,7 @@ from typing import Optional
 import pytest
 
 from kubeup.diagnosis import signs
-from kubeup.engine.workflow import Context
+from kubeup.engine.run import Run
 from kubeup.errors import ClusterError
 from kubeup.phases import health
 from kubeup.releases import RELEASES
@@ -19,10 +19,10 @@ from tests.fake_node import PATHS, make_config
 BROKEN = signs.BrokenLink("etcd exited 1 time (code 1)", "its disk is full", "make space", link="container")
 
 
-def wait(monkeypatch: pytest.MonkeyPatch, links: list[Optional[signs.BrokenLink]], *, well_after_s: float) -> Context:
+def wait(monkeypatch: pytest.MonkeyPatch, links: list[Optional[signs.BrokenLink]], *, well_after_s: float) -> Run:
     """One wait of at most 60 s, whose looks see `links`, the last one from then on."""
     host = FakeHost()
-    ctx = Context(host, PATHS, make_config(), RELEASES[35], Report(io.StringIO()))
+    ctx = Run(host=host, paths=PATHS, config=make_config(), release=RELEASES[35], report=Report(io.StringIO()))
     left = list(links)
 
     def find(*_: object, **__: object) -> Optional[signs.BrokenLink]:

@@ -16,7 +16,8 @@ import pytest
 import kb
 from kubeup.cluster import api, shared_certs
 from kubeup.config.types import JoinConfig, JoinConfiguration, JoinControlPlane, LocalAPIEndpoint, NodeRegistration
-from kubeup.engine.workflow import Context, fingerprint_inputs
+from kubeup.engine.run import Caller, Run
+from kubeup.engine.step import fingerprint_inputs
 from kubeup.errors import KbError
 from kubeup.machine.host import CommandResult, HttpResponse, Tls, Unreachable
 from kubeup.node import pki
@@ -158,14 +159,13 @@ def config(**fields: Any) -> JoinConfig:
     return replace(found, **fields)
 
 
-def context(host: Any, wanted: Optional[JoinConfig] = None) -> Context:
-    return Context(
-        host, Paths(), wanted or config(), RELEASES[35], Report(io.StringIO(), verbosity=2),
-        make_api=lambda ctx: api.Api(host, api.Identity(API, Tls()), retry_s=0),
+def context(host: Any, wanted: Optional[JoinConfig] = None) -> Run:
+    return Run(host=host, paths=Paths(), config=wanted or config(), release=RELEASES[35], report=Report(io.StringIO(), verbosity=2),
+        caller=Caller(lambda who: api.Api(host, api.Identity(API, Tls()), retry_s=0)),
     )  # fmt: skip
 
 
-def prepared(**fields: Any) -> tuple[SecondHost, Context]:
+def prepared(**fields: Any) -> tuple[SecondHost, Run]:
     """Certificates and kubeconfigs are in place; etcd comes next."""
     host = second(**fields)
     ctx = context(host)
@@ -176,7 +176,7 @@ def prepared(**fields: Any) -> tuple[SecondHost, Context]:
     return host, ctx
 
 
-def fails(code: str, call: Any, ctx: Context) -> KbError:
+def fails(code: str, call: Any, ctx: Run) -> KbError:
     with pytest.raises(KbError) as caught:
         call(ctx)
     assert caught.value.code == code, caught.value
@@ -469,8 +469,7 @@ def test_data_of_a_member_that_was_removed_is_cleared_and_foreign_data_is_not() 
     del host.members[1]  # kb etcd remove cp2, on the first
     fails("etcd-data-foreign", join_control_plane.join_etcd, ctx)
     assert "/var/lib/etcd/member/wal" in host.files
-    ctx.outputs["owned_paths"] = {MANIFEST}
-    join_control_plane.join_etcd(ctx)
+    join_control_plane.join_etcd(replace(ctx, owned_paths=frozenset({MANIFEST})))
     assert "remove /var/lib/etcd/member" in host.changes and [m["ID"] for m in host.members] == ["1", "92"]
     assert any("its data here was removed" in note for note in ctx.report.notes)
 

@@ -24,8 +24,9 @@ from kubeup.config.types import (
     Taint,
 )
 from kubeup.diagnosis import checks
+from kubeup.engine.run import Caller, Results, Run, Who
+from kubeup.engine.runner import Runner
 from kubeup.engine.state import State
-from kubeup.engine.workflow import Context, Runner
 from kubeup.errors import ClusterError, KbError
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import AnyTls, CommandResult, HttpResponse, Tls
@@ -103,16 +104,16 @@ def join_config(minor: int = 35, **fields: Any) -> JoinConfig:
     return replace(config, **fields)
 
 
-def context(host: Any, config: Optional[JoinConfig] = None, minor: int = 35) -> Context:
+def context(host: Any, config: Optional[JoinConfig] = None, minor: int = 35) -> Run:
     config = config or join_config(minor)
     identity = api.Identity(SERVER, Tls(Anchors.given(CA)), TOKEN)
-    return Context(
-        host, Paths(), config, RELEASES[minor], Report(io.StringIO(), verbosity=2),
-        make_api=lambda ctx: api.Api(host, identity, retry_s=0),
+    first: Who = "bootstrap" if config.bootstrap_kubeconfig else "kubelet"
+    return Run(host=host, paths=Paths(), config=config, release=RELEASES[minor], report=Report(io.StringIO(), verbosity=2),
+        caller=Caller(lambda who: api.Api(host, identity, retry_s=0), first),
     )  # fmt: skip
 
 
-def log_of(ctx: Context) -> str:
+def log_of(ctx: Run) -> str:
     assert isinstance(ctx.report.stream, io.StringIO)
     return ctx.report.stream.getvalue()
 
@@ -132,14 +133,14 @@ def test_the_phases_have_kubeadm_s_names_and_the_reads_exist() -> None:
     # haproxy is there before the kubelet, which starts it and then calls the cluster through it
     assert names.index("load-balancer/local") + 1 == names.index("kubelet-start")
     assert names.index("kubelet-wait-bootstrap") + 1 == names.index("load-balancer/keeper")
-    from kubeup.engine.workflow import fingerprint_inputs
+    from kubeup.engine.step import fingerprint_inputs
 
     for phase in kb.JOIN:
         fingerprint_inputs(join_config(), phase.reads)
 
 
 def test_another_token_is_no_change() -> None:
-    from kubeup.engine.workflow import fingerprint_inputs
+    from kubeup.engine.step import fingerprint_inputs
 
     for phase in kb.JOIN:
         assert fingerprint_inputs(join_config(), phase.reads) == fingerprint_inputs(member(join_config()), phase.reads)
@@ -248,10 +249,11 @@ def test_the_bootstrap_ends_with_the_kubelet_s_own_identity() -> None:
     host = worker()
     ctx = context(host)
     join_worker.start_kubelet(ctx)
-    assert ctx.api is ctx.outputs["_api"]
+    before = ctx.api
+    assert (ctx.api is before, ctx.caller.who) == (True, "bootstrap")
     join_worker.wait_for_bootstrap(ctx)
     assert BOOTSTRAP not in host.files and KUBELET_CONF in host.files
-    assert "_api" not in ctx.outputs and ctx.outputs["_is_bootstrapped"]
+    assert (ctx.api is before, ctx.caller.who) == (False, "kubelet")
     assert join_worker.is_bootstrapped(context(host, member(join_config())))
     assert not join_worker.is_bootstrapped(ctx)
 
@@ -366,11 +368,11 @@ def test_a_foreign_pod_network_may_come_later() -> None:
     host = worker(objects={"/api/v1/nodes/w1": ready_node("False")})
     config = join_config()
     ctx = context(host, replace(config, kb=replace(config.kb, pod_network=PodNetwork("none"))))
-    assert join_worker.verify_node(ctx) == {"node_ready": False}
+    assert join_worker.verify_node(ctx) == Results(node_ready=False)
     assert "has joined and is not Ready yet: no CNI" in log_of(ctx)
     assert not join_worker.node_is_verified(ctx)
     host.objects["/api/v1/nodes/w1"] = ready_node("True")
-    assert join_worker.verify_node(ctx) == {"node_ready": True} and join_worker.node_is_verified(ctx)
+    assert join_worker.verify_node(ctx) == Results(node_ready=True) and join_worker.node_is_verified(ctx)
 
 
 def test_with_kb_s_network_the_node_must_become_ready() -> None:
@@ -379,7 +381,7 @@ def test_with_kb_s_network_the_node_must_become_ready() -> None:
         join_worker.verify_node(ctx)
     assert caught.value.code == "not-healthy"
     ctx = context(worker(objects={"/api/v1/nodes/w1": ready_node("True")}))
-    assert join_worker.verify_node(ctx) == {"node_ready": True}
+    assert join_worker.verify_node(ctx) == Results(node_ready=True)
     assert "gave it no answer" in log_of(ctx)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Optional
 import pytest
 
 from kubeup.config.types import Arg, ExternalEtcd, InitConfig, LocalEtcd
-from kubeup.engine.workflow import Context
+from kubeup.engine.run import Run
 from kubeup.errors import HostError, UsageError
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import CommandResult, Host, HttpResponse, LocalHost
@@ -51,12 +51,14 @@ def systemd_host(**fields: Any) -> SystemdHost:
     return host
 
 
-def context(host: Host, config: Optional[InitConfig] = None, *, minor: int = 35) -> Context:
+def context(host: Host, config: Optional[InitConfig] = None, *, minor: int = 35) -> Run:
     config = config or golden_config(minor)
-    return Context(host, Paths(), config, RELEASES[minor], Report(io.StringIO(), verbosity=2))
+    return Run(
+        host=host, paths=Paths(), config=config, release=RELEASES[minor], report=Report(io.StringIO(), verbosity=2)
+    )
 
 
-def log_of(ctx: Context) -> str:
+def log_of(ctx: Run) -> str:
     assert isinstance(ctx.report.stream, io.StringIO)
     return ctx.report.stream.getvalue()
 
@@ -262,7 +264,7 @@ def test_a_unit_of_kb_is_kept_up_to_date() -> None:
     kubelet_start.start_kubelet(ctx)
     host.files[UNIT] = b"an older kb's"
     assert kubelet_start.kubelet_is_current(ctx), "a unit of others is not looked at"
-    ctx.outputs["owned_paths"] = frozenset({UNIT, DROP_IN})
+    ctx = replace(ctx, owned_paths=frozenset({UNIT, DROP_IN}))
     assert not kubelet_start.kubelet_is_current(ctx)
     kubelet_start.start_kubelet(ctx)
     assert b"ExecStart=/usr/bin/kubelet\n" in host.files[UNIT]
@@ -381,7 +383,7 @@ def test_a_folder_gets_all_files_and_no_command_runs(tmp_path: Path) -> None:
         "systemctl enable --no-reload kubelet",
     ]
     assert load_yaml((tmp_path / CONFIG[1:]).read_text())["clusterDNS"] == ["10.96.0.10"]
-    ctx.outputs["owned_paths"] = frozenset({UNIT, DROP_IN})
+    ctx = replace(ctx, owned_paths=frozenset({UNIT, DROP_IN}))
     assert kubelet_start.kubelet_is_current(ctx)
 
 

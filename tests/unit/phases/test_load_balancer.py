@@ -19,8 +19,9 @@ from kubeup.config.types import (
     LocalAPIEndpoint,
     NodeRegistration,
 )
+from kubeup.engine.run import Run
+from kubeup.engine.runner import Runner
 from kubeup.engine.state import load_state
-from kubeup.engine.workflow import Context, Runner
 from kubeup.errors import HostError
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.network import load_balancer as balancer
@@ -37,8 +38,8 @@ LOCAL = KbConfiguration(load_balancer=LoadBalancer("local"))
 PHASES = tuple(phase for phase in kb.JOIN if phase.name == "load-balancer/local")
 
 
-def context(host: Any, config: InitConfig) -> Context:
-    return Context(host, PATHS, config, RELEASES[35], Report(io.StringIO()))
+def context(host: Any, config: InitConfig) -> Run:
+    return Run(host=host, paths=PATHS, config=config, release=RELEASES[35], report=Report(io.StringIO()))
 
 
 def init_config(**fields: Any) -> InitConfig:

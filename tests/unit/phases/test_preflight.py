@@ -6,7 +6,7 @@ import io
 import pytest
 
 from kubeup.config.types import InitConfig
-from kubeup.engine.workflow import Context
+from kubeup.engine.run import Run
 from kubeup.errors import PreflightError
 from kubeup.paths import Paths
 from kubeup.phases import preflight
@@ -17,14 +17,20 @@ from tests.unit.diagnosis.test_checks import SWAPS, fit_host, make_node
 from tests.unit.node.test_runtime import CRICTL, failed, image_list, pulls
 
 
-def make_context(host: FakeHost, *, ignored: tuple[str, ...] = (), policy: str = "IfNotPresent") -> Context:
+def make_context(host: FakeHost, *, ignored: tuple[str, ...] = (), policy: str = "IfNotPresent") -> Run:
     config: InitConfig = make_node(host).config
     node = dataclasses.replace(config.node, ignore_preflight_errors=ignored, image_pull_policy=policy)
     report = Report(io.StringIO(), verbosity=1)
-    return Context(host, Paths(), dataclasses.replace(config, node=node), find_release("v1.35.6"), report)
+    return Run(
+        host=host,
+        paths=Paths(),
+        config=dataclasses.replace(config, node=node),
+        release=find_release("v1.35.6"),
+        report=report,
+    )
 
 
-def text_of(ctx: Context) -> str:
+def text_of(ctx: Run) -> str:
     assert isinstance(ctx.report.stream, io.StringIO)
     return ctx.report.stream.getvalue()
 
@@ -75,7 +81,7 @@ def test_what_is_ignored_is_warned_of() -> None:
     assert [warning.split("]")[0] for warning in ctx.report.warnings] == ["[WARNING NumCPU"]
 
 
-def test_what_kb_made_comes_from_the_outputs() -> None:
+def test_what_kb_made_is_told_by_the_run() -> None:
     host = fit_host()
     host.files["/etc/kubernetes/manifests/etcd.yaml"] = b"x"
     host.files["/var/lib/etcd/member/x"] = b"x"
@@ -83,8 +89,7 @@ def test_what_kb_made_comes_from_the_outputs() -> None:
     with pytest.raises(PreflightError):
         preflight.run_checks(make_context(host))
     ctx = make_context(host)
-    ctx.outputs["owned_paths"] = frozenset({"/etc/kubernetes/manifests/etcd.yaml"})
-    preflight.run_checks(ctx)
+    preflight.run_checks(dataclasses.replace(ctx, owned_paths=frozenset({"/etc/kubernetes/manifests/etcd.yaml"})))
 
 
 def test_the_probe_sees_an_image_that_is_gone() -> None:

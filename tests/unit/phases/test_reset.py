@@ -11,8 +11,8 @@ import pytest
 
 from kubeup.cluster.etcd import EtcdRefused
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
+from kubeup.engine.run import Run
 from kubeup.engine.state import PhaseState, State, load_state
-from kubeup.engine.workflow import Context
 from kubeup.errors import ClusterError, HostError
 from kubeup.machine.host import CommandResult
 from kubeup.paths import Paths
@@ -26,7 +26,7 @@ SOCKET = "unix:///var/run/containerd/containerd.sock"
 MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
 
 
-def make_context(phases: dict[str, PhaseState]) -> Context:
+def make_context(phases: dict[str, PhaseState]) -> Run:
     """A node with a running kubelet and one pod, and a state that says what kb did there."""
     host = FakeHost(programs={"systemctl", "crictl"}, dirs={"/run/systemd/system"}, mounts=["/var/lib/kubelet/pods/x"])
     host.files[MANIFEST] = b"kind: Pod\n"
@@ -44,10 +44,10 @@ def make_context(phases: dict[str, PhaseState]) -> Context:
     )
     State(host, Paths(), node="cp1", phases=phases).save()
     host.changes.clear()
-    return Context(host, Paths(), config, RELEASES[35], Report(io.StringIO()))
+    return Run(host=host, paths=Paths(), config=config, release=RELEASES[35], report=Report(io.StringIO()))
 
 
-def run_until_files(ctx: Context) -> list[str]:
+def run_until_files(ctx: Run) -> list[str]:
     reset.stop_kubelet(ctx)
     reset.remove_pods(ctx)
     reset.unmount_kubelet_folders(ctx)
@@ -91,7 +91,7 @@ def test_a_member_that_etcd_does_not_let_go(needed: bool, monkeypatch: pytest.Mo
     ctx = make_context({"init/etcd/local": PhaseState("done", created=[MANIFEST])})
     refused = EtcdRefused("cluster member remove", "https://10.0.0.12:2379", "etcdserver: unhealthy cluster")
 
-    def leave(ctx: Context, manifest: object) -> None:
+    def leave(ctx: Run, manifest: object) -> None:
         raise refused
 
     monkeypatch.setattr(reset, "leave_etcd", leave)

@@ -12,8 +12,10 @@ from typing import Any, Optional
 import pytest
 
 from kubeup.config.types import BootstrapToken, ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
+from kubeup.engine.run import Results, Run, Selection
+from kubeup.engine.runner import Runner, RunResult
 from kubeup.engine.state import State, load_state
-from kubeup.engine.workflow import Context, Phase, Runner, RunResult, fingerprint_inputs, plan_skips, select_phases
+from kubeup.engine.step import Phase, fingerprint_inputs, plan_skips, select_phases
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import Host, LocalHost
@@ -30,8 +32,8 @@ CONFIG = InitConfig(
 A, B = Path("/etc/kubernetes/a"), Path("/etc/kubernetes/b")
 
 
-def write(path: Path, text: str = "x") -> Callable[[Context], None]:
-    def run(ctx: Context) -> None:
+def write(path: Path, text: str = "x") -> Callable[[Run], None]:
+    def run(ctx: Run) -> None:
         ctx.host.write_file(path, text)
 
     return run
@@ -41,7 +43,7 @@ def phases(**more: Any) -> tuple[Phase, ...]:
     return (
         Phase("one/a", does="a", run=write(A), done=lambda ctx: ctx.host.exists(A), makes=("a",)),
         Phase("one/b", does="b", run=write(B), reads=("node.name",)),
-        Phase("two", does="t", run=lambda ctx: {"word": "w", "key": Secret("s3cret")}, **more),
+        Phase("two", does="t", run=lambda ctx: Results(token_ids=["abcdef"], certificate_key=Secret("s3cret")), **more),
     )
 
 
@@ -50,7 +52,7 @@ def run(
 ) -> tuple[RunResult, State, str]:
     text = io.StringIO()
     node_state = load_state(host, Paths())
-    ctx = Context(host, Paths(), config, RELEASES[35], Report(text))
+    ctx = Run(host=host, paths=Paths(), config=config, release=RELEASES[35], report=Report(text))
     result = Runner("init", steps, node_state).run(ctx, **options)
     return result, node_state, text.getvalue()
 
@@ -74,7 +76,7 @@ def test_a_second_run_is_a_no_op(host: LocalHost) -> None:
     second, _, _ = run(host, phases())
     assert statuses(second) == {"one/a": "unchanged", "one/b": "unchanged", "two": "unchanged"}
     assert second.changes == 0
-    assert second.outputs["word"] == "w"
+    assert second.results.token_ids == ["abcdef"]
     assert host.read_bytes(Paths.state) == before
 
 
@@ -96,7 +98,7 @@ def test_a_changed_input_is_named_and_the_phase_runs_again(host: LocalHost) -> N
 
 def test_no_secret_reaches_the_state(host: LocalHost) -> None:
     result, _, _ = run(host, phases())
-    assert result.outputs["key"] == Secret("s3cret")
+    assert result.results.certificate_key == Secret("s3cret")
     assert "s3cret" not in host.read_text(Paths.state)
     stat = host.stat(Paths.state)
     assert stat is not None and stat.mode == 0o600
@@ -105,7 +107,7 @@ def test_no_secret_reaches_the_state(host: LocalHost) -> None:
 def test_the_undo_is_registered_before_the_change(host: LocalHost) -> None:
     seen: list[Any] = []
 
-    def crash(ctx: Context) -> None:
+    def crash(ctx: Run) -> None:
         ctx.host.write_file(B, "new")
         seen.append(json.loads(host.read_text(Paths.state))["phases"]["init/two"])
         raise KeyboardInterrupt
@@ -128,7 +130,7 @@ def test_kb_s_own_file_is_not_backed_up(host: LocalHost) -> None:
 
 
 def test_a_failure_says_its_phase_and_what_was_changed(host: LocalHost) -> None:
-    def fail(ctx: Context) -> None:
+    def fail(ctx: Run) -> None:
         raise ClusterError("w", cause="c", remedy="r", code="x")
 
     steps = (*phases()[:2], Phase("bad", does="b", run=fail))
@@ -143,7 +145,7 @@ def test_a_failure_says_its_phase_and_what_was_changed(host: LocalHost) -> None:
 def test_a_failed_phase_runs_again_and_the_done_ones_do_not(host: LocalHost) -> None:
     outcomes = iter([HostError("w", cause="c", remedy="r", code="x"), None])
 
-    def sometimes(ctx: Context) -> None:
+    def sometimes(ctx: Run) -> None:
         error: Optional[Exception] = next(outcomes)
         if error:
             raise error
@@ -185,6 +187,35 @@ def test_select_and_skip() -> None:
         plan_skips(steps, ["one"])
     assert str(caught.value) == 'unresolved dependencies:: missing [one/b] phase(s) needed by "two" phase'
     assert plan_skips(steps, ["one", "two"]) == {"one/a", "one/b", "two"}
+
+
+def test_one_selection_says_which_phases_run(host: LocalHost) -> None:
+    seen: list[Selection] = []
+
+    def look(ctx: Run) -> None:
+        seen.append(ctx.selection)
+
+    steps = (
+        *phases()[:2],
+        Phase("look", does="l", run=look, always=True),
+        Phase("unasked", does="u", run=look, when=lambda config: False),
+    )
+    left_out = dataclasses.replace(CONFIG, skip_phases=("one",))
+    run(host, steps, left_out, skip=("one/a",))
+    run(host, steps, left_out, only="look")
+    whole, alone = seen
+    assert whole == Selection(
+        will_run=frozenset({"one/b", "look"}),
+        planned=frozenset({"one/b", "look"}),
+        skipped=frozenset({"one/a", "one/b"}),
+        unfinished=frozenset({"one/a", "one/b", "look", "unasked"}),
+    )
+    assert alone == Selection(
+        will_run=frozenset({"look"}),
+        planned=frozenset({"one/a", "one/b", "look"}),
+        skipped=frozenset({"one/a", "one/b"}),
+        unfinished=frozenset({"one/a", "unasked"}),
+    )
 
 
 def test_a_generated_token_does_not_count_as_a_change() -> None:

@@ -1,0 +1,148 @@
+"""Phase: one step of a workflow as data; and choosing, by name, which of them a run works through.
+
+Owns the contract of a phase. Mirrors cmd/kubeadm/app/cmd/phases/workflow/{phase,runner}.go in names and selection, and adds
+probes and fingerprints.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from kubeup.config.types import InitConfig
+from kubeup.engine.run import Outputs
+from kubeup.errors import UsageError
+from kubeup.frozen_values import frozen
+from kubeup.paths import Paths
+from kubeup.secret import Secret
+
+
+@frozen
+class Phase:
+    """One step of a workflow.
+
+    name   kubeadm's name: `certs/apiserver`
+    does   the one-line reason: progress line, --help, README
+    run    does it, with the Run of its command; returns what it hands on, or None; changes the machine through run.host
+           and the cluster through run.api
+    reads  attributes of InitConfig on which the result depends (`cluster.networking.service_subnet`): its fingerprint
+    makes  files it makes: names relative to the kubernetes folder's pki (`pki/ca.crt`), or absolute paths
+    done   a probe of the real node: is the result there, and right?
+    needs  phases that must not be skipped if this one runs
+    live   "node": looks at the running machine, so it is deferred under --root; "cluster": waits for the running
+           cluster, so it is deferred under --root and --dry-run alike
+    always runs every time: what it does is telling, not changing
+    hidden runs, but has no `kb init phase` command
+    on     "control-plane": only where a joining node becomes a control plane
+    when   whether the configuration asks for it at all; None: always
+    """
+
+    name: str
+    does: str
+    run: Callable[[Any], Outputs]
+    reads: tuple[str, ...] = ()
+    makes: tuple[str, ...] = ()
+    done: Optional[Callable[[Any], bool]] = None
+    needs: tuple[str, ...] = ()
+    live: str = ""
+    always: bool = False
+    hidden: bool = False
+    on: str = ""
+    when: Optional[Callable[[InitConfig], bool]] = None
+
+
+def select_phases(phases: Sequence[Phase], name: str) -> tuple[Phase, ...]:
+    """The phases that `kb init phase NAME` means: one phase, or all below a parent (`certs`, `certs/all`).
+
+    Raises UsageError (unknown-phase) with the nearest name.
+    """
+    wanted = name.strip("/").replace(" ", "/")
+    parent = wanted[: -len("/all")] if wanted.endswith("/all") else wanted
+    found = tuple(phase for phase in phases if phase.name == wanted or phase.name.startswith(parent + "/"))
+    if found:
+        return found
+    raise _unknown_phase(phases, name)
+
+
+def wanted_phases(phases: Sequence[Phase], config: InitConfig) -> tuple[Phase, ...]:
+    """Without those that this configuration does not ask for."""
+    return tuple(phase for phase in phases if phase.when is None or phase.when(config))
+
+
+def _unknown_phase(phases: Sequence[Phase], name: str) -> UsageError:
+    known = sorted({phase.name for phase in phases} | {phase.name.partition("/")[0] for phase in phases})
+    near = difflib.get_close_matches(name, known, 1)
+    return UsageError(
+        f"invalid phase name: {name}",
+        cause="no phase of this workflow is called so",
+        remedy=f"did you mean {near[0]}? All names: kb init --list" if near else "all names: kb init --list",
+        code="unknown-phase",
+    )
+
+
+def plan_skips(phases: Sequence[Phase], skip: Sequence[str]) -> frozenset[str]:
+    """The names of the phases that --skip-phases leaves out; a parent's name leaves out its children.
+
+    Raises UsageError: unknown-phase, or unresolved-dependencies where a phase that stays needs one that goes.
+    """
+    skipped: set[str] = set()
+    for name in skip:
+        skipped.update(phase.name for phase in select_phases(phases, name))
+    for phase in phases:
+        missing = [need for need in phase.needs if need in skipped]
+        if phase.name not in skipped and missing:
+            listed = ", ".join(missing)
+            raise UsageError(
+                "unresolved dependencies:",
+                cause=f'missing [{" ".join(missing)}] phase(s) needed by "{phase.name}" phase',
+                remedy=f"skip {phase.name} too (--skip-phases {','.join([*skip, phase.name])}), or keep {listed}",
+                code="unresolved-dependencies",
+            )
+    return frozenset(skipped)
+
+
+def names_below(phases: Sequence[Phase], names: Sequence[str]) -> frozenset[str]:
+    """The phases that these names mean, a parent's its children's; a name that no phase has means none."""
+    parents = tuple(f"{name}/" for name in names)
+    return frozenset(phase.name for phase in phases if phase.name in names or phase.name.startswith(parents))
+
+
+def fingerprint_inputs(config: InitConfig, reads: Sequence[str]) -> dict[str, str]:
+    """A short hash of each value that a phase reads. What kb generated for the user counts as one constant, so that
+    a second run with the same words is the same run. Raises AttributeError for a name that InitConfig lacks."""
+    prints = {}
+    for name in reads:
+        value: Any = config
+        for part in name.split("."):
+            value = getattr(value, part, None) if value is None else getattr(value, part)
+        text = json.dumps(_plain(value), sort_keys=True)
+        prints[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return prints
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Secret):
+        return hashlib.sha256(b"kb" + value.reveal().encode()).hexdigest()
+    if dataclasses.is_dataclass(value):
+        if getattr(value, "is_generated", False):
+            return "generated"
+        return {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def resolve_path(paths: Paths, name: str) -> Path:
+    """A name in Phase.makes: absolute, `pki/...` in the certificates folder, or a file of /etc/kubernetes."""
+    if name.startswith("/"):
+        return Path(name)
+    if name.startswith("pki/"):
+        return paths.pki / name[len("pki/") :]
+    return paths.kubeconfigs / name if name.endswith(".conf") else paths.kubernetes / name
