@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from kubeup.machine.host import AnyTls, Argv, CommandResult, HttpResponse, LocalHost, Tls, Unreachable, shown_argv
+from kubeup.machine.host import Argv, CommandResult, shown_argv
+from kubeup.machine.http import AnyTls, HttpResponse, Tls, Unreachable
+from kubeup.machine.local_host import LocalHost
 
 Object = dict[str, Any]
 

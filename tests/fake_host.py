@@ -10,17 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Optional, Union
 
-from kubeup.machine.host import (
-    AnyTls,
-    Argv,
-    CommandResult,
-    FileStat,
-    HttpResponse,
-    HttpStream,
-    Tls,
-    Unreachable,
-    shown_argv,
-)
+from kubeup.machine.host import Argv, CommandResult, FileStat, shown_argv
+from kubeup.machine.http import AnyTls, HttpResponse, HttpStream, Tls, Unreachable
 
 Answer = Union[str, CommandResult, Callable[[tuple[str, ...]], CommandResult]]
 

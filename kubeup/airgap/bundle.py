@@ -30,7 +30,10 @@ from kubeup.errors import HostError, KbError, UsageError, shown
 from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json_object
 from kubeup.lazy_modules import lazy_import
-from kubeup.machine.host import Host, LocalHost, Unreachable, is_stream
+from kubeup.machine.host import Host
+from kubeup.machine.http import Unreachable
+from kubeup.machine.local_host import LocalHost
+from kubeup.machine.process import is_stream
 from kubeup.node.images import list_images, load_balancer_image
 from kubeup.releases import Release
 from kubeup.secret import Secret

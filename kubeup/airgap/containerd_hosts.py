@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Optional
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazy_import
-from kubeup.machine.host import UNPROVEN, Host, Tls, Unreachable
+from kubeup.machine.host import Host
+from kubeup.machine.http import UNPROVEN, Tls, Unreachable
 from kubeup.trust import Anchors, Offered
 
 if TYPE_CHECKING:

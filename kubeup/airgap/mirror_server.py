@@ -31,7 +31,10 @@ from kubeup.airgap.oci_layout import Layout, Place
 from kubeup.errors import HostError, KbError, shown
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazy_import
-from kubeup.machine.host import Host, LocalHost, Tls, raise_descriptor_limit
+from kubeup.machine.host import Host
+from kubeup.machine.http import Tls
+from kubeup.machine.local_host import LocalHost
+from kubeup.machine.process import raise_descriptor_limit
 
 if TYPE_CHECKING:
     import socket

@@ -20,7 +20,8 @@ from typing import Any, Optional
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json_object
-from kubeup.machine.host import CHUNK, Host
+from kubeup.machine.files import CHUNK
+from kubeup.machine.host import Host
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"

@@ -22,7 +22,8 @@ from kubeup.config import presets
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json_object
-from kubeup.machine.host import Host, LocalHost
+from kubeup.machine.host import Host
+from kubeup.machine.local_host import LocalHost
 from kubeup.releases import Release, parse_version
 
 STAGING = Path("/var/lib/kb/staging")

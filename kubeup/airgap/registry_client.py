@@ -21,18 +21,10 @@ from kubeup.airgap.oci_layout import INDEX_TYPES, MANIFEST_TYPES, MAX_DOCUMENT, 
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json, parse_json_object
-from kubeup.machine.host import (
-    MAX_ANSWER,
-    REDIRECTS,
-    Host,
-    HttpResponse,
-    HttpStream,
-    LocalHost,
-    Tls,
-    Unreachable,
-    follow_redirect,
-    require_safe,
-)
+from kubeup.machine.host import Host
+from kubeup.machine.http import MAX_ANSWER, HttpResponse, HttpStream, Tls, Unreachable, require_safe
+from kubeup.machine.local_host import LocalHost
+from kubeup.machine.redirects import REDIRECTS, follow_redirect
 from kubeup.secret import Secret
 
 ATTEMPTS = 5

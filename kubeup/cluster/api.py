@@ -17,7 +17,8 @@ from typing import Any, Optional, TypeVar
 from kubeup.errors import ClusterError, HostError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json
-from kubeup.machine.host import Host, HttpResponse, Tls, Unreachable
+from kubeup.machine.host import Host
+from kubeup.machine.http import HttpResponse, Tls, Unreachable
 from kubeup.secret import Secret
 from kubeup.shapes import Shape, fit
 from kubeup.trust import Anchors

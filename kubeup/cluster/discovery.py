@@ -29,7 +29,8 @@ from kubeup.errors import ClusterError, HostError, KbError, UsageError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json_object
 from kubeup.lazy_modules import lazy_import
-from kubeup.machine.host import UNPROVEN, Host, HttpResponse, Tls, Unreachable
+from kubeup.machine.host import Host
+from kubeup.machine.http import UNPROVEN, HttpResponse, Tls, Unreachable
 from kubeup.node.credential_plugin import resolve_credentials
 from kubeup.node.kubeconfig import Kubeconfig, parse_kubeconfig, read_kubeconfig, render_kubeconfig
 from kubeup.secret import Secret

@@ -19,7 +19,8 @@ from kubeup.config.types import ExternalEtcd
 from kubeup.errors import ClusterError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json
-from kubeup.machine.host import Host, HttpResponse, Tls, Unreachable
+from kubeup.machine.host import Host
+from kubeup.machine.http import HttpResponse, Tls, Unreachable
 from kubeup.paths import Paths
 from kubeup.secret import Secret
 from kubeup.shapes import fit

@@ -17,7 +17,7 @@ from kubeup.addresses import join_host_port
 from kubeup.cluster.api import AlreadyExists, Api, ApiRefused, Object, path_of
 from kubeup.config.types import LoadBalancer, PodNetwork, Taint
 from kubeup.errors import ClusterError, HostError
-from kubeup.machine.host import Unreachable
+from kubeup.machine.http import Unreachable
 from kubeup.shapes import Shape, fit
 from kubeup.yaml_files import YAMLError, covers, dump_yaml, load_all_yaml, load_mapping, load_yaml, read_resource
 

@@ -15,7 +15,8 @@ from kubeup.cluster import dns_query
 from kubeup.cluster.api import Api, Object, path_of
 from kubeup.config.types import InitConfig
 from kubeup.frozen_values import frozen
-from kubeup.machine.host import UNPROVEN, Host, Tls, Unreachable
+from kubeup.machine.host import Host
+from kubeup.machine.http import UNPROVEN, Tls, Unreachable
 from kubeup.paths import Paths
 from kubeup.yaml_files import commands_of_pod, load_mapping
 

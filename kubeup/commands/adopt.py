@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kubeup.doctor import foreign_node
     from kubeup.engine import state
     from kubeup.engine.state import State
-    from kubeup.machine import dry_run, host
+    from kubeup.machine import dry_run, local_host
     from kubeup.machine.dry_run import DryRunHost
     from kubeup.machine.host import Host
     from kubeup.phases import cluster
@@ -29,7 +29,7 @@ else:
     cluster = lazy_import("kubeup.phases.cluster")
     foreign_node = lazy_import("kubeup.doctor.foreign_node")
     dry_run = lazy_import("kubeup.machine.dry_run")
-    host = lazy_import("kubeup.machine.host")
+    local_host = lazy_import("kubeup.machine.local_host")
     load_init = lazy_import("kubeup.config.load_init")
     state = lazy_import("kubeup.engine.state")
 
@@ -45,7 +45,7 @@ class Looked:
 def adopt(call: Invocation) -> int:
     """Look at every phase's result; what is as kb would leave it is written down as done. All looks go through a host
     that cannot change anything."""
-    local, paths = host.LocalHost(), Paths()
+    local, paths = local_host.LocalHost(), Paths()
     if not local.is_root_user():
         raise verbs.not_root("kb adopt")
     chosen = Path(call.flags["kubeconfig"]).absolute() if "kubeconfig" in call.flags else None

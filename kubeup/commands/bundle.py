@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from kubeup.cli.parser import Invocation
     from kubeup.config import load_init
     from kubeup.config.types import InitConfig
-    from kubeup.machine import host
-    from kubeup.machine.host import LocalHost
+    from kubeup.machine import local_host, process
+    from kubeup.machine.local_host import LocalHost
     from kubeup.network import pod_network
 else:
     bundle = lazy_import("kubeup.airgap.bundle")
     downloads = lazy_import("kubeup.airgap.downloads")
-    host = lazy_import("kubeup.machine.host")
+    process = lazy_import("kubeup.machine.process")
+    local_host = lazy_import("kubeup.machine.local_host")
     oci_layout = lazy_import("kubeup.airgap.oci_layout")
     load_init = lazy_import("kubeup.config.load_init")
     pod_network = lazy_import("kubeup.network.pod_network")
@@ -33,8 +34,8 @@ else:
 
 def create(call: Invocation) -> int:
     """Gather, then write. What came over a network waits beside the file, and is removed when the file is whole."""
-    local, target = host.LocalHost(), str(verbs.required(call, "output-file"))
-    is_stream = host.is_stream(target)  # what is gathered cannot wait beside it
+    local, target = local_host.LocalHost(), str(verbs.required(call, "output-file"))
+    is_stream = process.is_stream(target)  # what is gathered cannot wait beside it
     out = Path("kb-bundle.tar" if is_stream else target).absolute()
     if not out.name:
         raise UsageError(
@@ -73,7 +74,7 @@ def create(call: Invocation) -> int:
         f"{written.images} images, {written.files} files, {written.blobs} blobs{less}, "
         f"{written.bytes / 2**20:.0f} MiB\n{written.digest}"
     )
-    if host.given_descriptor(target) == 1:
+    if process.given_descriptor(target) == 1:
         call.report.line(text)  # the bundle itself is on standard output
     else:
         call.print(f"{target if is_stream else out}: {text}")
@@ -82,7 +83,7 @@ def create(call: Invocation) -> int:
 
 def verify(call: Invocation) -> int:
     """Every digest, the signature where a key is given, and what a configuration would miss. Needs no network."""
-    local = host.LocalHost()
+    local = local_host.LocalHost()
     found = _open(call, local)
     base = oci_layout.open_layout(local, Path(call.flags["since"]).absolute()) if "since" in call.flags else None
     if "verify-key" in call.flags:
@@ -115,7 +116,7 @@ def verify(call: Invocation) -> int:
 
 def show(call: Invocation) -> int:
     """Names, sizes and digests."""
-    local = host.LocalHost()
+    local = local_host.LocalHost()
     found = _open(call, local)
     told = found.index.get("annotations") or {}
     images = [{"name": name, "digest": entry["digest"]} for name, entry in sorted(found.names.items())]
@@ -145,7 +146,7 @@ def show(call: Invocation) -> int:
 
 
 def diff(call: Invocation) -> int:
-    local = host.LocalHost()
+    local = local_host.LocalHost()
     if len(call.words) != 2:
         raise UsageError(
             "kb bundle diff " + " ".join(call.words),

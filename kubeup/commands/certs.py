@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from kubeup.cluster import api as kubeapi
     from kubeup.config import load_init, load_join, types
     from kubeup.config.types import ClusterConfiguration
-    from kubeup.machine import host
+    from kubeup.machine import local_host
     from kubeup.machine.host import Host
     from kubeup.node import renewal
     from kubeup.node.renewal import Expiry
 else:
-    host = lazy_import("kubeup.machine.host")
+    local_host = lazy_import("kubeup.machine.local_host")
     kubeapi = lazy_import("kubeup.cluster.api")
     load_init = lazy_import("kubeup.config.load_init")
     load_join = lazy_import("kubeup.config.load_join")
@@ -87,7 +87,7 @@ def _paths(call: Invocation, cluster: ClusterConfiguration) -> Paths:
 
 def check_expiration(call: Invocation) -> int:
     """When each certificate of this node ends."""
-    local = host.LocalHost()
+    local = local_host.LocalHost()
     cluster = _read_cluster(call, local, "check-expiration")
     paths = _paths(call, cluster)
     certs = [renewal.read_expiry(local, paths, row) for row in renewal.wanted_rows(cluster)]
@@ -179,7 +179,7 @@ def renew(call: Invocation) -> int:
             remedy=f"{call.program.name} certs renew all; their names: {call.program.name} certs check-expiration",
             code="no-certificate-named",
         )
-    local = host.LocalHost()
+    local = local_host.LocalHost()
     if not local.is_root_user() and "cert-dir" not in call.flags and "config" not in call.flags:
         raise verbs.not_root(f"{call.program.name} certs renew")
     name = call.words[0]
@@ -214,7 +214,7 @@ Done renewing certificates. You must restart the kube-apiserver, kube-controller
 
 def generate_csr(call: Invocation) -> int:
     """Keys and requests for a CA that is kept elsewhere."""
-    local = host.LocalHost()
+    local = local_host.LocalHost()
     config_file: Optional[Path] = Path(call.flags["config"]) if "config" in call.flags else None
     config = load_init.load_init_config(
         local,

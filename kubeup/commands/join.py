@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from kubeup.engine.run import Run, Who
     from kubeup.engine.state import State
     from kubeup.engine.step import Phase
-    from kubeup.machine import dry_run, host
-    from kubeup.machine.host import Host, LocalHost
+    from kubeup.machine import dry_run, fence, local_host
+    from kubeup.machine.host import Host
+    from kubeup.machine.local_host import LocalHost
     from kubeup.node import kubeconfig
     from kubeup.phases import airgap
     from kubeup.report import Report
@@ -34,7 +35,8 @@ else:
     airgap = lazy_import("kubeup.phases.airgap")
     discovery = lazy_import("kubeup.cluster.discovery")
     dry_run = lazy_import("kubeup.machine.dry_run")
-    host = lazy_import("kubeup.machine.host")
+    fence = lazy_import("kubeup.machine.fence")
+    local_host = lazy_import("kubeup.machine.local_host")
     api = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     load_join = lazy_import("kubeup.config.load_join")
@@ -75,7 +77,7 @@ def join_phase(call: Invocation) -> int:
 
 
 def _run_join(call: Invocation, *, only: str, endpoint: str) -> int:
-    local = host.LocalHost()
+    local = local_host.LocalHost()
     if only:
         step.select_phases(call.command.phases, only)
     admin = discovery.find_member_access(local, Paths().admin_conf)
@@ -274,7 +276,7 @@ def make_member_context(target: Host, config_file: Path, report: Report) -> Run:
     return _make_context(target, config, Paths(pki=Path(config.cluster.certificates_dir)), report)
 
 
-def _plan_fence(wishes: load_join.JoinWishes, member: Optional[Access]) -> host.Fence:
+def _plan_fence(wishes: load_join.JoinWishes, member: Optional[Access]) -> fence.Fence:
     """Before the cluster is found: the servers that were named for finding it."""
     discovery_, names = wishes.join.discovery, set()
     if discovery_.bootstrap_token:
@@ -283,9 +285,11 @@ def _plan_fence(wishes: load_join.JoinWishes, member: Optional[Access]) -> host.
         names.add(urlsplit(url).hostname or "")
     if discovery_.file.startswith("/"):
         # the kubeconfig names the server
-        found = kubeconfig.parse_kubeconfig(host.LocalHost().read_text(Path(discovery_.file)), source=discovery_.file)
+        found = kubeconfig.parse_kubeconfig(
+            local_host.LocalHost().read_text(Path(discovery_.file)), source=discovery_.file
+        )
         names.update(urlsplit(url).hostname or "" for url in (found.server, found.proxy_url))
-    return host.Fence(frozenset(names))
+    return fence.Fence(frozenset(names))
 
 
 def _require_discovery(wishes: load_join.JoinWishes) -> None:

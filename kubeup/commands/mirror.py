@@ -15,19 +15,20 @@ from kubeup.trust import Anchors
 if TYPE_CHECKING:
     from kubeup.airgap import bundle, mirror_server, oci_layout
     from kubeup.cli.parser import Invocation
-    from kubeup.machine import host
+    from kubeup.machine import http, local_host
     from kubeup.phases import airgap
 else:
     airgap = lazy_import("kubeup.phases.airgap")
     bundle = lazy_import("kubeup.airgap.bundle")
     oci_layout = lazy_import("kubeup.airgap.oci_layout")
-    host = lazy_import("kubeup.machine.host")
+    local_host = lazy_import("kubeup.machine.local_host")
+    http = lazy_import("kubeup.machine.http")
     mirror_server = lazy_import("kubeup.airgap.mirror_server")
 
 
 def serve(call: Invocation) -> int:
     """Until a signal ends it."""
-    local = host.LocalHost()
+    local = local_host.LocalHost()
     path = _one_word(call)
     address, port = mirror_server.parse_listen(str(call.flags.get("listen", ":5000")))
     tls, ca_pem = None, ""
@@ -49,7 +50,7 @@ def serve(call: Invocation) -> int:
 
 def add(call: Invocation) -> int:
     """Give this node's mirror a further bundle: checked first, then copied; it is served a second later."""
-    local, path = host.LocalHost(), _one_word(call)
+    local, path = local_host.LocalHost(), _one_word(call)
     if not local.is_root_user():
         raise verbs.not_root("kb mirror add")
     if not local.is_dir(airgap.MIRROR_FOLDER):
@@ -67,7 +68,7 @@ def add(call: Invocation) -> int:
 
 def sync(call: Invocation) -> int:
     """Push the images of a bundle into a registry."""
-    local = host.LocalHost()
+    local = local_host.LocalHost()
     base = str(call.flags.get("to", ""))
     server, _, prefix = base.partition("://")[2].partition("/")
     if not base.startswith(("http://", "https://")) or not server:
@@ -82,7 +83,7 @@ def sync(call: Invocation) -> int:
     url = f"{base.partition('://')[0]}://{server}"
     count = 0
     for name in mirror_server.sync(
-        local, layouts, url, prefix=prefix, tls=host.Tls(Anchors.given(ca)) if ca else None, tell=call.report.waiting
+        local, layouts, url, prefix=prefix, tls=http.Tls(Anchors.given(ca)) if ca else None, tell=call.report.waiting
     ):
         call.print(f"pushed {name}")
         count += 1

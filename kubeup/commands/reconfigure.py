@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from kubeup.engine import run, runner, state
     from kubeup.engine.run import Who
     from kubeup.engine.runner import RunResult
-    from kubeup.machine import dry_run, host
-    from kubeup.machine.host import Host, LocalHost
+    from kubeup.machine import dry_run, local_host
+    from kubeup.machine.host import Host
+    from kubeup.machine.local_host import LocalHost
     from kubeup.network import load_balancer
     from kubeup.node import images, kubeconfig, pki
     from kubeup.phases import endpoint as reconfigure
@@ -33,7 +34,7 @@ else:
     choose = lazy_import("kubeup.config.choose")
     discovery = lazy_import("kubeup.cluster.discovery")
     dry_run = lazy_import("kubeup.machine.dry_run")
-    host = lazy_import("kubeup.machine.host")
+    local_host = lazy_import("kubeup.machine.local_host")
     images = lazy_import("kubeup.node.images")
     kubeapi = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
@@ -58,7 +59,7 @@ def endpoint(call: Invocation) -> int:
     if call.flags.get("list"):
         return verbs.list_phases(call)
     wanted = _parse_endpoint(call)
-    local = host.LocalHost()
+    local = local_host.LocalHost()
     if not local.is_root_user():
         raise verbs.not_root("kb reconfigure endpoint")
     is_dry = bool(call.flags.get("dry-run"))

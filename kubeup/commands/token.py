@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kubeup.config.types import BootstrapToken
     from kubeup.doctor import doctor
     from kubeup.engine import run
-    from kubeup.machine import dry_run, host
+    from kubeup.machine import dry_run, local_host
     from kubeup.machine.host import Host
     from kubeup.node import kubeconfig, pki
     from kubeup.phases import cluster, join_command
@@ -37,7 +37,7 @@ else:
     documents = lazy_import("kubeup.config.documents")
     dry_run = lazy_import("kubeup.machine.dry_run")
     join_command = lazy_import("kubeup.phases.join_command")
-    host = lazy_import("kubeup.machine.host")
+    local_host = lazy_import("kubeup.machine.local_host")
     kubeapi = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     load_init = lazy_import("kubeup.config.load_init")
@@ -92,7 +92,7 @@ def create(call: Invocation) -> int:
             remedy="add --print-join-command",
             code="certificate-key-alone",
         )
-    local = host.LocalHost()
+    local = local_host.LocalHost()
     if alone and not key:
         key = _make_certificate_key(local)
     wanted = read_wanted_tokens(call, local)
@@ -256,7 +256,7 @@ def upload_certs(call: Invocation, target: Host, api: Api, key: Secret) -> None:
 
 
 def list_tokens(call: Invocation) -> int:
-    local = host.LocalHost()
+    local = local_host.LocalHost()
     _, api, _ = _make_api(call, local)
     found = read_tokens(api)
     if call.output == "text":
@@ -346,7 +346,7 @@ def delete(call: Invocation) -> int:
             code="no-token",
         )
     ids = [parse_token_id(word) for word in call.words]
-    target, api, _ = _make_api(call, host.LocalHost())
+    target, api, _ = _make_api(call, local_host.LocalHost())
     for token_id in ids:
         # a dry run's host says yes to everything: whether there is such a token is a look
         path = kubeapi.path_of("Secret", tokens.secret_name(token_id), SYSTEM)

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from kubeup.engine import run, runner, state, step, undo
     from kubeup.engine.run import Run, Who
     from kubeup.engine.runner import RunResult
-    from kubeup.machine import dry_run, host
-    from kubeup.machine.host import Host, LocalHost
+    from kubeup.machine import dry_run, fence, host, local_host
+    from kubeup.machine.host import Host
+    from kubeup.machine.local_host import LocalHost
     from kubeup.network import load_balancer as balancer_keeper
     from kubeup.network import routes as route_keeper
     from kubeup.node import images, kubeconfig, runtime
@@ -47,6 +48,8 @@ else:
     choose = lazy_import("kubeup.config.choose")
     doctor = lazy_import("kubeup.doctor.doctor")
     dry_run = lazy_import("kubeup.machine.dry_run")
+    local_host = lazy_import("kubeup.machine.local_host")
+    fence = lazy_import("kubeup.machine.fence")
     host = lazy_import("kubeup.machine.host")
     images = lazy_import("kubeup.node.images")
     api = lazy_import("kubeup.cluster.api")
@@ -100,7 +103,7 @@ def init_phase(call: Invocation) -> int:
 
 
 def _run_init(call: Invocation, *, only: str) -> int:
-    local = host.LocalHost(Path(call.flags["root"]) if "root" in call.flags else Path("/"))
+    local = local_host.LocalHost(Path(call.flags["root"]) if "root" in call.flags else Path("/"))
     if only:
         step.select_phases(call.command.phases, only)
     flags = {name: value for name, value in call.flags.items() if name not in KB_ONLY_FLAGS}
@@ -109,7 +112,7 @@ def _run_init(call: Invocation, *, only: str) -> int:
     if config_file is not None and "config" not in call.flags:
         flags["allow-unknown-fields"] = True  # the cluster runs with them
     if "air-gapped" in flags:
-        local.fence = host.Fence()  # nothing outside is asked for a version either
+        local.fence = fence.Fence()  # nothing outside is asked for a version either
     config = load_init.load_init_config(
         local, config_file=config_file, flags=flags, only=only, read_bundle_version=oci_layout.read_kubernetes_version
     )
@@ -297,7 +300,7 @@ def _print_deferred(call: Invocation, local: LocalHost) -> None:
         call.print("left out, since it needs the running node:")
         for step in dict.fromkeys(local.deferred):
             call.print(f"  {step}")
-    missing = [name for name in ("containerd", "kubelet", "crictl") if not host.LocalHost().which(name)]
+    missing = [name for name in ("containerd", "kubelet", "crictl") if not local_host.LocalHost().which(name)]
     have = f"this machine lacks {', '.join(missing)}; " if missing else ""
     call.print(
         f"to make it real: {have}on a machine with containerd and the kubelet, run the same command without --root"
@@ -311,7 +314,7 @@ def reset(call: Invocation) -> int:
     """Undo what the journal holds. Nothing is guessed: without a journal nothing is touched."""
     if call.flags.get("list"):
         return list_phases(call)
-    local, paths = host.LocalHost(), Paths()
+    local, paths = local_host.LocalHost(), Paths()
     is_dry = bool(call.flags.get("dry-run"))
     target: Host = dry_run.DryRunHost(local) if is_dry else local
     if not local.is_root_user():
@@ -401,7 +404,7 @@ def _reset_config(call: Invocation, node_state: state.State) -> InitConfig:
 
 def status(call: Invocation) -> int:
     """What the state file says, phase by phase."""
-    local = host.LocalHost()
+    local = local_host.LocalHost()
     node_state = state.load_state(local, Paths())
     if call.output != "text":
         call.print_value(node_state.as_dict())
@@ -430,7 +433,7 @@ def status(call: Invocation) -> int:
 
 def print_defaults(call: Invocation) -> int:
     kind = call.command.name.rpartition(" ")[2]
-    version = choose.choose_version(host.LocalHost(), "").value
+    version = choose.choose_version(local_host.LocalHost(), "").value
     call.print_document(config_commands.print_defaults(kind, call.flags.get("component-configs", []), version=version))
     return 0
 
@@ -449,7 +452,7 @@ def required(call: Invocation, flag: str) -> str:
 
 def validate_config(call: Invocation) -> int:
     path, as_kubeadm = Path(required(call, "config")), bool(call.program.wishes.get("only-kubeadm"))
-    warnings = config_commands.validate_config_file(host.LocalHost(), path, as_kubeadm=as_kubeadm)
+    warnings = config_commands.validate_config_file(local_host.LocalHost(), path, as_kubeadm=as_kubeadm)
     for warning in warnings or ():
         call.report.warn(warning)
     call.print("ok")
@@ -457,7 +460,7 @@ def validate_config(call: Invocation) -> int:
 
 
 def migrate_config(call: Invocation) -> int:
-    local = host.LocalHost()
+    local = local_host.LocalHost()
     path, as_kubeadm = Path(required(call, "old-config")), bool(call.program.wishes.get("only-kubeadm"))
     text = config_commands.migrate_config_file(local, path, as_kubeadm=as_kubeadm)
     if "new-config" in call.flags:
@@ -481,7 +484,10 @@ def _load_config(call: Invocation, names: tuple[str, ...]) -> InitConfig:
     config_file = Path(call.flags["config"]) if "config" in call.flags else None
     flags.update(strictness_of(call))
     config = load_init.load_partial_config(
-        host.LocalHost(), config_file=config_file, flags=flags, read_bundle_version=oci_layout.read_kubernetes_version
+        local_host.LocalHost(),
+        config_file=config_file,
+        flags=flags,
+        read_bundle_version=oci_layout.read_kubernetes_version,
     )
     for warning in config.warnings:
         call.report.warn(warning)
@@ -501,7 +507,7 @@ def images_list(call: Invocation) -> int:
 def images_pull(call: Invocation) -> int:
     config = _load_config(call, ("cri-socket", "feature-gates", "image-repository", "kubernetes-version"))
     release = releases.find_release(config.cluster.kubernetes_version)
-    for name in runtime.pull_images(host.LocalHost(), config, release, call.report):
+    for name in runtime.pull_images(local_host.LocalHost(), config, release, call.report):
         call.print(f"[config/images] Pulled {name}")
     return 0
 
@@ -514,7 +520,7 @@ def kubeconfig_user(call: Invocation) -> int:
     config = _load_config(call, ("cert-dir",))
     period = call.flags.get("validity-period")
     text = kubeconfig.make_user_kubeconfig(
-        host.LocalHost(),
+        local_host.LocalHost(),
         paths_of(config, call.flags),
         config,
         client_name=client_name,
@@ -541,12 +547,12 @@ def certificate_key(call: Invocation) -> int:
 
 
 def routes(call: Invocation) -> int:
-    route_keeper.keep_routes(host.LocalHost(), once=bool(call.flags.get("once")), log=call.report.line)
+    route_keeper.keep_routes(local_host.LocalHost(), once=bool(call.flags.get("once")), log=call.report.line)
     return 0
 
 
 def load_balancer(call: Invocation) -> int:
-    balancer_keeper.keep(host.LocalHost(), once=bool(call.flags.get("once")), log=call.report.line)
+    balancer_keeper.keep(local_host.LocalHost(), once=bool(call.flags.get("once")), log=call.report.line)
     return 0
 
 

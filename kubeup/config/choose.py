@@ -20,7 +20,8 @@ from kubeup.config.types import NodeRegistration
 from kubeup.errors import KbError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json
-from kubeup.machine.host import Host, get_page
+from kubeup.machine.host import Host
+from kubeup.machine.redirects import get_page
 from kubeup.shapes import fit_what_does
 
 Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]

@@ -19,7 +19,8 @@ from kubeup.config.flags import apply_flags, check_mixing, is_allowed_beside_con
 from kubeup.config.problems import Problem, Problems, shorten
 from kubeup.config.token_text import generate_token
 from kubeup.errors import KbError, UsageError
-from kubeup.machine.host import Host, LocalHost
+from kubeup.machine.host import Host
+from kubeup.machine.local_host import LocalHost
 
 _INIT, _CLUSTER, _KB = "InitConfiguration", "ClusterConfiguration", "KbConfiguration"
 _KUBELET, _KUBE_PROXY = "KubeletConfiguration", "KubeProxyConfiguration"

@@ -31,7 +31,9 @@ from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json_object
 from kubeup.lazy_modules import lazy_import
 from kubeup.machine import services
-from kubeup.machine.host import CommandResult, Host, HttpResponse, Tls, Unreachable, find_read_only_mount
+from kubeup.machine.host import CommandResult, Host
+from kubeup.machine.http import HttpResponse, Tls, Unreachable
+from kubeup.machine.mounts import find_read_only_mount
 from kubeup.node import images, runtime
 from kubeup.paths import RESOLVED_CONF, Paths
 from kubeup.releases import NEWEST_PROVEN, Release, Version, is_at_least, kubelet_refuses_cgroup_v1, parse_version

@@ -17,7 +17,8 @@ from kubeup.diagnosis.checks import FLEXVOLUME_REMEDY
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
 from kubeup.machine import services
-from kubeup.machine.host import Host, Unreachable
+from kubeup.machine.host import Host
+from kubeup.machine.http import Unreachable
 from kubeup.node import runtime
 from kubeup.yaml_files import YAMLError, load_yaml
 

@@ -37,7 +37,8 @@ from kubeup.diagnosis import checks, signs
 from kubeup.diagnosis.checks import ERROR, WARNING
 from kubeup.errors import HostError, KbError
 from kubeup.frozen_values import frozen
-from kubeup.machine.host import UNPROVEN, Host, Unreachable
+from kubeup.machine.host import Host
+from kubeup.machine.http import UNPROVEN, Unreachable
 from kubeup.network import load_balancer, pod_network, pod_view, routes, step_aside
 from kubeup.node import kubeconfig, kubelet, pki, runtime
 from kubeup.paths import Paths

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 from kubeup.engine.state import PhaseState, State
-from kubeup.machine.files import is_leftover, is_saved
-from kubeup.machine.host import CHUNK, Argv, CommandResult, Host, encode_text
+from kubeup.machine.files import CHUNK, is_leftover, is_saved
+from kubeup.machine.host import Argv, CommandResult, Host, encode_text
 
 _CHANGES = frozenset(
     (

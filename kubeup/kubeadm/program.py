@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from kubeup import yaml_files
     from kubeup.config import choose, load_reset, types
     from kubeup.engine import runner, state
-    from kubeup.machine import dry_run, host
+    from kubeup.machine import dry_run, local_host
     from kubeup.machine.host import Host
 else:
     choose = lazy_import("kubeup.config.choose")
     dry_run = lazy_import("kubeup.machine.dry_run")
-    host = lazy_import("kubeup.machine.host")
+    local_host = lazy_import("kubeup.machine.local_host")
     load_reset = lazy_import("kubeup.config.load_reset")
     yaml_files = lazy_import("kubeup.yaml_files")
     runner = lazy_import("kubeup.engine.runner")
@@ -250,7 +250,7 @@ def upgrade(call: Invocation) -> int:
 def stands_for() -> str:
     """The version of Kubernetes that kb stands for here: the installed kubelet's, which it would deploy; else the
     newest that is proven."""
-    return choose.choose_version(host.LocalHost(), "").value or releases.NEWEST_PROVEN
+    return choose.choose_version(local_host.LocalHost(), "").value or releases.NEWEST_PROVEN
 
 
 def version(call: Invocation) -> int:
@@ -298,7 +298,7 @@ def _go_fields(info: Mapping[str, str]) -> str:
 def reset(call: Invocation) -> int:
     """Empty kubeadm's folders whoever filled them. What else kb made on the node, kb reset takes back."""
     _refuse_rootfs(call)
-    local, paths = host.LocalHost(), Paths()
+    local, paths = local_host.LocalHost(), Paths()
     wishes = load_reset.load_reset_config(local, config_file=_config_file(call), flags=_reset_flags(call))
     target: Host = dry_run.DryRunHost(local) if wishes.dry_run else local
     only = "/".join(ALIASES.get(word, word) for word in call.words)

@@ -17,21 +17,8 @@ from urllib.parse import urlsplit
 
 from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json_object
-from kubeup.machine.host import (
-    MAX_ANSWER,
-    AnyTls,
-    Argv,
-    CommandResult,
-    FileStat,
-    Host,
-    HttpResponse,
-    HttpStream,
-    Tls,
-    Unreachable,
-    encode_text,
-    shown_argv,
-    shown_request,
-)
+from kubeup.machine.host import Argv, CommandResult, FileStat, Host, encode_text, shown_argv, shown_request
+from kubeup.machine.http import MAX_ANSWER, AnyTls, HttpResponse, HttpStream, Tls, Unreachable
 from kubeup.redact import redact
 from kubeup.yaml_files import covers, dump_yaml, pick_like
 

@@ -25,6 +25,8 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_CONTENT = ("security.capability", "security.ima", "security.evm")
 """Attributes that speak of a file's content, and go with it."""
+CHUNK = 1 << 20
+"""Bytes of a stream that are held at a time."""
 
 
 class UnsafeLink(OSError):

@@ -23,7 +23,8 @@ from kubeup.config.types import KbConfiguration
 from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json
-from kubeup.machine.host import Host, Tls, Unreachable
+from kubeup.machine.host import Host
+from kubeup.machine.http import Tls, Unreachable
 from kubeup.node import runtime
 from kubeup.node.images import load_balancer_image
 from kubeup.node.static_pods import fill_scalars

@@ -18,7 +18,10 @@ from kubeup.cluster.api import Api, Object, path_of
 from kubeup.config.types import ClusterConfiguration, InitConfig, PodNetwork
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen_values import frozen
-from kubeup.machine.host import Host, find_read_only_mount, find_root_python, get_page
+from kubeup.machine.host import Host
+from kubeup.machine.mounts import find_read_only_mount
+from kubeup.machine.process import find_root_python
+from kubeup.machine.redirects import get_page
 from kubeup.network import pod_view
 from kubeup.network.routes import (
     CNI_FILE,

@@ -16,7 +16,8 @@ from typing import Any, NoReturn, Optional
 from kubeup import yaml_files
 from kubeup.errors import UsageError
 from kubeup.frozen_values import frozen
-from kubeup.machine.host import Host, LocalHost
+from kubeup.machine.host import Host
+from kubeup.machine.local_host import LocalHost
 
 TARGETS = (
     "etcd",

@@ -17,7 +17,10 @@ from kubeup.config.types import InitConfig, JoinConfig
 from kubeup.engine.run import Outputs, Run
 from kubeup.errors import HostError, KbError
 from kubeup.lazy_modules import lazy_import
-from kubeup.machine.host import Fence, Host, LocalHost, Tls, Unreachable
+from kubeup.machine.fence import Fence
+from kubeup.machine.host import Host
+from kubeup.machine.http import Tls, Unreachable
+from kubeup.machine.local_host import LocalHost
 from kubeup.phases import certs
 from kubeup.trust import Anchors
 

@@ -15,7 +15,7 @@ from kubeup.engine.run import Outputs, Results, Run
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen_values import frozen, frozen_by_name
 from kubeup.lazy_modules import lazy_import
-from kubeup.machine.host import Tls, Unreachable
+from kubeup.machine.http import Tls, Unreachable
 from kubeup.phases import certs, kubelet_start, load_balancer
 from kubeup.trust import Anchors
 

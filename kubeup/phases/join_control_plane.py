@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from kubeup.engine.run import Caller, Outputs, Results, Run
 from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.lazy_modules import lazy_import
-from kubeup.machine.host import Unreachable
+from kubeup.machine.http import Unreachable
 from kubeup.phases import certs, control_plane, kubeconfigs, kubelet_start
 from kubeup.phases.health import soak, wait_for_control_plane, wait_for_controllers, wait_until
 

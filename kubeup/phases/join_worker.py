@@ -16,7 +16,7 @@ from kubeup.config.types import JoinConfig
 from kubeup.engine.run import Outputs, Results, Run
 from kubeup.errors import ClusterError
 from kubeup.lazy_modules import lazy_import
-from kubeup.machine.host import Unreachable
+from kubeup.machine.http import Unreachable
 from kubeup.phases import addons, join_control_plane, kubelet_start, preflight
 from kubeup.phases.cluster import mark_control_plane as mark
 from kubeup.phases.control_plane import report_patches

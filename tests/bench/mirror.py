@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from kubeup.airgap import oci_layout
-from kubeup.machine.host import LocalHost
+from kubeup.machine.local_host import LocalHost
 from tests.bundle_case import write_layout, write_programs
 from tests.components.test_bundle import docker_registry, free_port, kb, running, skopeo
 

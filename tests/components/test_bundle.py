@@ -25,7 +25,8 @@ import pytest
 from kubeup.airgap import bundle, oci_layout, registry_client
 from kubeup.airgap import programs as packages
 from kubeup.errors import HostError
-from kubeup.machine.host import LocalHost, Unreachable
+from kubeup.machine.http import Unreachable
+from kubeup.machine.local_host import LocalHost
 from kubeup.releases import find_release
 from tests.bundle_case import elf, write_layout, write_programs
 

@@ -17,7 +17,8 @@ from kubeup.airgap.bundle import Gathering, LayoutSource, Need
 from kubeup.config.types import KbConfiguration
 from kubeup.engine.run import Run
 from kubeup.errors import HostError
-from kubeup.machine.host import Argv, CommandResult, LocalHost
+from kubeup.machine.host import Argv, CommandResult
+from kubeup.machine.local_host import LocalHost
 from kubeup.paths import Paths
 from kubeup.phases import airgap
 from kubeup.releases import RELEASES

@@ -32,7 +32,8 @@ from kubeup.config.types import (
 )
 from kubeup.engine.run import Caller, Run, Who
 from kubeup.errors import ClusterError
-from kubeup.machine.host import CommandResult, LocalHost
+from kubeup.machine.host import CommandResult
+from kubeup.machine.local_host import LocalHost
 from kubeup.network import routes
 from kubeup.paths import Paths
 from kubeup.phases import addons, cluster

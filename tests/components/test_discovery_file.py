@@ -18,7 +18,7 @@ from kubeup.cluster.discovery import Access
 from kubeup.cluster.objects import render_cluster_info
 from kubeup.config.types import Discovery
 from kubeup.errors import KbError
-from kubeup.machine.host import LocalHost
+from kubeup.machine.local_host import LocalHost
 from kubeup.node import kubeconfig
 from kubeup.secret import Secret
 from tests.components.test_trust import INFO, TIMEOUTS, Authority, HastyHost, Server, serving

@@ -17,7 +17,7 @@ import pytest
 from kubeup.airgap import bundle, downloads, programs
 from kubeup.config import presets
 from kubeup.errors import HostError
-from kubeup.machine.host import LocalHost
+from kubeup.machine.local_host import LocalHost
 from tests.bundle_case import elf
 
 pytestmark = pytest.mark.component

@@ -23,7 +23,8 @@ import kb
 from kubeup.errors import HostError
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.files import is_root_s_alone
-from kubeup.machine.host import LocalHost, find_root_python
+from kubeup.machine.local_host import LocalHost
+from kubeup.machine.process import find_root_python
 from kubeup.network import load_balancer, pod_network
 from kubeup.paths import Paths
 from tests.bundle_case import write_layout
@@ -44,7 +45,7 @@ needs_mounts = pytest.mark.skipif(
 def in_namespace(tmp_path: Path, shell: str, python: str) -> str:
     """What `python` prints behind `shell`, in a mount namespace; T is tmp_path."""
     script = tmp_path / "script.py"
-    head = f"import sys; sys.path.insert(0, {str(REPO)!r})\nfrom pathlib import Path\nfrom kubeup.machine.host import LocalHost\n"
+    head = f"import sys; sys.path.insert(0, {str(REPO)!r})\nfrom pathlib import Path\nfrom kubeup.machine.local_host import LocalHost\n"
     tail = "from kubeup.errors import HostError\nT = Path(sys.argv[1])\nhost = LocalHost()\n"
     script.write_text(head + tail + textwrap.dedent(python))
     line = f"set -e; T={tmp_path}; {shell}; exec {sys.executable} {script} {tmp_path}"

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from kubeup.errors import KbError
-from kubeup.machine.host import LocalHost
+from kubeup.machine.local_host import LocalHost
 from kubeup.node import kubeconfig
 from kubeup.node.credential_plugin import resolve_credentials
 from kubeup.node.kubeconfig import Kubeconfig

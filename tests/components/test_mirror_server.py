@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from kubeup.airgap import mirror_server
-from kubeup.machine.host import LocalHost
+from kubeup.machine.local_host import LocalHost
 from kubeup.node import pki
 from tests.bundle_case import write_layout
 from tests.fuzz import alter_bytes, cases

@@ -20,7 +20,8 @@ from kubeup.cluster import shared_certs, tokens
 from kubeup.config import token_text
 from kubeup.config.types import BootstrapToken
 from kubeup.engine.run import Run
-from kubeup.machine.host import LocalHost, Tls
+from kubeup.machine.http import Tls
+from kubeup.machine.local_host import LocalHost
 from kubeup.node import kubeconfig, pki
 from kubeup.paths import Paths
 from kubeup.secret import Secret

@@ -15,7 +15,8 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup.machine.host import Argv, CommandResult, LocalHost
+from kubeup.machine.host import Argv, CommandResult
+from kubeup.machine.local_host import LocalHost
 from kubeup.network import pod_network, routes
 from kubeup.network.routes import Peer
 

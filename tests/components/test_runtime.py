@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from kubeup.machine.host import LocalHost
+from kubeup.machine.local_host import LocalHost
 from kubeup.node import runtime
 from tests.fake_host import FakeHost
 

@@ -31,7 +31,9 @@ from kubeup.cluster import api, discovery, tokens
 from kubeup.cluster.objects import render_cluster_info
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, Timeouts
 from kubeup.errors import HostError, KbError
-from kubeup.machine.host import UNPROVEN, LocalHost, Tls, Unreachable, get_page
+from kubeup.machine.http import UNPROVEN, Tls, Unreachable
+from kubeup.machine.local_host import LocalHost
+from kubeup.machine.redirects import get_page
 from kubeup.node import pki
 from kubeup.secret import Secret
 from kubeup.trust import Anchors
@@ -510,7 +512,7 @@ def endless_head(handler: http.server.BaseHTTPRequestHandler) -> None:
 
 @pytest.mark.parametrize("page", [drip, drip_head, endless, endless_head])
 def test_a_server_that_never_ends(monkeypatch: pytest.MonkeyPatch, page: Callable[..., None]) -> None:
-    monkeypatch.setattr("kubeup.machine.host.BODY_S", 1.0)
+    monkeypatch.setattr("kubeup.machine.connections.BODY_S", 1.0)
     with serving(Server(None, {"/": page})) as server:
         started = time.monotonic()
         with pytest.raises(Unreachable):
@@ -539,7 +541,8 @@ def test_a_server_that_says_nothing_at_all() -> None:
 SNIPPET = """
 from kubeup.airgap import containerd_hosts, registry_client
 from kubeup.cluster import api, discovery
-from kubeup.machine.host import UNPROVEN, LocalHost, Tls
+from kubeup.machine.http import UNPROVEN, Tls
+from kubeup.machine.local_host import LocalHost
 from kubeup.secret import Secret
 from kubeup.trust import Anchors, Offered
 

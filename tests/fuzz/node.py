@@ -27,8 +27,9 @@ from kubeup.cli import parser
 from kubeup.cluster import tokens
 from kubeup.cluster.etcd import CLIENT_URLS_ANNOTATION
 from kubeup.errors import HostError
-from kubeup.machine import host
-from kubeup.machine.host import CommandResult, LocalHost
+from kubeup.machine import http, local_host
+from kubeup.machine.host import CommandResult
+from kubeup.machine.local_host import LocalHost
 from kubeup.node import pki
 from kubeup.secret import Secret
 from tests.fake_cluster import ClusterHost, FakeCluster
@@ -157,7 +158,7 @@ def as_this_machine(make: Callable[[], LocalHost]) -> Iterator[None]:
         for name, module in list(sys.modules.items()):
             if name.startswith("kubeup") and vars(module).get("LocalHost") is REAL_HOST:
                 patch.setattr(module, "LocalHost", choose)
-        patch.setattr(host, "LocalHost", choose)
+        patch.setattr(local_host, "LocalHost", choose)
         yield
 
 
@@ -392,7 +393,7 @@ class Node(ClusterHost):
             self.write_file(own, self.identity, mode=0o600)
         super()._boot()
 
-    def _etcd(self, url: str, body: bytes) -> host.HttpResponse:
+    def _etcd(self, url: str, body: bytes) -> http.HttpResponse:
         """The gateway of an etcd with one member more than nodes have joined."""
         verb, wanted = url.partition("/v3/")[2], json.loads(body)
         own = next((member for member in self.members if member["name"] == ""), None)
@@ -409,12 +410,12 @@ class Node(ClusterHost):
         found: dict[str, Any] = (
             {"members": self.members} if verb.startswith("cluster/") else {"header": {}, "errors": []}
         )
-        return host.HttpResponse(200, json.dumps(found).encode())
+        return http.HttpResponse(200, json.dumps(found).encode())
 
-    def http_ask(self, url: str, body: bytes, **rest: Any) -> host.HttpResponse:
+    def http_ask(self, url: str, body: bytes, **rest: Any) -> http.HttpResponse:
         return self._etcd(url, body) if "/v3/" in url else super().http_ask(url, body, **rest)
 
-    def http_send(self, method: str, url: str, *, body: bytes = b"", **rest: Any) -> host.HttpResponse:
+    def http_send(self, method: str, url: str, *, body: bytes = b"", **rest: Any) -> http.HttpResponse:
         return self._etcd(url, body) if "/v3/" in url else super().http_send(method, url, body=body, **rest)
 
     def environ(self) -> dict[str, str]:
@@ -441,11 +442,11 @@ class Node(ClusterHost):
 
     @contextlib.contextmanager
     def http_open(self, url: str, **rest: Any) -> Iterator[Any]:
-        raise host.Unreachable(url, "refused", "a node of tests streams nothing")
+        raise http.Unreachable(url, "refused", "a node of tests streams nothing")
         yield  # pragma: no cover
 
-    def http_upload(self, url: str, body: Any, **rest: Any) -> host.HttpResponse:
-        raise host.Unreachable(url, "refused", "a node of tests streams nothing")
+    def http_upload(self, url: str, body: Any, **rest: Any) -> http.HttpResponse:
+        raise http.Unreachable(url, "refused", "a node of tests streams nothing")
 
     def listen(self, address: str, port: int) -> Any:
         raise HostError("cannot listen", cause="a test", remedy="look", code="cannot-listen")

@@ -12,7 +12,8 @@ from typing import Any, BinaryIO, Optional
 import pytest
 
 from kubeup.errors import HostError
-from kubeup.machine.host import CommandResult, HttpResponse, Unreachable
+from kubeup.machine.host import CommandResult
+from kubeup.machine.http import HttpResponse, Unreachable
 from tests.fuzz import ODD_TEXTS, alter_bytes, alter_value, cases
 from tests.fuzz.node import JOIN, KEY, Node, Site, call
 

@@ -13,7 +13,7 @@ import pytest
 from kubeup.airgap import bundle, mirror_server, oci_layout, programs
 from kubeup.airgap.bundle import Gathering, LayoutSource, Need
 from kubeup.errors import KbError
-from kubeup.machine.host import LocalHost
+from kubeup.machine.local_host import LocalHost
 from tests.bundle_case import write_layout
 from tests.fuzz import alter_bytes, alter_value, cases
 

@@ -18,7 +18,7 @@ from kubeup.cluster import discovery, tokens
 from kubeup.cluster.objects import render_cluster_info
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, Timeouts
 from kubeup.errors import KbError
-from kubeup.machine.host import HttpResponse, Tls
+from kubeup.machine.http import HttpResponse, Tls
 from kubeup.node import pki
 from kubeup.node.kubeconfig import parse_kubeconfig
 from kubeup.node.verify import find_fault

@@ -11,7 +11,7 @@ from typing import Any
 from kubeup.engine import undo
 from kubeup.engine.state import load_state
 from kubeup.errors import KbError
-from kubeup.machine.host import LocalHost
+from kubeup.machine.local_host import LocalHost
 from kubeup.paths import Paths
 from tests.fuzz import alter_bytes, alter_value, cases
 

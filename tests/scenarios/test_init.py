@@ -12,7 +12,7 @@ import kb
 from kubeup.commands import verbs
 from kubeup.config.load_init import load_init_config
 from kubeup.machine.dry_run import DryRunHost
-from kubeup.machine.host import LocalHost
+from kubeup.machine.local_host import LocalHost
 from kubeup.paths import Paths
 from kubeup.phases import preflight
 from kubeup.report import Report

@@ -21,7 +21,7 @@ from kubeup.cluster.tokens import parse_token_secret
 from kubeup.config.types import ClusterConfiguration
 from kubeup.errors import HostError
 from kubeup.machine.files import is_leftover
-from kubeup.machine.host import HttpResponse
+from kubeup.machine.http import HttpResponse
 from kubeup.paths import Paths
 from tests.fake_cluster import ClusterHost, FakeCluster
 

@@ -16,7 +16,7 @@ from kubeup.airgap.oci_layout import as_json
 from kubeup.config import presets
 from kubeup.config.types import KbConfiguration, LoadBalancer
 from kubeup.errors import HostError, KbError, UsageError
-from kubeup.machine.host import LocalHost
+from kubeup.machine.local_host import LocalHost
 from kubeup.releases import find_release
 from kubeup.secret import Secret
 from tests.bundle_case import config, elf, write_blob, write_layout, write_programs

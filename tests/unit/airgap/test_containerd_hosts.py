@@ -9,7 +9,7 @@ import pytest
 from kubeup.airgap import containerd_hosts
 from kubeup.airgap.containerd_hosts import Mirror
 from kubeup.errors import HostError
-from kubeup.machine.host import HttpResponse, Tls, Unproven, Unreachable
+from kubeup.machine.http import HttpResponse, Tls, Unproven, Unreachable
 from kubeup.node import pki
 from kubeup.node.runtime import parse_toml
 from kubeup.trust import Anchors

@@ -15,7 +15,7 @@ from kubeup.airgap.bundle import Gathering, LayoutSource, Need
 from kubeup.airgap.mirror_server import Answer, Catalog, Request
 from kubeup.airgap.oci_layout import Place
 from kubeup.errors import HostError
-from kubeup.machine.host import LocalHost
+from kubeup.machine.local_host import LocalHost
 from tests.bundle_case import write_blob, write_layout, write_manifest
 
 HOST = LocalHost()

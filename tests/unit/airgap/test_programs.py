@@ -15,7 +15,8 @@ from kubeup.airgap.containerd_hosts import Mirror
 from kubeup.airgap.downloads import FILES_BY_NAME, NODE_FILES
 from kubeup.airgap.programs import Offered
 from kubeup.errors import HostError
-from kubeup.machine.host import CommandResult, HttpResponse
+from kubeup.machine.host import CommandResult
+from kubeup.machine.http import HttpResponse
 from kubeup.releases import find_release
 from tests.bundle_case import elf
 from tests.fake_host import FakeHost

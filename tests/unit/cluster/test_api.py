@@ -9,7 +9,7 @@ import pytest
 
 from kubeup.cluster.api import AlreadyExists, Api, ApiRefused, Identity, path_of
 from kubeup.errors import ClusterError
-from kubeup.machine.host import HttpResponse, Tls, Unreachable
+from kubeup.machine.http import HttpResponse, Tls, Unreachable
 from kubeup.secret import Secret
 from tests.fake_cluster import ClusterHost, FakeCluster
 

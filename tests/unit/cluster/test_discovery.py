@@ -20,7 +20,7 @@ from kubeup.cluster import api, discovery, tokens
 from kubeup.cluster.objects import render_cluster_info
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, Timeouts
 from kubeup.errors import KbError
-from kubeup.machine.host import AnyTls, HttpResponse, Tls, Unreachable
+from kubeup.machine.http import AnyTls, HttpResponse, Tls, Unreachable
 from kubeup.node import pki
 from kubeup.node.kubeconfig import render_kubeconfig
 from kubeup.secret import Secret

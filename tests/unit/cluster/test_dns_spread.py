@@ -12,7 +12,7 @@ import pytest
 
 from kubeup.cluster import api, dns_spread
 from kubeup.cluster.dns_spread import ANNOTATION, PATIENCE_S
-from kubeup.machine.host import AnyTls, HttpResponse, Tls
+from kubeup.machine.http import AnyTls, HttpResponse, Tls
 from kubeup.paths import Paths
 from tests.fake_host import FakeHost
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kubeup.cluster import etcd
 from kubeup.cluster.etcd import Member
 from kubeup.errors import ClusterError
-from kubeup.machine.host import HttpResponse, Tls, Unreachable
+from kubeup.machine.http import HttpResponse, Tls, Unreachable
 from tests.fake_host import FakeHost
 
 CP1 = Member("1", "cp1", ("https://10.0.0.11:2380",), ("https://10.0.0.11:2379",))

@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 from kubeup.cluster.api import Api, Identity
 from kubeup.cluster.lease import DURATION_S, RENEW_EVERY_S, Lease
-from kubeup.machine.host import HttpResponse, Tls
+from kubeup.machine.http import HttpResponse, Tls
 from tests.fake_host import FakeHost
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)

@@ -13,7 +13,7 @@ from kubeup.cluster import objects as co
 from kubeup.cluster.api import Api, ApiRefused, Identity, Object
 from kubeup.config.types import PodNetwork, Taint
 from kubeup.errors import ClusterError, HostError
-from kubeup.machine.host import Tls
+from kubeup.machine.http import Tls
 from kubeup.releases import RELEASES
 from kubeup.yaml_files import covers, load_yaml
 from tests.fake_cluster import ClusterHost, FakeCluster

@@ -17,7 +17,7 @@ from kubeup.commands import token as commands_token
 from kubeup.config import token_text
 from kubeup.config.types import BootstrapToken
 from kubeup.errors import ClusterError, UsageError
-from kubeup.machine.host import Tls
+from kubeup.machine.http import Tls
 from kubeup.secret import Secret
 from tests.fake_cluster import ClusterHost, FakeCluster
 from tests.fake_host import FakeHost

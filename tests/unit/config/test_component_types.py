@@ -12,7 +12,7 @@ from kubeup.config import schema
 from kubeup.config.documents import parse_documents
 from kubeup.config.problems import Problems
 from kubeup.errors import UsageError
-from kubeup.machine.host import LocalHost
+from kubeup.machine.local_host import LocalHost
 from kubeup.node.kubelet import render_kubelet_config
 from kubeup.releases import RELEASES
 from kubeup.yaml_files import dump_yaml

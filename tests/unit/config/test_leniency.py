@@ -12,7 +12,7 @@ from kubeup.config.load_init import load_partial_config
 from kubeup.config.load_join import parse_stored_cluster
 from kubeup.config.problems import Problems
 from kubeup.errors import UsageError
-from kubeup.machine.host import LocalHost
+from kubeup.machine.local_host import LocalHost
 from tests.unit.config_case import CLUSTER, load, machine
 
 INIT = "apiVersion: kubeadm.k8s.io/v1beta4\nkind: InitConfiguration\nlocalAPIEndpoint: {advertiseAddress: 10.0.0.11}\n"

@@ -13,7 +13,8 @@ from kubeup.config.load_init import load_init_config, load_partial_config, parse
 from kubeup.config.token_text import generate_token
 from kubeup.config.types import Arg, LocalEtcd, NodeRegistration, Taint, Timeouts
 from kubeup.errors import UsageError
-from kubeup.machine.host import HttpResponse, LocalHost
+from kubeup.machine.http import HttpResponse
+from kubeup.machine.local_host import LocalHost
 from kubeup.releases import NEWEST_PROVEN
 from tests.fake_host import FakeHost
 from tests.unit.config_case import CLUSTER, FLAGS, INIT, KB, ROUTE, addresses, load, machine, refuse

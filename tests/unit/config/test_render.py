@@ -10,7 +10,7 @@ from kubeup.commands.config_documents import migrate_config_file, print_defaults
 from kubeup.config.load_init import load_init_config
 from kubeup.config.render import render_cluster_configuration, render_init_configuration
 from kubeup.errors import UsageError
-from kubeup.machine.host import LocalHost
+from kubeup.machine.local_host import LocalHost
 from kubeup.releases import find_release
 from kubeup.yaml_files import dump_yaml, load_all_yaml, load_yaml
 from tests.fake_host import FakeHost

@@ -26,7 +26,8 @@ from kubeup.config.types import (
 )
 from kubeup.diagnosis import checks
 from kubeup.errors import UsageError
-from kubeup.machine.host import CommandResult, HttpResponse, Unreachable
+from kubeup.machine.host import CommandResult
+from kubeup.machine.http import HttpResponse, Unreachable
 from kubeup.releases import find_release
 from kubeup.secret import Secret
 from tests.fake_host import FakeHost

@@ -9,7 +9,8 @@ from typing import Any, Optional
 import pytest
 
 from kubeup.diagnosis import signs
-from kubeup.machine.host import CommandResult, HttpResponse
+from kubeup.machine.host import CommandResult
+from kubeup.machine.http import HttpResponse
 from tests.fake_host import FakeHost
 
 SOCKET = "unix:///var/run/containerd/containerd.sock"

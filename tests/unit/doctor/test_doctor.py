@@ -12,7 +12,8 @@ import pytest
 from kubeup.config.types import KbConfiguration, LoadBalancer
 from kubeup.diagnosis import checks
 from kubeup.doctor import doctor
-from kubeup.machine.host import CommandResult, HttpResponse, Unreachable
+from kubeup.machine.host import CommandResult
+from kubeup.machine.http import HttpResponse, Unreachable
 from kubeup.network import load_balancer, routes
 from kubeup.node import pki
 from kubeup.paths import Paths

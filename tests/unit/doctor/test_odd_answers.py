@@ -14,7 +14,8 @@ from kubeup.config import choose
 from kubeup.diagnosis import signs
 from kubeup.doctor import doctor
 from kubeup.errors import HostError
-from kubeup.machine.host import HttpResponse, LocalHost, Tls
+from kubeup.machine.http import HttpResponse, Tls
+from kubeup.machine.local_host import LocalHost
 from kubeup.network import load_balancer, pod_view, routes, step_aside
 from kubeup.node import containerd_config, runtime
 from kubeup.paths import Paths

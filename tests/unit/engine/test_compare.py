@@ -11,7 +11,7 @@ from kubeup.engine.items import File, Folder, MovedAside
 from kubeup.engine.plan import Group, Later, Part, Plan, Waiting, Yielded
 from kubeup.engine.records import StepRecord
 from kubeup.machine.dry_run import DryRunHost
-from kubeup.machine.host import LocalHost
+from kubeup.machine.local_host import LocalHost
 from tests.unit.engine.engine_case import Bench, Program
 
 CONF, OTHER = Path("/etc/a.yaml"), Path("/etc/b.conf")

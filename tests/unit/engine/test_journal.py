@@ -13,7 +13,7 @@ import pytest
 from kubeup.engine import undo
 from kubeup.engine.journal import JournalHost, remove_leftovers
 from kubeup.engine.state import PhaseState, State, load_state
-from kubeup.machine.host import LocalHost
+from kubeup.machine.local_host import LocalHost
 from kubeup.paths import Paths
 
 A = Path("/etc/kubernetes/pki/a.key")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kubeup.engine.records import KEPT, Records, load_records
-from kubeup.machine.host import LocalHost
+from kubeup.machine.local_host import LocalHost
 
 FOLDER = Path("/var/lib/kb/records")
 ITEM = {"/etc/a": {"content": "text\n", "mode": "0600"}}

@@ -9,7 +9,7 @@ import pytest
 
 from kubeup.cluster.api import Api, Identity
 from kubeup.engine.run import STORED, Caller, Results, Who, read_stored
-from kubeup.machine.host import Tls
+from kubeup.machine.http import Tls
 from kubeup.secret import Secret
 from tests.fake_cluster import ClusterHost, FakeCluster
 

@@ -18,7 +18,8 @@ from kubeup.engine.state import State, load_state
 from kubeup.engine.step import Phase, fingerprint_inputs, plan_skips, select_phases
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.machine.dry_run import DryRunHost
-from kubeup.machine.host import Host, LocalHost
+from kubeup.machine.host import Host
+from kubeup.machine.local_host import LocalHost
 from kubeup.paths import Paths
 from kubeup.releases import RELEASES
 from kubeup.report import Report

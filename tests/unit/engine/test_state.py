@@ -11,7 +11,7 @@ import pytest
 from kubeup import __version__
 from kubeup.engine.state import SCHEMA, PhaseState, State, load_state
 from kubeup.errors import HostError
-from kubeup.machine.host import LocalHost
+from kubeup.machine.local_host import LocalHost
 from kubeup.paths import Paths
 
 PHASE: dict[str, Any] = {"status": "done", "started": "", "ended": "", "inputs": {}, "created": ["/a"], "backups": [], "outputs": {}, "error": None}  # fmt: skip

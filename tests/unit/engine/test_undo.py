@@ -9,7 +9,7 @@ import pytest
 from kubeup.engine.state import PhaseState, State
 from kubeup.engine.undo import plan_undo, restore_and_remove, take_away
 from kubeup.errors import HostError
-from kubeup.machine.host import LocalHost
+from kubeup.machine.local_host import LocalHost
 from kubeup.paths import Paths
 
 

@@ -16,7 +16,8 @@ from kubeup.kubeadm import reset as kubeadm_reset
 from kubeup.kubeadm.lines import KubeadmReport
 from kubeup.kubeadm.reset import KubeadmReset
 from kubeup.machine.dry_run import DryRunHost
-from kubeup.machine.host import CommandResult, Host, HttpResponse
+from kubeup.machine.host import CommandResult, Host
+from kubeup.machine.http import HttpResponse
 from kubeup.paths import Paths
 from kubeup.releases import RELEASES
 from tests.fake_host import FakeHost

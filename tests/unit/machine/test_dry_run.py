@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kubeup.cluster.api import Api, Identity
 from kubeup.machine.dry_run import DryRunHost
-from kubeup.machine.host import Tls
+from kubeup.machine.http import Tls
 from tests.fake_cluster import ClusterHost, FakeCluster
 from tests.fake_host import FakeHost
 

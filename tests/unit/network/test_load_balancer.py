@@ -13,7 +13,8 @@ from kubeup import releases
 from kubeup.cluster import api, objects
 from kubeup.config.types import KbConfiguration, LoadBalancer, Mirror, PodNetwork
 from kubeup.errors import HostError
-from kubeup.machine.host import AnyTls, CommandResult, HttpResponse, Tls, Unreachable
+from kubeup.machine.host import CommandResult
+from kubeup.machine.http import AnyTls, HttpResponse, Tls, Unreachable
 from kubeup.network import load_balancer
 from kubeup.network.load_balancer import GONE_AFTER_S, MARK, Memory, Settings
 from kubeup.node import images

@@ -10,7 +10,8 @@ import pytest
 
 from kubeup.config.types import Arg, ClusterConfiguration, Component, Networking, PodNetwork
 from kubeup.errors import HostError, KbError, UsageError
-from kubeup.machine.host import CommandResult, HttpResponse
+from kubeup.machine.host import CommandResult
+from kubeup.machine.http import HttpResponse
 from kubeup.network import pod_network, routes
 from kubeup.node import images
 from kubeup.paths import Paths

@@ -11,7 +11,8 @@ import pytest
 
 from kubeup.cluster.api import Api, Identity
 from kubeup.errors import HostError
-from kubeup.machine.host import AnyTls, CommandResult, HttpResponse, Tls
+from kubeup.machine.host import CommandResult
+from kubeup.machine.http import AnyTls, HttpResponse, Tls
 from kubeup.network import routes
 from kubeup.network.routes import Interface, Network, Peer, Route, RouteSettings, Vxlan
 from kubeup.paths import Paths

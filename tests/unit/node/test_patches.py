@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubeup.errors import UsageError
-from kubeup.machine.host import LocalHost
+from kubeup.machine.local_host import LocalHost
 from kubeup.node.patches import Patches, merge_json, order_items, read_patches
 from tests.fake_host import FakeHost
 

@@ -13,7 +13,10 @@ from kubeup.config.types import KbConfiguration, Mirror, Packages, PodNetwork
 from kubeup.engine.run import Run
 from kubeup.errors import HostError
 from kubeup.machine.dry_run import DryRunHost
-from kubeup.machine.host import CommandResult, Fence, HttpResponse, LocalHost, Tls
+from kubeup.machine.fence import Fence
+from kubeup.machine.host import CommandResult
+from kubeup.machine.http import HttpResponse, Tls
+from kubeup.machine.local_host import LocalHost
 from kubeup.node import pki
 from kubeup.phases import airgap, kernel
 from tests.fake_host import Answer, FakeHost

@@ -13,7 +13,7 @@ import pytest
 
 from kubeup.config.types import ExternalEtcd
 from kubeup.errors import HostError
-from kubeup.machine.host import LocalHost
+from kubeup.machine.local_host import LocalHost
 from kubeup.node import pki
 from kubeup.phases import certs
 from tests.fake_host import FakeHost

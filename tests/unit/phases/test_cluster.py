@@ -29,7 +29,8 @@ from kubeup.config.types import (
 )
 from kubeup.engine.run import Caller, Results, Run
 from kubeup.errors import ClusterError, HostError, KbError, UsageError
-from kubeup.machine.host import CommandResult, Tls
+from kubeup.machine.host import CommandResult
+from kubeup.machine.http import Tls
 from kubeup.network import routes
 from kubeup.paths import Paths
 from kubeup.phases import addons, cluster

@@ -28,7 +28,8 @@ from kubeup.engine.runner import Runner
 from kubeup.engine.state import PhaseState, load_state
 from kubeup.engine.step import fingerprint_inputs
 from kubeup.errors import ClusterError, KbError, UsageError
-from kubeup.machine.host import CommandResult, HttpResponse, Tls
+from kubeup.machine.host import CommandResult
+from kubeup.machine.http import HttpResponse, Tls
 from kubeup.network import load_balancer
 from kubeup.node import kubeconfig, pki
 from kubeup.paths import Paths

@@ -26,7 +26,8 @@ from kubeup.config.types import (
 )
 from kubeup.engine.run import Caller, Results, Run
 from kubeup.errors import ClusterError
-from kubeup.machine.host import CommandResult, HttpResponse, Tls
+from kubeup.machine.host import CommandResult
+from kubeup.machine.http import HttpResponse, Tls
 from kubeup.paths import Paths
 from kubeup.phases import health
 from kubeup.releases import RELEASES

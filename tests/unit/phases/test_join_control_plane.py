@@ -19,7 +19,8 @@ from kubeup.config.types import JoinConfig, JoinConfiguration, JoinControlPlane,
 from kubeup.engine.run import Caller, Run
 from kubeup.engine.step import fingerprint_inputs
 from kubeup.errors import KbError
-from kubeup.machine.host import CommandResult, HttpResponse, Tls, Unreachable
+from kubeup.machine.host import CommandResult
+from kubeup.machine.http import HttpResponse, Tls, Unreachable
 from kubeup.node import pki
 from kubeup.paths import Paths
 from kubeup.phases import join_control_plane, join_worker

@@ -29,7 +29,8 @@ from kubeup.engine.runner import Runner
 from kubeup.engine.state import State
 from kubeup.errors import ClusterError, KbError
 from kubeup.machine.dry_run import DryRunHost
-from kubeup.machine.host import AnyTls, CommandResult, HttpResponse, Tls
+from kubeup.machine.host import CommandResult
+from kubeup.machine.http import AnyTls, HttpResponse, Tls
 from kubeup.node.kubeconfig import render_kubeconfig
 from kubeup.paths import Paths
 from kubeup.phases import join_worker

@@ -11,7 +11,9 @@ from kubeup.config.types import Arg, ExternalEtcd, InitConfig, LocalEtcd
 from kubeup.engine.run import Run
 from kubeup.errors import HostError, UsageError
 from kubeup.machine.dry_run import DryRunHost
-from kubeup.machine.host import CommandResult, Host, HttpResponse, LocalHost
+from kubeup.machine.host import CommandResult, Host
+from kubeup.machine.http import HttpResponse
+from kubeup.machine.local_host import LocalHost
 from kubeup.paths import Paths
 from kubeup.phases import certs, control_plane, kubelet_start
 from kubeup.releases import RELEASES

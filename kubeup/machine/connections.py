@@ -1,0 +1,246 @@
+"""HTTP connections: TLS, proxies, a pool per server and identity, and waits that end.
+
+Owns how a request of kubeup/machine/http.py is sent. LocalHost alone uses it, after its fence has let the request through.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import io
+import os
+import socket
+import threading
+import urllib.parse
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Optional, Union
+
+from kubeup.addresses import bracket
+from kubeup.lazy_modules import lazy_import
+from kubeup.machine.http import (
+    MAX_ANSWER,
+    AnyTls,
+    Deadline,
+    HttpResponse,
+    HttpStream,
+    Tls,
+    Unproven,
+    Unreachable,
+    reason_of,
+    require_safe,
+)
+from kubeup.secret import Secret
+
+if TYPE_CHECKING:
+    import http.client as http_client
+    import ssl
+else:
+    http_client = lazy_import("http.client")  # with ssl it costs more than all the rest of this module
+    ssl = lazy_import("ssl")
+
+
+BODY_S = 30.0
+"""How much longer than its beginning a whole answer may take."""
+
+
+class _TimedReader(io.RawIOBase):
+    """A socket's bytes, each wait no longer than the deadline leaves."""
+
+    def __init__(self, connection: socket.socket, deadline: Deadline) -> None:
+        self._socket, self._deadline = connection, deadline
+        self._raw = connection.makefile("rb", buffering=0)  # keeps the socket open while an answer is read
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> Optional[int]:
+        self._socket.settimeout(self._deadline.left_s)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _TimedSocket:
+    """What http.client's response asks of a socket."""
+
+    def __init__(self, connection: socket.socket, deadline: Deadline) -> None:
+        self._socket, self._deadline = connection, deadline
+
+    def makefile(self, *_: Any, **__: Any) -> io.BufferedReader:
+        return io.BufferedReader(_TimedReader(self._socket, self._deadline))
+
+
+class Connections:
+    """HTTP connections, kept open per server and identity and per thread: a TLS handshake with client keys costs
+    more than most of kb's requests."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+        self._contexts: dict[AnyTls, ssl.SSLContext] = {}
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        body: bytes,
+        tls: Optional[AnyTls],
+        headers: Mapping[str, str],
+        timeout_s: float,
+        max_bytes: int = MAX_ANSWER,
+    ) -> HttpResponse:
+        require_safe(url, tls, headers)
+        parts = urllib.parse.urlsplit(url)
+        key = (parts.scheme, parts.netloc, tls)
+        pool: dict[object, http_client.HTTPConnection] = self._local.__dict__.setdefault("pool", {})
+        for attempt in (1, 2):
+            connection = pool.pop(key, None)
+            is_reused = connection is not None
+            deadline = Deadline(timeout_s)
+            try:
+                if connection is None:
+                    connection = self._connect(parts, tls or Tls())
+                answer = _ask(connection, method, parts, body, headers, deadline)
+                deadline.extend(BODY_S)
+                content = answer.read(max_bytes + 1)
+                if len(content) > max_bytes:
+                    connection.close()
+                    raise Unreachable(url, "other", f"it sends more than {max_bytes} bytes")
+            except (OSError, http_client.HTTPException, ValueError) as error:
+                if connection is not None:
+                    connection.close()
+                # a server may close an idle connection at any time: that says nothing about the request
+                if is_reused and attempt == 1 and not isinstance(error, socket.timeout):
+                    continue
+                raise Unreachable(url, reason_of(error), str(error) or type(error).__name__) from error
+            if not answer.will_close:
+                pool[key] = connection
+            else:
+                connection.close()
+            found = {name.lower(): value for name, value in answer.getheaders()}
+            return HttpResponse(answer.status, content, found)
+        raise AssertionError("unreachable")
+
+    @contextlib.contextmanager
+    def open(
+        self,
+        method: str,
+        url: str,
+        body: Optional[Iterable[bytes]],
+        tls: Optional[Tls],
+        headers: Mapping[str, str],
+        timeout_s: float,
+    ) -> Iterator[HttpStream]:
+        """A connection of its own: a body that is read half way leaves none that could be used again. timeout_s: until the
+        answer begins, and until each piece of it comes."""
+        require_safe(url, tls, headers)
+        parts = urllib.parse.urlsplit(url)
+        connection: Optional[http_client.HTTPConnection] = None
+        try:
+            deadline = Deadline(timeout_s)
+            try:
+                connection = self._connect(parts, tls or Tls())
+                answer = _ask(connection, method, parts, body, headers, deadline)
+            except (OSError, http_client.HTTPException, ValueError) as error:
+                raise Unreachable(url, reason_of(error), str(error) or type(error).__name__) from error
+            yield HttpStream(url, answer, deadline, timeout_s)
+        finally:
+            if connection is not None:
+                connection.close()
+
+    def _connect(self, parts: urllib.parse.SplitResult, tls: AnyTls) -> http_client.HTTPConnection:
+        host, port = parts.hostname or "", parts.port
+        if parts.scheme != "https":
+            return http_client.HTTPConnection(host, port)
+        if isinstance(tls, Unproven) or not (tls.proxy or tls.server_name):
+            return http_client.HTTPSConnection(host, port, context=self._context(tls))
+        return _connect_by_way(host, port or 443, tls, self._context(tls))
+
+    def _context(self, tls: AnyTls) -> ssl.SSLContext:
+        if tls not in self._contexts:
+            self._contexts[tls] = _tls_context(tls)
+        return self._contexts[tls]
+
+
+class _NamedConnection(http_client.HTTPConnection):
+    """https to a server that proves a name of its own, through a proxy or not."""
+
+    default_port = 443
+
+    def __init__(self, host: str, port: int, context: ssl.SSLContext, server_name: str) -> None:
+        super().__init__(host, port)
+        self.context, self.server_name = context, server_name
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock = self.context.wrap_socket(self.sock, server_hostname=self.server_name)
+
+
+def _connect_by_way(host: str, port: int, tls: Tls, context: ssl.SSLContext) -> http_client.HTTPConnection:
+    name = tls.server_name or host
+    if not tls.proxy:
+        return _NamedConnection(host, port, context, name)
+    proxy = urllib.parse.urlsplit(tls.proxy)
+    connection = _NamedConnection(proxy.hostname or "", proxy.port or 80, context, name)
+    who = urllib.parse.unquote(f"{proxy.username}:{proxy.password or ''}") if proxy.username else ""
+    headers = {"Proxy-Authorization": f"Basic {base64.b64encode(who.encode()).decode()}"} if who else {}
+    connection.set_tunnel(bracket(host), port, headers)
+    return connection
+
+
+_PARTIAL_CHAIN = 0x80000
+"""X509_V_FLAG_PARTIAL_CHAIN: ssl names it from Python 3.10 on, and sets it from 3.13 on."""
+
+
+def _ask(
+    connection: http_client.HTTPConnection,
+    method: str,
+    parts: urllib.parse.SplitResult,
+    body: Union[bytes, Iterable[bytes], None],
+    headers: Mapping[str, str],
+    deadline: Deadline,
+) -> http_client.HTTPResponse:
+    """Send a request and read the head of its answer, both before the deadline. The body of a request has as long again
+    for each piece."""
+    connection.timeout = deadline.left_s
+    if connection.sock is not None:
+        connection.sock.settimeout(deadline.left_s)
+    connection.response_class = functools.partial(_read_answer, deadline)  # type: ignore[assignment]
+    connection.request(
+        method, urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, "")), body or None, dict(headers)
+    )
+    if not isinstance(body, (bytes, type(None))):
+        deadline.extend(BODY_S)
+    return connection.getresponse()
+
+
+def _read_answer(deadline: Deadline, connection: socket.socket, *args: Any, **kwargs: Any) -> http_client.HTTPResponse:
+    return http_client.HTTPResponse(_TimedSocket(connection, deadline), *args, **kwargs)  # type: ignore[arg-type]
+
+
+def _tls_context(tls: AnyTls) -> ssl.SSLContext:
+    if isinstance(tls, Unproven):
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    context = ssl.create_default_context(cadata=tls.ca.pem) if tls.ca else ssl.create_default_context()
+    # kubeadm's CAs carry no path length and older ones no key identifier: RFC 5280 to the letter refuses them
+    context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
+    # an intermediate that stands alone is believed, as Go believes whatever is in its pool
+    context.verify_flags |= _PARTIAL_CHAIN
+    if tls.cert_pem and tls.key_pem:
+        _load_identity(context, tls.cert_pem, tls.key_pem)
+    return context
+
+
+def _load_identity(context: ssl.SSLContext, cert_pem: str, key_pem: Secret) -> None:
+    """ssl takes an identity from a file only: give it one that has no name and lies in memory."""
+    descriptor = os.memfd_create("kb-identity", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, f"{cert_pem}\n{key_pem.reveal()}".encode())
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)

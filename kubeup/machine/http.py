@@ -1,0 +1,177 @@
+"""What is asked over HTTP and what comes back: proofs of identity, answers, streams, and why no answer came.
+
+Owns the values, the bounds of an answer, and the rule that credentials go only to a server that has proven who it is.
+Connections are made in kubeup/machine/connections.py alone.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import field
+from typing import TYPE_CHECKING, Optional, Union
+
+from kubeup.errors import HostError
+from kubeup.frozen_values import frozen
+from kubeup.lazy_modules import lazy_import
+from kubeup.machine.files import (
+    CHUNK,
+)
+from kubeup.secret import Secret
+from kubeup.trust import Anchors
+
+if TYPE_CHECKING:
+    import http.client as http_client
+    import ssl
+else:
+    http_client = lazy_import("http.client")  # with ssl it costs more than all the rest of this module
+    ssl = lazy_import("ssl")
+
+
+@frozen
+class Tls:
+    """How to speak TLS: believe `ca` (None: the system's roots), show `cert_pem` with `key_pem`; server_name: the name that the
+    server has to prove, where that is not its address; proxy: the http:// proxy that leads to it."""
+
+    ca: Optional[Anchors] = None
+    cert_pem: Optional[str] = None
+    key_pem: Optional[Secret] = None
+    server_name: str = ""
+    proxy: str = ""
+
+
+@frozen
+class Unproven:
+    """TLS with whoever answers, without any proof: for probes of this machine's own ports, and for the first question of
+    discovery. It carries no credentials."""
+
+
+UNPROVEN = Unproven()
+AnyTls = Union[Tls, Unproven]
+_CREDENTIALS = frozenset(("authorization", "cookie", "proxy-authorization"))
+
+
+def require_safe(url: str, tls: Optional[AnyTls], headers: Mapping[str, str]) -> None:
+    """Raise HostError (credentials-unprotected) where a request would hand credentials to whoever listens: over plain
+    http, or to a server that is not asked who it is."""
+    has_secret = bool(_CREDENTIALS.intersection(name.lower() for name in headers))
+    is_plain = not url.startswith("https://")
+    if not has_secret and not (is_plain and isinstance(tls, Tls) and tls.key_pem):
+        return
+    if is_plain or isinstance(tls, Unproven):
+        raise HostError(
+            f"kb does not send credentials to {url.partition('?')[0]}",
+            cause="the connection is plain http: whoever is on the way reads them"
+            if is_plain
+            else "the server has not proven who it is",
+            remedy="give the server's https:// address" if is_plain else "name the authority of the server",
+            code="credentials-unprotected",
+        )
+
+
+@frozen
+class HttpResponse:
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Names in lower case."""
+    deferred: bool = False
+
+
+MAX_ANSWER = 4 << 20
+"""Bytes of an answer that is held whole; whoever wants more says so."""
+_MIN_RATE = 1024
+"""Bytes a second, on average, that a stream has to bring after its first minute: less is a server that holds on."""
+_MAX_STREAM = 64 << 30
+
+
+class Deadline:
+    """A moment that every single wait of a connection counts down to: socket timeouts alone begin anew with each byte."""
+
+    def __init__(self, seconds: float) -> None:
+        self.at = time.monotonic() + seconds
+
+    def extend(self, seconds: float) -> None:
+        self.at = time.monotonic() + seconds
+
+    @property
+    def left_s(self) -> float:
+        left = self.at - time.monotonic()
+        if left <= 0:
+            raise socket.timeout("it sends too slowly")
+        return left
+
+
+class HttpStream:
+    """An answer whose body is read piece by piece. headers: names in lower case."""
+
+    def __init__(self, url: str, answer: http_client.HTTPResponse, deadline: Deadline, stall_s: float) -> None:
+        self.url = url
+        self.status = answer.status
+        self.headers: Mapping[str, str] = {name.lower(): value for name, value in answer.getheaders()}
+        self._answer, self._deadline, self._stall_s = answer, deadline, stall_s
+
+    def chunks(self, *, max_bytes: int = _MAX_STREAM) -> Iterator[bytes]:
+        """The body. Raises Unreachable where it ends before its announced length (reset), brings nothing for a while or
+        next to nothing for long (timeout), or has more than max_bytes (other)."""
+        announced = self.headers.get("content-length", "")
+        left = int(announced) if announced.isdigit() and len(announced) < 20 else None
+        started, came = time.monotonic(), 0
+        try:
+            while True:
+                self._deadline.extend(self._stall_s)
+                piece = self._answer.read1(CHUNK)
+                if not piece:
+                    break
+                came += len(piece)
+                left = left - len(piece) if left is not None else None
+                if came > max_bytes:
+                    raise Unreachable(self.url, "other", f"it sends more than {max_bytes} bytes")
+                if came < _MIN_RATE * (time.monotonic() - started - 60):
+                    raise socket.timeout("it sends too slowly")
+                yield piece
+        except (OSError, http_client.HTTPException, ValueError) as error:
+            raise Unreachable(self.url, reason_of(error), str(error) or type(error).__name__) from error
+        if left:
+            raise Unreachable(self.url, "reset", f"{left} bytes are missing at the end")
+
+    def read(self, *, max_bytes: int = MAX_ANSWER) -> bytes:
+        return b"".join(self.chunks(max_bytes=max_bytes))
+
+
+class Unreachable(HostError):
+    """No answer came from a URL. `reason`: refused | timeout | dns | tls | reset | other."""
+
+    def __init__(self, url: str, reason: str, text: str) -> None:
+        super().__init__(
+            f"no answer from {url}",
+            cause=f"{_REASONS.get(reason, 'the connection failed')} ({text})",
+            remedy=f"check that the server runs and that this node reaches it: curl -vk {url}",
+            code="unreachable",
+        )
+        self.url = url
+        self.reason = reason
+
+
+_REASONS = {
+    "refused": "nothing listens there",
+    "timeout": "it did not answer in time",
+    "dns": "the name does not resolve",
+    "tls": "the TLS handshake failed",
+    "reset": "it closed the connection",
+}
+
+
+def reason_of(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        return "tls"
+    if isinstance(error, socket.gaierror):
+        return "dns"
+    if isinstance(error, ConnectionRefusedError):
+        return "refused"
+    if isinstance(error, (socket.timeout, TimeoutError)):
+        return "timeout"
+    if isinstance(error, (ConnectionResetError, BrokenPipeError, http_client.RemoteDisconnected)):
+        return "reset"
+    return "other"

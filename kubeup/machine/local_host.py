@@ -1,0 +1,138 @@
+"""LocalHost: this machine, or a folder that stands for one.
+
+`subprocess`, `socket`, `open` and `sleep` appear in this folder alone (and in the daemons that are named: mirror, keepers).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Optional
+
+from kubeup.errors import HostError
+from kubeup.machine.host import Argv, CommandResult, shown_argv
+from kubeup.machine.local_files import LocalFiles
+from kubeup.machine.local_network import LocalNetwork
+from kubeup.secret import Secret
+
+
+class LocalHost(LocalFiles, LocalNetwork):
+    """This machine, or a folder that stands for one (`root`): then files land below it, and whatever would touch
+    the running system is not done but reported in `deferred`."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        LocalFiles.__init__(self, root)
+        LocalNetwork.__init__(self)
+        self.mode = "live" if self.is_live else "root"
+        self.deferred: list[str] = []
+
+    def which(self, program: str) -> Optional[Path]:
+        """Where `program` lies in PATH (sbin folders included, which a plain `su` leaves out)."""
+        folders = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        if self.is_live:
+            found = shutil.which(program, path=folders)
+            return Path(found) if found else None
+        for folder in folders.split(":"):
+            if folder.startswith("/") and os.access(self.target(Path(folder) / program), os.X_OK):
+                return Path(folder) / program
+        return None
+
+    def query(
+        self, argv: Argv, *, timeout_s: float = 30, env: Optional[Mapping[str, str]] = None, stdin: str = ""
+    ) -> CommandResult:
+        """Run a program that only looks. Never raises: the code tells, 127 for a missing program, 124 for a
+        timeout. Below another root nothing is asked: the machine at hand is not the one that is written."""
+        if not self.is_live:
+            return CommandResult(shown_argv(argv), 127, missing=True, deferred=True)
+        return _execute(argv, timeout_s, env, stdin)
+
+    def hostname(self) -> str:
+        return socket.gethostname()
+
+    def environ(self) -> Mapping[str, str]:
+        return dict(os.environ)
+
+    def is_root_user(self) -> bool:
+        return os.geteuid() == 0
+
+    def cpu_count(self) -> int:
+        """The processors that this process may use."""
+        return len(os.sched_getaffinity(0))
+
+    def now(self) -> datetime.datetime:
+        return datetime.datetime.now(datetime.timezone.utc)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def run(
+        self, argv: Argv, *, timeout_s: float = 300, env: Optional[Mapping[str, str]] = None, stdin: str = ""
+    ) -> CommandResult:
+        """Run a program that changes the machine. Never raises, like query. Below another root it is deferred."""
+        if not self.is_live:
+            shown = shown_argv(argv)
+            self.deferred.append(" ".join(shown))
+            return CommandResult(shown, 0, deferred=True)
+        return _execute(argv, timeout_s, env, stdin)
+
+    @contextlib.contextmanager
+    def lock(self, path: Path, holder: str) -> Iterator[None]:
+        """Hold `path` for one process at a time; `holder` is what a second one is told ("kb init (pid 812, ...)").
+
+        The lock is the kernel's: it ends with the process, so a killed kb leaves none behind. Raises HostError
+        (locked) that says who holds it since when.
+        """
+        self.make_dir(path.parent, mode=0o700)
+        with self._way(path, "write") as place:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(place.name, flags, 0o600, dir_fd=place.folder)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                other = os.pread(descriptor, 4096, 0).decode(errors="replace").strip() or "another kb"
+                raise HostError(
+                    "this node is being worked on",
+                    cause=f"{other} holds {path}",
+                    remedy="wait until it has ended, then run the command again",
+                    code="locked",
+                ) from error
+            # on a full disk the lock still locks: only its holder's name is missing
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, 0)
+                text = f"{holder} (pid {os.getpid()}, since {self.now():%Y-%m-%dT%H:%M:%SZ})"
+                os.pwrite(descriptor, text.encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _execute(argv: Argv, timeout_s: float, env: Optional[Mapping[str, str]], stdin: str) -> CommandResult:
+    shown = shown_argv(argv)
+    real = [part.reveal() if isinstance(part, Secret) else str(part) for part in argv]
+    environment = {**os.environ, "LC_ALL": "C", **(env or {})}
+    environment["PATH"] = environment.get("PATH", "") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    try:
+        done = subprocess.run(
+            real, input=stdin, capture_output=True, text=True, errors="replace", timeout=timeout_s, env=environment
+        )
+    except FileNotFoundError:
+        return CommandResult(shown, 127, stderr=f"{shown[0]}: not found in PATH", missing=True)
+    except subprocess.TimeoutExpired:
+        return CommandResult(shown, 124, stderr=f"{shown[0]}: did not end within {timeout_s:.0f} s")
+    except OSError as error:
+        return CommandResult(shown, 126, stderr=f"{shown[0]}: {error.strerror}")
+    except ValueError as error:  # a NUL, or half a character, among its words
+        return CommandResult(shown, 126, stderr=f"{shown[0]}: {error}")
+    return CommandResult(shown, done.returncode, done.stdout, done.stderr)

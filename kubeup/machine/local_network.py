@@ -1,0 +1,241 @@
+"""LocalNetwork: the connections of this machine.
+
+Owns what --air-gapped refuses: every connection asks the fence first. Below another root nothing is asked or sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import urllib.parse
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Optional
+
+from kubeup.errors import HostError
+from kubeup.lazy_modules import lazy_import
+from kubeup.machine.connections import Connections
+from kubeup.machine.fence import Fence
+from kubeup.machine.host import shown_request
+from kubeup.machine.http import MAX_ANSWER, AnyTls, HttpResponse, HttpStream, Tls, Unreachable
+
+if TYPE_CHECKING:
+    import ssl
+else:
+    ssl = lazy_import("ssl")
+
+
+class LocalNetwork:
+    """Requests, names and ports, as this machine reaches and has them."""
+
+    is_live: bool
+    deferred: list[str]
+
+    def __init__(self) -> None:
+        self.fence: Optional[Fence] = None
+        """Set by --air-gapped: every connection to somewhere else is refused."""
+        self._connections = Connections()
+
+    def http_get(
+        self,
+        url: str,
+        *,
+        tls: Optional[AnyTls] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        timeout_s: float = 10,
+        max_bytes: int = MAX_ANSWER,
+    ) -> HttpResponse:
+        """GET a URL. timeout_s: until the answer begins; the whole may take BODY_S longer. Raises Unreachable where no
+        answer came, or one of more than max_bytes; any HTTP status is an answer. Raises HostError
+        (credentials-unprotected), as every request here."""
+        if not self.is_live:
+            raise Unreachable(url, "other", "--root writes a node's files, it has no running system")
+        self._require_way(url, tls)
+        return self._connections.request("GET", url, b"", tls, headers or {}, timeout_s, max_bytes)
+
+    def http_ask(self, url: str, body: bytes, *, tls: Optional[Tls] = None, timeout_s: float = 10) -> HttpResponse:
+        """POST a JSON question that changes nothing, of an API that has no GET for it. Raises as http_get does."""
+        if not self.is_live:
+            raise Unreachable(url, "other", "--root writes a node's files, it has no running system")
+        self._require_way(url, tls)
+        return self._connections.request("POST", url, body, tls, {"Content-Type": "application/json"}, timeout_s)
+
+    @contextlib.contextmanager
+    def http_open(
+        self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 30
+    ) -> Iterator[HttpStream]:
+        """GET a URL whose body is too large to hold. Raises Unreachable where no answer came."""
+        if not self.is_live:
+            raise Unreachable(url, "other", "--root writes a node's files, it has no running system")
+        self._require_way(url, tls)
+        with self._connections.open("GET", url, None, tls, headers or {}, timeout_s) as stream:
+            yield stream
+
+    def http_upload(
+        self,
+        url: str,
+        body: Iterable[bytes],
+        *,
+        size: int,
+        tls: Optional[Tls] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        timeout_s: float = 300,
+    ) -> HttpResponse:
+        """PUT a body of `size` bytes piece by piece. Raises Unreachable."""
+        self._require_way(url, tls)
+        told = {"Content-Type": "application/octet-stream", **(headers or {}), "Content-Length": str(size)}
+        with self._connections.open("PUT", url, body, tls, told, timeout_s) as stream:
+            return HttpResponse(stream.status, stream.read(), stream.headers)
+
+    def _require_way(self, url: str, tls: Optional[AnyTls]) -> None:
+        """The server, and the proxy that leads to it."""
+        self.require_inside(urllib.parse.urlsplit(url).hostname or "", url)
+        if isinstance(tls, Tls) and tls.proxy:
+            self.require_inside(urllib.parse.urlsplit(tls.proxy).hostname or "", f"the proxy to {url}")
+
+    def require_inside(self, name: str, what: str) -> None:
+        """Raise HostError (air-gap) where --air-gapped keeps kb from connecting to `name`."""
+        if self.fence is None or self.fence.allows(name):
+            return
+        inside = ", ".join(sorted(self.fence.hosts)) or "this node"
+        raise HostError(
+            f"kb was about to connect to {name} ({what})",
+            cause=f"--air-gapped keeps it to the cluster and the mirror: {inside}",
+            remedy="bring what is missing with the bundle (kb bundle verify --config FILE says what), or leave --air-gapped out",
+            code="air-gap",
+        )
+
+    def port_holder(self, port: int, address: str = "") -> Optional[str]:
+        """None where the TCP port is free on `address` ("" for every address), otherwise who listens, as far as
+        can be told: "kubelet (pid 812)" or "another process"."""
+        if not self.is_live:
+            return None
+        family = socket.AF_INET6 if (":" in address or (not address and socket.has_ipv6)) else socket.AF_INET
+        try:
+            probe = socket.socket(family, socket.SOCK_STREAM)
+        except OSError:
+            family = socket.AF_INET
+            probe = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6 and not address:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            probe.bind((address or ("::" if family == socket.AF_INET6 else "0.0.0.0"), port))
+            probe.listen(1)
+        except OverflowError:
+            return None  # there is no such port
+        except OSError:
+            return _listener_name(port) or "another process"
+        finally:
+            probe.close()
+        return None
+
+    def resolve(self, name: str) -> list[str]:
+        """The addresses of a host name; [] where it does not resolve."""
+        if not self.is_live:
+            return []
+        self.require_inside(name, f"to look up the name {name}")
+        try:
+            return sorted({str(info[4][0]) for info in socket.getaddrinfo(name, None)})
+        except (OSError, UnicodeError):
+            return []
+
+    def udp_exchange(self, address: str, port: int, payload: bytes, *, timeout_s: float = 2) -> Optional[bytes]:
+        """Send one datagram and return the answer; None where none came in time."""
+        if not self.is_live:
+            return None
+        self.require_inside(address, f"udp port {port}")
+        try:
+            with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                probe.settimeout(timeout_s)
+                probe.connect((address, port))
+                probe.send(payload)
+                return probe.recv(65535)
+        except OSError:
+            return None
+
+    def served_cert(self, address: str, port: int, *, timeout_s: float = 3) -> Optional[str]:
+        """The certificate (PEM) that a TLS server shows, whoever signed it; None where no server answers."""
+        if not self.is_live:
+            return None
+        self.require_inside(address, f"port {port}")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        try:
+            with (
+                socket.create_connection((address, port), timeout=timeout_s) as plain,
+                context.wrap_socket(plain) as tls,
+            ):
+                shown = tls.getpeercert(binary_form=True)
+        except (OSError, ValueError):
+            return None
+        return ssl.DER_cert_to_PEM_cert(shown) if shown else None
+
+    def http_send(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes = b"",
+        tls: Optional[Tls] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        timeout_s: float = 10,
+    ) -> HttpResponse:
+        """A request that changes something (POST, PUT, PATCH, DELETE). Raises Unreachable; deferred below a root."""
+        if not self.is_live:
+            self.deferred.append(shown_request(method, url))
+            return HttpResponse(200, body, deferred=True)
+        self._require_way(url, tls)
+        return self._connections.request(method, url, body, tls, headers or {}, timeout_s)
+
+    def listen(self, address: str, port: int) -> socket.socket:
+        """A listening TCP socket whose connections block, send small answers at once, and give up on a peer that
+        takes nothing for a minute. Raises HostError (port-in-use)."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        server = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # inherited by every accepted connection; seconds and microseconds
+            for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+                server.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", 60, 0))
+            server.bind((address, port))
+            server.listen(128)
+        except OSError as error:
+            server.close()
+            holder = self.port_holder(port, address) or "another process"
+            raise HostError(
+                f"cannot listen on {address}:{port}",
+                cause=f"{error.strerror}: {holder} has it" if error.errno == 98 else str(error.strerror or error),
+                remedy="choose another address or port: --listen ADDRESS:PORT",
+                code="cannot-listen",
+            ) from error
+        return server
+
+
+def _listener_name(port: int) -> Optional[str]:
+    """Who listens on a TCP port: "NAME (pid N)", from /proc; None where that cannot be told."""
+    inodes = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            with open(table) as file:
+                rows = file.read().splitlines()[1:]
+        except OSError:
+            continue
+        for row in rows:
+            cells = row.split()
+            if cells[3] == "0A" and int(cells[1].rpartition(":")[2], 16) == port:
+                inodes.add(f"socket:[{cells[9]}]")
+    if not inodes:
+        return None
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            for descriptor in os.listdir(f"/proc/{pid}/fd"):
+                if os.readlink(f"/proc/{pid}/fd/{descriptor}") in inodes:
+                    with open(f"/proc/{pid}/comm") as file:
+                        return f"{file.read().strip()} (pid {pid})"
+        except OSError:
+            continue
+    return None

@@ -1,0 +1,33 @@
+"""GET a URL that sends on to another, as public download servers do, without leaving https."""
+
+from __future__ import annotations
+
+import urllib.parse
+
+from kubeup.machine.host import Host
+from kubeup.machine.http import HttpResponse, Unreachable
+
+REDIRECTS = (301, 302, 303, 307, 308)
+_MAX_REDIRECTS = 5
+
+
+def follow_redirect(url: str, location: str) -> str:
+    """Where a server sends on to. Raises Unreachable where that leaves https, or is no web address: what came from there
+    would be anybody's."""
+    target = urllib.parse.urljoin(url, location)
+    if not target.startswith(("https://", "http://")) or (url.startswith("https://") and target.startswith("http://")):
+        raise Unreachable(url, "other", f"it sends on to {target[:200]!a}, which is not https")
+    return target
+
+
+def get_page(host: Host, url: str, *, timeout_s: float = 10) -> tuple[str, HttpResponse]:
+    """GET a URL as a browser does: dl.k8s.io and github.com send on to where their files lie. Returns the place that
+    answered last, and its answer, whatever status that has. Raises Unreachable where no answer came."""
+    answer = host.http_get(url, timeout_s=timeout_s)
+    for _ in range(_MAX_REDIRECTS):
+        location = answer.headers.get("location")
+        if answer.status not in REDIRECTS or not location:
+            break
+        url = follow_redirect(url, location)
+        answer = host.http_get(url, timeout_s=timeout_s)
+    return url, answer
