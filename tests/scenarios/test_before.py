@@ -10,8 +10,8 @@ from typing import Optional
 
 import pytest
 
+from kubeup.engine.runner import RunResult
 from kubeup.engine.state import load_state
-from kubeup.engine.workflow import RunResult
 from kubeup.machine.host import CommandResult
 from kubeup.network.pod_network import plan_command
 from kubeup.paths import Paths
