@@ -29,6 +29,7 @@ from kubeup.errors import ClusterError, HostError, KbError, UsageError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json_object
 from kubeup.lazy_modules import lazy_import
+from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.machine.http import UNPROVEN, HttpResponse, Tls, Unreachable
 from kubeup.node.credential_plugin import resolve_credentials
@@ -869,14 +870,14 @@ def _is_request_of(request: Mapping[str, Any], node_name: str) -> bool:
         return False
 
 
-def explain_signing_request(request: SigningRequest, node_name: str, waited_s: float) -> ClusterError:
+def explain_signing_request(host: Host, request: SigningRequest, node_name: str, waited_s: float) -> ClusterError:
     """The error for a bootstrap that ended, or was waited for, in this state."""
     name, waited = request.name, f"after {waited_s:.0f} s"
     return {
         "not-sent": ClusterError(
             f"the kubelet has not asked for its certificate {waited}",
             cause=f"the cluster has no certificate signing request of system:node:{node_name}",
-            remedy="see what the kubelet says: journalctl -u kubelet -n 50 --no-pager",
+            remedy=f"see what the kubelet says: {services.say_log(host, 'kubelet')}",
             code="csr-not-sent",
         ),
         "pending": ClusterError(
@@ -908,7 +909,7 @@ def explain_signing_request(request: SigningRequest, node_name: str, waited_s: f
         "signed": ClusterError(
             f"the kubelet has no kubelet.conf {waited}",
             cause=f"the certificate signing request {name} is signed, but the kubelet has not taken the certificate",
-            remedy="see what the kubelet says: journalctl -u kubelet -n 50 --no-pager",
+            remedy=f"see what the kubelet says: {services.say_log(host, 'kubelet')}",
             code="kubelet-conf-missing",
         ),
     }[request.state]

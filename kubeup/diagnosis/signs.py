@@ -117,10 +117,14 @@ def _look_up_etcd_servers(host: Host, groups: Mapping[str, str]) -> Mapping[str,
 
 
 def _look_up_identity(host: Host, groups: Mapping[str, str]) -> Mapping[str, str]:
-    """Who gives this node's kubelet a new certificate: the CA's key on a control plane, a token on a worker."""
-    is_control_plane = host.exists(MANIFESTS / "kube-apiserver.yaml")
-    on_worker = "take a fresh token (on a control plane: kb token create --print-join-command), then: kb reset, and that command"
-    return {"new_identity": "kb init phase kubeconfig kubelet" if is_control_plane else on_worker}
+    return {"new_identity": say_new_identity(host)}
+
+
+def say_new_identity(host: Host) -> str:
+    """What gives this node's kubelet a new certificate: the CA's key on a control plane, a token on a worker."""
+    if host.exists(MANIFESTS / "kube-apiserver.yaml"):
+        return "kb init phase kubeconfig kubelet"
+    return "take a fresh token (on a control plane: kb token create --print-join-command), then: kb reset, and that command"
 
 
 def _service_words(host: Host) -> Mapping[str, str]:
@@ -459,11 +463,8 @@ def read_kubelet_unit(host: Host) -> Optional[KubeletUnit]:
 
 def _read_openrc_service(host: Host) -> KubeletUnit:
     """The same of OpenRC, which tells no more than whether it runs."""
-    answer = host.query(services.OPENRC.argv("is-active", "kubelet"))
-    told = set(answer.stdout.split())
-    active = "failed" if "crashed" in told else "active" if answer.ok else "inactive"
-    is_missing = not answer.ok and not {"crashed", "stopped"} & told
-    return KubeletUnit("not-found" if is_missing else "loaded", active, "", restarts=0, exit_code=0)
+    state = services.read_state(host, "kubelet")
+    return KubeletUnit("not-found" if state == "unknown" else "loaded", state, "", restarts=0, exit_code=0)
 
 
 def read_kubelet_log(host: Host, *, lines: int = 200, since: str = "", invocation: str = "") -> list[str]:

@@ -37,6 +37,7 @@ from kubeup.diagnosis import checks, signs
 from kubeup.diagnosis.checks import ERROR, WARNING
 from kubeup.errors import HostError, KbError
 from kubeup.frozen_values import frozen
+from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.machine.http import UNPROVEN, Unreachable
 from kubeup.network import load_balancer, pod_network, pod_view, routes, step_aside
@@ -297,9 +298,9 @@ def look_at_certs(patient: Patient) -> Notes:
         left = cert.not_valid_after_utc - host.now()
         if left < datetime.timedelta(0):
             text = f"{path} expired {_days(-left)} ago ({cert.not_valid_after_utc:%Y-%m-%d %H:%M} UTC)"
-            yield Note("certificates", ERROR, text, _renewal(path))
+            yield Note("certificates", ERROR, text, _renewal(host, path))
         elif left < EXPIRES_SOON and not _renews_itself(path):
-            yield Note("certificates", WARNING, f"{path} expires in {_days(left)}", _renewal(path))
+            yield Note("certificates", WARNING, f"{path} expires in {_days(left)}", _renewal(host, path))
 
 
 def _describe_bundle(patient: Patient) -> str:
@@ -350,15 +351,12 @@ def _renews_itself(path: Path) -> bool:
     return path.parent == Path("/var/lib/kubelet/pki")
 
 
-def _renewal(path: Path) -> str:
+def _renewal(host: Host, path: Path) -> str:
     if path.name == "ca.crt" or path.name.endswith("-ca.crt"):
         return f"renew {path} with the same key, then restart the control plane"
     if _renews_itself(path) or path.name == "kubelet.conf":
-        return "kb init phase kubeconfig kubelet (on a worker: kb join with a fresh token), then: systemctl restart kubelet"
-    kind = "kubeconfig" if path.suffix == ".conf" else "certs"
-    return (
-        f"kubeadm certs renew all (or: mv {path} /root/ and kb init phase {kind} all), then restart the control plane"
-    )
+        return f"{signs.say_new_identity(host)}, then: {services.spoken_of(host).say('restart', 'kubelet')}"
+    return "kb certs renew all, then restart the control plane"
 
 
 def _days(span: datetime.timedelta) -> str:
@@ -383,23 +381,24 @@ def look_at_served_certs(patient: Patient) -> Notes:
         shown = pki.parse_shown(served)
         if not shown:
             text = f"{name} shows a certificate that Kubernetes (Go) cannot read"
-            yield Note("served-certificates", ERROR, text, f"{_renewal(path)}; {_restart(name)}")
+            yield Note("served-certificates", ERROR, text, f"{_renewal(host, path)}; {_restart(host, name)}")
             continue
         cert = shown[0]
         if pki.is_expired(cert, host.now()):
             text = f"{name} shows a certificate that expired at {cert.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
-            yield Note("served-certificates", ERROR, text, f"{_renewal(path)}; {_restart(name)}")
+            yield Note("served-certificates", ERROR, text, f"{_renewal(host, path)}; {_restart(host, name)}")
         elif pki.is_in_future(cert, host.now()):
             text = f"{name} shows a certificate that is valid from {cert.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on"
             yield Note("served-certificates", ERROR, text, "set this machine's clock: timedatectl")
         on_disk = [found for _, found in _parsed(path, checks.read_or_empty(host, str(path)))]
         if on_disk and on_disk[0] != cert:
             text = f"{name} still shows another certificate than {path}: it was started before that was written"
-            yield Note("served-certificates", WARNING, text, _restart(name))
+            yield Note("served-certificates", WARNING, text, _restart(host, name))
 
 
-def _restart(name: str) -> str:
-    return "systemctl restart kubelet" if name == "kubelet" else f"crictl stop $(crictl ps -q --name {name})"
+def _restart(host: Host, name: str) -> str:
+    own = name == "kubelet"
+    return services.spoken_of(host).say("restart", name) if own else f"crictl stop $(crictl ps -q --name {name})"
 
 
 def look_at_clock(patient: Patient) -> Notes:
@@ -470,7 +469,7 @@ def look_at_node(patient: Patient) -> Notes:
             f"this machine is called {called} now, and its node is {name}: the kubelet cannot register, since its certificate "
             f"is system:node:{name}'s",
             f"hostnamectl set-hostname {name} (or add --hostname-override={name} to KUBELET_KUBEADM_ARGS in "
-            f"{paths.kubelet_flags_env}), then: systemctl restart kubelet",
+            f"{paths.kubelet_flags_env}), then: {_restart(host, 'kubelet')}",
         )
     try:
         api = kubeapi.Api(host, kubeapi.read_identity(host, paths.kubernetes / "kubelet.conf"), retry_s=0)
@@ -481,20 +480,20 @@ def look_at_node(patient: Patient) -> Notes:
     except KbError as error:
         yield Note("node", ERROR, f"the cluster does not say how node {name} is: {error}", error.remedy)
         return
-    yield from _judge_node(name, node)
+    yield from _judge_node(host, name, node)
     yield from _judge_serving_requests(name, requests)
 
 
-def _judge_node(name: str, node: Optional[Mapping[str, Any]]) -> Notes:
+def _judge_node(host: Host, name: str, node: Optional[Mapping[str, Any]]) -> Notes:
     if node is None:
         text = f"the cluster has no node {name}: it was deleted, and a kubelet registers only when it starts"
-        yield Note("node", ERROR, text, "systemctl restart kubelet")
+        yield Note("node", ERROR, text, _restart(host, "kubelet"))
         return
     conditions = {str(item.get("type")): item for item in (node.get("status") or {}).get("conditions") or ()}
     ready = conditions.get("Ready") or {}
     if ready.get("status") != "True":
         why = ready.get("message") or ready.get("reason") or "it has said nothing yet"
-        yield Note("node", ERROR, f"node {name} is NotReady: {why}", "journalctl -u kubelet -n 50 --no-pager")
+        yield Note("node", ERROR, f"node {name} is NotReady: {why}", services.say_log(host, "kubelet"))
 
 
 def _judge_serving_requests(name: str, requests: Iterable[Mapping[str, Any]]) -> Notes:
@@ -737,13 +736,13 @@ def look_at_kubelet_drift(patient: Patient) -> Notes:
     lost = [flag for flag in wanted if flag not in command]
     if command != [""] and lost:
         text = f"the kubelet runs without {' '.join(lost)}, which {patient.paths.kubelet_flags_env} holds"
-        yield Note("kubelet-drift", WARNING, text, "systemctl restart kubelet")
+        yield Note("kubelet-drift", WARNING, text, _restart(patient.host, "kubelet"))
     started = patient.host.now().timestamp() - (patient.host.monotonic() - unit.active_since_s)
     for path in (patient.paths.kubelet_config, patient.paths.kubelet_instance_config):
         found = patient.host.stat(path)
         if found and found.mtime > started + 1:
             text = f"{path} was changed after the kubelet was started: it runs with the old one"
-            yield Note("kubelet-drift", WARNING, text, "systemctl restart kubelet")
+            yield Note("kubelet-drift", WARNING, text, _restart(patient.host, "kubelet"))
 
 
 @frozen
@@ -781,7 +780,12 @@ def examine(patient: Patient) -> list[Note]:
         except (HostError, KbError) as error:
             found = [Note(look.name, ERROR, str(error), error.remedy)]
         notes.extend(found or [Note(look.name, OK, look.does)])
-    return notes
+    return [dataclasses.replace(note, remedy=_for_a_doctor(note.remedy)) for note in notes]
+
+
+def _for_a_doctor(remedy: str) -> str:
+    """What is to be run again, for those who wait for a node, is their own command; here it is the one of before."""
+    return remedy.replace(signs.AGAIN, f"{signs.AGAIN} that made this node")
 
 
 def describe_patient(patient: Patient) -> str:

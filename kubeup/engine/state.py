@@ -264,7 +264,7 @@ def _damaged(path: Path, text: str) -> HostError:
     return HostError(
         f"{path} cannot be read as kb's state",
         cause=f"it is damaged ({text})",
-        remedy=f"move it away (mv {path} {path}.damaged) and run kb init again: kb looks at the node itself and goes on",
+        remedy=f"move it away (mv {path} {path}.damaged) and run the command again: kb looks at the node itself and goes on",
         code="state-damaged",
     )
 

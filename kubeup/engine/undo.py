@@ -104,7 +104,7 @@ def restore_and_remove(host: Host, plan: UndoPlan) -> list[str]:
         raise HostError(
             f"{len(refused)} files could not be taken back",
             cause=refused[0],
-            remedy="see to it, then: kb reset (what came back already stays so)",
+            remedy="see to it, then run the command again (what came back already stays so)",
             code="undo-incomplete",
             details=refused,
         )

@@ -18,6 +18,7 @@ from kubeup.errors import HostError, KbError, PreflightError, UsageError
 from kubeup.frozen_values import frozen_by_name
 from kubeup.kubeadm.lines import KubeadmReport
 from kubeup.lazy_modules import lazy_import
+from kubeup.machine import services
 
 if TYPE_CHECKING:
     from kubeup.diagnosis import checks
@@ -138,14 +139,14 @@ def clean_up(ctx: KubeadmReset) -> Outputs:
 
 
 def _stop_kubelet(ctx: KubeadmReset, *, is_dry: bool) -> None:
-    manager = kubelet_start.find_service_manager(ctx.host)
+    manager = services.find(ctx.host)
     if manager is None:
         ctx.report.warn("[reset] no supported init system: please ensure kubelet is stopped manually")
     elif is_dry:
         _say(ctx, "[dryrun] Would stop the kubelet service")
     else:
         _say(ctx, "[reset] Stopping the kubelet service")
-        done = ctx.host.run(manager.stop)
+        done = services.run(ctx.host, "stop", "kubelet")
         if not done.ok:
             ctx.report.warn(f"[reset] the kubelet could not be stopped: {done.stderr.strip()}")
 

@@ -103,27 +103,47 @@ def spoken_of(host: Host) -> ServiceManager:
     return find(host) or SYSTEMD
 
 
-def is_active(host: Host, unit: str) -> bool:
-    """Whether the service manager runs the service, or is about to."""
+def read_state(host: Host, unit: str) -> str:
+    """active | activating | inactive | failed | ..., in systemd's words; "unknown" where nobody can be asked."""
     manager = spoken_of(host)
     answer = host.query(manager.argv("is-active", unit))
     if manager is SYSTEMD:
-        return answer.stdout.strip() in ("active", "activating")
-    return answer.ok and not {"stopped", "crashed"} & set(answer.stdout.split())
+        return answer.stdout.strip() or "unknown"
+    told = next((word for word in answer.stdout.split() if word in _OPENRC_STATES), "started" if answer.ok else "")
+    return _OPENRC_STATES.get(told, "unknown")
+
+
+_OPENRC_STATES = {
+    "started": "active",
+    "starting": "activating",
+    "stopping": "deactivating",
+    "stopped": "inactive",
+    "inactive": "activating",  # OpenRC's word for a service that waits for something
+    "crashed": "failed",
+}
+
+
+def is_active(host: Host, unit: str) -> bool:
+    """Whether the service manager runs the service, or is about to."""
+    return read_state(host, unit) in ("active", "activating")
 
 
 def is_stopped(host: Host, unit: str) -> bool:
     """Whether it does not run, and nobody is about to start it."""
-    manager = spoken_of(host)
-    told = host.query(manager.argv("is-active", unit)).stdout
-    if manager is SYSTEMD:
-        return told.strip() in ("inactive", "failed")
-    return "stopped" in told or "crashed" in told
+    return read_state(host, unit) in ("inactive", "failed")
 
 
 def run(host: Host, verb: str, unit: str, *, timeout_s: float = 300) -> CommandResult:
     """start, stop, restart or enable, by whichever service manager there is (systemd's where none is found, which says so)."""
     return host.run(spoken_of(host).argv(verb, unit), timeout_s=timeout_s)
+
+
+def enable(host: Host, unit: str) -> Optional[CommandResult]:
+    """Have the service started at boot; None where it is already, or where nobody can be told."""
+    manager = find(host)
+    if manager is None or (manager is SYSTEMD and host.query(["systemctl", "is-enabled", unit]).ok):
+        return None
+    return run(host, "enable", unit)
 
 
 # ---- the log of a service

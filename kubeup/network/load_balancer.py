@@ -23,6 +23,7 @@ from kubeup.config.types import KbConfiguration
 from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json
+from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.machine.http import Tls, Unreachable
 from kubeup.node import runtime
@@ -319,7 +320,7 @@ def _not_up(host: Host, settings: Settings, last: Unreachable, elapsed: float) -
         )
     if found is None:
         cause = f"the runtime has no container {NAME}: the kubelet has not started the static pod"
-        remedy = "see why: journalctl -u kubelet -n 50 --no-pager"
+        remedy = f"see why: {services.say_log(host, 'kubelet')}"
     elif found.state != "running":
         lines = runtime.container_logs(host, settings.cri_socket, found.id, 3)
         cause = f"its container is {found.state} (code {found.exit_code}): {' '.join(lines) or found.message or 'it said nothing'}"

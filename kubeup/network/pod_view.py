@@ -21,6 +21,7 @@ from kubeup.cluster import dns_query
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json
+from kubeup.machine import services
 from kubeup.machine.host import CommandResult, Host
 from kubeup.network import forwarding
 from kubeup.network.routes import CNI_FILE
@@ -237,12 +238,12 @@ class OwnNamespace:
             return None
         remove_namespace(self._host, self._paths, self._socket)  # of a run that was killed
         self._is_made = True
-        _check(self._host.run(["ip", "netns", "add", NAME]))
+        _check(self._host, self._host.run(["ip", "netns", "add", NAME]))
         done = _run_plugin(self._host, self._paths, self._socket, "ADD")
         if not done.ok:
             remove_namespace(self._host, self._paths, self._socket)
             self._is_made = False
-            _check(done)
+            _check(self._host, done)
         return place
 
 
@@ -287,13 +288,13 @@ def _run_plugin(host: Host, paths: Paths, socket: str, command: str) -> CommandR
     return host.run([str(program)], env=env, stdin=json.dumps(plugin), timeout_s=30)
 
 
-def _check(done: CommandResult) -> None:
+def _check(host: Host, done: CommandResult) -> None:
     if done.ok:
         return
     told = runtime.parse_json(done.stdout)
     raise HostError(
         "no pod can be connected to this node's network",
         cause=f"{done.argv[0]}: {told.get('msg') or done.stderr.strip() or done.stdout.strip()}",
-        remedy="see what the runtime meets: journalctl -u containerd -n 50; ls /etc/cni/net.d",
+        remedy=f"see what the runtime meets: {services.say_log(host, 'containerd')}; ls /etc/cni/net.d",
         code="pod-namespace",
     )

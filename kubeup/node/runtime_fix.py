@@ -16,6 +16,7 @@ from typing import Any, Optional
 
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
+from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.node import containerd_config, runtime
 from kubeup.node.containerd_config import Handler, Naming, read_schema, table_name
@@ -246,7 +247,7 @@ def fix_runtime(host: Host, socket: str, wanted: Wanted) -> tuple[str, ...]:
         raise HostError(
             f"containerd did not come back with the mended {names}",
             cause=f"{log.cause or 'it is not ready'}; the old configuration is in place again",
-            remedy="see why: journalctl -u containerd -n 30",
+            remedy=f"see why: {services.say_log(host, 'containerd', lines=30)}",
             code="runtime-fix-failed",
         )
     return tuple(told)
@@ -349,8 +350,9 @@ def _text_of(host: Host, path: Path) -> str:
 
 def _restart(host: Host, socket: str) -> bool:
     """Restart containerd and wait until it takes work."""
-    host.run(["systemctl", "reset-failed", "containerd"], timeout_s=30)
-    host.run(["systemctl", "restart", "containerd"], timeout_s=60)
+    if services.spoken_of(host) is services.SYSTEMD:
+        host.run(["systemctl", "reset-failed", "containerd"], timeout_s=30)
+    services.run(host, "restart", "containerd", timeout_s=60)
     deadline = host.monotonic() + RESTART_TIMEOUT_S
     while not runtime.probe_runtime(host, socket).is_ready:
         if host.monotonic() > deadline:

@@ -17,6 +17,7 @@ from kubeup.config.types import InitConfig, JoinConfig
 from kubeup.engine.run import Outputs, Run
 from kubeup.errors import HostError, KbError
 from kubeup.lazy_modules import lazy_import
+from kubeup.machine import services
 from kubeup.machine.fence import Fence
 from kubeup.machine.host import Host
 from kubeup.machine.http import Tls, Unreachable
@@ -407,19 +408,18 @@ def _ensure_runtime_runs(ctx: Run, *, has_placed: bool) -> None:
         text = yaml_files.fill_template("systemd/containerd.service", {"containerd": program, "oom_score": score})
         changed = host.write_file(CONTAINERD_UNIT, text)
     if changed:
-        host.run(["systemctl", "daemon-reload"])
-    is_running = host.query(["systemctl", "is-active", "containerd"]).stdout.strip() == "active"
-    if not host.query(["systemctl", "is-enabled", "containerd"]).ok:
-        host.run(["systemctl", "enable", "containerd"])
+        host.run(services.SYSTEMD.reload)
+    is_running = services.is_active(host, "containerd")
+    services.enable(host, "containerd")
     if is_running and not (has_placed or changed):
         return
-    done = host.run(["systemctl", "restart" if is_running else "start", "containerd"], timeout_s=60)
+    done = services.run(host, "restart" if is_running else "start", "containerd", timeout_s=60)
     if not done.ok or not _becomes_active(ctx):
-        log = host.query(["journalctl", "-u", "containerd", "-n", "20", "-o", "cat", "--no-pager"]).stdout
+        log = "\n".join(services.read_log(host, "containerd", lines=20))
         raise HostError(
             "containerd does not start",
             cause=runtime.last_words(log),
-            remedy="see why: journalctl -u containerd -n 30",
+            remedy=f"see why: {services.say_log(host, 'containerd', lines=30)}",
             code="runtime-not-started",
         )
 
@@ -429,7 +429,7 @@ def _becomes_active(ctx: Run) -> bool:
         return True
     deadline = ctx.host.monotonic() + CONTAINERD_TIMEOUT_S
     while ctx.host.monotonic() < deadline:
-        if ctx.host.query(["systemctl", "is-active", "containerd"]).stdout.strip() == "active":
+        if services.is_active(ctx.host, "containerd"):
             return True
         ctx.host.sleep(POLL_S)
     return False
@@ -437,7 +437,7 @@ def _becomes_active(ctx: Run) -> bool:
 
 def packages_are_in_place(ctx: Run) -> bool:
     standing = programs.look(ctx.host, ctx.config.cluster.kubernetes_version, ctx.release)
-    is_active = ctx.host.query(["systemctl", "is-active", "containerd"]).stdout.strip() == "active"
+    is_active = services.is_active(ctx.host, "containerd")
     return is_active and all(one.verdict == "good" for one in standing)
 
 
@@ -511,7 +511,7 @@ def _ensure_certificate(ctx: Run) -> None:
         raise HostError(
             "the mirror has no certificate",
             cause=f"the key of {ca.path} is kept elsewhere, so kb cannot issue one",
-            remedy=f"have your CA issue {cert_path} and {key_path} for {ctx.config.local_api_endpoint.advertise_address}, then: kb init",
+            remedy=f"have your CA issue {cert_path} and {key_path} for {ctx.config.local_api_endpoint.advertise_address}, then run the command again",
             code="mirror-certificate-missing",
         )
     key = pki.generate_key(pki.key_algorithm(ctx.config.cluster))

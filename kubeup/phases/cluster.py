@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kubeup.engine.run import Outputs, Results, Run
 from kubeup.errors import ClusterError, KbError
 from kubeup.lazy_modules import lazy_import
+from kubeup.machine import services
 from kubeup.yaml_files import covers
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def wait_for_node(ctx: Run) -> Object:
 
 def _not_registered(ctx: Run, elapsed: float) -> ClusterError:
     name = ctx.config.node.name
-    state = ctx.host.query(["systemctl", "is-active", "kubelet"]).stdout.strip() or "unknown"
+    state = services.read_state(ctx.host, "kubelet")
     others = [str(node["metadata"]["name"]) for node in ctx.api.list(api.path_of("Node"))]
     known = f"; the cluster's nodes are: {', '.join(sorted(others))}" if others else "; the cluster has no node"
     link = signs.find_registration_trouble(ctx.host) if state == "active" else None
@@ -194,10 +195,10 @@ def _not_registered(ctx: Run, elapsed: float) -> ClusterError:
         cause, remedy = f"{link.what}: {link.cause}{known}", link.remedy
     elif state == "active":
         cause = f"the kubelet runs, and has not registered a node of this name{known}"
-        remedy = "see what it says: journalctl -u kubelet -n 50 --no-pager"
+        remedy = f"see what it says: {services.say_log(ctx.host, 'kubelet')}"
     else:
-        cause = f"the kubelet's unit is {state}, so it registers no node{known}"
-        remedy = "see why it does not run: systemctl status kubelet; journalctl -u kubelet -n 50 --no-pager"
+        cause = f"the kubelet's service is {state}, so it registers no node{known}"
+        remedy = f"see why it does not run: {services.say_log(ctx.host, 'kubelet')}"
     return ClusterError(
         f"node {name} is not registered after {elapsed:.0f} s", cause=cause, remedy=remedy, code="node-not-registered"
     )

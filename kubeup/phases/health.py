@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Callable, Optional
 from kubeup.engine.run import Outputs, Results, Run
 from kubeup.errors import ClusterError, HostError
 from kubeup.lazy_modules import lazy_import
+from kubeup.machine import services
 
 if TYPE_CHECKING:
     from kubeup.cluster import api, discovery, objects, probes
@@ -114,7 +115,8 @@ class _Wait:
         return ClusterError(
             f"{self.goal}: not there after {elapsed:.0f} s",
             cause=f"{missing}; {more}" if more else missing,
-            remedy="look at the kubelet (journalctl -xeu kubelet) and the containers (crictl ps -a), then run the command again",
+            remedy=f"look at the kubelet ({services.say_log(self.ctx.host, 'kubelet')}) and the containers (crictl ps -a), "
+            "then run the command again",
             code="not-healthy",
         )
 

@@ -16,6 +16,7 @@ from kubeup.config.types import JoinConfig
 from kubeup.engine.run import Outputs, Results, Run
 from kubeup.errors import ClusterError
 from kubeup.lazy_modules import lazy_import
+from kubeup.machine import services
 from kubeup.machine.http import Unreachable
 from kubeup.phases import addons, join_control_plane, kubelet_start, preflight
 from kubeup.phases.cluster import mark_control_plane as mark
@@ -143,7 +144,7 @@ def kubelet_is_current(ctx: Run) -> bool:
         ctx.host.exists(path) and kubelet_start.holds(ctx.host.read_text(path), path, text)
         for path, text in files.items()
     )
-    return is_written and kubelet_start.kubelet_is_active(ctx.host) and (_is_member(ctx) or _is_asking(ctx))
+    return is_written and services.is_active(ctx.host, "kubelet") and (_is_member(ctx) or _is_asking(ctx))
 
 
 def _render_files(ctx: Run) -> dict[Path, str]:
@@ -251,7 +252,7 @@ def _find_trouble(ctx: Run, elapsed: float, *, is_last: bool) -> ClusterError:
         if is_last:
             raise trouble from error
         return trouble
-    trouble = discovery.explain_signing_request(request, name, elapsed)
+    trouble = discovery.explain_signing_request(ctx.host, request, name, elapsed)
     is_unasked = request.state in ("not-sent", "signed")  # what is signed may be the request of an earlier join
     if is_unasked:
         link = link or signs.find_request_trouble(ctx.host)

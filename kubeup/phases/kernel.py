@@ -44,7 +44,7 @@ def write_sysctls(ctx: Run) -> Outputs:
             raise HostError(
                 f"{key} cannot be set to 1",
                 cause=done.stderr.strip() or f"sysctl ended with code {done.code}",
-                remedy=f"set it where the kernel allows it (a container's host, for one): sysctl -w {key}=1; then: kb init",
+                remedy=f"set it where the kernel allows it (a container's host, for one): sysctl -w {key}=1; then run the command again",
                 code="sysctl-refused",
             )
     _ensure_service_route(ctx)

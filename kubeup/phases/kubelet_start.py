@@ -16,107 +16,40 @@ from kubeup.config.problems import Problems
 from kubeup.config.types import Arg
 from kubeup.engine.run import Outputs, Run
 from kubeup.errors import HostError, UsageError
-from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazy_import
+from kubeup.machine import services
 from kubeup.machine.host import CommandResult, Host
 from kubeup.phases.control_plane import report_patches
 
 if TYPE_CHECKING:
     from kubeup.cluster import probes
     from kubeup.config import documents
-    from kubeup.node import kubelet, patches, pki
+    from kubeup.diagnosis import signs
+    from kubeup.node import kubelet, patches, pki, runtime
 else:
     documents = lazy_import("kubeup.config.documents")
     probes = lazy_import("kubeup.cluster.probes")
     kubelet = lazy_import("kubeup.node.kubelet")
     patches = lazy_import("kubeup.node.patches")
     pki = lazy_import("kubeup.node.pki")
+    runtime = lazy_import("kubeup.node.runtime")
+    signs = lazy_import("kubeup.diagnosis.signs")
 
 
-# ---- the service manager
-
-
-@frozen
-class ServiceManager:
-    """How one service manager is spoken to about the kubelet; a command of () is one that it does not need."""
-
-    name: str
-    programs: tuple[str, ...]
-    booted: str
-    """A folder that is there while it runs the machine ("" where its programs alone say so): a container may have
-    systemctl and no systemd."""
-    is_active: tuple[str, ...]
-    stop: tuple[str, ...]
-    reload: tuple[str, ...]
-    enable: tuple[str, ...]
-    restart: tuple[str, ...]
-    why: str
-    """The command that shows why the kubelet does not run."""
-
-
-SERVICE_MANAGERS = (
-    ServiceManager(
-        "systemd",
-        programs=("systemctl",),
-        booted="/run/systemd/system",
-        is_active=("systemctl", "is-active", "kubelet"),
-        stop=("systemctl", "stop", "kubelet"),
-        reload=("systemctl", "daemon-reload"),
-        # the kubelet runs by now: systemd reads the link at the next boot
-        enable=("systemctl", "enable", "--no-reload", "kubelet"),
-        restart=("systemctl", "restart", "kubelet"),
-        why="journalctl -xeu kubelet",
-    ),
-    ServiceManager(
-        "OpenRC",
-        programs=("openrc", "rc-service", "rc-update"),
-        booted="",
-        is_active=("rc-service", "kubelet", "status"),
-        stop=("rc-service", "kubelet", "stop"),
-        reload=(),
-        enable=("rc-update", "add", "kubelet", "default"),
-        restart=("rc-service", "kubelet", "restart"),
-        why="rc-service kubelet status",
-    ),
-)
-
-
-def find_service_manager(host: Host) -> Optional[ServiceManager]:
-    """The service manager that runs this machine. A folder that stands for one (--root) is taken to get systemd,
-    unless it has OpenRC."""
-    for one in SERVICE_MANAGERS:
-        is_running = host.mode == "root" or not one.booted or host.is_dir(Path(one.booted))
-        if is_running and all(host.which(name) for name in one.programs):
-            return one
-    return SERVICE_MANAGERS[0] if host.mode == "root" else None
-
-
-def kubelet_is_active(host: Host) -> bool:
-    """Whether the service manager runs the kubelet, or is about to."""
-    manager = find_service_manager(host)
-    if manager is None:
-        return False
-    answer = host.query(manager.is_active)
-    if manager.name == "systemd":
-        return answer.stdout.strip() in ("active", "activating")
-    return answer.ok and "stopped" not in answer.stdout
+# ---- its service
 
 
 def stop_kubelet(ctx: Run) -> None:
     """Stop the kubelet if it runs. That it cannot be stopped is no failure: it is restarted or looked at next."""
-    manager = find_service_manager(ctx.host)
-    if manager is not None and kubelet_is_active(ctx.host):
-        ctx.host.run(manager.stop)
+    if services.find(ctx.host) is not None and services.is_active(ctx.host, "kubelet"):
+        services.run(ctx.host, "stop", "kubelet")
 
 
 def enable_kubelet(ctx: Run) -> None:
     """Have the kubelet started at boot. A machine that does not let itself be changed so runs it all the same."""
     if ctx.config.kb.only_kubeadm:
         return
-    manager = find_service_manager(ctx.host)
-    if manager and manager.name == "systemd" and ctx.host.query(["systemctl", "is-enabled", "kubelet"]).ok:
-        return
-    answer = ctx.host.run(manager.enable) if manager else None
+    answer = services.enable(ctx.host, "kubelet")
     if answer is not None and not answer.ok:
         ctx.report.warn(f"the kubelet does not start at boot: {' '.join(answer.argv)}: {_reason(answer)}")
 
@@ -124,25 +57,25 @@ def enable_kubelet(ctx: Run) -> None:
 def restart_kubelet(ctx: Run) -> None:
     """Start the kubelet anew, after systemd has read its units again where they have changed (a tenth of a second).
     Raises HostError: no-init-system, kubelet-not-started."""
-    manager = find_service_manager(ctx.host)
+    manager = services.find(ctx.host)
     if manager is None:
         _start_by_hand(ctx)
         return
     reload = manager.reload if _has_stale_units(ctx.host, manager) else ()
-    for command in filter(None, (reload, manager.restart)):
+    for command in filter(None, (reload, manager.argv("restart", "kubelet"))):
         answer = ctx.host.run(command)
         if not answer.ok:
             raise HostError(
                 f"{' '.join(command)} ended with code {answer.code}",
                 cause=_reason(answer),
-                remedy=f"see why: {manager.why}",
+                remedy=f"see why: {services.say_log(ctx.host, 'kubelet')}",
                 code="kubelet-not-started",
             )
 
 
-def _has_stale_units(host: Host, manager: ServiceManager) -> bool:
+def _has_stale_units(host: Host, manager: services.ServiceManager) -> bool:
     """Whether the service manager knows the kubelet's unit by other files than those on the disk, or not at all."""
-    if manager.name != "systemd":
+    if manager is not services.SYSTEMD:
         return True
     wanted = "LoadState,NeedDaemonReload,DropInPaths"
     lines = host.query(["systemctl", "show", "kubelet", "--property", wanted], timeout_s=15).stdout.splitlines()
@@ -187,7 +120,7 @@ def _find_kubelet(host: Host) -> Path:
         raise HostError(
             "there is no kubelet on this node",
             cause="no program kubelet in PATH",
-            remedy="install it (kb install, or your distribution's package kubelet), then run the command again",
+            remedy=f"install it (for example: {runtime.install_command(host, 'kubelet')}), then run the command again",
             code="kubelet-missing",
         )
     return found
@@ -234,7 +167,7 @@ def start_kubelet(ctx: Run) -> Outputs:
     files = {**render_kubelet_files(ctx), **render_unit_files(ctx)}
     ca_pem = _read_ca(ctx)
     is_foreign = has_foreign_identity(ctx, ca_pem)
-    if _are_on_disk(ctx, files) and kubelet_is_active(ctx.host) and not is_foreign:
+    if _are_on_disk(ctx, files) and services.is_active(ctx.host, "kubelet") and not is_foreign:
         enable_kubelet(ctx)  # a run that was killed after the restart has not come to it
         return None
     stop_kubelet(ctx)
@@ -250,7 +183,7 @@ def start_kubelet(ctx: Run) -> Outputs:
 
 def kubelet_is_current(ctx: Run) -> bool:
     """Whether the kubelet runs, from the files that would be written now."""
-    is_running = ctx.host.mode == "root" or kubelet_is_active(ctx.host)
+    is_running = ctx.host.mode == "root" or services.is_active(ctx.host, "kubelet")
     if has_foreign_identity(ctx, _read_ca(ctx)):
         return False
     return is_running and _are_on_disk(ctx, {**render_kubelet_files(ctx), **render_unit_files(ctx)})
@@ -295,8 +228,8 @@ def render_unit_files(ctx: Run) -> dict[Path, str]:
     """The unit and the drop-in, as far as no package brought them; {} where systemd does not run the node."""
     if ctx.config.kb.only_kubeadm:
         return {}
-    manager = find_service_manager(ctx.host)
-    if manager.name != "systemd" if manager else ctx.host.is_live:
+    manager = services.find(ctx.host)
+    if manager is not services.SYSTEMD if manager else ctx.host.is_live:
         return {}
     wanted = kubelet.plan_unit_files(ctx.host, ctx.paths, owned=ctx.owned_paths)
     if not wanted:
@@ -366,7 +299,7 @@ def _rotated_kubelet_conf(ctx: Run) -> Optional[str]:
         raise HostError(
             f"{path} is no kubeconfig with a current user",
             cause=f"{type(error).__name__}: {' '.join(str(error).split())}",
-            remedy=f"remove it (mv {path} {path}.damaged), then: kb init phase kubeconfig kubelet",
+            remedy=f"move it away (mv {path} /root/), then: {signs.say_new_identity(ctx.host)}",
             code="kubelet-conf-damaged",
         ) from error
     return text if after == before else yaml_files.dump_yaml(after)

@@ -13,6 +13,7 @@ from kubeup import yaml_files
 from kubeup.engine.run import Outputs, Run
 from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.lazy_modules import lazy_import
+from kubeup.machine import services
 
 if TYPE_CHECKING:
     from kubeup.airgap import distro_packages
@@ -181,9 +182,8 @@ def stop_kubelet(ctx: Run) -> Outputs:
     """First of all: it would start every static pod again. At boot it has nothing to do here either."""
     if not _is_kubelet_of_kb(ctx):
         return None
-    manager = kubelet_start.find_service_manager(ctx.host)
-    if manager is not None:
-        ctx.host.run(manager.stop)
+    if services.find(ctx.host) is not None:
+        services.run(ctx.host, "stop", "kubelet")
     # at boot it starts again only if it did so before kb
     for link in BOOT_LINKS:
         if str(link) in state.load_state(ctx.host, ctx.paths).created_paths():
@@ -200,7 +200,7 @@ def remove_pods(ctx: Run) -> Outputs:
         raise HostError(
             f"the container runtime does not answer at {ctx.config.node.cri_socket}",
             cause=f"{status.cause}; whether pods run, and with what mounted, cannot be told without it",
-            remedy=f"{status.remedy}; then: kb reset. Where it never comes back, reboot and: kb reset --skip-phases "
+            remedy=f"{status.remedy}; then run the command again. Where it never comes back, reboot and: kb reset --skip-phases "
             "cleanup-node/remove-pods",
             code="runtime-not-ready",
         )
@@ -209,7 +209,7 @@ def remove_pods(ctx: Run) -> Outputs:
         raise HostError(
             f"{len(failures)} pods could not be removed",
             cause=failures[0],
-            remedy="look at the runtime (systemctl status containerd), then: kb reset",
+            remedy=f"see what it meets: {services.say_log(ctx.host, 'containerd')}; then run the command again",
             code="pods-not-removed",
         )
     return None
@@ -227,7 +227,7 @@ def unmount_kubelet_folders(ctx: Run) -> Outputs:
             raise HostError(
                 f"{mount} cannot be unmounted",
                 cause=done.stderr.strip() or f"umount ended with code {done.code}",
-                remedy=f"see who uses it (fuser -vm {mount}), then: kb reset",
+                remedy=f"see who uses it (fuser -vm {mount}), then run the command again",
                 code="mount-in-the-way",
             )
     return None
@@ -263,8 +263,9 @@ def _restart_runtime(ctx: Run, node_state: state.State) -> None:
         *node_state.created_paths(),
         *(entry["path"] for phase in node_state.phases.values() for entry in phase.backups),
     }
-    if str(airgap.CONTAINERD_UNIT) not in touched and str(runtime.CONTAINERD_CONFIG) in touched:
-        ctx.host.run(["systemctl", "try-restart", "containerd"], timeout_s=60)
+    has_to_read = str(airgap.CONTAINERD_UNIT) not in touched and str(runtime.CONTAINERD_CONFIG) in touched
+    if has_to_read and services.is_active(ctx.host, "containerd"):
+        services.run(ctx.host, "restart", "containerd", timeout_s=60)
 
 
 def take_back_files(ctx: Run) -> Outputs:
@@ -286,7 +287,9 @@ def take_back_files(ctx: Run) -> Outputs:
             ctx.host.remove(ctx.paths.kubernetes / name)
     for text in undo.restore_and_remove(ctx.host, plan):
         ctx.report.note(text)
-    if ctx.host.which("systemctl"):
-        ctx.host.run(["systemctl", "daemon-reload"])
+    manager = services.find(ctx.host)
+    if manager is not None:
+        if manager.reload:
+            ctx.host.run(manager.reload)
         _restart_runtime(ctx, node_state)
     return None

@@ -403,7 +403,7 @@ class RequestsApi(api.Api):
 def test_the_states_of_a_request(requests: list[dict[str, Any]], state: str, code: str) -> None:
     found = discovery.read_signing_request(RequestsApi(*requests), "w1")
     assert found.state == state
-    error = discovery.explain_signing_request(found, "w1", 12)
+    error = discovery.explain_signing_request(FakeHost(), found, "w1", 12)
     assert error.code == code
     if state in ("denied", "failed"):
         assert error.cause.endswith("by hand")

@@ -112,13 +112,18 @@ def test_containerd_gets_a_unit_where_there_is_none() -> None:
         "systemctl is-active containerd": "active\n",
         "systemctl is-enabled containerd": CommandResult((), 1),
     }
-    host = FakeHost(programs={"containerd"}, answers=active)
+    systemd = {"/run/systemd/system"}
+    host = FakeHost(programs={"containerd", "systemctl"}, dirs=set(systemd), answers=active)
     airgap._ensure_runtime_runs(context(host), has_placed=True)
     unit = host.read_text(airgap.CONTAINERD_UNIT)
     assert "ExecStart=/usr/bin/containerd\n" in unit and "KillMode=process" in unit
-    assert "run systemctl enable containerd" in host.changes and "run systemctl restart containerd" in host.changes
+    assert (
+        "run systemctl enable --no-reload containerd" in host.changes
+        and "run systemctl restart containerd" in host.changes
+    )
     packaged = FakeHost(
-        programs={"containerd"},
+        programs={"containerd", "systemctl"},
+        dirs=set(systemd),
         answers={"systemctl is-active containerd": "active\n", "systemctl is-enabled containerd": ""},
     )
     packaged.files["/lib/systemd/system/containerd.service"] = b""

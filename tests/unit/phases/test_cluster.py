@@ -252,7 +252,7 @@ def test_taints_follow_the_configuration(tmp_path: Path, taints: Any, wanted: li
     ("state", "cause"),
     [
         ("active", "the kubelet runs, and has not registered a node of this name; the cluster's nodes are: other"),
-        ("failed", "the kubelet's unit is failed, so it registers no node; the cluster's nodes are: other"),
+        ("failed", "the kubelet's service is failed, so it registers no node; the cluster's nodes are: other"),
     ],
 )
 def test_a_node_that_never_registers_is_an_error_with_the_kubelets_state(
