@@ -1,0 +1,217 @@
+"""kb join as a whole, on machines of a scripted network: what it leaves, twice in a row, killed anywhere, taken back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kubeup.node.kubeconfig import parse_kubeconfig, render_kubeconfig
+from kubeup.paths import Paths
+from kubeup.secret import Secret
+from tests.fake_join import BOOTSTRAP_CONF, CSRS, CURRENT_PEM, KUBELET_CONF, Machine, Site, user_of
+
+from .scenario import (
+    ENDPOINT,
+    TOKEN,
+    changed_by,
+    cut_off,
+    in_two_processes,
+    keys_of,
+    objects_of,
+    run_control_plane_join,
+    run_join,
+    run_kb,
+    shape_of,
+    take_back,
+    tree_of,
+)
+
+WANTS = "/etc/systemd/system/multi-user.target.wants"
+WORKER_FILES = {
+    "/etc/kubernetes/kubelet.conf", "/etc/kubernetes/pki/ca.crt", "/etc/sysctl.d/90-kb.conf", "/etc/cni/net.d/99-kb-bridge.conflist",
+    "/etc/systemd/system/kb-routes.service", "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf", f"{WANTS}/kb-routes.service",
+    f"{WANTS}/kubelet.service", "/var/lib/kubelet/config.yaml", "/var/lib/kubelet/instance-config.yaml",
+    "/var/lib/kubelet/kubeadm-flags.env",
+}  # fmt: skip
+CONTROL_PLANE_FILES = {
+    *(f"/etc/kubernetes/pki/{name}.{end}" for end in ("crt", "key") for name in (
+        "ca", "apiserver", "apiserver-kubelet-client", "front-proxy-ca", "front-proxy-client", "apiserver-etcd-client",
+        "etcd/ca", "etcd/server", "etcd/peer", "etcd/healthcheck-client",
+    )),
+    "/etc/kubernetes/pki/sa.key", "/etc/kubernetes/pki/sa.pub",
+    *(f"/etc/kubernetes/{name}.conf" for name in ("admin", "controller-manager", "scheduler")),
+    *(f"/etc/kubernetes/manifests/{name}.yaml" for name in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")),
+}  # fmt: skip
+MASKED = ("/var/lib/kb/", "/var/lib/kubelet/pki/", "/var/lib/etcd/member/")
+
+
+@pytest.fixture
+def site(founded: Site, tmp_path: Path) -> Site:
+    return founded.clone(tmp_path / "site", "w1", "cp2")
+
+
+@pytest.fixture
+def worker(site: Site) -> Machine:
+    return site.machine("w1")
+
+
+def files_of(machine: Machine) -> set[str]:
+    """Every file but kb's own and those that the kubelet and etcd write themselves."""
+    found = (f"/{path}" for path, text in tree_of(machine).items() if not text.endswith(" /"))
+    return {path for path in found if not path.startswith(MASKED)}
+
+
+# ---- a worker
+
+
+def test_a_worker_joins_by_token(site: Site, worker: Machine) -> None:
+    before = files_of(worker)
+    ended = run_join(worker)
+    assert ended.status == 0, ended.err
+    assert "This node has joined the cluster" in ended.out
+    assert files_of(worker) - before == WORKER_FILES
+    conf = parse_kubeconfig(worker.text(KUBELET_CONF), source="kubelet.conf")
+    assert conf.server == "https://api.example.org:6443" and conf.client_cert_file == CURRENT_PEM
+    assert user_of(worker.text(CURRENT_PEM)).name == "system:node:w1"
+    node = site.cluster.by_kind("Node")["w1"]
+    assert node["spec"]["podCIDR"] == "10.244.1.0/24" and node["status"]["conditions"][0]["status"] == "True"
+    phases = json.loads(worker.text(str(Paths.state)))["phases"]
+    assert {phase["status"] for phase in phases.values()} == {"done"} and "join/verify" in phases
+    (request,) = site.cluster.by_kind("CertificateSigningRequest").values()
+    assert request["spec"]["username"] == "system:bootstrap:abcdef"
+
+
+def test_a_worker_joins_with_the_words_that_token_create_prints(site: Site, worker: Machine) -> None:
+    told = run_kb(site.machine("cp1"), "token", "create", "--print-join-command")
+    words = told.out.split()
+    assert words[:3] == ["python3", "kb.pyz", "join"] and TOKEN not in words
+    ended = run_kb(worker, *words[2:])
+    assert ended.status == 0, ended.err
+    assert "w1" in site.cluster.by_kind("Node")
+
+
+@pytest.mark.parametrize("has_token", [True, False])
+def test_a_worker_joins_by_a_discovery_file(site: Site, worker: Machine, has_token: bool) -> None:
+    ca_pem = site.machine("cp1").text("/etc/kubernetes/pki/ca.crt")
+    token = Secret(TOKEN if has_token else "")
+    text = render_kubeconfig(server=f"https://{ENDPOINT}", ca_pem=ca_pem, user="u", token=token)
+    worker.put("/root/discovery.conf", text, 0o600)
+    more = () if has_token else (f"--tls-bootstrap-token={TOKEN}",)
+    ended = run_kb(worker, "join", "--discovery-file=/root/discovery.conf", *more)
+    assert ended.status == 0, ended.err
+    assert parse_kubeconfig(worker.text(KUBELET_CONF), source="kubelet.conf").server == f"https://{ENDPOINT}"
+    again, changed = changed_by(site, lambda: run_kb(worker, "join", "--discovery-file=/root/discovery.conf", *more))
+    assert (again.status, changed) == (0, 0) and "nothing to do" in again.err
+
+
+@pytest.mark.parametrize("words", ["with the same words", "with none"])
+def test_again_changes_nothing(site: Site, worker: Machine, words: str) -> None:
+    assert run_join(worker).status == 0
+    site.cluster.objects.pop("/api/v1/namespaces/kube-system/secrets/bootstrap-token-abcdef")  # it has expired since
+    tree, made = tree_of(worker), len(worker.changes)
+    again, changed = changed_by(site, lambda: run_join(worker) if words != "with none" else run_kb(worker, "join"))
+    assert again.status == 0, again.err
+    assert "nothing to do: all is as it should be" in again.err
+    assert (worker.changes[made:], changed) == ([], 0)
+    assert tree_of(worker) == tree
+
+
+def test_a_worker_that_is_taken_back_is_as_it_was_and_joins_again(site: Site, worker: Machine) -> None:
+    before = tree_of(worker)
+    assert run_join(worker).status == 0
+    ended = take_back(worker)
+    assert ended.status == 0, ended.err
+    assert "Node w1 is still in the cluster" in ended.out
+    assert tree_of(worker) == before
+    assert not worker.pods and worker.kubelet_since is None
+    assert run_join(worker).status == 0
+
+
+def test_a_worker_killed_before_any_change_goes_on(site: Site, worker: Machine, tmp_path: Path) -> None:
+    before = tree_of(worker)
+    cuts = cut_off(worker, lambda: run_join(worker), tmp_path)
+    wanted, objects = shape_of(worker), objects_of(site)
+    assert len(cuts) > 40
+
+    def check(cut: tuple[str, Site]) -> None:
+        what, found = cut
+        other = found.clone(tmp_path / f"other-{id(cut)}", "w1")
+        ended = run_join(found.machine("w1"))
+        assert ended.status == 0, f"killed before {what}: {ended.err}"
+        assert shape_of(found.machine("w1")) == wanted, f"killed before {what}"
+        assert objects_of(found) == objects, f"killed before {what}"
+        ended = take_back(other.machine("w1"))
+        assert ended.status == 0 or "code:   nothing-to-reset" in ended.err, f"killed before {what}: {ended.err}"
+        left = {path for path in tree_of(other.machine("w1")) if not path.startswith("var/lib/kb")}
+        assert left == {path for path in before if not path.startswith("var/lib/kb")}, f"killed before {what}"
+
+    in_two_processes(cuts, check)
+
+
+# ---- a control plane
+
+
+def test_a_control_plane_joins(site: Site) -> None:
+    second = site.machine("cp2")
+    before = files_of(second)
+    ended = run_control_plane_join(second)
+    assert ended.status == 0, ended.err
+    assert "a new control plane instance was created" in ended.out
+    assert files_of(second) - before == WORKER_FILES | CONTROL_PLANE_FILES
+    for name in ("ca.crt", "ca.key", "sa.key", "front-proxy-ca.key", "etcd/ca.key"):
+        assert second.text(f"/etc/kubernetes/pki/{name}") == site.machine("cp1").text(f"/etc/kubernetes/pki/{name}")
+    assert [(member["name"], member.get("isLearner", False)) for member in site.members] == [("cp1", False), ("cp2", False)]
+    manifest = second.text("/etc/kubernetes/manifests/etcd.yaml")
+    assert "--initial-cluster=cp1=https://10.0.0.11:2380,cp2=https://10.0.0.12:2380" in manifest
+    assert set(second.pods) == {"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"}
+    node = site.cluster.by_kind("Node")["cp2"]
+    assert "node-role.kubernetes.io/control-plane" in node["metadata"]["labels"]
+    assert [taint["key"] for taint in node["spec"]["taints"]] == ["node-role.kubernetes.io/control-plane"]
+    assert "kb-control-plane-join" not in site.cluster.by_kind("Lease")
+    assert user_of(second.text(CURRENT_PEM)).name == "system:node:cp2"
+    assert not site.cluster.by_kind("CertificateSigningRequest")
+
+
+def test_a_control_plane_again_changes_nothing(site: Site) -> None:
+    second = site.machine("cp2")
+    assert run_control_plane_join(second).status == 0
+    site.cluster.objects.pop("/api/v1/namespaces/kube-system/secrets/kubeadm-certs")  # it is there for two hours
+    tree, made = tree_of(second), len(second.changes)
+    again, changed = changed_by(site, lambda: run_kb(second, "join", "--control-plane", "--soak=1s"))
+    assert again.status == 0, again.err
+    assert "nothing to do: all is as it should be" in again.err
+    assert (second.changes[made:], changed) == ([], 0)
+    assert tree_of(second) == tree
+
+
+def test_a_control_plane_that_is_taken_back_leaves_etcd(site: Site) -> None:
+    second = site.machine("cp2")
+    before = tree_of(second)
+    assert run_control_plane_join(second).status == 0
+    ended = take_back(second)
+    assert ended.status == 0, ended.err
+    assert [member["name"] for member in site.members] == ["cp1"]
+    assert tree_of(second) == before
+    assert run_control_plane_join(second).status == 0
+
+
+def test_a_control_plane_killed_before_any_change_goes_on(site: Site, tmp_path: Path) -> None:
+    second = site.machine("cp2")
+    cuts = cut_off(second, lambda: run_control_plane_join(second), tmp_path)
+    wanted, objects = shape_of(second), objects_of(site)
+    assert len(cuts) > 100
+
+    def check(cut: tuple[str, Site]) -> None:
+        what, found = cut
+        keys = keys_of(found.machine("cp2"))
+        ended = run_control_plane_join(found.machine("cp2"))
+        assert ended.status == 0, f"killed before {what}: {ended.err}"
+        after = keys_of(found.machine("cp2"))
+        assert {path: after.get(path) for path in keys} == keys, f"a key was made again after the kill before {what}"
+        assert shape_of(found.machine("cp2")) == wanted, f"killed before {what}"
+        assert objects_of(found) == objects, f"killed before {what}"
+        assert [(one["name"], one.get("isLearner", False)) for one in found.members] == [("cp1", False), ("cp2", False)]
+
+    in_two_processes(cuts, check)
