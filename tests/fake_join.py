@@ -75,18 +75,18 @@ PUBLIC = ("/livez", "/readyz", "/healthz", "/version")
 """What whoever asks may see (system:public-info-viewer)."""
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def is_signed(cert_pem: str, ca_pem: str) -> bool:
     chain = pki.parse_certs(cert_pem)
     return any(pki.is_signed_by(chain, ca) for ca in pki.parse_certs(ca_pem))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def names_of(cert_pem: str) -> pki.Sans:
     return pki.sans_of(pki.parse_certs(cert_pem)[0])
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def user_of(cert_pem: str) -> User:
     subject = pki.subject_of(pki.parse_certs(cert_pem)[0])
     return User(subject.common_name, subject.organizations)
@@ -102,7 +102,7 @@ def sign_detached(payload: str, token_id: str, secret: str) -> str:
     def text(data: bytes) -> str:
         return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
-    head = text(('{"alg":"HS256","kid":"%s"}' % token_id).encode())
+    head = text(json.dumps({"alg": "HS256", "kid": token_id}, separators=(",", ":")).encode())
     mark = hmac.new(secret.encode(), f"{head}.{text(payload.encode())}".encode(), hashlib.sha256)
     return f"{head}..{text(mark.digest())}"
 
@@ -132,7 +132,9 @@ class Site:
         """The same network again. These machines (none: all) get folders of their own; the files of the others are shared, as
         kb does not reach them."""
         cluster = copy.deepcopy(self.cluster)
-        found = Site(cluster, {}, dict(self.names), copy.deepcopy(self.members), self.clock, self.signer, set(self.away))
+        found = Site(
+            cluster, {}, dict(self.names), copy.deepcopy(self.members), self.clock, self.signer, set(self.away)
+        )
         for machine in self.machines.values():
             root = machine.root
             if not names or machine.name in names:
@@ -226,7 +228,9 @@ class Site:
         group, rest = ("", parts[2:]) if parts[0] == "api" else (parts[1], parts[3:])
         space, rest = (rest[1], rest[2:]) if rest[0] == "namespaces" and len(rest) > 2 else ("", rest)
         name = rest[1] if len(rest) > 1 else ""
-        verb = {"GET": "get" if name else "list", "POST": "create", "PUT": "update", "DELETE": "delete"}.get(method, "patch")
+        verb = {"GET": "get" if name else "list", "POST": "create", "PUT": "update", "DELETE": "delete"}.get(
+            method, "patch"
+        )
         return any(
             _covers(rule, "apiGroups", group)
             and _covers(rule, "resources", rest[0])
@@ -326,7 +330,11 @@ class Site:
                 return _refusal("etcdserver: can only promote a learner member which is in sync with leader")
             member["isLearner"] = False
         elif verb == "cluster/member/remove":
-            self.members[:] = [member for member in self.members if member["ID"] != wanted["ID"]]
+            gone = next(member for member in self.members if member["ID"] == wanted["ID"])
+            self.members.remove(gone)
+            for machine in self.machines.values():
+                if f"https://{machine.address}:2380" in gone["peerURLs"]:
+                    machine.pods.pop("etcd", None)  # a member that hears of its removal ends
         elif verb != "cluster/member/list":
             raise Unscripted(f"etcd: {verb}")
         return _answer({"members": [{k: v for k, v in one.items() if k != "synced"} for one in self.members]})
@@ -421,6 +429,7 @@ class Machine(ClusterHost):
 
     def __init__(self, root: Path, site: Site, *, name: str, address: str) -> None:
         self.site, self.address = site, address
+        self._puts, self._seen = 0, object()
         self.before_change: Optional[Callable[[str], None]] = None
         """Called before each change that kb makes here or asks a server for."""
         self.changes: list[str] = []
@@ -444,6 +453,7 @@ class Machine(ClusterHost):
     # ---- what others than kb do to its files
 
     def put(self, path: str, text: str, mode: int = 0o644) -> None:
+        self._puts += 1
         place = self.at(Path(path))
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text)
@@ -475,10 +485,18 @@ class Machine(ClusterHost):
         """What has happened on it until now."""
         if self.kubelet_since is None or (self.now() - self.kubelet_since).total_seconds() < BOOT_S:
             return
-        self._find_identity()
-        self._run_static_pods()
-        if self._is_member():
-            self._tell_cluster()
+        while self._seen != (mark := self._mark()):
+            self._seen = mark
+            self._find_identity()
+            self._run_static_pods()
+            if self._is_member():
+                self._tell_cluster()
+
+    def _mark(self) -> object:
+        """All that what happens here depends on: nothing happens while it stays the same."""
+        members = [(one["ID"], one.get("isLearner")) for one in self.site.members]
+        runs = [set(machine.pods) for machine in self.site.machines.values()]
+        return (self.kubelet_since, len(self.changes), self._puts, self.cluster.version, members, runs)
 
     def _find_identity(self) -> None:
         """The TLS bootstrap of a kubelet that has no kubeconfig; one that has a certificate in it keeps it where it renews it."""
@@ -564,7 +582,9 @@ class Machine(ClusterHost):
         path = f"/api/v1/nodes/{self.name}"
         node = self.cluster.objects.get(path) or self._new_node()
         is_ready = bool(self.list_dir(Path("/etc/cni/net.d")))
-        conditions = [{"type": "Ready", "status": str(is_ready), "message": "" if is_ready else "cni plugin not initialized"}]
+        conditions = [
+            {"type": "Ready", "status": str(is_ready), "message": "" if is_ready else "cni plugin not initialized"}
+        ]
         addresses = [{"type": "InternalIP", "address": self.address}]
         self._show(path, {**node, "status": {"conditions": conditions, "addresses": addresses}})
         for name in PORTS:
@@ -583,7 +603,9 @@ class Machine(ClusterHost):
             self.site.control()
 
     def _new_node(self) -> Object:
-        flags = {flag.name: flag.value for flag in kubelet.parse_flags_env(self.text("/var/lib/kubelet/kubeadm-flags.env"))}
+        flags = {
+            flag.name: flag.value for flag in kubelet.parse_flags_env(self.text("/var/lib/kubelet/kubeadm-flags.env"))
+        }
         taints = [text for text in flags.get("register-with-taints", "").split(",") if text]
         return {
             "apiVersion": "v1",
@@ -593,7 +615,11 @@ class Machine(ClusterHost):
                 "labels": {"kubernetes.io/hostname": self.name},
                 "creationTimestamp": f"{self.now():%Y-%m-%dT%H:%M:%SZ}",
             },
-            "spec": {"taints": [{"key": t.partition("=")[0].partition(":")[0], "effect": t.rpartition(":")[2]} for t in taints]}
+            "spec": {
+                "taints": [
+                    {"key": t.partition("=")[0].partition(":")[0], "effect": t.rpartition(":")[2]} for t in taints
+                ]
+            }
             if taints
             else {},
         }
@@ -635,9 +661,20 @@ class Machine(ClusterHost):
         if line in FAILS:
             return CommandResult(words, 1, stderr="does not exist")
         if line == "crictl images -o json":
-            return CommandResult(words, 0, json.dumps({"images": [{"repoTags": [name]} for name in sorted(self.images)]}))
+            return CommandResult(
+                words, 0, json.dumps({"images": [{"repoTags": [name]} for name in sorted(self.images)]})
+            )
         if line == "crictl pods -q":
             return CommandResult(words, 0, "".join(f"{name}\n" for name in sorted(self.pods)))
+        if line.startswith("systemctl show kubelet -p LoadState,ActiveState,SubState,"):
+            state = (
+                "ActiveState=active\nSubState=running" if self.kubelet_since else "ActiveState=inactive\nSubState=dead"
+            )
+            return CommandResult(words, 0, f"LoadState=loaded\n{state}\nNRestarts=0\nExecMainStatus=0\nMainPID=42\n")
+        if words[:3] == ("journalctl", "-u", "kubelet"):
+            return CommandResult(words, 0, "I0101 00:00:00.0 1 server.go:1] started\n")
+        if line in ("crictl ps -a -o json", "crictl ps -q --name ^etcd$ --state running"):
+            return CommandResult(words, 0, '{"containers": []}' if "json" in words else "")
         if words[0] == "nsenter" and self.has("/run/netns/kb-probe"):
             return CommandResult(words, 0, json.dumps([self._reach(*question) for question in json.loads(words[-1])]))
         if words[:2] == ("systemctl", "is-active"):
@@ -659,7 +696,11 @@ class Machine(ClusterHost):
             name, _, text = words[2].partition("=")
             self.put(f"/proc/sys/{name.replace('.', '/')}", f"{text}\n")
         elif words[0] == "systemctl":
-            return CommandResult(words, 0) if self._serve(words[1], [word for word in words[2:] if word[0] != "-"], words) else None
+            return (
+                CommandResult(words, 0)
+                if self._serve(words[1], [word for word in words[2:] if word[0] != "-"], words)
+                else None
+            )
         elif words == ("ip", "netns", "add", "kb-probe"):
             self.put("/run/netns/kb-probe", "")
         elif words == ("ip", "netns", "delete", "kb-probe"):
@@ -699,7 +740,7 @@ class Machine(ClusterHost):
             return None
         return found.text("/etc/kubernetes/pki/apiserver.crt")
 
-    def http_ask(self, url: str, body: bytes, *, tls: Optional[Tls] = None, timeout_s: float = 10) -> HttpResponse:
+    def http_ask(self, url: str, body: bytes, *, tls: Optional[Tls] = None, **_: Any) -> HttpResponse:
         return self.site.request(self, "POST", url, tls=tls, headers={}, body=body)
 
     def http_get(
@@ -836,7 +877,10 @@ def _kubelet_conf(server: str, ca_pem: str) -> str:
             "kind": "Config",
             "clusters": [{"name": "default-cluster", "cluster": cluster}],
             "contexts": [
-                {"name": "default-context", "context": {"cluster": "default-cluster", "user": "default-auth", "namespace": "default"}}
+                {
+                    "name": "default-context",
+                    "context": {"cluster": "default-cluster", "user": "default-auth", "namespace": "default"},
+                }
             ],
             "current-context": "default-context",
             "users": [{"name": "default-auth", "user": {"client-certificate": CURRENT_PEM, "client-key": CURRENT_PEM}}],

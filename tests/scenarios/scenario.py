@@ -129,7 +129,8 @@ def run_join(machine: Machine, *more: str, token: str = TOKEN, pin: str = "") ->
 
 
 def run_control_plane_join(machine: Machine, *more: str, key: str = KEY) -> Ended:
-    return run_join(machine, "--control-plane", f"--certificate-key={key}", "--soak=1s", *more)
+    soak = () if any(word.startswith("--soak") for word in more) else ("--soak=1s",)
+    return run_join(machine, "--control-plane", f"--certificate-key={key}", *soak, *more)
 
 
 def run_adopt(machine: Machine, *more: str) -> Ended:
@@ -156,7 +157,7 @@ def tree_of(machine: Machine) -> dict[str, str]:
     found = {}
     for place in sorted(machine.root.rglob("*")):
         path = place.relative_to(machine.root)
-        if path.parts[0] not in _RUNTIME:
+        if path.parts[0] not in _RUNTIME and path != Path("var/lib/kb/lock"):
             held = f"-> {os.readlink(place)}" if place.is_symlink() else place.read_text() if place.is_file() else "/"
             found[str(path)] = f"{place.lstat().st_mode:o} {held}"
     return found
@@ -175,7 +176,11 @@ def shape_of(machine: Machine) -> dict[str, str]:
 
 def keys_of(machine: Machine) -> dict[str, str]:
     """Every private key below /etc/kubernetes/pki that is there whole."""
-    return {path: text for path, text in tree_of(machine).items() if path.startswith("etc/kubernetes/pki") and path.endswith(".key")}
+    return {
+        path: text
+        for path, text in tree_of(machine).items()
+        if path.startswith("etc/kubernetes/pki") and path.endswith(".key")
+    }
 
 
 def objects_of(site: Site) -> dict[str, Any]:
@@ -218,7 +223,7 @@ def cut_off(machine: Machine, work: Callable[[], Ended], folder: Path) -> list[t
 def in_two_processes(cases: Sequence[T], check: Callable[[T], None]) -> None:
     """Check every case, half of them in a process of its own; the first that fails is told."""
     pid = os.fork()
-    mine = cases[:: 2] if pid else cases[1::2]
+    mine = cases[::2] if pid else cases[1::2]
     failure = ""
     for case in mine:
         try:

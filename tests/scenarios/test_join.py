@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
+from kubeup.errors import Interrupted
 from kubeup.node.kubeconfig import parse_kubeconfig, render_kubeconfig
 from kubeup.paths import Paths
 from kubeup.secret import Secret
-from tests.fake_join import BOOTSTRAP_CONF, CSRS, CURRENT_PEM, KUBELET_CONF, Machine, Site, user_of
+from tests.fake_join import BOOTSTRAP_CONF, CSRS, CURRENT_PEM, KUBELET_CONF, SYSTEM, Machine, Site, user_of
+from tests.fuzz.node import Ended
 
 from .scenario import (
     ENDPOINT,
@@ -162,7 +166,10 @@ def test_a_control_plane_joins(site: Site) -> None:
     assert files_of(second) - before == WORKER_FILES | CONTROL_PLANE_FILES
     for name in ("ca.crt", "ca.key", "sa.key", "front-proxy-ca.key", "etcd/ca.key"):
         assert second.text(f"/etc/kubernetes/pki/{name}") == site.machine("cp1").text(f"/etc/kubernetes/pki/{name}")
-    assert [(member["name"], member.get("isLearner", False)) for member in site.members] == [("cp1", False), ("cp2", False)]
+    assert [(member["name"], member.get("isLearner", False)) for member in site.members] == [
+        ("cp1", False),
+        ("cp2", False),
+    ]
     manifest = second.text("/etc/kubernetes/manifests/etcd.yaml")
     assert "--initial-cluster=cp1=https://10.0.0.11:2380,cp2=https://10.0.0.12:2380" in manifest
     assert set(second.pods) == {"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"}
@@ -199,14 +206,14 @@ def test_a_control_plane_that_is_taken_back_leaves_etcd(site: Site) -> None:
 
 def test_a_control_plane_killed_before_any_change_goes_on(site: Site, tmp_path: Path) -> None:
     second = site.machine("cp2")
-    cuts = cut_off(second, lambda: run_control_plane_join(second), tmp_path)
+    cuts = cut_off(second, lambda: run_control_plane_join(second, "--soak=0"), tmp_path)
     wanted, objects = shape_of(second), objects_of(site)
     assert len(cuts) > 100
 
     def check(cut: tuple[str, Site]) -> None:
         what, found = cut
         keys = keys_of(found.machine("cp2"))
-        ended = run_control_plane_join(found.machine("cp2"))
+        ended = run_control_plane_join(found.machine("cp2"), "--soak=0")
         assert ended.status == 0, f"killed before {what}: {ended.err}"
         after = keys_of(found.machine("cp2"))
         assert {path: after.get(path) for path in keys} == keys, f"a key was made again after the kill before {what}"
@@ -215,3 +222,144 @@ def test_a_control_plane_killed_before_any_change_goes_on(site: Site, tmp_path: 
         assert [(one["name"], one.get("isLearner", False)) for one in found.members] == [("cp1", False), ("cp2", False)]
 
     in_two_processes(cuts, check)
+
+
+# ---- wrong turns
+
+
+def expect_refusal(machine: Machine, ended: Ended, code: str, status: int) -> None:
+    assert ended.status == status, ended.err
+    assert f"\n  code:   {code}\n" in ended.err, ended.err
+
+
+def change_nothing(site: Site) -> None:
+    pass
+
+
+def take_away_token(site: Site) -> None:
+    del site.cluster.objects[f"{SYSTEM}/secrets/bootstrap-token-abcdef"]
+    site.control()
+
+
+def let_token_expire(site: Site) -> None:
+    site.clock += datetime.timedelta(days=2)
+
+
+def switch_off(site: Site) -> None:
+    site.away.add("10.0.0.11")
+
+
+def take_the_name(site: Site) -> None:
+    status = {
+        "conditions": [{"type": "Ready", "status": "True"}],
+        "addresses": [{"type": "InternalIP", "address": "10.0.0.99"}],
+    }
+    node = {"kind": "Node", "metadata": {"name": "w1", "creationTimestamp": "2025-12-31T00:00:00Z"}, "status": status}
+    site.cluster.objects["/api/v1/nodes/w1"] = node
+
+
+def forget_the_configuration(site: Site) -> None:
+    del site.cluster.objects[f"{SYSTEM}/configmaps/kubeadm-config"]
+
+
+def take_away_rights(site: Site) -> None:
+    for name in ("kubeadm:nodes-kubeadm-config", "kubeadm:kubelet-config"):
+        del site.cluster.objects[f"/apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/rolebindings/{name}"]
+
+
+WRONG = {
+    # what is wrong: what was done to the cluster, words of the command, error code, exit status
+    "another secret": (change_nothing, {"token": "abcdef.fedcba9876543210"}, "token-secret-wrong", 5),
+    "a token that is gone": (take_away_token, {}, "token-unknown", 5),
+    "a token that has expired": (let_token_expire, {}, "token-expired", 5),
+    "another pin": (change_nothing, {"pin": f"sha256:{'0' * 64}"}, "ca-hash-mismatch", 5),
+    "a cluster that is off": (switch_off, {}, "endpoint-unreachable", 5),
+    "a name that is taken": (take_the_name, {}, "node-name-taken", 5),
+    "no configuration": (forget_the_configuration, {}, "not-kubeadms-cluster", 5),
+    "no right to see it": (take_away_rights, {}, "join-rights-missing", 5),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_wrong_is_told_before_anything_is_changed(site: Site, worker: Machine, wrong: str) -> None:
+    spoil, words, code, status = WRONG[wrong]
+    spoil(site)
+    before, version = tree_of(worker), site.cluster.version
+    expect_refusal(worker, run_join(worker, **words), code, status)
+    assert {path: text for path, text in tree_of(worker).items() if not path.startswith("var/lib/kb")} == before
+    assert site.cluster.version == version
+    assert not [what for what in worker.changes if what.startswith(("run", "link")) or "kubernetes" in what]
+    expect_refusal(worker, take_back(worker), "nothing-to-reset", 4)
+
+
+def test_a_worker_is_not_made_a_control_plane(site: Site, worker: Machine) -> None:
+    assert run_join(worker).status == 0
+    tree, version = tree_of(worker), site.cluster.version
+    expect_refusal(worker, run_control_plane_join(worker), "node-is-worker", 4)
+    assert (tree_of(worker), site.cluster.version) == (tree, version)
+
+
+def test_a_control_plane_is_not_made_a_worker(site: Site) -> None:
+    second = site.machine("cp2")
+    assert run_control_plane_join(second).status == 0
+    tree = tree_of(second)
+    expect_refusal(second, run_join(second), "node-is-control-plane", 4)
+    expect_refusal(site.machine("cp1"), run_join(site.machine("cp1")), "node-is-control-plane", 4)
+    assert tree_of(second) == tree
+
+
+@pytest.mark.parametrize("signer, code", [("sleeps", "csr-pending"), ("denies", "csr-denied")])
+def test_a_certificate_that_is_not_signed(site: Site, worker: Machine, signer: str, code: str) -> None:
+    """The kubelet runs and waits: with a signer the same command ends well; or all of it is taken back."""
+    before, site.signer = tree_of(worker), signer
+    ended = run_join(worker)
+    expect_refusal(worker, ended, code, 5)
+    assert "error execution phase kubelet-wait-bootstrap" in ended.err
+    assert not worker.has(KUBELET_CONF) and "w1" not in site.cluster.by_kind("Node")
+    assert take_back(worker).status == 0
+    assert tree_of(worker) == before
+    expect_refusal(worker, run_join(worker), code, 5)
+    for path in [path for path in site.cluster.objects if path.startswith(CSRS)]:
+        del site.cluster.objects[path]
+    site.signer = "signs"
+    ended = run_join(worker)
+    assert ended.status == 0, ended.err
+    assert worker.has(KUBELET_CONF) and not worker.has(BOOTSTRAP_CONF)
+
+
+def test_control_planes_need_what_the_first_has_uploaded(site: Site) -> None:
+    second = site.machine("cp2")
+    before = tree_of(second)
+    expect_refusal(second, run_control_plane_join(second, key="cd" * 32), "certificate-key-wrong", 5)
+    secret = site.cluster.objects.pop(f"{SYSTEM}/secrets/kubeadm-certs")
+    expect_refusal(second, run_control_plane_join(second), "certs-secret-missing", 5)
+    expect_refusal(second, run_join(second, "--control-plane"), "shared-files-missing", 4)
+    site.cluster.objects[f"{SYSTEM}/secrets/kubeadm-certs"] = secret
+    config = site.cluster.objects[f"{SYSTEM}/configmaps/kubeadm-config"]
+    stored = config["data"]["ClusterConfiguration"]
+    config["data"]["ClusterConfiguration"] = stored.replace("controlPlaneEndpoint: api.example.org:6443\n", "")
+    assert config["data"]["ClusterConfiguration"] != stored
+    expect_refusal(second, run_control_plane_join(second), "no-control-plane-endpoint", 5)
+    assert {path: text for path, text in tree_of(second).items() if not path.startswith("var/lib/kb")} == before
+    assert [member["name"] for member in site.members] == ["cp1"]
+
+
+def test_a_join_that_is_interrupted_leaves_no_learner(site: Site) -> None:
+    """A signal while etcd catches up: the member without a vote goes out of the list, and the next run adds it again."""
+    second = site.machine("cp2")
+
+    def interrupt(what: str) -> None:
+        if what.endswith("member/promote"):
+            raise Interrupted(signal.SIGTERM)
+
+    second.before_change = interrupt
+    ended = run_control_plane_join(second)
+    assert ended.status == 128 + signal.SIGTERM, ended.err
+    assert "interrupted by SIGTERM in phase etcd-join" in ended.err
+    assert [member["name"] for member in site.members] == ["cp1"]
+    assert not second.has("/etc/kubernetes/manifests/etcd.yaml") and not second.has("/var/lib/etcd/member")
+    assert "kb-control-plane-join" not in site.cluster.by_kind("Lease")
+    second.before_change = None
+    ended = run_control_plane_join(second)
+    assert ended.status == 0, ended.err
+    assert [member["name"] for member in site.members] == ["cp1", "cp2"]
