@@ -26,7 +26,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from kubeup.machine.host import AnyTls, Argv, CommandResult, HttpResponse, Tls, Unreachable, shown_argv
+from kubeup.machine.host import Argv, CommandResult, shown_argv
+from kubeup.machine.http import AnyTls, HttpResponse, Tls, Unreachable
 from kubeup.node import kubelet, pki
 from kubeup.node.kubeconfig import parse_kubeconfig
 from kubeup.paths import Paths
