@@ -1,7 +1,8 @@
 """PEM: a text cut into its labelled blocks, as Go's encoding/pem cuts it.
 
 Whoever reads here takes what kubeadm, the API server and the kubelets will take, and no more: they would find out minutes later.
-Apart from pki.py, so that whoever only hands certificates on (kubeconfig.py, the API client) need not load cryptography.
+Apart from node/certificates.py and node/private_keys.py, so that whoever only hands certificates on (kubeconfig.py, the API
+client) need not load cryptography.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from kubeup.machine.host import Argv, CommandResult, shown_argv
 from kubeup.machine.http import AnyTls, HttpResponse, Tls, Unreachable
-from kubeup.node import kubelet, pki
+from kubeup.node import cert_specs, certificates, kubelet, pki, private_keys
 from kubeup.node.kubeconfig import parse_kubeconfig
 from kubeup.paths import Paths
 from kubeup.yaml_files import dump_yaml, load_yaml
@@ -78,18 +78,18 @@ PUBLIC = ("/livez", "/readyz", "/healthz", "/version")
 
 @functools.cache
 def is_signed(cert_pem: str, ca_pem: str) -> bool:
-    chain = pki.parse_certs(cert_pem)
-    return any(pki.is_signed_by(chain, ca) for ca in pki.parse_certs(ca_pem))
+    chain = certificates.parse_certs(cert_pem)
+    return any(certificates.is_signed_by(chain, ca) for ca in certificates.parse_certs(ca_pem))
 
 
 @functools.cache
-def names_of(cert_pem: str) -> pki.Sans:
-    return pki.sans_of(pki.parse_certs(cert_pem)[0])
+def names_of(cert_pem: str) -> cert_specs.Sans:
+    return certificates.sans_of(certificates.parse_certs(cert_pem)[0])
 
 
 @functools.cache
 def user_of(cert_pem: str) -> User:
-    subject = pki.subject_of(pki.parse_certs(cert_pem)[0])
+    subject = certificates.subject_of(certificates.parse_certs(cert_pem)[0])
     return User(subject.common_name, subject.organizations)
 
 
@@ -306,7 +306,7 @@ class Site:
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
             .sign(ca.key, SHA256())
         )
-        return pki.cert_to_pem(cert)
+        return certificates.cert_to_pem(cert)
 
     # ---- etcd
 
@@ -441,7 +441,7 @@ class Machine(ClusterHost):
         self.kubelet_since: Optional[datetime.datetime] = None
         self.images: set[str] = set()
         self.units: set[str] = set()
-        self.request: Optional[tuple[str, pki.Key]] = None
+        self.request: Optional[tuple[str, private_keys.Key]] = None
         super().__init__(root, site.cluster, name=name)
         self.answers = {}
         for path, text in FILES.items():
@@ -515,15 +515,15 @@ class Machine(ClusterHost):
         cert = self._ask_for_certificate(user)
         if cert:
             assert self.request is not None
-            self._keep(cert, pki.key_to_pem(self.request[1]).reveal())
+            self._keep(cert, private_keys.key_to_pem(self.request[1]).reveal())
             self.put(KUBELET_CONF, _kubelet_conf(found.server, found.ca_pem), 0o600)
 
     def _ask_for_certificate(self, user: User) -> str:
         """The certificate; "" while it is not signed."""
         if self.request is None or f"{CSRS}/{self.request[0]}" not in self.cluster.objects:
-            key = pki.generate_key("ECDSA-P256")
+            key = private_keys.generate_key("ECDSA-P256")
             name = f"node-csr-{self.name}-{len(self.cluster.objects)}"
-            pem = pki.render_request(pki.Subject(f"system:node:{self.name}", ("system:nodes",)), key)
+            pem = certificates.render_request(certificates.Subject(f"system:node:{self.name}", ("system:nodes",)), key)
             spec = {
                 "request": base64.b64encode(pem.encode()).decode(),
                 "signerName": "kubernetes.io/kube-apiserver-client-kubelet",

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
 from kubeup.engine.run import Run
 from kubeup.machine.host import Host
-from kubeup.node import pki
+from kubeup.node import cert_specs, certificates, pki
 from kubeup.paths import Paths
 from kubeup.phases import certs, kubeconfigs
 from kubeup.releases import RELEASES
@@ -96,11 +96,11 @@ def cert_at(host: Host, base: str) -> Any:
 
 def make_ca_unfit(host: FakeHost) -> FakeHost:
     """The CA's certificate says, for the same name and key, that it may not sign."""
-    spec = pki.CERTS["ca"]
+    spec = cert_specs.CERTS["ca"]
     key, old = pki.read_key(host, spec.key_path(PATHS)), pki.read_certs(host, spec.cert_path(PATHS))[0]
     builder = x509.CertificateBuilder(old.subject, old.subject, key.public_key(), 7)
     builder = builder.not_valid_before(old.not_valid_before_utc).not_valid_after(old.not_valid_after_utc)
     usage = x509.KeyUsage(True, False, True, False, False, False, False, False, False)
     builder = builder.add_extension(usage, True).add_extension(x509.BasicConstraints(True, None), True)
-    host.files[str(spec.cert_path(PATHS))] = pki.cert_to_pem(builder.sign(key, SHA256())).encode()
+    host.files[str(spec.cert_path(PATHS))] = certificates.cert_to_pem(builder.sign(key, SHA256())).encode()
     return host

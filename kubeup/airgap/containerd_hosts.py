@@ -20,9 +20,9 @@ from kubeup.machine.http import UNPROVEN, Tls, Unreachable
 from kubeup.trust import Anchors, Offered
 
 if TYPE_CHECKING:
-    from kubeup.node import pki
+    from kubeup.node import certificates
 else:
-    pki = lazy_import("kubeup.node.pki")
+    certificates = lazy_import("kubeup.node.certificates")
 
 HEADER = "# Written by kb: images of {registry} come from a mirror.\n"
 CA_FILE = Path("/etc/kubernetes/kb-mirror-ca.crt")
@@ -119,7 +119,7 @@ def find_mirror(host: Host, url: str, *, ca_hash: str = "", cluster_ca: Optional
 def _pinned_ca(host: Host, base: str, ca_hash: str, cluster_ca: Optional[Anchors]) -> Anchors:
     """The certificate that is pinned: one of the cluster's, or of those that the mirror itself hands out. What else it
     hands out is not believed: the authority's certificate is public, and anybody can show it beside his own."""
-    pinned = pki.keep_pinned(Offered(cluster_ca.pem), [ca_hash]) if cluster_ca else None
+    pinned = certificates.keep_pinned(Offered(cluster_ca.pem), [ca_hash]) if cluster_ca else None
     if pinned:
         return pinned
     try:
@@ -128,8 +128,8 @@ def _pinned_ca(host: Host, base: str, ca_hash: str, cluster_ca: Optional[Anchors
         raise _unreachable(base, error) from error
     offered = Offered(answer.body.decode(errors="replace") if answer.status == 200 else "")
     try:
-        found = pki.ca_cert_hashes(offered.pem) if offered.pem else ()
-        pinned = pki.keep_pinned(offered, [ca_hash]) if found else None
+        found = certificates.ca_cert_hashes(offered.pem) if offered.pem else ()
+        pinned = certificates.keep_pinned(offered, [ca_hash]) if found else None
     except ValueError:
         found = ()
     if not pinned:

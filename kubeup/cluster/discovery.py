@@ -39,10 +39,10 @@ from kubeup.trust import Anchors, Offered
 
 if TYPE_CHECKING:
     from kubeup.cluster import objects
-    from kubeup.node import pki
+    from kubeup.node import certificates
 else:
     objects = lazy_import("kubeup.cluster.objects")
-    pki = lazy_import("kubeup.node.pki")
+    certificates = lazy_import("kubeup.node.certificates")
 
 CLUSTER_INFO = "/api/v1/namespaces/kube-public/configmaps/cluster-info"
 FIRST_RETRIES_S = (0.1, 0.2, 0.2, 0.5, 0.5, 1.0)
@@ -188,7 +188,7 @@ def _discover_by_token(host: Host, wanted: BootstrapTokenDiscovery, tls_token: S
     found = parse_kubeconfig(text, source=f"in ConfigMap kube-public/cluster-info at {server}")
     offered = Offered(found.ca_pem)
     if wanted.ca_cert_hashes:
-        pinned = pki.keep_pinned(offered, wanted.ca_cert_hashes)
+        pinned = certificates.keep_pinned(offered, wanted.ca_cert_hashes)
         assert pinned is not None  # _check_cluster_info has seen to it
         _check_again(host, server, pinned, text, skew_s)
     else:
@@ -259,8 +259,8 @@ def _check_cluster_info(
         return _Trouble(_bad_cluster_info(cause), SETTLE_S)
     try:
         offered = Offered(parse_kubeconfig(text, source="in cluster-info").ca_pem)
-        found = pki.ca_cert_hashes(offered.pem)
-        pinned = pki.keep_pinned(offered, wanted.ca_cert_hashes)
+        found = certificates.ca_cert_hashes(offered.pem)
+        pinned = certificates.keep_pinned(offered, wanted.ca_cert_hashes)
     except (HostError, ValueError) as error:
         return _Trouble(_bad_cluster_info(" ".join(str(error).split())), 0)
     if not found:
@@ -504,7 +504,9 @@ def _settle(host: Host, found: Kubeconfig, place: str, *, folder: Path, has_toke
         found = replace(found, plugin=None, unsupported=ways)
     found = resolve_credentials(host, found, place=place, folder=folder)
     has_pair = found.client_cert_pem and found.client_key_pem
-    fault = pki.describe_pair(found.client_cert_pem, found.client_key_pem.reveal(), host.now()) if has_pair else ""
+    fault = (
+        certificates.describe_pair(found.client_cert_pem, found.client_key_pem.reveal(), host.now()) if has_pair else ""
+    )
     if fault:  # a handshake would fail in its middle, where nobody tells why
         raise UsageError(
             f"{place} has a client certificate that cannot be used",
@@ -526,7 +528,7 @@ def find_member_access(host: Host, kubelet_conf: Path) -> Optional[Access]:
         found = read_kubeconfig(host.read_text(kubelet_conf), host=host, path=kubelet_conf)
         if not (found.client_cert_pem and found.client_key_pem):
             return None
-        pki.parse_certs(found.client_cert_pem)
+        certificates.parse_certs(found.client_cert_pem)
     except (HostError, ValueError):
         return None
     return Access(
@@ -581,7 +583,7 @@ def check_same_cluster(access: Access, wanted: Discovery) -> None:
     """Raise HostError (already-joined) where this node is a member of another cluster than the command line means."""
     pins = wanted.bootstrap_token.ca_cert_hashes if wanted.bootstrap_token else ()
     given = {parse_ca_cert_hash(pin) for pin in pins}
-    found = pki.ca_cert_hashes(access.ca_pem) if access.ca_pem else ()
+    found = certificates.ca_cert_hashes(access.ca_pem) if access.ca_pem else ()
     if given and not given & set(found):
         raise HostError(
             f"this node has joined another cluster, at {access.server}",
@@ -865,7 +867,7 @@ def judge_signing_request(request: Mapping[str, Any]) -> SigningRequest:
 def _is_request_of(request: Mapping[str, Any], node_name: str) -> bool:
     try:
         pem = base64.b64decode(str(request["spec"]["request"]), validate=True).decode()
-        return pki.common_name_of_request(pem) == f"system:node:{node_name}"
+        return certificates.common_name_of_request(pem) == f"system:node:{node_name}"
     except (KeyError, TypeError, binascii.Error, ValueError):
         return False
 

@@ -24,7 +24,7 @@ from kubeup.config.types import BootstrapToken, ClusterConfiguration
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
-from kubeup.node import pki
+from kubeup.node import cert_specs, pki
 from kubeup.paths import Paths
 from kubeup.pem import split_pem
 from kubeup.secret import Secret
@@ -107,7 +107,7 @@ def check_shareable(host: Host, paths: Paths) -> None:
     """Raise HostError (external-ca-not-shareable) where a CA's key is kept elsewhere: it cannot be given on."""
     for name in ("ca", "front-proxy-ca"):
         if pki.is_external_ca(host, paths, name):
-            spec = pki.CERTS[name]
+            spec = cert_specs.CERTS[name]
             raise HostError(
                 f"the files of the CA {name} cannot be uploaded",
                 cause=f"{spec.cert_path(paths)} has no key beside it: the CA signs elsewhere",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kubeup.machine.host import Host
     from kubeup.machine.local_host import LocalHost
     from kubeup.network import load_balancer
-    from kubeup.node import images, kubeconfig, pki
+    from kubeup.node import certificates, images, kubeconfig
     from kubeup.phases import endpoint as reconfigure
 else:
     objects = lazy_import("kubeup.cluster.objects")
@@ -40,7 +40,7 @@ else:
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     load_join = lazy_import("kubeup.config.load_join")
     load_balancer = lazy_import("kubeup.network.load_balancer")
-    pki = lazy_import("kubeup.node.pki")
+    certificates = lazy_import("kubeup.node.certificates")
     reconfigure = lazy_import("kubeup.phases.endpoint")
     yaml_files = lazy_import("kubeup.yaml_files")
     run = lazy_import("kubeup.engine.run")
@@ -263,8 +263,8 @@ def _read_server(api: Api) -> str:
 
 
 def _bare_config(member: discovery.Access, own: types.LocalAPIEndpoint, node_state: state.State) -> types.JoinConfig:
-    cert = pki.parse_certs(member.client_cert_pem)[0]
-    name = node_state.node or pki.subject_of(cert).common_name.rpartition(":")[2]
+    cert = certificates.parse_certs(member.client_cert_pem)[0]
+    name = node_state.node or certificates.subject_of(cert).common_name.rpartition(":")[2]
     registration = types.NodeRegistration(name)
     if node_state.cri_socket:
         registration = replace(registration, cri_socket=node_state.cri_socket)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kubeup.engine import run
     from kubeup.machine import dry_run, local_host
     from kubeup.machine.host import Host
-    from kubeup.node import kubeconfig, pki
+    from kubeup.node import certificates, kubeconfig
     from kubeup.phases import cluster, join_command
 else:
     shared_certs = lazy_import("kubeup.cluster.shared_certs")
@@ -42,7 +42,7 @@ else:
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     load_init = lazy_import("kubeup.config.load_init")
     load_join = lazy_import("kubeup.config.load_join")
-    pki = lazy_import("kubeup.node.pki")
+    certificates = lazy_import("kubeup.node.certificates")
     problems = lazy_import("kubeup.config.problems")
     releases = lazy_import("kubeup.releases")
     schema = lazy_import("kubeup.config.schema")
@@ -193,7 +193,7 @@ def _join_command(call: Invocation, api: Api, path: Path, token: BootstrapToken,
     if not call.flags.get("print-join-command"):
         return ""
     admin = kubeconfig.read_kubeconfig(api.host.read_text(path), host=api.host, path=path)
-    pins = list(pki.ca_cert_hashes(admin.ca_pem))
+    pins = list(certificates.ca_cert_hashes(admin.ca_pem))
     server = _reachable_server(api) or admin.server.partition("://")[2]
     program = join_command.KB if call.program.does_more else "kubeadm"
     command: str = join_command.render_join_command(server, token.token.reveal(), pins, program=program)

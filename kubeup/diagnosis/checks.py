@@ -42,14 +42,14 @@ from kubeup.yaml_files import name_of
 if TYPE_CHECKING:
     from kubeup.cluster import discovery, etcd, probes
     from kubeup.network import pod_network, routes
-    from kubeup.node import kubelet, pki, static_pods
+    from kubeup.node import certificates, kubelet, static_pods
 else:
     discovery = lazy_import("kubeup.cluster.discovery")
     etcd = lazy_import("kubeup.cluster.etcd")
     probes = lazy_import("kubeup.cluster.probes")
     kubelet = lazy_import("kubeup.node.kubelet")
     static_pods = lazy_import("kubeup.node.static_pods")
-    pki = lazy_import("kubeup.node.pki")
+    certificates = lazy_import("kubeup.node.certificates")
     pod_network = lazy_import("kubeup.network.pod_network")
     routes = lazy_import("kubeup.network.routes")
 
@@ -1351,12 +1351,12 @@ def _find_etcd_faults(host: Host, external: ExternalEtcd) -> Iterator[tuple[str,
     """(entry, what is wrong): the API server would not start with it."""
     try:
         if external.ca_file:
-            pki.parse_certs(host.read_text(Path(external.ca_file)))
+            certificates.parse_certs(host.read_text(Path(external.ca_file)))
     except ValueError as error:
         yield "caFile", str(error)
     if external.cert_file and external.key_file:
         texts = (host.read_text(Path(external.cert_file)), host.read_text(Path(external.key_file)))
-        fault = pki.describe_pair(*texts, host.now())
+        fault = certificates.describe_pair(*texts, host.now())
         if fault:
             yield "certFile", f"with {external.key_file}, {fault}"
 

@@ -41,7 +41,7 @@ from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.machine.http import UNPROVEN, Unreachable
 from kubeup.network import load_balancer, pod_network, pod_view, routes, step_aside
-from kubeup.node import kubeconfig, kubelet, pki, runtime
+from kubeup.node import cert_specs, certificates, kubeconfig, kubelet, pki, runtime
 from kubeup.paths import Paths
 from kubeup.releases import Release
 from kubeup.shapes import fit_what_does
@@ -306,7 +306,7 @@ def look_at_certs(patient: Patient) -> Notes:
 def _describe_bundle(patient: Patient) -> str:
     """What is told when certificates are issued; the signer's own flag says which file it takes."""
     host, paths = patient.host, patient.paths
-    path = pki.CERTS["ca"].cert_path(paths)
+    path = cert_specs.CERTS["ca"].cert_path(paths)
     try:
         flags = read_flags(host, paths, "kube-controller-manager")
         text = pki.describe_bundle(host, pki.read_ca(host, paths))
@@ -341,7 +341,7 @@ def _find_certs(patient: Patient) -> Iterator[tuple[Path, Any]]:
 
 def _parsed(path: Path, pem: str) -> Iterator[tuple[Path, Any]]:
     try:
-        certs = pki.parse_certs(pem) if pem else ()
+        certs = certificates.parse_certs(pem) if pem else ()
     except ValueError:
         return
     yield from ((path, cert) for cert in certs[:1])
@@ -378,16 +378,16 @@ def look_at_served_certs(patient: Patient) -> Notes:
         served = host.served_cert(address, number)
         if served is None:
             continue
-        shown = pki.parse_shown(served)
+        shown = certificates.parse_shown(served)
         if not shown:
             text = f"{name} shows a certificate that Kubernetes (Go) cannot read"
             yield Note("served-certificates", ERROR, text, f"{_renewal(host, path)}; {_restart(host, name)}")
             continue
         cert = shown[0]
-        if pki.is_expired(cert, host.now()):
+        if certificates.is_expired(cert, host.now()):
             text = f"{name} shows a certificate that expired at {cert.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
             yield Note("served-certificates", ERROR, text, f"{_renewal(host, path)}; {_restart(host, name)}")
-        elif pki.is_in_future(cert, host.now()):
+        elif certificates.is_in_future(cert, host.now()):
             text = f"{name} shows a certificate that is valid from {cert.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on"
             yield Note("served-certificates", ERROR, text, "set this machine's clock: timedatectl")
         on_disk = [found for _, found in _parsed(path, checks.read_or_empty(host, str(path)))]
@@ -451,7 +451,7 @@ def read_cert_node_name(host: Host, paths: Paths) -> str:
     """The node's name in the kubelet's own certificate: the cluster knows the node by it. "" where there is none."""
     access = discovery.find_member_access(host, paths.kubernetes / "kubelet.conf")
     certs = [cert for _, cert in _parsed(paths.kubelet_client_pem, access.client_cert_pem)] if access else []
-    prefix, _, name = (pki.subject_of(certs[0]).common_name if certs else "").partition("system:node:")
+    prefix, _, name = (certificates.subject_of(certs[0]).common_name if certs else "").partition("system:node:")
     return name if not prefix else ""
 
 

@@ -19,7 +19,7 @@ from kubeup.doctor import doctor
 from kubeup.errors import ClusterError, HostError
 from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
-from kubeup.node import kubelet, pki
+from kubeup.node import certificates, kubelet
 from kubeup.paths import Paths
 from kubeup.yaml_files import dump_yaml, load_mapping
 
@@ -113,7 +113,7 @@ def _read_node_name(host: Host, paths: Paths) -> str:
             remedy="make it one: kb init, or kb join",
             code="nothing-to-adopt",
         )
-    common_name = pki.subject_of(pki.parse_certs(access.client_cert_pem)[0]).common_name
+    common_name = certificates.subject_of(certificates.parse_certs(access.client_cert_pem)[0]).common_name
     if not common_name.startswith(_USER_PREFIX):
         raise HostError(
             f"{path} is not a kubelet's",

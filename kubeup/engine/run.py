@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from kubeup.airgap.containerd_hosts import Mirror
     from kubeup.cluster.api import Api
     from kubeup.cluster.shared_certs import SharedFile
-    from kubeup.node import pki
+    from kubeup.node import cert_specs, private_keys
 else:
-    pki = lazy_import("kubeup.node.pki")
+    private_keys = lazy_import("kubeup.node.private_keys")
+    cert_specs = lazy_import("kubeup.node.cert_specs")
 
 
 @dataclass
@@ -151,7 +152,7 @@ class Caller:
 class Found:
     """What one phase found out or made, and others need without doing it again."""
 
-    keys: Optional[pki.KeyMaker] = None
+    keys: Optional[private_keys.KeyMaker] = None
     mirror: Optional[Mirror] = None
     """The mirror, as it has proven itself."""
     mirror_cert_is_new: bool = False
@@ -188,4 +189,4 @@ class Run:
     def start_keys(self, wanted: int) -> None:
         """Begin to make that many keys, ahead of their use, unless keys are being made already."""
         if self.found.keys is None:
-            self.found.keys = pki.KeyMaker(pki.key_algorithm(self.config.cluster), wanted=wanted)
+            self.found.keys = private_keys.KeyMaker(cert_specs.key_algorithm(self.config.cluster), wanted=wanted)

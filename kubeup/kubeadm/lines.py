@@ -22,12 +22,14 @@ from kubeup.yaml_files import format_duration
 
 if TYPE_CHECKING:
     from kubeup.cluster import objects, probes
-    from kubeup.node import kubeconfig, kubelet, pki
+    from kubeup.node import cert_specs, certificates, kubeconfig, kubelet, pki
 else:
     objects = lazy_import("kubeup.cluster.objects")
     probes = lazy_import("kubeup.cluster.probes")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     kubelet = lazy_import("kubeup.node.kubelet")
+    cert_specs = lazy_import("kubeup.node.cert_specs")
+    certificates = lazy_import("kubeup.node.certificates")
     pki = lazy_import("kubeup.node.pki")
 
 Lines = Iterable[str]
@@ -154,7 +156,7 @@ def _certs_folder(ctx: Run) -> Lines:
 
 
 def _cert(name: str) -> Speech:
-    spec = pki.CERTS[name]
+    spec = cert_specs.CERTS[name]
 
     def before(ctx: Run) -> Lines:
         if spec.is_etcd and ctx.config.cluster.external_etcd is not None:
@@ -171,7 +173,7 @@ def _cert(name: str) -> Speech:
     def after(ctx: Run, handed: Results, took: float) -> Lines:
         if not (name in _report(ctx).new_certs and spec.is_server and ctx.host.exists(spec.cert_path(ctx.paths))):
             return []
-        sans = pki.sans_of(pki.read_certs(ctx.host, spec.cert_path(ctx.paths))[0])
+        sans = certificates.sans_of(pki.read_certs(ctx.host, spec.cert_path(ctx.paths))[0])
         return [f"[certs] {spec.base} serving cert is signed for {sans}"]
 
     return Speech(before, after, heading=_certs_folder)
@@ -315,7 +317,7 @@ def _addon(name: str, is_off: Callable[[Run], bool]) -> Speech:
 
 def init_lines() -> dict[str, Speech]:
     """Phase of init -> what it says."""
-    leaves = {f"certs/{name}": _cert(name) for name in pki.CERTS}
+    leaves = {f"certs/{name}": _cert(name) for name in cert_specs.CERTS}
     identities = {f"kubeconfig/{name}": _kubeconfig(name) for name in kubeconfig.KUBECONFIGS}
     return {
         "preflight": Speech(_preflight, _pulled),
@@ -355,7 +357,7 @@ def _shared_certs(ctx: Run) -> Lines:
 
 def _join_certs(ctx: Run) -> Lines:
     yield from _certs_folder(ctx)
-    for spec in pki.wanted_certs(ctx.config.cluster):
+    for spec in cert_specs.wanted_certs(ctx.config.cluster):
         is_here = ctx.host.exists(spec.cert_path(ctx.paths))
         if spec.is_ca:
             yield f"[certs] Using existing {spec.base} certificate authority"

@@ -34,9 +34,12 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
-    from kubeup.node import pki, verify
+    from kubeup.node import cert_specs, certificates, pki, private_keys, verify
 else:
+    cert_specs = lazy_import("kubeup.node.cert_specs")
     pki = lazy_import("kubeup.node.pki")
+    certificates = lazy_import("kubeup.node.certificates")
+    private_keys = lazy_import("kubeup.node.private_keys")
     verify = lazy_import("kubeup.node.verify")
 
 NO_SECRET = Secret("")
@@ -85,7 +88,7 @@ def control_plane_url(config: InitConfig) -> str:
     """The control plane endpoint; without one, the API server of this node."""
     if not config.cluster.control_plane_endpoint:
         return local_url(config)
-    host, port = pki.split_host_port(config.cluster.control_plane_endpoint)
+    host, port = cert_specs.split_host_port(config.cluster.control_plane_endpoint)
     return _url(host, port or config.local_api_endpoint.bind_port)
 
 
@@ -404,7 +407,7 @@ def probe_kubeconfig(host: Host, paths: Paths, name: str) -> Finding:
 def _check_trust(found: Kubeconfig, *, path: Path, expected: tuple[x509.Certificate, ...], ca_path: Path) -> None:
     """The first CA certificate of the file must be one of the node's."""
     try:
-        first = pki.parse_certs(found.ca_pem)[0]
+        first = certificates.parse_certs(found.ca_pem)[0]
     except ValueError:
         raise _other_ca(path, ca_path, "it holds no CA certificate") from None
     if first not in expected:
@@ -414,21 +417,23 @@ def _check_trust(found: Kubeconfig, *, path: Path, expected: tuple[x509.Certific
 def _check_client(found: Kubeconfig, path: Path, now: datetime.datetime) -> tuple[x509.Certificate, bool]:
     """The client certificate in a file, and whether it has expired."""
     try:
-        cert = pki.parse_certs(found.client_cert_pem)[0]
-        key = pki.parse_key(found.client_key_pem.reveal())
+        cert = certificates.parse_certs(found.client_cert_pem)[0]
+        key = private_keys.parse_key(found.client_key_pem.reveal())
     except ValueError as error:
         raise _invalid(str(path), f"client certificate or key: {error}") from error
-    if not pki.is_key_of(key, cert):
+    if not private_keys.is_key_of(key, cert):
         raise _invalid(str(path), "its client key does not belong to its client certificate")
-    return cert, pki.is_expired(cert, now)
+    return cert, certificates.is_expired(cert, now)
 
 
 def _check_use(found: Kubeconfig, *, path: Path, authorities: tuple[x509.Certificate, ...]) -> None:
     """Raise HostError (kubeconfig-unreadable) where the API server would not believe the client certificate. One of another
     authority is left to whoever put it there: the API server may have been told of that one (--client-ca-file)."""
-    chain = pki.parse_certs(found.client_cert_pem)
+    chain = certificates.parse_certs(found.client_cert_pem)
     fault = verify.find_fault(chain, authorities, usage="client")
-    if fault is not None and any(pki.is_issued_by(cert, authority) for cert in chain for authority in authorities):
+    if fault is not None and any(
+        certificates.is_issued_by(cert, authority) for cert in chain for authority in authorities
+    ):
         raise _invalid(str(path), f"nobody would believe its client certificate: {fault.text}")
 
 
@@ -446,7 +451,7 @@ def find_problems(host: Host, paths: Paths) -> list[HostError]:
     files = {spec.name: paths.kubeconfig(spec.file) for spec in KUBECONFIGS.values()}
     try:
         pki.check_no_orphans(host, paths, "ca", [path for path in files.values() if host.exists(path)])
-        if not host.exists(pki.CERTS["ca"].cert_path(paths)):
+        if not host.exists(cert_specs.CERTS["ca"].cert_path(paths)):
             return []
     except HostError as error:
         return [error]
@@ -460,7 +465,13 @@ def find_problems(host: Host, paths: Paths) -> list[HostError]:
 
 
 def ensure_kubeconfig(
-    host: Host, paths: Paths, *, config: InitConfig, release: Release, name: str, make_key: Callable[[], pki.Key]
+    host: Host,
+    paths: Paths,
+    *,
+    config: InitConfig,
+    release: Release,
+    name: str,
+    make_key: Callable[[], private_keys.Key],
 ) -> Finding:
     """Keep the file of `name`, make it, or renew what has expired in it; return what was found before. A file that
     is there keeps its server: kb does not know who relies on it. Raises as probe_kubeconfig does."""
@@ -475,53 +486,59 @@ def ensure_kubeconfig(
     return finding
 
 
-def _issue(host: Host, paths: Paths, *, config: InitConfig, name: str, key: pki.Key, server: str) -> str:
+def _issue(host: Host, paths: Paths, *, config: InitConfig, name: str, key: private_keys.Key, server: str) -> str:
     spec = KUBECONFIGS[name]
     user = spec.user.format(node=config.node.name)
     ca = pki.read_ca(host, paths)
     cert = _issue_client_cert(
-        pki.Subject(user, spec.organizations, is_client=True),
+        certificates.Subject(user, spec.organizations, is_client=True),
         key,
         ca=ca,
-        not_after=pki.plan_validity(host.now(), config.cluster.certificate_validity_period_s).not_after,
+        not_after=certificates.plan_validity(host.now(), config.cluster.certificate_validity_period_s).not_after,
     )
     return render_kubeconfig(
         server=server,
-        ca_pem=pki.cert_to_pem(ca.cert),
+        ca_pem=certificates.cert_to_pem(ca.cert),
         user=user,
         cluster_name=config.cluster.cluster_name,
-        client_cert_pem=pki.cert_to_pem(cert),
-        client_key_pem=pki.key_to_pem(key),
+        client_cert_pem=certificates.cert_to_pem(cert),
+        client_key_pem=private_keys.key_to_pem(key),
     )
 
 
 def _issue_client_cert(
-    subject: pki.Subject, key: pki.Key, *, ca: pki.Ca, not_after: datetime.datetime
+    subject: certificates.Subject, key: private_keys.Key, *, ca: certificates.Ca, not_after: datetime.datetime
 ) -> x509.Certificate:
     """A new kubeconfig's certificate begins when its CA does."""
-    return pki.issue_leaf_cert(subject, key, ca=ca, validity=pki.Validity(ca.cert.not_valid_before_utc, not_after))
+    return certificates.issue_leaf_cert(
+        subject, key, ca=ca, validity=certificates.Validity(ca.cert.not_valid_before_utc, not_after)
+    )
 
 
-def renew_client(host: Host, paths: Paths, *, path: Path, seconds: int, new_key: Optional[pki.Key] = None) -> str:
+def renew_client(
+    host: Host, paths: Paths, *, path: Path, seconds: int, new_key: Optional[private_keys.Key] = None
+) -> str:
     """The file with a new certificate for the same subject and key, or for `new_key`, and the CA of today; all else as
     it is."""
     text = host.read_text(path)
     found = read_kubeconfig(text, host=host, path=path)
     try:
-        key = new_key or pki.parse_key(found.client_key_pem.reveal())
-        old = pki.parse_certs(found.client_cert_pem)[0]
+        key = new_key or private_keys.parse_key(found.client_key_pem.reveal())
+        old = certificates.parse_certs(found.client_cert_pem)[0]
     except ValueError as error:
         raise _invalid(str(path), f"client certificate or key: {error}") from error
     ca = pki.read_ca(host, paths)
-    cert = pki.issue_leaf_cert(pki.subject_of(old), key, ca=ca, validity=pki.plan_validity(host.now(), seconds))
+    cert = certificates.issue_leaf_cert(
+        certificates.subject_of(old), key, ca=ca, validity=certificates.plan_validity(host.now(), seconds)
+    )
     document = _load(text, str(path))
     user = _entry(document, "users", found.user, str(path))
-    user["client-certificate-data"] = _base64(pki.cert_to_pem(cert))
+    user["client-certificate-data"] = _base64(certificates.cert_to_pem(cert))
     if new_key is not None:
-        user["client-key-data"] = _base64(pki.key_to_pem(new_key).reveal())
+        user["client-key-data"] = _base64(private_keys.key_to_pem(new_key).reveal())
     cluster = _entry(document, "clusters", found.cluster_name, str(path))
     if not found.ca_file:
-        cluster["certificate-authority-data"] = _base64(pki.cert_to_pem(ca.cert))
+        cluster["certificate-authority-data"] = _base64(certificates.cert_to_pem(ca.cert))
     return yaml_files.dump_yaml(document)
 
 
@@ -576,7 +593,7 @@ def make_user_kubeconfig(
     render_for_user = partial(
         render_kubeconfig,
         server=url,
-        ca_pem=pki.cert_to_pem(ca.cert),
+        ca_pem=certificates.cert_to_pem(ca.cert),
         user=client_name,
         cluster_name=config.cluster.cluster_name,
     )
@@ -589,20 +606,20 @@ def make_user_kubeconfig(
             remedy="run this where the CA's key is kept, or give the user a token: --token",
             code="ca-key-missing",
         )
-    key = pki.generate_key(pki.key_algorithm(config.cluster))
+    key = private_keys.generate_key(cert_specs.key_algorithm(config.cluster))
     seconds = config.cluster.certificate_validity_period_s if validity_s is None else validity_s
     cert = _issue_client_cert(
-        pki.Subject(client_name, orgs, is_client=True),
+        certificates.Subject(client_name, orgs, is_client=True),
         key,
         ca=ca,
-        not_after=pki.plan_validity(host.now(), seconds).not_after,
+        not_after=certificates.plan_validity(host.now(), seconds).not_after,
     )
-    return render_for_user(client_cert_pem=pki.cert_to_pem(cert), client_key_pem=pki.key_to_pem(key))
+    return render_for_user(client_cert_pem=certificates.cert_to_pem(cert), client_key_pem=private_keys.key_to_pem(key))
 
 
 def _check_server(host: Host, paths: Paths, server: str, default_port: int) -> str:
     """The URL of `server`, if the API server's certificate names its host."""
-    name, port = pki.split_host_port(server.removeprefix("https://").rstrip("/"))
+    name, port = cert_specs.split_host_port(server.removeprefix("https://").rstrip("/"))
     if not name or "/" in name or not 0 <= port <= 65535:
         raise UsageError(
             f"--server {server!r}",
@@ -610,8 +627,8 @@ def _check_server(host: Host, paths: Paths, server: str, default_port: int) -> s
             remedy="give a host name or an address, and a port: --server api.example.com:6443",
             code="bad-server",
         )
-    path = pki.CERTS["apiserver"].cert_path(paths)
-    sans = pki.sans_of(pki.read_certs(host, path)[0])
+    path = cert_specs.CERTS["apiserver"].cert_path(paths)
+    sans = certificates.sans_of(pki.read_certs(host, path)[0])
     if not sans.covers(name):
         raise UsageError(
             f"--server {server!r}",

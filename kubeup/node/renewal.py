@@ -18,7 +18,7 @@ from kubeup.config.types import ClusterConfiguration, InitConfig
 from kubeup.errors import HostError, UsageError
 from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
-from kubeup.node import kubeconfig, pki
+from kubeup.node import cert_specs, certificates, kubeconfig, pki, private_keys
 from kubeup.paths import Paths
 from kubeup.releases import Release
 
@@ -105,7 +105,7 @@ def read_expiry(host: Host, paths: Paths, row: Row) -> Expiry:
 
 
 def read_ca_expiry(host: Host, paths: Paths, name: str) -> Expiry:
-    path = pki.CERTS[name].cert_path(paths)
+    path = cert_specs.CERTS[name].cert_path(paths)
     if not host.exists(path):
         return Expiry(name)
     cert = pki.read_certs(host, path)[0]
@@ -122,7 +122,7 @@ def _read_cert(host: Host, paths: Paths, row: Row) -> Optional[x509.Certificate]
     if not found.client_cert_pem:
         return None
     try:
-        return pki.parse_certs(found.client_cert_pem)[0]
+        return certificates.parse_certs(found.client_cert_pem)[0]
     except ValueError as error:
         raise HostError(
             f"the client certificate in {path} cannot be used",
@@ -133,7 +133,7 @@ def _read_cert(host: Host, paths: Paths, row: Row) -> Optional[x509.Certificate]
 
 
 def _path(paths: Paths, row: Row) -> Path:
-    return paths.kubeconfig(row.name) if row.is_kubeconfig else pki.CERTS[row.name].cert_path(paths)
+    return paths.kubeconfig(row.name) if row.is_kubeconfig else cert_specs.CERTS[row.name].cert_path(paths)
 
 
 # ---- anew
@@ -141,7 +141,7 @@ def _path(paths: Paths, row: Row) -> Path:
 
 def find_warnings(host: Host, paths: Paths, ca: str, cluster: ClusterConfiguration) -> tuple[str, ...]:
     """What a certificate of this CA would not get by being issued anew."""
-    return pki.find_ca_warnings(host, paths, cluster, ca) if host.exists(pki.CERTS[ca].cert_path(paths)) else ()
+    return pki.find_ca_warnings(host, paths, cluster, ca) if host.exists(cert_specs.CERTS[ca].cert_path(paths)) else ()
 
 
 def renew(host: Host, paths: Paths, row: Row, cluster: ClusterConfiguration) -> str:
@@ -155,17 +155,19 @@ def renew(host: Host, paths: Paths, row: Row, cluster: ClusterConfiguration) -> 
     ca = pki.read_ca(host, paths, row.ca)
     if ca.key is None:
         return "external"
-    key = pki.generate_key(pki.key_algorithm(cluster))
+    key = private_keys.generate_key(cert_specs.key_algorithm(cluster))
     seconds = cluster.certificate_validity_period_s
     if row.is_kubeconfig:
         path = paths.kubeconfig(row.name)
         text = kubeconfig.renew_client(host, paths, path=path, seconds=seconds, new_key=key)
         pki.write_keeping_mode(host, path, text, mode=0o600)
         return "renewed"
-    spec = pki.CERTS[row.name]
-    new = pki.issue_leaf_cert(pki.subject_of(cert), key, ca=ca, validity=pki.plan_validity(host.now(), seconds))
-    pki.write_keeping_mode(host, spec.key_path(paths), pki.key_to_pem(key).reveal(), mode=0o600)
-    pki.write_keeping_mode(host, spec.cert_path(paths), pki.cert_to_pem(new), mode=0o644)
+    spec = cert_specs.CERTS[row.name]
+    new = certificates.issue_leaf_cert(
+        certificates.subject_of(cert), key, ca=ca, validity=certificates.plan_validity(host.now(), seconds)
+    )
+    pki.write_keeping_mode(host, spec.key_path(paths), private_keys.key_to_pem(key).reveal(), mode=0o600)
+    pki.write_keeping_mode(host, spec.cert_path(paths), certificates.cert_to_pem(new), mode=0o644)
     return "renewed"
 
 
@@ -177,13 +179,13 @@ def write_cert_requests(host: Host, paths: Paths, config: InitConfig) -> tuple[s
 
     Raises HostError (key-in-the-way) before anything is written: a key that is there is never replaced.
     """
-    specs = [spec for spec in pki.wanted_certs(config.cluster) if not spec.is_ca]
+    specs = [spec for spec in cert_specs.wanted_certs(config.cluster) if not spec.is_ca]
     _refuse_existing(host, [path for spec in specs for path in (spec.key_path(paths), _csr_path(spec.key_path(paths)))])
     for spec in specs:
-        key = pki.generate_key(pki.key_algorithm(config.cluster))
-        subject = pki.Subject(spec.common_name or config.node.name, sans=spec.sans(config))
-        host.write_file(spec.key_path(paths), pki.key_to_pem(key).reveal(), mode=0o600)
-        host.write_file(_csr_path(spec.key_path(paths)), pki.render_request(subject, key), mode=0o644)
+        key = private_keys.generate_key(cert_specs.key_algorithm(config.cluster))
+        subject = certificates.Subject(spec.common_name or config.node.name, sans=spec.sans(config))
+        host.write_file(spec.key_path(paths), private_keys.key_to_pem(key).reveal(), mode=0o600)
+        host.write_file(_csr_path(spec.key_path(paths)), certificates.render_request(subject, key), mode=0o644)
     return tuple(spec.base for spec in specs)
 
 
@@ -193,16 +195,20 @@ def write_kubeconfig_requests(host: Host, paths: Paths, config: InitConfig, rele
     files = [paths.kubeconfig(spec.file) for spec in specs]
     _refuse_existing(host, [place for path in files for place in (path, Path(f"{path}.csr"))])
     for spec, path in zip(specs, files):
-        key = pki.generate_key(pki.key_algorithm(config.cluster))
+        key = private_keys.generate_key(cert_specs.key_algorithm(config.cluster))
         user = spec.user.format(node=config.node.name)
         text = kubeconfig.render_without_cert(
             server=kubeconfig.server_url(spec.name, config, release),
             user=user,
             cluster_name=config.cluster.cluster_name,
-            client_key_pem=pki.key_to_pem(key),
+            client_key_pem=private_keys.key_to_pem(key),
         )
         host.write_file(path, text, mode=0o600)
-        host.write_file(Path(f"{path}.csr"), pki.render_request(pki.Subject(user, spec.organizations), key), mode=0o644)
+        host.write_file(
+            Path(f"{path}.csr"),
+            certificates.render_request(certificates.Subject(user, spec.organizations), key),
+            mode=0o644,
+        )
     return tuple(spec.file for spec in specs)
 
 

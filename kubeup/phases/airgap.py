@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from kubeup.config import choose
     from kubeup.diagnosis import checks
     from kubeup.network import pod_network
-    from kubeup.node import images, pki, runtime, runtime_fix
+    from kubeup.node import cert_specs, certificates, images, pki, private_keys, runtime, runtime_fix
     from kubeup.phases import preflight
 else:
     bundle = lazy_import("kubeup.airgap.bundle")
@@ -46,7 +46,10 @@ else:
     oci_layout = lazy_import("kubeup.airgap.oci_layout")
     containerd_hosts = lazy_import("kubeup.airgap.containerd_hosts")
     programs = lazy_import("kubeup.airgap.programs")
+    cert_specs = lazy_import("kubeup.node.cert_specs")
     pki = lazy_import("kubeup.node.pki")
+    private_keys = lazy_import("kubeup.node.private_keys")
+    certificates = lazy_import("kubeup.node.certificates")
     pod_network = lazy_import("kubeup.network.pod_network")
     preflight = lazy_import("kubeup.phases.preflight")
     yaml_files = lazy_import("kubeup.yaml_files")
@@ -514,23 +517,23 @@ def _ensure_certificate(ctx: Run) -> None:
             remedy=f"have your CA issue {cert_path} and {key_path} for {ctx.config.local_api_endpoint.advertise_address}, then run the command again",
             code="mirror-certificate-missing",
         )
-    key = pki.generate_key(pki.key_algorithm(ctx.config.cluster))
-    left_s = int((pki.not_after(ca.cert) - ctx.host.now()).total_seconds())
+    key = private_keys.generate_key(cert_specs.key_algorithm(ctx.config.cluster))
+    left_s = int((certificates.not_after(ca.cert) - ctx.host.now()).total_seconds())
     # as long as the authority: nobody renews it between two runs of init
-    validity = pki.plan_validity(ctx.host.now(), left_s)
-    subject = pki.Subject("kb-mirror", is_server=True, sans=_mirror_sans(ctx))
-    issued = pki.issue_leaf_cert(subject, key, ca=ca, validity=validity)
-    ctx.host.write_file(key_path, pki.key_to_pem(key).reveal(), mode=0o600)
-    ctx.host.write_file(cert_path, pki.cert_to_pem(issued))
+    validity = certificates.plan_validity(ctx.host.now(), left_s)
+    subject = certificates.Subject("kb-mirror", is_server=True, sans=_mirror_sans(ctx))
+    issued = certificates.issue_leaf_cert(subject, key, ca=ca, validity=validity)
+    ctx.host.write_file(key_path, private_keys.key_to_pem(key).reveal(), mode=0o600)
+    ctx.host.write_file(cert_path, certificates.cert_to_pem(issued))
     ctx.found.mirror_cert_is_new = True
 
 
-def _mirror_sans(ctx: Run) -> pki.Sans:
+def _mirror_sans(ctx: Run) -> cert_specs.Sans:
     config = ctx.config
     endpoint = config.cluster.control_plane_endpoint
     names = [config.node.name, "localhost", config.local_api_endpoint.advertise_address, "127.0.0.1"]
-    names += [pki.split_host_port(endpoint)[0]] if endpoint else []
-    found: pki.Sans = pki.make_sans((*names, *config.cluster.api_server.cert_sans))
+    names += [cert_specs.split_host_port(endpoint)[0]] if endpoint else []
+    found: cert_specs.Sans = cert_specs.make_sans((*names, *config.cluster.api_server.cert_sans))
     return found
 
 
@@ -543,12 +546,12 @@ def _certificate_is_good(ctx: Run) -> bool:
         ca = pki.read_ca(ctx.host, ctx.paths)
     except HostError:
         return False
-    left_s = (pki.not_after(chain[0]) - ctx.host.now()).total_seconds()
-    lifetime_s = (pki.not_after(ca.cert) - ctx.host.now()).total_seconds()
+    left_s = (certificates.not_after(chain[0]) - ctx.host.now()).total_seconds()
+    lifetime_s = (certificates.not_after(ca.cert) - ctx.host.now()).total_seconds()
     return (
-        pki.is_signed_by(chain, ca.cert)
-        and pki.is_key_of(key, chain[0])
-        and not pki.sans_of(chain[0]).lacks(_mirror_sans(ctx))
+        certificates.is_signed_by(chain, ca.cert)
+        and private_keys.is_key_of(key, chain[0])
+        and not certificates.sans_of(chain[0]).lacks(_mirror_sans(ctx))
         and (left_s > RENEW_BEFORE_S or left_s > lifetime_s - 86400)
     )
 
@@ -760,7 +763,7 @@ def plan_fence(config: InitConfig) -> Fence:
     names = {config.node.name, config.local_api_endpoint.advertise_address}
     cluster = config.cluster
     if cluster.control_plane_endpoint:
-        names.add(pki.split_host_port(cluster.control_plane_endpoint)[0])
+        names.add(cert_specs.split_host_port(cluster.control_plane_endpoint)[0])
     if config.kb.mirror.endpoint:
         names.add(containerd_hosts.Mirror(config.kb.mirror.endpoint).host)
     if cluster.external_etcd:

@@ -13,9 +13,10 @@ from kubeup.engine.run import Outputs, Run
 from kubeup.lazy_modules import lazy_import
 
 if TYPE_CHECKING:
-    from kubeup.node import kubeconfig, pki
+    from kubeup.node import kubeconfig, pki, private_keys
 else:
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
+    private_keys = lazy_import("kubeup.node.private_keys")
     pki = lazy_import("kubeup.node.pki")
 
 
@@ -136,7 +137,7 @@ def start_making_keys(ctx: Run, wanted: Optional[int] = None) -> None:
     ctx.start_keys(wanted)
 
 
-def take_key(ctx: Run) -> pki.Key:
+def take_key(ctx: Run) -> private_keys.Key:
     """A new key of the configured kind."""
     start_making_keys(ctx)
     assert ctx.found.keys is not None

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kubeup.cluster import api, objects
     from kubeup.config import choose
     from kubeup.network import load_balancer as balancer
-    from kubeup.node import images, kubeconfig, pki, runtime
+    from kubeup.node import cert_specs, certificates, images, kubeconfig, runtime
 else:
     balancer = lazy_import("kubeup.network.load_balancer")
     objects = lazy_import("kubeup.cluster.objects")
@@ -32,7 +32,8 @@ else:
     images = lazy_import("kubeup.node.images")
     api = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
-    pki = lazy_import("kubeup.node.pki")
+    cert_specs = lazy_import("kubeup.node.cert_specs")
+    certificates = lazy_import("kubeup.node.certificates")
     yaml_files = lazy_import("kubeup.yaml_files")
     runtime = lazy_import("kubeup.node.runtime")
 
@@ -94,7 +95,7 @@ def _server(ctx: EndpointRun) -> str:
 
 
 def _name(ctx: EndpointRun) -> str:
-    return pki.split_host_port(_server(ctx).partition("://")[2])[0]
+    return cert_specs.split_host_port(_server(ctx).partition("://")[2])[0]
 
 
 def _tls(ctx: EndpointRun) -> Tls:
@@ -125,7 +126,7 @@ def check_endpoint(ctx: EndpointRun) -> Outputs:
 
 
 def _check_own_balancer(ctx: EndpointRun) -> None:
-    name, port = pki.split_host_port(_endpoint(ctx))
+    name, port = cert_specs.split_host_port(_endpoint(ctx))
     bind_port = ctx.config.local_api_endpoint.bind_port
     if port == bind_port or choose.parse_address(name) is not None:
         raise UsageError(
@@ -161,7 +162,7 @@ def _pull_image(ctx: EndpointRun) -> None:
 
 def check_leads_here(ctx: EndpointRun, endpoint: str) -> None:
     """Who answers at the endpoint shows a certificate of this cluster's CA; whether it bears the name comes later."""
-    name, port = pki.split_host_port(endpoint)
+    name, port = cert_specs.split_host_port(endpoint)
     addresses = [name] if choose.parse_address(name) is not None else ctx.host.resolve(name)
     if not addresses:
         raise ClusterError(
@@ -179,8 +180,8 @@ def check_leads_here(ctx: EndpointRun, endpoint: str) -> None:
             remedy=f"have a load balancer or an API server listen there: curl -vk https://{endpoint}/version",
             code="endpoint-unreachable",
         )
-    shown, authorities = pki.parse_shown(pem), pki.parse_shown(config_of(ctx).ca_pem)
-    if not shown or not any(pki.is_signed_by(shown, authority) for authority in authorities):
+    shown, authorities = certificates.parse_shown(pem), certificates.parse_shown(config_of(ctx).ca_pem)
+    if not shown or not any(certificates.is_signed_by(shown, authority) for authority in authorities):
         raise ClusterError(
             f"who answers at {endpoint} is not this cluster",
             cause="its certificate is not signed by the cluster's CA: another cluster, or a load balancer that ends TLS itself",
@@ -214,10 +215,10 @@ def _own_server(ctx: EndpointRun) -> str:
 
 def _shows_name(ctx: EndpointRun, server: str) -> Optional[bool]:
     """Whether the API server at `host:port` bears the name; None where none answers."""
-    host, port = pki.split_host_port(server)
+    host, port = cert_specs.split_host_port(server)
     pem = ctx.host.served_cert(host, port)
-    shown = pki.parse_shown(pem or "")
-    return pki.sans_of(shown[0]).covers(_name(ctx)) if shown else None if pem is None else False
+    shown = certificates.parse_shown(pem or "")
+    return certificates.sans_of(shown[0]).covers(_name(ctx)) if shown else None if pem is None else False
 
 
 def _wait_until_shown(ctx: EndpointRun) -> None:

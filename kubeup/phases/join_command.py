@@ -14,14 +14,14 @@ from kubeup.secret import Secret
 
 if TYPE_CHECKING:
     from kubeup.cluster import api, tokens
-    from kubeup.node import kubeconfig, pki, static_pods
+    from kubeup.node import certificates, kubeconfig, static_pods
     from kubeup.phases import airgap
 else:
     airgap = lazy_import("kubeup.phases.airgap")
     api = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     static_pods = lazy_import("kubeup.node.static_pods")
-    pki = lazy_import("kubeup.node.pki")
+    certificates = lazy_import("kubeup.node.certificates")
     tokens = lazy_import("kubeup.cluster.tokens")
 
 WITHHELD = "<value withheld>"
@@ -39,7 +39,7 @@ def show_join_command(ctx: Run) -> Outputs:
         # the endpoint's name leads nowhere on a node that has not joined yet
         endpoint = ctx.config.local_api_endpoint
         server = join_host_port(endpoint.advertise_address, endpoint.bind_port)
-    pins = list(pki.ca_cert_hashes(admin.ca_pem))
+    pins = list(certificates.ca_cert_hashes(admin.ca_pem))
     tokens = _read_tokens(ctx)
     if not tokens:
         ctx.report.note("no valid bootstrap token is left; make one: kb init phase bootstrap-token")
@@ -100,7 +100,7 @@ def _bare_node_lines(ctx: Run, worker_join: str) -> list[str]:
     if not ctx.config.kb.bundle:
         return []
     url = airgap.mirror_url(ctx.config)
-    pin = pki.ca_cert_hashes(ctx.host.read_text(ctx.paths.pki / "ca.crt"))[0]
+    pin = certificates.ca_cert_hashes(ctx.host.read_text(ctx.paths.pki / "ca.crt"))[0]
     words = " ".join(worker_join.replace("\\\n", " ").split())
     more = " --air-gapped" if ctx.config.kb.air_gapped else ""
     line = f"{words} --mirror {url} --mirror-ca-hash {pin}{more}"

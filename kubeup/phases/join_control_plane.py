@@ -24,7 +24,7 @@ from kubeup.phases.health import soak, wait_for_control_plane, wait_for_controll
 if TYPE_CHECKING:
     from kubeup.cluster import api, etcd, lease, probes, shared_certs
     from kubeup.config.types import ExternalEtcd
-    from kubeup.node import kubeconfig, kubelet, pki, runtime, static_pods
+    from kubeup.node import cert_specs, certificates, kubeconfig, kubelet, pki, runtime, static_pods
     from kubeup.phases import join_worker
 else:
     shared_certs = lazy_import("kubeup.cluster.shared_certs")
@@ -36,6 +36,8 @@ else:
     kubelet = lazy_import("kubeup.node.kubelet")
     lease = lazy_import("kubeup.cluster.lease")
     static_pods = lazy_import("kubeup.node.static_pods")
+    cert_specs = lazy_import("kubeup.node.cert_specs")
+    certificates = lazy_import("kubeup.node.certificates")
     pki = lazy_import("kubeup.node.pki")
     runtime = lazy_import("kubeup.node.runtime")
 
@@ -96,8 +98,8 @@ def start_making_keys(ctx: Run) -> None:
     certs.start_making_keys(ctx, wanted=len(missing) + len(confs))
 
 
-def _leaves(ctx: Run) -> list[pki.CertSpec]:
-    return [spec for spec in pki.wanted_certs(ctx.config.cluster) if not spec.is_ca]
+def _leaves(ctx: Run) -> list[cert_specs.CertSpec]:
+    return [spec for spec in cert_specs.wanted_certs(ctx.config.cluster) if not spec.is_ca]
 
 
 def _missing_shared_files(ctx: Run) -> list[Path]:
@@ -123,11 +125,11 @@ def _open_shared_files(ctx: Run) -> Any:
         )
     files = shared_certs.plan_downloads(secret, ctx.config.certificate_key, paths=ctx.paths, cluster=ctx.config.cluster)
     ca = next((file for file in files if file.path == ctx.paths.pki / "ca.crt"), None)
-    trusted = set(pki.ca_cert_hashes(join_worker.config_of(ctx).ca_pem))
-    if ca is not None and trusted and not trusted >= set(pki.ca_cert_hashes(ca.data.reveal())):
+    trusted = set(certificates.ca_cert_hashes(join_worker.config_of(ctx).ca_pem))
+    if ca is not None and trusted and not trusted >= set(certificates.ca_cert_hashes(ca.data.reveal())):
         raise ClusterError(
             "the uploaded certificates are those of another cluster",
-            cause=f"their CA has the public key {', '.join(pki.ca_cert_hashes(ca.data.reveal()))}, this cluster's "
+            cause=f"their CA has the public key {', '.join(certificates.ca_cert_hashes(ca.data.reveal()))}, this cluster's "
             f"{', '.join(sorted(trusted))}",
             remedy="upload them anew, on a control plane: kb init phase upload-certs --upload-certs",
             code="certs-of-another-cluster",

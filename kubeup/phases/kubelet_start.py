@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from kubeup.cluster import probes
     from kubeup.config import documents
     from kubeup.diagnosis import signs
-    from kubeup.node import kubelet, patches, pki, runtime
+    from kubeup.node import certificates, kubelet, patches, runtime
 else:
     documents = lazy_import("kubeup.config.documents")
     probes = lazy_import("kubeup.cluster.probes")
     kubelet = lazy_import("kubeup.node.kubelet")
     patches = lazy_import("kubeup.node.patches")
-    pki = lazy_import("kubeup.node.pki")
+    certificates = lazy_import("kubeup.node.certificates")
     runtime = lazy_import("kubeup.node.runtime")
     signs = lazy_import("kubeup.diagnosis.signs")
 
@@ -136,8 +136,8 @@ def has_foreign_identity(ctx: Run, ca_pem: str) -> bool:
     if not ca_pem or ctx.config.kb.only_kubeadm or not ctx.host.exists(pem):
         return False
     try:
-        chain = pki.parse_certs(ctx.host.read_text(pem))
-        return not any(pki.is_signed_by(chain, ca) for ca in pki.parse_certs(ca_pem))
+        chain = certificates.parse_certs(ctx.host.read_text(pem))
+        return not any(certificates.is_signed_by(chain, ca) for ca in certificates.parse_certs(ca_pem))
     except (HostError, ValueError):
         return True  # a link into nowhere, or no certificate: nothing that this cluster's kubelet could show
 

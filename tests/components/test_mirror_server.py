@@ -21,7 +21,7 @@ import pytest
 
 from kubeup.airgap import mirror_server
 from kubeup.machine.local_host import LocalHost
-from kubeup.node import pki
+from kubeup.node import certificates, private_keys
 from tests.bundle_case import write_layout
 from tests.fuzz import alter_bytes, cases
 from tests.make_docs import REPO
@@ -97,10 +97,10 @@ def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_tls: bool = F
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:
-    key = pki.generate_key("ECDSA-P256")
-    validity = pki.plan_validity(datetime.datetime.now(datetime.timezone.utc), 86400)
-    (folder / "server.crt").write_text(pki.cert_to_pem(pki.issue_ca_cert("mirror", key, validity)))
-    (folder / "server.key").write_text(pki.key_to_pem(key).reveal())
+    key = private_keys.generate_key("ECDSA-P256")
+    validity = certificates.plan_validity(datetime.datetime.now(datetime.timezone.utc), 86400)
+    (folder / "server.crt").write_text(certificates.cert_to_pem(certificates.issue_ca_cert("mirror", key, validity)))
+    (folder / "server.key").write_text(private_keys.key_to_pem(key).reveal())
     return folder / "server.crt", folder / "server.key"
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from kubeup.frozen_values import frozen
-from kubeup.node import pki
+from kubeup.node import certificates, private_keys
 from kubeup.pem import select_certs, select_private_keys, split_pem
 from tests.make_docs import REPO
 from tests.pem_forms import make_forms
@@ -170,13 +170,13 @@ def test_blocks_are_those_of_go(name: str) -> None:
 @pytest.mark.parametrize("name", GO)
 def test_certificates_are_those_of_go(name: str) -> None:
     try:
-        found = len(pki.parse_certs(as_text(name)))
+        found = len(certificates.parse_certs(as_text(name)))
     except ValueError as error:
         assert str(error)
         found = 0
     assert found == GO[name].certs
     if found:
-        assert len(pki.parse_certs(select_certs(as_text(name)))) == found
+        assert len(certificates.parse_certs(select_certs(as_text(name)))) == found
 
 
 @pytest.mark.parametrize("name", GO)
@@ -184,13 +184,17 @@ def test_keys_are_those_of_go(name: str) -> None:
     is_wanted = GO[name].key in ("EC", "RSA") and name not in KEY_OF_A_PAIR
     for text in (as_text(name), select_private_keys(as_text(name))):
         try:
-            key = pki.parse_key(text)
+            key = private_keys.parse_key(text)
         except ValueError as error:
             assert str(error) and not is_wanted
             continue
         assert is_wanted
         if GO[name].certs:
-            assert pki.is_key_of(key, pki.parse_certs(text)[0]) == GO[name].pair if "CERTIFICATE" in text else True
+            assert (
+                private_keys.is_key_of(key, certificates.parse_certs(text)[0]) == GO[name].pair
+                if "CERTIFICATE" in text
+                else True
+            )
 
 
 @pytest.mark.parametrize(
@@ -213,7 +217,7 @@ def test_keys_are_those_of_go(name: str) -> None:
 )
 def test_a_refusal_says_what_is_there(name: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        pki.parse_certs(as_text(name))
+        certificates.parse_certs(as_text(name))
 
 
 @pytest.mark.parametrize(
@@ -231,7 +235,7 @@ def test_a_refusal_says_what_is_there(name: str, words: str) -> None:
 )
 def test_a_refused_key_says_what_is_there(name: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        pki.parse_key(as_text(name))
+        private_keys.parse_key(as_text(name))
 
 
 def ask_kubectl(folder: Path, cluster: dict[str, str], user: dict[str, str]) -> str:

@@ -34,7 +34,7 @@ from kubeup.errors import HostError, KbError
 from kubeup.machine.http import UNPROVEN, Tls, Unreachable
 from kubeup.machine.local_host import LocalHost
 from kubeup.machine.redirects import get_page
-from kubeup.node import pki
+from kubeup.node import cert_specs, certificates, private_keys
 from kubeup.secret import Secret
 from kubeup.trust import Anchors
 from tests.make_docs import REPO
@@ -57,18 +57,20 @@ class Authority:
     """A certificate authority, and certificates of servers that it signs."""
 
     def __init__(self, name: str, folder: Path, *, parent: Optional[Authority] = None) -> None:
-        validity = pki.plan_validity(datetime.datetime.now(datetime.timezone.utc), 86400)
+        validity = certificates.plan_validity(datetime.datetime.now(datetime.timezone.utc), 86400)
         self.folder = folder / name
         self.folder.mkdir()
-        key = pki.generate_key("ECDSA-P256")
-        self.ca = pki.Ca(pki.issue_ca_cert(name, key, validity), key, self.folder / "ca.crt")
-        self.pem = pki.cert_to_pem(self.ca.cert)
-        self.pin = pki.ca_cert_hashes(self.pem)[0]
-        subject = pki.Subject(f"{name}-server", sans=pki.make_sans(["127.0.0.1", "localhost"]), is_server=True)
-        server_key = pki.generate_key("ECDSA-P256")
-        cert = pki.issue_leaf_cert(subject, server_key, ca=self.ca, validity=validity)
-        (self.folder / "server.crt").write_text(pki.cert_to_pem(cert))
-        (self.folder / "server.key").write_text(pki.key_to_pem(server_key).reveal())
+        key = private_keys.generate_key("ECDSA-P256")
+        self.ca = certificates.Ca(certificates.issue_ca_cert(name, key, validity), key, self.folder / "ca.crt")
+        self.pem = certificates.cert_to_pem(self.ca.cert)
+        self.pin = certificates.ca_cert_hashes(self.pem)[0]
+        subject = certificates.Subject(
+            f"{name}-server", sans=cert_specs.make_sans(["127.0.0.1", "localhost"]), is_server=True
+        )
+        server_key = private_keys.generate_key("ECDSA-P256")
+        cert = certificates.issue_leaf_cert(subject, server_key, ca=self.ca, validity=validity)
+        (self.folder / "server.crt").write_text(certificates.cert_to_pem(cert))
+        (self.folder / "server.key").write_text(private_keys.key_to_pem(server_key).reveal())
 
 
 Page = Union[bytes, tuple[int, Mapping[str, str], bytes], Callable[[http.server.BaseHTTPRequestHandler], None]]
@@ -597,7 +599,7 @@ def test_what_becomes_an_anchor_does_so_in_few_places() -> None:
     know whose word the text is: this machine's or its operator's (given), or that of a server that has proven itself (vouched)."""
     found = {call for path in sorted((REPO / "kubeup").rglob("*.py")) for call in calls_of_anchors(path)}
     assert found == {
-        ("node/pki", "keep_pinned", "itself"),
+        ("node/certificates", "keep_pinned", "itself"),
         # what a server offered, with a signature of the token's holders or over a proven connection
         ("cluster/discovery", "_discover_by_token", "vouched"),
         ("cluster/discovery", "_discover_by_file", "vouched"),

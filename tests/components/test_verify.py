@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from kubeup.node import pki
+from kubeup.node import certificates
 from kubeup.node.verify import find_fault
 from kubeup.pem import split_pem
 from tests import cert_forms
@@ -140,7 +140,7 @@ FORMS = cert_forms.make_forms()
 def judge(form: Form) -> str:
     """kb's reason, "" where it believes."""
     try:
-        chain = pki.parse_certs(form.chain.decode())
+        chain = certificates.parse_certs(form.chain.decode())
     except ValueError as error:
         return str(error)
     pool = [x509.load_der_x509_certificate(block.content) for block in split_pem(form.pool.decode())]

@@ -19,7 +19,7 @@ from kubeup.cluster.objects import render_cluster_info
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, Timeouts
 from kubeup.errors import KbError
 from kubeup.machine.http import HttpResponse, Tls
-from kubeup.node import pki
+from kubeup.node import certificates, private_keys
 from kubeup.node.kubeconfig import parse_kubeconfig
 from kubeup.node.verify import find_fault
 from kubeup.pem import Block, split_pem
@@ -31,7 +31,11 @@ from tests.fuzz import ODD_TEXTS, alter_bytes, alter_value, cases
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
 TOKEN = Secret("abcdef.0123456789abcdef")
 SERVER = "https://10.0.0.11:6443"
-CA = pki.cert_to_pem(pki.issue_ca_cert("kubernetes", pki.generate_key("ECDSA-P256"), pki.plan_validity(NOW, 3600)))
+CA = certificates.cert_to_pem(
+    certificates.issue_ca_cert(
+        "kubernetes", private_keys.generate_key("ECDSA-P256"), certificates.plan_validity(NOW, 3600)
+    )
+)
 KUBECONFIG = render_cluster_info(SERVER, CA)["data"]["kubeconfig"]
 INFO: Mapping[str, Any] = {
     "kind": "ConfigMap",
@@ -56,7 +60,7 @@ def discover(body: bytes, *, status: int, date: str, pins: tuple[str, ...]) -> N
 
 
 def test_cluster_info_may_hold_anything() -> None:
-    pin = pki.ca_cert_hashes(CA)
+    pin = certificates.ca_cert_hashes(CA)
     for chance in cases("cluster-info", 300):
         value = alter_value(chance, INFO)
         body = json.dumps(value).encode(errors="surrogatepass")
@@ -70,7 +74,7 @@ def test_its_kubeconfig_and_its_certificates_may_be_damaged() -> None:
         text = alter_bytes(chance, KUBECONFIG.encode()).decode(errors="replace")
         data = {"kubeconfig": text, tokens.jws_key("abcdef"): tokens.compute_jws(text, TOKEN)}
         body = json.dumps({"kind": "ConfigMap", "data": data}).encode()
-        discover(body, status=200, date=DATES[0], pins=chance.choice((pki.ca_cert_hashes(CA), ())))
+        discover(body, status=200, date=DATES[0], pins=chance.choice((certificates.ca_cert_hashes(CA), ())))
 
 
 @pytest.mark.parametrize("date", DATES)
@@ -108,7 +112,7 @@ def test_damaged_certificates_are_valueerrors() -> None:
             else _pem(_flip(chance, der))
         )
         with contextlib.suppress(ValueError):
-            pki.ca_cert_hashes(text)
+            certificates.ca_cert_hashes(text)
 
 
 def _flip(chance: random.Random, der: bytes) -> bytes:
@@ -128,29 +132,29 @@ def test_certificates_with_altered_bytes_are_judged_or_refused() -> None:
     ders = [
         block.content for form in make_cert_forms().values() for block in split_pem((form.chain + form.pool).decode())
     ]
-    good = pki.parse_certs(CA)
+    good = certificates.parse_certs(CA)
     read = 0
     for chance in cases("altered certificates", 3000):
         pem = Block("CERTIFICATE", _flip(chance, chance.choice(ders)), {}).text
         try:
-            certs = pki.parse_certs(pem)
+            certs = certificates.parse_certs(pem)
         except ValueError:
             continue
         read += 1
         with contextlib.suppress(ValueError):  # a key that kb does not know has no pin
-            pki.ca_cert_hashes(pem)
+            certificates.ca_cert_hashes(pem)
         for chain, pool in ((certs, good), (good, certs), (certs, certs)):
             fault = find_fault(chain, pool, usage="server", now=NOW)
             assert fault is None or fault.text
-        pki.subject_of(certs[0])
-        pki.sans_of(certs[0])
-        assert isinstance(pki.describe_pair(pem, pem, NOW), str)
+        certificates.subject_of(certs[0])
+        certificates.sans_of(certs[0])
+        assert isinstance(certificates.describe_pair(pem, pem, NOW), str)
     assert read > 300
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_requests_with_altered_bytes_are_somebodys_or_nobodys() -> None:
-    text = pki.render_request(pki.Subject("system:node:w1"), pki.generate_key("ECDSA-P256"))
+    text = certificates.render_request(certificates.Subject("system:node:w1"), private_keys.generate_key("ECDSA-P256"))
     (block,) = split_pem(text)
     for chance in cases("altered requests", 1000):
         pem = Block(block.label, _flip(chance, block.content), {}).text

@@ -19,7 +19,7 @@ from kubeup.engine.runner import Runner, RunResult
 from kubeup.engine.state import load_state
 from kubeup.engine.undo import take_away
 from kubeup.machine.host import Host
-from kubeup.node.pki import ca_cert_hash
+from kubeup.node.certificates import ca_cert_hash
 from kubeup.paths import Paths
 from kubeup.report import Report
 from tests.fake_cluster import ClusterHost

@@ -21,7 +21,7 @@ from kubeup.cluster.objects import render_cluster_info
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, Timeouts
 from kubeup.errors import KbError
 from kubeup.machine.http import AnyTls, HttpResponse, Tls, Unreachable
-from kubeup.node import pki
+from kubeup.node import certificates, private_keys
 from kubeup.node.kubeconfig import render_kubeconfig
 from kubeup.secret import Secret
 from kubeup.trust import Anchors
@@ -35,12 +35,12 @@ TIMEOUTS = Timeouts(discovery_s=60, kubernetes_api_call_s=1)
 
 
 def make_ca(name: str = "kubernetes") -> str:
-    validity = pki.plan_validity(NOW, 3600)
-    return pki.cert_to_pem(pki.issue_ca_cert(name, pki.generate_key("ECDSA-P256"), validity))
+    validity = certificates.plan_validity(NOW, 3600)
+    return certificates.cert_to_pem(certificates.issue_ca_cert(name, private_keys.generate_key("ECDSA-P256"), validity))
 
 
 CA = make_ca()
-(PIN,) = pki.ca_cert_hashes(CA)
+(PIN,) = certificates.ca_cert_hashes(CA)
 
 
 @dataclass

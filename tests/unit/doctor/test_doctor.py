@@ -15,7 +15,7 @@ from kubeup.doctor import doctor
 from kubeup.machine.host import CommandResult
 from kubeup.machine.http import HttpResponse, Unreachable
 from kubeup.network import load_balancer, routes
-from kubeup.node import pki
+from kubeup.node import certificates
 from kubeup.paths import Paths
 from tests import cert_forms
 from tests.fake_host import FakeHost
@@ -207,7 +207,7 @@ def test_a_server_that_shows_an_old_certificate() -> None:
         "kube-apiserver still shows another certificate than /etc/kubernetes/pki/apiserver.crt",
     )
     host.served["10.77.0.11:6443"] = apiserver
-    host.clock = pki.parse_certs(apiserver)[0].not_valid_after_utc + datetime.timedelta(hours=1)
+    host.clock = certificates.parse_certs(apiserver)[0].not_valid_after_utc + datetime.timedelta(hours=1)
     assert notes(host, "served-certificates")[0][0] == "error"
 
 

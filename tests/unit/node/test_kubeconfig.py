@@ -13,7 +13,7 @@ import pytest
 from kubeup import yaml_files
 from kubeup.config.types import InitConfig
 from kubeup.errors import HostError, KbError, UsageError
-from kubeup.node import kubeconfig, pki
+from kubeup.node import certificates, kubeconfig, pki, private_keys
 from kubeup.releases import RELEASES
 from kubeup.secret import Secret
 from tests.fake_host import FakeHost
@@ -43,7 +43,7 @@ def ensure(host: FakeHost, name: str = "admin", config: Optional[InitConfig] = N
         config=config or make_config(),
         release=RELEASES[35],
         name=name,
-        make_key=lambda: pki.generate_key("ECDSA-P256"),
+        make_key=lambda: private_keys.generate_key("ECDSA-P256"),
     )
 
 
@@ -115,13 +115,13 @@ def test_urls(address: str, endpoint: str, local: str, shared: str) -> None:
 def test_identities(name: str, user: str, organizations: tuple[str, ...]) -> None:
     host = finished_node()
     found = read(host, Path(f"/etc/kubernetes/{name}.conf"))
-    cert = pki.parse_certs(found.client_cert_pem)[0]
+    cert = certificates.parse_certs(found.client_cert_pem)[0]
     assert (found.user, found.cluster_name, found.context) == (user, "kubernetes", f"{user}@kubernetes")
     assert found.server == LOCAL
     assert found.ca_pem.encode() == host.files["/etc/kubernetes/pki/ca.crt"]
-    assert pki.subject_of(cert) == pki.Subject(user, organizations, is_client=True)
-    assert pki.is_signed_by([cert], pki.read_ca(host, PATHS).cert)
-    assert pki.is_key_of(pki.parse_key(found.client_key_pem.reveal()), cert)
+    assert certificates.subject_of(cert) == certificates.Subject(user, organizations, is_client=True)
+    assert certificates.is_signed_by([cert], pki.read_ca(host, PATHS).cert)
+    assert private_keys.is_key_of(private_keys.parse_key(found.client_key_pem.reveal()), cert)
 
 
 def test_a_file_has_the_shape_of_kubernetes_own() -> None:
@@ -156,7 +156,7 @@ def test_a_client_certificate_begins_with_its_ca() -> None:
     del host.files[str(ADMIN)]
     host.clock = NOW + datetime.timedelta(days=100)
     assert ensure(host).action == "issue"
-    cert = pki.parse_certs(read(host).client_cert_pem)[0]
+    cert = certificates.parse_certs(read(host).client_cert_pem)[0]
     assert cert.not_valid_before_utc == NOW - datetime.timedelta(minutes=5)
     assert cert.not_valid_after_utc == NOW + datetime.timedelta(days=465)
 
@@ -266,10 +266,10 @@ def test_an_expired_client_certificate_is_renewed_in_place() -> None:
     assert host.changes == ["write /etc/kubernetes/admin.conf"]
     assert host.modes[str(ADMIN)] == 0o640
     new = read(host)
-    cert = pki.parse_certs(new.client_cert_pem)[0]
+    cert = certificates.parse_certs(new.client_cert_pem)[0]
     assert cert.not_valid_before_utc == host.clock - datetime.timedelta(minutes=5)
-    assert pki.subject_of(cert).organizations == ("kubeadm:cluster-admins",)
-    assert pki.is_key_of(pki.parse_key(new.client_key_pem.reveal()), cert)
+    assert certificates.subject_of(cert).organizations == ("kubeadm:cluster-admins",)
+    assert private_keys.is_key_of(private_keys.parse_key(new.client_key_pem.reveal()), cert)
     after = edit(host)
     after["users"][0]["user"]["client-certificate-data"] = document["users"][0]["user"]["client-certificate-data"]
     assert after == document
@@ -450,17 +450,17 @@ def make_user(host: FakeHost, **kwargs: Any) -> kubeconfig.Kubeconfig:
 def test_user_with_certificate() -> None:
     host = finished_node()
     found = make_user(host, orgs=("dev", "ops"), validity_s=3600)
-    cert = pki.parse_certs(found.client_cert_pem)[0]
+    cert = certificates.parse_certs(found.client_cert_pem)[0]
     assert (found.server, found.context) == (LOCAL, "alice@kubernetes")
-    assert pki.subject_of(cert) == pki.Subject("alice", ("dev", "ops"), is_client=True)
+    assert certificates.subject_of(cert) == certificates.Subject("alice", ("dev", "ops"), is_client=True)
     assert cert.not_valid_after_utc == NOW + datetime.timedelta(hours=1)
-    assert pki.is_signed_by([cert], pki.read_ca(host, PATHS).cert)
-    assert pki.is_key_of(pki.parse_key(found.client_key_pem.reveal()), cert)
+    assert certificates.is_signed_by([cert], pki.read_ca(host, PATHS).cert)
+    assert private_keys.is_key_of(private_keys.parse_key(found.client_key_pem.reveal()), cert)
 
 
 def test_user_validity_comes_from_the_configuration() -> None:
     found = make_user(finished_node(), config=make_config(certificate_validity_period_s=7200))
-    assert pki.parse_certs(found.client_cert_pem)[0].not_valid_after_utc == NOW + datetime.timedelta(hours=2)
+    assert certificates.parse_certs(found.client_cert_pem)[0].not_valid_after_utc == NOW + datetime.timedelta(hours=2)
 
 
 @pytest.mark.parametrize("token", [Secret("s3cret"), "s3cret"])

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from kubeup.commands import certs as commands_certs
 from kubeup.config.types import ClusterConfiguration, ExternalEtcd
 from kubeup.errors import HostError, UsageError
-from kubeup.node import kubeconfig, pki, renewal, verify
+from kubeup.node import cert_specs, certificates, kubeconfig, pki, private_keys, renewal, verify
 from kubeup.paths import Paths
 from kubeup.releases import RELEASES
 from tests.fake_host import FakeHost
@@ -30,7 +30,7 @@ def node() -> FakeHost:
 
 
 def read(host: FakeHost, name: str) -> x509.Certificate:
-    return pki.read_certs(host, pki.CERTS[name].cert_path(PATHS))[0]
+    return pki.read_certs(host, cert_specs.CERTS[name].cert_path(PATHS))[0]
 
 
 def test_a_renewed_certificate_is_for_the_same_names_and_a_new_key(node: FakeHost) -> None:
@@ -38,11 +38,11 @@ def test_a_renewed_certificate_is_for_the_same_names_and_a_new_key(node: FakeHos
     node.clock += datetime.timedelta(days=100)
     assert renewal.renew(node, PATHS, renewal.ROWS["apiserver"], CLUSTER) == "renewed"
     after = read(node, "apiserver")
-    assert pki.subject_of(after) == pki.subject_of(before)
+    assert certificates.subject_of(after) == certificates.subject_of(before)
     assert after.not_valid_after_utc == before.not_valid_after_utc + datetime.timedelta(days=100)
-    key = pki.read_key(node, pki.CERTS["apiserver"].key_path(PATHS))
-    assert pki.is_key_of(key, after) and not pki.is_key_of(key, before)
-    assert pki.is_signed_by((after,), read(node, "ca"))
+    key = pki.read_key(node, cert_specs.CERTS["apiserver"].key_path(PATHS))
+    assert private_keys.is_key_of(key, after) and not private_keys.is_key_of(key, before)
+    assert certificates.is_signed_by((after,), read(node, "ca"))
 
 
 @pytest.mark.parametrize("name", ["apiserver", "admin.conf"])
@@ -63,12 +63,12 @@ def test_an_authority_that_ends_before_what_is_renewed_is_told(node: FakeHost) -
 
 def test_a_certificate_that_names_no_purpose_is_renewed_for_every_one(node: FakeHost) -> None:
     """An extended key usage with nothing in it would be good for nobody."""
-    ca, key = pki.read_ca(node, PATHS), pki.read_key(node, pki.CERTS["apiserver"].key_path(PATHS))
+    ca, key = pki.read_ca(node, PATHS), pki.read_key(node, cert_specs.CERTS["apiserver"].key_path(PATHS))
     old = read(node, "apiserver")
     builder = x509.CertificateBuilder(ca.cert.subject, old.subject, key.public_key(), 7)
     builder = builder.not_valid_before(old.not_valid_before_utc).not_valid_after(old.not_valid_after_utc)
     assert ca.key is not None
-    node.files["/etc/kubernetes/pki/apiserver.crt"] = pki.cert_to_pem(builder.sign(ca.key, SHA256())).encode()
+    node.files["/etc/kubernetes/pki/apiserver.crt"] = certificates.cert_to_pem(builder.sign(ca.key, SHA256())).encode()
     renewal.renew(node, PATHS, renewal.ROWS["apiserver"], CLUSTER)
     assert verify.find_fault((read(node, "apiserver"),), (ca.cert,), usage="server") is None
 
@@ -85,9 +85,9 @@ def test_a_renewed_kubeconfig_keeps_all_but_its_certificate_and_key(node: FakeHo
         before.ca_pem,
     )
     assert after.client_key_pem != before.client_key_pem
-    (cert,) = pki.parse_certs(after.client_cert_pem)
-    assert pki.is_key_of(pki.parse_key(after.client_key_pem.reveal()), cert)
-    assert pki.subject_of(cert) == pki.subject_of(pki.parse_certs(before.client_cert_pem)[0])
+    (cert,) = certificates.parse_certs(after.client_cert_pem)
+    assert private_keys.is_key_of(private_keys.parse_key(after.client_key_pem.reveal()), cert)
+    assert certificates.subject_of(cert) == certificates.subject_of(certificates.parse_certs(before.client_cert_pem)[0])
 
 
 def test_what_is_not_there_or_signed_elsewhere_is_left(node: FakeHost) -> None:
@@ -116,7 +116,7 @@ def test_requests_have_keys_and_no_certificates() -> None:
     assert len(names) == 7
     request = x509.load_pem_x509_csr(host.files["/csr/pki/apiserver.csr"])
     (sans,) = (item.value for item in request.extensions if isinstance(item.value, x509.SubjectAlternativeName))
-    assert set(pki.apiserver_sans(config).dns) == set(sans.get_values_for_type(x509.DNSName))
+    assert set(cert_specs.apiserver_sans(config).dns) == set(sans.get_values_for_type(x509.DNSName))
     assert host.modes["/csr/pki/apiserver.key"] == 0o600 and "/csr/pki/apiserver.crt" not in host.files
     renewal.write_kubeconfig_requests(host, paths, config, RELEASES[35])
     document = yaml.safe_load(host.files["/csr/kubelet.conf"])

@@ -17,7 +17,7 @@ from kubeup.machine.fence import Fence
 from kubeup.machine.host import CommandResult
 from kubeup.machine.http import HttpResponse, Tls
 from kubeup.machine.local_host import LocalHost
-from kubeup.node import pki
+from kubeup.node import certificates, pki
 from kubeup.phases import airgap, kernel
 from tests.fake_host import Answer, FakeHost
 from tests.fake_node import PATHS, finished_node, make_config, make_context
@@ -146,8 +146,8 @@ def test_the_mirror_s_certificate_is_of_the_cluster_s_authority() -> None:
     ctx = served(host)
     (cert,) = pki.read_certs(host, PATHS.pki / "kb-mirror.crt")
     ca = pki.read_ca(host, PATHS)
-    assert pki.is_signed_by((cert,), ca.cert) and pki.sans_of(cert).covers("10.77.0.11")
-    assert pki.not_after(cert) <= pki.not_after(ca.cert)
+    assert certificates.is_signed_by((cert,), ca.cert) and certificates.sans_of(cert).covers("10.77.0.11")
+    assert certificates.not_after(cert) <= certificates.not_after(ca.cert)
     assert host.modes[str(PATHS.pki / "kb-mirror.key")] == 0o600
     assert airgap.bundle_is_served(ctx)
     unit = host.read_text(PATHS.systemd / airgap.MIRROR_UNIT)

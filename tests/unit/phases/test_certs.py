@@ -14,13 +14,13 @@ import pytest
 from kubeup.config.types import ExternalEtcd
 from kubeup.errors import HostError
 from kubeup.machine.local_host import LocalHost
-from kubeup.node import pki
+from kubeup.node import cert_specs
 from kubeup.phases import certs
 from tests.fake_host import FakeHost
 from tests.fake_node import CERT_PHASES, KUBECONFIG_PHASES, finished_node, make_config, make_context, make_pki
 
 EXTERNAL: dict[str, Any] = {"local_etcd": None, "external_etcd": ExternalEtcd(("https://10.0.0.9:2379",))}
-BASES = {name: spec.base for name, spec in pki.CERTS.items()}
+BASES = {name: spec.base for name, spec in cert_specs.CERTS.items()}
 
 
 def output(ctx: Any) -> str:

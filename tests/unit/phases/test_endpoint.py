@@ -31,7 +31,7 @@ from kubeup.errors import ClusterError, KbError, UsageError
 from kubeup.machine.host import CommandResult
 from kubeup.machine.http import HttpResponse, Tls
 from kubeup.network import load_balancer
-from kubeup.node import kubeconfig, pki
+from kubeup.node import certificates, kubeconfig, pki, private_keys
 from kubeup.paths import Paths
 from kubeup.phases import endpoint as reconfigure
 from kubeup.phases.endpoint import Before, Change, EndpointRun
@@ -84,7 +84,7 @@ def make(tmp_path: Path, *, servers: tuple[str, ...] = (OWN,), **kb_fields: Any)
     before = ClusterConfiguration("v1.35.6")
     endpoint = LocalAPIEndpoint("10.0.0.11")
     plain = JoinConfig(before, NodeRegistration("cp1"), endpoint)
-    keys = pki.KeyMaker("ECDSA-P256", wanted=6)
+    keys = private_keys.KeyMaker("ECDSA-P256", wanted=6)
     pki.ensure_ca(host, PATHS, config=plain, name="ca", make_key=keys.take)
     for name in ("apiserver", "apiserver-kubelet-client"):
         pki.ensure_cert(host, PATHS, config=plain, name=name, make_key=keys.take)
@@ -149,7 +149,7 @@ def servers(host: Endpoint) -> dict[str, str]:
 
 
 def names_of(host: Endpoint) -> tuple[str, ...]:
-    return pki.sans_of(pki.read_certs(host, PATHS.pki / "apiserver.crt")[0]).dns
+    return certificates.sans_of(pki.read_certs(host, PATHS.pki / "apiserver.crt")[0]).dns
 
 
 def test_the_reads_exist() -> None:
@@ -227,9 +227,11 @@ def test_an_endpoint_that_leads_elsewhere_changes_nothing(tmp_path: Path) -> Non
     assert caught.value.code == "endpoint-unknown-name"
     host.leads = True
     for endpoint, code in (("api.test:7000", "endpoint-unreachable"), ("10.0.0.9:6443", "endpoint-of-another-cluster")):
-        foreign = pki.issue_ca_cert("other", pki.generate_key("ECDSA-P256"), pki.plan_validity(host.now(), 9999))
+        foreign = certificates.issue_ca_cert(
+            "other", private_keys.generate_key("ECDSA-P256"), certificates.plan_validity(host.now(), 9999)
+        )
         host.served_cert = lambda address, port, timeout_s=3: (  # type: ignore[method-assign, assignment, misc]
-            pki.cert_to_pem(foreign) if address == "10.0.0.9" else None  # noqa: B023
+            certificates.cert_to_pem(foreign) if address == "10.0.0.9" else None  # noqa: B023
         )
         with pytest.raises(ClusterError) as refused:
             reconfigure.check_leads_here(ctx, endpoint)

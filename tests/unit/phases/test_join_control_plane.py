@@ -21,7 +21,7 @@ from kubeup.engine.step import fingerprint_inputs
 from kubeup.errors import KbError
 from kubeup.machine.host import CommandResult
 from kubeup.machine.http import HttpResponse, Tls, Unreachable
-from kubeup.node import pki
+from kubeup.node import certificates
 from kubeup.paths import Paths
 from kubeup.phases import join_control_plane, join_worker
 from kubeup.releases import RELEASES
@@ -244,8 +244,8 @@ def test_the_files_of_a_second_control_plane() -> None:
     for name in ("ca.key", "front-proxy-ca.key", "sa.key", "etcd/ca.key"):
         assert host.files[f"/etc/kubernetes/pki/{name}"] == FIRST.files[f"/etc/kubernetes/pki/{name}"]
         assert host.modes[f"/etc/kubernetes/pki/{name}"] == 0o600
-    serving = pki.parse_certs(host.files["/etc/kubernetes/pki/apiserver.crt"].decode())[0]
-    sans = pki.sans_of(serving)
+    serving = certificates.parse_certs(host.files["/etc/kubernetes/pki/apiserver.crt"].decode())[0]
+    sans = certificates.sans_of(serving)
     assert {"10.77.0.12", "10.96.0.1"} <= set(map(str, sans.ips)) and {"cp2", "k8s.example"} <= set(sans.dns)
     confs = [name for name in host.files if name.endswith(".conf") and name.startswith("/etc/kubernetes/")]
     assert sorted(Path(name).stem for name in confs) == ["admin", "controller-manager", "kubelet", "scheduler"]

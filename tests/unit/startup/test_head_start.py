@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from kubeup.node import pki
+from kubeup.node import private_keys
 from kubeup.startup import head_start
 
 
@@ -47,9 +47,9 @@ def test_a_node_that_has_its_keys_makes_none(tmp_path: Path) -> None:
 
 def test_early_keys_are_taken_first_where_they_are_of_the_kind(tmp_path: Path) -> None:
     head_start.begin(("init",), str(tmp_path))
-    assert pki.KeyMaker("RSA-3072", wanted=0).take().key_size == 3072
+    assert private_keys.KeyMaker("RSA-3072", wanted=0).take().key_size == 3072
     early = head_start._keys[:]
-    maker = pki.KeyMaker("RSA-2048", wanted=2)
+    maker = private_keys.KeyMaker("RSA-2048", wanted=2)
     assert [maker.take(), maker.take()] == [made.result() for made in early[:2]]
     assert len(head_start.take_keys(100)) == head_start.EARLY - 2, "no more than wanted"
     assert maker.take() not in [made.result() for made in early]

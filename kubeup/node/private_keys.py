@@ -1,0 +1,150 @@
+"""Private keys: making them, writing and reading their PEM forms, and whether two halves belong together.
+
+Reads what Kubernetes (Go) reads, and says of everything else why not. No text of an error holds a key.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Union
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+
+from kubeup.errors import UsageError
+from kubeup.node.verify import CURVES
+from kubeup.pem import describe_lack, split_pem
+from kubeup.secret import Secret
+from kubeup.startup import head_start
+
+Key = Union[rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey]
+"""The kinds of private key that Kubernetes' components and kubeadm read."""
+
+
+def generate_key(algorithm: str) -> Key:
+    """A new private key: RSA-2048, RSA-3072, RSA-4096, ECDSA-P256 or ECDSA-P384."""
+    if algorithm == "ECDSA-P256":
+        return ec.generate_private_key(ec.SECP256R1())
+    if algorithm == "ECDSA-P384":
+        return ec.generate_private_key(ec.SECP384R1())
+    if algorithm in ("RSA-2048", "RSA-3072", "RSA-4096"):
+        return rsa.generate_private_key(public_exponent=65537, key_size=int(algorithm[4:]))
+    raise UsageError(
+        f"encryptionAlgorithm {algorithm!r}",
+        cause="there is no such algorithm",
+        remedy="take one of RSA-2048, RSA-3072, RSA-4096, ECDSA-P256, ECDSA-P384",
+        code="unknown-encryption-algorithm",
+    )
+
+
+class KeyMaker:
+    """Makes up to `wanted` keys ahead of their use, in two threads: an RSA key takes some 40 ms of one processor,
+    outside Python's lock, and a control plane node has 16. A key that nobody takes is never written anywhere."""
+
+    def __init__(self, algorithm: str, *, wanted: int) -> None:
+        self._algorithm = algorithm
+        self._ahead: deque[head_start.Making] = deque()
+        if algorithm == head_start.ALGORITHM:
+            self._ahead.extend(head_start.take_keys(wanted))
+        # an elliptic-curve key is made faster than a thread is
+        left = 0 if algorithm.startswith("ECDSA") else wanted - len(self._ahead)
+        more = [head_start.Making(generate_key, algorithm) for _ in range(left)]
+        head_start.make_in_threads(more)
+        self._ahead.extend(more)
+
+    def take(self) -> Key:
+        """A new key; made on the spot where none was made ahead."""
+        if not self._ahead:
+            return generate_key(self._algorithm)
+        key: Key = self._ahead.popleft().result()
+        return key
+
+
+def key_to_pem(key: Key) -> Secret:
+    """`RSA PRIVATE KEY` (PKCS#1) or `EC PRIVATE KEY` (SEC1)."""
+    form = serialization.PrivateFormat.TraditionalOpenSSL
+    return Secret(key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()).decode())
+
+
+def public_key_to_pem(key: Key) -> str:
+    """`PUBLIC KEY` (PKIX)."""
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public_key().public_bytes(serialization.Encoding.PEM, form).decode()
+
+
+def parse_key(pem: str) -> Key:
+    """The first private key in `pem`: PKCS#1, SEC1 or PKCS#8. Raises ValueError, whose text never holds the key."""
+    key = parse_any_key(pem)
+    if isinstance(key, (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey)):
+        return key
+    raise ValueError("its private key is neither RSA nor ECDSA")
+
+
+def parse_any_key(pem: str) -> object:
+    """As parse_key, and kinds of key that kubeadm does not take, though a TLS client does."""
+    block = next((block for block in split_pem(pem) if block.is_private_key), None)
+    if block is None:
+        raise ValueError(describe_lack(pem, "private key"))
+    if block.label.startswith("ENCRYPTED") or "Proc-Type" in block.headers:
+        raise ValueError("the private key is encrypted with a password")
+    try:
+        # OpenSSL's full check of an RSA key takes longer than making one: is_key_of proves it by a signature
+        key = serialization.load_der_private_key(block.content, password=None, unsafe_skip_rsa_key_validation=True)
+    except Exception as error:
+        raise ValueError("its private key is damaged, or of a kind that Kubernetes (Go) cannot read") from error
+    form = _FORM_BY_TAG.get(_third_tag(block.content), block.label)
+    if form != block.label:
+        raise ValueError(
+            f"its label says {block.label}, what is in it is a {form}: Kubernetes (Go) reads by the label (openssl pkey writes it right)"
+        )
+    if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name not in CURVES:
+        raise ValueError(f"its private key is on the curve {key.curve.name}, which Kubernetes (Go) cannot read")
+    if isinstance(key, rsa.RSAPrivateKey) and _PSS in block.content[:64]:
+        raise ValueError("its private key is for RSA-PSS alone, which Kubernetes (Go) cannot read")
+    return key
+
+
+_FORM_BY_TAG = {0x02: "RSA PRIVATE KEY", 0x04: "EC PRIVATE KEY", 0x30: "PRIVATE KEY"}
+"""PKCS#1, SEC1 and PKCS#8 begin alike, with a version; what comes then tells them apart."""
+
+
+def _third_tag(der: bytes) -> int:
+    start = 2 + (der[1] & 0x7F if len(der) > 1 and der[1] & 0x80 else 0)
+    return der[start + 3] if len(der) > start + 3 else 0
+
+
+_PSS = bytes.fromhex("06092a864886f70d01010a")
+"""The object identifier id-RSASSA-PSS (RFC 4055), as it stands in a PKCS#8 key."""
+
+
+def is_key_of(key: Key, cert: x509.Certificate) -> bool:
+    """Whether `key` is the private half of what `cert` certifies, and works: without that no server and no client starts
+    (tls.X509KeyPair)."""
+    try:
+        return is_pair(key, cert.public_key())
+    except UnsupportedAlgorithm:
+        return False
+
+
+def is_pair(key: Key, public_key: object) -> bool:
+    """Whether the halves are equal by their numbers, and what the private one signs can be verified."""
+    if spki(key.public_key()) != spki(public_key):
+        return False
+    try:
+        if isinstance(key, rsa.RSAPrivateKey) and isinstance(public_key, rsa.RSAPublicKey):
+            public_key.verify(key.sign(b"kb", PKCS1v15(), hashes.SHA256()), b"kb", PKCS1v15(), hashes.SHA256())
+        elif isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(public_key, ec.EllipticCurvePublicKey):
+            public_key.verify(key.sign(b"kb", ec.ECDSA(hashes.SHA256())), b"kb", ec.ECDSA(hashes.SHA256()))
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def spki(public_key: object) -> bytes:
+    der: bytes = public_key.public_bytes(  # type: ignore[attr-defined]
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return der
