@@ -53,6 +53,16 @@ def parse_json_object(text: Union[str, bytes], what: str, *, max_bytes: int = MA
     return value
 
 
+def as_table(value: Any) -> dict[str, Any]:
+    """A mapping, or the mapping in a JSON text; {} for everything else: what is left out is not known."""
+    if isinstance(value, str):
+        try:
+            value = parse_json(value, "it")
+        except (ValueError, RecursionError):
+            return {}
+    return value if isinstance(value, dict) else {}
+
+
 def _whole_escape(found: re.Match[str]) -> str:
     """An escape as it is, but for one half of a surrogate pair, which no text can hold."""
     escape = found[0]

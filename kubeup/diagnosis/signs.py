@@ -16,6 +16,7 @@ from typing import Optional
 from kubeup.diagnosis.checks import FLEXVOLUME_REMEDY
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
+from kubeup.json_text import as_table
 from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.machine.http import Unreachable
@@ -1049,7 +1050,7 @@ def clean_log_line(line: str) -> str:
     """A log line without klog's stamp, or the words of a JSON one (etcd's): at most 400 characters."""
     text = line.strip()
     if text.startswith("{"):
-        row = runtime.parse_json(text)
+        row = as_table(text)
         text = ": ".join(str(row[key]) for key in ("msg", "error") if row.get(key)) or text
     return _shorten(_KLOG.sub("", text))
 

@@ -37,6 +37,7 @@ from kubeup.diagnosis import checks, signs
 from kubeup.diagnosis.checks import ERROR, WARNING
 from kubeup.errors import HostError, KbError
 from kubeup.frozen_values import frozen
+from kubeup.json_text import as_table
 from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.machine.http import UNPROVEN, Unreachable
@@ -618,7 +619,7 @@ def _find_pods(patient: Patient, sandboxes: set[str]) -> list[tuple[str, str]]:
     """(namespace, name) of the pods that have these sandboxes, as far as the runtime tells."""
     words = runtime.crictl_argv(patient.config.node.cri_socket, "pods", "--state", "ready", "-o", "json")
     answer = patient.host.query(words, timeout_s=15) if patient.host.which("crictl") else None
-    listed = runtime.parse_json(answer.stdout).get("items") if answer and answer.ok else []
+    listed = as_table(answer.stdout).get("items") if answer and answer.ok else []
     pods = fit_what_does(listed, [{"id!": str, "metadata!": {"namespace!": str, "name!": str}}])
     described = [pod["metadata"] for pod in pods if pod["id"] in sandboxes]
     return sorted((found["namespace"], found["name"]) for found in described)

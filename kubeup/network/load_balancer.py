@@ -22,7 +22,7 @@ from kubeup.cluster.objects import API_SERVERS, parse_api_servers
 from kubeup.config.types import KbConfiguration
 from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.frozen_values import frozen
-from kubeup.json_text import parse_json
+from kubeup.json_text import as_table, parse_json
 from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.machine.http import Tls, Unreachable
@@ -262,7 +262,7 @@ def reload(host: Host, settings: Settings) -> str:
         return "haproxy does not run yet"
     if host.which("crictl"):
         shown = host.query(runtime.crictl_argv(settings.cri_socket, "inspect", "-o", "json", found.id))
-        pid = str(runtime.parse_json(runtime.parse_json(shown.stdout).get("info")).get("pid", ""))
+        pid = str(as_table(as_table(shown.stdout).get("info")).get("pid", ""))
         if not pid.isdigit() or pid == "0":
             return f"crictl inspect {found.id[:13]} names no process: {(shown.stderr or shown.stdout)[:200].strip()}"
         done = host.run(["sh", "-c", 'kill -USR2 "$1"', "sh", pid])

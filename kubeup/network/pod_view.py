@@ -20,7 +20,7 @@ from kubeup.addresses import join_host_port
 from kubeup.cluster import dns_query
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
-from kubeup.json_text import parse_json
+from kubeup.json_text import as_table, parse_json
 from kubeup.machine import services
 from kubeup.machine.host import CommandResult, Host
 from kubeup.network import forwarding
@@ -192,7 +192,7 @@ def find_namespaces(host: Host, socket: str, *, limit: int = 2, but_dns: bool = 
     if not (host.which("crictl") and host.which("nsenter")):
         return []
     listed = host.query(runtime.crictl_argv(socket, "pods", "--state", "ready", "-o", "json"), timeout_s=15)
-    items = fit_what_does(runtime.parse_json(listed.stdout).get("items"), [{"id!": str, "labels!": {str: str}}])
+    items = fit_what_does(as_table(listed.stdout).get("items"), [{"id!": str, "labels!": {str: str}}])
     ids = [item["id"] for item in items if item["id"] and not (but_dns and item["labels"].get("k8s-app") == "kube-dns")]
     if not ids:
         return []
@@ -291,7 +291,7 @@ def _run_plugin(host: Host, paths: Paths, socket: str, command: str) -> CommandR
 def _check(host: Host, done: CommandResult) -> None:
     if done.ok:
         return
-    told = runtime.parse_json(done.stdout)
+    told = as_table(done.stdout)
     raise HostError(
         "no pod can be connected to this node's network",
         cause=f"{done.argv[0]}: {told.get('msg') or done.stderr.strip() or done.stdout.strip()}",

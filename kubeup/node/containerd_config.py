@@ -18,7 +18,7 @@ from typing import Any, Optional
 
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
-from kubeup.json_text import parse_json as read_json
+from kubeup.json_text import as_table
 from kubeup.machine.host import Host
 
 CONFIG = Path("/etc/containerd/config.toml")
@@ -404,13 +404,3 @@ def _toml_inline_table(text: str) -> tuple[dict[str, Any], str]:
         elif not text.startswith("}"):
             raise ValueError("an inline table without end")
     return table, text[1:].lstrip()
-
-
-def as_table(value: Any) -> dict[str, Any]:
-    """A mapping, or the mapping in a JSON text; {} for everything else: what a runtime leaves out is not known."""
-    if isinstance(value, str):
-        try:
-            value = read_json(value, "it")
-        except (ValueError, RecursionError):
-            return {}
-    return value if isinstance(value, dict) else {}

@@ -20,13 +20,11 @@ from typing import Any, Optional
 from kubeup.config.types import InitConfig
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
+from kubeup.json_text import as_table
 from kubeup.machine import services
 from kubeup.machine.host import CommandResult, Host
 from kubeup.node import containerd_config, images
-from kubeup.node.containerd_config import Handler, Naming
-from kubeup.node.containerd_config import find_disabled_cri as find_disabled_cri
-from kubeup.node.containerd_config import parse_dumped_toml as parse_dumped_toml
-from kubeup.node.containerd_config import parse_toml as parse_toml
+from kubeup.node.containerd_config import Handler, Naming, find_disabled_cri, parse_toml
 from kubeup.releases import Release, has_runtime_config_call
 from kubeup.report import Report
 from kubeup.shapes import fit_what_does
@@ -40,7 +38,6 @@ PULL_TIMEOUT_S = 1800.0
 """An image of 100 MB on a slow line is no failure; the runtime itself ends a pull that makes no progress."""
 PARALLEL_PULLS = 4
 
-parse_json = containerd_config.as_table
 
 # ---- what the runtime is
 
@@ -171,7 +168,7 @@ def _probe_through_crictl(host: Host, socket: str) -> RuntimeStatus:
     if not info.ok:
         return _describe_failure(host, socket, info)
     found = _named(RuntimeStatus(socket), version.stdout)
-    found = _with_info(found, parse_json(info.stdout), log=services.say_log(host, unit_of(socket), lines=20))
+    found = _with_info(found, as_table(info.stdout), log=services.say_log(host, unit_of(socket), lines=20))
     found = _with_runtime_config(found, driver)
     if found.name == "containerd" and found.sandbox_image is None:
         # containerd 2 keeps it with the image plug-in, which `info` leaves out
@@ -187,20 +184,20 @@ def _named(status: RuntimeStatus, text: str) -> RuntimeStatus:
 
 
 def _with_info(status: RuntimeStatus, info: Mapping[str, Any], *, log: str) -> RuntimeStatus:
-    config = parse_json(info.get("config"))
+    config = as_table(info.get("config"))
     handler = containerd_config.find_default_handler(_as_in_file(config))
-    dirs = _texts(parse_json(info.get("cniconfig")).get("PluginDirs"))
+    dirs = _texts(as_table(info.get("cniconfig")).get("PluginDirs"))
     found = replace(
         status,
         cgroup_driver=handler.cgroup_driver if handler else None,
         handler=handler,
         sandbox_image=str(config.get("sandboxImage") or "") or None,
         restricts_oom_score=_flag(config.get("restrictOOMScoreAdj")),
-        registry_config_path=_text(parse_json(config.get("registry")).get("configPath")),
+        registry_config_path=_text(as_table(config.get("registry")).get("configPath")),
         cni_bin_dirs=dirs or status.cni_bin_dirs,
         root_dir=str(config.get("containerdRootDir") or ""),
     )
-    conditions = fit_what_does(parse_json(info.get("status")).get("conditions"), [{"type": str}])
+    conditions = fit_what_does(as_table(info.get("status")).get("conditions"), [{"type": str}])
     ready = next((item for item in conditions if item.get("type") == "RuntimeReady"), None)
     if ready and ready.get("status"):
         return replace(found, is_ready=True)
@@ -215,12 +212,12 @@ def _with_info(status: RuntimeStatus, info: Mapping[str, Any], *, log: str) -> R
 
 def _as_in_file(config: Mapping[str, Any]) -> dict[str, Any]:
     """The handlers in `crictl info` under the names that they have in a file."""
-    containerd = parse_json(config.get("containerd"))
+    containerd = as_table(config.get("containerd"))
 
     def entry(value: Any) -> dict[str, Any]:
-        return {"runtime_type": parse_json(value).get("runtimeType"), "options": parse_json(value).get("options")}
+        return {"runtime_type": as_table(value).get("runtimeType"), "options": as_table(value).get("options")}
 
-    runtimes = {name: entry(value) for name, value in parse_json(containerd.get("runtimes")).items()}
+    runtimes = {name: entry(value) for name, value in as_table(containerd.get("runtimes")).items()}
     return {
         "systemd_cgroup": config.get("systemdCgroup"),
         "containerd": {
@@ -358,8 +355,8 @@ def read_containerd_config(host: Host, socket: str) -> Optional[dict[str, Any]]:
         config = parse_toml(answer.stdout)
     except ValueError:
         return None
-    server = parse_json(parse_json(config.get("plugins")).get("io.containerd.server.v1.grpc"))  # containerd 2.3
-    own = Path(str(parse_json(config.get("grpc")).get("address") or server.get("address") or "/"))
+    server = as_table(as_table(config.get("plugins")).get("io.containerd.server.v1.grpc"))  # containerd 2.3
+    own = Path(str(as_table(config.get("grpc")).get("address") or server.get("address") or "/"))
     return config if _without_var(own) == _without_var(socket_path(socket)) else None
 
 
@@ -377,10 +374,8 @@ def _parse_own(text: str) -> dict[str, Any]:
 
 def _runtime_plugin(config: Mapping[str, Any]) -> dict[str, Any]:
     """What starts pods, in a dump of containerd 1 or 2."""
-    plugins = parse_json(config.get("plugins"))
-    return parse_json(plugins.get(containerd_config.RUNTIME[1])) or parse_json(
-        plugins.get(containerd_config.OLD_CRI[1])
-    )
+    plugins = as_table(config.get("plugins"))
+    return as_table(plugins.get(containerd_config.RUNTIME[1])) or as_table(plugins.get(containerd_config.OLD_CRI[1]))
 
 
 def _without_var(path: Path) -> str:
@@ -393,14 +388,14 @@ def _with_dump(status: RuntimeStatus, config: Optional[Mapping[str, Any]]) -> Ru
     """Fill in what is not known yet from containerd's configuration: schema 3 (containerd 2) and 2 (1.x)."""
     if config is None:
         return status
-    plugins = parse_json(config.get("plugins"))
-    old = parse_json(plugins.get("io.containerd.grpc.v1.cri"))
+    plugins = as_table(config.get("plugins"))
+    old = as_table(plugins.get("io.containerd.grpc.v1.cri"))
     runtime = _runtime_plugin(config)
-    images_plugin = parse_json(plugins.get("io.containerd.cri.v1.images"))
-    pinned = parse_json(images_plugin.get("pinned_images"))
-    registry = parse_json((images_plugin or old).get("registry"))
+    images_plugin = as_table(plugins.get("io.containerd.cri.v1.images"))
+    pinned = as_table(images_plugin.get("pinned_images"))
+    registry = as_table((images_plugin or old).get("registry"))
     handler = containerd_config.find_default_handler(runtime)
-    cni = parse_json(runtime.get("cni"))
+    cni = as_table(runtime.get("cni"))
     dirs = _texts(cni.get("bin_dirs")) or _texts([cni.get("bin_dir")])
     is_default = status.cni_bin_dirs == DEFAULT_CNI_BIN_DIRS
     return replace(
@@ -508,7 +503,7 @@ def list_images(host: Host, socket: str) -> set[str]:
     if host.which("crictl"):
         answer = host.query(crictl_argv(socket, "images", "-o", "json"), timeout_s=30)
         if answer.ok:
-            rows = fit_what_does(parse_json(answer.stdout).get("images"), [{"repoTags!": [str], "repoDigests!": [str]}])
+            rows = fit_what_does(as_table(answer.stdout).get("images"), [{"repoTags!": [str], "repoDigests!": [str]}])
             return {name for row in rows for name in (*row["repoTags"], *row["repoDigests"])}
     elif host.which("ctr"):
         look = ctr_argv(socket, "version")
@@ -795,14 +790,14 @@ def list_containers(host: Host, socket: str, name: str = "") -> list[ContainerIn
     if not host.which("crictl"):
         return _list_through_ctr(host, socket, name)
     words = ("ps", "-a", "-o", "json", *(("--name", f"^{re.escape(name)}$") if name else ()))
-    listed = parse_json(host.query(crictl_argv(socket, *words), timeout_s=15).stdout).get("containers")
+    listed = as_table(host.query(crictl_argv(socket, *words), timeout_s=15).stdout).get("containers")
     rows = fit_what_does(listed, [{"metadata": {"attempt": int}}])
     found = sorted((_container_of(row) for row in rows), key=lambda item: -item.created_ns)
     return _with_exits(host, socket, found)
 
 
 def _container_of(row: Mapping[str, Any]) -> ContainerInfo:
-    metadata, labels = parse_json(row.get("metadata")), parse_json(row.get("labels"))
+    metadata, labels = as_table(row.get("metadata")), as_table(row.get("labels"))
     return ContainerInfo(
         id=str(row.get("id", "")),
         name=str(metadata.get("name", "")),
@@ -810,7 +805,7 @@ def _container_of(row: Mapping[str, Any]) -> ContainerInfo:
         attempt=int(metadata.get("attempt") or 0),
         created_ns=_nanoseconds(row.get("createdAt")),
         image=str(
-            parse_json(row.get("image")).get("userSpecifiedImage") or parse_json(row.get("image")).get("image") or ""
+            as_table(row.get("image")).get("userSpecifiedImage") or as_table(row.get("image")).get("image") or ""
         ),
         pod=str(labels.get("io.kubernetes.pod.name", "")),
         namespace=str(labels.get("io.kubernetes.pod.namespace", "")),
@@ -832,7 +827,7 @@ def _with_exits(host: Host, socket: str, containers: list[ContainerInfo]) -> lis
         return containers
     answer = host.query(crictl_argv(socket, "inspect", *newest.values()), timeout_s=15)
     ends = {
-        str(parse_json(end.get("status")).get("id")): parse_json(end.get("status")) for end in split_json(answer.stdout)
+        str(as_table(end.get("status")).get("id")): as_table(end.get("status")) for end in split_json(answer.stdout)
     }
     return [_with_end(item, ends[item.id]) if item.id in ends else item for item in containers]
 
@@ -874,8 +869,8 @@ def _list_through_ctr(host: Host, socket: str, name: str) -> list[ContainerInfo]
             states[cells[0]] = "running" if cells[2] == "RUNNING" else "exited"
     found = []
     for container_id in host.query(ctr_argv(socket, "containers", "ls", "-q"), timeout_s=15).stdout.split():
-        record = parse_json(host.query(ctr_argv(socket, "containers", "info", container_id), timeout_s=15).stdout)
-        labels = parse_json(record.get("Labels"))
+        record = as_table(host.query(ctr_argv(socket, "containers", "info", container_id), timeout_s=15).stdout)
+        labels = as_table(record.get("Labels"))
         own_name = str(labels.get("io.kubernetes.container.name", ""))
         if not own_name or (name and own_name != name):
             continue
@@ -885,7 +880,7 @@ def _list_through_ctr(host: Host, socket: str, name: str) -> list[ContainerInfo]
                 id=container_id,
                 name=own_name,
                 state=states.get(container_id, "exited"),
-                attempt=fit_what_does(parse_json(parse_json(extra.get("Config")).get("metadata")).get("attempt"), int),
+                attempt=fit_what_does(as_table(as_table(extra.get("Config")).get("metadata")).get("attempt"), int),
                 image=str(record.get("Image", "")),
                 pod=str(labels.get("io.kubernetes.pod.name", "")),
                 namespace=str(labels.get("io.kubernetes.pod.namespace", "")),
@@ -897,12 +892,12 @@ def _list_through_ctr(host: Host, socket: str, name: str) -> list[ContainerInfo]
 
 
 def _cri_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    extension = parse_json(parse_json(record.get("Extensions")).get("io.cri-containerd.container.metadata"))
+    extension = as_table(as_table(record.get("Extensions")).get("io.cri-containerd.container.metadata"))
     try:
         text = base64.b64decode(str(extension.get("value") or ""), validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
         return {}
-    return parse_json(parse_json(text).get("Metadata"))
+    return as_table(as_table(text).get("Metadata"))
 
 
 _CRI_LOG_LINE = re.compile(r"^\S+ (?:stdout|stderr) [FP] ?(.*)$")
@@ -913,7 +908,7 @@ def container_logs(host: Host, socket: str, container_id: str, lines: int = 20) 
     if host.which("crictl"):
         # what a container wrote to stderr crictl writes to its own stderr: read the file, which keeps the order
         answer = host.query(crictl_argv(socket, "inspect", container_id), timeout_s=15)
-        status = parse_json(next(iter(split_json(answer.stdout)), {}).get("status"))
+        status = as_table(next(iter(split_json(answer.stdout)), {}).get("status"))
         path = str(status.get("logPath") or "")
     else:
         path = next((item.log_path for item in _list_through_ctr(host, socket, "") if item.id == container_id), "")

@@ -16,6 +16,7 @@ from typing import Any, Optional
 
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
+from kubeup.json_text import as_table
 from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.node import containerd_config, runtime
@@ -58,15 +59,15 @@ def plan_settings(schema: int, effective: Mapping[str, Any], wanted: Wanted) -> 
     """The settings that are not as wanted in `effective` (what `containerd config dump` shows), under the names that a
     file of `schema` has for them."""
     have, naming = describe_effective(effective), Naming(schema)
-    cri = runtime.parse_json(effective.get("plugins")).get(_RUNTIME[1]) or _old_cri(effective)
-    handler = containerd_config.find_default_handler(runtime.parse_json(cri)) or Handler()
+    cri = as_table(effective.get("plugins")).get(_RUNTIME[1]) or _old_cri(effective)
+    handler = containerd_config.find_default_handler(as_table(cri)) or Handler()
     found: list[Setting] = []
 
     def need(setting: str, value: str, why: str) -> None:
         table, key = naming.place(setting, handler)
         found.append(Setting(table, key, value, why))
 
-    if containerd_config.breaks_cri(runtime.parse_json(cri)):
+    if containerd_config.breaks_cri(as_table(cri)):
         need("systemd_cgroup", "false", "systemd_cgroup = true keeps the CRI plugin from loading")
     if wanted.sandbox_image and have.sandbox_image != wanted.sandbox_image:
         why = f"the sandbox image is {have.sandbox_image or 'not set'}"
@@ -94,13 +95,13 @@ def plan_settings(schema: int, effective: Mapping[str, Any], wanted: Wanted) -> 
 
 
 def _old_cri(effective: Mapping[str, Any]) -> Any:
-    return runtime.parse_json(effective.get("plugins")).get(_OLD_CRI[1])
+    return as_table(effective.get("plugins")).get(_OLD_CRI[1])
 
 
 def _cni_of(effective: Mapping[str, Any]) -> dict[str, Any]:
-    plugins = runtime.parse_json(effective.get("plugins"))
-    own = runtime.parse_json(plugins.get(_RUNTIME[1])) or runtime.parse_json(plugins.get(_OLD_CRI[1]))
-    return runtime.parse_json(own.get("cni"))
+    plugins = as_table(effective.get("plugins"))
+    own = as_table(plugins.get(_RUNTIME[1])) or as_table(plugins.get(_OLD_CRI[1]))
+    return as_table(own.get("cni"))
 
 
 def _has_bin_dirs(effective: Mapping[str, Any]) -> bool:
@@ -110,30 +111,28 @@ def _has_bin_dirs(effective: Mapping[str, Any]) -> bool:
 
 def _has_mirrors(effective: Mapping[str, Any]) -> bool:
     """Whether registries are set up in the older way, beside which containerd refuses a config_path."""
-    plugins = runtime.parse_json(effective.get("plugins"))
-    owners = (runtime.parse_json(plugins.get(table[1])) for table in (_OLD_CRI, _IMAGES))
-    registries = [runtime.parse_json(owner.get("registry")) for owner in owners]
-    configs = [
-        runtime.parse_json(each) for item in registries for each in runtime.parse_json(item.get("configs")).values()
-    ]
+    plugins = as_table(effective.get("plugins"))
+    owners = (as_table(plugins.get(table[1])) for table in (_OLD_CRI, _IMAGES))
+    registries = [as_table(owner.get("registry")) for owner in owners]
+    configs = [as_table(each) for item in registries for each in as_table(item.get("configs")).values()]
     return any(item.get("mirrors") for item in registries) or any(each.get("tls") for each in configs)
 
 
 def describe_effective(effective: Mapping[str, Any]) -> Wanted:
     """What `containerd config dump` says of the settings that matter, of schema 2 or 3."""
-    plugins = runtime.parse_json(effective.get("plugins"))
-    old = runtime.parse_json(plugins.get(_OLD_CRI[1]))
-    own = runtime.parse_json(plugins.get(_RUNTIME[1])) or old
-    images = runtime.parse_json(plugins.get(_IMAGES[1])) or old
+    plugins = as_table(effective.get("plugins"))
+    old = as_table(plugins.get(_OLD_CRI[1]))
+    own = as_table(plugins.get(_RUNTIME[1])) or old
+    images = as_table(plugins.get(_IMAGES[1])) or old
     handler = containerd_config.find_default_handler(own)
     driver = handler.cgroup_driver if handler else "cgroupfs"
-    pinned = runtime.parse_json(images.get("pinned_images"))
+    pinned = as_table(images.get("pinned_images"))
     cni = _cni_of(effective)
     return Wanted(
         sandbox_image=str(pinned.get("sandbox") or old.get("sandbox_image") or ""),
         systemd_cgroup=driver == "systemd" if driver else None,
         restrict_oom_score_adj=bool(own.get("restrict_oom_score_adj")),
-        registry_config_path=str(runtime.parse_json(images.get("registry")).get("config_path") or ""),
+        registry_config_path=str(as_table(images.get("registry")).get("config_path") or ""),
         cni_bin_dir=":".join(map(str, cni.get("bin_dirs") or [])) or str(cni.get("bin_dir") or ""),
     )
 
@@ -225,7 +224,7 @@ def fix_runtime(host: Host, socket: str, wanted: Wanted) -> tuple[str, ...]:
     before = containerd_config.keep_loaded(before, effective)
     enabled = {path: enabled[path] for path in before}
     faults = plan_settings(naming.schema, effective, wanted)
-    disabled = runtime.find_disabled_cri(host) if enabled != before else None
+    disabled = containerd_config.find_disabled_cri(host) if enabled != before else None
     told = [f"{disabled[0]} line {disabled[1]} disabled the CRI plugin"] if disabled else []
     told += [item.why for item in faults if item.key != "runtime_type"]
     if not told:
@@ -335,7 +334,7 @@ def _read_effective(host: Host, config: Path, texts: Mapping[Path, str]) -> dict
     if not answer.ok:
         raise _not_fixable(str(config), f"containerd does not read it: {runtime.last_words(answer.stderr)}")
     try:
-        found = runtime.parse_toml(answer.stdout)
+        found = containerd_config.parse_toml(answer.stdout)
         files = {str(trial): str(path) for path, trial in trials.items()}
         if isinstance(found.get("imports"), list):
             found["imports"] = [files.get(str(name), str(name)) for name in found["imports"]]

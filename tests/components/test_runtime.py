@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from kubeup.machine.local_host import LocalHost
-from kubeup.node import runtime
+from kubeup.node import containerd_config, runtime
 from tests.fake_host import FakeHost
 
 pytestmark = pytest.mark.component
@@ -286,7 +286,7 @@ def test_a_container_that_fails(containerd: Daemon, registry: str) -> None:
 
 def test_the_dump_of_a_real_containerd_can_be_read(containerd: Daemon) -> None:
     dump = HOST.query(["containerd", "-c", containerd.config, "config", "dump"])
-    ours = runtime.parse_dumped_toml(dump.stdout)
+    ours = containerd_config.parse_dumped_toml(dump.stdout)
     tomllib = pytest.importorskip("tomllib")
     assert ours == tomllib.loads(dump.stdout)
     fake = FakeHost(answers={"containerd config dump": dump.stdout})

@@ -11,7 +11,7 @@ from kubeup.airgap.containerd_hosts import Mirror
 from kubeup.errors import HostError
 from kubeup.machine.http import HttpResponse, Tls, Unproven, Unreachable
 from kubeup.node import certificates
-from kubeup.node.runtime import parse_toml
+from kubeup.node.containerd_config import parse_toml
 from kubeup.trust import Anchors
 from tests.fake_host import FakeHost
 from tests.fake_node import PATHS, finished_node

@@ -12,7 +12,7 @@ import pytest
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
 from kubeup.errors import HostError
 from kubeup.machine.host import CommandResult
-from kubeup.node import images, runtime
+from kubeup.node import containerd_config, images, runtime
 from kubeup.releases import find_release
 from kubeup.report import Report
 from tests.fake_host import Answer, FakeHost
@@ -281,9 +281,13 @@ def test_a_setting_that_keeps_the_cri_plugin_from_loading_is_named(told: str, re
 def test_a_line_in_an_imported_file_counts_too() -> None:
     files = {"/etc/containerd/conf.d/10-x.toml": b'disabled_plugins = ["cri"]', "/etc/containerd/config.toml": b""}
     host = FakeHost(files=files)
-    assert runtime.find_disabled_cri(host) is None, "a file that nothing imports"
+    assert containerd_config.find_disabled_cri(host) is None, "a file that nothing imports"
     files["/etc/containerd/config.toml"] = b'imports = [\n  "conf.d/*.toml",  # ours\n]\n'
-    assert runtime.find_disabled_cri(host) == ("/etc/containerd/conf.d/10-x.toml", 1, 'disabled_plugins = ["cri"]')
+    assert containerd_config.find_disabled_cri(host) == (
+        "/etc/containerd/conf.d/10-x.toml",
+        1,
+        'disabled_plugins = ["cri"]',
+    )
 
 
 PLUGINS = "TYPE ID PLATFORMS STATUS\nio.containerd.grpc.v1  cri  linux/amd64  ok  \n"
@@ -328,7 +332,7 @@ def test_ctr_sees_a_cri_plugin_that_is_not_loaded() -> None:
 @pytest.mark.parametrize("text", [DUMP_1_6, DUMP_2_1])
 def test_the_small_toml_reader_agrees_with_the_real_one(text: str) -> None:
     tomllib = pytest.importorskip("tomllib")
-    assert runtime.parse_dumped_toml(text) == tomllib.loads(text)
+    assert containerd_config.parse_dumped_toml(text) == tomllib.loads(text)
 
 
 def test_toml_values() -> None:
@@ -349,7 +353,7 @@ def test_toml_values() -> None:
     [p]
     u = {}
     """
-    assert runtime.parse_dumped_toml(text) == {
+    assert containerd_config.parse_dumped_toml(text) == {
         "a": 'x # y " z',
         "b": "c:\\d",
         "c": [1, -2, 3.5],
@@ -370,7 +374,7 @@ def test_toml_values() -> None:
 )
 def test_toml_that_cannot_be_read_names_the_line(text: str) -> None:
     with pytest.raises(ValueError, match=r"line \d: "):
-        runtime.parse_dumped_toml(text)
+        containerd_config.parse_dumped_toml(text)
 
 
 def test_a_dump_that_cannot_be_read_is_no_dump() -> None:

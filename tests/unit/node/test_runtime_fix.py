@@ -66,7 +66,7 @@ def test_a_line_is_changed_in_its_place() -> None:
 def test_a_line_is_added_to_its_table() -> None:
     mended = runtime_fix.mend_text(DEBIANS, [Setting(OLD, "restrict_oom_score_adj", "true", "")], version=2)
     assert mended.splitlines()[3:5] == ['  [plugins."io.containerd.grpc.v1.cri"]', "    restrict_oom_score_adj = true"]
-    assert runtime.parse_dumped_toml(mended)["plugins"][OLD[1]]["restrict_oom_score_adj"] is True
+    assert containerd_config.parse_dumped_toml(mended)["plugins"][OLD[1]]["restrict_oom_score_adj"] is True
 
 
 def test_a_table_is_added_at_the_end() -> None:
@@ -89,13 +89,13 @@ def test_a_setting_of_another_table_is_not_touched() -> None:
     text = 'version = 2\n[other]\n  sandbox_image = "mine"\n'
     mended = runtime_fix.mend_text(text, [Setting(OLD, "sandbox_image", f'"{PAUSE}"', "")], version=2)
     assert 'sandbox_image = "mine"' in mended
-    assert runtime.parse_dumped_toml(mended)["plugins"][OLD[1]]["sandbox_image"] == PAUSE
+    assert containerd_config.parse_dumped_toml(mended)["plugins"][OLD[1]]["sandbox_image"] == PAUSE
 
 
 def test_a_file_without_a_version_gets_one() -> None:
     mended = runtime_fix.mend_text(DOCKERS, [Setting(OLD, "sandbox_image", f'"{PAUSE}"', "")], version=2)
     assert mended.startswith("version = 2\n#   Copyright")
-    assert runtime.parse_dumped_toml(mended)["disabled_plugins"] == []
+    assert containerd_config.parse_dumped_toml(mended)["disabled_plugins"] == []
 
 
 # ---- acting
@@ -109,7 +109,7 @@ def make_host(text: str, *, imported: str = "", comes_back: bool = True) -> Fake
 
     def dump(argv: tuple[str, ...]) -> CommandResult:
         path = argv[2] if argv[1] == "--config" else CONFIG
-        own = runtime.parse_dumped_toml(host.files[path].decode())
+        own = containerd_config.parse_dumped_toml(host.files[path].decode())
         cri: dict[str, Any] = {
             "sandbox_image": "k8s.gcr.io/pause:3.6",
             "restrict_oom_score_adj": False,
