@@ -13,7 +13,7 @@ from kubeup.airgap.programs import Standing
 from kubeup.config import presets
 from kubeup.errors import HostError
 from kubeup.machine.host import CommandResult, Host
-from kubeup.node import runtime
+from kubeup.node import crictl
 
 _UPSTREAM = {
     "apt": "https://pkgs.k8s.io/core:/stable:/v{minor}/deb/",
@@ -77,7 +77,7 @@ def _failure(argv: Sequence[str], done: CommandResult) -> HostError:
         )
     return HostError(
         f"{' '.join(argv[:2])} failed",
-        cause="; ".join(telling[:3]) or runtime.last_words(done.stderr or done.stdout),
+        cause="; ".join(telling[:3]) or crictl.last_words(done.stderr or done.stdout),
         remedy=f"run it by hand and read on: {' '.join(argv)}",
         code="packages-not-installed",
     )

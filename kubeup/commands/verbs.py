@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from kubeup.machine.local_host import LocalHost
     from kubeup.network import load_balancer as balancer_keeper
     from kubeup.network import routes as route_keeper
-    from kubeup.node import images, kubeconfig, runtime
+    from kubeup.node import image_pulls, images, kubeconfig
     from kubeup.phases import airgap
     from kubeup.report import Report
 else:
@@ -57,7 +57,7 @@ else:
     balancer_keeper = lazy_import("kubeup.network.load_balancer")
     load_init = lazy_import("kubeup.config.load_init")
     route_keeper = lazy_import("kubeup.network.routes")
-    runtime = lazy_import("kubeup.node.runtime")
+    image_pulls = lazy_import("kubeup.node.image_pulls")
     state = lazy_import("kubeup.engine.state")
     tokens = lazy_import("kubeup.cluster.tokens")
     types = lazy_import("kubeup.config.types")
@@ -507,7 +507,7 @@ def images_list(call: Invocation) -> int:
 def images_pull(call: Invocation) -> int:
     config = _load_config(call, ("cri-socket", "feature-gates", "image-repository", "kubernetes-version"))
     release = releases.find_release(config.cluster.kubernetes_version)
-    for name in runtime.pull_images(local_host.LocalHost(), config, release, call.report):
+    for name in image_pulls.pull_images(local_host.LocalHost(), config, release, call.report):
         call.print(f"[config/images] Pulled {name}")
     return 0
 

@@ -34,7 +34,7 @@ from kubeup.machine import services
 from kubeup.machine.host import CommandResult, Host
 from kubeup.machine.http import HttpResponse, Tls, Unreachable
 from kubeup.machine.mounts import find_read_only_mount
-from kubeup.node import images, runtime
+from kubeup.node import crictl, image_pulls, images, runtime
 from kubeup.paths import RESOLVED_CONF, Paths
 from kubeup.releases import NEWEST_PROVEN, Release, Version, is_at_least, kubelet_refuses_cgroup_v1, parse_version
 from kubeup.yaml_files import name_of
@@ -335,7 +335,7 @@ def check_programs(node: Node) -> Findings:
                 f"FileExisting-{program}",
                 ERROR,
                 f"the program {program} is not in PATH",
-                runtime.install_command(node.host, *PACKAGES[program]),
+                crictl.install_command(node.host, *PACKAGES[program]),
             )
 
 
@@ -1100,7 +1100,7 @@ def check_kubelet_version(node: Node) -> Findings:
     if answer.missing:
         yield Finding("KubeletVersion", ERROR, "there is no kubelet in PATH", f"install kubelet {wanted}")
     elif version is None:
-        told = runtime.last_words(answer.stderr or answer.stdout)
+        told = crictl.last_words(answer.stderr or answer.stdout)
         yield Finding(
             "KubeletVersion", ERROR, f"the kubelet does not tell its version: {told}", f"install kubelet {wanted}"
         )
@@ -1201,7 +1201,7 @@ def check_kubelet_unit(node: Node) -> Findings:
             f"the unit kubelet.service is {'masked' if state == 'masked' else 'not there'}",
             "systemctl unmask kubelet"
             if state == "masked"
-            else f"install it: {runtime.install_command(node.host, 'kubelet')}",
+            else f"install it: {crictl.install_command(node.host, 'kubelet')}",
         )
     elif "kubelet-start" not in node.mends and not node.has_unit(
         "kubelet.service", "UnitFileState", "enabled", "enabled-runtime", "static", "generated"
@@ -1218,7 +1218,7 @@ def _check_openrc_kubelet(node: Node) -> Findings:
     """OpenRC goes by a script, which the kubelet's package brings."""
     if not node.host.exists(Path("/etc/init.d/kubelet")):
         text = f"{services.OPENRC.name_unit('kubelet')} is not there"
-        remedy = f"install it: {runtime.install_command(node.host, 'kubelet', apk='kubelet-openrc')}"
+        remedy = f"install it: {crictl.install_command(node.host, 'kubelet', apk='kubelet-openrc')}"
         yield Finding("Service-kubelet", ERROR, text, remedy)
     elif "kubelet-start" not in node.mends and not node.host.exists(Path("/etc/runlevels/default/kubelet")):
         yield Finding(
@@ -1383,7 +1383,7 @@ def check_balancer_image(node: Node) -> Findings:
 def _pull(node: Node, wanted: list[str], sandbox: Optional[str]) -> Findings:
     registration = node.config.node
     try:
-        result = runtime.ensure_images(
+        result = image_pulls.ensure_images(
             node.host,
             registration.cri_socket,
             wanted,
@@ -1395,14 +1395,14 @@ def _pull(node: Node, wanted: list[str], sandbox: Optional[str]) -> Findings:
         yield Finding("ImagePull", ERROR, str(error), error.remedy)
         return
     plain = [failure for failure in result.failed if failure.image != sandbox]
-    for failure in runtime.group_failures(plain):
+    for failure in image_pulls.group_failures(plain):
         yield Finding("ImagePull", ERROR, f"{failure.what}: {failure.cause}", failure.remedy)
     for failure in result.failed:
         if failure.image == sandbox:
             yield _describe_missing_sandbox(node, failure)
 
 
-def _describe_missing_sandbox(node: Node, error: runtime.ImagePullError) -> Finding:
+def _describe_missing_sandbox(node: Node, error: image_pulls.ImagePullError) -> Finding:
     wanted = images.image_of("pause", node.config.cluster, node.release).ref
     if error.image == wanted:
         return Finding("ImagePull", ERROR, f"{error.what}: {error.cause}", error.remedy)

@@ -20,7 +20,8 @@ from kubeup.json_text import as_table
 from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.machine.http import Unreachable
-from kubeup.node import runtime
+from kubeup.node import containers as node_containers
+from kubeup.node import crictl, image_pulls, runtime
 from kubeup.yaml_files import YAMLError, load_yaml
 
 _KLOG = re.compile(r"^[EWIF]\d{4} [\d:.]+\s+\d+ (?P<where>[\w.-]+:\d+)\] ?")
@@ -146,7 +147,7 @@ def _say_unit_change(host: Host) -> str:
 
 def _say_missing_unit(host: Host) -> str:
     if services.spoken_of(host) is services.OPENRC:
-        return f"install it: {runtime.install_command(host, 'kubelet', apk='kubelet-openrc')}"
+        return f"install it: {crictl.install_command(host, 'kubelet', apk='kubelet-openrc')}"
     return f"{AGAIN}: it writes the unit"
 
 
@@ -745,7 +746,7 @@ def _describe_sandbox(host: Host, cri_socket: str, component: str, text: str) ->
     if pulled:
         status = runtime.probe_runtime(host, cri_socket)
         image = pulled["image"]
-        failure = runtime.explain_pull_failure(
+        failure = image_pulls.explain_pull_failure(
             host, image, _shorten(text.rpartition("failed to do request: ")[2] or text)
         )
         setting = runtime.describe_setting(
@@ -776,7 +777,7 @@ def _describe_sandbox(host: Host, cri_socket: str, component: str, text: str) ->
 def _own_pause(host: Host, cri_socket: str) -> str:
     """The pause image that the runtime has already, if there is one."""
     try:
-        names = runtime.list_images(host, cri_socket)
+        names = image_pulls.list_images(host, cri_socket)
     except HostError:
         return ""
     tagged = sorted(name for name in names if re.search(r"/pause:[\w.]+$", name))
@@ -794,9 +795,9 @@ def _describe_image(host: Host, cri_socket: str, component: str, text: str) -> B
             is_final=True,
             link="image",
         )
-    failure = runtime.explain_pull_failure(host, image or component, _shorten(text))
+    failure = image_pulls.explain_pull_failure(host, image or component, _shorten(text))
     cause = failure.cause
-    if image and runtime.full_image_name(image) in runtime.list_images(host, cri_socket):
+    if image and image_pulls.full_image_name(image) in image_pulls.list_images(host, cri_socket):
         cause += (
             "; the image is on this node, and its pod's imagePullPolicy Always has the kubelet ask the registry all the same "
             "(the API server's AlwaysPullImages sets that)"
@@ -828,7 +829,7 @@ def find_container_trouble(
     cri_socket: str,
     component: str,
     *,
-    containers: Sequence[runtime.ContainerInfo],
+    containers: Sequence[node_containers.ContainerInfo],
     unhealthy: str = "",
 ) -> Optional[BrokenLink]:
     """Why a component does not run, or runs and is not healthy (`unhealthy`: what its probe sees)."""
@@ -844,7 +845,7 @@ def find_container_trouble(
 
 
 def _find_running_trouble(
-    host: Host, cri_socket: str, own: Sequence[runtime.ContainerInfo], unhealthy: str
+    host: Host, cri_socket: str, own: Sequence[node_containers.ContainerInfo], unhealthy: str
 ) -> Optional[BrokenLink]:
     """Of a container that runs: what it says, if it is not healthy; what the one before it died of, if it is young."""
     newest = own[0]
@@ -855,7 +856,7 @@ def _find_running_trouble(
             return found
     if not unhealthy:
         return None
-    log = runtime.container_logs(host, cri_socket, newest.id, lines=60)
+    log = node_containers.container_logs(host, cri_socket, newest.id, lines=60)
     what = f"{newest.name} runs and is not healthy ({unhealthy})"
     found_sign = _match_signs(
         host, CONTAINER_SIGNS, log, what=what, link="probe", words=_source_words(host, newest.name)
@@ -863,7 +864,7 @@ def _find_running_trouble(
     if found_sign and found_sign.is_final:
         # its last words may be there before the runtime has seen it end
         host.sleep(_LAST_WORDS_S)
-        again = (item for item in runtime.list_containers(host, cri_socket) if item.id == newest.id)
+        again = (item for item in node_containers.list_containers(host, cri_socket) if item.id == newest.id)
         ended = next((item for item in again if item.state == "exited"), None)
         if ended is not None:
             return _describe_exit(host, cri_socket, ended)
@@ -882,8 +883,8 @@ def _find_running_trouble(
     )
 
 
-def _describe_exit(host: Host, cri_socket: str, ended: runtime.ContainerInfo) -> BrokenLink:
-    log = runtime.container_logs(host, cri_socket, ended.id, lines=60)
+def _describe_exit(host: Host, cri_socket: str, ended: node_containers.ContainerInfo) -> BrokenLink:
+    log = node_containers.container_logs(host, cri_socket, ended.id, lines=60)
     attempts = ended.attempt + 1
     code = "?" if ended.exit_code is None else ended.exit_code
     what = f"{ended.name} exited {attempts} time{'s' * (attempts != 1)} (code {code})"
@@ -926,7 +927,7 @@ PROXY_GRACE_S = 40
 def find_lost_rules(host: Host, cri_socket: str) -> Optional[BrokenLink]:
     """A kube-proxy that runs while none of its rules are here: somebody emptied the kernel's tables (a firewall that was
     restarted, `nft flush ruleset`). None where there are rules of any of its modes, or where it has just begun."""
-    own = [item for item in runtime.list_containers(host, cri_socket) if item.name == "kube-proxy"]
+    own = [item for item in node_containers.list_containers(host, cri_socket) if item.name == "kube-proxy"]
     newest = max(own, key=lambda item: item.created_ns, default=None)
     if newest is None or newest.state != "running" or host.now().timestamp() - newest.created_ns / 1e9 < PROXY_GRACE_S:
         return None
@@ -968,7 +969,7 @@ def find_broken_link(
     found = find_kubelet_trouble(host) or find_runtime_trouble(host, cri_socket) or find_healthz_trouble(host)
     if found or not components:
         return found
-    containers = runtime.list_containers(host, cri_socket)
+    containers = node_containers.list_containers(host, cri_socket)
     troubles = []
     for component in components:
         seen = (unhealthy or {}).get(component, "")
@@ -1061,8 +1062,8 @@ def _shorten(text: str, limit: int = 400) -> str:
 
 def container_error(host: Host, cri_socket: str, name: str) -> str:
     """The last error in the log of the newest container called `name`; "" where there is none."""
-    own = [container for container in runtime.list_containers(host, cri_socket) if container.name == name]
+    own = [container for container in node_containers.list_containers(host, cri_socket) if container.name == name]
     if not own:
         return "no container of it was started"
     newest = max(own, key=lambda container: container.created_ns)
-    return last_error_line(runtime.container_logs(host, cri_socket, newest.id, lines=50))
+    return last_error_line(node_containers.container_logs(host, cri_socket, newest.id, lines=50))

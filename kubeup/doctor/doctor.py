@@ -42,7 +42,7 @@ from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.machine.http import UNPROVEN, Unreachable
 from kubeup.network import load_balancer, pod_network, pod_view, routes, step_aside
-from kubeup.node import cert_specs, certificates, kubeconfig, kubelet, pki, runtime
+from kubeup.node import cert_specs, certificates, crictl, image_pulls, kubeconfig, kubelet, pki, runtime
 from kubeup.paths import Paths
 from kubeup.releases import Release
 from kubeup.shapes import fit_what_does
@@ -617,7 +617,7 @@ def look_at_pod_network(patient: Patient) -> Notes:
 
 def _find_pods(patient: Patient, sandboxes: set[str]) -> list[tuple[str, str]]:
     """(namespace, name) of the pods that have these sandboxes, as far as the runtime tells."""
-    words = runtime.crictl_argv(patient.config.node.cri_socket, "pods", "--state", "ready", "-o", "json")
+    words = crictl.crictl_argv(patient.config.node.cri_socket, "pods", "--state", "ready", "-o", "json")
     answer = patient.host.query(words, timeout_s=15) if patient.host.which("crictl") else None
     listed = as_table(answer.stdout).get("items") if answer and answer.ok else []
     pods = fit_what_does(listed, [{"id!": str, "metadata!": {"namespace!": str, "name!": str}}])
@@ -719,9 +719,9 @@ def look_at_images(patient: Patient) -> Notes:
         return
     if status.sandbox_image:
         wanted.append(status.sandbox_image)
-    have = runtime.list_images(patient.host, patient.config.node.cri_socket)
+    have = image_pulls.list_images(patient.host, patient.config.node.cri_socket)
     for image in dict.fromkeys(wanted):
-        if runtime.full_image_name(image) not in have:
+        if image_pulls.full_image_name(image) not in have:
             text = f"the image {image} is not in the runtime: what needs it cannot be started again"
             yield Note("images", ERROR, text, f"crictl pull {image}")
 

@@ -19,7 +19,7 @@ from kubeup import __version__
 from kubeup.doctor import doctor
 from kubeup.errors import HostError
 from kubeup.machine.host import Host
-from kubeup.node import runtime
+from kubeup.node import containers, crictl
 from kubeup.redact import MARK, redact
 
 MAX_BYTES = 2 * 2**20
@@ -104,7 +104,7 @@ def collect(patient: doctor.Patient) -> dict[str, str]:
     for name, command in COMMANDS.items():
         found[name] = _output(host, command.split())
     for name, words in CRI_COMMANDS.items():
-        found[name] = _output(host, runtime.crictl_argv(patient.config.node.cri_socket, *words))
+        found[name] = _output(host, crictl.crictl_argv(patient.config.node.cri_socket, *words))
     if host.exists(patient.paths.admin_conf):
         for name, command in KUBECTL_COMMANDS.items():
             argv = ["kubectl", f"--kubeconfig={patient.paths.admin_conf}", "--request-timeout=5s", *command.split()]
@@ -119,7 +119,7 @@ def collect(patient: doctor.Patient) -> dict[str, str]:
 
 def _container_ids(host: Host, socket: str) -> frozenset[str]:
     """The IDs of containers, sandboxes and static pods, which logs are full of: as texts they could be keys."""
-    answers = (host.query(runtime.crictl_argv(socket, *words, "-o", "json")) for words in (("ps", "-a"), ("pods",)))
+    answers = (host.query(crictl.crictl_argv(socket, *words, "-o", "json")) for words in (("ps", "-a"), ("pods",)))
     return frozenset(found for answer in answers for found in _ID.findall(answer.stdout))
 
 
@@ -163,11 +163,11 @@ def _container_logs(patient: doctor.Patient) -> dict[str, str]:
     socket = patient.config.node.cri_socket
     counted: dict[str, int] = {}
     logs = {}
-    for item in sorted(runtime.list_containers(patient.host, socket), key=lambda item: -item.created_ns):
+    for item in sorted(containers.list_containers(patient.host, socket), key=lambda item: -item.created_ns):
         if item.namespace != "kube-system" or counted.get(item.name, 0) == 2:
             continue
         counted[item.name] = counted.get(item.name, 0) + 1
-        lines = runtime.container_logs(patient.host, socket, item.id, lines=1000)
+        lines = containers.container_logs(patient.host, socket, item.id, lines=1000)
         logs[f"containers/{item.name}-{item.attempt}-{item.state}.log"] = _end_of("\n".join(lines)) + "\n"
     return logs
 

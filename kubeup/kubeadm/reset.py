@@ -22,13 +22,13 @@ from kubeup.machine import services
 
 if TYPE_CHECKING:
     from kubeup.diagnosis import checks
-    from kubeup.node import runtime
+    from kubeup.node import containers
     from kubeup.phases import kubelet_start, reset
 else:
     checks = lazy_import("kubeup.diagnosis.checks")
     kubelet_start = lazy_import("kubeup.phases.kubelet_start")
     reset = lazy_import("kubeup.phases.reset")
-    runtime = lazy_import("kubeup.node.runtime")
+    containers = lazy_import("kubeup.node.containers")
 
 KUBECONFIGS = (
     "admin.conf", "super-admin.conf", "kubelet.conf", "bootstrap-kubelet.conf", "controller-manager.conf",
@@ -125,7 +125,7 @@ def clean_up(ctx: KubeadmReset) -> Outputs:
         if ctx.host.is_dir(kubelet_dir):
             _say(ctx, f'[reset] Unmounting mounted directories in "{ctx.paths.kubelet}"')
             _unmount(ctx, kubelet_dir)
-        for failure in runtime.remove_pods(ctx.host, ctx.config.node.cri_socket):
+        for failure in containers.remove_pods(ctx.host, ctx.config.node.cri_socket):
             ctx.report.warn(f"[reset] Failed to remove containers: {failure}")
     if ctx.host.is_dir(kubelet_dir) and not is_dry:
         folders.append(kubelet_dir)

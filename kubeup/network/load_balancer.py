@@ -26,7 +26,7 @@ from kubeup.json_text import as_table, parse_json
 from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.machine.http import Tls, Unreachable
-from kubeup.node import runtime
+from kubeup.node import containers, crictl
 from kubeup.node.images import load_balancer_image
 from kubeup.node.static_pods import fill_scalars
 from kubeup.paths import Paths
@@ -209,9 +209,9 @@ def read_running_digest(host: Host, health_port: int) -> str:
     return answer.body.decode(errors="replace").strip() if answer.status == 200 else ""
 
 
-def find_container(host: Host, socket: str) -> Optional[runtime.ContainerInfo]:
+def find_container(host: Host, socket: str) -> Optional[containers.ContainerInfo]:
     """The newest container of the load balancer, ended ones included."""
-    found = runtime.list_containers(host, socket, NAME)
+    found = containers.list_containers(host, socket, NAME)
     return found[0] if found else None
 
 
@@ -261,13 +261,13 @@ def reload(host: Host, settings: Settings) -> str:
     if found is None or found.state != "running":
         return "haproxy does not run yet"
     if host.which("crictl"):
-        shown = host.query(runtime.crictl_argv(settings.cri_socket, "inspect", "-o", "json", found.id))
+        shown = host.query(crictl.crictl_argv(settings.cri_socket, "inspect", "-o", "json", found.id))
         pid = str(as_table(as_table(shown.stdout).get("info")).get("pid", ""))
         if not pid.isdigit() or pid == "0":
             return f"crictl inspect {found.id[:13]} names no process: {(shown.stderr or shown.stdout)[:200].strip()}"
         done = host.run(["sh", "-c", 'kill -USR2 "$1"', "sh", pid])
     else:
-        argv = runtime.ctr_argv(settings.cri_socket, "tasks", "kill", "--signal", "SIGUSR2", found.id)
+        argv = crictl.ctr_argv(settings.cri_socket, "tasks", "kill", "--signal", "SIGUSR2", found.id)
         done = host.run(argv)
     return "" if done.ok else f"{' '.join(done.argv)}: {done.stderr.strip()}"
 
@@ -322,7 +322,7 @@ def _not_up(host: Host, settings: Settings, last: Unreachable, elapsed: float) -
         cause = f"the runtime has no container {NAME}: the kubelet has not started the static pod"
         remedy = f"see why: {services.say_log(host, 'kubelet')}"
     elif found.state != "running":
-        lines = runtime.container_logs(host, settings.cri_socket, found.id, 3)
+        lines = containers.container_logs(host, settings.cri_socket, found.id, 3)
         cause = f"its container is {found.state} (code {found.exit_code}): {' '.join(lines) or found.message or 'it said nothing'}"
         remedy = f"see all of it: crictl logs {found.id[:13]}"
     else:

@@ -25,7 +25,7 @@ from kubeup.machine import services
 from kubeup.machine.host import CommandResult, Host
 from kubeup.network import forwarding
 from kubeup.network.routes import CNI_FILE
-from kubeup.node import runtime
+from kubeup.node import crictl, runtime
 from kubeup.paths import Paths
 from kubeup.shapes import fit, fit_what_does, read_rows
 
@@ -191,13 +191,13 @@ def find_namespaces(host: Host, socket: str, *, limit: int = 2, but_dns: bool = 
     every network leads back to itself."""
     if not (host.which("crictl") and host.which("nsenter")):
         return []
-    listed = host.query(runtime.crictl_argv(socket, "pods", "--state", "ready", "-o", "json"), timeout_s=15)
+    listed = host.query(crictl.crictl_argv(socket, "pods", "--state", "ready", "-o", "json"), timeout_s=15)
     items = fit_what_does(as_table(listed.stdout).get("items"), [{"id!": str, "labels!": {str: str}}])
     ids = [item["id"] for item in items if item["id"] and not (but_dns and item["labels"].get("k8s-app") == "kube-dns")]
     if not ids:
         return []
-    answer = host.query(runtime.crictl_argv(socket, "inspectp", *ids[:_MAX_PODS]), timeout_s=15)
-    found = [_namespace_of(pod) for pod in runtime.split_json(answer.stdout)]
+    answer = host.query(crictl.crictl_argv(socket, "inspectp", *ids[:_MAX_PODS]), timeout_s=15)
+    found = [_namespace_of(pod) for pod in crictl.split_json(answer.stdout)]
     return [Path(path) for path in found if path][:limit]
 
 

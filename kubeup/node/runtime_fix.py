@@ -19,7 +19,7 @@ from kubeup.frozen_values import frozen
 from kubeup.json_text import as_table
 from kubeup.machine import services
 from kubeup.machine.host import Host
-from kubeup.node import containerd_config, runtime
+from kubeup.node import containerd_config, crictl, runtime
 from kubeup.node.containerd_config import Handler, Naming, read_schema, table_name
 
 CONFIG = runtime.CONTAINERD_CONFIG
@@ -212,7 +212,7 @@ def fix_runtime(host: Host, socket: str, wanted: Wanted) -> tuple[str, ...]:
     runtime-fix-failed (containerd did not come back: the old configuration is in place again).
     """
     status = runtime.probe_runtime(host, socket)
-    if "containerd" not in runtime.socket_path(socket).name or not host.which("containerd"):
+    if "containerd" not in crictl.socket_path(socket).name or not host.which("containerd"):
         raise _not_fixable(f"the runtime at {socket}", "kb mends the configuration of containerd alone")
     config = containerd_config.find_config(host)
     before = containerd_config.read_files(host, config)
@@ -332,7 +332,7 @@ def _read_effective(host: Host, config: Path, texts: Mapping[Path, str]) -> dict
         for trial in trials.values():
             host.remove(trial)
     if not answer.ok:
-        raise _not_fixable(str(config), f"containerd does not read it: {runtime.last_words(answer.stderr)}")
+        raise _not_fixable(str(config), f"containerd does not read it: {crictl.last_words(answer.stderr)}")
     try:
         found = containerd_config.parse_toml(answer.stdout)
         files = {str(trial): str(path) for path, trial in trials.items()}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kubeup.cluster import objects as clusterobjects
     from kubeup.config.types import PodNetwork
     from kubeup.network import pod_network, routes
-    from kubeup.node import patches, runtime
+    from kubeup.node import crictl, patches, runtime
 else:
     addons = lazy_import("kubeup.cluster.addons")
     clusterobjects = lazy_import("kubeup.cluster.objects")
@@ -28,6 +28,7 @@ else:
     pod_network = lazy_import("kubeup.network.pod_network")
     routes = lazy_import("kubeup.network.routes")
     runtime = lazy_import("kubeup.node.runtime")
+    crictl = lazy_import("kubeup.node.crictl")
 
 Object = dict[str, Any]
 POLL_S = 0.5
@@ -191,7 +192,7 @@ def _manifest(ctx: Run, network: PodNetwork) -> list[Object]:
     found = pod_network.read_manifest(ctx.host, network.manifest)
     # containerd itself is pointed to the mirror (install/registries), so names stay unless they shall change; another
     # runtime is not
-    is_containerd = "containerd" in runtime.socket_path(ctx.config.node.cri_socket).name
+    is_containerd = "containerd" in crictl.socket_path(ctx.config.node.cri_socket).name
     server = network.image_repository or ("" if is_containerd else ctx.config.kb.mirror.endpoint)
     objects: list[Object] = pod_network.sort_objects(pod_network.rewrite_images(found, server))
     return objects

@@ -34,7 +34,17 @@ if TYPE_CHECKING:
     from kubeup.config import choose
     from kubeup.diagnosis import checks
     from kubeup.network import pod_network
-    from kubeup.node import cert_specs, certificates, images, pki, private_keys, runtime, runtime_fix
+    from kubeup.node import (
+        cert_specs,
+        certificates,
+        crictl,
+        image_pulls,
+        images,
+        pki,
+        private_keys,
+        runtime,
+        runtime_fix,
+    )
     from kubeup.phases import preflight
 else:
     bundle = lazy_import("kubeup.airgap.bundle")
@@ -53,7 +63,9 @@ else:
     pod_network = lazy_import("kubeup.network.pod_network")
     preflight = lazy_import("kubeup.phases.preflight")
     yaml_files = lazy_import("kubeup.yaml_files")
+    image_pulls = lazy_import("kubeup.node.image_pulls")
     runtime = lazy_import("kubeup.node.runtime")
+    crictl = lazy_import("kubeup.node.crictl")
     runtime_fix = lazy_import("kubeup.node.runtime_fix")
 
 MIRROR_FOLDER = Path("/var/lib/kb/mirror")
@@ -282,7 +294,7 @@ def _configure_crictl(ctx: Run, wanted: Sequence[Standing]) -> None:
     """A crictl of kb's is told where the runtime is: without that it guesses, and says so at every call."""
     is_placed = any(one.item.name == "crictl" for one in wanted)
     if is_placed and not ctx.host.exists(CRICTL_CONFIG):
-        socket = f"unix://{runtime.socket_path(ctx.config.node.cri_socket)}"
+        socket = f"unix://{crictl.socket_path(ctx.config.node.cri_socket)}"
         ctx.host.write_file(CRICTL_CONFIG, f"runtime-endpoint: {socket}\nimage-endpoint: {socket}\n", keeps=True)
 
 
@@ -290,7 +302,7 @@ def _wanted(ctx: Run, standing: Sequence[Standing]) -> list[Standing]:
     """The files to place: missing ones, and wrong ones that kb itself had placed."""
     owned = ctx.owned_paths
     # a foreign socket (CRI-O, say) means that the runtime is somebody else's business
-    has_other_runtime = "containerd" not in runtime.socket_path(ctx.config.node.cri_socket).name
+    has_other_runtime = "containerd" not in crictl.socket_path(ctx.config.node.cri_socket).name
     wanted = []
     for one in standing:
         if one.verdict == "good" or (has_other_runtime and one.item.component in ("containerd", "runc")):
@@ -301,7 +313,7 @@ def _wanted(ctx: Run, standing: Sequence[Standing]) -> list[Standing]:
             raise HostError(
                 f"{one.item.name} at {path} does not do",
                 cause=f"{why}; kb did not place it and does not replace it",
-                remedy=f"remove it or bring the right version: {runtime.install_command(ctx.host, one.item.name)}",
+                remedy=f"remove it or bring the right version: {crictl.install_command(ctx.host, one.item.name)}",
                 code="package-wrong",
             )
         wanted.append(one)
@@ -398,7 +410,7 @@ def _ensure_runtime_runs(ctx: Run, *, has_placed: bool) -> None:
     """A unit where kb placed containerd and none is there; running now, and at boot."""
     host = ctx.host
     program = host.which("containerd") or Path("/usr/local/bin/containerd")
-    if "containerd" not in runtime.socket_path(ctx.config.node.cri_socket).name:
+    if "containerd" not in crictl.socket_path(ctx.config.node.cri_socket).name:
         return
     units = [
         folder / "containerd.service"
@@ -421,7 +433,7 @@ def _ensure_runtime_runs(ctx: Run, *, has_placed: bool) -> None:
         log = "\n".join(services.read_log(host, "containerd", lines=20))
         raise HostError(
             "containerd does not start",
-            cause=runtime.last_words(log),
+            cause=crictl.last_words(log),
             remedy=f"see why: {services.say_log(host, 'containerd', lines=30)}",
             code="runtime-not-started",
         )
@@ -581,7 +593,7 @@ def _wait_for_mirror(ctx: Run) -> None:
     log = ctx.host.query(["journalctl", "-u", MIRROR_UNIT, "-n", "5", "-o", "cat", "--no-pager"]).stdout
     raise HostError(
         f"the mirror does not answer at {url}",
-        cause=f"{last}; its log ends: {runtime.last_words(log)}",
+        cause=f"{last}; its log ends: {crictl.last_words(log)}",
         remedy=f"see why: journalctl -u {MIRROR_UNIT} -n 20",
         code="mirror-not-started",
     )
@@ -631,7 +643,7 @@ def point_runtime_to_mirror(ctx: Run) -> Outputs:
         )
         return None
     socket = ctx.config.node.cri_socket
-    if "containerd" not in runtime.socket_path(socket).name:
+    if "containerd" not in crictl.socket_path(socket).name:
         ctx.report.note(
             f"the runtime at {socket} is not containerd: point it to {mirror_url(ctx.config)} by its own means"
         )
@@ -691,7 +703,7 @@ def _plan_files(ctx: Run, folder: Path) -> dict[Path, str]:
     if network.plugin == "manifest" and network.manifest:
         objects = pod_network.read_manifest(ctx.host, network.manifest)
         objects = pod_network.rewrite_images(objects, network.image_repository)
-        names += [runtime.full_image_name(name) for name, _ in bundle.images_of(objects)]
+        names += [image_pulls.full_image_name(name) for name, _ in bundle.images_of(objects)]
     if not _has_mirror(ctx):
         preset = presets.find_preset(ctx.config.kb.packages.preset)
         files: dict[Path, str] = {}
@@ -722,7 +734,7 @@ def _prove(ctx: Run, image: str) -> None:
     own = [str(a) for interface in choose.read_interfaces(ctx.host) or [] for a in interface.addresses]
     before = containerd_hosts.count_requests(ctx.host, mirror, own)
     ctx.report.waiting(f"pulling {image} through the runtime")
-    runtime.pull_image(ctx.host, ctx.config.node.cri_socket, image)
+    image_pulls.pull_image(ctx.host, ctx.config.node.cri_socket, image)
     after = containerd_hosts.count_requests(ctx.host, mirror, own)
     if before is None or after is None:
         ctx.report.note(f"{image} was pulled through the CRI; {mirror.url} does not say whether it was asked")
@@ -738,7 +750,7 @@ def _prove(ctx: Run, image: str) -> None:
 
 
 def runtime_asks_mirror(ctx: Run) -> bool:
-    if ctx.host.mode != "live" or "containerd" not in runtime.socket_path(ctx.config.node.cri_socket).name:
+    if ctx.host.mode != "live" or "containerd" not in crictl.socket_path(ctx.config.node.cri_socket).name:
         return True
     try:
         files = _plan_files(ctx, _hosts_folder(ctx))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kubeup.cluster import api, objects
     from kubeup.config import choose
     from kubeup.network import load_balancer as balancer
-    from kubeup.node import cert_specs, certificates, images, kubeconfig, runtime
+    from kubeup.node import cert_specs, certificates, containers, image_pulls, images, kubeconfig
 else:
     balancer = lazy_import("kubeup.network.load_balancer")
     objects = lazy_import("kubeup.cluster.objects")
@@ -35,7 +35,8 @@ else:
     cert_specs = lazy_import("kubeup.node.cert_specs")
     certificates = lazy_import("kubeup.node.certificates")
     yaml_files = lazy_import("kubeup.yaml_files")
-    runtime = lazy_import("kubeup.node.runtime")
+    image_pulls = lazy_import("kubeup.node.image_pulls")
+    containers = lazy_import("kubeup.node.containers")
 
 SYSTEM = "kube-system"
 COMMAND = "kb reconfigure endpoint"
@@ -156,7 +157,7 @@ def _check_own_balancer(ctx: EndpointRun) -> None:
 def _pull_image(ctx: EndpointRun) -> None:
     """Before the cluster is told of a load balancer, this node has its image. Raises ImagePullError."""
     socket, image = ctx.config.node.cri_socket, images.load_balancer_image(ctx.config.kb)
-    for failure in runtime.ensure_images(ctx.host, socket, [image], tell=ctx.report.waiting).failed:
+    for failure in image_pulls.ensure_images(ctx.host, socket, [image], tell=ctx.report.waiting).failed:
         raise failure
 
 
@@ -443,7 +444,7 @@ def end_balancer(ctx: EndpointRun) -> None:
     the news while its sources are not ready, and keeps the pod for ever: one that starts without the file ends it."""
 
     def is_running() -> bool:
-        found = runtime.list_containers(ctx.host, ctx.config.node.cri_socket, balancer.NAME)
+        found = containers.list_containers(ctx.host, ctx.config.node.cri_socket, balancer.NAME)
         return any(container.state == "running" for container in found)
 
     for is_last in (False, True):

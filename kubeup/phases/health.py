@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kubeup.cluster import api, discovery, objects, probes
     from kubeup.diagnosis import signs
     from kubeup.network import pod_view, routes
-    from kubeup.node import runtime
+    from kubeup.node import image_pulls
 else:
     objects = lazy_import("kubeup.cluster.objects")
     signs = lazy_import("kubeup.diagnosis.signs")
@@ -28,7 +28,7 @@ else:
     api = lazy_import("kubeup.cluster.api")
     pod_view = lazy_import("kubeup.network.pod_view")
     routes = lazy_import("kubeup.network.routes")
-    runtime = lazy_import("kubeup.node.runtime")
+    image_pulls = lazy_import("kubeup.node.image_pulls")
 
 POLL_S = 0.1
 LOOK_AFTER_S = 6
@@ -312,7 +312,7 @@ def free_waiting_pods(ctx: Run) -> None:
             if not image:
                 continue
             try:
-                runtime.pull_image(ctx.host, ctx.config.node.cri_socket, image, timeout_s=PULL_TIMEOUT_S)
+                image_pulls.pull_image(ctx.host, ctx.config.node.cri_socket, image, timeout_s=PULL_TIMEOUT_S)
             except HostError:
                 return  # the others come from the same place
             name = str(pod["metadata"]["name"])

@@ -24,7 +24,7 @@ from kubeup.phases.health import soak, wait_for_control_plane, wait_for_controll
 if TYPE_CHECKING:
     from kubeup.cluster import api, etcd, lease, probes, shared_certs
     from kubeup.config.types import ExternalEtcd
-    from kubeup.node import cert_specs, certificates, kubeconfig, kubelet, pki, runtime, static_pods
+    from kubeup.node import cert_specs, certificates, crictl, kubeconfig, kubelet, pki, static_pods
     from kubeup.phases import join_worker
 else:
     shared_certs = lazy_import("kubeup.cluster.shared_certs")
@@ -39,7 +39,7 @@ else:
     cert_specs = lazy_import("kubeup.node.cert_specs")
     certificates = lazy_import("kubeup.node.certificates")
     pki = lazy_import("kubeup.node.pki")
-    runtime = lazy_import("kubeup.node.runtime")
+    crictl = lazy_import("kubeup.node.crictl")
 
 QUEUE = "kb-control-plane-join"
 """The Lease for which control planes that join at one moment queue: etcd takes one learner at a time."""
@@ -502,11 +502,11 @@ def _restart_etcd_container(ctx: Run) -> None:
     if not ctx.host.which("crictl"):
         return
     socket = ctx.config.node.cri_socket
-    found = ctx.host.query(runtime.crictl_argv(socket, "ps", "-q", "--name", "^etcd$", "--state", "running"))
+    found = ctx.host.query(crictl.crictl_argv(socket, "ps", "-q", "--name", "^etcd$", "--state", "running"))
     for container in found.stdout.split() if found.ok else ():
         ctx.report.detail("etcd has its vote and does not serve yet: its container is started again")
         # at once: it does not listen to a request to end either, and a power loss is nothing to its log
-        ctx.host.run(runtime.crictl_argv(socket, "stop", "--timeout", "0", container))
+        ctx.host.run(crictl.crictl_argv(socket, "stop", "--timeout", "0", container))
 
 
 def _take_back(ctx: Run, client: etcd.Etcd, error: BaseException) -> None:

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from kubeup.cluster import probes
     from kubeup.config import documents
     from kubeup.diagnosis import signs
-    from kubeup.node import certificates, kubelet, patches, runtime
+    from kubeup.node import certificates, crictl, kubelet, patches
 else:
     documents = lazy_import("kubeup.config.documents")
     probes = lazy_import("kubeup.cluster.probes")
     kubelet = lazy_import("kubeup.node.kubelet")
     patches = lazy_import("kubeup.node.patches")
     certificates = lazy_import("kubeup.node.certificates")
-    runtime = lazy_import("kubeup.node.runtime")
+    crictl = lazy_import("kubeup.node.crictl")
     signs = lazy_import("kubeup.diagnosis.signs")
 
 
@@ -120,7 +120,7 @@ def _find_kubelet(host: Host) -> Path:
         raise HostError(
             "there is no kubelet on this node",
             cause="no program kubelet in PATH",
-            remedy=f"install it (for example: {runtime.install_command(host, 'kubelet')}), then run the command again",
+            remedy=f"install it (for example: {crictl.install_command(host, 'kubelet')}), then run the command again",
             code="kubelet-missing",
         )
     return found

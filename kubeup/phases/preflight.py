@@ -15,7 +15,7 @@ from kubeup.phases import kubelet_start as node
 if TYPE_CHECKING:
     from kubeup.cluster import probes, shared_certs
     from kubeup.diagnosis import checks
-    from kubeup.node import images, kubeconfig, pki, runtime, runtime_fix
+    from kubeup.node import image_pulls, images, kubeconfig, pki, runtime_fix
 else:
     shared_certs = lazy_import("kubeup.cluster.shared_certs")
     probes = lazy_import("kubeup.cluster.probes")
@@ -23,7 +23,7 @@ else:
     pki = lazy_import("kubeup.node.pki")
     checks = lazy_import("kubeup.diagnosis.checks")
     images = lazy_import("kubeup.node.images")
-    runtime = lazy_import("kubeup.node.runtime")
+    image_pulls = lazy_import("kubeup.node.image_pulls")
     runtime_fix = lazy_import("kubeup.node.runtime_fix")
 
 
@@ -129,8 +129,8 @@ def images_are_here(ctx: Run) -> bool:
     node = ctx.config.node
     if node.image_pull_policy == "Never":
         return True
-    wanted = {runtime.full_image_name(name) for name in images.list_node_images(ctx.config, ctx.release)}
+    wanted = {image_pulls.full_image_name(name) for name in images.list_node_images(ctx.config, ctx.release)}
     try:
-        return wanted <= runtime.list_images(ctx.host, node.cri_socket)
+        return wanted <= image_pulls.list_images(ctx.host, node.cri_socket)
     except HostError:
         return False

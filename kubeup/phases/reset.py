@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kubeup.cluster import etcd, probes
     from kubeup.engine import state, undo
     from kubeup.network import pod_network
-    from kubeup.node import kubelet, runtime
+    from kubeup.node import containers, kubelet, runtime
     from kubeup.phases import airgap, kernel, kubelet_start, load_balancer
 else:
     kernel = lazy_import("kubeup.phases.kernel")
@@ -33,6 +33,7 @@ else:
     kubelet_start = lazy_import("kubeup.phases.kubelet_start")
     pod_network = lazy_import("kubeup.network.pod_network")
     runtime = lazy_import("kubeup.node.runtime")
+    containers = lazy_import("kubeup.node.containers")
     state = lazy_import("kubeup.engine.state")
     undo = lazy_import("kubeup.engine.undo")
 
@@ -204,7 +205,7 @@ def remove_pods(ctx: Run) -> Outputs:
             "cleanup-node/remove-pods",
             code="runtime-not-ready",
         )
-    failures = runtime.remove_pods(ctx.host, ctx.config.node.cri_socket)
+    failures = containers.remove_pods(ctx.host, ctx.config.node.cri_socket)
     if failures:
         raise HostError(
             f"{len(failures)} pods could not be removed",

@@ -22,7 +22,8 @@ from pathlib import Path
 import pytest
 
 from kubeup.machine.local_host import LocalHost
-from kubeup.node import containerd_config, runtime
+from kubeup.node import containerd_config, containers, image_pulls, runtime
+from kubeup.node import crictl as node_crictl
 from tests.fake_host import FakeHost
 
 pytestmark = pytest.mark.component
@@ -69,7 +70,7 @@ class Daemon:
         return self.folder / "config.toml"
 
     def crictl(self, *words: str) -> str:
-        done = HOST.run(runtime.crictl_argv(self.socket, *words))
+        done = HOST.run(node_crictl.crictl_argv(self.socket, *words))
         assert done.ok, done.stderr
         return done.stdout.strip()
 
@@ -141,7 +142,7 @@ def containerd(registry: str) -> Iterator[Daemon]:
     try:
         yield daemon
     finally:
-        HOST.run(runtime.crictl_argv(daemon.socket, "rmp", "-f", "-a"))
+        HOST.run(node_crictl.crictl_argv(daemon.socket, "rmp", "-f", "-a"))
         stop(daemon.process)
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -219,26 +220,26 @@ def test_probe(containerd: Daemon) -> None:
 
 def test_images_come_once(containerd: Daemon, registry: str) -> None:
     names = [f"{registry}/test/pause:1", f"{registry}/test/fail:1"]
-    first = runtime.ensure_images(HOST, containerd.socket, names, is_serial=False)
+    first = image_pulls.ensure_images(HOST, containerd.socket, names, is_serial=False)
     assert first.failed == ()
     assert set(first.pulled) | set(first.present) == set(names)
-    assert set(names) <= runtime.list_images(HOST, containerd.socket)
-    again = runtime.ensure_images(HOST, containerd.socket, names)
-    assert again == runtime.ImagesResult(present=tuple(names))
+    assert set(names) <= image_pulls.list_images(HOST, containerd.socket)
+    again = image_pulls.ensure_images(HOST, containerd.socket, names)
+    assert again == image_pulls.ImagesResult(present=tuple(names))
 
 
 def test_an_image_that_is_not_there(containerd: Daemon, registry: str) -> None:
     for name in (f"{registry}/test/pause:2", f"{registry}/other:1"):
-        (error,) = runtime.ensure_images(HOST, containerd.socket, [name]).failed
+        (error,) = image_pulls.ensure_images(HOST, containerd.socket, [name]).failed
         assert error.kind == "not-found"
 
 
 def test_a_registry_that_is_not_there(containerd: Daemon) -> None:
-    with pytest.raises(runtime.ImagePullError) as caught:
-        runtime.pull_image(HOST, containerd.socket, f"127.0.0.1:{free_port()}/a:1")
+    with pytest.raises(image_pulls.ImagePullError) as caught:
+        image_pulls.pull_image(HOST, containerd.socket, f"127.0.0.1:{free_port()}/a:1")
     assert caught.value.kind == "refused"
-    with pytest.raises(runtime.ImagePullError) as caught:
-        runtime.pull_image(HOST, containerd.socket, "registry.invalid/a:1")
+    with pytest.raises(image_pulls.ImagePullError) as caught:
+        image_pulls.pull_image(HOST, containerd.socket, "registry.invalid/a:1")
     assert caught.value.kind == "dns"
 
 
@@ -261,25 +262,25 @@ def test_a_container_that_fails(containerd: Daemon, registry: str) -> None:
     (containerd.folder / "pod.json").write_text(json.dumps(pod))
     (containerd.folder / "container.json").write_text(json.dumps(container))
     (containerd.folder / "logs").mkdir(exist_ok=True)
-    started = HOST.run(runtime.crictl_argv(containerd.socket, "runp", f"{containerd.folder}/pod.json"))
+    started = HOST.run(node_crictl.crictl_argv(containerd.socket, "runp", f"{containerd.folder}/pod.json"))
     if not started.ok:
         pytest.skip(f"no Pod can be run here: {started.stderr[-300:]}")
     files = (f"{containerd.folder}/container.json", f"{containerd.folder}/pod.json")
     container_id = containerd.crictl("create", started.stdout.strip(), *files)
     containerd.crictl("start", container_id)
     for _ in range(100):
-        (ended,) = runtime.list_containers(HOST, containerd.socket)
+        (ended,) = containers.list_containers(HOST, containerd.socket)
         if ended.state == "exited":
             break
         time.sleep(0.05)
     assert (ended.id, ended.name, ended.attempt, ended.exit_code) == (container_id, "fail", 4, 3)
     assert (ended.pod, ended.namespace, ended.reason) == ("p", "kube-system", "Error")
     assert time.time_ns() - ended.created_ns < 60 * 10**9
-    assert runtime.list_containers(HOST, containerd.socket, name="fail") == [ended]
-    assert runtime.list_containers(HOST, containerd.socket, name="fai") == []
-    assert runtime.container_logs(HOST, containerd.socket, container_id) == ["Error: boom"]
+    assert containers.list_containers(HOST, containerd.socket, name="fail") == [ended]
+    assert containers.list_containers(HOST, containerd.socket, name="fai") == []
+    assert containers.container_logs(HOST, containerd.socket, container_id) == ["Error: boom"]
     if HOST.which("ctr"):
-        (seen,) = runtime._list_through_ctr(HOST, containerd.socket, "")
+        (seen,) = containers._list_through_ctr(HOST, containerd.socket, "")
         assert (seen.id, seen.name, seen.attempt, seen.state, seen.pod) == (container_id, "fail", 4, "exited", "p")
         assert seen.log_path == f"{containerd.folder}/logs/fail.log"
 
@@ -306,7 +307,7 @@ def test_ctr_sees_the_same(containerd: Daemon, registry: str) -> None:
     assert status.is_ready
     full = runtime.probe_runtime(HOST, containerd.socket)
     assert (status.version, status.has_runtime_config) == (full.version, full.has_runtime_config)
-    through_ctr = HOST.query(runtime.ctr_argv(containerd.socket, "images", "ls", "-q")).stdout.split()
+    through_ctr = HOST.query(node_crictl.ctr_argv(containerd.socket, "images", "ls", "-q")).stdout.split()
     assert f"{registry}/test/pause:1" in through_ctr
 
 

@@ -17,7 +17,7 @@ from kubeup.errors import HostError
 from kubeup.machine.http import HttpResponse, Tls
 from kubeup.machine.local_host import LocalHost
 from kubeup.network import load_balancer, pod_view, routes, step_aside
-from kubeup.node import containerd_config, runtime
+from kubeup.node import containerd_config, containers, image_pulls, runtime
 from kubeup.paths import Paths
 from tests.fake_host import FakeHost
 
@@ -57,8 +57,8 @@ def test_what_crictl_says(value: Any) -> None:
         host = FakeHost(
             programs={"crictl", "nsenter"}, answers={"crictl": text}, files={"/run/containerd/containerd.sock": b""}
         )
-        assert {item.name for item in runtime.list_containers(host, SOCKET)} <= {""}
-        assert runtime.list_images(host, SOCKET) == set()
+        assert {item.name for item in containers.list_containers(host, SOCKET)} <= {""}
+        assert image_pulls.list_images(host, SOCKET) == set()
         assert runtime.probe_runtime(host, SOCKET).problem == "not-ready"
         assert signs.container_error(host, SOCKET, "etcd") in ("", "no container of it was started")
         assert pod_view.find_namespaces(host, SOCKET) == []

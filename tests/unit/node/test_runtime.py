@@ -12,14 +12,14 @@ import pytest
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
 from kubeup.errors import HostError
 from kubeup.machine.host import CommandResult
-from kubeup.node import containerd_config, images, runtime
+from kubeup.node import containerd_config, containers, crictl, image_pulls, images, runtime
 from kubeup.releases import find_release
 from kubeup.report import Report
 from tests.fake_host import Answer, FakeHost
 
 SOCKET = "unix:///run/containerd/containerd.sock"
-CRICTL = " ".join(runtime.crictl_argv(SOCKET))
-CTR = " ".join(runtime.ctr_argv(SOCKET))
+CRICTL = " ".join(crictl.crictl_argv(SOCKET))
+CTR = " ".join(crictl.ctr_argv(SOCKET))
 RELEASE = find_release("v1.35.6")
 
 INFO_1_6: dict[str, Any] = {
@@ -314,7 +314,7 @@ def test_ctr_stands_in_for_crictl() -> None:
     assert status.registry_config_path == "/etc/containerd/certs.d"
     assert status.restricts_oom_score is True
     assert status.cni_bin_dirs == ("/usr/lib/cni",)
-    assert runtime.list_images(host, SOCKET) == {"registry.k8s.io/pause:3.6"}
+    assert image_pulls.list_images(host, SOCKET) == {"registry.k8s.io/pause:3.6"}
 
 
 def test_ctr_sees_a_cri_plugin_that_is_not_loaded() -> None:
@@ -405,9 +405,9 @@ def test_settings_are_named_as_the_schema_has_them() -> None:
 
 
 def test_last_words() -> None:
-    assert runtime.last_words('a\ntime="t" level=fatal msg="pull \\"x\\": desc = not there"\n') == "not there"
-    assert runtime.last_words("one\ntwo\n") == "two"
-    assert runtime.last_words("") == "it said nothing"
+    assert crictl.last_words('a\ntime="t" level=fatal msg="pull \\"x\\": desc = not there"\n') == "not there"
+    assert crictl.last_words("one\ntwo\n") == "two"
+    assert crictl.last_words("") == "it said nothing"
 
 
 # ---- images
@@ -425,12 +425,12 @@ def test_last_words() -> None:
     ],
 )
 def test_full_image_name(name: str, full: str) -> None:
-    assert runtime.full_image_name(name) == full
+    assert image_pulls.full_image_name(name) == full
 
 
 def test_list_images_by_tag_and_digest() -> None:
     rows = {"images": [{"repoTags": ["r/a:1"], "repoDigests": ["r/a@sha256:1"]}, {"repoTags": None}]}
-    assert runtime.list_images(crictl_host({f"{CRICTL} images -o json": json.dumps(rows)}), SOCKET) == {
+    assert image_pulls.list_images(crictl_host({f"{CRICTL} images -o json": json.dumps(rows)}), SOCKET) == {
         "r/a:1",
         "r/a@sha256:1",
     }
@@ -438,10 +438,10 @@ def test_list_images_by_tag_and_digest() -> None:
 
 def test_list_images_that_cannot_be_had() -> None:
     with pytest.raises(HostError) as caught:
-        runtime.list_images(crictl_host({f"{CRICTL} images -o json": failed("boom")}), SOCKET)
+        image_pulls.list_images(crictl_host({f"{CRICTL} images -o json": failed("boom")}), SOCKET)
     assert (caught.value.code, caught.value.cause) == ("images-unreadable", "boom")
     with pytest.raises(HostError) as caught:
-        runtime.list_images(FakeHost(), SOCKET)
+        image_pulls.list_images(FakeHost(), SOCKET)
     assert caught.value.code == "no-cri-client"
 
 
@@ -477,8 +477,8 @@ HEAD = 'failed to pull and unpack image "r.example/a:1": failed to resolve refer
     ],
 )
 def test_pull_failures_are_told_apart(text: str, kind: str, cause: str) -> None:
-    with pytest.raises(runtime.ImagePullError) as caught:
-        runtime.pull_image(crictl_host({f"{CRICTL} pull": fatal(text)}), SOCKET, "r.example/a:1")
+    with pytest.raises(image_pulls.ImagePullError) as caught:
+        image_pulls.pull_image(crictl_host({f"{CRICTL} pull": fatal(text)}), SOCKET, "r.example/a:1")
     error = caught.value
     assert (error.kind, error.image, error.code) == (kind, "r.example/a:1", "image-pull-failed")
     assert cause in error.cause
@@ -488,20 +488,20 @@ def test_pull_failures_are_told_apart(text: str, kind: str, cause: str) -> None:
 
 def test_a_proxy_that_only_this_shell_knows_is_named() -> None:
     env = {"https_proxy": "http://user:secret@proxy:3128"}
-    error = runtime.explain_pull_failure(FakeHost(), "r/a:1", "dial tcp 1.2.3.4:443: i/o timeout", env=env)
+    error = image_pulls.explain_pull_failure(FakeHost(), "r/a:1", "dial tcp 1.2.3.4:443: i/o timeout", env=env)
     assert "systemctl edit containerd" in error.remedy
     assert "secret" not in error.remedy
-    assert "systemctl edit" not in runtime.explain_pull_failure(FakeHost(), "r/a:1", "not found", env=env).remedy
+    assert "systemctl edit" not in image_pulls.explain_pull_failure(FakeHost(), "r/a:1", "not found", env=env).remedy
 
 
 def test_the_mirror_that_was_asked_is_named() -> None:
     asked = (
         'failed to do request: Head "http://10.0.0.9:5000/v2/a/manifests/1?ns=r.example": connect: connection refused'
     )
-    cause = runtime.explain_pull_failure(FakeHost(), "r.example/a:1", asked).cause
+    cause = image_pulls.explain_pull_failure(FakeHost(), "r.example/a:1", asked).cause
     assert cause.startswith("nothing at 10.0.0.9:5000 (asked for r.example) accepts the connection")
     direct = asked.replace("http://10.0.0.9:5000", "https://r.example")
-    assert runtime.explain_pull_failure(FakeHost(), "r.example/a:1", direct).cause.startswith(
+    assert image_pulls.explain_pull_failure(FakeHost(), "r.example/a:1", direct).cause.startswith(
         "nothing at r.example accepts"
     )
 
@@ -517,8 +517,10 @@ def pulls(host: FakeHost) -> list[str]:
 def test_ensure_images_pulls_what_is_missing_and_tells() -> None:
     host = crictl_host({f"{CRICTL} images -o json": image_list("r.example/a:1"), f"{CRICTL} pull": ""})
     told: list[str] = []
-    result = runtime.ensure_images(host, SOCKET, ["r.example/a:1", "r.example/b:1", "r.example/c:1"], tell=told.append)
-    assert result == runtime.ImagesResult(("r.example/a:1",), ("r.example/b:1", "r.example/c:1"), ())
+    result = image_pulls.ensure_images(
+        host, SOCKET, ["r.example/a:1", "r.example/b:1", "r.example/c:1"], tell=told.append
+    )
+    assert result == image_pulls.ImagesResult(("r.example/a:1",), ("r.example/b:1", "r.example/c:1"), ())
     assert pulls(host) == ["r.example/b:1", "r.example/c:1"]
     assert told == ["pulling r.example/b:1 (1 of 2)", "pulling r.example/c:1 (2 of 2)"]
 
@@ -526,16 +528,16 @@ def test_ensure_images_pulls_what_is_missing_and_tells() -> None:
 def test_ensure_images_side_by_side() -> None:
     host = crictl_host({f"{CRICTL} pull": ""})
     names = [f"r.example/{index}:1" for index in range(9)]
-    result = runtime.ensure_images(host, SOCKET, names, is_serial=False)
+    result = image_pulls.ensure_images(host, SOCKET, names, is_serial=False)
     assert result.pulled == tuple(names)
     assert sorted(pulls(host)) == sorted(names)
 
 
 def test_policies() -> None:
     host = crictl_host({f"{CRICTL} images -o json": image_list("r.example/a:1"), f"{CRICTL} pull": ""})
-    assert runtime.ensure_images(host, SOCKET, ["r.example/a:1"], policy="Always").pulled == ("r.example/a:1",)
+    assert image_pulls.ensure_images(host, SOCKET, ["r.example/a:1"], policy="Always").pulled == ("r.example/a:1",)
     host.changes.clear()
-    assert runtime.ensure_images(host, SOCKET, ["r.example/b:1"], policy="Never") == runtime.ImagesResult()
+    assert image_pulls.ensure_images(host, SOCKET, ["r.example/b:1"], policy="Never") == image_pulls.ImagesResult()
     assert host.changes == []
 
 
@@ -543,7 +545,7 @@ def test_policies() -> None:
 def test_a_runtime_that_does_not_answer_is_told_before_any_pull(policy: str) -> None:
     host = crictl_host({f"{CRICTL} images -o json": fatal("dial unix /run/x.sock: connect: no such file or directory")})
     with pytest.raises(HostError) as caught:
-        runtime.ensure_images(host, SOCKET, ["r.example/a:1"], policy=policy)
+        image_pulls.ensure_images(host, SOCKET, ["r.example/a:1"], policy=policy)
     assert caught.value.code == "images-unreadable" and caught.value.remedy.endswith(" info")
     assert pulls(host) == [] and host.ticks == 0
 
@@ -551,14 +553,14 @@ def test_a_runtime_that_does_not_answer_is_told_before_any_pull(policy: str) -> 
 def test_a_pull_that_heals_is_tried_again() -> None:
     ends = [fatal("connection refused"), fatal("connection refused"), CommandResult((), 0)]
     host = crictl_host({f"{CRICTL} pull": lambda argv: ends.pop(0)})
-    assert runtime.ensure_images(host, SOCKET, ["r.example/a:1"]).pulled == ("r.example/a:1",)
+    assert image_pulls.ensure_images(host, SOCKET, ["r.example/a:1"]).pulled == ("r.example/a:1",)
     assert len(pulls(host)) == 3
     assert host.ticks == 1.5
 
 
 def test_a_pull_that_cannot_heal_is_tried_once() -> None:
     host = crictl_host({f"{CRICTL} pull": fatal("r.example/a:1: not found")})
-    result = runtime.ensure_images(host, SOCKET, ["r.example/a:1"])
+    result = image_pulls.ensure_images(host, SOCKET, ["r.example/a:1"])
     assert [error.kind for error in result.failed] == ["not-found"]
     assert len(pulls(host)) == 1
     assert host.ticks == 0
@@ -569,7 +571,7 @@ def test_an_unreachable_registry_is_given_up_for_its_other_images() -> None:
         return CommandResult(argv, 0) if argv[-1].startswith("good") else fatal("lookup r.example: no such host")
 
     host = crictl_host({f"{CRICTL} pull": answer})
-    result = runtime.ensure_images(host, SOCKET, ["r.example/a:1", "r.example/b:1", "good.example/c:1"])
+    result = image_pulls.ensure_images(host, SOCKET, ["r.example/a:1", "r.example/b:1", "good.example/c:1"])
     assert [error.image for error in result.failed] == ["r.example/a:1", "r.example/b:1"]
     assert result.pulled == ("good.example/c:1",)
     assert pulls(host) == ["r.example/a:1"] * 5 + ["r.example/b:1", "good.example/c:1"]
@@ -577,8 +579,10 @@ def test_an_unreachable_registry_is_given_up_for_its_other_images() -> None:
 
 def test_equal_failures_are_one() -> None:
     names = ["r.example/a:1", "r.example/b:1", "s.example/c:1"]
-    errors = [runtime.explain_pull_failure(FakeHost(), name, "connection refused") for name in names]
-    groups = runtime.group_failures([*errors, runtime.explain_pull_failure(FakeHost(), "r.example/d:1", "not found")])
+    errors = [image_pulls.explain_pull_failure(FakeHost(), name, "connection refused") for name in names]
+    groups = image_pulls.group_failures(
+        [*errors, image_pulls.explain_pull_failure(FakeHost(), "r.example/d:1", "not found")]
+    )
     assert [group.what for group in groups] == [
         "cannot pull r.example/a:1, r.example/b:1",
         "cannot pull s.example/c:1",
@@ -588,7 +592,7 @@ def test_equal_failures_are_one() -> None:
 
 def test_pull_through_ctr_uses_the_mirrors_of_the_cri() -> None:
     host = FakeHost(programs={"ctr"}, answers={f"{CTR} images pull": ""}, dirs={"/etc/containerd/certs.d"})
-    runtime.pull_image(host, SOCKET, "busybox:1")
+    image_pulls.pull_image(host, SOCKET, "busybox:1")
     assert host.changes == [f"run {CTR} images pull --hosts-dir /etc/containerd/certs.d docker.io/library/busybox:1"]
 
 
@@ -601,7 +605,7 @@ def init_config() -> InitConfig:
 def test_pull_images_for_config_images_pull() -> None:
     report = Report(io.StringIO(), verbosity=1)
     host = crictl_host({f"{CRICTL} pull": ""})
-    names = runtime.pull_images(host, init_config(), RELEASE, report)
+    names = image_pulls.pull_images(host, init_config(), RELEASE, report)
     assert names == tuple(image.ref for image in images.list_images(init_config().cluster, RELEASE))
     assert pulls(host) == list(names)
     assert isinstance(report.stream, io.StringIO)
@@ -611,7 +615,7 @@ def test_pull_images_for_config_images_pull() -> None:
 def test_pull_images_names_all_that_did_not_come() -> None:
     host = crictl_host({f"{CRICTL} pull": fatal("not found")})
     with pytest.raises(HostError) as caught:
-        runtime.pull_images(host, init_config(), RELEASE, Report(io.StringIO()))
+        image_pulls.pull_images(host, init_config(), RELEASE, Report(io.StringIO()))
     assert caught.value.code == "images-not-pulled"
     assert caught.value.what == "7 of 7 images could not be pulled"
     assert len(caught.value.details) == 7
@@ -646,10 +650,10 @@ END = {
 
 def test_list_containers_newest_first_with_how_they_ended() -> None:
     host = crictl_host({f"{CRICTL} ps -a -o json": json.dumps(PS), f"{CRICTL} inspect aaa": json.dumps(END)})
-    running, ended = runtime.list_containers(host, SOCKET)
+    running, ended = containers.list_containers(host, SOCKET)
     assert (running.id, running.state, running.attempt, running.exit_code) == ("bbb", "running", 3, None)
     assert running.created_ns == 1700000000000000005
-    assert ended == runtime.ContainerInfo(
+    assert ended == containers.ContainerInfo(
         "aaa", "etcd", "exited", 2, 1700000000000000001, "r/etcd:1", "etcd-cp1", "kube-system", 137, "OOMKilled", "m",
         "/var/log/pods/x/2.log",
     )  # fmt: skip
@@ -662,15 +666,15 @@ def test_list_containers_by_name_asks_for_that_name_alone() -> None:
         asked.append(argv)
         return CommandResult(argv, 0, '{"containers": []}')
 
-    assert runtime.list_containers(crictl_host({f"{CRICTL} ps": answer}), SOCKET, name="kube-apiserver") == []
+    assert containers.list_containers(crictl_host({f"{CRICTL} ps": answer}), SOCKET, name="kube-apiserver") == []
     assert asked[0][-2:] == ("--name", r"^kube\-apiserver$")
 
 
 def test_list_containers_never_raises() -> None:
-    assert runtime.list_containers(crictl_host({f"{CRICTL} ps": failed("boom")}), SOCKET) == []
-    assert runtime.list_containers(FakeHost(), SOCKET) == []
+    assert containers.list_containers(crictl_host({f"{CRICTL} ps": failed("boom")}), SOCKET) == []
+    assert containers.list_containers(FakeHost(), SOCKET) == []
     broken = crictl_host({f"{CRICTL} ps": json.dumps(PS), f"{CRICTL} inspect": failed("gone")})
-    assert [item.exit_code for item in runtime.list_containers(broken, SOCKET)] == [None, None]
+    assert [item.exit_code for item in containers.list_containers(broken, SOCKET)] == [None, None]
 
 
 def ctr_host() -> FakeHost:
@@ -699,30 +703,30 @@ def ctr_host() -> FakeHost:
 
 
 def test_containers_through_ctr() -> None:
-    (found,) = runtime.list_containers(ctr_host(), SOCKET)
+    (found,) = containers.list_containers(ctr_host(), SOCKET)
     assert (found.id, found.name, found.state, found.attempt) == ("aaa", "etcd", "running", 4)
     assert (found.pod, found.namespace, found.log_path) == ("etcd-cp1", "kube-system", "/var/log/pods/x/4.log")
-    assert runtime.list_containers(ctr_host(), SOCKET, name="other") == []
-    assert runtime.container_logs(ctr_host(), SOCKET, "aaa") == ["last"]
+    assert containers.list_containers(ctr_host(), SOCKET, name="other") == []
+    assert containers.container_logs(ctr_host(), SOCKET, "aaa") == ["last"]
 
 
 def test_container_logs_keep_the_order_and_lose_the_stamp() -> None:
     log = b"2026-01-01T00:00:00Z stdout F one\n2026-01-01T00:00:01Z stderr P two\n2026-01-01T00:00:02Z stdout F \n"
     host = crictl_host({f"{CRICTL} inspect aaa": json.dumps(END)}, files={"/var/log/pods/x/2.log": log})
-    assert runtime.container_logs(host, SOCKET, "aaa", lines=2) == ["two", ""]
+    assert containers.container_logs(host, SOCKET, "aaa", lines=2) == ["two", ""]
 
 
 def test_container_logs_from_crictl_where_there_is_no_file() -> None:
     host = crictl_host(
         {f"{CRICTL} inspect": failed("x"), f"{CRICTL} logs --tail 5 aaa": CommandResult((), 0, "a\n", "b\n")}
     )
-    assert runtime.container_logs(host, SOCKET, "aaa", lines=5) == ["a", "b"]
-    assert runtime.container_logs(crictl_host(), SOCKET, "aaa") == []
-    assert runtime.container_logs(FakeHost(), SOCKET, "aaa") == []
+    assert containers.container_logs(host, SOCKET, "aaa", lines=5) == ["a", "b"]
+    assert containers.container_logs(crictl_host(), SOCKET, "aaa") == []
+    assert containers.container_logs(FakeHost(), SOCKET, "aaa") == []
 
 
 def test_socket_path() -> None:
-    assert runtime.socket_path("unix:///run/x.sock") == runtime.socket_path("/run/x.sock") == Path("/run/x.sock")
+    assert crictl.socket_path("unix:///run/x.sock") == crictl.socket_path("/run/x.sock") == Path("/run/x.sock")
 
 
 # ---- removing pods
@@ -746,29 +750,29 @@ def removing_host(listings: list[Answer], removals: list[Answer]) -> FakeHost:
 def test_a_pod_whose_container_is_starting_is_removed_a_moment_later() -> None:
     starting = fatal("failed to remove container: container is in starting state, can't be removed")
     host = removing_host(["a\nb\n", "a\n", ""], [starting, "", ""])
-    assert runtime.remove_pods(host, SOCKET) == []
+    assert containers.remove_pods(host, SOCKET) == []
     removed = [change.split()[-1] for change in host.changes if " rmp " in change]
     assert removed == ["a", "b", "a"]
 
 
 def test_a_pod_that_appears_after_the_first_look_is_removed_too() -> None:
     host = removing_host(["a\n", "late\n", ""], [""])
-    assert runtime.remove_pods(host, SOCKET) == []
+    assert containers.remove_pods(host, SOCKET) == []
     assert [change.split()[-1] for change in host.changes if " rmp " in change] == ["a", "late"]
 
 
 def test_a_pod_that_cannot_be_removed_is_told_with_its_reason() -> None:
     host = removing_host(["a\n"], [fatal("device or resource busy")])
-    (failure,) = runtime.remove_pods(host, SOCKET)
+    (failure,) = containers.remove_pods(host, SOCKET)
     assert failure.startswith("crictl rmp -f a: ") and "device or resource busy" in failure
-    assert host.ticks >= runtime.REMOVAL_TIMEOUT_S
+    assert host.ticks >= containers.REMOVAL_TIMEOUT_S
 
 
 def test_a_runtime_that_does_not_answer_is_no_node_without_pods() -> None:
     host = removing_host([fatal("connection refused")], [""])
-    (failure,) = runtime.remove_pods(host, SOCKET)
+    (failure,) = containers.remove_pods(host, SOCKET)
     assert "connection refused" in failure
-    assert runtime.remove_pods(FakeHost(), SOCKET) == []
+    assert containers.remove_pods(FakeHost(), SOCKET) == []
 
 
 def test_pods_that_appear_for_ever_end_the_attempts() -> None:
@@ -779,5 +783,5 @@ def test_pods_that_appear_for_ever_end_the_attempts() -> None:
         return CommandResult(argv, 0)
 
     host.answers[f"{CRICTL} stopp"] = stop
-    (failure,) = runtime.remove_pods(host, SOCKET)
+    (failure,) = containers.remove_pods(host, SOCKET)
     assert "another kubelet" in failure

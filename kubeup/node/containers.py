@@ -1,0 +1,230 @@
+"""The containers that the runtime has: their ends, their logs, and taking pods away."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Optional
+
+from kubeup.errors import HostError
+from kubeup.frozen_values import frozen
+from kubeup.json_text import as_table
+from kubeup.machine.host import Host
+from kubeup.node.crictl import crictl_argv, ctr_argv, last_words, socket_path, split_json
+from kubeup.shapes import fit_what_does
+
+
+@frozen
+class ContainerInfo:
+    """One container, ended ones included."""
+
+    id: str
+    name: str
+    state: str
+    """created | running | exited | unknown"""
+    attempt: int = 0
+    created_ns: int = 0
+    image: str = ""
+    pod: str = ""
+    namespace: str = ""
+    exit_code: Optional[int] = None
+    """Known for the newest ended container of each name."""
+    reason: str = ""
+    """`Error`, `OOMKilled`, `StartError`, ...; likewise."""
+    message: str = ""
+    log_path: str = ""
+
+
+def list_containers(host: Host, socket: str, name: str = "") -> list[ContainerInfo]:
+    """The runtime's containers, newest first; [] where the runtime cannot be asked. `name`: that one's alone.
+
+    Never raises: it is asked when something is broken already.
+    """
+    if not host.which("crictl"):
+        return _list_through_ctr(host, socket, name)
+    words = ("ps", "-a", "-o", "json", *(("--name", f"^{re.escape(name)}$") if name else ()))
+    listed = as_table(host.query(crictl_argv(socket, *words), timeout_s=15).stdout).get("containers")
+    rows = fit_what_does(listed, [{"metadata": {"attempt": int}}])
+    found = sorted((_container_of(row) for row in rows), key=lambda item: -item.created_ns)
+    return _with_exits(host, socket, found)
+
+
+def _container_of(row: Mapping[str, Any]) -> ContainerInfo:
+    metadata, labels = as_table(row.get("metadata")), as_table(row.get("labels"))
+    return ContainerInfo(
+        id=str(row.get("id", "")),
+        name=str(metadata.get("name", "")),
+        state=str(row.get("state", "")).replace("CONTAINER_", "").lower(),
+        attempt=int(metadata.get("attempt") or 0),
+        created_ns=_nanoseconds(row.get("createdAt")),
+        image=str(
+            as_table(row.get("image")).get("userSpecifiedImage") or as_table(row.get("image")).get("image") or ""
+        ),
+        pod=str(labels.get("io.kubernetes.pod.name", "")),
+        namespace=str(labels.get("io.kubernetes.pod.namespace", "")),
+    )
+
+
+def _nanoseconds(value: Any) -> int:
+    """A moment as crictl gives it: nanoseconds as text."""
+    text = str(value or "0")
+    return int(text) if text.isdecimal() and len(text) < 20 else 0
+
+
+def _with_exits(host: Host, socket: str, containers: list[ContainerInfo]) -> list[ContainerInfo]:
+    newest: dict[tuple[str, str, str], str] = {}
+    for item in containers:
+        if item.state == "exited":
+            newest.setdefault((item.namespace, item.pod, item.name), item.id)
+    if not newest:
+        return containers
+    answer = host.query(crictl_argv(socket, "inspect", *newest.values()), timeout_s=15)
+    ends = {
+        str(as_table(end.get("status")).get("id")): as_table(end.get("status")) for end in split_json(answer.stdout)
+    }
+    return [_with_end(item, ends[item.id]) if item.id in ends else item for item in containers]
+
+
+def _with_end(item: ContainerInfo, end: Mapping[str, Any]) -> ContainerInfo:
+    return replace(
+        item,
+        exit_code=fit_what_does(end.get("exitCode"), int),
+        reason=str(end.get("reason") or ""),
+        message=str(end.get("message") or ""),
+        log_path=str(end.get("logPath") or ""),
+    )
+
+
+def _list_through_ctr(host: Host, socket: str, name: str) -> list[ContainerInfo]:
+    """containerd keeps the CRI's record of a container as an extension of its own record."""
+    if not host.which("ctr"):
+        return []
+    states = {}
+    for line in host.query(ctr_argv(socket, "tasks", "ls"), timeout_s=15).stdout.splitlines()[1:]:
+        cells = line.split()
+        if len(cells) == 3:
+            states[cells[0]] = "running" if cells[2] == "RUNNING" else "exited"
+    found = []
+    for container_id in host.query(ctr_argv(socket, "containers", "ls", "-q"), timeout_s=15).stdout.split():
+        record = as_table(host.query(ctr_argv(socket, "containers", "info", container_id), timeout_s=15).stdout)
+        labels = as_table(record.get("Labels"))
+        own_name = str(labels.get("io.kubernetes.container.name", ""))
+        if not own_name or (name and own_name != name):
+            continue
+        extra = _cri_record(record)
+        found.append(
+            ContainerInfo(
+                id=container_id,
+                name=own_name,
+                state=states.get(container_id, "exited"),
+                attempt=fit_what_does(as_table(as_table(extra.get("Config")).get("metadata")).get("attempt"), int),
+                image=str(record.get("Image", "")),
+                pod=str(labels.get("io.kubernetes.pod.name", "")),
+                namespace=str(labels.get("io.kubernetes.pod.namespace", "")),
+                log_path=str(extra.get("LogPath") or ""),
+            )
+        )
+    # without a moment of creation the attempt tells which is newer
+    return [replace(item, created_ns=item.attempt) for item in sorted(found, key=lambda item: -item.attempt)]
+
+
+def _cri_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    extension = as_table(as_table(record.get("Extensions")).get("io.cri-containerd.container.metadata"))
+    try:
+        text = base64.b64decode(str(extension.get("value") or ""), validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return {}
+    return as_table(as_table(text).get("Metadata"))
+
+
+_CRI_LOG_LINE = re.compile(r"^\S+ (?:stdout|stderr) [FP] ?(.*)$")
+
+
+def container_logs(host: Host, socket: str, container_id: str, lines: int = 20) -> list[str]:
+    """The last lines that a container wrote; [] where it wrote none or they cannot be had. Never raises."""
+    if host.which("crictl"):
+        # what a container wrote to stderr crictl writes to its own stderr: read the file, which keeps the order
+        answer = host.query(crictl_argv(socket, "inspect", container_id), timeout_s=15)
+        status = as_table(next(iter(split_json(answer.stdout)), {}).get("status"))
+        path = str(status.get("logPath") or "")
+    else:
+        path = next((item.log_path for item in _list_through_ctr(host, socket, "") if item.id == container_id), "")
+    try:
+        text = host.read_text(Path(path)) if path.startswith("/") else ""
+    except HostError:
+        text = ""
+    if not text and host.which("crictl"):
+        answer = host.query(crictl_argv(socket, "logs", "--tail", str(lines), container_id), timeout_s=15)
+        return (answer.stdout + answer.stderr).splitlines()[-lines:] if answer.ok else []
+    return [_text_of(line) for line in text.splitlines()[-lines:]]
+
+
+def _text_of(line: str) -> str:
+    match = _CRI_LOG_LINE.match(line)
+    return match.group(1) if match else line
+
+
+# ---- taking pods away
+
+
+REMOVAL_TIMEOUT_S = 60
+REMOVAL_PAUSE_S = 1.0
+
+
+def remove_pods(host: Host, socket: str) -> list[str]:
+    """Stop and remove every pod of this node; returns what failed, in words. Without crictl through ctr, which
+    knows containers alone: their sandboxes are among them.
+
+    What the kubelet asked for at last may still be on its way: a container that is starting cannot be removed yet, and
+    a sandbox may appear after the first look. So it is looked and tried again until nothing is left.
+    """
+    if not host.exists(socket_path(socket)) and not (host.which("containerd") or host.which("crio")):
+        return []
+    remove = _remove_through_crictl if host.which("crictl") else _remove_through_ctr
+    deadline = host.monotonic() + REMOVAL_TIMEOUT_S
+    while True:
+        is_left, failures = remove(host, socket)
+        if not is_left:
+            return failures
+        if host.monotonic() > deadline:
+            return failures or ["new pods appear as fast as they are removed: another kubelet starts them"]
+        if failures:
+            host.sleep(REMOVAL_PAUSE_S)
+
+
+def _remove_through_crictl(host: Host, socket: str) -> tuple[bool, list[str]]:
+    """One try: whether anything may be left, and what failed."""
+    listed = host.query(crictl_argv(socket, "pods", "-q"), timeout_s=15)
+    if listed.missing:
+        return False, []
+    if not listed.ok:
+        return True, [f"crictl pods: {last_words(listed.stderr)}"]
+    pods, failures, is_deferred = listed.stdout.split(), [], False
+    for pod in pods:
+        for words in (("stopp", pod), ("rmp", "-f", pod)):
+            done = host.run(crictl_argv(socket, *words), timeout_s=120)
+        if not done.ok:
+            failures.append(f"crictl rmp -f {pod[:13]}: {last_words(done.stderr)}")
+        is_deferred = is_deferred or done.deferred
+    return bool(pods) and not is_deferred, failures
+
+
+def _remove_through_ctr(host: Host, socket: str) -> tuple[bool, list[str]]:
+    listed = host.query(ctr_argv(socket, "containers", "list", "-q"), timeout_s=15)
+    if listed.missing:
+        return False, []
+    if not listed.ok:
+        return True, [f"ctr containers list: {last_words(listed.stderr)}"]
+    containers, failures, is_deferred = listed.stdout.split(), [], False
+    for container in containers:
+        host.run(ctr_argv(socket, "tasks", "kill", "-a", "-s", "SIGKILL", container), timeout_s=30)
+        host.run(ctr_argv(socket, "tasks", "rm", "-f", container), timeout_s=30)
+        done = host.run(ctr_argv(socket, "containers", "rm", container), timeout_s=30)
+        if not done.ok:
+            failures.append(f"ctr containers rm {container[:13]}: {last_words(done.stderr)}")
+        is_deferred = is_deferred or done.deferred
+    return bool(containers) and not is_deferred, failures

@@ -1,0 +1,71 @@
+"""How the runtime is spoken to: through crictl; where there is none, through containerd's own ctr. So kb needs no gRPC.
+
+Owns the command lines and what their answers and last words are read as.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from kubeup.machine.host import Host
+
+
+def socket_path(socket: str) -> Path:
+    """`unix:///run/x.sock`, `unix:/run/x.sock` and `/run/x.sock` alike."""
+    return Path(re.sub(r"^(?i:unix):(//)?(?=/)", "", socket.strip()))
+
+
+def crictl_argv(socket: str, *words: str) -> list[str]:
+    """A crictl command that depends on nothing but the socket: no /etc/crictl.yaml has a say."""
+    endpoint = f"unix://{socket_path(socket)}"
+    options = ["--config", "/dev/null", "--timeout", "10s"]
+    return ["crictl", *options, "--runtime-endpoint", endpoint, "--image-endpoint", endpoint, *words]
+
+
+def ctr_argv(socket: str, *words: str) -> list[str]:
+    return ["ctr", "--connect-timeout", "5s", "-a", str(socket_path(socket)), "-n", "k8s.io", *words]
+
+
+def unit_of(socket: str) -> str:
+    """The service that listens on the socket."""
+    return "crio" if "crio" in socket_path(socket).name else "containerd"
+
+
+def install_command(host: Host, deb: str, rpm: str = "", *, apk: str = "") -> str:
+    """The command by which this node's package manager installs a package."""
+    if host.which("apk"):
+        return f"apk add {apk or deb}"
+    for program, package in (("apt-get", deb), ("dnf", rpm or deb), ("yum", rpm or deb), ("zypper", rpm or deb)):
+        if host.which(program):
+            return f"{program} install {package}"
+    return f"install the package {deb}"
+
+
+def last_words(stderr: str) -> str:
+    """What a program said at its end, without log prefixes: crictl's `time=... level=fatal msg="..."`, or a line."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    for line in reversed(lines):
+        match = re.search(r'level=(?:fatal|error) msg="((?:[^"\\]|\\.)*)"', line)
+        if match:
+            text = match.group(1).replace('\\"', '"').replace("\\\\", "\\")
+            return text.rpartition(" desc = ")[2] or text
+    return lines[-1] if lines else "it said nothing"
+
+
+def split_json(text: str) -> list[dict[str, Any]]:
+    """The JSON objects in `text`: one after the other, or in a list."""
+    found: list[dict[str, Any]] = []
+    decoder = json.JSONDecoder()
+    at = 0
+    while True:
+        start = re.compile(r"[\[{]").search(text, at)
+        if not start:
+            return found
+        try:
+            value, at = decoder.raw_decode(text, start.start())
+        except (ValueError, RecursionError):
+            return found
+        found.extend(item for item in (value if isinstance(value, list) else [value]) if isinstance(item, dict))
