@@ -517,12 +517,12 @@ COMMANDS: tuple[Command, ...] = (
 def main(argv: list[str] | None = None) -> int:
     """Run kb with these words (the process' own by default); returns the exit status. Called through a link of the
     name kubeadm, or with --as-kubeadm, it is kubeadm: see kubeup/kubeadm/program.py."""
-    words = sys.argv[1:] if argv is None else argv
-    if parser.is_kubeadm(sys.argv[0] if argv is None else "", words):
+    called, words = (sys.argv[0], sys.argv[1:]) if argv is None else ("", argv)
+    if parser.is_kubeadm(called, words):
         from kubeup.kubeadm import program
 
-        return program.main(COMMANDS, words)
-    return parser.main(COMMANDS, words)
+        return program.main(COMMANDS, words, called)
+    return parser.main(COMMANDS, words, parser.Program(called_as=parser.find_call(called, sys.executable)))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Optional, TextIO
 
 _BOLD, _DIM, _RED, _YELLOW, _GREEN, _RESET = "\033[1m", "\033[2m", "\033[31m", "\033[33m", "\033[32m", "\033[0m"
@@ -25,6 +26,8 @@ class Report:
         self.has_colour = self.is_terminal and not os.environ.get("NO_COLOR")
         self.notes: list[str] = []
         self.warnings: list[str] = []
+        self.spell: Callable[[str], str] = str
+        """Writes the commands of kb in a text as they are called here (kubeup/cli/own_name.py)."""
         self._live = False
         self._last_waiting = ""
         self._started = time.monotonic()
@@ -34,12 +37,12 @@ class Report:
     def note(self, text: str) -> None:
         """Something that was decided or found and that a person should know: one sentence."""
         self.notes.append(text)
-        self._line(f"  {text}")
+        self._line(f"  {self.spell(text)}")
 
     def warn(self, text: str) -> None:
         """Something that works but deserves attention; never for what will fail."""
         self.warnings.append(text)
-        self._line(f"  {self._paint(_YELLOW, 'warning:')} {text}")
+        self._line(f"  {self._paint(_YELLOW, 'warning:')} {self.spell(text)}")
 
     def warn_once(self, text: str) -> None:
         """A warning that several phases come upon."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import functools
 import io
 import itertools
 import json
@@ -23,6 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Optional, TextIO
 
+from kubeup.cli.own_name import Spelling
+from kubeup.cli.own_name import find_call as find_call
 from kubeup.engine.runner import RunResult
 from kubeup.engine.step import Phase
 from kubeup.errors import Interrupted, KbError, UsageError
@@ -265,6 +268,8 @@ class Program:
     """The name under which kb was called, and what differs with it: kb itself, or kubeadm (kubeup/kubeadm/program.py)."""
 
     name: str = "kb"
+    called_as: str = "kb"
+    """How a person runs it again (own_name.find_call)."""
     title: str = "kb: Kubernetes from one file"
     make_report: Callable[..., Report] = Report
     """Called with verbosity and quiet."""
@@ -274,6 +279,8 @@ class Program:
     """Tells the end of a workflow; None: as kb does."""
     wishes: Mapping[str, Any] = field(default_factory=dict)
     """Flags that init and join get on top of those that were given."""
+    spelling: Optional[Spelling] = None
+    """How commands are named; None: all of them by called_as."""
     keeps_state: bool = True
     """Whether what is done is written into state.json, so that a second run goes on and reset takes it back."""
 
@@ -281,6 +288,13 @@ class Program:
     def does_more(self) -> bool:
         """Whether a command may do more than kubeadm's of the same name."""
         return not self.wishes.get("only-kubeadm")
+
+    def open_report(self, commands: Sequence[Command], command: str = "", **wishes: Any) -> Report:
+        """What tells a person; it names commands as they are called here."""
+        report = self.make_report(**wishes)
+        spelling = self.spelling or Spelling(self.called_as, tuple(item.name for item in commands))
+        report.spell = functools.partial(spelling.spell, command=command.removesuffix(" phase") if command else "")
+        return report
 
 
 class _OutputLost(Exception):
@@ -318,6 +332,10 @@ class Invocation:
         """A result: stdout."""
         with _to_output():
             self.out.write(text if text.endswith("\n") else text + "\n")
+
+    def tell(self, text: str) -> None:
+        """A result in kb's own words: it names commands as they are called here."""
+        self.print(self.report.spell(text))
 
     def print_document(self, text: str) -> None:
         """A result that is a file for other programs: in UTF-8, whatever the terminal's encoding is."""
@@ -383,7 +401,7 @@ def _open_streams() -> None:
 def _run(commands: Sequence[Command], argv: Sequence[str], program: Optional[Program]) -> int:
     program = program or Program()
     debug = "--debug" in argv
-    report = program.make_report()
+    report = program.open_report(commands)
     _catch_signals()
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # what a library tells programmers is nothing for an operator
@@ -460,13 +478,14 @@ def _end_with_error(error: KbError, report: Report, argv: Sequence[str], debug: 
     if debug:
         traceback.print_exc(file=report.stream)
     form = _asked_form(argv)
+    value = {"error": {**error.as_dict(), "remedy": report.spell(error.remedy)}}
     try:
         if form == "json":
-            sys.stdout.write(json.dumps({"error": error.as_dict()}, indent=2) + "\n")
+            sys.stdout.write(json.dumps(value, indent=2) + "\n")
         elif form == "yaml":
             from kubeup.yaml_files import dump_yaml
 
-            sys.stdout.write(dump_yaml({"error": error.as_dict()}))
+            sys.stdout.write(dump_yaml(value))
         sys.stdout.flush()
     except OSError:
         _drop_output()  # the error itself is told below, and by the status
@@ -474,11 +493,13 @@ def _end_with_error(error: KbError, report: Report, argv: Sequence[str], debug: 
     head = f"error execution phase {error.phase}: " if error.phase else ""
     report.line(f"error: {head}{error.what}")
     for line in error.details:
-        report.line(f"  {line}")
+        report.line(f"  {report.spell(line)}")
     report.line(f"  cause:  {error.cause}")
-    report.line(f"  remedy: {error.remedy}")
+    report.line(f"  remedy: {report.spell(error.remedy)}")
     if error.changed:
-        report.line(f"  so far: {error.changed}; continue with the same command")
+        can_undo = words_first(argv)[:1] in (["init"], ["join"]) and not error.changed.startswith("nothing")
+        undo = report.spell("; undo: kb reset") if can_undo else ""
+        report.line(f"  so far: {error.changed}; continue with the same command{undo}")
     report.line(f"  code:   {error.code}")
     return error.status
 
@@ -544,7 +565,7 @@ def parse_command_line(
     verbosity = int(flags.pop("v", 0) or 0)
     flags.pop("debug", None)
     is_quiet = flags.get("output") in ("json", "yaml") and not verbosity
-    report = program.make_report(verbosity=verbosity, quiet=is_quiet)
+    report = program.open_report(commands, command.name, verbosity=verbosity, quiet=is_quiet)
     return Invocation(command, tuple(commands), flags, positional, report, program=program)
 
 
@@ -646,14 +667,16 @@ def _find_command(commands: Sequence[Command], words: list[str], program: Progra
     raise UsageError(
         f"{program.name} has no command {asked!r}",
         cause=f"{parent} has: {', '.join(name[len(parent) + 1 :] for name in group)}" if group else "no such word",
-        remedy=f"did you mean: {program.name} {near[0]}?" if near else f"see all commands: {program.name} --help",
+        remedy=f"did you mean: {program.called_as} {near[0]}?"
+        if near
+        else f"see all commands: {program.called_as} --help",
         code="unknown-command",
     )
 
 
 def _make_parser(command: Command, program: Program) -> _Parser:
     parser = _Parser(
-        prog=f"{program.name} {command.name}",
+        prog=f"{program.called_as} {command.name}",
         description=command.does + ".",
         epilog=_phase_epilog(command),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -722,7 +745,7 @@ def _plain_booleans(words: Sequence[str], command: Command) -> list[str]:
 def render_help(commands: Sequence[Command], program: Optional[Program] = None) -> str:
     """The list of commands with their reasons."""
     program = program or Program()
-    name = program.name
+    name = program.called_as
     width = max(len(command.name) for command in commands)
     rows = "\n".join(f"  {command.name:<{width}}  {command.does}" for command in commands)
     return (

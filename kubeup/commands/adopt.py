@@ -167,6 +167,6 @@ def _print(
     call.print(f"node {found.node}, {found.role} of cluster {node_state.cluster}, {verb}")
     again = f"kb {workflow}"
     if left:
-        call.print(f"{again} would do: {', '.join(item.phase.name for item in left)}; see it first: {again} --dry-run")
+        call.tell(f"{again} would do: {', '.join(item.phase.name for item in left)}; see it first: {again} --dry-run")
     else:
-        call.print(f"{again} would change nothing")
+        call.tell(f"{again} would change nothing")

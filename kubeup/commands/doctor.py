@@ -37,7 +37,7 @@ def doctor(call: Invocation) -> int:
     for note in notes:
         call.print(f"{note.level:<7}  {note.look:<{width}}  {note.text}")
         if note.remedy:
-            call.print(f"{'':<7}  {'':<{width}}  remedy: {note.remedy}")
+            call.tell(f"{'':<7}  {'':<{width}}  remedy: {note.remedy}")
     warnings = sum(note.level == "warning" for note in notes)
     call.print(f"{len(errors)} errors, {warnings} warnings; nothing was changed")
     return UNFIT if errors else 0

@@ -127,7 +127,7 @@ def _print(call: Invocation, result: RunResult, target: Host, local: LocalHost, 
     if call.output != "text" or target.mode == "dry-run":
         return
     if remaining:
-        call.print("\n".join(["still to be done:", *(f"  {step}" for step in remaining)]))
+        call.tell("\n".join(["still to be done:", *(f"  {step}" for step in remaining)]))
     else:
         call.print(
             f"this node's clients call {config.server}; kubeconfigs that were copied from admin.conf are yours to change"

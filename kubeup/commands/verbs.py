@@ -280,7 +280,7 @@ def print_result(call: Invocation, result: RunResult, target: Host, local: Local
             f"{changes} change{'s' * (changes != 1)}" if changes else "nothing to do: all is as it should be"
         )
         if result.results.closing_text:
-            call.print(result.results.closing_text.reveal())
+            call.tell(result.results.closing_text.reveal())
 
 
 _VERBS = {"write": "write", "mkdir": "make folder", "remove": "remove", "link": "link", "run": "run", "send": "request"}

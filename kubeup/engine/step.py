@@ -80,7 +80,7 @@ def _unknown_phase(phases: Sequence[Phase], name: str) -> UsageError:
     return UsageError(
         f"invalid phase name: {name}",
         cause="no phase of this workflow is called so",
-        remedy=f"did you mean {near[0]}? All names: kb init --list" if near else "all names: kb init --list",
+        remedy=f"did you mean {near[0]}? All names: kb COMMAND --list" if near else "all names: kb COMMAND --list",
         code="unknown-phase",
     )
 

@@ -71,11 +71,12 @@ class KubeadmReport(Report):
     def note(self, text: str) -> None:
         self.notes.append(text)
         if self.verbosity:
-            self._line(text)
+            self._line(self.spell(text))
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
-        self._line(f"\t{text}" if text.startswith("[WARNING ") else f"warning: {text}")
+        spelled = self.spell(text)
+        self._line(f"\t{spelled}" if text.startswith("[WARNING ") else f"warning: {spelled}")
 
     def phase(self, index: int, total: int, name: str, does: str, outcome: str) -> None:
         """The Runner's own line: kubeadm has none."""

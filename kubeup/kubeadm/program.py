@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 import platform
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kubeup import __version__, releases
+from kubeup.cli.own_name import Spelling, find_kb_behind
 from kubeup.cli.parser import Command, Invocation, Program, words_first
 from kubeup.cli.parser import main as run_command_line
 from kubeup.commands import join as commands_join
@@ -103,15 +105,18 @@ _RESET_OPTIONS = (
 )  # fmt: skip
 
 
-def main(kb_commands: Sequence[Command], argv: Sequence[str]) -> int:
-    """Run as kubeadm with these words. Exit status: 0, 1 for every error, 128 + a signal."""
+def main(kb_commands: Sequence[Command], argv: Sequence[str], called: str = "") -> int:
+    """Run as kubeadm with these words; called: by which file. Exit status: 0, 1 for every error, 128 + a signal."""
     words = [word for word in argv if word != "--as-kubeadm"]
     if not words:
         words = ["--help"]  # asking kubeadm for nothing is no mistake
     if words_first(words)[:1] == ["upgrade"] and not {"-h", "--help"} & set(words):
         words = ["upgrade"]  # whatever its flags: it says that it is missing
+    commands = kubeadm_commands(kb_commands)
     program = Program(
         "kubeadm",
+        called_as="kubeadm",
+        spelling=make_spelling(kb_commands, commands, find_kb_behind(called, sys.executable)),
         title=f"kb {__version__} under the name kubeadm: it does what kubeadm does and no more",
         make_report=KubeadmReport,
         end_with_error=end_with_error,
@@ -119,7 +124,7 @@ def main(kb_commands: Sequence[Command], argv: Sequence[str]) -> int:
         wishes={"pod-network": "none", "soak": "0s", "only-kubeadm": True},
         keeps_state=False,
     )
-    status = run_command_line(kubeadm_commands(kb_commands), words, program)
+    status = run_command_line(commands, words, program)
     return status if status == 0 or status >= 128 else 1
 
 
@@ -136,7 +141,16 @@ def kubeadm_commands(kb_commands: Sequence[Command]) -> tuple[Command, ...]:
         Command("upgrade", "Upgrade a cluster (not in kb yet)", upgrade, (), ("word...",)),
         Command("alpha", "Experimental commands: there are none", alpha, (), ("word...",)),
     ]  # fmt: skip
-    return tuple(replace(command, options=(*command.options, *_EVERYWHERE)) for command in found)
+    commands = [replace(command, options=(*command.options, *_EVERYWHERE)) for command in found]
+    spelling = make_spelling(kb_commands, commands)
+    return tuple(replace(command, does=spelling.spell(command.does)) for command in commands)
+
+
+def make_spelling(kb_commands: Sequence[Command], own: Sequence[Command], called_as_kb: str = "kb") -> Spelling:
+    """A command that kubeadm has, with the options that are named, is kubeadm's; what it lacks is kb's, and is named so."""
+    names = tuple(command.name for command in kb_commands)
+    options = {command.name: command.options for command in own}
+    return Spelling("kubeadm", names, options, called_as_kb, {"--list": "--help"})
 
 
 def _as_kubeadm_has_it(command: Command) -> Command:
@@ -149,8 +163,7 @@ def _as_kubeadm_has_it(command: Command) -> Command:
         options += ("show-managed-fields", "allow-missing-template-keys")
     runs = {"init": init, "init phase": one_phase, "join": join, "join phase": one_phase}
     phases = kubeadm_phases(command.workflow, command.phases)
-    does = in_kubeadm_s_words(command.does)
-    return replace(command, does=does, options=options, phases=phases, run=runs.get(command.name, command.run))
+    return replace(command, options=options, phases=phases, run=runs.get(command.name, command.run))
 
 
 def kubeadm_phases(name: str, phases: Sequence[Phase]) -> tuple[Phase, ...]:
@@ -327,7 +340,10 @@ def reset(call: Invocation) -> int:
     if not only:
         call.print(_AFTER_RESET)
         if local.is_dir(paths.state_dir):
-            call.report.line(f"kb worked on this node too ({paths.state}): what is left of that goes with: kb reset")
+            call.report.line(
+                f"kb worked on this node too ({paths.state}): what is left of that goes with: "
+                f"{call.program.spelling.called_as_kb if call.program.spelling else 'kb'} reset"
+            )
     return 0
 
 
@@ -354,9 +370,9 @@ def show_result(call: Invocation, result: RunResult, target: Host) -> None:
         verbs.print_plan(call, list(getattr(target, "plan", ())))
         return
     if result.results.closing_text:
-        call.print(in_kubeadm_s_words(result.results.closing_text.reveal()))
+        call.tell(result.results.closing_text.reveal())
     if call.command.name == "join":
-        call.print(in_kubeadm_s_words(result.results.join_text or commands_join.CLOSING))
+        call.tell(result.results.join_text or commands_join.CLOSING)
 
 
 def end_with_error(error: KbError, report: Report) -> int:
@@ -365,22 +381,14 @@ def end_with_error(error: KbError, report: Report) -> int:
     if isinstance(error, PreflightError) and any(line.startswith("[ERROR ") for line in error.details):
         report.line("[preflight] Some fatal errors occurred:")
         for line in error.details:
-            report.line(in_kubeadm_s_words(f"\t{line}"))
+            report.line(report.spell(f"\t{line}"))
         report.line("[preflight] A check's error becomes a warning with `--ignore-preflight-errors=...`")
         text = "preflight checks failed"
     else:
         for line in error.details:
-            report.line(in_kubeadm_s_words(f"\t{line}"))
+            report.line(report.spell(f"\t{line}"))
     head = f"error execution phase {error.phase}: " if error.phase else ""
-    report.line(in_kubeadm_s_words(f"error: {head}{text}"))
-    report.line(in_kubeadm_s_words(f"  remedy: {error.remedy}"))
+    report.line(report.spell(f"error: {head}{text}"))
+    report.line(report.spell(f"  remedy: {error.remedy}"))
     report.line(f"  code:   {error.code}")
     return 1
-
-
-def in_kubeadm_s_words(text: str) -> str:
-    """kb's commands by the name under which they were called here."""
-    plain = re.sub(r"\bkb (init|join|token|certs|config|kubeconfig)\b", r"kubeadm \1", text)
-    return plain.replace("kubeadm init --list", "kubeadm init --help").replace(
-        "kubeadm join --list", "kubeadm join --help"
-    )

@@ -342,6 +342,8 @@ def test_forwarding_follows_the_families() -> None:
     host = fit_host()
     host.files["/proc/sys/net/ipv4/ip_forward"] = b"0\n"
     host.files["/proc/sys/net/ipv6/conf/default/forwarding"] = b"0\n"
+    mended = dataclasses.replace(make_node(host), mends=frozenset({"install/sysctls"}))
+    assert found(mended, checks.check_forwarding) == []  # that phase comes after the checks
     finding = only(make_node(host), checks.check_forwarding)
     assert (finding.name, finding.level) == ("FileContent--proc-sys-net-ipv4-ip_forward", "error")
     assert finding.remedy == "sysctl -w net.ipv4.ip_forward=1"

@@ -193,12 +193,14 @@ def test_what_is_missing_says_what_to_take() -> None:
 
 
 def test_an_error_of_a_phase_has_kubeadm_s_head(capsys: pytest.CaptureFixture[str]) -> None:
-    error = ClusterError("it broke", cause="for a reason", remedy="kb init phase x; kb reset", code="broken")
+    error = ClusterError("it broke", cause="for a reason", remedy="kb init phase x; kb reset; kb doctor", code="broken")
     error.phase = "upload-certs"
-    assert as_kubeadm.end_with_error(error, KubeadmReport()) == 1
+    report = KubeadmReport()
+    report.spell = as_kubeadm.make_spelling(kb.COMMANDS, as_kubeadm.kubeadm_commands(kb.COMMANDS)).spell
+    assert as_kubeadm.end_with_error(error, report) == 1
     told = capsys.readouterr().err
     assert told.startswith("error: error execution phase upload-certs: it broke: for a reason\n")
-    assert "kubeadm init phase x; kb reset" in told  # kb's reset is another one than kubeadm's
+    assert "kubeadm init phase x; kubeadm reset; kb doctor\n" in told
 
 
 # ---- what it says
