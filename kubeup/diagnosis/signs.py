@@ -833,7 +833,10 @@ def find_container_trouble(
     unhealthy: str = "",
 ) -> Optional[BrokenLink]:
     """Why a component does not run, or runs and is not healthy (`unhealthy`: what its probe sees)."""
-    own = sorted((item for item in containers if item.name == component), key=lambda item: -item.created_ns)
+    all_own = sorted((item for item in containers if item.name == component), key=lambda item: -item.created_ns)
+    own = [item for item in all_own if not _is_replaced(host, item)]
+    if all_own and not own:
+        return None  # the kubelet is about to start another
     if not own:
         return find_pod_trouble(host, cri_socket, component)
     newest = own[0]
@@ -842,6 +845,13 @@ def find_container_trouble(
     if newest.state != "exited":
         return find_pod_trouble(host, cri_socket, component)
     return _describe_exit(host, cri_socket, newest)
+
+
+def _is_replaced(host: Host, item: node_containers.ContainerInfo) -> bool:
+    """Whether a container ended that was made from the static pod's manifest before its last change."""
+    manifest = host.stat(MANIFESTS / f"{item.name}.yaml")
+    is_dated = item.created_ns > 10**9  # nanoseconds, where ctr gives an attempt's number
+    return item.state == "exited" and is_dated and manifest is not None and item.created_ns / 1e9 < manifest.mtime
 
 
 def _find_running_trouble(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Optional
 
 import pytest
 
 from kubeup.diagnosis import signs
-from kubeup.machine.host import CommandResult
+from kubeup.machine.host import CommandResult, FileStat
 from kubeup.machine.http import HttpResponse
 from tests.fake_host import FakeHost
 
@@ -512,6 +514,43 @@ def test_what_a_container_died_of_is_final_at_its_first_end(name: str, line: str
     assert (link.what, link.is_final, link.link) == (f"{name} exited 1 time (code 1)", True, "container")
     assert cause in link.cause
     assert remedy in link.remedy
+
+
+class DatedHost(FakeHost):
+    """A node whose manifests were written at a moment."""
+
+    written_s = 0.0
+
+    def stat(self, path: Path) -> Optional[FileStat]:
+        found = super().stat(path)
+        return found and replace(found, mtime=self.written_s)
+
+
+def test_what_ended_before_its_manifest_was_changed_is_not_held_against_the_new_one() -> None:
+    """The kubelet takes a while to end a pod that it starts again and again, and to start the one that takes its place."""
+    host = DatedHost(**vars(make_host()))
+    host.written_s = 1_800_000_000.0
+    host.files["/etc/kubernetes/manifests/etcd.yaml"] = b""
+    log = {"etcd": ["discovery failed: listen tcp 192.0.2.1:2379: bind: cannot assign requested address"]}
+    before, after = 1_799_999_990 * 10**9, 1_800_000_010 * 10**9
+    run_containers(host, {"name": "etcd", "state": "exited", "attempt": 1, "created": before}, logs=log)
+    assert find(host, "etcd") is None
+    ended = {"name": "etcd", "state": "exited", "attempt": 1, "created": before}
+    run_containers(host, ended, {"name": "etcd", "state": "running", "attempt": 1, "created": after}, logs={})
+    assert find(host, "etcd", etcd="refused") is None
+    run_containers(host, {"name": "etcd", "state": "exited", "created": after}, logs=log)
+    link = find(host, "etcd")
+    assert link is not None and link.is_final and "192.0.2.1" in link.cause
+
+
+def test_a_container_whose_moment_is_not_known_counts() -> None:
+    """ctr tells none: the number of the attempt stands in its place."""
+    host = DatedHost(**vars(make_host()))
+    host.written_s = 1_800_000_000.0
+    host.files["/etc/kubernetes/manifests/etcd.yaml"] = b""
+    run_containers(host, {"name": "etcd", "state": "exited", "attempt": 2, "created": 2}, logs={"etcd": ["panic: new"]})
+    link = find(host, "etcd")
+    assert link is not None and link.is_final
 
 
 def test_an_api_server_without_etcd_names_whom_it_calls() -> None:
