@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Optional
 
-from kubeup.airgap import bundle, downloads, oci_layout, registry_client
+from kubeup.airgap import bundle, bundle_needs, bundle_sources, downloads, oci_layout, registry_client
 from kubeup.airgap.containerd_hosts import Mirror
 from kubeup.airgap.downloads import NODE_FILES, NodeFile
 from kubeup.airgap.oci_layout import Layout
@@ -180,9 +180,9 @@ def offer_downloads(
     tell: Tell,
 ) -> dict[str, Offered]:
     """Official releases, fetched and proven by their published sums. Raises HostError (packages-not-found)."""
-    gathering = bundle.Gathering(local, spool, (arch,), tell=tell)
-    needs = [bundle.Need(f"{arch}/{name}", downloads.FILES_BY_NAME[name].needed_by) for name in names]
-    gathering.add_files(needs, (bundle.DownloadSource(preset),), cluster_version)
+    gathering = bundle_sources.Gathering(local, spool, (arch,), tell=tell)
+    needs = [bundle_needs.Need(f"{arch}/{name}", downloads.FILES_BY_NAME[name].needed_by) for name in names]
+    gathering.add_files(needs, (bundle_sources.DownloadSource(preset),), cluster_version)
     if gathering.missing:
         need, why = gathering.missing[0]
         raise HostError(

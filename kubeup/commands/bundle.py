@@ -15,7 +15,16 @@ from kubeup.lazy_modules import lazy_import
 from kubeup.secret import Secret
 
 if TYPE_CHECKING:
-    from kubeup.airgap import bundle, downloads, oci_layout
+    from kubeup.airgap import (
+        bundle,
+        bundle_needs,
+        bundle_signature,
+        bundle_sources,
+        bundle_verify,
+        bundle_write,
+        downloads,
+        oci_layout,
+    )
     from kubeup.cli.parser import Invocation
     from kubeup.config import load_init
     from kubeup.config.types import InitConfig
@@ -23,7 +32,12 @@ if TYPE_CHECKING:
     from kubeup.machine.local_host import LocalHost
     from kubeup.network import pod_network
 else:
+    bundle_needs = lazy_import("kubeup.airgap.bundle_needs")
+    bundle_sources = lazy_import("kubeup.airgap.bundle_sources")
+    bundle_write = lazy_import("kubeup.airgap.bundle_write")
+    bundle_verify = lazy_import("kubeup.airgap.bundle_verify")
     bundle = lazy_import("kubeup.airgap.bundle")
+    bundle_signature = lazy_import("kubeup.airgap.bundle_signature")
     downloads = lazy_import("kubeup.airgap.downloads")
     process = lazy_import("kubeup.machine.process")
     local_host = lazy_import("kubeup.machine.local_host")
@@ -49,19 +63,19 @@ def create(call: Invocation) -> int:
     versions = _pairs(call, "use")
     archs = tuple(call.flags.get("arch") or (downloads.MACHINES.get(_machine(local), "amd64"),))
     _check_archs(archs)
-    sources = bundle.parse_sources(local, call.flags.get("from", ()), preset, versions)
+    sources = bundle_sources.parse_sources(local, call.flags.get("from", ()), preset, versions)
     since = oci_layout.open_layout(local, Path(call.flags["since"]).absolute()) if "since" in call.flags else None
     key = Secret(local.read_text(Path(call.flags["sign"]).absolute())) if "sign" in call.flags else None
     spool = out.with_name(f".{out.name[:200]}.parts")
     local.make_private_dir(spool)
-    gathering = bundle.Gathering(local, spool, archs, tell=call.report.waiting)
+    gathering = bundle_sources.Gathering(local, spool, archs, tell=call.report.waiting)
     for need in _image_needs(call, local, config):
         gathering.add_image(need, sources)
     without = tuple(call.flags.get("without", ()))
-    files = bundle.plan_files(archs, without=without) if "files" not in without else ()
+    files = bundle_needs.plan_files(archs, without=without) if "files" not in without else ()
     gathering.add_files(files, sources, config.cluster.kubernetes_version)
     _add_own_files(call, gathering)
-    written = bundle.write_bundle(
+    written = bundle_write.write_bundle(
         gathering,
         Path(target) if is_stream else out,
         kubernetes_version=config.cluster.kubernetes_version,
@@ -87,13 +101,13 @@ def verify(call: Invocation) -> int:
     found = _open(call, local)
     base = oci_layout.open_layout(local, Path(call.flags["since"]).absolute()) if "since" in call.flags else None
     if "verify-key" in call.flags:
-        bundle.check_signature(found, local.read_text(Path(call.flags["verify-key"]).absolute()))
+        bundle_signature.check_signature(found, local.read_text(Path(call.flags["verify-key"]).absolute()))
     needs: Sequence[Any] = ()
     files: Sequence[Any] = ()
     if {"config", "kubernetes-version", "image"} & set(call.flags):
         needs = _image_needs(call, local, _load_config(call, local))
-        files = bundle.plan_files(tuple(call.flags.get("arch") or _archs_in(local, found)))
-    verdict = bundle.verify_bundle(local, found, base=base, needs=needs, files=files, tell=call.report.waiting)
+        files = bundle_needs.plan_files(tuple(call.flags.get("arch") or _archs_in(local, found)))
+    verdict = bundle_verify.verify_bundle(local, found, base=base, needs=needs, files=files, tell=call.report.waiting)
     if call.output != "text":
         missing = [{"name": need.name, "neededBy": need.by} for need in verdict.missing]
         call.print_value(
@@ -155,7 +169,7 @@ def diff(call: Invocation) -> int:
             code="usage",
         )
     one, other = (oci_layout.open_layout(local, Path(word).absolute()) for word in call.words)
-    found = bundle.diff_bundles(local, one, other)
+    found = bundle_verify.diff_bundles(local, one, other)
     if call.output != "text":
         call.print_value(found)
         return 0
@@ -188,14 +202,14 @@ def _load_config(call: Invocation, local: LocalHost) -> InitConfig:
     )
 
 
-def _image_needs(call: Invocation, local: LocalHost, config: InitConfig) -> Sequence[bundle.Need]:
+def _image_needs(call: Invocation, local: LocalHost, config: InitConfig) -> Sequence[bundle_needs.Need]:
     release = releases.find_release(config.cluster.kubernetes_version)
     network = config.kb.pod_network
     objects = pod_network.read_manifest(local, network.manifest) if network.plugin == "manifest" else []
-    return bundle.plan_images(config, release, objects, call.flags.get("image", ()))
+    return bundle_needs.plan_images(config, release, objects, call.flags.get("image", ()))
 
 
-def _add_own_files(call: Invocation, gathering: bundle.Gathering) -> None:
+def _add_own_files(call: Invocation, gathering: bundle_sources.Gathering) -> None:
     """--file PATH[=TITLE], and kb itself where it runs from its one file."""
     given = dict(_split_file(text) for text in call.flags.get("file", ()))
     own = Path(sys.argv[0]).absolute()

@@ -27,7 +27,17 @@ from kubeup.trust import Anchors
 
 if TYPE_CHECKING:
     from kubeup import yaml_files
-    from kubeup.airgap import bundle, containerd_hosts, distro_packages, downloads, oci_layout, programs
+    from kubeup.airgap import (
+        bundle,
+        bundle_needs,
+        bundle_signature,
+        bundle_verify,
+        containerd_hosts,
+        distro_packages,
+        downloads,
+        oci_layout,
+        programs,
+    )
     from kubeup.airgap.containerd_hosts import Mirror
     from kubeup.airgap.oci_layout import Layout
     from kubeup.airgap.programs import Offered, Standing
@@ -47,7 +57,10 @@ if TYPE_CHECKING:
     )
     from kubeup.phases import preflight
 else:
+    bundle_needs = lazy_import("kubeup.airgap.bundle_needs")
+    bundle_verify = lazy_import("kubeup.airgap.bundle_verify")
     bundle = lazy_import("kubeup.airgap.bundle")
+    bundle_signature = lazy_import("kubeup.airgap.bundle_signature")
     checks = lazy_import("kubeup.diagnosis.checks")
     choose = lazy_import("kubeup.config.choose")
     distro_packages = lazy_import("kubeup.airgap.distro_packages")
@@ -153,7 +166,7 @@ def _open_signed(ctx: Run, path: Path) -> Layout:
     Raises HostError as lay_down_bundle."""
     found = oci_layout.open_layout(ctx.host, path)
     if ctx.config.kb.verify_key:
-        bundle.check_signature(found, ctx.host.read_text(Path(ctx.config.kb.verify_key).absolute()))
+        bundle_signature.check_signature(found, ctx.host.read_text(Path(ctx.config.kb.verify_key).absolute()))
     return found
 
 
@@ -169,11 +182,11 @@ def _require_fit(ctx: Run, found: Layout) -> None:
         )
     network = ctx.config.kb.pod_network
     objects = pod_network.read_manifest(ctx.host, network.manifest) if network.plugin == "manifest" else []
-    needs = bundle.plan_images(ctx.config, ctx.release, objects, ())
+    needs = bundle_needs.plan_images(ctx.config, ctx.release, objects, ())
     # a delta of which the base is here already is as good as the whole
     others = [one for one in _laid_down(ctx.host) if one.path != found.path]
     base = _merged(others) if others else None
-    verdict = bundle.verify_bundle(ctx.host, found, base=base, needs=needs, tell=ctx.report.waiting)
+    verdict = bundle_verify.verify_bundle(ctx.host, found, base=base, needs=needs, tell=ctx.report.waiting)
     missing = [need for need in verdict.missing if not base or need.name not in base.names]
     lines = [*verdict.problems, *(f"{need.name} is missing, for {need.by}" for need in missing)]
     if lines:
@@ -188,8 +201,8 @@ def add_bundle(host: Host, path: Path, *, key_pem: str = "", tell: Callable[[str
     def check(own: Path) -> None:
         found = oci_layout.open_layout(host, own)
         if key_pem:
-            bundle.check_signature(found, key_pem)
-        verdict = bundle.verify_bundle(host, found, base=_merged(others) if others else None, tell=tell)
+            bundle_signature.check_signature(found, key_pem)
+        verdict = bundle_verify.verify_bundle(host, found, base=_merged(others) if others else None, tell=tell)
         if verdict.problems:
             raise _not_fit(path, verdict.problems)
 
@@ -703,7 +716,7 @@ def _plan_files(ctx: Run, folder: Path) -> dict[Path, str]:
     if network.plugin == "manifest" and network.manifest:
         objects = pod_network.read_manifest(ctx.host, network.manifest)
         objects = pod_network.rewrite_images(objects, network.image_repository)
-        names += [image_pulls.full_image_name(name) for name, _ in bundle.images_of(objects)]
+        names += [image_pulls.full_image_name(name) for name, _ in bundle_needs.images_of(objects)]
     if not _has_mirror(ctx):
         preset = presets.find_preset(ctx.config.kb.packages.preset)
         files: dict[Path, str] = {}

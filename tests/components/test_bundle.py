@@ -22,7 +22,7 @@ from typing import Any, Callable, Optional
 
 import pytest
 
-from kubeup.airgap import bundle, oci_layout, registry_client
+from kubeup.airgap import bundle, bundle_needs, bundle_sources, bundle_write, oci_layout, registry_client
 from kubeup.airgap import programs as packages
 from kubeup.errors import HostError
 from kubeup.machine.http import Unreachable
@@ -81,15 +81,15 @@ def whole(tmp_path: Path) -> Path:
     (tmp_path / "source").mkdir()
     write_layout(tmp_path / "source", IMAGES)
     write_programs(tmp_path / "programs")
-    gathering = bundle.Gathering(LocalHost(), tmp_path / "parts", ("amd64",))
+    gathering = bundle_sources.Gathering(LocalHost(), tmp_path / "parts", ("amd64",))
     sources = (
-        bundle.LayoutSource(oci_layout.open_layout(LocalHost(), tmp_path / "source")),
-        bundle.FolderSource(tmp_path / "programs"),
+        bundle_sources.LayoutSource(oci_layout.open_layout(LocalHost(), tmp_path / "source")),
+        bundle_sources.FolderSource(tmp_path / "programs"),
     )
     for name in IMAGES:
-        gathering.add_image(bundle.Need(name, "a test"), sources)
-    gathering.add_files(bundle.plan_files(("amd64",)), sources, "v1.35.6")
-    bundle.write_bundle(gathering, tmp_path / "a.tar", kubernetes_version="v1.35.6")
+        gathering.add_image(bundle_needs.Need(name, "a test"), sources)
+    gathering.add_files(bundle_needs.plan_files(("amd64",)), sources, "v1.35.6")
+    bundle_write.write_bundle(gathering, tmp_path / "a.tar", kubernetes_version="v1.35.6")
     return tmp_path / "a.tar"
 
 
@@ -147,12 +147,12 @@ def test_by_way_of_a_registry_the_bundle_is_the_same(whole: Path, tmp_path: Path
         for name in IMAGES:
             place = f"docker://{url.partition('//')[2]}/{name.partition('/')[2]}"
             skopeo("copy", "--preserve-digests", "--dest-tls-verify=false", f"oci-archive:{whole}:{name}", place)
-        gathering = bundle.Gathering(LocalHost(), tmp_path / "parts2", ("amd64",))
-        sources = (bundle.RegistrySource(url), bundle.FolderSource(tmp_path / "programs"))
+        gathering = bundle_sources.Gathering(LocalHost(), tmp_path / "parts2", ("amd64",))
+        sources = (bundle_sources.RegistrySource(url), bundle_sources.FolderSource(tmp_path / "programs"))
         for name in IMAGES:
-            gathering.add_image(bundle.Need(name, "a test"), sources)
-        gathering.add_files(bundle.plan_files(("amd64",)), sources, "v1.35.6")
-        bundle.write_bundle(gathering, tmp_path / "b.tar", kubernetes_version="v1.35.6")
+            gathering.add_image(bundle_needs.Need(name, "a test"), sources)
+        gathering.add_files(bundle_needs.plan_files(("amd64",)), sources, "v1.35.6")
+        bundle_write.write_bundle(gathering, tmp_path / "b.tar", kubernetes_version="v1.35.6")
     assert (tmp_path / "b.tar").read_bytes() == whole.read_bytes()
 
 
@@ -181,7 +181,7 @@ def test_oras_reads_the_bundle_and_the_mirror(whole: Path, tmp_path: Path) -> No
 
     def check_files(folder: Path) -> None:
         found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-        assert found == {need.name for need in bundle.plan_files(("amd64",))}
+        assert found == {need.name for need in bundle_needs.plan_files(("amd64",))}
         assert (folder / "amd64/cni/bridge").read_bytes() == elf("amd64", mark="cni/bridge")
 
     found = oci_layout.open_layout(LocalHost(), whole)

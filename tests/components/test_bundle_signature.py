@@ -12,8 +12,9 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from kubeup.airgap import bundle, oci_layout
-from kubeup.airgap.bundle import Gathering, LayoutSource, Need
+from kubeup.airgap import bundle_needs, bundle_signature, bundle_write, oci_layout
+from kubeup.airgap.bundle_needs import Need
+from kubeup.airgap.bundle_sources import Gathering, LayoutSource
 from kubeup.config.types import KbConfiguration
 from kubeup.engine.run import Run
 from kubeup.errors import HostError
@@ -67,7 +68,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     key, public = make_keys(folder)
     (folder / "key.pub").write_text(public)
     host, config = LocalHost(), make_config()
-    needs = bundle.plan_images(config, RELEASES[35], [], ())
+    needs = bundle_needs.plan_images(config, RELEASES[35], [], ())
     for name in ("good", "evil"):
         write_layout(
             folder / f"layout-{name}", {need.name: {"amd64": [f"{name} {need.name}".encode()]} for need in needs}
@@ -78,7 +79,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             gathering.add_image(Need(need.name, "a test"), (source,))
         (folder / f"kubelet-{name}").write_bytes(b"\x7fELF" + name.encode())
         gathering.add_file("amd64/kubelet", folder / f"kubelet-{name}", version="v1.35.6")
-        bundle.write_bundle(
+        bundle_write.write_bundle(
             gathering, folder / f"{name}.tar", kubernetes_version="v1.35.6", key=key if name == "good" else None
         )
     return folder
@@ -111,7 +112,7 @@ def test_an_exchanged_bundle_is_never_laid_down(tmp_path: Path, made: Path, nth:
         assert error.code in ("signature-missing", "signature-wrong", "bundle-not-fit"), error
         assert not host.exists(copy)
     else:
-        bundle.check_signature(oci_layout.open_layout(host, copy), (made / "key.pub").read_text())
+        bundle_signature.check_signature(oci_layout.open_layout(host, copy), (made / "key.pub").read_text())
         assert host.read_bytes(copy) == (made / "good.tar").read_bytes()
     assert [name for name in host.list_dir(airgap.MIRROR_FOLDER) if name.startswith(".")] == []
 
@@ -146,4 +147,4 @@ def test_a_further_bundle_for_the_mirror(tmp_path: Path, made: Path) -> None:
     shutil.copy(made / "good.tar", tmp_path / "node/usb/kb.tar")
     host.left = 99
     found = airgap.add_bundle(host, GIVEN, key_pem=public, tell=lambda text: None)
-    bundle.check_signature(found, public)
+    bundle_signature.check_signature(found, public)

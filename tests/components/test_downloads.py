@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from kubeup.airgap import bundle, downloads, programs
+from kubeup.airgap import bundle, bundle_needs, bundle_sources, downloads, programs
 from kubeup.config import presets
 from kubeup.errors import HostError
 from kubeup.machine.local_host import LocalHost
@@ -81,9 +81,9 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def gather(tmp_path: Path, preset: presets.Preset) -> bundle.Gathering:
-    gathering = bundle.Gathering(HOST, tmp_path / "parts", ("amd64",))
-    gathering.add_files(bundle.plan_files(("amd64",)), (bundle.DownloadSource(preset),), V)
+def gather(tmp_path: Path, preset: presets.Preset) -> bundle_sources.Gathering:
+    gathering = bundle_sources.Gathering(HOST, tmp_path / "parts", ("amd64",))
+    gathering.add_files(bundle_needs.plan_files(("amd64",)), (bundle_sources.DownloadSource(preset),), V)
     return gathering
 
 

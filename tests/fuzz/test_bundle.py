@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from kubeup.airgap import bundle, mirror_server, oci_layout, programs
-from kubeup.airgap.bundle import Gathering, LayoutSource, Need
+from kubeup.airgap import bundle, bundle_signature, bundle_verify, bundle_write, mirror_server, oci_layout, programs
+from kubeup.airgap.bundle_needs import Need
+from kubeup.airgap.bundle_sources import Gathering, LayoutSource
 from kubeup.errors import KbError
 from kubeup.machine.local_host import LocalHost
 from tests.bundle_case import write_layout
@@ -30,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (folder / "kubelet").write_bytes(b"\x7fELF")
     gathering.add_file("amd64/kubelet", folder / "kubelet", version="v1.35.6")
-    bundle.write_bundle(gathering, folder / "a.tar", kubernetes_version="v1.35.6")
+    bundle_write.write_bundle(gathering, folder / "a.tar", kubernetes_version="v1.35.6")
     return folder
 
 
@@ -38,14 +39,14 @@ def read_in_every_way(path: Path) -> None:
     with contextlib.suppress(KbError):
         found = oci_layout.open_layout(HOST, path)
         for look in (
-            lambda: bundle.verify_bundle(HOST, found),
+            lambda: bundle_verify.verify_bundle(HOST, found),
             lambda: bundle.list_files(HOST, found),
-            lambda: bundle.diff_bundles(HOST, found, found),
+            lambda: bundle_verify.diff_bundles(HOST, found, found),
             lambda: programs.offer_bundle(HOST, found, "amd64"),
             lambda: programs.architectures_in(HOST, found),
             lambda: mirror_server.build_catalog(HOST, [found]),
             lambda: bundle.choose_files([bundle.read_files(HOST, found)]),
-            lambda: bundle.check_signature(found, ""),
+            lambda: bundle_signature.check_signature(found, ""),
         ):
             with contextlib.suppress(KbError):
                 look()
@@ -111,7 +112,7 @@ def test_an_index_that_names_another_twice(tmp_path: Path, levels: int, times: i
     (tmp_path / "index.json").write_bytes(oci_layout.as_json({"schemaVersion": 2, "manifests": [top]}))
     (tmp_path / "oci-layout").write_bytes(oci_layout.LAYOUT_FILE)
     found = oci_layout.open_layout(HOST, tmp_path)
-    assert bundle.verify_bundle(HOST, found).problems == ()
+    assert bundle_verify.verify_bundle(HOST, found).problems == ()
     assert "registry.k8s.io/x" in mirror_server.build_catalog(HOST, [found]).repositories
 
 
@@ -141,7 +142,7 @@ def test_what_no_layout_has_is_named(made: Path, tmp_path: Path, name: str) -> N
     body = whole[: (len(end) + 511) // 512 * 512]
     stray = oci_layout._header(STRAYS[name], 4) + b"evil" + oci_layout._padding(4)
     (tmp_path / "b.tar").write_bytes(body + stray + bytes(1024))
-    problems = bundle.verify_bundle(HOST, oci_layout.open_layout(HOST, tmp_path / "b.tar")).problems
+    problems = bundle_verify.verify_bundle(HOST, oci_layout.open_layout(HOST, tmp_path / "b.tar")).problems
     assert problems and (STRAYS[name].rpartition("/")[2] in " ".join(problems))
 
 

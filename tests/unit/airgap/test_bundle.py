@@ -10,8 +10,18 @@ from typing import Any
 
 import pytest
 
-from kubeup.airgap import bundle, downloads, oci_layout
-from kubeup.airgap.bundle import FolderSource, Gathering, LayoutSource, Need
+from kubeup.airgap import (
+    bundle,
+    bundle_needs,
+    bundle_signature,
+    bundle_sources,
+    bundle_verify,
+    bundle_write,
+    downloads,
+    oci_layout,
+)
+from kubeup.airgap.bundle_needs import Need
+from kubeup.airgap.bundle_sources import FolderSource, Gathering, LayoutSource
 from kubeup.airgap.oci_layout import as_json
 from kubeup.config import presets
 from kubeup.config.types import KbConfiguration, LoadBalancer
@@ -37,13 +47,13 @@ def make(tmp_path: Path, out: str = "a.tar", *, archs: tuple[str, ...] = ("amd64
     for name in (A, B):
         gathering.add_image(Need(name, "a test"), sources)
     if archs == ("amd64",):
-        gathering.add_files(bundle.plan_files(archs), sources, "v1.35.6")
-    bundle.write_bundle(gathering, tmp_path / out, kubernetes_version="v1.35.6", **words)
+        gathering.add_files(bundle_needs.plan_files(archs), sources, "v1.35.6")
+    bundle_write.write_bundle(gathering, tmp_path / out, kubernetes_version="v1.35.6", **words)
     return oci_layout.open_layout(HOST, tmp_path / out)
 
 
-def verify(found: oci_layout.Layout, **words: Any) -> bundle.Verdict:
-    return bundle.verify_bundle(HOST, found, **words)
+def verify(found: oci_layout.Layout, **words: Any) -> bundle_verify.Verdict:
+    return bundle_verify.verify_bundle(HOST, found, **words)
 
 
 def test_a_bundle_has_what_was_asked_for(tmp_path: Path) -> None:
@@ -52,7 +62,7 @@ def test_a_bundle_has_what_was_asked_for(tmp_path: Path) -> None:
     assert {entry.title for entry in bundle.list_files(HOST, found)} == {
         f"amd64/{i.name}" for i in downloads.NODE_FILES
     }
-    assert verify(found) == bundle.Verdict((), (), len(found.blobs), sum(p.size for p in found.blobs.values()))
+    assert verify(found) == bundle_verify.Verdict((), (), len(found.blobs), sum(p.size for p in found.blobs.values()))
 
 
 def test_the_index_keeps_its_digest_and_other_architectures_are_left_out(tmp_path: Path) -> None:
@@ -78,7 +88,7 @@ def test_what_is_nowhere_is_listed_with_what_needs_it(tmp_path: Path) -> None:
     gathering.add_image(Need(A, "the sandbox of every pod"), ())
     gathering.add_files([Need("amd64/kubelet", "the node's agent")], (FolderSource(tmp_path),), "v1.35.6")
     with pytest.raises(HostError) as caught:
-        bundle.write_bundle(gathering, tmp_path / "a.tar", kubernetes_version="v1.35.6")
+        bundle_write.write_bundle(gathering, tmp_path / "a.tar", kubernetes_version="v1.35.6")
     assert caught.value.code == "bundle-incomplete"
     assert [line.partition(" (for ")[0] for line in caught.value.details] == [A, "amd64/kubelet"]
     assert not (tmp_path / "a.tar").exists()
@@ -144,7 +154,7 @@ def test_other_files_are_no_bundles(tmp_path: Path, data: bytes) -> None:
 
 def test_a_configuration_s_missing_images_are_listed(tmp_path: Path) -> None:
     found = make(tmp_path)
-    needs = bundle.plan_images(config(), find_release("v1.35.6"), [], [])
+    needs = bundle_needs.plan_images(config(), find_release("v1.35.6"), [], [])
     missing = {need.name: need.by for need in verify(found, needs=needs).missing}
     assert A not in missing and missing["registry.k8s.io/etcd:3.6.6-0"] == "the static pod etcd"
 
@@ -152,10 +162,10 @@ def test_a_configuration_s_missing_images_are_listed(tmp_path: Path) -> None:
 def test_the_images_of_a_manifest_are_needed_too() -> None:
     pods = {"spec": {"initContainers": [{"image": "quay.io/a/b:1"}], "containers": [{"image": "busybox"}]}}
     daemon = {"kind": "DaemonSet", "metadata": {"name": "flannel"}, "spec": {"template": pods}}
-    needs = {need.name: need.by for need in bundle.plan_images(config(), find_release("v1.35.6"), [daemon], [])}
+    needs = {need.name: need.by for need in bundle_needs.plan_images(config(), find_release("v1.35.6"), [daemon], [])}
     assert not any("haproxy" in name for name in needs)
     balanced = config(kb=KbConfiguration(load_balancer=LoadBalancer("local")))
-    assert any("haproxy" in need.name for need in bundle.plan_images(balanced, find_release("v1.35.6"), [], []))
+    assert any("haproxy" in need.name for need in bundle_needs.plan_images(balanced, find_release("v1.35.6"), [], []))
     assert needs["quay.io/a/b:1"] == "DaemonSet flannel" and "docker.io/library/busybox:latest" in needs
 
 
@@ -172,7 +182,11 @@ def test_diff(tmp_path: Path) -> None:
     one = make(tmp_path)
     (tmp_path / "programs/kubelet").write_bytes(elf("amd64", mark="newer"))
     other = make(tmp_path, "b.tar")
-    assert bundle.diff_bundles(HOST, one, other) == {"added": [], "removed": [], "changed": ["file amd64/kubelet"]}
+    assert bundle_verify.diff_bundles(HOST, one, other) == {
+        "added": [],
+        "removed": [],
+        "changed": ["file amd64/kubelet"],
+    }
 
 
 def test_a_title_that_leads_out_is_refused(tmp_path: Path) -> None:
@@ -180,7 +194,7 @@ def test_a_title_that_leads_out_is_refused(tmp_path: Path) -> None:
     gathering = Gathering(HOST, tmp_path / "parts", ("amd64",))
     (tmp_path / "x").write_bytes(b"x")
     gathering.add_file("../../etc/passwd", tmp_path / "x")
-    bundle.write_bundle(gathering, tmp_path / "evil.tar", kubernetes_version="v1.35.6")
+    bundle_write.write_bundle(gathering, tmp_path / "evil.tar", kubernetes_version="v1.35.6")
     with pytest.raises(HostError) as caught:
         bundle.list_files(HOST, oci_layout.open_layout(HOST, tmp_path / "evil.tar"))
     assert caught.value.code == "bundle-unsafe"
@@ -201,31 +215,31 @@ def keys() -> tuple[Secret, str]:
 def test_a_signature_holds_until_something_changes(tmp_path: Path) -> None:
     private, public = keys()
     found = make(tmp_path, key=private)
-    bundle.check_signature(found, public)
+    bundle_signature.check_signature(found, public)
     _, foreign = keys()
     for bad in (foreign,):
         with pytest.raises(HostError) as caught:
-            bundle.check_signature(found, bad)
+            bundle_signature.check_signature(found, bad)
         assert caught.value.code == "signature-wrong"
     changed = oci_layout.Layout(found.path, found.index, found.index_bytes + b" ", found.blobs, found.signature)
     with pytest.raises(HostError, match="is not what the owner of the key signed"):
-        bundle.check_signature(changed, public)
+        bundle_signature.check_signature(changed, public)
     garbled = oci_layout.Layout(found.path, found.index, found.index_bytes, found.blobs, b'{"ed25519": 3}')
     with pytest.raises(HostError, match="is not what the owner of the key signed"):
-        bundle.check_signature(garbled, public)
+        bundle_signature.check_signature(garbled, public)
 
 
 def test_no_signature_and_no_key(tmp_path: Path) -> None:
     _, public = keys()
     found = make(tmp_path)
     with pytest.raises(HostError) as caught:
-        bundle.check_signature(found, public)
+        bundle_signature.check_signature(found, public)
     assert caught.value.code == "signature-missing"
     with pytest.raises(UsageError) as wrong:
-        bundle.check_signature(found, "no key")
+        bundle_signature.check_signature(found, "no key")
     assert wrong.value.code == "bad-key"
     with pytest.raises(UsageError):
-        bundle.sign_index(b"{}", Secret("no key"))
+        bundle_signature.sign_index(b"{}", Secret("no key"))
 
 
 # ---- downloads
@@ -280,10 +294,10 @@ def test_sources(tmp_path: Path) -> None:
     (tmp_path / "programs").mkdir()
     make(tmp_path)
     words = ["https://r.example/", str(tmp_path / "a.tar"), str(tmp_path / "programs"), "official"]
-    kinds = [type(source).__name__ for source in bundle.parse_sources(HOST, words, presets.Preset(""), {})]
+    kinds = [type(source).__name__ for source in bundle_sources.parse_sources(HOST, words, presets.Preset(""), {})]
     assert kinds == ["RegistrySource", "LayoutSource", "FolderSource", "RegistrySource", "DownloadSource"]
     with pytest.raises(KbError):
-        bundle.parse_sources(HOST, ["nowhere"], presets.Preset(""), {})
+        bundle_sources.parse_sources(HOST, ["nowhere"], presets.Preset(""), {})
 
 
 def test_very_many_problems_are_found_in_time_and_told_in_part(tmp_path: Path) -> None:
@@ -298,7 +312,7 @@ def test_very_many_problems_are_found_in_time_and_told_in_part(tmp_path: Path) -
     }
     (tmp_path / "index.json").write_bytes(as_json({"manifests": [entry]}))
     started = time.monotonic()
-    problems = bundle.verify_bundle(HOST, oci_layout.open_layout(HOST, tmp_path)).problems
+    problems = bundle_verify.verify_bundle(HOST, oci_layout.open_layout(HOST, tmp_path)).problems
     assert time.monotonic() - started < 5
     assert len(problems) == 101 and problems[-1] == "and 19900 more"
 

@@ -10,8 +10,9 @@ from typing import BinaryIO
 
 import pytest
 
-from kubeup.airgap import bundle, mirror_server, oci_layout, registry_client
-from kubeup.airgap.bundle import Gathering, LayoutSource, Need
+from kubeup.airgap import bundle, bundle_verify, bundle_write, mirror_server, oci_layout, registry_client
+from kubeup.airgap.bundle_needs import Need
+from kubeup.airgap.bundle_sources import Gathering, LayoutSource
 from kubeup.airgap.mirror_server import Answer, Catalog, Request
 from kubeup.airgap.oci_layout import Place
 from kubeup.errors import HostError
@@ -33,7 +34,7 @@ def catalog(tmp_path: Path) -> Catalog:
         gathering.add_image(Need(name, "a test"), sources)
     (tmp_path / "kb.pyz").write_bytes(b"0123456789")
     gathering.add_file("kb.pyz", tmp_path / "kb.pyz")
-    bundle.write_bundle(gathering, tmp_path / "a.tar", kubernetes_version="v1.35.6")
+    bundle_write.write_bundle(gathering, tmp_path / "a.tar", kubernetes_version="v1.35.6")
     return mirror_server.build_catalog(HOST, mirror_server.find_layouts(HOST, tmp_path / "a.tar"))
 
 
@@ -229,7 +230,7 @@ def test_a_linked_bundle(tmp_path: Path, catalog: Catalog) -> None:
     (tmp_path / "served").mkdir()
     for link in (tmp_path / "latest.tar", tmp_path / "served/latest.tar"):
         link.symlink_to(tmp_path / "a.tar")
-        assert bundle.verify_bundle(HOST, oci_layout.open_layout(HOST, link)).problems == ()
+        assert bundle_verify.verify_bundle(HOST, oci_layout.open_layout(HOST, link)).problems == ()
     for path in (tmp_path / "latest.tar", tmp_path / "served"):
         store = mirror_server.Store(HOST, path, print)
         assert len(store.catalog.repositories) == 4
@@ -289,7 +290,7 @@ def bundle_of(tmp_path: Path, version: str, kb_version: str) -> Path:
         path.write_text(content)
         gathering.add_file(title, path, version=own)
     out = tmp_path / "served" / f"kb-{version}.tar"
-    bundle.write_bundle(gathering, out, kubernetes_version=version)
+    bundle_write.write_bundle(gathering, out, kubernetes_version=version)
     return out
 
 

@@ -1,0 +1,70 @@
+"""The signature of a bundle's index."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING
+
+from kubeup.airgap import oci_layout as layout
+from kubeup.airgap.oci_layout import Layout, as_json
+from kubeup.errors import HostError, UsageError
+from kubeup.json_text import parse_json_object
+from kubeup.lazy_modules import lazy_import
+from kubeup.secret import Secret
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+else:
+    serialization = lazy_import("cryptography.hazmat.primitives.serialization")
+    ed25519 = lazy_import("cryptography.hazmat.primitives.asymmetric.ed25519")
+
+
+# ---- signatures
+
+
+def sign_index(index_bytes: bytes, key: Secret) -> bytes:
+    """The signature file: ed25519 over index.json, which names all the rest by sha256. Raises UsageError (bad-key)."""
+    try:
+        private = serialization.load_pem_private_key(key.reveal().encode(), password=None)
+    except (ValueError, TypeError) as error:
+        raise _bad_key("--sign", "it is no private key in PEM, or is encrypted") from error
+    if not isinstance(private, ed25519.Ed25519PrivateKey):
+        raise _bad_key("--sign", "it is no ed25519 key")
+    return as_json({"ed25519": base64.b64encode(private.sign(index_bytes)).decode(), "signs": "index.json"})
+
+
+def check_signature(found: Layout, public_pem: str) -> None:
+    """Raise HostError (signature-missing, signature-wrong) or UsageError (bad-key) unless the key's owner signed it."""
+    try:
+        public = serialization.load_pem_public_key(public_pem.encode())
+    except ValueError as error:
+        raise _bad_key("--verify-key", "it is no public key in PEM") from error
+    if not isinstance(public, ed25519.Ed25519PublicKey):
+        raise _bad_key("--verify-key", "it is no ed25519 key")
+    if not found.signature:
+        raise HostError(
+            f"{found.path} is not signed",
+            cause=f"it has no {layout.SIGNATURE_FILE}",
+            remedy="sign it where it is made: kb bundle create --sign KEY; or leave --verify-key out",
+            code="signature-missing",
+        )
+    try:
+        told = parse_json_object(found.signature, layout.SIGNATURE_FILE)
+        public.verify(base64.b64decode(str(told["ed25519"])), found.index_bytes)
+    except Exception as error:  # InvalidSignature, and every way in which the text may be broken
+        raise HostError(
+            f"{found.path} is not what the owner of the key signed",
+            cause="the ed25519 signature does not fit index.json",
+            remedy="do not use it: get it anew from where it was made, and compare the key",
+            code="signature-wrong",
+        ) from error
+
+
+def _bad_key(flag: str, cause: str) -> UsageError:
+    return UsageError(
+        f"the key of {flag} cannot be used",
+        cause=cause,
+        remedy="make a pair: openssl genpkey -algorithm ed25519 -out KEY && openssl pkey -in KEY -pubout -out KEY.pub",
+        code="bad-key",
+    )

@@ -1,0 +1,110 @@
+"""Whether a bundle is whole and enough for a configuration, and how two of them differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Optional
+
+from kubeup.airgap import oci_layout as layout
+from kubeup.airgap.bundle import Tell, list_files, walk_blobs
+from kubeup.airgap.bundle_needs import Need
+from kubeup.airgap.oci_layout import Layout, Place
+from kubeup.airgap.registry_client import parse_ref
+from kubeup.errors import HostError, KbError, shown
+from kubeup.frozen_values import frozen
+from kubeup.machine.host import Host
+
+_MAX_PROBLEMS = 100
+"""How many are told."""
+
+
+@frozen
+class Verdict:
+    """What verify found: problems in words, (need, why) of what a configuration misses, and how much was read."""
+
+    problems: tuple[str, ...]
+    missing: tuple[Need, ...]
+    blobs: int
+    bytes: int
+
+
+def verify_bundle(
+    host: Host,
+    found: Layout,
+    *,
+    base: Optional[Layout] = None,
+    needs: Sequence[Need] = (),
+    files: Sequence[Need] = (),
+    tell: Tell = lambda text: None,
+) -> Verdict:
+    """Sum every blob, look that none is missing, and that the bundle has what is needed. base: a delta's."""
+    # in words -> what needs it
+    problems = {f"{shown(name)} is in it, which no layout has": "" for name in found.strays[:20]}
+    problems.update({text: "" for name in found.names if (text := describe_bad_name(name))})
+    known: dict[str, Place] = {**(base.blobs if base else {}), **found.blobs}
+    owners: dict[str, str] = {}
+    sizes: dict[str, int] = {}
+    titles: set[str] = set()
+    try:
+        whole = replace(found, blobs=known)
+        for digest, size, owner in walk_blobs(host, whole):
+            owners.setdefault(digest, owner)
+            sizes.setdefault(digest, size)
+            if digest not in known:
+                problems[f"blob {digest} of {owner} is missing"] = ""
+            elif known[digest].size != size:
+                problems[f"blob {digest} of {owner} has {known[digest].size} bytes, not {size}"] = ""
+        titles = {entry.title for entry in list_files(host, whole)}
+        is_walked = True
+    except HostError as error:
+        problems[f"{error.what}: {error.cause}"] = ""
+        is_walked = False
+    for digest, place in sorted(found.blobs.items(), key=lambda item: item[1].offset):
+        if is_walked and digest not in sizes:
+            problems[f"blob {digest} is in it, and nothing in index.json leads to it"] = ""
+            continue
+        if sizes.get(digest, place.size) != place.size:
+            continue  # said above; what is too large is not worth reading
+        tell(f"reading {digest[7:19]} ({place.size >> 20} MiB)")
+        try:
+            for _ in layout.read_checked(host, place, digest):
+                pass
+        except HostError as error:
+            problems[f"{error.what}: {error.cause}"] = owners.get(digest, "")
+    named = [text if owner in text else f"{text} (needed by {owner})" for text, owner in problems.items()]
+    if len(named) > _MAX_PROBLEMS:
+        named[_MAX_PROBLEMS:] = [f"and {len(named) - _MAX_PROBLEMS} more"]
+    missing = [need for need in needs if not _has_image(found, need.name)]
+    missing += [need for need in files if need.name not in titles]
+    total = sum(place.size for place in found.blobs.values())
+    return Verdict(tuple(named), tuple(missing), len(found.blobs), total)
+
+
+def describe_bad_name(name: str) -> str:
+    """Why an image of this name could not be served; "" where it can."""
+    try:
+        parse_ref(name)
+    except KbError as error:
+        return f"image {shown(name)}: {error.cause}"
+    return ""
+
+
+def _has_image(found: Layout, name: str) -> bool:
+    ref = parse_ref(name)
+    return ref.name in found.names or bool(ref.digest and ref.digest in found.blobs)
+
+
+def diff_bundles(host: Host, one: Layout, other: Layout) -> dict[str, list[str]]:
+    """What `other` adds, lacks and has in another version, by names of images and titles of files."""
+
+    def contents(found: Layout) -> dict[str, str]:
+        named = {f"image {name}": str(entry["digest"]) for name, entry in found.names.items()}
+        return {**named, **{f"file {entry.title}": entry.digest for entry in list_files(host, found)}}
+
+    old, new = contents(one), contents(other)
+    return {
+        "added": sorted(set(new) - set(old)),
+        "removed": sorted(set(old) - set(new)),
+        "changed": sorted(name for name in set(old) & set(new) if old[name] != new[name]),
+    }
