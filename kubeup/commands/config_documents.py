@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 from kubeup import releases
-from kubeup.config import choose, render, schema, types, validate
+from kubeup.config import choose, render, schema, types, validate_join
 from kubeup.config.documents import build
 from kubeup.config.load_init import INIT_KINDS, Trees, build_init_config, read_documents, take_kinds
 from kubeup.config.problems import Problems, suggest
@@ -152,11 +152,11 @@ def _read_checked(host: Host, path: Path, problems: Problems) -> list[dict[str, 
         found.append(_check_join(trees[_JOIN], problems))
     if _RESET in trees:
         reset = build(schema.RESET, _with_usual_socket(trees[_RESET]))
-        validate.check_reset(reset, problems)
+        validate_join.check_reset(reset, problems)
         found.append(render.render_reset_configuration(reset))
     if _UPGRADE in trees:
         upgrade = build(schema.UPGRADE, trees[_UPGRADE])
-        validate.check_upgrade(upgrade, problems)
+        validate_join.check_upgrade(upgrade, problems)
         found.append(render.render_upgrade_configuration(upgrade))
     problems.raise_if_any()
     for kind, version in (*schema.COMPONENT_GROUPS.items(), (_KB, schema.KB_V1ALPHA1)):
@@ -208,7 +208,7 @@ def _check_join(tree: dict[str, Any], problems: Problems) -> dict[str, Any]:
     token = join.discovery.bootstrap_token
     if token and not join.discovery.tls_bootstrap_token:
         join = replace(join, discovery=replace(join.discovery, tls_bootstrap_token=token.token))
-    validate.check_join(join, problems)
+    validate_join.check_join(join, problems)
     document = render.render_join_configuration(join)
     _drop_unsaid(document, tree, ("nodeRegistration.name", "nodeRegistration.criSocket"))
     return document

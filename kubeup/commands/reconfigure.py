@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kubeup.cluster import api as kubeapi
     from kubeup.cluster import discovery, objects
     from kubeup.cluster.api import Api
-    from kubeup.config import choose, load_join, types, validate
+    from kubeup.config import choose, load_join, types, validate_fields
     from kubeup.engine import run, runner, state
     from kubeup.engine.run import Who
     from kubeup.engine.runner import RunResult
@@ -47,7 +47,7 @@ else:
     runner = lazy_import("kubeup.engine.runner")
     state = lazy_import("kubeup.engine.state")
     types = lazy_import("kubeup.config.types")
-    validate = lazy_import("kubeup.config.validate")
+    validate_fields = lazy_import("kubeup.config.validate_fields")
 
 WORKFLOW = "reconfigure-endpoint"
 BEFORE = f"{WORKFLOW}/preflight"
@@ -79,8 +79,10 @@ def _parse_endpoint(call: Invocation) -> str:
         )
     if not call.words:
         return ""
-    parts = validate.split_host_port(call.words[0])
-    is_name = parts is not None and (validate.is_subdomain(parts[0]) or choose.parse_address(parts[0]) is not None)
+    parts = validate_fields.split_host_port(call.words[0])
+    is_name = parts is not None and (
+        validate_fields.is_subdomain(parts[0]) or choose.parse_address(parts[0]) is not None
+    )
     if parts is None or not is_name or not parts[1] or not 1 <= parts[1] <= 65535:
         raise UsageError(
             f"the endpoint {call.words[0]!r}",

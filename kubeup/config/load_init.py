@@ -12,7 +12,7 @@ from typing import Any, Callable, Optional
 
 from kubeup import releases
 from kubeup.addresses import join_host_port
-from kubeup.config import choose, documents, schema, types, validate
+from kubeup.config import choose, documents, schema, types, validate, validate_fields
 from kubeup.config.convert import convert_documents
 from kubeup.config.documents import MAX_BYTES, Document, build, parse_documents
 from kubeup.config.flags import apply_flags, check_mixing, is_allowed_beside_config
@@ -356,7 +356,7 @@ class Chooser:
         if not tree.get("serviceSubnet") and address is not None and address.version == 6:
             tree["serviceSubnet"] = _SERVICES_V6
             self.notes.append(f"service subnet {_SERVICES_V6}: the advertise address is IPv6, and none was given")
-        services = [validate.parse_cidr(part) for part in (tree.get("serviceSubnet") or _SERVICES_V4).split(",")]
+        services = [validate_fields.parse_cidr(part) for part in (tree.get("serviceSubnet") or _SERVICES_V4).split(",")]
         if tree.get("podSubnet") or kb.pod_network.plugin != "bridge" or not self.looks_for_network:
             return tree
         known = [net for net in services if net is not None]
@@ -373,7 +373,7 @@ _SERVICES_V6 = "fd00:10:96::/112"
 
 
 def _fill_port(endpoint: str, bind_port: int) -> str:
-    parts = validate.split_host_port(endpoint) if endpoint else None
+    parts = validate_fields.split_host_port(endpoint) if endpoint else None
     return join_host_port(parts[0], bind_port) if parts and parts[1] is None else endpoint
 
 

@@ -11,7 +11,7 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup.config import choose, pins, schema, types, validate
+from kubeup.config import choose, pins, schema, types, validate_join, validate_kb
 from kubeup.config.convert import convert_documents
 from kubeup.config.documents import build, parse_documents
 from kubeup.config.flags import JOIN_FIELDS, apply_flags, check_mixing
@@ -84,8 +84,8 @@ def load_join_config(
     join: types.JoinConfiguration = build(schema.JOIN, {**tree, "nodeRegistration": chooser.node_tree()})
     join = _fill_tls_token(join)
     kb = build(schema.KB, trees.get(_KB, {}))
-    validate.check_join(join, problems, needs_discovery=not is_member)
-    validate.check_kb(kb, problems)
+    validate_join.check_join(join, problems, needs_discovery=not is_member)
+    validate_kb.check_kb(kb, problems)
     problems.raise_if_any()
     for pin in join.discovery.bootstrap_token.ca_cert_hashes if join.discovery.bootstrap_token else ():
         pins.parse_ca_cert_hash(pin)

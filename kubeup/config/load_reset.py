@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup.config import choose, schema, types, validate
+from kubeup.config import choose, schema, types, validate_join
 from kubeup.config.documents import build
 from kubeup.config.flags import RESET_FIELDS, apply_flags, check_mixing
 from kubeup.config.load_init import Trees, read_documents, take_kinds
@@ -44,6 +44,6 @@ def load_reset_config(host: Host, *, config_file: Optional[Path], flags: Mapping
     reset: types.ResetConfiguration = build(schema.RESET, tree)
     names = dict.fromkeys(name.lower() for name in (*ignored, *reset.ignore_preflight_errors))
     reset = replace(reset, ignore_preflight_errors=tuple(names))
-    validate.check_reset(reset, problems)
+    validate_join.check_reset(reset, problems)
     problems.raise_if_any()
     return reset

@@ -7,7 +7,7 @@ from typing import Optional
 import pytest
 
 from kubeup.addresses import join_host_port
-from kubeup.config.validate import parse_cidr, split_host_port
+from kubeup.config.validate_fields import parse_cidr, split_host_port
 from tests.unit.config_case import CLUSTER, FLAGS, INIT, KB, load, refuse
 
 ADDRESS = "localAPIEndpoint: {advertiseAddress: 10.0.0.11}\n"
