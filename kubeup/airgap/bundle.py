@@ -1,7 +1,8 @@
 """A bundle as it is read: an OCI image layout in a tar, with images and one artifact per version whose layers are files.
 
-Owns the media types and annotations, and which files of a bundle a node takes. Whether a bundle is whole is
-kubeup/airgap/bundle_verify.py's.
+The tar is uncompressed, the images keep their upstream names, and the layers carry title, mode and sha256 as annotations. Owns
+those words, and which files of a bundle a node takes. Must not place anything on a node. Whether a bundle is whole is
+kubeup/airgap/bundle_verify.py's. kubeadm has no like of it.
 """
 
 from __future__ import annotations
@@ -39,9 +40,6 @@ class FileEntry:
     digest: str
     size: int
     version: str = ""
-
-
-# ---- reading one
 
 
 def list_artifacts(found: Layout) -> list[Descriptor]:

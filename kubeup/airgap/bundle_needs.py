@@ -21,9 +21,6 @@ class Need:
     by: str
 
 
-# ---- what goes in
-
-
 def plan_images(
     config: InitConfig, release: Release, network: Sequence[Mapping[str, Any]], more: Sequence[str]
 ) -> tuple[Need, ...]:

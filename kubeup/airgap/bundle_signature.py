@@ -20,9 +20,6 @@ else:
     ed25519 = lazy_import("cryptography.hazmat.primitives.asymmetric.ed25519")
 
 
-# ---- signatures
-
-
 def sign_index(index_bytes: bytes, key: Secret) -> bytes:
     """The signature file: ed25519 over index.json, which names all the rest by sha256. Raises UsageError (bad-key)."""
     try:

@@ -27,8 +27,6 @@ from kubeup.machine.host import Host
 from kubeup.machine.http import Unreachable
 from kubeup.machine.local_host import LocalHost
 
-# ---- where it comes from
-
 
 @frozen
 class FolderSource:

@@ -1,4 +1,8 @@
-"""Writing a bundle: the index, the artifact of files, and the tar."""
+"""Writing a bundle: the index, the artifact of files, and the tar. Equal inputs give equal bytes.
+
+Blobs go from their source to the file piece by piece; what has to come over a network waits in a folder beside the file, so that
+a broken run is gone on with.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +23,6 @@ from kubeup.secret import Secret
 
 EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 EMPTY = b"{}"
-
-
-# ---- the file
 
 
 @frozen

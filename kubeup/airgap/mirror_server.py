@@ -12,28 +12,21 @@ know a cluster: init installs it as a unit, and whoever wants runs it by hand (`
 
 from __future__ import annotations
 
-import collections
 import contextlib
-import json
 import os
-import re
 import select
 import threading
 import time
-import urllib.parse
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Optional
 
-from kubeup.airgap import bundle, oci_layout, registry_client
-from kubeup.airgap.oci_layout import Layout, Place
+from kubeup.airgap.mirror_answers import REASONS, Answer, Request, answer_request, cut_range, parse_request, refusal
+from kubeup.airgap.mirror_catalog import RETRY_S, Log, Store
+from kubeup.airgap.oci_layout import Place
 from kubeup.errors import HostError, KbError, shown
-from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazy_import
-from kubeup.machine.host import Host
-from kubeup.machine.http import Tls
-from kubeup.machine.local_host import LocalHost
 from kubeup.machine.process import raise_descriptor_limit
 
 if TYPE_CHECKING:
@@ -42,7 +35,7 @@ if TYPE_CHECKING:
 else:
     ssl = lazy_import("ssl")
 
-FILES_REPOSITORY = "kb/files"
+
 MAX_CONNECTIONS = 512
 MAX_CLIENTS = 5000
 """How many addresses are counted apart; whoever asked longest ago is forgotten first."""
@@ -66,412 +59,11 @@ _FAIR_RATE = 64 * 1024
 LATE_S = 5.0
 """By how much a transfer may be behind that rate then."""
 LOOK_AGAIN_S = 1.0
-RETRY_S = 30.0
-"""When what could not be read is tried again, though nothing has changed."""
 _PIECE = 256 * 1024
 _WITH_HEAD = 64 * 1024
 """How much of a file goes with the head of an answer; every client that does not read holds as much of this process' memory."""
-_MAX_OPEN = 64
-"""Files that are kept open."""
 _SENDFILE_MAX = 0x7FFF0000
 """The most that Linux sends in one call."""
-
-Log = Callable[[str], None]
-LeaveOut = Callable[[str, str], None]
-"""Is told what is left out, and why."""
-
-
-# ---- what is there
-
-
-@frozen
-class Manifest:
-    digest: str
-    media_type: str
-    size: int
-
-
-@dataclass
-class Catalog:
-    """Everything that is served, of all layouts together. repositories: full name -> tag -> manifest."""
-
-    repositories: dict[str, dict[str, Manifest]] = field(default_factory=dict)
-    manifests: dict[str, Manifest] = field(default_factory=dict)
-    blobs: dict[str, Place] = field(default_factory=dict)
-    files: dict[str, bundle.FileEntry] = field(default_factory=dict)
-    """Of the newest Kubernetes version of each; kb.pyz is the newest kb's."""
-    files_of: dict[str, dict[str, bundle.FileEntry]] = field(default_factory=dict)
-    """The same by the Kubernetes version that a bundle is for (`v1.35.6`)."""
-    short_names: dict[str, list[str]] = field(default_factory=dict)
-    """Repository without its registry -> the full names."""
-
-    def find_repository(self, name: str, namespace: str) -> Optional[str]:
-        """The full name that is meant: with `ns`, with the registry in the name, or without it where only one is so."""
-        if namespace and f"{namespace}/{name}" in self.repositories:
-            return f"{namespace}/{name}"
-        if name in self.repositories and not (namespace and name == FILES_REPOSITORY):
-            return name
-        full = self.short_names.get(name) or []
-        return full[0] if len(full) == 1 and not namespace else None
-
-
-def build_catalog(host: Host, layouts: Sequence[Layout], *, leave_out: Optional[LeaveOut] = None) -> Catalog:
-    """Index the layouts; later ones win where they name the same. What cannot be used is told to `leave_out` and left out;
-    without one it raises HostError."""
-    found = Catalog()
-    for item in layouts:
-        found.blobs.update(item.blobs)
-    whole = [replace(item, blobs=found.blobs) for item in layouts]
-    for item in whole:
-        for name, entry in item.names.items():
-            with _leaving_out(leave_out, f"image {shown(name)} of {item.path}"):
-                ref = registry_client.parse_ref(name)
-                top = _add_manifests(host, item, entry, found)
-                if top is not None:
-                    tags = found.repositories.setdefault(f"{ref.registry}/{ref.repository}", {})
-                    if ref.tag:
-                        tags[ref.tag] = top
-    for full in found.repositories:
-        found.short_names.setdefault(full.partition("/")[2], []).append(full)
-    usable = []
-    for item in whole:
-        with _leaving_out(leave_out, f"the files of {item.path}"):
-            files = bundle.read_files(host, item)
-            _add_artifacts(host, item, found)
-            usable.append(files)
-    found.files_of = bundle.files_by_version(usable)
-    found.files = bundle.choose_files(usable)
-    return found
-
-
-@contextlib.contextmanager
-def _leaving_out(leave_out: Optional[LeaveOut], what: str) -> Iterator[None]:
-    try:
-        yield
-    except KbError as error:
-        if leave_out is None:
-            raise
-        leave_out(shown(what), f"{error}")
-
-
-def _add_artifacts(host: Host, item: Layout, found: Catalog) -> None:
-    """The files as an artifact that an OCI client can name: its tag is the Kubernetes version that they are for."""
-    for entry in bundle.list_artifacts(item):
-        made = _add_manifests(host, item, entry, found)
-        told = (oci_layout.read_json_blob(host, item, str(entry["digest"])) or {}).get("annotations") or {}
-        if made is not None and told.get(bundle.KUBERNETES):
-            # a tag has no +, and kubeadm writes _ for it too
-            tag = str(told[bundle.KUBERNETES]).replace("+", "_")
-            found.repositories.setdefault(FILES_REPOSITORY, {})[tag] = made
-
-
-def _add_manifests(host: Host, item: Layout, entry: Mapping[str, Any], found: Catalog) -> Optional[Manifest]:
-    for descriptor, document in bundle.walk_manifests(host, item, dict(entry), set()):
-        digest = str(descriptor["digest"])
-        if document is not None:
-            kind = str(descriptor.get("mediaType") or document.get("mediaType") or oci_layout.OCI_MANIFEST)
-            found.manifests[digest] = Manifest(digest, kind, found.blobs[digest].size)
-    return found.manifests.get(str(entry["digest"]))
-
-
-def find_layouts(host: Host, path: Path, *, leave_out: Optional[LeaveOut] = None) -> list[Layout]:
-    """The layout that `path` is, or all tars and layouts in the folder that it is, by name. Raises HostError
-    (bundle-unreadable) where there is none. leave_out: is told of those that cannot be read, which else raise."""
-    if oci_layout.is_layout(host, path):
-        return [oci_layout.open_layout(host, path)]
-    names = [name for name in host.list_dir(path) if not name.startswith(".")]
-    chosen = [path / name for name in names if name.endswith(".tar") or host.exists(path / name / "oci-layout")]
-    found = []
-    for place in chosen:
-        with _leaving_out(leave_out, str(place)):
-            found.append(oci_layout.open_layout(host, place))
-    if not chosen:
-        raise HostError(
-            f"{path} holds no bundle",
-            cause="there is no .tar and no OCI image layout in it" if host.is_dir(path) else "there is no such file",
-            remedy="give the file that kb bundle create wrote, or a folder with such files",
-            code="bundle-unreadable",
-        )
-    return found
-
-
-class Store:
-    """The catalog of a path, made anew when the files there change. A file that cannot be read is told and left out: one bad
-    file in the folder does not take the others away. It is looked at again later, as its disk may have failed for a moment."""
-
-    def __init__(self, host: LocalHost, path: Path, log: Log) -> None:
-        self.host, self._path, self._log = host, path, log
-        self._built = time.monotonic()
-        self._left_out: dict[str, str] = {}
-        self._stamp = self._read_stamp()
-        self.catalog = self._build()
-        self._files = self._open_bundles(self.catalog)
-
-    def look_again(self) -> None:
-        """Take up what has changed. Never raises: what was there before is served on."""
-        try:
-            self._look_again()
-        except Exception as error:
-            self._log(f"{self._path} cannot be looked at ({shown(str(error))}): serving what was there before")
-
-    def _read_stamp(self) -> tuple[object, ...]:
-        host, path = self.host, self._path
-        names = [path, *((path / name) for name in (host.list_dir(path) if host.is_dir(path) else ()))]
-        stats = [(str(name), host.stat(host.real_path(name))) for name in names if not name.name.startswith(".")]
-        return tuple((name, stat.mtime, stat.size) for name, stat in stats if stat is not None)
-
-    def _build(self) -> Catalog:
-        """Raises KbError where nothing is there at all."""
-        left_out: dict[str, str] = {}
-        found = find_layouts(self.host, self._path, leave_out=left_out.__setitem__)
-        catalog = build_catalog(self.host, found, leave_out=left_out.__setitem__)
-        for what, why in left_out.items():
-            if what not in self._left_out:  # a file that is being copied is told once
-                self._log(f"{what} is left out: {why}")
-        self._left_out, self._built = left_out, time.monotonic()
-        return catalog
-
-    def _look_again(self) -> None:
-        stamp = self._read_stamp()
-        is_due = bool(self._left_out) and time.monotonic() - self._built > RETRY_S
-        if stamp == self._stamp and not is_due:
-            return
-        self._stamp, before = stamp, (self.catalog, set(self._left_out))
-        catalog = self._build()
-        self.catalog, self._files = catalog, self._open_bundles(catalog)
-        if (self.catalog, set(self._left_out)) != before:
-            self._log(f"{self._path} has changed: {describe(self.catalog)}")
-
-    def _open_bundles(self, catalog: Catalog) -> dict[Path, _OpenFile]:
-        """The tars, at once: a file that takes such a name later has other bytes in these places."""
-        counted = collections.Counter(place.path for place in catalog.blobs.values())
-        found: dict[Path, _OpenFile] = {}
-        for path, count in counted.most_common(_MAX_OPEN):
-            if count > 1:
-                with contextlib.suppress(KbError):
-                    found[path] = _OpenFile(self.host, path)
-        return found
-
-    def open_file(self, path: Path) -> _OpenFile:
-        """The file, opened once for all threads: every read has an offset of its own."""
-        found = self._files.get(path)
-        if found is None:
-            found = _OpenFile(self.host, path)
-            if len(self._files) < _MAX_OPEN:
-                self._files[path] = found
-        return found
-
-
-class _OpenFile:
-    """A descriptor that lives as long as somebody sends from it."""
-
-    def __init__(self, host: LocalHost, path: Path) -> None:
-        self._file = host.open_read(path, follows=False)
-        self.descriptor = self._file.fileno()
-
-    def __del__(self) -> None:
-        with contextlib.suppress(AttributeError):
-            self._file.close()
-
-
-def describe(catalog: Catalog) -> str:
-    images = sum(len(tags) for name, tags in catalog.repositories.items() if name != FILES_REPOSITORY)
-    return f"{images} images, {len(catalog.files)} files, {len(catalog.blobs)} blobs"
-
-
-# ---- answers
-
-
-@dataclass
-class Request:
-    method: str
-    path: str
-    query: Mapping[str, str]
-    headers: Mapping[str, str]
-    keeps_alive: bool = True
-
-
-@frozen
-class Answer:
-    """What is sent: `body`, or the part of a file at `place`."""
-
-    status: int
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
-    place: Optional[Place] = None
-
-    @property
-    def length(self) -> int:
-        return self.place.size if self.place else len(self.body)
-
-
-_REASONS = {200: "OK", 206: "Partial Content", 304: "Not Modified", 400: "Bad Request", 404: "Not Found",
-            405: "Method Not Allowed", 416: "Range Not Satisfiable", 500: "Internal Server Error"}  # fmt: skip
-_JSON = {"Content-Type": "application/json"}
-_TEXT = {"Content-Type": "text/plain; charset=utf-8"}
-_V2 = {"Docker-Distribution-Api-Version": "registry/2.0"}
-
-
-def answer_request(request: Request, catalog: Catalog, *, ca_pem: str = "", metrics: Callable[[], str] = str) -> Answer:
-    """Pure: what the catalog has for a request. A place is answered whole; the range is cut by the caller."""
-    if request.method not in ("GET", "HEAD"):
-        return _error(405, "UNSUPPORTED", "this mirror is read-only: push to a registry, or give it another bundle")
-    path = request.path
-    if path.startswith("/v2/") or path == "/v2":
-        return _answer_v2(request, catalog)
-    if path.startswith("/files"):
-        title = urllib.parse.unquote(path[len("/files") :].strip("/"))
-        return _answer_file(title, catalog, request.query.get("version", ""))
-    if path in ("/healthz", "/livez", "/readyz"):
-        return Answer(200, _TEXT, b"ok\n")
-    if path == "/metrics":
-        return Answer(200, {"Content-Type": "text/plain; version=0.0.4"}, metrics().encode())
-    if path == "/ca.crt" and ca_pem:
-        return Answer(200, {"Content-Type": "application/x-pem-file"}, ca_pem.encode())
-    if path == "/":
-        return Answer(200, _TEXT, f"kb mirror: {describe(catalog)}\n/v2/ /files/ /healthz /metrics\n".encode())
-    return Answer(404, _TEXT, b"no such page\n")
-
-
-_TARGET = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs|tags|referrers)/(?P<reference>[^/]+)")
-
-
-def _answer_v2(request: Request, catalog: Catalog) -> Answer:
-    if request.path in ("/v2", "/v2/"):
-        return Answer(200, {**_JSON, **_V2}, b"{}")
-    if request.path == "/v2/_catalog":
-        return _paged(request, "repositories", sorted(catalog.repositories), {})
-    match = _TARGET.fullmatch(urllib.parse.unquote(request.path))
-    if match is None:
-        return _error(404, "UNSUPPORTED", "no such endpoint")
-    kind, reference = match["kind"], match["reference"]
-    if kind == "blobs":
-        return _answer_blob(reference, catalog)
-    name = catalog.find_repository(match["name"], request.query.get("ns", ""))
-    if name is None:
-        return _error(
-            404, "NAME_UNKNOWN", f"the bundle has no repository {request.query.get('ns', '')} {match['name']}"
-        )
-    if kind == "tags":
-        return _paged(request, "tags", sorted(catalog.repositories[name]), {"name": match["name"]})
-    if kind == "referrers":
-        empty = {"schemaVersion": 2, "mediaType": oci_layout.OCI_INDEX, "manifests": []}
-        return Answer(200, {"Content-Type": oci_layout.OCI_INDEX, **_V2}, oci_layout.as_json(empty))
-    found = (
-        catalog.manifests.get(reference)
-        if oci_layout.is_digest(reference)
-        else catalog.repositories[name].get(reference)
-    )
-    if found is None:
-        return _error(404, "MANIFEST_UNKNOWN", f"the bundle has no {name}:{reference}")
-    told = {"Content-Type": found.media_type, "Docker-Content-Digest": found.digest, "Etag": f'"{found.digest}"', **_V2}
-    return Answer(200, told, place=catalog.blobs[found.digest])
-
-
-def _answer_blob(digest: str, catalog: Catalog) -> Answer:
-    place = catalog.blobs.get(digest)
-    if place is None:
-        code = "BLOB_UNKNOWN" if oci_layout.is_digest(digest) else "DIGEST_INVALID"
-        return _error(404, code, f"the bundle has no blob {digest}")
-    told = {"Content-Type": "application/octet-stream", "Docker-Content-Digest": digest, "Etag": f'"{digest}"', **_V2}
-    return Answer(200, told, place=place)
-
-
-def _answer_file(title: str, catalog: Catalog, version: str) -> Answer:
-    """version: of Kubernetes, `v1.35.6`; "" for the newest. kb itself is one for all versions."""
-    fit = bundle.choose_version(catalog.files_of, version) if version else ""
-    files = catalog.files_of.get(fit, {}) if version else catalog.files
-    files = {**files, **{name: entry for name, entry in catalog.files.items() if name == bundle.KB_FILE}}
-    if not title:
-        rows = [
-            {"title": e.title, "digest": e.digest, "size": e.size, "mode": f"{e.mode:04o}", "version": e.version}
-            for _, e in sorted(files.items())
-        ]
-        listing = {"files": rows, "versions": sorted(catalog.files_of)}
-        return Answer(200, _JSON, json.dumps(listing, indent=1).encode() + b"\n")
-    entry = files.get(title)
-    if entry is None or entry.digest not in catalog.blobs:
-        return Answer(404, _TEXT, f"the bundle has no file {title}\n".encode())
-    told = {
-        "Content-Type": "application/octet-stream",
-        "Etag": f'"{entry.digest}"',
-        "Docker-Content-Digest": entry.digest,
-    }
-    return Answer(200, told, place=catalog.blobs[entry.digest])
-
-
-def _paged(request: Request, key: str, items: Sequence[str], more: Mapping[str, str]) -> Answer:
-    """?n= and ?last= as the specification has them."""
-    last, count = request.query.get("last", ""), request.query.get("n", "")
-    if count and not re.fullmatch(r"[0-9]{1,18}", count):
-        return _error(400, "PAGINATION_NUMBER_INVALID", "n is no number")
-    rest = [item for item in items if item > last] if last else list(items)
-    page = rest[: int(count)] if count else rest
-    headers = {**_JSON, **_V2}
-    if page and len(page) < len(rest):
-        query = urllib.parse.urlencode({"n": count, "last": page[-1]})
-        headers["Link"] = f'<{urllib.parse.quote(request.path)}?{query}>; rel="next"'
-    return Answer(200, headers, json.dumps({**more, key: page}).encode())
-
-
-def _error(status: int, code: str, message: str) -> Answer:
-    body = json.dumps({"errors": [{"code": code, "message": message}]}).encode()
-    return Answer(status, {**_JSON, **_V2, **({"Allow": "GET, HEAD"} if status == 405 else {})}, body)
-
-
-def cut_range(answer: Answer, wanted: str) -> Answer:
-    """The part that `Range: bytes=...` asks for. Several ranges, another unit, or what is no range get the whole (RFC 9110,
-    section 14.2)."""
-    match = re.fullmatch(r"bytes=([0-9]*)-([0-9]*)", wanted.strip())
-    if answer.place is None or match is None or match.group(0) == "bytes=-":
-        return answer
-    size = answer.place.size
-    # a number of more digits than any file has bytes is as good as this one
-    first, last = (text if len(text) < 19 else "9" * 18 for text in match.groups())
-    if first and last and int(last) < int(first):
-        return answer
-    start = int(first) if first else max(0, size - int(last))
-    end = min(int(last), size - 1) if first and last else size - 1
-    if start > end or start >= size:
-        return Answer(416, {**_TEXT, "Content-Range": f"bytes */{size}"})
-    told = {**answer.headers, "Content-Range": f"bytes {start}-{end}/{size}"}
-    return Answer(206, told, place=Place(answer.place.path, answer.place.offset + start, end - start + 1))
-
-
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-
-
-def parse_request(head: bytes) -> Optional[Request]:
-    """The request line and headers; None where they are no HTTP/1, or could be read in two ways (RFC 9112, sections 2.2, 5.1
-    and 6.3): somebody before this server might read them in the other."""
-    lines = head.decode("latin-1").split("\r\n")
-    words = lines[0].split(" ")
-    if len(words) != 3 or words[2] not in ("HTTP/1.1", "HTTP/1.0") or not _TOKEN.fullmatch(words[0]):
-        return None
-    if any(_CONTROL.search(line) for line in lines):
-        return None
-    headers: dict[str, str] = {}
-    for line in lines[1:]:
-        name, colon, value = line.partition(":")
-        if not colon or not _TOKEN.fullmatch(name):
-            return None
-        name, value = name.lower(), value.strip(" \t")
-        if name in ("content-length", "transfer-encoding", "host") and name in headers:
-            return None
-        headers[name] = value
-    if not re.fullmatch(r"[0-9]*", headers.get("content-length", "")):
-        return None
-    target = words[1]
-    if target.startswith("http://") or target.startswith("https://"):
-        target = "/" + target.partition("://")[2].partition("/")[2]
-    path, _, query = target.partition("?")
-    connection = headers.get("connection", "").lower()
-    keeps_alive = "close" not in connection if words[2] == "HTTP/1.1" else "keep-alive" in connection
-    return Request(words[0], path, dict(urllib.parse.parse_qsl(query)), headers, keeps_alive)
-
-
-# ---- the server
 
 
 @dataclass(eq=False)
@@ -678,7 +270,7 @@ class Server:
                 self._send(
                     line,
                     Request("GET", "", {}, {}, keeps_alive=False),
-                    _error(400, "UNSUPPORTED", "no HTTP/1.1 request"),
+                    refusal(400, "UNSUPPORTED", "no HTTP/1.1 request"),
                 )
                 return
             request.keeps_alive = request.keeps_alive and not self._is_ending
@@ -698,7 +290,7 @@ class Server:
             answer = answer_request(request, self._store.catalog, ca_pem=self._ca_pem, metrics=self.render_metrics)
         except Exception as error:
             self._log(f"{shown(request.path[:200])}: {type(error).__name__}: {shown(str(error))}")
-            return _error(500, "UNKNOWN", "see the mirror's log")
+            return refusal(500, "UNKNOWN", "see the mirror's log")
         if request.headers.get("if-none-match", "-") == answer.headers.get("Etag"):
             return Answer(304, {"Etag": answer.headers["Etag"]})
         wanted = request.headers.get("range")
@@ -711,7 +303,7 @@ class Server:
             told["Accept-Ranges"] = "bytes"
         told["Connection"] = "keep-alive" if request.keeps_alive else "close"
         lines = "".join(f"{name}: {value}\r\n" for name, value in told.items())
-        head = f"HTTP/1.1 {answer.status} {_REASONS.get(answer.status, '')}\r\n{lines}\r\n".encode("latin-1")
+        head = f"HTTP/1.1 {answer.status} {REASONS.get(answer.status, '')}\r\n{lines}\r\n".encode("latin-1")
         if request.method == "HEAD":
             line.send(head)
             return 0
@@ -837,83 +429,3 @@ def parse_listen(text: str) -> tuple[str, int]:
             code="listen-invalid",
         )
     return address.strip("[]") or "0.0.0.0", int(port)
-
-
-# ---- into a registry that is there
-
-
-def sync(
-    local: LocalHost,
-    layouts: Sequence[Layout],
-    base: str,
-    *,
-    prefix: str = "",
-    tls: Optional[Tls] = None,
-    tell: Log = lambda text: None,
-) -> Iterator[str]:
-    """Push every image to a registry, under its name without the registry (and below `prefix`); gives each as it is
-    done. Of an image index only what the layout has can be pushed: an index with missing children is refused by many
-    registries, so the one manifest goes under the tag instead, where there is only one.
-
-    Raises registry.Refused, Unreachable, HostError (blob-damaged).
-    """
-    blobs: dict[str, Place] = {}
-    for item in layouts:
-        blobs.update(item.blobs)
-    credentials = registry_client.read_credentials(local, base.partition("://")[2].partition("/")[0])
-    server = registry_client.Registry(local, base, credentials, tls=tls, tell=tell)
-    for item in layouts:
-        whole = Layout(item.path, item.index, item.index_bytes, blobs, item.signature, item.names)
-        for name, entry in sorted(item.names.items()):
-            ref = registry_client.parse_ref(name)
-            repository = f"{prefix.strip('/')}/{ref.repository}".lstrip("/")
-            _push_image(local, whole, server, repository=repository, reference=ref.tag or ref.digest, entry=entry)
-            yield f"{server.base.partition('://')[2]}/{repository}:{ref.tag or ref.digest}"
-
-
-def _push_image(
-    local: LocalHost,
-    whole: Layout,
-    server: registry_client.Registry,
-    *,
-    repository: str,
-    reference: str,
-    entry: Mapping[str, Any],
-) -> None:
-    """Blobs before manifests, manifests before the indexes that name them, each once: an index can name another twice, and that
-    one the next."""
-    document, children = _read_index(local, whole, entry)
-    while "manifests" in document and len(children) == 1:
-        entry = children[0]
-        document, children = _read_index(local, whole, entry)
-    waiting, seen = [(entry, False)], set()
-    while waiting:
-        descriptor, are_children_there = waiting.pop()
-        digest = str(descriptor["digest"])
-        if not are_children_there:
-            if digest not in seen:
-                seen.add(digest)
-                waiting.append((descriptor, True))
-                waiting += [(child, False) for child in _read_index(local, whole, descriptor)[1]]
-            continue
-        document, children = _read_index(local, whole, descriptor)
-        for part in [*([document["config"]] if "config" in document else []), *(document.get("layers") or [])]:
-            name, place = str(part["digest"]), whole.blobs.get(str(part["digest"]))
-            if place is not None and name not in seen and not server.has_blob(repository, name):
-                server.push_blob(local, repository, name, place.size, oci_layout.read_checked(local, place, name))
-            seen.add(name)
-        data, kind = (
-            oci_layout.read_document(local, whole.blobs[digest], digest),
-            descriptor.get("mediaType") or document.get("mediaType"),
-        )
-        if descriptor is entry and len(children) < len(document.get("manifests") or []):
-            data = oci_layout.as_json({**document, "manifests": children})  # what the bundle has of it
-        server.push_manifest(repository, reference if descriptor is entry else digest, str(kind), data)
-
-
-def _read_index(
-    local: LocalHost, whole: Layout, entry: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A document, and those that it names and the layout has."""
-    document = oci_layout.read_json_blob(local, whole, str(entry["digest"])) or {}
-    return document, [child for child in document.get("manifests") or [] if child["digest"] in whole.blobs]

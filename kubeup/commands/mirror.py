@@ -13,7 +13,7 @@ from kubeup.paths import Paths
 from kubeup.trust import Anchors
 
 if TYPE_CHECKING:
-    from kubeup.airgap import bundle, mirror_server, oci_layout
+    from kubeup.airgap import bundle, mirror_catalog, mirror_server, mirror_sync, oci_layout
     from kubeup.cli.parser import Invocation
     from kubeup.machine import http, local_host
     from kubeup.phases import airgap
@@ -24,6 +24,8 @@ else:
     local_host = lazy_import("kubeup.machine.local_host")
     http = lazy_import("kubeup.machine.http")
     mirror_server = lazy_import("kubeup.airgap.mirror_server")
+    mirror_catalog = lazy_import("kubeup.airgap.mirror_catalog")
+    mirror_sync = lazy_import("kubeup.airgap.mirror_sync")
 
 
 def serve(call: Invocation) -> int:
@@ -39,10 +41,10 @@ def serve(call: Invocation) -> int:
         cert = Path(_both(call, "tls-cert")).absolute()
         tls = mirror_server.make_tls_context(cert, Path(_both(call, "tls-key")).absolute())
         ca_pem = local.read_text(Path(call.flags["tls-ca"]).absolute()) if "tls-ca" in call.flags else ""
-    store = mirror_server.Store(local, path, call.report.line)
+    store = mirror_catalog.Store(local, path, call.report.line)
     listener = local.listen(address, port)
     url = f"{'https' if tls else 'http'}://{join_host_port(address, port)}"
-    call.report.line(f"serving {path}: {mirror_server.describe(store.catalog)} on {url}")
+    call.report.line(f"serving {path}: {mirror_catalog.describe(store.catalog)} on {url}")
     log_access = (lambda text: None) if call.flags.get("no-access-log") else None
     mirror_server.Server(store, listener, log=call.report.line, log_access=log_access, tls=tls, ca_pem=ca_pem).serve()
     return 0
@@ -79,10 +81,10 @@ def sync(call: Invocation) -> int:
             code="usage",
         )
     ca = local.read_text(Path(call.flags["tls-ca"]).absolute()) if "tls-ca" in call.flags else None
-    layouts = mirror_server.find_layouts(local, _one_word(call))
+    layouts = mirror_catalog.find_layouts(local, _one_word(call))
     url = f"{base.partition('://')[0]}://{server}"
     count = 0
-    for name in mirror_server.sync(
+    for name in mirror_sync.sync(
         local, layouts, url, prefix=prefix, tls=http.Tls(Anchors.given(ca)) if ca else None, tell=call.report.waiting
     ):
         call.print(f"pushed {name}")

@@ -25,9 +25,6 @@ from kubeup.config.validate_node import PULL_POLICIES, check_node
 UNMOUNT_FLAGS = ("MNT_FORCE", "MNT_DETACH", "MNT_EXPIRE", "UMOUNT_NOFOLLOW")
 
 
-# ---- join, reset, upgrade
-
-
 def check_join(join: types.JoinConfiguration, problems: Problems, *, needs_discovery: bool = True) -> None:
     """needs_discovery: False for a node that is a member already, which finds its cluster by its kubelet.conf."""
     check_node(problems, JOIN, join.node)

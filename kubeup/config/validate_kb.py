@@ -26,9 +26,6 @@ BALANCER_MODES = ("local", "none")
 _IMAGE = re.compile(rf"{REPOSITORY.pattern}(?::{TAG.pattern})?(?:@sha256:[0-9a-f]{{64}})?")
 
 
-# ---- kb's own document
-
-
 def check_kb(kb: types.KbConfiguration, problems: Problems) -> None:
     network = kb.pod_network
     check_choice(problems, KB, "podNetwork.plugin", value=network.plugin, choices=PLUGINS)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from kubeup.airgap import mirror_server
+from kubeup.airgap import mirror_catalog, mirror_server
 from kubeup.machine.local_host import LocalHost
 from kubeup.node import certificates, private_keys
 from tests.bundle_case import write_layout
@@ -73,7 +73,7 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running
 def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_tls: bool = False) -> Iterator[Running]:
     write_layout(tmp_path / "layout", {"registry.k8s.io/web:1": {"amd64": [BLOB]}})
     said: list[str] = []
-    store = mirror_server.Store(LocalHost(), tmp_path / "layout", said.append)
+    store = mirror_catalog.Store(LocalHost(), tmp_path / "layout", said.append)
     listener = LocalHost().listen("127.0.0.1", 0)
     tls = mirror_server.make_tls_context(*make_certificate(tmp_path)) if is_tls else None
     server = mirror_server.Server(store, listener, log=said.append, tls=tls)
@@ -317,7 +317,7 @@ def test_links_and_pipes_in_a_layout_are_not_served(running: Running, tmp_path: 
     planted = tmp_path / "layout/blobs/sha256" / ("f" * 64)
     planted.symlink_to("/etc/passwd")
     os.mkfifo(tmp_path / "layout/blobs/sha256" / ("e" * 64))
-    store = mirror_server.Store(LocalHost(), tmp_path / "layout", lambda text: None)
+    store = mirror_catalog.Store(LocalHost(), tmp_path / "layout", lambda text: None)
     assert not {f"sha256:{'f' * 64}", f"sha256:{'e' * 64}"} & set(store.catalog.blobs)
     # and one that takes a blob's place later
     path = running.server._store.catalog.blobs[running.blob].path
@@ -374,8 +374,8 @@ def test_a_transfer_may_end_when_the_mirror_is_told_to(tmp_path: Path) -> None:
             assert process.stderr is not None
             while "serving" not in process.stderr.readline():
                 pass
-            found = mirror_server.build_catalog(
-                LocalHost(), mirror_server.find_layouts(LocalHost(), tmp_path / "layout")
+            found = mirror_catalog.build_catalog(
+                LocalHost(), mirror_catalog.find_layouts(LocalHost(), tmp_path / "layout")
             )
             digest = next(name for name, place in found.blobs.items() if place.size == size)
             with (

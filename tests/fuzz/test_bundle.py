@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kubeup.airgap import bundle, bundle_signature, bundle_verify, bundle_write, mirror_server, oci_layout, programs
+from kubeup.airgap import bundle, bundle_signature, bundle_verify, bundle_write, mirror_catalog, oci_layout, programs
 from kubeup.airgap.bundle_needs import Need
 from kubeup.airgap.bundle_sources import Gathering, LayoutSource
 from kubeup.errors import KbError
@@ -44,13 +44,13 @@ def read_in_every_way(path: Path) -> None:
             lambda: bundle_verify.diff_bundles(HOST, found, found),
             lambda: programs.offer_bundle(HOST, found, "amd64"),
             lambda: programs.architectures_in(HOST, found),
-            lambda: mirror_server.build_catalog(HOST, [found]),
+            lambda: mirror_catalog.build_catalog(HOST, [found]),
             lambda: bundle.choose_files([bundle.read_files(HOST, found)]),
             lambda: bundle_signature.check_signature(found, ""),
         ):
             with contextlib.suppress(KbError):
                 look()
-    mirror_server.build_catalog(HOST, [], leave_out=lambda what, why: None)
+    mirror_catalog.build_catalog(HOST, [], leave_out=lambda what, why: None)
 
 
 def unpack(made: Path, target: Path) -> dict[str, bytes]:
@@ -113,7 +113,7 @@ def test_an_index_that_names_another_twice(tmp_path: Path, levels: int, times: i
     (tmp_path / "oci-layout").write_bytes(oci_layout.LAYOUT_FILE)
     found = oci_layout.open_layout(HOST, tmp_path)
     assert bundle_verify.verify_bundle(HOST, found).problems == ()
-    assert "registry.k8s.io/x" in mirror_server.build_catalog(HOST, [found]).repositories
+    assert "registry.k8s.io/x" in mirror_catalog.build_catalog(HOST, [found]).repositories
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,21 @@ from typing import BinaryIO
 
 import pytest
 
-from kubeup.airgap import bundle, bundle_verify, bundle_write, mirror_server, oci_layout, registry_client
+from kubeup.airgap import (
+    bundle,
+    bundle_verify,
+    bundle_write,
+    mirror_answers,
+    mirror_catalog,
+    mirror_server,
+    mirror_sync,
+    oci_layout,
+    registry_client,
+)
 from kubeup.airgap.bundle_needs import Need
 from kubeup.airgap.bundle_sources import Gathering, LayoutSource
-from kubeup.airgap.mirror_server import Answer, Catalog, Request
+from kubeup.airgap.mirror_answers import Answer, Request
+from kubeup.airgap.mirror_catalog import Catalog
 from kubeup.airgap.oci_layout import Place
 from kubeup.errors import HostError
 from kubeup.machine.local_host import LocalHost
@@ -35,11 +46,11 @@ def catalog(tmp_path: Path) -> Catalog:
     (tmp_path / "kb.pyz").write_bytes(b"0123456789")
     gathering.add_file("kb.pyz", tmp_path / "kb.pyz")
     bundle_write.write_bundle(gathering, tmp_path / "a.tar", kubernetes_version="v1.35.6")
-    return mirror_server.build_catalog(HOST, mirror_server.find_layouts(HOST, tmp_path / "a.tar"))
+    return mirror_catalog.build_catalog(HOST, mirror_catalog.find_layouts(HOST, tmp_path / "a.tar"))
 
 
 def ask(catalog: Catalog, path: str, method: str = "GET", **query: str) -> Answer:
-    return mirror_server.answer_request(Request(method, path, query, {}), catalog, ca_pem="PEM")
+    return mirror_answers.answer_request(Request(method, path, query, {}), catalog, ca_pem="PEM")
 
 
 def content(answer: Answer) -> bytes:
@@ -93,7 +104,7 @@ def test_files_and_pages(catalog: Catalog) -> None:
     assert row["title"] == "kb.pyz" and row["digest"] == oci_layout.digest_of(b"0123456789")
     assert content(ask(catalog, "/files/kb.pyz")) == b"0123456789"
     assert ask(catalog, "/files/../../etc/passwd").status == 404
-    assert mirror_server.describe(catalog).startswith("3 images, 1 files")
+    assert mirror_catalog.describe(catalog).startswith("3 images, 1 files")
     assert ask(catalog, "/healthz").body == b"ok\n" and ask(catalog, "/ca.crt").body == b"PEM"
     assert ask(catalog, "/nothing").status == 404
     refused = ask(catalog, "/v2/x/manifests/1", "PUT")
@@ -131,31 +142,31 @@ def test_the_files_are_an_artifact_with_a_name(catalog: Catalog) -> None:
     ],
 )
 def test_ranges(wanted: str, status: int, part: object) -> None:
-    cut = mirror_server.cut_range(Answer(200, {}, place=Place(Path("/x"), 100, 10)), wanted)
+    cut = mirror_answers.cut_range(Answer(200, {}, place=Place(Path("/x"), 100, 10)), wanted)
     assert cut.status == status
     assert (cut.place and (cut.place.offset, cut.place.size)) == part
 
 
 def test_requests() -> None:
-    parsed = mirror_server.parse_request(
+    parsed = mirror_answers.parse_request(
         b"GET /v2/a/manifests/1?ns=quay.io HTTP/1.1\r\nHost: x\r\nRange: bytes=1-\r\nConnection: close"
     )
     assert parsed == Request(
         "GET", "/v2/a/manifests/1", {"ns": "quay.io"}, {"host": "x", "range": "bytes=1-", "connection": "close"}, False
     )
     for bad in (b"", b"GET /", b"\x16\x03\x01\x02\x00", b"GET / HTTP/2\r\n"):
-        assert mirror_server.parse_request(bad) is None
+        assert mirror_answers.parse_request(bad) is None
 
 
 def test_a_folder_of_bundles_is_one_catalog(tmp_path: Path, catalog: Catalog) -> None:
-    assert mirror_server.find_layouts(HOST, tmp_path)  # a.tar, and the layout `source`
+    assert mirror_catalog.find_layouts(HOST, tmp_path)  # a.tar, and the layout `source`
     (tmp_path / "empty").mkdir()
     with pytest.raises(HostError) as caught:
-        mirror_server.find_layouts(HOST, tmp_path / "empty")
+        mirror_catalog.find_layouts(HOST, tmp_path / "empty")
     assert caught.value.code == "bundle-unreadable"
 
 
-def look_again(store: mirror_server.Store) -> Catalog:
+def look_again(store: mirror_catalog.Store) -> Catalog:
     store.look_again()
     return store.catalog
 
@@ -164,7 +175,7 @@ def test_a_bad_new_bundle_takes_nothing_away(tmp_path: Path, catalog: Catalog) -
     (tmp_path / "served").mkdir()
     (tmp_path / "a.tar").rename(tmp_path / "served/a.tar")
     said: list[str] = []
-    store = mirror_server.Store(HOST, tmp_path / "served", said.append)
+    store = mirror_catalog.Store(HOST, tmp_path / "served", said.append)
     (tmp_path / "served/b.tar").write_bytes(b"half a file")
     assert len(look_again(store).repositories) == 4 and "b.tar is left out" in said[0]
     (tmp_path / "served/b.tar").unlink()
@@ -176,7 +187,7 @@ def test_a_file_that_is_being_copied_is_told_once(tmp_path: Path, catalog: Catal
     (tmp_path / "served").mkdir()
     said: list[str] = []
     (tmp_path / "served/a.tar").write_bytes(data[:600])
-    store = mirror_server.Store(HOST, tmp_path / "served", said.append)
+    store = mirror_catalog.Store(HOST, tmp_path / "served", said.append)
     for size in (1200, 5000, len(data)):
         assert look_again(store).repositories == {}
         (tmp_path / "served/a.tar").write_bytes(data[:size])
@@ -201,13 +212,13 @@ class FailingDisk(LocalHost):
 
 
 def test_a_disk_that_fails_for_a_moment(tmp_path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirror_server, "RETRY_S", -1)
+    monkeypatch.setattr(mirror_catalog, "RETRY_S", -1)
     host = FailingDisk()
     host.fails_for = "a.tar"
     (tmp_path / "served").mkdir()
     (tmp_path / "a.tar").rename(tmp_path / "served/a.tar")
     said: list[str] = []
-    store = mirror_server.Store(host, tmp_path / "served", said.append)
+    store = mirror_catalog.Store(host, tmp_path / "served", said.append)
     assert look_again(store).repositories == {}
     host.fails_for = ""
     assert len(look_again(store).repositories) == 4, "nothing has changed in the folder, and yet it is tried again"
@@ -217,7 +228,7 @@ def test_a_disk_that_fails_for_a_moment(tmp_path: Path, catalog: Catalog, monkey
 
 def test_a_bundle_that_is_exchanged_is_served_as_it_was_until_it_is_looked_at(tmp_path: Path, catalog: Catalog) -> None:
     """The places of its blobs are those of the file that was there."""
-    store = mirror_server.Store(HOST, tmp_path / "a.tar", print)
+    store = mirror_catalog.Store(HOST, tmp_path / "a.tar", print)
     (tmp_path / "new").write_bytes(b"x" * (tmp_path / "a.tar").stat().st_size)
     (tmp_path / "new").rename(tmp_path / "a.tar")
     for digest, place in store.catalog.blobs.items():
@@ -232,7 +243,7 @@ def test_a_linked_bundle(tmp_path: Path, catalog: Catalog) -> None:
         link.symlink_to(tmp_path / "a.tar")
         assert bundle_verify.verify_bundle(HOST, oci_layout.open_layout(HOST, link)).problems == ()
     for path in (tmp_path / "latest.tar", tmp_path / "served"):
-        store = mirror_server.Store(HOST, path, print)
+        store = mirror_catalog.Store(HOST, path, print)
         assert len(store.catalog.repositories) == 4
         for place in store.catalog.blobs.values():
             assert os.pread(store.open_file(place.path).descriptor, place.size, place.offset) == b"".join(
@@ -274,7 +285,7 @@ def test_one_bad_file_does_not_keep_the_others_from_being_served(tmp_path: Path,
     index["manifests"][0]["size"] = "many"
     (types / "index.json").write_text(json.dumps(index))
     said: list[str] = []
-    store = mirror_server.Store(HOST, folder, said.append)
+    store = mirror_catalog.Store(HOST, folder, said.append)
     assert {"registry.k8s.io/pause", "registry.k8s.io/good"} <= set(store.catalog.repositories)
     for name in ("half.tar", "pipe.tar", "nothing.tar", "Foo Bar", "types"):
         assert any(name in text and "left out" in text for text in said), (name, said)
@@ -300,8 +311,8 @@ def test_files_are_served_by_kubernetes_version(tmp_path: Path) -> None:
     (tmp_path / "served").mkdir()
     for version, own in (("v1.35.6", "0.9.0"), ("v1.36.0", "0.10.0"), ("v1.36.1-rc.1", "0.8.0")):
         bundle_of(tmp_path, version, own)
-    layouts = mirror_server.find_layouts(HOST, tmp_path / "served")
-    found = mirror_server.build_catalog(HOST, layouts)
+    layouts = mirror_catalog.find_layouts(HOST, tmp_path / "served")
+    found = mirror_catalog.build_catalog(HOST, layouts)
     for wanted, served in (
         ("v1.35.6", "v1.35.6"), ("v1.35.9", "v1.35.6"), ("v1.36.0", "v1.36.0"), ("", "v1.36.1-rc.1"), ("v1.37.0", "v1.36.1-rc.1"),
     ):  # fmt: skip
@@ -347,7 +358,7 @@ def test_an_index_that_names_the_next_twice_is_pushed_once(tmp_path: Path) -> No
         made = [{"mediaType": oci_layout.OCI_INDEX, **write_blob(tmp_path, oci_layout.as_json(text))} for text in texts]
     write_layout(tmp_path, {})
     server, found = Pushed(), oci_layout.open_layout(HOST, tmp_path)
-    mirror_server._push_image(HOST, found, server, repository="x", reference="1", entry=made[0])
+    mirror_sync._push_image(HOST, found, server, repository="x", reference="1", entry=made[0])
     assert len(server.manifests) == len(set(server.manifests)) == 2 + 2 * 39 + 1 and server.manifests[-1] == "1"
 
 
@@ -358,7 +369,7 @@ def test_an_index_of_one_child_is_pushed_as_that_child_however_deep(tmp_path: Pa
         made = {"mediaType": oci_layout.OCI_INDEX, **write_blob(tmp_path, oci_layout.as_json(text))}
     write_layout(tmp_path, {})
     server, found = Pushed(), oci_layout.open_layout(HOST, tmp_path)
-    mirror_server._push_image(HOST, found, server, repository="x", reference="1", entry=made)
+    mirror_sync._push_image(HOST, found, server, repository="x", reference="1", entry=made)
     assert server.manifests == ["1"] and len(server.blobs) == 2 and leaf["digest"] not in server.blobs
 
 

@@ -1,0 +1,226 @@
+"""What a mirror has: the manifests, blobs and files of the bundles and layouts in its folder.
+
+Reads; a layout that cannot be read is left out, and said.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Optional
+
+from kubeup.airgap import bundle, oci_layout, registry_client
+from kubeup.airgap.oci_layout import Layout, Place
+from kubeup.errors import HostError, KbError, shown
+from kubeup.frozen_values import frozen
+from kubeup.machine.host import Host
+from kubeup.machine.local_host import LocalHost
+
+FILES_REPOSITORY = "kb/files"
+RETRY_S = 30.0
+"""When what could not be read is tried again, though nothing has changed."""
+_MAX_OPEN = 64
+"""Files that are kept open."""
+
+Log = Callable[[str], None]
+LeaveOut = Callable[[str, str], None]
+"""Is told what is left out, and why."""
+
+
+@frozen
+class Manifest:
+    digest: str
+    media_type: str
+    size: int
+
+
+@dataclass
+class Catalog:
+    """Everything that is served, of all layouts together. repositories: full name -> tag -> manifest."""
+
+    repositories: dict[str, dict[str, Manifest]] = field(default_factory=dict)
+    manifests: dict[str, Manifest] = field(default_factory=dict)
+    blobs: dict[str, Place] = field(default_factory=dict)
+    files: dict[str, bundle.FileEntry] = field(default_factory=dict)
+    """Of the newest Kubernetes version of each; kb.pyz is the newest kb's."""
+    files_of: dict[str, dict[str, bundle.FileEntry]] = field(default_factory=dict)
+    """The same by the Kubernetes version that a bundle is for (`v1.35.6`)."""
+    short_names: dict[str, list[str]] = field(default_factory=dict)
+    """Repository without its registry -> the full names."""
+
+    def find_repository(self, name: str, namespace: str) -> Optional[str]:
+        """The full name that is meant: with `ns`, with the registry in the name, or without it where only one is so."""
+        if namespace and f"{namespace}/{name}" in self.repositories:
+            return f"{namespace}/{name}"
+        if name in self.repositories and not (namespace and name == FILES_REPOSITORY):
+            return name
+        full = self.short_names.get(name) or []
+        return full[0] if len(full) == 1 and not namespace else None
+
+
+def build_catalog(host: Host, layouts: Sequence[Layout], *, leave_out: Optional[LeaveOut] = None) -> Catalog:
+    """Index the layouts; later ones win where they name the same. What cannot be used is told to `leave_out` and left out;
+    without one it raises HostError."""
+    found = Catalog()
+    for item in layouts:
+        found.blobs.update(item.blobs)
+    whole = [replace(item, blobs=found.blobs) for item in layouts]
+    for item in whole:
+        for name, entry in item.names.items():
+            with _leaving_out(leave_out, f"image {shown(name)} of {item.path}"):
+                ref = registry_client.parse_ref(name)
+                top = _add_manifests(host, item, entry, found)
+                if top is not None:
+                    tags = found.repositories.setdefault(f"{ref.registry}/{ref.repository}", {})
+                    if ref.tag:
+                        tags[ref.tag] = top
+    for full in found.repositories:
+        found.short_names.setdefault(full.partition("/")[2], []).append(full)
+    usable = []
+    for item in whole:
+        with _leaving_out(leave_out, f"the files of {item.path}"):
+            files = bundle.read_files(host, item)
+            _add_artifacts(host, item, found)
+            usable.append(files)
+    found.files_of = bundle.files_by_version(usable)
+    found.files = bundle.choose_files(usable)
+    return found
+
+
+@contextlib.contextmanager
+def _leaving_out(leave_out: Optional[LeaveOut], what: str) -> Iterator[None]:
+    try:
+        yield
+    except KbError as error:
+        if leave_out is None:
+            raise
+        leave_out(shown(what), f"{error}")
+
+
+def _add_artifacts(host: Host, item: Layout, found: Catalog) -> None:
+    """The files as an artifact that an OCI client can name: its tag is the Kubernetes version that they are for."""
+    for entry in bundle.list_artifacts(item):
+        made = _add_manifests(host, item, entry, found)
+        told = (oci_layout.read_json_blob(host, item, str(entry["digest"])) or {}).get("annotations") or {}
+        if made is not None and told.get(bundle.KUBERNETES):
+            # a tag has no +, and kubeadm writes _ for it too
+            tag = str(told[bundle.KUBERNETES]).replace("+", "_")
+            found.repositories.setdefault(FILES_REPOSITORY, {})[tag] = made
+
+
+def _add_manifests(host: Host, item: Layout, entry: Mapping[str, Any], found: Catalog) -> Optional[Manifest]:
+    for descriptor, document in bundle.walk_manifests(host, item, dict(entry), set()):
+        digest = str(descriptor["digest"])
+        if document is not None:
+            kind = str(descriptor.get("mediaType") or document.get("mediaType") or oci_layout.OCI_MANIFEST)
+            found.manifests[digest] = Manifest(digest, kind, found.blobs[digest].size)
+    return found.manifests.get(str(entry["digest"]))
+
+
+def find_layouts(host: Host, path: Path, *, leave_out: Optional[LeaveOut] = None) -> list[Layout]:
+    """The layout that `path` is, or all tars and layouts in the folder that it is, by name. Raises HostError
+    (bundle-unreadable) where there is none. leave_out: is told of those that cannot be read, which else raise."""
+    if oci_layout.is_layout(host, path):
+        return [oci_layout.open_layout(host, path)]
+    names = [name for name in host.list_dir(path) if not name.startswith(".")]
+    chosen = [path / name for name in names if name.endswith(".tar") or host.exists(path / name / "oci-layout")]
+    found = []
+    for place in chosen:
+        with _leaving_out(leave_out, str(place)):
+            found.append(oci_layout.open_layout(host, place))
+    if not chosen:
+        raise HostError(
+            f"{path} holds no bundle",
+            cause="there is no .tar and no OCI image layout in it" if host.is_dir(path) else "there is no such file",
+            remedy="give the file that kb bundle create wrote, or a folder with such files",
+            code="bundle-unreadable",
+        )
+    return found
+
+
+class Store:
+    """The catalog of a path, made anew when the files there change. A file that cannot be read is told and left out: one bad
+    file in the folder does not take the others away. It is looked at again later, as its disk may have failed for a moment."""
+
+    def __init__(self, host: LocalHost, path: Path, log: Log) -> None:
+        self.host, self._path, self._log = host, path, log
+        self._built = time.monotonic()
+        self._left_out: dict[str, str] = {}
+        self._stamp = self._read_stamp()
+        self.catalog = self._build()
+        self._files = self._open_bundles(self.catalog)
+
+    def look_again(self) -> None:
+        """Take up what has changed. Never raises: what was there before is served on."""
+        try:
+            self._look_again()
+        except Exception as error:
+            self._log(f"{self._path} cannot be looked at ({shown(str(error))}): serving what was there before")
+
+    def _read_stamp(self) -> tuple[object, ...]:
+        host, path = self.host, self._path
+        names = [path, *((path / name) for name in (host.list_dir(path) if host.is_dir(path) else ()))]
+        stats = [(str(name), host.stat(host.real_path(name))) for name in names if not name.name.startswith(".")]
+        return tuple((name, stat.mtime, stat.size) for name, stat in stats if stat is not None)
+
+    def _build(self) -> Catalog:
+        """Raises KbError where nothing is there at all."""
+        left_out: dict[str, str] = {}
+        found = find_layouts(self.host, self._path, leave_out=left_out.__setitem__)
+        catalog = build_catalog(self.host, found, leave_out=left_out.__setitem__)
+        for what, why in left_out.items():
+            if what not in self._left_out:  # a file that is being copied is told once
+                self._log(f"{what} is left out: {why}")
+        self._left_out, self._built = left_out, time.monotonic()
+        return catalog
+
+    def _look_again(self) -> None:
+        stamp = self._read_stamp()
+        is_due = bool(self._left_out) and time.monotonic() - self._built > RETRY_S
+        if stamp == self._stamp and not is_due:
+            return
+        self._stamp, before = stamp, (self.catalog, set(self._left_out))
+        catalog = self._build()
+        self.catalog, self._files = catalog, self._open_bundles(catalog)
+        if (self.catalog, set(self._left_out)) != before:
+            self._log(f"{self._path} has changed: {describe(self.catalog)}")
+
+    def _open_bundles(self, catalog: Catalog) -> dict[Path, _OpenFile]:
+        """The tars, at once: a file that takes such a name later has other bytes in these places."""
+        counted = collections.Counter(place.path for place in catalog.blobs.values())
+        found: dict[Path, _OpenFile] = {}
+        for path, count in counted.most_common(_MAX_OPEN):
+            if count > 1:
+                with contextlib.suppress(KbError):
+                    found[path] = _OpenFile(self.host, path)
+        return found
+
+    def open_file(self, path: Path) -> _OpenFile:
+        """The file, opened once for all threads: every read has an offset of its own."""
+        found = self._files.get(path)
+        if found is None:
+            found = _OpenFile(self.host, path)
+            if len(self._files) < _MAX_OPEN:
+                self._files[path] = found
+        return found
+
+
+class _OpenFile:
+    """A descriptor that lives as long as somebody sends from it."""
+
+    def __init__(self, host: LocalHost, path: Path) -> None:
+        self._file = host.open_read(path, follows=False)
+        self.descriptor = self._file.fileno()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):
+            self._file.close()
+
+
+def describe(catalog: Catalog) -> str:
+    images = sum(len(tags) for name, tags in catalog.repositories.items() if name != FILES_REPOSITORY)
+    return f"{images} images, {len(catalog.files)} files, {len(catalog.blobs)} blobs"
