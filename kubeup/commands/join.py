@@ -17,8 +17,8 @@ from kubeup.trust import Anchors
 
 if TYPE_CHECKING:
     from kubeup.cli.parser import Invocation
-    from kubeup.cluster import api, discovery
-    from kubeup.cluster.discovery import Access
+    from kubeup.cluster import api, find_cluster, join_documents, membership
+    from kubeup.cluster.membership import Access
     from kubeup.config import load_join
     from kubeup.config.types import JoinConfig
     from kubeup.engine import run, runner, step
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from kubeup.report import Report
 else:
     airgap = lazy_import("kubeup.phases.airgap")
-    discovery = lazy_import("kubeup.cluster.discovery")
+    membership = lazy_import("kubeup.cluster.membership")
+    join_documents = lazy_import("kubeup.cluster.join_documents")
+    find_cluster = lazy_import("kubeup.cluster.find_cluster")
     dry_run = lazy_import("kubeup.machine.dry_run")
     fence = lazy_import("kubeup.machine.fence")
     local_host = lazy_import("kubeup.machine.local_host")
@@ -80,8 +82,8 @@ def _run_join(call: Invocation, *, only: str, endpoint: str) -> int:
     local = local_host.LocalHost()
     if only:
         step.select_phases(call.command.phases, only)
-    admin = discovery.find_member_access(local, Paths().admin_conf)
-    kubelet = discovery.find_member_access(local, Paths().kubeconfigs / "kubelet.conf")
+    admin = membership.find_member_access(local, Paths().admin_conf)
+    kubelet = membership.find_member_access(local, Paths().kubeconfigs / "kubelet.conf")
     wishes = _load_wishes(call, local, endpoint, is_member=bool(admin or kubelet))
     is_control_plane = wishes.join.control_plane is not None
     # a control plane speaks as its admin; on a worker an admin.conf is somebody's who looks around
@@ -217,15 +219,15 @@ def _find_cluster(
     is_ours = is_admin or (member is not None and node_state.has_run("join"))
     access = member if is_ours else None
     if access is not None:
-        discovery.check_same_cluster(access, wanted.discovery)
-        access = discovery.find_way_of_member(local, access, wanted.discovery)
-        if not discovery.is_accepted(local, access):
+        membership.check_same_cluster(access, wanted.discovery)
+        access = membership.find_way_of_member(local, access, wanted.discovery)
+        if not membership.is_accepted(local, access):
             report.note(f"the cluster does not take this node's certificate any more: it joins {access.server} anew")
             access = None
     if access is None:
         _require_discovery(wishes)
         report.waiting("discovery: looking for the cluster")
-        access = discovery.discover_cluster(
+        access = find_cluster.discover_cluster(
             local, wanted.discovery, wanted.timeouts, tell=report.waiting, note=report.note
         )
     for note in access.notes:
@@ -242,7 +244,7 @@ def _find_cluster(
 
 def _read_config(host: Host, wishes: load_join.JoinWishes, access: Access) -> JoinConfig:
     """The node's own wishes, and all that the cluster stores for its nodes."""
-    found = discovery.read_documents(host, access, wishes.join.timeouts)
+    found = join_documents.read_documents(host, access, wishes.join.timeouts)
     return load_join.build_join_config(
         host,
         wishes,
@@ -264,7 +266,7 @@ def make_member_context(target: Host, config_file: Path, report: Report) -> Run:
         target, config_file=config_file, flags={"allow-unknown-fields": True}, is_member=True
     )
     own = paths.admin_conf if wishes.join.control_plane else paths.kubernetes / "kubelet.conf"
-    member = discovery.find_member_access(target, own)
+    member = membership.find_member_access(target, own)
     if member is None:
         raise HostError(
             f"{own} cannot be used",
@@ -306,7 +308,7 @@ def _make_context(target: Host, config: JoinConfig, paths: Paths, report: Report
             identity = api.read_identity(target, paths.admin_conf, server=config.reached_server or config.server)
         elif who == "bootstrap":
             found = kubeconfig.parse_kubeconfig(config.bootstrap_kubeconfig.reveal(), source="bootstrap-kubelet.conf")
-            identity = discovery.Access(
+            identity = membership.Access(
                 config.reached_server or config.server,
                 Anchors.given(found.ca_pem) if found.ca_pem else None,
                 found.token,

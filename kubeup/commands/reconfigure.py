@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kubeup import yaml_files
     from kubeup.cli.parser import Invocation
     from kubeup.cluster import api as kubeapi
-    from kubeup.cluster import discovery, objects
+    from kubeup.cluster import membership, objects
     from kubeup.cluster.api import Api
     from kubeup.config import choose, load_join, types, validate_fields
     from kubeup.engine import run, runner, state
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 else:
     objects = lazy_import("kubeup.cluster.objects")
     choose = lazy_import("kubeup.config.choose")
-    discovery = lazy_import("kubeup.cluster.discovery")
+    membership = lazy_import("kubeup.cluster.membership")
     dry_run = lazy_import("kubeup.machine.dry_run")
     local_host = lazy_import("kubeup.machine.local_host")
     images = lazy_import("kubeup.node.images")
@@ -149,7 +149,7 @@ def _make_config(
     """The configuration that the phases work towards, and what was before."""
     paths = Paths()
     kubelet_conf = paths.kubernetes / "kubelet.conf"
-    member = discovery.find_member_access(local, kubelet_conf)
+    member = membership.find_member_access(local, kubelet_conf)
     if member is None:
         raise reconfigure.refuse_without_cluster(kubelet_conf)
     own = _read_own_endpoint(local, paths)
@@ -264,7 +264,7 @@ def _read_server(api: Api) -> str:
     return str(kubeconfig.parse_kubeconfig(text, source="in ConfigMap cluster-info").server) if text else api.server
 
 
-def _bare_config(member: discovery.Access, own: types.LocalAPIEndpoint, node_state: state.State) -> types.JoinConfig:
+def _bare_config(member: membership.Access, own: types.LocalAPIEndpoint, node_state: state.State) -> types.JoinConfig:
     cert = certificates.parse_certs(member.client_cert_pem)[0]
     name = node_state.node or certificates.subject_of(cert).common_name.rpartition(":")[2]
     registration = types.NodeRegistration(name)

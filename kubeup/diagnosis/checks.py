@@ -40,11 +40,11 @@ from kubeup.releases import NEWEST_PROVEN, Release, Version, is_at_least, kubele
 from kubeup.yaml_files import name_of
 
 if TYPE_CHECKING:
-    from kubeup.cluster import discovery, etcd, probes
+    from kubeup.cluster import clock, etcd, probes
     from kubeup.network import pod_network, routes
     from kubeup.node import certificates, kubelet, static_pods
 else:
-    discovery = lazy_import("kubeup.cluster.discovery")
+    clock = lazy_import("kubeup.cluster.clock")
     etcd = lazy_import("kubeup.cluster.etcd")
     probes = lazy_import("kubeup.cluster.probes")
     kubelet = lazy_import("kubeup.node.kubelet")
@@ -726,12 +726,12 @@ def check_join_proxy(node: Node) -> Findings:
 def check_clock(node: Node) -> Findings:
     """What the cluster signs is not valid yet for a clock that is behind. One that is ahead works, and confuses."""
     skew_s = node.config.clock_skew_s if isinstance(node.config, JoinConfig) else 0.0
-    if abs(skew_s) > discovery.MAX_SKEW_S:
+    if abs(skew_s) > clock.MAX_SKEW_S:
         yield Finding(
             "ClockSkew",
             ERROR if skew_s > 0 else WARNING,
-            f"this node's clock is {discovery.describe_skew(skew_s)}",
-            discovery.skew_remedy(skew_s, node.host.now()),
+            f"this node's clock is {clock.describe_skew(skew_s)}",
+            clock.skew_remedy(skew_s, node.host.now()),
         )
 
 

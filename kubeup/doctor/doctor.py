@@ -20,7 +20,7 @@ from typing import Any, Optional
 from kubeup import releases
 from kubeup.addresses import join_host_port
 from kubeup.cluster import api as kubeapi
-from kubeup.cluster import discovery, etcd, probes
+from kubeup.cluster import etcd, membership, probes, signing_request
 from kubeup.config import choose
 from kubeup.config.types import (
     ClusterConfiguration,
@@ -450,7 +450,7 @@ def _server_of(patient: Patient) -> str:
 
 def read_cert_node_name(host: Host, paths: Paths) -> str:
     """The node's name in the kubelet's own certificate: the cluster knows the node by it. "" where there is none."""
-    access = discovery.find_member_access(host, paths.kubernetes / "kubelet.conf")
+    access = membership.find_member_access(host, paths.kubernetes / "kubelet.conf")
     certs = [cert for _, cert in _parsed(paths.kubelet_client_pem, access.client_cert_pem)] if access else []
     prefix, _, name = (certificates.subject_of(certs[0]).common_name if certs else "").partition("system:node:")
     return name if not prefix else ""
@@ -476,7 +476,7 @@ def look_at_node(patient: Patient) -> Notes:
         api = kubeapi.Api(host, kubeapi.read_identity(host, paths.kubernetes / "kubelet.conf"), retry_s=0)
         node = api.get(kubeapi.path_of("Node", name))
         requests = api.list(
-            kubeapi.path_of("CertificateSigningRequest"), field=f"spec.signerName={discovery.SERVING_SIGNER}"
+            kubeapi.path_of("CertificateSigningRequest"), field=f"spec.signerName={signing_request.SERVING_SIGNER}"
         )
     except KbError as error:
         yield Note("node", ERROR, f"the cluster does not say how node {name} is: {error}", error.remedy)
@@ -498,7 +498,7 @@ def _judge_node(host: Host, name: str, node: Optional[Mapping[str, Any]]) -> Not
 
 
 def _judge_serving_requests(name: str, requests: Iterable[Mapping[str, Any]]) -> Notes:
-    found = discovery.explain_serving_request(name, requests)
+    found = signing_request.explain_serving_request(name, requests)
     if found:
         yield Note("node", WARNING, *found)
 

@@ -12,7 +12,7 @@ from typing import Any, Optional
 
 from kubeup.addresses import join_host_port
 from kubeup.cluster import api as kubeapi
-from kubeup.cluster import discovery, objects
+from kubeup.cluster import membership, objects
 from kubeup.config import schema
 from kubeup.diagnosis import checks
 from kubeup.doctor import doctor
@@ -104,7 +104,7 @@ def has_joined(host: Host, paths: Paths) -> bool:
 def _read_node_name(host: Host, paths: Paths) -> str:
     """The name in the kubelet's certificate: the cluster knows the node by it."""
     path = paths.kubernetes / "kubelet.conf"
-    access = discovery.find_member_access(host, path)
+    access = membership.find_member_access(host, path)
     if access is None or not host.exists(paths.kubelet_config):
         missing = path if access is None else paths.kubelet_config
         raise HostError(

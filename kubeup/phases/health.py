@@ -16,14 +16,14 @@ from kubeup.lazy_modules import lazy_import
 from kubeup.machine import services
 
 if TYPE_CHECKING:
-    from kubeup.cluster import api, discovery, objects, probes
+    from kubeup.cluster import api, objects, probes, signing_request
     from kubeup.diagnosis import signs
     from kubeup.network import pod_view, routes
     from kubeup.node import image_pulls
 else:
     objects = lazy_import("kubeup.cluster.objects")
     signs = lazy_import("kubeup.diagnosis.signs")
-    discovery = lazy_import("kubeup.cluster.discovery")
+    signing_request = lazy_import("kubeup.cluster.signing_request")
     probes = lazy_import("kubeup.cluster.probes")
     api = lazy_import("kubeup.cluster.api")
     pod_view = lazy_import("kubeup.network.pod_view")
@@ -262,8 +262,8 @@ def warn_of_serving_request(ctx: Run) -> None:
     if not ctx.config.kubelet.get("serverTLSBootstrap"):
         return
     path = api.path_of("CertificateSigningRequest")
-    requests = ctx.api.list(path, field=f"spec.signerName={discovery.SERVING_SIGNER}")
-    found = discovery.explain_serving_request(ctx.config.node.name, requests)
+    requests = ctx.api.list(path, field=f"spec.signerName={signing_request.SERVING_SIGNER}")
+    found = signing_request.explain_serving_request(ctx.config.node.name, requests)
     if found:
         ctx.report.warn(f"{found[0]}. Remedy: {found[1]}")
 

@@ -31,7 +31,7 @@ from kubeup.phases.health import (
 )
 
 if TYPE_CHECKING:
-    from kubeup.cluster import api, discovery, objects, probes
+    from kubeup.cluster import api, membership, node_name, objects, probes, signing_request
     from kubeup.config import choose
     from kubeup.diagnosis import checks, signs
     from kubeup.node import kubelet
@@ -40,7 +40,9 @@ else:
     objects = lazy_import("kubeup.cluster.objects")
     signs = lazy_import("kubeup.diagnosis.signs")
     choose = lazy_import("kubeup.config.choose")
-    discovery = lazy_import("kubeup.cluster.discovery")
+    node_name = lazy_import("kubeup.cluster.node_name")
+    membership = lazy_import("kubeup.cluster.membership")
+    signing_request = lazy_import("kubeup.cluster.signing_request")
     probes = lazy_import("kubeup.cluster.probes")
     api = lazy_import("kubeup.cluster.api")
     kubelet = lazy_import("kubeup.node.kubelet")
@@ -69,7 +71,7 @@ def _bootstrap_conf(ctx: Run) -> Path:
 def _is_member(ctx: Run) -> bool:
     """The kubelet can speak for itself already, so there is nothing to bootstrap."""
     if join_control_plane.is_control_plane(ctx):
-        return discovery.find_member_access(ctx.host, _kubelet_conf(ctx)) is not None
+        return membership.find_member_access(ctx.host, _kubelet_conf(ctx)) is not None
     return not config_of(ctx).bootstrap_kubeconfig
 
 
@@ -102,7 +104,7 @@ def _check_name(ctx: Run) -> None:
     found = ctx.api.get(api.path_of("Node", ctx.config.node.name))
     interfaces = choose.read_interfaces(ctx.host) or []
     own = [str(address) for interface in interfaces for address in interface.addresses]
-    note = discovery.check_node_name(found, own, ctx.host.now())
+    note = node_name.check_node_name(found, own, ctx.host.now())
     if note:
         ctx.report.note(note)
 
@@ -176,7 +178,7 @@ def _is_asking(ctx: Run) -> bool:
     """Whether the kubelet waits for a request that may still be answered. Started anew, it would ask anew, and the
     approval of the old request would be in vain; one that was denied or deleted it would wait for in vain."""
     try:
-        request = discovery.read_signing_request(_bootstrap_api(ctx), ctx.config.node.name)
+        request = signing_request.read_signing_request(_bootstrap_api(ctx), ctx.config.node.name)
     except (Unreachable, api.ApiRefused):
         return False
     return request.state in ("pending", "approved", "signed")
@@ -222,11 +224,11 @@ def is_bootstrapped(ctx: Run) -> bool:
 
 
 def _has_identity(ctx: Run) -> bool:
-    access = discovery.find_member_access(ctx.host, _kubelet_conf(ctx))
+    access = membership.find_member_access(ctx.host, _kubelet_conf(ctx))
     if access is None:
         return False
     try:
-        return discovery.is_accepted(ctx.host, access)
+        return membership.is_accepted(ctx.host, access)
     except ClusterError:
         return False
 
@@ -238,10 +240,10 @@ def _find_trouble(ctx: Run, elapsed: float, *, is_last: bool) -> ClusterError:
         raise ClusterError(link.what, cause=link.cause, remedy=link.remedy, code="not-healthy", details=link.details)
     name = ctx.config.node.name
     try:
-        request = discovery.read_signing_request(_bootstrap_api(ctx), name)
+        request = signing_request.read_signing_request(_bootstrap_api(ctx), name)
     except (Unreachable, api.ApiRefused) as error:
         if isinstance(error, api.ApiRefused) and error.http_status == 403:
-            trouble = discovery.explain_lacking_right(error, elapsed)
+            trouble = signing_request.explain_lacking_right(error, elapsed)
         else:
             trouble = ClusterError(
                 f"the kubelet has no certificate after {elapsed:.0f} s",
@@ -252,7 +254,7 @@ def _find_trouble(ctx: Run, elapsed: float, *, is_last: bool) -> ClusterError:
         if is_last:
             raise trouble from error
         return trouble
-    trouble = discovery.explain_signing_request(ctx.host, request, name, elapsed)
+    trouble = signing_request.explain_signing_request(ctx.host, request, name, elapsed)
     is_unasked = request.state in ("not-sent", "signed")  # what is signed may be the request of an earlier join
     if is_unasked:
         link = link or signs.find_request_trouble(ctx.host)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from kubeup.cluster import discovery
-from kubeup.cluster.discovery import Access
+from kubeup.cluster import find_cluster
+from kubeup.cluster.membership import Access
 from kubeup.cluster.objects import render_cluster_info
 from kubeup.config.types import Discovery
 from kubeup.errors import KbError
@@ -54,7 +54,7 @@ def write(folder: Path, server: Server, *, user: str = "{token: t}", more: str =
 
 def discover(path: Path, token: Secret = NO_TOKEN) -> Access:
     wanted = Discovery(file=str(path), tls_bootstrap_token=token)
-    return discovery.discover_cluster(HastyHost(), wanted, TIMEOUTS, tell=lambda _: None, note=lambda _: None)
+    return find_cluster.discover_cluster(HastyHost(), wanted, TIMEOUTS, tell=lambda _: None, note=lambda _: None)
 
 
 def refused(path: Path, token: Secret = NO_TOKEN) -> KbError:
@@ -211,7 +211,7 @@ def test_what_a_server_sends_reads_and_runs_nothing_here(
     cluster.pages["/found.conf"] = text
     wanted = Discovery(file=f"{cluster.url}/found.conf")
     with pytest.raises(KbError) as caught:
-        discovery.discover_cluster(HastyHost(), wanted, TIMEOUTS, tell=lambda _: None, note=lambda _: None)
+        find_cluster.discover_cluster(HastyHost(), wanted, TIMEOUTS, tell=lambda _: None, note=lambda _: None)
     assert caught.value.code == "discovery-not-self-contained"
 
 

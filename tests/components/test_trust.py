@@ -27,7 +27,7 @@ from typing import Callable, Optional, Union
 import pytest
 
 from kubeup.airgap import containerd_hosts, oci_layout, registry_client
-from kubeup.cluster import api, discovery, tokens
+from kubeup.cluster import api, find_cluster, membership, tokens
 from kubeup.cluster.objects import render_cluster_info
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, Timeouts
 from kubeup.errors import HostError, KbError
@@ -42,7 +42,7 @@ from tests.make_docs import REPO
 pytestmark = pytest.mark.component
 
 TOKEN = Secret("abcdef.0123456789abcdef")
-INFO = discovery.CLUSTER_INFO
+INFO = find_cluster.CLUSTER_INFO
 TIMEOUTS = Timeouts(discovery_s=2)
 
 
@@ -221,10 +221,10 @@ def cluster_info(server_url: str, ca_pem: str, *signers: Secret) -> bytes:
     return json.dumps({"kind": "ConfigMap", "data": data}).encode()
 
 
-def discover(server: Server, *pins: str, notes: Optional[list[str]] = None) -> discovery.Access:
+def discover(server: Server, *pins: str, notes: Optional[list[str]] = None) -> membership.Access:
     wanted = BootstrapTokenDiscovery(TOKEN, server.address, pins, unsafe_skip_ca_verification=not pins)
     note = notes.append if notes is not None else lambda text: None
-    return discovery.discover_cluster(LocalHost(), Discovery(wanted), TIMEOUTS, tell=lambda text: None, note=note)
+    return find_cluster.discover_cluster(LocalHost(), Discovery(wanted), TIMEOUTS, tell=lambda text: None, note=note)
 
 
 @bundles
@@ -360,7 +360,7 @@ def test_a_kubeconfig_whose_server_is_plain_http(tmp_path: Path) -> None:
             api.Api(LocalHost(), api.read_identity(LocalHost(), path), retry_s=0).list("/api/v1/nodes")
         assert caught.value.code == "credentials-unprotected" and "https" in caught.value.remedy
         with pytest.raises(KbError) as told:
-            discovery.discover_cluster(
+            find_cluster.discover_cluster(
                 LocalHost(), Discovery(file=str(path)), TIMEOUTS, tell=lambda text: None, note=lambda text: None
             )
         assert told.value.code == "credentials-unprotected"
@@ -542,7 +542,7 @@ def test_a_server_that_says_nothing_at_all() -> None:
 
 SNIPPET = """
 from kubeup.airgap import containerd_hosts, registry_client
-from kubeup.cluster import api, discovery
+from kubeup.cluster import api, membership
 from kubeup.machine.http import UNPROVEN, Tls
 from kubeup.machine.local_host import LocalHost
 from kubeup.secret import Secret
@@ -556,7 +556,7 @@ LocalHost().http_send("POST", "https://x", tls=UNPROVEN){0}
 LocalHost().http_open("https://x", tls=UNPROVEN){0}
 LocalHost().http_upload("https://x", (), size=0, tls=UNPROVEN){0}
 registry_client.Registry(LocalHost(), "https://x", tls=UNPROVEN){0}
-discovery.Access("https://x", offered){0}
+membership.Access("https://x", offered){0}
 containerd_hosts.Mirror("https://x", offered){0}
 Anchors(offered){0}
 Anchors.given(offered){0}
@@ -601,11 +601,11 @@ def test_what_becomes_an_anchor_does_so_in_few_places() -> None:
     assert found == {
         ("node/certificates", "keep_pinned", "itself"),
         # what a server offered, with a signature of the token's holders or over a proven connection
-        ("cluster/discovery", "_discover_by_token", "vouched"),
-        ("cluster/discovery", "_discover_by_file", "vouched"),
+        ("cluster/find_cluster", "_discover_by_token", "vouched"),
+        ("cluster/find_cluster", "_discover_by_file", "vouched"),
         # kubeconfigs and authorities that lie on this machine or were named by its operator
-        ("cluster/discovery", "_discover_by_file", "given"),
-        ("cluster/discovery", "find_member_access", "given"),
+        ("cluster/find_cluster", "_discover_by_file", "given"),
+        ("cluster/membership", "find_member_access", "given"),
         ("cluster/api", "read_identity", "given"),
         ("commands/join", "_make_context", "given"),
         ("commands/join", "make_api", "given"),

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from kubeup.cluster import api as kubeapi
-from kubeup.cluster import discovery, tokens
+from kubeup.cluster import clock, find_cluster, signing_request, tokens
 from kubeup.cluster.objects import render_cluster_info
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, Timeouts
 from kubeup.errors import KbError
@@ -51,10 +51,10 @@ DATES = (
 
 def discover(body: bytes, *, status: int, date: str, pins: tuple[str, ...]) -> None:
     answer = HttpResponse(status, body, {"date": date})
-    host = FakeHost(urls={SERVER + discovery.CLUSTER_INFO: answer, f"{SERVER}/version": HttpResponse(200, body)})
+    host = FakeHost(urls={SERVER + find_cluster.CLUSTER_INFO: answer, f"{SERVER}/version": HttpResponse(200, body)})
     wanted = BootstrapTokenDiscovery(TOKEN, "10.0.0.11:6443", pins, unsafe_skip_ca_verification=not pins)
     with contextlib.suppress(KbError):
-        discovery.discover_cluster(
+        find_cluster.discover_cluster(
             host, Discovery(wanted), Timeouts(discovery_s=1), tell=lambda text: None, note=lambda text: None
         )
 
@@ -79,7 +79,7 @@ def test_its_kubeconfig_and_its_certificates_may_be_damaged() -> None:
 
 @pytest.mark.parametrize("date", DATES)
 def test_any_date_is_measured_or_left(date: str) -> None:
-    assert isinstance(discovery.measure_skew(HttpResponse(200, b"", {"date": date}), NOW), float)
+    assert isinstance(clock.measure_skew(HttpResponse(200, b"", {"date": date}), NOW), float)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_requests_with_altered_bytes_are_somebodys_or_nobodys() -> None:
         odd: Mapping[str, Any] = chance.choice(({"spec": None}, {"spec": []}, {"spec": {"request": 5}}, {}, shown))
         api = kubeapi.Api(csr_host({**shown, **odd}), kubeapi.Identity(SERVER, Tls()), retry_s=0)
         with contextlib.suppress(KbError):
-            assert discovery.read_signing_request(api, "w1").state in ("not-sent", "pending")
+            assert signing_request.read_signing_request(api, "w1").state in ("not-sent", "pending")
 
 
 def csr_host(request: Mapping[str, Any]) -> FakeHost:

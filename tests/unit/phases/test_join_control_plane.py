@@ -29,7 +29,7 @@ from kubeup.report import Report
 from kubeup.secret import Secret
 from kubeup.yaml_files import load_yaml
 from tests.fake_node import finished_node, make_ca_unfit
-from tests.unit.cluster.test_discovery import make_ca
+from tests.unit.cluster.discovery_case import make_ca
 from tests.unit.golden import golden_config
 from tests.unit.phases.test_kubelet_start import SystemdHost
 

@@ -11,7 +11,7 @@ from typing import Any, Optional
 import pytest
 
 import kb
-from kubeup.cluster import api, discovery
+from kubeup.cluster import api, signing_request
 from kubeup.cluster.api import ApiRefused
 from kubeup.config.types import (
     JoinConfig,
@@ -40,7 +40,8 @@ from kubeup.secret import Secret
 from kubeup.trust import Anchors
 from kubeup.yaml_files import load_yaml
 from tests.fake_host import FakeHost
-from tests.unit.cluster.test_discovery import CA, SERVER, make_ca, signing_request
+from tests.unit.cluster.discovery_case import CA, SERVER, make_ca
+from tests.unit.cluster.test_signing_request import kubelet_request
 from tests.unit.phases.test_kubelet_start import SystemdHost
 
 BOOTSTRAP, KUBELET_CONF = "/etc/kubernetes/bootstrap-kubelet.conf", "/etc/kubernetes/kubelet.conf"
@@ -224,7 +225,7 @@ def test_a_certificate_of_before_does_not_leave_a_running_kubelet_alone() -> Non
 
 @pytest.mark.parametrize(
     ("requests", "is_left_alone"),
-    [([signing_request("a")], True), ([signing_request("a", "Approved")], True), ([signing_request("a", "Denied")], False), ([], False)],
+    [([kubelet_request("a")], True), ([kubelet_request("a", "Approved")], True), ([kubelet_request("a", "Denied")], False), ([], False)],
 )  # fmt: skip
 def test_a_kubelet_that_waits_for_an_answer_is_left_alone(requests: list[dict[str, Any]], is_left_alone: bool) -> None:
     path = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
@@ -271,10 +272,10 @@ def test_on_older_minors_the_socket_is_an_annotation() -> None:
     ("requests", "code", "is_at_once"),
     [
         ([], "csr-not-sent", False),
-        ([signing_request("csr-1")], "csr-pending", False),
-        ([signing_request("csr-1", "Approved")], "csr-not-signed", False),
-        ([signing_request("csr-1", "Denied")], "csr-denied", True),
-        ([signing_request("csr-1", "Failed")], "csr-failed", True),
+        ([kubelet_request("csr-1")], "csr-pending", False),
+        ([kubelet_request("csr-1", "Approved")], "csr-not-signed", False),
+        ([kubelet_request("csr-1", "Denied")], "csr-denied", True),
+        ([kubelet_request("csr-1", "Failed")], "csr-failed", True),
     ],
 )
 def test_a_bootstrap_that_does_not_end(requests: list[dict[str, Any]], code: str, is_at_once: bool) -> None:
@@ -290,7 +291,7 @@ def test_a_bootstrap_that_does_not_end(requests: list[dict[str, Any]], code: str
     assert ("kb goes on waiting" in log_of(ctx)) == (not is_at_once)
 
 
-@pytest.mark.parametrize("requests", [[], [signing_request("csr-1", "Approved", cert="eA==")]])
+@pytest.mark.parametrize("requests", [[], [kubelet_request("csr-1", "Approved", cert="eA==")]])
 def test_a_kubelet_that_is_answered_unauthorized_is_named_within_seconds(requests: list[dict[str, Any]]) -> None:
     """It shows a certificate of before; the request of an earlier join, signed long ago, hides nothing."""
     path = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
@@ -318,7 +319,7 @@ def test_a_token_without_the_right_to_ask_is_named(monkeypatch: pytest.MonkeyPat
     def refuse(*_: object, **__: object) -> None:
         raise refusal
 
-    monkeypatch.setattr(discovery, "read_signing_request", refuse)
+    monkeypatch.setattr(signing_request, "read_signing_request", refuse)
     with pytest.raises(ClusterError) as caught:
         join_worker.wait_for_bootstrap(ctx)
     assert caught.value.code == "csr-not-sent" and "cannot list" in caught.value.cause

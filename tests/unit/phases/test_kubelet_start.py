@@ -20,7 +20,7 @@ from kubeup.releases import RELEASES
 from kubeup.report import Report
 from kubeup.yaml_files import dump_yaml, load_yaml
 from tests.fake_host import FakeHost
-from tests.unit.cluster.test_discovery import make_ca
+from tests.unit.cluster.discovery_case import make_ca
 from tests.unit.golden import golden_config, golden_text
 
 KUBELET_DIR = "/var/lib/kubelet"

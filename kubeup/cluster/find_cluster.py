@@ -1,0 +1,496 @@
+"""How a node that joins finds its cluster and learns to trust it: discovery.
+
+By a token (an unproven connection, a signature that only the token's holders can make, a pin of the CA, then a proven
+connection), by a kubeconfig file, or by one behind an https URL. Owns the errors of all that: each names what was
+seen and the one command that helps. Only looks; never sends a token over a connection that is not proven. Knows no
+phase. Mirrors cmd/kubeadm/app/discovery/{token,file,https}.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+from kubeup.cluster import tokens
+from kubeup.cluster.clock import explain_untrusted, measure_skew
+from kubeup.cluster.membership import TOKEN_USER, Access
+from kubeup.config import token_text
+from kubeup.config.types import BootstrapTokenDiscovery, Discovery, Timeouts
+from kubeup.errors import ClusterError, HostError, KbError, UsageError
+from kubeup.frozen_values import frozen
+from kubeup.json_text import parse_json_object
+from kubeup.lazy_modules import lazy_import
+from kubeup.machine.host import Host
+from kubeup.machine.http import UNPROVEN, HttpResponse, Tls, Unreachable
+from kubeup.node.credential_plugin import resolve_credentials
+from kubeup.node.kubeconfig import Kubeconfig, parse_kubeconfig, read_kubeconfig
+from kubeup.secret import Secret
+from kubeup.trust import Anchors, Offered
+
+if TYPE_CHECKING:
+    from kubeup.node import certificates
+else:
+    certificates = lazy_import("kubeup.node.certificates")
+
+
+CLUSTER_INFO = "/api/v1/namespaces/kube-public/configmaps/cluster-info"
+FIRST_RETRIES_S = (0.1, 0.2, 0.2, 0.5, 0.5, 1.0)
+"""A token that was made a moment ago is signed within a second; nothing tells when, since its holder may not watch."""
+RETRY_S = 2.0
+SETTLE_S = 15.0
+"""How long what should come right in a moment is waited for: a new token's signature, a name that does not resolve."""
+NEW_TOKEN = "on a control plane: kb token create --print-join-command"  # noqa: S105
+_MAX_KUBECONFIG = 1 << 16
+"""Bytes of cluster-info's kubeconfig: an address and some certificates. It is read before anything is proven."""
+
+Tell = Callable[[str], None]
+
+
+@frozen
+class _Trouble:
+    """Why discovery is not there yet, and how long that may last before it is the end."""
+
+    error: KbError
+    patience_s: float
+
+
+_FOR_EVER = float("inf")
+
+
+def discover_cluster(host: Host, wanted: Discovery, timeouts: Timeouts, *, tell: Tell, note: Tell) -> Access:
+    """Find the cluster as the configuration says.
+
+    tell: what is waited for right now. note: said once, when waiting begins. Raises ClusterError (see the codes
+    below), UsageError (discovery-no-credentials), HostError (kubeconfig-unreadable).
+    """
+    patience = _Patience(host, timeouts.discovery_s, tell, note)
+    if wanted.bootstrap_token:
+        return _discover_by_token(host, wanted.bootstrap_token, wanted.tls_bootstrap_token, patience)
+    return _discover_by_file(host, wanted.file, wanted.tls_bootstrap_token, patience)
+
+
+class _Patience:
+    """Asks again until an answer is good, or cannot become good any more."""
+
+    def __init__(self, host: Host, timeout_s: float, tell: Tell, note: Tell) -> None:
+        self.host, self.timeout_s, self.tell, self.note = host, timeout_s, tell, note
+
+    def until(self, look: Callable[[], Optional[_Trouble]]) -> None:
+        started, told = self.host.monotonic(), ""
+        for pause_s in itertools.chain(FIRST_RETRIES_S, itertools.repeat(RETRY_S)):
+            trouble = look()
+            if trouble is None:
+                return
+            elapsed = self.host.monotonic() - started
+            limit = min(trouble.patience_s, self.timeout_s)
+            if elapsed + pause_s > limit:
+                raise trouble.error
+            self.tell(f"discovery: {elapsed:.0f} s of {limit:.0f} s; {trouble.error}")
+            if trouble.error.what != told and elapsed >= sum(FIRST_RETRIES_S[:4]):
+                told = trouble.error.what
+                self.note(f"{trouble.error}. Remedy: {trouble.error.remedy} (kb goes on trying for {limit:.0f} s)")
+            self.host.sleep(pause_s)
+
+
+# ---- by token
+
+
+def _discover_by_token(host: Host, wanted: BootstrapTokenDiscovery, tls_token: Secret, patience: _Patience) -> Access:
+    """Both directions of trust: only who holds the token can have signed, and only the pinned CA can have answered."""
+    server = f"https://{wanted.api_server_endpoint}"
+    seen: dict[str, Any] = {}
+
+    def look() -> Optional[_Trouble]:
+        try:
+            answer = host.http_get(server + CLUSTER_INFO, tls=UNPROVEN)
+        except Unreachable as error:
+            return judge_unreachable(error, wanted.api_server_endpoint)
+        seen["skew_s"] = measure_skew(answer, host.now())
+        data = _read_cluster_info(answer, server)
+        if isinstance(data, _Trouble):
+            return data
+        seen["text"] = str(data.get("kubeconfig", ""))
+        return _check_cluster_info(host, server, data, wanted)
+
+    patience.until(look)
+    text: str = seen["text"]
+    skew_s: float = seen["skew_s"]
+    found = parse_kubeconfig(text, source=f"in ConfigMap kube-public/cluster-info at {server}")
+    offered = Offered(found.ca_pem)
+    if wanted.ca_cert_hashes:
+        pinned = certificates.keep_pinned(offered, wanted.ca_cert_hashes)
+        assert pinned is not None  # _check_cluster_info has seen to it
+        _check_again(host, server, pinned, text, skew_s)
+    else:
+        patience.note(
+            "the cluster's authority is not pinned (--discovery-token-unsafe-skip-ca-verification): whoever knows the token can "
+            "pass for the cluster, every node that joins with it included"
+        )
+    token = tls_token or wanted.token
+    return Access(
+        found.server, Anchors.vouched(offered), token, skew_s=skew_s, has_signed=token == wanted.token, asked=server
+    )
+
+
+def _read_cluster_info(answer: HttpResponse, server: str) -> Any:
+    """The data of ConfigMap cluster-info, or the trouble."""
+    body = _json(answer)
+    where = f"{server}{CLUSTER_INFO}"
+    if answer.status == 200 and body.get("kind") == "ConfigMap":
+        return _texts_of(body.get("data"))
+    if answer.status in (429, 500, 502, 503, 504):
+        told = body.get("message") or answer.body[:100].decode(errors="replace").strip() or "no reason given"
+        return _Trouble(
+            ClusterError(
+                f"the API server at {server} is not ready",
+                cause=f"it answers HTTP {answer.status}: {told}",
+                remedy="look at it on the control plane: kb doctor",
+                code="api-server-not-ready",
+            ),
+            _FOR_EVER,
+        )
+    if body.get("kind") != "Status":
+        return _Trouble(_not_an_api_server(server, f"it answers HTTP {answer.status} without an object of the API"), 0)
+    if answer.status == 404:
+        return _Trouble(
+            ClusterError(
+                "the cluster has no ConfigMap kube-public/cluster-info",
+                cause=f"{where} answers 404: neither kb nor kubeadm made this cluster, or its bootstrap was cut off",
+                remedy="on a control plane: kb init phase bootstrap-token; or join with --discovery-file",
+                code="cluster-info-missing",
+            ),
+            SETTLE_S,
+        )
+    return _Trouble(
+        ClusterError(
+            "the API server shows cluster-info to nobody without an identity",
+            cause=f"{where} answers HTTP {answer.status}: {body.get('message') or 'no reason given'}",
+            remedy="on a control plane: kb init phase bootstrap-token; or join with --discovery-file",
+            code="cluster-info-forbidden",
+        ),
+        SETTLE_S,
+    )
+
+
+def _texts_of(data: object) -> dict[str, str]:
+    """The entries of a ConfigMap's data that are texts: what a server sends that is no API server may be anything."""
+    return {key: value for key, value in data.items() if isinstance(value, str)} if isinstance(data, dict) else {}
+
+
+def _check_cluster_info(
+    host: Host, server: str, data: Mapping[str, str], wanted: BootstrapTokenDiscovery
+) -> Optional[_Trouble]:
+    """The pin, then the signature: a wrong cluster is the more telling of the two."""
+    text = str(data.get("kubeconfig", ""))
+    if len(text) > _MAX_KUBECONFIG:
+        return _Trouble(_bad_cluster_info(f"its kubeconfig has more than {_MAX_KUBECONFIG} bytes"), 0)
+    if not text:
+        cause = "its key kubeconfig is missing"
+        return _Trouble(_bad_cluster_info(cause), SETTLE_S)
+    try:
+        offered = Offered(parse_kubeconfig(text, source="in cluster-info").ca_pem)
+        found = certificates.ca_cert_hashes(offered.pem)
+        pinned = certificates.keep_pinned(offered, wanted.ca_cert_hashes)
+    except (HostError, ValueError) as error:
+        return _Trouble(_bad_cluster_info(" ".join(str(error).split())), 0)
+    if not found:
+        return _Trouble(_bad_cluster_info("its kubeconfig holds no certificate of an authority"), 0)
+    if wanted.ca_cert_hashes and not pinned:
+        return _Trouble(_pin_mismatch(server, found, wanted.ca_cert_hashes), 0)
+    token_id, _ = token_text.parse_token(wanted.token)
+    jws = data.get(tokens.jws_key(token_id))
+    if jws is None:
+        return _explain_missing_signature(host, server, data, wanted.token, pinned)
+    if not tokens.is_signed(text, jws, wanted.token):
+        return _Trouble(
+            ClusterError(
+                f"the secret of token {token_id} is not the cluster's",
+                cause=f"cluster-info at {server} is signed with a token of the same id and another secret",
+                remedy=f"give the token whole, as printed; or make a new one {NEW_TOKEN}",
+                code="token-secret-wrong",
+            ),
+            SETTLE_S,
+        )
+    return None
+
+
+def _explain_missing_signature(
+    host: Host, server: str, data: Mapping[str, str], token: Secret, pinned: Optional[Anchors]
+) -> _Trouble:
+    """Unknown token, or nobody who signs: the API server tells, asked over a connection that a pin has proven. Without a
+    pin the token is not shown to it."""
+    token_id, _ = token_text.parse_token(token)
+    others = sorted(key for key in data if key.startswith("jws-kubeconfig-"))
+    is_known: Optional[bool] = None
+    if pinned:
+        try:
+            answer = host.http_get(
+                f"{server}/version",
+                tls=Tls(pinned),
+                headers={"Authorization": f"Bearer {token.reveal()}", "Accept": "application/json"},
+            )
+            is_known = answer.status != 401
+        except Unreachable as error:
+            if error.reason == "tls":
+                return _Trouble(explain_untrusted(error, server, 0.0, host.now()), 0)
+    if is_known is None:
+        is_known = not others
+    if not is_known:
+        return _Trouble(token_unknown(token_id, server), SETTLE_S)
+    signers = f"it has {len(others)} signatures by other tokens" if others else "it has no signature at all"
+    return _Trouble(
+        ClusterError(
+            f"cluster-info is not signed with token {token_id}",
+            cause=f"{signers}, though the API server takes the token: the controller-manager, which signs, is down or "
+            "behind, or the token lacks the usage signing",
+            remedy="on a control plane: kubectl -n kube-system get pods -l component=kube-controller-manager",
+            code="cluster-info-unsigned",
+        ),
+        _FOR_EVER,
+    )
+
+
+def token_unknown(token_id: str, server: str) -> ClusterError:
+    return ClusterError(
+        f"the cluster does not know token {token_id}",
+        cause=f"the API server at {server} refuses it: it was deleted, it expired (24 h after it was made unless said "
+        "otherwise) and was cleaned up, or it belongs to another cluster",
+        remedy=f"see those that there are (kb token list), or make a new one {NEW_TOKEN}",
+        code="token-unknown",
+    )
+
+
+def _pin_mismatch(server: str, found: Sequence[str], pins: Sequence[str]) -> ClusterError:
+    return ClusterError(
+        f"the CA of the cluster at {server} is not the one that was pinned",
+        cause=f"its public key is {', '.join(found) or 'not there'}; the pin says {', '.join(pins)}: the endpoint leads "
+        "to another cluster, the cluster was made anew, or somebody stands between",
+        remedy=f"check the endpoint, then take the join command of today {NEW_TOKEN}",
+        code="ca-hash-mismatch",
+    )
+
+
+def _bad_cluster_info(cause: str) -> ClusterError:
+    return ClusterError(
+        "ConfigMap kube-public/cluster-info cannot be used",
+        cause=cause,
+        remedy="write it anew, on a control plane: kb init phase bootstrap-token",
+        code="cluster-info-invalid",
+    )
+
+
+def _check_again(host: Host, server: str, pinned: Anchors, text: str, skew_s: float) -> None:
+    """The same question over a connection that only a server of the pinned CA can answer, and the same answer."""
+    try:
+        answer = host.http_get(server + CLUSTER_INFO, tls=Tls(pinned))
+    except Unreachable as error:
+        raise explain_untrusted(error, server, skew_s, host.now()) from error
+    again = _texts_of(_json(answer).get("data")).get("kubeconfig")
+    if answer.status != 200 or again != text:
+        raise ClusterError(
+            "cluster-info differs between two looks",
+            cause=f"asked over a proven connection, {server} answers HTTP {answer.status} with another text than before: "
+            "it was changed just now, or somebody stands between",
+            remedy="run the command again; if it stays so, compare with: kubectl -n kube-public get configmap cluster-info",
+            code="cluster-info-changed",
+        )
+
+
+# ---- by file or URL
+
+
+def _discover_by_file(host: Host, place: str, tls_token: Secret, patience: _Patience) -> Access:
+    found = _read_discovery_file(host, place, patience, has_token=bool(tls_token))
+    # the file is the operator's own, or came from a server that the system believes
+    ca = Anchors.given(found.ca_pem) if found.ca_pem else None
+    tls = Tls(ca, found.client_cert_pem or None, found.client_key_pem or None, found.tls_server_name, found.proxy_url)
+    if not tls_token and not found.has_credentials:
+        raise UsageError(
+            f"{place} holds no credentials",
+            cause="a node needs some to ask for its certificate: a token or a client certificate in the file, or a token "
+            "beside it",
+            remedy=f"give --tls-bootstrap-token TOKEN; make one {NEW_TOKEN}",
+            code="discovery-no-credentials",
+        )
+    if found.insecure_skip_tls_verify:
+        raise UsageError(
+            f"{place} says insecure-skip-tls-verify",
+            cause="a node that joins must know that it is your cluster which answers",
+            remedy="put the cluster's CA into it: certificate-authority-data",
+            code="discovery-insecure",
+        )
+    seen: dict[str, Any] = {}
+    server = found.server.rstrip("/")
+    headers = {"Authorization": f"Bearer {found.token.reveal()}"} if found.token else {}
+
+    def look() -> Optional[_Trouble]:
+        try:
+            answer = host.http_get(server + CLUSTER_INFO, tls=tls, headers=headers)
+        except Unreachable as error:
+            if error.reason == "tls":
+                return _Trouble(explain_untrusted(error, server, seen.get("skew_s", 0.0), host.now()), 0)
+            if found.proxy_url:
+                return _Trouble(_proxy_leads_nowhere(error, place, server), _FOR_EVER)
+            return judge_unreachable(error, server.partition("://")[2])
+        seen["skew_s"] = measure_skew(answer, host.now())
+        if answer.status in (401, 403) and _json(answer).get("kind") == "Status":
+            return None  # who may not see cluster-info has all that is needed in the file
+        data = _read_cluster_info(answer, server)
+        if isinstance(data, _Trouble):
+            return data
+        seen["text"] = str(data.get("kubeconfig", ""))
+        return None
+
+    patience.until(look)
+    notes: list[str] = []
+    if seen.get("text"):
+        told = parse_kubeconfig(seen["text"], source=f"in ConfigMap kube-public/cluster-info at {server}")
+        if told.server.rstrip("/") != server:
+            notes.append(f"{place} names the server {server}, the cluster itself {told.server}: the file's is taken")
+        # the connection was proven, so what came over it is the cluster's word
+        ca = ca or (Anchors.vouched(Offered(told.ca_pem)) if told.ca_pem else None)
+    if found.proxy_url or found.tls_server_name:
+        notes.append(
+            f"{place} has {' and '.join(name for name, text in _ways(found) if text)}: the join goes that way, but the kubelet "
+            f"writes its kubelet.conf without; let this node reach {server} itself"
+            + (", or name the proxy in the kubelet's unit (HTTPS_PROXY)" if found.proxy_url else "")
+        )
+    access = Access(
+        server,
+        ca,
+        skew_s=seen["skew_s"],
+        notes=tuple(notes),
+        tls_server_name=found.tls_server_name,
+        proxy_url=found.proxy_url,
+    )
+    if tls_token:
+        return replace(access, token=tls_token)
+    return replace(
+        access,
+        token=found.token,
+        user=found.user or TOKEN_USER,
+        client_cert_pem=found.client_cert_pem,
+        client_key_pem=found.client_key_pem,
+    )
+
+
+def _ways(found: Kubeconfig) -> tuple[tuple[str, str], ...]:
+    return (("proxy-url", found.proxy_url), ("tls-server-name", found.tls_server_name))
+
+
+def _proxy_leads_nowhere(error: Unreachable, place: str, server: str) -> ClusterError:
+    return ClusterError(
+        f"the proxy of {place} does not lead to {server}",
+        cause=error.cause,
+        remedy=f"check it (curl -vk --proxy PROXY {server}/version), or take proxy-url out of {place}",
+        code="proxy-unreachable",
+    )
+
+
+def _read_discovery_file(host: Host, place: str, patience: _Patience, *, has_token: bool) -> Kubeconfig:
+    if not place.startswith("https://"):
+        path = Path(place).absolute()
+        found = read_kubeconfig(host.read_text(path), host=host, path=path)
+        return _settle(host, found, place, folder=path.parent, has_token=has_token)
+    seen: dict[str, str] = {}
+
+    def look() -> Optional[_Trouble]:
+        try:
+            answer = host.http_get(place)
+        except Unreachable as error:
+            return _Trouble(error, 0 if error.reason == "tls" else SETTLE_S)
+        if answer.status != 200:
+            return _Trouble(
+                HostError(
+                    f"{place} answers HTTP {answer.status}",
+                    cause="there is no kubeconfig to be had",
+                    remedy=f"check the URL: curl -fL {place}",
+                    code="discovery-file-missing",
+                ),
+                SETTLE_S,
+            )
+        seen["text"] = answer.body.decode(errors="replace")
+        return None
+
+    patience.until(look)
+    found = parse_kubeconfig(seen["text"], source=place)
+    if found.plugin is not None or any(
+        (found.ca_file, found.client_cert_file, found.client_key_file, found.token_file)
+    ):
+        raise UsageError(
+            f"{place} names programs or files of this machine",
+            cause="kb runs and reads for root what lies on this machine, not what a server asks for",
+            remedy=f"look at it, then take it from a file: curl -fo /root/discovery.conf {place}; kb join --discovery-file "
+            "/root/discovery.conf",
+            code="discovery-not-self-contained",
+        )
+    return _settle(host, found, place, folder=Path("/"), has_token=has_token)
+
+
+def _settle(host: Host, found: Kubeconfig, place: str, *, folder: Path, has_token: bool) -> Kubeconfig:
+    """The file with the credentials that it leads to. A token beside it counts more: then only the way to the server matters."""
+    if has_token:
+        ways = tuple(text for text in found.unsupported if text.startswith("proxy-url"))
+        found = replace(found, plugin=None, unsupported=ways)
+    found = resolve_credentials(host, found, place=place, folder=folder)
+    has_pair = found.client_cert_pem and found.client_key_pem
+    fault = (
+        certificates.describe_pair(found.client_cert_pem, found.client_key_pem.reveal(), host.now()) if has_pair else ""
+    )
+    if fault:  # a handshake would fail in its middle, where nobody tells why
+        raise UsageError(
+            f"{place} has a client certificate that cannot be used",
+            cause=fault,
+            remedy="put the matching pair there, or give a token: --tls-bootstrap-token TOKEN",
+            code="discovery-identity-unfit",
+        )
+    return found
+
+
+def judge_unreachable(error: Unreachable, endpoint: str) -> _Trouble:
+    """What an endpoint that does not answer means, and how long it may last."""
+    if error.reason == "tls":
+        return _Trouble(_not_an_api_server(f"https://{endpoint}", error.cause), 0)
+    name, _, port = endpoint.rpartition(":")
+    if error.reason == "dns":
+        unknown = ClusterError(
+            f"the name {name} does not resolve",
+            cause=error.cause,
+            remedy=f"check it: getent hosts {name}",
+            code="endpoint-unknown-name",
+        )
+        return _Trouble(unknown, SETTLE_S)
+    if error.reason == "refused":
+        refused = ClusterError(
+            f"nothing listens at {endpoint}",
+            cause=error.cause,
+            remedy=f"check the address and the port, and that the API server runs there: ss -ltn sport = :{port}",
+            code="endpoint-refused",
+        )
+        return _Trouble(refused, _FOR_EVER)
+    silent = ClusterError(
+        f"{endpoint} cannot be reached",
+        cause=error.cause,
+        remedy=f"check the address and the firewalls between: curl -vk https://{endpoint}/version",
+        code="endpoint-unreachable",
+    )
+    return _Trouble(silent, _FOR_EVER)
+
+
+def _not_an_api_server(server: str, cause: str) -> ClusterError:
+    return ClusterError(
+        f"{server} is no API server of Kubernetes",
+        cause=cause,
+        remedy=f"check host and port (6443 is usual): curl -vk {server}/version",
+        code="not-an-api-server",
+    )
+
+
+def _json(answer: HttpResponse) -> dict[str, Any]:
+    try:
+        return parse_json_object(answer.body, "the answer")
+    except ValueError:
+        return {}

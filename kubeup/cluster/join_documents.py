@@ -1,0 +1,116 @@
+"""What a node reads of its cluster before it joins: the documents that init or kubeadm stored in kube-system."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from kubeup.cluster import api as kubeapi
+from kubeup.cluster.api import path_of
+from kubeup.cluster.clock import explain_untrusted
+from kubeup.cluster.find_cluster import NEW_TOKEN, token_unknown
+from kubeup.cluster.membership import Access, with_reachable_server
+from kubeup.config.types import LoadBalancer, PodNetwork, Timeouts
+from kubeup.errors import ClusterError
+from kubeup.frozen_values import frozen
+from kubeup.lazy_modules import lazy_import
+from kubeup.machine.host import Host
+from kubeup.machine.http import Unreachable
+
+if TYPE_CHECKING:
+    from kubeup.cluster import objects
+else:
+    objects = lazy_import("kubeup.cluster.objects")
+
+
+_NO_BALANCER = LoadBalancer()
+
+
+@frozen
+class ClusterDocuments:
+    """What a node reads of its cluster before it joins."""
+
+    cluster_text: str
+    """ClusterConfiguration, as YAML."""
+    kubelet_text: str
+    """KubeletConfiguration, as YAML."""
+    pod_network: PodNetwork
+    load_balancer: LoadBalancer = _NO_BALANCER
+    api_servers: tuple[str, ...] = ()
+    """`host:port`, where the cluster's nodes have a load balancer; the one that answered is among them."""
+    reached_server: str = ""
+    """The server that was asked, where the cluster's own name for it leads somewhere only on nodes that have joined."""
+
+
+def read_documents(host: Host, access: Access, timeouts: Timeouts) -> ClusterDocuments:
+    """The documents that a joining node needs. Raises ClusterError: server-unreachable, token-expired, token-unknown,
+    not-kubeadms-cluster, and those of the API."""
+    access = with_reachable_server(host, access)
+    api = kubeapi.Api(host, access.identity, retry_s=timeouts.kubernetes_api_call_s)
+    try:
+        cluster_text = _read_key(api, "kubeadm-config", "ClusterConfiguration")
+        kubelet_text = _read_key(api, "kubelet-config", "kubelet")
+        network, balancer = objects.read_pod_network(api), objects.read_load_balancer(api)
+        found = ClusterDocuments(cluster_text, kubelet_text, network, balancer)
+        if not balancer.is_local:
+            return found
+        asked = access.asked.partition("://")[2]
+        servers = {*objects.read_api_servers(api), *([asked] if _is_address(asked) else [])}
+        return replace(found, api_servers=tuple(sorted(servers)), reached_server=access.asked)
+    except Unreachable as error:
+        if error.reason == "tls":
+            raise explain_untrusted(error, access.server, access.skew_s, host.now()) from error
+        raise ClusterError(
+            f"the cluster's address {access.server} does not answer",
+            cause=f"{error.cause}; cluster-info names it as the address of the API server for all nodes",
+            remedy=f"check the way there from this node: curl -vk {access.server}/version",
+            code="server-unreachable",
+        ) from error
+    except kubeapi.ApiRefused as error:
+        if error.http_status == 401 and access.token:
+            raise _token_refused(access) from error
+        if error.http_status == 403:
+            raise ClusterError(
+                error.what,
+                cause=error.cause,
+                remedy="give tokens their rights, on a control plane: kb init phase upload-config all, then "
+                "kb init phase bootstrap-token",
+                code="join-rights-missing",
+            ) from error
+        raise
+
+
+def _is_address(server: str) -> bool:
+    """Whether `host:port` names a host by its address: a load balancer's file is read before names may resolve."""
+    try:
+        ipaddress.ip_address(server.rpartition(":")[0].strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _token_refused(access: Access) -> ClusterError:
+    token_id = access.token.reveal().partition(".")[0]
+    if not access.has_signed:
+        return token_unknown(token_id, access.server)
+    return ClusterError(
+        f"token {token_id} has expired",
+        cause=f"cluster-info is signed with it, but the API server {access.server} does not take it any more (or it "
+        "never had the usage authentication)",
+        remedy=f"make a new one {NEW_TOKEN}",
+        code="token-expired",
+    )
+
+
+def _read_key(api: kubeapi.Api, name: str, key: str) -> str:
+    found = api.get(path_of("ConfigMap", name, "kube-system"))
+    text = ((found or {}).get("data") or {}).get(key)
+    if not text:
+        raise ClusterError(
+            f"the cluster has no ConfigMap kube-system/{name}" if found is None else f"ConfigMap {name} has no {key}",
+            cause="neither kb nor kubeadm made it, or its init was cut off",
+            remedy="on a control plane: kb init phase upload-config",
+            code="not-kubeadms-cluster",
+        )
+    return str(text)
