@@ -22,13 +22,30 @@ Paths, names and objects are kubeadm's: either tool can go on with a node that t
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kubeup.cli import parser
 from kubeup.cli.parser import Command
-from kubeup.commands import adopt, bundle, doctor, etcd, mirror, token, verbs
+from kubeup.commands import (
+    about,
+    adopt,
+    bundle,
+    config,
+    doctor,
+    etcd,
+    init,
+    keepers,
+    kubeconfig_user,
+    mirror,
+    status,
+    token,
+)
 from kubeup.commands import certs as commands_certs
 from kubeup.commands import join as commands_join
 from kubeup.commands import reconfigure as commands_reconfigure
+from kubeup.commands import reset as commands_reset
 from kubeup.engine.step import Phase
 from kubeup.phases import (
     addons,
@@ -48,6 +65,9 @@ from kubeup.phases import (
     preflight,
     reset,
 )
+
+if TYPE_CHECKING:
+    from kubeup.machine.local_host import LocalHost
 
 # fmt: off
 
@@ -429,9 +449,9 @@ RECONFIGURE_ENDPOINT: tuple[Phase, ...] = (
 )
 
 COMMANDS: tuple[Command, ...] = (
-    Command("init", "Make this machine the first control plane of a cluster", verbs.init,
+    Command("init", "Make this machine the first control plane of a cluster", init.init,
             options=parser.INIT_OPTIONS, phases=INIT, workflow="init"),
-    Command("init phase", "Run one phase of init, or all below a parent (certs, control-plane/all)", verbs.init_phase,
+    Command("init phase", "Run one phase of init, or all below a parent (certs, control-plane/all)", init.init_phase,
             options=parser.INIT_OPTIONS + parser.PHASE_OPTIONS, phases=INIT, workflow="init", arguments=("phase...",)),
     Command("join", "Make this machine a worker of a cluster, or with --control-plane a further control plane", commands_join.join,
             options=parser.JOIN_OPTIONS, phases=JOIN, workflow="join", arguments=("endpoint...",)),
@@ -440,29 +460,29 @@ COMMANDS: tuple[Command, ...] = (
     Command("reconfigure endpoint", "Give the cluster a stable name for its API servers, or another one: NAME:PORT",
             commands_reconfigure.endpoint, options=("load-balancer", "undo", "dry-run", "list", "output"),
             phases=RECONFIGURE_ENDPOINT, workflow="reconfigure-endpoint", arguments=("endpoint...",)),
-    Command("reset", "Take back what kb did on this node", verbs.reset,
+    Command("reset", "Take back what kb did on this node", commands_reset.reset,
             options=("force", "cri-socket", "dry-run", "list", "output", "skip-phases"), phases=RESET, workflow="reset"),
     Command("adopt", "Write kb's state for a node that kubeadm made; change nothing else", adopt.adopt,
             options=("kubeconfig", "patches", "dry-run", "output")),
-    Command("status", "Show what kb did on this node", verbs.status, options=("output",), phases=INIT),
+    Command("status", "Show what kb did on this node", status.status, options=("output",), phases=INIT),
     Command("doctor", "Say what is wrong with this node, and what to do; change nothing", doctor.doctor,
             options=("kubeconfig", "output")),
     Command("support-bundle", "Pack logs and states of this node into one file, secrets redacted",
             doctor.support_bundle, options=("to", "kubeconfig")),
     Command("config print init-defaults", "Print InitConfiguration and ClusterConfiguration with every default",
-            verbs.print_defaults, options=("component-configs",)),
+            config.print_defaults, options=("component-configs",)),
     Command("config print join-defaults", "Print JoinConfiguration with every default",
-            verbs.print_defaults, options=("component-configs",)),
-    Command("config print reset-defaults", "Print ResetConfiguration with every default", verbs.print_defaults),
-    Command("config print upgrade-defaults", "Print UpgradeConfiguration with every default", verbs.print_defaults),
-    Command("config validate", "Check a configuration file and name every mistake in it", verbs.validate_config,
+            config.print_defaults, options=("component-configs",)),
+    Command("config print reset-defaults", "Print ResetConfiguration with every default", config.print_defaults),
+    Command("config print upgrade-defaults", "Print UpgradeConfiguration with every default", config.print_defaults),
+    Command("config validate", "Check a configuration file and name every mistake in it", config.validate_config,
             options=("config", "allow-experimental-api")),
-    Command("config migrate", "Rewrite a configuration file in the newest API version", verbs.migrate_config,
+    Command("config migrate", "Rewrite a configuration file in the newest API version", config.migrate_config,
             options=("old-config", "new-config", "allow-experimental-api")),
-    Command("config images list", "List the images that a control plane needs", verbs.images_list,
+    Command("config images list", "List the images that a control plane needs", config.images_list,
             options=("config", "allow-unknown-fields", "feature-gates", "image-repository", "kubernetes-version",
                      "output")),
-    Command("config images pull", "Fetch the images that a control plane needs", verbs.images_pull,
+    Command("config images pull", "Fetch the images that a control plane needs", config.images_pull,
             options=("config", "allow-unknown-fields", "cri-socket", "feature-gates", "image-repository",
                      "kubernetes-version")),
     Command("bundle create", "Write all that a cluster needs into one file", bundle.create,
@@ -481,7 +501,7 @@ COMMANDS: tuple[Command, ...] = (
             options=("verify-key",), arguments=("file...",)),
     Command("mirror sync", "Push the images of a bundle into a registry", mirror.sync,
             options=("to", "tls-ca"), arguments=("path...",)),
-    Command("kubeconfig user", "Print a kubeconfig for a further user", verbs.kubeconfig_user,
+    Command("kubeconfig user", "Print a kubeconfig for a further user", kubeconfig_user.kubeconfig_user,
             options=("client-name", "config", "org", "token", "validity-period", "server", "cert-dir")),
     Command("token create", "Make a bootstrap token in the cluster, or print a whole join command",
             token.create,
@@ -491,8 +511,8 @@ COMMANDS: tuple[Command, ...] = (
             options=("kubeconfig", "dry-run", "output")),
     Command("token delete", "Delete bootstrap tokens, by id or whole", token.delete,
             options=("kubeconfig", "dry-run"), arguments=("token...",)),
-    Command("token generate", "Print a random bootstrap token", verbs.token_generate),
-    Command("certs certificate-key", "Print a random key for --certificate-key", verbs.certificate_key),
+    Command("token generate", "Print a random bootstrap token", token.generate),
+    Command("certs certificate-key", "Print a random key for --certificate-key", commands_certs.certificate_key),
     Command("etcd members", "List the members of the cluster's etcd, and whether each serves", etcd.members,
             options=("cert-dir", "output")),
     Command("etcd remove", "Take a member that is gone for ever out of etcd's list", etcd.remove,
@@ -503,26 +523,28 @@ COMMANDS: tuple[Command, ...] = (
             options=("config", "cert-dir", "kubeconfig"), arguments=("certificate...",)),
     Command("certs generate-csr", "Make keys and signing requests for a CA that is kept elsewhere",
             commands_certs.generate_csr, options=("config", "cert-dir", "kubeconfig-dir")),
-    Command("routes", "Keep the routes to other nodes' pods (run by systemd)", verbs.routes, options=("once",)),
+    Command("routes", "Keep the routes to other nodes' pods (run by systemd)", keepers.routes, options=("once",)),
     Command("load-balancer", "Follow the API servers behind this node's load balancer (run by systemd)",
-            verbs.load_balancer, options=("once",)),
-    Command("version", "Print kb's version", verbs.version, options=("output",)),
-    Command("completion", "Print a completion script for bash, zsh or fish", verbs.completion,
+            keepers.load_balancer, options=("once",)),
+    Command("version", "Print kb's version", about.version, options=("output",)),
+    Command("completion", "Print a completion script for bash, zsh or fish", about.completion,
             arguments=("shell",)),
 )
 
 # fmt: on
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, *, make_host: Callable[[Path], LocalHost] = parser.make_local_host) -> int:
     """Run kb with these words (the process' own by default); returns the exit status. Called through a link of the
-    name kubeadm, or with --as-kubeadm, it is kubeadm: see kubeup/kubeadm/program.py."""
+    name kubeadm, or with --as-kubeadm, it is kubeadm: see kubeup/kubeadm/program.py. make_host: gives the machine, by the
+    folder of --root (`/` without one); a test gives another one."""
     called, words = (sys.argv[0], sys.argv[1:]) if argv is None else ("", argv)
     if parser.is_kubeadm(called, words):
         from kubeup.kubeadm import program
 
-        return program.main(COMMANDS, words, called)
-    return parser.main(COMMANDS, words, parser.Program(called_as=parser.find_call(called, sys.executable)))
+        return program.main(COMMANDS, words, called, make_host=make_host)
+    own_name = parser.find_call(called, sys.executable)
+    return parser.main(COMMANDS, words, parser.Program(called_as=own_name, make_host=make_host))
 
 
 if __name__ == "__main__":

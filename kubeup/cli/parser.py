@@ -22,16 +22,19 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, Optional, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, Optional, TextIO
 
 from kubeup.cli.own_name import Spelling
 from kubeup.cli.own_name import find_call as find_call
-from kubeup.engine.runner import RunResult
 from kubeup.engine.step import Phase
 from kubeup.errors import Interrupted, KbError, UsageError
 from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host, encode_text
 from kubeup.report import Report
+
+if TYPE_CHECKING:
+    from kubeup.engine.runner import RunResult
+    from kubeup.machine.local_host import LocalHost
 
 
 @frozen
@@ -263,6 +266,13 @@ class Command:
     workflow: str = ""
 
 
+def make_local_host(root: Path) -> LocalHost:
+    """This machine, or the folder `root` of it."""
+    from kubeup.machine.local_host import LocalHost
+
+    return LocalHost(root)
+
+
 @frozen
 class Program:
     """The name under which kb was called, and what differs with it: kb itself, or kubeadm (kubeup/kubeadm/program.py)."""
@@ -281,6 +291,8 @@ class Program:
     """Flags that init and join get on top of those that were given."""
     spelling: Optional[Spelling] = None
     """How commands are named; None: all of them by called_as."""
+    make_host: Callable[[Path], LocalHost] = make_local_host
+    """Gives the machine that a command works on, by the folder of --root (`/` without one)."""
     keeps_state: bool = True
     """Whether what is done is written into state.json, so that a second run goes on and reset takes it back."""
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kubeup.commands import join, verbs
+from kubeup.commands import join, launcher
+from kubeup.commands.launcher import Launch
 from kubeup.config.types import JoinConfig
 from kubeup.engine.run import Results, Run
 from kubeup.engine.step import Phase, fingerprint_inputs, resolve_path, wanted_phases
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from kubeup.doctor import foreign_node
     from kubeup.engine import state
     from kubeup.engine.state import State
-    from kubeup.machine import dry_run, local_host
+    from kubeup.machine import dry_run
     from kubeup.machine.dry_run import DryRunHost
     from kubeup.machine.host import Host
     from kubeup.phases import cluster
@@ -29,7 +30,6 @@ else:
     cluster = lazy_import("kubeup.phases.cluster")
     foreign_node = lazy_import("kubeup.doctor.foreign_node")
     dry_run = lazy_import("kubeup.machine.dry_run")
-    local_host = lazy_import("kubeup.machine.local_host")
     load_init = lazy_import("kubeup.config.load_init")
     state = lazy_import("kubeup.engine.state")
 
@@ -45,28 +45,27 @@ class Looked:
 def adopt(call: Invocation) -> int:
     """Look at every phase's result; what is as kb would leave it is written down as done. All looks go through a host
     that cannot change anything."""
-    local, paths = local_host.LocalHost(), Paths()
-    if not local.is_root_user():
-        raise verbs.not_root("kb adopt")
+    launch, paths = Launch(call), Paths()
+    launch.require_root()
+    local = launch.local
     chosen = Path(call.flags["kubeconfig"]).absolute() if "kubeconfig" in call.flags else None
     patches = str(Path(call.flags["patches"]).absolute()) if "patches" in call.flags else ""
     found = foreign_node.look_at_node(local, paths, kubeconfig_file=chosen, patches=patches)
-    is_dry = bool(call.flags.get("dry-run"))
     _require_foreign(local, paths)
-    with verbs.locked(local, paths, "kb adopt", is_dry=is_dry):
+    with launch.locked(paths):
         looking = dry_run.DryRunHost(local)
         workflow = found.workflow
         looking.write_file(paths.adopted(workflow), found.text, mode=0o600)
         phases = next(command.phases for command in call.commands if command.name == workflow)
         phases = join.phases_on(phases, is_control_plane=found.role == "control plane")
-        ctx = _make_context(call, looking, paths, workflow)
+        ctx = _make_run(call, looking, paths, workflow)
         looked = look_at_phases(ctx, [phase for phase in phases if not phase.always])
         node_state = render_state(ctx, local, paths, workflow, looked)
-        if not is_dry:
+        if not launch.is_dry:
             local.make_dir(paths.state_dir, mode=0o700)
             local.write_file(paths.adopted(workflow), found.text, mode=0o600)
             node_state.save()
-    _print(call, found, node_state, looked, workflow=workflow, is_dry=is_dry)
+    _print(call, found, node_state, looked, workflow=workflow, is_dry=launch.is_dry)
     return 0
 
 
@@ -81,15 +80,15 @@ def _require_foreign(local: Host, paths: Paths) -> None:
         )
 
 
-def _make_context(call: Invocation, looking: DryRunHost, paths: Paths, workflow: str) -> Run:
+def _make_run(call: Invocation, looking: DryRunHost, paths: Paths, workflow: str) -> Run:
     """As `kb init` or `kb join` would have it from the documents that were found."""
     if workflow == "join":
-        return join.make_member_context(looking, paths.adopted(workflow), call.report)
+        return join.make_member_run(looking, paths.adopted(workflow), call.report)
     config = load_init.load_init_config(
         looking, config_file=paths.adopted(workflow), flags={"allow-unknown-fields": True}
     )
-    own = verbs.paths_of(config, {})
-    return verbs.make_context(looking, config, own, call.report)
+    own = launcher.paths_of(config, {})
+    return launcher.make_run(looking, config, own, call.report)
 
 
 def look_at_phases(ctx: Run, phases: Sequence[Phase]) -> list[Looked]:

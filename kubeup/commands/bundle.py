@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kubeup import releases
-from kubeup.commands import verbs
+from kubeup.commands import launcher
 from kubeup.config import presets
 from kubeup.errors import HostError, UsageError, shown
 from kubeup.lazy_modules import lazy_import
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kubeup.cli.parser import Invocation
     from kubeup.config import load_init
     from kubeup.config.types import InitConfig
-    from kubeup.machine import local_host, process
+    from kubeup.machine import process
     from kubeup.machine.local_host import LocalHost
     from kubeup.network import pod_network
 else:
@@ -40,7 +40,6 @@ else:
     bundle_signature = lazy_import("kubeup.airgap.bundle_signature")
     downloads = lazy_import("kubeup.airgap.downloads")
     process = lazy_import("kubeup.machine.process")
-    local_host = lazy_import("kubeup.machine.local_host")
     oci_layout = lazy_import("kubeup.airgap.oci_layout")
     load_init = lazy_import("kubeup.config.load_init")
     pod_network = lazy_import("kubeup.network.pod_network")
@@ -48,7 +47,7 @@ else:
 
 def create(call: Invocation) -> int:
     """Gather, then write. What came over a network waits beside the file, and is removed when the file is whole."""
-    local, target = local_host.LocalHost(), str(verbs.required(call, "output-file"))
+    local, target = launcher.open_host(call), str(launcher.required(call, "output-file"))
     is_stream = process.is_stream(target)  # what is gathered cannot wait beside it
     out = Path("kb-bundle.tar" if is_stream else target).absolute()
     if not out.name:
@@ -97,7 +96,7 @@ def create(call: Invocation) -> int:
 
 def verify(call: Invocation) -> int:
     """Every digest, the signature where a key is given, and what a configuration would miss. Needs no network."""
-    local = local_host.LocalHost()
+    local = launcher.open_host(call)
     found = _open(call, local)
     base = oci_layout.open_layout(local, Path(call.flags["since"]).absolute()) if "since" in call.flags else None
     if "verify-key" in call.flags:
@@ -130,7 +129,7 @@ def verify(call: Invocation) -> int:
 
 def show(call: Invocation) -> int:
     """Names, sizes and digests."""
-    local = local_host.LocalHost()
+    local = launcher.open_host(call)
     found = _open(call, local)
     told = found.index.get("annotations") or {}
     images = [{"name": name, "digest": entry["digest"]} for name, entry in sorted(found.names.items())]
@@ -160,7 +159,7 @@ def show(call: Invocation) -> int:
 
 
 def diff(call: Invocation) -> int:
-    local = local_host.LocalHost()
+    local = launcher.open_host(call)
     if len(call.words) != 2:
         raise UsageError(
             "kb bundle diff " + " ".join(call.words),

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from kubeup.commands import verbs
+from kubeup.commands import launcher
+from kubeup.commands.launcher import Launch
 from kubeup.errors import KbError, UsageError
 from kubeup.lazy_modules import lazy_import
 from kubeup.paths import Paths
@@ -18,19 +19,19 @@ if TYPE_CHECKING:
     from kubeup.airgap import oci_layout
     from kubeup.cli.parser import Invocation
     from kubeup.cluster import api as kubeapi
+    from kubeup.cluster import shared_certs
     from kubeup.config import load_init, load_join, types
     from kubeup.config.types import ClusterConfiguration
-    from kubeup.machine import local_host
     from kubeup.machine.host import Host
     from kubeup.node import renewal
     from kubeup.node.renewal import Expiry
 else:
-    local_host = lazy_import("kubeup.machine.local_host")
     kubeapi = lazy_import("kubeup.cluster.api")
     load_init = lazy_import("kubeup.config.load_init")
     load_join = lazy_import("kubeup.config.load_join")
     oci_layout = lazy_import("kubeup.airgap.oci_layout")
     releases = lazy_import("kubeup.releases")
+    shared_certs = lazy_import("kubeup.cluster.shared_certs")
     renewal = lazy_import("kubeup.node.renewal")
     types = lazy_import("kubeup.config.types")
 
@@ -87,7 +88,7 @@ def _paths(call: Invocation, cluster: ClusterConfiguration) -> Paths:
 
 def check_expiration(call: Invocation) -> int:
     """When each certificate of this node ends."""
-    local = local_host.LocalHost()
+    local = launcher.open_host(call)
     cluster = _read_cluster(call, local, "check-expiration")
     paths = _paths(call, cluster)
     certs = [renewal.read_expiry(local, paths, row) for row in renewal.wanted_rows(cluster)]
@@ -179,9 +180,10 @@ def renew(call: Invocation) -> int:
             remedy=f"{call.program.name} certs renew all; their names: {call.program.name} certs check-expiration",
             code="no-certificate-named",
         )
-    local = local_host.LocalHost()
-    if not local.is_root_user() and "cert-dir" not in call.flags and "config" not in call.flags:
-        raise verbs.not_root(f"{call.program.name} certs renew")
+    launch = Launch(call)
+    local = launch.local
+    if "cert-dir" not in call.flags and "config" not in call.flags:
+        launch.require_root()
     name = call.words[0]
     if name != "all":
         renewal.find_row(name, types.ClusterConfiguration(releases.NEWEST_PROVEN))  # before the cluster is asked
@@ -214,7 +216,7 @@ Done renewing certificates. You must restart the kube-apiserver, kube-controller
 
 def generate_csr(call: Invocation) -> int:
     """Keys and requests for a CA that is kept elsewhere."""
-    local = local_host.LocalHost()
+    local = launcher.open_host(call)
     config_file: Optional[Path] = Path(call.flags["config"]) if "config" in call.flags else None
     config = load_init.load_init_config(
         local,
@@ -233,4 +235,12 @@ def generate_csr(call: Invocation) -> int:
         call.print(f"generating keys and CSRs in {place}")
         for name in names:
             call.print(f"  {name}")
+    return 0
+
+
+# ---- certificate-key
+
+
+def certificate_key(call: Invocation) -> int:
+    call.print(shared_certs.new_certificate_key().reveal())
     return 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kubeup.commands import verbs
+from kubeup.commands import launcher
+from kubeup.commands.launcher import Launch
 from kubeup.lazy_modules import lazy_import
 from kubeup.paths import Paths
 
@@ -13,11 +14,8 @@ if TYPE_CHECKING:
     from kubeup.cli.parser import Invocation
     from kubeup.doctor import doctor as looks
     from kubeup.doctor import support_bundle as supportbundle
-    from kubeup.machine import dry_run, local_host
 else:
     looks = lazy_import("kubeup.doctor.doctor")
-    dry_run = lazy_import("kubeup.machine.dry_run")
-    local_host = lazy_import("kubeup.machine.local_host")
     supportbundle = lazy_import("kubeup.doctor.support_bundle")
 
 UNFIT = 3
@@ -44,18 +42,16 @@ def doctor(call: Invocation) -> int:
 
 
 def _read_patient(call: Invocation) -> looks.Patient:
-    if not local_host.LocalHost().is_root_user():
-        # an ordinary user sees neither keys nor manifests nor the runtime: half of the looks would find faults that are none
-        raise verbs.not_root(f"kb {call.command.name}", cause="it looks at keys, manifests and the runtime")
-    # a look that would change something (modprobe configs) is only planned
-    local = dry_run.DryRunHost(local_host.LocalHost())
+    launch = Launch(call)
+    launch.is_dry = True  # a look that would change something (modprobe configs) is only planned
+    launch.require_root()
     chosen = Path(call.flags["kubeconfig"]) if "kubeconfig" in call.flags else None
-    return looks.read_patient(local, Paths(), kubeconfig_file=chosen)
+    return looks.read_patient(launch.target, Paths(), kubeconfig_file=chosen)
 
 
 def support_bundle(call: Invocation) -> int:
     """Write one file with logs and states, secrets redacted."""
-    local = local_host.LocalHost()
+    local = launcher.open_host(call)
     name = f"kb-support-{local.hostname()}-{local.now():%Y%m%d-%H%M%S}.tar.gz"
     target = Path(call.flags.get("to", name))
     patient = _read_patient(call)

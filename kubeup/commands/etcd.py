@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kubeup.commands import launcher
 from kubeup.errors import HostError, UsageError
 from kubeup.lazy_modules import lazy_import
 from kubeup.paths import Paths
@@ -15,18 +16,16 @@ if TYPE_CHECKING:
     from kubeup.cli.parser import Invocation
     from kubeup.cluster import etcd
     from kubeup.doctor import doctor
-    from kubeup.machine import local_host
     from kubeup.machine.local_host import LocalHost
 else:
     doctor = lazy_import("kubeup.doctor.doctor")
     etcd = lazy_import("kubeup.cluster.etcd")
-    local_host = lazy_import("kubeup.machine.local_host")
     yaml_files = lazy_import("kubeup.yaml_files")
 
 
 def members(call: Invocation) -> int:
     """Every member, and whether it serves. It needs no API server: etcd itself is asked."""
-    client = _find_client(call, local_host.LocalHost())
+    client = _find_client(call, launcher.open_host(call))
     found = client.list_members(is_sure=False)
     trouble = etcd.probe_members(client, found)
     rows = [_describe(member, trouble.get(member.member_id, "")) for member in found]
@@ -57,7 +56,7 @@ def _describe(member: etcd.Member, trouble: str) -> dict[str, Any]:
 
 def remove(call: Invocation) -> int:
     """Take a member out of the list that is gone for ever; refused where the rest would have no quorum."""
-    local = local_host.LocalHost()
+    local = launcher.open_host(call)
     if len(call.words) != 1:
         raise UsageError(
             "kb etcd remove takes one member",

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Optional
 from urllib.parse import urlsplit
 
 from kubeup import releases
-from kubeup.commands import verbs
+from kubeup.commands import launcher
+from kubeup.commands.launcher import Launch
 from kubeup.errors import HostError, UsageError
 from kubeup.lazy_modules import lazy_import
 from kubeup.paths import Paths
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
     from kubeup.cluster.membership import Access
     from kubeup.config import load_join
     from kubeup.config.types import JoinConfig
-    from kubeup.engine import run, runner, step
+    from kubeup.engine import run, step
     from kubeup.engine.run import Run, Who
     from kubeup.engine.state import State
     from kubeup.engine.step import Phase
-    from kubeup.machine import dry_run, fence, local_host
+    from kubeup.machine import fence
     from kubeup.machine.host import Host
     from kubeup.machine.local_host import LocalHost
     from kubeup.node import kubeconfig
@@ -36,14 +37,11 @@ else:
     membership = lazy_import("kubeup.cluster.membership")
     join_documents = lazy_import("kubeup.cluster.join_documents")
     find_cluster = lazy_import("kubeup.cluster.find_cluster")
-    dry_run = lazy_import("kubeup.machine.dry_run")
     fence = lazy_import("kubeup.machine.fence")
-    local_host = lazy_import("kubeup.machine.local_host")
     api = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     load_join = lazy_import("kubeup.config.load_join")
     run = lazy_import("kubeup.engine.run")
-    runner = lazy_import("kubeup.engine.runner")
     step = lazy_import("kubeup.engine.step")
 
 _NOT_CONFIG = frozenset({"list", "output", "config"})
@@ -53,7 +51,7 @@ _NOT_CONFIG = frozenset({"list", "output", "config"})
 def join(call: Invocation) -> int:
     """The whole workflow; with --list only its names."""
     if call.flags.get("list"):
-        return verbs.list_phases(call)
+        return launcher.list_phases(call)
     if len(call.words) > 1:
         raise UsageError(
             f"kb join {' '.join(call.words)}",
@@ -79,44 +77,37 @@ def join_phase(call: Invocation) -> int:
 
 
 def _run_join(call: Invocation, *, only: str, endpoint: str) -> int:
-    local = local_host.LocalHost()
+    launch = Launch(call)
+    local = launch.local
     if only:
         step.select_phases(call.command.phases, only)
     admin = membership.find_member_access(local, Paths().admin_conf)
     kubelet = membership.find_member_access(local, Paths().kubeconfigs / "kubelet.conf")
-    wishes = _load_wishes(call, local, endpoint, is_member=bool(admin or kubelet))
+    wishes = _load_wishes(launch, endpoint, is_member=bool(admin or kubelet))
     is_control_plane = wishes.join.control_plane is not None
     # a control plane speaks as its admin; on a worker an admin.conf is somebody's who looks around
     member = admin if is_control_plane else kubelet
     phases = _phases_for(call, is_control_plane=is_control_plane, only=only)
     if wishes.kb.air_gapped:
-        local.fence = _plan_fence(wishes, member)
-    ignored = {name.lower() for name in wishes.join.node.ignore_preflight_errors}
-    if not local.is_root_user() and not ignored & {"all", "isprivilegeduser"}:
-        raise verbs.not_root("kb join")
-    target: Host = dry_run.DryRunHost(local) if wishes.join.dry_run else local
-    is_free = wishes.join.dry_run or not verbs.needs_lock(call, local, Paths())
-    with verbs.locked(local, Paths(), f"kb {call.command.name}", is_dry=is_free):
-        node_state = verbs.open_state(call, target, Paths())
+        local.fence = _plan_fence(local, wishes, member)
+    launch.is_dry = wishes.join.dry_run
+    launch.require_root(wishes.join.node.ignore_preflight_errors)
+    with launch.locked(Paths()) as node_state:
         _require_same_kind(local, node_state, is_control_plane=is_control_plane)
         config = _find_cluster(local, wishes, member, node_state, call.report)
         if wishes.kb.air_gapped:
             local.fence = airgap.plan_fence(config)
-        for warning in config.warnings:
-            call.report.warn(warning)
-        for note in config.notes:
-            call.report.note(note)
+        launch.tell(config)
         paths = Paths(pki=Path(config.cluster.certificates_dir))
-        verbs.require_same_node(node_state, config, paths)
-        worker = runner.Runner("join", phases, node_state, keeps_journal=call.program.keeps_state)
-        ctx = _make_context(target, config, paths, call.report)
-        result = worker.run(ctx, only=only, skip=() if only else config.skip_phases)
+        launcher.require_same_node(node_state, config, paths)
+        ctx = _make_run(launch.target, config, paths, call.report)
+        result = launch.work(ctx, node_state, phases=phases, only=only, skip=config.skip_phases)
     result.results.server = config.server
     result.results.join_text = CLOSING_CONTROL_PLANE if is_control_plane else CLOSING
-    verbs.print_result(call, result, target, local)
+    launch.print_result(result)
     if call.program.show_result:
         return 0
-    if result.changes and not only and call.output == "text" and target.mode == "live":
+    if result.changes and not only and call.output == "text" and launch.target.mode == "live":
         call.print(result.results.join_text)
     return 0
 
@@ -164,14 +155,15 @@ See it on a control plane: kubectl get nodes
 """
 
 
-def _load_wishes(call: Invocation, local: LocalHost, endpoint: str, *, is_member: bool) -> load_join.JoinWishes:
+def _load_wishes(launch: Launch, endpoint: str, *, is_member: bool) -> load_join.JoinWishes:
+    call = launch.call
     flags = {name: value for name, value in call.flags.items() if name not in _NOT_CONFIG}
     flags.update(call.program.wishes)
-    config_file = Path(call.flags["config"]) if "config" in call.flags else None
+    config_file = launch.config_file
     if config_file is None and not endpoint and is_member:
-        config_file = verbs.adopted_config(call, local)
+        config_file = launch.adopted_config()
     return load_join.load_join_config(
-        local, config_file=config_file, flags=flags, endpoint=endpoint, is_member=is_member
+        launch.local, config_file=config_file, flags=flags, endpoint=endpoint, is_member=is_member
     )
 
 
@@ -259,7 +251,7 @@ def _read_config(host: Host, wishes: load_join.JoinWishes, access: Access) -> Jo
     )
 
 
-def make_member_context(target: Host, config_file: Path, report: Report) -> Run:
+def make_member_run(target: Host, config_file: Path, report: Report) -> Run:
     """What `kb join` with that file would work with on a node that is a member already. Raises ClusterError."""
     paths = Paths()
     wishes = load_join.load_join_config(
@@ -275,10 +267,10 @@ def make_member_context(target: Host, config_file: Path, report: Report) -> Run:
             code="kubeconfig-unreadable",
         )
     config = _read_config(target, wishes, member)
-    return _make_context(target, config, Paths(pki=Path(config.cluster.certificates_dir)), report)
+    return _make_run(target, config, Paths(pki=Path(config.cluster.certificates_dir)), report)
 
 
-def _plan_fence(wishes: load_join.JoinWishes, member: Optional[Access]) -> fence.Fence:
+def _plan_fence(local: Host, wishes: load_join.JoinWishes, member: Optional[Access]) -> fence.Fence:
     """Before the cluster is found: the servers that were named for finding it."""
     discovery_, names = wishes.join.discovery, set()
     if discovery_.bootstrap_token:
@@ -287,9 +279,7 @@ def _plan_fence(wishes: load_join.JoinWishes, member: Optional[Access]) -> fence
         names.add(urlsplit(url).hostname or "")
     if discovery_.file.startswith("/"):
         # the kubeconfig names the server
-        found = kubeconfig.parse_kubeconfig(
-            local_host.LocalHost().read_text(Path(discovery_.file)), source=discovery_.file
-        )
+        found = kubeconfig.parse_kubeconfig(local.read_text(Path(discovery_.file)), source=discovery_.file)
         names.update(urlsplit(url).hostname or "" for url in (found.server, found.proxy_url))
     return fence.Fence(frozenset(names))
 
@@ -299,7 +289,7 @@ def _require_discovery(wishes: load_join.JoinWishes) -> None:
         raise load_join.no_endpoint("nothing")
 
 
-def _make_context(target: Host, config: JoinConfig, paths: Paths, report: Report) -> Run:
+def _make_run(target: Host, config: JoinConfig, paths: Paths, report: Report) -> Run:
     """The API is called with the bootstrap's identity until the node has its own."""
 
     def make_api(who: Who) -> api.Api:

@@ -6,22 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubeup.addresses import join_host_port
-from kubeup.commands import verbs
+from kubeup.commands import launcher
+from kubeup.commands.launcher import Launch
 from kubeup.errors import HostError, UsageError
 from kubeup.lazy_modules import lazy_import
 from kubeup.paths import Paths
 from kubeup.trust import Anchors
 
 if TYPE_CHECKING:
-    from kubeup.airgap import bundle, mirror_catalog, mirror_server, mirror_sync, oci_layout
+    from kubeup.airgap import bundle, mirror_catalog, mirror_server, mirror_sync
     from kubeup.cli.parser import Invocation
-    from kubeup.machine import http, local_host
+    from kubeup.machine import http
     from kubeup.phases import airgap
 else:
     airgap = lazy_import("kubeup.phases.airgap")
     bundle = lazy_import("kubeup.airgap.bundle")
-    oci_layout = lazy_import("kubeup.airgap.oci_layout")
-    local_host = lazy_import("kubeup.machine.local_host")
     http = lazy_import("kubeup.machine.http")
     mirror_server = lazy_import("kubeup.airgap.mirror_server")
     mirror_catalog = lazy_import("kubeup.airgap.mirror_catalog")
@@ -30,7 +29,7 @@ else:
 
 def serve(call: Invocation) -> int:
     """Until a signal ends it."""
-    local = local_host.LocalHost()
+    local = launcher.open_host(call)
     path = _one_word(call)
     address, port = mirror_server.parse_listen(str(call.flags.get("listen", ":5000")))
     tls, ca_pem = None, ""
@@ -52,9 +51,9 @@ def serve(call: Invocation) -> int:
 
 def add(call: Invocation) -> int:
     """Give this node's mirror a further bundle: checked first, then copied; it is served a second later."""
-    local, path = local_host.LocalHost(), _one_word(call)
-    if not local.is_root_user():
-        raise verbs.not_root("kb mirror add")
+    launch, path = Launch(call), _one_word(call)
+    launch.require_root()
+    local = launch.local
     if not local.is_dir(airgap.MIRROR_FOLDER):
         raise HostError(
             "this node has no mirror",
@@ -70,7 +69,7 @@ def add(call: Invocation) -> int:
 
 def sync(call: Invocation) -> int:
     """Push the images of a bundle into a registry."""
-    local = local_host.LocalHost()
+    local = launcher.open_host(call)
     base = str(call.flags.get("to", ""))
     server, _, prefix = base.partition("://")[2].partition("/")
     if not base.startswith(("http://", "https://")) or not server:

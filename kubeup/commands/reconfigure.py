@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Optional
 
 from kubeup import releases
 from kubeup.addresses import join_host_port
-from kubeup.commands import verbs
+from kubeup.commands import launcher
+from kubeup.commands.launcher import Launch
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.lazy_modules import lazy_import
 from kubeup.paths import Paths
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
     from kubeup.cluster import membership, objects
     from kubeup.cluster.api import Api
     from kubeup.config import choose, load_join, types, validate_fields
-    from kubeup.engine import run, runner, state
+    from kubeup.engine import run, state
     from kubeup.engine.run import Who
     from kubeup.engine.runner import RunResult
-    from kubeup.machine import dry_run, local_host
+    from kubeup.engine.state import State
     from kubeup.machine.host import Host
     from kubeup.machine.local_host import LocalHost
     from kubeup.network import load_balancer
@@ -33,8 +34,6 @@ else:
     objects = lazy_import("kubeup.cluster.objects")
     choose = lazy_import("kubeup.config.choose")
     membership = lazy_import("kubeup.cluster.membership")
-    dry_run = lazy_import("kubeup.machine.dry_run")
-    local_host = lazy_import("kubeup.machine.local_host")
     images = lazy_import("kubeup.node.images")
     kubeapi = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
@@ -44,7 +43,6 @@ else:
     reconfigure = lazy_import("kubeup.phases.endpoint")
     yaml_files = lazy_import("kubeup.yaml_files")
     run = lazy_import("kubeup.engine.run")
-    runner = lazy_import("kubeup.engine.runner")
     state = lazy_import("kubeup.engine.state")
     types = lazy_import("kubeup.config.types")
     validate_fields = lazy_import("kubeup.config.validate_fields")
@@ -57,15 +55,13 @@ BEFORE = f"{WORKFLOW}/preflight"
 def endpoint(call: Invocation) -> int:
     """Convert, go on with a conversion, or take one back; with --list only the phases."""
     if call.flags.get("list"):
-        return verbs.list_phases(call)
+        return launcher.list_phases(call)
     wanted = _parse_endpoint(call)
-    local = local_host.LocalHost()
-    if not local.is_root_user():
-        raise verbs.not_root("kb reconfigure endpoint")
-    is_dry = bool(call.flags.get("dry-run"))
-    target: Host = dry_run.DryRunHost(local) if is_dry else local
-    with verbs.locked(local, Paths(), "kb reconfigure endpoint", is_dry=is_dry):
-        return _run(call, local, target, wanted)
+    launch = Launch(call)
+    launch.require_root()
+    with launch.locked(Paths()) as node_state:
+        _run(launch, node_state, wanted)
+    return 0
 
 
 def _parse_endpoint(call: Invocation) -> str:
@@ -93,12 +89,12 @@ def _parse_endpoint(call: Invocation) -> str:
     return join_host_port(parts[0], parts[1])
 
 
-def _run(call: Invocation, local: LocalHost, target: Host, wanted: str) -> int:
+def _run(launch: Launch, node_state: State, wanted: str) -> None:
+    call, local, target = launch.call, launch.local, launch.target
     is_undo = bool(call.flags.get("undo"))
-    node_state = state.load_state(target, Paths())
     config, before = _make_config(call, local, node_state, wanted)
     paths = Paths(pki=Path(config.cluster.certificates_dir))
-    verbs.require_same_node(node_state, config, paths)
+    launcher.require_same_node(node_state, config, paths)
     is_control_plane = _is_control_plane(local, paths)
     phases = tuple(phase for phase in call.command.phases if is_control_plane or not phase.on)
 
@@ -114,19 +110,19 @@ def _run(call: Invocation, local: LocalHost, target: Host, wanted: str) -> int:
         caller=run.Caller(make_api),
         change=reconfigure.Change(before, is_undo=is_undo),
     )
-    result = runner.Runner(WORKFLOW, phases, node_state).run(ctx)
+    result = launch.work(ctx, node_state, phases=phases)
     if is_undo:
         node_state.phases[BEFORE].outputs = {}
         node_state.save()
-    _print(call, result, target, local, config)
-    return 0
+    _print(launch, result, config)
 
 
-def _print(call: Invocation, result: RunResult, target: Host, local: LocalHost, config: types.JoinConfig) -> None:
+def _print(launch: Launch, result: RunResult, config: types.JoinConfig) -> None:
+    call = launch.call
     result.results.server = config.server
-    verbs.print_result(call, result, target, local)
+    launch.print_result(result)
     remaining = list(result.results.remaining or ())
-    if call.output != "text" or target.mode == "dry-run":
+    if call.output != "text" or launch.is_dry:
         return
     if remaining:
         call.tell("\n".join(["still to be done:", *(f"  {step}" for step in remaining)]))
@@ -144,7 +140,7 @@ def _is_control_plane(local: Host, paths: Paths) -> bool:
 
 
 def _make_config(
-    call: Invocation, local: LocalHost, node_state: state.State, wanted: str
+    call: Invocation, local: LocalHost, node_state: State, wanted: str
 ) -> tuple[types.JoinConfig, reconfigure.Before]:
     """The configuration that the phases work towards, and what was before."""
     paths = Paths()
@@ -225,7 +221,7 @@ def _plan_goal(
     return goal, mode
 
 
-def _plan_undo(node_state: state.State, before: reconfigure.Before, stored: str) -> tuple[str, str, str]:
+def _plan_undo(node_state: State, before: reconfigure.Before, stored: str) -> tuple[str, str, str]:
     """(endpoint, server, mode of the load balancer) of before. The node on which it was begun takes the cluster's part
     back too; the others follow it."""
     if _read_before(node_state) is None:
@@ -247,7 +243,7 @@ def _plan_undo(node_state: state.State, before: reconfigure.Before, stored: str)
     return stored, before.server, before.balancer
 
 
-def _read_before(node_state: state.State) -> Optional[reconfigure.Before]:
+def _read_before(node_state: State) -> Optional[reconfigure.Before]:
     entry = node_state.phases.get(BEFORE)
     found = run.read_stored(entry.outputs if entry else {})
     values = (found.before_endpoint, found.before_server, found.before_balancer, found.before_is_begun_here)
@@ -264,7 +260,7 @@ def _read_server(api: Api) -> str:
     return str(kubeconfig.parse_kubeconfig(text, source="in ConfigMap cluster-info").server) if text else api.server
 
 
-def _bare_config(member: membership.Access, own: types.LocalAPIEndpoint, node_state: state.State) -> types.JoinConfig:
+def _bare_config(member: membership.Access, own: types.LocalAPIEndpoint, node_state: State) -> types.JoinConfig:
     cert = certificates.parse_certs(member.client_cert_pem)[0]
     name = node_state.node or certificates.subject_of(cert).common_name.rpartition(":")[2]
     registration = types.NodeRegistration(name)

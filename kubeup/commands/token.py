@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kubeup.commands.launcher import Launch
 from kubeup.config import token_text
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.lazy_modules import lazy_import
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from kubeup.config.types import BootstrapToken
     from kubeup.doctor import doctor
     from kubeup.engine import run
-    from kubeup.machine import dry_run, local_host
     from kubeup.machine.host import Host
     from kubeup.node import certificates, kubeconfig
     from kubeup.phases import cluster, join_command
@@ -35,9 +35,7 @@ else:
     choose = lazy_import("kubeup.config.choose")
     doctor = lazy_import("kubeup.doctor.doctor")
     documents = lazy_import("kubeup.config.documents")
-    dry_run = lazy_import("kubeup.machine.dry_run")
     join_command = lazy_import("kubeup.phases.join_command")
-    local_host = lazy_import("kubeup.machine.local_host")
     kubeapi = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     load_init = lazy_import("kubeup.config.load_init")
@@ -70,12 +68,11 @@ def find_kubeconfig(call: Invocation, local: Host) -> Path:
     return next((path for path in candidates if local.exists(path)), Paths().admin_conf)
 
 
-def _make_api(call: Invocation, local: Host) -> tuple[Host, Api, Path]:
-    """The host (a dry run's, if wanted), the API as the admin, and the kubeconfig that names them."""
-    path = find_kubeconfig(call, local)
-    target: Host = dry_run.DryRunHost(local) if call.flags.get("dry-run") else local
+def _make_api(launch: Launch) -> tuple[Api, Path]:
+    """The API as the admin, and the kubeconfig that names both."""
+    path = find_kubeconfig(launch.call, launch.local)
     # before anything is asked: without a kubeconfig there is nobody to ask
-    return target, kubeapi.Api(target, kubeapi.read_identity(local, path)), path
+    return kubeapi.Api(launch.target, kubeapi.read_identity(launch.local, path)), path
 
 
 # ---- create
@@ -92,18 +89,18 @@ def create(call: Invocation) -> int:
             remedy="add --print-join-command",
             code="certificate-key-alone",
         )
-    local = local_host.LocalHost()
+    launch = Launch(call)
     if alone and not key:
-        key = _make_certificate_key(local)
-    wanted = read_wanted_tokens(call, local)
-    target, api, path = _make_api(call, local)
-    now = local.now()
+        key = _make_certificate_key(launch.local)
+    wanted = read_wanted_tokens(call, launch.local)
+    api, path = _make_api(launch)
+    now = launch.local.now()
     for token in wanted:
         create_token(api, token, now)
     if key and call.program.does_more:
-        upload_certs(call, target, api, key)
-    if call.flags.get("dry-run"):
-        for step in getattr(target, "plan", ()):
+        upload_certs(call, launch.target, api, key)
+    if launch.is_dry:
+        for step in getattr(launch.target, "plan", ()):
             call.report.line(f"would request: {step.what}")
     for token in wanted:
         _print_created(call, token, _join_command(call, api, path, token, key), now)
@@ -256,11 +253,11 @@ def upload_certs(call: Invocation, target: Host, api: Api, key: Secret) -> None:
 
 
 def list_tokens(call: Invocation) -> int:
-    local = local_host.LocalHost()
-    _, api, _ = _make_api(call, local)
+    launch = Launch(call)
+    api, _ = _make_api(launch)
     found = read_tokens(api)
     if call.output == "text":
-        call.print(render_table(found, local.now()) if found else "")
+        call.print(render_table(found, launch.local.now()) if found else "")
         return 0
     for number, token in enumerate(found):
         if number and call.output == "yaml":
@@ -346,7 +343,8 @@ def delete(call: Invocation) -> int:
             code="no-token",
         )
     ids = [parse_token_id(word) for word in call.words]
-    target, api, _ = _make_api(call, local_host.LocalHost())
+    launch = Launch(call)
+    api, _ = _make_api(launch)
     for token_id in ids:
         # a dry run's host says yes to everything: whether there is such a token is a look
         path = kubeapi.path_of("Secret", tokens.secret_name(token_id), SYSTEM)
@@ -357,7 +355,7 @@ def delete(call: Invocation) -> int:
                 remedy="see those that there are: kb token list",
                 code="token-missing",
             )
-        verb = "would be deleted" if target.mode == "dry-run" else "deleted"
+        verb = "would be deleted" if launch.is_dry else "deleted"
         call.print(f'bootstrap token "{token_id}" {verb}')
     return 0
 
@@ -374,3 +372,11 @@ def parse_token_id(word: str) -> str:
         remedy="see the ids: kb token list",
         code="bad-token",
     )
+
+
+# ---- generate
+
+
+def generate(call: Invocation) -> int:
+    call.print(token_text.generate_token().reveal())
+    return 0

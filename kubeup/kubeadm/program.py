@@ -12,17 +12,19 @@ import json
 import platform
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kubeup import __version__, releases
 from kubeup.cli.own_name import Spelling, find_kb_behind
-from kubeup.cli.parser import Command, Invocation, Program, words_first
+from kubeup.cli.parser import Command, Invocation, Program, make_local_host, words_first
 from kubeup.cli.parser import main as run_command_line
+from kubeup.commands import init as commands_init
 from kubeup.commands import join as commands_join
-from kubeup.commands import verbs
+from kubeup.commands import launcher
+from kubeup.commands.launcher import Launch
 from kubeup.config.problems import ALLOW_UNKNOWN
 from kubeup.engine.runner import RunResult
 from kubeup.engine.step import Phase
@@ -36,17 +38,12 @@ from kubeup.report import Report
 if TYPE_CHECKING:
     from kubeup import yaml_files
     from kubeup.config import choose, load_reset, types
-    from kubeup.engine import runner, state
-    from kubeup.machine import dry_run, local_host
     from kubeup.machine.host import Host
+    from kubeup.machine.local_host import LocalHost
 else:
     choose = lazy_import("kubeup.config.choose")
-    dry_run = lazy_import("kubeup.machine.dry_run")
-    local_host = lazy_import("kubeup.machine.local_host")
     load_reset = lazy_import("kubeup.config.load_reset")
     yaml_files = lazy_import("kubeup.yaml_files")
-    runner = lazy_import("kubeup.engine.runner")
-    state = lazy_import("kubeup.engine.state")
     types = lazy_import("kubeup.config.types")
 
 INIT_PHASES = (
@@ -105,7 +102,13 @@ _RESET_OPTIONS = (
 )  # fmt: skip
 
 
-def main(kb_commands: Sequence[Command], argv: Sequence[str], called: str = "") -> int:
+def main(
+    kb_commands: Sequence[Command],
+    argv: Sequence[str],
+    called: str = "",
+    *,
+    make_host: Callable[[Path], LocalHost] = make_local_host,
+) -> int:
     """Run as kubeadm with these words; called: by which file. Exit status: 0, 1 for every error, 128 + a signal."""
     words = [word for word in argv if word != "--as-kubeadm"]
     if not words:
@@ -123,6 +126,7 @@ def main(kb_commands: Sequence[Command], argv: Sequence[str], called: str = "") 
         show_result=show_result,
         wishes={"pod-network": "none", "soak": "0s", "only-kubeadm": True},
         keeps_state=False,
+        make_host=make_host,
     )
     status = run_command_line(commands, words, program)
     return status if status == 0 or status >= 128 else 1
@@ -192,7 +196,7 @@ def _place_in_kubeadm(name: str, order: Sequence[str]) -> tuple[int, int]:
 def init(call: Invocation) -> int:
     _refuse_rootfs(call)
     _report(call).opening = lambda ctx: f"[init] Using Kubernetes version: {ctx.config.cluster.kubernetes_version}"
-    return verbs.init(call)
+    return commands_init.init(call)
 
 
 def join(call: Invocation) -> int:
@@ -206,7 +210,7 @@ def one_phase(call: Invocation) -> int:
     words = [ALIASES.get(word, word) for word in call.words]
     _refuse_parent(call, words)
     call = replace(call, words=words)
-    return verbs.init_phase(call) if call.command.workflow == "init" else commands_join.join_phase(call)
+    return commands_init.init_phase(call) if call.command.workflow == "init" else commands_join.join_phase(call)
 
 
 def _refuse_parent(call: Invocation, words: Sequence[str]) -> None:
@@ -260,14 +264,14 @@ def upgrade(call: Invocation) -> int:
 # ---- version
 
 
-def stands_for() -> str:
+def stands_for(local: Host) -> str:
     """The version of Kubernetes that kb stands for here: the installed kubelet's, which it would deploy; else the
     newest that is proven."""
-    return choose.choose_version(local_host.LocalHost(), "").value or releases.NEWEST_PROVEN
+    return choose.choose_version(local, "").value or releases.NEWEST_PROVEN
 
 
 def version(call: Invocation) -> int:
-    info = describe_version(stands_for(), platform.machine())
+    info = describe_version(stands_for(launcher.open_host(call)), platform.machine())
     form = call.flags.get("output", "text")
     if form == "short":
         call.print(info["gitVersion"])
@@ -311,9 +315,10 @@ def _go_fields(info: Mapping[str, str]) -> str:
 def reset(call: Invocation) -> int:
     """Empty kubeadm's folders whoever filled them. What else kb made on the node, kb reset takes back."""
     _refuse_rootfs(call)
-    local, paths = local_host.LocalHost(), Paths()
-    wishes = load_reset.load_reset_config(local, config_file=_config_file(call), flags=_reset_flags(call))
-    target: Host = dry_run.DryRunHost(local) if wishes.dry_run else local
+    launch, paths = Launch(call), Paths()
+    local = launch.local
+    wishes = load_reset.load_reset_config(local, config_file=launch.config_file, flags=_reset_flags(call))
+    launch.is_dry = wishes.dry_run
     only = "/".join(ALIASES.get(word, word) for word in call.words)
     if call.command.name == "reset phase":
         _refuse_parent(call, only.split("/") if only else [])
@@ -327,16 +332,15 @@ def reset(call: Invocation) -> int:
     )
     paths = replace(paths, pki=Path(wishes.certificates_dir))
     ctx = kubeadm_reset.KubeadmReset(
-        host=target,
+        host=launch.target,
         paths=paths,
         config=config,
         release=releases.find_release(config.cluster.kubernetes_version),
         report=call.report,
         wishes=wishes,
     )
-    worker = runner.Runner("reset", call.command.phases, state.State(target, paths, is_kept=False), keeps_journal=False)
-    skip = () if only else tuple(ALIASES.get(name, name) for name in wishes.skip_phases)
-    worker.run(ctx, only=only, skip=skip)
+    skip = [ALIASES.get(name, name) for name in wishes.skip_phases]
+    launch.work(ctx, launch.open_state(paths), only=only, skip=skip, keeps_journal=False)
     if not only:
         call.print(_AFTER_RESET)
         if local.is_dir(paths.state_dir):
@@ -353,10 +357,6 @@ How to remove them: https://k8s.io/docs/reference/setup-tools/kubeadm/kubeadm-re
 """
 
 
-def _config_file(call: Invocation) -> Any:
-    return Path(call.flags["config"]) if "config" in call.flags else None
-
-
 def _reset_flags(call: Invocation) -> dict[str, Any]:
     return {name: value for name, value in call.flags.items() if name not in ("config", "kubeconfig", "output")}
 
@@ -367,7 +367,7 @@ def _reset_flags(call: Invocation) -> dict[str, Any]:
 def show_result(call: Invocation, result: RunResult, target: Host) -> None:
     """The last words of init and join; of a dry run, the plan."""
     if target.mode == "dry-run":
-        verbs.print_plan(call, list(getattr(target, "plan", ())))
+        launcher.print_plan(call, list(getattr(target, "plan", ())))
         return
     if result.results.closing_text:
         call.tell(result.results.closing_text.reveal())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional, TypeVar
 
 import kb
-from kubeup.commands import verbs
+from kubeup.commands import launcher
 from kubeup.config.load_init import load_init_config
 from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
 from kubeup.engine.runner import Runner, RunResult
@@ -50,8 +50,8 @@ def run_init(
     """Run kb's own INIT; returns its result."""
     given = dict(FLAGS if flags is None else flags)
     config = load_init_config(host, config_file=config_file, flags=given)
-    paths = verbs.paths_of(config, given)
-    ctx = verbs.make_context(host, config, paths, Report(log or io.StringIO(), verbosity=1))
+    paths = launcher.paths_of(config, given)
+    ctx = launcher.make_run(host, config, paths, Report(log or io.StringIO(), verbosity=1))
     runner = Runner("init", kb.INIT, load_state(host, paths))
     return runner.run(ctx, only=only, skip=() if only else (*skip, *config.skip_phases))
 
@@ -61,7 +61,7 @@ def run_reset(host: Host, *, log: Optional[io.StringIO] = None) -> RunResult:
     paths = Paths()
     node_state = load_state(host, paths)
     config = InitConfig(ClusterConfiguration("v1.35.6"), NodeRegistration("cp1"), LocalAPIEndpoint("127.0.0.1"))
-    ctx = verbs.make_context(host, config, paths, Report(log or io.StringIO(), verbosity=1))
+    ctx = launcher.make_run(host, config, paths, Report(log or io.StringIO(), verbosity=1))
     result = Runner("reset", kb.RESET, node_state, keeps_journal=False).run(ctx)
     take_away(host, paths)
     return result

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import kb
-from kubeup.commands import verbs
+from kubeup.commands import launcher
 from kubeup.config.load_init import load_init_config
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.local_host import LocalHost
@@ -165,7 +165,7 @@ def test_a_node_without_its_state_is_known_by_kb_s_mark(host: ClusterHost) -> No
     """kubeadm's files are the same to the letter: without a mark of kb's own the node counts as another's."""
     run_init(host)
     config = load_init_config(host, config_file=None, flags=dict(FLAGS))
-    ctx = verbs.make_context(host, config, verbs.paths_of(config, {}), Report(io.StringIO()))
+    ctx = launcher.make_run(host, config, launcher.paths_of(config, {}), Report(io.StringIO()))
     host.remove(Paths.state)
     assert ctx.paths.manifest("etcd") in preflight.find_own_files(ctx)
     host.remove_tree(Paths.state_dir)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import kb
-from kubeup.commands import adopt, verbs
+from kubeup.commands import adopt, launcher
 from kubeup.config.load_init import load_init_config
 from kubeup.doctor import foreign_node
 from kubeup.engine import state
@@ -49,7 +49,7 @@ def look(host: ClusterHost) -> tuple[Run, list[adopt.Looked]]:
     looking = DryRunHost(host)
     looking.write_file(PATHS.adopted("init"), found.text)
     config = load_init_config(looking, config_file=PATHS.adopted("init"), flags={})
-    ctx = verbs.make_context(looking, config, PATHS, Report())
+    ctx = launcher.make_run(looking, config, PATHS, Report())
     phases = [phase for phase in kb.INIT if phase.name != "preflight" and phase.live != "cluster"]
     return ctx, adopt.look_at_phases(ctx, phases)
 

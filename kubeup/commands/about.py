@@ -1,0 +1,26 @@
+"""The commands version and completion: what kb says of itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kubeup.lazy_modules import lazy_import
+from kubeup.startup.version import render_version
+
+if TYPE_CHECKING:
+    from kubeup.cli import completion as completion_scripts
+    from kubeup.cli.parser import Invocation
+else:
+    completion_scripts = lazy_import("kubeup.cli.completion")
+
+
+def version(call: Invocation) -> int:
+    call.print(render_version(call.output))
+    return 0
+
+
+def completion(call: Invocation) -> int:
+    programs = ("kb", "kb.pyz") if call.program.does_more else (call.program.name,)
+    shell = call.words[0] if call.words else ""
+    call.print(completion_scripts.render_completion(shell, call.commands, programs=programs))
+    return 0

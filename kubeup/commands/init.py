@@ -1,0 +1,107 @@
+"""The commands init and init phase: the configuration, and the phases of a first control plane."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional
+from urllib.parse import urlsplit
+
+from kubeup.commands import launcher
+from kubeup.commands.launcher import Launch
+from kubeup.errors import HostError, UsageError
+from kubeup.lazy_modules import lazy_import
+
+if TYPE_CHECKING:
+    from kubeup.airgap import oci_layout
+    from kubeup.cli.parser import Invocation
+    from kubeup.config import load_init
+    from kubeup.config.types import InitConfig
+    from kubeup.doctor import doctor
+    from kubeup.engine import step
+    from kubeup.engine.state import State
+    from kubeup.machine import fence
+    from kubeup.phases import airgap
+else:
+    airgap = lazy_import("kubeup.phases.airgap")
+    doctor = lazy_import("kubeup.doctor.doctor")
+    fence = lazy_import("kubeup.machine.fence")
+    load_init = lazy_import("kubeup.config.load_init")
+    oci_layout = lazy_import("kubeup.airgap.oci_layout")
+    step = lazy_import("kubeup.engine.step")
+
+KB_ONLY_FLAGS = frozenset({"config", "root", "list", "output"})
+"""Flags of init that say nothing about the node."""
+
+
+def init(call: Invocation) -> int:
+    """The whole workflow; with --list only its names."""
+    return launcher.list_phases(call) if call.flags.get("list") else _run_init(call, only="")
+
+
+def init_phase(call: Invocation) -> int:
+    """One phase, or a parent's; `certs ca` and `certs/ca` are the same."""
+    if not call.words:
+        raise UsageError(
+            "no phase was named",
+            cause="kb init phase runs the phases that you name",
+            remedy="kb init --list shows their names; for example: kb init phase certs/apiserver",
+            code="no-phase",
+        )
+    return _run_init(call, only="/".join(word.strip("/") for word in call.words))
+
+
+def _run_init(call: Invocation, *, only: str) -> int:
+    launch = Launch(call)
+    if only:
+        step.select_phases(call.command.phases, only)
+    config_file = launch.config_file or launch.adopted_config()
+    config = _load_config(launch, config_file, only)
+    launch.is_dry = config.dry_run
+    launch.require_root(config.node.ignore_preflight_errors)
+    launch.tell(config)
+    paths, own_server = launcher.paths_of(config, call.flags), ""
+    if only and config_file is None:
+        # one phase on a node that is there: its own files say where they lie, and where its API server listens
+        own_server = doctor.find_own_server(launch.local, paths)
+        paths = paths if "cert-dir" in call.flags else doctor.find_paths(launch.local, paths)
+    with launch.locked(paths) as node_state:
+        _require_no_worker(node_state)
+        launcher.require_same_node(node_state, config, paths)
+        chosen = Path(call.flags["kubeconfig"]) if "kubeconfig" in call.flags else None
+        ctx = launcher.make_run(
+            launch.target, config, paths, call.report, kubeconfig_file=chosen, own_server=own_server
+        )
+        result = launch.work(ctx, node_state, only=only, skip=config.skip_phases)
+    launch.print_result(result)
+    return 0
+
+
+def _load_config(launch: Launch, config_file: Optional[Path], only: str) -> InitConfig:
+    """The configuration, and with --air-gapped the fence, before anything outside is asked."""
+    call, local = launch.call, launch.local
+    flags = {name: value for name, value in call.flags.items() if name not in KB_ONLY_FLAGS}
+    flags.update(call.program.wishes)
+    if config_file is not None and launch.config_file is None:
+        flags["allow-unknown-fields"] = True  # the cluster runs with them
+    if "air-gapped" in flags:
+        local.fence = fence.Fence()  # nothing outside is asked for a version either
+    config = load_init.load_init_config(
+        local, config_file=config_file, flags=flags, only=only, read_bundle_version=oci_layout.read_kubernetes_version
+    )
+    if config.kb.air_gapped:
+        local.fence = airgap.plan_fence(config)
+        manifest = config.kb.pod_network.manifest
+        if "://" in manifest:
+            # fetched late: better told before anything is changed
+            local.require_inside(urlsplit(manifest).hostname or "", manifest)
+    return config
+
+
+def _require_no_worker(node_state: State) -> None:
+    if node_state.has_run("join"):
+        raise HostError(
+            f"this node, {node_state.node}, has joined cluster {node_state.cluster}",
+            cause="a node that has joined a cluster cannot become the first control plane of another",
+            remedy="leave that cluster first: kb reset",
+            code="node-is-worker",
+        )

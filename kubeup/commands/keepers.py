@@ -1,0 +1,26 @@
+"""The commands routes and load-balancer, which systemd runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kubeup.commands import launcher
+from kubeup.lazy_modules import lazy_import
+
+if TYPE_CHECKING:
+    from kubeup.cli.parser import Invocation
+    from kubeup.network import load_balancer as balancer_keeper
+    from kubeup.network import routes as route_keeper
+else:
+    balancer_keeper = lazy_import("kubeup.network.load_balancer")
+    route_keeper = lazy_import("kubeup.network.routes")
+
+
+def routes(call: Invocation) -> int:
+    route_keeper.keep_routes(launcher.open_host(call), once=bool(call.flags.get("once")), log=call.report.line)
+    return 0
+
+
+def load_balancer(call: Invocation) -> int:
+    balancer_keeper.keep(launcher.open_host(call), once=bool(call.flags.get("once")), log=call.report.line)
+    return 0

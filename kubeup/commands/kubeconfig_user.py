@@ -1,0 +1,37 @@
+"""The command kubeconfig user: a kubeconfig for a further user."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kubeup.commands import launcher
+from kubeup.commands.launcher import Launch
+from kubeup.lazy_modules import lazy_import
+from kubeup.secret import Secret
+
+if TYPE_CHECKING:
+    from kubeup.cli.parser import Invocation
+    from kubeup.config import load_init
+    from kubeup.node import kubeconfig
+else:
+    kubeconfig = lazy_import("kubeup.node.kubeconfig")
+    load_init = lazy_import("kubeup.config.load_init")
+
+
+def kubeconfig_user(call: Invocation) -> int:
+    client_name = launcher.required(call, "client-name")
+    launch = Launch(call)
+    config = launch.load_partial(("cert-dir",))
+    period = call.flags.get("validity-period")
+    text = kubeconfig.make_user_kubeconfig(
+        launch.local,
+        launcher.paths_of(config, call.flags),
+        config,
+        client_name=client_name,
+        orgs=tuple(call.flags.get("org", ())),
+        token=Secret(call.flags.get("token", "")),
+        validity_s=load_init.parse_duration(period, "--validity-period") if period else None,
+        server=call.flags.get("server", ""),
+    )
+    call.print_document(text)
+    return 0

@@ -1,0 +1,310 @@
+"""How every command starts: the machine it works on, its configuration, root, the lock, the state, the run; and how it
+ends: the result.
+
+Owns each of these once. A command asks for what it needs, in this order: Launch(call), then `load_partial` or its own
+configuration, `is_dry`, `require_root`, `tell`, `locked`, `work`, `print_result`. Must not know what a command is for.
+Mirrors what newInitData, newJoinData and newResetData of cmd/kubeadm/app/cmd/{init,join,reset}.go do.
+
+The machine is made by Program.make_host alone, so a whole command line runs on any other machine without a patch:
+`kb.main(["join", ...], make_host=lambda root: fake)`, where `root` is the folder of --root, `/` without one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+from kubeup import releases
+from kubeup.addresses import join_host_port
+from kubeup.errors import HostError, UsageError
+from kubeup.lazy_modules import lazy_import
+from kubeup.paths import Paths
+
+if TYPE_CHECKING:
+    from kubeup.airgap import oci_layout
+    from kubeup.cli.parser import Invocation
+    from kubeup.cluster import api
+    from kubeup.config import load_init
+    from kubeup.config.types import InitConfig
+    from kubeup.engine import run, runner, state
+    from kubeup.engine.run import Run, Who
+    from kubeup.engine.runner import RunResult
+    from kubeup.engine.state import State
+    from kubeup.engine.step import Phase
+    from kubeup.machine import dry_run
+    from kubeup.machine.host import Host
+    from kubeup.machine.local_host import LocalHost
+    from kubeup.report import Report
+else:
+    api = lazy_import("kubeup.cluster.api")
+    dry_run = lazy_import("kubeup.machine.dry_run")
+    load_init = lazy_import("kubeup.config.load_init")
+    oci_layout = lazy_import("kubeup.airgap.oci_layout")
+    run = lazy_import("kubeup.engine.run")
+    runner = lazy_import("kubeup.engine.runner")
+    state = lazy_import("kubeup.engine.state")
+
+_CHANGES_FILES = "it changes files below /etc and /var/lib, and services"
+_LOOKS_AT_SECRETS = "it looks at keys, manifests and the runtime"
+NEED_ROOT: Mapping[str, str] = {
+    "init": _CHANGES_FILES,
+    "join": _CHANGES_FILES,
+    "reset": _CHANGES_FILES,
+    "reconfigure endpoint": _CHANGES_FILES,
+    "adopt": _CHANGES_FILES,
+    "certs renew": _CHANGES_FILES,
+    "mirror add": _CHANGES_FILES,
+    # an ordinary user sees neither keys nor manifests nor the runtime: half of the looks would find faults that are none
+    "doctor": _LOOKS_AT_SECRETS,
+    "support-bundle": _LOOKS_AT_SECRETS,
+}
+"""The commands that root alone can do, and why; what is said of `init` holds for `init phase`."""
+
+
+class Launch:
+    """A command that starts. What it may see of the machine is `local`; what it changes it changes through `target`."""
+
+    def __init__(self, call: Invocation) -> None:
+        self.call = call
+        self.local: LocalHost = open_host(call)
+        self.is_dry = bool(call.flags.get("dry-run"))
+        """Whether `target` only plans. A command whose configuration may say so too sets it before it uses `target`."""
+
+    @functools.cached_property
+    def target(self) -> Host:
+        return dry_run.DryRunHost(self.local) if self.is_dry else self.local
+
+    # ---- the configuration
+
+    @property
+    def config_file(self) -> Optional[Path]:
+        return Path(self.call.flags["config"]) if "config" in self.call.flags else None
+
+    def adopted_config(self) -> Optional[Path]:
+        """Without --config an adopted node is gone on with as it was found: kb's defaults would make it another one."""
+        path = Paths().adopted(self.call.command.workflow)
+        if not (self.call.program.keeps_state and "root" not in self.call.flags and self.local.exists(path)):
+            return None
+        self.call.report.note(f"this node was adopted: going by {path}")
+        return path
+
+    def load_partial(self, names: tuple[str, ...]) -> InitConfig:
+        """The configuration for a command that needs only some of it: the machine is asked for little. names: the flags
+        that count."""
+        flags = {name: self.call.flags[name] for name in names if name in self.call.flags}
+        flags.update(strictness_of(self.call))
+        config = load_init.load_partial_config(
+            self.local,
+            config_file=self.config_file,
+            flags=flags,
+            read_bundle_version=oci_layout.read_kubernetes_version,
+        )
+        for warning in config.warnings:
+            self.call.report.warn(warning)
+        return config
+
+    def tell(self, config: InitConfig) -> None:
+        """What was decided for the user, and what should be known."""
+        for warning in config.warnings:
+            self.call.report.warn(warning)
+        for note in config.notes:
+            self.call.report.note(note)
+
+    # ---- root, lock, state
+
+    def require_root(self, ignored: Iterable[str] = ()) -> None:
+        """Raises HostError (not-root) where NEED_ROOT names the command, unless it works below a folder. ignored: the checks
+        whose errors are only warnings, this one perhaps."""
+        command = self.call.command.name.replace(" phase", "")
+        is_ignored = {name.lower() for name in ignored} & {"all", "isprivilegeduser"}
+        if command not in NEED_ROOT or not self.local.is_live or self.local.is_root_user() or is_ignored:
+            return
+        called = f"kb {command}"
+        raise HostError(
+            f"[ERROR IsPrivilegedUser]: {called} is not run as root",
+            cause=NEED_ROOT[command],
+            remedy=f"sudo {called}"
+            + ("; or see what init would do, without rights: kb init --root DIR" if command == "init" else ""),
+            code="not-root",
+        )
+
+    @contextlib.contextmanager
+    def locked(self, paths: Paths) -> Iterator[State]:
+        """This node's state, which no other kb changes meanwhile."""
+        with contextlib.ExitStack() as stack:
+            if not self.is_dry and self._needs_lock(paths):
+                stack.enter_context(self.local.lock(paths.lock, f"kb {self.call.command.name}"))
+            yield self.open_state(paths)
+
+    def _needs_lock(self, paths: Paths) -> bool:
+        """Whoever keeps no state makes no folder for its lock either, but waits for who does."""
+        return self.call.program.keeps_state or self.local.is_dir(paths.state_dir)
+
+    def open_state(self, paths: Paths) -> State:
+        """This node's state, or for a program that keeps none an empty one which is never written."""
+        if self.call.program.keeps_state:
+            return state.load_state(self.target, paths)
+        return state.State(self.target, paths, is_kept=False)
+
+    # ---- the phases, and the end
+
+    def work(
+        self,
+        ctx: Run,
+        node_state: State,
+        *,
+        phases: Optional[Sequence[Phase]] = None,
+        only: str = "",
+        skip: Sequence[str] = (),
+        keeps_journal: bool = True,
+    ) -> RunResult:
+        """Run the command's phases (or `phases`), or those that `only` names, whatever else is to be skipped."""
+        worker = runner.Runner(
+            self.call.command.workflow,
+            self.call.command.phases if phases is None else phases,
+            node_state,
+            keeps_journal=keeps_journal and self.call.program.keeps_state,
+        )
+        return worker.run(ctx, only=only, skip=() if only else skip)
+
+    def print_result(self, result: RunResult) -> None:
+        call, target = self.call, self.target
+        if call.program.show_result:
+            call.program.show_result(call, result, target)
+            return
+        plan = list(getattr(target, "plan", []))
+        plan = [step for step in plan if not step.what.startswith("/var/lib/kb")]
+        if call.output != "text":
+            value = result.as_dict()
+            value["deferred"] = self.local.deferred
+            value["plan"] = [dataclasses.asdict(step) for step in plan]
+            value["server"] = result.results.server or ""
+            value["caCertHashes"] = list(result.results.ca_cert_hashes or ())
+            call.print_value(value)
+        elif target.mode == "dry-run":
+            print_plan(call, plan)
+        elif target.mode == "root":
+            self._print_deferred()
+        else:
+            changes = result.changes
+            call.report.line(
+                f"{changes} change{'s' * (changes != 1)}" if changes else "nothing to do: all is as it should be"
+            )
+            if result.results.closing_text:
+                call.tell(result.results.closing_text.reveal())
+
+    def _print_deferred(self) -> None:
+        call, local = self.call, self.local
+        call.print(f"the node's files lie below {local.root}")
+        if local.deferred:
+            call.print("left out, since it needs the running node:")
+            for step in dict.fromkeys(local.deferred):
+                call.print(f"  {step}")
+        machine = call.program.make_host(Path("/"))
+        missing = [name for name in ("containerd", "kubelet", "crictl") if not machine.which(name)]
+        have = f"this machine lacks {', '.join(missing)}; " if missing else ""
+        call.print(
+            f"to make it real: {have}on a machine with containerd and the kubelet, run the same command without --root"
+        )
+
+
+_VERBS = {"write": "write", "mkdir": "make folder", "remove": "remove", "link": "link", "run": "run", "send": "request"}
+
+
+def print_plan(call: Invocation, plan: Sequence[dry_run.Planned]) -> None:
+    for step in plan:
+        call.print(f"would {_VERBS[step.kind]}: {step.what}")
+        if step.diff:
+            call.print("\n".join("    " + line for line in step.diff.splitlines()))
+    call.print(f"{len(plan)} changes planned; nothing was changed")
+
+
+def open_host(call: Invocation) -> LocalHost:
+    """The machine, or the folder of --root."""
+    return call.program.make_host(Path(call.flags.get("root", "/")))
+
+
+def strictness_of(call: Invocation) -> dict[str, Any]:
+    """The flags and the name by which it is decided what of a file is only warned of."""
+    given = {**call.program.wishes, **call.flags}
+    return {name: given[name] for name in ("only-kubeadm", "allow-unknown-fields") if name in given}
+
+
+def required(call: Invocation, flag: str) -> str:
+    """The value of a flag that the command cannot do without. Raises UsageError (missing-flag)."""
+    if not call.flags.get(flag):
+        raise UsageError(
+            f"kb {call.command.name}: --{flag} is missing",
+            cause="the command cannot do without it",
+            remedy=f"give --{flag}; all flags: kb {call.command.name} --help",
+            code="missing-flag",
+        )
+    return str(call.flags[flag])
+
+
+def list_phases(call: Invocation) -> int:
+    from kubeup.cli.parser import render_phases
+
+    if call.output != "text":
+        call.print_value(
+            [{"name": phase.name, "does": phase.does} for phase in call.command.phases if not phase.hidden]
+        )
+    else:
+        call.print(render_phases(call.command.phases))
+    return 0
+
+
+def require_same_node(node_state: State, config: InitConfig, paths: Paths) -> None:
+    """Raises HostError (node-renamed)."""
+    # a run that its checks refused left nothing that bears the name: another one may be what they asked for
+    if node_state.has_changed_files() and node_state.node and node_state.node != config.node.name:
+        raise HostError(
+            f"this node is called {config.node.name!r} now",
+            cause=f"kb began it as {node_state.node!r} ({paths.state}), and certificates and etcd bear that name",
+            remedy=f"go on with --node-name {node_state.node}, or give the machine its old name back",
+            code="node-renamed",
+        )
+    node_state.node, node_state.cluster = config.node.name, config.cluster.cluster_name
+    node_state.cri_socket = config.node.cri_socket
+
+
+def paths_of(config: InitConfig, flags: Mapping[str, Any]) -> Paths:
+    """Where this node's files lie, by its configuration."""
+    local_etcd = config.cluster.local_etcd
+    return Paths(
+        pki=Path(config.cluster.certificates_dir),
+        kubeconfigs=Path(flags.get("kubeconfig-dir", "/etc/kubernetes")),
+        etcd_data=Path(local_etcd.data_dir if local_etcd else "/var/lib/etcd"),
+    )
+
+
+def make_run(
+    target: Host,
+    config: InitConfig,
+    paths: Paths,
+    report: Report,
+    *,
+    kubeconfig_file: Optional[Path] = None,
+    own_server: str = "",
+) -> Run:
+    """What the phases of a control plane work with: the API server is called as the admin of `kubeconfig_file`.
+    own_server: where this node's API server listens, where that is known better than by the configuration."""
+
+    def make_api(_: Who) -> api.Api:
+        # admin.conf names the stable endpoint, which may not lead to this node yet: talk to this node itself
+        server = "" if kubeconfig_file else own_server or local_server(config)
+        identity = api.read_identity(target, kubeconfig_file or paths.admin_conf, server=server)
+        return api.Api(target, identity, retry_s=config.timeouts.kubernetes_api_call_s)
+
+    release = releases.find_release(config.cluster.kubernetes_version)
+    caller = run.Caller(make_api)
+    return run.Run(host=target, paths=paths, config=config, release=release, report=report, caller=caller)
+
+
+def local_server(config: InitConfig) -> str:
+    """`https://10.0.0.11:6443`, this node's own API server."""
+    return f"https://{join_host_port(config.local_api_endpoint.advertise_address, config.local_api_endpoint.bind_port)}"

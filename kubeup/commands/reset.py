@@ -1,0 +1,115 @@
+"""The command reset: ask, and run the phases that take back what kb did on this node."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from kubeup import releases
+from kubeup.commands import launcher
+from kubeup.commands.launcher import Launch
+from kubeup.errors import HostError, UsageError
+from kubeup.lazy_modules import lazy_import
+from kubeup.paths import Paths
+
+if TYPE_CHECKING:
+    from kubeup.cli.parser import Invocation
+    from kubeup.config import types
+    from kubeup.config.types import InitConfig
+    from kubeup.engine import undo
+    from kubeup.engine.state import State
+    from kubeup.network import routes as route_keeper
+else:
+    route_keeper = lazy_import("kubeup.network.routes")
+    types = lazy_import("kubeup.config.types")
+    undo = lazy_import("kubeup.engine.undo")
+
+
+def reset(call: Invocation) -> int:
+    """Undo what the journal holds. Nothing is guessed: without a journal nothing is touched."""
+    if call.flags.get("list"):
+        return launcher.list_phases(call)
+    launch, paths = Launch(call), Paths()
+    launch.require_root()
+    _require_journal(launch, paths)  # before the lock is taken: its file would be all that kb ever made here
+    with launch.locked(paths):
+        node_state = _require_journal(launch, paths)
+        _ask_to_reset(launch, node_state)
+        ctx = launcher.make_run(launch.target, _reset_config(call, node_state), paths, call.report)
+        result = launch.work(ctx, node_state, skip=call.flags.get("skip-phases", ()), keeps_journal=False)
+        if not any(
+            outcome.status == "skipped" for outcome in result.phases if outcome.name.startswith("cleanup-node/")
+        ):
+            for text in undo.take_away(launch.target, paths):
+                call.report.note(text)
+    if launch.is_dry or call.output != "text":
+        launch.print_result(result)
+    else:
+        _print_end(launch, node_state, paths)
+    return 0
+
+
+def _print_end(launch: Launch, node_state: State, paths: Paths) -> None:
+    call = launch.call
+    call.print(_AFTER_RESET)
+    if node_state.has_run("join"):
+        call.print(_AFTER_RESET_MEMBER.format(node=node_state.node))
+    foreign = route_keeper.find_first_cni_config(launch.local, paths)
+    if foreign not in ("", route_keeper.CNI_FILE):
+        call.print(_AFTER_RESET_FOREIGN.format(path=paths.cni_conf / foreign))
+
+
+_AFTER_RESET = "this node is as it was before kb, but for kube-proxy's rules and the kernel's settings (a reboot clears them) and kubeconfigs in home folders"
+_AFTER_RESET_MEMBER = """\
+Node {node} is still in the cluster, and its pods count as running for some minutes.
+On a control plane, unless it joins again: kubectl delete node {node}"""
+_AFTER_RESET_FOREIGN = """\
+Another pod network left {path}, with its programs, links and rules.
+Before this node joins again: rm {path}, and reboot it"""
+
+
+def _require_journal(launch: Launch, paths: Paths) -> State:
+    """The state of a node on which kb made or changed something. Raises HostError (nothing-to-reset)."""
+    node_state = launch.open_state(paths)
+    if node_state.has_changed_files():
+        return node_state
+    looked = (
+        f"{paths.state} names no file that kb made or changed" if node_state.phases else f"there is no {paths.state}"
+    )
+    raise HostError(
+        "kb has nothing to take back on this node",
+        cause=f"{looked}: kb did not make this node, or reset was done already",
+        remedy="a node that kubeadm made: kubeadm reset",
+        code="nothing-to-reset",
+    )
+
+
+def _ask_to_reset(launch: Launch, node_state: State) -> None:
+    if launch.call.flags.get("force") or launch.is_dry:
+        return
+    question = f"kb reset stops node {node_state.node} and deletes its part of cluster {node_state.cluster}, etcd's data included."
+    if not sys.stdin.isatty():
+        raise UsageError(
+            question, cause="it asks first, and this is no terminal", remedy="kb reset --force", code="not-confirmed"
+        )
+    if _ask(f"{question}\nGo on? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise UsageError(
+            "nothing was changed", cause="the question was not answered with y", remedy="kb reset", code="not-confirmed"
+        )
+
+
+def _ask(question: str) -> str:
+    try:
+        return input(question)
+    except EOFError:
+        return ""
+
+
+def _reset_config(call: Invocation, node_state: State) -> InitConfig:
+    """What the phases of reset need to know of the node."""
+    socket = call.flags.get("cri-socket") or node_state.cri_socket or types.NodeRegistration("x").cri_socket
+    return types.InitConfig(
+        types.ClusterConfiguration(releases.NEWEST_PROVEN, cluster_name=node_state.cluster),
+        types.NodeRegistration(node_state.node, cri_socket=socket),
+        types.LocalAPIEndpoint("127.0.0.1"),
+    )

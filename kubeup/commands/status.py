@@ -1,0 +1,40 @@
+"""The command status: what the state file says, phase by phase."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kubeup.commands import launcher
+from kubeup.lazy_modules import lazy_import
+from kubeup.paths import Paths
+
+if TYPE_CHECKING:
+    from kubeup.cli.parser import Invocation
+    from kubeup.engine import state
+else:
+    state = lazy_import("kubeup.engine.state")
+
+
+def status(call: Invocation) -> int:
+    """What the state file says, phase by phase."""
+    node_state = state.load_state(launcher.open_host(call), Paths())
+    if call.output != "text":
+        call.print_value(node_state.as_dict())
+        return 0
+    if not node_state.phases:
+        call.print("kb has not worked on this node yet (no /var/lib/kb/state.json)")
+        return 0
+    call.print(f"node {node_state.node} of cluster {node_state.cluster}")
+    workflow_name = "join" if node_state.has_run("join") else "init"
+    phases = next(command.phases for command in call.commands if command.name == workflow_name)
+    is_control_plane = any(f"{workflow_name}/{phase.name}" in node_state.phases for phase in phases if phase.on)
+    known = [f"{workflow_name}/{phase.name}" for phase in phases if is_control_plane or not phase.on]
+    width = max(len(name) for name in known)
+    for key in [*known, *(key for key in node_state.phases if key not in known)]:
+        entry = node_state.phases.get(key)
+        when = f"  {entry.ended or entry.started}" if entry else ""
+        status = "not run" if entry is None else "adopted" if entry.adopted else entry.status
+        call.print(f"{key:<{width}}  {status}{when}")
+        if entry and entry.error:
+            call.print(f"{'':<{width}}  {entry.error.get('what')}: {entry.error.get('cause', '')}")
+    return 0

@@ -1,0 +1,125 @@
+"""How commands start: one machine for all of them, root where it is needed, one lock, one state, one end."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kb
+import kubeup
+from kubeup.commands import launcher
+from kubeup.machine.local_host import LocalHost
+from kubeup.paths import Paths
+from tests.fake_cluster import ClusterHost
+
+INIT = (
+    "init", "--apiserver-advertise-address=10.0.0.11", "--kubernetes-version=v1.35.6", "--pod-network-cidr=10.244.0.0/16",
+    "--soak=1s", "--token=abcdef.0123456789abcdef", "--skip-phases=preflight", "--node-name=cp1",
+)  # fmt: skip
+
+
+class Machine(ClusterHost):
+    """A node below a folder, of an ordinary user's or of root's."""
+
+    is_root = True
+
+    def is_root_user(self) -> bool:
+        return self.is_root
+
+
+def run(host: LocalHost, *words: str, asked: list[Path] | None = None) -> int:
+    def make_host(root: Path) -> LocalHost:
+        if asked is not None:
+            asked.append(root)
+        return host
+
+    return kb.main(list(words), make_host=make_host)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def test_a_whole_command_line_runs_on_the_machine_that_is_given(machine: Machine, capsys: Any) -> None:
+    assert run(machine, *INIT) == 0
+    assert "kb.pyz join 10.0.0.11:6443" in capsys.readouterr().out
+    assert machine.exists(Paths.state) and machine.exists(Paths().pki / "ca.crt")
+    assert run(machine, *INIT, "-o", "json") == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["changes"] == 0 and again["server"] == "10.0.0.11:6443" and again["caCertHashes"]
+    assert run(machine, "status") == 0
+    assert "node cp1 of cluster kubernetes" in capsys.readouterr().out
+    assert run(machine, "reset", "--force") == 0
+    assert not machine.exists(Paths().pki / "ca.crt")
+
+
+def test_a_dry_run_of_any_command_changes_nothing_and_takes_no_lock(machine: Machine, capsys: Any) -> None:
+    assert run(machine, *INIT, "--dry-run") == 0
+    assert not machine.exists(Paths.state_dir)
+    assert run(machine, *INIT) == 0
+    before = {path: machine.read_bytes(path) for path in machine.files()}
+    for words in (("reset", "--force"), INIT, ("token", "create"), ("token", "delete", "abcdef")):
+        assert run(machine, *words, "--dry-run") == 0, words
+    assert {path: machine.read_bytes(path) for path in machine.files()} == before
+
+
+def test_the_name_kubeadm_starts_by_the_same_launcher_and_keeps_no_state(machine: Machine, capsys: Any) -> None:
+    words = [word for word in INIT if not word.startswith("--soak")]
+    assert run(machine, *words, "--as-kubeadm") == 0
+    assert "[addons] Applied essential addon: CoreDNS" in capsys.readouterr().out
+    assert not machine.exists(Paths.state_dir) and machine.exists(Paths().pki / "ca.crt")
+    assert run(machine, "reset", "--force", "--as-kubeadm") == 0
+    assert not machine.exists(Paths().pki / "ca.crt")
+    assert "Deleting contents of directories" in capsys.readouterr().out
+
+
+def test_the_folder_of_root_is_asked_for(machine: Machine, tmp_path: Path) -> None:
+    asked: list[Path] = []
+    machine.mode, machine.is_live = "root", False
+    assert run(machine, "init", "phase", "certs/ca", f"--root={tmp_path}", asked=asked) == 0
+    assert asked == [tmp_path, Path("/")]  # and this machine, whether it has the programs
+
+
+@pytest.mark.parametrize("name", launcher.NEED_ROOT)
+def test_what_needs_root_says_so_before_anything_is_changed(machine: Machine, name: str, capsys: Any) -> None:
+    assert any(command.name == name for command in kb.COMMANDS)
+    assert run(machine, *INIT) == 0
+    before = {path: machine.read_bytes(path) for path in machine.files()}
+    capsys.readouterr()
+    machine.is_root = False
+    words = {"init": INIT, "join": JOIN, "certs renew": ("certs", "renew", "all"), "mirror add": ("mirror", "add", "x")}
+    assert run(machine, *words.get(name, tuple(name.split()))) == 4
+    told = capsys.readouterr().err
+    assert "not-root" in told and f"sudo kb {name}" in told and launcher.NEED_ROOT[name] in told
+    assert {path: machine.read_bytes(path) for path in machine.files()} == before
+
+
+JOIN = ("join", "10.0.0.11:6443", "--token=abcdef.0123456789abcdef", "--discovery-token-unsafe-skip-ca-verification")
+
+
+def test_who_is_not_root_may_ignore_the_check(machine: Machine) -> None:
+    machine.is_root = False
+    assert run(machine, *INIT, "--ignore-preflight-errors=IsPrivilegedUser") == 0
+
+
+def test_a_second_kb_waits_for_the_first_or_is_refused(machine: Machine, capsys: Any) -> None:
+    with machine.lock(Paths.lock, "kb reset"):
+        assert run(machine, *INIT) == 4
+    assert "kb reset" in capsys.readouterr().err
+    assert not machine.exists(Paths().pki / "ca.crt")
+
+
+@pytest.mark.parametrize("folder", ["commands", "kubeadm"])
+def test_no_command_makes_a_machine_of_its_own(folder: str) -> None:
+    """One that did would work on this machine whatever it was given."""
+    for path in sorted((Path(kubeup.__file__).parent / folder).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                called = node.func
+                name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+                assert name != "LocalHost", f"{path.name}:{node.lineno}"
