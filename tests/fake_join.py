@@ -43,6 +43,7 @@ CURRENT_PEM = "/var/lib/kubelet/pki/kubelet-client-current.pem"
 CGROUPS = Path("/sys/fs/cgroup")
 SYSTEM = "/api/v1/namespaces/kube-system"
 CSRS = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
+API_SERVERS = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes"
 CLUSTER_INFO = "/api/v1/namespaces/kube-public/configmaps/cluster-info"
 
 
@@ -270,6 +271,17 @@ class Site:
                 spec = {**node["spec"], "podCIDR": cidr, "podCIDRs": [cidr]}
                 self.cluster._store(f"/api/v1/nodes/{name}", {**node, "spec": spec})
 
+    def list_servers(self) -> None:
+        """Each API server enters itself into an EndpointSlice."""
+        running = sorted(machine.address for machine in self.machines.values() if "kube-apiserver" in machine.pods)
+        ready = [{"addresses": [address], "conditions": {"ready": True}} for address in running]
+        held = self.cluster.objects.get(API_SERVERS)
+        if ready and (held is None or held["endpoints"] != ready):
+            meta, ports = {"name": "kubernetes", "namespace": "default"}, [{"name": "https", "port": API_PORT}]
+            self.cluster._store(
+                API_SERVERS, {"kind": "EndpointSlice", "metadata": meta, "ports": ports, "endpoints": ready}
+            )
+
     def _sign_cluster_info(self) -> None:
         info = self.cluster.objects.get(CLUSTER_INFO)
         if info is None:
@@ -391,6 +403,7 @@ SAID = {
     "ip -json -4 route show proto 199": "[]",
     "ip -json -6 route show proto 199": "[]",
     "nft -a list ruleset": "",
+    "ip route get 10.96.0.1": "10.96.0.1 via 10.0.0.1 dev eth0 src {address} uid 0\n",
     "kubelet --version": "Kubernetes v1.35.6\n",
     "/usr/bin/kubelet --version": "Kubernetes v1.35.6\n",
     "systemctl show --property LoadState,ActiveState,UnitFileState kubelet.service firewalld.service systemd-resolved.service":
@@ -490,6 +503,7 @@ class Machine(ClusterHost):
             self._seen = mark
             self._find_identity()
             self._run_static_pods()
+            self.site.list_servers()
             if self._is_member():
                 self._tell_cluster()
 
@@ -674,7 +688,11 @@ class Machine(ClusterHost):
             return CommandResult(words, 0, f"LoadState=loaded\n{state}\nNRestarts=0\nExecMainStatus=0\nMainPID=42\n")
         if words[:3] == ("journalctl", "-u", "kubelet"):
             return CommandResult(words, 0, "I0101 00:00:00.0 1 server.go:1] started\n")
-        if line in ("crictl ps -a -o json", "crictl ps -q --name ^etcd$ --state running"):
+        if line in (
+            "crictl ps -a -o json",
+            r"crictl ps -a -o json --name ^kb\-load\-balancer$",
+            "crictl ps -q --name ^etcd$ --state running",
+        ):
             return CommandResult(words, 0, '{"containers": []}' if "json" in words else "")
         if words[0] == "nsenter" and self.has("/run/netns/kb-probe"):
             return CommandResult(words, 0, json.dumps([self._reach(*question) for question in json.loads(words[-1])]))

@@ -20,7 +20,7 @@ from kubeup.config.problems import Problems
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
-from kubeup.paths import RESOLVED_CONF
+from kubeup.paths import RESOLVED_CONF, Paths
 from kubeup.secret import Secret
 from kubeup.yaml_files import YAMLError, load_yaml
 
@@ -59,7 +59,11 @@ def load_join_config(
     trees: Trees = {}
     notes: list[str] = []
     if config_file is not None:
-        check_mixing(config_file, {**flags, **({"token": ""} if "token" in flags else {})}, _MIXING_FIELDS)
+        # of an adopted node the file is kb's: --control-plane beside it says again what the node is, and is judged as that
+        told = {
+            name: flags[name] for name in flags if name != "control-plane" or config_file != Paths().adopted("join")
+        }
+        check_mixing(config_file, told, _MIXING_FIELDS)
         trees = take_kinds(read_documents(host, config_file, problems), JOIN_KINDS, problems)
         if not problems and _JOIN not in trees:
             raise UsageError(

@@ -7,8 +7,9 @@ else has to be done elsewhere is named in the output `remaining`. kubeadm leaves
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup.config.types import JoinConfig
 from kubeup.engine.run import Outputs, Results, Run
@@ -250,15 +251,35 @@ def find_lagging(ctx: EndpointRun) -> list[str]:
 
 
 def store_endpoint(ctx: EndpointRun) -> Outputs:
-    """ConfigMap kubeadm-config: nodes that join, and this command on other nodes, take it from there."""
+    """ConfigMap kubeadm-config: nodes that join, and this command on other nodes, take it from there. An adopted node goes on by
+    what was found on it: with the old endpoint there `kb init` would take this back."""
     wanted = _stored(ctx)
     if wanted is not None:
         objects.apply_objects(ctx.api, [wanted])
+    text = _adopted_text(ctx)
+    if text:
+        ctx.host.write_file(ctx.paths.adopted("init"), text, mode=0o600)
     return None
 
 
 def endpoint_is_stored(ctx: EndpointRun) -> bool:
-    return _stored(ctx) is None
+    return _stored(ctx) is None and not _adopted_text(ctx)
+
+
+def _adopted_text(ctx: EndpointRun) -> str:
+    """The documents of an adopted first control plane, with the endpoint; "" where there are none, or they have it."""
+    path = ctx.paths.adopted("init")
+    documents = list(yaml_files.load_all_yaml(ctx.host.read_text(path))) if ctx.host.exists(path) else []
+    wanted = [_with_endpoint(ctx, one) if one.get("kind") == "ClusterConfiguration" else one for one in documents]
+    return "" if wanted == documents else "---\n".join(map(yaml_files.dump_yaml, wanted))
+
+
+def _with_endpoint(ctx: EndpointRun, document: Mapping[str, Any]) -> dict[str, Any]:
+    """A ClusterConfiguration with the endpoint; without the field where a conversion is taken back to none."""
+    wanted = {**document, "controlPlaneEndpoint": _endpoint(ctx)}
+    if not _endpoint(ctx):
+        del wanted["controlPlaneEndpoint"]
+    return wanted
 
 
 def _stored(ctx: EndpointRun) -> Optional[api.Object]:
@@ -268,10 +289,7 @@ def _stored(ctx: EndpointRun) -> Optional[api.Object]:
     document = yaml_files.load_mapping(text, "ConfigMap kube-system/kubeadm-config")
     if str(document.get("controlPlaneEndpoint") or "") == _endpoint(ctx):
         return None
-    document = {**document, "controlPlaneEndpoint": _endpoint(ctx)}
-    if not _endpoint(ctx):
-        del document["controlPlaneEndpoint"]
-    wanted: api.Object = objects.render_kubeadm_config(document)
+    wanted: api.Object = objects.render_kubeadm_config(_with_endpoint(ctx, document))
     return wanted
 
 

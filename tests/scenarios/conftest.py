@@ -6,9 +6,14 @@ import pytest
 
 from tests.fake_join import Site
 
-from .scenario import found_cluster
+from .scenario import found_cluster, found_kubeadms_cluster
 
 
 @pytest.fixture(scope="session")
 def founded(tmp_path_factory: pytest.TempPathFactory) -> Site:
     return found_cluster(tmp_path_factory.mktemp("founded"))
+
+
+@pytest.fixture(scope="session")
+def founded_by_kubeadm(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return found_kubeadms_cluster(tmp_path_factory.mktemp("kubeadm"))

@@ -6,6 +6,7 @@ import copy
 import io
 import os
 import re
+import shutil
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -105,15 +106,32 @@ def run_kb(machine: Machine, *words: str) -> Ended:
     return ended
 
 
-def found_cluster(folder: Path) -> Site:
+def found_cluster(folder: Path, *, config: str = NETWORK_CONFIG) -> Site:
     """A network with the first control plane, cp1, whose certificates are uploaded, and two machines, w1 and cp2."""
     site = Site(names={"api.example.org": "10.0.0.11"})
     first = Machine(folder / "cp1", site, name="cp1", address="10.0.0.11")
-    first.put("/root/init.yaml", NETWORK_CONFIG)
+    first.put("/root/init.yaml", config)
     ended = run_kb(first, "init", "--config=/root/init.yaml", "--upload-certs")
     assert ended.status == 0, ended.err
     Machine(folder / "w1", site, name="w1", address="10.0.0.21")
     Machine(folder / "cp2", site, name="cp2", address="10.0.0.12")
+    return site
+
+
+def found_kubeadms_cluster(folder: Path) -> Site:
+    """Three nodes as kubeadm makes them, cp1, cp2 and w1, with a pod network of another's: kb's files are the same to the letter,
+    so what kb alone has is taken away."""
+    site = found_cluster(folder, config=f"{NETWORK_CONFIG}podNetwork: {{plugin: none}}\n")
+    joins = (run_control_plane_join(site.machine("cp2")), run_join(site.machine("w1")))
+    assert not any(ended.status for ended in joins), joins
+    for machine in site.machines.values():
+        shutil.rmtree(machine.at(Paths.state_dir))
+        machine.put("/etc/cni/net.d/10-flannel.conflist", "{}")
+        machine.changes.clear()
+    for path in [path for path in site.cluster.objects if path.rpartition("/")[2].startswith(("kb-", "kb:"))]:
+        del site.cluster.objects[path]
+    for machine in site.machines.values():
+        machine.sleep(2)
     return site
 
 
@@ -139,6 +157,11 @@ def run_adopt(machine: Machine, *more: str) -> Ended:
 
 def run_reconfigure(machine: Machine, *more: str) -> Ended:
     return run_kb(machine, "reconfigure", "endpoint", *more)
+
+
+def expect_refusal(ended: Ended, code: str, status: int) -> None:
+    assert ended.status == status, ended.err
+    assert f"\n  code:   {code}\n" in ended.err, ended.err
 
 
 def take_back(machine: Machine) -> Ended:
