@@ -120,6 +120,46 @@ def test_a_dry_run_leaves_no_trace(host: ClusterHost, tmp_path: Path) -> None:
     assert not any("PRIVATE KEY" in step.diff for step in dry.plan)
 
 
+def count_requests(host: ClusterHost, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The URLs that a run asks for, as it does."""
+    asked: list[str] = []
+
+    def count(verb: str) -> None:
+        real = getattr(host, verb)
+
+        def counted(url: str, *words: object, **more: object) -> object:
+            asked.append(url)
+            return real(url, *words, **more)
+
+        monkeypatch.setattr(host, verb, counted)
+
+    for verb in ("http_get", "http_open", "http_ask"):
+        count(verb)
+    return asked
+
+
+def test_a_dry_run_with_downloads_fetches_nothing_and_writes_nothing(
+    host: ClusterHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through no other way to the machine either: a phase that made one would write to /var/lib/kb of this machine."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a dry run went round the host that plans its changes")
+
+    which, missing = host.which, ("containerd", "runc", "kubelet", "kubectl", "crictl")
+    monkeypatch.setattr(host, "which", lambda name: None if name in missing else which(name))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    asked = count_requests(host, monkeypatch)
+    monkeypatch.setattr(LocalHost, "__init__", refuse)
+    dry = DryRunHost(host)
+    run_init(dry, flags={**FLAGS, "packages": "download"})
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    planned = {step.what for step in dry.plan if step.kind == "write"}
+    assert "/usr/local/bin/containerd (0755)" in planned
+    assert not [what for what in planned if what.startswith("/var/lib/kb/downloads")]
+    assert not [url for url in asked if "127.0.0.1" not in url and "10.0.0.11" not in url]
+
+
 def test_a_whole_node_below_a_folder(tmp_path: Path) -> None:
     host = LocalHost(tmp_path)
     run_init(host)
