@@ -9,7 +9,7 @@ from pathlib import Path
 import kubeup
 
 PACKAGE = Path(kubeup.__file__).resolve().parent
-STARTERS = ("commands/", "kubeadm/", "machine/")
+STARTERS = ("cli/", "commands/", "kubeadm/", "machine/")
 EXCEPTIONS = {
     "config/load_init.py:read_documents": "with --root: the configuration that --config names is the operator's file",
     "node/patches.py:_find_reader": "with --root: so are the patches, where the folder has none of that name",
