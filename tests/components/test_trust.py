@@ -607,7 +607,7 @@ def test_what_becomes_an_anchor_does_so_in_few_places() -> None:
         ("cluster/find_cluster", "_discover_by_file", "given"),
         ("cluster/membership", "find_member_access", "given"),
         ("cluster/api", "read_identity", "given"),
-        ("commands/join", "_make_context", "given"),
+        ("commands/join", "_make_run", "given"),
         ("commands/join", "make_api", "given"),
         ("commands/mirror", "sync", "given"),
         ("cluster/etcd", "read_client_tls", "given"),
