@@ -12,6 +12,7 @@ import pytest
 
 from kubeup.engine.runner import RunResult
 from kubeup.engine.state import load_state
+from kubeup.engine.undo import plan_undo
 from kubeup.machine.host import CommandResult
 from kubeup.network.pod_network import plan_command
 from kubeup.paths import Paths
@@ -23,7 +24,8 @@ from .scenario import run_init, run_reset, snapshot
 CONFIG_FILE = Path("/root/init.yaml")
 UNFINISHED = ("init-running", "init-running-late", "init-failed")
 MADE_BY_KB = (*UNFINISHED, "init-done")
-ALL = (*MADE_BY_KB, "init-adopted")
+JOINED_BY_KB = ("join-done", "join-running", "join-failed", "join-control-plane-done", "join-control-plane-running")
+ALL = (*MADE_BY_KB, "init-adopted", *JOINED_BY_KB, "join-adopted")
 
 
 def lay(folder: Path, tree: Tree) -> ClusterHost:
@@ -144,3 +146,31 @@ def test_what_was_adopted_stays_adopted(tmp_path: Path) -> None:
         path: before[path] for path in tree.state()["adopted"] if path in before
     }
     assert not host.exists(Paths.state)
+
+
+# ---- nodes that joined: real ones, whose cluster is gone
+
+
+@pytest.mark.parametrize("name", JOINED_BY_KB)
+def test_reset_takes_a_join_back(tmp_path: Path, name: str) -> None:
+    """All that the state of before names goes, with what the kubelet wrote; what was there before kb stays."""
+    tree = load_tree(name)
+    host = lay(tmp_path, tree)
+    made = {path for phase in tree.state()["phases"].values() for path in phase["created"]}
+    mine = Path("/etc/systemd/system/mine.service")
+    host.write_file(mine, "mine")
+    run_reset(host)
+    assert {path for path in made if host.exists(Path(path))} == set()
+    assert {path for path in snapshot(host) if path.startswith(("/etc/kubernetes/", "/var/lib/kubelet/"))} == set()
+    assert host.exists(mine) and host.exists(Path("/etc/machine-id"))
+    assert not host.exists(Paths.state)
+
+
+def test_a_worker_that_was_adopted_stays_adopted(tmp_path: Path) -> None:
+    """The state says so of every phase but kb's own, and there is nothing that reset would take back."""
+    tree = load_tree("join-adopted")
+    state = load_state(lay(tmp_path, tree), Paths())
+    assert state.has_run("join") and not state.has_changed_files()
+    assert {phase.adopted for phase in state.phases.values()} == {True}
+    assert plan_undo(state).is_empty
+    assert {"/etc/kubernetes/kubelet.conf", "/var/lib/kubelet/config.yaml"} <= state.known_paths()
