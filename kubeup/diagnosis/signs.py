@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
-from kubeup.diagnosis.checks import FLEXVOLUME_REMEDY
+from kubeup.diagnosis.checks.machine import FLEXVOLUME_REMEDY
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import as_table

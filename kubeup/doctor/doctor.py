@@ -33,8 +33,9 @@ from kubeup.config.types import (
     NodeRegistration,
     PodNetwork,
 )
-from kubeup.diagnosis import checks, signs
-from kubeup.diagnosis.checks import ERROR, WARNING
+from kubeup.diagnosis import signs
+from kubeup.diagnosis.checks import facts, table
+from kubeup.diagnosis.checks.facts import ERROR, WARNING
 from kubeup.errors import HostError, KbError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import as_table
@@ -132,7 +133,7 @@ def read_patient(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = 
 
 
 def _read_kubelet_flags(host: Host, paths: Paths) -> dict[str, str]:
-    text = checks.read_or_empty(host, str(paths.kubelet_flags_env))
+    text = facts.read_or_empty(host, str(paths.kubelet_flags_env))
     return {arg.name: arg.value for arg in kubelet.parse_flags_env(text)}
 
 
@@ -168,7 +169,7 @@ def read_flags(host: Host, paths: Paths, component: str) -> dict[str, str]:
 
 def _read_mapping(host: Host, path: Path) -> dict[str, Any]:
     try:
-        found = load_yaml(checks.read_or_empty(host, str(path)) or "{}")
+        found = load_yaml(facts.read_or_empty(host, str(path)) or "{}")
     except YAMLError:
         return {}
     return found if isinstance(found, dict) else {}
@@ -176,7 +177,7 @@ def _read_mapping(host: Host, path: Path) -> dict[str, Any]:
 
 def _find_version(host: Host, paths: Paths) -> str:
     """Of the API server's image, else of the kubelet, else the newest that kb knows."""
-    text = checks.read_or_empty(host, str(paths.manifest("kube-apiserver")))
+    text = facts.read_or_empty(host, str(paths.manifest("kube-apiserver")))
     match = re.search(r"image: \S+/kube-apiserver[^:\s]*:(v[\d.]+\S*)", text)
     told = (
         match.group(1) if match else host.query(["kubelet", "--version"], timeout_s=15).stdout.replace("Kubernetes", "")
@@ -214,13 +215,13 @@ Notes = Iterable[Note]
 
 def look_at_checks(patient: Patient) -> Notes:
     """What preflight looks at, as far as it concerns a node at work."""
-    node = checks.Node(
-        patient.host, patient.config, patient.release, patient.paths, workflow=checks.DOCTOR,
+    node = facts.Node(
+        patient.host, patient.config, patient.release, patient.paths, workflow=facts.DOCTOR,
         owned=frozenset({str(patient.paths.manifest(name)) for name in patient.components}),
     )  # fmt: skip
     only_control_plane = ("NumCPU", "Mem")
-    for batch in (checks.ROOT, checks.NODE):
-        for finding in checks.run_batch(node, batch):
+    for batch in (facts.ROOT, facts.NODE):
+        for finding in table.run_batch(node, batch):
             if patient.is_control_plane or finding.name not in only_control_plane:
                 yield Note(finding.name, finding.level, finding.text, finding.remedy)
 
@@ -326,10 +327,10 @@ def _find_certs(patient: Patient) -> Iterator[tuple[Path, Any]]:
     for folder in (paths.pki, paths.pki / "etcd"):
         for name in host.list_dir(folder):
             if name.endswith(".crt"):
-                yield from _parsed(folder / name, checks.read_or_empty(host, str(folder / name)))
+                yield from _parsed(folder / name, facts.read_or_empty(host, str(folder / name)))
     for pem in (paths.kubelet_client_pem, Path("/var/lib/kubelet/pki/kubelet.crt")):
         if host.exists(pem):
-            yield from _parsed(pem, checks.read_or_empty(host, str(pem)))
+            yield from _parsed(pem, facts.read_or_empty(host, str(pem)))
     for name in ("admin.conf", "super-admin.conf", "controller-manager.conf", "scheduler.conf", "kubelet.conf"):
         path = paths.kubeconfig(name)
         if host.exists(path):
@@ -391,7 +392,7 @@ def look_at_served_certs(patient: Patient) -> Notes:
         elif certificates.is_in_future(cert, host.now()):
             text = f"{name} shows a certificate that is valid from {cert.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on"
             yield Note("served-certificates", ERROR, text, "set this machine's clock: timedatectl")
-        on_disk = [found for _, found in _parsed(path, checks.read_or_empty(host, str(path)))]
+        on_disk = [found for _, found in _parsed(path, facts.read_or_empty(host, str(path)))]
         if on_disk and on_disk[0] != cert:
             text = f"{name} still shows another certificate than {path}: it was started before that was written"
             yield Note("served-certificates", WARNING, text, _restart(host, name))
@@ -710,7 +711,7 @@ def _answers(host: Host, address: str) -> bool:
 
 def look_at_images(patient: Patient) -> Notes:
     """Images of the static pods and of sandboxes: the runtime may have thrown them away to make space."""
-    texts = [checks.read_or_empty(patient.host, str(patient.paths.manifest(name))) for name in patient.components]
+    texts = [facts.read_or_empty(patient.host, str(patient.paths.manifest(name))) for name in patient.components]
     wanted = [
         image for text in texts for image in re.findall(r"^\s+(?:- )?image: [\"']?([^\s\"']+)", text, re.MULTILINE)
     ]
@@ -731,8 +732,8 @@ def look_at_kubelet_drift(patient: Patient) -> Notes:
     unit = signs.read_kubelet_unit(patient.host)
     if unit is None or unit.active != "active" or not unit.pid:
         return
-    command = checks.read_or_empty(patient.host, f"/proc/{unit.pid}/cmdline").split("\0")
-    text = checks.read_or_empty(patient.host, str(patient.paths.kubelet_flags_env))
+    command = facts.read_or_empty(patient.host, f"/proc/{unit.pid}/cmdline").split("\0")
+    text = facts.read_or_empty(patient.host, str(patient.paths.kubelet_flags_env))
     wanted = [f"--{arg.name}={arg.value}" for arg in kubelet.parse_flags_env(text)]
     lost = [flag for flag in wanted if flag not in command]
     if command != [""] and lost:

@@ -14,7 +14,7 @@ from kubeup.addresses import join_host_port
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster import membership, objects
 from kubeup.config import schema
-from kubeup.diagnosis import checks
+from kubeup.diagnosis.checks import facts
 from kubeup.doctor import doctor
 from kubeup.errors import ClusterError, HostError
 from kubeup.frozen_values import frozen
@@ -53,7 +53,7 @@ def look_at_node(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = 
     name = _read_node_name(host, paths)
     patient = doctor.read_patient(host, paths, kubeconfig_file=kubeconfig_file)
     registration: dict[str, Any] = {"name": name, "criSocket": patient.config.node.cri_socket}
-    flags = kubelet.parse_flags_env(checks.read_or_empty(host, str(paths.kubelet_flags_env)))
+    flags = kubelet.parse_flags_env(facts.read_or_empty(host, str(paths.kubelet_flags_env)))
     extra = [{"name": flag.name, "value": flag.value} for flag in flags if flag.name not in GENERATED_FLAGS]
     if extra:
         registration["kubeletExtraArgs"] = extra

@@ -21,11 +21,14 @@ from kubeup.lazy_modules import lazy_import
 from kubeup.machine import services
 
 if TYPE_CHECKING:
-    from kubeup.diagnosis import checks
+    from kubeup.diagnosis.checks import facts, table
+    from kubeup.diagnosis.checks import machine as machine_checks
     from kubeup.node import containers
     from kubeup.phases import kubelet_start, reset
 else:
-    checks = lazy_import("kubeup.diagnosis.checks")
+    table = lazy_import("kubeup.diagnosis.checks.table")
+    facts = lazy_import("kubeup.diagnosis.checks.facts")
+    machine_checks = lazy_import("kubeup.diagnosis.checks.machine")
     kubelet_start = lazy_import("kubeup.phases.kubelet_start")
     reset = lazy_import("kubeup.phases.reset")
     containers = lazy_import("kubeup.node.containers")
@@ -63,9 +66,9 @@ def ask(ctx: KubeadmReset) -> Outputs:
                 "won't proceed", cause="the question was not answered with y", remedy="kubeadm reset --force", code="not-confirmed"
             )  # fmt: skip
     _say(ctx, "[preflight] Running pre-flight checks")
-    ignored = checks.parse_ignored(ctx.config.node.ignore_preflight_errors)
-    looked_at = checks.Node(ctx.host, ctx.config, ctx.release, ctx.paths, workflow=checks.RESET)
-    errors, warnings = checks.judge_findings(checks.check_root_user(looked_at), ignored)
+    ignored = table.parse_ignored(ctx.config.node.ignore_preflight_errors)
+    looked_at = facts.Node(ctx.host, ctx.config, ctx.release, ctx.paths, workflow=facts.RESET)
+    errors, warnings = table.judge_findings(machine_checks.check_root_user(looked_at), ignored)
     for warning in warnings:
         ctx.report.warn(str(warning))
     if errors:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from kubeup.airgap.oci_layout import Layout
     from kubeup.airgap.programs import Offered, Standing
     from kubeup.config import choose
-    from kubeup.diagnosis import checks
+    from kubeup.diagnosis.checks import runtime as runtime_checks
     from kubeup.network import pod_network
     from kubeup.node import (
         cert_specs,
@@ -61,7 +61,7 @@ else:
     bundle_verify = lazy_import("kubeup.airgap.bundle_verify")
     bundle = lazy_import("kubeup.airgap.bundle")
     bundle_signature = lazy_import("kubeup.airgap.bundle_signature")
-    checks = lazy_import("kubeup.diagnosis.checks")
+    runtime_checks = lazy_import("kubeup.diagnosis.checks.runtime")
     choose = lazy_import("kubeup.config.choose")
     distro_packages = lazy_import("kubeup.airgap.distro_packages")
     downloads = lazy_import("kubeup.airgap.downloads")
@@ -432,7 +432,7 @@ def _ensure_runtime_runs(ctx: Run, *, has_placed: bool) -> None:
     changed = False
     owned = str(CONTAINERD_UNIT) in ctx.owned_paths
     if owned or not any(host.exists(unit) for unit in units):
-        score = "-999" if checks.may_lower_oom_score(host) else "0"
+        score = "-999" if runtime_checks.may_lower_oom_score(host) else "0"
         text = yaml_files.fill_template("systemd/containerd.service", {"containerd": program, "oom_score": score})
         changed = host.write_file(CONTAINERD_UNIT, text)
     if changed:
@@ -670,7 +670,7 @@ def point_runtime_to_mirror(ctx: Run) -> Outputs:
     wanted = runtime_fix.Wanted(
         sandbox_image=pause,
         systemd_cgroup=driver == "systemd" if is_own or ctx.config.kb.runtime.fix else None,
-        restrict_oom_score_adj=not checks.may_lower_oom_score(ctx.host)
+        restrict_oom_score_adj=not runtime_checks.may_lower_oom_score(ctx.host)
         if is_own or ctx.config.kb.runtime.fix
         else None,
         registry_config_path=str(folder) if folder == runtime_fix.CERTS_D else None,

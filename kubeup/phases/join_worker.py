@@ -33,10 +33,11 @@ from kubeup.phases.health import (
 if TYPE_CHECKING:
     from kubeup.cluster import api, membership, node_name, objects, probes, signing_request
     from kubeup.config import choose
-    from kubeup.diagnosis import checks, signs
+    from kubeup.diagnosis import signs
+    from kubeup.diagnosis.checks import facts
     from kubeup.node import kubelet
 else:
-    checks = lazy_import("kubeup.diagnosis.checks")
+    facts = lazy_import("kubeup.diagnosis.checks.facts")
     objects = lazy_import("kubeup.cluster.objects")
     signs = lazy_import("kubeup.diagnosis.signs")
     choose = lazy_import("kubeup.config.choose")
@@ -92,11 +93,11 @@ def run_checks(ctx: Run) -> Outputs:
     owned = ctx.owned_paths
     # the kubelet writes it when it likes, perhaps between two runs of kb
     extra = [str(_kubelet_conf(ctx))] if str(ctx.paths.kubelet_config) in owned else []
-    preflight.look_at_node(ctx, checks.JOIN, (checks.ROOT, checks.NODE, checks.IMAGES), owned=extra)
+    preflight.look_at_node(ctx, facts.JOIN, (facts.ROOT, facts.NODE, facts.IMAGES), owned=extra)
     if not _is_member(ctx):
         _check_name(ctx)
     if is_control_plane:
-        preflight.look_at_node(ctx, checks.JOIN_CONTROL_PLANE, (checks.NODE, checks.IMAGES))
+        preflight.look_at_node(ctx, facts.JOIN_CONTROL_PLANE, (facts.NODE, facts.IMAGES))
     return None
 
 

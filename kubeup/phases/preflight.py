@@ -14,14 +14,17 @@ from kubeup.phases import kubelet_start as node
 
 if TYPE_CHECKING:
     from kubeup.cluster import probes, shared_certs
-    from kubeup.diagnosis import checks
+    from kubeup.diagnosis.checks import facts, table
+    from kubeup.diagnosis.checks import runtime as runtime_checks
     from kubeup.node import image_pulls, images, kubeconfig, pki, runtime_fix
 else:
     shared_certs = lazy_import("kubeup.cluster.shared_certs")
     probes = lazy_import("kubeup.cluster.probes")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     pki = lazy_import("kubeup.node.pki")
-    checks = lazy_import("kubeup.diagnosis.checks")
+    facts = lazy_import("kubeup.diagnosis.checks.facts")
+    table = lazy_import("kubeup.diagnosis.checks.table")
+    runtime_checks = lazy_import("kubeup.diagnosis.checks.runtime")
     images = lazy_import("kubeup.node.images")
     image_pulls = lazy_import("kubeup.node.image_pulls")
     runtime_fix = lazy_import("kubeup.node.runtime_fix")
@@ -39,7 +42,7 @@ def run_checks(ctx: Run) -> Outputs:
     if ctx.found.programs_are_planned:
         ctx.report.note("the runtime and the kubelet are not here yet: this machine is checked when they are")
         return None
-    look_at_node(ctx, checks.INIT, (checks.ROOT, checks.NODE, checks.IMAGES), owned=map(str, find_own_files(ctx)))
+    look_at_node(ctx, facts.INIT, (facts.ROOT, facts.NODE, facts.IMAGES), owned=map(str, find_own_files(ctx)))
     return None
 
 
@@ -67,8 +70,8 @@ def look_at_node(ctx: Run, workflow: str, batches: Iterable[str], *, owned: Iter
 
     Raises PreflightError (preflight).
     """
-    ignored = checks.parse_ignored(ctx.config.node.ignore_preflight_errors)
-    looked_at = checks.Node(
+    ignored = table.parse_ignored(ctx.config.node.ignore_preflight_errors)
+    looked_at = facts.Node(
         ctx.host,
         ctx.config,
         ctx.release,
@@ -80,11 +83,11 @@ def look_at_node(ctx: Run, workflow: str, batches: Iterable[str], *, owned: Iter
         tell=ctx.report.waiting,
     )
     for batch in batches:
-        errors, warnings = checks.judge_findings(checks.run_batch(looked_at, batch), ignored)
+        errors, warnings = table.judge_findings(table.run_batch(looked_at, batch), ignored)
         for warning in warnings:
             ctx.report.warn(str(warning))
         if errors:
-            raise checks.make_error(looked_at, errors)
+            raise table.make_error(looked_at, errors)
 
 
 def fix_runtime(ctx: Run, *, cni_bin_dir: Optional[str] = None) -> None:
@@ -97,7 +100,7 @@ def fix_runtime(ctx: Run, *, cni_bin_dir: Optional[str] = None) -> None:
     wanted = runtime_fix.Wanted(
         sandbox_image=images.image_of("pause", ctx.config.cluster, ctx.release).ref,
         systemd_cgroup=driver == "systemd",
-        restrict_oom_score_adj=not checks.may_lower_oom_score(ctx.host),
+        restrict_oom_score_adj=not runtime_checks.may_lower_oom_score(ctx.host),
         registry_config_path=str(runtime_fix.CERTS_D) if ctx.host.is_dir(runtime_fix.CERTS_D) else None,
         cni_bin_dir=cni_bin_dir,
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kubeup.config.types import KbConfiguration, LoadBalancer
-from kubeup.diagnosis import checks
+from kubeup.diagnosis.checks import facts, table
 from kubeup.doctor import doctor
 from kubeup.machine.host import CommandResult
 from kubeup.machine.http import HttpResponse, Unreachable
@@ -424,7 +424,7 @@ def test_the_checks_of_preflight_are_doctor_s_too() -> None:
     host = make_host()
     host.files["/proc/swaps"] = b"Filename Type\n/dev/sda2 partition\n"
     assert any("swap is on (/dev/sda2)" in text for _, text in notes(host, "checks"))
-    names = [check.names for check in checks.CHECKS if checks.DOCTOR in check.workflows]
+    names = [check.names for check in table.CHECKS if facts.DOCTOR in check.workflows]
     assert {"CRI", "CgroupDriver", "Swap", "KubeletVersion", "AdvertiseAddress"} <= set(names)
     assert "ImagePull" not in names
 

@@ -23,7 +23,9 @@ from kubeup.config.types import (
     PodNetwork,
     Taint,
 )
-from kubeup.diagnosis import checks
+from kubeup.diagnosis.checks import facts
+from kubeup.diagnosis.checks import ports as ports_checks
+from kubeup.diagnosis.checks import runtime as runtime_checks
 from kubeup.engine.run import Caller, Results, Run, Who
 from kubeup.engine.runner import Runner
 from kubeup.engine.state import State
@@ -355,15 +357,15 @@ def test_a_network_of_before_is_told_before_the_join_and_the_clusters_own_is_not
     host = worker()
     host.files["/etc/cni/net.d/10-calico.conflist"] = b"{}"
     config = join_config(kb=KbConfiguration(PodNetwork("bridge")))
-    node = checks.Node(host, config, RELEASES[35], Paths(), workflow=checks.JOIN)
-    (finding,) = checks.check_join_network(node)
+    node = facts.Node(host, config, RELEASES[35], Paths(), workflow=facts.JOIN)
+    (finding,) = runtime_checks.check_join_network(node)
     assert (finding.name, finding.level) == ("CNIConfig", "error")
     assert "move it away" in finding.remedy and "writes its file anew" in finding.remedy
     assert not list(
-        checks.check_join_network(replace(node, config=join_config(kb=KbConfiguration(PodNetwork("none")))))
+        runtime_checks.check_join_network(replace(node, config=join_config(kb=KbConfiguration(PodNetwork("none")))))
     )
     host.files[KUBELET_CONF] = b""  # since its kubelet runs, a DaemonSet may have brought it
-    assert not list(checks.check_join_network(node))
+    assert not list(runtime_checks.check_join_network(node))
 
 
 def test_a_foreign_pod_network_may_come_later() -> None:
@@ -409,5 +411,5 @@ def test_a_control_plane_may_have_been_given_the_authority() -> None:
         (JoinControlPlane(LocalAPIEndpoint("10.0.0.12")), []),
     ):
         wishes = replace(config.join, control_plane=control_plane)
-        node = checks.Node(host, replace(config, join=wishes), RELEASES[35], Paths(), workflow=checks.JOIN)
-        assert [finding.name for finding in checks.check_joined(node)] == found
+        node = facts.Node(host, replace(config, join=wishes), RELEASES[35], Paths(), workflow=facts.JOIN)
+        assert [finding.name for finding in ports_checks.check_joined(node)] == found

@@ -1,0 +1,59 @@
+"""The check that pulls: every image that this node runs is there, or comes."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from kubeup.diagnosis.checks.facts import ERROR, Finding, Findings, Node
+from kubeup.errors import HostError
+from kubeup.node import image_pulls, images, runtime
+
+
+def check_images(node: Node) -> Findings:
+    """Pull what is missing. The runtime's own sandbox image is among them: without it no Pod starts at all."""
+    wanted = list(images.list_node_images(node.config, node.release))
+    sandbox = node.runtime.sandbox_image
+    if sandbox and sandbox not in wanted:
+        wanted.append(sandbox)
+    return _pull(node, wanted, sandbox)
+
+
+def check_balancer_image(node: Node) -> Findings:
+    """A worker's kubelet pulls its images itself, but this one is needed before it can ask for anything else."""
+    if not node.config.kb.load_balancer.is_local:
+        return ()
+    return _pull(node, [images.load_balancer_image(node.config.kb)], "")
+
+
+def _pull(node: Node, wanted: list[str], sandbox: Optional[str]) -> Findings:
+    registration = node.config.node
+    try:
+        result = image_pulls.ensure_images(
+            node.host,
+            registration.cri_socket,
+            wanted,
+            policy=registration.image_pull_policy,
+            is_serial=registration.image_pull_serial,
+            tell=node.tell,
+        )
+    except HostError as error:
+        yield Finding("ImagePull", ERROR, str(error), error.remedy)
+        return
+    plain = [failure for failure in result.failed if failure.image != sandbox]
+    for failure in image_pulls.group_failures(plain):
+        yield Finding("ImagePull", ERROR, f"{failure.what}: {failure.cause}", failure.remedy)
+    for failure in result.failed:
+        if failure.image == sandbox:
+            yield _describe_missing_sandbox(node, failure)
+
+
+def _describe_missing_sandbox(node: Node, error: image_pulls.ImagePullError) -> Finding:
+    wanted = images.image_of("pause", node.config.cluster, node.release).ref
+    if error.image == wanted:
+        return Finding("ImagePull", ERROR, f"{error.what}: {error.cause}", error.remedy)
+    return Finding(
+        "ImagePull",
+        ERROR,
+        f"{node.runtime.label} starts every Pod with the image {error.image}, which cannot be pulled: {error.cause}",
+        runtime.describe_setting(node.runtime, "sandbox_image", f'"{wanted}"', host=node.host),
+    )

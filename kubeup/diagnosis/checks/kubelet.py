@@ -1,0 +1,203 @@
+"""Checks of the kubelet: its version, its flags, its service, and the resolver that it hands to pods."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kubeup.config import kubelet_flags
+from kubeup.diagnosis.checks.facts import (
+    DOCTOR,
+    ERROR,
+    INIT,
+    JOIN,
+    WARNING,
+    Finding,
+    Findings,
+    Node,
+    address_or_none,
+    read_or_empty,
+)
+from kubeup.lazy_modules import lazy_import
+from kubeup.machine import services
+from kubeup.machine.host import Host
+from kubeup.node import crictl
+from kubeup.paths import RESOLVED_CONF
+
+if TYPE_CHECKING:
+    from kubeup.node import kubelet
+else:
+    kubelet = lazy_import("kubeup.node.kubelet")
+
+
+def check_kubelet_version(node: Node) -> Findings:
+    answer, version = node.kubelet_answer, node.kubelet_version
+    wanted = node.config.cluster.kubernetes_version
+    if answer.missing:
+        yield Finding("KubeletVersion", ERROR, "there is no kubelet in PATH", f"install kubelet {wanted}")
+    elif version is None:
+        told = crictl.last_words(answer.stderr or answer.stdout)
+        yield Finding(
+            "KubeletVersion", ERROR, f"the kubelet does not tell its version: {told}", f"install kubelet {wanted}"
+        )
+    elif version.minor < node.release.oldest_kubelet_minor:
+        yield Finding(
+            "KubeletVersion",
+            ERROR,
+            f"kubelet {version} is too old for a control plane {wanted} (1.{node.release.oldest_kubelet_minor} is the oldest)",
+            f"install kubelet {wanted}",
+        )
+    elif version.minor > node.release.minor and node.workflow in (INIT, JOIN):
+        yield Finding(
+            "KubeletVersion",
+            ERROR,
+            f"kubelet {version} is newer than the control plane {wanted}",
+            f"install kubelet {wanted}, or "
+            + (f"--kubernetes-version {version}" if node.workflow == INIT else "upgrade the control plane first"),
+        )
+
+
+KUBELET_ENV_FILES = (Path("/etc/default/kubelet"), Path("/etc/sysconfig/kubelet"))
+"""Where an admin's own flags stand (KUBELET_EXTRA_ARGS), as the packages' drop-in reads them."""
+_NOT_PARSED = re.compile(
+    r"unknown flag: --(?P<unknown>[\w-]+)|invalid argument \\*\".*?\\*\" for \\*\"(?:-\w, )?--(?P<invalid>[\w-]+)"
+)
+
+
+def check_kubelet_flags(node: Node) -> Findings:
+    """The installed kubelet is asked whether it takes its flags: it reads them all before it tells its version. kubeadm does
+    not look, and waits for a kubelet that ends at once, again and again."""
+    for source, flags in _kubelet_flags(node):
+        for name, value, is_known in _find_unparsed(node.host, flags):
+            gone = kubelet_flags.find_gone(name)
+            what = f"does not take --{name}={value}" if is_known else f"has no flag --{name}"
+            yield Finding(
+                "KubeletFlags",
+                ERROR,
+                f"this kubelet ({node.kubelet_version}) {what}, which {source} gives",
+                gone.remedy if gone and not is_known else f"correct it in {source}",
+            )
+        for refusal in (
+            refusal
+            for name, value in flags
+            if name == kubelet_flags.LABELS_FLAG
+            for refusal in kubelet_flags.find_refused_labels(value)
+        ):
+            yield Finding("KubeletFlags", ERROR, f"{refusal.message} ({source})", refusal.remedy)
+
+
+def _kubelet_flags(node: Node) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """(where they stand, (name, value) of each) of the flags with which the kubelet will be started."""
+    if node.workflow == DOCTOR:
+        path = node.paths.kubelet_flags_env
+        args = kubelet.parse_flags_env(read_or_empty(node.host, str(path)))
+        yield str(path), [(arg.name, arg.value) for arg in args]
+    else:
+        args = node.config.node.kubelet_extra_args
+        yield "nodeRegistration.kubeletExtraArgs", [(arg.name, arg.value) for arg in args]
+    for path in KUBELET_ENV_FILES:
+        text = read_or_empty(node.host, str(path))
+        yield str(path), [(arg.name, arg.value) for arg in kubelet.parse_flags_env(text, "KUBELET_EXTRA_ARGS")]
+
+
+def _find_unparsed(host: Host, flags: list[tuple[str, str]]) -> Iterator[tuple[str, str, bool]]:
+    """(name, value, whether it is a flag at all) of those that the kubelet does not take: it names the first, so the others
+    are asked about without it."""
+    left = list(flags)
+    while left:
+        words = [f"--{name}={value}" if value else f"--{name}" for name, value in left]
+        answer = host.query(["kubelet", *words, "--version"], timeout_s=30)
+        found = None if answer.ok or answer.missing else _NOT_PARSED.search(answer.stderr or answer.stdout)
+        name = (found["unknown"] or found["invalid"]) if found else ""
+        culprits = [flag for flag in left if kubelet_flags.normal_name(flag[0]) == kubelet_flags.normal_name(name)]
+        if not found or not culprits:
+            return  # well, or something that is not about a flag: other checks look at it
+        yield culprits[0][0], culprits[0][1], found["unknown"] is None
+        left = [flag for flag in left if flag not in culprits]
+
+
+def check_kubelet_unit(node: Node) -> Findings:
+    """kubeadm warns of a missing unit and then waits four minutes for a kubelet that nobody starts."""
+    if services.find(node.host) is services.OPENRC:
+        yield from _check_openrc_kubelet(node)
+    elif not node.units:
+        yield Finding(
+            "Service-kubelet",
+            WARNING,
+            "neither systemd nor OpenRC answers, so kb cannot start the kubelet",
+            "start it yourself when kb waits for it, and at every boot",
+        )
+    elif node.has_unit("kubelet.service", "LoadState", "not-found", "masked"):
+        state = node.units["kubelet.service"]["LoadState"]
+        if state == "not-found" and "kubelet-start" in node.mends and node.host.which("kubelet"):
+            return  # kb writes the unit itself
+        yield Finding(
+            "Service-kubelet",
+            ERROR,
+            f"the unit kubelet.service is {'masked' if state == 'masked' else 'not there'}",
+            "systemctl unmask kubelet"
+            if state == "masked"
+            else f"install it: {crictl.install_command(node.host, 'kubelet')}",
+        )
+    elif "kubelet-start" not in node.mends and not node.has_unit(
+        "kubelet.service", "UnitFileState", "enabled", "enabled-runtime", "static", "generated"
+    ):
+        yield Finding(
+            "Service-kubelet",
+            WARNING,
+            "the unit kubelet.service is not enabled: after a reboot this node stays down",
+            "systemctl enable kubelet.service",
+        )
+
+
+def _check_openrc_kubelet(node: Node) -> Findings:
+    """OpenRC goes by a script, which the kubelet's package brings."""
+    if not node.host.exists(Path("/etc/init.d/kubelet")):
+        text = f"{services.OPENRC.name_unit('kubelet')} is not there"
+        remedy = f"install it: {crictl.install_command(node.host, 'kubelet', apk='kubelet-openrc')}"
+        yield Finding("Service-kubelet", ERROR, text, remedy)
+    elif "kubelet-start" not in node.mends and not node.host.exists(Path("/etc/runlevels/default/kubelet")):
+        yield Finding(
+            "Service-kubelet",
+            WARNING,
+            "the kubelet is in no runlevel of OpenRC: after a reboot this node stays down",
+            services.OPENRC.say("enable", "kubelet"),
+        )
+
+
+OTHER_RESOLV_CONFS = (Path(RESOLVED_CONF), Path("/run/NetworkManager/no-stub-resolv.conf"))
+
+
+def check_resolver(node: Node) -> Findings:
+    """CoreDNS forwards to the name servers in the kubelet's resolv.conf: a loopback address there is CoreDNS itself."""
+    chosen = node.kubelet_setting("resolvConf", "resolv-conf")
+    if chosen == "" or node.config.cluster.dns.disabled:
+        return
+    is_resolved = node.has_unit("systemd-resolved.service", "ActiveState", "active")
+    path = Path(str(chosen)) if chosen else Path(RESOLVED_CONF) if is_resolved else Path("/etc/resolv.conf")
+    servers = _read_nameservers(node.host, path)
+    loops = [
+        server for server in servers if (address := address_or_none(server.partition("%")[0])) and address.is_loopback
+    ]
+    if servers and not loops:
+        return
+    other = next((item for item in OTHER_RESOLV_CONFS if item != path and _is_good_resolv_conf(node.host, item)), None)
+    remedy = f"resolvConf: {other} in the KubeletConfiguration" if other else f"put a real name server into {path}"
+    text = (
+        f"{path} names the loopback address {loops[0]}: CoreDNS would ask itself"
+        if loops
+        else f"{path} names no name server"
+    )
+    yield Finding("Resolver", ERROR if loops else WARNING, f"{text}, and stop", remedy)
+
+
+def _read_nameservers(host: Host, path: Path) -> list[str]:
+    rows = [line.split() for line in read_or_empty(host, str(path)).splitlines()]
+    return [row[1] for row in rows if len(row) > 1 and row[0] == "nameserver"]
+
+
+def _is_good_resolv_conf(host: Host, path: Path) -> bool:
+    servers = [address_or_none(server.partition("%")[0]) for server in _read_nameservers(host, path)]
+    return bool(servers) and not any(server is None or server.is_loopback for server in servers)

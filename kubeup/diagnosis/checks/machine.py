@@ -1,0 +1,315 @@
+"""Checks of the machine: its size, its name and addresses, its programs, and what stands in its way."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kubeup.config import choose
+from kubeup.config.types import JoinConfig
+from kubeup.diagnosis.checks.facts import (
+    ERROR,
+    JOIN,
+    WARNING,
+    Finding,
+    Findings,
+    Node,
+    address_or_none,
+    network_or_none,
+    read_or_empty,
+)
+from kubeup.lazy_modules import lazy_import
+from kubeup.machine.mounts import find_read_only_mount
+from kubeup.node import crictl
+from kubeup.releases import NEWEST_PROVEN
+from kubeup.yaml_files import name_of
+
+if TYPE_CHECKING:
+    from kubeup.cluster import clock, probes
+    from kubeup.network import routes
+    from kubeup.node import static_pods
+else:
+    clock = lazy_import("kubeup.cluster.clock")
+    probes = lazy_import("kubeup.cluster.probes")
+    routes = lazy_import("kubeup.network.routes")
+    static_pods = lazy_import("kubeup.node.static_pods")
+
+
+MIN_CPUS = 2
+MIN_MEMORY_MB = 1700
+MIN_FREE_BYTES = 2**30
+MIN_ETCD_BYTES = 160 * 2**20
+"""etcd sets two files of 64 MB aside before it serves: with less it ends at once."""
+
+
+def check_root_user(node: Node) -> Findings:
+    if not node.host.is_root_user():
+        yield Finding(
+            "IsPrivilegedUser", ERROR, "kb runs as an ordinary user", "run it as root: sudo python3 kb.pyz ..."
+        )
+
+
+def check_cpus(node: Node) -> Findings:
+    have = node.host.cpu_count()
+    if have < MIN_CPUS:
+        yield Finding(
+            "NumCPU",
+            ERROR,
+            f"{have} CPU may be used, a control plane wants {MIN_CPUS}",
+            "give the machine another CPU, or accept slowness: --ignore-preflight-errors=NumCPU",
+        )
+
+
+def check_memory(node: Node) -> Findings:
+    match = re.search(r"^MemTotal:\s+(\d+) kB", read_or_empty(node.host, "/proc/meminfo"), re.MULTILINE)
+    have_mb = int(match.group(1)) // 1024 if match else None
+    if have_mb is not None and have_mb < MIN_MEMORY_MB:
+        yield Finding(
+            "Mem",
+            ERROR,
+            f"{have_mb} MB of memory, a control plane wants {MIN_MEMORY_MB} MB",
+            "give the machine more memory, or accept being killed for it: --ignore-preflight-errors=Mem",
+        )
+
+
+def check_kubernetes_version(node: Node) -> Findings:
+    if not node.release.is_proven:
+        yield Finding(
+            "KubernetesVersion",
+            WARNING,
+            f"Kubernetes {node.config.cluster.kubernetes_version} is newer than {NEWEST_PROVEN}, the newest that this kb "
+            "was proven with",
+            f"use a newer kb, or --kubernetes-version {NEWEST_PROVEN}",
+        )
+
+
+def check_firewall(node: Node) -> Findings:
+    if not node.has_unit("firewalld.service", "ActiveState", "active", "reloading"):
+        return
+    ports = [f"{node.config.local_api_endpoint.bind_port}/tcp", "10250/tcp"]
+    open_ports = node.host.query(["firewall-cmd", "--list-ports"], timeout_s=15).stdout.split()
+    closed = [port for port in ports if port not in open_ports]
+    if closed:
+        flags = " ".join(f"--add-port={port}" for port in closed)
+        yield Finding(
+            "Firewalld",
+            WARNING,
+            f"firewalld is active and does not let {' and '.join(closed)} through: other nodes will not reach this one",
+            f"firewall-cmd --permanent {flags} && firewall-cmd --reload",
+        )
+
+
+def check_disk_space(node: Node) -> Findings:
+    folders = [(Path(node.runtime.root_dir or "/var/lib/containerd"), 0)]
+    if node.config.cluster.local_etcd and node.workflow != JOIN:
+        folders.insert(0, (Path(node.config.cluster.local_etcd.data_dir), MIN_ETCD_BYTES))
+    for folder, needed in folders:
+        free = node.host.free_bytes(folder)
+        if free >= MIN_FREE_BYTES:
+            continue
+        is_enough = free >= needed or node.owns(node.paths.manifest("etcd"))
+        least = needed if not is_enough else MIN_FREE_BYTES
+        yield Finding(
+            "DiskSpace",
+            WARNING if is_enough else ERROR,
+            f"{free // 2**20} MiB are free for {folder}, {least // 2**20} MiB is "
+            + ("little already" if is_enough else "what etcd needs to start"),
+            f"make space: df -h {folder}",
+        )
+
+
+def check_swap(node: Node) -> Findings:
+    """kubeadm warns, and the kubelet then refuses to start: an error, unless the kubelet was told to bear swap."""
+    devices = [line.split()[0] for line in read_or_empty(node.host, "/proc/swaps").splitlines()[1:] if line.split()]
+    if not devices or node.kubelet_setting("failSwapOn", "fail-swap-on") is False:
+        return
+    steps = ["swapoff -a"]
+    fstab = read_or_empty(node.host, "/etc/fstab").splitlines()
+    rows = [str(number) for number, row in enumerate(fstab, 1) if row.split("#")[0].split()[2:3] == ["swap"]]
+    if rows:
+        steps.append(f"comment out line {' and '.join(rows)} of /etc/fstab")
+    steps += [
+        f"systemctl mask --now systemd-zram-setup@{Path(device).name}.service" for device in devices if "zram" in device
+    ]
+    yield Finding(
+        "Swap",
+        ERROR,
+        f"swap is on ({', '.join(devices)}): the kubelet does not start with it",
+        ", then ".join(steps) + "; or bear it: failSwapOn: false in the KubeletConfiguration",
+    )
+
+
+def check_hostname(node: Node) -> Findings:
+    name = node.config.node.name
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", name) or len(name) > 253:
+        proposal = re.sub(r"[^-a-z0-9.]+", "-", name.lower()).strip("-.")[:63] or "node1"
+        yield Finding(
+            "Hostname",
+            ERROR,
+            f'"{name}" cannot be the name of a Node: small letters, digits, - and . are allowed',
+            f"--node-name {proposal}",
+        )
+        return
+    if name.partition(".")[0] == "localhost":
+        yield Finding(
+            "Hostname",
+            WARNING,
+            f'the node is called "{name}", and a second node of that name cannot join',
+            "give it a name of its own: --node-name cp1",
+        )
+    elif not node.name_addresses:
+        address = node.config.local_api_endpoint.advertise_address
+        yield Finding(
+            "Hostname",
+            WARNING,
+            f'the node\'s name "{name}" does not resolve (kb needs that not, other tools may)',
+            f'echo "{address} {name}" >> /etc/hosts',
+        )
+
+
+PACKAGES = {
+    "conntrack": ("conntrack", "conntrack-tools"),
+    "ip": ("iproute2", "iproute"),
+    "iptables": ("iptables", "iptables"),
+    "mount": ("mount", "util-linux"),
+    "losetup": ("mount", "util-linux"),
+    "cp": ("coreutils", "coreutils"),
+}
+"""The package that brings a program: Debian's name, Fedora's name."""
+
+
+def check_programs(node: Node) -> Findings:
+    wanted = ["losetup", "mount", "cp"]
+    if node.release.needs_ip_and_iptables:
+        wanted = ["ip", "iptables", *wanted]
+    if node.release.needs_conntrack:
+        wanted = ["conntrack", *wanted]
+    for program in wanted:
+        if node.host.which(program) is None:
+            yield Finding(
+                f"FileExisting-{program}",
+                ERROR,
+                f"the program {program} is not in PATH",
+                crictl.install_command(node.host, *PACKAGES[program]),
+            )
+
+
+def check_forwarding(node: Node) -> Findings:
+    cluster = node.config.cluster
+    texts = [*cluster.service_cidrs(), *cluster.pod_cidrs(), node.config.local_api_endpoint.advertise_address]
+    families = {6 if ":" in text else 4 for text in texts if text}
+    for family, path, key in (
+        (4, "/proc/sys/net/ipv4/ip_forward", "net.ipv4.ip_forward"),
+        (6, "/proc/sys/net/ipv6/conf/default/forwarding", "net.ipv6.conf.default.forwarding"),
+    ):
+        if family not in families:
+            continue
+        name = f"FileContent-{name_of(Path(path))}"
+        value = read_or_empty(node.host, path).strip()
+        if not node.host.exists(Path(path)):
+            yield Finding(name, ERROR, f"{path} does not exist", f"enable IPv{family} in this kernel")
+        elif not value.startswith("1") and "install/sysctls" not in node.mends:
+            yield Finding(name, ERROR, f"{path} is {value or 'empty'}, not 1", f"sysctl -w {key}=1")
+
+
+def check_service_route(node: Node) -> Findings:
+    """The kernel looks for a route before kube-proxy's rules come in. kb's own network keeps one, and so does
+    install/sysctls; of a node that is there already it is said."""
+    cluster, network = node.config.cluster, node.config.kb.pod_network
+    if network.plugin == "bridge" or "install/sysctls" in node.mends:
+        return
+    advertised = node.config.local_api_endpoint.advertise_address
+    cards = choose.read_interfaces(node.host) or []
+    own = next((card.name for card in cards if address_or_none(advertised) in card.addresses), "eth0")
+    for cidr in routes.read_unrouted(node.host, [text for text in cluster.service_cidrs() if network_or_none(text)]):
+        yield Finding(
+            "ServiceRoute",
+            WARNING,
+            f"no route of this machine leads to {cidr}: its own programs, and pods in its network, will reach no Service",
+            f"add a default route, or: ip route add {cidr} dev {own} (and keep it over a reboot)",
+        )
+
+
+FLEXVOLUME_REMEDY = (
+    "set controllerManager.extraArgs flex-volume-plugin-dir: /opt/libexec/kubernetes/kubelet-plugins/volume/exec/ and, in the "
+    "KubeletConfiguration, volumePluginDir to the same"
+)
+"""For systems with a read-only /usr (Flatcar, Fedora CoreOS): the kubelet cannot make the folder for the controller manager."""
+
+
+def check_host_paths(node: Node) -> Findings:
+    """Folders and files of this machine that the static pods mount: where the kubelet can neither find nor make one, it never
+    starts the pod. kubeadm waits in vain."""
+    for origin, path, kind, remedy in _host_paths(node):
+        found = node.host.stat(path)
+        mount = "" if found else find_read_only_mount(node.host, path)
+        wants_folder, wants_file = kind in ("Directory", "DirectoryOrCreate"), kind in ("File", "FileOrCreate")
+        if mount and kind in ("", "DirectoryOrCreate", "FileOrCreate"):
+            text = f"{origin}: {path} is not there and cannot be made, since {mount} is mounted read-only"
+            yield Finding("HostPath", ERROR, text, remedy)
+        elif not found and kind not in ("", "DirectoryOrCreate", "FileOrCreate"):
+            text = f"{origin}: {path} is not there, and its type {kind} has the kubelet wait for it"
+            yield Finding("HostPath", WARNING, text, f"make it, or {remedy}")
+        elif found and ((wants_folder and not found.is_dir) or (wants_file and found.is_dir)):
+            text = f"{origin}: {path} is {'a' if found.is_dir else 'no'} folder, and its type is {kind}"
+            yield Finding("HostPath", ERROR, text, remedy)
+
+
+def _host_paths(node: Node) -> Iterator[tuple[str, Path, str, str]]:
+    """(who mounts it, path, type, what to do about it)"""
+    cluster = node.config.cluster
+    if node.release.mounts_flexvolume_dir:
+        told = cluster.controller_manager.last_arg("flex-volume-plugin-dir") or static_pods.FLEXVOLUME_DIR
+        yield "the controller manager's FlexVolume plugins", Path(told), "DirectoryOrCreate", FLEXVOLUME_REMEDY
+    components = (
+        ("apiServer", cluster.api_server),
+        ("controllerManager", cluster.controller_manager),
+        ("scheduler", cluster.scheduler),
+    )
+    for name, component in components:
+        for volume in component.extra_volumes:
+            origin = f"{name}.extraVolumes {volume.name}"
+            yield origin, Path(volume.host_path), volume.path_type, f"correct hostPath and pathType of {origin}"
+
+
+def check_anonymous_auth(node: Node) -> Findings:
+    """The API server's health endpoints have to be open to the kubelet, which probes them without credentials."""
+    closed = probes.describe_closed_probes((arg.name, arg.value) for arg in node.config.cluster.api_server.extra_args)
+    if closed:
+        yield Finding("AnonymousAuth", WARNING, f"apiServer.extraArgs: {closed}", probes.CLOSED_PROBES_REMEDY)
+
+
+def check_advertise_address(node: Node) -> Findings:
+    """etcd listens on it: an address that this machine does not have ends it at once, every time."""
+    advertised = node.config.local_api_endpoint.advertise_address
+    interfaces = choose.read_interfaces(node.host)
+    address = address_or_none(advertised)
+    if address is None or not interfaces or any(address in interface.addresses for interface in interfaces):
+        return
+    path = f"/proc/sys/net/ipv{address.version}/ip_nonlocal_bind"
+    if read_or_empty(node.host, path).strip() == "1":
+        return  # an address that moves between machines (keepalived) may be listened on before it is here
+    have = ", ".join(f"{item} ({interface.name})" for interface in interfaces for item in interface.addresses)
+    is_fatal = node.config.cluster.local_etcd is not None
+    yield Finding(
+        "AdvertiseAddress",
+        ERROR if is_fatal else WARNING,
+        f"this machine does not have the advertise address {advertised}; it has {have or 'none'}"
+        + (": etcd could not listen on it" if is_fatal else ""),
+        "set localAPIEndpoint.advertiseAddress (--apiserver-advertise-address) to one of them; a public address in front "
+        "of this machine belongs into apiServer.certSANs",
+    )
+
+
+def check_clock(node: Node) -> Findings:
+    """What the cluster signs is not valid yet for a clock that is behind. One that is ahead works, and confuses."""
+    skew_s = node.config.clock_skew_s if isinstance(node.config, JoinConfig) else 0.0
+    if abs(skew_s) > clock.MAX_SKEW_S:
+        yield Finding(
+            "ClockSkew",
+            ERROR if skew_s > 0 else WARNING,
+            f"this node's clock is {clock.describe_skew(skew_s)}",
+            clock.skew_remedy(skew_s, node.host.now()),
+        )
