@@ -33,7 +33,7 @@ from kubeup.config.types import (
     NodeRegistration,
     PodNetwork,
 )
-from kubeup.diagnosis import signs
+from kubeup.diagnosis import chain, container_trouble, kubelet_trouble, signs
 from kubeup.diagnosis.checks import facts, table
 from kubeup.diagnosis.checks.facts import ERROR, WARNING
 from kubeup.errors import HostError, KbError
@@ -232,7 +232,7 @@ def look_at_chain(patient: Patient) -> Notes:
         return
     unhealthy = {name: seen for name, seen in probe_components(patient).items() if seen}
     components = (*patient.components, "kube-proxy", "coredns") if patient.is_control_plane else ("kube-proxy",)
-    link = signs.find_broken_link(
+    link = chain.find_broken_link(
         patient.host, patient.config.node.cri_socket, components=components, unhealthy=unhealthy
     )
     if link:
@@ -635,12 +635,12 @@ def look_at_dns(patient: Patient) -> Notes:
     if any(probes.lookup_in_cluster(patient.host, str(server), name) for server in servers):
         yield from _look_from_pods(patient, str(servers[0]), name)
         return
-    lost = signs.find_lost_rules(patient.host, patient.config.node.cri_socket)
+    lost = container_trouble.find_lost_rules(patient.host, patient.config.node.cri_socket)
     what = f"the cluster's DNS at {servers[0]} does not answer for {name}"
     if lost:
         yield Note("dns", ERROR, f"{what}: {lost.what}: {lost.cause}", lost.remedy)
         return
-    line = signs.container_error(patient.host, patient.config.node.cri_socket, "kube-proxy")
+    line = container_trouble.container_error(patient.host, patient.config.node.cri_socket, "kube-proxy")
     where = "" if patient.is_control_plane else ", on a control plane"
     yield Note(
         "dns",
@@ -729,7 +729,7 @@ def look_at_images(patient: Patient) -> Notes:
 
 def look_at_kubelet_drift(patient: Patient) -> Notes:
     """Whether the kubelet runs with the flags and the configuration that its files hold."""
-    unit = signs.read_kubelet_unit(patient.host)
+    unit = kubelet_trouble.read_kubelet_unit(patient.host)
     if unit is None or unit.active != "active" or not unit.pid:
         return
     command = facts.read_or_empty(patient.host, f"/proc/{unit.pid}/cmdline").split("\0")

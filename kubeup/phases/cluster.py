@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from kubeup.cluster import api, objects, shared_certs, tokens
     from kubeup.config import render
     from kubeup.config.types import BootstrapToken
-    from kubeup.diagnosis import signs
+    from kubeup.diagnosis import kubelet_trouble
     from kubeup.node import kubeconfig, kubelet
 else:
     shared_certs = lazy_import("kubeup.cluster.shared_certs")
     objects = lazy_import("kubeup.cluster.objects")
-    signs = lazy_import("kubeup.diagnosis.signs")
+    kubelet_trouble = lazy_import("kubeup.diagnosis.kubelet_trouble")
     api = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     kubelet = lazy_import("kubeup.node.kubelet")
@@ -177,7 +177,7 @@ def wait_for_node(ctx: Run) -> Object:
             raise _not_registered(ctx, elapsed)
         if elapsed - looked > LOOK_EVERY_S:
             looked = elapsed
-            link = signs.find_kubelet_trouble(ctx.host) or signs.find_registration_trouble(ctx.host)
+            link = kubelet_trouble.find_kubelet_trouble(ctx.host) or kubelet_trouble.find_registration_trouble(ctx.host)
             if link and link.what != told:
                 told = link.what
                 ctx.report.note(f"{link.what}: {link.cause}. Remedy: {link.remedy} (kb goes on waiting)")
@@ -190,7 +190,7 @@ def _not_registered(ctx: Run, elapsed: float) -> ClusterError:
     state = services.read_state(ctx.host, "kubelet")
     others = [str(node["metadata"]["name"]) for node in ctx.api.list(api.path_of("Node"))]
     known = f"; the cluster's nodes are: {', '.join(sorted(others))}" if others else "; the cluster has no node"
-    link = signs.find_registration_trouble(ctx.host) if state == "active" else None
+    link = kubelet_trouble.find_registration_trouble(ctx.host) if state == "active" else None
     if link:
         cause, remedy = f"{link.what}: {link.cause}{known}", link.remedy
     elif state == "active":

@@ -17,12 +17,15 @@ from kubeup.machine import services
 
 if TYPE_CHECKING:
     from kubeup.cluster import api, objects, probes, signing_request
-    from kubeup.diagnosis import signs
+    from kubeup.diagnosis import chain as diagnosis_chain
+    from kubeup.diagnosis import container_trouble, signs
     from kubeup.network import pod_view, routes
     from kubeup.node import image_pulls
 else:
     objects = lazy_import("kubeup.cluster.objects")
     signs = lazy_import("kubeup.diagnosis.signs")
+    container_trouble = lazy_import("kubeup.diagnosis.container_trouble")
+    diagnosis_chain = lazy_import("kubeup.diagnosis.chain")
     signing_request = lazy_import("kubeup.cluster.signing_request")
     probes = lazy_import("kubeup.cluster.probes")
     api = lazy_import("kubeup.cluster.api")
@@ -103,7 +106,9 @@ class _Wait:
         if found:
             return found
         socket = self.ctx.config.node.cri_socket
-        return signs.find_broken_link(self.ctx.host, socket, components=self.components, unhealthy=dict(self.unhealthy))
+        return diagnosis_chain.find_broken_link(
+            self.ctx.host, socket, components=self.components, unhealthy=dict(self.unhealthy)
+        )
 
     def _failure(self, missing: str, elapsed: float, found: Optional[signs.BrokenLink]) -> ClusterError:
         is_word_only = found is not None and found.link == "probe" and not found.is_final
@@ -297,7 +302,9 @@ def _wait_for_dns(ctx: Run) -> None:
         unhealthy,
         explain=lambda: _proxy_trouble(ctx),
         heal=lambda: free_waiting_pods(ctx),
-        find_cause=lambda: find_pressure(ctx) or signs.find_lost_rules(ctx.host, ctx.config.node.cri_socket),
+        find_cause=lambda: (
+            find_pressure(ctx) or container_trouble.find_lost_rules(ctx.host, ctx.config.node.cri_socket)
+        ),
     )
     wait.until(lambda: _look_up_dns(ctx))
 
@@ -459,7 +466,7 @@ def _proxy_trouble(ctx: Run) -> str:
     """What kube-proxy on this node says of its rules: it runs on and is "Ready" when it cannot program them."""
     if not _has_proxy(ctx):
         return "there is no kube-proxy: nothing leads to the API's Service unless another program sees to it"
-    line = signs.container_error(ctx.host, ctx.config.node.cri_socket, "kube-proxy")
+    line = container_trouble.container_error(ctx.host, ctx.config.node.cri_socket, "kube-proxy")
     return f"kube-proxy says: {line}" if line else "kube-proxy's rules may be missing, though its log names no error"
 
 

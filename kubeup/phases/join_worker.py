@@ -33,13 +33,14 @@ from kubeup.phases.health import (
 if TYPE_CHECKING:
     from kubeup.cluster import api, membership, node_name, objects, probes, signing_request
     from kubeup.config import choose
-    from kubeup.diagnosis import signs
+    from kubeup.diagnosis import chain, kubelet_trouble
     from kubeup.diagnosis.checks import facts
     from kubeup.node import kubelet
 else:
     facts = lazy_import("kubeup.diagnosis.checks.facts")
     objects = lazy_import("kubeup.cluster.objects")
-    signs = lazy_import("kubeup.diagnosis.signs")
+    chain = lazy_import("kubeup.diagnosis.chain")
+    kubelet_trouble = lazy_import("kubeup.diagnosis.kubelet_trouble")
     choose = lazy_import("kubeup.config.choose")
     node_name = lazy_import("kubeup.cluster.node_name")
     membership = lazy_import("kubeup.cluster.membership")
@@ -236,7 +237,7 @@ def _has_identity(ctx: Run) -> bool:
 
 def _find_trouble(ctx: Run, elapsed: float, *, is_last: bool) -> ClusterError:
     """Why there is no certificate yet. Raises it where waiting cannot help, or is over."""
-    link = signs.find_broken_link(ctx.host, ctx.config.node.cri_socket)
+    link = chain.find_broken_link(ctx.host, ctx.config.node.cri_socket)
     if link and link.is_final:
         raise ClusterError(link.what, cause=link.cause, remedy=link.remedy, code="not-healthy", details=link.details)
     name = ctx.config.node.name
@@ -258,7 +259,7 @@ def _find_trouble(ctx: Run, elapsed: float, *, is_last: bool) -> ClusterError:
     trouble = signing_request.explain_signing_request(ctx.host, request, name, elapsed)
     is_unasked = request.state in ("not-sent", "signed")  # what is signed may be the request of an earlier join
     if is_unasked:
-        link = link or signs.find_request_trouble(ctx.host)
+        link = link or kubelet_trouble.find_request_trouble(ctx.host)
     if is_unasked and link:
         trouble = ClusterError(trouble.what, cause=f"{link.what}: {link.cause}", remedy=link.remedy, code=trouble.code)
     if is_last or request.state in ("denied", "failed"):

@@ -137,7 +137,7 @@ def parse_pairs(text: str) -> dict[str, str]:
     return {key: value for key, sign, value in (line.partition("=") for line in text.splitlines()) if sign}
 
 
-def read_or_empty(host: Host, path: str) -> str:
+def read_or_empty(host: Host, path: Union[str, Path]) -> str:
     try:
         return host.read_text(Path(path))
     except HostError:

@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup.diagnosis import signs
+from kubeup.diagnosis import chain, container_trouble, kubelet_trouble, log_lines, signs
 from kubeup.machine.host import CommandResult, FileStat
 from kubeup.machine.http import HttpResponse
 from tests.fake_host import FakeHost
@@ -76,7 +76,7 @@ def run_containers(host: FakeHost, *rows: dict[str, Any], logs: Optional[dict[st
 
 def find(host: FakeHost, *components: str, **unhealthy: str) -> Optional[signs.BrokenLink]:
     seen = {name.replace("_", "-"): text for name, text in unhealthy.items()}
-    return signs.find_broken_link(host, SOCKET, components=components, unhealthy=seen)
+    return chain.find_broken_link(host, SOCKET, components=components, unhealthy=seen)
 
 
 def make_openrc_host(status: str, code: int, log: str = "") -> FakeHost:
@@ -108,13 +108,15 @@ def make_openrc_host(status: str, code: int, log: str = "") -> FakeHost:
     ],
 )
 def test_a_kubelet_of_openrc(status: str, code: int, what: str, remedy: str) -> None:
-    link = signs.find_kubelet_trouble(make_openrc_host(status, code, "E0101 running with swap on is not supported"))
+    link = kubelet_trouble.find_kubelet_trouble(
+        make_openrc_host(status, code, "E0101 running with swap on is not supported")
+    )
     assert link and (link.what, link.remedy) == (what, remedy)
 
 
 def test_a_node_of_openrc_is_told_of_no_systemd() -> None:
     """Whatever is wrong: systemctl and journalctl are not there."""
-    assert signs.find_kubelet_trouble(make_openrc_host(" * status: started", 0)) is None
+    assert kubelet_trouble.find_kubelet_trouble(make_openrc_host(" * status: started", 0)) is None
     told = []
     for kind in (signs.KUBELET_SIGNS, signs.SANDBOX_SIGNS, signs.CONTAINER_SIGNS):
         for sign in kind:
@@ -129,12 +131,12 @@ def test_a_node_of_openrc_is_told_of_no_systemd() -> None:
     host = make_openrc_host(" * status: crashed", 32)
     del host.files["/var/run/containerd/containerd.sock"]
     host.programs.add("containerd")
-    for link in (signs.find_kubelet_trouble(host), signs.find_runtime_trouble(host, SOCKET)):
+    for link in (kubelet_trouble.find_kubelet_trouble(host), chain.find_runtime_trouble(host, SOCKET)):
         assert link
         told.append(link.remedy)
     host = make_openrc_host(" * status: started", 0)
     host.urls.clear()
-    link = signs.find_healthz_trouble(host)
+    link = kubelet_trouble.find_healthz_trouble(host)
     assert link and link.remedy == "see its log: grep kubelet /var/log/messages"
     assert "rc-service containerd restart" in "".join(told)
     assert not [text for text in told if "systemctl" in text or "journalctl" in text]
@@ -144,10 +146,10 @@ def test_who_gives_a_kubelet_a_new_identity_depends_on_the_node() -> None:
     """A worker has no CA: kb init phase is refused there."""
     log = "unable to load bootstrap kubeconfig: stat /etc/kubernetes/bootstrap-kubelet.conf: no such file"
     worker = make_host(active="activating", sub="auto-restart", restarts=3, code=1, kubelet_log=log)
-    link = signs.find_kubelet_trouble(worker)
+    link = kubelet_trouble.find_kubelet_trouble(worker)
     assert link and "kb init" not in link.remedy and "kb token create --print-join-command" in link.remedy
     worker.files["/etc/kubernetes/manifests/kube-apiserver.yaml"] = b""
-    link = signs.find_kubelet_trouble(worker)
+    link = kubelet_trouble.find_kubelet_trouble(worker)
     assert link and link.remedy == "kb init phase kubeconfig kubelet"
 
 
@@ -292,11 +294,11 @@ def test_a_kubelet_that_runs_and_does_not_answer() -> None:
 def test_a_kubelet_that_cannot_ask_says_why(end: str, cause: str, remedy: str) -> None:
     asked = f'err="cannot create certificate signing request: Post \\"https://10.0.0.11:6443/apis\\": {end}"'
     log = f'E1123 23:00:00.000000     942 certificate_manager.go:596] "Failed while requesting" {asked}\nE1123 later\n'
-    link = signs.find_request_trouble(make_host(kubelet_log=log))
+    link = kubelet_trouble.find_request_trouble(make_host(kubelet_log=log))
     assert link is not None and not link.is_final
     assert cause in link.cause and remedy in link.remedy
     assert link.cause.startswith("cannot create certificate signing request: Post 'https://10.0.0.11:6443/apis'")
-    assert signs.find_request_trouble(make_host(kubelet_log="E1123 another\n")) is None
+    assert kubelet_trouble.find_request_trouble(make_host(kubelet_log="E1123 another\n")) is None
 
 
 UNAUTHORIZED = 'E1123 23:00:00.000000     942 kubelet_node_status.go:109] "Unable to register node with API server" err="Unauthorized" node="w1"\n'
@@ -306,7 +308,7 @@ FORBIDDEN = UNAUTHORIZED.replace(
 
 
 def test_a_kubelet_whose_certificate_is_refused() -> None:
-    for find_trouble in (signs.find_request_trouble, signs.find_registration_trouble):
+    for find_trouble in (kubelet_trouble.find_request_trouble, kubelet_trouble.find_registration_trouble):
         link = find_trouble(make_host(kubelet_log=UNAUTHORIZED))
         assert link is not None and not link.is_final
         assert "the kubelet says Unauthorized" in link.cause
@@ -315,9 +317,9 @@ def test_a_kubelet_whose_certificate_is_refused() -> None:
 
 
 def test_a_node_that_the_kubelet_may_not_register() -> None:
-    link = signs.find_registration_trouble(make_host(kubelet_log=FORBIDDEN))
+    link = kubelet_trouble.find_registration_trouble(make_host(kubelet_log=FORBIDDEN))
     assert link is not None and "is not allowed to modify node 'w1'" in link.cause
-    assert signs.find_registration_trouble(make_host(kubelet_log="E1123 another\n")) is None
+    assert kubelet_trouble.find_registration_trouble(make_host(kubelet_log="E1123 another\n")) is None
 
 
 # ---- the runtime
@@ -630,11 +632,11 @@ def test_two_looks_at_one_trouble_have_one_key() -> None:
 
 
 def test_log_lines_are_cleaned() -> None:
-    assert signs.clean_log_line("E0101 00:00:00.000000       1 proxier.go:1] Failed") == "Failed"
-    assert signs.clean_log_line(ETCD_BIND) == (
+    assert log_lines.clean_log_line("E0101 00:00:00.000000       1 proxier.go:1] Failed") == "Failed"
+    assert log_lines.clean_log_line(ETCD_BIND) == (
         "creating peer listener failed: listen tcp 10.0.0.99:2380: bind: cannot assign requested address"
     )
-    assert signs.clean_log_line("x" * 500) == "x" * 397 + "..."
+    assert log_lines.clean_log_line("x" * 500) == "x" * 397 + "..."
 
 
 def test_every_sign_has_a_remedy_that_can_be_filled() -> None:
@@ -676,7 +678,7 @@ def test_rules_that_somebody_flushed() -> None:
     host = make_host()
     run_containers(host, {"name": "kube-proxy", "state": "running"})
     host.answers["nft list tables"] = "table ip kb_pods\ntable ip nat\n"
-    link = signs.find_lost_rules(host, SOCKET)
+    link = container_trouble.find_lost_rules(host, SOCKET)
     assert link is not None and not link.is_final
     assert link.what == "kube-proxy runs, and its rules are not on this node"
     assert "nft flush ruleset" in link.cause and "crictl stop $(crictl ps -q --name kube-proxy)" in link.remedy
@@ -696,7 +698,7 @@ def test_rules_that_are_there_or_cannot_be_told(answers: dict[str, str]) -> None
     host = make_host()
     run_containers(host, {"name": "kube-proxy", "state": "running"})
     host.answers.update(answers)
-    assert signs.find_lost_rules(host, SOCKET) is None
+    assert container_trouble.find_lost_rules(host, SOCKET) is None
 
 
 def test_a_kube_proxy_that_has_just_begun_has_no_rules_yet() -> None:
@@ -705,9 +707,9 @@ def test_a_kube_proxy_that_has_just_begun_has_no_rules_yet() -> None:
         host, {"name": "kube-proxy", "state": "running", "created": int(host.now().timestamp() * 1e9) - 10**9}
     )
     host.answers["nft list tables"] = ""
-    assert signs.find_lost_rules(host, SOCKET) is None
+    assert container_trouble.find_lost_rules(host, SOCKET) is None
 
 
 def test_an_error_of_several_lines_is_told_as_one() -> None:
     lines = ['E1129 08:09:41.0       1 proxier.go:1] "Failed to list nftables objects" err=<', "\tno such table", " > family=4", "I1129 next"]  # fmt: skip
-    assert signs.last_error_line(lines).endswith('"Failed to list nftables objects" err=< no such table > family=4')
+    assert log_lines.last_error_line(lines).endswith('"Failed to list nftables objects" err=< no such table > family=4')

@@ -11,7 +11,7 @@ import pytest
 from kubeup.airgap import mirror_server
 from kubeup.cluster import dns_spread, etcd, objects
 from kubeup.config import choose
-from kubeup.diagnosis import signs
+from kubeup.diagnosis import container_trouble
 from kubeup.doctor import doctor
 from kubeup.errors import HostError
 from kubeup.machine.http import HttpResponse, Tls
@@ -60,7 +60,7 @@ def test_what_crictl_says(value: Any) -> None:
         assert {item.name for item in containers.list_containers(host, SOCKET)} <= {""}
         assert image_pulls.list_images(host, SOCKET) == set()
         assert runtime.probe_runtime(host, SOCKET).problem == "not-ready"
-        assert signs.container_error(host, SOCKET, "etcd") in ("", "no container of it was started")
+        assert container_trouble.container_error(host, SOCKET, "etcd") in ("", "no container of it was started")
         assert pod_view.find_namespaces(host, SOCKET) == []
         assert doctor._find_pods(doctor.read_patient(host, Paths()), {"x"}) == []
 

@@ -7,7 +7,7 @@ from typing import Optional
 
 import pytest
 
-from kubeup.diagnosis import signs
+from kubeup.diagnosis import chain, signs
 from kubeup.engine.run import Run
 from kubeup.errors import ClusterError
 from kubeup.phases import health
@@ -28,7 +28,7 @@ def wait(monkeypatch: pytest.MonkeyPatch, links: list[Optional[signs.BrokenLink]
     def find(*_: object, **__: object) -> Optional[signs.BrokenLink]:
         return left.pop(0) if len(left) > 1 else left[0]
 
-    monkeypatch.setattr(signs, "find_broken_link", find)
+    monkeypatch.setattr(chain, "find_broken_link", find)
     health._Wait(ctx, 60, "control plane").until(lambda: "" if host.ticks >= well_after_s else "etcd refused")
     return ctx
 

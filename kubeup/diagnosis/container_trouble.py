@@ -1,0 +1,151 @@
+"""What is wrong with a container that ended, or that runs and is not well."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Optional
+
+from kubeup.diagnosis.log_lines import last_error_line, last_lines
+from kubeup.diagnosis.pod_trouble import find_pod_trouble
+from kubeup.diagnosis.signs import CONTAINER_SIGNS, MANIFESTS, SETTLED_S, THEN, BrokenLink, match_signs, source_words
+from kubeup.machine.host import Host
+from kubeup.node import containers as node_containers
+
+_LAST_WORDS_S = 1.0
+
+
+def find_container_trouble(
+    host: Host,
+    cri_socket: str,
+    component: str,
+    *,
+    containers: Sequence[node_containers.ContainerInfo],
+    unhealthy: str = "",
+) -> Optional[BrokenLink]:
+    """Why a component does not run, or runs and is not healthy (`unhealthy`: what its probe sees)."""
+    all_own = sorted((item for item in containers if item.name == component), key=lambda item: -item.created_ns)
+    own = [item for item in all_own if not _is_replaced(host, item)]
+    if all_own and not own:
+        return None  # the kubelet is about to start another
+    if not own:
+        return find_pod_trouble(host, cri_socket, component)
+    newest = own[0]
+    if newest.state == "running":
+        return _find_running_trouble(host, cri_socket, own, unhealthy)
+    if newest.state != "exited":
+        return find_pod_trouble(host, cri_socket, component)
+    return _describe_exit(host, cri_socket, newest)
+
+
+def _is_replaced(host: Host, item: node_containers.ContainerInfo) -> bool:
+    """Whether a container ended that was made from the static pod's manifest before its last change."""
+    manifest = host.stat(MANIFESTS / f"{item.name}.yaml")
+    is_dated = item.created_ns > 10**9  # nanoseconds, where ctr gives an attempt's number
+    return item.state == "exited" and is_dated and manifest is not None and item.created_ns / 1e9 < manifest.mtime
+
+
+def _find_running_trouble(
+    host: Host, cri_socket: str, own: Sequence[node_containers.ContainerInfo], unhealthy: str
+) -> Optional[BrokenLink]:
+    """Of a container that runs: what it says, if it is not healthy; what the one before it died of, if it is young."""
+    newest = own[0]
+    ended = next((item for item in own if item.state == "exited"), None)
+    if ended is not None and newest.attempt >= 1 and unhealthy:
+        found = _describe_exit(host, cri_socket, ended)
+        if found.is_final:
+            return found
+    if not unhealthy:
+        return None
+    log = node_containers.container_logs(host, cri_socket, newest.id, lines=60)
+    what = f"{newest.name} runs and is not healthy ({unhealthy})"
+    found_sign = match_signs(host, CONTAINER_SIGNS, log, what=what, link="probe", words=source_words(host, newest.name))
+    if found_sign and found_sign.is_final:
+        # its last words may be there before the runtime has seen it end
+        host.sleep(_LAST_WORDS_S)
+        again = (item for item in node_containers.list_containers(host, cri_socket) if item.id == newest.id)
+        ended = next((item for item in again if item.state == "exited"), None)
+        if ended is not None:
+            return _describe_exit(host, cri_socket, ended)
+    if found_sign:
+        return replace(found_sign, details=last_lines(log))
+    line = last_error_line(log)
+    age_s = host.now().timestamp() - newest.created_ns / 1e9
+    if not line or age_s < SETTLED_S:
+        return None  # a component that starts complains of what is not there yet
+    return BrokenLink(
+        what,
+        f"its last word: {line}",
+        f"read the whole log: crictl logs {newest.id[:13]}",
+        details=last_lines(log),
+        link="probe",
+    )
+
+
+def _describe_exit(host: Host, cri_socket: str, ended: node_containers.ContainerInfo) -> BrokenLink:
+    log = node_containers.container_logs(host, cri_socket, ended.id, lines=60)
+    attempts = ended.attempt + 1
+    code = "?" if ended.exit_code is None else ended.exit_code
+    what = f"{ended.name} exited {attempts} time{'s' * (attempts != 1)} (code {code})"
+    if ended.reason == "OOMKilled":
+        return BrokenLink(
+            f"{what}: it was killed for want of memory",
+            "the machine or the container's limit has too little memory (OOMKilled)",
+            "see what uses it (free -m; dmesg | grep -i oom), give the machine more, " + THEN,
+            is_final=attempts >= 3,
+            link="container",
+        )
+    words = source_words(host, ended.name)
+    found = match_signs(host, CONTAINER_SIGNS, [*log, ended.message], what=what, link="container", words=words)
+    if found:
+        return replace(found, details=last_lines(log))
+    line = last_error_line(log) or (log[-1].strip() if log else ended.message or "it wrote no log")
+    return BrokenLink(
+        what,
+        f"its last word: {line}",
+        f"read the whole log: crictl logs {ended.id[:13]}",
+        is_final=attempts >= 3,
+        details=last_lines(log),
+        link="container",
+    )
+
+
+PROXY_GRACE_S = 40
+"""kube-proxy looks after its iptables rules every 30 seconds; of nftables' it takes no notice until it writes them all anew."""
+
+
+def find_lost_rules(host: Host, cri_socket: str) -> Optional[BrokenLink]:
+    """A kube-proxy that runs while none of its rules are here: somebody emptied the kernel's tables (a firewall that was
+    restarted, `nft flush ruleset`). None where there are rules of any of its modes, or where it has just begun."""
+    own = [item for item in node_containers.list_containers(host, cri_socket) if item.name == "kube-proxy"]
+    newest = max(own, key=lambda item: item.created_ns, default=None)
+    if newest is None or newest.state != "running" or host.now().timestamp() - newest.created_ns / 1e9 < PROXY_GRACE_S:
+        return None
+    tables = host.query(["nft", "list", "tables"])
+    if not tables.ok:
+        return None  # without nft it cannot be told
+    has_rules = (
+        re.search(r"^table ip6? kube-proxy$", tables.stdout, re.MULTILINE)
+        or any(host.query([program, "-t", "nat", "-S", "KUBE-SERVICES"]).ok for program in ("iptables", "ip6tables"))
+        or host.query(["ip", "link", "show", "dev", "kube-ipvs0"]).ok
+    )
+    if has_rules:
+        return None
+    return BrokenLink(
+        "kube-proxy runs, and its rules are not on this node",
+        "something emptied the kernel's tables (nft flush ruleset, systemctl restart nftables), and kube-proxy does not notice: "
+        "no Service is reached",
+        "have kube-proxy write them again: crictl stop $(crictl ps -q --name kube-proxy); and keep the firewall from flushing "
+        "tables of others",
+        link="proxy-rules",
+    )
+
+
+def container_error(host: Host, cri_socket: str, name: str) -> str:
+    """The last error in the log of the newest container called `name`; "" where there is none."""
+    own = [container for container in node_containers.list_containers(host, cri_socket) if container.name == name]
+    if not own:
+        return "no container of it was started"
+    newest = max(own, key=lambda container: container.created_ns)
+    return last_error_line(node_containers.container_logs(host, cri_socket, newest.id, lines=50))

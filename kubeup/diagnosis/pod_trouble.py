@@ -1,0 +1,211 @@
+"""What keeps a pod from starting, as the kubelet's log tells it: volumes, sandboxes, images, containers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Optional
+
+from kubeup.diagnosis.checks.machine import FLEXVOLUME_REMEDY
+from kubeup.diagnosis.kubelet_trouble import read_present_log
+from kubeup.diagnosis.log_lines import shorten
+from kubeup.diagnosis.signs import (
+    CONFIG_OF,
+    CONTAINER_SIGNS,
+    SANDBOX_SIGNS,
+    THEN,
+    BrokenLink,
+    match_signs,
+    source_words,
+)
+from kubeup.errors import HostError
+from kubeup.frozen_values import frozen
+from kubeup.machine import services
+from kubeup.machine.host import Host
+from kubeup.node import image_pulls, runtime
+
+
+@frozen
+class PodTrouble:
+    """What the kubelet's log says of a Pod that it cannot start."""
+
+    container: str
+    """The container's name; "" for the sandbox: then `pod` alone tells."""
+    pod: str
+    kind: str
+    """sandbox | image | start | volume"""
+    text: str
+
+
+_POD = re.compile(r'pod="(?P<pod>[^"]+)"')
+_SYNC = re.compile(
+    r'failed to \\*"(?P<step>\w+)\\*" for \\*"(?P<name>[^"\\]+)\\*" with (?P<reason>\w+): (?P<text>.*)', re.DOTALL
+)
+_SET_UP = re.compile(
+    r'MountVolume\.SetUp failed for volume "(?P<volume>[^"]+)".*? pod "(?P<pod>[^"]+)".*?\) : (?P<why>.*)'
+)
+_KINDS = {
+    "CreatePodSandboxError": "sandbox",
+    "ErrImagePull": "image",
+    "ImagePullBackOff": "image",
+    "ErrImageNeverPull": "image",
+    "InvalidImageName": "image",
+    "RunContainerError": "start",
+    "CreateContainerError": "start",
+    "CreateContainerConfigError": "start",
+    "StartError": "start",
+}
+
+
+def parse_pod_troubles(lines: Iterable[str]) -> list[PodTrouble]:
+    """The Pods' troubles in a kubelet's log, the newest of each Pod and kind, oldest first."""
+    found: dict[tuple[str, str, str], PodTrouble] = {}
+    for line in lines:
+        set_up = _SET_UP.search(_unescape(line)) if "MountVolume.SetUp failed" in line else None
+        if set_up:
+            key = ("", set_up["pod"], "volume")
+            found.pop(key, None)
+            found[key] = PodTrouble("", set_up["pod"], "volume", f"{set_up['volume']}: {set_up['why']}")
+        if "Error syncing pod" not in line:
+            continue
+        match, pod = _SYNC.search(line), _POD.search(line)
+        if not match or match["reason"] not in _KINDS:
+            continue
+        kind = _KINDS[match["reason"]]
+        text = _unescape(match["text"].partition('" pod="')[0])
+        name = pod["pod"].partition("/")[2] if pod else match["name"]
+        trouble = PodTrouble("" if kind == "sandbox" else match["name"], name, kind, text)
+        old = found.get((trouble.container, trouble.pod, kind))
+        if old and match["reason"] == "ImagePullBackOff" and "Back-off" not in old.text:
+            continue  # the pull itself said more than the pause after it
+        found.pop((trouble.container, trouble.pod, kind), None)
+        found[(trouble.container, trouble.pod, kind)] = trouble
+    return list(found.values())
+
+
+def _unescape(text: str) -> str:
+    while "\\" in text:
+        plainer = re.sub(r"\\(.)", r"\1", text)
+        if plainer == text:
+            break
+        text = plainer
+    return text.strip().strip('"')
+
+
+def find_pod_trouble(host: Host, cri_socket: str, component: str) -> Optional[BrokenLink]:
+    """Why no container of `component` was started, as the kubelet tells it."""
+    troubles = parse_pod_troubles(read_present_log(host, lines=400))
+    own = [
+        trouble
+        for trouble in troubles
+        if trouble.container == component or (not trouble.container and trouble.pod.startswith(f"{component}-"))
+    ]
+    if not own:
+        return None
+    newest = own[-1]
+    explain = {
+        "sandbox": _describe_sandbox,
+        "volume": _describe_volume,
+        "image": _describe_image,
+        "start": _describe_start,
+    }
+    return explain[newest.kind](host, cri_socket, component, newest.text)
+
+
+def _describe_volume(host: Host, cri_socket: str, component: str, text: str) -> BrokenLink:
+    """A folder or file of this machine that the kubelet can neither find nor make; or a Secret that is not there yet."""
+    volume, _, why = text.partition(": ")
+    remedy = f"see the pod's volumes: kubectl -n kube-system describe pods; {THEN}"
+    if volume == "flexvolume-dir":
+        remedy = f"{FLEXVOLUME_REMEDY}, {THEN}"
+    elif component in CONFIG_OF:
+        remedy = f"correct the hostPath of {CONFIG_OF[component]}.extraVolumes {volume}, {THEN}"
+    return BrokenLink(
+        f"{component} cannot be started: its volume {volume} cannot be set up",
+        shorten(why),
+        remedy,
+        is_final="read-only file system" in why,
+        link="volume",
+    )
+
+
+def _describe_sandbox(host: Host, cri_socket: str, component: str, text: str) -> BrokenLink:
+    what = f"no sandbox of {component} can be made"
+    pulled = re.search(r'failed to (?:get sandbox|pull) image "(?P<image>[^"]+)"', text)
+    if pulled:
+        status = runtime.probe_runtime(host, cri_socket)
+        image = pulled["image"]
+        failure = image_pulls.explain_pull_failure(
+            host, image, shorten(text.rpartition("failed to do request: ")[2] or text)
+        )
+        setting = runtime.describe_setting(
+            status, "sandbox_image", f'"{_own_pause(host, cri_socket) or "registry.k8s.io/pause:TAG"}"'
+        )
+        return BrokenLink(
+            f"{what}: the sandbox image {image} cannot be pulled",
+            failure.cause,
+            f"{setting}; {THEN}",
+            is_final=failure.kind in ("not-found", "unauthorized", "tls"),
+            link="sandbox",
+        )
+    found = match_signs(host, SANDBOX_SIGNS, [text], what=what, link="sandbox")
+    if found is None:
+        return BrokenLink(
+            what, shorten(text), f"fix what the cause names, {THEN} (its log: {services.say_log(host, 'containerd')})",
+            link="sandbox",
+        )  # fmt: skip
+    setting_of = re.fullmatch(r"(\w+) = (\w+)", found.remedy)
+    if setting_of:
+        status = runtime.probe_runtime(host, cri_socket)
+        found = replace(
+            found, remedy=runtime.describe_setting(status, setting_of.group(1), setting_of.group(2)) + f"; {THEN}"
+        )
+    return found
+
+
+def _own_pause(host: Host, cri_socket: str) -> str:
+    """The pause image that the runtime has already, if there is one."""
+    try:
+        names = image_pulls.list_images(host, cri_socket)
+    except HostError:
+        return ""
+    tagged = sorted(name for name in names if re.search(r"/pause:[\w.]+$", name))
+    return tagged[-1] if tagged else ""
+
+
+def _describe_image(host: Host, cri_socket: str, component: str, text: str) -> BrokenLink:
+    named = re.search(r'image "(?P<image>[^"]+)"', text)
+    image = named["image"] if named else ""
+    if "is not present with pull policy of Never" in text:
+        return BrokenLink(
+            f"{component} cannot be started: its image {image} is missing",
+            "its imagePullPolicy is Never, so the kubelet does not fetch it",
+            f"load it: ctr -n k8s.io images import FILE, or: crictl pull {image}",
+            is_final=True,
+            link="image",
+        )
+    failure = image_pulls.explain_pull_failure(host, image or component, shorten(text))
+    cause = failure.cause
+    if image and image_pulls.full_image_name(image) in image_pulls.list_images(host, cri_socket):
+        cause += (
+            "; the image is on this node, and its pod's imagePullPolicy Always has the kubelet ask the registry all the same "
+            "(the API server's AlwaysPullImages sets that)"
+        )
+    return BrokenLink(
+        f"{component} cannot be started: its image {image} cannot be pulled",
+        cause,
+        f"{failure.remedy}; {THEN}",
+        is_final=failure.kind in ("not-found", "unauthorized", "tls"),
+        link="image",
+    )
+
+
+def _describe_start(host: Host, cri_socket: str, component: str, text: str) -> BrokenLink:
+    what = f"the container of {component} cannot be started"
+    signs = (*CONTAINER_SIGNS, *SANDBOX_SIGNS)
+    found = match_signs(host, signs, [text], what=what, link="container", words=source_words(host, component))
+    return found or BrokenLink(
+        what, shorten(text), f"fix what the cause names, {THEN} (its log: {services.say_log(host, 'containerd')})",
+        link="container",
+    )  # fmt: skip
