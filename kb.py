@@ -26,8 +26,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kubeup.cli import parser
-from kubeup.cli.parser import Command
+from kubeup.cli import entry, options, own_name
+from kubeup.cli.program import Command, Program, is_kubeadm, make_local_host
 from kubeup.commands import (
     about,
     adopt,
@@ -450,13 +450,13 @@ RECONFIGURE_ENDPOINT: tuple[Phase, ...] = (
 
 COMMANDS: tuple[Command, ...] = (
     Command("init", "Make this machine the first control plane of a cluster", init.init,
-            options=parser.INIT_OPTIONS, phases=INIT, workflow="init"),
+            options=options.INIT_OPTIONS, phases=INIT, workflow="init"),
     Command("init phase", "Run one phase of init, or all below a parent (certs, control-plane/all)", init.init_phase,
-            options=parser.INIT_OPTIONS + parser.PHASE_OPTIONS, phases=INIT, workflow="init", arguments=("phase...",)),
+            options=options.INIT_OPTIONS + options.PHASE_OPTIONS, phases=INIT, workflow="init", arguments=("phase...",)),
     Command("join", "Make this machine a worker of a cluster, or with --control-plane a further control plane", commands_join.join,
-            options=parser.JOIN_OPTIONS, phases=JOIN, workflow="join", arguments=("endpoint...",)),
+            options=options.JOIN_OPTIONS, phases=JOIN, workflow="join", arguments=("endpoint...",)),
     Command("join phase", "Run one phase of join", commands_join.join_phase,
-            options=parser.JOIN_OPTIONS, phases=JOIN, workflow="join", arguments=("phase...",)),
+            options=options.JOIN_OPTIONS, phases=JOIN, workflow="join", arguments=("phase...",)),
     Command("reconfigure endpoint", "Give the cluster a stable name for its API servers, or another one: NAME:PORT",
             commands_reconfigure.endpoint, options=("load-balancer", "undo", "dry-run", "list", "output"),
             phases=RECONFIGURE_ENDPOINT, workflow="reconfigure-endpoint", arguments=("endpoint...",)),
@@ -534,17 +534,17 @@ COMMANDS: tuple[Command, ...] = (
 # fmt: on
 
 
-def main(argv: list[str] | None = None, *, make_host: Callable[[Path], LocalHost] = parser.make_local_host) -> int:
+def main(argv: list[str] | None = None, *, make_host: Callable[[Path], LocalHost] = make_local_host) -> int:
     """Run kb with these words (the process' own by default); returns the exit status. Called through a link of the
     name kubeadm, or with --as-kubeadm, it is kubeadm: see kubeup/kubeadm/program.py. make_host: gives the machine, by the
     folder of --root (`/` without one); a test gives another one."""
     called, words = (sys.argv[0], sys.argv[1:]) if argv is None else ("", argv)
-    if parser.is_kubeadm(called, words):
+    if is_kubeadm(called, words):
         from kubeup.kubeadm import program
 
         return program.main(COMMANDS, words, called, make_host=make_host)
-    own_name = parser.find_call(called, sys.executable)
-    return parser.main(COMMANDS, words, parser.Program(called_as=own_name, make_host=make_host))
+    call = own_name.find_call(called, sys.executable)
+    return entry.main(COMMANDS, words, Program(called_as=call, make_host=make_host))
 
 
 if __name__ == "__main__":

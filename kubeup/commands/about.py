@@ -9,7 +9,7 @@ from kubeup.startup.version import render_version
 
 if TYPE_CHECKING:
     from kubeup.cli import completion as completion_scripts
-    from kubeup.cli.parser import Invocation
+    from kubeup.cli.program import Invocation
 else:
     completion_scripts = lazy_import("kubeup.cli.completion")
 

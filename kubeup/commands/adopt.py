@@ -17,7 +17,7 @@ from kubeup.lazy_modules import lazy_import
 from kubeup.paths import Paths
 
 if TYPE_CHECKING:
-    from kubeup.cli.parser import Invocation
+    from kubeup.cli.program import Invocation
     from kubeup.config import load_init
     from kubeup.doctor import foreign_node
     from kubeup.engine import state

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         downloads,
         oci_layout,
     )
-    from kubeup.cli.parser import Invocation
+    from kubeup.cli.program import Invocation
     from kubeup.config import load_init
     from kubeup.config.types import InitConfig
     from kubeup.machine import process

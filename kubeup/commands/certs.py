@@ -17,7 +17,7 @@ from kubeup.paths import Paths
 if TYPE_CHECKING:
     from kubeup import releases
     from kubeup.airgap import oci_layout
-    from kubeup.cli.parser import Invocation
+    from kubeup.cli.program import Invocation
     from kubeup.cluster import api as kubeapi
     from kubeup.cluster import shared_certs
     from kubeup.config import load_init, load_join, types

@@ -11,7 +11,7 @@ from kubeup.commands.launcher import Launch
 from kubeup.lazy_modules import lazy_import
 
 if TYPE_CHECKING:
-    from kubeup.cli.parser import Invocation
+    from kubeup.cli.program import Invocation
     from kubeup.commands import config_documents
     from kubeup.config import choose
     from kubeup.machine import host

@@ -11,7 +11,7 @@ from kubeup.lazy_modules import lazy_import
 from kubeup.paths import Paths
 
 if TYPE_CHECKING:
-    from kubeup.cli.parser import Invocation
+    from kubeup.cli.program import Invocation
     from kubeup.doctor import doctor as looks
     from kubeup.doctor import support_bundle as supportbundle
 else:

@@ -13,7 +13,7 @@ from kubeup.paths import Paths
 
 if TYPE_CHECKING:
     from kubeup import yaml_files
-    from kubeup.cli.parser import Invocation
+    from kubeup.cli.program import Invocation
     from kubeup.cluster import etcd
     from kubeup.doctor import doctor
     from kubeup.machine.local_host import LocalHost

@@ -13,7 +13,7 @@ from kubeup.lazy_modules import lazy_import
 
 if TYPE_CHECKING:
     from kubeup.airgap import oci_layout
-    from kubeup.cli.parser import Invocation
+    from kubeup.cli.program import Invocation
     from kubeup.config import load_init
     from kubeup.config.types import InitConfig
     from kubeup.doctor import doctor

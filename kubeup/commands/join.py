@@ -17,7 +17,7 @@ from kubeup.paths import Paths
 from kubeup.trust import Anchors
 
 if TYPE_CHECKING:
-    from kubeup.cli.parser import Invocation
+    from kubeup.cli.program import Invocation
     from kubeup.cluster import api, find_cluster, join_documents, membership
     from kubeup.cluster.membership import Access
     from kubeup.config import load_join

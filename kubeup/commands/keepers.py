@@ -8,7 +8,7 @@ from kubeup.commands import launcher
 from kubeup.lazy_modules import lazy_import
 
 if TYPE_CHECKING:
-    from kubeup.cli.parser import Invocation
+    from kubeup.cli.program import Invocation
     from kubeup.network import load_balancer as balancer_keeper
     from kubeup.network import routes as route_keeper
 else:

@@ -10,7 +10,7 @@ from kubeup.lazy_modules import lazy_import
 from kubeup.secret import Secret
 
 if TYPE_CHECKING:
-    from kubeup.cli.parser import Invocation
+    from kubeup.cli.program import Invocation
     from kubeup.config import load_init
     from kubeup.node import kubeconfig
 else:

@@ -26,7 +26,7 @@ from kubeup.paths import Paths
 
 if TYPE_CHECKING:
     from kubeup.airgap import oci_layout
-    from kubeup.cli.parser import Invocation
+    from kubeup.cli.program import Invocation
     from kubeup.cluster import api
     from kubeup.config import load_init
     from kubeup.config.types import InitConfig

@@ -15,7 +15,7 @@ from kubeup.trust import Anchors
 
 if TYPE_CHECKING:
     from kubeup.airgap import bundle, mirror_catalog, mirror_server, mirror_sync
-    from kubeup.cli.parser import Invocation
+    from kubeup.cli.program import Invocation
     from kubeup.machine import http
     from kubeup.phases import airgap
 else:

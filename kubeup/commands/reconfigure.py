@@ -16,7 +16,7 @@ from kubeup.paths import Paths
 
 if TYPE_CHECKING:
     from kubeup import yaml_files
-    from kubeup.cli.parser import Invocation
+    from kubeup.cli.program import Invocation
     from kubeup.cluster import api as kubeapi
     from kubeup.cluster import membership, objects
     from kubeup.cluster.api import Api

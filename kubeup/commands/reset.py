@@ -13,7 +13,7 @@ from kubeup.lazy_modules import lazy_import
 from kubeup.paths import Paths
 
 if TYPE_CHECKING:
-    from kubeup.cli.parser import Invocation
+    from kubeup.cli.program import Invocation
     from kubeup.config import types
     from kubeup.config.types import InitConfig
     from kubeup.engine import undo

@@ -9,7 +9,7 @@ from kubeup.lazy_modules import lazy_import
 from kubeup.paths import Paths
 
 if TYPE_CHECKING:
-    from kubeup.cli.parser import Invocation
+    from kubeup.cli.program import Invocation
     from kubeup.engine import state
 else:
     state = lazy_import("kubeup.engine.state")

@@ -17,7 +17,7 @@ from kubeup.secret import Secret
 
 if TYPE_CHECKING:
     from kubeup import releases
-    from kubeup.cli.parser import Invocation
+    from kubeup.cli.program import Invocation
     from kubeup.cluster import api as kubeapi
     from kubeup.cluster import objects, shared_certs, tokens
     from kubeup.cluster.api import Api

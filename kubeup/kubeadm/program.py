@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kubeup import __version__, releases
+from kubeup.cli.entry import main as run_command_line
 from kubeup.cli.own_name import Spelling, find_kb_behind
-from kubeup.cli.parser import Command, Invocation, Program, make_local_host, words_first
-from kubeup.cli.parser import main as run_command_line
+from kubeup.cli.parser import words_first
+from kubeup.cli.program import Command, Invocation, Program, make_local_host
 from kubeup.commands import init as commands_init
 from kubeup.commands import join as commands_join
 from kubeup.commands import launcher

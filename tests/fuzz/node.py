@@ -23,7 +23,7 @@ from typing import Any, Callable, Optional
 import pytest
 
 import kb
-from kubeup.cli import parser
+from kubeup.cli import entry
 from kubeup.cluster import tokens
 from kubeup.cluster.etcd import CLIENT_URLS_ANNOTATION
 from kubeup.errors import HostError
@@ -172,7 +172,7 @@ def call(words: Sequence[str], make: Callable[[], LocalHost], *folders: Path, li
 
     out, err = _Stream(), _Stream()
     with pytest.MonkeyPatch.context() as patch, as_this_machine(make), limited(limit_s), fenced(*folders):
-        patch.setattr(parser, "traceback", types.SimpleNamespace(extract_tb=keep, print_exc=traceback.print_exc))
+        patch.setattr(entry, "traceback", types.SimpleNamespace(extract_tb=keep, print_exc=traceback.print_exc))
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", err)
         patch.setattr(sys, "stdin", io.StringIO(""))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import kb
-from kubeup.cli import parser
+from kubeup.cli import options, program
 from kubeup.yaml_files import dump_yaml, load_all_yaml
 from tests.fuzz import ODD_TEXTS, alter_bytes, alter_value, cases
 from tests.fuzz.node import CONFIG, JOIN, Ended, Node, Site, call
@@ -114,7 +114,7 @@ def make_odd_files(node: Node, chance: random.Random) -> None:
         (folder / "folder" / name).write_bytes(alter_bytes(chance, b"metadata: {annotations: {a: b}}\n"))
 
 
-def value_for(chance: random.Random, option: parser.Option) -> str:
+def value_for(chance: random.Random, option: options.Option) -> str:
     if option.choices and chance.random() < 0.5:
         return chance.choice(option.choices)
     if chance.random() < 0.3:
@@ -122,11 +122,11 @@ def value_for(chance: random.Random, option: parser.Option) -> str:
     return chance.choice(TEXTS)
 
 
-def choose_words(chance: random.Random, command: parser.Command) -> tuple[str, list[str]]:
+def choose_words(chance: random.Random, command: program.Command) -> tuple[str, list[str]]:
     """The node, and the words."""
     kind, base = BASES.get(command.name, ("control-plane", ()))
     words = list(base)
-    known = {name: parser.OPTIONS[name] for name in command.options}
+    known = {name: options.OPTIONS[name] for name in command.options}
     for name in chance.sample(sorted(known), min(len(known), chance.choice((0, 1, 1, 1, 2)))):
         words = [word for word in words if not word.startswith(f"--{name}=") or name == "dry-run"]
         value = value_for(chance, known[name])
@@ -151,7 +151,7 @@ def choose_words(chance: random.Random, command: parser.Command) -> tuple[str, l
     return kind, [*command.name.split(), *words]
 
 
-def run(site: Site, command: parser.Command, chance: random.Random) -> tuple[list[str], Ended]:
+def run(site: Site, command: program.Command, chance: random.Random) -> tuple[list[str], Ended]:
     kind, words = choose_words(chance, command)
     node = site.clone(kind, make=OpenNode)
     make_odd_files(node, chance)

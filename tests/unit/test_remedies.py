@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import kb
-from kubeup.cli.parser import OPTIONS
+from kubeup.cli.options import OPTIONS
 from kubeup.engine.step import select_phases
 from kubeup.errors import UsageError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import kb
-from kubeup.cli import parser
+from kubeup.cli import ending
 from kubeup.cli.own_name import Spelling, find_call, find_kb_behind
 from kubeup.errors import HostError
 from kubeup.kubeadm import program as as_kubeadm
@@ -107,7 +107,7 @@ def test_what_is_to_be_undone_is_undone_by_the_same_program(capsys: pytest.Captu
     ):
         error = HostError("w", cause="c", remedy="r", code="x")
         error.changed = changed
-        parser._end_with_error(error, report, [word], debug=False)
+        ending.tell_error(error, report, [word], debug=False)
         assert f"  so far: {changed}; continue with the same command{undo}\n" in capsys.readouterr().err
 
 

@@ -15,13 +15,13 @@ import yaml
 
 import kb
 from kubeup import __version__
-from kubeup.cli import parser
+from kubeup.cli import entry, parser, program
 from kubeup.errors import UsageError
 from kubeup.secret import Secret
 from tests.make_docs import REPO
 
 
-def parse(*words: str) -> parser.Invocation:
+def parse(*words: str) -> program.Invocation:
     return parser.parse_command_line(kb.COMMANDS, words)
 
 
@@ -95,7 +95,7 @@ def test_an_unknown_subcommand_is_answered_from_its_own_group(words: list[str], 
     ],
 )
 def test_help_is_of_what_was_asked(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    parser.main(kb.COMMANDS, words)
+    entry.main(kb.COMMANDS, words)
     told = capsys.readouterr().out
     assert " ".join(word for word in words if word != "help" and not word.startswith("-")) in told
     assert "kb doctor" not in told and "\n  doctor" not in told
@@ -191,15 +191,15 @@ def test_an_error_as_yaml(form: tuple[str, ...]) -> None:
 
 
 def test_a_bug_is_told_in_one_line_and_shown_with_debug(capsys: pytest.CaptureFixture[str]) -> None:
-    def fail(call: parser.Invocation) -> int:
+    def fail(call: program.Invocation) -> int:
         raise RuntimeError("oops")
 
-    commands = (parser.Command("x", "X", fail),)
-    assert parser.main(commands, ["x"]) == 70
+    commands = (program.Command("x", "X", fail),)
+    assert entry.main(commands, ["x"]) == 70
     said = capsys.readouterr().err
     assert "kb has a bug: RuntimeError: oops (test_parser.py:" in said and "Traceback" not in said
     with pytest.raises(RuntimeError):
-        parser.main(commands, ["x", "--debug"])
+        entry.main(commands, ["x", "--debug"])
 
 
 COMPLETIONS = (

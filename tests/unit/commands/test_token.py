@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import kb
-from kubeup.cli import parser
+from kubeup.cli import parser, program
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster import tokens
 from kubeup.commands import token as commands_token
@@ -26,7 +26,7 @@ NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
 TOKEN = "abcdef.0123456789abcdef"
 
 
-def parse(*words: str) -> parser.Invocation:
+def parse(*words: str) -> program.Invocation:
     return parser.parse_command_line(kb.COMMANDS, ("token", *words))
 
 

@@ -12,6 +12,7 @@ import pytest
 
 import kb
 from kubeup.cli import parser
+from kubeup.cli import program as cli_program
 from kubeup.errors import ClusterError, UsageError
 from kubeup.kubeadm import program as as_kubeadm
 from kubeup.kubeadm.lines import KubeadmReport, went_by
@@ -31,7 +32,7 @@ certificatesDir: DIR/pki
 """
 ROOTLESS = "--ignore-preflight-errors=IsPrivilegedUser"
 COMMANDS = as_kubeadm.kubeadm_commands(kb.COMMANDS)
-PROGRAM = parser.Program("kubeadm", make_report=KubeadmReport, keeps_state=False)
+PROGRAM = cli_program.Program("kubeadm", make_report=KubeadmReport, keeps_state=False)
 
 
 def run(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -40,7 +41,7 @@ def run(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def command(name: str) -> parser.Command:
+def command(name: str) -> cli_program.Command:
     (found,) = [item for item in COMMANDS if item.name == name]
     return found
 
@@ -59,7 +60,7 @@ def command(name: str) -> parser.Command:
     ],
 )
 def test_the_name_makes_it(program: str, words: list[str], is_so: bool) -> None:
-    assert parser.is_kubeadm(program, words) is is_so
+    assert cli_program.is_kubeadm(program, words) is is_so
 
 
 def test_a_link_is_enough(tmp_path: Path) -> None:

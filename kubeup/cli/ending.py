@@ -1,0 +1,76 @@
+"""How a command ends: signals, and errors as they are told."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from kubeup.cli.output import drop_output, show_anything
+from kubeup.cli.parser import words_first
+from kubeup.errors import Interrupted, KbError
+from kubeup.report import Report
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def catch_signals() -> None:
+    """The first signal has the phase end in order, a second one ends what that waits for, a third one ends all."""
+    came: list[int] = []
+
+    def stop(number: int, _frame: object) -> NoReturn:
+        came.append(number)
+        if len(came) > 2:
+            os._exit(128 + number)
+        raise Interrupted(number)
+
+    show_anything(sys.stdout, sys.stderr)
+    try:
+        for number in SIGNALS:
+            # a hang-up that is ignored (nohup) stays ignored
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, stop)
+    except ValueError:
+        pass  # not the main thread: an embedding program owns the signals
+
+
+def tell_error(error: KbError, report: Report, argv: Sequence[str], debug: bool) -> int:
+    if debug:
+        traceback.print_exc(file=report.stream)
+    form = _asked_form(argv)
+    value = {"error": {**error.as_dict(), "remedy": report.spell(error.remedy)}}
+    try:
+        if form == "json":
+            sys.stdout.write(json.dumps(value, indent=2) + "\n")
+        elif form == "yaml":
+            from kubeup.yaml_files import dump_yaml
+
+            sys.stdout.write(dump_yaml(value))
+        sys.stdout.flush()
+    except OSError:
+        drop_output()  # the error itself is told below, and by the status
+    # `error execution phase` is what kubeadm's callers look for
+    head = f"error execution phase {error.phase}: " if error.phase else ""
+    report.line(f"error: {head}{error.what}")
+    for line in error.details:
+        report.line(f"  {report.spell(line)}")
+    report.line(f"  cause:  {error.cause}")
+    report.line(f"  remedy: {report.spell(error.remedy)}")
+    if error.changed:
+        can_undo = words_first(argv)[:1] in (["init"], ["join"]) and not error.changed.startswith("nothing")
+        undo = report.spell("; undo: kb reset") if can_undo else ""
+        report.line(f"  so far: {error.changed}; continue with the same command{undo}")
+    report.line(f"  code:   {error.code}")
+    return error.status
+
+
+def _asked_form(argv: Sequence[str]) -> str:
+    """json or yaml, where -o asks for it; the words may be such that they cannot be parsed."""
+    text = " ".join(argv)
+    found = re.search(r"(?:^| )(?:-o|--output)[ =]?(json|yaml)(?: |$)", text)
+    return found.group(1) if found else ""

@@ -1,0 +1,75 @@
+"""The entry: parse, run, and turn every end into an exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from kubeup.cli.ending import SIGNALS, catch_signals, tell_error
+from kubeup.cli.output import OutputLost, drop_output, open_streams, to_output
+from kubeup.cli.parser import HelpShown, parse_command_line
+from kubeup.cli.program import Command, Program
+from kubeup.errors import Interrupted, KbError
+
+
+def main(commands: Sequence[Command], argv: Sequence[str], program: Optional[Program] = None) -> int:
+    """Parse, run, and turn every end into an exit status: 0, the status of a KbError, 128 + a signal, 70 for a bug."""
+    open_streams()
+    try:
+        status = _run(commands, argv, program)
+        with to_output():
+            sys.stdout.flush()  # what is lost is told here, and not while Python ends
+        return status
+    except Interrupted as stop:  # a further one, while the first was being told
+        return 128 + stop.number
+    except BrokenPipeError:
+        drop_output()
+        return 0
+    except OutputLost as error:
+        drop_output()
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"kb: the output cannot be written: {error}\n")
+            sys.stderr.flush()
+        return 1
+
+
+def _run(commands: Sequence[Command], argv: Sequence[str], program: Optional[Program]) -> int:
+    program = program or Program()
+    debug = "--debug" in argv
+    report = program.open_report(commands)
+    catch_signals()
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # what a library tells programmers is nothing for an operator
+    try:
+        invocation = parse_command_line(commands, argv, program)
+        report = invocation.report
+        return invocation.command.run(invocation)
+    except HelpShown as shown:
+        return shown.status
+    except KbError as error:
+        if program.end_with_error and not debug:
+            return program.end_with_error(error, report)
+        return tell_error(error, report, argv, debug)
+    except Interrupted as stop:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # it ends already
+        phase = (
+            f" in phase {stop.phase}: what was done is recorded; continue with the same command" if stop.phase else ""
+        )
+        report.line(f"\ninterrupted by {stop}{phase}")
+        return 128 + stop.number
+    except (BrokenPipeError, OutputLost):
+        raise
+    except Exception as error:
+        if debug:
+            raise
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        report.line(f"kb has a bug: {type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})")
+        report.line("  please report it with the output of the same command and --debug")
+        return 70
