@@ -403,6 +403,7 @@ SAID = {
     "ip -json -4 route show proto 199": "[]",
     "ip -json -6 route show proto 199": "[]",
     "nft -a list ruleset": "",
+    "ip -json -4 route show table all": '[{"dst": "default", "gateway": "10.0.0.1", "dev": "eth0", "flags": []}]',
     "ip route get 10.96.0.1": "10.96.0.1 via 10.0.0.1 dev eth0 src {address} uid 0\n",
     "kubelet --version": "Kubernetes v1.35.6\n",
     "/usr/bin/kubelet --version": "Kubernetes v1.35.6\n",
@@ -460,7 +461,7 @@ class Machine(ClusterHost):
         for path, text in FILES.items():
             if not self.at(Path(path)).exists():
                 self.put(path, text)
-        for folder in ("var/lib", "usr/local/lib", "etc/cni/net.d", "root", "tmp"):
+        for folder in ("var/lib", "usr/local/lib", "etc/cni/net.d", "etc/sysctl.d", "root", "tmp"):
             (root / folder).mkdir(parents=True, exist_ok=True)
         site.machines[address] = self
 

@@ -34,7 +34,7 @@ def reset(call: Invocation) -> int:
     _require_journal(launch, paths)  # before the lock is taken: its file would be all that kb ever made here
     with launch.locked(paths):
         node_state = _require_journal(launch, paths)
-        _ask_to_reset(launch, node_state)
+        _ask_to_reset(launch, node_state, paths)
         ctx = launcher.make_run(launch.target, _reset_config(call, node_state), paths, call.report)
         result = launch.work(ctx, node_state, skip=call.flags.get("skip-phases", ()), keeps_journal=False)
         if not any(
@@ -51,6 +51,9 @@ def reset(call: Invocation) -> int:
 
 def _print_end(launch: Launch, node_state: State, paths: Paths) -> None:
     call = launch.call
+    if _is_adopted(node_state, paths):
+        call.print(_AFTER_RESET_ADOPTED.format(node=node_state.node, cluster=node_state.cluster))
+        return
     call.print(_AFTER_RESET)
     if node_state.has_run("join"):
         call.print(_AFTER_RESET_MEMBER.format(node=node_state.node))
@@ -59,6 +62,12 @@ def _print_end(launch: Launch, node_state: State, paths: Paths) -> None:
         call.print(_AFTER_RESET_FOREIGN.format(path=paths.cni_conf / foreign))
 
 
+def _is_adopted(node_state: State, paths: Paths) -> bool:
+    """Whether another tool made the node, whose kubelet and pods go on."""
+    return str(paths.kubelet_config) in node_state.adopted
+
+
+_AFTER_RESET_ADOPTED = "what kb did on node {node} since it was adopted is taken back; the node is another tool's, and goes on in cluster {cluster}"
 _AFTER_RESET = "this node is as it was before kb, but for kube-proxy's rules and the kernel's settings (a reboot clears them) and kubeconfigs in home folders"
 _AFTER_RESET_MEMBER = """\
 Node {node} is still in the cluster, and its pods count as running for some minutes.
@@ -84,10 +93,14 @@ def _require_journal(launch: Launch, paths: Paths) -> State:
     )
 
 
-def _ask_to_reset(launch: Launch, node_state: State) -> None:
+def _ask_to_reset(launch: Launch, node_state: State, paths: Paths) -> None:
     if launch.call.flags.get("force") or launch.is_dry:
         return
-    question = f"kb reset stops node {node_state.node} and deletes its part of cluster {node_state.cluster}, etcd's data included."
+    question = (
+        f"kb reset takes back what kb did on node {node_state.node} since it was adopted; the node goes on."
+        if _is_adopted(node_state, paths)
+        else f"kb reset stops node {node_state.node} and deletes its part of cluster {node_state.cluster}, etcd's data included."
+    )
     if not sys.stdin.isatty():
         raise UsageError(
             question, cause="it asks first, and this is no terminal", remedy="kb reset --force", code="not-confirmed"

@@ -282,10 +282,11 @@ def take_back_files(ctx: Run) -> Outputs:
                 ctx.report.note(f"{place} is a link that somebody made: it stays, with what it leads to")
             elif not ctx.host.remove_tree(place):
                 ctx.host.remove(place)
-    if node_state.has_run("join"):
+    own_conf = ctx.paths.kubernetes / "kubelet.conf"
+    if node_state.has_run("join") and str(own_conf) not in node_state.adopted:
         # written by the kubelet itself, perhaps after kb looked for the last time
-        for name in ("kubelet.conf", "bootstrap-kubelet.conf"):
-            ctx.host.remove(ctx.paths.kubernetes / name)
+        for path in (own_conf, ctx.paths.kubernetes / "bootstrap-kubelet.conf"):
+            ctx.host.remove(path)
     for text in undo.restore_and_remove(ctx.host, plan):
         ctx.report.note(text)
     manager = services.find(ctx.host)

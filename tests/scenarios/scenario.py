@@ -6,7 +6,6 @@ import copy
 import io
 import os
 import re
-import shutil
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from kubeup.machine.host import Host
 from kubeup.node.certificates import ca_cert_hash
 from kubeup.paths import Paths
 from kubeup.report import Report
+from kubeup.yaml_files import read_resource
 from tests.fake_cluster import ClusterHost
 from tests.fake_join import Machine, Site
 from tests.fuzz.node import Ended, call
@@ -106,11 +106,11 @@ def run_kb(machine: Machine, *words: str) -> Ended:
     return ended
 
 
-def found_cluster(folder: Path, *, config: str = NETWORK_CONFIG) -> Site:
+def found_cluster(folder: Path) -> Site:
     """A network with the first control plane, cp1, whose certificates are uploaded, and two machines, w1 and cp2."""
     site = Site(names={"api.example.org": "10.0.0.11"})
     first = Machine(folder / "cp1", site, name="cp1", address="10.0.0.11")
-    first.put("/root/init.yaml", config)
+    first.put("/root/init.yaml", NETWORK_CONFIG)
     ended = run_kb(first, "init", "--config=/root/init.yaml", "--upload-certs")
     assert ended.status == 0, ended.err
     Machine(folder / "w1", site, name="w1", address="10.0.0.21")
@@ -119,19 +119,30 @@ def found_cluster(folder: Path, *, config: str = NETWORK_CONFIG) -> Site:
 
 
 def found_kubeadms_cluster(folder: Path) -> Site:
-    """Three nodes as kubeadm makes them, cp1, cp2 and w1, with a pod network of another's: kb's files are the same to the letter,
-    so what kb alone has is taken away."""
-    site = found_cluster(folder, config=f"{NETWORK_CONFIG}podNetwork: {{plugin: none}}\n")
-    joins = (run_control_plane_join(site.machine("cp2")), run_join(site.machine("w1")))
-    assert not any(ended.status for ended in joins), joins
-    for machine in site.machines.values():
-        shutil.rmtree(machine.at(Paths.state_dir))
+    """Three nodes that kb has made under the name kubeadm, cp1, cp2 and w1: of kb itself nothing is on them. What the packages and
+    an operator bring besides: the kubelet's drop-in, forwarding, a pod network."""
+    site = Site(names={"api.example.org": "10.0.0.11"})
+    places = {"cp1": "10.0.0.11", "cp2": "10.0.0.12", "w1": "10.0.0.21"}
+    first, second, worker = (Machine(folder / name, site, name=name, address=place) for name, place in places.items())
+    first.put("/root/init.yaml", NETWORK_CONFIG.partition("---\napiVersion: kb/")[0])
+    for machine in (first, second, worker):
+        machine.put(
+            "/usr/lib/systemd/system/kubelet.service.d/10-kubeadm.conf", read_resource("systemd/10-kubeadm.conf")
+        )
+        machine.put("/proc/sys/net/ipv4/ip_forward", "1\n")
+    words = ("--as-kubeadm", "join", ENDPOINT, f"--token={TOKEN}")
+    for machine, more in (
+        (first, ("--as-kubeadm", "init", "--config=/root/init.yaml", "--upload-certs")),
+        (second, (*words, "--control-plane", f"--certificate-key={KEY}")),
+        (worker, words),
+    ):
+        pin = () if machine is first else (f"--discovery-token-ca-cert-hash={pin_of(site)}",)
+        ended = run_kb(machine, *more, *pin)
+        assert ended.status == 0 and not machine.has(str(Paths.state_dir)), ended.err
         machine.put("/etc/cni/net.d/10-flannel.conflist", "{}")
+    for machine in (first, second, worker):
+        machine.sleep(10)
         machine.changes.clear()
-    for path in [path for path in site.cluster.objects if path.rpartition("/")[2].startswith(("kb-", "kb:"))]:
-        del site.cluster.objects[path]
-    for machine in site.machines.values():
-        machine.sleep(2)
     return site
 
 

@@ -12,6 +12,7 @@ from tests.fake_join import SYSTEM, Machine, Site
 
 from .scenario import (
     changed_by,
+    cut_off,
     expect_refusal,
     run_adopt,
     run_control_plane_join,
@@ -32,36 +33,74 @@ def others_of(machine: Machine) -> dict[str, str]:
     return {path: text for path, text in tree_of(machine).items() if not f"{path}/".startswith("var/lib/kb/")}
 
 
-NODES = {"cp1": ("control plane", "init"), "cp2": ("control plane", "join"), "w1": ("worker", "join")}
+NODES = {
+    # role, what makes such a node, and what it lacks of what kb would leave: kb keeps the kernel's settings itself, and what the
+    # cluster holds of its pod network is the first control plane's to store
+    "cp1": ("control plane", "init", ("install/sysctls", "pod-network")),
+    "cp2": ("control plane", "join", ("install/sysctls",)),
+    "w1": ("worker", "join", ("install/sysctls",)),
+}
 
 
 @pytest.mark.parametrize("name", NODES)
 def test_a_node_of_kubeadm_s_is_adopted_and_gone_on_with(site: Site, name: str) -> None:
-    machine, (role, workflow) = site.machine(name), NODES[name]
+    machine, (role, workflow, left) = site.machine(name), NODES[name]
     before = others_of(machine)
     ended, changed = changed_by(site, lambda: run_adopt(machine))
     assert ended.status == 0, ended.err
     assert f"node {name}, {role} of cluster kubernetes, is adopted; nothing but /var/lib/kb was written" in ended.out
-    # what the cluster holds of its pod network is kb's own, and the first control plane's to store
-    left = "would do: pod-network; see it first: kb init --dry-run" if workflow == "init" else "would change nothing"
-    assert ended.out.endswith(f"\nkb {workflow} {left}\n")
+    told = [line.split()[0] for line in ended.out.splitlines() if line.endswith(" not as kb would leave it")]
+    assert tuple(told) == left
+    assert f"kb {workflow} would do: {', '.join(left)}; see it first: kb {workflow} --dry-run" in ended.out
     assert (others_of(machine), changed) == (before, 0)
     state = json.loads(machine.text(str(Paths.state)))
     assert state["node"] == name and "/var/lib/kubelet/config.yaml" in state["adopted"]
     assert all(phase["adopted"] and not phase["created"] for phase in state["phases"].values())
     objects = set(site.cluster.objects)
-    for is_again in (False, True):
-        done, changed = changed_by(site, lambda: run_kb(machine, workflow))
-        assert done.status == 0, done.err
-        assert f"going by /var/lib/kb/adopted-{workflow}.yaml" in done.err
-        if workflow == "join" or is_again:
-            assert changed == 0 and "nothing to do: all is as it should be" in done.err
-    assert {path.rpartition("/")[2] for path in set(site.cluster.objects) - objects} == (
-        {"kb-config", "kb:nodes-kb-config"} if workflow == "init" else set()
+    done = run_kb(machine, workflow)
+    assert done.status == 0, done.err
+    assert f"going by /var/lib/kb/adopted-{workflow}.yaml" in done.err
+    assert {path for path, text in others_of(machine).items() if before.get(path) != text} == {
+        "etc/sysctl.d/90-kb.conf"
+    }
+    made = {path.rpartition("/")[2] for path in set(site.cluster.objects) - objects}
+    assert made == ({"kb-config", "kb:nodes-kb-config"} if workflow == "init" else set())
+    again, changed = changed_by(site, lambda: run_kb(machine, workflow))
+    assert changed == 0 and "nothing to do: all is as it should be" in again.err
+    pods = set(machine.pods)
+    asked = run_kb(machine, "reset")
+    expect_refusal(asked, "not-confirmed", 2)
+    assert f"kb reset takes back what kb did on node {name} since it was adopted; the node goes on." in asked.err
+    ended = take_back(machine)
+    assert ended.status == 0, ended.err
+    assert ended.out == (
+        f"what kb did on node {name} since it was adopted is taken back; the node is another tool's, and goes on in cluster kubernetes\n"
     )
+    assert machine.kubelet_since and set(machine.pods) == pods
     assert others_of(machine) == before
+
+
+def test_an_adopted_node_is_none_that_reset_takes_away(site: Site) -> None:
+    machine = site.machine("w1")
+    assert run_adopt(machine).status == 0
+    before = tree_of(machine)
     expect_refusal(take_back(machine), "nothing-to-reset", 4)
-    assert others_of(machine) == before
+    assert tree_of(machine) == before and machine.kubelet_since
+
+
+def test_adopt_killed_before_any_change_is_done_again(site: Site, tmp_path: Path) -> None:
+    machine = site.machine("cp1")
+    before = others_of(machine)
+    cuts = cut_off(machine, lambda: run_adopt(machine), tmp_path / "cuts")
+    assert len(cuts) >= 3
+    wanted = set(tree_of(machine))
+    for what, found in cuts:
+        other = found.machine("cp1")
+        assert others_of(other) == before, f"killed before {what}"
+        ended = run_adopt(other)
+        assert ended.status == 0, f"killed before {what}: {ended.err}"
+        assert set(tree_of(other)) == wanted, f"killed before {what}"
+        assert json.loads(other.text(str(Paths.state)))["phases"]["init/certs/ca"]["adopted"]
 
 
 def test_a_dry_run_of_adopt_leaves_no_trace(site: Site) -> None:
@@ -74,12 +113,11 @@ def test_a_dry_run_of_adopt_leaves_no_trace(site: Site) -> None:
 
 
 def test_what_is_different_is_told_and_is_what_init_does(site: Site) -> None:
-    """A manifest that somebody edited, a setting of the kernel's that nobody keeps: named, left alone, and done by init."""
+    """A manifest that somebody edited: named, left alone, and done by init."""
     machine = site.machine("cp1")
     manifest = "/etc/kubernetes/manifests/kube-scheduler.yaml"
     wanted = machine.text(manifest)
     machine.put(manifest, wanted.replace("--leader-elect=true", "--leader-elect=false"), 0o600)
-    machine.at(Path("/etc/sysctl.d/90-kb.conf")).unlink()
     before = others_of(machine)
     ended = run_adopt(machine, "-o", "json")
     assert ended.status == 0, ended.err
@@ -109,7 +147,8 @@ def test_an_adopted_control_plane_is_gone_on_with_by_join(site: Site, words: tup
     assert run_adopt(machine).status == 0
     ended, changed = changed_by(site, lambda: run_kb(machine, *words))
     assert ended.status == 0, ended.err
-    assert changed == 0 and "nothing to do" in ended.err
+    assert changed == 0 and "\n1 change\n" in ended.err  # the kernel's settings
+    assert "nothing to do" in run_kb(machine, *words).err
 
 
 def test_an_adopted_worker_is_not_made_a_control_plane(site: Site) -> None:
