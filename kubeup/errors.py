@@ -95,9 +95,3 @@ class ClusterError(KbError):
     """The cluster refused, or did not come up."""
 
     status = 5
-
-
-class Bug(KbError):
-    """kb itself is wrong."""
-
-    status = 70

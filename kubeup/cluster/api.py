@@ -276,10 +276,6 @@ class Api:
             self._url(endpoint), tls=self.identity.tls, headers=self._headers(), timeout_s=timeout_s
         )
 
-    def raw(self, path: str) -> HttpResponse:
-        """One GET without retries and without a meaning put on the answer. Raises Unreachable."""
-        return self._get(path)
-
     # ---- paths
 
     def object_path(self, obj: Object, *, collection: bool = False) -> str:

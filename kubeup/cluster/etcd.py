@@ -80,11 +80,6 @@ class EtcdRefused(ClusterError):
         self.message = message
 
 
-def is_no_quorum(error: EtcdRefused) -> bool:
-    """etcd has no leader, or its leader no followers: it cannot say anything for sure."""
-    return any(text in error.message for text in ("no leader", "timed out", "leader changed", "stopped"))
-
-
 def is_unsettled(error: EtcdRefused) -> bool:
     """A voter is away, or was heard of for less than etcd's HealthInterval (server/etcdserver/server.go: 5 s)."""
     return "unhealthy cluster" in error.message

@@ -418,13 +418,6 @@ def _flag(route: Route) -> str:
     return "-6" if ":" in route.pod_cidr else "-4"
 
 
-def plan_routes(
-    nodes: Sequence[Peer], me: Peer, connected: Sequence[Interface], existing: Network, *, backend: str = "auto"
-) -> list[Command]:
-    """The commands of one round: `plan_network` against `existing`."""
-    return plan_changes(plan_network(nodes, me, connected, backend=backend), existing)
-
-
 # ---- masquerading
 
 

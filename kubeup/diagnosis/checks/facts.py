@@ -65,11 +65,6 @@ class Node:
     tell: Callable[[str], None] = lambda text: None
     """Takes what is waited for right now."""
 
-    @property
-    def is_resuming(self) -> bool:
-        """An earlier run of kb got somewhere on this node."""
-        return bool(self.owned)
-
     @functools.cached_property
     def runtime(self) -> runtime.RuntimeStatus:
         return runtime.probe_runtime(self.host, self.config.node.cri_socket)

@@ -396,7 +396,6 @@ def test_kb_does_not_stumble_over_its_own_processes() -> None:
     host.files.update(dict.fromkeys(manifests, b"x"))
     owned = (*manifests, "/var/lib/kubelet/config.yaml")
     node = make_node(host, owned=owned)
-    assert node.is_resuming
     assert table.run_batch(node, facts.NODE) == []
     strange = [name for name, _ in [(finding.name, 0) for finding in table.run_batch(make_node(host), facts.NODE)]]
     assert strange == [

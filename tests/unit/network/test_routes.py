@@ -36,7 +36,9 @@ FAR_NETWORK = Network(
 
 
 def plan(nodes: list[Peer], existing: Optional[Network] = None, *, me: Peer = ME4, backend: str = "auto") -> list[str]:
-    commands = routes.plan_routes([me, *nodes], me, [ETH0], existing or Network(), backend=backend)
+    commands = routes.plan_changes(
+        routes.plan_network([me, *nodes], me, [ETH0], backend=backend), existing or Network()
+    )
     return [" ".join(command) for command in commands]
 
 
