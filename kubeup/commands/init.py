@@ -65,7 +65,8 @@ def _run_init(call: Invocation, *, only: str) -> int:
         own_server = doctor.find_own_server(launch.local, paths)
         paths = paths if "cert-dir" in call.flags else doctor.find_paths(launch.local, paths)
     with launch.locked(paths) as node_state:
-        _require_no_worker(node_state)
+        if not (only and launch.local.exists(paths.manifest("kube-apiserver"))):
+            _require_no_worker(node_state)
         launcher.require_same_node(node_state, config, paths)
         chosen = Path(call.flags["kubeconfig"]) if "kubeconfig" in call.flags else None
         ctx = launcher.make_run(

@@ -186,7 +186,7 @@ def _require_same_kind(local: LocalHost, node_state: State, *, is_control_plane:
             remedy="to go on with that one: kb join --control-plane; to leave the cluster: kb reset",
             code="node-is-control-plane",
         )
-    if node_state.has_run("init") or (local.exists(manifest) and not was_control_plane):
+    if (node_state.has_run("init") and not was_control_plane) or (local.exists(manifest) and not was_control_plane):
         seen = f"{manifest} is there" if local.exists(manifest) else "kb init has worked on it"
         raise HostError(
             "this node is a control plane",

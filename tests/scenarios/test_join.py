@@ -17,6 +17,7 @@ from tests.fake_join import BOOTSTRAP_CONF, CSRS, CURRENT_PEM, KUBELET_CONF, SYS
 
 from .scenario import (
     ENDPOINT,
+    NETWORK_CONFIG,
     TOKEN,
     changed_by,
     cut_off,
@@ -301,6 +302,23 @@ def test_a_control_plane_is_not_made_a_worker(site: Site) -> None:
     expect_refusal(run_join(second), "node-is-control-plane", 4)
     expect_refusal(run_join(site.machine("cp1")), "node-is-control-plane", 4)
     assert tree_of(second) == tree
+
+
+def test_a_control_plane_that_joined_runs_the_phases_that_remedies_name(site: Site, worker: Machine) -> None:
+    """Certificates are uploaded again on any control plane; a worker has none, and init as a whole is for the first."""
+    second = site.machine("cp2")
+    assert run_control_plane_join(second).status == 0
+    del site.cluster.objects[f"{SYSTEM}/secrets/kubeadm-certs"]
+    config = NETWORK_CONFIG.replace("10.0.0.11", "10.0.0.12")
+    for machine in (second, worker):
+        machine.put("/root/init.yaml", config)
+    words = ("phase", "upload-certs", "--upload-certs", "--config=/root/init.yaml")
+    ended = run_kb(second, "init", *words)
+    assert ended.status == 0 and f"{SYSTEM}/secrets/kubeadm-certs" in site.cluster.objects, ended.err
+    assert run_control_plane_join(second).status == 0
+    expect_refusal(run_kb(second, "init", "--config=/root/init.yaml"), "node-is-worker", 4)
+    assert run_join(worker).status == 0
+    expect_refusal(run_kb(worker, "init", *words), "node-is-worker", 4)
 
 
 @pytest.mark.parametrize("signer, code", [("sleeps", "csr-pending"), ("denies", "csr-denied")])
