@@ -10,10 +10,13 @@ from typing import Optional
 from kubeup.diagnosis.log_lines import last_error_line, last_lines
 from kubeup.diagnosis.pod_trouble import find_pod_trouble
 from kubeup.diagnosis.signs import CONTAINER_SIGNS, MANIFESTS, SETTLED_S, THEN, BrokenLink, match_signs, source_words
+from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.node import containers as node_containers
 
 _LAST_WORDS_S = 1.0
+_EXCHANGED_S = 30
+"""A kubelet has taken one static pod away and started the one of the changed manifest by then."""
 
 
 def find_container_trouble(
@@ -28,7 +31,7 @@ def find_container_trouble(
     all_own = sorted((item for item in containers if item.name == component), key=lambda item: -item.created_ns)
     own = [item for item in all_own if not _is_replaced(host, item)]
     if all_own and not own:
-        return None  # the kubelet is about to start another
+        return _find_stuck_exchange(host, component)
     if not own:
         return find_pod_trouble(host, cri_socket, component)
     newest = own[0]
@@ -37,6 +40,22 @@ def find_container_trouble(
     if newest.state != "exited":
         return find_pod_trouble(host, cri_socket, component)
     return _describe_exit(host, cri_socket, newest)
+
+
+def _find_stuck_exchange(host: Host, component: str) -> Optional[BrokenLink]:
+    """A kubelet that has given a pod a pause after its crashes may never start the pod of the changed manifest (seen with
+    1.35, for minutes); one that is started again does so at once."""
+    manifest = host.stat(MANIFESTS / f"{component}.yaml")
+    age_s = host.now().timestamp() - manifest.mtime if manifest else 0.0
+    if age_s < _EXCHANGED_S:
+        return None
+    return BrokenLink(
+        f"the kubelet does not start {component} from its changed manifest",
+        f"{MANIFESTS}/{component}.yaml was changed {age_s:.0f} s ago, and the pod of before, which ended, is still in its place",
+        f"have the kubelet look again: {services.spoken_of(host).say('restart', 'kubelet')}, {THEN}",
+        is_final=True,
+        link="container",
+    )
 
 
 def _is_replaced(host: Host, item: node_containers.ContainerInfo) -> bool:
