@@ -10,10 +10,10 @@ from kubeup.lazy_modules import lazy_import
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
     from kubeup.network import load_balancer as balancer_keeper
-    from kubeup.network import routes as route_keeper
+    from kubeup.network import route_keeper
 else:
     balancer_keeper = lazy_import("kubeup.network.load_balancer")
-    route_keeper = lazy_import("kubeup.network.routes")
+    route_keeper = lazy_import("kubeup.network.route_keeper")
 
 
 def routes(call: Invocation) -> int:

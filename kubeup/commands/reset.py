@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from kubeup.config.types import InitConfig
     from kubeup.engine import undo
     from kubeup.engine.state import State
-    from kubeup.network import routes as route_keeper
+    from kubeup.network import node_routes as route_keeper
 else:
-    route_keeper = lazy_import("kubeup.network.routes")
+    route_keeper = lazy_import("kubeup.network.node_routes")
     types = lazy_import("kubeup.config.types")
     undo = lazy_import("kubeup.engine.undo")
 

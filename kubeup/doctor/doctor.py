@@ -42,7 +42,7 @@ from kubeup.json_text import as_table
 from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.machine.http import UNPROVEN, Unreachable
-from kubeup.network import load_balancer, pod_network, pod_view, routes, step_aside
+from kubeup.network import load_balancer, node_routes, pod_network, pod_view, route_keeper, route_plan, step_aside
 from kubeup.node import cert_specs, certificates, crictl, image_pulls, kubeconfig, kubelet, pki, runtime
 from kubeup.paths import Paths
 from kubeup.releases import Release
@@ -604,8 +604,8 @@ def look_at_load_balancer(patient: Patient) -> Notes:
 
 def look_at_pod_network(patient: Patient) -> Notes:
     """Pods that kb's network started, where the runtime uses another one by now."""
-    first = routes.find_first_cni_config(patient.host, patient.paths)
-    if first in ("", routes.CNI_FILE) or not pod_network.is_kept(patient.host, patient.paths):
+    first = node_routes.find_first_cni_config(patient.host, patient.paths)
+    if first in ("", node_routes.CNI_FILE) or not pod_network.is_kept(patient.host, patient.paths):
         return
     bridge = step_aside.read_bridge(patient.host)
     if bridge is None or not bridge.ports:
@@ -653,7 +653,7 @@ def look_at_dns(patient: Patient) -> Notes:
 def _look_from_pods(patient: Patient, dns_address: str, name: str) -> Notes:
     """What every pod needs, asked from the namespaces of pods that run here: doctor makes none."""
     host = patient.host
-    is_own_network = routes.is_own_network(host, patient.paths)
+    is_own_network = node_routes.is_own_network(host, patient.paths)
     places = pod_view.find_namespaces(host, patient.config.node.cri_socket, but_dns=not is_own_network)
     ways = _read_ways(patient, dns_address, name) if places else None
     for place in places:
@@ -680,7 +680,11 @@ def _read_ways(patient: Patient, dns_address: str, name: str) -> pod_view.Ways:
 def look_at_tunnel(patient: Patient) -> Notes:
     """The other ends of kb's VXLAN: a firewall between two networks often lets everything pass but that."""
     host, name = patient.host, "tunnel"
-    network = routes.read_network(host) if host.exists(routes.settings_path(patient.paths)) else routes.Network()
+    network = (
+        node_routes.read_network(host)
+        if host.exists(route_keeper.settings_path(patient.paths))
+        else route_plan.Network()
+    )
     remotes = dict(network.forwards)
     for gateway, mac in sorted(network.neighbours):
         remote = remotes.get(mac, "")
@@ -692,7 +696,7 @@ def look_at_tunnel(patient: Patient) -> Notes:
                 name,
                 ERROR,
                 f"the node {remote} answers, and through the tunnel it does not: pods here and there do not reach each other",
-                f"let UDP port {routes.VXLAN_PORT} pass between {own} and {remote}, both ways (firewall, security group); "
+                f"let UDP port {route_plan.VXLAN_PORT} pass between {own} and {remote}, both ways (firewall, security group); "
                 f"if it does, see the keeper on that node: journalctl -u {pod_network.UNIT} -n 20",
             )
         else:

@@ -1,7 +1,7 @@
 """The pod network: a bridge on every node with routes between them, an applied manifest, or none.
 
 Owns the CNI configuration file, the unit of the route keeper, and how a manifest is put in order. Must not set
-routes (kubeup/network/routes.py does), and never touches another network's CNI file. kubeadm leaves all of this to a page
+routes (kubeup/network/route_keeper.py does), and never touches another network's CNI file. kubeadm leaves all of this to a page
 of manual steps.
 
 The CNI file sorts last, so whatever is installed later wins by its name, and the route keeper then steps aside.
@@ -23,18 +23,9 @@ from kubeup.machine.mounts import find_read_only_mount
 from kubeup.machine.process import find_root_python
 from kubeup.machine.redirects import get_page
 from kubeup.network import pod_view
-from kubeup.network.routes import (
-    CNI_FILE,
-    VXLAN_OVERHEAD,
-    RouteSettings,
-    find_first_cni_config,
-    find_underlay,
-    parse_peers,
-    read_interfaces,
-    render_settings,
-    settings_path,
-    withdraw,
-)
+from kubeup.network.node_routes import CNI_FILE, find_first_cni_config, read_interfaces, withdraw
+from kubeup.network.route_keeper import RouteSettings, render_settings, settings_path
+from kubeup.network.route_plan import VXLAN_OVERHEAD, find_underlay, parse_peers
 from kubeup.network.step_aside import BRIDGE, list_leases
 from kubeup.node.images import rewrite_image
 from kubeup.paths import Paths

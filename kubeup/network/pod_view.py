@@ -24,7 +24,7 @@ from kubeup.json_text import as_table, parse_json
 from kubeup.machine import services
 from kubeup.machine.host import CommandResult, Host
 from kubeup.network import forwarding
-from kubeup.network.routes import CNI_FILE
+from kubeup.network.node_routes import CNI_FILE
 from kubeup.node import crictl, runtime
 from kubeup.paths import Paths
 from kubeup.shapes import fit, fit_what_does, read_rows

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kubeup.cluster import addons, api
     from kubeup.cluster import objects as clusterobjects
     from kubeup.config.types import PodNetwork
-    from kubeup.network import pod_network, routes
+    from kubeup.network import pod_network
     from kubeup.node import crictl, patches, runtime
 else:
     addons = lazy_import("kubeup.cluster.addons")
@@ -26,7 +26,6 @@ else:
     api = lazy_import("kubeup.cluster.api")
     patches = lazy_import("kubeup.node.patches")
     pod_network = lazy_import("kubeup.network.pod_network")
-    routes = lazy_import("kubeup.network.routes")
     runtime = lazy_import("kubeup.node.runtime")
     crictl = lazy_import("kubeup.node.crictl")
 

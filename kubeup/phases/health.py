@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kubeup.cluster import api, objects, probes, signing_request
     from kubeup.diagnosis import chain as diagnosis_chain
     from kubeup.diagnosis import container_trouble, signs
-    from kubeup.network import pod_view, routes
+    from kubeup.network import node_routes, pod_view
     from kubeup.node import image_pulls
 else:
     objects = lazy_import("kubeup.cluster.objects")
@@ -30,7 +30,7 @@ else:
     probes = lazy_import("kubeup.cluster.probes")
     api = lazy_import("kubeup.cluster.api")
     pod_view = lazy_import("kubeup.network.pod_view")
-    routes = lazy_import("kubeup.network.routes")
+    node_routes = lazy_import("kubeup.network.node_routes")
     image_pulls = lazy_import("kubeup.node.image_pulls")
 
 POLL_S = 0.1
@@ -349,7 +349,7 @@ def wait_for_pod_ways(ctx: Run, ways: pod_view.Ways) -> None:
         return signs.BrokenLink(cut.what, cut.cause, cut.remedy, link="pod-way") if cut else None
 
     with pod_view.OwnNamespace(ctx.host, ctx.paths, ctx.config.node.cri_socket) as own:
-        find_place = own.path if routes.is_own_network(ctx.host, ctx.paths) else lambda: _first_pod(ctx)
+        find_place = own.path if node_routes.is_own_network(ctx.host, ctx.paths) else lambda: _first_pod(ctx)
 
         def look() -> str:
             nonlocal cut
@@ -366,7 +366,7 @@ def wait_for_pod_ways(ctx: Run, ways: pod_view.Ways) -> None:
 def _first_pod(ctx: Run) -> Optional[Path]:
     """The namespace of a pod that is there; only kb's own network is known to lead CoreDNS back to itself."""
     found = pod_view.find_namespaces(
-        ctx.host, ctx.config.node.cri_socket, limit=1, but_dns=not routes.is_own_network(ctx.host, ctx.paths)
+        ctx.host, ctx.config.node.cri_socket, limit=1, but_dns=not node_routes.is_own_network(ctx.host, ctx.paths)
     )
     return found[0] if found else None
 
@@ -431,7 +431,7 @@ def _look_up_dns(ctx: Run) -> str:
 
 def _describe_missing_route(ctx: Run, server: str) -> str:
     """kube-proxy's rules are met behind the kernel's look for a route: without one they are of no use to the node."""
-    unrouted = routes.read_unrouted(ctx.host, [server], counts_own=True)
+    unrouted = node_routes.read_unrouted(ctx.host, [server], counts_own=True)
     return f"; no route of this machine leads there (add a default route, or: ip route add {server} dev ...)" * bool(
         unrouted
     )

@@ -59,7 +59,7 @@ def sysctls_are_set(ctx: Run) -> bool:
 def _unroutable_services(ctx: Run) -> list[str]:
     """The service networks to which the kernel has no route at all, as on a machine without a default route.
 
-    The bridge pod network looks after that itself (kubeup/network/routes.py), and takes its route back when it is needed no
+    The bridge pod network looks after that itself (kubeup/network/route_keeper.py), and takes its route back when it is needed no
     more; none of the others does."""
     if ctx.config.kb.pod_network.plugin == "bridge":
         return []

@@ -34,7 +34,7 @@ from kubeup.engine.run import Caller, Run, Who
 from kubeup.errors import ClusterError
 from kubeup.machine.host import CommandResult
 from kubeup.machine.local_host import LocalHost
-from kubeup.network import routes
+from kubeup.network import route_plan
 from kubeup.paths import Paths
 from kubeup.phases import addons, cluster
 from kubeup.releases import RELEASES
@@ -283,7 +283,7 @@ def test_a_kubelet_lists_nodes_by_kbs_role_alone(lab: Lab) -> None:
     assert wait_for(lambda: not is_refused(kubelet)) is True
     listed = kubelet.get(f"{path_of('Node')}?resourceVersion=0")
     assert listed is not None
-    assert [peer.pod_cidrs for peer in routes.parse_peers(listed["items"])] == [("10.244.0.0/24",)]
+    assert [peer.pod_cidrs for peer in route_plan.parse_peers(listed["items"])] == [("10.244.0.0/24",)]
 
 
 def is_refused(api: Api) -> bool:

@@ -17,8 +17,8 @@ import pytest
 
 from kubeup.machine.host import Argv, CommandResult
 from kubeup.machine.local_host import LocalHost
-from kubeup.network import pod_network, routes
-from kubeup.network.routes import Peer
+from kubeup.network import masquerade, node_routes, pod_network, route_plan
+from kubeup.network.route_plan import Peer
 
 pytestmark = pytest.mark.component
 
@@ -185,10 +185,10 @@ class Lab:
         for name, host in self.hosts.items():
             host.ran.clear()
             me = self.me(name)
-            wanted = routes.plan_network(self.peers, me, routes.read_interfaces(host), backend=backend)
+            wanted = route_plan.plan_network(self.peers, me, node_routes.read_interfaces(host), backend=backend)
             assert wanted.problems == ()
-            assert routes.ensure_network(host, wanted) == []
-            assert routes.ensure_masquerade(host, me.pod_cidrs, POD_CIDRS) == []
+            assert node_routes.ensure_network(host, wanted) == []
+            assert masquerade.ensure_masquerade(host, me.pod_cidrs, POD_CIDRS) == []
             ran[name] = list(host.ran)
         return ran
 
@@ -243,7 +243,7 @@ def test_pods_of_two_nodes_reach_each_other_with_their_own_addresses(
         assert lab.talk("p1", "p2", pods["p2"][version]) == (pods["p1"][version], 200000)
         assert lab.talk("p2", "p1", pods["p1"][version]) == (pods["p2"][version], 200000)
     links = lab.sh("n1", "ip", "-json", "link", "show")
-    assert any(link["ifname"] == routes.VXLAN for link in json.loads(links)) == (backend != "route")
+    assert any(link["ifname"] == route_plan.VXLAN for link in json.loads(links)) == (backend != "route")
 
 
 @pytest.mark.parametrize("lans", [(1, 1), (1, 2)])
@@ -284,7 +284,7 @@ def test_a_full_mtu_passes_where_packets_find_a_smaller_one(lab: Lab) -> None:
 def test_a_second_round_runs_nothing_and_a_lost_part_is_put_back(lab: Lab, lans: tuple[int, int]) -> None:
     pods = two_nodes(lab, lans, 1450)
     assert lab.keep() == {"n1": [], "n2": []}
-    lab.sh("n1", "ip", "route", "flush", "proto", str(routes.PROTOCOL))
+    lab.sh("n1", "ip", "route", "flush", "proto", str(route_plan.PROTOCOL))
     lab.sh("n1", "nft", "flush", "ruleset")
     ran = lab.keep()
     assert any("route replace 10.244.2.0/24" in command for command in ran["n1"])
@@ -300,7 +300,7 @@ def test_a_node_that_is_gone_leaves_nothing_and_foreign_routes_stay(lab: Lab) ->
     lab.peers = [peer for peer in lab.peers if peer.name != "n2"]
     del lab.hosts["n2"]
     lab.keep()
-    assert routes.read_network(lab.hosts["n1"]) == routes.Network()
+    assert node_routes.read_network(lab.hosts["n1"]) == route_plan.Network()
     assert "10.77.0.0/16" in lab.sh("n1", "ip", "route")
     assert "10.244.1.0/24" in lab.sh("n1", "ip", "route")  # its own bridge
 
@@ -309,13 +309,13 @@ def test_withdrawing_takes_away_kbs_own_alone(lab: Lab) -> None:
     two_nodes(lab, (1, 2), 1450)
     lab.sh("n1", "nft", "add", "table", "ip", "other")
     lab.sh("n1", "ip", "route", "add", "10.77.0.0/16", "via", "10.99.1.254")
-    assert routes.withdraw(lab.hosts["n1"]) is True
-    assert routes.read_network(lab.hosts["n1"]) == routes.Network()
+    assert node_routes.withdraw(lab.hosts["n1"]) is True
+    assert node_routes.read_network(lab.hosts["n1"]) == route_plan.Network()
     tables = lab.sh("n1", "nft", "list", "tables").split("\n")
     assert "table ip other" in tables
-    assert not any(routes.TABLE in table for table in tables)
+    assert not any(masquerade.TABLE in table for table in tables)
     assert "10.77.0.0/16" in lab.sh("n1", "ip", "route")
-    assert routes.withdraw(lab.hosts["n1"]) is False
+    assert node_routes.withdraw(lab.hosts["n1"]) is False
 
 
 def test_a_new_pod_range_of_a_node_replaces_the_old_one(lab: Lab) -> None:
@@ -323,20 +323,20 @@ def test_a_new_pod_range_of_a_node_replaces_the_old_one(lab: Lab) -> None:
     old = lab.me("n2")
     lab.peers = [lab.me("n1"), Peer("n2", old.addresses, ("10.244.7.0/24",))]
     lab.keep()
-    found = routes.read_network(lab.hosts["n1"])
+    found = node_routes.read_network(lab.hosts["n1"])
     assert {route.pod_cidr for route in found.routes} == {"10.244.7.0/24"}
     assert {address for address, _ in found.neighbours} == {"10.244.7.0"}
 
 
 @pytest.mark.skipif(not shutil.which("iptables"), reason="needs the program iptables")
 def test_iptables_does_the_same_where_nft_is_missing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routes, "read_masquerade_tool", lambda host: "iptables")
+    monkeypatch.setattr(masquerade, "read_masquerade_tool", lambda host: "iptables")
     pods = two_nodes(lab, (1, 1), 1450)
     assert lab.keep() == {"n1": [], "n2": []}
     assert lab.talk("p1", "stranger", "10.99.9.99") == ("10.99.1.11", 200000)
     assert lab.talk("p1", "p2", pods["p2"][4]) == (pods["p1"][4], 200000)
-    routes.withdraw(lab.hosts["n1"])
-    assert routes.CHAIN not in lab.sh("n1", "iptables", "-t", "nat", "-S")
+    node_routes.withdraw(lab.hosts["n1"])
+    assert masquerade.CHAIN not in lab.sh("n1", "iptables", "-t", "nat", "-S")
 
 
 # ---- machines that drop what they forward
@@ -369,7 +369,7 @@ def test_pods_pass_where_forwarding_is_dropped(lab: Lab, drop: str, when: str) -
     pods = two_nodes(lab, (1, 1), 1450)
     for node in ("n1", "n2"):
         if when == "before":
-            routes.withdraw(lab.hosts[node])
+            node_routes.withdraw(lab.hosts[node])
         for line in DROPS[drop]:
             lab.sh(node, *line.split(" "))
     lab.keep()
@@ -382,7 +382,7 @@ def test_pods_pass_where_forwarding_is_dropped(lab: Lab, drop: str, when: str) -
         lab.sh("n2", *line.split(" "))
     lab.keep()
     assert lab.talk("p1", "p2", pods["p2"][4])[1] == 200000
-    routes.withdraw(lab.hosts["n1"])
+    node_routes.withdraw(lab.hosts["n1"])
     left = rules_of(lab, "n1")
     assert "KB-FORWARD" not in left and "kb pods" not in left
     assert "DROP" in left or "REJECT" in left or "drop" in left, "the admin's own stay"

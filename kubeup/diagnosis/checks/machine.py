@@ -28,12 +28,12 @@ from kubeup.yaml_files import name_of
 
 if TYPE_CHECKING:
     from kubeup.cluster import clock, probes
-    from kubeup.network import routes
+    from kubeup.network import node_routes
     from kubeup.node import static_pods
 else:
     clock = lazy_import("kubeup.cluster.clock")
     probes = lazy_import("kubeup.cluster.probes")
-    routes = lazy_import("kubeup.network.routes")
+    node_routes = lazy_import("kubeup.network.node_routes")
     static_pods = lazy_import("kubeup.node.static_pods")
 
 
@@ -223,7 +223,9 @@ def check_service_route(node: Node) -> Findings:
     advertised = node.config.local_api_endpoint.advertise_address
     cards = choose.read_interfaces(node.host) or []
     own = next((card.name for card in cards if address_or_none(advertised) in card.addresses), "eth0")
-    for cidr in routes.read_unrouted(node.host, [text for text in cluster.service_cidrs() if network_or_none(text)]):
+    for cidr in node_routes.read_unrouted(
+        node.host, [text for text in cluster.service_cidrs() if network_or_none(text)]
+    ):
         yield Finding(
             "ServiceRoute",
             WARNING,

@@ -14,7 +14,7 @@ from kubeup.diagnosis.checks import facts, table
 from kubeup.doctor import doctor
 from kubeup.machine.host import CommandResult
 from kubeup.machine.http import HttpResponse, Unreachable
-from kubeup.network import load_balancer, routes
+from kubeup.network import load_balancer, route_keeper, route_plan
 from kubeup.node import certificates
 from kubeup.paths import Paths
 from tests import cert_forms
@@ -315,16 +315,16 @@ def test_a_tunnel_that_a_firewall_closes(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(host, "http_get", is_silent)
     host.answers.update({"ip": "[]", "bridge": "[]"})
-    host.write_file(routes.settings_path(Paths()), "{}")
+    host.write_file(route_keeper.settings_path(Paths()), "{}")
     assert notes(host, look) == [], "nobody lives beyond a router"
     row = {
         "ifname": "cbr-vxlan",
         "mtu": 1450,
         "addr_info": [{"local": "10.244.0.0", "prefixlen": 32, "scope": "global"}],
     }
-    data = {"id": routes.VXLAN_ID, "port": routes.VXLAN_PORT, "local": "10.77.0.11"}
+    data = {"id": route_plan.VXLAN_ID, "port": route_plan.VXLAN_PORT, "local": "10.77.0.11"}
     link = {**row, "address": "0a:6b:0a:4d:00:0b", "linkinfo": {"info_kind": "vxlan", "info_data": data}}
-    mac = routes.vtep_mac("10.78.0.12")
+    mac = route_plan.vtep_mac("10.78.0.12")
     host.answers["ip -json address show"] = json.dumps([row])
     host.answers["ip -json -details link show dev cbr-vxlan"] = json.dumps([link])
     host.answers["ip -json neighbour show dev cbr-vxlan"] = json.dumps(

@@ -16,7 +16,7 @@ from kubeup.doctor import doctor
 from kubeup.errors import HostError
 from kubeup.machine.http import HttpResponse, Tls
 from kubeup.machine.local_host import LocalHost
-from kubeup.network import load_balancer, pod_view, routes, step_aside
+from kubeup.network import load_balancer, pod_view, route_keeper, route_plan, step_aside
 from kubeup.node import containerd_config, containers, image_pulls, runtime
 from kubeup.paths import Paths
 from tests.fake_host import FakeHost
@@ -32,11 +32,11 @@ ODD_ROWS: tuple[Any, ...] = (
 
 @pytest.mark.parametrize("text", [DEEP, "5", "{}", json.dumps(ODD_ROWS)], ids=lambda text: text[:20])
 def test_what_ip_says(text: str) -> None:
-    assert routes.parse_interfaces(text) == []
-    assert routes.parse_routes(text, 4) <= {routes.Route("x/32", "", "")}
+    assert route_plan.parse_interfaces(text) == []
+    assert route_plan.parse_routes(text, 4) <= {route_plan.Route("x/32", "", "")}
     assert (
-        routes.parse_vxlan(text, ()) is None
-        and routes.parse_forwards(text) == routes.parse_neighbours(text) == frozenset()
+        route_plan.parse_vxlan(text, ()) is None
+        and route_plan.parse_forwards(text) == route_plan.parse_neighbours(text) == frozenset()
     )
     bridge = step_aside.parse_bridge(text, text, text)
     assert bridge is None or bridge.networks == ()
@@ -86,11 +86,11 @@ def test_what_etcd_says(body: bytes) -> None:
 def test_the_keepers_settings(text: str) -> None:
     host = FakeHost(
         files={
-            str(routes.settings_path(Paths())): text.encode(),
+            str(route_keeper.settings_path(Paths())): text.encode(),
             str(load_balancer.settings_path(Paths())): text.encode(),
         }
     )
-    for read in (routes.read_settings, load_balancer.read_settings):
+    for read in (route_keeper.read_settings, load_balancer.read_settings):
         with pytest.raises(HostError):
             read(host, Paths())
 

@@ -12,7 +12,7 @@ from kubeup.config.types import Arg, ClusterConfiguration, Component, Networking
 from kubeup.errors import HostError, KbError, UsageError
 from kubeup.machine.host import CommandResult
 from kubeup.machine.http import HttpResponse
-from kubeup.network import pod_network, routes
+from kubeup.network import node_routes, pod_network
 from kubeup.node import images
 from kubeup.paths import Paths
 from tests.fake_host import FakeHost
@@ -41,7 +41,7 @@ def test_the_conflist_is_what_the_plugins_read() -> None:
     "name", ["10-calico.conflist", "05-cilium.conflist", "10-flannel.conflist", "10-weave.conflist", "00-multus.conf"]
 )
 def test_every_other_network_sorts_before_kbs(name: str) -> None:
-    assert name < routes.CNI_FILE
+    assert name < node_routes.CNI_FILE
 
 
 @pytest.mark.parametrize(

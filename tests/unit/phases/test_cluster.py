@@ -31,7 +31,7 @@ from kubeup.engine.run import Caller, Results, Run
 from kubeup.errors import ClusterError, HostError, KbError, UsageError
 from kubeup.machine.host import CommandResult
 from kubeup.machine.http import Tls
-from kubeup.network import routes
+from kubeup.network import route_keeper
 from kubeup.paths import Paths
 from kubeup.phases import addons, cluster
 from kubeup.releases import RELEASES
@@ -422,8 +422,8 @@ def test_the_bridge_is_set_up_and_a_second_run_changes_nothing(tmp_path: Path) -
     conflist = json.loads(ctx.host.read_text(KB_CONFLIST))
     assert conflist["plugins"][0]["ipam"]["ranges"] == [[{"subnet": "10.244.0.0/24"}]]
     assert conflist["plugins"][0]["mtu"] == 1450
-    settings = routes.read_settings(ctx.host, ctx.paths)
-    assert settings == routes.RouteSettings("cp1", ("10.244.0.0/16",), "auto", ("10.96.0.0/12",))
+    settings = route_keeper.read_settings(ctx.host, ctx.paths)
+    assert settings == route_keeper.RouteSettings("cp1", ("10.244.0.0/16",), "auto", ("10.96.0.0/12",))
     assert "kb:node-routes" in made(ctx, "ClusterRoleBinding")
     assert addons.pod_network_is_set_up(ctx) is True
     assert isinstance(ctx.host, ClusterHost)
@@ -515,7 +515,7 @@ def test_a_joining_node_does_as_the_cluster_says(tmp_path: Path) -> None:
     assert addons.node_network_is_set_up(ctx) is False
     addons.set_up_node_network(ctx)
     assert addons.node_network_is_set_up(ctx) is True
-    assert routes.read_settings(ctx.host, ctx.paths).backend == "route"
+    assert route_keeper.read_settings(ctx.host, ctx.paths).backend == "route"
     assert made(ctx, "ClusterRole") == {}
 
 

@@ -1,40 +1,23 @@
-"""The route keeper: what `kb routes` does on every node of a cluster with the bridge pod network.
+"""What should be of the ways between nodes, and the commands that lead there: the pure part of the route keeper.
 
-Owns this node's ways to the pods of the other nodes: a route where a node shares a layer 2 network with this one,
-else VXLAN; on a node without a default route, a route for Services, without which its own programs reach none; and the
-rule that masks pods' addresses where they leave the cluster. Steps aside for another CNI. Must
-not touch a route, rule or link that is not its own: routes carry protocol 199, the link is cbr-vxlan, the rule lies
-in a table (or chain) of its own. kubeadm has nothing of the kind.
-
-Everything that decides is pure: `plan_network` says what should be, `plan_changes` turns the difference into
-commands, so that a round in which nothing changed runs none.
+A route where a node shares a layer 2 network with this one, else VXLAN; on a node without a default route, a route for Services,
+without which its own programs reach none. `plan_network` says what should be, `plan_changes` turns the difference into
+commands, so that a round in which nothing changed runs none. Routes carry protocol 199, the link is cbr-vxlan: nothing else is
+touched. Asks and runs nothing. kubeadm has nothing of the kind.
 """
 
 from __future__ import annotations
 
 import hashlib
 import ipaddress
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import field, replace
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import field
 from typing import Any, Optional, Union
 
-from kubeup.cluster import dns_spread
-from kubeup.cluster.api import Api, path_of, read_identity
-from kubeup.errors import HostError, KbError
 from kubeup.frozen_values import frozen
-from kubeup.json_text import parse_json
-from kubeup.machine.host import Host
-from kubeup.network import forwarding, step_aside
-from kubeup.network.forwarding import describe_failure as _failure
 from kubeup.network.step_aside import BRIDGE, parse_addresses
 from kubeup.network.step_aside import parse_ip_output as _json_list
-from kubeup.paths import Paths
-from kubeup.shapes import fit
 
-CNI_FILE = "99-kb-bridge.conflist"
-"""Sorts behind the files of Calico, Cilium, flannel and the others: the runtime takes the first."""
 PROTOCOL = 199
 VXLAN = "cbr-vxlan"
 VXLAN_ID = 4097
@@ -43,17 +26,9 @@ VXLAN_PORT = 4789
 its tunnel takes the whole port, before its CNI file tells kb to step aside."""
 VXLAN_OVERHEAD = {4: 50, 6: 70}
 """Bytes that VXLAN puts around a packet, by the IP version of the nodes' network."""
-TABLE = "kb_pods"
-CHAIN = "KB-POSTROUTING"
-MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
-POLL_S = 10.0
-NODES_PER_POLL_S = 10
-"""A large cluster is asked less often: a list of a thousand nodes is a matter of megabytes."""
-RETRY_S = 5.0
 
 Command = tuple[str, ...]
 Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
-_CNI_SUFFIXES = (".conf", ".conflist", ".json")
 
 
 # ---- values
@@ -106,19 +81,6 @@ class Network:
     forwards: frozenset[tuple[str, str]] = frozenset()
     problems: tuple[str, ...] = field(default=(), compare=False)
     """Nodes that cannot be reached, in words."""
-
-
-@frozen
-class RouteSettings:
-    """What the phase pod-network tells the keeper, in /var/lib/kb/pod-network.json."""
-
-    node_name: str
-    pod_cidrs: tuple[str, ...]
-    """networking.podSubnet: traffic of pods to these stays as it is."""
-    backend: str = "auto"
-    """auto | route | vxlan"""
-    service_cidrs: tuple[str, ...] = ()
-    """networking.serviceSubnet: a node must have some route to these."""
 
 
 # ---- parsing what the cluster and the machine say
@@ -416,311 +378,3 @@ def _sorted(routes: Iterable[Route]) -> list[Route]:
 
 def _flag(route: Route) -> str:
     return "-6" if ":" in route.pod_cidr else "-4"
-
-
-# ---- masquerading
-
-
-def select_cidrs(cidrs: Iterable[str], version: int) -> list[str]:
-    """Those of one IP version, merged: nft refuses a set in which one range holds another."""
-    networks = [ipaddress.ip_network(cidr, strict=False) for cidr in cidrs]
-    same: list[Any] = [network for network in networks if network.version == version]
-    return [str(network) for network in ipaddress.collapse_addresses(same)]
-
-
-def render_nft_table(version: int, own: Sequence[str], cluster: Sequence[str]) -> tuple[str, str]:
-    """The table that masks what pods of this node send out of the cluster, and the name of its chain, which
-    changes with the rule: so a look at the names tells whether the rule is there."""
-    family = "ip" if version == 4 else "ip6"
-    inside = ", ".join(sorted([*cluster, MULTICAST[version]]))
-    rule = f"{family} saddr {{ {', '.join(own)} }} {family} daddr != {{ {inside} }} masquerade fully-random"
-    chain = f"masq_{hashlib.sha256(rule.encode()).hexdigest()[:10]}"
-    text = (
-        f"table {family} {TABLE} {{}}\n"
-        f"delete table {family} {TABLE}\n"
-        f"table {family} {TABLE} {{\n"
-        f"  chain {chain} {{\n"
-        f"    type nat hook postrouting priority 100; policy accept;\n"
-        f"    {rule}\n"
-        f"  }}\n"
-        f"}}\n"
-    )
-    return text, chain
-
-
-def render_iptables_chain(version: int, own: Sequence[str], cluster: Sequence[str]) -> list[str]:
-    """The same rule for a node that has iptables alone, in the words of `iptables -t nat -S KB-POSTROUTING`."""
-    inside = [f"-A {CHAIN} -d {cidr} -j RETURN" for cidr in sorted([*cluster, MULTICAST[version]])]
-    return [f"-N {CHAIN}", *inside, *(f"-A {CHAIN} -s {cidr} -j MASQUERADE" for cidr in own)]
-
-
-# ---- settings
-
-
-def settings_path(paths: Paths) -> Path:
-    return paths.state_dir / "pod-network.json"
-
-
-def render_settings(settings: RouteSettings) -> str:
-    stored = {
-        "node": settings.node_name,
-        "podCIDRs": list(settings.pod_cidrs),
-        "serviceCIDRs": list(settings.service_cidrs),
-        "backend": settings.backend,
-    }
-    return json.dumps(stored, indent=2) + "\n"
-
-
-def read_settings(host: Host, paths: Paths) -> RouteSettings:
-    """Raises HostError (pod-network-settings) where the file is not there or says nothing."""
-    path = settings_path(paths)
-    try:
-        text = host.read_text(path) if host.exists(path) else "{}"
-        shape = {"node": str, "podCIDRs": [_check_network], "serviceCIDRs": [_check_network], "backend": str}
-        stored = fit(parse_json(text, "it"), shape, "it")
-        services = tuple(stored.get("serviceCIDRs", ()))  # an older kb wrote none
-        return RouteSettings(stored["node"], tuple(stored["podCIDRs"]), stored.get("backend", "auto"), services)
-    except (ValueError, KeyError) as error:
-        raise HostError(
-            f"no settings for the route keeper in {path}",
-            cause="the file is written by the phase pod-network of kb init and kb join, and is not there or damaged",
-            remedy="write it: kb init phase pod-network, or on a worker: kb join phase pod-network",
-            code="pod-network-settings",
-        ) from error
-
-
-def _check_network(text: str) -> None:
-    ipaddress.ip_network(text, strict=False)
-
-
-# ---- looks
-
-
-def read_interfaces(host: Host) -> list[Interface]:
-    return parse_interfaces(_query(host, "ip", "-json", "address", "show"))
-
-
-def read_network(host: Host) -> Network:
-    """What of kb's is there now."""
-    routes = frozenset[Route]()
-    for version in (4, 6):
-        text = _query(host, "ip", "-json", f"-{version}", "route", "show", "proto", str(PROTOCOL))
-        routes |= parse_routes(text, version)
-    addresses = parse_own_addresses(_query(host, "ip", "-json", "address", "show"), VXLAN)
-    vxlan = parse_vxlan(_query(host, "ip", "-json", "-details", "link", "show", "dev", VXLAN), addresses)
-    if vxlan is None:
-        return Network(routes)
-    neighbours = _query(host, "ip", "-json", "neighbour", "show", "dev", VXLAN, "nud", "permanent")
-    forwards = _query(host, "bridge", "-json", "fdb", "show", "dev", VXLAN)
-    return Network(routes, vxlan, parse_neighbours(neighbours), parse_forwards(forwards))
-
-
-def read_unrouted(host: Host, cidrs: Sequence[str], *, counts_own: bool = False) -> list[str]:
-    """Those of `cidrs` to which no route of this machine leads; none where it does not tell."""
-    found: list[str] = []
-    for version in (4, 6):
-        same = [cidr for cidr in cidrs if (6 if ":" in cidr else 4) == version]
-        answer = host.query(["ip", "-json", f"-{version}", "route", "show", "table", "all"]) if same else None
-        if answer and answer.ok and answer.stdout.strip():
-            found += find_unrouted(answer.stdout, same, counts_own=counts_own)
-    return found
-
-
-def _query(host: Host, *argv: str) -> str:
-    """The output; "" where the command failed, which `ip` does for a link that is not there."""
-    found = host.query(argv)
-    if found.missing:
-        raise HostError(
-            f"the program {argv[0]} is missing",
-            cause="the pod network's routes are set with iproute2 (the programs ip and bridge)",
-            remedy="install it: apt-get install iproute2, or dnf install iproute",
-            code="iproute2-missing",
-        )
-    return found.stdout if found.ok else ""
-
-
-def is_own_network(host: Host, paths: Paths) -> bool:
-    """Whether pods get their addresses from kb's own network."""
-    return find_first_cni_config(host, paths) == CNI_FILE
-
-
-def find_first_cni_config(host: Host, paths: Paths) -> str:
-    """The file in /etc/cni/net.d that the runtime takes: the first by name; "" for none."""
-    names = [name for name in host.list_dir(paths.cni_conf) if name.endswith(_CNI_SUFFIXES)]
-    return min(names, default="")
-
-
-def read_masquerade_tool(host: Host) -> str:
-    """ "nft" where the kernel and the program are there, else "iptables", else ""."""
-    if host.query(["nft", "list", "tables"]).ok:
-        return "nft"
-    return "iptables" if host.which("iptables") else ""
-
-
-# ---- changes
-
-
-def ensure_network(host: Host, wanted: Network) -> list[str]:
-    """Make the node's routes and link like `wanted`; return what failed, in words."""
-    return _run_all(host, plan_changes(wanted, read_network(host)))
-
-
-def ensure_masquerade(host: Host, own: Sequence[str], cluster: Sequence[str]) -> list[str]:
-    """Mask what pods of this node send out of the cluster, and let what is theirs pass where forwarding is dropped; return
-    what failed, in words."""
-    tool = read_masquerade_tool(host)
-    if not tool:
-        return ["neither nft nor iptables is there: pods cannot reach anything outside the cluster"]
-    failures: list[str] = []
-    for version in (4, 6):
-        mine = select_cidrs(own, version)
-        inside = select_cidrs([*cluster, *own], version)
-        ensure = _ensure_nft if tool == "nft" else _ensure_iptables
-        if mine:
-            failures += ensure(host, version, mine, inside)
-            failures += forwarding.ensure_forwarding(host, version, inside)
-    return failures
-
-
-def _ensure_nft(host: Host, version: int, own: Sequence[str], inside: Sequence[str]) -> list[str]:
-    text, chain = render_nft_table(version, own, inside)
-    found = host.query(["nft", "list", "table", "ip" if version == 4 else "ip6", TABLE])
-    if found.ok and chain in found.stdout and "masquerade" in found.stdout:
-        return []
-    done = host.run(["nft", "-f", "-"], stdin=text)
-    return [] if done.ok else [f"nft: {done.stderr.strip()}"]
-
-
-def _ensure_iptables(host: Host, version: int, own: Sequence[str], inside: Sequence[str]) -> list[str]:
-    program = "iptables" if version == 4 else "ip6tables"
-    base = (program, "-w", "10", "-t", "nat")
-    wanted = render_iptables_chain(version, own, inside)
-    found = host.query([*base, "-S", CHAIN])
-    jump = ("POSTROUTING", "-j", CHAIN)
-    failures: list[str] = []
-    if not found.ok or found.stdout.split("\n")[: len(wanted)] != wanted or found.stdout.count("\n") != len(wanted):
-        # one restore: no moment in which the chain is half there
-        rules = "\n".join(["*nat", f":{CHAIN} - [0:0]", *wanted[1:], "COMMIT", ""])
-        failures += _failure(host.run([f"{program}-restore", "-w", "10", "--noflush"], stdin=rules))
-    if not host.query([*base, "-C", *jump]).ok:
-        failures += _failure(host.run([*base, "-A", *jump]))
-    return failures
-
-
-def remove_masquerade(host: Host) -> None:
-    """Take kb's own rules away, whichever tool set them."""
-    forwarding.remove_forwarding(host)
-    for family in ("ip", "ip6"):
-        if host.query(["nft", "list", "table", family, TABLE]).ok:
-            host.run(["nft", "delete", "table", family, TABLE])
-    for program in ("iptables", "ip6tables"):
-        base = (program, "-w", "10", "-t", "nat")
-        if host.query([*base, "-S", CHAIN]).ok:
-            host.run([*base, "-D", "POSTROUTING", "-j", CHAIN])
-            host.run([*base, "-F", CHAIN])
-            host.run([*base, "-X", CHAIN])
-
-
-def withdraw(host: Host) -> bool:
-    """Take kb's routes, link and rule away; return whether there were any routes or a link. The bridge stays: pods
-    may still hang on it."""
-    commands = plan_changes(Network(), read_network(host))
-    _run_all(host, commands)
-    remove_masquerade(host)
-    return bool(commands)
-
-
-def _run_all(host: Host, commands: Iterable[Command]) -> list[str]:
-    failures = []
-    for command in commands:
-        failures += _failure(host.run(command))
-    return failures
-
-
-# ---- the loop
-
-
-@frozen
-class Round:
-    """How a round ended: what to say, and how long to wait for the next."""
-
-    text: str
-    wait_s: float = POLL_S
-
-
-def keep_round(host: Host, api: Callable[[], Api], settings: RouteSettings, *, paths: Paths) -> Round:
-    """One round: look at the cluster and the node, and make the node right.
-
-    Raises KbError where the cluster cannot be asked; what is there then stays.
-    """
-    first = find_first_cni_config(host, paths)
-    if first != CNI_FILE:
-        withdraw(host)
-        return _step_aside(host, first, paths)
-    # 0: any state that the API server has in its memory will do, which costs etcd nothing
-    listed = api().get(f"{path_of('Node')}?resourceVersion=0") or {}
-    nodes = parse_peers(listed.get("items") or [])
-    me = next((node for node in nodes if node.name == settings.node_name), None)
-    wait_s = max(POLL_S, len(nodes) / NODES_PER_POLL_S)
-    if me is None or not me.pod_cidrs:
-        what = "is not registered" if me is None else "has no podCIDR yet"
-        return Round(f"node {settings.node_name} {what}: nothing was changed", POLL_S)
-    links = _query(host, "ip", "-json", "address", "show")
-    interfaces = parse_interfaces(links)
-    wanted = plan_network(nodes, me, interfaces, backend=settings.backend)
-    services = plan_service_routes(read_unrouted(host, settings.service_cidrs), me, interfaces)
-    every_cidr = [*settings.pod_cidrs, *(cidr for node in nodes for cidr in node.pod_cidrs)]
-    with_services = replace(wanted, routes=wanted.routes | services)
-    failures = [
-        *wanted.problems,
-        *(step_aside.raise_bridge(host) if step_aside.is_down(links) else ()),
-        *ensure_network(host, with_services),
-        *ensure_masquerade(host, me.pod_cidrs, every_cidr),
-    ]
-    if failures:
-        return Round("; ".join(failures), RETRY_S)
-    tunnelled = sum(route.device == VXLAN for route in wanted.routes)
-    text = f"{len(wanted.routes) - tunnelled} routes and {tunnelled} VXLAN ways to {len(nodes) - 1} nodes"
-    if services:
-        text += f"; a route to Services ({', '.join(sorted(route.pod_cidr for route in services))}), to which none led"
-    return Round(text, wait_s)
-
-
-def _step_aside(host: Host, first: str, paths: Paths) -> Round:
-    """What is left to do beside another network. A node without cbr0 has nothing left, and its cluster is not asked."""
-    taken = f"the runtime takes {paths.cni_conf / first}" if first else "no CNI configuration is there"
-    text = f"stepped aside: {taken}, not {CNI_FILE}"
-    bridge = step_aside.read_bridge(host) if first else None
-    if bridge is None:
-        return Round(text)
-    try:
-        # before the bridge goes: it is what tells that pods may still be in the network of before
-        moved = dns_spread.follow_network(host, first, paths=paths)
-    except KbError as error:
-        return Round(f"{text}; CoreDNS was not restarted yet: {error}", RETRY_S)
-    left = step_aside.retire_bridge(host, bridge)
-    return Round("; ".join(filter(None, (text, moved, left))), RETRY_S)
-
-
-def keep_routes(host: Host, *, log: Callable[[str], None], once: bool = False, paths: Optional[Paths] = None) -> None:
-    """`kb routes`: go on for ever, or once, and say what changed. A cluster that does not answer changes nothing.
-    The settings and the kubelet's kubeconfig are read anew each round: certificates are renewed now and then."""
-    places = paths or Paths()
-    said = ""
-    while True:
-        try:
-            settings = read_settings(host, places)
-            done = keep_round(host, lambda: connect(host, places.kubeconfig("kubelet.conf")), settings, paths=places)
-        except KbError as error:
-            done = Round(f"{error}; the routes stay as they are. {error.remedy}", RETRY_S)
-        if done.text != said:
-            log(f"kb routes: {done.text}")
-            said = done.text
-        dns_spread.keep_spread(host, paths=places, log=log)
-        if once:
-            return
-        host.sleep(done.wait_s)
-
-
-def connect(host: Host, kubeconfig: Path) -> Api:
-    return Api(host, read_identity(host, kubeconfig), retry_s=2)

@@ -1,0 +1,115 @@
+"""Masking what pods send out of the cluster: with nft, or iptables where there is no nft.
+
+The rule lies in a table (or chain) of kb's own, and no other is touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from kubeup.machine.host import Host
+from kubeup.network import forwarding
+from kubeup.network.forwarding import describe_failure as _failure
+
+TABLE = "kb_pods"
+CHAIN = "KB-POSTROUTING"
+MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
+
+
+def select_cidrs(cidrs: Iterable[str], version: int) -> list[str]:
+    """Those of one IP version, merged: nft refuses a set in which one range holds another."""
+    networks = [ipaddress.ip_network(cidr, strict=False) for cidr in cidrs]
+    same: list[Any] = [network for network in networks if network.version == version]
+    return [str(network) for network in ipaddress.collapse_addresses(same)]
+
+
+def render_nft_table(version: int, own: Sequence[str], cluster: Sequence[str]) -> tuple[str, str]:
+    """The table that masks what pods of this node send out of the cluster, and the name of its chain, which
+    changes with the rule: so a look at the names tells whether the rule is there."""
+    family = "ip" if version == 4 else "ip6"
+    inside = ", ".join(sorted([*cluster, MULTICAST[version]]))
+    rule = f"{family} saddr {{ {', '.join(own)} }} {family} daddr != {{ {inside} }} masquerade fully-random"
+    chain = f"masq_{hashlib.sha256(rule.encode()).hexdigest()[:10]}"
+    text = (
+        f"table {family} {TABLE} {{}}\n"
+        f"delete table {family} {TABLE}\n"
+        f"table {family} {TABLE} {{\n"
+        f"  chain {chain} {{\n"
+        f"    type nat hook postrouting priority 100; policy accept;\n"
+        f"    {rule}\n"
+        f"  }}\n"
+        f"}}\n"
+    )
+    return text, chain
+
+
+def render_iptables_chain(version: int, own: Sequence[str], cluster: Sequence[str]) -> list[str]:
+    """The same rule for a node that has iptables alone, in the words of `iptables -t nat -S KB-POSTROUTING`."""
+    inside = [f"-A {CHAIN} -d {cidr} -j RETURN" for cidr in sorted([*cluster, MULTICAST[version]])]
+    return [f"-N {CHAIN}", *inside, *(f"-A {CHAIN} -s {cidr} -j MASQUERADE" for cidr in own)]
+
+
+def read_masquerade_tool(host: Host) -> str:
+    """ "nft" where the kernel and the program are there, else "iptables", else ""."""
+    if host.query(["nft", "list", "tables"]).ok:
+        return "nft"
+    return "iptables" if host.which("iptables") else ""
+
+
+def ensure_masquerade(host: Host, own: Sequence[str], cluster: Sequence[str]) -> list[str]:
+    """Mask what pods of this node send out of the cluster, and let what is theirs pass where forwarding is dropped; return
+    what failed, in words."""
+    tool = read_masquerade_tool(host)
+    if not tool:
+        return ["neither nft nor iptables is there: pods cannot reach anything outside the cluster"]
+    failures: list[str] = []
+    for version in (4, 6):
+        mine = select_cidrs(own, version)
+        inside = select_cidrs([*cluster, *own], version)
+        ensure = _ensure_nft if tool == "nft" else _ensure_iptables
+        if mine:
+            failures += ensure(host, version, mine, inside)
+            failures += forwarding.ensure_forwarding(host, version, inside)
+    return failures
+
+
+def _ensure_nft(host: Host, version: int, own: Sequence[str], inside: Sequence[str]) -> list[str]:
+    text, chain = render_nft_table(version, own, inside)
+    found = host.query(["nft", "list", "table", "ip" if version == 4 else "ip6", TABLE])
+    if found.ok and chain in found.stdout and "masquerade" in found.stdout:
+        return []
+    done = host.run(["nft", "-f", "-"], stdin=text)
+    return [] if done.ok else [f"nft: {done.stderr.strip()}"]
+
+
+def _ensure_iptables(host: Host, version: int, own: Sequence[str], inside: Sequence[str]) -> list[str]:
+    program = "iptables" if version == 4 else "ip6tables"
+    base = (program, "-w", "10", "-t", "nat")
+    wanted = render_iptables_chain(version, own, inside)
+    found = host.query([*base, "-S", CHAIN])
+    jump = ("POSTROUTING", "-j", CHAIN)
+    failures: list[str] = []
+    if not found.ok or found.stdout.split("\n")[: len(wanted)] != wanted or found.stdout.count("\n") != len(wanted):
+        # one restore: no moment in which the chain is half there
+        rules = "\n".join(["*nat", f":{CHAIN} - [0:0]", *wanted[1:], "COMMIT", ""])
+        failures += _failure(host.run([f"{program}-restore", "-w", "10", "--noflush"], stdin=rules))
+    if not host.query([*base, "-C", *jump]).ok:
+        failures += _failure(host.run([*base, "-A", *jump]))
+    return failures
+
+
+def remove_masquerade(host: Host) -> None:
+    """Take kb's own rules away, whichever tool set them."""
+    forwarding.remove_forwarding(host)
+    for family in ("ip", "ip6"):
+        if host.query(["nft", "list", "table", family, TABLE]).ok:
+            host.run(["nft", "delete", "table", family, TABLE])
+    for program in ("iptables", "ip6tables"):
+        base = (program, "-w", "10", "-t", "nat")
+        if host.query([*base, "-S", CHAIN]).ok:
+            host.run([*base, "-D", "POSTROUTING", "-j", CHAIN])
+            host.run([*base, "-F", CHAIN])
+            host.run([*base, "-X", CHAIN])

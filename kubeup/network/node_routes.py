@@ -1,0 +1,112 @@
+"""The routes, addresses and links that this node has: reading them, and making them as planned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from kubeup.errors import HostError
+from kubeup.machine.host import Host
+from kubeup.network.forwarding import describe_failure as _failure
+from kubeup.network.masquerade import remove_masquerade
+from kubeup.network.route_plan import (
+    PROTOCOL,
+    VXLAN,
+    Command,
+    Interface,
+    Network,
+    Route,
+    find_unrouted,
+    parse_forwards,
+    parse_interfaces,
+    parse_neighbours,
+    parse_own_addresses,
+    parse_routes,
+    parse_vxlan,
+    plan_changes,
+)
+from kubeup.paths import Paths
+
+CNI_FILE = "99-kb-bridge.conflist"
+"""Sorts behind the files of Calico, Cilium, flannel and the others: the runtime takes the first."""
+_CNI_SUFFIXES = (".conf", ".conflist", ".json")
+
+
+# ---- looks
+
+
+def read_interfaces(host: Host) -> list[Interface]:
+    return parse_interfaces(query(host, "ip", "-json", "address", "show"))
+
+
+def read_network(host: Host) -> Network:
+    """What of kb's is there now."""
+    routes = frozenset[Route]()
+    for version in (4, 6):
+        text = query(host, "ip", "-json", f"-{version}", "route", "show", "proto", str(PROTOCOL))
+        routes |= parse_routes(text, version)
+    addresses = parse_own_addresses(query(host, "ip", "-json", "address", "show"), VXLAN)
+    vxlan = parse_vxlan(query(host, "ip", "-json", "-details", "link", "show", "dev", VXLAN), addresses)
+    if vxlan is None:
+        return Network(routes)
+    neighbours = query(host, "ip", "-json", "neighbour", "show", "dev", VXLAN, "nud", "permanent")
+    forwards = query(host, "bridge", "-json", "fdb", "show", "dev", VXLAN)
+    return Network(routes, vxlan, parse_neighbours(neighbours), parse_forwards(forwards))
+
+
+def read_unrouted(host: Host, cidrs: Sequence[str], *, counts_own: bool = False) -> list[str]:
+    """Those of `cidrs` to which no route of this machine leads; none where it does not tell."""
+    found: list[str] = []
+    for version in (4, 6):
+        same = [cidr for cidr in cidrs if (6 if ":" in cidr else 4) == version]
+        answer = host.query(["ip", "-json", f"-{version}", "route", "show", "table", "all"]) if same else None
+        if answer and answer.ok and answer.stdout.strip():
+            found += find_unrouted(answer.stdout, same, counts_own=counts_own)
+    return found
+
+
+def query(host: Host, *argv: str) -> str:
+    """The output; "" where the command failed, which `ip` does for a link that is not there."""
+    found = host.query(argv)
+    if found.missing:
+        raise HostError(
+            f"the program {argv[0]} is missing",
+            cause="the pod network's routes are set with iproute2 (the programs ip and bridge)",
+            remedy="install it: apt-get install iproute2, or dnf install iproute",
+            code="iproute2-missing",
+        )
+    return found.stdout if found.ok else ""
+
+
+def is_own_network(host: Host, paths: Paths) -> bool:
+    """Whether pods get their addresses from kb's own network."""
+    return find_first_cni_config(host, paths) == CNI_FILE
+
+
+def find_first_cni_config(host: Host, paths: Paths) -> str:
+    """The file in /etc/cni/net.d that the runtime takes: the first by name; "" for none."""
+    names = [name for name in host.list_dir(paths.cni_conf) if name.endswith(_CNI_SUFFIXES)]
+    return min(names, default="")
+
+
+# ---- changes
+
+
+def ensure_network(host: Host, wanted: Network) -> list[str]:
+    """Make the node's routes and link like `wanted`; return what failed, in words."""
+    return _run_all(host, plan_changes(wanted, read_network(host)))
+
+
+def withdraw(host: Host) -> bool:
+    """Take kb's routes, link and rule away; return whether there were any routes or a link. The bridge stays: pods
+    may still hang on it."""
+    commands = plan_changes(Network(), read_network(host))
+    _run_all(host, commands)
+    remove_masquerade(host)
+    return bool(commands)
+
+
+def _run_all(host: Host, commands: Iterable[Command]) -> list[str]:
+    failures = []
+    for command in commands:
+        failures += _failure(host.run(command))
+    return failures
