@@ -17,6 +17,7 @@ from tests.fake_join import BOOTSTRAP_CONF, CSRS, CURRENT_PEM, KUBELET_CONF, SYS
 
 from .scenario import (
     ENDPOINT,
+    KEY,
     NETWORK_CONFIG,
     TOKEN,
     changed_by,
@@ -132,6 +133,28 @@ def test_a_worker_that_is_taken_back_is_as_it_was_and_joins_again(site: Site, wo
     assert tree_of(worker) == before
     assert not worker.pods and worker.kubelet_since is None
     assert run_join(worker).status == 0
+
+
+@pytest.mark.parametrize("name", ["w1", "cp2"])
+def test_a_dry_run_leaves_no_trace(site: Site, name: str) -> None:
+    machine, join = site.machine(name), run_join if name == "w1" else run_control_plane_join
+    before, version = tree_of(machine), site.cluster.version
+    ended = join(machine, "--dry-run")
+    assert ended.status == 0, ended.err
+    for path in ("/var/lib/kubelet/config.yaml", "/etc/kubernetes/pki/ca.crt"):
+        assert f"would write: {path}" in ended.out
+    assert "PRIVATE KEY" not in ended.out + ended.err and TOKEN.partition(".")[2] not in ended.out + ended.err
+    assert (tree_of(machine), site.cluster.version, machine.kubelet_since) == (before, version, None)
+    assert [member["name"] for member in site.members] == ["cp1"]
+
+
+def test_no_secret_is_told_or_kept_in_the_state(site: Site) -> None:
+    second = site.machine("cp2")
+    ended = run_control_plane_join(second, "--v=2")
+    assert ended.status == 0, ended.err
+    state = second.text(str(Paths.state)).replace(second.text("/etc/machine-id").strip(), "")
+    for text in (ended.out, ended.err, state):
+        assert TOKEN.partition(".")[2] not in text and KEY not in text and "PRIVATE" not in text
 
 
 def test_a_worker_killed_before_any_change_goes_on(site: Site, worker: Machine, tmp_path: Path) -> None:
