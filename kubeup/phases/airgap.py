@@ -21,7 +21,6 @@ from kubeup.machine import services
 from kubeup.machine.fence import Fence
 from kubeup.machine.host import Host
 from kubeup.machine.http import Tls, Unreachable
-from kubeup.machine.local_host import LocalHost
 from kubeup.phases import certs
 from kubeup.trust import Anchors
 
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from kubeup.airgap.programs import Offered, Standing
     from kubeup.config import choose
     from kubeup.diagnosis.checks import runtime as runtime_checks
+    from kubeup.machine import local_host
     from kubeup.network import pod_network
     from kubeup.node import (
         cert_specs,
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     )
     from kubeup.phases import preflight
 else:
+    local_host = lazy_import("kubeup.machine.local_host")
     bundle_needs = lazy_import("kubeup.airgap.bundle_needs")
     bundle_verify = lazy_import("kubeup.airgap.bundle_verify")
     bundle = lazy_import("kubeup.airgap.bundle")
@@ -408,7 +409,7 @@ def _offer(ctx: Run, source: str, names: Sequence[str], arch: str) -> dict[str, 
         )
         return from_mirror
     downloaded: dict[str, Offered] = programs.offer_downloads(
-        LocalHost(),
+        local_host.LocalHost(),
         names,
         cluster_version=ctx.config.cluster.kubernetes_version,
         arch=arch,
