@@ -9,7 +9,7 @@ from typing import Any
 
 from kubeup.airgap import oci_layout
 from kubeup.airgap.oci_layout import as_json, digest_of
-from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
+from kubeup.config.types import ClusterConfiguration, LocalAPIEndpoint, NodeConfig, NodeRegistration
 
 ELF = {"amd64": 62, "arm64": 183}
 
@@ -68,5 +68,5 @@ def write_programs(folder: Path, arch: str = "amd64") -> Path:
     return folder
 
 
-def config(version: str = "v1.35.6", **fields: Any) -> InitConfig:
-    return InitConfig(ClusterConfiguration(version), NodeRegistration("cp1"), LocalAPIEndpoint("10.0.0.1"), **fields)
+def config(version: str = "v1.35.6", **fields: Any) -> NodeConfig:
+    return NodeConfig(ClusterConfiguration(version), NodeRegistration("cp1"), LocalAPIEndpoint("10.0.0.1"), **fields)

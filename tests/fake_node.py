@@ -10,7 +10,7 @@ from typing import Any, Optional
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
+from kubeup.config.types import ClusterConfiguration, LocalAPIEndpoint, NodeConfig, NodeRegistration
 from kubeup.engine.run import Run
 from kubeup.machine.host import Host
 from kubeup.node import cert_specs, certificates, pki
@@ -49,24 +49,24 @@ KUBECONFIG_PHASES = {
 }
 
 
-def make_config(*, node: str = "cp1", address: str = "10.77.0.11", **cluster: Any) -> InitConfig:
+def make_config(*, node: str = "cp1", address: str = "10.77.0.11", **cluster: Any) -> NodeConfig:
     """The configuration of the node that real kubeadm made for tests/golden, with elliptic-curve keys for speed."""
     cluster.setdefault("encryption_algorithm", "ECDSA-P256")
-    return InitConfig(
+    return NodeConfig(
         cluster=ClusterConfiguration("v1.35.6", **cluster),
         node=NodeRegistration(node),
         local_api_endpoint=LocalAPIEndpoint(address),
     )
 
 
-def make_context(host: Host, config: Optional[InitConfig] = None, *, minor: int = 35) -> Run:
+def make_context(host: Host, config: Optional[NodeConfig] = None, *, minor: int = 35) -> Run:
     config = config or make_config()
     return Run(
         host=host, paths=PATHS, config=config, release=RELEASES[minor], report=Report(io.StringIO(), verbosity=1)
     )
 
 
-def make_pki(host: Host, config: Optional[InitConfig] = None) -> Run:
+def make_pki(host: Host, config: Optional[NodeConfig] = None) -> Run:
     """Run every certs/* phase on `host`."""
     ctx = make_context(host, config)
     for run, _ in CERT_PHASES.values():

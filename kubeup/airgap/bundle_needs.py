@@ -7,7 +7,7 @@ from typing import Any
 
 from kubeup.airgap.downloads import NODE_FILES
 from kubeup.airgap.registry_client import parse_ref
-from kubeup.config.types import InitConfig
+from kubeup.config.types import NodeConfig
 from kubeup.frozen_values import frozen
 from kubeup.node.images import list_images, load_balancer_image
 from kubeup.releases import Release
@@ -22,7 +22,7 @@ class Need:
 
 
 def plan_images(
-    config: InitConfig, release: Release, network: Sequence[Mapping[str, Any]], more: Sequence[str]
+    config: NodeConfig, release: Release, network: Sequence[Mapping[str, Any]], more: Sequence[str]
 ) -> tuple[Need, ...]:
     """Every image that init, join, the load balancer and the pod network's manifest (its objects) name, and `more`."""
     whys = {"pause": "the sandbox of every pod", "coredns": "addon/coredns", "kube-proxy": "addon/kube-proxy"}

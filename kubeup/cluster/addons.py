@@ -14,7 +14,7 @@ from typing import Any, Optional
 from kubeup.cluster import dns_spread
 from kubeup.cluster.api import Object
 from kubeup.cluster.objects import HASH_ANNOTATION
-from kubeup.config.types import ClusterConfiguration, InitConfig
+from kubeup.config.types import ClusterConfiguration, NodeConfig
 from kubeup.errors import ClusterError
 from kubeup.frozen_values import frozen
 from kubeup.node import images, kubelet, patches
@@ -84,7 +84,7 @@ def _tokens(corefile: str) -> list[list[str]]:
 
 
 def render_coredns(
-    config: InitConfig, release: Release, *, running: RunningDns, patch: Optional[patches.Patches] = None
+    config: NodeConfig, release: Release, *, running: RunningDns, patch: Optional[patches.Patches] = None
 ) -> list[Object]:
     """CoreDNS' objects in the order in which they are written.
 
@@ -131,7 +131,7 @@ def _number_probe_ports(deployment: Object) -> None:
 # ---- kube-proxy
 
 
-def render_kube_proxy_config(config: InitConfig) -> dict[str, Any]:
+def render_kube_proxy_config(config: NodeConfig) -> dict[str, Any]:
     """The KubeProxyConfiguration: zero values, what kb knows of the cluster, the user's fields on top."""
     is_ipv6 = ":" in config.local_api_endpoint.advertise_address
     known: dict[str, Any] = {
@@ -154,7 +154,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def render_kube_proxy(config: InitConfig, release: Release) -> list[Object]:
+def render_kube_proxy(config: NodeConfig, release: Release) -> list[Object]:
     """kube-proxy's objects in the order in which they are written."""
     objects = _load("addons/kube-proxy.yaml", {"image": images.image_of("kube-proxy", config.cluster, release).ref})
     config_map, daemon_set = objects[0], objects[1]

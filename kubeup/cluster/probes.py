@@ -13,7 +13,7 @@ from typing import Any, Optional
 from kubeup.addresses import join_host_port
 from kubeup.cluster import dns_query
 from kubeup.cluster.api import Api, Object, path_of
-from kubeup.config.types import InitConfig
+from kubeup.config.types import NodeConfig
 from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
 from kubeup.machine.http import UNPROVEN, Tls, Unreachable
@@ -42,7 +42,7 @@ class Health:
     seen: str
 
 
-def kubelet_healthz_url(config: InitConfig) -> str:
+def kubelet_healthz_url(config: NodeConfig) -> str:
     """Where the kubelet answers; "" where its health port is turned off."""
     address = str(config.kubelet.get("healthzBindAddress") or "127.0.0.1")
     port = config.kubelet.get("healthzPort", 10248)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from kubeup.commands import join, launcher
 from kubeup.commands.launcher import Launch
-from kubeup.config.types import JoinConfig
 from kubeup.engine.run import Results, Run
 from kubeup.engine.step import Phase, fingerprint_inputs, resolve_path, wanted_phases
 from kubeup.errors import HostError, KbError
@@ -125,7 +124,7 @@ def render_state(ctx: Run, local: Host, paths: Paths, workflow: str, looked: lis
             )
     own, etcd = ctx.paths, ctx.paths.etcd_data
     others = [own.kubelet_instance_config, own.kubernetes / "kubelet.conf", etcd, own.pki / "ca.crt"]
-    if isinstance(ctx.config, JoinConfig):
+    if ctx.config.join:
         others.append(Path(ctx.config.join.ca_cert_path))
     made.update((str(path), None) for path in others if local.exists(path))
     node_state.adopted = sorted(made)
@@ -134,7 +133,7 @@ def render_state(ctx: Run, local: Host, paths: Paths, workflow: str, looked: lis
 
 def _join_tokens(ctx: Run) -> list[str]:
     """The ids of the tokens with which nodes join: kb shows their join command."""
-    found = cluster.valid_tokens(ctx)
+    found = cluster.valid_tokens(ctx.api, ctx.host.now())
     return [token.token_id for token in found if {"signing", "authentication"} <= set(token.usages)][:1]
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     )
     from kubeup.cli.program import Invocation
     from kubeup.config import load_init
-    from kubeup.config.types import InitConfig
+    from kubeup.config.types import NodeConfig
     from kubeup.machine import process
     from kubeup.machine.local_host import LocalHost
     from kubeup.network import pod_network
@@ -192,7 +192,7 @@ def _open(call: Invocation, local: LocalHost) -> oci_layout.Layout:
     return oci_layout.open_layout(local, Path(call.words[0]).absolute())
 
 
-def _load_config(call: Invocation, local: LocalHost) -> InitConfig:
+def _load_config(call: Invocation, local: LocalHost) -> NodeConfig:
     names = ("kubernetes-version", "image-repository", "feature-gates", "pod-network-manifest", "allow-unknown-fields")
     flags = {name: call.flags[name] for name in names if name in call.flags}
     config_file = Path(call.flags["config"]) if "config" in call.flags else None
@@ -201,7 +201,7 @@ def _load_config(call: Invocation, local: LocalHost) -> InitConfig:
     )
 
 
-def _image_needs(call: Invocation, local: LocalHost, config: InitConfig) -> Sequence[bundle_needs.Need]:
+def _image_needs(call: Invocation, local: LocalHost, config: NodeConfig) -> Sequence[bundle_needs.Need]:
     release = releases.find_release(config.cluster.kubernetes_version)
     network = config.kb.pod_network
     objects = pod_network.read_manifest(local, network.manifest) if network.plugin == "manifest" else []

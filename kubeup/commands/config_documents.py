@@ -69,10 +69,10 @@ def print_defaults(
     return _join_documents([*makers[kind](node_name), *(_default_component(name, version) for name in wanted)])
 
 
-def _default_config(node_name: str, version: str) -> types.InitConfig:
+def _default_config(node_name: str, version: str) -> types.NodeConfig:
     """What an init without any wish would be, on a machine that nobody asked."""
     release = releases.find_release(version)
-    return types.InitConfig(
+    return types.NodeConfig(
         cluster=types.ClusterConfiguration(f"{release.name}.0"),
         node=types.NodeRegistration(node_name),
         local_api_endpoint=types.LocalAPIEndpoint(_PLACEHOLDER_ADDRESS),

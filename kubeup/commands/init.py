@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kubeup.airgap import oci_layout
     from kubeup.cli.program import Invocation
     from kubeup.config import load_init
-    from kubeup.config.types import InitConfig
+    from kubeup.config.types import NodeConfig
     from kubeup.doctor import doctor
     from kubeup.engine import step
     from kubeup.engine.state import State
@@ -77,7 +77,7 @@ def _run_init(call: Invocation, *, only: str) -> int:
     return 0
 
 
-def _load_config(launch: Launch, config_file: Optional[Path], only: str) -> InitConfig:
+def _load_config(launch: Launch, config_file: Optional[Path], only: str) -> NodeConfig:
     """The configuration, and with --air-gapped the fence, before anything outside is asked."""
     call, local = launch.call, launch.local
     flags = {name: value for name, value in call.flags.items() if name not in KB_ONLY_FLAGS}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kubeup.cluster import api, find_cluster, join_documents, membership
     from kubeup.cluster.membership import Access
     from kubeup.config import load_join
-    from kubeup.config.types import JoinConfig
+    from kubeup.config.types import NodeConfig
     from kubeup.engine import run, step
     from kubeup.engine.run import Run, Who
     from kubeup.engine.state import State
@@ -102,7 +102,7 @@ def _run_join(call: Invocation, *, only: str, endpoint: str) -> int:
         launcher.require_same_node(node_state, config, paths)
         ctx = _make_run(launch.target, config, paths, call.report)
         result = launch.work(ctx, node_state, phases=phases, only=only, skip=config.skip_phases)
-    result.results.server = config.server
+    result.results.server = config.joined.server
     result.results.join_text = CLOSING_CONTROL_PLANE if is_control_plane else CLOSING
     launch.print_result(result)
     if call.program.show_result:
@@ -203,7 +203,7 @@ def _was_started(node_state: State) -> bool:
 
 def _find_cluster(
     local: LocalHost, wishes: load_join.JoinWishes, member: Optional[Access], node_state: State, report: Report
-) -> JoinConfig:
+) -> NodeConfig:
     """A member asks with its own identity: the token of a join that is run again may be long gone."""
     wanted = wishes.join
     # an admin.conf beside --control-plane was put there to be used, as kubeadm has it
@@ -231,10 +231,10 @@ def _find_cluster(
         # its kubelet bootstraps, if it has to, at its own API server: that is where kubelet.conf is to lead
         access = replace(access, server=kubeconfig.local_url(config))
     text = access.render_bootstrap_kubeconfig(config.cluster.cluster_name)
-    return replace(config, bootstrap_kubeconfig=text, clock_skew_s=access.skew_s)
+    return replace(config, join=replace(config.joined, bootstrap_kubeconfig=text, clock_skew_s=access.skew_s))
 
 
-def _read_config(host: Host, wishes: load_join.JoinWishes, access: Access) -> JoinConfig:
+def _read_config(host: Host, wishes: load_join.JoinWishes, access: Access) -> NodeConfig:
     """The node's own wishes, and all that the cluster stores for its nodes."""
     found = join_documents.read_documents(host, access, wishes.join.timeouts)
     return load_join.build_join_config(
@@ -289,17 +289,18 @@ def _require_discovery(wishes: load_join.JoinWishes) -> None:
         raise load_join.no_endpoint("nothing")
 
 
-def _make_run(target: Host, config: JoinConfig, paths: Paths, report: Report) -> Run:
+def _make_run(target: Host, config: NodeConfig, paths: Paths, report: Report) -> Run:
     """The API is called with the bootstrap's identity until the node has its own."""
+    join = config.joined
 
     def make_api(who: Who) -> api.Api:
         if who == "admin":
             # admin.conf names the stable endpoint, which may not lead anywhere on this node yet
-            identity = api.read_identity(target, paths.admin_conf, server=config.reached_server or config.server)
+            identity = api.read_identity(target, paths.admin_conf, server=join.reached_server or join.server)
         elif who == "bootstrap":
-            found = kubeconfig.parse_kubeconfig(config.bootstrap_kubeconfig.reveal(), source="bootstrap-kubelet.conf")
+            found = kubeconfig.parse_kubeconfig(join.bootstrap_kubeconfig.reveal(), source="bootstrap-kubelet.conf")
             identity = membership.Access(
-                config.reached_server or config.server,
+                join.reached_server or join.server,
                 Anchors.given(found.ca_pem) if found.ca_pem else None,
                 found.token,
                 client_cert_pem=found.client_cert_pem,
@@ -311,8 +312,8 @@ def _make_run(target: Host, config: JoinConfig, paths: Paths, report: Report) ->
             identity = api.read_identity(target, paths.kubernetes / "kubelet.conf")
         return api.Api(target, identity, retry_s=config.timeouts.kubernetes_api_call_s)
 
-    first: Who = "bootstrap" if config.bootstrap_kubeconfig else "kubelet"
-    if config.join.control_plane is not None and target.exists(paths.admin_conf):
+    first: Who = "bootstrap" if join.bootstrap_kubeconfig else "kubelet"
+    if config.is_control_plane and target.exists(paths.admin_conf):
         first = "admin"
     release = releases.find_release(config.cluster.kubernetes_version)
     caller = run.Caller(make_api, first)

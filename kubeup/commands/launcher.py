@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
     from kubeup.cluster import api
     from kubeup.config import load_init
-    from kubeup.config.types import InitConfig
+    from kubeup.config.types import NodeConfig
     from kubeup.engine import run, runner, state
-    from kubeup.engine.run import Run, Who
+    from kubeup.engine.run import BareRun, Run, Who
     from kubeup.engine.runner import RunResult
     from kubeup.engine.state import State
     from kubeup.engine.step import Phase
@@ -92,7 +92,7 @@ class Launch:
         self.call.report.note(f"this node was adopted: going by {path}")
         return path
 
-    def load_partial(self, names: tuple[str, ...]) -> InitConfig:
+    def load_partial(self, names: tuple[str, ...]) -> NodeConfig:
         """The configuration for a command that needs only some of it: the machine is asked for little. names: the flags
         that count."""
         flags = {name: self.call.flags[name] for name in names if name in self.call.flags}
@@ -107,7 +107,7 @@ class Launch:
             self.call.report.warn(warning)
         return config
 
-    def tell(self, config: InitConfig) -> None:
+    def tell(self, config: NodeConfig) -> None:
         """What was decided for the user, and what should be known."""
         for warning in config.warnings:
             self.call.report.warn(warning)
@@ -154,7 +154,7 @@ class Launch:
 
     def work(
         self,
-        ctx: Run,
+        ctx: BareRun,
         node_state: State,
         *,
         phases: Optional[Sequence[Phase]] = None,
@@ -169,7 +169,7 @@ class Launch:
             node_state,
             keeps_journal=keeps_journal and self.call.program.keeps_state,
         )
-        return worker.run(ctx, only=only, skip=() if only else skip)
+        return worker.run(ctx, only=only, skip=skip)
 
     def print_result(self, result: RunResult) -> None:
         call, target = self.call, self.target
@@ -258,7 +258,7 @@ def list_phases(call: Invocation) -> int:
     return 0
 
 
-def require_same_node(node_state: State, config: InitConfig, paths: Paths) -> None:
+def require_same_node(node_state: State, config: NodeConfig, paths: Paths) -> None:
     """Raises HostError (node-renamed)."""
     # a run that its checks refused left nothing that bears the name: another one may be what they asked for
     if node_state.has_changed_files() and node_state.node and node_state.node != config.node.name:
@@ -272,7 +272,7 @@ def require_same_node(node_state: State, config: InitConfig, paths: Paths) -> No
     node_state.cri_socket = config.node.cri_socket
 
 
-def paths_of(config: InitConfig, flags: Mapping[str, Any]) -> Paths:
+def paths_of(config: NodeConfig, flags: Mapping[str, Any]) -> Paths:
     """Where this node's files lie, by its configuration."""
     local_etcd = config.cluster.local_etcd
     return Paths(
@@ -284,7 +284,7 @@ def paths_of(config: InitConfig, flags: Mapping[str, Any]) -> Paths:
 
 def make_run(
     target: Host,
-    config: InitConfig,
+    config: NodeConfig,
     paths: Paths,
     report: Report,
     *,
@@ -305,6 +305,6 @@ def make_run(
     return run.Run(host=target, paths=paths, config=config, release=release, report=report, caller=caller)
 
 
-def local_server(config: InitConfig) -> str:
+def local_server(config: NodeConfig) -> str:
     """`https://10.0.0.11:6443`, this node's own API server."""
     return f"https://{join_host_port(config.local_api_endpoint.advertise_address, config.local_api_endpoint.bind_port)}"

@@ -92,14 +92,14 @@ def _parse_endpoint(call: Invocation) -> str:
 def _run(launch: Launch, node_state: State, wanted: str) -> None:
     call, local, target = launch.call, launch.local, launch.target
     is_undo = bool(call.flags.get("undo"))
-    config, before = _make_config(call, local, node_state, wanted)
+    own = _read_own_endpoint(local, Paths())
+    config, before = _make_config(call, local, node_state, wanted, own)
     paths = Paths(pki=Path(config.cluster.certificates_dir))
     launcher.require_same_node(node_state, config, paths)
-    is_control_plane = _is_control_plane(local, paths)
-    phases = tuple(phase for phase in call.command.phases if is_control_plane or not phase.on)
+    phases = tuple(phase for phase in call.command.phases if config.is_control_plane or not phase.on)
 
     def make_api(_: Who) -> Api:
-        return _make_api(target, paths, config, wanted)
+        return _make_api(target, paths, own, wanted)
 
     ctx = reconfigure.EndpointRun(
         host=target,
@@ -117,9 +117,9 @@ def _run(launch: Launch, node_state: State, wanted: str) -> None:
     _print(launch, result, config)
 
 
-def _print(launch: Launch, result: RunResult, config: types.JoinConfig) -> None:
+def _print(launch: Launch, result: RunResult, config: types.NodeConfig) -> None:
     call = launch.call
-    result.results.server = config.server
+    result.results.server = config.joined.server
     launch.print_result(result)
     remaining = list(result.results.remaining or ())
     if call.output != "text" or launch.is_dry:
@@ -128,35 +128,29 @@ def _print(launch: Launch, result: RunResult, config: types.JoinConfig) -> None:
         call.tell("\n".join(["still to be done:", *(f"  {step}" for step in remaining)]))
     else:
         call.print(
-            f"this node's clients call {config.server}; kubeconfigs that were copied from admin.conf are yours to change"
+            f"this node's clients call {config.joined.server}; kubeconfigs that were copied from admin.conf are yours to change"
         )
 
 
 # ---- what is, and what shall be
 
 
-def _is_control_plane(local: Host, paths: Paths) -> bool:
-    return local.exists(paths.manifest("kube-apiserver")) and local.exists(paths.admin_conf)
-
-
 def _make_config(
-    call: Invocation, local: LocalHost, node_state: State, wanted: str
-) -> tuple[types.JoinConfig, reconfigure.Before]:
+    call: Invocation, local: LocalHost, node_state: State, wanted: str, own: Optional[types.LocalAPIEndpoint]
+) -> tuple[types.NodeConfig, reconfigure.Before]:
     """The configuration that the phases work towards, and what was before."""
     paths = Paths()
     kubelet_conf = paths.kubernetes / "kubelet.conf"
     member = membership.find_member_access(local, kubelet_conf)
     if member is None:
         raise reconfigure.refuse_without_cluster(kubelet_conf)
-    own = _read_own_endpoint(local, paths)
-    bare = _bare_config(member, own, node_state)
-    api = _make_api(local, paths, bare, wanted)
+    api = _make_api(local, paths, own, wanted)
     found = api.get(kubeapi.path_of("ConfigMap", "kubeadm-config", "kube-system")) or {}
     text = str((found.get("data") or {}).get("ClusterConfiguration", ""))
     warnings: list[str] = []
     cluster = load_join.parse_stored_cluster(local, text, warnings)
     stored = objects.read_load_balancer(api)
-    is_control_plane = _is_control_plane(local, paths)
+    is_control_plane = own is not None and local.exists(paths.admin_conf)
     now = _read_server(api) if is_control_plane else member.server
     before = _read_before(node_state) or reconfigure.Before(
         cluster.control_plane_endpoint, now, _read_mode(local, paths)
@@ -170,13 +164,19 @@ def _make_config(
             before = replace(before, is_begun_here=goal != before.endpoint or stored.mode != mode)
     image = stored.image or images.load_balancer_image(types.KbConfiguration())
     balancer = replace(stored, mode=mode, image=image if mode == "local" else stored.image)
-    config = replace(
-        bare,
-        cluster=replace(cluster, control_plane_endpoint=goal),
+    here = [join_host_port(own.advertise_address, own.bind_port)] if own and is_control_plane else []
+    config = types.NodeConfig(
+        replace(cluster, control_plane_endpoint=goal),
+        _read_registration(member, node_state),
+        own or load_join.find_own_endpoint(local, cluster, None, []),
         kb=types.KbConfiguration(objects.read_pod_network(api), load_balancer=balancer),
-        server=server,
-        api_servers=_read_servers(api, is_control_plane=is_control_plane, own=own),
         warnings=tuple(warnings),
+        join=types.Join(
+            server,
+            member.ca_pem,
+            control_plane=types.JoinControlPlane() if is_control_plane else None,
+            api_servers=tuple(sorted({*objects.read_api_servers(api), *here})),
+        ),
     )
     return config, before
 
@@ -184,11 +184,6 @@ def _make_config(
 def _read_mode(local: Host, paths: Paths) -> str:
     """Whether this node runs a load balancer of its own already."""
     return "local" if load_balancer.is_installed(local, paths) else "none"
-
-
-def _read_servers(api: Api, *, is_control_plane: bool, own: types.LocalAPIEndpoint) -> tuple[str, ...]:
-    here = [join_host_port(own.advertise_address, own.bind_port)] if is_control_plane else []
-    return tuple(sorted({*objects.read_api_servers(api), *here}))
 
 
 def _plan_goal(
@@ -260,37 +255,30 @@ def _read_server(api: Api) -> str:
     return str(kubeconfig.parse_kubeconfig(text, source="in ConfigMap cluster-info").server) if text else api.server
 
 
-def _bare_config(member: membership.Access, own: types.LocalAPIEndpoint, node_state: State) -> types.JoinConfig:
+def _read_registration(member: membership.Access, node_state: State) -> types.NodeRegistration:
     cert = certificates.parse_certs(member.client_cert_pem)[0]
     name = node_state.node or certificates.subject_of(cert).common_name.rpartition(":")[2]
     registration = types.NodeRegistration(name)
-    if node_state.cri_socket:
-        registration = replace(registration, cri_socket=node_state.cri_socket)
-    return types.JoinConfig(
-        types.ClusterConfiguration(releases.NEWEST_PROVEN),
-        registration,
-        own,
-        server=member.server,
-        ca_pem=member.ca_pem,
-    )
+    return replace(registration, cri_socket=node_state.cri_socket) if node_state.cri_socket else registration
 
 
-def _read_own_endpoint(local: Host, paths: Paths) -> types.LocalAPIEndpoint:
-    """Where this node's API server listens: its static pod says so."""
+def _read_own_endpoint(local: Host, paths: Paths) -> Optional[types.LocalAPIEndpoint]:
+    """Where this node's API server listens: its static pod says so. None on a worker."""
     manifest = paths.manifest("kube-apiserver")
     if not local.exists(manifest):
-        return types.LocalAPIEndpoint("127.0.0.1")
+        return None
     words, *_ = [*yaml_files.commands_of_pod(yaml_files.load_mapping(local.read_text(manifest), str(manifest))), []]
     flags = dict(word[2:].split("=", 1) for word in words if word.startswith("--") and "=" in word)
     return types.LocalAPIEndpoint(flags.get("advertise-address", "127.0.0.1"), int(flags.get("secure-port", "6443")))
 
 
-def _make_api(target: Host, paths: Paths, config: types.JoinConfig, wanted: str) -> Api:
+def _make_api(target: Host, paths: Paths, own: Optional[types.LocalAPIEndpoint], wanted: str) -> Api:
     """A control plane speaks to its own API server as the admin; a worker as its kubelet, by the server of its
     kubelet.conf, or where that does not answer any more, by the new name."""
-    if _is_control_plane(target, paths):
-        identity = kubeapi.read_identity(target, paths.admin_conf, server=kubeconfig.local_url(config))
-        return kubeapi.Api(target, identity, retry_s=config.timeouts.kubernetes_api_call_s)
+    retry_s = types.Timeouts().kubernetes_api_call_s
+    if own is not None and target.exists(paths.admin_conf):
+        server = f"https://{join_host_port(own.advertise_address, own.bind_port)}"
+        return kubeapi.Api(target, kubeapi.read_identity(target, paths.admin_conf, server=server), retry_s=retry_s)
     path = paths.kubernetes / "kubelet.conf"
     api = kubeapi.Api(target, kubeapi.read_identity(target, path), retry_s=0)
     try:
@@ -299,5 +287,5 @@ def _make_api(target: Host, paths: Paths, config: types.JoinConfig, wanted: str)
         if not wanted:
             raise
         api = api.with_server(f"https://{wanted}")
-    api.retry_s = config.timeouts.kubernetes_api_call_s
+    api.retry_s = retry_s
     return api

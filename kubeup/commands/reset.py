@@ -5,23 +5,22 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from kubeup import releases
 from kubeup.commands import launcher
 from kubeup.commands.launcher import Launch
+from kubeup.config.types import NodeRegistration
 from kubeup.errors import HostError, UsageError
 from kubeup.lazy_modules import lazy_import
 from kubeup.paths import Paths
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
-    from kubeup.config import types
-    from kubeup.config.types import InitConfig
     from kubeup.engine import undo
     from kubeup.engine.state import State
     from kubeup.network import node_routes as route_keeper
+    from kubeup.phases import reset as reset_phases
 else:
     route_keeper = lazy_import("kubeup.network.node_routes")
-    types = lazy_import("kubeup.config.types")
+    reset_phases = lazy_import("kubeup.phases.reset")
     undo = lazy_import("kubeup.engine.undo")
 
 
@@ -35,7 +34,12 @@ def reset(call: Invocation) -> int:
     with launch.locked(paths):
         node_state = _require_journal(launch, paths)
         _ask_to_reset(launch, node_state, paths)
-        ctx = launcher.make_run(launch.target, _reset_config(call, node_state), paths, call.report)
+        ctx = reset_phases.ResetRun(
+            host=launch.target,
+            paths=paths,
+            report=call.report,
+            cri_socket=call.flags.get("cri-socket") or node_state.cri_socket or NodeRegistration.cri_socket,
+        )
         result = launch.work(ctx, node_state, skip=call.flags.get("skip-phases", ()), keeps_journal=False)
         if not any(
             outcome.status == "skipped" for outcome in result.phases if outcome.name.startswith("cleanup-node/")
@@ -116,13 +120,3 @@ def _ask(question: str) -> str:
         return input(question)
     except EOFError:
         return ""
-
-
-def _reset_config(call: Invocation, node_state: State) -> InitConfig:
-    """What the phases of reset need to know of the node."""
-    socket = call.flags.get("cri-socket") or node_state.cri_socket or types.NodeRegistration("x").cri_socket
-    return types.InitConfig(
-        types.ClusterConfiguration(releases.NEWEST_PROVEN, cluster_name=node_state.cluster),
-        types.NodeRegistration(node_state.node, cri_socket=socket),
-        types.LocalAPIEndpoint("127.0.0.1"),
-    )

@@ -16,15 +16,13 @@ from kubeup.paths import Paths
 from kubeup.secret import Secret
 
 if TYPE_CHECKING:
-    from kubeup import releases
     from kubeup.cli.program import Invocation
     from kubeup.cluster import api as kubeapi
     from kubeup.cluster import objects, shared_certs, tokens
     from kubeup.cluster.api import Api
-    from kubeup.config import choose, documents, load_init, load_join, problems, schema, types, validate
+    from kubeup.config import choose, documents, load_init, load_join, problems, schema, validate
     from kubeup.config.types import BootstrapToken
     from kubeup.doctor import doctor
-    from kubeup.engine import run
     from kubeup.machine.host import Host
     from kubeup.node import certificates, kubeconfig
     from kubeup.phases import cluster, join_command
@@ -42,12 +40,9 @@ else:
     load_join = lazy_import("kubeup.config.load_join")
     certificates = lazy_import("kubeup.node.certificates")
     problems = lazy_import("kubeup.config.problems")
-    releases = lazy_import("kubeup.releases")
     schema = lazy_import("kubeup.config.schema")
     tokens = lazy_import("kubeup.cluster.tokens")
-    types = lazy_import("kubeup.config.types")
     validate = lazy_import("kubeup.config.validate")
-    run = lazy_import("kubeup.engine.run")
 
 SYSTEM = "kube-system"
 OUTPUT_API = "output.kubeadm.k8s.io/v1alpha3"
@@ -229,24 +224,8 @@ def upload_certs(call: Invocation, target: Host, api: Api, key: Secret) -> None:
     stored = api.get(kubeapi.path_of("ConfigMap", "kubeadm-config", SYSTEM)) or {}
     text = str((stored.get("data") or {}).get("ClusterConfiguration", ""))
     found = load_join.parse_stored_cluster(target, text, [])
-    config = types.InitConfig(
-        found,
-        types.NodeRegistration(target.hostname()),
-        types.LocalAPIEndpoint("127.0.0.1"),
-        certificate_key=key,
-        upload_certs=True,
-    )
-    release = releases.find_release(found.kubernetes_version)
-    cluster.upload_certs(
-        run.Run(
-            host=target,
-            paths=Paths(pki=Path(found.certificates_dir)),
-            config=config,
-            release=release,
-            report=call.report,
-            caller=run.Caller.by(api),
-        )
-    )
+    files = shared_certs.read_shared_files(target, Paths(pki=Path(found.certificates_dir)), found)
+    cluster.store_shared_files(api, files, key, now=target.now())
 
 
 # ---- list

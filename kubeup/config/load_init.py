@@ -1,4 +1,4 @@
-"""File, flags and environment in, one InitConfig out: the order of things, and the defaults that need the machine.
+"""File, flags and environment in, one NodeConfig out: the order of things, and the defaults that need the machine.
 
 Source: cmd/kubeadm/app/util/config/initconfiguration.go, cmd/kubeadm/app/cmd/init.go (newInitData)
 """
@@ -45,7 +45,7 @@ def load_init_config(
     flags: Mapping[str, Any],
     only: str = "",
     read_bundle_version: Optional[BundleReader] = None,
-) -> types.InitConfig:
+) -> types.NodeConfig:
     """The configuration of an init, complete and checked; `only`: for this phase, or this parent's phases.
 
     flags: those given on the command line, kubeadm's names without dashes. Raises UsageError: mixed-flags,
@@ -78,7 +78,7 @@ def load_partial_config(
     config_file: Optional[Path],
     flags: Mapping[str, Any],
     read_bundle_version: Optional[BundleReader] = None,
-) -> types.InitConfig:
+) -> types.NodeConfig:
     """The configuration for a command that needs only some of it (images, certificates' folder, names): the
     machine is asked for the version alone, and beside a file flags do not count, but are no error."""
     problems = Problems.for_flags(flags)
@@ -169,8 +169,8 @@ def build_init_config(
     *,
     looks: str,
     read_bundle_version: Optional[BundleReader] = None,
-) -> types.InitConfig:
-    """Trees -> InitConfig with every default, validated into `problems`.
+) -> types.NodeConfig:
+    """Trees -> NodeConfig with every default, validated into `problems`.
 
     looks: what the machine is asked for: "machine" (all that only it can tell), "identity" (what it is called and where it
     is reached), "version" (that alone), "nothing".
@@ -185,7 +185,7 @@ def build_init_config(
     if not kb.only_kubeadm and chooser.looks_for_network:
         init["node"] = with_node_ip(host, init["node"], endpoint.advertise_address, cluster, chooser.notes)
     skip_phases, cluster = _align_addons(init.pop("skip_phases", ()), cluster)
-    config = types.InitConfig(
+    config = types.NodeConfig(
         **init,
         bootstrap_tokens=_fill_tokens(trees.get(_INIT, {}).get("bootstrapTokens")),
         cluster=cluster,

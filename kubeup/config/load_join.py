@@ -158,19 +158,19 @@ def build_join_config(
     load_balancer: types.LoadBalancer = types.KbConfiguration.load_balancer,
     api_servers: tuple[str, ...] = (),
     reached_server: str = "",
-) -> types.JoinConfig:
+) -> types.NodeConfig:
     """What the phases read: the node's own wishes, and the documents that the cluster stores.
 
     Raises ClusterError (stored-config-invalid) where a document cannot be understood.
     """
     notes, warnings = list(wishes.notes), list(wishes.warnings)
     cluster = parse_stored_cluster(host, cluster_text, warnings)
-    endpoint = _own_endpoint(host, cluster, wishes.join.control_plane, notes)
+    endpoint = find_own_endpoint(host, cluster, wishes.join.control_plane, notes)
     node = wishes.join.node
     if not wishes.kb.only_kubeadm:
         only = (choose.NO_DEFAULT_ROUTE,)  # a worker with several cards knows no better than its default route
         node = with_node_ip(host, node, endpoint.advertise_address, cluster, notes, doubts=only)
-    return types.JoinConfig(
+    return types.NodeConfig(
         cluster=cluster,
         node=node,
         local_api_endpoint=endpoint,
@@ -184,11 +184,14 @@ def build_join_config(
         proxy_env=choose.read_proxy_env(host),
         notes=tuple(notes),
         warnings=tuple(warnings),
-        join=wishes.join,
-        server=server,
-        ca_pem=ca_pem,
-        api_servers=api_servers,
-        reached_server=reached_server,
+        join=types.Join(
+            server,
+            ca_pem,
+            ca_cert_path=wishes.join.ca_cert_path,
+            control_plane=wishes.join.control_plane,
+            api_servers=api_servers,
+            reached_server=reached_server,
+        ),
     )
 
 
@@ -239,7 +242,7 @@ def _stored_invalid(name: str, cause: str) -> ClusterError:
     )
 
 
-def _own_endpoint(
+def find_own_endpoint(
     host: Host, cluster: types.ClusterConfiguration, wanted: Optional[types.JoinControlPlane], notes: list[str]
 ) -> types.LocalAPIEndpoint:
     """Where this node's API server listens. A worker serves none: only checks and hints speak of its address.

@@ -37,7 +37,7 @@ def render_cluster_configuration(cluster: types.ClusterConfiguration, release: R
     return {"apiVersion": release.config_api, "kind": "ClusterConfiguration", **body}
 
 
-def render_init_configuration(config: types.InitConfig) -> Object:
+def render_init_configuration(config: types.NodeConfig) -> Object:
     """InitConfiguration with every default; a token that kb made up is in it."""
     body = _render_struct(schema.INIT, config)
     body["bootstrapTokens"] = [_render_token(token) for token in config.bootstrap_tokens]

@@ -277,35 +277,6 @@ class KbConfiguration:
 
 
 @frozen
-class InitConfig:
-    """All that `kb init` was told, by file, flags and environment, with every default filled in."""
-
-    cluster: ClusterConfiguration
-    node: NodeRegistration
-    local_api_endpoint: LocalAPIEndpoint
-    bootstrap_tokens: tuple[BootstrapToken, ...] = ()
-    certificate_key: Secret = _NO_SECRET
-    skip_phases: tuple[str, ...] = ()
-    dry_run: bool = False
-    patches_directory: str = ""
-    timeouts: Timeouts = Timeouts()
-    kubelet: FrozenDict = field(default_factory=dict)
-    """The user's KubeletConfiguration as given (camelCase); {} when none was. kb's defaults are not in it."""
-    kube_proxy: FrozenDict = field(default_factory=dict)
-    """The user's KubeProxyConfiguration, likewise."""
-    kb: KbConfiguration = KbConfiguration()
-    proxy_env: Mapping[str, str] = field(default_factory=dict)
-    """The `*_proxy` variables of kb's own environment, any case, non-empty: control-plane pods get them."""
-    upload_certs: bool = False
-    skip_token_print: bool = False
-    skip_certificate_key_print: bool = False
-    notes: tuple[str, ...] = ()
-    """What was decided for the user and why, one sentence each: the advertise address, the version, the podSubnet."""
-    warnings: tuple[str, ...] = ()
-    """What will work but should be known: an unusual validity period, a deprecated API version."""
-
-
-@frozen
 class BootstrapTokenDiscovery:
     """discovery.bootstrapToken of join."""
 
@@ -347,14 +318,17 @@ class JoinConfiguration:
 
 
 @frozen
-class JoinConfig(InitConfig):
-    """All that `kb join` knows: its own document, and the cluster as discovery found it. What it shares with an init
-    (cluster, kubelet, kb.pod_network) has the cluster's values, so that the phases of both read the same names."""
+class Join:
+    """What a node that joins knows beside what every node knows: of its own document, and of the cluster as discovery
+    found it."""
 
-    join: JoinConfiguration = JoinConfiguration(NodeRegistration(""))
     server: str = ""
     """The API server that this node's kubelet talks to: the cluster's word, not the command line's."""
     ca_pem: str = ""
+    ca_cert_path: str = JoinConfiguration.ca_cert_path
+    """Where a worker keeps the cluster's CA."""
+    control_plane: Optional[JoinControlPlane] = None
+    """None: it becomes a worker."""
     bootstrap_kubeconfig: Secret = _NO_SECRET
     """The text of bootstrap-kubelet.conf; "" where the node is a member already and kubelet.conf speaks for it."""
     clock_skew_s: float = 0.0
@@ -364,6 +338,49 @@ class JoinConfig(InitConfig):
     reached_server: str = ""
     """The address by which kb itself reaches the cluster while `server` is a name that only a running load balancer
     makes good; "" where `server` will do."""
+
+
+@frozen
+class NodeConfig:
+    """All that a node is to be: what was told by file, flags and environment, with every default filled in, and on a node
+    that joins what the cluster stores (cluster, kubelet, kb.pod_network): the phases of both read the same names."""
+
+    cluster: ClusterConfiguration
+    node: NodeRegistration
+    local_api_endpoint: LocalAPIEndpoint
+    bootstrap_tokens: tuple[BootstrapToken, ...] = ()
+    certificate_key: Secret = _NO_SECRET
+    skip_phases: tuple[str, ...] = ()
+    dry_run: bool = False
+    patches_directory: str = ""
+    timeouts: Timeouts = Timeouts()
+    kubelet: FrozenDict = field(default_factory=dict)
+    """The user's KubeletConfiguration as given (camelCase); {} when none was. kb's defaults are not in it."""
+    kube_proxy: FrozenDict = field(default_factory=dict)
+    """The user's KubeProxyConfiguration, likewise."""
+    kb: KbConfiguration = KbConfiguration()
+    proxy_env: Mapping[str, str] = field(default_factory=dict)
+    """The `*_proxy` variables of kb's own environment, any case, non-empty: control-plane pods get them."""
+    upload_certs: bool = False
+    skip_token_print: bool = False
+    skip_certificate_key_print: bool = False
+    notes: tuple[str, ...] = ()
+    """What was decided for the user and why, one sentence each: the advertise address, the version, the podSubnet."""
+    warnings: tuple[str, ...] = ()
+    """What will work but should be known: an unusual validity period, a deprecated API version."""
+    join: Optional[Join] = None
+    """What is known of the cluster that the node joins, or has joined; None where it makes one."""
+
+    @property
+    def is_control_plane(self) -> bool:
+        return self.join is None or self.join.control_plane is not None
+
+    @property
+    def joined(self) -> Join:
+        """`join`, for a phase that no other node has."""
+        if self.join is None:
+            raise RuntimeError("this node makes a cluster, and joins none")
+        return self.join
 
 
 @frozen

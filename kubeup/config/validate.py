@@ -31,7 +31,7 @@ _TOKEN_GROUP = re.compile(r"system:bootstrappers:[a-z0-9:-]{0,255}[a-z0-9]")
 USAGES = ("signing", "authentication")
 
 
-def check_init(config: types.InitConfig, trees: Mapping[str, Mapping[str, object]], problems: Problems) -> None:
+def check_init(config: types.NodeConfig, trees: Mapping[str, Mapping[str, object]], problems: Problems) -> None:
     """Every rule of an init, in the order of the documents."""
     found = releases.parse_version(config.cluster.kubernetes_version)
     check_node(problems, INIT, config.node, minor=found.minor if found else 0)

@@ -217,7 +217,7 @@ def _check_external_etcd(etcd: types.ExternalEtcd, problems: Problems) -> None:
 # ---- networks
 
 
-def check_networks(config: types.InitConfig, problems: Problems) -> None:
+def check_networks(config: types.NodeConfig, problems: Problems) -> None:
     """Subnets: their form and their sizes; what overlaps is told."""
     cluster = config.cluster
     services = _check_subnet(

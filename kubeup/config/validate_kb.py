@@ -66,7 +66,7 @@ def check_kb(kb: types.KbConfiguration, problems: Problems) -> None:
         problems.fail(KB, "soak", "the soak lasts from 0s to 1h", "write 10s")
 
 
-def check_balancer(config: types.InitConfig, problems: Problems) -> None:
+def check_balancer(config: types.NodeConfig, problems: Problems) -> None:
     """What a load balancer on every node wants of the endpoint: a name of its own, and a port that is free there."""
     balancer, path = config.kb.load_balancer, "controlPlaneEndpoint"
     parts = split_host_port(config.cluster.control_plane_endpoint)

@@ -25,11 +25,11 @@ from kubeup.config import choose
 from kubeup.config.types import (
     ClusterConfiguration,
     ExternalEtcd,
-    InitConfig,
     KbConfiguration,
     LocalAPIEndpoint,
     LocalEtcd,
     Networking,
+    NodeConfig,
     NodeRegistration,
     PodNetwork,
 )
@@ -80,7 +80,7 @@ class Patient:
 
     host: Host
     paths: Paths
-    config: InitConfig
+    config: NodeConfig
     release: Release
     kubeconfig: Path
     is_control_plane: bool
@@ -113,7 +113,7 @@ def read_patient(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = 
         ),
         **_read_etcd(host, paths, apiserver),
     )
-    own = InitConfig(
+    own = NodeConfig(
         cluster,
         NodeRegistration(
             read_cert_node_name(host, paths) or _read_called_name(host, flags),
@@ -317,7 +317,7 @@ def _describe_bundle(patient: Patient) -> str:
     return text if flags.get("cluster-signing-cert-file") == str(path) else ""
 
 
-def _as_found(patient: Patient) -> InitConfig:
+def _as_found(patient: Patient) -> NodeConfig:
     """Names beyond those that kb would ask for are not known from the files: ask for none but the address."""
     return patient.config
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
-from kubeup.config.types import InitConfig
+from kubeup.config.types import NodeConfig
 from kubeup.frozen_values import frozen, frozen_by_name
 from kubeup.lazy_modules import lazy_import
 from kubeup.machine.host import Host
@@ -165,20 +165,27 @@ class Found:
 
 
 @frozen_by_name
-class Run:
-    """All that a phase may see and touch."""
+class BareRun:
+    """What a phase may see and touch on any node, whatever is known of its cluster."""
 
     host: Host
     paths: Paths
-    config: InitConfig
-    release: Release
     report: Report
+    config: Optional[NodeConfig] = None
     caller: Caller = field(default_factory=Caller)
     selection: Selection = Selection()
     owned_paths: frozenset[str] = frozenset()
     """What kb made on this node, by its state."""
     results: Results = field(default_factory=Results)
     """What the phases that ran before handed on, merged."""
+
+
+@frozen_by_name
+class Run(BareRun):
+    """All that a phase may see and touch of a node that is being made, or changed."""
+
+    config: NodeConfig
+    release: Release
     found: Found = field(default_factory=Found)
 
     @property

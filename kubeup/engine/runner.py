@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kubeup.engine.journal import JournalHost, remove_leftovers
-from kubeup.engine.run import Results, Run, Selection, read_stored
+from kubeup.engine.run import BareRun, Results, Selection, read_stored
 from kubeup.engine.state import PhaseState, State
 from kubeup.engine.step import (
     Phase,
@@ -79,18 +79,19 @@ class Runner:
         self.state = state
         self._total = len(phases)
 
-    def run(self, ctx: Run, *, only: str = "", skip: Sequence[str] = ()) -> RunResult:
-        """Run all phases but the skipped, or those that `only` names (these run even if they were done before).
+    def run(self, ctx: BareRun, *, only: str = "", skip: Sequence[str] = ()) -> RunResult:
+        """Run all phases but the skipped, or those that `only` names (these run even if they were done before or are among
+        the skipped).
 
         Raises KbError with the phase's name and what was changed filled in.
         """
         chosen = select_phases(self.phases, only) if only else tuple(self.phases)
         chosen = wanted_phases(chosen, ctx.config)
-        skipped = plan_skips(chosen, skip)
+        skipped = frozenset() if only else plan_skips(chosen, skip)
         result = RunResult(self.workflow, results=ctx.results)
         remove_leftovers(ctx.host, self.state)
         ctx = dataclasses.replace(
-            ctx, owned_paths=self.state.known_paths(), selection=self._select(ctx, chosen, skipped)
+            ctx, owned_paths=self.state.known_paths(), selection=self._select(ctx, chosen, skipped, skip)
         )
         self._total = len(chosen)
         for index, phase in enumerate(chosen, start=1):
@@ -105,9 +106,9 @@ class Runner:
             ctx.report.phase(index, len(chosen), phase.name, phase.does, _describe(outcome, ctx.host.mode))
         return result
 
-    def _select(self, ctx: Run, chosen: Sequence[Phase], skipped: frozenset[str]) -> Selection:
+    def _select(self, ctx: BareRun, chosen: Sequence[Phase], skipped: frozenset[str], skip: Sequence[str]) -> Selection:
         # what the user left out is left out for good, also where this run works through one phase alone
-        left_out = skipped | names_below(self.phases, ctx.config.skip_phases)
+        left_out = names_below(self.phases, skip)
         planned = wanted_phases(self.phases, ctx.config)
         return Selection(
             will_run=frozenset(phase.name for phase in chosen if phase.name not in skipped),
@@ -120,7 +121,9 @@ class Runner:
         before = self.state.phases.get(f"{self.workflow}/{phase.name}")
         return before is not None and before.status == "done"
 
-    def _run_one(self, ctx: Run, phase: Phase, *, is_forced: bool, is_skipped: bool, result: RunResult) -> PhaseOutcome:
+    def _run_one(
+        self, ctx: BareRun, phase: Phase, *, is_forced: bool, is_skipped: bool, result: RunResult
+    ) -> PhaseOutcome:
         if is_skipped:
             return PhaseOutcome(phase.name, "skipped", why="--skip-phases")
         if (phase.live and ctx.host.mode == "root") or (phase.live == "cluster" and ctx.host.mode == "dry-run"):
@@ -141,7 +144,7 @@ class Runner:
         return self._act(ctx, phase, key, inputs, started, result)
 
     def _act(
-        self, ctx: Run, phase: Phase, key: str, inputs: dict[str, str], started: float, result: RunResult
+        self, ctx: BareRun, phase: Phase, key: str, inputs: dict[str, str], started: float, result: RunResult
     ) -> PhaseOutcome:
         before = self.state.phases.get(key)
         entry = PhaseState("running", inputs=inputs, started=f"{ctx.host.now():%Y-%m-%dT%H:%M:%SZ}")
@@ -180,7 +183,7 @@ class Runner:
 
     def _record_failure(
         self,
-        ctx: Run,
+        ctx: BareRun,
         phase: Phase,
         entry: PhaseState,
         journal: JournalHost,

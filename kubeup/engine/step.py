@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from kubeup.config.types import InitConfig
+from kubeup.config.types import NodeConfig
 from kubeup.engine.run import Outputs
 from kubeup.errors import UsageError
 from kubeup.frozen_values import frozen
@@ -30,7 +30,7 @@ class Phase:
     does   the one-line reason: progress line, --help, README
     run    does it, with the Run of its command; returns what it hands on, or None; changes the machine through run.host
            and the cluster through run.api
-    reads  attributes of InitConfig on which the result depends (`cluster.networking.service_subnet`): its fingerprint
+    reads  attributes of NodeConfig on which the result depends (`cluster.networking.service_subnet`): its fingerprint
     makes  files it makes: names relative to the kubernetes folder's pki (`pki/ca.crt`), or absolute paths
     done   a probe of the real node: is the result there, and right?
     needs  phases that must not be skipped if this one runs
@@ -53,7 +53,7 @@ class Phase:
     always: bool = False
     hidden: bool = False
     on: str = ""
-    when: Optional[Callable[[InitConfig], bool]] = None
+    when: Optional[Callable[[NodeConfig], bool]] = None
 
 
 def select_phases(phases: Sequence[Phase], name: str) -> tuple[Phase, ...]:
@@ -69,9 +69,9 @@ def select_phases(phases: Sequence[Phase], name: str) -> tuple[Phase, ...]:
     raise _unknown_phase(phases, name)
 
 
-def wanted_phases(phases: Sequence[Phase], config: InitConfig) -> tuple[Phase, ...]:
+def wanted_phases(phases: Sequence[Phase], config: Optional[NodeConfig]) -> tuple[Phase, ...]:
     """Without those that this configuration does not ask for."""
-    return tuple(phase for phase in phases if phase.when is None or phase.when(config))
+    return tuple(phase for phase in phases if phase.when is None or (config is not None and phase.when(config)))
 
 
 def _unknown_phase(phases: Sequence[Phase], name: str) -> UsageError:
@@ -112,9 +112,9 @@ def names_below(phases: Sequence[Phase], names: Sequence[str]) -> frozenset[str]
     return frozenset(phase.name for phase in phases if phase.name in names or phase.name.startswith(parents))
 
 
-def fingerprint_inputs(config: InitConfig, reads: Sequence[str]) -> dict[str, str]:
+def fingerprint_inputs(config: Optional[NodeConfig], reads: Sequence[str]) -> dict[str, str]:
     """A short hash of each value that a phase reads. What kb generated for the user counts as one constant, so that
-    a second run with the same words is the same run. Raises AttributeError for a name that InitConfig lacks."""
+    a second run with the same words is the same run. Raises AttributeError for a name that NodeConfig lacks."""
     prints = {}
     for name in reads:
         value: Any = config

@@ -324,21 +324,9 @@ def reset(call: Invocation) -> int:
     if call.command.name == "reset phase":
         _refuse_parent(call, only.split("/") if only else [])
     socket = wishes.cri_socket or choose.choose_cri_socket(local).value or types.NodeRegistration.cri_socket
-    config = types.InitConfig(
-        types.ClusterConfiguration(releases.NEWEST_PROVEN, certificates_dir=wishes.certificates_dir),
-        types.NodeRegistration(
-            choose.read_node_name(local), socket, ignore_preflight_errors=wishes.ignore_preflight_errors
-        ),
-        types.LocalAPIEndpoint("127.0.0.1"),
-    )
     paths = replace(paths, pki=Path(wishes.certificates_dir))
     ctx = kubeadm_reset.KubeadmReset(
-        host=launch.target,
-        paths=paths,
-        config=config,
-        release=releases.find_release(config.cluster.kubernetes_version),
-        report=call.report,
-        wishes=wishes,
+        host=launch.target, paths=paths, report=call.report, cri_socket=socket, wishes=wishes
     )
     skip = [ALIASES.get(name, name) for name in wishes.skip_phases]
     launch.work(ctx, launch.open_state(paths), only=only, skip=skip, keeps_journal=False)

@@ -1,8 +1,8 @@
 """The phases of reset under the name kubeadm: preflight, remove-etcd-member, cleanup-node.
 
 Unlike kb's own reset, which takes back what its journal holds, this empties kubeadm's folders whoever filled them, as
-kubeadm does. What fails on the way is told, and the rest is done all the same. Mirrors cmd/kubeadm/app/cmd/phases/reset/*.go and RemoveStackedEtcdMemberFromCluster of
-cmd/kubeadm/app/phases/etcd/local.go.
+kubeadm does. What fails on the way is told, and the rest is done all the same. Mirrors
+cmd/kubeadm/app/cmd/phases/reset/*.go and RemoveStackedEtcdMemberFromCluster of cmd/kubeadm/app/phases/etcd/local.go.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubeup.config.types import ResetConfiguration
-from kubeup.engine.run import Outputs, Run
+from kubeup.engine.run import Outputs
 from kubeup.errors import HostError, KbError, PreflightError, UsageError
 from kubeup.frozen_values import frozen_by_name
 from kubeup.kubeadm.lines import KubeadmReport
 from kubeup.lazy_modules import lazy_import
 from kubeup.machine import services
+from kubeup.phases.reset import ResetRun
 
 if TYPE_CHECKING:
-    from kubeup.diagnosis.checks import facts, table
     from kubeup.diagnosis.checks import machine as machine_checks
+    from kubeup.diagnosis.checks import table
     from kubeup.node import containers
     from kubeup.phases import kubelet_start, reset
 else:
     table = lazy_import("kubeup.diagnosis.checks.table")
-    facts = lazy_import("kubeup.diagnosis.checks.facts")
     machine_checks = lazy_import("kubeup.diagnosis.checks.machine")
     kubelet_start = lazy_import("kubeup.phases.kubelet_start")
     reset = lazy_import("kubeup.phases.reset")
@@ -42,7 +42,7 @@ _UNMOUNT_FLAGS = {"MNT_FORCE": "-f", "MNT_DETACH": "-l"}
 
 
 @frozen_by_name
-class KubeadmReset(Run):
+class KubeadmReset(ResetRun):
     wishes: ResetConfiguration
 
 
@@ -66,9 +66,8 @@ def ask(ctx: KubeadmReset) -> Outputs:
                 "won't proceed", cause="the question was not answered with y", remedy="kubeadm reset --force", code="not-confirmed"
             )  # fmt: skip
     _say(ctx, "[preflight] Running pre-flight checks")
-    ignored = table.parse_ignored(ctx.config.node.ignore_preflight_errors)
-    looked_at = facts.Node(ctx.host, ctx.config, ctx.release, ctx.paths, workflow=facts.RESET)
-    errors, warnings = table.judge_findings(machine_checks.check_root_user(looked_at), ignored)
+    ignored = table.parse_ignored(ctx.wishes.ignore_preflight_errors)
+    errors, warnings = table.judge_findings(machine_checks.find_ordinary_user(ctx.host), ignored)
     for warning in warnings:
         ctx.report.warn(str(warning))
     if errors:
@@ -128,7 +127,7 @@ def clean_up(ctx: KubeadmReset) -> Outputs:
         if ctx.host.is_dir(kubelet_dir):
             _say(ctx, f'[reset] Unmounting mounted directories in "{ctx.paths.kubelet}"')
             _unmount(ctx, kubelet_dir)
-        for failure in containers.remove_pods(ctx.host, ctx.config.node.cri_socket):
+        for failure in containers.remove_pods(ctx.host, ctx.cri_socket):
             ctx.report.warn(f"[reset] Failed to remove containers: {failure}")
     if ctx.host.is_dir(kubelet_dir) and not is_dry:
         folders.append(kubelet_dir)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from kubeup.cluster.api import Api, Object, path_of
-from kubeup.config.types import ClusterConfiguration, InitConfig, PodNetwork
+from kubeup.config.types import ClusterConfiguration, NodeConfig, PodNetwork
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
@@ -165,7 +165,7 @@ def check_foreign_cni_config(host: Host, paths: Paths, keep: str = "or keep it: 
 
 
 def plan_node_files(
-    host: Host, node: Mapping[str, Any], config: InitConfig, *, network: PodNetwork, command: str
+    host: Host, node: Mapping[str, Any], config: NodeConfig, *, network: PodNetwork, command: str
 ) -> NodeFiles:
     """The files of the bridge network on the node that `node` describes.
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Optional
 
-from kubeup.config.types import ClusterConfiguration, InitConfig
+from kubeup.config.types import ClusterConfiguration, NodeConfig
 from kubeup.frozen_values import frozen
 from kubeup.paths import Paths
 
@@ -61,7 +61,7 @@ def make_sans(names: Iterable[str]) -> Sans:
     return Sans(tuple(sorted(dns)), tuple(ips))
 
 
-def apiserver_sans(config: InitConfig) -> Sans:
+def apiserver_sans(config: NodeConfig) -> Sans:
     """The names by which clients inside and outside the cluster call the API server."""
     service_network = ipaddress.ip_network(config.cluster.service_cidrs()[0], strict=False)
     domain = config.cluster.networking.dns_domain
@@ -80,22 +80,22 @@ def apiserver_sans(config: InitConfig) -> Sans:
     )
 
 
-def etcd_server_sans(config: InitConfig) -> Sans:
+def etcd_server_sans(config: NodeConfig) -> Sans:
     local = config.cluster.local_etcd
     return _etcd_sans(config, local.server_cert_sans if local else ())
 
 
-def etcd_peer_sans(config: InitConfig) -> Sans:
+def etcd_peer_sans(config: NodeConfig) -> Sans:
     local = config.cluster.local_etcd
     return _etcd_sans(config, local.peer_cert_sans if local else ())
 
 
-def _etcd_sans(config: InitConfig, extra: Sequence[str]) -> Sans:
+def _etcd_sans(config: NodeConfig, extra: Sequence[str]) -> Sans:
     address = config.local_api_endpoint.advertise_address
     return make_sans((config.node.name, "localhost", address, "127.0.0.1", "::1", *extra))
 
 
-def _no_sans(config: InitConfig) -> Sans:
+def _no_sans(config: NodeConfig) -> Sans:
     return Sans()
 
 
@@ -111,7 +111,7 @@ class CertSpec:
     """"" takes the node's name."""
     is_server: bool = False
     is_client: bool = False
-    sans: Callable[[InitConfig], Sans] = _no_sans
+    sans: Callable[[NodeConfig], Sans] = _no_sans
 
     @property
     def is_ca(self) -> bool:

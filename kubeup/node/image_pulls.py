@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Optional
 
-from kubeup.config.types import InitConfig
+from kubeup.config.types import NodeConfig
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import as_table
@@ -285,7 +285,7 @@ def group_failures(failed: Iterable[ImagePullError]) -> list[ImagePullError]:
     return merged
 
 
-def pull_images(host: Host, config: InitConfig, release: Release, report: Report) -> tuple[str, ...]:
+def pull_images(host: Host, config: NodeConfig, release: Release, report: Report) -> tuple[str, ...]:
     """`kb config images pull`: have every image of a control-plane node; return their names.
 
     Raises HostError (images-not-pulled) that names every image that did not come, and why.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from kubeup.config.types import ClusterConfiguration, InitConfig, KbConfiguration
+from kubeup.config.types import ClusterConfiguration, KbConfiguration, NodeConfig
 from kubeup.frozen_values import frozen
 from kubeup.releases import LOAD_BALANCER_IMAGE, Release
 
@@ -65,7 +65,7 @@ def list_images(cluster: ClusterConfiguration, release: Release) -> tuple[Image,
     return tuple(image_of(name, cluster, release) for name in COMPONENTS if not unused.get(name))
 
 
-def list_node_images(config: InitConfig, release: Release) -> tuple[str, ...]:
+def list_node_images(config: NodeConfig, release: Release) -> tuple[str, ...]:
     """list_images by name, and what kb itself runs on a control-plane node: the load balancer, where one is asked for."""
     names = tuple(image.ref for image in list_images(config.cluster, release))
     return (*names, load_balancer_image(config.kb)) if config.kb.load_balancer.is_local else names

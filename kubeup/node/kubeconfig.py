@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 
 from kubeup import yaml_files
 from kubeup.addresses import join_host_port
-from kubeup.config.types import InitConfig
+from kubeup.config.types import NodeConfig
 from kubeup.errors import HostError, UsageError
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazy_import
@@ -78,13 +78,13 @@ KUBECONFIGS: dict[str, KubeconfigSpec] = {
 """By phase name, in the order in which they are made."""
 
 
-def local_url(config: InitConfig) -> str:
+def local_url(config: NodeConfig) -> str:
     """The API server of this node."""
     endpoint = config.local_api_endpoint
     return _url(endpoint.advertise_address, endpoint.bind_port)
 
 
-def control_plane_url(config: InitConfig) -> str:
+def control_plane_url(config: NodeConfig) -> str:
     """The control plane endpoint; without one, the API server of this node."""
     if not config.cluster.control_plane_endpoint:
         return local_url(config)
@@ -92,7 +92,7 @@ def control_plane_url(config: InitConfig) -> str:
     return _url(host, port or config.local_api_endpoint.bind_port)
 
 
-def server_url(name: str, config: InitConfig, release: Release) -> str:
+def server_url(name: str, config: NodeConfig, release: Release) -> str:
     """The server of the kubeconfig `name`. A control plane's kubelet calls its own API server where the gate
     ControlPlaneKubeletLocalMode says so."""
     is_local = KUBECONFIGS[name].is_local
@@ -468,7 +468,7 @@ def ensure_kubeconfig(
     host: Host,
     paths: Paths,
     *,
-    config: InitConfig,
+    config: NodeConfig,
     release: Release,
     name: str,
     make_key: Callable[[], private_keys.Key],
@@ -486,7 +486,7 @@ def ensure_kubeconfig(
     return finding
 
 
-def _issue(host: Host, paths: Paths, *, config: InitConfig, name: str, key: private_keys.Key, server: str) -> str:
+def _issue(host: Host, paths: Paths, *, config: NodeConfig, name: str, key: private_keys.Key, server: str) -> str:
     spec = KUBECONFIGS[name]
     user = spec.user.format(node=config.node.name)
     ca = pki.read_ca(host, paths)
@@ -566,7 +566,7 @@ def _external_ca_incomplete(path: Path, ca_path: Path) -> HostError:
 def make_user_kubeconfig(
     host: Host,
     paths: Paths,
-    config: InitConfig,
+    config: NodeConfig,
     *,
     client_name: str,
     orgs: tuple[str, ...] = (),

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kubeup.config.types import Arg, ClusterConfiguration, InitConfig, Taint
+from kubeup.config.types import Arg, ClusterConfiguration, NodeConfig, Taint
 from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
 from kubeup.node.images import image_of
@@ -63,7 +63,7 @@ class KubeletConfig:
     warnings: tuple[str, ...] = ()
 
 
-def render_kubelet_config(config: InitConfig, release: Release, *, resolv_conf: str = "") -> KubeletConfig:
+def render_kubelet_config(config: NodeConfig, release: Release, *, resolv_conf: str = "") -> KubeletConfig:
     """kb's defaults below the user's KubeletConfiguration; `resolv_conf` is what probe_resolv_conf found.
 
     This is what all nodes share: no patches, no CRI socket (see finish_kubelet_config).
@@ -100,7 +100,7 @@ def _conflict(path: str, want: object, have: object) -> str:
     return f'KubeletConfiguration: "{path}" is {have!r}, the recommended value is {want!r}; yours is kept'
 
 
-def finish_kubelet_config(document: Mapping[str, Any], config: InitConfig, release: Release) -> dict[str, Any]:
+def finish_kubelet_config(document: Mapping[str, Any], config: NodeConfig, release: Release) -> dict[str, Any]:
     """This node's config.yaml: the shared document (patched by now) with what instance-config.yaml says on top."""
     return {**document, **render_instance_config(config, release)}
 
@@ -125,7 +125,7 @@ def look_up(document: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def cluster_dns_address(config: InitConfig) -> str:
+def cluster_dns_address(config: NodeConfig) -> str:
     """Address 10 of the first service CIDR: the cluster's DNS."""
     return config.cluster.service_address(10)
 
@@ -144,7 +144,7 @@ def has_instance_config(cluster: ClusterConfiguration, release: Release) -> bool
     return cluster.feature_gates.get("NodeLocalCRISocket", release.node_local_cri_socket)
 
 
-def render_instance_config(config: InitConfig, release: Release) -> dict[str, str]:
+def render_instance_config(config: NodeConfig, release: Release) -> dict[str, str]:
     """What is this node's alone; {} where the gate is off."""
     if not has_instance_config(config.cluster, release):
         return {}
@@ -160,7 +160,7 @@ def dump_instance_config(instance: Mapping[str, str]) -> str:
 
 
 def plan_kubelet_flags(
-    config: InitConfig, release: Release, *, os_hostname: str, register_with_taints: bool = False
+    config: NodeConfig, release: Release, *, os_hostname: str, register_with_taints: bool = False
 ) -> tuple[Arg, ...]:
     """The flags of this node's kubelet, the user's kubeletExtraArgs last and in their order.
 
@@ -268,7 +268,7 @@ def find_unit_files(host: Host) -> list[Path]:
 # ---- the rotating client certificate
 
 
-def find_rotated_cert(config: InitConfig) -> Path:
+def find_rotated_cert(config: NodeConfig) -> Path:
     """Where the kubelet keeps its newest client certificate with its key."""
     folders = [arg.value for arg in config.node.kubelet_extra_args if arg.name == "cert-dir"]
     return Path(folders[-1] if folders else "/var/lib/kubelet/pki") / "kubelet-client-current.pem"

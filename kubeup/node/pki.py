@@ -19,7 +19,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
-from kubeup.config.types import ClusterConfiguration, InitConfig
+from kubeup.config.types import ClusterConfiguration, NodeConfig
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
@@ -205,7 +205,7 @@ def check_no_orphans(host: Host, paths: Paths, name: str, orphans: Sequence[Path
         )
 
 
-def probe_cert(host: Host, paths: Paths, *, config: InitConfig, name: str) -> Finding:
+def probe_cert(host: Host, paths: Paths, *, config: NodeConfig, name: str) -> Finding:
     """What is to be done about the leaf certificate `name`.
 
     Raises HostError where what is there cannot be used and cannot be mended without losing something:
@@ -292,7 +292,7 @@ def _judge_cert(
     )
 
 
-def ensure_ca(host: Host, paths: Paths, *, config: InitConfig, name: str, make_key: Callable[[], Key]) -> Finding:
+def ensure_ca(host: Host, paths: Paths, *, config: NodeConfig, name: str, make_key: Callable[[], Key]) -> Finding:
     """Keep the CA `name` or make it; return what was found before. Raises as probe_ca does."""
     finding = probe_ca(host, paths, name)
     if finding.action == "keep":
@@ -304,7 +304,7 @@ def ensure_ca(host: Host, paths: Paths, *, config: InitConfig, name: str, make_k
     return finding
 
 
-def ensure_cert(host: Host, paths: Paths, *, config: InitConfig, name: str, make_key: Callable[[], Key]) -> Finding:
+def ensure_cert(host: Host, paths: Paths, *, config: NodeConfig, name: str, make_key: Callable[[], Key]) -> Finding:
     """Keep the leaf certificate `name` or issue it; return what was found before. Raises as probe_cert does.
 
     A name that stands in a certificate found expired or incomplete stays in the new one: somebody wanted it.
@@ -322,7 +322,7 @@ def ensure_cert(host: Host, paths: Paths, *, config: InitConfig, name: str, make
 
 
 def _issue_for(
-    config: InitConfig, spec: CertSpec, key: Key, *, ca: Ca, now: datetime.datetime, found: Sans = NO_SANS
+    config: NodeConfig, spec: CertSpec, key: Key, *, ca: Ca, now: datetime.datetime, found: Sans = NO_SANS
 ) -> x509.Certificate:
     """The certificate of a row for this node. found: names of one that was there."""
     sans = spec.sans(config)
@@ -343,7 +343,7 @@ def is_ca_valid(host: Host, paths: Paths, name: str) -> bool:
         return False
 
 
-def is_cert_valid(host: Host, paths: Paths, *, config: InitConfig, name: str) -> bool:
+def is_cert_valid(host: Host, paths: Paths, *, config: NodeConfig, name: str) -> bool:
     """Whether the pair of `name` loads, belongs together, chains to its CA, holds now and names what config wants."""
     try:
         return probe_cert(host, paths, config=config, name=name).action == "keep"
@@ -351,7 +351,7 @@ def is_cert_valid(host: Host, paths: Paths, *, config: InitConfig, name: str) ->
         return False
 
 
-def find_problems(host: Host, paths: Paths, config: InitConfig) -> list[HostError]:
+def find_problems(host: Host, paths: Paths, config: NodeConfig) -> list[HostError]:
     """Every reason why certs/* would stop, found before anything is changed: for preflight."""
     problems: dict[str, HostError] = {}
     for spec in wanted_certs(config.cluster):
@@ -373,7 +373,7 @@ def find_problems(host: Host, paths: Paths, config: InitConfig) -> list[HostErro
     return list(problems.values())
 
 
-def _try_to_issue(host: Host, paths: Paths, *, config: InitConfig, spec: CertSpec) -> None:
+def _try_to_issue(host: Host, paths: Paths, *, config: NodeConfig, spec: CertSpec) -> None:
     """Issue a certificate for a key that nobody keeps. Raises as issue_leaf_cert does."""
     _issue_for(config, spec, generate_key("ECDSA-P256"), ca=read_ca(host, paths, spec.signer), now=host.now())
 

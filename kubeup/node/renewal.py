@@ -14,7 +14,7 @@ from typing import Optional
 
 from cryptography import x509
 
-from kubeup.config.types import ClusterConfiguration, InitConfig
+from kubeup.config.types import ClusterConfiguration, NodeConfig
 from kubeup.errors import HostError, UsageError
 from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
@@ -174,7 +174,7 @@ def renew(host: Host, paths: Paths, row: Row, cluster: ClusterConfiguration) -> 
 # ---- requests for a CA that is kept elsewhere
 
 
-def write_cert_requests(host: Host, paths: Paths, config: InitConfig) -> tuple[str, ...]:
+def write_cert_requests(host: Host, paths: Paths, config: NodeConfig) -> tuple[str, ...]:
     """A key and a `.csr` for every certificate that the cluster's authorities sign; returns their base names.
 
     Raises HostError (key-in-the-way) before anything is written: a key that is there is never replaced.
@@ -189,7 +189,7 @@ def write_cert_requests(host: Host, paths: Paths, config: InitConfig) -> tuple[s
     return tuple(spec.base for spec in specs)
 
 
-def write_kubeconfig_requests(host: Host, paths: Paths, config: InitConfig, release: Release) -> tuple[str, ...]:
+def write_kubeconfig_requests(host: Host, paths: Paths, config: NodeConfig, release: Release) -> tuple[str, ...]:
     """A kubeconfig with a key and no certificate yet, and a `.csr`, for each of the five; returns their names."""
     specs = list(kubeconfig.KUBECONFIGS.values())
     files = [paths.kubeconfig(spec.file) for spec in specs]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 from kubeup.addresses import bracket, join_host_port
-from kubeup.config.types import Arg, Component, ExternalEtcd, FrozenDict, InitConfig, LocalEtcd, Volume
+from kubeup.config.types import Arg, Component, ExternalEtcd, FrozenDict, LocalEtcd, NodeConfig, Volume
 from kubeup.errors import UsageError
 from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
@@ -63,13 +63,13 @@ def probe_host_ca_dirs(host: Host) -> tuple[str, ...]:
     return tuple(path for _, path in HOST_CA_DIRS if host.is_dir(Path(path)))
 
 
-def render_pod(component: str, config: InitConfig, release: Release, node: NodeFacts = NodeFacts()) -> Pod:
+def render_pod(component: str, config: NodeConfig, release: Release, node: NodeFacts = NodeFacts()) -> Pod:
     """The static pod of `component`, before patches. Raises UsageError (rootless-control-plane)."""
     _refuse_rootless(config)
     return _RENDERERS[component](config, release, node)
 
 
-def render_apiserver_pod(config: InitConfig, release: Release, node: NodeFacts) -> Pod:
+def render_apiserver_pod(config: NodeConfig, release: Release, node: NodeFacts) -> Pod:
     cluster, endpoint = config.cluster, config.local_api_endpoint
     etcd = _etcd_client_files(config)
     pod = _fill_pod(
@@ -104,7 +104,7 @@ def render_apiserver_pod(config: InitConfig, release: Release, node: NodeFacts) 
     return _finish_pod(pod, cluster.api_server, config, release)
 
 
-def render_controller_manager_pod(config: InitConfig, release: Release, node: NodeFacts) -> Pod:
+def render_controller_manager_pod(config: NodeConfig, release: Release, node: NodeFacts) -> Pod:
     cluster, own = config.cluster, config.cluster.controller_manager
     pki = cluster.certificates_dir
     pod = _fill_pod(
@@ -133,7 +133,7 @@ def render_controller_manager_pod(config: InitConfig, release: Release, node: No
     return _finish_pod(pod, own, config, release)
 
 
-def render_scheduler_pod(config: InitConfig, release: Release, node: NodeFacts) -> Pod:
+def render_scheduler_pod(config: NodeConfig, release: Release, node: NodeFacts) -> Pod:
     own = config.cluster.scheduler
     pod = _fill_pod("kube-scheduler", config, release, {"probe_host": _probe_host(_bind_address(own))})
     if not release.scheduler_has_readyz:
@@ -144,7 +144,7 @@ def render_scheduler_pod(config: InitConfig, release: Release, node: NodeFacts) 
     return _finish_pod(pod, own, config, release)
 
 
-def render_etcd_pod(config: InitConfig, release: Release, node: NodeFacts) -> Pod:
+def render_etcd_pod(config: NodeConfig, release: Release, node: NodeFacts) -> Pod:
     """The pod of a local etcd member: the first of its cluster, or one that joins `node.etcd_members`."""
     own = config.cluster.local_etcd or LocalEtcd()
     address = config.local_api_endpoint.advertise_address
@@ -178,7 +178,7 @@ def render_etcd_pod(config: InitConfig, release: Release, node: NodeFacts) -> Po
     return pod
 
 
-_RENDERERS: Mapping[str, Callable[[InitConfig, Release, NodeFacts], Pod]] = {
+_RENDERERS: Mapping[str, Callable[[NodeConfig, Release, NodeFacts], Pod]] = {
     "etcd": render_etcd_pod,
     "kube-apiserver": render_apiserver_pod,
     "kube-controller-manager": render_controller_manager_pod,
@@ -313,14 +313,14 @@ def _etcd_probe(etcd: LocalEtcd, address: str) -> tuple[str, str, int]:
         return default
 
 
-def _etcd_servers(config: InitConfig) -> str:
+def _etcd_servers(config: NodeConfig) -> str:
     if config.cluster.external_etcd:
         return ",".join(config.cluster.external_etcd.endpoints)
     given = config.cluster.local_etcd and config.cluster.local_etcd.last_arg("advertise-client-urls")
     return given or etcd_client_url(_loopback(config.local_api_endpoint.advertise_address))
 
 
-def _etcd_client_files(config: InitConfig) -> ExternalEtcd:
+def _etcd_client_files(config: NodeConfig) -> ExternalEtcd:
     """What the API server shows etcd: the external one's files, or those below the certificates folder."""
     pki = config.cluster.certificates_dir
     return config.cluster.external_etcd or ExternalEtcd(
@@ -355,7 +355,7 @@ def _adapt_probes(pod: Pod, release: Release) -> None:
 # ---- the file, filled in
 
 
-def _fill_pod(component: str, config: InitConfig, release: Release, words: Mapping[str, Union[str, int]]) -> Pod:
+def _fill_pod(component: str, config: NodeConfig, release: Release, words: Mapping[str, Union[str, int]]) -> Pod:
     timeout_s = config.timeouts.control_plane_component_health_check_s
     common: dict[str, Union[str, int]] = {
         "pki": config.cluster.certificates_dir,
@@ -384,7 +384,7 @@ def _whole_word(text: str) -> Optional[str]:
     return word if text == f"${{{word}}}" and word.isidentifier() else None
 
 
-def _finish_pod(pod: Pod, own: Component, config: InitConfig, release: Release) -> Pod:
+def _finish_pod(pod: Pod, own: Component, config: NodeConfig, release: Release) -> Pod:
     """What the three components have in common, once their own volumes and flags are in place."""
     container = _container(pod)
     container["command"] = override_args(container["command"], own.extra_args)
@@ -402,7 +402,7 @@ def _container(pod: Pod) -> dict[str, Any]:
     return container
 
 
-def _refuse_rootless(config: InitConfig) -> None:
+def _refuse_rootless(config: NodeConfig) -> None:
     if config.cluster.feature_gates.get("RootlessControlPlane"):
         raise UsageError(
             "featureGates: RootlessControlPlane is true",

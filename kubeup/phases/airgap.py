@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Optional
 
 from kubeup.addresses import join_host_port
 from kubeup.config import presets
-from kubeup.config.types import InitConfig, JoinConfig
+from kubeup.config.types import NodeConfig
 from kubeup.engine.run import Outputs, Run
 from kubeup.errors import HostError, KbError
 from kubeup.lazy_modules import lazy_import
@@ -96,16 +96,16 @@ POLL_S = 0.1
 # ---- whether there is anything to do
 
 
-def wants_bundle(config: InitConfig) -> bool:
+def wants_bundle(config: NodeConfig) -> bool:
     return bool(config.kb.bundle)
 
 
-def wants_packages(config: InitConfig) -> bool:
+def wants_packages(config: NodeConfig) -> bool:
     source = config.kb.packages.source
     return source not in ("auto", "none") or (source == "auto" and bool(config.kb.bundle or config.kb.mirror.endpoint))
 
 
-def wants_registries(config: InitConfig) -> bool:
+def wants_registries(config: NodeConfig) -> bool:
     return bool(config.kb.bundle or config.kb.mirror.endpoint or config.kb.packages.preset)
 
 
@@ -478,7 +478,7 @@ def _architecture(ctx: Run) -> str:
 # ---- install/mirror
 
 
-def mirror_url(config: InitConfig) -> str:
+def mirror_url(config: NodeConfig) -> str:
     """Where the nodes find the mirror: the one that was named, or this control plane's own."""
     if config.kb.mirror.endpoint:
         return config.kb.mirror.endpoint.rstrip("/")
@@ -636,7 +636,7 @@ def mirror_of(ctx: Run) -> Mirror:
         if config.kb.bundle and not config.kb.mirror.endpoint:
             ca = Anchors.given(ctx.host.read_text(ctx.paths.pki / "ca.crt"))
         else:
-            found_ca = config.ca_pem if isinstance(config, JoinConfig) else ""
+            found_ca = config.join.ca_pem if config.join else ""
             ca = Anchors.given(found_ca) if found_ca else None
         ctx.found.mirror = containerd_hosts.find_mirror(
             ctx.host, mirror_url(config), ca_hash=config.kb.mirror.ca_hash, cluster_ca=ca
@@ -784,7 +784,7 @@ def kb_digest(ctx: Run) -> str:
 # ---- --air-gapped
 
 
-def plan_fence(config: InitConfig) -> Fence:
+def plan_fence(config: NodeConfig) -> Fence:
     """The cluster, the mirror, and this machine."""
     names = {config.node.name, config.local_api_endpoint.advertise_address}
     cluster = config.cluster
@@ -794,6 +794,6 @@ def plan_fence(config: InitConfig) -> Fence:
         names.add(containerd_hosts.Mirror(config.kb.mirror.endpoint).host)
     if cluster.external_etcd:
         names.update(containerd_hosts.Mirror(url).host for url in cluster.external_etcd.endpoints)
-    if isinstance(config, JoinConfig) and config.server:
-        names.add(containerd_hosts.Mirror(config.server).host)
+    if config.join and config.join.server:
+        names.add(containerd_hosts.Mirror(config.join.server).host)
     return Fence(frozenset(names), (*cluster.service_cidrs(), *cluster.pod_cidrs()))

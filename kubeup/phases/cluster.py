@@ -7,6 +7,8 @@ markcontrolplane,bootstraptoken}.go.
 
 from __future__ import annotations
 
+import datetime
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from kubeup.engine.run import Outputs, Results, Run
 from kubeup.errors import ClusterError, KbError
 from kubeup.lazy_modules import lazy_import
 from kubeup.machine import services
+from kubeup.secret import Secret
 from kubeup.yaml_files import covers
 
 if TYPE_CHECKING:
@@ -99,21 +102,26 @@ def upload_certs(ctx: Run) -> Outputs:
         return None
     key = ctx.config.certificate_key or shared_certs.new_certificate_key()
     files = shared_certs.read_shared_files(ctx.host, ctx.paths, ctx.config.cluster)
-    proxy = shared_certs.make_proxy_token()
-    owner = ctx.api.create(tokens.render_token_secret(proxy, ctx.host.now()))
-    secret = shared_certs.render_certs_secret(files, key, token_id=proxy.token_id, token_uid=_uid(owner))
-    # replaced as a whole: applying would leave the owner of the upload before beside the new one
-    ctx.api.create_or_replace(secret)
-    objects.apply_objects(ctx.api, objects.load_objects("rbac/kubeadm-certs.yaml"))
-    _remove_other_proxies(ctx, proxy)
+    store_shared_files(ctx.api, files, key, now=ctx.host.now())
     return Results(certificate_key=key)
 
 
-def _remove_other_proxies(ctx: Run, proxy: BootstrapToken) -> None:
+def store_shared_files(client: api.Api, files: Mapping[str, bytes], key: Secret, *, now: datetime.datetime) -> None:
+    """The Secret kubeadm-certs with the files, encrypted, owned by a token that ends with it."""
+    proxy = shared_certs.make_proxy_token()
+    owner = client.create(tokens.render_token_secret(proxy, now))
+    secret = shared_certs.render_certs_secret(files, key, token_id=proxy.token_id, token_uid=_uid(owner))
+    # replaced as a whole: applying would leave the owner of the upload before beside the new one
+    client.create_or_replace(secret)
+    objects.apply_objects(client, objects.load_objects("rbac/kubeadm-certs.yaml"))
+    _remove_other_proxies(client, proxy, now)
+
+
+def _remove_other_proxies(client: api.Api, proxy: BootstrapToken, now: datetime.datetime) -> None:
     """An upload before this one, cut off perhaps, left its own token: nothing is owned by it any more."""
-    for token in valid_tokens(ctx):
+    for token in valid_tokens(client, now):
         if token.description == proxy.description and not token.usages and token.token_id != proxy.token_id:
-            ctx.api.delete(api.path_of("Secret", tokens.secret_name(token.token_id), SYSTEM))
+            client.delete(api.path_of("Secret", tokens.secret_name(token.token_id), SYSTEM))
 
 
 def certs_are_uploaded(ctx: Run) -> bool:
@@ -219,7 +227,7 @@ def make_bootstrap_tokens(ctx: Run) -> Outputs:
 
 def _take_earlier_tokens(ctx: Run) -> list[BootstrapToken]:
     """The configured tokens; for one that kb makes up, the like of it that a run which was cut off left behind."""
-    earlier = [] if ctx.config.kb.only_kubeadm else valid_tokens(ctx)
+    earlier = [] if ctx.config.kb.only_kubeadm else valid_tokens(ctx.api, ctx.host.now())
     made = []
     for wanted in ctx.config.bootstrap_tokens:
         kind = (wanted.description, set(wanted.usages), set(wanted.groups))
@@ -231,10 +239,10 @@ def _take_earlier_tokens(ctx: Run) -> list[BootstrapToken]:
     return made
 
 
-def valid_tokens(ctx: Run) -> list[BootstrapToken]:
-    listed = ctx.api.list(api.path_of("Secret", "", SYSTEM), field="type=bootstrap.kubernetes.io/token")
+def valid_tokens(client: api.Api, now: datetime.datetime) -> list[BootstrapToken]:
+    listed = client.list(api.path_of("Secret", "", SYSTEM), field="type=bootstrap.kubernetes.io/token")
     parsed = [tokens.parse_token_secret(secret) for secret in listed]
-    return [token for token in parsed if token and not tokens.is_expired(token, ctx.host.now())]
+    return [token for token in parsed if token and not tokens.is_expired(token, now)]
 
 
 def bootstrap_tokens_are_made(ctx: Run) -> bool:
@@ -243,7 +251,7 @@ def bootstrap_tokens_are_made(ctx: Run) -> bool:
     rbac = objects.load_objects("rbac/bootstrap.yaml") + objects.load_objects("rbac/cluster-info.yaml")
     if not objects.has_objects(ctx.api, [*rbac, _cluster_info(ctx)]):
         return False
-    valid = valid_tokens(ctx)
+    valid = valid_tokens(ctx.api, ctx.host.now())
     known = {token.token for token in valid}
     has_any = any("authentication" in token.usages for token in valid)
     return all(

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from kubeup.config.types import JoinConfig
 from kubeup.engine.run import Outputs, Results, Run
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen_values import frozen, frozen_by_name
@@ -77,15 +76,6 @@ class EndpointRun(Run):
     change: Change
 
 
-def config_of(ctx: EndpointRun) -> JoinConfig:
-    assert isinstance(ctx.config, JoinConfig)
-    return ctx.config
-
-
-def is_control_plane(ctx: EndpointRun) -> bool:
-    return ctx.host.exists(ctx.paths.manifest("kube-apiserver")) and ctx.host.exists(ctx.paths.admin_conf)
-
-
 def _endpoint(ctx: EndpointRun) -> str:
     """`name:port`; "" where a conversion is taken back to a cluster that had none."""
     return ctx.config.cluster.control_plane_endpoint
@@ -93,7 +83,7 @@ def _endpoint(ctx: EndpointRun) -> str:
 
 def _server(ctx: EndpointRun) -> str:
     """What clients are to call: the endpoint's URL, or the one that they called before."""
-    return config_of(ctx).server
+    return ctx.config.joined.server
 
 
 def _name(ctx: EndpointRun) -> str:
@@ -101,7 +91,7 @@ def _name(ctx: EndpointRun) -> str:
 
 
 def _tls(ctx: EndpointRun) -> Tls:
-    return Tls(Anchors.given(config_of(ctx).ca_pem))
+    return Tls(Anchors.given(ctx.config.joined.ca_pem))
 
 
 # ---- preflight
@@ -182,7 +172,7 @@ def check_leads_here(ctx: EndpointRun, endpoint: str) -> None:
             remedy=f"have a load balancer or an API server listen there: curl -vk https://{endpoint}/version",
             code="endpoint-unreachable",
         )
-    shown, authorities = certificates.parse_shown(pem), certificates.parse_shown(config_of(ctx).ca_pem)
+    shown, authorities = certificates.parse_shown(pem), certificates.parse_shown(ctx.config.joined.ca_pem)
     if not shown or not any(certificates.is_signed_by(shown, authority) for authority in authorities):
         raise ClusterError(
             f"who answers at {endpoint} is not this cluster",
@@ -297,13 +287,13 @@ def _stored(ctx: EndpointRun) -> Optional[api.Object]:
 
 
 def keep_load_balancer(ctx: EndpointRun) -> Outputs:
-    if is_control_plane(ctx):
+    if ctx.config.is_control_plane:
         return load_balancer.share_load_balancer(ctx)
     return load_balancer.start_keeper(ctx)
 
 
 def load_balancer_is_kept(ctx: EndpointRun) -> bool:
-    return load_balancer.load_balancer_is_shared(ctx) if is_control_plane(ctx) else load_balancer.keeper_runs(ctx)
+    return load_balancer.load_balancer_is_shared(ctx) if ctx.config.is_control_plane else load_balancer.keeper_runs(ctx)
 
 
 def find_without_balancer(ctx: EndpointRun) -> list[str]:
@@ -328,7 +318,7 @@ def _lagging_once(ctx: EndpointRun) -> list[str]:
 
 def write_kubeconfigs(ctx: EndpointRun) -> Outputs:
     """admin.conf and super-admin.conf; and the kubelet's, unless it calls the API server of its own node."""
-    waiting = _lagging_once(ctx) if is_control_plane(ctx) else []
+    waiting = _lagging_once(ctx) if ctx.config.is_control_plane else []
     if waiting:
         ctx.report.note(f"the kubeconfigs stay as they are until all API servers bear the name: {', '.join(waiting)}")
         return None
@@ -351,7 +341,7 @@ def kubeconfigs_are_written(ctx: EndpointRun) -> bool:
 
 def _plan_kubeconfigs(ctx: EndpointRun) -> dict[Path, str]:
     """The files that call another server than they should, and their new texts."""
-    paths = [ctx.paths.kubeconfigs / name for name in ADMIN_CONFS] if is_control_plane(ctx) else []
+    paths = [ctx.paths.kubeconfigs / name for name in ADMIN_CONFS] if ctx.config.is_control_plane else []
     kubelet_conf = ctx.paths.kubernetes / "kubelet.conf"
     if ctx.host.exists(kubelet_conf) and not _calls_own_server(ctx, kubelet_conf):
         paths.append(kubelet_conf)
@@ -367,7 +357,7 @@ def _plan_kubeconfigs(ctx: EndpointRun) -> dict[Path, str]:
 
 
 def _calls_own_server(ctx: EndpointRun, path: Path) -> bool:
-    if not is_control_plane(ctx):
+    if not ctx.config.is_control_plane:
         return False
     found = kubeconfig.parse_kubeconfig(ctx.host.read_text(path), source=str(path))
     return bool(found.server == kubeconfig.local_url(ctx.config))
@@ -409,7 +399,7 @@ def cluster_info_is_written(ctx: EndpointRun) -> bool:
 
 
 def _cluster_info(ctx: EndpointRun) -> api.Object:
-    info: api.Object = objects.render_cluster_info(_server(ctx), config_of(ctx).ca_pem)
+    info: api.Object = objects.render_cluster_info(_server(ctx), ctx.config.joined.ca_pem)
     return info
 
 
@@ -448,7 +438,7 @@ def remove_load_balancer(ctx: EndpointRun) -> Outputs:
     """Where a conversion that brought the load balancer is taken back, it goes, after its last caller."""
     if not ctx.change.drops_balancer or find_clients_left(ctx):
         return None
-    if is_control_plane(ctx):
+    if ctx.config.is_control_plane:
         network = objects.read_pod_network(ctx.api)
         objects.apply_objects(ctx.api, [objects.render_kb_config(network)])
     balancer.remove_node_files(ctx.host, ctx.paths)
@@ -488,7 +478,7 @@ def verify_endpoint(ctx: EndpointRun) -> Outputs:
 
     Raises ClusterError: endpoint-not-in-certificate, endpoint-unreachable.
     """
-    lagging = find_lagging(ctx) if is_control_plane(ctx) else []
+    lagging = find_lagging(ctx) if ctx.config.is_control_plane else []
     if not lagging:
         check_serves(ctx)
     return Results(remaining=list_remaining(ctx, lagging))
@@ -496,7 +486,7 @@ def verify_endpoint(ctx: EndpointRun) -> Outputs:
 
 def list_remaining(ctx: EndpointRun, lagging: list[str]) -> list[str]:
     """One command a node, in the order in which they are to be run; [] where all is done as far as this node sees."""
-    if not is_control_plane(ctx):
+    if not ctx.config.is_control_plane:
         return []
     undo = " --undo" if ctx.change.is_undo else ""
     steps = [f"on the control plane at {server}: {COMMAND}{undo}" for server in lagging]

@@ -25,12 +25,10 @@ if TYPE_CHECKING:
     from kubeup.cluster import api, etcd, lease, probes, shared_certs
     from kubeup.config.types import ExternalEtcd
     from kubeup.node import cert_specs, certificates, crictl, kubeconfig, kubelet, pki, static_pods
-    from kubeup.phases import join_worker
 else:
     shared_certs = lazy_import("kubeup.cluster.shared_certs")
     etcd = lazy_import("kubeup.cluster.etcd")
     probes = lazy_import("kubeup.cluster.probes")
-    join_worker = lazy_import("kubeup.phases.join_worker")
     api = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     kubelet = lazy_import("kubeup.node.kubelet")
@@ -53,13 +51,9 @@ JOINED = ("admin", "controller-manager", "scheduler")
 """The kubeconfigs of a further control plane, and its kubelet's; super-admin.conf stays with the first."""
 
 
-def is_control_plane(ctx: Run) -> bool:
-    return join_worker.config_of(ctx).join.control_plane is not None
-
-
 def has_admin(ctx: Run) -> bool:
     """Whether a control plane has its admin.conf, which it speaks with."""
-    return is_control_plane(ctx) and ctx.host.exists(ctx.paths.admin_conf)
+    return ctx.config.is_control_plane and ctx.host.exists(ctx.paths.admin_conf)
 
 
 # ---- preflight
@@ -125,7 +119,7 @@ def _open_shared_files(ctx: Run) -> Any:
         )
     files = shared_certs.plan_downloads(secret, ctx.config.certificate_key, paths=ctx.paths, cluster=ctx.config.cluster)
     ca = next((file for file in files if file.path == ctx.paths.pki / "ca.crt"), None)
-    trusted = set(certificates.ca_cert_hashes(join_worker.config_of(ctx).ca_pem))
+    trusted = set(certificates.ca_cert_hashes(ctx.config.joined.ca_pem))
     if ca is not None and trusted and not trusted >= set(certificates.ca_cert_hashes(ca.data.reveal())):
         raise ClusterError(
             "the uploaded certificates are those of another cluster",

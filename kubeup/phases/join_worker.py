@@ -12,7 +12,6 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
-from kubeup.config.types import JoinConfig
 from kubeup.engine.run import Outputs, Results, Run
 from kubeup.errors import ClusterError
 from kubeup.lazy_modules import lazy_import
@@ -57,11 +56,6 @@ FOREIGN_NETWORK_S = 30
 DNS_TIMEOUT_S = 60
 
 
-def config_of(ctx: Run) -> JoinConfig:
-    assert isinstance(ctx.config, JoinConfig)
-    return ctx.config
-
-
 def _kubelet_conf(ctx: Run) -> Path:
     return ctx.paths.kubernetes / "kubelet.conf"
 
@@ -72,9 +66,9 @@ def _bootstrap_conf(ctx: Run) -> Path:
 
 def _is_member(ctx: Run) -> bool:
     """The kubelet can speak for itself already, so there is nothing to bootstrap."""
-    if join_control_plane.is_control_plane(ctx):
+    if ctx.config.is_control_plane:
         return membership.find_member_access(ctx.host, _kubelet_conf(ctx)) is not None
-    return not config_of(ctx).bootstrap_kubeconfig
+    return not ctx.config.joined.bootstrap_kubeconfig
 
 
 # ---- preflight
@@ -82,7 +76,7 @@ def _is_member(ctx: Run) -> bool:
 
 def run_checks(ctx: Run) -> Outputs:
     """The checks of a joining node, and whether its name is free. Raises PreflightError, ClusterError (node-name-taken)."""
-    is_control_plane = join_control_plane.is_control_plane(ctx)
+    is_control_plane = ctx.config.is_control_plane
     if is_control_plane:
         join_control_plane.check_prepared(ctx)
         join_control_plane.start_making_keys(ctx)
@@ -124,11 +118,11 @@ def start_kubelet(ctx: Run) -> Outputs:
         return None
     files = _render_files(ctx)
     kubelet_start.stop_kubelet(ctx)
-    kubelet_start.put_foreign_identity_aside(ctx, config_of(ctx).ca_pem)
+    kubelet_start.put_foreign_identity_aside(ctx, ctx.config.joined.ca_pem)
     ctx.host.make_dir(ctx.paths.kubelet, mode=0o700)
     ctx.host.make_dir(ctx.paths.manifests)
     if not _is_member(ctx):
-        ctx.host.write_file(_bootstrap_conf(ctx), config_of(ctx).bootstrap_kubeconfig.reveal(), mode=0o600)
+        ctx.host.write_file(_bootstrap_conf(ctx), ctx.config.joined.bootstrap_kubeconfig.reveal(), mode=0o600)
     for path, text in files.items():
         ctx.host.write_file(path, text, mode=0o644)
     report_patches(ctx, "kubeletconfiguration")
@@ -141,8 +135,8 @@ def kubelet_is_current(ctx: Run) -> bool:
     """Whether the kubelet runs from the files that would be written now, as a member or about to become one."""
     files = _render_files(ctx)
     if not _is_member(ctx):
-        files[_bootstrap_conf(ctx)] = config_of(ctx).bootstrap_kubeconfig.reveal()
-    if kubelet_start.has_foreign_identity(ctx, config_of(ctx).ca_pem):
+        files[_bootstrap_conf(ctx)] = ctx.config.joined.bootstrap_kubeconfig.reveal()
+    if kubelet_start.has_foreign_identity(ctx, ctx.config.joined.ca_pem):
         return False
     is_written = all(
         ctx.host.exists(path) and kubelet_start.holds(ctx.host.read_text(path), path, text)
@@ -154,16 +148,16 @@ def kubelet_is_current(ctx: Run) -> bool:
 def _render_files(ctx: Run) -> dict[Path, str]:
     """A worker bears its taints from its first breath; a control plane is marked when it works. Its CA is that of the
     files which control planes share."""
-    is_worker = not join_control_plane.is_control_plane(ctx)
+    is_worker = not ctx.config.is_control_plane
     files = {
         **kubelet_start.render_kubelet_files(ctx, register_with_taints=is_worker),
         **kubelet_start.render_unit_files(ctx),
     }
-    ca_cert = Path(config_of(ctx).join.ca_cert_path)
+    ca_cert = Path(ctx.config.joined.ca_cert_path)
     if is_worker or not ctx.host.exists(ca_cert):
-        files[ca_cert] = config_of(ctx).ca_pem
+        files[ca_cert] = ctx.config.joined.ca_pem
     for place in _client_ca_files(ctx) if is_worker else ():
-        files[place] = config_of(ctx).ca_pem
+        files[place] = ctx.config.joined.ca_pem
     return files
 
 
@@ -196,7 +190,7 @@ def wait_for_bootstrap(ctx: Run) -> Outputs:
     not-healthy.
     """
     started, host = ctx.host.monotonic(), ctx.host
-    if join_control_plane.is_control_plane(ctx) and _is_member(ctx):
+    if ctx.config.is_control_plane and _is_member(ctx):
         host.remove(_bootstrap_conf(ctx))
         return None  # its identity was signed here; whether it works shows when its API server does
     timeout_s, looked = ctx.config.timeouts.tls_bootstrap_s, 0.0
@@ -216,7 +210,7 @@ def wait_for_bootstrap(ctx: Run) -> Outputs:
     host.remove(_bootstrap_conf(ctx))
     # from here on the node speaks for itself
     ctx.caller.become("admin" if join_control_plane.has_admin(ctx) else "kubelet")
-    if not join_control_plane.is_control_plane(ctx):
+    if not ctx.config.is_control_plane:
         annotate_socket(ctx)
     return None
 
@@ -319,7 +313,7 @@ def verify_node(ctx: Run) -> Outputs:
     if not ctx.config.cluster.proxy.disabled:
         has_dns = reaches_dns and not ctx.config.cluster.dns.disabled
         wait_for_pod_ways(ctx, plan_ways(ctx, ctx.config.cluster.service_address(10) if has_dns else ""))
-    if join_control_plane.is_control_plane(ctx):
+    if ctx.config.is_control_plane:
         join_control_plane.soak_instance(ctx)
     warn_of_serving_request(ctx)
     return Results(node_ready=True)

@@ -6,7 +6,7 @@ import ipaddress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kubeup.engine.run import Outputs, Run
+from kubeup.engine.run import BareRun, Outputs, Run
 from kubeup.errors import HostError
 from kubeup.lazy_modules import lazy_import
 from kubeup.yaml_files import fill_template
@@ -104,7 +104,7 @@ def _ensure_service_route(ctx: Run) -> None:
     )
 
 
-def remove_service_route(ctx: Run) -> None:
+def remove_service_route(ctx: BareRun) -> None:
     """What the unit added, and the unit's link; the unit itself is in the journal."""
     unit = ctx.paths.systemd / ROUTE_UNIT
     if not ctx.host.exists(unit):

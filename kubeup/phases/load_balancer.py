@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubeup.addresses import join_host_port
-from kubeup.config.types import JoinConfig
-from kubeup.engine.run import Outputs, Run
+from kubeup.engine.run import BareRun, Outputs, Run
 from kubeup.lazy_modules import lazy_import
 
 if TYPE_CHECKING:
@@ -64,8 +63,8 @@ def load_balancer_is_current(ctx: Run) -> bool:
 
 def _first_servers(ctx: Run) -> tuple[str, ...]:
     """What discovery found, or on the first control plane this node's own; the keeper follows from there."""
-    if isinstance(ctx.config, JoinConfig):
-        return ctx.config.api_servers
+    if ctx.config.join:
+        return ctx.config.join.api_servers
     endpoint = ctx.config.local_api_endpoint
     return (join_host_port(endpoint.advertise_address, endpoint.bind_port),)
 
@@ -115,7 +114,7 @@ def keeper_runs(ctx: Run) -> bool:
 
 
 def _ca_pem(ctx: Run) -> str:
-    found = ctx.config.ca_pem if isinstance(ctx.config, JoinConfig) else ""
+    found = ctx.config.join.ca_pem if ctx.config.join else ""
     return found or ctx.host.read_text(ctx.paths.pki / "ca.crt")
 
 
@@ -137,13 +136,13 @@ def render_kb_config(ctx: Run) -> api.Object:
 # ---- reset
 
 
-def remove_load_balancer(ctx: Run) -> Outputs:
+def remove_load_balancer(ctx: BareRun) -> Outputs:
     """Unit, pod and configuration, and kb's line in /etc/hosts."""
     load_balancer.remove_node_files(ctx.host, ctx.paths)
     return None
 
 
-def find_changed_hosts(ctx: Run, node_state: state.State) -> frozenset[Path]:
+def find_changed_hosts(ctx: BareRun, node_state: state.State) -> frozenset[Path]:
     """/etc/hosts, by its names, where kb's line is out of it and others wrote to it since: then what was there before kb does
     not come back over that."""
     text = load_balancer.read_hosts(ctx.host)

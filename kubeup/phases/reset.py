@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup import yaml_files
-from kubeup.engine.run import Outputs, Run
+from kubeup.engine.run import BareRun, Outputs
 from kubeup.errors import ClusterError, HostError, KbError
+from kubeup.frozen_values import frozen_by_name
 from kubeup.lazy_modules import lazy_import
 from kubeup.machine import services
 
@@ -65,7 +66,14 @@ KUBELET_ENTRIES = (
 """What the kubelets of all minors write into their folder themselves. What else lies there is an admin's."""
 
 
-def read_etcd_pod(ctx: Run) -> Optional[dict[str, Any]]:
+@frozen_by_name
+class ResetRun(BareRun):
+    """A run that takes back a node: of the node itself it knows how its runtime is reached."""
+
+    cri_socket: str
+
+
+def read_etcd_pod(ctx: ResetRun) -> Optional[dict[str, Any]]:
     """This node's static pod of etcd; None where there is none, or nothing in its file."""
     path = ctx.paths.manifest("etcd")
     if not ctx.host.exists(path):
@@ -77,12 +85,12 @@ def read_etcd_pod(ctx: Run) -> Optional[dict[str, Any]]:
         return None
 
 
-def _load_pod(ctx: Run, manifest: Path) -> dict[str, Any]:
+def _load_pod(ctx: ResetRun, manifest: Path) -> dict[str, Any]:
     """Raises HostError (not-a-yaml-mapping)."""
     return yaml_files.load_mapping(ctx.host.read_text(manifest), str(manifest))
 
 
-def find_etcd_data(ctx: Run, pod: Optional[dict[str, Any]]) -> Path:
+def find_etcd_data(ctx: ResetRun, pod: Optional[dict[str, Any]]) -> Path:
     """Where etcd has its data: its static pod says so."""
     with contextlib.suppress(AttributeError, KeyError, TypeError):  # a file that somebody changed has any shape
         for volume in (pod or {}).get("spec", {}).get("volumes") or ():
@@ -91,7 +99,7 @@ def find_etcd_data(ctx: Run, pod: Optional[dict[str, Any]]) -> Path:
     return ctx.paths.etcd_data
 
 
-def find_kubelet_roots(ctx: Run) -> tuple[Path, ...]:
+def find_kubelet_roots(ctx: ResetRun) -> tuple[Path, ...]:
     """Where this node's kubelet keeps its pods: its --root-dir, if it was told one, and its default."""
     path = ctx.paths.kubelet_flags_env
     text = ctx.host.read_text(path) if ctx.host.exists(path) else ""
@@ -101,7 +109,7 @@ def find_kubelet_roots(ctx: Run) -> tuple[Path, ...]:
     return tuple(dict.fromkeys((*told, ctx.paths.kubelet)))
 
 
-def _is_kubelet_of_kb(ctx: Run) -> bool:
+def _is_kubelet_of_kb(ctx: ResetRun) -> bool:
     """Whether kb gave the kubelet its work. Else it, its pods and their mounts belong to somebody else's cluster."""
     made = state.load_state(ctx.host, ctx.paths).created_paths()
     work = (ctx.paths.kubelet_config, *(ctx.paths.manifest(name) for name in ("etcd", *probes.COMPONENTS)))
@@ -111,7 +119,7 @@ def _is_kubelet_of_kb(ctx: Run) -> bool:
     return is_of_kb
 
 
-def remove_etcd_member(ctx: Run) -> Outputs:
+def remove_etcd_member(ctx: ResetRun) -> Outputs:
     """The other members must not count on one that is gone. Where etcd does not let go of it, that is said, with what
     to do, and reset goes on: the node is wanted back.
 
@@ -137,7 +145,7 @@ def remove_etcd_member(ctx: Run) -> Outputs:
     return None
 
 
-def _others_need_it(ctx: Run, manifest: Path) -> bool:
+def _others_need_it(ctx: ResetRun, manifest: Path) -> bool:
     """Whether etcd serves with this node's member, and would not without it."""
     try:
         own_url, *others = _client_urls(ctx, manifest)
@@ -149,7 +157,7 @@ def _others_need_it(ctx: Run, manifest: Path) -> bool:
         return False  # it does not serve now, or without this node already
 
 
-def _client_urls(ctx: Run, manifest: Path) -> tuple[str, ...]:
+def _client_urls(ctx: ResetRun, manifest: Path) -> tuple[str, ...]:
     """Its own first. Raises HostError (not-a-yaml-mapping, no-local-etcd)."""
     urls = etcd.client_urls_of_manifest(_load_pod(ctx, manifest))
     if not urls:
@@ -162,7 +170,7 @@ def _client_urls(ctx: Run, manifest: Path) -> tuple[str, ...]:
     return urls
 
 
-def leave_etcd(ctx: Run, manifest: Path) -> None:
+def leave_etcd(ctx: ResetRun, manifest: Path) -> None:
     """Take the member that runs by this manifest out of the list, unless it is the last. Raises KbError."""
     own_url, *others = _client_urls(ctx, manifest)
     tls = etcd.read_client_tls(ctx.host, ctx.paths)
@@ -179,7 +187,7 @@ def leave_etcd(ctx: Run, manifest: Path) -> None:
     ctx.report.note(f"{own.describe()} was taken out of etcd's list: {left} left")
 
 
-def stop_kubelet(ctx: Run) -> Outputs:
+def stop_kubelet(ctx: ResetRun) -> Outputs:
     """First of all: it would start every static pod again. At boot it has nothing to do here either."""
     if not _is_kubelet_of_kb(ctx):
         return None
@@ -192,20 +200,20 @@ def stop_kubelet(ctx: Run) -> Outputs:
     return None
 
 
-def remove_pods(ctx: Run) -> Outputs:
+def remove_pods(ctx: ResetRun) -> Outputs:
     """Every pod of this node, by the runtime's own tool."""
     if not _is_kubelet_of_kb(ctx):
         return None
-    status = runtime.probe_runtime(ctx.host, ctx.config.node.cri_socket)
+    status = runtime.probe_runtime(ctx.host, ctx.cri_socket)
     if status.problem in _DEAD:
         raise HostError(
-            f"the container runtime does not answer at {ctx.config.node.cri_socket}",
+            f"the container runtime does not answer at {ctx.cri_socket}",
             cause=f"{status.cause}; whether pods run, and with what mounted, cannot be told without it",
             remedy=f"{status.remedy}; then run the command again. Where it never comes back, reboot and: kb reset --skip-phases "
             "cleanup-node/remove-pods",
             code="runtime-not-ready",
         )
-    failures = containers.remove_pods(ctx.host, ctx.config.node.cri_socket)
+    failures = containers.remove_pods(ctx.host, ctx.cri_socket)
     if failures:
         raise HostError(
             f"{len(failures)} pods could not be removed",
@@ -216,7 +224,7 @@ def remove_pods(ctx: Run) -> Outputs:
     return None
 
 
-def unmount_kubelet_folders(ctx: Run) -> Outputs:
+def unmount_kubelet_folders(ctx: ResetRun) -> Outputs:
     """What the kubelet mounted for pods; a mount that does not let go stops reset before anything is deleted. What
     else is mounted below its folder is somebody's own, and stays."""
     if not _is_kubelet_of_kb(ctx):
@@ -234,13 +242,13 @@ def unmount_kubelet_folders(ctx: Run) -> Outputs:
     return None
 
 
-def remove_pod_network(ctx: Run) -> Outputs:
+def remove_pod_network(ctx: ResetRun) -> Outputs:
     """The route keeper, its routes, link and rule, and the bridge on which no pod hangs any more."""
-    pod_network.remove_node_network(ctx.host, ctx.paths, ctx.config.node.cri_socket)
+    pod_network.remove_node_network(ctx.host, ctx.paths, ctx.cri_socket)
     return None
 
 
-def stop_services(ctx: Run) -> Outputs:
+def stop_services(ctx: ResetRun) -> Outputs:
     """The mirror and containerd, where kb brought their units; and what that containerd kept, its images included.
     Packages that kb had a package manager install stay, and are held at their version no more."""
     made = state.load_state(ctx.host, ctx.paths).created_paths()
@@ -258,7 +266,7 @@ def stop_services(ctx: Run) -> Outputs:
     return None
 
 
-def _restart_runtime(ctx: Run, node_state: state.State) -> None:
+def _restart_runtime(ctx: ResetRun, node_state: state.State) -> None:
     """A containerd that stays, and whose configuration was put back, has to read it again."""
     touched = {
         *node_state.created_paths(),
@@ -269,7 +277,7 @@ def _restart_runtime(ctx: Run, node_state: state.State) -> None:
         services.run(ctx.host, "restart", "containerd", timeout_s=60)
 
 
-def take_back_files(ctx: Run) -> Outputs:
+def take_back_files(ctx: ResetRun) -> Outputs:
     """What the kubelet and etcd wrote on kb's behalf; then the journal backwards."""
     node_state = state.load_state(ctx.host, ctx.paths)
     made = node_state.created_paths()

@@ -25,9 +25,9 @@ from kubeup.cluster.api import Api, ApiRefused, Object, path_of, read_identity
 from kubeup.config.types import (
     BootstrapToken,
     ClusterConfiguration,
-    InitConfig,
     LocalAPIEndpoint,
     Networking,
+    NodeConfig,
     NodeRegistration,
 )
 from kubeup.engine.run import Caller, Run, Who
@@ -82,7 +82,7 @@ def free_port() -> int:
 
 
 def make_context(root: Path, minor: int, port: int) -> Run:
-    config = InitConfig(
+    config = NodeConfig(
         cluster=ClusterConfiguration(
             f"v1.{minor}.0", Networking(pod_subnet="10.244.0.0/16"), encryption_algorithm="ECDSA-P256"
         ),

@@ -14,13 +14,14 @@ from typing import Any, Callable, Optional, TypeVar
 import kb
 from kubeup.commands import launcher
 from kubeup.config.load_init import load_init_config
-from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
+from kubeup.config.types import NodeRegistration
 from kubeup.engine.runner import Runner, RunResult
 from kubeup.engine.state import load_state
 from kubeup.engine.undo import take_away
 from kubeup.machine.host import Host
 from kubeup.node.certificates import ca_cert_hash
 from kubeup.paths import Paths
+from kubeup.phases.reset import ResetRun
 from kubeup.report import Report
 from kubeup.yaml_files import read_resource
 from tests.fake_cluster import ClusterHost
@@ -61,8 +62,8 @@ def run_reset(host: Host, *, log: Optional[io.StringIO] = None) -> RunResult:
     """Run kb's own RESET, as `kb reset --force` does."""
     paths = Paths()
     node_state = load_state(host, paths)
-    config = InitConfig(ClusterConfiguration("v1.35.6"), NodeRegistration("cp1"), LocalAPIEndpoint("127.0.0.1"))
-    ctx = launcher.make_run(host, config, paths, Report(log or io.StringIO(), verbosity=1))
+    report = Report(log or io.StringIO(), verbosity=1)
+    ctx = ResetRun(host=host, paths=paths, report=report, cri_socket=NodeRegistration.cri_socket)
     result = Runner("reset", kb.RESET, node_state, keeps_journal=False).run(ctx)
     take_away(host, paths)
     return result

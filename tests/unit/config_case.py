@@ -10,7 +10,7 @@ from typing import Any, Optional
 import pytest
 
 from kubeup.config.load_init import load_init_config
-from kubeup.config.types import InitConfig
+from kubeup.config.types import NodeConfig
 from kubeup.errors import UsageError
 from tests.fake_host import FakeHost
 
@@ -51,7 +51,7 @@ def machine(**interfaces: list[str]) -> FakeHost:
     )
 
 
-def load(text: str = "", *, host: Optional[FakeHost] = None, flags: Optional[Mapping[str, Any]] = None) -> InitConfig:
+def load(text: str = "", *, host: Optional[FakeHost] = None, flags: Optional[Mapping[str, Any]] = None) -> NodeConfig:
     """Load a file's text (or flags alone) on a machine."""
     host = host or machine()
     if not text:

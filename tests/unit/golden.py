@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, Networking, NodeRegistration
+from kubeup.config.types import ClusterConfiguration, LocalAPIEndpoint, Networking, NodeConfig, NodeRegistration
 from kubeup.node.static_pods import NodeFacts
 from kubeup.releases import RELEASES, Release
 
@@ -24,10 +24,10 @@ KUBELET_DOCUMENT = {
 }
 
 
-def golden_config(minor: int = 35, **changes: Any) -> InitConfig:
+def golden_config(minor: int = 35, **changes: Any) -> NodeConfig:
     """The configuration of tests/golden/1.<minor>; `changes` are fields of ClusterConfiguration."""
     cluster = ClusterConfiguration(VERSIONS[minor], networking=Networking(pod_subnet="10.244.0.0/16"))
-    return InitConfig(
+    return NodeConfig(
         cluster=replace(cluster, **changes),
         node=NodeRegistration("cp1"),
         local_api_endpoint=LocalAPIEndpoint("10.77.0.11"),

@@ -12,7 +12,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Optional, Union
 
-from kubeup.config.types import InitConfig
+from kubeup.config.types import NodeConfig
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
 from kubeup.machine.host import CommandResult, Host
@@ -52,7 +52,7 @@ class Node:
     """
 
     host: Host
-    config: InitConfig
+    config: NodeConfig
     release: Release
     paths: Paths = field(default_factory=Paths)
     owned: frozenset[str] = frozenset()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubeup.config import choose
-from kubeup.config.types import JoinConfig
 from kubeup.diagnosis.checks.facts import (
     ERROR,
     JOIN,
@@ -21,6 +20,7 @@ from kubeup.diagnosis.checks.facts import (
     read_or_empty,
 )
 from kubeup.lazy_modules import lazy_import
+from kubeup.machine.host import Host
 from kubeup.machine.mounts import find_read_only_mount
 from kubeup.node import crictl
 from kubeup.releases import NEWEST_PROVEN
@@ -45,7 +45,12 @@ MIN_ETCD_BYTES = 160 * 2**20
 
 
 def check_root_user(node: Node) -> Findings:
-    if not node.host.is_root_user():
+    return find_ordinary_user(node.host)
+
+
+def find_ordinary_user(host: Host) -> Findings:
+    """What is to be said where it is not root who runs kb."""
+    if not host.is_root_user():
         yield Finding(
             "IsPrivilegedUser", ERROR, "kb runs as an ordinary user", "run it as root: sudo python3 kb.pyz ..."
         )
@@ -307,7 +312,7 @@ def check_advertise_address(node: Node) -> Findings:
 
 def check_clock(node: Node) -> Findings:
     """What the cluster signs is not valid yet for a clock that is behind. One that is ahead works, and confuses."""
-    skew_s = node.config.clock_skew_s if isinstance(node.config, JoinConfig) else 0.0
+    skew_s = node.config.join.clock_skew_s if node.config.join else 0.0
     if abs(skew_s) > clock.MAX_SKEW_S:
         yield Finding(
             "ClockSkew",

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
-from kubeup.config.types import JoinConfig
 from kubeup.diagnosis.checks.facts import ERROR, Finding, Findings, Node, read_or_empty
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
@@ -119,7 +118,7 @@ def check_joined(node: Node) -> Findings:
     """A node that has joined a cluster has these."""
     names = ("kubelet.conf", "bootstrap-kubelet.conf")
     files = [node.paths.kubeconfig(name) for name in names]
-    if isinstance(node.config, JoinConfig) and node.config.join.control_plane is None:
+    if node.config.join and not node.config.is_control_plane:
         files.append(Path(node.config.join.ca_cert_path))  # a control plane may have been given it, with its key
     return _check_available(node, files)
 

@@ -6,7 +6,7 @@ import re
 import urllib.parse
 from collections.abc import Mapping
 
-from kubeup.config.types import InitConfig, JoinConfig
+from kubeup.config.types import NodeConfig
 from kubeup.diagnosis.checks.facts import (
     ERROR,
     WARNING,
@@ -50,7 +50,7 @@ def _is_excluded(entry: str, host: str, port: int) -> bool:
     return host == name or host.endswith(f".{name}")
 
 
-def complete_no_proxy(env: Mapping[str, str], config: InitConfig) -> str:
+def complete_no_proxy(env: Mapping[str, str], config: NodeConfig) -> str:
     """NO_PROXY with everything that must not go through a proxy: what is there, and this cluster's addresses."""
     told = (entry.strip() for entry in (env.get("NO_PROXY") or env.get("no_proxy") or "").split(","))
     have = [entry for entry in told if re.fullmatch(r"[A-Za-z0-9_.:/*\[\]-]+", entry)]
@@ -103,7 +103,7 @@ def check_kubelet_proxy(node: Node) -> Findings:
 
 def check_join_proxy(node: Node) -> Findings:
     """The kubelet reaches the API server by Go's rules for proxies."""
-    server = node.config.server if isinstance(node.config, JoinConfig) else ""
+    server = node.config.join.server if node.config.join else ""
     parts = urllib.parse.urlsplit(server)
     env = node.host.environ()
     proxy = uses_proxy(env, parts.hostname or "", parts.port or 443) if server else ""

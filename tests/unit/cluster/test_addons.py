@@ -14,7 +14,7 @@ import pytest
 from kubeup.cluster import addons
 from kubeup.cluster import objects as clusterobjects
 from kubeup.cluster.api import Object
-from kubeup.config.types import DNS, ClusterConfiguration, InitConfig, LocalAPIEndpoint, Networking, NodeRegistration
+from kubeup.config.types import DNS, ClusterConfiguration, LocalAPIEndpoint, Networking, NodeConfig, NodeRegistration
 from kubeup.errors import ClusterError
 from kubeup.node import kubelet, patches
 from kubeup.releases import RELEASES
@@ -56,11 +56,11 @@ SERVER_DEFAULTS: tuple[tuple[str, Any], ...] = (
 )
 
 
-def make_config(minor: int = 35, **kwargs: Any) -> InitConfig:
+def make_config(minor: int = 35, **kwargs: Any) -> NodeConfig:
     """The configuration of the golden nodes."""
     cluster = ClusterConfiguration(VERSIONS.get(minor, f"v1.{minor}.0"), Networking(pod_subnet="10.244.0.0/16"))
     given = {"kube_proxy": {"conntrack": {"maxPerCore": 0}}, "kubelet": {"failCgroupV1": False}, **kwargs}
-    return InitConfig(
+    return NodeConfig(
         cluster=given.pop("cluster", cluster),
         node=NodeRegistration("cp1"),
         local_api_endpoint=given.pop("local_api_endpoint", LocalAPIEndpoint("10.77.0.11")),
@@ -104,7 +104,7 @@ def assert_equals_real(rendered: Object, real: Object) -> None:
     assert unexplained == {}
 
 
-def all_objects(config: InitConfig, minor: int) -> list[Object]:
+def all_objects(config: NodeConfig, minor: int) -> list[Object]:
     release = RELEASES[minor]
     return [
         *addons.render_coredns(config, release, running=addons.RunningDns()),
@@ -260,7 +260,7 @@ def test_patches_apply_to_the_deployment_alone() -> None:
 # ---- kube-proxy
 
 
-def proxy_config(config: InitConfig) -> dict[str, Any]:
+def proxy_config(config: NodeConfig) -> dict[str, Any]:
     data = addons.render_kube_proxy(config, RELEASES[35])[0]["data"]
     found: dict[str, Any] = load_yaml(data["config.conf"])
     return found

@@ -8,7 +8,7 @@ from typing import Any, Optional
 import pytest
 
 from kubeup.config.load_join import JoinWishes, build_join_config, load_join_config
-from kubeup.config.types import JoinConfig, JoinControlPlane, LocalAPIEndpoint, PodNetwork
+from kubeup.config.types import JoinControlPlane, LocalAPIEndpoint, NodeConfig, PodNetwork
 from kubeup.errors import ClusterError, UsageError
 from kubeup.secret import Secret
 from tests.fake_host import FakeHost
@@ -165,7 +165,7 @@ KUBELET = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration
 
 def build(
     cluster: str = CLUSTER, kubelet: str = KUBELET, host: Optional[FakeHost] = None, plugin: str = "bridge"
-) -> JoinConfig:
+) -> NodeConfig:
     host = host or machine()
     return build_join_config(
         host,
@@ -184,7 +184,7 @@ def test_what_the_phases_read_is_the_cluster_s() -> None:
     assert config.cluster.pod_cidrs() == ("10.244.0.0/16",)
     assert config.kubelet == {"maxPods": 50} and config.kb.pod_network.plugin == "bridge"
     assert config.local_api_endpoint.advertise_address == "10.0.0.11"
-    assert (config.server, config.ca_pem) == ("https://cp.example:6443", "CA")
+    assert (config.joined.server, config.joined.ca_pem) == ("https://cp.example:6443", "CA")
 
 
 def test_the_kubelet_is_told_its_address_where_no_default_route_tells_it() -> None:

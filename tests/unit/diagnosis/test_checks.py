@@ -15,11 +15,11 @@ from kubeup.config.types import (
     ClusterConfiguration,
     Component,
     ExternalEtcd,
-    InitConfig,
     KbConfiguration,
     LocalAPIEndpoint,
     LocalEtcd,
     Networking,
+    NodeConfig,
     NodeRegistration,
     PodNetwork,
     Volume,
@@ -123,7 +123,7 @@ def make_node(
     workflow: str = facts.INIT,
     **cluster: Any,
 ) -> facts.Node:
-    config = InitConfig(
+    config = NodeConfig(
         ClusterConfiguration(version, **cluster),
         NodeRegistration(name, cri_socket=SOCKET, kubelet_extra_args=kubelet_args),
         LocalAPIEndpoint("10.0.0.11"),
@@ -1239,7 +1239,7 @@ def test_the_runtime_s_own_sandbox_image_must_come_too() -> None:
 )
 def test_an_api_server_that_is_closed_to_the_kubelet_s_probes(args: tuple[Arg, ...], is_told: bool) -> None:
     cluster = ClusterConfiguration("v1.35.6", api_server=APIServer(extra_args=args))
-    config = InitConfig(cluster, NodeRegistration("cp1"), LocalAPIEndpoint("10.0.0.11"))
+    config = NodeConfig(cluster, NodeRegistration("cp1"), LocalAPIEndpoint("10.0.0.11"))
     found = list(machine_checks.check_anonymous_auth(facts.Node(FakeHost(), config, find_release("v1.35.6"))))
     assert bool(found) is is_told
     assert all(note.level == "warning" and "--authentication-config" in note.remedy for note in found)
@@ -1260,7 +1260,7 @@ def test_no_proxy_is_read_as_go_reads_it(told: str, host: str, is_used: bool) ->
 
 def test_the_line_to_copy_is_one_word_for_a_shell() -> None:
     cluster = ClusterConfiguration("v1.35.6", control_plane_endpoint="[fd00::10]:6443")
-    config = InitConfig(cluster, NodeRegistration("cp1"), LocalAPIEndpoint("fd00::11"))
+    config = NodeConfig(cluster, NodeRegistration("cp1"), LocalAPIEndpoint("fd00::11"))
     line = proxies_checks.complete_no_proxy({"NO_PROXY": "localhost, .example , ,$(reboot),10.0.0.0/8"}, config)
     assert line.startswith("localhost,.example,10.0.0.0/8,") and "fd00::10," in line
     assert not set(" []$();") & set(line)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kubeup.config.load_reset import load_reset_config
-from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration, ResetConfiguration
+from kubeup.config.types import ResetConfiguration
 from kubeup.errors import HostError, PreflightError, UsageError
 from kubeup.kubeadm import reset as kubeadm_reset
 from kubeup.kubeadm.lines import KubeadmReport
@@ -19,7 +19,6 @@ from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import CommandResult, Host
 from kubeup.machine.http import HttpResponse
 from kubeup.paths import Paths
-from kubeup.releases import RELEASES
 from tests.fake_host import FakeHost
 from tests.fake_node import finished_node
 
@@ -69,12 +68,9 @@ def make_host() -> FakeHost:
 def make_context(host: Host, **wishes: Any) -> tuple[KubeadmReset, io.StringIO, io.StringIO]:
     said, told = io.StringIO(), io.StringIO()
     reset = ResetConfiguration(force=True, **wishes) if "force" not in wishes else ResetConfiguration(**wishes)
-    config = InitConfig(
-        ClusterConfiguration("v1.35.6"), NodeRegistration("cp1", cri_socket=SOCKET), LocalAPIEndpoint("127.0.0.1")
-    )
     report = KubeadmReport(told, out=said)
     return (
-        KubeadmReset(host=host, paths=Paths(), config=config, release=RELEASES[35], report=report, wishes=reset),
+        KubeadmReset(host=host, paths=Paths(), report=report, cri_socket=SOCKET, wishes=reset),
         said,
         told,
     )

@@ -11,7 +11,7 @@ from typing import Any, Optional
 import pytest
 
 from kubeup import yaml_files
-from kubeup.config.types import InitConfig
+from kubeup.config.types import NodeConfig
 from kubeup.errors import HostError, KbError, UsageError
 from kubeup.node import certificates, kubeconfig, pki, private_keys
 from kubeup.releases import RELEASES
@@ -36,7 +36,7 @@ def put(host: FakeHost, document: Any, path: Path = ADMIN) -> None:
     host.files[str(path)] = yaml_files.dump_yaml(document).encode()
 
 
-def ensure(host: FakeHost, name: str = "admin", config: Optional[InitConfig] = None) -> kubeconfig.Finding:
+def ensure(host: FakeHost, name: str = "admin", config: Optional[NodeConfig] = None) -> kubeconfig.Finding:
     return kubeconfig.ensure_kubeconfig(
         host,
         PATHS,

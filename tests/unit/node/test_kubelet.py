@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubeup.config.types import Arg, InitConfig, Networking, NodeRegistration, Taint
+from kubeup.config.types import Arg, Networking, NodeConfig, NodeRegistration, Taint
 from kubeup.machine.host import CommandResult
 from kubeup.node.kubelet import (
     component_config_hash,
@@ -39,11 +39,11 @@ PATHS = Paths()
 PEM = Path("/var/lib/kubelet/pki/kubelet-client-current.pem")
 
 
-def with_node(config: InitConfig, **changes: Any) -> InitConfig:
+def with_node(config: NodeConfig, **changes: Any) -> NodeConfig:
     return replace(config, node=replace(config.node, **changes))
 
 
-def with_kubelet(**fields: Any) -> InitConfig:
+def with_kubelet(**fields: Any) -> NodeConfig:
     return replace(golden_config(), kubelet=fields)
 
 

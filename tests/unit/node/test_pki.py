@@ -11,7 +11,7 @@ from typing import Any, Union
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from kubeup.config.types import ExternalEtcd, InitConfig
+from kubeup.config.types import ExternalEtcd, NodeConfig
 from kubeup.errors import HostError, KbError
 from kubeup.node import cert_specs, certificates, pki, private_keys
 from tests.fake_host import FakeHost
@@ -23,14 +23,14 @@ def node_ca(host: FakeHost, name: str = "ca") -> certificates.Ca:
     return pki.read_ca(host, PATHS, name)
 
 
-def ensure(host: FakeHost, name: str = "apiserver", config: Union[InitConfig, None] = None) -> pki.Finding:
+def ensure(host: FakeHost, name: str = "apiserver", config: Union[NodeConfig, None] = None) -> pki.Finding:
     ensure_one: Callable[..., pki.Finding] = pki.ensure_ca if cert_specs.CERTS[name].is_ca else pki.ensure_cert
     return ensure_one(
         host, PATHS, config=config or make_config(), name=name, make_key=lambda: private_keys.generate_key("ECDSA-P256")
     )
 
 
-def refused(host: FakeHost, name: str = "apiserver", config: Union[InitConfig, None] = None) -> HostError:
+def refused(host: FakeHost, name: str = "apiserver", config: Union[NodeConfig, None] = None) -> HostError:
     """The error of ensure, which must have changed nothing."""
     before = dict(host.files)
     with pytest.raises(HostError) as caught:

@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
+from kubeup.config.types import ClusterConfiguration, LocalAPIEndpoint, NodeConfig, NodeRegistration
 from kubeup.errors import HostError
 from kubeup.machine.host import CommandResult
 from kubeup.node import containerd_config, containers, crictl, image_pulls, images, runtime
@@ -596,8 +596,8 @@ def test_pull_through_ctr_uses_the_mirrors_of_the_cri() -> None:
     assert host.changes == [f"run {CTR} images pull --hosts-dir /etc/containerd/certs.d docker.io/library/busybox:1"]
 
 
-def init_config() -> InitConfig:
-    return InitConfig(
+def init_config() -> NodeConfig:
+    return NodeConfig(
         ClusterConfiguration("v1.35.6"), NodeRegistration("cp1", cri_socket=SOCKET), LocalAPIEndpoint("10.0.0.1")
     )
 

@@ -11,10 +11,10 @@ from kubeup.config.types import (
     Arg,
     Component,
     ExternalEtcd,
-    InitConfig,
     LocalAPIEndpoint,
     LocalEtcd,
     Networking,
+    NodeConfig,
     Timeouts,
     Volume,
 )
@@ -40,7 +40,7 @@ COMPONENTS = ("etcd", *CONTROL_PLANE)
 NO_FACTS = NodeFacts()
 
 
-def render(component: str, config: InitConfig, *, minor: int = 35, node: NodeFacts = NO_FACTS) -> Pod:
+def render(component: str, config: NodeConfig, *, minor: int = 35, node: NodeFacts = NO_FACTS) -> Pod:
     return render_pod(component, config, release_of(minor), node)
 
 
@@ -79,7 +79,7 @@ def test_manifest_is_byte_for_byte_what_kubeadm_writes(minor: int, component: st
     assert dump_yaml(pod) == golden_text(minor, f"manifests/{component}.yaml")
 
 
-def _everything(minor: int) -> InitConfig:
+def _everything(minor: int) -> NodeConfig:
     """A configuration that uses every way to change a manifest."""
     extras = {
         "extra_args": (Arg("v", "4"), Arg("bind-address", "0.0.0.0")),

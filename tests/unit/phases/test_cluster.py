@@ -18,10 +18,10 @@ from kubeup.config.types import (
     DNS,
     BootstrapToken,
     ClusterConfiguration,
-    InitConfig,
     KbConfiguration,
     LocalAPIEndpoint,
     Networking,
+    NodeConfig,
     NodeRegistration,
     PodNetwork,
     Proxy,
@@ -68,7 +68,7 @@ def make_context(tmp_path: Path, *, minor: int = 35, node: Optional[Object] = No
         api.create(node)
     networking = Networking(pod_subnet="10.244.0.0/16")
     given = {"cluster": ClusterConfiguration(f"v1.{minor}.0", networking), "bootstrap_tokens": (TOKEN,), **config}
-    made = InitConfig(node=NodeRegistration("cp1"), local_api_endpoint=LocalAPIEndpoint("10.0.0.11"), **given)
+    made = NodeConfig(node=NodeRegistration("cp1"), local_api_endpoint=LocalAPIEndpoint("10.0.0.11"), **given)
     stream = io.StringIO()
     return Run(
         host=host, paths=Paths(), config=made, release=RELEASES[minor], report=Report(stream), caller=Caller.by(api)

@@ -16,10 +16,12 @@ from kubeup.cluster import objects
 from kubeup.commands.reconfigure import _parse_endpoint, _plan_undo
 from kubeup.config.types import (
     ClusterConfiguration,
-    JoinConfig,
+    Join,
+    JoinControlPlane,
     KbConfiguration,
     LoadBalancer,
     LocalAPIEndpoint,
+    NodeConfig,
     NodeRegistration,
     PodNetwork,
 )
@@ -83,7 +85,7 @@ def make(tmp_path: Path, *, servers: tuple[str, ...] = (OWN,), **kb_fields: Any)
     host = Endpoint(tmp_path, cluster)
     before = ClusterConfiguration("v1.35.6")
     endpoint = LocalAPIEndpoint("10.0.0.11")
-    plain = JoinConfig(before, NodeRegistration("cp1"), endpoint)
+    plain = NodeConfig(before, NodeRegistration("cp1"), endpoint)
     keys = private_keys.KeyMaker("ECDSA-P256", wanted=6)
     pki.ensure_ca(host, PATHS, config=plain, name="ca", make_key=keys.take)
     for name in ("apiserver", "apiserver-kubelet-client"):
@@ -113,9 +115,7 @@ def make(tmp_path: Path, *, servers: tuple[str, ...] = (OWN,), **kb_fields: Any)
         plain,
         cluster=replace(before, control_plane_endpoint=ENDPOINT),
         kb=KbConfiguration(**kb_fields),
-        server=f"https://{ENDPOINT}",
-        ca_pem=ca_pem,
-        api_servers=servers,
+        join=Join(f"https://{ENDPOINT}", ca_pem, control_plane=JoinControlPlane(), api_servers=servers),
     )
     ctx = EndpointRun(
         host=host,
@@ -153,7 +153,7 @@ def names_of(host: Endpoint) -> tuple[str, ...]:
 
 
 def test_the_reads_exist() -> None:
-    config = JoinConfig(ClusterConfiguration("v1.35.6"), NodeRegistration("x"), LocalAPIEndpoint("10.0.0.1"))
+    config = NodeConfig(ClusterConfiguration("v1.35.6"), NodeRegistration("x"), LocalAPIEndpoint("10.0.0.1"))
     for phase in kb.RECONFIGURE_ENDPOINT:
         fingerprint_inputs(config, phase.reads)
 
@@ -210,7 +210,8 @@ def test_back_to_a_cluster_that_had_none(tmp_path: Path) -> None:
     before = servers(host)
     run(host, ctx)
     cluster = replace(ctx.config.cluster, control_plane_endpoint="")
-    config = replace(reconfigure.config_of(ctx), cluster=cluster, server=f"https://{OWN}")
+    join = replace(ctx.config.joined, server=f"https://{OWN}")
+    config = replace(ctx.config, cluster=cluster, join=join)
     back = replace(ctx, config=config, change=Change(BEFORE, is_undo=True))
     assert run(host, back) == ["on worker w1: kb reconfigure endpoint --undo"]
     assert servers(host) == before
@@ -324,7 +325,7 @@ def test_a_load_balancer_that_the_kubelet_forgot_is_ended_by_one_that_starts_wit
     host.answers["crictl"] = lambda argv: CommandResult(argv, 0, ps(argv) if "ps" in argv else "{}")
     host.answers["systemctl"] = ""
     said = io.StringIO()
-    config = JoinConfig(ClusterConfiguration("v1.35.6"), NodeRegistration("w1"), LocalAPIEndpoint("10.0.0.21"))
+    config = NodeConfig(ClusterConfiguration("v1.35.6"), NodeRegistration("w1"), LocalAPIEndpoint("10.0.0.21"))
     change = Change(BEFORE, is_undo=True)
     reconfigure.end_balancer(
         EndpointRun(host=host, paths=PATHS, config=config, release=RELEASES[35], report=Report(said), change=change)

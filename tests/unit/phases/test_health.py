@@ -16,10 +16,10 @@ from kubeup.config.types import (
     APIServer,
     Arg,
     ClusterConfiguration,
-    InitConfig,
     KbConfiguration,
     LocalAPIEndpoint,
     Networking,
+    NodeConfig,
     NodeRegistration,
     Proxy,
     Timeouts,
@@ -60,7 +60,7 @@ def make_context(tmp_path: Path, **config: Any) -> Run:
     host.answers["crictl"] = lambda argv: CommandResult(argv, 0, json.dumps(INFO if "info" in argv else {}))
     host.run(["systemctl", "restart", "kubelet"])
     api = Api(host, Identity("https://10.0.0.11:6443", Tls()), retry_s=0)
-    made = InitConfig(
+    made = NodeConfig(
         cluster=ClusterConfiguration("v1.35.0", Networking(pod_subnet="10.244.0.0/16")),
         node=NodeRegistration("cp1"),
         local_api_endpoint=LocalAPIEndpoint("10.0.0.11"),

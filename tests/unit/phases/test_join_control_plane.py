@@ -15,7 +15,7 @@ import pytest
 
 import kb
 from kubeup.cluster import api, shared_certs
-from kubeup.config.types import JoinConfig, JoinConfiguration, JoinControlPlane, LocalAPIEndpoint, NodeRegistration
+from kubeup.config.types import Join, JoinControlPlane, LocalAPIEndpoint, NodeConfig, NodeRegistration
 from kubeup.engine.run import Caller, Run
 from kubeup.engine.step import fingerprint_inputs
 from kubeup.errors import KbError
@@ -149,18 +149,18 @@ def second(**fields: Any) -> SecondHost:
     return host
 
 
-def config(**fields: Any) -> JoinConfig:
+def config(**fields: Any) -> NodeConfig:
     cluster = replace(golden_config().cluster, control_plane_endpoint="k8s.example:6443")
     node = NodeRegistration("cp2")
-    wishes = JoinConfiguration(node, control_plane=JoinControlPlane(certificate_key=KEY))
-    found = JoinConfig(
-        cluster, node, LocalAPIEndpoint("10.77.0.12"), join=wishes, server=API, certificate_key=KEY,
-        ca_pem=FIRST.files["/etc/kubernetes/pki/ca.crt"].decode(), bootstrap_kubeconfig=Secret("x"),
+    join = Join(
+        API, FIRST.files["/etc/kubernetes/pki/ca.crt"].decode(), bootstrap_kubeconfig=Secret("x"),
+        control_plane=JoinControlPlane(certificate_key=KEY),
     )  # fmt: skip
+    found = NodeConfig(cluster, node, LocalAPIEndpoint("10.77.0.12"), join=join, certificate_key=KEY)
     return replace(found, **fields)
 
 
-def context(host: Any, wanted: Optional[JoinConfig] = None) -> Run:
+def context(host: Any, wanted: Optional[NodeConfig] = None) -> Run:
     return Run(host=host, paths=Paths(), config=wanted or config(), release=RELEASES[35], report=Report(io.StringIO(), verbosity=2),
         caller=Caller(lambda who: api.Api(host, api.Identity(API, Tls()), retry_s=0)),
     )  # fmt: skip
@@ -221,7 +221,7 @@ def test_what_may_be_wrong_with_the_uploaded_certificates() -> None:
         join_control_plane.check_prepared,
         context(host, config(certificate_key=Secret("cd" * 32))),
     )
-    wanted = config(ca_pem=make_ca())
+    wanted = replace(config(), join=replace(config().joined, ca_pem=make_ca()))
     fails("certs-of-another-cluster", join_control_plane.check_prepared, context(host, wanted))
     host.objects.clear()
     error = fails("certs-secret-missing", join_control_plane.check_prepared, context(host))

@@ -14,11 +14,11 @@ import kb
 from kubeup.cluster import api, signing_request
 from kubeup.cluster.api import ApiRefused
 from kubeup.config.types import (
-    JoinConfig,
-    JoinConfiguration,
+    Join,
     JoinControlPlane,
     KbConfiguration,
     LocalAPIEndpoint,
+    NodeConfig,
     NodeRegistration,
     PodNetwork,
     Taint,
@@ -95,23 +95,22 @@ def worker(**fields: Any) -> WorkerHost:
     return host
 
 
-def join_config(minor: int = 35, **fields: Any) -> JoinConfig:
+def join_config(minor: int = 35, **fields: Any) -> NodeConfig:
     from tests.unit.golden import golden_config
 
     cluster = golden_config(minor).cluster
-    wishes = JoinConfiguration(fields.pop("node", NodeRegistration("w1")))
     text = render_kubeconfig(server=SERVER, ca_pem=CA, user="tls-bootstrap-token-user", token=TOKEN)
-    config = JoinConfig(
-        cluster, wishes.node, golden_config(minor).local_api_endpoint, join=wishes, server=SERVER, ca_pem=CA,
-        bootstrap_kubeconfig=Secret(text), kubelet={"maxPods": 50},
+    config = NodeConfig(
+        cluster, NodeRegistration("w1"), golden_config(minor).local_api_endpoint, kubelet={"maxPods": 50},
+        join=Join(SERVER, CA, bootstrap_kubeconfig=Secret(text)),
     )  # fmt: skip
     return replace(config, **fields)
 
 
-def context(host: Any, config: Optional[JoinConfig] = None, minor: int = 35) -> Run:
+def context(host: Any, config: Optional[NodeConfig] = None, minor: int = 35) -> Run:
     config = config or join_config(minor)
     identity = api.Identity(SERVER, Tls(Anchors.given(CA)), TOKEN)
-    first: Who = "bootstrap" if config.bootstrap_kubeconfig else "kubelet"
+    first: Who = "bootstrap" if config.joined.bootstrap_kubeconfig else "kubelet"
     return Run(host=host, paths=Paths(), config=config, release=RELEASES[minor], report=Report(io.StringIO(), verbosity=2),
         caller=Caller(lambda who: api.Api(host, identity, retry_s=0), first),
     )  # fmt: skip
@@ -122,8 +121,8 @@ def log_of(ctx: Run) -> str:
     return ctx.report.stream.getvalue()
 
 
-def member(config: JoinConfig) -> JoinConfig:
-    return replace(config, bootstrap_kubeconfig=Secret(""))
+def member(config: NodeConfig) -> NodeConfig:
+    return replace(config, join=replace(config.joined, bootstrap_kubeconfig=Secret("")))
 
 
 # ---- the tuple
@@ -176,7 +175,7 @@ def test_the_files_of_a_worker() -> None:
 def test_a_ca_path_of_one_s_own() -> None:
     config = join_config()
     host = worker()
-    join_worker.start_kubelet(context(host, replace(config, join=replace(config.join, ca_cert_path="/etc/x/ca.crt"))))
+    join_worker.start_kubelet(context(host, replace(config, join=replace(config.joined, ca_cert_path="/etc/x/ca.crt"))))
     assert host.files["/etc/x/ca.crt"].decode() == CA and CA_FILE not in host.files
 
 
@@ -410,6 +409,6 @@ def test_a_control_plane_may_have_been_given_the_authority() -> None:
         (None, ["FileAvailable--etc-kubernetes-pki-ca.crt"]),
         (JoinControlPlane(LocalAPIEndpoint("10.0.0.12")), []),
     ):
-        wishes = replace(config.join, control_plane=control_plane)
+        wishes = replace(config.joined, control_plane=control_plane)
         node = facts.Node(host, replace(config, join=wishes), RELEASES[35], Paths(), workflow=facts.JOIN)
         assert [finding.name for finding in ports_checks.check_joined(node)] == found

@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup.config.types import Arg, ExternalEtcd, InitConfig, LocalEtcd
+from kubeup.config.types import Arg, ExternalEtcd, LocalEtcd, NodeConfig
 from kubeup.engine.run import Run
 from kubeup.errors import HostError, UsageError
 from kubeup.machine.dry_run import DryRunHost
@@ -53,7 +53,7 @@ def systemd_host(**fields: Any) -> SystemdHost:
     return host
 
 
-def context(host: Host, config: Optional[InitConfig] = None, *, minor: int = 35) -> Run:
+def context(host: Host, config: Optional[NodeConfig] = None, *, minor: int = 35) -> Run:
     config = config or golden_config(minor)
     return Run(
         host=host, paths=Paths(), config=config, release=RELEASES[minor], report=Report(io.StringIO(), verbosity=2)

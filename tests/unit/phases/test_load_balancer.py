@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ import pytest
 import kb
 from kubeup.config.types import (
     ClusterConfiguration,
-    InitConfig,
-    JoinConfig,
+    Join,
     KbConfiguration,
     LoadBalancer,
     LocalAPIEndpoint,
+    NodeConfig,
     NodeRegistration,
 )
 from kubeup.engine.run import Run
@@ -38,16 +37,17 @@ LOCAL = KbConfiguration(load_balancer=LoadBalancer("local"))
 PHASES = tuple(phase for phase in kb.JOIN if phase.name == "load-balancer/local")
 
 
-def context(host: Any, config: InitConfig) -> Run:
+def context(host: Any, config: NodeConfig) -> Run:
     return Run(host=host, paths=PATHS, config=config, release=RELEASES[35], report=Report(io.StringIO()))
 
 
-def init_config(**fields: Any) -> InitConfig:
-    return InitConfig(CLUSTER, NodeRegistration("cp1"), LocalAPIEndpoint("10.0.0.11"), **fields)
+def init_config(**fields: Any) -> NodeConfig:
+    return NodeConfig(CLUSTER, NodeRegistration("cp1"), LocalAPIEndpoint("10.0.0.11"), **fields)
 
 
-def join_config(*servers: str, **fields: Any) -> JoinConfig:
-    return JoinConfig(CLUSTER, NodeRegistration("w1"), LocalAPIEndpoint("10.0.0.21"), api_servers=servers, **fields)
+def join_config(*servers: str, **fields: Any) -> NodeConfig:
+    join = Join(api_servers=servers)
+    return NodeConfig(CLUSTER, NodeRegistration("w1"), LocalAPIEndpoint("10.0.0.21"), join=join, **fields)
 
 
 def make_host() -> FakeHost:
@@ -71,7 +71,7 @@ def test_nothing_is_done_for_who_does_not_ask() -> None:
         (join_config("10.0.0.11:6443", "10.0.0.12:6443", kb=LOCAL), ("10.0.0.11:6443", "10.0.0.12:6443")),
     ],
 )
-def test_what_it_starts_with(config: InitConfig, servers: tuple[str, ...]) -> None:
+def test_what_it_starts_with(config: NodeConfig, servers: tuple[str, ...]) -> None:
     host = make_host()
     ctx = context(host, config)
     assert not load_balancer.load_balancer_is_current(ctx)
@@ -131,7 +131,7 @@ def test_reset_takes_its_line_and_files_and_leaves_what_came_since(before: bytes
     (copy,) = (path for path, data in host.files.items() if path.startswith("/var/lib/kb/backups/"))
     assert host.files[copy] == before
     host.files[HOSTS] += written_since
-    ctx = context(host, replace(config, kb=KbConfiguration()))
+    ctx = reset.ResetRun(host=host, paths=PATHS, report=Report(io.StringIO()), cri_socket=NodeRegistration.cri_socket)
     load_balancer.remove_load_balancer(ctx)
     reset.take_back_files(ctx)
     # a last line without its end gets one where another follows

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from kubeup.config.types import InitConfig
+from kubeup.config.types import NodeConfig
 from kubeup.engine.run import Run
 from kubeup.errors import PreflightError
 from kubeup.paths import Paths
@@ -18,7 +18,7 @@ from tests.unit.node.test_runtime import CRICTL, failed, image_list, pulls
 
 
 def make_context(host: FakeHost, *, ignored: tuple[str, ...] = (), policy: str = "IfNotPresent") -> Run:
-    config: InitConfig = make_node(host).config
+    config: NodeConfig = make_node(host).config
     node = dataclasses.replace(config.node, ignore_preflight_errors=ignored, image_pull_policy=policy)
     report = Report(io.StringIO(), verbosity=1)
     return Run(

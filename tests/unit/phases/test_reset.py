@@ -10,14 +10,12 @@ from pathlib import Path
 import pytest
 
 from kubeup.cluster.etcd import EtcdRefused
-from kubeup.config.types import ClusterConfiguration, InitConfig, LocalAPIEndpoint, NodeRegistration
-from kubeup.engine.run import Run
 from kubeup.engine.state import PhaseState, State, load_state
 from kubeup.errors import ClusterError, HostError
 from kubeup.machine.host import CommandResult
 from kubeup.paths import Paths
 from kubeup.phases import reset
-from kubeup.releases import RELEASES
+from kubeup.phases.reset import ResetRun
 from kubeup.report import Report
 from tests.fake_host import FakeHost
 from tests.unit.cluster.test_etcd import EtcdHost
@@ -26,7 +24,7 @@ SOCKET = "unix:///var/run/containerd/containerd.sock"
 MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
 
 
-def make_context(phases: dict[str, PhaseState]) -> Run:
+def make_context(phases: dict[str, PhaseState]) -> ResetRun:
     """A node with a running kubelet and one pod, and a state that says what kb did there."""
     host = FakeHost(programs={"systemctl", "crictl"}, dirs={"/run/systemd/system"}, mounts=["/var/lib/kubelet/pods/x"])
     host.files[MANIFEST] = b"kind: Pod\n"
@@ -39,15 +37,12 @@ def make_context(phases: dict[str, PhaseState]) -> Run:
         return CommandResult(argv, 0, "\n".join(pods) if "pods" in argv else "")
 
     host.answers = {"systemctl": "", "umount": "", "crictl": crictl}
-    config = InitConfig(
-        ClusterConfiguration("v1.35.0"), NodeRegistration("cp1", cri_socket=SOCKET), LocalAPIEndpoint("10.0.0.11")
-    )
     State(host, Paths(), node="cp1", phases=phases).save()
     host.changes.clear()
-    return Run(host=host, paths=Paths(), config=config, release=RELEASES[35], report=Report(io.StringIO()))
+    return ResetRun(host=host, paths=Paths(), report=Report(io.StringIO()), cri_socket=SOCKET)
 
 
-def run_until_files(ctx: Run) -> list[str]:
+def run_until_files(ctx: ResetRun) -> list[str]:
     reset.stop_kubelet(ctx)
     reset.remove_pods(ctx)
     reset.unmount_kubelet_folders(ctx)
@@ -91,7 +86,7 @@ def test_a_member_that_etcd_does_not_let_go(needed: bool, monkeypatch: pytest.Mo
     ctx = make_context({"init/etcd/local": PhaseState("done", created=[MANIFEST])})
     refused = EtcdRefused("cluster member remove", "https://10.0.0.12:2379", "etcdserver: unhealthy cluster")
 
-    def leave(ctx: Run, manifest: object) -> None:
+    def leave(ctx: ResetRun, manifest: object) -> None:
         raise refused
 
     monkeypatch.setattr(reset, "leave_etcd", leave)
