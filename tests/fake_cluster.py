@@ -20,6 +20,7 @@ from typing import Any, Callable, Optional
 from kubeup.machine.host import Argv, CommandResult, shown_argv
 from kubeup.machine.http import AnyTls, HttpResponse, Tls, Unreachable
 from kubeup.machine.local_host import LocalHost
+from tests.fake_host import KUBELET_STARTS, Answer, find_answer, refuse_unscripted
 
 Object = dict[str, Any]
 
@@ -168,6 +169,18 @@ _LINKS = json.dumps(
 
 
 WANTS = "etc/systemd/system/multi-user.target.wants"
+NODE_CHANGES = KUBELET_STARTS | {
+    "modprobe br_netfilter",
+    "sysctl -w net.ipv4.ip_forward=1",
+    "systemctl enable kb-routes.service",
+    "systemctl restart kb-routes.service",
+    "systemctl disable --now kb-routes.service",
+    "ip netns add kb-probe",
+    "ip netns delete kb-probe",
+    "/opt/cni/bin/bridge",
+    "ip link delete cbr0",
+}
+"""The commands with which init, join and reset change a node that has containerd and kb's own pod network."""
 
 
 class ClusterHost(LocalHost):
@@ -179,14 +192,15 @@ class ClusterHost(LocalHost):
         self.cluster = cluster or FakeCluster(is_up=False)
         self.name = name
         self.commands: list[str] = []
-        self.answers: dict[str, Callable[[tuple[str, ...]], CommandResult]] = {
-            "ip -json address show": lambda argv: CommandResult(argv, 0, _LINKS),
-            "ip": lambda argv: CommandResult(argv, 0, ""),
-            "bridge": lambda argv: CommandResult(argv, 0, ""),
+        self.answers: dict[str, Answer] = {
+            "ip -json address show": _LINKS,
+            "ip": "",
+            "bridge": "",
             "systemctl is-active kb-routes.service": self._keeper_state,
         }
+        self.accepts = set(NODE_CHANGES)
         if self.cluster.is_up:
-            self.answers["systemctl is-active kubelet"] = lambda argv: CommandResult(argv, 0, "active\n")
+            self.answers["systemctl is-active kubelet"] = "active\n"
         self.clock = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
         self.before_write: Optional[Callable[[Path], None]] = None
         """Called before each file write: a test kills the run there by raising."""
@@ -204,15 +218,12 @@ class ClusterHost(LocalHost):
 
     def query(self, argv: Argv, **_: Any) -> CommandResult:
         shown = shown_argv(argv)
-        for length in range(len(shown), 0, -1):
-            answer = self.answers.get(" ".join(shown[:length]))
-            if answer:
-                return answer(shown)
-        return CommandResult(shown, 127, missing=True)
+        return find_answer(self.answers, shown, is_change=False) or CommandResult(shown, 127, missing=True)
 
     def run(self, argv: Argv, **_: Any) -> CommandResult:
         shown = shown_argv(argv)
         self.commands.append(" ".join(shown))
+        answer = self.answer_change(shown)
         if shown[:2] == ("sysctl", "-w"):
             name, text = shown[2].split("=", 1)
             super().write_file(Path("/proc/sys") / name.replace(".", "/"), text + "\n")
@@ -220,11 +231,15 @@ class ClusterHost(LocalHost):
             self._boot()
         if shown[0] == "systemctl":
             self._systemctl(*shown[1:])
-        for length in range(len(shown), 0, -1):
-            answer = self.answers.get(" ".join(shown[:length]))
-            if answer:
-                return answer(shown)
-        return CommandResult(shown, 0)
+        return answer
+
+    def answer_change(self, argv: tuple[str, ...]) -> CommandResult:
+        """What the command says. One that no test names fails the test."""
+        found = find_answer(self.answers, argv, is_change=True)
+        command = " ".join(argv)
+        if found is None and command not in self.accepts:
+            refuse_unscripted(command, "add it to ClusterHost.accepts, or give it an answer in ClusterHost.answers")
+        return found or CommandResult(argv, 0)
 
     def _keeper_state(self, argv: tuple[str, ...]) -> CommandResult:
         runs = "systemctl restart kb-routes.service" in self.commands
@@ -246,7 +261,7 @@ class ClusterHost(LocalHost):
     def _boot(self) -> None:
         self.cluster.is_up = True
         self.cluster.remember()
-        self.answers.setdefault("systemctl is-active kubelet", lambda argv: CommandResult(argv, 0, "active\n"))
+        self.answers.setdefault("systemctl is-active kubelet", "active\n")
         path = f"/api/v1/nodes/{self.name}"
         if path not in self.cluster.objects:
             node = {

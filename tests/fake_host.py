@@ -1,27 +1,57 @@
-"""A machine made of a dict: files, scripted commands and answers, recorded changes. Tests mock nothing else."""
+"""A machine made of a dict: files, scripted commands and answers, recorded changes. Tests mock nothing else.
+
+A look that no test scripted finds nothing; a change that no test scripted fails the test, so that a misspelled command
+cannot count as done.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Optional, Union
+from typing import BinaryIO, NoReturn, Optional, Union
+
+import pytest
 
 from kubeup.machine.host import Argv, CommandResult, FileStat, shown_argv
 from kubeup.machine.http import AnyTls, HttpResponse, HttpStream, Tls, Unreachable
 
 Answer = Union[str, CommandResult, Callable[[tuple[str, ...]], CommandResult]]
+KUBELET_STARTS = frozenset(
+    f"systemctl {words}" for words in ("stop kubelet", "daemon-reload", "enable --no-reload kubelet", "restart kubelet")
+)
+"""What starting the kubelet with new files takes."""
+
+
+def refuse_unscripted(change: str, how: str) -> NoReturn:
+    """Fail the test. kb cannot take it for an error of the machine: pytest's failure is no Exception."""
+    __tracebackhide__ = True
+    pytest.fail(f"kb makes a change that the test does not script: {change!r}. If it is meant: {how}")
+
+
+def find_answer(answers: Mapping[str, Answer], argv: tuple[str, ...], *, is_change: bool) -> Optional[CommandResult]:
+    """The answer of the longest prefix of the words. What a prefix says as data holds for a look at anything below it,
+    and not for a change: that has to be named word for word, or judged by a function."""
+    for length in range(len(argv), 0, -1):
+        answer = answers.get(" ".join(argv[:length]))
+        if callable(answer):
+            return answer(argv)
+        if answer is not None and not (is_change and length < len(argv)):
+            return CommandResult(argv, 0, answer) if isinstance(answer, str) else answer
+    return None
 
 
 @dataclass
 class FakeHost:
-    """files: path -> bytes; dirs: paths; programs: names that `which` finds; answers: command prefix -> output.
+    """files: path -> bytes; dirs: paths; programs: names that `which` finds; answers: command prefix -> output;
+    accepts: whole commands that succeed.
 
-    A command is answered by the longest prefix of its words in `answers` ("crictl version"); otherwise it is
-    missing (127). A URL is answered by `urls[url]`; otherwise nothing listens there.
+    A look is answered by the longest prefix of its words in `answers` ("crictl version"); otherwise it is missing
+    (127). A change is answered by the whole command in `answers` or `accepts`, or by a function in `answers`; otherwise
+    the test fails. A URL is answered by `urls[url]`; otherwise nothing listens there.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -29,6 +59,7 @@ class FakeHost:
     dirs: set[str] = field(default_factory=set)
     programs: set[str] = field(default_factory=set)
     answers: dict[str, Answer] = field(default_factory=dict)
+    accepts: Collection[str] = frozenset()
     urls: dict[str, HttpResponse] = field(default_factory=dict)
     mounts: list[str] = field(default_factory=list)
     ports: dict[int, str] = field(default_factory=dict)
@@ -97,15 +128,8 @@ class FakeHost:
         self, argv: Argv, *, timeout_s: float = 30, env: Optional[Mapping[str, str]] = None, stdin: str = ""
     ) -> CommandResult:
         shown = shown_argv(argv)
-        for length in range(len(shown), 0, -1):
-            answer = self.answers.get(" ".join(shown[:length]))
-            if isinstance(answer, str):
-                return CommandResult(shown, 0, answer)
-            if isinstance(answer, CommandResult):
-                return answer
-            if answer is not None:
-                return answer(shown)
-        return CommandResult(shown, 127, stderr=f"{shown[0]}: not found", missing=True)
+        found = find_answer(self.answers, shown, is_change=False)
+        return found or CommandResult(shown, 127, stderr=f"{shown[0]}: not found", missing=True)
 
     def http_get(
         self,
@@ -231,9 +255,13 @@ class FakeHost:
     def run(
         self, argv: Argv, *, timeout_s: float = 300, env: Optional[Mapping[str, str]] = None, stdin: str = ""
     ) -> CommandResult:
-        self.changes.append("run " + " ".join(shown_argv(argv)))
-        answer = self.query(argv, timeout_s=timeout_s, env=env, stdin=stdin)
-        return CommandResult(answer.argv, 0) if answer.missing else answer
+        shown = shown_argv(argv)
+        command = " ".join(shown)
+        self.changes.append(f"run {command}")
+        found = find_answer(self.answers, shown, is_change=True)
+        if found is None and command not in self.accepts:
+            refuse_unscripted(command, "name it in FakeHost.accepts, or give it an answer in FakeHost.answers")
+        return found or CommandResult(shown, 0)
 
     def http_send(
         self,
@@ -246,4 +274,6 @@ class FakeHost:
         timeout_s: float = 10,
     ) -> HttpResponse:
         self.changes.append(f"{method} {url}")
-        return self.urls.get(f"{method} {url}", HttpResponse(200, body))
+        if f"{method} {url}" not in self.urls:
+            refuse_unscripted(f"{method} {url}", "give it an answer in FakeHost.urls")
+        return self.urls[f"{method} {url}"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import io
-from dataclasses import replace
 from typing import Any, Optional
 
 from cryptography import x509
@@ -85,8 +85,9 @@ def _finished_node() -> FakeHost:
 
 def finished_node() -> FakeHost:
     """A fresh copy of a node with all certificates and kubeconfigs of make_config()."""
-    host = _finished_node()
-    return replace(host, files=dict(host.files), modes=dict(host.modes), dirs=set(host.dirs), changes=[])
+    host = copy.deepcopy(_finished_node())
+    host.changes.clear()
+    return host
 
 
 def cert_at(host: Host, base: str) -> Any:

@@ -384,8 +384,12 @@ class Node(ClusterHost):
         if was_up and self.name != "cp1":
             self.cluster.is_up = True  # its kubelet carries none of the cluster
         self.has_no_pods = self.has_no_pods or "rmp" in done.argv
-        said = play(done.argv)
-        return CommandResult(done.argv, said.code if not said.missing else 0, said.stdout)
+        return done
+
+    def answer_change(self, argv: tuple[str, ...]) -> CommandResult:
+        """Any command is taken: chance has made the words of many."""
+        said = play(argv)
+        return CommandResult(argv, said.code if not said.missing else 0, said.stdout)
 
     def _boot(self) -> None:
         own = Path("/etc/kubernetes/kubelet.conf")

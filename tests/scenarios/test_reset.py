@@ -31,6 +31,8 @@ class MountedHost(ClusterHost):
         if words[0] == "umount":
             if words[1] == self.busy:
                 return CommandResult(words, 32, "", "target is busy.")
+            assert words[1] in self.mounts, f"{words[1]} is not mounted"
+            self.accepts.add(" ".join(words))
             self.mounts = tuple(name for name in self.mounts if name != words[1])
         return super().run(argv, **rest)
 

@@ -156,27 +156,32 @@ def missing(*names: str) -> list[packages.Standing]:
 def test_apt() -> None:
     base = "https://mirrors.ustc.edu.cn/kubernetes/core:/stable:/v1.35/deb/"
     key = HttpResponse(200, b"-----BEGIN PGP PUBLIC KEY BLOCK-----")
-    host = FakeHost(programs={"apt-get"}, urls={f"{base}Release.key": key})
-    wanted = missing("containerd", "ctr", "kubelet", "crictl", "cni/bridge")
-    names = distro_packages.install(host, "apt", wanted, V, "ustc")
-    assert names == ["containerd", "kubelet=1.35.6-*", "cri-tools", "kubernetes-cni"]
-    assert host.read_text(distro_packages.APT_LIST) == f"deb [signed-by={distro_packages.APT_KEY}] {base} /\n"
-    assert [change for change in host.changes if change.startswith("run")] == [
-        "run apt-get update -q",
-        "run apt-get install -q -y --no-install-recommends " + " ".join(names),
-        "run apt-mark hold kubelet",
+    expected = ["containerd", "kubelet=1.35.6-*", "cri-tools", "kubernetes-cni"]
+    commands = [
+        "apt-get update -q",
+        "apt-get install -q -y --no-install-recommends " + " ".join(expected),
+        "apt-mark hold kubelet",
+        "apt-mark unhold kubelet kubectl",
     ]
+    host = FakeHost(programs={"apt-get"}, urls={f"{base}Release.key": key}, accepts=commands)
+    wanted = missing("containerd", "ctr", "kubelet", "crictl", "cni/bridge")
+    assert distro_packages.install(host, "apt", wanted, V, "ustc") == expected
+    assert host.read_text(distro_packages.APT_LIST) == f"deb [signed-by={distro_packages.APT_KEY}] {base} /\n"
+    assert [change for change in host.changes if change.startswith("run")] == [f"run {line}" for line in commands[:3]]
     host.programs.add("apt-mark")
     distro_packages.release(host)
-    assert host.changes[-1] == "run apt-mark unhold kubelet kubectl"
+    assert host.changes[-1] == f"run {commands[3]}"
+
+
+DNF = "dnf install -y --refresh --setopt=disable_excludes=kb-kubernetes kubelet-1.35.6"
 
 
 def test_dnf_and_what_goes_wrong() -> None:
-    host = FakeHost(programs={"dnf"})
+    host = FakeHost(programs={"dnf"}, accepts={DNF})
     assert distro_packages.install(host, "dnf", missing("kubelet"), V, "aliyun") == ["kubelet-1.35.6"]
     assert "mirrors.aliyun.com/kubernetes-new/core/stable/v1.35/rpm/" in host.read_text(distro_packages.DNF_REPO)
     for manager, there, code in (("apt", set(), "no-package-manager"), ("dnf", {"dnf"}, "packages-not-installed")):
-        host = FakeHost(programs=there, answers={"dnf install": CommandResult((), 1, stderr="no match")})
+        host = FakeHost(programs=there, answers={DNF: CommandResult((), 1, stderr="no match")})
         with pytest.raises(HostError) as caught:
             distro_packages.install(host, manager, missing("kubelet"), V, "")
         assert caught.value.code == code
@@ -189,10 +194,10 @@ def test_dnf_and_what_goes_wrong() -> None:
 
 
 def test_dnf_is_asked_anew_and_in_words_that_both_dnfs_know() -> None:
-    host = FakeHost(programs={"dnf"})
+    host = FakeHost(programs={"dnf"}, accepts={DNF})
     distro_packages.install(host, "dnf", missing("kubelet"), V, "")
     (run,) = [change for change in host.changes if change.startswith("run")]
-    assert run == "run dnf install -y --refresh --setopt=disable_excludes=kb-kubernetes kubelet-1.35.6"
+    assert run == f"run {DNF}"
 
 
 @pytest.mark.parametrize(
@@ -218,7 +223,8 @@ def test_why_packages_were_not_installed(manager: str, said: str, code: str, cau
     base = "https://pkgs.k8s.io/core:/stable:/v1.35/deb/"
     key = HttpResponse(200, b"-----BEGIN PGP PUBLIC KEY BLOCK-----")
     failed = CommandResult((), 1, stderr=said)
-    host = FakeHost(programs={manager}, urls={f"{base}Release.key": key}, answers={manager: failed})
+    first = {"dnf": DNF, "apt-get": "apt-get update -q"}[manager]
+    host = FakeHost(programs={manager}, urls={f"{base}Release.key": key}, answers={first: failed})
     with pytest.raises(HostError) as caught:
         distro_packages.install(host, manager.partition("-")[0], missing("kubelet"), V, "")
     assert (caught.value.code, caught.value.cause) == (code, cause)

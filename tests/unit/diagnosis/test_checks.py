@@ -40,7 +40,18 @@ from kubeup.releases import find_release
 from kubeup.secret import Secret
 from tests.fake_host import FakeHost
 from tests.fake_node import finished_node
-from tests.unit.node.test_runtime import CRICTL, INFO_1_6, INFO_2_1, SOCKET, failed, fatal, image_list, version_text
+from tests.unit.node.test_runtime import (
+    CRICTL,
+    IMAGE_REFS,
+    INFO_1_6,
+    INFO_2_1,
+    SOCKET,
+    failed,
+    fatal,
+    image_list,
+    pulling,
+    version_text,
+)
 
 SYSTEMD = """LoadState=loaded
 ActiveState=inactive
@@ -103,7 +114,7 @@ def fit_host(*, v1: bool = False) -> FakeHost:
             f"{CRICTL} version": version_text("2.1.9"),
             f"{CRICTL} runtime-config": "cgroup driver:   SYSTEMD\n",
             f"{CRICTL} images -o json": '{"images": []}',
-            f"{CRICTL} pull": "",
+            **pulling(*IMAGE_REFS),
             "kubelet --version": "Kubernetes v1.35.6\n",
             "systemctl show": SYSTEMD,
         },
@@ -788,6 +799,7 @@ def test_no_kernel_config(data: Optional[bytes]) -> None:
     del host.files["/proc/config.gz"]
     if data is not None:
         host.files["/proc/config.gz"] = data
+    host.accepts = {"modprobe configs"}
     finding = only(make_node(host), kernel_checks.check_system)
     assert (finding.level, "cannot be read" in finding.text) == ("error", True)
     assert "--ignore-preflight-errors=SystemVerification" in finding.remedy
@@ -1205,7 +1217,7 @@ def test_images_are_pulled_and_told() -> None:
 
 def test_images_that_do_not_come_are_told_together() -> None:
     host = fit_host()
-    host.answers[f"{CRICTL} pull"] = fatal("dial tcp: lookup registry.k8s.io: no such host")
+    host.answers |= pulling(*IMAGE_REFS, answer=fatal("dial tcp: lookup registry.k8s.io: no such host"))
     finding = only(make_node(host), images_checks.check_images)
     assert (finding.name, finding.level) == ("ImagePull", "error")
     assert finding.text.count("registry.k8s.io/kube-") == 4

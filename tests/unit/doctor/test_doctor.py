@@ -71,6 +71,7 @@ def make_host() -> FakeHost:
     host.ticks = 1000.0
     host.answers["systemctl show kubelet -p"] = UNIT
     host.answers["journalctl"] = ""
+    host.accepts = {"modprobe configs"}
     set_images(host, *IMAGES)
     return host
 

@@ -28,6 +28,7 @@ def make_patient() -> doctor.Patient:
         b"    env:\n    - name: HTTPS_PROXY\n      value: http://joe:plantedpw@proxy:3128\n"
     )
     host.files["/var/lib/kb/state.json"] = b'{"outputs": {"token": "abcdef.0123456789abcdef"}}'
+    host.accepts = {"modprobe configs"}
     host.answers["journalctl -u kubelet"] = f"Bearer planted-bearer-1234\n{KEY}"
     host.answers["systemctl"] = 'Environment="DB_PASSWORD=plantedpw"\n'
     host.answers["kubectl"] = f"data:\n  token: {JWT}\n"

@@ -51,7 +51,8 @@ OWN, OTHER = member(11), member(12)
 def make_host() -> FakeHost:
     host = finished_node()
     host.programs, host.dirs = {"systemctl", "crictl"}, {"/run/systemd/system"}
-    host.answers = {"systemctl": "", "umount": "", "crictl": ""}
+    host.answers = {"systemctl": "", "crictl": ""}
+    host.accepts = {"systemctl stop kubelet"}
     host.files.update(
         {
             "/etc/kubernetes/manifests/etcd.yaml": ETCD.encode(),
@@ -177,7 +178,7 @@ def test_the_temporary_folder_goes_on_wish() -> None:
 def test_a_mount_that_does_not_let_go_stops_it_before_anything_is_deleted() -> None:
     host = make_host()
     host.mounts = ["/var/lib/kubelet/pods/a"]
-    host.answers["umount"] = CommandResult(("umount",), 32, stderr="target is busy")
+    host.answers["umount -l /var/lib/kubelet/pods/a"] = CommandResult(("umount",), 32, stderr="target is busy")
     ctx, _, _ = make_context(host, unmount_flags=("MNT_DETACH",))
     with pytest.raises(HostError) as caught:
         kubeadm_reset.clean_up(ctx)

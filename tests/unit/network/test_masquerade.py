@@ -33,7 +33,7 @@ def test_iptables_says_the_same() -> None:
 
 def test_a_rule_that_is_there_is_left_alone_and_a_flushed_one_is_set_again() -> None:
     text, chain = masquerade.render_nft_table(4, ["10.244.1.0/24"], ["10.244.0.0/16"])
-    host = FakeHost(answers={"nft list tables": "", "nft list table ip kb_pods": text})
+    host = FakeHost(answers={"nft list tables": "", "nft list table ip kb_pods": text}, accepts={"nft -f -"})
     assert masquerade.ensure_masquerade(host, ["10.244.1.0/24"], ["10.244.0.0/16"]) == []
     assert host.changes == []
     host.answers["nft list table ip kb_pods"] = f"table ip kb_pods {{ chain {chain} {{ }} }}"

@@ -163,20 +163,24 @@ def test_an_edited_conflist_is_drift() -> None:
     assert not pod_network.has_node_files(host, PATHS, FILES)
 
 
+KEEPER_STARTS = (
+    "systemctl daemon-reload",
+    "systemctl enable kb-routes.service",
+    "systemctl restart kb-routes.service",
+)
+
+
 def test_a_running_keeper_is_restarted_only_after_a_change() -> None:
-    host = FakeHost(answers={"systemctl is-active kb-routes.service": "active\n"})
+    host = FakeHost(answers={"systemctl is-active kb-routes.service": "active\n"}, accepts=KEEPER_STARTS)
     pod_network.ensure_keeper_runs(host, is_changed=False)
     assert host.changes == []
     pod_network.ensure_keeper_runs(host, is_changed=True)
-    assert host.changes == [
-        "run systemctl daemon-reload",
-        "run systemctl enable kb-routes.service",
-        "run systemctl restart kb-routes.service",
-    ]
+    assert host.changes == [f"run {command}" for command in KEEPER_STARTS]
 
 
 def test_a_keeper_that_does_not_start_is_an_error_with_the_log_to_read() -> None:
-    host = FakeHost(answers={"systemctl restart": CommandResult((), 1, stderr="Job failed.\n")})
+    host = FakeHost(accepts=KEEPER_STARTS)
+    host.answers["systemctl restart kb-routes.service"] = CommandResult((), 1, stderr="Job failed.\n")
     with pytest.raises(HostError) as caught:
         pod_network.ensure_keeper_runs(host, is_changed=True)
     assert caught.value.code == "unit-not-started"
@@ -223,6 +227,12 @@ def test_reset_takes_away_all_that_the_bridge_network_left() -> None:
         },
         files={"/run/kb/pod-addresses/kb-bridge/10.244.0.2": b"", "/etc/cni/net.d/10-calico.conflist": b""},
         dirs={"/run/kb/pod-addresses/kb-bridge", "/run/kb/pod-addresses"},
+        accepts={
+            "systemctl disable --now kb-routes.service",
+            "nft delete table ip kb_pods",
+            "ip link delete cbr0",
+            "systemctl daemon-reload",
+        },
     )
     pod_network.write_node_files(host, PATHS, FILES)
     host.files["/etc/cni/net.d/99-kb-bridge.conflist.cilium_bak"] = b""

@@ -53,6 +53,25 @@ def node_object(peer: Peer) -> dict[str, Any]:
     }
 
 
+KEEPS = {
+    "nft -f -",
+    "nft delete table ip kb_pods",
+    "ip -4 route replace 10.244.2.0/24 via 10.0.0.12 dev eth0 proto 199",
+    "ip -4 route delete 10.244.2.0/24 proto 199",
+    "ip link add cbr-vxlan address 0a:6b:0a:00:00:0b mtu 1450 type vxlan id 4097 dstport 4789 local 10.0.0.11 nolearning",
+    "ip link set cbr-vxlan up",
+    "ip address replace 10.244.1.0/32 dev cbr-vxlan",
+    "bridge fdb replace 0a:6b:0a:00:09:0d dev cbr-vxlan dst 10.0.9.13",
+    "ip neighbour replace 10.244.3.0 lladdr 0a:6b:0a:00:09:0d dev cbr-vxlan nud permanent",
+    "ip -4 route replace 10.244.3.0/24 via 10.244.3.0 dev cbr-vxlan onlink proto 199",
+    "ip -4 route replace 10.96.0.0/12 dev eth0 proto 199",
+    "ip -4 route delete 10.96.0.0/12 proto 199",
+    "ip link set cbr0 up",
+    "ip link delete cbr0",
+}
+"""What the keeper of node n1 does for its peers NEAR4 and FAR4, and for Services."""
+
+
 def make_host(nodes: list[Peer], files: tuple[str, ...] = (node_routes.CNI_FILE,)) -> ApiHost:
     addresses = [{"ifname": "eth0", "mtu": 1500, "addr_info": []}]
     addresses[0]["addr_info"] = [{"local": "10.0.0.11", "prefixlen": 24, "scope": "global"}]
@@ -64,6 +83,7 @@ def make_host(nodes: list[Peer], files: tuple[str, ...] = (node_routes.CNI_FILE,
             "ip -json": CommandResult(("ip",), 1, stderr="Device does not exist"),
             "nft list tables": "",
         },
+        accepts=KEEPS,
         urls={f"{SERVER}/api/v1/nodes": HttpResponse(200, listed)},
     )
 
@@ -163,7 +183,7 @@ def test_a_large_cluster_is_asked_less_often() -> None:
 
 def test_a_command_that_fails_is_told_and_tried_again_soon() -> None:
     host = make_host([ME4, NEAR4])
-    host.answers["ip -4 route replace"] = CommandResult(("ip", "route"), 2, stderr="RTNETLINK: no\n")
+    host.answers["ip -4 route replace 10.244.2.0/24 via 10.0.0.12 dev eth0 proto 199"] = CommandResult(("ip", "route"), 2, stderr="RTNETLINK: no\n")
     found = keep(host)
     assert "RTNETLINK: no" in found.text
     assert found.wait_s == route_keeper.RETRY_S

@@ -40,6 +40,7 @@ def make_host(*links: dict[str, Any], ports: int = 2, routes: Optional[list[dict
             f"{LEASES}/lock": b"",
         },
         dirs={LEASES, "/run/kb/pod-addresses"},
+        accepts={f"ip link {words}" for words in ("set cbr0 down", "set cbr0 up", "delete cbr0")},
     )
 
 

@@ -478,7 +478,7 @@ HEAD = 'failed to pull and unpack image "r.example/a:1": failed to resolve refer
 )
 def test_pull_failures_are_told_apart(text: str, kind: str, cause: str) -> None:
     with pytest.raises(image_pulls.ImagePullError) as caught:
-        image_pulls.pull_image(crictl_host({f"{CRICTL} pull": fatal(text)}), SOCKET, "r.example/a:1")
+        image_pulls.pull_image(crictl_host(pulling("r.example/a:1", answer=fatal(text))), SOCKET, "r.example/a:1")
     error = caught.value
     assert (error.kind, error.image, error.code) == (kind, "r.example/a:1", "image-pull-failed")
     assert cause in error.cause
@@ -510,12 +510,18 @@ def image_list(*names: str) -> str:
     return json.dumps({"images": [{"repoTags": list(names)}]})
 
 
+def pulling(*names: str, answer: Answer = "") -> dict[str, Answer]:
+    """The answers of a runtime that is asked for these images and no others."""
+    return {f"{CRICTL} pull {name}": answer for name in names}
+
+
 def pulls(host: FakeHost) -> list[str]:
     return [change.rpartition(" ")[2] for change in host.changes if " pull " in change]
 
 
 def test_ensure_images_pulls_what_is_missing_and_tells() -> None:
-    host = crictl_host({f"{CRICTL} images -o json": image_list("r.example/a:1"), f"{CRICTL} pull": ""})
+    missing = pulling("r.example/b:1", "r.example/c:1")
+    host = crictl_host({f"{CRICTL} images -o json": image_list("r.example/a:1"), **missing})
     told: list[str] = []
     result = image_pulls.ensure_images(
         host, SOCKET, ["r.example/a:1", "r.example/b:1", "r.example/c:1"], tell=told.append
@@ -526,15 +532,15 @@ def test_ensure_images_pulls_what_is_missing_and_tells() -> None:
 
 
 def test_ensure_images_side_by_side() -> None:
-    host = crictl_host({f"{CRICTL} pull": ""})
     names = [f"r.example/{index}:1" for index in range(9)]
+    host = crictl_host(pulling(*names))
     result = image_pulls.ensure_images(host, SOCKET, names, is_serial=False)
     assert result.pulled == tuple(names)
     assert sorted(pulls(host)) == sorted(names)
 
 
 def test_policies() -> None:
-    host = crictl_host({f"{CRICTL} images -o json": image_list("r.example/a:1"), f"{CRICTL} pull": ""})
+    host = crictl_host({f"{CRICTL} images -o json": image_list("r.example/a:1"), **pulling("r.example/a:1")})
     assert image_pulls.ensure_images(host, SOCKET, ["r.example/a:1"], policy="Always").pulled == ("r.example/a:1",)
     host.changes.clear()
     assert image_pulls.ensure_images(host, SOCKET, ["r.example/b:1"], policy="Never") == image_pulls.ImagesResult()
@@ -559,7 +565,7 @@ def test_a_pull_that_heals_is_tried_again() -> None:
 
 
 def test_a_pull_that_cannot_heal_is_tried_once() -> None:
-    host = crictl_host({f"{CRICTL} pull": fatal("r.example/a:1: not found")})
+    host = crictl_host(pulling("r.example/a:1", answer=fatal("r.example/a:1: not found")))
     result = image_pulls.ensure_images(host, SOCKET, ["r.example/a:1"])
     assert [error.kind for error in result.failed] == ["not-found"]
     assert len(pulls(host)) == 1
@@ -591,9 +597,10 @@ def test_equal_failures_are_one() -> None:
 
 
 def test_pull_through_ctr_uses_the_mirrors_of_the_cri() -> None:
-    host = FakeHost(programs={"ctr"}, answers={f"{CTR} images pull": ""}, dirs={"/etc/containerd/certs.d"})
+    pull = f"{CTR} images pull --hosts-dir /etc/containerd/certs.d docker.io/library/busybox:1"
+    host = FakeHost(programs={"ctr"}, accepts={pull}, dirs={"/etc/containerd/certs.d"})
     image_pulls.pull_image(host, SOCKET, "busybox:1")
-    assert host.changes == [f"run {CTR} images pull --hosts-dir /etc/containerd/certs.d docker.io/library/busybox:1"]
+    assert host.changes == [f"run {pull}"]
 
 
 def init_config() -> NodeConfig:
@@ -602,18 +609,21 @@ def init_config() -> NodeConfig:
     )
 
 
+IMAGE_REFS = tuple(image.ref for image in images.list_images(init_config().cluster, RELEASE))
+
+
 def test_pull_images_for_config_images_pull() -> None:
     report = Report(io.StringIO(), verbosity=1)
-    host = crictl_host({f"{CRICTL} pull": ""})
+    host = crictl_host(pulling(*IMAGE_REFS))
     names = image_pulls.pull_images(host, init_config(), RELEASE, report)
-    assert names == tuple(image.ref for image in images.list_images(init_config().cluster, RELEASE))
+    assert names == IMAGE_REFS
     assert pulls(host) == list(names)
     assert isinstance(report.stream, io.StringIO)
     assert "pulling registry.k8s.io/etcd:3.6.6-0 (7 of 7)" in report.stream.getvalue()
 
 
 def test_pull_images_names_all_that_did_not_come() -> None:
-    host = crictl_host({f"{CRICTL} pull": fatal("not found")})
+    host = crictl_host(pulling(*IMAGE_REFS, answer=fatal("not found")))
     with pytest.raises(HostError) as caught:
         image_pulls.pull_images(host, init_config(), RELEASE, Report(io.StringIO()))
     assert caught.value.code == "images-not-pulled"
@@ -742,7 +752,9 @@ def removing_host(listings: list[Answer], removals: list[Answer]) -> FakeHost:
         {
             f"{CRICTL} pods -q": lambda argv: next_of(listings, argv),
             f"{CRICTL} rmp": lambda argv: next_of(removals, argv),
-            f"{CRICTL} stopp": "",
+            f"{CRICTL} stopp a": "",
+            f"{CRICTL} stopp b": "",
+            f"{CRICTL} stopp late": "",
         }
     )
 
@@ -782,6 +794,6 @@ def test_pods_that_appear_for_ever_end_the_attempts() -> None:
         host.sleep(1)
         return CommandResult(argv, 0)
 
-    host.answers[f"{CRICTL} stopp"] = stop
+    host.answers[f"{CRICTL} stopp a"] = stop
     (failure,) = containers.remove_pods(host, SOCKET)
     assert "another kubelet" in failure

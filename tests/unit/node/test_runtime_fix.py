@@ -102,7 +102,11 @@ def test_a_file_without_a_version_gets_one() -> None:
 
 
 def make_host(text: str, *, imported: str = "", comes_back: bool = True) -> FakeHost:
-    host = FakeHost(programs={"containerd", "crictl", "systemctl"}, files={"/run/containerd/containerd.sock": b""})
+    host = FakeHost(
+        programs={"containerd", "crictl", "systemctl"},
+        files={"/run/containerd/containerd.sock": b""},
+        accepts={"systemctl reset-failed containerd"},
+    )
     if text:
         host.files[CONFIG] = text.encode()
     loaded = {"text": text}

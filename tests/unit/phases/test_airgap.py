@@ -112,8 +112,9 @@ def test_containerd_gets_a_unit_where_there_is_none() -> None:
         "systemctl is-active containerd": "active\n",
         "systemctl is-enabled containerd": CommandResult((), 1),
     }
+    starts = {f"systemctl {words}" for words in ("daemon-reload", "enable containerd", "restart containerd")}
     systemd = {"/run/systemd/system"}
-    host = FakeHost(programs={"containerd", "systemctl"}, dirs=set(systemd), answers=active)
+    host = FakeHost(programs={"containerd", "systemctl"}, dirs=set(systemd), answers=active, accepts=starts)
     airgap._ensure_runtime_runs(context(host), has_placed=True)
     unit = host.read_text(airgap.CONTAINERD_UNIT)
     assert "ExecStart=/usr/bin/containerd\n" in unit and "KillMode=process" in unit
@@ -136,6 +137,8 @@ def test_containerd_gets_a_unit_where_there_is_none() -> None:
 
 def served(host: FakeHost) -> Run:
     host.urls[f"{URL}/healthz"] = HttpResponse(200, b"ok\n")
+    unit = airgap.MIRROR_UNIT
+    host.accepts = {f"systemctl {words}" for words in ("daemon-reload", f"enable {unit}", f"restart {unit}")}
     ctx = context(host, bundle="/x.tar")
     airgap.serve_bundle(ctx)
     return ctx
@@ -229,7 +232,14 @@ def test_services_get_a_route_where_there_is_none() -> None:
     host = FakeHost(
         answers={"ip route get 10.96.0.1": unreachable, "ip -json address show": ADDRESSES, "ip -j addr": ADDRESSES}
     )
-    host.answers["ip"] = lambda argv: unreachable if "get" in argv else CommandResult(argv, 0, ADDRESSES)
+    host.answers["ip"] = ADDRESSES
+    host.accepts = {
+        "systemctl daemon-reload",
+        f"systemctl enable {kernel.ROUTE_UNIT}",
+        f"systemctl disable {kernel.ROUTE_UNIT}",
+        "ip route replace 10.96.0.0/12 dev eth0",
+        "ip route delete 10.96.0.0/12 dev eth0",
+    }
     kernel._ensure_service_route(make_context(host, make_config()))
     assert host.changes == [], "the bridge network keeps a route itself"
     ctx = make_context(host, replace(make_config(), kb=KbConfiguration(pod_network=PodNetwork("none"))))

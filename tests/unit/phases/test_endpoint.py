@@ -41,7 +41,7 @@ from kubeup.releases import RELEASES
 from kubeup.report import Report
 from kubeup.trust import Anchors
 from tests.fake_cluster import ClusterHost, FakeCluster
-from tests.fake_host import FakeHost
+from tests.fake_host import KUBELET_STARTS, FakeHost
 
 NAME, ENDPOINT = "api.test", "api.test:6443"
 OWN, OTHER = "10.0.0.11:6443", "10.0.0.12:6443"
@@ -323,7 +323,7 @@ def test_a_load_balancer_that_the_kubelet_forgot_is_ended_by_one_that_starts_wit
         return json.dumps({"containers": [{"id": "a1", "metadata": {"name": "kb-load-balancer"}, "state": state}]})
 
     host.answers["crictl"] = lambda argv: CommandResult(argv, 0, ps(argv) if "ps" in argv else "{}")
-    host.answers["systemctl"] = ""
+    host.accepts = KUBELET_STARTS
     said = io.StringIO()
     config = NodeConfig(ClusterConfiguration("v1.35.6"), NodeRegistration("w1"), LocalAPIEndpoint("10.0.0.21"))
     change = Change(BEFORE, is_undo=True)

@@ -21,13 +21,14 @@ from kubeup.engine.step import fingerprint_inputs
 from kubeup.errors import KbError
 from kubeup.machine.host import CommandResult
 from kubeup.machine.http import HttpResponse, Tls, Unreachable
-from kubeup.node import certificates
+from kubeup.node import certificates, runtime
 from kubeup.paths import Paths
 from kubeup.phases import join_control_plane, join_worker
 from kubeup.releases import RELEASES
 from kubeup.report import Report
 from kubeup.secret import Secret
 from kubeup.yaml_files import load_yaml
+from tests.fake_host import KUBELET_STARTS
 from tests.fake_node import finished_node, make_ca_unfit
 from tests.unit.cluster.discovery_case import make_ca
 from tests.unit.golden import golden_config
@@ -139,7 +140,12 @@ def _said(text: str) -> HttpResponse:
 
 
 def second(**fields: Any) -> SecondHost:
-    host = SecondHost(host_name="cp2", programs={"systemctl", "kubelet"}, dirs={"/run/systemd/system"}, **fields)
+    machine: dict[str, Any] = {
+        "programs": {"systemctl", "kubelet"},
+        "dirs": {"/run/systemd/system"},
+        "accepts": KUBELET_STARTS,
+    }
+    host = SecondHost(host_name="cp2", **machine, **fields)
     host.answers["systemctl is-active kubelet"] = CommandResult(("systemctl",), 3, "inactive\n")
     if not host.members:
         host.members = [{"ID": "1", "name": "cp1", "peerURLs": ["https://10.77.0.11:2380"], "clientURLs": [CP1_ETCD]}]
@@ -478,7 +484,9 @@ def test_data_of_a_member_that_was_removed_is_cleared_and_foreign_data_is_not() 
 def test_a_member_that_missed_the_word_of_its_own_entry_is_started_again_once() -> None:
     host, ctx = prepared()
     host.programs.add("crictl")
-    host.answers["crictl"] = CommandResult(("crictl",), 0, "c0ffee\n")
+    host.answers["crictl"] = "c0ffee\n"
+    stop = " ".join(runtime.crictl_argv(ctx.config.node.cri_socket, "stop", "--timeout", "0", "c0ffee"))
+    host.accepts = {*KUBELET_STARTS, stop}
     answer, heard = host._etcd, []
 
     def deaf(endpoint: str, verb: str, value: Any) -> HttpResponse:

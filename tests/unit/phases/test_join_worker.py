@@ -41,7 +41,7 @@ from kubeup.report import Report
 from kubeup.secret import Secret
 from kubeup.trust import Anchors
 from kubeup.yaml_files import load_yaml
-from tests.fake_host import FakeHost
+from tests.fake_host import KUBELET_STARTS, FakeHost
 from tests.unit.cluster.discovery_case import CA, SERVER, make_ca
 from tests.unit.cluster.test_signing_request import kubelet_request
 from tests.unit.phases.test_kubelet_start import SystemdHost
@@ -90,7 +90,12 @@ KEY = Secret("-----BEGIN PRIVATE KEY-----\nMA==\n-----END PRIVATE KEY-----\n")
 
 
 def worker(**fields: Any) -> WorkerHost:
-    host = WorkerHost(host_name="w1", programs={"systemctl", "kubelet"}, dirs={"/run/systemd/system"}, **fields)
+    machine: dict[str, Any] = {
+        "programs": {"systemctl", "kubelet"},
+        "dirs": {"/run/systemd/system"},
+        "accepts": KUBELET_STARTS,
+    }
+    host = WorkerHost(host_name="w1", **machine, **fields)
     host.answers["systemctl is-active kubelet"] = CommandResult(("systemctl",), 3, "inactive\n")
     return host
 
@@ -263,10 +268,12 @@ def test_the_bootstrap_ends_with_the_kubelet_s_own_identity() -> None:
 
 def test_on_older_minors_the_socket_is_an_annotation() -> None:
     host = worker(objects={"/api/v1/nodes/w1": {"metadata": {"labels": {"kubernetes.io/hostname": "w1"}}}})
+    patch = f"PATCH {SERVER}/api/v1/nodes/w1?fieldManager=kb"
+    host.urls[patch] = HttpResponse(200, b'{"metadata": {"name": "w1"}}')
     ctx = context(host, join_config(32), 32)
     join_worker.start_kubelet(ctx)
     join_worker.wait_for_bootstrap(ctx)
-    assert any(change.startswith(f"PATCH {SERVER}/api/v1/nodes/w1") for change in host.changes)
+    assert patch in host.changes
 
 
 @pytest.mark.parametrize(

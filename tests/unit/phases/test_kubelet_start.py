@@ -19,7 +19,7 @@ from kubeup.phases import certs, control_plane, kubelet_start
 from kubeup.releases import RELEASES
 from kubeup.report import Report
 from kubeup.yaml_files import dump_yaml, load_yaml
-from tests.fake_host import FakeHost
+from tests.fake_host import KUBELET_STARTS, FakeHost
 from tests.unit.cluster.discovery_case import make_ca
 from tests.unit.golden import golden_config, golden_text
 
@@ -46,7 +46,9 @@ class SystemdHost(FakeHost):
 
 
 def systemd_host(**fields: Any) -> SystemdHost:
-    host = SystemdHost(host_name="cp1", programs={"systemctl", "kubelet"}, dirs={"/run/systemd/system"})
+    host = SystemdHost(
+        host_name="cp1", programs={"systemctl", "kubelet"}, dirs={"/run/systemd/system"}, accepts=KUBELET_STARTS
+    )
     host.answers["systemctl is-active kubelet"] = CommandResult(("systemctl",), 3, "inactive\n")
     for name, value in fields.items():
         getattr(host, name).update(value)
@@ -343,6 +345,7 @@ def test_no_kubelet_on_the_node() -> None:
 
 def test_openrc() -> None:
     host = FakeHost(host_name="cp1", programs={"openrc", "rc-service", "rc-update", "kubelet"})
+    host.accepts = {"rc-service kubelet restart", "rc-update add kubelet default"}
     host.answers["rc-service kubelet status"] = CommandResult(("rc-service",), 3, " * status: stopped\n")
     ctx = context(host)
     kubelet_start.start_kubelet(ctx)

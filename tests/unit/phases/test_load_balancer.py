@@ -51,7 +51,14 @@ def join_config(*servers: str, **fields: Any) -> NodeConfig:
 
 
 def make_host() -> FakeHost:
-    return FakeHost(files={HOSTS: BEFORE, "/etc/machine-id": b"x\n"}, programs={"systemctl"}, answers={"systemctl": ""})
+    return FakeHost(
+        files={HOSTS: BEFORE, "/etc/machine-id": b"x\n"},
+        programs={"systemctl"},
+        answers={"systemctl": ""},
+        accepts={
+            f"systemctl {words}" for words in ("daemon-reload", f"enable {balancer.UNIT}", f"restart {balancer.UNIT}")
+        },
+    )
 
 
 def test_nothing_is_done_for_who_does_not_ask() -> None:

@@ -36,7 +36,8 @@ def make_context(phases: dict[str, PhaseState]) -> ResetRun:
             pods.clear()
         return CommandResult(argv, 0, "\n".join(pods) if "pods" in argv else "")
 
-    host.answers = {"systemctl": "", "umount": "", "crictl": crictl}
+    host.answers = {"systemctl": "", "crictl": crictl}
+    host.accepts = {"systemctl stop kubelet", "umount /var/lib/kubelet/pods/x"}
     State(host, Paths(), node="cp1", phases=phases).save()
     host.changes.clear()
     return ResetRun(host=host, paths=Paths(), report=Report(io.StringIO()), cri_socket=SOCKET)
@@ -160,6 +161,8 @@ def test_the_kubelet_s_own_root_is_emptied_too() -> None:
     ctx.host.files["/data/kubelet/pods/x/etc-hosts"] = b""
     ctx.host.files["/data/kubelet/admins-own"] = b""
     ctx.host.mounts.append("/data/kubelet/pods/x/volumes/token")
+    mounts = ("/var/lib/kubelet/pods/x", "/data/kubelet/pods/x/volumes/token")
+    ctx.host.accepts = {*(f"umount {mount}" for mount in mounts), "systemctl daemon-reload"}
     reset.unmount_kubelet_folders(ctx)
     assert "run umount /data/kubelet/pods/x/volumes/token" in ctx.host.changes
     ctx.host.mounts.clear()
