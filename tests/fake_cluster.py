@@ -1,7 +1,8 @@
 """A Kubernetes API made of a dict, as far as kb talks to one: get, list, create, replace, patch, apply, delete.
 
-Objects keep a resourceVersion that changes with their content only, as server-side apply has it; managed fields,
-defaulting and admission are left out. `ClusterHost` is a folder (LocalHost below a root) that is joined to it: files
+It knows who owns which field (tests/fake_fields.py), so that an apply takes away what its manager applied before, and tells
+conflicts. The resourceVersion changes with content and owners only. Defaulting and admission are left out, and managedFields
+are kept beside the objects. `ClusterHost` is a folder (LocalHost below a root) that is joined to it: files
 are real, the programs and the network are scripted.
 """
 
@@ -20,6 +21,8 @@ from typing import Any, Callable, Optional
 from kubeup.machine.host import Argv, CommandResult, shown_argv
 from kubeup.machine.http import AnyTls, HttpResponse, Tls, Unreachable
 from kubeup.machine.local_host import LocalHost
+from tests import fake_fields
+from tests.fake_fields import BEFORE, Owners
 from tests.fake_host import KUBELET_STARTS, Answer, find_answer, refuse_unscripted
 
 Object = dict[str, Any]
@@ -35,15 +38,21 @@ class FakeCluster:
     is_up: bool = True
     memory: Optional[Path] = None
     """A file that keeps the objects while processes come and go, as etcd does."""
+    owners: dict[str, Owners] = field(default_factory=dict)
+    """path -> who owns which of its fields."""
 
     def __post_init__(self) -> None:
         if self.memory and self.memory.exists():
-            self.objects, self.version, self.is_up = json.loads(self.memory.read_text())
+            self.objects, self.version, self.is_up, owners = json.loads(self.memory.read_text())
+            self.owners = {
+                path: {manager: {tuple(found) for found in fields} for manager, fields in managers.items()}
+                for path, managers in owners.items()
+            }
 
     def remember(self) -> None:
         if self.memory:
             fresh = self.memory.with_suffix(".new")
-            fresh.write_text(json.dumps([self.objects, self.version, self.is_up]))
+            fresh.write_text(json.dumps([self.objects, self.version, self.is_up, self.owners], default=sorted))
             fresh.rename(self.memory)
 
     def answer(self, method: str, url: str, body: bytes, headers: Mapping[str, str]) -> HttpResponse:
@@ -58,6 +67,7 @@ class FakeCluster:
             return self._get(path, urllib.parse.parse_qs(parts.query))
         if method == "DELETE":
             gone = self.objects.pop(path, None)
+            self.owners.pop(path, None)
             self.remember()
             return _ok(gone) if gone else _status(404, "NotFound", f"{path} not found")
         value = json.loads(body)
@@ -66,17 +76,43 @@ class FakeCluster:
                 {"members": [{"ID": "1", "name": "cp1", "peerURLs": [], "clientURLs": [url.partition("/v3/")[0]]}]}
             )
         if method == "POST":
-            name = value["metadata"]["name"]
-            if f"{path}/{name}" in self.objects:
-                return _status(409, "AlreadyExists", f"{path}/{name} already exists")
-            return self._store(f"{path}/{name}", value)
-        if method == "PUT":
-            return self._store(path, value)
-        before = self.objects.get(path)
-        kind = headers.get("Content-Type", "")
-        if before is None and "apply" not in kind:
+            path = f"{path}/{value['metadata']['name']}"
+            if path in self.objects:
+                return _status(409, "AlreadyExists", f"{path} already exists")
+        return self._change(method, path, value, urllib.parse.parse_qs(parts.query), headers)
+
+    def _change(
+        self, method: str, path: str, value: Object, query: Mapping[str, list[str]], headers: Mapping[str, str]
+    ) -> HttpResponse:
+        before, kind = self.objects.get(path), headers.get("Content-Type", "")
+        manager = query.get("fieldManager", [""])[0]
+        stale = value.get("metadata", {}).get("resourceVersion")
+        if before is not None and stale not in (None, "", before["metadata"].get("resourceVersion")):
+            return _status(409, "Conflict", f"{path}: the object has been modified")
+        if method == "PATCH" and "apply-patch" in kind:
+            if not manager:
+                return _status(400, "BadRequest", "fieldManager is required for apply patch")
+            owners = self._owners_of(path)
+            try:
+                made = fake_fields.apply(
+                    before or {}, value, owners, manager=manager, force=query.get("force") == ["true"]
+                )
+            except fake_fields.Conflict as conflict:
+                return _status(409, "Conflict", str(conflict))
+            return self._keep(path, made, owners)
+        if method == "PATCH" and "merge-patch" not in kind:
+            return _status(415, "UnsupportedMediaType", f"this API takes no {kind!r}")
+        if before is None and method != "POST":
             return _status(404, "NotFound", f"{path} not found")
-        return self._store(path, _merge(before or {}, value))
+        made = _merge(before, value) if method == "PATCH" else value
+        return self._store(path, made, manager or headers.get("User-Agent", "unknown").partition("/")[0])
+
+    def _owners_of(self, path: str) -> Owners:
+        if path not in self.objects:
+            return {}
+        if path not in self.owners:
+            return {BEFORE: set(fake_fields.lay_out(self.objects[path]))}
+        return dict(self.owners[path])
 
     def _get(self, path: str, query: Mapping[str, list[str]]) -> HttpResponse:
         if path in self.objects:
@@ -97,18 +133,25 @@ class FakeCluster:
                 items = [item for item in items if _dig(item, key) == value]
         return _ok({"kind": "List", "items": items})
 
-    def _store(self, path: str, value: Object) -> HttpResponse:
+    def _store(self, path: str, value: Object, manager: str = "kubelet") -> HttpResponse:
+        """Write it as whoever is no applier does."""
+        owners = self._owners_of(path)
+        fake_fields.update(self.objects.get(path, {}), value, owners, manager=manager)
+        return self._keep(path, value, owners)
+
+    def _keep(self, path: str, value: Object, owners: Owners) -> HttpResponse:
         old, new = copy.deepcopy(self.objects.get(path)), copy.deepcopy(value)
         meta = new.setdefault("metadata", {})
+        owners = {manager: fields for manager, fields in owners.items() if fields}
         if old is not None:
-            meta["resourceVersion"] = old["metadata"]["resourceVersion"]
-            meta["uid"] = old["metadata"]["uid"]
+            meta["resourceVersion"] = old["metadata"].get("resourceVersion", "0")
+            meta["uid"] = old["metadata"].get("uid", "uid")
         else:
             meta["uid"] = f"uid-{len(self.objects)}"
-        if new != old:
+        if new != old or owners != self._owners_of(path):
             self.version += 1
             meta["resourceVersion"] = str(self.version)
-        self.objects[path] = new
+        self.objects[path], self.owners[path] = new, owners
         self.remember()
         return _ok(new)
 
@@ -137,9 +180,10 @@ _PLURALS = [
 
 
 def _merge(old: Any, new: Any) -> Any:
-    if not (isinstance(old, dict) and isinstance(new, dict)):
+    """RFC 7386."""
+    if not isinstance(new, dict):
         return copy.deepcopy(new)
-    merged = {key: copy.deepcopy(value) for key, value in old.items()}
+    merged = copy.deepcopy(old) if isinstance(old, dict) else {}
     for key, value in new.items():
         if value is None:
             merged.pop(key, None)
