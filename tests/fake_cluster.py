@@ -143,6 +143,9 @@ class FakeCluster:
         old, new = copy.deepcopy(self.objects.get(path)), copy.deepcopy(value)
         meta = new.setdefault("metadata", {})
         owners = {manager: fields for manager, fields in owners.items() if fields}
+        for name in ("annotations", "labels"):
+            if not meta.get(name, True):
+                del meta[name]  # an object of the server's has no empty maps there
         if old is not None:
             meta["resourceVersion"] = old["metadata"].get("resourceVersion", "0")
             meta["uid"] = old["metadata"].get("uid", "uid")

@@ -95,8 +95,9 @@ def put_together(head: Object, flat: Mapping[Field, Any]) -> Object:
     for path, value in flat.items():
         node = tree
         for step in path[:-1]:
-            below = node.setdefault(step, {})
-            node = below if isinstance(below, dict) else node.setdefault(step, {})
+            if not isinstance(node.get(step), dict):  # nothing yet, or an empty map that somebody fills
+                node[step] = {}
+            node = node[step]
         if value is _ITEM:
             node.setdefault(path[-1], {})
         elif not (value in ({}, []) and node.get(path[-1])):
@@ -149,6 +150,9 @@ def apply(before: Object, wanted: Object, owners: Owners, *, manager: str, force
             if above in flat and flat[above] is not _ITEM:
                 del flat[above]
         flat[path] = value
+    flat = {
+        path: flat[path] for path in (*new, *flat)
+    }  # the items of a list come in the order in which they are applied
     owners[me] = set(new)
     return put_together({**before, **wanted, "metadata": {**wanted["metadata"], **before.get("metadata", {})}}, flat)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kubeup.machine.host import HttpResponse
+from kubeup.machine.http import HttpResponse
 from tests import fake_fields
 from tests.fake_cluster import FakeCluster
 

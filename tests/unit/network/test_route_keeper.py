@@ -183,7 +183,9 @@ def test_a_large_cluster_is_asked_less_often() -> None:
 
 def test_a_command_that_fails_is_told_and_tried_again_soon() -> None:
     host = make_host([ME4, NEAR4])
-    host.answers["ip -4 route replace 10.244.2.0/24 via 10.0.0.12 dev eth0 proto 199"] = CommandResult(("ip", "route"), 2, stderr="RTNETLINK: no\n")
+    host.answers["ip -4 route replace 10.244.2.0/24 via 10.0.0.12 dev eth0 proto 199"] = CommandResult(
+        ("ip", "route"), 2, stderr="RTNETLINK: no\n"
+    )
     found = keep(host)
     assert "RTNETLINK: no" in found.text
     assert found.wait_s == route_keeper.RETRY_S

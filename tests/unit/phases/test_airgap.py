@@ -112,7 +112,9 @@ def test_containerd_gets_a_unit_where_there_is_none() -> None:
         "systemctl is-active containerd": "active\n",
         "systemctl is-enabled containerd": CommandResult((), 1),
     }
-    starts = {f"systemctl {words}" for words in ("daemon-reload", "enable containerd", "restart containerd")}
+    starts = {
+        f"systemctl {words}" for words in ("daemon-reload", "enable --no-reload containerd", "restart containerd")
+    }
     systemd = {"/run/systemd/system"}
     host = FakeHost(programs={"containerd", "systemctl"}, dirs=set(systemd), answers=active, accepts=starts)
     airgap._ensure_runtime_runs(context(host), has_placed=True)

@@ -21,7 +21,7 @@ from kubeup.engine.step import fingerprint_inputs
 from kubeup.errors import KbError
 from kubeup.machine.host import CommandResult
 from kubeup.machine.http import HttpResponse, Tls, Unreachable
-from kubeup.node import certificates, runtime
+from kubeup.node import certificates, crictl
 from kubeup.paths import Paths
 from kubeup.phases import join_control_plane, join_worker
 from kubeup.releases import RELEASES
@@ -485,7 +485,7 @@ def test_a_member_that_missed_the_word_of_its_own_entry_is_started_again_once() 
     host, ctx = prepared()
     host.programs.add("crictl")
     host.answers["crictl"] = "c0ffee\n"
-    stop = " ".join(runtime.crictl_argv(ctx.config.node.cri_socket, "stop", "--timeout", "0", "c0ffee"))
+    stop = " ".join(crictl.crictl_argv(ctx.config.node.cri_socket, "stop", "--timeout", "0", "c0ffee"))
     host.accepts = {*KUBELET_STARTS, stop}
     answer, heard = host._etcd, []
 
