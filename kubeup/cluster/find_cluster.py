@@ -307,44 +307,10 @@ def _discover_by_file(host: Host, place: str, tls_token: Secret, patience: _Pati
     # the file is the operator's own, or came from a server that the system believes
     ca = Anchors.given(found.ca_pem) if found.ca_pem else None
     tls = Tls(ca, found.client_cert_pem or None, found.client_key_pem or None, found.tls_server_name, found.proxy_url)
-    if not tls_token and not found.has_credentials:
-        raise UsageError(
-            f"{place} holds no credentials",
-            cause="a node needs some to ask for its certificate: a token or a client certificate in the file, or a token "
-            "beside it",
-            remedy=f"give --tls-bootstrap-token TOKEN; make one {NEW_TOKEN}",
-            code="discovery-no-credentials",
-        )
-    if found.insecure_skip_tls_verify:
-        raise UsageError(
-            f"{place} says insecure-skip-tls-verify",
-            cause="a node that joins must know that it is your cluster which answers",
-            remedy="put the cluster's CA into it: certificate-authority-data",
-            code="discovery-insecure",
-        )
+    _require_usable(found, place, has_token=bool(tls_token))
     seen: dict[str, Any] = {}
     server = found.server.rstrip("/")
-    headers = {"Authorization": f"Bearer {found.token.reveal()}"} if found.token else {}
-
-    def look() -> Optional[_Trouble]:
-        try:
-            answer = host.http_get(server + CLUSTER_INFO, tls=tls, headers=headers)
-        except Unreachable as error:
-            if error.reason == "tls":
-                return _Trouble(explain_untrusted(error, server, seen.get("skew_s", 0.0), host.now()), 0)
-            if found.proxy_url:
-                return _Trouble(_proxy_leads_nowhere(error, place, server), _FOR_EVER)
-            return judge_unreachable(error, server.partition("://")[2])
-        seen["skew_s"] = measure_skew(answer, host.now())
-        if answer.status in (401, 403) and _json(answer).get("kind") == "Status":
-            return None  # who may not see cluster-info has all that is needed in the file
-        data = _read_cluster_info(answer, server)
-        if isinstance(data, _Trouble):
-            return data
-        seen["text"] = str(data.get("kubeconfig", ""))
-        return None
-
-    patience.until(look)
+    patience.until(lambda: _look_by_file(host, found, place=place, tls=tls, seen=seen))
     notes: list[str] = []
     if seen.get("text"):
         told = parse_kubeconfig(seen["text"], source=f"in ConfigMap kube-public/cluster-info at {server}")
@@ -352,12 +318,7 @@ def _discover_by_file(host: Host, place: str, tls_token: Secret, patience: _Pati
             notes.append(f"{place} names the server {server}, the cluster itself {told.server}: the file's is taken")
         # the connection was proven, so what came over it is the cluster's word
         ca = ca or (Anchors.vouched(Offered(told.ca_pem)) if told.ca_pem else None)
-    if found.proxy_url or found.tls_server_name:
-        notes.append(
-            f"{place} has {' and '.join(name for name, text in _ways(found) if text)}: the join goes that way, but the kubelet "
-            f"writes its kubelet.conf without; let this node reach {server} itself"
-            + (", or name the proxy in the kubelet's unit (HTTPS_PROXY)" if found.proxy_url else "")
-        )
+    notes += _note_ways(found, place)
     access = Access(
         server,
         ca,
@@ -375,6 +336,59 @@ def _discover_by_file(host: Host, place: str, tls_token: Secret, patience: _Pati
         client_cert_pem=found.client_cert_pem,
         client_key_pem=found.client_key_pem,
     )
+
+
+def _require_usable(found: Kubeconfig, place: str, *, has_token: bool) -> None:
+    """Raise UsageError (discovery-no-credentials, discovery-insecure) for a file with which no node can join."""
+    if not has_token and not found.has_credentials:
+        raise UsageError(
+            f"{place} holds no credentials",
+            cause="a node needs some to ask for its certificate: a token or a client certificate in the file, or a token "
+            "beside it",
+            remedy=f"give --tls-bootstrap-token TOKEN; make one {NEW_TOKEN}",
+            code="discovery-no-credentials",
+        )
+    if found.insecure_skip_tls_verify:
+        raise UsageError(
+            f"{place} says insecure-skip-tls-verify",
+            cause="a node that joins must know that it is your cluster which answers",
+            remedy="put the cluster's CA into it: certificate-authority-data",
+            code="discovery-insecure",
+        )
+
+
+def _look_by_file(host: Host, found: Kubeconfig, *, place: str, tls: Tls, seen: dict[str, Any]) -> Optional[_Trouble]:
+    """One look at cluster-info; `seen` gets the text of its kubeconfig and the clock's skew."""
+    server = found.server.rstrip("/")
+    headers = {"Authorization": f"Bearer {found.token.reveal()}"} if found.token else {}
+    try:
+        answer = host.http_get(server + CLUSTER_INFO, tls=tls, headers=headers)
+    except Unreachable as error:
+        if error.reason == "tls":
+            return _Trouble(explain_untrusted(error, server, seen.get("skew_s", 0.0), host.now()), 0)
+        if found.proxy_url:
+            return _Trouble(_proxy_leads_nowhere(error, place, server), _FOR_EVER)
+        return judge_unreachable(error, server.partition("://")[2])
+    seen["skew_s"] = measure_skew(answer, host.now())
+    if answer.status in (401, 403) and _json(answer).get("kind") == "Status":
+        return None  # who may not see cluster-info has all that is needed in the file
+    data = _read_cluster_info(answer, server)
+    if isinstance(data, _Trouble):
+        return data
+    seen["text"] = str(data.get("kubeconfig", ""))
+    return None
+
+
+def _note_ways(found: Kubeconfig, place: str) -> list[str]:
+    """What the kubelet will not know of the way that the file names."""
+    server = found.server.rstrip("/")
+    if not (found.proxy_url or found.tls_server_name):
+        return []
+    return [
+        f"{place} has {' and '.join(name for name, text in _ways(found) if text)}: the join goes that way, but the kubelet "
+        f"writes its kubelet.conf without; let this node reach {server} itself"
+        + (", or name the proxy in the kubelet's unit (HTTPS_PROXY)" if found.proxy_url else "")
+    ]
 
 
 def _ways(found: Kubeconfig) -> tuple[tuple[str, str], ...]:
