@@ -1,0 +1,147 @@
+"""kubeup/diagnosis/pod_trouble.py: what keeps a pod from starting."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from kubeup.machine.host import CommandResult
+from tests.unit.diagnosis.signs_case import find, make_host
+
+# ---- sandboxes and images
+
+SYNC = (
+    'E1123 23:26:14.968484     942 pod_workers.go:1324] "Error syncing pod, skipping" err="failed to \\"{step}\\" for '
+    '\\"{name}\\" with {reason}: \\"{text}\\"" pod="kube-system/{pod}" podUID="435e"\n'
+)
+
+
+def sync_line(step: str, name: str, reason: str, text: str, pod: str) -> str:
+    return SYNC.format(step=step, name=name, reason=reason, text=text, pod=pod)
+
+
+def sandbox_line(text: str, pod: str = "etcd-cp1") -> str:
+    return sync_line("CreatePodSandbox", f"{pod}_kube-system(435e)", "CreatePodSandboxError", text, pod)
+
+
+def test_an_unreachable_sandbox_image_is_named_with_the_setting() -> None:
+    text = (
+        'Failed to create sandbox for pod: rpc error: code = Unknown desc = failed to get sandbox image \\\\\\"10.9.9.9/p:1'
+        '\\\\\\": failed to pull image \\\\\\"10.9.9.9/p:1\\\\\\": failed to do request: Head \\\\\\"https://10.9.9.9/v2/p/'
+        'manifests/1\\\\\\": dial tcp 10.9.9.9:443: connect: connection refused'
+    )
+    link = find(make_host(kubelet_log=sandbox_line(text)), "etcd")
+    assert link is not None
+    assert (link.link, link.is_final) == ("sandbox", False)
+    assert link.what == "no sandbox of etcd can be made: the sandbox image 10.9.9.9/p:1 cannot be pulled"
+    assert "accepts the connection" in link.cause
+    assert "sandbox_image" in link.remedy
+
+
+SANDBOXES = [
+    ("runc create failed: can't get final child's PID from pipe: EOF: unknown", "CAP_SYS_RESOURCE", "restrict_oom_score_adj = true"),
+    ('expected cgroupsPath to be of format \\\\\\"slice:prefix:name\\\\\\" for systemd cgroups', "cgroup drivers", "SystemdCgroup = true"),
+    ("mkdir /sys/fs/cgroup/cpuset/kubepods.slice/x: read-only file system: unknown", "/sys/fs/cgroup/cpuset is mounted read-only",
+     "mount -o remount,bind,rw /sys/fs/cgroup/cpuset"),
+    ('plugin type=\\\\\\"bridge\\\\\\" failed (add): failed to find plugin \\\\\\"bridge\\\\\\" in path [/opt/cni/bin]',
+     'the CNI plugin "bridge" is not in /opt/cni/bin', "containernetworking-plugins"),
+    ("write /var/lib/containerd/x: no space left on device", "disk", "df -h /var/lib/containerd"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "cause", "remedy"), SANDBOXES)
+def test_what_keeps_a_sandbox_from_being_made(text: str, cause: str, remedy: str) -> None:
+    link = find(make_host(kubelet_log=sandbox_line(text)), "etcd")
+    assert link is not None
+    assert (link.what, link.is_final) == ("no sandbox of etcd can be made", True)
+    assert cause in link.cause
+    assert remedy in link.remedy
+
+
+def test_an_image_that_is_nowhere_is_final_and_the_pause_after_it_hides_nothing() -> None:
+    image = "registry.k8s.io/kube-scheduler:v1.35.6"
+    quoted = f'\\\\\\"{image}\\\\\\"'
+    pull = sync_line(
+        "StartContainer", "kube-scheduler", "ErrImagePull",
+        f"rpc error: code = NotFound desc = failed to pull and unpack image {quoted}: {image}: not found", "kube-scheduler-cp1",
+    )  # fmt: skip
+    pause = sync_line(
+        "StartContainer", "kube-scheduler", "ImagePullBackOff", f"Back-off pulling image {quoted}", "kube-scheduler-cp1"
+    )
+    link = find(make_host(kubelet_log=pull + pause), "kube-scheduler")
+    assert link is not None
+    assert (link.link, link.is_final) == ("image", True)
+    assert link.what == f"kube-scheduler cannot be started: its image {image} cannot be pulled"
+    assert "registry.k8s.io has no such image" in link.cause
+
+
+def test_an_image_that_is_here_and_is_asked_for_all_the_same() -> None:
+    image = "registry.k8s.io/coredns/coredns:v1.13.1"
+    quoted = f'\\\\\\"{image}\\\\\\"'
+    refused = f"failed to pull and unpack image {quoted}: dial tcp 10.0.0.9:443: connect: connection refused"
+    host = make_host(kubelet_log=sync_line("StartContainer", "coredns", "ErrImagePull", refused, "coredns-1"))
+    link = find(host, "coredns")
+    assert link is not None and "AlwaysPullImages" not in link.cause
+    before = host.answers["crictl"]
+    assert callable(before)
+
+    def crictl(argv: tuple[str, ...]) -> CommandResult:
+        told = json.dumps({"images": [{"repoTags": [image]}]})
+        answer: CommandResult = CommandResult(argv, 0, told) if "images" in argv else before(argv)
+        return answer
+
+    host.answers["crictl"] = crictl
+    link = find(host, "coredns")
+    assert link is not None and "the image is on this node" in link.cause and "AlwaysPullImages" in link.cause
+
+
+def test_what_an_earlier_kubelet_met_is_not_taken_for_the_present() -> None:
+    host = make_host()
+    log = sandbox_line("cannot write: read-only file system") + "\n"
+
+    def journalctl(argv: tuple[str, ...]) -> CommandResult:
+        return CommandResult(argv, 0, "" if "_SYSTEMD_INVOCATION_ID=abc" in argv else log)
+
+    host.answers["journalctl"] = journalctl
+    assert find(host, "etcd", etcd="refused") == find(make_host(), "etcd", etcd="refused")
+
+
+def test_a_pod_s_trouble_is_not_taken_for_another_s() -> None:
+    host = make_host(kubelet_log=sandbox_line("no space left on device", pod="coredns-7d4-x"))
+    assert find(host, "etcd") is None
+    link = find(host, "coredns")
+    assert link is not None and "df -h" in link.remedy
+
+
+SET_UP = (
+    'E1123 23:26:14.968484     942 nestedpendingoperations.go:348] "Operation for \\"{{volumeName:kubernetes.io/host-path/'
+    'ab-{volume} podName:ab nodeName:}}\\" failed. No retries permitted until 2026-11-23 23:26:15 +0000 UTC (durationBeforeRetry '
+    '500ms). Error: MountVolume.SetUp failed for volume \\"{volume}\\" (UniqueName: \\"kubernetes.io/host-path/ab-{volume}\\") '
+    'pod \\"{pod}\\" (UID: \\"ab\\") : {why}"\n'
+)
+VOLUMES = [
+    (
+        "flexvolume-dir",
+        "kube-controller-manager",
+        "mkdir /usr/libexec/kubernetes: read-only file system",
+        "controllerManager.extraArgs flex-volume-plugin-dir",
+    ),
+    ("audit", "kube-apiserver", "mkdir /usr/audit: read-only file system", "hostPath of apiServer.extraVolumes audit"),
+    (
+        "policy",
+        "kube-apiserver",
+        "hostPath type check failed: /etc/policies is not a directory",
+        "hostPath of apiServer.extraVolumes policy",
+    ),
+]
+
+
+@pytest.mark.parametrize(("volume", "component", "why", "remedy"), VOLUMES)
+def test_a_volume_that_cannot_be_set_up(volume: str, component: str, why: str, remedy: str) -> None:
+    log = SET_UP.format(volume=volume, pod=f"{component}-cp1", why=why)
+    link = find(make_host(kubelet_log=log), component)
+    assert link is not None
+    assert (link.link, link.is_final) == ("volume", "read-only" in why)
+    assert link.what == f"{component} cannot be started: its volume {volume} cannot be set up"
+    assert why in link.cause and remedy in link.remedy
