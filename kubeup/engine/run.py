@@ -178,6 +178,8 @@ class BareRun:
     """What kb made on this node, by its state."""
     results: Results = field(default_factory=Results)
     """What the phases that ran before handed on, merged."""
+    machine: Optional[Host] = None
+    """The host below `host` where that keeps a journal: for what nobody takes back, such as a download that waits."""
 
 
 @frozen_by_name

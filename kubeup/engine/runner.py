@@ -159,7 +159,7 @@ class Runner:
         try:
             journal.plan_to_make([resolve_path(ctx.paths, name) for name in phase.makes])
             self.state.save()
-            worked_on = dataclasses.replace(ctx, host=journal) if self.keeps_journal else ctx  # type: ignore[arg-type]
+            worked_on = dataclasses.replace(ctx, host=journal, machine=ctx.host) if self.keeps_journal else ctx  # type: ignore[arg-type]
             handed = phase.run(worked_on) or Results()
             journal.forget_unmade()
             entry.status, entry.ended = "done", f"{ctx.host.now():%Y-%m-%dT%H:%M:%SZ}"

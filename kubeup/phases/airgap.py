@@ -408,8 +408,10 @@ def _offer(ctx: Run, source: str, names: Sequence[str], arch: str) -> dict[str, 
             ctx.host, mirror_of(ctx), arch, version=ctx.config.cluster.kubernetes_version
         )
         return from_mirror
+    machine = ctx.machine or ctx.host
+    assert isinstance(machine, local_host.LocalHost)  # a dry run and a folder fetch nothing
     downloaded: dict[str, Offered] = programs.offer_downloads(
-        local_host.LocalHost(),
+        machine,
         names,
         cluster_version=ctx.config.cluster.kubernetes_version,
         arch=arch,

@@ -114,7 +114,7 @@ def test_a_second_kb_waits_for_the_first_or_is_refused(machine: Machine, capsys:
     assert not machine.exists(Paths().pki / "ca.crt")
 
 
-@pytest.mark.parametrize("folder", ["commands", "kubeadm"])
+@pytest.mark.parametrize("folder", ["commands", "kubeadm", "phases"])
 def test_no_command_makes_a_machine_of_its_own(folder: str) -> None:
     """One that did would work on this machine whatever it was given."""
     for path in sorted((Path(kubeup.__file__).parent / folder).glob("*.py")):

@@ -218,6 +218,12 @@ def test_one_selection_says_which_phases_run(host: LocalHost) -> None:
     )
 
 
+def test_what_nobody_takes_back_goes_by_the_machine_itself(host: LocalHost) -> None:
+    seen: list[Any] = []
+    run(host, (Phase("look", does="l", run=lambda ctx: seen.append(ctx)),))
+    assert seen[0].machine is host and seen[0].host is not host
+
+
 def test_a_generated_token_does_not_count_as_a_change() -> None:
     def config(text: str, *, is_generated: bool) -> NodeConfig:
         token = BootstrapToken(Secret(text), is_generated=is_generated)
