@@ -70,6 +70,7 @@ def test_services_are_started_stopped_and_enabled_by_whoever_runs_the_machine() 
             ["systemctl stop containerd", "systemctl restart containerd", "systemctl enable --no-reload containerd"],
         ),
     ):
+        host.accepts = wanted
         services.run(host, "stop", "containerd")
         services.run(host, "restart", "containerd")
         services.enable(host, "containerd")
