@@ -36,6 +36,22 @@ FLAGS: Mapping[str, Any] = {
     "soak": "1s",
     "token": "abcdef.0123456789abcdef",
 }
+CONFIG = """\
+apiVersion: kubeadm.k8s.io/v1beta4
+kind: InitConfiguration
+localAPIEndpoint: {advertiseAddress: 10.0.0.11}
+---
+apiVersion: kubeadm.k8s.io/v1beta4
+kind: ClusterConfiguration
+kubernetesVersion: v1.35.6
+encryptionAlgorithm: ECDSA-P256
+networking: {podSubnet: 10.244.0.0/16}
+---
+apiVersion: kb/v1alpha1
+kind: KbConfiguration
+soak: 1s
+"""
+CONFIG_FILE = Path("/root/init.yaml")
 # a folder has no kernel, no runtime and no network: these are looked at in tests/unit and tests/e2e
 SKIPPED = ("preflight",)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from kubeup.report import Report
 from kubeup.yaml_files import load_yaml
 from tests.fake_cluster import ClusterHost
 
-from .scenario import FLAGS, run_init, snapshot
+from .scenario import CONFIG, CONFIG_FILE, FLAGS, run_init, snapshot
 
 KUBERNETES_FILES = {
     *(f"/etc/kubernetes/pki/{name}.{end}" for end in ("crt", "key") for name in (
@@ -79,34 +81,30 @@ def test_twice_in_a_row_changes_nothing(host: ClusterHost) -> None:
     assert before == after
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing in kb may catch it and go on."""
+def copy_of(host: ClusterHost, folder: Path) -> ClusterHost:
+    """The machine as a kill at this moment leaves it, with the cluster as it is."""
+    shutil.copytree(host.root, folder, symlinks=True)
+    return ClusterHost(folder, copy.deepcopy(host.cluster))
 
 
 def test_killed_before_any_write_the_next_run_ends_the_same(tmp_path: Path) -> None:
-    """Kill the run before its n-th file write, for every n, and run it again: nothing is missing, no key is made anew."""
-    reference = ClusterHost(tmp_path / "reference")
-    writes: list[Path] = []
-    reference.before_write = writes.append
-    run_init(reference)
-    wanted = set(snapshot(reference))
-    for kill_at in range(0, len(writes), 7):
-        host = ClusterHost(tmp_path / f"killed-{kill_at}")
-        count = iter(range(10**6))
+    """Kill the run before its n-th file write, for every n, and run it again: nothing is missing, no key is made again.
 
-        def kill(path: Path, count: object = count, kill_at: int = kill_at) -> None:
-            if next(count) == kill_at:  # type: ignore[call-overload]
-                raise Killed
-
-        host.before_write = kill
-        with pytest.raises(Killed):
-            run_init(host)
-        keys = {path: content for path, content in snapshot(host).items() if path.endswith(".key")}
-        host.before_write = None
-        run_init(host)
-        after = snapshot(host)
-        assert set(after) == wanted, f"killed before write {kill_at} ({writes[kill_at]})"
-        assert {path: after[path] for path in keys} == keys, f"a key was made anew after the kill at {kill_at}"
+    One run goes through, and the machine is copied before each of its writes."""
+    host = ClusterHost(tmp_path / "reference")
+    host.write_file(CONFIG_FILE, CONFIG)
+    killed: list[tuple[Path, ClusterHost]] = []
+    host.before_write = lambda path: killed.append((path, copy_of(host, tmp_path / f"killed-{len(killed)}")))
+    run_init(host, flags={}, config_file=CONFIG_FILE)
+    wanted = set(snapshot(host))
+    assert len(killed) > 50
+    for number, (path, left) in enumerate(killed):
+        keys = {name: content for name, content in snapshot(left).items() if name.endswith(".key")}
+        run_init(left, flags={}, config_file=CONFIG_FILE)
+        after = snapshot(left)
+        assert set(after) == wanted, f"killed before write {number} ({path})"
+        assert {name: after[name] for name in keys} == keys, f"a key was made again after the kill at {number}"
+        shutil.rmtree(left.root)
 
 
 def test_a_dry_run_leaves_no_trace(host: ClusterHost, tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
-"""kb init is killed (SIGKILL, truly) before any change of a file, or the disk is full from there on: what is whole stays
-whole, no key is lost or made twice, no half-written file stays, and the same command goes on to the same end."""
+"""kb init is killed (SIGKILL, truly) before every 47th change of a file, or the disk is full from there on: what is whole
+stays whole, no key is lost or made twice, no half-written file stays, and the same command goes on to the same end.
+
+KB_KILL_STRIDE=1 takes every change, for many minutes. tests/scenarios/test_init.py goes on from before every single file
+write, in one process."""
 
 from __future__ import annotations
 
@@ -25,28 +28,12 @@ from kubeup.machine.http import HttpResponse
 from kubeup.paths import Paths
 from tests.fake_cluster import ClusterHost, FakeCluster
 
-from .scenario import FLAGS, run_init, run_reset, snapshot
+from .scenario import CONFIG, CONFIG_FILE, run_init, run_reset, snapshot
 
-CONFIG = """\
-apiVersion: kubeadm.k8s.io/v1beta4
-kind: InitConfiguration
-localAPIEndpoint: {advertiseAddress: 10.0.0.11}
----
-apiVersion: kubeadm.k8s.io/v1beta4
-kind: ClusterConfiguration
-kubernetesVersion: v1.35.6
-encryptionAlgorithm: ECDSA-P256
-networking: {podSubnet: 10.244.0.0/16}
----
-apiVersion: kb/v1alpha1
-kind: KbConfiguration
-soak: 1s
-"""
 Work = Callable[[ClusterHost], None]
-CONFIG_FILE = Path("/root/init.yaml")
 CHANGES = ("open", "os.rename", "os.mkdir", "os.chmod", "os.remove", "os.rmdir", "os.symlink")
 STRIDE = int(os.environ.get("KB_KILL_STRIDE", "47"))
-"""Every n-th change is killed; 1 for all of them (some minutes)."""
+"""How many changes further the next kill is."""
 
 
 class Trap:
@@ -175,7 +162,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_killed_before_any_change(reference: Path, tmp_path: Path) -> None:
+def test_killed_before_every_47th_change(reference: Path, tmp_path: Path) -> None:
     total, wanted = int((reference / "changes").read_text()), tree(reference)
     wanted_objects = names_of(make_host(reference).cluster)
     assert total > 300
@@ -214,13 +201,12 @@ class MortalCluster(FakeCluster):
 
 def test_killed_after_any_request(tmp_path: Path) -> None:
     """No second token, and the certificate key that is shown at the end opens what was uploaded."""
-    flags = {**{name: value for name, value in FLAGS.items() if name != "token"}, "upload-certs": True}
 
     def run(folder: Path, fatal: int = 0) -> None:
         host = make_host(folder)
         host.cluster = MortalCluster(is_up=False, memory=folder / "etcd.json")
         host.cluster.fatal = fatal
-        result = run_init(host, flags=flags)
+        result = run_init(host, flags={"upload-certs": True}, config_file=CONFIG_FILE)
         key = result.results.certificate_key
         assert key is not None
         stored = host.cluster.by_kind("Secret")["kubeadm-certs"]
@@ -231,7 +217,7 @@ def test_killed_after_any_request(tmp_path: Path) -> None:
     assert in_child(lambda: run(tmp_path / "first")) == 0
     total = int((tmp_path / "first" / "changes").read_text())
     assert total > 30
-    for number in range(1, total + 1, max(1, STRIDE // 9)):
+    for number in range(1, total + 1):
         folder = tmp_path / str(number)
         folder.mkdir()
         assert in_child(lambda folder=folder, number=number: run(folder, number)) == -signal.SIGKILL  # type: ignore[misc]
@@ -271,7 +257,7 @@ def fill_at(folder: Path, number: int, work: Work) -> dict[str, Any]:
     return error
 
 
-def test_a_full_disk_at_any_change(reference: Path, tmp_path: Path) -> None:
+def test_a_full_disk_from_every_47th_change_on(reference: Path, tmp_path: Path) -> None:
     """A clear error, everything old intact and nothing half-written; with space again the same command ends."""
     total, wanted = int((reference / "changes").read_text()), tree(reference)
     for number in range(2, total + 1, STRIDE):
@@ -293,8 +279,8 @@ def node_tree(folder: Path) -> list[str]:
     return [line for line in tree(folder) if not line.startswith("proc/")]
 
 
-def test_killed_then_reset(reference: Path, tmp_path: Path) -> None:
-    """After a kill anywhere, reset takes back what was made: the node is as before."""
+def test_killed_at_every_47th_change_then_reset(reference: Path, tmp_path: Path) -> None:
+    """After the kill, reset takes back what was made: the node is as before."""
     total = int((reference / "changes").read_text())
     for number in range(5, total + 1, STRIDE):
         folder = tmp_path / str(number)
@@ -306,7 +292,7 @@ def test_killed_then_reset(reference: Path, tmp_path: Path) -> None:
         assert node_tree(folder) == before, number
 
 
-def test_a_killed_reset_is_done_again(tmp_path: Path) -> None:
+def test_a_reset_that_is_killed_at_every_47th_change_is_done_again(tmp_path: Path) -> None:
     make_host(tmp_path)
     before = node_tree(tmp_path)
     do(tmp_path, init)
