@@ -79,6 +79,11 @@ def read_state(node: Node) -> dict[str, Any]:
     return found
 
 
+def statuses_of(node: Node) -> dict[str, str]:
+    """phase -> what kb's state says of it."""
+    return {name: phase["status"] for name, phase in read_state(node)["phases"].items()}
+
+
 def read_snapshot(node: Node) -> Snapshot:
     """The node and its cluster as far as two runs must agree on them: line -> line, object -> its content."""
     found = dict.fromkeys(node.run(FILES, check=False).stdout.splitlines(), "file")
