@@ -15,7 +15,7 @@ from kubeup.node import containerd_config, runtime, runtime_fix
 from tests.fake_host import FakeHost
 from tests.fuzz import alter_bytes, cases
 from tests.fuzz.node import FILES
-from tests.unit.node.test_runtime import CRICTL, DUMP_1_6, DUMP_2_1, SOCKET, crictl_host
+from tests.unit.node.runtime_case import CRICTL, DUMP_1_6, DUMP_2_1, SOCKET, crictl_host
 
 SAMPLES = (FILES["/etc/containerd/config.toml"], DUMP_1_6, DUMP_2_1)
 PIECES = (

@@ -40,7 +40,7 @@ from kubeup.releases import find_release
 from kubeup.secret import Secret
 from tests.fake_host import FakeHost
 from tests.fake_node import finished_node
-from tests.unit.node.test_runtime import (
+from tests.unit.node.runtime_case import (
     CRICTL,
     IMAGE_REFS,
     INFO_1_6,

@@ -14,7 +14,7 @@ from kubeup.releases import find_release
 from kubeup.report import Report
 from tests.fake_host import FakeHost
 from tests.unit.diagnosis.test_checks import SWAPS, fit_host, make_node
-from tests.unit.node.test_runtime import CRICTL, failed, image_list, pulls
+from tests.unit.node.runtime_case import CRICTL, failed, image_list, pulls
 
 
 def make_context(host: FakeHost, *, ignored: tuple[str, ...] = (), policy: str = "IfNotPresent") -> Run:
