@@ -9,12 +9,10 @@ from pathlib import Path
 import kubeup
 
 PACKAGE = Path(kubeup.__file__).resolve().parent
-STARTERS = ("cli/", "commands/", "kubeadm/", "machine/")
+STARTERS = ("cli/program.py", "machine/")
 EXCEPTIONS = {
     "config/load_init.py:read_documents": "with --root: the configuration that --config names is the operator's file",
     "node/patches.py:_find_reader": "with --root: so are the patches, where the folder has none of that name",
-    "phases/airgap.py:_offer": "downloads, on a live node alone: they are gathered as `kb bundle create` does, by appending to files of "
-    "kb's own folder, which no journal needs; --air-gapped refuses them before",
 }
 
 
