@@ -65,6 +65,8 @@ class Paths:
     state = Path("/var/lib/kb/state.json")
     lock = Path("/var/lib/kb/lock")
     backups = Path("/var/lib/kb/backups")
+    records = Path("/var/lib/kb/records")
+    """What each item of this node was after it was last applied."""
     installed_kb = Path("/usr/local/lib/kb/kb.pyz")
     """The copy of kb that systemd units run."""
     spare_installed_kb = Path("/opt/kb/kb.pyz")

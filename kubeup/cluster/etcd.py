@@ -41,6 +41,10 @@ EXTERNAL_S = 5
 """How long an external one may take to say how it is: it may be further away."""
 
 
+MEMBERSHIP = "etcd-member"
+"""What a node promises before it becomes a member: that it is taken out of the list again where it does not (state.json)."""
+
+
 @frozen
 class Member:
     """One row of the member list. `member_id` is etcd's number in decimal; a member without a name never started."""

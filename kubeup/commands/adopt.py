@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup.commands import join, launcher
 from kubeup.commands.launcher import Launch
+from kubeup.engine.compare import look_at, record_found
+from kubeup.engine.plan import Plan
+from kubeup.engine.records import Records, load_records
 from kubeup.engine.run import Results, Run
-from kubeup.engine.step import Phase, fingerprint_inputs, resolve_path, wanted_phases
+from kubeup.engine.step import Phase, fingerprint_inputs, fingerprint_of, resolve_path, wanted_phases
 from kubeup.errors import HostError, KbError
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazy_import
@@ -35,10 +38,11 @@ else:
 
 @frozen
 class Looked:
-    """What a phase's probe saw: `why` is "" where the node is as the phase would leave it."""
+    """What was seen of a phase: `why` is "" where the node is as the phase would leave it. plan: what it wants, if it says so."""
 
     phase: Phase
     why: str
+    plan: Optional[Plan] = None
 
 
 def adopt(call: Invocation) -> int:
@@ -64,6 +68,7 @@ def adopt(call: Invocation) -> int:
             local.make_dir(paths.state_dir, mode=0o700)
             local.write_file(paths.adopted(workflow), found.text, mode=0o600)
             node_state.save()
+            render_records(ctx, local, paths, workflow, looked).save()
     _print(call, found, node_state, looked, workflow=workflow, is_dry=launch.is_dry)
     return 0
 
@@ -92,17 +97,30 @@ def _make_run(call: Invocation, looking: DryRunHost, paths: Paths, workflow: str
 
 def look_at_phases(ctx: Run, phases: Sequence[Phase]) -> list[Looked]:
     """Those that have a probe, and that the configuration asks for."""
-    return [_look_at_phase(ctx, phase) for phase in wanted_phases(phases, ctx.config) if phase.done]
+    return [_look_at_phase(ctx, phase) for phase in wanted_phases(phases, ctx.config) if phase.done or phase.plan]
 
 
 def _look_at_phase(ctx: Run, phase: Phase) -> Looked:
-    """Ask the phase's own probe."""
-    assert phase.done is not None
+    """Compare what the phase wants with the node, or ask its own probe."""
     try:
-        is_done = phase.done(ctx)
+        if phase.plan:
+            plan = phase.plan(ctx)
+            differences = look_at(plan, ctx, None).differences
+            more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+            return Looked(phase, f"{differences[0]}{more}" if differences else "", plan)
+        is_done = phase.done is not None and phase.done(ctx)
     except KbError as error:
         return Looked(phase, f"{error}")
     return Looked(phase, "" if is_done else "not as kb would leave it")
+
+
+def render_records(ctx: Run, local: Host, paths: Paths, workflow: str, looked: list[Looked]) -> Records:
+    """What was found of everything that a phase wants: what differs from it later has changed since."""
+    records = load_records(local, paths.records)
+    for item in looked:
+        if item.plan is not None and not item.why:
+            records.put(f"{workflow}/{item.phase.name}", record_found(item.plan, ctx))
+    return records
 
 
 def render_state(ctx: Run, local: Host, paths: Paths, workflow: str, looked: list[Looked]) -> State:
@@ -114,10 +132,11 @@ def render_state(ctx: Run, local: Host, paths: Paths, workflow: str, looked: lis
     now = f"{local.now():%Y-%m-%dT%H:%M:%SZ}"
     made: dict[str, None] = {}
     for item in looked:
-        files = [resolve_path(ctx.paths, name) for name in item.phase.makes]
-        made.update((str(path), None) for path in files if local.exists(path))
+        plan = item.plan.resolve(ctx) if item.plan else None
+        files = plan.places() if plan else [resolve_path(ctx.paths, name) for name in item.phase.makes]
+        made.update((str(path), None) for path in files if local.exists(path) and not local.is_dir(path))
         if not item.why:
-            inputs = fingerprint_inputs(ctx.config, item.phase.reads)
+            inputs = fingerprint_inputs(ctx.config, item.phase.reads) if plan is None else fingerprint_of(plan)
             found = Results(token_ids=_join_tokens(ctx)) if item.phase.name == "bootstrap-token" else Results()
             node_state.phases[f"{workflow}/{item.phase.name}"] = state.PhaseState(
                 "done", started=now, ended=now, inputs=inputs, outputs=found.stored(), adopted=True

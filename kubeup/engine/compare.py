@@ -10,12 +10,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Optional
 
+from kubeup.engine.items import DIFFERS
 from kubeup.engine.plan import Difference, Fields, Ground, Group, Item, Later, Part, Plan, Waiting, Yielded
 from kubeup.engine.records import StepRecord
 from kubeup.frozen_values import frozen
 
 NOT_RUNNING = "it does not run"
+NOT_KNOWN = "it is not known yet"
 OTHER_START = "it runs from what its files held before"
+"""Differences of what is no file, as sentences."""
 
 
 @frozen
@@ -47,12 +50,14 @@ def look_at(plan: Plan, run: Ground, recorded: Optional[StepRecord]) -> View:
                 configured += _compare_wanted(item, before)
         if isinstance(part, Group):
             differences += _look_at_guard(part, run, recorded)
+        elif isinstance(part, Later):
+            differences.append(Difference(part.name, NOT_KNOWN))
     return View(tuple(differences), tuple(drifted), tuple(configured), recorded is not None)
 
 
 def _items_of(part: Part) -> tuple[Item, ...]:
     if isinstance(part, Group):
-        return part.items
+        return (*part.once, *part.items)
     return () if isinstance(part, (Later, Yielded, Waiting)) else (part,)
 
 
@@ -60,14 +65,14 @@ def _compare_recorded(item: Item, before: Fields, found: Optional[Fields]) -> tu
     """What became of it since. Of a secret only that it is another one."""
     if "digest" in before:
         now = item.record(found) if found else {}
-        return () if now == before else (Difference(item.name, "its content"),)
+        return () if now == before else (Difference(item.name, DIFFERS),)
     return item.differences(before, found)
 
 
 def _compare_wanted(item: Item, before: Fields) -> tuple[Difference, ...]:
     wanted = item.wanted()
     if "digest" in before:
-        return () if item.record(wanted) == before else (Difference(item.name, "its content"),)
+        return () if item.record(wanted) == before else (Difference(item.name, DIFFERS),)
     return item.differences(wanted, before)
 
 
@@ -79,6 +84,23 @@ def _look_at_guard(group: Group, run: Ground, recorded: Optional[StepRecord]) ->
     if started_with not in (None, group.content):
         found.append(Difference(group.name, OTHER_START))
     return found
+
+
+def is_there(plan: Plan, run: Ground) -> bool:
+    """Whether the node and the cluster are as the plan says, as far as it is known by now."""
+    return not look_at(plan, run, None).differences
+
+
+def record_found(plan: Plan, run: Ground) -> StepRecord:
+    """What is there of what the plan wants, as another tool left it. With which contents a program was started, nobody knows."""
+    items = [item for part in plan.resolve(run).parts for item in _items_of(part) if not item.is_of_cluster]
+    found = {item: item.look(run) for item in items}
+    return {item.name: item.record(fields) for item, fields in found.items() if fields is not None}
+
+
+def make_so(plan: Plan, run: Ground) -> None:
+    """Apply a plan from within an act, which records nothing itself. Raises KbError."""
+    Applier(run, is_forced=True, made=run.owned_paths).apply(plan)
 
 
 class Applier:
@@ -144,26 +166,29 @@ class Applier:
     def _apply_group(self, group: Group) -> None:
         """Stop, write, start. A run that is cut off in between leaves the program stopped, or a record of another start, or no
         record at all: the next run sees each of them."""
-        guard = group.guard
-        due = [item for item in group.items if item.differences(item.wanted(), item.look(self.run))]
+        guard, items = group.guard, (*group.once, *group.items)
+        due = [item for item in items if item.differences(item.wanted(), item.look(self.run))]
         has_no_record = self.recorded is None and self.was_begun
         if due or self._is_stale or has_no_record or _look_at_guard(group, self.run, self.recorded):
             guard.stop(self.run)
-            for item in group.items:
+            for item in items:
                 self._apply_item(item)
             guard.start(self.run)
         else:
-            for item in group.items:
+            for item in items:
                 self.record[item.name] = item.record(item.look(self.run) or item.wanted())
         guard.settle(self.run)
         self.record[group.name] = {"started_with": group.content}
 
     def _apply_later(self, part: Later) -> None:
-        value = part.read(self.run)
-        if value is None and self.run.host.mode == "dry-run":
+        if self.run.host.mode == "dry-run":
+            value = part.read(self.run)
+        else:
+            value = part.wait(self.run)
+        if value is None:
             self.run.host.plan_later(part.name)  # type: ignore[attr-defined]
             return
-        for then in part.then(part.wait(self.run) if value is None else value):
+        for then in part.then(value):
             self._apply_part(then)
 
     def _keep_record(self, name: str) -> None:

@@ -18,16 +18,22 @@ from kubeup.yaml_files import YAMLError, covers, is_same_yaml, load_yaml, pick_l
 
 if TYPE_CHECKING:
     from kubeup.cluster import objects
+    from kubeup.network import pod_network
 else:
+    pod_network = lazy_import("kubeup.network.pod_network")
     objects = lazy_import("kubeup.cluster.objects")
 
 Manifest = dict[str, Any]
+
+DIFFERS = "its content differs"
+"""What is told of a secret."""
 
 
 class _NodeItem:
     """What lies on this node."""
 
     is_of_cluster = False
+    is_blind = False
 
     def record(self, fields: Fields) -> Fields:
         return fields
@@ -114,7 +120,7 @@ class File(_NodeItem):
         if self.is_same(text, other):
             return rest
         if self.is_secret:
-            return (Difference(self.name, "its content"), *rest)
+            return (Difference(self.name, DIFFERS), *rest)
         return (*self._compare_content(text, other), *rest)
 
     def is_same(self, text: str, other: str) -> bool:
@@ -122,7 +128,9 @@ class File(_NodeItem):
 
     @property
     def _is_yaml(self) -> bool:
-        return self.path.suffix in (".yaml", ".conf") and self.text.startswith("apiVersion:")
+        """Kubeconfigs are YAML too; what else ends in .conf is not."""
+        is_kubeconfig = self.path.suffix == ".conf" and self.text.startswith("apiVersion:")
+        return self.path.suffix == ".yaml" or is_kubeconfig
 
     def _compare_content(self, text: str, other: str) -> tuple[Difference, ...]:
         if self._is_yaml:
@@ -148,6 +156,80 @@ class File(_NodeItem):
             return fields
         text = str(fields["content"]).encode(errors="surrogateescape")
         return {**_without_content(fields), "digest": hashlib.sha256(text).hexdigest()}
+
+
+@frozen
+class MarkedLines(_NodeItem):
+    """A line of kb's in a file of others, known by its mark. edit: the file's text with the line as it is to be; all else in it
+    stays. It may raise HostError where others' lines stand against it."""
+
+    path: Path
+    mark: str
+    edit: Callable[[str], str]
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        return ()
+
+    def wanted(self) -> Fields:
+        return {"lines": self._own(self.edit(""))}
+
+    def look(self, run: Ground) -> Optional[Fields]:
+        text = self._read(run)
+        return {"lines": self.wanted()["lines"] if self.edit(text) == text else self._own(text)}
+
+    def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
+        return _compare_fields(self.name, wanted, found)
+
+    def apply(self, run: Ground) -> Fields:
+        run.host.write_file(self.path, self.edit(self._read(run)), keeps=True)
+        return self.wanted()
+
+    def _read(self, run: Ground) -> str:
+        """Byte for byte: a comment may be in any encoding, lines may end as they like."""
+        return run.host.read_bytes(self.path).decode(errors="surrogateescape") if run.host.exists(self.path) else ""
+
+    def _own(self, text: str) -> str:
+        return "".join(line for line in text.splitlines(keepends=True) if self.mark in line)
+
+
+@frozen
+class CopiedFile(_NodeItem):
+    """A file that is the copy of another one: of a program, too large to be held. digest: of `source`, sha256; install: makes the
+    copy."""
+
+    path: Path
+    digest: str
+    install: Callable[[Ground], object]
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def wanted(self) -> Fields:
+        return {"sha256": self.digest}
+
+    def look(self, run: Ground) -> Optional[Fields]:
+        return {"sha256": digest_of(run, self.path)} if run.host.exists(self.path) else None
+
+    def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
+        return _compare_fields(self.name, wanted, found)
+
+    def apply(self, run: Ground) -> Fields:
+        self.install(run)
+        return self.wanted()
+
+
+def digest_of(run: Ground, path: Path) -> str:
+    return hashlib.sha256(run.host.read_bytes(path)).hexdigest()
 
 
 @frozen
@@ -191,6 +273,7 @@ class Object:
     manifest: Manifest
 
     is_of_cluster = True
+    is_blind = False
     places = ()
 
     @property
@@ -214,7 +297,7 @@ class Object:
             self.name, wanted["object"], pick_like(found["object"], wanted["object"]), is_whole=False
         )
         is_secret = self.manifest["kind"] == "Secret"
-        return (Difference(self.name, "its content"),) if is_secret or not shown else shown
+        return (Difference(self.name, DIFFERS),) if is_secret or not shown else shown
 
     def apply(self, run: Ground) -> Fields:
         objects.apply_objects(run.api, [self.manifest])
@@ -244,6 +327,66 @@ class ClusterInfo(Object):
     def apply(self, run: Ground) -> Fields:
         objects.apply_cluster_info(run.api, self.manifest)
         return self.wanted()
+
+
+@frozen
+class AppliedManifest:
+    """Objects of others, applied when what names them is another than before, and never looked at again: from then on they are
+    run by their own operator, or by people. title: `manifest URL`; inputs: all that they are made of; install: applies them."""
+
+    title: str
+    inputs: Fields
+    install: Callable[[Ground], None]
+
+    is_of_cluster = True
+    is_blind = True
+    places = ()
+
+    @property
+    def name(self) -> str:
+        return self.title
+
+    def wanted(self) -> Fields:
+        return self.inputs
+
+    def look(self, run: Ground) -> Optional[Fields]:
+        return self.inputs
+
+    def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
+        return ()
+
+    def apply(self, run: Ground) -> Fields:
+        self.install(run)
+        return self.inputs
+
+    def record(self, fields: Fields) -> Fields:
+        return {}
+
+
+# ---- programs that read items
+
+
+@frozen
+class Unit:
+    """A systemd unit of kb's own, which reads its files when it starts and does not have to be stopped before they change."""
+
+    name: str
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        return (Path("/etc/systemd/system/multi-user.target.wants") / self.name,)
+
+    def is_running(self, run: Ground) -> bool:
+        return run.host.query(["systemctl", "is-active", self.name]).stdout.strip() == "active"
+
+    def stop(self, run: Ground) -> None:
+        """Not needed."""
+
+    def start(self, run: Ground) -> None:
+        pod_network.ensure_unit_runs(run.host, self.name, is_changed=True)
+
+    def settle(self, run: Ground) -> None:
+        """`start` enables it."""
 
 
 # ---- common

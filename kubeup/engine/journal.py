@@ -126,6 +126,18 @@ class JournalHost:
 
     # ---- the journal
 
+    def register(self, compensation: Mapping[str, str]) -> None:
+        """Before an act changes something outside of this node."""
+        if dict(compensation) not in self._entry.compensations:
+            self._entry.compensations.append(dict(compensation))
+            self._state.save()
+
+    def withdraw(self, compensation: Mapping[str, str]) -> None:
+        """It was taken back, or never came to be."""
+        if dict(compensation) in self._entry.compensations:
+            self._entry.compensations.remove(dict(compensation))
+            self._state.save()
+
     def _register_over(self, path: Path) -> None:
         """Before `path` itself becomes something else."""
         if self._inner.exists(path) and not self._inner.is_dir(path):

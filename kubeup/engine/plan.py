@@ -18,6 +18,7 @@ from kubeup.frozen_values import frozen
 
 if TYPE_CHECKING:
     from kubeup.cluster.api import Api
+    from kubeup.engine.run import Results
     from kubeup.machine.host import Host
     from kubeup.paths import Paths
     from kubeup.report import Report
@@ -33,6 +34,8 @@ class Ground(Protocol):
     def host(self) -> Host: ...
     @property
     def paths(self) -> Paths: ...
+    @property
+    def owned_paths(self) -> frozenset[str]: ...
     @property
     def report(self) -> Report: ...
     @property
@@ -52,8 +55,9 @@ class Difference:
     def __str__(self) -> str:
         if not self.field:
             return f"{self.item} is not there"
-        values = f" is {self.found or 'not set'}, not {self.wanted or 'unset'}" if self.wanted or self.found else ""
-        return f"{self.item}: {self.field}{values or ' differs'}"
+        if self.wanted or self.found:
+            return f"{self.item}: {self.field} is {self.found or 'not set'}, not {self.wanted or 'unset'}"
+        return f"{self.item}: {self.field}"
 
 
 class Item(Protocol):
@@ -66,6 +70,10 @@ class Item(Protocol):
     @property
     def is_of_cluster(self) -> bool:
         """It belongs to the cluster, not to this node: it is compared with the cluster's configuration, and no node records it."""
+
+    @property
+    def is_blind(self) -> bool:
+        """It cannot be looked at again: whether it is as wanted shows by the plan alone, which is another one or the same."""
 
     @property
     def places(self) -> tuple[Path, ...]:
@@ -93,24 +101,27 @@ class Guard(Protocol):
     @property
     def places(self) -> tuple[Path, ...]: ...
 
-    def is_running(self, run: Ground) -> bool: ...
+    def is_running(self, run: Any) -> bool: ...
 
-    def stop(self, run: Ground) -> None:
+    def stop(self, run: Any) -> None:
         """Before the items change. One that does not have to be stopped for it does nothing."""
 
-    def start(self, run: Ground) -> None:
+    def start(self, run: Any) -> None:
         """With the items as they are now, whether it runs or not. Raises HostError."""
 
-    def settle(self, run: Ground) -> None:
+    def settle(self, run: Any) -> None:
         """What is to be so while it runs, each time: started at boot."""
 
 
 @frozen
 class Group:
-    """Items that a program reads when it starts: stop, write, start. That it runs from *these* contents is part of the group."""
+    """Items that a program reads when it starts: stop, write, start. That it runs from *these* contents is part of the group.
+
+    once: items that it needs for its first start alone, and that may be gone afterwards: a bootstrap credential."""
 
     items: tuple[Item, ...]
     guard: Guard
+    once: tuple[Item, ...] = ()
 
     @property
     def name(self) -> str:
@@ -126,8 +137,8 @@ class Group:
 class Later:
     """What can only be said when something else is known: name, `podCIDR`.
 
-    read: its value, if it is known now; wait: its value, as soon as it is known (this one may last, and raise); then: the parts
-    of the plan that follow from it."""
+    read: its value, if it is known now; wait: its value, as soon as it is known (this one may last, and raise; it is called
+    before the parts are made in any case, and may refuse); then: the parts of the plan that follow from it."""
 
     name: str
     read: Callable[[Any], Any]
@@ -157,18 +168,33 @@ Part = Union[Item, Group, Later, Yielded, Waiting]
 class Plan:
     """What a step wants: its parts in the order in which they are made; with what is told when they are made.
 
-    details: told with -v; warnings: told once."""
+    details: told with -v; warnings: told once; hands_on: what later steps take from this one, once it is applied."""
 
-    def __init__(self, *parts: Part, details: Sequence[str] = (), warnings: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *parts: Part,
+        details: Sequence[str] = (),
+        warnings: Sequence[str] = (),
+        hands_on: Optional[Results] = None,
+    ) -> None:
         self.parts = parts
         self.details = tuple(details)
         self.warnings = tuple(warnings)
+        self.hands_on = hands_on
+
+    def __add__(self, other: Plan) -> Plan:
+        return self._with((*self.parts, *other.parts), other)
+
+    def _with(self, parts: Sequence[Part], other: Optional[Plan] = None) -> Plan:
+        details = (*self.details, *(other.details if other else ()))
+        warnings = (*self.warnings, *(other.warnings if other else ()))
+        return Plan(*parts, details=details, warnings=warnings, hands_on=self.hands_on)
 
     def items(self) -> Iterator[Item]:
         """Each item that is known now, those of groups included."""
         for part in self.parts:
             if isinstance(part, Group):
-                yield from part.items
+                yield from (*part.once, *part.items)
             elif not isinstance(part, (Later, Yielded, Waiting)):
                 yield part
 
@@ -198,7 +224,7 @@ class Plan:
                 parts.extend(Plan(*part.then(value)).resolve(run).parts)
             else:
                 parts.append(part)
-        return Plan(*parts, details=self.details, warnings=self.warnings)
+        return self._with(parts)
 
 
 def digest(value: Any) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Optional
+from typing import TYPE_CHECKING, Any, Literal, Optional, Protocol
 
 from kubeup.config.types import NodeConfig
 from kubeup.frozen_values import frozen, frozen_by_name
@@ -114,6 +114,22 @@ Who = Literal["admin", "kubelet", "bootstrap"]
 """As whom the API server is called."""
 
 
+class Promises(Protocol):
+    """Where an act registers how it is taken back, before it calls."""
+
+    def register(self, compensation: Mapping[str, str]) -> None: ...
+
+    def withdraw(self, compensation: Mapping[str, str]) -> None: ...
+
+
+class _NoPromises:
+    """Of a run that keeps no state."""
+
+    def register(self, compensation: Mapping[str, str]) -> None: ...
+
+    def withdraw(self, compensation: Mapping[str, str]) -> None: ...
+
+
 class Caller:
     """Calls the API server for a run. The client is made when it is first asked for, so that whoever it is to speak for may
     come to be on the way: a joining node speaks with its bootstrap's identity, and from then on with its own."""
@@ -178,6 +194,7 @@ class BareRun:
     """What kb made on this node, by its state."""
     results: Results = field(default_factory=Results)
     """What the phases that ran before handed on, merged."""
+    promises: Promises = _NoPromises()
     machine: Optional[Host] = None
     """The host below `host` where that keeps a journal: for what nobody takes back, such as a download that waits."""
 

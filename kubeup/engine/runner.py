@@ -10,14 +10,18 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Optional
 
+from kubeup.engine.compare import Applier, View, look_at
 from kubeup.engine.journal import JournalHost, remove_leftovers
+from kubeup.engine.plan import Difference, Plan
+from kubeup.engine.records import load_records
 from kubeup.engine.run import BareRun, Results, Selection, read_stored
 from kubeup.engine.state import PhaseState, State
 from kubeup.engine.step import (
     Phase,
     fingerprint_inputs,
+    fingerprint_of,
     names_below,
     plan_skips,
     resolve_path,
@@ -29,7 +33,7 @@ from kubeup.errors import HostError, Interrupted, KbError
 
 @dataclass
 class PhaseOutcome:
-    """What became of a phase: status is done | unchanged | skipped | deferred | failed."""
+    """What became of a phase: status is done | unchanged | skipped | deferred | waiting | failed."""
 
     name: str
     status: str
@@ -77,6 +81,7 @@ class Runner:
         self.workflow = workflow
         self.phases = phases
         self.state = state
+        self.records = load_records(state.host, state.paths.records)
         self._total = len(phases)
 
     def run(self, ctx: BareRun, *, only: str = "", skip: Sequence[str] = ()) -> RunResult:
@@ -129,27 +134,66 @@ class Runner:
         if (phase.live and ctx.host.mode == "root") or (phase.live == "cluster" and ctx.host.mode == "dry-run"):
             return PhaseOutcome(phase.name, "deferred", why="needs the running node")
         started = ctx.host.monotonic()
-        key = f"{self.workflow}/{phase.name}"
-        inputs = fingerprint_inputs(ctx.config, phase.reads)
-        before = self.state.phases.get(key)
+        self._take_along(phase)
+        before = self.state.phases.get(f"{self.workflow}/{phase.name}")
+        plan = phase.plan(ctx) if phase.plan else None
+        inputs = fingerprint_inputs(ctx.config, phase.reads) if plan is None else {}
         if before and before.status == "done" and not is_forced and not phase.always:
-            changed = [name for name in inputs if before.inputs.get(name) != inputs[name]]
-            if changed:
-                ctx.report.note(f"{phase.name}: {', '.join(changed)} changed since the last run: doing it again")
-            elif phase.done is None or phase.done(ctx):
+            again = (
+                self._why_again(ctx, phase, before, inputs)
+                if plan is None
+                else self._why_other(ctx, phase, before, plan)
+            )
+            if not again:
                 ctx.results.take(read_stored(before.outputs))
                 return PhaseOutcome(phase.name, "unchanged", ctx.host.monotonic() - started)
-            else:
-                ctx.report.note(f"{phase.name}: drift: it was done, but the node no longer shows it: doing it again")
-        return self._act(ctx, phase, key, inputs, started, result)
+            ctx.report.note(f"{phase.name}: {again}")
+        return self._act(ctx, phase, plan, inputs, started=started, result=result, is_forced=is_forced)
+
+    def _take_along(self, phase: Phase) -> None:
+        """What is known of a phase that has another name now."""
+        key, former = f"{self.workflow}/{phase.name}", f"{self.workflow}/{phase.formerly}"
+        if phase.formerly and former in self.state.phases:
+            self.state.phases.setdefault(key, self.state.phases.pop(former))
+            self.records.rename(key, former)
+
+    def _why_again(self, ctx: BareRun, phase: Phase, before: PhaseState, inputs: dict[str, str]) -> str:
+        changed = [name for name in inputs if before.inputs.get(name) != inputs[name]]
+        if changed:
+            return f"{', '.join(changed)} changed since the last run: doing it again"
+        if phase.done is None or phase.done(ctx):
+            return ""
+        return "drift: it was done, but the node no longer shows it: doing it again"
+
+    def _why_other(self, ctx: Any, phase: Phase, before: PhaseState, plan: Plan) -> str:
+        """Why a planned phase that was done is done again: whether the configuration or somebody on the node changed it."""
+        view = look_at(plan, ctx, self.records.of(f"{self.workflow}/{phase.name}"))
+        if plan.waits:
+            return plan.waits[0].why
+        known, blind = before.inputs.get("plan", ""), [item for item in plan.items() if item.is_blind]
+        has_to_know = known and (view.differences or blind)
+        is_same = plan.resolve(ctx).fingerprint() == known if has_to_know else None
+        if blind and is_same is False:
+            return f"{blind[0].name} changed since the last run: doing it again"
+        return describe_view(view, is_same_plan=is_same)
 
     def _act(
-        self, ctx: BareRun, phase: Phase, key: str, inputs: dict[str, str], started: float, result: RunResult
+        self,
+        ctx: BareRun,
+        phase: Phase,
+        plan: Optional[Plan],
+        inputs: dict[str, str],
+        *,
+        started: float,
+        result: RunResult,
+        is_forced: bool,
     ) -> PhaseOutcome:
+        key = f"{self.workflow}/{phase.name}"
         before = self.state.phases.get(key)
         entry = PhaseState("running", inputs=inputs, started=f"{ctx.host.now():%Y-%m-%dT%H:%M:%SZ}")
         if before:
             entry.created, entry.backups = before.created, before.backups
+            entry.compensations = before.compensations
         if self.keeps_journal:
             self.state.phases[key] = entry
         journal = JournalHost(ctx.host, self.state, key, entry)
@@ -157,10 +201,20 @@ class Runner:
         journal.forget_unmade()
         sent_before = len(ctx.caller.changes)
         try:
-            journal.plan_to_make([resolve_path(ctx.paths, name) for name in phase.makes])
+            places = plan.places() if plan else [resolve_path(ctx.paths, name) for name in phase.makes]
+            journal.plan_to_make(places)
             self.state.save()
-            worked_on = dataclasses.replace(ctx, host=journal, machine=ctx.host) if self.keeps_journal else ctx  # type: ignore[arg-type]
-            handed = phase.run(worked_on) or Results()
+            worked_on = ctx
+            if self.keeps_journal:
+                worked_on = dataclasses.replace(ctx, host=journal, machine=ctx.host, promises=journal)  # type: ignore[arg-type]
+            phase.before(worked_on)
+            began = ctx.host.monotonic()
+            if plan is None:
+                handed = phase.run(worked_on) or Results()
+            else:
+                was_begun = before is not None and before.status != "done"
+                handed = self._apply(worked_on, phase, plan, entry, is_forced=is_forced, was_begun=was_begun)
+            phase.after(worked_on, handed, ctx.host.monotonic() - began)
             journal.forget_unmade()
             entry.status, entry.ended = "done", f"{ctx.host.now():%Y-%m-%dT%H:%M:%SZ}"
             entry.outputs = handed.stored()
@@ -179,7 +233,31 @@ class Runner:
             ctx.report.detail(f"applied {name}")
         is_changed = bool(journal.changed_files or sent or journal.commands)
         status = "done" if is_changed or before is None or before.status != "done" else "unchanged"
-        return PhaseOutcome(phase.name, status, ctx.host.monotonic() - started, journal.changed_files, sent)
+        took = ctx.host.monotonic() - started
+        if plan and plan.waits:
+            why = plan.waits[0].why
+            return PhaseOutcome(phase.name, "waiting", took, journal.changed_files, sent, why=why)
+        return PhaseOutcome(phase.name, status, took, journal.changed_files, sent)
+
+    def _apply(
+        self, ctx: Any, phase: Phase, plan: Plan, entry: PhaseState, *, is_forced: bool, was_begun: bool
+    ) -> Results:
+        """Make the node as the plan says, and record what was found then. Whoever keeps no state compares with the disk alone,
+        and writes in any case."""
+        key = f"{self.workflow}/{phase.name}"
+        applier = Applier(
+            ctx,
+            recorded=self.records.of(key),
+            is_forced=is_forced or not self.state.is_kept,
+            was_begun=was_begun,
+            made=self.state.created_paths(),
+        )
+        applier.apply(plan)
+        if self.state.is_kept:
+            self.records.put(key, applier.record)
+            self.records.save()
+        entry.inputs = fingerprint_of(plan.resolve(ctx))
+        return plan.hands_on or Results()
 
     def _record_failure(
         self,
@@ -205,6 +283,25 @@ class Runner:
         # a full disk must not hide what went wrong first
         with contextlib.suppress(HostError):
             self.state.save()
+
+
+def describe_view(view: View, *, is_same_plan: Optional[bool] = None) -> str:
+    """Why the node is not left as it is, in words; "" where it is as it is wanted. is_same_plan: whether the same was wanted when
+    it was done; None where nobody knows."""
+    if not view.differences:
+        return ""
+    told = view.drifted or (view.differences if is_same_plan else ())
+    if told:
+        return f"drift: {told[0]}{_more(told)}: doing it again"
+    told = view.configured or (view.differences if is_same_plan is False else ())
+    if told:
+        what = " ".join(filter(None, (told[0].item, told[0].field)))
+        return f"{what}{_more(told)} changed since the last run: doing it again"
+    return f"{view.differences[0]}{_more(view.differences)}: doing it again"
+
+
+def _more(differences: Sequence[Difference]) -> str:
+    return f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
 
 
 def _describe(outcome: PhaseOutcome, mode: str) -> str:

@@ -46,6 +46,9 @@ class PhaseState:
     error: Optional[dict[str, Any]] = None
     adopted: bool = False
     """Another tool did it; kb looked, and found it as it would leave it."""
+    compensations: list[dict[str, str]] = field(default_factory=list)
+    """What an act has begun, or done, outside of this node, and how it is found there: {"kind": "etcd-member", "peer_url": ...}. In
+    the state before the act calls, so that reset takes it back wherever the run was cut off."""
 
 
 @dataclass
@@ -84,6 +87,11 @@ class State:
         """Whether kb works there, in the folder or on the way to it."""
         places = (*WORKPLACES, *(Path(text) for text in self.folders))
         return any(place == path or place in path.parents or path in place.parents for place in places)
+
+    def compensations(self, kind: str) -> list[dict[str, str]]:
+        """What acts of one kind left outside of this node."""
+        found = (entry for phase in self.phases.values() for entry in phase.compensations)
+        return [entry for entry in found if entry.get("kind") == kind]
 
     def has_changed_files(self) -> bool:
         """Whether there is a file to remove or to put back: a run that its checks refused left none."""
@@ -128,8 +136,8 @@ def _render(state: dict[str, Any]) -> str:
 
 
 def _describe_phase(phase: PhaseState) -> dict[str, Any]:
-    """As it is stored: `adopted` only where it is so, as states from before it have no such field."""
-    return {name: value for name, value in vars(phase).items() if name != "adopted" or value}
+    """As it is stored: what states of before do not have only where there is something to say."""
+    return {name: value for name, value in vars(phase).items() if name not in ("adopted", "compensations") or value}
 
 
 def load_state(host: Host, paths: Paths) -> State:
@@ -212,6 +220,9 @@ def _parse_phase(value: Any, name: str, paths: Paths) -> PhaseState:
         _check_path(path, f"{name}.created[{index}]")
     for index, entry in enumerate(_require(phase.backups, list, f"{name}.backups")):
         _check_backup(entry, f"{name}.backups[{index}]", paths)
+    for index, entry in enumerate(_require(phase.compensations, list, f"{name}.compensations")):
+        for key, text in _require(entry, dict, f"{name}.compensations[{index}]").items():
+            _require(text, str, f"{name}.compensations[{index}].{key}")
     for field_name in ("inputs", "outputs"):
         _require(getattr(phase, field_name), dict, f"{name}.{field_name}")
     if phase.error is not None:

@@ -15,11 +15,22 @@ from pathlib import Path
 from typing import Any, Optional
 
 from kubeup.config.types import NodeConfig
-from kubeup.engine.run import Outputs
+from kubeup.engine.plan import Plan
+from kubeup.engine.run import Outputs, Results
 from kubeup.errors import UsageError
 from kubeup.frozen_values import frozen
 from kubeup.paths import Paths
 from kubeup.secret import Secret
+
+
+def _nothing(run: Any) -> Outputs:
+    return None
+
+
+def _nothing_before(run: Any) -> None: ...
+
+
+def _nothing_after(run: Any, handed: Results, took: float) -> None: ...
 
 
 @frozen
@@ -28,11 +39,14 @@ class Phase:
 
     name   kubeadm's name: `certs/apiserver`
     does   the one-line reason: progress line, --help, README
-    run    does it, with the Run of its command; returns what it hands on, or None; changes the machine through run.host
-           and the cluster through run.api
+    plan   what is to be there: a pure look, from which the engine derives the rest (engine/plan.py)
+    run    where there is no plan: does it, with the Run of its command; returns what it hands on, or None; changes the machine
+           through run.host and the cluster through run.api
     reads  attributes of NodeConfig on which the result depends (`cluster.networking.service_subnet`): its fingerprint
     makes  files it makes: names relative to the kubernetes folder's pki (`pki/ca.crt`), or absolute paths
     done   a probe of the real node: is the result there, and right?
+    formerly  the name that it had before: what is known of it is taken along
+    before, after  what is told when it begins, and when it has ended: with what it handed on, and the seconds that it took
     needs  phases that must not be skipped if this one runs
     live   "node": looks at the running machine, so it is deferred under --root; "cluster": waits for the running
            cluster, so it is deferred under --root and --dry-run alike
@@ -44,7 +58,7 @@ class Phase:
 
     name: str
     does: str
-    run: Callable[[Any], Outputs]
+    run: Callable[[Any], Outputs] = _nothing
     reads: tuple[str, ...] = ()
     makes: tuple[str, ...] = ()
     done: Optional[Callable[[Any], bool]] = None
@@ -54,6 +68,10 @@ class Phase:
     hidden: bool = False
     on: str = ""
     when: Optional[Callable[[NodeConfig], bool]] = None
+    plan: Optional[Callable[[Any], Plan]] = None
+    formerly: str = ""
+    before: Callable[[Any], None] = _nothing_before
+    after: Callable[[Any, Results, float], None] = _nothing_after
 
 
 def select_phases(phases: Sequence[Phase], name: str) -> tuple[Phase, ...]:
@@ -123,6 +141,12 @@ def fingerprint_inputs(config: Optional[NodeConfig], reads: Sequence[str]) -> di
         text = json.dumps(_plain(value), sort_keys=True)
         prints[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
     return prints
+
+
+def fingerprint_of(plan: Plan) -> dict[str, str]:
+    """The same of a plan, in the place of its inputs; nothing while something in it is not known."""
+    fingerprint = plan.fingerprint()
+    return {"plan": fingerprint} if fingerprint else {}
 
 
 def _plain(value: Any) -> Any:

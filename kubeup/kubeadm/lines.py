@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Optional, TextIO
 
-from kubeup.engine.run import Outputs, Results, Run
+from kubeup.engine.run import Results, Run
 from kubeup.engine.step import Phase
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazy_import
@@ -99,20 +99,17 @@ def speaking(phase: Phase, lines: Mapping[str, Speech]) -> Phase:
     """The phase, saying kubeadm's lines around what it does."""
     speech = lines.get(phase.name, Speech())
 
-    def run(ctx: Run) -> Outputs:
+    def before(ctx: Run) -> None:
         report = _report(ctx)
         report.open(ctx)
-        for line in _heading(ctx, phase.name, speech):
+        for line in (*_heading(ctx, phase.name, speech), *speech.before(ctx)):
             report.say(line)
-        for line in speech.before(ctx):
-            report.say(line)
-        started = ctx.host.monotonic()
-        handed = phase.run(ctx) or Results()
-        for line in speech.after(ctx, handed, ctx.host.monotonic() - started):
-            report.say(line)
-        return handed
 
-    return replace(phase, run=run)
+    def after(ctx: Run, handed: Results, took: float) -> None:
+        for line in speech.after(ctx, handed, took):
+            _report(ctx).say(line)
+
+    return replace(phase, before=before, after=after)
 
 
 def _report(ctx: Run) -> KubeadmReport:

@@ -1,18 +1,19 @@
 """The phases etcd/local and control-plane/*: the static pod manifests.
 
-The rules are in kubeup/node/static_pods.py and kubeup/node/patches.py. A manifest is current if rendering it again, patches
-included, gives what is on disk. Mirrors cmd/kubeadm/app/cmd/phases/init/{etcd,controlplane}.go.
+The rules are in kubeup/node/static_pods.py and kubeup/node/patches.py. Mirrors cmd/kubeadm/app/cmd/phases/init/{etcd,controlplane}.go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
-from kubeup.engine.run import Outputs, Run
+from kubeup.engine.items import File, Folder
+from kubeup.engine.plan import Plan
+from kubeup.engine.run import Run
 from kubeup.lazy_modules import lazy_import
-from kubeup.yaml_files import dump_yaml, is_same_yaml
+from kubeup.yaml_files import YAMLError, dump_yaml, load_yaml
 
 if TYPE_CHECKING:
     from kubeup.node import patches, pki, static_pods
@@ -22,95 +23,112 @@ else:
     pki = lazy_import("kubeup.node.pki")
 
 
+KEPT_BY_ETCD = ("--initial-cluster", "--initial-cluster-state")
+"""What a member was told when it was started first. It looks at neither again, and no later rendering knows them."""
+
+
 # ---- etcd
 
 
-def write_etcd_manifest(ctx: Run) -> Outputs:
-    """Write etcd.yaml for the first member; nothing where etcd is external."""
-    return None if _has_external_etcd(ctx) else write_etcd_member_manifest(ctx)
+def plan_etcd(run: Run) -> Plan:
+    """etcd.yaml of the first member; nothing where etcd is external."""
+    return Plan() if run.config.cluster.local_etcd is None else plan_etcd_member(run)
 
 
-def write_etcd_member_manifest(ctx: Run, members: Sequence[tuple[str, str]] = ()) -> Outputs:
-    """Write etcd.yaml; `members` (name, peer URL) are those that a joining node is told, itself included."""
+def plan_etcd_member(run: Run, members: Sequence[tuple[str, str]] = ()) -> Plan:
+    """etcd.yaml; `members` (name, peer URL) are those that a joining node is told, itself included. Without them, what the
+    member was told when it joined stays."""
+    manifest = _plan_manifest(run, "etcd", members=members, keeps=None if members else keep_members)
     # etcd refuses to start on a folder that others may read
-    ctx.host.make_dir(etcd_data_dir(ctx), mode=0o700)
-    return _write(ctx, "etcd", members)
+    return Plan(Folder(etcd_data_dir(run), 0o700)) + manifest
 
 
-def etcd_manifest_is_current(ctx: Run) -> bool:
-    return _has_external_etcd(ctx) or (ctx.host.is_dir(etcd_data_dir(ctx)) and manifest_is_current(ctx, "etcd"))
+def keep_members(found: str, wanted: str) -> str:
+    """The text of `wanted` with what the member in `found` was told when it was started first."""
+    try:
+        told, pod = load_yaml(found), load_yaml(wanted)
+        former = {word.partition("=")[0]: word for word in told["spec"]["containers"][0]["command"]}
+        command = pod["spec"]["containers"][0]["command"]
+    except (YAMLError, LookupError, TypeError, AttributeError):
+        return wanted
+    if not command or command[0] not in former:
+        return wanted
+    for name in KEPT_BY_ETCD:
+        options = [word.partition("=")[0] for word in command]
+        if name in former and name in options:
+            command[options.index(name)] = former[name]
+        elif name in former:
+            ahead = list(former)[: list(former).index(name)]
+            command.insert(1 + max(index for index, option in enumerate(options) if option in ahead), former[name])
+    return dump_yaml(pod)
 
 
-def etcd_data_dir(ctx: Run) -> Path:
-    etcd = ctx.config.cluster.local_etcd
-    return Path(etcd.data_dir) if etcd else ctx.paths.etcd_data
-
-
-def _has_external_etcd(ctx: Run) -> bool:
-    return ctx.config.cluster.local_etcd is None
+def etcd_data_dir(run: Run) -> Path:
+    etcd = run.config.cluster.local_etcd
+    return Path(etcd.data_dir) if etcd else run.paths.etcd_data
 
 
 # ---- the control plane
 
 
-def write_apiserver_manifest(ctx: Run) -> Outputs:
-    return _write(ctx, "kube-apiserver")
+def plan_apiserver(run: Run) -> Plan:
+    return _plan_manifest(run, "kube-apiserver")
 
 
-def apiserver_manifest_is_current(ctx: Run) -> bool:
-    return manifest_is_current(ctx, "kube-apiserver")
+def plan_controller_manager(run: Run) -> Plan:
+    return _plan_manifest(run, "kube-controller-manager")
 
 
-def write_controller_manager_manifest(ctx: Run) -> Outputs:
-    return _write(ctx, "kube-controller-manager")
+def plan_scheduler(run: Run) -> Plan:
+    return _plan_manifest(run, "kube-scheduler")
 
 
-def controller_manager_manifest_is_current(ctx: Run) -> bool:
-    return manifest_is_current(ctx, "kube-controller-manager")
+def plan_components(run: Run) -> Plan:
+    """The three of a further control plane at once."""
+    return plan_apiserver(run) + plan_controller_manager(run) + plan_scheduler(run)
 
 
-def write_scheduler_manifest(ctx: Run) -> Outputs:
-    return _write(ctx, "kube-scheduler")
-
-
-def scheduler_manifest_is_current(ctx: Run) -> bool:
-    return manifest_is_current(ctx, "kube-scheduler")
+PLANS: Mapping[str, Callable[[Run], Plan]] = {
+    "etcd": plan_etcd,
+    "kube-apiserver": plan_apiserver,
+    "kube-controller-manager": plan_controller_manager,
+    "kube-scheduler": plan_scheduler,
+}
 
 
 # ---- common
 
 
-def render_manifest(ctx: Run, component: str, members: Sequence[tuple[str, str]] = ()) -> str:
+def _plan_manifest(
+    run: Run,
+    component: str,
+    *,
+    members: Sequence[tuple[str, str]] = (),
+    keeps: Optional[Callable[[str, str], str]] = None,
+) -> Plan:
+    text = render_manifest(run, component, members)
+    details, warnings = describe_patches(run, component)
+    return Plan(
+        Folder(run.paths.manifests, 0o700),
+        File(run.paths.manifest(component), text, mode=0o600, has_mode=True, keeps=keeps),
+        details=details,
+        warnings=warnings,
+    )
+
+
+def render_manifest(run: Run, component: str, members: Sequence[tuple[str, str]] = ()) -> str:
     """The text of a component's manifest on this node, patches included. Only looks."""
     node = static_pods.NodeFacts(
-        host_ca_dirs=static_pods.probe_host_ca_dirs(ctx.host),
-        has_external_ca=component == "kube-controller-manager" and pki.is_external_ca(ctx.host, ctx.paths),
+        host_ca_dirs=static_pods.probe_host_ca_dirs(run.host),
+        has_external_ca=component == "kube-controller-manager" and pki.is_external_ca(run.host, run.paths),
         etcd_members=members,
     )
-    pod = static_pods.render_pod(component, ctx.config, ctx.release, node)
-    return dump_yaml(patches.read_patches(ctx.host, ctx.config.patches_directory).apply(component, pod))
+    pod = static_pods.render_pod(component, run.config, run.release, node)
+    return dump_yaml(patches.read_patches(run.host, run.config.patches_directory).apply(component, pod))
 
 
-def manifest_is_current(ctx: Run, component: str) -> bool:
-    """Whether the manifest on disk is what would be written now, and private."""
-    path = ctx.paths.manifest(component)
-    found = ctx.host.stat(path)
-    is_plain = found is not None and found.mode == 0o600 and not found.is_dir
-    return is_plain and is_same_yaml(ctx.host.read_text(path), render_manifest(ctx, component))
-
-
-def report_patches(ctx: Run, target: str) -> None:
-    """Say which patch files apply to `target`, and which files of the folder are none."""
-    found = patches.read_patches(ctx.host, ctx.config.patches_directory)
-    for patch in found.for_target(target):
-        ctx.report.detail(f"applied the {patch.kind} patch {patch.path} to {target}")
-    for sentence in found.ignored:
-        ctx.report.warn_once(sentence)
-
-
-def _write(ctx: Run, component: str, members: Sequence[tuple[str, str]] = ()) -> Outputs:
-    text = render_manifest(ctx, component, members)
-    ctx.host.make_dir(ctx.paths.manifests, mode=0o700)
-    ctx.host.write_file(ctx.paths.manifest(component), text, mode=0o600)
-    report_patches(ctx, component)
-    return None
+def describe_patches(run: Run, target: str) -> tuple[list[str], list[str]]:
+    """Which patch files apply to `target`, and which files of the folder are none: what is told of both."""
+    found = patches.read_patches(run.host, run.config.patches_directory)
+    applied = [f"applied the {patch.kind} patch {patch.path} to {target}" for patch in found.for_target(target)]
+    return applied, list(found.ignored)

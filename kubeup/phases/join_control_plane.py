@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kubeup.engine.compare import make_so
 from kubeup.engine.run import Caller, Outputs, Results, Run
 from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.lazy_modules import lazy_import
@@ -228,18 +229,6 @@ def kubeconfigs_are_valid(ctx: Run) -> bool:
     return not _may_sign(ctx) or kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, "kubelet")
 
 
-def write_manifests(ctx: Run) -> Outputs:
-    """The three static pods: with them the kubelet starts what etcd can serve by now."""
-    control_plane.write_apiserver_manifest(ctx)
-    control_plane.write_controller_manager_manifest(ctx)
-    control_plane.write_scheduler_manifest(ctx)
-    return None
-
-
-def manifests_are_current(ctx: Run) -> bool:
-    return all(control_plane.manifest_is_current(ctx, component) for component in static_pods.CONTROL_PLANE)
-
-
 # ---- etcd
 
 
@@ -336,16 +325,24 @@ def join_etcd(ctx: Run) -> Outputs:
         is_new = place.action in ("add", "replace")
         if is_new and _has_data(ctx):
             _clear_former_data(ctx)
+        ctx.promises.register(_membership(ctx, client))
         members = _announce(ctx, client, turn) if is_new else _list_members(client)
         try:
             rows = etcd.plan_initial_cluster(members, name=ctx.config.node.name, peer_url=_peer_url(ctx))
-            control_plane.write_etcd_member_manifest(ctx, rows)
+            make_so(control_plane.plan_etcd_member(ctx, rows), ctx)
             _wait_for_vote(ctx, client, turn)
             _wait_until_it_serves(ctx, turn)
         except BaseException as error:
             _take_back(ctx, client, error)
             raise
     return Results(etcd_members=[member.name or ctx.config.node.name for member in members])
+
+
+def _membership(run: Run, client: etcd.Etcd) -> dict[str, str]:
+    """How reset finds the member: by the address of its peers' traffic, at those who keep the list."""
+    own = static_pods.etcd_client_url(run.config.local_api_endpoint.advertise_address)
+    others = [url for url in client.endpoints if url != own]
+    return {"kind": etcd.MEMBERSHIP, "peer_url": _peer_url(run), "endpoints": ",".join(others)}
 
 
 @contextlib.contextmanager
@@ -517,6 +514,7 @@ def _take_back(ctx: Run, client: etcd.Etcd, error: BaseException) -> None:
             kubelet_start.restart_kubelet(ctx)
         if own is not None:
             client.remove(own)
+        ctx.promises.withdraw(_membership(ctx, client))
         ctx.host.remove_tree(control_plane.etcd_data_dir(ctx) / "member")
         rest = [member for member in members if member is not own]
         serving = len(rest) - len(etcd.probe_members(client, rest))

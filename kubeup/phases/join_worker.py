@@ -12,14 +12,15 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
+from kubeup.engine.items import File, Folder
+from kubeup.engine.plan import Item, Plan
 from kubeup.engine.run import Outputs, Results, Run
 from kubeup.errors import ClusterError
+from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazy_import
-from kubeup.machine import services
 from kubeup.machine.http import Unreachable
-from kubeup.phases import addons, join_control_plane, kubelet_start, preflight
+from kubeup.phases import join_control_plane, kubelet_start, preflight
 from kubeup.phases.cluster import mark_control_plane as mark
-from kubeup.phases.control_plane import report_patches
 from kubeup.phases.health import (
     find_pressure,
     free_waiting_pods,
@@ -108,57 +109,33 @@ def _check_name(ctx: Run) -> None:
 # ---- kubelet-start
 
 
-def start_kubelet(ctx: Run) -> Outputs:
-    """Write what the kubelet needs to ask for its certificate, and (re)start it; nothing is stopped where nothing
-    changes."""
-    for warning in kubelet_start.shared_kubelet_config(ctx).warnings:
-        ctx.report.warn(warning)
-    if kubelet_is_current(ctx):
-        kubelet_start.enable_kubelet(ctx)
-        return None
-    files = _render_files(ctx)
-    kubelet_start.stop_kubelet(ctx)
-    kubelet_start.put_foreign_identity_aside(ctx, ctx.config.joined.ca_pem)
-    ctx.host.make_dir(ctx.paths.kubelet, mode=0o700)
-    ctx.host.make_dir(ctx.paths.manifests)
-    if not _is_member(ctx):
-        ctx.host.write_file(_bootstrap_conf(ctx), ctx.config.joined.bootstrap_kubeconfig.reveal(), mode=0o600)
-    for path, text in files.items():
-        ctx.host.write_file(path, text, mode=0o644)
-    report_patches(ctx, "kubeletconfiguration")
-    kubelet_start.restart_kubelet(ctx)
-    kubelet_start.enable_kubelet(ctx)
-    return None
+@frozen
+class JoiningKubelet(kubelet_start.Kubelet):
+    """One that runs is left alone only if it is a member already, or still asks to become one."""
+
+    def is_running(self, run: Run) -> bool:
+        return super().is_running(run) and (_is_member(run) or _is_asking(run))
 
 
-def kubelet_is_current(ctx: Run) -> bool:
-    """Whether the kubelet runs from the files that would be written now, as a member or about to become one."""
-    files = _render_files(ctx)
-    if not _is_member(ctx):
-        files[_bootstrap_conf(ctx)] = ctx.config.joined.bootstrap_kubeconfig.reveal()
-    if kubelet_start.has_foreign_identity(ctx, ctx.config.joined.ca_pem):
-        return False
-    is_written = all(
-        ctx.host.exists(path) and kubelet_start.holds(ctx.host.read_text(path), path, text)
-        for path, text in files.items()
-    )
-    return is_written and services.is_active(ctx.host, "kubelet") and (_is_member(ctx) or _is_asking(ctx))
-
-
-def _render_files(ctx: Run) -> dict[Path, str]:
-    """A worker bears its taints from its first breath; a control plane is marked when it works. Its CA is that of the
-    files which control planes share."""
-    is_worker = not ctx.config.is_control_plane
+def plan_kubelet(run: Run) -> Plan:
+    """What the kubelet needs to ask for its certificate, and that it runs. A worker has its taints from its first moment; a
+    control plane is marked when it works. Its CA is that of the files which control planes share."""
+    is_worker = not run.config.is_control_plane
     files = {
-        **kubelet_start.render_kubelet_files(ctx, register_with_taints=is_worker),
-        **kubelet_start.render_unit_files(ctx),
+        **kubelet_start.render_kubelet_files(run, register_with_taints=is_worker),
+        **kubelet_start.render_unit_files(run),
     }
-    ca_cert = Path(ctx.config.joined.ca_cert_path)
-    if is_worker or not ctx.host.exists(ca_cert):
-        files[ca_cert] = ctx.config.joined.ca_pem
-    for place in _client_ca_files(ctx) if is_worker else ():
-        files[place] = ctx.config.joined.ca_pem
-    return files
+    ca_pem, ca_cert = run.config.joined.ca_pem, Path(run.config.joined.ca_cert_path)
+    once: list[Item] = []
+    if is_worker:
+        files.update(dict.fromkeys((ca_cert, *_client_ca_files(run)), ca_pem))
+    elif not run.host.exists(ca_cert):
+        once.append(File(ca_cert, ca_pem))
+    if not _is_member(run):
+        token = run.config.joined.bootstrap_kubeconfig.reveal()
+        once.append(File(_bootstrap_conf(run), token, mode=0o600, is_secret=True))
+    running = kubelet_start.plan_running(run, files, ca_pem=ca_pem, guard=JoiningKubelet(), once=once)
+    return Plan(Folder(run.paths.manifests)) + running
 
 
 def _client_ca_files(ctx: Run) -> tuple[Path, ...]:
@@ -275,17 +252,6 @@ def annotate_socket(ctx: Run) -> None:
     wait_for_node(ctx)
     annotations = {objects.CRI_SOCKET_ANNOTATION: ctx.config.node.cri_socket}
     ctx.api.patch(api.path_of("Node", ctx.config.node.name), {"metadata": {"annotations": annotations}})
-
-
-# ---- pod-network
-
-
-def set_up_pod_network(ctx: Run) -> Outputs:
-    return addons.set_up_node_network(ctx)
-
-
-def pod_network_is_set_up(ctx: Run) -> bool:
-    return addons.node_network_is_set_up(ctx)
 
 
 # ---- verify

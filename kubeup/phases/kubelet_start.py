@@ -7,19 +7,22 @@ kubelet at boot, and says so when it does not start.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from kubeup import yaml_files
 from kubeup.config.problems import Problems
 from kubeup.config.types import Arg
+from kubeup.engine.items import File, Folder, MovedAside
+from kubeup.engine.plan import Group, Guard, Item, Plan
 from kubeup.engine.run import Outputs, Run
 from kubeup.errors import HostError, UsageError
+from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazy_import
 from kubeup.machine import services
 from kubeup.machine.host import CommandResult, Host
-from kubeup.phases.control_plane import report_patches
+from kubeup.phases.control_plane import describe_patches
 
 if TYPE_CHECKING:
     from kubeup.cluster import probes
@@ -142,14 +145,12 @@ def has_foreign_identity(ctx: Run, ca_pem: str) -> bool:
         return True  # a link into nowhere, or no certificate: nothing that this cluster's kubelet could show
 
 
-def put_foreign_identity_aside(ctx: Run, ca_pem: str) -> None:
+def _move_foreign_identity(run: Run, ca_pem: str) -> MovedAside:
     """Out of the kubelet's way, and no further: whose it is, is not kb's to say."""
-    if not has_foreign_identity(ctx, ca_pem):
-        return
-    pem = kubelet.find_rotated_cert(ctx.config)
+    pem = kubelet.find_rotated_cert(run.config)
     aside = pem.with_name(f"of-before-{pem.name}")
-    ctx.host.move_file(pem, aside)
-    ctx.report.note(f"{pem} is no certificate of this cluster: it is {aside.name} now, and the kubelet gets its own")
+    told = f"{pem} is no certificate of this cluster: it is {aside.name} now, and the kubelet gets its own"
+    return MovedAside(pem, aside, lambda _: has_foreign_identity(run, ca_pem), told)
 
 
 def _read_ca(ctx: Run) -> str:
@@ -160,33 +161,54 @@ def _read_ca(ctx: Run) -> str:
 # ---- kubelet-start
 
 
-def start_kubelet(ctx: Run) -> Outputs:
-    """Write the kubelet's files and (re)start it; nothing is stopped or restarted where nothing changes."""
-    for warning in shared_kubelet_config(ctx).warnings:
-        ctx.report.warn(warning)
-    files = {**render_kubelet_files(ctx), **render_unit_files(ctx)}
-    ca_pem = _read_ca(ctx)
-    is_foreign = has_foreign_identity(ctx, ca_pem)
-    if _are_on_disk(ctx, files) and services.is_active(ctx.host, "kubelet") and not is_foreign:
-        enable_kubelet(ctx)  # a run that was killed after the restart has not come to it
-        return None
-    stop_kubelet(ctx)
-    put_foreign_identity_aside(ctx, ca_pem)
-    ctx.host.make_dir(ctx.paths.kubelet, mode=0o700)
-    for path, text in files.items():
-        ctx.host.write_file(path, text, mode=0o644)
-    report_patches(ctx, "kubeletconfiguration")
-    restart_kubelet(ctx)
-    enable_kubelet(ctx)
-    return None
+@frozen
+class Kubelet:
+    """The kubelet, which reads its files when it starts. Stopped before they change: a run that is cut off leaves it stopped,
+    and not with the files of before."""
+
+    name = "kubelet"
+    places = (
+        Path("/etc/systemd/system/multi-user.target.wants/kubelet.service"),
+        Path("/etc/runlevels/default/kubelet"),
+    )
+    """What enabling it makes, by service manager."""
+
+    def is_running(self, run: Run) -> bool:
+        return run.host.mode == "root" or services.is_active(run.host, "kubelet")
+
+    def stop(self, run: Run) -> None:
+        stop_kubelet(run)
+
+    def start(self, run: Run) -> None:
+        restart_kubelet(run)
+
+    def settle(self, run: Run) -> None:
+        enable_kubelet(run)
 
 
-def kubelet_is_current(ctx: Run) -> bool:
-    """Whether the kubelet runs, from the files that would be written now."""
-    is_running = ctx.host.mode == "root" or services.is_active(ctx.host, "kubelet")
-    if has_foreign_identity(ctx, _read_ca(ctx)):
-        return False
-    return is_running and _are_on_disk(ctx, {**render_kubelet_files(ctx), **render_unit_files(ctx)})
+def plan_kubelet(run: Run) -> Plan:
+    """The files of the first control plane's kubelet, and that it runs from them."""
+    files = {**render_kubelet_files(run), **render_unit_files(run)}
+    return plan_running(run, files, ca_pem=_read_ca(run))
+
+
+def plan_running(
+    run: Run,
+    files: Mapping[Path, str],
+    *,
+    ca_pem: str,
+    guard: Optional[Guard] = None,
+    once: Sequence[Item] = (),
+) -> Plan:
+    """A kubelet that runs from these files; nothing is stopped or restarted where nothing changes."""
+    details, warnings = describe_patches(run, "kubeletconfiguration")
+    items: list[Item] = [_move_foreign_identity(run, ca_pem), *(File(path, text) for path, text in files.items())]
+    return Plan(
+        Folder(run.paths.kubelet, 0o700),
+        Group(tuple(items), guard=guard or Kubelet(), once=tuple(once)),
+        details=details,
+        warnings=[*shared_kubelet_config(run).warnings, *warnings],
+    )
 
 
 def shared_kubelet_config(ctx: Run) -> kubelet.KubeletConfig:
@@ -242,15 +264,6 @@ def _flags(ctx: Run, register_with_taints: bool = False) -> tuple[Arg, ...]:
     return kubelet.plan_kubelet_flags(
         ctx.config, ctx.release, os_hostname=ctx.host.hostname(), register_with_taints=register_with_taints
     )
-
-
-def _are_on_disk(ctx: Run, files: Mapping[Path, str]) -> bool:
-    return all(ctx.host.exists(path) and holds(ctx.host.read_text(path), path, text) for path, text in files.items())
-
-
-def holds(found: str, path: Path, wanted: str) -> bool:
-    """Whether a file holds what is wanted, in whoever's spelling."""
-    return yaml_files.is_same_yaml(found, wanted) if path.suffix == ".yaml" else found == wanted
 
 
 # ---- kubelet-finalize

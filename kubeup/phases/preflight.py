@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
+from kubeup.engine.compare import is_there
 from kubeup.engine.run import Outputs, Run
 from kubeup.errors import HostError
 from kubeup.lazy_modules import lazy_import
@@ -52,9 +53,8 @@ def find_own_files(ctx: Run) -> list[Path]:
     work here: kubeadm's files are the same to the letter, and its node is not kb's to go on with unasked."""
     if ctx.config.kb.only_kubeadm or not _bears_kb_s_mark(ctx):
         return []
-    components = ("etcd", *probes.COMPONENTS)
-    own = [ctx.paths.manifest(name) for name in components if control_plane.manifest_is_current(ctx, name)]
-    if own and node.kubelet_is_current(ctx):
+    own = [ctx.paths.manifest(name) for name, plan in control_plane.PLANS.items() if is_there(plan(ctx), ctx)]
+    if own and is_there(node.plan_kubelet(ctx), ctx):
         own += node.render_kubelet_files(ctx)
     return own
 

@@ -6,6 +6,7 @@ Mirrors cmd/kubeadm/app/cmd/phases/reset/cleanupnode.go in order; unlike it, kb 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -125,8 +126,10 @@ def remove_etcd_member(ctx: ResetRun) -> Outputs:
 
     Raises ClusterError (etcd-would-stop) where the cluster lives and would die of it.
     """
-    manifest = ctx.paths.manifest("etcd")
-    if str(manifest) not in state.load_state(ctx.host, ctx.paths).created_paths() or not ctx.host.exists(manifest):
+    manifest, node_state = ctx.paths.manifest("etcd"), state.load_state(ctx.host, ctx.paths)
+    if str(manifest) not in node_state.created_paths() or not ctx.host.exists(manifest):
+        for promised in node_state.compensations(etcd.MEMBERSHIP):
+            _strike_out(ctx, promised)
         return None
     try:
         leave_etcd(ctx, manifest)
@@ -143,6 +146,22 @@ def remove_etcd_member(ctx: ResetRun) -> Outputs:
             f"this node's etcd member stays in the list: {error}. On another control plane: kb etcd members"
         )
     return None
+
+
+def _strike_out(ctx: ResetRun, promised: Mapping[str, str]) -> None:
+    """A member that was announced and never started: the join was cut off before its static pod was written."""
+    try:
+        client = etcd.Etcd(
+            ctx.host, promised.get("endpoints", "").split(","), etcd.read_client_tls(ctx.host, ctx.paths)
+        )
+        own = etcd.find_by_peer_url(client.list_members(), promised.get("peer_url", ""))
+        if own is not None and not own.has_started:
+            client.remove(own)
+            ctx.report.note(f"{own.describe()} was announced and never started: it was taken out of etcd's list")
+    except KbError as error:
+        ctx.report.warn(
+            f"this node's etcd member may stay in the list: {error}. On another control plane: kb etcd members"
+        )
 
 
 def _others_need_it(ctx: ResetRun, manifest: Path) -> bool:

@@ -49,7 +49,8 @@ def test_a_node_of_kubeadm_s_is_adopted_and_gone_on_with(site: Site, name: str) 
     ended, changed = changed_by(site, lambda: run_adopt(machine))
     assert ended.status == 0, ended.err
     assert f"node {name}, {role} of cluster kubernetes, is adopted; nothing but /var/lib/kb was written" in ended.out
-    told = [line.split()[0] for line in ended.out.splitlines() if line.endswith(" not as kb would leave it")]
+    rows = [line.partition(" ") for line in ended.out.splitlines() if "  " in line]
+    told = [phase for phase, _, why in rows if why.strip() != "as kb would leave it"]
     assert tuple(told) == left
     assert f"kb {workflow} would do: {', '.join(left)}; see it first: kb {workflow} --dry-run" in ended.out
     assert (others_of(machine), changed) == (before, 0)
@@ -122,9 +123,12 @@ def test_what_is_different_is_told_and_is_what_init_does(site: Site) -> None:
     ended = run_adopt(machine, "-o", "json")
     assert ended.status == 0, ended.err
     told = json.loads(ended.out)
-    assert told["left"] == dict.fromkeys(
-        ("install/sysctls", "control-plane/scheduler", "pod-network"), "not as kb would leave it"
-    )
+    option = "spec.containers[kube-scheduler].command --leader-elect"
+    assert told["left"] == {
+        "install/sysctls": "not as kb would leave it",
+        "control-plane/scheduler": f"{manifest}: {option} is false, not true",
+        "pod-network": "ConfigMap kube-system/kb-config is not there (and 2 more)",
+    }
     assert "etcd/local" in told["adopted"] and told["role"] == "control plane"
     assert others_of(machine) == before
     planned = run_kb(machine, "init", "--dry-run")

@@ -45,9 +45,11 @@ def init(host: ClusterHost, *, config_file: Path = CONFIG_FILE, log: Optional[io
 
 
 def paths_below(host: ClusterHost) -> set[str]:
-    """Every path of the node with its mode: without /proc, which a reset leaves to the next boot."""
+    """Every path of the node with its mode: without /proc, which a reset leaves to the next boot, and without the record of
+    what was applied, which no kb of before has."""
     places = [place for place in host.root.rglob("*") if place.relative_to(host.root).parts[0] != "proc"]
-    return {f"/{place.relative_to(host.root)} {place.lstat().st_mode & 0o7777:04o}" for place in places}
+    modes = {f"/{place.relative_to(host.root)}": place.lstat().st_mode & 0o7777 for place in places}
+    return {f"{path} {mode:04o}" for path, mode in modes.items() if not path.startswith(str(Paths.records))}
 
 
 def keys_of(host: ClusterHost) -> dict[str, bytes]:

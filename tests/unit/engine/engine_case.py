@@ -22,6 +22,7 @@ class Bench:
     paths: Paths = field(default_factory=Paths)
     report: Report = field(default_factory=lambda: Report(io.StringIO(), verbosity=1))
     cluster: Optional[Api] = None
+    owned_paths: frozenset[str] = frozenset()
 
     @property
     def api(self) -> Api:

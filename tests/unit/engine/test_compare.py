@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kubeup.engine.compare import NOT_RUNNING, OTHER_START, Applier, look_at
-from kubeup.engine.items import File, Folder, MovedAside
+from kubeup.engine.items import File, Folder, MarkedLines, MovedAside
 from kubeup.engine.plan import Group, Later, Part, Plan, Waiting, Yielded
 from kubeup.engine.records import StepRecord
 from kubeup.machine.dry_run import DryRunHost
@@ -162,15 +162,23 @@ def test_a_failed_start_leaves_nothing_that_looks_done(bench: Bench) -> None:
 
 def test_what_is_known_later_has_no_fingerprint_and_is_made_when_it_is(bench: Bench) -> None:
     known: list[str] = []
+
+    def wait(run: object) -> str:
+        known.append("10.244.0.0/24")
+        return known[0]
+
     later = Later(
         "podCIDR",
         read=lambda run: known[0] if known else None,
-        wait=lambda run: known.append("10.244.0.0/24") or known[0],  # type: ignore[func-returns-value]
+        wait=wait,
         then=lambda value: (File(CONF, f"{value}\n"),),
     )
     plan = Plan(File(OTHER, "x\n"), later)
     assert plan.fingerprint() == "" and plan.resolve(bench).is_open
-    assert [found.item for found in look_at(plan, bench, None).differences] == [str(OTHER)]
+    assert [str(found) for found in look_at(plan, bench, None).differences] == [
+        f"{OTHER} is not there",
+        "podCIDR: it is not known yet",
+    ]
     record = apply(bench, *plan.parts)
     assert bench.host.read_text(CONF) == "10.244.0.0/24\n" and str(CONF) in record
     assert plan.resolve(bench).fingerprint() != ""
@@ -218,6 +226,31 @@ def test_a_program_is_started_again_when_one_of_its_files_goes(bench: Bench) -> 
     program.calls.clear()
     apply(bench, group(program, File(CONF, "one\n")), recorded=record, made=(str(OTHER),))
     assert program.calls == ["stop", "start", "settle"] and not bench.host.exists(OTHER)
+
+
+def test_what_is_needed_for_the_first_start_alone_may_be_gone_later(bench: Bench) -> None:
+    program = Program((CONF,))
+    first = Group((File(CONF, "one\n"),), guard=program, once=(File(OTHER, "apiVersion: v1\n", is_secret=True),))
+    record = apply(bench, first)
+    assert bench.host.exists(OTHER)
+    bench.host.remove(OTHER)
+    program.calls.clear()
+    apply(bench, group(program, File(CONF, "one\n")), recorded=record, made=(str(OTHER),))
+    assert program.calls == ["settle"]
+
+
+def test_a_line_in_a_file_of_others(bench: Bench) -> None:
+    def edit(text: str) -> str:
+        return "".join(line for line in text.splitlines(keepends=True) if "# kb" not in line) + "127.0.0.1 api # kb\n"
+
+    item = MarkedLines(CONF, "# kb", edit)
+    bench.host.write_file(CONF, "127.0.0.1 localhost\n127.0.0.2 api # kb\n")
+    record = apply(bench, item)
+    assert bench.host.read_text(CONF) == "127.0.0.1 localhost\n127.0.0.1 api # kb\n"
+    assert look_at(Plan(item), bench, record).differences == ()
+    bench.host.write_file(CONF, "10.0.0.9 other\n")
+    assert [found.field for found in look_at(Plan(item), bench, record).drifted] == ["lines"]
+    assert record == {str(CONF): {"lines": "127.0.0.1 api # kb\n"}}
 
 
 def test_what_is_anothers_is_moved_aside_and_no_further(bench: Bench) -> None:

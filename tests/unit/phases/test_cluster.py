@@ -33,12 +33,13 @@ from kubeup.machine.host import CommandResult
 from kubeup.machine.http import Tls
 from kubeup.network import route_keeper
 from kubeup.paths import Paths
-from kubeup.phases import addons, cluster
+from kubeup.phases import addons, cluster, node_network
 from kubeup.releases import RELEASES
 from kubeup.report import Report
 from kubeup.secret import Secret
 from kubeup.yaml_files import load_yaml
 from tests.fake_cluster import ClusterHost, FakeCluster
+from tests.plans import do, is_done
 
 TOKEN = BootstrapToken(Secret("abcdef.0123456789abcdef"))
 CA_PEM = "-----BEGIN CERTIFICATE-----\nQ0E=\n-----END CERTIFICATE-----\n"
@@ -417,48 +418,48 @@ def start_units(ctx: Run) -> None:
 def test_the_bridge_is_set_up_and_a_second_run_changes_nothing(tmp_path: Path) -> None:
     ctx = make_context(tmp_path, node=make_node())
     start_units(ctx)
-    assert addons.pod_network_is_set_up(ctx) is False
-    addons.set_up_pod_network(ctx)
+    assert is_done(node_network.plan_pod_network, ctx) is False
+    do(node_network.plan_pod_network, ctx)
     conflist = json.loads(ctx.host.read_text(KB_CONFLIST))
     assert conflist["plugins"][0]["ipam"]["ranges"] == [[{"subnet": "10.244.0.0/24"}]]
     assert conflist["plugins"][0]["mtu"] == 1450
     settings = route_keeper.read_settings(ctx.host, ctx.paths)
     assert settings == route_keeper.RouteSettings("cp1", ("10.244.0.0/16",), "auto", ("10.96.0.0/12",))
     assert "kb:node-routes" in made(ctx, "ClusterRoleBinding")
-    assert addons.pod_network_is_set_up(ctx) is True
+    assert is_done(node_network.plan_pod_network, ctx) is True
     assert isinstance(ctx.host, ClusterHost)
     count, version = len(ctx.host.commands), changes(ctx)
-    addons.set_up_pod_network(ctx)
+    do(node_network.plan_pod_network, ctx)
     assert (len(ctx.host.commands), changes(ctx)) == (count, version)
 
 
 def test_a_network_that_was_installed_later_is_no_drift(tmp_path: Path) -> None:
     ctx = make_context(tmp_path, node=make_node())
     start_units(ctx)
-    addons.set_up_pod_network(ctx)
+    do(node_network.plan_pod_network, ctx)
     ctx.host.write_file(Path("/etc/cni/net.d/10-calico.conflist"), "{}")
-    assert addons.pod_network_is_set_up(ctx) is True
+    assert is_done(node_network.plan_pod_network, ctx) is True
     ctx.host.move_file(KB_CONFLIST, Path(f"{KB_CONFLIST}.cilium_bak"))
-    assert addons.pod_network_is_set_up(ctx) is True
+    assert is_done(node_network.plan_pod_network, ctx) is True
 
 
 def test_a_clusters_other_network_may_be_quicker_than_kb_on_a_node_that_joins(tmp_path: Path) -> None:
     ctx = make_context(tmp_path, node=make_node())
-    addons.set_up_pod_network(ctx)
+    do(node_network.plan_pod_network, ctx)
     for path in (KB_CONFLIST, Path("/etc/systemd/system/kb-routes.service")):
         ctx.host.remove(path)
     ctx.host.write_file(Path("/etc/cni/net.d/10-calico.conflist"), "{}")
-    assert not addons.node_network_is_set_up(ctx)
-    addons.set_up_node_network(ctx)
+    assert not is_done(node_network.plan_node_network, ctx)
+    do(node_network.plan_node_network, ctx)
     start_units(ctx)
-    assert addons.node_network_is_set_up(ctx) and ctx.host.exists(KB_CONFLIST)
+    assert is_done(node_network.plan_node_network, ctx) and ctx.host.exists(KB_CONFLIST)
 
 
 def test_a_network_that_is_there_before_stops_the_phase_before_any_change(tmp_path: Path) -> None:
     ctx = make_context(tmp_path, node=make_node())
     ctx.host.write_file(Path("/etc/cni/net.d/87-podman.conflist"), "{}")
     with pytest.raises(HostError) as caught:
-        addons.set_up_pod_network(ctx)
+        do(node_network.plan_pod_network, ctx)
     assert caught.value.code == "foreign-cni-config"
     assert not ctx.host.exists(KB_CONFLIST)
 
@@ -467,14 +468,14 @@ def test_missing_plugins_stop_the_phase(tmp_path: Path) -> None:
     ctx = make_context(tmp_path, node=make_node())
     ctx.host.remove(Path("/opt/cni/bin/portmap"))
     with pytest.raises(HostError) as caught:
-        addons.set_up_pod_network(ctx)
+        do(node_network.plan_pod_network, ctx)
     assert caught.value.code == "cni-plugins-missing"
 
 
 def test_a_node_without_a_range_waits_and_then_says_why(tmp_path: Path) -> None:
     ctx = make_context(tmp_path, node=make_node(podCIDRs=[]))
     with pytest.raises(KbError) as caught:
-        addons.set_up_pod_network(ctx)
+        do(node_network.plan_pod_network, ctx)
     assert caught.value.code == "no-pod-cidr"
     assert caught.value.what == "node cp1 has no podCIDR after 120 s"
 
@@ -484,7 +485,7 @@ def test_a_cluster_without_ranges_does_not_wait(tmp_path: Path) -> None:
     ctx = make_context(tmp_path, node=make_node(podCIDRs=[]), cluster=configuration)
     started = ctx.host.monotonic()
     with pytest.raises(UsageError) as caught:
-        addons.set_up_pod_network(ctx)
+        do(node_network.plan_pod_network, ctx)
     assert caught.value.code == "no-pod-subnet"
     assert ctx.host.monotonic() == started
 
@@ -501,30 +502,30 @@ def test_a_used_up_range_is_told_from_the_nodes_event(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(ctx.api, "list", listed)
     with pytest.raises(ClusterError) as caught:
-        addons.set_up_pod_network(ctx)
+        do(node_network.plan_pod_network, ctx)
     assert "the range is used up" in caught.value.cause
 
 
 def test_a_joining_node_does_as_the_cluster_says(tmp_path: Path) -> None:
     ctx = make_context(tmp_path, node=make_node())
     start_units(ctx)
-    assert addons.node_network_is_set_up(ctx) is True  # a cluster that kubeadm made
-    addons.set_up_node_network(ctx)
+    assert is_done(node_network.plan_node_network, ctx) is True  # a cluster that kubeadm made
+    do(node_network.plan_node_network, ctx)
     assert ctx.host.list_dir(Path("/etc/cni/net.d")) == []
     ctx.api.create(objects.render_kb_config(PodNetwork(backend="route")))
-    assert addons.node_network_is_set_up(ctx) is False
-    addons.set_up_node_network(ctx)
-    assert addons.node_network_is_set_up(ctx) is True
+    assert is_done(node_network.plan_node_network, ctx) is False
+    do(node_network.plan_node_network, ctx)
+    assert is_done(node_network.plan_node_network, ctx) is True
     assert route_keeper.read_settings(ctx.host, ctx.paths).backend == "route"
     assert made(ctx, "ClusterRole") == {}
 
 
 def test_no_network_writes_nothing_on_the_node(tmp_path: Path) -> None:
     ctx = with_network(make_context(tmp_path, node=make_node()), PodNetwork("none"))
-    addons.set_up_pod_network(ctx)
+    do(node_network.plan_pod_network, ctx)
     assert ctx.host.list_dir(Path("/etc/cni/net.d")) == []
     assert objects.read_pod_network(ctx.api).plugin == "none"
-    assert addons.pod_network_is_set_up(ctx) is True
+    assert is_done(node_network.plan_pod_network, ctx) is True
 
 
 MANIFEST = """
@@ -553,16 +554,16 @@ def test_a_manifest_waits_for_its_own_kinds(tmp_path: Path) -> None:
         fake(ctx).objects[path]["status"] = {"conditions": [{"type": "Established", "status": "True"}]}
 
     ctx.host.sleep = sleep  # type: ignore[method-assign]
-    addons.set_up_pod_network(ctx)
+    do(node_network.plan_pod_network, ctx)
     sent = [request.rpartition("/")[2] for request in fake(ctx).requests if request.startswith("PATCH")]
     assert sent[-3:] == ["net", "things.example.com", "net"]
-    assert addons.pod_network_is_set_up(ctx) is True
+    assert is_done(node_network.plan_pod_network, ctx) is True
 
 
 def test_a_kind_that_is_never_established_is_named(tmp_path: Path) -> None:
     ctx = with_network(make_context(tmp_path), PodNetwork("manifest", "/m.yaml"))
     ctx.host.write_file(Path("/m.yaml"), MANIFEST)
     with pytest.raises(ClusterError) as caught:
-        addons.set_up_pod_network(ctx)
+        do(node_network.plan_pod_network, ctx)
     assert caught.value.code == "crd-not-established"
     assert "things.example.com" in caught.value.what

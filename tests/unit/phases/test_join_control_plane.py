@@ -23,13 +23,14 @@ from kubeup.machine.host import CommandResult
 from kubeup.machine.http import HttpResponse, Tls, Unreachable
 from kubeup.node import certificates, crictl
 from kubeup.paths import Paths
-from kubeup.phases import join_control_plane, join_worker
+from kubeup.phases import control_plane, join_control_plane, join_worker
 from kubeup.releases import RELEASES
 from kubeup.report import Report
 from kubeup.secret import Secret
 from kubeup.yaml_files import load_yaml
 from tests.fake_host import KUBELET_STARTS
 from tests.fake_node import finished_node, make_ca_unfit
+from tests.plans import do, is_done
 from tests.unit.cluster.discovery_case import make_ca
 from tests.unit.golden import golden_config
 from tests.unit.phases.test_kubelet_start import SystemdHost
@@ -313,7 +314,7 @@ def test_a_ca_that_signs_elsewhere_leaves_the_kubelet_to_its_bootstrap() -> None
 
 def test_the_kubelet_starts_with_its_identity_and_without_taints() -> None:
     host, ctx = prepared()
-    join_worker.start_kubelet(ctx)
+    do(join_worker.plan_kubelet, ctx)
     assert "/etc/kubernetes/bootstrap-kubelet.conf" not in host.files
     assert b"register-with-taints" not in host.files["/var/lib/kubelet/kubeadm-flags.env"]
     assert "run systemctl restart kubelet" in host.changes
@@ -463,9 +464,9 @@ def test_an_external_etcd_is_asked_whether_it_serves_and_left_alone() -> None:
 
 def test_the_manifests_come_after() -> None:
     host, ctx = prepared()
-    assert not join_control_plane.manifests_are_current(ctx)
-    join_control_plane.write_manifests(ctx)
-    assert join_control_plane.manifests_are_current(ctx)
+    assert not is_done(control_plane.plan_components, ctx)
+    do(control_plane.plan_components, ctx)
+    assert is_done(control_plane.plan_components, ctx)
     pod = load_yaml(host.files["/etc/kubernetes/manifests/kube-apiserver.yaml"].decode())
     assert "--advertise-address=10.77.0.12" in pod["spec"]["containers"][0]["command"]
 

@@ -42,6 +42,7 @@ from kubeup.secret import Secret
 from kubeup.trust import Anchors
 from kubeup.yaml_files import load_yaml
 from tests.fake_host import KUBELET_STARTS, FakeHost
+from tests.plans import do, is_done
 from tests.unit.cluster.discovery_case import CA, SERVER, make_ca
 from tests.unit.cluster.test_signing_request import kubelet_request
 from tests.unit.phases.test_kubelet_start import SystemdHost
@@ -160,7 +161,7 @@ def test_another_token_is_no_change() -> None:
 def test_the_files_of_a_worker() -> None:
     host = worker()
     ctx = context(host, join_config(node=NodeRegistration("w1", taints=(Taint("lab", "NoSchedule", "yes"),))))
-    join_worker.start_kubelet(ctx)
+    do(join_worker.plan_kubelet, ctx)
     assert host.modes[BOOTSTRAP] == 0o600 and TOKEN.reveal().encode() in host.files[BOOTSTRAP]
     assert host.files[CA_FILE].decode() == CA and host.modes[CA_FILE] == 0o644
     config = load_yaml(host.files[CONFIG].decode())
@@ -180,23 +181,26 @@ def test_the_files_of_a_worker() -> None:
 def test_a_ca_path_of_one_s_own() -> None:
     config = join_config()
     host = worker()
-    join_worker.start_kubelet(context(host, replace(config, join=replace(config.joined, ca_cert_path="/etc/x/ca.crt"))))
+    do(
+        join_worker.plan_kubelet,
+        context(host, replace(config, join=replace(config.joined, ca_cert_path="/etc/x/ca.crt"))),
+    )
     assert host.files["/etc/x/ca.crt"].decode() == CA and CA_FILE not in host.files
 
 
 def test_a_member_gets_no_bootstrap_credentials_and_is_left_alone() -> None:
     host = worker()
-    join_worker.start_kubelet(context(host))
+    do(join_worker.plan_kubelet, context(host))
     del host.files[BOOTSTRAP]
     ctx = context(host, member(join_config()))
-    assert join_worker.kubelet_is_current(ctx)
+    assert is_done(join_worker.plan_kubelet, ctx)
     host.changes.clear()
-    join_worker.start_kubelet(ctx)
+    do(join_worker.plan_kubelet, ctx)
     assert host.changes == []
     # but a changed file is written, and the kubelet restarted
     host.files[CONFIG] += b"x: 1\n"
-    assert not join_worker.kubelet_is_current(ctx)
-    join_worker.start_kubelet(ctx)
+    assert not is_done(join_worker.plan_kubelet, ctx)
+    do(join_worker.plan_kubelet, ctx)
     assert "run systemctl restart kubelet" in host.changes and BOOTSTRAP not in host.files
 
 
@@ -209,7 +213,7 @@ def test_a_certificate_of_another_cluster_is_put_out_of_the_kubelet_s_way(conten
     host = worker()
     host.files[f"{PKI}/kubelet-client-current.pem"] = content.encode()
     ctx = context(host)
-    join_worker.start_kubelet(ctx)
+    do(join_worker.plan_kubelet, ctx)
     assert f"{PKI}/kubelet-client-current.pem" not in host.files
     assert host.files[f"{PKI}/of-before-kubelet-client-current.pem"] == content.encode()
     assert "is no certificate of this cluster" in log_of(ctx)
@@ -220,13 +224,13 @@ def test_a_certificate_of_another_cluster_is_put_out_of_the_kubelet_s_way(conten
 def test_a_certificate_of_before_does_not_leave_a_running_kubelet_alone() -> None:
     """As after a first run that waited in vain."""
     host = worker()
-    join_worker.start_kubelet(context(host))
+    do(join_worker.plan_kubelet, context(host))
     del host.files[BOOTSTRAP]
     host.files[f"{PKI}/kubelet-client-current.pem"] = make_ca("another").encode()
     ctx = context(host, member(join_config()))
-    assert not join_worker.kubelet_is_current(ctx)
+    assert not is_done(join_worker.plan_kubelet, ctx)
     host.files[f"{PKI}/kubelet-client-current.pem"] = CA.encode()
-    assert join_worker.kubelet_is_current(ctx)
+    assert is_done(join_worker.plan_kubelet, ctx)
 
 
 @pytest.mark.parametrize(
@@ -236,16 +240,16 @@ def test_a_certificate_of_before_does_not_leave_a_running_kubelet_alone() -> Non
 def test_a_kubelet_that_waits_for_an_answer_is_left_alone(requests: list[dict[str, Any]], is_left_alone: bool) -> None:
     path = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
     host = worker(objects={path: {"items": requests}}, bootstraps_after_s=1e9)
-    join_worker.start_kubelet(context(host))
+    do(join_worker.plan_kubelet, context(host))
     host.changes.clear()
-    join_worker.start_kubelet(context(host))
+    do(join_worker.plan_kubelet, context(host))
     assert ("run systemctl restart kubelet" not in host.changes) == is_left_alone
 
 
 def test_a_dry_run_shows_no_token() -> None:
     host = worker()
     dry = DryRunHost(host)
-    join_worker.start_kubelet(context(dry))
+    do(join_worker.plan_kubelet, context(dry))
     shown = "\n".join(step.what + step.diff for step in dry.plan)
     assert BOOTSTRAP in shown and TOKEN.reveal() not in shown and host.changes == []
 
@@ -256,7 +260,7 @@ def test_a_dry_run_shows_no_token() -> None:
 def test_the_bootstrap_ends_with_the_kubelet_s_own_identity() -> None:
     host = worker()
     ctx = context(host)
-    join_worker.start_kubelet(ctx)
+    do(join_worker.plan_kubelet, ctx)
     before = ctx.api
     assert (ctx.api is before, ctx.caller.who) == (True, "bootstrap")
     join_worker.wait_for_bootstrap(ctx)
@@ -271,7 +275,7 @@ def test_on_older_minors_the_socket_is_an_annotation() -> None:
     patch = f"PATCH {SERVER}/api/v1/nodes/w1?fieldManager=kb"
     host.urls[patch] = HttpResponse(200, b'{"metadata": {"name": "w1"}}')
     ctx = context(host, join_config(32), 32)
-    join_worker.start_kubelet(ctx)
+    do(join_worker.plan_kubelet, ctx)
     join_worker.wait_for_bootstrap(ctx)
     assert patch in host.changes
 
@@ -290,7 +294,7 @@ def test_a_bootstrap_that_does_not_end(requests: list[dict[str, Any]], code: str
     path = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
     host = worker(objects={path: {"items": requests}}, bootstraps_after_s=1e9)
     ctx = context(host)
-    join_worker.start_kubelet(ctx)
+    do(join_worker.plan_kubelet, ctx)
     with pytest.raises(ClusterError) as caught:
         join_worker.wait_for_bootstrap(ctx)
     assert caught.value.code == code
@@ -311,7 +315,7 @@ def test_a_kubelet_that_is_answered_unauthorized_is_named_within_seconds(request
     host.files["/var/run/containerd/containerd.sock"] = b""
     host.answers["crictl"] = json.dumps({"status": {"conditions": [{"type": "RuntimeReady", "status": True}]}})
     ctx = context(host, join_config(kubelet={"healthzPort": 0}))
-    join_worker.start_kubelet(ctx)
+    do(join_worker.plan_kubelet, ctx)
     with pytest.raises(ClusterError) as caught:
         join_worker.wait_for_bootstrap(ctx)
     assert "the kubelet says Unauthorized" in caught.value.cause
@@ -321,7 +325,7 @@ def test_a_kubelet_that_is_answered_unauthorized_is_named_within_seconds(request
 def test_a_token_without_the_right_to_ask_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     host = worker(bootstraps_after_s=1e9)
     ctx = context(host)
-    join_worker.start_kubelet(ctx)
+    do(join_worker.plan_kubelet, ctx)
     refusal = ApiRefused("GET csr", 403, "Forbidden", "cannot list", SERVER)
 
     def refuse(*_: object, **__: object) -> None:

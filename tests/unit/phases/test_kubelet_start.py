@@ -20,6 +20,7 @@ from kubeup.releases import RELEASES
 from kubeup.report import Report
 from kubeup.yaml_files import dump_yaml, load_yaml
 from tests.fake_host import KUBELET_STARTS, FakeHost
+from tests.plans import do, is_done
 from tests.unit.cluster.discovery_case import make_ca
 from tests.unit.golden import golden_config, golden_text
 
@@ -69,107 +70,103 @@ def log_of(ctx: Run) -> str:
 
 # ---- manifests
 
-MANIFEST_PHASES = {
-    "etcd": (control_plane.write_etcd_manifest, control_plane.etcd_manifest_is_current),
-    "kube-apiserver": (control_plane.write_apiserver_manifest, control_plane.apiserver_manifest_is_current),
-    "kube-controller-manager": (
-        control_plane.write_controller_manager_manifest,
-        control_plane.controller_manager_manifest_is_current,
-    ),
-    "kube-scheduler": (control_plane.write_scheduler_manifest, control_plane.scheduler_manifest_is_current),
-}
 
-
-@pytest.mark.parametrize("component", MANIFEST_PHASES)
+@pytest.mark.parametrize("component", control_plane.PLANS)
 def test_manifest_phase_writes_what_kubeadm_writes_once(component: str) -> None:
-    write, is_current = MANIFEST_PHASES[component]
+    plan = control_plane.PLANS[component]
     host = FakeHost(dirs=set(CA_DIRS))
     ctx = context(host)
-    assert not is_current(ctx)
-    write(ctx)
+    assert not is_done(plan, ctx)
+    do(plan, ctx)
     path = f"/etc/kubernetes/manifests/{component}.yaml"
     assert host.files[path].decode() == golden_text(35, f"manifests/{component}.yaml")
     assert (host.modes[path], host.modes["/etc/kubernetes/manifests"]) == (0o600, 0o700)
-    assert is_current(ctx)
+    assert is_done(plan, ctx)
     host.changes.clear()
-    write(ctx)
+    do(plan, ctx)
     assert host.changes == []
 
 
-@pytest.mark.parametrize("component", MANIFEST_PHASES)
+@pytest.mark.parametrize("component", control_plane.PLANS)
 def test_a_manifest_that_was_edited_or_opened_is_not_current(component: str) -> None:
-    write, is_current = MANIFEST_PHASES[component]
+    plan = control_plane.PLANS[component]
     host = FakeHost()
     ctx = context(host)
-    write(ctx)
+    do(plan, ctx)
     path = f"/etc/kubernetes/manifests/{component}.yaml"
     host.modes[path] = 0o644
-    assert not is_current(ctx)
+    assert not is_done(plan, ctx)
     host.modes[path] = 0o600
-    assert is_current(ctx)
+    assert is_done(plan, ctx)
     host.files[path] += b"# a comment is no other pod\n"
-    assert is_current(ctx)
+    assert is_done(plan, ctx)
     host.files[path] += b"mine: true\n"
-    assert not is_current(ctx)
+    assert not is_done(plan, ctx)
 
 
 def test_a_new_ca_folder_on_the_host_makes_the_manifest_stale() -> None:
     host = FakeHost()
     ctx = context(host)
-    control_plane.write_apiserver_manifest(ctx)
+    do(control_plane.plan_apiserver, ctx)
     host.dirs.add("/etc/pki/ca-trust")
-    assert not control_plane.apiserver_manifest_is_current(ctx)
+    assert not is_done(control_plane.plan_apiserver, ctx)
 
 
 def test_etcd_data_folder_is_private_and_part_of_being_done() -> None:
     host = FakeHost()
     ctx = context(host, golden_config(local_etcd=LocalEtcd(data_dir="/srv/etcd")))
-    control_plane.write_etcd_manifest(ctx)
+    do(control_plane.plan_etcd, ctx)
     assert host.modes["/srv/etcd"] == 0o700
     host.dirs.remove("/srv/etcd")
-    assert not control_plane.etcd_manifest_is_current(ctx)
+    assert not is_done(control_plane.plan_etcd, ctx)
 
 
 def test_external_etcd_leaves_nothing_to_do() -> None:
     host = FakeHost()
     ctx = context(host, golden_config(local_etcd=None, external_etcd=ExternalEtcd(("https://e:2379",))))
-    assert control_plane.etcd_manifest_is_current(ctx)
-    control_plane.write_etcd_manifest(ctx)
+    assert is_done(control_plane.plan_etcd, ctx)
+    do(control_plane.plan_etcd, ctx)
     assert host.changes == []
 
 
 def test_a_joining_member_is_written_with_all_members() -> None:
     host = FakeHost()
-    control_plane.write_etcd_member_manifest(context(host), (("cp0", "https://10.77.0.10:2380"), ("cp1", "u")))
+    rows = (("cp0", "https://10.77.0.10:2380"), ("cp1", "u"))
+    ctx = context(host)
+    do(lambda run: control_plane.plan_etcd_member(run, rows), ctx)
     text = host.files["/etc/kubernetes/manifests/etcd.yaml"].decode()
     assert "--initial-cluster=cp0=https://10.77.0.10:2380,cp1=u\n" in text
+    # what it was told when it was started first stays, and is no difference
+    assert is_done(control_plane.plan_etcd, ctx)
+    do(control_plane.plan_etcd, ctx)
+    assert load_yaml(host.files["/etc/kubernetes/manifests/etcd.yaml"].decode()) == load_yaml(text)
 
 
 def test_an_external_ca_is_found_on_the_node() -> None:
     host = FakeHost()
     ctx = context(host, golden_config(encryption_algorithm="ECDSA-P256"))
     certs.issue_ca(ctx)
-    control_plane.write_controller_manager_manifest(ctx)
+    do(control_plane.plan_controller_manager, ctx)
     path = "/etc/kubernetes/manifests/kube-controller-manager.yaml"
     assert b"--cluster-signing-key-file=/etc/kubernetes/pki/ca.key\n" in host.files[path]
     del host.files["/etc/kubernetes/pki/ca.key"]
-    assert not control_plane.controller_manager_manifest_is_current(ctx)
-    control_plane.write_controller_manager_manifest(ctx)
+    assert not is_done(control_plane.plan_controller_manager, ctx)
+    do(control_plane.plan_controller_manager, ctx)
     assert b"--cluster-signing-key-file=\n" in host.files[path]
 
 
 def test_patches_are_in_the_manifest_in_the_probe_and_in_the_log() -> None:
     host = FakeHost(files={"/p/kube-scheduler.yaml": b"metadata: {annotations: {a: b}}", "/p/notes.txt": b""})
     ctx = context(host, replace(golden_config(), patches_directory="/p"))
-    control_plane.write_scheduler_manifest(ctx)
+    do(control_plane.plan_scheduler, ctx)
     written = load_yaml(host.files["/etc/kubernetes/manifests/kube-scheduler.yaml"].decode())
     assert written["metadata"]["annotations"] == {"a": "b"}
-    assert control_plane.scheduler_manifest_is_current(ctx)
+    assert is_done(control_plane.plan_scheduler, ctx)
     assert "applied the strategic patch /p/kube-scheduler.yaml to kube-scheduler" in log_of(ctx)
-    control_plane.write_controller_manager_manifest(ctx)
+    do(control_plane.plan_controller_manager, ctx)
     assert ctx.report.warnings == ["/p/notes.txt is no patch: its name does not end in .yaml or .json"]
     host.files["/p/kube-scheduler.yaml"] = b"metadata: {annotations: {a: c}}"
-    assert not control_plane.scheduler_manifest_is_current(ctx)
+    assert not is_done(control_plane.plan_scheduler, ctx)
 
 
 # ---- kubelet-start
@@ -178,8 +175,8 @@ def test_patches_are_in_the_manifest_in_the_probe_and_in_the_log() -> None:
 def test_kubelet_start_writes_all_and_starts_in_order() -> None:
     host = systemd_host()
     ctx = context(host)
-    assert not kubelet_start.kubelet_is_current(ctx)
-    kubelet_start.start_kubelet(ctx)
+    assert not is_done(kubelet_start.plan_kubelet, ctx)
+    do(kubelet_start.plan_kubelet, ctx)
     assert host.changes == [
         f"mkdir {KUBELET_DIR}",
         f"write {FLAGS}",
@@ -201,20 +198,20 @@ def test_kubelet_start_writes_all_and_starts_in_order() -> None:
 def test_kubelet_start_again_changes_nothing() -> None:
     host = systemd_host()
     ctx = context(host)
-    kubelet_start.start_kubelet(ctx)
+    do(kubelet_start.plan_kubelet, ctx)
     host.changes.clear()
-    assert kubelet_start.kubelet_is_current(ctx)
-    kubelet_start.start_kubelet(ctx)
+    assert is_done(kubelet_start.plan_kubelet, ctx)
+    do(kubelet_start.plan_kubelet, ctx)
     assert host.changes == []
 
 
 def test_a_changed_file_stops_writes_and_restarts() -> None:
     host = systemd_host()
-    kubelet_start.start_kubelet(context(host))
+    do(kubelet_start.plan_kubelet, context(host))
     host.changes.clear()
     changed = context(host, replace(golden_config(), kubelet={"maxPods": 250}))
-    assert not kubelet_start.kubelet_is_current(changed)
-    kubelet_start.start_kubelet(changed)
+    assert not is_done(kubelet_start.plan_kubelet, changed)
+    do(kubelet_start.plan_kubelet, changed)
     assert host.changes == [
         "run systemctl stop kubelet",
         f"write {CONFIG}",
@@ -226,26 +223,26 @@ def test_a_changed_file_stops_writes_and_restarts() -> None:
 def test_a_certificate_of_another_cluster_is_put_aside_by_init_too() -> None:
     host = systemd_host(files={"/etc/kubernetes/pki/ca.crt": make_ca().encode(), PEM: make_ca("another").encode()})
     ctx = context(host)
-    kubelet_start.start_kubelet(ctx)
+    do(kubelet_start.plan_kubelet, ctx)
     assert PEM not in host.files and "is no certificate of this cluster" in log_of(ctx)
-    assert kubelet_start.kubelet_is_current(ctx)
+    assert is_done(kubelet_start.plan_kubelet, ctx)
     host.files[PEM] = make_ca("another").encode()
-    assert not kubelet_start.kubelet_is_current(ctx)
-    kubelet_start.start_kubelet(ctx)
+    assert not is_done(kubelet_start.plan_kubelet, ctx)
+    do(kubelet_start.plan_kubelet, ctx)
     assert PEM not in host.files
     host.files[PEM] = host.files["/etc/kubernetes/pki/ca.crt"]
-    kubelet_start.start_kubelet(ctx)
+    do(kubelet_start.plan_kubelet, ctx)
     assert PEM in host.files
 
 
 def test_a_stopped_kubelet_is_started_though_its_files_are_right() -> None:
     host = systemd_host()
     ctx = context(host)
-    kubelet_start.start_kubelet(ctx)
+    do(kubelet_start.plan_kubelet, ctx)
     host.answers["systemctl is-active kubelet"] = CommandResult(("systemctl",), 3, "failed\n")
     host.changes.clear()
-    assert not kubelet_start.kubelet_is_current(ctx)
-    kubelet_start.start_kubelet(ctx)
+    assert not is_done(kubelet_start.plan_kubelet, ctx)
+    do(kubelet_start.plan_kubelet, ctx)
     assert "run systemctl restart kubelet" in host.changes
     assert not [change for change in host.changes if change.startswith("write")]
 
@@ -256,7 +253,7 @@ def test_a_package_keeps_its_unit_and_its_drop_in() -> None:
         "/usr/lib/systemd/system/kubelet.service.d/10-kubeadm.conf": b"EnvironmentFile=-/var/lib/kubelet/kubeadm-flags.env",
     }
     host = systemd_host(files=package)
-    kubelet_start.start_kubelet(context(host))
+    do(kubelet_start.plan_kubelet, context(host))
     assert UNIT not in host.files
     assert DROP_IN not in host.files
     assert host.changes[-1] == "run systemctl enable --no-reload kubelet"
@@ -265,19 +262,19 @@ def test_a_package_keeps_its_unit_and_its_drop_in() -> None:
 def test_a_unit_of_kb_is_kept_up_to_date() -> None:
     host = systemd_host()
     ctx = context(host)
-    kubelet_start.start_kubelet(ctx)
+    do(kubelet_start.plan_kubelet, ctx)
     host.files[UNIT] = b"an older kb's"
-    assert kubelet_start.kubelet_is_current(ctx), "a unit of others is not looked at"
+    assert is_done(kubelet_start.plan_kubelet, ctx), "a unit of others is not looked at"
     ctx = replace(ctx, owned_paths=frozenset({UNIT, DROP_IN}))
-    assert not kubelet_start.kubelet_is_current(ctx)
-    kubelet_start.start_kubelet(ctx)
+    assert not is_done(kubelet_start.plan_kubelet, ctx)
+    do(kubelet_start.plan_kubelet, ctx)
     assert b"ExecStart=/usr/bin/kubelet\n" in host.files[UNIT]
 
 
 def test_kubelet_patches_are_in_the_file_but_the_socket_is_the_nodes() -> None:
     host = systemd_host(files={"/p/kubeletconfiguration.yaml": b"maxPods: 9\ncontainerRuntimeEndpoint: unix:///x"})
     ctx = context(host, replace(golden_config(), patches_directory="/p"))
-    kubelet_start.start_kubelet(ctx)
+    do(kubelet_start.plan_kubelet, ctx)
     written = load_yaml(host.files[CONFIG].decode())
     assert written["maxPods"] == 9
     assert written["containerRuntimeEndpoint"] == "unix:///var/run/containerd/containerd.sock"
@@ -288,7 +285,7 @@ def test_kubelet_patches_are_in_the_file_but_the_socket_is_the_nodes() -> None:
 def test_a_patch_that_no_kubelet_could_read_is_refused_before_anything_is_written() -> None:
     host = systemd_host(files={"/p/kubeletconfiguration.yaml": b"kubeReserved: {cpu: 1}\nfeatureGates: {X: 'true'}\n"})
     with pytest.raises(UsageError) as caught:
-        kubelet_start.start_kubelet(context(host, replace(golden_config(), patches_directory="/p")))
+        do(kubelet_start.plan_kubelet, context(host, replace(golden_config(), patches_directory="/p")))
     assert caught.value.code == "patch-failed"
     assert [line.split(";")[0] for line in caught.value.details] == [
         'featureGates.X: wants true or false, has the text "true"',
@@ -299,13 +296,13 @@ def test_a_patch_that_no_kubelet_could_read_is_refused_before_anything_is_writte
 
 def test_systemd_resolved_decides_on_resolv_conf() -> None:
     host = systemd_host(answers={"systemctl is-active systemd-resolved": "active\n"})
-    kubelet_start.start_kubelet(context(host))
+    do(kubelet_start.plan_kubelet, context(host))
     assert load_yaml(host.files[CONFIG].decode())["resolvConf"] == "/run/systemd/resolve/resolv.conf"
 
 
 def test_conflicting_values_are_warned_of() -> None:
     ctx = context(systemd_host(), replace(golden_config(), kubelet={"clusterDomain": "mine"}))
-    kubelet_start.start_kubelet(ctx)
+    do(kubelet_start.plan_kubelet, ctx)
     assert len(ctx.report.warnings) == 1
     assert "clusterDomain" in ctx.report.warnings[0]
 
@@ -316,7 +313,7 @@ def test_a_kubelet_that_does_not_start_is_an_error_with_its_reason() -> None:
         ("systemctl",), 1, "", "Unit kubelet.service is masked.\n"
     )
     with pytest.raises(HostError) as raised:
-        kubelet_start.start_kubelet(context(host))
+        do(kubelet_start.plan_kubelet, context(host))
     error = raised.value
     assert (error.code, error.cause) == ("kubelet-not-started", "Unit kubelet.service is masked.")
     assert error.what == "systemctl restart kubelet ended with code 1"
@@ -328,7 +325,7 @@ def test_a_kubelet_that_cannot_be_enabled_is_a_warning() -> None:
         ("systemctl", "enable", "--no-reload", "kubelet"), 1, "", "Read-only"
     )
     ctx = context(host)
-    kubelet_start.start_kubelet(ctx)
+    do(kubelet_start.plan_kubelet, ctx)
     assert ctx.report.warnings == [
         "the kubelet does not start at boot: systemctl enable --no-reload kubelet: Read-only"
     ]
@@ -338,7 +335,7 @@ def test_no_kubelet_on_the_node() -> None:
     host = systemd_host()
     host.programs.remove("kubelet")
     with pytest.raises(HostError) as raised:
-        kubelet_start.start_kubelet(context(host))
+        do(kubelet_start.plan_kubelet, context(host))
     assert raised.value.code == "kubelet-missing"
     assert host.changes == [], "nothing was stopped or written"
 
@@ -348,20 +345,20 @@ def test_openrc() -> None:
     host.accepts = {"rc-service kubelet restart", "rc-update add kubelet default"}
     host.answers["rc-service kubelet status"] = CommandResult(("rc-service",), 3, " * status: stopped\n")
     ctx = context(host)
-    kubelet_start.start_kubelet(ctx)
+    do(kubelet_start.plan_kubelet, ctx)
     assert [change for change in host.changes if change.startswith("run")] == [
         "run rc-service kubelet restart",
         "run rc-update add kubelet default",
     ]
     assert UNIT not in host.files
     host.answers["rc-service kubelet status"] = " * status: started\n"
-    assert kubelet_start.kubelet_is_current(ctx)
+    assert is_done(kubelet_start.plan_kubelet, ctx)
 
 
 def test_without_a_service_manager_the_command_is_told() -> None:
     host = FakeHost(host_name="cp1", programs={"systemctl", "kubelet"})  # systemctl, but no systemd
     with pytest.raises(HostError) as raised:
-        kubelet_start.start_kubelet(context(host))
+        do(kubelet_start.plan_kubelet, context(host))
     assert raised.value.code == "no-init-system"
     assert "/usr/bin/kubelet --bootstrap-kubeconfig=" in raised.value.remedy
     assert CONFIG in host.files
@@ -372,14 +369,14 @@ def test_without_a_service_manager_a_healthy_kubelet_is_enough() -> None:
     host = FakeHost(host_name="cp1", programs={"kubelet"})
     host.urls["http://127.0.0.1:10248/healthz"] = HttpResponse(200, b"ok")
     ctx = context(host)
-    kubelet_start.start_kubelet(ctx)
+    do(kubelet_start.plan_kubelet, ctx)
     assert "keeps its old files" in ctx.report.notes[0]
 
 
 def test_a_folder_gets_all_files_and_no_command_runs(tmp_path: Path) -> None:
     host = LocalHost(tmp_path)
     ctx = context(host, golden_config())
-    kubelet_start.start_kubelet(ctx)
+    do(kubelet_start.plan_kubelet, ctx)
     assert b"KUBELET_KUBEADM_ARGS" in (tmp_path / "etc/systemd/system/kubelet.service.d/10-kubeadm.conf").read_bytes()
     assert (tmp_path / "etc/systemd/system/kubelet.service").exists()
     assert host.deferred == [
@@ -389,7 +386,7 @@ def test_a_folder_gets_all_files_and_no_command_runs(tmp_path: Path) -> None:
     ]
     assert load_yaml((tmp_path / CONFIG[1:]).read_text())["clusterDNS"] == ["10.96.0.10"]
     ctx = replace(ctx, owned_paths=frozenset({UNIT, DROP_IN}))
-    assert kubelet_start.kubelet_is_current(ctx)
+    assert is_done(kubelet_start.plan_kubelet, ctx)
 
 
 def test_a_folder_with_openrc_gets_no_unit(tmp_path: Path) -> None:
@@ -398,14 +395,14 @@ def test_a_folder_with_openrc_gets_no_unit(tmp_path: Path) -> None:
         program.parent.mkdir(exist_ok=True)
         program.touch(mode=0o755)
     host = LocalHost(tmp_path)
-    kubelet_start.start_kubelet(context(host))
+    do(kubelet_start.plan_kubelet, context(host))
     assert host.deferred == ["rc-service kubelet restart", "rc-update add kubelet default"]
     assert not (tmp_path / "etc/systemd").exists()
 
 
 def test_a_dry_run_without_a_service_manager_says_so() -> None:
     ctx = context(DryRunHost(FakeHost(host_name="cp1")))
-    kubelet_start.start_kubelet(ctx)
+    do(kubelet_start.plan_kubelet, ctx)
     assert "has to be started by other means" in ctx.report.notes[0]
 
 
@@ -413,7 +410,7 @@ def test_dry_run_plans_files_and_commands_and_changes_nothing() -> None:
     host = systemd_host()
     host.programs.remove("kubelet")
     plan = DryRunHost(host)
-    kubelet_start.start_kubelet(context(plan))
+    do(kubelet_start.plan_kubelet, context(plan))
     assert host.changes == []
     assert [one.what for one in plan.plan if one.kind == "run"] == [
         "systemctl daemon-reload",
@@ -486,7 +483,7 @@ def test_a_damaged_kubelet_conf_is_named(text: bytes) -> None:
 def test_a_bad_patches_folder_stops_before_anything_is_done() -> None:
     host = systemd_host()
     with pytest.raises(UsageError):
-        kubelet_start.start_kubelet(context(host, replace(golden_config(), patches_directory="/missing")))
+        do(kubelet_start.plan_kubelet, context(host, replace(golden_config(), patches_directory="/missing")))
     assert host.changes == []
 
 

@@ -1,0 +1,176 @@
+"""The phase pod-network: kb's own network between pods, or a manifest of another one.
+
+The files and rules are in kubeup/network/pod_network.py. kubeadm has no such phase: it leaves the pod network to the admin.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional
+
+from kubeup.engine.items import AppliedManifest, CopiedFile, File, Manifest, Object, Unit, digest_of
+from kubeup.engine.plan import Ground, Group, Item, Later, Part, Plan, Yielded
+from kubeup.engine.run import Run
+from kubeup.errors import ClusterError
+from kubeup.lazy_modules import lazy_import
+from kubeup.phases.cluster import wait_for_node
+from kubeup.phases.load_balancer import render_kb_config
+
+if TYPE_CHECKING:
+    from kubeup.cluster import api
+    from kubeup.cluster import objects as clusterobjects
+    from kubeup.config.types import PodNetwork
+    from kubeup.network import node_routes, pod_network, route_keeper
+    from kubeup.node import crictl, runtime
+else:
+    clusterobjects = lazy_import("kubeup.cluster.objects")
+    api = lazy_import("kubeup.cluster.api")
+    pod_network = lazy_import("kubeup.network.pod_network")
+    node_routes = lazy_import("kubeup.network.node_routes")
+    route_keeper = lazy_import("kubeup.network.route_keeper")
+    crictl = lazy_import("kubeup.node.crictl")
+    runtime = lazy_import("kubeup.node.runtime")
+
+POLL_S = 0.5
+POD_CIDR_TIMEOUT_S = 120
+"""A controller-manager that was restarted takes up to half a minute to become leader again."""
+CRD_TIMEOUT_S = 60
+
+
+def plan_pod_network(run: Run) -> Plan:
+    """init: what the cluster holds of the pod network, then this node's part. An applied manifest is not looked at again: its
+    network is run on by its own operator, or by people."""
+    network = run.config.kb.pod_network
+    objects: list[Part] = [Object(found) for found in _network_objects(run, network)]
+    if network.plugin == "bridge":
+        objects += _plan_bridge(run, network, refuses_others=True)
+    elif network.plugin == "manifest":
+        inputs = {"manifest": network.manifest, "images": _image_server(run, network)}
+        objects.append(AppliedManifest(f"manifest {network.manifest}", inputs, lambda _: _apply_manifest(run, network)))
+    return Plan(*objects)
+
+
+def plan_node_network(run: Run) -> Plan:
+    """join: this node's part, as the cluster says; in a cluster that kubeadm made there is none.
+
+    Another network's file is no obstacle here: where one was applied to the cluster since, its DaemonSet may be quicker
+    on a new node than kb, whose keeper then steps aside at once. preflight looks for what was there before.
+    """
+    network = clusterobjects.read_pod_network(run.api)
+    return Plan(*_plan_bridge(run, network, refuses_others=False)) if network.plugin == "bridge" else Plan()
+
+
+def _network_objects(run: Run, network: PodNetwork) -> list[Manifest]:
+    objects: list[Manifest] = [
+        render_kb_config(run),
+        *clusterobjects.load_objects("rbac/pod-network.yaml"),
+    ]
+    if network.plugin == "bridge":
+        objects += clusterobjects.load_objects("rbac/node-routes.yaml")
+    return objects
+
+
+def _plan_bridge(run: Run, network: PodNetwork, *, refuses_others: bool) -> list[Part]:
+    """Which addresses the bridge has is known when the controller-manager has given the node its podCIDRs."""
+    if pod_network.is_kept(run.host, run.paths):
+        other = pod_network.find_foreign_cni_config(run.host, run.paths)
+        if other:
+            why = f"{run.paths.cni_conf / other} came: kb's keeper steps aside for that network"
+            return [Yielded("pod network", why)]
+
+    def wait(_: Ground) -> Manifest:
+        if refuses_others:
+            pod_network.check_foreign_cni_config(run.host, run.paths)
+        status = runtime.probe_runtime(run.host, run.config.node.cri_socket)
+        pod_network.check_cni_plugins(run.host, status.cni_bin_dirs, status.label)
+        if pod_network.find_running_pyz() is None:
+            run.report.note(f"kb runs from a checkout: the unit {pod_network.UNIT} runs it from there too, so keep it")
+        return wait_for_pod_cidrs(run)
+
+    return [
+        Later("podCIDR", read=lambda _: _read_node(run), wait=wait, then=lambda node: _plan_node(run, node, network))
+    ]
+
+
+def _read_node(run: Run) -> Optional[Manifest]:
+    """The Node object of this machine, where it has its podCIDRs."""
+    node: Optional[Manifest] = run.api.get(api.path_of("Node", run.config.node.name))
+    return node if node and (node.get("spec") or {}).get("podCIDRs") else None
+
+
+def _plan_node(run: Run, node: Manifest, network: PodNetwork) -> list[Part]:
+    """The settings, the unit and, last, the CNI file, by which the node becomes Ready; then the keeper runs."""
+    pyz = pod_network.find_running_pyz()
+    command = pod_network.plan_command(run.host, pyz, run.paths)
+    files = pod_network.plan_node_files(run.host, node, run.config, network=network, command=command)
+    items: list[Item] = [
+        *_plan_program(run, pyz),
+        File(route_keeper.settings_path(run.paths), files.settings),
+        File(run.paths.systemd / pod_network.UNIT, files.unit),
+        File(run.paths.cni_conf / node_routes.CNI_FILE, files.conflist),
+    ]
+    return [Group(tuple(items), guard=Unit(pod_network.UNIT))]
+
+
+def _plan_program(run: Run, pyz: Optional[Path]) -> list[Item]:
+    """The copy of kb that units run. A checkout is not copied: it is no single file."""
+    if pyz is None:
+        return []
+    place = pod_network.find_installed_kb(run.host, run.paths)
+    install = lambda ground: pod_network.ensure_installed_kb(ground.host, ground.paths, pyz)  # noqa: E731
+    return [CopiedFile(place, digest_of(run, pyz), install)]
+
+
+def wait_for_pod_cidrs(run: Run) -> Manifest:
+    """The Node object of this machine, as soon as it has its podCIDRs.
+
+    Raises UsageError (no-pod-subnet) or ClusterError (node-not-registered, no-pod-cidr).
+    """
+    node = wait_for_node(run)
+    name, started = run.config.node.name, run.host.monotonic()
+    while not (node.get("spec") or {}).get("podCIDRs"):
+        pod_network.check_pod_cidr_source(run.config.cluster)
+        elapsed = run.host.monotonic() - started
+        if elapsed >= POD_CIDR_TIMEOUT_S:
+            raise pod_network.missing_pod_cidr(run.api, name, elapsed)
+        run.report.waiting(f"node {name}: {elapsed:.0f} s of {POD_CIDR_TIMEOUT_S} s; it has no podCIDR yet")
+        run.host.sleep(POLL_S)
+        node = run.api.get(api.path_of("Node", name)) or {}
+    return node
+
+
+# ---- an applied manifest
+
+
+def _image_server(run: Run, network: PodNetwork) -> str:
+    """containerd itself is pointed to the mirror (install/registries), so names stay unless they shall change; another runtime
+    is not."""
+    is_containerd = "containerd" in crictl.socket_path(run.config.node.cri_socket).name
+    return network.image_repository or ("" if is_containerd else run.config.kb.mirror.endpoint)
+
+
+def _apply_manifest(run: Run, network: PodNetwork) -> None:
+    """Each object in order; a kind that the manifest itself defines is waited for."""
+    found = pod_network.read_manifest(run.host, network.manifest)
+    objects = pod_network.sort_objects(pod_network.rewrite_images(found, _image_server(run, network)))
+    pending = [found for found in objects if found["kind"] == "CustomResourceDefinition"]
+    first = [found for found in objects if found["kind"] in ("Namespace", "CustomResourceDefinition")]
+    clusterobjects.apply_objects(run.api, first)
+    for crd in pending:
+        _wait_for_crd(run, crd)
+    clusterobjects.apply_objects(run.api, [found for found in objects if found not in first])
+
+
+def _wait_for_crd(run: Run, crd: Manifest) -> None:
+    name, started = crd["metadata"]["name"], run.host.monotonic()
+    while not pod_network.is_established(run.api.get(pod_network.crd_path(crd))):
+        elapsed = run.host.monotonic() - started
+        if elapsed >= CRD_TIMEOUT_S:
+            raise ClusterError(
+                f"CustomResourceDefinition {name} is not established after {elapsed:.0f} s",
+                cause="the API server has not accepted its names or schema",
+                remedy=f"see its conditions: kubectl get crd {name} -o yaml",
+                code="crd-not-established",
+            )
+        run.report.waiting(f"CustomResourceDefinition {name}: {elapsed:.0f} s of {CRD_TIMEOUT_S} s")
+        run.host.sleep(POLL_S)
