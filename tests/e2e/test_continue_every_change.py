@@ -46,4 +46,5 @@ def test_a_control_plane_that_joins(make_node: MakeNode, kb_pyz: Path, k8s_versi
 
     killed = kill_at_every_change(cp2, argv, phase, check=check, restore=restore)
     print(f"{phase}: killed after each of", *killed, sep="\n  ")
-    assert len(killed) > 3
+    # the first and the last thing that a phase does is to say so
+    assert len(killed) > 3 and killed[0] == f"{phase}: save the state (1)" and "save the state" in killed[-1]

@@ -1,7 +1,7 @@
 """Runs on a node: starts kb.pyz in this process, writes down every change that it makes to the machine or to the cluster, and ends
-it by SIGKILL right after the one that is asked for.
+it by SIGKILL right after the one that is asked for: the nth of these words in that phase.
 
-    python3 change_killer.py '{"argv": ["kb.pyz", "join", ...], "phase": "join/etcd-join", "at": 3}'
+    python3 change_killer.py '{"argv": ["kb.pyz", "join", ...], "phase": "join/etcd-join", "change": "save the state", "nth": 2}'
 
 kb has no hook for this: the methods by which its LocalHost changes things are wrapped when its module has been imported. Which
 phase is at work is read from the state that kb saves. CHANGES_LOG gets a line for each change, ["join/etcd-join", "write_file
@@ -14,6 +14,7 @@ import importlib.abc
 import importlib.util
 import json
 import os
+import re
 import runpy
 import signal
 import sys
@@ -32,11 +33,10 @@ TELLS_WHETHER = ("write_file", "make_dir", "symlink", "remove", "remove_tree", "
 
 
 class Watch:
-    """Counts the changes of one phase."""
+    """Waits for one change of a phase."""
 
-    def __init__(self, phase: str, at: int) -> None:
-        self.phase, self.at = phase, at
-        self.count = 0
+    def __init__(self, phase: str, change: str, nth: int) -> None:
+        self.phase, self.change, self.left = phase, change, nth
         self.running = ""
         self.seen: dict[str, Any] = {}
         if os.path.exists(STATE):
@@ -45,19 +45,19 @@ class Watch:
 
     def made(self, verb: str, words: Sequence[Any]) -> None:
         """After a change."""
-        what = f"{verb} {describe(verb, words)}"
+        what = re.sub("[0-9a-f]{32,}", "ID", f"{verb} {describe(verb, words)}")
         running = self.running
         if verb == "write_file" and str(words[0]) == STATE:
             running = self._read_state(words[1])
             what = "save the state"
         self.log.write(json.dumps([running or self.running, what]) + "\n")
-        is_counted = self.phase and self.phase in (running, self.running)
+        is_of_phase = self.phase == (running or self.running)
         self.running = running
-        if is_counted:
-            if self.count == self.at:
+        if is_of_phase and what == self.change:
+            self.left -= 1
+            if self.left == 0:
                 self.log.write(json.dumps(["killed", what]) + "\n")
                 os.kill(os.getpid(), signal.SIGKILL)
-            self.count += 1
 
     def _read_state(self, data: Any) -> str:
         """The phase that is at work by the state that was just saved."""
@@ -131,5 +131,5 @@ def wrap(verb: str, method: Callable[..., Any], watch: Watch) -> Callable[..., A
 if __name__ == "__main__":
     wish = json.loads(sys.argv[1])
     sys.argv = wish["argv"]
-    sys.meta_path.insert(0, AfterImport(Watch(wish.get("phase", ""), wish.get("at", -1))))
+    sys.meta_path.insert(0, AfterImport(Watch(wish.get("phase", ""), wish.get("change", ""), wish.get("nth", 0))))
     runpy.run_path(sys.argv[0], run_name="__main__")
