@@ -25,6 +25,7 @@ else:
 
 Manifest = dict[str, Any]
 
+EXPIRED = "it has expired, or is not there"
 DIFFERS = "its content differs"
 """What is told of a secret."""
 
@@ -361,6 +362,30 @@ class AppliedManifest:
 
     def record(self, fields: Fields) -> Fields:
         return {}
+
+
+@frozen
+class TokenSecret(Object):
+    """A bootstrap token. It expires by itself, which is no drift: then another one is made. title: what it is called; kind: all that
+    makes it this token, for one that kb makes up no more than what it is for; is_valid: whether a token that does for it is there."""
+
+    manifest: Manifest
+    title: str
+    kind: Fields
+    is_valid: bool
+
+    @property
+    def name(self) -> str:
+        return self.title
+
+    def wanted(self) -> Fields:
+        return self.kind
+
+    def look(self, run: Ground) -> Optional[Fields]:
+        return self.kind if self.is_valid else None
+
+    def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
+        return () if found is not None else (Difference(self.name, EXPIRED),)
 
 
 # ---- programs that read items

@@ -8,10 +8,12 @@ markcontrolplane,bootstraptoken}.go.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from kubeup.engine.items import ClusterInfo, Object, TokenSecret
+from kubeup.engine.plan import Plan, digest
 from kubeup.engine.run import Outputs, Results, Run
 from kubeup.errors import ClusterError, KbError
 from kubeup.lazy_modules import lazy_import
@@ -35,7 +37,7 @@ else:
     render = lazy_import("kubeup.config.render")
     tokens = lazy_import("kubeup.cluster.tokens")
 
-Object = dict[str, Any]
+Manifest = dict[str, Any]
 SYSTEM = "kube-system"
 NODE_POLL_S = 0.25
 LOOK_EVERY_S = 4
@@ -54,7 +56,7 @@ def kubeadm_config_is_uploaded(ctx: Run) -> bool:
     return objects.has_objects(ctx.api, _kubeadm_config(ctx))
 
 
-def _kubeadm_config(ctx: Run) -> list[Object]:
+def _kubeadm_config(ctx: Run) -> list[Manifest]:
     stored = render.render_cluster_configuration(ctx.config.cluster, ctx.release)
     return [objects.render_kubeadm_config(stored), *objects.load_objects("rbac/kubeadm-config.yaml")]
 
@@ -79,7 +81,7 @@ def kubelet_config_is_uploaded(ctx: Run) -> bool:
     return covers(node, {"metadata": {"annotations": _socket_annotation(ctx)}})
 
 
-def _kubelet_config(ctx: Run) -> list[Object]:
+def _kubelet_config(ctx: Run) -> list[Manifest]:
     # without this node's resolvConf: each node that joins looks for its own
     document = kubelet.render_kubelet_config(ctx.config, ctx.release).document
     data = {"kubelet": kubelet.dump_kubelet_config(document)}
@@ -140,7 +142,7 @@ def certs_are_uploaded(ctx: Run) -> bool:
     return True
 
 
-def _uid(secret: Object) -> str:
+def _uid(secret: Manifest) -> str:
     return str((secret.get("metadata") or {}).get("uid", ""))
 
 
@@ -167,7 +169,7 @@ def _node_path(ctx: Run) -> str:
     return api.path_of("Node", ctx.config.node.name)
 
 
-def wait_for_node(ctx: Run) -> Object:
+def wait_for_node(ctx: Run) -> Manifest:
     """The Node object of this machine, as soon as its kubelet has registered it.
 
     Raises ClusterError (node-not-registered) with the kubelet's state.
@@ -178,7 +180,7 @@ def wait_for_node(ctx: Run) -> Object:
         node: Any = ctx.api.get(_node_path(ctx))
         # the label comes with the kubelet's first full report
         if node and "kubernetes.io/hostname" in (node["metadata"].get("labels") or {}):
-            found: Object = node
+            found: Manifest = node
             return found
         elapsed = ctx.host.monotonic() - started
         if elapsed >= timeout_s:
@@ -215,21 +217,39 @@ def _not_registered(ctx: Run, elapsed: float) -> ClusterError:
 # ---- bootstrap-token
 
 
-def make_bootstrap_tokens(ctx: Run) -> Outputs:
+def plan_bootstrap_tokens(run: Run) -> Plan:
     """The tokens, the rights that they give, and cluster-info, by which a node finds and checks the cluster."""
-    made = _take_earlier_tokens(ctx)
-    secrets = [tokens.render_token_secret(token, ctx.host.now()) for token in made]
-    objects.apply_objects(ctx.api, [*secrets, *objects.load_objects("rbac/bootstrap.yaml")])
-    objects.apply_cluster_info(ctx.api, _cluster_info(ctx))
-    objects.apply_objects(ctx.api, objects.load_objects("rbac/cluster-info.yaml"))
-    return Results(tokens=[token.token for token in made], token_ids=[token.token_id for token in made])
+    valid = valid_tokens(run.api, run.host.now())
+    made = _take_earlier_tokens(run, valid)
+    wanted = zip(run.config.bootstrap_tokens, made)
+    return Plan(
+        *(_plan_token(run, token, valid, is_generated=asked.is_generated) for asked, token in wanted),
+        *(Object(found) for found in objects.load_objects("rbac/bootstrap.yaml")),
+        ClusterInfo(_cluster_info(run)),
+        *(Object(found) for found in objects.load_objects("rbac/cluster-info.yaml")),
+        hands_on=Results(tokens=[token.token for token in made], token_ids=[token.token_id for token in made]),
+    )
 
 
-def _take_earlier_tokens(ctx: Run) -> list[BootstrapToken]:
+def _plan_token(run: Run, token: BootstrapToken, valid: Sequence[BootstrapToken], *, is_generated: bool) -> TokenSecret:
+    """A token that kb made up differs in every run: any that lets nodes in will do for it."""
+    if is_generated:
+        title, what = "the bootstrap token", {"for": token.description}
+        is_there = any("authentication" in other.usages for other in valid)
+    else:
+        title, what = (
+            f"bootstrap token {token.token_id}",
+            {"id": token.token_id, "digest": digest(token.token.reveal())},
+        )
+        is_there = token.token in {other.token for other in valid}
+    return TokenSecret(tokens.render_token_secret(token, run.host.now()), title, what, is_there)
+
+
+def _take_earlier_tokens(run: Run, valid: Sequence[BootstrapToken]) -> list[BootstrapToken]:
     """The configured tokens; for one that kb makes up, the like of it that a run which was cut off left behind."""
-    earlier = [] if ctx.config.kb.only_kubeadm else valid_tokens(ctx.api, ctx.host.now())
+    earlier = [] if run.config.kb.only_kubeadm else list(valid)
     made = []
-    for wanted in ctx.config.bootstrap_tokens:
+    for wanted in run.config.bootstrap_tokens:
         kind = (wanted.description, set(wanted.usages), set(wanted.groups))
         alike = [token for token in earlier if kind == (token.description, set(token.usages), set(token.groups))]
         if wanted.is_generated and alike:
@@ -245,24 +265,9 @@ def valid_tokens(client: api.Api, now: datetime.datetime) -> list[BootstrapToken
     return [token for token in parsed if token and not tokens.is_expired(token, now)]
 
 
-def bootstrap_tokens_are_made(ctx: Run) -> bool:
-    """The rights and cluster-info are there, and so is each token, unexpired. A token that kb made up differs in
-    every run: any that lets nodes in will do for it."""
-    rbac = objects.load_objects("rbac/bootstrap.yaml") + objects.load_objects("rbac/cluster-info.yaml")
-    if not objects.has_objects(ctx.api, [*rbac, _cluster_info(ctx)]):
-        return False
-    valid = valid_tokens(ctx.api, ctx.host.now())
-    known = {token.token for token in valid}
-    has_any = any("authentication" in token.usages for token in valid)
-    return all(
-        has_any if getattr(wanted, "is_generated", False) else wanted.token in known
-        for wanted in ctx.config.bootstrap_tokens
-    )
-
-
-def _cluster_info(ctx: Run) -> Object:
+def _cluster_info(ctx: Run) -> Manifest:
     """With the server and the CA of admin.conf as it lies on disk: the address that other nodes use."""
     path = ctx.paths.admin_conf
     admin = kubeconfig.read_kubeconfig(ctx.host.read_text(path), host=ctx.host, path=path)
-    info: Object = objects.render_cluster_info(admin.server, admin.ca_pem)
+    info: Manifest = objects.render_cluster_info(admin.server, admin.ca_pem)
     return info

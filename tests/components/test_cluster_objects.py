@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
@@ -41,6 +42,7 @@ from kubeup.releases import RELEASES
 from kubeup.report import Report
 from kubeup.secret import Secret
 from tests.fake_node import CERT_PHASES, KUBECONFIG_PHASES
+from tests.plans import do, is_done
 from tests.unit.cluster.test_addons import assert_equals_real, golden_name, read_golden
 
 pytestmark = [pytest.mark.component, pytest.mark.timeout(180)]
@@ -185,7 +187,7 @@ PHASES: list[Step] = [
     ("upload-config/kubelet", cluster.upload_kubelet_config, cluster.kubelet_config_is_uploaded),
     ("upload-certs", cluster.upload_certs, cluster.certs_are_uploaded),
     ("mark-control-plane", cluster.mark_control_plane, cluster.control_plane_is_marked),
-    ("bootstrap-token", cluster.make_bootstrap_tokens, cluster.bootstrap_tokens_are_made),
+    ("bootstrap-token", partial(do, cluster.plan_bootstrap_tokens), partial(is_done, cluster.plan_bootstrap_tokens)),
     ("addon/coredns", addons.apply_coredns, addons.coredns_is_applied),
     ("addon/kube-proxy", addons.apply_kube_proxy, addons.kube_proxy_is_applied),
 ]

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
@@ -104,7 +105,7 @@ PHASES: list[tuple[str, Callable[[Run], Any], Callable[[Run], bool]]] = [
     ("upload-config/kubeadm", cluster.upload_kubeadm_config, cluster.kubeadm_config_is_uploaded),
     ("upload-config/kubelet", cluster.upload_kubelet_config, cluster.kubelet_config_is_uploaded),
     ("mark-control-plane", cluster.mark_control_plane, cluster.control_plane_is_marked),
-    ("bootstrap-token", cluster.make_bootstrap_tokens, cluster.bootstrap_tokens_are_made),
+    ("bootstrap-token", partial(do, cluster.plan_bootstrap_tokens), partial(is_done, cluster.plan_bootstrap_tokens)),
     ("addon/coredns", addons.apply_coredns, addons.coredns_is_applied),
     ("addon/kube-proxy", addons.apply_kube_proxy, addons.kube_proxy_is_applied),
 ]
@@ -294,7 +295,7 @@ def test_a_node_is_waited_for_until_its_kubelet_reported(tmp_path: Path) -> None
 
 def test_tokens_and_cluster_info(tmp_path: Path) -> None:
     ctx = make_context(tmp_path)
-    handed = cluster.make_bootstrap_tokens(ctx)
+    handed = do(cluster.plan_bootstrap_tokens, ctx)
     assert handed == Results(tokens=[TOKEN.token], token_ids=["abcdef"])
     assert list(made(ctx, "Secret")) == ["bootstrap-token-abcdef"]
     info = load_yaml(made(ctx, "ConfigMap")["cluster-info"]["data"]["kubeconfig"])
@@ -305,7 +306,7 @@ def test_tokens_and_cluster_info(tmp_path: Path) -> None:
 
 def test_objects_come_in_kubeadms_order(tmp_path: Path) -> None:
     ctx = make_context(tmp_path)
-    cluster.make_bootstrap_tokens(ctx)
+    do(cluster.plan_bootstrap_tokens, ctx)
     sent = [request.rpartition("/")[2] for request in fake(ctx).requests if not request.startswith("GET")]
     assert sent == [
         "bootstrap-token-abcdef",
@@ -323,22 +324,23 @@ def test_objects_come_in_kubeadms_order(tmp_path: Path) -> None:
 
 def test_an_expired_token_is_made_again(tmp_path: Path) -> None:
     ctx = make_context(tmp_path)
-    cluster.make_bootstrap_tokens(ctx)
-    assert cluster.bootstrap_tokens_are_made(ctx) is True
+    do(cluster.plan_bootstrap_tokens, ctx)
+    assert is_done(cluster.plan_bootstrap_tokens, ctx) is True
     ctx.host.sleep(86400 + 1)
-    assert cluster.bootstrap_tokens_are_made(ctx) is False
+    assert is_done(cluster.plan_bootstrap_tokens, ctx) is False
 
 
 def test_another_token_is_not_taken_for_the_configured_one(tmp_path: Path) -> None:
     ctx = make_context(tmp_path)
-    cluster.make_bootstrap_tokens(ctx)
+    do(cluster.plan_bootstrap_tokens, ctx)
     other = BootstrapToken(Secret("zzzzzz.0123456789abcdef"))
     assert (
-        cluster.bootstrap_tokens_are_made(replace(ctx, config=replace(ctx.config, bootstrap_tokens=(other,)))) is False
+        is_done(cluster.plan_bootstrap_tokens, replace(ctx, config=replace(ctx.config, bootstrap_tokens=(other,))))
+        is False
     )
     same_id = BootstrapToken(Secret("abcdef.ffffffffffffffff"))
     assert (
-        cluster.bootstrap_tokens_are_made(replace(ctx, config=replace(ctx.config, bootstrap_tokens=(same_id,))))
+        is_done(cluster.plan_bootstrap_tokens, replace(ctx, config=replace(ctx.config, bootstrap_tokens=(same_id,))))
         is False
     )
 
