@@ -100,14 +100,14 @@ def record_found(plan: Plan, run: Ground) -> StepRecord:
 
 def make_so(plan: Plan, run: Ground) -> None:
     """Apply a plan from within an act, which records nothing itself. Raises KbError."""
-    Applier(run, is_forced=True, made=run.owned_paths).apply(plan)
+    Applier(run, is_forced=True).apply(plan)
 
 
 class Applier:
     """Applies one plan. `record` holds then what was found after it, for the items of this node.
 
     is_forced: write what is there in another spelling too; was_begun: a run before this one did not come to its end, so that a
-    program may run from contents of before; made: the paths that kb made."""
+    program may run from contents of before; made: the paths that this very step made: what another one made is not its to remove."""
 
     def __init__(
         self,
@@ -143,11 +143,10 @@ class Applier:
         elif isinstance(part, Later):
             self._apply_later(part)
         elif isinstance(part, Yielded):
-            self._keep_record(part.name)
+            self._keep_record()
             self.run.report.detail(f"{part.name}: {part.why}")
         elif isinstance(part, Waiting):
-            self._keep_record(part.name)
-            self.run.report.note(f"{part.name}: {part.why}")
+            self._keep_record()
         else:
             self._apply_item(part)
 
@@ -191,7 +190,7 @@ class Applier:
         for then in part.then(value):
             self._apply_part(then)
 
-    def _keep_record(self, name: str) -> None:
+    def _keep_record(self) -> None:
         """What gave way, or waits, is neither forgotten nor taken away."""
         for item, fields in (self.recorded or {}).items():
             self.record.setdefault(item, fields)

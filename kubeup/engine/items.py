@@ -129,9 +129,9 @@ class File(_NodeItem):
 
     @property
     def _is_yaml(self) -> bool:
-        """Kubeconfigs are YAML too; what else ends in .conf is not."""
+        """One document: several are compared to the letter. Kubeconfigs are YAML too; what else ends in .conf is not."""
         is_kubeconfig = self.path.suffix == ".conf" and self.text.startswith("apiVersion:")
-        return self.path.suffix == ".yaml" or is_kubeconfig
+        return (self.path.suffix == ".yaml" or is_kubeconfig) and "\n---" not in self.text
 
     def _compare_content(self, text: str, other: str) -> tuple[Difference, ...]:
         if self._is_yaml:

@@ -107,6 +107,9 @@ class Runner:
             except Interrupted as stop:
                 stop.phase = phase.name
                 raise
+            except KbError as error:
+                error.phase = error.phase or phase.name
+                raise
             result.phases.append(outcome)
             ctx.report.phase(index, len(chosen), phase.name, phase.does, _describe(outcome, ctx.host.mode))
         return result
@@ -136,18 +139,19 @@ class Runner:
         started = ctx.host.monotonic()
         self._take_along(phase)
         before = self.state.phases.get(f"{self.workflow}/{phase.name}")
-        plan = phase.plan(ctx) if phase.plan else None
-        inputs = fingerprint_inputs(ctx.config, phase.reads) if plan is None else {}
+        plan: Optional[Plan] = None
+        inputs = fingerprint_inputs(ctx.config, phase.reads) if phase.plan is None else {}
         if before and before.status == "done" and not is_forced and not phase.always:
-            again = (
-                self._why_again(ctx, phase, before, inputs)
-                if plan is None
-                else self._why_other(ctx, phase, before, plan)
-            )
+            if phase.plan is None:
+                again = self._why_again(ctx, phase, before, inputs)
+            else:
+                plan = phase.plan(ctx)
+                again = self._why_other(ctx, phase, before, plan)
             if not again:
                 ctx.results.take(read_stored(before.outputs))
                 return PhaseOutcome(phase.name, "unchanged", ctx.host.monotonic() - started)
-            ctx.report.note(f"{phase.name}: {again}")
+            if plan is None or not plan.waits:
+                ctx.report.note(f"{phase.name}: {again}")
         return self._act(ctx, phase, plan, inputs, started=started, result=result, is_forced=is_forced)
 
     def _take_along(self, phase: Phase) -> None:
@@ -201,6 +205,7 @@ class Runner:
         journal.forget_unmade()
         sent_before = len(ctx.caller.changes)
         try:
+            plan = plan or (phase.plan(ctx) if phase.plan else None)
             places = plan.places() if plan else [resolve_path(ctx.paths, name) for name in phase.makes]
             journal.plan_to_make(places)
             self.state.save()
@@ -250,7 +255,7 @@ class Runner:
             recorded=self.records.of(key),
             is_forced=is_forced or not self.state.is_kept,
             was_begun=was_begun,
-            made=self.state.created_paths(),
+            made=entry.created,
         )
         applier.apply(plan)
         if self.state.is_kept:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
+from kubeup.engine.items import ClusterInfo, File, Object
+from kubeup.engine.plan import Ground, Group, Later, Part, Plan, Waiting
 from kubeup.engine.run import Outputs, Results, Run
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen_values import frozen, frozen_by_name
@@ -240,20 +242,12 @@ def find_lagging(ctx: EndpointRun) -> list[str]:
 # ---- upload-config
 
 
-def store_endpoint(ctx: EndpointRun) -> Outputs:
+def plan_stored(run: EndpointRun) -> Plan:
     """ConfigMap kubeadm-config: nodes that join, and this command on other nodes, take it from there. An adopted node goes on by
     what was found on it: with the old endpoint there `kb init` would take this back."""
-    wanted = _stored(ctx)
-    if wanted is not None:
-        objects.apply_objects(ctx.api, [wanted])
-    text = _adopted_text(ctx)
-    if text:
-        ctx.host.write_file(ctx.paths.adopted("init"), text, mode=0o600)
-    return None
-
-
-def endpoint_is_stored(ctx: EndpointRun) -> bool:
-    return _stored(ctx) is None and not _adopted_text(ctx)
+    text = _adopted_text(run)
+    adopted = [File(run.paths.adopted("init"), text, mode=0o600)] if text else []
+    return Plan(*(Object(wanted) for wanted in _stored(run)), *adopted)
 
 
 def _adopted_text(ctx: EndpointRun) -> str:
@@ -272,15 +266,14 @@ def _with_endpoint(ctx: EndpointRun, document: Mapping[str, Any]) -> dict[str, A
     return wanted
 
 
-def _stored(ctx: EndpointRun) -> Optional[api.Object]:
-    """The ConfigMap with the endpoint; None where it has it. What else a newer tool wrote there stays."""
+def _stored(ctx: EndpointRun) -> list[api.Object]:
+    """The ConfigMap with the endpoint; nothing where it has it. What else a newer tool wrote there stays."""
     found = ctx.api.get(api.path_of("ConfigMap", "kubeadm-config", SYSTEM)) or {}
     text = str((found.get("data") or {}).get("ClusterConfiguration", ""))
     document = yaml_files.load_mapping(text, "ConfigMap kube-system/kubeadm-config")
     if str(document.get("controlPlaneEndpoint") or "") == _endpoint(ctx):
-        return None
-    wanted: api.Object = objects.render_kubeadm_config(_with_endpoint(ctx, document))
-    return wanted
+        return []
+    return [objects.render_kubeadm_config(_with_endpoint(ctx, document))]
 
 
 # ---- load-balancer
@@ -316,44 +309,53 @@ def _lagging_once(ctx: EndpointRun) -> list[str]:
     return list(ctx.found.lagging)
 
 
-def write_kubeconfigs(ctx: EndpointRun) -> Outputs:
+def plan_kubeconfigs(run: EndpointRun) -> Plan:
     """admin.conf and super-admin.conf; and the kubelet's, unless it calls the API server of its own node."""
-    waiting = _lagging_once(ctx) if ctx.config.is_control_plane else []
-    if waiting:
-        ctx.report.note(f"the kubeconfigs stay as they are until all API servers bear the name: {', '.join(waiting)}")
-        return None
-    changes = _plan_kubeconfigs(ctx)
-    if not changes:
-        return None
-    if _endpoint(ctx) and ctx.host.is_live:
-        check_serves(ctx)
-    kubelet_conf = ctx.paths.kubernetes / "kubelet.conf"
-    for path, text in changes.items():
-        ctx.host.write_file(path, text, mode=0o600, keeps=True)
-    if kubelet_conf in changes:
-        kubelet_start.restart_kubelet(ctx)
-    return None
+    lagging = _lagging_once(run) if run.config.is_control_plane else []
+    if lagging:
+        why = f"the kubeconfigs stay as they are until all API servers bear the name: {', '.join(lagging)}"
+        return Plan(Waiting("kubeconfigs", why))
+
+    def check(_: Ground) -> bool:
+        if _changed_kubeconfigs(run) and _endpoint(run) and run.host.is_live:
+            check_serves(run)
+        return True
+
+    parts = _plan_files(run)
+    return Plan(Later("the endpoint serves", read=lambda _: True, wait=check, then=lambda _: parts))
+
+
+def _plan_files(run: EndpointRun) -> list[Part]:
+    texts = _render_kubeconfigs(run)
+    kubelet = texts.pop(run.paths.kubernetes / "kubelet.conf", None)
+    parts: list[Part] = [_plan_file(path, text) for path, text in texts.items()]
+    if kubelet is not None:
+        conf = _plan_file(run.paths.kubernetes / "kubelet.conf", kubelet)
+        parts.append(Group((conf,), guard=kubelet_start.Kubelet()))
+    return parts
+
+
+def _plan_file(path: Path, text: str) -> File:
+    return File(path, text, mode=0o600, is_secret=True, keeps_rights=True)
 
 
 def kubeconfigs_are_written(ctx: EndpointRun) -> bool:
-    return not _plan_kubeconfigs(ctx)
+    return not _changed_kubeconfigs(ctx)
 
 
-def _plan_kubeconfigs(ctx: EndpointRun) -> dict[Path, str]:
-    """The files that call another server than they should, and their new texts."""
+def _changed_kubeconfigs(ctx: EndpointRun) -> list[Path]:
+    """The files that call another server than they should."""
+    return [path for path, text in _render_kubeconfigs(ctx).items() if ctx.host.read_text(path) != text]
+
+
+def _render_kubeconfigs(ctx: EndpointRun) -> dict[Path, str]:
+    """The files that are to call the endpoint, as far as they are there, and their texts."""
     paths = [ctx.paths.kubeconfigs / name for name in ADMIN_CONFS] if ctx.config.is_control_plane else []
     kubelet_conf = ctx.paths.kubernetes / "kubelet.conf"
     if ctx.host.exists(kubelet_conf) and not _calls_own_server(ctx, kubelet_conf):
         paths.append(kubelet_conf)
-    changes = {}
-    for path in paths:
-        if not ctx.host.exists(path):
-            continue
-        text = ctx.host.read_text(path)
-        wanted = kubeconfig.with_server(text, _server(ctx), source=str(path))
-        if wanted != text:
-            changes[path] = wanted
-    return changes
+    there = [path for path in paths if ctx.host.exists(path)]
+    return {path: kubeconfig.with_server(ctx.host.read_text(path), _server(ctx), source=str(path)) for path in there}
 
 
 def _calls_own_server(ctx: EndpointRun, path: Path) -> bool:
@@ -387,11 +389,12 @@ def check_serves(ctx: EndpointRun) -> None:
             ) from error
 
 
-def write_cluster_info(ctx: EndpointRun) -> Outputs:
-    """What joining nodes find; signed anew by the controller-manager."""
-    if not _lagging_once(ctx):
-        objects.apply_cluster_info(ctx.api, _cluster_info(ctx))
-    return None
+def plan_cluster_info(run: EndpointRun) -> Plan:
+    """What joining nodes find; signed again by the controller-manager."""
+    lagging = _lagging_once(run)
+    if lagging:
+        return Plan(Waiting("cluster-info", f"until all API servers bear the name: {', '.join(lagging)}"))
+    return Plan(ClusterInfo(_cluster_info(run)))
 
 
 def cluster_info_is_written(ctx: EndpointRun) -> bool:
@@ -470,7 +473,7 @@ def end_balancer(ctx: EndpointRun) -> None:
 
 
 def find_clients_left(ctx: EndpointRun) -> bool:
-    return bool(_plan_kubeconfigs(ctx))
+    return bool(_changed_kubeconfigs(ctx))
 
 
 def verify_endpoint(ctx: EndpointRun) -> Outputs:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubeup.addresses import join_host_port
+from kubeup.engine.items import File, Folder, MarkedLines
+from kubeup.engine.plan import Plan
 from kubeup.engine.run import BareRun, Outputs, Run
 from kubeup.lazy_modules import lazy_import
 
@@ -43,22 +45,35 @@ def _settings(ctx: Run) -> load_balancer.Settings:
 # ---- load-balancer/local
 
 
-def write_load_balancer(ctx: Run) -> Outputs:
-    """Before the kubelet starts, which runs it: so it is up when the kubelet calls the endpoint for the first time.
+def plan_load_balancer(run: Run) -> Plan:
+    """Its configuration, the name, and last the pod that needs both. Before the kubelet starts, which runs it: so it is up when the
+    kubelet calls the endpoint for the first time. Which servers it names is the keeper's to follow.
 
-    Raises HostError (endpoint-in-hosts).
+    Raises HostError (endpoint-in-hosts), before anything is written.
     """
-    if not is_wanted(ctx):
-        return None
-    servers = {*_first_servers(ctx), *load_balancer.read_servers(ctx.host, ctx.paths)}
-    load_balancer.write_node_files(ctx.host, ctx.paths, ctx.config.kb, settings=_settings(ctx), servers=servers)
-    return None
+    if not is_wanted(run):
+        return Plan()
+    settings = _settings(run)
+    load_balancer.plan_hosts(load_balancer.read_hosts(run.host), settings.name)
+    config = load_balancer.render_config(settings, _first_servers(run))
 
+    def keep_servers(found: str, wanted: str) -> str:
+        servers = load_balancer.parse_config(found)[0]
+        return load_balancer.render_config(settings, servers) if servers else wanted
 
-def load_balancer_is_current(ctx: Run) -> bool:
-    if not is_wanted(ctx):
-        return True
-    return load_balancer.has_node_files(ctx.host, ctx.paths, ctx.config.kb, settings=_settings(ctx))
+    return Plan(
+        Folder(load_balancer.config_dir(run.paths)),
+        File(load_balancer.config_path(run.paths), config, keeps=keep_servers),
+        MarkedLines(
+            load_balancer.HOSTS, load_balancer.MARK, lambda text: load_balancer.plan_hosts(text, settings.name)
+        ),
+        Folder(run.paths.manifests),
+        File(
+            run.paths.manifest(load_balancer.NAME),
+            load_balancer.render_pod(run.config.kb, run.paths),
+            mode=0o600,
+        ),
+    )
 
 
 def _first_servers(ctx: Run) -> tuple[str, ...]:

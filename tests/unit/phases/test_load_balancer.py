@@ -29,6 +29,7 @@ from kubeup.phases import load_balancer, reset
 from kubeup.releases import RELEASES
 from kubeup.report import Report
 from tests.fake_host import FakeHost
+from tests.plans import do, is_done
 
 HOSTS, PATHS = "/etc/hosts", Paths()
 BEFORE = b"127.0.0.1 localhost\n"
@@ -65,9 +66,9 @@ def test_nothing_is_done_for_who_does_not_ask() -> None:
     host = make_host()
     for config in (init_config(), join_config("10.0.0.11:6443")):
         ctx = context(host, config)
-        for run in (load_balancer.write_load_balancer, load_balancer.share_load_balancer, load_balancer.start_keeper):
+        for run in (load_balancer.share_load_balancer, load_balancer.start_keeper):
             assert run(ctx) is None
-        assert load_balancer.load_balancer_is_current(ctx) and load_balancer.keeper_runs(ctx)
+        assert is_done(load_balancer.plan_load_balancer, ctx) and load_balancer.keeper_runs(ctx)
     assert host.changes == []
 
 
@@ -81,23 +82,23 @@ def test_nothing_is_done_for_who_does_not_ask() -> None:
 def test_what_it_starts_with(config: NodeConfig, servers: tuple[str, ...]) -> None:
     host = make_host()
     ctx = context(host, config)
-    assert not load_balancer.load_balancer_is_current(ctx)
-    load_balancer.write_load_balancer(ctx)
+    assert not is_done(load_balancer.plan_load_balancer, ctx)
+    do(load_balancer.plan_load_balancer, ctx)
     assert balancer.read_servers(host, PATHS) == servers
-    assert load_balancer.load_balancer_is_current(ctx)
+    assert is_done(load_balancer.plan_load_balancer, ctx)
     changes = list(host.changes)
-    load_balancer.write_load_balancer(ctx)
+    do(load_balancer.plan_load_balancer, ctx)
     assert host.changes == changes
 
 
 def test_a_second_run_keeps_the_servers_that_the_keeper_found() -> None:
     host = make_host()
     ctx = context(host, init_config(kb=LOCAL))
-    load_balancer.write_load_balancer(ctx)
+    do(load_balancer.plan_load_balancer, ctx)
     settings = balancer.settings_of(CLUSTER.control_plane_endpoint, LOCAL, "unix:///x")
     host.write_file(balancer.config_path(PATHS), balancer.render_config(settings, ["10.0.0.11:6443", "10.0.0.12:6443"]))
-    assert load_balancer.load_balancer_is_current(ctx)
-    load_balancer.write_load_balancer(ctx)
+    assert is_done(load_balancer.plan_load_balancer, ctx)
+    do(load_balancer.plan_load_balancer, ctx)
     assert balancer.read_servers(host, PATHS) == ("10.0.0.11:6443", "10.0.0.12:6443")
 
 
@@ -105,15 +106,15 @@ def test_a_second_run_keeps_the_servers_that_the_keeper_found() -> None:
 def test_what_is_lost_is_noticed(lost: str) -> None:
     host = make_host()
     ctx = context(host, init_config(kb=LOCAL))
-    load_balancer.write_load_balancer(ctx)
+    do(load_balancer.plan_load_balancer, ctx)
     host.files[lost] = BEFORE
-    assert not load_balancer.load_balancer_is_current(ctx)
+    assert not is_done(load_balancer.plan_load_balancer, ctx)
 
 
 def test_a_dry_run_changes_nothing() -> None:
     host = make_host()
     plan = DryRunHost(host)
-    load_balancer.write_load_balancer(context(plan, init_config(kb=LOCAL)))
+    do(load_balancer.plan_load_balancer, context(plan, init_config(kb=LOCAL)))
     assert host.changes == [] and any(HOSTS in step.what for step in plan.plan)
 
 
