@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional, Union
@@ -216,27 +216,6 @@ def find_container(host: Host, socket: str) -> Optional[containers.ContainerInfo
 
 
 # ---- changes
-
-
-def write_node_files(
-    host: Host, paths: Paths, kb: KbConfiguration, *, settings: Settings, servers: Iterable[str]
-) -> bool:
-    """The configuration, the name, and last the pod that needs both. Returns whether anything changed."""
-    plan_hosts(read_hosts(host), settings.name)  # before anything is written: it may refuse
-    host.make_dir(config_dir(paths), mode=0o755)
-    changed = host.write_file(config_path(paths), render_config(settings, list(servers)), mode=0o644)
-    changed = ensure_hosts(host, settings.name) or changed
-    host.make_dir(paths.manifests)
-    return host.write_file(paths.manifest(NAME), render_pod(kb, paths), mode=0o600) or changed
-
-
-def has_node_files(host: Host, paths: Paths, kb: KbConfiguration, *, settings: Settings) -> bool:
-    """Whether pod, name and configuration are there. Which servers it names is the keeper's to follow."""
-    manifest, servers = paths.manifest(NAME), read_servers(host, paths)
-    if not servers or not host.exists(manifest) or host.read_text(manifest) != render_pod(kb, paths):
-        return False
-    is_current = host.read_text(config_path(paths)) == render_config(settings, servers)
-    return is_current and plan_hosts(read_hosts(host), settings.name) == read_hosts(host)
 
 
 def write_keeper_files(host: Host, paths: Paths, *, settings: Settings, command: str) -> bool:

@@ -188,31 +188,6 @@ def plan_node_files(
     return NodeFiles(render_conflist(me.pod_cidrs, mtu), render_settings(settings), render_unit(command))
 
 
-def has_node_files(host: Host, paths: Paths, files: NodeFiles) -> bool:
-    """Whether the node shows these files and the keeper runs."""
-    wanted = {
-        paths.cni_conf / CNI_FILE: files.conflist,
-        settings_path(paths): files.settings,
-        paths.systemd / UNIT: files.unit,
-    }
-    if any(not host.exists(path) or host.read_text(path) != text for path, text in wanted.items()):
-        return False
-    return host.query(["systemctl", "is-active", UNIT]).stdout.strip() == "active"
-
-
-def write_node_files(host: Host, paths: Paths, files: NodeFiles) -> bool:
-    """Write the settings, the unit and, last, the CNI file: the node becomes Ready by it. Returns whether anything
-    changed."""
-    changed = host.write_file(settings_path(paths), files.settings, mode=0o644)
-    changed = host.write_file(paths.systemd / UNIT, files.unit, mode=0o644) or changed
-    return host.write_file(paths.cni_conf / CNI_FILE, files.conflist, mode=0o644) or changed
-
-
-def ensure_keeper_runs(host: Host, *, is_changed: bool) -> None:
-    """Start the route keeper now and at every boot. Raises HostError (unit-not-started)."""
-    ensure_unit_runs(host, UNIT, is_changed=is_changed)
-
-
 def ensure_unit_runs(host: Host, unit: str, *, is_changed: bool) -> None:
     """Start a unit of kb's now and at every boot. Raises HostError (unit-not-started)."""
     if not is_changed and host.query(["systemctl", "is-active", unit]).stdout.strip() == "active":

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from kubeup.config.types import KbConfiguration, LoadBalancer
 from kubeup.diagnosis.checks import facts, table
 from kubeup.doctor import doctor
 from kubeup.machine.host import CommandResult
@@ -277,14 +276,10 @@ def test_a_load_balancer_that_has_drifted() -> None:
     settings = load_balancer.Settings("api.kb.test:7443", 7444, "unix:///run/containerd/containerd.sock")
     paths = Paths()
     load_balancer.write_keeper_files(host, paths, settings=settings, command="kb")
-    load_balancer.write_node_files(
-        host,
-        paths,
-        KbConfiguration(load_balancer=LoadBalancer("local")),
-        settings=settings,
-        servers=["10.77.0.11:6443"],
-    )
     path = load_balancer.config_path(paths)
+    host.write_file(path, load_balancer.render_config(settings, ["10.77.0.11:6443"]))
+    host.write_file(load_balancer.HOSTS, load_balancer.plan_hosts("", settings.name))
+    host.write_file(paths.manifest(load_balancer.NAME), "kind: Pod\n")
     digest = load_balancer.parse_config(host.read_text(path))[1]
     url = "http://127.0.0.1:7444/"
     host.urls[url] = HttpResponse(200, digest.encode())

@@ -12,7 +12,7 @@ from kubeup.config.types import Arg, ClusterConfiguration, Component, Networking
 from kubeup.errors import HostError, KbError, UsageError
 from kubeup.machine.host import CommandResult
 from kubeup.machine.http import HttpResponse
-from kubeup.network import node_routes, pod_network
+from kubeup.network import node_routes, pod_network, route_keeper
 from kubeup.node import images
 from kubeup.paths import Paths
 from tests.fake_host import FakeHost
@@ -133,36 +133,6 @@ def test_a_file_that_sorts_behind_kbs_stops_nothing() -> None:
     pod_network.check_foreign_cni_config(FakeHost(files={"/etc/cni/net.d/README": b""}), PATHS)
 
 
-FILES = pod_network.NodeFiles("conflist\n", "settings\n", "unit\n")
-
-
-def test_the_cni_file_is_written_last_since_the_node_is_ready_by_it() -> None:
-    host = FakeHost()
-    assert pod_network.write_node_files(host, PATHS, FILES) is True
-    assert [change for change in host.changes if change.startswith("write")] == [
-        "write /var/lib/kb/pod-network.json",
-        "write /etc/systemd/system/kb-routes.service",
-        "write /etc/cni/net.d/99-kb-bridge.conflist",
-    ]
-    host.answers["systemctl is-active kb-routes.service"] = "active\n"
-    assert pod_network.has_node_files(host, PATHS, FILES)
-    assert pod_network.write_node_files(host, PATHS, FILES) is False
-
-
-@pytest.mark.parametrize("state", ["inactive\n", "failed\n"])
-def test_a_keeper_that_does_not_run_is_drift(state: str) -> None:
-    host = FakeHost(answers={"systemctl is-active kb-routes.service": CommandResult((), 3, state)})
-    pod_network.write_node_files(host, PATHS, FILES)
-    assert not pod_network.has_node_files(host, PATHS, FILES)
-
-
-def test_an_edited_conflist_is_drift() -> None:
-    host = FakeHost(answers={"systemctl is-active kb-routes.service": "active\n"})
-    pod_network.write_node_files(host, PATHS, FILES)
-    host.files["/etc/cni/net.d/99-kb-bridge.conflist"] = b"edited"
-    assert not pod_network.has_node_files(host, PATHS, FILES)
-
-
 KEEPER_STARTS = (
     "systemctl daemon-reload",
     "systemctl enable kb-routes.service",
@@ -172,9 +142,9 @@ KEEPER_STARTS = (
 
 def test_a_running_keeper_is_restarted_only_after_a_change() -> None:
     host = FakeHost(answers={"systemctl is-active kb-routes.service": "active\n"}, accepts=KEEPER_STARTS)
-    pod_network.ensure_keeper_runs(host, is_changed=False)
+    pod_network.ensure_unit_runs(host, pod_network.UNIT, is_changed=False)
     assert host.changes == []
-    pod_network.ensure_keeper_runs(host, is_changed=True)
+    pod_network.ensure_unit_runs(host, pod_network.UNIT, is_changed=True)
     assert host.changes == [f"run {command}" for command in KEEPER_STARTS]
 
 
@@ -182,7 +152,7 @@ def test_a_keeper_that_does_not_start_is_an_error_with_the_log_to_read() -> None
     host = FakeHost(accepts=KEEPER_STARTS)
     host.answers["systemctl restart kb-routes.service"] = CommandResult((), 1, stderr="Job failed.\n")
     with pytest.raises(HostError) as caught:
-        pod_network.ensure_keeper_runs(host, is_changed=True)
+        pod_network.ensure_unit_runs(host, pod_network.UNIT, is_changed=True)
     assert caught.value.code == "unit-not-started"
     assert caught.value.cause == "Job failed."
 
@@ -234,7 +204,12 @@ def test_reset_takes_away_all_that_the_bridge_network_left() -> None:
             "systemctl daemon-reload",
         },
     )
-    pod_network.write_node_files(host, PATHS, FILES)
+    for path in (
+        PATHS.systemd / pod_network.UNIT,
+        route_keeper.settings_path(PATHS),
+        PATHS.cni_conf / node_routes.CNI_FILE,
+    ):
+        host.write_file(path, "x")
     host.files["/etc/cni/net.d/99-kb-bridge.conflist.cilium_bak"] = b""
     host.changes.clear()
     assert pod_network.remove_node_network(host, PATHS) is True

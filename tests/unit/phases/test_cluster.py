@@ -435,6 +435,24 @@ def test_the_bridge_is_set_up_and_a_second_run_changes_nothing(tmp_path: Path) -
     assert (len(ctx.host.commands), changes(ctx)) == (count, version)
 
 
+@pytest.mark.parametrize("state", ["inactive\n", "failed\n"])
+def test_a_keeper_that_does_not_run_is_seen(tmp_path: Path, state: str) -> None:
+    ctx = make_context(tmp_path, node=make_node())
+    start_units(ctx)
+    do(node_network.plan_pod_network, ctx)
+    assert isinstance(ctx.host, ClusterHost)
+    ctx.host.answers["systemctl is-active kb-routes.service"] = CommandResult((), 3, state)
+    assert is_done(node_network.plan_pod_network, ctx) is False
+
+
+def test_an_edited_file_of_the_bridge_is_seen(tmp_path: Path) -> None:
+    ctx = make_context(tmp_path, node=make_node())
+    start_units(ctx)
+    do(node_network.plan_pod_network, ctx)
+    ctx.host.write_file(KB_CONFLIST, "edited")
+    assert is_done(node_network.plan_pod_network, ctx) is False
+
+
 def test_a_network_that_was_installed_later_is_no_drift(tmp_path: Path) -> None:
     ctx = make_context(tmp_path, node=make_node())
     start_units(ctx)
