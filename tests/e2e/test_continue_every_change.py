@@ -46,5 +46,8 @@ def test_a_control_plane_that_joins(make_node: MakeNode, kb_pyz: Path, k8s_versi
 
     killed = kill_at_every_change(cp2, argv, phase, check=check, restore=restore)
     print(f"{phase}: killed after each of", *killed, sep="\n  ")
+    if phase == "join/etcd-join":
+        for word in ("/leases", "member/add", "manifests/etcd.yaml", "member/promote"):
+            assert any(word in moment for moment in killed), (word, killed)
     # the first and the last thing that a phase does is to say so
     assert len(killed) > 3 and killed[0] == f"{phase}: save the state (1)" and "save the state" in killed[-1]

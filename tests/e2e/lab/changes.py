@@ -44,7 +44,8 @@ def kill_at_every_change(
     first: int = 0,
 ) -> list[str]:
     """Kill the command after each change of one phase (`join/etcd-join`), and run it again: it ends with 0 and passes `check`,
-    which is told the moment. `restore` brings the node back to before the command. Returns the moments at which it was killed."""
+    which is told the moment. `restore` brings the node back to before the command. Returns the moments at which it was killed:
+    the caller says which ones there must be, since a few depend on how long a wait takes."""
     node.scp(change_killer.PROGRAM, "/root/change_killer.py")
     moments = list_moments(run_watched(node, argv), phase)
     assert moments, f"{phase} changed nothing"
@@ -54,12 +55,10 @@ def kill_at_every_change(
     for change, nth in moments[first:]:
         found = run_watched(node, argv, phase=phase, change=change, nth=nth)
         moment = f"{phase}: {change} ({nth})"
-        if found[-1][0] == "killed":
+        if found[-1][0] == "killed":  # else it had no such change to make this time: a lease to renew, a pod to push
             killed.append(moment)
             again = node.run(["python3", *argv], check=False, timeout=900)
             assert again.ok, f"killed after {moment}\n{again.output}"
             check(f"killed after {moment}")
-        else:  # a lease is renewed while it is held for long, this time it was not
-            assert change.startswith("http_send PUT "), f"{moment} was not made this time"
         restore()
     return killed
