@@ -33,7 +33,8 @@ StepRecord = dict[str, Fields]
 
 
 class Records:
-    """The record of this node. Change it through `put` and `drop`; `save` writes a new generation, if anything changed."""
+    """The record of this node. Change it through `put` and `rename`; the first `save` that finds a change begins a generation, and
+    those after it go into the same one: a run is one generation."""
 
     def __init__(self, host: Host, folder: Path, *, steps: Mapping[str, StepRecord], generation: int) -> None:
         self.host = host
@@ -41,6 +42,7 @@ class Records:
         self.generation = generation
         self.steps = {key: dict(items) for key, items in steps.items()}
         self._saved = digest(self.steps)
+        self._is_begun = False
 
     def of(self, step: str) -> Optional[StepRecord]:
         """What was recorded of a step; None where nothing was: then nobody knows what was there."""
@@ -58,7 +60,8 @@ class Records:
         """Raises HostError."""
         if digest(self.steps) == self._saved:
             return
-        self.generation += 1
+        self.generation += not self._is_begun
+        self._is_begun = True
         self.host.make_dir(self.folder.parent, mode=0o700)
         self.host.make_dir(self.folder, mode=0o700)
         text = _render(self.steps, f"{self.host.now():%Y-%m-%dT%H:%M:%SZ}")

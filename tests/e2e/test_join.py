@@ -184,8 +184,8 @@ def test_errors_by_their_causes(make_node: MakeNode, kb_pyz: Path, k8s_version: 
     wrong_secret = token[:7] + "0" * 16
     for server, given, given_pin, code, hint in (
         (api, "abc", pin, "invalid-config", "not a bootstrap token"),
-        (api, "aaaaaa.bbbbbbbbbbbbbbbb", pin, "token-unknown", "kb token create --print-join-command"),
-        (api, "aaaaaa.bbbbbbbbbbbbbbbb", None, "token-unknown", "kb token list"),
+        (api, "aaaaaa.bbbbbbbbbbbbbbbb", pin, "token-unknown", "kb.pyz token create --print-join-command"),
+        (api, "aaaaaa.bbbbbbbbbbbbbbbb", None, "token-unknown", "kb.pyz token list"),
         (api, wrong_secret, pin, "token-secret-wrong", token[:6]),
         (api, token, "sha256:" + "0" * 64, "ca-hash-mismatch", pin),
         (f"{cp1.address}:6444", token, pin, "endpoint-refused", "nothing listens at"),
@@ -281,7 +281,7 @@ def test_a_kubelet_that_does_not_ask(make_node: MakeNode, kb_pyz: Path, k8s_vers
     token, pin = make_token(cp1)
     refused = fails()
     assert "ClusterRoleBinding kubeadm:kubelet-bootstrap" in refused.stderr, refused.output
-    assert "kb init phase bootstrap-token" in refused.stderr
+    assert "kb.pyz init phase bootstrap-token" in refused.stderr
     cp1.run(f"{KB} init phase bootstrap-token --config init.yaml")
     assert cp1.get("clusterrolebinding kubeadm:kubelet-bootstrap")["subjects"]
 

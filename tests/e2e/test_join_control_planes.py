@@ -153,7 +153,7 @@ def test_a_reset_never_takes_the_quorum(make_node: MakeNode, kb_pyz: Path, k8s_v
     cp3.kill()
     refused = cp2.run(f"{KB} reset --force", timeout=300, check=False)
     assert code_of(refused) == "etcd-would-stop", refused.output
-    assert "kb etcd remove" in refused.stderr and "--skip-phases remove-etcd-member" in refused.stderr
+    assert "kb.pyz etcd remove" in refused.stderr and "--skip-phases remove-etcd-member" in refused.stderr
     wait_kubectl(cp1, "get nodes", timeout_s=30)
     assert cp2.run("systemctl is-active kubelet").ok, "nothing was changed"
     cp1.run(f"{KB} etcd remove cp3", timeout=60)
@@ -232,7 +232,7 @@ def test_errors_by_their_causes(make_node: MakeNode, kb_pyz: Path, k8s_version: 
     fails(cp2, with_key.replace(KEY, "cd" * 32), "certificate-key-wrong", "upload-certs")
     fails(cp2, with_key.replace(KEY, "abc"), "invalid-config")
     cp1.kubectl("delete secret -n kube-system kubeadm-certs")
-    fails(cp2, with_key, "certs-secret-missing", "two hours", "kb token create --print-join-command")
+    fails(cp2, with_key, "certs-secret-missing", "two hours", "kb.pyz token create --print-join-command")
     assert read_files(cp2) == before
     with_key = print_join(cp1, f"--certificate-key {KEY}")
 
@@ -256,7 +256,7 @@ def test_a_machine_that_lost_its_disk_comes_again(make_node: MakeNode, kb_pyz: P
     cp3.run("systemctl stop kubelet; crictl rmp -fa", timeout=120, check=False)
     cp3.run("rm -rf /var/lib/etcd/* /etc/kubernetes/* /var/lib/kb /var/lib/kubelet/pki /var/lib/kubelet/*.yaml")
     refused = join_control_plane(cp4, cp1, check=False)
-    assert code_of(refused) == "etcd-member-down" and "kb etcd remove cp3" in refused.stderr, refused.output
+    assert code_of(refused) == "etcd-member-down" and "kb.pyz etcd remove cp3" in refused.stderr, refused.output
     assert "2 of 3 members serve" in refused.stderr
     wait_until(lambda: "NotReady" in cp1.kubectl("get node cp3 --no-headers"), what="cp3 to be missed", timeout_s=120)
     again = join_control_plane(cp3, cp1)
@@ -276,7 +276,7 @@ def test_a_machine_that_lost_its_disk_comes_again(make_node: MakeNode, kb_pyz: P
 def test_without_an_endpoint(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
     cp1, cp2 = start_cluster(make_node, kb_pyz, k8s_version, names=["cp1", "cp2"], endpoint=None)
     refused = join_control_plane(cp2, cp1, check=False)
-    assert code_of(refused) == "no-control-plane-endpoint" and "kb reconfigure endpoint" in refused.stderr
+    assert code_of(refused) == "no-control-plane-endpoint" and "kb.pyz reconfigure endpoint" in refused.stderr
 
 
 def test_the_files_alone_are_enough(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:

@@ -95,7 +95,7 @@ def test_to_a_name_of_the_operator_s_own(make_node: MakeNode, kb_pyz: Path, k8s_
     assert "configmaps/kube-proxy" in planned and facts(cp1, w1) == before
 
     done = cp1.run(f"{KB} reconfigure endpoint api.test:6443", timeout=300)
-    assert "on worker w1: kb reconfigure endpoint" in done.stdout, done.output
+    assert "on worker w1: python3 kb.pyz reconfigure endpoint" in done.stdout, done.output
     w1.run(f"{KB} reconfigure endpoint", timeout=300)
     after = facts(cp1, w1)
     assert set(after.values()) == {"api.test:6443"} and key_of(cp1) == key
@@ -142,7 +142,7 @@ def test_half_way_and_on_or_back(make_node: MakeNode, kb_pyz: Path, k8s_version:
     for delay in ("0.5", "1", "1.5", "2", "2.5", "3"):
         cp1.run(f"timeout -s KILL {delay} {line}", check=False)
     done = cp1.run(line, timeout=300)
-    assert "on node w1: kb reconfigure endpoint" in done.stdout and "then here again" in done.stdout, done.output
+    assert "on node w1: python3 kb.pyz reconfigure endpoint" in done.stdout and "then here again" in done.stdout, done.output
     assert facts(cp1, w1)["kube-proxy"] == before["kube-proxy"]  # it would find no load balancer on the worker
     w1.run(f"{KB} reconfigure endpoint", timeout=300)
     last = cp1.run(f"{KB} reconfigure endpoint", timeout=300)
@@ -153,7 +153,7 @@ def test_half_way_and_on_or_back(make_node: MakeNode, kb_pyz: Path, k8s_version:
     refused = w1.run(f"{KB} reconfigure endpoint --undo", check=False)
     assert "code:   undo-elsewhere-first" in refused.stderr
     back = cp1.run(f"{KB} reconfigure endpoint --undo", timeout=300)
-    assert "on worker w1: kb reconfigure endpoint --undo" in back.stdout
+    assert "on worker w1: python3 kb.pyz reconfigure endpoint --undo" in back.stdout
     w1.run(f"{KB} reconfigure endpoint --undo", timeout=300)
     assert facts(cp1, w1) == before and cp1.read("/etc/hosts") == hosts
     for node in (cp1, w1):

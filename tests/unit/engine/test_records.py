@@ -42,6 +42,16 @@ def test_a_save_without_a_change_writes_nothing(host: LocalHost) -> None:
     assert host.list_dir(FOLDER) == ["000001.json"]
 
 
+def test_the_steps_of_a_run_share_a_generation(host: LocalHost) -> None:
+    records = load_records(host, FOLDER)
+    for step in ("init/a", "init/b"):
+        records.put(step, ITEM)
+        records.save()
+    assert host.list_dir(FOLDER) == ["000001.json"]
+    again = load_records(host, FOLDER)
+    assert again.of("init/a") == again.of("init/b") == ITEM
+
+
 def test_it_is_for_root_alone(host: LocalHost) -> None:
     save(host, "one\n")
     modes = [host.stat(path) for path in (FOLDER, FOLDER / "000001.json")]
