@@ -124,10 +124,13 @@ class Applier:
         self.was_begun = was_begun
         self.made = frozenset(made)
         self.record: StepRecord = {}
+        self._applied: list[Part] = []
         self._is_stale = False
 
-    def apply(self, plan: Plan) -> None:
-        """Raises KbError. What was applied before it is in the record."""
+    def apply(self, plan: Plan) -> Plan:
+        """The plan with what became known on the way, so that nobody has to ask for it a second time.
+
+        Raises KbError. What was applied before it is in the record."""
         for warning in plan.warnings:
             self.run.report.warn_once(warning)
         for text in plan.details:
@@ -136,8 +139,11 @@ class Applier:
             self._remove_stale(plan)
         for part in plan.parts:
             self._apply_part(part)
+        return Plan(*self._applied, hands_on=plan.hands_on)
 
     def _apply_part(self, part: Part) -> None:
+        if not isinstance(part, Later):
+            self._applied.append(part)
         if isinstance(part, Group):
             self._apply_group(part)
         elif isinstance(part, Later):
@@ -186,6 +192,7 @@ class Applier:
             value = part.wait(self.run)
         if value is None:
             self.run.host.plan_later(part.name)  # type: ignore[attr-defined]
+            self._applied.append(part)
             return
         for then in part.then(value):
             self._apply_part(then)

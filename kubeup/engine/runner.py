@@ -257,11 +257,11 @@ class Runner:
             was_begun=was_begun,
             made=entry.created,
         )
-        applier.apply(plan)
+        applied = applier.apply(plan)
         if self.state.is_kept:
             self.records.put(key, applier.record)
             self.records.save()
-        entry.inputs = fingerprint_of(plan.resolve(ctx))
+        entry.inputs = fingerprint_of(applied)
         return plan.hands_on or Results()
 
     def _record_failure(

@@ -121,8 +121,9 @@ def plan_kubelet(run: Run) -> Plan:
     """What the kubelet needs to ask for its certificate, and that it runs. A worker has its taints from its first moment; a
     control plane is marked when it works. Its CA is that of the files which control planes share."""
     is_worker = not run.config.is_control_plane
+    shared = kubelet_start.shared_kubelet_config(run)
     files = {
-        **kubelet_start.render_kubelet_files(run, register_with_taints=is_worker),
+        **kubelet_start.render_kubelet_files(run, shared, register_with_taints=is_worker),
         **kubelet_start.render_unit_files(run),
     }
     ca_pem, ca_cert = run.config.joined.ca_pem, Path(run.config.joined.ca_cert_path)
@@ -134,7 +135,7 @@ def plan_kubelet(run: Run) -> Plan:
     if not _is_member(run):
         token = run.config.joined.bootstrap_kubeconfig.reveal()
         once.append(File(_bootstrap_conf(run), token, mode=0o600, is_secret=True))
-    running = kubelet_start.plan_running(run, files, ca_pem=ca_pem, guard=JoiningKubelet(), once=once)
+    running = kubelet_start.plan_running(run, files, shared=shared, ca_pem=ca_pem, guard=JoiningKubelet(), once=once)
     return Plan(Folder(run.paths.manifests)) + running
 
 

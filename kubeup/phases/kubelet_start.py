@@ -188,14 +188,16 @@ class Kubelet:
 
 def plan_kubelet(run: Run) -> Plan:
     """The files of the first control plane's kubelet, and that it runs from them."""
-    files = {**render_kubelet_files(run), **render_unit_files(run)}
-    return plan_running(run, files, ca_pem=_read_ca(run))
+    shared = shared_kubelet_config(run)
+    files = {**render_kubelet_files(run, shared), **render_unit_files(run)}
+    return plan_running(run, files, shared=shared, ca_pem=_read_ca(run))
 
 
 def plan_running(
     run: Run,
     files: Mapping[Path, str],
     *,
+    shared: kubelet.KubeletConfig,
     ca_pem: str,
     guard: Optional[Guard] = None,
     once: Sequence[Item] = (),
@@ -207,7 +209,7 @@ def plan_running(
         Folder(run.paths.kubelet, 0o700),
         Group(tuple(items), guard=guard or Kubelet(), once=tuple(once)),
         details=details,
-        warnings=[*shared_kubelet_config(run).warnings, *warnings],
+        warnings=[*shared.warnings, *warnings],
     )
 
 
@@ -216,14 +218,17 @@ def shared_kubelet_config(ctx: Run) -> kubelet.KubeletConfig:
     return kubelet.render_kubelet_config(ctx.config, ctx.release, resolv_conf=kubelet.probe_resolv_conf(ctx.host))
 
 
-def render_kubelet_files(ctx: Run, *, register_with_taints: bool = False) -> dict[Path, str]:
-    """The kubelet's own files and their texts, in the order in which they are written."""
+def render_kubelet_files(
+    ctx: Run, shared: kubelet.KubeletConfig, *, register_with_taints: bool = False
+) -> dict[Path, str]:
+    """The kubelet's own files and their texts, in the order in which they are written. shared: shared_kubelet_config's, for which
+    the machine is asked."""
     files = {ctx.paths.kubelet_flags_env: kubelet.render_flags_env(_flags(ctx, register_with_taints))}
     instance = kubelet.render_instance_config(ctx.config, ctx.release)
     if instance:
         files[ctx.paths.kubelet_instance_config] = kubelet.dump_instance_config(instance)
     found = patches.read_patches(ctx.host, ctx.config.patches_directory)
-    patched = found.apply("kubeletconfiguration", shared_kubelet_config(ctx).document)
+    patched = found.apply("kubeletconfiguration", shared.document)
     if found.for_target("kubeletconfiguration"):
         _check_types(patched)
     document = kubelet.finish_kubelet_config(patched, ctx.config, ctx.release)

@@ -55,7 +55,7 @@ def find_own_files(ctx: Run) -> list[Path]:
         return []
     own = [ctx.paths.manifest(name) for name, plan in control_plane.PLANS.items() if is_there(plan(ctx), ctx)]
     if own and is_there(node.plan_kubelet(ctx), ctx):
-        own += node.render_kubelet_files(ctx)
+        own += node.render_kubelet_files(ctx, node.shared_kubelet_config(ctx))
     return own
 
 

@@ -423,7 +423,8 @@ def test_dry_run_plans_files_and_commands_and_changes_nothing() -> None:
 def test_taints_and_node_ip_come_only_where_they_are_asked_for() -> None:
     config = golden_config()
     config = replace(config, node=replace(config.node, kubelet_extra_args=(Arg("node-ip", "10.77.0.11,fd00::11"),)))
-    files = kubelet_start.render_kubelet_files(context(systemd_host(), config))
+    ctx = context(systemd_host(), config)
+    files = kubelet_start.render_kubelet_files(ctx, kubelet_start.shared_kubelet_config(ctx))
     assert files[Path(FLAGS)] == 'KUBELET_KUBEADM_ARGS="--node-ip=10.77.0.11,fd00::11"\n'
 
 
