@@ -6,7 +6,7 @@ progress, or keep the state: the Runner does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Optional
 
@@ -18,6 +18,7 @@ from kubeup.frozen_values import frozen
 NOT_RUNNING = "it does not run"
 NOT_KNOWN = "it is not known yet"
 OTHER_START = "it runs from what its files held before"
+WANTED_NO_MORE = "it is wanted no more"
 """Differences of what is no file, as sentences."""
 
 
@@ -34,8 +35,8 @@ class View:
     is_known: bool = True
 
 
-def look_at(plan: Plan, run: Ground, recorded: Optional[StepRecord]) -> View:
-    """The node and the cluster beside what is known of the plan by now. Only looks."""
+def look_at(plan: Plan, run: Ground, recorded: Optional[StepRecord], *, made: Iterable[str] = ()) -> View:
+    """The node and the cluster beside what is known of the plan by now. Only looks. made: what may go once nothing wants it."""
     differences: list[Difference] = []
     drifted: list[Difference] = []
     configured: list[Difference] = []
@@ -52,6 +53,9 @@ def look_at(plan: Plan, run: Ground, recorded: Optional[StepRecord]) -> View:
             differences += _look_at_guard(part, run, recorded)
         elif isinstance(part, Later):
             differences.append(Difference(part.name, NOT_KNOWN))
+    stale, _ = find_stale(plan, run, recorded, made)
+    configured += [Difference(str(path), WANTED_NO_MORE) for path in stale]
+    differences += [Difference(str(path), WANTED_NO_MORE) for path in stale]
     return View(tuple(differences), tuple(drifted), tuple(configured), recorded is not None)
 
 
@@ -86,6 +90,30 @@ def _look_at_guard(group: Group, run: Ground, recorded: Optional[StepRecord]) ->
     return found
 
 
+def find_stale(
+    plan: Plan, run: Ground, recorded: Optional[StepRecord], made: Iterable[str]
+) -> tuple[list[Path], list[Path]]:
+    """The files that the record names and the plan does not: those that are as kb made them, and those that somebody changed since.
+
+    Nothing while the plan leaves something open, or while a program that was started from the recorded files is not in the plan: it
+    reads them still. A secret is taken away by the act that uses it up."""
+    wanted = {item.name for item in plan.items()} | {part.name for part in plan.parts}
+    known, may_go = recorded or {}, frozenset(made)
+    is_kept = plan.is_open or any(isinstance(part, Yielded) for part in plan.parts)
+    if is_kept or any("started_with" in fields and name not in wanted for name, fields in known.items()):
+        return [], []
+    own: list[Path] = []
+    changed: list[Path] = []
+    for name, fields in known.items():
+        path = Path(name)
+        if name in wanted or name not in may_go or "content" not in fields or not run.host.exists(path):
+            continue
+        is_plain = run.host.read_link(path) is None and not run.host.is_dir(path)
+        is_own = is_plain and run.host.read_bytes(path).decode(errors="surrogateescape") == fields["content"]
+        (own if is_own else changed).append(path)
+    return own, changed
+
+
 def is_there(plan: Plan, run: Ground) -> bool:
     """Whether the node and the cluster are as the plan says, as far as it is known by now."""
     return not look_at(plan, run, None).differences
@@ -107,7 +135,8 @@ class Applier:
     """Applies one plan. `record` holds then what was found after it, for the items of this node.
 
     is_forced: write what is there in another spelling too; was_begun: a run before this one did not come to its end, so that a
-    program may run from contents of before; made: the paths that this very step made: what another one made is not its to remove."""
+    program may run from contents of before; made: the paths that this very step made, and that nothing else needs: they go when the
+    plan does not name them any more."""
 
     def __init__(
         self,
@@ -135,8 +164,7 @@ class Applier:
             self.run.report.warn_once(warning)
         for text in plan.details:
             self.run.report.detail(text)
-        if not plan.is_open:
-            self._remove_stale(plan)
+        self._remove_stale(plan)
         for part in plan.parts:
             self._apply_part(part)
         return Plan(*self._applied, hands_on=plan.hands_on)
@@ -205,23 +233,11 @@ class Applier:
     # ---- what is wanted no more
 
     def _remove_stale(self, plan: Plan) -> None:
-        """A file that the record names and the plan does not goes, if kb made it and nobody changed it since."""
-        wanted = {item.name for item in plan.items()}
-        if any(isinstance(part, Yielded) for part in plan.parts):
-            return
-        for name, fields in (self.recorded or {}).items():
-            if name in wanted or not name.startswith("/") or ("content" not in fields and "digest" not in fields):
-                continue
-            self._remove_file(Path(name), fields)
-
-    def _remove_file(self, path: Path, fields: Mapping[str, object]) -> None:
-        host = self.run.host
-        if str(path) not in self.made or not host.exists(path) or host.is_dir(path):
-            return
-        text = host.read_bytes(path).decode(errors="surrogateescape")
-        if "content" in fields and fields["content"] == text:
-            host.remove(path)
+        """Before what takes its place is made."""
+        own, changed = find_stale(plan, self.run, self.recorded, self.made)
+        for path in own:
+            self.run.host.remove(path)
             self._is_stale = True
             self.run.report.detail(f"removed {path}: nothing wants it any more")
-        else:
+        for path in changed:
             self.run.report.note(f"{path} is wanted no more, and was changed since kb wrote it: it stays")

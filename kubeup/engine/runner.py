@@ -10,9 +10,10 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Optional
 
-from kubeup.engine.compare import Applier, View, look_at
+from kubeup.engine.compare import WANTED_NO_MORE, Applier, View, look_at
 from kubeup.engine.journal import JournalHost, remove_leftovers
 from kubeup.engine.plan import Difference, Plan
 from kubeup.engine.records import load_records
@@ -171,7 +172,8 @@ class Runner:
 
     def _why_other(self, ctx: Any, phase: Phase, before: PhaseState, plan: Plan) -> str:
         """Why a planned phase that was done is done again: whether the configuration or somebody on the node changed it."""
-        view = look_at(plan, ctx, self.records.of(f"{self.workflow}/{phase.name}"))
+        key = f"{self.workflow}/{phase.name}"
+        view = look_at(plan, ctx, self.records.of(key), made=self._may_remove(key, before))
         if plan.waits:
             return plan.waits[0].why
         known, blind = before.inputs.get("plan", ""), [item for item in plan.items() if item.is_blind]
@@ -255,7 +257,7 @@ class Runner:
             recorded=self.records.of(key),
             is_forced=is_forced or not self.state.is_kept,
             was_begun=was_begun,
-            made=entry.created,
+            made=self._may_remove(key, entry),
         )
         applied = applier.apply(plan)
         if self.state.is_kept:
@@ -263,6 +265,16 @@ class Runner:
             self.records.save()
         entry.inputs = fingerprint_of(applied)
         return plan.hands_on or Results()
+
+    def _may_remove(self, key: str, entry: PhaseState) -> frozenset[str]:
+        """What this very step made, where kb works, and no other step needs: a record alone does not say that a file may go."""
+        needed = {resolve_path(self.state.paths, name) for phase in self.phases for name in phase.makes}
+        needed.update(Path(name) for step, items in self.records.steps.items() if step != key for name in items)
+        return frozenset(
+            path
+            for path in entry.created
+            if path not in self.state.adopted and Path(path) not in needed and self.state.is_workplace(Path(path))
+        )
 
     def _record_failure(
         self,
@@ -299,6 +311,8 @@ def describe_view(view: View, *, is_same_plan: Optional[bool] = None) -> str:
     if told:
         return f"drift: {told[0]}{_more(told)}: doing it again"
     told = view.configured or (view.differences if is_same_plan is False else ())
+    if told and told[0].field == WANTED_NO_MORE:
+        return f"{told[0]}{_more(told)}: doing it again"
     if told:
         what = " ".join(filter(None, (told[0].item, told[0].field)))
         return f"{what}{_more(told)} changed since the last run: doing it again"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from kubeup.engine.items import File, Folder
-from kubeup.engine.plan import Plan
+from kubeup.engine.plan import Plan, Yielded
 from kubeup.engine.run import Run
 from kubeup.lazy_modules import lazy_import
 from kubeup.yaml_files import YAMLError, dump_yaml, load_yaml
@@ -31,8 +31,14 @@ KEPT_BY_ETCD = ("--initial-cluster", "--initial-cluster-state")
 
 
 def plan_etcd(run: Run) -> Plan:
-    """etcd.yaml of the first member; nothing where etcd is external."""
-    return Plan() if run.config.cluster.local_etcd is None else plan_etcd_member(run)
+    """etcd.yaml of the first member; nothing where etcd is external. A member that is here then holds the cluster's data, and a vote
+    perhaps: it stays until somebody takes it away."""
+    if run.config.cluster.local_etcd is not None:
+        return plan_etcd_member(run)
+    manifest = run.paths.manifest("etcd")
+    if not run.host.exists(manifest):
+        return Plan()
+    return Plan(Yielded("etcd", f"{manifest} stays, though etcd is external now: what it runs holds data"))
 
 
 def plan_etcd_member(run: Run, members: Sequence[tuple[str, str]] = ()) -> Plan:

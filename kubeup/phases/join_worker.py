@@ -130,8 +130,8 @@ def plan_kubelet(run: Run) -> Plan:
     once: list[Item] = []
     if is_worker:
         files.update(dict.fromkeys((ca_cert, *_client_ca_files(run)), ca_pem))
-    elif not run.host.exists(ca_cert):
-        once.append(File(ca_cert, ca_pem))
+    else:  # as the files which control planes share have it, if they do
+        once.append(File(ca_cert, ca_pem, keeps=lambda found, _: found, keeps_rights=True))
     if not _is_member(run):
         token = run.config.joined.bootstrap_kubeconfig.reveal()
         once.append(File(_bootstrap_conf(run), token, mode=0o600, is_secret=True))

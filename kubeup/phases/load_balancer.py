@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from kubeup.addresses import join_host_port
 from kubeup.engine.items import File, Folder, MarkedLines
-from kubeup.engine.plan import Plan
+from kubeup.engine.plan import Plan, Yielded
 from kubeup.engine.run import BareRun, Outputs, Run
 from kubeup.lazy_modules import lazy_import
 
@@ -47,12 +47,15 @@ def _settings(ctx: Run) -> load_balancer.Settings:
 
 def plan_load_balancer(run: Run) -> Plan:
     """Its configuration, the name, and last the pod that needs both. Before the kubelet starts, which runs it: so it is up when the
-    kubelet calls the endpoint for the first time. Which servers it names is the keeper's to follow.
+    kubelet calls the endpoint for the first time. Which servers it names is the keeper's to follow. One that nobody asks for any more
+    stays: the kubelet and others call the API servers through it, and it goes after its last caller.
 
     Raises HostError (endpoint-in-hosts), before anything is written.
     """
     if not is_wanted(run):
-        return Plan()
+        manifest = run.paths.manifest(load_balancer.NAME)
+        why = f"{manifest} stays, though nothing asks for it: clients may call the API servers through it"
+        return Plan(Yielded("load balancer", why)) if run.host.exists(manifest) else Plan()
     settings = _settings(run)
     load_balancer.plan_hosts(load_balancer.read_hosts(run.host), settings.name)
     config = load_balancer.render_config(settings, _first_servers(run))

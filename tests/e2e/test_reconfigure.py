@@ -142,7 +142,9 @@ def test_half_way_and_on_or_back(make_node: MakeNode, kb_pyz: Path, k8s_version:
     for delay in ("0.5", "1", "1.5", "2", "2.5", "3"):
         cp1.run(f"timeout -s KILL {delay} {line}", check=False)
     done = cp1.run(line, timeout=300)
-    assert "on node w1: python3 kb.pyz reconfigure endpoint" in done.stdout and "then here again" in done.stdout, done.output
+    assert "on node w1: python3 kb.pyz reconfigure endpoint" in done.stdout and "then here again" in done.stdout, (
+        done.output
+    )
     assert facts(cp1, w1)["kube-proxy"] == before["kube-proxy"]  # it would find no load balancer on the worker
     w1.run(f"{KB} reconfigure endpoint", timeout=300)
     last = cp1.run(f"{KB} reconfigure endpoint", timeout=300)

@@ -212,3 +212,19 @@ def test_a_node_without_its_state_is_known_by_kb_s_mark(host: ClusterHost) -> No
     assert preflight.find_own_files(ctx) == []
     host.write_file(Paths.state, "{}")  # of the run that was refused a moment ago
     assert preflight.find_own_files(ctx) == []
+
+
+def test_a_member_of_etcd_stays_where_etcd_is_external_now(host: ClusterHost) -> None:
+    """It holds the cluster's data, and a vote among members on other nodes: that goes by a command of its own."""
+    run_init(host)
+    manifest, before = Path("/etc/kubernetes/manifests/etcd.yaml"), snapshot(host)
+    host.write_file(
+        CONFIG_FILE,
+        CONFIG.replace("networking:", "etcd: {external: {endpoints: [https://10.0.0.9:2379]}}\nnetworking:"),
+    )
+    log = io.StringIO()
+    for only in ("etcd/local", "control-plane/apiserver"):
+        run_init(host, flags={}, config_file=CONFIG_FILE, only=only, log=log)
+    assert snapshot(host)[str(manifest)] == before[str(manifest)]
+    assert f"{manifest} stays" in log.getvalue()
+    assert "https://10.0.0.9:2379" in host.read_text(Path("/etc/kubernetes/manifests/kube-apiserver.yaml"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kubeup.engine.compare import NOT_RUNNING, OTHER_START, Applier, look_at
+from kubeup.engine.compare import NOT_RUNNING, OTHER_START, WANTED_NO_MORE, Applier, look_at
 from kubeup.engine.items import File, Folder, MarkedLines, MovedAside
 from kubeup.engine.plan import Group, Later, Part, Plan, Waiting, Yielded
 from kubeup.engine.records import StepRecord
@@ -266,3 +266,34 @@ def test_what_is_anothers_is_moved_aside_and_no_further(bench: Bench) -> None:
     apply(bench, item)
     assert bench.host.read_text(Path("/etc/of-before")) == "theirs\n" and "moved" in bench.told
     assert look_at(Plan(item), bench, None).differences == ()
+
+
+def test_what_is_wanted_no_more_is_seen_too(bench: Bench) -> None:
+    record = apply(bench, File(CONF, "one\n"), File(OTHER, "two\n"))
+    plan = Plan(File(CONF, "one\n"))
+    seen = look_at(plan, bench, record, made=(str(OTHER),))
+    assert [str(found) for found in seen.differences] == [f"{OTHER}: {WANTED_NO_MORE}"]
+    assert look_at(plan, bench, record, made=()).differences == ()
+    bench.host.write_file(OTHER, "edited\n")  # it stays, and is no reason to work
+    assert look_at(plan, bench, record, made=(str(OTHER),)).differences == ()
+
+
+def test_what_a_program_reads_that_is_not_in_the_plan_stays(bench: Bench) -> None:
+    """Another pod network is asked for: the keeper of kb's own still runs, and steps aside by itself when the other one comes."""
+    record = apply(bench, group(Program((CONF,)), File(CONF, "one\n")))
+    apply(bench, File(OTHER, "x\n"), recorded=record, made=(str(CONF),))
+    assert bench.host.exists(CONF)
+
+
+def test_a_secret_that_is_wanted_no_more_is_left_to_who_uses_it_up(bench: Bench) -> None:
+    record = apply(bench, File(CONF, "apiVersion: v1\n", is_secret=True))
+    apply(bench, recorded=record, made=(str(CONF),))
+    assert bench.host.exists(CONF) and "was changed" not in bench.told
+
+
+def test_a_link_in_the_place_of_a_file_that_is_wanted_no_more_stays(bench: Bench) -> None:
+    record = apply(bench, File(CONF, "one\n"))
+    bench.host.move_file(CONF, OTHER)
+    bench.host.symlink(CONF, str(OTHER))
+    apply(bench, recorded=record, made=(str(CONF),))
+    assert bench.host.read_link(CONF) is not None and "was changed" in bench.told

@@ -12,6 +12,9 @@ from typing import Any, Optional
 import pytest
 
 from kubeup.config.types import BootstrapToken, ClusterConfiguration, LocalAPIEndpoint, NodeConfig, NodeRegistration
+from kubeup.engine.items import File
+from kubeup.engine.plan import Item, Plan
+from kubeup.engine.records import load_records
 from kubeup.engine.run import Results, Run, Selection
 from kubeup.engine.runner import Runner, RunResult
 from kubeup.engine.state import State, load_state
@@ -252,3 +255,66 @@ class TestState:
             with pytest.raises(HostError) as caught:
                 load_state(host, Paths())
             assert caught.value.code == code
+
+
+# ---- what is wanted no more
+
+
+def plan_of(*items: Item) -> Callable[[Run], Plan]:
+    return lambda ctx: Plan(*items)
+
+
+def after_a_run(host: LocalHost, *items: Item, more: tuple[Phase, ...] = ()) -> Callable[..., RunResult]:
+    """A step that has made these, and the run after it, with other items."""
+    run(host, (Phase("one/a", does="a", plan=plan_of(*items)), *more))
+
+    def again(*wanted: Item, is_forced: bool = True) -> RunResult:
+        steps = (Phase("one/a", does="a", plan=plan_of(*wanted)), *more)
+        return run(host, steps, only="one/a" if is_forced else "")[0]
+
+    return again
+
+
+@pytest.mark.parametrize("is_forced", [True, False])
+def test_a_file_that_a_plan_names_no_more_goes(host: LocalHost, is_forced: bool) -> None:
+    again = after_a_run(host, File(A, "a"), File(B, "b"))
+    result = again(File(A, "a"), is_forced=is_forced)
+    assert (result.changes, host.exists(A), host.exists(B)) == (1, True, False)
+    assert statuses(again(File(A, "a"), is_forced=False)) == {"one/a": "unchanged"}
+
+
+def test_a_record_does_not_say_that_a_file_outside_of_kb_s_workplaces_may_go(host: LocalHost) -> None:
+    """Neither does a state: whoever can write one of them cannot have kb remove a file of others."""
+    victim = Path("/srv/data")
+    host.write_file(victim, "precious")
+    again = after_a_run(host, File(A, "a"))
+    records = load_records(host, Paths.records)
+    records.put("init/one/a", {str(A): {"content": "a"}, str(victim): {"content": "precious"}})
+    records.save()
+    node_state = load_state(host, Paths())
+    node_state.phases["init/one/a"].created.append(str(victim))
+    node_state.save()
+    again()
+    assert host.exists(victim) and not host.exists(A)
+
+
+@pytest.mark.parametrize("how", ["another plan", "an act", "adopted"])
+def test_a_file_that_something_else_needs_stays(host: LocalHost, how: str) -> None:
+    more = {
+        "another plan": (Phase("one/b", does="b", plan=plan_of(File(B, "b"))),),
+        "an act": (Phase("one/b", does="b", makes=("b",)),),
+        "adopted": (),
+    }[how]
+    again = after_a_run(host, File(A, "a"), File(B, "b"), more=more)
+    node_state = load_state(host, Paths())
+    node_state.adopted = [str(B)] if how == "adopted" else []
+    node_state.save()
+    again(File(A, "a"))
+    assert host.exists(B)
+
+
+def test_a_step_of_another_name_takes_along_what_it_may_remove(host: LocalHost) -> None:
+    after_a_run(host, File(A, "a"), File(B, "b"))
+    renamed = Phase("two", does="a", plan=plan_of(File(A, "a")), formerly="one/a")
+    run(host, (renamed,))
+    assert host.exists(A) and not host.exists(B)

@@ -118,6 +118,21 @@ def test_a_dry_run_changes_nothing() -> None:
     assert host.changes == [] and any(HOSTS in step.what for step in plan.plan)
 
 
+def test_one_that_nobody_asks_for_any_more_stays_as_long_as_somebody_may_call_it() -> None:
+    """Neither a run that leaves the flag out nor one that takes a conversion back takes it away before its last caller."""
+    host = make_host()
+
+    def work(config: NodeConfig, only: str = "") -> None:
+        Runner("join", PHASES, load_state(host, PATHS)).run(context(host, config), only=only)
+
+    work(join_config("10.0.0.11:6443", kb=LOCAL))
+    before = dict(host.files)
+    for only in ("", "load-balancer/local"):
+        work(join_config("10.0.0.11:6443"), only=only)
+        for path in (PATHS.manifest(balancer.NAME), balancer.config_path(PATHS), Path(HOSTS)):
+            assert host.files[str(path)] == before[str(path)]
+
+
 def test_somebody_else_s_name_stops_it_before_anything_is_written() -> None:
     host = make_host()
     host.files[HOSTS] += b"10.0.0.9 kb-api.cluster.local\n"
