@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import functools
 import io
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from kubeup.config.types import ClusterConfiguration, LocalAPIEndpoint, NodeConfig, NodeRegistration
+from kubeup.engine.plan import Plan
 from kubeup.engine.run import Run
 from kubeup.machine.host import Host
 from kubeup.node import cert_specs, certificates, pki
@@ -19,33 +20,28 @@ from kubeup.phases import certs, kubeconfigs
 from kubeup.releases import RELEASES
 from kubeup.report import Report
 from tests.fake_host import FakeHost
+from tests.plans import do
 
 PATHS = Paths()
-CERT_PHASES = {
-    "ca": (certs.issue_ca, certs.ca_is_valid),
-    "apiserver": (certs.issue_apiserver_cert, certs.apiserver_cert_is_valid),
-    "apiserver-kubelet-client": (
-        certs.issue_apiserver_kubelet_client_cert,
-        certs.apiserver_kubelet_client_cert_is_valid,
-    ),
-    "front-proxy-ca": (certs.issue_front_proxy_ca, certs.front_proxy_ca_is_valid),
-    "front-proxy-client": (certs.issue_front_proxy_client_cert, certs.front_proxy_client_cert_is_valid),
-    "etcd-ca": (certs.issue_etcd_ca, certs.etcd_ca_is_valid),
-    "etcd-server": (certs.issue_etcd_server_cert, certs.etcd_server_cert_is_valid),
-    "etcd-peer": (certs.issue_etcd_peer_cert, certs.etcd_peer_cert_is_valid),
-    "etcd-healthcheck-client": (
-        certs.issue_etcd_healthcheck_client_cert,
-        certs.etcd_healthcheck_client_cert_is_valid,
-    ),
-    "apiserver-etcd-client": (certs.issue_apiserver_etcd_client_cert, certs.apiserver_etcd_client_cert_is_valid),
-    "sa": (certs.make_service_account_key, certs.service_account_key_is_valid),
+CERT_PLANS: dict[str, Callable[[Run], Plan]] = {
+    "ca": certs.plan_ca,
+    "apiserver": certs.plan_apiserver,
+    "apiserver-kubelet-client": certs.plan_apiserver_kubelet_client,
+    "front-proxy-ca": certs.plan_front_proxy_ca,
+    "front-proxy-client": certs.plan_front_proxy_client,
+    "etcd-ca": certs.plan_etcd_ca,
+    "etcd-server": certs.plan_etcd_server,
+    "etcd-peer": certs.plan_etcd_peer,
+    "etcd-healthcheck-client": certs.plan_etcd_healthcheck_client,
+    "apiserver-etcd-client": certs.plan_apiserver_etcd_client,
+    "sa": certs.plan_service_account_key,
 }
-KUBECONFIG_PHASES = {
-    "admin": (kubeconfigs.write_admin_conf, kubeconfigs.admin_conf_is_valid),
-    "super-admin": (kubeconfigs.write_super_admin_conf, kubeconfigs.super_admin_conf_is_valid),
-    "kubelet": (kubeconfigs.write_kubelet_conf, kubeconfigs.kubelet_conf_is_valid),
-    "controller-manager": (kubeconfigs.write_controller_manager_conf, kubeconfigs.controller_manager_conf_is_valid),
-    "scheduler": (kubeconfigs.write_scheduler_conf, kubeconfigs.scheduler_conf_is_valid),
+KUBECONFIG_PLANS: dict[str, Callable[[Run], Plan]] = {
+    "admin": kubeconfigs.plan_admin,
+    "super-admin": kubeconfigs.plan_super_admin,
+    "kubelet": kubeconfigs.plan_kubelet,
+    "controller-manager": kubeconfigs.plan_controller_manager,
+    "scheduler": kubeconfigs.plan_scheduler,
 }
 
 
@@ -69,8 +65,8 @@ def make_context(host: Host, config: Optional[NodeConfig] = None, *, minor: int 
 def make_pki(host: Host, config: Optional[NodeConfig] = None) -> Run:
     """Run every certs/* phase on `host`."""
     ctx = make_context(host, config)
-    for run, _ in CERT_PHASES.values():
-        run(ctx)
+    for plan in CERT_PLANS.values():
+        do(plan, ctx)
     return ctx
 
 
@@ -78,8 +74,8 @@ def make_pki(host: Host, config: Optional[NodeConfig] = None) -> Run:
 def _finished_node() -> FakeHost:
     host = FakeHost()
     ctx = make_pki(host)
-    for run, _ in KUBECONFIG_PHASES.values():
-        run(ctx)
+    for plan in KUBECONFIG_PLANS.values():
+        do(plan, ctx)
     return host
 
 

@@ -191,7 +191,7 @@ class Applier:
             return True
         found = item.look(self.run)
         is_due = bool(item.differences(item.wanted(), found))
-        if is_due or self.is_forced or found is None:
+        if is_due or self.is_forced or found is None or item.is_judged:
             found = item.apply(self.run)
         self.record[item.name] = item.record(found)
         return is_due

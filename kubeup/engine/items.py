@@ -35,6 +35,7 @@ class _NodeItem:
 
     is_of_cluster = False
     is_blind = False
+    is_judged = False
 
     def record(self, fields: Fields) -> Fields:
         return fields
@@ -160,6 +161,50 @@ class File(_NodeItem):
 
 
 @frozen
+class Issued(_NodeItem):
+    """A certificate, key or kubeconfig: made once, and from then on judged by what it is for. No plan makes a key: `issue` asks the
+    pool of keys.
+
+    title: `certificate apiserver`; places: its files; spec: what it is for, the names in it; judge: "" where it serves, or why it
+    does not; issue: makes it, or keeps it. It may raise HostError where something would be lost."""
+
+    title: str
+    files: tuple[Path, ...]
+    spec: Fields
+    judge: Callable[[Ground], str]
+    issue: Callable[[Ground], object]
+
+    is_judged = True
+
+    @property
+    def name(self) -> str:
+        return self.title
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        return self.files
+
+    def wanted(self) -> Fields:
+        return {**self.spec, "trouble": ""}
+
+    def look(self, run: Ground) -> Optional[Fields]:
+        return {**self.spec, "trouble": self.judge(run)}
+
+    def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
+        """What does not serve any more is no drift where something else is wanted of it now."""
+        trouble = (found or {}).get("trouble")
+        others = {name: value for name, value in (found or {}).items() if name != "trouble"}
+        rest = {name: value for name, value in wanted.items() if name != "trouble"}
+        if trouble:
+            return (Difference(self.name, str(trouble)),) if rest == others else ()
+        return _compare_fields(self.name, rest, others)
+
+    def apply(self, run: Ground) -> Fields:
+        self.issue(run)
+        return self.wanted()
+
+
+@frozen
 class MarkedLines(_NodeItem):
     """A line of kb's in a file of others, known by its mark. edit: the file's text with the line as it is to be; all else in it
     stays. It may raise HostError where others' lines stand against it."""
@@ -275,6 +320,7 @@ class Object:
 
     is_of_cluster = True
     is_blind = False
+    is_judged = False
     places = ()
 
     @property
@@ -341,6 +387,7 @@ class AppliedManifest:
 
     is_of_cluster = True
     is_blind = True
+    is_judged = False
     places = ()
 
     @property

@@ -76,6 +76,10 @@ class Item(Protocol):
         """It cannot be looked at again: whether it is as wanted shows by the plan alone, which is another one or the same."""
 
     @property
+    def is_judged(self) -> bool:
+        """It is applied whenever its step is: what is found good is kept, and what may surprise about it is told."""
+
+    @property
     def places(self) -> tuple[Path, ...]:
         """The files, folders and links on the node that making it so may make."""
 

@@ -1,125 +1,109 @@
 """The phases certs/*: the CAs, the certificates they sign, and the service account key.
 
-Each `issue_*` keeps what is on the node where it serves; each `*_is_valid` looks whether there is nothing to do.
+What is on the node is kept where it serves.
 The rules are in kubeup/node/pki.py. Mirrors cmd/kubeadm/app/cmd/phases/init/certs.go.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Optional
 
+from kubeup.engine.items import Issued
+from kubeup.engine.plan import Ground, Plan
 from kubeup.engine.run import Outputs, Run
+from kubeup.errors import HostError
 from kubeup.lazy_modules import lazy_import
 
 if TYPE_CHECKING:
-    from kubeup.node import kubeconfig, pki, private_keys
+    from kubeup.node import cert_specs, kubeconfig, pki, private_keys
 else:
+    cert_specs = lazy_import("kubeup.node.cert_specs")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     private_keys = lazy_import("kubeup.node.private_keys")
     pki = lazy_import("kubeup.node.pki")
 
 
-# ---- the cluster CA and what it signs
+# ---- what is to be there
 
 
-def issue_ca(ctx: Run) -> Outputs:
-    return _ensure_ca(ctx, "ca")
+def _plan_ca(run: Run, name: str) -> Plan:
+    spec = cert_specs.CERTS[name]
+    files = (spec.cert_path(run.paths), spec.key_path(run.paths))
+    return Plan(
+        Issued(
+            f"authority {name}",
+            files,
+            {"for": spec.common_name},
+            judge=lambda _: _reason_of(partial(pki.probe_ca, run.host, run.paths, name)),
+            issue=lambda ground: _ensure_ca(dataclasses.replace(run, host=ground.host), name),
+        )
+    )
 
 
-def ca_is_valid(ctx: Run) -> bool:
-    return pki.is_ca_valid(ctx.host, ctx.paths, "ca")
+def issue_ca(run: Run) -> None:
+    """The cluster's authority, ahead of its own phase: a mirror's certificate is signed by it too."""
+    _ensure_ca(run, "ca")
 
 
-def issue_apiserver_cert(ctx: Run) -> Outputs:
-    return ensure_cert(ctx, "apiserver")
+def _plan_cert(run: Run, name: str) -> Plan:
+    return Plan(issued_cert(run, name))
 
 
-def apiserver_cert_is_valid(ctx: Run) -> bool:
-    return _cert_is_valid(ctx, "apiserver")
+def issued_cert(run: Run, name: str) -> Issued:
+    """The leaf `name` of pki.CERTS, for this node's names."""
+    spec = cert_specs.CERTS[name]
+    return Issued(
+        f"certificate {name}",
+        (spec.cert_path(run.paths), spec.key_path(run.paths)),
+        {"for": spec.common_name or run.config.node.name, "names": str(spec.sans(run.config))},
+        judge=lambda _: _reason_of(partial(pki.probe_cert, run.host, run.paths, config=run.config, name=name)),
+        issue=lambda ground: ensure_cert(dataclasses.replace(run, host=ground.host), name),
+    )
 
 
-def issue_apiserver_kubelet_client_cert(ctx: Run) -> Outputs:
-    return ensure_cert(ctx, "apiserver-kubelet-client")
+def _reason_of(probe: Callable[[], pki.Finding]) -> str:
+    """Why what is there does not serve; "" where it does."""
+    try:
+        finding = probe()
+    except HostError as error:
+        return str(error)
+    return "" if finding.action == "keep" else finding.reason
 
 
-def apiserver_kubelet_client_cert_is_valid(ctx: Run) -> bool:
-    return _cert_is_valid(ctx, "apiserver-kubelet-client")
+def _unless_external(plan: Callable[[Run], Plan]) -> Callable[[Run], Plan]:
+    """Nothing where etcd is external."""
+
+    def plan_of_etcd(run: Run) -> Plan:
+        is_external = run.config.cluster.external_etcd is not None
+        return Plan(details=["etcd is external: its certificates are yours to give"]) if is_external else plan(run)
+
+    return plan_of_etcd
 
 
-# ---- the front proxy CA and what it signs
+plan_ca = partial(_plan_ca, name="ca")
+plan_apiserver = partial(_plan_cert, name="apiserver")
+plan_apiserver_kubelet_client = partial(_plan_cert, name="apiserver-kubelet-client")
+plan_front_proxy_ca = partial(_plan_ca, name="front-proxy-ca")
+plan_front_proxy_client = partial(_plan_cert, name="front-proxy-client")
+plan_etcd_ca = _unless_external(partial(_plan_ca, name="etcd-ca"))
+plan_etcd_server = _unless_external(partial(_plan_cert, name="etcd-server"))
+plan_etcd_peer = _unless_external(partial(_plan_cert, name="etcd-peer"))
+plan_etcd_healthcheck_client = _unless_external(partial(_plan_cert, name="etcd-healthcheck-client"))
+plan_apiserver_etcd_client = _unless_external(partial(_plan_cert, name="apiserver-etcd-client"))
 
 
-def issue_front_proxy_ca(ctx: Run) -> Outputs:
-    return _ensure_ca(ctx, "front-proxy-ca")
+def plan_service_account_key(run: Run) -> Plan:
+    """The key that signs service account tokens."""
 
+    def issue(ground: Ground) -> None:
+        _report(run, pki.ensure_service_account_key(ground.host, run.paths, make_key=partial(take_key, run)))
 
-def front_proxy_ca_is_valid(ctx: Run) -> bool:
-    return pki.is_ca_valid(ctx.host, ctx.paths, "front-proxy-ca")
-
-
-def issue_front_proxy_client_cert(ctx: Run) -> Outputs:
-    return ensure_cert(ctx, "front-proxy-client")
-
-
-def front_proxy_client_cert_is_valid(ctx: Run) -> bool:
-    return _cert_is_valid(ctx, "front-proxy-client")
-
-
-# ---- etcd's CA and what it signs: nothing to do where etcd is external
-
-
-def issue_etcd_ca(ctx: Run) -> Outputs:
-    return None if _has_external_etcd(ctx) else _ensure_ca(ctx, "etcd-ca")
-
-
-def etcd_ca_is_valid(ctx: Run) -> bool:
-    return ctx.config.cluster.external_etcd is not None or pki.is_ca_valid(ctx.host, ctx.paths, "etcd-ca")
-
-
-def issue_etcd_server_cert(ctx: Run) -> Outputs:
-    return None if _has_external_etcd(ctx) else ensure_cert(ctx, "etcd-server")
-
-
-def etcd_server_cert_is_valid(ctx: Run) -> bool:
-    return ctx.config.cluster.external_etcd is not None or _cert_is_valid(ctx, "etcd-server")
-
-
-def issue_etcd_peer_cert(ctx: Run) -> Outputs:
-    return None if _has_external_etcd(ctx) else ensure_cert(ctx, "etcd-peer")
-
-
-def etcd_peer_cert_is_valid(ctx: Run) -> bool:
-    return ctx.config.cluster.external_etcd is not None or _cert_is_valid(ctx, "etcd-peer")
-
-
-def issue_etcd_healthcheck_client_cert(ctx: Run) -> Outputs:
-    return None if _has_external_etcd(ctx) else ensure_cert(ctx, "etcd-healthcheck-client")
-
-
-def etcd_healthcheck_client_cert_is_valid(ctx: Run) -> bool:
-    return ctx.config.cluster.external_etcd is not None or _cert_is_valid(ctx, "etcd-healthcheck-client")
-
-
-def issue_apiserver_etcd_client_cert(ctx: Run) -> Outputs:
-    return None if _has_external_etcd(ctx) else ensure_cert(ctx, "apiserver-etcd-client")
-
-
-def apiserver_etcd_client_cert_is_valid(ctx: Run) -> bool:
-    return ctx.config.cluster.external_etcd is not None or _cert_is_valid(ctx, "apiserver-etcd-client")
-
-
-# ---- the key that signs service account tokens
-
-
-def make_service_account_key(ctx: Run) -> Outputs:
-    finding = pki.ensure_service_account_key(ctx.host, ctx.paths, make_key=partial(take_key, ctx))
-    _report(ctx, finding)
-    return None
-
-
-def service_account_key_is_valid(ctx: Run) -> bool:
-    return pki.is_service_account_key_valid(ctx.host, ctx.paths)
+    files = (run.paths.pki / "sa.key", run.paths.pki / "sa.pub")
+    judge = partial(pki.probe_service_account_key, run.host, run.paths)
+    return Plan(Issued("service account key", files, {}, judge=lambda _: _reason_of(judge), issue=issue))
 
 
 # ---- shared
@@ -162,17 +146,6 @@ def ensure_cert(ctx: Run, name: str) -> Outputs:
     """Issue the leaf `name` of pki.CERTS, or keep the one that is here and right."""
     _report(ctx, pki.ensure_cert(ctx.host, ctx.paths, config=ctx.config, name=name, make_key=partial(take_key, ctx)))
     return None
-
-
-def _cert_is_valid(ctx: Run, name: str) -> bool:
-    return pki.is_cert_valid(ctx.host, ctx.paths, config=ctx.config, name=name)
-
-
-def _has_external_etcd(ctx: Run) -> bool:
-    is_external = ctx.config.cluster.external_etcd is not None
-    if is_external:
-        ctx.report.detail("etcd is external: its certificates are yours to give")
-    return is_external
 
 
 def _report(ctx: Run, finding: pki.Finding) -> None:

@@ -7,6 +7,7 @@ else has to be done elsewhere is named in the output `remaining`. kubeadm leaves
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -188,19 +189,23 @@ def check_leads_here(ctx: EndpointRun, endpoint: str) -> None:
 # ---- certs/apiserver
 
 
-def issue_apiserver_cert(ctx: EndpointRun) -> Outputs:
+def plan_apiserver_cert(run: EndpointRun) -> Plan:
     """The name goes into this node's certificate, for the same key, and the API server shows it.
 
-    Raises HostError (certificate-lacks-san, where the CA signs elsewhere), ClusterError (apiserver-keeps-certificate).
+    Raises, when it is applied: HostError (certificate-lacks-san, where the CA signs elsewhere), ClusterError
+    (apiserver-keeps-certificate).
     """
-    certs.issue_apiserver_cert(ctx)
-    if ctx.host.is_live:
-        _wait_until_shown(ctx)
-    return None
+    cert = certs.issued_cert(run, "apiserver")
 
+    def judge(ground: Ground) -> str:
+        return cert.judge(ground) or ("" if _shows_name(run, _own_server(run)) else "the API server does not show it")
 
-def apiserver_cert_is_shown(ctx: EndpointRun) -> bool:
-    return certs.apiserver_cert_is_valid(ctx) and bool(_shows_name(ctx, _own_server(ctx)))
+    def issue(ground: Ground) -> None:
+        cert.issue(ground)
+        if run.host.is_live:
+            _wait_until_shown(run)
+
+    return Plan(dataclasses.replace(cert, judge=judge, issue=issue))
 
 
 def _own_server(ctx: EndpointRun) -> str:

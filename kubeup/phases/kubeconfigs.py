@@ -5,10 +5,14 @@ The rules are in kubeup/node/kubeconfig.py. Mirrors cmd/kubeadm/app/cmd/phases/i
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import TYPE_CHECKING
 
+from kubeup.engine.items import Issued
+from kubeup.engine.plan import Ground, Plan
 from kubeup.engine.run import Outputs, Run
+from kubeup.errors import HostError
 from kubeup.lazy_modules import lazy_import
 from kubeup.phases.certs import take_key
 
@@ -18,44 +22,28 @@ else:
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
 
 
-def write_admin_conf(ctx: Run) -> Outputs:
-    return ensure(ctx, "admin")
+def _plan(run: Run, name: str) -> Plan:
+    user = kubeconfig.KUBECONFIGS[name].user.format(node=run.config.node.name)
+
+    def judge(_: Ground) -> str:
+        try:
+            finding = kubeconfig.probe_kubeconfig(run.host, run.paths, name)
+        except HostError as error:
+            return str(error)
+        return "" if finding.action == "keep" else finding.reason
+
+    def issue(ground: Ground) -> None:
+        ensure(dataclasses.replace(run, host=ground.host), name)
+
+    path = run.paths.kubeconfig(kubeconfig.KUBECONFIGS[name].file)
+    return Plan(Issued(path.name, (path,), {"user": user}, judge=judge, issue=issue))
 
 
-def admin_conf_is_valid(ctx: Run) -> bool:
-    return kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, "admin")
-
-
-def write_super_admin_conf(ctx: Run) -> Outputs:
-    return ensure(ctx, "super-admin")
-
-
-def super_admin_conf_is_valid(ctx: Run) -> bool:
-    return kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, "super-admin")
-
-
-def write_kubelet_conf(ctx: Run) -> Outputs:
-    return ensure(ctx, "kubelet")
-
-
-def kubelet_conf_is_valid(ctx: Run) -> bool:
-    return kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, "kubelet")
-
-
-def write_controller_manager_conf(ctx: Run) -> Outputs:
-    return ensure(ctx, "controller-manager")
-
-
-def controller_manager_conf_is_valid(ctx: Run) -> bool:
-    return kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, "controller-manager")
-
-
-def write_scheduler_conf(ctx: Run) -> Outputs:
-    return ensure(ctx, "scheduler")
-
-
-def scheduler_conf_is_valid(ctx: Run) -> bool:
-    return kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, "scheduler")
+plan_admin = partial(_plan, name="admin")
+plan_super_admin = partial(_plan, name="super-admin")
+plan_kubelet = partial(_plan, name="kubelet")
+plan_controller_manager = partial(_plan, name="controller-manager")
+plan_scheduler = partial(_plan, name="scheduler")
 
 
 def ensure(ctx: Run, name: str) -> Outputs:

@@ -41,7 +41,7 @@ from kubeup.phases import addons, cluster
 from kubeup.releases import RELEASES
 from kubeup.report import Report
 from kubeup.secret import Secret
-from tests.fake_node import CERT_PHASES, KUBECONFIG_PHASES
+from tests.fake_node import CERT_PLANS, KUBECONFIG_PLANS
 from tests.plans import do, is_done
 from tests.unit.cluster.test_addons import assert_equals_real, golden_name, read_golden
 
@@ -117,8 +117,8 @@ def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     root = tmp_path_factory.mktemp("node")
     port, client, peer = free_port(), free_port(), free_port()
     ctx = make_context(root, minor, port)
-    for run, _ in (*CERT_PHASES.values(), *KUBECONFIG_PHASES.values()):
-        run(ctx)
+    for plan in (*CERT_PLANS.values(), *KUBECONFIG_PLANS.values()):
+        do(plan, ctx)
     folder, pki = BIN / f"1.{minor}", root / "etc/kubernetes/pki"
     etcd = [folder / "etcd", "--data-dir", root / "etcd", "--name", "lab", "--log-level=error"]
     etcd += [f"--listen-client-urls=http://127.0.0.1:{client}", f"--advertise-client-urls=http://127.0.0.1:{client}"]

@@ -26,7 +26,8 @@ from kubeup.node import cert_specs, certificates, kubeconfig
 from kubeup.paths import Paths
 from kubeup.secret import Secret
 from kubeup.trust import Anchors
-from tests.fake_node import KUBECONFIG_PHASES, PATHS, make_config, make_context, make_pki
+from tests.fake_node import KUBECONFIG_PLANS, PATHS, make_config, make_context, make_pki
+from tests.plans import do, is_done
 
 pytestmark = pytest.mark.component
 
@@ -55,8 +56,8 @@ def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A node's files, written for each kind of key, and the folder in which they lie."""
     root = tmp_path_factory.mktemp(str(request.param))
     ctx = make_pki(LocalHost(root), make_config(encryption_algorithm=request.param))
-    for write, _ in KUBECONFIG_PHASES.values():
-        write(ctx)
+    for plan in KUBECONFIG_PLANS.values():
+        do(plan, ctx)
     return ctx, root / "etc/kubernetes"
 
 
@@ -95,7 +96,7 @@ def test_openssl_verifies_every_chain(node: tuple[Run, Path]) -> None:
     openssl = program("openssl")
     for base, signer in SIGNERS.items():
         assert "OK" in run(openssl, "verify", "-CAfile", folder / f"pki/{signer}.crt", folder / f"pki/{base}.crt")
-    for name in KUBECONFIG_PHASES:
+    for name in KUBECONFIG_PLANS:
         pem = client_cert(folder, name)
         purpose = ("-purpose", "sslclient")
         assert "OK" in run(openssl, "verify", *purpose, "-CAfile", folder / "pki/ca.crt", stdin=pem)
@@ -224,8 +225,8 @@ def _serve_once(folder: Path, client_names: list[Any]) -> tuple[int, threading.T
 def test_admin_conf_opens_a_mutual_tls_connection(tmp_path: Path) -> None:
     """What is in admin.conf, through kb's own host, against the API server's certificate."""
     ctx = make_pki(LocalHost(tmp_path), make_config(address="127.0.0.1"))
-    for write, _ in KUBECONFIG_PHASES.values():
-        write(ctx)
+    for plan in KUBECONFIG_PLANS.values():
+        do(plan, ctx)
     path = Paths().admin_conf
     identity = kubeconfig.read_kubeconfig(ctx.host.read_text(path), host=ctx.host, path=path)
     names: list[Any] = []
@@ -273,7 +274,7 @@ def test_a_second_run_touches_nothing(node: tuple[Run, Path]) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     again = make_context(ctx.host, ctx.config)
     make_pki(ctx.host, ctx.config)
-    for write, is_valid in KUBECONFIG_PHASES.values():
-        assert is_valid(again)
-        write(again)
+    for plan in KUBECONFIG_PLANS.values():
+        assert is_done(plan, again)
+        do(plan, again)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before

@@ -17,7 +17,8 @@ from kubeup.node import certificates, kubeconfig, pki, private_keys
 from kubeup.releases import RELEASES
 from kubeup.secret import Secret
 from tests.fake_host import FakeHost
-from tests.fake_node import KUBECONFIG_PHASES, PATHS, finished_node, make_config, make_context
+from tests.fake_node import KUBECONFIG_PLANS, PATHS, finished_node, make_config, make_context
+from tests.plans import do, is_done
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
 LOCAL, SHARED = "https://10.77.0.11:6443", "https://api.lan:8443"
@@ -179,14 +180,13 @@ def test_a_sound_file_is_kept_whatever_its_server() -> None:
     host = finished_node()
     config = make_config(control_plane_endpoint="api.lan:8443")
     ctx = make_context(host, config)
-    run, is_valid = KUBECONFIG_PHASES["admin"]
-    assert is_valid(ctx)
-    run(ctx)
+    assert is_done(KUBECONFIG_PLANS["admin"], ctx)
+    do(KUBECONFIG_PLANS["admin"], ctx)
     assert host.changes == []
     assert ctx.report.warnings == [
         f"admin.conf calls {LOCAL}, the configuration says {SHARED}; it was left as it is",
     ]
-    KUBECONFIG_PHASES["scheduler"][0](ctx)
+    do(KUBECONFIG_PLANS["scheduler"], ctx)
     assert len(ctx.report.warnings) == 1
 
 
@@ -258,7 +258,7 @@ def test_an_expired_client_certificate_is_renewed_in_place() -> None:
     host.clock = NOW + datetime.timedelta(days=365, seconds=1)
     assert not kubeconfig.is_kubeconfig_valid(host, PATHS, "admin")
     ctx = make_context(host)
-    KUBECONFIG_PHASES["admin"][0](ctx)
+    do(KUBECONFIG_PLANS["admin"], ctx)
     assert ctx.report.notes == [
         "the client certificate in /etc/kubernetes/admin.conf expired at 2027-01-01 00:00:00 UTC: "
         "issued again for the same key"

@@ -17,7 +17,8 @@ from kubeup.machine.local_host import LocalHost
 from kubeup.node import cert_specs
 from kubeup.phases import certs
 from tests.fake_host import FakeHost
-from tests.fake_node import CERT_PHASES, KUBECONFIG_PHASES, finished_node, make_config, make_context, make_pki
+from tests.fake_node import CERT_PLANS, KUBECONFIG_PLANS, finished_node, make_config, make_context, make_pki
+from tests.plans import do, is_done
 
 EXTERNAL: dict[str, Any] = {"local_etcd": None, "external_etcd": ExternalEtcd(("https://10.0.0.9:2379",))}
 BASES = {name: spec.base for name, spec in cert_specs.CERTS.items()}
@@ -32,34 +33,34 @@ def output(ctx: Any) -> str:
 def test_each_phase_makes_its_own_files_in_order() -> None:
     host = FakeHost()
     ctx = make_context(host)
-    for name, (run, is_valid) in CERT_PHASES.items():
+    for name, plan in CERT_PLANS.items():
         host.changes.clear()
-        assert not is_valid(ctx), name
-        assert run(ctx) is None
+        assert not is_done(plan, ctx), name
+        do(plan, ctx)
         base = f"/etc/kubernetes/pki/{BASES.get(name, name)}"
         assert host.changes == [f"write {base}.key", f"write {base}.{'pub' if name == 'sa' else 'crt'}"]
-        assert is_valid(ctx), name
+        assert is_done(plan, ctx), name
 
 
 def test_each_kubeconfig_phase_makes_its_own_file() -> None:
     host = FakeHost()
     ctx = make_pki(host)
-    for name, (run, is_valid) in KUBECONFIG_PHASES.items():
+    for name, plan in KUBECONFIG_PLANS.items():
         host.changes.clear()
-        assert not is_valid(ctx), name
-        assert run(ctx) is None
+        assert not is_done(plan, ctx), name
+        do(plan, ctx)
         assert host.changes == [f"write /etc/kubernetes/{name}.conf"]
         assert host.modes[f"/etc/kubernetes/{name}.conf"] == 0o600
-        assert is_valid(ctx), name
+        assert is_done(plan, ctx), name
     assert ctx.report.warnings == []
 
 
 def test_a_second_run_changes_nothing() -> None:
     host = finished_node()
     ctx = make_context(host)
-    for run, is_valid in (*CERT_PHASES.values(), *KUBECONFIG_PHASES.values()):
-        assert is_valid(ctx)
-        run(ctx)
+    for plan in (*CERT_PLANS.values(), *KUBECONFIG_PLANS.values()):
+        assert is_done(plan, ctx)
+        do(plan, ctx)
     assert host.changes == []
     assert ctx.report.notes == ctx.report.warnings == []
     assert ctx.found.keys is None
@@ -68,8 +69,8 @@ def test_a_second_run_changes_nothing() -> None:
 def test_a_probe_only_looks() -> None:
     host = FakeHost()
     ctx = make_context(host)
-    for _, is_valid in (*CERT_PHASES.values(), *KUBECONFIG_PHASES.values()):
-        assert is_valid(ctx) is False
+    for plan in (*CERT_PLANS.values(), *KUBECONFIG_PLANS.values()):
+        assert is_done(plan, ctx) is False
     assert host.changes == []
     assert ctx.found.keys is None
 
@@ -77,10 +78,10 @@ def test_a_probe_only_looks() -> None:
 def test_external_etcd_has_no_etcd_certs() -> None:
     host = FakeHost()
     ctx = make_context(host, make_config(**EXTERNAL))
-    for name, (run, is_valid) in CERT_PHASES.items():
+    for name, plan in CERT_PLANS.items():
         if "etcd" in name:
-            run(ctx)
-            assert is_valid(ctx)
+            do(plan, ctx)
+            assert is_done(plan, ctx)
     assert host.changes == []
     assert "etcd is external" in output(ctx)
 
@@ -88,21 +89,21 @@ def test_external_etcd_has_no_etcd_certs() -> None:
 def test_what_is_issued_again_is_said() -> None:
     host = finished_node()
     ctx = make_context(host, make_config(control_plane_endpoint="api.lan:6443"))
-    assert not certs.apiserver_cert_is_valid(ctx)
-    certs.issue_apiserver_cert(ctx)
+    assert not is_done(certs.plan_apiserver, ctx)
+    do(certs.plan_apiserver, ctx)
     assert ctx.report.notes == [
         "/etc/kubernetes/pki/apiserver.crt does not name api.lan: issued again for the same key"
     ]
-    assert certs.apiserver_cert_is_valid(ctx)
+    assert is_done(certs.plan_apiserver, ctx)
 
 
 def test_an_error_leaves_the_node_as_it_was() -> None:
     host = finished_node()
     host.files["/etc/kubernetes/pki/etcd/server.crt"] = host.files["/etc/kubernetes/pki/apiserver.crt"]
     ctx = make_context(host)
-    assert not certs.etcd_server_cert_is_valid(ctx)
+    assert not is_done(certs.plan_etcd_server, ctx)
     with pytest.raises(HostError) as caught:
-        certs.issue_etcd_server_cert(ctx)
+        do(certs.plan_etcd_server, ctx)
     assert caught.value.code == "certificate-of-other-ca"
     assert host.changes == []
 
@@ -117,8 +118,8 @@ def test_no_key_is_made_twice_nor_shared() -> None:
 
 def test_modes_on_a_real_file_system(tmp_path: Path) -> None:
     ctx = make_pki(LocalHost(tmp_path))
-    for run, _ in KUBECONFIG_PHASES.values():
-        run(ctx)
+    for plan in KUBECONFIG_PLANS.values():
+        do(plan, ctx)
     root = tmp_path / "etc/kubernetes"
     modes = {str(path.relative_to(root)): stat.S_IMODE(path.stat().st_mode) for path in root.rglob("*")}
     assert {name for name, mode in modes.items() if mode == 0o755} == {"pki", "pki/etcd"}
@@ -126,7 +127,7 @@ def test_modes_on_a_real_file_system(tmp_path: Path) -> None:
     assert {name for name, mode in modes.items() if mode == 0o600} == {
         *(f"pki/{base}.key" for base in BASES.values()),
         *("pki/sa.key", "pki/sa.pub"),
-        *(f"{name}.conf" for name in KUBECONFIG_PHASES),
+        *(f"{name}.conf" for name in KUBECONFIG_PLANS),
     }
     assert len(modes) == 2 + 10 + 10 + 2 + 5
 
@@ -134,7 +135,7 @@ def test_modes_on_a_real_file_system(tmp_path: Path) -> None:
 def test_naming_the_phases_loads_no_cryptography() -> None:
     """kb.py names every phase; `kb version` must not pay for cryptography or YAML."""
     code = (
-        "import sys; from kubeup.phases import certs, kubeconfigs; certs.issue_ca, kubeconfigs.write_admin_conf; "
+        "import sys; from kubeup.phases import certs, kubeconfigs; certs.plan_ca, kubeconfigs.plan_admin; "
         "print(sorted({'cryptography', 'yaml', 'kubeup.node.pki'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
