@@ -12,7 +12,7 @@ from kubeup.errors import HostError, UsageError
 from kubeup.lazy_modules import lazy_import
 
 if TYPE_CHECKING:
-    from kubeup.airgap import oci_layout
+    from kubeup.airgap import air_gap_fence, oci_layout
     from kubeup.cli.program import Invocation
     from kubeup.config import load_init
     from kubeup.config.types import NodeConfig
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from kubeup.engine import step
     from kubeup.engine.state import State
     from kubeup.machine import fence
-    from kubeup.phases import airgap
 else:
-    airgap = lazy_import("kubeup.phases.airgap")
+    air_gap_fence = lazy_import("kubeup.airgap.air_gap_fence")
     doctor = lazy_import("kubeup.doctor.doctor")
     fence = lazy_import("kubeup.machine.fence")
     load_init = lazy_import("kubeup.config.load_init")
@@ -90,7 +89,7 @@ def _load_config(launch: Launch, config_file: Optional[Path], only: str) -> Node
         local, config_file=config_file, flags=flags, only=only, read_bundle_version=oci_layout.read_kubernetes_version
     )
     if config.kb.air_gapped:
-        local.fence = airgap.plan_fence(config)
+        local.fence = air_gap_fence.plan_fence(config)
         manifest = config.kb.pod_network.manifest
         if "://" in manifest:
             # fetched late: better told before anything is changed

@@ -17,6 +17,7 @@ from kubeup.paths import Paths
 from kubeup.trust import Anchors
 
 if TYPE_CHECKING:
+    from kubeup.airgap import air_gap_fence
     from kubeup.cli.program import Invocation
     from kubeup.cluster import api, find_cluster, join_documents, membership
     from kubeup.cluster.membership import Access
@@ -30,10 +31,9 @@ if TYPE_CHECKING:
     from kubeup.machine.host import Host
     from kubeup.machine.local_host import LocalHost
     from kubeup.node import kubeconfig
-    from kubeup.phases import airgap
     from kubeup.report import Report
 else:
-    airgap = lazy_import("kubeup.phases.airgap")
+    air_gap_fence = lazy_import("kubeup.airgap.air_gap_fence")
     membership = lazy_import("kubeup.cluster.membership")
     join_documents = lazy_import("kubeup.cluster.join_documents")
     find_cluster = lazy_import("kubeup.cluster.find_cluster")
@@ -96,7 +96,7 @@ def _run_join(call: Invocation, *, only: str, endpoint: str) -> int:
         _require_same_kind(local, node_state, is_control_plane=is_control_plane)
         config = _find_cluster(local, wishes, member, node_state, call.report)
         if wishes.kb.air_gapped:
-            local.fence = airgap.plan_fence(config)
+            local.fence = air_gap_fence.plan_fence(config)
         launch.tell(config)
         paths = Paths(pki=Path(config.cluster.certificates_dir))
         launcher.require_same_node(node_state, config, paths)

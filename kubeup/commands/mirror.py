@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from kubeup.airgap import bundle, mirror_catalog, mirror_server, mirror_sync
     from kubeup.cli.program import Invocation
     from kubeup.machine import http
-    from kubeup.phases import airgap
+    from kubeup.phases import local_bundle
 else:
-    airgap = lazy_import("kubeup.phases.airgap")
+    local_bundle = lazy_import("kubeup.phases.local_bundle")
     bundle = lazy_import("kubeup.airgap.bundle")
     http = lazy_import("kubeup.machine.http")
     mirror_server = lazy_import("kubeup.airgap.mirror_server")
@@ -54,15 +54,15 @@ def add(call: Invocation) -> int:
     launch, path = Launch(call), _one_word(call)
     launch.require_root()
     local = launch.local
-    if not local.is_dir(airgap.MIRROR_FOLDER):
+    if not local.is_dir(local_bundle.MIRROR_FOLDER):
         raise HostError(
             "this node has no mirror",
-            cause=f"there is no {airgap.MIRROR_FOLDER}",
+            cause=f"there is no {local_bundle.MIRROR_FOLDER}",
             remedy="run it on the control plane that was made with kb init --bundle",
             code="no-mirror-here",
         )
     key = local.read_text(Path(call.flags["verify-key"]).absolute()) if "verify-key" in call.flags else ""
-    found = airgap.add_bundle(local, path, key_pem=key, tell=call.report.waiting)
+    found = local_bundle.add_bundle(local, path, key_pem=key, tell=call.report.waiting)
     call.print(f"{found.path} is served: {len(found.names)} images, {len(bundle.list_files(local, found))} files")
     return 0
 

@@ -15,9 +15,10 @@ from kubeup.secret import Secret
 if TYPE_CHECKING:
     from kubeup.cluster import api, tokens
     from kubeup.node import certificates, kubeconfig, static_pods
-    from kubeup.phases import airgap
+    from kubeup.phases import find_mirror, local_bundle
 else:
-    airgap = lazy_import("kubeup.phases.airgap")
+    find_mirror = lazy_import("kubeup.phases.find_mirror")
+    local_bundle = lazy_import("kubeup.phases.local_bundle")
     api = lazy_import("kubeup.cluster.api")
     kubeconfig = lazy_import("kubeup.node.kubeconfig")
     static_pods = lazy_import("kubeup.node.static_pods")
@@ -99,12 +100,12 @@ def _bare_node_lines(ctx: Run, worker_join: str) -> list[str]:
     """With a bundle: one line by which a machine without anything joins, kb itself taken from the mirror."""
     if not ctx.config.kb.bundle:
         return []
-    url = airgap.mirror_url(ctx.config)
+    url = find_mirror.mirror_url(ctx.config)
     pin = certificates.ca_cert_hashes(ctx.host.read_text(ctx.paths.pki / "ca.crt"))[0]
     words = " ".join(worker_join.replace("\\\n", " ").split())
     more = " --air-gapped" if ctx.config.kb.air_gapped else ""
     line = f"{words} --mirror {url} --mirror-ca-hash {pin}{more}"
-    digest = airgap.kb_digest(ctx)
+    digest = local_bundle.kb_digest(ctx)
     if digest:
         line = f'curl -fsSk -o kb.pyz {url}/files/kb.pyz && echo "{digest}  kb.pyz" | sha256sum -c - && {line}'
     return [

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from kubeup.engine import state, undo
     from kubeup.network import pod_network
     from kubeup.node import containers, kubelet, runtime
-    from kubeup.phases import airgap, kernel, kubelet_start, load_balancer
+    from kubeup.phases import install_programs, kernel, kubelet_start, load_balancer, serve_mirror
 else:
     kernel = lazy_import("kubeup.phases.kernel")
-    airgap = lazy_import("kubeup.phases.airgap")
+    serve_mirror = lazy_import("kubeup.phases.serve_mirror")
+    install_programs = lazy_import("kubeup.phases.install_programs")
     distro_packages = lazy_import("kubeup.airgap.distro_packages")
     etcd = lazy_import("kubeup.cluster.etcd")
     probes = lazy_import("kubeup.cluster.probes")
@@ -273,11 +274,11 @@ def stop_services(ctx: ResetRun) -> Outputs:
     made = state.load_state(ctx.host, ctx.paths).created_paths()
     if str(distro_packages.APT_LIST) in made:
         distro_packages.release(ctx.host)
-    for unit in (airgap.MIRROR_UNIT, "containerd.service"):
+    for unit in (serve_mirror.MIRROR_UNIT, "containerd.service"):
         if str(ctx.paths.systemd / unit) in made:
             ctx.host.run(["systemctl", "disable", "--now", unit], timeout_s=120)
     kernel.remove_service_route(ctx)
-    if str(airgap.CONTAINERD_UNIT) in made:
+    if str(install_programs.CONTAINERD_UNIT) in made:
         for folder in (Path("/var/lib/containerd"), Path("/run/containerd")):
             for mount in ctx.host.mounts_below(folder):
                 ctx.host.run(["umount", str(mount)])
@@ -291,7 +292,7 @@ def _restart_runtime(ctx: ResetRun, node_state: state.State) -> None:
         *node_state.created_paths(),
         *(entry["path"] for phase in node_state.phases.values() for entry in phase.backups),
     }
-    has_to_read = str(airgap.CONTAINERD_UNIT) not in touched and str(runtime.CONTAINERD_CONFIG) in touched
+    has_to_read = str(install_programs.CONTAINERD_UNIT) not in touched and str(runtime.CONTAINERD_CONFIG) in touched
     if has_to_read and services.is_active(ctx.host, "containerd"):
         services.run(ctx.host, "restart", "containerd", timeout_s=60)
 

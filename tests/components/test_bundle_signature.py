@@ -21,7 +21,7 @@ from kubeup.errors import HostError
 from kubeup.machine.host import Argv, CommandResult
 from kubeup.machine.local_host import LocalHost
 from kubeup.paths import Paths
-from kubeup.phases import airgap
+from kubeup.phases import install_programs, local_bundle, serve_mirror
 from kubeup.releases import RELEASES
 from kubeup.report import Report
 from kubeup.secret import Secret
@@ -105,46 +105,46 @@ def context(tmp_path: Path, made: Path, nth: int) -> tuple[Run, Exchanging]:
 @pytest.mark.parametrize("nth", range(1, 8))
 def test_an_exchanged_bundle_is_never_laid_down(tmp_path: Path, made: Path, nth: int) -> None:
     ctx, host = context(tmp_path, made, nth)
-    copy = airgap.MIRROR_FOLDER / "kb.tar"
+    copy = local_bundle.MIRROR_FOLDER / "kb.tar"
     try:
-        airgap.lay_down_bundle(ctx)
+        local_bundle.lay_down_bundle(ctx)
     except HostError as error:
         assert error.code in ("signature-missing", "signature-wrong", "bundle-not-fit"), error
         assert not host.exists(copy)
     else:
         bundle_signature.check_signature(oci_layout.open_layout(host, copy), (made / "key.pub").read_text())
         assert host.read_bytes(copy) == (made / "good.tar").read_bytes()
-    assert [name for name in host.list_dir(airgap.MIRROR_FOLDER) if name.startswith(".")] == []
+    assert [name for name in host.list_dir(local_bundle.MIRROR_FOLDER) if name.startswith(".")] == []
 
 
 def test_a_copy_that_lies_there_counts_by_its_index_and_signature(tmp_path: Path, made: Path) -> None:
     """Not by its size alone; and every phase that takes from it asks for the signature, also when it runs alone."""
     ctx, _ = context(tmp_path, made, 99)
-    airgap.lay_down_bundle(ctx)
-    assert airgap.bundle_is_laid_down(ctx)
+    local_bundle.lay_down_bundle(ctx)
+    assert local_bundle.bundle_is_laid_down(ctx)
     copy = tmp_path / "node/var/lib/kb/mirror/kb.tar"
     shutil.copy(made / "evil.tar", copy)
-    assert not airgap.bundle_is_laid_down(ctx)
+    assert not local_bundle.bundle_is_laid_down(ctx)
     with pytest.raises(HostError) as caught:
-        airgap._open_signed(ctx, airgap.MIRROR_FOLDER / "kb.tar")
+        local_bundle.open_signed(ctx, local_bundle.MIRROR_FOLDER / "kb.tar")
     assert caught.value.code == "signature-missing"
     shutil.copy(made / "evil.tar", tmp_path / "node/usb/kb.tar")
     with pytest.raises(HostError) as told:
-        airgap._offer(ctx, "bundle", ["kubelet"], "amd64")
+        install_programs._offer(ctx, "bundle", ["kubelet"], "amd64")
     assert told.value.code == "signature-missing", "the phase of the programs asks for itself"
     with pytest.raises(HostError) as served:
-        airgap.serve_bundle(ctx)
+        serve_mirror.serve_bundle(ctx)
     assert served.value.code == "signature-missing", "and that of the mirror, which would hand it to all nodes"
-    assert not airgap.bundle_is_served(ctx) and not (tmp_path / "node/etc").exists()
+    assert not serve_mirror.bundle_is_served(ctx) and not (tmp_path / "node/etc").exists()
 
 
 def test_a_further_bundle_for_the_mirror(tmp_path: Path, made: Path) -> None:
     _, host = context(tmp_path, made, 2)
     public = (made / "key.pub").read_text()
     with pytest.raises(HostError):
-        airgap.add_bundle(host, GIVEN, key_pem=public, tell=lambda text: None)
-    assert host.list_dir(airgap.MIRROR_FOLDER) == []
+        local_bundle.add_bundle(host, GIVEN, key_pem=public, tell=lambda text: None)
+    assert host.list_dir(local_bundle.MIRROR_FOLDER) == []
     shutil.copy(made / "good.tar", tmp_path / "node/usb/kb.tar")
     host.left = 99
-    found = airgap.add_bundle(host, GIVEN, key_pem=public, tell=lambda text: None)
+    found = local_bundle.add_bundle(host, GIVEN, key_pem=public, tell=lambda text: None)
     bundle_signature.check_signature(found, public)

@@ -612,9 +612,9 @@ def test_what_becomes_an_anchor_does_so_in_few_places() -> None:
         ("commands/mirror", "sync", "given"),
         ("cluster/etcd", "read_client_tls", "given"),
         ("cluster/etcd", "read_external_tls", "given"),
-        ("phases/airgap", "_own_tls", "given"),
+        ("phases/serve_mirror", "_own_tls", "given"),
         # the cluster's authority, as discovery or this node's files have it
-        ("phases/airgap", "mirror_of", "given"),
+        ("phases/find_mirror", "mirror_of", "given"),
         ("network/load_balancer", "wait_until_serving", "given"),
         ("phases/endpoint", "_tls", "given"),
     }

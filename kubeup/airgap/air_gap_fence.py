@@ -1,0 +1,31 @@
+"""Where kb may connect to in a cluster without the world outside: --air-gapped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kubeup.config.types import NodeConfig
+from kubeup.lazy_modules import lazy_import
+from kubeup.machine.fence import Fence
+
+if TYPE_CHECKING:
+    from kubeup.airgap import containerd_hosts
+    from kubeup.node import cert_specs
+else:
+    containerd_hosts = lazy_import("kubeup.airgap.containerd_hosts")
+    cert_specs = lazy_import("kubeup.node.cert_specs")
+
+
+def plan_fence(config: NodeConfig) -> Fence:
+    """The cluster, the mirror, and this machine."""
+    names = {config.node.name, config.local_api_endpoint.advertise_address}
+    cluster = config.cluster
+    if cluster.control_plane_endpoint:
+        names.add(cert_specs.split_host_port(cluster.control_plane_endpoint)[0])
+    if config.kb.mirror.endpoint:
+        names.add(containerd_hosts.Mirror(config.kb.mirror.endpoint).host)
+    if cluster.external_etcd:
+        names.update(containerd_hosts.Mirror(url).host for url in cluster.external_etcd.endpoints)
+    if config.join and config.join.server:
+        names.add(containerd_hosts.Mirror(config.join.server).host)
+    return Fence(frozenset(names), (*cluster.service_cidrs(), *cluster.pod_cidrs()))

@@ -1,0 +1,43 @@
+"""Where the nodes of this cluster find their mirror, and what proves that it is the one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Optional
+
+from kubeup.addresses import join_host_port
+from kubeup.config.types import NodeConfig
+from kubeup.engine.run import Run
+from kubeup.lazy_modules import lazy_import
+from kubeup.trust import Anchors
+
+if TYPE_CHECKING:
+    from kubeup.airgap import containerd_hosts
+    from kubeup.airgap.containerd_hosts import Mirror
+else:
+    containerd_hosts = lazy_import("kubeup.airgap.containerd_hosts")
+
+MIRROR_PORT = 5000
+
+
+def mirror_url(config: NodeConfig) -> str:
+    """Where the nodes find the mirror: the one that was named, or this control plane's own."""
+    if config.kb.mirror.endpoint:
+        return config.kb.mirror.endpoint.rstrip("/")
+    address = config.local_api_endpoint.advertise_address
+    return f"https://{join_host_port(address, MIRROR_PORT)}"
+
+
+def mirror_of(ctx: Run) -> Mirror:
+    """The mirror, proven once a run. Raises HostError: mirror-not-trusted, mirror-unreachable."""
+    if ctx.found.mirror is None:
+        config = ctx.config
+        ca: Optional[Anchors]
+        if config.kb.bundle and not config.kb.mirror.endpoint:
+            ca = Anchors.given(ctx.host.read_text(ctx.paths.pki / "ca.crt"))
+        else:
+            found_ca = config.join.ca_pem if config.join else ""
+            ca = Anchors.given(found_ca) if found_ca else None
+        ctx.found.mirror = containerd_hosts.find_mirror(
+            ctx.host, mirror_url(config), ca_hash=config.kb.mirror.ca_hash, cluster_ca=ca
+        )
+    return ctx.found.mirror

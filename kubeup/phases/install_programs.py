@@ -1,0 +1,249 @@
+"""The phase install/packages: the runtime, the kubelet and their tools, where they are missing.
+
+They come from a bundle, a mirror, a distribution's packages or the official places. Runs before preflight, since it makes
+the machine what preflight looks at; it looks first itself and changes nothing where something is wrong. kubeadm leaves
+all of it to its user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kubeup.config import presets
+from kubeup.config.types import NodeConfig
+from kubeup.engine.run import Outputs, Run
+from kubeup.errors import HostError
+from kubeup.lazy_modules import lazy_import
+from kubeup.machine import services
+from kubeup.phases.find_mirror import mirror_of
+from kubeup.phases.local_bundle import bundle_copy, find_architecture, open_copies, open_signed
+
+if TYPE_CHECKING:
+    from kubeup import yaml_files
+    from kubeup.airgap import distro_packages, downloads, oci_layout, programs
+    from kubeup.airgap.programs import Offered, Standing
+    from kubeup.diagnosis.checks import runtime as runtime_checks
+    from kubeup.machine import local_host
+    from kubeup.node import crictl, runtime
+    from kubeup.phases import preflight
+else:
+    yaml_files = lazy_import("kubeup.yaml_files")
+    distro_packages = lazy_import("kubeup.airgap.distro_packages")
+    downloads = lazy_import("kubeup.airgap.downloads")
+    oci_layout = lazy_import("kubeup.airgap.oci_layout")
+    programs = lazy_import("kubeup.airgap.programs")
+    runtime_checks = lazy_import("kubeup.diagnosis.checks.runtime")
+    local_host = lazy_import("kubeup.machine.local_host")
+    crictl = lazy_import("kubeup.node.crictl")
+    runtime = lazy_import("kubeup.node.runtime")
+    preflight = lazy_import("kubeup.phases.preflight")
+
+CRICTL_CONFIG = Path("/etc/crictl.yaml")
+CONTAINERD_UNIT = Path("/etc/systemd/system/containerd.service")
+CONTAINERD_TIMEOUT_S = 30
+POLL_S = 0.1
+
+
+def wants_packages(config: NodeConfig) -> bool:
+    source = config.kb.packages.source
+    return source not in ("auto", "none") or (source == "auto" and bool(config.kb.bundle or config.kb.mirror.endpoint))
+
+
+def install_packages(ctx: Run) -> Outputs:
+    """Put what is missing in place, proven first, and start the runtime. What is there and good stays; what is there,
+    wrong and not kb's is an error.
+
+    Raises HostError: package-wrong, packages-not-found, wrong-architecture, wrong-version, file-damaged, disk-full,
+    runtime-not-started.
+    """
+    standing = programs.look(ctx.host, ctx.config.cluster.kubernetes_version, ctx.release)
+    wanted = _wanted(ctx, standing)
+    kept = [one for one in standing if one.verdict == "good" and one.item.version_words]
+    if kept:
+        ctx.report.note("left alone: " + ", ".join(f"{one.item.name} {one.version} ({one.path})" for one in kept))
+    if wanted:
+        source = _source(ctx)
+        if source in ("apt", "dnf"):
+            distro_packages.install(
+                ctx.host, source, wanted, ctx.config.cluster.kubernetes_version, ctx.config.kb.packages.preset
+            )
+        else:
+            _fetch_and_place(ctx, wanted, source)
+    _configure_crictl(ctx, wanted)
+    has_runtime = any(one.item.component in ("containerd", "runc") for one in wanted)
+    _ensure_runtime_runs(ctx, has_placed=has_runtime)
+    if has_runtime and _source(ctx) in ("apt", "dnf", "download"):
+        # A distribution's settings, and upstream's defaults, are for no kubelet in particular; the plugins lie where upstream
+        # has them. With a mirror or a bundle the phase install/registries does this.
+        preflight.fix_runtime(ctx, cni_bin_dir=runtime.DEFAULT_CNI_BIN_DIRS[0])
+    return None
+
+
+def _configure_crictl(ctx: Run, wanted: Sequence[Standing]) -> None:
+    """A crictl of kb's is told where the runtime is: without that it guesses, and says so at every call."""
+    is_placed = any(one.item.name == "crictl" for one in wanted)
+    if is_placed and not ctx.host.exists(CRICTL_CONFIG):
+        socket = f"unix://{crictl.socket_path(ctx.config.node.cri_socket)}"
+        ctx.host.write_file(CRICTL_CONFIG, f"runtime-endpoint: {socket}\nimage-endpoint: {socket}\n", keeps=True)
+
+
+def _wanted(ctx: Run, standing: Sequence[Standing]) -> list[Standing]:
+    """The files to place: missing ones, and wrong ones that kb itself had placed."""
+    owned = ctx.owned_paths
+    # a foreign socket (CRI-O, say) means that the runtime is somebody else's business
+    has_other_runtime = "containerd" not in crictl.socket_path(ctx.config.node.cri_socket).name
+    wanted = []
+    for one in standing:
+        if one.verdict == "good" or (has_other_runtime and one.item.component in ("containerd", "runc")):
+            continue
+        in_the_way = one.verdict == "missing" and ctx.host.exists(Path(one.item.place))
+        path, why = (one.item.place, "it cannot be run") if in_the_way else (str(one.path), one.why)
+        if (one.verdict == "wrong" or in_the_way) and path not in owned:
+            raise HostError(
+                f"{one.item.name} at {path} does not do",
+                cause=f"{why}; kb did not place it and does not replace it",
+                remedy=f"remove it or bring the right version: {crictl.install_command(ctx.host, one.item.name)}",
+                code="package-wrong",
+            )
+        wanted.append(one)
+    return wanted
+
+
+def _source(ctx: Run) -> str:
+    source = ctx.config.kb.packages.source
+    if source == "auto":
+        return "bundle" if ctx.config.kb.bundle else "mirror"
+    return source
+
+
+def _fetch_and_place(ctx: Run, wanted: Sequence[Standing], source: str) -> None:
+    names = [one.item.name for one in wanted]
+    arch = find_architecture(ctx)
+    if source == "download" and ctx.host.mode != "live":
+        _plan_downloads(ctx, wanted, arch)
+        return
+    offered = _offer(ctx, source, names, arch)
+    absent = [name for name in names if name not in offered]
+    if absent and source == "mirror" and not offered and ctx.config.kb.packages.source == "auto":
+        ctx.report.note(f"the mirror has images alone: {', '.join(absent)} have to come from elsewhere")
+        return
+    if absent:
+        raise HostError(
+            f"the {source} lacks programs for this node ({arch})",
+            cause=f"{', '.join(absent)} {'is' if len(absent) == 1 else 'are'} not in it, and not on this node",
+            remedy="make a bundle that has them (kb bundle create), or install them by other means",
+            code="packages-not-found",
+        )
+    chosen = [offered[name] for name in names]
+    if ctx.host.mode != "live":
+        _plan_files_of(ctx, {one.item.place: one.mode for one in chosen})
+        return
+    version = ctx.config.cluster.kubernetes_version
+    staged = programs.stage(
+        ctx.host, chosen, arch=arch, cluster_version=version, release=ctx.release, tell=ctx.report.waiting
+    )
+    places = programs.put_in_place(ctx.host, staged)
+    if source == "download":
+        ctx.host.remove_tree(_spool(ctx))  # as large as what was placed
+    ctx.report.note(f"placed from the {source}: {', '.join(sorted({place.name for place in places}))}")
+
+
+def _plan_files_of(ctx: Run, modes: Mapping[str, int]) -> None:
+    for place, mode in modes.items():
+        ctx.host.write_stream(Path(place), (), mode=mode)
+    ctx.found.programs_are_planned = True
+
+
+def _plan_downloads(ctx: Run, wanted: Sequence[Standing], arch: str) -> None:
+    """Of a dry run: what would be fetched, and nothing of it."""
+    preset = presets.find_preset(ctx.config.kb.packages.preset)
+    version = ctx.config.cluster.kubernetes_version
+    for component in downloads.components_of({one.item.name: one for one in wanted}):
+        plan = downloads.plan_download(component, kubernetes_version=version, arch=arch, versions={}, preset=preset)
+        ctx.report.note(f"{component} {plan.version} would be fetched from {plan.url}")
+    _plan_files_of(ctx, {one.item.place: 0o755 for one in wanted})
+
+
+def _spool(ctx: Run) -> Path:
+    return ctx.paths.state_dir / "downloads"
+
+
+def _offer(ctx: Run, source: str, names: Sequence[str], arch: str) -> dict[str, Offered]:
+    if source == "bundle":
+        is_copied = ctx.host.mode == "live" and ctx.host.exists(bundle_copy(ctx))
+        path = bundle_copy(ctx) if is_copied else Path(ctx.config.kb.bundle).absolute()
+        found = open_signed(ctx, path)
+        others = open_copies(ctx.host) if ctx.host.mode == "live" else []
+        more = {digest: place for one in others for digest, place in one.blobs.items()}
+        whole = oci_layout.Layout(found.path, found.index, found.index_bytes, {**more, **found.blobs}, b"", found.names)
+        offered: dict[str, Offered] = programs.offer_bundle(ctx.host, whole, arch)
+        return offered
+    if source == "mirror":
+        from_mirror: dict[str, Offered] = programs.offer_mirror(
+            ctx.host, mirror_of(ctx), arch, version=ctx.config.cluster.kubernetes_version
+        )
+        return from_mirror
+    machine = ctx.machine or ctx.host
+    assert isinstance(machine, local_host.LocalHost)  # a dry run and a folder fetch nothing
+    downloaded: dict[str, Offered] = programs.offer_downloads(
+        machine,
+        names,
+        cluster_version=ctx.config.cluster.kubernetes_version,
+        arch=arch,
+        preset=presets.find_preset(ctx.config.kb.packages.preset),
+        spool=_spool(ctx),
+        tell=ctx.report.waiting,
+    )
+    return downloaded
+
+
+def _ensure_runtime_runs(ctx: Run, *, has_placed: bool) -> None:
+    """A unit where kb placed containerd and none is there; running now, and at boot."""
+    host = ctx.host
+    program = host.which("containerd") or Path("/usr/local/bin/containerd")
+    if "containerd" not in crictl.socket_path(ctx.config.node.cri_socket).name:
+        return
+    units = [
+        folder / "containerd.service"
+        for folder in (CONTAINERD_UNIT.parent, Path("/usr/lib/systemd/system"), Path("/lib/systemd/system"))
+    ]
+    changed = False
+    owned = str(CONTAINERD_UNIT) in ctx.owned_paths
+    if owned or not any(host.exists(unit) for unit in units):
+        score = "-999" if runtime_checks.may_lower_oom_score(host) else "0"
+        text = yaml_files.fill_template("systemd/containerd.service", {"containerd": program, "oom_score": score})
+        changed = host.write_file(CONTAINERD_UNIT, text)
+    if changed:
+        host.run(services.SYSTEMD.reload)
+    is_running = services.is_active(host, "containerd")
+    services.enable(host, "containerd")
+    if is_running and not (has_placed or changed):
+        return
+    done = services.run(host, "restart" if is_running else "start", "containerd", timeout_s=60)
+    if not done.ok or not _becomes_active(ctx):
+        log = "\n".join(services.read_log(host, "containerd", lines=20))
+        raise HostError(
+            "containerd does not start",
+            cause=crictl.last_words(log),
+            remedy=f"see why: {services.say_log(host, 'containerd', lines=30)}",
+            code="runtime-not-started",
+        )
+
+
+def _becomes_active(ctx: Run) -> bool:
+    if ctx.host.mode != "live":
+        return True
+    deadline = ctx.host.monotonic() + CONTAINERD_TIMEOUT_S
+    while ctx.host.monotonic() < deadline:
+        if services.is_active(ctx.host, "containerd"):
+            return True
+        ctx.host.sleep(POLL_S)
+    return False
+
+
+def packages_are_in_place(ctx: Run) -> bool:
+    standing = programs.look(ctx.host, ctx.config.cluster.kubernetes_version, ctx.release)
+    is_active = services.is_active(ctx.host, "containerd")
+    return is_active and all(one.verdict == "good" for one in standing)
