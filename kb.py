@@ -53,7 +53,6 @@ from kubeup.phases import (
     cluster,
     control_plane,
     endpoint,
-    health,
     install_programs,
     join_command,
     join_control_plane,
@@ -68,6 +67,8 @@ from kubeup.phases import (
     reset,
     runtime_registries,
     serve_mirror,
+    verify_node,
+    wait_control_plane,
 )
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ INIT: tuple[Phase, ...] = (
           plan=control_plane.plan_scheduler),
     Phase("wait-control-plane",
           does="Wait until the kubelet and the API server are healthy",
-          run=health.wait_for_control_plane, done=health.apiserver_is_healthy, live="cluster"),
+          run=wait_control_plane.wait_for_control_plane, done=wait_control_plane.apiserver_is_healthy, live="cluster"),
 
     # 6. The cluster learns what it is: other nodes and later upgrades read its configuration from it.
     Phase("upload-config/kubeadm",
@@ -236,7 +237,8 @@ INIT: tuple[Phase, ...] = (
     # What was applied until here needed the API server alone; from here on the controllers have to do their part.
     Phase("wait-control-plane/controllers",
           does="Wait until the controller-manager and the scheduler are healthy",
-          run=health.wait_for_controllers, done=health.control_plane_is_healthy, live="cluster", hidden=True),
+          run=wait_control_plane.wait_for_controllers, done=wait_control_plane.control_plane_is_healthy,
+          live="cluster", hidden=True),
     Phase("load-balancer/keeper",
           does="Follow API servers as they come and go, and let joining nodes do the same",
           run=load_balancer.share_load_balancer, done=load_balancer.load_balancer_is_shared,
@@ -248,7 +250,7 @@ INIT: tuple[Phase, ...] = (
     # 8. Nobody says "ready" unseen.
     Phase("verify",
           does="Watch that the node is Ready, stays up, and its DNS answers",
-          run=health.verify_node, done=health.node_is_verified, reads=("kb.soak_s",), live="cluster"),
+          run=verify_node.verify_node, done=verify_node.node_is_verified, reads=("kb.soak_s",), live="cluster"),
     Phase("show-join-command",
           does="Say how the next node joins",
           run=join_command.show_join_command, needs=("bootstrap-token", "upload-certs"), live="cluster", always=True),

@@ -1,6 +1,6 @@
 """Is it healthy? Probes of the kubelet, the control plane, the node and the cluster's DNS.
 
-Owns where each health endpoint lies and what counts as healthy. Must not wait: phases/health.py does.
+Owns where each health endpoint lies and what counts as healthy. Must not wait: the phases do.
 Source: cmd/kubeadm/app/util/apiclient/wait.go
 """
 

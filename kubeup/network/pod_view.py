@@ -3,7 +3,7 @@
 What the node itself reaches proves nothing of its pods: their packets are forwarded, and a firewall may drop just that. Owns the
 network namespace that is asked from: one that kb makes with its own network's plugin, as the runtime makes a pod's, or, where
 nothing may be made or the network is another's, those of pods that are there. Owns which link is named when something is not
-reached. Must not wait (phases/health.py does), and leaves nothing behind. kubeadm asks nothing of the kind.
+reached. Must not wait (phases/wait_pod_ways.py does), and leaves nothing behind. kubeadm asks nothing of the kind.
 """
 
 from __future__ import annotations

@@ -20,7 +20,9 @@ from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.lazy_modules import lazy_import
 from kubeup.machine.http import Unreachable
 from kubeup.phases import certs, control_plane, kubeconfigs, kubelet_start
-from kubeup.phases.health import soak, wait_for_control_plane, wait_for_controllers, wait_until
+from kubeup.phases.soak_static_pods import soak
+from kubeup.phases.wait_control_plane import wait_for_control_plane, wait_for_controllers
+from kubeup.phases.waits import wait_until
 
 if TYPE_CHECKING:
     from kubeup.cluster import api, etcd, lease, probes, shared_certs
@@ -556,7 +558,7 @@ def wait_for_instance(ctx: Run) -> Outputs:
 
 
 def instance_is_healthy(ctx: Run) -> bool:
-    from kubeup.phases.health import control_plane_is_healthy
+    from kubeup.phases.wait_control_plane import control_plane_is_healthy
 
     return control_plane_is_healthy(at_own_server(ctx))
 

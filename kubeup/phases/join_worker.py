@@ -21,14 +21,9 @@ from kubeup.lazy_modules import lazy_import
 from kubeup.machine.http import Unreachable
 from kubeup.phases import join_control_plane, kubelet_start, preflight
 from kubeup.phases.cluster import mark_control_plane as mark
-from kubeup.phases.health import (
-    find_pressure,
-    free_waiting_pods,
-    plan_ways,
-    wait_for_pod_ways,
-    wait_for_ready,
-    warn_of_serving_request,
-)
+from kubeup.phases.verify_node import wait_for_ready, warn_of_serving_request
+from kubeup.phases.wait_dns import find_pressure, free_waiting_pods
+from kubeup.phases.wait_pod_ways import plan_ways, wait_for_pod_ways
 
 if TYPE_CHECKING:
     from kubeup.cluster import api, membership, node_name, objects, probes, signing_request

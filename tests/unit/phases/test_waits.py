@@ -10,7 +10,7 @@ import pytest
 from kubeup.diagnosis import chain, signs
 from kubeup.engine.run import Run
 from kubeup.errors import ClusterError
-from kubeup.phases import health
+from kubeup.phases import waits
 from kubeup.releases import RELEASES
 from kubeup.report import Report
 from tests.fake_host import FakeHost
@@ -29,7 +29,7 @@ def wait(monkeypatch: pytest.MonkeyPatch, links: list[Optional[signs.BrokenLink]
         return left.pop(0) if len(left) > 1 else left[0]
 
     monkeypatch.setattr(chain, "find_broken_link", find)
-    health._Wait(ctx, 60, "control plane").until(lambda: "" if host.ticks >= well_after_s else "etcd refused")
+    waits.Wait(ctx, 60, "control plane").until(lambda: "" if host.ticks >= well_after_s else "etcd refused")
     return ctx
 
 

@@ -1,0 +1,78 @@
+"""The soak: a node's static pods run, and go on running."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Optional
+
+from kubeup.engine.run import Run
+from kubeup.lazy_modules import lazy_import
+from kubeup.phases.waits import Wait
+
+if TYPE_CHECKING:
+    from kubeup.cluster import probes
+    from kubeup.diagnosis import signs
+else:
+    probes = lazy_import("kubeup.cluster.probes")
+    signs = lazy_import("kubeup.diagnosis.signs")
+
+
+def soak(ctx: Run, name: str) -> None:
+    """Every static pod of node `name` has run since at least the soak time, without a restart meanwhile."""
+    soak_s = ctx.config.kb.soak_s
+    expected = expected_pods(ctx)
+    restarts: dict[str, int] = {}
+    waiting: list[str] = []
+
+    def look() -> str:
+        pods = {pod.component: pod for pod in probes.read_static_pods(ctx.api, name)}
+        waiting[:] = [pod.component for pod in pods.values() if pod.running_since and not pod.is_ready]
+        missing = [f"{component} is not reported yet" for component in sorted(expected - set(pods))]
+        for pod in pods.values():
+            if pod.restarts > restarts.setdefault(pod.component, pod.restarts):
+                restarts[pod.component] = pod.restarts
+                ctx.report.note(f"{pod.component} restarted during the soak (now {pod.restarts} times)")
+            age_s = running_for_s(ctx, pod)
+            if not pod.is_ready or pod.running_since is None:
+                missing.append(f"{pod.component} is {pod.state}, not ready")
+            elif age_s < soak_s:
+                missing.append(f"{pod.component} has run for {age_s:.0f} s of {soak_s} s")
+        return "; ".join(missing)
+
+    limit = max(ctx.config.timeouts.control_plane_component_health_check_s, 3 * soak_s)
+    wait = Wait(
+        ctx,
+        limit,
+        f"soak of {soak_s} s",
+        tuple(sorted(expected)),
+        find_cause=lambda: find_failing_probe(ctx, name, waiting),
+    )
+    wait.until(look)
+
+
+def find_failing_probe(ctx: Run, node_name: str, components: Iterable[str]) -> Optional[signs.BrokenLink]:
+    """The first of these static pods that runs while the kubelet's probe of it fails, in the kubelet's own words."""
+    for component in components:
+        told = probes.read_probe_failure(ctx.api, f"{component}-{node_name}")
+        if not told:
+            continue
+        flags = ((arg.name, arg.value) for arg in ctx.config.cluster.api_server.extra_args)
+        closed = probes.describe_closed_probes(flags) if component == "kube-apiserver" and "401" in told else ""
+        return signs.BrokenLink(
+            f"{component} runs, and is not Ready",
+            cause=f"{told}; {closed}" if closed else told,
+            remedy=f"{probes.CLOSED_PROBES_REMEDY}; then run the command again"
+            if closed
+            else f"crictl logs $(crictl ps -q --name {component}), then run the command again",
+            is_final=bool(closed),
+            link="pod-probe",
+        )
+    return None
+
+
+def running_for_s(ctx: Run, pod: probes.StaticPod) -> float:
+    return (ctx.host.now() - pod.running_since).total_seconds() if pod.running_since else 0.0
+
+
+def expected_pods(ctx: Run) -> set[str]:
+    return {*probes.COMPONENTS} | ({"etcd"} if ctx.config.cluster.local_etcd else set())

@@ -1,0 +1,89 @@
+"""The phase verify: nobody says "ready" unseen. kubeadm has nothing of the kind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kubeup.engine.run import Outputs, Results, Run
+from kubeup.lazy_modules import lazy_import
+from kubeup.phases.soak_static_pods import expected_pods, running_for_s, soak
+from kubeup.phases.wait_dns import dns_chain, has_dns, has_proxy, look_up_dns, wait_for_dns
+from kubeup.phases.wait_pod_ways import first_pod, plan_ways, wait_for_pod_ways
+from kubeup.phases.waits import Wait
+
+if TYPE_CHECKING:
+    from kubeup.cluster import api, probes, signing_request
+    from kubeup.network import pod_view
+else:
+    api = lazy_import("kubeup.cluster.api")
+    probes = lazy_import("kubeup.cluster.probes")
+    signing_request = lazy_import("kubeup.cluster.signing_request")
+    pod_view = lazy_import("kubeup.network.pod_view")
+
+
+def verify_node(ctx: Run) -> Outputs:
+    """Node Ready, static pods stable for the soak time, and the node and its pods reach DNS and API through their Services."""
+    if ctx.config.kb.soak_s == 0:
+        ctx.report.note("the soak was left out (--soak 0): nothing was proven about this node")
+        return None
+    name = ctx.config.node.name
+    if ctx.config.kb.pod_network.plugin != "none":
+        # kube-proxy has been started by now, and dies at once of a configuration that it cannot bear
+        wait_for_ready(ctx, name, dns_chain(ctx) if has_dns(ctx) else ())
+        wait_for_dns(ctx)
+        wait_for_pod_ways(ctx, _plan_ways(ctx))
+    soak(ctx, name)
+    warn_of_serving_request(ctx)
+    status, _ = probes.node_condition(ctx.api.get(api.path_of("Node", name)))
+    if status != "True":
+        ctx.report.note("the node stays NotReady and CoreDNS Pending until a pod network is applied (plugin: none)")
+    return Results(node_ready=status == "True")
+
+
+def warn_of_serving_request(ctx: Run) -> None:
+    """The kubelet asks for a certificate that somebody has to approve: said here, since nothing else tells before `kubectl
+    logs` fails."""
+    if not ctx.config.kubelet.get("serverTLSBootstrap"):
+        return
+    path = api.path_of("CertificateSigningRequest")
+    requests = ctx.api.list(path, field=f"spec.signerName={signing_request.SERVING_SIGNER}")
+    found = signing_request.explain_serving_request(ctx.config.node.name, requests)
+    if found:
+        ctx.report.warn(f"{found[0]}. Remedy: {found[1]}")
+
+
+def wait_for_ready(ctx: Run, name: str, components: tuple[str, ...]) -> None:
+    """Until node `name` is Ready; components: what runs on it by now. Raises ClusterError (not-healthy)."""
+
+    def look() -> str:
+        status, message = probes.node_condition(ctx.api.get(api.path_of("Node", name)))
+        return "" if status == "True" else f"node {name} is not Ready: {message}"
+
+    Wait(ctx, ctx.config.timeouts.kubelet_health_check_s, "node Ready", components).until(look)
+
+
+def _plan_ways(ctx: Run) -> pod_view.Ways:
+    if not has_proxy(ctx):
+        return pod_view.Ways("", ())
+    dns_address = ctx.config.cluster.service_address(10) if has_dns(ctx) else ""
+    pods = probes.read_dns_pods(ctx.api) if dns_address else []
+    return plan_ways(ctx, dns_address, pod_view.dns_pod_ways(pods, ctx.config.node.name))
+
+
+def node_is_verified(ctx: Run) -> bool:
+    """Ready still, every static pod running for the soak time, and the DNS answers: what a second run looks at."""
+    if ctx.config.kb.soak_s == 0:
+        return True
+    name = ctx.config.node.name
+    pods = probes.read_static_pods(ctx.api, name)
+    # not at this moment only: what was made anew a second ago has proven nothing
+    stable = {pod.component for pod in pods if pod.is_ready and running_for_s(ctx, pod) >= ctx.config.kb.soak_s}
+    if expected_pods(ctx) - stable:
+        return False
+    if ctx.config.kb.pod_network.plugin == "none":
+        return True
+    status, _ = probes.node_condition(ctx.api.get(api.path_of("Node", name)))
+    if status != "True" or (has_dns(ctx) and look_up_dns(ctx)):
+        return False
+    ways, place = _plan_ways(ctx), first_pod(ctx)  # a look makes nothing: a pod that is there is asked
+    return not (place and ways.services) or pod_view.find_cut(ctx.host, place, ways) is None

@@ -1,0 +1,126 @@
+"""The phase wait-control-plane, and its second half behind the addons: no phase after the first runs without a control plane.
+
+Mirrors cmd/kubeadm/app/cmd/phases/init/waitcontrolplane.go.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Callable, Optional
+
+from kubeup.engine.run import Outputs, Run
+from kubeup.errors import HostError
+from kubeup.lazy_modules import lazy_import
+from kubeup.phases.waits import Wait
+
+if TYPE_CHECKING:
+    from kubeup.cluster import api, objects, probes
+else:
+    api = lazy_import("kubeup.cluster.api")
+    objects = lazy_import("kubeup.cluster.objects")
+    probes = lazy_import("kubeup.cluster.probes")
+
+
+def wait_for_control_plane(ctx: Run) -> Outputs:
+    """The kubelet, then the API server; the admin's rights are made with its first breath.
+
+    A new API server takes a second or more to write its first roles, and until then knows system:masters alone. With
+    super-admin.conf at hand the phases that follow do not wait for it: they speak as the super-admin, until
+    wait_for_controllers sees that the admin's rights hold. The controller-manager and the scheduler come up meanwhile,
+    and are waited for when the objects that need neither are in place.
+    """
+    url = probes.kubelet_healthz_url(ctx.config)
+    if url:
+        took = Wait(ctx, ctx.config.timeouts.kubelet_health_check_s, "kubelet").until(
+            lambda: _missing("kubelet", probes.probe_url(ctx.host, url))
+        )
+        ctx.report.detail(f"the kubelet is healthy after {took:.1f} s")
+    super_admin = _find_super_admin(ctx)
+    if super_admin is None:
+        _wait_for_components(ctx, ("kube-apiserver",))
+    else:
+        ctx.api.become(super_admin)
+        _wait_for_components(ctx, ("kube-apiserver",), probe=_probe_for_masters)
+    _bind_admin(ctx)
+    return None
+
+
+def wait_for_controllers(ctx: Run) -> Outputs:
+    """The controller-manager and the scheduler; the API server must be well still, to the admin too."""
+    if _find_super_admin(ctx) == ctx.api.identity:
+        ctx.api.become(_read_identity(ctx, ctx.paths.admin_conf))
+    _wait_for_components(ctx, probes.COMPONENTS)
+    return None
+
+
+def _find_super_admin(ctx: Run) -> Optional[api.Identity]:
+    """The identity in super-admin.conf; None where it is not there or not fit, or where this run speaks by a
+    kubeconfig that the operator named."""
+    path = ctx.paths.kubeconfig("super-admin.conf")
+    try:
+        found = _read_identity(ctx, path) if ctx.host.exists(path) else None
+        is_own = ctx.api.identity in (found, _read_identity(ctx, ctx.paths.admin_conf))
+    except HostError:
+        return None
+    return found if is_own else None
+
+
+def _read_identity(ctx: Run, path: Path) -> api.Identity:
+    return api.read_identity(ctx.host, path, server=ctx.api.server)
+
+
+def _probe_for_masters(ctx: Run, component: str) -> probes.Health:
+    """The API server, as far as the super-admin needs it, and the namespaces that it makes for itself."""
+    seen = probes.probe_apiserver(ctx.api, for_masters=True)
+    if not seen.is_healthy:
+        return seen
+    missing = [name for name in ("kube-system", "kube-public") if ctx.api.get(api.path_of("Namespace", name)) is None]
+    return probes.Health(not missing, f"has no namespace {' and '.join(missing)} yet" if missing else "healthy")
+
+
+def _wait_for_components(
+    ctx: Run, components: tuple[str, ...], *, probe: Optional[Callable[[Run, str], probes.Health]] = None
+) -> None:
+    waiting = dict.fromkeys(components, "not asked yet")
+
+    def look() -> str:
+        for component in list(waiting):
+            seen = (probe or _probe)(ctx, component)
+            if seen.is_healthy:
+                del waiting[component]
+            else:
+                waiting[component] = seen.seen
+        return "; ".join(f"{component} {seen}" for component, seen in waiting.items())
+
+    etcd = ("etcd",) if ctx.config.cluster.local_etcd else ()
+    limit = ctx.config.timeouts.control_plane_component_health_check_s
+    took = Wait(ctx, limit, "control plane", (*etcd, *components), waiting).until(look)
+    ctx.report.detail(f"{', '.join(components)}: healthy after {took:.1f} s")
+
+
+def _probe(ctx: Run, component: str) -> probes.Health:
+    if component == "kube-apiserver":
+        return probes.probe_apiserver(ctx.api)
+    return probes.probe_url(ctx.host, probes.component_url(ctx.host, ctx.paths, component))
+
+
+def _missing(name: str, seen: probes.Health) -> str:
+    return "" if seen.is_healthy else f"{name} {seen.seen}"
+
+
+def _bind_admin(ctx: Run) -> None:
+    """admin.conf has no rights until its group is bound; super-admin.conf may bind it."""
+
+    def make_super_admin() -> api.Api:
+        identity = _read_identity(ctx, ctx.paths.kubeconfig("super-admin.conf"))
+        return api.Api(ctx.host, identity, retry_s=ctx.config.timeouts.kubernetes_api_call_s)
+
+    objects.ensure_admin_binding(ctx.api, make_super_admin)
+
+
+def apiserver_is_healthy(ctx: Run) -> bool:
+    return _probe(ctx, "kube-apiserver").is_healthy
+
+
+def control_plane_is_healthy(ctx: Run) -> bool:
+    return all(_probe(ctx, component).is_healthy for component in probes.COMPONENTS)

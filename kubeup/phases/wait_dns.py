@@ -1,0 +1,181 @@
+"""The cluster's DNS answers through its Service: that needs CoreDNS, the pod network and kube-proxy's rules at once.
+
+Owns what is in the way of an answer, and in which order it is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Optional
+
+from kubeup.engine.run import Run
+from kubeup.errors import HostError
+from kubeup.lazy_modules import lazy_import
+from kubeup.phases.waits import Wait
+
+if TYPE_CHECKING:
+    from kubeup.cluster import api, objects, probes
+    from kubeup.diagnosis import container_trouble, signs
+    from kubeup.network import node_routes
+    from kubeup.node import image_pulls
+else:
+    api = lazy_import("kubeup.cluster.api")
+    objects = lazy_import("kubeup.cluster.objects")
+    probes = lazy_import("kubeup.cluster.probes")
+    container_trouble = lazy_import("kubeup.diagnosis.container_trouble")
+    signs = lazy_import("kubeup.diagnosis.signs")
+    node_routes = lazy_import("kubeup.network.node_routes")
+    image_pulls = lazy_import("kubeup.node.image_pulls")
+
+PULL_TIMEOUT_S = 20
+
+PRESSURES = {
+    "DiskPressure": (
+        "by default it wants 15% of the images' file system to be free, 10% of its own, and 5% of the inodes",
+        "make room: df -h /var/lib/containerd /var/lib/kubelet; df -i /var/lib/kubelet; crictl rmi --prune",
+    ),
+    "MemoryPressure": ("by default it wants 100 MiB to be free", "see what takes it: ps aux --sort=-rss | head"),
+    "PIDPressure": (
+        "the machine runs out of process numbers",
+        "see who has them: ps -eLf | wc -l; sysctl kernel.pid_max",
+    ),
+}
+"""Conditions under which a node takes no pods: the kubelet's eviction thresholds (its --eviction-hard), and where to look."""
+
+
+def wait_for_dns(ctx: Run) -> None:
+    """A lookup through the Service address: it needs CoreDNS, the pod network and kube-proxy's rules at once."""
+    if not has_dns(ctx):
+        return
+    limit = ctx.config.timeouts.kubelet_health_check_s
+    if has_proxy(ctx):
+        # what the pod with the old configuration died of says nothing about the new one
+        Wait(ctx, limit, "kube-proxy's restart").until(lambda: _find_old_proxy(ctx))
+    # CoreDNS itself needs the API's Service, so without rules it does not even become Ready
+    chain = dns_chain(ctx)
+    unhealthy = dict.fromkeys(chain, "the cluster's DNS does not answer")
+    wait = Wait(
+        ctx,
+        limit,
+        "cluster DNS",
+        chain,
+        unhealthy,
+        explain=lambda: _proxy_trouble(ctx),
+        heal=lambda: free_waiting_pods(ctx),
+        find_cause=lambda: (
+            find_pressure(ctx) or container_trouble.find_lost_rules(ctx.host, ctx.config.node.cri_socket)
+        ),
+    )
+    wait.until(lambda: look_up_dns(ctx))
+
+
+def free_waiting_pods(ctx: Run) -> None:
+    """Of kb's addons on this node: pods whose image the kubelet pauses to ask for, up to five minutes, though it comes by now.
+    They are made anew, and a new pod's image is asked for at once."""
+    field = f"spec.nodeName={ctx.config.node.name}"
+    for label in ("k8s-app=kube-proxy", "k8s-app=kube-dns"):
+        for pod in ctx.api.list(api.path_of("Pod", namespace="kube-system"), label=label, field=field):
+            image = _awaited_image(pod)
+            if not image:
+                continue
+            try:
+                image_pulls.pull_image(ctx.host, ctx.config.node.cri_socket, image, timeout_s=PULL_TIMEOUT_S)
+            except HostError:
+                return  # the others come from the same place
+            name = str(pod["metadata"]["name"])
+            ctx.api.delete(api.path_of("Pod", name, "kube-system"))
+            ctx.report.note(
+                f"{image} can be pulled again: pod {name} is made anew, which spares it the kubelet's pause"
+            )
+
+
+def _awaited_image(pod: api.Object) -> str:
+    """The image that a pod's container waits for after a pull that failed; "" for none."""
+    for status in (pod.get("status") or {}).get("containerStatuses") or ():
+        waiting = (status.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") in ("ErrImagePull", "ImagePullBackOff"):
+            return str(status.get("image") or "")
+    return ""
+
+
+def find_pressure(ctx: Run) -> Optional[signs.BrokenLink]:
+    """This node takes no further pods, since it runs out of something; static pods run all the same. None where it
+    takes them."""
+    node = ctx.api.get(api.path_of("Node", ctx.config.node.name))
+    for condition, (what, look) in PRESSURES.items():
+        status, message = probes.node_condition(node, condition)
+        if status == "True":
+            return signs.BrokenLink(
+                f"node {ctx.config.node.name} has {condition}, and takes no pods",
+                cause=f"{message}: {what}",
+                remedy=f"{look}; the kubelet takes the condition back some minutes after there is room; then run the "
+                "command again",
+                link=condition,
+            )
+    return None
+
+
+def _find_old_proxy(ctx: Run) -> str:
+    """This node's kube-proxy pod from before its last restart was asked for; "" for none."""
+    owner = ctx.api.get(api.path_of("DaemonSet", "kube-proxy", "kube-system"))
+    field = f"spec.nodeName={ctx.config.node.name}"
+    pods = ctx.api.list(api.path_of("Pod", namespace="kube-system"), label="k8s-app=kube-proxy", field=field)
+    old = [pod["metadata"]["name"] for pod in pods if owner and not objects.is_restarted(pod, owner)]
+    return f"pod {', '.join(old)} still has the old configuration" if old else ""
+
+
+def look_up_dns(ctx: Run) -> str:
+    """What is missing to an answer of the cluster's DNS; "" where it answers rightly."""
+    name = f"kubernetes.default.svc.{ctx.config.cluster.networking.dns_domain}"
+    wanted = ctx.config.cluster.service_address(1)
+    ready = probes.read_dns_pods(ctx.api)
+    if not ready:
+        return "CoreDNS is not Ready yet"
+    ended = _describe_ended_proxy(ctx)
+    if ended:
+        return ended
+    server = ctx.config.cluster.service_address(10) if has_proxy(ctx) else ready[0][0]
+    found = probes.lookup_in_cluster(ctx.host, server, name)
+    if found is None:
+        return f"CoreDNS is Ready, but no answer comes from {server}:53{_describe_missing_route(ctx, server)}"
+    return "" if wanted in found else f"{name} resolves to {found}, not to {wanted}"
+
+
+def _describe_missing_route(ctx: Run, server: str) -> str:
+    """kube-proxy's rules are met behind the kernel's look for a route: without one they are of no use to the node."""
+    unrouted = node_routes.read_unrouted(ctx.host, [server], counts_own=True)
+    return f"; no route of this machine leads there (add a default route, or: ip route add {server} dev ...)" * bool(
+        unrouted
+    )
+
+
+def _describe_ended_proxy(ctx: Run) -> str:
+    """A kube-proxy that dies again and again, while the rules of one before it still lead to the DNS."""
+    if not has_proxy(ctx):
+        return ""
+    field = f"spec.nodeName={ctx.config.node.name}"
+    pods = ctx.api.list(api.path_of("Pod", namespace="kube-system"), label="k8s-app=kube-proxy", field=field)
+    states = [
+        status.get("state") or {} for pod in pods for status in (pod.get("status") or {}).get("containerStatuses") or ()
+    ]
+    return "" if all("running" in state for state in states) else "kube-proxy does not run"
+
+
+def has_dns(ctx: Run) -> bool:
+    return not ctx.config.cluster.dns.disabled and "addon/coredns" not in ctx.selection.skipped
+
+
+def has_proxy(ctx: Run) -> bool:
+    return not ctx.config.cluster.proxy.disabled and "addon/kube-proxy" not in ctx.selection.skipped
+
+
+def dns_chain(ctx: Run) -> tuple[str, ...]:
+    """The containers that an answer depends on, the first cause first."""
+    return ("kube-proxy", "coredns") if has_proxy(ctx) else ("coredns",)
+
+
+def _proxy_trouble(ctx: Run) -> str:
+    """What kube-proxy on this node says of its rules: it runs on and is "Ready" when it cannot program them."""
+    if not has_proxy(ctx):
+        return "there is no kube-proxy: nothing leads to the API's Service unless another program sees to it"
+    line = container_trouble.container_error(ctx.host, ctx.config.node.cri_socket, "kube-proxy")
+    return f"kube-proxy says: {line}" if line else "kube-proxy's rules may be missing, though its log names no error"

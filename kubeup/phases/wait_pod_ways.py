@@ -1,0 +1,63 @@
+"""A pod of this node reaches what all pods need: the cluster's DNS and API, and what stands behind their Services."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional
+
+from kubeup.engine.run import Run
+from kubeup.errors import HostError
+from kubeup.lazy_modules import lazy_import
+from kubeup.phases.waits import Wait
+
+if TYPE_CHECKING:
+    from kubeup.diagnosis import signs
+    from kubeup.network import node_routes, pod_view
+else:
+    signs = lazy_import("kubeup.diagnosis.signs")
+    node_routes = lazy_import("kubeup.network.node_routes")
+    pod_view = lazy_import("kubeup.network.pod_view")
+
+POD_WAYS_TIMEOUT_S = 60
+"""How long a pod may reach nothing where the node does: rules and routes of a new node follow within seconds."""
+
+
+def wait_for_pod_ways(ctx: Run, ways: pod_view.Ways) -> None:
+    """Until a pod of this node reaches what all pods need: what the node reaches proves nothing of its pods. Raises
+    ClusterError (not-healthy) that names the link."""
+    if not ways.services:
+        return
+    cut: Optional[pod_view.Cut] = None
+
+    def find_cause() -> Optional[signs.BrokenLink]:
+        return signs.BrokenLink(cut.what, cut.cause, cut.remedy, link="pod-way") if cut else None
+
+    with pod_view.OwnNamespace(ctx.host, ctx.paths, ctx.config.node.cri_socket) as own:
+        find_place = own.path if node_routes.is_own_network(ctx.host, ctx.paths) else lambda: first_pod(ctx)
+
+        def look() -> str:
+            nonlocal cut
+            try:
+                place = find_place()
+                cut = pod_view.find_cut(ctx.host, place, ways) if place else None
+            except HostError as error:
+                cut = pod_view.Cut(error.what, error.cause, error.remedy)
+            return cut.what if cut else ""
+
+        Wait(ctx, POD_WAYS_TIMEOUT_S, "a pod's way to the cluster", find_cause=find_cause).until(look)
+
+
+def first_pod(ctx: Run) -> Optional[Path]:
+    """The namespace of a pod that is there; only kb's own network is known to lead CoreDNS back to itself."""
+    found = pod_view.find_namespaces(
+        ctx.host, ctx.config.node.cri_socket, limit=1, but_dns=not node_routes.is_own_network(ctx.host, ctx.paths)
+    )
+    return found[0] if found else None
+
+
+def plan_ways(ctx: Run, dns_address: str, behind: Iterable[pod_view.Way] = ()) -> pod_view.Ways:
+    """The cluster's DNS (unless its address is "") and API Service, and what is known to stand behind them."""
+    name = f"kubernetes.default.svc.{ctx.config.cluster.networking.dns_domain}"
+    services = pod_view.service_ways(dns_address, ctx.config.cluster.service_address(1))
+    return pod_view.Ways(name, services, (*behind, *pod_view.server_ways(ctx.api.server)))

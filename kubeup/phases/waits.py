@@ -1,0 +1,103 @@
+"""How phases wait: no longer than it helps, and looking meanwhile for what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Callable, Optional
+
+from kubeup.engine.run import Run
+from kubeup.errors import ClusterError
+from kubeup.lazy_modules import lazy_import
+from kubeup.machine import services
+
+if TYPE_CHECKING:
+    from kubeup.diagnosis import chain as diagnosis_chain
+    from kubeup.diagnosis import signs
+else:
+    diagnosis_chain = lazy_import("kubeup.diagnosis.chain")
+    signs = lazy_import("kubeup.diagnosis.signs")
+
+POLL_S = 0.1
+LOOK_AFTER_S = 6
+"""How long a start may take before kb looks for what is wrong: longer than one takes that is well, whose processors a look
+would only keep busy."""
+LOOK_EVERY_S = 3
+
+
+@dataclass
+class Wait:
+    """One wait: until all is well, until the time is up, or until a look finds what cannot heal.
+
+    components: what the goal depends on, in the order in which one needs the other; unhealthy: what their probes see.
+    """
+
+    ctx: Run
+    timeout_s: float
+    goal: str
+    components: tuple[str, ...] = ()
+    unhealthy: Mapping[str, str] = field(default_factory=dict)
+    explain: Callable[[], str] = str
+    """Asked once, at the end of the patience: what more is known of the cause, in words; "" for nothing."""
+    heal: Callable[[], None] = lambda: None
+    """Called at every look for what is wrong: what kb may do so that nothing is waited out whose cause is gone."""
+    find_cause: Callable[[], Optional[signs.BrokenLink]] = lambda: None
+    """What only the cluster knows and no container of this node shows; asked before these are looked at."""
+
+    def until(self, look: Callable[[], str]) -> float:
+        """Call `look` until it returns "" (well); it otherwise returns what is still missing, in words. Returns the
+        seconds that it took. Raises ClusterError (not-healthy) with the broken link."""
+        host, started, looked = self.ctx.host, self.ctx.host.monotonic(), 0.0
+        link: Optional[signs.BrokenLink] = None
+        told: set[object] = set()
+        while True:
+            missing = look()
+            elapsed = host.monotonic() - started
+            if not missing:
+                return elapsed
+            why = f" ({link.what})" if link else ""
+            self.ctx.report.waiting(f"{self.goal}: {elapsed:.0f} s of {self.timeout_s:.0f} s; {missing}{why}")
+            if elapsed > LOOK_AFTER_S and elapsed - looked > LOOK_EVERY_S:
+                self.heal()
+                before, link, looked = link, self._find_broken_link(), elapsed
+                if link and link.is_final:
+                    raise self._failure(missing, elapsed, link)
+                # what two looks see is no hiccup of a start: it may heal, but nobody should have to wait to hear of it
+                if link and before and link.key == before.key and link.key not in told:
+                    told.add(link.key)
+                    self.ctx.report.note(f"{link.what}: {link.cause}. Remedy: {link.remedy} (kb goes on waiting)")
+            if elapsed > self.timeout_s:
+                raise self._failure(missing, elapsed, self._find_broken_link())
+            host.sleep(POLL_S)
+
+    def _find_broken_link(self) -> Optional[signs.BrokenLink]:
+        found = self.find_cause()
+        if found:
+            return found
+        socket = self.ctx.config.node.cri_socket
+        return diagnosis_chain.find_broken_link(
+            self.ctx.host, socket, components=self.components, unhealthy=dict(self.unhealthy)
+        )
+
+    def _failure(self, missing: str, elapsed: float, found: Optional[signs.BrokenLink]) -> ClusterError:
+        is_word_only = found is not None and found.link == "probe" and not found.is_final
+        if found and not is_word_only:
+            return ClusterError(
+                found.what, cause=found.cause, remedy=found.remedy, code="not-healthy", details=found.details
+            )
+        more = self.explain() or (f"{found.what}: {found.cause}" if found else "")
+        return ClusterError(
+            f"{self.goal}: not there after {elapsed:.0f} s",
+            cause=f"{missing}; {more}" if more else missing,
+            remedy=f"look at the kubelet ({services.say_log(self.ctx.host, 'kubelet')}) and the containers (crictl ps -a), "
+            "then run the command again",
+            code="not-healthy",
+        )
+
+
+def wait_until(
+    ctx: Run, look: Callable[[], str], *, goal: str, timeout_s: float, components: tuple[str, ...] = ()
+) -> float:
+    """Until `look` says "" (well; else what is missing, in words); the seconds that it took. `components` run on this
+    node and are looked at meanwhile. Raises ClusterError (not-healthy) with the broken link."""
+    return Wait(ctx, timeout_s, goal, components).until(look)
