@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from kubeup.machine import dry_run
     from kubeup.machine.dry_run import DryRunHost
     from kubeup.machine.host import Host
-    from kubeup.phases import cluster
+    from kubeup.phases import bootstrap_tokens
 else:
-    cluster = lazy_import("kubeup.phases.cluster")
+    bootstrap_tokens = lazy_import("kubeup.phases.bootstrap_tokens")
     foreign_node = lazy_import("kubeup.doctor.foreign_node")
     dry_run = lazy_import("kubeup.machine.dry_run")
     load_init = lazy_import("kubeup.config.load_init")
@@ -152,7 +152,7 @@ def render_state(ctx: Run, local: Host, paths: Paths, workflow: str, looked: lis
 
 def _join_tokens(ctx: Run) -> list[str]:
     """The ids of the tokens with which nodes join: kb shows their join command."""
-    found = cluster.valid_tokens(ctx.api, ctx.host.now())
+    found = bootstrap_tokens.valid_tokens(ctx.api, ctx.host.now())
     return [token.token_id for token in found if {"signing", "authentication"} <= set(token.usages)][:1]
 
 

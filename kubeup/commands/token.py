@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from kubeup.doctor import doctor
     from kubeup.machine.host import Host
     from kubeup.node import certificates, kubeconfig
-    from kubeup.phases import cluster, join_command
+    from kubeup.phases import join_command
+    from kubeup.phases import upload_certs as upload_certs_phase
 else:
     shared_certs = lazy_import("kubeup.cluster.shared_certs")
     objects = lazy_import("kubeup.cluster.objects")
-    cluster = lazy_import("kubeup.phases.cluster")
+    upload_certs_phase = lazy_import("kubeup.phases.upload_certs")
     choose = lazy_import("kubeup.config.choose")
     doctor = lazy_import("kubeup.doctor.doctor")
     documents = lazy_import("kubeup.config.documents")
@@ -225,7 +226,7 @@ def upload_certs(call: Invocation, target: Host, api: Api, key: Secret) -> None:
     text = str((stored.get("data") or {}).get("ClusterConfiguration", ""))
     found = load_join.parse_stored_cluster(target, text, [])
     files = shared_certs.read_shared_files(target, Paths(pki=Path(found.certificates_dir)), found)
-    cluster.store_shared_files(api, files, key, now=target.now())
+    upload_certs_phase.store_shared_files(api, files, key, now=target.now())
 
 
 # ---- list

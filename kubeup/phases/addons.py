@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from kubeup.engine.run import Outputs, Run
 from kubeup.lazy_modules import lazy_import
-from kubeup.phases.cluster import SYSTEM
 
 if TYPE_CHECKING:
     from kubeup.cluster import addons, api
@@ -46,9 +45,9 @@ def coredns_is_applied(ctx: Run) -> bool:
 
 def _running_dns(ctx: Run) -> addons.RunningDns:
     return addons.parse_running_dns(
-        ctx.api.list(api.path_of("Deployment", "", SYSTEM), label=addons.DNS_LABEL),
-        ctx.api.get(api.path_of("ConfigMap", "coredns", SYSTEM)),
-        ctx.api.get(api.path_of("Service", "kube-dns", SYSTEM)),
+        ctx.api.list(api.path_of("Deployment", "", clusterobjects.SYSTEM), label=addons.DNS_LABEL),
+        ctx.api.get(api.path_of("ConfigMap", "coredns", clusterobjects.SYSTEM)),
+        ctx.api.get(api.path_of("Service", "kube-dns", clusterobjects.SYSTEM)),
     )
 
 
@@ -72,7 +71,9 @@ def apply_kube_proxy(ctx: Run) -> Outputs:
     if before and before.get("data") != config_map["data"]:
         # kube-proxy reads its configuration once: what runs goes on with the old one
         ctx.report.note("kube-proxy's configuration changed: its pods are restarted, one node after the other")
-        clusterobjects.restart_pods(ctx.api, api.path_of("DaemonSet", "kube-proxy", SYSTEM), ctx.host.now())
+        clusterobjects.restart_pods(
+            ctx.api, api.path_of("DaemonSet", "kube-proxy", clusterobjects.SYSTEM), ctx.host.now()
+        )
     return None
 
 

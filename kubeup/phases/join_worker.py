@@ -20,7 +20,7 @@ from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazy_import
 from kubeup.machine.http import Unreachable
 from kubeup.phases import join_control_plane, kubelet_start, preflight
-from kubeup.phases.cluster import mark_control_plane as mark
+from kubeup.phases.mark_control_plane import mark_control_plane as mark
 from kubeup.phases.verify_node import wait_for_ready, warn_of_serving_request
 from kubeup.phases.wait_dns import find_pressure, free_waiting_pods
 from kubeup.phases.wait_pod_ways import plan_ways, wait_for_pod_ways
@@ -243,7 +243,7 @@ def annotate_socket(ctx: Run) -> None:
     """On older minors the node's CRI socket is an annotation, which kubeadm reads."""
     if kubelet.has_instance_config(ctx.config.cluster, ctx.release):
         return
-    from kubeup.phases.cluster import wait_for_node
+    from kubeup.phases.wait_node import wait_for_node
 
     wait_for_node(ctx)
     annotations = {objects.CRI_SOCKET_ANNOTATION: ctx.config.node.cri_socket}

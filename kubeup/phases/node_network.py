@@ -13,8 +13,8 @@ from kubeup.engine.plan import Ground, Group, Item, Later, Part, Plan, Yielded
 from kubeup.engine.run import Run
 from kubeup.errors import ClusterError
 from kubeup.lazy_modules import lazy_import
-from kubeup.phases.cluster import wait_for_node
 from kubeup.phases.load_balancer import render_kb_config
+from kubeup.phases.wait_node import wait_for_node
 
 if TYPE_CHECKING:
     from kubeup.cluster import api

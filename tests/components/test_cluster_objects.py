@@ -37,7 +37,7 @@ from kubeup.machine.host import CommandResult
 from kubeup.machine.local_host import LocalHost
 from kubeup.network import route_plan
 from kubeup.paths import Paths
-from kubeup.phases import addons, cluster
+from kubeup.phases import addons, bootstrap_tokens, mark_control_plane, upload_certs, upload_config
 from kubeup.releases import RELEASES
 from kubeup.report import Report
 from kubeup.secret import Secret
@@ -183,11 +183,15 @@ def make_node(api: Api) -> None:
 
 Step = tuple[str, Callable[[Run], Any], Callable[[Run], bool]]
 PHASES: list[Step] = [
-    ("upload-config/kubeadm", cluster.upload_kubeadm_config, cluster.kubeadm_config_is_uploaded),
-    ("upload-config/kubelet", cluster.upload_kubelet_config, cluster.kubelet_config_is_uploaded),
-    ("upload-certs", cluster.upload_certs, cluster.certs_are_uploaded),
-    ("mark-control-plane", cluster.mark_control_plane, cluster.control_plane_is_marked),
-    ("bootstrap-token", partial(do, cluster.plan_bootstrap_tokens), partial(is_done, cluster.plan_bootstrap_tokens)),
+    ("upload-config/kubeadm", upload_config.upload_kubeadm_config, upload_config.kubeadm_config_is_uploaded),
+    ("upload-config/kubelet", upload_config.upload_kubelet_config, upload_config.kubelet_config_is_uploaded),
+    ("upload-certs", upload_certs.upload_certs, upload_certs.certs_are_uploaded),
+    ("mark-control-plane", mark_control_plane.mark_control_plane, mark_control_plane.control_plane_is_marked),
+    (
+        "bootstrap-token",
+        partial(do, bootstrap_tokens.plan_bootstrap_tokens),
+        partial(is_done, bootstrap_tokens.plan_bootstrap_tokens),
+    ),
     ("addon/coredns", addons.apply_coredns, addons.coredns_is_applied),
     ("addon/kube-proxy", addons.apply_kube_proxy, addons.kube_proxy_is_applied),
 ]

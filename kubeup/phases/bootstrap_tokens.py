@@ -1,0 +1,79 @@
+"""The phase bootstrap-token: how the next node is let in. Mirrors cmd/kubeadm/app/cmd/phases/init/bootstraptoken.go."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from kubeup.engine.items import ClusterInfo, Object, TokenSecret
+from kubeup.engine.plan import Plan, digest
+from kubeup.engine.run import Results, Run
+from kubeup.lazy_modules import lazy_import
+
+if TYPE_CHECKING:
+    from kubeup.cluster import api, objects, tokens
+    from kubeup.config.types import BootstrapToken
+    from kubeup.node import kubeconfig
+else:
+    api = lazy_import("kubeup.cluster.api")
+    objects = lazy_import("kubeup.cluster.objects")
+    tokens = lazy_import("kubeup.cluster.tokens")
+    kubeconfig = lazy_import("kubeup.node.kubeconfig")
+
+
+def plan_bootstrap_tokens(run: Run) -> Plan:
+    """The tokens, the rights that they give, and cluster-info, by which a node finds and checks the cluster."""
+    valid = valid_tokens(run.api, run.host.now())
+    made = _take_earlier_tokens(run, valid)
+    wanted = zip(run.config.bootstrap_tokens, made)
+    return Plan(
+        *(_plan_token(run, token, valid, is_generated=asked.is_generated) for asked, token in wanted),
+        *(Object(found) for found in objects.load_objects("rbac/bootstrap.yaml")),
+        ClusterInfo(_cluster_info(run)),
+        *(Object(found) for found in objects.load_objects("rbac/cluster-info.yaml")),
+        hands_on=Results(tokens=[token.token for token in made], token_ids=[token.token_id for token in made]),
+    )
+
+
+def _plan_token(run: Run, token: BootstrapToken, valid: Sequence[BootstrapToken], *, is_generated: bool) -> TokenSecret:
+    """A token that kb made up differs in every run: any that lets nodes in will do for it."""
+    if is_generated:
+        title, what = "the bootstrap token", {"for": token.description}
+        is_there = any("authentication" in other.usages for other in valid)
+    else:
+        title, what = (
+            f"bootstrap token {token.token_id}",
+            {"id": token.token_id, "digest": digest(token.token.reveal())},
+        )
+        is_there = token.token in {other.token for other in valid}
+    return TokenSecret(tokens.render_token_secret(token, run.host.now()), title, what, is_there)
+
+
+def _take_earlier_tokens(run: Run, valid: Sequence[BootstrapToken]) -> list[BootstrapToken]:
+    """The configured tokens; for one that kb makes up, the like of it that a run which was cut off left behind."""
+    earlier = [] if run.config.kb.only_kubeadm else list(valid)
+    made = []
+    for wanted in run.config.bootstrap_tokens:
+        kind = (wanted.description, set(wanted.usages), set(wanted.groups))
+        alike = [token for token in earlier if kind == (token.description, set(token.usages), set(token.groups))]
+        if wanted.is_generated and alike:
+            earlier.remove(alike[0])
+            wanted = replace(wanted, token=alike[0].token, expires=alike[0].expires)
+        made.append(wanted)
+    return made
+
+
+def valid_tokens(client: api.Api, now: datetime.datetime) -> list[BootstrapToken]:
+    listed = client.list(api.path_of("Secret", "", objects.SYSTEM), field="type=bootstrap.kubernetes.io/token")
+    parsed = [tokens.parse_token_secret(secret) for secret in listed]
+    return [token for token in parsed if token and not tokens.is_expired(token, now)]
+
+
+def _cluster_info(ctx: Run) -> api.Object:
+    """With the server and the CA of admin.conf as it lies on disk: the address that other nodes use."""
+    path = ctx.paths.admin_conf
+    admin = kubeconfig.read_kubeconfig(ctx.host.read_text(path), host=ctx.host, path=path)
+    info: api.Object = objects.render_cluster_info(admin.server, admin.ca_pem)
+    return info

@@ -1,0 +1,74 @@
+"""The phase upload-certs: the control plane's secrets, encrypted, for further control planes.
+
+Mirrors cmd/kubeadm/app/cmd/phases/init/uploadcerts.go.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from kubeup.engine.run import Outputs, Results, Run
+from kubeup.errors import KbError
+from kubeup.lazy_modules import lazy_import
+from kubeup.phases.bootstrap_tokens import valid_tokens
+from kubeup.secret import Secret
+
+if TYPE_CHECKING:
+    from kubeup.cluster import api, objects, shared_certs, tokens
+    from kubeup.config.types import BootstrapToken
+else:
+    api = lazy_import("kubeup.cluster.api")
+    objects = lazy_import("kubeup.cluster.objects")
+    shared_certs = lazy_import("kubeup.cluster.shared_certs")
+    tokens = lazy_import("kubeup.cluster.tokens")
+
+
+def upload_certs(ctx: Run) -> Outputs:
+    """Share the control plane's secrets, encrypted, for two hours: a token that expires owns them."""
+    if not ctx.config.upload_certs:
+        ctx.report.detail("certificates are not uploaded: give --upload-certs to let control planes fetch them")
+        return None
+    key = ctx.config.certificate_key or shared_certs.new_certificate_key()
+    files = shared_certs.read_shared_files(ctx.host, ctx.paths, ctx.config.cluster)
+    store_shared_files(ctx.api, files, key, now=ctx.host.now())
+    return Results(certificate_key=key)
+
+
+def store_shared_files(client: api.Api, files: Mapping[str, bytes], key: Secret, *, now: datetime.datetime) -> None:
+    """The Secret kubeadm-certs with the files, encrypted, owned by a token that ends with it."""
+    proxy = shared_certs.make_proxy_token()
+    owner = client.create(tokens.render_token_secret(proxy, now))
+    secret = shared_certs.render_certs_secret(files, key, token_id=proxy.token_id, token_uid=_uid(owner))
+    # replaced as a whole: applying would leave the owner of the upload before beside the new one
+    client.create_or_replace(secret)
+    objects.apply_objects(client, objects.load_objects("rbac/kubeadm-certs.yaml"))
+    _remove_other_proxies(client, proxy, now)
+
+
+def _remove_other_proxies(client: api.Api, proxy: BootstrapToken, now: datetime.datetime) -> None:
+    """An upload before this one, cut off perhaps, left its own token: nothing is owned by it any more."""
+    for token in valid_tokens(client, now):
+        if token.description == proxy.description and not token.usages and token.token_id != proxy.token_id:
+            client.delete(api.path_of("Secret", tokens.secret_name(token.token_id), objects.SYSTEM))
+
+
+def certs_are_uploaded(ctx: Run) -> bool:
+    """Whether the Secret is there and opens with the configured key, if one is; a key that kb made up and nobody has
+    seen, since the run was cut off before its end, opens nothing. Without --upload-certs nothing is wanted."""
+    if not ctx.config.upload_certs:
+        return True
+    secret = ctx.api.get(api.path_of("Secret", shared_certs.SECRET_NAME, objects.SYSTEM))
+    key = ctx.config.certificate_key
+    if secret is None or not key:
+        return secret is not None and "show-join-command" not in ctx.selection.unfinished
+    try:
+        shared_certs.plan_downloads(secret, key, paths=ctx.paths, cluster=ctx.config.cluster)
+    except KbError:
+        return False
+    return True
+
+
+def _uid(secret: api.Object) -> str:
+    return str((secret.get("metadata") or {}).get("uid", ""))

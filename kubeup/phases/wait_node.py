@@ -1,0 +1,70 @@
+"""The Node object of this machine, as soon as its kubelet has registered it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kubeup.engine.run import Run
+from kubeup.errors import ClusterError
+from kubeup.lazy_modules import lazy_import
+from kubeup.machine import services
+
+if TYPE_CHECKING:
+    from kubeup.cluster import api
+    from kubeup.diagnosis import kubelet_trouble
+else:
+    api = lazy_import("kubeup.cluster.api")
+    kubelet_trouble = lazy_import("kubeup.diagnosis.kubelet_trouble")
+
+NODE_POLL_S = 0.25
+LOOK_EVERY_S = 4
+"""A kubelet registers its node within two seconds: after this long it is asked why it has not."""
+
+
+def node_path(ctx: Run) -> str:
+    return api.path_of("Node", ctx.config.node.name)
+
+
+def wait_for_node(ctx: Run) -> api.Object:
+    """The Node object of this machine, as soon as its kubelet has registered it.
+
+    Raises ClusterError (node-not-registered) with the kubelet's state.
+    """
+    name, timeout_s = ctx.config.node.name, ctx.config.timeouts.kubernetes_api_call_s
+    started, looked, told = ctx.host.monotonic(), 0.0, ""
+    while True:
+        node: Any = ctx.api.get(node_path(ctx))
+        # the label comes with the kubelet's first full report
+        if node and "kubernetes.io/hostname" in (node["metadata"].get("labels") or {}):
+            found: api.Object = node
+            return found
+        elapsed = ctx.host.monotonic() - started
+        if elapsed >= timeout_s:
+            raise _not_registered(ctx, elapsed)
+        if elapsed - looked > LOOK_EVERY_S:
+            looked = elapsed
+            link = kubelet_trouble.find_kubelet_trouble(ctx.host) or kubelet_trouble.find_registration_trouble(ctx.host)
+            if link and link.what != told:
+                told = link.what
+                ctx.report.note(f"{link.what}: {link.cause}. Remedy: {link.remedy} (kb goes on waiting)")
+        ctx.report.waiting(f"node {name}: {elapsed:.0f} s of {timeout_s} s; the kubelet has not registered it yet")
+        ctx.host.sleep(NODE_POLL_S)
+
+
+def _not_registered(ctx: Run, elapsed: float) -> ClusterError:
+    name = ctx.config.node.name
+    state = services.read_state(ctx.host, "kubelet")
+    others = [str(node["metadata"]["name"]) for node in ctx.api.list(api.path_of("Node"))]
+    known = f"; the cluster's nodes are: {', '.join(sorted(others))}" if others else "; the cluster has no node"
+    link = kubelet_trouble.find_registration_trouble(ctx.host) if state == "active" else None
+    if link:
+        cause, remedy = f"{link.what}: {link.cause}{known}", link.remedy
+    elif state == "active":
+        cause = f"the kubelet runs, and has not registered a node of this name{known}"
+        remedy = f"see what it says: {services.say_log(ctx.host, 'kubelet')}"
+    else:
+        cause = f"the kubelet's service is {state}, so it registers no node{known}"
+        remedy = f"see why it does not run: {services.say_log(ctx.host, 'kubelet')}"
+    return ClusterError(
+        f"node {name} is not registered after {elapsed:.0f} s", cause=cause, remedy=remedy, code="node-not-registered"
+    )
