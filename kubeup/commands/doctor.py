@@ -12,10 +12,12 @@ from kubeup.paths import Paths
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
-    from kubeup.doctor import doctor as looks
+    from kubeup.doctor import node_files
     from kubeup.doctor import support_bundle as supportbundle
+    from kubeup.doctor.looks import table
 else:
-    looks = lazy_import("kubeup.doctor.doctor")
+    node_files = lazy_import("kubeup.doctor.node_files")
+    table = lazy_import("kubeup.doctor.looks.table")
     supportbundle = lazy_import("kubeup.doctor.support_bundle")
 
 UNFIT = 3
@@ -25,12 +27,12 @@ UNFIT = 3
 def doctor(call: Invocation) -> int:
     """Print what each look found, errors with their remedies; exit 3 where there is an error."""
     patient = _read_patient(call)
-    notes = looks.examine(patient)
+    notes = table.examine(patient)
     errors = [note for note in notes if note.level == "error"]
     if call.output != "text":
-        call.print_value({"node": looks.describe_patient(patient), "notes": [note.as_dict() for note in notes]})
+        call.print_value({"node": node_files.describe_patient(patient), "notes": [note.as_dict() for note in notes]})
         return UNFIT if errors else 0
-    call.print(looks.describe_patient(patient))
+    call.print(node_files.describe_patient(patient))
     width = max(len(note.look) for note in notes)
     for note in notes:
         call.print(f"{note.level:<7}  {note.look:<{width}}  {note.text}")
@@ -41,12 +43,12 @@ def doctor(call: Invocation) -> int:
     return UNFIT if errors else 0
 
 
-def _read_patient(call: Invocation) -> looks.Patient:
+def _read_patient(call: Invocation) -> node_files.Patient:
     launch = Launch(call)
     launch.is_dry = True  # a look that would change something (modprobe configs) is only planned
     launch.require_root()
     chosen = Path(call.flags["kubeconfig"]) if "kubeconfig" in call.flags else None
-    return looks.read_patient(launch.target, Paths(), kubeconfig_file=chosen)
+    return node_files.read_patient(launch.target, Paths(), kubeconfig_file=chosen)
 
 
 def support_bundle(call: Invocation) -> int:

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from kubeup import yaml_files
     from kubeup.cli.program import Invocation
     from kubeup.cluster import etcd
-    from kubeup.doctor import doctor
+    from kubeup.doctor import node_files
     from kubeup.machine.local_host import LocalHost
 else:
-    doctor = lazy_import("kubeup.doctor.doctor")
+    node_files = lazy_import("kubeup.doctor.node_files")
     etcd = lazy_import("kubeup.cluster.etcd")
     yaml_files = lazy_import("kubeup.yaml_files")
 
@@ -85,13 +85,13 @@ def _find_client(call: Invocation, local: LocalHost, *, for_change: bool = False
     """The members that this node's static pod knows: its own, and those it joined; else the external ones that its API
     server calls. Raises HostError (no-local-etcd), UsageError (etcd-is-external)."""
     given = call.flags.get("cert-dir")
-    paths = Paths(pki=Path(given)) if given else doctor.find_paths(local, Paths())
+    paths = Paths(pki=Path(given)) if given else node_files.find_paths(local, Paths())
     manifest = paths.manifest("etcd")
     if local.exists(manifest):
         urls = etcd.client_urls_of_manifest(yaml_files.load_mapping(local.read_text(manifest), str(manifest)))
         return etcd.Etcd(local, urls, etcd.read_client_tls(local, paths))
-    flags = doctor.read_flags(local, paths, "kube-apiserver")
-    external = doctor.find_external_etcd(flags)
+    flags = node_files.read_flags(local, paths, "kube-apiserver")
+    external = node_files.find_external_etcd(flags)
     if external is None:
         raise HostError(
             "this node runs no etcd of the cluster's",

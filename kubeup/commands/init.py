@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
     from kubeup.config import load_init
     from kubeup.config.types import NodeConfig
-    from kubeup.doctor import doctor
+    from kubeup.doctor import node_files
     from kubeup.engine import step
     from kubeup.engine.state import State
     from kubeup.machine import fence
 else:
     air_gap_fence = lazy_import("kubeup.airgap.air_gap_fence")
-    doctor = lazy_import("kubeup.doctor.doctor")
+    node_files = lazy_import("kubeup.doctor.node_files")
     fence = lazy_import("kubeup.machine.fence")
     load_init = lazy_import("kubeup.config.load_init")
     oci_layout = lazy_import("kubeup.airgap.oci_layout")
@@ -61,8 +61,8 @@ def _run_init(call: Invocation, *, only: str) -> int:
     paths, own_server = launcher.paths_of(config, call.flags), ""
     if only and config_file is None:
         # one phase on a node that is there: its own files say where they lie, and where its API server listens
-        own_server = doctor.find_own_server(launch.local, paths)
-        paths = paths if "cert-dir" in call.flags else doctor.find_paths(launch.local, paths)
+        own_server = node_files.find_own_server(launch.local, paths)
+        paths = paths if "cert-dir" in call.flags else node_files.find_paths(launch.local, paths)
     with launch.locked(paths) as node_state:
         if not (only and launch.local.exists(paths.manifest("kube-apiserver"))):
             _require_no_worker(node_state)

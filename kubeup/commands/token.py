@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kubeup.cluster.api import Api
     from kubeup.config import choose, documents, load_init, load_join, problems, schema, validate
     from kubeup.config.types import BootstrapToken
-    from kubeup.doctor import doctor
+    from kubeup.doctor import node_files
     from kubeup.machine.host import Host
     from kubeup.node import certificates, kubeconfig
     from kubeup.phases import join_command
@@ -32,7 +32,7 @@ else:
     objects = lazy_import("kubeup.cluster.objects")
     upload_certs_phase = lazy_import("kubeup.phases.upload_certs")
     choose = lazy_import("kubeup.config.choose")
-    doctor = lazy_import("kubeup.doctor.doctor")
+    node_files = lazy_import("kubeup.doctor.node_files")
     documents = lazy_import("kubeup.config.documents")
     join_command = lazy_import("kubeup.phases.join_command")
     kubeapi = lazy_import("kubeup.cluster.api")
@@ -105,7 +105,7 @@ def create(call: Invocation) -> int:
 
 def _make_certificate_key(local: Host) -> Secret:
     """A new key is good for nothing unless the authorities are uploaded with it. Raises HostError (no-ca-key-here)."""
-    path = doctor.find_paths(local, Paths()).pki / "ca.key"
+    path = node_files.find_paths(local, Paths()).pki / "ca.key"
     if not local.exists(path):
         raise HostError(
             "the join command of a control plane is printed where its certificates can be uploaded",
@@ -216,7 +216,7 @@ def _print_created(call: Invocation, token: BootstrapToken, command: str, now: d
 def upload_certs(call: Invocation, target: Host, api: Api, key: Secret) -> None:
     """Store the authorities anew with this key, for two hours: what was uploaded before is gone by now, as a rule.
     Away from a control plane there is nothing to upload, and the key is taken to be that of the last upload."""
-    paths = doctor.find_paths(target, Paths())
+    paths = node_files.find_paths(target, Paths())
     if not target.exists(paths.pki / "ca.key"):
         call.report.note(
             "no CA key lies on this machine: the certificates are not uploaded anew, only the key is printed"

@@ -15,7 +15,7 @@ from kubeup.cluster import api as kubeapi
 from kubeup.cluster import membership, objects
 from kubeup.config import schema
 from kubeup.diagnosis.checks import facts
-from kubeup.doctor import doctor
+from kubeup.doctor import node_files
 from kubeup.errors import ClusterError, HostError
 from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
@@ -51,7 +51,7 @@ class Found:
 def look_at_node(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = None, patches: str = "") -> Found:
     """Raises HostError (nothing-to-adopt), ClusterError where the cluster does not tell its configuration."""
     name = _read_node_name(host, paths)
-    patient = doctor.read_patient(host, paths, kubeconfig_file=kubeconfig_file)
+    patient = node_files.read_patient(host, paths, kubeconfig_file=kubeconfig_file)
     registration: dict[str, Any] = {"name": name, "criSocket": patient.config.node.cri_socket}
     flags = kubelet.parse_flags_env(facts.read_or_empty(host, str(paths.kubelet_flags_env)))
     extra = [{"name": flag.name, "value": flag.value} for flag in flags if flag.name not in GENERATED_FLAGS]
@@ -124,7 +124,7 @@ def _read_node_name(host: Host, paths: Paths) -> str:
     return common_name[len(_USER_PREFIX) :]
 
 
-def _open_api(host: Host, patient: doctor.Patient, path: Path) -> kubeapi.Api:
+def _open_api(host: Host, patient: node_files.Patient, path: Path) -> kubeapi.Api:
     endpoint = patient.config.local_api_endpoint
     server = f"https://{join_host_port(endpoint.advertise_address, endpoint.bind_port)}"
     return kubeapi.Api(host, kubeapi.read_identity(host, path, server=server), retry_s=5)

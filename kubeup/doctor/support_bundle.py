@@ -16,7 +16,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from kubeup import __version__
-from kubeup.doctor import doctor
+from kubeup.doctor import node_files
+from kubeup.doctor.looks import table
 from kubeup.errors import HostError
 from kubeup.machine.host import Host
 from kubeup.node import containers, crictl
@@ -95,11 +96,11 @@ _ID = re.compile(r"\"(?:id|uid|podSandboxId)\": ?\"([0-9a-f]{32,64})\"")
 # ---- collecting
 
 
-def collect(patient: doctor.Patient) -> dict[str, str]:
+def collect(patient: node_files.Patient) -> dict[str, str]:
     """Name in the bundle -> redacted text. What cannot be had says why, in its own place."""
     host = patient.host
     found: dict[str, str] = {"README.txt": _render_readme()}
-    notes = doctor.examine(patient)
+    notes = table.examine(patient)
     found["doctor.json"] = json.dumps([note.as_dict() for note in notes], indent=1)
     for name, command in COMMANDS.items():
         found[name] = _output(host, command.split())
@@ -158,7 +159,7 @@ def _file(host: Host, path: Path) -> str:
         return f"({error})\n"
 
 
-def _container_logs(patient: doctor.Patient) -> dict[str, str]:
+def _container_logs(patient: node_files.Patient) -> dict[str, str]:
     """The last lines of the newest two containers of each name in kube-system."""
     socket = patient.config.node.cri_socket
     counted: dict[str, int] = {}

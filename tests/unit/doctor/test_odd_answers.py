@@ -12,7 +12,8 @@ from kubeup.airgap import mirror_server
 from kubeup.cluster import dns_spread, etcd, objects
 from kubeup.config import choose
 from kubeup.diagnosis import container_trouble
-from kubeup.doctor import doctor
+from kubeup.doctor import node_files
+from kubeup.doctor.looks import traffic
 from kubeup.errors import HostError
 from kubeup.machine.http import HttpResponse, Tls
 from kubeup.machine.local_host import LocalHost
@@ -62,7 +63,7 @@ def test_what_crictl_says(value: Any) -> None:
         assert runtime.probe_runtime(host, SOCKET).problem == "not-ready"
         assert container_trouble.container_error(host, SOCKET, "etcd") in ("", "no container of it was started")
         assert pod_view.find_namespaces(host, SOCKET) == []
-        assert doctor._find_pods(doctor.read_patient(host, Paths()), {"x"}) == []
+        assert traffic._find_pods(node_files.read_patient(host, Paths()), {"x"}) == []
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import io
 import json
 import tarfile
 
-from kubeup.doctor import doctor, support_bundle
+from kubeup.doctor import node_files, support_bundle
 from kubeup.machine.host import CommandResult
 from kubeup.paths import Paths
 from tests.fake_host import FakeHost
@@ -19,7 +19,7 @@ KEY_BASE64 = base64.b64encode(KEY.encode()).decode()
 JWT = "eyJhbGciOiJSUzI1NiIsImtpZCI6IngifQ.eyJzdWIiOiJwbGFudGVkIn0.c2lnbmF0dXJl"
 
 
-def make_patient() -> doctor.Patient:
+def make_patient() -> node_files.Patient:
     """A control plane with a secret in every place that is collected."""
     host = finished_node()
     host.programs.update({"crictl", "kubectl"})
@@ -33,7 +33,7 @@ def make_patient() -> doctor.Patient:
     host.answers["systemctl"] = 'Environment="DB_PASSWORD=plantedpw"\n'
     host.answers["kubectl"] = f"data:\n  token: {JWT}\n"
     host.answers["crictl"] = lambda argv: CommandResult(argv, 0, json.dumps({"auth": "cGxhbnRlZDpwdw=="}))
-    return doctor.read_patient(host, Paths())
+    return node_files.read_patient(host, Paths())
 
 
 def test_nothing_that_is_collected_holds_a_secret() -> None:

@@ -1,0 +1,125 @@
+"""Looks at certificates, on disk and as servers show them."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kubeup.config.types import NodeConfig
+from kubeup.diagnosis import signs
+from kubeup.diagnosis.checks import facts
+from kubeup.diagnosis.checks.facts import ERROR, WARNING
+from kubeup.doctor.node_files import Patient, parse_first, read_flags
+from kubeup.doctor.notes import Note, Notes, say_restart
+from kubeup.errors import KbError
+from kubeup.machine import services
+from kubeup.machine.host import Host
+from kubeup.node import cert_specs, certificates, kubeconfig, pki
+
+EXPIRES_SOON = datetime.timedelta(days=30)
+
+
+def look_at_certs(patient: Patient) -> Notes:
+    """Certificates on disk: valid now and for a while yet, and with the key that belongs to them."""
+    host, paths = patient.host, patient.paths
+    if patient.is_control_plane:
+        problems = [*pki.find_problems(host, paths, _as_found(patient)), *kubeconfig.find_problems(host, paths)]
+        for problem in problems:
+            yield Note("certificates", ERROR, str(problem), problem.remedy)
+        bundle = _describe_bundle(patient)
+        if bundle:
+            yield Note("certificates", WARNING, bundle, "then: kb init phase control-plane controller-manager")
+    for path, cert in _find_certs(patient):
+        left = cert.not_valid_after_utc - host.now()
+        if left < datetime.timedelta(0):
+            text = f"{path} expired {_days(-left)} ago ({cert.not_valid_after_utc:%Y-%m-%d %H:%M} UTC)"
+            yield Note("certificates", ERROR, text, _renewal(host, path))
+        elif left < EXPIRES_SOON and not _renews_itself(path):
+            yield Note("certificates", WARNING, f"{path} expires in {_days(left)}", _renewal(host, path))
+
+
+def _describe_bundle(patient: Patient) -> str:
+    """What is told when certificates are issued; the signer's own flag says which file it takes."""
+    host, paths = patient.host, patient.paths
+    path = cert_specs.CERTS["ca"].cert_path(paths)
+    try:
+        flags = read_flags(host, paths, "kube-controller-manager")
+        text = pki.describe_bundle(host, pki.read_ca(host, paths))
+    except KbError:
+        return ""  # a problem, told elsewhere
+    return text if flags.get("cluster-signing-cert-file") == str(path) else ""
+
+
+def _as_found(patient: Patient) -> NodeConfig:
+    """Names beyond those that kb would ask for are not known from the files: ask for none but the address."""
+    return patient.config
+
+
+def _find_certs(patient: Patient) -> Iterator[tuple[Path, Any]]:
+    host, paths = patient.host, patient.paths
+    for folder in (paths.pki, paths.pki / "etcd"):
+        for name in host.list_dir(folder):
+            if name.endswith(".crt"):
+                yield from parse_first(folder / name, facts.read_or_empty(host, str(folder / name)))
+    for pem in (paths.kubelet_client_pem, Path("/var/lib/kubelet/pki/kubelet.crt")):
+        if host.exists(pem):
+            yield from parse_first(pem, facts.read_or_empty(host, str(pem)))
+    for name in ("admin.conf", "super-admin.conf", "controller-manager.conf", "scheduler.conf", "kubelet.conf"):
+        path = paths.kubeconfig(name)
+        if host.exists(path):
+            try:
+                found = kubeconfig.read_kubeconfig(host.read_text(path), host=host, path=path)
+            except KbError:
+                continue
+            yield from parse_first(path, found.client_cert_pem or "")
+
+
+def _renews_itself(path: Path) -> bool:
+    return path.parent == Path("/var/lib/kubelet/pki")
+
+
+def _renewal(host: Host, path: Path) -> str:
+    if path.name == "ca.crt" or path.name.endswith("-ca.crt"):
+        return f"renew {path} with the same key, then restart the control plane"
+    if _renews_itself(path) or path.name == "kubelet.conf":
+        return f"{signs.say_new_identity(host)}, then: {services.spoken_of(host).say('restart', 'kubelet')}"
+    return "kb certs renew all, then restart the control plane"
+
+
+def _days(span: datetime.timedelta) -> str:
+    return f"{span.days} days" if span.days else f"{span.seconds // 3600} h {span.seconds % 3600 // 60:02d} min"
+
+
+def look_at_served_certs(patient: Patient) -> Notes:
+    """Certificates as servers show them: a server keeps the one it was started with."""
+    host, paths = patient.host, patient.paths
+    advertised, port = patient.config.local_api_endpoint.advertise_address, patient.config.local_api_endpoint.bind_port
+    servers: list[tuple[str, str, int, Path]] = [
+        ("kubelet", "127.0.0.1", 10250, Path("/var/lib/kubelet/pki/kubelet.crt"))
+    ]
+    if patient.is_control_plane:
+        servers.append(("kube-apiserver", advertised, port, paths.pki / "apiserver.crt"))
+    if "etcd" in patient.components:
+        servers.append(("etcd", "127.0.0.1", 2379, paths.pki / "etcd/server.crt"))
+    for name, address, number, path in servers:
+        served = host.served_cert(address, number)
+        if served is None:
+            continue
+        shown = certificates.parse_shown(served)
+        if not shown:
+            text = f"{name} shows a certificate that Kubernetes (Go) cannot read"
+            yield Note("served-certificates", ERROR, text, f"{_renewal(host, path)}; {say_restart(host, name)}")
+            continue
+        cert = shown[0]
+        if certificates.is_expired(cert, host.now()):
+            text = f"{name} shows a certificate that expired at {cert.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+            yield Note("served-certificates", ERROR, text, f"{_renewal(host, path)}; {say_restart(host, name)}")
+        elif certificates.is_in_future(cert, host.now()):
+            text = f"{name} shows a certificate that is valid from {cert.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on"
+            yield Note("served-certificates", ERROR, text, "set this machine's clock: timedatectl")
+        on_disk = [found for _, found in parse_first(path, facts.read_or_empty(host, str(path)))]
+        if on_disk and on_disk[0] != cert:
+            text = f"{name} still shows another certificate than {path}: it was started before that was written"
+            yield Note("served-certificates", WARNING, text, say_restart(host, name))

@@ -1,0 +1,90 @@
+"""Looks at what runs: preflight's checks, the chain from the kubelet to the probes, and static pods about to be restarted."""
+
+from __future__ import annotations
+
+import datetime
+
+from kubeup.cluster import api as kubeapi
+from kubeup.cluster import probes
+from kubeup.diagnosis import chain
+from kubeup.diagnosis.checks import facts, table
+from kubeup.diagnosis.checks.facts import ERROR
+from kubeup.doctor.node_files import Patient, read_flags
+from kubeup.doctor.notes import Note, Notes
+from kubeup.errors import KbError
+
+PROBES_S = 30
+"""After this long a pod that runs well has been probed, and is Ready."""
+
+
+def look_at_checks(patient: Patient) -> Notes:
+    """What preflight looks at, as far as it concerns a node at work."""
+    node = facts.Node(
+        patient.host, patient.config, patient.release, patient.paths, workflow=facts.DOCTOR,
+        owned=frozenset({str(patient.paths.manifest(name)) for name in patient.components}),
+    )  # fmt: skip
+    only_control_plane = ("NumCPU", "Mem")
+    for batch in (facts.ROOT, facts.NODE):
+        for finding in table.run_batch(node, batch):
+            if patient.is_control_plane or finding.name not in only_control_plane:
+                yield Note(finding.name, finding.level, finding.text, finding.remedy)
+
+
+def look_at_chain(patient: Patient) -> Notes:
+    """Kubelet, runtime, sandboxes, containers, probes: the first broken link."""
+    if not patient.is_member:
+        return
+    unhealthy = {name: seen for name, seen in probe_components(patient).items() if seen}
+    components = (*patient.components, "kube-proxy", "coredns") if patient.is_control_plane else ("kube-proxy",)
+    link = chain.find_broken_link(
+        patient.host, patient.config.node.cri_socket, components=components, unhealthy=unhealthy
+    )
+    if link:
+        yield Note(f"chain/{link.link}", ERROR, f"{link.what}: {link.cause}", link.remedy)
+        return
+    for name, seen in unhealthy.items():
+        yield Note("chain/probe", ERROR, f"{name} is not healthy: {seen}", f"crictl logs $(crictl ps -q --name {name})")
+
+
+def probe_components(patient: Patient) -> dict[str, str]:
+    """What the health endpoint of each static pod says; "" for healthy."""
+    found = {}
+    for name in patient.components:
+        if name == "etcd":
+            url = read_flags(patient.host, patient.paths, "etcd").get("listen-metrics-urls", "").partition(",")[0]
+            seen = (
+                probes.probe_url(patient.host, f"{url}/health?serializable=false") if url else probes.Health(True, "")
+            )
+        else:
+            seen = probes.probe_url(patient.host, probes.component_url(patient.host, patient.paths, name))
+        is_closed = name == "kube-apiserver" and seen.seen.startswith(("HTTP 401", "HTTP 403"))
+        found[name] = "" if seen.is_healthy or is_closed else seen.seen
+    return found
+
+
+def look_at_static_pods(patient: Patient) -> Notes:
+    """Static pods that run while the kubelet holds them for not ready: it is about to restart them."""
+    if not patient.is_control_plane:
+        return
+    try:
+        api = kubeapi.Api(patient.host, kubeapi.read_identity(patient.host, patient.kubeconfig), retry_s=0)
+        pods = probes.read_static_pods(api, patient.config.node.name)
+        failing = [pod.component for pod in pods if pod.running_since and not pod.is_ready]
+        told = {name: probes.read_probe_failure(api, f"{name}-{patient.config.node.name}") for name in failing}
+    except KbError:
+        return  # an API server that does not answer is another look's matter
+    young = {
+        pod.component for pod in pods if pod.running_since and _seconds_since(patient, pod.running_since) < PROBES_S
+    }
+    for name, text in told.items():
+        if not text and name in young:
+            continue  # it has not been probed yet
+        flags = read_flags(patient.host, patient.paths, name)
+        closed = probes.describe_closed_probes(flags.items()) if name == "kube-apiserver" else ""
+        remedy = probes.CLOSED_PROBES_REMEDY if closed else f"crictl logs $(crictl ps -q --name {name})"
+        cause = "; ".join(filter(None, (text or "the kubelet has said nothing of its probes", closed)))
+        yield Note("static-pods", ERROR, f"{name} runs, and is not Ready: {cause}", remedy)
+
+
+def _seconds_since(patient: Patient, moment: datetime.datetime) -> float:
+    return (patient.host.now() - moment).total_seconds()

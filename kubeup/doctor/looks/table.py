@@ -1,0 +1,70 @@
+"""The table of looks, and examining a node by it: kb doctor.
+
+Owns which looks there are and in which order: the checks that preflight has too, the chain that is walked while kb waits, and
+what only a node that has been at work can show. Must not change anything: it is given a host that plans changes instead of
+making them. kubeadm has no like of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from kubeup.diagnosis import signs
+from kubeup.diagnosis.checks.facts import ERROR
+from kubeup.doctor.looks.drift import look_at_images, look_at_kubelet_drift
+from kubeup.doctor.looks.expiry import look_at_certs, look_at_served_certs
+from kubeup.doctor.looks.registered_node import look_at_node
+from kubeup.doctor.looks.running import look_at_chain, look_at_checks, look_at_static_pods
+from kubeup.doctor.looks.skew import look_at_clock
+from kubeup.doctor.looks.storage import look_at_disk, look_at_etcd
+from kubeup.doctor.looks.traffic import look_at_dns, look_at_load_balancer, look_at_pod_network, look_at_tunnel
+from kubeup.doctor.node_files import Patient
+from kubeup.doctor.notes import Note, Notes
+from kubeup.errors import HostError, KbError
+from kubeup.frozen_values import frozen
+
+OK = "ok"
+
+
+@frozen
+class Look:
+    name: str
+    does: str
+    look: Callable[[Patient], Notes]
+
+
+LOOKS: tuple[Look, ...] = (
+    Look("checks", "this machine is fit for Kubernetes", look_at_checks),
+    Look("chain", "kubelet, runtime, sandboxes, containers and probes", look_at_chain),
+    Look("static-pods", "the kubelet's probes of this node's own pods succeed", look_at_static_pods),
+    Look("node", "the cluster has this node, and it is Ready", look_at_node),
+    Look("certificates", "certificates on disk are valid and have their keys", look_at_certs),
+    Look("served-certificates", "servers show the certificates that are on disk", look_at_served_certs),
+    Look("clock", "this clock and the API server's agree", look_at_clock),
+    Look("etcd", "every member of etcd serves", look_at_etcd),
+    Look("load-balancer", "this node's load balancer leads to the API servers, if it has one", look_at_load_balancer),
+    Look("disk", "etcd's disk is fast enough", look_at_disk),
+    Look("pod-network", "no pod hangs on a network of before", look_at_pod_network),
+    Look("dns", "node and pods reach the cluster's DNS and API through their Services", look_at_dns),
+    Look("tunnel", "the pod network's tunnel leads to the nodes beyond a router, if there are such", look_at_tunnel),
+    Look("images", "the images of this node's own pods are in the runtime", look_at_images),
+    Look("kubelet-drift", "the kubelet runs with the flags that its files hold", look_at_kubelet_drift),
+)
+
+
+def examine(patient: Patient) -> list[Note]:
+    """All notes of all looks; a look that finds nothing wrong says so. A look that fails is a note too."""
+    notes: list[Note] = []
+    for look in LOOKS:
+        try:
+            found = list(look.look(patient))
+        except (HostError, KbError) as error:
+            found = [Note(look.name, ERROR, str(error), error.remedy)]
+        notes.extend(found or [Note(look.name, OK, look.does)])
+    return [dataclasses.replace(note, remedy=_for_a_doctor(note.remedy)) for note in notes]
+
+
+def _for_a_doctor(remedy: str) -> str:
+    """What is to be run again, for those who wait for a node, is their own command; here it is the one of before."""
+    return remedy.replace(signs.AGAIN, f"{signs.AGAIN} that made this node")

@@ -1,0 +1,163 @@
+"""Looks at ways: the load balancer, the pods' network, the cluster's DNS, the tunnel to other nodes."""
+
+from __future__ import annotations
+
+import contextlib
+
+from kubeup.addresses import join_host_port
+from kubeup.cluster import api as kubeapi
+from kubeup.cluster import probes
+from kubeup.diagnosis import container_trouble
+from kubeup.diagnosis.checks.facts import ERROR, WARNING
+from kubeup.doctor.node_files import Patient
+from kubeup.doctor.notes import Note, Notes
+from kubeup.errors import KbError
+from kubeup.json_text import as_table
+from kubeup.machine.host import Host
+from kubeup.machine.http import UNPROVEN, Unreachable
+from kubeup.network import load_balancer, node_routes, pod_network, pod_view, route_keeper, route_plan, step_aside
+from kubeup.node import crictl
+from kubeup.shapes import fit_what_does
+
+
+def look_at_load_balancer(patient: Patient) -> Notes:
+    """haproxy on this node, where kb put one: the endpoint's name leads to it, it runs by its file, it is kept current."""
+    host, paths, name = patient.host, patient.paths, "load-balancer"
+    if not load_balancer.is_installed(host, paths):
+        return
+    settings = load_balancer.read_settings(host, paths)
+    anew = f"kb {'init' if 'kube-apiserver' in patient.components else 'join'} phase load-balancer"
+    hosts = load_balancer.read_hosts(host)
+    if load_balancer.plan_hosts(hosts, settings.name) != hosts:
+        text = f"{settings.name} does not lead to this node's load balancer: kb's line in {load_balancer.HOSTS} is not as it was"
+        yield Note(name, ERROR, text, anew)
+    path = load_balancer.config_path(paths)
+    servers, wanted = load_balancer.parse_config(host.read_text(path) if host.exists(path) else "")
+    running = load_balancer.read_running_digest(host, settings.health_port)
+    if not servers:
+        yield Note(name, ERROR, f"{path} names no API server", anew)
+    elif not running:
+        text = f"no load balancer answers on 127.0.0.1:{settings.health_port}"
+        yield Note(name, ERROR, text, f"crictl logs $(crictl ps -aq --name {load_balancer.NAME} | head -1)")
+    elif running != wanted:
+        text = f"the load balancer runs with other servers than {path} names ({', '.join(servers)})"
+        yield Note(name, WARNING, text, f"systemctl restart {load_balancer.UNIT}, which has it read its file")
+    if host.query(["systemctl", "is-active", load_balancer.UNIT]).stdout.strip() != "active":
+        text = f"{load_balancer.UNIT} does not run: API servers that come or go are not followed"
+        yield Note(
+            name,
+            WARNING,
+            text,
+            f"systemctl start {load_balancer.UNIT}; why it ended: journalctl -u {load_balancer.UNIT} -n 20",
+        )
+
+
+def look_at_pod_network(patient: Patient) -> Notes:
+    """Pods that kb's network started, where the runtime uses another one by now."""
+    first = node_routes.find_first_cni_config(patient.host, patient.paths)
+    if first in ("", node_routes.CNI_FILE) or not pod_network.is_kept(patient.host, patient.paths):
+        return
+    bridge = step_aside.read_bridge(patient.host)
+    if bridge is None or not bridge.ports:
+        return
+    pods = _find_pods(patient, step_aside.read_sandboxes(patient.host))
+    text = f"the network is {patient.paths.cni_conf / first}'s by now: {step_aside.describe_left(bridge)}"
+    named = "; ".join(f"kubectl -n {namespace} delete pod {name}" for namespace, name in pods)
+    yield Note("pod-network", WARNING, text, named or f"find them: bridge link show master {step_aside.BRIDGE}")
+
+
+def _find_pods(patient: Patient, sandboxes: set[str]) -> list[tuple[str, str]]:
+    """(namespace, name) of the pods that have these sandboxes, as far as the runtime tells."""
+    words = crictl.crictl_argv(patient.config.node.cri_socket, "pods", "--state", "ready", "-o", "json")
+    answer = patient.host.query(words, timeout_s=15) if patient.host.which("crictl") else None
+    listed = as_table(answer.stdout).get("items") if answer and answer.ok else []
+    pods = fit_what_does(listed, [{"id!": str, "metadata!": {"namespace!": str, "name!": str}}])
+    described = [pod["metadata"] for pod in pods if pod["id"] in sandboxes]
+    return sorted((found["namespace"], found["name"]) for found in described)
+
+
+def look_at_dns(patient: Patient) -> Notes:
+    """The cluster's DNS through its Service, asked by this node; then by a pod of it, whose packets take another way."""
+    servers = patient.config.kubelet.get("clusterDNS") or []
+    if not patient.is_member or not servers:
+        return
+    name = f"kubernetes.default.svc.{patient.config.cluster.networking.dns_domain}"
+    if any(probes.lookup_in_cluster(patient.host, str(server), name) for server in servers):
+        yield from _look_from_pods(patient, str(servers[0]), name)
+        return
+    lost = container_trouble.find_lost_rules(patient.host, patient.config.node.cri_socket)
+    what = f"the cluster's DNS at {servers[0]} does not answer for {name}"
+    if lost:
+        yield Note("dns", ERROR, f"{what}: {lost.what}: {lost.cause}", lost.remedy)
+        return
+    line = container_trouble.container_error(patient.host, patient.config.node.cri_socket, "kube-proxy")
+    where = "" if patient.is_control_plane else ", on a control plane"
+    yield Note(
+        "dns",
+        ERROR,
+        what + (f" (kube-proxy: {line})" if line else ""),
+        f"see whether CoreDNS and kube-proxy run{where}: kubectl -n kube-system get pods -o wide",
+    )
+
+
+def _look_from_pods(patient: Patient, dns_address: str, name: str) -> Notes:
+    """What every pod needs, asked from the namespaces of pods that run here: doctor makes none."""
+    host = patient.host
+    is_own_network = node_routes.is_own_network(host, patient.paths)
+    places = pod_view.find_namespaces(host, patient.config.node.cri_socket, but_dns=not is_own_network)
+    ways = _read_ways(patient, dns_address, name) if places else None
+    for place in places:
+        # a lost datagram is no cut: what is not reached is asked for again
+        cut = ways and pod_view.find_cut(host, place, ways) and pod_view.find_cut(host, place, ways)
+        if cut:
+            yield Note("dns", ERROR, f"{cut.what}: {cut.cause}", cut.remedy)
+            return
+
+
+def _read_ways(patient: Patient, dns_address: str, name: str) -> pod_view.Ways:
+    """The Services, and what stands behind them as far as this node's identity may read it."""
+    api_address, pods, server = "", [], ""
+    with contextlib.suppress(KbError):
+        api = kubeapi.Api(patient.host, kubeapi.read_identity(patient.host, patient.kubeconfig), retry_s=0)
+        server = api.server
+        service = api.get(kubeapi.path_of("Service", "kubernetes", "default")) or {}
+        api_address = str((service.get("spec") or {}).get("clusterIP") or "")
+        pods = probes.read_dns_pods(api) if patient.is_control_plane else []
+    behind = (*pod_view.dns_pod_ways(pods, patient.config.node.name), *pod_view.server_ways(server))
+    return pod_view.Ways(name, pod_view.service_ways(dns_address, api_address), behind)
+
+
+def look_at_tunnel(patient: Patient) -> Notes:
+    """The other ends of kb's VXLAN: a firewall between two networks often lets everything pass but that."""
+    host, name = patient.host, "tunnel"
+    network = (
+        node_routes.read_network(host)
+        if host.exists(route_keeper.settings_path(patient.paths))
+        else route_plan.Network()
+    )
+    remotes = dict(network.forwards)
+    for gateway, mac in sorted(network.neighbours):
+        remote = remotes.get(mac, "")
+        if not remote or _answers(host, gateway):
+            continue
+        if _answers(host, remote):
+            own = network.vxlan.local if network.vxlan else "this node"
+            yield Note(
+                name,
+                ERROR,
+                f"the node {remote} answers, and through the tunnel it does not: pods here and there do not reach each other",
+                f"let UDP port {route_plan.VXLAN_PORT} pass between {own} and {remote}, both ways (firewall, security group); "
+                f"if it does, see the keeper on that node: journalctl -u {pod_network.UNIT} -n 20",
+            )
+        else:
+            text = f"the node {remote} does not answer: no pod on it can be reached"
+            yield Note(name, WARNING, text, "see whether it is Ready: kubectl get nodes -o wide")
+
+
+def _answers(host: Host, address: str) -> bool:
+    """Whether anything comes back from an address: the kubelet's port is asked, and a refusal is an answer."""
+    try:
+        host.http_get(f"https://{join_host_port(address, 10250)}/healthz", tls=UNPROVEN, timeout_s=3)
+    except Unreachable as error:
+        return error.reason in ("refused", "reset", "tls")
+    return True

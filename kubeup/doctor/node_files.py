@@ -1,0 +1,190 @@
+"""The node as its files describe it: static pods, the kubelet's files, certificates. Asks no API server."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Optional
+
+from kubeup import releases
+from kubeup.addresses import join_host_port
+from kubeup.cluster import membership
+from kubeup.config import choose
+from kubeup.config.types import (
+    ClusterConfiguration,
+    ExternalEtcd,
+    KbConfiguration,
+    LocalAPIEndpoint,
+    LocalEtcd,
+    Networking,
+    NodeConfig,
+    NodeRegistration,
+    PodNetwork,
+)
+from kubeup.diagnosis.checks import facts
+from kubeup.frozen_values import frozen
+from kubeup.machine.host import Host
+from kubeup.network import pod_network
+from kubeup.node import certificates, kubelet
+from kubeup.paths import Paths
+from kubeup.releases import Release
+from kubeup.yaml_files import YAMLError, load_yaml
+
+_COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+
+
+@frozen
+class Patient:
+    """The node as its files describe it, and with whose identity the API server may be asked."""
+
+    host: Host
+    paths: Paths
+    config: NodeConfig
+    release: Release
+    kubeconfig: Path
+    is_control_plane: bool
+    is_member: bool
+    """A kubelet was configured here: the node belongs to a cluster."""
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The static pods of this node, in the order in which one needs the other."""
+        return tuple(name for name in _COMPONENTS if self.host.exists(self.paths.manifest(name)))
+
+
+def read_patient(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = None) -> Patient:
+    """The node as its manifests and the kubelet's files describe it."""
+    paths = find_paths(host, paths)
+    apiserver, manager = read_flags(host, paths, "kube-apiserver"), read_flags(host, paths, "kube-controller-manager")
+    config = read_mapping(host, paths.kubelet_config)
+    flags = read_kubelet_flags(host, paths)
+    version = _find_version(host, paths)
+    is_control_plane = host.exists(paths.manifest("kube-apiserver"))
+    cluster = ClusterConfiguration(
+        version,
+        networking=Networking(
+            service_subnet=apiserver.get("service-cluster-ip-range", Networking.service_subnet),
+            pod_subnet=manager.get("cluster-cidr", ""),
+            dns_domain=str(config.get("clusterDomain") or Networking.dns_domain),
+        ),
+        **_read_etcd(host, paths, apiserver),
+    )
+    own = NodeConfig(
+        cluster,
+        NodeRegistration(
+            read_cert_node_name(host, paths) or read_called_name(host, flags),
+            cri_socket=_find_socket(host, paths, config, flags),
+        ),
+        LocalAPIEndpoint(
+            apiserver.get("advertise-address") or choose.choose_advertise_address(host, "", prefer=4).value,
+            int(apiserver.get("secure-port") or 6443),
+        ),
+        kubelet=config,
+        kb=KbConfiguration(PodNetwork("bridge" if pod_network.is_kept(host, paths) else "none")),
+    )
+    default = paths.admin_conf if host.exists(paths.admin_conf) else paths.kubeconfig("kubelet.conf")
+    is_member = host.exists(paths.kubelet_config)
+    release = releases.find_release(version)
+    return Patient(host, paths, own, release, kubeconfig_file or default, is_control_plane, is_member)
+
+
+def read_kubelet_flags(host: Host, paths: Paths) -> dict[str, str]:
+    text = facts.read_or_empty(host, str(paths.kubelet_flags_env))
+    return {arg.name: arg.value for arg in kubelet.parse_flags_env(text)}
+
+
+def read_called_name(host: Host, flags: Mapping[str, str]) -> str:
+    """The name with which the kubelet would register now."""
+    return flags.get("hostname-override") or choose.read_node_name(host)
+
+
+def find_paths(host: Host, paths: Paths) -> Paths:
+    """Where this node's files lie, as its static pods say: certificatesDir and etcd's dataDir may be anywhere, and a default
+    would find a healthy node broken. Without static pods (a worker) `paths` as they are."""
+    flags = read_flags(host, paths, "kube-apiserver")
+    told = [Path(flags.get(flag, "")) for flag in ("tls-cert-file", "client-ca-file")]
+    folder = next((path.parent for path in told if path.is_absolute() and host.exists(path)), paths.pki)
+    data = read_flags(host, paths, "etcd").get("data-dir", "")
+    return dataclasses.replace(paths, pki=folder, etcd_data=Path(data) if data.startswith("/") else paths.etcd_data)
+
+
+def find_own_server(host: Host, paths: Paths) -> str:
+    """`https://10.0.0.11:8443`, this node's API server as its static pod says; "" where there is none."""
+    flags = read_flags(host, paths, "kube-apiserver")
+    address, port = flags.get("advertise-address", ""), flags.get("secure-port") or "6443"
+    return f"https://{join_host_port(address, port)}" if address else ""
+
+
+def read_flags(host: Host, paths: Paths, component: str) -> dict[str, str]:
+    """The flags in a component's manifest, by name without dashes; {} where there is none. The last one counts."""
+    pod = read_mapping(host, paths.manifest(component))
+    containers = (pod.get("spec") or {}).get("containers") or [{}]
+    words = [str(word) for word in (*(containers[0].get("command") or ()), *(containers[0].get("args") or ()))]
+    return {name[2:]: value for name, _, value in (word.partition("=") for word in words) if name.startswith("--")}
+
+
+def read_mapping(host: Host, path: Path) -> dict[str, Any]:
+    try:
+        found = load_yaml(facts.read_or_empty(host, str(path)) or "{}")
+    except YAMLError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _find_version(host: Host, paths: Paths) -> str:
+    """Of the API server's image, else of the kubelet, else the newest that kb knows."""
+    text = facts.read_or_empty(host, str(paths.manifest("kube-apiserver")))
+    match = re.search(r"image: \S+/kube-apiserver[^:\s]*:(v[\d.]+\S*)", text)
+    told = (
+        match.group(1) if match else host.query(["kubelet", "--version"], timeout_s=15).stdout.replace("Kubernetes", "")
+    )
+    found = releases.parse_version(told.strip())
+    return found.text if found and found.minor in releases.RELEASES else releases.NEWEST_PROVEN
+
+
+def _read_etcd(host: Host, paths: Paths, apiserver: Mapping[str, str]) -> dict[str, Any]:
+    if host.exists(paths.manifest("etcd")):
+        data_dir = read_flags(host, paths, "etcd").get("data-dir", "/var/lib/etcd")
+        return {"local_etcd": LocalEtcd(data_dir=data_dir)}
+    return {"local_etcd": None, "external_etcd": find_external_etcd(apiserver)}
+
+
+def find_external_etcd(apiserver: Mapping[str, str]) -> Optional[ExternalEtcd]:
+    """What an API server with these flags knows of etcd, on a node that runs none; None where it was told nothing."""
+    urls = tuple(filter(None, apiserver.get("etcd-servers", "").split(",")))
+    if not urls:
+        return None
+    ca, cert, key = (apiserver.get(f"etcd-{name}", "") for name in ("cafile", "certfile", "keyfile"))
+    return ExternalEtcd(urls, ca_file=ca, cert_file=cert, key_file=key)
+
+
+def _find_socket(host: Host, paths: Paths, config: Mapping[str, Any], flags: Mapping[str, str]) -> str:
+    instance = read_mapping(host, paths.kubelet_instance_config)
+    told = instance.get("containerRuntimeEndpoint") or config.get("containerRuntimeEndpoint")
+    return str(told or flags.get("container-runtime-endpoint") or choose.choose_cri_socket(host).value)
+
+
+def parse_first(path: Path, pem: str) -> Iterator[tuple[Path, Any]]:
+    try:
+        certs = certificates.parse_certs(pem) if pem else ()
+    except ValueError:
+        return
+    yield from ((path, cert) for cert in certs[:1])
+
+
+def read_cert_node_name(host: Host, paths: Paths) -> str:
+    """The node's name in the kubelet's own certificate: the cluster knows the node by it. "" where there is none."""
+    access = membership.find_member_access(host, paths.kubernetes / "kubelet.conf")
+    certs = [cert for _, cert in parse_first(paths.kubelet_client_pem, access.client_cert_pem)] if access else []
+    prefix, _, name = (certificates.subject_of(certs[0]).common_name if certs else "").partition("system:node:")
+    return name if not prefix else ""
+
+
+def describe_patient(patient: Patient) -> str:
+    """`node cp1, control plane, Kubernetes v1.35.6, containerd socket ...`"""
+    if not patient.is_member:
+        return f"node {patient.config.node.name}: no kubelet was configured here, it belongs to no cluster"
+    role = "control plane" if patient.is_control_plane else "worker"
+    return f"node {patient.config.node.name}, {role}, Kubernetes {patient.config.cluster.kubernetes_version}"

@@ -1,0 +1,84 @@
+"""kubeup/doctor/looks/expiry.py: certificates on disk, and as servers show them."""
+
+from __future__ import annotations
+
+import datetime
+
+import pytest
+
+from kubeup.node import certificates
+from tests import cert_forms
+from tests.unit.doctor.doctor_case import make_host, notes
+
+
+def test_certificates_that_are_well() -> None:
+    assert notes(make_host(), "certificates") == []
+
+
+def test_expired_and_expiring_certificates_are_named() -> None:
+    host = make_host()
+    host.clock += datetime.timedelta(days=350)
+    soon = dict.fromkeys(level for level, _ in notes(host, "certificates"))
+    assert list(soon) == ["warning"]
+    host.clock += datetime.timedelta(days=30)
+    texts = [text for level, text in notes(host, "certificates") if level == "error"]
+    assert any(text.startswith("/etc/kubernetes/pki/apiserver.crt expired") for text in texts)
+    assert any(text.startswith("/etc/kubernetes/admin.conf expired") for text in texts)
+
+
+def test_a_key_that_does_not_belong_to_its_certificate() -> None:
+    host = make_host()
+    host.files["/etc/kubernetes/pki/apiserver.key"] = host.files["/etc/kubernetes/pki/ca.key"]
+    ((level, text),) = notes(host, "certificates")
+    assert level == "error"
+    assert "apiserver.crt" in text and "apiserver.key" in text
+
+
+def test_an_authority_with_two_certificates_beside_its_key() -> None:
+    host = make_host()
+    host.files["/etc/kubernetes/pki/ca.crt"] += host.files["/etc/kubernetes/pki/etcd/ca.crt"]
+    ((level, text),) = notes(host, "certificates")
+    assert level == "warning" and "holds 2 certificates" in text
+    manifest = "/etc/kubernetes/manifests/kube-controller-manager.yaml"
+    host.files[manifest] = host.files[manifest].replace(
+        b"cert-file=/etc/kubernetes/pki/ca.crt", b"cert-file=/etc/x.crt"
+    )
+    assert notes(host, "certificates") == []
+
+
+def test_a_certificate_that_nobody_believes() -> None:
+    """An API server's certificate for clients alone, as a user's own authority may have issued it."""
+    host = make_host()
+    for kind in ("crt", "key"):
+        host.files[f"/etc/kubernetes/pki/apiserver.{kind}"] = host.files[
+            f"/etc/kubernetes/pki/apiserver-kubelet-client.{kind}"
+        ]
+    ((level, text),) = notes(host, "certificates")
+    assert level == "error" and "lacks serverAuth" in text and "apiserver.crt" in text
+
+
+@pytest.mark.parametrize("shown", ["", "hello", "DER", "serial"])
+def test_a_server_that_shows_what_nobody_reads(shown: str) -> None:
+    host = make_host()
+    forms = cert_forms.make_forms()
+    good = host.files["/etc/kubernetes/pki/apiserver.crt"].decode()
+    odd = {"DER": good.replace("MII", "AII", 1), "serial": forms["serial negative"].chain.decode()}
+    host.served["10.77.0.11:6443"] = odd.get(shown, shown)
+    ((level, text),) = notes(host, "served-certificates")
+    assert level == "error" and "kube-apiserver shows a certificate that Kubernetes (Go) cannot read" in text
+
+
+def test_a_server_that_shows_an_old_certificate() -> None:
+    host = make_host()
+    apiserver = host.files["/etc/kubernetes/pki/apiserver.crt"].decode()
+    host.served["10.77.0.11:6443"] = apiserver
+    assert notes(host, "served-certificates") == []
+    host.served["10.77.0.11:6443"] = host.files["/etc/kubernetes/pki/etcd/server.crt"].decode()
+    ((level, text),) = notes(host, "served-certificates")
+    assert (level, text.partition(":")[0]) == (
+        "warning",
+        "kube-apiserver still shows another certificate than /etc/kubernetes/pki/apiserver.crt",
+    )
+    host.served["10.77.0.11:6443"] = apiserver
+    host.clock = certificates.parse_certs(apiserver)[0].not_valid_after_utc + datetime.timedelta(hours=1)
+    assert notes(host, "served-certificates")[0][0] == "error"

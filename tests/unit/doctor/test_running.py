@@ -1,0 +1,54 @@
+"""kubeup/doctor/looks/running.py: preflight's checks on a node at work, and static pods that are not ready."""
+
+from __future__ import annotations
+
+import datetime
+import json
+
+from kubeup.diagnosis.checks import facts, table
+from kubeup.machine.http import HttpResponse
+from tests.fake_host import FakeHost
+from tests.unit.doctor.doctor_case import SERVER, make_host, notes
+
+
+def test_kb_s_own_network_is_known_and_its_plugins_are_looked_for() -> None:
+    host = make_host()
+    host.files["/etc/systemd/system/kb-routes.service"] = b""
+    assert any("bridge" in text and "plugin" in text.lower() for _, text in notes(host, "checks")), notes(
+        host, "checks"
+    )
+
+
+def test_the_checks_of_preflight_are_doctor_s_too() -> None:
+    host = make_host()
+    host.files["/proc/swaps"] = b"Filename Type\n/dev/sda2 partition\n"
+    assert any("swap is on (/dev/sda2)" in text for _, text in notes(host, "checks"))
+    names = [check.names for check in table.CHECKS if facts.DOCTOR in check.workflows]
+    assert {"CRI", "CgroupDriver", "Swap", "KubeletVersion", "AdvertiseAddress"} <= set(names)
+    assert "ImagePull" not in names
+
+
+def probed_host(started: datetime.datetime, *messages: str) -> FakeHost:
+    """kube-scheduler runs since then and is not Ready; the kubelet said this of its probes."""
+    host = make_host()
+    status = {"ready": False, "containerID": "x", "state": {"running": {"startedAt": f"{started:%Y-%m-%dT%H:%M:%SZ}"}}}
+    pod = {
+        "metadata": {"name": "kube-scheduler-cp1", "labels": {"component": "kube-scheduler"}},
+        "status": {"containerStatuses": [status]},
+    }
+    namespace = f"{SERVER}/api/v1/namespaces/kube-system"
+    pods = f"{namespace}/pods?labelSelector=tier%3Dcontrol-plane&fieldSelector=spec.nodeName%3Dcp1"
+    events = f"{namespace}/events?fieldSelector=involvedObject.name%3Dkube-scheduler-cp1%2Creason%3DUnhealthy"
+    host.urls[pods] = HttpResponse(200, json.dumps({"items": [pod]}).encode())
+    host.urls[events] = HttpResponse(200, json.dumps({"items": [{"message": text} for text in messages]}).encode())
+    return host
+
+
+def test_a_pod_whose_probes_fail_is_told_and_one_that_was_not_probed_yet_is_not() -> None:
+    now = make_host().now()
+    young, old = now - datetime.timedelta(seconds=5), now - datetime.timedelta(seconds=90)
+    assert notes(probed_host(young), "static-pods") == []
+    ((level, text),) = notes(probed_host(young, "Startup probe failed: HTTP 500"), "static-pods")
+    assert level == "error" and "kube-scheduler runs, and is not Ready: Startup probe failed: HTTP 500" in text
+    ((_, text),) = notes(probed_host(old), "static-pods")
+    assert "the kubelet has said nothing of its probes" in text
