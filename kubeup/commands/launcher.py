@@ -212,7 +212,15 @@ class Launch:
         )
 
 
-_VERBS = {"write": "write", "mkdir": "make folder", "remove": "remove", "link": "link", "run": "run", "send": "request"}
+_VERBS = {
+    "write": "write",
+    "mkdir": "make folder",
+    "remove": "remove",
+    "link": "link",
+    "run": "run",
+    "send": "request",
+    "later": "make, once it is known, what follows from",
+}
 
 
 def print_plan(call: Invocation, plan: Sequence[dry_run.Planned]) -> None:

@@ -18,6 +18,7 @@ from kubeup.yaml_files import YAMLError, covers, is_same_yaml, load_yaml, pick_l
 
 if TYPE_CHECKING:
     from kubeup.cluster import objects
+    from kubeup.machine.host import FileStat
     from kubeup.network import pod_network
 else:
     pod_network = lazy_import("kubeup.network.pod_network")
@@ -48,13 +49,12 @@ class Folder(_NodeItem):
     path: Path
     mode: int = 0o755
 
+    places = ()
+    """It is registered when it is made: a whole folder is a workplace of kb's then, and the one round it is not."""
+
     @property
     def name(self) -> str:
         return str(self.path)
-
-    @property
-    def places(self) -> tuple[Path, ...]:
-        return (self.path,)
 
     def wanted(self) -> Fields:
         return {"kind": "folder"}
@@ -102,14 +102,11 @@ class File(_NodeItem):
         return {"content": self.text, **mode}
 
     def look(self, run: Ground) -> Optional[Fields]:
-        found = run.host.stat(self.path)
-        if found is None:
-            return None
-        if found.is_dir or not run.host.exists(self.path):
-            return {"kind": "folder" if found.is_dir else "link into nowhere"}
+        found = _stat(run, self.path)
+        if found is None or found.is_dir:
+            return None if not run.host.exists(self.path) else {"kind": "folder" if found else "link into nowhere"}
         text = run.host.read_bytes(self.path).decode(errors="surrogateescape")
-        is_link = found.is_symlink
-        mode = {"mode": "link" if is_link else f"{found.mode:04o}"} if self.has_mode else {}
+        mode = {"mode": f"{found.mode:04o}"} if self.has_mode else {}
         return {"content": text, **mode}
 
     def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
@@ -264,7 +261,7 @@ class CopiedFile(_NodeItem):
         return {"sha256": self.digest}
 
     def look(self, run: Ground) -> Optional[Fields]:
-        return {"sha256": digest_of(run, self.path)} if run.host.exists(self.path) else None
+        return {"sha256": digest_of(run, self.path)} if _stat(run, self.path) else None
 
     def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
         return _compare_fields(self.name, wanted, found)
@@ -462,6 +459,14 @@ class Unit:
 
 
 # ---- common
+
+
+def _stat(run: Ground, path: Path) -> Optional[FileStat]:
+    """Of what is read and written by this path, through links; None where they lead nowhere."""
+    found = run.host.stat(path)
+    if found is not None and found.is_symlink:
+        found = run.host.stat(run.host.real_path(path))
+    return None if found is None or found.is_symlink else found
 
 
 def _is_text(content: str) -> bool:

@@ -10,18 +10,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Protocol, Union
 
 from kubeup.frozen_values import frozen
+from kubeup.lazy_modules import lazy_import
 
 if TYPE_CHECKING:
+    from kubeup import redact
     from kubeup.cluster.api import Api
     from kubeup.engine.run import Results
     from kubeup.machine.host import Host
     from kubeup.paths import Paths
     from kubeup.report import Report
+else:
+    redact = lazy_import("kubeup.redact")
 
 Fields = Mapping[str, Any]
 """What an item is, or is to be, as plain values: {"mode": "0600", "content": "apiVersion: v1..."}."""
@@ -56,8 +61,16 @@ class Difference:
         if not self.field:
             return f"{self.item} is not there"
         if self.wanted or self.found:
-            return f"{self.item}: {self.field} is {self.found or 'not set'}, not {self.wanted or 'unset'}"
+            found, wanted = (_show(self.field, value) for value in (self.found, self.wanted))
+            return f"{self.item}: {self.field} is {found or 'not set'}, not {wanted or 'unset'}"
         return f"{self.item}: {self.field}"
+
+
+def _show(field: str, value: str) -> str:
+    """A value as it may be told: a patch can put a token into a static pod."""
+    if value and any(redact.is_private_name(name) for name in re.split(r"[.\[\] ]+", field) if name):
+        return redact.MARK
+    return redact.redact(value)
 
 
 class Item(Protocol):

@@ -72,8 +72,11 @@ class Records:
 
 
 def load_records(host: Host, folder: Path) -> Records:
-    """The newest generation that can be read; an empty record where there is none."""
-    numbers = _list_generations(host, folder)
+    """The newest generation that can be read; an empty record where there is none. It never raises: it is only knowledge."""
+    try:
+        numbers = _list_generations(host, folder)
+    except HostError:
+        numbers = []
     for number in reversed(numbers):
         steps = _read(host, folder / f"{number:06d}.json")
         if steps is not None:

@@ -143,11 +143,15 @@ class Runner:
         plan: Optional[Plan] = None
         inputs = fingerprint_inputs(ctx.config, phase.reads) if phase.plan is None else {}
         if before and before.status == "done" and not is_forced and not phase.always:
-            if phase.plan is None:
-                again = self._why_again(ctx, phase, before, inputs)
-            else:
-                plan = phase.plan(ctx)
-                again = self._why_other(ctx, phase, before, plan)
+            try:
+                if phase.plan is None:
+                    again = self._why_again(ctx, phase, before, inputs)
+                else:
+                    plan = phase.plan(ctx)
+                    again = self._why_other(ctx, phase, before, plan)
+            except KbError as error:
+                self._tell_failure(ctx, phase, error, result)
+                raise
             if not again:
                 ctx.results.take(read_stored(before.outputs))
                 return PhaseOutcome(phase.name, "unchanged", ctx.host.monotonic() - started)
@@ -262,9 +266,16 @@ class Runner:
         applied = applier.apply(plan)
         if self.state.is_kept:
             self.records.put(key, applier.record)
-            self.records.save()
+            self._save_records(ctx)
         entry.inputs = fingerprint_of(applied)
         return plan.hands_on or Results()
+
+    def _save_records(self, ctx: BareRun) -> None:
+        """Losing a record costs only knowledge: what is done is done without it, and the next run says less of what it finds."""
+        try:
+            self.records.save()
+        except HostError as error:
+            ctx.report.warn_once(f"what was done could not be recorded: {error}: {error.cause}")
 
     def _may_remove(self, key: str, entry: PhaseState) -> frozenset[str]:
         """What this very step made, where kb works, and no other step needs: a record alone does not say that a file may go."""
@@ -285,21 +296,33 @@ class Runner:
         error: BaseException,
         result: RunResult,
     ) -> None:
-        files = sum(len(done.changed_files) for done in result.phases) + len(journal.changed_files)
         entry.status, entry.ended = "failed", f"{ctx.host.now():%Y-%m-%dT%H:%M:%SZ}"
+        self._tell_failure(ctx, phase, error, result, journal.changed_files)
         if isinstance(error, KbError):
-            error.phase = error.phase or phase.name
-            error.changed = error.changed or ("nothing was changed" if not files else f"{files} files were changed")
             entry.error = error.as_dict()
         elif isinstance(error, KeyboardInterrupt):
             entry.error = {"code": "interrupted", "what": str(error)}
         else:
             entry.error = {"code": "bug", "what": str(error)}
-        outcome = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        ctx.report.phase(len(result.phases) + 1, self._total, phase.name, phase.does, outcome)
         # a full disk must not hide what went wrong first
         with contextlib.suppress(HostError):
             self.state.save()
+
+    def _tell_failure(
+        self,
+        ctx: BareRun,
+        phase: Phase,
+        error: BaseException,
+        result: RunResult,
+        changed_files: Sequence[str] = (),
+    ) -> None:
+        """Where it failed, and what was changed until then."""
+        files = sum(len(done.changed_files) for done in result.phases) + len(changed_files)
+        if isinstance(error, KbError):
+            error.phase = error.phase or phase.name
+            error.changed = error.changed or ("nothing was changed" if not files else f"{files} files were changed")
+        outcome = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        ctx.report.phase(len(result.phases) + 1, self._total, phase.name, phase.does, outcome)
 
 
 def describe_view(view: View, *, is_same_plan: Optional[bool] = None) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from kubeup.engine.compare import NOT_RUNNING, OTHER_START, WANTED_NO_MORE, Applier, look_at
 from kubeup.engine.items import File, Folder, MarkedLines, MovedAside
-from kubeup.engine.plan import Group, Later, Part, Plan, Waiting, Yielded
+from kubeup.engine.plan import Difference, Group, Later, Part, Plan, Waiting, Yielded
 from kubeup.engine.records import StepRecord
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.local_host import LocalHost
@@ -297,3 +297,60 @@ def test_a_link_in_the_place_of_a_file_that_is_wanted_no_more_stays(bench: Bench
     bench.host.symlink(CONF, str(OTHER))
     apply(bench, recorded=record, made=(str(CONF),))
     assert bench.host.read_link(CONF) is not None and "was changed" in bench.told
+
+
+# ---- what lies in a file's place
+
+
+def test_a_link_is_looked_at_and_written_through(bench: Bench) -> None:
+    """An admin who keeps a manifest elsewhere is left in peace: its mode is that of what the link leads to."""
+    bench.host.write_file(OTHER, "one\n", mode=0o600)
+    bench.host.symlink(CONF, str(OTHER))
+    item = File(CONF, "one\n", mode=0o600, has_mode=True)
+    assert look_at(Plan(item), bench, None).differences == ()
+    bench.host.write_file(OTHER, "two\n", mode=0o644)
+    fields = [found.field for found in look_at(Plan(item), bench, None).differences]
+    assert len(fields) == 2 and "mode" in fields
+    apply(bench, item)
+    assert bench.host.read_link(CONF) == str(OTHER) and bench.host.read_text(OTHER) == "one\n"
+    assert look_at(Plan(item), bench, None).differences == ()
+
+
+def test_a_link_into_nowhere_becomes_the_file(bench: Bench) -> None:
+    bench.host.symlink(CONF, "/etc/nowhere.yaml")
+    item = File(CONF, "one\n", mode=0o600, has_mode=True)
+    assert look_at(Plan(item), bench, None).differences
+    apply(bench, item)
+    assert look_at(Plan(item), bench, None).differences == () and bench.host.read_text(CONF) == "one\n"
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xfe\x00", "spec: \u2028\u00e4\n".encode(), b"a: [1\n", b"\x00" * 9])
+def test_what_is_no_text_of_kb_s_is_replaced(bench: Bench, data: bytes) -> None:
+    bench.host.write_file(CONF, data)
+    record = apply(bench, File(CONF, "a: 1\n"))
+    assert bench.host.read_text(CONF) == "a: 1\n"
+    bench.host.write_file(CONF, data)
+    seen = look_at(Plan(File(CONF, "a: 1\n")), bench, record)
+    assert seen.drifted and str(seen.drifted[0])
+
+
+def test_a_folder_is_a_workplace_and_the_one_round_it_is_not() -> None:
+    """What a step is to make is registered ahead by the file; a folder is registered when it is made."""
+    assert Plan(Folder(Path("/data/etcd")), File(CONF, "")).places() == [CONF]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "is_shown"),
+    [
+        ("spec.containers[kube-apiserver].image", "registry.k8s.io/kube-apiserver:v1.35.6", True),
+        ("spec.containers[kube-apiserver].command --token-auth-file", "/etc/kubernetes/tokens.csv", True),
+        ("spec.containers[kube-apiserver].command --secure-port", "6443", True),
+        ("spec.containers[kube-apiserver].env[VAULT_TOKEN].value", "hunter2", False),
+        ("spec.containers[kube-apiserver].command --password", "hunter2", False),
+        ("spec.containers[x].env[X].value", "ghp_0123456789abcdefghijklmnopqrstuvwxyz", False),
+        ("line 4", "password: hunter2", False),
+    ],
+)
+def test_no_secret_is_told_in_a_difference(field: str, value: str, is_shown: bool) -> None:
+    for told in (str(Difference("/x", field, value, "")), str(Difference("/x", field, "", value))):
+        assert (value in told) == is_shown and ("[redacted]" in told) != is_shown

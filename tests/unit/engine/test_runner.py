@@ -318,3 +318,59 @@ def test_a_step_of_another_name_takes_along_what_it_may_remove(host: LocalHost) 
     renamed = Phase("two", does="a", plan=plan_of(File(A, "a")), formerly="one/a")
     run(host, (renamed,))
     assert host.exists(A) and not host.exists(B)
+
+
+# ---- what fails beside a step
+
+
+def test_a_record_that_cannot_be_written_fails_no_step(host: LocalHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_file = host.write_file
+
+    def fill(path: Path, *words: Any, **more: Any) -> bool:
+        if Paths.records in path.parents:
+            raise HostError(f"{path} cannot be written", cause="No space left", remedy="make room", code="disk-full")
+        return write_file(path, *words, **more)
+
+    steps = (Phase("one/a", does="a", plan=plan_of(File(A, "a"))), Phase("one/b", does="b", plan=plan_of(File(B, "b"))))
+    monkeypatch.setattr(host, "write_file", fill)
+    result, node_state, told = run(host, steps)
+    assert statuses(result) == {"one/a": "done", "one/b": "done"} and told.count("could not be recorded") == 1
+    assert {phase.status for phase in node_state.phases.values()} == {"done"}
+    monkeypatch.undo()
+    host.write_file(A, "edited")
+    result, _, told = run(host, steps)
+    assert statuses(result) == {"one/a": "done", "one/b": "unchanged"} and load_records(host, Paths.records).of(
+        "init/one/a"
+    )
+
+
+@pytest.mark.parametrize("what", ["a file", "a link to a file", "a folder of a generation's name"])
+def test_what_lies_in_the_place_of_the_records_fails_no_step(host: LocalHost, what: str) -> None:
+    if what == "a folder of a generation's name":
+        host.make_dir(Paths.records / "000001.json" / "x")
+    else:
+        place = Paths.records if what == "a file" else Paths.state_dir / "elsewhere"
+        host.make_dir(Paths.state_dir)
+        host.write_file(place, "x")
+        if place != Paths.records:
+            host.symlink(Paths.records, str(place))
+    steps = (Phase("one/a", does="a", plan=plan_of(File(A, "a"))),)
+    assert statuses(run(host, steps)[0]) == {"one/a": "done"}
+    assert statuses(run(host, steps)[0]) == {"one/a": "unchanged"}
+
+
+def test_a_plan_that_cannot_be_made_in_a_second_run_is_told_as_in_a_first(host: LocalHost) -> None:
+    def fail(ctx: Run) -> Plan:
+        raise UsageError("the patches", cause="are wrong", remedy="correct them", code="patch-failed")
+
+    first = Phase("one/a", does="a", plan=plan_of(File(A, "a")))
+    second = Phase("one/b", does="b", plan=plan_of(File(B, "b")))
+    run(host, (first, second))
+    told = io.StringIO()
+    ctx = Run(host=host, paths=Paths(), config=CONFIG, release=RELEASES[35], report=Report(told))
+    steps = (dataclasses.replace(first, plan=plan_of(File(A, "b"))), dataclasses.replace(second, plan=fail))
+    with pytest.raises(UsageError) as caught:
+        Runner("init", steps, load_state(host, Paths())).run(ctx)
+    assert (caught.value.phase, caught.value.changed) == ("one/b", "1 files were changed")
+    assert "one/b  b  failed" in told.getvalue()
+    assert statuses(run(host, (first, second))[0])["one/b"] == "unchanged"
