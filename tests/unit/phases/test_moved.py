@@ -1,0 +1,99 @@
+"""Which phases say what should be there, and which still act. What is moved to a plan does not go back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import kb
+from kubeup.engine.step import Phase
+
+_DEFAULT: Any = Phase.__dataclass_fields__["run"].default
+ACTS = {
+    "init": {
+        "install/bundle",
+        "install/packages",
+        "install/mirror",
+        "install/registries",
+        "preflight",
+        "install/sysctls",
+        "certs/ca",
+        "kubeconfig/kubelet",
+        "certs/apiserver",
+        "certs/apiserver-kubelet-client",
+        "certs/front-proxy-ca",
+        "certs/front-proxy-client",
+        "certs/etcd-ca",
+        "certs/etcd-server",
+        "certs/etcd-peer",
+        "certs/etcd-healthcheck-client",
+        "certs/apiserver-etcd-client",
+        "certs/sa",
+        "kubeconfig/admin",
+        "kubeconfig/super-admin",
+        "kubeconfig/controller-manager",
+        "kubeconfig/scheduler",
+        "wait-control-plane",
+        "upload-config/kubeadm",
+        "upload-config/kubelet",
+        "upload-certs",
+        "mark-control-plane",
+        "kubelet-finalize/enable-client-cert-rotation",
+        "addon/coredns",
+        "addon/kube-proxy",
+        "wait-control-plane/controllers",
+        "load-balancer/keeper",
+        "verify",
+        "show-join-command",
+    },
+    "join": {
+        "install/packages",
+        "install/registries",
+        "preflight",
+        "install/sysctls",
+        "control-plane-prepare/download-certs",
+        "control-plane-prepare/certs",
+        "control-plane-prepare/kubeconfig",
+        "check-etcd",
+        "etcd-join",
+        "kubelet-wait-bootstrap",
+        "wait-control-plane",
+        "control-plane-join/mark-control-plane",
+        "load-balancer/keeper",
+        "verify",
+    },
+    "reconfigure endpoint": {
+        "preflight",
+        "certs/apiserver",
+        "load-balancer/keeper",
+        "kube-proxy",
+        "load-balancer/remove",
+        "verify",
+    },
+    "reset": {
+        "remove-etcd-member",
+        "cleanup-node/stop-kubelet",
+        "cleanup-node/remove-pods",
+        "cleanup-node/unmount",
+        "cleanup-node/remove-pod-network",
+        "cleanup-node/remove-load-balancer",
+        "cleanup-node/stop-services",
+        "cleanup-node/take-back-files",
+    },
+}
+"""The phases without a plan, by workflow: this list only becomes shorter. A new phase that is no act has a plan."""
+WORKFLOWS = {"init": kb.INIT, "join": kb.JOIN, "reconfigure endpoint": kb.RECONFIGURE_ENDPOINT, "reset": kb.RESET}
+
+
+@pytest.mark.parametrize("workflow", ACTS)
+def test_what_acts_is_named_here(workflow: str) -> None:
+    acting = {phase.name for phase in WORKFLOWS[workflow] if phase.plan is None}
+    assert acting - ACTS[workflow] == set(), "say what should be there, in a plan"
+    assert ACTS[workflow] - acting == set(), "it has a plan now: strike it out here"
+
+
+def test_a_plan_is_said_once() -> None:
+    """Nothing beside it repeats what it says."""
+    for phase in (phase for phases in WORKFLOWS.values() for phase in phases if phase.plan):
+        assert (phase.run, phase.done, phase.reads, phase.makes) == (_DEFAULT, None, (), ()), phase.name
