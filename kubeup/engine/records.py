@@ -2,7 +2,8 @@
 
 One file a generation below /var/lib/kb/records, beside state.json: contents by their digest, and for each step its items.
 A run that changes something makes the next generation; the last few stay, so that there is something to go back to. No
-secret is in it. Losing it costs nothing but knowledge: then nobody can say who changed what since.
+secret of kb's is in it; what a patch of the user's puts into a static pod is, so it is for root alone, and no support bundle has
+it. Losing it costs nothing but knowledge: then nobody can say who changed what since.
 
     {"schema": 1, "kb": "0.1.0", "made": "2026-11-29T10:00:00Z",
      "contents": {"5f3c...": "apiVersion: v1..."},

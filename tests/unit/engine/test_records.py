@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from kubeup.doctor import support_bundle
 from kubeup.engine.records import KEPT, Records, load_records
 from kubeup.machine.local_host import LocalHost
+from kubeup.paths import Paths
 
 FOLDER = Path("/var/lib/kb/records")
 ITEM = {"/etc/a": {"content": "text\n", "mode": "0600"}}
@@ -107,3 +109,10 @@ def test_a_step_takes_its_record_along_to_another_name(host: LocalHost) -> None:
     assert records.of("init/new") == {"/etc/a": {"content": "one\n", "mode": "0600"}} and records.of("init/a") is None
     records.rename("init/new", "init/gone")
     assert records.of("init/new") is not None
+
+
+def test_no_support_bundle_has_it() -> None:
+    """What a patch puts into a static pod stands there in full."""
+    packed = [*map(Path, support_bundle.FILES), *map(Path, support_bundle.FOLDERS)]
+    assert not [path for path in packed if path == Paths.records or path in Paths.records.parents]
+    assert not [path for path in packed if Paths.records in path.parents]
