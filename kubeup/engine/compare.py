@@ -46,7 +46,7 @@ def look_at(plan: Plan, run: Ground, recorded: Optional[StepRecord], *, made: It
             ours = item.differences(item.wanted(), found)
             differences += ours
             before = (recorded or {}).get(item.name)
-            if ours and before is not None:
+            if ours and before is not None and before.keys() == item.record(item.wanted()).keys():
                 drifted += _compare_recorded(item, before, found)
                 configured += _compare_wanted(item, before)
         if isinstance(part, Group):

@@ -354,3 +354,20 @@ def test_a_folder_is_a_workplace_and_the_one_round_it_is_not() -> None:
 def test_no_secret_is_told_in_a_difference(field: str, value: str, is_shown: bool) -> None:
     for told in (str(Difference("/x", field, value, "")), str(Difference("/x", field, "", value))):
         assert (value in told) == is_shown and ("[redacted]" in told) != is_shown
+
+
+@pytest.mark.parametrize("held", [{}, {"mode": "0600"}, {"kind": "folder"}, {"content": "x"}, {"digest": "x"}])
+def test_a_record_of_another_kind_is_none(bench: Bench, held: dict[str, str]) -> None:
+    """Of another kb, or of who edited it: nobody knows who did it then."""
+    bench.host.write_file(CONF, "b: 1\n")
+    item = File(CONF, "a: 1\n", mode=0o600, has_mode=True)
+    seen = look_at(Plan(item), bench, {item.name: held})
+    assert seen.differences and (seen.drifted, seen.configured) == ((), ())
+
+
+def test_what_was_started_with_a_record_of_nonsense_is_started_again(bench: Bench) -> None:
+    program = Program((CONF,))
+    apply(bench, group(program))
+    program.calls.clear()
+    apply(bench, group(program), recorded={"unit program": {"started_with": "x"}})
+    assert program.calls == ["stop", "start", "settle"]
