@@ -10,9 +10,11 @@ import pytest
 
 import kb
 from kubeup.commands import launcher
+from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.local_host import LocalHost
 from kubeup.paths import Paths
 from tests.fake_cluster import ClusterHost
+from tests.fake_host import FakeHost
 
 INIT = (
     "init", "--apiserver-advertise-address=10.0.0.11", "--kubernetes-version=v1.35.6", "--pod-network-cidr=10.244.0.0/16",
@@ -110,3 +112,26 @@ def test_a_second_kb_waits_for_the_first_or_is_refused(machine: Machine, capsys:
         assert run(machine, *INIT) == 4
     assert "kb reset" in capsys.readouterr().err
     assert not machine.exists(Paths().pki / "ca.crt")
+
+
+def test_every_kind_of_planned_change_is_told() -> None:
+    """What follows from something that is known later too, with its name."""
+    told: list[str] = []
+
+    class Call:
+        def print(self, text: str) -> None:
+            told.append(text)
+
+    host = DryRunHost(FakeHost(files={"/etc/a": b"x"}, dirs={"/etc/b"}, programs={"true"}))
+    host.write_file(Path("/etc/new/c"), "x")
+    host.remove(Path("/etc/a"))
+    host.symlink(Path("/etc/d"), "/etc/c")
+    host.run(["true"])
+    host.http_send("POST", "https://10.0.0.11:6443/api")
+    host.plan_later("podCIDR")
+    launcher.print_plan(Call(), host.plan)  # type: ignore[arg-type]
+    assert {step.kind for step in host.plan} == {"write", "mkdir", "remove", "link", "run", "send", "later"}
+    assert told[-2:] == [
+        "would make, once it is known, what follows from: podCIDR",
+        f"{len(host.plan)} changes planned; nothing was changed",
+    ]
