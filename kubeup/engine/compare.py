@@ -122,8 +122,8 @@ def is_there(plan: Plan, run: Ground) -> bool:
 def record_found(plan: Plan, run: Ground) -> StepRecord:
     """What is there of what the plan wants, as another tool left it. With which contents a program was started, nobody knows."""
     items = [item for part in plan.resolve(run).parts for item in _items_of(part) if not item.is_of_cluster]
-    found = {item: item.look(run) for item in items}
-    return {item.name: item.record(fields) for item, fields in found.items() if fields is not None}
+    found = [(item, item.look(run)) for item in items]
+    return {item.name: item.record(fields) for item, fields in found if fields is not None}
 
 
 def make_so(plan: Plan, run: Ground) -> None:
