@@ -46,6 +46,7 @@ class Watch:
     def made(self, verb: str, words: Sequence[Any]) -> None:
         """After a change."""
         what = re.sub("[0-9a-f]{32,}", "ID", f"{verb} {describe(verb, words)}")
+        what = re.sub(r"records/\d+", "records/N", what)  # each run that changes something has a generation
         running = self.running
         if verb == "write_file" and str(words[0]) == STATE:
             running = self._read_state(words[1])

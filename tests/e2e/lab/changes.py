@@ -5,21 +5,36 @@ The moments are counted in a run that is not disturbed. Must not: know what a ph
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Callable
 
 from . import change_killer
 from .node import Node
 
 
-def run_watched(
-    node: Node, argv: Sequence[str], *, phase: str = "", change: str = "", nth: int = 0
-) -> list[tuple[str, str]]:
-    """Run kb (`kb.pyz`, `join`, ...), killed after the nth such change of the phase; (phase, change) for every change that it
-    made. The last one is ("killed", change) where it was killed; else the command ended with 0."""
-    wish = json.dumps({"argv": list(argv), "phase": phase, "change": change, "nth": nth})
+@dataclass(frozen=True)
+class Moment:
+    """After the nth change of a phase that is told in these words."""
+
+    phase: str
+    change: str
+    nth: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.phase}: {self.change} ({self.nth})"
+
+
+NEVER = Moment("", "", 0)
+
+
+def run_watched(node: Node, argv: Sequence[str], moment: Moment = NEVER) -> list[tuple[str, str]]:
+    """Run kb (`kb.pyz`, `join`, ...), killed at the moment; (phase, change) for every change that it made. The last one is
+    ("killed", change) where it was killed; else the command ended with 0."""
+    wish = json.dumps({"argv": list(argv), **asdict(moment)})
     line = shlex.join(["python3", "change_killer.py", wish])
     ended = node.run(f"{line}; echo ended with $?", timeout=900)
     found = [tuple(json.loads(line)) for line in node.read(change_killer.CHANGES_LOG).splitlines()]
@@ -28,37 +43,54 @@ def run_watched(
     return found
 
 
-def list_moments(made: Sequence[tuple[str, str]], phase: str) -> list[tuple[str, int]]:
-    """(change, its how-many-eth) for every change of the phase: a run with more or fewer polls has the same ones."""
+def list_moments(made: Sequence[tuple[str, str]], phase: str) -> list[Moment]:
+    """Every change of the phase: a run with more or fewer polls has the same ones."""
     changes = [what for name, what in made if name == phase]
-    return [(what, changes[: place + 1].count(what)) for place, what in enumerate(changes)]
+    return [Moment(phase, what, changes[: place + 1].count(what)) for place, what in enumerate(changes)]
 
 
 def kill_at_every_change(
     node: Node,
     argv: Sequence[str],
-    phase: str,
+    phases: Sequence[str],
     *,
     check: Callable[[str], None],
     restore: Callable[[], None],
     first: int = 0,
-) -> list[str]:
-    """Kill the command after each change of one phase (`join/etcd-join`), and run it again: it ends with 0 and passes `check`,
-    which is told the moment. `restore` brings the node back to before the command. Returns the moments at which it was killed:
-    the caller says which ones there must be, since a few depend on how long a wait takes."""
+) -> list[Moment]:
+    """Kill the command after each change of these phases (`join/etcd-join`, in their order), and run it again until it comes to
+    its end: that has to pass `check`, which is told the moments. `restore` brings the node back to before the command.
+
+    A round kills it once in each phase, after the first change of each, then after the second: the phases share their
+    restores. Returns the moments at which it was killed: the caller says which ones there must be, since a few depend on how
+    long a wait takes."""
     node.scp(change_killer.PROGRAM, "/root/change_killer.py")
-    moments = list_moments(run_watched(node, argv), phase)
-    assert moments, f"{phase} changed nothing"
+    made = run_watched(node, argv)
+    moments = [list_moments(made, phase) for phase in phases]
+    assert all(moments), [phase for phase, found in zip(phases, moments) if not found]
     check("not killed")
     restore()
-    killed = []
-    for change, nth in moments[first:]:
-        found = run_watched(node, argv, phase=phase, change=change, nth=nth)
-        moment = f"{phase}: {change} ({nth})"
-        if found[-1][0] == "killed":  # else it had no such change to make this time: a lease to renew, a pod to push
-            killed.append(moment)
-            again = node.run(["python3", *argv], check=False, timeout=900)
-            assert again.ok, f"killed after {moment}\n{again.output}"
-            check(f"killed after {moment}")
+    killed: list[Moment] = []
+
+    def end_round(struck: list[Moment]) -> None:
+        told = f"killed after {', then '.join(map(str, struck)) or 'nothing'}"
+        print(told, flush=True)
+        again = node.run(["python3", *argv], check=False, timeout=900)
+        assert again.ok, f"{told}\n{again.output}"
+        check(told)
+        killed.extend(struck)
+        struck.clear()
         restore()
+
+    for row in itertools.islice(itertools.zip_longest(*moments), first, None):
+        struck: list[Moment] = []
+        for moment in filter(None, row):
+            found = run_watched(node, argv, moment)
+            if found[-1][0] == "killed":
+                struck.append(moment)
+            else:  # it had no such change to make this time, and came to its end: a lease to renew, a pod to push
+                print(f"not met: {moment}", flush=True)
+                end_round(struck)
+        if struck:
+            end_round(struck)
     return killed
