@@ -208,8 +208,11 @@ class Applier:
                 self._apply_item(item)
             guard.start(self.run)
         else:
-            for item in items:
+            for item in group.items:
                 self.record[item.name] = item.record(item.look(self.run) or item.wanted())
+        for item in group.once:
+            # it goes when it has served, or stays as somebody else's: no later run is to miss it, or to take it away
+            self.record.pop(item.name, None)
         guard.settle(self.run)
         self.record[group.name] = {"started_with": group.content}
 

@@ -245,6 +245,14 @@ def test_what_is_needed_for_the_first_start_alone_may_be_gone_later(bench: Bench
     assert program.calls == ["settle"]
 
 
+def test_what_is_needed_for_the_first_start_alone_is_not_taken_away_later(bench: Bench) -> None:
+    """A CA that is there when the program starts again is wanted by no plan: it is not missing."""
+    program = Program((CONF,))
+    record = apply(bench, Group((File(CONF, "one\n"),), guard=program, once=(File(OTHER, "a CA\n"),)))
+    apply(bench, group(program, File(CONF, "new\n")), recorded=record, made=(str(OTHER),))
+    assert bench.host.read_text(OTHER) == "a CA\n"
+
+
 def test_a_line_in_a_file_of_others(bench: Bench) -> None:
     def edit(text: str) -> str:
         return "".join(line for line in text.splitlines(keepends=True) if "# kb" not in line) + "127.0.0.1 api # kb\n"
