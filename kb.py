@@ -85,7 +85,6 @@ CERT = (*KEYS, "cluster.certificate_validity_period_s")
 CA = (*KEYS, "cluster.ca_certificate_validity_period_s")
 NODE = ("node.name", "local_api_endpoint")
 ENDPOINT = ("cluster.cluster_name", "cluster.control_plane_endpoint", "local_api_endpoint")
-BALANCER = ("kb.load_balancer", "kb.mirror", "cluster.control_plane_endpoint", "node.cri_socket")
 MANIFEST = ("cluster.kubernetes_version", "cluster.image_repository", "local_api_endpoint.advertise_address", "patches_directory")
 
 INIT: tuple[Phase, ...] = (
@@ -244,8 +243,7 @@ INIT: tuple[Phase, ...] = (
           live="cluster", hidden=True),
     Phase("load-balancer/keeper",
           does="Follow API servers as they come and go, and let joining nodes do the same",
-          run=load_balancer.share_load_balancer, done=load_balancer.load_balancer_is_shared,
-          reads=BALANCER, live="cluster"),
+          plan=load_balancer.plan_shared_keeper, live="cluster"),
     Phase("pod-network",
           does="Give pods a network: addresses of this node, routes to the others",
           plan=node_network.plan_pod_network, live="cluster"),
@@ -327,8 +325,7 @@ JOIN: tuple[Phase, ...] = (
           reads=("node.taints", "node.name"), live="cluster", on="control-plane"),
     Phase("load-balancer/keeper",
           does="Follow API servers as they come and go",
-          run=load_balancer.start_keeper, done=load_balancer.keeper_runs,
-          reads=BALANCER, live="cluster"),
+          plan=load_balancer.plan_keeper, live="cluster"),
     Phase("pod-network",
           does="Give this node's pods addresses, and routes to the others, as the cluster says",
           plan=node_network.plan_node_network, live="cluster"),
@@ -381,8 +378,7 @@ RECONFIGURE_ENDPOINT: tuple[Phase, ...] = (
           plan=load_balancer.plan_load_balancer),
     Phase("load-balancer/keeper",
           does="Follow API servers as they come and go",
-          run=endpoint.keep_load_balancer, done=endpoint.load_balancer_is_kept,
-          reads=BALANCER, live="cluster"),
+          plan=endpoint.plan_keeper, live="cluster"),
     Phase("kubeconfig",
           does="Have this node's kubeconfigs call the endpoint",
           plan=endpoint.plan_kubeconfigs),

@@ -218,19 +218,10 @@ def find_container(host: Host, socket: str) -> Optional[containers.ContainerInfo
 # ---- changes
 
 
-def write_keeper_files(host: Host, paths: Paths, *, settings: Settings, command: str) -> bool:
-    changed = host.write_file(settings_path(paths), render_settings(settings), mode=0o644)
+def plan_keeper_files(paths: Paths, *, settings: Settings, command: str) -> dict[Path, str]:
+    """What the keeper's program is started with: path -> text."""
     unit = fill_template(f"systemd/{UNIT}", {"command": command})
-    return host.write_file(paths.systemd / UNIT, unit, mode=0o644) or changed
-
-
-def has_keeper_files(host: Host, paths: Paths, *, settings: Settings, command: str) -> bool:
-    """Whether the keeper runs, from the files that would be written now."""
-    unit = fill_template(f"systemd/{UNIT}", {"command": command})
-    wanted = {settings_path(paths): render_settings(settings), paths.systemd / UNIT: unit}
-    if any(not host.exists(path) or host.read_text(path) != text for path, text in wanted.items()):
-        return False
-    return host.query(["systemctl", "is-active", UNIT]).stdout.strip() == "active"
+    return {settings_path(paths): render_settings(settings), paths.systemd / UNIT: unit}
 
 
 def reload(host: Host, settings: Settings) -> str:

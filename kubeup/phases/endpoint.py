@@ -284,14 +284,8 @@ def _stored(ctx: EndpointRun) -> list[api.Object]:
 # ---- load-balancer
 
 
-def keep_load_balancer(ctx: EndpointRun) -> Outputs:
-    if ctx.config.is_control_plane:
-        return load_balancer.share_load_balancer(ctx)
-    return load_balancer.start_keeper(ctx)
-
-
-def load_balancer_is_kept(ctx: EndpointRun) -> bool:
-    return load_balancer.load_balancer_is_shared(ctx) if ctx.config.is_control_plane else load_balancer.keeper_runs(ctx)
+def plan_keeper(run: EndpointRun) -> Plan:
+    return load_balancer.plan_shared_keeper(run) if run.config.is_control_plane else load_balancer.plan_keeper(run)
 
 
 def find_without_balancer(ctx: EndpointRun) -> list[str]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from kubeup.addresses import join_host_port
-from kubeup.engine.items import File, Folder, MarkedLines
-from kubeup.engine.plan import Plan, Yielded
+from kubeup.engine.items import CopiedFile, File, Folder, MarkedLines, Object, Unit, digest_of
+from kubeup.engine.plan import Group, Item, Later, Plan, Yielded
 from kubeup.engine.run import BareRun, Outputs, Run
 from kubeup.lazy_modules import lazy_import
 
@@ -90,45 +90,44 @@ def _first_servers(ctx: Run) -> tuple[str, ...]:
 # ---- load-balancer/keeper
 
 
-def share_load_balancer(ctx: Run) -> Outputs:
+def plan_shared_keeper(run: Run) -> Plan:
     """init: what the cluster holds of it, so that joining nodes do the same; then this node's keeper."""
-    if not is_wanted(ctx):
-        return None
-    clusterobjects.apply_objects(
-        ctx.api, [render_kb_config(ctx), *clusterobjects.load_objects("rbac/pod-network.yaml")]
-    )
-    clusterobjects.apply_objects(ctx.api, clusterobjects.load_objects("rbac/load-balancer.yaml"))
-    return start_keeper(ctx)
+    if not is_wanted(run):
+        return Plan()
+    rights = (name for name in ("rbac/pod-network.yaml", "rbac/load-balancer.yaml"))
+    objects = [render_kb_config(run), *(found for name in rights for found in clusterobjects.load_objects(name))]
+    return Plan(*map(Object, objects)) + plan_keeper(run)
 
 
-def load_balancer_is_shared(ctx: Run) -> bool:
-    if not is_wanted(ctx):
-        return True
-    objects = [render_kb_config(ctx), *clusterobjects.load_objects("rbac/load-balancer.yaml")]
-    return clusterobjects.has_objects(ctx.api, objects) and keeper_runs(ctx)
-
-
-def start_keeper(ctx: Run) -> Outputs:
+def plan_keeper(run: Run) -> Plan:
     """This node's keeper, and the proof that the endpoint works on this node.
 
-    Raises ClusterError: load-balancer-not-up, endpoint-not-in-certificate; HostError (unit-not-started).
+    Raises when it is applied: ClusterError (load-balancer-not-up, endpoint-not-in-certificate), HostError (unit-not-started).
     """
-    if not is_wanted(ctx):
-        return None
-    pyz = pod_network.find_running_pyz()
-    changed = pod_network.ensure_installed_kb(ctx.host, ctx.paths, pyz)
-    command = pod_network.plan_command(ctx.host, pyz, ctx.paths)
-    changed = load_balancer.write_keeper_files(ctx.host, ctx.paths, settings=_settings(ctx), command=command) or changed
-    pod_network.ensure_unit_runs(ctx.host, load_balancer.UNIT, is_changed=changed)
-    load_balancer.wait_until_serving(ctx.host, _settings(ctx), ca_pem=_ca_pem(ctx), tell=ctx.report.waiting)
-    return None
+    if not is_wanted(run):
+        return Plan()
+    settings, pyz = _settings(run), pod_network.find_running_pyz()
+    command = pod_network.plan_command(run.host, pyz, run.paths)
+    files = load_balancer.plan_keeper_files(run.paths, settings=settings, command=command)
+    items = (*plan_program(run, pyz), *(File(path, text) for path, text in files.items()))
 
-
-def keeper_runs(ctx: Run) -> bool:
-    if not is_wanted(ctx):
+    def prove(_: Run) -> bool:
+        load_balancer.wait_until_serving(run.host, settings, ca_pem=_ca_pem(run), tell=run.report.waiting)
         return True
-    command = pod_network.plan_command(ctx.host, pod_network.find_running_pyz(), ctx.paths)
-    return load_balancer.has_keeper_files(ctx.host, ctx.paths, settings=_settings(ctx), command=command)
+
+    return Plan(
+        Group(items, guard=Unit(load_balancer.UNIT)),
+        Later("the endpoint serves", read=lambda _: True, wait=prove, then=lambda _: ()),
+    )
+
+
+def plan_program(run: Run, pyz: Optional[Path]) -> list[Item]:
+    """The copy of kb that units run. A checkout is not copied: it is no single file."""
+    if pyz is None:
+        return []
+    place = pod_network.find_installed_kb(run.host, run.paths)
+    install = lambda ground: pod_network.ensure_installed_kb(ground.host, ground.paths, pyz)  # noqa: E731
+    return [CopiedFile(place, digest_of(run, pyz), install)]
 
 
 def _ca_pem(ctx: Run) -> str:

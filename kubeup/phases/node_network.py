@@ -5,15 +5,14 @@ The files and rules are in kubeup/network/pod_network.py. kubeadm has no such ph
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
-from kubeup.engine.items import AppliedManifest, CopiedFile, File, Manifest, Object, Unit, digest_of
+from kubeup.engine.items import AppliedManifest, File, Manifest, Object, Unit
 from kubeup.engine.plan import Ground, Group, Item, Later, Part, Plan, Yielded
 from kubeup.engine.run import Run
 from kubeup.errors import ClusterError
 from kubeup.lazy_modules import lazy_import
-from kubeup.phases.load_balancer import render_kb_config
+from kubeup.phases.load_balancer import plan_program, render_kb_config
 from kubeup.phases.wait_node import wait_for_node
 
 if TYPE_CHECKING:
@@ -104,21 +103,12 @@ def _plan_node(run: Run, node: Manifest, network: PodNetwork) -> list[Part]:
     command = pod_network.plan_command(run.host, pyz, run.paths)
     files = pod_network.plan_node_files(run.host, node, run.config, network=network, command=command)
     items: list[Item] = [
-        *_plan_program(run, pyz),
+        *plan_program(run, pyz),
         File(route_keeper.settings_path(run.paths), files.settings),
         File(run.paths.systemd / pod_network.UNIT, files.unit),
         File(run.paths.cni_conf / node_routes.CNI_FILE, files.conflist),
     ]
     return [Group(tuple(items), guard=Unit(pod_network.UNIT))]
-
-
-def _plan_program(run: Run, pyz: Optional[Path]) -> list[Item]:
-    """The copy of kb that units run. A checkout is not copied: it is no single file."""
-    if pyz is None:
-        return []
-    place = pod_network.find_installed_kb(run.host, run.paths)
-    install = lambda ground: pod_network.ensure_installed_kb(ground.host, ground.paths, pyz)  # noqa: E731
-    return [CopiedFile(place, digest_of(run, pyz), install)]
 
 
 def wait_for_pod_cidrs(run: Run) -> Manifest:

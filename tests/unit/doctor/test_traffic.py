@@ -21,7 +21,8 @@ def test_a_load_balancer_that_has_drifted() -> None:
     assert notes(host, look) == []
     settings = load_balancer.Settings("api.kb.test:7443", 7444, "unix:///run/containerd/containerd.sock")
     paths = Paths()
-    load_balancer.write_keeper_files(host, paths, settings=settings, command="kb")
+    for place, text in load_balancer.plan_keeper_files(paths, settings=settings, command="kb").items():
+        host.write_file(place, text)
     path = load_balancer.config_path(paths)
     host.write_file(path, load_balancer.render_config(settings, ["10.77.0.11:6443"]))
     host.write_file(load_balancer.HOSTS, load_balancer.plan_hosts("", settings.name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from kubeup.config.types import (
 from kubeup.engine.run import Run
 from kubeup.engine.runner import Runner
 from kubeup.engine.state import load_state
-from kubeup.errors import HostError
+from kubeup.errors import HostError, Interrupted
 from kubeup.machine.dry_run import DryRunHost
+from kubeup.machine.host import CommandResult
 from kubeup.network import load_balancer as balancer
+from kubeup.network import pod_network
 from kubeup.paths import Paths
 from kubeup.phases import load_balancer, reset
 from kubeup.releases import RELEASES
@@ -66,9 +69,10 @@ def test_nothing_is_done_for_who_does_not_ask() -> None:
     host = make_host()
     for config in (init_config(), join_config("10.0.0.11:6443")):
         ctx = context(host, config)
-        for run in (load_balancer.share_load_balancer, load_balancer.start_keeper):
-            assert run(ctx) is None
-        assert is_done(load_balancer.plan_load_balancer, ctx) and load_balancer.keeper_runs(ctx)
+        plans = (load_balancer.plan_load_balancer, load_balancer.plan_shared_keeper, load_balancer.plan_keeper)
+        for plan in plans:
+            do(plan, ctx)
+            assert is_done(plan, ctx)
     assert host.changes == []
 
 
@@ -141,6 +145,40 @@ def test_somebody_else_s_name_stops_it_before_anything_is_written() -> None:
     assert caught.value.code == "endpoint-in-hosts"
     assert host.files[HOSTS].endswith(b"10.0.0.9 kb-api.cluster.local\n")
     assert not host.exists(PATHS.manifest(balancer.NAME)) and not host.exists(balancer.config_path(PATHS))
+
+
+@pytest.mark.parametrize("cut_off_at", ["daemon-reload", f"restart {balancer.UNIT}"])
+def test_a_keeper_that_was_rewritten_and_not_started_again_is_started_by_the_next_run(
+    monkeypatch: pytest.MonkeyPatch, cut_off_at: str
+) -> None:
+    """Killed in between, it runs on from what its unit said before, and the unit's file is right already."""
+    host, phases = make_host(), tuple(phase for phase in kb.JOIN if phase.name == "load-balancer/keeper")
+    monkeypatch.setattr(balancer, "wait_until_serving", lambda *_, **__: None)
+
+    host.files[str(PATHS.pki / "ca.crt")] = b""
+
+    def run(command: str) -> None:
+        monkeypatch.setattr(pod_network, "plan_command", lambda *_: command)
+        ctx = context(host, join_config("10.0.0.11:6443", kb=LOCAL))
+        Runner("join", phases, load_state(host, PATHS)).run(ctx)
+
+    run("python3 kb.py")
+    host.answers["systemctl is-active"] = "active"
+
+    def cut_off(_: object) -> CommandResult:
+        raise Interrupted(signal.SIGTERM)
+
+    host.answers[f"systemctl {cut_off_at}"] = cut_off
+    with pytest.raises(Interrupted):
+        run("python3.13 kb.py")
+    assert b"python3.13 kb.py" in host.files[str(PATHS.systemd / balancer.UNIT)]
+    del host.answers[f"systemctl {cut_off_at}"]
+    host.changes.clear()
+    run("python3.13 kb.py")
+    assert f"run systemctl restart {balancer.UNIT}" in host.changes
+    host.changes.clear()
+    run("python3.13 kb.py")
+    assert host.changes == []
 
 
 @pytest.mark.parametrize("written_since", [b"", b"10.0.0.8 new\n"])
