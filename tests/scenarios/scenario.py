@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import os
 import re
 import traceback
@@ -200,6 +201,7 @@ def take_back(machine: Machine) -> Ended:
 
 _RUNTIME = ("proc", "sys", "run", "tmp")
 """Folders of the kernel and of this boot: what stands there stays until the next one."""
+_GENERATION = re.compile(r"lib/kb/records/\d+\.json$")
 _DATED = re.compile(r"kubelet-client-\d.*\.pem")
 
 
@@ -217,7 +219,14 @@ def tree_of(machine: Machine) -> dict[str, str]:
 def shape_of(machine: Machine) -> dict[str, str]:
     """The same but for what differs between two nodes that were made alike: keys, certificates, moments."""
     shape = {}
-    for path, text in tree_of(machine).items():
+    tree = tree_of(machine)
+    generations = sorted(path for path in tree if _GENERATION.search(path))
+    if generations:  # each run that changes something has one
+        steps = json.loads(tree[generations[-1]].partition(" ")[2])["steps"]
+        shape["the record"] = str({step: sorted(items) for step, items in sorted(steps.items())})
+    for path, text in tree.items():
+        if path in generations:
+            continue
         if _DATED.search(path):
             continue  # of a run that was cut off one may be left, as kubelets leave their old ones
         is_own = path.endswith((".crt", ".key", ".pub", ".conf", ".pem", "lib/kb/state.json", "lib/kb/lock"))
