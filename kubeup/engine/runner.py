@@ -202,7 +202,8 @@ class Runner:
         before = self.state.phases.get(key)
         entry = PhaseState("running", inputs=inputs, started=f"{ctx.host.now():%Y-%m-%dT%H:%M:%SZ}")
         if before:
-            entry.created, entry.backups = before.created, before.backups
+            # what it handed on before is known until it hands on something else
+            entry.created, entry.backups, entry.outputs = before.created, before.backups, before.outputs
             entry.compensations = before.compensations
         if self.keeps_journal:
             self.state.phases[key] = entry

@@ -136,6 +136,17 @@ def test_killed_before_any_change_it_goes_on(site: Site, tmp_path: Path) -> None
     in_two_processes(cuts, check)
 
 
+def test_what_was_before_is_not_forgotten_where_a_later_run_is_refused(site: Site) -> None:
+    """It stops in the very step that keeps what a conversion is taken back to."""
+    first = site.machine("cp1")
+    before = servers_of(site)
+    assert run_reconfigure(first, NEW).status == 0
+    expect_refusal(run_reconfigure(first, "nowhere.example.org:6443"), "endpoint-unknown-name", 5)
+    ended = run_reconfigure(first, "--undo")
+    assert ended.status == 0, ended.err
+    assert servers_of(site) == before
+
+
 def test_a_name_that_leads_elsewhere_changes_nothing(site: Site, founded: Site, tmp_path: Path) -> None:
     first, worker = site.machine("cp1"), site.machine("w1")
     site.names["w1.example.org"] = "10.0.0.21"
