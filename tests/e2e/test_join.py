@@ -208,8 +208,8 @@ def test_errors_by_their_causes(make_node: MakeNode, kb_pyz: Path, k8s_version: 
     assert code_of(taken) == "node-name-taken"
     assert re.search(rf"it has the address {re.escape(cp1.address)} and is \d+ (s|min) old", taken.stderr), taken.output
     skewed = w1.run(
-        "python3 - <<'E'\nimport datetime, sys\nsys.path.insert(0, 'kb.pyz')\nfrom kubeup.machine import host\nimport kb\n"
-        "host.LocalHost.now = lambda self: datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(minutes=185)\n"
+        "python3 - <<'E'\nimport datetime, sys\nsys.path.insert(0, 'kb.pyz')\nfrom kubeup.machine import local_host\nimport kb\n"
+        "local_host.LocalHost.now = lambda self: datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(minutes=185)\n"
         f"sys.exit(kb.main(['join', '{api}', '--token', '{token}', '--discovery-token-ca-cert-hash', '{pin}']))\nE",
         check=False,
     )
