@@ -215,7 +215,7 @@ def remove_leftovers(host: Host, state: State) -> list[Path]:
     """Remove the half-written files that a kb which was killed left behind, a private key perhaps, and return them. A mounted
     file that it was writing gets back what it held. Looked for beside all that is in the journal. Only with the lock held:
     another kb's file is no leftover."""
-    folders = {state.paths.state_dir}
+    folders = {state.paths.state_dir, state.paths.records}
     for key, phase in state.phases.items():
         folders.add(state.paths.backups / key.replace("/", "-"))
         folders.update(Path(text).parent for text in phase.created)

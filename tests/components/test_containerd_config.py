@@ -112,7 +112,11 @@ def program(request: pytest.FixtureRequest) -> str:
 
 def make_host(tmp_path: Path, program: str, files: dict[str, str]) -> FakeHost:
     """A machine whose files are in a dict and whose `containerd` is the real one, asked over a copy of them."""
-    host = FakeHost(programs={"containerd", "crictl"}, files={"/run/containerd/containerd.sock": b""})
+    host = FakeHost(
+        programs={"containerd", "crictl"},
+        files={"/run/containerd/containerd.sock": b""},
+        accepts={"systemctl reset-failed containerd", "systemctl restart containerd"},
+    )
     for name, text in files.items():
         if text == DEFAULT:
             text = subprocess.run([program, "config", "default"], capture_output=True, text=True, check=True).stdout
