@@ -200,16 +200,16 @@ class Applier:
         """Stop, write, start. A run that is cut off in between leaves the program stopped, or a record of another start, or no
         record at all: the next run sees each of them."""
         guard, items = group.guard, (*group.once, *group.items)
-        due = [item for item in items if item.differences(item.wanted(), item.look(self.run))]
+        found = [(item, item.look(self.run)) for item in items]
+        is_due = any(item.differences(item.wanted(), fields) for item, fields in found)
         has_no_record = self.recorded is None and self.was_begun
-        if due or self._is_stale or has_no_record or _look_at_guard(group, self.run, self.recorded):
+        if is_due or self._is_stale or has_no_record or _look_at_guard(group, self.run, self.recorded):
             guard.stop(self.run)
             for item in items:
                 self._apply_item(item)
             guard.start(self.run)
         else:
-            for item in group.items:
-                self.record[item.name] = item.record(item.look(self.run) or item.wanted())
+            self.record.update({item.name: item.record(fields or item.wanted()) for item, fields in found})
         for item in group.once:
             # it goes when it has served, or stays as somebody else's: no later run is to miss it, or to take it away
             self.record.pop(item.name, None)

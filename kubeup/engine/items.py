@@ -42,8 +42,21 @@ class _NodeItem:
         return fields
 
 
+class _PathItem(_NodeItem):
+    """What lies at one path, and is called by it."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
+        return _compare_fields(self.name, wanted, found)
+
+
 @frozen
-class Folder(_NodeItem):
+class Folder(_PathItem):
     """A folder. Its mode is that of a new one: what another tool made stays as it is."""
 
     path: Path
@@ -51,10 +64,6 @@ class Folder(_NodeItem):
 
     places = ()
     """It is registered when it is made: a whole folder is a workplace of kb's then, and the one round it is not."""
-
-    @property
-    def name(self) -> str:
-        return str(self.path)
 
     def wanted(self) -> Fields:
         return {"kind": "folder"}
@@ -64,16 +73,13 @@ class Folder(_NodeItem):
             return {"kind": "folder"}
         return {"kind": "file"} if run.host.exists(self.path) else None
 
-    def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
-        return _compare_fields(self.name, wanted, found)
-
     def apply(self, run: Ground) -> Fields:
         run.host.make_dir(self.path, mode=self.mode)
         return self.wanted()
 
 
 @frozen
-class File(_NodeItem):
+class File(_PathItem):
     """A file with this text.
 
     A YAML file is the same in whoever's spelling. keeps: out of what lies there (its text) and what is wanted, the text that is
@@ -88,10 +94,6 @@ class File(_NodeItem):
     keeps: Optional[Callable[[str, str], str]] = None
     keeps_rights: bool = False
     """Who may read it is its owner's business: an admin.conf that was given to a group stays so."""
-
-    @property
-    def name(self) -> str:
-        return str(self.path)
 
     @property
     def places(self) -> tuple[Path, ...]:
@@ -202,17 +204,13 @@ class Issued(_NodeItem):
 
 
 @frozen
-class MarkedLines(_NodeItem):
+class MarkedLines(_PathItem):
     """A line of kb's in a file of others, known by its mark. edit: the file's text with the line as it is to be; all else in it
     stays. It may raise HostError where others' lines stand against it."""
 
     path: Path
     mark: str
     edit: Callable[[str], str]
-
-    @property
-    def name(self) -> str:
-        return str(self.path)
 
     @property
     def places(self) -> tuple[Path, ...]:
@@ -224,9 +222,6 @@ class MarkedLines(_NodeItem):
     def look(self, run: Ground) -> Optional[Fields]:
         text = self._read(run)
         return {"lines": self.wanted()["lines"] if self.edit(text) == text else self._own(text)}
-
-    def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
-        return _compare_fields(self.name, wanted, found)
 
     def apply(self, run: Ground) -> Fields:
         run.host.write_file(self.path, self.edit(self._read(run)), keeps=True)
@@ -241,17 +236,13 @@ class MarkedLines(_NodeItem):
 
 
 @frozen
-class CopiedFile(_NodeItem):
+class CopiedFile(_PathItem):
     """A file that is the copy of another one: of a program, too large to be held. digest: of `source`, sha256; install: makes the
     copy."""
 
     path: Path
     digest: str
     install: Callable[[Ground], object]
-
-    @property
-    def name(self) -> str:
-        return str(self.path)
 
     @property
     def places(self) -> tuple[Path, ...]:
@@ -263,9 +254,6 @@ class CopiedFile(_NodeItem):
     def look(self, run: Ground) -> Optional[Fields]:
         return {"sha256": digest_of(run, self.path)} if _stat(run, self.path) else None
 
-    def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
-        return _compare_fields(self.name, wanted, found)
-
     def apply(self, run: Ground) -> Fields:
         self.install(run)
         return self.wanted()
@@ -276,7 +264,7 @@ def digest_of(run: Ground, path: Path) -> str:
 
 
 @frozen
-class MovedAside(_NodeItem):
+class MovedAside(_PathItem):
     """A file of another that would be taken for this node's own, moved out of the way and no further. is_due: whether what lies
     there is another's. told: what is said when it is moved."""
 
@@ -284,10 +272,6 @@ class MovedAside(_NodeItem):
     aside: Path
     is_due: Callable[[Ground], bool]
     told: str
-
-    @property
-    def name(self) -> str:
-        return str(self.path)
 
     @property
     def places(self) -> tuple[Path, ...]:
@@ -298,9 +282,6 @@ class MovedAside(_NodeItem):
 
     def look(self, run: Ground) -> Optional[Fields]:
         return {"kind": "another's"} if self.is_due(run) else self.wanted()
-
-    def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
-        return _compare_fields(self.name, wanted, found)
 
     def apply(self, run: Ground) -> Fields:
         if self.is_due(run):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Optional, Union
 
 from kubeup.engine.items import Issued
 from kubeup.engine.plan import Ground, Plan
@@ -37,7 +37,7 @@ def _plan_ca(run: Run, name: str) -> Plan:
             f"authority {name}",
             files,
             {"for": spec.common_name},
-            judge=lambda _: _reason_of(partial(pki.probe_ca, run.host, run.paths, name)),
+            judge=lambda _: reason_of(partial(pki.probe_ca, run.host, run.paths, name)),
             issue=lambda ground: _ensure_ca(dataclasses.replace(run, host=ground.host), name),
         )
     )
@@ -59,13 +59,13 @@ def issued_cert(run: Run, name: str) -> Issued:
         f"certificate {name}",
         (spec.cert_path(run.paths), spec.key_path(run.paths)),
         {"for": spec.common_name or run.config.node.name, "names": str(spec.sans(run.config))},
-        judge=lambda _: _reason_of(partial(pki.probe_cert, run.host, run.paths, config=run.config, name=name)),
+        judge=lambda _: reason_of(partial(pki.probe_cert, run.host, run.paths, config=run.config, name=name)),
         issue=lambda ground: ensure_cert(dataclasses.replace(run, host=ground.host), name),
     )
 
 
-def _reason_of(probe: Callable[[], pki.Finding]) -> str:
-    """Why what is there does not serve; "" where it does."""
+def reason_of(probe: Callable[[], Union[pki.Finding, kubeconfig.Finding]]) -> str:
+    """Why a certificate, key or kubeconfig that is there does not serve; "" where it does."""
     try:
         finding = probe()
     except HostError as error:
@@ -103,7 +103,7 @@ def plan_service_account_key(run: Run) -> Plan:
 
     files = (run.paths.pki / "sa.key", run.paths.pki / "sa.pub")
     judge = partial(pki.probe_service_account_key, run.host, run.paths)
-    return Plan(Issued("service account key", files, {}, judge=lambda _: _reason_of(judge), issue=issue))
+    return Plan(Issued("service account key", files, {}, judge=lambda _: reason_of(judge), issue=issue))
 
 
 # ---- shared

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 from kubeup.engine.items import Issued
 from kubeup.engine.plan import Ground, Plan
 from kubeup.engine.run import Outputs, Run
-from kubeup.errors import HostError
 from kubeup.lazy_modules import lazy_import
-from kubeup.phases.certs import take_key
+from kubeup.phases.certs import reason_of, take_key
 
 if TYPE_CHECKING:
     from kubeup.node import kubeconfig
@@ -25,18 +24,13 @@ else:
 def _plan(run: Run, name: str) -> Plan:
     user = kubeconfig.KUBECONFIGS[name].user.format(node=run.config.node.name)
 
-    def judge(_: Ground) -> str:
-        try:
-            finding = kubeconfig.probe_kubeconfig(run.host, run.paths, name)
-        except HostError as error:
-            return str(error)
-        return "" if finding.action == "keep" else finding.reason
+    probe = partial(kubeconfig.probe_kubeconfig, run.host, run.paths, name)
 
     def issue(ground: Ground) -> None:
         ensure(dataclasses.replace(run, host=ground.host), name)
 
     path = run.paths.kubeconfig(kubeconfig.KUBECONFIGS[name].file)
-    return Plan(Issued(path.name, (path,), {"user": user}, judge=judge, issue=issue))
+    return Plan(Issued(path.name, (path,), {"user": user}, judge=lambda _: reason_of(probe), issue=issue))
 
 
 plan_admin = partial(_plan, name="admin")
