@@ -85,7 +85,7 @@ def render_phase_table(name: str) -> str:
 
     start, end = _TABLES[name]
     notes = {"": "", "control-plane": " (control planes)"}
-    rows = [f"| `{p.name}` | {p.does}{notes[p.on]} |" for p in getattr(kb, name) if not p.hidden]
+    rows = [f"| `{p.name}` | {p.does}{notes[p.on]} |" for p in getattr(kb, name)]
     return "\n".join([start, "| phase | what happens |", "|---|---|", *rows, end])
 
 

@@ -51,7 +51,7 @@ class Phase:
     live   "node": looks at the running machine, so it is deferred under --root; "cluster": waits for the running
            cluster, so it is deferred under --root and --dry-run alike
     always runs every time: what it does is telling, not changing
-    hidden runs, but has no `kb init phase` command
+    hidden runs, and is not listed: kubeadm has such
     on     "control-plane": only where a joining node becomes a control plane
     when   whether the configuration asks for it at all; None: always
     """

@@ -57,6 +57,8 @@ JOIN_PHASES = (
     "control-plane-join", "wait-control-plane",
 )  # fmt: skip
 """The phases that kubeadm has, by their first word."""
+HIDDEN = ("wait-control-plane/controllers", "check-etcd")
+"""They run, and kubeadm's help does not name them."""
 
 ALIASES = {
     "uploadconfig": "upload-config",
@@ -185,7 +187,7 @@ def kubeadm_phases(name: str, phases: Sequence[Phase]) -> tuple[Phase, ...]:
         # kb starts the kubelet as early as it can and waits for the controllers as late as it can; kubeadm's lines come
         # group by group. A joining control plane goes in kb's order, which is not seen from outside but for its speed
         kept.sort(key=lambda phase: _place_in_kubeadm(phase.name, order))
-    return tuple(speaking(phase, lines) for phase in kept)
+    return tuple(replace(speaking(phase, lines), hidden=phase.name in HIDDEN) for phase in kept)
 
 
 def _place_in_kubeadm(name: str, order: Sequence[str]) -> tuple[int, int]:
@@ -217,8 +219,8 @@ def one_phase(call: Invocation) -> int:
 def _refuse_parent(call: Invocation, words: Sequence[str]) -> None:
     """Raises UsageError (no-phase) where a parent is named alone: kubeadm wants one of its children, or `all`."""
     name = "/".join(word.strip("/") for word in words if ":" not in word)
-    children = [phase.name.partition("/")[2] for phase in call.command.phases if phase.name.startswith(f"{name}/")]
-    visible = [child for child, phase in zip(children, call.command.phases) if not phase.hidden]
+    children = [phase for phase in call.command.phases if phase.name.startswith(f"{name}/")]
+    visible = [phase.name.partition("/")[2] for phase in children if not phase.hidden]
     is_parent = bool(children) and not any(phase.name == name for phase in call.command.phases)
     if not name or is_parent:
         extra = () if name in HAVE_NO_ALL else ("all",)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kubeup.engine.run import Outputs, Run
+from kubeup.engine.story import Act
 from kubeup.lazy_modules import lazy_import
 
 if TYPE_CHECKING:
@@ -81,3 +82,30 @@ def kube_proxy_is_applied(ctx: Run) -> bool:
     if ctx.config.cluster.proxy.disabled:
         return True
     return clusterobjects.has_objects(ctx.api, addons.render_kube_proxy(ctx.config, ctx.release))
+
+
+COREDNS = Act(
+    do=apply_coredns,
+    probe=coredns_is_applied,
+    reads=(
+        "cluster.dns",
+        "cluster.networking",
+        "cluster.image_repository",
+        "cluster.kubernetes_version",
+        "patches_directory",
+    ),
+)
+KUBE_PROXY = Act(
+    do=apply_kube_proxy,
+    probe=kube_proxy_is_applied,
+    reads=(
+        "cluster.proxy",
+        "kube_proxy",
+        "cluster.networking",
+        "cluster.image_repository",
+        "cluster.kubernetes_version",
+        "cluster.control_plane_endpoint",
+        "local_api_endpoint",
+        "proxy_env",
+    ),
+)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from kubeup.engine.items import ClusterInfo, File, Object
 from kubeup.engine.plan import Ground, Group, Later, Part, Plan, Waiting
 from kubeup.engine.run import Outputs, Results, Run
+from kubeup.engine.story import Act
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen_values import frozen, frozen_by_name
 from kubeup.lazy_modules import lazy_import
@@ -515,3 +516,9 @@ def refuse_without_cluster(path: Path) -> HostError:
         remedy="run it on the cluster's nodes, the control planes first",
         code="not-a-member",
     )
+
+
+CHECKS = Act(do=check_endpoint, live="node", always=True)
+KUBE_PROXY = Act(do=write_kube_proxy, always=True)
+BALANCER_REMOVAL = Act(do=remove_load_balancer, always=True)
+HANDSHAKE = Act(do=verify_endpoint, live="cluster", always=True)

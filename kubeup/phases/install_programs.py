@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from kubeup.config import presets
 from kubeup.config.types import NodeConfig
 from kubeup.engine.run import Outputs, Run
+from kubeup.engine.story import Act
 from kubeup.errors import HostError
 from kubeup.lazy_modules import lazy_import
 from kubeup.machine import services
@@ -247,3 +248,13 @@ def packages_are_in_place(ctx: Run) -> bool:
     standing = programs.look(ctx.host, ctx.config.cluster.kubernetes_version, ctx.release)
     is_active = services.is_active(ctx.host, "containerd")
     return is_active and all(one.verdict == "good" for one in standing)
+
+
+PROGRAMS = Act(
+    do=install_packages,
+    probe=packages_are_in_place,
+    live="node",
+    when=wants_packages,
+    reads=("kb.packages", "cluster.kubernetes_version"),
+    makes=("/etc/systemd/system/multi-user.target.wants/containerd.service",),
+)

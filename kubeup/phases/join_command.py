@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from kubeup.addresses import join_host_port
 from kubeup.engine.run import Outputs, Results, Run
+from kubeup.engine.story import Act
 from kubeup.lazy_modules import lazy_import
 from kubeup.secret import Secret
 
@@ -150,3 +151,6 @@ def _read_tokens(ctx: Run) -> list[Secret]:
         if token:
             found.append(token.token)
     return found
+
+
+JOIN_COMMAND = Act(do=show_join_command, live="cluster", always=True, needs=("bootstrap-token", "upload-certs"))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from kubeup.engine.compare import make_so
 from kubeup.engine.run import Caller, Outputs, Results, Run
+from kubeup.engine.story import Act
 from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.lazy_modules import lazy_import
 from kubeup.machine.http import Unreachable
@@ -567,3 +568,40 @@ def soak_instance(ctx: Run) -> None:
     """The static pods of this node run for the soak time, as on the first control plane."""
     if ctx.config.kb.soak_s:
         soak(ctx, ctx.config.node.name)
+
+
+_KEYS = ("cluster.encryption_algorithm", "cluster.feature_gates", "cluster.certificate_validity_period_s")
+SHARED_CERTS = Act(do=download_certs, probe=shared_certs_are_here)
+CERTS = Act(
+    do=issue_certs,
+    probe=certs_are_valid,
+    reads=(
+        *_KEYS,
+        "node.name",
+        "local_api_endpoint",
+        "cluster.api_server.cert_sans",
+        "cluster.networking",
+        "cluster.control_plane_endpoint",
+        "cluster.local_etcd",
+    ),
+)
+KUBECONFIGS = Act(
+    do=write_kubeconfigs,
+    probe=kubeconfigs_are_valid,
+    reads=(*_KEYS, "cluster.cluster_name", "cluster.control_plane_endpoint", "local_api_endpoint", "node.name"),
+)
+ETCD_CHECK = Act(do=check_etcd, live="cluster")
+ETCD_MEMBER = Act(
+    do=join_etcd,
+    probe=is_etcd_member,
+    live="cluster",
+    reads=(
+        "cluster.kubernetes_version",
+        "cluster.image_repository",
+        "local_api_endpoint.advertise_address",
+        "patches_directory",
+        "cluster.local_etcd",
+    ),
+    makes=("manifests/etcd.yaml",),
+)
+INSTANCE = Act(do=wait_for_instance, probe=instance_is_healthy, live="cluster")

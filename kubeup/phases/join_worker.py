@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Optional
 from kubeup.engine.items import File, Folder
 from kubeup.engine.plan import Item, Plan
 from kubeup.engine.run import Outputs, Results, Run
+from kubeup.engine.story import Act
 from kubeup.errors import ClusterError
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazy_import
 from kubeup.machine.http import Unreachable
 from kubeup.phases import join_control_plane, kubelet_start, preflight
+from kubeup.phases.mark_control_plane import control_plane_is_marked
 from kubeup.phases.mark_control_plane import mark_control_plane as mark
 from kubeup.phases.verify_node import wait_for_ready, warn_of_serving_request
 from kubeup.phases.wait_dns import find_pressure, free_waiting_pods
@@ -330,3 +332,13 @@ def _reaches_dns(ctx: Run) -> bool:
         ctx.report.waiting(f"cluster DNS: {elapsed:.0f} s of {DNS_TIMEOUT_S} s; no answer from {server}:53 yet")
         ctx.host.sleep(POLL_S)
     return True
+
+
+CHECKS = Act(
+    do=run_checks,
+    live="node",
+    reads=("cluster.kubernetes_version", "node.name", "node.cri_socket", "kubelet", "kb.pod_network"),
+)
+BOOTSTRAP = Act(do=wait_for_bootstrap, probe=is_bootstrapped, live="cluster", makes=("kubelet.conf",))
+MARKS = Act(do=mark_control_plane, probe=control_plane_is_marked, live="cluster", reads=("node.taints", "node.name"))
+VERIFIED = Act(do=verify_node, probe=node_is_verified, live="cluster", reads=("kb.soak_s",))

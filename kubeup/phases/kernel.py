@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubeup.engine.run import BareRun, Outputs, Run
+from kubeup.engine.story import Act
 from kubeup.errors import HostError
 from kubeup.lazy_modules import lazy_import
 from kubeup.yaml_files import fill_template
@@ -141,3 +142,11 @@ def _wants_bridge(ctx: Run) -> bool:
 def _value(ctx: Run, key: str) -> str:
     path = Path("/proc/sys") / key.replace(".", "/")
     return ctx.host.read_text(path).strip() if ctx.host.exists(path) else ""
+
+
+FORWARDING = Act(
+    do=write_sysctls,
+    probe=sysctls_are_set,
+    reads=("cluster.networking", "kb.pod_network.plugin"),
+    makes=("/etc/sysctl.d/90-kb.conf",),
+)

@@ -17,6 +17,7 @@ from kubeup.config.types import Arg
 from kubeup.engine.items import File, Folder, MovedAside
 from kubeup.engine.plan import Group, Guard, Item, Plan
 from kubeup.engine.run import Outputs, Run
+from kubeup.engine.story import Act
 from kubeup.errors import HostError, UsageError
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazy_import
@@ -321,3 +322,6 @@ def _rotated_kubelet_conf(ctx: Run) -> Optional[str]:
             code="kubelet-conf-damaged",
         ) from error
     return text if after == before else yaml_files.dump_yaml(after)
+
+
+ROTATION = Act(do=enable_client_cert_rotation, probe=client_cert_rotation_is_enabled)

@@ -14,6 +14,7 @@ from kubeup.addresses import join_host_port
 from kubeup.engine.items import CopiedFile, File, Folder, MarkedLines, Object, Unit, digest_of
 from kubeup.engine.plan import Group, Item, Later, Plan, Yielded
 from kubeup.engine.run import BareRun, Outputs, Run
+from kubeup.engine.story import Act
 from kubeup.lazy_modules import lazy_import
 
 if TYPE_CHECKING:
@@ -171,3 +172,6 @@ def find_changed_hosts(ctx: BareRun, node_state: state.State) -> frozenset[Path]
     before = ctx.host.read_bytes(copies[0]) if copies and ctx.host.exists(copies[0]) else b""
     is_same = before.decode(errors="surrogateescape").rstrip("\n") == text.rstrip("\n")
     return frozenset() if is_same else places
+
+
+REMOVAL = Act(do=remove_load_balancer)

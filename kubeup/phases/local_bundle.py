@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from kubeup.config.types import NodeConfig
 from kubeup.engine.run import Outputs, Run
+from kubeup.engine.story import Act
 from kubeup.errors import HostError, KbError
 from kubeup.lazy_modules import lazy_import
 from kubeup.machine.host import Host
@@ -205,3 +206,12 @@ def kb_digest(ctx: Run) -> str:
     known = [bundle.read_files(ctx.host, one) for one in open_copies(ctx.host)]
     entry = bundle.choose_files(known).get(bundle.KB_FILE)
     return entry.digest.partition(":")[2] if entry else ""
+
+
+BUNDLE = Act(
+    do=lay_down_bundle,
+    probe=bundle_is_laid_down,
+    live="node",
+    when=wants_bundle,
+    reads=("kb.bundle", "kb.verify_key", "cluster.kubernetes_version", "cluster.image_repository"),
+)

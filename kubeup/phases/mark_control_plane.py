@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kubeup.engine.run import Outputs, Run
+from kubeup.engine.story import Act
 from kubeup.lazy_modules import lazy_import
 from kubeup.phases.wait_node import node_path, wait_for_node
 
@@ -28,3 +29,6 @@ def control_plane_is_marked(ctx: Run) -> bool:
 def _taints(ctx: Run) -> Any:
     wanted = ctx.config.node.taints
     return (objects.CONTROL_PLANE_TAINT,) if wanted is None else wanted
+
+
+MARKS = Act(do=mark_control_plane, probe=control_plane_is_marked, live="cluster", reads=("node.taints", "node.name"))

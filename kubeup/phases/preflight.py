@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Optional
 
 from kubeup.engine.compare import is_there
 from kubeup.engine.run import Outputs, Run
+from kubeup.engine.story import Act
 from kubeup.errors import HostError
 from kubeup.lazy_modules import lazy_import
 from kubeup.phases import certs, control_plane, kernel
@@ -137,3 +138,21 @@ def images_are_here(ctx: Run) -> bool:
         return wanted <= image_pulls.list_images(ctx.host, node.cri_socket)
     except HostError:
         return False
+
+
+CHECKS = Act(
+    do=run_checks,
+    probe=images_are_here,
+    live="node",
+    reads=(
+        "cluster.kubernetes_version",
+        "cluster.image_repository",
+        "cluster.local_etcd",
+        "cluster.external_etcd",
+        "cluster.networking",
+        "local_api_endpoint",
+        "node.cri_socket",
+        "kubelet",
+        "kb.pod_network",
+    ),
+)

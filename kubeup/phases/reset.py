@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup import yaml_files
 from kubeup.engine.run import BareRun, Outputs
+from kubeup.engine.story import Act
 from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.frozen_values import frozen_by_name
 from kubeup.lazy_modules import lazy_import
@@ -323,3 +324,12 @@ def take_back_files(ctx: ResetRun) -> Outputs:
             ctx.host.run(manager.reload)
         _restart_runtime(ctx, node_state)
     return None
+
+
+ETCD_MEMBER = Act(do=remove_etcd_member, live="node")
+KUBELET = Act(do=stop_kubelet, live="node")
+PODS = Act(do=remove_pods, live="node")
+MOUNTS = Act(do=unmount_kubelet_folders, live="node")
+POD_NETWORK = Act(do=remove_pod_network, live="node")
+SERVICES = Act(do=stop_services, live="node")
+FILES = Act(do=take_back_files)

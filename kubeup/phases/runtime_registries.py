@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Optional
 from kubeup.config import presets
 from kubeup.config.types import NodeConfig
 from kubeup.engine.run import Outputs, Run
+from kubeup.engine.story import Act
 from kubeup.errors import HostError
 from kubeup.lazy_modules import lazy_import
 from kubeup.machine.http import Unreachable
@@ -168,3 +169,21 @@ def runtime_asks_mirror(ctx: Run) -> bool:
         return False
     is_ready = runtime.probe_runtime(ctx.host, ctx.config.node.cri_socket).is_ready
     return is_ready and all(ctx.host.exists(path) and ctx.host.read_text(path) == text for path, text in files.items())
+
+
+REGISTRIES = Act(
+    do=point_runtime_to_mirror,
+    probe=runtime_asks_mirror,
+    live="node",
+    when=wants_registries,
+    reads=(
+        "kb.bundle",
+        "kb.mirror",
+        "kb.air_gapped",
+        "kb.packages.preset",
+        "kb.pod_network",
+        "kubelet",
+        "cluster.image_repository",
+        "cluster.kubernetes_version",
+    ),
+)

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from kubeup.engine.run import Outputs, Run
+from kubeup.engine.story import Act
 from kubeup.errors import HostError
 from kubeup.lazy_modules import lazy_import
 from kubeup.machine.http import Tls, Unreachable
 from kubeup.phases import certs
 from kubeup.phases.find_mirror import MIRROR_PORT, mirror_url
-from kubeup.phases.local_bundle import MIRROR_FOLDER, bundle_copy, open_signed
+from kubeup.phases.local_bundle import MIRROR_FOLDER, bundle_copy, open_signed, wants_bundle
 from kubeup.trust import Anchors
 
 if TYPE_CHECKING:
@@ -170,3 +171,13 @@ def bundle_is_served(ctx: Run) -> bool:
     unit = ctx.paths.systemd / MIRROR_UNIT
     is_current = ctx.host.exists(unit) and ctx.host.read_text(unit) == _render_unit(ctx, pod_network.find_running_pyz())
     return answers and is_current and _certificate_is_good(ctx)
+
+
+MIRROR = Act(
+    do=serve_bundle,
+    probe=bundle_is_served,
+    live="node",
+    when=wants_bundle,
+    reads=("kb.bundle", "node.name", "local_api_endpoint", "cluster.control_plane_endpoint"),
+    makes=("/etc/systemd/system/multi-user.target.wants/kb-mirror.service",),
+)

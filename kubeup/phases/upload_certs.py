@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from kubeup.engine.run import Outputs, Results, Run
+from kubeup.engine.story import Act
 from kubeup.errors import KbError
 from kubeup.lazy_modules import lazy_import
 from kubeup.phases.bootstrap_tokens import valid_tokens
@@ -72,3 +73,6 @@ def certs_are_uploaded(ctx: Run) -> bool:
 
 def _uid(secret: api.Object) -> str:
     return str((secret.get("metadata") or {}).get("uid", ""))
+
+
+CERTS = Act(do=upload_certs, probe=certs_are_uploaded, reads=("upload_certs",))

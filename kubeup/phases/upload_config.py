@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kubeup.engine.run import Outputs, Run
+from kubeup.engine.story import Act
 from kubeup.lazy_modules import lazy_import
 from kubeup.phases.wait_node import node_path, wait_for_node
 from kubeup.yaml_files import covers
@@ -67,3 +68,11 @@ def _kubelet_config(ctx: Run) -> list[api.Object]:
 
 def _socket_annotation(ctx: Run) -> dict[str, str]:
     return {objects.CRI_SOCKET_ANNOTATION: ctx.config.node.cri_socket}
+
+
+KUBEADM_CONFIG = Act(do=upload_kubeadm_config, probe=kubeadm_config_is_uploaded, reads=("cluster",))
+KUBELET_CONFIG = Act(
+    do=upload_kubelet_config,
+    probe=kubelet_config_is_uploaded,
+    reads=("kubelet", "cluster.networking", "cluster.feature_gates", "node.cri_socket"),
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kubeup.engine.run import Outputs, Results, Run
+from kubeup.engine.story import Act
 from kubeup.lazy_modules import lazy_import
 from kubeup.phases.soak_static_pods import expected_pods, running_for_s, soak
 from kubeup.phases.wait_dns import dns_chain, has_dns, has_proxy, look_up_dns, wait_for_dns
@@ -87,3 +88,6 @@ def node_is_verified(ctx: Run) -> bool:
         return False
     ways, place = _plan_ways(ctx), first_pod(ctx)  # a look makes nothing: a pod that is there is asked
     return not (place and ways.services) or pod_view.find_cut(ctx.host, place, ways) is None
+
+
+SOAK = Act(do=verify_node, probe=node_is_verified, live="cluster", reads=("kb.soak_s",))

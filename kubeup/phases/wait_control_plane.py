@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Optional
 
 from kubeup.engine.run import Outputs, Run
+from kubeup.engine.story import Act
 from kubeup.errors import HostError
 from kubeup.lazy_modules import lazy_import
 from kubeup.phases.waits import Wait
@@ -124,3 +125,7 @@ def apiserver_is_healthy(ctx: Run) -> bool:
 
 def control_plane_is_healthy(ctx: Run) -> bool:
     return all(_probe(ctx, component).is_healthy for component in probes.COMPONENTS)
+
+
+APISERVER = Act(do=wait_for_control_plane, probe=apiserver_is_healthy, live="cluster")
+CONTROLLERS = Act(do=wait_for_controllers, probe=control_plane_is_healthy, live="cluster")

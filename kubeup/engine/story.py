@@ -1,0 +1,64 @@
+"""How kb.py tells a workflow: one line a step, in order.
+
+Owns the words of that story. Must not know any step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Optional, Union
+
+from kubeup.config.types import NodeConfig
+from kubeup.engine.plan import Plan
+from kubeup.engine.run import Outputs
+from kubeup.engine.step import Phase
+from kubeup.frozen_values import frozen_by_name
+
+Story = tuple[Phase, ...]
+
+
+@frozen_by_name
+class Act:
+    """What a step does that is no thing to be there; declared beside its functions in phases/. The fields are those of Phase."""
+
+    do: Callable[[Any], Outputs]
+    probe: Optional[Callable[[Any], bool]] = None
+    """Whether what it did is there still."""
+    live: str = ""
+    always: bool = False
+    needs: tuple[str, ...] = ()
+    when: Optional[Callable[[NodeConfig], bool]] = None
+    reads: tuple[str, ...] = ()
+    makes: tuple[str, ...] = ()
+
+
+def step(name: str, reason: str, plan: Callable[[Any], Plan], *, live: str = "") -> Phase:
+    """A step that says what is to be there."""
+    return Phase(name, reason, plan=plan, live=live)
+
+
+def act(name: str, reason: str, what: Act) -> Phase:
+    """A step that does something."""
+    return Phase(
+        name,
+        reason,
+        run=what.do,
+        done=what.probe,
+        live=what.live,
+        always=what.always,
+        needs=what.needs,
+        when=what.when,
+        reads=what.reads,
+        makes=what.makes,
+    )
+
+
+def control_planes_only(*steps: Phase) -> Story:
+    """These steps, where the node is a control plane or becomes one."""
+    return tuple(dataclasses.replace(phase, on="control-plane") for phase in steps)
+
+
+def story(*parts: Union[Phase, Story]) -> Story:
+    """The steps in order; a group stands where its first step is to run."""
+    return tuple(phase for part in parts for phase in (part if isinstance(part, tuple) else (part,)))

@@ -1,0 +1,85 @@
+"""kb.py is read from top to bottom by people who know no Python."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import kb
+from kubeup.engine.step import Phase
+from kubeup.engine.story import Act, act, control_planes_only, step, story
+from tests import make_docs
+
+STORY = Path(kb.__file__)
+WORKFLOWS = {"INIT": kb.INIT, "JOIN": kb.JOIN, "RESET": kb.RESET, "RECONFIGURE_ENDPOINT": kb.RECONFIGURE_ENDPOINT}
+
+
+def lines_of_steps() -> list[ast.Call]:
+    calls = [node for node in ast.walk(ast.parse(STORY.read_text())) if isinstance(node, ast.Call)]
+    return [call for call in calls if isinstance(call.func, ast.Name) and call.func.id in ("step", "act")]
+
+
+def test_the_story_is_short() -> None:
+    assert len(STORY.read_text().splitlines()) <= 250
+
+
+def test_a_step_is_one_line_and_is_said_once() -> None:
+    steps = lines_of_steps()
+    assert all(call.lineno == call.end_lineno for call in steps)
+    told = [tuple(ast.unparse(arg) for arg in call.args) for call in steps]
+    assert len(set(told)) == len(told), "a step that two stories share stands above both"
+    assert {phase.name for phases in WORKFLOWS.values() for phase in phases} == {
+        ast.literal_eval(row[0]) for row in told
+    }
+
+
+def test_nothing_that_runs_is_hidden_from_readers() -> None:
+    readme = (STORY.parent / "README.md").read_text()
+    for name in make_docs._TABLES:
+        assert all(f"| `{phase.name}` |" in readme for phase in WORKFLOWS[name])
+    assert not any(phase.hidden for phases in WORKFLOWS.values() for phase in phases)
+
+
+def test_a_group_stands_in_order_and_is_of_control_planes() -> None:
+    what = Act(do=lambda run: None, live="node", always=True)
+    told = story(
+        act("a", "A", what), control_planes_only(act("b", "B", what), act("c", "C", what)), act("d", "D", what)
+    )
+    assert [(phase.name, phase.on) for phase in told] == [
+        ("a", ""),
+        ("b", "control-plane"),
+        ("c", "control-plane"),
+        ("d", ""),
+    ]
+
+
+def test_what_an_act_says_reaches_its_phase() -> None:
+    what = Act(
+        do=lambda run: None,
+        probe=lambda run: True,
+        live="node",
+        always=True,
+        needs=("x",),
+        when=lambda config: False,
+        reads=("node.name",),
+        makes=("kubelet.conf",),
+    )
+    assert act("a", "A", what) == Phase(
+        name="a",
+        does="A",
+        run=what.do,
+        done=what.probe,
+        live="node",
+        always=True,
+        needs=("x",),
+        when=what.when,
+        reads=("node.name",),
+        makes=("kubelet.conf",),
+    )
+
+
+def test_a_step_that_needs_the_cluster_says_so() -> None:
+    def plan(run: object) -> object:
+        raise AssertionError
+
+    assert step("a", "A", plan, live="cluster") == Phase("a", "A", plan=plan, live="cluster")  # type: ignore[arg-type]
