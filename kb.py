@@ -80,7 +80,7 @@ INIT = story(
     # 0. Where asked for: programs and images, from a bundle, a mirror or the official places, so that a bare machine will do.
     act("install/bundle", "Check the bundle, and keep a copy from which the nodes are served", local_bundle.BUNDLE),
     PROGRAMS,
-    act("install/mirror", "Serve the bundle to all nodes of the cluster", serve_mirror.MIRROR),
+    step("install/mirror", "Serve the bundle to all nodes of the cluster", serve_mirror.plan_mirror, live="node", when=local_bundle.wants_bundle),
     REGISTRIES,
 
     # 1. Look before anything is written: is this machine fit, is the runtime well, are the images at hand?

@@ -6,12 +6,12 @@ progress, or keep the state: the Runner does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Optional
 
 from kubeup.engine.items import DIFFERS
-from kubeup.engine.plan import Difference, Fields, Ground, Group, Item, Later, Part, Plan, Waiting, Yielded
+from kubeup.engine.plan import Difference, Fields, Ground, Group, Item, Later, Part, Plan, Proof, Waiting, Yielded
 from kubeup.engine.records import StepRecord
 from kubeup.frozen_values import frozen
 
@@ -53,6 +53,8 @@ def look_at(plan: Plan, run: Ground, recorded: Optional[StepRecord], *, made: It
             differences += _look_at_guard(part, run, recorded)
         elif isinstance(part, Later):
             differences.append(Difference(part.name, NOT_KNOWN))
+        elif isinstance(part, Proof):
+            differences += _look_at_proof(part, run)
     stale, _ = find_stale(plan, run, recorded, made)
     configured += [Difference(str(path), WANTED_NO_MORE) for path in stale]
     differences += [Difference(str(path), WANTED_NO_MORE) for path in stale]
@@ -62,7 +64,7 @@ def look_at(plan: Plan, run: Ground, recorded: Optional[StepRecord], *, made: It
 def _items_of(part: Part) -> tuple[Item, ...]:
     if isinstance(part, Group):
         return (*part.once, *part.items)
-    return () if isinstance(part, (Later, Yielded, Waiting)) else (part,)
+    return () if isinstance(part, (Later, Proof, Yielded, Waiting)) else (part,)
 
 
 def _compare_recorded(item: Item, before: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
@@ -85,9 +87,14 @@ def _look_at_guard(group: Group, run: Ground, recorded: Optional[StepRecord]) ->
     if not group.guard.is_running(run):
         found.append(Difference(group.name, NOT_RUNNING))
     started_with = (recorded or {}).get(group.name, {}).get("started_with")
-    if started_with not in (None, group.content):
+    if started_with not in (None, group.content(run)):
         found.append(Difference(group.name, OTHER_START))
     return found
+
+
+def _look_at_proof(proof: Proof, run: Ground) -> list[Difference]:
+    trouble = proof.judge(run) if proof.judge else ""
+    return [Difference(proof.name, trouble)] if trouble else []
 
 
 def find_stale(
@@ -136,7 +143,7 @@ class Applier:
 
     is_forced: write what is there in another spelling too; was_begun: a run before this one did not come to its end, so that a
     program may run from contents of before; made: the paths that this very step made, and that nothing else needs: they go when the
-    plan does not name them any more."""
+    plan does not name them any more; keep: puts a record on the disk, before a program's files change."""
 
     def __init__(
         self,
@@ -146,12 +153,14 @@ class Applier:
         is_forced: bool = False,
         was_begun: bool = False,
         made: Iterable[str] = (),
+        keep: Callable[[StepRecord], None] = lambda _: None,
     ) -> None:
         self.run = run
         self.recorded = recorded
         self.is_forced = is_forced
         self.was_begun = was_begun
         self.made = frozenset(made)
+        self.keep = keep
         self.record: StepRecord = {}
         self._applied: list[Part] = []
         self._is_stale = False
@@ -176,6 +185,9 @@ class Applier:
             self._apply_group(part)
         elif isinstance(part, Later):
             self._apply_later(part)
+        elif isinstance(part, Proof):
+            if self.run.host.mode != "dry-run":
+                part.wait(self.run)
         elif isinstance(part, Yielded):
             self._keep_record()
             self.run.report.detail(f"{part.name}: {part.why}")
@@ -197,13 +209,14 @@ class Applier:
         return is_due
 
     def _apply_group(self, group: Group) -> None:
-        """Stop, write, start. A run that is cut off in between leaves the program stopped, or a record of another start, or no
-        record at all: the next run sees each of them."""
+        """Stop, write, start. What is on the disk before the first change says that nobody knows from what the program runs, so
+        that the next run sees where this one is cut off, also where the program was not stopped and its files are right by then."""
         guard, items = group.guard, (*group.once, *group.items)
         found = [(item, item.look(self.run)) for item in items]
         is_due = any(item.differences(item.wanted(), fields) for item, fields in found)
         has_no_record = self.recorded is None and self.was_begun
         if is_due or self._is_stale or has_no_record or _look_at_guard(group, self.run, self.recorded):
+            self.keep({**(self.recorded or {}), **self.record, group.name: {"started_with": ""}})
             guard.stop(self.run)
             for item in items:
                 self._apply_item(item)
@@ -214,7 +227,7 @@ class Applier:
             # it goes when it has served, or stays as somebody else's: no later run is to miss it, or to take it away
             self.record.pop(item.name, None)
         guard.settle(self.run)
-        self.record[group.name] = {"started_with": group.content}
+        self.record[group.name] = {"started_with": group.content(self.run)}
 
     def _apply_later(self, part: Later) -> None:
         if self.run.host.mode == "dry-run":

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any, Optional
 from kubeup.engine.plan import Difference, Fields, Ground, compare_documents, compare_lines
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazy_import
+from kubeup.machine import services
 from kubeup.yaml_files import YAMLError, covers, is_same_yaml, load_yaml, pick_like
 
 if TYPE_CHECKING:
     from kubeup.cluster import objects
     from kubeup.machine.host import FileStat
-    from kubeup.network import pod_network
 else:
-    pod_network = lazy_import("kubeup.network.pod_network")
     objects = lazy_import("kubeup.cluster.objects")
 
 Manifest = dict[str, Any]
@@ -427,13 +426,13 @@ class Unit:
         return (Path("/etc/systemd/system/multi-user.target.wants") / self.name,)
 
     def is_running(self, run: Ground) -> bool:
-        return run.host.query(["systemctl", "is-active", self.name]).stdout.strip() == "active"
+        return services.read_state(run.host, self.name) == "active"
 
     def stop(self, run: Ground) -> None:
         """Not needed."""
 
     def start(self, run: Ground) -> None:
-        pod_network.ensure_unit_runs(run.host, self.name, is_changed=True)
+        services.start_own_unit(run.host, self.name)
 
     def settle(self, run: Ground) -> None:
         """`start` enables it."""

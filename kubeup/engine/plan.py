@@ -144,10 +144,13 @@ class Group:
     def name(self) -> str:
         return f"unit {self.guard.name}"
 
-    @property
-    def content(self) -> str:
-        """A digest of all that the program is started with."""
-        return digest({item.name: item.wanted() for item in self.items})
+    def content(self, run: Ground) -> str:
+        """A digest of all that the program is started with. A certificate that is issued again is wanted as the one before was, so
+        of what is judged its files count as they are now."""
+        wanted: dict[str, Any] = {item.name: item.wanted() for item in self.items}
+        files = [path for item in self.items if item.is_judged for path in item.places]
+        found = {str(path): _digest_of_file(run, path) for path in files}
+        return digest({**wanted, **found})
 
 
 @frozen
@@ -161,6 +164,18 @@ class Later:
     read: Callable[[Any], Any]
     wait: Callable[[Any], Any]
     then: Callable[[Any], Sequence[Part]]
+
+
+@frozen
+class Proof:
+    """What has to hold before the parts after it are made: that a program that was started really serves.
+
+    wait: returns when it holds, and raises KbError where it does not come to hold; it may last. judge: "" where it holds, or why
+    it does not, by a look; None: no look tells, so that it is no difference."""
+
+    name: str
+    wait: Callable[[Any], None]
+    judge: Optional[Callable[[Any], str]] = None
 
 
 @frozen
@@ -179,7 +194,7 @@ class Waiting:
     why: str
 
 
-Part = Union[Item, Group, Later, Yielded, Waiting]
+Part = Union[Item, Group, Later, Proof, Yielded, Waiting]
 
 
 class Plan:
@@ -212,7 +227,7 @@ class Plan:
         for part in self.parts:
             if isinstance(part, Group):
                 yield from (*part.once, *part.items)
-            elif not isinstance(part, (Later, Yielded, Waiting)):
+            elif not isinstance(part, (Later, Proof, Yielded, Waiting)):
                 yield part
 
     @property
@@ -242,6 +257,10 @@ class Plan:
             else:
                 parts.append(part)
         return self._with(parts)
+
+
+def _digest_of_file(run: Ground, path: Path) -> str:
+    return hashlib.sha256(run.host.read_bytes(path)).hexdigest() if run.host.exists(path) else ""
 
 
 def digest(value: Any) -> str:

@@ -171,7 +171,6 @@ class Found:
     keys: Optional[private_keys.KeyMaker] = None
     mirror: Optional[Mirror] = None
     """The mirror, as it has proven itself."""
-    mirror_cert_is_new: bool = False
     shared_files: Optional[Sequence[SharedFile]] = None
     """The files that control planes share, opened by preflight and not written yet."""
     programs_are_planned: bool = False

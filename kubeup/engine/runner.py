@@ -16,7 +16,7 @@ from typing import Any, Optional
 from kubeup.engine.compare import WANTED_NO_MORE, Applier, View, look_at
 from kubeup.engine.journal import JournalHost, remove_leftovers
 from kubeup.engine.plan import Difference, Plan
-from kubeup.engine.records import load_records
+from kubeup.engine.records import StepRecord, load_records
 from kubeup.engine.run import BareRun, Results, Selection, read_stored
 from kubeup.engine.state import PhaseState, State
 from kubeup.engine.step import (
@@ -257,17 +257,22 @@ class Runner:
         """Make the node as the plan says, and record what was found then. Whoever keeps no state compares with the disk alone,
         and writes in any case."""
         key = f"{self.workflow}/{phase.name}"
+
+        def keep(record: StepRecord) -> None:
+            if self.state.is_kept:
+                self.records.put(key, record)
+                self._save_records(ctx)
+
         applier = Applier(
             ctx,
             recorded=self.records.of(key),
             is_forced=is_forced or not self.state.is_kept,
             was_begun=was_begun,
             made=self._may_remove(key, entry),
+            keep=keep,
         )
         applied = applier.apply(plan)
-        if self.state.is_kept:
-            self.records.put(key, applier.record)
-            self._save_records(ctx)
+        keep(applier.record)
         entry.inputs = fingerprint_of(applied)
         return plan.hands_on or Results()
 

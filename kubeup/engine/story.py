@@ -33,9 +33,16 @@ class Act:
     makes: tuple[str, ...] = ()
 
 
-def step(name: str, reason: str, plan: Callable[[Any], Plan], *, live: str = "") -> Phase:
+def step(
+    name: str,
+    reason: str,
+    plan: Callable[[Any], Plan],
+    *,
+    live: str = "",
+    when: Optional[Callable[[NodeConfig], bool]] = None,
+) -> Phase:
     """A step that says what is to be there."""
-    return Phase(name, reason, plan=plan, live=live)
+    return Phase(name, reason, plan=plan, live=live, when=when)
 
 
 def act(name: str, reason: str, what: Act) -> Phase:

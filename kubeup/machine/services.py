@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Optional
 
+from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
 from kubeup.machine.host import CommandResult, Host
 
@@ -144,6 +145,31 @@ def enable(host: Host, unit: str) -> Optional[CommandResult]:
     if manager is None or (manager is SYSTEMD and host.query(["systemctl", "is-enabled", unit]).ok):
         return None
     return run(host, "enable", unit)
+
+
+# ---- kb's own units, which are systemd's alone
+
+
+def start_own_unit(host: Host, unit: str) -> None:
+    """Run it from its files as they are now, and at every boot. Raises HostError (unit-not-started)."""
+    for argv in (SYSTEMD.reload, ("systemctl", "enable", unit), SYSTEMD.argv("restart", unit)):
+        done = host.run(argv)
+        if not done.ok:
+            raise HostError(
+                f"{' '.join(argv)} failed (code {done.code})",
+                cause=(done.stderr or done.stdout).strip() or "systemd gave no reason",
+                remedy=f"look at the unit: systemctl status {unit}; journalctl -u {unit}",
+                code="unit-not-started",
+            )
+
+
+def stop_own_unit(host: Host, unit: str) -> None:
+    """Stop it, and do not run it at the next boot. Its file is the caller's to remove, and systemd's to be told of then."""
+    host.run(["systemctl", "disable", "--now", unit], timeout_s=120)
+
+
+def forget_removed_units(host: Host) -> None:
+    host.run(SYSTEMD.reload)
 
 
 # ---- the log of a service

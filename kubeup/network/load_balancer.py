@@ -246,14 +246,14 @@ def remove_node_files(host: Host, paths: Paths) -> bool:
     """Take away all that the load balancer put on this node, for `kb reset`, when no pod runs any more."""
     had_unit = host.exists(paths.systemd / UNIT)
     if had_unit:
-        host.run(["systemctl", "disable", "--now", UNIT])
+        services.stop_own_unit(host, UNIT)
     changed = had_unit
     files = (paths.systemd / UNIT, settings_path(paths), paths.manifest(NAME), config_path(paths), config_dir(paths))
     for path in files:
         changed = host.remove(path) or changed
     changed = remove_hosts(host) or changed
     if had_unit:
-        host.run(["systemctl", "daemon-reload"])
+        services.forget_removed_units(host)
     return changed
 
 

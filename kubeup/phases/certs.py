@@ -43,11 +43,6 @@ def _plan_ca(run: Run, name: str) -> Plan:
     )
 
 
-def issue_ca(run: Run) -> None:
-    """The cluster's authority, ahead of its own phase: a mirror's certificate is signed by it too."""
-    _ensure_ca(run, "ca")
-
-
 def _plan_cert(run: Run, name: str) -> Plan:
     return Plan(issued_cert(run, name))
 

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING
 
 from kubeup.addresses import join_host_port
-from kubeup.engine.items import CopiedFile, File, Folder, MarkedLines, Object, Unit, digest_of
-from kubeup.engine.plan import Group, Item, Later, Plan, Yielded
+from kubeup.engine.items import File, Folder, MarkedLines, Object, Unit
+from kubeup.engine.plan import Group, Plan, Proof, Yielded
 from kubeup.engine.run import BareRun, Outputs, Run
 from kubeup.engine.story import Act
 from kubeup.lazy_modules import lazy_import
+from kubeup.machine import own_copy
+from kubeup.phases.kb_program import plan_program
 
 if TYPE_CHECKING:
     from kubeup.cluster import api
     from kubeup.cluster import objects as clusterobjects
     from kubeup.engine import state
-    from kubeup.network import load_balancer, pod_network
+    from kubeup.network import load_balancer
     from kubeup.node import images, static_pods
 else:
     clusterobjects = lazy_import("kubeup.cluster.objects")
@@ -29,7 +31,6 @@ else:
     api = lazy_import("kubeup.cluster.api")
     load_balancer = lazy_import("kubeup.network.load_balancer")
     static_pods = lazy_import("kubeup.node.static_pods")
-    pod_network = lazy_import("kubeup.network.pod_network")
     state = lazy_import("kubeup.engine.state")
 
 
@@ -107,28 +108,18 @@ def plan_keeper(run: Run) -> Plan:
     """
     if not is_wanted(run):
         return Plan()
-    settings, pyz = _settings(run), pod_network.find_running_pyz()
-    command = pod_network.plan_command(run.host, pyz, run.paths)
+    settings, pyz = _settings(run), own_copy.find_running_pyz()
+    command = own_copy.plan_command(run.host, pyz, run.paths)
     files = load_balancer.plan_keeper_files(run.paths, settings=settings, command=command)
     items = (*plan_program(run, pyz), *(File(path, text) for path, text in files.items()))
 
-    def prove(_: Run) -> bool:
+    def wait(_: Run) -> None:
         load_balancer.wait_until_serving(run.host, settings, ca_pem=_ca_pem(run), tell=run.report.waiting)
-        return True
 
     return Plan(
         Group(items, guard=Unit(load_balancer.UNIT)),
-        Later("the endpoint serves", read=lambda _: True, wait=prove, then=lambda _: ()),
+        Proof("the endpoint serves", wait),
     )
-
-
-def plan_program(run: Run, pyz: Optional[Path]) -> list[Item]:
-    """The copy of kb that units run. A checkout is not copied: it is no single file."""
-    if pyz is None:
-        return []
-    place = pod_network.find_installed_kb(run.host, run.paths)
-    install = lambda ground: pod_network.ensure_installed_kb(ground.host, ground.paths, pyz)  # noqa: E731
-    return [CopiedFile(place, digest_of(run, pyz), install)]
 
 
 def _ca_pem(ctx: Run) -> str:

@@ -12,7 +12,9 @@ from kubeup.engine.plan import Ground, Group, Item, Later, Part, Plan, Yielded
 from kubeup.engine.run import Run
 from kubeup.errors import ClusterError
 from kubeup.lazy_modules import lazy_import
-from kubeup.phases.load_balancer import plan_program, render_kb_config
+from kubeup.machine import own_copy
+from kubeup.phases.kb_program import plan_program
+from kubeup.phases.load_balancer import render_kb_config
 from kubeup.phases.wait_node import wait_for_node
 
 if TYPE_CHECKING:
@@ -82,7 +84,7 @@ def _plan_bridge(run: Run, network: PodNetwork, *, refuses_others: bool) -> list
             pod_network.check_foreign_cni_config(run.host, run.paths)
         status = runtime.probe_runtime(run.host, run.config.node.cri_socket)
         pod_network.check_cni_plugins(run.host, status.cni_bin_dirs, status.label)
-        if pod_network.find_running_pyz() is None:
+        if own_copy.find_running_pyz() is None:
             run.report.note(f"kb runs from a checkout: the unit {pod_network.UNIT} runs it from there too, so keep it")
         return wait_for_pod_cidrs(run)
 
@@ -99,8 +101,8 @@ def _read_node(run: Run) -> Optional[Manifest]:
 
 def _plan_node(run: Run, node: Manifest, network: PodNetwork) -> list[Part]:
     """The settings, the unit and, last, the CNI file, by which the node becomes Ready; then the keeper runs."""
-    pyz = pod_network.find_running_pyz()
-    command = pod_network.plan_command(run.host, pyz, run.paths)
+    pyz = own_copy.find_running_pyz()
+    command = own_copy.plan_command(run.host, pyz, run.paths)
     files = pod_network.plan_node_files(run.host, node, run.config, network=network, command=command)
     items: list[Item] = [
         *plan_program(run, pyz),

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
-from kubeup.engine.run import Outputs, Run
-from kubeup.engine.story import Act
-from kubeup.errors import HostError
+from kubeup.engine.items import File, Issued, Unit
+from kubeup.engine.plan import Group, Plan, Proof
+from kubeup.engine.run import Run
+from kubeup.errors import HostError, KbError
 from kubeup.lazy_modules import lazy_import
+from kubeup.machine import own_copy
 from kubeup.machine.http import Tls, Unreachable
 from kubeup.phases import certs
 from kubeup.phases.find_mirror import MIRROR_PORT, mirror_url
-from kubeup.phases.local_bundle import MIRROR_FOLDER, bundle_copy, open_signed, wants_bundle
+from kubeup.phases.kb_program import plan_program
+from kubeup.phases.local_bundle import MIRROR_FOLDER, bundle_copy, open_signed
 from kubeup.trust import Anchors
 
 if TYPE_CHECKING:
     from kubeup import yaml_files
-    from kubeup.network import pod_network
     from kubeup.node import cert_specs, certificates, crictl, pki, private_keys
 else:
     yaml_files = lazy_import("kubeup.yaml_files")
-    pod_network = lazy_import("kubeup.network.pod_network")
     cert_specs = lazy_import("kubeup.node.cert_specs")
     certificates = lazy_import("kubeup.node.certificates")
     crictl = lazy_import("kubeup.node.crictl")
@@ -38,37 +40,67 @@ def _mirror_cert(ctx: Run) -> tuple[Path, Path]:
     return ctx.paths.pki / "kb-mirror.crt", ctx.paths.pki / "kb-mirror.key"
 
 
-def serve_bundle(ctx: Run) -> Outputs:
-    """The mirror as a service of this node, with a certificate of the cluster's authority; up before this returns.
+def plan_mirror(run: Run) -> Plan:
+    """The mirror as a service of this node, with a certificate of the cluster's authority. It hands the bundle to all nodes, so the
+    bundle's signature comes first; and the mirror answers before anything is taken from it.
 
-    Raises HostError: ca-key-missing, mirror-not-started, port-in-use, signature-missing, signature-wrong.
+    Raises when it is applied: HostError (ca-key-missing, mirror-certificate-missing, unit-not-started, mirror-not-started,
+    signature-missing, signature-wrong).
     """
-    _require_signed_copy(ctx)
-    certs.issue_ca(ctx)
-    _ensure_certificate(ctx)
-    pyz = pod_network.find_running_pyz()
-    pod_network.ensure_installed_kb(ctx.host, ctx.paths, pyz)
-    changed = ctx.host.write_file(ctx.paths.systemd / MIRROR_UNIT, _render_unit(ctx, pyz))
-    if changed:
-        ctx.host.run(["systemctl", "daemon-reload"])
-    ctx.host.run(["systemctl", "enable", MIRROR_UNIT])
-    is_active = ctx.host.query(["systemctl", "is-active", MIRROR_UNIT]).stdout.strip() == "active"
-    if not is_active or changed or ctx.found.mirror_cert_is_new:
-        ctx.host.run(["systemctl", "restart", MIRROR_UNIT])
-    _wait_for_mirror(ctx)
-    return None
+    pyz = own_copy.find_running_pyz()
+    items = (
+        *plan_program(run, pyz),
+        _plan_certificate(run),
+        File(run.paths.systemd / MIRROR_UNIT, _render_unit(run, pyz)),
+    )
+    return (
+        Plan(_prove_signature(run))
+        + certs.plan_ca(run)
+        + Plan(Group(items, guard=Unit(MIRROR_UNIT)), _prove_service(run))
+    )
 
 
-def _require_signed_copy(ctx: Run) -> None:
-    if ctx.host.mode != "dry-run" and ctx.host.exists(bundle_copy(ctx)):
-        open_signed(ctx, bundle_copy(ctx))
+def _prove_signature(run: Run) -> Proof:
+    def judge(_: Run) -> str:
+        try:
+            _require_signed_copy(run)
+        except KbError as error:
+            return f"{error.what}: {error.cause}"
+        return ""
+
+    return Proof("the bundle's signature", wait=lambda _: _require_signed_copy(run), judge=judge)
+
+
+def _require_signed_copy(run: Run) -> None:
+    if run.host.exists(bundle_copy(run)):
+        open_signed(run, bundle_copy(run))
+
+
+def _plan_certificate(run: Run) -> Issued:
+    return Issued(
+        "certificate kb-mirror",
+        _mirror_cert(run),
+        {"for": "kb-mirror", "names": str(_mirror_sans(run))},
+        judge=lambda _: _judge_certificate(run),
+        issue=lambda ground: _issue_certificate(dataclasses.replace(run, host=ground.host)),
+    )
+
+
+def _prove_service(run: Run) -> Proof:
+    def judge(_: Run) -> str:
+        try:
+            return "" if _answers(run) else "it does not answer as kb's mirror"
+        except HostError as error:
+            return error.cause
+
+    return Proof(f"the mirror {mirror_url(run.config)}", wait=lambda _: _wait_for_mirror(run), judge=judge)
 
 
 def _render_unit(ctx: Run, pyz: Optional[Path]) -> str:
     cert, key = _mirror_cert(ctx)
     address = ctx.config.local_api_endpoint.advertise_address
     values = {
-        "command": pod_network.plan_command(ctx.host, pyz, ctx.paths),
+        "command": own_copy.plan_command(ctx.host, pyz, ctx.paths),
         "folder": MIRROR_FOLDER,
         "listen": f"[::]:{MIRROR_PORT}" if ":" in address else f"0.0.0.0:{MIRROR_PORT}",
         "cert": cert,
@@ -79,8 +111,8 @@ def _render_unit(ctx: Run, pyz: Optional[Path]) -> str:
     return text
 
 
-def _ensure_certificate(ctx: Run) -> None:
-    if _certificate_is_good(ctx):
+def _issue_certificate(ctx: Run) -> None:
+    if not _judge_certificate(ctx):
         return
     cert_path, key_path = _mirror_cert(ctx)
     ca = pki.read_ca(ctx.host, ctx.paths)
@@ -99,7 +131,6 @@ def _ensure_certificate(ctx: Run) -> None:
     issued = certificates.issue_leaf_cert(subject, key, ca=ca, validity=validity)
     ctx.host.write_file(key_path, private_keys.key_to_pem(key).reveal(), mode=0o600)
     ctx.host.write_file(cert_path, certificates.cert_to_pem(issued))
-    ctx.found.mirror_cert_is_new = True
 
 
 def _mirror_sans(ctx: Run) -> cert_specs.Sans:
@@ -111,23 +142,26 @@ def _mirror_sans(ctx: Run) -> cert_specs.Sans:
     return found
 
 
-def _certificate_is_good(ctx: Run) -> bool:
-    """There, of this authority, for all names, its own key beside it, and not about to expire."""
+def _judge_certificate(ctx: Run) -> str:
+    """ "" where it is there, of this authority, for all names, its own key beside it, and not about to expire; else what is wrong."""
     cert_path, key_path = _mirror_cert(ctx)
     try:
         chain = pki.read_certs(ctx.host, cert_path)
         key = pki.read_key(ctx.host, key_path)
         ca = pki.read_ca(ctx.host, ctx.paths)
-    except HostError:
-        return False
+    except HostError as error:
+        return error.what
+    if not certificates.is_signed_by(chain, ca.cert):
+        return f"{cert_path} is not signed by {ca.path}"
+    if not private_keys.is_key_of(key, chain[0]):
+        return f"{key_path} is not the key of {cert_path}"
+    lacking = certificates.sans_of(chain[0]).lacks(_mirror_sans(ctx))
+    if lacking:
+        return f"{cert_path} is not for {', '.join(map(str, lacking))}"
     left_s = (certificates.not_after(chain[0]) - ctx.host.now()).total_seconds()
     lifetime_s = (certificates.not_after(ca.cert) - ctx.host.now()).total_seconds()
-    return (
-        certificates.is_signed_by(chain, ca.cert)
-        and private_keys.is_key_of(key, chain[0])
-        and not certificates.sans_of(chain[0]).lacks(_mirror_sans(ctx))
-        and (left_s > RENEW_BEFORE_S or left_s > lifetime_s - 86400)
-    )
+    is_due = left_s <= RENEW_BEFORE_S and left_s <= lifetime_s - 86400
+    return f"{cert_path} expires in {left_s / 86400:.0f} days" if is_due else ""
 
 
 def _own_tls(ctx: Run) -> Tls:
@@ -135,14 +169,16 @@ def _own_tls(ctx: Run) -> Tls:
     return Tls(Anchors.given(ctx.host.read_text(ctx.paths.pki / "ca.crt")))
 
 
+def _answers(ctx: Run) -> bool:
+    """Raises Unreachable."""
+    return ctx.host.http_get(f"{mirror_url(ctx.config)}/healthz", tls=_own_tls(ctx), timeout_s=5).status == 200
+
+
 def _wait_for_mirror(ctx: Run) -> None:
-    if ctx.host.mode != "live":
-        return
-    tls = _own_tls(ctx)
-    url, started = f"{mirror_url(ctx.config)}/healthz", ctx.host.monotonic()
+    started = ctx.host.monotonic()
     while True:
         try:
-            if ctx.host.http_get(url, tls=tls, timeout_s=5).status == 200:
+            if _answers(ctx):
                 return
             last = "it does not answer as kb's mirror"
         except Unreachable as error:
@@ -154,30 +190,8 @@ def _wait_for_mirror(ctx: Run) -> None:
         ctx.host.sleep(POLL_S)
     log = ctx.host.query(["journalctl", "-u", MIRROR_UNIT, "-n", "5", "-o", "cat", "--no-pager"]).stdout
     raise HostError(
-        f"the mirror does not answer at {url}",
+        f"the mirror does not answer at {mirror_url(ctx.config)}",
         cause=f"{last}; its log ends: {crictl.last_words(log)}",
         remedy=f"see why: journalctl -u {MIRROR_UNIT} -n 20",
         code="mirror-not-started",
     )
-
-
-def bundle_is_served(ctx: Run) -> bool:
-    try:
-        _require_signed_copy(ctx)
-        tls = _own_tls(ctx)
-        answers = ctx.host.http_get(f"{mirror_url(ctx.config)}/healthz", tls=tls, timeout_s=5).status == 200
-    except HostError:
-        return False
-    unit = ctx.paths.systemd / MIRROR_UNIT
-    is_current = ctx.host.exists(unit) and ctx.host.read_text(unit) == _render_unit(ctx, pod_network.find_running_pyz())
-    return answers and is_current and _certificate_is_good(ctx)
-
-
-MIRROR = Act(
-    do=serve_bundle,
-    probe=bundle_is_served,
-    live="node",
-    when=wants_bundle,
-    reads=("kb.bundle", "node.name", "local_api_endpoint", "cluster.control_plane_endpoint"),
-    makes=("/etc/systemd/system/multi-user.target.wants/kb-mirror.service",),
-)

@@ -27,6 +27,7 @@ from kubeup.report import Report
 from kubeup.secret import Secret
 from tests.bundle_case import write_layout
 from tests.fake_node import make_config
+from tests.plans import do, is_done
 
 pytestmark = pytest.mark.component
 GIVEN = Path("/usb/kb.tar")
@@ -133,9 +134,9 @@ def test_a_copy_that_lies_there_counts_by_its_index_and_signature(tmp_path: Path
         install_programs._offer(ctx, "bundle", ["kubelet"], "amd64")
     assert told.value.code == "signature-missing", "the phase of the programs asks for itself"
     with pytest.raises(HostError) as served:
-        serve_mirror.serve_bundle(ctx)
+        do(serve_mirror.plan_mirror, ctx)
     assert served.value.code == "signature-missing", "and that of the mirror, which would hand it to all nodes"
-    assert not serve_mirror.bundle_is_served(ctx) and not (tmp_path / "node/etc").exists()
+    assert not is_done(serve_mirror.plan_mirror, ctx) and not (tmp_path / "node/etc").exists()
 
 
 def test_a_further_bundle_for_the_mirror(tmp_path: Path, made: Path) -> None:

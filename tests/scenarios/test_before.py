@@ -14,7 +14,7 @@ from kubeup.engine.runner import RunResult
 from kubeup.engine.state import load_state
 from kubeup.engine.undo import plan_undo
 from kubeup.machine.host import CommandResult
-from kubeup.network.pod_network import plan_command
+from kubeup.machine.own_copy import plan_command
 from kubeup.paths import Paths
 from tests.fake_cluster import ClusterHost, FakeCluster
 from tests.fixtures.trees import Tree, load_tree

@@ -7,6 +7,7 @@ from typing import Optional
 
 import pytest
 
+from kubeup.errors import HostError
 from kubeup.machine import services
 from kubeup.machine.host import CommandResult
 from kubeup.machine.local_host import LocalHost
@@ -96,3 +97,25 @@ def test_the_log_of_a_service_is_where_its_manager_has_it() -> None:
     assert services.read_log(host, "kubelet", lines=2) == ["a", "b"]
     host.files["/var/log/kubelet/kubelet.log"] = b""
     assert services.say_log(host, "kubelet", lines=2) == "tail -n 2 /var/log/kubelet/kubelet.log"
+
+
+KEEPER_STARTS = (
+    "systemctl daemon-reload",
+    "systemctl enable kb-routes.service",
+    "systemctl restart kb-routes.service",
+)
+
+
+def test_a_unit_of_kb_s_runs_from_its_new_file_and_at_boot() -> None:
+    host = FakeHost(accepts=KEEPER_STARTS)
+    services.start_own_unit(host, "kb-routes.service")
+    assert host.changes == [f"run {command}" for command in KEEPER_STARTS]
+
+
+def test_one_that_does_not_start_is_an_error_with_the_log_to_read() -> None:
+    host = FakeHost(accepts=KEEPER_STARTS)
+    host.answers["systemctl restart kb-routes.service"] = CommandResult((), 1, stderr="Job failed.\n")
+    with pytest.raises(HostError) as caught:
+        services.start_own_unit(host, "kb-routes.service")
+    assert caught.value.code == "unit-not-started"
+    assert caught.value.cause == "Job failed."

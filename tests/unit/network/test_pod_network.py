@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -133,58 +132,8 @@ def test_a_file_that_sorts_behind_kbs_stops_nothing() -> None:
     pod_network.check_foreign_cni_config(FakeHost(files={"/etc/cni/net.d/README": b""}), PATHS)
 
 
-KEEPER_STARTS = (
-    "systemctl daemon-reload",
-    "systemctl enable kb-routes.service",
-    "systemctl restart kb-routes.service",
-)
-
-
-def test_a_running_keeper_is_restarted_only_after_a_change() -> None:
-    host = FakeHost(answers={"systemctl is-active kb-routes.service": "active\n"}, accepts=KEEPER_STARTS)
-    pod_network.ensure_unit_runs(host, pod_network.UNIT, is_changed=False)
-    assert host.changes == []
-    pod_network.ensure_unit_runs(host, pod_network.UNIT, is_changed=True)
-    assert host.changes == [f"run {command}" for command in KEEPER_STARTS]
-
-
-def test_a_keeper_that_does_not_start_is_an_error_with_the_log_to_read() -> None:
-    host = FakeHost(accepts=KEEPER_STARTS)
-    host.answers["systemctl restart kb-routes.service"] = CommandResult((), 1, stderr="Job failed.\n")
-    with pytest.raises(HostError) as caught:
-        pod_network.ensure_unit_runs(host, pod_network.UNIT, is_changed=True)
-    assert caught.value.code == "unit-not-started"
-    assert caught.value.cause == "Job failed."
-
-
-def test_the_unit_runs_the_installed_copy_or_the_checkout() -> None:
-    assert pod_network.plan_command(FakeHost(), Path("/root/kb.pyz"), PATHS, python="/usr/bin/python3") == (
-        "/usr/bin/python3 -I /usr/local/lib/kb/kb.pyz"
-    )
-    checkout = Path(pod_network.__file__).parents[2] / "kb.py"
-    assert pod_network.plan_command(FakeHost(), None, PATHS, python="py") == f"py {checkout}"
-    assert pod_network.find_running_pyz() is None
+def test_the_unit_runs_the_keeper() -> None:
     assert "\nExecStart=/usr/bin/python3 /x/kb.pyz routes\n" in pod_network.render_unit("/usr/bin/python3 /x/kb.pyz")
-
-
-def test_the_running_pyz_is_installed_once() -> None:
-    host = FakeHost(files={"/root/kb.pyz": b"PK..."})
-    assert pod_network.ensure_installed_kb(host, PATHS, Path("/root/kb.pyz")) is True
-    assert host.files["/usr/local/lib/kb/kb.pyz"] == b"PK..."
-    assert host.modes["/usr/local/lib/kb/kb.pyz"] == 0o755
-    assert pod_network.ensure_installed_kb(host, PATHS, Path("/root/kb.pyz")) is False
-    assert pod_network.ensure_installed_kb(host, PATHS, PATHS.installed_kb) is False
-    assert pod_network.ensure_installed_kb(host, PATHS, None) is False
-
-
-def test_where_usr_is_read_only_kb_is_installed_in_opt() -> None:
-    mounts = b"/dev/sda1 / ext4 rw 0 0\n/dev/sda2 /usr ext4 ro,relatime 0 0\n"
-    host = FakeHost(files={"/root/kb.pyz": b"PK...", "/proc/mounts": mounts})
-    assert pod_network.ensure_installed_kb(host, PATHS, Path("/root/kb.pyz")) is True
-    assert host.files["/opt/kb/kb.pyz"] == b"PK..."
-    assert pod_network.plan_command(host, Path("/root/kb.pyz"), PATHS, python="py") == "py -I /opt/kb/kb.pyz"
-    host.files["/proc/mounts"] = mounts + b"/dev/sda3 /usr/local ext4 rw 0 0\n"
-    assert pod_network.plan_command(host, Path("/root/kb.pyz"), PATHS, python="py") == "py -I /usr/local/lib/kb/kb.pyz"
 
 
 def test_reset_takes_away_all_that_the_bridge_network_left() -> None:

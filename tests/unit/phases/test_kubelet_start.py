@@ -145,7 +145,7 @@ def test_a_joining_member_is_written_with_all_members() -> None:
 def test_an_external_ca_is_found_on_the_node() -> None:
     host = FakeHost()
     ctx = context(host, golden_config(encryption_algorithm="ECDSA-P256"))
-    certs.issue_ca(ctx)
+    do(certs.plan_ca, ctx)
     do(control_plane.plan_controller_manager, ctx)
     path = "/etc/kubernetes/manifests/kube-controller-manager.yaml"
     assert b"--cluster-signing-key-file=/etc/kubernetes/pki/ca.key\n" in host.files[path]

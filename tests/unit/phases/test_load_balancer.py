@@ -23,10 +23,10 @@ from kubeup.engine.run import Run
 from kubeup.engine.runner import Runner
 from kubeup.engine.state import load_state
 from kubeup.errors import HostError, Interrupted
+from kubeup.machine import own_copy
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import CommandResult
 from kubeup.network import load_balancer as balancer
-from kubeup.network import pod_network
 from kubeup.paths import Paths
 from kubeup.phases import load_balancer, reset
 from kubeup.releases import RELEASES
@@ -158,7 +158,7 @@ def test_a_keeper_that_was_rewritten_and_not_started_again_is_started_by_the_nex
     host.files[str(PATHS.pki / "ca.crt")] = b""
 
     def run(command: str) -> None:
-        monkeypatch.setattr(pod_network, "plan_command", lambda *_: command)
+        monkeypatch.setattr(own_copy, "plan_command", lambda *_: command)
         ctx = context(host, join_config("10.0.0.11:6443", kb=LOCAL))
         Runner("join", phases, load_state(host, PATHS)).run(ctx)
 

@@ -14,7 +14,6 @@ ACTS = {
     "init": {
         "install/bundle",
         "install/packages",
-        "install/mirror",
         "install/registries",
         "preflight",
         "install/sysctls",
