@@ -120,16 +120,16 @@ INIT = story(
     act("wait-control-plane",                "Wait until the kubelet and the API server are healthy", wait_control_plane.APISERVER),
 
     # 6. The cluster learns what it is: other nodes and later upgrades read its configuration from it.
-    act("upload-config/kubeadm",                        "Store the cluster's configuration in the cluster",             upload_config.KUBEADM_CONFIG),
-    act("upload-config/kubelet",                        "Store the kubelets' configuration in the cluster",             upload_config.KUBELET_CONFIG),
+    step("upload-config/kubeadm",                       "Store the cluster's configuration in the cluster",             upload_config.plan_kubeadm_config),
+    step("upload-config/kubelet",                       "Store the kubelets' configuration in the cluster",             upload_config.plan_kubelet_config),
     act("upload-certs",                                 "Store the authorities, encrypted, for further control planes", upload_certs.CERTS),
-    act("mark-control-plane",                           "Label and taint this node as a control plane",                 mark_control_plane.MARKS),
+    step("mark-control-plane",                          "Label and taint this node as a control plane",                 mark_control_plane.plan_marks, live="cluster"),
     step("bootstrap-token",                             "Let nodes join: a token, and the rights of a joining kubelet", bootstrap_tokens.plan_bootstrap_tokens),
-    act("kubelet-finalize/enable-client-cert-rotation", "Let the kubelet renew its own certificate",                    kubelet_start.ROTATION),
+    step("kubelet-finalize/enable-client-cert-rotation", "Let the kubelet renew its own certificate",                   kubelet_start.plan_client_cert_rotation),
 
     # 7. Addons: what pods expect of every cluster. Names, services, and a network between pods.
-    act("addon/coredns",    "Install CoreDNS, the cluster's DNS",                 addons.COREDNS),
-    act("addon/kube-proxy", "Install kube-proxy, which makes Services reachable", addons.KUBE_PROXY),
+    step("addon/coredns",    "Install CoreDNS, the cluster's DNS",                 addons.plan_coredns),
+    step("addon/kube-proxy", "Install kube-proxy, which makes Services reachable", addons.plan_kube_proxy),
     #    What was applied until here needed the API server alone; from here on the controllers have to do their part.
     act("wait-control-plane/controllers", "Wait until the controller-manager and the scheduler are healthy", wait_control_plane.CONTROLLERS),
     step("load-balancer/keeper",          "Follow API servers as they come and go, and let joining nodes do the same", load_balancer.plan_shared_keeper, live="cluster"),
@@ -170,7 +170,7 @@ JOIN = story(
     act("kubelet-wait-bootstrap", "Wait until the cluster has signed the kubelet's own certificate", join_worker.BOOTSTRAP),
     control_planes_only(
         act("wait-control-plane",                    "Wait until this node's kubelet, API server, controller-manager and scheduler are healthy", join_control_plane.INSTANCE),
-        act("control-plane-join/mark-control-plane", "Label and taint this node as a control plane", join_worker.MARKS),
+        step("control-plane-join/mark-control-plane", "Label and taint this node as a control plane", mark_control_plane.plan_joined_marks, live="cluster"),
     ),
 
     # 5. The network of this node, and a look whether all of it works.
@@ -205,7 +205,7 @@ RECONFIGURE_ENDPOINT = story(
     step("kubeconfig",           "Have this node's kubeconfigs call the endpoint", endpoint.plan_kubeconfigs),
     control_planes_only(
         step("cluster-info", "Publish the endpoint in cluster-info, for nodes that join", endpoint.plan_cluster_info),
-        act("kube-proxy",    "Point kube-proxy at the endpoint, and restart it",          endpoint.KUBE_PROXY),
+        step("kube-proxy",   "Point kube-proxy at the endpoint, and restart it",          endpoint.plan_kube_proxy),
     ),
     act("load-balancer/remove", "Take the load balancer away again, where the conversion that brought it is taken back",    endpoint.BALANCER_REMOVAL),
     act("verify",               "Verify TLS with the API servers under the new name, and say what is left to do elsewhere", endpoint.HANDSHAKE),

@@ -2,7 +2,7 @@
 
 It knows who owns which field (tests/fake_fields.py), so that an apply takes away what its manager applied before, and tells
 conflicts. The resourceVersion changes with content and owners only. Defaulting and admission are left out, and managedFields
-are kept beside the objects. `ClusterHost` is a folder (LocalHost below a root) that is joined to it: files
+are kept beside the objects: a get of one object shows those of appliers. `ClusterHost` is a folder (LocalHost below a root) that is joined to it: files
 are real, the programs and the network are scripted.
 """
 
@@ -116,7 +116,7 @@ class FakeCluster:
 
     def _get(self, path: str, query: Mapping[str, list[str]]) -> HttpResponse:
         if path in self.objects:
-            return _ok(self.objects[path])
+            return _ok(self._show(path))
         if path in ("/api/v1/namespaces/kube-system", "/api/v1/namespaces/kube-public"):  # the API server makes them
             return _ok({"kind": "Namespace", "metadata": {"name": path.rpartition("/")[2]}})
         if path.rpartition("/")[2] not in _PLURALS:
@@ -133,6 +133,16 @@ class FakeCluster:
                 items = [item for item in items if _dig(item, key) == value]
         return _ok({"kind": "List", "items": items})
 
+    def _show(self, path: str) -> Object:
+        """With the fields of those who applied it, as the API server tells them."""
+        shown = []
+        for owner, fields in self.owners.get(path, {}).items():
+            manager, _, operation = owner.rpartition(" ")
+            if operation == "Apply":
+                shown.append({"manager": manager, "operation": operation, "fieldsV1": fake_fields.nest(fields)})
+        obj = self.objects[path]
+        return {**obj, "metadata": {**obj["metadata"], "managedFields": shown}} if shown else obj
+
     def _store(self, path: str, value: Object, manager: str = "kubelet") -> HttpResponse:
         """Write it as whoever is no applier does."""
         owners = self._owners_of(path)
@@ -142,6 +152,7 @@ class FakeCluster:
     def _keep(self, path: str, value: Object, owners: Owners) -> HttpResponse:
         old, new = copy.deepcopy(self.objects.get(path)), copy.deepcopy(value)
         meta = new.setdefault("metadata", {})
+        meta.pop("managedFields", None)
         owners = {manager: fields for manager, fields in owners.items() if fields}
         for name in ("annotations", "labels"):
             if not meta.get(name, True):

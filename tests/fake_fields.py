@@ -176,6 +176,16 @@ def update(before: Object, after: Object, owners: Owners, *, manager: str) -> No
     owners[f"{manager} Update"] = owners.get(f"{manager} Update", set()) | changed
 
 
+def nest(fields: Iterable[Field]) -> Object:
+    """As managedFields has them: fieldsV1."""
+    tree: Object = {}
+    for path in fields:
+        node = tree
+        for step in path:
+            node = node.setdefault(step, {})
+    return tree
+
+
 def show(path: Field) -> str:
     """`.spec.template.spec.containers[name="x"].image`"""
     text = ""

@@ -77,6 +77,7 @@ _META: Shape = {
     "deletionTimestamp": str,
     "labels": _TEXTS,
     "annotations": _TEXTS,
+    "managedFields": [{"manager": str, "operation": str}],
 }
 _CONDITIONS: Shape = [{"type": str, "status": str, "message": str, "reason": str}]
 _CONTAINER_STATUSES: Shape = [

@@ -300,18 +300,17 @@ def apply_cluster_info(api: Api, wanted: Object) -> bool:
     return True
 
 
-def mark_control_plane(api: Api, name: str, taints: Sequence[Taint]) -> bool:
-    """Give node `name` the labels and taints of a control plane; return whether it lacked any."""
-    path = path_of("Node", name)
+def patch_fields(api: Api, path: str, plan: Callable[[Object], Optional[Object]]) -> bool:
+    """Patch the object at `path` with what `plan` says is missing to it; return whether anything was. A patch that names the version
+    it was made for is made again where somebody else changed the object meanwhile."""
     for attempt in range(10):
-        node = api.get(path)
-        patch = plan_node_marks(node or {"metadata": {}}, taints)
+        patch = plan(api.get(path) or {"metadata": {}})
         if patch is None:
             return False
         try:
             api.patch(path, patch)
         except ApiRefused as error:
-            if error.http_status != 409 or attempt == 9:  # somebody else changed the node meanwhile
+            if error.http_status != 409 or attempt == 9:
                 raise
             continue
         return True

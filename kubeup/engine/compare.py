@@ -171,6 +171,8 @@ class Applier:
         Raises KbError. What was applied before it is in the record."""
         for warning in plan.warnings:
             self.run.report.warn_once(warning)
+        for text in plan.notes:
+            self.run.report.note(text)
         for text in plan.details:
             self.run.report.detail(text)
         self._remove_stale(plan)

@@ -200,17 +200,19 @@ Part = Union[Item, Group, Later, Proof, Yielded, Waiting]
 class Plan:
     """What a step wants: its parts in the order in which they are made; with what is told when they are made.
 
-    details: told with -v; warnings: told once; hands_on: what later steps take from this one, once it is applied."""
+    details: told with -v; notes, warnings: told once; hands_on: what later steps take from this one, once it is applied."""
 
     def __init__(
         self,
         *parts: Part,
         details: Sequence[str] = (),
+        notes: Sequence[str] = (),
         warnings: Sequence[str] = (),
         hands_on: Optional[Results] = None,
     ) -> None:
         self.parts = parts
         self.details = tuple(details)
+        self.notes = tuple(notes)
         self.warnings = tuple(warnings)
         self.hands_on = hands_on
 
@@ -219,8 +221,9 @@ class Plan:
 
     def _with(self, parts: Sequence[Part], other: Optional[Plan] = None) -> Plan:
         details = (*self.details, *(other.details if other else ()))
+        notes = (*self.notes, *(other.notes if other else ()))
         warnings = (*self.warnings, *(other.warnings if other else ()))
-        return Plan(*parts, details=details, warnings=warnings, hands_on=self.hands_on)
+        return Plan(*parts, details=details, notes=notes, warnings=warnings, hands_on=self.hands_on)
 
     def items(self) -> Iterator[Item]:
         """Each item that is known now, those of groups included."""
@@ -245,7 +248,8 @@ class Plan:
 
     def fingerprint(self) -> str:
         """A digest of all that is wanted; "" while something is not known yet."""
-        return "" if self.is_open else digest({item.name: item.wanted() for item in self.items()})
+        wanted = {item.name: item.wanted() for item in self.items()}
+        return "" if self.is_open else digest({name: fields for name, fields in wanted.items() if fields})
 
     def resolve(self, run: Ground) -> Plan:
         """With what is known by now in the place of what was not. A look: it never waits."""

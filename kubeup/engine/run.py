@@ -108,6 +108,8 @@ class Selection:
     """Those that the user left out (--skip-phases, skipPhases)."""
     unfinished: frozenset[str] = frozenset()
     """Those that no earlier run has finished."""
+    cut_off: frozenset[str] = frozenset()
+    """Of these, those that one began: it failed in them, or was killed."""
 
 
 Who = Literal["admin", "kubelet", "bootstrap"]

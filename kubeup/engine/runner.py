@@ -123,12 +123,14 @@ class Runner:
             will_run=frozenset(phase.name for phase in chosen if phase.name not in skipped),
             planned=frozenset(phase.name for phase in planned if phase.name not in skipped),
             skipped=left_out,
-            unfinished=frozenset(phase.name for phase in self.phases if not self._is_done(phase)),
+            unfinished=frozenset(phase.name for phase in self.phases if self._status_of(phase) != "done"),
+            cut_off=frozenset(phase.name for phase in self.phases if self._status_of(phase) not in ("", "done")),
         )
 
-    def _is_done(self, phase: Phase) -> bool:
+    def _status_of(self, phase: Phase) -> str:
+        """How it ended when it ran last; "" where it never did."""
         before = self.state.phases.get(f"{self.workflow}/{phase.name}")
-        return before is not None and before.status == "done"
+        return before.status if before else ""
 
     def _run_one(
         self, ctx: BareRun, phase: Phase, *, is_forced: bool, is_skipped: bool, result: RunResult

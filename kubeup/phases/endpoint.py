@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from kubeup.engine.items import ClusterInfo, File, Object
+from kubeup.engine.items import ClusterInfo, File, Object, PatchedFields, RestartedPods
 from kubeup.engine.plan import Ground, Group, Later, Part, Plan, Waiting
 from kubeup.engine.run import Outputs, Results, Run
 from kubeup.engine.story import Act
@@ -406,18 +406,23 @@ def _cluster_info(ctx: EndpointRun) -> api.Object:
     return info
 
 
-def write_kube_proxy(ctx: EndpointRun) -> Outputs:
+def plan_kube_proxy(run: EndpointRun) -> Plan:
     """kube-proxy of every node calls the endpoint; its pods are restarted, one node after the other."""
-    wanted = _kube_proxy(ctx)
-    if wanted is None or _lagging_once(ctx):
-        return None
-    missing = find_without_balancer(ctx)
+    wanted = _kube_proxy(run)
+    restarted = RestartedPods("pods of kube-proxy", api.path_of("DaemonSet", "kube-proxy", SYSTEM))
+    if wanted is None:
+        return Plan(restarted) if "kube-proxy" in run.selection.cut_off else Plan()
+    lagging = _lagging_once(run)
+    if lagging:
+        return Plan(Waiting("kube-proxy", f"until all API servers bear the name: {', '.join(lagging)}"))
+    missing = find_without_balancer(run)
     if missing:
-        ctx.report.note(f"kube-proxy stays as it is until these nodes have their load balancer: {', '.join(missing)}")
-        return None
-    ctx.api.patch(api.path_of("ConfigMap", "kube-proxy", SYSTEM), {"data": {"kubeconfig.conf": wanted}})
-    objects.restart_pods(ctx.api, api.path_of("DaemonSet", "kube-proxy", SYSTEM), ctx.host.now())
-    return None
+        return Plan(Waiting("kube-proxy", f"until these nodes have their load balancer: {', '.join(missing)}"))
+    patch = {"data": {"kubeconfig.conf": wanted}}
+    path = api.path_of("ConfigMap", "kube-proxy", SYSTEM)
+    title = "the server in ConfigMap kube-system/kube-proxy"
+    plan = lambda found: None if yaml_files.covers(found, patch) else patch  # noqa: E731
+    return Plan(PatchedFields(title, path, {"server": _server(run)}, plan, wait=lambda: None), restarted)
 
 
 def kube_proxy_is_written(ctx: EndpointRun) -> bool:
@@ -519,6 +524,5 @@ def refuse_without_cluster(path: Path) -> HostError:
 
 
 CHECKS = Act(do=check_endpoint, live="node", always=True)
-KUBE_PROXY = Act(do=write_kube_proxy, always=True)
 BALANCER_REMOVAL = Act(do=remove_load_balancer, always=True)
 HANDSHAKE = Act(do=verify_endpoint, live="cluster", always=True)

@@ -12,6 +12,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
+from kubeup.engine.compare import make_so
 from kubeup.engine.items import File, Folder
 from kubeup.engine.plan import Item, Plan
 from kubeup.engine.run import Outputs, Results, Run
@@ -21,21 +22,19 @@ from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazy_import
 from kubeup.machine.http import Unreachable
 from kubeup.phases import join_control_plane, kubelet_start, preflight
-from kubeup.phases.mark_control_plane import control_plane_is_marked
-from kubeup.phases.mark_control_plane import mark_control_plane as mark
+from kubeup.phases.mark_control_plane import plan_socket
 from kubeup.phases.verify_node import wait_for_ready, warn_of_serving_request
 from kubeup.phases.wait_dns import find_pressure, free_waiting_pods
 from kubeup.phases.wait_pod_ways import plan_ways, wait_for_pod_ways
 
 if TYPE_CHECKING:
-    from kubeup.cluster import api, membership, node_name, objects, probes, signing_request
+    from kubeup.cluster import api, membership, node_name, probes, signing_request
     from kubeup.config import choose
     from kubeup.diagnosis import chain, kubelet_trouble
     from kubeup.diagnosis.checks import facts
     from kubeup.node import kubelet
 else:
     facts = lazy_import("kubeup.diagnosis.checks.facts")
-    objects = lazy_import("kubeup.cluster.objects")
     chain = lazy_import("kubeup.diagnosis.chain")
     kubelet_trouble = lazy_import("kubeup.diagnosis.kubelet_trouble")
     choose = lazy_import("kubeup.config.choose")
@@ -186,7 +185,7 @@ def wait_for_bootstrap(ctx: Run) -> Outputs:
     # from here on the node speaks for itself
     ctx.caller.become("admin" if join_control_plane.has_admin(ctx) else "kubelet")
     if not ctx.config.is_control_plane:
-        annotate_socket(ctx)
+        make_so(plan_socket(ctx), ctx)
     return None
 
 
@@ -241,17 +240,6 @@ def _bootstrap_api(ctx: Run) -> api.Api:
     return api.Api(ctx.host, ctx.api.identity, retry_s=0)
 
 
-def annotate_socket(ctx: Run) -> None:
-    """On older minors the node's CRI socket is an annotation, which kubeadm reads."""
-    if kubelet.has_instance_config(ctx.config.cluster, ctx.release):
-        return
-    from kubeup.phases.wait_node import wait_for_node
-
-    wait_for_node(ctx)
-    annotations = {objects.CRI_SOCKET_ANNOTATION: ctx.config.node.cri_socket}
-    ctx.api.patch(api.path_of("Node", ctx.config.node.name), {"metadata": {"annotations": annotations}})
-
-
 # ---- verify
 
 
@@ -285,16 +273,6 @@ def verify_node(ctx: Run) -> Outputs:
 
 def node_is_verified(ctx: Run) -> bool:
     return _ready(ctx)[0] == "True"
-
-
-# ---- control-plane-join
-
-
-def mark_control_plane(ctx: Run) -> Outputs:
-    """Label and taints; on older minors the CRI socket's annotation, which a worker's bootstrap has written."""
-    mark(ctx)
-    annotate_socket(ctx)
-    return None
 
 
 def _ready(ctx: Run) -> tuple[str, str]:
@@ -340,5 +318,4 @@ CHECKS = Act(
     reads=("cluster.kubernetes_version", "node.name", "node.cri_socket", "kubelet", "kb.pod_network"),
 )
 BOOTSTRAP = Act(do=wait_for_bootstrap, probe=is_bootstrapped, live="cluster", makes=("kubelet.conf",))
-MARKS = Act(do=mark_control_plane, probe=control_plane_is_marked, live="cluster", reads=("node.taints", "node.name"))
 VERIFIED = Act(do=verify_node, probe=node_is_verified, live="cluster", reads=("kb.soak_s",))

@@ -16,8 +16,7 @@ from kubeup.config.problems import Problems
 from kubeup.config.types import Arg
 from kubeup.engine.items import File, Folder, MovedAside
 from kubeup.engine.plan import Group, Guard, Item, Plan
-from kubeup.engine.run import Outputs, Run
-from kubeup.engine.story import Act
+from kubeup.engine.run import Run
 from kubeup.errors import HostError, UsageError
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazy_import
@@ -168,7 +167,7 @@ class Kubelet:
     and not with the files of before."""
 
     name = "kubelet"
-    places = (
+    places: tuple[Path, ...] = (
         Path("/etc/systemd/system/multi-user.target.wants/kubelet.service"),
         Path("/etc/runlevels/default/kubelet"),
     )
@@ -275,23 +274,24 @@ def _flags(ctx: Run, register_with_taints: bool = False) -> tuple[Arg, ...]:
 # ---- kubelet-finalize
 
 
-def enable_client_cert_rotation(ctx: Run) -> Outputs:
-    """Point kubelet.conf to the certificate that the kubelet renews itself, once it is there."""
-    path, wanted = _kubelet_conf(ctx), _rotated_kubelet_conf(ctx)
+@frozen
+class RestartedKubelet(Kubelet):
+    """One that is started again where its kubeconfig changes. That it runs, and at boot, is kubelet-start's to see."""
+
+    places = ()
+
+    def is_running(self, run: Run) -> bool:
+        return True
+
+    def settle(self, run: Run) -> None: ...
+
+
+def plan_client_cert_rotation(run: Run) -> Plan:
+    """kubelet.conf points to the certificate that the kubelet renews itself, once it is there."""
+    path, wanted = _kubelet_conf(run), _rotated_kubelet_conf(run)
     if wanted is None:
-        ctx.report.detail(f"{kubelet.find_rotated_cert(ctx.config)} is not there: {path} stays as it is")
-        return None
-    if ctx.host.read_text(path) != wanted:
-        # stopped before the file is written: after a kill in between, a kubelet that runs would keep the old one
-        stop_kubelet(ctx)
-        ctx.host.write_file(path, wanted, mode=0o600)
-        restart_kubelet(ctx)
-    return None
-
-
-def client_cert_rotation_is_enabled(ctx: Run) -> bool:
-    path, wanted = _kubelet_conf(ctx), _rotated_kubelet_conf(ctx)
-    return wanted is None or ctx.host.read_text(path) == wanted
+        return Plan(details=[f"{kubelet.find_rotated_cert(run.config)} is not there: {path} stays as it is"])
+    return Plan(Group((File(path, wanted, mode=0o600, is_secret=True),), guard=RestartedKubelet()))
 
 
 def name_rotated_cert(ctx: Run) -> None:
@@ -322,6 +322,3 @@ def _rotated_kubelet_conf(ctx: Run) -> Optional[str]:
             code="kubelet-conf-damaged",
         ) from error
     return text if after == before else yaml_files.dump_yaml(after)
-
-
-ROTATION = Act(do=enable_client_cert_rotation, probe=client_cert_rotation_is_enabled)

@@ -1,34 +1,49 @@
-"""The phase mark-control-plane: labels and taints. Mirrors cmd/kubeadm/app/cmd/phases/init/markcontrolplane.go."""
+"""The phase mark-control-plane, and what else is written on this machine's Node object. Mirrors
+cmd/kubeadm/app/cmd/phases/init/markcontrolplane.go and cmd/kubeadm/app/phases/patchnode."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Optional
 
-from kubeup.engine.run import Outputs, Run
-from kubeup.engine.story import Act
+from kubeup.engine.items import Manifest, PatchedFields
+from kubeup.engine.plan import Plan
+from kubeup.engine.run import Run
 from kubeup.lazy_modules import lazy_import
 from kubeup.phases.wait_node import node_path, wait_for_node
+from kubeup.yaml_files import covers
 
 if TYPE_CHECKING:
     from kubeup.cluster import objects
+    from kubeup.node import kubelet
 else:
     objects = lazy_import("kubeup.cluster.objects")
+    kubelet = lazy_import("kubeup.node.kubelet")
 
 
-def mark_control_plane(ctx: Run) -> Outputs:
-    wait_for_node(ctx)
-    objects.mark_control_plane(ctx.api, ctx.config.node.name, _taints(ctx))
-    return None
+def plan_marks(run: Run) -> Plan:
+    """Labels and taints."""
+    wanted = run.config.node.taints
+    taints = (objects.CONTROL_PLANE_TAINT,) if wanted is None else wanted
+    spec = {"labels": objects.CONTROL_PLANE_LABELS, "taints": [objects.render_taint(taint) for taint in taints]}
+    title = f"marks of Node {run.config.node.name}"
+    plan = partial(objects.plan_node_marks, taints=taints)
+    return Plan(PatchedFields(title, node_path(run), spec, plan, wait=lambda: wait_for_node(run)))
 
 
-def control_plane_is_marked(ctx: Run) -> bool:
-    node = ctx.api.get(node_path(ctx))
-    return node is not None and objects.plan_node_marks(node, _taints(ctx)) is None
+def plan_joined_marks(run: Run) -> Plan:
+    """Of a further control plane: the CRI socket's annotation too, which a worker's bootstrap has written."""
+    return plan_marks(run) + plan_socket(run)
 
 
-def _taints(ctx: Run) -> Any:
-    wanted = ctx.config.node.taints
-    return (objects.CONTROL_PLANE_TAINT,) if wanted is None else wanted
+def plan_socket(run: Run) -> Plan:
+    """On older minors the node's CRI socket is an annotation, which kubeadm reads."""
+    if kubelet.has_instance_config(run.config.cluster, run.release):
+        return Plan()
+    patch = {"metadata": {"annotations": {objects.CRI_SOCKET_ANNOTATION: run.config.node.cri_socket}}}
 
+    def plan(node: Manifest) -> Optional[Manifest]:
+        return None if covers(node, patch) else patch
 
-MARKS = Act(do=mark_control_plane, probe=control_plane_is_marked, live="cluster", reads=("node.taints", "node.name"))
+    title = f"CRI socket of Node {run.config.node.name}"
+    return Plan(PatchedFields(title, node_path(run), patch, plan, wait=lambda: wait_for_node(run)))

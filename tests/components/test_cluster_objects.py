@@ -31,6 +31,7 @@ from kubeup.config.types import (
     NodeConfig,
     NodeRegistration,
 )
+from kubeup.engine.plan import Plan
 from kubeup.engine.run import Caller, Run, Who
 from kubeup.errors import ClusterError
 from kubeup.machine.host import CommandResult
@@ -182,18 +183,20 @@ def make_node(api: Api) -> None:
 
 
 Step = tuple[str, Callable[[Run], Any], Callable[[Run], bool]]
+
+
+def planned(name: str, plan: Callable[[Run], Plan]) -> Step:
+    return name, partial(do, plan), partial(is_done, plan)
+
+
 PHASES: list[Step] = [
-    ("upload-config/kubeadm", upload_config.upload_kubeadm_config, upload_config.kubeadm_config_is_uploaded),
-    ("upload-config/kubelet", upload_config.upload_kubelet_config, upload_config.kubelet_config_is_uploaded),
+    planned("upload-config/kubeadm", upload_config.plan_kubeadm_config),
+    planned("upload-config/kubelet", upload_config.plan_kubelet_config),
     ("upload-certs", upload_certs.upload_certs, upload_certs.certs_are_uploaded),
-    ("mark-control-plane", mark_control_plane.mark_control_plane, mark_control_plane.control_plane_is_marked),
-    (
-        "bootstrap-token",
-        partial(do, bootstrap_tokens.plan_bootstrap_tokens),
-        partial(is_done, bootstrap_tokens.plan_bootstrap_tokens),
-    ),
-    ("addon/coredns", addons.apply_coredns, addons.coredns_is_applied),
-    ("addon/kube-proxy", addons.apply_kube_proxy, addons.kube_proxy_is_applied),
+    planned("mark-control-plane", mark_control_plane.plan_marks),
+    planned("bootstrap-token", bootstrap_tokens.plan_bootstrap_tokens),
+    planned("addon/coredns", addons.plan_coredns),
+    planned("addon/kube-proxy", addons.plan_kube_proxy),
 ]
 
 
@@ -338,13 +341,13 @@ def test_taking_over_from_kubeadm_and_a_named_probe_port(lab: Lab) -> None:
     assert older is not None
     api.delete(api.object_path(older))
     api.create(older)
-    addons.apply_coredns(lab.ctx)
-    assert addons.coredns_is_applied(lab.ctx) is True
+    do(addons.plan_coredns, lab.ctx)
+    assert is_done(addons.plan_coredns, lab.ctx) is True
 
 
 def test_kube_dns_keeps_its_address_or_says_so(lab: Lab) -> None:
-    addons.apply_coredns(lab.ctx)
+    do(addons.plan_coredns, lab.ctx)
     moved = replace(lab.ctx.config.cluster, networking=Networking("10.96.16.0/20", "10.244.0.0/16"))
     with pytest.raises(ClusterError) as caught:
-        addons.apply_coredns(replace(lab.ctx, config=replace(lab.ctx.config, cluster=moved)))
+        do(addons.plan_coredns, replace(lab.ctx, config=replace(lab.ctx.config, cluster=moved)))
     assert caught.value.code == "dns-address-differs"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import kubernetes_validate
 import pytest
 
 from kubeup.cluster import objects as co
-from kubeup.cluster.api import Api, ApiRefused, Identity, Object
+from kubeup.cluster.api import Api, ApiRefused, Identity, Object, path_of
 from kubeup.config.types import PodNetwork, Taint
 from kubeup.errors import ClusterError, HostError
 from kubeup.machine.http import Tls
@@ -30,6 +30,10 @@ def make_api(tmp_path: Path, *objects: Object) -> tuple[Api, FakeCluster]:
         api.create(obj)
     host.cluster.requests.clear()
     return api, host.cluster
+
+
+def mark(node: Object) -> Optional[Object]:
+    return co.plan_node_marks(node, [co.CONTROL_PLANE_TAINT])
 
 
 def changes(cluster: FakeCluster) -> list[str]:
@@ -167,10 +171,10 @@ def test_marking_tries_again_where_somebody_else_was_faster(tmp_path: Path) -> N
         return real(path, body, kind=kind)
 
     api.patch = patch  # type: ignore[method-assign]
-    assert co.mark_control_plane(api, "cp1", [co.CONTROL_PLANE_TAINT]) is True
+    assert co.patch_fields(api, path_of("Node", "cp1"), mark) is True
     found = cluster.by_kind("Node")["cp1"]
     assert found["spec"]["taints"] == [CONTROL_PLANE]
-    assert co.mark_control_plane(api, "cp1", [co.CONTROL_PLANE_TAINT]) is False
+    assert co.patch_fields(api, path_of("Node", "cp1"), mark) is False
 
 
 def test_marking_gives_up_on_a_conflict_that_never_ends(tmp_path: Path) -> None:
@@ -181,7 +185,7 @@ def test_marking_gives_up_on_a_conflict_that_never_ends(tmp_path: Path) -> None:
 
     api.patch = patch  # type: ignore[method-assign]
     with pytest.raises(ApiRefused):
-        co.mark_control_plane(api, "cp1", [co.CONTROL_PLANE_TAINT])
+        co.patch_fields(api, path_of("Node", "cp1"), mark)
 
 
 # ---- covers

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kubeup.engine.plan import Plan
 from kubeup.engine.run import Run
 from kubeup.phases import (
     addons,
@@ -20,17 +21,20 @@ from kubeup.releases import RELEASES
 from tests.plans import do, is_done
 from tests.unit.phases.cluster_case import changes, make_context, make_node
 
-PHASES: list[tuple[str, Callable[[Run], Any], Callable[[Run], bool]]] = [
-    ("upload-config/kubeadm", upload_config.upload_kubeadm_config, upload_config.kubeadm_config_is_uploaded),
-    ("upload-config/kubelet", upload_config.upload_kubelet_config, upload_config.kubelet_config_is_uploaded),
-    ("mark-control-plane", mark_control_plane.mark_control_plane, mark_control_plane.control_plane_is_marked),
-    (
-        "bootstrap-token",
-        partial(do, bootstrap_tokens.plan_bootstrap_tokens),
-        partial(is_done, bootstrap_tokens.plan_bootstrap_tokens),
-    ),
-    ("addon/coredns", addons.apply_coredns, addons.coredns_is_applied),
-    ("addon/kube-proxy", addons.apply_kube_proxy, addons.kube_proxy_is_applied),
+Step = tuple[str, Callable[[Run], Any], Callable[[Run], bool]]
+
+
+def planned(name: str, plan: Callable[[Run], Plan]) -> Step:
+    return name, partial(do, plan), partial(is_done, plan)
+
+
+PHASES: list[Step] = [
+    planned("upload-config/kubeadm", upload_config.plan_kubeadm_config),
+    planned("upload-config/kubelet", upload_config.plan_kubelet_config),
+    planned("mark-control-plane", mark_control_plane.plan_marks),
+    planned("bootstrap-token", bootstrap_tokens.plan_bootstrap_tokens),
+    planned("addon/coredns", addons.plan_coredns),
+    planned("addon/kube-proxy", addons.plan_kube_proxy),
 ]
 
 

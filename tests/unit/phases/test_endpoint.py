@@ -42,6 +42,7 @@ from kubeup.report import Report
 from kubeup.trust import Anchors
 from tests.fake_cluster import ClusterHost, FakeCluster
 from tests.fake_host import KUBELET_STARTS, FakeHost
+from tests.plans import do
 
 NAME, ENDPOINT = "api.test", "api.test:6443"
 OWN, OTHER = "10.0.0.11:6443", "10.0.0.12:6443"
@@ -193,12 +194,13 @@ def test_nobody_is_told_before_every_api_server_bears_the_name(tmp_path: Path) -
 def test_kube_proxy_waits_for_the_load_balancers_of_all_nodes(tmp_path: Path) -> None:
     host, ctx = make(tmp_path, load_balancer=LoadBalancer("local"))
     assert reconfigure.find_without_balancer(ctx) == ["w1"]
-    reconfigure.write_kube_proxy(ctx)
+    assert reconfigure.plan_kube_proxy(ctx).waits[0].why == "until these nodes have their load balancer: w1"
+    do(reconfigure.plan_kube_proxy, ctx)
     assert servers(host)["kube-proxy"] == f"https://{OWN}"
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "kube-system",
            "labels": {"component": "kb-load-balancer"}}, "spec": {"nodeName": "w1"}}  # fmt: skip
     ctx.api.create(pod)
-    reconfigure.write_kube_proxy(ctx)
+    do(reconfigure.plan_kube_proxy, ctx)
     assert servers(host)["kube-proxy"] == f"https://{ENDPOINT}"
     template = host.cluster.objects["/apis/apps/v1/namespaces/kube-system/daemonsets/kube-proxy"]["spec"]["template"]
     assert template["metadata"]["annotations"]

@@ -443,13 +443,13 @@ def test_rotation_points_kubelet_conf_to_the_pem_and_restarts() -> None:
     host.modes[KUBELET_CONF] = 0o600
     host.answers["systemctl show kubelet --property"] = "LoadState=loaded\nNeedDaemonReload=no\n"
     ctx = context(host)
-    assert not kubelet_start.client_cert_rotation_is_enabled(ctx)
-    kubelet_start.enable_client_cert_rotation(ctx)
+    assert not is_done(kubelet_start.plan_client_cert_rotation, ctx)
+    do(kubelet_start.plan_client_cert_rotation, ctx)
     assert host.files[KUBELET_CONF].decode() == golden_text(35, "kubelet/kubelet.conf")
     assert host.changes == [f"write {KUBELET_CONF}", "run systemctl restart kubelet"]
-    assert kubelet_start.client_cert_rotation_is_enabled(ctx)
+    assert is_done(kubelet_start.plan_client_cert_rotation, ctx)
     host.changes.clear()
-    kubelet_start.enable_client_cert_rotation(ctx)
+    do(kubelet_start.plan_client_cert_rotation, ctx)
     assert host.changes == []
 
 
@@ -458,16 +458,16 @@ def test_a_kubelet_conf_that_shows_the_pem_keeps_its_own_form() -> None:
     host = systemd_host(files={KUBELET_CONF: text, PEM: b"pem"})
     host.modes[KUBELET_CONF] = 0o600
     ctx = context(host)
-    assert kubelet_start.client_cert_rotation_is_enabled(ctx)
-    kubelet_start.enable_client_cert_rotation(ctx)
+    assert is_done(kubelet_start.plan_client_cert_rotation, ctx)
+    do(kubelet_start.plan_client_cert_rotation, ctx)
     assert host.changes == []
 
 
 def test_without_a_pem_nothing_is_done() -> None:
     host = systemd_host(files={KUBELET_CONF: kubelet_conf(token="t")})
     ctx = context(host)
-    assert kubelet_start.client_cert_rotation_is_enabled(ctx)
-    kubelet_start.enable_client_cert_rotation(ctx)
+    assert is_done(kubelet_start.plan_client_cert_rotation, ctx)
+    do(kubelet_start.plan_client_cert_rotation, ctx)
     assert host.changes == []
     assert PEM in log_of(ctx)
 
@@ -476,7 +476,7 @@ def test_without_a_pem_nothing_is_done() -> None:
 def test_a_damaged_kubelet_conf_is_named(text: bytes) -> None:
     host = systemd_host(files={KUBELET_CONF: text, PEM: b"pem"})
     with pytest.raises(HostError) as raised:
-        kubelet_start.enable_client_cert_rotation(context(host))
+        do(kubelet_start.plan_client_cert_rotation, context(host))
     assert raised.value.code == "kubelet-conf-damaged"
     assert KUBELET_CONF in raised.value.what
 
