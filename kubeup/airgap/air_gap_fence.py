@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kubeup.addresses import host_of
 from kubeup.config.types import NodeConfig
 from kubeup.lazy_modules import lazy_import
 from kubeup.machine.fence import Fence
@@ -21,7 +22,7 @@ def plan_fence(config: NodeConfig) -> Fence:
     names = {config.node.name, config.local_api_endpoint.advertise_address}
     cluster = config.cluster
     if cluster.control_plane_endpoint:
-        names.add(cert_specs.split_host_port(cluster.control_plane_endpoint)[0])
+        names.add(host_of(cluster.control_plane_endpoint))
     if config.kb.mirror.endpoint:
         names.add(containerd_hosts.Mirror(config.kb.mirror.endpoint).host)
     if cluster.external_etcd:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
+from kubeup.addresses import host_of, port_of
 from kubeup.cluster import tokens
 from kubeup.cluster.clock import explain_untrusted, measure_skew
 from kubeup.cluster.membership import TOKEN_USER, Access
@@ -468,7 +469,7 @@ def judge_unreachable(error: Unreachable, endpoint: str) -> _Trouble:
     """What an endpoint that does not answer means, and how long it may last."""
     if error.reason == "tls":
         return _Trouble(_not_an_api_server(f"https://{endpoint}", error.cause), 0)
-    name, _, port = endpoint.rpartition(":")
+    name, port = host_of(endpoint), port_of(endpoint)
     if error.reason == "dns":
         unknown = ClusterError(
             f"the name {name} does not resolve",

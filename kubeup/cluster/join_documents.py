@@ -6,6 +6,7 @@ import ipaddress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from kubeup.addresses import host_of
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster.api import path_of
 from kubeup.cluster.clock import explain_untrusted
@@ -84,7 +85,7 @@ def read_documents(host: Host, access: Access, timeouts: Timeouts) -> ClusterDoc
 def _is_address(server: str) -> bool:
     """Whether `host:port` names a host by its address: a load balancer's file is read before names may resolve."""
     try:
-        ipaddress.ip_address(server.rpartition(":")[0].strip("[]"))
+        ipaddress.ip_address(host_of(server))
     except ValueError:
         return False
     return True

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from kubeup import releases
-from kubeup.addresses import join_host_port
+from kubeup.addresses import join_host_port, split_host_port
 from kubeup.commands import launcher
 from kubeup.commands.launcher import Launch
 from kubeup.errors import ClusterError, HostError, UsageError
@@ -75,7 +75,7 @@ def _parse_endpoint(call: Invocation) -> str:
         )
     if not call.words:
         return ""
-    parts = validate_fields.split_host_port(call.words[0])
+    parts = split_host_port(call.words[0])
     is_name = parts is not None and (
         validate_fields.is_subdomain(parts[0]) or choose.parse_address(parts[0]) is not None
     )

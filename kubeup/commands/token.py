@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kubeup.addresses import host_of
 from kubeup.commands.launcher import Launch
 from kubeup.config import token_text
 from kubeup.errors import ClusterError, HostError, UsageError
@@ -201,7 +202,7 @@ def _reachable_server(api: Api) -> str:
         return ""
     servers = objects.read_api_servers(api)
     own = {str(address) for card in choose.read_interfaces(api.host) or () for address in card.addresses}
-    here = [server for server in servers if server.rpartition(":")[0].strip("[]") in own]
+    here = [server for server in servers if host_of(server) in own]
     return next(iter((*here, *servers)), "")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from kubeup import releases
-from kubeup.addresses import join_host_port
+from kubeup.addresses import join_host_port, split_host_port
 from kubeup.config import choose, documents, schema, types, validate, validate_fields
 from kubeup.config.convert import convert_documents
 from kubeup.config.documents import MAX_BYTES, Document, build, parse_documents
@@ -373,7 +373,7 @@ _SERVICES_V6 = "fd00:10:96::/112"
 
 
 def _fill_port(endpoint: str, bind_port: int) -> str:
-    parts = validate_fields.split_host_port(endpoint) if endpoint else None
+    parts = split_host_port(endpoint) if endpoint else None
     return join_host_port(parts[0], bind_port) if parts and parts[1] is None else endpoint
 
 

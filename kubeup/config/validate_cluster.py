@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Optional
 
 from kubeup import releases
+from kubeup.addresses import split_host_port
 from kubeup.config import types
 from kubeup.config.choose import Address, Network, parse_address
 from kubeup.config.problems import Problems, shorten, suggest
@@ -22,7 +23,6 @@ from kubeup.config.validate_fields import (
     check_tag,
     is_subdomain,
     parse_cidr,
-    split_host_port,
     url_scheme,
 )
 from kubeup.errors import UsageError

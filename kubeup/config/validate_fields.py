@@ -59,23 +59,6 @@ def is_token(text: str) -> bool:
     return _TOKEN.fullmatch(text) is not None
 
 
-def split_host_port(text: str) -> Optional[tuple[str, Optional[int]]]:
-    """`host`, `host:port`, `[::1]:port`, `::1` -> (host, port or None); None where it is neither. `host:` has no port, as
-    with Go's net.SplitHostPort."""
-    if text.startswith("["):
-        host, bracket, rest = text[1:].partition("]")
-        if not bracket or (rest and not rest.startswith(":")) or ":" not in host:
-            return None
-        port = rest[1:] if rest else None
-    elif text.count(":") == 1:
-        host, port = text.split(":")
-    else:
-        host, port = text, None
-    if not port:
-        return host, None
-    return (host, int(port)) if port.isdecimal() and port.isascii() and len(port) < 7 else None
-
-
 def parse_cidr(text: str) -> Optional[Network]:
     """`10.96.0.0/12`; bits after the prefix are allowed and dropped, as in Go. None for anything else."""
     address, slash, prefix = text.partition("/")

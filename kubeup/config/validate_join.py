@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kubeup.addresses import split_host_port
 from kubeup.config import types
 from kubeup.config.choose import is_open_address
 from kubeup.config.problems import Problems, shorten
@@ -18,7 +19,6 @@ from kubeup.config.validate_fields import (
     check_socket,
     check_timeouts,
     check_token,
-    split_host_port,
 )
 from kubeup.config.validate_node import PULL_POLICIES, check_node
 

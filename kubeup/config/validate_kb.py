@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from kubeup.addresses import split_host_port
 from kubeup.config import presets, types
 from kubeup.config.choose import parse_address
 from kubeup.config.problems import Problems, shorten
@@ -15,7 +16,6 @@ from kubeup.config.validate_fields import (
     check_choice,
     check_port,
     check_repository,
-    split_host_port,
     url_scheme,
 )
 

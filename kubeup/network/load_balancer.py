@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional, Union
 
+from kubeup.addresses import host_of, port_of
 from kubeup.cluster import dns_spread
 from kubeup.cluster.api import Api, read_identity
 from kubeup.cluster.objects import API_SERVERS, parse_api_servers
@@ -60,11 +61,11 @@ class Settings:
 
     @property
     def name(self) -> str:
-        return self.endpoint.rpartition(":")[0]
+        return host_of(self.endpoint)
 
     @property
-    def port(self) -> str:
-        return self.endpoint.rpartition(":")[2]
+    def port(self) -> int:
+        return port_of(self.endpoint)
 
 
 def config_dir(paths: Paths) -> Path:

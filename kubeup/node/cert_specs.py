@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Optional
 
+from kubeup.addresses import host_of
 from kubeup.config.types import ClusterConfiguration, NodeConfig
 from kubeup.frozen_values import frozen
 from kubeup.paths import Paths
@@ -71,10 +72,7 @@ def apiserver_sans(config: NodeConfig) -> Sans:
             *("kubernetes", "kubernetes.default", "kubernetes.default.svc", f"kubernetes.default.svc.{domain}"),
             str(service_network[1]),
             config.local_api_endpoint.advertise_address,
-            *(
-                [split_host_port(config.cluster.control_plane_endpoint)[0]]
-                * bool(config.cluster.control_plane_endpoint)
-            ),
+            *([host_of(config.cluster.control_plane_endpoint)] * bool(config.cluster.control_plane_endpoint)),
             *config.cluster.api_server.cert_sans,
         )
     )
@@ -187,14 +185,6 @@ def key_algorithm(cluster: ClusterConfiguration) -> str:
 # ---- small parts
 
 _DNS_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-
-
-def split_host_port(endpoint: str) -> tuple[str, int]:
-    """`host:port`, `[v6]:port` or `host` into its parts; port 0 where there is none."""
-    match = re.fullmatch(r"\[(?P<six>[^]]+)](?::(?P<port6>\d+))?|(?P<host>[^:]+)(?::(?P<port>\d+))?", endpoint)
-    if match is None:
-        return endpoint, 0
-    return match["six"] or match["host"], int(match["port6"] or match["port"] or 0)
 
 
 def _as_ip(text: str) -> Optional[str]:

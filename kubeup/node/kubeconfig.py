@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 from kubeup import yaml_files
-from kubeup.addresses import join_host_port
+from kubeup.addresses import host_of, join_host_port, port_of, split_host_port
 from kubeup.config.types import NodeConfig
 from kubeup.errors import HostError, UsageError
 from kubeup.frozen_values import frozen
@@ -88,8 +88,8 @@ def control_plane_url(config: NodeConfig) -> str:
     """The control plane endpoint; without one, the API server of this node."""
     if not config.cluster.control_plane_endpoint:
         return local_url(config)
-    host, port = cert_specs.split_host_port(config.cluster.control_plane_endpoint)
-    return _url(host, port or config.local_api_endpoint.bind_port)
+    endpoint = config.cluster.control_plane_endpoint
+    return _url(host_of(endpoint), port_of(endpoint, config.local_api_endpoint.bind_port))
 
 
 def server_url(name: str, config: NodeConfig, release: Release) -> str:
@@ -619,8 +619,8 @@ def make_user_kubeconfig(
 
 def _check_server(host: Host, paths: Paths, server: str, default_port: int) -> str:
     """The URL of `server`, if the API server's certificate names its host."""
-    name, port = cert_specs.split_host_port(server.removeprefix("https://").rstrip("/"))
-    if not name or "/" in name or not 0 <= port <= 65535:
+    name, port = split_host_port(server.removeprefix("https://").rstrip("/")) or ("", None)
+    if not name or "/" in name or not 0 <= (port or 0) <= 65535:
         raise UsageError(
             f"--server {server!r}",
             cause="a server is HOST:PORT",

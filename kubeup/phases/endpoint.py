@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
+from kubeup.addresses import host_of, port_of
 from kubeup.engine.items import ClusterInfo, File, Object, PatchedFields, RestartedPods
 from kubeup.engine.plan import Ground, Group, Later, Part, Plan, Waiting
 from kubeup.engine.run import Outputs, Results, Run
@@ -91,7 +92,7 @@ def _server(ctx: EndpointRun) -> str:
 
 
 def _name(ctx: EndpointRun) -> str:
-    return cert_specs.split_host_port(_server(ctx).partition("://")[2])[0]
+    return host_of(_server(ctx).partition("://")[2])
 
 
 def _tls(ctx: EndpointRun) -> Tls:
@@ -122,7 +123,7 @@ def check_endpoint(ctx: EndpointRun) -> Outputs:
 
 
 def _check_own_balancer(ctx: EndpointRun) -> None:
-    name, port = cert_specs.split_host_port(_endpoint(ctx))
+    name, port = host_of(_endpoint(ctx)), port_of(_endpoint(ctx))
     bind_port = ctx.config.local_api_endpoint.bind_port
     if port == bind_port or choose.parse_address(name) is not None:
         raise UsageError(
@@ -158,7 +159,7 @@ def _pull_image(ctx: EndpointRun) -> None:
 
 def check_leads_here(ctx: EndpointRun, endpoint: str) -> None:
     """Who answers at the endpoint shows a certificate of this cluster's CA; whether it bears the name comes later."""
-    name, port = cert_specs.split_host_port(endpoint)
+    name, port = host_of(endpoint), port_of(endpoint)
     addresses = [name] if choose.parse_address(name) is not None else ctx.host.resolve(name)
     if not addresses:
         raise ClusterError(
@@ -215,8 +216,7 @@ def _own_server(ctx: EndpointRun) -> str:
 
 def _shows_name(ctx: EndpointRun, server: str) -> Optional[bool]:
     """Whether the API server at `host:port` bears the name; None where none answers."""
-    host, port = cert_specs.split_host_port(server)
-    pem = ctx.host.served_cert(host, port)
+    pem = ctx.host.served_cert(host_of(server), port_of(server))
     shown = certificates.parse_shown(pem or "")
     return certificates.sans_of(shown[0]).covers(_name(ctx)) if shown else None if pem is None else False
 

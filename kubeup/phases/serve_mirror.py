@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
+from kubeup.addresses import host_of
 from kubeup.engine.items import File, Issued, Unit
 from kubeup.engine.plan import Group, Plan, Proof
 from kubeup.engine.run import Run
@@ -137,7 +138,7 @@ def _mirror_sans(ctx: Run) -> cert_specs.Sans:
     config = ctx.config
     endpoint = config.cluster.control_plane_endpoint
     names = [config.node.name, "localhost", config.local_api_endpoint.advertise_address, "127.0.0.1"]
-    names += [cert_specs.split_host_port(endpoint)[0]] if endpoint else []
+    names += [host_of(endpoint)] if endpoint else []
     found: cert_specs.Sans = cert_specs.make_sans((*names, *config.cluster.api_server.cert_sans))
     return found
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
+from kubeup.addresses import port_of
 from kubeup.diagnosis.checks.facts import ERROR, Finding, Findings, Node, read_or_empty
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
@@ -80,7 +81,7 @@ def check_balancer_ports(node: Node) -> Findings:
     if not balancer.is_local:
         return ()
     manifest = node.paths.manifest("kb-load-balancer")
-    numbers = (int(endpoint.rpartition(":")[2]), balancer.health_port)
+    numbers = (port_of(endpoint), balancer.health_port)
     found = _check_ports(node, [Port(number, "haproxy", "127.0.0.1", manifest) for number in numbers])
     return [replace(finding, name=f"LoadBalancer{finding.name}") for finding in found]
 

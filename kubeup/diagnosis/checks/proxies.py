@@ -6,6 +6,7 @@ import re
 import urllib.parse
 from collections.abc import Mapping
 
+from kubeup.addresses import host_of
 from kubeup.config.types import NodeConfig
 from kubeup.diagnosis.checks.facts import (
     ERROR,
@@ -56,7 +57,7 @@ def complete_no_proxy(env: Mapping[str, str], config: NodeConfig) -> str:
     have = [entry for entry in told if re.fullmatch(r"[A-Za-z0-9_.:/*\[\]-]+", entry)]
     cluster = config.cluster
     # without brackets: Go's httpproxy takes those before a port alone
-    endpoint = cluster.control_plane_endpoint.rpartition(":")[0].strip("[]")
+    endpoint = host_of(cluster.control_plane_endpoint)
     wanted = [
         "localhost",
         "127.0.0.1",

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import pytest
 
-from kubeup.addresses import join_host_port
-from kubeup.config.validate_fields import parse_cidr, split_host_port
+from kubeup.config.validate_fields import parse_cidr
 from tests.unit.config_case import CLUSTER, FLAGS, INIT, KB, load, refuse
 
 ADDRESS = "localAPIEndpoint: {advertiseAddress: 10.0.0.11}\n"
@@ -307,31 +304,6 @@ def test_rules_of_kbs_own_document(body: str, wanted: str) -> None:
 def test_what_follows_from_a_wrong_type_is_not_said_again() -> None:
     found = refuse(CLUSTER + "networking: {serviceSubnet: 5}\napiServer: {extraArgs: [{name: 7, value: a}]}\n")
     assert len(found) == 2
-
-
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        ("a", ("a", None)),
-        ("a:1", ("a", 1)),
-        ("::1", ("::1", None)),
-        ("[::1]", ("::1", None)),
-        ("[::1]:5", ("::1", 5)),
-        ("[::1]5", None),
-        ("[a]:5", None),
-        ("[::1", None),
-        ("a:", ("a", None)),
-        ("a:b", None),
-        ("a:²", None),
-    ],
-)
-def test_hosts_and_ports(text: str, parts: Optional[tuple[str, Optional[int]]]) -> None:
-    assert split_host_port(text) == parts
-
-
-def test_joined_hosts_split_again() -> None:
-    for host in ("a.org", "10.0.0.1", "fd00::1"):
-        assert split_host_port(join_host_port(host, 6443)) == (host, 6443)
 
 
 @pytest.mark.parametrize(

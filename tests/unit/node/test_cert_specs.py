@@ -125,20 +125,6 @@ def test_a_plain_name_does_not_cover_a_wanted_wildcard() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("endpoint", "parts"),
-    [
-        ("h:1", ("h", 1)),
-        ("h", ("h", 0)),
-        ("[fd00::1]:6443", ("fd00::1", 6443)),
-        ("[fd00::1]", ("fd00::1", 0)),
-        ("fd00::1", ("fd00::1", 0)),
-    ],
-)
-def test_split_host_port(endpoint: str, parts: tuple[str, int]) -> None:
-    assert cert_specs.split_host_port(endpoint) == parts
-
-
 # ---- keys
 
 
