@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,17 @@ def commands_of_pod(pod: Mapping[str, Any]) -> list[list[str]]:
     for container in containers if isinstance(containers, list) else ():
         parts = [container.get(name) for name in ("command", "args")] if isinstance(container, Mapping) else []
         found.append([str(word) for part in parts if isinstance(part, list) for word in part])
+    return found
+
+
+def flags_of(command: Sequence[str]) -> dict[str, str]:
+    """The flags of a command line, by name without dashes; the last one of a name counts. `--flag value` is read like
+    `--flag=value`, as Go's flags are."""
+    found = {}
+    for word, following in zip(command, (*command[1:], "")):
+        name, has_value, value = word.lstrip("-").partition("=")
+        if word.startswith("-") and name:
+            found[name] = value if has_value or following.startswith("-") else following
     return found
 
 

@@ -30,11 +30,11 @@ def measure_skew(answer: HttpResponse, now: datetime.datetime) -> float:
         return 0.0
 
 
-def describe_skew(skew_s: float) -> str:
+def describe_skew(skew_s: float, other: str = "the API server's") -> str:
     """`3 h 5 min behind the API server's`, of this node's clock."""
     hours, minutes = divmod(round(abs(skew_s) / 60) if abs(skew_s) >= 60 else 0, 60)
     amount = f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{abs(skew_s):.0f} s"
-    return f"{amount} {'behind' if skew_s > 0 else 'ahead of'} the API server's"
+    return f"{amount} {'behind' if skew_s > 0 else 'ahead of'} {other}"
 
 
 def skew_remedy(skew_s: float, now: datetime.datetime) -> str:

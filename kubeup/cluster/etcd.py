@@ -25,7 +25,7 @@ from kubeup.paths import Paths
 from kubeup.secret import Secret
 from kubeup.shapes import fit
 from kubeup.trust import Anchors
-from kubeup.yaml_files import commands_of_pod
+from kubeup.yaml_files import commands_of_pod, flags_of
 
 CLIENT_URLS_ANNOTATION = "kubeadm.kubernetes.io/etcd.advertise-client-urls"
 """On every etcd pod: where its clients go."""
@@ -271,7 +271,7 @@ def client_urls_of_manifest(pod: Mapping[str, Any]) -> tuple[str, ...]:
     """The client URLs that an etcd static pod tells of: its own first, then those of the members it joined (by
     kubeadm's rule: the peer's host, port 2379)."""
     command, *_ = [*commands_of_pod(pod), []]
-    flags = dict(word.lstrip("-").partition("=")[::2] for word in command)
+    flags = flags_of(command)
     own = [url for url in flags.get("advertise-client-urls", "").split(",") if url]
     peers = (row.partition("=")[2] for row in flags.get("initial-cluster", "").split(",") if row)
     others = (re.sub(r":\d+$", f":{CLIENT_PORT}", url) for url in peers)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from kubeup.addresses import host_of
 from kubeup.cluster import api as kubeapi
-from kubeup.cluster.api import path_of
 from kubeup.cluster.clock import explain_untrusted
 from kubeup.cluster.find_cluster import NEW_TOKEN, token_unknown
 from kubeup.cluster.membership import Access, with_reachable_server
@@ -105,13 +104,12 @@ def _token_refused(access: Access) -> ClusterError:
 
 
 def _read_key(api: kubeapi.Api, name: str, key: str) -> str:
-    found = api.get(path_of("ConfigMap", name, "kube-system"))
-    text = ((found or {}).get("data") or {}).get(key)
+    text = objects.read_config_key(api, name, key)
     if not text:
         raise ClusterError(
-            f"the cluster has no ConfigMap kube-system/{name}" if found is None else f"ConfigMap {name} has no {key}",
+            f"the cluster has no ConfigMap kube-system/{name} with a key {key}",
             cause="neither kb nor kubeadm made it, or its init was cut off",
             remedy="on a control plane: kb init phase upload-config",
             code="not-kubeadms-cluster",
         )
-    return str(text)
+    return text

@@ -194,6 +194,12 @@ def has_objects(api: Api, objects: Iterable[Object]) -> bool:
     return all(covers(api.get(api.object_path(wanted)), wanted) for wanted in objects)
 
 
+def read_config_key(api: Api, name: str, key: str) -> str:
+    """What a ConfigMap of kube-system holds below a key; "" where it is not there."""
+    found = api.get(path_of("ConfigMap", name, SYSTEM)) or {}
+    return str((found.get("data") or {}).get(key) or "")
+
+
 def read_pod_network(api: Api) -> PodNetwork:
     """The pod network that the cluster says it has; plugin "none" where it says nothing, which is where kubeadm
     made it: its nodes may not read kb-config, so "forbidden" means the same as "not there"."""

@@ -18,7 +18,7 @@ from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
 from kubeup.machine.http import UNPROVEN, Tls, Unreachable
 from kubeup.paths import Paths
-from kubeup.yaml_files import commands_of_pod, load_mapping
+from kubeup.yaml_files import commands_of_pod, flags_of, load_mapping
 
 # component -> (flag of the address, flag of the port, default port, path)
 _ENDPOINTS: Mapping[str, tuple[str, str, str, str]] = {
@@ -55,10 +55,10 @@ def kubelet_healthz_url(config: NodeConfig) -> str:
 def component_url(host: Host, paths: Paths, component: str) -> str:
     """The health endpoint of a control-plane component by the manifest on disk, so that patches count."""
     address_flag, port_flag, default_port, path = _ENDPOINTS[component]
-    command = _read_command(host, paths, component)
-    address = _last_value(command, address_flag) or "127.0.0.1"
+    flags = flags_of(_read_command(host, paths, component))
+    address = flags.get(address_flag) or "127.0.0.1"
     address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
-    return f"https://{join_host_port(address, _last_value(command, port_flag) or default_port)}{path}"
+    return f"https://{join_host_port(address, flags.get(port_flag) or default_port)}{path}"
 
 
 def _read_command(host: Host, paths: Paths, component: str) -> list[str]:
@@ -69,16 +69,6 @@ def _read_command(host: Host, paths: Paths, component: str) -> list[str]:
         if command and command[0].rpartition("/")[2] == component:
             return command
     return []
-
-
-def _last_value(command: Iterable[str], flag: str) -> str:
-    found = ""
-    words = list(command)
-    for index, word in enumerate(words):
-        name, has_value, value = word.lstrip("-").partition("=")
-        if name == flag and word.startswith("-"):
-            found = value if has_value else (words[index + 1] if index + 1 < len(words) else "")
-    return found
 
 
 def probe_url(host: Host, url: str, *, tls: Optional[Tls] = None) -> Health:

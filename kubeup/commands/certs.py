@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kubeup.airgap import oci_layout
     from kubeup.cli.program import Invocation
     from kubeup.cluster import api as kubeapi
-    from kubeup.cluster import shared_certs
+    from kubeup.cluster import objects, shared_certs
     from kubeup.config import load_init, load_join, types
     from kubeup.config.types import ClusterConfiguration
     from kubeup.machine.host import Host
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kubeup.node.renewal import Expiry
 else:
     kubeapi = lazy_import("kubeup.cluster.api")
+    objects = lazy_import("kubeup.cluster.objects")
     load_init = lazy_import("kubeup.config.load_init")
     load_join = lazy_import("kubeup.config.load_join")
     oci_layout = lazy_import("kubeup.airgap.oci_layout")
@@ -62,10 +63,8 @@ def _read_cluster(call: Invocation, local: Host, verb: str) -> ClusterConfigurat
     _say(call, f'[{verb}] Reading configuration from the "kubeadm-config" ConfigMap in namespace "kube-system"...')
     try:
         api = kubeapi.Api(local, kubeapi.read_identity(local, path), retry_s=0)
-        stored = api.get(kubeapi.path_of("ConfigMap", "kubeadm-config", "kube-system")) or {}
-        found = load_join.parse_stored_cluster(
-            local, str((stored.get("data") or {}).get("ClusterConfiguration", "")), []
-        )
+        text = objects.read_config_key(api, "kubeadm-config", "ClusterConfiguration")
+        found = load_join.parse_stored_cluster(local, text, [])
     except KbError as error:
         _say(call, f"[{verb}] Error reading configuration from the Cluster. Falling back to default configuration\n")
         call.report.note(f"{error}")

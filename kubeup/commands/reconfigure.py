@@ -145,8 +145,7 @@ def _make_config(
     if member is None:
         raise reconfigure.refuse_without_cluster(kubelet_conf)
     api = _make_api(local, paths, own, wanted)
-    found = api.get(kubeapi.path_of("ConfigMap", "kubeadm-config", "kube-system")) or {}
-    text = str((found.get("data") or {}).get("ClusterConfiguration", ""))
+    text = objects.read_config_key(api, "kubeadm-config", "ClusterConfiguration")
     warnings: list[str] = []
     cluster = load_join.parse_stored_cluster(local, text, warnings)
     stored = objects.read_load_balancer(api)

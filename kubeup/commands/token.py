@@ -223,8 +223,7 @@ def upload_certs(call: Invocation, target: Host, api: Api, key: Secret) -> None:
             "no CA key lies on this machine: the certificates are not uploaded anew, only the key is printed"
         )
         return
-    stored = api.get(kubeapi.path_of("ConfigMap", "kubeadm-config", SYSTEM)) or {}
-    text = str((stored.get("data") or {}).get("ClusterConfiguration", ""))
+    text = objects.read_config_key(api, "kubeadm-config", "ClusterConfiguration")
     found = load_join.parse_stored_cluster(target, text, [])
     files = shared_certs.read_shared_files(target, Paths(pki=Path(found.certificates_dir)), found)
     upload_certs_phase.store_shared_files(api, files, key, now=target.now())

@@ -152,9 +152,8 @@ def _read_cluster_documents(api: kubeapi.Api) -> list[Mapping[str, Any]]:
 
 
 def _read_document(api: kubeapi.Api, name: str, key: str) -> Optional[dict[str, Any]]:
-    stored = api.get(kubeapi.path_of("ConfigMap", name, SYSTEM)) or {}
-    text = (stored.get("data") or {}).get(key)
-    return load_mapping(str(text), f"ConfigMap {SYSTEM}/{name}") or None if text else None
+    text = objects.read_config_key(api, name, key)
+    return load_mapping(text, f"ConfigMap {SYSTEM}/{name}") or None if text else None
 
 
 def parse_taint(text: str) -> dict[str, str]:

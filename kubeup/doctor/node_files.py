@@ -30,7 +30,7 @@ from kubeup.network import pod_network
 from kubeup.node import certificates, kubelet
 from kubeup.paths import Paths
 from kubeup.releases import Release
-from kubeup.yaml_files import YAMLError, load_yaml
+from kubeup.yaml_files import YAMLError, commands_of_pod, flags_of, load_yaml
 
 _COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
@@ -119,10 +119,8 @@ def find_own_server(host: Host, paths: Paths) -> str:
 
 def read_flags(host: Host, paths: Paths, component: str) -> dict[str, str]:
     """The flags in a component's manifest, by name without dashes; {} where there is none. The last one counts."""
-    pod = read_mapping(host, paths.manifest(component))
-    containers = (pod.get("spec") or {}).get("containers") or [{}]
-    words = [str(word) for word in (*(containers[0].get("command") or ()), *(containers[0].get("args") or ()))]
-    return {name[2:]: value for name, _, value in (word.partition("=") for word in words) if name.startswith("--")}
+    command, *_ = [*commands_of_pod(read_mapping(host, paths.manifest(component))), []]
+    return flags_of(command)
 
 
 def read_mapping(host: Host, path: Path) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Optional, Union
 
 from kubeup.addresses import host_of, port_of
-from kubeup.cluster import dns_spread
 from kubeup.cluster.api import Api, read_identity
 from kubeup.cluster.objects import API_SERVERS, parse_api_servers
 from kubeup.config.types import KbConfiguration
@@ -27,6 +26,7 @@ from kubeup.json_text import as_table, parse_json
 from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.machine.http import Tls, Unreachable
+from kubeup.network.keeper import POLL_S, RETRY_S, Keeper, Round, run
 from kubeup.node import containers, crictl
 from kubeup.node.images import load_balancer_image
 from kubeup.node.static_pods import fill_scalars
@@ -40,8 +40,6 @@ NAME = "kb-load-balancer"
 UNIT = f"{NAME}.service"
 HOSTS = Path("/etc/hosts")
 MARK = "# kb: the API servers, through this node's load balancer"
-POLL_S = 10.0
-RETRY_S = 3.0
 GONE_AFTER_S = 60.0
 """How long a server that the cluster does not list any more is kept: a reboot should not reload haproxy twice."""
 START_TIMEOUT_S = 90.0
@@ -326,14 +324,6 @@ class Memory:
         return sorted(self.seen)
 
 
-@frozen
-class Round:
-    """How a round ended: what to say, and how long to wait for the next."""
-
-    text: str
-    wait_s: float = POLL_S
-
-
 def keep_round(host: Host, read_api: Callable[[], Api], settings: Settings, memory: Memory, *, paths: Paths) -> Round:
     """One round: the name, the list of servers, and a haproxy that has read it. A cluster that does not answer, or
     lists no server, changes no list."""
@@ -372,22 +362,15 @@ def _follow(host: Host, settings: Settings, paths: Paths) -> str:
 
 
 def keep(host: Host, *, log: Callable[[str], None], once: bool = False, paths: Optional[Paths] = None) -> None:
-    """`kb load-balancer`: go on for ever, or once, and say what changed. The settings and the kubelet's kubeconfig are
-    read anew each round: certificates are renewed now and then."""
-    places, memory, said = paths or Paths(), Memory(), ""
-    while True:
-        try:
-            settings = read_settings(host, places)
-            done = keep_round(host, lambda: connect(host, settings, places), settings, memory, paths=places)  # noqa: B023
-        except KbError as error:
-            done = Round(f"{error}. {error.remedy}", RETRY_S)
-        if done.text != said:
-            log(f"kb load-balancer: {done.text}")
-            said = done.text
-        dns_spread.keep_spread(host, paths=places, log=log)
-        if once:
-            return
-        host.sleep(done.wait_s)
+    """`kb load-balancer`."""
+    places, memory = paths or Paths(), Memory()
+
+    def round_of_servers() -> Round:
+        settings = read_settings(host, places)
+        return keep_round(host, lambda: connect(host, settings, places), settings, memory, paths=places)
+
+    keeper = Keeper("kb load-balancer", round_of_servers, stays="the list stays as it is")
+    run(keeper, host, paths=places, log=log, once=once)
 
 
 def connect(host: Host, settings: Settings, paths: Paths) -> Api:

@@ -20,16 +20,15 @@ from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json
 from kubeup.machine.host import Host
 from kubeup.network import step_aside
+from kubeup.network.keeper import POLL_S, RETRY_S, Keeper, Round, run
 from kubeup.network.masquerade import ensure_masquerade
 from kubeup.network.node_routes import CNI_FILE, ensure_network, find_first_cni_config, query, read_unrouted, withdraw
 from kubeup.network.route_plan import VXLAN, parse_interfaces, parse_peers, plan_network, plan_service_routes
 from kubeup.paths import Paths
 from kubeup.shapes import fit
 
-POLL_S = 10.0
 NODES_PER_POLL_S = 10
 """A large cluster is asked less often: a list of a thousand nodes is a matter of megabytes."""
-RETRY_S = 5.0
 
 
 @frozen
@@ -87,14 +86,6 @@ def _check_network(text: str) -> None:
 # ---- the loop
 
 
-@frozen
-class Round:
-    """How a round ended: what to say, and how long to wait for the next."""
-
-    text: str
-    wait_s: float = POLL_S
-
-
 def keep_round(host: Host, api: Callable[[], Api], settings: RouteSettings, *, paths: Paths) -> Round:
     """One round: look at the cluster and the node, and make the node right.
 
@@ -150,23 +141,15 @@ def _step_aside(host: Host, first: str, paths: Paths) -> Round:
 
 
 def keep_routes(host: Host, *, log: Callable[[str], None], once: bool = False, paths: Optional[Paths] = None) -> None:
-    """`kb routes`: go on for ever, or once, and say what changed. A cluster that does not answer changes nothing.
-    The settings and the kubelet's kubeconfig are read anew each round: certificates are renewed now and then."""
+    """`kb routes`."""
     places = paths or Paths()
-    said = ""
-    while True:
-        try:
-            settings = read_settings(host, places)
-            done = keep_round(host, lambda: connect(host, places.kubeconfig("kubelet.conf")), settings, paths=places)
-        except KbError as error:
-            done = Round(f"{error}; the routes stay as they are. {error.remedy}", RETRY_S)
-        if done.text != said:
-            log(f"kb routes: {done.text}")
-            said = done.text
-        dns_spread.keep_spread(host, paths=places, log=log)
-        if once:
-            return
-        host.sleep(done.wait_s)
+
+    def round_of_routes() -> Round:
+        settings = read_settings(host, places)
+        return keep_round(host, lambda: connect(host, places.kubeconfig("kubelet.conf")), settings, paths=places)
+
+    keeper = Keeper("kb routes", round_of_routes, stays="the routes stay as they are")
+    run(keeper, host, paths=places, log=log, once=once)
 
 
 def connect(host: Host, kubeconfig: Path) -> Api:

@@ -20,6 +20,7 @@ from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import as_table
 from kubeup.machine.host import Host
+from kubeup.yaml_files import flags_of
 
 CONFIG = Path("/etc/containerd/config.toml")
 OLD_CRI = ("plugins", "io.containerd.grpc.v1.cri")
@@ -85,12 +86,9 @@ def find_config(host: Host) -> Path:
         words = host.read_text(Path("/proc", pid, "cmdline")).split("\0")
     except HostError:
         return CONFIG
-    for at, word in enumerate(words):
-        option, equals, value = word.partition("=")
-        value = value if equals else (words[at + 1] if at + 1 < len(words) else "")
-        if option in ("-c", "--config", "-config") and value.startswith("/"):
-            return Path(value)
-    return CONFIG
+    flags = flags_of(words)
+    path = flags.get("config") or flags.get("c", "")
+    return Path(path) if path.startswith("/") else CONFIG
 
 
 def read_files(host: Host, config: Path = CONFIG) -> dict[Path, str]:

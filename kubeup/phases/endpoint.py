@@ -274,8 +274,7 @@ def _with_endpoint(ctx: EndpointRun, document: Mapping[str, Any]) -> dict[str, A
 
 def _stored(ctx: EndpointRun) -> list[api.Object]:
     """The ConfigMap with the endpoint; nothing where it has it. What else a newer tool wrote there stays."""
-    found = ctx.api.get(api.path_of("ConfigMap", "kubeadm-config", SYSTEM)) or {}
-    text = str((found.get("data") or {}).get("ClusterConfiguration", ""))
+    text = objects.read_config_key(ctx.api, "kubeadm-config", "ClusterConfiguration")
     document = yaml_files.load_mapping(text, "ConfigMap kube-system/kubeadm-config")
     if str(document.get("controlPlaneEndpoint") or "") == _endpoint(ctx):
         return []

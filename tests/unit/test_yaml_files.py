@@ -11,6 +11,7 @@ from kubeup.yaml_files import (
     commands_of_pod,
     dump_yaml,
     fill_template,
+    flags_of,
     format_duration,
     load_all_yaml,
     load_mapping,
@@ -78,3 +79,17 @@ def test_a_mapping_or_nothing() -> None:
 )
 def test_the_commands_of_a_pod_of_any_shape(pod: dict[str, object], commands: list[list[str]]) -> None:
     assert commands_of_pod(pod) == commands
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        (["etcd", "--a=b", "--c=d=e"], {"a": "b", "c": "d=e"}),
+        (["etcd", "-a", "b", "--c"], {"a": "b", "c": ""}),
+        (["etcd", "--a", "--c=1", "--a=2"], {"a": "2", "c": "1"}),
+        (["etcd", "--", "-"], {}),
+        ([], {}),
+    ],
+)
+def test_the_flags_of_a_command(command: list[str], flags: dict[str, str]) -> None:
+    assert flags_of(command) == flags

@@ -15,7 +15,7 @@ from kubeup.config.types import KbConfiguration, LoadBalancer, Mirror, PodNetwor
 from kubeup.errors import HostError
 from kubeup.machine.host import CommandResult
 from kubeup.machine.http import AnyTls, HttpResponse, Tls, Unreachable
-from kubeup.network import load_balancer
+from kubeup.network import keeper, load_balancer
 from kubeup.network.load_balancer import GONE_AFTER_S, MARK, Memory, Settings
 from kubeup.node import images
 from kubeup.paths import Paths
@@ -199,7 +199,7 @@ def balanced(*servers: str, **fields: Any) -> BalancedHost:
     return host
 
 
-def keep(host: BalancedHost, memory: Memory) -> load_balancer.Round:
+def keep(host: BalancedHost, memory: Memory) -> keeper.Round:
     identity = api.Identity("https://kb-api.cluster.local:7443", Tls())
     return load_balancer.keep_round(host, lambda: api.Api(host, identity, retry_s=0), SETTINGS, memory, paths=PATHS)
 
@@ -235,10 +235,10 @@ def test_a_cluster_that_says_nothing_changes_no_list(listed: Optional[dict[str, 
 def test_haproxy_that_runs_with_an_old_file_is_told_again_and_one_that_is_down_is_waited_for() -> None:
     host, memory = balanced(THREE[0], listed=endpoint_slice("10.0.0.11")), Memory()
     host.loaded = "old"
-    assert keep(host, memory).wait_s == load_balancer.POLL_S and host.signals == ["4711"]
+    assert keep(host, memory).wait_s == keeper.POLL_S and host.signals == ["4711"]
     host.is_up = False
     done = keep(host, memory)
-    assert "does not run yet" in done.text and done.wait_s == load_balancer.RETRY_S
+    assert "does not run yet" in done.text and done.wait_s == keeper.RETRY_S
 
 
 def test_without_settings_the_keeper_says_how_they_come() -> None:

@@ -13,7 +13,7 @@ from kubeup.cluster.api import Api, Identity
 from kubeup.errors import HostError
 from kubeup.machine.host import CommandResult
 from kubeup.machine.http import AnyTls, HttpResponse, Tls
-from kubeup.network import node_routes, route_keeper
+from kubeup.network import keeper, node_routes, route_keeper
 from kubeup.network.route_keeper import RouteSettings
 from kubeup.network.route_plan import Peer
 from kubeup.paths import Paths
@@ -88,7 +88,7 @@ def make_host(nodes: list[Peer], files: tuple[str, ...] = (node_routes.CNI_FILE,
     )
 
 
-def keep(host: FakeHost, settings: RouteSettings = SETTINGS) -> route_keeper.Round:
+def keep(host: FakeHost, settings: RouteSettings = SETTINGS) -> keeper.Round:
     api = Api(host, Identity(SERVER, Tls()), retry_s=0)
     return route_keeper.keep_round(host, lambda: api, settings, paths=PATHS)
 
@@ -123,7 +123,7 @@ def test_beside_another_network_the_keeper_tells_of_pods_on_the_old_bridge() -> 
     found = keep(host)
     assert found.text.startswith("stepped aside: the runtime takes /etc/cni/net.d/10-flannel.conflist")
     assert "1 pod of before on cbr0" in found.text
-    assert found.wait_s == route_keeper.RETRY_S
+    assert found.wait_s == keeper.RETRY_S
 
 
 def test_a_bridge_that_was_taken_down_comes_back_with_kbs_network() -> None:
@@ -188,7 +188,7 @@ def test_a_command_that_fails_is_told_and_tried_again_soon() -> None:
     )
     found = keep(host)
     assert "RTNETLINK: no" in found.text
-    assert found.wait_s == route_keeper.RETRY_S
+    assert found.wait_s == keeper.RETRY_S
 
 
 def test_missing_iproute2_is_named() -> None:
