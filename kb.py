@@ -152,10 +152,10 @@ JOIN = story(
 
     # 2. With --control-plane: who is trusted, and as whom this node's components call the API server.
     control_planes_only(
-        act("control-plane-prepare/download-certs", "Fetch the authorities that control planes share, with the certificate key", join_control_plane.SHARED_CERTS),
-        act("control-plane-prepare/certs",          "Issue this node's certificates, with the cluster's authorities", join_control_plane.CERTS),
-        act("control-plane-prepare/kubeconfig",     "Write the kubeconfigs of the admin, the components and this node's kubelet", join_control_plane.KUBECONFIGS),
-        act("check-etcd",                           "Look whether etcd can take a new member", join_control_plane.ETCD_CHECK),
+        step("control-plane-prepare/download-certs", "Fetch the authorities that control planes share, with the certificate key", join_control_plane.plan_shared_certs),
+        step("control-plane-prepare/certs",          "Issue this node's certificates, with the cluster's authorities", join_control_plane.plan_certs),
+        step("control-plane-prepare/kubeconfig",     "Write the kubeconfigs of the admin, the components and this node's kubelet", join_control_plane.plan_kubeconfigs),
+        act("check-etcd",                            "Look whether etcd can take a new member", join_control_plane.ETCD_CHECK),
     ),
 
     # 3. The kubelet: it asks for a certificate of its own, with the token, while the next steps go on.

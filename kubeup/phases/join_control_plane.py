@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kubeup.engine.compare import make_so
+from kubeup.engine.items import Issued
+from kubeup.engine.plan import Ground, Plan, Proof
 from kubeup.engine.run import Caller, Outputs, Results, Run
 from kubeup.engine.story import Act
 from kubeup.errors import ClusterError, HostError, KbError
@@ -138,18 +140,30 @@ def _open_shared_files(ctx: Run) -> Any:
 # ---- control-plane-prepare
 
 
-def download_certs(ctx: Run) -> Outputs:
+def plan_shared_certs(run: Run) -> Plan:
     """The shared authorities and keys, out of the Secret that the certificate key opens."""
+    files = tuple(shared_certs.shared_files(run.paths, run.config.cluster).values())
+
+    def judge(_: Ground) -> str:
+        missing = _missing_shared_files(run)
+        return f"{missing[0]} is not there" if missing else ""
+
+    def issue(ground: Ground) -> None:
+        _download_certs(replace(run, host=ground.host))
+
+    return Plan(Issued("files that control planes share", files, {}, judge=judge, issue=issue))
+
+
+def _download_certs(ctx: Run) -> None:
     files, ctx.found.shared_files = ctx.found.shared_files, None
     if files is None:
         if not ctx.config.certificate_key or _shared_files_are_here(ctx):
             ctx.report.detail("the shared certificates are on this node already")
-            return None
+            return
         files = _open_shared_files(ctx)
     for file in files:
         _refuse_another_content(ctx, file)
         ctx.host.write_file(file.path, file.data.reveal(), mode=file.mode)
-    return None
 
 
 def _refuse_another_content(ctx: Run, file: shared_certs.SharedFile) -> None:
@@ -164,12 +178,22 @@ def _refuse_another_content(ctx: Run, file: shared_certs.SharedFile) -> None:
     )
 
 
-def shared_certs_are_here(ctx: Run) -> bool:
-    return not _missing_shared_files(ctx)
+def plan_certs(run: Run) -> Plan:
+    """Each leaf certificate, for this node's names and addresses. No authority is ever made here.
+
+    Raises when it is applied: HostError (shared-files-missing, and those of an authority that cannot sign)."""
+
+    def check(_: Ground) -> None:
+        _require_shared_files(run)
+        start_making_keys(run)
+        for name in dict.fromkeys(spec.signer for spec in _leaves(run)):
+            certs.warn_of_ca(run, name)
+
+    leaves = (certs.issued_cert(run, spec.name) for spec in _leaves(run))
+    return Plan(Proof("the authorities that control planes share", wait=check), *leaves)
 
 
-def issue_certs(ctx: Run) -> Outputs:
-    """Each leaf certificate, for this node's names and addresses. No authority is ever made here."""
+def _require_shared_files(ctx: Run) -> None:
     if missing := _missing_shared_files(ctx):
         raise HostError(
             f"{missing[0]} is not there",
@@ -177,30 +201,18 @@ def issue_certs(ctx: Run) -> Outputs:
             remedy="kb join phase control-plane-prepare/download-certs with --certificate-key, or copy them here",
             code="shared-files-missing",
         )
-    start_making_keys(ctx)
-    for name in dict.fromkeys(spec.signer for spec in _leaves(ctx)):
-        certs.warn_of_ca(ctx, name)
-    for spec in _leaves(ctx):
-        certs.ensure_cert(ctx, spec.name)
-    return None
 
 
-def certs_are_valid(ctx: Run) -> bool:
-    if _missing_shared_files(ctx):
-        return False
-    return all(pki.is_cert_valid(ctx.host, ctx.paths, config=ctx.config, name=spec.name) for spec in _leaves(ctx))
-
-
-def write_kubeconfigs(ctx: Run) -> Outputs:
-    """The admin's, the two components', and the kubelet's own identity, signed here as on the first control plane:
-    it does not have to wait for an API server that needs the kubelet first."""
-    start_making_keys(ctx)
-    for name in JOINED:
-        kubeconfigs.ensure(ctx, name)
-    if _may_sign(ctx):
-        _write_kubelet_identity(ctx)
-    ctx.caller.become("admin")  # from here on
-    return None
+def plan_kubeconfigs(run: Run) -> Plan:
+    """The admin's, the two components', and the kubelet's own identity, signed here as on the first control plane: it does not have
+    to wait for an API server that needs the kubelet first. From here on the node speaks as its admin."""
+    start = Proof("keys", wait=lambda _: start_making_keys(run))
+    confs = [kubeconfigs.issued_kubeconfig(run, name) for name in JOINED]
+    if _may_sign(run):
+        kubelets = kubeconfigs.issued_kubeconfig(run, "kubelet")
+        issue = lambda ground: _write_kubelet_identity(replace(run, host=ground.host))  # noqa: E731
+        confs.append(replace(kubelets, issue=issue))
+    return Plan(start, *confs, Proof("admin.conf", wait=lambda _: run.caller.become("admin")))
 
 
 def _may_sign(ctx: Run) -> bool:
@@ -224,12 +236,6 @@ def _write_kubelet_identity(ctx: Run) -> None:
 
 def _client_pem(ctx: Run) -> Path:
     return Path(kubelet.find_rotated_cert(ctx.config))
-
-
-def kubeconfigs_are_valid(ctx: Run) -> bool:
-    if not all(kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, name) for name in JOINED):
-        return False
-    return not _may_sign(ctx) or kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, "kubelet")
 
 
 # ---- etcd
@@ -570,26 +576,6 @@ def soak_instance(ctx: Run) -> None:
         soak(ctx, ctx.config.node.name)
 
 
-_KEYS = ("cluster.encryption_algorithm", "cluster.feature_gates", "cluster.certificate_validity_period_s")
-SHARED_CERTS = Act(do=download_certs, probe=shared_certs_are_here)
-CERTS = Act(
-    do=issue_certs,
-    probe=certs_are_valid,
-    reads=(
-        *_KEYS,
-        "node.name",
-        "local_api_endpoint",
-        "cluster.api_server.cert_sans",
-        "cluster.networking",
-        "cluster.control_plane_endpoint",
-        "cluster.local_etcd",
-    ),
-)
-KUBECONFIGS = Act(
-    do=write_kubeconfigs,
-    probe=kubeconfigs_are_valid,
-    reads=(*_KEYS, "cluster.cluster_name", "cluster.control_plane_endpoint", "local_api_endpoint", "node.name"),
-)
 ETCD_CHECK = Act(do=check_etcd, live="cluster")
 ETCD_MEMBER = Act(
     do=join_etcd,

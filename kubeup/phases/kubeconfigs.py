@@ -22,6 +22,11 @@ else:
 
 
 def _plan(run: Run, name: str) -> Plan:
+    return Plan(issued_kubeconfig(run, name))
+
+
+def issued_kubeconfig(run: Run, name: str) -> Issued:
+    """The kubeconfig `name` of KUBECONFIGS."""
     user = kubeconfig.KUBECONFIGS[name].user.format(node=run.config.node.name)
 
     probe = partial(kubeconfig.probe_kubeconfig, run.host, run.paths, name)
@@ -30,7 +35,7 @@ def _plan(run: Run, name: str) -> Plan:
         ensure(dataclasses.replace(run, host=ground.host), name)
 
     path = run.paths.kubeconfig(kubeconfig.KUBECONFIGS[name].file)
-    return Plan(Issued(path.name, (path,), {"user": user}, judge=lambda _: reason_of(probe), issue=issue))
+    return Issued(path.name, (path,), {"user": user}, judge=lambda _: reason_of(probe), issue=issue)
 
 
 plan_admin = partial(_plan, name="admin")

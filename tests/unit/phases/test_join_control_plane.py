@@ -8,6 +8,7 @@ import json
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
@@ -156,6 +157,9 @@ def second(**fields: Any) -> SecondHost:
     return host
 
 
+PREPARED = (join_control_plane.plan_shared_certs, join_control_plane.plan_certs, join_control_plane.plan_kubeconfigs)
+
+
 def config(**fields: Any) -> NodeConfig:
     cluster = replace(golden_config().cluster, control_plane_endpoint="k8s.example:6443")
     node = NodeRegistration("cp2")
@@ -178,9 +182,9 @@ def prepared(**fields: Any) -> tuple[SecondHost, Run]:
     host = second(**fields)
     ctx = context(host)
     join_control_plane.check_prepared(ctx)
-    join_control_plane.download_certs(ctx)
-    join_control_plane.issue_certs(ctx)
-    join_control_plane.write_kubeconfigs(ctx)
+    do(join_control_plane.plan_shared_certs, ctx)
+    do(join_control_plane.plan_certs, ctx)
+    do(join_control_plane.plan_kubeconfigs, ctx)
     return host, ctx
 
 
@@ -266,40 +270,40 @@ def test_the_files_of_a_second_control_plane() -> None:
     )
     (dated,) = [name for name in host.files if name.startswith("/var/lib/kubelet/pki/kubelet-client-2")]
     assert host.modes[dated] == 0o600 and b"PRIVATE KEY" in host.files[dated] and b"CERTIFICATE" in host.files[dated]
-    for probe in ("shared_certs_are_here", "certs_are_valid", "kubeconfigs_are_valid"):
-        assert getattr(join_control_plane, probe)(ctx), probe
+    for plan in PREPARED:
+        assert is_done(plan, ctx), plan
     host.changes.clear()
-    join_control_plane.download_certs(ctx)
-    join_control_plane.issue_certs(ctx)
-    join_control_plane.write_kubeconfigs(ctx)
+    do(join_control_plane.plan_shared_certs, ctx)
+    do(join_control_plane.plan_certs, ctx)
+    do(join_control_plane.plan_kubeconfigs, ctx)
     assert host.changes == []
 
 
 def test_an_authority_that_may_not_sign_ends_the_join_before_anything_is_issued() -> None:
     host = second()
     ctx = context(host)
-    join_control_plane.download_certs(ctx)
+    do(join_control_plane.plan_shared_certs, ctx)
     make_ca_unfit(host)
-    error = fails("ca-unfit", join_control_plane.issue_certs, ctx)
+    error = fails("ca-unfit", partial(do, join_control_plane.plan_certs), ctx)
     assert "keyCertSign" in error.cause and not any("apiserver" in name for name in host.files)
 
 
 def test_an_authority_that_ends_soon_is_told_at_the_join() -> None:
     host = second()
     ctx = context(host)
-    join_control_plane.download_certs(ctx)
+    do(join_control_plane.plan_shared_certs, ctx)
     host.clock += datetime.timedelta(days=9 * 365 + 100)
-    join_control_plane.issue_certs(ctx)
+    do(join_control_plane.plan_certs, ctx)
     assert len([text for text in ctx.report.warnings if "before the certificates that it signs" in text]) == 3
 
 
 def test_no_authority_is_ever_made_and_no_key_written_over() -> None:
     host = second()
     ctx = context(host)
-    fails("shared-files-missing", join_control_plane.issue_certs, ctx)
-    assert host.files == {} and not join_control_plane.certs_are_valid(ctx)
+    fails("shared-files-missing", partial(do, join_control_plane.plan_certs), ctx)
+    assert host.files == {} and not is_done(join_control_plane.plan_certs, ctx)
     host.files["/etc/kubernetes/pki/sa.key"] = b"another cluster's"
-    fails("shared-file-differs", join_control_plane.download_certs, ctx)
+    fails("shared-file-differs", partial(do, join_control_plane.plan_shared_certs), ctx)
     assert host.files["/etc/kubernetes/pki/sa.key"] == b"another cluster's"
 
 
@@ -307,9 +311,9 @@ def test_a_ca_that_signs_elsewhere_leaves_the_kubelet_to_its_bootstrap() -> None
     host, ctx = prepared()
     for name in ("kubelet.conf", "pki/ca.key"):
         del host.files[f"/etc/kubernetes/{name}"]
-    join_control_plane.write_kubeconfigs(ctx)
+    do(join_control_plane.plan_kubeconfigs, ctx)
     assert "/etc/kubernetes/kubelet.conf" not in host.files
-    assert join_control_plane.kubeconfigs_are_valid(ctx)
+    assert is_done(join_control_plane.plan_kubeconfigs, ctx)
 
 
 def test_the_kubelet_starts_with_its_identity_and_without_taints() -> None:
