@@ -22,9 +22,12 @@ from collections.abc import Iterator
 from typing import Any, NoReturn, Optional, Union
 
 from kubeup.frozen_values import frozen
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 
-yaml: Any = lazy_import("yaml")
+with lazily:
+    import yaml as pyyaml
+
+yaml: Any = pyyaml  # its scanner is made of parts that mypy knows nothing of
 
 _TAG = "tag:yaml.org,2002:"
 

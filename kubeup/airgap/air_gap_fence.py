@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from kubeup.addresses import host_of
 from kubeup.config.types import NodeConfig
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine.fence import Fence
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.airgap import containerd_hosts
-    from kubeup.node import cert_specs
-else:
-    containerd_hosts = lazy_import("kubeup.airgap.containerd_hosts")
-    cert_specs = lazy_import("kubeup.node.cert_specs")
 
 
 def plan_fence(config: NodeConfig) -> Fence:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING
 
 from kubeup.airgap import oci_layout as layout
 from kubeup.airgap.oci_layout import Layout, as_json
 from kubeup.errors import HostError, UsageError
 from kubeup.json_text import parse_json_object
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.secret import Secret
 
-if TYPE_CHECKING:
+with lazily:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ed25519
-else:
-    serialization = lazy_import("cryptography.hazmat.primitives.serialization")
-    ed25519 = lazy_import("cryptography.hazmat.primitives.asymmetric.ed25519")
 
 
 def sign_index(index_bytes: bytes, key: Secret) -> bytes:

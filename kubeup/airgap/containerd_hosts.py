@@ -10,19 +10,17 @@ import re
 import urllib.parse
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine.host import Host
 from kubeup.machine.http import UNPROVEN, Tls, Unreachable
 from kubeup.trust import Anchors, Offered
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.node import certificates
-else:
-    certificates = lazy_import("kubeup.node.certificates")
 
 HEADER = "# Written by kb: images of {registry} come from a mirror.\n"
 CA_FILE = Path("/etc/kubernetes/kb-mirror-ca.crt")

@@ -26,14 +26,14 @@ from kubeup.airgap.mirror_answers import REASONS, Answer, Request, answer_reques
 from kubeup.airgap.mirror_catalog import RETRY_S, Log, Store
 from kubeup.airgap.oci_layout import Place
 from kubeup.errors import HostError, KbError, shown
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine.process import raise_descriptor_limit
+
+with lazily:
+    import ssl
 
 if TYPE_CHECKING:
     import socket
-    import ssl
-else:
-    ssl = lazy_import("ssl")
 
 
 MAX_CONNECTIONS = 512

@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
 from kubeup.addresses import host_of, port_of
 from kubeup.cluster import tokens
@@ -23,7 +23,7 @@ from kubeup.config.types import BootstrapTokenDiscovery, Discovery, Timeouts
 from kubeup.errors import ClusterError, HostError, KbError, UsageError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json_object
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine.host import Host
 from kubeup.machine.http import UNPROVEN, HttpResponse, Tls, Unreachable
 from kubeup.node.credential_plugin import resolve_credentials
@@ -31,10 +31,8 @@ from kubeup.node.kubeconfig import Kubeconfig, parse_kubeconfig, read_kubeconfig
 from kubeup.secret import Secret
 from kubeup.trust import Anchors, Offered
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.node import certificates
-else:
-    certificates = lazy_import("kubeup.node.certificates")
 
 
 CLUSTER_INFO = "/api/v1/namespaces/kube-public/configmaps/cluster-info"

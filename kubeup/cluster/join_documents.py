@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from kubeup.addresses import host_of
 from kubeup.cluster import api as kubeapi
@@ -14,14 +13,12 @@ from kubeup.cluster.membership import Access, with_reachable_server
 from kubeup.config.types import LoadBalancer, PodNetwork, Timeouts
 from kubeup.errors import ClusterError
 from kubeup.frozen_values import frozen
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine.host import Host
 from kubeup.machine.http import Unreachable
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.cluster import objects
-else:
-    objects = lazy_import("kubeup.cluster.objects")
 
 
 _NO_BALANCER = LoadBalancer()

@@ -7,26 +7,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from kubeup.cluster import api as kubeapi
 from kubeup.config.pins import parse_ca_cert_hash
 from kubeup.config.types import Discovery
 from kubeup.errors import ClusterError, HostError
 from kubeup.frozen_values import frozen
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine.host import Host
 from kubeup.machine.http import Tls, Unreachable
 from kubeup.node.kubeconfig import read_kubeconfig, render_kubeconfig
 from kubeup.secret import Secret
 from kubeup.trust import Anchors
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.cluster import objects
     from kubeup.node import certificates
-else:
-    objects = lazy_import("kubeup.cluster.objects")
-    certificates = lazy_import("kubeup.node.certificates")
 
 
 TOKEN_USER = "tls-bootstrap-token-user"  # noqa: S105

@@ -8,20 +8,18 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster.api import path_of
 from kubeup.errors import ClusterError
 from kubeup.frozen_values import frozen
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine import services
 from kubeup.machine.host import Host
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.node import certificates
-else:
-    certificates = lazy_import("kubeup.node.certificates")
 
 
 @frozen

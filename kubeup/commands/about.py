@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.startup.version import render_version
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.cli import completion as completion_scripts
+
+if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
-else:
-    completion_scripts = lazy_import("kubeup.cli.completion")
 
 
 def version(call: Invocation) -> int:

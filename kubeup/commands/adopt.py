@@ -15,25 +15,21 @@ from kubeup.engine.run import Results, Run
 from kubeup.engine.step import Phase, fingerprint_inputs, fingerprint_of, resolve_path, wanted_phases
 from kubeup.errors import HostError, KbError
 from kubeup.frozen_values import frozen
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 
-if TYPE_CHECKING:
-    from kubeup.cli.program import Invocation
+with lazily:
     from kubeup.config import load_init
     from kubeup.doctor import foreign_node
     from kubeup.engine import state
-    from kubeup.engine.state import State
     from kubeup.machine import dry_run
+    from kubeup.phases import bootstrap_tokens
+
+if TYPE_CHECKING:
+    from kubeup.cli.program import Invocation
+    from kubeup.engine.state import State
     from kubeup.machine.dry_run import DryRunHost
     from kubeup.machine.host import Host
-    from kubeup.phases import bootstrap_tokens
-else:
-    bootstrap_tokens = lazy_import("kubeup.phases.bootstrap_tokens")
-    foreign_node = lazy_import("kubeup.doctor.foreign_node")
-    dry_run = lazy_import("kubeup.machine.dry_run")
-    load_init = lazy_import("kubeup.config.load_init")
-    state = lazy_import("kubeup.engine.state")
 
 
 @frozen

@@ -11,10 +11,10 @@ from kubeup import releases
 from kubeup.commands import launcher
 from kubeup.config import presets
 from kubeup.errors import HostError, UsageError, shown
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.secret import Secret
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.airgap import (
         bundle,
         bundle_needs,
@@ -25,24 +25,14 @@ if TYPE_CHECKING:
         downloads,
         oci_layout,
     )
-    from kubeup.cli.program import Invocation
     from kubeup.config import load_init
-    from kubeup.config.types import NodeConfig
     from kubeup.machine import process
-    from kubeup.machine.local_host import LocalHost
     from kubeup.network import pod_network
-else:
-    bundle_needs = lazy_import("kubeup.airgap.bundle_needs")
-    bundle_sources = lazy_import("kubeup.airgap.bundle_sources")
-    bundle_write = lazy_import("kubeup.airgap.bundle_write")
-    bundle_verify = lazy_import("kubeup.airgap.bundle_verify")
-    bundle = lazy_import("kubeup.airgap.bundle")
-    bundle_signature = lazy_import("kubeup.airgap.bundle_signature")
-    downloads = lazy_import("kubeup.airgap.downloads")
-    process = lazy_import("kubeup.machine.process")
-    oci_layout = lazy_import("kubeup.airgap.oci_layout")
-    load_init = lazy_import("kubeup.config.load_init")
-    pod_network = lazy_import("kubeup.network.pod_network")
+
+if TYPE_CHECKING:
+    from kubeup.cli.program import Invocation
+    from kubeup.config.types import NodeConfig
+    from kubeup.machine.local_host import LocalHost
 
 
 def create(call: Invocation) -> int:

@@ -11,30 +11,22 @@ from typing import TYPE_CHECKING, Any, Optional
 from kubeup.commands import launcher
 from kubeup.commands.launcher import Launch
 from kubeup.errors import KbError, UsageError
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup import releases
     from kubeup.airgap import oci_layout
-    from kubeup.cli.program import Invocation
     from kubeup.cluster import api as kubeapi
     from kubeup.cluster import objects, shared_certs
     from kubeup.config import load_init, load_join, types
+    from kubeup.node import renewal
+
+if TYPE_CHECKING:
+    from kubeup.cli.program import Invocation
     from kubeup.config.types import ClusterConfiguration
     from kubeup.machine.host import Host
-    from kubeup.node import renewal
     from kubeup.node.renewal import Expiry
-else:
-    kubeapi = lazy_import("kubeup.cluster.api")
-    objects = lazy_import("kubeup.cluster.objects")
-    load_init = lazy_import("kubeup.config.load_init")
-    load_join = lazy_import("kubeup.config.load_join")
-    oci_layout = lazy_import("kubeup.airgap.oci_layout")
-    releases = lazy_import("kubeup.releases")
-    shared_certs = lazy_import("kubeup.cluster.shared_certs")
-    renewal = lazy_import("kubeup.node.renewal")
-    types = lazy_import("kubeup.config.types")
 
 OUTPUT_API = "output.kubeadm.k8s.io/v1alpha3"
 

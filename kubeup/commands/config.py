@@ -8,20 +8,16 @@ from typing import TYPE_CHECKING
 from kubeup import releases
 from kubeup.commands import launcher
 from kubeup.commands.launcher import Launch
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 
-if TYPE_CHECKING:
-    from kubeup.cli.program import Invocation
+with lazily:
     from kubeup.commands import config_documents
     from kubeup.config import choose
     from kubeup.machine import host
     from kubeup.node import image_pulls, images
-else:
-    choose = lazy_import("kubeup.config.choose")
-    config_documents = lazy_import("kubeup.commands.config_documents")
-    host = lazy_import("kubeup.machine.host")
-    images = lazy_import("kubeup.node.images")
-    image_pulls = lazy_import("kubeup.node.image_pulls")
+
+if TYPE_CHECKING:
+    from kubeup.cli.program import Invocation
 
 
 def print_defaults(call: Invocation) -> int:

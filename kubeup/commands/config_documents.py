@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import Any, Callable
 
 from kubeup import releases
 from kubeup.config import choose, render, schema, types, validate_join
@@ -17,17 +17,14 @@ from kubeup.config.documents import build
 from kubeup.config.load_init import INIT_KINDS, Trees, build_init_config, read_documents, take_kinds
 from kubeup.config.problems import Problems, suggest
 from kubeup.errors import UsageError
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine.host import Host
 from kubeup.secret import Secret
 from kubeup.yaml_files import dump_yaml
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.cluster import addons
     from kubeup.node import kubelet
-else:
-    addons = lazy_import("kubeup.cluster.addons")
-    kubelet = lazy_import("kubeup.node.kubelet")
 
 _INIT, _CLUSTER, _KB = "InitConfiguration", "ClusterConfiguration", "KbConfiguration"
 _JOIN, _RESET, _UPGRADE = "JoinConfiguration", "ResetConfiguration", "UpgradeConfiguration"

@@ -7,18 +7,16 @@ from typing import TYPE_CHECKING
 
 from kubeup.commands import launcher
 from kubeup.commands.launcher import Launch
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 
-if TYPE_CHECKING:
-    from kubeup.cli.program import Invocation
+with lazily:
     from kubeup.doctor import node_files
     from kubeup.doctor import support_bundle as supportbundle
     from kubeup.doctor.looks import table
-else:
-    node_files = lazy_import("kubeup.doctor.node_files")
-    table = lazy_import("kubeup.doctor.looks.table")
-    supportbundle = lazy_import("kubeup.doctor.support_bundle")
+
+if TYPE_CHECKING:
+    from kubeup.cli.program import Invocation
 
 UNFIT = 3
 """The exit status where something is wrong: that of a failed preflight."""

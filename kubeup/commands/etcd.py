@@ -8,19 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from kubeup.commands import launcher
 from kubeup.errors import HostError, UsageError
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup import yaml_files
-    from kubeup.cli.program import Invocation
     from kubeup.cluster import etcd
     from kubeup.doctor import node_files
+
+if TYPE_CHECKING:
+    from kubeup.cli.program import Invocation
     from kubeup.machine.local_host import LocalHost
-else:
-    node_files = lazy_import("kubeup.doctor.node_files")
-    etcd = lazy_import("kubeup.cluster.etcd")
-    yaml_files = lazy_import("kubeup.yaml_files")
 
 
 def members(call: Invocation) -> int:

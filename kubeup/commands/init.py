@@ -9,24 +9,19 @@ from urllib.parse import urlsplit
 from kubeup.commands import launcher
 from kubeup.commands.launcher import Launch
 from kubeup.errors import HostError, UsageError
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.airgap import air_gap_fence, oci_layout
-    from kubeup.cli.program import Invocation
     from kubeup.config import load_init
-    from kubeup.config.types import NodeConfig
     from kubeup.doctor import node_files
     from kubeup.engine import step
-    from kubeup.engine.state import State
     from kubeup.machine import fence
-else:
-    air_gap_fence = lazy_import("kubeup.airgap.air_gap_fence")
-    node_files = lazy_import("kubeup.doctor.node_files")
-    fence = lazy_import("kubeup.machine.fence")
-    load_init = lazy_import("kubeup.config.load_init")
-    oci_layout = lazy_import("kubeup.airgap.oci_layout")
-    step = lazy_import("kubeup.engine.step")
+
+if TYPE_CHECKING:
+    from kubeup.cli.program import Invocation
+    from kubeup.config.types import NodeConfig
+    from kubeup.engine.state import State
 
 KB_ONLY_FLAGS = frozenset({"config", "root", "list", "output"})
 """Flags of init that say nothing about the node."""

@@ -12,37 +12,28 @@ from kubeup import releases
 from kubeup.commands import launcher
 from kubeup.commands.launcher import Launch
 from kubeup.errors import HostError, UsageError
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 from kubeup.trust import Anchors
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.airgap import air_gap_fence
-    from kubeup.cli.program import Invocation
     from kubeup.cluster import api, find_cluster, join_documents, membership
-    from kubeup.cluster.membership import Access
     from kubeup.config import load_join
-    from kubeup.config.types import NodeConfig
     from kubeup.engine import run, step
+    from kubeup.machine import fence
+    from kubeup.node import kubeconfig
+
+if TYPE_CHECKING:
+    from kubeup.cli.program import Invocation
+    from kubeup.cluster.membership import Access
+    from kubeup.config.types import NodeConfig
     from kubeup.engine.run import Run, Who
     from kubeup.engine.state import State
     from kubeup.engine.step import Phase
-    from kubeup.machine import fence
     from kubeup.machine.host import Host
     from kubeup.machine.local_host import LocalHost
-    from kubeup.node import kubeconfig
     from kubeup.report import Report
-else:
-    air_gap_fence = lazy_import("kubeup.airgap.air_gap_fence")
-    membership = lazy_import("kubeup.cluster.membership")
-    join_documents = lazy_import("kubeup.cluster.join_documents")
-    find_cluster = lazy_import("kubeup.cluster.find_cluster")
-    fence = lazy_import("kubeup.machine.fence")
-    api = lazy_import("kubeup.cluster.api")
-    kubeconfig = lazy_import("kubeup.node.kubeconfig")
-    load_join = lazy_import("kubeup.config.load_join")
-    run = lazy_import("kubeup.engine.run")
-    step = lazy_import("kubeup.engine.step")
 
 _NOT_CONFIG = frozenset({"list", "output", "config"})
 """Flags of join that say nothing about the node."""

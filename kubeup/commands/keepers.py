@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kubeup.commands import launcher
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
+
+with lazily:
+    from kubeup.network import load_balancer as balancer_keeper
+    from kubeup.network import route_keeper
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
-    from kubeup.network import load_balancer as balancer_keeper
-    from kubeup.network import route_keeper
-else:
-    balancer_keeper = lazy_import("kubeup.network.load_balancer")
-    route_keeper = lazy_import("kubeup.network.route_keeper")
 
 
 def routes(call: Invocation) -> int:

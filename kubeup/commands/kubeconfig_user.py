@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING
 
 from kubeup.commands import launcher
 from kubeup.commands.launcher import Launch
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.secret import Secret
+
+with lazily:
+    from kubeup.config import load_init
+    from kubeup.node import kubeconfig
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
-    from kubeup.config import load_init
-    from kubeup.node import kubeconfig
-else:
-    kubeconfig = lazy_import("kubeup.node.kubeconfig")
-    load_init = lazy_import("kubeup.config.load_init")
 
 
 def kubeconfig_user(call: Invocation) -> int:

@@ -21,32 +21,26 @@ from typing import TYPE_CHECKING, Any, Optional
 from kubeup import releases
 from kubeup.addresses import join_host_port
 from kubeup.errors import HostError, UsageError
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.airgap import oci_layout
-    from kubeup.cli.program import Invocation
     from kubeup.cluster import api
     from kubeup.config import load_init
-    from kubeup.config.types import NodeConfig
     from kubeup.engine import run, runner, state
+    from kubeup.machine import dry_run
+
+if TYPE_CHECKING:
+    from kubeup.cli.program import Invocation
+    from kubeup.config.types import NodeConfig
     from kubeup.engine.run import BareRun, Run, Who
     from kubeup.engine.runner import RunResult
     from kubeup.engine.state import State
     from kubeup.engine.step import Phase
-    from kubeup.machine import dry_run
     from kubeup.machine.host import Host
     from kubeup.machine.local_host import LocalHost
     from kubeup.report import Report
-else:
-    api = lazy_import("kubeup.cluster.api")
-    dry_run = lazy_import("kubeup.machine.dry_run")
-    load_init = lazy_import("kubeup.config.load_init")
-    oci_layout = lazy_import("kubeup.airgap.oci_layout")
-    run = lazy_import("kubeup.engine.run")
-    runner = lazy_import("kubeup.engine.runner")
-    state = lazy_import("kubeup.engine.state")
 
 _CHANGES_FILES = "it changes files below /etc and /var/lib, and services"
 _LOOKS_AT_SECRETS = "it looks at keys, manifests and the runtime"

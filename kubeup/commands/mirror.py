@@ -9,22 +9,17 @@ from kubeup.addresses import join_host_port
 from kubeup.commands import launcher
 from kubeup.commands.launcher import Launch
 from kubeup.errors import HostError, UsageError
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 from kubeup.trust import Anchors
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.airgap import bundle, mirror_catalog, mirror_server, mirror_sync
-    from kubeup.cli.program import Invocation
     from kubeup.machine import http
     from kubeup.phases import local_bundle
-else:
-    local_bundle = lazy_import("kubeup.phases.local_bundle")
-    bundle = lazy_import("kubeup.airgap.bundle")
-    http = lazy_import("kubeup.machine.http")
-    mirror_server = lazy_import("kubeup.airgap.mirror_server")
-    mirror_catalog = lazy_import("kubeup.airgap.mirror_catalog")
-    mirror_sync = lazy_import("kubeup.airgap.mirror_sync")
+
+if TYPE_CHECKING:
+    from kubeup.cli.program import Invocation
 
 
 def serve(call: Invocation) -> int:

@@ -11,41 +11,27 @@ from kubeup.addresses import join_host_port, split_host_port
 from kubeup.commands import launcher
 from kubeup.commands.launcher import Launch
 from kubeup.errors import ClusterError, HostError, UsageError
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup import yaml_files
-    from kubeup.cli.program import Invocation
     from kubeup.cluster import api as kubeapi
     from kubeup.cluster import membership, objects
-    from kubeup.cluster.api import Api
     from kubeup.config import choose, load_join, types, validate_fields
-    from kubeup.engine import run, state
+    from kubeup.engine import run
+    from kubeup.network import load_balancer
+    from kubeup.node import certificates, images, kubeconfig
+    from kubeup.phases import endpoint as reconfigure
+
+if TYPE_CHECKING:
+    from kubeup.cli.program import Invocation
+    from kubeup.cluster.api import Api
     from kubeup.engine.run import Who
     from kubeup.engine.runner import RunResult
     from kubeup.engine.state import State
     from kubeup.machine.host import Host
     from kubeup.machine.local_host import LocalHost
-    from kubeup.network import load_balancer
-    from kubeup.node import certificates, images, kubeconfig
-    from kubeup.phases import endpoint as reconfigure
-else:
-    objects = lazy_import("kubeup.cluster.objects")
-    choose = lazy_import("kubeup.config.choose")
-    membership = lazy_import("kubeup.cluster.membership")
-    images = lazy_import("kubeup.node.images")
-    kubeapi = lazy_import("kubeup.cluster.api")
-    kubeconfig = lazy_import("kubeup.node.kubeconfig")
-    load_join = lazy_import("kubeup.config.load_join")
-    load_balancer = lazy_import("kubeup.network.load_balancer")
-    certificates = lazy_import("kubeup.node.certificates")
-    reconfigure = lazy_import("kubeup.phases.endpoint")
-    yaml_files = lazy_import("kubeup.yaml_files")
-    run = lazy_import("kubeup.engine.run")
-    state = lazy_import("kubeup.engine.state")
-    types = lazy_import("kubeup.config.types")
-    validate_fields = lazy_import("kubeup.config.validate_fields")
 
 WORKFLOW = "reconfigure-endpoint"
 BEFORE = f"{WORKFLOW}/preflight"

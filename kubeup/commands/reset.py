@@ -9,19 +9,17 @@ from kubeup.commands import launcher
 from kubeup.commands.launcher import Launch
 from kubeup.config.types import NodeRegistration
 from kubeup.errors import HostError, UsageError
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
+
+with lazily:
+    from kubeup.engine import undo
+    from kubeup.network import node_routes as route_keeper
+    from kubeup.phases import reset as reset_phases
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
-    from kubeup.engine import undo
     from kubeup.engine.state import State
-    from kubeup.network import node_routes as route_keeper
-    from kubeup.phases import reset as reset_phases
-else:
-    route_keeper = lazy_import("kubeup.network.node_routes")
-    reset_phases = lazy_import("kubeup.phases.reset")
-    undo = lazy_import("kubeup.engine.undo")
 
 
 def reset(call: Invocation) -> int:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kubeup.commands import launcher
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
+
+with lazily:
+    from kubeup.engine import state
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
-    from kubeup.engine import state
-else:
-    state = lazy_import("kubeup.engine.state")
 
 
 def status(call: Invocation) -> int:

@@ -12,39 +12,24 @@ from kubeup.addresses import host_of
 from kubeup.commands.launcher import Launch
 from kubeup.config import token_text
 from kubeup.errors import ClusterError, HostError, UsageError
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 from kubeup.secret import Secret
 
-if TYPE_CHECKING:
-    from kubeup.cli.program import Invocation
+with lazily:
     from kubeup.cluster import api as kubeapi
     from kubeup.cluster import objects, shared_certs, tokens
-    from kubeup.cluster.api import Api
     from kubeup.config import choose, documents, load_init, load_join, problems, schema, validate
-    from kubeup.config.types import BootstrapToken
     from kubeup.doctor import node_files
-    from kubeup.machine.host import Host
     from kubeup.node import certificates, kubeconfig
     from kubeup.phases import join_command
     from kubeup.phases import upload_certs as upload_certs_phase
-else:
-    shared_certs = lazy_import("kubeup.cluster.shared_certs")
-    objects = lazy_import("kubeup.cluster.objects")
-    upload_certs_phase = lazy_import("kubeup.phases.upload_certs")
-    choose = lazy_import("kubeup.config.choose")
-    node_files = lazy_import("kubeup.doctor.node_files")
-    documents = lazy_import("kubeup.config.documents")
-    join_command = lazy_import("kubeup.phases.join_command")
-    kubeapi = lazy_import("kubeup.cluster.api")
-    kubeconfig = lazy_import("kubeup.node.kubeconfig")
-    load_init = lazy_import("kubeup.config.load_init")
-    load_join = lazy_import("kubeup.config.load_join")
-    certificates = lazy_import("kubeup.node.certificates")
-    problems = lazy_import("kubeup.config.problems")
-    schema = lazy_import("kubeup.config.schema")
-    tokens = lazy_import("kubeup.cluster.tokens")
-    validate = lazy_import("kubeup.config.validate")
+
+if TYPE_CHECKING:
+    from kubeup.cli.program import Invocation
+    from kubeup.cluster.api import Api
+    from kubeup.config.types import BootstrapToken
+    from kubeup.machine.host import Host
 
 SYSTEM = "kube-system"
 OUTPUT_API = "output.kubeadm.k8s.io/v1alpha3"
@@ -190,7 +175,7 @@ def _join_command(call: Invocation, api: Api, path: Path, token: BootstrapToken,
     pins = list(certificates.ca_cert_hashes(admin.ca_pem))
     server = _reachable_server(api) or admin.server.partition("://")[2]
     program = join_command.KB if call.program.does_more else "kubeadm"
-    command: str = join_command.render_join_command(server, token.token.reveal(), pins, program=program)
+    command = join_command.render_join_command(server, token.token.reveal(), pins, program=program)
     command = command.replace("\\\n", "").replace("\t", "")
     return f"{command}--control-plane --certificate-key {key.reveal()}" if key else command
 

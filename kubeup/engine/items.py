@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup.engine.plan import Difference, Fields, Ground, compare_documents, compare_lines
 from kubeup.frozen_values import frozen
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine import services
 from kubeup.yaml_files import YAMLError, covers, is_same_yaml, load_yaml, pick_like
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.cluster import field_owners, objects
+
+if TYPE_CHECKING:
     from kubeup.machine.host import FileStat
-else:
-    objects = lazy_import("kubeup.cluster.objects")
-    field_owners = lazy_import("kubeup.cluster.field_owners")
 
 Manifest = dict[str, Any]
 

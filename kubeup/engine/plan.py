@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Protocol, Union
 
 from kubeup.frozen_values import frozen
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
+
+with lazily:
+    from kubeup import redact
 
 if TYPE_CHECKING:
-    from kubeup import redact
     from kubeup.cluster.api import Api
     from kubeup.engine.run import Results
     from kubeup.machine.host import Host
     from kubeup.paths import Paths
     from kubeup.report import Report
-else:
-    redact = lazy_import("kubeup.redact")
 
 Fields = Mapping[str, Any]
 """What an item is, or is to be, as plain values: {"mode": "0600", "content": "apiVersion: v1..."}."""

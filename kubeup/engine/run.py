@@ -14,21 +14,20 @@ from typing import TYPE_CHECKING, Any, Literal, Optional, Protocol
 
 from kubeup.config.types import NodeConfig
 from kubeup.frozen_values import frozen, frozen_by_name
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine.host import Host
 from kubeup.paths import Paths
 from kubeup.releases import Release
 from kubeup.report import Report
 from kubeup.secret import Secret
 
+with lazily:
+    from kubeup.node import cert_specs, private_keys
+
 if TYPE_CHECKING:
     from kubeup.airgap.containerd_hosts import Mirror
     from kubeup.cluster.api import Api
     from kubeup.cluster.shared_certs import SharedFile
-    from kubeup.node import cert_specs, private_keys
-else:
-    private_keys = lazy_import("kubeup.node.private_keys")
-    cert_specs = lazy_import("kubeup.node.cert_specs")
 
 
 @dataclass

@@ -11,26 +11,18 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Optional, TextIO
+from typing import Optional, TextIO
 
 from kubeup.engine.run import Results, Run
 from kubeup.engine.step import Phase
 from kubeup.frozen_values import frozen
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.report import Report
 from kubeup.yaml_files import format_duration
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.cluster import objects, probes
     from kubeup.node import cert_specs, certificates, kubeconfig, kubelet, pki
-else:
-    objects = lazy_import("kubeup.cluster.objects")
-    probes = lazy_import("kubeup.cluster.probes")
-    kubeconfig = lazy_import("kubeup.node.kubeconfig")
-    kubelet = lazy_import("kubeup.node.kubelet")
-    cert_specs = lazy_import("kubeup.node.cert_specs")
-    certificates = lazy_import("kubeup.node.certificates")
-    pki = lazy_import("kubeup.node.pki")
 
 Lines = Iterable[str]
 

@@ -32,20 +32,17 @@ from kubeup.engine.step import Phase
 from kubeup.errors import KbError, PreflightError, UsageError
 from kubeup.kubeadm import reset as kubeadm_reset
 from kubeup.kubeadm.lines import KubeadmReport, Speech, init_lines, join_lines, speaking
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
 from kubeup.report import Report
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup import yaml_files
     from kubeup.config import choose, load_reset, types
+
+if TYPE_CHECKING:
     from kubeup.machine.host import Host
     from kubeup.machine.local_host import LocalHost
-else:
-    choose = lazy_import("kubeup.config.choose")
-    load_reset = lazy_import("kubeup.config.load_reset")
-    yaml_files = lazy_import("kubeup.yaml_files")
-    types = lazy_import("kubeup.config.types")
 
 INIT_PHASES = (
     "preflight", "certs", "kubeconfig", "etcd", "control-plane", "kubelet-start", "wait-control-plane",

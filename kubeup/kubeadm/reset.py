@@ -10,28 +10,21 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kubeup.config.types import ResetConfiguration
 from kubeup.engine.run import Outputs
 from kubeup.errors import HostError, KbError, PreflightError, UsageError
 from kubeup.frozen_values import frozen_by_name
 from kubeup.kubeadm.lines import KubeadmReport
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine import services
 from kubeup.phases.reset import ResetRun
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.diagnosis.checks import machine as machine_checks
     from kubeup.diagnosis.checks import table
     from kubeup.node import containers
-    from kubeup.phases import kubelet_start, reset
-else:
-    table = lazy_import("kubeup.diagnosis.checks.table")
-    machine_checks = lazy_import("kubeup.diagnosis.checks.machine")
-    kubelet_start = lazy_import("kubeup.phases.kubelet_start")
-    reset = lazy_import("kubeup.phases.reset")
-    containers = lazy_import("kubeup.node.containers")
+    from kubeup.phases import reset
 
 KUBECONFIGS = (
     "admin.conf", "super-admin.conf", "kubelet.conf", "bootstrap-kubelet.conf", "controller-manager.conf",

@@ -14,10 +14,10 @@ import socket
 import threading
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import Any, Optional, Union
 
 from kubeup.addresses import bracket
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine.http import (
     MAX_ANSWER,
     AnyTls,
@@ -32,12 +32,9 @@ from kubeup.machine.http import (
 )
 from kubeup.secret import Secret
 
-if TYPE_CHECKING:
-    import http.client as http_client
+with lazily:
     import ssl
-else:
-    http_client = lazy_import("http.client")  # with ssl it costs more than all the rest of this module
-    ssl = lazy_import("ssl")
+    from http import client as http_client
 
 
 BODY_S = 30.0

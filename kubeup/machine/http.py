@@ -10,23 +10,20 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import field
-from typing import TYPE_CHECKING, Optional, Union
+from typing import Optional, Union
 
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine.files import (
     CHUNK,
 )
 from kubeup.secret import Secret
 from kubeup.trust import Anchors
 
-if TYPE_CHECKING:
-    import http.client as http_client
+with lazily:
     import ssl
-else:
-    http_client = lazy_import("http.client")  # with ssl it costs more than all the rest of this module
-    ssl = lazy_import("ssl")
+    from http import client as http_client  # with ssl it costs more than all the rest of this module
 
 
 @frozen

@@ -11,19 +11,17 @@ import socket
 import struct
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from kubeup.errors import HostError
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine.connections import Connections
 from kubeup.machine.fence import Fence
 from kubeup.machine.host import shown_request
 from kubeup.machine.http import MAX_ANSWER, AnyTls, HttpResponse, HttpStream, Tls, Unreachable
 
-if TYPE_CHECKING:
+with lazily:
     import ssl
-else:
-    ssl = lazy_import("ssl")
 
 
 class LocalNetwork:

@@ -21,7 +21,7 @@ from kubeup.addresses import host_of, join_host_port, port_of, split_host_port
 from kubeup.config.types import NodeConfig
 from kubeup.errors import HostError, UsageError
 from kubeup.frozen_values import frozen
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine.host import Host
 from kubeup.node import client_config
 from kubeup.paths import Paths
@@ -29,18 +29,13 @@ from kubeup.pem import describe_lack, select_certs, select_private_keys
 from kubeup.releases import Release
 from kubeup.secret import Secret
 
+with lazily:
+    from kubeup.node import cert_specs, certificates, pki, private_keys, verify
+
 if TYPE_CHECKING:
     import datetime
 
     from cryptography import x509
-
-    from kubeup.node import cert_specs, certificates, pki, private_keys, verify
-else:
-    cert_specs = lazy_import("kubeup.node.cert_specs")
-    pki = lazy_import("kubeup.node.pki")
-    certificates = lazy_import("kubeup.node.certificates")
-    private_keys = lazy_import("kubeup.node.private_keys")
-    verify = lazy_import("kubeup.node.verify")
 
 NO_SECRET = Secret("")
 

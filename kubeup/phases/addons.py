@@ -5,22 +5,15 @@ The objects and rules are in kubeup/cluster/addons.py. Mirrors cmd/kubeadm/app/c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from kubeup.engine.items import Manifest, Object, PodConfig, RestartedPods
 from kubeup.engine.plan import Item, Plan
 from kubeup.engine.run import Run
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.cluster import addons, api
     from kubeup.cluster import objects as clusterobjects
     from kubeup.node import patches
-else:
-    addons = lazy_import("kubeup.cluster.addons")
-    clusterobjects = lazy_import("kubeup.cluster.objects")
-    api = lazy_import("kubeup.cluster.api")
-    patches = lazy_import("kubeup.node.patches")
 
 # ---- addon/coredns
 
@@ -47,8 +40,7 @@ def _running_dns(run: Run) -> addons.RunningDns:
 
 def _coredns(run: Run, running: addons.RunningDns) -> list[Manifest]:
     patch = patches.read_patches(run.host, run.config.patches_directory)
-    objects: list[Manifest] = addons.render_coredns(run.config, run.release, running=running, patch=patch)
-    return objects
+    return addons.render_coredns(run.config, run.release, running=running, patch=patch)
 
 
 # ---- addon/kube-proxy

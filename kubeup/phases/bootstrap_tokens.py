@@ -10,17 +10,14 @@ from typing import TYPE_CHECKING
 from kubeup.engine.items import ClusterInfo, Object, TokenSecret
 from kubeup.engine.plan import Plan, digest
 from kubeup.engine.run import Results, Run
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
+
+with lazily:
+    from kubeup.cluster import api, objects, tokens
+    from kubeup.node import kubeconfig
 
 if TYPE_CHECKING:
-    from kubeup.cluster import api, objects, tokens
     from kubeup.config.types import BootstrapToken
-    from kubeup.node import kubeconfig
-else:
-    api = lazy_import("kubeup.cluster.api")
-    objects = lazy_import("kubeup.cluster.objects")
-    tokens = lazy_import("kubeup.cluster.tokens")
-    kubeconfig = lazy_import("kubeup.node.kubeconfig")
 
 
 def plan_bootstrap_tokens(run: Run) -> Plan:
@@ -75,5 +72,4 @@ def _cluster_info(ctx: Run) -> api.Object:
     """With the server and the CA of admin.conf as it lies on disk: the address that other nodes use."""
     path = ctx.paths.admin_conf
     admin = kubeconfig.read_kubeconfig(ctx.host.read_text(path), host=ctx.host, path=path)
-    info: api.Object = objects.render_cluster_info(admin.server, admin.ca_pem)
-    return info
+    return objects.render_cluster_info(admin.server, admin.ca_pem)

@@ -9,21 +9,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Optional, Union
+from typing import Optional, Union
 
 from kubeup.engine.items import Issued
 from kubeup.engine.plan import Ground, Plan
 from kubeup.engine.run import Outputs, Run
 from kubeup.errors import HostError
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.node import cert_specs, kubeconfig, pki, private_keys
-else:
-    cert_specs = lazy_import("kubeup.node.cert_specs")
-    kubeconfig = lazy_import("kubeup.node.kubeconfig")
-    private_keys = lazy_import("kubeup.node.private_keys")
-    pki = lazy_import("kubeup.node.pki")
 
 
 # ---- what is to be there

@@ -7,20 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from kubeup.engine.items import File, Folder
 from kubeup.engine.plan import Plan, Yielded
 from kubeup.engine.run import Run
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.yaml_files import YAMLError, dump_yaml, load_yaml
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.node import patches, pki, static_pods
-else:
-    static_pods = lazy_import("kubeup.node.static_pods")
-    patches = lazy_import("kubeup.node.patches")
-    pki = lazy_import("kubeup.node.pki")
 
 
 KEPT_BY_ETCD = ("--initial-cluster", "--initial-cluster-state")

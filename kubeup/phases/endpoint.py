@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
 from kubeup.addresses import host_of, port_of
 from kubeup.engine.items import ClusterInfo, File, Object, PatchedFields, RestartedPods
@@ -19,29 +19,17 @@ from kubeup.engine.run import Outputs, Results, Run
 from kubeup.engine.story import Act
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen_values import frozen, frozen_by_name
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine.http import Tls, Unreachable
 from kubeup.phases import certs, kubelet_start, load_balancer
 from kubeup.trust import Anchors
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup import yaml_files
     from kubeup.cluster import api, objects
     from kubeup.config import choose
     from kubeup.network import load_balancer as balancer
-    from kubeup.node import cert_specs, certificates, containers, image_pulls, images, kubeconfig
-else:
-    balancer = lazy_import("kubeup.network.load_balancer")
-    objects = lazy_import("kubeup.cluster.objects")
-    choose = lazy_import("kubeup.config.choose")
-    images = lazy_import("kubeup.node.images")
-    api = lazy_import("kubeup.cluster.api")
-    kubeconfig = lazy_import("kubeup.node.kubeconfig")
-    cert_specs = lazy_import("kubeup.node.cert_specs")
-    certificates = lazy_import("kubeup.node.certificates")
-    yaml_files = lazy_import("kubeup.yaml_files")
-    image_pulls = lazy_import("kubeup.node.image_pulls")
-    containers = lazy_import("kubeup.node.containers")
+    from kubeup.node import certificates, containers, image_pulls, images, kubeconfig
 
 SYSTEM = "kube-system"
 COMMAND = "kb reconfigure endpoint"
@@ -401,8 +389,7 @@ def cluster_info_is_written(ctx: EndpointRun) -> bool:
 
 
 def _cluster_info(ctx: EndpointRun) -> api.Object:
-    info: api.Object = objects.render_cluster_info(_server(ctx), ctx.config.joined.ca_pem)
-    return info
+    return objects.render_cluster_info(_server(ctx), ctx.config.joined.ca_pem)
 
 
 def plan_kube_proxy(run: EndpointRun) -> Plan:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Optional
 from kubeup.addresses import join_host_port
 from kubeup.config.types import NodeConfig
 from kubeup.engine.run import Run
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.trust import Anchors
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.airgap import containerd_hosts
+
+if TYPE_CHECKING:
     from kubeup.airgap.containerd_hosts import Mirror
-else:
-    containerd_hosts = lazy_import("kubeup.airgap.containerd_hosts")
 
 MIRROR_PORT = 5000
 

@@ -16,30 +16,21 @@ from kubeup.config.types import NodeConfig
 from kubeup.engine.run import Outputs, Run
 from kubeup.engine.story import Act
 from kubeup.errors import HostError
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine import services
 from kubeup.phases.find_mirror import mirror_of
 from kubeup.phases.local_bundle import bundle_copy, find_architecture, open_copies, open_signed
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup import yaml_files
     from kubeup.airgap import distro_packages, downloads, oci_layout, programs
-    from kubeup.airgap.programs import Offered, Standing
     from kubeup.diagnosis.checks import runtime as runtime_checks
     from kubeup.machine import local_host
     from kubeup.node import crictl, runtime
     from kubeup.phases import preflight
-else:
-    yaml_files = lazy_import("kubeup.yaml_files")
-    distro_packages = lazy_import("kubeup.airgap.distro_packages")
-    downloads = lazy_import("kubeup.airgap.downloads")
-    oci_layout = lazy_import("kubeup.airgap.oci_layout")
-    programs = lazy_import("kubeup.airgap.programs")
-    runtime_checks = lazy_import("kubeup.diagnosis.checks.runtime")
-    local_host = lazy_import("kubeup.machine.local_host")
-    crictl = lazy_import("kubeup.node.crictl")
-    runtime = lazy_import("kubeup.node.runtime")
-    preflight = lazy_import("kubeup.phases.preflight")
+
+if TYPE_CHECKING:
+    from kubeup.airgap.programs import Offered, Standing
 
 CRICTL_CONFIG = Path("/etc/crictl.yaml")
 CONTAINERD_UNIT = Path("/etc/systemd/system/containerd.service")
@@ -179,16 +170,12 @@ def _offer(ctx: Run, source: str, names: Sequence[str], arch: str) -> dict[str, 
         others = open_copies(ctx.host) if ctx.host.mode == "live" else []
         more = {digest: place for one in others for digest, place in one.blobs.items()}
         whole = oci_layout.Layout(found.path, found.index, found.index_bytes, {**more, **found.blobs}, b"", found.names)
-        offered: dict[str, Offered] = programs.offer_bundle(ctx.host, whole, arch)
-        return offered
+        return programs.offer_bundle(ctx.host, whole, arch)
     if source == "mirror":
-        from_mirror: dict[str, Offered] = programs.offer_mirror(
-            ctx.host, mirror_of(ctx), arch, version=ctx.config.cluster.kubernetes_version
-        )
-        return from_mirror
+        return programs.offer_mirror(ctx.host, mirror_of(ctx), arch, version=ctx.config.cluster.kubernetes_version)
     machine = ctx.machine or ctx.host
     assert isinstance(machine, local_host.LocalHost)  # a dry run and a folder fetch nothing
-    downloaded: dict[str, Offered] = programs.offer_downloads(
+    return programs.offer_downloads(
         machine,
         names,
         cluster_version=ctx.config.cluster.kubernetes_version,
@@ -197,7 +184,6 @@ def _offer(ctx: Run, source: str, names: Sequence[str], arch: str) -> dict[str, 
         spool=_spool(ctx),
         tell=ctx.report.waiting,
     )
-    return downloaded
 
 
 def _ensure_runtime_runs(ctx: Run, *, has_placed: bool) -> None:

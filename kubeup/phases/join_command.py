@@ -5,26 +5,16 @@ Mirrors cmd/kubeadm/app/cmd/phases/init/showjoincommand.go: the lines that scrip
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from kubeup.addresses import join_host_port
 from kubeup.engine.run import Outputs, Results, Run
 from kubeup.engine.story import Act
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.secret import Secret
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.cluster import api, tokens
-    from kubeup.node import certificates, kubeconfig, static_pods
+    from kubeup.node import certificates, kubeconfig
     from kubeup.phases import find_mirror, local_bundle
-else:
-    find_mirror = lazy_import("kubeup.phases.find_mirror")
-    local_bundle = lazy_import("kubeup.phases.local_bundle")
-    api = lazy_import("kubeup.cluster.api")
-    kubeconfig = lazy_import("kubeup.node.kubeconfig")
-    static_pods = lazy_import("kubeup.node.static_pods")
-    certificates = lazy_import("kubeup.node.certificates")
-    tokens = lazy_import("kubeup.cluster.tokens")
 
 WITHHELD = "<value withheld>"
 KB = "python3 kb.pyz"

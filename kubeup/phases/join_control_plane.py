@@ -20,30 +20,19 @@ from kubeup.engine.plan import Ground, Plan, Proof
 from kubeup.engine.run import Caller, Outputs, Results, Run
 from kubeup.engine.story import Act
 from kubeup.errors import ClusterError, HostError, KbError
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine.http import Unreachable
 from kubeup.phases import certs, control_plane, kubeconfigs, kubelet_start
 from kubeup.phases.soak_static_pods import soak
 from kubeup.phases.wait_control_plane import wait_for_control_plane, wait_for_controllers
 from kubeup.phases.waits import wait_until
 
-if TYPE_CHECKING:
-    from kubeup.cluster import api, etcd, lease, probes, shared_certs
-    from kubeup.config.types import ExternalEtcd
+with lazily:
+    from kubeup.cluster import api, etcd, lease, shared_certs
     from kubeup.node import cert_specs, certificates, crictl, kubeconfig, kubelet, pki, static_pods
-else:
-    shared_certs = lazy_import("kubeup.cluster.shared_certs")
-    etcd = lazy_import("kubeup.cluster.etcd")
-    probes = lazy_import("kubeup.cluster.probes")
-    api = lazy_import("kubeup.cluster.api")
-    kubeconfig = lazy_import("kubeup.node.kubeconfig")
-    kubelet = lazy_import("kubeup.node.kubelet")
-    lease = lazy_import("kubeup.cluster.lease")
-    static_pods = lazy_import("kubeup.node.static_pods")
-    cert_specs = lazy_import("kubeup.node.cert_specs")
-    certificates = lazy_import("kubeup.node.certificates")
-    pki = lazy_import("kubeup.node.pki")
-    crictl = lazy_import("kubeup.node.crictl")
+
+if TYPE_CHECKING:
+    from kubeup.config.types import ExternalEtcd
 
 QUEUE = "kb-control-plane-join"
 """The Lease for which control planes that join at one moment queue: etcd takes one learner at a time."""
@@ -414,9 +403,8 @@ def _announce(ctx: Run, client: etcd.Etcd, turn: lease.Lease) -> tuple[etcd.Memb
     started = ctx.host.monotonic()
     while True:
         try:
-            added: tuple[etcd.Member, ...] = client.add_learner(_peer_url(ctx))
             # the answer of a list that another member has not seen yet would lack this one
-            return added
+            return client.add_learner(_peer_url(ctx))
         except etcd.EtcdRefused as error:
             elapsed = ctx.host.monotonic() - started
             trouble = _explain_refusal(client, error)

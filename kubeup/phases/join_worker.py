@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from kubeup.engine.compare import make_so
 from kubeup.engine.items import File, Folder
@@ -19,7 +19,7 @@ from kubeup.engine.run import Outputs, Results, Run
 from kubeup.engine.story import Act
 from kubeup.errors import ClusterError
 from kubeup.frozen_values import frozen
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine.http import Unreachable
 from kubeup.phases import join_control_plane, kubelet_start, preflight
 from kubeup.phases.mark_control_plane import plan_socket
@@ -27,23 +27,11 @@ from kubeup.phases.verify_node import wait_for_ready, warn_of_serving_request
 from kubeup.phases.wait_dns import find_pressure, free_waiting_pods
 from kubeup.phases.wait_pod_ways import plan_ways, wait_for_pod_ways
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.cluster import api, membership, node_name, probes, signing_request
     from kubeup.config import choose
     from kubeup.diagnosis import chain, kubelet_trouble
     from kubeup.diagnosis.checks import facts
-    from kubeup.node import kubelet
-else:
-    facts = lazy_import("kubeup.diagnosis.checks.facts")
-    chain = lazy_import("kubeup.diagnosis.chain")
-    kubelet_trouble = lazy_import("kubeup.diagnosis.kubelet_trouble")
-    choose = lazy_import("kubeup.config.choose")
-    node_name = lazy_import("kubeup.cluster.node_name")
-    membership = lazy_import("kubeup.cluster.membership")
-    signing_request = lazy_import("kubeup.cluster.signing_request")
-    probes = lazy_import("kubeup.cluster.probes")
-    api = lazy_import("kubeup.cluster.api")
-    kubelet = lazy_import("kubeup.node.kubelet")
 
 POLL_S = 0.2
 LOOK_AFTER_S = 4

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kubeup.engine.run import BareRun, Outputs, Run
 from kubeup.engine.story import Act
 from kubeup.errors import HostError
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.yaml_files import fill_template
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.config import choose
-else:
-    choose = lazy_import("kubeup.config.choose")
 
 SYSCTLS = Path("/etc/sysctl.d/90-kb.conf")
 MODULES = Path("/etc/modules-load.d/kb.conf")

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import TYPE_CHECKING
 
 from kubeup.engine.items import Issued
 from kubeup.engine.plan import Ground, Plan
 from kubeup.engine.run import Outputs, Run
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.phases.certs import reason_of, take_key
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.node import kubeconfig
-else:
-    kubeconfig = lazy_import("kubeup.node.kubeconfig")
 
 
 def _plan(run: Run, name: str) -> Plan:

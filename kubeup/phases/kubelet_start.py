@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from kubeup import yaml_files
 from kubeup.config.problems import Problems
@@ -19,24 +19,16 @@ from kubeup.engine.plan import Group, Guard, Item, Plan
 from kubeup.engine.run import Run
 from kubeup.errors import HostError, UsageError
 from kubeup.frozen_values import frozen
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine import services
 from kubeup.machine.host import CommandResult, Host
 from kubeup.phases.control_plane import describe_patches
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.cluster import probes
     from kubeup.config import documents
     from kubeup.diagnosis import signs
     from kubeup.node import certificates, crictl, kubelet, patches
-else:
-    documents = lazy_import("kubeup.config.documents")
-    probes = lazy_import("kubeup.cluster.probes")
-    kubelet = lazy_import("kubeup.node.kubelet")
-    patches = lazy_import("kubeup.node.patches")
-    certificates = lazy_import("kubeup.node.certificates")
-    crictl = lazy_import("kubeup.node.crictl")
-    signs = lazy_import("kubeup.diagnosis.signs")
 
 
 # ---- its service

@@ -8,30 +8,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kubeup.addresses import join_host_port
 from kubeup.engine.items import File, Folder, MarkedLines, Object, Unit
 from kubeup.engine.plan import Group, Plan, Proof, Yielded
 from kubeup.engine.run import BareRun, Outputs, Run
 from kubeup.engine.story import Act
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine import own_copy
 from kubeup.phases.kb_program import plan_program
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.cluster import api
     from kubeup.cluster import objects as clusterobjects
     from kubeup.engine import state
     from kubeup.network import load_balancer
-    from kubeup.node import images, static_pods
-else:
-    clusterobjects = lazy_import("kubeup.cluster.objects")
-    images = lazy_import("kubeup.node.images")
-    api = lazy_import("kubeup.cluster.api")
-    load_balancer = lazy_import("kubeup.network.load_balancer")
-    static_pods = lazy_import("kubeup.node.static_pods")
-    state = lazy_import("kubeup.engine.state")
+    from kubeup.node import images
 
 
 def is_wanted(ctx: Run) -> bool:
@@ -138,8 +130,7 @@ def render_kb_config(ctx: Run) -> api.Object:
         balancer = replace(balancer, image=images.load_balancer_image(ctx.config.kb))
     else:
         balancer = clusterobjects.read_load_balancer(ctx.api)
-    found: api.Object = clusterobjects.render_kb_config(ctx.config.kb.pod_network, balancer)
-    return found
+    return clusterobjects.render_kb_config(ctx.config.kb.pod_network, balancer)
 
 
 # ---- reset

@@ -13,22 +13,15 @@ from kubeup.config.types import NodeConfig
 from kubeup.engine.run import Outputs, Run
 from kubeup.engine.story import Act
 from kubeup.errors import HostError, KbError
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine.host import Host
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.airgap import bundle, bundle_needs, bundle_signature, bundle_verify, downloads, oci_layout, programs
-    from kubeup.airgap.oci_layout import Layout
     from kubeup.network import pod_network
-else:
-    bundle = lazy_import("kubeup.airgap.bundle")
-    bundle_needs = lazy_import("kubeup.airgap.bundle_needs")
-    bundle_signature = lazy_import("kubeup.airgap.bundle_signature")
-    bundle_verify = lazy_import("kubeup.airgap.bundle_verify")
-    downloads = lazy_import("kubeup.airgap.downloads")
-    oci_layout = lazy_import("kubeup.airgap.oci_layout")
-    programs = lazy_import("kubeup.airgap.programs")
-    pod_network = lazy_import("kubeup.network.pod_network")
+
+if TYPE_CHECKING:
+    from kubeup.airgap.oci_layout import Layout
 
 MIRROR_FOLDER = Path("/var/lib/kb/mirror")
 

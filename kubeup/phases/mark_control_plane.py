@@ -4,21 +4,18 @@ cmd/kubeadm/app/cmd/phases/init/markcontrolplane.go and cmd/kubeadm/app/phases/p
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from kubeup.engine.items import Manifest, PatchedFields
 from kubeup.engine.plan import Plan
 from kubeup.engine.run import Run
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.phases.wait_node import node_path, wait_for_node
 from kubeup.yaml_files import covers
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.cluster import objects
     from kubeup.node import kubelet
-else:
-    objects = lazy_import("kubeup.cluster.objects")
-    kubelet = lazy_import("kubeup.node.kubelet")
 
 
 def plan_marks(run: Run) -> Plan:

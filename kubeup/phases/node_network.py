@@ -11,26 +11,20 @@ from kubeup.engine.items import AppliedManifest, File, Manifest, Object, Unit
 from kubeup.engine.plan import Ground, Group, Item, Later, Part, Plan, Yielded
 from kubeup.engine.run import Run
 from kubeup.errors import ClusterError
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine import own_copy
 from kubeup.phases.kb_program import plan_program
 from kubeup.phases.load_balancer import render_kb_config
 from kubeup.phases.wait_node import wait_for_node
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.cluster import api
     from kubeup.cluster import objects as clusterobjects
-    from kubeup.config.types import PodNetwork
     from kubeup.network import node_routes, pod_network, route_keeper
     from kubeup.node import crictl, runtime
-else:
-    clusterobjects = lazy_import("kubeup.cluster.objects")
-    api = lazy_import("kubeup.cluster.api")
-    pod_network = lazy_import("kubeup.network.pod_network")
-    node_routes = lazy_import("kubeup.network.node_routes")
-    route_keeper = lazy_import("kubeup.network.route_keeper")
-    crictl = lazy_import("kubeup.node.crictl")
-    runtime = lazy_import("kubeup.node.runtime")
+
+if TYPE_CHECKING:
+    from kubeup.config.types import PodNetwork
 
 POLL_S = 0.5
 POD_CIDR_TIMEOUT_S = 120

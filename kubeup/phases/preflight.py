@@ -4,32 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from kubeup.engine.compare import is_there
 from kubeup.engine.run import Outputs, Run
 from kubeup.engine.story import Act
 from kubeup.errors import HostError
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.phases import certs, control_plane, kernel
 from kubeup.phases import kubelet_start as node
 
-if TYPE_CHECKING:
-    from kubeup.cluster import probes, shared_certs
+with lazily:
+    from kubeup.cluster import shared_certs
     from kubeup.diagnosis.checks import facts, table
     from kubeup.diagnosis.checks import runtime as runtime_checks
     from kubeup.node import image_pulls, images, kubeconfig, pki, runtime_fix
-else:
-    shared_certs = lazy_import("kubeup.cluster.shared_certs")
-    probes = lazy_import("kubeup.cluster.probes")
-    kubeconfig = lazy_import("kubeup.node.kubeconfig")
-    pki = lazy_import("kubeup.node.pki")
-    facts = lazy_import("kubeup.diagnosis.checks.facts")
-    table = lazy_import("kubeup.diagnosis.checks.table")
-    runtime_checks = lazy_import("kubeup.diagnosis.checks.runtime")
-    images = lazy_import("kubeup.node.images")
-    image_pulls = lazy_import("kubeup.node.image_pulls")
-    runtime_fix = lazy_import("kubeup.node.runtime_fix")
 
 
 def run_checks(ctx: Run) -> Outputs:

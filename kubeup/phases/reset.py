@@ -8,38 +8,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
 from kubeup import yaml_files
 from kubeup.engine.run import BareRun, Outputs
 from kubeup.engine.story import Act
 from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.frozen_values import frozen_by_name
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine import services
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.airgap import distro_packages
     from kubeup.cluster import etcd, probes
     from kubeup.engine import state, undo
     from kubeup.network import pod_network
     from kubeup.node import containers, kubelet, runtime
-    from kubeup.phases import install_programs, kernel, kubelet_start, load_balancer, serve_mirror
-else:
-    kernel = lazy_import("kubeup.phases.kernel")
-    serve_mirror = lazy_import("kubeup.phases.serve_mirror")
-    install_programs = lazy_import("kubeup.phases.install_programs")
-    distro_packages = lazy_import("kubeup.airgap.distro_packages")
-    etcd = lazy_import("kubeup.cluster.etcd")
-    probes = lazy_import("kubeup.cluster.probes")
-    kubelet = lazy_import("kubeup.node.kubelet")
-    load_balancer = lazy_import("kubeup.phases.load_balancer")
-    kubelet_start = lazy_import("kubeup.phases.kubelet_start")
-    pod_network = lazy_import("kubeup.network.pod_network")
-    runtime = lazy_import("kubeup.node.runtime")
-    containers = lazy_import("kubeup.node.containers")
-    state = lazy_import("kubeup.engine.state")
-    undo = lazy_import("kubeup.engine.undo")
+    from kubeup.phases import install_programs, kernel, load_balancer, serve_mirror
 
 
 _DEAD = ("no-socket", "refused", "timeout")

@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING
 
 from kubeup.config import presets
 from kubeup.config.types import NodeConfig
 from kubeup.engine.run import Outputs, Run
 from kubeup.engine.story import Act
 from kubeup.errors import HostError
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine.http import Unreachable
 from kubeup.phases.find_mirror import mirror_of, mirror_url
 from kubeup.phases.install_programs import CONTAINERD_UNIT
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup import yaml_files
     from kubeup.airgap import bundle_needs, containerd_hosts
-    from kubeup.airgap.containerd_hosts import Mirror
     from kubeup.config import choose
     from kubeup.diagnosis.checks import runtime as runtime_checks
     from kubeup.network import pod_network
     from kubeup.node import crictl, image_pulls, images, runtime, runtime_fix
-else:
-    yaml_files = lazy_import("kubeup.yaml_files")
-    bundle_needs = lazy_import("kubeup.airgap.bundle_needs")
-    containerd_hosts = lazy_import("kubeup.airgap.containerd_hosts")
-    choose = lazy_import("kubeup.config.choose")
-    runtime_checks = lazy_import("kubeup.diagnosis.checks.runtime")
-    pod_network = lazy_import("kubeup.network.pod_network")
-    crictl = lazy_import("kubeup.node.crictl")
-    image_pulls = lazy_import("kubeup.node.image_pulls")
-    images = lazy_import("kubeup.node.images")
-    runtime = lazy_import("kubeup.node.runtime")
-    runtime_fix = lazy_import("kubeup.node.runtime_fix")
+
+if TYPE_CHECKING:
+    from kubeup.airgap.containerd_hosts import Mirror
 
 
 def wants_registries(config: NodeConfig) -> bool:
@@ -103,9 +93,8 @@ def _hosts_folder(ctx: Run) -> Path:
     """The folder that containerd reads already, or the usual one."""
     effective = runtime.read_containerd_config(ctx.host, ctx.config.node.cri_socket) or {}
     path = runtime_fix.describe_effective(effective).registry_config_path or ""
-    found: Optional[Path] = containerd_hosts.hosts_folder(path)
-    folder: Path = found or runtime_fix.CERTS_D
-    return folder
+    found = containerd_hosts.hosts_folder(path)
+    return found or runtime_fix.CERTS_D
 
 
 def _plan_files(ctx: Run, folder: Path) -> dict[Path, str]:
@@ -125,8 +114,7 @@ def _plan_files(ctx: Run, folder: Path) -> dict[Path, str]:
         return files
     mirror = mirror_of(ctx)
     registries = containerd_hosts.registries_of(_catalog(ctx, mirror), names)
-    planned: dict[Path, str] = containerd_hosts.plan_hosts(folder, registries, mirror, is_only=ctx.config.kb.air_gapped)
-    return planned
+    return containerd_hosts.plan_hosts(folder, registries, mirror, is_only=ctx.config.kb.air_gapped)
 
 
 def _catalog(ctx: Run, mirror: Mirror) -> list[str]:

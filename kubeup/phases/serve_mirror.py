@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from kubeup.addresses import host_of
 from kubeup.engine.items import File, Issued, Unit
 from kubeup.engine.plan import Group, Plan, Proof
 from kubeup.engine.run import Run
 from kubeup.errors import HostError, KbError
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine import own_copy
 from kubeup.machine.http import Tls, Unreachable
 from kubeup.phases import certs
@@ -20,16 +20,9 @@ from kubeup.phases.kb_program import plan_program
 from kubeup.phases.local_bundle import MIRROR_FOLDER, bundle_copy, open_signed
 from kubeup.trust import Anchors
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup import yaml_files
     from kubeup.node import cert_specs, certificates, crictl, pki, private_keys
-else:
-    yaml_files = lazy_import("kubeup.yaml_files")
-    cert_specs = lazy_import("kubeup.node.cert_specs")
-    certificates = lazy_import("kubeup.node.certificates")
-    crictl = lazy_import("kubeup.node.crictl")
-    pki = lazy_import("kubeup.node.pki")
-    private_keys = lazy_import("kubeup.node.private_keys")
 
 MIRROR_UNIT = "kb-mirror.service"
 MIRROR_TIMEOUT_S = 30
@@ -108,8 +101,7 @@ def _render_unit(ctx: Run, pyz: Optional[Path]) -> str:
         "key": key,
         "ca": ctx.paths.pki / "ca.crt",
     }
-    text: str = yaml_files.fill_template(f"systemd/{MIRROR_UNIT}", values)
-    return text
+    return yaml_files.fill_template(f"systemd/{MIRROR_UNIT}", values)
 
 
 def _issue_certificate(ctx: Run) -> None:
@@ -139,8 +131,7 @@ def _mirror_sans(ctx: Run) -> cert_specs.Sans:
     endpoint = config.cluster.control_plane_endpoint
     names = [config.node.name, "localhost", config.local_api_endpoint.advertise_address, "127.0.0.1"]
     names += [host_of(endpoint)] if endpoint else []
-    found: cert_specs.Sans = cert_specs.make_sans((*names, *config.cluster.api_server.cert_sans))
-    return found
+    return cert_specs.make_sans((*names, *config.cluster.api_server.cert_sans))
 
 
 def _judge_certificate(ctx: Run) -> str:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from kubeup.engine.run import Run
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.phases.waits import Wait
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.cluster import probes
     from kubeup.diagnosis import signs
-else:
-    probes = lazy_import("kubeup.cluster.probes")
-    signs = lazy_import("kubeup.diagnosis.signs")
 
 
 def soak(ctx: Run, name: str) -> None:

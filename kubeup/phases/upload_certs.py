@@ -12,18 +12,15 @@ from typing import TYPE_CHECKING
 from kubeup.engine.run import Outputs, Results, Run
 from kubeup.engine.story import Act
 from kubeup.errors import KbError
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.phases.bootstrap_tokens import valid_tokens
 from kubeup.secret import Secret
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.cluster import api, objects, shared_certs, tokens
+
+if TYPE_CHECKING:
     from kubeup.config.types import BootstrapToken
-else:
-    api = lazy_import("kubeup.cluster.api")
-    objects = lazy_import("kubeup.cluster.objects")
-    shared_certs = lazy_import("kubeup.cluster.shared_certs")
-    tokens = lazy_import("kubeup.cluster.tokens")
 
 
 def upload_certs(ctx: Run) -> Outputs:

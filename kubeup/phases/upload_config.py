@@ -5,22 +5,16 @@ Mirrors cmd/kubeadm/app/cmd/phases/init/uploadconfig.go.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from kubeup.engine.items import ComponentConfig, Object
 from kubeup.engine.plan import Plan
 from kubeup.engine.run import Run
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.phases.mark_control_plane import plan_socket
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.cluster import objects
     from kubeup.config import render
     from kubeup.node import kubelet
-else:
-    objects = lazy_import("kubeup.cluster.objects")
-    render = lazy_import("kubeup.config.render")
-    kubelet = lazy_import("kubeup.node.kubelet")
 
 
 def plan_kubeadm_config(run: Run) -> Plan:

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from kubeup.engine.run import Outputs, Results, Run
 from kubeup.engine.story import Act
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.phases.soak_static_pods import expected_pods, running_for_s, soak
 from kubeup.phases.wait_dns import dns_chain, has_dns, has_proxy, look_up_dns, wait_for_dns
 from kubeup.phases.wait_pod_ways import first_pod, plan_ways, wait_for_pod_ways
 from kubeup.phases.waits import Wait
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.cluster import api, probes, signing_request
     from kubeup.network import pod_view
-else:
-    api = lazy_import("kubeup.cluster.api")
-    probes = lazy_import("kubeup.cluster.probes")
-    signing_request = lazy_import("kubeup.cluster.signing_request")
-    pod_view = lazy_import("kubeup.network.pod_view")
 
 
 def verify_node(ctx: Run) -> Outputs:

@@ -6,20 +6,16 @@ Mirrors cmd/kubeadm/app/cmd/phases/init/waitcontrolplane.go.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Optional
+from typing import Callable, Optional
 
 from kubeup.engine.run import Outputs, Run
 from kubeup.engine.story import Act
 from kubeup.errors import HostError
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.phases.waits import Wait
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.cluster import api, objects, probes
-else:
-    api = lazy_import("kubeup.cluster.api")
-    objects = lazy_import("kubeup.cluster.objects")
-    probes = lazy_import("kubeup.cluster.probes")
 
 
 def wait_for_control_plane(ctx: Run) -> Outputs:

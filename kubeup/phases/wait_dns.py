@@ -5,26 +5,18 @@ Owns what is in the way of an answer, and in which order it is asked for.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from kubeup.engine.run import Run
 from kubeup.errors import HostError
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.phases.waits import Wait
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.cluster import api, objects, probes
     from kubeup.diagnosis import container_trouble, signs
     from kubeup.network import node_routes
     from kubeup.node import image_pulls
-else:
-    api = lazy_import("kubeup.cluster.api")
-    objects = lazy_import("kubeup.cluster.objects")
-    probes = lazy_import("kubeup.cluster.probes")
-    container_trouble = lazy_import("kubeup.diagnosis.container_trouble")
-    signs = lazy_import("kubeup.diagnosis.signs")
-    node_routes = lazy_import("kubeup.network.node_routes")
-    image_pulls = lazy_import("kubeup.node.image_pulls")
 
 PULL_TIMEOUT_S = 20
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kubeup.engine.run import Run
 from kubeup.errors import ClusterError
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine import services
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.cluster import api
     from kubeup.diagnosis import kubelet_trouble
-else:
-    api = lazy_import("kubeup.cluster.api")
-    kubelet_trouble = lazy_import("kubeup.diagnosis.kubelet_trouble")
 
 NODE_POLL_S = 0.25
 LOOK_EVERY_S = 4

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from kubeup.engine.run import Run
 from kubeup.errors import HostError
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.phases.waits import Wait
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.diagnosis import signs
     from kubeup.network import node_routes, pod_view
-else:
-    signs = lazy_import("kubeup.diagnosis.signs")
-    node_routes = lazy_import("kubeup.network.node_routes")
-    pod_view = lazy_import("kubeup.network.pod_view")
 
 POD_WAYS_TIMEOUT_S = 60
 """How long a pod may reach nothing where the node does: rules and routes of a new node follow within seconds."""

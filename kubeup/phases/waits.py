@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Callable, Optional
+from typing import Callable, Optional
 
 from kubeup.engine.run import Run
 from kubeup.errors import ClusterError
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine import services
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.diagnosis import chain as diagnosis_chain
     from kubeup.diagnosis import signs
-else:
-    diagnosis_chain = lazy_import("kubeup.diagnosis.chain")
-    signs = lazy_import("kubeup.diagnosis.signs")
 
 POLL_S = 0.1
 LOOK_AFTER_S = 6

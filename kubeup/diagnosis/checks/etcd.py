@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kubeup.config.types import ExternalEtcd
 from kubeup.diagnosis.checks.facts import DOCTOR, ERROR, JOIN_CONTROL_PLANE, Finding, Findings, Node
 from kubeup.errors import HostError
 from kubeup.json_text import parse_json_object
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine.host import Host
 from kubeup.machine.http import HttpResponse, Tls, Unreachable
 from kubeup.releases import is_at_least
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.cluster import etcd
     from kubeup.node import certificates
-else:
-    etcd = lazy_import("kubeup.cluster.etcd")
-    certificates = lazy_import("kubeup.node.certificates")
 
 
 ETCD_ATTEMPTS = 3

@@ -6,19 +6,12 @@ import gzip
 import re
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from kubeup.diagnosis.checks.facts import DOCTOR, ERROR, WARNING, Finding, Findings, Node, read_or_empty
 from kubeup.errors import HostError
-from kubeup.lazy_modules import lazy_import
 from kubeup.machine.host import Host
 from kubeup.releases import kubelet_refuses_cgroup_v1
-
-if TYPE_CHECKING:
-    from kubeup.node import kubelet
-else:
-    kubelet = lazy_import("kubeup.node.kubelet")
-
 
 KERNEL_CONFIGS = (
     "/proc/config.gz",

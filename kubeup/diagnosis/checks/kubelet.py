@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kubeup.config import kubelet_flags
 from kubeup.diagnosis.checks.facts import (
@@ -20,16 +19,14 @@ from kubeup.diagnosis.checks.facts import (
     address_or_none,
     read_or_empty,
 )
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.node import crictl
 from kubeup.paths import RESOLVED_CONF
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.node import kubelet
-else:
-    kubelet = lazy_import("kubeup.node.kubelet")
 
 
 def check_kubelet_version(node: Node) -> Findings:

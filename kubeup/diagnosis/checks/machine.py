@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kubeup.config import choose
 from kubeup.diagnosis.checks.facts import (
@@ -19,22 +18,17 @@ from kubeup.diagnosis.checks.facts import (
     network_or_none,
     read_or_empty,
 )
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine.host import Host
 from kubeup.machine.mounts import find_read_only_mount
 from kubeup.node import crictl
 from kubeup.releases import NEWEST_PROVEN
 from kubeup.yaml_files import name_of
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.cluster import clock, probes
     from kubeup.network import node_routes
     from kubeup.node import static_pods
-else:
-    clock = lazy_import("kubeup.cluster.clock")
-    probes = lazy_import("kubeup.cluster.probes")
-    node_routes = lazy_import("kubeup.network.node_routes")
-    static_pods = lazy_import("kubeup.node.static_pods")
 
 
 MIN_CPUS = 2

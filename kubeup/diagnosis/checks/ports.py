@@ -6,19 +6,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from kubeup.addresses import port_of
 from kubeup.diagnosis.checks.facts import ERROR, Finding, Findings, Node, read_or_empty
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
-from kubeup.lazy_modules import lazy_import
 from kubeup.yaml_files import name_of
-
-if TYPE_CHECKING:
-    from kubeup.cluster import etcd
-else:
-    etcd = lazy_import("kubeup.cluster.etcd")
 
 
 @frozen

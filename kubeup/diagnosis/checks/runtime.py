@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings, Node, read_or_empty
 from kubeup.errors import HostError, KbError
-from kubeup.lazy_modules import lazy_import
+from kubeup.lazy_modules import lazily
 from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.node import images, runtime
 
-if TYPE_CHECKING:
+with lazily:
     from kubeup.network import pod_network
-else:
-    pod_network = lazy_import("kubeup.network.pod_network")
 
 
 CAP_SYS_RESOURCE = 24
