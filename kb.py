@@ -72,7 +72,7 @@ if TYPE_CHECKING:
 # Steps of more than one story: every node needs the programs, the images and the routing of packets.
 PROGRAMS = act("install/packages",     "Put the runtime, the kubelet and their tools in place",                     install_programs.PROGRAMS)
 REGISTRIES = act("install/registries", "Point the runtime to the mirror, and show that it is asked",                runtime_registries.REGISTRIES)
-FORWARDING = act("install/sysctls",    "Let this node forward packets between pods, now and after a reboot",        kernel.FORWARDING)
+FORWARDING = step("install/sysctls",   "Let this node forward packets between pods, now and after a reboot",        kernel.plan_forwarding)
 BALANCER = step("load-balancer/local", "Put a load balancer for the API servers on this node, if one is asked for", load_balancer.plan_load_balancer)
 
 # kb init: the first node of a cluster.

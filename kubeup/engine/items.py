@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup.engine.plan import Difference, Fields, Ground, compare_documents, compare_lines
+from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
 from kubeup.machine import services
@@ -286,6 +287,89 @@ class MovedAside(_PathItem):
         if self.is_due(run):
             run.host.move_file(self.path, self.aside)
             run.report.note(self.told)
+        return self.wanted()
+
+
+@frozen
+class Sysctl(_NodeItem):
+    """A setting of the running kernel. That it is so after a reboot is a file's matter."""
+
+    key: str
+    value: str
+
+    places = ()
+
+    @property
+    def name(self) -> str:
+        return f"sysctl {self.key}"
+
+    def wanted(self) -> Fields:
+        return {"value": self.value}
+
+    def look(self, run: Ground) -> Optional[Fields]:
+        path = Path("/proc/sys") / self.key.replace(".", "/")
+        return {"value": run.host.read_text(path).strip()} if run.host.exists(path) else None
+
+    def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
+        return _compare_fields(self.name, wanted, found)
+
+    def apply(self, run: Ground) -> Fields:
+        if self.look(run) != self.wanted():
+            self._set(run)
+        return self.wanted()
+
+    def _set(self, run: Ground) -> None:
+        setting = f"{self.key}={self.value}"
+        done = run.host.run(["sysctl", "-w", setting])
+        if not done.ok:
+            raise HostError(
+                f"{self.key} cannot be set to {self.value}",
+                cause=done.stderr.strip() or f"sysctl ended with code {done.code}",
+                remedy=f"set it where the kernel allows it (a container's host, for one): sysctl -w {setting}; then run the command again",
+                code="sysctl-refused",
+            )
+
+
+@frozen
+class KernelModule(_NodeItem):
+    """A module that the kernel is to load, now and at boot; many machines have it built in, or loaded by others, and some cannot load
+    any. module: its name; path, text: the file by which it is loaded at boot; proof: what there is once it is loaded; loss: what
+    does not work without it."""
+
+    module: str
+    path: Path
+    text: str
+    proof: Path
+    loss: str
+
+    is_judged = True
+
+    @property
+    def name(self) -> str:
+        return f"kernel module {self.module}"
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def wanted(self) -> Fields:
+        return {"loaded": "as far as this machine can"}
+
+    def look(self, run: Ground) -> Optional[Fields]:
+        """That it is not there is no difference: a machine that cannot load it goes on without."""
+        return self.wanted()
+
+    def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
+        return ()
+
+    def apply(self, run: Ground) -> Fields:
+        if run.host.exists(self.proof):
+            return self.wanted()
+        done = run.host.run(["modprobe", self.module])
+        if done.ok:
+            run.host.write_file(self.path, self.text)
+        else:
+            run.report.warn(f"the {self.name} cannot be loaded ({done.stderr.strip()}): {self.loss}")
         return self.wanted()
 
 

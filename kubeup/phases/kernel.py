@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from pathlib import Path
 
-from kubeup.engine.run import BareRun, Outputs, Run
-from kubeup.engine.story import Act
-from kubeup.errors import HostError
+from kubeup.engine.items import File, KernelModule, Sysctl
+from kubeup.engine.plan import Group, Item, Later, Plan, Yielded
+from kubeup.engine.run import BareRun, Run
+from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
 from kubeup.yaml_files import fill_template
 
@@ -21,37 +23,29 @@ BRIDGE_NF = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 _HEADER = "# Written by kb: a Kubernetes node forwards packets between its pods and to other nodes.\n"
 
 
-def write_sysctls(ctx: Run) -> Outputs:
-    """IP forwarding for the families in use; and, for a bridge between pods, that kube-proxy's rules see its packets.
+def plan_forwarding(run: Run) -> Plan:
+    """IP forwarding for the families in use; for a bridge between pods, that kube-proxy's rules see its packets; and a route to
+    Services, where this machine has none.
 
-    Raises HostError (sysctl-refused) where the kernel does not take a value.
+    Raises when it is applied: HostError (sysctl-refused) where the kernel does not take a value.
     """
-    if _wants_bridge(ctx) and not ctx.host.exists(BRIDGE_NF):
-        done = ctx.host.run(["modprobe", "br_netfilter"])
-        if done.ok:
-            ctx.host.write_file(MODULES, _HEADER + "br_netfilter\n")
-        else:
-            ctx.report.warn(f"the kernel module br_netfilter cannot be loaded ({done.stderr.strip()}): a pod may not reach a Service whose pod is on the same node")  # fmt: skip
-    wanted = _sysctls(ctx)
-    ctx.host.write_file(SYSCTLS, _HEADER + "".join(f"{key} = 1\n" for key in wanted))
-    for key in wanted:
-        if _value(ctx, key) == "1":
-            continue
-        done = ctx.host.run(["sysctl", "-w", f"{key}=1"])
-        if not done.ok:
-            raise HostError(
-                f"{key} cannot be set to 1",
-                cause=done.stderr.strip() or f"sysctl ended with code {done.code}",
-                remedy=f"set it where the kernel allows it (a container's host, for one): sysctl -w {key}=1; then run the command again",
-                code="sysctl-refused",
-            )
-    _ensure_service_route(ctx)
-    return None
+    modules = [_plan_bridge_module()] if run.config.kb.pod_network.plugin == "bridge" else []
+    keys = lambda _: _sysctls(run)  # noqa: E731
+    # which there are shows when the module is loaded
+    return Plan(*modules, Later("sysctls", read=keys, wait=keys, then=_plan_sysctls)) + _plan_service_route(run)
 
 
-def sysctls_are_set(ctx: Run) -> bool:
-    is_set = all(_value(ctx, key) == "1" for key in _sysctls(ctx)) and ctx.host.exists(SYSCTLS)
-    return is_set and not _unroutable_services(ctx)
+def _plan_bridge_module() -> KernelModule:
+    loss = "a pod may not reach a Service whose pod is on the same node"
+    return KernelModule("br_netfilter", MODULES, _HEADER + "br_netfilter\n", BRIDGE_NF, loss)
+
+
+def _plan_sysctls(keys: Sequence[str]) -> list[Item]:
+    text = _HEADER + "".join(f"{key} = 1\n" for key in keys)
+    return [File(SYSCTLS, text), *(Sysctl(key, "1") for key in keys)]
+
+
+# ---- the way to Services
 
 
 def _unroutable_services(ctx: Run) -> list[str]:
@@ -70,36 +64,61 @@ def _unroutable_services(ctx: Run) -> list[str]:
     return found
 
 
-def _ensure_service_route(ctx: Run) -> None:
-    """A route by this node's own interface, now and after a reboot, where there is none."""
-    cidrs = _unroutable_services(ctx)
+def _plan_service_route(run: Run) -> Plan:
+    """A route by this node's own interface, now and after a reboot, where there is none, or kb's."""
+    unit, missing = run.paths.systemd / ROUTE_UNIT, _unroutable_services(run)
+    text = run.host.read_text(unit) if run.host.exists(unit) else ""
+    cidrs = [cidr for cidr in run.config.cluster.service_cidrs() if cidr in missing or f" {cidr} " in text]
     if not cidrs:
-        return
-    own = ctx.config.local_api_endpoint.advertise_address
-    device = next(
-        (
-            interface.name
-            for interface in choose.read_interfaces(ctx.host) or []
-            if any(str(address) == own for address in interface.addresses)
-        ),
-        "",
-    )
+        return Plan()
+    own = run.config.local_api_endpoint.advertise_address
+    device = _find_device(run, own)
     if not device:
-        ctx.report.warn(
-            f"there is no route to Services ({', '.join(cidrs)}), and no interface has {own}: add a default route"
-        )
-        return
-    routes = [["ip", "route", "replace", cidr, "dev", device] for cidr in cidrs]
-    program = ctx.host.which("ip") or "/sbin/ip"
-    commands = "\n".join(f"ExecStart={program} {' '.join(words[1:])}" for words in routes)
-    ctx.host.write_file(ctx.paths.systemd / ROUTE_UNIT, fill_template(f"systemd/{ROUTE_UNIT}", {"commands": commands}))
-    ctx.host.run(["systemctl", "daemon-reload"])
-    ctx.host.run(["systemctl", "enable", ROUTE_UNIT])
-    for words in routes:
-        ctx.host.run(words)
-    ctx.report.note(
-        f"this machine has no default route: {', '.join(cidrs)} is routed to {device}, so that Services can be reached"
-    )
+        told = f"there is no route to Services ({', '.join(cidrs)}), and no interface has {own}: add a default route"
+        return Plan(*([Yielded("route to Services", told)] if text else []), warnings=[told])
+    routes = tuple(("route", "replace", cidr, "dev", device) for cidr in cidrs)
+    program = run.host.which("ip") or "/sbin/ip"
+    commands = "\n".join(f"ExecStart={program} {' '.join(words)}" for words in routes)
+    item = File(unit, fill_template(f"systemd/{ROUTE_UNIT}", {"commands": commands}))
+    notes = [
+        f"this machine has no default route: {', '.join(missing)} is routed to {device}, so that Services can be reached"
+    ]
+    return Plan(Group((item,), guard=ServiceRoute(routes, not missing)), notes=notes if missing else ())
+
+
+def _find_device(run: Run, address: str) -> str:
+    """The interface that has this address; "" for none."""
+    for interface in choose.read_interfaces(run.host) or []:
+        if any(str(own) == address for own in interface.addresses):
+            return str(interface.name)
+    return ""
+
+
+@frozen
+class ServiceRoute:
+    """The unit of the route to Services, which does what it does once, and ends. routes: the words of ip; is_there: whether the kernel
+    has them."""
+
+    routes: tuple[tuple[str, ...], ...]
+    is_there: bool
+
+    name = ROUTE_UNIT
+    places = (Path("/etc/systemd/system/multi-user.target.wants") / ROUTE_UNIT,)
+
+    def is_running(self, run: Run) -> bool:
+        return self.is_there
+
+    def stop(self, run: Run) -> None:
+        """Not needed."""
+
+    def start(self, run: Run) -> None:
+        run.host.run(["systemctl", "daemon-reload"])
+        run.host.run(["systemctl", "enable", ROUTE_UNIT])
+        for words in self.routes:
+            run.host.run(["ip", *words])
+
+    def settle(self, run: Run) -> None:
+        """`start` enables it."""
 
 
 def remove_service_route(ctx: BareRun) -> None:
@@ -133,17 +152,4 @@ def _sysctls(ctx: Run) -> list[str]:
 
 
 def _wants_bridge(ctx: Run) -> bool:
-    return ctx.config.kb.pod_network.plugin == "bridge" and ctx.host.mode != "root"
-
-
-def _value(ctx: Run, key: str) -> str:
-    path = Path("/proc/sys") / key.replace(".", "/")
-    return ctx.host.read_text(path).strip() if ctx.host.exists(path) else ""
-
-
-FORWARDING = Act(
-    do=write_sysctls,
-    probe=sysctls_are_set,
-    reads=("cluster.networking", "kb.pod_network.plugin"),
-    makes=("/etc/sysctl.d/90-kb.conf",),
-)
+    return ctx.config.kb.pod_network.plugin == "bridge"

@@ -9,6 +9,7 @@ from kubeup.machine.host import CommandResult
 from kubeup.phases import kernel
 from tests.fake_host import FakeHost
 from tests.fake_node import PATHS, make_config, make_context
+from tests.plans import do, is_done
 
 ADDRESSES = (
     '[{"ifname": "eth0", "addr_info": [{"family": "inet", "local": "10.77.0.11", "prefixlen": 24, "scope": "global"}]}]'
@@ -28,13 +29,15 @@ def test_services_get_a_route_where_there_is_none() -> None:
         "ip route replace 10.96.0.0/12 dev eth0",
         "ip route delete 10.96.0.0/12 dev eth0",
     }
-    kernel._ensure_service_route(make_context(host, make_config()))
-    assert host.changes == [], "the bridge network keeps a route itself"
+    ctx = make_context(host, make_config())
+    assert kernel._plan_service_route(ctx).parts == (), "the bridge network keeps a route itself"
     ctx = make_context(host, replace(make_config(), kb=KbConfiguration(pod_network=PodNetwork("none"))))
-    kernel._ensure_service_route(ctx)
+    do(kernel._plan_service_route, ctx)
     unit = host.read_text(PATHS.systemd / kernel.ROUTE_UNIT)
     assert "route replace 10.96.0.0/12 dev eth0" in unit
     assert "run ip route replace 10.96.0.0/12 dev eth0" in host.changes
+    host.answers["ip route get 10.96.0.1"] = "10.96.0.1 dev eth0"
+    assert is_done(kernel._plan_service_route, ctx) and kernel._plan_service_route(ctx).parts
     kernel.remove_service_route(ctx)
     assert "run ip route delete 10.96.0.0/12 dev eth0" in host.changes
 
@@ -42,5 +45,32 @@ def test_services_get_a_route_where_there_is_none() -> None:
 def test_with_a_default_route_nothing_is_done() -> None:
     host = FakeHost(answers={"ip route get 10.96.0.1": "10.96.0.1 via 10.77.0.1 dev eth0"})
     ctx = make_context(host, replace(make_config(), kb=KbConfiguration(pod_network=PodNetwork("none"))))
-    kernel._ensure_service_route(ctx)
+    do(kernel._plan_service_route, ctx)
     assert host.changes == []
+
+
+def test_a_module_that_cannot_be_loaded_is_told_and_is_no_drift() -> None:
+    refused = CommandResult(("modprobe",), 1, stderr="modprobe: FATAL: Module br_netfilter not found")
+    host = FakeHost(
+        files={"/proc/sys/net/ipv4/ip_forward": b"1\n"}, answers={"modprobe br_netfilter": lambda argv: refused}
+    )
+    ctx = make_context(host, make_config())
+    do(kernel.plan_forwarding, ctx)
+    assert not host.exists(kernel.MODULES)
+    assert [text for text in ctx.report.warnings if "br_netfilter cannot be loaded" in text]
+    assert is_done(kernel.plan_forwarding, ctx)
+
+
+def test_what_the_kernel_forgot_is_set_again() -> None:
+    host = FakeHost(files={"/proc/sys/net/ipv4/ip_forward": b"1\n"}, accepts={"modprobe br_netfilter"})
+    ctx = make_context(host, make_config())
+    do(kernel.plan_forwarding, ctx)
+    assert host.read_text(kernel.MODULES).endswith("br_netfilter\n") and "ip_forward = 1" in host.read_text(
+        kernel.SYSCTLS
+    )
+    host.files[str(kernel.BRIDGE_NF)] = b"1\n"
+    do(kernel.plan_forwarding, ctx)
+    assert "bridge-nf-call-iptables = 1" in host.read_text(kernel.SYSCTLS)
+    assert is_done(kernel.plan_forwarding, ctx)
+    host.files["/proc/sys/net/ipv4/ip_forward"] = b"0\n"
+    assert not is_done(kernel.plan_forwarding, ctx)
