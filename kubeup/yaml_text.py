@@ -25,9 +25,9 @@ from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
 
 with lazily:
-    import yaml as pyyaml
+    import yaml
 
-yaml: Any = pyyaml  # its scanner is made of parts that mypy knows nothing of
+    from kubeup import yaml_scanner
 
 _TAG = "tag:yaml.org,2002:"
 
@@ -185,7 +185,7 @@ def compose(text: str, limits: Limits = FILE, *, line: int = 0) -> Any:
     An alias is the very node that it stands for (never one around it). Raises YAMLError.
     """
     try:
-        parser = _parser_class()(text)
+        parser = yaml_scanner.GoParser(text)
         try:
             return _Composer(parser, limits, line).compose()
         finally:
@@ -234,7 +234,7 @@ class _Composer:
         raise YAMLError(problem, line=line + 1, is_too_large=is_too_large)
 
     def compose_node(self, depth: int) -> Any:
-        event = self.parser.get_event()
+        event: Any = self.parser.get_event()
         line = self.line + event.start_mark.line
         self.count += 1
         if self.count > self.limits.values:
@@ -271,7 +271,7 @@ class _Composer:
                 node.value.append(self.compose_node(depth + 1))
         self.parser.get_event()
 
-    def find_anchor(self, name: str, line: int) -> Any:
+    def find_anchor(self, name: Any, line: int) -> Any:
         node = self.anchors.get(name)
         if node is None:
             self.fail("an alias of an anchor that is not above it", line)
@@ -482,151 +482,6 @@ def _as_json_number(number: float) -> Union[int, float]:
     if math.isinf(number) or math.isnan(number):
         raise ValueError(_NO_NUMBER)
     return int(number) if number == int(number) and abs(number) < 2**63 else number
-
-
-# ---- PyYAML's scanner, where Go's differs
-
-
-@functools.cache
-def _parser_class() -> Any:
-    reader, scanner, parser = yaml.reader, yaml.scanner, yaml.parser
-    breaks = "\r\n\x85\u2028\u2029"
-    blanks = "\0 \t" + breaks
-
-    class TabScanner(scanner.Scanner):  # type: ignore[misc, name-defined, unused-ignore]
-        """Takes tabs between tokens and inside of plain scalars, though not for indentation, and all else that Go's takes."""
-
-        buffer: str
-        pointer: int
-        ESCAPE_REPLACEMENTS = {**scanner.Scanner.ESCAPE_REPLACEMENTS, "'": "'"}  # noqa: RUF012
-
-        def need_more_tokens(self) -> bool:
-            """The same as PyYAML's, without a walk through no keys at every token."""
-            if self.tokens and not self.possible_simple_keys:
-                return False
-            return bool(super().need_more_tokens())
-
-        def scan_to_next_token(self) -> None:
-            super().scan_to_next_token()
-            while self.peek() == "\t" and (self.flow_level or not self.allow_simple_key):
-                while self.peek() == "\t":
-                    self.forward()
-                super().scan_to_next_token()
-
-        def scan_plain_spaces(self, indent: int, start_mark: Any) -> Any:
-            if self.peek() in ",:]}#":  # most often
-                return []
-            length = 0
-            while self.peek(length) in " \t":
-                length += 1
-            spaces = self.prefix(length)
-            self.forward(length)
-            if self.peek() not in breaks:
-                return [spaces] if spaces else []
-            first = self.scan_line_break()
-            self.allow_simple_key = True
-            more: list[str] = []
-            while not self.is_at_marker():
-                if self.peek() == " " or (self.peek() == "\t" and self.column >= indent):
-                    self.forward()
-                elif self.peek() in breaks:
-                    more.append(self.scan_line_break())
-                else:
-                    return [*([first] if first != "\n" else [] if more else [" "]), *more]
-            return None
-
-        def scan_plain(self) -> Any:
-            """Inside of brackets a colon ends a text before a blank alone: `[a:]` holds the text `a:`."""
-            chunks: list[str] = []
-            start_mark = end_mark = self.get_mark()
-            indent = self.indent + 1
-            spaces: list[str] = []
-            ends = ",?[]{}" if self.flow_level else ""
-            while self.peek() != "#":
-                length = 0
-                while True:
-                    sign = self.peek(length)
-                    if sign in blanks or sign in ends or (sign == ":" and self.peek(length + 1) in blanks):
-                        break
-                    length += 1
-                if length == 0:
-                    break
-                self.allow_simple_key = False
-                chunks += [*spaces, self.prefix(length)]
-                self.forward(length)
-                end_mark = self.get_mark()
-                spaces = self.scan_plain_spaces(indent, start_mark)
-                if not spaces or (not self.flow_level and self.column < indent):
-                    break
-            return yaml.tokens.ScalarToken("".join(chunks), True, start_mark, end_mark)
-
-        def scan_flow_scalar(self, style: str) -> Any:
-            token = super().scan_flow_scalar(style)
-            if not token.value.isascii() and _SURROGATE.search(token.value):
-                self.fail_at("half a Unicode character (a lone surrogate)")
-            return token
-
-        def scan_tag(self) -> Any:
-            """A tab may end a tag."""
-            end = self.pointer
-            while self.buffer[end] not in blanks:
-                end += 1
-            if self.buffer[end] == "\t":
-                self.buffer = f"{self.buffer[:end]} {self.buffer[end + 1 :]}"
-            return super().scan_tag()
-
-        def scan_directive(self, start_mark: Any = None) -> Any:
-            token = super().scan_directive()
-            if token.name not in ("YAML", "TAG"):
-                self.fail_at("found unknown directive name")
-            return token
-
-        def scan_block_scalar_indicators(self, start_mark: Any) -> Any:
-            chomping, increment = None, None
-            for _ in range(2):
-                if chomping is None and self.peek() in "+-":
-                    chomping = self.peek() == "+"
-                elif increment is None and self.peek() in "0123456789":
-                    increment = int(self.peek()) or self.fail_at("found an indentation indicator equal to 0")
-                else:
-                    break
-                self.forward()
-            return chomping, increment
-
-        def scan_block_scalar_ignored_line(self, start_mark: Any) -> None:
-            while self.peek() in " \t":
-                self.forward()
-            super().scan_block_scalar_ignored_line(start_mark)
-
-        def scan_block_scalar_indentation(self) -> Any:
-            found = super().scan_block_scalar_indentation()
-            if self.peek() == "\t":
-                self.fail_at("found a tab character where an indentation space is expected")
-            return found
-
-        def scan_block_scalar_breaks(self, indent: int) -> Any:
-            found = super().scan_block_scalar_breaks(indent)
-            if self.peek() == "\t" and self.column < indent:
-                self.fail_at("found a tab character where an indentation space is expected")
-            return found
-
-        def fail_at(self, problem: str) -> NoReturn:
-            raise scanner.ScannerError(None, None, problem, self.get_mark())
-
-        def is_at_marker(self) -> bool:
-            return self.column == 0 and self.prefix(3) in ("---", "...") and self.peek(3) in f"\0 \t{breaks}"
-
-    class Parser(reader.Reader, TabScanner, parser.Parser):  # type: ignore[misc, name-defined, unused-ignore]
-        """Events of a text."""
-
-        def __init__(self, text: str) -> None:
-            reader.Reader.__init__(self, text)
-            TabScanner.__init__(self)
-            if not text.lstrip().startswith("{"):  # `\\/` is JSON's: Go's readers know it where a file is that
-                self.ESCAPE_REPLACEMENTS = {key: value for key, value in self.ESCAPE_REPLACEMENTS.items() if key != "/"}
-            parser.Parser.__init__(self)
-
-    return Parser
 
 
 # ---- writing

@@ -310,9 +310,9 @@ class Gathering:
                 try:
                     got += self._take_download(plan, arch, wanted)
                 except (Refused, Unreachable) as error:
-                    for name, title in wanted.items():
-                        if downloads.FILES_BY_NAME[name].component == component:
-                            reasons.setdefault(title, []).append(f"{error.what}: {error.cause}")
+                    missed = [wanted[name] for name in wanted if downloads.FILES_BY_NAME[name].component == component]
+                    for title in missed:
+                        reasons.setdefault(title, []).append(f"{error.what}: {error.cause}")
         return got
 
     def _take_download(self, plan: downloads.Download, arch: str, wanted: Mapping[str, str]) -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Optional
 
 from kubeup.airgap import oci_layout as layout
 from kubeup.airgap.bundle import Tell, list_files, walk_blobs
 from kubeup.airgap.bundle_needs import Need
-from kubeup.airgap.oci_layout import Layout, Place
+from kubeup.airgap.oci_layout import Layout
 from kubeup.airgap.registry_client import parse_ref
 from kubeup.errors import HostError, KbError, shown
 from kubeup.frozen_values import frozen
@@ -42,43 +42,58 @@ def verify_bundle(
     # in words -> what needs it
     problems = {f"{shown(name)} is in it, which no layout has": "" for name in found.strays[:20]}
     problems.update({text: "" for name in found.names if (text := describe_bad_name(name))})
-    known: dict[str, Place] = {**(base.blobs if base else {}), **found.blobs}
-    owners: dict[str, str] = {}
-    sizes: dict[str, int] = {}
-    titles: set[str] = set()
+    whole = replace(found, blobs={**(base.blobs if base else {}), **found.blobs})
+    walked = _walk(host, whole, problems)
+    _sum_blobs(host, found, walked, problems=problems, tell=tell)
+    named = [text if owner in text else f"{text} (needed by {owner})" for text, owner in problems.items()]
+    if len(named) > _MAX_PROBLEMS:
+        named[_MAX_PROBLEMS:] = [f"and {len(named) - _MAX_PROBLEMS} more"]
+    missing = [need for need in needs if not _has_image(found, need.name)]
+    missing += [need for need in files if need.name not in walked.titles]
+    total = sum(place.size for place in found.blobs.values())
+    return Verdict(tuple(named), tuple(missing), len(found.blobs), total)
+
+
+@dataclass
+class _Walked:
+    """What is reached from the index: the owner and the size of each blob by its digest, and the titles of the files."""
+
+    owners: dict[str, str] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    titles: frozenset[str] = frozenset()
+    is_whole: bool = False
+
+
+def _walk(host: Host, whole: Layout, problems: dict[str, str]) -> _Walked:
+    walked = _Walked()
     try:
-        whole = replace(found, blobs=known)
         for digest, size, owner in walk_blobs(host, whole):
-            owners.setdefault(digest, owner)
-            sizes.setdefault(digest, size)
-            if digest not in known:
+            walked.owners.setdefault(digest, owner)
+            walked.sizes.setdefault(digest, size)
+            if digest not in whole.blobs:
                 problems[f"blob {digest} of {owner} is missing"] = ""
-            elif known[digest].size != size:
-                problems[f"blob {digest} of {owner} has {known[digest].size} bytes, not {size}"] = ""
-        titles = {entry.title for entry in list_files(host, whole)}
-        is_walked = True
+            elif whole.blobs[digest].size != size:
+                problems[f"blob {digest} of {owner} has {whole.blobs[digest].size} bytes, not {size}"] = ""
+        walked.titles = frozenset(entry.title for entry in list_files(host, whole))
+        walked.is_whole = True
     except HostError as error:
         problems[f"{error.what}: {error.cause}"] = ""
-        is_walked = False
+    return walked
+
+
+def _sum_blobs(host: Host, found: Layout, walked: _Walked, *, problems: dict[str, str], tell: Tell) -> None:
     for digest, place in sorted(found.blobs.items(), key=lambda item: item[1].offset):
-        if is_walked and digest not in sizes:
+        if walked.is_whole and digest not in walked.sizes:
             problems[f"blob {digest} is in it, and nothing in index.json leads to it"] = ""
             continue
-        if sizes.get(digest, place.size) != place.size:
+        if walked.sizes.get(digest, place.size) != place.size:
             continue  # said above; what is too large is not worth reading
         tell(f"reading {digest[7:19]} ({place.size >> 20} MiB)")
         try:
             for _ in layout.read_checked(host, place, digest):
                 pass
         except HostError as error:
-            problems[f"{error.what}: {error.cause}"] = owners.get(digest, "")
-    named = [text if owner in text else f"{text} (needed by {owner})" for text, owner in problems.items()]
-    if len(named) > _MAX_PROBLEMS:
-        named[_MAX_PROBLEMS:] = [f"and {len(named) - _MAX_PROBLEMS} more"]
-    missing = [need for need in needs if not _has_image(found, need.name)]
-    missing += [need for need in files if need.name not in titles]
-    total = sum(place.size for place in found.blobs.values())
-    return Verdict(tuple(named), tuple(missing), len(found.blobs), total)
+            problems[f"{error.what}: {error.cause}"] = walked.owners.get(digest, "")
 
 
 def describe_bad_name(name: str) -> str:

@@ -72,12 +72,7 @@ def build_catalog(host: Host, layouts: Sequence[Layout], *, leave_out: Optional[
     for item in whole:
         for name, entry in item.names.items():
             with _leaving_out(leave_out, f"image {shown(name)} of {item.path}"):
-                ref = registry_client.parse_ref(name)
-                top = _add_manifests(host, item, entry, found)
-                if top is not None:
-                    tags = found.repositories.setdefault(f"{ref.registry}/{ref.repository}", {})
-                    if ref.tag:
-                        tags[ref.tag] = top
+                _add_image(host, item, found, name=name, entry=entry)
     for full in found.repositories:
         found.short_names.setdefault(full.partition("/")[2], []).append(full)
     usable = []
@@ -89,6 +84,15 @@ def build_catalog(host: Host, layouts: Sequence[Layout], *, leave_out: Optional[
     found.files_of = bundle.files_by_version(usable)
     found.files = bundle.choose_files(usable)
     return found
+
+
+def _add_image(host: Host, item: Layout, found: Catalog, *, name: str, entry: Mapping[str, Any]) -> None:
+    ref = registry_client.parse_ref(name)
+    top = _add_manifests(host, item, entry, found)
+    if top is not None:
+        tags = found.repositories.setdefault(f"{ref.registry}/{ref.repository}", {})
+        if ref.tag:
+            tags[ref.tag] = top
 
 
 @contextlib.contextmanager

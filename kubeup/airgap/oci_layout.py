@@ -140,6 +140,18 @@ def _list_tar(host: Host, path: Path) -> tuple[dict[str, Place], tuple[str, ...]
     real = host.real_path(path)
     stat = host.stat(real)
     size, end = stat.size if stat else 0, 0
+
+    def take(member: tarfile.TarInfo) -> None:
+        name = re.sub(r"^(\./)+", "", member.name)
+        if name in found:
+            raise _unreadable(path, f"{name} is in it twice: which one counts is anybody's guess")
+        if member.isreg() and _MEMBER.fullmatch(name):
+            found[name] = Place(real, member.offset_data, member.size)
+        elif not (member.isdir() and name.rstrip("/") in _FOLDERS):
+            strays.append(member.name[:200])
+        if len(strays) > _MAX_STRAYS:
+            raise _unreadable(path, f"it has more than {_MAX_STRAYS} members that no layout has")
+
     with contextlib.closing(host.open_read(real)) as file:
         if file.read(2) == b"\x1f\x8b":
             raise _unreadable(
@@ -152,15 +164,7 @@ def _list_tar(host: Host, path: Path) -> tuple[dict[str, Place], tuple[str, ...]
                     if member.offset_data + member.size > size:
                         raise _truncated(path, size, member.name)
                     end = member.offset_data + (member.size + 511) // 512 * 512
-                    name = re.sub(r"^(\./)+", "", member.name)
-                    if name in found:
-                        raise _unreadable(path, f"{name} is in it twice: which one counts is anybody's guess")
-                    if member.isreg() and _MEMBER.fullmatch(name):
-                        found[name] = Place(real, member.offset_data, member.size)
-                    elif not (member.isdir() and name.rstrip("/") in _FOLDERS):
-                        strays.append(member.name[:200])
-                        if len(strays) > _MAX_STRAYS:
-                            raise _unreadable(path, f"it has more than {_MAX_STRAYS} members that no layout has")
+                    take(member)
                     tar.members.clear()  # type: ignore[attr-defined]
         except tarfile.ReadError as error:
             if found and "unexpected end" in str(error):

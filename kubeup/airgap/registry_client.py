@@ -436,40 +436,55 @@ def fetch_resumed(
     part = into.with_name(into.name + ".part")
     failures = 0
     while True:
-        found = local.stat(part)
-        offset = found.size if found else 0
-        if size >= 0 and offset > size:
-            local.remove(part)
-            offset = 0
-        if offset != size or found is None:
-            try:
-                tell(f"fetching {name}" + (f", from byte {offset}" if offset else ""))
-                _append_from(local, part, open_from, offset, size)
-            except (Unreachable, Refused) as error:
-                grown = local.stat(part)
-                has_grown = grown is not None and grown.size >= offset + _WORTH_WHILE
-                failures = 1 if has_grown else failures + 1
-                heals = isinstance(error, Unreachable) or error.status >= 500 or error.status in (416, 429)
-                if isinstance(error, Refused) and error.status == 416:
-                    local.remove(part)
-                if failures >= ATTEMPTS or not heals:
-                    raise
-                local.sleep(_FIRST_PAUSE_S * 2 ** (failures - 1))
-                continue
+        failures = _fill_part(local, open_from, part, name=name, size=size, failures=failures, tell=tell)
         got = sum_file(local, part)
-        if digest and got != digest:
-            local.remove(part)
-            failures += 1
-            if failures < 2:
-                continue
+        if not digest or got == digest:
+            local.rename(part, into)
+            return
+        local.remove(part)
+        failures += 1
+        if failures >= 2:
             raise HostError(
                 f"{name} is damaged",
                 cause=f"what came has the digest {got}, not {digest}, twice",
                 remedy="if it stays so, a proxy on the way changes what it passes on: try another network or mirror",
                 code="download-damaged",
             )
-        local.rename(part, into)
-        return
+
+
+def _fill_part(
+    local: LocalHost,
+    open_from: Callable[[int], Iterator[bytes]],
+    part: Path,
+    *,
+    name: str,
+    size: int,
+    failures: int,
+    tell: Callable[[str], None],
+) -> int:
+    """Append to `part` until all has come; returns how often in a row that failed. Raises Unreachable, Refused."""
+    while True:
+        found = local.stat(part)
+        offset = found.size if found else 0
+        if size >= 0 and offset > size:
+            local.remove(part)
+            offset = 0
+        if offset == size and found is not None:
+            return failures
+        try:
+            tell(f"fetching {name}" + (f", from byte {offset}" if offset else ""))
+            _append_from(local, part, open_from, offset, size)
+            return failures
+        except (Unreachable, Refused) as error:
+            grown = local.stat(part)
+            has_grown = grown is not None and grown.size >= offset + _WORTH_WHILE
+            failures = 1 if has_grown else failures + 1
+            heals = isinstance(error, Unreachable) or error.status >= 500 or error.status in (416, 429)
+            if isinstance(error, Refused) and error.status == 416:
+                local.remove(part)
+            if failures >= ATTEMPTS or not heals:
+                raise
+        local.sleep(_FIRST_PAUSE_S * 2 ** (failures - 1))
 
 
 def _append_from(

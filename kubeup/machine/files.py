@@ -289,10 +289,9 @@ def _copy_attributes(place: Place, descriptor: int) -> None:
     with contextlib.suppress(OSError):  # a file system without them
         source = os.open(place.name, _LOOK, dir_fd=place.folder)
         try:
-            for name in os.listxattr(source):
+            for name in set(os.listxattr(source)) - set(_NO_CONTENT):
                 with contextlib.suppress(OSError):
-                    if name not in _NO_CONTENT:
-                        os.setxattr(descriptor, name, os.getxattr(source, name))
+                    os.setxattr(descriptor, name, os.getxattr(source, name))
         finally:
             os.close(source)
 

@@ -230,10 +230,10 @@ def _listener_name(port: int) -> Optional[str]:
         return None
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            for descriptor in os.listdir(f"/proc/{pid}/fd"):
-                if os.readlink(f"/proc/{pid}/fd/{descriptor}") in inodes:
-                    with open(f"/proc/{pid}/comm") as file:
-                        return f"{file.read().strip()} (pid {pid})"
+            sockets = {os.readlink(f"/proc/{pid}/fd/{descriptor}") for descriptor in os.listdir(f"/proc/{pid}/fd")}
+            if sockets & inodes:
+                with open(f"/proc/{pid}/comm") as file:
+                    return f"{file.read().strip()} (pid {pid})"
         except OSError:
             continue
     return None

@@ -574,16 +574,9 @@ def make_user_kubeconfig(
     `server` (HOST:PORT, or a URL) replaces the control plane endpoint, and must be a name in the API server's
     certificate. Raises UsageError (server-not-in-certificate, bad-server, bad-validity-period) and HostError.
     """
-    if validity_s is not None and validity_s <= 0:
-        raise UsageError(
-            f"--validity-period {validity_s}s",
-            cause="a certificate of that period would have expired when it is made",
-            remedy="give a period above zero, such as 8760h",
-            code="bad-validity-period",
-        )
-    url = (
-        _check_server(host, paths, server, config.local_api_endpoint.bind_port) if server else control_plane_url(config)
-    )
+    _check_validity(validity_s)
+    bind_port = config.local_api_endpoint.bind_port
+    url = _check_server(host, paths, server, bind_port) if server else control_plane_url(config)
     ca = pki.read_ca(host, paths)
     render_for_user = partial(
         render_kubeconfig,
@@ -610,6 +603,16 @@ def make_user_kubeconfig(
         not_after=certificates.plan_validity(host.now(), seconds).not_after,
     )
     return render_for_user(client_cert_pem=certificates.cert_to_pem(cert), client_key_pem=private_keys.key_to_pem(key))
+
+
+def _check_validity(validity_s: Optional[int]) -> None:
+    if validity_s is not None and validity_s <= 0:
+        raise UsageError(
+            f"--validity-period {validity_s}s",
+            cause="a certificate of that period would have expired when it is made",
+            remedy="give a period above zero, such as 8760h",
+            code="bad-validity-period",
+        )
 
 
 def _check_server(host: Host, paths: Paths, server: str, default_port: int) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-    from kubeup.errors import HostError
+    from kubeup.errors import HostError, PreflightError
 else:
     Loader = object  # importlib.abc takes longer to import than all of this module
 
@@ -110,57 +110,48 @@ def parse_index(text: str) -> list[Native]:
 
 def pick_native(natives: Sequence[Native], module: str, interpreter: Interpreter) -> Native:
     """The file with `module` for `interpreter`. Raises PreflightError when there is none that would work."""
-    from kubeup.errors import PreflightError
-
-    what = f"kb.pyz cannot load cryptography into {interpreter.describe()}"
     arch, libc, flags = _parse_suffix(interpreter.suffixes[0])
     if interpreter.implementation != "cpython":
-        raise PreflightError(
-            what,
-            cause="its compiled modules are for CPython",
+        raise _unfit(
+            interpreter,
+            "its compiled modules are for CPython",
             remedy="run it with CPython: /usr/bin/python3 kb.pyz",
             code="python-not-cpython",
         )
     if "t" in flags:
-        raise PreflightError(
-            what,
-            cause="this is a free-threaded build, and kb.pyz has modules for the ordinary build alone",
+        raise _unfit(
+            interpreter,
+            "this is a free-threaded build, and kb.pyz has modules for the ordinary build alone",
             remedy=f"run it with the ordinary python{interpreter.version[0]}.{interpreter.version[1]} or /usr/bin/python3",
             code="python-free-threaded",
         )
     if libc != "gnu" or not interpreter.glibc:
-        raise PreflightError(
-            what,
-            cause="its compiled modules need glibc, and the C library here is another one (musl, as on Alpine)",
-            remedy=_SYSTEM_REMEDY,
-            code="python-without-glibc",
-        )
+        cause = "its compiled modules need glibc, and the C library here is another one (musl, as on Alpine)"
+        raise _unfit(interpreter, cause, code="python-without-glibc")
     of_arch = [native for native in natives if native.module == module and native.arch == arch]
     if not of_arch:
-        raise PreflightError(
-            what,
-            cause=f"this kb.pyz has compiled modules for {_join(native.arch for native in natives)}, not for {arch}",
-            remedy=_SYSTEM_REMEDY,
-            code="python-architecture",
-        )
+        cause = f"this kb.pyz has compiled modules for {_join(native.arch for native in natives)}, not for {arch}"
+        raise _unfit(interpreter, cause, code="python-architecture")
     fitting = [native for native in of_arch if native.suffix in interpreter.suffixes]
     if not fitting:
-        minors = _join(_minor_of(native.suffix) for native in of_arch)
-        raise PreflightError(
-            what,
-            cause=f"this kb.pyz has compiled modules for Python {minors}",
+        raise _unfit(
+            interpreter,
+            f"this kb.pyz has compiled modules for Python {_join(_minor_of(native.suffix) for native in of_arch)}",
             remedy=f"run it with one of these, or build one for this Python: {_SYSTEM_REMEDY}",
             code="python-minor",
         )
     native = fitting[0]
     if interpreter.glibc < native.glibc:
-        raise PreflightError(
-            what,
-            cause=f"it needs glibc {_dotted(native.glibc)}, this system has {_dotted(interpreter.glibc)}",
-            remedy=_SYSTEM_REMEDY,
-            code="glibc-too-old",
-        )
+        cause = f"it needs glibc {_dotted(native.glibc)}, this system has {_dotted(interpreter.glibc)}"
+        raise _unfit(interpreter, cause, code="glibc-too-old")
     return native
+
+
+def _unfit(interpreter: Interpreter, cause: str, *, code: str, remedy: str = "") -> PreflightError:
+    from kubeup.errors import PreflightError
+
+    what = f"kb.pyz cannot load cryptography into {interpreter.describe()}"
+    return PreflightError(what, cause=cause, remedy=remedy or _SYSTEM_REMEDY, code=code)
 
 
 def _parse_suffix(suffix: str) -> tuple[str, str, str]:
