@@ -205,8 +205,9 @@ def _quote(part: str) -> str:
 # ---- acting
 
 
-def fix_runtime(host: Host, socket: str, wanted: Wanted) -> tuple[str, ...]:
-    """Make containerd's configuration be as wanted and restart it; returns what was wrong, () where nothing was.
+def fix_runtime(host: Host, socket: str, wanted: Wanted, *, restarts: bool = False) -> tuple[str, ...]:
+    """Make containerd's configuration be as wanted and restart it; returns what was wrong, () where nothing was. restarts: it may run
+    from another one, though this one is right.
 
     Raises HostError: runtime-not-fixable (another runtime, a configuration that cannot be changed safely),
     runtime-fix-failed (containerd did not come back: the old configuration is in place again).
@@ -228,7 +229,7 @@ def fix_runtime(host: Host, socket: str, wanted: Wanted) -> tuple[str, ...]:
     told = [f"{disabled[0]} line {disabled[1]} disabled the CRI plugin"] if disabled else []
     told += [item.why for item in faults if item.key != "runtime_type"]
     if not told:
-        return _restart_stale(host, socket, status, wanted)
+        return _restart_stale(host, socket, status, wanted, restarts=restarts)
     after = _mend_files(before, config, naming, faults)
     _require_mended(host, config, after, naming, wanted)
     changed = [path for path in after if after[path] != before[path]]
@@ -285,12 +286,18 @@ def _require_mended(host: Host, config: Path, after: Mapping[Path, str], naming:
             raise _not_fixable(str(path), "disabled_plugins would still hold the CRI plugin")
 
 
-def _restart_stale(host: Host, socket: str, status: runtime.RuntimeStatus, wanted: Wanted) -> tuple[str, ...]:
+def _restart_stale(
+    host: Host, socket: str, status: runtime.RuntimeStatus, wanted: Wanted, *, restarts: bool
+) -> tuple[str, ...]:
     """The file is right: where containerd has not read it yet, or does not run, a restart is all it takes."""
     driver = {True: "systemd", False: "cgroupfs", None: status.cgroup_driver}[wanted.systemd_cgroup]
-    is_stale = not status.is_ready or (
-        (status.cgroup_driver or driver) != driver
-        or (wanted.sandbox_image and (status.sandbox_image or wanted.sandbox_image) != wanted.sandbox_image)
+    is_stale = (
+        restarts
+        or not status.is_ready
+        or (
+            (status.cgroup_driver or driver) != driver
+            or (wanted.sandbox_image and (status.sandbox_image or wanted.sandbox_image) != wanted.sandbox_image)
+        )
     )
     if not is_stale:
         return ()

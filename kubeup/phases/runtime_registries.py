@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from kubeup.config import presets
 from kubeup.config.types import NodeConfig
-from kubeup.engine.run import Outputs, Run
-from kubeup.engine.story import Act
+from kubeup.engine.items import File
+from kubeup.engine.plan import Difference, Fields, Ground, Item, Later, Plan, Proof
+from kubeup.engine.run import Run
 from kubeup.errors import HostError
+from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
 from kubeup.machine.http import Unreachable
 from kubeup.phases.find_mirror import mirror_of, mirror_url
@@ -31,46 +34,102 @@ def wants_registries(config: NodeConfig) -> bool:
     return bool(config.kb.bundle or config.kb.mirror.endpoint or config.kb.packages.preset)
 
 
-def point_runtime_to_mirror(ctx: Run) -> Outputs:
-    """One hosts.toml per registry; containerd told to read them, and which image its sandboxes are; then a pull through
-    the CRI that shows it.
+def plan_registries(run: Run) -> Plan:
+    """One hosts.toml per registry, which containerd reads at each pull; containerd told to read them, and which image its sandboxes
+    are; then a pull through the CRI that shows it.
 
-    Raises HostError: mirror-not-trusted, mirror-unreachable, runtime-not-fixable, runtime-fix-failed, image-pull-failed,
-    mirror-not-used.
+    Raises when it is applied: HostError (mirror-not-trusted, mirror-unreachable, runtime-not-fixable, runtime-fix-failed,
+    image-pull-failed, mirror-not-used).
     """
-    if ctx.host.mode != "live":
-        ctx.report.note(
-            "the runtime is pointed to the mirror when this runs for real: containerd itself tries its configuration"
-        )
-        return None
-    socket = ctx.config.node.cri_socket
+    socket = run.config.node.cri_socket
     if "containerd" not in crictl.socket_path(socket).name:
-        ctx.report.note(
-            f"the runtime at {socket} is not containerd: point it to {mirror_url(ctx.config)} by its own means"
-        )
-        return None
-    folder = _hosts_folder(ctx)
-    files = _plan_files(ctx, folder)
-    changed = [path for path, text in files.items() if ctx.host.write_file(path, text, keeps=True)]
-    pause = images.image_of("pause", ctx.config.cluster, ctx.release).ref
-    is_own = str(CONTAINERD_UNIT) in _made(ctx)
-    driver = ctx.config.kubelet.get("cgroupDriver") or "systemd"
-    wanted = runtime_fix.Wanted(
+        told = f"the runtime at {socket} is not containerd: point it to {mirror_url(run.config)} by its own means"
+        return Plan(notes=[told])
+    folder = _hosts_folder(run)
+    pause = images.image_of("pause", run.config.cluster, run.release).ref
+    config = ContainerdConfig(
+        socket, _wanted_settings(run, folder, pause), "install/registries" in run.selection.cut_off
+    )
+    proofs = [Proof("the runtime asks the mirror", wait=lambda _: _prove(run, pause))] if _has_mirror(run) else []
+    return Plan(_plan_hosts(run, folder), config, *proofs)
+
+
+def _plan_hosts(run: Run, folder: Path) -> Later:
+    """What the mirror has says for which registries it stands."""
+
+    def read(_: Run) -> Optional[Mapping[Path, str]]:
+        try:
+            return _plan_files(run, folder)
+        except HostError:
+            return None  # it does not run yet
+
+    def wait(_: Run) -> Mapping[Path, str]:
+        files = _plan_files(run, folder)
+        changed = [
+            path for path, text in files.items() if not (run.host.exists(path) and run.host.read_text(path) == text)
+        ]
+        names = sorted({path.parent.name for path in changed if path.name == "hosts.toml"})
+        if names:
+            run.report.note(f"containerd asks {_told_mirror(run)} for {', '.join(names)}")
+        return files
+
+    def plan(files: Mapping[Path, str]) -> list[Item]:
+        return [File(path, text, keeps_rights=True) for path, text in files.items()]
+
+    return Later("what the mirror has", read=read, wait=wait, then=plan)
+
+
+def _wanted_settings(run: Run, folder: Path, pause: str) -> runtime_fix.Wanted:
+    """A containerd that kb brought is kb's to set up; of another one no more than it has to have."""
+    is_ours = str(CONTAINERD_UNIT) in _made(run) or run.config.kb.runtime.fix
+    is_systemd = (run.config.kubelet.get("cgroupDriver") or "systemd") == "systemd"
+    return runtime_fix.Wanted(
         sandbox_image=pause,
-        systemd_cgroup=driver == "systemd" if is_own or ctx.config.kb.runtime.fix else None,
-        restrict_oom_score_adj=not runtime_checks.may_lower_oom_score(ctx.host)
-        if is_own or ctx.config.kb.runtime.fix
-        else None,
+        systemd_cgroup=is_systemd if is_ours else None,
+        restrict_oom_score_adj=not runtime_checks.may_lower_oom_score(run.host) if is_ours else None,
         registry_config_path=str(folder) if folder == runtime_fix.CERTS_D else None,
     )
-    for fault in runtime_fix.fix_runtime(ctx.host, socket, wanted):
-        ctx.report.note(f"containerd's configuration was completed and containerd restarted: {fault}")
-    if changed:
-        names = sorted({path.parent.name for path in changed if path.name == "hosts.toml"})
-        ctx.report.note(f"containerd asks {_told_mirror(ctx)} for {', '.join(names)}")
-    if _has_mirror(ctx):
-        _prove(ctx, pause)
-    return None
+
+
+@frozen
+class ContainerdConfig:
+    """What kb needs of containerd's configuration, which is a person's: what containerd makes of it, containerd itself has to be asked,
+    with a trial. So nobody looks at it again until something else is wanted. is_cut_off: a run that changed it, perhaps, did not come
+    to its end, so that containerd may run from what was before."""
+
+    socket: str
+    settings: runtime_fix.Wanted
+    is_cut_off: bool
+
+    name = "containerd's configuration"
+    is_of_cluster = False
+    is_blind = True
+    is_judged = True
+    places = ()
+
+    def wanted(self) -> Fields:
+        return {key: str(value) for key, value in vars(self.settings).items() if value is not None}
+
+    def look(self, run: Ground) -> Optional[Fields]:
+        status = runtime.probe_runtime(run.host, self.socket)
+        return (
+            self.wanted()
+            if status.is_ready
+            else {**self.wanted(), "trouble": status.cause or "containerd is not ready"}
+        )
+
+    def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
+        trouble = (found or {}).get("trouble")
+        return (Difference(self.name, str(trouble)),) if trouble else ()
+
+    def apply(self, run: Ground) -> Fields:
+        told = runtime_fix.fix_runtime(run.host, self.socket, self.settings, restarts=self.is_cut_off)
+        for fault in told:
+            run.report.note(f"containerd's configuration was completed and containerd restarted: {fault}")
+        return self.wanted()
+
+    def record(self, fields: Fields) -> Fields:
+        return fields
 
 
 def _has_mirror(ctx: Run) -> bool:
@@ -146,32 +205,3 @@ def _prove(ctx: Run, image: str) -> None:
             remedy=f"look at what containerd reads: containerd config dump | grep -A2 registry; ls {_hosts_folder(ctx)}",
             code="mirror-not-used",
         )
-
-
-def runtime_asks_mirror(ctx: Run) -> bool:
-    if ctx.host.mode != "live" or "containerd" not in crictl.socket_path(ctx.config.node.cri_socket).name:
-        return True
-    try:
-        files = _plan_files(ctx, _hosts_folder(ctx))
-    except HostError:
-        return False
-    is_ready = runtime.probe_runtime(ctx.host, ctx.config.node.cri_socket).is_ready
-    return is_ready and all(ctx.host.exists(path) and ctx.host.read_text(path) == text for path, text in files.items())
-
-
-REGISTRIES = Act(
-    do=point_runtime_to_mirror,
-    probe=runtime_asks_mirror,
-    live="node",
-    when=wants_registries,
-    reads=(
-        "kb.bundle",
-        "kb.mirror",
-        "kb.air_gapped",
-        "kb.packages.preset",
-        "kb.pod_network",
-        "kubelet",
-        "cluster.image_repository",
-        "cluster.kubernetes_version",
-    ),
-)
