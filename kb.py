@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 
 # Steps of more than one story: every node needs the programs, the images and the routing of packets.
 PROGRAMS = act("install/packages",     "Put the runtime, the kubelet and their tools in place",                     install_programs.PROGRAMS)
-REGISTRIES = act("install/registries", "Point the runtime to the mirror, and show that it is asked",                runtime_registries.REGISTRIES)
+REGISTRIES = step("install/registries", "Point the runtime to the mirror, and show that it is asked", runtime_registries.plan_registries, live="node", when=runtime_registries.wants_registries)
 FORWARDING = step("install/sysctls",   "Let this node forward packets between pods, now and after a reboot",        kernel.plan_forwarding)
 BALANCER = step("load-balancer/local", "Put a load balancer for the API servers on this node, if one is asked for", load_balancer.plan_load_balancer)
 
@@ -207,8 +207,8 @@ RECONFIGURE_ENDPOINT = story(
         step("cluster-info", "Publish the endpoint in cluster-info, for nodes that join", endpoint.plan_cluster_info),
         step("kube-proxy",   "Point kube-proxy at the endpoint, and restart it",          endpoint.plan_kube_proxy),
     ),
-    act("load-balancer/remove", "Take the load balancer away again, where the conversion that brought it is taken back",    endpoint.BALANCER_REMOVAL),
-    act("verify",               "Verify TLS with the API servers under the new name, and say what is left to do elsewhere", endpoint.HANDSHAKE),
+    step("load-balancer/remove", "Take the load balancer away again, where the conversion that brought it is taken back",   endpoint.plan_removal),
+    act("verify",                "Verify TLS with the API servers under the new name, and say what is left to do elsewhere", endpoint.HANDSHAKE),
 )
 
 # fmt: on

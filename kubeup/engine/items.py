@@ -7,7 +7,7 @@ journal's host, by which items are applied, does it for every change) and must n
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -287,6 +287,37 @@ class MovedAside(_PathItem):
         if self.is_due(run):
             run.host.move_file(self.path, self.aside)
             run.report.note(self.told)
+        return self.wanted()
+
+
+@frozen
+class Gone(_NodeItem):
+    """What is to be on this node no more. title: what it is called; find: what of it is there still, in words; take_away: all of it,
+    as far as it is there."""
+
+    title: str
+    find: Callable[[Ground], Sequence[str]]
+    take_away: Callable[[Ground], object]
+
+    places = ()
+
+    @property
+    def name(self) -> str:
+        return self.title
+
+    def wanted(self) -> Fields:
+        return {"there": ""}
+
+    def look(self, run: Ground) -> Optional[Fields]:
+        return {"there": ", ".join(self.find(run))}
+
+    def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
+        there = str((found or {}).get("there", ""))
+        return (Difference(self.name, f"{there} is there still"),) if there else ()
+
+    def apply(self, run: Ground) -> Fields:
+        if self.find(run):
+            self.take_away(run)
         return self.wanted()
 
 

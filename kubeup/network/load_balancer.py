@@ -247,13 +247,22 @@ def remove_node_files(host: Host, paths: Paths) -> bool:
     if had_unit:
         services.stop_own_unit(host, UNIT)
     changed = had_unit
-    files = (paths.systemd / UNIT, settings_path(paths), paths.manifest(NAME), config_path(paths), config_dir(paths))
-    for path in files:
+    for path in _own_paths(paths):
         changed = host.remove(path) or changed
     changed = remove_hosts(host) or changed
     if had_unit:
         services.forget_removed_units(host)
     return changed
+
+
+def find_node_files(host: Host, paths: Paths) -> list[str]:
+    """What remove_node_files would take away, in words."""
+    lines = [f"its line in {HOSTS}"] if MARK in read_hosts(host) else []
+    return [str(path) for path in _own_paths(paths) if host.exists(path)] + lines
+
+
+def _own_paths(paths: Paths) -> tuple[Path, ...]:
+    return (paths.systemd / UNIT, settings_path(paths), paths.manifest(NAME), config_path(paths), config_dir(paths))
 
 
 # ---- does it work?

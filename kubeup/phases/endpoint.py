@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from kubeup.addresses import host_of, port_of
-from kubeup.engine.items import ClusterInfo, File, Object, PatchedFields, RestartedPods
+from kubeup.engine.items import ClusterInfo, File, Gone, Object, PatchedFields, RestartedPods
 from kubeup.engine.plan import Ground, Group, Later, Part, Plan, Waiting
 from kubeup.engine.run import Outputs, Results, Run
 from kubeup.engine.story import Act
@@ -428,30 +428,37 @@ def _kube_proxy(ctx: EndpointRun) -> Optional[str]:
 # ---- the end
 
 
-def remove_load_balancer(ctx: EndpointRun) -> Outputs:
+def plan_removal(run: EndpointRun) -> Plan:
     """Where a conversion that brought the load balancer is taken back, it goes, after its last caller."""
-    if not ctx.change.drops_balancer or find_clients_left(ctx):
-        return None
-    if ctx.config.is_control_plane:
-        network = objects.read_pod_network(ctx.api)
-        objects.apply_objects(ctx.api, [objects.render_kb_config(network)])
-    balancer.remove_node_files(ctx.host, ctx.paths)
-    if ctx.host.is_live:
-        end_balancer(ctx)
-    return None
+    if not run.change.drops_balancer or find_clients_left(run):
+        return Plan()
+    stored = (
+        [Object(objects.render_kb_config(objects.read_pod_network(run.api)))] if run.config.is_control_plane else []
+    )
+
+    def find(ground: Ground) -> list[str]:
+        pod = ["its pod"] if run.host.is_live and _balancer_runs(run) else []
+        return [*balancer.find_node_files(ground.host, run.paths), *pod]
+
+    def take_away(ground: Ground) -> None:
+        balancer.remove_node_files(ground.host, run.paths)
+        if run.host.is_live:
+            end_balancer(dataclasses.replace(run, host=ground.host))
+
+    return Plan(*stored, Gone("the load balancer", find, take_away))
+
+
+def _balancer_runs(ctx: EndpointRun) -> bool:
+    found = containers.list_containers(ctx.host, ctx.config.node.cri_socket, balancer.NAME)
+    return any(container.state == "running" for container in found)
 
 
 def end_balancer(ctx: EndpointRun) -> None:
     """Until no haproxy runs. A kubelet that started a moment before its static pod's file went has read it already, drops
     the news while its sources are not ready, and keeps the pod for ever: one that starts without the file ends it."""
-
-    def is_running() -> bool:
-        found = containers.list_containers(ctx.host, ctx.config.node.cri_socket, balancer.NAME)
-        return any(container.state == "running" for container in found)
-
     for is_last in (False, True):
         started = ctx.host.monotonic()
-        while is_running():
+        while _balancer_runs(ctx):
             if ctx.host.monotonic() - started > END_S:
                 break
             ctx.report.waiting("waiting for the load balancer to end")
@@ -510,5 +517,4 @@ def refuse_without_cluster(path: Path) -> HostError:
 
 
 CHECKS = Act(do=check_endpoint, live="node", always=True)
-BALANCER_REMOVAL = Act(do=remove_load_balancer, always=True)
 HANDSHAKE = Act(do=verify_endpoint, live="cluster", always=True)

@@ -14,7 +14,6 @@ ACTS = {
     "init": {
         "install/bundle",
         "install/packages",
-        "install/registries",
         "preflight",
         "wait-control-plane",
         "upload-certs",
@@ -24,7 +23,6 @@ ACTS = {
     },
     "join": {
         "install/packages",
-        "install/registries",
         "preflight",
         "check-etcd",
         "etcd-join",
@@ -34,7 +32,6 @@ ACTS = {
     },
     "reconfigure endpoint": {
         "preflight",
-        "load-balancer/remove",
         "verify",
     },
     "reset": {
