@@ -1,4 +1,5 @@
-"""Nodes that kubeadm made are adopted, and looked after: kb looks, writes its state and nothing else, and goes on with them."""
+"""Nodes that kubeadm made are adopted, and looked after: kb looks, writes its state and records and nothing else, and goes on
+with them."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def kubeadm_s_own(left: dict[str, str]) -> list[str]:
 
 
 def test_adopt(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
-    """A control plane and a worker that kubeadm made: kb looks, writes its state and nothing else, and goes on with them."""
+    """A control plane and a worker that kubeadm made: kb looks, writes its state and records and nothing else, and goes on
+    with them."""
     cp1, w1 = (make_node(name, version=k8s_version, kubeadm=True) for name in ("cp1", "w1"))
     cp1.write("/root/init.yaml", lab_config(k8s_version, address=cp1.address))
     cp1.run(f"kubeadm init --config init.yaml {IGNORE}", timeout=600)
@@ -45,7 +47,8 @@ def test_adopt(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
         assert (told["node"], told["role"]) == (node.name, role)
         assert kubeadm_s_own(told["left"]) == [], told
         assert read_living(node) == before
-        assert sorted(node.run("ls /var/lib/kb").stdout.split()) == [f"adopted-{workflow}.yaml", "lock", "state.json"]
+        written = sorted(node.run("ls /var/lib/kb").stdout.split())
+        assert written == [f"adopted-{workflow}.yaml", "lock", "records", "state.json"]
         status = node.run(f"{KB} status").stdout
         assert status.startswith(f"node {node.name} of cluster kubernetes\n")
         assert re.search(rf"^{workflow}/kubelet-start +adopted ", status, re.MULTILINE)
