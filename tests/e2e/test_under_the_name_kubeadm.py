@@ -396,7 +396,7 @@ def test_kubeadm_s_reset_of_kb_s_own_node(make_node: MakeNode, kb_pyz: Path, k8s
     )
     node.run(f"{KB} init --config init.yaml {IGNORE}", timeout=600)
     done = node.run(f"{KB} --as-kubeadm reset -f")
-    assert "what is left of that goes with: kb reset" in done.stderr
+    assert f"what is left of that goes with: {KB} reset" in done.stderr
     assert node.run("find /etc/kubernetes /var/lib/kubelet /var/lib/etcd -type f").stdout == ""
     node.run(f"{KB} reset --force")
     assert not node.exists("/var/lib/kb") and not node.exists("/etc/cni/net.d/10-kb.conflist")
