@@ -12,7 +12,7 @@ from kubeup.engine.compare import look_at, record_found
 from kubeup.engine.plan import Plan
 from kubeup.engine.records import Records, load_records
 from kubeup.engine.run import Results, Run
-from kubeup.engine.step import Phase, fingerprint_inputs, fingerprint_of, resolve_path, wanted_phases
+from kubeup.engine.step import Phase, fingerprint_of, fingerprint_spec, wanted_phases
 from kubeup.errors import HostError, KbError
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
@@ -93,7 +93,7 @@ def _make_run(call: Invocation, looking: DryRunHost, paths: Paths, workflow: str
 
 def look_at_phases(ctx: Run, phases: Sequence[Phase]) -> list[Looked]:
     """Those that have a probe, and that the configuration asks for."""
-    return [_look_at_phase(ctx, phase) for phase in wanted_phases(phases, ctx.config) if phase.done or phase.plan]
+    return [_look_at_phase(ctx, phase) for phase in wanted_phases(phases, ctx.config) if phase.probe or phase.plan]
 
 
 def _look_at_phase(ctx: Run, phase: Phase) -> Looked:
@@ -104,7 +104,7 @@ def _look_at_phase(ctx: Run, phase: Phase) -> Looked:
             differences = look_at(plan, ctx, None).differences
             more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
             return Looked(phase, f"{differences[0]}{more}" if differences else "", plan)
-        is_done = phase.done is not None and phase.done(ctx)
+        is_done = phase.probe is not None and phase.probe(ctx)
     except KbError as error:
         return Looked(phase, f"{error}")
     return Looked(phase, "" if is_done else "not as kb would leave it")
@@ -129,16 +129,22 @@ def render_state(ctx: Run, local: Host, paths: Paths, workflow: str, looked: lis
     made: dict[str, None] = {}
     for item in looked:
         plan = item.plan.resolve(ctx) if item.plan else None
-        files = plan.places() if plan else [resolve_path(ctx.paths, name) for name in item.phase.makes]
+        files = plan.places() if plan else ()
         made.update((str(path), None) for path in files if local.exists(path) and not local.is_dir(path))
         if not item.why:
-            inputs = fingerprint_inputs(ctx.config, item.phase.reads) if plan is None else fingerprint_of(plan)
+            inputs = fingerprint_of(plan) if plan else fingerprint_spec(item.phase, ctx)
             found = Results(token_ids=_join_tokens(ctx)) if item.phase.name == "bootstrap-token" else Results()
             node_state.phases[f"{workflow}/{item.phase.name}"] = state.PhaseState(
                 "done", started=now, ended=now, inputs=inputs, outputs=found.stored(), adopted=True
             )
     own, etcd = ctx.paths, ctx.paths.etcd_data
-    others = [own.kubelet_instance_config, own.kubernetes / "kubelet.conf", etcd, own.pki / "ca.crt"]
+    others = [
+        own.kubelet_instance_config,
+        own.kubernetes / "kubelet.conf",
+        etcd,
+        own.pki / "ca.crt",
+        own.manifest("etcd"),
+    ]
     if ctx.config.join:
         others.append(Path(ctx.config.join.ca_cert_path))
     made.update((str(path), None) for path in others if local.exists(path))

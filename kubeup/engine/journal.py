@@ -51,12 +51,15 @@ class JournalHost:
             raise AttributeError(f"{verb} would change the machine without a word in the journal")
         return getattr(self._inner, verb)
 
-    def plan_to_make(self, paths: list[Path]) -> None:
-        """Register all files that the phase says it makes, in one write of the state."""
+    def expect(self, paths: Iterable[Path]) -> None:
+        """Register all files that the phase says it makes, or that a program makes for it, in one write of the state."""
         fresh = [str(path) for path in paths if not self._inner.exists(path)]
         for text in fresh:
             self._state.remember_folder(Path(text))
-        self._entry.created.extend(path for path in fresh if path not in self._entry.created)
+        new = [path for path in fresh if path not in self._entry.created]
+        if new:
+            self._entry.created.extend(new)
+            self._state.save()
 
     def forget_unmade(self) -> None:
         """Strike out what was registered ahead and is not there: what comes to lie there later is not kb's to undo.

@@ -8,8 +8,9 @@ cmd/kubeadm/app/cmd/{init,join,reset}.go.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Optional, Protocol
 
 from kubeup.config.types import NodeConfig
@@ -118,6 +119,9 @@ Who = Literal["admin", "kubelet", "bootstrap"]
 class Promises(Protocol):
     """Where an act registers how it is taken back, before it calls."""
 
+    def expect(self, paths: Iterable[Path]) -> None:
+        """Files that a program makes for it."""
+
     def register(self, compensation: Mapping[str, str]) -> None: ...
 
     def withdraw(self, compensation: Mapping[str, str]) -> None: ...
@@ -125,6 +129,8 @@ class Promises(Protocol):
 
 class _NoPromises:
     """Of a run that keeps no state."""
+
+    def expect(self, paths: Iterable[Path]) -> None: ...
 
     def register(self, compensation: Mapping[str, str]) -> None: ...
 

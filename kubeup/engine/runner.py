@@ -21,11 +21,10 @@ from kubeup.engine.run import BareRun, Results, Selection, read_stored
 from kubeup.engine.state import PhaseState, State
 from kubeup.engine.step import (
     Phase,
-    fingerprint_inputs,
     fingerprint_of,
+    fingerprint_spec,
     names_below,
     plan_skips,
-    resolve_path,
     select_phases,
     wanted_phases,
 )
@@ -143,7 +142,7 @@ class Runner:
         self._take_along(phase)
         before = self.state.phases.get(f"{self.workflow}/{phase.name}")
         plan: Optional[Plan] = None
-        inputs = fingerprint_inputs(ctx.config, phase.reads) if phase.plan is None else {}
+        inputs = fingerprint_spec(phase, ctx)
         if before and before.status == "done" and not is_forced and not phase.always:
             try:
                 if phase.plan is None:
@@ -169,10 +168,12 @@ class Runner:
             self.records.rename(key, former)
 
     def _why_again(self, ctx: BareRun, phase: Phase, before: PhaseState, inputs: dict[str, str]) -> str:
-        changed = [name for name in inputs if before.inputs.get(name) != inputs[name]]
-        if changed:
-            return f"{', '.join(changed)} changed since the last run: doing it again"
-        if phase.done is None or phase.done(ctx):
+        if "spec" not in before.inputs:
+            before.inputs.update(inputs)  # an older kb did it, of which nobody can tell: from here on a change is seen
+            self.state.save()
+        if any(before.inputs[name] != value for name, value in inputs.items()):
+            return "its configuration changed since the last run: doing it again"
+        if phase.probe is None or phase.probe(ctx):
             return ""
         return "drift: it was done, but the node no longer shows it: doing it again"
 
@@ -215,8 +216,7 @@ class Runner:
         sent_before = len(ctx.caller.changes)
         try:
             plan = plan or (phase.plan(ctx) if phase.plan else None)
-            places = plan.places() if plan else [resolve_path(ctx.paths, name) for name in phase.makes]
-            journal.plan_to_make(places)
+            journal.expect(plan.places() if plan else ())
             self.state.save()
             worked_on = ctx
             if self.keeps_journal:
@@ -224,7 +224,8 @@ class Runner:
             phase.before(worked_on)
             began = ctx.host.monotonic()
             if plan is None:
-                handed = phase.run(worked_on) or Results()
+                foretold = phase.foretell if ctx.host.mode == "dry-run" else None
+                handed = (foretold or phase.act)(worked_on) or Results()
             else:
                 was_begun = before is not None and before.status != "done"
                 handed = self._apply(worked_on, phase, plan, entry, is_forced=is_forced, was_begun=was_begun)
@@ -287,8 +288,8 @@ class Runner:
 
     def _may_remove(self, key: str, entry: PhaseState) -> frozenset[str]:
         """What this very step made, where kb works, and no other step needs: a record alone does not say that a file may go."""
-        needed = {resolve_path(self.state.paths, name) for phase in self.phases for name in phase.makes}
-        needed.update(Path(name) for step, items in self.records.steps.items() if step != key for name in items)
+        needed = {Path(name) for step, items in self.records.steps.items() if step != key for name in items}
+        needed.update(Path(name) for step, made in self.state.phases.items() if step != key for name in made.created)
         return frozenset(
             path
             for path in entry.created

@@ -11,7 +11,6 @@ import difflib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Optional
 
 from kubeup.config.types import NodeConfig
@@ -19,7 +18,6 @@ from kubeup.engine.plan import Plan
 from kubeup.engine.run import Outputs, Results
 from kubeup.errors import UsageError
 from kubeup.frozen_values import frozen
-from kubeup.paths import Paths
 from kubeup.secret import Secret
 
 
@@ -40,11 +38,11 @@ class Phase:
     name   kubeadm's name: `certs/apiserver`
     does   the one-line reason: progress line, --help, README
     plan   what is to be there: a pure look, from which the engine derives the rest (engine/plan.py)
-    run    where there is no plan: does it, with the Run of its command; returns what it hands on, or None; changes the machine
+    act    where there is no plan: does it, with the Run of its command; returns what it hands on, or None; changes the machine
            through run.host and the cluster through run.api
-    reads  attributes of NodeConfig on which the result depends (`cluster.networking.service_subnet`): its fingerprint
-    makes  files it makes: names relative to the kubernetes folder's pki (`pki/ca.crt`), or absolute paths
-    done   a probe of the real node: is the result there, and right?
+    probe  whether what the act did is there still, and right: a look at the real node
+    spec   what the act is about, where its probe does not tell one from another: of another value it is done again
+    foretell  in the place of the act in a dry run, where what it would do is not told by its changes alone
     formerly  the name that it had before: what is known of it is taken along
     before, after  what is told when it begins, and when it has ended: with what it handed on, and the seconds that it took
     needs  phases that must not be skipped if this one runs
@@ -58,10 +56,10 @@ class Phase:
 
     name: str
     does: str
-    run: Callable[[Any], Outputs] = _nothing
-    reads: tuple[str, ...] = ()
-    makes: tuple[str, ...] = ()
-    done: Optional[Callable[[Any], bool]] = None
+    act: Callable[[Any], Outputs] = _nothing
+    probe: Optional[Callable[[Any], bool]] = None
+    spec: Optional[Callable[[Any], object]] = None
+    foretell: Optional[Callable[[Any], Outputs]] = None
     needs: tuple[str, ...] = ()
     live: str = ""
     always: bool = False
@@ -130,21 +128,17 @@ def names_below(phases: Sequence[Phase], names: Sequence[str]) -> frozenset[str]
     return frozenset(phase.name for phase in phases if phase.name in names or phase.name.startswith(parents))
 
 
-def fingerprint_inputs(config: Optional[NodeConfig], reads: Sequence[str]) -> dict[str, str]:
-    """A short hash of each value that a phase reads. What kb generated for the user counts as one constant, so that
-    a second run with the same words is the same run. Raises AttributeError for a name that NodeConfig lacks."""
-    prints = {}
-    for name in reads:
-        value: Any = config
-        for part in name.split("."):
-            value = getattr(value, part, None) if value is None else getattr(value, part)
-        text = json.dumps(_plain(value), sort_keys=True)
-        prints[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return prints
+def fingerprint_spec(phase: Phase, run: Any) -> dict[str, str]:
+    """A short hash of what an act is about; {} where its probe tells it. What kb generated for the user counts as one constant, so that a
+    second run with the same words is the same run."""
+    if phase.spec is None:
+        return {}
+    text = json.dumps(_plain(phase.spec(run)), sort_keys=True, default=str)
+    return {"spec": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
 
 def fingerprint_of(plan: Plan) -> dict[str, str]:
-    """The same of a plan, in the place of its inputs; nothing while something in it is not known."""
+    """That of a plan; nothing while something in it is not known."""
     fingerprint = plan.fingerprint()
     return {"plan": fingerprint} if fingerprint else {}
 
@@ -161,12 +155,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_plain(item) for item in value]
     return value
-
-
-def resolve_path(paths: Paths, name: str) -> Path:
-    """A name in Phase.makes: absolute, `pki/...` in the certificates folder, or a file of /etc/kubernetes."""
-    if name.startswith("/"):
-        return Path(name)
-    if name.startswith("pki/"):
-        return paths.pki / name[len("pki/") :]
-    return paths.kubeconfigs / name if name.endswith(".conf") else paths.kubernetes / name

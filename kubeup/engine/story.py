@@ -24,13 +24,12 @@ class Act:
 
     do: Callable[[Any], Outputs]
     probe: Optional[Callable[[Any], bool]] = None
-    """Whether what it did is there still."""
+    spec: Optional[Callable[[Any], object]] = None
+    foretell: Optional[Callable[[Any], Outputs]] = None
     live: str = ""
     always: bool = False
     needs: tuple[str, ...] = ()
     when: Optional[Callable[[NodeConfig], bool]] = None
-    reads: tuple[str, ...] = ()
-    makes: tuple[str, ...] = ()
 
 
 def step(
@@ -50,14 +49,14 @@ def act(name: str, reason: str, what: Act) -> Phase:
     return Phase(
         name,
         reason,
-        run=what.do,
-        done=what.probe,
+        act=what.do,
+        probe=what.probe,
+        spec=what.spec,
+        foretell=what.foretell,
         live=what.live,
         always=what.always,
         needs=what.needs,
         when=what.when,
-        reads=what.reads,
-        makes=what.makes,
     )
 
 

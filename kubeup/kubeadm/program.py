@@ -92,9 +92,9 @@ _EVERYWHERE = ("vmodule", "rootfs")
 _COMMANDS = re.compile(r"(init|join)( phase)?|(config|token|certs|kubeconfig) .*|completion")
 
 RESET: tuple[Phase, ...] = (
-    Phase("preflight", does="Ask, and look whether this is root", run=kubeadm_reset.ask, live="node"),
-    Phase("remove-etcd-member", does="Take this node's member out of the etcd cluster", run=kubeadm_reset.remove_etcd_member, live="node"),
-    Phase("cleanup-node", does="Stop the kubelet, remove pods, and empty kubeadm's folders", run=kubeadm_reset.clean_up, live="node"),
+    Phase("preflight", does="Ask, and look whether this is root", act=kubeadm_reset.ask, live="node"),
+    Phase("remove-etcd-member", does="Take this node's member out of the etcd cluster", act=kubeadm_reset.remove_etcd_member, live="node"),
+    Phase("cleanup-node", does="Stop the kubelet, remove pods, and empty kubeadm's folders", act=kubeadm_reset.clean_up, live="node"),
 )  # fmt: skip
 _RESET_OPTIONS = (
     "cert-dir", "cleanup-tmp-dir", "config", "cri-socket", "dry-run", "force", "ignore-preflight-errors", "kubeconfig",

@@ -129,6 +129,11 @@ def is_active(host: Host, unit: str) -> bool:
     return read_state(host, unit) in ("active", "activating")
 
 
+def may_run(host: Host, unit: str) -> bool:
+    """Whether it runs; below another root, where there is nobody to ask, it is taken for granted."""
+    return host.mode == "root" or is_active(host, unit)
+
+
 def is_stopped(host: Host, unit: str) -> bool:
     """Whether it does not run, and nobody is about to start it."""
     return read_state(host, unit) in ("inactive", "failed")

@@ -7,7 +7,7 @@ all of it to its user.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from kubeup.config.types import NodeConfig
 from kubeup.engine.run import Outputs, Run
 from kubeup.engine.story import Act
 from kubeup.errors import HostError
+from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
 from kubeup.machine import services
 from kubeup.phases.find_mirror import mirror_of
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 CRICTL_CONFIG = Path("/etc/crictl.yaml")
 CONTAINERD_UNIT = Path("/etc/systemd/system/containerd.service")
+BOOT_LINK = Path("/etc/systemd/system/multi-user.target.wants/containerd.service")
 CONTAINERD_TIMEOUT_S = 30
 POLL_S = 0.1
 
@@ -50,6 +52,24 @@ def install_packages(ctx: Run) -> Outputs:
     Raises HostError: package-wrong, packages-not-found, wrong-architecture, wrong-version, file-damaged, disk-full,
     runtime-not-started.
     """
+    return _install(ctx, Ways(_fetch_and_place, _becomes_active, preflight.fix_runtime))
+
+
+def foretell_packages(ctx: Run) -> Outputs:
+    """What would be placed, and nothing of it fetched."""
+    return _install(ctx, Ways(_foretell_placing, lambda run: True, preflight.foretell_fix))
+
+
+@frozen
+class Ways:
+    """How the programs come, whether the runtime is up, and how it is set up: truly, or as it is foretold."""
+
+    place: Callable[[Run, Sequence[Standing], str], None]
+    becomes_active: Callable[[Run], bool]
+    fix: Callable[..., None]
+
+
+def _install(ctx: Run, ways: Ways) -> Outputs:
     standing = programs.look(ctx.host, ctx.config.cluster.kubernetes_version, ctx.release)
     wanted = _wanted(ctx, standing)
     kept = [one for one in standing if one.verdict == "good" and one.item.version_words]
@@ -62,14 +82,14 @@ def install_packages(ctx: Run) -> Outputs:
                 ctx.host, source, wanted, ctx.config.cluster.kubernetes_version, ctx.config.kb.packages.preset
             )
         else:
-            _fetch_and_place(ctx, wanted, source)
+            ways.place(ctx, wanted, source)
     _configure_crictl(ctx, wanted)
     has_runtime = any(one.item.component in ("containerd", "runc") for one in wanted)
-    _ensure_runtime_runs(ctx, has_placed=has_runtime)
+    _ensure_runtime_runs(ctx, has_placed=has_runtime, becomes_active=ways.becomes_active)
     if has_runtime and _source(ctx) in ("apt", "dnf", "download"):
         # A distribution's settings, and upstream's defaults, are for no kubelet in particular; the plugins lie where upstream
         # has them. With a mirror or a bundle the phase install/registries does this.
-        preflight.fix_runtime(ctx, cni_bin_dir=runtime.DEFAULT_CNI_BIN_DIRS[0])
+        ways.fix(ctx, cni_bin_dir=runtime.DEFAULT_CNI_BIN_DIRS[0])
     return None
 
 
@@ -111,26 +131,9 @@ def _source(ctx: Run) -> str:
 
 
 def _fetch_and_place(ctx: Run, wanted: Sequence[Standing], source: str) -> None:
-    names = [one.item.name for one in wanted]
     arch = find_architecture(ctx)
-    if source == "download" and ctx.host.mode != "live":
-        _plan_downloads(ctx, wanted, arch)
-        return
-    offered = _offer(ctx, source, names, arch)
-    absent = [name for name in names if name not in offered]
-    if absent and source == "mirror" and not offered and ctx.config.kb.packages.source == "auto":
-        ctx.report.note(f"the mirror has images alone: {', '.join(absent)} have to come from elsewhere")
-        return
-    if absent:
-        raise HostError(
-            f"the {source} lacks programs for this node ({arch})",
-            cause=f"{', '.join(absent)} {'is' if len(absent) == 1 else 'are'} not in it, and not on this node",
-            remedy="make a bundle that has them (kb bundle create), or install them by other means",
-            code="packages-not-found",
-        )
-    chosen = [offered[name] for name in names]
-    if ctx.host.mode != "live":
-        _plan_files_of(ctx, {one.item.place: one.mode for one in chosen})
+    chosen = _choose(ctx, wanted, source, _offer(ctx, source, [one.item.name for one in wanted], arch))
+    if not chosen:
         return
     version = ctx.config.cluster.kubernetes_version
     staged = programs.stage(
@@ -140,6 +143,34 @@ def _fetch_and_place(ctx: Run, wanted: Sequence[Standing], source: str) -> None:
     if source == "download":
         ctx.host.remove_tree(_spool(ctx))  # as large as what was placed
     ctx.report.note(f"placed from the {source}: {', '.join(sorted({place.name for place in places}))}")
+
+
+def _foretell_placing(ctx: Run, wanted: Sequence[Standing], source: str) -> None:
+    arch = find_architecture(ctx)
+    if source == "download":
+        _plan_downloads(ctx, wanted, arch)
+        return
+    offered = _offer(ctx, source, [one.item.name for one in wanted], arch, takes_copies=False)
+    chosen = _choose(ctx, wanted, source, offered)
+    if chosen:
+        _plan_files_of(ctx, {one.item.place: one.mode for one in chosen})
+
+
+def _choose(ctx: Run, wanted: Sequence[Standing], source: str, offered: Mapping[str, Offered]) -> list[Offered]:
+    """What is wanted, out of what is offered; [] where a mirror has images alone. Raises HostError (packages-not-found)."""
+    names = [one.item.name for one in wanted]
+    absent = [name for name in names if name not in offered]
+    if absent and source == "mirror" and not offered and ctx.config.kb.packages.source == "auto":
+        ctx.report.note(f"the mirror has images alone: {', '.join(absent)} have to come from elsewhere")
+        return []
+    if absent:
+        raise HostError(
+            f"the {source} lacks programs for this node ({find_architecture(ctx)})",
+            cause=f"{', '.join(absent)} {'is' if len(absent) == 1 else 'are'} not in it, and not on this node",
+            remedy="make a bundle that has them (kb bundle create), or install them by other means",
+            code="packages-not-found",
+        )
+    return [offered[name] for name in names]
 
 
 def _plan_files_of(ctx: Run, modes: Mapping[str, int]) -> None:
@@ -162,12 +193,13 @@ def _spool(ctx: Run) -> Path:
     return ctx.paths.state_dir / "downloads"
 
 
-def _offer(ctx: Run, source: str, names: Sequence[str], arch: str) -> dict[str, Offered]:
+def _offer(ctx: Run, source: str, names: Sequence[str], arch: str, *, takes_copies: bool = True) -> dict[str, Offered]:
+    """takes_copies: what lies in the mirror's folder is there, and not only planned."""
     if source == "bundle":
-        is_copied = ctx.host.mode == "live" and ctx.host.exists(bundle_copy(ctx))
+        is_copied = takes_copies and ctx.host.exists(bundle_copy(ctx))
         path = bundle_copy(ctx) if is_copied else Path(ctx.config.kb.bundle).absolute()
         found = open_signed(ctx, path)
-        others = open_copies(ctx.host) if ctx.host.mode == "live" else []
+        others = open_copies(ctx.host) if takes_copies else []
         more = {digest: place for one in others for digest, place in one.blobs.items()}
         whole = oci_layout.Layout(found.path, found.index, found.index_bytes, {**more, **found.blobs}, b"", found.names)
         return programs.offer_bundle(ctx.host, whole, arch)
@@ -186,7 +218,7 @@ def _offer(ctx: Run, source: str, names: Sequence[str], arch: str) -> dict[str, 
     )
 
 
-def _ensure_runtime_runs(ctx: Run, *, has_placed: bool) -> None:
+def _ensure_runtime_runs(ctx: Run, *, has_placed: bool, becomes_active: Callable[[Run], bool]) -> None:
     """A unit where kb placed containerd and none is there; running now, and at boot."""
     host = ctx.host
     program = host.which("containerd") or Path("/usr/local/bin/containerd")
@@ -205,11 +237,12 @@ def _ensure_runtime_runs(ctx: Run, *, has_placed: bool) -> None:
     if changed:
         host.run(services.SYSTEMD.reload)
     is_running = services.is_active(host, "containerd")
+    ctx.promises.expect([BOOT_LINK])
     services.enable(host, "containerd")
     if is_running and not (has_placed or changed):
         return
     done = services.run(host, "restart" if is_running else "start", "containerd", timeout_s=60)
-    if not done.ok or not _becomes_active(ctx):
+    if not done.ok or not becomes_active(ctx):
         log = "\n".join(services.read_log(host, "containerd", lines=20))
         raise HostError(
             "containerd does not start",
@@ -220,8 +253,6 @@ def _ensure_runtime_runs(ctx: Run, *, has_placed: bool) -> None:
 
 
 def _becomes_active(ctx: Run) -> bool:
-    if ctx.host.mode != "live":
-        return True
     deadline = ctx.host.monotonic() + CONTAINERD_TIMEOUT_S
     while ctx.host.monotonic() < deadline:
         if services.is_active(ctx.host, "containerd"):
@@ -239,8 +270,7 @@ def packages_are_in_place(ctx: Run) -> bool:
 PROGRAMS = Act(
     do=install_packages,
     probe=packages_are_in_place,
+    foretell=foretell_packages,
     live="node",
     when=wants_packages,
-    reads=("kb.packages", "cluster.kubernetes_version"),
-    makes=("/etc/systemd/system/multi-user.target.wants/containerd.service",),
 )

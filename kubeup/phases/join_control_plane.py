@@ -568,14 +568,7 @@ ETCD_CHECK = Act(do=check_etcd, live="cluster")
 ETCD_MEMBER = Act(
     do=join_etcd,
     probe=is_etcd_member,
+    spec=lambda run: control_plane.plan_etcd(run).fingerprint(),
     live="cluster",
-    reads=(
-        "cluster.kubernetes_version",
-        "cluster.image_repository",
-        "local_api_endpoint.advertise_address",
-        "patches_directory",
-        "cluster.local_etcd",
-    ),
-    makes=("manifests/etcd.yaml",),
 )
 INSTANCE = Act(do=wait_for_instance, probe=instance_is_healthy, live="cluster")

@@ -9,9 +9,12 @@ signing request has got, and looks at the node before it calls it joined.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Optional
 
+from kubeup.config.types import NodeConfig
 from kubeup.engine.compare import make_so
 from kubeup.engine.items import File, Folder
 from kubeup.engine.plan import Item, Plan
@@ -26,6 +29,7 @@ from kubeup.phases.mark_control_plane import plan_socket
 from kubeup.phases.verify_node import wait_for_ready, warn_of_serving_request
 from kubeup.phases.wait_dns import find_pressure, free_waiting_pods
 from kubeup.phases.wait_pod_ways import plan_ways, wait_for_pod_ways
+from kubeup.secret import Secret
 
 with lazily:
     from kubeup.cluster import api, membership, node_name, probes, signing_request
@@ -59,14 +63,14 @@ def _is_member(ctx: Run) -> bool:
 # ---- preflight
 
 
-def run_checks(ctx: Run) -> Outputs:
+def run_checks(ctx: Run, *, fix: Callable[[Run], None] = lambda run: preflight.fix_runtime(run)) -> Outputs:
     """The checks of a joining node, and whether its name is free. Raises PreflightError, ClusterError (node-name-taken)."""
     is_control_plane = ctx.config.is_control_plane
     if is_control_plane:
         join_control_plane.check_prepared(ctx)
         join_control_plane.start_making_keys(ctx)
     if ctx.config.kb.runtime.fix:
-        preflight.fix_runtime(ctx)
+        fix(ctx)
     if ctx.found.programs_are_planned:
         ctx.report.note("the runtime and the kubelet are not here yet: this machine is checked when they are")
         return None
@@ -79,6 +83,16 @@ def run_checks(ctx: Run) -> Outputs:
     if is_control_plane:
         preflight.look_at_node(ctx, facts.JOIN_CONTROL_PLANE, (facts.NODE, facts.IMAGES))
     return None
+
+
+def foretell_checks(ctx: Run) -> Outputs:
+    """All but what containerd has to try."""
+    return run_checks(ctx, fix=preflight.foretell_fix)
+
+
+def _checked(ctx: Run) -> NodeConfig:
+    """What the node is to be, whoever let it into the cluster: that is no matter of its own, and is gone when it has joined."""
+    return dataclasses.replace(ctx.config, join=None, certificate_key=Secret(""))
 
 
 def _check_name(ctx: Run) -> None:
@@ -152,6 +166,7 @@ def wait_for_bootstrap(ctx: Run) -> Outputs:
     not-healthy.
     """
     started, host = ctx.host.monotonic(), ctx.host
+    ctx.promises.expect([_kubelet_conf(ctx)])
     if ctx.config.is_control_plane and _is_member(ctx):
         host.remove(_bootstrap_conf(ctx))
         return None  # its identity was signed here; whether it works shows when its API server does
@@ -300,10 +315,6 @@ def _reaches_dns(ctx: Run) -> bool:
     return True
 
 
-CHECKS = Act(
-    do=run_checks,
-    live="node",
-    reads=("cluster.kubernetes_version", "node.name", "node.cri_socket", "kubelet", "kb.pod_network"),
-)
-BOOTSTRAP = Act(do=wait_for_bootstrap, probe=is_bootstrapped, live="cluster", makes=("kubelet.conf",))
-VERIFIED = Act(do=verify_node, probe=node_is_verified, live="cluster", reads=("kb.soak_s",))
+CHECKS = Act(do=run_checks, spec=_checked, foretell=foretell_checks, live="node")
+BOOTSTRAP = Act(do=wait_for_bootstrap, probe=is_bootstrapped, live="cluster")
+VERIFIED = Act(do=verify_node, probe=node_is_verified, live="cluster")

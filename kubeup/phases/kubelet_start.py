@@ -166,7 +166,7 @@ class Kubelet:
     """What enabling it makes, by service manager."""
 
     def is_running(self, run: Run) -> bool:
-        return run.host.mode == "root" or services.is_active(run.host, "kubelet")
+        return services.may_run(run.host, "kubelet")
 
     def stop(self, run: Run) -> None:
         stop_kubelet(run)

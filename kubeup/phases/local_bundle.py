@@ -19,6 +19,7 @@ from kubeup.machine.host import Host
 with lazily:
     from kubeup.airgap import bundle, bundle_needs, bundle_signature, bundle_verify, downloads, oci_layout, programs
     from kubeup.network import pod_network
+    from kubeup.node import images
 
 if TYPE_CHECKING:
     from kubeup.airgap.oci_layout import Layout
@@ -39,12 +40,9 @@ def lay_down_bundle(ctx: Run) -> Outputs:
 
     Raises HostError: bundle-unreadable, bundle-truncated, bundle-not-fit, signature-missing, signature-wrong, disk-full.
     """
-    path = Path(ctx.config.kb.bundle).absolute()
-    copy = bundle_copy(ctx)
-    if path == copy or path.is_relative_to(MIRROR_FOLDER) or ctx.host.mode == "dry-run":
+    path, copy = Path(ctx.config.kb.bundle).absolute(), bundle_copy(ctx)
+    if path.is_relative_to(MIRROR_FOLDER):
         _require_fit(ctx, open_signed(ctx, path))
-        if path != copy and not path.is_relative_to(MIRROR_FOLDER):
-            ctx.host.write_stream(copy, (), mode=0o600)
         return None
     found = open_signed(ctx, path)  # before so much is copied
     if found.path.suffix != ".tar" and ctx.host.is_dir(path):
@@ -62,6 +60,15 @@ def lay_down_bundle(ctx: Run) -> Outputs:
         _require_fit(ctx, open_signed(ctx, own))
 
     _copy_checked(ctx.host, path, copy, size=stat.size if stat else 0, check=check, tell=ctx.report.waiting)
+    return None
+
+
+def foretell_bundle(ctx: Run) -> Outputs:
+    """What is given is checked; its copy is named, and not made: the mirror of a dry run serves nobody."""
+    path = Path(ctx.config.kb.bundle).absolute()
+    _require_fit(ctx, open_signed(ctx, path))
+    if not path.is_relative_to(MIRROR_FOLDER):
+        ctx.host.write_stream(bundle_copy(ctx), (), mode=0o600)
     return None
 
 
@@ -201,10 +208,16 @@ def kb_digest(ctx: Run) -> str:
     return entry.digest.partition(":")[2] if entry else ""
 
 
+def _needed(ctx: Run) -> object:
+    """What a bundle is checked against, beside itself."""
+    return ctx.config.kb.bundle, ctx.config.kb.verify_key, images.list_node_images(ctx.config, ctx.release)
+
+
 BUNDLE = Act(
     do=lay_down_bundle,
     probe=bundle_is_laid_down,
+    spec=_needed,
+    foretell=foretell_bundle,
     live="node",
     when=wants_bundle,
-    reads=("kb.bundle", "kb.verify_key", "cluster.kubernetes_version", "cluster.image_repository"),
 )

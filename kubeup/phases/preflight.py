@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Optional
 
@@ -21,7 +21,7 @@ with lazily:
     from kubeup.node import image_pulls, images, kubeconfig, pki, runtime_fix
 
 
-def run_checks(ctx: Run) -> Outputs:
+def run_checks(ctx: Run, *, fix: Callable[[Run], None] = lambda run: fix_runtime(run)) -> Outputs:
     """Run the batches; each tells all its errors at once. Then pull the images that are missing.
 
     Raises PreflightError (preflight).
@@ -29,7 +29,7 @@ def run_checks(ctx: Run) -> Outputs:
     _check_files(ctx)
     certs.start_making_keys(ctx)  # the second processor makes them while the first looks and pulls
     if ctx.config.kb.runtime.fix:
-        fix_runtime(ctx)
+        fix(ctx)
     if ctx.found.programs_are_planned:
         ctx.report.note("the runtime and the kubelet are not here yet: this machine is checked when they are")
         return None
@@ -83,9 +83,6 @@ def look_at_node(ctx: Run, workflow: str, batches: Iterable[str], *, owned: Iter
 def fix_runtime(ctx: Run, *, cni_bin_dir: Optional[str] = None) -> None:
     """--fix, and a containerd that kb has just had installed: what the checks would find wrong with it is mended before
     they look; cni_bin_dir: where the CNI plugins were installed, if that is known."""
-    if ctx.host.mode != "live":
-        ctx.report.note("--fix: containerd itself tries what is mended, so nothing of it is planned here")
-        return
     driver = ctx.config.kubelet.get("cgroupDriver") or "systemd"
     wanted = runtime_fix.Wanted(
         sandbox_image=images.image_of("pause", ctx.config.cluster, ctx.release).ref,
@@ -96,6 +93,15 @@ def fix_runtime(ctx: Run, *, cni_bin_dir: Optional[str] = None) -> None:
     )
     for fault in runtime_fix.fix_runtime(ctx.host, ctx.config.node.cri_socket, wanted):
         ctx.report.note(f"containerd was mended and restarted: {fault}")
+
+
+def foretell_fix(ctx: Run, *, cni_bin_dir: Optional[str] = None) -> None:
+    ctx.report.note("--fix: containerd itself tries what is mended, so nothing of it is planned here")
+
+
+def foretell_checks(ctx: Run) -> Outputs:
+    """All but what containerd has to try."""
+    return run_checks(ctx, fix=foretell_fix)
 
 
 def _check_files(ctx: Run) -> None:
@@ -129,19 +135,5 @@ def images_are_here(ctx: Run) -> bool:
         return False
 
 
-CHECKS = Act(
-    do=run_checks,
-    probe=images_are_here,
-    live="node",
-    reads=(
-        "cluster.kubernetes_version",
-        "cluster.image_repository",
-        "cluster.local_etcd",
-        "cluster.external_etcd",
-        "cluster.networking",
-        "local_api_endpoint",
-        "node.cri_socket",
-        "kubelet",
-        "kb.pod_network",
-    ),
-)
+CHECKS = Act(do=run_checks, probe=images_are_here, spec=lambda run: run.config, foretell=foretell_checks, live="node")
+"""Whatever the configuration says otherwise is a reason to look again."""

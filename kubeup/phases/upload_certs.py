@@ -72,4 +72,4 @@ def _uid(secret: api.Object) -> str:
     return str((secret.get("metadata") or {}).get("uid", ""))
 
 
-CERTS = Act(do=upload_certs, probe=certs_are_uploaded, reads=("upload_certs",))
+CERTS = Act(do=upload_certs, probe=certs_are_uploaded, spec=lambda run: run.config.upload_certs)

@@ -83,4 +83,4 @@ def node_is_verified(ctx: Run) -> bool:
     return not (place and ways.services) or pod_view.find_cut(ctx.host, place, ways) is None
 
 
-SOAK = Act(do=verify_node, probe=node_is_verified, live="cluster", reads=("kb.soak_s",))
+SOAK = Act(do=verify_node, probe=node_is_verified, live="cluster")

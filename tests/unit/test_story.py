@@ -61,20 +61,20 @@ def test_what_an_act_says_reaches_its_phase() -> None:
         always=True,
         needs=("x",),
         when=lambda config: False,
-        reads=("node.name",),
-        makes=("kubelet.conf",),
+        spec=str,
+        foretell=print,
     )
     assert act("a", "A", what) == Phase(
         name="a",
         does="A",
-        run=what.do,
-        done=what.probe,
+        act=what.do,
+        probe=what.probe,
         live="node",
         always=True,
         needs=("x",),
         when=what.when,
-        reads=("node.name",),
-        makes=("kubelet.conf",),
+        spec=str,
+        foretell=print,
     )
 
 

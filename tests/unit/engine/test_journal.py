@@ -66,7 +66,7 @@ def test_the_same_content_is_neither_registered_nor_copied(host: LocalHost) -> N
 def test_what_was_planned_and_not_made_is_struck_out(host: LocalHost, tmp_path: Path) -> None:
     """Also what an earlier run planned: killed before it made the file, it must not claim a later one of the admin's."""
     journal, _, entry = begin(host, created=("/etc/gone",))
-    journal.plan_to_make([A, Path("/etc/b"), Path("/etc/link")])
+    journal.expect([A, Path("/etc/b"), Path("/etc/link")])
     assert entry.created == ["/etc/gone", str(A), "/etc/b", "/etc/link"]
     journal.write_file(A, "key")
     (tmp_path / "etc/link").symlink_to("/nowhere")  # what a command of the phase made

@@ -18,7 +18,7 @@ from kubeup.engine.records import load_records
 from kubeup.engine.run import Results, Run, Selection
 from kubeup.engine.runner import Runner, RunResult
 from kubeup.engine.state import State, load_state
-from kubeup.engine.step import Phase, fingerprint_inputs, plan_skips, select_phases
+from kubeup.engine.step import Phase, fingerprint_spec, plan_skips, select_phases
 from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import Host
@@ -45,9 +45,9 @@ def write(path: Path, text: str = "x") -> Callable[[Run], None]:
 
 def phases(**more: Any) -> tuple[Phase, ...]:
     return (
-        Phase("one/a", does="a", run=write(A), done=lambda ctx: ctx.host.exists(A), makes=("a",)),
-        Phase("one/b", does="b", run=write(B), reads=("node.name",)),
-        Phase("two", does="t", run=lambda ctx: Results(token_ids=["abcdef"], certificate_key=Secret("s3cret")), **more),
+        Phase("one/a", does="a", act=write(A), probe=lambda ctx: ctx.host.exists(A)),
+        Phase("one/b", does="b", act=write(B), spec=lambda ctx: ctx.config.node.name),
+        Phase("two", does="t", act=lambda ctx: Results(token_ids=["abcdef"], certificate_key=Secret("s3cret")), **more),
     )
 
 
@@ -96,7 +96,7 @@ def test_a_changed_input_is_named_and_the_phase_runs_again(host: LocalHost) -> N
     run(host, phases())
     renamed = dataclasses.replace(CONFIG, node=NodeRegistration(name="cp2"))
     result, _, text = run(host, phases(), renamed)
-    assert "one/b: node.name changed since the last run" in text
+    assert "one/b: its configuration changed since the last run" in text
     assert statuses(result)["one/a"] == "unchanged"
 
 
@@ -112,13 +112,14 @@ def test_the_undo_is_registered_before_the_change(host: LocalHost) -> None:
     seen: list[Any] = []
 
     def crash(ctx: Run) -> None:
+        ctx.promises.expect([Path("/etc/kubernetes/c")])
         ctx.host.write_file(B, "new")
         seen.append(json.loads(host.read_text(Paths.state))["phases"]["init/two"])
         raise KeyboardInterrupt
 
     host.write_file(B, "the admin's")
     with pytest.raises(KeyboardInterrupt):
-        run(host, (Phase("two", does="t", run=crash, makes=("c",)),))
+        run(host, (Phase("two", does="t", act=crash),))
     entry = seen[0]
     assert entry["status"] == "running"
     assert entry["created"] == ["/etc/kubernetes/c"]
@@ -127,8 +128,8 @@ def test_the_undo_is_registered_before_the_change(host: LocalHost) -> None:
 
 
 def test_kb_s_own_file_is_not_backed_up(host: LocalHost) -> None:
-    run(host, (Phase("two", does="t", run=write(B, "1")),))
-    _, node_state, _ = run(host, (Phase("two", does="t", run=write(B, "2")),), only="two")
+    run(host, (Phase("two", does="t", act=write(B, "1")),))
+    _, node_state, _ = run(host, (Phase("two", does="t", act=write(B, "2")),), only="two")
     assert node_state.phases["init/two"].backups == []
     assert str(B) in node_state.phases["init/two"].created
 
@@ -137,7 +138,7 @@ def test_a_failure_says_its_phase_and_what_was_changed(host: LocalHost) -> None:
     def fail(ctx: Run) -> None:
         raise ClusterError("w", cause="c", remedy="r", code="x")
 
-    steps = (*phases()[:2], Phase("bad", does="b", run=fail))
+    steps = (*phases()[:2], Phase("bad", does="b", act=fail))
     with pytest.raises(ClusterError) as caught:
         run(host, steps)
     assert caught.value.phase == "bad"
@@ -154,7 +155,7 @@ def test_a_failed_phase_runs_again_and_the_done_ones_do_not(host: LocalHost) -> 
         if error:
             raise error
 
-    steps = (*phases()[:2], Phase("bad", does="b", run=sometimes))
+    steps = (*phases()[:2], Phase("bad", does="b", act=sometimes))
     with pytest.raises(HostError):
         run(host, steps)
     result, _, _ = run(host, steps)
@@ -201,8 +202,8 @@ def test_one_selection_says_which_phases_run(host: LocalHost) -> None:
 
     steps = (
         *phases()[:2],
-        Phase("look", does="l", run=look, always=True),
-        Phase("unasked", does="u", run=look, when=lambda config: False),
+        Phase("look", does="l", act=look, always=True),
+        Phase("unasked", does="u", act=look, when=lambda config: False),
     )
     run(host, steps, skip=("one/a",))
     run(host, steps, only="look", skip=("one",))
@@ -223,7 +224,7 @@ def test_one_selection_says_which_phases_run(host: LocalHost) -> None:
 
 def test_what_nobody_takes_back_goes_by_the_machine_itself(host: LocalHost) -> None:
     seen: list[Any] = []
-    run(host, (Phase("look", does="l", run=lambda ctx: seen.append(ctx)),))
+    run(host, (Phase("look", does="l", act=lambda ctx: seen.append(ctx)),))
     assert seen[0].machine is host and seen[0].host is not host
 
 
@@ -233,7 +234,8 @@ def test_a_generated_token_does_not_count_as_a_change() -> None:
         return dataclasses.replace(CONFIG, bootstrap_tokens=(token,))
 
     def prints(text: str, *, is_generated: bool) -> dict[str, str]:
-        return fingerprint_inputs(config(text, is_generated=is_generated), ["bootstrap_tokens"])
+        phase = Phase("a", does="a", spec=lambda found: found.bootstrap_tokens)
+        return fingerprint_spec(phase, config(text, is_generated=is_generated))
 
     assert prints("a.b", is_generated=True) == prints("c.d", is_generated=True)
     assert prints("a.b", is_generated=False) != prints("c.d", is_generated=False)
@@ -302,7 +304,7 @@ def test_a_record_does_not_say_that_a_file_outside_of_kb_s_workplaces_may_go(hos
 def test_a_file_that_something_else_needs_stays(host: LocalHost, how: str) -> None:
     more = {
         "another plan": (Phase("one/b", does="b", plan=plan_of(File(B, "b"))),),
-        "an act": (Phase("one/b", does="b", makes=("b",)),),
+        "an act": (Phase("one/b", does="b", act=write(B)),),
         "adopted": (),
     }[how]
     again = after_a_run(host, File(A, "a"), File(B, "b"), more=more)
@@ -374,3 +376,25 @@ def test_a_plan_that_cannot_be_made_in_a_second_run_is_told_as_in_a_first(host: 
     assert (caught.value.phase, caught.value.changed) == ("one/b", "1 files were changed")
     assert "one/b  b  failed" in told.getvalue()
     assert statuses(run(host, (first, second))[0])["one/b"] == "unchanged"
+
+
+# ---- acts
+
+
+def test_what_an_older_kb_did_is_done_and_a_change_is_seen_from_then_on(host: LocalHost) -> None:
+    """Its state says of which inputs; this kb knows an act by what it is about."""
+    run(host, phases())
+    node_state = load_state(host, Paths())
+    node_state.phases["init/one/b"].inputs = {"node.name": "5f3c5f3c5f3c5f3c"}
+    node_state.save()
+    assert statuses(run(host, phases())[0])["one/b"] == "unchanged"
+    renamed = dataclasses.replace(CONFIG, node=NodeRegistration(name="cp2"))
+    assert "one/b: its configuration changed" in run(host, phases(), renamed)[2]
+
+
+def test_a_dry_run_foretells_what_an_act_would_do(host: LocalHost) -> None:
+    done: list[str] = []
+    step = Phase("a", does="a", act=lambda ctx: done.append("done"), foretell=lambda ctx: done.append("foretold"))
+    run(DryRunHost(host), (step,))
+    run(host, (step,))
+    assert done == ["foretold", "done"]

@@ -28,7 +28,6 @@ from kubeup.config.types import (
 from kubeup.engine.run import Caller, Found, Results
 from kubeup.engine.runner import Runner
 from kubeup.engine.state import PhaseState, load_state
-from kubeup.engine.step import fingerprint_inputs
 from kubeup.errors import ClusterError, KbError, UsageError
 from kubeup.machine.host import CommandResult
 from kubeup.machine.http import HttpResponse, Tls
@@ -151,12 +150,6 @@ def servers(host: Endpoint) -> dict[str, str]:
 
 def names_of(host: Endpoint) -> tuple[str, ...]:
     return certificates.sans_of(pki.read_certs(host, PATHS.pki / "apiserver.crt")[0]).dns
-
-
-def test_the_reads_exist() -> None:
-    config = NodeConfig(ClusterConfiguration("v1.35.6"), NodeRegistration("x"), LocalAPIEndpoint("10.0.0.1"))
-    for phase in kb.RECONFIGURE_ENDPOINT:
-        fingerprint_inputs(config, phase.reads)
 
 
 def test_one_control_plane_is_done_at_once_and_names_its_workers(tmp_path: Path) -> None:

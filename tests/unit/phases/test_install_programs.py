@@ -64,7 +64,7 @@ def test_a_dry_run_fetches_nothing_and_leaves_nothing_behind(monkeypatch: pytest
         monkeypatch.setattr(LocalHost, verb, refuse)
     dry = DryRunHost(FakeHost(answers={"uname -m": "x86_64"}))
     ctx = make_context(dry, replace(make_config(), kb=KbConfiguration(packages=Packages("download", "ustc"))))
-    install_programs.install_packages(ctx)
+    install_programs.foretell_packages(ctx)
     written = {change.what for change in dry.plan if change.kind == "write"}
     assert {"/usr/local/bin/kubelet (0755)", "/opt/cni/bin/bridge (0755)", "/usr/local/sbin/runc (0755)"} <= written
     told = "; ".join(ctx.report.notes)
@@ -81,7 +81,9 @@ def test_containerd_gets_a_unit_where_there_is_none() -> None:
     }
     systemd = {"/run/systemd/system"}
     host = FakeHost(programs={"containerd", "systemctl"}, dirs=set(systemd), answers=active, accepts=starts)
-    install_programs._ensure_runtime_runs(context(host), has_placed=True)
+    install_programs._ensure_runtime_runs(
+        context(host), has_placed=True, becomes_active=install_programs._becomes_active
+    )
     unit = host.read_text(install_programs.CONTAINERD_UNIT)
     assert "ExecStart=/usr/bin/containerd\n" in unit and "KillMode=process" in unit
     assert (
@@ -94,5 +96,7 @@ def test_containerd_gets_a_unit_where_there_is_none() -> None:
         answers={"systemctl is-active containerd": "active\n", "systemctl is-enabled containerd": ""},
     )
     packaged.files["/lib/systemd/system/containerd.service"] = b""
-    install_programs._ensure_runtime_runs(context(packaged), has_placed=False)
+    install_programs._ensure_runtime_runs(
+        context(packaged), has_placed=False, becomes_active=install_programs._becomes_active
+    )
     assert packaged.changes == []

@@ -18,7 +18,6 @@ import kb
 from kubeup.cluster import api, shared_certs
 from kubeup.config.types import Join, JoinControlPlane, LocalAPIEndpoint, NodeConfig, NodeRegistration
 from kubeup.engine.run import Caller, Run
-from kubeup.engine.step import fingerprint_inputs
 from kubeup.errors import KbError
 from kubeup.machine.host import CommandResult
 from kubeup.machine.http import HttpResponse, Tls, Unreachable
@@ -198,7 +197,7 @@ def fails(code: str, call: Any, ctx: Run) -> KbError:
 # ---- the tuple
 
 
-def test_the_order_and_the_reads() -> None:
+def test_the_order() -> None:
     names = [phase.name for phase in kb.JOIN]
     for first, then in (
         ("control-plane-prepare/download-certs", "control-plane-prepare/certs"),
@@ -212,8 +211,6 @@ def test_the_order_and_the_reads() -> None:
                 "control-plane-prepare/kubeconfig", "control-plane-prepare/control-plane", "kubelet-start", "etcd-join",
                 "kubelet-wait-bootstrap", "control-plane-join/mark-control-plane", "wait-control-plane"}  # fmt: skip
     assert kubeadms <= set(names)
-    for phase in kb.JOIN:
-        fingerprint_inputs(config(), phase.reads)
 
 
 # ---- before anything is written

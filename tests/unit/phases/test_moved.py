@@ -9,7 +9,7 @@ import pytest
 import kb
 from kubeup.engine.step import Phase
 
-_DEFAULT: Any = Phase.__dataclass_fields__["run"].default
+_DEFAULT: Any = Phase.__dataclass_fields__["act"].default
 ACTS = {
     "init": {
         "install/bundle",
@@ -59,4 +59,4 @@ def test_what_acts_is_named_here(workflow: str) -> None:
 def test_a_plan_is_said_once() -> None:
     """Nothing beside it repeats what it says."""
     for phase in (phase for phases in WORKFLOWS.values() for phase in phases if phase.plan):
-        assert (phase.run, phase.done, phase.reads, phase.makes) == (_DEFAULT, None, (), ()), phase.name
+        assert (phase.act, phase.probe, phase.spec, phase.foretell) == (_DEFAULT, None, None, None), phase.name
