@@ -3,6 +3,7 @@
 # make test    all tests that this machine can run; those on real nodes skip without $KB_E2E_BIN
 # make fuzz    the fuzzers for longer: KB_FUZZ_ROUNDS=1000 make fuzz
 # make build   dist/kb.pyz
+# make release dist/ as a download page carries it: kb.pyz, SHA256SUMS, the bill of materials, the licences
 # make e2e     the tests on real nodes: KB_E2E_BIN=/path/to/binaries make e2e
 # make bench   speed, side by side with kubeadm: KB_E2E_BIN=... make bench
 
@@ -12,7 +13,7 @@ PY := $(VENV)/bin/python
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PACKAGES := openssl iproute2 make python3-venv
 
-.PHONY: setup check format test fuzz build e2e bench docs clean
+.PHONY: setup check format test fuzz build release e2e bench docs clean
 
 setup:
 	command -v apt-get >/dev/null && { $(SUDO) apt-get update -qq; $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES); } || true
@@ -37,6 +38,9 @@ fuzz:
 
 build:
 	$(PY) build_zipapp.py
+
+release:
+	$(PY) build_zipapp.py --release
 
 bench:
 	$(PY) -m tests.bench --write

@@ -5,7 +5,8 @@
     python3 build_zipapp.py --platform linux_x86_64 --python 3.11 a slim one
     python3 build_zipapp.py --wheels DIR                          with no network: the wheels of wheels.lock are in DIR
     python3 build_zipapp.py --no-bytecode                         the same bytes, whichever Python builds it
-    python3 build_zipapp.py --update-lock                         write wheels.lock anew from PINS
+    python3 build_zipapp.py --release                             and beside it what a download page carries
+    python3 build_zipapp.py --update-lock                         write wheels.lock again from PINS
 
 Owns: PINS, wheels.lock, the layout of the archive. Must not: import kb, or take anything from the machine into the
 archive but this source tree and the wheels that wheels.lock names by their sha256. (The one thing that it cannot hold
@@ -570,6 +571,25 @@ def write_zipapp(members: Mapping[str, bytes], output: Path, *, date: tuple[int,
     return digest
 
 
+def render_licences(members: Mapping[str, bytes]) -> str:
+    """The licences of kb and of all that kb.pyz carries, one after the other, each below its name."""
+    names = sorted(name for name in members if "/licenses/" in name or name == "LICENSE")
+    names.sort(key=lambda name: name != "LICENSE")
+    line = "=" * 79
+    return "\n".join(f"{line}\n{name}\n{line}\n{members[name].decode('utf-8', 'replace')}" for name in names)
+
+
+def write_release(members: Mapping[str, bytes], output: Path) -> list[Path]:
+    """Beside the zipapp: its bill of materials (CycloneDX), all licences, and SHA256SUMS of the three, for sha256sum -c."""
+    beside = {SBOM: members[SBOM], "LICENSES.txt": render_licences(members).encode()}
+    for name, data in beside.items():
+        (output.parent / name).write_bytes(data)
+    names = sorted([output.name, *beside])
+    sums = [f"{hashlib.sha256((output.parent / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    (output.parent / "SHA256SUMS").write_text("".join(sums))
+    return [output.parent / name for name in (*beside, "SHA256SUMS")]
+
+
 def parse_choice(text: str, known: Sequence[str], *, flag: str) -> list[str]:
     """`3.9,3.11` -> the known ones among them, in the order of `known`."""
     words = text.split(",")
@@ -589,7 +609,10 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         "--no-bytecode", dest="bytecode", action="store_false", help="sources alone: the same bytes by every Python"
     )
     parser.add_argument("--compile", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--update-lock", action="store_true", help=f"write {LOCK_NAME} anew, build nothing")
+    parser.add_argument(
+        "--release", action="store_true", help="write its bill of materials, licences and sums beside it"
+    )
+    parser.add_argument("--update-lock", action="store_true", help=f"write {LOCK_NAME} again, build nothing")
     return parser.parse_args(argv)
 
 
@@ -609,7 +632,8 @@ def build(args: argparse.Namespace) -> str:
         members.update(compile_members(members))
     digest = write_zipapp(members, args.output, date=read_date(os.environ))
     size_mb = args.output.stat().st_size / 1e6
-    return f"{args.output}: {size_mb:.1f} MB, sha256 {digest}"
+    beside = [f"\n{path}" for path in write_release(members, args.output)] if args.release else []
+    return f"{args.output}: {size_mb:.1f} MB, sha256 {digest}{''.join(beside)}"
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -247,6 +248,20 @@ def test_two_builds_are_one(pythons: list[Python], wheels: Path, tmp_path: Path)
         "_native/x86_64/_cffi_backend.cpython-311-x86_64-linux-gnu.so",
         "_native/x86_64/cryptography/hazmat/bindings/_rust.abi3.so",
     ]
+
+
+def test_a_release_is_what_a_download_page_carries(pyz: Path, tmp_path: Path) -> None:
+    members = build_zipapp.plan_members(REPO, build_zipapp.parse_lock((REPO / "wheels.lock").read_text()), WHEELS)
+    shutil.copy(pyz, tmp_path / "kb.pyz")
+    build_zipapp.write_release(members, tmp_path / "kb.pyz")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["LICENSES.txt", "SHA256SUMS", "kb.pyz", "sbom.cdx.json"]
+    checked = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path, capture_output=True, text=True)
+    assert checked.returncode == 0 and checked.stdout.count(": OK") == 3
+    named = {part["name"] for part in json.loads((tmp_path / "sbom.cdx.json").read_text())["components"]}
+    licences = (tmp_path / "LICENSES.txt").read_text()
+    assert licences.splitlines()[1] == "LICENSE", "kb's own comes first"
+    for name in named:
+        assert re.search(rf"^{name}-[^/]*/licenses/", licences, re.M | re.I), f"the licence of {name} is not there"
 
 
 def test_a_wheel_that_is_missing_or_changed_fails_the_build(wheels: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from kubeup.errors import ClusterError, KbError, shown
-from tests.make_docs import REPO, read_codes, render_errors
+from tests.make_docs import REPO, read_codes, render_errors, render_phases
 
 
 def test_an_error_without_a_remedy_cannot_be_made() -> None:
@@ -21,6 +21,16 @@ def test_exit_statuses_follow_the_class() -> None:
 
 def test_the_page_of_errors_is_up_to_date() -> None:
     assert (REPO / "docs/errors.md").read_text() == render_errors(), "run: make docs"
+
+
+def test_the_page_of_phases_is_up_to_date() -> None:
+    assert (REPO / "docs/phases.md").read_text() == render_phases(), "run: make docs"
+
+
+def test_what_the_pages_link_to_is_there() -> None:
+    for page in (REPO / "README.md", REPO / "CONTRIBUTING.md", *(REPO / "docs").glob("*.md")):
+        places = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+        assert [place for place in places if not (page.parent / place).exists()] == [], page
 
 
 def test_codes_are_kebab_case_and_of_one_class() -> None:
