@@ -229,11 +229,17 @@ def _listener_name(port: int) -> Optional[str]:
     if not inodes:
         return None
     for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            sockets = {os.readlink(f"/proc/{pid}/fd/{descriptor}") for descriptor in os.listdir(f"/proc/{pid}/fd")}
-            if sockets & inodes:
+        with contextlib.suppress(OSError):
+            if inodes & _open_files(pid):
                 with open(f"/proc/{pid}/comm") as file:
                     return f"{file.read().strip()} (pid {pid})"
-        except OSError:
-            continue
     return None
+
+
+def _open_files(pid: str) -> set[str]:
+    """What a process has open, as /proc names it. Raises OSError where that is not ours to see."""
+    found = set()
+    for descriptor in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):  # closed meanwhile
+            found.add(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
+    return found
