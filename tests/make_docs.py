@@ -1,4 +1,5 @@
-"""Write what is generated: docs/errors.md from the raise sites, docs/phases.md from kb.py.
+"""Write what is generated: docs/errors.md from the raise sites, docs/flags.md from the table of flags,
+docs/phases.md from kb.py.
 
 python3 -m tests.make_docs          (make docs)
 """
@@ -8,6 +9,10 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kubeup.config.flag_table import Flag
 
 REPO = Path(__file__).resolve().parent.parent
 STATUS = {"UsageError": 2, "PreflightError": 3, "HostError": 4, "ClusterError": 5}
@@ -82,6 +87,34 @@ def render_errors() -> str:
     return "\n".join(lines) + "\n"
 
 
+def render_flags() -> str:
+    from kubeup.config.flag_table import EVERYWHERE, FLAGS
+
+    lines = [
+        "# Flags",
+        "",
+        "Every flag of kb, in the order in which help lists them, with the commands that take it and the field that says the",
+        "same in a configuration file. Under the name kubeadm only kubeadm's flags are there. With --config most fields are said",
+        "by the file: a flag whose field is marked \\* may stand beside it, and then counts. Generated: `make docs`.",
+        "",
+        "| flag | meaning | commands | field |",
+        "|---|---|---|---|",
+    ]
+    for flag in (*FLAGS, *EVERYWHERE):
+        if flag.is_hidden:
+            continue
+        names = dict.fromkeys((*flag.of, *flag.added_to)) if flag not in EVERYWHERE else {"every command": None}
+        commands = ", ".join(name for name in names if not (name.endswith(" phase") and name[:-6] in names))
+        fields = ", ".join(f"`{place}`" + " \\*" * may_stand_beside_config(flag, place) for place in flag.sets)
+        cells = [f"`--{flag.name}`", flag.help, commands, fields]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def may_stand_beside_config(flag: Flag, place: str) -> bool:
+    return flag.beside_config or place.startswith("KbConfiguration.")
+
+
 def render_phases() -> str:
     lines = [
         "# Phases",
@@ -107,6 +140,7 @@ def render_phase_table(name: str) -> list[str]:
 
 def main() -> None:
     (REPO / "docs/errors.md").write_text(render_errors())
+    (REPO / "docs/flags.md").write_text(render_flags())
     (REPO / "docs/phases.md").write_text(render_phases())
 
 

@@ -1,4 +1,5 @@
-"""The parsers, made out of three tables: COMMANDS in kb.py, the phase tuples, and OPTIONS (kubeup/cli/options.py).
+"""The parsers, made out of three tables: the commands (kubeup/commands/table.py), the stories of kb.py, and the flags
+(kubeup/config/flag_table.py).
 
 Flags carry kubeadm's names and forms (`--flag value`, `--flag=value`, `--bool=true`, lists with commas or repeated).
 """
@@ -14,9 +15,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn, Optional
 
-from kubeup.cli.options import GLOBAL_OPTIONS, OPTIONS, Option
 from kubeup.cli.output import show
 from kubeup.cli.program import Command, Invocation, Program
+from kubeup.config.flag_table import BY_NAME, EVERYWHERE, Flag
 from kubeup.engine.step import Phase
 from kubeup.errors import UsageError
 
@@ -65,9 +66,8 @@ def parse_command_line(
         raise HelpShown(0 if words else 2)
     command, rest = _find_command(commands, words, program)
     parser = _make_parser(command, program)
-    known = {**OPTIONS, **GLOBAL_OPTIONS}
     given = vars(parser.parse_args(_plain_booleans(rest, command)))
-    flags = {name: _value_of(name, known[name], given[key]) for name, key in _dests(command) if key in given}
+    flags = {name: _value_of(BY_NAME[name], given[key]) for name, key in _dests(command) if key in given}
     positional = [str(word) for name in command.arguments for word in _as_list(given.get(name.rstrip(".")))]
     verbosity = int(flags.pop("v", 0) or 0)
     flags.pop("debug", None)
@@ -103,16 +103,14 @@ def words_first(argv: Sequence[str]) -> list[str]:
 
 def _long_name(flag: str) -> str:
     """`-f` -> `--force`; another word as it is."""
-    known = {**OPTIONS, **GLOBAL_OPTIONS}
-    return next((f"--{name}" for name, item in known.items() if item.short and f"-{item.short}" == flag), flag)
+    return next((f"--{item.name}" for item in BY_NAME.values() if item.short and f"-{item.short}" == flag), flag)
 
 
 def _takes_next(flag: str, following: str) -> bool:
     """Whether the value of `flag` is the word after it."""
     if flag == "--v":
         return bool(_GO_INT.fullmatch(following))
-    known = {**OPTIONS, **GLOBAL_OPTIONS}
-    return flag[2:] in known and known[flag[2:]].takes != "flag"
+    return flag[2:] in BY_NAME and BY_NAME[flag[2:]].takes != "flag"
 
 
 _GO_INT = re.compile(r"[+-]?(0[xX][0-9a-fA-F_]+|0[bB][01_]+|0[oO]?[0-7_]+|0|[1-9][0-9_]*)")
@@ -131,20 +129,24 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _dests(command: Command) -> list[tuple[str, str]]:
-    return [(name, name.replace("-", "_")) for name in (*command.options, *GLOBAL_OPTIONS)]
+    return [(name, name.replace("-", "_")) for name in _names_of(command)]
 
 
-def _value_of(name: str, option: Option, value: Any) -> Any:
-    if value == [] and (option.choices or option.takes == "int"):
+def _names_of(command: Command) -> tuple[str, ...]:
+    return (*command.options, *(flag.name for flag in EVERYWHERE))
+
+
+def _value_of(flag: Flag, value: Any) -> Any:
+    if value == [] and (flag.choices or flag.takes == "int"):
         raise UsageError(
-            f"--{name}=--",
-            cause=f"it is one of: {', '.join(option.choices)}" if option.choices else "it is a number",
+            f"--{flag.name}=--",
+            cause=f"it is one of: {', '.join(flag.choices)}" if flag.choices else "it is a number",
             remedy="correct it, or leave it out",
             code="usage",
         )
     if value == []:  # argparse has taken the value for its own mark
         return "--"
-    if option.takes == "list":
+    if flag.takes == "list":
         texts = ["--" if text == [] else str(text) for text in value]
         return [item.strip() for text in texts for item in text.split(",") if item.strip()]
     return value
@@ -190,47 +192,45 @@ def _make_parser(command: Command, program: Program) -> _Parser:
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    parser.known_flags = tuple(f"--{name}" for name in (*command.options, *GLOBAL_OPTIONS))
+    parser.known_flags = tuple(f"--{name}" for name in _names_of(command))
     for name in command.arguments:
         if name.endswith("..."):
             parser.add_argument(name.rstrip("."), nargs="*", metavar=name.rstrip(".").upper())
         else:
             parser.add_argument(name, metavar=name.upper())
-    for name in command.options:
-        _add_option(parser, name, OPTIONS[name])
-    for name, option in GLOBAL_OPTIONS.items():
-        _add_option(parser, name, option)
+    for name in _names_of(command):
+        _add_flag(parser, BY_NAME[name])
     return parser
 
 
-def _add_option(parser: argparse.ArgumentParser, name: str, option: Option) -> None:
-    flags = [f"-{option.short}"] if option.short else []
-    flags.append(f"--{name}")
-    text = argparse.SUPPRESS if option.is_hidden else option.help.replace("%", "%%")
-    if option.takes == "flag":
+def _add_flag(parser: argparse.ArgumentParser, flag: Flag) -> None:
+    flags = [f"-{flag.short}"] if flag.short else []
+    flags.append(f"--{flag.name}")
+    text = argparse.SUPPRESS if flag.is_hidden else flag.help.replace("%", "%%")
+    if flag.takes == "flag":
         parser.add_argument(*flags, action="store_true", help=text)
         return
-    metavar = option.metavar or ("{" + ",".join(option.choices) + "}" if option.choices else name.upper())
+    metavar = flag.metavar or ("{" + ",".join(flag.choices) + "}" if flag.choices else flag.name.upper())
     kwargs: dict[str, Any] = {"help": text, "metavar": metavar}
-    if option.takes == "list":
+    if flag.takes == "list":
         kwargs["action"] = "append"
-    if option.takes == "int":
+    if flag.takes == "int":
         kwargs["type"] = _parse_int
-    if option.choices:
-        kwargs["choices"] = option.choices
+    if flag.choices:
+        kwargs["choices"] = flag.choices
     parser.add_argument(*flags, **kwargs)
 
 
 def _plain_booleans(words: Sequence[str], command: Command) -> list[str]:
     """Go's flags take `--dry-run=true`; argparse's do not."""
-    known = {**{name: OPTIONS[name] for name in command.options}, **GLOBAL_OPTIONS, "help": Option("", "flag")}
+    switches = {name for name in _names_of(command) if BY_NAME[name].takes == "flag"} | {"help"}
     plain: list[str] = []
     for word in words:
         if word == "--v":
             plain.append("--v=1")
             continue
         name, has_value, value = word[2:].partition("=") if word.startswith("--") else ("", "", "")
-        if has_value and name in known and known[name].takes == "flag":
+        if has_value and name in switches:
             plain = [other for other in plain if other != f"--{name}"]  # the last one counts
             if value.lower() in ("true", "1", "t"):
                 plain.append(f"--{name}")

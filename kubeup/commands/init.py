@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from kubeup.config.types import NodeConfig
     from kubeup.engine.state import State
 
-KB_ONLY_FLAGS = frozenset({"config", "root", "list", "output"})
-"""Flags of init that say nothing about the node."""
-
 
 def init(call: Invocation) -> int:
     """The whole workflow; with --list only its names."""
@@ -74,8 +71,7 @@ def _run_init(call: Invocation, *, only: str) -> int:
 def _load_config(launch: Launch, config_file: Optional[Path], only: str) -> NodeConfig:
     """The configuration, and with --air-gapped the fence, before anything outside is asked."""
     call, local = launch.call, launch.local
-    flags = {name: value for name, value in call.flags.items() if name not in KB_ONLY_FLAGS}
-    flags.update(call.program.wishes)
+    flags = {**call.flags, **call.program.wishes}
     if config_file is not None and launch.config_file is None:
         flags["allow-unknown-fields"] = True  # the cluster runs with them
     if "air-gapped" in flags:

@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from kubeup.machine.local_host import LocalHost
     from kubeup.report import Report
 
-_NOT_CONFIG = frozenset({"list", "output", "config"})
-"""Flags of join that say nothing about the node."""
-
 
 def join(call: Invocation) -> int:
     """The whole workflow; with --list only its names."""
@@ -148,8 +145,7 @@ See it on a control plane: kubectl get nodes
 
 def _load_wishes(launch: Launch, endpoint: str, *, is_member: bool) -> load_join.JoinWishes:
     call = launch.call
-    flags = {name: value for name, value in call.flags.items() if name not in _NOT_CONFIG}
-    flags.update(call.program.wishes)
+    flags = {**call.flags, **call.program.wishes}
     config_file = launch.config_file
     if config_file is None and not endpoint and is_member:
         config_file = launch.adopted_config()

@@ -1,4 +1,4 @@
-"""Command line flags of init as a table: flag -> kind and field, and kubeadm's rules for mixing them with a file.
+"""What flags say in documents, and kubeadm's rules for mixing them with a file.
 
 Source: cmd/kubeadm/app/cmd/options/*.go, ValidateMixedArguments of cmd/kubeadm/app/apis/kubeadm/validation/validation.go
 """
@@ -11,112 +11,33 @@ from typing import Any, Optional
 
 from kubeup.config import schema
 from kubeup.config.documents import parse_duration
+from kubeup.config.flag_table import FLAGS, WORDS
 from kubeup.config.problems import Problem, Problems, shorten
 from kubeup.errors import UsageError
 
-_INIT, _CLUSTER, _KB = "InitConfiguration", "ClusterConfiguration", "KbConfiguration"
-
-Fields = Mapping[str, tuple[str, str, schema.Type]]
-
-FIELDS: dict[str, tuple[str, str, schema.Type]] = {
-    "apiserver-advertise-address": (_INIT, "localAPIEndpoint.advertiseAddress", schema.TEXT),
-    "apiserver-bind-port": (_INIT, "localAPIEndpoint.bindPort", schema.NUMBER),
-    "certificate-key": (_INIT, "certificateKey", schema.SECRET),
-    "cri-socket": (_INIT, "nodeRegistration.criSocket", schema.TEXT),
-    "dry-run": (_INIT, "dryRun", schema.BOOL),
-    "ignore-preflight-errors": (_INIT, "nodeRegistration.ignorePreflightErrors", schema.TEXTS),
-    "node-name": (_INIT, "nodeRegistration.name", schema.TEXT),
-    "patches": (_INIT, "patches.directory", schema.TEXT),
-    "skip-phases": (_INIT, "skipPhases", schema.TEXTS),
-    "token": (_INIT, "bootstrapTokens[0].token", schema.SECRET),
-    "token-ttl": (_INIT, "bootstrapTokens[0].ttl", schema.DURATION),
-    "apiserver-cert-extra-sans": (_CLUSTER, "apiServer.certSANs", schema.TEXTS),
-    "apiserver-extra-args": (_CLUSTER, "apiServer.extraArgs", schema.MapOf(schema.TEXT)),
-    "cert-dir": (_CLUSTER, "certificatesDir", schema.TEXT),
-    "control-plane-endpoint": (_CLUSTER, "controlPlaneEndpoint", schema.TEXT),
-    "controller-manager-extra-args": (_CLUSTER, "controllerManager.extraArgs", schema.MapOf(schema.TEXT)),
-    "feature-gates": (_CLUSTER, "featureGates", schema.MapOf(schema.BOOL)),
-    "image-repository": (_CLUSTER, "imageRepository", schema.TEXT),
-    "kubernetes-version": (_CLUSTER, "kubernetesVersion", schema.TEXT),
-    "pod-network-cidr": (_CLUSTER, "networking.podSubnet", schema.TEXT),
-    "scheduler-extra-args": (_CLUSTER, "scheduler.extraArgs", schema.MapOf(schema.TEXT)),
-    "service-cidr": (_CLUSTER, "networking.serviceSubnet", schema.TEXT),
-    "service-dns-domain": (_CLUSTER, "networking.dnsDomain", schema.TEXT),
-    "fix": (_KB, "runtime.fix", schema.BOOL),
-    "load-balancer": (_KB, "loadBalancer.mode", schema.TEXT),
-    "air-gapped": (_KB, "airGapped", schema.BOOL),
-    "bundle": (_KB, "bundle", schema.TEXT),
-    "verify-key": (_KB, "verifyKey", schema.TEXT),
-    "mirror": (_KB, "mirror.endpoint", schema.TEXT),
-    "mirror-ca-hash": (_KB, "mirror.caHash", schema.TEXT),
-    "packages": (_KB, "packages.source", schema.TEXT),
-    "preset": (_KB, "packages.preset", schema.TEXT),
-    "pod-network": (_KB, "podNetwork.plugin", schema.TEXT),
-    "pod-network-manifest": (_KB, "podNetwork.manifest", schema.TEXT),
-    "only-kubeadm": (_KB, "onlyKubeadm", schema.BOOL),
-    "soak": (_KB, "soak", schema.DURATION),
-}
-"""Every flag that says what a document could say. kb's own come last."""
-
-_JOIN = "JoinConfiguration"
-_ENDPOINT = "controlPlane.localAPIEndpoint"
-_BOOTSTRAP_TOKEN = "discovery.bootstrapToken"  # noqa: S105
-
-JOIN_FIELDS: dict[str, tuple[str, str, schema.Type]] = {
-    "apiserver-advertise-address": (_JOIN, f"{_ENDPOINT}.advertiseAddress", schema.TEXT),
-    "apiserver-bind-port": (_JOIN, f"{_ENDPOINT}.bindPort", schema.NUMBER),
-    "certificate-key": (_JOIN, "controlPlane.certificateKey", schema.SECRET),
-    "cri-socket": (_JOIN, "nodeRegistration.criSocket", schema.TEXT),
-    "discovery-file": (_JOIN, "discovery.file.kubeConfigPath", schema.TEXT),
-    "discovery-token": (_JOIN, f"{_BOOTSTRAP_TOKEN}.token", schema.SECRET),
-    "discovery-token-ca-cert-hash": (_JOIN, f"{_BOOTSTRAP_TOKEN}.caCertHashes", schema.TEXTS),
-    "discovery-token-unsafe-skip-ca-verification": (
-        _JOIN,
-        f"{_BOOTSTRAP_TOKEN}.unsafeSkipCAVerification",
-        schema.BOOL,
-    ),
-    "dry-run": (_JOIN, "dryRun", schema.BOOL),
-    "endpoint": (_JOIN, f"{_BOOTSTRAP_TOKEN}.apiServerEndpoint", schema.TEXT),
-    "ignore-preflight-errors": (_JOIN, "nodeRegistration.ignorePreflightErrors", schema.TEXTS),
-    "node-name": (_JOIN, "nodeRegistration.name", schema.TEXT),
-    "patches": (_JOIN, "patches.directory", schema.TEXT),
-    "skip-phases": (_JOIN, "skipPhases", schema.TEXTS),
-    "tls-bootstrap-token": (_JOIN, "discovery.tlsBootstrapToken", schema.SECRET),
-    "fix": (_KB, "runtime.fix", schema.BOOL),
-    "only-kubeadm": (_KB, "onlyKubeadm", schema.BOOL),
-    "soak": (_KB, "soak", schema.DURATION),
-    "air-gapped": (_KB, "airGapped", schema.BOOL),
-    "mirror": (_KB, "mirror.endpoint", schema.TEXT),
-    "mirror-ca-hash": (_KB, "mirror.caHash", schema.TEXT),
-    "packages": (_KB, "packages.source", schema.TEXT),
-    "preset": (_KB, "packages.preset", schema.TEXT),
-}
-"""The flags of join, and `endpoint`, the word that is no flag. --token fills two fields: see config/load_join.py."""
-
-_RESET = "ResetConfiguration"
-
-RESET_FIELDS: dict[str, tuple[str, str, schema.Type]] = {
-    "cert-dir": (_RESET, "certificatesDir", schema.TEXT),
-    "cleanup-tmp-dir": (_RESET, "cleanupTmpDir", schema.BOOL),
-    "cri-socket": (_RESET, "criSocket", schema.TEXT),
-    "dry-run": (_RESET, "dryRun", schema.BOOL),
-    "force": (_RESET, "force", schema.BOOL),
-    "ignore-preflight-errors": (_RESET, "ignorePreflightErrors", schema.TEXTS),
-    "skip-phases": (_RESET, "skipPhases", schema.TEXTS),
-}
-"""The flags of kubeadm's reset."""
-
-_BESIDE_CONFIG = frozenset(
-    {"cleanup-tmp-dir", "dry-run", "force", "ignore-preflight-errors", "node-name", "skip-phases"}
-)
+Fields = Mapping[str, tuple[str, str]]
+"""What flags say: name -> kind of document, and field in it."""
 
 
-def is_allowed_beside_config(name: str, fields: Fields = FIELDS) -> bool:
+def _fields_of(*kinds: str) -> Fields:
+    """The flags that say something in documents of these kinds."""
+    said = [(flag.name, *place.split(".", 1)) for flag in (*FLAGS, *WORDS) for place in flag.sets]
+    return {name: (kind, path) for name, kind, path in said if kind in kinds}
+
+
+_KB = "KbConfiguration"
+INIT_FIELDS = _fields_of("InitConfiguration", "ClusterConfiguration", _KB)
+JOIN_FIELDS = _fields_of("JoinConfiguration", _KB)
+RESET_FIELDS = _fields_of("ResetConfiguration")
+_BESIDE_CONFIG = frozenset(flag.name for flag in FLAGS if flag.beside_config)
+
+
+def is_allowed_beside_config(name: str, fields: Fields = INIT_FIELDS) -> bool:
     """kb's own flags are, and win over the file, as --node-name does; of kubeadm's only a few."""
     return name not in fields or name in _BESIDE_CONFIG or fields[name][0] == _KB
 
 
-def check_mixing(config_file: object, flags: Mapping[str, Any], fields: Fields = FIELDS) -> None:
+def check_mixing(config_file: object, flags: Mapping[str, Any], fields: Fields = INIT_FIELDS) -> None:
     """Raise UsageError (mixed-flags) where a flag that a file should say stands beside --config."""
     mixed = sorted(name for name in flags if not is_allowed_beside_config(name, fields))
     if mixed:
@@ -130,17 +51,21 @@ def check_mixing(config_file: object, flags: Mapping[str, Any], fields: Fields =
 
 
 def apply_flags(
-    flags: Mapping[str, Any], trees: dict[str, dict[str, Any]], problems: Problems, fields: Fields = FIELDS
+    flags: Mapping[str, Any], trees: dict[str, dict[str, Any]], problems: Problems, fields: Fields = INIT_FIELDS
 ) -> None:
     """Write the flags that were given into the trees, over what a file says."""
     for name, given in flags.items():
         if name not in fields or given is None:
             continue
-        kind, path, wanted = fields[name]
+        kind, path = fields[name]
+        wanted, tree = _type_at(kind, path), trees.setdefault(kind, {})
+        if isinstance(wanted, schema.Struct):  # a part that is there, with its defaults, once the flag is given
+            if given:
+                tree.setdefault(path, {})
+            continue
         value = _decode_flag(name, given, wanted, problems)
         if value is None:
             continue
-        tree = trees.setdefault(kind, {})
         if name == "ignore-preflight-errors":
             value = [*tree.get("nodeRegistration", {}).get("ignorePreflightErrors", ()), *value]
         if name.endswith("-extra-args"):
@@ -149,6 +74,23 @@ def apply_flags(
         _put(tree, path, value)
     if flags.get("pod-network-manifest") and "pod-network" not in flags:
         _put(trees[_KB], "podNetwork.plugin", "manifest")
+
+
+_API_VERSIONS = {_KB: schema.KB_V1ALPHA1}
+
+
+def _type_at(kind: str, path: str) -> schema.Type:
+    """What the schema says of a field. The extraArgs are a list of pairs there; a flag says them as a mapping."""
+    found: schema.Type = schema.SCHEMAS[_API_VERSIONS.get(kind, schema.V1BETA4), kind]
+    if path.endswith(".extraArgs"):
+        return schema.MapOf(schema.TEXT)
+    for name in path.replace("[0]", ".[0]").split("."):
+        if isinstance(found, schema.ListOf):
+            found = found.item
+        else:
+            assert isinstance(found, schema.Struct), path
+            found = found.fields[name]
+    return found
 
 
 def _put(tree: dict[str, Any], path: str, value: Any) -> None:

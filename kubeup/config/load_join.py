@@ -63,7 +63,7 @@ def load_join_config(
         told = {
             name: flags[name] for name in flags if name != "control-plane" or config_file != Paths().adopted("join")
         }
-        check_mixing(config_file, told, _MIXING_FIELDS)
+        check_mixing(config_file, told, JOIN_FIELDS)
         trees = take_kinds(read_documents(host, config_file, problems), JOIN_KINDS, problems)
         if not problems and _JOIN not in trees:
             raise UsageError(
@@ -80,10 +80,8 @@ def load_join_config(
         apply_flags(flags, trees, problems, JOIN_FIELDS)
         for name in _TOKEN_FLAGS:
             if "token" in given and name not in given and name in flags:
-                problems.origins[":".join(JOIN_FIELDS[name][:2])] = ("--token", 0)
+                problems.origins[":".join(JOIN_FIELDS[name])] = ("--token", 0)
     tree = trees.setdefault(_JOIN, {})
-    if flags.get("control-plane"):
-        tree.setdefault("controlPlane", {})
     chooser = Chooser(host, trees, problems, notes, looks="nothing" if problems else "machine", kind=_JOIN)
     join: types.JoinConfiguration = build(schema.JOIN, {**tree, "nodeRegistration": chooser.node_tree()})
     join = _fill_tls_token(join)
@@ -98,8 +96,6 @@ def load_join_config(
 
 _TOKEN_FLAGS = ("discovery-token", "tls-bootstrap-token")
 """What --token stands for."""
-
-_MIXING_FIELDS = {**JOIN_FIELDS, "token": JOIN_FIELDS["discovery-token"], "control-plane": (_JOIN, "controlPlane", schema.BOOL)}  # fmt: skip
 
 
 def _spread_flags(flags: Mapping[str, Any], endpoint: str, *, is_member: bool, problems: Problems) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from kubeup.commands import init as commands_init
 from kubeup.commands import join as commands_join
 from kubeup.commands import launcher
 from kubeup.commands.launcher import Launch
-from kubeup.config.problems import ALLOW_UNKNOWN
+from kubeup.config.flag_table import BY_NAME, flags_of
 from kubeup.engine.runner import RunResult
 from kubeup.engine.step import Phase
 from kubeup.errors import KbError, PreflightError, UsageError
@@ -67,27 +67,6 @@ HAVE_NO_ALL = ("etcd",)
 KUBECONFIGS = ("admin", "super-admin", "kubelet", "controller-manager", "scheduler")
 """In kubeadm's order."""
 
-_NODE_OPTIONS = (
-    "apiserver-advertise-address", "apiserver-bind-port", "certificate-key", "config", "cri-socket", "dry-run",
-    "ignore-preflight-errors", "node-name", "patches", "skip-phases", "token",
-)  # fmt: skip
-OPTIONS: Mapping[str, frozenset[str]] = {
-    "init": frozenset((
-        *_NODE_OPTIONS, "apiserver-cert-extra-sans", "cert-dir", "control-plane-endpoint", "feature-gates",
-        "image-repository", "kubernetes-version", "pod-network-cidr", "service-cidr", "service-dns-domain",
-        "skip-certificate-key-print", "skip-token-print", "token-ttl", "upload-certs",
-        # of its phases
-        "kubeconfig", "kubeconfig-dir", "apiserver-extra-args", "controller-manager-extra-args", "scheduler-extra-args",
-    )),
-    "join": frozenset((
-        *_NODE_OPTIONS, "control-plane", "discovery-file", "discovery-token", "discovery-token-ca-cert-hash",
-        "discovery-token-unsafe-skip-ca-verification", "tls-bootstrap-token",
-    )),
-    "token create": frozenset((
-        "kubeconfig", "config", "certificate-key", "description", "groups", "print-join-command", "ttl", "usages", "dry-run",
-    )),
-}  # fmt: skip
-"""Of kb's options those that kubeadm has, where kb has more."""
 _EVERYWHERE = ("vmodule", "rootfs")
 _COMMANDS = re.compile(r"(init|join)( phase)?|(config|token|certs|kubeconfig) .*|completion")
 
@@ -95,10 +74,6 @@ RESET: tuple[Phase, ...] = (
     Phase("preflight", does="Ask, and look whether this is root", act=kubeadm_reset.ask, live="node"),
     Phase("remove-etcd-member", does="Take this node's member out of the etcd cluster", act=kubeadm_reset.remove_etcd_member, live="node"),
     Phase("cleanup-node", does="Stop the kubelet, remove pods, and empty kubeadm's folders", act=kubeadm_reset.clean_up, live="node"),
-)  # fmt: skip
-_RESET_OPTIONS = (
-    "cert-dir", "cleanup-tmp-dir", "config", "cri-socket", "dry-run", "force", "ignore-preflight-errors", "kubeconfig",
-    "skip-phases",
 )  # fmt: skip
 
 
@@ -138,9 +113,10 @@ def main(
 def kubeadm_commands(kb_commands: Sequence[Command]) -> tuple[Command, ...]:
     """kubeadm's commands out of kb's."""
     found = [_as_kubeadm_has_it(command) for command in kb_commands if _COMMANDS.fullmatch(command.name)]
+    of_reset = flags_of("kubeadm reset")
     found += [
-        Command("reset", "Take back what was done to this node by init or join", reset, _RESET_OPTIONS, (), RESET, "reset"),
-        Command("reset phase", "Run one phase of reset", reset, _RESET_OPTIONS, ("phase...",), RESET, "reset"),
+        Command("reset", "Take back what was done to this node by init or join", reset, of_reset, (), RESET, "reset"),
+        Command("reset phase", "Run one phase of reset", reset, of_reset, ("phase...",), RESET, "reset"),
         Command("version", "Print the version of Kubernetes that this stands for", version, ("output",)),
         Command("upgrade", "Upgrade a cluster (not in kb yet)", upgrade, (), ("word...",)),
         Command("alpha", "Experimental commands: there are none", alpha, (), ("word...",)),
@@ -158,9 +134,7 @@ def make_spelling(kb_commands: Sequence[Command], own: Sequence[Command], called
 
 
 def _as_kubeadm_has_it(command: Command) -> Command:
-    known = OPTIONS.get(command.workflow or command.name)
-    options = tuple(name for name in command.options if known is None or name in known)
-    options = tuple(name for name in options if name != ALLOW_UNKNOWN)  # it does so anyway
+    options = tuple(name for name in command.options if command.name not in BY_NAME[name].added_to)
     if command.name.startswith("config ") and "kubeconfig" not in options:
         options += ("kubeconfig",)
     if "output" in options:

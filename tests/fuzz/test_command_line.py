@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import kb
-from kubeup.cli import options, program
+from kubeup.cli import program
+from kubeup.config.flag_table import BY_NAME, Flag
 from kubeup.yaml_files import dump_yaml, load_all_yaml
 from tests.fuzz import ODD_TEXTS, alter_bytes, alter_value, cases
 from tests.fuzz.node import CONFIG, JOIN, Ended, Node, Site, call
@@ -114,7 +115,7 @@ def make_odd_files(node: Node, chance: random.Random) -> None:
         (folder / "folder" / name).write_bytes(alter_bytes(chance, b"metadata: {annotations: {a: b}}\n"))
 
 
-def value_for(chance: random.Random, option: options.Option) -> str:
+def value_for(chance: random.Random, option: Flag) -> str:
     if option.choices and chance.random() < 0.5:
         return chance.choice(option.choices)
     if chance.random() < 0.3:
@@ -126,7 +127,7 @@ def choose_words(chance: random.Random, command: program.Command) -> tuple[str, 
     """The node, and the words."""
     kind, base = BASES.get(command.name, ("control-plane", ()))
     words = list(base)
-    known = {name: options.OPTIONS[name] for name in command.options}
+    known = {name: BY_NAME[name] for name in command.options}
     for name in chance.sample(sorted(known), min(len(known), chance.choice((0, 1, 1, 1, 2)))):
         words = [word for word in words if not word.startswith(f"--{name}=") or name == "dry-run"]
         value = value_for(chance, known[name])
