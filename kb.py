@@ -182,14 +182,14 @@ JOIN = story(
 # kb reset: what init and join did is taken back. First what others would miss, last the files, so that a reset that was
 # interrupted still knows what there was.
 RESET = story(
-    act("remove-etcd-member",                "Take this node's member out of the cluster's etcd, while it still can be asked", reset.ETCD_MEMBER),
-    act("cleanup-node/stop-kubelet",         "Stop the kubelet, which would start every pod again",                            reset.KUBELET),
-    act("cleanup-node/remove-pods",          "Stop and remove this node's pods",                                               reset.PODS),
-    act("cleanup-node/unmount",              "Unmount what the kubelet mounted for pods",                                      reset.MOUNTS),
-    act("cleanup-node/remove-pod-network",   "Take away kb's routes, link and bridge",                                         reset.POD_NETWORK),
-    act("cleanup-node/remove-load-balancer", "Take away the load balancer and its line in /etc/hosts",                         load_balancer.REMOVAL),
-    act("cleanup-node/stop-services",        "Stop the mirror and the runtime, as far as kb installed them",                   reset.SERVICES),
-    act("cleanup-node/take-back-files",      "Remove the files that kb made, and put back those it changed",                   reset.FILES),
+    act("remove-etcd-member",                 "Take this node's member out of the cluster's etcd, while it still can be asked", reset.ETCD_MEMBER),
+    step("cleanup-node/stop-kubelet",         "Stop the kubelet, which would start every pod again",          reset.plan_stopped_kubelet, live="node"),
+    step("cleanup-node/remove-pods",          "Stop and remove this node's pods",                             reset.plan_no_pods, live="node"),
+    step("cleanup-node/unmount",              "Unmount what the kubelet mounted for pods",                    reset.plan_no_mounts, live="node"),
+    step("cleanup-node/remove-pod-network",   "Take away kb's routes, link and bridge",                       reset.plan_no_pod_network, live="node"),
+    step("cleanup-node/remove-load-balancer", "Take away the load balancer and its line in /etc/hosts",       load_balancer.plan_removal),
+    step("cleanup-node/stop-services",        "Stop the mirror and the runtime, as far as kb installed them", reset.plan_no_services, live="node"),
+    act("cleanup-node/take-back-files",       "Remove the files that kb made, and put back those it changed", reset.FILES),
 )
 
 # kb reconfigure endpoint: a stable name for the API servers, where the cluster had none or another one. First every certificate

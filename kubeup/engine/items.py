@@ -316,8 +316,7 @@ class Gone(_NodeItem):
         return (Difference(self.name, f"{there} is there still"),) if there else ()
 
     def apply(self, run: Ground) -> Fields:
-        if self.find(run):
-            self.take_away(run)
+        self.take_away(run)
         return self.wanted()
 
 

@@ -262,7 +262,7 @@ class Runner:
         key = f"{self.workflow}/{phase.name}"
 
         def keep(record: StepRecord) -> None:
-            if self.state.is_kept:
+            if self.state.is_kept and self.keeps_journal:
                 self.records.put(key, record)
                 self._save_records(ctx)
 

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kubeup.engine.items import File, KernelModule, Sysctl
-from kubeup.engine.plan import Group, Item, Later, Plan, Yielded
-from kubeup.engine.run import BareRun, Run
+from kubeup.engine.plan import Ground, Group, Item, Later, Plan, Yielded
+from kubeup.engine.run import Run
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
+from kubeup.machine.host import Host
+from kubeup.paths import Paths
 from kubeup.yaml_files import fill_template
 
 with lazily:
@@ -121,7 +123,11 @@ class ServiceRoute:
         """`start` enables it."""
 
 
-def remove_service_route(ctx: BareRun) -> None:
+def has_service_route(host: Host, paths: Paths) -> bool:
+    return host.exists(paths.systemd / ROUTE_UNIT)
+
+
+def remove_service_route(ctx: Ground) -> None:
     """What the unit added, and the unit's link; the unit itself is in the journal."""
     unit = ctx.paths.systemd / ROUTE_UNIT
     if not ctx.host.exists(unit):

@@ -10,10 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from kubeup.addresses import join_host_port
-from kubeup.engine.items import File, Folder, MarkedLines, Object, Unit
+from kubeup.engine.items import File, Folder, Gone, MarkedLines, Object, Unit
 from kubeup.engine.plan import Group, Plan, Proof, Yielded
-from kubeup.engine.run import BareRun, Outputs, Run
-from kubeup.engine.story import Act
+from kubeup.engine.run import BareRun, Run
 from kubeup.lazy_modules import lazily
 from kubeup.machine import own_copy
 from kubeup.phases.kb_program import plan_program
@@ -136,10 +135,11 @@ def render_kb_config(ctx: Run) -> api.Object:
 # ---- reset
 
 
-def remove_load_balancer(ctx: BareRun) -> Outputs:
+def plan_removal(run: BareRun) -> Plan:
     """Unit, pod and configuration, and kb's line in /etc/hosts."""
-    load_balancer.remove_node_files(ctx.host, ctx.paths)
-    return None
+    find = lambda ground: load_balancer.find_node_files(ground.host, run.paths)  # noqa: E731
+    take_away = lambda ground: load_balancer.remove_node_files(ground.host, run.paths)  # noqa: E731
+    return Plan(Gone("the load balancer", find, take_away))
 
 
 def find_changed_hosts(ctx: BareRun, node_state: state.State) -> frozenset[Path]:
@@ -154,6 +154,3 @@ def find_changed_hosts(ctx: BareRun, node_state: state.State) -> frozenset[Path]
     before = ctx.host.read_bytes(copies[0]) if copies and ctx.host.exists(copies[0]) else b""
     is_same = before.decode(errors="surrogateescape").rstrip("\n") == text.rstrip("\n")
     return frozenset() if is_same else places
-
-
-REMOVAL = Act(do=remove_load_balancer)

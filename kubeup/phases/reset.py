@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any, Optional
 
 from kubeup import yaml_files
+from kubeup.engine.items import Gone
+from kubeup.engine.plan import Ground, Plan
 from kubeup.engine.run import BareRun, Outputs
 from kubeup.engine.story import Act
 from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.frozen_values import frozen_by_name
 from kubeup.lazy_modules import lazily
 from kubeup.machine import services
+from kubeup.machine.host import Host
 
 with lazily:
     from kubeup.airgap import distro_packages
@@ -101,10 +104,7 @@ def _is_kubelet_of_kb(ctx: ResetRun) -> bool:
     """Whether kb gave the kubelet its work. Else it, its pods and their mounts belong to somebody else's cluster."""
     made = state.load_state(ctx.host, ctx.paths).created_paths()
     work = (ctx.paths.kubelet_config, *(ctx.paths.manifest(name) for name in ("etcd", *probes.COMPONENTS)))
-    is_of_kb = any(str(path) in made for path in work)
-    if not is_of_kb:
-        ctx.report.note("kb did not set up this node's kubelet: it and its pods stay as they are")
-    return is_of_kb
+    return any(str(path) in made for path in work)
 
 
 def remove_etcd_member(ctx: ResetRun) -> Outputs:
@@ -193,24 +193,38 @@ def leave_etcd(ctx: ResetRun, manifest: Path) -> None:
     ctx.report.note(f"{own.describe()} was taken out of etcd's list: {left} left")
 
 
-def stop_kubelet(ctx: ResetRun) -> Outputs:
-    """First of all: it would start every static pod again. At boot it has nothing to do here either."""
-    if not _is_kubelet_of_kb(ctx):
-        return None
-    if services.find(ctx.host) is not None:
-        services.run(ctx.host, "stop", "kubelet")
-    # at boot it starts again only if it did so before kb
-    for link in BOOT_LINKS:
-        if str(link) in state.load_state(ctx.host, ctx.paths).created_paths():
-            ctx.host.remove(link)
-    return None
+def plan_stopped_kubelet(run: ResetRun) -> Plan:
+    """First of all: it would start every pod again. At boot it has nothing to do here either; it starts then only if it did so before
+    kb."""
+    if not _is_kubelet_of_kb(run):
+        return Plan(notes=["kb did not set up this node's kubelet: it and its pods stay as they are"])
+    made = state.load_state(run.host, run.paths).created_paths()
+    links = [link for link in BOOT_LINKS if str(link) in made]
+
+    def find(ground: Ground) -> list[str]:
+        is_managed = services.find(ground.host) is not None
+        service = ["its service"] if is_managed and not services.is_stopped(ground.host, "kubelet") else []
+        return service + [str(link) for link in links if ground.host.exists(link)]
+
+    def take_away(ground: Ground) -> None:
+        if services.find(ground.host) is not None:
+            services.run(ground.host, "stop", "kubelet")
+        for link in links:
+            ground.host.remove(link)
+
+    return Plan(Gone("the running kubelet", find, take_away))
 
 
-def remove_pods(ctx: ResetRun) -> Outputs:
-    """Every pod of this node, by the runtime's own tool."""
-    if not _is_kubelet_of_kb(ctx):
-        return None
-    status = runtime.probe_runtime(ctx.host, ctx.cri_socket)
+def plan_no_pods(run: ResetRun) -> Plan:
+    """No pod runs on this node, by the runtime's own word. Raises when it is looked at: HostError (runtime-not-ready, pods-not-removed)."""
+    if not _is_kubelet_of_kb(run):
+        return Plan()
+    find = lambda ground: _find_pods(run, ground.host)  # noqa: E731
+    return Plan(Gone("this node's pods", find, lambda ground: _remove_pods(run, ground.host)))
+
+
+def _find_pods(ctx: ResetRun, host: Host) -> list[str]:
+    status = runtime.probe_runtime(host, ctx.cri_socket)
     if status.problem in _DEAD:
         raise HostError(
             f"the container runtime does not answer at {ctx.cri_socket}",
@@ -219,57 +233,84 @@ def remove_pods(ctx: ResetRun) -> Outputs:
             "cleanup-node/remove-pods",
             code="runtime-not-ready",
         )
-    failures = containers.remove_pods(ctx.host, ctx.cri_socket)
+    return [
+        "what the runtime still runs"
+    ]  # a sandbox may appear after a first look: who removes them looks until none is left
+
+
+def _remove_pods(ctx: ResetRun, host: Host) -> None:
+    failures = containers.remove_pods(host, ctx.cri_socket)
     if failures:
         raise HostError(
             f"{len(failures)} pods could not be removed",
             cause=failures[0],
-            remedy=f"see what it meets: {services.say_log(ctx.host, 'containerd')}; then run the command again",
+            remedy=f"see what it meets: {services.say_log(host, 'containerd')}; then run the command again",
             code="pods-not-removed",
         )
-    return None
 
 
-def unmount_kubelet_folders(ctx: ResetRun) -> Outputs:
-    """What the kubelet mounted for pods; a mount that does not let go stops reset before anything is deleted. What
-    else is mounted below its folder is somebody's own, and stays."""
-    if not _is_kubelet_of_kb(ctx):
-        return None
-    folders = (root / name for root in find_kubelet_roots(ctx) for name in KUBELET_ENTRIES)
-    for mount in [mount for folder in folders for mount in ctx.host.mounts_below(folder)]:
-        done = ctx.host.run(["umount", str(mount)])
-        if not done.ok:
-            raise HostError(
-                f"{mount} cannot be unmounted",
-                cause=done.stderr.strip() or f"umount ended with code {done.code}",
-                remedy=f"see who uses it (fuser -vm {mount}), then run the command again",
-                code="mount-in-the-way",
-            )
-    return None
+def plan_no_mounts(run: ResetRun) -> Plan:
+    """Nothing is mounted where the kubelet mounted it for pods; a mount that does not let go stops reset before anything is deleted.
+    What else is mounted below its folder is somebody's own, and stays. Raises when it is applied: HostError (mount-in-the-way)."""
+    if not _is_kubelet_of_kb(run):
+        return Plan()
+    folders = [root / name for root in find_kubelet_roots(run) for name in KUBELET_ENTRIES]
+
+    def find(ground: Ground) -> list[str]:
+        return [str(mount) for folder in folders for mount in ground.host.mounts_below(folder)]
+
+    def take_away(ground: Ground) -> None:
+        for mount in find(ground):
+            _unmount(ground.host, mount)
+
+    return Plan(Gone("what the kubelet mounted", find, take_away))
 
 
-def remove_pod_network(ctx: ResetRun) -> Outputs:
-    """The route keeper, its routes, link and rule, and the bridge on which no pod hangs any more."""
-    pod_network.remove_node_network(ctx.host, ctx.paths, ctx.cri_socket)
-    return None
+def _unmount(host: Host, mount: str) -> None:
+    done = host.run(["umount", mount])
+    if not done.ok:
+        raise HostError(
+            f"{mount} cannot be unmounted",
+            cause=done.stderr.strip() or f"umount ended with code {done.code}",
+            remedy=f"see who uses it (fuser -vm {mount}), then run the command again",
+            code="mount-in-the-way",
+        )
 
 
-def stop_services(ctx: ResetRun) -> Outputs:
+def plan_no_pod_network(run: ResetRun) -> Plan:
+    """The route keeper, its routes, link and rule, and the bridge on which no pod hangs any more. What of the kernel's routes is kb's
+    shows when it is withdrawn."""
+    take_away = lambda ground: pod_network.remove_node_network(ground.host, run.paths, run.cri_socket)  # noqa: E731
+    return Plan(Gone("kb's pod network", lambda _: ["its unit, files, routes and links"], take_away))
+
+
+def plan_no_services(run: ResetRun) -> Plan:
     """The mirror and containerd, where kb brought their units; and what that containerd kept, its images included.
     Packages that kb had a package manager install stay, and are held at their version no more."""
-    made = state.load_state(ctx.host, ctx.paths).created_paths()
-    if str(distro_packages.APT_LIST) in made:
-        distro_packages.release(ctx.host)
-    for unit in (serve_mirror.MIRROR_UNIT, "containerd.service"):
-        if str(ctx.paths.systemd / unit) in made:
-            ctx.host.run(["systemctl", "disable", "--now", unit], timeout_s=120)
-    kernel.remove_service_route(ctx)
-    if str(install_programs.CONTAINERD_UNIT) in made:
-        for folder in (Path("/var/lib/containerd"), Path("/run/containerd")):
-            for mount in ctx.host.mounts_below(folder):
-                ctx.host.run(["umount", str(mount)])
-            ctx.host.remove_tree(folder)
-    return None
+    made = state.load_state(run.host, run.paths).created_paths()
+    units = [unit for unit in (serve_mirror.MIRROR_UNIT, "containerd.service") if str(run.paths.systemd / unit) in made]
+    has_route, has_hold = kernel.has_service_route(run.host, run.paths), str(distro_packages.APT_LIST) in made
+
+    def find(_: Ground) -> list[str]:
+        return [*units, *([kernel.ROUTE_UNIT] if has_route else []), *(["held packages"] if has_hold else [])]
+
+    def take_away(ground: Ground) -> None:
+        if has_hold:
+            distro_packages.release(ground.host)
+        for unit in units:
+            ground.host.run(["systemctl", "disable", "--now", unit], timeout_s=120)
+        kernel.remove_service_route(ground)
+        if str(install_programs.CONTAINERD_UNIT) in made:
+            _empty_containerd(ground.host)
+
+    return Plan(Gone("services that kb brought", find, take_away))
+
+
+def _empty_containerd(host: Host) -> None:
+    for folder in (Path("/var/lib/containerd"), Path("/run/containerd")):
+        for mount in host.mounts_below(folder):
+            host.run(["umount", str(mount)])
+        host.remove_tree(folder)
 
 
 def _restart_runtime(ctx: ResetRun, node_state: state.State) -> None:
@@ -312,9 +353,4 @@ def take_back_files(ctx: ResetRun) -> Outputs:
 
 
 ETCD_MEMBER = Act(do=remove_etcd_member, live="node")
-KUBELET = Act(do=stop_kubelet, live="node")
-PODS = Act(do=remove_pods, live="node")
-MOUNTS = Act(do=unmount_kubelet_folders, live="node")
-POD_NETWORK = Act(do=remove_pod_network, live="node")
-SERVICES = Act(do=stop_services, live="node")
 FILES = Act(do=take_back_files)

@@ -193,7 +193,7 @@ def test_reset_takes_its_line_and_files_and_leaves_what_came_since(before: bytes
     assert host.files[copy] == before
     host.files[HOSTS] += written_since
     ctx = reset.ResetRun(host=host, paths=PATHS, report=Report(io.StringIO()), cri_socket=NodeRegistration.cri_socket)
-    load_balancer.remove_load_balancer(ctx)
+    do(load_balancer.plan_removal, ctx)
     reset.take_back_files(ctx)
     # a last line without its end gets one where another follows
     joint = b"\n" if before and written_since and not before.endswith(b"\n") else b""

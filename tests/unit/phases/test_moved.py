@@ -36,12 +36,6 @@ ACTS = {
     },
     "reset": {
         "remove-etcd-member",
-        "cleanup-node/stop-kubelet",
-        "cleanup-node/remove-pods",
-        "cleanup-node/unmount",
-        "cleanup-node/remove-pod-network",
-        "cleanup-node/remove-load-balancer",
-        "cleanup-node/stop-services",
         "cleanup-node/take-back-files",
     },
 }

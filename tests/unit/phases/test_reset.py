@@ -18,6 +18,7 @@ from kubeup.phases import reset
 from kubeup.phases.reset import ResetRun
 from kubeup.report import Report
 from tests.fake_host import FakeHost
+from tests.plans import do
 from tests.unit.cluster.test_etcd import EtcdHost
 
 SOCKET = "unix:///var/run/containerd/containerd.sock"
@@ -44,9 +45,9 @@ def make_context(phases: dict[str, PhaseState]) -> ResetRun:
 
 
 def run_until_files(ctx: ResetRun) -> list[str]:
-    reset.stop_kubelet(ctx)
-    reset.remove_pods(ctx)
-    reset.unmount_kubelet_folders(ctx)
+    do(reset.plan_stopped_kubelet, ctx)
+    do(reset.plan_no_pods, ctx)
+    do(reset.plan_no_mounts, ctx)
     assert isinstance(ctx.host, FakeHost)
     return ctx.host.changes
 
@@ -149,7 +150,7 @@ def test_a_runtime_that_does_not_run_is_told_at_once_with_a_way_on() -> None:
     assert isinstance(ctx.host, FakeHost)
     del ctx.host.files["/var/run/containerd/containerd.sock"]
     with pytest.raises(HostError) as caught:
-        reset.remove_pods(ctx)
+        do(reset.plan_no_pods, ctx)
     assert caught.value.code == "runtime-not-ready" and "--skip-phases cleanup-node/remove-pods" in caught.value.remedy
     assert ctx.host.ticks < 5, "nothing was waited for"
 
@@ -163,7 +164,7 @@ def test_the_kubelet_s_own_root_is_emptied_too() -> None:
     ctx.host.mounts.append("/data/kubelet/pods/x/volumes/token")
     mounts = ("/var/lib/kubelet/pods/x", "/data/kubelet/pods/x/volumes/token")
     ctx.host.accepts = {*(f"umount {mount}" for mount in mounts), "systemctl daemon-reload"}
-    reset.unmount_kubelet_folders(ctx)
+    do(reset.plan_no_mounts, ctx)
     assert "run umount /data/kubelet/pods/x/volumes/token" in ctx.host.changes
     ctx.host.mounts.clear()
     reset.take_back_files(ctx)
