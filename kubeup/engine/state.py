@@ -4,7 +4,7 @@ Owns the file's schema, its lock and its atomic save. Holds no secret. Must not 
 the Runner's.
 
     {"schema": 1, "kb": "0.1.0", "machine_id": "...", "node": "cp1", "cluster": "kubernetes",
-     "phases": {"init/certs/ca": {"status": "done", "inputs": {"cluster.networking": "5f3c..."}, "started": "...", "ended": "...",
+     "phases": {"init/certs/ca": {"status": "done", "inputs": {"plan": "5f3c..."}, "started": "...", "ended": "...",
                                   "created": ["/etc/kubernetes/pki/ca.crt"], "backups": [{"path": ..., "copy": ...}],
                                   "outputs": {...}, "error": null}}}
 """
@@ -37,7 +37,7 @@ class PhaseState:
     started: str = ""
     ended: str = ""
     inputs: dict[str, str] = field(default_factory=dict)
-    """The fingerprint, input by input: a short hash of each value that the phase reads."""
+    """The fingerprint: a short hash of the plan, or of what an act is about. An older kb has one for each value that a phase read."""
     created: list[str] = field(default_factory=list)
     """Files, folders and links that were not there before; undo removes them."""
     backups: list[dict[str, str]] = field(default_factory=list)

@@ -1,0 +1,135 @@
+"""What of a phase changes a node or a cluster beside the items of plans: the acts, which docs/adr/0013-acts.md lists, and what items
+call. Everything else only looks and says what should be there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import kb
+from kubeup.kubeadm import program
+
+PHASES = Path(kb.__file__).parent / "kubeup/phases"
+ADR = Path(kb.__file__).parent / "docs/adr/0013-acts.md"
+WORKFLOWS = (kb.INIT, kb.JOIN, kb.RECONFIGURE_ENDPOINT, kb.RESET, program.RESET)
+MOST_ACTS = 14
+
+HOST_VERBS = {
+    "write_file", "write_stream", "make_dir", "symlink", "remove", "remove_tree", "move_file", "copy_attributes", "put_back", "append",
+    "rename", "run", "http_send", "http_upload", "make_private_dir", "write_output",
+}  # fmt: skip
+VERBS = {
+    "host": HOST_VERBS,
+    "machine": HOST_VERBS,
+    "api": {"create", "apply", "replace", "create_or_replace", "patch", "delete"},
+    "client": {
+        "create",
+        "create_or_replace",
+        "apply",
+        "replace",
+        "patch",
+        "delete",
+        "remove",
+        "promote",
+        "add_learner",
+    },
+    "services": {"run", "enable", "start_own_unit", "stop_own_unit", "forget_removed_units"},
+    "objects": {"apply_objects", "apply_component_config", "apply_cluster_info", "patch_fields", "restart_pods"},
+    "clusterobjects": {"apply_objects", "apply_component_config", "apply_cluster_info", "patch_fields", "restart_pods"},
+}
+"""What changes something, by the name of what it is called on."""
+
+CHANGING = {
+    # acts
+    "install_programs.py:_configure_crictl": "install/packages",
+    "install_programs.py:_ensure_runtime_runs": "install/packages",
+    "install_programs.py:_fetch_and_place": "install/packages",
+    "install_programs.py:_plan_files_of": "install/packages, foretold",
+    "local_bundle.py:_copy_checked": "install/bundle",
+    "local_bundle.py:foretell_bundle": "install/bundle, foretold",
+    "local_bundle.py:lay_down_bundle": "install/bundle",
+    "join_control_plane.py:_announce": "etcd-join",
+    "join_control_plane.py:_clear_former_data": "etcd-join",
+    "join_control_plane.py:_remove_former": "etcd-join",
+    "join_control_plane.py:_restart_etcd_container": "etcd-join",
+    "join_control_plane.py:_take_back": "etcd-join",
+    "join_control_plane.py:_wait_for_vote": "etcd-join",
+    "join_worker.py:wait_for_bootstrap": "kubelet-wait-bootstrap",
+    "upload_certs.py:_remove_other_proxies": "upload-certs",
+    "upload_certs.py:store_shared_files": "upload-certs",
+    "wait_dns.py:free_waiting_pods": "verify",
+    "reset.py:_restart_runtime": "cleanup-node/take-back-files",
+    "reset.py:_strike_out": "remove-etcd-member",
+    "reset.py:leave_etcd": "remove-etcd-member",
+    "reset.py:take_back_files": "cleanup-node/take-back-files",
+    # what an item or the guard of a group calls
+    "join_control_plane.py:_download_certs": "Issued: the files that control planes share",
+    "join_control_plane.py:_write_kubelet_identity": "Issued: kubelet.conf",
+    "kernel.py:remove_service_route": "Gone: services of kb's",
+    "kubelet_start.py:enable_kubelet": "Kubelet, the guard",
+    "kubelet_start.py:name_rotated_cert": "Issued: kubelet.conf",
+    "kubelet_start.py:restart_kubelet": "Kubelet, the guard",
+    "kubelet_start.py:stop_kubelet": "Kubelet, the guard",
+    "node_network.py:_apply_manifest": "AppliedManifest",
+    "reset.py:_empty_containerd": "Gone: services of kb's",
+    "reset.py:_unmount": "Gone: what the kubelet mounted",
+    "reset.py:plan_no_services": "Gone: services of kb's",
+    "reset.py:plan_stopped_kubelet": "Gone: the running kubelet",
+    "serve_mirror.py:_issue_certificate": "Issued: the mirror's certificate",
+}
+"""Function -> the act that it is a part of, or the item that calls it. This list only becomes shorter."""
+
+
+def acting() -> dict[str, bool]:
+    return {phase.name: True for phases in WORKFLOWS for phase in phases if phase.plan is None}
+
+
+def find_changing(source: str) -> Iterator[str]:
+    """The outermost functions in which something is changed. Classes are items and guards of groups: changing is their part."""
+    for top in ast.parse(source).body:
+        if isinstance(top, ast.FunctionDef) and any(_changes(node) for node in ast.walk(top)):
+            yield top.name
+
+
+def _changes(node: ast.AST) -> bool:
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+        return False
+    owner = node.func.value
+    name = owner.attr if isinstance(owner, ast.Attribute) else owner.id if isinstance(owner, ast.Name) else ""
+    return node.func.attr in VERBS.get(name, ())
+
+
+def test_the_acts_are_few_and_each_has_its_reason() -> None:
+    rows = re.findall(r"^\| `([^`]+)` \| .+ \|$", ADR.read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(acting()), "say in docs/adr/0013-acts.md why it is no plan"
+    assert len(rows) <= MOST_ACTS
+
+
+def test_whatever_changes_something_is_an_act_or_a_part_of_an_item() -> None:
+    found = {f"{path.name}:{name}" for path in sorted(PHASES.glob("*.py")) for name in find_changing(path.read_text())}
+    assert found - set(CHANGING) == set(), "say what should be there, in a plan"
+    assert set(CHANGING) - found == set(), "it changes nothing now: strike it out here"
+    assert {what for what in CHANGING.values() if ":" not in what and what.partition(",")[0] not in acting()} == {
+        "Kubelet, the guard", "AppliedManifest",
+    }  # fmt: skip
+
+
+def test_a_change_is_found_however_it_is_reached() -> None:
+    source = (
+        "def a(run):\n    def b(ground):\n        ground.host.remove(1)\n    return Plan(b)\n"
+        "def c(ctx):\n    ctx.api.patch(1)\ndef d(ctx):\n    ctx.host.read_text(1)\nclass E:\n    def f(self, run):\n        run.host.run([])\n"
+    )
+    assert list(find_changing(source)) == ["a", "c"]
+
+
+def test_no_phase_asks_in_which_mode_it_runs() -> None:
+    """A dry run is the host's matter, a foretold act the Runner's (docs/adr/0002)."""
+    asking = [
+        f"{path.name}:{node.lineno}"
+        for path in sorted(PHASES.glob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr == "mode" and getattr(node.value, "attr", "") == "host"
+    ]
+    assert asking == []
