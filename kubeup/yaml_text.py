@@ -265,7 +265,7 @@ class _Composer:
                 is_alias = self.parser.check_event(yaml.AliasEvent)
                 value = self.compose_node(depth + 1)
                 if is_alias and is_merge(key) and not isinstance(value, MappingNode):
-                    self.fail("<< wants an alias of a mapping", value.start_mark.line)
+                    self.fail("<< must be followed by an alias of a mapping", value.start_mark.line)
                 node.value.append((key, value))
             else:
                 node.value.append(self.compose_node(depth + 1))
@@ -328,7 +328,7 @@ def merge_sources(value: Any) -> list[Any]:
     """The mappings that the value of a key `<<` names, the one that wins last. Raises YAMLError."""
     sources = list(reversed(value.value)) if isinstance(value, SequenceNode) else [value]
     if not all(isinstance(source, MappingNode) for source in sources):
-        raise YAMLError("<< wants a mapping or a list of mappings", line=value.start_mark.line + 1)
+        raise YAMLError("<< must be followed by a mapping or a list of mappings", line=value.start_mark.line + 1)
     return sources
 
 

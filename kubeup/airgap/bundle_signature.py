@@ -49,7 +49,7 @@ def check_signature(found: Layout, public_pem: str) -> None:
         raise HostError(
             f"{found.path} is not what the owner of the key signed",
             cause="the ed25519 signature does not fit index.json",
-            remedy="do not use it: get it anew from where it was made, and compare the key",
+            remedy="do not use it: get it again from where it was made, and compare the key",
             code="signature-wrong",
         ) from error
 

@@ -424,7 +424,7 @@ def parse_listen(text: str) -> tuple[str, int]:
     if not (port.isascii() and port.isdigit() and len(port) < 6) or not 0 < int(port) < 65536:
         raise HostError(
             f"--listen {text}",
-            cause="it wants ADDRESS:PORT",
+            cause="it must be ADDRESS:PORT",
             remedy="for example --listen 0.0.0.0:5000, or [::]:5000",
             code="listen-invalid",
         )

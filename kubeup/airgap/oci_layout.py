@@ -308,7 +308,7 @@ def read_checked(host: Host, place: Place, digest: str) -> Iterator[bytes]:
         raise HostError(
             f"blob {digest} of {place.path} is damaged",
             cause=f"its content has the digest sha256:{summed.hexdigest()} (at byte {place.offset}, {place.size} bytes)",
-            remedy="get the file anew from where it was made; which image or file it belongs to: kb bundle show",
+            remedy="get the file again from where it was made; which image or file it belongs to: kb bundle show",
             code="blob-damaged",
         )
 

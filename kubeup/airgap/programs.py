@@ -266,7 +266,7 @@ def _proven(one: Offered, arch: str) -> Iterator[bytes]:
         raise HostError(
             f"{one.item.name} from {one.origin} is damaged",
             cause=f"its sum is sha256:{summed.hexdigest()}, not {one.digest}",
-            remedy="check the bundle where it lies: kb bundle verify FILE; and get it anew",
+            remedy="check the bundle where it lies: kb bundle verify FILE; and get it again",
             code="file-damaged",
         )
 

@@ -348,7 +348,7 @@ class Registry:
 
     def _unsafe_realm(self, realm: str) -> HostError:
         return HostError(
-            f"{self.base.partition('://')[2]} wants the log-in sent to {realm[:200]!a}",
+            f"{self.base.partition('://')[2]} asks for the login to be sent to {realm[:200]!a}",
             cause="that is plain http: whoever is on the way reads the password",
             remedy="have the registry name an https realm, or log out of it: docker logout",
             code="credentials-unprotected",

@@ -49,9 +49,9 @@ def explain_untrusted(error: Unreachable, server: str, skew_s: float, now: datet
         return clock_error(skew_s, now)
     if "mismatch" in text or "doesn't match" in text or "not valid for" in text:
         return ClusterError(
-            f"the API server's certificate does not bear the name by which it was reached: {server}",
+            f"the API server's certificate is not valid for the name by which it was reached: {server}",
             cause=error.cause,
-            remedy="use an address that it bears, or add this one: apiServer.certSANs and kb init phase certs apiserver",
+            remedy="use a name that it is valid for, or add this one: apiServer.certSANs and kb init phase certs apiserver",
             code="endpoint-not-in-certificate",
         )
     return ClusterError(

@@ -266,7 +266,7 @@ def _pin_mismatch(server: str, found: Sequence[str], pins: Sequence[str]) -> Clu
     return ClusterError(
         f"the CA of the cluster at {server} is not the one that was pinned",
         cause=f"its public key is {', '.join(found) or 'not there'}; the pin says {', '.join(pins)}: the endpoint leads "
-        "to another cluster, the cluster was made anew, or somebody stands between",
+        "to another cluster, the cluster was set up again, or somebody is in the middle",
         remedy=f"check the endpoint, then take the join command of today {NEW_TOKEN}",
         code="ca-hash-mismatch",
     )
@@ -276,7 +276,7 @@ def _bad_cluster_info(cause: str) -> ClusterError:
     return ClusterError(
         "ConfigMap kube-public/cluster-info cannot be used",
         cause=cause,
-        remedy="write it anew, on a control plane: kb init phase bootstrap-token",
+        remedy="write it again, on a control plane: kb init phase bootstrap-token",
         code="cluster-info-invalid",
     )
 

@@ -107,7 +107,7 @@ def verify(call: Invocation) -> int:
         raise HostError(
             f"{found.path} is not fit for use",
             cause=lines[0],
-            remedy="get it anew from where it was made, or make it anew: kb bundle create",
+            remedy="get it again from where it was made, or make it again: kb bundle create",
             code="bundle-not-fit",
             details=lines,
         )
@@ -131,9 +131,7 @@ def show(call: Invocation) -> int:
             "files": [{**vars(item), "mode": f"{item.mode:04o}"} for item in entries], "artifacts": artifacts, "isSigned": bool(found.signature), "digest": oci_layout.digest_of(found.index_bytes),
         })  # fmt: skip
         return 0
-    lines = [
-        f"Kubernetes {shown(told.get(bundle.KUBERNETES, '(not told)'))}, {oci_layout.digest_of(found.index_bytes)}"
-    ]
+    lines = [f"Kubernetes {shown(told.get(bundle.KUBERNETES, '(unknown)'))}, {oci_layout.digest_of(found.index_bytes)}"]
     lines.append("signed" if found.signature else "not signed")
     if told.get(bundle.SINCE):
         lines.append(f"a delta: it needs the blobs of the bundle {shown(told[bundle.SINCE])}")
@@ -226,7 +224,7 @@ def _pairs(call: Invocation, flag: str) -> Mapping[str, str]:
         if name not in known or not equals or not value:
             raise UsageError(
                 f"--{flag} {name}{equals}{value}",
-                cause=f"it wants COMPONENT=VERSION, and the components are {', '.join(sorted(known))}",
+                cause=f"it must be COMPONENT=VERSION, where COMPONENT is one of {', '.join(sorted(known))}",
                 remedy=f"for example: --{flag} containerd=2.1.4",
                 code="usage",
             )

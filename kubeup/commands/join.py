@@ -163,7 +163,7 @@ def _require_same_kind(local: LocalHost, node_state: State, *, is_control_plane:
         raise HostError(
             f"this node, {node_state.node}, has joined cluster {node_state.cluster} as a worker",
             cause="a worker is not made a control plane in place: its kubelet and its taints are a worker's",
-            remedy="take it out and let it join anew: kb reset, then kb join ... --control-plane",
+            remedy="remove it and let it join again: kb reset, then kb join ... --control-plane",
             code="node-is-worker",
         )
     if was_control_plane and not is_control_plane:
@@ -201,7 +201,7 @@ def _find_cluster(
         membership.check_same_cluster(access, wanted.discovery)
         access = membership.find_way_of_member(local, access, wanted.discovery)
         if not membership.is_accepted(local, access):
-            report.note(f"the cluster does not take this node's certificate any more: it joins {access.server} anew")
+            report.note(f"the cluster no longer accepts this node's certificate: joining {access.server} again")
             access = None
     if access is None:
         _require_discovery(wishes)

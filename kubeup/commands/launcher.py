@@ -185,9 +185,7 @@ class Launch:
             self._print_deferred()
         else:
             changes = result.changes
-            call.report.line(
-                f"{changes} change{'s' * (changes != 1)}" if changes else "nothing to do: all is as it should be"
-            )
+            call.report.line(f"{changes} change{'s' * (changes != 1)}" if changes else "nothing to do")
             if result.results.closing_text:
                 call.tell(result.results.closing_text.reveal())
 
@@ -266,7 +264,7 @@ def require_same_node(node_state: State, config: NodeConfig, paths: Paths) -> No
     if node_state.has_changed_files() and node_state.node and node_state.node != config.node.name:
         raise HostError(
             f"this node is called {config.node.name!r} now",
-            cause=f"kb began it as {node_state.node!r} ({paths.state}), and certificates and etcd bear that name",
+            cause=f"kb began it as {node_state.node!r} ({paths.state}), and certificates and etcd have that name",
             remedy=f"go on with --node-name {node_state.node}, or give the machine its old name back",
             code="node-renamed",
         )

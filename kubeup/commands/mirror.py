@@ -70,7 +70,7 @@ def sync(call: Invocation) -> int:
     if not base.startswith(("http://", "https://")) or not server:
         raise UsageError(
             f"kb mirror sync --to {base}".rstrip(),
-            cause="it wants the URL of a registry, perhaps with a project's name: https://harbor.example/kubernetes",
+            cause="it must be the URL of a registry, with a project's name if it has one: https://harbor.example/kubernetes",
             remedy="kb mirror sync FILE --to https://REGISTRY",
             code="usage",
         )

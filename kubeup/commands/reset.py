@@ -70,7 +70,7 @@ def _is_adopted(node_state: State, paths: Paths) -> bool:
 
 
 _AFTER_RESET_ADOPTED = "what kb did on node {node} since it was adopted is taken back; the node is another tool's, and goes on in cluster {cluster}"
-_AFTER_RESET = "this node is as it was before kb, but for kube-proxy's rules and the kernel's settings (a reboot clears them) and kubeconfigs in home folders"
+_AFTER_RESET = "everything that kb made is gone, except kube-proxy's rules and the kernel's settings (a reboot clears them) and kubeconfigs in home folders"
 _AFTER_RESET_MEMBER = """\
 Node {node} is still in the cluster, and its pods count as running for some minutes.
 On a control plane, unless it joins again: kubectl delete node {node}"""

@@ -98,7 +98,7 @@ def make_commands(workflows: Workflows) -> tuple[Command, ...]:
         _command("etcd members", "List the members of the cluster's etcd, and whether each serves", etcd.members),
         _command("etcd remove", "Take a member that is gone for ever out of etcd's list", etcd.remove, arguments=("member...",)),
         _command("certs check-expiration", "Say when each certificate of this node ends", certs.check_expiration),
-        _command("certs renew", "Issue one certificate of this node anew, or all: kb certs renew all", certs.renew, arguments=("certificate...",)),
+        _command("certs renew", "Renew one certificate of this node, or all: kb certs renew all", certs.renew, arguments=("certificate...",)),
         _command("certs generate-csr", "Make keys and signing requests for a CA that is kept elsewhere",
                 certs.generate_csr),
         _command("routes", "Keep the routes to other nodes' pods (run by systemd)", keepers.routes),

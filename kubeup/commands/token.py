@@ -205,7 +205,7 @@ def upload_certs(call: Invocation, target: Host, api: Api, key: Secret) -> None:
     paths = node_files.find_paths(target, Paths())
     if not target.exists(paths.pki / "ca.key"):
         call.report.note(
-            "no CA key lies on this machine: the certificates are not uploaded anew, only the key is printed"
+            "no CA key lies on this machine: the certificates are not uploaded again, only the key is printed"
         )
         return
     text = objects.read_config_key(api, "kubeadm-config", "ClusterConfiguration")

@@ -267,10 +267,10 @@ class _Decoder:
     def _fail_type(self, node: Any, path: str, wants: str) -> None:
         remedy = f"write {wants}: see kb config print init-defaults"
         if path.endswith("xtraArgs") and wants == "a list":
-            remedy = "v1beta4 wants a list of {name: ..., value: ...}; a mapping is v1beta3's form"
+            remedy = "v1beta4 takes a list of {name: ..., value: ...}; a mapping is v1beta3's form"
         elif path.endswith("xtraArgs"):
-            remedy = "v1beta3 wants a mapping of name: value; a list is v1beta4's form"
-        self.fail(node, path, f"wants {wants}, has {_describe(node)}", remedy)
+            remedy = "v1beta3 takes a mapping of name: value; a list is v1beta4's form"
+        self.fail(node, path, f"must be {wants}, not {_describe(node)}", remedy)
 
     def _decode_list(self, node: Any, wanted: ListOf, path: str) -> list[Any]:
         values = []
@@ -394,7 +394,7 @@ class _Decoder:
         if (wanted is TEXT or wanted.is_secret) and isinstance(value, str):
             return value
         has = "another value" if wanted.is_secret else _describe(node)
-        self.fail(node, path, f"wants {wanted.wants}, has {has}", _mend_scalar(node, value, wanted))
+        self.fail(node, path, f"must be {wanted.wants}, not {has}", _mend_scalar(node, value, wanted))
         return None
 
     def _decode_anything(self, node: Any, path: str) -> Any:

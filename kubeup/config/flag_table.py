@@ -91,7 +91,7 @@ FLAGS: tuple[Flag, ...] = (
     # How a node finds its cluster, and is let in
     Flag("token", "the bootstrap token", metavar="ID.SECRET", of=(*INIT, *JOIN, "kubeconfig user"),
          sets=("InitConfiguration.bootstrapTokens[0].token", "JoinConfiguration.discovery.bootstrapToken.token")),
-    Flag("token-ttl", "how long the token is good; 0 for ever (24h0m0s)", metavar="DURATION", of=INIT,
+    Flag("token-ttl", "token lifetime (0: never expires) (24h0m0s)", metavar="DURATION", of=INIT,
          sets=("InitConfiguration.bootstrapTokens[0].ttl",)),
     Flag("discovery-token", "the token that proves the cluster to this node", metavar="ID.SECRET", of=JOIN,
          sets=("JoinConfiguration.discovery.bootstrapToken.token",)),
@@ -143,7 +143,7 @@ FLAGS: tuple[Flag, ...] = (
          added_to=(*INIT, *JOIN), sets=("KbConfiguration.airGapped",)),
     Flag("soak", "how long the control plane is watched before it is called ready (10s; 0: not at all)", metavar="DURATION",
          added_to=(*INIT, *JOIN), sets=("KbConfiguration.soak",)),
-    Flag("fix", "mend containerd's configuration where it is wrong (with a backup), and restart it", takes="flag",
+    Flag("fix", "fix containerd's configuration where it is wrong (with a backup), and restart it", takes="flag",
          added_to=(*INIT, *JOIN), sets=("KbConfiguration.runtime.fix",)),
     # Phases one by one
     Flag("apiserver-extra-args", "further flags of the API server, a=b,c=d", metavar="ARGS", of=("init phase",),
@@ -156,7 +156,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("description", "what the token is for, in words", metavar="TEXT", of=("token create",)),
     Flag("groups", "the groups of whoever logs in with the token", takes="list", metavar="GROUP", of=("token create",)),
     Flag("print-join-command", "print the whole join command instead of the token alone", takes="flag", of=("token create",)),
-    Flag("ttl", "how long the token is good; 0 for ever (24h0m0s)", metavar="DURATION", of=("token create",)),
+    Flag("ttl", "token lifetime (0: never expires) (24h0m0s)", metavar="DURATION", of=("token create",)),
     Flag("usages", "what the token is good for: signing, authentication", takes="list", metavar="USAGE", of=("token create",)),
     Flag("client-name", "the user's name: the certificate's CN", metavar="NAME", of=("kubeconfig user",)),
     Flag("org", "the user's groups: the certificate's O", takes="list", metavar="GROUP", of=("kubeconfig user",)),

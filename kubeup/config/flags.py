@@ -124,7 +124,7 @@ def _decode_flag(name: str, given: Any, wanted: schema.Type, problems: Problems)
     if value is None:
         assert isinstance(wanted, schema.Scalar)
         problems.add(
-            Problem(f"--{name}", 0, "", f"wants {wanted.wants}, has {shorten(text)!r}", f"write {wanted.wants}")
+            Problem(f"--{name}", 0, "", f"must be {wanted.wants}, not {shorten(text)!r}", f"write {wanted.wants}")
         )
     return value
 

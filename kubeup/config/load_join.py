@@ -125,7 +125,7 @@ def _spread_flags(flags: Mapping[str, Any], endpoint: str, *, is_member: bool, p
 
 def no_endpoint(given: str) -> UsageError:
     return UsageError(
-        "kb join was not told where the cluster is",
+        "kb join needs to know where the cluster is",
         cause=f"{given} was given, and no HOST:PORT of the API server",
         remedy=_JOIN_COMMAND,
         code="no-endpoint",
@@ -252,7 +252,7 @@ def find_own_endpoint(
     )
     if wanted and not choice.value:
         raise HostError(
-            "this machine's address is not clear",
+            "cannot choose this machine's address",
             cause=choice.message or "no network card has a usable one",
             remedy=choice.remedy or "say which one: --apiserver-advertise-address IP",
             code="no-advertise-address",

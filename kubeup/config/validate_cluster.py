@@ -289,7 +289,9 @@ def _check_subnet(problems: Problems, path: str, text: str, check_size: object) 
         if callable(check_size):
             check_size(problems, path, net)
     if len(nets) == 2 and nets[0].version == nets[1].version:
-        problems.fail(CLUSTER, path, f"two IPv{nets[0].version} subnets", "dual-stack wants one IPv4 and one IPv6")
+        problems.fail(
+            CLUSTER, path, f"two IPv{nets[0].version} subnets", "dual-stack needs one IPv4 and one IPv6 subnet"
+        )
     return nets
 
 

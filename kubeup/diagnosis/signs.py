@@ -339,7 +339,7 @@ CONTAINER_SIGNS: tuple[Sign, ...] = (
     ),
     Sign(
         r"(?:member count is unequal|unmatched member while checking PeerURLs|couldn't find local name \\*\"(?P<name>[^\"\\]+))",
-        cause="etcd's own name or peer address is not among the members it was told of ({line})",
+        cause="etcd's own name or peer address is not among the members it knows ({line})",
         remedy="see --name and --initial-cluster in /etc/kubernetes/manifests/etcd.yaml; they come from etcd.local.extraArgs "
         "and the advertise address",
     ),
@@ -363,7 +363,7 @@ CONTAINER_SIGNS: tuple[Sign, ...] = (
     ),
     Sign(
         r"(?:can't use the IPVS proxier|[Ii][Pp][Vv][Ss][^\n]*(?:not supported|not available|no such file|kernel modules|can't|cannot|failed))",
-        cause="this kernel has no IPVS, which mode: ipvs of the KubeProxyConfiguration wants ({line})",
+        cause="this kernel has no IPVS, which mode: ipvs of the KubeProxyConfiguration needs ({line})",
         remedy="load the modules (modprobe ip_vs ip_vs_rr ip_vs_sh), or set mode: iptables (or nftables) in the "
         "KubeProxyConfiguration, " + THEN,
     ),

@@ -71,7 +71,7 @@ def look_at_node(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = 
     if node is None:
         raise ClusterError(
             f"the cluster has no node {name}",
-            cause=f"the kubelet's certificate bears that name, and {api.server} does not know it",
+            cause=f"the kubelet's certificate is for that name, and {api.server} does not know it",
             remedy="look at the cluster's nodes: kubectl get nodes",
             code="adopted-node-missing",
         )

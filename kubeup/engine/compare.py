@@ -18,7 +18,7 @@ from kubeup.frozen_values import frozen
 NOT_RUNNING = "it does not run"
 NOT_KNOWN = "it is not known yet"
 OTHER_START = "it runs from what its files held before"
-WANTED_NO_MORE = "it is wanted no more"
+WANTED_NO_MORE = "it is no longer needed"
 """Differences of what is no file, as sentences."""
 
 
@@ -260,6 +260,6 @@ class Applier:
         for path in own:
             self.run.host.remove(path)
             self._is_stale = True
-            self.run.report.detail(f"removed {path}: nothing wants it any more")
+            self.run.report.detail(f"removed {path}: nothing needs it any more")
         for path in changed:
-            self.run.report.note(f"{path} is wanted no more, and was changed since kb wrote it: it stays")
+            self.run.report.note(f"{path} is no longer needed, but was changed after kb wrote it: it stays")

@@ -443,7 +443,9 @@ class Object(_ClusterItem):
             return (Difference(self.name, ""),)
         if covers(found["object"], wanted["object"]):
             left_over = field_owners.find_left_over(found["object"], self.allowed())
-            return tuple(Difference(self.name, f"{field}, which is wanted no more, is there") for field in left_over)
+            return tuple(
+                Difference(self.name, f"{field}, which is no longer needed, is still there") for field in left_over
+            )
         shown = compare_documents(
             self.name, wanted["object"], pick_like(found["object"], wanted["object"]), is_whole=False
         )

@@ -172,10 +172,10 @@ class Runner:
             before.inputs.update(inputs)  # an older kb did it, of which nobody can tell: from here on a change is seen
             self.state.save()
         if any(before.inputs[name] != value for name, value in inputs.items()):
-            return "its configuration changed since the last run: doing it again"
+            return "its configuration changed since the last run: applying it again"
         if phase.probe is None or phase.probe(ctx):
             return ""
-        return "drift: it was done, but the node no longer shows it: doing it again"
+        return "drift: it was done, but the node no longer shows it: applying it again"
 
     def _why_other(self, ctx: Any, phase: Phase, before: PhaseState, plan: Plan) -> str:
         """Why a planned phase that was done is done again: whether the configuration or somebody on the node changed it."""
@@ -187,7 +187,7 @@ class Runner:
         has_to_know = known and (view.differences or blind)
         is_same = plan.resolve(ctx).fingerprint() == known if has_to_know else None
         if blind and is_same is False:
-            return f"{blind[0].name} changed since the last run: doing it again"
+            return f"{blind[0].name} changed since the last run: applying it again"
         return describe_view(view, is_same_plan=is_same)
 
     def _act(
@@ -341,14 +341,14 @@ def describe_view(view: View, *, is_same_plan: Optional[bool] = None) -> str:
         return ""
     told = view.drifted or (view.differences if is_same_plan else ())
     if told:
-        return f"drift: {told[0]}{_more(told)}: doing it again"
+        return f"drift: {told[0]}{_more(told)}: applying it again"
     told = view.configured or (view.differences if is_same_plan is False else ())
     if told and told[0].field == WANTED_NO_MORE:
-        return f"{told[0]}{_more(told)}: doing it again"
+        return f"{told[0]}{_more(told)}: applying it again"
     if told:
         what = " ".join(filter(None, (told[0].item, told[0].field)))
-        return f"{what}{_more(told)} changed since the last run: doing it again"
-    return f"{view.differences[0]}{_more(view.differences)}: doing it again"
+        return f"{what}{_more(told)} changed since the last run: applying it again"
+    return f"{view.differences[0]}{_more(view.differences)}: applying it again"
 
 
 def _more(differences: Sequence[Difference]) -> str:

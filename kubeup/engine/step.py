@@ -95,7 +95,7 @@ def _unknown_phase(phases: Sequence[Phase], name: str) -> UsageError:
     near = difflib.get_close_matches(name, known, 1)
     return UsageError(
         f"invalid phase name: {name}",
-        cause="no phase of this workflow is called so",
+        cause="this workflow has no phase of that name",
         remedy=f"did you mean {near[0]}? All names: kb COMMAND --list" if near else "all names: kb COMMAND --list",
         code="unknown-phase",
     )

@@ -367,7 +367,7 @@ def _follow(host: Host, settings: Settings, paths: Paths) -> str:
         if read_running_digest(host, settings.health_port) == wanted:
             return ""
         host.sleep(0.2)
-    return "haproxy was told to read its file anew and has not done so: crictl logs of kb-load-balancer say why"
+    return "haproxy did not read its new file: crictl logs of kb-load-balancer say why"
 
 
 def keep(host: Host, *, log: Callable[[str], None], once: bool = False, paths: Optional[Paths] = None) -> None:

@@ -54,7 +54,7 @@ def _ask(host: Host, found: Kubeconfig, plugin: Mapping[str, Any], *, place: str
     """The status of the ExecCredential that the plugin prints."""
     command, version = str(plugin["command"]), str(plugin["apiVersion"])
     if plugin.get("interactiveMode") == "Always":
-        raise _failed(plugin, place, "it wants to ask somebody (interactiveMode: Always), and here is nobody")
+        raise _failed(plugin, place, "it needs to ask somebody (interactiveMode: Always), and nobody is here")
     spec: dict[str, Any] = {"interactive": False}
     if plugin.get("provideClusterInfo"):
         spec["cluster"] = _describe_cluster(found)

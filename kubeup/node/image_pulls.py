@@ -126,7 +126,7 @@ _PULL_TROUBLES = (
         "dns",
         r"no such host|server misbehaving|name resolution|lookup \S+( on \S+)?: ",
         "the name {registry} does not resolve",
-        f"mend the name servers in /etc/resolv.conf, {_OTHER_REGISTRY}",
+        f"fix the name servers in /etc/resolv.conf, {_OTHER_REGISTRY}",
         heals=True,
     ),
     _PullTrouble(

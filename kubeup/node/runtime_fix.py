@@ -214,7 +214,7 @@ def fix_runtime(host: Host, socket: str, wanted: Wanted, *, restarts: bool = Fal
     """
     status = runtime.probe_runtime(host, socket)
     if "containerd" not in crictl.socket_path(socket).name or not host.which("containerd"):
-        raise _not_fixable(f"the runtime at {socket}", "kb mends the configuration of containerd alone")
+        raise _not_fixable(f"the runtime at {socket}", "only containerd's configuration can be fixed by kb")
     config = containerd_config.find_config(host)
     before = containerd_config.read_files(host, config)
     naming = _choose_naming(host, config, before[config])
@@ -245,7 +245,7 @@ def fix_runtime(host: Host, socket: str, wanted: Wanted, *, restarts: bool = Fal
         _restart(host, socket)
         names = " and ".join(map(str, changed))
         raise HostError(
-            f"containerd did not come back with the mended {names}",
+            f"containerd did not start again with the fixed {names}",
             cause=f"{log.cause or 'it is not ready'}; the old configuration is in place again",
             remedy=f"see why: {services.say_log(host, 'containerd', lines=30)}",
             code="runtime-fix-failed",
@@ -369,7 +369,7 @@ def _restart(host: Host, socket: str) -> bool:
 
 def _not_fixable(what: str, cause: str) -> HostError:
     return HostError(
-        f"{what} is not mended",
+        f"{what} cannot be fixed",
         cause=cause,
         remedy="change it by hand (kb doctor says what is wrong), then run the command again without --fix",
         code="runtime-not-fixable",

@@ -129,7 +129,7 @@ def _check_own_balancer(ctx: EndpointRun) -> None:
         raise UsageError(
             f"the endpoint {_endpoint(ctx)}",
             cause=f"this node's load balancer listens on port {in_use}, and clients of all nodes call it there until they "
-            "are told another one",
+            "use another one",
             remedy=f"keep the port: {COMMAND} {name}:{in_use}",
             code="bad-endpoint",
         )
@@ -218,7 +218,7 @@ def _wait_until_shown(ctx: EndpointRun) -> None:
             raise ClusterError(
                 f"the API server at {server} does not show its new certificate after {elapsed:.0f} s",
                 cause=f"the certificate with {_name(ctx)} lies in {ctx.paths.pki}, and the process goes on with the old one",
-                remedy=f"have it started anew: mv {manifest} /root/ && sleep 20 && mv /root/{manifest.name} {manifest}; then: {COMMAND}",
+                remedy=f"have it started again: mv {manifest} /root/ && sleep 20 && mv /root/{manifest.name} {manifest}; then: {COMMAND}",
                 code="apiserver-keeps-certificate",
             )
         ctx.report.waiting(f"API server: {elapsed:.0f} s of {CERT_TIMEOUT_S:.0f} s; it shows its old certificate")
@@ -300,7 +300,7 @@ def plan_kubeconfigs(run: EndpointRun) -> Plan:
     """admin.conf and super-admin.conf; and the kubelet's, unless it calls the API server of its own node."""
     lagging = _lagging_once(run) if run.config.is_control_plane else []
     if lagging:
-        why = f"the kubeconfigs stay as they are until all API servers bear the name: {', '.join(lagging)}"
+        why = f"the kubeconfigs stay as they are until all API servers have the name in their certificates: {', '.join(lagging)}"
         return Plan(Waiting("kubeconfigs", why))
 
     def check(_: Ground) -> bool:
@@ -363,7 +363,7 @@ def check_serves(ctx: EndpointRun) -> None:
         except Unreachable as error:
             if error.reason == "tls":
                 raise ClusterError(
-                    f"an API server behind {_endpoint(ctx)} does not bear that name",
+                    f"an API server behind {_endpoint(ctx)} does not have that name in its certificate",
                     cause=error.cause,
                     remedy=f"run this on every control plane first: {COMMAND}",
                     code="endpoint-not-in-certificate",
@@ -380,7 +380,9 @@ def plan_cluster_info(run: EndpointRun) -> Plan:
     """What joining nodes find; signed again by the controller-manager."""
     lagging = _lagging_once(run)
     if lagging:
-        return Plan(Waiting("cluster-info", f"until all API servers bear the name: {', '.join(lagging)}"))
+        return Plan(
+            Waiting("cluster-info", f"until all API servers have the name in their certificates: {', '.join(lagging)}")
+        )
     return Plan(ClusterInfo(_cluster_info(run)))
 
 
@@ -400,7 +402,9 @@ def plan_kube_proxy(run: EndpointRun) -> Plan:
         return Plan(restarted) if "kube-proxy" in run.selection.cut_off else Plan()
     lagging = _lagging_once(run)
     if lagging:
-        return Plan(Waiting("kube-proxy", f"until all API servers bear the name: {', '.join(lagging)}"))
+        return Plan(
+            Waiting("kube-proxy", f"until all API servers have the name in their certificates: {', '.join(lagging)}")
+        )
     missing = find_without_balancer(run)
     if missing:
         return Plan(Waiting("kube-proxy", f"until these nodes have their load balancer: {', '.join(missing)}"))

@@ -114,7 +114,7 @@ def _wanted(ctx: Run, standing: Sequence[Standing]) -> list[Standing]:
         path, why = (one.item.place, "it cannot be run") if in_the_way else (str(one.path), one.why)
         if (one.verdict == "wrong" or in_the_way) and path not in owned:
             raise HostError(
-                f"{one.item.name} at {path} does not do",
+                f"{one.item.name} at {path} cannot be used",
                 cause=f"{why}; kb did not place it and does not replace it",
                 remedy=f"remove it or bring the right version: {crictl.install_command(ctx.host, one.item.name)}",
                 code="package-wrong",
@@ -161,7 +161,7 @@ def _choose(ctx: Run, wanted: Sequence[Standing], source: str, offered: Mapping[
     names = [one.item.name for one in wanted]
     absent = [name for name in names if name not in offered]
     if absent and source == "mirror" and not offered and ctx.config.kb.packages.source == "auto":
-        ctx.report.note(f"the mirror has images alone: {', '.join(absent)} have to come from elsewhere")
+        ctx.report.note(f"the mirror serves only images: {', '.join(absent)} have to be installed another way")
         return []
     if absent:
         raise HostError(

@@ -118,7 +118,7 @@ def _control_plane_lines(worker_join: str, certificate_key: str) -> list[str]:
     if certificate_key:
         lines += [
             "The certificate key opens the cluster's private keys: keep it secret. What it opens is deleted after two",
-            "hours; to store it anew: kb init phase upload-certs --upload-certs",
+            "hours; to store it again: kb init phase upload-certs --upload-certs",
             "",
         ]
     else:

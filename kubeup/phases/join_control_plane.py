@@ -108,7 +108,7 @@ def _open_shared_files(ctx: Run) -> Any:
         raise ClusterError(
             f"the cluster has no Secret kube-system/{shared_certs.SECRET_NAME}",
             cause="the certificates were never uploaded, or more than two hours ago: they are deleted then",
-            remedy="upload them anew, on a control plane: kb token create --print-join-command --control-plane, and use "
+            remedy="upload them again, on a control plane: kb token create --print-join-command --control-plane, and use "
             "the command that is printed",
             code="certs-secret-missing",
         )
@@ -120,7 +120,7 @@ def _open_shared_files(ctx: Run) -> Any:
             "the uploaded certificates are those of another cluster",
             cause=f"their CA has the public key {', '.join(certificates.ca_cert_hashes(ca.data.reveal()))}, this cluster's "
             f"{', '.join(sorted(trusted))}",
-            remedy="upload them anew, on a control plane: kb init phase upload-certs --upload-certs",
+            remedy="upload them again, on a control plane: kb init phase upload-certs --upload-certs",
             code="certs-of-another-cluster",
         )
     return files
@@ -431,7 +431,7 @@ def _explain_refusal(client: etcd.Etcd, error: etcd.EtcdRefused) -> ClusterError
         )
     return ClusterError(
         "etcd takes no new member yet",
-        cause=f"{error.message}: it wants all of its members connected for five seconds first",
+        cause=f"{error.message}: all of its members must have been connected for five seconds first",
         remedy="run the command again; if it stays so: kb etcd members",
         code="etcd-busy",
     )

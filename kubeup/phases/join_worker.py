@@ -181,7 +181,7 @@ def wait_for_bootstrap(ctx: Run) -> Outputs:
             is_lasting, last = trouble.code == last, trouble.code
             if is_lasting and trouble.code != told:  # what two looks see is no passing state
                 told = trouble.code
-                ctx.report.note(f"{trouble}. Remedy: {trouble.remedy} (kb goes on waiting)")
+                ctx.report.note(f"{trouble}. Remedy: {trouble.remedy} (still waiting)")
         ctx.report.waiting(f"TLS bootstrap: {elapsed:.0f} s of {timeout_s} s; {seen}")
         host.sleep(POLL_S)
     host.remove(_bootstrap_conf(ctx))

@@ -154,7 +154,7 @@ def _not_fit(path: Path, lines: Sequence[str]) -> HostError:
     return HostError(
         f"{path} is not fit for this cluster",
         cause=lines[0],
-        remedy="get it anew from where it was made, or make one that fits: kb bundle create --config FILE",
+        remedy="get it again from where it was made, or make one that fits: kb bundle create --config FILE",
         code="bundle-not-fit",
         details=lines,
     )

@@ -92,11 +92,11 @@ def fix_runtime(ctx: Run, *, cni_bin_dir: Optional[str] = None) -> None:
         cni_bin_dir=cni_bin_dir,
     )
     for fault in runtime_fix.fix_runtime(ctx.host, ctx.config.node.cri_socket, wanted):
-        ctx.report.note(f"containerd was mended and restarted: {fault}")
+        ctx.report.note(f"fixed containerd's configuration and restarted it: {fault}")
 
 
 def foretell_fix(ctx: Run, *, cni_bin_dir: Optional[str] = None) -> None:
-    ctx.report.note("--fix: containerd itself tries what is mended, so nothing of it is planned here")
+    ctx.report.note("--fix: only containerd itself can try its new configuration, so this is not part of the plan")
 
 
 def foretell_checks(ctx: Run) -> Outputs:

@@ -303,7 +303,7 @@ def plan_no_services(run: ResetRun) -> Plan:
         if str(install_programs.CONTAINERD_UNIT) in made:
             _empty_containerd(ground.host)
 
-    return Plan(Gone("services that kb brought", find, take_away))
+    return Plan(Gone("installed services", find, take_away))
 
 
 def _empty_containerd(host: Host) -> None:

@@ -18,7 +18,7 @@ with lazily:
 def verify_node(ctx: Run) -> Outputs:
     """Node Ready, static pods stable for the soak time, and the node and its pods reach DNS and API through their Services."""
     if ctx.config.kb.soak_s == 0:
-        ctx.report.note("the soak was left out (--soak 0): nothing was proven about this node")
+        ctx.report.note("--soak 0: kb did not watch whether this node stays up")
         return None
     name = ctx.config.node.name
     if ctx.config.kb.pod_network.plugin != "none":

@@ -22,10 +22,10 @@ PULL_TIMEOUT_S = 20
 
 PRESSURES = {
     "DiskPressure": (
-        "by default it wants 15% of the images' file system to be free, 10% of its own, and 5% of the inodes",
+        "by default 15% of the images' file system, 10% of its own, and 5% of the inodes must be free",
         "make room: df -h /var/lib/containerd /var/lib/kubelet; df -i /var/lib/kubelet; crictl rmi --prune",
     ),
-    "MemoryPressure": ("by default it wants 100 MiB to be free", "see what takes it: ps aux --sort=-rss | head"),
+    "MemoryPressure": ("by default 100 MiB must be free", "see what takes it: ps aux --sort=-rss | head"),
     "PIDPressure": (
         "the machine runs out of process numbers",
         "see who has them: ps -eLf | wc -l; sysctl kernel.pid_max",
@@ -75,9 +75,7 @@ def free_waiting_pods(ctx: Run) -> None:
                 return  # the others come from the same place
             name = str(pod["metadata"]["name"])
             ctx.api.delete(api.path_of("Pod", name, "kube-system"))
-            ctx.report.note(
-                f"{image} can be pulled again: pod {name} is made anew, which spares it the kubelet's pause"
-            )
+            ctx.report.note(f"{image} can be pulled again: pod {name} is made again, which saves the kubelet's pause")
 
 
 def _awaited_image(pod: api.Object) -> str:

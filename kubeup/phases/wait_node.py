@@ -43,7 +43,7 @@ def wait_for_node(ctx: Run) -> api.Object:
             link = kubelet_trouble.find_kubelet_trouble(ctx.host) or kubelet_trouble.find_registration_trouble(ctx.host)
             if link and link.what != told:
                 told = link.what
-                ctx.report.note(f"{link.what}: {link.cause}. Remedy: {link.remedy} (kb goes on waiting)")
+                ctx.report.note(f"{link.what}: {link.cause}. Remedy: {link.remedy} (still waiting)")
         ctx.report.waiting(f"node {name}: {elapsed:.0f} s of {timeout_s} s; the kubelet has not registered it yet")
         ctx.host.sleep(NODE_POLL_S)
 

@@ -62,7 +62,7 @@ class Wait:
                 # what two looks see is no hiccup of a start: it may heal, but nobody should have to wait to hear of it
                 if link and before and link.key == before.key and link.key not in told:
                     told.add(link.key)
-                    self.ctx.report.note(f"{link.what}: {link.cause}. Remedy: {link.remedy} (kb goes on waiting)")
+                    self.ctx.report.note(f"{link.what}: {link.cause}. Remedy: {link.remedy} (still waiting)")
             if elapsed > self.timeout_s:
                 raise self._failure(missing, elapsed, self._find_broken_link())
             host.sleep(POLL_S)

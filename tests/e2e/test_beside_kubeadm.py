@@ -221,7 +221,7 @@ def check_kubeadm_s_reset_is_noticed(node: Node) -> None:
     node.run("kubeadm reset --force", timeout=300)
     assert node.run("find /etc/kubernetes /var/lib/kubelet /var/lib/etcd -type f").stdout == ""
     done = node.run(f"{KB} init --config init.yaml --upload-certs {IGNORE}", timeout=600)
-    assert "certs/ca: drift: it was done, but the node no longer shows it: doing it again" in done.stderr
+    assert "certs/ca: drift: it was done, but the node no longer shows it: applying it again" in done.stderr
     for phase in ("certs/sa", "etcd/local", "kubelet-start", "addon/coredns", "verify"):
         assert f"{phase}: drift: " in done.stderr
     compare.wait_settled(node)

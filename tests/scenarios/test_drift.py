@@ -72,7 +72,7 @@ def test_what_somebody_edited_is_drift_by_field(host: ProxiedHost) -> None:
     statuses, said = again(host)
     assert (
         f"control-plane/apiserver: drift: {APISERVER}: spec.containers[kube-apiserver].command --authorization-mode is "
-        "AlwaysAllow, not Node,RBAC: doing it again"
+        "AlwaysAllow, not Node,RBAC: applying it again"
     ) in said
     assert [name for name, status in statuses.items() if status == "done"] == ["control-plane/apiserver"]
     assert "--authorization-mode=Node,RBAC" in host.read_text(APISERVER)

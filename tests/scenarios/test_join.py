@@ -119,7 +119,7 @@ def test_again_changes_nothing(site: Site, worker: Machine, words: str) -> None:
     tree, made = tree_of(worker), len(worker.changes)
     again, changed = changed_by(site, lambda: run_join(worker) if words != "with none" else run_kb(worker, "join"))
     assert again.status == 0, again.err
-    assert "nothing to do: all is as it should be" in again.err
+    assert "nothing to do" in again.err
     assert (worker.changes[made:], changed) == ([], 0)
     assert tree_of(worker) == tree
 
@@ -212,7 +212,7 @@ def test_a_control_plane_again_changes_nothing(site: Site) -> None:
     tree, made = tree_of(second), len(second.changes)
     again, changed = changed_by(site, lambda: run_kb(second, "join", "--control-plane", "--soak=1s"))
     assert again.status == 0, again.err
-    assert "nothing to do: all is as it should be" in again.err
+    assert "nothing to do" in again.err
     assert (second.changes[made:], changed) == ([], 0)
     assert tree_of(second) == tree
 

@@ -30,7 +30,7 @@ NAMES_ITS_COMMAND = ("kubeup/commands/", "kubeup/cli/", "kubeup/kubeadm/", "kube
 """Who knows which command was called."""
 NOT_TO_BE_RUN_AGAIN = {
     "The default bootstrap token made by 'kb init'.": "the description of an object in the cluster",
-    "kb join was not told where the cluster is": "what the error is about",
+    "kb join needs to know where the cluster is": "what the error is about",
     "make it one: kb init, or kb join": "a machine without a node, of which nobody has said what it shall be",
     "run kb init first, or give --kubeconfig the file of a cluster admin": "a machine without a cluster",
     "kb init renews the mirror's certificate": "on another node, which is its first control plane",

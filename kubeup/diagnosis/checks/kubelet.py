@@ -37,7 +37,7 @@ def check_kubelet_version(node: Node) -> Findings:
     elif version is None:
         told = crictl.last_words(answer.stderr or answer.stdout)
         yield Finding(
-            "KubeletVersion", ERROR, f"the kubelet does not tell its version: {told}", f"install kubelet {wanted}"
+            "KubeletVersion", ERROR, f"the kubelet does not print its version: {told}", f"install kubelet {wanted}"
         )
     elif version.minor < node.release.oldest_kubelet_minor:
         yield Finding(

@@ -56,7 +56,7 @@ def check_cpus(node: Node) -> Findings:
         yield Finding(
             "NumCPU",
             ERROR,
-            f"{have} CPU may be used, a control plane wants {MIN_CPUS}",
+            f"{have} CPU available; a control plane needs {MIN_CPUS}",
             "give the machine another CPU, or accept slowness: --ignore-preflight-errors=NumCPU",
         )
 
@@ -68,8 +68,8 @@ def check_memory(node: Node) -> Findings:
         yield Finding(
             "Mem",
             ERROR,
-            f"{have_mb} MB of memory, a control plane wants {MIN_MEMORY_MB} MB",
-            "give the machine more memory, or accept being killed for it: --ignore-preflight-errors=Mem",
+            f"{have_mb} MB of memory; a control plane needs {MIN_MEMORY_MB} MB",
+            "give the machine more memory, or risk out-of-memory kills: --ignore-preflight-errors=Mem",
         )
 
 
@@ -136,7 +136,7 @@ def check_swap(node: Node) -> Findings:
         "Swap",
         ERROR,
         f"swap is on ({', '.join(devices)}): the kubelet does not start with it",
-        ", then ".join(steps) + "; or bear it: failSwapOn: false in the KubeletConfiguration",
+        ", then ".join(steps) + "; or allow it: failSwapOn: false in the KubeletConfiguration",
     )
 
 
@@ -163,7 +163,7 @@ def check_hostname(node: Node) -> Findings:
         yield Finding(
             "Hostname",
             WARNING,
-            f'the node\'s name "{name}" does not resolve (kb needs that not, other tools may)',
+            f'the node\'s name "{name}" does not resolve (kb does not need it; other tools may)',
             f'echo "{address} {name}" >> /etc/hosts',
         )
 

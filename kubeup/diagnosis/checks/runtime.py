@@ -148,7 +148,7 @@ def check_join_network(node: Node) -> Findings:
     has_bridge = node.config.kb.pod_network.plugin == "bridge" and "pod-network" not in node.skipped
     if not has_bridge or node.host.exists(node.paths.kubeconfig("kubelet.conf")):
         return
-    keep = "and join: a network that was applied to the cluster since writes its file anew"
+    keep = "and join: a network that was applied to the cluster since writes its file again"
     try:
         pod_network.check_foreign_cni_config(node.host, node.paths, keep)
     except HostError as error:

@@ -32,7 +32,7 @@ def look_at_disk(patient: Patient) -> Notes:
         yield Note(
             "disk",
             WARNING,
-            f"the disk of {folder} is slow: one of 100 writes takes longer than {slow * 1000:.0f} ms (etcd wants 10 ms)",
+            f"the disk of {folder} is slow: one of 100 writes takes longer than {slow * 1000:.0f} ms (etcd needs 10 ms)",
             f"put {folder} on an SSD, away from other writers",
         )
 

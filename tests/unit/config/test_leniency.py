@@ -42,7 +42,7 @@ def test_what_is_wrong_is_wrong_with_the_flag_too() -> None:
     with pytest.raises(UsageError) as caught:
         load(text)
     assert "--allow-unknown-fields" not in caught.value.remedy
-    with pytest.raises(UsageError, match="wants a text"):
+    with pytest.raises(UsageError, match="must be a text"):
         load(text, flags={"allow-unknown-fields": True})
 
 

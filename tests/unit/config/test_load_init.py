@@ -266,8 +266,8 @@ def test_flags_fill_the_documents() -> None:
             {"feature-gates": "RootlessControlPlane=maybe"},
             "--feature-gates: 'RootlessControlPlane=maybe' is not Name=true,...",
         ),
-        ({"apiserver-bind-port": "many"}, "--apiserver-bind-port: wants a whole number, has 'many'"),
-        ({"token-ttl": "soon"}, "--token-ttl: wants a duration"),
+        ({"apiserver-bind-port": "many"}, "--apiserver-bind-port: must be a whole number, not 'many'"),
+        ({"token-ttl": "soon"}, "--token-ttl: must be a duration"),
         ({"token": "abc"}, "--token: not a bootstrap token"),
         ({"kubernetes-version": "1.35"}, "--kubernetes-version: '1.35' is neither a version nor a label"),
         (

@@ -112,7 +112,7 @@ def test_rules_of_init(body: str, wanted: str) -> None:
         ("networking: {serviceSubnet: '10.96.0.0/16, fd00::/112'}", "' fd00::/112' is not a subnet"),
         (
             "networking: {serviceSubnet: '10.96.0.0/16,10.97.0.0/16'}",
-            "two IPv4 subnets; dual-stack wants one IPv4 and one IPv6",
+            "two IPv4 subnets; dual-stack needs one IPv4 and one IPv6 subnet",
         ),
         ("networking: {serviceSubnet: '10.96.0.0/16,10.97.0.0/16,fd00::/112'}", "3 subnets"),
         ("networking: {serviceSubnet: '10.96.0.0/16,fd00::/107'}", "fd00::/107 is too large"),

@@ -253,7 +253,7 @@ def test_cpus() -> None:
     host.cpus = 2
     assert found(make_node(host), machine_checks.check_cpus) == []
     host.cpus = 1
-    assert only(make_node(host), machine_checks.check_cpus).text == "1 CPU may be used, a control plane wants 2"
+    assert only(make_node(host), machine_checks.check_cpus).text == "1 CPU available; a control plane needs 2"
 
 
 @pytest.mark.parametrize(("kib", "names"), [(1700 * 1024, []), (1700 * 1024 - 1, [("Mem", "error")])])
@@ -901,7 +901,7 @@ def test_cgroup_writable() -> None:
         ("Kubernetes v1.31.9", "init", "too old"),
         ("Kubernetes v1.36.0", "init", "newer than the control plane"),
         ("Kubernetes v1.36.0", "join", "newer than the control plane"),
-        ("nonsense", "init", "does not tell its version"),
+        ("nonsense", "init", "does not print its version"),
         (None, "init", "no kubelet in PATH"),
     ],
 )

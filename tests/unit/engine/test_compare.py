@@ -216,7 +216,7 @@ def test_what_is_wanted_no_more_goes_if_it_is_kb_s_and_untouched(bench: Bench) -
     bench.host.write_file(OTHER, "edited\n")
     apply(bench, recorded=record, made=(str(CONF), str(OTHER)))
     assert not bench.host.exists(CONF) and bench.host.read_text(OTHER) == "edited\n"
-    assert f"{OTHER} is wanted no more, and was changed" in bench.told
+    assert f"{OTHER} is no longer needed, but was changed" in bench.told
 
 
 def test_what_kb_did_not_make_stays_though_nothing_wants_it(bench: Bench) -> None:

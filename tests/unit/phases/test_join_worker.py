@@ -298,7 +298,7 @@ def test_a_bootstrap_that_does_not_end(requests: list[dict[str, Any]], code: str
     assert caught.value.code == code
     assert (host.ticks < 10) == is_at_once
     assert BOOTSTRAP in host.files  # the kubelet still needs it: it may be approved by hand
-    assert ("kb goes on waiting" in log_of(ctx)) == (not is_at_once)
+    assert ("still waiting" in log_of(ctx)) == (not is_at_once)
 
 
 @pytest.mark.parametrize("requests", [[], [kubelet_request("csr-1", "Approved", cert="eA==")]])
@@ -368,7 +368,7 @@ def test_a_network_of_before_is_told_before_the_join_and_the_clusters_own_is_not
     node = facts.Node(host, config, RELEASES[35], Paths(), workflow=facts.JOIN)
     (finding,) = runtime_checks.check_join_network(node)
     assert (finding.name, finding.level) == ("CNIConfig", "error")
-    assert "move it away" in finding.remedy and "writes its file anew" in finding.remedy
+    assert "move it away" in finding.remedy and "writes its file again" in finding.remedy
     assert not list(
         runtime_checks.check_join_network(replace(node, config=join_config(kb=KbConfiguration(PodNetwork("none")))))
     )

@@ -288,8 +288,8 @@ def test_a_patch_that_no_kubelet_could_read_is_refused_before_anything_is_writte
         do(kubelet_start.plan_kubelet, context(host, replace(golden_config(), patches_directory="/p")))
     assert caught.value.code == "patch-failed"
     assert [line.split(";")[0] for line in caught.value.details] == [
-        'featureGates.X: wants true or false, has the text "true"',
-        "kubeReserved.cpu: wants a text, has the number 1",
+        'featureGates.X: must be true or false, not the text "true"',
+        "kubeReserved.cpu: must be a text, not the number 1",
     ]
     assert CONFIG not in host.files
 

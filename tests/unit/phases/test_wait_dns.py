@@ -112,7 +112,7 @@ def test_a_pod_does_not_wait_out_the_pause_after_a_pull_that_works_by_now(tmp_pa
     assert verify_node.verify_node(ctx) == Results(node_ready=True)
     assert f"{PODS}/coredns-1" not in objects and not refused
     assert ctx.host.monotonic() - started < 25
-    assert f"{image} can be pulled again: pod coredns-1 is made anew" in str(ctx.report.notes)
+    assert f"{image} can be pulled again: pod coredns-1 is made again" in str(ctx.report.notes)
 
 
 def test_the_end_of_a_kube_proxy_with_the_old_configuration_does_not_count(tmp_path: Path) -> None:

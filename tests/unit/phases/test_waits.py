@@ -43,9 +43,7 @@ def test_what_cannot_heal_ends_the_wait_at_the_first_look(monkeypatch: pytest.Mo
 
 def test_what_may_heal_is_said_once_and_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     ctx = wait(monkeypatch, [BROKEN], well_after_s=30)
-    assert ctx.report.notes == [
-        "etcd exited 1 time (code 1): its disk is full. Remedy: make space (kb goes on waiting)"
-    ]
+    assert ctx.report.notes == ["etcd exited 1 time (code 1): its disk is full. Remedy: make space (still waiting)"]
 
 
 def test_a_hiccup_of_a_start_is_not_worth_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
