@@ -22,7 +22,7 @@ with lazily:
     from kubeup.cluster import field_owners, objects
 
 if TYPE_CHECKING:
-    from kubeup.machine.host import FileStat
+    from kubeup.machine.host import FileStat, Host
 
 Manifest = dict[str, Any]
 
@@ -640,6 +640,10 @@ class Unit:
 
     def settle(self, run: Ground) -> None:
         """`start` enables it."""
+
+    def take_back(self, host: Host) -> None:
+        """It runs no more, now or at boot."""
+        services.stop_own_unit(host, self.name)
 
 
 # ---- common

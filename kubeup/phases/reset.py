@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from kubeup import yaml_files
-from kubeup.engine.items import Gone
+from kubeup.engine.items import Gone, Unit
 from kubeup.engine.plan import Ground, Plan
 from kubeup.engine.run import BareRun, Outputs
 from kubeup.engine.story import Act
@@ -27,7 +27,7 @@ with lazily:
     from kubeup.engine import state, undo
     from kubeup.network import pod_network
     from kubeup.node import containers, kubelet, runtime
-    from kubeup.phases import install_programs, kernel, load_balancer, serve_mirror
+    from kubeup.phases import install_programs, kernel, load_balancer
 
 
 _DEAD = ("no-socket", "refused", "timeout")
@@ -285,25 +285,37 @@ def plan_no_pod_network(run: ResetRun) -> Plan:
 
 
 def plan_no_services(run: ResetRun) -> Plan:
-    """The mirror and containerd, where kb brought their units; and what that containerd kept, its images included.
-    Packages that kb had a package manager install stay, and are held at their version no more."""
+    """Whatever runs by a unit of kb's; and what a containerd of kb's kept, its images included. Packages that kb had a package manager
+    install stay, and are held at their version no more."""
     made = state.load_state(run.host, run.paths).created_paths()
-    units = [unit for unit in (serve_mirror.MIRROR_UNIT, "containerd.service") if str(run.paths.systemd / unit) in made]
+    units = _find_units(run, made)
     has_route, has_hold = kernel.has_service_route(run.host, run.paths), str(distro_packages.APT_LIST) in made
 
     def find(_: Ground) -> list[str]:
-        return [*units, *([kernel.ROUTE_UNIT] if has_route else []), *(["held packages"] if has_hold else [])]
+        return [
+            *(unit.name for unit in units),
+            *([kernel.ROUTE_UNIT] if has_route else []),
+            *(["held packages"] if has_hold else []),
+        ]
 
     def take_away(ground: Ground) -> None:
         if has_hold:
             distro_packages.release(ground.host)
         for unit in units:
-            ground.host.run(["systemctl", "disable", "--now", unit], timeout_s=120)
+            unit.take_back(ground.host)
         kernel.remove_service_route(ground)
         if str(install_programs.CONTAINERD_UNIT) in made:
             _empty_containerd(ground.host)
 
     return Plan(Gone("installed services", find, take_away))
+
+
+def _find_units(ctx: ResetRun, made: frozenset[str]) -> list[Unit]:
+    """The units whose files kb made and that are there, by the journal; how the kubelet and the route to Services are taken back is said
+    elsewhere."""
+    apart = ("kubelet.service", kernel.ROUTE_UNIT)
+    paths = [path for path in sorted(map(Path, made)) if path.parent == ctx.paths.systemd and path.suffix == ".service"]
+    return [Unit(path.name) for path in paths if path.name not in apart and ctx.host.exists(path)]
 
 
 def _empty_containerd(host: Host) -> None:

@@ -75,7 +75,6 @@ CHANGING = {
     "node_network.py:_apply_manifest": "AppliedManifest",
     "reset.py:_empty_containerd": "Gone: services of kb's",
     "reset.py:_unmount": "Gone: what the kubelet mounted",
-    "reset.py:plan_no_services": "Gone: services of kb's",
     "reset.py:plan_stopped_kubelet": "Gone: the running kubelet",
     "serve_mirror.py:_issue_certificate": "Issued: the mirror's certificate",
 }

@@ -170,3 +170,20 @@ def test_the_kubelet_s_own_root_is_emptied_too() -> None:
     reset.take_back_files(ctx)
     assert not [name for name in ctx.host.files if name.startswith("/data/kubelet/pods")]
     assert "/data/kubelet/admins-own" in ctx.host.files
+
+
+def test_every_unit_that_kb_made_is_stopped_and_no_other() -> None:
+    """By the journal: what a step starts is taken back without reset knowing the step."""
+    folder = Paths().systemd
+    names = ("kb-mirror.service", "kb-of-tomorrow.service", "mine.service")
+    made = [str(folder / name) for name in names[:2]] + [
+        str(folder / "gone.service"),
+        str(folder / "kb-mirror.service.d"),
+    ]
+    ctx = make_context({"init/install/mirror": PhaseState("done", created=made)})
+    assert isinstance(ctx.host, FakeHost)
+    for name in names:
+        ctx.host.files[str(folder / name)] = b"[Unit]\n"
+    ctx.host.accepts = {f"systemctl disable --now {name}" for name in names[:2]}
+    do(reset.plan_no_services, ctx)
+    assert ctx.host.changes == [f"run systemctl disable --now {name}" for name in names[:2]]
