@@ -125,7 +125,7 @@ def test_what_is_different_is_told_and_is_what_init_does(site: Site) -> None:
     told = json.loads(ended.out)
     option = "spec.containers[kube-scheduler].command --leader-elect"
     assert told["left"] == {
-        "install/sysctls": "not as kb would leave it",
+        "install/sysctls": "/etc/sysctl.d/90-kb.conf is not there",
         "control-plane/scheduler": f"{manifest}: {option} is false, not true",
         "pod-network": "ConfigMap kube-system/kb-config is not there (and 2 more)",
     }
