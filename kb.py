@@ -70,10 +70,10 @@ if TYPE_CHECKING:
 # fmt: off
 
 # Steps of more than one story: every node needs the programs, the images and the routing of packets.
-PROGRAMS = act("install/packages",     "Put the runtime, the kubelet and their tools in place",                     install_programs.PROGRAMS)
+PROGRAMS = act("install/packages",      "Put the runtime, the kubelet and their tools in place", install_programs.PROGRAMS)
 REGISTRIES = step("install/registries", "Point the runtime to the mirror, and show that it is asked", runtime_registries.plan_registries, live="node", when=runtime_registries.wants_registries)
-FORWARDING = step("install/sysctls",   "Let this node forward packets between pods, now and after a reboot",        kernel.plan_forwarding)
-BALANCER = step("load-balancer/local", "Put a load balancer for the API servers on this node, if one is asked for", load_balancer.plan_load_balancer)
+FORWARDING = step("install/sysctls",    "Let this node forward packets between pods, now and after a reboot", kernel.plan_forwarding)
+BALANCER = step("load-balancer/local",  "Put a load balancer for the API servers on this node, if one is asked for", load_balancer.plan_load_balancer)
 
 # kb init: the first node of a cluster.
 INIT = story(
@@ -120,12 +120,12 @@ INIT = story(
     act("wait-control-plane",                "Wait until the kubelet and the API server are healthy", wait_control_plane.APISERVER),
 
     # 6. The cluster learns what it is: other nodes and later upgrades read its configuration from it.
-    step("upload-config/kubeadm",                       "Store the cluster's configuration in the cluster",             upload_config.plan_kubeadm_config),
-    step("upload-config/kubelet",                       "Store the kubelets' configuration in the cluster",             upload_config.plan_kubelet_config),
-    act("upload-certs",                                 "Store the authorities, encrypted, for further control planes", upload_certs.CERTS),
-    step("mark-control-plane",                          "Label and taint this node as a control plane",                 mark_control_plane.plan_marks, live="cluster"),
-    step("bootstrap-token",                             "Let nodes join: a token, and the rights of a joining kubelet", bootstrap_tokens.plan_bootstrap_tokens),
-    step("kubelet-finalize/enable-client-cert-rotation", "Let the kubelet renew its own certificate",                   kubelet_start.plan_client_cert_rotation),
+    step("upload-config/kubeadm",                        "Store the cluster's configuration in the cluster", upload_config.plan_kubeadm_config),
+    step("upload-config/kubelet",                        "Store the kubelets' configuration in the cluster", upload_config.plan_kubelet_config),
+    act("upload-certs",                                  "Store the authorities, encrypted, for further control planes", upload_certs.CERTS),
+    step("mark-control-plane",                           "Label and taint this node as a control plane", mark_control_plane.plan_marks, live="cluster"),
+    step("bootstrap-token",                              "Let nodes join: a token, and the rights of a joining kubelet", bootstrap_tokens.plan_bootstrap_tokens),
+    step("kubelet-finalize/enable-client-cert-rotation", "Let the kubelet renew its own certificate", kubelet_start.plan_client_cert_rotation),
 
     # 7. Addons: what pods expect of every cluster. Names, services, and a network between pods.
     step("addon/coredns",    "Install CoreDNS, the cluster's DNS",                 addons.plan_coredns),
@@ -137,7 +137,7 @@ INIT = story(
 
     # 8. Nobody says "ready" unseen.
     act("verify",            "Watch that the node is Ready, stays up, and its DNS answers", verify_node.SOAK),
-    act("show-join-command", "Say how the next node joins",                                 join_command.JOIN_COMMAND),
+    act("show-join-command", "Show how the next node joins",                                join_command.JOIN_COMMAND),
 )
 
 # kb join: a further node, once discovery has found the cluster and proven it; the cluster's own documents say the rest.
@@ -155,7 +155,7 @@ JOIN = story(
         step("control-plane-prepare/download-certs", "Fetch the authorities that control planes share, with the certificate key", join_control_plane.plan_shared_certs),
         step("control-plane-prepare/certs",          "Issue this node's certificates, with the cluster's authorities", join_control_plane.plan_certs),
         step("control-plane-prepare/kubeconfig",     "Write the kubeconfigs of the admin, the components and this node's kubelet", join_control_plane.plan_kubeconfigs),
-        act("check-etcd",                            "Look whether etcd can take a new member", join_control_plane.ETCD_CHECK),
+        act("check-etcd",                            "Check that etcd can take a new member", join_control_plane.ETCD_CHECK),
     ),
 
     # 3. The kubelet: it asks for a certificate of its own, with the token, while the next steps go on.
@@ -169,7 +169,7 @@ JOIN = story(
     ),
     act("kubelet-wait-bootstrap", "Wait until the cluster has signed the kubelet's own certificate", join_worker.BOOTSTRAP),
     control_planes_only(
-        act("wait-control-plane",                    "Wait until this node's kubelet, API server, controller-manager and scheduler are healthy", join_control_plane.INSTANCE),
+        act("wait-control-plane",                     "Wait until this node's kubelet, API server, controller-manager and scheduler are healthy", join_control_plane.INSTANCE),
         step("control-plane-join/mark-control-plane", "Label and taint this node as a control plane", mark_control_plane.plan_joined_marks, live="cluster"),
     ),
 
@@ -195,7 +195,7 @@ RESET = story(
 # kb reconfigure endpoint: a stable name for the API servers, where the cluster had none or another one. First every certificate
 # gets the name, then those who call by it are told; on further nodes the same command does their part.
 RECONFIGURE_ENDPOINT = story(
-    act("preflight", "Look whether the endpoint leads to this cluster", endpoint.CHECKS),
+    act("preflight", "Check that the endpoint leads to this cluster", endpoint.CHECKS),
     control_planes_only(
         step("certs/apiserver",       "Give the API server's certificate the name, for the same key", endpoint.plan_apiserver_cert),
         step("upload-config/kubeadm", "Store the endpoint in the cluster's configuration",            endpoint.plan_stored),
@@ -207,7 +207,7 @@ RECONFIGURE_ENDPOINT = story(
         step("cluster-info", "Publish the endpoint in cluster-info, for nodes that join", endpoint.plan_cluster_info),
         step("kube-proxy",   "Point kube-proxy at the endpoint, and restart it",          endpoint.plan_kube_proxy),
     ),
-    step("load-balancer/remove", "Take the load balancer away again, where the conversion that brought it is taken back",   endpoint.plan_removal),
+    step("load-balancer/remove", "Take the load balancer away again, where the conversion that brought it is taken back",    endpoint.plan_removal),
     act("verify",                "Verify TLS with the API servers under the new name, and say what is left to do elsewhere", endpoint.HANDSHAKE),
 )
 

@@ -191,7 +191,9 @@ def _make_parser(command: Command, program: Program) -> _Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
+        add_help=False,
     )
+    parser.add_argument("-h", "--help", action="help", help="Show this help")
     parser.known_flags = tuple(f"--{name}" for name in _names_of(command))
     for name in command.arguments:
         if name.endswith("..."):
@@ -250,15 +252,18 @@ def _plain_booleans(words: Sequence[str], command: Command) -> list[str]:
 
 
 def render_help(commands: Sequence[Command], program: Optional[Program] = None) -> str:
-    """The list of commands with their reasons."""
+    """The commands with their reasons, task by task where they have one."""
     program = program or Program()
     name = program.called_as
     width = max(len(command.name) for command in commands)
-    rows = "\n".join(f"  {command.name:<{width}}  {command.does}" for command in commands)
+    rows = "\n\n".join(
+        "\n".join([f"{task or 'commands'}:", *(f"  {command.name:<{width}}  {command.does}" for command in group)])
+        for task, group in itertools.groupby(commands, key=lambda command: command.task)
+    )
     return (
         f"{program.title}\n\n"
         f"usage: {name} COMMAND [flags]\n\n"
-        f"commands:\n{rows}\n\n"
+        f"{rows}\n\n"
         f"Flags of a command: {name} COMMAND --help. What init does, step by step: {name} init --help.\n"
     )
 

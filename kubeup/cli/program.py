@@ -35,6 +35,8 @@ class Command:
     """Names of positional words; `name...` takes any number."""
     phases: tuple[Phase, ...] = ()
     workflow: str = ""
+    task: str = ""
+    """What somebody wants who needs it: help lists commands by it."""
 
 
 def make_local_host(root: Path) -> LocalHost:

@@ -141,7 +141,7 @@ def _as_kubeadm_has_it(command: Command) -> Command:
         options += ("show-managed-fields", "allow-missing-template-keys")
     runs = {"init": init, "init phase": one_phase, "join": join, "join phase": one_phase}
     phases = kubeadm_phases(command.workflow, command.phases)
-    return replace(command, options=options, phases=phases, run=runs.get(command.name, command.run))
+    return replace(command, options=options, phases=phases, run=runs.get(command.name, command.run), task="")
 
 
 def kubeadm_phases(name: str, phases: Sequence[Phase]) -> tuple[Phase, ...]:

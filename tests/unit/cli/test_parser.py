@@ -16,6 +16,7 @@ import yaml
 import kb
 from kubeup import __version__
 from kubeup.cli import entry, parser, program
+from kubeup.config.flag_table import EVERYWHERE, FLAGS
 from kubeup.errors import UsageError
 from kubeup.secret import Secret
 from tests.make_docs import REPO
@@ -292,3 +293,29 @@ def test_no_library_s_warning_reaches_the_terminal(tmp_path: Path) -> None:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0 and "Warning" not in done.stderr
     assert (tmp_path / "r/etc/kubernetes/kubelet.conf").exists()
+
+
+def test_help_lists_commands_by_task_and_what_systemd_runs_last() -> None:
+    shown = parser.render_help(kb.COMMANDS)
+    tasks = [line[:-1] for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert tasks[0] == "Set up a cluster" and tasks[-1] == "Run by systemd, not by you"
+    assert len(tasks) == len(set(tasks))
+    assert [command.name for command in kb.COMMANDS if command.task == tasks[-1]] == ["routes", "load-balancer"]
+    rows = [line for line in shown.splitlines() if line.startswith("  ")]
+    assert [row.split("  ")[1] for row in rows] == [command.name for command in kb.COMMANDS]
+
+
+def test_kubeadm_s_help_is_one_list() -> None:
+    shown = run("--as-kubeadm", "--help").stdout
+    assert "\ncommands:\n  init " in shown and "systemd" not in shown
+
+
+def test_help_says_what_it_is_in_the_same_manner_everywhere() -> None:
+    """A capital first, no full stop: what a flag gives is a noun, what a switch or a command does is a verb."""
+    names = ("kubeadm", "ed25519", "local:")
+    flags = [flag for flag in (*FLAGS, *EVERYWHERE) if not flag.is_hidden]
+    texts = [flag.help for flag in flags] + [command.does for command in kb.COMMANDS]
+    assert not [text for text in texts if text.endswith(".") or not (text[0].isupper() or text.startswith(names))]
+    assert not [text for text in texts if len(text) > 90]
+    nouns = ("the ", "a ", "an ")
+    assert not [text for text in texts if text.lower().startswith(nouns)]
