@@ -124,8 +124,8 @@ def _check_own_balancer(ctx: EndpointRun) -> None:
         )
     # a run that was cut off may have left a load balancer without its settings: then nobody was told to call it yet
     is_in_use = ctx.host.exists(balancer.settings_path(ctx.paths))
-    in_use = balancer.read_settings(ctx.host, ctx.paths).port if is_in_use else str(port)
-    if in_use != str(port):
+    in_use = balancer.read_settings(ctx.host, ctx.paths).port if is_in_use else port
+    if in_use != port:
         raise UsageError(
             f"the endpoint {_endpoint(ctx)}",
             cause=f"this node's load balancer listens on port {in_use}, and clients of all nodes call it there until they "

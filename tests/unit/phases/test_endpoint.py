@@ -259,6 +259,9 @@ def test_a_load_balancer_that_clients_call_keeps_its_port(tmp_path: Path, monkey
     with pytest.raises(UsageError) as caught:
         reconfigure.check_endpoint(ctx)
     assert caught.value.code == "bad-endpoint" and "port 8443" in caught.value.cause
+    settings = replace(settings, endpoint="former.test:7443")
+    host.write_file(load_balancer.settings_path(PATHS), load_balancer.render_settings(settings))
+    reconfigure.check_endpoint(ctx)  # another name, and the command again, keep the port
 
 
 # ---- the command
