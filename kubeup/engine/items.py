@@ -293,11 +293,12 @@ class MovedAside(_PathItem):
 @frozen
 class Gone(_NodeItem):
     """What is to be on this node no more. title: what it is called; find: what of it is there still, in words; take_away: all of it,
-    as far as it is there."""
+    as far as it is there; made_by: the steps of any workflow that made it, whose records go with it."""
 
     title: str
     find: Callable[[Ground], Sequence[str]]
     take_away: Callable[[Ground], object]
+    made_by: tuple[str, ...] = ()
 
     places = ()
 

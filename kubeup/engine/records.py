@@ -13,7 +13,7 @@ it. Losing it costs nothing but knowledge: then nobody can say who changed what 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
@@ -34,8 +34,8 @@ StepRecord = dict[str, Fields]
 
 
 class Records:
-    """The record of this node. Change it through `put` and `rename`; the first `save` that finds a change begins a generation, and
-    those after it go into the same one: a run is one generation."""
+    """The record of this node. Change it through `put`, `rename` and `forget`; the first `save` that finds a change begins a
+    generation, and those after it go into the same one: a run is one generation."""
 
     def __init__(self, host: Host, folder: Path, *, steps: Mapping[str, StepRecord], generation: int) -> None:
         self.host = host
@@ -56,6 +56,11 @@ class Records:
         """A step that has another name now goes on with its record."""
         if former in self.steps and step not in self.steps:
             self.steps[step] = self.steps.pop(former)
+
+    def forget(self, phases: Container[str]) -> None:
+        """What phases of these names made, in any workflow, is there no more."""
+        for step in [step for step in self.steps if step.partition("/")[2] in phases]:
+            del self.steps[step]
 
     def save(self) -> None:
         """Raises HostError."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from kubeup.engine.compare import WANTED_NO_MORE, Applier, View, look_at
+from kubeup.engine.items import Gone
 from kubeup.engine.journal import JournalHost, remove_leftovers
 from kubeup.engine.plan import Difference, Plan
 from kubeup.engine.records import StepRecord, load_records
@@ -275,9 +276,17 @@ class Runner:
             keep=keep,
         )
         applied = applier.apply(plan)
+        self._forget(frozenset(name for item in applied.items() if isinstance(item, Gone) for name in item.made_by))
         keep(applier.record)
         entry.inputs = fingerprint_of(applied)
         return plan.hands_on or Results()
+
+    def _forget(self, names: frozenset[str]) -> None:
+        """What phases of these names made, in any workflow, was taken away: nobody is to take that for drift."""
+        self.records.forget(names)
+        for key, entry in self.state.phases.items():
+            if key.partition("/")[2] in names:
+                entry.inputs.pop("plan", None)
 
     def _save_records(self, ctx: BareRun) -> None:
         """Losing a record costs only knowledge: what is done is done without it, and the next run says less of what it finds."""

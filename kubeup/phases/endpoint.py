@@ -449,7 +449,8 @@ def plan_removal(run: EndpointRun) -> Plan:
         if run.host.is_live:
             end_balancer(dataclasses.replace(run, host=ground.host))
 
-    return Plan(*stored, Gone("the load balancer", find, take_away))
+    made_by = ("load-balancer/local", "load-balancer/keeper")
+    return Plan(*stored, Gone("the load balancer", find, take_away, made_by))
 
 
 def _balancer_runs(ctx: EndpointRun) -> bool:

@@ -12,8 +12,8 @@ from typing import Any, Optional
 import pytest
 
 from kubeup.config.types import BootstrapToken, ClusterConfiguration, LocalAPIEndpoint, NodeConfig, NodeRegistration
-from kubeup.engine.items import File
-from kubeup.engine.plan import Item, Plan
+from kubeup.engine.items import File, Gone
+from kubeup.engine.plan import Ground, Item, Plan, Yielded
 from kubeup.engine.records import load_records
 from kubeup.engine.run import Results, Run, Selection
 from kubeup.engine.runner import Runner, RunResult
@@ -320,6 +320,21 @@ def test_a_step_of_another_name_takes_along_what_it_may_remove(host: LocalHost) 
     renamed = Phase("two", does="a", plan=plan_of(File(A, "a")), formerly="one/a")
     run(host, (renamed,))
     assert host.exists(A) and not host.exists(B)
+
+
+def test_what_a_step_takes_away_is_no_drift_of_the_step_that_made_it(host: LocalHost) -> None:
+    def take_away(ground: Ground) -> None:
+        ground.host.remove(A)
+
+    gone = Gone("a", lambda ground: [str(A)] if host.exists(A) else [], take_away, made_by=("one/a",))
+    makes = Phase("one/a", does="a", plan=plan_of(File(A, "a")))
+    idles = Phase("one/a", does="a", plan=plan_of(Yielded("a", "it goes later")))
+    removes = Phase("one/b", does="b", plan=plan_of(gone), always=True)
+    run(host, (makes,))
+    for steps in ((idles, removes), (makes,)):
+        result, _, told = run(host, steps)
+        assert result.changes and "drift" not in told, told
+        assert (load_records(host, Paths.records).of("init/one/a") is None) == (not host.exists(A))
 
 
 # ---- what fails beside a step
