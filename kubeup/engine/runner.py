@@ -169,7 +169,7 @@ class Runner:
             self.records.rename(key, former)
 
     def _why_again(self, ctx: BareRun, phase: Phase, before: PhaseState, inputs: dict[str, str]) -> str:
-        if "spec" not in before.inputs:
+        if inputs and "spec" not in before.inputs:
             before.inputs.update(inputs)  # an older kb did it, of which nobody can tell: from here on a change is seen
             self.state.save()
         if any(before.inputs[name] != value for name, value in inputs.items()):

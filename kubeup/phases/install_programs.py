@@ -70,6 +70,7 @@ class Ways:
 
 
 def _install(ctx: Run, ways: Ways) -> Outputs:
+    ctx.promises.expect([BOOT_LINK])  # made by a package's own scripts, or by what starts the runtime below
     standing = programs.look(ctx.host, ctx.config.cluster.kubernetes_version, ctx.release)
     wanted = _wanted(ctx, standing)
     kept = [one for one in standing if one.verdict == "good" and one.item.version_words]
@@ -237,7 +238,6 @@ def _ensure_runtime_runs(ctx: Run, *, has_placed: bool, becomes_active: Callable
     if changed:
         host.run(services.SYSTEMD.reload)
     is_running = services.is_active(host, "containerd")
-    ctx.promises.expect([BOOT_LINK])
     services.enable(host, "containerd")
     if is_running and not (has_placed or changed):
         return

@@ -5,8 +5,10 @@ import io
 
 import pytest
 
+import kb
 from kubeup.config.types import NodeConfig
 from kubeup.engine.run import Run
+from kubeup.engine.step import fingerprint_spec
 from kubeup.errors import PreflightError
 from kubeup.paths import Paths
 from kubeup.phases import preflight
@@ -105,3 +107,24 @@ def test_the_probe_sees_an_image_that_is_gone() -> None:
     host.answers[f"{CRICTL} images -o json"] = failed("boom")
     assert preflight.images_are_here(ctx) is False
     assert preflight.images_are_here(make_context(host, policy="Never")) is True
+
+
+def test_a_dry_run_tries_nothing_on_containerd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """--fix: the checks are made, and what containerd itself has to try is only told."""
+    tried: list[object] = []
+    monkeypatch.setattr(preflight, "fix_runtime", tried.append)
+    ctx = make_context(fit_host())
+    fixing = dataclasses.replace(ctx.config.kb, runtime=dataclasses.replace(ctx.config.kb.runtime, fix=True))
+    ctx = dataclasses.replace(ctx, config=dataclasses.replace(ctx.config, kb=fixing))
+    preflight.foretell_checks(ctx)
+    assert tried == [] and ctx.report.notes[0].startswith("--fix: ")
+    preflight.run_checks(ctx)
+    assert tried == [ctx]
+
+
+def test_any_other_configuration_is_a_reason_to_look_again() -> None:
+    ctx = make_context(fit_host())
+    other = dataclasses.replace(ctx, config=dataclasses.replace(ctx.config, kubelet={"maxPods": 42}))
+    phase = next(phase for phase in kb.INIT if phase.name == "preflight")
+    assert fingerprint_spec(phase, ctx) == fingerprint_spec(phase, make_context(fit_host()))
+    assert fingerprint_spec(phase, ctx) != fingerprint_spec(phase, other)
