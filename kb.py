@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING
 
 from kubeup.cli import entry, own_name
 from kubeup.cli.program import Program, is_kubeadm, make_local_host
-from kubeup.commands.table import Workflows, make_commands
+from kubeup.commands.table import make_commands
 from kubeup.engine.story import act, control_planes_only, step, story
 from kubeup.phases import (
     addons,
@@ -213,7 +213,7 @@ RECONFIGURE_ENDPOINT = story(
 
 # fmt: on
 
-COMMANDS = make_commands(Workflows(init=INIT, join=JOIN, reset=RESET, reconfigure_endpoint=RECONFIGURE_ENDPOINT))
+COMMANDS = make_commands({"init": INIT, "join": JOIN, "reset": RESET, "reconfigure-endpoint": RECONFIGURE_ENDPOINT})
 
 
 def main(argv: list[str] | None = None, *, make_host: Callable[[Path], LocalHost] = make_local_host) -> int:

@@ -10,34 +10,15 @@ from kubeup.cluster import api as kubeapi
 from kubeup.cluster.clock import explain_untrusted
 from kubeup.cluster.find_cluster import NEW_TOKEN, token_unknown
 from kubeup.cluster.membership import Access, with_reachable_server
-from kubeup.config.types import LoadBalancer, PodNetwork, Timeouts
+from kubeup.config.load_join import ClusterDocuments
+from kubeup.config.types import Timeouts
 from kubeup.errors import ClusterError
-from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
 from kubeup.machine.host import Host
 from kubeup.machine.http import Unreachable
 
 with lazily:
     from kubeup.cluster import objects
-
-
-_NO_BALANCER = LoadBalancer()
-
-
-@frozen
-class ClusterDocuments:
-    """What a node reads of its cluster before it joins."""
-
-    cluster_text: str
-    """ClusterConfiguration, as YAML."""
-    kubelet_text: str
-    """KubeletConfiguration, as YAML."""
-    pod_network: PodNetwork
-    load_balancer: LoadBalancer = _NO_BALANCER
-    api_servers: tuple[str, ...] = ()
-    """`host:port`, where the cluster's nodes have a load balancer; the one that answered is among them."""
-    reached_server: str = ""
-    """The server that was asked, where the cluster's own name for it leads somewhere only on nodes that have joined."""
 
 
 def read_documents(host: Host, access: Access, timeouts: Timeouts) -> ClusterDocuments:

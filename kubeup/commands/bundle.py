@@ -48,24 +48,11 @@ def create(call: Invocation) -> int:
             code="usage",
         )
     config = _load_config(call, local)
-    preset = presets.find_preset(str(call.flags.get("preset", "")))
-    versions = _pairs(call, "use")
-    archs = tuple(call.flags.get("arch") or (downloads.MACHINES.get(_machine(local), "amd64"),))
-    _check_archs(archs)
-    sources = bundle_sources.parse_sources(local, call.flags.get("from", ()), preset, versions)
     since = oci_layout.open_layout(local, Path(call.flags["since"]).absolute()) if "since" in call.flags else None
     key = Secret(local.read_text(Path(call.flags["sign"]).absolute())) if "sign" in call.flags else None
     spool = out.with_name(f".{out.name[:200]}.parts")
-    local.make_private_dir(spool)
-    gathering = bundle_sources.Gathering(local, spool, archs, tell=call.report.waiting)
-    for need in _image_needs(call, local, config):
-        gathering.add_image(need, sources)
-    without = tuple(call.flags.get("without", ()))
-    files = bundle_needs.plan_files(archs, without=without) if "files" not in without else ()
-    gathering.add_files(files, sources, config.cluster.kubernetes_version)
-    _add_own_files(call, gathering)
     written = bundle_write.write_bundle(
-        gathering,
+        _gather(call, local, config, spool),
         Path(target) if is_stream else out,
         kubernetes_version=config.cluster.kubernetes_version,
         since=since,
@@ -82,6 +69,23 @@ def create(call: Invocation) -> int:
     else:
         call.print(f"{target if is_stream else out}: {text}")
     return 0
+
+
+def _gather(call: Invocation, local: LocalHost, config: NodeConfig, spool: Path) -> bundle_sources.Gathering:
+    """All that the bundle is to hold, below `spool` where it had to be fetched."""
+    preset = presets.find_preset(str(call.flags.get("preset", "")))
+    archs = tuple(call.flags.get("arch") or (downloads.MACHINES.get(_machine(local), "amd64"),))
+    _check_archs(archs)
+    sources = bundle_sources.parse_sources(local, call.flags.get("from", ()), preset, _pairs(call, "use"))
+    local.make_private_dir(spool)
+    gathering = bundle_sources.Gathering(local, spool, archs, tell=call.report.waiting)
+    for need in _image_needs(call, local, config):
+        gathering.add_image(need, sources)
+    without = tuple(call.flags.get("without", ()))
+    files = bundle_needs.plan_files(archs, without=without) if "files" not in without else ()
+    gathering.add_files(files, sources, config.cluster.kubernetes_version)
+    _add_own_files(call, gathering)
+    return gathering
 
 
 def verify(call: Invocation) -> int:

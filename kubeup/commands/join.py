@@ -224,18 +224,7 @@ def _find_cluster(
 def _read_config(host: Host, wishes: load_join.JoinWishes, access: Access) -> NodeConfig:
     """The node's own wishes, and all that the cluster stores for its nodes."""
     found = join_documents.read_documents(host, access, wishes.join.timeouts)
-    return load_join.build_join_config(
-        host,
-        wishes,
-        cluster_text=found.cluster_text,
-        kubelet_text=found.kubelet_text,
-        pod_network=found.pod_network,
-        load_balancer=found.load_balancer,
-        api_servers=found.api_servers,
-        reached_server=found.reached_server,
-        server=access.server,
-        ca_pem=access.ca_pem,
-    )
+    return load_join.build_join_config(host, wishes, found, server=access.server, ca_pem=access.ca_pem)
 
 
 def make_member_run(target: Host, config_file: Path, report: Report) -> Run:

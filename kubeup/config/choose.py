@@ -199,16 +199,22 @@ def _choose_on_loopback(interfaces: list[Interface], given: str) -> Choice:
     )
 
 
-def _choose_by_routes(host: Host, interfaces: list[Interface], versions: tuple[int, ...]) -> Choice:
-    by_name = {interface.name: interface for interface in interfaces}
+def _routed_addresses(
+    host: Host, interfaces: list[Interface], versions: tuple[int, ...]
+) -> Iterator[tuple[Address, str]]:
+    """Addresses that default routes lead to, with the route's card: what the card holds, then what lo holds."""
+    held = {interface.name: interface.addresses for interface in interfaces if interface.is_up}
     defaults = read_default_interfaces(host)
     for version in versions:
         for name in defaults[version]:
-            for holder in (name, "lo"):
-                held = by_name[holder].addresses if holder in by_name and by_name[holder].is_up else ()
-                for address in held:
-                    if address.version == version:
-                        return _judge_address(address, name, interfaces)
+            found = (*held.get(name, ()), *held.get("lo", ()))
+            yield from ((address, name) for address in found if address.version == version)
+
+
+def _choose_by_routes(host: Host, interfaces: list[Interface], versions: tuple[int, ...]) -> Choice:
+    routed = next(_routed_addresses(host, interfaces, versions), None)
+    if routed is not None:
+        return _judge_address(*routed, interfaces)
     candidates = [(address, name) for address, name in _candidates(interfaces) if address.version in versions]
     if len(candidates) == 1:
         address, name = candidates[0]

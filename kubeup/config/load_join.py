@@ -56,31 +56,13 @@ def load_join_config(
     invalid-config, bad-ca-cert-hash.
     """
     problems = Problems.for_flags(flags)
-    trees: Trees = {}
     notes: list[str] = []
     if config_file is not None:
-        # of an adopted node the file is kb's: --control-plane beside it says again what the node is, and is judged as that
-        told = {
-            name: flags[name] for name in flags if name != "control-plane" or config_file != Paths().adopted("join")
-        }
-        check_mixing(config_file, told, JOIN_FIELDS)
-        trees = take_kinds(read_documents(host, config_file, problems), JOIN_KINDS, problems)
-        if not problems and _JOIN not in trees:
-            raise UsageError(
-                f"{config_file} configures no join",
-                cause="no JoinConfiguration found in the supplied config",
-                remedy="add one; a full example: kb config print join-defaults",
-                code="invalid-config",
-            )
+        trees = _read_join(host, config_file, flags, problems)
         if endpoint:
             problems.warnings.append(f"{endpoint} has no effect: {config_file} says where the API server is")
-        apply_flags(flags, trees, problems, JOIN_FIELDS)
     else:
-        given, flags = flags, _spread_flags(flags, endpoint, is_member=is_member, problems=problems)
-        apply_flags(flags, trees, problems, JOIN_FIELDS)
-        for name in _TOKEN_FLAGS:
-            if "token" in given and name not in given and name in flags:
-                problems.origins[":".join(JOIN_FIELDS[name])] = ("--token", 0)
+        trees = _say_join(_spread_flags(flags, endpoint, is_member=is_member, problems=problems), flags, problems)
     tree = trees.setdefault(_JOIN, {})
     chooser = Chooser(host, trees, problems, notes, looks="nothing" if problems else "machine", kind=_JOIN)
     join: types.JoinConfiguration = build(schema.JOIN, {**tree, "nodeRegistration": chooser.node_tree()})
@@ -92,6 +74,35 @@ def load_join_config(
     for pin in join.discovery.bootstrap_token.ca_cert_hashes if join.discovery.bootstrap_token else ():
         pins.parse_ca_cert_hash(pin)
     return JoinWishes(join, kb, tuple(notes), tuple(problems.warnings))
+
+
+def _read_join(host: Host, config_file: Path, flags: Mapping[str, Any], problems: Problems) -> Trees:
+    """The documents of a file, with what flags may say beside it."""
+    # of an adopted node the file is kb's: --control-plane beside it says again what the node is, and is judged as that
+    is_adopted = config_file == Paths().adopted("join")
+    check_mixing(
+        config_file, {name: flags[name] for name in flags if name != "control-plane" or not is_adopted}, JOIN_FIELDS
+    )
+    trees = take_kinds(read_documents(host, config_file, problems), JOIN_KINDS, problems)
+    if not problems and _JOIN not in trees:
+        raise UsageError(
+            f"{config_file} configures no join",
+            cause="no JoinConfiguration found in the supplied config",
+            remedy="add one; a full example: kb config print join-defaults",
+            code="invalid-config",
+        )
+    apply_flags(flags, trees, problems, JOIN_FIELDS)
+    return trees
+
+
+def _say_join(spread: Mapping[str, Any], given: Mapping[str, Any], problems: Problems) -> Trees:
+    """The documents that the flags alone say. spread: those in the place of the given ones (_spread_flags)."""
+    trees: Trees = {}
+    apply_flags(spread, trees, problems, JOIN_FIELDS)
+    for name in _TOKEN_FLAGS:
+        if "token" in given and name not in given and name in spread:
+            problems.origins[":".join(JOIN_FIELDS[name])] = ("--token", 0)
+    return trees
 
 
 _TOKEN_FLAGS = ("discovery-token", "tls-bootstrap-token")
@@ -142,25 +153,31 @@ def _fill_tls_token(join: types.JoinConfiguration) -> types.JoinConfiguration:
 # ---- with the cluster
 
 
+@frozen
+class ClusterDocuments:
+    """What a node reads of its cluster before it joins."""
+
+    cluster_text: str
+    """ClusterConfiguration, as YAML."""
+    kubelet_text: str
+    """KubeletConfiguration, as YAML."""
+    pod_network: types.PodNetwork
+    load_balancer: types.LoadBalancer = types.KbConfiguration.load_balancer
+    api_servers: tuple[str, ...] = ()
+    """`host:port`, where the cluster's nodes have a load balancer; the one that answered is among them."""
+    reached_server: str = ""
+    """The server that was asked, where the cluster's own name for it leads somewhere only on nodes that have joined."""
+
+
 def build_join_config(
-    host: Host,
-    wishes: JoinWishes,
-    *,
-    cluster_text: str,
-    kubelet_text: str,
-    pod_network: types.PodNetwork,
-    server: str,
-    ca_pem: str,
-    load_balancer: types.LoadBalancer = types.KbConfiguration.load_balancer,
-    api_servers: tuple[str, ...] = (),
-    reached_server: str = "",
+    host: Host, wishes: JoinWishes, stored: ClusterDocuments, *, server: str, ca_pem: str
 ) -> types.NodeConfig:
     """What the phases read: the node's own wishes, and the documents that the cluster stores.
 
     Raises ClusterError (stored-config-invalid) where a document cannot be understood.
     """
     notes, warnings = list(wishes.notes), list(wishes.warnings)
-    cluster = parse_stored_cluster(host, cluster_text, warnings)
+    cluster = parse_stored_cluster(host, stored.cluster_text, warnings)
     endpoint = find_own_endpoint(host, cluster, wishes.join.control_plane, notes)
     node = wishes.join.node
     if not wishes.kb.only_kubeadm:
@@ -175,8 +192,8 @@ def build_join_config(
         dry_run=wishes.join.dry_run,
         patches_directory=wishes.join.patches_directory,
         timeouts=wishes.join.timeouts,
-        kubelet=_without_foreign_resolver(host, _parse_stored_kubelet(kubelet_text), notes),
-        kb=replace(wishes.kb, pod_network=pod_network, load_balancer=load_balancer),
+        kubelet=_without_foreign_resolver(host, _parse_stored_kubelet(stored.kubelet_text), notes),
+        kb=replace(wishes.kb, pod_network=stored.pod_network, load_balancer=stored.load_balancer),
         proxy_env=choose.read_proxy_env(host),
         notes=tuple(notes),
         warnings=tuple(warnings),
@@ -185,8 +202,8 @@ def build_join_config(
             ca_pem,
             ca_cert_path=wishes.join.ca_cert_path,
             control_plane=wishes.join.control_plane,
-            api_servers=api_servers,
-            reached_server=reached_server,
+            api_servers=stored.api_servers,
+            reached_server=stored.reached_server,
         ),
     )
 

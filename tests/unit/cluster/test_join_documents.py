@@ -9,6 +9,7 @@ from typing import Any, Optional
 import pytest
 
 from kubeup.cluster import join_documents, membership
+from kubeup.config.load_join import ClusterDocuments
 from kubeup.errors import KbError
 from kubeup.machine.http import AnyTls, HttpResponse, Unreachable
 from kubeup.trust import Anchors
@@ -26,7 +27,7 @@ from tests.unit.cluster.discovery_case import (
 )
 
 
-def read(host: ClusterHost, has_signed: bool = True) -> join_documents.ClusterDocuments:
+def read(host: ClusterHost, has_signed: bool = True) -> ClusterDocuments:
     return join_documents.read_documents(
         host, membership.Access(SERVER, Anchors.given(CA), TOKEN, has_signed=has_signed), TIMEOUTS
     )

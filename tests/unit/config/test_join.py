@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 import pytest
 
-from kubeup.config.load_join import JoinWishes, build_join_config, load_join_config
+from kubeup.config.load_join import ClusterDocuments, JoinWishes, build_join_config, load_join_config
 from kubeup.config.types import JoinControlPlane, LocalAPIEndpoint, NodeConfig, PodNetwork
 from kubeup.errors import ClusterError, UsageError
 from kubeup.secret import Secret
@@ -170,9 +170,7 @@ def build(
     return build_join_config(
         host,
         load(flags=FLAGS, endpoint="h:1", host=host),
-        cluster_text=cluster,
-        kubelet_text=kubelet,
-        pod_network=PodNetwork(plugin),
+        ClusterDocuments(cluster, kubelet, PodNetwork(plugin)),
         server="https://cp.example:6443",
         ca_pem="CA",
     )
