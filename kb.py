@@ -115,9 +115,11 @@ INIT = story(
     # 5. Static pods: files in a folder that the kubelet watches; it runs them without asking any API server.
     step("etcd/local",                       "Write the static pod of this node's etcd",              control_plane.plan_etcd),
     step("control-plane/apiserver",          "Write the static pod of the API server",                control_plane.plan_apiserver),
+    act("wait-control-plane",                "Wait until the kubelet and the API server are healthy", wait_control_plane.APISERVER),
+    #    The controllers come when the API server is there: they start while the next steps go on, and find the roles by which they may
+    #    hold their leases. Started with it, they are refused once, and try again seconds later (docs/adr/0009).
     step("control-plane/controller-manager", "Write the static pod of the controller-manager",        control_plane.plan_controller_manager),
     step("control-plane/scheduler",          "Write the static pod of the scheduler",                 control_plane.plan_scheduler),
-    act("wait-control-plane",                "Wait until the kubelet and the API server are healthy", wait_control_plane.APISERVER),
 
     # 6. The cluster learns what it is: other nodes and later upgrades read its configuration from it.
     step("upload-config/kubeadm",                        "Store the cluster's configuration in the cluster", upload_config.plan_kubeadm_config),
