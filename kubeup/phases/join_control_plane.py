@@ -25,7 +25,7 @@ from kubeup.machine.http import Unreachable
 from kubeup.phases import certs, control_plane, kubeconfigs, kubelet_start
 from kubeup.phases.soak_static_pods import soak
 from kubeup.phases.wait_control_plane import wait_for_control_plane, wait_for_controllers
-from kubeup.phases.waits import wait_until
+from kubeup.phases.waits import Wait, nudge_kubelet, wait_until
 
 with lazily:
     from kubeup.cluster import api, etcd, lease, shared_certs
@@ -460,7 +460,7 @@ def _wait_for_vote(ctx: Run, client: etcd.Etcd, turn: lease.Lease) -> None:
             return f"etcd does not answer: {error.cause}"
 
     limit = ctx.config.timeouts.etcd_api_call_s
-    took = wait_until(ctx, patient, goal="etcd member", timeout_s=limit, components=("etcd",))
+    took = Wait(ctx, limit, "etcd member", ("etcd",), nudge=lambda: nudge_kubelet(ctx, ("etcd",))).until(patient)
     ctx.report.detail(f"etcd member {ctx.config.node.name} has its vote after {took:.1f} s")
 
 

@@ -12,7 +12,7 @@ from kubeup.engine.run import Outputs, Run
 from kubeup.engine.story import Act
 from kubeup.errors import HostError
 from kubeup.lazy_modules import lazily
-from kubeup.phases.waits import Wait
+from kubeup.phases.waits import Wait, nudge_kubelet
 
 with lazily:
     from kubeup.cluster import api, objects, probes
@@ -91,7 +91,8 @@ def _wait_for_components(
 
     etcd = ("etcd",) if ctx.config.cluster.local_etcd else ()
     limit = ctx.config.timeouts.control_plane_component_health_check_s
-    took = Wait(ctx, limit, "control plane", (*etcd, *components), waiting).until(look)
+    pods = (*etcd, *components)
+    took = Wait(ctx, limit, "control plane", pods, waiting, nudge=lambda: nudge_kubelet(ctx, pods)).until(look)
     ctx.report.detail(f"{', '.join(components)}: healthy after {took:.1f} s")
 
 

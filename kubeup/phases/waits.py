@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Callable, Optional
 
@@ -14,12 +14,15 @@ from kubeup.machine import services
 with lazily:
     from kubeup.diagnosis import chain as diagnosis_chain
     from kubeup.diagnosis import signs
+    from kubeup.node import containers
 
 POLL_S = 0.1
 LOOK_AFTER_S = 6
 """How long a start may take before kb looks for what is wrong: longer than one takes that is well, whose processors a look
 would only keep busy."""
 LOOK_EVERY_S = 3
+NUDGE_EVERY_S = 3
+"""How long the kubelet may take until it has made the container of a static pod."""
 
 
 @dataclass
@@ -38,6 +41,8 @@ class Wait:
     """Asked once, at the end of the patience: what more is known of the cause, in words; "" for nothing."""
     heal: Callable[[], None] = lambda: None
     """Called at every look for what is wrong: what kb may do so that nothing is waited out whose cause is gone."""
+    nudge: Callable[[], None] = lambda: None
+    """Called every few seconds: what hastens something that may have been missed, and does no harm where it was not."""
     find_cause: Callable[[], Optional[signs.BrokenLink]] = lambda: None
     """What only the cluster knows and no container of this node shows; asked before these are looked at."""
 
@@ -45,6 +50,7 @@ class Wait:
         """Call `look` until it returns "" (well); it otherwise returns what is still missing, in words. Returns the
         seconds that it took. Raises ClusterError (not-healthy) with the broken link."""
         host, started, looked = self.ctx.host, self.ctx.host.monotonic(), 0.0
+        nudged = 0.0
         link: Optional[signs.BrokenLink] = None
         told: set[object] = set()
         while True:
@@ -54,6 +60,9 @@ class Wait:
                 return elapsed
             why = f" ({link.what})" if link else ""
             self.ctx.report.waiting(f"{self.goal}: {elapsed:.0f} s of {self.timeout_s:.0f} s; {missing}{why}")
+            if elapsed - nudged > NUDGE_EVERY_S:
+                self.nudge()
+                nudged = elapsed
             if elapsed > LOOK_AFTER_S and elapsed - looked > LOOK_EVERY_S:
                 self.heal()
                 before, link, looked = link, self._find_broken_link(), elapsed
@@ -90,6 +99,16 @@ class Wait:
             "then run the command again",
             code="not-healthy",
         )
+
+
+def nudge_kubelet(ctx: Run, components: Iterable[str]) -> None:
+    """A kubelet that is just starting may miss a manifest that is written at that moment, and finds it by itself 20 s later
+    (fileCheckFrequency). It looks at once at one that is touched; where it knew it, nothing follows from that."""
+    started = {item.name for item in containers.list_containers(ctx.host, ctx.config.node.cri_socket)}
+    manifests = [ctx.paths.manifest(name) for name in components if name not in started]
+    missed = [str(path) for path in manifests if ctx.host.exists(path)]
+    if missed:
+        ctx.host.run(["touch", "--no-create", *missed])
 
 
 def wait_until(

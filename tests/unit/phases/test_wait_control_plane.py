@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
 from kubeup.cluster.api import Api, Identity, read_identity
 from kubeup.engine.run import Caller, Run
+from kubeup.machine.host import CommandResult
 from kubeup.machine.http import HttpResponse, Tls
 from kubeup.phases import wait_control_plane
 from kubeup.secret import Secret
-from tests.unit.phases.started_node import Node, make_context, node_of
+from tests.unit.phases.started_node import INFO, Node, make_context, node_of
 
 KUBECONFIG = """
 apiVersion: v1
@@ -92,6 +94,19 @@ def test_without_super_admin_conf_the_admin_waits_for_its_rights(tmp_path: Path)
     ctx, node = young_context(tmp_path, has_super_admin=False)
     wait_control_plane.wait_for_control_plane(ctx)
     assert node.clock.timestamp() - START >= 5 and {who for who, _ in node.asked if who} == {"admin"}
+
+
+def test_a_kubelet_that_missed_a_manifest_is_made_to_look(tmp_path: Path) -> None:
+    """It was just starting when the file came, and would look by itself 20 s later."""
+    ctx, node = young_context(tmp_path, has_super_admin=False)
+    known = [{"id": "1", "metadata": {"name": "etcd"}, "state": "CONTAINER_RUNNING"}]
+    node.answers["crictl"] = lambda argv: CommandResult(
+        argv, 0, json.dumps({"containers": known} if "ps" in argv else INFO if "info" in argv else {})
+    )
+    node.roles_after_s = 8.0
+    wait_control_plane.wait_for_control_plane(ctx)
+    touched = [command for command in node.commands if command.startswith("touch")]
+    assert set(touched) == {"touch --no-create /etc/kubernetes/manifests/kube-apiserver.yaml"} and len(touched) == 2
 
 
 def test_who_names_a_kubeconfig_speaks_by_it_alone(tmp_path: Path) -> None:
