@@ -1,6 +1,6 @@
 """A Plan: what a step wants to be there, said once. Everything else follows from it.
 
-Owns the shape of a plan and how two views of one thing are told apart, field by field. An item (engine/items.py) knows how to
+Owns the shape of a plan and how two views of one thing are told apart, field by field. An item (engine/items.py, engine/cluster_items.py) knows how to
 look at the node, to tell the difference, and to make it so. Must not decide when a plan is applied: the Runner does.
 
 Three values of each item: *wanted* (the plan), *found* (the node), *recorded* (as found after it was last applied).

@@ -5,7 +5,7 @@ The objects and rules are in kubeup/cluster/addons.py. Mirrors cmd/kubeadm/app/c
 
 from __future__ import annotations
 
-from kubeup.engine.items import Manifest, Object, PodConfig, RestartedPods
+from kubeup.engine.cluster_items import Manifest, Object, PodConfig, RestartedPods
 from kubeup.engine.plan import Item, Plan
 from kubeup.engine.run import Run
 from kubeup.lazy_modules import lazily

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kubeup.engine.items import ClusterInfo, Object, TokenSecret
+from kubeup.engine.cluster_items import ClusterInfo, Object, TokenSecret
 from kubeup.engine.plan import Plan, digest
 from kubeup.engine.run import Results, Run
 from kubeup.lazy_modules import lazily

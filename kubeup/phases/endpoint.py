@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 from kubeup.addresses import host_of, port_of
-from kubeup.engine.items import ClusterInfo, File, Gone, Object, PatchedFields, RestartedPods
+from kubeup.engine.cluster_items import ClusterInfo, Object, PatchedFields, RestartedPods
+from kubeup.engine.items import File, Gone
 from kubeup.engine.plan import Ground, Group, Later, Part, Plan, Waiting
 from kubeup.engine.run import Outputs, Results, Run
 from kubeup.engine.story import Act

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from kubeup.addresses import join_host_port
-from kubeup.engine.items import File, Folder, Gone, MarkedLines, Object, Unit
+from kubeup.engine.cluster_items import Object
+from kubeup.engine.items import File, Folder, Gone, MarkedLines, Unit
 from kubeup.engine.plan import Group, Plan, Proof, Yielded
 from kubeup.engine.run import BareRun, Run
 from kubeup.lazy_modules import lazily

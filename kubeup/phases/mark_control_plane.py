@@ -6,7 +6,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Optional
 
-from kubeup.engine.items import Manifest, PatchedFields
+from kubeup.engine.cluster_items import Manifest, PatchedFields
 from kubeup.engine.plan import Plan
 from kubeup.engine.run import Run
 from kubeup.lazy_modules import lazily

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Optional
 
-from kubeup.engine.items import AppliedManifest, File, Manifest, Object, Unit
+from kubeup.engine.cluster_items import AppliedManifest, Manifest, Object
+from kubeup.engine.items import File, Unit
 from kubeup.engine.plan import Ground, Group, Item, Later, Part, Plan, Yielded
 from kubeup.engine.run import Run
 from kubeup.errors import ClusterError

@@ -5,7 +5,7 @@ Mirrors cmd/kubeadm/app/cmd/phases/init/uploadconfig.go.
 
 from __future__ import annotations
 
-from kubeup.engine.items import ComponentConfig, Object
+from kubeup.engine.cluster_items import ComponentConfig, Object
 from kubeup.engine.plan import Plan
 from kubeup.engine.run import Run
 from kubeup.lazy_modules import lazily

@@ -13,7 +13,7 @@ import pytest
 
 from kubeup.config.types import BootstrapToken, ClusterConfiguration, LocalAPIEndpoint, NodeConfig, NodeRegistration
 from kubeup.engine.items import File, Gone
-from kubeup.engine.plan import Ground, Item, Plan, Yielded
+from kubeup.engine.plan import Ground, Item, Part, Plan, Yielded
 from kubeup.engine.records import load_records
 from kubeup.engine.run import Results, Run, Selection
 from kubeup.engine.runner import Runner, RunResult
@@ -262,7 +262,7 @@ class TestState:
 # ---- what is wanted no more
 
 
-def plan_of(*items: Item) -> Callable[[Run], Plan]:
+def plan_of(*items: Part) -> Callable[[Run], Plan]:
     return lambda ctx: Plan(*items)
 
 
