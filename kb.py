@@ -23,7 +23,9 @@ How to read a line: its name (kubeadm's, where kubeadm has one), what it does, a
     step       says what is to be there: files, programs that run, objects of the cluster. kb compares, changes only what
                differs, and can show it (--dry-run), tell later what somebody changed, and take it back
     act        does something that is not a thing to be there: it checks, waits, fetches or tells
-    live=      it needs the running cluster: left out with --root and --dry-run
+    live=      "node": it needs the running machine, and is left out with --root; "cluster": the running cluster, and is
+               left out with --dry-run too
+    when=      only where the configuration asks for it
 """
 
 from __future__ import annotations
