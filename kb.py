@@ -118,10 +118,6 @@ INIT = story(
     step("etcd/local",                       "Write the static pod of this node's etcd",              control_plane.plan_etcd),
     step("control-plane/apiserver",          "Write the static pod of the API server",                control_plane.plan_apiserver),
     act("wait-control-plane",                "Wait until the kubelet and the API server are healthy", wait_control_plane.APISERVER),
-    #    The controllers come when the API server is there: they start while the next steps go on, and find the roles by which they may
-    #    hold their leases. Started with it, they are refused once, and try again seconds later (docs/adr/0009).
-    step("control-plane/controller-manager", "Write the static pod of the controller-manager",        control_plane.plan_controller_manager),
-    step("control-plane/scheduler",          "Write the static pod of the scheduler",                 control_plane.plan_scheduler),
 
     # 6. The cluster learns what it is: other nodes and later upgrades read its configuration from it.
     step("upload-config/kubeadm",                        "Store the cluster's configuration in the cluster", upload_config.plan_kubeadm_config),
@@ -130,6 +126,10 @@ INIT = story(
     step("mark-control-plane",                           "Label and taint this node as a control plane", mark_control_plane.plan_marks, live="cluster"),
     step("bootstrap-token",                              "Let nodes join: a token, and the rights of a joining kubelet", bootstrap_tokens.plan_bootstrap_tokens),
     step("kubelet-finalize/enable-client-cert-rotation", "Let the kubelet renew its own certificate", kubelet_start.plan_client_cert_rotation),
+    #    The controllers, now that the API server has written the roles by which they may hold their leases: a first try that is refused
+    #    costs seconds (docs/adr/0009). They start while the next steps go on.
+    step("control-plane/controller-manager", "Write the static pod of the controller-manager",        control_plane.plan_controller_manager),
+    step("control-plane/scheduler",          "Write the static pod of the scheduler",                 control_plane.plan_scheduler),
 
     # 7. Addons: what pods expect of every cluster. Names, services, and a network between pods.
     step("addon/coredns",    "Install CoreDNS, the cluster's DNS",                 addons.plan_coredns),
