@@ -20,6 +20,7 @@ from kubeup.frozen_values import frozen_by_name
 from kubeup.lazy_modules import lazily
 from kubeup.machine import services
 from kubeup.machine.host import Host
+from kubeup.paths import Paths
 
 with lazily:
     from kubeup.airgap import distro_packages
@@ -27,9 +28,10 @@ with lazily:
     from kubeup.engine import state, undo
     from kubeup.network import pod_network
     from kubeup.node import containers, kubelet, runtime
-    from kubeup.phases import install_programs, kernel, load_balancer
+    from kubeup.phases import kernel, load_balancer
 
 
+_CONTAINERD_UNIT = Paths.systemd / "containerd.service"
 _DEAD = ("no-socket", "refused", "timeout")
 """What a runtime that does not run shows: nothing that is asked of it gets an answer."""
 BOOT_LINKS = (
@@ -304,7 +306,7 @@ def plan_no_services(run: ResetRun) -> Plan:
         for unit in units:
             unit.take_back(ground.host)
         kernel.remove_service_route(ground)
-        if str(install_programs.CONTAINERD_UNIT) in made:
+        if str(_CONTAINERD_UNIT) in made:
             _empty_containerd(ground.host)
 
     return Plan(Gone("installed services", find, take_away))
@@ -331,7 +333,7 @@ def _restart_runtime(ctx: ResetRun, node_state: state.State) -> None:
         *node_state.created_paths(),
         *(entry["path"] for phase in node_state.phases.values() for entry in phase.backups),
     }
-    has_to_read = str(install_programs.CONTAINERD_UNIT) not in touched and str(runtime.CONTAINERD_CONFIG) in touched
+    has_to_read = str(_CONTAINERD_UNIT) not in touched and str(runtime.CONTAINERD_CONFIG) in touched
     if has_to_read and services.is_active(ctx.host, "containerd"):
         services.run(ctx.host, "restart", "containerd", timeout_s=60)
 
