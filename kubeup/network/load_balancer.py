@@ -26,6 +26,7 @@ from kubeup.json_text import as_table, parse_json
 from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.machine.http import Tls, Unreachable
+from kubeup.machine.waiting import wait_for
 from kubeup.network.keeper import POLL_S, RETRY_S, Keeper, Round, run
 from kubeup.node import containers, crictl
 from kubeup.node.images import load_balancer_image
@@ -273,18 +274,22 @@ def wait_until_serving(host: Host, settings: Settings, *, ca_pem: str, tell: Cal
 
     Raises ClusterError: load-balancer-not-up, endpoint-not-in-certificate.
     """
-    started, url = host.monotonic(), f"https://{settings.endpoint}/version"
-    while True:
+    last: Optional[Unreachable] = None
+
+    def look() -> str:
+        nonlocal last
         try:
-            host.http_get(url, tls=Tls(Anchors.given(ca_pem)), timeout_s=5)
-            return
+            host.http_get(f"https://{settings.endpoint}/version", tls=Tls(Anchors.given(ca_pem)), timeout_s=5)
         except Unreachable as error:
             last = error
-        elapsed = host.monotonic() - started
-        if elapsed >= START_TIMEOUT_S:
-            raise _not_up(host, settings, last, elapsed)
-        tell(f"load balancer: {elapsed:.0f} s of {START_TIMEOUT_S:.0f} s; {last.cause}")
-        host.sleep(0.2)
+            return error.cause
+        return ""
+
+    def failure(_: str, elapsed: float) -> ClusterError:
+        assert last is not None
+        return _not_up(host, settings, last, elapsed)
+
+    wait_for(host, look, goal="load balancer", timeout_s=START_TIMEOUT_S, tell=tell, failure=failure)
 
 
 def _not_up(host: Host, settings: Settings, last: Unreachable, elapsed: float) -> ClusterError:

@@ -22,6 +22,7 @@ from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen_values import frozen, frozen_by_name
 from kubeup.lazy_modules import lazily
 from kubeup.machine.http import Tls, Unreachable
+from kubeup.machine.waiting import wait_for
 from kubeup.phases import certs, kubelet_start, load_balancer
 from kubeup.trust import Anchors
 
@@ -211,19 +212,25 @@ def _shows_name(ctx: EndpointRun, server: str) -> Optional[bool]:
 
 
 def _wait_until_shown(ctx: EndpointRun) -> None:
-    started, server = ctx.host.monotonic(), _own_server(ctx)
-    while not _shows_name(ctx, server):
-        elapsed = ctx.host.monotonic() - started
-        if elapsed >= CERT_TIMEOUT_S:
-            manifest = ctx.paths.manifest("kube-apiserver")
-            raise ClusterError(
-                f"the API server at {server} does not show its new certificate after {elapsed:.0f} s",
-                cause=f"the certificate with {_name(ctx)} lies in {ctx.paths.pki}, and the process goes on with the old one",
-                remedy=f"have it started again: mv {manifest} /root/ && sleep 20 && mv /root/{manifest.name} {manifest}; then: {COMMAND}",
-                code="apiserver-keeps-certificate",
-            )
-        ctx.report.waiting(f"API server: {elapsed:.0f} s of {CERT_TIMEOUT_S:.0f} s; it shows its old certificate")
-        ctx.host.sleep(0.2)
+    server = _own_server(ctx)
+
+    def failure(_: str, elapsed: float) -> ClusterError:
+        manifest = ctx.paths.manifest("kube-apiserver")
+        return ClusterError(
+            f"the API server at {server} does not show its new certificate after {elapsed:.0f} s",
+            cause=f"the certificate with {_name(ctx)} lies in {ctx.paths.pki}, and the process goes on with the old one",
+            remedy=f"have it started again: mv {manifest} /root/ && sleep 20 && mv /root/{manifest.name} {manifest}; then: {COMMAND}",
+            code="apiserver-keeps-certificate",
+        )
+
+    wait_for(
+        ctx.host,
+        lambda: "" if _shows_name(ctx, server) else "it shows its old certificate",
+        goal="API server",
+        timeout_s=CERT_TIMEOUT_S,
+        tell=ctx.report.waiting,
+        failure=failure,
+    )
 
 
 def find_lagging(ctx: EndpointRun) -> list[str]:

@@ -14,6 +14,7 @@ from kubeup.engine.run import Run
 from kubeup.errors import ClusterError
 from kubeup.lazy_modules import lazily
 from kubeup.machine import own_copy
+from kubeup.machine.waiting import wait_for
 from kubeup.phases.kb_program import plan_program
 from kubeup.phases.load_balancer import render_kb_config
 from kubeup.phases.wait_node import wait_for_node
@@ -27,7 +28,7 @@ with lazily:
 if TYPE_CHECKING:
     from kubeup.config.types import PodNetwork
 
-POLL_S = 0.5
+POLL_S = 0.2
 POD_CIDR_TIMEOUT_S = 120
 """A controller-manager that was restarted takes up to half a minute to become leader again."""
 CRD_TIMEOUT_S = 60
@@ -114,15 +115,25 @@ def wait_for_pod_cidrs(run: Run) -> Manifest:
     Raises UsageError (no-pod-subnet) or ClusterError (node-not-registered, no-pod-cidr).
     """
     node = wait_for_node(run)
-    name, started = run.config.node.name, run.host.monotonic()
-    while not (node.get("spec") or {}).get("podCIDRs"):
+    name = run.config.node.name
+
+    def look() -> str:
+        nonlocal node
+        if (node.get("spec") or {}).get("podCIDRs"):
+            return ""
         pod_network.check_pod_cidr_source(run.config.cluster)
-        elapsed = run.host.monotonic() - started
-        if elapsed >= POD_CIDR_TIMEOUT_S:
-            raise pod_network.missing_pod_cidr(run.api, name, elapsed)
-        run.report.waiting(f"node {name}: {elapsed:.0f} s of {POD_CIDR_TIMEOUT_S} s; it has no podCIDR yet")
-        run.host.sleep(POLL_S)
         node = run.api.get(api.path_of("Node", name)) or {}
+        return "" if (node.get("spec") or {}).get("podCIDRs") else "it has no podCIDR yet"
+
+    wait_for(
+        run.host,
+        look,
+        goal=f"node {name}",
+        timeout_s=POD_CIDR_TIMEOUT_S,
+        tell=run.report.waiting,
+        failure=lambda _, elapsed: pod_network.missing_pod_cidr(run.api, name, elapsed),
+        poll_s=POLL_S,
+    )
     return node
 
 
@@ -149,15 +160,22 @@ def _apply_manifest(run: Run, network: PodNetwork) -> None:
 
 
 def _wait_for_crd(run: Run, crd: Manifest) -> None:
-    name, started = crd["metadata"]["name"], run.host.monotonic()
-    while not pod_network.is_established(run.api.get(pod_network.crd_path(crd))):
-        elapsed = run.host.monotonic() - started
-        if elapsed >= CRD_TIMEOUT_S:
-            raise ClusterError(
-                f"CustomResourceDefinition {name} is not established after {elapsed:.0f} s",
-                cause="the API server has not accepted its names or schema",
-                remedy=f"see its conditions: kubectl get crd {name} -o yaml",
-                code="crd-not-established",
-            )
-        run.report.waiting(f"CustomResourceDefinition {name}: {elapsed:.0f} s of {CRD_TIMEOUT_S} s")
-        run.host.sleep(POLL_S)
+    name = crd["metadata"]["name"]
+
+    def look() -> str:
+        is_there = pod_network.is_established(run.api.get(pod_network.crd_path(crd)))
+        return "" if is_there else "it is not established yet"
+
+    wait_for(
+        run.host,
+        look,
+        goal=f"CustomResourceDefinition {name}",
+        timeout_s=CRD_TIMEOUT_S,
+        tell=run.report.waiting,
+        failure=lambda _, elapsed: ClusterError(
+            f"CustomResourceDefinition {name} is not established after {elapsed:.0f} s",
+            cause="the API server has not accepted its names or schema",
+            remedy=f"see its conditions: kubectl get crd {name} -o yaml",
+            code="crd-not-established",
+        ),
+    )

@@ -12,8 +12,9 @@ from kubeup.engine.plan import Group, Plan, Proof
 from kubeup.engine.run import Run
 from kubeup.errors import HostError, KbError
 from kubeup.lazy_modules import lazily
-from kubeup.machine import own_copy
+from kubeup.machine import own_copy, services
 from kubeup.machine.http import Tls, Unreachable
+from kubeup.machine.waiting import wait_for
 from kubeup.phases import certs
 from kubeup.phases.find_mirror import MIRROR_PORT, mirror_url
 from kubeup.phases.kb_program import plan_program
@@ -27,7 +28,6 @@ with lazily:
 MIRROR_UNIT = "kb-mirror.service"
 MIRROR_TIMEOUT_S = 30
 RENEW_BEFORE_S = 90 * 86400
-POLL_S = 0.1
 
 
 def _mirror_cert(ctx: Run) -> tuple[Path, Path]:
@@ -167,23 +167,19 @@ def _answers(ctx: Run) -> bool:
 
 
 def _wait_for_mirror(ctx: Run) -> None:
-    started = ctx.host.monotonic()
-    while True:
+    def look() -> str:
         try:
-            if _answers(ctx):
-                return
-            last = "it does not answer as kb's mirror"
+            return "" if _answers(ctx) else "it does not answer as kb's mirror"
         except Unreachable as error:
-            last = error.cause
-        elapsed = ctx.host.monotonic() - started
-        if elapsed > MIRROR_TIMEOUT_S:
-            break
-        ctx.report.waiting(f"mirror: {elapsed:.0f} s of {MIRROR_TIMEOUT_S} s; {last}")
-        ctx.host.sleep(POLL_S)
-    log = ctx.host.query(["journalctl", "-u", MIRROR_UNIT, "-n", "5", "-o", "cat", "--no-pager"]).stdout
-    raise HostError(
-        f"the mirror does not answer at {mirror_url(ctx.config)}",
-        cause=f"{last}; its log ends: {crictl.last_words(log)}",
-        remedy=f"see why: journalctl -u {MIRROR_UNIT} -n 20",
-        code="mirror-not-started",
-    )
+            return error.cause
+
+    def failure(missing: str, _: float) -> HostError:
+        log = "\n".join(services.read_log(ctx.host, MIRROR_UNIT, lines=5))
+        return HostError(
+            f"the mirror does not answer at {mirror_url(ctx.config)}",
+            cause=f"{missing}; its log ends: {crictl.last_words(log)}",
+            remedy=f"see why: journalctl -u {MIRROR_UNIT} -n 20",
+            code="mirror-not-started",
+        )
+
+    wait_for(ctx.host, look, goal="mirror", timeout_s=MIRROR_TIMEOUT_S, tell=ctx.report.waiting, failure=failure)

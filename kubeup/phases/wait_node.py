@@ -8,6 +8,7 @@ from kubeup.engine.run import Run
 from kubeup.errors import ClusterError
 from kubeup.lazy_modules import lazily
 from kubeup.machine import services
+from kubeup.machine.waiting import wait_for
 
 with lazily:
     from kubeup.cluster import api
@@ -27,25 +28,38 @@ def wait_for_node(ctx: Run) -> api.Object:
 
     Raises ClusterError (node-not-registered) with the kubelet's state.
     """
-    name, timeout_s = ctx.config.node.name, ctx.config.timeouts.kubernetes_api_call_s
-    started, looked, told = ctx.host.monotonic(), 0.0, ""
-    while True:
-        node: Any = ctx.api.get(node_path(ctx))
+    name, looked, told = ctx.config.node.name, 0.0, ""
+    node: Any = None
+
+    def look() -> str:
+        nonlocal node
+        node = ctx.api.get(node_path(ctx))
         # the label comes with the kubelet's first full report
-        if node and "kubernetes.io/hostname" in (node["metadata"].get("labels") or {}):
-            found: api.Object = node
-            return found
-        elapsed = ctx.host.monotonic() - started
-        if elapsed >= timeout_s:
-            raise _not_registered(ctx, elapsed)
+        is_there = node and "kubernetes.io/hostname" in (node["metadata"].get("labels") or {})
+        return "" if is_there else "the kubelet has not registered it yet"
+
+    def meanwhile(_: str, elapsed: float) -> str:
+        nonlocal looked, told
         if elapsed - looked > LOOK_EVERY_S:
             looked = elapsed
             link = kubelet_trouble.find_kubelet_trouble(ctx.host) or kubelet_trouble.find_registration_trouble(ctx.host)
             if link and link.what != told:
                 told = link.what
                 ctx.report.note(f"{link.what}: {link.cause}. Remedy: {link.remedy} (still waiting)")
-        ctx.report.waiting(f"node {name}: {elapsed:.0f} s of {timeout_s} s; the kubelet has not registered it yet")
-        ctx.host.sleep(NODE_POLL_S)
+        return ""
+
+    wait_for(
+        ctx.host,
+        look,
+        goal=f"node {name}",
+        timeout_s=ctx.config.timeouts.kubernetes_api_call_s,
+        tell=ctx.report.waiting,
+        failure=lambda _, elapsed: _not_registered(ctx, elapsed),
+        meanwhile=meanwhile,
+        poll_s=NODE_POLL_S,
+    )
+    found: api.Object = node
+    return found
 
 
 def _not_registered(ctx: Run, elapsed: float) -> ClusterError:

@@ -10,13 +10,13 @@ from kubeup.engine.run import Run
 from kubeup.errors import ClusterError
 from kubeup.lazy_modules import lazily
 from kubeup.machine import services
+from kubeup.machine.waiting import wait_for
 
 with lazily:
     from kubeup.diagnosis import chain as diagnosis_chain
     from kubeup.diagnosis import signs
     from kubeup.node import containers
 
-POLL_S = 0.1
 LOOK_AFTER_S = 6
 """How long a start may take before kb looks for what is wrong: longer than one takes that is well, whose processors a look
 would only keep busy."""
@@ -49,17 +49,12 @@ class Wait:
     def until(self, look: Callable[[], str]) -> float:
         """Call `look` until it returns "" (well); it otherwise returns what is still missing, in words. Returns the
         seconds that it took. Raises ClusterError (not-healthy) with the broken link."""
-        host, started, looked = self.ctx.host, self.ctx.host.monotonic(), 0.0
-        nudged = 0.0
+        nudged, looked = 0.0, 0.0
         link: Optional[signs.BrokenLink] = None
         told: set[object] = set()
-        while True:
-            missing = look()
-            elapsed = host.monotonic() - started
-            if not missing:
-                return elapsed
-            why = f" ({link.what})" if link else ""
-            self.ctx.report.waiting(f"{self.goal}: {elapsed:.0f} s of {self.timeout_s:.0f} s; {missing}{why}")
+
+        def meanwhile(missing: str, elapsed: float) -> str:
+            nonlocal nudged, looked, link
             if elapsed - nudged > NUDGE_EVERY_S:
                 self.nudge()
                 nudged = elapsed
@@ -72,9 +67,17 @@ class Wait:
                 if link and before and link.key == before.key and link.key not in told:
                     told.add(link.key)
                     self.ctx.report.note(f"{link.what}: {link.cause}. Remedy: {link.remedy} (still waiting)")
-            if elapsed > self.timeout_s:
-                raise self._failure(missing, elapsed, self._find_broken_link())
-            host.sleep(POLL_S)
+            return f" ({link.what})" if link else ""
+
+        return wait_for(
+            self.ctx.host,
+            look,
+            goal=self.goal,
+            timeout_s=self.timeout_s,
+            tell=self.ctx.report.waiting,
+            failure=lambda missing, elapsed: self._failure(missing, elapsed, self._find_broken_link()),
+            meanwhile=meanwhile,
+        )
 
     def _find_broken_link(self) -> Optional[signs.BrokenLink]:
         found = self.find_cause()
