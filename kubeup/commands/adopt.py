@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from kubeup.commands import join, launcher
 from kubeup.commands.launcher import Launch
 from kubeup.engine.compare import look_at, record_found
+from kubeup.engine.items import Folder
 from kubeup.engine.plan import Plan
 from kubeup.engine.records import Records, load_records
 from kubeup.engine.run import Results, Run
@@ -101,7 +102,9 @@ def _look_at_phase(ctx: Run, phase: Phase) -> Looked:
     try:
         if phase.plan:
             plan = phase.plan(ctx)
-            differences = look_at(plan, ctx, None).differences
+            # a folder that is not there yet says nothing of what the other tool made: kb makes it and goes on
+            folders = {item.name for item in plan.items() if isinstance(item, Folder)}
+            differences = [one for one in look_at(plan, ctx, None).differences if one.item not in folders]
             more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
             return Looked(phase, f"{differences[0]}{more}" if differences else "", plan)
         is_done = phase.probe is not None and phase.probe(ctx)

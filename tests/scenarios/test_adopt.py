@@ -81,6 +81,19 @@ def test_a_node_of_kubeadm_s_is_adopted_and_gone_on_with(site: Site, name: str) 
     assert others_of(machine) == before
 
 
+def test_a_folder_that_kubeadm_makes_none_of_leaves_its_phase_adopted(site: Site) -> None:
+    """kubeadm's workers have no folder of static pods; the kubelet stands as kb would leave it all the same."""
+    machine = site.machine("w1")
+    machine.remove_tree(Paths.manifests)
+    started = machine.kubelet_since
+    ended = run_adopt(machine, "-o", "json")
+    assert list(json.loads(ended.out)["left"]) == ["install/sysctls"], ended.err
+    done = run_kb(machine, "join")
+    assert done.status == 0 and machine.is_dir(Paths.manifests), done.err
+    assert machine.kubelet_since == started
+    assert "nothing to do" in run_kb(machine, "join").err
+
+
 def test_an_adopted_node_is_none_that_reset_takes_away(site: Site) -> None:
     machine = site.machine("w1")
     assert run_adopt(machine).status == 0
