@@ -158,7 +158,7 @@ def parse_minor(python: str) -> tuple[int, ...]:
     return tuple(int(number) for number in python.split("."))
 
 
-def select_wheels(lock: Iterable[Wheel], platforms: Sequence[str], pythons: Sequence[str]) -> list[Wheel]:
+def select_wheels(lock: Iterable[Wheel], platforms: Sequence[str], pythons: Sequence[str]) -> list[Wheel]:  # noqa: PLR0917
     """The wheels of one build. Raises BuildError when a target lacks one of its three."""
     wheels = [wheel for wheel in lock if wheel.serves(platforms, pythons)]
     for platform in platforms:
@@ -377,7 +377,7 @@ def read_wheel(path: Path) -> dict[str, bytes]:
         return {info.filename: archive.read(info) for info in archive.infolist() if not info.is_dir()}
 
 
-def plan_members(repo: Path, wheels: Sequence[Wheel], folder: Path) -> dict[str, bytes]:
+def plan_members(repo: Path, wheels: Sequence[Wheel], folder: Path) -> dict[str, bytes]:  # noqa: PLR0917
     """Every member of kb.pyz. Raises BuildError when two sources disagree about one."""
     members = collect_source(repo)
     for wheel in wheels:

@@ -228,9 +228,9 @@ def main(argv: list[str] | None = None, *, make_host: Callable[[Path], LocalHost
     if is_kubeadm(called, words):
         from kubeup.kubeadm import program
 
-        return program.main(COMMANDS, words, called, make_host=make_host)
+        return program.main(COMMANDS, words, called=called, make_host=make_host)
     call = own_name.find_call(called, sys.executable)
-    return entry.main(COMMANDS, words, Program(called_as=call, make_host=make_host))
+    return entry.main(COMMANDS, words, program=Program(called_as=call, make_host=make_host))
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def _hash(self: Any) -> int:
     return hash(_compared(self))
 
 
-def _setattr(self: Any, name: str, value: Any) -> None:
+def _setattr(self: Any, name: str, value: Any) -> None:  # noqa: PLR0917
     raise FrozenInstanceError(f"cannot assign to field {name!r}")
 
 

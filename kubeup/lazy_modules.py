@@ -94,7 +94,7 @@ class _Lazily:
             if not self._importers:
                 builtins.__import__ = self._plain
 
-    def _import(
+    def _import(  # noqa: PLR0917
         self,
         name: str,
         globals: Optional[dict[str, Any]] = None,

@@ -59,14 +59,14 @@ def split_pem(text: str) -> Iterator[Block]:
         if begin < 0 or (begin > start and text[begin - 1] != "\n"):
             start = trailer
             continue
-        block = _read_block(text, begin + len(_BEGIN), end)
+        block = _read_block(text, begin + len(_BEGIN), end=end)
         if block is not None:
             yield block
             trailer = _line(text, trailer)[1]
         start = trailer
 
 
-def _read_block(text: str, at: int, end: int) -> Optional[Block]:
+def _read_block(text: str, at: int, *, end: int) -> Optional[Block]:
     first, at = _line(text, at)
     if not first.endswith(_DASHES):
         return None

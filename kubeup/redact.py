@@ -282,7 +282,7 @@ class _Reader:
         while found := _NAME.search(line, at):
             shown.append(line[at : found.end()])
             at = found.end()
-            if not _has_private_value(line, found, around):
+            if not _has_private_value(line, found, around=around):
                 continue
             end = _end_of_value(line, found)
             value = line[at:end].strip()
@@ -304,7 +304,7 @@ class _Reader:
         self.below = len(line) - len(bare) + (1 if bare.startswith("- ") else 0)
 
 
-def _has_private_value(line: str, found: re.Match[str], around: list[str]) -> bool:
+def _has_private_value(line: str, found: re.Match[str], *, around: list[str]) -> bool:
     name = found["name"] or found["flag"]
     if found["sign"] == ">" and line[found.start() - 1 : found.start()] != "<":
         return False  # no element of XML

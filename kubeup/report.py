@@ -69,7 +69,7 @@ class Report:
 
     # ---- what the Runner calls
 
-    def phase(self, index: int, total: int, name: str, does: str, outcome: str) -> None:
+    def phase(self, index: int, total: int, *, name: str, does: str, outcome: str) -> None:
         """`[ 3/22] certs/apiserver  Issue the API server's serving certificate  0.1s`"""
         width = len(str(total))
         colour = _RED if outcome == "failed" else _DIM if outcome in ("unchanged", "skipped") else _GREEN

@@ -21,16 +21,16 @@ _MAX_INT = 1 << 63
 _NOTHING = object()
 
 
-def fit(value: object, shape: Shape, what: str) -> Any:
+def fit(value: object, shape: Shape, *, what: str) -> Any:
     """`value` with the shape's types. what: names it in errors. Raises ValueError that says where something else stands."""
-    found = _fit(value, shape, what, True)
+    found = _fit(value, shape, what=what, is_strict=True)
     return _empty(shape) if found is _NOTHING else found
 
 
 def fit_what_does(value: object, shape: Shape) -> Any:
     """The same, without what has another type, which counts as left out. For what is told by programs, of which there are many
     versions, and where half an answer is better than none."""
-    found = _fit(value, shape, "", False)
+    found = _fit(value, shape, what="", is_strict=False)
     return _empty(shape) if found is _NOTHING else found
 
 
@@ -43,31 +43,33 @@ def read_rows(text: Union[str, bytes], shape: Shape) -> list[Any]:
         return []
 
 
-def _fit(value: Any, shape: Shape, what: str, is_strict: bool) -> Any:
+def _fit(value: Any, shape: Shape, *, what: str, is_strict: bool) -> Any:
     if shape is object:
         return value
     if value is None:
         return _empty(shape)
     if isinstance(shape, list):
         if not isinstance(value, list):
-            return _misfit(value, shape, what, is_strict)
+            return _misfit(value, shape, what=what, is_strict=is_strict)
         if callable(shape[0]) and not isinstance(shape[0], type):
             value = [item for item in value if item not in (None, "")]
-        fitting = (_fit(item, shape[0], f"{what}[{index}]", is_strict) for index, item in enumerate(value))
+        fitting = (
+            _fit(item, shape[0], what=f"{what}[{index}]", is_strict=is_strict) for index, item in enumerate(value)
+        )
         return [item for item in fitting if item is not _NOTHING]
     if isinstance(shape, dict):
         if not isinstance(value, dict):
-            return _misfit(value, shape, what, is_strict)
-        return _fit_mapping(value, shape, what, is_strict)
+            return _misfit(value, shape, what=what, is_strict=is_strict)
+        return _fit_mapping(value, shape, what=what, is_strict=is_strict)
     if isinstance(shape, type):
         allowed = (int, float) if shape is float else shape
         is_right = isinstance(value, allowed) and (shape is bool or not isinstance(value, bool))
         is_huge = isinstance(value, int) and not -_MAX_INT <= value < _MAX_INT
-        return value if is_right and not is_huge else _misfit(value, shape, what, is_strict)
-    return _fit_text(value, shape, what, is_strict)
+        return value if is_right and not is_huge else _misfit(value, shape, what=what, is_strict=is_strict)
+    return _fit_text(value, shape, what=what, is_strict=is_strict)
 
 
-def _fit_mapping(value: dict[str, Any], shape: dict[Any, Shape], what: str, is_strict: bool) -> dict[str, Any]:
+def _fit_mapping(value: dict[str, Any], shape: dict[Any, Shape], *, what: str, is_strict: bool) -> dict[str, Any]:
     if str in shape:
         known = dict.fromkeys(value, shape[str])
     else:
@@ -77,7 +79,7 @@ def _fit_mapping(value: dict[str, Any], shape: dict[Any, Shape], what: str, is_s
         if key in known:
             if item is None and str not in shape:
                 continue
-            item = _fit(item, known[key], f"{what}.{key}" if what else str(key), is_strict)
+            item = _fit(item, known[key], what=f"{what}.{key}" if what else str(key), is_strict=is_strict)
         if item is not _NOTHING:
             found[key] = item
     for name in shape:
@@ -86,9 +88,9 @@ def _fit_mapping(value: dict[str, Any], shape: dict[Any, Shape], what: str, is_s
     return found
 
 
-def _fit_text(value: object, check: Callable[[str], object], what: str, is_strict: bool) -> object:
+def _fit_text(value: object, check: Callable[[str], object], *, what: str, is_strict: bool) -> object:
     if not isinstance(value, str):
-        return _misfit(value, check, what, is_strict)
+        return _misfit(value, check, what=what, is_strict=is_strict)
     if not value:
         return _NOTHING
     try:
@@ -103,13 +105,13 @@ def _fit_text(value: object, check: Callable[[str], object], what: str, is_stric
 def _empty(shape: Shape) -> Any:
     """What Go's decoder leaves where nothing was said."""
     if isinstance(shape, dict):
-        return _fit_mapping({}, shape, "", True)
+        return _fit_mapping({}, shape, what="", is_strict=True)
     if isinstance(shape, list):
         return []
     return None if shape is object else shape() if isinstance(shape, type) else ""
 
 
-def _misfit(value: object, shape: Union[Shape, type], what: str, is_strict: bool) -> object:
+def _misfit(value: object, shape: Union[Shape, type], *, what: str, is_strict: bool) -> object:
     if is_strict:
         wanted = (
             "a list"

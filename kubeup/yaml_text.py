@@ -187,18 +187,18 @@ def compose(text: str, limits: Limits = FILE, *, line: int = 0) -> Any:
     try:
         parser = yaml_scanner.GoParser(text)
         try:
-            return _Composer(parser, limits, line).compose()
+            return _Composer(parser, limits, line=line).compose()
         finally:
             parser.dispose()
     except yaml.YAMLError as error:
-        raise _explain(error, text, line) from None
+        raise _explain(error, text, line=line) from None
     except (ValueError, OverflowError, RecursionError, IndexError) as error:
         if isinstance(error, YAMLError):
             raise
         raise YAMLError("it cannot be read", line=line + 1) from None
 
 
-def _explain(error: Any, text: str, line: int) -> YAMLError:
+def _explain(error: Any, text: str, *, line: int) -> YAMLError:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if mark is not None:
         return YAMLError(
@@ -213,7 +213,7 @@ def _explain(error: Any, text: str, line: int) -> YAMLError:
 class _Composer:
     """Makes nodes of the parser's events, and stops where there are too many."""
 
-    def __init__(self, parser: Any, limits: Limits, line: int) -> None:
+    def __init__(self, parser: Any, limits: Limits, *, line: int) -> None:
         self.parser = parser
         self.limits = limits
         self.line = line

@@ -57,7 +57,7 @@ class FakeCluster:
 
     def answer(self, method: str, url: str, body: bytes, headers: Mapping[str, str]) -> HttpResponse:
         if not self.is_up:
-            raise Unreachable(url, "refused", "connection refused")
+            raise Unreachable(url, "refused", text="connection refused")
         parts = urllib.parse.urlsplit(url)
         path = urllib.parse.unquote(parts.path)
         self.requests.append(f"{method} {path}")
@@ -391,7 +391,7 @@ class ClusterHost(LocalHost):
     ) -> HttpResponse:
         return self.cluster.answer(method, url, body, headers or {})
 
-    def udp_exchange(self, address: str, port: int, payload: bytes, *, timeout_s: float = 2) -> Optional[bytes]:
+    def udp_exchange(self, address: str, port: int, *, payload: bytes, timeout_s: float = 2) -> Optional[bytes]:
         head = payload[:2] + struct.pack(">HHHHH", 0x8180, 1, 1, 0, 0)
         return (
             head

@@ -145,19 +145,19 @@ class FakeHost:
         max_bytes: int = 4 << 20,
     ) -> HttpResponse:
         if url not in self.urls:
-            raise Unreachable(url, "refused", "connection refused")
+            raise Unreachable(url, "refused", text="connection refused")
         return self.urls[url]
 
     def http_ask(self, url: str, body: bytes, *, tls: Optional[Tls] = None, timeout_s: float = 10) -> HttpResponse:
         if url not in self.urls:
-            raise Unreachable(url, "refused", "connection refused")
+            raise Unreachable(url, "refused", text="connection refused")
         return self.urls[url]
 
     @contextlib.contextmanager
     def http_open(
         self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 30
     ) -> Iterator[HttpStream]:
-        raise Unreachable(url, "refused", "a FakeHost streams nothing")
+        raise Unreachable(url, "refused", text="a FakeHost streams nothing")
         yield  # pragma: no cover
 
     def port_holder(self, port: int, address: str = "") -> Optional[str]:
@@ -166,7 +166,7 @@ class FakeHost:
     def resolve(self, name: str) -> list[str]:
         return self.names.get(name, [])
 
-    def udp_exchange(self, address: str, port: int, payload: bytes, *, timeout_s: float = 2) -> Optional[bytes]:
+    def udp_exchange(self, address: str, port: int, *, payload: bytes, timeout_s: float = 2) -> Optional[bytes]:
         answer = self.datagrams.get(f"{address}:{port}")
         return answer(payload) if answer else None
 

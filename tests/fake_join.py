@@ -159,12 +159,12 @@ class Site:
             machine.live()
         address = asker.address if name in ("127.0.0.1", "::1", "localhost") else self.names.get(name, name)
         if not address[:1].isdigit():
-            raise Unreachable(url, "dns", "Name or service not known")
+            raise Unreachable(url, "dns", text="Name or service not known")
         found = self.machines.get(address)
         if found is None or address in self.away:
-            raise Unreachable(url, "timeout", "timed out")
+            raise Unreachable(url, "timeout", text="timed out")
         if port not in found.open_ports():
-            raise Unreachable(url, "refused", "Connection refused")
+            raise Unreachable(url, "refused", text="Connection refused")
         if port not in (API_PORT, ETCD_PORT):
             return HttpResponse(200, b"ok")
         found.show_certificate(url, name, port, tls)
@@ -325,7 +325,7 @@ class Site:
     def _ask_etcd(self, asked: Machine, verb: str, wanted: Object, tls: Optional[AnyTls]) -> HttpResponse:
         cert = tls.cert_pem if isinstance(tls, Tls) else None
         if not cert or not is_signed(cert, asked.text("/etc/kubernetes/pki/etcd/ca.crt")):
-            raise Unreachable(f"https://{asked.address}:{ETCD_PORT}", "tls", "tlsv13 alert certificate required")
+            raise Unreachable(f"https://{asked.address}:{ETCD_PORT}", "tls", text="tlsv13 alert certificate required")
         own = self.member_of(asked)
         if own is None or (own.get("isLearner") and verb != "maintenance/status"):
             return _refusal("etcdserver: rpc not supported for learner")
@@ -492,9 +492,9 @@ class Machine(ClusterHost):
             return
         shown = self.text(f"/etc/kubernetes/pki/{'apiserver' if port == API_PORT else 'etcd/server'}.crt")
         if tls.ca is None or not is_signed(shown, tls.ca.pem):
-            raise Unreachable(url, "tls", "certificate verify failed: unable to get local issuer certificate")
+            raise Unreachable(url, "tls", text="certificate verify failed: unable to get local issuer certificate")
         if not names_of(shown).covers(tls.server_name or name):
-            raise Unreachable(url, "tls", f"certificate verify failed: Hostname mismatch, not valid for '{name}'")
+            raise Unreachable(url, "tls", text=f"certificate verify failed: Hostname mismatch, not valid for '{name}'")
 
     def live(self) -> None:
         """What has happened on it until now."""
@@ -732,7 +732,7 @@ class Machine(ClusterHost):
     def _reach(self, kind: str, address: str, port: int, payload: str) -> str:
         """What a pod hears from there; only Services and machines of this network answer."""
         if kind == "udp":
-            answer = self.udp_exchange("10.96.0.10", port, bytes.fromhex(payload))
+            answer = self.udp_exchange("10.96.0.10", port, payload=bytes.fromhex(payload))
             return answer.hex() if answer else ""
         found = self.site.machines.get(address)
         return "open" if address == "10.96.0.1" or (found and port in found.open_ports()) else ""

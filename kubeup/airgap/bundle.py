@@ -51,7 +51,7 @@ def file_layers(host: Host, found: Layout) -> list[Descriptor]:
     """The descriptors of the files in a layout; [] where it holds no artifact of kb's."""
     layers: list[Descriptor] = []
     for entry in list_artifacts(found):
-        manifest = layout.read_json_blob(host, found, str(entry["digest"])) or {}
+        manifest = layout.read_json_blob(host, found, digest=str(entry["digest"])) or {}
         layers += [item for item in manifest.get("layers") or [] if (item.get("annotations") or {}).get(layout.TITLE)]
     return layers
 
@@ -89,7 +89,7 @@ def read_files(host: Host, found: Layout) -> NodeFiles:
 
 def _read_kubernetes_version(host: Host, found: Layout) -> str:
     for entry in list_artifacts(found):
-        manifest = layout.read_json_blob(host, found, str(entry["digest"])) or {}
+        manifest = layout.read_json_blob(host, found, digest=str(entry["digest"])) or {}
         told = (manifest.get("annotations") or {}).get(KUBERNETES)
         if told:
             return str(told)
@@ -150,13 +150,13 @@ def walk_blobs(host: Host, found: Layout) -> Iterator[tuple[str, int, str]]:
     for entry in found.index.get("manifests") or []:
         annotations = entry.get("annotations") or {}
         owner = str(annotations.get(layout.NAME) or annotations.get(layout.REF_NAME) or "the files")
-        for descriptor, document in walk_manifests(host, found, entry, seen):
+        for descriptor, document in walk_manifests(host, found, entry=entry, seen=seen):
             yield str(descriptor["digest"]), int(descriptor["size"]), owner
             yield from _leaves(document or {}, owner)
 
 
 def walk_manifests(
-    host: Host, found: Layout, entry: Descriptor, seen: set[str]
+    host: Host, found: Layout, *, entry: Descriptor, seen: set[str]
 ) -> Iterator[tuple[Descriptor, Optional[dict[str, Any]]]]:
     """The descriptors and documents below an entry of the index, each once, whichever way leads to it: an index can name
     another twice, and that one the next. None for a document that is not there; children that are not are left out.
@@ -168,7 +168,7 @@ def walk_manifests(
         if digest in seen:
             continue
         seen.add(digest)
-        document = layout.read_json_blob(host, found, digest)
+        document = layout.read_json_blob(host, found, digest=digest)
         yield descriptor, document
         children = {str(child["digest"]): child for child in reversed((document or {}).get("manifests") or [])}
         waiting += [child for name, child in children.items() if name in found.blobs and name not in seen]

@@ -22,7 +22,7 @@ class Need:
 
 
 def plan_images(
-    config: NodeConfig, release: Release, network: Sequence[Mapping[str, Any]], more: Sequence[str]
+    config: NodeConfig, release: Release, *, network: Sequence[Mapping[str, Any]], more: Sequence[str]
 ) -> tuple[Need, ...]:
     """Every image that init, join, the load balancer and the pod network's manifest (its objects) name, and `more`."""
     whys = {"pause": "the sandbox of every pod", "coredns": "addon/coredns", "kube-proxy": "addon/kube-proxy"}

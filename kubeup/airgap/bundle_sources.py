@@ -59,7 +59,7 @@ Source = Union[FolderSource, LayoutSource, RegistrySource, DownloadSource]
 
 
 def parse_sources(
-    local: LocalHost, texts: Sequence[str], preset: presets.Preset, versions: Mapping[str, str]
+    local: LocalHost, texts: Sequence[str], *, preset: presets.Preset, versions: Mapping[str, str]
 ) -> tuple[Source, ...]:
     """--from's words: a registry's URL, a layout's folder or tar, a folder with programs, or `official`; without any:
     the official places. Raises UsageError (unknown-source)."""
@@ -118,7 +118,7 @@ class Gathering:
     def _take_from_layout(self, ref: Ref, found: Layout) -> bool:
         named = found.names.get(ref.name)
         if named is None and ref.digest and ref.digest in found.blobs:
-            data = layout.read_json_blob(self.local, found, ref.digest) or {}
+            data = layout.read_json_blob(self.local, found, digest=ref.digest) or {}
             named = {
                 "mediaType": str(data.get("mediaType")),
                 "digest": ref.digest,
@@ -131,7 +131,7 @@ class Gathering:
             place = found.blobs.get(str(descriptor["digest"]))
             if place is None:
                 raise _incomplete(found.path, str(descriptor["digest"]))
-            return layout.read_document(self.local, place, str(descriptor["digest"]))
+            return layout.read_document(self.local, place, digest=str(descriptor["digest"]))
 
         def take(descriptor: Descriptor) -> Place:
             place = found.blobs.get(str(descriptor["digest"]))
@@ -139,7 +139,7 @@ class Gathering:
                 raise _incomplete(found.path, str(descriptor["digest"]))
             return place
 
-        self._take(ref, {key: named[key] for key in ("mediaType", "digest", "size")}, read, take)
+        self._take(ref, {key: named[key] for key in ("mediaType", "digest", "size")}, read=read, take=take)
         return True
 
     def _take_from_registry(self, ref: Ref, source: RegistrySource) -> None:
@@ -162,7 +162,7 @@ class Gathering:
             is_document = int(descriptor["size"]) <= layout.MAX_DOCUMENT
             # what is larger is none, and not worth fetching: reading it says so
             place = take(descriptor) if is_document else Place(Path(ref.name), 0, int(descriptor["size"]))
-            return layout.read_document(self.local, place, digest)
+            return layout.read_document(self.local, place, digest=digest)
 
         def take(descriptor: Descriptor) -> Place:
             digest, size = str(descriptor["digest"]), int(descriptor["size"])
@@ -170,15 +170,15 @@ class Gathering:
             server.fetch_blob(self.local, ref.repository, digest=digest, size=size, into=path)
             return Place(path, 0, size)
 
-        self._take(ref, {"mediaType": kind, "digest": digest_of(data), "size": len(data)}, read, take)
+        self._take(ref, {"mediaType": kind, "digest": digest_of(data), "size": len(data)}, read=read, take=take)
 
     def _take(
-        self, ref: Ref, top: Descriptor, read: Callable[[Descriptor], bytes], take: Callable[[Descriptor], Place]
+        self, ref: Ref, top: Descriptor, *, read: Callable[[Descriptor], bytes], take: Callable[[Descriptor], Place]
     ) -> None:
         """Add the image that `top` describes with all of its blobs for the wanted architectures."""
         taken: dict[str, Place] = {}
         data = read(top)
-        document = layout.parse_manifest(Path(ref.name), data, "its manifest")
+        document = layout.parse_manifest(Path(ref.name), data, name="its manifest")
         taken[str(top["digest"])] = self._keep(data)
         manifests = [(top, data)]
         if top["mediaType"] in layout.INDEX_TYPES:
@@ -186,12 +186,12 @@ class Gathering:
             manifests = [(child, read(child)) for child in children]
         for descriptor, text in manifests:
             taken[str(descriptor["digest"])] = self._keep(text)
-            manifest = layout.parse_manifest(Path(ref.name), text, str(descriptor["digest"]))
+            manifest = layout.parse_manifest(Path(ref.name), text, name=str(descriptor["digest"]))
             if "config" not in manifest:
                 raise _WrongArchitecture("its manifest names no configuration: it is no image")
             config = read(manifest["config"])
             if top["mediaType"] not in layout.INDEX_TYPES:
-                settings = layout.parse_document(Path(ref.name), config, "its configuration")
+                settings = layout.parse_document(Path(ref.name), config, name="its configuration")
                 self._check_architecture(settings)
                 top = {**top, "platform": _platform_of(settings)}
             taken[str(manifest["config"]["digest"])] = self._keep(config)
@@ -224,7 +224,7 @@ class Gathering:
 
     # ---- files
 
-    def add_files(self, needs: Sequence[Need], sources: Sequence[Source], kubernetes_version: str) -> None:
+    def add_files(self, needs: Sequence[Need], sources: Sequence[Source], *, kubernetes_version: str) -> None:
         """Find each file in the first source that has it, of the right architecture."""
         left = {need.name: need for need in needs}
         reasons: dict[str, list[str]] = {}
@@ -232,18 +232,18 @@ class Gathering:
             for title in list(left):
                 is_taken = False
                 if isinstance(source, FolderSource):
-                    is_taken = self._take_from_folder(title, source.path, reasons)
+                    is_taken = self._take_from_folder(title, source.path, reasons=reasons)
                 elif isinstance(source, LayoutSource):
                     is_taken = self._take_file_from_layout(title, source.layout)
                 if is_taken:
                     del left[title]
             if isinstance(source, DownloadSource):
-                for title in self._download(left, source, kubernetes_version, reasons):
+                for title in self._download(left, source, kubernetes_version=kubernetes_version, reasons=reasons):
                     del left[title]
         for title, need in left.items():
             self.missing.append((need, "; ".join(reasons.get(title, [])) or "none of the sources has it"))
 
-    def _take_from_folder(self, title: str, folder: Path, reasons: dict[str, list[str]]) -> bool:
+    def _take_from_folder(self, title: str, folder: Path, *, reasons: dict[str, list[str]]) -> bool:
         arch, _, name = title.partition("/")
         if name.startswith("cni/"):
             places = [
@@ -273,9 +273,9 @@ class Gathering:
         found = self.local.stat(path)
         # a link's own size is of no use: its target's is
         size = found.size if found and not found.is_symlink else _size_of(self.local, path)
-        self._note_file(title, digest, Place(path, 0, size), mode, version)
+        self._note_file(title, digest, place=Place(path, 0, size), mode=mode, version=version)
 
-    def _note_file(self, title: str, digest: str, place: Place, mode: int, version: str = "") -> None:
+    def _note_file(self, title: str, digest: str, *, place: Place, mode: int, version: str = "") -> None:
         self.blobs[digest] = place
         annotations = {layout.TITLE: title, MODE: f"{mode:04o}", SHA256: digest[len("sha256:") :]}
         if version:
@@ -293,7 +293,12 @@ class Gathering:
         return True
 
     def _download(
-        self, left: Mapping[str, Need], source: DownloadSource, kubernetes_version: str, reasons: dict[str, list[str]]
+        self,
+        left: Mapping[str, Need],
+        source: DownloadSource,
+        *,
+        kubernetes_version: str,
+        reasons: dict[str, list[str]],
     ) -> list[str]:
         """The titles that official URLs gave."""
         got: list[str] = []
@@ -308,30 +313,32 @@ class Gathering:
                     preset=source.preset,
                 )
                 try:
-                    got += self._take_download(plan, arch, wanted)
+                    got += self._take_download(plan, arch, wanted=wanted)
                 except (Refused, Unreachable) as error:
                     missed = [wanted[name] for name in wanted if downloads.FILES_BY_NAME[name].component == component]
                     for title in missed:
                         reasons.setdefault(title, []).append(f"{error.what}: {error.cause}")
         return got
 
-    def _take_download(self, plan: downloads.Download, arch: str, wanted: Mapping[str, str]) -> list[str]:
-        path = fetch_download(self.local, plan, self.spool, self.tell)
+    def _take_download(self, plan: downloads.Download, arch: str, *, wanted: Mapping[str, str]) -> list[str]:
+        path = fetch_download(self.local, plan, folder=self.spool, tell=self.tell)
         if not plan.members:
             titles = [wanted[plan.component]]
-            self._require_elf(path, arch, plan.url)
+            self._require_elf(path, arch, url=plan.url)
             self.add_file(titles[0], path, version=plan.version)
             return titles
         titles = []
-        for name, place in unpack_members(self.local, path, plan, self.spool / f"{arch}-{plan.file_name}.d").items():
+        for name, place in unpack_members(
+            self.local, path, plan=plan, folder=self.spool / f"{arch}-{plan.file_name}.d"
+        ).items():
             title = f"{arch}/{name}"
             if name in wanted:
-                self._require_elf(place, arch, plan.url)
+                self._require_elf(place, arch, url=plan.url)
                 self.add_file(title, place, version=plan.version)
                 titles.append(title)
         return titles
 
-    def _require_elf(self, path: Path, arch: str, url: str) -> None:
+    def _require_elf(self, path: Path, arch: str, *, url: str) -> None:
         have = read_elf_architecture(self.local, path)
         if have != arch:
             raise HostError(
@@ -374,7 +381,7 @@ def read_elf_architecture(host: Host, path: Path) -> Optional[str]:
         return downloads.elf_architecture(file.read(20))
 
 
-def fetch_download(local: LocalHost, plan: downloads.Download, folder: Path, tell: Tell) -> Path:
+def fetch_download(local: LocalHost, plan: downloads.Download, *, folder: Path, tell: Tell) -> Path:
     """The published file, proven by its published sum. Raises Refused, Unreachable, HostError (download-damaged,
     checksum-missing)."""
     told = registry_client.read_url(local, plan.sha256_url).decode(errors="replace")
@@ -389,7 +396,7 @@ def fetch_download(local: LocalHost, plan: downloads.Download, folder: Path, tel
     path = folder / f"{wanted[:16]}-{plan.file_name}"
     registry_client.fetch_resumed(
         local,
-        lambda offset: registry_client.open_url(local, plan.url, offset),
+        lambda offset: registry_client.open_url(local, plan.url, offset=offset),
         into=path,
         digest=f"sha256:{wanted}",
         name=plan.url,
@@ -398,11 +405,11 @@ def fetch_download(local: LocalHost, plan: downloads.Download, folder: Path, tel
     return path
 
 
-def unpack_members(local: LocalHost, archive: Path, plan: downloads.Download, folder: Path) -> dict[str, Path]:
+def unpack_members(local: LocalHost, archive: Path, *, plan: downloads.Download, folder: Path) -> dict[str, Path]:
     """The wanted members of a downloaded archive as files below `folder`: name in the bundle -> path. Raises HostError
     (download-damaged): its published sum says that it is what was published, not that it is an archive."""
     try:
-        return _unpack_members(local, archive, plan, folder)
+        return _unpack_members(local, archive, plan=plan, folder=folder)
     except (tarfile.TarError, EOFError, ValueError, zlib.error) as error:
         raise HostError(
             f"{plan.url} cannot be unpacked",
@@ -412,7 +419,7 @@ def unpack_members(local: LocalHost, archive: Path, plan: downloads.Download, fo
         ) from error
 
 
-def _unpack_members(local: LocalHost, archive: Path, plan: downloads.Download, folder: Path) -> dict[str, Path]:
+def _unpack_members(local: LocalHost, archive: Path, *, plan: downloads.Download, folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     with contextlib.closing(local.open_read(archive)) as file, tarfile.open(fileobj=file, mode="r:*") as tar:
         for member in tar:

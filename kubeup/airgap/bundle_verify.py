@@ -43,8 +43,8 @@ def verify_bundle(
     problems = {f"{shown(name)} is in it, which no layout has": "" for name in found.strays[:20]}
     problems.update({text: "" for name in found.names if (text := describe_bad_name(name))})
     whole = replace(found, blobs={**(base.blobs if base else {}), **found.blobs})
-    walked = _walk(host, whole, problems)
-    _sum_blobs(host, found, walked, problems=problems, tell=tell)
+    walked = _walk(host, whole, problems=problems)
+    _sum_blobs(host, found, walked=walked, problems=problems, tell=tell)
     named = [text if owner in text else f"{text} (needed by {owner})" for text, owner in problems.items()]
     if len(named) > _MAX_PROBLEMS:
         named[_MAX_PROBLEMS:] = [f"and {len(named) - _MAX_PROBLEMS} more"]
@@ -64,7 +64,7 @@ class _Walked:
     is_whole: bool = False
 
 
-def _walk(host: Host, whole: Layout, problems: dict[str, str]) -> _Walked:
+def _walk(host: Host, whole: Layout, *, problems: dict[str, str]) -> _Walked:
     walked = _Walked()
     try:
         for digest, size, owner in walk_blobs(host, whole):
@@ -81,7 +81,7 @@ def _walk(host: Host, whole: Layout, problems: dict[str, str]) -> _Walked:
     return walked
 
 
-def _sum_blobs(host: Host, found: Layout, walked: _Walked, *, problems: dict[str, str], tell: Tell) -> None:
+def _sum_blobs(host: Host, found: Layout, *, walked: _Walked, problems: dict[str, str], tell: Tell) -> None:
     for digest, place in sorted(found.blobs.items(), key=lambda item: item[1].offset):
         if walked.is_whole and digest not in walked.sizes:
             problems[f"blob {digest} is in it, and nothing in index.json leads to it"] = ""
@@ -90,7 +90,7 @@ def _sum_blobs(host: Host, found: Layout, walked: _Walked, *, problems: dict[str
             continue  # said above; what is too large is not worth reading
         tell(f"reading {digest[7:19]} ({place.size >> 20} MiB)")
         try:
-            for _ in layout.read_checked(host, place, digest):
+            for _ in layout.read_checked(host, place, digest=digest):
                 pass
         except HostError as error:
             problems[f"{error.what}: {error.cause}"] = walked.owners.get(digest, "")
@@ -110,7 +110,7 @@ def _has_image(found: Layout, name: str) -> bool:
     return ref.name in found.names or bool(ref.digest and ref.digest in found.blobs)
 
 
-def diff_bundles(host: Host, one: Layout, other: Layout) -> dict[str, list[str]]:
+def diff_bundles(host: Host, one: Layout, *, other: Layout) -> dict[str, list[str]]:
     """What `other` adds, lacks and has in another version, by names of images and titles of files."""
 
     def contents(found: Layout) -> dict[str, str]:

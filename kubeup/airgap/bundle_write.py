@@ -57,7 +57,7 @@ def write_bundle(
             code="bundle-incomplete",
             details=[f"{need.name} (for {need.by}): {why}" for need, why in gathering.missing],
         )
-    index = _render_index(gathering, kubernetes_version, since)
+    index = _render_index(gathering, kubernetes_version, since=since)
     index_bytes = as_json(index)
     documents = {"index.json": index_bytes}
     if key is not None:
@@ -69,16 +69,16 @@ def write_bundle(
     def contents() -> Iterator[tuple[str, int, Iterator[bytes]]]:
         for digest, place in chosen:
             gathering.tell(f"writing {digest[7:19]} ({place.size >> 20} MiB)")
-            yield digest, place.size, layout.read_checked(gathering.local, place, digest)
+            yield digest, place.size, layout.read_checked(gathering.local, place, digest=digest)
 
     if not is_stream(str(out)):
-        _require_space(gathering.local, out, total)
+        _require_space(gathering.local, out, needed=total)
     gathering.local.write_output(str(out), layout.render_tar(documents, contents()))
     count = len(gathering.blobs) - len(chosen)
     return Written(out, digest_of(index_bytes), len(gathering.entries), len(gathering.files), len(chosen), total, count)
 
 
-def _require_space(host: Host, path: Path, needed: int) -> None:
+def _require_space(host: Host, path: Path, *, needed: int) -> None:
     free = host.free_bytes(path.parent)
     if free < needed:
         raise HostError(
@@ -89,7 +89,7 @@ def _require_space(host: Host, path: Path, needed: int) -> None:
         )
 
 
-def _render_index(gathering: Gathering, kubernetes_version: str, since: Optional[Layout]) -> dict[str, Any]:
+def _render_index(gathering: Gathering, kubernetes_version: str, *, since: Optional[Layout]) -> dict[str, Any]:
     entries = [gathering.entries[name] for name in sorted(gathering.entries)]
     annotations = {KUBERNETES: kubernetes_version}
     if gathering.files:

@@ -76,7 +76,7 @@ def render_hosts(registry: str, mirror: Mirror, *, is_only: bool) -> str:
     return text
 
 
-def plan_hosts(folder: Path, registries: Iterable[str], mirror: Mirror, *, is_only: bool) -> dict[Path, str]:
+def plan_hosts(folder: Path, registries: Iterable[str], *, mirror: Mirror, is_only: bool) -> dict[Path, str]:
     """path -> text for every registry; with is_only also for all that are not named."""
     names = [*dict.fromkeys(registries), *([DEFAULT] if is_only else [])]
     files = {
@@ -104,7 +104,7 @@ def find_mirror(host: Host, url: str, *, ca_hash: str = "", cluster_ca: Optional
     if not base.startswith("https://"):
         return _require_answer(host, Mirror(base))
     if ca_hash:
-        return _require_answer(host, Mirror(base, _pinned_ca(host, base, ca_hash, cluster_ca)))
+        return _require_answer(host, Mirror(base, _pinned_ca(host, base, ca_hash=ca_hash, cluster_ca=cluster_ca)))
     if cluster_ca:
         try:
             return _require_answer(host, Mirror(base, cluster_ca))
@@ -114,7 +114,7 @@ def find_mirror(host: Host, url: str, *, ca_hash: str = "", cluster_ca: Optional
     return _require_answer(host, Mirror(base))
 
 
-def _pinned_ca(host: Host, base: str, ca_hash: str, cluster_ca: Optional[Anchors]) -> Anchors:
+def _pinned_ca(host: Host, base: str, *, ca_hash: str, cluster_ca: Optional[Anchors]) -> Anchors:
     """The certificate that is pinned: one of the cluster's, or of those that the mirror itself hands out. What else it
     hands out is not believed: the authority's certificate is public, and anybody can show it beside his own."""
     pinned = certificates.keep_pinned(Offered(cluster_ca.pem), [ca_hash]) if cluster_ca else None
@@ -181,7 +181,7 @@ def _unreachable(url: str, error: Unreachable) -> HostError:
     )
 
 
-def count_requests(host: Host, mirror: Mirror, addresses: Iterable[str]) -> Optional[int]:
+def count_requests(host: Host, mirror: Mirror, *, addresses: Iterable[str]) -> Optional[int]:
     """How often these addresses have asked a mirror of kb's; None where it is another registry, which does not say."""
     try:
         answer = host.http_get(f"{mirror.url}/metrics", tls=mirror.tls, timeout_s=10)

@@ -34,7 +34,7 @@ APT_KEY = Path("/etc/apt/keyrings/kb-kubernetes.asc")
 DNF_REPO = Path("/etc/yum.repos.d/kb-kubernetes.repo")
 
 
-def install(host: Host, manager: str, wanted: Sequence[Standing], version: str, preset_name: str) -> list[str]:
+def install(host: Host, manager: str, *, wanted: Sequence[Standing], version: str, preset_name: str) -> list[str]:
     """Install what brings the wanted files; returns the packages. Raises HostError: no-package-manager,
     packages-not-installed, packages-not-trusted, repository-key-missing."""
     program = "apt-get" if manager == "apt" else "dnf"
@@ -45,8 +45,8 @@ def install(host: Host, manager: str, wanted: Sequence[Standing], version: str, 
             remedy=f"choose another source: {'dnf' if manager == 'apt' else 'apt'}, bundle or download",
             code="no-package-manager",
         )
-    _add_repository(host, manager, version, presets.find_preset(preset_name))
-    names = plan_packages(manager, wanted, version)
+    _add_repository(host, manager, version=version, preset=presets.find_preset(preset_name))
+    names = plan_packages(manager, wanted, version=version)
     commands = {
         "apt": (["apt-get", "update", "-q"], ["apt-get", "install", "-q", "-y", "--no-install-recommends", *names]),
         # --refresh, for dnf believes for two days what a repository said; --setopt, for dnf 5 has no --disableexcludes
@@ -89,7 +89,7 @@ def release(host: Host) -> None:
         host.run(["apt-mark", "unhold", *HELD])
 
 
-def plan_packages(manager: str, wanted: Sequence[Standing], version: str) -> list[str]:
+def plan_packages(manager: str, wanted: Sequence[Standing], *, version: str) -> list[str]:
     """The packages of the wanted files, kubelet and kubectl at the cluster's version."""
     plain = version.lstrip("v")
     names = []
@@ -101,7 +101,7 @@ def plan_packages(manager: str, wanted: Sequence[Standing], version: str) -> lis
     return names
 
 
-def _add_repository(host: Host, manager: str, version: str, preset: presets.Preset) -> None:
+def _add_repository(host: Host, manager: str, *, version: str, preset: presets.Preset) -> None:
     minor = ".".join(version.lstrip("v").split(".")[:2])
     rows = preset.apt if manager == "apt" else preset.dnf
     base = str(rows.get("kubernetes") or _UPSTREAM[manager]).format(minor=minor)

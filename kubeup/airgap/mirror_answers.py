@@ -51,13 +51,15 @@ _V2 = {"Docker-Distribution-Api-Version": "registry/2.0"}
 def answer_request(request: Request, catalog: Catalog, *, ca_pem: str = "", metrics: Callable[[], str] = str) -> Answer:
     """Pure: what the catalog has for a request. A place is answered whole; the range is cut by the caller."""
     if request.method not in ("GET", "HEAD"):
-        return refusal(405, "UNSUPPORTED", "this mirror is read-only: push to a registry, or give it another bundle")
+        return refusal(
+            405, "UNSUPPORTED", message="this mirror is read-only: push to a registry, or give it another bundle"
+        )
     path = request.path
     if path.startswith("/v2/") or path == "/v2":
         return _answer_v2(request, catalog)
     if path.startswith("/files"):
         title = urllib.parse.unquote(path[len("/files") :].strip("/"))
-        return _answer_file(title, catalog, request.query.get("version", ""))
+        return _answer_file(title, catalog, version=request.query.get("version", ""))
     if path in ("/healthz", "/livez", "/readyz"):
         return Answer(200, _TEXT, b"ok\n")
     if path == "/metrics":
@@ -76,20 +78,20 @@ def _answer_v2(request: Request, catalog: Catalog) -> Answer:
     if request.path in ("/v2", "/v2/"):
         return Answer(200, {**_JSON, **_V2}, b"{}")
     if request.path == "/v2/_catalog":
-        return _paged(request, "repositories", sorted(catalog.repositories), {})
+        return _paged(request, "repositories", items=sorted(catalog.repositories), more={})
     match = _TARGET.fullmatch(urllib.parse.unquote(request.path))
     if match is None:
-        return refusal(404, "UNSUPPORTED", "no such endpoint")
+        return refusal(404, "UNSUPPORTED", message="no such endpoint")
     kind, reference = match["kind"], match["reference"]
     if kind == "blobs":
         return _answer_blob(reference, catalog)
     name = catalog.find_repository(match["name"], request.query.get("ns", ""))
     if name is None:
         return refusal(
-            404, "NAME_UNKNOWN", f"the bundle has no repository {request.query.get('ns', '')} {match['name']}"
+            404, "NAME_UNKNOWN", message=f"the bundle has no repository {request.query.get('ns', '')} {match['name']}"
         )
     if kind == "tags":
-        return _paged(request, "tags", sorted(catalog.repositories[name]), {"name": match["name"]})
+        return _paged(request, "tags", items=sorted(catalog.repositories[name]), more={"name": match["name"]})
     if kind == "referrers":
         empty = {"schemaVersion": 2, "mediaType": oci_layout.OCI_INDEX, "manifests": []}
         return Answer(200, {"Content-Type": oci_layout.OCI_INDEX, **_V2}, oci_layout.as_json(empty))
@@ -99,7 +101,7 @@ def _answer_v2(request: Request, catalog: Catalog) -> Answer:
         else catalog.repositories[name].get(reference)
     )
     if found is None:
-        return refusal(404, "MANIFEST_UNKNOWN", f"the bundle has no {name}:{reference}")
+        return refusal(404, "MANIFEST_UNKNOWN", message=f"the bundle has no {name}:{reference}")
     told = {"Content-Type": found.media_type, "Docker-Content-Digest": found.digest, "Etag": f'"{found.digest}"', **_V2}
     return Answer(200, told, place=catalog.blobs[found.digest])
 
@@ -108,12 +110,12 @@ def _answer_blob(digest: str, catalog: Catalog) -> Answer:
     place = catalog.blobs.get(digest)
     if place is None:
         code = "BLOB_UNKNOWN" if oci_layout.is_digest(digest) else "DIGEST_INVALID"
-        return refusal(404, code, f"the bundle has no blob {digest}")
+        return refusal(404, code, message=f"the bundle has no blob {digest}")
     told = {"Content-Type": "application/octet-stream", "Docker-Content-Digest": digest, "Etag": f'"{digest}"', **_V2}
     return Answer(200, told, place=place)
 
 
-def _answer_file(title: str, catalog: Catalog, version: str) -> Answer:
+def _answer_file(title: str, catalog: Catalog, *, version: str) -> Answer:
     """version: of Kubernetes, `v1.35.6`; "" for the newest. kb itself is one for all versions."""
     fit = bundle.choose_version(catalog.files_of, version) if version else ""
     files = catalog.files_of.get(fit, {}) if version else catalog.files
@@ -136,11 +138,11 @@ def _answer_file(title: str, catalog: Catalog, version: str) -> Answer:
     return Answer(200, told, place=catalog.blobs[entry.digest])
 
 
-def _paged(request: Request, key: str, items: Sequence[str], more: Mapping[str, str]) -> Answer:
+def _paged(request: Request, key: str, *, items: Sequence[str], more: Mapping[str, str]) -> Answer:
     """?n= and ?last= as the specification has them."""
     last, count = request.query.get("last", ""), request.query.get("n", "")
     if count and not re.fullmatch(r"[0-9]{1,18}", count):
-        return refusal(400, "PAGINATION_NUMBER_INVALID", "n is no number")
+        return refusal(400, "PAGINATION_NUMBER_INVALID", message="n is no number")
     rest = [item for item in items if item > last] if last else list(items)
     page = rest[: int(count)] if count else rest
     headers = {**_JSON, **_V2}
@@ -150,7 +152,7 @@ def _paged(request: Request, key: str, items: Sequence[str], more: Mapping[str, 
     return Answer(200, headers, json.dumps({**more, key: page}).encode())
 
 
-def refusal(status: int, code: str, message: str) -> Answer:
+def refusal(status: int, code: str, *, message: str) -> Answer:
     body = json.dumps({"errors": [{"code": code, "message": message}]}).encode()
     return Answer(status, {**_JSON, **_V2, **({"Allow": "GET, HEAD"} if status == 405 else {})}, body)
 

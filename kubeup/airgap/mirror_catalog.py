@@ -72,23 +72,23 @@ def build_catalog(host: Host, layouts: Sequence[Layout], *, leave_out: Optional[
     for item in whole:
         for name, entry in item.names.items():
             with _leaving_out(leave_out, f"image {shown(name)} of {item.path}"):
-                _add_image(host, item, found, name=name, entry=entry)
+                _add_image(host, item, found=found, name=name, entry=entry)
     for full in found.repositories:
         found.short_names.setdefault(full.partition("/")[2], []).append(full)
     usable = []
     for item in whole:
         with _leaving_out(leave_out, f"the files of {item.path}"):
             files = bundle.read_files(host, item)
-            _add_artifacts(host, item, found)
+            _add_artifacts(host, item, found=found)
             usable.append(files)
     found.files_of = bundle.files_by_version(usable)
     found.files = bundle.choose_files(usable)
     return found
 
 
-def _add_image(host: Host, item: Layout, found: Catalog, *, name: str, entry: Mapping[str, Any]) -> None:
+def _add_image(host: Host, item: Layout, *, found: Catalog, name: str, entry: Mapping[str, Any]) -> None:
     ref = registry_client.parse_ref(name)
-    top = _add_manifests(host, item, entry, found)
+    top = _add_manifests(host, item, entry=entry, found=found)
     if top is not None:
         tags = found.repositories.setdefault(f"{ref.registry}/{ref.repository}", {})
         if ref.tag:
@@ -105,19 +105,19 @@ def _leaving_out(leave_out: Optional[LeaveOut], what: str) -> Iterator[None]:
         leave_out(shown(what), f"{error}")
 
 
-def _add_artifacts(host: Host, item: Layout, found: Catalog) -> None:
+def _add_artifacts(host: Host, item: Layout, *, found: Catalog) -> None:
     """The files as an artifact that an OCI client can name: its tag is the Kubernetes version that they are for."""
     for entry in bundle.list_artifacts(item):
-        made = _add_manifests(host, item, entry, found)
-        told = (oci_layout.read_json_blob(host, item, str(entry["digest"])) or {}).get("annotations") or {}
+        made = _add_manifests(host, item, entry=entry, found=found)
+        told = (oci_layout.read_json_blob(host, item, digest=str(entry["digest"])) or {}).get("annotations") or {}
         if made is not None and told.get(bundle.KUBERNETES):
             # a tag has no +, and kubeadm writes _ for it too
             tag = str(told[bundle.KUBERNETES]).replace("+", "_")
             found.repositories.setdefault(FILES_REPOSITORY, {})[tag] = made
 
 
-def _add_manifests(host: Host, item: Layout, entry: Mapping[str, Any], found: Catalog) -> Optional[Manifest]:
-    for descriptor, document in bundle.walk_manifests(host, item, dict(entry), set()):
+def _add_manifests(host: Host, item: Layout, *, entry: Mapping[str, Any], found: Catalog) -> Optional[Manifest]:
+    for descriptor, document in bundle.walk_manifests(host, item, entry=dict(entry), seen=set()):
         digest = str(descriptor["digest"])
         if document is not None:
             kind = str(descriptor.get("mediaType") or document.get("mediaType") or oci_layout.OCI_MANIFEST)
@@ -150,7 +150,7 @@ class Store:
     """The catalog of a path, made anew when the files there change. A file that cannot be read is told and left out: one bad
     file in the folder does not take the others away. It is looked at again later, as its disk may have failed for a moment."""
 
-    def __init__(self, host: LocalHost, path: Path, log: Log) -> None:
+    def __init__(self, host: LocalHost, path: Path, *, log: Log) -> None:
         self.host, self._path, self._log = host, path, log
         self._built = time.monotonic()
         self._left_out: dict[str, str] = {}

@@ -95,7 +95,7 @@ class _Line:
             view = view[sent:]
             self._note(sent)
 
-    def send_file(self, descriptor: int, offset: int, count: int) -> int:
+    def send_file(self, descriptor: int, offset: int, *, count: int) -> int:
         """Some bytes of a file, sent by the kernel; returns how many. Raises OSError as send."""
         room = select.poll()
         room.register(self.connection, select.POLLOUT)
@@ -259,7 +259,7 @@ class Server:
         rest, patience_s = b"", HEAD_S
         while not self._is_ending:
             line.waiting_since = time.monotonic()
-            head, rest = _read_head(line.connection, rest, patience_s)
+            head, rest = _read_head(line.connection, rest, patience_s=patience_s)
             if not head:
                 return
             line.begin_answer()
@@ -270,16 +270,16 @@ class Server:
                 self._send(
                     line,
                     Request("GET", "", {}, {}, keeps_alive=False),
-                    refusal(400, "UNSUPPORTED", "no HTTP/1.1 request"),
+                    answer=refusal(400, "UNSUPPORTED", message="no HTTP/1.1 request"),
                 )
                 return
             request.keeps_alive = request.keeps_alive and not self._is_ending
             answer = self._answer(request)
             sent = 0
             try:
-                sent = self._send(line, request, answer)
+                sent = self._send(line, request, answer=answer)
             finally:
-                self._note(line.peer, request, answer, sent, time.perf_counter() - started)
+                self._note(line.peer, request, answer=answer, sent=sent, seconds=time.perf_counter() - started)
             if not request.keeps_alive:
                 return
 
@@ -290,14 +290,14 @@ class Server:
             answer = answer_request(request, self._store.catalog, ca_pem=self._ca_pem, metrics=self.render_metrics)
         except Exception as error:
             self._log(f"{shown(request.path[:200])}: {type(error).__name__}: {shown(str(error))}")
-            return refusal(500, "UNKNOWN", "see the mirror's log")
+            return refusal(500, "UNKNOWN", message="see the mirror's log")
         if request.headers.get("if-none-match", "-") == answer.headers.get("Etag"):
             return Answer(304, {"Etag": answer.headers["Etag"]})
         wanted = request.headers.get("range")
         is_same = request.headers.get("if-range") in (None, answer.headers.get("Etag"))
         return cut_range(answer, wanted) if wanted and is_same and answer.place else answer
 
-    def _send(self, line: _Line, request: Request, answer: Answer) -> int:
+    def _send(self, line: _Line, request: Request, *, answer: Answer) -> int:
         told = {**answer.headers, "Content-Length": str(answer.length)}
         if answer.place is not None:
             told["Accept-Ranges"] = "bytes"
@@ -310,9 +310,9 @@ class Server:
         if answer.place is None:
             line.send(head + answer.body)
             return len(answer.body)
-        return self._send_place(line, head, answer.place)
+        return self._send_place(line, head, place=answer.place)
 
-    def _send_place(self, line: _Line, head: bytes, place: Place) -> int:
+    def _send_place(self, line: _Line, head: bytes, *, place: Place) -> int:
         file = self._store.open_file(place.path)
         piece = os.pread(file.descriptor, min(_WITH_HEAD, place.size), place.offset)
         if len(piece) < min(_WITH_HEAD, place.size):
@@ -321,7 +321,7 @@ class Server:
         offset, end = place.offset + len(piece), place.offset + place.size
         while offset < end:
             if self._tls is None:
-                sent = line.send_file(file.descriptor, offset, end - offset)
+                sent = line.send_file(file.descriptor, offset, count=end - offset)
             else:
                 piece = os.pread(file.descriptor, min(_PIECE, end - offset), offset)
                 line.send(piece)
@@ -333,7 +333,7 @@ class Server:
 
     # ---- what people see
 
-    def _note(self, peer: str, request: Request, answer: Answer, sent: int, seconds: float) -> None:
+    def _note(self, peer: str, request: Request, *, answer: Answer, sent: int, seconds: float) -> None:
         with self._lock:
             key = (request.method if request.method in ("GET", "HEAD") else "other", answer.status)
             self._counts[key] = self._counts.get(key, 0) + 1
@@ -379,7 +379,7 @@ class Server:
         ])  # fmt: skip
 
 
-def _read_head(connection: socket.socket, rest: bytes, patience_s: float) -> tuple[bytes, bytes]:
+def _read_head(connection: socket.socket, rest: bytes, *, patience_s: float) -> tuple[bytes, bytes]:
     """(the head of the next request, what came after it); (b"", b"") where no further one comes. patience_s: for all of it.
     Raises OSError (timeout)."""
     deadline = time.monotonic() + patience_s

@@ -15,8 +15,8 @@ from kubeup.machine.local_host import LocalHost
 def sync(
     local: LocalHost,
     layouts: Sequence[Layout],
-    base: str,
     *,
+    base: str,
     prefix: str = "",
     tls: Optional[Tls] = None,
     tell: Log = lambda text: None,
@@ -37,25 +37,27 @@ def sync(
         for name, entry in sorted(item.names.items()):
             ref = registry_client.parse_ref(name)
             repository = f"{prefix.strip('/')}/{ref.repository}".lstrip("/")
-            _push_image(local, whole, server, repository=repository, reference=ref.tag or ref.digest, entry=entry)
+            _push_image(
+                local, whole, server=server, repository=repository, reference=ref.tag or ref.digest, entry=entry
+            )
             yield f"{server.base.partition('://')[2]}/{repository}:{ref.tag or ref.digest}"
 
 
 def _push_image(
     local: LocalHost,
     whole: Layout,
-    server: registry_client.Registry,
     *,
+    server: registry_client.Registry,
     repository: str,
     reference: str,
     entry: Mapping[str, Any],
 ) -> None:
     """Blobs before manifests, manifests before the indexes that name them, each once: an index can name another twice, and that
     one the next."""
-    document, children = _read_index(local, whole, entry)
+    document, children = _read_index(local, whole, entry=entry)
     while "manifests" in document and len(children) == 1:
         entry = children[0]
-        document, children = _read_index(local, whole, entry)
+        document, children = _read_index(local, whole, entry=entry)
     waiting, seen = [(entry, False)], set()
     while waiting:
         descriptor, are_children_there = waiting.pop()
@@ -64,26 +66,32 @@ def _push_image(
             if digest not in seen:
                 seen.add(digest)
                 waiting.append((descriptor, True))
-                waiting += [(child, False) for child in _read_index(local, whole, descriptor)[1]]
+                waiting += [(child, False) for child in _read_index(local, whole, entry=descriptor)[1]]
             continue
-        document, children = _read_index(local, whole, descriptor)
+        document, children = _read_index(local, whole, entry=descriptor)
         for part in [*([document["config"]] if "config" in document else []), *(document.get("layers") or [])]:
             name, place = str(part["digest"]), whole.blobs.get(str(part["digest"]))
             if place is not None and name not in seen and not server.has_blob(repository, name):
-                server.push_blob(local, repository, name, place.size, oci_layout.read_checked(local, place, name))
+                server.push_blob(
+                    local,
+                    repository,
+                    digest=name,
+                    size=place.size,
+                    content=oci_layout.read_checked(local, place, digest=name),
+                )
             seen.add(name)
         data, kind = (
-            oci_layout.read_document(local, whole.blobs[digest], digest),
+            oci_layout.read_document(local, whole.blobs[digest], digest=digest),
             descriptor.get("mediaType") or document.get("mediaType"),
         )
         if descriptor is entry and len(children) < len(document.get("manifests") or []):
             data = oci_layout.as_json({**document, "manifests": children})  # what the bundle has of it
-        server.push_manifest(repository, reference if descriptor is entry else digest, str(kind), data)
+        server.push_manifest(repository, reference if descriptor is entry else digest, media_type=str(kind), data=data)
 
 
 def _read_index(
-    local: LocalHost, whole: Layout, entry: Mapping[str, Any]
+    local: LocalHost, whole: Layout, *, entry: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A document, and those that it names and the layout has."""
-    document = oci_layout.read_json_blob(local, whole, str(entry["digest"])) or {}
+    document = oci_layout.read_json_blob(local, whole, digest=str(entry["digest"])) or {}
     return document, [child for child in document.get("manifests") or [] if child["digest"] in whole.blobs]

@@ -99,7 +99,7 @@ def open_layout(host: Host, path: Path) -> Layout:
         missing = "index.json" if "oci-layout" in files else "oci-layout"
         raise _unreadable(path, f"it is no OCI image layout: {missing} is not in it")
     index_bytes = _read_document(host, files["index.json"])
-    index = parse_manifest(path, index_bytes, "index.json")
+    index = parse_manifest(path, index_bytes, name="index.json")
     blobs = {
         f"sha256:{name[len('blobs/sha256/') :]}": place
         for name, place in files.items()
@@ -160,23 +160,30 @@ def _list_tar(host: Host, path: Path) -> tuple[dict[str, Place], tuple[str, ...]
         file.seek(0)
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
-                for member in tar:
-                    if member.offset_data + member.size > size:
-                        raise _truncated(path, size, member.name)
-                    end = member.offset_data + (member.size + 511) // 512 * 512
-                    take(member)
-                    tar.members.clear()  # type: ignore[attr-defined]
+                end = _read_members(tar, path, size=size, take=take)
         except tarfile.ReadError as error:
             if found and "unexpected end" in str(error):
-                raise _truncated(path, size, "") from error
+                raise _truncated(path, size, member="") from error
             raise _unreadable(path, f"it is no tar ({error})") from error
         except tarfile.TarError as error:
             raise _unreadable(path, f"it is a damaged tar ({error})") from error
         # a tar ends with two empty blocks: without them something may be missing behind the last member
         file.seek(end)
         if file.read(1024) != bytes(1024):
-            raise _truncated(path, size, "")
+            raise _truncated(path, size, member="")
     return found, tuple(strays)
+
+
+def _read_members(tar: tarfile.TarFile, path: Path, *, size: int, take: Callable[[tarfile.TarInfo], None]) -> int:
+    """Hand each member to `take`; returns where the last one ends. Raises HostError (bundle-truncated)."""
+    end = 0
+    for member in tar:
+        if member.offset_data + member.size > size:
+            raise _truncated(path, size, member=member.name)
+        end = member.offset_data + (member.size + 511) // 512 * 512
+        take(member)
+        tar.members.clear()  # type: ignore[attr-defined]
+    return end
 
 
 def _unreadable(path: Path, cause: str, *, gunzip: bool = False) -> HostError:
@@ -190,7 +197,7 @@ def _unreadable(path: Path, cause: str, *, gunzip: bool = False) -> HostError:
     )
 
 
-def _truncated(path: Path, size: int, member: str) -> HostError:
+def _truncated(path: Path, size: int, *, member: str) -> HostError:
     where = f" within {member}" if member else ""
     return HostError(
         f"{path} is truncated",
@@ -206,7 +213,7 @@ def _read_document(host: Host, place: Place) -> bytes:
     return b"".join(read_place(host, place))
 
 
-def parse_document(path: Path, data: bytes, name: str) -> dict[str, Any]:
+def parse_document(path: Path, data: bytes, *, name: str) -> dict[str, Any]:
     """A JSON object out of a layout, or out of a registry. Raises HostError (bundle-unreadable)."""
     try:
         return parse_json_object(data, name, max_bytes=MAX_DOCUMENT)
@@ -214,10 +221,10 @@ def parse_document(path: Path, data: bytes, name: str) -> dict[str, Any]:
         raise _unreadable(path, str(error)) from error
 
 
-def parse_manifest(path: Path, data: bytes, name: str) -> dict[str, Any]:
+def parse_manifest(path: Path, data: bytes, *, name: str) -> dict[str, Any]:
     """An index or a manifest, every field that kb reads of the type that the image specification gives it. Raises HostError
     (bundle-unreadable), which names the field."""
-    found = parse_document(path, data, name)
+    found = parse_document(path, data, name=name)
 
     def fail(field_name: str, wanted: str) -> HostError:
         return _unreadable(path, f"{name}: {field_name} is no {wanted}")
@@ -230,18 +237,18 @@ def parse_manifest(path: Path, data: bytes, name: str) -> dict[str, Any]:
         if not isinstance(entries, list):
             raise fail(key, "list")
         for number, entry in enumerate(entries):
-            _check_descriptor(entry, f"{key}[{number}]", fail)
+            _check_descriptor(entry, f"{key}[{number}]", fail=fail)
     if found.get("config") is not None:
-        _check_descriptor(found["config"], "config", fail)
+        _check_descriptor(found["config"], "config", fail=fail)
     else:
         found.pop("config", None)
     if not _is_type(found.get("mediaType")):
         raise fail("mediaType", "media type")
-    _check_texts(found, "annotations", "annotations", fail)
+    _check_texts(found, "annotations", place="annotations", fail=fail)
     return found
 
 
-def _check_descriptor(entry: Any, place: str, fail: Callable[[str, str], HostError]) -> None:
+def _check_descriptor(entry: Any, place: str, *, fail: Callable[[str, str], HostError]) -> None:
     if not isinstance(entry, dict):
         raise fail(place, "descriptor")
     if not isinstance(entry.get("digest"), str) or not is_digest(entry["digest"]):
@@ -255,7 +262,7 @@ def _check_descriptor(entry: Any, place: str, fail: Callable[[str, str], HostErr
     if not isinstance(entry.get("urls") or [], list):
         raise fail(f"{place}.urls", "list")
     for key in ("annotations", "platform"):
-        _check_texts(entry, key, f"{place}.{key}", fail)
+        _check_texts(entry, key, place=f"{place}.{key}", fail=fail)
 
 
 def _is_type(value: Any) -> bool:
@@ -263,7 +270,7 @@ def _is_type(value: Any) -> bool:
     return value is None or (isinstance(value, str) and re.fullmatch(r"[ -~]{0,255}", value) is not None)
 
 
-def _check_texts(entry: dict[str, Any], key: str, place: str, fail: Callable[[str, str], HostError]) -> None:
+def _check_texts(entry: dict[str, Any], key: str, *, place: str, fail: Callable[[str, str], HostError]) -> None:
     """A mapping whose values are texts, but for platform's list os.features."""
     value = entry.get(key)
     if value is None:
@@ -293,12 +300,12 @@ def read_place(host: Host, place: Place) -> Iterator[bytes]:
         while left:
             piece = file.read(min(CHUNK, left))
             if not piece:
-                raise _truncated(place.path, place.offset + place.size - left, "")
+                raise _truncated(place.path, place.offset + place.size - left, member="")
             left -= len(piece)
             yield piece
 
 
-def read_checked(host: Host, place: Place, digest: str) -> Iterator[bytes]:
+def read_checked(host: Host, place: Place, *, digest: str) -> Iterator[bytes]:
     """The bytes of a blob; at their end the digest is compared. Raises HostError (blob-damaged)."""
     summed = hashlib.sha256()
     for piece in read_place(host, place):
@@ -313,17 +320,17 @@ def read_checked(host: Host, place: Place, digest: str) -> Iterator[bytes]:
         )
 
 
-def read_json_blob(host: Host, layout: Layout, digest: str) -> Optional[dict[str, Any]]:
+def read_json_blob(host: Host, layout: Layout, *, digest: str) -> Optional[dict[str, Any]]:
     """A manifest or configuration, checked; None where the layout does not hold it."""
     place = layout.blobs.get(digest)
-    return parse_manifest(layout.path, read_document(host, place, digest), digest) if place else None
+    return parse_manifest(layout.path, read_document(host, place, digest=digest), name=digest) if place else None
 
 
-def read_document(host: Host, place: Place, digest: str) -> bytes:
+def read_document(host: Host, place: Place, *, digest: str) -> bytes:
     """A manifest or configuration as it stands there, whole and checked. Raises HostError."""
     if place.size > MAX_DOCUMENT:
         raise _unreadable(place.path, f"document {digest} has {place.size} bytes, more than any manifest has")
-    return b"".join(read_checked(host, place, digest))
+    return b"".join(read_checked(host, place, digest=digest))
 
 
 # ---- writing

@@ -59,9 +59,9 @@ class Offered:
 # ---- what is there
 
 
-def look(host: Host, cluster_version: str, release: Release) -> tuple[Standing, ...]:
+def look(host: Host, cluster_version: str, *, release: Release) -> tuple[Standing, ...]:
     """Every file of NODE_FILES as it stands."""
-    found = [_look_at(host, item, cluster_version, release) for item in NODE_FILES]
+    found = [_look_at(host, item, cluster_version=cluster_version, release=release) for item in NODE_FILES]
     runtime = next(one for one in found if one.item.name == "containerd")
     if runtime.verdict != "good":
         return tuple(found)
@@ -77,7 +77,7 @@ def _as_part_of_runtime(host: Host, one: Standing) -> Standing:
     return Standing(one.item, "good", place) if host.exists(place) else one
 
 
-def _look_at(host: Host, item: NodeFile, cluster_version: str, release: Release) -> Standing:
+def _look_at(host: Host, item: NodeFile, *, cluster_version: str, release: Release) -> Standing:
     if item.name.startswith("cni/"):
         place = Path(item.place)
         return Standing(item, "good" if host.exists(place) else "missing", place if host.exists(place) else None)
@@ -90,14 +90,14 @@ def _look_at(host: Host, item: NodeFile, cluster_version: str, release: Release)
     match = re.search(item.version_pattern, answer.stdout + answer.stderr)
     version = match.group(1) if match else ""
     why = (
-        judge_version(item.name, version, cluster_version, release)
+        judge_version(item.name, version, cluster_version=cluster_version, release=release)
         if answer.ok
         else f"it does not run: {_first_line(answer.stderr)}"
     )
     return Standing(item, "wrong" if why else "good", path, version, why)
 
 
-def judge_version(name: str, version: str, cluster_version: str, release: Release) -> str:
+def judge_version(name: str, version: str, *, cluster_version: str, release: Release) -> str:
     """Why this version does not do; "" where it does, or where nothing depends on it."""
     have, want = parse_version(re.split(r"[~+]", version)[0]), parse_version(cluster_version)
     if name == "kubelet" and want is not None:
@@ -119,7 +119,7 @@ def _first_line(text: str) -> str:
 # ---- where it comes from
 
 
-def offer_bundle(host: Host, found: Layout, arch: str) -> dict[str, Offered]:
+def offer_bundle(host: Host, found: Layout, *, arch: str) -> dict[str, Offered]:
     """What a bundle has for this architecture: name -> file."""
     offered = {}
     for entry in bundle.list_files(host, found):
@@ -136,7 +136,7 @@ def _opener(host: Host, place: oci_layout.Place) -> Callable[[], Iterator[bytes]
     return lambda: oci_layout.read_place(host, place)
 
 
-def offer_mirror(host: Host, mirror: Mirror, arch: str, *, version: str = "") -> dict[str, Offered]:
+def offer_mirror(host: Host, mirror: Mirror, *, arch: str, version: str = "") -> dict[str, Offered]:
     """What a mirror of kb's has for a Kubernetes version ("": its newest). {} where it is another registry. Raises
     Unreachable, HostError (mirror-invalid)."""
     query = f"?{urllib.parse.urlencode({'version': version})}" if version else ""
@@ -161,12 +161,12 @@ def offer_mirror(host: Host, mirror: Mirror, arch: str, *, version: str = "") ->
         item = _item_of(title, arch)
         if item is not None and oci_layout.is_digest(digest):
             url = f"{mirror.url}/files/{urllib.parse.quote(title)}{query}"
-            offered[item.name] = Offered(item, digest, size, mode, url, _url_opener(host, url, mirror))
+            offered[item.name] = Offered(item, digest, size, mode, url, _url_opener(host, url, mirror=mirror))
     return offered
 
 
-def _url_opener(host: Host, url: str, mirror: Mirror) -> Callable[[], Iterator[bytes]]:
-    return lambda: registry_client.open_url(host, url, 0, tls=mirror.tls)
+def _url_opener(host: Host, url: str, *, mirror: Mirror) -> Callable[[], Iterator[bytes]]:
+    return lambda: registry_client.open_url(host, url, offset=0, tls=mirror.tls)
 
 
 def offer_downloads(
@@ -182,7 +182,7 @@ def offer_downloads(
     """Official releases, fetched and proven by their published sums. Raises HostError (packages-not-found)."""
     gathering = bundle_sources.Gathering(local, spool, (arch,), tell=tell)
     needs = [bundle_needs.Need(f"{arch}/{name}", downloads.FILES_BY_NAME[name].needed_by) for name in names]
-    gathering.add_files(needs, (bundle_sources.DownloadSource(preset),), cluster_version)
+    gathering.add_files(needs, (bundle_sources.DownloadSource(preset),), kubernetes_version=cluster_version)
     if gathering.missing:
         need, why = gathering.missing[0]
         raise HostError(
@@ -228,7 +228,7 @@ def stage(
             tell(f"{one.item.name}: {one.size >> 20} MiB from {one.origin}")
             path = STAGING / one.item.name.replace("/", "-")
             host.write_stream(path, _proven(one, arch), mode=one.mode | 0o100)
-            _prove_version(host, one, path, cluster_version, release)
+            _prove_version(host, one, path=path, cluster_version=cluster_version, release=release)
             staged[one.item.name] = path
     except BaseException:
         host.remove_tree(STAGING)
@@ -255,7 +255,7 @@ def _proven(one: Offered, arch: str) -> Iterator[bytes]:
     first = True
     for piece in one.open():
         if first:
-            _prove_architecture(one, piece, arch)
+            _prove_architecture(one, piece, arch=arch)
             first = False
         summed.update(piece)
         count += len(piece)
@@ -271,7 +271,7 @@ def _proven(one: Offered, arch: str) -> Iterator[bytes]:
         )
 
 
-def _prove_architecture(one: Offered, head: bytes, arch: str) -> None:
+def _prove_architecture(one: Offered, head: bytes, *, arch: str) -> None:
     have = downloads.elf_architecture(head[:20])
     if have != arch:
         told = "no ELF program" if have is None else f"for {have or 'another machine'}"
@@ -283,13 +283,15 @@ def _prove_architecture(one: Offered, head: bytes, arch: str) -> None:
         )
 
 
-def _prove_version(host: Host, one: Offered, path: Path, cluster_version: str, release: Release) -> None:
+def _prove_version(host: Host, one: Offered, *, path: Path, cluster_version: str, release: Release) -> None:
     if not one.item.version_words or host.mode != "live":
         return
     answer = host.query([path, *one.item.version_words], timeout_s=60)
     match = re.search(one.item.version_pattern, answer.stdout + answer.stderr)
     why = "" if answer.ok else f"it does not run here: {_first_line(answer.stderr)}"
-    why = why or judge_version(one.item.name, match.group(1) if match else "", cluster_version, release)
+    why = why or judge_version(
+        one.item.name, match.group(1) if match else "", cluster_version=cluster_version, release=release
+    )
     if why:
         raise HostError(
             f"{one.item.name} from {one.origin} does not fit this cluster",

@@ -110,7 +110,7 @@ def read_credentials(host: Host, registry: str) -> Optional[tuple[str, Secret]]:
     key = _AUTH_KEYS.get(registry, registry)
     helper = helpers.get(registry) or config.get("credsStore")
     if helper:
-        found = _ask_helper(host, str(helper), key)
+        found = _ask_helper(host, str(helper), key=key)
         if found:
             return found
     entry = next(
@@ -141,7 +141,7 @@ def _parse_auth(entry: Mapping[str, Any]) -> Optional[tuple[str, Secret]]:
     return None
 
 
-def _ask_helper(host: Host, helper: str, key: str) -> Optional[tuple[str, Secret]]:
+def _ask_helper(host: Host, helper: str, *, key: str) -> Optional[tuple[str, Secret]]:
     answer = host.query([f"docker-credential-{helper}", "get"], stdin=key)
     try:
         found = parse_json_object(answer.stdout, "what the helper says") if answer.ok else {}
@@ -156,7 +156,7 @@ def _ask_helper(host: Host, helper: str, key: str) -> Optional[tuple[str, Secret
 class Refused(HostError):
     """A registry answered, and not with what was asked for."""
 
-    def __init__(self, what: str, status: int, text: str, remedy: str) -> None:
+    def __init__(self, what: str, status: int, *, text: str, remedy: str) -> None:
         super().__init__(what, cause=f"it answered with status {status}{text}", remedy=remedy, code="registry-refused")
         self.status = status
 
@@ -179,7 +179,7 @@ class Registry:
         (manifest-damaged)."""
         answer = self._ask(f"{repository}/manifests/{reference}", f"repository:{repository}:pull")
         if answer.status != 200:
-            raise self._refused(f"{repository}:{reference}", answer.status, answer.body)
+            raise self._refused(f"{repository}:{reference}", answer.status, body=answer.body)
         found = digest_of(answer.body)
         wanted = reference if is_digest(reference) else answer.headers.get("docker-content-digest", found)
         if found != wanted or len(answer.body) > MAX_DOCUMENT:
@@ -201,7 +201,7 @@ class Registry:
 
         def open_from(offset: int) -> Iterator[bytes]:
             headers = {"Range": f"bytes={offset}-"} if offset else {}
-            return self._stream(target, f"repository:{repository}:pull", headers, offset)
+            return self._stream(target, f"repository:{repository}:pull", headers=headers, offset=offset)
 
         fetch_resumed(
             local,
@@ -214,25 +214,29 @@ class Registry:
         )
 
     def has_blob(self, repository: str, digest: str) -> bool:
-        return self._send("HEAD", f"{repository}/blobs/{digest}", f"repository:{repository}:pull,push").status == 200
+        return (
+            self._send("HEAD", f"{repository}/blobs/{digest}", scope=f"repository:{repository}:pull,push").status == 200
+        )
 
-    def push_blob(self, local: LocalHost, repository: str, digest: str, size: int, content: Iterable[bytes]) -> None:
+    def push_blob(self, local: LocalHost, repository: str, *, digest: str, size: int, content: Iterable[bytes]) -> None:
         """Upload a blob in one piece. Raises Refused, Unreachable."""
         scope = f"repository:{repository}:pull,push"
-        begun = self._send("POST", f"{repository}/blobs/uploads/", scope)
+        begun = self._send("POST", f"{repository}/blobs/uploads/", scope=scope)
         if begun.status != 202:
-            raise self._refused(f"an upload to {repository}", begun.status, begun.body)
+            raise self._refused(f"an upload to {repository}", begun.status, body=begun.body)
         place = follow_redirect(f"{self.base}/", begun.headers.get("location", ""))
         url = f"{place}{'&' if '?' in place else '?'}digest={urllib.parse.quote(digest)}"
         done = local.http_upload(url, content, size=size, **self._proof_for(url, scope))
         if done.status != 201:
-            raise self._refused(f"blob {digest} for {repository}", done.status, done.body)
+            raise self._refused(f"blob {digest} for {repository}", done.status, body=done.body)
 
-    def push_manifest(self, repository: str, reference: str, media_type: str, data: bytes) -> None:
+    def push_manifest(self, repository: str, reference: str, *, media_type: str, data: bytes) -> None:
         scope = f"repository:{repository}:pull,push"
-        done = self._send("PUT", f"{repository}/manifests/{reference}", scope, data, {"Content-Type": media_type})
+        done = self._send(
+            "PUT", f"{repository}/manifests/{reference}", scope=scope, body=data, headers={"Content-Type": media_type}
+        )
         if done.status != 201:
-            raise self._refused(f"the manifest {repository}:{reference}", done.status, done.body)
+            raise self._refused(f"the manifest {repository}:{reference}", done.status, body=done.body)
 
     # ---- requests
 
@@ -245,11 +249,11 @@ class Registry:
 
     def _ask(self, target: str, scope: str) -> HttpResponse:
         def once() -> HttpResponse:
-            return self._with_redirects(target, scope, {"Accept": _ACCEPT})
+            return self._with_redirects(target, scope, headers={"Accept": _ACCEPT})
 
-        return _patiently(self.host, once, self.tell, self._url(target))
+        return _patiently(self.host, once, tell=self.tell, what=self._url(target))
 
-    def _with_redirects(self, target: str, scope: str, headers: Mapping[str, str]) -> HttpResponse:
+    def _with_redirects(self, target: str, scope: str, *, headers: Mapping[str, str]) -> HttpResponse:
         url, sent = self._url(target), {**headers, **self._authorization(scope)}
         answer = self.host.http_get(url, tls=self.tls, headers=sent, timeout_s=30)
         if answer.status == 401 and self._log_in(answer.headers, scope):
@@ -264,7 +268,7 @@ class Registry:
         return answer
 
     def _send(
-        self, method: str, target: str, scope: str, body: bytes = b"", headers: Optional[Mapping[str, str]] = None
+        self, method: str, target: str, *, scope: str, body: bytes = b"", headers: Optional[Mapping[str, str]] = None
     ) -> HttpResponse:
         for attempt in (1, 2):
             sent = {**(headers or {}), **self._authorization(scope), **({} if body else {"Content-Length": "0"})}
@@ -273,7 +277,7 @@ class Registry:
                 break
         return answer
 
-    def _stream(self, target: str, scope: str, headers: Mapping[str, str], offset: int) -> Iterator[bytes]:
+    def _stream(self, target: str, scope: str, *, headers: Mapping[str, str], offset: int) -> Iterator[bytes]:
         """The body from `offset` on. Redirects (a content network) get no credentials."""
         url, sent = self._url(target), {**headers, **self._authorization(scope)}
         has_logged_in = False
@@ -289,9 +293,11 @@ class Registry:
                 if stream.status in REDIRECTS and "location" in stream.headers:
                     url, sent = follow_redirect(url, stream.headers["location"]), dict(headers)
                     continue
-                yield from _from_offset(stream, offset, lambda status, body: self._refused(target, status, body))
+                yield from _from_offset(
+                    stream, offset, refused=lambda status, body: self._refused(target, status, body=body)
+                )
                 return
-        raise self._refused(target, 310, b"too many redirects")
+        raise self._refused(target, 310, body=b"too many redirects")
 
     def _is_own(self, url: str) -> bool:
         """Whether a URL is this registry's: credentials, and its authority, are good for no other host."""
@@ -309,7 +315,7 @@ class Registry:
         came over plain http may be anybody's."""
         scheme, _, rest = headers.get("www-authenticate", "").partition(" ")
         if self.credentials and scheme and not self.base.startswith("https://"):
-            require_safe(self.base, None, {"Authorization": scheme})
+            require_safe(self.base, None, headers={"Authorization": scheme})
         basic = ""
         if self.credentials and self.credentials[0] != "<token>":
             user, password = self.credentials
@@ -342,7 +348,7 @@ class Registry:
             found = {}
         token = found.get("token") or found.get("access_token")
         if not token:
-            raise self._refused("a token", answer.status, answer.body)
+            raise self._refused("a token", answer.status, body=answer.body)
         self._tokens[scope] = f"Bearer {token}"
         return True
 
@@ -354,7 +360,7 @@ class Registry:
             code="credentials-unprotected",
         )
 
-    def _refused(self, what: str, status: int, body: bytes) -> Refused:
+    def _refused(self, what: str, status: int, *, body: bytes) -> Refused:
         server = self.base.partition("://")[2]
         remedies = {
             401: f"log in: docker login {server} (kb reads docker's config.json)",
@@ -365,8 +371,8 @@ class Registry:
         return Refused(
             f"{server} does not give {what}",
             status,
-            _error_text(body),
-            remedies.get(status, f"see what it says: curl -v {self.base}/v2/"),
+            text=_error_text(body),
+            remedy=remedies.get(status, f"see what it says: curl -v {self.base}/v2/"),
         )
 
 
@@ -395,7 +401,7 @@ def _error_text(body: bytes) -> str:
 # ---- patience
 
 
-def _patiently(host: Host, once: Callable[[], HttpResponse], tell: Callable[[str], None], what: str) -> HttpResponse:
+def _patiently(host: Host, once: Callable[[], HttpResponse], *, tell: Callable[[str], None], what: str) -> HttpResponse:
     """Again where nobody answered, or the server says that it is its own trouble or that it is too much."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -436,7 +442,7 @@ def fetch_resumed(
     part = into.with_name(into.name + ".part")
     failures = 0
     while True:
-        failures = _fill_part(local, open_from, part, name=name, size=size, failures=failures, tell=tell)
+        failures = _fill_part(local, open_from, part=part, name=name, size=size, failures=failures, tell=tell)
         got = sum_file(local, part)
         if not digest or got == digest:
             local.rename(part, into)
@@ -455,8 +461,8 @@ def fetch_resumed(
 def _fill_part(
     local: LocalHost,
     open_from: Callable[[int], Iterator[bytes]],
-    part: Path,
     *,
+    part: Path,
     name: str,
     size: int,
     failures: int,
@@ -473,7 +479,7 @@ def _fill_part(
             return failures
         try:
             tell(f"fetching {name}" + (f", from byte {offset}" if offset else ""))
-            _append_from(local, part, open_from, offset, size)
+            _append_from(local, part, open_from=open_from, offset=offset, size=size)
             return failures
         except (Unreachable, Refused) as error:
             grown = local.stat(part)
@@ -488,7 +494,7 @@ def _fill_part(
 
 
 def _append_from(
-    local: LocalHost, part: Path, open_from: Callable[[int], Iterator[bytes]], offset: int, size: int
+    local: LocalHost, part: Path, *, open_from: Callable[[int], Iterator[bytes]], offset: int, size: int
 ) -> None:
     pieces = open_from(offset)
     first = next(pieces, b"")
@@ -512,7 +518,7 @@ RESTART = bytes(bytearray(b"restart"))
 """A mark (by identity): the server did not take the range, what follows is the whole."""
 
 
-def _from_offset(stream: HttpStream, offset: int, refused: Callable[[int, bytes], Refused]) -> Iterator[bytes]:
+def _from_offset(stream: HttpStream, offset: int, *, refused: Callable[[int, bytes], Refused]) -> Iterator[bytes]:
     """The bytes from `offset` on: of a 206 as they come; a server without ranges sends all, which is told by RESTART."""
     if stream.status == 206 and offset:
         told = re.match(r"bytes (\d+)-", stream.headers.get("content-range", ""))
@@ -526,7 +532,7 @@ def _from_offset(stream: HttpStream, offset: int, refused: Callable[[int, bytes]
     yield from stream.chunks()
 
 
-def open_url(host: Host, url: str, offset: int, *, tls: Optional[Tls] = None) -> Iterator[bytes]:
+def open_url(host: Host, url: str, *, offset: int, tls: Optional[Tls] = None) -> Iterator[bytes]:
     """A plain download from `offset` on, redirects followed. tls: how to speak to that server, and to no other."""
     headers = {"Range": f"bytes={offset}-"} if offset else {}
     server = urllib.parse.urlsplit(url)[:2]
@@ -536,7 +542,7 @@ def open_url(host: Host, url: str, offset: int, *, tls: Optional[Tls] = None) ->
             if stream.status in REDIRECTS and "location" in stream.headers:
                 url = follow_redirect(url, stream.headers["location"])
                 continue
-            yield from _from_offset(stream, offset, functools.partial(_url_refused, url))
+            yield from _from_offset(stream, offset, refused=functools.partial(_url_refused, url))
             return
     raise _url_refused(url, 310)
 
@@ -544,15 +550,15 @@ def open_url(host: Host, url: str, offset: int, *, tls: Optional[Tls] = None) ->
 def read_url(host: Host, url: str, *, max_bytes: int = MAX_ANSWER) -> bytes:
     """A small file, redirects followed. Raises Refused, Unreachable (also where it is larger)."""
     found = bytearray()
-    for piece in open_url(host, url, 0):
+    for piece in open_url(host, url, offset=0):
         found += piece
         if len(found) > max_bytes:
-            raise Unreachable(url, "other", f"it sends more than {max_bytes} bytes")
+            raise Unreachable(url, "other", text=f"it sends more than {max_bytes} bytes")
     return bytes(found)
 
 
 def _url_refused(url: str, status: int, _body: bytes = b"") -> Refused:
-    return Refused(f"{url} is not to be had", status, "", f"check it: curl -fIL {url}")
+    return Refused(f"{url} is not to be had", status, text="", remedy=f"check it: curl -fIL {url}")
 
 
 def sum_file(host: Host, path: Path) -> str:

@@ -39,7 +39,7 @@ def catch_signals() -> None:
         pass  # not the main thread: an embedding program owns the signals
 
 
-def tell_error(error: KbError, report: Report, argv: Sequence[str], debug: bool) -> int:
+def tell_error(error: KbError, report: Report, *, argv: Sequence[str], debug: bool) -> int:
     if debug:
         traceback.print_exc(file=report.stream)
     form = _asked_form(argv)

@@ -18,11 +18,11 @@ from kubeup.cli.program import Command, Program
 from kubeup.errors import Interrupted, KbError
 
 
-def main(commands: Sequence[Command], argv: Sequence[str], program: Optional[Program] = None) -> int:
+def main(commands: Sequence[Command], argv: Sequence[str], *, program: Optional[Program] = None) -> int:
     """Parse, run, and turn every end into an exit status: 0, the status of a KbError, 128 + a signal, 70 for a bug."""
     open_streams()
     try:
-        status = _run(commands, argv, program)
+        status = _run(commands, argv, program=program)
         with to_output():
             sys.stdout.flush()  # what is lost is told here, and not while Python ends
         return status
@@ -39,7 +39,7 @@ def main(commands: Sequence[Command], argv: Sequence[str], program: Optional[Pro
         return 1
 
 
-def _run(commands: Sequence[Command], argv: Sequence[str], program: Optional[Program]) -> int:
+def _run(commands: Sequence[Command], argv: Sequence[str], *, program: Optional[Program]) -> int:
     program = program or Program()
     debug = "--debug" in argv
     report = program.open_report(commands)
@@ -47,7 +47,7 @@ def _run(commands: Sequence[Command], argv: Sequence[str], program: Optional[Pro
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # what a library tells programmers is nothing for an operator
     try:
-        invocation = parse_command_line(commands, argv, program)
+        invocation = parse_command_line(commands, argv, program=program)
         report = invocation.report
         return invocation.command.run(invocation)
     except HelpShown as shown:
@@ -55,7 +55,7 @@ def _run(commands: Sequence[Command], argv: Sequence[str], program: Optional[Pro
     except KbError as error:
         if program.end_with_error and not debug:
             return program.end_with_error(error, report)
-        return tell_error(error, report, argv, debug)
+        return tell_error(error, report, argv=argv, debug=debug)
     except Interrupted as stop:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # it ends already

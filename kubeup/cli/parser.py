@@ -51,7 +51,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse_command_line(
-    commands: Sequence[Command], argv: Sequence[str], program: Optional[Program] = None
+    commands: Sequence[Command], argv: Sequence[str], *, program: Optional[Program] = None
 ) -> Invocation:
     """The command and its flags. Raises UsageError (usage, unknown-command)."""
     program = program or Program()
@@ -64,7 +64,7 @@ def parse_command_line(
     if not words or words[0] in ("-h", "--help", "help"):
         show(render_help(commands, program))
         raise HelpShown(0 if words else 2)
-    command, rest = _find_command(commands, words, program)
+    command, rest = _find_command(commands, words, program=program)
     parser = _make_parser(command, program)
     given = vars(parser.parse_args(_plain_booleans(rest, command)))
     flags = {name: _value_of(BY_NAME[name], given[key]) for name, key in _dests(command) if key in given}
@@ -152,7 +152,7 @@ def _value_of(flag: Flag, value: Any) -> Any:
     return value
 
 
-def _find_command(commands: Sequence[Command], words: list[str], program: Program) -> tuple[Command, list[str]]:
+def _find_command(commands: Sequence[Command], words: list[str], *, program: Program) -> tuple[Command, list[str]]:
     """The command with the most leading words."""
     for length in range(min(3, len(words)), 0, -1):
         name = " ".join(words[:length])

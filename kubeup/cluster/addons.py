@@ -44,6 +44,7 @@ class RunningDns:
 def parse_running_dns(
     deployments: Sequence[Mapping[str, Any]],
     config_map: Optional[Mapping[str, Any]],
+    *,
     service: Optional[Mapping[str, Any]],
 ) -> RunningDns:
     """From the Deployments that carry kube-dns' label, ConfigMap coredns and Service kube-dns.
@@ -104,7 +105,7 @@ def render_coredns(
     values = {
         "deployment": running.deployment,
         "replicas": running.replicas,
-        "image": images.image_of("coredns", cluster, release).ref,
+        "image": images.image_of("coredns", cluster, release=release).ref,
         "service_address": address,
     }
     objects = _load("addons/coredns.yaml", values)
@@ -156,7 +157,9 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def render_kube_proxy(config: NodeConfig, release: Release) -> list[Object]:
     """kube-proxy's objects in the order in which they are written."""
-    objects = _load("addons/kube-proxy.yaml", {"image": images.image_of("kube-proxy", config.cluster, release).ref})
+    objects = _load(
+        "addons/kube-proxy.yaml", {"image": images.image_of("kube-proxy", config.cluster, release=release).ref}
+    )
     config_map, daemon_set = objects[0], objects[1]
     kubeconfig = fill_template("addons/kube-proxy-kubeconfig.yaml", {"server": control_plane_url(config)})
     # the two files end without a newline, as kubeadm's do: the hash below is over the text

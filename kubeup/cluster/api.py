@@ -149,7 +149,7 @@ _PATCH_TYPES = {
 class ApiRefused(ClusterError):
     """The API server answered, and the answer was no. `status` is HTTP's, `reason` the API's ("Forbidden")."""
 
-    def __init__(self, request: str, status: int, reason: str, message: str, server: str) -> None:
+    def __init__(self, request: str, status: int, *, reason: str, message: str, server: str) -> None:
         super().__init__(
             f"the API server refused: {request}",
             cause=f"{message or reason or 'no reason given'} (HTTP {status})",
@@ -221,7 +221,7 @@ class Api:
 
     def create(self, obj: Object) -> Object:
         """POST. Raises AlreadyExists where the name is taken."""
-        made = self._send("POST", self.object_path(obj, collection=True), obj)
+        made = self._send("POST", self.object_path(obj, collection=True), body=obj)
         self.changes.append(describe_object(obj))
         return made
 
@@ -231,7 +231,7 @@ class Api:
         path = self.object_path(obj)
         before = self.get(path)
         after = self._send(
-            "PATCH", f"{path}?fieldManager={FIELD_MANAGER}&force=true", obj, content_type=_PATCH_TYPES["apply"]
+            "PATCH", f"{path}?fieldManager={FIELD_MANAGER}&force=true", body=obj, content_type=_PATCH_TYPES["apply"]
         )
         is_changed = before is None or _version_of(before) != _version_of(after)
         if is_changed:
@@ -240,7 +240,7 @@ class Api:
 
     def replace(self, obj: Object) -> Object:
         """PUT of the whole object. Raises ApiRefused (api-conflict) where its resourceVersion is stale."""
-        after = self._send("PUT", self.object_path(obj), obj)
+        after = self._send("PUT", self.object_path(obj), body=obj)
         self.changes.append(describe_object(obj))
         return after
 
@@ -253,7 +253,7 @@ class Api:
 
     def patch(self, path: str, body: object, *, kind: str = "merge") -> Object:
         """PATCH with a `merge` (RFC 7386), `strategic` or `json` (RFC 6902) body."""
-        after = self._send("PATCH", f"{path}?fieldManager={FIELD_MANAGER}", body, content_type=_PATCH_TYPES[kind])
+        after = self._send("PATCH", f"{path}?fieldManager={FIELD_MANAGER}", body=body, content_type=_PATCH_TYPES[kind])
         self.changes.append(path)
         return after
 
@@ -286,7 +286,7 @@ class Api:
         prefix, plural, namespaced = self._resource(version, kind)
         meta = obj.get("metadata") or {}
         namespace = (meta.get("namespace") or "default") if namespaced else ""
-        return _join(prefix, plural, "" if collection else str(meta.get("name", "")), namespace)
+        return _join(prefix, plural, name="" if collection else str(meta.get("name", "")), namespace=namespace)
 
     def _resource(self, version: str, kind: str) -> tuple[str, str, bool]:
         known = _KINDS.get(kind)
@@ -332,7 +332,7 @@ class Api:
             max_bytes=_MAX_OBJECTS,
         )
 
-    def _send(self, method: str, path: str, body: object, *, content_type: str = "application/json") -> Object:
+    def _send(self, method: str, path: str, *, body: object, content_type: str = "application/json") -> Object:
         data = json.dumps(body).encode()
         request = f"{method} {path.partition('?')[0]}"
         answer = self._retrying(
@@ -355,12 +355,12 @@ class Api:
                 return fit_object(body, request.partition(" ")[2])
         except ValueError as error:
             if answer.status < 300:
-                raise _not_understood(request, str(error), self.server) from error
+                raise _not_understood(request, str(error), server=self.server) from error
             body = {"message": answer.body[:200].decode(errors="replace")}
         reason = str(body.get("reason", "")) if isinstance(body, dict) else ""
         message = str(body.get("message", "")) if isinstance(body, dict) else ""
         wrong = AlreadyExists if reason == "AlreadyExists" else ApiRefused
-        raise wrong(request, answer.status, reason, message, self.server)
+        raise wrong(request, answer.status, reason=reason, message=message, server=self.server)
 
     def _retrying(self, ask: Callable[[], HttpResponse], request: str) -> HttpResponse:
         """Ask until there is an answer that is final: a server that is starting or overloaded says 429 or 5xx, and
@@ -398,14 +398,14 @@ class Api:
 
 def fit_object(body: object, path: str) -> Object:
     """An answer of `path`, an object or the list of a collection, with the types of its kind. Raises ValueError."""
-    found: Object = fit(body, {"kind": str}, "it")
+    found: Object = fit(body, {"kind": str}, what="it")
     if found.get("kind") == "Status":
         return found
     plural = _plural_of(path)
     shape: Shape = {"metadata!" if plural in _SHAPES and plural else "metadata": _META, **_SHAPES.get(plural, {})}
-    if "items" in found and "name" not in fit(found.get("metadata"), {}, "metadata"):
+    if "items" in found and "name" not in fit(found.get("metadata"), {}, what="metadata"):
         shape = {"items": [shape]}
-    return dict(fit(found, shape, ""))
+    return dict(fit(found, shape, what=""))
 
 
 def _plural_of(path: str) -> str:
@@ -415,7 +415,7 @@ def _plural_of(path: str) -> str:
     return words[2] if words[:1] == ["namespaces"] and len(words) > 2 else words[0] if words else ""
 
 
-def _not_understood(request: str, cause: str, server: str) -> ClusterError:
+def _not_understood(request: str, cause: str, *, server: str) -> ClusterError:
     return ClusterError(
         f"the API server's answer to {request.partition('?')[0]} is not understood",
         cause=cause,
@@ -435,7 +435,7 @@ def _version_of(obj: Object) -> object:
     return (obj.get("metadata") or {}).get("resourceVersion")
 
 
-def _join(prefix: str, plural: str, name: str, namespace: str) -> str:
+def _join(prefix: str, plural: str, *, name: str, namespace: str) -> str:
     parts = [prefix]
     if namespace:
         parts += ["namespaces", urllib.parse.quote(namespace, safe="")]
@@ -445,11 +445,11 @@ def _join(prefix: str, plural: str, name: str, namespace: str) -> str:
     return "/".join(parts)
 
 
-def path_of(kind: str, name: str = "", namespace: str = "") -> str:
+def path_of(kind: str, name: str = "", *, namespace: str = "") -> str:
     """The path of a kind that kb knows: of one object, or without a name of the collection (of one namespace, or
     of all where a namespaced kind gets none). Raises KeyError for another kind."""
     prefix, plural, _ = _KINDS[kind]
-    return _join(prefix, plural, name, namespace)
+    return _join(prefix, plural, name=name, namespace=namespace)
 
 
 def read_identity(host: Host, path: Any, *, server: str = "") -> Identity:

@@ -42,7 +42,7 @@ def skew_remedy(skew_s: float, now: datetime.datetime) -> str:
     return f"set it: timedatectl set-ntp true, or date -u -s '{server:%Y-%m-%d %H:%M:%S}'; or the server's, if that is wrong"
 
 
-def explain_untrusted(error: Unreachable, server: str, skew_s: float, now: datetime.datetime) -> ClusterError:
+def explain_untrusted(error: Unreachable, server: str, *, skew_s: float, now: datetime.datetime) -> ClusterError:
     """Why a server's certificate does not pass, when its CA is known."""
     text = error.cause.lower()
     if abs(skew_s) > 60 and ("not yet valid" in text or "expired" in text):

@@ -52,6 +52,7 @@ class Move:
 def plan_move(
     deployment: Mapping[str, Any],
     pods: Sequence[Mapping[str, Any]],
+    *,
     nodes: Sequence[Mapping[str, Any]],
     now: datetime.datetime,
 ) -> Optional[Move]:
@@ -59,7 +60,7 @@ def plan_move(
     replicas = int((deployment.get("spec") or {}).get("replicas", 1))
     note = _read_note(deployment)
     if note.get("state") == "moving":
-        return _plan_end(note, replicas, pods, nodes, now)
+        return _plan_end(note, replicas, pods=pods, nodes=nodes, now=now)
     placed = [_node_of(pod) for pod in pods if _is_ready(pod)]
     if replicas < 2 or len(placed) != replicas or len(pods) != replicas or len(set(placed)) > 1:
         return None
@@ -74,6 +75,7 @@ def plan_move(
 def _plan_end(
     note: Mapping[str, Any],
     replicas: int,
+    *,
     pods: Sequence[Mapping[str, Any]],
     nodes: Sequence[Mapping[str, Any]],
     now: datetime.datetime,
@@ -153,20 +155,22 @@ def spread_once(api: Api, now: datetime.datetime) -> str:
 
     The patch carries the resourceVersion of what was looked at: of several keepers one wins.
     """
-    found = api.list(path_of("Deployment", "", SYSTEM), label=LABEL)
+    found = api.list(path_of("Deployment", "", namespace=SYSTEM), label=LABEL)
     if len(found) != 1:
         return ""
     deployment = found[0]
-    pods = api.list(path_of("Pod", "", SYSTEM), label=LABEL)
+    pods = api.list(path_of("Pod", "", namespace=SYSTEM), label=LABEL)
     placed = {_node_of(pod) for pod in pods}
     # the common case, which needs no look at the nodes
     if len(placed) > 1 and _read_note(deployment).get("state") != "moving":
         return ""
-    move = plan_move(deployment, pods, api.list(path_of("Node")), now)
+    move = plan_move(deployment, pods, nodes=api.list(path_of("Node")), now=now)
     if move is None:
         return ""
     try:
-        api.patch(path_of("Deployment", str(deployment["metadata"]["name"]), SYSTEM), _patch_of(deployment, move))
+        api.patch(
+            path_of("Deployment", str(deployment["metadata"]["name"]), namespace=SYSTEM), _patch_of(deployment, move)
+        )
     except ApiRefused as error:
         if error.http_status == 409:
             return ""
@@ -198,14 +202,14 @@ def follow_network(host: Host, cni_file: str, *, paths: Paths) -> str:
     if not _may_change(host, paths):
         return ""
     api = Api(host, read_identity(host, paths.admin_conf), retry_s=0)
-    found = api.list(path_of("Deployment", "", SYSTEM), label=LABEL)
+    found = api.list(path_of("Deployment", "", namespace=SYSTEM), label=LABEL)
     if len(found) != 1:
         return ""
     template = (found[0].get("spec") or {}).get("template") or {}
     if ((template.get("metadata") or {}).get("annotations") or {}).get(NETWORK_ANNOTATION) == cni_file:
         return ""
     body = {"spec": {"template": {"metadata": {"annotations": {NETWORK_ANNOTATION: cni_file}}}}}
-    api.patch(path_of("Deployment", str(found[0]["metadata"]["name"]), SYSTEM), body)
+    api.patch(path_of("Deployment", str(found[0]["metadata"]["name"]), namespace=SYSTEM), body)
     return "CoreDNS is restarted into the new network"
 
 

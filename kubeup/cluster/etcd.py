@@ -74,7 +74,7 @@ class Member:
 class EtcdRefused(ClusterError):
     """A member answered, and the answer was no. `message` is etcd's own ("etcdserver: unhealthy cluster")."""
 
-    def __init__(self, request: str, endpoint: str, message: str) -> None:
+    def __init__(self, request: str, endpoint: str, *, message: str) -> None:
         super().__init__(
             f"etcd refused: {request}",
             cause=f"{endpoint} says: {message}",
@@ -92,13 +92,13 @@ def is_unsettled(error: EtcdRefused) -> bool:
 class Etcd:
     """Requests to the members at `endpoints` (client URLs); the first that answers does."""
 
-    def __init__(self, host: Host, endpoints: Sequence[str], tls: Tls) -> None:
+    def __init__(self, host: Host, endpoints: Sequence[str], *, tls: Tls) -> None:
         self.host = host
         self.endpoints = tuple(endpoints)
         self.tls = tls
 
     def at(self, endpoint: str) -> Etcd:
-        return Etcd(self.host, (endpoint,), self.tls)
+        return Etcd(self.host, (endpoint,), tls=self.tls)
 
     # ---- looks
 
@@ -161,7 +161,7 @@ class Etcd:
         def ask(url: str, data: bytes) -> HttpResponse:
             return self.host.http_ask(url, data, tls=self.tls, timeout_s=timeout_s)
 
-        return self._first(verb, body, ask)
+        return self._first(verb, body, request=ask)
 
     def _change(self, verb: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """A change, by the first endpoint that answers."""
@@ -170,10 +170,10 @@ class Etcd:
         def send(url: str, data: bytes) -> HttpResponse:
             return self.host.http_send("POST", url, body=data, tls=self.tls, headers=headers, timeout_s=CALL_S)
 
-        return self._first(verb, body, send)
+        return self._first(verb, body, request=send)
 
     def _first(
-        self, verb: str, body: Mapping[str, Any], request: Callable[[str, bytes], HttpResponse]
+        self, verb: str, body: Mapping[str, Any], *, request: Callable[[str, bytes], HttpResponse]
     ) -> dict[str, Any]:
         """A member that does not answer is passed over."""
         last: Optional[Unreachable] = None
@@ -183,8 +183,8 @@ class Etcd:
             except Unreachable as error:
                 last = error
                 continue
-            return _read_answer(verb, endpoint, answer.status, answer.body)
-        raise last or Unreachable(f"/v3/{verb}", "other", "no etcd endpoint is known")
+            return _read_answer(verb, endpoint, status=answer.status, text=answer.body)
+        raise last or Unreachable(f"/v3/{verb}", "other", text="no etcd endpoint is known")
 
 
 def _check_number(text: str) -> None:
@@ -198,16 +198,16 @@ _ANSWER = {
 }
 
 
-def _read_answer(verb: str, endpoint: str, status: int, text: bytes) -> dict[str, Any]:
+def _read_answer(verb: str, endpoint: str, *, status: int, text: bytes) -> dict[str, Any]:
     try:
         found = parse_json(text or b"{}", "the answer")
         if status < 300:
-            return dict(fit(found, _ANSWER, "the answer"))
+            return dict(fit(found, _ANSWER, what="the answer"))
     except ValueError as error:
         found = {"message": text[:200].decode(errors="replace")} if status >= 300 else {"message": str(error)}
     told = found if isinstance(found, dict) else {}
     message = str(told.get("message") or told.get("error") or f"HTTP {status}")
-    raise EtcdRefused(verb.replace("/", " "), endpoint, message)
+    raise EtcdRefused(verb.replace("/", " "), endpoint, message=message)
 
 
 def parse_members(answer: Mapping[str, Any]) -> tuple[Member, ...]:
@@ -216,7 +216,7 @@ def parse_members(answer: Mapping[str, Any]) -> tuple[Member, ...]:
         Member(
             entry["ID"] or "0", entry["name"], tuple(entry["peerURLs"]), tuple(entry["clientURLs"]), entry["isLearner"]
         )
-        for entry in fit(answer, _ANSWER, "the answer").get("members", ())
+        for entry in fit(answer, _ANSWER, what="the answer").get("members", ())
     )
 
 
@@ -246,10 +246,10 @@ def probe_external(host: Host, external: ExternalEtcd) -> dict[str, str]:
     """Each endpoint, and what is wrong with it as seen from here; "" where it serves, which it does with a quorum only.
     Raises HostError (file-unreadable)."""
     tls = read_external_tls(host, external)
-    return {url: _probe_health(host, url, tls) for url in external.http_endpoints or external.endpoints}
+    return {url: _probe_health(host, url, tls=tls) for url in external.http_endpoints or external.endpoints}
 
 
-def _probe_health(host: Host, endpoint: str, tls: Tls) -> str:
+def _probe_health(host: Host, endpoint: str, *, tls: Tls) -> str:
     """etcd's /health tells whoever has a certificate, with no right to any key."""
     try:
         answer = host.http_get(f"{endpoint.rstrip('/')}/health", tls=tls, timeout_s=EXTERNAL_S)
@@ -384,7 +384,7 @@ def judge_members(members: Sequence[Member], trouble: Mapping[str, str]) -> Opti
     )
 
 
-def check_removal(members: Sequence[Member], gone: Member, trouble: Mapping[str, str]) -> None:
+def check_removal(members: Sequence[Member], gone: Member, *, trouble: Mapping[str, str]) -> None:
     """Raise ClusterError where taking `gone` out would stop the cluster: etcd-last-member, etcd-removal-unsafe."""
     voters = [m for m in members if not m.is_learner]
     if gone.is_learner:
@@ -408,7 +408,7 @@ def check_removal(members: Sequence[Member], gone: Member, trouble: Mapping[str,
         )
 
 
-def stops_without(members: Sequence[Member], gone: Member, trouble: Mapping[str, str]) -> bool:
+def stops_without(members: Sequence[Member], gone: Member, *, trouble: Mapping[str, str]) -> bool:
     """Whether etcd serves now, and would serve no more were the machine of `gone` switched off, its name still in the
     list."""
     voters = [m for m in members if not m.is_learner]

@@ -20,10 +20,10 @@ def find_left_over(found: Object, wanted: Object) -> list[str]:
     """The fields that kb applied before and `wanted` does not name: `data.config.conf`."""
     entries = found["metadata"].get("managedFields") or ()
     own = [one for one in entries if (one.get("manager"), one.get("operation")) == (FIELD_MANAGER, "Apply")]
-    return [at for one in own for at in _walk(one.get("fieldsV1"), wanted, "")]
+    return [at for one in own for at in _walk(one.get("fieldsV1"), wanted, at="")]
 
 
-def _walk(owned: object, wanted: object, at: str) -> Iterator[str]:
+def _walk(owned: object, wanted: object, *, at: str) -> Iterator[str]:
     """owned: FieldsV1. `f:` stands for a field, `k:` for an item of a list by its keys, `v:` for one of a set, `.` for the thing itself."""
     for step, below in owned.items() if isinstance(owned, Mapping) else ():
         kind, _, text = str(step).partition(":")
@@ -39,7 +39,7 @@ def _walk(owned: object, wanted: object, at: str) -> Iterator[str]:
         if not is_named:
             yield here
         else:
-            yield from _walk(below, inner, here)
+            yield from _walk(below, inner, at=here)
 
 
 def _find(items: object, keys: Mapping[str, Any]) -> object:

@@ -59,22 +59,22 @@ class _Trouble:
 _FOR_EVER = float("inf")
 
 
-def discover_cluster(host: Host, wanted: Discovery, timeouts: Timeouts, *, tell: Tell, note: Tell) -> Access:
+def discover_cluster(host: Host, wanted: Discovery, *, timeouts: Timeouts, tell: Tell, note: Tell) -> Access:
     """Find the cluster as the configuration says.
 
     tell: what is waited for right now. note: said once, when waiting begins. Raises ClusterError (see the codes
     below), UsageError (discovery-no-credentials), HostError (kubeconfig-unreadable).
     """
-    patience = _Patience(host, timeouts.discovery_s, tell, note)
+    patience = _Patience(host, timeouts.discovery_s, tell=tell, note=note)
     if wanted.bootstrap_token:
-        return _discover_by_token(host, wanted.bootstrap_token, wanted.tls_bootstrap_token, patience)
-    return _discover_by_file(host, wanted.file, wanted.tls_bootstrap_token, patience)
+        return _discover_by_token(host, wanted.bootstrap_token, tls_token=wanted.tls_bootstrap_token, patience=patience)
+    return _discover_by_file(host, wanted.file, tls_token=wanted.tls_bootstrap_token, patience=patience)
 
 
 class _Patience:
     """Asks again until an answer is good, or cannot become good any more."""
 
-    def __init__(self, host: Host, timeout_s: float, tell: Tell, note: Tell) -> None:
+    def __init__(self, host: Host, timeout_s: float, *, tell: Tell, note: Tell) -> None:
         self.host, self.timeout_s, self.tell, self.note = host, timeout_s, tell, note
 
     def until(self, look: Callable[[], Optional[_Trouble]]) -> None:
@@ -97,7 +97,9 @@ class _Patience:
 # ---- by token
 
 
-def _discover_by_token(host: Host, wanted: BootstrapTokenDiscovery, tls_token: Secret, patience: _Patience) -> Access:
+def _discover_by_token(
+    host: Host, wanted: BootstrapTokenDiscovery, *, tls_token: Secret, patience: _Patience
+) -> Access:
     """Both directions of trust: only who holds the token can have signed, and only the pinned CA can have answered."""
     server = f"https://{wanted.api_server_endpoint}"
     seen: dict[str, Any] = {}
@@ -112,7 +114,7 @@ def _discover_by_token(host: Host, wanted: BootstrapTokenDiscovery, tls_token: S
         if isinstance(data, _Trouble):
             return data
         seen["text"] = str(data.get("kubeconfig", ""))
-        return _check_cluster_info(host, server, data, wanted)
+        return _check_cluster_info(host, server, data=data, wanted=wanted)
 
     patience.until(look)
     text: str = seen["text"]
@@ -122,7 +124,7 @@ def _discover_by_token(host: Host, wanted: BootstrapTokenDiscovery, tls_token: S
     if wanted.ca_cert_hashes:
         pinned = certificates.keep_pinned(offered, wanted.ca_cert_hashes)
         assert pinned is not None  # _check_cluster_info has seen to it
-        _check_again(host, server, pinned, text, skew_s)
+        _check_again(host, server, pinned=pinned, text=text, skew_s=skew_s)
     else:
         patience.note(
             "the cluster's authority is not pinned (--discovery-token-unsafe-skip-ca-verification): whoever knows the token can "
@@ -180,7 +182,7 @@ def _texts_of(data: object) -> dict[str, str]:
 
 
 def _check_cluster_info(
-    host: Host, server: str, data: Mapping[str, str], wanted: BootstrapTokenDiscovery
+    host: Host, server: str, *, data: Mapping[str, str], wanted: BootstrapTokenDiscovery
 ) -> Optional[_Trouble]:
     """The pin, then the signature: a wrong cluster is the more telling of the two."""
     text = str(data.get("kubeconfig", ""))
@@ -198,12 +200,12 @@ def _check_cluster_info(
     if not found:
         return _Trouble(_bad_cluster_info("its kubeconfig holds no certificate of an authority"), 0)
     if wanted.ca_cert_hashes and not pinned:
-        return _Trouble(_pin_mismatch(server, found, wanted.ca_cert_hashes), 0)
+        return _Trouble(_pin_mismatch(server, found, pins=wanted.ca_cert_hashes), 0)
     token_id, _ = token_text.parse_token(wanted.token)
     jws = data.get(tokens.jws_key(token_id))
     if jws is None:
-        return _explain_missing_signature(host, server, data, wanted.token, pinned)
-    if not tokens.is_signed(text, jws, wanted.token):
+        return _explain_missing_signature(host, server, data=data, token=wanted.token, pinned=pinned)
+    if not tokens.is_signed(text, jws, token=wanted.token):
         return _Trouble(
             ClusterError(
                 f"the secret of token {token_id} is not the cluster's",
@@ -217,7 +219,7 @@ def _check_cluster_info(
 
 
 def _explain_missing_signature(
-    host: Host, server: str, data: Mapping[str, str], token: Secret, pinned: Optional[Anchors]
+    host: Host, server: str, *, data: Mapping[str, str], token: Secret, pinned: Optional[Anchors]
 ) -> _Trouble:
     """Unknown token, or nobody who signs: the API server tells, asked over a connection that a pin has proven. Without a
     pin the token is not shown to it."""
@@ -234,7 +236,7 @@ def _explain_missing_signature(
             is_known = answer.status != 401
         except Unreachable as error:
             if error.reason == "tls":
-                return _Trouble(explain_untrusted(error, server, 0.0, host.now()), 0)
+                return _Trouble(explain_untrusted(error, server, skew_s=0.0, now=host.now()), 0)
     if is_known is None:
         is_known = not others
     if not is_known:
@@ -262,7 +264,7 @@ def token_unknown(token_id: str, server: str) -> ClusterError:
     )
 
 
-def _pin_mismatch(server: str, found: Sequence[str], pins: Sequence[str]) -> ClusterError:
+def _pin_mismatch(server: str, found: Sequence[str], *, pins: Sequence[str]) -> ClusterError:
     return ClusterError(
         f"the CA of the cluster at {server} is not the one that was pinned",
         cause=f"its public key is {', '.join(found) or 'not there'}; the pin says {', '.join(pins)}: the endpoint leads "
@@ -281,12 +283,12 @@ def _bad_cluster_info(cause: str) -> ClusterError:
     )
 
 
-def _check_again(host: Host, server: str, pinned: Anchors, text: str, skew_s: float) -> None:
+def _check_again(host: Host, server: str, *, pinned: Anchors, text: str, skew_s: float) -> None:
     """The same question over a connection that only a server of the pinned CA can answer, and the same answer."""
     try:
         answer = host.http_get(server + CLUSTER_INFO, tls=Tls(pinned))
     except Unreachable as error:
-        raise explain_untrusted(error, server, skew_s, host.now()) from error
+        raise explain_untrusted(error, server, skew_s=skew_s, now=host.now()) from error
     again = _texts_of(_json(answer).get("data")).get("kubeconfig")
     if answer.status != 200 or again != text:
         raise ClusterError(
@@ -301,8 +303,8 @@ def _check_again(host: Host, server: str, pinned: Anchors, text: str, skew_s: fl
 # ---- by file or URL
 
 
-def _discover_by_file(host: Host, place: str, tls_token: Secret, patience: _Patience) -> Access:
-    found = _read_discovery_file(host, place, patience, has_token=bool(tls_token))
+def _discover_by_file(host: Host, place: str, *, tls_token: Secret, patience: _Patience) -> Access:
+    found = _read_discovery_file(host, place, patience=patience, has_token=bool(tls_token))
     # the file is the operator's own, or came from a server that the system believes
     ca = Anchors.given(found.ca_pem) if found.ca_pem else None
     tls = Tls(ca, found.client_cert_pem or None, found.client_key_pem or None, found.tls_server_name, found.proxy_url)
@@ -364,9 +366,9 @@ def _look_by_file(host: Host, found: Kubeconfig, *, place: str, tls: Tls, seen: 
         answer = host.http_get(server + CLUSTER_INFO, tls=tls, headers=headers)
     except Unreachable as error:
         if error.reason == "tls":
-            return _Trouble(explain_untrusted(error, server, seen.get("skew_s", 0.0), host.now()), 0)
+            return _Trouble(explain_untrusted(error, server, skew_s=seen.get("skew_s", 0.0), now=host.now()), 0)
         if found.proxy_url:
-            return _Trouble(_proxy_leads_nowhere(error, place, server), _FOR_EVER)
+            return _Trouble(_proxy_leads_nowhere(error, place, server=server), _FOR_EVER)
         return judge_unreachable(error, server.partition("://")[2])
     seen["skew_s"] = measure_skew(answer, host.now())
     if answer.status in (401, 403) and _json(answer).get("kind") == "Status":
@@ -394,7 +396,7 @@ def _ways(found: Kubeconfig) -> tuple[tuple[str, str], ...]:
     return (("proxy-url", found.proxy_url), ("tls-server-name", found.tls_server_name))
 
 
-def _proxy_leads_nowhere(error: Unreachable, place: str, server: str) -> ClusterError:
+def _proxy_leads_nowhere(error: Unreachable, place: str, *, server: str) -> ClusterError:
     return ClusterError(
         f"the proxy of {place} does not lead to {server}",
         cause=error.cause,
@@ -403,11 +405,11 @@ def _proxy_leads_nowhere(error: Unreachable, place: str, server: str) -> Cluster
     )
 
 
-def _read_discovery_file(host: Host, place: str, patience: _Patience, *, has_token: bool) -> Kubeconfig:
+def _read_discovery_file(host: Host, place: str, *, patience: _Patience, has_token: bool) -> Kubeconfig:
     if not place.startswith("https://"):
         path = Path(place).absolute()
         found = read_kubeconfig(host.read_text(path), host=host, path=path)
-        return _settle(host, found, place, folder=path.parent, has_token=has_token)
+        return _settle(host, found, place=place, folder=path.parent, has_token=has_token)
     seen: dict[str, str] = {}
 
     def look() -> Optional[_Trouble]:
@@ -440,10 +442,10 @@ def _read_discovery_file(host: Host, place: str, patience: _Patience, *, has_tok
             "/root/discovery.conf",
             code="discovery-not-self-contained",
         )
-    return _settle(host, found, place, folder=Path("/"), has_token=has_token)
+    return _settle(host, found, place=place, folder=Path("/"), has_token=has_token)
 
 
-def _settle(host: Host, found: Kubeconfig, place: str, *, folder: Path, has_token: bool) -> Kubeconfig:
+def _settle(host: Host, found: Kubeconfig, *, place: str, folder: Path, has_token: bool) -> Kubeconfig:
     """The file with the credentials that it leads to. A token beside it counts more: then only the way to the server matters."""
     if has_token:
         ways = tuple(text for text in found.unsupported if text.startswith("proxy-url"))

@@ -21,14 +21,14 @@ with lazily:
     from kubeup.cluster import objects
 
 
-def read_documents(host: Host, access: Access, timeouts: Timeouts) -> ClusterDocuments:
+def read_documents(host: Host, access: Access, *, timeouts: Timeouts) -> ClusterDocuments:
     """The documents that a joining node needs. Raises ClusterError: server-unreachable, token-expired, token-unknown,
     not-kubeadms-cluster, and those of the API."""
     access = with_reachable_server(host, access)
     api = kubeapi.Api(host, access.identity, retry_s=timeouts.kubernetes_api_call_s)
     try:
-        cluster_text = _read_key(api, "kubeadm-config", "ClusterConfiguration")
-        kubelet_text = _read_key(api, "kubelet-config", "kubelet")
+        cluster_text = _read_key(api, "kubeadm-config", key="ClusterConfiguration")
+        kubelet_text = _read_key(api, "kubelet-config", key="kubelet")
         network, balancer = objects.read_pod_network(api), objects.read_load_balancer(api)
         found = ClusterDocuments(cluster_text, kubelet_text, network, balancer)
         if not balancer.is_local:
@@ -38,7 +38,7 @@ def read_documents(host: Host, access: Access, timeouts: Timeouts) -> ClusterDoc
         return replace(found, api_servers=tuple(sorted(servers)), reached_server=access.asked)
     except Unreachable as error:
         if error.reason == "tls":
-            raise explain_untrusted(error, access.server, access.skew_s, host.now()) from error
+            raise explain_untrusted(error, access.server, skew_s=access.skew_s, now=host.now()) from error
         raise ClusterError(
             f"the cluster's address {access.server} does not answer",
             cause=f"{error.cause}; cluster-info names it as the address of the API server for all nodes",
@@ -81,8 +81,8 @@ def _token_refused(access: Access) -> ClusterError:
     )
 
 
-def _read_key(api: kubeapi.Api, name: str, key: str) -> str:
-    text = objects.read_config_key(api, name, key)
+def _read_key(api: kubeapi.Api, name: str, *, key: str) -> str:
+    text = objects.read_config_key(api, name, key=key)
     if not text:
         raise ClusterError(
             f"the cluster has no ConfigMap kube-system/{name} with a key {key}",

@@ -34,7 +34,7 @@ class Lease:
 
     @property
     def path(self) -> str:
-        return kubeapi.path_of("Lease", self.name, NAMESPACE)
+        return kubeapi.path_of("Lease", self.name, namespace=NAMESPACE)
 
     def try_take(self, now: datetime.datetime, monotonic: float) -> str:
         """Take the Lease; "" where it is this node's now, else the identity of whoever has it."""

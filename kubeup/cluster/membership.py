@@ -122,7 +122,7 @@ def is_accepted(host: Host, access: Access) -> bool:
         ) from error
 
 
-def find_way_of_member(host: Host, access: Access, wanted: Discovery) -> Access:
+def find_way_of_member(host: Host, access: Access, *, wanted: Discovery) -> Access:
     """A join that was cut off may have left a kubeconfig whose server is the name of a load balancer that does not run
     yet: then the server on the command line is the way, if it takes this identity."""
     token = wanted.bootstrap_token

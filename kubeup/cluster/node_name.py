@@ -9,7 +9,7 @@ from typing import Any, Optional
 from kubeup.errors import ClusterError
 
 
-def check_node_name(node: Optional[Mapping[str, Any]], own_addresses: Sequence[str], now: datetime.datetime) -> str:
+def check_node_name(node: Optional[Mapping[str, Any]], own_addresses: Sequence[str], *, now: datetime.datetime) -> str:
     """Whether this machine may bear the name of `node`; a note where it takes over a node that is there.
 
     Raises ClusterError (node-name-taken) for a node that is Ready on another machine: two kubelets of one name would

@@ -35,7 +35,7 @@ CONTROL_PLANE_LABELS = {
 }
 CONTROL_PLANE_TAINT = Taint(key="node-role.kubernetes.io/control-plane", effect="NoSchedule")
 
-API_SERVERS = path_of("EndpointSlice", "kubernetes", "default")
+API_SERVERS = path_of("EndpointSlice", "kubernetes", namespace="default")
 """Each API server enters itself there, and the others strike it out when it has been silent for 15 s."""
 
 NO_BALANCER = LoadBalancer()
@@ -73,7 +73,7 @@ def render_kubeadm_config(stored: Mapping[str, Any]) -> Object:
 
 
 def render_component_config(
-    name: str, data: Mapping[str, str], generated_hash: str, *, labels: Optional[Mapping[str, str]] = None
+    name: str, data: Mapping[str, str], *, generated_hash: str, labels: Optional[Mapping[str, str]] = None
 ) -> Object:
     """ConfigMap kubelet-config or kube-proxy. `generated_hash` is "" where a user gave the document: without the
     annotation an upgrade leaves it alone."""
@@ -119,7 +119,7 @@ def _read_stored(found: Optional[Mapping[str, Any]], key: str) -> dict[str, Any]
     except YAMLError:
         return load_mapping(text, place)
     try:
-        return dict(fit(stored, _STORED, key)) if isinstance(stored, dict) else {}
+        return dict(fit(stored, _STORED, what=key)) if isinstance(stored, dict) else {}
     except ValueError as error:
         raise HostError(
             f"{place} cannot be read",
@@ -194,9 +194,9 @@ def has_objects(api: Api, objects: Iterable[Object]) -> bool:
     return all(covers(api.get(api.object_path(wanted)), wanted) for wanted in objects)
 
 
-def read_config_key(api: Api, name: str, key: str) -> str:
+def read_config_key(api: Api, name: str, *, key: str) -> str:
     """What a ConfigMap of kube-system holds below a key; "" where it is not there."""
-    found = api.get(path_of("ConfigMap", name, SYSTEM)) or {}
+    found = api.get(path_of("ConfigMap", name, namespace=SYSTEM)) or {}
     return str((found.get("data") or {}).get(key) or "")
 
 
@@ -204,7 +204,7 @@ def read_pod_network(api: Api) -> PodNetwork:
     """The pod network that the cluster says it has; plugin "none" where it says nothing, which is where kubeadm
     made it: its nodes may not read kb-config, so "forbidden" means the same as "not there"."""
     try:
-        return parse_kb_config(api.get(path_of("ConfigMap", "kb-config", SYSTEM)))
+        return parse_kb_config(api.get(path_of("ConfigMap", "kb-config", namespace=SYSTEM)))
     except ApiRefused as error:
         if error.http_status != 403:
             raise
@@ -214,7 +214,7 @@ def read_pod_network(api: Api) -> PodNetwork:
 def read_load_balancer(api: Api) -> LoadBalancer:
     """The load balancer that the cluster says its nodes have; mode none where it says nothing, like read_pod_network."""
     try:
-        return parse_load_balancer(api.get(path_of("ConfigMap", "kb-config", SYSTEM)))
+        return parse_load_balancer(api.get(path_of("ConfigMap", "kb-config", namespace=SYSTEM)))
     except ApiRefused as error:
         if error.http_status != 403:
             raise
@@ -278,7 +278,7 @@ def apply_component_config(api: Api, wanted: Object) -> bool:
     return changed
 
 
-def restart_pods(api: Api, path: str, now: datetime.datetime) -> None:
+def restart_pods(api: Api, path: str, *, now: datetime.datetime) -> None:
     """Have the pods of the DaemonSet or Deployment at `path` replaced, as `kubectl rollout restart` does it."""
     annotations = {RESTARTED_ANNOTATION: f"{now:%Y-%m-%dT%H:%M:%SZ}"}
     api.patch(path, {"spec": {"template": {"metadata": {"annotations": annotations}}}})
@@ -306,7 +306,7 @@ def apply_cluster_info(api: Api, wanted: Object) -> bool:
     return True
 
 
-def patch_fields(api: Api, path: str, plan: Callable[[Object], Optional[Object]]) -> bool:
+def patch_fields(api: Api, path: str, *, plan: Callable[[Object], Optional[Object]]) -> bool:
     """Patch the object at `path` with what `plan` says is missing to it; return whether anything was. A patch that names the version
     it was made for is made again where somebody else changed the object meanwhile."""
     for attempt in range(10):

@@ -52,16 +52,16 @@ def kubelet_healthz_url(config: NodeConfig) -> str:
     return f"http://{join_host_port(address, port)}/healthz"
 
 
-def component_url(host: Host, paths: Paths, component: str) -> str:
+def component_url(host: Host, paths: Paths, *, component: str) -> str:
     """The health endpoint of a control-plane component by the manifest on disk, so that patches count."""
     address_flag, port_flag, default_port, path = _ENDPOINTS[component]
-    flags = flags_of(_read_command(host, paths, component))
+    flags = flags_of(_read_command(host, paths, component=component))
     address = flags.get(address_flag) or "127.0.0.1"
     address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
     return f"https://{join_host_port(address, flags.get(port_flag) or default_port)}{path}"
 
 
-def _read_command(host: Host, paths: Paths, component: str) -> list[str]:
+def _read_command(host: Host, paths: Paths, *, component: str) -> list[str]:
     manifest = paths.manifest(component)
     if not host.exists(manifest):
         return []
@@ -189,11 +189,11 @@ def parse_time(text: str) -> datetime.datetime:
     return datetime.datetime.strptime(text[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=datetime.timezone.utc)
 
 
-def lookup_in_cluster(host: Host, server: str, name: str) -> Optional[list[str]]:
+def lookup_in_cluster(host: Host, server: str, *, name: str) -> Optional[list[str]]:
     """Ask the DNS server at `server` for `name`; None where no valid answer came."""
     is_ipv6 = ":" in server
     query_id = int(host.monotonic() * 1000) & 0xFFFF
     query = dns_query.render_query(
         name, query_id=query_id, record_type=dns_query.TYPE_AAAA if is_ipv6 else dns_query.TYPE_A
     )
-    return dns_query.parse_answer(host.udp_exchange(server, 53, query, timeout_s=2), query_id=query_id)
+    return dns_query.parse_answer(host.udp_exchange(server, 53, payload=query, timeout_s=2), query_id=query_id)

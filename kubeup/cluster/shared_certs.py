@@ -106,7 +106,7 @@ def secret_keys(cluster: ClusterConfiguration) -> tuple[str, ...]:
 def check_shareable(host: Host, paths: Paths) -> None:
     """Raise HostError (external-ca-not-shareable) where a CA's key is kept elsewhere: it cannot be given on."""
     for name in ("ca", "front-proxy-ca"):
-        if pki.is_external_ca(host, paths, name):
+        if pki.is_external_ca(host, paths, name=name):
             spec = cert_specs.CERTS[name]
             raise HostError(
                 f"the files of the CA {name} cannot be uploaded",
@@ -116,7 +116,7 @@ def check_shareable(host: Host, paths: Paths) -> None:
             )
 
 
-def read_shared_files(host: Host, paths: Paths, cluster: ClusterConfiguration) -> dict[str, bytes]:
+def read_shared_files(host: Host, paths: Paths, *, cluster: ClusterConfiguration) -> dict[str, bytes]:
     """The plaintexts, by key in the Secret; empty for a file that is not there. Raises as check_shareable does."""
     check_shareable(host, paths)
     files = shared_files(paths, cluster)
@@ -187,13 +187,13 @@ def plan_downloads(
             code="certs-secret-incomplete",
         )
     return tuple(
-        _plan_download(key, data[key], certificate_key, path=path)
+        _plan_download(key, data[key], certificate_key=certificate_key, path=path)
         for key, path in shared_files(paths, cluster).items()
         if data[key]
     )
 
 
-def _plan_download(key: str, encoded: str, certificate_key: Secret, *, path: Path) -> SharedFile:
+def _plan_download(key: str, encoded: str, *, certificate_key: Secret, path: Path) -> SharedFile:
     try:
         encrypted = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:

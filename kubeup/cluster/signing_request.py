@@ -84,7 +84,7 @@ def _is_request_of(request: Mapping[str, Any], node_name: str) -> bool:
         return False
 
 
-def explain_signing_request(host: Host, request: SigningRequest, node_name: str, waited_s: float) -> ClusterError:
+def explain_signing_request(host: Host, request: SigningRequest, *, node_name: str, waited_s: float) -> ClusterError:
     """The error for a bootstrap that ended, or was waited for, in this state."""
     name, waited = request.name, f"after {waited_s:.0f} s"
     return {

@@ -137,7 +137,7 @@ def compute_jws(payload: str, token: Secret) -> str:
     return f"{header}..{_base64url(signature)}"
 
 
-def is_signed(payload: str, jws: str, token: Secret) -> bool:
+def is_signed(payload: str, jws: str, *, token: Secret) -> bool:
     """Whether `jws` is the signature of `payload` by this token."""
     return hmac.compare_digest(compute_jws(payload, token).encode(), jws.encode(errors="replace"))
 

@@ -58,15 +58,15 @@ def adopt(call: Invocation) -> int:
         looking.write_file(paths.adopted(workflow), found.text, mode=0o600)
         phases = next(command.phases for command in call.commands if command.name == workflow)
         phases = join.phases_on(phases, is_control_plane=found.role == "control plane")
-        ctx = _make_run(call, looking, paths, workflow)
+        ctx = _make_run(call, looking, paths=paths, workflow=workflow)
         looked = look_at_phases(ctx, [phase for phase in phases if not phase.always])
-        node_state = render_state(ctx, local, paths, workflow, looked)
+        node_state = render_state(ctx, local, paths=paths, workflow=workflow, looked=looked)
         if not launch.is_dry:
             local.make_dir(paths.state_dir, mode=0o700)
             local.write_file(paths.adopted(workflow), found.text, mode=0o600)
             node_state.save()
-            render_records(ctx, local, paths, workflow, looked).save()
-    _print(call, found, node_state, looked, workflow=workflow, is_dry=launch.is_dry)
+            render_records(ctx, local, paths=paths, workflow=workflow, looked=looked).save()
+    _print(call, found, node_state=node_state, looked=looked, workflow=workflow, is_dry=launch.is_dry)
     return 0
 
 
@@ -81,15 +81,15 @@ def _require_foreign(local: Host, paths: Paths) -> None:
         )
 
 
-def _make_run(call: Invocation, looking: DryRunHost, paths: Paths, workflow: str) -> Run:
+def _make_run(call: Invocation, looking: DryRunHost, *, paths: Paths, workflow: str) -> Run:
     """As `kb init` or `kb join` would have it from the documents that were found."""
     if workflow == "join":
-        return join.make_member_run(looking, paths.adopted(workflow), call.report)
+        return join.make_member_run(looking, paths.adopted(workflow), report=call.report)
     config = load_init.load_init_config(
         looking, config_file=paths.adopted(workflow), flags={"allow-unknown-fields": True}
     )
     own = launcher.paths_of(config, {})
-    return launcher.make_run(looking, config, own, call.report)
+    return launcher.make_run(looking, config, paths=own, report=call.report)
 
 
 def look_at_phases(ctx: Run, phases: Sequence[Phase]) -> list[Looked]:
@@ -104,7 +104,7 @@ def _look_at_phase(ctx: Run, phase: Phase) -> Looked:
             plan = phase.plan(ctx)
             # a folder that is not there yet says nothing of what the other tool made: kb makes it and goes on
             folders = {item.name for item in plan.items() if isinstance(item, Folder)}
-            differences = [one for one in look_at(plan, ctx, None).differences if one.item not in folders]
+            differences = [one for one in look_at(plan, ctx, recorded=None).differences if one.item not in folders]
             more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
             return Looked(phase, f"{differences[0]}{more}" if differences else "", plan)
         is_done = phase.probe is not None and phase.probe(ctx)
@@ -113,7 +113,7 @@ def _look_at_phase(ctx: Run, phase: Phase) -> Looked:
     return Looked(phase, "" if is_done else "not as kb would leave it")
 
 
-def render_records(ctx: Run, local: Host, paths: Paths, workflow: str, looked: list[Looked]) -> Records:
+def render_records(ctx: Run, local: Host, *, paths: Paths, workflow: str, looked: list[Looked]) -> Records:
     """What was found of everything that a phase wants: what differs from it later has changed since."""
     records = load_records(local, paths.records)
     for item in looked:
@@ -122,7 +122,7 @@ def render_records(ctx: Run, local: Host, paths: Paths, workflow: str, looked: l
     return records
 
 
-def render_state(ctx: Run, local: Host, paths: Paths, workflow: str, looked: list[Looked]) -> State:
+def render_state(ctx: Run, local: Host, *, paths: Paths, workflow: str, looked: list[Looked]) -> State:
     """The state of a node on which kb did nothing and knows what is done."""
     node_state = state.load_state(local, paths)
     node_state.phases.clear()
@@ -164,9 +164,9 @@ def _join_tokens(ctx: Run) -> list[str]:
 def _print(
     call: Invocation,
     found: foreign_node.Found,
+    *,
     node_state: State,
     looked: list[Looked],
-    *,
     workflow: str,
     is_dry: bool,
 ) -> None:

@@ -52,7 +52,7 @@ def create(call: Invocation) -> int:
     key = Secret(local.read_text(Path(call.flags["sign"]).absolute())) if "sign" in call.flags else None
     spool = out.with_name(f".{out.name[:200]}.parts")
     written = bundle_write.write_bundle(
-        _gather(call, local, config, spool),
+        _gather(call, local, config=config, spool=spool),
         Path(target) if is_stream else out,
         kubernetes_version=config.cluster.kubernetes_version,
         since=since,
@@ -71,19 +71,21 @@ def create(call: Invocation) -> int:
     return 0
 
 
-def _gather(call: Invocation, local: LocalHost, config: NodeConfig, spool: Path) -> bundle_sources.Gathering:
+def _gather(call: Invocation, local: LocalHost, *, config: NodeConfig, spool: Path) -> bundle_sources.Gathering:
     """All that the bundle is to hold, below `spool` where it had to be fetched."""
     preset = presets.find_preset(str(call.flags.get("preset", "")))
     archs = tuple(call.flags.get("arch") or (downloads.MACHINES.get(_machine(local), "amd64"),))
     _check_archs(archs)
-    sources = bundle_sources.parse_sources(local, call.flags.get("from", ()), preset, _pairs(call, "use"))
+    sources = bundle_sources.parse_sources(
+        local, call.flags.get("from", ()), preset=preset, versions=_pairs(call, "use")
+    )
     local.make_private_dir(spool)
     gathering = bundle_sources.Gathering(local, spool, archs, tell=call.report.waiting)
-    for need in _image_needs(call, local, config):
+    for need in _image_needs(call, local, config=config):
         gathering.add_image(need, sources)
     without = tuple(call.flags.get("without", ()))
     files = bundle_needs.plan_files(archs, without=without) if "files" not in without else ()
-    gathering.add_files(files, sources, config.cluster.kubernetes_version)
+    gathering.add_files(files, sources, kubernetes_version=config.cluster.kubernetes_version)
     _add_own_files(call, gathering)
     return gathering
 
@@ -98,7 +100,7 @@ def verify(call: Invocation) -> int:
     needs: Sequence[Any] = ()
     files: Sequence[Any] = ()
     if {"config", "kubernetes-version", "image"} & set(call.flags):
-        needs = _image_needs(call, local, _load_config(call, local))
+        needs = _image_needs(call, local, config=_load_config(call, local))
         files = bundle_needs.plan_files(tuple(call.flags.get("arch") or _archs_in(local, found)))
     verdict = bundle_verify.verify_bundle(local, found, base=base, needs=needs, files=files, tell=call.report.waiting)
     if call.output != "text":
@@ -160,7 +162,7 @@ def diff(call: Invocation) -> int:
             code="usage",
         )
     one, other = (oci_layout.open_layout(local, Path(word).absolute()) for word in call.words)
-    found = bundle_verify.diff_bundles(local, one, other)
+    found = bundle_verify.diff_bundles(local, one, other=other)
     if call.output != "text":
         call.print_value(found)
         return 0
@@ -193,11 +195,11 @@ def _load_config(call: Invocation, local: LocalHost) -> NodeConfig:
     )
 
 
-def _image_needs(call: Invocation, local: LocalHost, config: NodeConfig) -> Sequence[bundle_needs.Need]:
+def _image_needs(call: Invocation, local: LocalHost, *, config: NodeConfig) -> Sequence[bundle_needs.Need]:
     release = releases.find_release(config.cluster.kubernetes_version)
     network = config.kb.pod_network
     objects = pod_network.read_manifest(local, network.manifest) if network.plugin == "manifest" else []
-    return bundle_needs.plan_images(config, release, objects, call.flags.get("image", ()))
+    return bundle_needs.plan_images(config, release, network=objects, more=call.flags.get("image", ()))
 
 
 def _add_own_files(call: Invocation, gathering: bundle_sources.Gathering) -> None:

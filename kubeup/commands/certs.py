@@ -34,7 +34,7 @@ OUTPUT_API = "output.kubeadm.k8s.io/v1alpha3"
 # ---- which cluster
 
 
-def _read_cluster(call: Invocation, local: Host, verb: str) -> ClusterConfiguration:
+def _read_cluster(call: Invocation, local: Host, *, verb: str) -> ClusterConfiguration:
     """Of --config; else as the cluster stores it, if it answers at once; else the defaults. A cluster that is down must
     not keep anybody from renewing what it is down for."""
     if "config" in call.flags:
@@ -55,8 +55,8 @@ def _read_cluster(call: Invocation, local: Host, verb: str) -> ClusterConfigurat
     _say(call, f'[{verb}] Reading configuration from the "kubeadm-config" ConfigMap in namespace "kube-system"...')
     try:
         api = kubeapi.Api(local, kubeapi.read_identity(local, path), retry_s=0)
-        text = objects.read_config_key(api, "kubeadm-config", "ClusterConfiguration")
-        found = load_join.parse_stored_cluster(local, text, [])
+        text = objects.read_config_key(api, "kubeadm-config", key="ClusterConfiguration")
+        found = load_join.parse_stored_cluster(local, text, warnings=[])
     except KbError as error:
         _say(call, f"[{verb}] Error reading configuration from the Cluster. Falling back to default configuration\n")
         call.report.note(f"{error}")
@@ -80,13 +80,13 @@ def _paths(call: Invocation, cluster: ClusterConfiguration) -> Paths:
 def check_expiration(call: Invocation) -> int:
     """When each certificate of this node ends."""
     local = launcher.open_host(call)
-    cluster = _read_cluster(call, local, "check-expiration")
+    cluster = _read_cluster(call, local, verb="check-expiration")
     paths = _paths(call, cluster)
-    certs = [renewal.read_expiry(local, paths, row) for row in renewal.wanted_rows(cluster)]
-    cas = [renewal.read_ca_expiry(local, paths, name) for name in renewal.wanted_cas(cluster)]
+    certs = [renewal.read_expiry(local, paths, row=row) for row in renewal.wanted_rows(cluster)]
+    cas = [renewal.read_ca_expiry(local, paths, name=name) for name in renewal.wanted_cas(cluster)]
     now = local.now()
     if call.output == "text":
-        call.print(render_expiries(certs, cas, now))
+        call.print(render_expiries(certs, cas, now=now))
         return 0
     call.print_value(
         {
@@ -111,7 +111,7 @@ def describe_expiry(item: Expiry, now: datetime.datetime) -> dict[str, Any]:
     return {**shown, "caName": item.ca} if item.ca else shown
 
 
-def render_expiries(certs: list[Expiry], cas: list[Expiry], now: datetime.datetime) -> str:
+def render_expiries(certs: list[Expiry], cas: list[Expiry], *, now: datetime.datetime) -> str:
     """kubeadm's two tables."""
     head = ("CERTIFICATE", "EXPIRES", "RESIDUAL TIME", "CERTIFICATE AUTHORITY", "EXTERNALLY MANAGED")
     first = [head, *(_row(item, now, has_ca=True) for item in certs)]
@@ -178,14 +178,14 @@ def renew(call: Invocation) -> int:
     name = call.words[0]
     if name != "all":
         renewal.find_row(name, types.ClusterConfiguration(releases.NEWEST_PROVEN))  # before the cluster is asked
-    cluster = _read_cluster(call, local, "renew")
+    cluster = _read_cluster(call, local, verb="renew")
     rows = renewal.wanted_rows(cluster) if name == "all" else (renewal.find_row(name, cluster),)
     paths = _paths(call, cluster)
     for ca in {row.ca: None for row in rows}:
-        for warning in renewal.find_warnings(local, paths, ca, cluster):
+        for warning in renewal.find_warnings(local, paths, ca=ca, cluster=cluster):
             call.report.warn_once(warning)
     for row in rows:
-        outcome = renewal.renew(local, paths, row, cluster)
+        outcome = renewal.renew(local, paths, row=row, cluster=cluster)
         call.print(
             {
                 "missing": f"MISSING! {row.what}",
@@ -220,8 +220,8 @@ def generate_csr(call: Invocation) -> int:
     config = replace(config, cluster=replace(config.cluster, certificates_dir=str(folder)))
     release = releases.find_release(config.cluster.kubernetes_version)
     for place, names in (
-        (paths.pki, renewal.write_cert_requests(local, paths, config)),
-        (paths.kubeconfigs, renewal.write_kubeconfig_requests(local, paths, config, release)),
+        (paths.pki, renewal.write_cert_requests(local, paths, config=config)),
+        (paths.kubeconfigs, renewal.write_kubeconfig_requests(local, paths, config=config, release=release)),
     ):
         call.print(f"generating keys and CSRs in {place}")
         for name in names:

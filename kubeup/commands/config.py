@@ -63,6 +63,6 @@ def images_pull(call: Invocation) -> int:
     launch = Launch(call)
     config = launch.load_partial(("cri-socket", "feature-gates", "image-repository", "kubernetes-version"))
     release = releases.find_release(config.cluster.kubernetes_version)
-    for name in image_pulls.pull_images(launch.local, config, release, call.report):
+    for name in image_pulls.pull_images(launch.local, config, release=release, report=call.report):
         call.print(f"[config/images] Pulled {name}")
     return 0

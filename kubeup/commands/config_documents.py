@@ -123,20 +123,20 @@ def validate_config_file(host: Host, path: Path, *, as_kubeadm: bool = False) ->
     """Check every document of a file without asking the machine; return the warnings. Raises UsageError
     (invalid-config) with all that is wrong."""
     problems = Problems(is_kubeadm=as_kubeadm)
-    _read_checked(host, path, problems)
+    _read_checked(host, path, problems=problems)
     return problems.warnings
 
 
 def migrate_config_file(host: Host, path: Path, *, as_kubeadm: bool = False) -> str:
     """The file's documents in the newest API version, static defaults filled in. Raises as validate does."""
     problems = Problems(is_kubeadm=as_kubeadm)
-    checked = _read_checked(host, path, problems)
+    checked = _read_checked(host, path, problems=problems)
     return _join_documents(checked)
 
 
-def _read_checked(host: Host, path: Path, problems: Problems) -> list[dict[str, Any]]:
+def _read_checked(host: Host, path: Path, *, problems: Problems) -> list[dict[str, Any]]:
     """The documents of the file as kb would write them, in kubeadm's order."""
-    trees = take_kinds(read_documents(host, path, problems), _KINDS, problems)
+    trees = take_kinds(read_documents(host, path, problems=problems), _KINDS, problems=problems)
     if not problems and not {_INIT, _CLUSTER, _JOIN, _RESET, _UPGRADE} & set(trees):
         raise UsageError(
             f"{path} configures nothing",
@@ -144,7 +144,7 @@ def _read_checked(host: Host, path: Path, problems: Problems) -> list[dict[str, 
             remedy="add one of them; a full example: kb config print init-defaults",
             code="invalid-config",
         )
-    found = _check_init(host, trees, problems) if {*INIT_KINDS} & set(trees) else []
+    found = _check_init(host, trees, problems=problems) if {*INIT_KINDS} & set(trees) else []
     if _JOIN in trees:
         found.append(_check_join(trees[_JOIN], problems))
     if _RESET in trees:
@@ -163,14 +163,14 @@ def _read_checked(host: Host, path: Path, problems: Problems) -> list[dict[str, 
     return found
 
 
-def _check_init(host: Host, trees: Trees, problems: Problems) -> list[dict[str, Any]]:
-    config = build_init_config(host, trees, problems, looks="nothing")
+def _check_init(host: Host, trees: Trees, *, problems: Problems) -> list[dict[str, Any]]:
+    config = build_init_config(host, trees, problems=problems, looks="nothing")
     problems.raise_if_any()
     found = []
     if _INIT in trees:
         init = render.render_init_configuration(config)
         paths = ("nodeRegistration.name", "nodeRegistration.criSocket", "localAPIEndpoint.advertiseAddress")
-        _drop_unsaid(init, trees[_INIT], paths)
+        _drop_unsaid(init, trees[_INIT], paths=paths)
         given = (trees[_INIT].get("localAPIEndpoint") or {}).get("advertiseAddress")
         if given:  # 0.0.0.0 asks the machine: that stays so
             init["localAPIEndpoint"]["advertiseAddress"] = choose.normalize_address(given)
@@ -207,11 +207,11 @@ def _check_join(tree: dict[str, Any], problems: Problems) -> dict[str, Any]:
         join = replace(join, discovery=replace(join.discovery, tls_bootstrap_token=token.token))
     validate_join.check_join(join, problems)
     document = render.render_join_configuration(join)
-    _drop_unsaid(document, tree, ("nodeRegistration.name", "nodeRegistration.criSocket"))
+    _drop_unsaid(document, tree, paths=("nodeRegistration.name", "nodeRegistration.criSocket"))
     return document
 
 
-def _drop_unsaid(document: dict[str, Any], tree: dict[str, Any], paths: Iterable[str]) -> None:
+def _drop_unsaid(document: dict[str, Any], tree: dict[str, Any], *, paths: Iterable[str]) -> None:
     """Remove what the file does not say and only a machine could."""
     for path in paths:
         outer, _, name = path.partition(".")

@@ -66,7 +66,7 @@ def remove(call: Invocation) -> int:
     found = client.list_members(is_sure=False)
     gone = etcd.match_member(found, call.words[0])
     trouble = etcd.probe_members(client, found)
-    etcd.check_removal(found, gone, trouble)
+    etcd.check_removal(found, gone, trouble=trouble)
     if gone.member_id not in trouble and not gone.is_learner and not call.flags.get("force"):
         raise UsageError(
             f"{gone.describe()} serves",
@@ -87,8 +87,8 @@ def _find_client(call: Invocation, local: LocalHost, *, for_change: bool = False
     manifest = paths.manifest("etcd")
     if local.exists(manifest):
         urls = etcd.client_urls_of_manifest(yaml_files.load_mapping(local.read_text(manifest), str(manifest)))
-        return etcd.Etcd(local, urls, etcd.read_client_tls(local, paths))
-    flags = node_files.read_flags(local, paths, "kube-apiserver")
+        return etcd.Etcd(local, urls, tls=etcd.read_client_tls(local, paths))
+    flags = node_files.read_flags(local, paths, component="kube-apiserver")
     external = node_files.find_external_etcd(flags)
     if external is None:
         raise HostError(
@@ -105,4 +105,4 @@ def _find_client(call: Invocation, local: LocalHost, *, for_change: bool = False
             remedy=f"do it as its operator: etcdctl --endpoints {','.join(urls)} member remove ID",
             code="etcd-is-external",
         )
-    return etcd.Etcd(local, external.endpoints, etcd.read_external_tls(local, external))
+    return etcd.Etcd(local, external.endpoints, tls=etcd.read_external_tls(local, external))

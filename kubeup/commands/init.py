@@ -46,7 +46,7 @@ def _run_init(call: Invocation, *, only: str) -> int:
     if only:
         step.select_phases(call.command.phases, only)
     config_file = launch.config_file or launch.adopted_config()
-    config = _load_config(launch, config_file, only)
+    config = _load_config(launch, config_file, only=only)
     launch.is_dry = config.dry_run
     launch.require_root(config.node.ignore_preflight_errors)
     launch.tell(config)
@@ -58,17 +58,17 @@ def _run_init(call: Invocation, *, only: str) -> int:
     with launch.locked(paths) as node_state:
         if not (only and launch.local.exists(paths.manifest("kube-apiserver"))):
             _require_no_worker(node_state)
-        launcher.require_same_node(node_state, config, paths)
+        launcher.require_same_node(node_state, config, paths=paths)
         chosen = Path(call.flags["kubeconfig"]) if "kubeconfig" in call.flags else None
         ctx = launcher.make_run(
-            launch.target, config, paths, call.report, kubeconfig_file=chosen, own_server=own_server
+            launch.target, config, paths=paths, report=call.report, kubeconfig_file=chosen, own_server=own_server
         )
         result = launch.work(ctx, node_state, only=only, skip=config.skip_phases)
     launch.print_result(result)
     return 0
 
 
-def _load_config(launch: Launch, config_file: Optional[Path], only: str) -> NodeConfig:
+def _load_config(launch: Launch, config_file: Optional[Path], *, only: str) -> NodeConfig:
     """The configuration, and with --air-gapped the fence, before anything outside is asked."""
     call, local = launch.call, launch.local
     flags = {**call.flags, **call.program.wishes}

@@ -77,18 +77,18 @@ def _run_join(call: Invocation, *, only: str, endpoint: str) -> int:
     member = admin if is_control_plane else kubelet
     phases = _phases_for(call, is_control_plane=is_control_plane, only=only)
     if wishes.kb.air_gapped:
-        local.fence = _plan_fence(local, wishes, member)
+        local.fence = _plan_fence(local, wishes, member=member)
     launch.is_dry = wishes.join.dry_run
     launch.require_root(wishes.join.node.ignore_preflight_errors)
     with launch.locked(Paths()) as node_state:
         _require_same_kind(local, node_state, is_control_plane=is_control_plane)
-        config = _find_cluster(local, wishes, member, node_state, call.report)
+        config = _find_cluster(local, wishes, member=member, node_state=node_state, report=call.report)
         if wishes.kb.air_gapped:
             local.fence = air_gap_fence.plan_fence(config)
         launch.tell(config)
         paths = Paths(pki=Path(config.cluster.certificates_dir))
-        launcher.require_same_node(node_state, config, paths)
-        ctx = _make_run(launch.target, config, paths, call.report)
+        launcher.require_same_node(node_state, config, paths=paths)
+        ctx = _make_run(launch.target, config, paths=paths, report=call.report)
         result = launch.work(ctx, node_state, phases=phases, only=only, skip=config.skip_phases)
     result.results.server = config.joined.server
     result.results.join_text = CLOSING_CONTROL_PLANE if is_control_plane else CLOSING
@@ -189,7 +189,7 @@ def _was_started(node_state: State) -> bool:
 
 
 def _find_cluster(
-    local: LocalHost, wishes: load_join.JoinWishes, member: Optional[Access], node_state: State, report: Report
+    local: LocalHost, wishes: load_join.JoinWishes, *, member: Optional[Access], node_state: State, report: Report
 ) -> NodeConfig:
     """A member asks with its own identity: the token of a join that is run again may be long gone."""
     wanted = wishes.join
@@ -199,7 +199,7 @@ def _find_cluster(
     access = member if is_ours else None
     if access is not None:
         membership.check_same_cluster(access, wanted.discovery)
-        access = membership.find_way_of_member(local, access, wanted.discovery)
+        access = membership.find_way_of_member(local, access, wanted=wanted.discovery)
         if not membership.is_accepted(local, access):
             report.note(f"the cluster no longer accepts this node's certificate: joining {access.server} again")
             access = None
@@ -207,11 +207,11 @@ def _find_cluster(
         _require_discovery(wishes)
         report.waiting("discovery: looking for the cluster")
         access = find_cluster.discover_cluster(
-            local, wanted.discovery, wanted.timeouts, tell=report.waiting, note=report.note
+            local, wanted.discovery, timeouts=wanted.timeouts, tell=report.waiting, note=report.note
         )
     for note in access.notes:
         report.note(note)
-    config = _read_config(local, wishes, access)
+    config = _read_config(local, wishes, access=access)
     if access.is_member:
         return config
     if wanted.control_plane is not None:
@@ -221,13 +221,13 @@ def _find_cluster(
     return replace(config, join=replace(config.joined, bootstrap_kubeconfig=text, clock_skew_s=access.skew_s))
 
 
-def _read_config(host: Host, wishes: load_join.JoinWishes, access: Access) -> NodeConfig:
+def _read_config(host: Host, wishes: load_join.JoinWishes, *, access: Access) -> NodeConfig:
     """The node's own wishes, and all that the cluster stores for its nodes."""
-    found = join_documents.read_documents(host, access, wishes.join.timeouts)
-    return load_join.build_join_config(host, wishes, found, server=access.server, ca_pem=access.ca_pem)
+    found = join_documents.read_documents(host, access, timeouts=wishes.join.timeouts)
+    return load_join.build_join_config(host, wishes, stored=found, server=access.server, ca_pem=access.ca_pem)
 
 
-def make_member_run(target: Host, config_file: Path, report: Report) -> Run:
+def make_member_run(target: Host, config_file: Path, *, report: Report) -> Run:
     """What `kb join` with that file would work with on a node that is a member already. Raises ClusterError."""
     paths = Paths()
     wishes = load_join.load_join_config(
@@ -242,11 +242,11 @@ def make_member_run(target: Host, config_file: Path, report: Report) -> Run:
             remedy="put the node's own kubeconfig there, then run the command again",
             code="kubeconfig-unreadable",
         )
-    config = _read_config(target, wishes, member)
-    return _make_run(target, config, Paths(pki=Path(config.cluster.certificates_dir)), report)
+    config = _read_config(target, wishes, access=member)
+    return _make_run(target, config, paths=Paths(pki=Path(config.cluster.certificates_dir)), report=report)
 
 
-def _plan_fence(local: Host, wishes: load_join.JoinWishes, member: Optional[Access]) -> fence.Fence:
+def _plan_fence(local: Host, wishes: load_join.JoinWishes, *, member: Optional[Access]) -> fence.Fence:
     """Before the cluster is found: the servers that were named for finding it."""
     discovery_, names = wishes.join.discovery, set()
     if discovery_.bootstrap_token:
@@ -265,7 +265,7 @@ def _require_discovery(wishes: load_join.JoinWishes) -> None:
         raise load_join.no_endpoint("nothing")
 
 
-def _make_run(target: Host, config: NodeConfig, paths: Paths, report: Report) -> Run:
+def _make_run(target: Host, config: NodeConfig, *, paths: Paths, report: Report) -> Run:
     """The API is called with the bootstrap's identity until the node has its own."""
     join = config.joined
 

@@ -25,7 +25,7 @@ def kubeconfig_user(call: Invocation) -> int:
     text = kubeconfig.make_user_kubeconfig(
         launch.local,
         launcher.paths_of(config, call.flags),
-        config,
+        config=config,
         client_name=client_name,
         orgs=tuple(call.flags.get("org", ())),
         token=Secret(call.flags.get("token", "")),

@@ -160,7 +160,7 @@ class Launch:
         worker = runner.Runner(
             self.call.command.workflow,
             self.call.command.phases if phases is None else phases,
-            node_state,
+            state=node_state,
             keeps_journal=keeps_journal and self.call.program.keeps_state,
         )
         return worker.run(ctx, only=only, skip=skip)
@@ -258,7 +258,7 @@ def list_phases(call: Invocation) -> int:
     return 0
 
 
-def require_same_node(node_state: State, config: NodeConfig, paths: Paths) -> None:
+def require_same_node(node_state: State, config: NodeConfig, *, paths: Paths) -> None:
     """Raises HostError (node-renamed)."""
     # a run that its checks refused left nothing that bears the name: another one may be what they asked for
     if node_state.has_changed_files() and node_state.node and node_state.node != config.node.name:
@@ -285,9 +285,9 @@ def paths_of(config: NodeConfig, flags: Mapping[str, Any]) -> Paths:
 def make_run(
     target: Host,
     config: NodeConfig,
+    *,
     paths: Paths,
     report: Report,
-    *,
     kubeconfig_file: Optional[Path] = None,
     own_server: str = "",
 ) -> Run:

@@ -35,7 +35,7 @@ def serve(call: Invocation) -> int:
         cert = Path(_both(call, "tls-cert")).absolute()
         tls = mirror_server.make_tls_context(cert, Path(_both(call, "tls-key")).absolute())
         ca_pem = local.read_text(Path(call.flags["tls-ca"]).absolute()) if "tls-ca" in call.flags else ""
-    store = mirror_catalog.Store(local, path, call.report.line)
+    store = mirror_catalog.Store(local, path, log=call.report.line)
     listener = local.listen(address, port)
     url = f"{'https' if tls else 'http'}://{join_host_port(address, port)}"
     call.report.line(f"serving {path}: {mirror_catalog.describe(store.catalog)} on {url}")
@@ -79,7 +79,12 @@ def sync(call: Invocation) -> int:
     url = f"{base.partition('://')[0]}://{server}"
     count = 0
     for name in mirror_sync.sync(
-        local, layouts, url, prefix=prefix, tls=http.Tls(Anchors.given(ca)) if ca else None, tell=call.report.waiting
+        local,
+        layouts,
+        base=url,
+        prefix=prefix,
+        tls=http.Tls(Anchors.given(ca)) if ca else None,
+        tell=call.report.waiting,
     ):
         call.print(f"pushed {name}")
         count += 1

@@ -46,7 +46,7 @@ def endpoint(call: Invocation) -> int:
     launch = Launch(call)
     launch.require_root()
     with launch.locked(Paths()) as node_state:
-        _run(launch, node_state, wanted)
+        _run(launch, node_state, wanted=wanted)
     return 0
 
 
@@ -75,17 +75,17 @@ def _parse_endpoint(call: Invocation) -> str:
     return join_host_port(parts[0], parts[1])
 
 
-def _run(launch: Launch, node_state: State, wanted: str) -> None:
+def _run(launch: Launch, node_state: State, *, wanted: str) -> None:
     call, local, target = launch.call, launch.local, launch.target
     is_undo = bool(call.flags.get("undo"))
     own = _read_own_endpoint(local, Paths())
-    config, before = _make_config(call, local, node_state, wanted, own)
+    config, before = _make_config(call, local, node_state=node_state, wanted=wanted, own=own)
     paths = Paths(pki=Path(config.cluster.certificates_dir))
-    launcher.require_same_node(node_state, config, paths)
+    launcher.require_same_node(node_state, config, paths=paths)
     phases = tuple(phase for phase in call.command.phases if config.is_control_plane or not phase.on)
 
     def make_api(_: Who) -> Api:
-        return _make_api(target, paths, own, wanted)
+        return _make_api(target, paths, own=own, wanted=wanted)
 
     ctx = reconfigure.EndpointRun(
         host=target,
@@ -100,10 +100,10 @@ def _run(launch: Launch, node_state: State, wanted: str) -> None:
     if is_undo:
         node_state.phases[BEFORE].outputs = {}
         node_state.save()
-    _print(launch, result, config)
+    _print(launch, result, config=config)
 
 
-def _print(launch: Launch, result: RunResult, config: types.NodeConfig) -> None:
+def _print(launch: Launch, result: RunResult, *, config: types.NodeConfig) -> None:
     call = launch.call
     result.results.server = config.joined.server
     launch.print_result(result)
@@ -122,7 +122,7 @@ def _print(launch: Launch, result: RunResult, config: types.NodeConfig) -> None:
 
 
 def _make_config(
-    call: Invocation, local: LocalHost, node_state: State, wanted: str, own: Optional[types.LocalAPIEndpoint]
+    call: Invocation, local: LocalHost, *, node_state: State, wanted: str, own: Optional[types.LocalAPIEndpoint]
 ) -> tuple[types.NodeConfig, reconfigure.Before]:
     """The configuration that the phases work towards, and what was before."""
     paths = Paths()
@@ -130,10 +130,10 @@ def _make_config(
     member = membership.find_member_access(local, kubelet_conf)
     if member is None:
         raise reconfigure.refuse_without_cluster(kubelet_conf)
-    api = _make_api(local, paths, own, wanted)
-    text = objects.read_config_key(api, "kubeadm-config", "ClusterConfiguration")
+    api = _make_api(local, paths, own=own, wanted=wanted)
+    text = objects.read_config_key(api, "kubeadm-config", key="ClusterConfiguration")
     warnings: list[str] = []
-    cluster = load_join.parse_stored_cluster(local, text, warnings)
+    cluster = load_join.parse_stored_cluster(local, text, warnings=warnings)
     stored = objects.read_load_balancer(api)
     is_control_plane = own is not None and local.exists(paths.admin_conf)
     now = _read_server(api) if is_control_plane else member.server
@@ -141,9 +141,11 @@ def _make_config(
         cluster.control_plane_endpoint, now, _read_mode(local, paths)
     )
     if call.flags.get("undo"):
-        goal, server, mode = _plan_undo(node_state, before, cluster.control_plane_endpoint)
+        goal, server, mode = _plan_undo(node_state, before, stored=cluster.control_plane_endpoint)
     else:
-        goal, mode = _plan_goal(call, cluster.control_plane_endpoint, wanted, stored, is_control_plane=is_control_plane)
+        goal, mode = _plan_goal(
+            call, cluster.control_plane_endpoint, wanted=wanted, stored=stored, is_control_plane=is_control_plane
+        )
         server = f"https://{goal}"
         if _read_before(node_state) is None:
             before = replace(before, is_begun_here=goal != before.endpoint or stored.mode != mode)
@@ -153,7 +155,7 @@ def _make_config(
     config = types.NodeConfig(
         replace(cluster, control_plane_endpoint=goal),
         _read_registration(member, node_state),
-        own or load_join.find_own_endpoint(local, cluster, None, []),
+        own or load_join.find_own_endpoint(local, cluster, wanted=None, notes=[]),
         kb=types.KbConfiguration(objects.read_pod_network(api), load_balancer=balancer),
         warnings=tuple(warnings),
         join=types.Join(
@@ -172,7 +174,7 @@ def _read_mode(local: Host, paths: Paths) -> str:
 
 
 def _plan_goal(
-    call: Invocation, current: str, wanted: str, stored: types.LoadBalancer, *, is_control_plane: bool
+    call: Invocation, current: str, *, wanted: str, stored: types.LoadBalancer, is_control_plane: bool
 ) -> tuple[str, str]:
     """(endpoint, mode of the load balancer). A node that is not the first takes both from the cluster."""
     mode = str(call.flags.get("load-balancer") or stored.mode)
@@ -201,7 +203,7 @@ def _plan_goal(
     return goal, mode
 
 
-def _plan_undo(node_state: State, before: reconfigure.Before, stored: str) -> tuple[str, str, str]:
+def _plan_undo(node_state: State, before: reconfigure.Before, *, stored: str) -> tuple[str, str, str]:
     """(endpoint, server, mode of the load balancer) of before. The node on which it was begun takes the cluster's part
     back too; the others follow it."""
     if _read_before(node_state) is None:
@@ -235,7 +237,7 @@ def _read_before(node_state: State) -> Optional[reconfigure.Before]:
 
 def _read_server(api: Api) -> str:
     """What joining nodes are told to call now."""
-    found = api.get(kubeapi.path_of("ConfigMap", "cluster-info", "kube-public")) or {}
+    found = api.get(kubeapi.path_of("ConfigMap", "cluster-info", namespace="kube-public")) or {}
     text = str((found.get("data") or {}).get("kubeconfig", ""))
     return str(kubeconfig.parse_kubeconfig(text, source="in ConfigMap cluster-info").server) if text else api.server
 
@@ -257,7 +259,7 @@ def _read_own_endpoint(local: Host, paths: Paths) -> Optional[types.LocalAPIEndp
     return types.LocalAPIEndpoint(flags.get("advertise-address", "127.0.0.1"), int(flags.get("secure-port", "6443")))
 
 
-def _make_api(target: Host, paths: Paths, own: Optional[types.LocalAPIEndpoint], wanted: str) -> Api:
+def _make_api(target: Host, paths: Paths, *, own: Optional[types.LocalAPIEndpoint], wanted: str) -> Api:
     """A control plane speaks to its own API server as the admin; a worker as its kubelet, by the server of its
     kubelet.conf, or where that does not answer any more, by the new name."""
     retry_s = types.Timeouts().kubernetes_api_call_s

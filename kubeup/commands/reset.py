@@ -31,7 +31,7 @@ def reset(call: Invocation) -> int:
     _require_journal(launch, paths)  # before the lock is taken: its file would be all that kb ever made here
     with launch.locked(paths):
         node_state = _require_journal(launch, paths)
-        _ask_to_reset(launch, node_state, paths)
+        _ask_to_reset(launch, node_state, paths=paths)
         ctx = reset_phases.ResetRun(
             host=launch.target,
             paths=paths,
@@ -47,11 +47,11 @@ def reset(call: Invocation) -> int:
     if launch.is_dry or call.output != "text":
         launch.print_result(result)
     else:
-        _print_end(launch, node_state, paths)
+        _print_end(launch, node_state, paths=paths)
     return 0
 
 
-def _print_end(launch: Launch, node_state: State, paths: Paths) -> None:
+def _print_end(launch: Launch, node_state: State, *, paths: Paths) -> None:
     call = launch.call
     if _is_adopted(node_state, paths):
         call.print(_AFTER_RESET_ADOPTED.format(node=node_state.node, cluster=node_state.cluster))
@@ -95,7 +95,7 @@ def _require_journal(launch: Launch, paths: Paths) -> State:
     )
 
 
-def _ask_to_reset(launch: Launch, node_state: State, paths: Paths) -> None:
+def _ask_to_reset(launch: Launch, node_state: State, *, paths: Paths) -> None:
     if launch.call.flags.get("force") or launch.is_dry:
         return
     question = (

@@ -78,14 +78,14 @@ def create(call: Invocation) -> int:
     api, path = _make_api(launch)
     now = launch.local.now()
     for token in wanted:
-        create_token(api, token, now)
+        create_token(api, token, now=now)
     if key and call.program.does_more:
-        upload_certs(call, launch.target, api, key)
+        upload_certs(call, launch.target, api=api, key=key)
     if launch.is_dry:
         for step in getattr(launch.target, "plan", ()):
             call.report.line(f"would request: {step.what}")
     for token in wanted:
-        _print_created(call, token, _join_command(call, api, path, token, key), now)
+        _print_created(call, token, command=_join_command(call, api, path=path, token=token, key=key), now=now)
     return 0
 
 
@@ -114,7 +114,7 @@ def read_wanted_tokens(call: Invocation, local: Host) -> list[BootstrapToken]:
     found = problems.Problems(is_lenient=True)
     kind = "InitConfiguration"
     if "config" in call.flags:
-        trees = _read_config(call, local, found)
+        trees = _read_config(call, local, found=found)
     else:
         given: dict[str, Any] = {name: call.flags[name] for name in _TOKEN_FLAGS if name in call.flags}
         if call.words:
@@ -139,7 +139,7 @@ def read_wanted_tokens(call: Invocation, local: Host) -> list[BootstrapToken]:
     return made
 
 
-def _read_config(call: Invocation, local: Host, found: problems.Problems) -> list[dict[str, Any]]:
+def _read_config(call: Invocation, local: Host, *, found: problems.Problems) -> list[dict[str, Any]]:
     mixed = [name for name in (*_TOKEN_FLAGS, "certificate-key") if name in call.flags]
     if mixed or call.words:
         raise UsageError(
@@ -148,13 +148,13 @@ def _read_config(call: Invocation, local: Host, found: problems.Problems) -> lis
             remedy=f"move them into {call.flags['config']}, or leave --config out",
             code="mixed-flags",
         )
-    given = load_init.read_documents(local, Path(call.flags["config"]), found)
-    trees = load_init.take_kinds(given, load_init.INIT_KINDS, found)
+    given = load_init.read_documents(local, Path(call.flags["config"]), problems=found)
+    trees = load_init.take_kinds(given, load_init.INIT_KINDS, problems=found)
     found.raise_if_any()
     return (trees.get("InitConfiguration") or {}).get("bootstrapTokens") or [{}]
 
 
-def create_token(api: Api, token: BootstrapToken, now: datetime.datetime) -> None:
+def create_token(api: Api, token: BootstrapToken, *, now: datetime.datetime) -> None:
     """Raises ClusterError (token-exists)."""
     try:
         api.create(tokens.render_token_secret(token, now))
@@ -167,7 +167,7 @@ def create_token(api: Api, token: BootstrapToken, now: datetime.datetime) -> Non
         ) from error
 
 
-def _join_command(call: Invocation, api: Api, path: Path, token: BootstrapToken, key: Secret) -> str:
+def _join_command(call: Invocation, api: Api, *, path: Path, token: BootstrapToken, key: Secret) -> str:
     """One line; "" where it was not asked for."""
     if not call.flags.get("print-join-command"):
         return ""
@@ -175,7 +175,7 @@ def _join_command(call: Invocation, api: Api, path: Path, token: BootstrapToken,
     pins = list(certificates.ca_cert_hashes(admin.ca_pem))
     server = _reachable_server(api) or admin.server.partition("://")[2]
     program = join_command.KB if call.program.does_more else "kubeadm"
-    command = join_command.render_join_command(server, token.token.reveal(), pins, program=program)
+    command = join_command.render_join_command(server, token.token.reveal(), pins=pins, program=program)
     command = command.replace("\\\n", "").replace("\t", "")
     return f"{command}--control-plane --certificate-key {key.reveal()}" if key else command
 
@@ -191,7 +191,7 @@ def _reachable_server(api: Api) -> str:
     return next(iter((*here, *servers)), "")
 
 
-def _print_created(call: Invocation, token: BootstrapToken, command: str, now: datetime.datetime) -> None:
+def _print_created(call: Invocation, token: BootstrapToken, *, command: str, now: datetime.datetime) -> None:
     if call.output == "text":
         call.print(command or token.token.reveal())
         return
@@ -199,7 +199,7 @@ def _print_created(call: Invocation, token: BootstrapToken, command: str, now: d
     call.print_value({**shown, "joinCommand": command} if command else shown)
 
 
-def upload_certs(call: Invocation, target: Host, api: Api, key: Secret) -> None:
+def upload_certs(call: Invocation, target: Host, *, api: Api, key: Secret) -> None:
     """Store the authorities anew with this key, for two hours: what was uploaded before is gone by now, as a rule.
     Away from a control plane there is nothing to upload, and the key is taken to be that of the last upload."""
     paths = node_files.find_paths(target, Paths())
@@ -208,10 +208,10 @@ def upload_certs(call: Invocation, target: Host, api: Api, key: Secret) -> None:
             "no CA key lies on this machine: the certificates are not uploaded again, only the key is printed"
         )
         return
-    text = objects.read_config_key(api, "kubeadm-config", "ClusterConfiguration")
-    found = load_join.parse_stored_cluster(target, text, [])
-    files = shared_certs.read_shared_files(target, Paths(pki=Path(found.certificates_dir)), found)
-    upload_certs_phase.store_shared_files(api, files, key, now=target.now())
+    text = objects.read_config_key(api, "kubeadm-config", key="ClusterConfiguration")
+    found = load_join.parse_stored_cluster(target, text, warnings=[])
+    files = shared_certs.read_shared_files(target, Paths(pki=Path(found.certificates_dir)), cluster=found)
+    upload_certs_phase.store_shared_files(api, files, key=key, now=target.now())
 
 
 # ---- list
@@ -233,7 +233,7 @@ def list_tokens(call: Invocation) -> int:
 
 def read_tokens(api: Api) -> list[BootstrapToken]:
     """The cluster's tokens by id; a Secret that holds no whole token is no token."""
-    listed = api.list(kubeapi.path_of("Secret", "", SYSTEM), field=f"type={tokens.SECRET_TYPE}")
+    listed = api.list(kubeapi.path_of("Secret", "", namespace=SYSTEM), field=f"type={tokens.SECRET_TYPE}")
     parsed = (tokens.parse_token_secret(secret) for secret in listed)
     return sorted((token for token in parsed if token), key=lambda token: token.token_id)
 
@@ -312,7 +312,7 @@ def delete(call: Invocation) -> int:
     api, _ = _make_api(launch)
     for token_id in ids:
         # a dry run's host says yes to everything: whether there is such a token is a look
-        path = kubeapi.path_of("Secret", tokens.secret_name(token_id), SYSTEM)
+        path = kubeapi.path_of("Secret", tokens.secret_name(token_id), namespace=SYSTEM)
         if api.get(path) is None or not api.delete(path):
             raise ClusterError(
                 f'there is no bootstrap token "{token_id}"',

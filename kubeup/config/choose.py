@@ -183,7 +183,7 @@ def choose_advertise_address(host: Host, given: str, *, prefer: int, is_sure: bo
         )
     if wanted is not None and wanted.is_loopback:
         return _choose_on_loopback(interfaces, given)
-    return _choose_by_routes(host, interfaces, (prefer,) if is_sure else (prefer, 10 - prefer))
+    return _choose_by_routes(host, interfaces, versions=(prefer,) if is_sure else (prefer, 10 - prefer))
 
 
 def _choose_on_loopback(interfaces: list[Interface], given: str) -> Choice:
@@ -200,7 +200,7 @@ def _choose_on_loopback(interfaces: list[Interface], given: str) -> Choice:
 
 
 def _routed_addresses(
-    host: Host, interfaces: list[Interface], versions: tuple[int, ...]
+    host: Host, interfaces: list[Interface], *, versions: tuple[int, ...]
 ) -> Iterator[tuple[Address, str]]:
     """Addresses that default routes lead to, with the route's card: what the card holds, then what lo holds."""
     held = {interface.name: interface.addresses for interface in interfaces if interface.is_up}
@@ -211,8 +211,8 @@ def _routed_addresses(
             yield from ((address, name) for address in found if address.version == version)
 
 
-def _choose_by_routes(host: Host, interfaces: list[Interface], versions: tuple[int, ...]) -> Choice:
-    routed = next(_routed_addresses(host, interfaces, versions), None)
+def _choose_by_routes(host: Host, interfaces: list[Interface], *, versions: tuple[int, ...]) -> Choice:
+    routed = next(_routed_addresses(host, interfaces, versions=versions), None)
     if routed is not None:
         return _judge_address(*routed, interfaces)
     candidates = [(address, name) for address, name in _candidates(interfaces) if address.version in versions]
@@ -240,7 +240,7 @@ _NAT_ADDRESS = ipaddress.ip_address("10.0.2.15")
 """What VirtualBox gives the first card of every machine (Vagrant's NAT): others that are called so are not this one."""
 
 
-def _judge_address(address: Address, name: str, interfaces: list[Interface]) -> Choice:
+def _judge_address(address: Address, name: str, interfaces: list[Interface]) -> Choice:  # noqa: PLR0917
     """The default route's address, unless it cannot tell this machine from others."""
     holders = [interface.name for interface in interfaces if interface.is_up and address in interface.addresses]
     if len(holders) > 1:
@@ -250,7 +250,7 @@ def _judge_address(address: Address, name: str, interfaces: list[Interface]) -> 
             remedy="take the address from one of them, or give another one: --apiserver-advertise-address",
         )
     if address != _NAT_ADDRESS:
-        return Choice(str(address), note=_address_note(address, name, interfaces))
+        return Choice(str(address), note=_address_note(address, name, interfaces=interfaces))
     nat = f"{address} ({name}, the default route) is the NAT address that every VirtualBox machine has"
     others = [(other, at) for other, at in _candidates(interfaces) if other.version == 4 and other != address]
     if len(others) == 1:
@@ -313,7 +313,7 @@ def _candidates(interfaces: list[Interface]) -> list[tuple[Address, str]]:
     ]
 
 
-def _address_note(chosen: Address, name: str, interfaces: list[Interface]) -> str:
+def _address_note(chosen: Address, name: str, *, interfaces: list[Interface]) -> str:
     """ "" where there was nothing to choose."""
     rivals = [(address, other) for address, other in _candidates(interfaces) if address.version == chosen.version]
     others = [f"{address} ({other})" for address, other in rivals if address != chosen]
@@ -371,7 +371,7 @@ def choose_version(host: Host, wanted: str) -> Choice:
             message=f"{plain[:60]!r} is neither a version nor a label such as stable-1 or latest-1.35",
             remedy=_GIVE_VERSION,
         )
-    return _look_up_label(host, match.group(1), match.group(2))
+    return _look_up_label(host, match.group(1), minor=match.group(2))
 
 
 def _choose_local_version(host: Host) -> Choice:
@@ -385,7 +385,7 @@ def _choose_local_version(host: Host) -> Choice:
     return Choice(newest, note=f"Kubernetes {newest}: no version was given and no kubelet is installed")
 
 
-def _look_up_label(host: Host, label: str, minor: Optional[str]) -> Choice:
+def _look_up_label(host: Host, label: str, *, minor: Optional[str]) -> Choice:
     version, trouble = _fetch_label(host, label)
     newest = max(releases.RELEASES)
     if version and version.minor > newest and not label.startswith("ci/"):
@@ -420,7 +420,7 @@ def _fetch_label(host: Host, label: str) -> tuple[Optional[releases.Version], st
 # ---- pod network
 
 
-def choose_pod_subnet(host: Host, families: Iterable[int], taken: Iterable[str]) -> Choice:
+def choose_pod_subnet(host: Host, families: Iterable[int], *, taken: Iterable[str]) -> Choice:
     """A pod network for each IP version in `families` that overlaps neither `taken` (CIDRs, addresses) nor a
     route of this machine. A cluster that is already here keeps its own."""
     present = _present_pod_subnet(host)

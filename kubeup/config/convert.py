@@ -38,19 +38,19 @@ def convert_documents(documents: list[Document], problems: Problems) -> dict[str
             f"convert the file: kb config migrate --old-config {document.file}"
         )
         for path in _ARG_FIELDS[document.kind]:
-            _convert_args(tree, document.kind, path, problems)
+            _convert_args(tree, document.kind, path=path, problems=problems)
         if document.kind == "ClusterConfiguration" and "apiServer" in tree:
             wait_s = tree["apiServer"].pop("timeoutForControlPlane", 0)
         if document.kind == "JoinConfiguration" and "timeout" in tree.get("discovery", {}):
             tree["timeouts"] = {"discovery": tree["discovery"].pop("timeout")}
-            problems.move_origin(document.kind, "discovery.timeout", "timeouts.discovery")
+            problems.move_origin(document.kind, "discovery.timeout", new="timeouts.discovery")
     if wait_s not in (0, _DEFAULT_TIMEOUT_S):
         init = trees.setdefault("InitConfiguration", {})
         init["timeouts"] = {**init.get("timeouts", {}), "controlPlaneComponentHealthCheck": wait_s}
     return trees
 
 
-def _convert_args(tree: dict[str, Any], kind: str, path: str, problems: Problems) -> None:
+def _convert_args(tree: dict[str, Any], kind: str, *, path: str, problems: Problems) -> None:
     """A mapping of name: value becomes the ordered list of v1beta4, sorted by name."""
     *parents, last = path.split(".")
     place: Any = tree
@@ -61,5 +61,5 @@ def _convert_args(tree: dict[str, Any], kind: str, path: str, problems: Problems
     if last in place:
         names = sorted(place[last])
         for index, name in enumerate(names):
-            problems.move_origin(kind, f"{path}.{name}", f"{path}[{index}]")
+            problems.move_origin(kind, f"{path}.{name}", new=f"{path}[{index}]")
         place[last] = [{"name": name, "value": place[last][name]} for name in names]

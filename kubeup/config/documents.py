@@ -56,12 +56,12 @@ class Document:
 _LIMITS = yaml.Limits(MAX_BYTES, MAX_NODES, MAX_DEPTH)
 
 
-def parse_documents(data: Union[bytes, str], file: str, problems: Problems) -> list[Document]:
+def parse_documents(data: Union[bytes, str], file: str, *, problems: Problems) -> list[Document]:
     """Every document in `data` whose kind kb knows, decoded. Problems and warnings go to `problems`."""
-    text = _decode_text(data, file, problems)
+    text = _decode_text(data, file, problems=problems)
     documents: list[Document] = []
     seen: dict[str, int] = {}
-    for node in _compose(text, file, problems) if text is not None else ():
+    for node in _compose(text, file, problems=problems) if text is not None else ():
         decoder = _Decoder(file, problems)
         document = decoder.decode_document(node)
         if document is None:
@@ -83,7 +83,7 @@ def parse_documents(data: Union[bytes, str], file: str, problems: Problems) -> l
     return documents
 
 
-def _decode_text(data: Union[bytes, str], file: str, problems: Problems) -> Optional[str]:
+def _decode_text(data: Union[bytes, str], file: str, *, problems: Problems) -> Optional[str]:
     if len(data) > MAX_BYTES:
         remedy = f"a configuration has at most {MAX_BYTES}: give another file"
         problems.add(Problem(file, 0, "", f"the file has {len(data)} bytes", remedy))
@@ -95,14 +95,14 @@ def _decode_text(data: Union[bytes, str], file: str, problems: Problems) -> Opti
         return None
 
 
-def _compose(text: str, file: str, problems: Problems) -> Iterator[Any]:
+def _compose(text: str, file: str, *, problems: Problems) -> Iterator[Any]:
     counted = [0]
     try:
         for line, document in yaml.split_documents(text):
             node = yaml.compose(document, _LIMITS, line=line)
             _require_one_value(document, line)
             if node is not None:
-                _measure(node, 0, counted)
+                _measure(node, 0, visited=counted)
                 yield node
     except yaml.YAMLError as error:
         problems.add(_syntax_problem(error, file))
@@ -122,7 +122,7 @@ def _require_one_value(document: str, line: int) -> None:
             raise yaml.YAMLError("more text after the end of the document; write --- between two documents", line=at)
 
 
-def _measure(node: Any, depth: int, visited: list[int]) -> None:
+def _measure(node: Any, depth: int, *, visited: list[int]) -> None:
     """An alias costs nothing to read and all that it stands for to decode: count that beforehand."""
     visited[0] += 1
     line = node.start_mark.line + 1
@@ -132,11 +132,11 @@ def _measure(node: Any, depth: int, visited: list[int]) -> None:
         raise yaml.YAMLError(f"the values are nested more than {MAX_DEPTH} deep", line=line, is_too_large=True)
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            _measure(key, depth + 1, visited)
-            _measure(value, depth + 1, visited)
+            _measure(key, depth + 1, visited=visited)
+            _measure(value, depth + 1, visited=visited)
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            _measure(item, depth + 1, visited)
+            _measure(item, depth + 1, visited=visited)
 
 
 def _syntax_problem(error: yaml.YAMLError, file: str) -> Problem:
@@ -159,7 +159,7 @@ class _Decoder:
         self.kind = ""
         self.origins: dict[str, tuple[str, int]] = {}
 
-    def fail(self, node: Any, path: str, message: str, remedy: str, *, is_unknown: bool = False) -> None:
+    def fail(self, node: Any, path: str, *, message: str, remedy: str, is_unknown: bool = False) -> None:
         place = f"{self.kind}:{path}"
         self.origins.setdefault(place, (self.file, node.start_mark.line + 1))
         self.problems.add(Problem(self.file, node.start_mark.line + 1, path, message, remedy, is_unknown))
@@ -171,7 +171,10 @@ class _Decoder:
             return None
         if not isinstance(node, yaml.MappingNode):
             self.fail(
-                node, "", f"a document is a mapping, this one is {_describe(node)}", "start it with apiVersion and kind"
+                node,
+                "",
+                message=f"a document is a mapping, this one is {_describe(node)}",
+                remedy="start it with apiVersion and kind",
             )
             return None
         head = self._read_head(node)
@@ -179,7 +182,7 @@ class _Decoder:
             return None
         api_version, self.kind = head
         self.origins[f"{self.kind}:"] = (self.file, line)
-        tree = self._decode_struct(node, schema.SCHEMAS[head], "")
+        tree = self._decode_struct(node, schema.SCHEMAS[head], path="")
         return Document(self.file, line, api_version, self.kind, tree)
 
     def _read_head(self, node: Any) -> Optional[tuple[str, str]]:
@@ -196,14 +199,16 @@ class _Decoder:
             if name not in found and self.problems.is_lenient:
                 found[name] = value.value if isinstance(value, yaml.ScalarNode) else ""
             elif name not in found:
-                self.fail(key, "", f"{shorten(key.value)} is no field's name", f"write {name}", is_unknown=True)
+                self.fail(
+                    key, "", message=f"{shorten(key.value)} is no field's name", remedy=f"write {name}", is_unknown=True
+                )
                 return None
         for name in ("apiVersion", "kind"):
             if not found.get(name):
                 remedy = (
                     f'add "{name}: {schema.V1BETA4 if name == "apiVersion" else "InitConfiguration"}" or what it is'
                 )
-                self.fail(node, "", f"a document without {name}", remedy)
+                self.fail(node, "", message=f"a document without {name}", remedy=remedy)
                 return None
         api_version, kind = found["apiVersion"], found["kind"]
         if (api_version, kind) in schema.SCHEMAS:
@@ -216,10 +221,10 @@ class _Decoder:
                 f"Ignored configuration document with GroupVersionKind {shorten(api_version)}, Kind={shorten(kind)}",
             )
             return None
-        self._explain_head(node, shorten(api_version), shorten(kind))
+        self._explain_head(node, shorten(api_version), kind=shorten(kind))
         return None
 
-    def _explain_head(self, node: Any, api_version: str, kind: str) -> None:
+    def _explain_head(self, node: Any, api_version: str, *, kind: str) -> None:
         group, _, version = api_version.rpartition("/")
         versions = [known for known, name in schema.SCHEMAS if name == kind]
         groups = {known.rpartition("/")[0] for known, _ in schema.SCHEMAS}
@@ -228,64 +233,83 @@ class _Decoder:
             self.fail(
                 node,
                 "apiVersion",
-                f"{api_version} is no longer read",
-                f"convert the file with kubeadm {old} and newer ones in turn: kubeadm config migrate --old-config {self.file}",
+                message=f"{api_version} is no longer read",
+                remedy=f"convert the file with kubeadm {old} and newer ones in turn: kubeadm config migrate --old-config {self.file}",
             )
         elif versions:
             self.fail(
-                node, "apiVersion", f"kind {kind} has no version {api_version}", f"write apiVersion: {versions[0]}"
+                node,
+                "apiVersion",
+                message=f"kind {kind} has no version {api_version}",
+                remedy=f"write apiVersion: {versions[0]}",
             )
         elif group in (schema.KUBEADM_GROUP, "kb"):
             names = {name for known, name in schema.SCHEMAS if known.startswith(group)}
-            self.fail(node, "kind", f"unknown kind {kind} of {api_version}", suggest(kind, names), is_unknown=True)
+            self.fail(
+                node,
+                "kind",
+                message=f"unknown kind {kind} of {api_version}",
+                remedy=suggest(kind, names),
+                is_unknown=True,
+            )
         elif group in groups and "did you mean" in suggest(kind, schema.COMPONENT_GROUPS):
-            self.fail(node, "kind", f"unknown kind {kind} of {api_version}", suggest(kind, schema.COMPONENT_GROUPS))
+            self.fail(
+                node,
+                "kind",
+                message=f"unknown kind {kind} of {api_version}",
+                remedy=suggest(kind, schema.COMPONENT_GROUPS),
+            )
         elif self.problems.is_strict:
-            self.fail(node, "", f"unknown configuration API {api_version}, kind {kind}", "take the document out")
+            self.fail(
+                node,
+                "",
+                message=f"unknown configuration API {api_version}, kind {kind}",
+                remedy="take the document out",
+            )
         else:
             line = node.start_mark.line + 1
             self.problems.warnings.append(f"{self.file}:{line}: kind {kind} ({api_version}) is not for kb: ignored")
 
-    def _decode(self, node: Any, wanted: schema.Type, path: str) -> Any:
+    def _decode(self, node: Any, wanted: schema.Type, *, path: str) -> Any:
         """The node's value; None where it is null or wrong."""
         if _is_null(node):
             return None
         if isinstance(wanted, Anything):
             return self._decode_anything(node, path)
         if isinstance(wanted, Scalar):
-            return self._decode_scalar(node, wanted, path)
+            return self._decode_scalar(node, wanted, path=path)
         if isinstance(wanted, ListOf):
             if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
-                return self._decode_list(node, wanted, path)
-            self._fail_type(node, path, "a list")
+                return self._decode_list(node, wanted, path=path)
+            self._fail_type(node, path, wants="a list")
             return None
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
-            return self._decode_struct(node, wanted, path)
-        self._fail_type(node, path, "a mapping")
+            return self._decode_struct(node, wanted, path=path)
+        self._fail_type(node, path, wants="a mapping")
         return None
 
-    def _fail_type(self, node: Any, path: str, wants: str) -> None:
+    def _fail_type(self, node: Any, path: str, *, wants: str) -> None:
         remedy = f"write {wants}: see kb config print init-defaults"
         if path.endswith("xtraArgs") and wants == "a list":
             remedy = "v1beta4 takes a list of {name: ..., value: ...}; a mapping is v1beta3's form"
         elif path.endswith("xtraArgs"):
             remedy = "v1beta3 takes a mapping of name: value; a list is v1beta4's form"
-        self.fail(node, path, f"must be {wants}, not {_describe(node)}", remedy)
+        self.fail(node, path, message=f"must be {wants}, not {_describe(node)}", remedy=remedy)
 
-    def _decode_list(self, node: Any, wanted: ListOf, path: str) -> list[Any]:
+    def _decode_list(self, node: Any, wanted: ListOf, *, path: str) -> list[Any]:
         values = []
         for index, item in enumerate(node.value):
             place = f"{path}[{index}]"
             self.origins[f"{self.kind}:{place}"] = (self.file, item.start_mark.line + 1)
             before = len(self.problems.items)
-            value = self._decode(item, wanted.item, place)
+            value = self._decode(item, wanted.item, path=place)
             if value is None and len(self.problems.items) == before and not isinstance(wanted.item, Anything):
-                self.fail(item, place, "an empty entry", "give it a value or remove the line")
+                self.fail(item, place, message="an empty entry", remedy="give it a value or remove the line")
             if value is not None or isinstance(wanted.item, Anything):
                 values.append(value)
         return values
 
-    def _decode_struct(self, node: Any, wanted: Union[Struct, MapOf], path: str) -> dict[str, Any]:
+    def _decode_struct(self, node: Any, wanted: Union[Struct, MapOf], *, path: str) -> dict[str, Any]:
         tree: dict[str, Any] = {}
         for name, key, value in self._entries(node, path):
             place = f"{path}.{name}" if path else name
@@ -294,11 +318,11 @@ class _Decoder:
             self.origins[f"{self.kind}:{place}"] = (self.file, key.start_mark.line + 1)
             item = wanted.item if isinstance(wanted, MapOf) else wanted.fields.get(name)
             if item is None:
-                self._unknown_field(key, name, place, wanted)
+                self._unknown_field(key, name, place=place, wanted=wanted)
                 if self.kind in schema.COMPONENT_GROUPS:
                     tree[name] = self._decode_anything(value, place)
                 continue
-            found = self._decode(value, item, place)
+            found = self._decode(value, item, path=place)
             if found is None and not isinstance(item, Anything):
                 if _is_null(value):  # as if the field were not there
                     del self.origins[f"{self.kind}:{place}"]
@@ -317,7 +341,7 @@ class _Decoder:
                 name = yaml.key_text(key)
             except yaml.YAMLError as error:
                 remedy = "name the alias of a mapping: <<: *name" if yaml.is_merge(key) else "write the key as a text"
-                self.fail(key, path, error.problem, remedy)
+                self.fail(key, path, message=error.problem, remedy=remedy)
                 continue
             if sources is not None:  # as Go has it, what stands below wins, whether merged or not
                 for source in sources:
@@ -334,8 +358,8 @@ class _Decoder:
                 self.fail(
                     key,
                     place,
-                    f"the field is given twice (first in line {first})",
-                    "remove one of them",
+                    message=f"the field is given twice (first in line {first})",
+                    remedy="remove one of them",
                     is_unknown=True,
                 )
             else:
@@ -344,7 +368,7 @@ class _Decoder:
         for name, (key, value) in entries.items():
             yield name, key, value
 
-    def _unknown_field(self, key: Any, name: str, place: str, wanted: Union[Struct, MapOf]) -> None:
+    def _unknown_field(self, key: Any, name: str, *, place: str, wanted: Union[Struct, MapOf]) -> None:
         assert isinstance(wanted, Struct)
         shown = shorten(name)
         remedy = suggest(name, wanted.fields)
@@ -359,18 +383,20 @@ class _Decoder:
         if not remedy.startswith("did"):
             home = _find_home(name)
             remedy = f"it belongs to {home}" if home else remedy
-        self.fail(key, place if shown == name else shown, f'unknown field "{shown}"', remedy, is_unknown=True)
+        self.fail(
+            key, place if shown == name else shown, message=f'unknown field "{shown}"', remedy=remedy, is_unknown=True
+        )
 
     def _warn(self, node: Any, text: str) -> None:
         self.problems.warnings.append(f"{self.file}:{node.start_mark.line + 1}: {text}")
 
-    def _decode_scalar(self, node: Any, wanted: Scalar, path: str) -> Any:
+    def _decode_scalar(self, node: Any, wanted: Scalar, *, path: str) -> Any:
         if not isinstance(node, yaml.ScalarNode):
-            self._fail_type(node, path, wanted.wants)
+            self._fail_type(node, path, wants=wanted.wants)
             return None
         value = _plain_scalar(node)
         if isinstance(value, _BadScalar):
-            self.fail(node, path, value.message, "write a plain text or number")
+            self.fail(node, path, message=value.message, remedy="write a plain text or number")
             return None
         is_whole = isinstance(value, int) and not isinstance(value, bool)
         if wanted.bounds is not None and is_whole and wanted.bounds[0] <= value <= wanted.bounds[1]:
@@ -394,7 +420,9 @@ class _Decoder:
         if (wanted is TEXT or wanted.is_secret) and isinstance(value, str):
             return value
         has = "another value" if wanted.is_secret else _describe(node)
-        self.fail(node, path, f"must be {wanted.wants}, not {has}", _mend_scalar(node, value, wanted))
+        self.fail(
+            node, path, message=f"must be {wanted.wants}, not {has}", remedy=_mend_scalar(node, value, wanted=wanted)
+        )
         return None
 
     def _decode_anything(self, node: Any, path: str) -> Any:
@@ -406,7 +434,7 @@ class _Decoder:
             return [self._decode_anything(item, f"{path}[{index}]") for index, item in enumerate(node.value)]
         value = _plain_scalar(node)
         if isinstance(value, _BadScalar):
-            self.fail(node, path, value.message, "write a plain text or number")
+            self.fail(node, path, message=value.message, remedy="write a plain text or number")
             return None
         return value
 
@@ -442,7 +470,7 @@ def _describe(node: Any) -> str:
     return f'{word} "{shown}"'.strip() if tag == "str" else f"{word} {shown}".strip()
 
 
-def _mend_scalar(node: Any, value: Any, wanted: Scalar) -> str:
+def _mend_scalar(node: Any, value: Any, *, wanted: Scalar) -> str:
     if isinstance(value, str) and (
         (wanted is BOOL and value.lower() in ("true", "false"))
         or (wanted.bounds is not None and value.lstrip("-").isdigit())

@@ -37,7 +37,7 @@ def is_allowed_beside_config(name: str, fields: Fields = INIT_FIELDS) -> bool:
     return name not in fields or name in _BESIDE_CONFIG or fields[name][0] == _KB
 
 
-def check_mixing(config_file: object, flags: Mapping[str, Any], fields: Fields = INIT_FIELDS) -> None:
+def check_mixing(config_file: object, flags: Mapping[str, Any], *, fields: Fields = INIT_FIELDS) -> None:
     """Raise UsageError (mixed-flags) where a flag that a file should say stands beside --config."""
     mixed = sorted(name for name in flags if not is_allowed_beside_config(name, fields))
     if mixed:
@@ -51,7 +51,7 @@ def check_mixing(config_file: object, flags: Mapping[str, Any], fields: Fields =
 
 
 def apply_flags(
-    flags: Mapping[str, Any], trees: dict[str, dict[str, Any]], problems: Problems, fields: Fields = INIT_FIELDS
+    flags: Mapping[str, Any], trees: dict[str, dict[str, Any]], *, problems: Problems, fields: Fields = INIT_FIELDS
 ) -> None:
     """Write the flags that were given into the trees, over what a file says."""
     for name, given in flags.items():
@@ -63,7 +63,7 @@ def apply_flags(
             if given:
                 tree.setdefault(path, {})
             continue
-        value = _decode_flag(name, given, wanted, problems)
+        value = _decode_flag(name, given, wanted=wanted, problems=problems)
         if value is None:
             continue
         if name == "ignore-preflight-errors":
@@ -71,9 +71,9 @@ def apply_flags(
         if name.endswith("-extra-args"):
             value = [{"name": key, "value": text} for key, text in value]
         problems.origins[f"{kind}:{path}"] = (f"--{name}", 0)
-        _put(tree, path, value)
+        _put(tree, path, value=value)
     if flags.get("pod-network-manifest") and "pod-network" not in flags:
-        _put(trees[_KB], "podNetwork.plugin", "manifest")
+        _put(trees[_KB], "podNetwork.plugin", value="manifest")
 
 
 _API_VERSIONS = {_KB: schema.KB_V1ALPHA1}
@@ -93,7 +93,7 @@ def _type_at(kind: str, path: str) -> schema.Type:
     return found
 
 
-def _put(tree: dict[str, Any], path: str, value: Any) -> None:
+def _put(tree: dict[str, Any], path: str, *, value: Any) -> None:
     if path.startswith("bootstrapTokens[0]."):
         tokens = tree.setdefault("bootstrapTokens", [{}])
         tokens[0][path.partition(".")[2]] = value
@@ -105,12 +105,12 @@ def _put(tree: dict[str, Any], path: str, value: Any) -> None:
     place[last] = value
 
 
-def _decode_flag(name: str, given: Any, wanted: schema.Type, problems: Problems) -> Any:
+def _decode_flag(name: str, given: Any, *, wanted: schema.Type, problems: Problems) -> Any:
     """What argparse gave -> the value of the tree; None where it is wrong."""
     if isinstance(wanted, schema.ListOf):
         return _split(given)
     if isinstance(wanted, schema.MapOf):
-        pairs = _decode_pairs(name, given, wanted.item, problems)
+        pairs = _decode_pairs(name, given, item=wanted.item, problems=problems)
         # of flags each counts, also of one name; a feature gate has one value
         return pairs if pairs is None or name.endswith("-extra-args") else dict(pairs)
     text = str(given)
@@ -142,7 +142,7 @@ def _split(given: Any) -> list[str]:
 _FLAG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
 
 
-def _decode_pairs(name: str, given: Any, item: schema.Type, problems: Problems) -> Optional[list[tuple[str, Any]]]:
+def _decode_pairs(name: str, given: Any, *, item: schema.Type, problems: Problems) -> Optional[list[tuple[str, Any]]]:
     """`a=b,c=d`, a list of such texts, or a mapping. A part without = continues the value before it
     (admission plugins are a list with commas themselves). A part with a second = is refused, as by kubeadm (argSlice.Set in
     cmd/kubeadm/app/cmd/options): what a comma in such a value means cannot be told."""

@@ -55,12 +55,12 @@ _RANGES: Mapping[str, tuple[int, Optional[int]]] = {
 def find_faults(tree: Mapping[str, Any]) -> Iterator[Fault]:
     """What the kubelet would not start with. Values of a wrong type are somebody else's to tell."""
     for name in ("kubeReserved", "systemReserved"):
-        yield from _check_map(tree, name, _RESOURCES, _amount_fault)
+        yield from _check_map(tree, name, keys=_RESOURCES, fault_of=_amount_fault)
     for name in ("evictionHard", "evictionSoft"):
-        yield from _check_map(tree, name, _SIGNALS, _threshold_fault)
-    yield from _check_map(tree, "evictionMinimumReclaim", _SIGNALS, _reclaim_fault)
-    yield from _check_map(tree, "evictionSoftGracePeriod", _SIGNALS, _grace_fault)
-    yield from _check_map(tree, "qosReserved", ("memory",), _percentage_fault)
+        yield from _check_map(tree, name, keys=_SIGNALS, fault_of=_threshold_fault)
+    yield from _check_map(tree, "evictionMinimumReclaim", keys=_SIGNALS, fault_of=_reclaim_fault)
+    yield from _check_map(tree, "evictionSoftGracePeriod", keys=_SIGNALS, fault_of=_grace_fault)
+    yield from _check_map(tree, "qosReserved", keys=("memory",), fault_of=_percentage_fault)
     graces = tree.get("evictionSoftGracePeriod") or {}
     for signal in tree.get("evictionSoft") or {}:
         if signal in _SIGNALS and signal not in graces:
@@ -90,7 +90,7 @@ def _at(tree: Any, path: str) -> Any:
 
 
 def _check_map(
-    tree: Mapping[str, Any], name: str, keys: tuple[str, ...], fault_of: Callable[[str], Optional[tuple[str, str]]]
+    tree: Mapping[str, Any], name: str, *, keys: tuple[str, ...], fault_of: Callable[[str], Optional[tuple[str, str]]]
 ) -> Iterator[Fault]:
     given = tree.get(name)
     for key, value in given.items() if isinstance(given, Mapping) else ():

@@ -56,13 +56,13 @@ def load_init_config(
     trees: Trees = {}
     if config_file is not None:
         check_mixing(config_file, flags)
-        trees = _read_init(host, config_file, problems)
+        trees = _read_init(host, config_file, problems=problems)
     else:
         trees[_INIT] = {"bootstrapTokens": [{"description": _BY_FLAGS}]}
-    apply_flags(flags, trees, problems)
+    apply_flags(flags, trees, problems=problems)
     # certificates hold names and addresses: for them no kubelet is asked for its version, no network is chosen
     looks = "nothing" if problems else "identity" if only.partition("/")[0] == "certs" else "machine"
-    config = build_init_config(host, trees, problems, looks=looks, read_bundle_version=read_bundle_version)
+    config = build_init_config(host, trees, problems=problems, looks=looks, read_bundle_version=read_bundle_version)
     problems.raise_if_any()
     return replace(
         config,
@@ -84,19 +84,19 @@ def load_partial_config(
     problems = Problems.for_flags(flags)
     trees: Trees = {}
     if config_file is not None:
-        trees = _read_init(host, config_file, problems)
+        trees = _read_init(host, config_file, problems=problems)
         flags = {name: value for name, value in flags.items() if is_allowed_beside_config(name)}
-    apply_flags(flags, trees, problems)
+    apply_flags(flags, trees, problems=problems)
     looks = "nothing" if problems else "version"
-    config = build_init_config(host, trees, problems, looks=looks, read_bundle_version=read_bundle_version)
+    config = build_init_config(host, trees, problems=problems, looks=looks, read_bundle_version=read_bundle_version)
     problems.raise_if_any()
     return config
 
 
-def _read_init(host: Host, config_file: Path, problems: Problems) -> Trees:
+def _read_init(host: Host, config_file: Path, *, problems: Problems) -> Trees:
     """The documents of a cluster's configuration. Raises UsageError (invalid-config) where they configure none: a file
     that is empty by mistake is not one that wants the defaults."""
-    trees = take_kinds(read_documents(host, config_file, problems), INIT_KINDS, problems)
+    trees = take_kinds(read_documents(host, config_file, problems=problems), INIT_KINDS, problems=problems)
     if not problems and not {_INIT, _CLUSTER} & set(trees):
         raise UsageError(
             f"{config_file} configures no cluster",
@@ -120,20 +120,20 @@ def parse_duration(text: str, flag: str) -> int:
     return seconds
 
 
-def read_documents(host: Host, path: Path, problems: Problems) -> list[Document]:
+def read_documents(host: Host, path: Path, *, problems: Problems) -> list[Document]:
     """The documents of a configuration file. Raises UsageError (config-not-readable) where there is none."""
     if str(path) == "-":
         raise _unreadable(
-            "standard input", "kb reads its configuration from a file", "write it to a file: --config FILE"
+            "standard input", "kb reads its configuration from a file", remedy="write it to a file: --config FILE"
         )
     reader: Host = LocalHost() if host.mode == "root" else host
     found = None
     try:
         found = reader.stat(path)
         if found is None:
-            raise _unreadable(str(path), "there is no such file", f"check the path: ls -l {path}")
+            raise _unreadable(str(path), "there is no such file", remedy=f"check the path: ls -l {path}")
         if found.is_dir:
-            raise _unreadable(str(path), "it is a folder", f"name a file in it: --config {path}/init.yaml")
+            raise _unreadable(str(path), "it is a folder", remedy=f"name a file in it: --config {path}/init.yaml")
         if found.size > MAX_BYTES:
             size = f"the file has {found.size} bytes"
             problems.add(Problem(str(path), 0, "", size, f"a configuration has at most {MAX_BYTES}: give another file"))
@@ -143,15 +143,15 @@ def read_documents(host: Host, path: Path, problems: Problems) -> list[Document]
         raise
     except (KbError, ValueError) as error:
         cause = error.cause if isinstance(error, KbError) else str(error)
-        raise _unreadable(str(path), cause, f"make it readable: ls -l {path}") from error
-    return parse_documents(data, str(path), problems)
+        raise _unreadable(str(path), cause, remedy=f"make it readable: ls -l {path}") from error
+    return parse_documents(data, str(path), problems=problems)
 
 
-def _unreadable(name: str, cause: str, remedy: str) -> UsageError:
+def _unreadable(name: str, cause: str, *, remedy: str) -> UsageError:
     return UsageError(f"cannot read {name}", cause=cause, remedy=remedy, code="config-not-readable")
 
 
-def take_kinds(given: list[Document], kinds: Iterable[str], problems: Problems) -> Trees:
+def take_kinds(given: list[Document], kinds: Iterable[str], *, problems: Problems) -> Trees:
     """The v1beta4 trees of the kinds that a command takes; the rest is ignored, with a warning."""
     wanted = [document for document in given if document.kind in kinds]
     for document in given:
@@ -165,8 +165,8 @@ def take_kinds(given: list[Document], kinds: Iterable[str], problems: Problems) 
 def build_init_config(
     host: Host,
     trees: Trees,
-    problems: Problems,
     *,
+    problems: Problems,
     looks: str,
     read_bundle_version: Optional[BundleReader] = None,
 ) -> types.NodeConfig:
@@ -176,14 +176,16 @@ def build_init_config(
     is reached), "version" (that alone), "nothing".
     What it is not asked for gets a plausible value."""
     notes: list[str] = []
-    chooser = Chooser(host, trees, problems, notes, looks=looks, read_bundle_version=read_bundle_version)
+    chooser = Chooser(host, trees, problems=problems, notes=notes, looks=looks, read_bundle_version=read_bundle_version)
     kb = build(schema.KB, trees.get(_KB, {}))
     own = {name: value for name, value in trees.get(_INIT, {}).items() if name not in _BUILT_APART}
     init = build(schema.INIT, {**own, "nodeRegistration": chooser.node_tree()})
     endpoint = chooser.local_api_endpoint()
     cluster = chooser.cluster(endpoint, kb)
     if not kb.only_kubeadm and chooser.looks_for_network:
-        init["node"] = with_node_ip(host, init["node"], endpoint.advertise_address, cluster, chooser.notes)
+        init["node"] = with_node_ip(
+            host, init["node"], address=endpoint.advertise_address, cluster=cluster, notes=chooser.notes
+        )
     skip_phases, cluster = _align_addons(init.pop("skip_phases", ()), cluster)
     config = types.NodeConfig(
         **init,
@@ -196,7 +198,7 @@ def build_init_config(
         kb=kb,
         proxy_env=choose.read_proxy_env(host),
     )
-    validate.check_init(config, trees, problems)
+    validate.check_init(config, trees, problems=problems)
     return replace(config, notes=tuple(notes), warnings=tuple(problems.warnings))
 
 
@@ -206,10 +208,10 @@ _BUILT_APART = ("localAPIEndpoint", "bootstrapTokens")
 def with_node_ip(
     host: Host,
     node: types.NodeRegistration,
+    *,
     address: str,
     cluster: types.ClusterConfiguration,
     notes: list[str],
-    *,
     doubts: tuple[str, ...] = (choose.NO_DEFAULT_ROUTE, choose.SEVERAL_CARDS),
 ) -> types.NodeRegistration:
     """The kubelet chooses by the default route: without one, or with several cards, it is told the advertised address, so
@@ -243,9 +245,9 @@ class Chooser:
         self,
         host: Host,
         trees: Trees,
+        *,
         problems: Problems,
         notes: list[str],
-        *,
         looks: str,
         kind: str = _INIT,
         read_bundle_version: Optional[BundleReader] = None,
@@ -261,9 +263,9 @@ class Chooser:
         self.looks_for_network = looks == "machine"
         self.looks_for_version = looks in ("machine", "version")
 
-    def _take(self, kind: str, path: str, choice: choose.Choice) -> str:
+    def _take(self, kind: str, path: str, *, choice: choose.Choice) -> str:
         if choice.message:
-            self.problems.fail(kind, path, choice.message, choice.remedy)
+            self.problems.fail(kind, path, message=choice.message, remedy=choice.remedy)
         if choice.note:
             self.notes.append(choice.note)
         if choice.warning:
@@ -281,11 +283,13 @@ class Chooser:
         socket = tree.get("criSocket") or ""
         if not socket:
             choice = choose.choose_cri_socket(self.host) if self.looks_for_network else choose.Choice(_DEFAULT_SOCKET)
-            tree["criSocket"] = self._take(self.kind, "nodeRegistration.criSocket", choice)
+            tree["criSocket"] = self._take(self.kind, "nodeRegistration.criSocket", choice=choice)
         else:
             tree["criSocket"] = choose.normalize_socket(socket)
             if socket.startswith("/"):
-                self.problems.warn(self.kind, "nodeRegistration.criSocket", f"{socket} is taken for unix://{socket}")
+                self.problems.warn(
+                    self.kind, "nodeRegistration.criSocket", message=f"{socket} is taken for unix://{socket}"
+                )
         return tree
 
     def local_api_endpoint(self) -> types.LocalAPIEndpoint:
@@ -301,7 +305,7 @@ class Chooser:
             is_open = choose.is_open_address(given)
             choice = choose.Choice(choose.PLACEHOLDER_ADDRESSES[prefer] if is_open else given)
         path = "localAPIEndpoint.advertiseAddress"
-        tree["advertiseAddress"] = self._take(_INIT, path, choice) or choose.PLACEHOLDER_ADDRESSES[prefer]
+        tree["advertiseAddress"] = self._take(_INIT, path, choice=choice) or choose.PLACEHOLDER_ADDRESSES[prefer]
         endpoint: types.LocalAPIEndpoint = build(schema.LOCAL_API_ENDPOINT, tree)
         return endpoint
 
@@ -310,8 +314,8 @@ class Chooser:
         given = tree.get("kubernetesVersion") or self._version_of_bundle(kb.bundle)
         tree["kubernetesVersion"] = self._version(given)
         etcd = tree.pop("etcd", {})
-        tree["networking"] = self._networking(tree.get("networking") or {}, endpoint, kb)
-        tree["controlPlaneEndpoint"] = self._endpoint(tree, endpoint, kb.load_balancer)
+        tree["networking"] = self._networking(tree.get("networking") or {}, endpoint, kb=kb)
+        tree["controlPlaneEndpoint"] = self._endpoint(tree, endpoint, balancer=kb.load_balancer)
         attributes = build(schema.CLUSTER, tree)
         server = attributes.get("api_server", types.APIServer())
         attributes["api_server"] = replace(server, cert_sans=tuple(san.lower() for san in server.cert_sans))
@@ -320,7 +324,9 @@ class Chooser:
                 attributes[name] = _fill_envs(component)
         return types.ClusterConfiguration(**attributes, **_choose_etcd(etcd))
 
-    def _endpoint(self, tree: Mapping[str, Any], endpoint: types.LocalAPIEndpoint, balancer: types.LoadBalancer) -> str:
+    def _endpoint(
+        self, tree: Mapping[str, Any], endpoint: types.LocalAPIEndpoint, *, balancer: types.LoadBalancer
+    ) -> str:
         given = tree.get("controlPlaneEndpoint") or ""
         if not balancer.is_local:
             return _fill_port(given, endpoint.bind_port)
@@ -346,10 +352,10 @@ class Chooser:
             parsed = releases.parse_version(given)
             is_open = not given or choose.is_version_label(given)
             choice = choose.Choice(parsed.text if parsed else releases.NEWEST_PROVEN if is_open else given)
-        return self._take(_CLUSTER, "kubernetesVersion", choice) or releases.NEWEST_PROVEN
+        return self._take(_CLUSTER, "kubernetesVersion", choice=choice) or releases.NEWEST_PROVEN
 
     def _networking(
-        self, given: Mapping[str, str], endpoint: types.LocalAPIEndpoint, kb: types.KbConfiguration
+        self, given: Mapping[str, str], endpoint: types.LocalAPIEndpoint, *, kb: types.KbConfiguration
     ) -> dict[str, str]:
         tree = {name: choose.normalize_cidrs(value) if "Subnet" in name else value for name, value in given.items()}
         address = choose.parse_address(endpoint.advertise_address)
@@ -362,8 +368,8 @@ class Chooser:
         known = [net for net in services if net is not None]
         families = list(dict.fromkeys(net.version for net in known)) or [4]
         taken = [*map(str, known), *([str(address)] if address else [])]
-        choice = choose.choose_pod_subnet(self.host, families, taken)
-        tree["podSubnet"] = self._take(_CLUSTER, "networking.podSubnet", choice)
+        choice = choose.choose_pod_subnet(self.host, families, taken=taken)
+        tree["podSubnet"] = self._take(_CLUSTER, "networking.podSubnet", choice=choice)
         return tree
 
 

@@ -58,13 +58,17 @@ def load_join_config(
     problems = Problems.for_flags(flags)
     notes: list[str] = []
     if config_file is not None:
-        trees = _read_join(host, config_file, flags, problems)
+        trees = _read_join(host, config_file, flags=flags, problems=problems)
         if endpoint:
             problems.warnings.append(f"{endpoint} has no effect: {config_file} says where the API server is")
     else:
-        trees = _say_join(_spread_flags(flags, endpoint, is_member=is_member, problems=problems), flags, problems)
+        trees = _say_join(
+            _spread_flags(flags, endpoint, is_member=is_member, problems=problems), flags, problems=problems
+        )
     tree = trees.setdefault(_JOIN, {})
-    chooser = Chooser(host, trees, problems, notes, looks="nothing" if problems else "machine", kind=_JOIN)
+    chooser = Chooser(
+        host, trees, problems=problems, notes=notes, looks="nothing" if problems else "machine", kind=_JOIN
+    )
     join: types.JoinConfiguration = build(schema.JOIN, {**tree, "nodeRegistration": chooser.node_tree()})
     join = _fill_tls_token(join)
     kb = build(schema.KB, trees.get(_KB, {}))
@@ -76,14 +80,16 @@ def load_join_config(
     return JoinWishes(join, kb, tuple(notes), tuple(problems.warnings))
 
 
-def _read_join(host: Host, config_file: Path, flags: Mapping[str, Any], problems: Problems) -> Trees:
+def _read_join(host: Host, config_file: Path, *, flags: Mapping[str, Any], problems: Problems) -> Trees:
     """The documents of a file, with what flags may say beside it."""
     # of an adopted node the file is kb's: --control-plane beside it says again what the node is, and is judged as that
     is_adopted = config_file == Paths().adopted("join")
     check_mixing(
-        config_file, {name: flags[name] for name in flags if name != "control-plane" or not is_adopted}, JOIN_FIELDS
+        config_file,
+        {name: flags[name] for name in flags if name != "control-plane" or not is_adopted},
+        fields=JOIN_FIELDS,
     )
-    trees = take_kinds(read_documents(host, config_file, problems), JOIN_KINDS, problems)
+    trees = take_kinds(read_documents(host, config_file, problems=problems), JOIN_KINDS, problems=problems)
     if not problems and _JOIN not in trees:
         raise UsageError(
             f"{config_file} configures no join",
@@ -91,14 +97,14 @@ def _read_join(host: Host, config_file: Path, flags: Mapping[str, Any], problems
             remedy="add one; a full example: kb config print join-defaults",
             code="invalid-config",
         )
-    apply_flags(flags, trees, problems, JOIN_FIELDS)
+    apply_flags(flags, trees, problems=problems, fields=JOIN_FIELDS)
     return trees
 
 
-def _say_join(spread: Mapping[str, Any], given: Mapping[str, Any], problems: Problems) -> Trees:
+def _say_join(spread: Mapping[str, Any], given: Mapping[str, Any], *, problems: Problems) -> Trees:
     """The documents that the flags alone say. spread: those in the place of the given ones (_spread_flags)."""
     trees: Trees = {}
-    apply_flags(spread, trees, problems, JOIN_FIELDS)
+    apply_flags(spread, trees, problems=problems, fields=JOIN_FIELDS)
     for name in _TOKEN_FLAGS:
         if "token" in given and name not in given and name in spread:
             problems.origins[":".join(JOIN_FIELDS[name])] = ("--token", 0)
@@ -170,19 +176,19 @@ class ClusterDocuments:
 
 
 def build_join_config(
-    host: Host, wishes: JoinWishes, stored: ClusterDocuments, *, server: str, ca_pem: str
+    host: Host, wishes: JoinWishes, *, stored: ClusterDocuments, server: str, ca_pem: str
 ) -> types.NodeConfig:
     """What the phases read: the node's own wishes, and the documents that the cluster stores.
 
     Raises ClusterError (stored-config-invalid) where a document cannot be understood.
     """
     notes, warnings = list(wishes.notes), list(wishes.warnings)
-    cluster = parse_stored_cluster(host, stored.cluster_text, warnings)
-    endpoint = find_own_endpoint(host, cluster, wishes.join.control_plane, notes)
+    cluster = parse_stored_cluster(host, stored.cluster_text, warnings=warnings)
+    endpoint = find_own_endpoint(host, cluster, wanted=wishes.join.control_plane, notes=notes)
     node = wishes.join.node
     if not wishes.kb.only_kubeadm:
         only = (choose.NO_DEFAULT_ROUTE,)  # a worker with several cards knows no better than its default route
-        node = with_node_ip(host, node, endpoint.advertise_address, cluster, notes, doubts=only)
+        node = with_node_ip(host, node, address=endpoint.advertise_address, cluster=cluster, notes=notes, doubts=only)
     return types.NodeConfig(
         cluster=cluster,
         node=node,
@@ -192,7 +198,7 @@ def build_join_config(
         dry_run=wishes.join.dry_run,
         patches_directory=wishes.join.patches_directory,
         timeouts=wishes.join.timeouts,
-        kubelet=_without_foreign_resolver(host, _parse_stored_kubelet(stored.kubelet_text), notes),
+        kubelet=_without_foreign_resolver(host, _parse_stored_kubelet(stored.kubelet_text), notes=notes),
         kb=replace(wishes.kb, pod_network=stored.pod_network, load_balancer=stored.load_balancer),
         proxy_env=choose.read_proxy_env(host),
         notes=tuple(notes),
@@ -208,17 +214,17 @@ def build_join_config(
     )
 
 
-def parse_stored_cluster(host: Host, text: str, warnings: list[str]) -> types.ClusterConfiguration:
+def parse_stored_cluster(host: Host, text: str, *, warnings: list[str]) -> types.ClusterConfiguration:
     """The ClusterConfiguration of ConfigMap kubeadm-config. A field that kb does not know was written by a newer
     tool and is no concern of a joining worker: a warning."""
     problems = Problems(is_lenient=True)
-    trees = convert_documents(parse_documents(text, _STORED, problems), Problems())
+    trees = convert_documents(parse_documents(text, _STORED, problems=problems), Problems())
     if _CLUSTER not in trees or not trees[_CLUSTER].get("kubernetesVersion"):
         told = problems.items[0].text if problems else "it holds no ClusterConfiguration with a kubernetesVersion"
         raise _stored_invalid("kubeadm-config", told)
     warnings.extend([*problems.warnings, *(f"{problem.text} (ignored)" for problem in problems.items)])
     endpoint = types.LocalAPIEndpoint(choose.PLACEHOLDER_ADDRESSES[4])
-    chooser = Chooser(host, {_CLUSTER: trees[_CLUSTER]}, problems, [], looks="nothing")
+    chooser = Chooser(host, {_CLUSTER: trees[_CLUSTER]}, problems=problems, notes=[], looks="nothing")
     return chooser.cluster(endpoint, types.KbConfiguration())
 
 
@@ -237,7 +243,7 @@ def _parse_stored_kubelet(text: str) -> types.FrozenDict:
     return {key: value for key, value in found.items() if key not in ("apiVersion", "kind")}
 
 
-def _without_foreign_resolver(host: Host, document: types.FrozenDict, notes: list[str]) -> types.FrozenDict:
+def _without_foreign_resolver(host: Host, document: types.FrozenDict, *, notes: list[str]) -> types.FrozenDict:
     """systemd-resolved's file is stored where the first node had one; a node without it would start no pod."""
     path = document.get("resolvConf")
     if path != RESOLVED_CONF or host.exists(Path(path)):
@@ -256,7 +262,7 @@ def _stored_invalid(name: str, cause: str) -> ClusterError:
 
 
 def find_own_endpoint(
-    host: Host, cluster: types.ClusterConfiguration, wanted: Optional[types.JoinControlPlane], notes: list[str]
+    host: Host, cluster: types.ClusterConfiguration, *, wanted: Optional[types.JoinControlPlane], notes: list[str]
 ) -> types.LocalAPIEndpoint:
     """Where this node's API server listens. A worker serves none: only checks and hints speak of its address.
 

@@ -27,8 +27,8 @@ def load_reset_config(host: Host, *, config_file: Optional[Path], flags: Mapping
     problems = Problems(is_lenient=True, is_kubeadm=True)  # kubeadm's alone: kb's own reset reads no file
     trees: Trees = {}
     if config_file is not None:
-        check_mixing(config_file, flags, RESET_FIELDS)
-        trees = take_kinds(read_documents(host, config_file, problems), (_RESET,), problems)
+        check_mixing(config_file, flags, fields=RESET_FIELDS)
+        trees = take_kinds(read_documents(host, config_file, problems=problems), (_RESET,), problems=problems)
         if not problems and _RESET not in trees:
             raise UsageError(
                 f"{config_file} configures no reset",
@@ -37,7 +37,7 @@ def load_reset_config(host: Host, *, config_file: Optional[Path], flags: Mapping
                 code="invalid-config",
             )
     ignored = (trees.get(_RESET) or {}).get("ignorePreflightErrors") or ()
-    apply_flags(flags, trees, problems, RESET_FIELDS)
+    apply_flags(flags, trees, problems=problems, fields=RESET_FIELDS)
     tree = trees.get(_RESET, {})
     if isinstance(tree.get("criSocket"), str):
         tree = {**tree, "criSocket": choose.normalize_socket(tree["criSocket"])}

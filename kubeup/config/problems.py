@@ -72,7 +72,7 @@ class Problems:
         """Something was said about this place: what follows from it is not said again."""
         self._places.add(place)
 
-    def fail(self, kind: str, path: str, message: str, remedy: str) -> None:
+    def fail(self, kind: str, path: str, *, message: str, remedy: str) -> None:
         """A field is wrong. Said once per place: a field whose type is wrong is not complained about again."""
         place = f"{kind}:{path}"
         if any(outer in self._places for outer in _outward(place)):
@@ -81,7 +81,7 @@ class Problems:
         file, line = self.origin(kind, path)
         self.add(Problem(file, line, "" if file.startswith("--") else path, message, remedy))
 
-    def warn(self, kind: str, path: str, message: str) -> None:
+    def warn(self, kind: str, path: str, *, message: str) -> None:
         file, line = self.origin(kind, path)
         where = f"{file}:{line}" if line else file
         self.warnings.append(
@@ -95,7 +95,7 @@ class Problems:
                 return self.origins[place]
         return "", 0
 
-    def move_origin(self, kind: str, old: str, new: str) -> None:
+    def move_origin(self, kind: str, old: str, *, new: str) -> None:
         """What was given at `old` is now at `new` (a conversion)."""
         if f"{kind}:{old}" in self.origins:
             self.origins[f"{kind}:{new}"] = self.origins.pop(f"{kind}:{old}")

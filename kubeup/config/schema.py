@@ -81,7 +81,7 @@ def _arg(name: str = "", value: str = "") -> types.Arg:
     return types.Arg(name, value)
 
 
-def _volume(name: str = "", host_path: str = "", mount_path: str = "", **rest: Any) -> types.Volume:
+def _volume(name: str = "", host_path: str = "", *, mount_path: str = "", **rest: Any) -> types.Volume:
     return types.Volume(name, host_path, mount_path, **rest)
 
 
@@ -443,20 +443,20 @@ KUBELET = Struct(_ComponentFields("kubelet-v1beta1", "KubeletConfiguration"))
 KUBE_PROXY = Struct(_ComponentFields("kube-proxy-v1alpha1", "KubeProxyConfiguration"))
 
 
-def find_newer_fields(kind: str, tree: Mapping[str, Any], minor: int) -> list[tuple[str, int]]:
+def find_newer_fields(kind: str, tree: Mapping[str, Any], *, minor: int) -> list[tuple[str, int]]:
     """(path, minor that has it first) of each field of a component configuration that Kubernetes 1.`minor` lacks."""
     fields = {"KubeletConfiguration": KUBELET, "KubeProxyConfiguration": KUBE_PROXY}[kind].fields
     assert isinstance(fields, _ComponentFields)
-    return list(_newer_fields(fields.struct, tree, minor, ""))
+    return list(_newer_fields(fields.struct, tree, minor=minor, path=""))
 
 
-def _newer_fields(struct: Struct, tree: Mapping[str, Any], minor: int, path: str) -> Iterator[tuple[str, int]]:
+def _newer_fields(struct: Struct, tree: Mapping[str, Any], *, minor: int, path: str) -> Iterator[tuple[str, int]]:
     for name, value in tree.items():
         if struct.since.get(name, 0) > minor:
             yield path + name, struct.since[name]
         inner = struct.fields.get(name)
         if isinstance(inner, Struct) and isinstance(value, Mapping):
-            yield from _newer_fields(inner, value, minor, f"{path}{name}.")
+            yield from _newer_fields(inner, value, minor=minor, path=f"{path}{name}.")
 
 
 KUBEADM_GROUP = "kubeadm.k8s.io"

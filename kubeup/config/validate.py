@@ -31,62 +31,77 @@ _TOKEN_GROUP = re.compile(r"system:bootstrappers:[a-z0-9:-]{0,255}[a-z0-9]")
 USAGES = ("signing", "authentication")
 
 
-def check_init(config: types.NodeConfig, trees: Mapping[str, Mapping[str, object]], problems: Problems) -> None:
+def check_init(config: types.NodeConfig, trees: Mapping[str, Mapping[str, object]], *, problems: Problems) -> None:
     """Every rule of an init, in the order of the documents."""
     found = releases.parse_version(config.cluster.kubernetes_version)
-    check_node(problems, INIT, config.node, minor=found.minor if found else 0)
+    check_node(problems, INIT, node=config.node, minor=found.minor if found else 0)
     endpoint = config.local_api_endpoint
-    check_advertise_address(problems, INIT, "localAPIEndpoint.advertiseAddress", endpoint.advertise_address)
-    check_port(problems, INIT, "localAPIEndpoint.bindPort", endpoint.bind_port)
+    check_advertise_address(problems, INIT, path="localAPIEndpoint.advertiseAddress", value=endpoint.advertise_address)
+    check_port(problems, INIT, path="localAPIEndpoint.bindPort", port=endpoint.bind_port)
     check_bootstrap_tokens(problems, config.bootstrap_tokens)
-    check_certificate_key(problems, INIT, "certificateKey", config.certificate_key)
-    check_timeouts(problems, INIT, config.timeouts)
-    check_cluster(config.cluster, trees.get(CLUSTER, {}), problems)
+    check_certificate_key(problems, INIT, path="certificateKey", key=config.certificate_key)
+    check_timeouts(problems, INIT, timeouts=config.timeouts)
+    check_cluster(config.cluster, trees.get(CLUSTER, {}), problems=problems)
     check_networks(config, problems)
     check_kb(config.kb, problems)
     check_balancer(config, problems)
     for kind in schema.COMPONENT_GROUPS:
-        _check_newer_fields(kind, trees.get(kind, {}), config.cluster.kubernetes_version, problems)
+        _check_newer_fields(kind, trees.get(kind, {}), version=config.cluster.kubernetes_version, problems=problems)
     for path, what, remedy in kubelet_values.find_faults(trees.get("KubeletConfiguration", {})):
         if problems.is_kubeadm:
-            problems.warn("KubeletConfiguration", path, f"{what}, and the kubelet does not start with it; {remedy}")
+            problems.warn(
+                "KubeletConfiguration", path, message=f"{what}, and the kubelet does not start with it; {remedy}"
+            )
         else:
-            problems.fail("KubeletConfiguration", path, f"{what}, and the kubelet does not start with it", remedy)
+            problems.fail(
+                "KubeletConfiguration", path, message=f"{what}, and the kubelet does not start with it", remedy=remedy
+            )
 
 
-def _check_newer_fields(kind: str, tree: Mapping[str, object], version: str, problems: Problems) -> None:
+def _check_newer_fields(kind: str, tree: Mapping[str, object], *, version: str, problems: Problems) -> None:
     """A component leaves out what it does not know, with no word that anybody reads."""
     found = releases.parse_version(version)
-    for path, minor in schema.find_newer_fields(kind, tree, found.minor) if found and tree else ():
-        problems.warn(kind, path, f"Kubernetes {version} has no such field and leaves it out: it came with 1.{minor}")
+    for path, minor in schema.find_newer_fields(kind, tree, minor=found.minor) if found and tree else ():
+        problems.warn(
+            kind, path, message=f"Kubernetes {version} has no such field and leaves it out: it came with 1.{minor}"
+        )
 
 
 def check_bootstrap_tokens(problems: Problems, tokens: tuple[types.BootstrapToken, ...]) -> None:
     seen: dict[str, int] = {}
     for index, token in enumerate(tokens):
         path = f"bootstrapTokens[{index}]"
-        check_token(problems, INIT, f"{path}.token", token.token)
+        check_token(problems, INIT, path=f"{path}.token", token=token.token)
         if token.token_id in seen and is_token(token.token.reveal()):
             problems.fail(
                 INIT,
                 f"{path}.token",
-                f"its id is that of bootstrapTokens[{seen[token.token_id]}]",
-                "give another token",
+                message=f"its id is that of bootstrapTokens[{seen[token.token_id]}]",
+                remedy="give another token",
             )
         seen.setdefault(token.token_id, index)
         if token.ttl_s is not None and token.ttl_s < 0:
-            problems.fail(INIT, f"{path}.ttl", "a negative duration", "write 24h0m0s, or 0s for a token without end")
+            problems.fail(
+                INIT,
+                f"{path}.ttl",
+                message="a negative duration",
+                remedy="write 24h0m0s, or 0s for a token without end",
+            )
         if token.expires and problems.is_given(INIT, f"{path}.ttl"):
-            problems.fail(INIT, f"{path}.expires", "ttl and expires are mutually exclusive", "remove one of them")
+            problems.fail(
+                INIT, f"{path}.expires", message="ttl and expires are mutually exclusive", remedy="remove one of them"
+            )
         for number, usage in enumerate(token.usages):
-            check_choice(problems, INIT, f"{path}.usages[{number}]", value=usage, choices=USAGES)
+            check_choice(problems, INIT, path=f"{path}.usages[{number}]", value=usage, choices=USAGES)
         for number, group in enumerate(token.groups):
             if not _TOKEN_GROUP.fullmatch(group):
                 problems.fail(
                     INIT,
                     f"{path}.groups[{number}]",
-                    f"{shorten(group)!r} is not a group of bootstrap tokens",
-                    "write system:bootstrappers:name",
+                    message=f"{shorten(group)!r} is not a group of bootstrap tokens",
+                    remedy="write system:bootstrappers:name",
                 )
         if "authentication" not in token.usages and token.groups:
-            problems.fail(INIT, f"{path}.groups", "groups need the usage authentication", "add it to usages")
+            problems.fail(
+                INIT, f"{path}.groups", message="groups need the usage authentication", remedy="add it to usages"
+            )

@@ -40,47 +40,47 @@ PATH_TYPES = (
 )
 
 
-def check_cluster(cluster: types.ClusterConfiguration, tree: Mapping[str, object], problems: Problems) -> None:
+def check_cluster(cluster: types.ClusterConfiguration, tree: Mapping[str, object], *, problems: Problems) -> None:
     """The rules of a ClusterConfiguration that need nothing but itself."""
-    release = check_version(problems, CLUSTER, cluster.kubernetes_version)
+    release = check_version(problems, CLUSTER, version=cluster.kubernetes_version)
     if release:
-        check_gates(cluster.feature_gates, release, problems)
-    check_algorithm(cluster.encryption_algorithm, release, problems)
+        check_gates(cluster.feature_gates, release, problems=problems)
+    check_algorithm(cluster.encryption_algorithm, release, problems=problems)
     _check_endpoint(cluster.control_plane_endpoint, problems)
     if not is_subdomain(cluster.networking.dns_domain):
         problems.fail(
             CLUSTER,
             "networking.dnsDomain",
-            f"{shorten(cluster.networking.dns_domain)!r} is not a DNS domain",
-            "write a name such as cluster.local",
+            message=f"{shorten(cluster.networking.dns_domain)!r} is not a DNS domain",
+            remedy="write a name such as cluster.local",
         )
-    check_absolute(problems, CLUSTER, "certificatesDir", cluster.certificates_dir)
-    check_repository(problems, CLUSTER, "imageRepository", cluster.image_repository)
+    check_absolute(problems, CLUSTER, path="certificatesDir", value=cluster.certificates_dir)
+    check_repository(problems, CLUSTER, path="imageRepository", value=cluster.image_repository)
     _check_validity(cluster, problems)
-    check_sans(problems, CLUSTER, "apiServer.certSANs", cluster.api_server.cert_sans)
+    check_sans(problems, CLUSTER, path="apiServer.certSANs", sans=cluster.api_server.cert_sans)
     for name, component in (
         ("apiServer", cluster.api_server),
         ("controllerManager", cluster.controller_manager),
         ("scheduler", cluster.scheduler),
         *([("etcd.local", cluster.local_etcd)] if cluster.local_etcd else []),
     ):
-        _check_component(name, component, problems)
-    check_repository(problems, CLUSTER, "dns.imageRepository", cluster.dns.image_repository)
-    check_tag(problems, CLUSTER, "dns.imageTag", cluster.dns.image_tag)
-    _check_etcd(cluster, tree, problems)
+        _check_component(name, component, problems=problems)
+    check_repository(problems, CLUSTER, path="dns.imageRepository", value=cluster.dns.image_repository)
+    check_tag(problems, CLUSTER, path="dns.imageTag", value=cluster.dns.image_tag)
+    _check_etcd(cluster, tree, problems=problems)
 
 
 def check_version(
-    problems: Problems, kind: str, version: str, path: str = "kubernetesVersion"
+    problems: Problems, kind: str, *, version: str, path: str = "kubernetesVersion"
 ) -> Optional[releases.Release]:
     try:
         return releases.find_release(version)
     except UsageError as error:
-        problems.fail(kind, path, f"{error.what}: {error.cause}", error.remedy)
+        problems.fail(kind, path, message=f"{error.what}: {error.cause}", remedy=error.remedy)
         return None
 
 
-def check_gates(gates: Mapping[str, bool], release: releases.Release, problems: Problems) -> None:
+def check_gates(gates: Mapping[str, bool], release: releases.Release, *, problems: Problems) -> None:
     for gate in gates:
         if gate in release.feature_gates:
             continue
@@ -92,12 +92,12 @@ def check_gates(gates: Mapping[str, bool], release: releases.Release, problems: 
             remedy = "remove it"
         else:
             message, remedy = f"unrecognized feature-gate key: {shorten(gate)}", suggest(gate, release.feature_gates)
-        problems.fail(CLUSTER, f"featureGates.{gate}", message, remedy)
+        problems.fail(CLUSTER, f"featureGates.{gate}", message=message, remedy=remedy)
 
 
-def check_algorithm(name: str, release: Optional[releases.Release], problems: Problems) -> None:
+def check_algorithm(name: str, release: Optional[releases.Release], *, problems: Problems) -> None:
     choices = ALGORITHMS if release is None or release.has_ecdsa_p384 else ALGORITHMS[:-1]
-    check_choice(problems, CLUSTER, "encryptionAlgorithm", value=name, choices=choices)
+    check_choice(problems, CLUSTER, path="encryptionAlgorithm", value=name, choices=choices)
 
 
 def _check_endpoint(endpoint: str, problems: Problems) -> None:
@@ -108,14 +108,18 @@ def _check_endpoint(endpoint: str, problems: Problems) -> None:
     scheme = re.fullmatch(r"\[?([A-Za-z][A-Za-z0-9+.-]*)://([^\]/]*)[^\]]*\]?(:\d+)?", endpoint)
     if scheme:
         given, right = f"{scheme[1]}://{scheme[2]}", scheme[2] or "api.example.com:6443"
-        problems.fail(CLUSTER, path, f"{shorten(given)!r} is a URL", f"write it without {scheme[1]}://: {right}")
+        problems.fail(
+            CLUSTER, path, message=f"{shorten(given)!r} is a URL", remedy=f"write it without {scheme[1]}://: {right}"
+        )
     elif parts is not None and parts[0] != parts[0].lower() and is_subdomain(parts[0].lower()):
         text = f"{shorten(parts[0])!r} has upper-case letters, which a DNS name in Kubernetes has not"
-        problems.fail(CLUSTER, path, text, f"write {parts[0].lower()}")
+        problems.fail(CLUSTER, path, message=text, remedy=f"write {parts[0].lower()}")
     elif parts is None or (parse_address(parts[0]) is None and not is_subdomain(parts[0])):
-        problems.fail(CLUSTER, path, f"{shorten(endpoint)!r} is not a DNS name or IP address with a port", example)
+        problems.fail(
+            CLUSTER, path, message=f"{shorten(endpoint)!r} is not a DNS name or IP address with a port", remedy=example
+        )
     elif parts[1] is not None:
-        check_port(problems, CLUSTER, path, parts[1])
+        check_port(problems, CLUSTER, path=path, port=parts[1])
 
 
 _YEAR_S = types.ClusterConfiguration.certificate_validity_period_s
@@ -127,91 +131,120 @@ def _check_validity(cluster: types.ClusterConfiguration, problems: Problems) -> 
     for path, seconds in (("certificateValidityPeriod", leaf_s), ("caCertificateValidityPeriod", ca_s)):
         if seconds <= 0:
             problems.fail(
-                CLUSTER, path, "a certificate would be expired when it is made", "write a duration such as 8760h"
+                CLUSTER,
+                path,
+                message="a certificate would be expired when it is made",
+                remedy="write a duration such as 8760h",
             )
     if leaf_s > _YEAR_S:
         problems.warn(
-            CLUSTER, "certificateValidityPeriod", "longer than a year: revoking a certificate is not possible"
+            CLUSTER, "certificateValidityPeriod", message="longer than a year: revoking a certificate is not possible"
         )
     if ca_s > _DECADE_S:
-        problems.warn(CLUSTER, "caCertificateValidityPeriod", "longer than ten years")
+        problems.warn(CLUSTER, "caCertificateValidityPeriod", message="longer than ten years")
     if 0 < ca_s < leaf_s:
         problems.warn(
             CLUSTER,
             "caCertificateValidityPeriod",
-            "shorter than certificateValidityPeriod: the CA ends before its certificates",
+            message="shorter than certificateValidityPeriod: the CA ends before its certificates",
         )
 
 
-def _check_component(name: str, component: types.Component, problems: Problems) -> None:
-    check_args(problems, CLUSTER, f"{name}.extraArgs", component.extra_args)
+def _check_component(name: str, component: types.Component, *, problems: Problems) -> None:
+    check_args(problems, CLUSTER, path=f"{name}.extraArgs", args=component.extra_args)
     names: set[str] = set()
     for index, volume in enumerate(component.extra_volumes):
         path = f"{name}.extraVolumes[{index}]"
         if not re.fullmatch(LABEL, volume.name[:64]) or len(volume.name) > 63:
             problems.fail(
-                CLUSTER, f"{path}.name", f"{shorten(volume.name)!r} is not a volume's name", "use a-z, 0-9 and -"
+                CLUSTER,
+                f"{path}.name",
+                message=f"{shorten(volume.name)!r} is not a volume's name",
+                remedy="use a-z, 0-9 and -",
             )
         elif volume.name in names:
-            problems.fail(CLUSTER, f"{path}.name", f"two volumes are called {volume.name}", "rename one of them")
+            problems.fail(
+                CLUSTER, f"{path}.name", message=f"two volumes are called {volume.name}", remedy="rename one of them"
+            )
         names.add(volume.name)
-        check_absolute(problems, CLUSTER, f"{path}.hostPath", volume.host_path)
+        check_absolute(problems, CLUSTER, path=f"{path}.hostPath", value=volume.host_path)
         if not volume.mount_path or ":" in volume.mount_path or "\0" in volume.mount_path:
             problems.fail(
                 CLUSTER,
                 f"{path}.mountPath",
-                f"{shorten(volume.mount_path)!r} is not a path",
-                "write a path without a colon",
+                message=f"{shorten(volume.mount_path)!r} is not a path",
+                remedy="write a path without a colon",
             )
-        check_choice(problems, CLUSTER, f"{path}.pathType", value=volume.path_type, choices=PATH_TYPES)
+        check_choice(problems, CLUSTER, path=f"{path}.pathType", value=volume.path_type, choices=PATH_TYPES)
     for index, env in enumerate(component.extra_envs):
         path = f"{name}.extraEnvs[{index}]"
         env_name = str(env.get("name") or "")
         if not env_name or "=" in env_name or not env_name.isprintable() or not env_name.isascii():
-            problems.fail(CLUSTER, f"{path}.name", f"{shorten(env_name)!r} is not a variable's name", "give it a name")
+            problems.fail(
+                CLUSTER,
+                f"{path}.name",
+                message=f"{shorten(env_name)!r} is not a variable's name",
+                remedy="give it a name",
+            )
         if env.get("value") and env.get("valueFrom"):
-            problems.fail(CLUSTER, path, "value and valueFrom are mutually exclusive", "remove one of them")
+            problems.fail(
+                CLUSTER, path, message="value and valueFrom are mutually exclusive", remedy="remove one of them"
+            )
 
 
-def _check_etcd(cluster: types.ClusterConfiguration, tree: Mapping[str, object], problems: Problems) -> None:
+def _check_etcd(cluster: types.ClusterConfiguration, tree: Mapping[str, object], *, problems: Problems) -> None:
     if cluster.local_etcd:
         local = cluster.local_etcd
-        check_absolute(problems, CLUSTER, "etcd.local.dataDir", local.data_dir)
-        check_repository(problems, CLUSTER, "etcd.local.imageRepository", local.image_repository)
-        check_tag(problems, CLUSTER, "etcd.local.imageTag", local.image_tag)
-        check_sans(problems, CLUSTER, "etcd.local.serverCertSANs", local.server_cert_sans)
-        check_sans(problems, CLUSTER, "etcd.local.peerCertSANs", local.peer_cert_sans)
+        check_absolute(problems, CLUSTER, path="etcd.local.dataDir", value=local.data_dir)
+        check_repository(problems, CLUSTER, path="etcd.local.imageRepository", value=local.image_repository)
+        check_tag(problems, CLUSTER, path="etcd.local.imageTag", value=local.image_tag)
+        check_sans(problems, CLUSTER, path="etcd.local.serverCertSANs", sans=local.server_cert_sans)
+        check_sans(problems, CLUSTER, path="etcd.local.peerCertSANs", sans=local.peer_cert_sans)
     if cluster.external_etcd:
         _check_external_etcd(cluster.external_etcd, problems)
     given = tree.get("etcd")
     if isinstance(given, Mapping) and given.get("local") is not None and given.get("external") is not None:
-        problems.fail(CLUSTER, "etcd", "etcd.local and etcd.external are mutually exclusive", "remove one of them")
+        problems.fail(
+            CLUSTER, "etcd", message="etcd.local and etcd.external are mutually exclusive", remedy="remove one of them"
+        )
 
 
 def _check_external_etcd(etcd: types.ExternalEtcd, problems: Problems) -> None:
     path = "etcd.external"
     files = {"caFile": etcd.ca_file, "certFile": etcd.cert_file, "keyFile": etcd.key_file}
     if not etcd.endpoints:
-        problems.fail(CLUSTER, f"{path}.endpoints", "no endpoint", "list the members' client URLs: https://host:2379")
+        problems.fail(
+            CLUSTER,
+            f"{path}.endpoints",
+            message="no endpoint",
+            remedy="list the members' client URLs: https://host:2379",
+        )
     own_http = () if etcd.http_endpoints == etcd.endpoints else etcd.http_endpoints
     for name, urls in (("endpoints", etcd.endpoints), ("httpEndpoints", own_http)):
         for index, url in enumerate(urls):
             scheme = url_scheme(url)
             place = f"{path}.{name}[{index}]"
             if scheme is None:
-                problems.fail(CLUSTER, place, f"{shorten(url)!r} is not a URL", "write https://host:2379")
+                problems.fail(
+                    CLUSTER, place, message=f"{shorten(url)!r} is not a URL", remedy="write https://host:2379"
+                )
             elif scheme == "http" and any(files.values()) and name == "endpoints":
                 problems.fail(
-                    CLUSTER, place, "http, while certificates are given", "write https://, or remove the files"
+                    CLUSTER,
+                    place,
+                    message="http, while certificates are given",
+                    remedy="write https://, or remove the files",
                 )
     for name, value in files.items():
         if value:
-            check_absolute(problems, CLUSTER, f"{path}.{name}", value)
+            check_absolute(problems, CLUSTER, path=f"{path}.{name}", value=value)
     if bool(etcd.cert_file) != bool(etcd.key_file):
         missing = "keyFile" if etcd.cert_file else "certFile"
-        problems.fail(CLUSTER, path, f"certFile and keyFile go together, {missing} is missing", f"give {missing}")
+        problems.fail(
+            CLUSTER, path, message=f"certFile and keyFile go together, {missing} is missing", remedy=f"give {missing}"
+        )
     if (etcd.cert_file or etcd.key_file) and not etcd.ca_file:
-        problems.fail(CLUSTER, path, "certFile and keyFile without caFile", "give caFile")
+        problems.fail(CLUSTER, path, message="certFile and keyFile without caFile", remedy="give caFile")
 
 
 # ---- networks
@@ -221,18 +254,20 @@ def check_networks(config: types.NodeConfig, problems: Problems) -> None:
     """Subnets: their form and their sizes; what overlaps is told."""
     cluster = config.cluster
     services = _check_subnet(
-        problems, "networking.serviceSubnet", cluster.networking.service_subnet, _check_service_size
+        problems, "networking.serviceSubnet", text=cluster.networking.service_subnet, check_size=_check_service_size
     )
-    pods = _check_subnet(problems, "networking.podSubnet", cluster.networking.pod_subnet, _check_pod_size)
+    pods = _check_subnet(
+        problems, "networking.podSubnet", text=cluster.networking.pod_subnet, check_size=_check_pod_size
+    )
     for pod in pods:
-        _check_node_mask(pod, cluster.controller_manager, problems)
+        _check_node_mask(pod, cluster.controller_manager, problems=problems)
         for service in services:
             if pod.version == service.version and pod.overlaps(service):
                 # kubeadm takes it, and clusters run so: the controller-manager leaves the Services' range out
                 problems.warn(
                     CLUSTER,
                     "networking.podSubnet",
-                    f"{pod} overlaps the service subnet {service}: better take ranges of their own",
+                    message=f"{pod} overlaps the service subnet {service}: better take ranges of their own",
                 )
     path = "localAPIEndpoint.advertiseAddress"
     address = parse_address(config.local_api_endpoint.advertise_address)
@@ -242,82 +277,94 @@ def check_networks(config: types.NodeConfig, problems: Problems) -> None:
         for net in nets:
             if address in net:
                 text = f"{net} holds this node's own address {address}: pods do not reach the machines whose addresses are pods' too"
-                problems.warn(CLUSTER, name, text)
-    _check_families(address, services, pods, problems, path)
+                problems.warn(CLUSTER, name, message=text)
+    _check_families(address, services, pods=pods, problems=problems, path=path)
 
 
 def _check_families(
-    address: Address, services: list[Network], pods: list[Network], problems: Problems, path: str
+    address: Address, services: list[Network], *, pods: list[Network], problems: Problems, path: str
 ) -> None:
     if services and services[0].version != address.version:
         problems.fail(
             CLUSTER,
             "networking.serviceSubnet",
-            f"the first subnet is IPv{services[0].version}, the advertise address {address} is not: the API server refuses that",
-            f"put an IPv{address.version} subnet first, or give an IPv{services[0].version} advertise address ({path})",
+            message=f"the first subnet is IPv{services[0].version}, the advertise address {address} is not: the API server refuses that",
+            remedy=f"put an IPv{address.version} subnet first, or give an IPv{services[0].version} advertise address ({path})",
         )
     elif services and pods and services[0].version != pods[0].version:
         problems.fail(
             CLUSTER,
             "networking.podSubnet",
-            f"the first subnet is IPv{pods[0].version}, the first service subnet IPv{services[0].version}",
-            "give both in the same order",
+            message=f"the first subnet is IPv{pods[0].version}, the first service subnet IPv{services[0].version}",
+            remedy="give both in the same order",
         )
     elif len(services) == 2 and len(pods) == 1:
-        problems.warn(CLUSTER, "networking.podSubnet", "services are dual-stack, pods are not")
+        problems.warn(CLUSTER, "networking.podSubnet", message="services are dual-stack, pods are not")
 
 
-def _check_subnet(problems: Problems, path: str, text: str, check_size: object) -> list[Network]:
+def _check_subnet(problems: Problems, path: str, *, text: str, check_size: object) -> list[Network]:
     """The one or two networks of a subnet field; [] where it is wrong (then that is said) or empty."""
     if not text:
         return []
     nets: list[Network] = []
     parts = text.split(",")
     if len(parts) > 2:
-        problems.fail(CLUSTER, path, f"{len(parts)} subnets", "give one, or one IPv4 and one IPv6: a,b")
+        problems.fail(CLUSTER, path, message=f"{len(parts)} subnets", remedy="give one, or one IPv4 and one IPv6: a,b")
         return []
     for part in parts:
         net = parse_cidr(part)
         if net is None:
             problems.fail(
-                CLUSTER, path, f"{shorten(part)!r} is not a subnet", "write a CIDR such as 10.96.0.0/12 (no spaces)"
+                CLUSTER,
+                path,
+                message=f"{shorten(part)!r} is not a subnet",
+                remedy="write a CIDR such as 10.96.0.0/12 (no spaces)",
             )
             return []
         if str(net.network_address) != str(parse_address(part.partition("/")[0])):
-            problems.warn(CLUSTER, path, f"{part} has bits after its prefix: it means {net}")
+            problems.warn(CLUSTER, path, message=f"{part} has bits after its prefix: it means {net}")
         nets.append(net)
         if callable(check_size):
             check_size(problems, path, net)
     if len(nets) == 2 and nets[0].version == nets[1].version:
         problems.fail(
-            CLUSTER, path, f"two IPv{nets[0].version} subnets", "dual-stack needs one IPv4 and one IPv6 subnet"
+            CLUSTER,
+            path,
+            message=f"two IPv{nets[0].version} subnets",
+            remedy="dual-stack needs one IPv4 and one IPv6 subnet",
         )
     return nets
 
 
-def _check_service_size(problems: Problems, path: str, net: Network) -> None:
+def _check_service_size(problems: Problems, path: str, net: Network) -> None:  # noqa: PLR0917
     host_bits = net.max_prefixlen - net.prefixlen
     if net.num_addresses < 10:
         problems.fail(
-            CLUSTER, path, f"{net} has {net.num_addresses} addresses, services need 10 at least", "take a larger one"
+            CLUSTER,
+            path,
+            message=f"{net} has {net.num_addresses} addresses, services need 10 at least",
+            remedy="take a larger one",
         )
     elif host_bits > 20:
         problems.fail(
             CLUSTER,
             path,
-            f"{net} is too large: the API server handles 2^20 addresses",
-            f"write /{net.max_prefixlen - 20} or longer",
+            message=f"{net} is too large: the API server handles 2^20 addresses",
+            remedy=f"write /{net.max_prefixlen - 20} or longer",
         )
 
 
-def _check_pod_size(problems: Problems, path: str, net: Network) -> None:
+def _check_pod_size(problems: Problems, path: str, net: Network) -> None:  # noqa: PLR0917
     if net.num_addresses < 14:
         problems.fail(
-            CLUSTER, path, f"{net} has {net.num_addresses} addresses, pods need 14 at least", "take a larger one"
+            CLUSTER,
+            path,
+            message=f"{net} has {net.num_addresses} addresses, pods need 14 at least",
+            remedy="take a larger one",
         )
 
 
-def _check_node_mask(net: Network, manager: types.Component, problems: Problems) -> None:
+def _check_node_mask(net: Network, manager: types.Component, *, problems: Problems) -> None:
     """The controller manager cuts the pod subnet into one piece per node, 65536 at most."""
     if (manager.last_arg("allocate-node-cidrs") or "").lower() in ("false", "0", "f"):
         return
@@ -329,8 +376,8 @@ def _check_node_mask(net: Network, manager: types.Component, problems: Problems)
             problems.fail(
                 CLUSTER,
                 "controllerManager.extraArgs",
-                f"{flag}={shorten(given)!r} is not a prefix length",
-                f"write {mask}",
+                message=f"{flag}={shorten(given)!r} is not a prefix length",
+                remedy=f"write {mask}",
             )
             return
         mask = int(given)
@@ -338,13 +385,13 @@ def _check_node_mask(net: Network, manager: types.Component, problems: Problems)
         problems.fail(
             CLUSTER,
             "networking.podSubnet",
-            f"{net} is smaller than one node's piece of it (/{mask})",
-            f"take a larger one, or set {flag} in controllerManager.extraArgs",
+            message=f"{net} is smaller than one node's piece of it (/{mask})",
+            remedy=f"take a larger one, or set {flag} in controllerManager.extraArgs",
         )
     elif mask - net.prefixlen > 16:
         problems.fail(
             CLUSTER,
             "networking.podSubnet",
-            f"{net} in pieces of /{mask} makes more than 65536 nodes",
-            f"write /{mask - 16} or longer, or set {flag} in controllerManager.extraArgs",
+            message=f"{net} in pieces of /{mask} makes more than 65536 nodes",
+            remedy=f"write /{mask - 16} or longer, or set {flag} in controllerManager.extraArgs",
         )

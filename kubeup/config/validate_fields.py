@@ -73,100 +73,128 @@ def parse_cidr(text: str) -> Optional[Network]:
 # ---- checks of one value, shared by all kinds
 
 
-def check_choice(problems: Problems, kind: str, path: str, *, value: str, choices: Iterable[str]) -> None:
+def check_choice(problems: Problems, kind: str, *, path: str, value: str, choices: Iterable[str]) -> None:
     known = [choice for choice in choices if choice]
     if value not in choices:
         close = suggest(value, known)
         remedy = close if close.startswith("did") else f"choose one of {', '.join(known)}"
-        problems.fail(kind, path, f"{shorten(value)!r} is not allowed", remedy)
+        problems.fail(kind, path, message=f"{shorten(value)!r} is not allowed", remedy=remedy)
 
 
-def check_absolute(problems: Problems, kind: str, path: str, value: str) -> None:
+def check_absolute(problems: Problems, kind: str, *, path: str, value: str) -> None:
     if not value.startswith("/") or "\0" in value:
-        problems.fail(kind, path, f"{shorten(value)!r} is not an absolute path", "write the path from / on")
-
-
-def check_token(problems: Problems, kind: str, path: str, token: Secret) -> None:
-    if not is_token(token.reveal()):
         problems.fail(
-            kind, path, "not a bootstrap token (6 and 16 of a-z0-9 with a dot between)", "make one: kb token generate"
+            kind, path, message=f"{shorten(value)!r} is not an absolute path", remedy="write the path from / on"
         )
 
 
-def check_certificate_key(problems: Problems, kind: str, path: str, key: Secret) -> None:
+def check_token(problems: Problems, kind: str, *, path: str, token: Secret) -> None:
+    if not is_token(token.reveal()):
+        problems.fail(
+            kind,
+            path,
+            message="not a bootstrap token (6 and 16 of a-z0-9 with a dot between)",
+            remedy="make one: kb token generate",
+        )
+
+
+def check_certificate_key(problems: Problems, kind: str, *, path: str, key: Secret) -> None:
     if key and not _CERTIFICATE_KEY.fullmatch(key.reveal()):
-        problems.fail(kind, path, "not a key of 32 bytes (64 hexadecimal digits)", "make one: kb certs certificate-key")
+        problems.fail(
+            kind,
+            path,
+            message="not a key of 32 bytes (64 hexadecimal digits)",
+            remedy="make one: kb certs certificate-key",
+        )
 
 
-def check_port(problems: Problems, kind: str, path: str, port: int) -> None:
+def check_port(problems: Problems, kind: str, *, path: str, port: int) -> None:
     if not 1 <= port <= 65535:
-        problems.fail(kind, path, f"port {port} does not exist", "give a port from 1 to 65535")
+        problems.fail(kind, path, message=f"port {port} does not exist", remedy="give a port from 1 to 65535")
 
 
-def check_sans(problems: Problems, kind: str, path: str, sans: Iterable[str]) -> None:
+def check_sans(problems: Problems, kind: str, *, path: str, sans: Iterable[str]) -> None:
     for index, san in enumerate(sans):
         name = san[2:] if san.startswith("*.") else san
         if parse_address(san) is None and not is_subdomain(name):
             problems.fail(
                 kind,
                 f"{path}[{index}]",
-                f"{shorten(san)!r} is neither an IP address nor a DNS name nor a wildcard such as *.example.com",
-                "write it without scheme and port, in lower case",
+                message=f"{shorten(san)!r} is neither an IP address nor a DNS name nor a wildcard such as *.example.com",
+                remedy="write it without scheme and port, in lower case",
             )
 
 
-def check_args(problems: Problems, kind: str, path: str, args: Iterable[types.Arg]) -> None:
+def check_args(problems: Problems, kind: str, *, path: str, args: Iterable[types.Arg]) -> None:
     for index, arg in enumerate(args):
         if not arg.name:
-            problems.fail(kind, f"{path}[{index}].name", "an argument without a name", "give it: name: the-flag")
+            problems.fail(
+                kind, f"{path}[{index}].name", message="an argument without a name", remedy="give it: name: the-flag"
+            )
         elif arg.name.startswith("-") or not arg.name.isprintable() or any(char in arg.name for char in " ="):
             remedy = f"write name: {shorten(arg.name.lstrip('-').partition('=')[0].split(' ')[0] or 'the-flag')}"
             problems.fail(
-                kind, f"{path}[{index}].name", f"{shorten(arg.name)!r} is not a flag's name without its dashes", remedy
+                kind,
+                f"{path}[{index}].name",
+                message=f"{shorten(arg.name)!r} is not a flag's name without its dashes",
+                remedy=remedy,
             )
         elif "\0" in arg.value or "\n" in arg.value:
             problems.fail(
-                kind, f"{path}[{index}].value", "a value with a line break or NUL in it", "write it in one line"
+                kind,
+                f"{path}[{index}].value",
+                message="a value with a line break or NUL in it",
+                remedy="write it in one line",
             )
 
 
-def check_repository(problems: Problems, kind: str, path: str, value: str) -> None:
+def check_repository(problems: Problems, kind: str, *, path: str, value: str) -> None:
     if value and (len(value) > 255 or not REPOSITORY.fullmatch(value)):
         bare = re.sub(r"^[a-z]+://", "", value).rstrip("/")
         good = bare != value and len(bare) < 255 and REPOSITORY.fullmatch(bare)
         remedy = f"write {bare}" if good else "write host[:port][/path] without scheme, tag and a / at the end"
-        problems.fail(kind, path, f"{shorten(value)!r} is not the beginning of an image name", remedy)
+        problems.fail(kind, path, message=f"{shorten(value)!r} is not the beginning of an image name", remedy=remedy)
 
 
-def check_tag(problems: Problems, kind: str, path: str, value: str) -> None:
+def check_tag(problems: Problems, kind: str, *, path: str, value: str) -> None:
     if value and not TAG.fullmatch(value):
-        problems.fail(kind, path, f"{shorten(value)!r} is not an image tag", "write a tag such as v1.14.2")
+        problems.fail(
+            kind, path, message=f"{shorten(value)!r} is not an image tag", remedy="write a tag such as v1.14.2"
+        )
 
 
-def check_socket(problems: Problems, kind: str, path: str, value: str) -> None:
+def check_socket(problems: Problems, kind: str, *, path: str, value: str) -> None:
     if value and not re.fullmatch(r"unix:///[!-~]*[!-.0-~]", value):
-        problems.fail(kind, path, f"{shorten(value)!r} is not a socket", "write unix:///path/to/the.sock")
+        problems.fail(
+            kind, path, message=f"{shorten(value)!r} is not a socket", remedy="write unix:///path/to/the.sock"
+        )
 
 
-def check_advertise_address(problems: Problems, kind: str, path: str, value: str) -> None:
+def check_advertise_address(problems: Problems, kind: str, *, path: str, value: str) -> None:
     address = parse_address(value)
     if address is None:
-        problems.fail(kind, path, f"{shorten(value)!r} is not an IP address", "write an address of this machine")
+        problems.fail(
+            kind, path, message=f"{shorten(value)!r} is not an IP address", remedy="write an address of this machine"
+        )
     elif not (address.is_loopback or is_global_unicast(address)):
         problems.fail(
             kind,
             path,
-            f'cannot use "{value}" as the bind address for the API Server: it is no address of one machine',
-            "write an address of this machine that the other nodes reach",
+            message=f'cannot use "{value}" as the bind address for the API Server: it is no address of one machine',
+            remedy="write an address of this machine that the other nodes reach",
         )
 
 
-def check_timeouts(problems: Problems, kind: str, timeouts: types.Timeouts) -> None:
+def check_timeouts(problems: Problems, kind: str, *, timeouts: types.Timeouts) -> None:
     for name, field in _TIMEOUT_FIELDS.items():
         if getattr(timeouts, field) < 0:
-            problems.fail(kind, f"timeouts.{name}", "a negative duration", "write a duration such as 4m0s")
+            problems.fail(
+                kind, f"timeouts.{name}", message="a negative duration", remedy="write a duration such as 4m0s"
+            )
         elif getattr(timeouts, field) == 0:
-            problems.warn(kind, f"timeouts.{name}", "0s: nothing is waited for; remove the line to have the default")
+            problems.warn(
+                kind, f"timeouts.{name}", message="0s: nothing is waited for; remove the line to have the default"
+            )
 
 
 _TIMEOUT_FIELDS = {
@@ -180,9 +208,11 @@ _TIMEOUT_FIELDS = {
 }
 
 
-def check_ignored(problems: Problems, kind: str, path: str, names: tuple[str, ...]) -> None:
+def check_ignored(problems: Problems, kind: str, *, path: str, names: tuple[str, ...]) -> None:
     if "all" in names and len(set(names)) > 1:
-        problems.fail(kind, path, "'all' stands beside other checks", "write all alone, or the checks without it")
+        problems.fail(
+            kind, path, message="'all' stands beside other checks", remedy="write all alone, or the checks without it"
+        )
 
 
 def url_scheme(url: str) -> Optional[str]:

@@ -53,7 +53,7 @@ def find_broken_link(
     troubles = []
     for component in components:
         seen = (unhealthy or {}).get(component, "")
-        trouble = find_container_trouble(host, cri_socket, component, containers=containers, unhealthy=seen)
+        trouble = find_container_trouble(host, cri_socket, component=component, containers=containers, unhealthy=seen)
         if trouble and trouble.is_final:
             return trouble
         if trouble:

@@ -22,8 +22,8 @@ _EXCHANGED_S = 30
 def find_container_trouble(
     host: Host,
     cri_socket: str,
-    component: str,
     *,
+    component: str,
     containers: Sequence[node_containers.ContainerInfo],
     unhealthy: str = "",
 ) -> Optional[BrokenLink]:
@@ -33,13 +33,13 @@ def find_container_trouble(
     if all_own and not own:
         return _find_stuck_exchange(host, component)
     if not own:
-        return find_pod_trouble(host, cri_socket, component)
+        return find_pod_trouble(host, cri_socket, component=component)
     newest = own[0]
     if newest.state == "running":
-        return _find_running_trouble(host, cri_socket, own, unhealthy)
+        return _find_running_trouble(host, cri_socket, own=own, unhealthy=unhealthy)
     if newest.state != "exited":
-        return find_pod_trouble(host, cri_socket, component)
-    return _describe_exit(host, cri_socket, newest)
+        return find_pod_trouble(host, cri_socket, component=component)
+    return _describe_exit(host, cri_socket, ended=newest)
 
 
 def _find_stuck_exchange(host: Host, component: str) -> Optional[BrokenLink]:
@@ -66,27 +66,29 @@ def _is_replaced(host: Host, item: node_containers.ContainerInfo) -> bool:
 
 
 def _find_running_trouble(
-    host: Host, cri_socket: str, own: Sequence[node_containers.ContainerInfo], unhealthy: str
+    host: Host, cri_socket: str, *, own: Sequence[node_containers.ContainerInfo], unhealthy: str
 ) -> Optional[BrokenLink]:
     """Of a container that runs: what it says, if it is not healthy; what the one before it died of, if it is young."""
     newest = own[0]
     ended = next((item for item in own if item.state == "exited"), None)
     if ended is not None and newest.attempt >= 1 and unhealthy:
-        found = _describe_exit(host, cri_socket, ended)
+        found = _describe_exit(host, cri_socket, ended=ended)
         if found.is_final:
             return found
     if not unhealthy:
         return None
-    log = node_containers.container_logs(host, cri_socket, newest.id, lines=60)
+    log = node_containers.container_logs(host, cri_socket, container_id=newest.id, lines=60)
     what = f"{newest.name} runs and is not healthy ({unhealthy})"
-    found_sign = match_signs(host, CONTAINER_SIGNS, log, what=what, link="probe", words=source_words(host, newest.name))
+    found_sign = match_signs(
+        host, CONTAINER_SIGNS, lines=log, what=what, link="probe", words=source_words(host, newest.name)
+    )
     if found_sign and found_sign.is_final:
         # its last words may be there before the runtime has seen it end
         host.sleep(_LAST_WORDS_S)
         again = (item for item in node_containers.list_containers(host, cri_socket) if item.id == newest.id)
         ended = next((item for item in again if item.state == "exited"), None)
         if ended is not None:
-            return _describe_exit(host, cri_socket, ended)
+            return _describe_exit(host, cri_socket, ended=ended)
     if found_sign:
         return replace(found_sign, details=last_lines(log))
     line = last_error_line(log)
@@ -102,8 +104,8 @@ def _find_running_trouble(
     )
 
 
-def _describe_exit(host: Host, cri_socket: str, ended: node_containers.ContainerInfo) -> BrokenLink:
-    log = node_containers.container_logs(host, cri_socket, ended.id, lines=60)
+def _describe_exit(host: Host, cri_socket: str, *, ended: node_containers.ContainerInfo) -> BrokenLink:
+    log = node_containers.container_logs(host, cri_socket, container_id=ended.id, lines=60)
     attempts = ended.attempt + 1
     code = "?" if ended.exit_code is None else ended.exit_code
     what = f"{ended.name} exited {attempts} time{'s' * (attempts != 1)} (code {code})"
@@ -116,7 +118,7 @@ def _describe_exit(host: Host, cri_socket: str, ended: node_containers.Container
             link="container",
         )
     words = source_words(host, ended.name)
-    found = match_signs(host, CONTAINER_SIGNS, [*log, ended.message], what=what, link="container", words=words)
+    found = match_signs(host, CONTAINER_SIGNS, lines=[*log, ended.message], what=what, link="container", words=words)
     if found:
         return replace(found, details=last_lines(log))
     line = last_error_line(log) or (log[-1].strip() if log else ended.message or "it wrote no log")
@@ -161,10 +163,10 @@ def find_lost_rules(host: Host, cri_socket: str) -> Optional[BrokenLink]:
     )
 
 
-def container_error(host: Host, cri_socket: str, name: str) -> str:
+def container_error(host: Host, cri_socket: str, *, name: str) -> str:
     """The last error in the log of the newest container called `name`; "" where there is none."""
     own = [container for container in node_containers.list_containers(host, cri_socket) if container.name == name]
     if not own:
         return "no container of it was started"
     newest = max(own, key=lambda container: container.created_ns)
-    return last_error_line(node_containers.container_logs(host, cri_socket, newest.id, lines=50))
+    return last_error_line(node_containers.container_logs(host, cri_socket, container_id=newest.id, lines=50))

@@ -126,7 +126,7 @@ def _describe_kubelet_end(host: Host, unit: KubeletUnit) -> BrokenLink:
     if services.spoken_of(host) is services.OPENRC:
         what = "the kubelet does not stay up (OpenRC: crashed)"
     lines = read_kubelet_log(host, invocation=unit.invocation if unit.is_ending else "", lines=300)
-    found = match_signs(host, KUBELET_SIGNS, lines, what=what, link="kubelet-log")
+    found = match_signs(host, KUBELET_SIGNS, lines=lines, what=what, link="kubelet-log")
     if found:
         return found
     return BrokenLink(

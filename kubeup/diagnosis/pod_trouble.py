@@ -93,7 +93,7 @@ def _unescape(text: str) -> str:
     return text.strip().strip('"')
 
 
-def find_pod_trouble(host: Host, cri_socket: str, component: str) -> Optional[BrokenLink]:
+def find_pod_trouble(host: Host, cri_socket: str, *, component: str) -> Optional[BrokenLink]:
     """Why no container of `component` was started, as the kubelet tells it."""
     troubles = parse_pod_troubles(read_present_log(host, lines=400))
     own = [
@@ -110,10 +110,10 @@ def find_pod_trouble(host: Host, cri_socket: str, component: str) -> Optional[Br
         "image": _describe_image,
         "start": _describe_start,
     }
-    return explain[newest.kind](host, cri_socket, component, newest.text)
+    return explain[newest.kind](host, cri_socket, component=component, text=newest.text)
 
 
-def _describe_volume(host: Host, cri_socket: str, component: str, text: str) -> BrokenLink:
+def _describe_volume(host: Host, cri_socket: str, *, component: str, text: str) -> BrokenLink:
     """A folder or file of this machine that the kubelet can neither find nor make; or a Secret that is not there yet."""
     volume, _, why = text.partition(": ")
     remedy = f"see the pod's volumes: kubectl -n kube-system describe pods; {THEN}"
@@ -130,17 +130,17 @@ def _describe_volume(host: Host, cri_socket: str, component: str, text: str) -> 
     )
 
 
-def _describe_sandbox(host: Host, cri_socket: str, component: str, text: str) -> BrokenLink:
+def _describe_sandbox(host: Host, cri_socket: str, *, component: str, text: str) -> BrokenLink:
     what = f"no sandbox of {component} can be made"
     pulled = re.search(r'failed to (?:get sandbox|pull) image "(?P<image>[^"]+)"', text)
     if pulled:
         status = runtime.probe_runtime(host, cri_socket)
         image = pulled["image"]
         failure = image_pulls.explain_pull_failure(
-            host, image, shorten(text.rpartition("failed to do request: ")[2] or text)
+            host, image, text=shorten(text.rpartition("failed to do request: ")[2] or text)
         )
         setting = runtime.describe_setting(
-            status, "sandbox_image", f'"{_own_pause(host, cri_socket) or "registry.k8s.io/pause:TAG"}"'
+            status, "sandbox_image", value=f'"{_own_pause(host, cri_socket) or "registry.k8s.io/pause:TAG"}"'
         )
         return BrokenLink(
             f"{what}: the sandbox image {image} cannot be pulled",
@@ -149,7 +149,7 @@ def _describe_sandbox(host: Host, cri_socket: str, component: str, text: str) ->
             is_final=failure.kind in ("not-found", "unauthorized", "tls"),
             link="sandbox",
         )
-    found = match_signs(host, SANDBOX_SIGNS, [text], what=what, link="sandbox")
+    found = match_signs(host, SANDBOX_SIGNS, lines=[text], what=what, link="sandbox")
     if found is None:
         return BrokenLink(
             what, shorten(text), f"fix what the cause names, {THEN} (its log: {services.say_log(host, 'containerd')})",
@@ -159,7 +159,7 @@ def _describe_sandbox(host: Host, cri_socket: str, component: str, text: str) ->
     if setting_of:
         status = runtime.probe_runtime(host, cri_socket)
         found = replace(
-            found, remedy=runtime.describe_setting(status, setting_of.group(1), setting_of.group(2)) + f"; {THEN}"
+            found, remedy=runtime.describe_setting(status, setting_of.group(1), value=setting_of.group(2)) + f"; {THEN}"
         )
     return found
 
@@ -174,7 +174,7 @@ def _own_pause(host: Host, cri_socket: str) -> str:
     return tagged[-1] if tagged else ""
 
 
-def _describe_image(host: Host, cri_socket: str, component: str, text: str) -> BrokenLink:
+def _describe_image(host: Host, cri_socket: str, *, component: str, text: str) -> BrokenLink:
     named = re.search(r'image "(?P<image>[^"]+)"', text)
     image = named["image"] if named else ""
     if "is not present with pull policy of Never" in text:
@@ -185,7 +185,7 @@ def _describe_image(host: Host, cri_socket: str, component: str, text: str) -> B
             is_final=True,
             link="image",
         )
-    failure = image_pulls.explain_pull_failure(host, image or component, shorten(text))
+    failure = image_pulls.explain_pull_failure(host, image or component, text=shorten(text))
     cause = failure.cause
     if image and image_pulls.full_image_name(image) in image_pulls.list_images(host, cri_socket):
         cause += (
@@ -201,10 +201,10 @@ def _describe_image(host: Host, cri_socket: str, component: str, text: str) -> B
     )
 
 
-def _describe_start(host: Host, cri_socket: str, component: str, text: str) -> BrokenLink:
+def _describe_start(host: Host, cri_socket: str, *, component: str, text: str) -> BrokenLink:
     what = f"the container of {component} cannot be started"
     signs = (*CONTAINER_SIGNS, *SANDBOX_SIGNS)
-    found = match_signs(host, signs, [text], what=what, link="container", words=source_words(host, component))
+    found = match_signs(host, signs, lines=[text], what=what, link="container", words=source_words(host, component))
     return found or BrokenLink(
         what, shorten(text), f"fix what the cause names, {THEN} (its log: {services.say_log(host, 'containerd')})",
         link="container",

@@ -414,8 +414,8 @@ def source_words(host: Host, component: str) -> dict[str, str]:
 def match_signs(
     host: Host,
     signs: Sequence[Sign],
-    lines: Sequence[str],
     *,
+    lines: Sequence[str],
     what: str,
     link: str,
     words: Optional[Mapping[str, str]] = None,
@@ -424,11 +424,11 @@ def match_signs(
     for line in reversed(lines):
         sign = next((sign for sign in signs if re.search(sign.pattern, line)), None)
         if sign is not None:
-            return _fill(host, sign, line, what=what, link=link, words=words or {})
+            return _fill(host, sign, line=line, what=what, link=link, words=words or {})
     return None
 
 
-def _fill(host: Host, sign: Sign, line: str, *, what: str, link: str, words: Mapping[str, str]) -> BrokenLink:
+def _fill(host: Host, sign: Sign, *, line: str, what: str, link: str, words: Mapping[str, str]) -> BrokenLink:
     match = re.search(sign.pattern, line)
     groups = {name: value or "" for name, value in (match.groupdict() if match else {}).items()}
     known = {**_service_words(host), **groups, **words, "line": clean_log_line(line)}

@@ -66,7 +66,7 @@ def look_at_node(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = 
             registration["taints"] = [parse_taint(text) for text in taints.split(",")]
         document = {"apiVersion": schema.V1BETA4, "kind": "JoinConfiguration", **own}
         return Found("worker", "join", name, patient.config.node.cri_socket, (document,))
-    api = _open_api(host, patient, kubeconfig_file or paths.admin_conf)
+    api = _open_api(host, patient, path=kubeconfig_file or paths.admin_conf)
     node = api.get(kubeapi.path_of("Node", name))
     if node is None:
         raise ClusterError(
@@ -124,7 +124,7 @@ def _read_node_name(host: Host, paths: Paths) -> str:
     return common_name[len(_USER_PREFIX) :]
 
 
-def _open_api(host: Host, patient: node_files.Patient, path: Path) -> kubeapi.Api:
+def _open_api(host: Host, patient: node_files.Patient, *, path: Path) -> kubeapi.Api:
     endpoint = patient.config.local_api_endpoint
     server = f"https://{join_host_port(endpoint.advertise_address, endpoint.bind_port)}"
     return kubeapi.Api(host, kubeapi.read_identity(host, path, server=server), retry_s=5)
@@ -137,7 +137,7 @@ def _has_control_plane_taint(node: Mapping[str, Any]) -> bool:
 
 def _read_cluster_documents(api: kubeapi.Api) -> list[Mapping[str, Any]]:
     """The cluster's own documents, as its ConfigMaps hold them; an addon that is not there is one that was skipped."""
-    cluster = _read_document(api, "kubeadm-config", "ClusterConfiguration")
+    cluster = _read_document(api, "kubeadm-config", key="ClusterConfiguration")
     if cluster is None:
         raise ClusterError(
             "the cluster has no ConfigMap kube-system/kubeadm-config with a ClusterConfiguration",
@@ -147,12 +147,15 @@ def _read_cluster_documents(api: kubeapi.Api) -> list[Mapping[str, Any]]:
         )
     network = objects.read_pod_network(api)
     wishes = {"apiVersion": schema.KB_V1ALPHA1, "kind": "KbConfiguration", "podNetwork": {"plugin": network.plugin}}
-    others = (_read_document(api, "kubelet-config", "kubelet"), _read_document(api, "kube-proxy", "config.conf"))
+    others = (
+        _read_document(api, "kubelet-config", key="kubelet"),
+        _read_document(api, "kube-proxy", key="config.conf"),
+    )
     return [cluster, *(document for document in others if document is not None), wishes]
 
 
-def _read_document(api: kubeapi.Api, name: str, key: str) -> Optional[dict[str, Any]]:
-    text = objects.read_config_key(api, name, key)
+def _read_document(api: kubeapi.Api, name: str, *, key: str) -> Optional[dict[str, Any]]:
+    text = objects.read_config_key(api, name, key=key)
     return load_mapping(text, f"ConfigMap {SYSTEM}/{name}") or None if text else None
 
 

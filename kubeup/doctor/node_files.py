@@ -57,7 +57,10 @@ class Patient:
 def read_patient(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = None) -> Patient:
     """The node as its manifests and the kubelet's files describe it."""
     paths = find_paths(host, paths)
-    apiserver, manager = read_flags(host, paths, "kube-apiserver"), read_flags(host, paths, "kube-controller-manager")
+    apiserver, manager = (
+        read_flags(host, paths, component="kube-apiserver"),
+        read_flags(host, paths, component="kube-controller-manager"),
+    )
     config = read_mapping(host, paths.kubelet_config)
     flags = read_kubelet_flags(host, paths)
     version = _find_version(host, paths)
@@ -69,13 +72,13 @@ def read_patient(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = 
             pod_subnet=manager.get("cluster-cidr", ""),
             dns_domain=str(config.get("clusterDomain") or Networking.dns_domain),
         ),
-        **_read_etcd(host, paths, apiserver),
+        **_read_etcd(host, paths, apiserver=apiserver),
     )
     own = NodeConfig(
         cluster,
         NodeRegistration(
             read_cert_node_name(host, paths) or read_called_name(host, flags),
-            cri_socket=_find_socket(host, paths, config, flags),
+            cri_socket=_find_socket(host, paths, config=config, flags=flags),
         ),
         LocalAPIEndpoint(
             apiserver.get("advertise-address") or choose.choose_advertise_address(host, "", prefer=4).value,
@@ -103,21 +106,21 @@ def read_called_name(host: Host, flags: Mapping[str, str]) -> str:
 def find_paths(host: Host, paths: Paths) -> Paths:
     """Where this node's files lie, as its static pods say: certificatesDir and etcd's dataDir may be anywhere, and a default
     would find a healthy node broken. Without static pods (a worker) `paths` as they are."""
-    flags = read_flags(host, paths, "kube-apiserver")
+    flags = read_flags(host, paths, component="kube-apiserver")
     told = [Path(flags.get(flag, "")) for flag in ("tls-cert-file", "client-ca-file")]
     folder = next((path.parent for path in told if path.is_absolute() and host.exists(path)), paths.pki)
-    data = read_flags(host, paths, "etcd").get("data-dir", "")
+    data = read_flags(host, paths, component="etcd").get("data-dir", "")
     return dataclasses.replace(paths, pki=folder, etcd_data=Path(data) if data.startswith("/") else paths.etcd_data)
 
 
 def find_own_server(host: Host, paths: Paths) -> str:
     """`https://10.0.0.11:8443`, this node's API server as its static pod says; "" where there is none."""
-    flags = read_flags(host, paths, "kube-apiserver")
+    flags = read_flags(host, paths, component="kube-apiserver")
     address, port = flags.get("advertise-address", ""), flags.get("secure-port") or "6443"
     return f"https://{join_host_port(address, port)}" if address else ""
 
 
-def read_flags(host: Host, paths: Paths, component: str) -> dict[str, str]:
+def read_flags(host: Host, paths: Paths, *, component: str) -> dict[str, str]:
     """The flags in a component's manifest, by name without dashes; {} where there is none. The last one counts."""
     command, *_ = [*commands_of_pod(read_mapping(host, paths.manifest(component))), []]
     return flags_of(command)
@@ -142,9 +145,9 @@ def _find_version(host: Host, paths: Paths) -> str:
     return found.text if found and found.minor in releases.RELEASES else releases.NEWEST_PROVEN
 
 
-def _read_etcd(host: Host, paths: Paths, apiserver: Mapping[str, str]) -> dict[str, Any]:
+def _read_etcd(host: Host, paths: Paths, *, apiserver: Mapping[str, str]) -> dict[str, Any]:
     if host.exists(paths.manifest("etcd")):
-        data_dir = read_flags(host, paths, "etcd").get("data-dir", "/var/lib/etcd")
+        data_dir = read_flags(host, paths, component="etcd").get("data-dir", "/var/lib/etcd")
         return {"local_etcd": LocalEtcd(data_dir=data_dir)}
     return {"local_etcd": None, "external_etcd": find_external_etcd(apiserver)}
 
@@ -158,7 +161,7 @@ def find_external_etcd(apiserver: Mapping[str, str]) -> Optional[ExternalEtcd]:
     return ExternalEtcd(urls, ca_file=ca, cert_file=cert, key_file=key)
 
 
-def _find_socket(host: Host, paths: Paths, config: Mapping[str, Any], flags: Mapping[str, str]) -> str:
+def _find_socket(host: Host, paths: Paths, *, config: Mapping[str, Any], flags: Mapping[str, str]) -> str:
     instance = read_mapping(host, paths.kubelet_instance_config)
     told = instance.get("containerRuntimeEndpoint") or config.get("containerRuntimeEndpoint")
     return str(told or flags.get("container-runtime-endpoint") or choose.choose_cri_socket(host).value)

@@ -168,7 +168,7 @@ def _container_logs(patient: node_files.Patient) -> dict[str, str]:
         if item.namespace != "kube-system" or counted.get(item.name, 0) == 2:
             continue
         counted[item.name] = counted.get(item.name, 0) + 1
-        lines = containers.container_logs(patient.host, socket, item.id, lines=1000)
+        lines = containers.container_logs(patient.host, socket, container_id=item.id, lines=1000)
         logs[f"containers/{item.name}-{item.attempt}-{item.state}.log"] = _end_of("\n".join(lines)) + "\n"
     return logs
 

@@ -68,7 +68,7 @@ class Object(_ClusterItem):
                 Difference(self.name, f"{field}, which is no longer needed, is still there") for field in left_over
             )
         shown = compare_documents(
-            self.name, wanted["object"], pick_like(found["object"], wanted["object"]), is_whole=False
+            self.name, wanted["object"], found=pick_like(found["object"], wanted["object"]), is_whole=False
         )
         is_secret = self.manifest["kind"] == "Secret"
         return (Difference(self.name, DIFFERS),) if is_secret or not shown else shown
@@ -109,7 +109,7 @@ class PodConfig(ComponentConfig):
         objects.apply_component_config(run.api, self.manifest)
         if before and before.get("data") != self.manifest["data"] and run.api.get(self.owner) is not None:
             run.report.note(self.told)
-            objects.restart_pods(run.api, self.owner, run.host.now())
+            objects.restart_pods(run.api, self.owner, now=run.host.now())
         return self.wanted()
 
 
@@ -135,7 +135,7 @@ class RestartedPods(_ClusterItem):
 
     def apply(self, run: Ground) -> Fields:
         if run.api.get(self.owner) is not None:
-            objects.restart_pods(run.api, self.owner, run.host.now())
+            objects.restart_pods(run.api, self.owner, now=run.host.now())
         return {}
 
 
@@ -165,11 +165,11 @@ class PatchedFields(_ClusterItem):
         if found is None:
             return (Difference(self.name, ""),)
         patch = self.plan(found["object"])
-        return () if patch is None else _compare_patch(self.name, patch, found["object"])
+        return () if patch is None else _compare_patch(self.name, patch, found=found["object"])
 
     def apply(self, run: Ground) -> Fields:
         self.wait()
-        objects.patch_fields(run.api, self.path, self.plan)
+        objects.patch_fields(run.api, self.path, plan=self.plan)
         return self.wanted()
 
 
@@ -237,8 +237,10 @@ class TokenSecret(Object):
         return () if found is not None else (Difference(self.name, EXPIRED),)
 
 
-def _compare_patch(item: str, patch: Manifest, found: Manifest) -> tuple[Difference, ...]:
+def _compare_patch(item: str, patch: Manifest, *, found: Manifest) -> tuple[Difference, ...]:
     """What a patch would change; the version for which it was made is no part of it."""
     wanted = {**patch, "metadata": {**patch.get("metadata", {})}}
     wanted["metadata"].pop("resourceVersion", None)
-    return compare_documents(item, wanted, pick_like(found, wanted), is_whole=False) or (Difference(item, DIFFERS),)
+    return compare_documents(item, wanted, found=pick_like(found, wanted), is_whole=False) or (
+        Difference(item, DIFFERS),
+    )

@@ -35,7 +35,7 @@ class View:
     is_known: bool = True
 
 
-def look_at(plan: Plan, run: Ground, recorded: Optional[StepRecord], *, made: Iterable[str] = ()) -> View:
+def look_at(plan: Plan, run: Ground, *, recorded: Optional[StepRecord], made: Iterable[str] = ()) -> View:
     """The node and the cluster beside what is known of the plan by now. Only looks. made: what may go once nothing wants it."""
     differences: list[Difference] = []
     drifted: list[Difference] = []
@@ -47,15 +47,15 @@ def look_at(plan: Plan, run: Ground, recorded: Optional[StepRecord], *, made: It
             differences += ours
             before = (recorded or {}).get(item.name)
             if ours and before is not None and before.keys() == item.record(item.wanted()).keys():
-                drifted += _compare_recorded(item, before, found)
+                drifted += _compare_recorded(item, before, found=found)
                 configured += _compare_wanted(item, before)
         if isinstance(part, Group):
-            differences += _look_at_guard(part, run, recorded)
+            differences += _look_at_guard(part, run, recorded=recorded)
         elif isinstance(part, Later):
             differences.append(Difference(part.name, NOT_KNOWN))
         elif isinstance(part, Proof):
             differences += _look_at_proof(part, run)
-    stale, _ = find_stale(plan, run, recorded, made)
+    stale, _ = find_stale(plan, run, recorded=recorded, made=made)
     configured += [Difference(str(path), WANTED_NO_MORE) for path in stale]
     differences += [Difference(str(path), WANTED_NO_MORE) for path in stale]
     return View(tuple(differences), tuple(drifted), tuple(configured), recorded is not None)
@@ -67,7 +67,7 @@ def _items_of(part: Part) -> tuple[Item, ...]:
     return () if isinstance(part, (Later, Proof, Yielded, Waiting)) else (part,)
 
 
-def _compare_recorded(item: Item, before: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
+def _compare_recorded(item: Item, before: Fields, *, found: Optional[Fields]) -> tuple[Difference, ...]:
     """What became of it since. Of a secret only that it is another one."""
     if "digest" in before:
         now = item.record(found) if found else {}
@@ -82,7 +82,7 @@ def _compare_wanted(item: Item, before: Fields) -> tuple[Difference, ...]:
     return item.differences(wanted, before)
 
 
-def _look_at_guard(group: Group, run: Ground, recorded: Optional[StepRecord]) -> list[Difference]:
+def _look_at_guard(group: Group, run: Ground, *, recorded: Optional[StepRecord]) -> list[Difference]:
     found = []
     if not group.guard.is_running(run):
         found.append(Difference(group.name, NOT_RUNNING))
@@ -98,7 +98,7 @@ def _look_at_proof(proof: Proof, run: Ground) -> list[Difference]:
 
 
 def find_stale(
-    plan: Plan, run: Ground, recorded: Optional[StepRecord], made: Iterable[str]
+    plan: Plan, run: Ground, *, recorded: Optional[StepRecord], made: Iterable[str]
 ) -> tuple[list[Path], list[Path]]:
     """The files that the record names and the plan does not: those that are as kb made them, and those that somebody changed since.
 
@@ -123,7 +123,7 @@ def find_stale(
 
 def is_there(plan: Plan, run: Ground) -> bool:
     """Whether the node and the cluster are as the plan says, as far as it is known by now."""
-    return not look_at(plan, run, None).differences
+    return not look_at(plan, run, recorded=None).differences
 
 
 def record_found(plan: Plan, run: Ground) -> StepRecord:
@@ -221,7 +221,7 @@ class Applier:
         found = [(item, item.look(self.run)) for item in items]
         is_due = any(item.differences(item.wanted(), fields) for item, fields in found)
         has_no_record = self.recorded is None and self.was_begun
-        if is_due or self._is_stale or has_no_record or _look_at_guard(group, self.run, self.recorded):
+        if is_due or self._is_stale or has_no_record or _look_at_guard(group, self.run, recorded=self.recorded):
             self.keep({**(self.recorded or {}), **self.record, group.name: {"started_with": ""}})
             guard.stop(self.run)
             for item in items:
@@ -256,7 +256,7 @@ class Applier:
 
     def _remove_stale(self, plan: Plan) -> None:
         """Before what takes its place is made."""
-        own, changed = find_stale(plan, self.run, self.recorded, self.made)
+        own, changed = find_stale(plan, self.run, recorded=self.recorded, made=self.made)
         for path in own:
             self.run.host.remove(path)
             self._is_stale = True

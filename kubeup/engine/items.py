@@ -46,7 +46,7 @@ class _PathItem(_NodeItem):
         return str(self.path)
 
     def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
-        return _compare_fields(self.name, wanted, found)
+        return _compare_fields(self.name, wanted, found=found)
 
 
 @frozen
@@ -107,11 +107,11 @@ class File(_PathItem):
 
     def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
         if found is None or "content" not in found:
-            return _compare_fields(self.name, wanted, found)
+            return _compare_fields(self.name, wanted, found=found)
         text, other = str(wanted["content"]), str(found["content"])
         if self.keeps is not None and not self.is_same(text, other):
             text = self.keeps(other, text)
-        rest = _compare_fields(self.name, _without_content(wanted), _without_content(found))
+        rest = _compare_fields(self.name, _without_content(wanted), found=_without_content(found))
         if self.is_same(text, other):
             return rest
         if self.is_secret:
@@ -130,12 +130,12 @@ class File(_PathItem):
     def _compare_content(self, text: str, other: str) -> tuple[Difference, ...]:
         if self._is_yaml:
             try:
-                found = compare_documents(self.name, load_yaml(text), load_yaml(other))
+                found = compare_documents(self.name, load_yaml(text), found=load_yaml(other))
             except YAMLError:
                 found = ()
             if found:
                 return found
-        return compare_lines(self.name, text, other)
+        return compare_lines(self.name, text, found=other)
 
     def apply(self, run: Ground) -> Fields:
         text = self.text
@@ -190,7 +190,7 @@ class Issued(_NodeItem):
         rest = {name: value for name, value in wanted.items() if name != "trouble"}
         if trouble:
             return (Difference(self.name, str(trouble)),) if rest == others else ()
-        return _compare_fields(self.name, rest, others)
+        return _compare_fields(self.name, rest, found=others)
 
     def apply(self, run: Ground) -> Fields:
         self.issue(run)
@@ -336,7 +336,7 @@ class Sysctl(_NodeItem):
         return {"value": run.host.read_text(path).strip()} if run.host.exists(path) else None
 
     def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
-        return _compare_fields(self.name, wanted, found)
+        return _compare_fields(self.name, wanted, found=found)
 
     def apply(self, run: Ground) -> Fields:
         if self.look(run) != self.wanted():
@@ -447,7 +447,7 @@ def _without_content(fields: Fields) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name != "content"}
 
 
-def _compare_fields(item: str, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
+def _compare_fields(item: str, wanted: Fields, *, found: Optional[Fields]) -> tuple[Difference, ...]:
     if found is None:
         return (Difference(item, ""),)
     return tuple(

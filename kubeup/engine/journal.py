@@ -33,7 +33,7 @@ _CHANGES = frozenset(
 class JournalHost:
     """A host that writes down, in `entry` of `state`, each file it is about to make or change."""
 
-    def __init__(self, inner: Host, state: State, key: str, entry: PhaseState) -> None:
+    def __init__(self, inner: Host, state: State, *, key: str, entry: PhaseState) -> None:
         self._inner = inner
         self._state = state
         self._key = key
@@ -76,7 +76,7 @@ class JournalHost:
         keeps: bool = False,
     ) -> bool:
         wanted = encode_text(data, path) if isinstance(data, str) else data
-        self._register(path, wanted, None if keeps else (mode, owner))
+        self._register(path, wanted, rights=None if keeps else (mode, owner))
         return self._count(path, self._inner.write_file(path, wanted, mode=mode, owner=owner, keeps=keeps))
 
     def write_stream(self, path: Path, chunks: Iterable[bytes], *, mode: int = 0o644) -> None:
@@ -152,8 +152,8 @@ class JournalHost:
         self,
         path: Path,
         wanted: Optional[bytes],
-        rights: Optional[tuple[int, Optional[tuple[int, int]]]] = None,
         *,
+        rights: Optional[tuple[int, Optional[tuple[int, int]]]] = None,
         is_folder: bool = False,
     ) -> None:
         """rights: the mode and the owner that the file is to have, where it gets others."""
@@ -161,7 +161,7 @@ class JournalHost:
             # a link stays, and what it leads to changes
             real = self._inner.real_path(path) if self._inner.read_link(path) is not None else path
             if wanted is not None and self._inner.exists(real):
-                if self._differs(real, wanted, rights):
+                if self._differs(real, wanted, rights=rights):
                     self._back_up(real)
                 return
             path = real
@@ -175,7 +175,7 @@ class JournalHost:
             self._entry.created.extend(fresh)
             self._state.save()
 
-    def _differs(self, path: Path, wanted: bytes, rights: Optional[tuple[int, Optional[tuple[int, int]]]]) -> bool:
+    def _differs(self, path: Path, wanted: bytes, *, rights: Optional[tuple[int, Optional[tuple[int, int]]]]) -> bool:
         found = self._inner.stat(path)
         if found is None or found.is_dir:
             return False

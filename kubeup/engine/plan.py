@@ -300,7 +300,7 @@ def _flatten_list(value: list[Any], at: str) -> dict[str, str]:
     return found or {at: "[]"}
 
 
-def compare_documents(item: str, wanted: Any, found: Any, *, is_whole: bool = True) -> tuple[Difference, ...]:
+def compare_documents(item: str, wanted: Any, *, found: Any, is_whole: bool = True) -> tuple[Difference, ...]:
     """Field by field. is_whole: what is found and not wanted is a difference too."""
     one, other = flatten(wanted), flatten(found)
     names = [*one, *(name for name in other if name not in one)] if is_whole else list(one)
@@ -311,7 +311,7 @@ def compare_documents(item: str, wanted: Any, found: Any, *, is_whole: bool = Tr
     )
 
 
-def compare_lines(item: str, wanted: str, found: str) -> tuple[Difference, ...]:
+def compare_lines(item: str, wanted: str, *, found: str) -> tuple[Difference, ...]:
     """The first line that differs stands for the text."""
     one, other = wanted.splitlines(), found.splitlines()
     for number in range(max(len(one), len(other))):

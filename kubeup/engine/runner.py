@@ -76,7 +76,7 @@ class RunResult:
 class Runner:
     """Works through the phases of one workflow on one node."""
 
-    def __init__(self, workflow: str, phases: Sequence[Phase], state: State, *, keeps_journal: bool = True) -> None:
+    def __init__(self, workflow: str, phases: Sequence[Phase], *, state: State, keeps_journal: bool = True) -> None:
         """keeps_journal: False for the workflow that undoes the journal: its own steps are not written into it."""
         self.keeps_journal = keeps_journal
         self.workflow = workflow
@@ -97,7 +97,7 @@ class Runner:
         result = RunResult(self.workflow, results=ctx.results)
         remove_leftovers(ctx.host, self.state)
         ctx = dataclasses.replace(
-            ctx, owned_paths=self.state.known_paths(), selection=self._select(ctx, chosen, skipped, skip)
+            ctx, owned_paths=self.state.known_paths(), selection=self._select(ctx, chosen, skipped=skipped, skip=skip)
         )
         self._total = len(chosen)
         for index, phase in enumerate(chosen, start=1):
@@ -112,10 +112,14 @@ class Runner:
                 error.phase = error.phase or phase.name
                 raise
             result.phases.append(outcome)
-            ctx.report.phase(index, len(chosen), phase.name, phase.does, _describe(outcome, ctx.host.mode))
+            ctx.report.phase(
+                index, len(chosen), name=phase.name, does=phase.does, outcome=_describe(outcome, ctx.host.mode)
+            )
         return result
 
-    def _select(self, ctx: BareRun, chosen: Sequence[Phase], skipped: frozenset[str], skip: Sequence[str]) -> Selection:
+    def _select(
+        self, ctx: BareRun, chosen: Sequence[Phase], *, skipped: frozenset[str], skip: Sequence[str]
+    ) -> Selection:
         # what the user left out is left out for good, also where this run works through one phase alone
         left_out = names_below(self.phases, skip)
         planned = wanted_phases(self.phases, ctx.config)
@@ -147,19 +151,19 @@ class Runner:
         if before and before.status == "done" and not is_forced and not phase.always:
             try:
                 if phase.plan is None:
-                    again = self._why_again(ctx, phase, before, inputs)
+                    again = self._why_again(ctx, phase, before=before, inputs=inputs)
                 else:
                     plan = phase.plan(ctx)
-                    again = self._why_other(ctx, phase, before, plan)
+                    again = self._why_other(ctx, phase, before=before, plan=plan)
             except KbError as error:
-                self._tell_failure(ctx, phase, error, result)
+                self._tell_failure(ctx, phase, error=error, result=result)
                 raise
             if not again:
                 ctx.results.take(read_stored(before.outputs))
                 return PhaseOutcome(phase.name, "unchanged", ctx.host.monotonic() - started)
             if plan is None or not plan.waits:
                 ctx.report.note(f"{phase.name}: {again}")
-        return self._act(ctx, phase, plan, inputs, started=started, result=result, is_forced=is_forced)
+        return self._act(ctx, phase, plan=plan, inputs=inputs, started=started, result=result, is_forced=is_forced)
 
     def _take_along(self, phase: Phase) -> None:
         """What is known of a phase that has another name now."""
@@ -168,7 +172,7 @@ class Runner:
             self.state.phases.setdefault(key, self.state.phases.pop(former))
             self.records.rename(key, former)
 
-    def _why_again(self, ctx: BareRun, phase: Phase, before: PhaseState, inputs: dict[str, str]) -> str:
+    def _why_again(self, ctx: BareRun, phase: Phase, *, before: PhaseState, inputs: dict[str, str]) -> str:
         if inputs and "spec" not in before.inputs:
             before.inputs.update(inputs)  # an older kb did it, of which nobody can tell: from here on a change is seen
             self.state.save()
@@ -178,10 +182,10 @@ class Runner:
             return ""
         return "drift: it was done, but the node no longer shows it: applying it again"
 
-    def _why_other(self, ctx: Any, phase: Phase, before: PhaseState, plan: Plan) -> str:
+    def _why_other(self, ctx: Any, phase: Phase, *, before: PhaseState, plan: Plan) -> str:
         """Why a planned phase that was done is done again: whether the configuration or somebody on the node changed it."""
         key = f"{self.workflow}/{phase.name}"
-        view = look_at(plan, ctx, self.records.of(key), made=self._may_remove(key, before))
+        view = look_at(plan, ctx, recorded=self.records.of(key), made=self._may_remove(key, before))
         if plan.waits:
             return plan.waits[0].why
         known, blind = before.inputs.get("plan", ""), [item for item in plan.items() if item.is_blind]
@@ -195,23 +199,17 @@ class Runner:
         self,
         ctx: BareRun,
         phase: Phase,
+        *,
         plan: Optional[Plan],
         inputs: dict[str, str],
-        *,
         started: float,
         result: RunResult,
         is_forced: bool,
     ) -> PhaseOutcome:
         key = f"{self.workflow}/{phase.name}"
         before = self.state.phases.get(key)
-        entry = PhaseState("running", inputs=inputs, started=f"{ctx.host.now():%Y-%m-%dT%H:%M:%SZ}")
-        if before:
-            # what it handed on before is known until it hands on something else
-            entry.created, entry.backups, entry.outputs = before.created, before.backups, before.outputs
-            entry.compensations = before.compensations
-        if self.keeps_journal:
-            self.state.phases[key] = entry
-        journal = JournalHost(ctx.host, self.state, key, entry)
+        entry = self._begin(ctx, key, inputs=inputs)
+        journal = JournalHost(ctx.host, self.state, key=key, entry=entry)
         # what was registered by a run that was killed before it was made counts as not made
         journal.forget_unmade()
         sent_before = len(ctx.caller.changes)
@@ -219,34 +217,20 @@ class Runner:
             plan = plan or (phase.plan(ctx) if phase.plan else None)
             journal.expect(plan.places() if plan else ())
             self.state.save()
-            worked_on = ctx
-            if self.keeps_journal:
-                worked_on = dataclasses.replace(ctx, host=journal, machine=ctx.host, promises=journal)  # type: ignore[arg-type]
-            phase.before(worked_on)
-            began = ctx.host.monotonic()
-            if plan is None:
-                foretold = phase.foretell if ctx.host.mode == "dry-run" else None
-                handed = (foretold or phase.act)(worked_on) or Results()
-            else:
-                was_begun = before is not None and before.status != "done"
-                handed = self._apply(worked_on, phase, plan, entry, is_forced=is_forced, was_begun=was_begun)
-            phase.after(worked_on, handed, ctx.host.monotonic() - began)
+            was_begun = before is not None and before.status != "done"
+            worked_on = self._with_journal(ctx, journal)
+            handed = self._work(worked_on, phase, plan=plan, entry=entry, is_forced=is_forced, was_begun=was_begun)
             journal.forget_unmade()
             entry.status, entry.ended = "done", f"{ctx.host.now():%Y-%m-%dT%H:%M:%SZ}"
             entry.outputs = handed.stored()
             self.state.save()
         except BaseException as error:
             journal.forget_unmade()
-            self._record_failure(ctx, phase, entry, journal, error, result)
+            self._record_failure(ctx, phase, entry=entry, journal=journal, error=error, result=result)
             raise
         sent = ctx.caller.changes[sent_before:]
         ctx.results.take(handed)
-        for path in journal.changed_files:
-            ctx.report.detail(f"wrote {path}")
-        for command in journal.commands:
-            ctx.report.detail(f"ran {command}", 2)
-        for name in sent:
-            ctx.report.detail(f"applied {name}")
+        _tell_changes(ctx, journal, sent=sent)
         is_changed = bool(journal.changed_files or sent or journal.commands)
         status = "done" if is_changed or before is None or before.status != "done" else "unchanged"
         took = ctx.host.monotonic() - started
@@ -255,8 +239,38 @@ class Runner:
             return PhaseOutcome(phase.name, "waiting", took, journal.changed_files, sent, why=why)
         return PhaseOutcome(phase.name, status, took, journal.changed_files, sent)
 
+    def _begin(self, ctx: BareRun, key: str, *, inputs: dict[str, str]) -> PhaseState:
+        """The step's new entry in the state, with what a run before it made and handed on."""
+        before = self.state.phases.get(key)
+        entry = PhaseState("running", inputs=inputs, started=f"{ctx.host.now():%Y-%m-%dT%H:%M:%SZ}")
+        if before:
+            # what it handed on before is known until it hands on something else
+            entry.created, entry.backups, entry.outputs = before.created, before.backups, before.outputs
+            entry.compensations = before.compensations
+        if self.keeps_journal:
+            self.state.phases[key] = entry
+        return entry
+
+    def _with_journal(self, ctx: BareRun, journal: JournalHost) -> BareRun:
+        if not self.keeps_journal:
+            return ctx
+        return dataclasses.replace(ctx, host=journal, machine=ctx.host, promises=journal)  # type: ignore[arg-type]
+
+    def _work(
+        self, ctx: BareRun, phase: Phase, *, plan: Optional[Plan], entry: PhaseState, is_forced: bool, was_begun: bool
+    ) -> Results:
+        phase.before(ctx)
+        began = ctx.host.monotonic()
+        if plan is None:
+            foretold = phase.foretell if ctx.host.mode == "dry-run" else None
+            handed = (foretold or phase.act)(ctx) or Results()
+        else:
+            handed = self._apply(ctx, phase, plan=plan, entry=entry, is_forced=is_forced, was_begun=was_begun)
+        phase.after(ctx, handed, ctx.host.monotonic() - began)
+        return handed
+
     def _apply(
-        self, ctx: Any, phase: Phase, plan: Plan, entry: PhaseState, *, is_forced: bool, was_begun: bool
+        self, ctx: Any, phase: Phase, *, plan: Plan, entry: PhaseState, is_forced: bool, was_begun: bool
     ) -> Results:
         """Make the node as the plan says, and record what was found then. Whoever keeps no state compares with the disk alone,
         and writes in any case."""
@@ -309,13 +323,14 @@ class Runner:
         self,
         ctx: BareRun,
         phase: Phase,
+        *,
         entry: PhaseState,
         journal: JournalHost,
         error: BaseException,
         result: RunResult,
     ) -> None:
         entry.status, entry.ended = "failed", f"{ctx.host.now():%Y-%m-%dT%H:%M:%SZ}"
-        self._tell_failure(ctx, phase, error, result, journal.changed_files)
+        self._tell_failure(ctx, phase, error=error, result=result, changed_files=journal.changed_files)
         if isinstance(error, KbError):
             entry.error = error.as_dict()
         elif isinstance(error, KeyboardInterrupt):
@@ -330,6 +345,7 @@ class Runner:
         self,
         ctx: BareRun,
         phase: Phase,
+        *,
         error: BaseException,
         result: RunResult,
         changed_files: Sequence[str] = (),
@@ -340,7 +356,16 @@ class Runner:
             error.phase = error.phase or phase.name
             error.changed = error.changed or ("nothing was changed" if not files else f"{files} files were changed")
         outcome = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        ctx.report.phase(len(result.phases) + 1, self._total, phase.name, phase.does, outcome)
+        ctx.report.phase(len(result.phases) + 1, self._total, name=phase.name, does=phase.does, outcome=outcome)
+
+
+def _tell_changes(ctx: BareRun, journal: JournalHost, *, sent: Sequence[str]) -> None:
+    for path in journal.changed_files:
+        ctx.report.detail(f"wrote {path}")
+    for command in journal.commands:
+        ctx.report.detail(f"ran {command}", 2)
+    for name in sent:
+        ctx.report.detail(f"applied {name}")
 
 
 def describe_view(view: View, *, is_same_plan: Optional[bool] = None) -> str:

@@ -173,25 +173,25 @@ def load_state(host: Host, paths: Paths) -> State:
             code="state-foreign",
         )
     try:
-        state = _parse_state(host, paths, data, machine_id)
+        state = _parse_state(host, paths, data=data, machine_id=machine_id)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(paths.state, " ".join(str(error).split())) from error
     state._saved = _render(data)
     return state
 
 
-def _parse_state(host: Host, paths: Paths, data: dict[str, Any], machine_id: str) -> State:
+def _parse_state(host: Host, paths: Paths, *, data: dict[str, Any], machine_id: str) -> State:
     """Raises ValueError, by the name of the field: what undo and the Runner rely on is looked at before anything is done."""
     for name in ("node", "cluster", "cri_socket"):
         if not isinstance(data.get(name), str):
             raise ValueError(f"{name} is no text")
     for name in ("adopted", "folders"):
         default: Optional[list[str]] = [] if name == "folders" else None  # which states of before do not have
-        for index, path in enumerate(_require(data.get(name, default), list, name)):
+        for index, path in enumerate(_require(data.get(name, default), list, name=name)):
             _check_path(path, f"{name}[{index}]")
     phases = {
-        key: _parse_phase(value, f"phases[{json.dumps(key)}]", paths)
-        for key, value in _require(data.get("phases"), dict, "phases").items()
+        key: _parse_phase(value, f"phases[{json.dumps(key)}]", paths=paths)
+        for key, value in _require(data.get("phases"), dict, name="phases").items()
     }
     return State(
         host, paths, data["node"], data["cluster"], machine_id, data["cri_socket"], list(data["adopted"]), phases,
@@ -202,33 +202,33 @@ def _parse_state(host: Host, paths: Paths, data: dict[str, Any], machine_id: str
 _KINDS: dict[type, str] = {dict: "mapping", list: "list", str: "text"}
 
 
-def _require(value: Any, kind: type, name: str) -> Any:
+def _require(value: Any, kind: type, *, name: str) -> Any:
     if not isinstance(value, kind):
         raise ValueError(f"{name} is no {_KINDS[kind]}")
     return value
 
 
-def _parse_phase(value: Any, name: str, paths: Paths) -> PhaseState:
+def _parse_phase(value: Any, name: str, *, paths: Paths) -> PhaseState:
     """Raises ValueError."""
-    unknown = set(_require(value, dict, name)) - set(PhaseState.__dataclass_fields__)
+    unknown = set(_require(value, dict, name=name)) - set(PhaseState.__dataclass_fields__)
     if unknown or "status" not in value:
         raise ValueError(f"{name} has no status" if not unknown else f"{name} has an unknown field {min(unknown)!a}")
     phase = PhaseState(**value)
     if phase.status not in STATUSES:
         raise ValueError(f"{name}.status is {phase.status!a}")
-    for index, path in enumerate(_require(phase.created, list, f"{name}.created")):
+    for index, path in enumerate(_require(phase.created, list, name=f"{name}.created")):
         _check_path(path, f"{name}.created[{index}]")
-    for index, entry in enumerate(_require(phase.backups, list, f"{name}.backups")):
-        _check_backup(entry, f"{name}.backups[{index}]", paths)
-    for index, entry in enumerate(_require(phase.compensations, list, f"{name}.compensations")):
-        for key, text in _require(entry, dict, f"{name}.compensations[{index}]").items():
-            _require(text, str, f"{name}.compensations[{index}].{key}")
+    for index, entry in enumerate(_require(phase.backups, list, name=f"{name}.backups")):
+        _check_backup(entry, f"{name}.backups[{index}]", paths=paths)
+    for index, entry in enumerate(_require(phase.compensations, list, name=f"{name}.compensations")):
+        for key, text in _require(entry, dict, name=f"{name}.compensations[{index}]").items():
+            _require(text, str, name=f"{name}.compensations[{index}].{key}")
     for field_name in ("inputs", "outputs"):
-        _require(getattr(phase, field_name), dict, f"{name}.{field_name}")
+        _require(getattr(phase, field_name), dict, name=f"{name}.{field_name}")
     if phase.error is not None:
-        _require(phase.error, dict, f"{name}.error")
+        _require(phase.error, dict, name=f"{name}.error")
     for field_name in ("started", "ended"):
-        _require(getattr(phase, field_name), str, f"{name}.{field_name}")
+        _require(getattr(phase, field_name), str, name=f"{name}.{field_name}")
     return phase
 
 
@@ -240,10 +240,10 @@ def _check_path(path: Any, name: str) -> None:
         raise ValueError(f"{name}, {path!a}, is not a plain path")
 
 
-def _check_backup(entry: Any, name: str, paths: Paths) -> None:
+def _check_backup(entry: Any, name: str, *, paths: Paths) -> None:
     """Raise ValueError unless this says where a file came from and where its copy lies: in kb's own folder of copies."""
-    for key, value in _require(entry, dict, name).items():
-        _require(value, str, f"{name}.{key}")
+    for key, value in _require(entry, dict, name=name).items():
+        _require(value, str, name=f"{name}.{key}")
     _check_path(entry.get("path"), f"{name}.path")
     if entry.get("link"):
         if "\0" in entry["link"]:

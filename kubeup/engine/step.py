@@ -28,7 +28,7 @@ def _nothing(run: Any) -> Outputs:
 def _nothing_before(run: Any) -> None: ...
 
 
-def _nothing_after(run: Any, handed: Results, took: float) -> None: ...
+def _nothing_after(run: Any, handed: Results, took: float) -> None: ...  # noqa: PLR0917
 
 
 @frozen

@@ -32,7 +32,7 @@ class Act:
     when: Optional[Callable[[NodeConfig], bool]] = None
 
 
-def step(
+def step(  # noqa: PLR0917
     name: str,
     reason: str,
     plan: Callable[[Any], Plan],
@@ -44,7 +44,7 @@ def step(
     return Phase(name, reason, plan=plan, live=live, when=when)
 
 
-def act(name: str, reason: str, what: Act) -> Phase:
+def act(name: str, reason: str, what: Act) -> Phase:  # noqa: PLR0917
     """A step that does something."""
     return Phase(
         name,

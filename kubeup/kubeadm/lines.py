@@ -70,7 +70,7 @@ class KubeadmReport(Report):
         spelled = self.spell(text)
         self._line(f"\t{spelled}" if text.startswith("[WARNING ") else f"warning: {spelled}")
 
-    def phase(self, index: int, total: int, name: str, does: str, outcome: str) -> None:
+    def phase(self, index: int, total: int, *, name: str, does: str, outcome: str) -> None:
         """The Runner's own line: kubeadm has none."""
 
 
@@ -94,10 +94,10 @@ def speaking(phase: Phase, lines: Mapping[str, Speech]) -> Phase:
     def before(ctx: Run) -> None:
         report = _report(ctx)
         report.open(ctx)
-        for line in (*_heading(ctx, phase.name, speech), *speech.before(ctx)):
+        for line in (*_heading(ctx, phase.name, speech=speech), *speech.before(ctx)):
             report.say(line)
 
-    def after(ctx: Run, handed: Results, took: float) -> None:
+    def after(ctx: Run, handed: Results, took: float) -> None:  # noqa: PLR0917
         for line in speech.after(ctx, handed, took):
             _report(ctx).say(line)
 
@@ -109,7 +109,7 @@ def _report(ctx: Run) -> KubeadmReport:
     return ctx.report
 
 
-def _heading(ctx: Run, name: str, speech: Speech) -> Lines:
+def _heading(ctx: Run, name: str, *, speech: Speech) -> Lines:
     """A parent speaks before the first of its children, if it runs as a whole (`init`, `init phase certs all`)."""
     parent = name.partition("/")[0]
     siblings = [other for other in ctx.selection.will_run if other.startswith(f"{parent}/")]
@@ -132,7 +132,7 @@ def _preflight(ctx: Run) -> Lines:
     return ["[preflight] Running pre-flight checks"]
 
 
-def _pulled(ctx: Run, handed: Results, took: float) -> Lines:
+def _pulled(ctx: Run, handed: Results, took: float) -> Lines:  # noqa: PLR0917
     """Said afterwards: the checks that come first may have stopped it."""
     if ctx.host.mode == "dry-run":
         yield "[preflight] Would pull the required images (like 'kubeadm config images pull')"
@@ -160,7 +160,7 @@ def _cert(name: str) -> Speech:
             return [f"[certs] Using existing {spec.base} {'' if has_key else 'keyless '}certificate authority"]
         return [f"[certs] Using existing {spec.base} certificate and key on disk"]
 
-    def after(ctx: Run, handed: Results, took: float) -> Lines:
+    def after(ctx: Run, handed: Results, took: float) -> Lines:  # noqa: PLR0917
         if not (name in _report(ctx).new_certs and spec.is_server and ctx.host.exists(spec.cert_path(ctx.paths))):
             return []
         sans = certificates.sans_of(pki.read_certs(ctx.host, spec.cert_path(ctx.paths))[0])
@@ -230,7 +230,7 @@ def _wait_control_plane(ctx: Run) -> Lines:
     yield from _kubelet_check(ctx)
 
 
-def _kubelet_is_healthy(ctx: Run, handed: Results, took: float) -> Lines:
+def _kubelet_is_healthy(ctx: Run, handed: Results, took: float) -> Lines:  # noqa: PLR0917
     if probes.kubelet_healthz_url(ctx.config):
         yield f"[kubelet-check] The kubelet is healthy after {went_by(took)}"
 
@@ -239,13 +239,13 @@ def _control_plane_check(ctx: Run) -> Lines:
     limit = format_duration(ctx.config.timeouts.control_plane_component_health_check_s)
     yield f"[control-plane-check] Waiting for healthy control plane components. This can take up to {limit}"
     for component in probes.COMPONENTS:
-        url = probes.component_url(ctx.host, ctx.paths, component)
+        url = probes.component_url(ctx.host, ctx.paths, component=component)
         if component == "kube-apiserver":
             url = f"{kubeconfig.local_url(ctx.config)}/livez"
         yield f"[control-plane-check] Checking {component} at {url}"
 
 
-def _control_plane_is_healthy(ctx: Run, handed: Results, took: float) -> Lines:
+def _control_plane_is_healthy(ctx: Run, handed: Results, took: float) -> Lines:  # noqa: PLR0917
     return [f"[control-plane-check] {component} is healthy after {went_by(took)}" for component in probes.COMPONENTS]
 
 
@@ -265,7 +265,7 @@ def _upload_certs(ctx: Run) -> Lines:
     return ['[upload-certs] Storing the certificates in Secret "kubeadm-certs" in the "kube-system" Namespace']
 
 
-def _certificate_key(ctx: Run, handed: Results, took: float) -> Lines:
+def _certificate_key(ctx: Run, handed: Results, took: float) -> Lines:  # noqa: PLR0917
     key = handed.certificate_key
     if key and not ctx.config.skip_certificate_key_print:
         return ["[upload-certs] Using certificate key:", key.reveal()]
@@ -291,7 +291,7 @@ def _bootstrap_token(ctx: Run) -> Lines:
     yield "[bootstrap-token] Configuring bootstrap tokens, cluster-info ConfigMap, RBAC Roles"
 
 
-def _cluster_info(ctx: Run, handed: Results, took: float) -> Lines:
+def _cluster_info(ctx: Run, handed: Results, took: float) -> Lines:  # noqa: PLR0917
     return ['[bootstrap-token] Creating the "cluster-info" ConfigMap in the "kube-public" namespace']
 
 

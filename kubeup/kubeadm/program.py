@@ -80,8 +80,8 @@ RESET: tuple[Phase, ...] = (
 def main(
     kb_commands: Sequence[Command],
     argv: Sequence[str],
-    called: str = "",
     *,
+    called: str = "",
     make_host: Callable[[Path], LocalHost] = make_local_host,
 ) -> int:
     """Run as kubeadm with these words; called: by which file. Exit status: 0, 1 for every error, 128 + a signal."""
@@ -94,7 +94,7 @@ def main(
     program = Program(
         "kubeadm",
         called_as="kubeadm",
-        spelling=make_spelling(kb_commands, commands, find_kb_behind(called, sys.executable)),
+        spelling=make_spelling(kb_commands, commands, called_as_kb=find_kb_behind(called, sys.executable)),
         title=f"kb {__version__} under the name kubeadm: it does what kubeadm does and no more",
         make_report=KubeadmReport,
         end_with_error=end_with_error,
@@ -103,7 +103,7 @@ def main(
         keeps_state=False,
         make_host=make_host,
     )
-    status = run_command_line(commands, words, program)
+    status = run_command_line(commands, words, program=program)
     return status if status == 0 or status >= 128 else 1
 
 
@@ -126,7 +126,7 @@ def kubeadm_commands(kb_commands: Sequence[Command]) -> tuple[Command, ...]:
     return tuple(replace(command, does=spelling.spell(command.does)) for command in commands)
 
 
-def make_spelling(kb_commands: Sequence[Command], own: Sequence[Command], called_as_kb: str = "kb") -> Spelling:
+def make_spelling(kb_commands: Sequence[Command], own: Sequence[Command], *, called_as_kb: str = "kb") -> Spelling:
     """A command that kubeadm has, with the options that are named, is kubeadm's; what it lacks is kb's, and is named so."""
     names = tuple(command.name for command in kb_commands)
     options = {command.name: command.options for command in own}
@@ -326,7 +326,7 @@ def _reset_flags(call: Invocation) -> dict[str, Any]:
 # ---- the end of a command
 
 
-def show_result(call: Invocation, result: RunResult, target: Host) -> None:
+def show_result(call: Invocation, result: RunResult, target: Host) -> None:  # noqa: PLR0917
     """The last words of init and join; of a dry run, the plan."""
     if target.mode == "dry-run":
         launcher.print_plan(call, list(getattr(target, "plan", ())))

@@ -141,7 +141,7 @@ def _stop_kubelet(ctx: KubeadmReset, *, is_dry: bool) -> None:
         _say(ctx, "[dryrun] Would stop the kubelet service")
     else:
         _say(ctx, "[reset] Stopping the kubelet service")
-        done = services.run(ctx.host, "stop", "kubelet")
+        done = services.run(ctx.host, "stop", unit="kubelet")
         if not done.ok:
             ctx.report.warn(f"[reset] the kubelet could not be stopped: {done.stderr.strip()}")
 

@@ -82,13 +82,14 @@ class Connections:
         self,
         method: str,
         url: str,
+        *,
         body: bytes,
         tls: Optional[AnyTls],
         headers: Mapping[str, str],
         timeout_s: float,
         max_bytes: int = MAX_ANSWER,
     ) -> HttpResponse:
-        require_safe(url, tls, headers)
+        require_safe(url, tls, headers=headers)
         parts = urllib.parse.urlsplit(url)
         key = (parts.scheme, parts.netloc, tls)
         pool: dict[object, http_client.HTTPConnection] = self._local.__dict__.setdefault("pool", {})
@@ -99,19 +100,19 @@ class Connections:
             try:
                 if connection is None:
                     connection = self._connect(parts, tls or Tls())
-                answer = _ask(connection, method, parts, body, headers, deadline)
+                answer = _ask(connection, method, parts=parts, body=body, headers=headers, deadline=deadline)
                 deadline.extend(BODY_S)
                 content = answer.read(max_bytes + 1)
                 if len(content) > max_bytes:
                     connection.close()
-                    raise Unreachable(url, "other", f"it sends more than {max_bytes} bytes")
+                    raise Unreachable(url, "other", text=f"it sends more than {max_bytes} bytes")
             except (OSError, http_client.HTTPException, ValueError) as error:
                 if connection is not None:
                     connection.close()
                 # a server may close an idle connection at any time: that says nothing about the request
                 if is_reused and attempt == 1 and not isinstance(error, socket.timeout):
                     continue
-                raise Unreachable(url, reason_of(error), str(error) or type(error).__name__) from error
+                raise Unreachable(url, reason_of(error), text=str(error) or type(error).__name__) from error
             if not answer.will_close:
                 pool[key] = connection
             else:
@@ -125,6 +126,7 @@ class Connections:
         self,
         method: str,
         url: str,
+        *,
         body: Optional[Iterable[bytes]],
         tls: Optional[Tls],
         headers: Mapping[str, str],
@@ -132,17 +134,17 @@ class Connections:
     ) -> Iterator[HttpStream]:
         """A connection of its own: a body that is read half way leaves none that could be used again. timeout_s: until the
         answer begins, and until each piece of it comes."""
-        require_safe(url, tls, headers)
+        require_safe(url, tls, headers=headers)
         parts = urllib.parse.urlsplit(url)
         connection: Optional[http_client.HTTPConnection] = None
         try:
             deadline = Deadline(timeout_s)
             try:
                 connection = self._connect(parts, tls or Tls())
-                answer = _ask(connection, method, parts, body, headers, deadline)
+                answer = _ask(connection, method, parts=parts, body=body, headers=headers, deadline=deadline)
             except (OSError, http_client.HTTPException, ValueError) as error:
-                raise Unreachable(url, reason_of(error), str(error) or type(error).__name__) from error
-            yield HttpStream(url, answer, deadline, timeout_s)
+                raise Unreachable(url, reason_of(error), text=str(error) or type(error).__name__) from error
+            yield HttpStream(url, answer, deadline=deadline, stall_s=timeout_s)
         finally:
             if connection is not None:
                 connection.close()
@@ -153,7 +155,7 @@ class Connections:
             return http_client.HTTPConnection(host, port)
         if isinstance(tls, Unproven) or not (tls.proxy or tls.server_name):
             return http_client.HTTPSConnection(host, port, context=self._context(tls))
-        return _connect_by_way(host, port or 443, tls, self._context(tls))
+        return _connect_by_way(host, port or 443, tls=tls, context=self._context(tls))
 
     def _context(self, tls: AnyTls) -> ssl.SSLContext:
         if tls not in self._contexts:
@@ -166,7 +168,7 @@ class _NamedConnection(http_client.HTTPConnection):
 
     default_port = 443
 
-    def __init__(self, host: str, port: int, context: ssl.SSLContext, server_name: str) -> None:
+    def __init__(self, host: str, port: int, *, context: ssl.SSLContext, server_name: str) -> None:
         super().__init__(host, port)
         self.context, self.server_name = context, server_name
 
@@ -175,12 +177,12 @@ class _NamedConnection(http_client.HTTPConnection):
         self.sock = self.context.wrap_socket(self.sock, server_hostname=self.server_name)
 
 
-def _connect_by_way(host: str, port: int, tls: Tls, context: ssl.SSLContext) -> http_client.HTTPConnection:
+def _connect_by_way(host: str, port: int, *, tls: Tls, context: ssl.SSLContext) -> http_client.HTTPConnection:
     name = tls.server_name or host
     if not tls.proxy:
-        return _NamedConnection(host, port, context, name)
+        return _NamedConnection(host, port, context=context, server_name=name)
     proxy = urllib.parse.urlsplit(tls.proxy)
-    connection = _NamedConnection(proxy.hostname or "", proxy.port or 80, context, name)
+    connection = _NamedConnection(proxy.hostname or "", proxy.port or 80, context=context, server_name=name)
     who = urllib.parse.unquote(f"{proxy.username}:{proxy.password or ''}") if proxy.username else ""
     headers = {"Proxy-Authorization": f"Basic {base64.b64encode(who.encode()).decode()}"} if who else {}
     connection.set_tunnel(bracket(host), port, headers)
@@ -194,6 +196,7 @@ _PARTIAL_CHAIN = 0x80000
 def _ask(
     connection: http_client.HTTPConnection,
     method: str,
+    *,
     parts: urllib.parse.SplitResult,
     body: Union[bytes, Iterable[bytes], None],
     headers: Mapping[str, str],
@@ -229,11 +232,11 @@ def _tls_context(tls: AnyTls) -> ssl.SSLContext:
     # an intermediate that stands alone is believed, as Go believes whatever is in its pool
     context.verify_flags |= _PARTIAL_CHAIN
     if tls.cert_pem and tls.key_pem:
-        _load_identity(context, tls.cert_pem, tls.key_pem)
+        _load_identity(context, tls.cert_pem, key_pem=tls.key_pem)
     return context
 
 
-def _load_identity(context: ssl.SSLContext, cert_pem: str, key_pem: Secret) -> None:
+def _load_identity(context: ssl.SSLContext, cert_pem: str, *, key_pem: Secret) -> None:
     """ssl takes an identity from a file only: give it one that has no name and lies in memory."""
     descriptor = os.memfd_create("kb-identity", os.MFD_CLOEXEC)
     try:

@@ -137,8 +137,8 @@ class DryRunHost:
     def resolve(self, name: str) -> list[str]:
         return self.inner.resolve(name)
 
-    def udp_exchange(self, address: str, port: int, payload: bytes, *, timeout_s: float = 2) -> Optional[bytes]:
-        return self.inner.udp_exchange(address, port, payload, timeout_s=timeout_s)
+    def udp_exchange(self, address: str, port: int, *, payload: bytes, timeout_s: float = 2) -> Optional[bytes]:
+        return self.inner.udp_exchange(address, port, payload=payload, timeout_s=timeout_s)
 
     def served_cert(self, address: str, port: int, *, timeout_s: float = 3) -> Optional[str]:
         return self.inner.served_cert(address, port, timeout_s=timeout_s)
@@ -184,7 +184,7 @@ class DryRunHost:
             return False
         self.make_dir(path.parent)
         self._files[path] = (wanted, mode)
-        self.plan.append(Planned("write", f"{path} ({mode:04o})", _diff(path, before, wanted)))
+        self.plan.append(Planned("write", f"{path} ({mode:04o})", _diff(path, before, after=wanted)))
         return True
 
     def write_stream(self, path: Path, chunks: Iterable[bytes], *, mode: int = 0o644) -> None:
@@ -251,7 +251,7 @@ class DryRunHost:
         timeout_s: float = 10,
     ) -> HttpResponse:
         plain = url.partition("?")[0]
-        found = self._read_object(plain, tls, headers, timeout_s) if method == "PATCH" else None
+        found = self._read_object(plain, tls, headers=headers, timeout_s=timeout_s) if method == "PATCH" else None
         wanted = json.loads(body) if body else {}
         if found is not None and isinstance(wanted, dict) and covers(found, wanted):
             return HttpResponse(200, json.dumps(found).encode(), deferred=True)  # nothing would change
@@ -260,7 +260,7 @@ class DryRunHost:
         diff = (
             ""
             if is_secret
-            else _diff(Path(urlsplit(plain).path), before, dump_yaml(wanted).encode() if wanted else b"")
+            else _diff(Path(urlsplit(plain).path), before, after=dump_yaml(wanted).encode() if wanted else b"")
         )
         self.plan.append(Planned("send", shown_request(method, url), diff))
         if method in ("PATCH", "PUT"):
@@ -268,7 +268,7 @@ class DryRunHost:
         return HttpResponse(200, body, deferred=True)
 
     def _read_object(
-        self, url: str, tls: Optional[Tls], headers: Optional[Mapping[str, str]], timeout_s: float
+        self, url: str, tls: Optional[Tls], *, headers: Optional[Mapping[str, str]], timeout_s: float
     ) -> Optional[dict[str, Any]]:
         """The object as it is in the cluster, or as it is planned; None where there is none, or no cluster."""
         look = {name: value for name, value in (headers or {}).items() if name != "Content-Type"}
@@ -279,7 +279,7 @@ class DryRunHost:
             return None
 
 
-def _diff(path: Path, before: bytes, after: bytes) -> str:
+def _diff(path: Path, before: bytes, *, after: bytes) -> str:
     """What differs, without secrets: they are taken out before the two are compared."""
     if any(mark in text for mark in _SECRET_MARKS for text in (before, after)):
         return ""

@@ -54,14 +54,14 @@ def open_way(root: Path, path: Path, *, follows_last: bool, makes: Optional[int]
     """
     way = [os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)]
     try:
-        _go(way, 1, [*root.parts[1:], "."], follows_last=True, makes=makes)
-        yield Place(*_go(way, len(way), list(path.parts[1:]), follows_last=follows_last, makes=makes))
+        _go(way, 1, left=[*root.parts[1:], "."], follows_last=True, makes=makes)
+        yield Place(*_go(way, len(way), left=list(path.parts[1:]), follows_last=follows_last, makes=makes))
     finally:
         for descriptor in way:
             os.close(descriptor)
 
 
-def _go(way: list[int], floor: int, left: list[str], *, follows_last: bool, makes: Optional[int]) -> tuple[int, str]:
+def _go(way: list[int], floor: int, *, left: list[str], follows_last: bool, makes: Optional[int]) -> tuple[int, str]:
     """Open the folders of `left` one after the other, onto `way`, of which the first `floor` stay. Returns the last folder,
     and the name in it. A last name "." is gone into."""
     links = 0
@@ -91,7 +91,7 @@ def _go(way: list[int], floor: int, left: list[str], *, follows_last: bool, make
             if links > _MAX_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
             if floor == 1:
-                _require_own(found, way[-1], name)
+                _require_own(found, way[-1], name=name)
             if target.is_absolute():
                 while len(way) > floor:
                     os.close(way.pop())
@@ -102,7 +102,7 @@ def _go(way: list[int], floor: int, left: list[str], *, follows_last: bool, make
     return way[-1], "."
 
 
-def _require_own(found: os.stat_result, folder: int, name: str) -> None:
+def _require_own(found: os.stat_result, folder: int, *, name: str) -> None:
     """Raise UnsafeLink where another user owns it in a folder to which he, or others, can write."""
     own = (0, os.geteuid())
     around = os.fstat(folder)

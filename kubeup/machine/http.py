@@ -49,7 +49,7 @@ AnyTls = Union[Tls, Unproven]
 _CREDENTIALS = frozenset(("authorization", "cookie", "proxy-authorization"))
 
 
-def require_safe(url: str, tls: Optional[AnyTls], headers: Mapping[str, str]) -> None:
+def require_safe(url: str, tls: Optional[AnyTls], *, headers: Mapping[str, str]) -> None:
     """Raise HostError (credentials-unprotected) where a request would hand credentials to whoever listens: over plain
     http, or to a server that is not asked who it is."""
     has_secret = bool(_CREDENTIALS.intersection(name.lower() for name in headers))
@@ -103,7 +103,7 @@ class Deadline:
 class HttpStream:
     """An answer whose body is read piece by piece. headers: names in lower case."""
 
-    def __init__(self, url: str, answer: http_client.HTTPResponse, deadline: Deadline, stall_s: float) -> None:
+    def __init__(self, url: str, answer: http_client.HTTPResponse, *, deadline: Deadline, stall_s: float) -> None:
         self.url = url
         self.status = answer.status
         self.headers: Mapping[str, str] = {name.lower(): value for name, value in answer.getheaders()}
@@ -124,14 +124,14 @@ class HttpStream:
                 came += len(piece)
                 left = left - len(piece) if left is not None else None
                 if came > max_bytes:
-                    raise Unreachable(self.url, "other", f"it sends more than {max_bytes} bytes")
+                    raise Unreachable(self.url, "other", text=f"it sends more than {max_bytes} bytes")
                 if came < _MIN_RATE * (time.monotonic() - started - 60):
                     raise socket.timeout("it sends too slowly")
                 yield piece
         except (OSError, http_client.HTTPException, ValueError) as error:
-            raise Unreachable(self.url, reason_of(error), str(error) or type(error).__name__) from error
+            raise Unreachable(self.url, reason_of(error), text=str(error) or type(error).__name__) from error
         if left:
-            raise Unreachable(self.url, "reset", f"{left} bytes are missing at the end")
+            raise Unreachable(self.url, "reset", text=f"{left} bytes are missing at the end")
 
     def read(self, *, max_bytes: int = MAX_ANSWER) -> bytes:
         return b"".join(self.chunks(max_bytes=max_bytes))
@@ -140,7 +140,7 @@ class HttpStream:
 class Unreachable(HostError):
     """No answer came from a URL. `reason`: refused | timeout | dns | tls | reset | other."""
 
-    def __init__(self, url: str, reason: str, text: str) -> None:
+    def __init__(self, url: str, reason: str, *, text: str) -> None:
         super().__init__(
             f"no answer from {url}",
             cause=f"{_REASONS.get(reason, 'the connection failed')} ({text})",

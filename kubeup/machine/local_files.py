@@ -67,7 +67,7 @@ class LocalFiles:
         try:
             return resolve_below(self.root, path, follows_last=follows_last)
         except OSError as error:
-            raise _file_error(path, "read", error) from error
+            raise _file_error(path, "read", error=error) from error
 
     @contextlib.contextmanager
     def _way(
@@ -83,7 +83,7 @@ class LocalFiles:
         except UnsafeLink as error:
             raise _unsafe_link(path, error) from error
         except OSError as error:
-            raise _file_error(path, verb, error) from error
+            raise _file_error(path, verb, error=error) from error
 
     def exists(self, path: Path) -> bool:
         """Whether there is something, a dangling link included. Raises HostError (file-unreadable) where that cannot be
@@ -96,7 +96,7 @@ class LocalFiles:
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            raise _file_error(path, "read", error) from error
+            raise _file_error(path, "read", error=error) from error
 
     def stat(self, path: Path) -> Optional[FileStat]:
         try:
@@ -104,7 +104,7 @@ class LocalFiles:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise _file_error(path, "read", error) from error
+            raise _file_error(path, "read", error=error) from error
         return FileStat(
             mode=stat_module.S_IMODE(found.st_mode),
             uid=found.st_uid,
@@ -131,7 +131,7 @@ class LocalFiles:
             with open(self._open(path), "rb") as file:
                 return file.read()
         except OSError as error:
-            raise _file_error(path, "read", error) from error
+            raise _file_error(path, "read", error=error) from error
 
     def read_text(self, path: Path) -> str:
         """A file's text; what is no UTF-8 in it is replaced. Raises HostError (file-unreadable), also for one that is larger
@@ -143,9 +143,9 @@ class LocalFiles:
                 while len(data) <= _MAX_TEXT and (piece := file.read(CHUNK)):
                     data += piece
         except OSError as error:
-            raise _file_error(path, "read", error) from error
+            raise _file_error(path, "read", error=error) from error
         if len(data) > _MAX_TEXT:
-            raise _file_error(path, "read", OSError(errno.EFBIG, f"it has more than {_MAX_TEXT >> 20} MiB"))
+            raise _file_error(path, "read", error=OSError(errno.EFBIG, f"it has more than {_MAX_TEXT >> 20} MiB"))
         return data.decode("utf-8", errors="replace")
 
     def open_read(self, path: Path, *, follows: bool = True) -> BinaryIO:
@@ -154,7 +154,7 @@ class LocalFiles:
         try:
             return _OpenFile(self._open(path, follows=follows), path)  # type: ignore[return-value]
         except OSError as error:
-            raise _file_error(path, "read", error) from error
+            raise _file_error(path, "read", error=error) from error
 
     def list_dir(self, path: Path) -> list[str]:
         """The names in a folder, sorted; [] where there is no such folder."""
@@ -163,7 +163,7 @@ class LocalFiles:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            raise _file_error(path, "read", error) from error
+            raise _file_error(path, "read", error=error) from error
 
     def real_path(self, path: Path) -> Path:
         """Where `path` leads to through links, as the node sees it."""
@@ -213,7 +213,7 @@ class LocalFiles:
         """
         wanted = encode_text(data, path) if isinstance(data, str) else data
         uid_gid = owner if owner is not None and (self.is_live or os.geteuid() == 0) else None
-        if self._holds(path, wanted, None if keeps else mode, None if keeps else uid_gid):
+        if self._holds(path, wanted, mode=None if keeps else mode, owner=None if keeps else uid_gid):
             return False
         self._replace(path, (wanted,), mode=mode, owner=uid_gid, keeps=keeps)
         return True
@@ -296,7 +296,7 @@ class LocalFiles:
             if found is not None and stat_module.S_ISDIR(found.st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
             if found is not None and not stat_module.S_ISREG(found.st_mode):
-                _write_through(place, found.st_mode, chunks)
+                _write_through(place, found.st_mode, chunks=chunks)
                 return
             owner = (found.st_uid, found.st_gid) if found and is_secret else None
             replace_file(place, chunks, mode=0o600 if is_secret else mode, owner=owner, keeps=not is_secret)
@@ -332,13 +332,13 @@ class LocalFiles:
                     replace_file(place, iter(lambda: file.read(CHUNK), b""), mode=mode)
                 os.unlink(found.name, dir_fd=found.folder)
 
-    def _holds(self, path: Path, wanted: bytes, mode: Optional[int], owner: Optional[tuple[int, int]]) -> bool:
+    def _holds(self, path: Path, wanted: bytes, *, mode: Optional[int], owner: Optional[tuple[int, int]]) -> bool:
         try:
             found = os.stat(self.target(path))
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            raise _file_error(path, "read", error) from error
+            raise _file_error(path, "read", error=error) from error
         if not stat_module.S_ISREG(found.st_mode) or found.st_size != len(wanted):
             return False
         if mode is not None and mode != stat_module.S_IMODE(found.st_mode):
@@ -430,13 +430,13 @@ class _OpenFile(io.FileIO):
         try:
             return super().read(size) or b""
         except OSError as error:
-            raise _file_error(self._path, "read", error) from error
+            raise _file_error(self._path, "read", error=error) from error
 
     def seek(self, place: int, whence: int = 0, /) -> int:
         try:
             return super().seek(place, whence)
         except OSError as error:
-            raise _file_error(self._path, "read", error) from error
+            raise _file_error(self._path, "read", error=error) from error
 
 
 def _open_for_reading(place: Path, more: int = 0, *, folder: Optional[int] = None) -> int:
@@ -472,7 +472,7 @@ def _write_to(number: int, chunks: Iterable[bytes]) -> None:
         ) from error
 
 
-def _write_through(place: Place, mode: int, chunks: Iterable[bytes]) -> None:
+def _write_through(place: Place, mode: int, *, chunks: Iterable[bytes]) -> None:
     """Into a device, a pipe or a socket."""
     if stat_module.S_ISSOCK(mode):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
@@ -524,7 +524,7 @@ def _unsafe_link(path: Path, error: OSError) -> HostError:
     )
 
 
-def _file_error(path: Path, verb: str, error: OSError) -> HostError:
+def _file_error(path: Path, verb: str, *, error: OSError) -> HostError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return HostError(
             f"cannot {verb} {path}",

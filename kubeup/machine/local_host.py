@@ -52,7 +52,7 @@ class LocalHost(LocalFiles, LocalNetwork):
         timeout. Below another root nothing is asked: the machine at hand is not the one that is written."""
         if not self.is_live:
             return CommandResult(shown_argv(argv), 127, missing=True, deferred=True)
-        return _execute(argv, timeout_s, env, stdin)
+        return _execute(argv, timeout_s, env=env, stdin=stdin)
 
     def hostname(self) -> str:
         return socket.gethostname()
@@ -84,7 +84,7 @@ class LocalHost(LocalFiles, LocalNetwork):
             shown = shown_argv(argv)
             self.deferred.append(" ".join(shown))
             return CommandResult(shown, 0, deferred=True)
-        return _execute(argv, timeout_s, env, stdin)
+        return _execute(argv, timeout_s, env=env, stdin=stdin)
 
     @contextlib.contextmanager
     def lock(self, path: Path, holder: str) -> Iterator[None]:
@@ -118,7 +118,7 @@ class LocalHost(LocalFiles, LocalNetwork):
             os.close(descriptor)
 
 
-def _execute(argv: Argv, timeout_s: float, env: Optional[Mapping[str, str]], stdin: str) -> CommandResult:
+def _execute(argv: Argv, timeout_s: float, *, env: Optional[Mapping[str, str]], stdin: str) -> CommandResult:
     shown = shown_argv(argv)
     real = [part.reveal() if isinstance(part, Secret) else str(part) for part in argv]
     environment = {**os.environ, "LC_ALL": "C", **(env or {})}

@@ -48,16 +48,20 @@ class LocalNetwork:
         answer came, or one of more than max_bytes; any HTTP status is an answer. Raises HostError
         (credentials-unprotected), as every request here."""
         if not self.is_live:
-            raise Unreachable(url, "other", "--root writes a node's files, it has no running system")
+            raise Unreachable(url, "other", text="--root writes a node's files, it has no running system")
         self._require_way(url, tls)
-        return self._connections.request("GET", url, b"", tls, headers or {}, timeout_s, max_bytes)
+        return self._connections.request(
+            "GET", url, body=b"", tls=tls, headers=headers or {}, timeout_s=timeout_s, max_bytes=max_bytes
+        )
 
     def http_ask(self, url: str, body: bytes, *, tls: Optional[Tls] = None, timeout_s: float = 10) -> HttpResponse:
         """POST a JSON question that changes nothing, of an API that has no GET for it. Raises as http_get does."""
         if not self.is_live:
-            raise Unreachable(url, "other", "--root writes a node's files, it has no running system")
+            raise Unreachable(url, "other", text="--root writes a node's files, it has no running system")
         self._require_way(url, tls)
-        return self._connections.request("POST", url, body, tls, {"Content-Type": "application/json"}, timeout_s)
+        return self._connections.request(
+            "POST", url, body=body, tls=tls, headers={"Content-Type": "application/json"}, timeout_s=timeout_s
+        )
 
     @contextlib.contextmanager
     def http_open(
@@ -65,9 +69,11 @@ class LocalNetwork:
     ) -> Iterator[HttpStream]:
         """GET a URL whose body is too large to hold. Raises Unreachable where no answer came."""
         if not self.is_live:
-            raise Unreachable(url, "other", "--root writes a node's files, it has no running system")
+            raise Unreachable(url, "other", text="--root writes a node's files, it has no running system")
         self._require_way(url, tls)
-        with self._connections.open("GET", url, None, tls, headers or {}, timeout_s) as stream:
+        with self._connections.open(
+            "GET", url, body=None, tls=tls, headers=headers or {}, timeout_s=timeout_s
+        ) as stream:
             yield stream
 
     def http_upload(
@@ -83,7 +89,7 @@ class LocalNetwork:
         """PUT a body of `size` bytes piece by piece. Raises Unreachable."""
         self._require_way(url, tls)
         told = {"Content-Type": "application/octet-stream", **(headers or {}), "Content-Length": str(size)}
-        with self._connections.open("PUT", url, body, tls, told, timeout_s) as stream:
+        with self._connections.open("PUT", url, body=body, tls=tls, headers=told, timeout_s=timeout_s) as stream:
             return HttpResponse(stream.status, stream.read(), stream.headers)
 
     def _require_way(self, url: str, tls: Optional[AnyTls]) -> None:
@@ -139,7 +145,7 @@ class LocalNetwork:
         except (OSError, UnicodeError):
             return []
 
-    def udp_exchange(self, address: str, port: int, payload: bytes, *, timeout_s: float = 2) -> Optional[bytes]:
+    def udp_exchange(self, address: str, port: int, *, payload: bytes, timeout_s: float = 2) -> Optional[bytes]:
         """Send one datagram and return the answer; None where none came in time."""
         if not self.is_live:
             return None
@@ -186,7 +192,7 @@ class LocalNetwork:
             self.deferred.append(shown_request(method, url))
             return HttpResponse(200, body, deferred=True)
         self._require_way(url, tls)
-        return self._connections.request(method, url, body, tls, headers or {}, timeout_s)
+        return self._connections.request(method, url, body=body, tls=tls, headers=headers or {}, timeout_s=timeout_s)
 
     def listen(self, address: str, port: int) -> socket.socket:
         """A listening TCP socket whose connections block, send small answers at once, and give up on a peer that

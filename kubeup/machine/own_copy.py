@@ -28,7 +28,7 @@ def find_installed_kb(host: Host, paths: Paths) -> Path:
     return paths.spare_installed_kb if is_closed else place
 
 
-def plan_command(host: Host, pyz: Optional[Path], paths: Paths, *, python: str = "") -> str:
+def plan_command(host: Host, pyz: Optional[Path], *, paths: Paths, python: str = "") -> str:
     """The command line by which a unit runs kb: the installed copy of a pyz, a checkout where it lies."""
     checkout = Path(__file__).resolve().parents[2] / "kb.py"
     # a checkout is imported from its own folder, which -I leaves out
@@ -36,7 +36,7 @@ def plan_command(host: Host, pyz: Optional[Path], paths: Paths, *, python: str =
     return " ".join((python or find_root_python(), *words))
 
 
-def ensure_installed_kb(host: Host, paths: Paths, pyz: Optional[Path]) -> bool:
+def ensure_installed_kb(host: Host, paths: Paths, *, pyz: Optional[Path]) -> bool:
     """Copy the running kb.pyz to where units find it; return whether that changed anything. A checkout is not
     copied: it is no single file. Raises HostError (folder-of-another-user)."""
     place = find_installed_kb(host, paths)

@@ -139,7 +139,7 @@ def is_stopped(host: Host, unit: str) -> bool:
     return read_state(host, unit) in ("inactive", "failed")
 
 
-def run(host: Host, verb: str, unit: str, *, timeout_s: float = 300) -> CommandResult:
+def run(host: Host, verb: str, *, unit: str, timeout_s: float = 300) -> CommandResult:
     """start, stop, restart or enable, by whichever service manager there is (systemd's where none is found, which says so)."""
     return host.run(spoken_of(host).argv(verb, unit), timeout_s=timeout_s)
 
@@ -149,7 +149,7 @@ def enable(host: Host, unit: str) -> Optional[CommandResult]:
     manager = find(host)
     if manager is None or (manager is SYSTEMD and host.query(["systemctl", "is-enabled", unit]).ok):
         return None
-    return run(host, "enable", unit)
+    return run(host, "enable", unit=unit)
 
 
 # ---- kb's own units, which are systemd's alone

@@ -82,16 +82,16 @@ def render_iptables_chain(cidrs: Sequence[str]) -> list[str]:
 # ---- changes
 
 
-def ensure_forwarding(host: Host, version: int, cidrs: Sequence[str]) -> list[str]:
+def ensure_forwarding(host: Host, version: int, *, cidrs: Sequence[str]) -> list[str]:
     """Accept what comes from and goes to these pod networks, all of one IP version; return what failed, in words."""
-    failures = _ensure_in_iptables(host, version, cidrs) if host.which(_PROGRAMS[version]) else []
+    failures = _ensure_in_iptables(host, version, cidrs=cidrs) if host.which(_PROGRAMS[version]) else []
     for chain in read_dropping_chains(host):
         if chain.family in _FAMILIES[version]:
-            failures += _ensure_in_nft(host, chain, version, cidrs)
+            failures += _ensure_in_nft(host, chain, version=version, cidrs=cidrs)
     return failures
 
 
-def _ensure_in_iptables(host: Host, version: int, cidrs: Sequence[str]) -> list[str]:
+def _ensure_in_iptables(host: Host, version: int, *, cidrs: Sequence[str]) -> list[str]:
     program = _PROGRAMS[version]
     base = (program, "-w", "10", "-t", "filter")
     wanted = render_iptables_chain(cidrs)
@@ -117,7 +117,7 @@ def _remove_jumps(host: Host, base: Sequence[str]) -> None:
             return
 
 
-def _ensure_in_nft(host: Host, chain: DroppingChain, version: int, cidrs: Sequence[str]) -> list[str]:
+def _ensure_in_nft(host: Host, chain: DroppingChain, *, version: int, cidrs: Sequence[str]) -> list[str]:
     place = (chain.family, chain.table, chain.name)
     family = "ip" if version == 4 else "ip6"
     ranges = ", ".join(cidrs)

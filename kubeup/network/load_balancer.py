@@ -128,7 +128,7 @@ def read_settings(host: Host, paths: Paths) -> Settings:
     path = settings_path(paths)
     try:
         text = host.read_text(path) if host.exists(path) else "{}"
-        stored = fit(parse_json(text, "it"), {"endpoint": str, "healthPort": int, "criSocket": str}, "it")
+        stored = fit(parse_json(text, "it"), {"endpoint": str, "healthPort": int, "criSocket": str}, what="it")
         return Settings(stored["endpoint"], stored["healthPort"], stored["criSocket"])
     except (ValueError, KeyError) as error:
         raise HostError(
@@ -211,7 +211,7 @@ def read_running_digest(host: Host, health_port: int) -> str:
 
 def find_container(host: Host, socket: str) -> Optional[containers.ContainerInfo]:
     """The newest container of the load balancer, ended ones included."""
-    found = containers.list_containers(host, socket, NAME)
+    found = containers.list_containers(host, socket, name=NAME)
     return found[0] if found else None
 
 
@@ -287,12 +287,12 @@ def wait_until_serving(host: Host, settings: Settings, *, ca_pem: str, tell: Cal
 
     def failure(_: str, elapsed: float) -> ClusterError:
         assert last is not None
-        return _not_up(host, settings, last, elapsed)
+        return _not_up(host, settings, last=last, elapsed=elapsed)
 
     wait_for(host, look, goal="load balancer", timeout_s=START_TIMEOUT_S, tell=tell, failure=failure)
 
 
-def _not_up(host: Host, settings: Settings, last: Unreachable, elapsed: float) -> ClusterError:
+def _not_up(host: Host, settings: Settings, *, last: Unreachable, elapsed: float) -> ClusterError:
     found = find_container(host, settings.cri_socket)
     if last.reason == "tls":
         return ClusterError(
@@ -305,7 +305,7 @@ def _not_up(host: Host, settings: Settings, last: Unreachable, elapsed: float) -
         cause = f"the runtime has no container {NAME}: the kubelet has not started the static pod"
         remedy = f"see why: {services.say_log(host, 'kubelet')}"
     elif found.state != "running":
-        lines = containers.container_logs(host, settings.cri_socket, found.id, 3)
+        lines = containers.container_logs(host, settings.cri_socket, container_id=found.id, lines=3)
         cause = f"its container is {found.state} (code {found.exit_code}): {' '.join(lines) or found.message or 'it said nothing'}"
         remedy = f"see all of it: crictl logs {found.id[:13]}"
     else:
@@ -328,7 +328,7 @@ class Memory:
 
     seen: dict[str, float] = field(default_factory=dict)
 
-    def merge(self, listed: Sequence[str], held: Sequence[str], now: float) -> list[str]:
+    def merge(self, listed: Sequence[str], held: Sequence[str], *, now: float) -> list[str]:
         """The servers to have: those that the cluster lists, and those held that it listed a moment ago."""
         for server in held:
             self.seen.setdefault(server, now)
@@ -338,7 +338,7 @@ class Memory:
         return sorted(self.seen)
 
 
-def keep_round(host: Host, read_api: Callable[[], Api], settings: Settings, memory: Memory, *, paths: Paths) -> Round:
+def keep_round(host: Host, read_api: Callable[[], Api], *, settings: Settings, memory: Memory, paths: Paths) -> Round:
     """One round: the name, the list of servers, and a haproxy that has read it. A cluster that does not answer, or
     lists no server, changes no list."""
     ensure_hosts(host, settings.name)
@@ -348,16 +348,16 @@ def keep_round(host: Host, read_api: Callable[[], Api], settings: Settings, memo
         listed = parse_api_servers(read_api().get(f"{API_SERVERS}?resourceVersion=0"))
     except KbError as error:
         listed, trouble = (), f"{error}; the list stays as it is"
-    servers = memory.merge(listed, held, host.monotonic()) if listed else list(held)
+    servers = memory.merge(listed, held, now=host.monotonic()) if listed else list(held)
     if servers and host.write_file(config_path(paths), render_config(settings, servers), mode=0o644):
         held = tuple(servers)
     text = f"{len(held)} API servers: {', '.join(held)}"
-    failure = _follow(host, settings, paths)
+    failure = _follow(host, settings, paths=paths)
     said = "; ".join(part for part in (text, failure, trouble) if part)
     return Round(said, RETRY_S if failure or trouble else POLL_S)
 
 
-def _follow(host: Host, settings: Settings, paths: Paths) -> str:
+def _follow(host: Host, settings: Settings, *, paths: Paths) -> str:
     """Whether the running haproxy has read the file that lies there; if not, it is told to."""
     if not host.exists(config_path(paths)):
         return f"there is no {config_path(paths)}"
@@ -381,19 +381,21 @@ def keep(host: Host, *, log: Callable[[str], None], once: bool = False, paths: O
 
     def round_of_servers() -> Round:
         settings = read_settings(host, places)
-        return keep_round(host, lambda: connect(host, settings, places), settings, memory, paths=places)
+        return keep_round(
+            host, lambda: connect(host, settings, paths=places), settings=settings, memory=memory, paths=places
+        )
 
     keeper = Keeper("kb load-balancer", round_of_servers, stays="the list stays as it is")
     run(keeper, host, paths=places, log=log, once=once)
 
 
-def connect(host: Host, settings: Settings, paths: Paths) -> Api:
+def connect(host: Host, settings: Settings, *, paths: Paths) -> Api:
     """The cluster with the kubelet's identity, through the load balancer: it knows which server answers."""
     identity = read_identity(host, paths.kubernetes / "kubelet.conf", server=f"https://{settings.endpoint}")
     return Api(host, identity, retry_s=0)
 
 
-def settings_of(endpoint: str, kb: KbConfiguration, cri_socket: str) -> Settings:
+def settings_of(endpoint: str, kb: KbConfiguration, *, cri_socket: str) -> Settings:
     return Settings(endpoint, kb.load_balancer.health_port, cri_socket)
 
 

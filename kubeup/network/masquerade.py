@@ -26,7 +26,7 @@ def select_cidrs(cidrs: Iterable[str], version: int) -> list[str]:
     return [str(network) for network in ipaddress.collapse_addresses(same)]
 
 
-def render_nft_table(version: int, own: Sequence[str], cluster: Sequence[str]) -> tuple[str, str]:
+def render_nft_table(version: int, own: Sequence[str], *, cluster: Sequence[str]) -> tuple[str, str]:
     """The table that masks what pods of this node send out of the cluster, and the name of its chain, which
     changes with the rule: so a look at the names tells whether the rule is there."""
     family = "ip" if version == 4 else "ip6"
@@ -46,7 +46,7 @@ def render_nft_table(version: int, own: Sequence[str], cluster: Sequence[str]) -
     return text, chain
 
 
-def render_iptables_chain(version: int, own: Sequence[str], cluster: Sequence[str]) -> list[str]:
+def render_iptables_chain(version: int, own: Sequence[str], *, cluster: Sequence[str]) -> list[str]:
     """The same rule for a node that has iptables alone, in the words of `iptables -t nat -S KB-POSTROUTING`."""
     inside = [f"-A {CHAIN} -d {cidr} -j RETURN" for cidr in sorted([*cluster, MULTICAST[version]])]
     return [f"-N {CHAIN}", *inside, *(f"-A {CHAIN} -s {cidr} -j MASQUERADE" for cidr in own)]
@@ -59,7 +59,7 @@ def read_masquerade_tool(host: Host) -> str:
     return "iptables" if host.which("iptables") else ""
 
 
-def ensure_masquerade(host: Host, own: Sequence[str], cluster: Sequence[str]) -> list[str]:
+def ensure_masquerade(host: Host, own: Sequence[str], *, cluster: Sequence[str]) -> list[str]:
     """Mask what pods of this node send out of the cluster, and let what is theirs pass where forwarding is dropped; return
     what failed, in words."""
     tool = read_masquerade_tool(host)
@@ -71,13 +71,13 @@ def ensure_masquerade(host: Host, own: Sequence[str], cluster: Sequence[str]) ->
         inside = select_cidrs([*cluster, *own], version)
         ensure = _ensure_nft if tool == "nft" else _ensure_iptables
         if mine:
-            failures += ensure(host, version, mine, inside)
-            failures += forwarding.ensure_forwarding(host, version, inside)
+            failures += ensure(host, version, own=mine, inside=inside)
+            failures += forwarding.ensure_forwarding(host, version, cidrs=inside)
     return failures
 
 
-def _ensure_nft(host: Host, version: int, own: Sequence[str], inside: Sequence[str]) -> list[str]:
-    text, chain = render_nft_table(version, own, inside)
+def _ensure_nft(host: Host, version: int, *, own: Sequence[str], inside: Sequence[str]) -> list[str]:
+    text, chain = render_nft_table(version, own, cluster=inside)
     found = host.query(["nft", "list", "table", "ip" if version == 4 else "ip6", TABLE])
     if found.ok and chain in found.stdout and "masquerade" in found.stdout:
         return []
@@ -85,10 +85,10 @@ def _ensure_nft(host: Host, version: int, own: Sequence[str], inside: Sequence[s
     return [] if done.ok else [f"nft: {done.stderr.strip()}"]
 
 
-def _ensure_iptables(host: Host, version: int, own: Sequence[str], inside: Sequence[str]) -> list[str]:
+def _ensure_iptables(host: Host, version: int, *, own: Sequence[str], inside: Sequence[str]) -> list[str]:
     program = "iptables" if version == 4 else "ip6tables"
     base = (program, "-w", "10", "-t", "nat")
-    wanted = render_iptables_chain(version, own, inside)
+    wanted = render_iptables_chain(version, own, cluster=inside)
     found = host.query([*base, "-S", CHAIN])
     jump = ("POSTROUTING", "-j", CHAIN)
     failures: list[str] = []

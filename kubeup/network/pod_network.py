@@ -94,7 +94,7 @@ def check_pod_cidr_source(cluster: ClusterConfiguration) -> None:
     )
 
 
-def missing_pod_cidr(api: Api, name: str, waited_s: float) -> ClusterError:
+def missing_pod_cidr(api: Api, name: str, *, waited_s: float) -> ClusterError:
     """Why node `name` has no podCIDR, as far as its events tell."""
     field = f"involvedObject.name={name},reason=CIDRNotAvailable"
     events = api.list("/api/v1/namespaces/default/events", field=field)
@@ -109,7 +109,7 @@ def missing_pod_cidr(api: Api, name: str, waited_s: float) -> ClusterError:
     )
 
 
-def check_cni_plugins(host: Host, searched: Sequence[str], runtime: str) -> None:
+def check_cni_plugins(host: Host, searched: Sequence[str], *, runtime: str) -> None:
     """Raise HostError (cni-plugins-missing) where the folders that the runtime searches lack a plugin; the text
     says where the plugins are, if they are anywhere."""
     folders = [Path(folder) for folder in searched]
@@ -150,7 +150,7 @@ def is_kept(host: Host, paths: Paths) -> bool:
     return host.exists(paths.systemd / UNIT)
 
 
-def check_foreign_cni_config(host: Host, paths: Paths, keep: str = "or keep it: podNetwork: {plugin: none}") -> None:
+def check_foreign_cni_config(host: Host, paths: Paths, *, keep: str = "or keep it: podNetwork: {plugin: none}") -> None:
     """Raise HostError (foreign-cni-config) where another network's file would hide kb's from the first start on. `keep`
     says what else than moving it away may be done."""
     first = find_foreign_cni_config(host, paths)
@@ -164,7 +164,7 @@ def check_foreign_cni_config(host: Host, paths: Paths, keep: str = "or keep it: 
 
 
 def plan_node_files(
-    host: Host, node: Mapping[str, Any], config: NodeConfig, *, network: PodNetwork, command: str
+    host: Host, node: Mapping[str, Any], *, config: NodeConfig, network: PodNetwork, command: str
 ) -> NodeFiles:
     """The files of the bridge network on the node that `node` describes.
 
@@ -187,7 +187,7 @@ def plan_node_files(
     return NodeFiles(render_conflist(me.pod_cidrs, mtu), render_settings(settings), render_unit(command))
 
 
-def remove_node_network(host: Host, paths: Paths, socket: str = "") -> bool:
+def remove_node_network(host: Host, paths: Paths, *, socket: str = "") -> bool:
     """Take away all that the bridge network put on this node, for `kb reset`, when no pod runs any more: the unit,
     routes and rules, both links, the files. Returns whether there was anything."""
     had_unit = host.exists(paths.systemd / UNIT)
@@ -195,7 +195,7 @@ def remove_node_network(host: Host, paths: Paths, socket: str = "") -> bool:
         services.stop_own_unit(host, UNIT)
     changed = had_unit
     if host.which("ip"):
-        pod_view.remove_namespace(host, paths, socket)
+        pod_view.remove_namespace(host, paths, socket=socket)
         changed = withdraw(host) or changed
         if host.query(["ip", "link", "show", "dev", BRIDGE]).ok:
             host.run(["ip", "link", "delete", BRIDGE])

@@ -117,15 +117,15 @@ def server_ways(url: str) -> tuple[Way, ...]:
 # ---- asking
 
 
-def find_cut(host: Host, namespace: Path, ways: Ways) -> Optional[Cut]:
+def find_cut(host: Host, namespace: Path, *, ways: Ways) -> Optional[Cut]:
     """What is not reached from a namespace; None where all is, or where it cannot be asked from."""
     places = (*ways.services, *ways.behind)
-    answers = _ask(host, namespace, places, ways.name)
+    answers = _ask(host, namespace, places=places, name=ways.name)
     if answers is None:
         return None
     reached = {place for place, is_reached in zip(places, answers) if is_reached}
     missing = [way for way in ways.services if way not in reached]
-    return _explain(missing, ways, reached, forwarding.describe_drops(host)) if missing else None
+    return _explain(missing, ways, reached=reached, drops=forwarding.describe_drops(host)) if missing else None
 
 
 def _unhex(text: object) -> Optional[bytes]:
@@ -135,7 +135,7 @@ def _unhex(text: object) -> Optional[bytes]:
         return None
 
 
-def _ask(host: Host, namespace: Path, places: Sequence[Way], name: str) -> Optional[list[bool]]:
+def _ask(host: Host, namespace: Path, *, places: Sequence[Way], name: str) -> Optional[list[bool]]:
     query_id = int(host.monotonic() * 1000) & 0xFFFF
     questions = []
     for place in places:
@@ -153,7 +153,7 @@ def _ask(host: Host, namespace: Path, places: Sequence[Way], name: str) -> Optio
     ]
 
 
-def _explain(missing: Sequence[Way], ways: Ways, reached: Iterable[Way], drops: str) -> Cut:
+def _explain(missing: Sequence[Way], ways: Ways, *, reached: Iterable[Way], drops: str) -> Cut:
     behind = [way for way in ways.behind if way in reached]
     lost = [way for way in ways.behind if way not in reached]
     what = f"a pod on this node does not reach {_list((*missing, *lost), 'nor')}, though the node itself does"
@@ -218,7 +218,7 @@ class OwnNamespace:
 
     Made as the runtime makes a pod's: by the plugin that the CNI file names, with an address of the node's own."""
 
-    def __init__(self, host: Host, paths: Paths, socket: str) -> None:
+    def __init__(self, host: Host, paths: Paths, *, socket: str) -> None:
         self._host, self._paths, self._socket = host, paths, socket
         self._is_made = False
 
@@ -227,7 +227,7 @@ class OwnNamespace:
 
     def __exit__(self, *error: object) -> None:
         if self._is_made:
-            remove_namespace(self._host, self._paths, self._socket)
+            remove_namespace(self._host, self._paths, socket=self._socket)
 
     def path(self) -> Optional[Path]:
         """None where this machine has not the programs for it. Raises HostError (pod-namespace)."""
@@ -236,33 +236,33 @@ class OwnNamespace:
             return place
         if not (self._host.which("nsenter") and self._host.which("ip")):
             return None
-        remove_namespace(self._host, self._paths, self._socket)  # of a run that was killed
+        remove_namespace(self._host, self._paths, socket=self._socket)  # of a run that was killed
         self._is_made = True
         _check(self._host, self._host.run(["ip", "netns", "add", NAME]))
-        done = _run_plugin(self._host, self._paths, self._socket, "ADD")
+        done = _run_plugin(self._host, self._paths, socket=self._socket, command="ADD")
         if not done.ok:
-            remove_namespace(self._host, self._paths, self._socket)
+            remove_namespace(self._host, self._paths, socket=self._socket)
             self._is_made = False
             _check(self._host, done)
         return place
 
 
-def remove_namespace(host: Host, paths: Paths, socket: str) -> None:
+def remove_namespace(host: Host, paths: Paths, *, socket: str) -> None:
     """Give its address back, and take it away. Nothing is done where there is none."""
     if host.exists(NAMESPACES / NAME):
         if host.exists(paths.cni_conf / CNI_FILE):
-            _run_plugin(host, paths, socket, "DEL")
+            _run_plugin(host, paths, socket=socket, command="DEL")
         host.run(["ip", "netns", "delete", NAME])
 
 
 _CNI_FILE = {"cniVersion!": str, "name!": str, "plugins!": [{"type!": str}]}
 
 
-def _run_plugin(host: Host, paths: Paths, socket: str, command: str) -> CommandResult:
+def _run_plugin(host: Host, paths: Paths, *, socket: str, command: str) -> CommandResult:
     """The first plugin of kb's CNI file, as a runtime calls it; the second maps ports, which is nothing to ask from."""
     path = paths.cni_conf / CNI_FILE
     try:
-        network = fit(parse_json(host.read_text(path), "it"), _CNI_FILE, "it")
+        network = fit(parse_json(host.read_text(path), "it"), _CNI_FILE, what="it")
         first = network["plugins"][0]
     except (ValueError, IndexError) as error:
         raise HostError(

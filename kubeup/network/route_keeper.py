@@ -67,7 +67,7 @@ def read_settings(host: Host, paths: Paths) -> RouteSettings:
     try:
         text = host.read_text(path) if host.exists(path) else "{}"
         shape = {"node": str, "podCIDRs": [_check_network], "serviceCIDRs": [_check_network], "backend": str}
-        stored = fit(parse_json(text, "it"), shape, "it")
+        stored = fit(parse_json(text, "it"), shape, what="it")
         services = tuple(stored.get("serviceCIDRs", ()))  # an older kb wrote none
         return RouteSettings(stored["node"], tuple(stored["podCIDRs"]), stored.get("backend", "auto"), services)
     except (ValueError, KeyError) as error:
@@ -86,7 +86,7 @@ def _check_network(text: str) -> None:
 # ---- the loop
 
 
-def keep_round(host: Host, api: Callable[[], Api], settings: RouteSettings, *, paths: Paths) -> Round:
+def keep_round(host: Host, api: Callable[[], Api], *, settings: RouteSettings, paths: Paths) -> Round:
     """One round: look at the cluster and the node, and make the node right.
 
     Raises KbError where the cluster cannot be asked; what is there then stays.
@@ -94,7 +94,7 @@ def keep_round(host: Host, api: Callable[[], Api], settings: RouteSettings, *, p
     first = find_first_cni_config(host, paths)
     if first != CNI_FILE:
         withdraw(host)
-        return _step_aside(host, first, paths)
+        return _step_aside(host, first, paths=paths)
     # 0: any state that the API server has in its memory will do, which costs etcd nothing
     listed = api().get(f"{path_of('Node')}?resourceVersion=0") or {}
     nodes = parse_peers(listed.get("items") or [])
@@ -105,15 +105,15 @@ def keep_round(host: Host, api: Callable[[], Api], settings: RouteSettings, *, p
         return Round(f"node {settings.node_name} {what}: nothing was changed", POLL_S)
     links = query(host, "ip", "-json", "address", "show")
     interfaces = parse_interfaces(links)
-    wanted = plan_network(nodes, me, interfaces, backend=settings.backend)
-    services = plan_service_routes(read_unrouted(host, settings.service_cidrs), me, interfaces)
+    wanted = plan_network(nodes, me, interfaces=interfaces, backend=settings.backend)
+    services = plan_service_routes(read_unrouted(host, settings.service_cidrs), me, interfaces=interfaces)
     every_cidr = [*settings.pod_cidrs, *(cidr for node in nodes for cidr in node.pod_cidrs)]
     with_services = replace(wanted, routes=wanted.routes | services)
     failures = [
         *wanted.problems,
         *(step_aside.raise_bridge(host) if step_aside.is_down(links) else ()),
         *ensure_network(host, with_services),
-        *ensure_masquerade(host, me.pod_cidrs, every_cidr),
+        *ensure_masquerade(host, me.pod_cidrs, cluster=every_cidr),
     ]
     if failures:
         return Round("; ".join(failures), RETRY_S)
@@ -124,7 +124,7 @@ def keep_round(host: Host, api: Callable[[], Api], settings: RouteSettings, *, p
     return Round(text, wait_s)
 
 
-def _step_aside(host: Host, first: str, paths: Paths) -> Round:
+def _step_aside(host: Host, first: str, *, paths: Paths) -> Round:
     """What is left to do beside another network. A node without cbr0 has nothing left, and its cluster is not asked."""
     taken = f"the runtime takes {paths.cni_conf / first}" if first else "no CNI configuration is there"
     text = f"stepped aside: {taken}, not {CNI_FILE}"
@@ -146,7 +146,9 @@ def keep_routes(host: Host, *, log: Callable[[str], None], once: bool = False, p
 
     def round_of_routes() -> Round:
         settings = read_settings(host, places)
-        return keep_round(host, lambda: connect(host, places.kubeconfig("kubelet.conf")), settings, paths=places)
+        return keep_round(
+            host, lambda: connect(host, places.kubeconfig("kubelet.conf")), settings=settings, paths=places
+        )
 
     keeper = Keeper("kb routes", round_of_routes, stays="the routes stay as they are")
     run(keeper, host, paths=places, log=log, once=once)

@@ -203,7 +203,7 @@ def find_underlay(me: Peer, interfaces: Sequence[Interface]) -> Optional[Interfa
     return interfaces[0] if interfaces else None
 
 
-def plan_network(nodes: Sequence[Peer], me: Peer, interfaces: Sequence[Interface], *, backend: str = "auto") -> Network:
+def plan_network(nodes: Sequence[Peer], me: Peer, *, interfaces: Sequence[Interface], backend: str = "auto") -> Network:
     """What this node needs to reach the pods of the others."""
     routes: set[Route] = set()
     neighbours: set[tuple[str, str]] = set()
@@ -222,7 +222,7 @@ def plan_network(nodes: Sequence[Peer], me: Peer, interfaces: Sequence[Interface
             if any(network.version == own.version and network.overlaps(own) for own in own_networks):
                 problems.append(f"node {peer.name} has the podCIDR {cidr}, which overlaps this node's own")
                 continue
-            direct = _direct_route(cidr, peer, interfaces, me) if backend != "vxlan" else None
+            direct = _direct_route(cidr, peer, interfaces=interfaces, me=me) if backend != "vxlan" else None
             if direct is not None:
                 routes.add(direct)
                 continue
@@ -236,11 +236,11 @@ def plan_network(nodes: Sequence[Peer], me: Peer, interfaces: Sequence[Interface
             neighbours.add((gateway, mac))
             forwards.add((mac, remote))
     underlay = find_underlay(me, interfaces)
-    vxlan = _plan_vxlan(me, local, underlay) if forwards and underlay else None
+    vxlan = _plan_vxlan(me, local, underlay=underlay) if forwards and underlay else None
     return Network(frozenset(routes), vxlan, frozenset(neighbours), frozenset(forwards), tuple(problems))
 
 
-def _direct_route(cidr: str, peer: Peer, interfaces: Sequence[Interface], me: Peer) -> Optional[Route]:
+def _direct_route(cidr: str, peer: Peer, *, interfaces: Sequence[Interface], me: Peer) -> Optional[Route]:
     network = ipaddress.ip_network(cidr, strict=False)
     if me.addresses and not _same_version_of(network.version, me.addresses):
         return None  # the peer knows no address of that family to send back to: both ends take the tunnel
@@ -265,7 +265,7 @@ def _same_version(local: str, addresses: Iterable[str]) -> str:
     return next((address for address in addresses if ipaddress.ip_address(address).version == version), "")
 
 
-def _plan_vxlan(me: Peer, local: str, underlay: Interface) -> Vxlan:
+def _plan_vxlan(me: Peer, local: str, *, underlay: Interface) -> Vxlan:
     overhead = VXLAN_OVERHEAD[ipaddress.ip_address(local).version]
     networks = [ipaddress.ip_network(cidr, strict=False) for cidr in me.pod_cidrs]
     own = frozenset(f"{network.network_address}/{network.max_prefixlen}" for network in networks)
@@ -293,7 +293,7 @@ def _leads_to(destination: str, cidr: str) -> bool:
     return network.version == wanted.version and wanted[min(1, wanted.num_addresses - 1)] in network
 
 
-def plan_service_routes(unrouted: Iterable[str], me: Peer, interfaces: Sequence[Interface]) -> frozenset[Route]:
+def plan_service_routes(unrouted: Iterable[str], me: Peer, *, interfaces: Sequence[Interface]) -> frozenset[Route]:
     """A route by the card that carries this node's address: the address that a program then sends from is the node's."""
     underlay = find_underlay(me, interfaces)
     if underlay is None:

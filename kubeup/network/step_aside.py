@@ -89,7 +89,7 @@ def is_down(links: str) -> bool:
     return any("UP" not in (link.get("flags") or ["UP"]) for link in found)
 
 
-def parse_bridge(links: str, ports: str, namespaces: str) -> Optional[Bridge]:
+def parse_bridge(links: str, ports: str, *, namespaces: str) -> Optional[Bridge]:
     """From `ip -json address show`, `ip -json link show master cbr0` and `ip -json netns list`; None where there is no
     cbr0.
 
@@ -105,7 +105,7 @@ def parse_bridge(links: str, ports: str, namespaces: str) -> Optional[Bridge]:
     return Bridge(not is_down(links), tuple(link["ifname"] for link in alive if "ifname" in link), tuple(networks))
 
 
-def has_rival(bridge: Bridge, links: str, routes: str) -> bool:
+def has_rival(bridge: Bridge, links: str, *, routes: str) -> bool:
     """Whether another link is a way to cbr0's network too: by an address of its own in it (flannel's cni0), or by a
     route to the whole of it (cilium_host). A host's address alone, as a tunnel's end has it, and a route to a part,
     which the kernel prefers anyway, are in nobody's way."""
@@ -126,7 +126,7 @@ def has_rival(bridge: Bridge, links: str, routes: str) -> bool:
 
 def read_bridge(host: Host) -> Optional[Bridge]:
     ports = _look(host, "link", "show", "master", BRIDGE)
-    return parse_bridge(_look(host, "address", "show"), ports, _look(host, "netns", "list"))
+    return parse_bridge(_look(host, "address", "show"), ports, namespaces=_look(host, "netns", "list"))
 
 
 def retire_bridge(host: Host, bridge: Bridge) -> str:
@@ -139,7 +139,7 @@ def retire_bridge(host: Host, bridge: Bridge) -> str:
     if bridge.is_up:
         families = sorted({"-6" if ":" in network else "-4" for network in bridge.networks})
         routes = [entry for family in families for entry in parse_ip_output(_look(host, family, "route", "show"))]
-        if has_rival(bridge, _look(host, "address", "show"), json.dumps(routes)):
+        if has_rival(bridge, _look(host, "address", "show"), routes=json.dumps(routes)):
             host.run(["ip", "link", "set", BRIDGE, "down"])
             bridge = Bridge(False, bridge.ports, bridge.networks)
     return f"{describe_left(bridge)} (kb doctor names them)"

@@ -38,7 +38,7 @@ _PRINTABLE_STRING = frozenset(string.ascii_letters + string.digits + " '()+,-./:
 """What Go writes as a PrintableString; a text with any other character becomes a UTF8String."""
 
 
-def describe_pair(cert_pem: str, key_pem: str, now: datetime.datetime) -> str:
+def describe_pair(cert_pem: str, key_pem: str, now: datetime.datetime) -> str:  # noqa: PLR0917
     """Why no client gets on with this certificate and key, whoever signed it; "" where one does."""
     try:
         certs, key = parse_certs(cert_pem), parse_any_key(key_pem)
@@ -84,11 +84,11 @@ class Ca:
     path: Path
 
 
-def issue_ca_cert(common_name: str, key: Key, validity: Validity) -> x509.Certificate:
+def issue_ca_cert(common_name: str, key: Key, *, validity: Validity) -> x509.Certificate:
     """A CA's certificate, signed with its own key."""
     name = _render_name(common_name, ())
     builder = (
-        _new_builder(name, name, key, validity)
+        _new_builder(name, name, key=key, validity=validity)
         .add_extension(_key_usage(signs_certs=True), critical=True)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -107,7 +107,7 @@ def issue_leaf_cert(subject: Subject, key: Key, *, ca: Ca, validity: Validity) -
     ] * subject.is_client
     name = _render_name(subject.common_name, subject.organizations)
     builder = (
-        _new_builder(name, ca.cert.subject, key, validity)
+        _new_builder(name, ca.cert.subject, key=key, validity=validity)
         .add_extension(_key_usage(signs_certs=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -124,11 +124,11 @@ def issue_leaf_cert(subject: Subject, key: Key, *, ca: Ca, validity: Validity) -
     for usage in ("server",) * subject.is_server + ("client",) * subject.is_client:
         fault = find_fault((cert,), (ca.cert,), usage=usage, now=moment)
         if fault is not None:
-            raise unfit_ca(ca, f"nobody would believe a certificate for {shown(subject.common_name)}", fault)
+            raise unfit_ca(ca, f"nobody would believe a certificate for {shown(subject.common_name)}", fault=fault)
     return cert
 
 
-def _new_builder(subject: x509.Name, issuer: x509.Name, key: Key, validity: Validity) -> x509.CertificateBuilder:
+def _new_builder(subject: x509.Name, issuer: x509.Name, *, key: Key, validity: Validity) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -320,7 +320,7 @@ def is_issued_by(cert: x509.Certificate, issuer: x509.Certificate) -> bool:
     return True
 
 
-def unfit_ca(ca: Ca, what: str, fault: Fault) -> HostError:
+def unfit_ca(ca: Ca, what: str, *, fault: Fault) -> HostError:
     key_path = ca.path.with_suffix(".key")
     return HostError(
         what,

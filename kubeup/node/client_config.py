@@ -81,7 +81,7 @@ def find_fault(document: Any) -> str:
     """Why client-go does not load this document; "" where it does. A missing kind or apiVersion is the usual one."""
     if not isinstance(document, dict):
         return f"it is {_KINDS.get(type(document), 'nothing')}, not a mapping"
-    fault = next(_find_wrong_types(document, _CONFIG, ""), "")
+    fault = next(_find_wrong_types(document, _CONFIG, place=""), "")
     if fault:
         return fault
     for field, wanted in (("kind", "Config"), ("apiVersion", "v1")):
@@ -90,17 +90,17 @@ def find_fault(document: Any) -> str:
     return next(_find_doubles(document), "")
 
 
-def _find_wrong_types(value: Any, wanted: Any, place: str) -> Iterator[str]:
+def _find_wrong_types(value: Any, wanted: Any, *, place: str) -> Iterator[str]:
     """null is as good as nothing, and unknown fields are nobody's."""
     if value is None:
         return
     if isinstance(wanted, dict) and isinstance(value, dict):
         for key, item in value.items():
             if key in wanted or "*" in wanted:
-                yield from _find_wrong_types(item, wanted.get(key, wanted.get("*")), f"{place}.{key}".lstrip("."))
+                yield from _find_wrong_types(item, wanted.get(key, wanted.get("*")), place=f"{place}.{key}".lstrip("."))
     elif isinstance(wanted, list) and isinstance(value, list):
         for number, item in enumerate(value):
-            yield from _find_wrong_types(item, wanted[0], f"{place}[{number}]")
+            yield from _find_wrong_types(item, wanted[0], place=f"{place}[{number}]")
     elif wanted == _DATA and isinstance(value, str):
         if not BASE64.fullmatch(value.replace("\n", "").replace("\r", "")):
             yield f"its {place} is not base64"

@@ -95,12 +95,12 @@ def read_files(host: Host, config: Path = CONFIG) -> dict[Path, str]:
     """The configuration's text (empty where there is none), and then those of the files that it imports, in the order
     in which containerd reads them. Raises HostError (file-unreadable)."""
     files = {config: _read(host, config) if host.exists(config) else ""}
-    pending = _imports_of(host, config, files[config])
+    pending = _imports_of(host, config, text=files[config])
     while pending:
         path = pending.pop(0)
         if path not in files and host.exists(path) and not host.is_dir(path):
             files[path] = _read(host, path)
-            pending += _imports_of(host, path, files[path])
+            pending += _imports_of(host, path, text=files[path])
     return files
 
 
@@ -119,7 +119,7 @@ def _read(host: Host, path: Path) -> str:
     return host.read_bytes(path).decode(errors="surrogateescape")
 
 
-def _imports_of(host: Host, parent: Path, text: str) -> list[Path]:
+def _imports_of(host: Host, parent: Path, *, text: str) -> list[Path]:
     found: list[Path] = []
     for word in read_list(text, "imports"):
         path = parent.parent / word
@@ -241,7 +241,7 @@ def find_naming(text: str, own: int) -> Optional[Naming]:
     return Naming(2, 2) if OLD_CRI[1] in plugins else Naming(own, own)
 
 
-def find_owner(files: Mapping[Path, str], table: tuple[str, ...], naming: Naming) -> Path:
+def find_owner(files: Mapping[Path, str], table: tuple[str, ...], *, naming: Naming) -> Path:
     """The file in which a line of that table counts. What an imported file says of a plugin takes the place of all that
     was said of it before with containerd 1, and of its single keys with containerd 2."""
     paths = list(files)

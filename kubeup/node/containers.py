@@ -39,18 +39,18 @@ class ContainerInfo:
     log_path: str = ""
 
 
-def list_containers(host: Host, socket: str, name: str = "") -> list[ContainerInfo]:
+def list_containers(host: Host, socket: str, *, name: str = "") -> list[ContainerInfo]:
     """The runtime's containers, newest first; [] where the runtime cannot be asked. `name`: that one's alone.
 
     Never raises: it is asked when something is broken already.
     """
     if not host.which("crictl"):
-        return _list_through_ctr(host, socket, name)
+        return _list_through_ctr(host, socket, name=name)
     words = ("ps", "-a", "-o", "json", *(("--name", f"^{re.escape(name)}$") if name else ()))
     listed = as_table(host.query(crictl_argv(socket, *words), timeout_s=15).stdout).get("containers")
     rows = fit_what_does(listed, [{"metadata": {"attempt": int}}])
     found = sorted((_container_of(row) for row in rows), key=lambda item: -item.created_ns)
-    return _with_exits(host, socket, found)
+    return _with_exits(host, socket, containers=found)
 
 
 def _container_of(row: Mapping[str, Any]) -> ContainerInfo:
@@ -75,7 +75,7 @@ def _nanoseconds(value: Any) -> int:
     return int(text) if text.isdecimal() and len(text) < 20 else 0
 
 
-def _with_exits(host: Host, socket: str, containers: list[ContainerInfo]) -> list[ContainerInfo]:
+def _with_exits(host: Host, socket: str, *, containers: list[ContainerInfo]) -> list[ContainerInfo]:
     newest: dict[tuple[str, str, str], str] = {}
     for item in containers:
         if item.state == "exited":
@@ -99,7 +99,7 @@ def _with_end(item: ContainerInfo, end: Mapping[str, Any]) -> ContainerInfo:
     )
 
 
-def _list_through_ctr(host: Host, socket: str, name: str) -> list[ContainerInfo]:
+def _list_through_ctr(host: Host, socket: str, *, name: str) -> list[ContainerInfo]:
     """containerd keeps the CRI's record of a container as an extension of its own record."""
     if not host.which("ctr"):
         return []
@@ -144,7 +144,7 @@ def _cri_record(record: Mapping[str, Any]) -> dict[str, Any]:
 _CRI_LOG_LINE = re.compile(r"^\S+ (?:stdout|stderr) [FP] ?(.*)$")
 
 
-def container_logs(host: Host, socket: str, container_id: str, lines: int = 20) -> list[str]:
+def container_logs(host: Host, socket: str, *, container_id: str, lines: int = 20) -> list[str]:
     """The last lines that a container wrote; [] where it wrote none or they cannot be had. Never raises."""
     if host.which("crictl"):
         # what a container wrote to stderr crictl writes to its own stderr: read the file, which keeps the order
@@ -152,7 +152,7 @@ def container_logs(host: Host, socket: str, container_id: str, lines: int = 20) 
         status = as_table(next(iter(split_json(answer.stdout)), {}).get("status"))
         path = str(status.get("logPath") or "")
     else:
-        path = next((item.log_path for item in _list_through_ctr(host, socket, "") if item.id == container_id), "")
+        path = next((item.log_path for item in _list_through_ctr(host, socket, name="") if item.id == container_id), "")
     try:
         text = host.read_text(Path(path)) if path.startswith("/") else ""
     except HostError:

@@ -38,10 +38,10 @@ def resolve_credentials(host: Host, found: Kubeconfig, *, place: str, folder: Pa
         )
     if found.plugin is None or found.has_credentials:
         return found
-    status = _ask(host, found, found.plugin, place=place, folder=folder)
+    status = _ask(host, found, plugin=found.plugin, place=place, folder=folder)
     token, cert, key = (_text(status, name) for name in ("token", "clientCertificateData", "clientKeyData"))
     if not token and not (cert and key):
-        raise _failed(found.plugin, place, "its answer has neither a token nor a client certificate with its key")
+        raise _failed(found.plugin, place, cause="its answer has neither a token nor a client certificate with its key")
     return replace(
         found,
         token=Secret(token),
@@ -50,11 +50,11 @@ def resolve_credentials(host: Host, found: Kubeconfig, *, place: str, folder: Pa
     )
 
 
-def _ask(host: Host, found: Kubeconfig, plugin: Mapping[str, Any], *, place: str, folder: Path) -> Mapping[str, Any]:
+def _ask(host: Host, found: Kubeconfig, *, plugin: Mapping[str, Any], place: str, folder: Path) -> Mapping[str, Any]:
     """The status of the ExecCredential that the plugin prints."""
     command, version = str(plugin["command"]), str(plugin["apiVersion"])
     if plugin.get("interactiveMode") == "Always":
-        raise _failed(plugin, place, "it needs to ask somebody (interactiveMode: Always), and nobody is here")
+        raise _failed(plugin, place, cause="it needs to ask somebody (interactiveMode: Always), and nobody is here")
     spec: dict[str, Any] = {"interactive": False}
     if plugin.get("provideClusterInfo"):
         spec["cluster"] = _describe_cluster(found)
@@ -64,18 +64,18 @@ def _ask(host: Host, found: Kubeconfig, plugin: Mapping[str, Any], *, place: str
     argv = (program, *map(str, plugin.get("args") or ()))
     done = host.query(argv, timeout_s=_TIMEOUT_S, env={**env, "KUBERNETES_EXEC_INFO": json.dumps(asked)})
     if done.deferred:
-        raise _failed(plugin, place, "below --root no program is run")
+        raise _failed(plugin, place, cause="below --root no program is run")
     if not done.ok:
         hint = f"; {plugin['installHint']}" if done.missing and plugin.get("installHint") else ""
         told = " ".join(done.stderr.split())[-300:]
         end = "there is no such program" if done.missing else f"it ended with {done.code}{f': {told}' if told else ''}"
-        raise _failed(plugin, place, f"{end}{hint}")
+        raise _failed(plugin, place, cause=f"{end}{hint}")
     try:
         answer = parse_json_object(done.stdout.encode(), "its answer")
     except ValueError as error:
-        raise _failed(plugin, place, str(error)) from error
+        raise _failed(plugin, place, cause=str(error)) from error
     if (answer.get("kind"), answer.get("apiVersion")) != ("ExecCredential", version):
-        raise _failed(plugin, place, f"its answer is no ExecCredential of {version}")
+        raise _failed(plugin, place, cause=f"its answer is no ExecCredential of {version}")
     status = answer.get("status")
     return status if isinstance(status, dict) else {}
 
@@ -97,7 +97,7 @@ def _text(status: Mapping[str, Any], name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _failed(plugin: Mapping[str, Any], place: str, cause: str) -> HostError:
+def _failed(plugin: Mapping[str, Any], place: str, *, cause: str) -> HostError:
     return HostError(
         f"the credential plugin {plugin['command']} of {place} gives no credentials",
         cause=cause,

@@ -34,7 +34,7 @@ def unit_of(socket: str) -> str:
     return "crio" if "crio" in socket_path(socket).name else "containerd"
 
 
-def install_command(host: Host, deb: str, rpm: str = "", *, apk: str = "") -> str:
+def install_command(host: Host, deb: str, rpm: str = "", *, apk: str = "") -> str:  # noqa: PLR0917
     """The command by which this node's package manager installs a package."""
     if host.which("apk"):
         return f"apk add {apk or deb}"

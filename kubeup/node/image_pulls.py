@@ -82,7 +82,7 @@ class ImagePullError(HostError):
     """An image did not come. kind: not-found | unauthorized | tls | dns | refused | timeout | no-space | limited |
     runtime | other."""
 
-    def __init__(self, image: str, kind: str, cause: str, remedy: str) -> None:
+    def __init__(self, image: str, kind: str, *, cause: str, remedy: str) -> None:
         super().__init__(f"cannot pull {image}", cause=cause, remedy=remedy, code="image-pull-failed")
         self.image = image
         self.kind = kind
@@ -169,7 +169,7 @@ _OTHER_TROUBLE = _PullTrouble(
 
 
 def explain_pull_failure(
-    host: Host, image: str, text: str, *, env: Optional[Mapping[str, str]] = None
+    host: Host, image: str, *, text: str, env: Optional[Mapping[str, str]] = None
 ) -> ImagePullError:
     """What the runtime's words on a failed pull mean; a mirror that was asked instead of the registry is named.
 
@@ -188,10 +188,10 @@ def explain_pull_failure(
             "the runtime does not see this shell's HTTPS_PROXY: give it that (and NO_PROXY): "
             f"{manager.say_environment('containerd')}HTTPS_PROXY=...; then: {restart}"
         )
-    return ImagePullError(image, trouble.kind, f"{trouble.cause.format(registry=server)} ({text})", remedy)
+    return ImagePullError(image, trouble.kind, cause=f"{trouble.cause.format(registry=server)} ({text})", remedy=remedy)
 
 
-def pull_image(host: Host, socket: str, image: str, *, timeout_s: float = PULL_TIMEOUT_S) -> None:
+def pull_image(host: Host, socket: str, *, image: str, timeout_s: float = PULL_TIMEOUT_S) -> None:
     """Pull once. Raises ImagePullError, or HostError (no-cri-client)."""
     if host.which("crictl"):
         answer = host.run(crictl_argv(socket, "pull", image), timeout_s=timeout_s)
@@ -202,7 +202,7 @@ def pull_image(host: Host, socket: str, image: str, *, timeout_s: float = PULL_T
     else:
         raise _no_client(host, socket)
     if not answer.ok:
-        raise explain_pull_failure(host, image, last_words(answer.stderr), env=host.environ())
+        raise explain_pull_failure(host, image, text=last_words(answer.stderr), env=host.environ())
 
 
 @frozen
@@ -217,8 +217,8 @@ class ImagesResult:
 def ensure_images(
     host: Host,
     socket: str,
-    names: Sequence[str],
     *,
+    names: Sequence[str],
     policy: str = "IfNotPresent",
     is_serial: bool = True,
     tell: Callable[[str], None] = lambda text: None,
@@ -238,7 +238,7 @@ def ensure_images(
 
     def fetch(image: str) -> Optional[ImagePullError]:
         tell(f"pulling {image} ({counted[image]} of {len(wanted)})")
-        return _pull_patiently(host, socket, image, unreachable)
+        return _pull_patiently(host, socket, image=image, unreachable=unreachable)
 
     if is_serial or len(wanted) < 2:
         ends = [fetch(image) for image in wanted]
@@ -250,13 +250,13 @@ def ensure_images(
     return ImagesResult(present, pulled, failed)
 
 
-def _pull_patiently(host: Host, socket: str, image: str, unreachable: set[str]) -> Optional[ImagePullError]:
+def _pull_patiently(host: Host, socket: str, *, image: str, unreachable: set[str]) -> Optional[ImagePullError]:
     """Pull, and again after a pause where that may help; return the last failure."""
     registry = registry_of(image)
     pause_s = 0.5
     for attempt in range(1, PULL_ATTEMPTS + 1):
         try:
-            pull_image(host, socket, image)
+            pull_image(host, socket, image=image)
             return None
         except ImagePullError as error:
             may_heal = next((item.heals for item in _PULL_TROUBLES if item.kind == error.kind), True)
@@ -281,11 +281,13 @@ def group_failures(failed: Iterable[ImagePullError]) -> list[ImagePullError]:
     for (kind, _), errors in groups.items():
         first = errors[0]
         names = ", ".join(error.image for error in errors)
-        merged.append(first if len(errors) == 1 else ImagePullError(names, kind, first.cause, first.remedy))
+        merged.append(
+            first if len(errors) == 1 else ImagePullError(names, kind, cause=first.cause, remedy=first.remedy)
+        )
     return merged
 
 
-def pull_images(host: Host, config: NodeConfig, release: Release, report: Report) -> tuple[str, ...]:
+def pull_images(host: Host, config: NodeConfig, *, release: Release, report: Report) -> tuple[str, ...]:
     """`kb config images pull`: have every image of a control-plane node; return their names.
 
     Raises HostError (images-not-pulled) that names every image that did not come, and why.
@@ -293,7 +295,7 @@ def pull_images(host: Host, config: NodeConfig, release: Release, report: Report
     wanted = images.list_node_images(config, release)
     node = config.node
     result = ensure_images(
-        host, node.cri_socket, wanted, policy="Always", is_serial=node.image_pull_serial, tell=report.waiting
+        host, node.cri_socket, names=wanted, policy="Always", is_serial=node.image_pull_serial, tell=report.waiting
     )
     if result.failed:
         groups = group_failures(result.failed)

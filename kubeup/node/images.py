@@ -36,7 +36,7 @@ class Image:
         return self.ref
 
 
-def image_of(component: str, cluster: ClusterConfiguration, release: Release) -> Image:
+def image_of(component: str, cluster: ClusterConfiguration, *, release: Release) -> Image:
     """The image of one of COMPONENTS. Raises KeyError for another name."""
     if component in VERSIONED_COMPONENTS:
         tag = render_tag(cluster.kubernetes_version)
@@ -62,7 +62,7 @@ def list_images(cluster: ClusterConfiguration, release: Release) -> tuple[Image,
         "coredns": cluster.dns.disabled,
         "etcd": cluster.local_etcd is None,
     }
-    return tuple(image_of(name, cluster, release) for name in COMPONENTS if not unused.get(name))
+    return tuple(image_of(name, cluster, release=release) for name in COMPONENTS if not unused.get(name))
 
 
 def list_node_images(config: NodeConfig, release: Release) -> tuple[str, ...]:

@@ -87,7 +87,7 @@ def control_plane_url(config: NodeConfig) -> str:
     return _url(host_of(endpoint), port_of(endpoint, config.local_api_endpoint.bind_port))
 
 
-def server_url(name: str, config: NodeConfig, release: Release) -> str:
+def server_url(name: str, config: NodeConfig, *, release: Release) -> str:
     """The server of the kubeconfig `name`. A control plane's kubelet calls its own API server where the gate
     ControlPlaneKubeletLocalMode says so."""
     is_local = KUBECONFIGS[name].is_local
@@ -203,10 +203,10 @@ def parse_kubeconfig(text: str, *, source: str) -> Kubeconfig:
     if not context_name and not any(not _text(entry, "name") for entry in _entries(document, "clusters")):
         names = ", ".join(_text(entry, "name") for entry in _entries(document, "contexts"))
         raise _invalid(source, f"it has no current-context{f' (its contexts: {names})' if names else ''}")
-    context = _entry(document, "contexts", context_name, source) if context_name else {}
+    context = _entry(document, "contexts", name=context_name, source=source) if context_name else {}
     cluster_name, user_name = _text(context, "cluster"), _text(context, "user")
-    cluster = _entry(document, "clusters", cluster_name, source)
-    user = _entry(document, "users", user_name, source) if user_name else {}
+    cluster = _entry(document, "clusters", name=cluster_name, source=source)
+    user = _entry(document, "users", name=user_name, source=source) if user_name else {}
     if not _text(cluster, "server"):
         raise _invalid(source, f"its cluster {cluster_name!r} has no server")
     fault = client_config.find_misuse(cluster, user)
@@ -217,7 +217,7 @@ def parse_kubeconfig(text: str, *, source: str) -> Kubeconfig:
         cluster_name=cluster_name,
         user=user_name,
         context=context_name,
-        ca_pem=_certs(_data(cluster, "certificate-authority-data"), "certificate-authority-data", source),
+        ca_pem=_certs(_data(cluster, "certificate-authority-data"), "certificate-authority-data", source=source),
         client_cert_pem=select_certs(_data(user, "client-certificate-data")),
         client_key_pem=Secret(select_private_keys(_data(user, "client-key-data"))),
         token=Secret(_text(user, "token")),
@@ -265,7 +265,7 @@ def read_kubeconfig(text: str, *, host: Host, path: Path) -> Kubeconfig:
         token = Secret(read(found.token_file).strip())  # it is renewed there: it counts more than a token beside it
     return replace(
         found,
-        ca_pem=_certs(read(found.ca_file), found.ca_file, str(path)) or found.ca_pem,
+        ca_pem=_certs(read(found.ca_file), found.ca_file, source=str(path)) or found.ca_pem,
         client_cert_pem=select_certs(read(found.client_cert_file)) or found.client_cert_pem,
         client_key_pem=Secret(select_private_keys(read(found.client_key_file))) or found.client_key_pem,
         token=token,
@@ -277,7 +277,7 @@ def _beside(path: Path, file: str) -> Path:
     return Path(os.path.normpath(path.parent / file))
 
 
-def _certs(text: str, place: str, source: str) -> str:
+def _certs(text: str, place: str, *, source: str) -> str:
     """The authorities in `text`. Raises HostError (kubeconfig-unreadable) where there is text, and none in it."""
     found = select_certs(text)
     if text and not found:
@@ -292,7 +292,7 @@ def with_server(text: str, server: str, *, source: str) -> str:
     if found.server == server:
         return text
     document = _load(text, source)
-    _entry(document, "clusters", found.cluster_name, source)["server"] = server
+    _entry(document, "clusters", name=found.cluster_name, source=source)["server"] = server
     return yaml_files.dump_yaml(document)
 
 
@@ -316,7 +316,7 @@ def _entries(document: Mapping[str, Any], section: str) -> list[Mapping[str, Any
     return [entry or {} for entry in document.get(section) or []]
 
 
-def _entry(document: Mapping[str, Any], section: str, name: str, source: str) -> dict[str, Any]:
+def _entry(document: Mapping[str, Any], section: str, *, name: str, source: str) -> dict[str, Any]:
     """The value of the entry `name`: under `cluster` in `clusters`, and so on."""
     for entry in _entries(document, section):
         if _text(entry, "name") == name:
@@ -367,7 +367,7 @@ class Finding:
     """The server that a file found there calls."""
 
 
-def probe_kubeconfig(host: Host, paths: Paths, name: str) -> Finding:
+def probe_kubeconfig(host: Host, paths: Paths, name: str) -> Finding:  # noqa: PLR0917
     """What is to be done about the file of `name`.
 
     Raises HostError where what is there cannot be used: kubeconfig-unreadable, kubeconfig-other-ca, key-mismatch,
@@ -384,7 +384,7 @@ def probe_kubeconfig(host: Host, paths: Paths, name: str) -> Finding:
     if not found.client_cert_pem or found.client_cert_file:
         # a token, a plugin, or the kubelet's own certificate, which the kubelet rotates
         return Finding("keep", f"using the existing kubeconfig {path}", found.server)
-    cert, expired = _check_client(found, path, host.now())
+    cert, expired = _check_client(found, path, now=host.now())
     _check_use(found, path=path, authorities=pki.read_certs(host, ca.path))
     if not expired:
         return Finding("keep", f"using the existing kubeconfig {path}", found.server)
@@ -404,12 +404,12 @@ def _check_trust(found: Kubeconfig, *, path: Path, expected: tuple[x509.Certific
     try:
         first = certificates.parse_certs(found.ca_pem)[0]
     except ValueError:
-        raise _other_ca(path, ca_path, "it holds no CA certificate") from None
+        raise _other_ca(path, ca_path, cause="it holds no CA certificate") from None
     if first not in expected:
-        raise _other_ca(path, ca_path, f"it trusts another CA ({first.subject.rfc4514_string()}) than {ca_path}")
+        raise _other_ca(path, ca_path, cause=f"it trusts another CA ({first.subject.rfc4514_string()}) than {ca_path}")
 
 
-def _check_client(found: Kubeconfig, path: Path, now: datetime.datetime) -> tuple[x509.Certificate, bool]:
+def _check_client(found: Kubeconfig, path: Path, *, now: datetime.datetime) -> tuple[x509.Certificate, bool]:
     """The client certificate in a file, and whether it has expired."""
     try:
         cert = certificates.parse_certs(found.client_cert_pem)[0]
@@ -432,7 +432,7 @@ def _check_use(found: Kubeconfig, *, path: Path, authorities: tuple[x509.Certifi
         raise _invalid(str(path), f"nobody would believe its client certificate: {fault.text}")
 
 
-def is_kubeconfig_valid(host: Host, paths: Paths, name: str) -> bool:
+def is_kubeconfig_valid(host: Host, paths: Paths, *, name: str) -> bool:
     """Whether nothing is to be done about the file of `name`."""
     try:
         return probe_kubeconfig(host, paths, name).action == "keep"
@@ -445,13 +445,13 @@ def find_problems(host: Host, paths: Paths) -> list[HostError]:
     CA itself is pki.find_problems' to tell."""
     files = {spec.name: paths.kubeconfig(spec.file) for spec in KUBECONFIGS.values()}
     try:
-        pki.check_no_orphans(host, paths, "ca", [path for path in files.values() if host.exists(path)])
+        pki.check_no_orphans(host, paths, name="ca", orphans=[path for path in files.values() if host.exists(path)])
         if not host.exists(cert_specs.CERTS["ca"].cert_path(paths)):
             return []
     except HostError as error:
         return [error]
     problems = []
-    for name in files if pki.is_ca_valid(host, paths, "ca") else ():
+    for name in files if pki.is_ca_valid(host, paths, name="ca") else ():
         try:
             probe_kubeconfig(host, paths, name)
         except HostError as error:
@@ -473,11 +473,13 @@ def ensure_kubeconfig(
     finding = probe_kubeconfig(host, paths, name)
     path = paths.kubeconfig(KUBECONFIGS[name].file)
     if finding.action == "issue":
-        text = _issue(host, paths, config=config, name=name, key=make_key(), server=server_url(name, config, release))
+        text = _issue(
+            host, paths, config=config, name=name, key=make_key(), server=server_url(name, config, release=release)
+        )
         host.write_file(path, text, mode=0o600)
     elif finding.action == "renew":
         text = renew_client(host, paths, path=path, seconds=config.cluster.certificate_validity_period_s)
-        pki.write_keeping_mode(host, path, text, mode=0o600)
+        pki.write_keeping_mode(host, path, text=text, mode=0o600)
     return finding
 
 
@@ -527,17 +529,17 @@ def renew_client(
         certificates.subject_of(old), key, ca=ca, validity=certificates.plan_validity(host.now(), seconds)
     )
     document = _load(text, str(path))
-    user = _entry(document, "users", found.user, str(path))
+    user = _entry(document, "users", name=found.user, source=str(path))
     user["client-certificate-data"] = _base64(certificates.cert_to_pem(cert))
     if new_key is not None:
         user["client-key-data"] = _base64(private_keys.key_to_pem(new_key).reveal())
-    cluster = _entry(document, "clusters", found.cluster_name, str(path))
+    cluster = _entry(document, "clusters", name=found.cluster_name, source=str(path))
     if not found.ca_file:
         cluster["certificate-authority-data"] = _base64(certificates.cert_to_pem(ca.cert))
     return yaml_files.dump_yaml(document)
 
 
-def _other_ca(path: Path, ca_path: Path, cause: str) -> HostError:
+def _other_ca(path: Path, ca_path: Path, *, cause: str) -> HostError:
     return HostError(
         f"the kubeconfig {path} does not trust this cluster's CA",
         cause=cause,
@@ -561,8 +563,8 @@ def _external_ca_incomplete(path: Path, ca_path: Path) -> HostError:
 def make_user_kubeconfig(
     host: Host,
     paths: Paths,
-    config: NodeConfig,
     *,
+    config: NodeConfig,
     client_name: str,
     orgs: tuple[str, ...] = (),
     token: Union[Secret, str] = NO_SECRET,
@@ -576,7 +578,7 @@ def make_user_kubeconfig(
     """
     _check_validity(validity_s)
     bind_port = config.local_api_endpoint.bind_port
-    url = _check_server(host, paths, server, bind_port) if server else control_plane_url(config)
+    url = _check_server(host, paths, server=server, default_port=bind_port) if server else control_plane_url(config)
     ca = pki.read_ca(host, paths)
     render_for_user = partial(
         render_kubeconfig,
@@ -615,7 +617,7 @@ def _check_validity(validity_s: Optional[int]) -> None:
         )
 
 
-def _check_server(host: Host, paths: Paths, server: str, default_port: int) -> str:
+def _check_server(host: Host, paths: Paths, *, server: str, default_port: int) -> str:
     """The URL of `server`, if the API server's certificate names its host."""
     name, port = split_host_port(server.removeprefix("https://").rstrip("/")) or ("", None)
     if not name or "/" in name or not 0 <= (port or 0) <= 65535:

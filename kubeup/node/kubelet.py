@@ -84,23 +84,23 @@ def render_kubelet_config(config: NodeConfig, release: Release, *, resolv_conf: 
         del defaults["crashLoopBackOff"]
     document = merge_defaults(defaults, config.kubelet)
     warnings = [
-        _conflict(path, want, have)
+        _conflict(path, want, have=have)
         for path in WATCHED_FIELDS
         if (want := look_up(defaults, path)) is not None and (have := look_up(document, path)) != want
     ]
     if look_up(document, "readOnlyPort"):
-        warnings.append(_conflict("readOnlyPort", 0, document["readOnlyPort"]))
+        warnings.append(_conflict("readOnlyPort", 0, have=document["readOnlyPort"]))
     if document["rotateCertificates"] is not True:
         warnings.append("KubeletConfiguration: rotateCertificates is always true: your value is not taken")
         document["rotateCertificates"] = True
     return KubeletConfig(document, tuple(warnings))
 
 
-def _conflict(path: str, want: object, have: object) -> str:
+def _conflict(path: str, want: object, *, have: object) -> str:
     return f'KubeletConfiguration: "{path}" is {have!r}, the recommended value is {want!r}; yours is kept'
 
 
-def finish_kubelet_config(document: Mapping[str, Any], config: NodeConfig, release: Release) -> dict[str, Any]:
+def finish_kubelet_config(document: Mapping[str, Any], config: NodeConfig, *, release: Release) -> dict[str, Any]:
     """This node's config.yaml: the shared document (patched by now) with what instance-config.yaml says on top."""
     return {**document, **render_instance_config(config, release)}
 
@@ -175,7 +175,7 @@ def plan_kubelet_flags(
     if name != os_hostname.strip().lower():
         flags.append(Arg("hostname-override", name))
     if release.pod_infra_container_image_flag:
-        flags.append(Arg("pod-infra-container-image", image_of("pause", config.cluster, release).ref))
+        flags.append(Arg("pod-infra-container-image", image_of("pause", config.cluster, release=release).ref))
     if register_with_taints and node.taints:
         flags.append(Arg("register-with-taints", ",".join(format_taint(taint) for taint in node.taints)))
     given = {arg.name for arg in own}

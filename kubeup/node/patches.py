@@ -92,8 +92,8 @@ class Patches:
         for patch in self.for_target(target):
             patched = _APPLY[patch.kind](patched, copy.deepcopy(patch.body), patch)
             if not isinstance(patched, dict):
-                _fail(patch, "", "it leaves something that is no object")
-            _check_size(patched, patch, "")
+                _fail(patch, "", cause="it leaves something that is no object")
+            _check_size(patched, patch, place="")
         result: dict[str, Any] = patched
         return result
 
@@ -125,12 +125,12 @@ def read_patches(host: Host, directory: str) -> Patches:
             ignored.append(f"{path} is no patch: {_why_no_patch(path.name)}")
             continue
         if match["plus"] and not match["kind"]:
-            _refuse(path, "no kind of patch follows the + of its name", f"call it +{', +'.join(KINDS)}")
+            _refuse(path, "no kind of patch follows the + of its name", remedy=f"call it +{', +'.join(KINDS)}")
         data = host.read_bytes(path)
         if not data:
             ignored.append(f"{path} is no patch: it is empty")
         kind = match["kind"] or "strategic"
-        patches.extend(Patch(path, match["target"], kind, body) for body in _parse_documents(path, data, kind))
+        patches.extend(Patch(path, match["target"], kind, body) for body in _parse_documents(path, data, kind=kind))
     return Patches(tuple(patches), tuple(ignored))
 
 
@@ -160,23 +160,27 @@ def _why_no_patch(name: str) -> str:
     return f"its name does not begin with {', '.join(TARGETS[:-1])} or {TARGETS[-1]}"
 
 
-def _parse_documents(path: Path, data: bytes, kind: str) -> list[Any]:
+def _parse_documents(path: Path, data: bytes, *, kind: str) -> list[Any]:
     try:
         bodies = yaml_files.load_all_yaml(data)
     except yaml_files.YAMLError as error:
-        _refuse(path, f"it cannot be read: {error}", f"correct {path}")
+        _refuse(path, f"it cannot be read: {error}", remedy=f"correct {path}")
     wanted, words = (list, "a list of operations") if kind == "json" else (dict, "an object")
     for body in bodies:
         if not isinstance(body, wanted):
-            _refuse(path, f"a {kind} patch is {words}, this is not", f"correct {path}, or name its kind (+{KINDS[0]})")
+            _refuse(
+                path,
+                f"a {kind} patch is {words}, this is not",
+                remedy=f"correct {path}, or name its kind (+{KINDS[0]})",
+            )
     return bodies
 
 
-def _refuse(path: Path, cause: str, remedy: str) -> NoReturn:
+def _refuse(path: Path, cause: str, *, remedy: str) -> NoReturn:
     raise UsageError(f"patch {path}", cause=cause, remedy=f"{remedy}, then run the command again", code="patch-invalid")
 
 
-def _fail(patch: Patch, place: str, cause: str) -> NoReturn:
+def _fail(patch: Patch, place: str, *, cause: str) -> NoReturn:
     where = f" at {place}" if place else ""
     raise UsageError(
         f"patch {patch.path} ({patch.kind}) does not fit {patch.target}{where}",
@@ -186,14 +190,16 @@ def _fail(patch: Patch, place: str, cause: str) -> NoReturn:
     )
 
 
-def _check_size(obj: Any, patch: Patch, place: str) -> None:
+def _check_size(obj: Any, patch: Patch, *, place: str) -> None:
     """Level by level, so without recursion."""
     level, count, depth = [obj], 0, 0
     while level:
         count, depth = count + len(level), depth + 1
         if count > MAX_VALUES or depth > MAX_DEPTH:
             _fail(
-                patch, place, f"the object would hold more than {MAX_VALUES} values, or be more than {MAX_DEPTH} deep"
+                patch,
+                place,
+                cause=f"the object would hold more than {MAX_VALUES} values, or be more than {MAX_DEPTH} deep",
             )
         level = [
             child
@@ -222,11 +228,11 @@ def merge_json(target: Any, patch: Any) -> Any:
 # ---- JSON patch, RFC 6902
 
 
-def _apply_json_patch(obj: Any, operations: Sequence[Any], patch: Patch) -> Any:
+def _apply_json_patch(obj: Any, operations: Sequence[Any], patch: Patch) -> Any:  # noqa: PLR0917
     for index, operation in enumerate(operations):
-        obj = _JsonOperation(patch, index, operation).apply(obj)
+        obj = _JsonOperation(patch, index, operation=operation).apply(obj)
         if operation["op"] == "copy":
-            _check_size(obj, patch, f"operation {index + 1} (copy)")
+            _check_size(obj, patch, place=f"operation {index + 1} (copy)")
     return obj
 
 
@@ -237,7 +243,7 @@ class _JsonOperation:
     replace may set a field that is not there, test finds null there, and negative places count from a list's end.
     """
 
-    def __init__(self, patch: Patch, index: int, operation: Any) -> None:
+    def __init__(self, patch: Patch, index: int, *, operation: Any) -> None:
         self.patch = patch
         self.index = index
         if not isinstance(operation, dict):
@@ -256,9 +262,9 @@ class _JsonOperation:
         if self.op == "remove":
             return self.remove(obj, path)
         if self.op == "replace":
-            return self.put(obj, path, self.take("value"), is_replacing=True)
+            return self.put(obj, path, value=self.take("value"), is_replacing=True)
         if self.op == "add":
-            return self.put(obj, path, self.take("value"))
+            return self.put(obj, path, value=self.take("value"))
         if self.op in ("move", "copy"):
             source = str(self.take("from"))
             value = copy.deepcopy(self.look_up(obj, source))
@@ -266,7 +272,7 @@ class _JsonOperation:
                 if path.startswith(source + "/"):
                     self.fail(f"{source!r} cannot be moved into itself")
                 obj = self.remove(obj, source)
-            return self.put(obj, path, value)
+            return self.put(obj, path, value=value)
         return self.fail(f"there is no operation {self.op!r}")
 
     def take(self, name: str) -> Any:
@@ -276,7 +282,7 @@ class _JsonOperation:
 
     def fail(self, cause: str) -> NoReturn:
         op = f" ({self.op})" if hasattr(self, "op") else ""
-        _fail(self.patch, f"operation {self.index + 1}{op}", cause)
+        _fail(self.patch, f"operation {self.index + 1}{op}", cause=cause)
 
     def split(self, pointer: str) -> list[str]:
         if pointer and not pointer.startswith("/"):
@@ -290,7 +296,7 @@ class _JsonOperation:
                     self.fail(f"there is nothing at {pointer!r}: no field {part!r}")
                 obj = obj[part]
             elif isinstance(obj, list):
-                obj = obj[self.item(obj, part, pointer)]
+                obj = obj[self.item(obj, part, pointer=pointer)]
             else:
                 self.fail(f"there is nothing at {pointer!r}: {part!r} is looked for in a plain value")
         return obj
@@ -301,7 +307,7 @@ class _JsonOperation:
         owner = self.look_up(obj, pointer.rpartition("/")[0])
         return bool(parts) and isinstance(owner, dict) and parts[-1] not in owner
 
-    def item(self, items: list[Any], part: str, pointer: str, *, limit: Optional[int] = None) -> int:
+    def item(self, items: list[Any], part: str, *, pointer: str, limit: Optional[int] = None) -> int:
         """The place that `part` means in a list; `limit` is the first that is too far."""
         end = len(items) if limit is None else limit
         if not re.fullmatch(r"0|-?[1-9][0-9]*", part):
@@ -311,7 +317,7 @@ class _JsonOperation:
             self.fail(f"there is nothing at {pointer!r}: the list has {len(items)} items, counted from 0")
         return place
 
-    def put(self, obj: Any, pointer: str, value: Any, *, is_replacing: bool = False) -> Any:
+    def put(self, obj: Any, pointer: str, *, value: Any, is_replacing: bool = False) -> Any:
         parts = self.split(pointer)
         if not parts:
             return value
@@ -319,10 +325,12 @@ class _JsonOperation:
         if isinstance(owner, dict):
             owner[parts[-1]] = value
         elif isinstance(owner, list) and is_replacing:
-            owner[self.item(owner, parts[-1], pointer)] = value
+            owner[self.item(owner, parts[-1], pointer=pointer)] = value
         elif isinstance(owner, list):
             end = len(owner)
-            owner.insert(end if parts[-1] == "-" else self.item(owner, parts[-1], pointer, limit=end + 1), value)
+            owner.insert(
+                end if parts[-1] == "-" else self.item(owner, parts[-1], pointer=pointer, limit=end + 1), value
+            )
         else:
             self.fail(f"{pointer!r} lies in a plain value")
         return obj
@@ -333,7 +341,7 @@ class _JsonOperation:
         if not parts:
             self.fail("the whole object cannot be removed")
         owner = self.look_up(obj, pointer.rpartition("/")[0])
-        del owner[parts[-1] if isinstance(owner, dict) else self.item(owner, parts[-1], pointer)]
+        del owner[parts[-1] if isinstance(owner, dict) else self.item(owner, parts[-1], pointer=pointer)]
         return obj
 
 
@@ -345,10 +353,10 @@ def _is_same(one: Any, other: Any) -> bool:
 # ---- strategic merge patch
 
 
-def _apply_strategic(obj: Any, body: Any, patch: Patch) -> Any:
+def _apply_strategic(obj: Any, body: Any, patch: Patch) -> Any:  # noqa: PLR0917
     # the kubelet's configuration marks no list as one to merge
     keys = {} if patch.target == "kubeletconfiguration" else MERGE_KEYS
-    return _StrategicMerge(patch, keys).merge_object(obj, body, "")
+    return _StrategicMerge(patch, keys).merge_object(obj, body, place="")
 
 
 _ORDER, _DELETE_FROM = "$setElementOrder/", "$deleteFromPrimitiveList/"
@@ -361,7 +369,7 @@ class _StrategicMerge:
         self.patch = patch
         self.merge_keys = merge_keys
 
-    def merge_object(self, have: Mapping[str, Any], patch: Mapping[str, Any], place: str) -> dict[str, Any]:
+    def merge_object(self, have: Mapping[str, Any], patch: Mapping[str, Any], *, place: str) -> dict[str, Any]:
         directive = patch.get("$patch")
         plain = {key: value for key, value in patch.items() if not key.startswith("$")}
         if directive == "replace":
@@ -369,77 +377,81 @@ class _StrategicMerge:
         if directive == "delete":
             return {}
         if directive not in (None, "merge"):
-            _fail(self.patch, f"{place}/$patch", f"{directive!r} is none of replace, delete, merge")
+            _fail(self.patch, f"{place}/$patch", cause=f"{directive!r} is none of replace, delete, merge")
         merged = dict(have)
         if "$retainKeys" in patch:
-            kept = self.list_of_directive(patch, "$retainKeys", place)
+            kept = self.list_of_directive(patch, "$retainKeys", place=place)
             merged = {key: value for key, value in merged.items() if key in kept}
         for key in [key for key in patch if key.startswith(_DELETE_FROM)]:
-            field, gone = key[len(_DELETE_FROM) :], self.list_of_directive(patch, key, place)
+            field, gone = key[len(_DELETE_FROM) :], self.list_of_directive(patch, key, place=place)
             if isinstance(merged.get(field), list):
                 merged[field] = [item for item in merged[field] if item not in gone]
         for key in [key for key in patch if key.startswith(_ORDER)]:
             plain.setdefault(key[len(_ORDER) :], [])
         for key, value in plain.items():
-            order = self.list_of_directive(patch, _ORDER + key, place) if _ORDER + key in patch else None
-            self.merge_field(merged, key, value, order=order, place=f"{place}/{key}")
+            order = self.list_of_directive(patch, _ORDER + key, place=place) if _ORDER + key in patch else None
+            self.merge_field(merged, key, value=value, order=order, place=f"{place}/{key}")
         return merged
 
-    def list_of_directive(self, patch: Mapping[str, Any], key: str, place: str) -> list[Any]:
+    def list_of_directive(self, patch: Mapping[str, Any], key: str, *, place: str) -> list[Any]:
         value = patch[key]
         if not isinstance(value, list):
-            _fail(self.patch, f"{place}/{key}", "it is no list")
+            _fail(self.patch, f"{place}/{key}", cause="it is no list")
         return list(value)
 
     def merge_field(
-        self, merged: dict[str, Any], key: str, value: Any, *, order: Optional[list[Any]], place: str
+        self, merged: dict[str, Any], key: str, *, value: Any, order: Optional[list[Any]], place: str
     ) -> None:
         have = merged.get(key)
         if value is None:
             merged.pop(key, None)
         elif isinstance(value, dict):
-            merged[key] = self.merge_object(have if isinstance(have, dict) else {}, value, place)
+            merged[key] = self.merge_object(have if isinstance(have, dict) else {}, value, place=place)
         elif isinstance(value, list) and (key in self.merge_keys or key in MERGED_PRIMITIVE_LISTS):
             items = have if isinstance(have, list) else []
-            result = self.merge_list(items, value, self.merge_keys.get(key, ""), order=order, place=place)
+            result = self.merge_list(items, value, merge_key=self.merge_keys.get(key, ""), order=order, place=place)
             if result or have is not None:
                 merged[key] = result
         else:
             merged[key] = value
 
     def merge_list(
-        self, have: list[Any], patch: list[Any], merge_key: str, *, order: Optional[list[Any]], place: str
+        self, have: list[Any], patch: list[Any], *, merge_key: str, order: Optional[list[Any]], place: str
     ) -> list[Any]:
         if any(isinstance(item, dict) and item.get("$patch") == "replace" for item in patch):
             return [item for item in patch if not (isinstance(item, dict) and "$patch" in item)]
         deleted: list[tuple[Any, Any, str]] = []
         wanted: list[tuple[Any, Any, str]] = []
         for index, item in enumerate(patch):
-            name = self.name_of_item(item, merge_key, f"{place}/{index}")
+            name = self.name_of_item(item, merge_key, place=f"{place}/{index}")
             is_deletion = isinstance(item, dict) and item.get("$patch") == "delete"
             (deleted if is_deletion else wanted).append((name, item, f"{place}/{index}"))
         merged = {
             name: item
             for index, item in enumerate(have)
-            if (name := self.name_of_item(item, merge_key, f"{place} (generated) {index}"))
+            if (name := self.name_of_item(item, merge_key, place=f"{place} (generated) {index}"))
             not in [gone for gone, _, _ in deleted]
         }
         names_had = list(merged)
         for name, item, where in wanted:
-            merged[name] = self.merge_object(merged.get(name, {}), item, where) if isinstance(item, dict) else item
+            merged[name] = (
+                self.merge_object(merged.get(name, {}), item, place=where) if isinstance(item, dict) else item
+            )
         names_patched = [name for name, _, _ in wanted]
         if order is not None:
             names_patched = [
-                name for entry in order if (name := self.name_of_item(entry, merge_key, f"{place} (order)")) in merged
+                name
+                for entry in order
+                if (name := self.name_of_item(entry, merge_key, place=f"{place} (order)")) in merged
             ]
         return [merged[name] for name in order_items(names_had, names_patched)]
 
-    def name_of_item(self, item: Any, merge_key: str, place: str) -> Any:
+    def name_of_item(self, item: Any, merge_key: str, *, place: str) -> Any:
         """What tells an item of a merged list from the others: the value of its merge key, or itself."""
         if not merge_key and isinstance(item, (str, int)):
             return item
         if not isinstance(item, dict) or not isinstance(item.get(merge_key), (str, int)):
-            _fail(self.patch, place, f"the item has no {merge_key!r}, which tells the items of this list apart")
+            _fail(self.patch, place, cause=f"the item has no {merge_key!r}, which tells the items of this list apart")
         return item[merge_key]
 
 
@@ -455,7 +467,7 @@ def order_items(had: Sequence[Any], patched: Sequence[Any]) -> list[Any]:
     return ordered + others + rest
 
 
-def _apply_merge(obj: Any, body: Any, patch: Patch) -> Any:
+def _apply_merge(obj: Any, body: Any, patch: Patch) -> Any:  # noqa: PLR0917
     return merge_json(obj, body)
 
 

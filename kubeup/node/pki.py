@@ -71,7 +71,7 @@ def read_key(host: Host, path: Path) -> Key:
         ) from error
 
 
-def is_external_ca(host: Host, paths: Paths, name: str = "ca") -> bool:
+def is_external_ca(host: Host, paths: Paths, *, name: str = "ca") -> bool:
     """Whether the CA `name` (ca, front-proxy-ca, etcd-ca) signs elsewhere: its certificate is here, its key is not."""
     spec = CERTS[name]
     if host.exists(spec.key_path(paths)) or not host.exists(spec.cert_path(paths)):
@@ -84,7 +84,7 @@ _ca_keys: dict[Path, tuple[tuple[str, str], Key]] = {}
 certificate that it signs, and reading and proving takes as long as signing."""
 
 
-def read_ca(host: Host, paths: Paths, name: str = "ca") -> Ca:
+def read_ca(host: Host, paths: Paths, *, name: str = "ca") -> Ca:
     """The CA `name` as it lies on the node, fit for use.
 
     Raises HostError: ca-missing, certificate-unreadable, key-unreadable, not-a-ca, ca-expired,
@@ -100,7 +100,7 @@ def read_ca(host: Host, paths: Paths, name: str = "ca") -> Ca:
             code="ca-missing",
         )
     cert = read_certs(host, path)[0]
-    _check_ca_cert(cert, path, host.now())
+    _check_ca_cert(cert, path, now=host.now())
     if not host.exists(key_path):
         return Ca(cert, None, path)
     proven = _ca_keys.get(path)
@@ -113,7 +113,7 @@ def read_ca(host: Host, paths: Paths, name: str = "ca") -> Ca:
     return Ca(cert, proven[1], path)
 
 
-def _check_ca_cert(cert: x509.Certificate, path: Path, now: datetime.datetime) -> None:
+def _check_ca_cert(cert: x509.Certificate, path: Path, *, now: datetime.datetime) -> None:
     if not is_ca_cert(cert):
         raise HostError(
             f"{path} is no CA certificate",
@@ -129,7 +129,7 @@ def _check_ca_cert(cert: x509.Certificate, path: Path, now: datetime.datetime) -
             code="ca-expired",
         )
     if is_in_future(cert, now):
-        raise _not_yet_valid(cert, path, now)
+        raise _not_yet_valid(cert, path, now=now)
 
 
 @frozen
@@ -144,31 +144,33 @@ class Finding:
     found_sans: Sans = Sans()
 
 
-def probe_ca(host: Host, paths: Paths, name: str) -> Finding:
+def probe_ca(host: Host, paths: Paths, name: str) -> Finding:  # noqa: PLR0917
     """Whether the CA `name` is there. Raises HostError where what is there cannot be used (see read_ca), and
     ca-missing where only certificates that it signed are."""
     spec = CERTS[name]
     if host.exists(spec.cert_path(paths)):
-        ca = read_ca(host, paths, name)
+        ca = read_ca(host, paths, name=name)
         where = "its key is kept elsewhere" if ca.key is None else "with its key"
         return Finding("keep", f"using the existing CA {ca.path} ({where})", ca.key)
     if host.exists(spec.key_path(paths)):
         return Finding("issue", f"using the existing key {spec.key_path(paths)}", read_key(host, spec.key_path(paths)))
     orphans = [leaf.cert_path(paths) for leaf in CERTS.values() if leaf.signer == name]
-    check_no_orphans(host, paths, name, [path for path in orphans if host.exists(path)])
+    check_no_orphans(host, paths, name=name, orphans=[path for path in orphans if host.exists(path)])
     return Finding("issue", "there is none yet")
 
 
-def find_ca_warnings(host: Host, paths: Paths, cluster: ClusterConfiguration, name: str) -> tuple[str, ...]:
+def find_ca_warnings(host: Host, paths: Paths, *, cluster: ClusterConfiguration, name: str) -> tuple[str, ...]:
     """What works with the CA that lies there, and may surprise. Raises as read_ca does."""
-    ca = read_ca(host, paths, name)
+    ca = read_ca(host, paths, name=name)
     own = cluster.controller_manager
     is_signer_given = any(own.last_arg(f"cluster-signing{kind}-cert-file") for kind in ("", "-kubelet-client"))
     bundle = "" if name != "ca" or is_signer_given else describe_bundle(host, ca)
-    return tuple(filter(None, (describe_early_end(ca, host.now(), cluster.certificate_validity_period_s), bundle)))
+    return tuple(
+        filter(None, (describe_early_end(ca, host.now(), seconds=cluster.certificate_validity_period_s), bundle))
+    )
 
 
-def describe_early_end(ca: Ca, now: datetime.datetime, seconds: int) -> str:
+def describe_early_end(ca: Ca, now: datetime.datetime, *, seconds: int) -> str:
     """That a CA ends before what it signs now; "" where it does not, or signs elsewhere."""
     left = ca.cert.not_valid_after_utc - now
     if ca.key is None or left >= datetime.timedelta(seconds=seconds):
@@ -191,7 +193,7 @@ def describe_bundle(host: Host, ca: Ca) -> str:
     )
 
 
-def check_no_orphans(host: Host, paths: Paths, name: str, orphans: Sequence[Path]) -> None:
+def check_no_orphans(host: Host, paths: Paths, *, name: str, orphans: Sequence[Path]) -> None:
     """Raise HostError (ca-missing) where files that the CA `name` must have made are there and it is not: a new CA
     would make them void."""
     spec = CERTS[name]
@@ -214,7 +216,7 @@ def probe_cert(host: Host, paths: Paths, *, config: NodeConfig, name: str) -> Fi
     """
     spec = CERTS[name]
     path, key_path = spec.cert_path(paths), spec.key_path(paths)
-    ca = read_ca(host, paths, spec.signer)
+    ca = read_ca(host, paths, name=spec.signer)
     if not host.exists(path):
         if ca.key is None:
             raise _external_ca_incomplete(ca, [path, key_path])
@@ -222,9 +224,9 @@ def probe_cert(host: Host, paths: Paths, *, config: NodeConfig, name: str) -> Fi
             return Finding("issue", f"using the existing key {key_path}", read_key(host, key_path))
         return Finding("issue", "there is none yet")
     chain = read_certs(host, path)
-    _check_chain(host, spec, chain, paths=paths, ca=ca)
+    _check_chain(host, spec, chain=chain, paths=paths, ca=ca)
     if is_in_future(chain[0], host.now()):
-        raise _not_yet_valid(chain[0], path, host.now())
+        raise _not_yet_valid(chain[0], path, now=host.now())
     if not host.exists(key_path):
         raise HostError(
             f"the key {key_path} is not there",
@@ -238,7 +240,7 @@ def probe_cert(host: Host, paths: Paths, *, config: NodeConfig, name: str) -> Fi
     return _judge_cert(chain[0], key, ca=ca, path=path, wanted=spec.sans(config), now=host.now())
 
 
-def _check_chain(host: Host, spec: CertSpec, chain: Sequence[x509.Certificate], *, paths: Paths, ca: Ca) -> None:
+def _check_chain(host: Host, spec: CertSpec, *, chain: Sequence[x509.Certificate], paths: Paths, ca: Ca) -> None:
     """Raise HostError (certificate-of-other-ca, ca-unfit, certificate-unfit) where those to whom the certificate is shown would
     not believe it. Its own dates are another matter: what has expired may be issued again."""
     path, pool, now = spec.cert_path(paths), read_certs(host, ca.path), host.now()
@@ -246,11 +248,11 @@ def _check_chain(host: Host, spec: CertSpec, chain: Sequence[x509.Certificate], 
     if find_fault(chain, pool) is not None and not any(
         is_issued_by(cert, authority) for cert in chain for authority in pool
     ):
-        raise _other_ca(path, spec.key_path(paths), chain[0], ca)
+        raise _other_ca(path, spec.key_path(paths), cert=chain[0], ca=ca)
     for usage in spec.usages:
         fault = find_fault(chain, pool, usage=usage, now=now if is_now else None)
         if fault is not None and fault.is_authority and fault.cert in pool:
-            raise unfit_ca(ca, f"nobody would believe the certificate {path}", fault)
+            raise unfit_ca(ca, f"nobody would believe the certificate {path}", fault=fault)
         if fault is not None:
             raise HostError(
                 f"nobody would believe the certificate {path}",
@@ -298,9 +300,11 @@ def ensure_ca(host: Host, paths: Paths, *, config: NodeConfig, name: str, make_k
     if finding.action == "keep":
         return finding
     spec = CERTS[name]
-    key = finding.key or _write_new_key(host, spec.key_path(paths), make_key())
+    key = finding.key or _write_new_key(host, spec.key_path(paths), key=make_key())
     validity = plan_validity(host.now(), config.cluster.ca_certificate_validity_period_s)
-    host.write_file(spec.cert_path(paths), cert_to_pem(issue_ca_cert(spec.common_name, key, validity)), mode=0o644)
+    host.write_file(
+        spec.cert_path(paths), cert_to_pem(issue_ca_cert(spec.common_name, key, validity=validity)), mode=0o644
+    )
     return finding
 
 
@@ -314,15 +318,17 @@ def ensure_cert(host: Host, paths: Paths, *, config: NodeConfig, name: str, make
         return finding
     spec = CERTS[name]
     key = finding.key or make_key()
-    cert = _issue_for(config, spec, key, ca=read_ca(host, paths, spec.signer), now=host.now(), found=finding.found_sans)
+    cert = _issue_for(
+        config, spec, key=key, ca=read_ca(host, paths, name=spec.signer), now=host.now(), found=finding.found_sans
+    )
     if finding.key is None:
-        _write_new_key(host, spec.key_path(paths), key)
-    write_keeping_mode(host, spec.cert_path(paths), cert_to_pem(cert), mode=0o644)
+        _write_new_key(host, spec.key_path(paths), key=key)
+    write_keeping_mode(host, spec.cert_path(paths), text=cert_to_pem(cert), mode=0o644)
     return finding
 
 
 def _issue_for(
-    config: NodeConfig, spec: CertSpec, key: Key, *, ca: Ca, now: datetime.datetime, found: Sans = NO_SANS
+    config: NodeConfig, spec: CertSpec, *, key: Key, ca: Ca, now: datetime.datetime, found: Sans = NO_SANS
 ) -> x509.Certificate:
     """The certificate of a row for this node. found: names of one that was there."""
     sans = spec.sans(config)
@@ -335,7 +341,7 @@ def _issue_for(
     )
 
 
-def is_ca_valid(host: Host, paths: Paths, name: str) -> bool:
+def is_ca_valid(host: Host, paths: Paths, *, name: str) -> bool:
     """Whether nothing is to be done about the CA `name`."""
     try:
         return probe_ca(host, paths, name).action == "keep"
@@ -351,7 +357,7 @@ def is_cert_valid(host: Host, paths: Paths, *, config: NodeConfig, name: str) ->
         return False
 
 
-def find_problems(host: Host, paths: Paths, config: NodeConfig) -> list[HostError]:
+def find_problems(host: Host, paths: Paths, *, config: NodeConfig) -> list[HostError]:
     """Every reason why certs/* would stop, found before anything is changed: for preflight."""
     problems: dict[str, HostError] = {}
     for spec in wanted_certs(config.cluster):
@@ -375,7 +381,7 @@ def find_problems(host: Host, paths: Paths, config: NodeConfig) -> list[HostErro
 
 def _try_to_issue(host: Host, paths: Paths, *, config: NodeConfig, spec: CertSpec) -> None:
     """Issue a certificate for a key that nobody keeps. Raises as issue_leaf_cert does."""
-    _issue_for(config, spec, generate_key("ECDSA-P256"), ca=read_ca(host, paths, spec.signer), now=host.now())
+    _issue_for(config, spec, key=generate_key("ECDSA-P256"), ca=read_ca(host, paths, name=spec.signer), now=host.now())
 
 
 def probe_service_account_key(host: Host, paths: Paths) -> Finding:
@@ -437,7 +443,7 @@ def ensure_service_account_key(host: Host, paths: Paths, *, make_key: Callable[[
     finding = probe_service_account_key(host, paths)
     if finding.action == "keep":
         return finding
-    key = finding.key or _write_new_key(host, paths.pki / "sa.key", make_key())
+    key = finding.key or _write_new_key(host, paths.pki / "sa.key", key=make_key())
     host.write_file(paths.pki / "sa.pub", public_key_to_pem(key), mode=0o600)
     return finding
 
@@ -449,19 +455,19 @@ def is_service_account_key_valid(host: Host, paths: Paths) -> bool:
         return False
 
 
-def find_missing_keys(host: Host, paths: Paths, cluster: ClusterConfiguration) -> list[str]:
+def find_missing_keys(host: Host, paths: Paths, *, cluster: ClusterConfiguration) -> list[str]:
     """The names of the certificates whose key certificatesDir still lacks, and `sa`."""
     files = {spec.name: spec.key_path(paths) for spec in wanted_certs(cluster)}
     files["sa"] = paths.pki / "sa.key"
     return [name for name, path in files.items() if not host.exists(path)]
 
 
-def _write_new_key(host: Host, path: Path, key: Key) -> Key:
+def _write_new_key(host: Host, path: Path, *, key: Key) -> Key:
     host.write_file(path, key_to_pem(key).reveal(), mode=0o600)
     return key
 
 
-def write_keeping_mode(host: Host, path: Path, text: str, *, mode: int) -> bool:
+def write_keeping_mode(host: Host, path: Path, *, text: str, mode: int) -> bool:
     """Write a file; one that is there keeps the mode and owner that somebody gave it."""
     return host.write_file(path, text, mode=mode, keeps=True)
 
@@ -478,7 +484,7 @@ def _key_mismatch(path: Path, key_path: Path) -> HostError:
     )
 
 
-def _other_ca(path: Path, key_path: Path, cert: x509.Certificate, ca: Ca) -> HostError:
+def _other_ca(path: Path, key_path: Path, *, cert: x509.Certificate, ca: Ca) -> HostError:
     return HostError(
         f"the certificate {path} was not signed by {ca.path}",
         cause=f"its issuer is {cert.issuer.rfc4514_string()}; the CA is {ca.cert.subject.rfc4514_string()}"
@@ -488,7 +494,7 @@ def _other_ca(path: Path, key_path: Path, cert: x509.Certificate, ca: Ca) -> Hos
     )
 
 
-def _not_yet_valid(cert: x509.Certificate, path: Path, now: datetime.datetime) -> HostError:
+def _not_yet_valid(cert: x509.Certificate, path: Path, *, now: datetime.datetime) -> HostError:
     return HostError(
         f"the certificate {path} holds only from {_utc(cert.not_valid_before_utc)}",
         cause=f"this clock says {_utc(now)}",

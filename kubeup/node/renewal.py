@@ -96,23 +96,23 @@ class Expiry:
         return int((self.expires - now).total_seconds()) if self.expires else 0
 
 
-def read_expiry(host: Host, paths: Paths, row: Row) -> Expiry:
+def read_expiry(host: Host, paths: Paths, *, row: Row) -> Expiry:
     """Raises HostError where the file is there and holds no certificate."""
-    cert = _read_cert(host, paths, row)
+    cert = _read_cert(host, paths, row=row)
     if cert is None:
         return Expiry(row.name)
-    return Expiry(row.name, cert.not_valid_after_utc, row.ca, pki.is_external_ca(host, paths, row.ca))
+    return Expiry(row.name, cert.not_valid_after_utc, row.ca, pki.is_external_ca(host, paths, name=row.ca))
 
 
-def read_ca_expiry(host: Host, paths: Paths, name: str) -> Expiry:
+def read_ca_expiry(host: Host, paths: Paths, *, name: str) -> Expiry:
     path = cert_specs.CERTS[name].cert_path(paths)
     if not host.exists(path):
         return Expiry(name)
     cert = pki.read_certs(host, path)[0]
-    return Expiry(name, cert.not_valid_after_utc, is_external=pki.is_external_ca(host, paths, name))
+    return Expiry(name, cert.not_valid_after_utc, is_external=pki.is_external_ca(host, paths, name=name))
 
 
-def _read_cert(host: Host, paths: Paths, row: Row) -> Optional[x509.Certificate]:
+def _read_cert(host: Host, paths: Paths, *, row: Row) -> Optional[x509.Certificate]:
     path = _path(paths, row)
     if not host.exists(path):
         return None
@@ -139,20 +139,24 @@ def _path(paths: Paths, row: Row) -> Path:
 # ---- anew
 
 
-def find_warnings(host: Host, paths: Paths, ca: str, cluster: ClusterConfiguration) -> tuple[str, ...]:
+def find_warnings(host: Host, paths: Paths, *, ca: str, cluster: ClusterConfiguration) -> tuple[str, ...]:
     """What a certificate of this CA would not get by being issued anew."""
-    return pki.find_ca_warnings(host, paths, cluster, ca) if host.exists(cert_specs.CERTS[ca].cert_path(paths)) else ()
+    return (
+        pki.find_ca_warnings(host, paths, cluster=cluster, name=ca)
+        if host.exists(cert_specs.CERTS[ca].cert_path(paths))
+        else ()
+    )
 
 
-def renew(host: Host, paths: Paths, row: Row, cluster: ClusterConfiguration) -> str:
+def renew(host: Host, paths: Paths, *, row: Row, cluster: ClusterConfiguration) -> str:
     """Issue a certificate anew: the same names, a new key, valid from now. Returns missing | external | renewed.
 
     The key is written right before its certificate; whoever runs with the old pair goes on with it until a restart.
     """
-    cert = _read_cert(host, paths, row)
+    cert = _read_cert(host, paths, row=row)
     if cert is None:
         return "missing"
-    ca = pki.read_ca(host, paths, row.ca)
+    ca = pki.read_ca(host, paths, name=row.ca)
     if ca.key is None:
         return "external"
     key = private_keys.generate_key(cert_specs.key_algorithm(cluster))
@@ -160,21 +164,21 @@ def renew(host: Host, paths: Paths, row: Row, cluster: ClusterConfiguration) -> 
     if row.is_kubeconfig:
         path = paths.kubeconfig(row.name)
         text = kubeconfig.renew_client(host, paths, path=path, seconds=seconds, new_key=key)
-        pki.write_keeping_mode(host, path, text, mode=0o600)
+        pki.write_keeping_mode(host, path, text=text, mode=0o600)
         return "renewed"
     spec = cert_specs.CERTS[row.name]
     new = certificates.issue_leaf_cert(
         certificates.subject_of(cert), key, ca=ca, validity=certificates.plan_validity(host.now(), seconds)
     )
-    pki.write_keeping_mode(host, spec.key_path(paths), private_keys.key_to_pem(key).reveal(), mode=0o600)
-    pki.write_keeping_mode(host, spec.cert_path(paths), certificates.cert_to_pem(new), mode=0o644)
+    pki.write_keeping_mode(host, spec.key_path(paths), text=private_keys.key_to_pem(key).reveal(), mode=0o600)
+    pki.write_keeping_mode(host, spec.cert_path(paths), text=certificates.cert_to_pem(new), mode=0o644)
     return "renewed"
 
 
 # ---- requests for a CA that is kept elsewhere
 
 
-def write_cert_requests(host: Host, paths: Paths, config: NodeConfig) -> tuple[str, ...]:
+def write_cert_requests(host: Host, paths: Paths, *, config: NodeConfig) -> tuple[str, ...]:
     """A key and a `.csr` for every certificate that the cluster's authorities sign; returns their base names.
 
     Raises HostError (key-in-the-way) before anything is written: a key that is there is never replaced.
@@ -189,7 +193,7 @@ def write_cert_requests(host: Host, paths: Paths, config: NodeConfig) -> tuple[s
     return tuple(spec.base for spec in specs)
 
 
-def write_kubeconfig_requests(host: Host, paths: Paths, config: NodeConfig, release: Release) -> tuple[str, ...]:
+def write_kubeconfig_requests(host: Host, paths: Paths, *, config: NodeConfig, release: Release) -> tuple[str, ...]:
     """A kubeconfig with a key and no certificate yet, and a `.csr`, for each of the five; returns their names."""
     specs = list(kubeconfig.KUBECONFIGS.values())
     files = [paths.kubeconfig(spec.file) for spec in specs]
@@ -198,7 +202,7 @@ def write_kubeconfig_requests(host: Host, paths: Paths, config: NodeConfig, rele
         key = private_keys.generate_key(cert_specs.key_algorithm(config.cluster))
         user = spec.user.format(node=config.node.name)
         text = kubeconfig.render_without_cert(
-            server=kubeconfig.server_url(spec.name, config, release),
+            server=kubeconfig.server_url(spec.name, config, release=release),
             user=user,
             cluster_name=config.cluster.cluster_name,
             client_key_pem=private_keys.key_to_pem(key),

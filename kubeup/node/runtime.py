@@ -123,7 +123,7 @@ def _probe_through_crictl(host: Host, socket: str) -> RuntimeStatus:
         ]
         info, version, driver = (future.result() for future in asked)
     if not info.ok:
-        return _describe_failure(host, socket, info)
+        return _describe_failure(host, socket, answer=info)
     found = _named(RuntimeStatus(socket), version.stdout)
     found = _with_info(found, as_table(info.stdout), log=services.say_log(host, unit_of(socket), lines=20))
     found = _with_runtime_config(found, driver)
@@ -208,7 +208,7 @@ def _with_runtime_config(status: RuntimeStatus, answer: CommandResult) -> Runtim
     return status
 
 
-def _describe_failure(host: Host, socket: str, answer: CommandResult) -> RuntimeStatus:
+def _describe_failure(host: Host, socket: str, *, answer: CommandResult) -> RuntimeStatus:
     text = last_words(answer.stderr)
     path = socket_path(socket)
     unit = unit_of(socket)
@@ -284,7 +284,7 @@ def _probe_through_ctr(host: Host, socket: str) -> RuntimeStatus:
     """containerd without crictl: the plugin list tells whether the CRI is served, the configuration tells the rest."""
     plugins = host.query(ctr_argv(socket, "plugins", "ls"), timeout_s=15)
     if not plugins.ok:
-        return _describe_failure(host, socket, plugins)
+        return _describe_failure(host, socket, answer=plugins)
     status = RuntimeStatus(socket, name="containerd")
     rows = [line.split() for line in plugins.stdout.splitlines()]
     if not any(row[:2] == ["io.containerd.grpc.v1", "cri"] and row[-1] == "ok" for row in rows):
@@ -377,7 +377,7 @@ def read_cgroup_driver(config: Optional[Mapping[str, Any]]) -> Optional[str]:
 
 
 def describe_setting(
-    status: RuntimeStatus, setting: str, value: str, *, host: Optional[Host] = None, path: Path = CONTAINERD_CONFIG
+    status: RuntimeStatus, setting: str, *, value: str, host: Optional[Host] = None, path: Path = CONTAINERD_CONFIG
 ) -> str:
     """What to do so that the runtime has a setting: sandbox_image | SystemdCgroup | restrict_oom_score_adj |
     config_path (of registries). With `host` its file is looked at: what else it lacks, and which file wins."""
@@ -404,7 +404,7 @@ def describe_setting(
             f"[{containerd_config.show_table(containerd_config.OLD_CRI)}...]; then: {status.restart}"
         )
     table, key = naming.place(setting, handler)
-    where = containerd_config.find_owner(files, table, naming) if files else path
+    where = containerd_config.find_owner(files, table, naming=naming) if files else path
     steps = []
     if naming.version and where == path and host is not None:
         steps.append(f"write version = {naming.version} at the top of {path}")

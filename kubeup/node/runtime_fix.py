@@ -55,7 +55,7 @@ class Wanted:
 # ---- what is wrong
 
 
-def plan_settings(schema: int, effective: Mapping[str, Any], wanted: Wanted) -> tuple[Setting, ...]:
+def plan_settings(schema: int, effective: Mapping[str, Any], *, wanted: Wanted) -> tuple[Setting, ...]:
     """The settings that are not as wanted in `effective` (what `containerd config dump` shows), under the names that a
     file of `schema` has for them."""
     have, naming = describe_effective(effective), Naming(schema)
@@ -63,28 +63,30 @@ def plan_settings(schema: int, effective: Mapping[str, Any], wanted: Wanted) -> 
     handler = containerd_config.find_default_handler(as_table(cri)) or Handler()
     found: list[Setting] = []
 
-    def need(setting: str, value: str, why: str) -> None:
+    def need(setting: str, value: str, *, why: str) -> None:
         table, key = naming.place(setting, handler)
         found.append(Setting(table, key, value, why))
 
     if containerd_config.breaks_cri(as_table(cri)):
-        need("systemd_cgroup", "false", "systemd_cgroup = true keeps the CRI plugin from loading")
+        need("systemd_cgroup", "false", why="systemd_cgroup = true keeps the CRI plugin from loading")
     if wanted.sandbox_image and have.sandbox_image != wanted.sandbox_image:
         why = f"the sandbox image is {have.sandbox_image or 'not set'}"
-        need("sandbox_image", f'"{wanted.sandbox_image}"', why)
+        need("sandbox_image", f'"{wanted.sandbox_image}"', why=why)
     if wanted.systemd_cgroup is not None and have.systemd_cgroup not in (None, wanted.systemd_cgroup):
         # a handler's table in the file takes the place of the built-in one whole, its type included
         need(
-            "runtime_type", f'"{handler.type or containerd_config.RUNC_TYPE}"', "a handler's table has to name its type"
+            "runtime_type",
+            f'"{handler.type or containerd_config.RUNC_TYPE}"',
+            why="a handler's table has to name its type",
         )
         driver = "systemd" if have.systemd_cgroup else "cgroupfs"
-        need("SystemdCgroup", "true" if wanted.systemd_cgroup else "false", f"the cgroup driver is {driver}")
+        need("SystemdCgroup", "true" if wanted.systemd_cgroup else "false", why=f"the cgroup driver is {driver}")
     if wanted.restrict_oom_score_adj and not have.restrict_oom_score_adj:
-        need("restrict_oom_score_adj", "true", "this machine does not let runc lower oom_score_adj")
+        need("restrict_oom_score_adj", "true", why="this machine does not let runc lower oom_score_adj")
     folders = (have.registry_config_path or "").split(":")
     if wanted.registry_config_path and wanted.registry_config_path not in folders and not _has_mirrors(effective):
         value = ":".join(filter(None, (wanted.registry_config_path, *folders)))
-        need("config_path", f'"{value}"', f"{wanted.registry_config_path} is not read for registries")
+        need("config_path", f'"{value}"', why=f"{wanted.registry_config_path} is not read for registries")
     if wanted.cni_bin_dir and wanted.cni_bin_dir not in (have.cni_bin_dir or "").split(":"):
         why = f"CNI plugins are looked for in {have.cni_bin_dir}, and they are in {wanted.cni_bin_dir}"
         key, value = "bin_dir", f'"{wanted.cni_bin_dir}"'
@@ -205,7 +207,7 @@ def _quote(part: str) -> str:
 # ---- acting
 
 
-def fix_runtime(host: Host, socket: str, wanted: Wanted, *, restarts: bool = False) -> tuple[str, ...]:
+def fix_runtime(host: Host, socket: str, *, wanted: Wanted, restarts: bool = False) -> tuple[str, ...]:
     """Make containerd's configuration be as wanted and restart it; returns what was wrong, () where nothing was. restarts: it may run
     from another one, though this one is right.
 
@@ -217,51 +219,58 @@ def fix_runtime(host: Host, socket: str, wanted: Wanted, *, restarts: bool = Fal
         raise _not_fixable(f"the runtime at {socket}", "only containerd's configuration can be fixed by kb")
     config = containerd_config.find_config(host)
     before = containerd_config.read_files(host, config)
-    naming = _choose_naming(host, config, before[config])
+    naming = _choose_naming(host, config, text=before[config])
     enabled = {path: enable_cri(text) for path, text in before.items()}
     # with its version a file may name another default handler than without
     read_as = {**enabled, config: mend_text(enabled[config], (), version=naming.version)}
-    effective = _read_effective(host, config, read_as)
+    effective = _read_effective(host, config, texts=read_as)
     before = containerd_config.keep_loaded(before, effective)
     enabled = {path: enabled[path] for path in before}
-    faults = plan_settings(naming.schema, effective, wanted)
+    faults = plan_settings(naming.schema, effective, wanted=wanted)
     disabled = containerd_config.find_disabled_cri(host) if enabled != before else None
     told = [f"{disabled[0]} line {disabled[1]} disabled the CRI plugin"] if disabled else []
     told += [item.why for item in faults if item.key != "runtime_type"]
     if not told:
-        return _restart_stale(host, socket, status, wanted, restarts=restarts)
-    after = _mend_files(before, config, naming, faults)
-    _require_mended(host, config, after, naming, wanted)
-    changed = [path for path in after if after[path] != before[path]]
-    is_new = not host.exists(config)
-    for path in changed:
-        _write(host, path, after[path])
-    if not _restart(host, socket):
-        for path in changed:
-            _write(host, path, before[path])
-        if is_new:
-            host.remove(config)
-        log = runtime.probe_runtime(host, socket)
-        _restart(host, socket)
-        names = " and ".join(map(str, changed))
-        raise HostError(
-            f"containerd did not start again with the fixed {names}",
-            cause=f"{log.cause or 'it is not ready'}; the old configuration is in place again",
-            remedy=f"see why: {services.say_log(host, 'containerd', lines=30)}",
-            code="runtime-fix-failed",
-        )
+        return _restart_stale(host, socket, status=status, wanted=wanted, restarts=restarts)
+    after = _mend_files(before, config, naming=naming, faults=faults)
+    _require_mended(host, config, after=after, naming=naming, wanted=wanted)
+    _try_files(host, socket, config=config, before=before, after=after)
     return tuple(told)
 
 
-def _write(host: Host, path: Path, text: str) -> None:
+def _try_files(host: Host, socket: str, *, config: Path, before: Mapping[Path, str], after: Mapping[Path, str]) -> None:
+    """Write them and restart containerd. Raises HostError (runtime-fix-failed) with the old ones in place again."""
+    changed = [path for path in after if after[path] != before[path]]
+    is_new = not host.exists(config)
+    for path in changed:
+        _write(host, path, text=after[path])
+    if _restart(host, socket):
+        return
+    for path in changed:
+        _write(host, path, text=before[path])
+    if is_new:
+        host.remove(config)
+    log = runtime.probe_runtime(host, socket)
+    _restart(host, socket)
+    raise HostError(
+        f"containerd did not start again with the fixed {' and '.join(map(str, changed))}",
+        cause=f"{log.cause or 'it is not ready'}; the old configuration is in place again",
+        remedy=f"see why: {services.say_log(host, 'containerd', lines=30)}",
+        code="runtime-fix-failed",
+    )
+
+
+def _write(host: Host, path: Path, *, text: str) -> None:
     host.write_file(path, text, keeps=True)
 
 
-def _mend_files(before: Mapping[Path, str], config: Path, naming: Naming, faults: Sequence[Setting]) -> dict[Path, str]:
+def _mend_files(
+    before: Mapping[Path, str], config: Path, *, naming: Naming, faults: Sequence[Setting]
+) -> dict[Path, str]:
     """Every setting in the file in which it counts; a version is the first file's matter."""
     own: dict[Path, list[Setting]] = {path: [] for path in before}
     for fault in faults:
-        own[containerd_config.find_owner(before, fault.table, naming)].append(fault)
+        own[containerd_config.find_owner(before, fault.table, naming=naming)].append(fault)
     after = dict(before)
     for path, text in before.items():
         version = naming.version if path == config else None
@@ -270,14 +279,14 @@ def _mend_files(before: Mapping[Path, str], config: Path, naming: Naming, faults
     return after
 
 
-def _require_mended(host: Host, config: Path, after: Mapping[Path, str], naming: Naming, wanted: Wanted) -> None:
+def _require_mended(host: Host, config: Path, *, after: Mapping[Path, str], naming: Naming, wanted: Wanted) -> None:
     """What is about to be written has to do what it should. Raises HostError (runtime-not-fixable)."""
     try:
-        effective = _read_effective(host, config, after)
+        effective = _read_effective(host, config, texts=after)
     except HostError as error:
         told = f"kb's lines do not fit in: a table that they need is written within one line ({error.cause})"
         raise _not_fixable(str(config), told) from error
-    left = plan_settings(naming.schema, effective, wanted)
+    left = plan_settings(naming.schema, effective, wanted=wanted)
     if left:
         names = ", ".join(item.key for item in left)
         raise _not_fixable(str(config), f"{names} would not be as it should be: another line or an imported file wins")
@@ -287,7 +296,7 @@ def _require_mended(host: Host, config: Path, after: Mapping[Path, str], naming:
 
 
 def _restart_stale(
-    host: Host, socket: str, status: runtime.RuntimeStatus, wanted: Wanted, *, restarts: bool
+    host: Host, socket: str, *, status: runtime.RuntimeStatus, wanted: Wanted, restarts: bool
 ) -> tuple[str, ...]:
     """The file is right: where containerd has not read it yet, or does not run, a restart is all it takes."""
     driver = {True: "systemd", False: "cgroupfs", None: status.cgroup_driver}[wanted.systemd_cgroup]
@@ -307,10 +316,10 @@ def _restart_stale(
 
 def _choose_schema(host: Host, text: str) -> int:
     """Under the names of which version a setting takes effect in this file."""
-    return _choose_naming(host, CONFIG, text).schema
+    return _choose_naming(host, CONFIG, text=text).schema
 
 
-def _choose_naming(host: Host, config: Path, text: str) -> Naming:
+def _choose_naming(host: Host, config: Path, *, text: str) -> Naming:
     naming = containerd_config.find_naming(text, runtime.read_own_schema(host))
     if naming is None:
         raise _not_fixable(
@@ -321,7 +330,7 @@ def _choose_naming(host: Host, config: Path, text: str) -> Naming:
     return naming
 
 
-def _read_effective(host: Host, config: Path, texts: Mapping[Path, str]) -> dict[str, Any]:
+def _read_effective(host: Host, config: Path, *, texts: Mapping[Path, str]) -> dict[str, Any]:
     """What containerd would start with, given these texts. Raises HostError (runtime-not-fixable)."""
     changed = [path for path, text in texts.items() if path != config and text != _text_of(host, path)]
     trials = {path: path.with_name(f".{path.name}.kb-trial") for path in (config, *changed)}
@@ -358,7 +367,7 @@ def _restart(host: Host, socket: str) -> bool:
     """Restart containerd and wait until it takes work."""
     if services.spoken_of(host) is services.SYSTEMD:
         host.run(["systemctl", "reset-failed", "containerd"], timeout_s=30)
-    services.run(host, "restart", "containerd", timeout_s=60)
+    services.run(host, "restart", unit="containerd", timeout_s=60)
     deadline = host.monotonic() + RESTART_TIMEOUT_S
     while not runtime.probe_runtime(host, socket).is_ready:
         if host.monotonic() > deadline:

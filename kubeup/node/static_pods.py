@@ -63,20 +63,20 @@ def probe_host_ca_dirs(host: Host) -> tuple[str, ...]:
     return tuple(path for _, path in HOST_CA_DIRS if host.is_dir(Path(path)))
 
 
-def render_pod(component: str, config: NodeConfig, release: Release, node: NodeFacts = NodeFacts()) -> Pod:
+def render_pod(component: str, config: NodeConfig, *, release: Release, node: NodeFacts = NodeFacts()) -> Pod:
     """The static pod of `component`, before patches. Raises UsageError (rootless-control-plane)."""
     _refuse_rootless(config)
     return _RENDERERS[component](config, release, node)
 
 
-def render_apiserver_pod(config: NodeConfig, release: Release, node: NodeFacts) -> Pod:
+def render_apiserver_pod(config: NodeConfig, release: Release, node: NodeFacts) -> Pod:  # noqa: PLR0917
     cluster, endpoint = config.cluster, config.local_api_endpoint
     etcd = _etcd_client_files(config)
     pod = _fill_pod(
         "kube-apiserver",
         config,
-        release,
-        {
+        release=release,
+        words={
             "advertise_address": endpoint.advertise_address,
             "endpoint": join_host_port(endpoint.advertise_address, endpoint.bind_port),
             "dns_domain": cluster.networking.dns_domain,
@@ -101,17 +101,17 @@ def render_apiserver_pod(config: NodeConfig, release: Release, node: NodeFacts) 
     if cluster.external_etcd:
         for index, folder in enumerate(_external_etcd_dirs(cluster.external_etcd, cluster.certificates_dir)):
             _add_volume(pod, Volume(f"etcd-certs-{index}", folder, folder, True, "DirectoryOrCreate"))
-    return _finish_pod(pod, cluster.api_server, config, release)
+    return _finish_pod(pod, cluster.api_server, config=config, release=release)
 
 
-def render_controller_manager_pod(config: NodeConfig, release: Release, node: NodeFacts) -> Pod:
+def render_controller_manager_pod(config: NodeConfig, release: Release, node: NodeFacts) -> Pod:  # noqa: PLR0917
     cluster, own = config.cluster, config.cluster.controller_manager
     pki = cluster.certificates_dir
     pod = _fill_pod(
         "kube-controller-manager",
         config,
-        release,
-        {
+        release=release,
+        words={
             "pod_subnet": cluster.networking.pod_subnet,
             "service_subnet": cluster.networking.service_subnet,
             "cluster_name": cluster.cluster_name,
@@ -130,21 +130,21 @@ def render_controller_manager_pod(config: NodeConfig, release: Release, node: No
     if not release.mounts_flexvolume_dir:
         _drop_volume(pod, "flexvolume-dir")
     _add_host_ca_volumes(pod, node)
-    return _finish_pod(pod, own, config, release)
+    return _finish_pod(pod, own, config=config, release=release)
 
 
-def render_scheduler_pod(config: NodeConfig, release: Release, node: NodeFacts) -> Pod:
+def render_scheduler_pod(config: NodeConfig, release: Release, node: NodeFacts) -> Pod:  # noqa: PLR0917
     own = config.cluster.scheduler
-    pod = _fill_pod("kube-scheduler", config, release, {"probe_host": _probe_host(_bind_address(own))})
+    pod = _fill_pod("kube-scheduler", config, release=release, words={"probe_host": _probe_host(_bind_address(own))})
     if not release.scheduler_has_readyz:
         container = _container(pod)
         del container["readinessProbe"]
         for probe in ("livenessProbe", "startupProbe"):
             container[probe]["httpGet"]["path"] = "/healthz"
-    return _finish_pod(pod, own, config, release)
+    return _finish_pod(pod, own, config=config, release=release)
 
 
-def render_etcd_pod(config: NodeConfig, release: Release, node: NodeFacts) -> Pod:
+def render_etcd_pod(config: NodeConfig, release: Release, node: NodeFacts) -> Pod:  # noqa: PLR0917
     """The pod of a local etcd member: the first of its cluster, or one that joins `node.etcd_members`."""
     own = config.cluster.local_etcd or LocalEtcd()
     address = config.local_api_endpoint.advertise_address
@@ -154,8 +154,8 @@ def render_etcd_pod(config: NodeConfig, release: Release, node: NodeFacts) -> Po
     pod = _fill_pod(
         "etcd",
         config,
-        release,
-        {
+        release=release,
+        words={
             "client_url": etcd_client_url(address),
             "peer_url": peer_url,
             "initial_cluster": ",".join(f"{name}={url}" for name, url in members),
@@ -169,7 +169,7 @@ def render_etcd_pod(config: NodeConfig, release: Release, node: NodeFacts) -> Po
     )
     if not node.etcd_members:
         _drop_flags(pod, {"initial-cluster-state"})
-    if not etcd_has_new_flags(image_of("etcd", config.cluster, release).tag):
+    if not etcd_has_new_flags(image_of("etcd", config.cluster, release=release).tag):
         _rename_flags(pod, _FLAGS_BEFORE_ETCD_3_6)
     container = _container(pod)
     container["command"] = override_args(container["command"], own.extra_args)
@@ -355,11 +355,11 @@ def _adapt_probes(pod: Pod, release: Release) -> None:
 # ---- the file, filled in
 
 
-def _fill_pod(component: str, config: NodeConfig, release: Release, words: Mapping[str, Union[str, int]]) -> Pod:
+def _fill_pod(component: str, config: NodeConfig, *, release: Release, words: Mapping[str, Union[str, int]]) -> Pod:
     timeout_s = config.timeouts.control_plane_component_health_check_s
     common: dict[str, Union[str, int]] = {
         "pki": config.cluster.certificates_dir,
-        "image": image_of(component, config.cluster, release).ref,
+        "image": image_of(component, config.cluster, release=release).ref,
         "startup_failures": startup_failures(timeout_s),
     }
     pod: Pod = fill_scalars(load_yaml(read_resource(f"manifests/{component}.yaml")), {**common, **words})
@@ -384,7 +384,7 @@ def _whole_word(text: str) -> Optional[str]:
     return word if text == f"${{{word}}}" and word.isidentifier() else None
 
 
-def _finish_pod(pod: Pod, own: Component, config: NodeConfig, release: Release) -> Pod:
+def _finish_pod(pod: Pod, own: Component, *, config: NodeConfig, release: Release) -> Pod:
     """What the three components have in common, once their own volumes and flags are in place."""
     container = _container(pod)
     container["command"] = override_args(container["command"], own.extra_args)

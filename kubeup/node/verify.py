@@ -123,7 +123,7 @@ def find_fault(
         return fault
     if first in pool:
         return _judge_chain((first,), usage)  # believed as it stands
-    found = list(_walk((first,), tuple(chain[1:]), pool, now))
+    found = list(_walk((first,), tuple(chain[1:]), pool=pool, now=now))
     faults = [one for one in found if isinstance(one, Fault)]
     chains = [one for one in found if not isinstance(one, Fault)]
     for path in chains:
@@ -144,7 +144,7 @@ _Path = tuple[x509.Certificate, ...]
 
 
 def _walk(
-    path: _Path, others: _Path, pool: Sequence[x509.Certificate], now: Optional[datetime.datetime]
+    path: _Path, others: _Path, *, pool: Sequence[x509.Certificate], now: Optional[datetime.datetime]
 ) -> Iterator[Union[_Path, Fault]]:
     """Every way from the first certificate to an authority, and what is wrong with those that are none."""
     child = path[-1]
@@ -163,7 +163,7 @@ def _walk(
         elif is_root:
             yield (*path, parent)
         else:
-            yield from _walk((*path, parent), others, pool, now)
+            yield from _walk((*path, parent), others, pool=pool, now=now)
 
 
 def _judge_length(parent: x509.Certificate, between: int) -> Optional[Fault]:
@@ -267,7 +267,7 @@ def _judge_name(name: x509.GeneralName, limits: x509.NameConstraints) -> str:
         return f"{shown}, which is no name that its name constraints can be applied to"
     for subtrees, is_permission in ((limits.permitted_subtrees, True), (limits.excluded_subtrees, False)):
         same = [one for one in subtrees or () if isinstance(one, type(name))]
-        is_hit = any(_is_below(name, host, one, is_permission=is_permission) for one in same)
+        is_hit = any(_is_below(name, host, limit=one, is_permission=is_permission) for one in same)
         if same and is_hit is not is_permission:
             listed = ", ".join(str(one.value) or "every name" for one in same)
             return f"{shown}: its name constraints {'permit only' if is_permission else 'exclude'} {listed}"
@@ -287,7 +287,7 @@ def _is_domain(text: str) -> bool:
     return bool(text) and all(label and all("!" <= sign <= "~" for sign in label) for label in text.split("."))
 
 
-def _is_below(name: x509.GeneralName, host: Optional[str], limit: x509.GeneralName, *, is_permission: bool) -> bool:
+def _is_below(name: x509.GeneralName, host: Optional[str], *, limit: x509.GeneralName, is_permission: bool) -> bool:
     if host is None:
         net, address = limit.value, name.value
         return isinstance(net, (ipaddress.IPv4Network, ipaddress.IPv6Network)) and address in net

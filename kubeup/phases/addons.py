@@ -32,9 +32,9 @@ def plan_coredns(run: Run) -> Plan:
 
 def _running_dns(run: Run) -> addons.RunningDns:
     return addons.parse_running_dns(
-        run.api.list(api.path_of("Deployment", "", clusterobjects.SYSTEM), label=addons.DNS_LABEL),
-        run.api.get(api.path_of("ConfigMap", "coredns", clusterobjects.SYSTEM)),
-        run.api.get(api.path_of("Service", "kube-dns", clusterobjects.SYSTEM)),
+        run.api.list(api.path_of("Deployment", "", namespace=clusterobjects.SYSTEM), label=addons.DNS_LABEL),
+        run.api.get(api.path_of("ConfigMap", "coredns", namespace=clusterobjects.SYSTEM)),
+        service=run.api.get(api.path_of("Service", "kube-dns", namespace=clusterobjects.SYSTEM)),
     )
 
 
@@ -51,7 +51,7 @@ def plan_kube_proxy(run: Run) -> Plan:
     if run.config.cluster.proxy.disabled:
         return Plan(notes=["proxy.disabled is set: no kube-proxy"])
     config_map, *rest = addons.render_kube_proxy(run.config, run.release)
-    owner = api.path_of("DaemonSet", "kube-proxy", clusterobjects.SYSTEM)
+    owner = api.path_of("DaemonSet", "kube-proxy", namespace=clusterobjects.SYSTEM)
     told = "kube-proxy's configuration changed: its pods are restarted, one node after the other"
     items: list[Item] = [PodConfig(config_map, owner, told), *map(Object, rest)]
     if "addon/kube-proxy" in run.selection.cut_off:  # after the configuration was written, perhaps

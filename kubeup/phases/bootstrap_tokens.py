@@ -26,7 +26,7 @@ def plan_bootstrap_tokens(run: Run) -> Plan:
     made = _take_earlier_tokens(run, valid)
     wanted = zip(run.config.bootstrap_tokens, made)
     return Plan(
-        *(_plan_token(run, token, valid, is_generated=asked.is_generated) for asked, token in wanted),
+        *(_plan_token(run, token, valid=valid, is_generated=asked.is_generated) for asked, token in wanted),
         *(Object(found) for found in objects.load_objects("rbac/bootstrap.yaml")),
         ClusterInfo(_cluster_info(run)),
         *(Object(found) for found in objects.load_objects("rbac/cluster-info.yaml")),
@@ -34,7 +34,7 @@ def plan_bootstrap_tokens(run: Run) -> Plan:
     )
 
 
-def _plan_token(run: Run, token: BootstrapToken, valid: Sequence[BootstrapToken], *, is_generated: bool) -> TokenSecret:
+def _plan_token(run: Run, token: BootstrapToken, *, valid: Sequence[BootstrapToken], is_generated: bool) -> TokenSecret:
     """A token that kb made up differs in every run: any that lets nodes in will do for it."""
     if is_generated:
         title, what = "the bootstrap token", {"for": token.description}
@@ -63,7 +63,9 @@ def _take_earlier_tokens(run: Run, valid: Sequence[BootstrapToken]) -> list[Boot
 
 
 def valid_tokens(client: api.Api, now: datetime.datetime) -> list[BootstrapToken]:
-    listed = client.list(api.path_of("Secret", "", objects.SYSTEM), field="type=bootstrap.kubernetes.io/token")
+    listed = client.list(
+        api.path_of("Secret", "", namespace=objects.SYSTEM), field="type=bootstrap.kubernetes.io/token"
+    )
     parsed = [tokens.parse_token_secret(secret) for secret in listed]
     return [token for token in parsed if token and not tokens.is_expired(token, now)]
 

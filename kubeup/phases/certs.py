@@ -105,7 +105,7 @@ def start_making_keys(ctx: Run, wanted: Optional[int] = None) -> None:
     if ctx.found.keys is not None:
         return
     if wanted is None:
-        missing = [f"certs/{name}" for name in pki.find_missing_keys(ctx.host, ctx.paths, ctx.config.cluster)]
+        missing = [f"certs/{name}" for name in pki.find_missing_keys(ctx.host, ctx.paths, cluster=ctx.config.cluster)]
         missing += [f"kubeconfig/{name}" for name in kubeconfig.find_missing(ctx.host, ctx.paths)]
         wanted = len(ctx.selection.will_run.intersection(missing))
     ctx.start_keys(wanted)
@@ -128,7 +128,7 @@ def _ensure_ca(ctx: Run, name: str) -> Outputs:
 
 def warn_of_ca(ctx: Run, name: str) -> None:
     """Say what may surprise of an authority that lies there. Raises as pki.read_ca does."""
-    for warning in pki.find_ca_warnings(ctx.host, ctx.paths, ctx.config.cluster, name):
+    for warning in pki.find_ca_warnings(ctx.host, ctx.paths, cluster=ctx.config.cluster, name=name):
         ctx.report.warn_once(warning)
 
 

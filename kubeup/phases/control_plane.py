@@ -108,7 +108,7 @@ def _plan_manifest(
     members: Sequence[tuple[str, str]] = (),
     keeps: Optional[Callable[[str, str], str]] = None,
 ) -> Plan:
-    text = render_manifest(run, component, members)
+    text = render_manifest(run, component, members=members)
     details, warnings = describe_patches(run, component)
     return Plan(
         Folder(run.paths.manifests, 0o700),
@@ -118,14 +118,14 @@ def _plan_manifest(
     )
 
 
-def render_manifest(run: Run, component: str, members: Sequence[tuple[str, str]] = ()) -> str:
+def render_manifest(run: Run, component: str, *, members: Sequence[tuple[str, str]] = ()) -> str:
     """The text of a component's manifest on this node, patches included. Only looks."""
     node = static_pods.NodeFacts(
         host_ca_dirs=static_pods.probe_host_ca_dirs(run.host),
         has_external_ca=component == "kube-controller-manager" and pki.is_external_ca(run.host, run.paths),
         etcd_members=members,
     )
-    pod = static_pods.render_pod(component, run.config, run.release, node)
+    pod = static_pods.render_pod(component, run.config, release=run.release, node=node)
     return dump_yaml(patches.read_patches(run.host, run.config.patches_directory).apply(component, pod))
 
 

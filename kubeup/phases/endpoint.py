@@ -143,7 +143,7 @@ def _check_own_balancer(ctx: EndpointRun) -> None:
 def _pull_image(ctx: EndpointRun) -> None:
     """Before the cluster is told of a load balancer, this node has its image. Raises ImagePullError."""
     socket, image = ctx.config.node.cri_socket, images.load_balancer_image(ctx.config.kb)
-    for failure in image_pulls.ensure_images(ctx.host, socket, [image], tell=ctx.report.waiting).failed:
+    for failure in image_pulls.ensure_images(ctx.host, socket, names=[image], tell=ctx.report.waiting).failed:
         raise failure
 
 
@@ -270,7 +270,7 @@ def _with_endpoint(ctx: EndpointRun, document: Mapping[str, Any]) -> dict[str, A
 
 def _stored(ctx: EndpointRun) -> list[api.Object]:
     """The ConfigMap with the endpoint; nothing where it has it. What else a newer tool wrote there stays."""
-    text = objects.read_config_key(ctx.api, "kubeadm-config", "ClusterConfiguration")
+    text = objects.read_config_key(ctx.api, "kubeadm-config", key="ClusterConfiguration")
     document = yaml_files.load_mapping(text, "ConfigMap kube-system/kubeadm-config")
     if str(document.get("controlPlaneEndpoint") or "") == _endpoint(ctx):
         return []
@@ -288,7 +288,7 @@ def find_without_balancer(ctx: EndpointRun) -> list[str]:
     """Nodes on which the endpoint's name leads nowhere yet, since they run no load balancer."""
     if not load_balancer.is_wanted(ctx):
         return []
-    pods = ctx.api.list(api.path_of("Pod", "", SYSTEM), label=f"component={balancer.NAME}")
+    pods = ctx.api.list(api.path_of("Pod", "", namespace=SYSTEM), label=f"component={balancer.NAME}")
     having = {str((pod.get("spec") or {}).get("nodeName")) for pod in pods} | {ctx.config.node.name}
     names = [str(found["metadata"]["name"]) for found in ctx.api.list(api.path_of("Node"))]
     return sorted(set(names) - having)
@@ -405,7 +405,7 @@ def _cluster_info(ctx: EndpointRun) -> api.Object:
 def plan_kube_proxy(run: EndpointRun) -> Plan:
     """kube-proxy of every node calls the endpoint; its pods are restarted, one node after the other."""
     wanted = _kube_proxy(run)
-    restarted = RestartedPods("pods of kube-proxy", api.path_of("DaemonSet", "kube-proxy", SYSTEM))
+    restarted = RestartedPods("pods of kube-proxy", api.path_of("DaemonSet", "kube-proxy", namespace=SYSTEM))
     if wanted is None:
         return Plan(restarted) if "kube-proxy" in run.selection.cut_off else Plan()
     lagging = _lagging_once(run)
@@ -417,7 +417,7 @@ def plan_kube_proxy(run: EndpointRun) -> Plan:
     if missing:
         return Plan(Waiting("kube-proxy", f"until these nodes have their load balancer: {', '.join(missing)}"))
     patch = {"data": {"kubeconfig.conf": wanted}}
-    path = api.path_of("ConfigMap", "kube-proxy", SYSTEM)
+    path = api.path_of("ConfigMap", "kube-proxy", namespace=SYSTEM)
     title = "the server in ConfigMap kube-system/kube-proxy"
     plan = lambda found: None if yaml_files.covers(found, patch) else patch  # noqa: E731
     return Plan(PatchedFields(title, path, {"server": _server(run)}, plan, wait=lambda: None), restarted)
@@ -429,7 +429,7 @@ def kube_proxy_is_written(ctx: EndpointRun) -> bool:
 
 def _kube_proxy(ctx: EndpointRun) -> Optional[str]:
     """The kubeconfig in ConfigMap kube-proxy, with the server; None where it has it, or there is no kube-proxy."""
-    found = ctx.api.get(api.path_of("ConfigMap", "kube-proxy", SYSTEM)) or {}
+    found = ctx.api.get(api.path_of("ConfigMap", "kube-proxy", namespace=SYSTEM)) or {}
     text = str((found.get("data") or {}).get("kubeconfig.conf", ""))
     if not text:
         return None
@@ -462,7 +462,7 @@ def plan_removal(run: EndpointRun) -> Plan:
 
 
 def _balancer_runs(ctx: EndpointRun) -> bool:
-    found = containers.list_containers(ctx.host, ctx.config.node.cri_socket, balancer.NAME)
+    found = containers.list_containers(ctx.host, ctx.config.node.cri_socket, name=balancer.NAME)
     return any(container.state == "running" for container in found)
 
 

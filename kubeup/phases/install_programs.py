@@ -71,7 +71,7 @@ class Ways:
 
 def _install(ctx: Run, ways: Ways) -> Outputs:
     ctx.promises.expect([BOOT_LINK])  # made by a package's own scripts, or by what starts the runtime below
-    standing = programs.look(ctx.host, ctx.config.cluster.kubernetes_version, ctx.release)
+    standing = programs.look(ctx.host, ctx.config.cluster.kubernetes_version, release=ctx.release)
     wanted = _wanted(ctx, standing)
     kept = [one for one in standing if one.verdict == "good" and one.item.version_words]
     if kept:
@@ -80,7 +80,11 @@ def _install(ctx: Run, ways: Ways) -> Outputs:
         source = _source(ctx)
         if source in ("apt", "dnf"):
             distro_packages.install(
-                ctx.host, source, wanted, ctx.config.cluster.kubernetes_version, ctx.config.kb.packages.preset
+                ctx.host,
+                source,
+                wanted=wanted,
+                version=ctx.config.cluster.kubernetes_version,
+                preset_name=ctx.config.kb.packages.preset,
             )
         else:
             ways.place(ctx, wanted, source)
@@ -131,9 +135,11 @@ def _source(ctx: Run) -> str:
     return source
 
 
-def _fetch_and_place(ctx: Run, wanted: Sequence[Standing], source: str) -> None:
+def _fetch_and_place(ctx: Run, wanted: Sequence[Standing], source: str) -> None:  # noqa: PLR0917
     arch = find_architecture(ctx)
-    chosen = _choose(ctx, wanted, source, _offer(ctx, source, [one.item.name for one in wanted], arch))
+    chosen = _choose(
+        ctx, wanted, source=source, offered=_offer(ctx, source, names=[one.item.name for one in wanted], arch=arch)
+    )
     if not chosen:
         return
     version = ctx.config.cluster.kubernetes_version
@@ -146,18 +152,18 @@ def _fetch_and_place(ctx: Run, wanted: Sequence[Standing], source: str) -> None:
     ctx.report.note(f"placed from the {source}: {', '.join(sorted({place.name for place in places}))}")
 
 
-def _foretell_placing(ctx: Run, wanted: Sequence[Standing], source: str) -> None:
+def _foretell_placing(ctx: Run, wanted: Sequence[Standing], source: str) -> None:  # noqa: PLR0917
     arch = find_architecture(ctx)
     if source == "download":
-        _plan_downloads(ctx, wanted, arch)
+        _plan_downloads(ctx, wanted, arch=arch)
         return
-    offered = _offer(ctx, source, [one.item.name for one in wanted], arch, takes_copies=False)
-    chosen = _choose(ctx, wanted, source, offered)
+    offered = _offer(ctx, source, names=[one.item.name for one in wanted], arch=arch, takes_copies=False)
+    chosen = _choose(ctx, wanted, source=source, offered=offered)
     if chosen:
         _plan_files_of(ctx, {one.item.place: one.mode for one in chosen})
 
 
-def _choose(ctx: Run, wanted: Sequence[Standing], source: str, offered: Mapping[str, Offered]) -> list[Offered]:
+def _choose(ctx: Run, wanted: Sequence[Standing], *, source: str, offered: Mapping[str, Offered]) -> list[Offered]:
     """What is wanted, out of what is offered; [] where a mirror has images alone. Raises HostError (packages-not-found)."""
     names = [one.item.name for one in wanted]
     absent = [name for name in names if name not in offered]
@@ -180,7 +186,7 @@ def _plan_files_of(ctx: Run, modes: Mapping[str, int]) -> None:
     ctx.found.programs_are_planned = True
 
 
-def _plan_downloads(ctx: Run, wanted: Sequence[Standing], arch: str) -> None:
+def _plan_downloads(ctx: Run, wanted: Sequence[Standing], *, arch: str) -> None:
     """Of a dry run: what would be fetched, and nothing of it."""
     preset = presets.find_preset(ctx.config.kb.packages.preset)
     version = ctx.config.cluster.kubernetes_version
@@ -194,7 +200,7 @@ def _spool(ctx: Run) -> Path:
     return ctx.paths.state_dir / "downloads"
 
 
-def _offer(ctx: Run, source: str, names: Sequence[str], arch: str, *, takes_copies: bool = True) -> dict[str, Offered]:
+def _offer(ctx: Run, source: str, *, names: Sequence[str], arch: str, takes_copies: bool = True) -> dict[str, Offered]:
     """takes_copies: what lies in the mirror's folder is there, and not only planned."""
     if source == "bundle":
         is_copied = takes_copies and ctx.host.exists(bundle_copy(ctx))
@@ -203,9 +209,9 @@ def _offer(ctx: Run, source: str, names: Sequence[str], arch: str, *, takes_copi
         others = open_copies(ctx.host) if takes_copies else []
         more = {digest: place for one in others for digest, place in one.blobs.items()}
         whole = oci_layout.Layout(found.path, found.index, found.index_bytes, {**more, **found.blobs}, b"", found.names)
-        return programs.offer_bundle(ctx.host, whole, arch)
+        return programs.offer_bundle(ctx.host, whole, arch=arch)
     if source == "mirror":
-        return programs.offer_mirror(ctx.host, mirror_of(ctx), arch, version=ctx.config.cluster.kubernetes_version)
+        return programs.offer_mirror(ctx.host, mirror_of(ctx), arch=arch, version=ctx.config.cluster.kubernetes_version)
     machine = ctx.machine or ctx.host
     assert isinstance(machine, local_host.LocalHost)  # a dry run and a folder fetch nothing
     return programs.offer_downloads(
@@ -241,7 +247,7 @@ def _ensure_runtime_runs(ctx: Run, *, has_placed: bool, becomes_active: Callable
     services.enable(host, "containerd")
     if is_running and not (has_placed or changed):
         return
-    done = services.run(host, "restart" if is_running else "start", "containerd", timeout_s=60)
+    done = services.run(host, "restart" if is_running else "start", unit="containerd", timeout_s=60)
     if not done.ok or not becomes_active(ctx):
         log = "\n".join(services.read_log(host, "containerd", lines=20))
         raise HostError(
@@ -262,7 +268,7 @@ def _becomes_active(ctx: Run) -> bool:
 
 
 def packages_are_in_place(ctx: Run) -> bool:
-    standing = programs.look(ctx.host, ctx.config.cluster.kubernetes_version, ctx.release)
+    standing = programs.look(ctx.host, ctx.config.cluster.kubernetes_version, release=ctx.release)
     is_active = services.is_active(ctx.host, "containerd")
     return is_active and all(one.verdict == "good" for one in standing)
 

@@ -40,19 +40,19 @@ def show_join_command(ctx: Run) -> Outputs:
     texts = []
     for token in tokens:
         shown = WITHHELD if ctx.config.skip_token_print else token.reveal()
-        command = render_join_command(server, shown, pins, program="kubeadm" if ctx.config.kb.only_kubeadm else KB)
-        texts.append(_closing_text(ctx, command, shown_key if ctx.config.upload_certs else ""))
-    text = "\n".join(texts) or _closing_text(ctx, "", "")
+        command = render_join_command(server, shown, pins=pins, program="kubeadm" if ctx.config.kb.only_kubeadm else KB)
+        texts.append(_closing_text(ctx, command, certificate_key=shown_key if ctx.config.upload_certs else ""))
+    text = "\n".join(texts) or _closing_text(ctx, "", certificate_key="")
     return Results(closing_text=Secret(text), server=server, ca_cert_hashes=pins)
 
 
-def render_join_command(server: str, token: str, pins: list[str], *, program: str) -> str:
+def render_join_command(server: str, token: str, *, pins: list[str], program: str) -> str:
     """`PROGRAM join HOST:PORT --token T \\` and, on the next line, one pin per authority."""
     hashes = "".join(f"--discovery-token-ca-cert-hash {pin} " for pin in pins)
     return f"{program} join {server} --token {token} \\\n\t{hashes}"
 
 
-def _closing_text(ctx: Run, worker_join: str, certificate_key: str) -> str:
+def _closing_text(ctx: Run, worker_join: str, *, certificate_key: str) -> str:
     lines = [
         "",
         "Your Kubernetes control-plane has initialized successfully!",
@@ -136,7 +136,7 @@ def _read_tokens(ctx: Run) -> list[Secret]:
         return list(ctx.results.tokens)
     found = []
     for token_id in ctx.results.token_ids or ():
-        secret = ctx.api.get(api.path_of("Secret", f"bootstrap-token-{token_id}", "kube-system"))
+        secret = ctx.api.get(api.path_of("Secret", f"bootstrap-token-{token_id}", namespace="kube-system"))
         token = tokens.parse_token_secret(secret or {})
         if token:
             found.append(token.token)

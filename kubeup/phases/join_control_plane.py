@@ -103,7 +103,7 @@ def _shared_files_are_here(ctx: Run) -> bool:
 
 
 def _open_shared_files(ctx: Run) -> Any:
-    secret = ctx.api.get(api.path_of("Secret", shared_certs.SECRET_NAME, "kube-system"))
+    secret = ctx.api.get(api.path_of("Secret", shared_certs.SECRET_NAME, namespace="kube-system"))
     if secret is None:
         raise ClusterError(
             f"the cluster has no Secret kube-system/{shared_certs.SECRET_NAME}",
@@ -211,7 +211,7 @@ def _may_sign(ctx: Run) -> bool:
 def _write_kubelet_identity(ctx: Run) -> None:
     """kubelet.conf as the TLS bootstrap leaves it: it names the file that the kubelet renews."""
     path = ctx.paths.kubeconfig("kubelet.conf")
-    if kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, "kubelet") and ctx.host.exists(_client_pem(ctx)):
+    if kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, name="kubelet") and ctx.host.exists(_client_pem(ctx)):
         return
     kubeconfigs.ensure(ctx, "kubelet")
     found = kubeconfig.read_kubeconfig(ctx.host.read_text(path), host=ctx.host, path=path)
@@ -267,7 +267,7 @@ def _check_external_etcd(ctx: Run, external: ExternalEtcd) -> None:
 
 
 def _make_client(ctx: Run) -> etcd.Etcd:
-    pods = ctx.api.list(api.path_of("Pod", "", "kube-system"), label="component=etcd,tier=control-plane")
+    pods = ctx.api.list(api.path_of("Pod", "", namespace="kube-system"), label="component=etcd,tier=control-plane")
     urls = etcd.client_urls_of_pods(pods)
     if not urls:
         raise ClusterError(
@@ -279,7 +279,7 @@ def _make_client(ctx: Run) -> etcd.Etcd:
     own = static_pods.etcd_client_url(ctx.config.local_api_endpoint.advertise_address)
     # this node's own etcd comes last: while it joins, it serves nobody
     ordered = [*(url for url in urls if url != own), *(url for url in urls if url == own)]
-    return etcd.Etcd(ctx.host, ordered, etcd.read_client_tls(ctx.host, ctx.paths))
+    return etcd.Etcd(ctx.host, ordered, tls=etcd.read_client_tls(ctx.host, ctx.paths))
 
 
 def _list_members(client: etcd.Etcd) -> tuple[etcd.Member, ...]:
@@ -319,19 +319,19 @@ def join_etcd(ctx: Run) -> Outputs:
         )
         if place.action == "replace" and place.member is not None:
             ctx.report.note(f"etcd knew this machine from a former life, {place.member.describe()}: it was removed")
-            _remove_former(ctx, client, place.member)
+            _remove_former(ctx, client, former=place.member)
         is_new = place.action in ("add", "replace")
         if is_new and _has_data(ctx):
             _clear_former_data(ctx)
         ctx.promises.register(_membership(ctx, client))
-        members = _announce(ctx, client, turn) if is_new else _list_members(client)
+        members = _announce(ctx, client, turn=turn) if is_new else _list_members(client)
         try:
             rows = etcd.plan_initial_cluster(members, name=ctx.config.node.name, peer_url=_peer_url(ctx))
             make_so(control_plane.plan_etcd_member(ctx, rows), ctx)
-            _wait_for_vote(ctx, client, turn)
+            _wait_for_vote(ctx, client, turn=turn)
             _wait_until_it_serves(ctx, turn)
         except BaseException as error:
-            _take_back(ctx, client, error)
+            _take_back(ctx, client, error=error)
             raise
     return Results(etcd_members=[member.name or ctx.config.node.name for member in members])
 
@@ -373,11 +373,11 @@ def _queue_timeout_s(ctx: Run) -> float:
     return 2.0 * ctx.config.timeouts.etcd_api_call_s
 
 
-def _remove_former(ctx: Run, client: etcd.Etcd, former: etcd.Member) -> None:
+def _remove_former(ctx: Run, client: etcd.Etcd, *, former: etcd.Member) -> None:
     members = _list_members(client)
     gone = etcd.match_member(members, former.member_id)
     others = [member for member in members if member is not gone]
-    etcd.check_removal(members, gone, etcd.probe_members(client, others))
+    etcd.check_removal(members, gone, trouble=etcd.probe_members(client, others))
     client.remove(gone)
 
 
@@ -398,7 +398,7 @@ def _clear_former_data(ctx: Run) -> None:
     ctx.report.note("this node's former etcd member is not in the list any more: its data here was removed")
 
 
-def _announce(ctx: Run, client: etcd.Etcd, turn: lease.Lease) -> tuple[etcd.Member, ...]:
+def _announce(ctx: Run, client: etcd.Etcd, *, turn: lease.Lease) -> tuple[etcd.Member, ...]:
     """Add this node as a learner. etcd refuses for a while what may be right in a moment."""
     started = ctx.host.monotonic()
     while True:
@@ -437,7 +437,7 @@ def _explain_refusal(client: etcd.Etcd, error: etcd.EtcdRefused) -> ClusterError
     )
 
 
-def _wait_for_vote(ctx: Run, client: etcd.Etcd, turn: lease.Lease) -> None:
+def _wait_for_vote(ctx: Run, client: etcd.Etcd, *, turn: lease.Lease) -> None:
     """Until this node's etcd runs and has its vote."""
 
     def look() -> str:
@@ -471,7 +471,7 @@ def _wait_until_it_serves(ctx: Run, turn: lease.Lease) -> None:
     from, it hears nothing until its request times out (seven seconds by etcd's defaults; etcdserver publishV3). Started
     again it serves at once, so that is done, once."""
     own_url = static_pods.etcd_client_url(ctx.config.local_api_endpoint.advertise_address)
-    client = etcd.Etcd(ctx.host, (own_url,), etcd.read_client_tls(ctx.host, ctx.paths))
+    client = etcd.Etcd(ctx.host, (own_url,), tls=etcd.read_client_tls(ctx.host, ctx.paths))
     started, woken = ctx.host.monotonic(), False
 
     def look() -> str:
@@ -497,7 +497,7 @@ def _restart_etcd_container(ctx: Run) -> None:
         ctx.host.run(crictl.crictl_argv(socket, "stop", "--timeout", "0", container))
 
 
-def _take_back(ctx: Run, client: etcd.Etcd, error: BaseException) -> None:
+def _take_back(ctx: Run, client: etcd.Etcd, *, error: BaseException) -> None:
     """A learner without a vote goes out of the list again, with what it was started from: left there it would keep
     the next one out. A member with a vote stays; so does the error, which is told what became of it."""
     try:

@@ -77,11 +77,11 @@ def run_checks(ctx: Run, *, fix: Callable[[Run], None] = lambda run: preflight.f
     owned = ctx.owned_paths
     # the kubelet writes it when it likes, perhaps between two runs of kb
     extra = [str(_kubelet_conf(ctx))] if str(ctx.paths.kubelet_config) in owned else []
-    preflight.look_at_node(ctx, facts.JOIN, (facts.ROOT, facts.NODE, facts.IMAGES), owned=extra)
+    preflight.look_at_node(ctx, facts.JOIN, batches=(facts.ROOT, facts.NODE, facts.IMAGES), owned=extra)
     if not _is_member(ctx):
         _check_name(ctx)
     if is_control_plane:
-        preflight.look_at_node(ctx, facts.JOIN_CONTROL_PLANE, (facts.NODE, facts.IMAGES))
+        preflight.look_at_node(ctx, facts.JOIN_CONTROL_PLANE, batches=(facts.NODE, facts.IMAGES))
     return None
 
 
@@ -99,7 +99,7 @@ def _check_name(ctx: Run) -> None:
     found = ctx.api.get(api.path_of("Node", ctx.config.node.name))
     interfaces = choose.read_interfaces(ctx.host) or []
     own = [str(address) for interface in interfaces for address in interface.addresses]
-    note = node_name.check_node_name(found, own, ctx.host.now())
+    note = node_name.check_node_name(found, own, now=ctx.host.now())
     if note:
         ctx.report.note(note)
 
@@ -227,7 +227,7 @@ def _find_trouble(ctx: Run, elapsed: float, *, is_last: bool) -> ClusterError:
         if is_last:
             raise trouble from error
         return trouble
-    trouble = signing_request.explain_signing_request(ctx.host, request, name, elapsed)
+    trouble = signing_request.explain_signing_request(ctx.host, request, node_name=name, waited_s=elapsed)
     is_unasked = request.state in ("not-sent", "signed")  # what is signed may be the request of an earlier join
     if is_unasked:
         link = link or kubelet_trouble.find_request_trouble(ctx.host)
@@ -255,7 +255,7 @@ def verify_node(ctx: Run) -> Outputs:
             _, message = _ready(ctx)
             ctx.report.note(f"node {name} has joined and is not Ready yet: {message}")
         return Results(node_ready=_ready(ctx)[0] == "True")
-    wait_for_ready(ctx, name, () if ctx.config.cluster.proxy.disabled else ("kube-proxy",))
+    wait_for_ready(ctx, name, components=() if ctx.config.cluster.proxy.disabled else ("kube-proxy",))
     pressure = find_pressure(ctx)
     if pressure:
         ctx.report.warn(f"{pressure.what}: {pressure.cause}. Remedy: {pressure.remedy}")
@@ -309,7 +309,7 @@ def _reaches_dns(ctx: Run) -> bool:
             looked = elapsed
             with contextlib.suppress(api.ApiRefused):
                 free_waiting_pods(ctx)
-        found = probes.lookup_in_cluster(ctx.host, server, name)
+        found = probes.lookup_in_cluster(ctx.host, server, name=name)
         ctx.report.waiting(f"cluster DNS: {elapsed:.0f} s of {DNS_TIMEOUT_S} s; no answer from {server}:53 yet")
         ctx.host.sleep(POLL_S)
     return True

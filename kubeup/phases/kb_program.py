@@ -17,6 +17,6 @@ def plan_program(run: Run, pyz: Optional[Path]) -> list[Item]:
         return []
 
     def install(ground: Ground) -> None:
-        own_copy.ensure_installed_kb(ground.host, ground.paths, pyz)
+        own_copy.ensure_installed_kb(ground.host, ground.paths, pyz=pyz)
 
     return [CopiedFile(own_copy.find_installed_kb(run.host, run.paths), digest_of(run, pyz), install)]

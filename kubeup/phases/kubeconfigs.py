@@ -51,7 +51,7 @@ def ensure(ctx: Run, name: str) -> Outputs:
         ctx.report.note(finding.reason)
     else:
         ctx.report.detail(finding.reason)
-    wanted = kubeconfig.server_url(name, ctx.config, ctx.release)
+    wanted = kubeconfig.server_url(name, ctx.config, release=ctx.release)
     if finding.action != "issue" and finding.server != wanted:
         ctx.report.warn(f"{name}.conf calls {finding.server}, the configuration says {wanted}; it was left as it is")
     return None

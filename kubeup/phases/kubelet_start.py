@@ -37,7 +37,7 @@ with lazily:
 def stop_kubelet(ctx: Run) -> None:
     """Stop the kubelet if it runs. That it cannot be stopped is no failure: it is restarted or looked at next."""
     if services.find(ctx.host) is not None and services.is_active(ctx.host, "kubelet"):
-        services.run(ctx.host, "stop", "kubelet")
+        services.run(ctx.host, "stop", unit="kubelet")
 
 
 def enable_kubelet(ctx: Run) -> None:
@@ -223,7 +223,7 @@ def render_kubelet_files(
     patched = found.apply("kubeletconfiguration", shared.document)
     if found.for_target("kubeletconfiguration"):
         _check_types(patched)
-    document = kubelet.finish_kubelet_config(patched, ctx.config, ctx.release)
+    document = kubelet.finish_kubelet_config(patched, ctx.config, release=ctx.release)
     files[ctx.paths.kubelet_config] = kubelet.dump_kubelet_config(document)
     return files
 
@@ -231,7 +231,7 @@ def render_kubelet_files(
 def _check_types(patched: Mapping[str, object]) -> None:
     """A kubelet does not start with a value of another type, and its log says so to nobody. Raises UsageError."""
     problems = Problems()
-    documents.parse_documents(yaml_files.dump_yaml(dict(patched)), "", problems)
+    documents.parse_documents(yaml_files.dump_yaml(dict(patched)), "", problems=problems)
     details = [f"{problem.path}: {problem.message}; {problem.remedy}" for problem in problems.items]
     if details:
         raise UsageError(

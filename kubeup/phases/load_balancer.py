@@ -32,7 +32,7 @@ def is_wanted(ctx: Run) -> bool:
 
 def _settings(ctx: Run) -> load_balancer.Settings:
     return load_balancer.settings_of(
-        ctx.config.cluster.control_plane_endpoint, ctx.config.kb, ctx.config.node.cri_socket
+        ctx.config.cluster.control_plane_endpoint, ctx.config.kb, cri_socket=ctx.config.node.cri_socket
     )
 
 
@@ -101,7 +101,7 @@ def plan_keeper(run: Run) -> Plan:
     if not is_wanted(run):
         return Plan()
     settings, pyz = _settings(run), own_copy.find_running_pyz()
-    command = own_copy.plan_command(run.host, pyz, run.paths)
+    command = own_copy.plan_command(run.host, pyz, paths=run.paths)
     files = load_balancer.plan_keeper_files(run.paths, settings=settings, command=command)
     items = (*plan_program(run, pyz), *(File(path, text) for path, text in files.items()))
 

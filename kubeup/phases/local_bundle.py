@@ -59,7 +59,7 @@ def lay_down_bundle(ctx: Run) -> Outputs:
     def check(own: Path) -> None:
         _require_fit(ctx, open_signed(ctx, own))
 
-    _copy_checked(ctx.host, path, copy, size=stat.size if stat else 0, check=check, tell=ctx.report.waiting)
+    _copy_checked(ctx.host, path, copy=copy, size=stat.size if stat else 0, check=check, tell=ctx.report.waiting)
     return None
 
 
@@ -73,7 +73,7 @@ def foretell_bundle(ctx: Run) -> Outputs:
 
 
 def _copy_checked(
-    host: Host, path: Path, copy: Path, *, size: int, check: Callable[[Path], None], tell: Callable[[str], None]
+    host: Host, path: Path, *, copy: Path, size: int, check: Callable[[Path], None], tell: Callable[[str], None]
 ) -> None:
     """Copy under a name of kb's own, check the copy, and only then give it its place: the file that was given can be another
     one a moment later (a stick, a share, a folder of a user's)."""
@@ -108,7 +108,7 @@ def _require_fit(ctx: Run, found: Layout) -> None:
         )
     network = ctx.config.kb.pod_network
     objects = pod_network.read_manifest(ctx.host, network.manifest) if network.plugin == "manifest" else []
-    needs = bundle_needs.plan_images(ctx.config, ctx.release, objects, ())
+    needs = bundle_needs.plan_images(ctx.config, ctx.release, network=objects, more=())
     # a delta of which the base is here already is as good as the whole
     others = [one for one in open_copies(ctx.host) if one.path != found.path]
     base = _merged(others) if others else None
@@ -146,7 +146,7 @@ def add_bundle(host: Host, path: Path, *, key_pem: str = "", tell: Callable[[str
     if copy == path:
         check(copy)
     else:
-        _copy_checked(host, path, copy, size=stat.size if stat else 0, check=check, tell=tell)
+        _copy_checked(host, path, copy=copy, size=stat.size if stat else 0, check=check, tell=tell)
     return oci_layout.open_layout(host, copy)
 
 

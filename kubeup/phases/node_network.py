@@ -79,13 +79,18 @@ def _plan_bridge(run: Run, network: PodNetwork, *, refuses_others: bool) -> list
         if refuses_others:
             pod_network.check_foreign_cni_config(run.host, run.paths)
         status = runtime.probe_runtime(run.host, run.config.node.cri_socket)
-        pod_network.check_cni_plugins(run.host, status.cni_bin_dirs, status.label)
+        pod_network.check_cni_plugins(run.host, status.cni_bin_dirs, runtime=status.label)
         if own_copy.find_running_pyz() is None:
             run.report.note(f"kb runs from a checkout: the unit {pod_network.UNIT} runs it from there too, so keep it")
         return wait_for_pod_cidrs(run)
 
     return [
-        Later("podCIDR", read=lambda _: _read_node(run), wait=wait, then=lambda node: _plan_node(run, node, network))
+        Later(
+            "podCIDR",
+            read=lambda _: _read_node(run),
+            wait=wait,
+            then=lambda node: _plan_node(run, node, network=network),
+        )
     ]
 
 
@@ -95,11 +100,11 @@ def _read_node(run: Run) -> Optional[Manifest]:
     return node if node and (node.get("spec") or {}).get("podCIDRs") else None
 
 
-def _plan_node(run: Run, node: Manifest, network: PodNetwork) -> list[Part]:
+def _plan_node(run: Run, node: Manifest, *, network: PodNetwork) -> list[Part]:
     """The settings, the unit and, last, the CNI file, by which the node becomes Ready; then the keeper runs."""
     pyz = own_copy.find_running_pyz()
-    command = own_copy.plan_command(run.host, pyz, run.paths)
-    files = pod_network.plan_node_files(run.host, node, run.config, network=network, command=command)
+    command = own_copy.plan_command(run.host, pyz, paths=run.paths)
+    files = pod_network.plan_node_files(run.host, node, config=run.config, network=network, command=command)
     items: list[Item] = [
         *plan_program(run, pyz),
         File(route_keeper.settings_path(run.paths), files.settings),
@@ -131,7 +136,7 @@ def wait_for_pod_cidrs(run: Run) -> Manifest:
         goal=f"node {name}",
         timeout_s=POD_CIDR_TIMEOUT_S,
         tell=run.report.waiting,
-        failure=lambda _, elapsed: pod_network.missing_pod_cidr(run.api, name, elapsed),
+        failure=lambda _, elapsed: pod_network.missing_pod_cidr(run.api, name, waited_s=elapsed),
         poll_s=POLL_S,
     )
     return node

@@ -33,7 +33,7 @@ def run_checks(ctx: Run, *, fix: Callable[[Run], None] = lambda run: fix_runtime
     if ctx.found.programs_are_planned:
         ctx.report.note("the runtime and the kubelet are not here yet: this machine is checked when they are")
         return None
-    look_at_node(ctx, facts.INIT, (facts.ROOT, facts.NODE, facts.IMAGES), owned=map(str, find_own_files(ctx)))
+    look_at_node(ctx, facts.INIT, batches=(facts.ROOT, facts.NODE, facts.IMAGES), owned=map(str, find_own_files(ctx)))
     return None
 
 
@@ -55,7 +55,7 @@ def _bears_kb_s_mark(ctx: Run) -> bool:
     return kernel.has_own_sysctls(ctx) or bool(set(ctx.host.list_dir(ctx.paths.state_dir)) - refused)
 
 
-def look_at_node(ctx: Run, workflow: str, batches: Iterable[str], *, owned: Iterable[str] = ()) -> None:
+def look_at_node(ctx: Run, workflow: str, *, batches: Iterable[str], owned: Iterable[str] = ()) -> None:
     """The batches of checks in their order; each tells all its errors at once. owned: further paths that are kb's.
 
     Raises PreflightError (preflight).
@@ -85,13 +85,13 @@ def fix_runtime(ctx: Run, *, cni_bin_dir: Optional[str] = None) -> None:
     they look; cni_bin_dir: where the CNI plugins were installed, if that is known."""
     driver = ctx.config.kubelet.get("cgroupDriver") or "systemd"
     wanted = runtime_fix.Wanted(
-        sandbox_image=images.image_of("pause", ctx.config.cluster, ctx.release).ref,
+        sandbox_image=images.image_of("pause", ctx.config.cluster, release=ctx.release).ref,
         systemd_cgroup=driver == "systemd",
         restrict_oom_score_adj=not runtime_checks.may_lower_oom_score(ctx.host),
         registry_config_path=str(runtime_fix.CERTS_D) if ctx.host.is_dir(runtime_fix.CERTS_D) else None,
         cni_bin_dir=cni_bin_dir,
     )
-    for fault in runtime_fix.fix_runtime(ctx.host, ctx.config.node.cri_socket, wanted):
+    for fault in runtime_fix.fix_runtime(ctx.host, ctx.config.node.cri_socket, wanted=wanted):
         ctx.report.note(f"fixed containerd's configuration and restarted it: {fault}")
 
 
@@ -107,7 +107,7 @@ def foretell_checks(ctx: Run) -> Outputs:
 def _check_files(ctx: Run) -> None:
     """Certificates and kubeconfigs that are here already must fit together: told before anything is written."""
     found = [
-        *pki.find_problems(ctx.host, ctx.paths, ctx.config),
+        *pki.find_problems(ctx.host, ctx.paths, config=ctx.config),
         *kubeconfig.find_problems(ctx.host, ctx.paths),
     ]
     if found:

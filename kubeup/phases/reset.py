@@ -141,7 +141,7 @@ def _strike_out(ctx: ResetRun, promised: Mapping[str, str]) -> None:
     """A member that was announced and never started: the join was cut off before its static pod was written."""
     try:
         client = etcd.Etcd(
-            ctx.host, promised.get("endpoints", "").split(","), etcd.read_client_tls(ctx.host, ctx.paths)
+            ctx.host, promised.get("endpoints", "").split(","), tls=etcd.read_client_tls(ctx.host, ctx.paths)
         )
         own = etcd.find_by_peer_url(client.list_members(), promised.get("peer_url", ""))
         if own is not None and not own.has_started:
@@ -157,10 +157,10 @@ def _others_need_it(ctx: ResetRun, manifest: Path) -> bool:
     """Whether etcd serves with this node's member, and would not without it."""
     try:
         own_url, *others = _client_urls(ctx, manifest)
-        client = etcd.Etcd(ctx.host, (own_url, *others), etcd.read_client_tls(ctx.host, ctx.paths))
+        client = etcd.Etcd(ctx.host, (own_url, *others), tls=etcd.read_client_tls(ctx.host, ctx.paths))
         members = client.list_members()
         own = next(member for member in members if own_url in member.client_urls)
-        return etcd.stops_without(members, own, etcd.probe_members(client, members))
+        return etcd.stops_without(members, own, trouble=etcd.probe_members(client, members))
     except (KbError, StopIteration):
         return False  # it does not serve now, or without this node already
 
@@ -182,14 +182,14 @@ def leave_etcd(ctx: ResetRun, manifest: Path) -> None:
     """Take the member that runs by this manifest out of the list, unless it is the last. Raises KbError."""
     own_url, *others = _client_urls(ctx, manifest)
     tls = etcd.read_client_tls(ctx.host, ctx.paths)
-    members = etcd.Etcd(ctx.host, (own_url, *others), tls).list_members()
+    members = etcd.Etcd(ctx.host, (own_url, *others), tls=tls).list_members()
     own = next((member for member in members if own_url in member.client_urls), None)
     if own is None or len([member for member in members if not member.is_learner]) < 2:
         return  # gone already; or the last one, which goes with its data
     rest = [member for member in members if member is not own]
     # the others are asked: a member that takes itself out cannot say whether it was done
-    client = etcd.Etcd(ctx.host, [url for member in rest for url in member.client_urls], tls)
-    etcd.check_removal(members, own, etcd.probe_members(client, rest))
+    client = etcd.Etcd(ctx.host, [url for member in rest for url in member.client_urls], tls=tls)
+    etcd.check_removal(members, own, trouble=etcd.probe_members(client, rest))
     client.remove(own)
     left = "1 member is" if len(rest) == 1 else f"{len(rest)} members are"
     ctx.report.note(f"{own.describe()} was taken out of etcd's list: {left} left")
@@ -210,7 +210,7 @@ def plan_stopped_kubelet(run: ResetRun) -> Plan:
 
     def take_away(ground: Ground) -> None:
         if services.find(ground.host) is not None:
-            services.run(ground.host, "stop", "kubelet")
+            services.run(ground.host, "stop", unit="kubelet")
         for link in links:
             ground.host.remove(link)
 
@@ -282,7 +282,7 @@ def _unmount(host: Host, mount: str) -> None:
 def plan_no_pod_network(run: ResetRun) -> Plan:
     """The route keeper, its routes, link and rule, and the bridge on which no pod hangs any more. What of the kernel's routes is kb's
     shows when it is withdrawn."""
-    take_away = lambda ground: pod_network.remove_node_network(ground.host, run.paths, run.cri_socket)  # noqa: E731
+    take_away = lambda ground: pod_network.remove_node_network(ground.host, run.paths, socket=run.cri_socket)  # noqa: E731
     return Plan(Gone("kb's pod network", lambda _: ["its unit, files, routes and links"], take_away))
 
 
@@ -335,7 +335,7 @@ def _restart_runtime(ctx: ResetRun, node_state: state.State) -> None:
     }
     has_to_read = str(_CONTAINERD_UNIT) not in touched and str(runtime.CONTAINERD_CONFIG) in touched
     if has_to_read and services.is_active(ctx.host, "containerd"):
-        services.run(ctx.host, "restart", "containerd", timeout_s=60)
+        services.run(ctx.host, "restart", unit="containerd", timeout_s=60)
 
 
 def take_back_files(ctx: ResetRun) -> Outputs:

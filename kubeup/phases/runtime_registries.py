@@ -46,9 +46,9 @@ def plan_registries(run: Run) -> Plan:
         told = f"the runtime at {socket} is not containerd: point it to {mirror_url(run.config)} by its own means"
         return Plan(notes=[told])
     folder = _hosts_folder(run)
-    pause = images.image_of("pause", run.config.cluster, run.release).ref
+    pause = images.image_of("pause", run.config.cluster, release=run.release).ref
     config = ContainerdConfig(
-        socket, _wanted_settings(run, folder, pause), "install/registries" in run.selection.cut_off
+        socket, _wanted_settings(run, folder, pause=pause), "install/registries" in run.selection.cut_off
     )
     proofs = [Proof("the runtime asks the mirror", wait=lambda _: _prove(run, pause))] if _has_mirror(run) else []
     return Plan(_plan_hosts(run, folder), config, *proofs)
@@ -79,7 +79,7 @@ def _plan_hosts(run: Run, folder: Path) -> Later:
     return Later("what the mirror has", read=read, wait=wait, then=plan)
 
 
-def _wanted_settings(run: Run, folder: Path, pause: str) -> runtime_fix.Wanted:
+def _wanted_settings(run: Run, folder: Path, *, pause: str) -> runtime_fix.Wanted:
     """A containerd that kb brought is kb's to set up; of another one no more than it has to have."""
     is_ours = str(CONTAINERD_UNIT) in _made(run) or run.config.kb.runtime.fix
     is_systemd = (run.config.kubelet.get("cgroupDriver") or "systemd") == "systemd"
@@ -123,7 +123,7 @@ class ContainerdConfig:
         return (Difference(self.name, str(trouble)),) if trouble else ()
 
     def apply(self, run: Ground) -> Fields:
-        told = runtime_fix.fix_runtime(run.host, self.socket, self.settings, restarts=self.is_cut_off)
+        told = runtime_fix.fix_runtime(run.host, self.socket, wanted=self.settings, restarts=self.is_cut_off)
         for fault in told:
             run.report.note(f"containerd's configuration was completed and containerd restarted: {fault}")
         return self.wanted()
@@ -168,12 +168,12 @@ def _plan_files(ctx: Run, folder: Path) -> dict[Path, str]:
         files: dict[Path, str] = {}
         for registry, server in preset.registries.items():
             files.update(
-                containerd_hosts.plan_hosts(folder, [registry], containerd_hosts.Mirror(server), is_only=False)
+                containerd_hosts.plan_hosts(folder, [registry], mirror=containerd_hosts.Mirror(server), is_only=False)
             )
         return files
     mirror = mirror_of(ctx)
     registries = containerd_hosts.registries_of(_catalog(ctx, mirror), names)
-    return containerd_hosts.plan_hosts(folder, registries, mirror, is_only=ctx.config.kb.air_gapped)
+    return containerd_hosts.plan_hosts(folder, registries, mirror=mirror, is_only=ctx.config.kb.air_gapped)
 
 
 def _catalog(ctx: Run, mirror: Mirror) -> list[str]:
@@ -190,10 +190,10 @@ def _prove(ctx: Run, image: str) -> None:
     """Pull the sandbox image through the CRI, and see by the mirror's own count that it was asked."""
     mirror = mirror_of(ctx)
     own = [str(a) for interface in choose.read_interfaces(ctx.host) or [] for a in interface.addresses]
-    before = containerd_hosts.count_requests(ctx.host, mirror, own)
+    before = containerd_hosts.count_requests(ctx.host, mirror, addresses=own)
     ctx.report.waiting(f"pulling {image} through the runtime")
-    image_pulls.pull_image(ctx.host, ctx.config.node.cri_socket, image)
-    after = containerd_hosts.count_requests(ctx.host, mirror, own)
+    image_pulls.pull_image(ctx.host, ctx.config.node.cri_socket, image=image)
+    after = containerd_hosts.count_requests(ctx.host, mirror, addresses=own)
     if before is None or after is None:
         ctx.report.note(f"{image} was pulled through the CRI; {mirror.url} does not say whether it was asked")
     elif after > before:

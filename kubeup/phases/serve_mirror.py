@@ -94,7 +94,7 @@ def _render_unit(ctx: Run, pyz: Optional[Path]) -> str:
     cert, key = _mirror_cert(ctx)
     address = ctx.config.local_api_endpoint.advertise_address
     values = {
-        "command": own_copy.plan_command(ctx.host, pyz, ctx.paths),
+        "command": own_copy.plan_command(ctx.host, pyz, paths=ctx.paths),
         "folder": MIRROR_FOLDER,
         "listen": f"[::]:{MIRROR_PORT}" if ":" in address else f"0.0.0.0:{MIRROR_PORT}",
         "cert": cert,

@@ -42,12 +42,12 @@ def soak(ctx: Run, name: str) -> None:
         limit,
         f"soak of {soak_s} s",
         tuple(sorted(expected)),
-        find_cause=lambda: find_failing_probe(ctx, name, waiting),
+        find_cause=lambda: find_failing_probe(ctx, name, components=waiting),
     )
     wait.until(look)
 
 
-def find_failing_probe(ctx: Run, node_name: str, components: Iterable[str]) -> Optional[signs.BrokenLink]:
+def find_failing_probe(ctx: Run, node_name: str, *, components: Iterable[str]) -> Optional[signs.BrokenLink]:
     """The first of these static pods that runs while the kubelet's probe of it fails, in the kubelet's own words."""
     for component in components:
         told = probes.read_probe_failure(ctx.api, f"{component}-{node_name}")

@@ -29,12 +29,12 @@ def upload_certs(ctx: Run) -> Outputs:
         ctx.report.detail("certificates are not uploaded: give --upload-certs to let control planes fetch them")
         return None
     key = ctx.config.certificate_key or shared_certs.new_certificate_key()
-    files = shared_certs.read_shared_files(ctx.host, ctx.paths, ctx.config.cluster)
-    store_shared_files(ctx.api, files, key, now=ctx.host.now())
+    files = shared_certs.read_shared_files(ctx.host, ctx.paths, cluster=ctx.config.cluster)
+    store_shared_files(ctx.api, files, key=key, now=ctx.host.now())
     return Results(certificate_key=key)
 
 
-def store_shared_files(client: api.Api, files: Mapping[str, bytes], key: Secret, *, now: datetime.datetime) -> None:
+def store_shared_files(client: api.Api, files: Mapping[str, bytes], *, key: Secret, now: datetime.datetime) -> None:
     """The Secret kubeadm-certs with the files, encrypted, owned by a token that ends with it."""
     proxy = shared_certs.make_proxy_token()
     owner = client.create(tokens.render_token_secret(proxy, now))
@@ -42,14 +42,14 @@ def store_shared_files(client: api.Api, files: Mapping[str, bytes], key: Secret,
     # replaced as a whole: applying would leave the owner of the upload before beside the new one
     client.create_or_replace(secret)
     objects.apply_objects(client, objects.load_objects("rbac/kubeadm-certs.yaml"))
-    _remove_other_proxies(client, proxy, now)
+    _remove_other_proxies(client, proxy, now=now)
 
 
-def _remove_other_proxies(client: api.Api, proxy: BootstrapToken, now: datetime.datetime) -> None:
+def _remove_other_proxies(client: api.Api, proxy: BootstrapToken, *, now: datetime.datetime) -> None:
     """An upload before this one, cut off perhaps, left its own token: nothing is owned by it any more."""
     for token in valid_tokens(client, now):
         if token.description == proxy.description and not token.usages and token.token_id != proxy.token_id:
-            client.delete(api.path_of("Secret", tokens.secret_name(token.token_id), objects.SYSTEM))
+            client.delete(api.path_of("Secret", tokens.secret_name(token.token_id), namespace=objects.SYSTEM))
 
 
 def certs_are_uploaded(ctx: Run) -> bool:
@@ -57,7 +57,7 @@ def certs_are_uploaded(ctx: Run) -> bool:
     seen, since the run was cut off before its end, opens nothing. Without --upload-certs nothing is wanted."""
     if not ctx.config.upload_certs:
         return True
-    secret = ctx.api.get(api.path_of("Secret", shared_certs.SECRET_NAME, objects.SYSTEM))
+    secret = ctx.api.get(api.path_of("Secret", shared_certs.SECRET_NAME, namespace=objects.SYSTEM))
     key = ctx.config.certificate_key
     if secret is None or not key:
         return secret is not None and "show-join-command" not in ctx.selection.unfinished

@@ -29,6 +29,6 @@ def plan_kubelet_config(run: Run) -> Plan:
     document = kubelet.render_kubelet_config(run.config, run.release).document
     data = {"kubelet": kubelet.dump_kubelet_config(document)}
     generated = "" if run.config.kubelet else kubelet.component_config_hash(data)
-    config_map = objects.render_component_config("kubelet-config", data, generated)
+    config_map = objects.render_component_config("kubelet-config", data, generated_hash=generated)
     rights = objects.load_objects("rbac/kubelet-config.yaml")
     return Plan(ComponentConfig(config_map), *map(Object, rights)) + plan_socket(run)

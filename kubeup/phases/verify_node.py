@@ -23,7 +23,7 @@ def verify_node(ctx: Run) -> Outputs:
     name = ctx.config.node.name
     if ctx.config.kb.pod_network.plugin != "none":
         # kube-proxy has been started by now, and dies at once of a configuration that it cannot bear
-        wait_for_ready(ctx, name, dns_chain(ctx) if has_dns(ctx) else ())
+        wait_for_ready(ctx, name, components=dns_chain(ctx) if has_dns(ctx) else ())
         wait_for_dns(ctx)
         wait_for_pod_ways(ctx, _plan_ways(ctx))
     soak(ctx, name)
@@ -46,7 +46,7 @@ def warn_of_serving_request(ctx: Run) -> None:
         ctx.report.warn(f"{found[0]}. Remedy: {found[1]}")
 
 
-def wait_for_ready(ctx: Run, name: str, components: tuple[str, ...]) -> None:
+def wait_for_ready(ctx: Run, name: str, *, components: tuple[str, ...]) -> None:
     """Until node `name` is Ready; components: what runs on it by now. Raises ClusterError (not-healthy)."""
 
     def look() -> str:
@@ -61,7 +61,7 @@ def _plan_ways(ctx: Run) -> pod_view.Ways:
         return pod_view.Ways("", ())
     dns_address = ctx.config.cluster.service_address(10) if has_dns(ctx) else ""
     pods = probes.read_dns_pods(ctx.api) if dns_address else []
-    return plan_ways(ctx, dns_address, pod_view.dns_pod_ways(pods, ctx.config.node.name))
+    return plan_ways(ctx, dns_address, behind=pod_view.dns_pod_ways(pods, ctx.config.node.name))
 
 
 def node_is_verified(ctx: Run) -> bool:
@@ -80,7 +80,7 @@ def node_is_verified(ctx: Run) -> bool:
     if status != "True" or (has_dns(ctx) and look_up_dns(ctx)):
         return False
     ways, place = _plan_ways(ctx), first_pod(ctx)  # a look makes nothing: a pod that is there is asked
-    return not (place and ways.services) or pod_view.find_cut(ctx.host, place, ways) is None
+    return not (place and ways.services) or pod_view.find_cut(ctx.host, place, ways=ways) is None
 
 
 SOAK = Act(do=verify_node, probe=node_is_verified, live="cluster")

@@ -99,7 +99,7 @@ def _wait_for_components(
 def _probe(ctx: Run, component: str) -> probes.Health:
     if component == "kube-apiserver":
         return probes.probe_apiserver(ctx.api)
-    return probes.probe_url(ctx.host, probes.component_url(ctx.host, ctx.paths, component))
+    return probes.probe_url(ctx.host, probes.component_url(ctx.host, ctx.paths, component=component))
 
 
 def _missing(name: str, seen: probes.Health) -> str:

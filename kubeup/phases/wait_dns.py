@@ -70,11 +70,11 @@ def free_waiting_pods(ctx: Run) -> None:
             if not image:
                 continue
             try:
-                image_pulls.pull_image(ctx.host, ctx.config.node.cri_socket, image, timeout_s=PULL_TIMEOUT_S)
+                image_pulls.pull_image(ctx.host, ctx.config.node.cri_socket, image=image, timeout_s=PULL_TIMEOUT_S)
             except HostError:
                 return  # the others come from the same place
             name = str(pod["metadata"]["name"])
-            ctx.api.delete(api.path_of("Pod", name, "kube-system"))
+            ctx.api.delete(api.path_of("Pod", name, namespace="kube-system"))
             ctx.report.note(f"{image} can be pulled again: pod {name} is made again, which saves the kubelet's pause")
 
 
@@ -106,7 +106,7 @@ def find_pressure(ctx: Run) -> Optional[signs.BrokenLink]:
 
 def _find_old_proxy(ctx: Run) -> str:
     """This node's kube-proxy pod from before its last restart was asked for; "" for none."""
-    owner = ctx.api.get(api.path_of("DaemonSet", "kube-proxy", "kube-system"))
+    owner = ctx.api.get(api.path_of("DaemonSet", "kube-proxy", namespace="kube-system"))
     field = f"spec.nodeName={ctx.config.node.name}"
     pods = ctx.api.list(api.path_of("Pod", namespace="kube-system"), label="k8s-app=kube-proxy", field=field)
     old = [pod["metadata"]["name"] for pod in pods if owner and not objects.is_restarted(pod, owner)]
@@ -124,7 +124,7 @@ def look_up_dns(ctx: Run) -> str:
     if ended:
         return ended
     server = ctx.config.cluster.service_address(10) if has_proxy(ctx) else ready[0][0]
-    found = probes.lookup_in_cluster(ctx.host, server, name)
+    found = probes.lookup_in_cluster(ctx.host, server, name=name)
     if found is None:
         return f"CoreDNS is Ready, but no answer comes from {server}:53{_describe_missing_route(ctx, server)}"
     return "" if wanted in found else f"{name} resolves to {found}, not to {wanted}"
@@ -167,5 +167,5 @@ def _proxy_trouble(ctx: Run) -> str:
     """What kube-proxy on this node says of its rules: it runs on and is "Ready" when it cannot program them."""
     if not has_proxy(ctx):
         return "there is no kube-proxy: nothing leads to the API's Service unless another program sees to it"
-    line = container_trouble.container_error(ctx.host, ctx.config.node.cri_socket, "kube-proxy")
+    line = container_trouble.container_error(ctx.host, ctx.config.node.cri_socket, name="kube-proxy")
     return f"kube-proxy says: {line}" if line else "kube-proxy's rules may be missing, though its log names no error"

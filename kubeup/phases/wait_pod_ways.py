@@ -29,14 +29,14 @@ def wait_for_pod_ways(ctx: Run, ways: pod_view.Ways) -> None:
     def find_cause() -> Optional[signs.BrokenLink]:
         return signs.BrokenLink(cut.what, cut.cause, cut.remedy, link="pod-way") if cut else None
 
-    with pod_view.OwnNamespace(ctx.host, ctx.paths, ctx.config.node.cri_socket) as own:
+    with pod_view.OwnNamespace(ctx.host, ctx.paths, socket=ctx.config.node.cri_socket) as own:
         find_place = own.path if node_routes.is_own_network(ctx.host, ctx.paths) else lambda: first_pod(ctx)
 
         def look() -> str:
             nonlocal cut
             try:
                 place = find_place()
-                cut = pod_view.find_cut(ctx.host, place, ways) if place else None
+                cut = pod_view.find_cut(ctx.host, place, ways=ways) if place else None
             except HostError as error:
                 cut = pod_view.Cut(error.what, error.cause, error.remedy)
             return cut.what if cut else ""
@@ -52,7 +52,7 @@ def first_pod(ctx: Run) -> Optional[Path]:
     return found[0] if found else None
 
 
-def plan_ways(ctx: Run, dns_address: str, behind: Iterable[pod_view.Way] = ()) -> pod_view.Ways:
+def plan_ways(ctx: Run, dns_address: str, *, behind: Iterable[pod_view.Way] = ()) -> pod_view.Ways:
     """The cluster's DNS (unless its address is "") and API Service, and what is known to stand behind them."""
     name = f"kubernetes.default.svc.{ctx.config.cluster.networking.dns_domain}"
     services = pod_view.service_ways(dns_address, ctx.config.cluster.service_address(1))

@@ -62,7 +62,7 @@ class Wait:
                 self.heal()
                 before, link, looked = link, self._find_broken_link(), elapsed
                 if link and link.is_final:
-                    raise self._failure(missing, elapsed, link)
+                    raise self._failure(missing, elapsed, found=link)
                 # what two looks see is no hiccup of a start: it may heal, but nobody should have to wait to hear of it
                 if link and before and link.key == before.key and link.key not in told:
                     told.add(link.key)
@@ -75,7 +75,7 @@ class Wait:
             goal=self.goal,
             timeout_s=self.timeout_s,
             tell=self.ctx.report.waiting,
-            failure=lambda missing, elapsed: self._failure(missing, elapsed, self._find_broken_link()),
+            failure=lambda missing, elapsed: self._failure(missing, elapsed, found=self._find_broken_link()),
             meanwhile=meanwhile,
         )
 
@@ -88,7 +88,7 @@ class Wait:
             self.ctx.host, socket, components=self.components, unhealthy=dict(self.unhealthy)
         )
 
-    def _failure(self, missing: str, elapsed: float, found: Optional[signs.BrokenLink]) -> ClusterError:
+    def _failure(self, missing: str, elapsed: float, *, found: Optional[signs.BrokenLink]) -> ClusterError:
         is_word_only = found is not None and found.link == "probe" and not found.is_final
         if found and not is_word_only:
             return ClusterError(

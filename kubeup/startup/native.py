@@ -108,7 +108,7 @@ def parse_index(text: str) -> list[Native]:
     return [Native(module, parse_version(glibc), sha256, member) for module, glibc, sha256, member in rows]
 
 
-def pick_native(natives: Sequence[Native], module: str, interpreter: Interpreter) -> Native:
+def pick_native(natives: Sequence[Native], module: str, *, interpreter: Interpreter) -> Native:
     """The file with `module` for `interpreter`. Raises PreflightError when there is none that would work."""
     arch, libc, flags = _parse_suffix(interpreter.suffixes[0])
     if interpreter.implementation != "cpython":
@@ -201,7 +201,7 @@ class NativeFinder:
         natives = self._read_index()
         interpreter = read_interpreter()
         # Each is looked for before the first one loads: half of the two would end in an error without a remedy.
-        picked = {module: pick_native(natives, module, interpreter) for module in MODULES}[name]
+        picked = {module: pick_native(natives, module, interpreter=interpreter) for module in MODULES}[name]
         return ModuleSpec(name, NativeLoader(self, picked), origin=f"{self.archive}/{picked.member}")
 
     def stream_native(self, native: Native) -> Iterator[bytes]:

@@ -25,7 +25,7 @@ class NativeHook:
         self._archive = archive
         self._zip = zip_loader
 
-    def find_spec(self, name: str, path: object = None, target: object = None) -> Optional[ModuleSpec]:
+    def find_spec(self, name: str, path: object = None, target: object = None) -> Optional[ModuleSpec]:  # noqa: PLR0917
         if name in ABSENT:
             raise ModuleNotFoundError(f"kb.pyz brings no {name}", name=name)
         if name not in NAMES:

@@ -88,7 +88,7 @@ def whole(tmp_path: Path) -> Path:
     )
     for name in IMAGES:
         gathering.add_image(bundle_needs.Need(name, "a test"), sources)
-    gathering.add_files(bundle_needs.plan_files(("amd64",)), sources, "v1.35.6")
+    gathering.add_files(bundle_needs.plan_files(("amd64",)), sources, kubernetes_version="v1.35.6")
     bundle_write.write_bundle(gathering, tmp_path / "a.tar", kubernetes_version="v1.35.6")
     return tmp_path / "a.tar"
 
@@ -151,7 +151,7 @@ def test_by_way_of_a_registry_the_bundle_is_the_same(whole: Path, tmp_path: Path
         sources = (bundle_sources.RegistrySource(url), bundle_sources.FolderSource(tmp_path / "programs"))
         for name in IMAGES:
             gathering.add_image(bundle_needs.Need(name, "a test"), sources)
-        gathering.add_files(bundle_needs.plan_files(("amd64",)), sources, "v1.35.6")
+        gathering.add_files(bundle_needs.plan_files(("amd64",)), sources, kubernetes_version="v1.35.6")
         bundle_write.write_bundle(gathering, tmp_path / "b.tar", kubernetes_version="v1.35.6")
     assert (tmp_path / "b.tar").read_bytes() == whole.read_bytes()
 
@@ -544,7 +544,7 @@ def test_a_mode_from_a_bundle_gives_nobody_a_right_to_write(whole: Path, tmp_pat
     assert {file["mode"] for file in json.loads(shown.stdout)["files"]} <= {"0755", "0644"}
     node = LocalHost(tmp_path / "node")
     (tmp_path / "node/usr/local/bin").mkdir(parents=True)
-    offered = packages.offer_bundle(LocalHost(), oci_layout.open_layout(LocalHost(), folder), "amd64")
+    offered = packages.offer_bundle(LocalHost(), oci_layout.open_layout(LocalHost(), folder), arch="amd64")
     staged = packages.stage(
         node,
         list(offered.values()),

@@ -69,7 +69,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     key, public = make_keys(folder)
     (folder / "key.pub").write_text(public)
     host, config = LocalHost(), make_config()
-    needs = bundle_needs.plan_images(config, RELEASES[35], [], ())
+    needs = bundle_needs.plan_images(config, RELEASES[35], network=[], more=())
     for name in ("good", "evil"):
         write_layout(
             folder / f"layout-{name}", {need.name: {"amd64": [f"{name} {need.name}".encode()]} for need in needs}
@@ -131,7 +131,7 @@ def test_a_copy_that_lies_there_counts_by_its_index_and_signature(tmp_path: Path
     assert caught.value.code == "signature-missing"
     shutil.copy(made / "evil.tar", tmp_path / "node/usb/kb.tar")
     with pytest.raises(HostError) as told:
-        install_programs._offer(ctx, "bundle", ["kubelet"], "amd64")
+        install_programs._offer(ctx, "bundle", names=["kubelet"], arch="amd64")
     assert told.value.code == "signature-missing", "the phase of the programs asks for itself"
     with pytest.raises(HostError) as served:
         do(serve_mirror.plan_mirror, ctx)

@@ -175,7 +175,7 @@ def test_fix_makes_it_what_a_node_needs(tmp_path: Path, program: str, name: str)
     is_old = runtime.read_own_schema(host) < 3
     before = dict(host.files)
     try:
-        told = runtime_fix.fix_runtime(host, SOCKET, WANTED)
+        told = runtime_fix.fix_runtime(host, SOCKET, wanted=WANTED)
     except HostError as error:
         assert error.code == "runtime-not-fixable"
         assert refused or (name == "short-names" and not is_old), error.cause
@@ -183,7 +183,7 @@ def test_fix_makes_it_what_a_node_needs(tmp_path: Path, program: str, name: str)
         return
     is_new = "version = 3" in FILES[name].get("config.toml", "")
     assert told and (not refused or (is_new and is_old))
-    assert runtime_fix.plan_settings(2 if is_old else 3, effective(host), WANTED) == ()
+    assert runtime_fix.plan_settings(2 if is_old else 3, effective(host), wanted=WANTED) == ()
     handler = handler_of(host)
     assert (handler.type, handler.cgroup_driver) == ("io.containerd.runc.v2", "systemd")
     if "nvidia" in "".join(FILES[name].values()) and not (is_new and is_old) and name != "imported":
@@ -192,7 +192,7 @@ def test_fix_makes_it_what_a_node_needs(tmp_path: Path, program: str, name: str)
     for path, data in before.items():
         kept = [line for line in data.splitlines() if b"nvidia" in line or (b"#" in line and b"ours" not in line)]
         assert [line for line in kept if line not in host.files[path].splitlines()] == []
-    assert runtime_fix.fix_runtime(host, SOCKET, WANTED) == ()
+    assert runtime_fix.fix_runtime(host, SOCKET, wanted=WANTED) == ()
 
 
 @pytest.mark.parametrize("name", [*ONE_LINE, *BROKEN])
@@ -201,7 +201,7 @@ def test_a_file_that_kb_cannot_mend_is_left_as_it_is_and_said_so(tmp_path: Path,
     host = make_host(tmp_path, program, {"config.toml": text})
     before = dict(host.files)
     with pytest.raises(HostError) as caught:
-        runtime_fix.fix_runtime(host, SOCKET, WANTED)
+        runtime_fix.fix_runtime(host, SOCKET, wanted=WANTED)
     assert caught.value.code == "runtime-not-fixable"
     assert ("written within one line" if name in ONE_LINE else "containerd does not read it") in caught.value.cause
     assert host.files == before
@@ -240,7 +240,7 @@ def test_what_kb_proposes_does_what_it_should(tmp_path: Path, program: str, name
     for setting, value in (("sandbox_image", f'"{PAUSE}"'), ("SystemdCgroup", "true"), ("config_path", '"/c"')):
         bare = runtime.RuntimeStatus(SOCKET, name="containerd", is_ready=True)
         status = runtime._with_dump(bare, effective(host))
-        remedy = runtime.describe_setting(status, setting, value, host=host)
+        remedy = runtime.describe_setting(status, setting, value=value, host=host)
         assert remedy.endswith("then: systemctl restart containerd")
         if name == "short-names" and runtime.read_own_schema(host) > 2:
             assert "in version 2" in remedy

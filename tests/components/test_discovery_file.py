@@ -54,7 +54,9 @@ def write(folder: Path, server: Server, *, user: str = "{token: t}", more: str =
 
 def discover(path: Path, token: Secret = NO_TOKEN) -> Access:
     wanted = Discovery(file=str(path), tls_bootstrap_token=token)
-    return find_cluster.discover_cluster(HastyHost(), wanted, TIMEOUTS, tell=lambda _: None, note=lambda _: None)
+    return find_cluster.discover_cluster(
+        HastyHost(), wanted, timeouts=TIMEOUTS, tell=lambda _: None, note=lambda _: None
+    )
 
 
 def refused(path: Path, token: Secret = NO_TOKEN) -> KbError:
@@ -211,7 +213,7 @@ def test_what_a_server_sends_reads_and_runs_nothing_here(
     cluster.pages["/found.conf"] = text
     wanted = Discovery(file=f"{cluster.url}/found.conf")
     with pytest.raises(KbError) as caught:
-        find_cluster.discover_cluster(HastyHost(), wanted, TIMEOUTS, tell=lambda _: None, note=lambda _: None)
+        find_cluster.discover_cluster(HastyHost(), wanted, timeouts=TIMEOUTS, tell=lambda _: None, note=lambda _: None)
     assert caught.value.code == "discovery-not-self-contained"
 
 

@@ -83,7 +83,9 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 def gather(tmp_path: Path, preset: presets.Preset) -> bundle_sources.Gathering:
     gathering = bundle_sources.Gathering(HOST, tmp_path / "parts", ("amd64",))
-    gathering.add_files(bundle_needs.plan_files(("amd64",)), (bundle_sources.DownloadSource(preset),), V)
+    gathering.add_files(
+        bundle_needs.plan_files(("amd64",)), (bundle_sources.DownloadSource(preset),), kubernetes_version=V
+    )
     return gathering
 
 

@@ -738,7 +738,7 @@ def test_a_service_of_root_s_runs_a_python_that_is_root_s(tmp_path: Path, monkey
         found = find_root_python()
         assert not found.startswith(str(tmp_path))
         assert is_root_s_alone(Path(found))
-    command = own_copy.plan_command(LocalHost(), Path("/x/kb.pyz"), Paths())
+    command = own_copy.plan_command(LocalHost(), Path("/x/kb.pyz"), paths=Paths())
     assert command == f"{found} -I /usr/local/lib/kb/kb.pyz"
     find_root_python.cache_clear()
 
@@ -764,7 +764,7 @@ def test_services_run_no_kb_that_another_user_could_exchange(tmp_path: Path, wro
     (folder / "kb.pyz").write_text("kb")
     os.chown(folder / "kb.pyz", NOBODY, NOBODY)
     # pytest's own folders, in /tmp, are root's and closed
-    assert own_copy.ensure_installed_kb(LocalHost(), Places(), pyz), "the same bytes, but not root's file"
+    assert own_copy.ensure_installed_kb(LocalHost(), Places(), pyz=pyz), "the same bytes, but not root's file"
     assert (folder / "kb.pyz").stat().st_uid == 0
     if wrong == "the folder's owner":
         os.chown(folder, NOBODY, NOBODY)
@@ -778,7 +778,7 @@ def test_services_run_no_kb_that_another_user_could_exchange(tmp_path: Path, wro
         shutil.rmtree(folder)
         folder.symlink_to(tmp_path / "his")
     with pytest.raises(HostError) as caught:
-        own_copy.ensure_installed_kb(LocalHost(), Places(), pyz)
+        own_copy.ensure_installed_kb(LocalHost(), Places(), pyz=pyz)
     assert caught.value.code == "folder-of-another-user" and "chown root:root" in caught.value.remedy
     assert not (tmp_path / "his/kb.pyz").exists()
 

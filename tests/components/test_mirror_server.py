@@ -73,7 +73,7 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running
 def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_tls: bool = False) -> Iterator[Running]:
     write_layout(tmp_path / "layout", {"registry.k8s.io/web:1": {"amd64": [BLOB]}})
     said: list[str] = []
-    store = mirror_catalog.Store(LocalHost(), tmp_path / "layout", said.append)
+    store = mirror_catalog.Store(LocalHost(), tmp_path / "layout", log=said.append)
     listener = LocalHost().listen("127.0.0.1", 0)
     tls = mirror_server.make_tls_context(*make_certificate(tmp_path)) if is_tls else None
     server = mirror_server.Server(store, listener, log=said.append, tls=tls)
@@ -99,7 +99,9 @@ def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_tls: bool = F
 def make_certificate(folder: Path) -> tuple[Path, Path]:
     key = private_keys.generate_key("ECDSA-P256")
     validity = certificates.plan_validity(datetime.datetime.now(datetime.timezone.utc), 86400)
-    (folder / "server.crt").write_text(certificates.cert_to_pem(certificates.issue_ca_cert("mirror", key, validity)))
+    (folder / "server.crt").write_text(
+        certificates.cert_to_pem(certificates.issue_ca_cert("mirror", key, validity=validity))
+    )
     (folder / "server.key").write_text(private_keys.key_to_pem(key).reveal())
     return folder / "server.crt", folder / "server.key"
 
@@ -317,7 +319,7 @@ def test_links_and_pipes_in_a_layout_are_not_served(running: Running, tmp_path: 
     planted = tmp_path / "layout/blobs/sha256" / ("f" * 64)
     planted.symlink_to("/etc/passwd")
     os.mkfifo(tmp_path / "layout/blobs/sha256" / ("e" * 64))
-    store = mirror_catalog.Store(LocalHost(), tmp_path / "layout", lambda text: None)
+    store = mirror_catalog.Store(LocalHost(), tmp_path / "layout", log=lambda text: None)
     assert not {f"sha256:{'f' * 64}", f"sha256:{'e' * 64}"} & set(store.catalog.blobs)
     # and one that takes a blob's place later
     path = running.server._store.catalog.blobs[running.blob].path

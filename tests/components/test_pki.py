@@ -156,7 +156,7 @@ def test_extension_order_and_criticality(node: tuple[Run, Path]) -> None:
 
 def test_organizations_come_first(tmp_path: Path) -> None:
     ctx = make_pki(LocalHost(tmp_path))
-    text = kubeconfig.make_user_kubeconfig(ctx.host, PATHS, ctx.config, client_name="alice", orgs=("dev", "ops"))
+    text = kubeconfig.make_user_kubeconfig(ctx.host, PATHS, config=ctx.config, client_name="alice", orgs=("dev", "ops"))
     pem = kubeconfig.parse_kubeconfig(text, source="stdout").client_cert_pem
     subject = run(program("openssl"), "x509", "-noout", "-subject", stdin=pem)
     assert re.sub(r"\s*([=+])\s*", r"\1", subject.strip()) == "subject=O=dev+O=ops, CN=alice"
@@ -179,7 +179,7 @@ def test_kubectl_reads_every_kubeconfig(node: tuple[Run, Path]) -> None:
 def test_kubectl_reads_a_users_kubeconfig(tmp_path: Path) -> None:
     ctx = make_pki(LocalHost(tmp_path))
     text = kubeconfig.make_user_kubeconfig(
-        ctx.host, PATHS, ctx.config, client_name="alice", token=Secret("tok"), server="cp1:443"
+        ctx.host, PATHS, config=ctx.config, client_name="alice", token=Secret("tok"), server="cp1:443"
     )
     (tmp_path / "alice").write_text(text)
     template = "{.users[0].user.token} {.clusters[0].cluster.server}"
@@ -192,7 +192,7 @@ def test_kubectl_accepts_the_secrets(tmp_path: Path) -> None:
     ctx = make_pki(LocalHost(tmp_path))
     now = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
     token = BootstrapToken(token_text.generate_token())
-    files = shared_certs.read_shared_files(ctx.host, PATHS, ctx.config.cluster)
+    files = shared_certs.read_shared_files(ctx.host, PATHS, cluster=ctx.config.cluster)
     secret = shared_certs.render_certs_secret(
         files, shared_certs.new_certificate_key(), token_id=token.token_id, token_uid="u-1"
     )

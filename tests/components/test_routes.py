@@ -185,10 +185,12 @@ class Lab:
         for name, host in self.hosts.items():
             host.ran.clear()
             me = self.me(name)
-            wanted = route_plan.plan_network(self.peers, me, node_routes.read_interfaces(host), backend=backend)
+            wanted = route_plan.plan_network(
+                self.peers, me, interfaces=node_routes.read_interfaces(host), backend=backend
+            )
             assert wanted.problems == ()
             assert node_routes.ensure_network(host, wanted) == []
-            assert masquerade.ensure_masquerade(host, me.pod_cidrs, POD_CIDRS) == []
+            assert masquerade.ensure_masquerade(host, me.pod_cidrs, cluster=POD_CIDRS) == []
             ran[name] = list(host.ran)
         return ran
 

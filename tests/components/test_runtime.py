@@ -220,26 +220,26 @@ def test_probe(containerd: Daemon) -> None:
 
 def test_images_come_once(containerd: Daemon, registry: str) -> None:
     names = [f"{registry}/test/pause:1", f"{registry}/test/fail:1"]
-    first = image_pulls.ensure_images(HOST, containerd.socket, names, is_serial=False)
+    first = image_pulls.ensure_images(HOST, containerd.socket, names=names, is_serial=False)
     assert first.failed == ()
     assert set(first.pulled) | set(first.present) == set(names)
     assert set(names) <= image_pulls.list_images(HOST, containerd.socket)
-    again = image_pulls.ensure_images(HOST, containerd.socket, names)
+    again = image_pulls.ensure_images(HOST, containerd.socket, names=names)
     assert again == image_pulls.ImagesResult(present=tuple(names))
 
 
 def test_an_image_that_is_not_there(containerd: Daemon, registry: str) -> None:
     for name in (f"{registry}/test/pause:2", f"{registry}/other:1"):
-        (error,) = image_pulls.ensure_images(HOST, containerd.socket, [name]).failed
+        (error,) = image_pulls.ensure_images(HOST, containerd.socket, names=[name]).failed
         assert error.kind == "not-found"
 
 
 def test_a_registry_that_is_not_there(containerd: Daemon) -> None:
     with pytest.raises(image_pulls.ImagePullError) as caught:
-        image_pulls.pull_image(HOST, containerd.socket, f"127.0.0.1:{free_port()}/a:1")
+        image_pulls.pull_image(HOST, containerd.socket, image=f"127.0.0.1:{free_port()}/a:1")
     assert caught.value.kind == "refused"
     with pytest.raises(image_pulls.ImagePullError) as caught:
-        image_pulls.pull_image(HOST, containerd.socket, "registry.invalid/a:1")
+        image_pulls.pull_image(HOST, containerd.socket, image="registry.invalid/a:1")
     assert caught.value.kind == "dns"
 
 
@@ -278,9 +278,9 @@ def test_a_container_that_fails(containerd: Daemon, registry: str) -> None:
     assert time.time_ns() - ended.created_ns < 60 * 10**9
     assert containers.list_containers(HOST, containerd.socket, name="fail") == [ended]
     assert containers.list_containers(HOST, containerd.socket, name="fai") == []
-    assert containers.container_logs(HOST, containerd.socket, container_id) == ["Error: boom"]
+    assert containers.container_logs(HOST, containerd.socket, container_id=container_id) == ["Error: boom"]
     if HOST.which("ctr"):
-        (seen,) = containers._list_through_ctr(HOST, containerd.socket, "")
+        (seen,) = containers._list_through_ctr(HOST, containerd.socket, name="")
         assert (seen.id, seen.name, seen.attempt, seen.state, seen.pod) == (container_id, "fail", 4, "exited", "p")
         assert seen.log_path == f"{containerd.folder}/logs/fail.log"
 

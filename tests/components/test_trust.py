@@ -61,7 +61,7 @@ class Authority:
         self.folder = folder / name
         self.folder.mkdir()
         key = private_keys.generate_key("ECDSA-P256")
-        self.ca = certificates.Ca(certificates.issue_ca_cert(name, key, validity), key, self.folder / "ca.crt")
+        self.ca = certificates.Ca(certificates.issue_ca_cert(name, key, validity=validity), key, self.folder / "ca.crt")
         self.pem = certificates.cert_to_pem(self.ca.cert)
         self.pin = certificates.ca_cert_hashes(self.pem)[0]
         subject = certificates.Subject(
@@ -224,7 +224,9 @@ def cluster_info(server_url: str, ca_pem: str, *signers: Secret) -> bytes:
 def discover(server: Server, *pins: str, notes: Optional[list[str]] = None) -> membership.Access:
     wanted = BootstrapTokenDiscovery(TOKEN, server.address, pins, unsafe_skip_ca_verification=not pins)
     note = notes.append if notes is not None else lambda text: None
-    return find_cluster.discover_cluster(LocalHost(), Discovery(wanted), TIMEOUTS, tell=lambda text: None, note=note)
+    return find_cluster.discover_cluster(
+        LocalHost(), Discovery(wanted), timeouts=TIMEOUTS, tell=lambda text: None, note=note
+    )
 
 
 @bundles
@@ -361,7 +363,11 @@ def test_a_kubeconfig_whose_server_is_plain_http(tmp_path: Path) -> None:
         assert caught.value.code == "credentials-unprotected" and "https" in caught.value.remedy
         with pytest.raises(KbError) as told:
             find_cluster.discover_cluster(
-                LocalHost(), Discovery(file=str(path)), TIMEOUTS, tell=lambda text: None, note=lambda text: None
+                LocalHost(),
+                Discovery(file=str(path)),
+                timeouts=TIMEOUTS,
+                tell=lambda text: None,
+                note=lambda text: None,
             )
         assert told.value.code == "credentials-unprotected"
         assert plain.seen == []
@@ -374,10 +380,10 @@ def test_a_registry_s_upload_that_is_sent_elsewhere(real: Authority, evil: Autho
         client = registry_client.Registry(LocalHost(), server.url, tls=Tls(Anchors.given(real.pem + evil.pem)))
         client._tokens["repository:x:pull,push"] = "Basic dTpwdw=="
         with pytest.raises(Unreachable, match="not https"):
-            client.push_blob(LocalHost(), "x", "sha256:" + "0" * 64, 1, [b"x"])
+            client.push_blob(LocalHost(), "x", digest="sha256:" + "0" * 64, size=1, content=[b"x"])
         server.pages["/v2/x/blobs/uploads/"] = (202, {"Location": f"{other.url}/take"}, b"")
         with contextlib.suppress(KbError):
-            client.push_blob(LocalHost(), "x", "sha256:" + "0" * 64, 1, [b"x"])
+            client.push_blob(LocalHost(), "x", digest="sha256:" + "0" * 64, size=1, content=[b"x"])
         assert server.credentials == ["Basic dTpwdw=="] * 2
         assert plain.seen == [] and other.credentials == []
 
@@ -434,7 +440,7 @@ def test_a_server_that_a_registry_sends_on_to_is_not_logged_in_to(
             LocalHost(), server.url, ("u", Secret("pw")), tls=Tls(Anchors.given(real.pem))
         )
         with pytest.raises(registry_client.Refused):
-            b"".join(client._stream("x/blobs/sha256:1", "s", {}, 0))
+            b"".join(client._stream("x/blobs/sha256:1", "s", headers={}, offset=0))
         with pytest.raises(registry_client.Refused):
             client.get_manifest("x", "1")
         assert other.credentials == [] and [path for _, path, *_ in other.seen] == ["/it", "/it"]
@@ -472,7 +478,7 @@ def test_https_is_not_left_by_a_redirect(real: Authority, evil: Authority) -> No
             server.pages["/x"] = (302, {"Location": target}, b"")
             proven = Tls(Anchors.given(real.pem))
             with pytest.raises(Unreachable):
-                b"".join(registry_client.open_url(LocalHost(), f"{server.url}/x", 0, tls=proven))
+                b"".join(registry_client.open_url(LocalHost(), f"{server.url}/x", offset=0, tls=proven))
         assert plain.seen == []
         plain.pages["/y"] = (302, {"Location": f"{plain.url}/x"}, b"")
         assert get_page(LocalHost(), f"{plain.url}/y")[1].body == b"planted", (

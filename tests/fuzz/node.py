@@ -446,11 +446,11 @@ class Node(ClusterHost):
 
     @contextlib.contextmanager
     def http_open(self, url: str, **rest: Any) -> Iterator[Any]:
-        raise http.Unreachable(url, "refused", "a node of tests streams nothing")
+        raise http.Unreachable(url, "refused", text="a node of tests streams nothing")
         yield  # pragma: no cover
 
     def http_upload(self, url: str, body: Any, **rest: Any) -> http.HttpResponse:
-        raise http.Unreachable(url, "refused", "a node of tests streams nothing")
+        raise http.Unreachable(url, "refused", text="a node of tests streams nothing")
 
     def listen(self, address: str, port: int) -> Any:
         raise HostError("cannot listen", cause="a test", remedy="look", code="cannot-listen")

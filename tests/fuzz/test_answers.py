@@ -105,13 +105,13 @@ class OddNode(Node):
     def alter_answer(self, url: str, found: HttpResponse) -> HttpResponse:
         chance = self.chance
         if chance.random() < 0.1:
-            raise Unreachable(url, chance.choice(("refused", "timeout", "dns", "tls", "reset", "other")), "odd")
+            raise Unreachable(url, chance.choice(("refused", "timeout", "dns", "tls", "reset", "other")), text="odd")
         status = chance.choice((found.status,) * 8 + (200, 201, 204, 304, 400, 401, 403, 404, 409, 422, 429, 500, 999))
         headers = {name: chance.choice(ODD_TEXTS) for name in ("date", "content-type", "location")}
         return HttpResponse(status, alter_text(chance, found.body), headers)
 
-    def udp_exchange(self, address: str, port: int, payload: bytes, **rest: Any) -> Optional[bytes]:
-        found = super().udp_exchange(address, port, payload, **rest)
+    def udp_exchange(self, address: str, port: int, *, payload: bytes, **rest: Any) -> Optional[bytes]:
+        found = super().udp_exchange(address, port, payload=payload, **rest)
         if not self.asks(f"udp {address} {port}"):
             return found
         return self.chance.choice((None, b"", alter_bytes(self.chance, found or b"x"), self.chance.randbytes(40)))

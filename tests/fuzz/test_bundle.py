@@ -41,8 +41,8 @@ def read_in_every_way(path: Path) -> None:
         for look in (
             lambda: bundle_verify.verify_bundle(HOST, found),
             lambda: bundle.list_files(HOST, found),
-            lambda: bundle_verify.diff_bundles(HOST, found, found),
-            lambda: programs.offer_bundle(HOST, found, "amd64"),
+            lambda: bundle_verify.diff_bundles(HOST, found, other=found),
+            lambda: programs.offer_bundle(HOST, found, arch="amd64"),
             lambda: programs.architectures_in(HOST, found),
             lambda: mirror_catalog.build_catalog(HOST, [found]),
             lambda: bundle.choose_files([bundle.read_files(HOST, found)]),

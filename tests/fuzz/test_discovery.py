@@ -33,7 +33,7 @@ TOKEN = Secret("abcdef.0123456789abcdef")
 SERVER = "https://10.0.0.11:6443"
 CA = certificates.cert_to_pem(
     certificates.issue_ca_cert(
-        "kubernetes", private_keys.generate_key("ECDSA-P256"), certificates.plan_validity(NOW, 3600)
+        "kubernetes", private_keys.generate_key("ECDSA-P256"), validity=certificates.plan_validity(NOW, 3600)
     )
 )
 KUBECONFIG = render_cluster_info(SERVER, CA)["data"]["kubeconfig"]
@@ -55,7 +55,7 @@ def discover(body: bytes, *, status: int, date: str, pins: tuple[str, ...]) -> N
     wanted = BootstrapTokenDiscovery(TOKEN, "10.0.0.11:6443", pins, unsafe_skip_ca_verification=not pins)
     with contextlib.suppress(KbError):
         find_cluster.discover_cluster(
-            host, Discovery(wanted), Timeouts(discovery_s=1), tell=lambda text: None, note=lambda text: None
+            host, Discovery(wanted), timeouts=Timeouts(discovery_s=1), tell=lambda text: None, note=lambda text: None
         )
 
 

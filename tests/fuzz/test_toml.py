@@ -81,10 +81,12 @@ def test_any_configuration_of_containerd_is_judged_and_mended() -> None:
 def judge(host: FakeHost) -> None:
     status = runtime.probe_runtime(host, SOCKET)
     for setting in ("sandbox_image", "SystemdCgroup", "config_path", "restrict_oom_score_adj"):
-        assert runtime.describe_setting(status, setting, "x", host=host)
+        assert runtime.describe_setting(status, setting, value="x", host=host)
     files = containerd_config.read_files(host, Path("/etc/containerd/config.toml"))
     assert files
     with contextlib.suppress(KbError):
         runtime_fix.fix_runtime(
-            host, SOCKET, runtime_fix.Wanted("registry.k8s.io/pause:3.10", True, False, "/etc/containerd/certs.d")
+            host,
+            SOCKET,
+            wanted=runtime_fix.Wanted("registry.k8s.io/pause:3.10", True, False, "/etc/containerd/certs.d"),
         )

@@ -70,8 +70,8 @@ def run_init(
     given = dict(FLAGS if flags is None else flags)
     config = load_init_config(host, config_file=config_file, flags=given)
     paths = launcher.paths_of(config, given)
-    ctx = launcher.make_run(host, config, paths, Report(log or io.StringIO(), verbosity=1))
-    runner = Runner("init", kb.INIT, load_state(host, paths))
+    ctx = launcher.make_run(host, config, paths=paths, report=Report(log or io.StringIO(), verbosity=1))
+    runner = Runner("init", kb.INIT, state=load_state(host, paths))
     return runner.run(ctx, only=only, skip=() if only else (*skip, *config.skip_phases))
 
 
@@ -81,7 +81,7 @@ def run_reset(host: Host, *, log: Optional[io.StringIO] = None) -> RunResult:
     node_state = load_state(host, paths)
     report = Report(log or io.StringIO(), verbosity=1)
     ctx = ResetRun(host=host, paths=paths, report=report, cri_socket=NodeRegistration.cri_socket)
-    result = Runner("reset", kb.RESET, node_state, keeps_journal=False).run(ctx)
+    result = Runner("reset", kb.RESET, state=node_state, keeps_journal=False).run(ctx)
     take_away(host, paths)
     return result
 

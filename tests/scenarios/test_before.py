@@ -34,7 +34,7 @@ def lay(folder: Path, tree: Tree) -> ClusterHost:
     cluster = FakeCluster(objects=dict(tree.objects), version=version, is_up=bool(tree.objects))
     host = ClusterHost(folder / "root", cluster)
     host.clock = datetime.datetime.fromisoformat(tree.now)
-    tree.lay(host.root, kb=plan_command(host, None, Paths()))
+    tree.lay(host.root, kb=plan_command(host, None, paths=Paths()))
     if "/etc/systemd/system/multi-user.target.wants/kb-routes.service" in tree.links:
         host.answers["systemctl is-active kb-routes.service"] = lambda argv: CommandResult(argv, 0, "active\n")
     return host

@@ -203,7 +203,7 @@ def test_a_node_without_its_state_is_known_by_kb_s_mark(host: ClusterHost) -> No
     """kubeadm's files are the same to the letter: without a mark of kb's own the node counts as another's."""
     run_init(host)
     config = load_init_config(host, config_file=None, flags=dict(FLAGS))
-    ctx = launcher.make_run(host, config, launcher.paths_of(config, {}), Report(io.StringIO()))
+    ctx = launcher.make_run(host, config, paths=launcher.paths_of(config, {}), report=Report(io.StringIO()))
     host.remove(Paths.state)
     assert ctx.paths.manifest("etcd") in preflight.find_own_files(ctx)
     host.remove_tree(Paths.state_dir)

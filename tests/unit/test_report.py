@@ -16,6 +16,6 @@ def test_a_lost_terminal_does_not_stop_the_work() -> None:
         os.close(reading)
         report.line("not heard")
         assert report.quiet
-        report.phase(1, 2, "certs/ca", "Make it", "done")
+        report.phase(1, 2, name="certs/ca", does="Make it", outcome="done")
         report.waiting("for nobody")
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -29,7 +29,7 @@ FILLED = {"name": "", "inner": {"deep": {}}}
     ],
 )
 def test_what_fits_stays_and_null_is_the_same_as_left_out(value: Any, expected: Any) -> None:
-    assert fit(value, SHAPE, "it") == expected
+    assert fit(value, SHAPE, what="it") == expected
     assert fit_what_does(value, SHAPE) == expected
 
 
@@ -51,7 +51,7 @@ def test_what_fits_stays_and_null_is_the_same_as_left_out(value: Any, expected: 
 )
 def test_another_type_is_named_or_left_out(value: Any, cause: str) -> None:
     with pytest.raises(ValueError, match=cause):
-        fit(value, SHAPE, "it")
+        fit(value, SHAPE, what="it")
     left = fit_what_does(value, SHAPE)
     assert {key: item for key, item in left.items() if item not in ({}, [], [{"tags": []}])} == FILLED
 
@@ -74,5 +74,5 @@ def test_the_rows_that_a_program_prints(text: str, rows: list[Any]) -> None:
 
 def test_of_a_list_the_rest_stays() -> None:
     assert fit_what_does([1, "a", None, {}], [str]) == ["a", ""]
-    assert fit(["", None, "::1"], [ipaddress.ip_address], "it") == ["::1"]
+    assert fit(["", None, "::1"], [ipaddress.ip_address], what="it") == ["::1"]
     assert fit_what_does("x", [str]) == [] and fit_what_does(5, str) == "" and fit_what_does("x", object) == "x"

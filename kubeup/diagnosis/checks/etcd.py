@@ -37,7 +37,7 @@ def check_external_etcd_version(node: Node) -> Findings:
     for endpoint in external.http_endpoints or external.endpoints:
         url = f"{endpoint.rstrip('/')}/version"
         try:
-            answer = _ask(node.host, url, tls, attempts=attempts)
+            answer = _ask(node.host, url, tls=tls, attempts=attempts)
         except Unreachable as error:
             if node.workflow != DOCTOR:  # whose own look at etcd tells it, and whether the others are enough
                 yield Finding("ExternalEtcdVersion", ERROR, str(error), error.remedy)
@@ -60,7 +60,7 @@ def check_external_etcd_version(node: Node) -> Findings:
             )
 
 
-def _ask(host: Host, url: str, tls: Tls, *, attempts: int) -> HttpResponse:
+def _ask(host: Host, url: str, *, tls: Tls, attempts: int) -> HttpResponse:
     for attempt in range(1, attempts + 1):
         try:
             answer = host.http_get(url, tls=tls, timeout_s=10)

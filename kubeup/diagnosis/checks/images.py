@@ -15,23 +15,23 @@ def check_images(node: Node) -> Findings:
     sandbox = node.runtime.sandbox_image
     if sandbox and sandbox not in wanted:
         wanted.append(sandbox)
-    return _pull(node, wanted, sandbox)
+    return _pull(node, wanted, sandbox=sandbox)
 
 
 def check_balancer_image(node: Node) -> Findings:
     """A worker's kubelet pulls its images itself, but this one is needed before it can ask for anything else."""
     if not node.config.kb.load_balancer.is_local:
         return ()
-    return _pull(node, [images.load_balancer_image(node.config.kb)], "")
+    return _pull(node, [images.load_balancer_image(node.config.kb)], sandbox="")
 
 
-def _pull(node: Node, wanted: list[str], sandbox: Optional[str]) -> Findings:
+def _pull(node: Node, wanted: list[str], *, sandbox: Optional[str]) -> Findings:
     registration = node.config.node
     try:
         result = image_pulls.ensure_images(
             node.host,
             registration.cri_socket,
-            wanted,
+            names=wanted,
             policy=registration.image_pull_policy,
             is_serial=registration.image_pull_serial,
             tell=node.tell,
@@ -48,12 +48,12 @@ def _pull(node: Node, wanted: list[str], sandbox: Optional[str]) -> Findings:
 
 
 def _describe_missing_sandbox(node: Node, error: image_pulls.ImagePullError) -> Finding:
-    wanted = images.image_of("pause", node.config.cluster, node.release).ref
+    wanted = images.image_of("pause", node.config.cluster, release=node.release).ref
     if error.image == wanted:
         return Finding("ImagePull", ERROR, f"{error.what}: {error.cause}", error.remedy)
     return Finding(
         "ImagePull",
         ERROR,
         f"{node.runtime.label} starts every Pod with the image {error.image}, which cannot be pulled: {error.cause}",
-        runtime.describe_setting(node.runtime, "sandbox_image", f'"{wanted}"', host=node.host),
+        runtime.describe_setting(node.runtime, "sandbox_image", value=f'"{wanted}"', host=node.host),
     )

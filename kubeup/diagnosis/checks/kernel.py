@@ -54,7 +54,7 @@ def check_system(node: Node) -> Findings:
         return
     if version == 1:
         yield from _check_cgroup_v1(node)
-    yield from _check_controllers(node, version, mount)
+    yield from _check_controllers(node, version, mount=mount)
 
 
 def find_cgroups(node: Node) -> tuple[int, str]:
@@ -136,7 +136,7 @@ def _check_cgroup_v1(node: Node) -> Findings:
         )
 
 
-def _check_controllers(node: Node, version: int, mount: str) -> Findings:
+def _check_controllers(node: Node, version: int, *, mount: str) -> Findings:
     have = _read_controllers_v1(node.host) if version == 1 else _read_controllers_v2(node, mount)
     missing = [name for name in CONTROLLERS[version] if name not in have]
     if missing:

@@ -83,7 +83,7 @@ def check_balancer_ports(node: Node) -> Findings:
 def _check_ports(node: Node, ports: Iterable[Port]) -> Findings:
     for port in ports:
         holder = node.host.port_holder(port.number, "" if node.release.probe_ports_bind_all else port.address)
-        if holder is None or _is_own_process(node, port, holder):
+        if holder is None or _is_own_process(node, port, holder=holder):
             continue
         pid = re.search(r"pid (\d+)", holder)
         remedy = (
@@ -99,7 +99,7 @@ def _check_ports(node: Node, ports: Iterable[Port]) -> Findings:
         )
 
 
-def _is_own_process(node: Node, port: Port, holder: str) -> bool:
+def _is_own_process(node: Node, port: Port, *, holder: str) -> bool:
     """Whether an unfinished run of kb started it. The kernel keeps 15 characters of a program's name."""
     return node.owns(port.made_by) and holder.partition(" (pid ")[0] == port.program[:15]
 

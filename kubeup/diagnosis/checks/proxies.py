@@ -20,7 +20,7 @@ from kubeup.diagnosis.checks.facts import (
 )
 
 
-def uses_proxy(env: Mapping[str, str], host: str, port: int = 443) -> str:
+def uses_proxy(env: Mapping[str, str], host: str, *, port: int = 443) -> str:
     """The proxy through which Go's programs would reach https://host, "" for none (net/http.ProxyFromEnvironment)."""
     proxy = env.get("HTTPS_PROXY") or env.get("https_proxy") or ""
     host = host.strip("[]").lower().rstrip(".")
@@ -28,10 +28,10 @@ def uses_proxy(env: Mapping[str, str], host: str, port: int = 443) -> str:
     if not proxy or host == "localhost" or (address is not None and address.is_loopback):
         return ""
     excluded = (env.get("NO_PROXY") or env.get("no_proxy") or "").split(",")
-    return "" if any(_is_excluded(entry.strip().lower(), host, port) for entry in excluded) else proxy
+    return "" if any(_is_excluded(entry.strip().lower(), host, port=port) for entry in excluded) else proxy
 
 
-def _is_excluded(entry: str, host: str, port: int) -> bool:
+def _is_excluded(entry: str, host: str, *, port: int) -> bool:
     if entry in ("", "*"):
         return entry == "*"
     address = address_or_none(host)
@@ -107,7 +107,7 @@ def check_join_proxy(node: Node) -> Findings:
     server = node.config.join.server if node.config.join else ""
     parts = urllib.parse.urlsplit(server)
     env = node.host.environ()
-    proxy = uses_proxy(env, parts.hostname or "", parts.port or 443) if server else ""
+    proxy = uses_proxy(env, parts.hostname or "", port=parts.port or 443) if server else ""
     if proxy:
         yield Finding(
             "HTTPProxy",

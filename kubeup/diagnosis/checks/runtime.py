@@ -54,7 +54,7 @@ def check_cgroup_driver(node: Node) -> Findings:
     if status.cgroup_driver == "systemd":
         remedy = "set cgroupDriver: systemd in the KubeletConfiguration"
     else:
-        remedy = runtime.describe_setting(status, "SystemdCgroup", "true", host=node.host)
+        remedy = runtime.describe_setting(status, "SystemdCgroup", value="true", host=node.host)
         on_disk = runtime.read_containerd_config(node.host, status.socket) if status.name == "containerd" else None
         if runtime.read_cgroup_driver(on_disk) == wanted:
             restart = services.spoken_of(node.host).say("restart", "containerd")
@@ -82,19 +82,19 @@ def check_oom_score(node: Node) -> Findings:
         ERROR,
         f"this machine has no CAP_SYS_RESOURCE, so {node.runtime.label} cannot lower oom_score_adj and no Pod starts "
         "(\"can't get final child's PID from pipe: EOF\")",
-        runtime.describe_setting(node.runtime, "restrict_oom_score_adj", "true", host=node.host),
+        runtime.describe_setting(node.runtime, "restrict_oom_score_adj", value="true", host=node.host),
     )
 
 
 def check_sandbox_image(node: Node) -> Findings:
     status = node.runtime
-    wanted = images.image_of("pause", node.config.cluster, node.release).ref
+    wanted = images.image_of("pause", node.config.cluster, release=node.release).ref
     if status.sandbox_image and status.sandbox_image != wanted:
         yield Finding(
             "SandboxImage",
             WARNING,
             f"{status.label} starts Pods with the image {status.sandbox_image}, this release goes with {wanted}",
-            runtime.describe_setting(status, "sandbox_image", f'"{wanted}"', host=node.host),
+            runtime.describe_setting(status, "sandbox_image", value=f'"{wanted}"', host=node.host),
         )
 
 
@@ -110,7 +110,7 @@ def check_registry_config(node: Node) -> Findings:
             WARNING,
             f"{runtime.CERTS_D} has a hosts.toml for {', '.join(names[:3])}{', ...' * (len(names) > 3)}, and "
             f"{node.runtime.label} does not read that folder (its config_path is {told or 'not set'})",
-            runtime.describe_setting(node.runtime, "config_path", f'"{runtime.CERTS_D}"', host=node.host),
+            runtime.describe_setting(node.runtime, "config_path", value=f'"{runtime.CERTS_D}"', host=node.host),
         )
 
 
@@ -122,7 +122,7 @@ def check_cni_plugins(node: Node) -> Findings:
     if node.config.kb.pod_network.plugin != "bridge" or not node.runtime.is_ready:
         return
     try:
-        pod_network.check_cni_plugins(node.host, node.runtime.cni_bin_dirs, node.runtime.label)
+        pod_network.check_cni_plugins(node.host, node.runtime.cni_bin_dirs, runtime=node.runtime.label)
     except HostError as error:
         yield Finding("CNIPlugins", ERROR, f"{error.what}: {error.cause}", error.remedy)
 
@@ -150,6 +150,6 @@ def check_join_network(node: Node) -> Findings:
         return
     keep = "and join: a network that was applied to the cluster since writes its file again"
     try:
-        pod_network.check_foreign_cni_config(node.host, node.paths, keep)
+        pod_network.check_foreign_cni_config(node.host, node.paths, keep=keep)
     except HostError as error:
         yield Finding("CNIConfig", ERROR, f"{error.what}: {error.cause}", error.remedy)

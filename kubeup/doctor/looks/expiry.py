@@ -25,7 +25,7 @@ def look_at_certs(patient: Patient) -> Notes:
     """Certificates on disk: valid now and for a while yet, and with the key that belongs to them."""
     host, paths = patient.host, patient.paths
     if patient.is_control_plane:
-        problems = [*pki.find_problems(host, paths, _as_found(patient)), *kubeconfig.find_problems(host, paths)]
+        problems = [*pki.find_problems(host, paths, config=_as_found(patient)), *kubeconfig.find_problems(host, paths)]
         for problem in problems:
             yield Note("certificates", ERROR, str(problem), problem.remedy)
         bundle = _describe_bundle(patient)
@@ -45,7 +45,7 @@ def _describe_bundle(patient: Patient) -> str:
     host, paths = patient.host, patient.paths
     path = cert_specs.CERTS["ca"].cert_path(paths)
     try:
-        flags = read_flags(host, paths, "kube-controller-manager")
+        flags = read_flags(host, paths, component="kube-controller-manager")
         text = pki.describe_bundle(host, pki.read_ca(host, paths))
     except KbError:
         return ""  # a problem, told elsewhere

@@ -40,11 +40,11 @@ def look_at_node(patient: Patient) -> Notes:
     except KbError as error:
         yield Note("node", ERROR, f"the cluster does not say how node {name} is: {error}", error.remedy)
         return
-    yield from _judge_node(host, name, node)
+    yield from _judge_node(host, name, node=node)
     yield from _judge_serving_requests(name, requests)
 
 
-def _judge_node(host: Host, name: str, node: Optional[Mapping[str, Any]]) -> Notes:
+def _judge_node(host: Host, name: str, *, node: Optional[Mapping[str, Any]]) -> Notes:
     if node is None:
         text = f"the cluster has no node {name}: it was deleted, and a kubelet registers only when it starts"
         yield Note("node", ERROR, text, say_restart(host, "kubelet"))

@@ -51,12 +51,16 @@ def probe_components(patient: Patient) -> dict[str, str]:
     found = {}
     for name in patient.components:
         if name == "etcd":
-            url = read_flags(patient.host, patient.paths, "etcd").get("listen-metrics-urls", "").partition(",")[0]
+            url = (
+                read_flags(patient.host, patient.paths, component="etcd")
+                .get("listen-metrics-urls", "")
+                .partition(",")[0]
+            )
             seen = (
                 probes.probe_url(patient.host, f"{url}/health?serializable=false") if url else probes.Health(True, "")
             )
         else:
-            seen = probes.probe_url(patient.host, probes.component_url(patient.host, patient.paths, name))
+            seen = probes.probe_url(patient.host, probes.component_url(patient.host, patient.paths, component=name))
         is_closed = name == "kube-apiserver" and seen.seen.startswith(("HTTP 401", "HTTP 403"))
         found[name] = "" if seen.is_healthy or is_closed else seen.seen
     return found
@@ -79,7 +83,7 @@ def look_at_static_pods(patient: Patient) -> Notes:
     for name, text in told.items():
         if not text and name in young:
             continue  # it has not been probed yet
-        flags = read_flags(patient.host, patient.paths, name)
+        flags = read_flags(patient.host, patient.paths, component=name)
         closed = probes.describe_closed_probes(flags.items()) if name == "kube-apiserver" else ""
         remedy = probes.CLOSED_PROBES_REMEDY if closed else f"crictl logs $(crictl ps -q --name {name})"
         cause = "; ".join(filter(None, (text or "the kubelet has said nothing of its probes", closed)))

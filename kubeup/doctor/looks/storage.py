@@ -19,7 +19,7 @@ SLOW_FSYNC_S = 0.01
 
 def look_at_disk(patient: Patient) -> Notes:
     """How long etcd's writes take, by etcd's own count: nothing is written to find out."""
-    url = read_flags(patient.host, patient.paths, "etcd").get("listen-metrics-urls", "").partition(",")[0]
+    url = read_flags(patient.host, patient.paths, component="etcd").get("listen-metrics-urls", "").partition(",")[0]
     if not url:
         return
     try:
@@ -58,7 +58,7 @@ def look_at_etcd(patient: Patient) -> Notes:
     if "etcd" not in patient.components:
         return
     urls = etcd.client_urls_of_manifest(read_mapping(patient.host, patient.paths.manifest("etcd")))
-    client = etcd.Etcd(patient.host, urls, etcd.read_client_tls(patient.host, patient.paths))
+    client = etcd.Etcd(patient.host, urls, tls=etcd.read_client_tls(patient.host, patient.paths))
     try:
         members = client.list_members(is_sure=False)
     except Unreachable as error:

@@ -82,15 +82,15 @@ def look_at_dns(patient: Patient) -> Notes:
     if not patient.is_member or not servers:
         return
     name = f"kubernetes.default.svc.{patient.config.cluster.networking.dns_domain}"
-    if any(probes.lookup_in_cluster(patient.host, str(server), name) for server in servers):
-        yield from _look_from_pods(patient, str(servers[0]), name)
+    if any(probes.lookup_in_cluster(patient.host, str(server), name=name) for server in servers):
+        yield from _look_from_pods(patient, str(servers[0]), name=name)
         return
     lost = container_trouble.find_lost_rules(patient.host, patient.config.node.cri_socket)
     what = f"the cluster's DNS at {servers[0]} does not answer for {name}"
     if lost:
         yield Note("dns", ERROR, f"{what}: {lost.what}: {lost.cause}", lost.remedy)
         return
-    line = container_trouble.container_error(patient.host, patient.config.node.cri_socket, "kube-proxy")
+    line = container_trouble.container_error(patient.host, patient.config.node.cri_socket, name="kube-proxy")
     where = "" if patient.is_control_plane else ", on a control plane"
     yield Note(
         "dns",
@@ -100,27 +100,27 @@ def look_at_dns(patient: Patient) -> Notes:
     )
 
 
-def _look_from_pods(patient: Patient, dns_address: str, name: str) -> Notes:
+def _look_from_pods(patient: Patient, dns_address: str, *, name: str) -> Notes:
     """What every pod needs, asked from the namespaces of pods that run here: doctor makes none."""
     host = patient.host
     is_own_network = node_routes.is_own_network(host, patient.paths)
     places = pod_view.find_namespaces(host, patient.config.node.cri_socket, but_dns=not is_own_network)
-    ways = _read_ways(patient, dns_address, name) if places else None
+    ways = _read_ways(patient, dns_address, name=name) if places else None
     for place in places:
         # a lost datagram is no cut: what is not reached is asked for again
-        cut = ways and pod_view.find_cut(host, place, ways) and pod_view.find_cut(host, place, ways)
+        cut = ways and pod_view.find_cut(host, place, ways=ways) and pod_view.find_cut(host, place, ways=ways)
         if cut:
             yield Note("dns", ERROR, f"{cut.what}: {cut.cause}", cut.remedy)
             return
 
 
-def _read_ways(patient: Patient, dns_address: str, name: str) -> pod_view.Ways:
+def _read_ways(patient: Patient, dns_address: str, *, name: str) -> pod_view.Ways:
     """The Services, and what stands behind them as far as this node's identity may read it."""
     api_address, pods, server = "", [], ""
     with contextlib.suppress(KbError):
         api = kubeapi.Api(patient.host, kubeapi.read_identity(patient.host, patient.kubeconfig), retry_s=0)
         server = api.server
-        service = api.get(kubeapi.path_of("Service", "kubernetes", "default")) or {}
+        service = api.get(kubeapi.path_of("Service", "kubernetes", namespace="default")) or {}
         api_address = str((service.get("spec") or {}).get("clusterIP") or "")
         pods = probes.read_dns_pods(api) if patient.is_control_plane else []
     behind = (*pod_view.dns_pod_ways(pods, patient.config.node.name), *pod_view.server_ways(server))

@@ -32,7 +32,7 @@ def make(tmp_path: Path, out: str = "a.tar", *, archs: tuple[str, ...] = ("amd64
     for name in (A, B):
         gathering.add_image(Need(name, "a test"), sources)
     if archs == ("amd64",):
-        gathering.add_files(bundle_needs.plan_files(archs), sources, "v1.35.6")
+        gathering.add_files(bundle_needs.plan_files(archs), sources, kubernetes_version="v1.35.6")
     bundle_write.write_bundle(gathering, tmp_path / out, kubernetes_version="v1.35.6", **words)
     return oci_layout.open_layout(HOST, tmp_path / out)
 

@@ -23,7 +23,9 @@ from tests.unit.airgap.bundle_case import HOST, A, make
 def test_what_is_nowhere_is_listed_with_what_needs_it(tmp_path: Path) -> None:
     gathering = Gathering(HOST, tmp_path / "parts", ("amd64",))
     gathering.add_image(Need(A, "the sandbox of every pod"), ())
-    gathering.add_files([Need("amd64/kubelet", "the node's agent")], (FolderSource(tmp_path),), "v1.35.6")
+    gathering.add_files(
+        [Need("amd64/kubelet", "the node's agent")], (FolderSource(tmp_path),), kubernetes_version="v1.35.6"
+    )
     with pytest.raises(HostError) as caught:
         bundle_write.write_bundle(gathering, tmp_path / "a.tar", kubernetes_version="v1.35.6")
     assert caught.value.code == "bundle-incomplete"
@@ -34,7 +36,9 @@ def test_what_is_nowhere_is_listed_with_what_needs_it(tmp_path: Path) -> None:
 def test_a_program_for_another_machine_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "kubelet").write_bytes(elf("arm64"))
     gathering = Gathering(HOST, tmp_path / "parts", ("amd64",))
-    gathering.add_files([Need("amd64/kubelet", "the node's agent")], (FolderSource(tmp_path),), "v1.35.6")
+    gathering.add_files(
+        [Need("amd64/kubelet", "the node's agent")], (FolderSource(tmp_path),), kubernetes_version="v1.35.6"
+    )
     assert [why for _, why in gathering.missing] == [f"{tmp_path}/kubelet is for arm64"]
 
 
@@ -56,7 +60,10 @@ def test_sources(tmp_path: Path) -> None:
     (tmp_path / "programs").mkdir()
     make(tmp_path)
     words = ["https://r.example/", str(tmp_path / "a.tar"), str(tmp_path / "programs"), "official"]
-    kinds = [type(source).__name__ for source in bundle_sources.parse_sources(HOST, words, presets.Preset(""), {})]
+    kinds = [
+        type(source).__name__
+        for source in bundle_sources.parse_sources(HOST, words, preset=presets.Preset(""), versions={})
+    ]
     assert kinds == ["RegistrySource", "LayoutSource", "FolderSource", "RegistrySource", "DownloadSource"]
     with pytest.raises(KbError):
-        bundle_sources.parse_sources(HOST, ["nowhere"], presets.Preset(""), {})
+        bundle_sources.parse_sources(HOST, ["nowhere"], preset=presets.Preset(""), versions={})

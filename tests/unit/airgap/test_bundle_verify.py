@@ -66,7 +66,7 @@ def test_diff(tmp_path: Path) -> None:
     one = make(tmp_path)
     (tmp_path / "programs/kubelet").write_bytes(elf("amd64", mark="newer"))
     other = make(tmp_path, "b.tar")
-    assert bundle_verify.diff_bundles(HOST, one, other) == {
+    assert bundle_verify.diff_bundles(HOST, one, other=other) == {
         "added": [],
         "removed": [],
         "changed": ["file amd64/kubelet"],
@@ -99,7 +99,7 @@ def test_a_media_type_that_could_be_no_header_is_refused(tmp_path: Path, kind: o
         write_layout(tmp_path, {})
         (tmp_path / "index.json").write_bytes(as_json({"manifests": [entry]}))
         with pytest.raises(HostError) as caught:
-            oci_layout.read_json_blob(HOST, oci_layout.open_layout(HOST, tmp_path), entry["digest"])
+            oci_layout.read_json_blob(HOST, oci_layout.open_layout(HOST, tmp_path), digest=entry["digest"])
         assert caught.value.code == "bundle-unreadable" and "mediaType" in caught.value.cause
 
 

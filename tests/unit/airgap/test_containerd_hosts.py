@@ -39,18 +39,18 @@ def test_a_mirror_below_a_path_and_without_tls() -> None:
 
 def test_planned_files() -> None:
     files = containerd_hosts.plan_hosts(
-        FOLDER, ["registry.k8s.io", "10.0.0.11:5000"], Mirror(URL, Anchors.given("PEM")), is_only=True
+        FOLDER, ["registry.k8s.io", "10.0.0.11:5000"], mirror=Mirror(URL, Anchors.given("PEM")), is_only=True
     )
     names = ("registry.k8s.io", "10.0.0.11:5000", "_default")
     assert set(files) == {containerd_hosts.CA_FILE, *(FOLDER / name / "hosts.toml" for name in names)}
-    assert set(containerd_hosts.plan_hosts(FOLDER, ["quay.io"], Mirror("http://m:5000"), is_only=False)) == {
+    assert set(containerd_hosts.plan_hosts(FOLDER, ["quay.io"], mirror=Mirror("http://m:5000"), is_only=False)) == {
         FOLDER / "quay.io/hosts.toml"
     }
 
 
 def test_an_image_that_is_named_after_the_mirror() -> None:
     """It is there alone, and containerd would try https where nothing said otherwise."""
-    (text,) = containerd_hosts.plan_hosts(FOLDER, ["m:5000"], Mirror("http://m:5000"), is_only=False).values()
+    (text,) = containerd_hosts.plan_hosts(FOLDER, ["m:5000"], mirror=Mirror("http://m:5000"), is_only=False).values()
     found = parse_toml(text)
     assert found["server"] == "http://m:5000" and list(found["host"]) == ["http://m:5000"]
 
@@ -74,7 +74,7 @@ class TlsHost(FakeHost):
 
     def http_get(self, url, *, tls=None, headers=None, timeout_s=10, max_bytes=0):  # type: ignore[no-untyped-def]
         if not isinstance(tls, Unproven) and (tls is None or tls.ca != Anchors.given(self.ca)):
-            raise Unreachable(url, "tls", self.why)
+            raise Unreachable(url, "tls", text=self.why)
         return super().http_get(url, tls=tls, headers=headers, timeout_s=timeout_s)
 
 
@@ -133,6 +133,6 @@ def test_counts() -> None:
     )
     mirror = Mirror("http://m:5000")
     host = FakeHost(urls={"http://m:5000/metrics": HttpResponse(200, text.encode())})
-    assert containerd_hosts.count_requests(host, mirror, ["10.0.0.12", "127.0.0.1"]) == 3
-    assert containerd_hosts.count_requests(host, mirror, ["10.0.0.13"]) == 0
-    assert containerd_hosts.count_requests(FakeHost(), mirror, []) is None
+    assert containerd_hosts.count_requests(host, mirror, addresses=["10.0.0.12", "127.0.0.1"]) == 3
+    assert containerd_hosts.count_requests(host, mirror, addresses=["10.0.0.13"]) == 0
+    assert containerd_hosts.count_requests(FakeHost(), mirror, addresses=[]) is None

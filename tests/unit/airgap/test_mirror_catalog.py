@@ -38,7 +38,7 @@ def test_a_bad_new_bundle_takes_nothing_away(tmp_path: Path, catalog: Catalog) -
     (tmp_path / "served").mkdir()
     (tmp_path / "a.tar").rename(tmp_path / "served/a.tar")
     said: list[str] = []
-    store = mirror_catalog.Store(HOST, tmp_path / "served", said.append)
+    store = mirror_catalog.Store(HOST, tmp_path / "served", log=said.append)
     (tmp_path / "served/b.tar").write_bytes(b"half a file")
     assert len(look_again(store).repositories) == 4 and "b.tar is left out" in said[0]
     (tmp_path / "served/b.tar").unlink()
@@ -50,7 +50,7 @@ def test_a_file_that_is_being_copied_is_told_once(tmp_path: Path, catalog: Catal
     (tmp_path / "served").mkdir()
     said: list[str] = []
     (tmp_path / "served/a.tar").write_bytes(data[:600])
-    store = mirror_catalog.Store(HOST, tmp_path / "served", said.append)
+    store = mirror_catalog.Store(HOST, tmp_path / "served", log=said.append)
     for size in (1200, 5000, len(data)):
         assert look_again(store).repositories == {}
         (tmp_path / "served/a.tar").write_bytes(data[:size])
@@ -81,7 +81,7 @@ def test_a_disk_that_fails_for_a_moment(tmp_path: Path, catalog: Catalog, monkey
     (tmp_path / "served").mkdir()
     (tmp_path / "a.tar").rename(tmp_path / "served/a.tar")
     said: list[str] = []
-    store = mirror_catalog.Store(host, tmp_path / "served", said.append)
+    store = mirror_catalog.Store(host, tmp_path / "served", log=said.append)
     assert look_again(store).repositories == {}
     host.fails_for = ""
     assert len(look_again(store).repositories) == 4, "nothing has changed in the folder, and yet it is tried again"
@@ -91,7 +91,7 @@ def test_a_disk_that_fails_for_a_moment(tmp_path: Path, catalog: Catalog, monkey
 
 def test_a_bundle_that_is_exchanged_is_served_as_it_was_until_it_is_looked_at(tmp_path: Path, catalog: Catalog) -> None:
     """The places of its blobs are those of the file that was there."""
-    store = mirror_catalog.Store(HOST, tmp_path / "a.tar", print)
+    store = mirror_catalog.Store(HOST, tmp_path / "a.tar", log=print)
     (tmp_path / "new").write_bytes(b"x" * (tmp_path / "a.tar").stat().st_size)
     (tmp_path / "new").rename(tmp_path / "a.tar")
     for digest, place in store.catalog.blobs.items():
@@ -106,7 +106,7 @@ def test_a_linked_bundle(tmp_path: Path, catalog: Catalog) -> None:
         link.symlink_to(tmp_path / "a.tar")
         assert bundle_verify.verify_bundle(HOST, oci_layout.open_layout(HOST, link)).problems == ()
     for path in (tmp_path / "latest.tar", tmp_path / "served"):
-        store = mirror_catalog.Store(HOST, path, print)
+        store = mirror_catalog.Store(HOST, path, log=print)
         assert len(store.catalog.repositories) == 4
         for place in store.catalog.blobs.values():
             assert os.pread(store.open_file(place.path).descriptor, place.size, place.offset) == b"".join(
@@ -140,7 +140,7 @@ def test_one_bad_file_does_not_keep_the_others_from_being_served(tmp_path: Path,
     index["manifests"][0]["size"] = "many"
     (types / "index.json").write_text(json.dumps(index))
     said: list[str] = []
-    store = mirror_catalog.Store(HOST, folder, said.append)
+    store = mirror_catalog.Store(HOST, folder, log=said.append)
     assert {"registry.k8s.io/pause", "registry.k8s.io/good"} <= set(store.catalog.repositories)
     for name in ("half.tar", "pipe.tar", "nothing.tar", "Foo Bar", "types"):
         assert any(name in text and "left out" in text for text in said), (name, said)

@@ -27,11 +27,11 @@ class Pushed(registry_client.Registry):
     def has_blob(self, repository: str, digest: str) -> bool:
         return digest in self.blobs
 
-    def push_blob(self, local: LocalHost, repository: str, digest: str, size: int, content: Iterable[bytes]) -> None:
+    def push_blob(self, local: LocalHost, repository: str, *, digest: str, size: int, content: Iterable[bytes]) -> None:
         assert digest not in self.blobs and oci_layout.digest_of(b"".join(content)) == digest
         self.blobs.append(digest)
 
-    def push_manifest(self, repository: str, reference: str, media_type: str, data: bytes) -> None:
+    def push_manifest(self, repository: str, reference: str, *, media_type: str, data: bytes) -> None:
         document = json.loads(data)
         assert {child["digest"] for child in document.get("manifests", [])} <= set(self.manifests)
         assert {part["digest"] for part in document.get("layers", [])} <= set(self.blobs)
@@ -49,7 +49,7 @@ def test_an_index_that_names_the_next_twice_is_pushed_once(tmp_path: Path) -> No
         made = [{"mediaType": oci_layout.OCI_INDEX, **write_blob(tmp_path, oci_layout.as_json(text))} for text in texts]
     write_layout(tmp_path, {})
     server, found = Pushed(), oci_layout.open_layout(HOST, tmp_path)
-    mirror_sync._push_image(HOST, found, server, repository="x", reference="1", entry=made[0])
+    mirror_sync._push_image(HOST, found, server=server, repository="x", reference="1", entry=made[0])
     assert len(server.manifests) == len(set(server.manifests)) == 2 + 2 * 39 + 1 and server.manifests[-1] == "1"
 
 
@@ -60,5 +60,5 @@ def test_an_index_of_one_child_is_pushed_as_that_child_however_deep(tmp_path: Pa
         made = {"mediaType": oci_layout.OCI_INDEX, **write_blob(tmp_path, oci_layout.as_json(text))}
     write_layout(tmp_path, {})
     server, found = Pushed(), oci_layout.open_layout(HOST, tmp_path)
-    mirror_sync._push_image(HOST, found, server, repository="x", reference="1", entry=made)
+    mirror_sync._push_image(HOST, found, server=server, repository="x", reference="1", entry=made)
     assert server.manifests == ["1"] and len(server.blobs) == 2 and leaf["digest"] not in server.blobs

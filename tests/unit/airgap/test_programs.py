@@ -37,7 +37,7 @@ def machine(*programs: str, **answers: str) -> FakeHost:
 
 
 def verdicts(host: FakeHost, version: str = V) -> dict[str, str]:
-    return {one.item.name: one.verdict for one in packages.look(host, version, find_release(version))}
+    return {one.item.name: one.verdict for one in packages.look(host, version, release=find_release(version))}
 
 
 def test_a_bare_machine_lacks_everything() -> None:
@@ -61,14 +61,14 @@ def test_what_is_there_and_good() -> None:
 )
 def test_what_is_there_and_wrong_is_named(version: str, name: str, answer: str, word: str) -> None:
     host = machine(name, **{f"/usr/bin/{name} --version": answer})
-    (one,) = (one for one in packages.look(host, version, find_release(version)) if one.item.name == name)
+    (one,) = (one for one in packages.look(host, version, release=find_release(version)) if one.item.name == name)
     assert one.verdict == "wrong" and word in one.why
 
 
 def test_a_program_that_does_not_run_is_wrong() -> None:
     host = machine("kubelet")
     host.answers["/usr/bin/kubelet --version"] = CommandResult((), 126, stderr="cannot execute binary file\n")
-    (one,) = (one for one in packages.look(host, V, RELEASE) if one.item.name == "kubelet")
+    (one,) = (one for one in packages.look(host, V, release=RELEASE) if one.item.name == "kubelet")
     assert one.verdict == "wrong" and "cannot execute binary file" in one.why
 
 
@@ -135,14 +135,14 @@ def test_the_files_of_a_mirror() -> None:
     ]
     body = json.dumps({"files": rows}).encode()
     host = FakeHost(urls={"http://m:5000/files/": HttpResponse(200, body)})
-    offered = packages.offer_mirror(host, Mirror("http://m:5000"), "amd64")
+    offered = packages.offer_mirror(host, Mirror("http://m:5000"), arch="amd64")
     assert {name: one.origin for name, one in offered.items()} == {"kubelet": "http://m:5000/files/amd64/kubelet"}
     host.urls["http://m:5000/files/"] = HttpResponse(404)
-    assert packages.offer_mirror(host, Mirror("http://m:5000"), "amd64") == {}
+    assert packages.offer_mirror(host, Mirror("http://m:5000"), arch="amd64") == {}
     for broken in (b"<html>", b"{}", b'{"files": [{}]}', b'{"files": 3}'):
         host.urls["http://m:5000/files/"] = HttpResponse(200, broken)
         with pytest.raises(HostError) as caught:
-            packages.offer_mirror(host, Mirror("http://m:5000"), "amd64")
+            packages.offer_mirror(host, Mirror("http://m:5000"), arch="amd64")
         assert caught.value.code == "mirror-invalid"
 
 
@@ -165,7 +165,7 @@ def test_apt() -> None:
     ]
     host = FakeHost(programs={"apt-get"}, urls={f"{base}Release.key": key}, accepts=commands)
     wanted = missing("containerd", "ctr", "kubelet", "crictl", "cni/bridge")
-    assert distro_packages.install(host, "apt", wanted, V, "ustc") == expected
+    assert distro_packages.install(host, "apt", wanted=wanted, version=V, preset_name="ustc") == expected
     assert host.read_text(distro_packages.APT_LIST) == f"deb [signed-by={distro_packages.APT_KEY}] {base} /\n"
     assert [change for change in host.changes if change.startswith("run")] == [f"run {line}" for line in commands[:3]]
     host.programs.add("apt-mark")
@@ -178,24 +178,26 @@ DNF = "dnf install -y --refresh --setopt=disable_excludes=kb-kubernetes kubelet-
 
 def test_dnf_and_what_goes_wrong() -> None:
     host = FakeHost(programs={"dnf"}, accepts={DNF})
-    assert distro_packages.install(host, "dnf", missing("kubelet"), V, "aliyun") == ["kubelet-1.35.6"]
+    assert distro_packages.install(host, "dnf", wanted=missing("kubelet"), version=V, preset_name="aliyun") == [
+        "kubelet-1.35.6"
+    ]
     assert "mirrors.aliyun.com/kubernetes-new/core/stable/v1.35/rpm/" in host.read_text(distro_packages.DNF_REPO)
     for manager, there, code in (("apt", set(), "no-package-manager"), ("dnf", {"dnf"}, "packages-not-installed")):
         host = FakeHost(programs=there, answers={DNF: CommandResult((), 1, stderr="no match")})
         with pytest.raises(HostError) as caught:
-            distro_packages.install(host, manager, missing("kubelet"), V, "")
+            distro_packages.install(host, manager, wanted=missing("kubelet"), version=V, preset_name="")
         assert caught.value.code == code
     host = FakeHost(
         programs={"apt-get"}, urls={"https://pkgs.k8s.io/core:/stable:/v1.35/deb/Release.key": HttpResponse(403)}
     )
     with pytest.raises(HostError) as caught:
-        distro_packages.install(host, "apt", missing("kubelet"), V, "")
+        distro_packages.install(host, "apt", wanted=missing("kubelet"), version=V, preset_name="")
     assert caught.value.code == "repository-key-missing" and host.changes == []
 
 
 def test_dnf_is_asked_anew_and_in_words_that_both_dnfs_know() -> None:
     host = FakeHost(programs={"dnf"}, accepts={DNF})
-    distro_packages.install(host, "dnf", missing("kubelet"), V, "")
+    distro_packages.install(host, "dnf", wanted=missing("kubelet"), version=V, preset_name="")
     (run,) = [change for change in host.changes if change.startswith("run")]
     assert run == f"run {DNF}"
 
@@ -226,7 +228,7 @@ def test_why_packages_were_not_installed(manager: str, said: str, code: str, cau
     first = {"dnf": DNF, "apt-get": "apt-get update -q"}[manager]
     host = FakeHost(programs={manager}, urls={f"{base}Release.key": key}, answers={first: failed})
     with pytest.raises(HostError) as caught:
-        distro_packages.install(host, manager.partition("-")[0], missing("kubelet"), V, "")
+        distro_packages.install(host, manager.partition("-")[0], wanted=missing("kubelet"), version=V, preset_name="")
     assert (caught.value.code, caught.value.cause) == (code, cause)
 
 

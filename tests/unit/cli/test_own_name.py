@@ -93,7 +93,7 @@ def test_commands_are_called_as_kb_was(text: str, spelled: str) -> None:
     ],
 )
 def test_under_the_name_kubeadm(text: str, spelled: str) -> None:
-    spelling = as_kubeadm.make_spelling(kb.COMMANDS, as_kubeadm.kubeadm_commands(kb.COMMANDS), "/opt/kb")
+    spelling = as_kubeadm.make_spelling(kb.COMMANDS, as_kubeadm.kubeadm_commands(kb.COMMANDS), called_as_kb="/opt/kb")
     assert spelling.spell(text, "join") == spelled
 
 
@@ -107,7 +107,7 @@ def test_what_is_to_be_undone_is_undone_by_the_same_program(capsys: pytest.Captu
     ):
         error = HostError("w", cause="c", remedy="r", code="x")
         error.changed = changed
-        ending.tell_error(error, report, [word], debug=False)
+        ending.tell_error(error, report, argv=[word], debug=False)
         assert f"  so far: {changed}; continue with the same command{undo}\n" in capsys.readouterr().err
 
 

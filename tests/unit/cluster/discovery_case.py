@@ -25,7 +25,9 @@ TIMEOUTS = Timeouts(discovery_s=60, kubernetes_api_call_s=1)
 
 def make_ca(name: str = "kubernetes") -> str:
     validity = certificates.plan_validity(NOW, 3600)
-    return certificates.cert_to_pem(certificates.issue_ca_cert(name, private_keys.generate_key("ECDSA-P256"), validity))
+    return certificates.cert_to_pem(
+        certificates.issue_ca_cert(name, private_keys.generate_key("ECDSA-P256"), validity=validity)
+    )
 
 
 CA = make_ca()
@@ -98,11 +100,13 @@ def wanted(pins: tuple[str, ...] = (PIN,), token: Secret = TOKEN, tls: str = "")
 
 def discover(host: FakeHost, what: Optional[Discovery] = None, notes: Optional[list[str]] = None) -> membership.Access:
     told = [] if notes is None else notes
-    return find_cluster.discover_cluster(host, what or wanted(), TIMEOUTS, tell=lambda text: None, note=told.append)
+    return find_cluster.discover_cluster(
+        host, what or wanted(), timeouts=TIMEOUTS, tell=lambda text: None, note=told.append
+    )
 
 
 def unreachable(reason: str, text: str) -> Unreachable:
-    return Unreachable(f"https://{ENDPOINT}{find_cluster.CLUSTER_INFO}", reason, text)
+    return Unreachable(f"https://{ENDPOINT}{find_cluster.CLUSTER_INFO}", reason, text=text)
 
 
 # ---- what the cluster stores

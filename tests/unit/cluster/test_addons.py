@@ -192,20 +192,20 @@ def test_the_images_follow_the_configuration() -> None:
 
 def test_replicas_and_the_name_of_a_running_deployment_are_kept() -> None:
     found = {"metadata": {"name": "coredns-own"}, "spec": {"replicas": 5}}
-    running = addons.parse_running_dns([found], None, None)
+    running = addons.parse_running_dns([found], None, service=None)
     deployment = deployment_of(addons.render_coredns(make_config(), RELEASES[35], running=running))
     assert (deployment["metadata"]["name"], deployment["spec"]["replicas"]) == ("coredns-own", 5)
 
 
 def test_zero_replicas_are_kept_too() -> None:
     found = {"metadata": {"name": "coredns"}, "spec": {"replicas": 0}}
-    assert addons.parse_running_dns([found], None, None).replicas == 0
+    assert addons.parse_running_dns([found], None, service=None).replicas == 0
 
 
 def test_two_dns_deployments_are_an_error_that_names_them() -> None:
     found = [{"metadata": {"name": name}, "spec": {}} for name in ("coredns", "kube-dns")]
     with pytest.raises(ClusterError) as caught:
-        addons.parse_running_dns(found, None, None)
+        addons.parse_running_dns(found, None, service=None)
     assert caught.value.code == "dns-deployments-many"
     assert "coredns, kube-dns" in caught.value.what
 

@@ -91,7 +91,7 @@ class Answers:
 
 
 def test_a_starting_server_is_asked_again(api: Api) -> None:
-    refused = Unreachable("u", "refused", "connection refused")
+    refused = Unreachable("u", "refused", text="connection refused")
     Answers(api.host, [refused, (503, b""), (429, b""), (200, b'{"kind": "X"}')])  # type: ignore[arg-type]
     assert api.get("/x") == {"kind": "X"}
 
@@ -105,7 +105,7 @@ def test_a_server_that_stays_away_is_an_error_after_the_time(api: Api, cluster: 
 
 
 def test_bad_trust_is_not_tried_again(api: Api) -> None:
-    answers = Answers(api.host, [Unreachable("u", "tls", "certificate verify failed"), (200, b"{}")])  # type: ignore[arg-type]
+    answers = Answers(api.host, [Unreachable("u", "tls", text="certificate verify failed"), (200, b"{}")])  # type: ignore[arg-type]
     with pytest.raises(Unreachable):
         api.get("/x")
     assert len(answers.answers) == 1
@@ -125,7 +125,7 @@ def test_a_refusal_names_the_reason(api: Api, status: int, code: str) -> None:
 
 
 def test_a_server_that_has_not_read_its_roles_is_asked_again(api: Api) -> None:
-    forbidden, gone = (403, b'{"reason": "Forbidden"}'), Unreachable("u", "refused", "connection refused")
+    forbidden, gone = (403, b'{"reason": "Forbidden"}'), Unreachable("u", "refused", text="connection refused")
     Answers(api.host, [forbidden, (403, b""), forbidden, (500, b""), forbidden, gone, (200, b'{"kind": "X"}')])  # type: ignore[arg-type]
     assert api.get("/x") == {"kind": "X"}
 

@@ -45,13 +45,13 @@ CROWDED = [pod("cp1"), pod("cp1")]
 
 
 def moving() -> dict[str, Any]:
-    first = dns_spread.plan_move(deployment(), CROWDED, [CP1, node("w1")], NOW)
+    first = dns_spread.plan_move(deployment(), CROWDED, nodes=[CP1, node("w1")], now=NOW)
     assert first is not None
     return deployment(first.replicas, first.note)
 
 
 def test_two_on_one_node_become_three_first() -> None:
-    move = dns_spread.plan_move(deployment(), CROWDED, [CP1, node("w1")], NOW)
+    move = dns_spread.plan_move(deployment(), CROWDED, nodes=[CP1, node("w1")], now=NOW)
     assert move is not None and move.replicas == 3 and "w1" in move.why
     assert dns_spread.is_moving(deployment(3, move.note)) == 2
     assert dns_spread.is_moving(deployment()) is None
@@ -59,7 +59,7 @@ def test_two_on_one_node_become_three_first() -> None:
 
 def test_another_control_plane_will_do() -> None:
     cp2 = node("cp2", ("node-role.kubernetes.io/control-plane", "NoSchedule"))
-    assert dns_spread.plan_move(deployment(), CROWDED, [CP1, cp2], NOW) is not None
+    assert dns_spread.plan_move(deployment(), CROWDED, nodes=[CP1, cp2], now=NOW) is not None
 
 
 @pytest.mark.parametrize(
@@ -79,38 +79,40 @@ def test_another_control_plane_will_do() -> None:
 def test_nothing_is_moved_in_vain_or_while_dns_is_weak(
     pods: list[dict[str, Any]], nodes: list[dict[str, Any]], replicas: int
 ) -> None:
-    assert dns_spread.plan_move(deployment(replicas), pods, nodes, NOW) is None
+    assert dns_spread.plan_move(deployment(replicas), pods, nodes=nodes, now=NOW) is None
 
 
 def test_one_goes_only_when_the_new_one_is_ready_elsewhere() -> None:
     nodes = [CP1, node("w1")]
-    assert dns_spread.plan_move(moving(), [*CROWDED, pod("w1", ready=False)], nodes, SOON) is None
-    assert dns_spread.plan_move(moving(), [pod("cp1"), pod("cp1", ready=False), pod("w1")], nodes, SOON) is None
-    done = dns_spread.plan_move(moving(), [*CROWDED, pod("w1")], nodes, SOON)
+    assert dns_spread.plan_move(moving(), [*CROWDED, pod("w1", ready=False)], nodes=nodes, now=SOON) is None
+    assert (
+        dns_spread.plan_move(moving(), [pod("cp1"), pod("cp1", ready=False), pod("w1")], nodes=nodes, now=SOON) is None
+    )
+    done = dns_spread.plan_move(moving(), [*CROWDED, pod("w1")], nodes=nodes, now=SOON)
     assert done is not None and (done.replicas, done.note) == (2, "")
 
 
 def test_what_does_not_become_ready_is_given_up_until_nodes_join() -> None:
     nodes = [CP1, node("w1")]
-    given_up = dns_spread.plan_move(moving(), [*CROWDED, pod("w1", ready=False)], nodes, LATE)
+    given_up = dns_spread.plan_move(moving(), [*CROWDED, pod("w1", ready=False)], nodes=nodes, now=LATE)
     assert given_up is not None and given_up.replicas == 2
     after = deployment(2, given_up.note)
-    assert dns_spread.plan_move(after, CROWDED, nodes, LATE) is None
-    assert dns_spread.plan_move(after, CROWDED, [*nodes, node("w2")], LATE) is not None
+    assert dns_spread.plan_move(after, CROWDED, nodes=nodes, now=LATE) is None
+    assert dns_spread.plan_move(after, CROWDED, nodes=[*nodes, node("w2")], now=LATE) is not None
 
 
 def test_who_sets_the_replicas_meanwhile_is_right() -> None:
     for replicas in (1, 2, 5):
         started = moving()
         started["spec"]["replicas"] = replicas
-        move = dns_spread.plan_move(started, CROWDED, [CP1, node("w1")], SOON)
+        move = dns_spread.plan_move(started, CROWDED, nodes=[CP1, node("w1")], now=SOON)
         assert move is not None and move.replicas == replicas
         # and is not asked again and again
-        assert dns_spread.plan_move(deployment(2, move.note), CROWDED, [CP1, node("w1")], LATE) is None
+        assert dns_spread.plan_move(deployment(2, move.note), CROWDED, nodes=[CP1, node("w1")], now=LATE) is None
 
 
 def test_a_damaged_annotation_is_none() -> None:
-    move = dns_spread.plan_move(deployment(2, "{nonsense"), CROWDED, [CP1, node("w1")], NOW)
+    move = dns_spread.plan_move(deployment(2, "{nonsense"), CROWDED, nodes=[CP1, node("w1")], now=NOW)
     assert move is not None and move.replicas == 3
 
 

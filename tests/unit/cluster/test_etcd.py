@@ -41,13 +41,13 @@ class EtcdHost(FakeHost):
         endpoint, _, verb = url.partition("/v3/")
         self.asked.append((url, json.loads(body)))
         if endpoint not in self.members:
-            raise Unreachable(url, "refused", "connection refused")
+            raise Unreachable(url, "refused", text="connection refused")
         status, answer = self.members[endpoint].get(verb, (200, {}))
         return HttpResponse(status, json.dumps(answer).encode())
 
 
 def client(members: Mapping[str, Any], *endpoints: str) -> etcd.Etcd:
-    return etcd.Etcd(EtcdHost(members=dict(members)), endpoints or tuple(members), Tls())
+    return etcd.Etcd(EtcdHost(members=dict(members)), endpoints or tuple(members), tls=Tls())
 
 
 def test_the_gateway_leaves_out_what_is_false() -> None:
@@ -199,10 +199,10 @@ def test_whether_etcd_takes_a_new_member(members: tuple[Member, ...], away: tupl
 def test_what_may_be_removed(members: tuple[Member, ...], gone: Member, away: tuple[str, ...], code: str) -> None:
     trouble = dict.fromkeys(away, "no answer")
     if not code:
-        etcd.check_removal(members, gone, trouble)
+        etcd.check_removal(members, gone, trouble=trouble)
         return
     with pytest.raises(ClusterError) as caught:
-        etcd.check_removal(members, gone, trouble)
+        etcd.check_removal(members, gone, trouble=trouble)
     assert caught.value.code == code
 
 
@@ -219,7 +219,7 @@ def test_what_may_be_removed(members: tuple[Member, ...], gone: Member, away: tu
     ],
 )
 def test_whom_the_others_need(members: tuple[Member, ...], gone: Member, away: tuple[str, ...], stops: bool) -> None:
-    assert etcd.stops_without(members, gone, dict.fromkeys(away, "no answer")) is stops
+    assert etcd.stops_without(members, gone, trouble=dict.fromkeys(away, "no answer")) is stops
 
 
 @given(st.integers(1, 9), st.sets(st.integers(0, 8)), st.integers(0, 8))
@@ -227,7 +227,7 @@ def test_a_removal_that_is_allowed_leaves_a_quorum(size: int, away: set[int], pi
     members = [Member(str(n), f"cp{n}", (f"https://{n}:2380",)) for n in range(size)]
     gone, trouble = members[pick % size], {str(n): "away" for n in away}
     try:
-        etcd.check_removal(members, gone, trouble)
+        etcd.check_removal(members, gone, trouble=trouble)
     except ClusterError:
         return
     rest = [member for member in members if member is not gone]

@@ -29,7 +29,7 @@ from tests.unit.cluster.discovery_case import (
 
 def read(host: ClusterHost, has_signed: bool = True) -> ClusterDocuments:
     return join_documents.read_documents(
-        host, membership.Access(SERVER, Anchors.given(CA), TOKEN, has_signed=has_signed), TIMEOUTS
+        host, membership.Access(SERVER, Anchors.given(CA), TOKEN, has_signed=has_signed), timeouts=TIMEOUTS
     )
 
 
@@ -84,7 +84,7 @@ class NearHost(ClusterHost):
         max_bytes: int = 4 << 20,
     ) -> HttpResponse:
         if url.startswith(SERVER):
-            raise Unreachable(url, "dns", "unknown name")
+            raise Unreachable(url, "dns", text="unknown name")
         return super().http_get(url, tls=tls, headers=headers, timeout_s=timeout_s)
 
 
@@ -94,7 +94,7 @@ def access_of(host: ClusterHost) -> membership.Access:
 
 def test_kb_goes_on_with_the_server_that_answered_discovery() -> None:
     host = balanced_host()
-    found = join_documents.read_documents(host, access_of(host), TIMEOUTS)
+    found = join_documents.read_documents(host, access_of(host), timeouts=TIMEOUTS)
     assert found.reached_server == f"https://{ENDPOINT}"
     assert found.load_balancer.is_local and found.load_balancer.image == "m/haproxy:1"
     assert found.api_servers == (ENDPOINT, "10.0.0.12:6443")
@@ -103,7 +103,9 @@ def test_kb_goes_on_with_the_server_that_answered_discovery() -> None:
 
 def test_a_name_in_the_way_of_joining_is_no_backend() -> None:
     host = balanced_host()
-    found = join_documents.read_documents(host, replace(access_of(host), asked=f"https://{ENDPOINT}"), TIMEOUTS)
+    found = join_documents.read_documents(
+        host, replace(access_of(host), asked=f"https://{ENDPOINT}"), timeouts=TIMEOUTS
+    )
     assert all(not server[0].isalpha() for server in found.api_servers)
     assert not join_documents._is_address("cp1.example:6443") and join_documents._is_address("[fd00::1]:6443")
 
@@ -112,20 +114,20 @@ def test_without_such_load_balancers_the_cluster_s_own_address_must_do() -> None
     host = balanced_host()
     del host.objects["api/v1/namespaces/kube-system/configmaps/kb-config"]["data"]["loadBalancer"]
     with pytest.raises(KbError) as caught:
-        join_documents.read_documents(host, access_of(host), TIMEOUTS)
+        join_documents.read_documents(host, access_of(host), timeouts=TIMEOUTS)
     assert caught.value.code == "server-unreachable" and SERVER in caught.value.what
 
 
 def test_an_expired_token_is_told_all_the_same() -> None:
     host = balanced_host(good_tokens=set())
     with pytest.raises(KbError) as caught:
-        join_documents.read_documents(host, access_of(host), TIMEOUTS)
+        join_documents.read_documents(host, access_of(host), timeouts=TIMEOUTS)
     assert caught.value.code == "token-expired"
 
 
 def test_a_member_whose_load_balancer_does_not_run_yet_is_heard_by_the_server_on_the_command_line() -> None:
     host = balanced_host()
     member = membership.Access(SERVER, Anchors.given(CA), is_member=True)
-    found = membership.find_way_of_member(host, member, wanted())
+    found = membership.find_way_of_member(host, member, wanted=wanted())
     assert found.asked == f"https://{ENDPOINT}" and found.is_member
-    assert membership.find_way_of_member(cluster_host(), member, wanted()) == member
+    assert membership.find_way_of_member(cluster_host(), member, wanted=wanted()) == member

@@ -102,9 +102,12 @@ def test_kubeadm_config_has_the_text_of_real_kubeadm(minor: int) -> None:
 
 
 def test_a_generated_component_config_is_signed_and_a_users_is_not() -> None:
-    signed = co.render_component_config("kubelet-config", {"kubelet": "x"}, "sha256:ab")
+    signed = co.render_component_config("kubelet-config", {"kubelet": "x"}, generated_hash="sha256:ab")
     assert signed["metadata"]["annotations"] == {"kubeadm.kubernetes.io/component-config.hash": "sha256:ab"}
-    assert "annotations" not in co.render_component_config("kubelet-config", {"kubelet": "x"}, "")["metadata"]
+    assert (
+        "annotations"
+        not in co.render_component_config("kubelet-config", {"kubelet": "x"}, generated_hash="")["metadata"]
+    )
 
 
 def test_the_pod_network_survives_the_cluster() -> None:
@@ -167,25 +170,25 @@ def test_marking_tries_again_where_somebody_else_was_faster(tmp_path: Path) -> N
     def patch(path: str, body: object, *, kind: str = "merge") -> Object:
         if conflicts:
             conflicts.pop()
-            raise ApiRefused("PATCH node", 409, "Conflict", "the object has been modified", "")
+            raise ApiRefused("PATCH node", 409, reason="Conflict", message="the object has been modified", server="")
         return real(path, body, kind=kind)
 
     api.patch = patch  # type: ignore[method-assign]
-    assert co.patch_fields(api, path_of("Node", "cp1"), mark) is True
+    assert co.patch_fields(api, path_of("Node", "cp1"), plan=mark) is True
     found = cluster.by_kind("Node")["cp1"]
     assert found["spec"]["taints"] == [CONTROL_PLANE]
-    assert co.patch_fields(api, path_of("Node", "cp1"), mark) is False
+    assert co.patch_fields(api, path_of("Node", "cp1"), plan=mark) is False
 
 
 def test_marking_gives_up_on_a_conflict_that_never_ends(tmp_path: Path) -> None:
     api, _ = make_api(tmp_path, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "cp1"}, "spec": {}})
 
     def patch(path: str, body: object, *, kind: str = "merge") -> Object:
-        raise ApiRefused("PATCH node", 409, "Conflict", "the object has been modified", "")
+        raise ApiRefused("PATCH node", 409, reason="Conflict", message="the object has been modified", server="")
 
     api.patch = patch  # type: ignore[method-assign]
     with pytest.raises(ApiRefused):
-        co.patch_fields(api, path_of("Node", "cp1"), mark)
+        co.patch_fields(api, path_of("Node", "cp1"), plan=mark)
 
 
 # ---- covers
@@ -237,8 +240,15 @@ def test_a_binding_of_another_role_is_named_with_the_command_that_helps(tmp_path
 
 
 def test_a_users_document_loses_the_annotation_of_a_generated_one(tmp_path: Path) -> None:
-    api, cluster = make_api(tmp_path, co.render_component_config("kubelet-config", {"kubelet": "a"}, "sha256:ab"))
-    assert co.apply_component_config(api, co.render_component_config("kubelet-config", {"kubelet": "b"}, "")) is True
+    api, cluster = make_api(
+        tmp_path, co.render_component_config("kubelet-config", {"kubelet": "a"}, generated_hash="sha256:ab")
+    )
+    assert (
+        co.apply_component_config(
+            api, co.render_component_config("kubelet-config", {"kubelet": "b"}, generated_hash="")
+        )
+        is True
+    )
     found = cluster.by_kind("ConfigMap")["kubelet-config"]
     assert "annotations" not in found["metadata"]
     assert found["data"] == {"kubelet": "b"}
@@ -272,7 +282,7 @@ def test_nodes_that_may_not_read_kb_config_have_no_network_of_kbs(tmp_path: Path
     assert co.read_pod_network(api) == PodNetwork(backend="route")
 
     def forbidden(path: str) -> Any:
-        raise ApiRefused(f"GET {path}", 403, "Forbidden", "no", "")
+        raise ApiRefused(f"GET {path}", 403, reason="Forbidden", message="no", server="")
 
     api.get = forbidden  # type: ignore[method-assign]
     assert co.read_pod_network(api).plugin == "none"
@@ -283,7 +293,7 @@ def test_nodes_that_may_not_read_kb_config_have_no_network_of_kbs(tmp_path: Path
 
 def forbid_creation(api: Api) -> None:
     def create(obj: Object) -> Object:
-        raise ApiRefused("POST", 403, "Forbidden", "no", "")
+        raise ApiRefused("POST", 403, reason="Forbidden", message="no", server="")
 
     api.create = create  # type: ignore[method-assign]
 

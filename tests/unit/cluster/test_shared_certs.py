@@ -31,7 +31,7 @@ STACKED_KEYS = {
 
 
 def upload(host: FakeHost, cluster: Any = CLUSTER) -> dict[str, Any]:
-    files = shared_certs.read_shared_files(host, PATHS, cluster)
+    files = shared_certs.read_shared_files(host, PATHS, cluster=cluster)
     return shared_certs.render_certs_secret(files, KEY, token_id="abcdef", token_uid="u-1")
 
 

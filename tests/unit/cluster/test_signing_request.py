@@ -70,7 +70,7 @@ class RequestsApi(api.Api):
 def test_the_states_of_a_request(requests: list[dict[str, Any]], state: str, code: str) -> None:
     found = signing_request.read_signing_request(RequestsApi(*requests), "w1")
     assert found.state == state
-    error = signing_request.explain_signing_request(FakeHost(), found, "w1", 12)
+    error = signing_request.explain_signing_request(FakeHost(), found, node_name="w1", waited_s=12)
     assert error.code == code
     if state in ("denied", "failed"):
         assert error.cause.endswith("by hand")

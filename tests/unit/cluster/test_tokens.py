@@ -140,9 +140,9 @@ def test_jws_by_openssl() -> None:
 
 def test_jws_is_verified() -> None:
     jws = tokens.compute_jws("hello", TOKEN)
-    assert tokens.is_signed("hello", jws, TOKEN)
-    assert not tokens.is_signed("hello ", jws, TOKEN)
-    assert not tokens.is_signed("hello", jws, Secret("abcdef.0123456789abcdeg"))
-    assert not tokens.is_signed("hello", jws[:-1], TOKEN)
-    assert not tokens.is_signed("hello", "é", TOKEN)
+    assert tokens.is_signed("hello", jws, token=TOKEN)
+    assert not tokens.is_signed("hello ", jws, token=TOKEN)
+    assert not tokens.is_signed("hello", jws, token=Secret("abcdef.0123456789abcdeg"))
+    assert not tokens.is_signed("hello", jws[:-1], token=TOKEN)
+    assert not tokens.is_signed("hello", "é", token=TOKEN)
     assert tokens.jws_key("abcdef") == "jws-kubeconfig-abcdef"

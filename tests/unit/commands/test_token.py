@@ -95,11 +95,11 @@ def test_a_key_alone_prints_nothing() -> None:
 def test_an_id_that_is_taken(tmp_path: Path) -> None:
     api, cluster = fake_api(tmp_path)
     (token,) = wanted(TOKEN)
-    commands_token.create_token(api, token, NOW)
+    commands_token.create_token(api, token, now=NOW)
     secret = cluster.by_kind("Secret")["bootstrap-token-abcdef"]
     assert base64.b64decode(secret["data"]["expiration"]) == b"2026-01-02T00:00:00Z"
     with pytest.raises(ClusterError) as caught:
-        commands_token.create_token(api, token, NOW)
+        commands_token.create_token(api, token, now=NOW)
     assert (caught.value.what, caught.value.code) == ('a token with id "abcdef" already exists', "token-exists")
 
 
@@ -132,7 +132,7 @@ def test_ttls(seconds: int, shown: str) -> None:
 def test_what_is_no_token_is_not_listed(tmp_path: Path) -> None:
     api, cluster = fake_api(tmp_path)
     for text in ("bbbbbb.0123456789abcdef", TOKEN):
-        commands_token.create_token(api, BootstrapToken(Secret(text)), NOW)
+        commands_token.create_token(api, BootstrapToken(Secret(text)), now=NOW)
     path = "/api/v1/namespaces/kube-system/secrets/bootstrap-token-cccccc"
     cluster.objects[path] = {"metadata": {"name": "bootstrap-token-cccccc"}, "type": tokens.SECRET_TYPE, "data": {}}
     assert [token.token_id for token in commands_token.read_tokens(api)] == ["abcdef", "bbbbbb"]

@@ -25,13 +25,13 @@ PROXY = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfigurat
 
 def problems_of(text: str) -> list[str]:
     problems = Problems()
-    parse_documents(text, "init.yaml", problems)
+    parse_documents(text, "init.yaml", problems=problems)
     return [problem.text for problem in problems.items]
 
 
 def warnings_of(text: str) -> list[str]:
     problems = Problems()
-    parse_documents(text, "init.yaml", problems)
+    parse_documents(text, "init.yaml", problems=problems)
     assert not problems.items
     return problems.warnings
 
@@ -154,7 +154,7 @@ def test_what_kb_itself_writes_has_these_types(minor: int) -> None:
     ):
         assert warnings_of(dump_yaml(dict(document))) == []
         body = {name: value for name, value in document.items() if name not in ("apiVersion", "kind")}
-        assert schema.find_newer_fields(str(document["kind"]), body, minor) == []
+        assert schema.find_newer_fields(str(document["kind"]), body, minor=minor) == []
 
 
 KUBELET_WOULD_NOT_START = [

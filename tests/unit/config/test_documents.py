@@ -16,7 +16,7 @@ from tests.unit.config_case import CLUSTER, INIT, load, refuse
 def texts(data: str | bytes) -> list[str]:
     """The problems of a file, as they are shown."""
     problems = Problems()
-    parse_documents(data, "init.yaml", problems)
+    parse_documents(data, "init.yaml", problems=problems)
     return [problem.text for problem in problems.items]
 
 

@@ -109,10 +109,10 @@ def test_beside_a_file_stand_kubeadm_s_few_and_kb_s_own(fields: flags.Fields) ->
     few = {"cleanup-tmp-dir", "dry-run", "force", "ignore-preflight-errors", "node-name", "skip-phases"}
     for name, (kind, path) in fields.items():
         if name in few or kind == "KbConfiguration":
-            check_mixing("f.yaml", {name: "x"}, fields)
+            check_mixing("f.yaml", {name: "x"}, fields=fields)
             continue
         with pytest.raises(UsageError) as caught:
-            check_mixing("f.yaml", {name: "x"}, fields)
+            check_mixing("f.yaml", {name: "x"}, fields=fields)
         assert caught.value.code == "mixed-flags" and f"--{name} is {path} of {kind}" in caught.value.cause
 
 

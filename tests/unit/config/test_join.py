@@ -170,7 +170,7 @@ def build(
     return build_join_config(
         host,
         load(flags=FLAGS, endpoint="h:1", host=host),
-        ClusterDocuments(cluster, kubelet, PodNetwork(plugin)),
+        stored=ClusterDocuments(cluster, kubelet, PodNetwork(plugin)),
         server="https://cp.example:6443",
         ca_pem="CA",
     )

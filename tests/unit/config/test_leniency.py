@@ -84,7 +84,7 @@ def test_what_a_cluster_stores_is_taken() -> None:
         CLUSTER + "kubernetesVersion: v1.35.6\nnewField: {a: 1}\nclusterName: a\nclusterName: b\ndns: {type: CoreDNS}\n"
     )
     warnings: list[str] = []
-    cluster = parse_stored_cluster(machine(), text, warnings)
+    cluster = parse_stored_cluster(machine(), text, warnings=warnings)
     assert cluster.cluster_name == "b"
     told = "\n".join(warnings)
     assert all(name in told for name in ("newField", "clusterName", "dns.type"))

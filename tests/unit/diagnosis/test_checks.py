@@ -1157,7 +1157,7 @@ def test_external_etcd_that_needs_time() -> None:
                 return good
             end = ends.pop(0)
             if end is None:
-                raise Unreachable(url, "refused", "x")
+                raise Unreachable(url, "refused", text="x")
             return end
 
     slow = Slow(**{item.name: getattr(host, item.name) for item in dataclasses.fields(FakeHost)})

@@ -49,7 +49,7 @@ def look(host: ClusterHost) -> tuple[Run, list[adopt.Looked]]:
     looking = DryRunHost(host)
     looking.write_file(PATHS.adopted("init"), found.text)
     config = load_init_config(looking, config_file=PATHS.adopted("init"), flags={})
-    ctx = launcher.make_run(looking, config, PATHS, Report())
+    ctx = launcher.make_run(looking, config, paths=PATHS, report=Report())
     phases = [phase for phase in kb.INIT if phase.name != "preflight" and phase.live != "cluster"]
     return ctx, adopt.look_at_phases(ctx, phases)
 
@@ -76,14 +76,14 @@ def test_what_differs_is_not_adopted(node: ClusterHost) -> None:
     node.write_file(path, node.read_text(path).replace("--leader-elect=true", "--leader-elect=false"), mode=0o600)
     ctx, looked = look(node)
     assert [item.phase.name for item in looked if item.why] == ["control-plane/scheduler"]
-    made = adopt.render_state(ctx, node, PATHS, "init", looked)
+    made = adopt.render_state(ctx, node, paths=PATHS, workflow="init", looked=looked)
     assert "init/control-plane/scheduler" not in made.phases
     assert made.phases["init/control-plane/apiserver"].adopted
 
 
 def test_adopted_files_are_known_and_never_undone(node: ClusterHost) -> None:
     ctx, looked = look(node)
-    made = adopt.render_state(ctx, node, PATHS, "init", looked)
+    made = adopt.render_state(ctx, node, paths=PATHS, workflow="init", looked=looked)
     made.save()
     read = state.load_state(node, PATHS)
     assert read.has_run("init") and not read.has_run("join") and not read.has_changed_files()

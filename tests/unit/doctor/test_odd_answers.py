@@ -39,7 +39,7 @@ def test_what_ip_says(text: str) -> None:
         route_plan.parse_vxlan(text, ()) is None
         and route_plan.parse_forwards(text) == route_plan.parse_neighbours(text) == frozenset()
     )
-    bridge = step_aside.parse_bridge(text, text, text)
+    bridge = step_aside.parse_bridge(text, text, namespaces=text)
     assert bridge is None or bridge.networks == ()
     host = FakeHost(answers={"ip": text})
     found = {str(address) for card in choose.read_interfaces(host) or () for address in card.addresses}
@@ -61,7 +61,7 @@ def test_what_crictl_says(value: Any) -> None:
         assert {item.name for item in containers.list_containers(host, SOCKET)} <= {""}
         assert image_pulls.list_images(host, SOCKET) == set()
         assert runtime.probe_runtime(host, SOCKET).problem == "not-ready"
-        assert container_trouble.container_error(host, SOCKET, "etcd") in ("", "no container of it was started")
+        assert container_trouble.container_error(host, SOCKET, name="etcd") in ("", "no container of it was started")
         assert pod_view.find_namespaces(host, SOCKET) == []
         assert traffic._find_pods(node_files.read_patient(host, Paths()), {"x"}) == []
 
@@ -75,7 +75,7 @@ def test_what_etcd_says(body: bytes) -> None:
         def http_ask(self, url: str, body: bytes, **_: Any) -> HttpResponse:
             return HttpResponse(200, self.files["answer"])
 
-    client = etcd.Etcd(Odd(files={"answer": body}), ["https://a:2379"], Tls())
+    client = etcd.Etcd(Odd(files={"answer": body}), ["https://a:2379"], tls=Tls())
     with pytest.raises(etcd.EtcdRefused) as caught:
         client.list_members()
     assert caught.value.message

@@ -53,7 +53,7 @@ def test_a_tunnel_that_a_firewall_closes(monkeypatch: pytest.MonkeyPatch) -> Non
 
     def is_silent(url: str, **_: object) -> HttpResponse:
         if url not in host.urls:
-            raise Unreachable(url, "timeout", "no answer in time")
+            raise Unreachable(url, "timeout", text="no answer in time")
         return host.urls[url]
 
     monkeypatch.setattr(host, "http_get", is_silent)

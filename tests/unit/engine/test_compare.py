@@ -35,12 +35,12 @@ def apply(bench: Bench, *parts: Part, recorded: StepRecord | None = None, **word
 
 def test_what_is_applied_differs_no_more_and_is_recorded(bench: Bench) -> None:
     plan = Plan(Folder(Path("/var/lib/etcd"), 0o700), pod())
-    assert [str(found) for found in look_at(plan, bench, None).differences] == [
+    assert [str(found) for found in look_at(plan, bench, recorded=None).differences] == [
         "/var/lib/etcd is not there",
         "/etc/a.yaml is not there",
     ]
     record = apply(bench, *plan.parts)
-    assert look_at(plan, bench, record).differences == ()
+    assert look_at(plan, bench, recorded=record).differences == ()
     assert record == {
         "/var/lib/etcd": {"kind": "folder"},
         "/etc/a.yaml": {"content": POD.format(name="cp1"), "mode": "0600"},
@@ -50,7 +50,7 @@ def test_what_is_applied_differs_no_more_and_is_recorded(bench: Bench) -> None:
 def test_what_somebody_changed_is_drift_and_told_by_field(bench: Bench) -> None:
     record = apply(bench, pod())
     bench.host.write_file(CONF, POD.format(name="other"), mode=0o644)
-    seen = look_at(Plan(pod()), bench, record)
+    seen = look_at(Plan(pod()), bench, recorded=record)
     assert [str(found) for found in seen.drifted] == [
         "/etc/a.yaml: spec.containers[etcd].command --name is other, not cp1",
         "/etc/a.yaml: mode is 0644, not 0600",
@@ -60,21 +60,21 @@ def test_what_somebody_changed_is_drift_and_told_by_field(bench: Bench) -> None:
 
 def test_what_is_wanted_otherwise_is_no_drift(bench: Bench) -> None:
     record = apply(bench, pod())
-    seen = look_at(Plan(pod("cp2")), bench, record)
+    seen = look_at(Plan(pod("cp2")), bench, recorded=record)
     assert seen.drifted == ()
     assert [found.field for found in seen.configured] == ["spec.containers[etcd].command --name"]
 
 
 def test_without_a_record_nobody_knows_who_did_it(bench: Bench) -> None:
     bench.host.write_file(CONF, "apiVersion: v1\n", mode=0o600)
-    seen = look_at(Plan(pod()), bench, None)
+    seen = look_at(Plan(pod()), bench, recorded=None)
     assert seen.differences and not seen.is_known and not seen.drifted and not seen.configured
 
 
 def test_another_spelling_is_the_same_file_and_stays(bench: Bench) -> None:
     text = '{"spec": {"containers": [{"command": ["etcd", "--name=cp1"], "name": "etcd"}]}, "apiVersion": "v1"}'
     bench.host.write_file(CONF, text, mode=0o600)
-    assert look_at(Plan(pod()), bench, None).differences == ()
+    assert look_at(Plan(pod()), bench, recorded=None).differences == ()
     apply(bench, pod())
     assert bench.host.read_text(CONF) == text
     apply(bench, pod(), is_forced=True)
@@ -93,10 +93,10 @@ def test_a_field_of_others_is_kept(bench: Bench) -> None:
 
     item = File(CONF, POD.format(name="cp1") + "status: {}\n", keeps=keep_name)
     bench.host.write_file(CONF, POD.format(name="theirs"))
-    assert {found.field for found in look_at(Plan(item), bench, None).differences} == {"status"}
+    assert {found.field for found in look_at(Plan(item), bench, recorded=None).differences} == {"status"}
     record = apply(bench, item)
     assert "--name=theirs" in bench.host.read_text(CONF)
-    assert look_at(Plan(item), bench, record).differences == ()
+    assert look_at(Plan(item), bench, recorded=record).differences == ()
 
 
 def test_a_secret_is_never_told_nor_recorded(bench: Bench) -> None:
@@ -104,7 +104,7 @@ def test_a_secret_is_never_told_nor_recorded(bench: Bench) -> None:
     record = apply(bench, item)
     assert "hush" not in str(record) and "digest" in record[str(OTHER)]
     bench.host.write_file(OTHER, "apiVersion: v1\ntoken: louder\n")
-    seen = look_at(Plan(item), bench, record)
+    seen = look_at(Plan(item), bench, recorded=record)
     assert [str(found) for found in seen.drifted] == ["/etc/b.conf: its content differs"]
 
 
@@ -130,7 +130,7 @@ def test_a_program_that_runs_from_contents_of_before_is_seen(bench: Bench) -> No
     record = apply(bench, group(program, File(CONF, "old\n")))
     bench.host.write_file(CONF, "new\n")
     wanted = group(program, File(CONF, "new\n"))
-    seen = look_at(Plan(wanted), bench, record)
+    seen = look_at(Plan(wanted), bench, recorded=record)
     assert [found.field for found in seen.differences] == [OTHER_START]
     apply(bench, wanted, recorded=record)
     assert program.read == {str(CONF): "new\n"}
@@ -147,7 +147,7 @@ def test_a_program_that_does_not_run_differs(bench: Bench) -> None:
     program = Program((CONF, OTHER))
     record = apply(bench, group(program))
     program.is_up = False
-    assert [found.field for found in look_at(Plan(group(program)), bench, record).differences] == [NOT_RUNNING]
+    assert [found.field for found in look_at(Plan(group(program)), bench, recorded=record).differences] == [NOT_RUNNING]
     apply(bench, group(program), recorded=record)
     assert program.is_up
 
@@ -181,7 +181,7 @@ def test_what_is_known_later_has_no_fingerprint_and_is_made_when_it_is(bench: Be
     )
     plan = Plan(File(OTHER, "x\n"), later)
     assert plan.fingerprint() == "" and plan.resolve(bench).is_open
-    assert [str(found) for found in look_at(plan, bench, None).differences] == [
+    assert [str(found) for found in look_at(plan, bench, recorded=None).differences] == [
         f"{OTHER} is not there",
         "podCIDR: it is not known yet",
     ]
@@ -204,7 +204,7 @@ def test_what_gave_way_or_waits_is_neither_missed_nor_forgotten(bench: Bench) ->
     record = apply(bench, pod())
     bench.host.remove(CONF)
     for part in (Yielded("pod network", "/etc/cni/net.d/05-other.conflist came"), Waiting("kubeconfigs", "cp2 first")):
-        assert look_at(Plan(part), bench, record).differences == ()
+        assert look_at(Plan(part), bench, recorded=record).differences == ()
         assert apply(bench, part, recorded=record) == record
     assert "05-other.conflist came" in bench.told
     assert Plan(Waiting("kubeconfigs", "cp2 first")).fingerprint() == ""
@@ -261,29 +261,29 @@ def test_a_line_in_a_file_of_others(bench: Bench) -> None:
     bench.host.write_file(CONF, "127.0.0.1 localhost\n127.0.0.2 api # kb\n")
     record = apply(bench, item)
     assert bench.host.read_text(CONF) == "127.0.0.1 localhost\n127.0.0.1 api # kb\n"
-    assert look_at(Plan(item), bench, record).differences == ()
+    assert look_at(Plan(item), bench, recorded=record).differences == ()
     bench.host.write_file(CONF, "10.0.0.9 other\n")
-    assert [found.field for found in look_at(Plan(item), bench, record).drifted] == ["lines"]
+    assert [found.field for found in look_at(Plan(item), bench, recorded=record).drifted] == ["lines"]
     assert record == {str(CONF): {"lines": "127.0.0.1 api # kb\n"}}
 
 
 def test_what_is_anothers_is_moved_aside_and_no_further(bench: Bench) -> None:
     bench.host.write_file(CONF, "theirs\n")
     item = MovedAside(CONF, Path("/etc/of-before"), lambda run: run.host.exists(CONF), "moved")
-    assert look_at(Plan(item), bench, None).differences
+    assert look_at(Plan(item), bench, recorded=None).differences
     apply(bench, item)
     assert bench.host.read_text(Path("/etc/of-before")) == "theirs\n" and "moved" in bench.told
-    assert look_at(Plan(item), bench, None).differences == ()
+    assert look_at(Plan(item), bench, recorded=None).differences == ()
 
 
 def test_what_is_wanted_no_more_is_seen_too(bench: Bench) -> None:
     record = apply(bench, File(CONF, "one\n"), File(OTHER, "two\n"))
     plan = Plan(File(CONF, "one\n"))
-    seen = look_at(plan, bench, record, made=(str(OTHER),))
+    seen = look_at(plan, bench, recorded=record, made=(str(OTHER),))
     assert [str(found) for found in seen.differences] == [f"{OTHER}: {WANTED_NO_MORE}"]
-    assert look_at(plan, bench, record, made=()).differences == ()
+    assert look_at(plan, bench, recorded=record, made=()).differences == ()
     bench.host.write_file(OTHER, "edited\n")  # it stays, and is no reason to work
-    assert look_at(plan, bench, record, made=(str(OTHER),)).differences == ()
+    assert look_at(plan, bench, recorded=record, made=(str(OTHER),)).differences == ()
 
 
 def test_what_a_program_reads_that_is_not_in_the_plan_stays(bench: Bench) -> None:
@@ -315,21 +315,21 @@ def test_a_link_is_looked_at_and_written_through(bench: Bench) -> None:
     bench.host.write_file(OTHER, "one\n", mode=0o600)
     bench.host.symlink(CONF, str(OTHER))
     item = File(CONF, "one\n", mode=0o600, has_mode=True)
-    assert look_at(Plan(item), bench, None).differences == ()
+    assert look_at(Plan(item), bench, recorded=None).differences == ()
     bench.host.write_file(OTHER, "two\n", mode=0o644)
-    fields = [found.field for found in look_at(Plan(item), bench, None).differences]
+    fields = [found.field for found in look_at(Plan(item), bench, recorded=None).differences]
     assert len(fields) == 2 and "mode" in fields
     apply(bench, item)
     assert bench.host.read_link(CONF) == str(OTHER) and bench.host.read_text(OTHER) == "one\n"
-    assert look_at(Plan(item), bench, None).differences == ()
+    assert look_at(Plan(item), bench, recorded=None).differences == ()
 
 
 def test_a_link_into_nowhere_becomes_the_file(bench: Bench) -> None:
     bench.host.symlink(CONF, "/etc/nowhere.yaml")
     item = File(CONF, "one\n", mode=0o600, has_mode=True)
-    assert look_at(Plan(item), bench, None).differences
+    assert look_at(Plan(item), bench, recorded=None).differences
     apply(bench, item)
-    assert look_at(Plan(item), bench, None).differences == () and bench.host.read_text(CONF) == "one\n"
+    assert look_at(Plan(item), bench, recorded=None).differences == () and bench.host.read_text(CONF) == "one\n"
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xfe\x00", "spec: \u2028\u00e4\n".encode(), b"a: [1\n", b"\x00" * 9])
@@ -338,7 +338,7 @@ def test_what_is_no_text_of_kb_s_is_replaced(bench: Bench, data: bytes) -> None:
     record = apply(bench, File(CONF, "a: 1\n"))
     assert bench.host.read_text(CONF) == "a: 1\n"
     bench.host.write_file(CONF, data)
-    seen = look_at(Plan(File(CONF, "a: 1\n")), bench, record)
+    seen = look_at(Plan(File(CONF, "a: 1\n")), bench, recorded=record)
     assert seen.drifted and str(seen.drifted[0])
 
 
@@ -369,7 +369,7 @@ def test_a_record_of_another_kind_is_none(bench: Bench, held: dict[str, str]) ->
     """Of another kb, or of who edited it: nobody knows who did it then."""
     bench.host.write_file(CONF, "b: 1\n")
     item = File(CONF, "a: 1\n", mode=0o600, has_mode=True)
-    seen = look_at(Plan(item), bench, {item.name: held})
+    seen = look_at(Plan(item), bench, recorded={item.name: held})
     assert seen.differences and (seen.drifted, seen.configured) == ((), ())
 
 

@@ -27,7 +27,7 @@ def host(tmp_path: Path) -> LocalHost:
 def begin(host: LocalHost, *, created: tuple[str, ...] = ()) -> tuple[JournalHost, State, PhaseState]:
     state, entry = State(host, Paths()), PhaseState("running", created=list(created))
     state.phases["init/x"] = entry
-    return JournalHost(host, state, "init/x", entry), state, entry
+    return JournalHost(host, state, key="init/x", entry=entry), state, entry
 
 
 def on_disk(host: LocalHost) -> Any:

@@ -57,7 +57,7 @@ def run(
     text = io.StringIO()
     node_state = load_state(host, Paths())
     ctx = Run(host=host, paths=Paths(), config=config, release=RELEASES[35], report=Report(text))
-    result = Runner("init", steps, node_state).run(ctx, **options)
+    result = Runner("init", steps, state=node_state).run(ctx, **options)
     return result, node_state, text.getvalue()
 
 
@@ -387,7 +387,7 @@ def test_a_plan_that_cannot_be_made_in_a_second_run_is_told_as_in_a_first(host: 
     ctx = Run(host=host, paths=Paths(), config=CONFIG, release=RELEASES[35], report=Report(told))
     steps = (dataclasses.replace(first, plan=plan_of(File(A, "b"))), dataclasses.replace(second, plan=fail))
     with pytest.raises(UsageError) as caught:
-        Runner("init", steps, load_state(host, Paths())).run(ctx)
+        Runner("init", steps, state=load_state(host, Paths())).run(ctx)
     assert (caught.value.phase, caught.value.changed) == ("one/b", "1 files were changed")
     assert "one/b  b  failed" in told.getvalue()
     assert statuses(run(host, (first, second))[0])["one/b"] == "unchanged"

@@ -157,7 +157,7 @@ def test_a_workflow_s_own_phases_are_listed(name: str, there: str, not_there: st
 
 @pytest.mark.parametrize("words", [["init", "phase"], ["init", "phase", "certs"], ["init", "phase", "etcd"]])
 def test_a_parent_alone_is_refused(words: list[str]) -> None:
-    call = parser.parse_command_line(COMMANDS, words, PROGRAM)
+    call = parser.parse_command_line(COMMANDS, words, program=PROGRAM)
     with pytest.raises(UsageError, match="subcommand is required"):
         call.command.run(call)
 
@@ -256,7 +256,7 @@ def test_notes_stay_out_of_what_scripts_read(capsys: pytest.CaptureFixture[str])
     report = KubeadmReport()
     report.note("chosen for you")
     report.warn("[WARNING Swap]: swap is on. Remedy: swapoff")
-    report.phase(1, 2, "certs/ca", "Make it", "0.1s")
+    report.phase(1, 2, name="certs/ca", does="Make it", outcome="0.1s")
     report.say("[certs] a line")
     told = capsys.readouterr()
     assert told.out == "[certs] a line\n"

@@ -18,7 +18,7 @@ from kubeup.machine.local_host import LocalHost
         lambda host: host.http_open("https://dl.k8s.io/x").__enter__(),
         lambda host: host.http_upload("https://dl.k8s.io/x", (), size=0),
         lambda host: host.resolve("dl.k8s.io"),
-        lambda host: host.udp_exchange("8.8.8.8", 53, b""),
+        lambda host: host.udp_exchange("8.8.8.8", 53, payload=b""),
         lambda host: host.served_cert("8.8.8.8", 443),
     ],
 )

@@ -31,7 +31,7 @@ def test_below_a_root_nothing_is_run_but_told(host: LocalHost) -> None:
 def test_a_secret_is_shown_as_stars_and_passed_in_full() -> None:
     argv = ("echo", Secret("hunter2"))
     assert shown_argv(argv) == ("echo", "***")
-    done = _execute(argv, 10, None, "")
+    done = _execute(argv, 10, env=None, stdin="")
     assert done.stdout == "hunter2\n"
     assert "hunter2" not in " ".join(done.argv)
 
@@ -44,8 +44,8 @@ def test_a_word_that_no_program_can_be_given(word: str) -> None:
 
 
 def test_a_missing_program_and_a_slow_one() -> None:
-    assert _execute(["no-such-program-here"], 5, None, "").missing
-    assert _execute(["sleep", "5"], 0.1, None, "").code == 124
+    assert _execute(["no-such-program-here"], 5, env=None, stdin="").missing
+    assert _execute(["sleep", "5"], 0.1, env=None, stdin="").code == 124
 
 
 def test_a_second_lock_says_who_holds_the_first(host: LocalHost) -> None:

@@ -72,8 +72,8 @@ def test_services_are_started_stopped_and_enabled_by_whoever_runs_the_machine() 
         ),
     ):
         host.accepts = wanted
-        services.run(host, "stop", "containerd")
-        services.run(host, "restart", "containerd")
+        services.run(host, "stop", unit="containerd")
+        services.run(host, "restart", unit="containerd")
         services.enable(host, "containerd")
         assert host.changes == [f"run {command}" for command in wanted]
 

@@ -163,10 +163,10 @@ class BalancedHost(FakeHost):
     ) -> HttpResponse:
         if url.startswith("http://127.0.0.1:10281"):
             if not self.is_up:
-                raise Unreachable(url, "refused", "no")
+                raise Unreachable(url, "refused", text="no")
             return HttpResponse(200, self.loaded.encode())
         if self.listed is None:
-            raise Unreachable(url, "refused", "no")
+            raise Unreachable(url, "refused", text="no")
         assert "/endpointslices/kubernetes" in url
         return HttpResponse(200, json.dumps(self.listed).encode())
 
@@ -201,7 +201,9 @@ def balanced(*servers: str, **fields: Any) -> BalancedHost:
 
 def keep(host: BalancedHost, memory: Memory) -> keeper.Round:
     identity = api.Identity("https://kb-api.cluster.local:7443", Tls())
-    return load_balancer.keep_round(host, lambda: api.Api(host, identity, retry_s=0), SETTINGS, memory, paths=PATHS)
+    return load_balancer.keep_round(
+        host, lambda: api.Api(host, identity, retry_s=0), settings=SETTINGS, memory=memory, paths=PATHS
+    )
 
 
 def test_a_new_api_server_is_taken_in_and_haproxy_told_once() -> None:
@@ -253,10 +255,12 @@ def test_without_settings_the_keeper_says_how_they_come() -> None:
 def test_who_is_to_blame_when_nothing_answers() -> None:
     host = balanced(THREE[0])
     host.is_up = False
-    error = load_balancer._not_up(host, SETTINGS, Unreachable("https://x", "refused", "no"), 90)
+    error = load_balancer._not_up(host, SETTINGS, last=Unreachable("https://x", "refused", text="no"), elapsed=90)
     assert error.code == "load-balancer-not-up" and "the kubelet has not started" in error.cause
     host.is_up = True
-    error = load_balancer._not_up(host, SETTINGS, Unreachable("https://x", "reset", "no"), 90)
+    error = load_balancer._not_up(host, SETTINGS, last=Unreachable("https://x", "reset", text="no"), elapsed=90)
     assert "no API server answers behind it" in error.cause
-    error = load_balancer._not_up(host, SETTINGS, Unreachable("https://x", "tls", "hostname mismatch"), 90)
+    error = load_balancer._not_up(
+        host, SETTINGS, last=Unreachable("https://x", "tls", text="hostname mismatch"), elapsed=90
+    )
     assert error.code == "endpoint-not-in-certificate" and "kb reconfigure endpoint" in error.remedy

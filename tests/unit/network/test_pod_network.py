@@ -86,13 +86,13 @@ def plugins(folder: str, *names: str) -> dict[str, bytes]:
 
 def test_plugins_may_lie_in_any_folder_that_the_runtime_searches() -> None:
     host = FakeHost(files={**plugins("/a", "bridge", "portmap"), **plugins("/b", "host-local", "loopback")})
-    pod_network.check_cni_plugins(host, ["/a", "/b"], "containerd 2.1")
+    pod_network.check_cni_plugins(host, ["/a", "/b"], runtime="containerd 2.1")
 
 
 def test_plugins_in_another_folder_are_named_with_the_links_to_make() -> None:
     host = FakeHost(files=plugins("/usr/lib/cni", *pod_network.CNI_PLUGINS))
     with pytest.raises(HostError) as caught:
-        pod_network.check_cni_plugins(host, ["/opt/cni/bin"], "containerd 1.7")
+        pod_network.check_cni_plugins(host, ["/opt/cni/bin"], runtime="containerd 1.7")
     error = caught.value
     assert error.code == "cni-plugins-missing"
     assert error.cause == "the plugins are in /usr/lib/cni, and containerd 1.7 is configured to look in /opt/cni/bin"
@@ -106,14 +106,14 @@ def test_one_missing_plugin_is_linked_alone() -> None:
         files={**plugins("/opt/cni/bin", "bridge", "host-local", "loopback"), **plugins("/usr/lib/cni", "portmap")}
     )
     with pytest.raises(HostError) as caught:
-        pod_network.check_cni_plugins(host, ["/opt/cni/bin"], "containerd 1.7")
+        pod_network.check_cni_plugins(host, ["/opt/cni/bin"], runtime="containerd 1.7")
     assert caught.value.what == "the CNI plugins portmap are missing"
     assert "ln -s /usr/lib/cni/portmap /opt/cni/bin/" in caught.value.remedy
 
 
 def test_plugins_that_are_nowhere_are_to_be_installed() -> None:
     with pytest.raises(HostError) as caught:
-        pod_network.check_cni_plugins(FakeHost(), ["/opt/cni/bin"], "containerd 1.7")
+        pod_network.check_cni_plugins(FakeHost(), ["/opt/cni/bin"], runtime="containerd 1.7")
     assert "install" in caught.value.remedy
 
 

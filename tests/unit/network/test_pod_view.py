@@ -72,7 +72,7 @@ def make_host(*reached: Way, forward: str = "ACCEPT", has_chain: bool = True) ->
     ],
 )
 def test_the_link_that_broke_is_named(reached: tuple[Way, ...], forward: str, words: str, remedy: str) -> None:
-    cut = pod_view.find_cut(make_host(*reached, forward=forward), PLACE, Ways(NAME, (DNS, API), (HERE, SERVER)))
+    cut = pod_view.find_cut(make_host(*reached, forward=forward), PLACE, ways=Ways(NAME, (DNS, API), (HERE, SERVER)))
     assert cut is not None
     assert cut.what.startswith("a pod on this node does not reach the cluster's DNS at 10.96.0.10:53")
     assert ("the API's Service at 10.96.0.1:443" in cut.what) is (API not in reached)
@@ -80,7 +80,7 @@ def test_the_link_that_broke_is_named(reached: tuple[Way, ...], forward: str, wo
 
 
 def test_dns_pods_beyond_the_node_are_the_way_between_nodes() -> None:
-    cut = pod_view.find_cut(make_host(API, SERVER), PLACE, Ways(NAME, (DNS, API), (THERE, SERVER)))
+    cut = pod_view.find_cut(make_host(API, SERVER), PLACE, ways=Ways(NAME, (DNS, API), (THERE, SERVER)))
     assert cut is not None
     assert "nor CoreDNS on cp2 at 10.244.1.5:53" in cut.what and "the way to the pods of the nodes" in cut.cause
     assert "kb doctor" in cut.remedy
@@ -88,18 +88,18 @@ def test_dns_pods_beyond_the_node_are_the_way_between_nodes() -> None:
 
 def test_a_policy_that_kb_s_rules_make_up_for_is_no_cut() -> None:
     host = make_host(DNS, API, HERE, SERVER, forward="DROP")
-    assert pod_view.find_cut(host, PLACE, Ways(NAME, (DNS, API), (HERE, SERVER))) is None
+    assert pod_view.find_cut(host, PLACE, ways=Ways(NAME, (DNS, API), (HERE, SERVER))) is None
 
 
 def test_a_missing_rule_of_kb_s_is_told() -> None:
-    cut = pod_view.find_cut(make_host(forward="DROP", has_chain=False), PLACE, Ways(NAME, (DNS,)))
+    cut = pod_view.find_cut(make_host(forward="DROP", has_chain=False), PLACE, ways=Ways(NAME, (DNS,)))
     assert cut is not None and "and no rule KB-FORWARD" in cut.cause
 
 
 def test_a_pod_that_ended_meanwhile_tells_nothing() -> None:
     host = make_host()
     host.answers["nsenter"] = CommandResult((), 1, stderr="cannot open /run/netns/x")
-    assert pod_view.find_cut(host, PLACE, Ways(NAME, (DNS,))) is None
+    assert pod_view.find_cut(host, PLACE, ways=Ways(NAME, (DNS,))) is None
 
 
 def sandbox(path: str) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def commands(host: FakeHost) -> list[str]:
 
 def test_a_namespace_is_made_when_it_is_asked_for_and_taken_away() -> None:
     host = network_host(CommandResult((), 0, "{}"))
-    with pod_view.OwnNamespace(host, Paths(), SOCKET) as own:
+    with pod_view.OwnNamespace(host, Paths(), socket=SOCKET) as own:
         assert not host.changes
         assert own.path() == own.path() == Path("/run/netns/kb-probe")
         assert commands(host) == ["run ip netns add kb-probe", "run /opt/cni/bin/bridge"]
@@ -165,7 +165,7 @@ def test_a_namespace_is_made_when_it_is_asked_for_and_taken_away() -> None:
 def test_what_a_killed_run_left_is_taken_away_first() -> None:
     host = network_host(CommandResult((), 0, "{}"))
     host.files["/run/netns/kb-probe"] = b""
-    with pod_view.OwnNamespace(host, Paths(), SOCKET) as own:
+    with pod_view.OwnNamespace(host, Paths(), socket=SOCKET) as own:
         own.path()
     assert commands(host)[:3] == [
         "run /opt/cni/bin/bridge",
@@ -177,19 +177,22 @@ def test_what_a_killed_run_left_is_taken_away_first() -> None:
 def test_a_network_to_which_no_pod_can_be_connected() -> None:
     told = json.dumps({"code": 999, "msg": "no IP addresses available in range set: 10.244.0.1-10.244.0.254"})
     host = network_host(CommandResult(("/opt/cni/bin/bridge",), 1, told))
-    with pod_view.OwnNamespace(host, Paths(), SOCKET) as own:
+    with pod_view.OwnNamespace(host, Paths(), socket=SOCKET) as own:
         with pytest.raises(HostError) as caught:
             own.path()
         assert "no IP addresses available" in caught.value.cause and caught.value.code == "pod-namespace"
         assert "/run/netns/kb-probe" not in host.files
     del host.files["/opt/cni/bin/bridge"]
-    with pod_view.OwnNamespace(host, Paths(), SOCKET) as own, pytest.raises(HostError, match="no pod can be connected"):
+    with (
+        pod_view.OwnNamespace(host, Paths(), socket=SOCKET) as own,
+        pytest.raises(HostError, match="no pod can be connected"),
+    ):
         own.path()
 
 
 def test_without_nsenter_nothing_is_made() -> None:
     host = network_host(CommandResult((), 0, "{}"))
     host.programs.discard("nsenter")
-    with pod_view.OwnNamespace(host, Paths(), SOCKET) as own:
+    with pod_view.OwnNamespace(host, Paths(), socket=SOCKET) as own:
         assert own.path() is None
     assert not host.changes

@@ -90,7 +90,7 @@ def make_host(nodes: list[Peer], files: tuple[str, ...] = (node_routes.CNI_FILE,
 
 def keep(host: FakeHost, settings: RouteSettings = SETTINGS) -> keeper.Round:
     api = Api(host, Identity(SERVER, Tls()), retry_s=0)
-    return route_keeper.keep_round(host, lambda: api, settings, paths=PATHS)
+    return route_keeper.keep_round(host, lambda: api, settings=settings, paths=PATHS)
 
 
 def test_a_round_sets_routes_and_the_rule_and_says_so() -> None:

@@ -14,7 +14,7 @@ from tests.unit.network.routes_case import ETH0, FAR, FAR4, FAR_NETWORK, LINK, M
 
 def plan(nodes: list[Peer], existing: Optional[Network] = None, *, me: Peer = ME4, backend: str = "auto") -> list[str]:
     commands = route_plan.plan_changes(
-        route_plan.plan_network([me, *nodes], me, [ETH0], backend=backend), existing or Network()
+        route_plan.plan_network([me, *nodes], me, interfaces=[ETH0], backend=backend), existing or Network()
     )
     return [" ".join(command) for command in commands]
 
@@ -46,7 +46,7 @@ def test_a_node_behind_a_router_is_reached_by_vxlan_link_first_and_route_last() 
 
 
 def test_both_families_go_through_one_tunnel() -> None:
-    wanted = route_plan.plan_network([ME, FAR], ME, [ETH0])
+    wanted = route_plan.plan_network([ME, FAR], ME, interfaces=[ETH0])
     assert wanted.forwards == {("0a:6b:0a:00:09:0d", "10.0.9.13")}
     assert wanted.neighbours == {
         ("10.244.3.0", "0a:6b:0a:00:09:0d"),
@@ -57,7 +57,7 @@ def test_both_families_go_through_one_tunnel() -> None:
 
 
 def test_near_and_far_nodes_mix() -> None:
-    wanted = route_plan.plan_network([ME4, NEAR4, FAR4], ME4, [ETH0])
+    wanted = route_plan.plan_network([ME4, NEAR4, FAR4], ME4, interfaces=[ETH0])
     assert {(route.pod_cidr, route.device) for route in wanted.routes} == {
         ("10.244.2.0/24", "eth0"),
         ("10.244.3.0/24", "cbr-vxlan"),
@@ -65,12 +65,12 @@ def test_near_and_far_nodes_mix() -> None:
 
 
 def test_backend_vxlan_tunnels_to_neighbours_too() -> None:
-    wanted = route_plan.plan_network([ME4, NEAR4], ME4, [ETH0], backend="vxlan")
+    wanted = route_plan.plan_network([ME4, NEAR4], ME4, interfaces=[ETH0], backend="vxlan")
     assert wanted.routes == {Route("10.244.2.0/24", "10.244.2.0", "cbr-vxlan")}
 
 
 def test_backend_route_names_the_nodes_that_it_cannot_reach() -> None:
-    wanted = route_plan.plan_network([ME4, NEAR4, FAR4], ME4, [ETH0], backend="route")
+    wanted = route_plan.plan_network([ME4, NEAR4, FAR4], ME4, interfaces=[ETH0], backend="route")
     assert {route.pod_cidr for route in wanted.routes} == {"10.244.2.0/24"}
     assert wanted.problems == ("node n3 (10.0.9.13) is on no network that this node is connected to",)
     assert wanted.vxlan is None
@@ -78,7 +78,7 @@ def test_backend_route_names_the_nodes_that_it_cannot_reach() -> None:
 
 def test_a_node_without_an_address_or_range_is_left_out() -> None:
     wanted = route_plan.plan_network(
-        [ME4, Peer("n4", (), ("10.244.4.0/24",)), Peer("n5", ("10.0.0.15",), ())], ME4, [ETH0]
+        [ME4, Peer("n4", (), ("10.244.4.0/24",)), Peer("n5", ("10.0.0.15",), ())], ME4, interfaces=[ETH0]
     )
     assert wanted.routes == frozenset()
     assert wanted.problems == ("node n4 (no address) has no InternalIP",)
@@ -90,14 +90,14 @@ def test_a_family_that_this_node_lacks_is_left_out() -> None:
 
 @pytest.mark.parametrize("cidr", ["10.244.1.0/24", "10.244.0.0/16", "10.244.1.128/25"])
 def test_a_range_that_overlaps_the_nodes_own_never_becomes_a_route(cidr: str) -> None:
-    wanted = route_plan.plan_network([ME4, Peer("n2", ("10.0.0.12",), (cidr,))], ME4, [ETH0])
+    wanted = route_plan.plan_network([ME4, Peer("n2", ("10.0.0.12",), (cidr,))], ME4, interfaces=[ETH0])
     assert wanted.routes == frozenset()
     assert wanted.problems == (f"node n2 has the podCIDR {cidr}, which overlaps this node's own",)
 
 
 def test_ipv6_nodes_leave_more_room_for_the_tunnel() -> None:
     me, far = Peer("n1", ("fd00::11",), ("fd00:244:0:1::/64",)), Peer("n3", ("fd00:9::13",), ("fd00:244:0:3::/64",))
-    wanted = route_plan.plan_network([me, far], me, [ETH0])
+    wanted = route_plan.plan_network([me, far], me, interfaces=[ETH0])
     assert wanted.vxlan == Vxlan("fd00::11", route_plan.vtep_mac("fd00::11"), 1430, frozenset({"fd00:244:0:1::/128"}))
 
 
@@ -143,7 +143,7 @@ def test_the_last_far_node_takes_the_link_with_it() -> None:
 def test_one_of_two_far_nodes_takes_its_own_entries_with_it() -> None:
     other = Peer("n4", ("10.0.9.14",), ("10.244.4.0/24",))
     mac = route_plan.vtep_mac("10.0.9.14")
-    both = route_plan.plan_network([ME4, FAR4, other], ME4, [ETH0])
+    both = route_plan.plan_network([ME4, FAR4, other], ME4, interfaces=[ETH0])
     assert plan([FAR4], both) == [
         "ip -4 route delete 10.244.4.0/24 proto 199",
         "ip neighbour delete 10.244.4.0 dev cbr-vxlan",
@@ -254,7 +254,9 @@ def test_both_ends_take_the_same_kind_of_way() -> None:
     """A node of a dual-stack cluster that registered with its IPv4 address alone: nobody could answer it directly in IPv6."""
     single = Peer("n2", ("10.0.0.12",), NEAR.pod_cidrs)
     for me, other in ((ME, single), (single, ME)):
-        ways = {route.pod_cidr: route.device for route in route_plan.plan_network([me, other], me, [ETH0]).routes}
+        ways = {
+            route.pod_cidr: route.device for route in route_plan.plan_network([me, other], me, interfaces=[ETH0]).routes
+        }
         assert {cidr: device == route_plan.VXLAN for cidr, device in ways.items()} == {
             cidr: ":" in cidr for cidr in other.pod_cidrs
         }

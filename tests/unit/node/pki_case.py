@@ -21,7 +21,9 @@ def new_ca(
 ) -> certificates.Ca:
     key = private_keys.generate_key(algorithm)
     return certificates.Ca(
-        certificates.issue_ca_cert(common_name, key, certificates.plan_validity(NOW, seconds)), key, Path("/pki/ca.crt")
+        certificates.issue_ca_cert(common_name, key, validity=certificates.plan_validity(NOW, seconds)),
+        key,
+        Path("/pki/ca.crt"),
     )
 
 

@@ -137,7 +137,7 @@ def test_signature_not_name_makes_the_chain() -> None:
 def test_intermediates_are_followed() -> None:
     root = new_ca("root")
     key = private_keys.generate_key("ECDSA-P256")
-    template = certificates.issue_ca_cert("middle", key, certificates.plan_validity(NOW, YEAR))
+    template = certificates.issue_ca_cert("middle", key, validity=certificates.plan_validity(NOW, YEAR))
     assert root.key is not None
     builder = x509.CertificateBuilder(
         root.cert.subject, template.subject, key.public_key(), 7, NOW.replace(tzinfo=None), NOW.replace(year=2030)
@@ -179,7 +179,7 @@ MIIBdzCCAR2gAwIBAgIBBzAKBggqhkjOPQQDAjANMQswCQYDVQQDDAJrYjAeFw0y
 def test_pins_are_of_the_public_key() -> None:
     one, two = new_ca(), new_ca()
     assert one.key is not None
-    renewed = certificates.issue_ca_cert("kubernetes", one.key, certificates.plan_validity(NOW, 20 * YEAR))
+    renewed = certificates.issue_ca_cert("kubernetes", one.key, validity=certificates.plan_validity(NOW, 20 * YEAR))
     pin = certificates.ca_cert_hash(certificates.cert_to_pem(one.cert))
     assert pins.parse_ca_cert_hash(pin) == pin
     assert len(pin) == len("sha256:") + 64
@@ -206,7 +206,7 @@ def test_names_are_as_long_as_go_has_them(length: int) -> None:
     """`system:node:` and a machine's full name are longer than RFC 5280's 64 characters."""
     validity = certificates.plan_validity(datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc), 3600)
     key = private_keys.generate_key("ECDSA-P256")
-    ca = certificates.Ca(certificates.issue_ca_cert("kubernetes", key, validity), key, Path("ca.crt"))
+    ca = certificates.Ca(certificates.issue_ca_cert("kubernetes", key, validity=validity), key, Path("ca.crt"))
     name = "n" * length
     cert = certificates.issue_leaf_cert(
         certificates.Subject(name, (name, "x"), is_client=True), key, ca=ca, validity=validity
@@ -229,7 +229,7 @@ def test_an_indented_certificate_is_refused_as_go_refuses_it() -> None:
     """As cloud-init writes it with a wrong indentation: the API server and the kubelets would end minutes later."""
     validity = certificates.plan_validity(datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc), 3600)
     pem = certificates.cert_to_pem(
-        certificates.issue_ca_cert("kubernetes", private_keys.generate_key("ECDSA-P256"), validity)
+        certificates.issue_ca_cert("kubernetes", private_keys.generate_key("ECDSA-P256"), validity=validity)
     )
     for text in ("".join(f"  {line}\n" for line in pem.splitlines()), f"x {pem}"):
         with pytest.raises(ValueError, match="PEM"):
@@ -255,7 +255,9 @@ def test_a_certificate_is_believed_for_what_it_is_for(name: str, by: str, cause:
         host.files[f"/etc/kubernetes/pki/{name}.{kind}"] = host.files[f"/etc/kubernetes/pki/{by}.{kind}"]
     for ca in ("ca", "etcd/ca"):
         del host.files[f"/etc/kubernetes/pki/{ca}.key"]
-    problems = [error for error in pki.find_problems(host, PATHS, make_config()) if error.code == "certificate-unfit"]
+    problems = [
+        error for error in pki.find_problems(host, PATHS, config=make_config()) if error.code == "certificate-unfit"
+    ]
     assert [cause in error.cause for error in problems] == [True] * bool(cause)
     assert all("have your CA issue" in error.remedy for error in problems)
 
@@ -268,4 +270,4 @@ def test_a_certificate_of_the_second_authority_of_a_bundle_is_believed() -> None
         certificates.cert_to_pem(new.cert).encode() + host.files["/etc/kubernetes/pki/ca.crt"]
     )
     put(host, "ca", key=new.key)
-    assert pki.find_problems(host, PATHS, make_config()) == []
+    assert pki.find_problems(host, PATHS, config=make_config()) == []

@@ -96,22 +96,22 @@ def test_containers_through_ctr() -> None:
     assert (found.id, found.name, found.state, found.attempt) == ("aaa", "etcd", "running", 4)
     assert (found.pod, found.namespace, found.log_path) == ("etcd-cp1", "kube-system", "/var/log/pods/x/4.log")
     assert containers.list_containers(ctr_host(), SOCKET, name="other") == []
-    assert containers.container_logs(ctr_host(), SOCKET, "aaa") == ["last"]
+    assert containers.container_logs(ctr_host(), SOCKET, container_id="aaa") == ["last"]
 
 
 def test_container_logs_keep_the_order_and_lose_the_stamp() -> None:
     log = b"2026-01-01T00:00:00Z stdout F one\n2026-01-01T00:00:01Z stderr P two\n2026-01-01T00:00:02Z stdout F \n"
     host = crictl_host({f"{CRICTL} inspect aaa": json.dumps(END)}, files={"/var/log/pods/x/2.log": log})
-    assert containers.container_logs(host, SOCKET, "aaa", lines=2) == ["two", ""]
+    assert containers.container_logs(host, SOCKET, container_id="aaa", lines=2) == ["two", ""]
 
 
 def test_container_logs_from_crictl_where_there_is_no_file() -> None:
     host = crictl_host(
         {f"{CRICTL} inspect": failed("x"), f"{CRICTL} logs --tail 5 aaa": CommandResult((), 0, "a\n", "b\n")}
     )
-    assert containers.container_logs(host, SOCKET, "aaa", lines=5) == ["a", "b"]
-    assert containers.container_logs(crictl_host(), SOCKET, "aaa") == []
-    assert containers.container_logs(FakeHost(), SOCKET, "aaa") == []
+    assert containers.container_logs(host, SOCKET, container_id="aaa", lines=5) == ["a", "b"]
+    assert containers.container_logs(crictl_host(), SOCKET, container_id="aaa") == []
+    assert containers.container_logs(FakeHost(), SOCKET, container_id="aaa") == []
 
 
 # ---- removing pods

@@ -95,7 +95,7 @@ HEAD = 'failed to pull and unpack image "r.example/a:1": failed to resolve refer
 )
 def test_pull_failures_are_told_apart(text: str, kind: str, cause: str) -> None:
     with pytest.raises(image_pulls.ImagePullError) as caught:
-        image_pulls.pull_image(crictl_host(pulling("r.example/a:1", answer=fatal(text))), SOCKET, "r.example/a:1")
+        image_pulls.pull_image(crictl_host(pulling("r.example/a:1", answer=fatal(text))), SOCKET, image="r.example/a:1")
     error = caught.value
     assert (error.kind, error.image, error.code) == (kind, "r.example/a:1", "image-pull-failed")
     assert cause in error.cause
@@ -105,20 +105,22 @@ def test_pull_failures_are_told_apart(text: str, kind: str, cause: str) -> None:
 
 def test_a_proxy_that_only_this_shell_knows_is_named() -> None:
     env = {"https_proxy": "http://user:secret@proxy:3128"}
-    error = image_pulls.explain_pull_failure(FakeHost(), "r/a:1", "dial tcp 1.2.3.4:443: i/o timeout", env=env)
+    error = image_pulls.explain_pull_failure(FakeHost(), "r/a:1", text="dial tcp 1.2.3.4:443: i/o timeout", env=env)
     assert "systemctl edit containerd" in error.remedy
     assert "secret" not in error.remedy
-    assert "systemctl edit" not in image_pulls.explain_pull_failure(FakeHost(), "r/a:1", "not found", env=env).remedy
+    assert (
+        "systemctl edit" not in image_pulls.explain_pull_failure(FakeHost(), "r/a:1", text="not found", env=env).remedy
+    )
 
 
 def test_the_mirror_that_was_asked_is_named() -> None:
     asked = (
         'failed to do request: Head "http://10.0.0.9:5000/v2/a/manifests/1?ns=r.example": connect: connection refused'
     )
-    cause = image_pulls.explain_pull_failure(FakeHost(), "r.example/a:1", asked).cause
+    cause = image_pulls.explain_pull_failure(FakeHost(), "r.example/a:1", text=asked).cause
     assert cause.startswith("nothing at 10.0.0.9:5000 (asked for r.example) accepts the connection")
     direct = asked.replace("http://10.0.0.9:5000", "https://r.example")
-    assert image_pulls.explain_pull_failure(FakeHost(), "r.example/a:1", direct).cause.startswith(
+    assert image_pulls.explain_pull_failure(FakeHost(), "r.example/a:1", text=direct).cause.startswith(
         "nothing at r.example accepts"
     )
 
@@ -128,7 +130,7 @@ def test_ensure_images_pulls_what_is_missing_and_tells() -> None:
     host = crictl_host({f"{CRICTL} images -o json": image_list("r.example/a:1"), **missing})
     told: list[str] = []
     result = image_pulls.ensure_images(
-        host, SOCKET, ["r.example/a:1", "r.example/b:1", "r.example/c:1"], tell=told.append
+        host, SOCKET, names=["r.example/a:1", "r.example/b:1", "r.example/c:1"], tell=told.append
     )
     assert result == image_pulls.ImagesResult(("r.example/a:1",), ("r.example/b:1", "r.example/c:1"), ())
     assert pulls(host) == ["r.example/b:1", "r.example/c:1"]
@@ -138,16 +140,20 @@ def test_ensure_images_pulls_what_is_missing_and_tells() -> None:
 def test_ensure_images_side_by_side() -> None:
     names = [f"r.example/{index}:1" for index in range(9)]
     host = crictl_host(pulling(*names))
-    result = image_pulls.ensure_images(host, SOCKET, names, is_serial=False)
+    result = image_pulls.ensure_images(host, SOCKET, names=names, is_serial=False)
     assert result.pulled == tuple(names)
     assert sorted(pulls(host)) == sorted(names)
 
 
 def test_policies() -> None:
     host = crictl_host({f"{CRICTL} images -o json": image_list("r.example/a:1"), **pulling("r.example/a:1")})
-    assert image_pulls.ensure_images(host, SOCKET, ["r.example/a:1"], policy="Always").pulled == ("r.example/a:1",)
+    assert image_pulls.ensure_images(host, SOCKET, names=["r.example/a:1"], policy="Always").pulled == (
+        "r.example/a:1",
+    )
     host.changes.clear()
-    assert image_pulls.ensure_images(host, SOCKET, ["r.example/b:1"], policy="Never") == image_pulls.ImagesResult()
+    assert (
+        image_pulls.ensure_images(host, SOCKET, names=["r.example/b:1"], policy="Never") == image_pulls.ImagesResult()
+    )
     assert host.changes == []
 
 
@@ -155,7 +161,7 @@ def test_policies() -> None:
 def test_a_runtime_that_does_not_answer_is_told_before_any_pull(policy: str) -> None:
     host = crictl_host({f"{CRICTL} images -o json": fatal("dial unix /run/x.sock: connect: no such file or directory")})
     with pytest.raises(HostError) as caught:
-        image_pulls.ensure_images(host, SOCKET, ["r.example/a:1"], policy=policy)
+        image_pulls.ensure_images(host, SOCKET, names=["r.example/a:1"], policy=policy)
     assert caught.value.code == "images-unreadable" and caught.value.remedy.endswith(" info")
     assert pulls(host) == [] and host.ticks == 0
 
@@ -163,14 +169,14 @@ def test_a_runtime_that_does_not_answer_is_told_before_any_pull(policy: str) -> 
 def test_a_pull_that_heals_is_tried_again() -> None:
     ends = [fatal("connection refused"), fatal("connection refused"), CommandResult((), 0)]
     host = crictl_host({f"{CRICTL} pull": lambda argv: ends.pop(0)})
-    assert image_pulls.ensure_images(host, SOCKET, ["r.example/a:1"]).pulled == ("r.example/a:1",)
+    assert image_pulls.ensure_images(host, SOCKET, names=["r.example/a:1"]).pulled == ("r.example/a:1",)
     assert len(pulls(host)) == 3
     assert host.ticks == 1.5
 
 
 def test_a_pull_that_cannot_heal_is_tried_once() -> None:
     host = crictl_host(pulling("r.example/a:1", answer=fatal("r.example/a:1: not found")))
-    result = image_pulls.ensure_images(host, SOCKET, ["r.example/a:1"])
+    result = image_pulls.ensure_images(host, SOCKET, names=["r.example/a:1"])
     assert [error.kind for error in result.failed] == ["not-found"]
     assert len(pulls(host)) == 1
     assert host.ticks == 0
@@ -181,7 +187,7 @@ def test_an_unreachable_registry_is_given_up_for_its_other_images() -> None:
         return CommandResult(argv, 0) if argv[-1].startswith("good") else fatal("lookup r.example: no such host")
 
     host = crictl_host({f"{CRICTL} pull": answer})
-    result = image_pulls.ensure_images(host, SOCKET, ["r.example/a:1", "r.example/b:1", "good.example/c:1"])
+    result = image_pulls.ensure_images(host, SOCKET, names=["r.example/a:1", "r.example/b:1", "good.example/c:1"])
     assert [error.image for error in result.failed] == ["r.example/a:1", "r.example/b:1"]
     assert result.pulled == ("good.example/c:1",)
     assert pulls(host) == ["r.example/a:1"] * 5 + ["r.example/b:1", "good.example/c:1"]
@@ -189,9 +195,9 @@ def test_an_unreachable_registry_is_given_up_for_its_other_images() -> None:
 
 def test_equal_failures_are_one() -> None:
     names = ["r.example/a:1", "r.example/b:1", "s.example/c:1"]
-    errors = [image_pulls.explain_pull_failure(FakeHost(), name, "connection refused") for name in names]
+    errors = [image_pulls.explain_pull_failure(FakeHost(), name, text="connection refused") for name in names]
     groups = image_pulls.group_failures(
-        [*errors, image_pulls.explain_pull_failure(FakeHost(), "r.example/d:1", "not found")]
+        [*errors, image_pulls.explain_pull_failure(FakeHost(), "r.example/d:1", text="not found")]
     )
     assert [group.what for group in groups] == [
         "cannot pull r.example/a:1, r.example/b:1",
@@ -203,14 +209,14 @@ def test_equal_failures_are_one() -> None:
 def test_pull_through_ctr_uses_the_mirrors_of_the_cri() -> None:
     pull = f"{CTR} images pull --hosts-dir /etc/containerd/certs.d docker.io/library/busybox:1"
     host = FakeHost(programs={"ctr"}, accepts={pull}, dirs={"/etc/containerd/certs.d"})
-    image_pulls.pull_image(host, SOCKET, "busybox:1")
+    image_pulls.pull_image(host, SOCKET, image="busybox:1")
     assert host.changes == [f"run {pull}"]
 
 
 def test_pull_images_for_config_images_pull() -> None:
     report = Report(io.StringIO(), verbosity=1)
     host = crictl_host(pulling(*IMAGE_REFS))
-    names = image_pulls.pull_images(host, init_config(), RELEASE, report)
+    names = image_pulls.pull_images(host, init_config(), release=RELEASE, report=report)
     assert names == IMAGE_REFS
     assert pulls(host) == list(names)
     assert isinstance(report.stream, io.StringIO)
@@ -220,7 +226,7 @@ def test_pull_images_for_config_images_pull() -> None:
 def test_pull_images_names_all_that_did_not_come() -> None:
     host = crictl_host(pulling(*IMAGE_REFS, answer=fatal("not found")))
     with pytest.raises(HostError) as caught:
-        image_pulls.pull_images(host, init_config(), RELEASE, Report(io.StringIO()))
+        image_pulls.pull_images(host, init_config(), release=RELEASE, report=Report(io.StringIO()))
     assert caught.value.code == "images-not-pulled"
     assert caught.value.what == "7 of 7 images could not be pulled"
     assert len(caught.value.details) == 7

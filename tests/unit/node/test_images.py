@@ -40,8 +40,8 @@ def test_dns_and_etcd_may_have_repositories_and_tags_of_their_own() -> None:
         dns=DNS("registry.k8s.io", "v9"),
         local_etcd=LocalEtcd(image_repository="e.example", image_tag="3.5.1-0"),
     )
-    assert image_of("coredns", cluster, RELEASES[35]).ref == "registry.k8s.io/coredns/coredns:v9"
-    assert str(image_of("etcd", cluster, RELEASES[35])) == "e.example/etcd:3.5.1-0"
+    assert image_of("coredns", cluster, release=RELEASES[35]).ref == "registry.k8s.io/coredns/coredns:v9"
+    assert str(image_of("etcd", cluster, release=RELEASES[35])) == "e.example/etcd:3.5.1-0"
 
 
 def test_what_is_disabled_or_external_is_not_listed() -> None:
@@ -62,9 +62,9 @@ def test_what_is_disabled_or_external_is_not_listed() -> None:
 
 def test_build_metadata_becomes_an_underscore() -> None:
     cluster = replace(CLUSTER, kubernetes_version="v1.35.6+k0s.1")
-    assert image_of("kube-proxy", cluster, RELEASES[35]).tag == "v1.35.6_k0s.1"
+    assert image_of("kube-proxy", cluster, release=RELEASES[35]).tag == "v1.35.6_k0s.1"
 
 
 def test_unknown_component() -> None:
     with pytest.raises(KeyError):
-        image_of("kubelet", CLUSTER, RELEASES[35])
+        image_of("kubelet", CLUSTER, release=RELEASES[35])

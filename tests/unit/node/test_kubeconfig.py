@@ -53,7 +53,7 @@ def refused(host: FakeHost, name: str = "admin") -> KbError:
     with pytest.raises(HostError) as caught:
         ensure(host, name)
     assert (host.files, host.changes) == (before, [])
-    assert not kubeconfig.is_kubeconfig_valid(host, PATHS, name)
+    assert not kubeconfig.is_kubeconfig_valid(host, PATHS, name=name)
     error: KbError = caught.value
     return error
 
@@ -73,7 +73,7 @@ def refused(host: FakeHost, name: str = "admin") -> KbError:
 )
 def test_servers(minor: int, gates: dict[str, bool], kubelet: str) -> None:
     config = make_config(control_plane_endpoint="api.lan:8443", feature_gates=gates)
-    assert {name: kubeconfig.server_url(name, config, RELEASES[minor]) for name in kubeconfig.KUBECONFIGS} == {
+    assert {name: kubeconfig.server_url(name, config, release=RELEASES[minor]) for name in kubeconfig.KUBECONFIGS} == {
         "admin": SHARED,
         "super-admin": SHARED,
         "kubelet": kubelet,
@@ -83,7 +83,7 @@ def test_servers(minor: int, gates: dict[str, bool], kubelet: str) -> None:
 
 
 def test_without_an_endpoint_every_server_is_local() -> None:
-    servers = {kubeconfig.server_url(name, make_config(), RELEASES[31]) for name in kubeconfig.KUBECONFIGS}
+    servers = {kubeconfig.server_url(name, make_config(), release=RELEASES[31]) for name in kubeconfig.KUBECONFIGS}
     assert servers == {LOCAL}
 
 
@@ -256,7 +256,7 @@ def test_an_expired_client_certificate_is_renewed_in_place() -> None:
     host.modes[str(ADMIN)] = 0o640
     old = read(host)
     host.clock = NOW + datetime.timedelta(days=365, seconds=1)
-    assert not kubeconfig.is_kubeconfig_valid(host, PATHS, "admin")
+    assert not kubeconfig.is_kubeconfig_valid(host, PATHS, name="admin")
     ctx = make_context(host)
     do(KUBECONFIG_PLANS["admin"], ctx)
     assert ctx.report.notes == [
@@ -274,7 +274,7 @@ def test_an_expired_client_certificate_is_renewed_in_place() -> None:
     after["users"][0]["user"]["client-certificate-data"] = document["users"][0]["user"]["client-certificate-data"]
     assert after == document
     assert new.client_key_pem == old.client_key_pem
-    assert kubeconfig.is_kubeconfig_valid(host, PATHS, "admin")
+    assert kubeconfig.is_kubeconfig_valid(host, PATHS, name="admin")
 
 
 def test_damaged_files_are_refused_without_showing_them() -> None:
@@ -442,7 +442,7 @@ def test_a_client_certificate_for_servers_alone_is_refused() -> None:
 
 def make_user(host: FakeHost, **kwargs: Any) -> kubeconfig.Kubeconfig:
     config = kwargs.pop("config", None) or make_config()
-    text = kubeconfig.make_user_kubeconfig(host, PATHS, config, client_name="alice", **kwargs)
+    text = kubeconfig.make_user_kubeconfig(host, PATHS, config=config, client_name="alice", **kwargs)
     assert host.changes == []
     return kubeconfig.parse_kubeconfig(text, source="stdout")
 

@@ -55,7 +55,7 @@ def test_kubelet_files_equal_the_golden_ones(minor: int) -> None:
     config, release = golden_config(minor), release_of(minor)
     shared = render_kubelet_config(config, release)
     assert dump_kubelet_config(shared.document) == golden_text(minor, "kubelet/configmap.yaml")
-    own = finish_kubelet_config(shared.document, config, release)
+    own = finish_kubelet_config(shared.document, config, release=release)
     assert dump_kubelet_config(own) == golden_text(minor, "kubelet/config.yaml")
     flags = plan_kubelet_flags(config, release, os_hostname="cp1")
     assert render_flags_env(flags) == golden_text(minor, "kubelet/kubeadm-flags.env")
@@ -165,7 +165,7 @@ def test_the_gate_decides_where_the_socket_is_kept(minor: int, gate: bool) -> No
     names = [flag.name for flag in plan_kubelet_flags(config, release_of(minor), os_hostname="cp1")]
     assert ("container-runtime-endpoint" in names) is not gate
     shared = render_kubelet_config(config, release_of(minor)).document
-    own = finish_kubelet_config(shared, config, release_of(minor))
+    own = finish_kubelet_config(shared, config, release=release_of(minor))
     assert own["containerRuntimeEndpoint"] == (config.node.cri_socket if gate else "")
     assert shared["containerRuntimeEndpoint"] == ""
 

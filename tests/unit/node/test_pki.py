@@ -20,7 +20,7 @@ from tests.unit.node.pki_case import NOW, new_ca, new_leaf, put
 
 
 def node_ca(host: FakeHost, name: str = "ca") -> certificates.Ca:
-    return pki.read_ca(host, PATHS, name)
+    return pki.read_ca(host, PATHS, name=name)
 
 
 def ensure(host: FakeHost, name: str = "apiserver", config: Union[NodeConfig, None] = None) -> pki.Finding:
@@ -51,7 +51,7 @@ def test_a_ca_is_made_key_first_and_private() -> None:
     assert host.modes == {"/etc/kubernetes/pki/etcd/ca.key": 0o600, "/etc/kubernetes/pki/etcd/ca.crt": 0o644}
     cert = cert_at(host, "etcd/ca")
     assert cert.not_valid_after_utc - cert.not_valid_before_utc == datetime.timedelta(days=3650, minutes=5)
-    assert pki.read_ca(host, PATHS, "etcd-ca").key is not None
+    assert pki.read_ca(host, PATHS, name="etcd-ca").key is not None
 
 
 def test_a_ca_that_is_there_is_kept() -> None:
@@ -89,9 +89,9 @@ def test_an_expired_ca_is_refused() -> None:
     assert error.code == "ca-expired"
     assert "/etc/kubernetes/pki/ca.crt expired at 2026-01-01 00:01:00 UTC" in error.what
     assert "2026-01-01 00:01:01 UTC" in error.cause
-    assert not pki.is_ca_valid(host, PATHS, "ca")
+    assert not pki.is_ca_valid(host, PATHS, name="ca")
     host.clock = NOW + datetime.timedelta(seconds=60)
-    assert pki.is_ca_valid(host, PATHS, "ca")
+    assert pki.is_ca_valid(host, PATHS, name="ca")
 
 
 def test_a_ca_of_the_future_is_a_wrong_clock() -> None:
@@ -121,7 +121,7 @@ def test_a_damaged_ca_is_refused(suffix: str, code: str) -> None:
     host.files[f"/etc/kubernetes/pki/ca.{suffix}"] = b""
     assert refused(host, "ca").code == code
     assert refused(host, "apiserver").code == code
-    assert not pki.is_ca_valid(host, PATHS, "ca")
+    assert not pki.is_ca_valid(host, PATHS, name="ca")
 
 
 def test_external_ca_is_a_ca_without_key() -> None:
@@ -129,9 +129,9 @@ def test_external_ca_is_a_ca_without_key() -> None:
     assert not pki.is_external_ca(host, PATHS)
     for name, base in (("ca", "ca"), ("front-proxy-ca", "front-proxy-ca"), ("etcd-ca", "etcd/ca")):
         del host.files[f"/etc/kubernetes/pki/{base}.key"]
-        assert pki.is_external_ca(host, PATHS, name)
+        assert pki.is_external_ca(host, PATHS, name=name)
         del host.files[f"/etc/kubernetes/pki/{base}.crt"]
-        assert not pki.is_external_ca(host, PATHS, name)
+        assert not pki.is_external_ca(host, PATHS, name=name)
 
 
 # ---- what becomes of what is there: leaves
@@ -295,8 +295,8 @@ def test_no_new_ca_beside_what_the_old_one_signed() -> None:
 
 
 def test_no_problems_on_an_empty_and_on_a_finished_node() -> None:
-    assert pki.find_problems(FakeHost(), PATHS, make_config()) == []
-    assert pki.find_problems(finished_node(), PATHS, make_config()) == []
+    assert pki.find_problems(FakeHost(), PATHS, config=make_config()) == []
+    assert pki.find_problems(finished_node(), PATHS, config=make_config()) == []
 
 
 def test_all_problems_are_found_and_each_is_told_once() -> None:
@@ -304,7 +304,7 @@ def test_all_problems_are_found_and_each_is_told_once() -> None:
     host.files["/etc/kubernetes/pki/front-proxy-ca.crt"] = b""
     host.files["/etc/kubernetes/pki/sa.key"] = b""
     del host.files[APISERVER], host.files["/etc/kubernetes/pki/etcd/peer.key"]
-    found = [(error.code, error.what) for error in pki.find_problems(host, PATHS, make_config())]
+    found = [(error.code, error.what) for error in pki.find_problems(host, PATHS, config=make_config())]
     assert found == [
         ("external-ca-incomplete", f"there is no {APISERVER} and /etc/kubernetes/pki/apiserver.key"),
         ("certificate-unreadable", "the certificate /etc/kubernetes/pki/front-proxy-ca.crt cannot be used"),
@@ -431,12 +431,12 @@ def test_damaged_service_account_key() -> None:
 def test_missing_keys_are_found() -> None:
     cluster = make_config().cluster
     host = finished_node()
-    assert len(pki.find_missing_keys(FakeHost(), PATHS, cluster)) == 11
-    assert pki.find_missing_keys(host, PATHS, cluster) == []
+    assert len(pki.find_missing_keys(FakeHost(), PATHS, cluster=cluster)) == 11
+    assert pki.find_missing_keys(host, PATHS, cluster=cluster) == []
     del host.files[SA_KEY], host.files["/etc/kubernetes/pki/etcd/peer.key"]
-    assert pki.find_missing_keys(host, PATHS, cluster) == ["etcd-peer", "sa"]
+    assert pki.find_missing_keys(host, PATHS, cluster=cluster) == ["etcd-peer", "sa"]
     external_etcd = dataclasses.replace(cluster, local_etcd=None, external_etcd=ExternalEtcd(("https://e:2379",)))
-    assert len(pki.find_missing_keys(FakeHost(), PATHS, external_etcd)) == 6
+    assert len(pki.find_missing_keys(FakeHost(), PATHS, cluster=external_etcd)) == 6
 
 
 def test_no_error_shows_a_key() -> None:
@@ -464,10 +464,10 @@ def test_no_error_shows_a_key() -> None:
 
 def test_preflight_finds_an_authority_that_may_not_sign_with_and_without_what_it_signed() -> None:
     host = make_ca_unfit(finished_node())
-    found = [(error.code, error.what) for error in pki.find_problems(host, PATHS, make_config())]
+    found = [(error.code, error.what) for error in pki.find_problems(host, PATHS, config=make_config())]
     assert [code for code, _ in found] == ["ca-unfit"] * 2 and APISERVER in found[0][1]
     for name in ("apiserver", "apiserver-kubelet-client"):
         del host.files[f"/etc/kubernetes/pki/{name}.crt"], host.files[f"/etc/kubernetes/pki/{name}.key"]
-    found = [(error.code, error.what) for error in pki.find_problems(host, PATHS, make_config())]
+    found = [(error.code, error.what) for error in pki.find_problems(host, PATHS, config=make_config())]
     assert [code for code, _ in found] == ["ca-unfit"] * 2 and "kube-apiserver" in found[0][1]
     assert host.changes == []

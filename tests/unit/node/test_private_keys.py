@@ -77,7 +77,7 @@ def test_private_keys_that_cannot_be_used_say_why_and_show_nothing() -> None:
 def test_a_private_key_with_a_flipped_bit_is_not_the_certificates() -> None:
     key = private_keys.generate_key("RSA-2048")
     assert isinstance(key, rsa.RSAPrivateKey)
-    cert = certificates.issue_ca_cert("kubernetes", key, certificates.plan_validity(NOW, YEAR))
+    cert = certificates.issue_ca_cert("kubernetes", key, validity=certificates.plan_validity(NOW, YEAR))
     assert private_keys.is_key_of(key, cert)
     numbers = key.private_numbers()
     broken = rsa.RSAPrivateNumbers(

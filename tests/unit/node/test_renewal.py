@@ -36,7 +36,7 @@ def read(host: FakeHost, name: str) -> x509.Certificate:
 def test_a_renewed_certificate_is_for_the_same_names_and_a_new_key(node: FakeHost) -> None:
     before = read(node, "apiserver")
     node.clock += datetime.timedelta(days=100)
-    assert renewal.renew(node, PATHS, renewal.ROWS["apiserver"], CLUSTER) == "renewed"
+    assert renewal.renew(node, PATHS, row=renewal.ROWS["apiserver"], cluster=CLUSTER) == "renewed"
     after = read(node, "apiserver")
     assert certificates.subject_of(after) == certificates.subject_of(before)
     assert after.not_valid_after_utc == before.not_valid_after_utc + datetime.timedelta(days=100)
@@ -49,15 +49,15 @@ def test_a_renewed_certificate_is_for_the_same_names_and_a_new_key(node: FakeHos
 def test_nothing_is_written_where_nobody_would_believe_it(node: FakeHost, name: str) -> None:
     before = dict(make_ca_unfit(node).files)
     with pytest.raises(HostError, match="nobody would believe") as caught:
-        renewal.renew(node, PATHS, renewal.ROWS[name], CLUSTER)
+        renewal.renew(node, PATHS, row=renewal.ROWS[name], cluster=CLUSTER)
     assert caught.value.code == "ca-unfit" and "keyCertSign" in caught.value.cause
     assert node.files == before
 
 
 def test_an_authority_that_ends_before_what_is_renewed_is_told(node: FakeHost) -> None:
-    assert renewal.find_warnings(node, PATHS, "ca", CLUSTER) == ()
+    assert renewal.find_warnings(node, PATHS, ca="ca", cluster=CLUSTER) == ()
     node.clock += datetime.timedelta(days=9 * 365 + 100)
-    (text,) = renewal.find_warnings(node, PATHS, "ca", CLUSTER)
+    (text,) = renewal.find_warnings(node, PATHS, ca="ca", cluster=CLUSTER)
     assert "/etc/kubernetes/pki/ca.crt ends in" in text
 
 
@@ -69,14 +69,14 @@ def test_a_certificate_that_names_no_purpose_is_renewed_for_every_one(node: Fake
     builder = builder.not_valid_before(old.not_valid_before_utc).not_valid_after(old.not_valid_after_utc)
     assert ca.key is not None
     node.files["/etc/kubernetes/pki/apiserver.crt"] = certificates.cert_to_pem(builder.sign(ca.key, SHA256())).encode()
-    renewal.renew(node, PATHS, renewal.ROWS["apiserver"], CLUSTER)
+    renewal.renew(node, PATHS, row=renewal.ROWS["apiserver"], cluster=CLUSTER)
     assert verify.find_fault((read(node, "apiserver"),), (ca.cert,), usage="server") is None
 
 
 def test_a_renewed_kubeconfig_keeps_all_but_its_certificate_and_key(node: FakeHost) -> None:
     path = PATHS.kubeconfig("admin.conf")
     before = kubeconfig.read_kubeconfig(node.read_text(path), host=node, path=path)
-    assert renewal.renew(node, PATHS, renewal.ROWS["admin.conf"], CLUSTER) == "renewed"
+    assert renewal.renew(node, PATHS, row=renewal.ROWS["admin.conf"], cluster=CLUSTER) == "renewed"
     after = kubeconfig.read_kubeconfig(node.read_text(path), host=node, path=path)
     assert (after.server, after.user, after.context, after.ca_pem) == (
         before.server,
@@ -94,11 +94,11 @@ def test_what_is_not_there_or_signed_elsewhere_is_left(node: FakeHost) -> None:
     node.remove(PATHS.pki / "ca.key")
     node.remove(PATHS.kubeconfig("super-admin.conf"))
     node.changes.clear()
-    assert renewal.renew(node, PATHS, renewal.ROWS["apiserver"], CLUSTER) == "external"
-    assert renewal.renew(node, PATHS, renewal.ROWS["super-admin.conf"], CLUSTER) == "missing"
+    assert renewal.renew(node, PATHS, row=renewal.ROWS["apiserver"], cluster=CLUSTER) == "external"
+    assert renewal.renew(node, PATHS, row=renewal.ROWS["super-admin.conf"], cluster=CLUSTER) == "missing"
     assert node.changes == []
-    assert renewal.read_expiry(node, PATHS, renewal.ROWS["apiserver"]).is_external
-    assert not renewal.read_expiry(node, PATHS, renewal.ROWS["etcd-server"]).is_external
+    assert renewal.read_expiry(node, PATHS, row=renewal.ROWS["apiserver"]).is_external
+    assert not renewal.read_expiry(node, PATHS, row=renewal.ROWS["etcd-server"]).is_external
 
 
 def test_external_etcd_has_no_rows() -> None:
@@ -112,13 +112,13 @@ def test_external_etcd_has_no_rows() -> None:
 def test_requests_have_keys_and_no_certificates() -> None:
     host, config = FakeHost(), make_config()
     paths = Paths(pki=Path("/csr/pki"), kubeconfigs=Path("/csr"))
-    names = renewal.write_cert_requests(host, paths, config)
+    names = renewal.write_cert_requests(host, paths, config=config)
     assert len(names) == 7
     request = x509.load_pem_x509_csr(host.files["/csr/pki/apiserver.csr"])
     (sans,) = (item.value for item in request.extensions if isinstance(item.value, x509.SubjectAlternativeName))
     assert set(cert_specs.apiserver_sans(config).dns) == set(sans.get_values_for_type(x509.DNSName))
     assert host.modes["/csr/pki/apiserver.key"] == 0o600 and "/csr/pki/apiserver.crt" not in host.files
-    renewal.write_kubeconfig_requests(host, paths, config, RELEASES[35])
+    renewal.write_kubeconfig_requests(host, paths, config=config, release=RELEASES[35])
     document = yaml.safe_load(host.files["/csr/kubelet.conf"])
     assert list(document["users"][0]["user"]) == ["client-key-data"]
     assert list(document["clusters"][0]["cluster"]) == ["server"]
@@ -129,7 +129,7 @@ def test_requests_have_keys_and_no_certificates() -> None:
 def test_a_key_is_never_replaced_by_a_request() -> None:
     host = FakeHost(files={"/etc/kubernetes/pki/etcd/peer.key": b"mine"})
     with pytest.raises(HostError) as caught:
-        renewal.write_cert_requests(host, PATHS, make_config())
+        renewal.write_cert_requests(host, PATHS, config=make_config())
     assert caught.value.code == "key-in-the-way" and host.changes == []
 
 
@@ -151,7 +151,7 @@ def test_the_tables_are_kubeadm_s() -> None:
     now = datetime.datetime(2026, 11, 26, 1, 18, tzinfo=datetime.timezone.utc)
     ends = now + datetime.timedelta(days=364, hours=23)
     certs = [renewal.Expiry("admin.conf"), renewal.Expiry("apiserver", ends, "ca")]
-    text = commands_certs.render_expiries(certs, [renewal.Expiry("ca", ends, is_external=True)], now)
+    text = commands_certs.render_expiries(certs, [renewal.Expiry("ca", ends, is_external=True)], now=now)
     assert text.splitlines() == [
         "CERTIFICATE            EXPIRES                  RESIDUAL TIME   CERTIFICATE AUTHORITY   EXTERNALLY MANAGED",
         "!MISSING! admin.conf                                                                    ",

@@ -229,17 +229,19 @@ def test_settings_are_named_as_the_schema_has_them() -> None:
     new = dataclasses.replace(old, version="2.1.9", has_runtime_config=True)
     other = runtime.RuntimeStatus(SOCKET, name="cri-o", version="1.30.0")
     assert "sandbox_image = x below [plugins.'io.containerd.grpc.v1.cri']" in runtime.describe_setting(
-        old, "sandbox_image", "x"
+        old, "sandbox_image", value="x"
     )
     assert "sandbox = x below [plugins.'io.containerd.cri.v1.images'.pinned_images]" in runtime.describe_setting(
-        new, "sandbox_image", "x"
+        new, "sandbox_image", value="x"
     )
     assert "[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.runc.options]" in runtime.describe_setting(
-        old, "SystemdCgroup", "true"
+        old, "SystemdCgroup", value="true"
     )
-    assert "[plugins.'io.containerd.cri.v1.runtime']" in runtime.describe_setting(new, "restrict_oom_score_adj", "true")
+    assert "[plugins.'io.containerd.cri.v1.runtime']" in runtime.describe_setting(
+        new, "restrict_oom_score_adj", value="true"
+    )
     for status, table in ((old, "grpc.v1.cri'.registry"), (new, "cri.v1.images'.registry")):
         assert f"config_path = x below [plugins.'io.containerd.{table}]" in runtime.describe_setting(
-            status, "config_path", "x"
+            status, "config_path", value="x"
         )
-    assert "configuration of cri-o 1.30.0" in runtime.describe_setting(other, "sandbox_image", "x")
+    assert "configuration of cri-o 1.30.0" in runtime.describe_setting(other, "sandbox_image", value="x")

@@ -161,7 +161,7 @@ ALL = Wanted(PAUSE, systemd_cgroup=True, restrict_oom_score_adj=True)
 
 def test_everything_is_mended_at_once_and_a_second_run_changes_nothing() -> None:
     host = make_host(DOCKERS)
-    told = runtime_fix.fix_runtime(host, SOCKET, ALL)
+    told = runtime_fix.fix_runtime(host, SOCKET, wanted=ALL)
     assert told == (
         f"{CONFIG} line 3 disabled the CRI plugin",
         "the sandbox image is k8s.gcr.io/pause:3.6",
@@ -173,21 +173,21 @@ def test_everything_is_mended_at_once_and_a_second_run_changes_nothing() -> None
     assert "Copyright 2018-2022 Docker Inc." in text
     assert "run systemctl restart containerd" in host.changes
     host.changes.clear()
-    assert runtime_fix.fix_runtime(host, SOCKET, ALL) == ()
+    assert runtime_fix.fix_runtime(host, SOCKET, wanted=ALL) == ()
     assert [change for change in host.changes if "kb-trial" not in change] == []
     assert not any("kb-trial" in name for name in host.files)
 
 
 def test_without_a_file_one_is_written() -> None:
     host = make_host("")
-    assert "the cgroup driver is cgroupfs" in runtime_fix.fix_runtime(host, SOCKET, ALL)
+    assert "the cgroup driver is cgroupfs" in runtime_fix.fix_runtime(host, SOCKET, wanted=ALL)
     assert host.files[CONFIG].decode().startswith("version = 2\n")
 
 
 def test_an_imported_file_that_wins_is_not_fought() -> None:
     host = make_host(DEBIANS, imported="other/pause:1")
     with pytest.raises(HostError) as caught:
-        runtime_fix.fix_runtime(host, SOCKET, ALL)
+        runtime_fix.fix_runtime(host, SOCKET, wanted=ALL)
     assert caught.value.code == "runtime-not-fixable"
     assert "sandbox_image would not be as it should be" in caught.value.cause
     assert host.files[CONFIG].decode() == DEBIANS
@@ -196,7 +196,7 @@ def test_an_imported_file_that_wins_is_not_fought() -> None:
 def test_a_containerd_that_does_not_come_back_gets_its_old_file() -> None:
     host = make_host(DEBIANS, comes_back=False)
     with pytest.raises(HostError) as caught:
-        runtime_fix.fix_runtime(host, SOCKET, ALL)
+        runtime_fix.fix_runtime(host, SOCKET, wanted=ALL)
     assert caught.value.code == "runtime-fix-failed"
     assert host.files[CONFIG].decode() == DEBIANS
     assert runtime.probe_runtime(host, SOCKET).is_ready
@@ -218,7 +218,7 @@ def test_an_imported_file_is_mended_where_it_is() -> None:
         return dump((argv[0], argv[1], name if name in host.files else extra, *argv[3:]))
 
     host.answers["containerd --config"] = dump_of_import
-    assert "the sandbox image is k8s.gcr.io/pause:3.6" in runtime_fix.fix_runtime(host, SOCKET, Wanted(PAUSE))
+    assert "the sandbox image is k8s.gcr.io/pause:3.6" in runtime_fix.fix_runtime(host, SOCKET, wanted=Wanted(PAUSE))
     assert host.files[CONFIG] == main
     assert f'sandbox_image = "{PAUSE}"' in host.files[extra].decode()
     assert "/etc/containerd/conf.d/.99-nvidia.toml.kb-trial" in told[-1]
@@ -227,7 +227,7 @@ def test_an_imported_file_is_mended_where_it_is() -> None:
 def test_another_runtime_is_left_alone() -> None:
     host = make_host(DEBIANS)
     with pytest.raises(HostError) as caught:
-        runtime_fix.fix_runtime(host, "unix:///var/run/crio/crio.sock", ALL)
+        runtime_fix.fix_runtime(host, "unix:///var/run/crio/crio.sock", wanted=ALL)
     assert caught.value.code == "runtime-not-fixable"
 
 
@@ -245,7 +245,7 @@ def test_schema_3_has_its_own_tables() -> None:
             },
         },
     }
-    found = runtime_fix.plan_settings(3, dump, Wanted(PAUSE, True, True, "/etc/containerd/certs.d"))
+    found = runtime_fix.plan_settings(3, dump, wanted=Wanted(PAUSE, True, True, "/etc/containerd/certs.d"))
     assert [(".".join(item.table), item.key, item.value) for item in found] == [
         ("plugins.io.containerd.cri.v1.images.pinned_images", "sandbox", f'"{PAUSE}"'),
         ("plugins.io.containerd.cri.v1.runtime.containerd.runtimes.runc", "runtime_type", '"io.containerd.runc.v2"'),
@@ -260,7 +260,7 @@ def test_a_registry_folder_is_added_to_those_that_are_read() -> None:
 
     def plan(registry: dict[str, object]) -> list[str]:
         dump = {"plugins": {"io.containerd.grpc.v1.cri": {"registry": registry}}}
-        return [setting.value for setting in runtime_fix.plan_settings(2, dump, certs)]
+        return [setting.value for setting in runtime_fix.plan_settings(2, dump, wanted=certs)]
 
     assert plan({}) == ['"/etc/containerd/certs.d"']
     assert plan({"config_path": "/etc/docker/certs.d"}) == ['"/etc/containerd/certs.d:/etc/docker/certs.d"']
@@ -284,11 +284,11 @@ def test_cni_plugins_are_looked_for_where_they_are(
 ) -> None:
     """Debian's containerd looks in Debian's folder; kubernetes-cni has the plugins in upstream's."""
     effective = {"version": schema, "plugins": {plugin: {"cni": cni}}}
-    (found,) = runtime_fix.plan_settings(schema, effective, Wanted(cni_bin_dir="/opt/cni/bin"))
+    (found,) = runtime_fix.plan_settings(schema, effective, wanted=Wanted(cni_bin_dir="/opt/cni/bin"))
     assert (found.table, found.key, found.value) == (("plugins", plugin, "cni"), key, value)
     assert "/usr/lib/cni" in found.why
     cni[key] = ["/x", "/opt/cni/bin"] if key == "bin_dirs" else "/opt/cni/bin"
-    assert runtime_fix.plan_settings(schema, effective, Wanted(cni_bin_dir="/opt/cni/bin")) == ()
+    assert runtime_fix.plan_settings(schema, effective, wanted=Wanted(cni_bin_dir="/opt/cni/bin")) == ()
 
 
 # ---- under which names
@@ -372,7 +372,7 @@ def test_the_cgroup_driver_is_the_default_handlers(cri: dict[str, Any], table: s
     assert handler is not None
     assert (handler.table, handler.cgroup_driver) == (("containerd", *table.split(".")), driver)
     dump = {"version": 2, "plugins": {OLD[1]: {"containerd": cri}}}
-    places = [".".join(item.table) for item in runtime_fix.plan_settings(2, dump, Wanted(systemd_cgroup=True))]
+    places = [".".join(item.table) for item in runtime_fix.plan_settings(2, dump, wanted=Wanted(systemd_cgroup=True))]
     assert all(f"containerd.{table}" in place for place in places) and bool(places) == (driver == "cgroupfs")
 
 
@@ -380,7 +380,7 @@ def test_a_handler_that_is_not_there_and_an_unfit_systemd_cgroup() -> None:
     assert containerd_config.find_default_handler({"containerd": {"default_runtime_name": "x", "runtimes": {}}}) is None
     runc = {"runtime_type": "io.containerd.runc.v2", "options": {"SystemdCgroup": True}}
     cri = {"systemd_cgroup": True, "containerd": {"default_runtime_name": "runc", "runtimes": {"runc": runc}}}
-    (found,) = runtime_fix.plan_settings(2, {"plugins": {OLD[1]: cri}}, Wanted(systemd_cgroup=True))
+    (found,) = runtime_fix.plan_settings(2, {"plugins": {OLD[1]: cri}}, wanted=Wanted(systemd_cgroup=True))
     assert (found.table, found.key, found.value) == (OLD, "systemd_cgroup", "false")
     cri["containerd"] = {"runtimes": {"runc": {"runtime_type": "io.containerd.runtime.v1.linux"}}}
-    assert runtime_fix.plan_settings(2, {"plugins": {OLD[1]: cri}}, Wanted(systemd_cgroup=True)) == ()
+    assert runtime_fix.plan_settings(2, {"plugins": {OLD[1]: cri}}, wanted=Wanted(systemd_cgroup=True)) == ()

@@ -41,7 +41,7 @@ NO_FACTS = NodeFacts()
 
 
 def render(component: str, config: NodeConfig, *, minor: int = 35, node: NodeFacts = NO_FACTS) -> Pod:
-    return render_pod(component, config, release_of(minor), node)
+    return render_pod(component, config, release=release_of(minor), node=node)
 
 
 def container(pod: Pod) -> dict[str, Any]:

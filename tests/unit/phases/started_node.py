@@ -36,8 +36,8 @@ class Node(ClusterHost):
 
     answers_dns = True
 
-    def udp_exchange(self, address: str, port: int, payload: bytes, *, timeout_s: float = 2) -> Optional[bytes]:
-        return super().udp_exchange(address, port, payload) if self.answers_dns else None
+    def udp_exchange(self, address: str, port: int, *, payload: bytes, timeout_s: float = 2) -> Optional[bytes]:
+        return super().udp_exchange(address, port, payload=payload) if self.answers_dns else None
 
 
 def make_context(tmp_path: Path, **config: Any) -> Run:

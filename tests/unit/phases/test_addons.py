@@ -92,15 +92,15 @@ def test_a_run_that_was_cut_off_restarts_kube_proxy_in_the_next(tmp_path: Path) 
     ctx = make_context(tmp_path)
     steps = (Phase("addon/kube-proxy", does="k", plan=addons.plan_kube_proxy),)
     restarted: Any = lambda: made(ctx, "DaemonSet")["kube-proxy"]["spec"]["template"]["metadata"].get("annotations")  # noqa: E731
-    Runner("init", steps, load_state(ctx.host, ctx.paths)).run(ctx)
+    Runner("init", steps, state=load_state(ctx.host, ctx.paths)).run(ctx)
     changed = replace(ctx, config=replace(ctx.config, kube_proxy={"mode": "nftables"}))
     real, ctx.api.patch = ctx.api.patch, mock.Mock(side_effect=KeyboardInterrupt)  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        Runner("init", steps, load_state(ctx.host, ctx.paths)).run(changed)
+        Runner("init", steps, state=load_state(ctx.host, ctx.paths)).run(changed)
     assert not restarted()
     ctx.api.patch = real  # type: ignore[method-assign]
-    Runner("init", steps, load_state(ctx.host, ctx.paths)).run(changed)
+    Runner("init", steps, state=load_state(ctx.host, ctx.paths)).run(changed)
     assert list(restarted()) == ["kubectl.kubernetes.io/restartedAt"]
     version = fake(ctx).version
-    result = Runner("init", steps, load_state(ctx.host, ctx.paths)).run(changed)
+    result = Runner("init", steps, state=load_state(ctx.host, ctx.paths)).run(changed)
     assert [phase.status for phase in result.phases] == ["unchanged"] and fake(ctx).version == version

@@ -131,7 +131,7 @@ def make(tmp_path: Path, *, servers: tuple[str, ...] = (OWN,), **kb_fields: Any)
 
 def run(host: Endpoint, ctx: EndpointRun) -> list[str]:
     node_state = load_state(host, PATHS)
-    result = Runner("reconfigure-endpoint", kb.RECONFIGURE_ENDPOINT, node_state).run(replace(ctx, found=Found()))
+    result = Runner("reconfigure-endpoint", kb.RECONFIGURE_ENDPOINT, state=node_state).run(replace(ctx, found=Found()))
     return list(result.results.remaining or ())
 
 
@@ -224,7 +224,7 @@ def test_an_endpoint_that_leads_elsewhere_changes_nothing(tmp_path: Path) -> Non
     host.leads = True
     for endpoint, code in (("api.test:7000", "endpoint-unreachable"), ("10.0.0.9:6443", "endpoint-of-another-cluster")):
         foreign = certificates.issue_ca_cert(
-            "other", private_keys.generate_key("ECDSA-P256"), certificates.plan_validity(host.now(), 9999)
+            "other", private_keys.generate_key("ECDSA-P256"), validity=certificates.plan_validity(host.now(), 9999)
         )
         host.served_cert = lambda address, port, timeout_s=3: (  # type: ignore[method-assign, assignment, misc]
             certificates.cert_to_pem(foreign) if address == "10.0.0.9" else None  # noqa: B023
@@ -292,15 +292,15 @@ def test_an_undo_follows_the_node_on_which_it_was_begun(tmp_path: Path) -> None:
     state = load_state(host, PATHS)
     first = BEFORE
     with pytest.raises(KbError) as caught:
-        _plan_undo(state, first, ENDPOINT)
+        _plan_undo(state, first, stored=ENDPOINT)
     assert caught.value.code == "nothing-to-undo"
     state.phases["reconfigure-endpoint/preflight"] = PhaseState("done", outputs=STORED_BEFORE)
-    assert _plan_undo(state, first, ENDPOINT) == ("", f"https://{OWN}", "none")
+    assert _plan_undo(state, first, stored=ENDPOINT) == ("", f"https://{OWN}", "none")
     follower = Before(ENDPOINT, f"https://{OWN}", "none", is_begun_here=False)
     with pytest.raises(ClusterError) as later:
-        _plan_undo(state, follower, ENDPOINT)
+        _plan_undo(state, follower, stored=ENDPOINT)
     assert later.value.code == "undo-elsewhere-first"
-    assert _plan_undo(state, follower, "") == ("", f"https://{OWN}", "none")
+    assert _plan_undo(state, follower, stored="") == ("", f"https://{OWN}", "none")
 
 
 def test_a_kubeconfig_with_another_server_keeps_all_else() -> None:

@@ -43,13 +43,13 @@ def test_a_mirror_without_programs_is_no_error_where_nobody_asked_for_them() -> 
     )
     auto = context(host, mirror=Mirror("http://m:5000"))
     install_programs._fetch_and_place(
-        auto, install_programs._wanted(auto, programs.look(host, "v1.35.6", auto.release)), "mirror"
+        auto, install_programs._wanted(auto, programs.look(host, "v1.35.6", release=auto.release)), "mirror"
     )
     assert "the mirror serves only images" in auto.report.notes[-1]
     told = context(host, mirror=Mirror("http://m:5000"), packages=Packages("mirror"))
     with pytest.raises(HostError) as caught:
         install_programs._fetch_and_place(
-            told, install_programs._wanted(told, programs.look(host, "v1.35.6", told.release)), "mirror"
+            told, install_programs._wanted(told, programs.look(host, "v1.35.6", release=told.release)), "mirror"
         )
     assert caught.value.code == "packages-not-found" and "kubelet" in caught.value.cause
 

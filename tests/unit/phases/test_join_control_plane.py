@@ -81,7 +81,7 @@ class SecondHost(SystemdHost):
     def http_get(self, url: str, **_: Any) -> HttpResponse:
         parts = urllib.parse.urlsplit(url)
         if f"{parts.scheme}://{parts.netloc}" not in (API, OWN_API):
-            raise Unreachable(url, "refused", "connection refused")
+            raise Unreachable(url, "refused", text="connection refused")
         found = self.objects.get(parts.path)
         if parts.path.endswith("/pods"):
             note = {"kubeadm.kubernetes.io/etcd.advertise-client-urls": CP1_ETCD}
@@ -112,7 +112,7 @@ class SecondHost(SystemdHost):
         own = self._own()
         is_own = endpoint == OWN_ETCD
         if endpoint in self.dead or endpoint not in (CP1_ETCD, OWN_ETCD) or (is_own and not (own and own.get("name"))):
-            raise Unreachable(endpoint, "refused", "connection refused")
+            raise Unreachable(endpoint, "refused", text="connection refused")
         if verb == "cluster/member/list" or verb == "maintenance/status":
             return HttpResponse(200, json.dumps({"members": self.members}).encode())
         if verb == "kv/range":
@@ -150,7 +150,7 @@ def second(**fields: Any) -> SecondHost:
     host.answers["systemctl is-active kubelet"] = CommandResult(("systemctl",), 3, "inactive\n")
     if not host.members:
         host.members = [{"ID": "1", "name": "cp1", "peerURLs": ["https://10.77.0.11:2380"], "clientURLs": [CP1_ETCD]}]
-    files = shared_certs.read_shared_files(FIRST, Paths(), golden_config().cluster)
+    files = shared_certs.read_shared_files(FIRST, Paths(), cluster=golden_config().cluster)
     secret = shared_certs.render_certs_secret(files, KEY, token_id="abcdef", token_uid="u")
     host.objects["/api/v1/namespaces/kube-system/secrets/kubeadm-certs"] = secret
     return host
@@ -498,7 +498,7 @@ def test_a_member_that_missed_the_word_of_its_own_entry_is_started_again_once() 
             and not any("stop --timeout 0 c0ffee" in c for c in host.changes)
         ):
             heard.append(host.ticks)
-            raise Unreachable(endpoint, "timeout", "timed out")
+            raise Unreachable(endpoint, "timeout", text="timed out")
         return answer(endpoint, verb, value)
 
     host._etcd = deaf  # type: ignore[method-assign]

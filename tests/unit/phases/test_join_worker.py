@@ -324,7 +324,7 @@ def test_a_token_without_the_right_to_ask_is_named(monkeypatch: pytest.MonkeyPat
     host = worker(bootstraps_after_s=1e9)
     ctx = context(host)
     do(join_worker.plan_kubelet, ctx)
-    refusal = ApiRefused("GET csr", 403, "Forbidden", "cannot list", SERVER)
+    refusal = ApiRefused("GET csr", 403, reason="Forbidden", message="cannot list", server=SERVER)
 
     def refuse(*_: object, **__: object) -> None:
         raise refusal
@@ -404,7 +404,7 @@ def test_what_reset_must_take_back_is_written_down() -> None:
     host = worker()
     state = State(host, Paths(), "w1", "kubernetes")
     phases = tuple(phase for phase in kb.JOIN if phase.name in ("kubelet-start", "kubelet-wait-bootstrap"))
-    Runner("join", phases, state).run(context(host))
+    Runner("join", phases, state=state).run(context(host))
     assert {BOOTSTRAP, KUBELET_CONF, CA_FILE, CONFIG} - state.created_paths() <= {BOOTSTRAP}
     assert state.has_run("join") and not state.has_run("init")
 

@@ -99,7 +99,7 @@ def test_a_second_run_keeps_the_servers_that_the_keeper_found() -> None:
     host = make_host()
     ctx = context(host, init_config(kb=LOCAL))
     do(load_balancer.plan_load_balancer, ctx)
-    settings = balancer.settings_of(CLUSTER.control_plane_endpoint, LOCAL, "unix:///x")
+    settings = balancer.settings_of(CLUSTER.control_plane_endpoint, LOCAL, cri_socket="unix:///x")
     host.write_file(balancer.config_path(PATHS), balancer.render_config(settings, ["10.0.0.11:6443", "10.0.0.12:6443"]))
     assert is_done(load_balancer.plan_load_balancer, ctx)
     do(load_balancer.plan_load_balancer, ctx)
@@ -127,7 +127,7 @@ def test_one_that_nobody_asks_for_any_more_stays_as_long_as_somebody_may_call_it
     host = make_host()
 
     def work(config: NodeConfig, only: str = "") -> None:
-        Runner("join", PHASES, load_state(host, PATHS)).run(context(host, config), only=only)
+        Runner("join", PHASES, state=load_state(host, PATHS)).run(context(host, config), only=only)
 
     work(join_config("10.0.0.11:6443", kb=LOCAL))
     before = dict(host.files)
@@ -141,7 +141,9 @@ def test_somebody_else_s_name_stops_it_before_anything_is_written() -> None:
     host = make_host()
     host.files[HOSTS] += b"10.0.0.9 kb-api.cluster.local\n"
     with pytest.raises(HostError) as caught:
-        Runner("join", PHASES, load_state(host, PATHS)).run(context(host, join_config("10.0.0.11:6443", kb=LOCAL)))
+        Runner("join", PHASES, state=load_state(host, PATHS)).run(
+            context(host, join_config("10.0.0.11:6443", kb=LOCAL))
+        )
     assert caught.value.code == "endpoint-in-hosts"
     assert host.files[HOSTS].endswith(b"10.0.0.9 kb-api.cluster.local\n")
     assert not host.exists(PATHS.manifest(balancer.NAME)) and not host.exists(balancer.config_path(PATHS))
@@ -158,9 +160,9 @@ def test_a_keeper_that_was_rewritten_and_not_started_again_is_started_by_the_nex
     host.files[str(PATHS.pki / "ca.crt")] = b""
 
     def run(command: str) -> None:
-        monkeypatch.setattr(own_copy, "plan_command", lambda *_: command)
+        monkeypatch.setattr(own_copy, "plan_command", lambda *_, **__: command)
         ctx = context(host, join_config("10.0.0.11:6443", kb=LOCAL))
-        Runner("join", phases, load_state(host, PATHS)).run(ctx)
+        Runner("join", phases, state=load_state(host, PATHS)).run(ctx)
 
     run("python3 kb.py")
     host.answers["systemctl is-active"] = "active"
@@ -187,7 +189,7 @@ def test_reset_takes_its_line_and_files_and_leaves_what_came_since(before: bytes
     host = make_host()
     host.files[HOSTS] = before
     config = join_config("10.0.0.11:6443", kb=LOCAL)
-    Runner("join", PHASES, load_state(host, PATHS)).run(context(host, config))
+    Runner("join", PHASES, state=load_state(host, PATHS)).run(context(host, config))
     assert balancer.MARK in host.files[HOSTS].decode()
     (copy,) = (path for path, data in host.files.items() if path.startswith("/var/lib/kb/backups/"))
     assert host.files[copy] == before

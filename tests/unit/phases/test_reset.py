@@ -86,7 +86,7 @@ def test_a_refused_run_has_changed_no_file() -> None:
 def test_a_member_that_etcd_does_not_let_go(needed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the cluster would die of it, reset stops before anything is changed; else it says so and goes on."""
     ctx = make_context({"init/etcd/local": PhaseState("done", created=[MANIFEST])})
-    refused = EtcdRefused("cluster member remove", "https://10.0.0.12:2379", "etcdserver: unhealthy cluster")
+    refused = EtcdRefused("cluster member remove", "https://10.0.0.12:2379", message="etcdserver: unhealthy cluster")
 
     def leave(ctx: ResetRun, manifest: object) -> None:
         raise refused

@@ -44,7 +44,7 @@ def preset(host: FakeHost, **wishes: Any) -> Run:
 
 
 def work(ctx: Run) -> str:
-    return Runner("init", STEPS, load_state(ctx.host, PATHS)).run(ctx).phases[0].status
+    return Runner("init", STEPS, state=load_state(ctx.host, PATHS)).run(ctx).phases[0].status
 
 
 def test_what_is_right_is_not_asked_for_again(asked: list[Any]) -> None:

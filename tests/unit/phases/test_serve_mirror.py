@@ -123,7 +123,9 @@ def test_one_that_was_changed_and_not_started_again_is_started_by_the_next_run(c
     host, phases = make_host(), tuple(phase for phase in kb.INIT if phase.name == "install/mirror")
 
     def run(config: NodeConfig) -> None:
-        Runner("init", phases, load_state(host, PATHS)).run(replace(context(host, bundle="/x.tar"), config=config))
+        Runner("init", phases, state=load_state(host, PATHS)).run(
+            replace(context(host, bundle="/x.tar"), config=config)
+        )
 
     first = context(host, bundle="/x.tar").config
     run(first)

@@ -128,7 +128,7 @@ def test_the_end_of_a_kube_proxy_with_the_old_configuration_does_not_count(tmp_p
     }
     assert verify_node.verify_node(ctx) == Results(node_ready=True)
 
-    clusterobjects.restart_pods(ctx.api, owner, ctx.host.now())
+    clusterobjects.restart_pods(ctx.api, owner, now=ctx.host.now())
     with pytest.raises(ClusterError) as caught:
         verify_node.verify_node(ctx)
     assert caught.value.what.startswith("kube-proxy's restart: not there after 30 s")

@@ -43,10 +43,13 @@ def interpreter(
 @pytest.mark.parametrize("minor", range(9, 15))
 def test_every_supported_python_gets_its_own_file(arch: str, minor: int) -> None:
     running = interpreter(f"cpython-3{minor}-{arch}-linux-gnu", version=(3, minor), glibc=(2, 17))
-    assert pick_native(NATIVES, CFFI, running).member == (
+    assert pick_native(NATIVES, CFFI, interpreter=running).member == (
         f"_native/{arch}/_cffi_backend.cpython-3{minor}-{arch}-linux-gnu.so"
     )
-    assert pick_native(NATIVES, RUST, running).member == f"_native/{arch}/cryptography/hazmat/bindings/_rust.abi3.so"
+    assert (
+        pick_native(NATIVES, RUST, interpreter=running).member
+        == f"_native/{arch}/cryptography/hazmat/bindings/_rust.abi3.so"
+    )
 
 
 def test_a_debug_build_takes_the_ordinary_file() -> None:
@@ -56,7 +59,7 @@ def test_a_debug_build_takes_the_ordinary_file() -> None:
         (".cpython-312d-x86_64-linux-gnu.so", ".cpython-312-x86_64-linux-gnu.so", ".abi3.so", ".so"),
         (2, 28),
     )
-    assert pick_native(NATIVES, CFFI, running).suffix == ".cpython-312-x86_64-linux-gnu.so"
+    assert pick_native(NATIVES, CFFI, interpreter=running).suffix == ".cpython-312-x86_64-linux-gnu.so"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +79,7 @@ def test_a_debug_build_takes_the_ordinary_file() -> None:
 )
 def test_what_does_not_fit_is_refused_in_one_line(running: Interpreter, code: str, words: str) -> None:
     with pytest.raises(PreflightError) as caught:
-        pick_native(NATIVES, CFFI, running)
+        pick_native(NATIVES, CFFI, interpreter=running)
     error = caught.value
     assert error.code == code
     assert words in f"{error.cause} {error.remedy}"
@@ -87,9 +90,9 @@ def test_what_does_not_fit_is_refused_in_one_line(running: Interpreter, code: st
 def test_a_slim_archive_says_what_it_has() -> None:
     slim = [native for native in NATIVES if native.arch == "x86_64" and "-311-" in native.member]
     with pytest.raises(PreflightError, match=r"compiled modules for Python 3\.11$"):
-        pick_native(slim, CFFI, interpreter("cpython-312-x86_64-linux-gnu", version=(3, 12)))
+        pick_native(slim, CFFI, interpreter=interpreter("cpython-312-x86_64-linux-gnu", version=(3, 12)))
     with pytest.raises(PreflightError, match=r"for x86_64, not for aarch64$"):
-        pick_native(slim, CFFI, interpreter("cpython-311-aarch64-linux-gnu"))
+        pick_native(slim, CFFI, interpreter=interpreter("cpython-311-aarch64-linux-gnu"))
 
 
 def test_the_running_interpreter_is_read() -> None:
