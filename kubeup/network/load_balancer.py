@@ -274,12 +274,13 @@ def wait_until_serving(host: Host, settings: Settings, *, ca_pem: str, tell: Cal
 
     Raises ClusterError: load-balancer-not-up, endpoint-not-in-certificate.
     """
+    tls = Tls(Anchors.given(ca_pem))
     last: Optional[Unreachable] = None
 
     def look() -> str:
         nonlocal last
         try:
-            host.http_get(f"https://{settings.endpoint}/version", tls=Tls(Anchors.given(ca_pem)), timeout_s=5)
+            host.http_get(f"https://{settings.endpoint}/version", tls=tls, timeout_s=5)
         except Unreachable as error:
             last = error
             return error.cause

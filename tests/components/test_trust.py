@@ -414,7 +414,7 @@ def test_a_registry_of_plain_http_gets_no_credentials_and_names_no_realm_for_the
         for ask in (
             lambda client: client.get_manifest("x", "1"),
             lambda client: client.has_blob("x", "sha256:1"),
-            lambda client: b"".join(client._stream("x/blobs/sha256:1", "s", {}, 0)),
+            lambda client: b"".join(client._stream("x/blobs/sha256:1", "s", headers={}, offset=0)),
         ):
             with pytest.raises(HostError) as caught:
                 ask(registry_client.Registry(LocalHost(), plain.url, credentials))
