@@ -29,33 +29,44 @@ IGNORED = "--ignore-preflight-errors=" + ",".join(list_ignored_checks())
 
 @dataclass(frozen=True)
 class Job:
-    """One comparison: the same work in the words of both tools; `limit` is what kb promises (a ratio, or seconds)."""
+    """One comparison: the same work in the words of both tools ("" where kubeadm has no such work). goal: the ratio to kubeadm that kb
+    is to reach, or the seconds where kubeadm is no measure."""
 
     name: str
     kb: str
     kubeadm: str
-    limit: float
+    goal: float
     needs_fresh_node: bool = False
     repeats: int = 1
 
 
+WHOLE, VERSION = "init with pod network, soak and DNS", "version"
 JOBS = (
     Job(
         "init, images at hand",
         f"python3 /root/kb.pyz init --config /root/init.yaml --pod-network none --soak 0 {IGNORED}",
         f"kubeadm init --config /root/init.yaml {IGNORED}",
-        limit=0.8,
+        goal=0.7,
         needs_fresh_node=True,
     ),
     Job(
         "certs all",
         "python3 /root/kb.pyz init phase certs all --cert-dir /tmp/pki-kb --apiserver-advertise-address 10.0.0.1",
         "kubeadm init phase certs all --cert-dir /tmp/pki-kubeadm --apiserver-advertise-address 10.0.0.1",
-        limit=0.6,
+        goal=0.55,
         repeats=10,
     ),
-    Job("version", "python3 /root/kb.pyz version", "kubeadm version", limit=0.0, repeats=5),
+    Job(
+        WHOLE,
+        f"python3 /root/kb.pyz init --config /root/init.yaml {IGNORED}",
+        "",
+        goal=14.0,
+        needs_fresh_node=True,
+    ),
+    Job(VERSION, "python3 /root/kb.pyz version", "kubeadm version", goal=0.03, repeats=5),
 )
+IN_SECONDS = (WHOLE, VERSION)
+"""The goals that are seconds of kb's."""
 
 
 @dataclass
@@ -97,7 +108,7 @@ def run_jobs(lab: Lab, version: str, pyz: Path, rounds: int) -> dict[tuple[str, 
     found: dict[tuple[str, str], Samples] = {}
     for round_number in range(rounds):
         for job in JOBS:
-            tools = [("kb", job.kb), ("kubeadm", job.kubeadm)]
+            tools = [(tool, command) for tool, command in (("kb", job.kb), ("kubeadm", job.kubeadm)) if command]
             node = None if job.needs_fresh_node else make_node(lab, version, pyz)
             # one after the other each time: a node that has just booted is slower for whoever comes first
             turns = (tools if round_number % 2 == 0 else tools[::-1]) * job.repeats
@@ -111,31 +122,35 @@ def run_jobs(lab: Lab, version: str, pyz: Path, rounds: int) -> dict[tuple[str, 
 
 
 def render_table(found: dict[tuple[str, str], Samples], version: str) -> str:
-    """The markdown table: medians, and kb's ratio to kubeadm."""
+    """The markdown table: medians with their spread, kb's ratio to kubeadm, and its worst in any pair of runs, which is what is
+    promised: a machine of somebody else's has its bad moments too."""
     lines = [
-        f"Kubernetes {version}; medians; wall and CPU in seconds, peak memory in MiB; ratio = kb / kubeadm.",
+        f"Kubernetes {version}. Seconds: median (least to most); peak memory in MiB; ratio = kb / kubeadm, of the medians; worst: of the",
+        "runs that were made one after the other.",
         "",
-        "| job | wall kb | wall kubeadm | ratio | promised | CPU kb | CPU kubeadm | memory kb | memory kubeadm |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| job | wall kb | wall kubeadm | ratio | worst | goal | CPU kb | CPU kubeadm | memory kb | memory kubeadm |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    limits = {**{job.name: job.limit for job in JOBS}, **joins.LIMITS}
+    goals = {**{job.name: job.goal for job in JOBS}, **joins.GOALS}
     for name in dict.fromkeys(name for name, _ in found):
-        kb, kubeadm = found[name, "kb"], found[name, "kubeadm"]
-        wall = statistics.median(kb.wall), statistics.median(kubeadm.wall)
-        is_kept = wall[0] / wall[1] <= limits[name] if limits[name] else wall[0] <= VERSION_LIMIT_S
-        promised = f"<= {limits[name]}" if limits[name] else f"kb <= {VERSION_LIMIT_S} s"
-        promised += "" if is_kept else ", **not kept**"
+        kb, kubeadm = found[name, "kb"], found.get((name, "kubeadm"), Samples())
+        ratio = statistics.median(kb.wall) / statistics.median(kubeadm.wall) if kubeadm.wall else None
+        worst = max((one / other for one, other in zip(kb.wall, kubeadm.wall)), default=None)
+        goal = f"{goals[name]} s" if name in IN_SECONDS else f"{goals[name]}"
         cells = [
-            *(f"{statistics.median(values):.2f}" for values in (kb.cpu, kubeadm.cpu)),
-            *(f"{statistics.median(values):.0f}" for values in (kb.memory, kubeadm.memory)),
+            *(_spread(values) for values in (kb.wall, kubeadm.wall)),
+            *(f"{value:.2f}" if value is not None else "" for value in (ratio, worst)),
+            f"<= {goal}",
+            *(f"{statistics.median(values):.2f}" if values else "" for values in (kb.cpu, kubeadm.cpu)),
+            *(f"{statistics.median(values):.0f}" if values else "" for values in (kb.memory, kubeadm.memory)),
         ]
-        lines.append(
-            f"| {name} | {wall[0]:.2f} | {wall[1]:.2f} | {wall[0] / wall[1]:.2f} | {promised} | {' | '.join(cells)} |"
-        )
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-VERSION_LIMIT_S = 0.1
+def _spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})" if values else ""
+
 
 HEAD = """\
 # Speed, side by side with kubeadm
@@ -143,7 +158,7 @@ HEAD = """\
 Both tools do the same job on fresh nodes of the same kind, in turn, in one run; the machine has two processors. An RSA
 key takes chance and 40 ms of one, and `certs all` makes eleven: ten runs of each tool a round, in turn on one node, make
 its medians steady; a worker's join, which takes no longer, has three. kb's pod network, soak and look at the Ready node are
-left out here, since kubeadm has none of them; no check is. To repeat it (tests/e2e/README.md tells what a node needs):
+left out of the comparison, since kubeadm has none of them; no check is. To repeat it (tests/e2e/README.md tells what a node needs):
 
     KB_E2E_BIN=/path/to/binaries make bench
 
@@ -164,6 +179,7 @@ def main() -> None:
     pyz = REPO / "dist/kb.pyz"
     subprocess.run([sys.executable, "build_zipapp.py"], cwd=REPO, check=True)
     lab = Lab(settings.lab_name("bench"))
+    met: list[float] = []
     with lab.hold():
         lab.remove_leftovers()
         lab.create()
@@ -173,12 +189,15 @@ def main() -> None:
                 for key, seen in joins.run_joins(lab, options.version, pyz, options.rounds).items():
                     for one in seen:
                         found.setdefault(key, Samples()).add(one)
-            crowd = {}
+                    met += [one["backed_off"] for one in seen if key == joins.KUBEADM_CONTROL_PLANE]
+            crowd: dict[str, joins.Crowd] = {}
             if options.only in (None, "crowd"):
                 crowd = joins.run_crowd(lab, options.version, pyz, options.workers)
         finally:
             lab.destroy()
     table = render_table(found, options.version)
+    if met:
+        table += f"\nIn {sum(map(bool, met))} of kubeadm's {len(met)} control-plane joins a static pod ended once and sat out the kubelet's back-off.\n"
     if crowd:
         table += joins.render_crowd(crowd, options.workers)
     sys.stdout.write(table)
