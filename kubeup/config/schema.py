@@ -71,7 +71,6 @@ class Struct:
 
 Type = Union[Scalar, Anything, ListOf, MapOf, Struct]
 
-ANYTHING = Anything()
 TEXTS = ListOf(TEXT)
 
 # ---- makers: where a document's shape is not the value's shape

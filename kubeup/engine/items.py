@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from kubeup.engine.plan import Difference, Fields, Ground, compare_documents, compare_lines
+from kubeup.engine.plan import Difference, Fields, Ground, compare_documents, compare_lines, digest_of
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
 from kubeup.machine import services
@@ -251,10 +251,6 @@ class CopiedFile(_PathItem):
     def apply(self, run: Ground) -> Fields:
         self.install(run)
         return self.wanted()
-
-
-def digest_of(run: Ground, path: Path) -> str:
-    return hashlib.sha256(run.host.read_bytes(path)).hexdigest()
 
 
 @frozen

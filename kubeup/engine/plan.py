@@ -149,7 +149,7 @@ class Group:
         of what is judged its files count as they are now."""
         wanted: dict[str, Any] = {item.name: item.wanted() for item in self.items}
         files = [path for item in self.items if item.is_judged for path in item.places]
-        found = {str(path): _digest_of_file(run, path) for path in files}
+        found = {str(path): digest_of(run, path) if run.host.exists(path) else "" for path in files}
         return digest({**wanted, **found})
 
 
@@ -263,8 +263,9 @@ class Plan:
         return self._with(parts)
 
 
-def _digest_of_file(run: Ground, path: Path) -> str:
-    return hashlib.sha256(run.host.read_bytes(path)).hexdigest() if run.host.exists(path) else ""
+def digest_of(run: Ground, path: Path) -> str:
+    """Of a file's content, sha256."""
+    return hashlib.sha256(run.host.read_bytes(path)).hexdigest()
 
 
 def digest(value: Any) -> str:

@@ -314,11 +314,6 @@ def _restart_stale(
     return ("containerd had not read its configuration, or did not run",)
 
 
-def _choose_schema(host: Host, text: str) -> int:
-    """Under the names of which version a setting takes effect in this file."""
-    return _choose_naming(host, CONFIG, text=text).schema
-
-
 def _choose_naming(host: Host, config: Path, *, text: str) -> Naming:
     naming = containerd_config.find_naming(text, runtime.read_own_schema(host))
     if naming is None:

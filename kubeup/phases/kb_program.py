@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Optional
 
-from kubeup.engine.items import CopiedFile, digest_of
-from kubeup.engine.plan import Ground, Item
+from kubeup.engine.items import CopiedFile
+from kubeup.engine.plan import Ground, Item, digest_of
 from kubeup.engine.run import Run
 from kubeup.machine import own_copy
 
