@@ -490,7 +490,8 @@ DOCUMENTS = {
     "flow, quoted key before a bracket": 'spec: {"a":[b],"c":{"d":1}}\n',
     "flow, question mark within": "spec: [a?, b]\n",
     "infinite keys": "spec:\n  .inf: 1\n  -.inf: 2\n  .nan: 3\n",
-    "infinite key in quotes": "spec: {'.inf': 1, .Inf: 2}\n",
+    # Two keys that JSON would write alike are apart: which of them Go keeps is chance.
+    "infinite key in quotes": "spec: [{'.inf': 1}, {.Inf: 2}]\n",
     "literal with a comment at its sign": "spec: |#c\n  a\n",
     "literal with a tab after its sign": "spec: |\t\n  a\n",
     "literal, indicators both ways": "spec:\n- |2-\n    a\n- |-2\n    a\n- >1+\n  a\n",
