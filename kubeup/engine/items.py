@@ -2,7 +2,8 @@
 holds are in engine/cluster_items.py.
 
 Owns one class a kind, and no knowledge of what Kubernetes wants in them: phases say that. Must not register an undo (the
-journal's host, by which items are applied, does it for every change) and must not ask whether this is a dry run.
+journal's host, by which items are applied, does it for every change; which lines of a file are kb's it has to be told) and must not ask
+whether this is a dry run.
 """
 
 from __future__ import annotations
@@ -218,6 +219,7 @@ class MarkedLines(_PathItem):
         return {"lines": self.wanted()["lines"] if self.edit(text) == text else self._own(text)}
 
     def apply(self, run: Ground) -> Fields:
+        run.promises.mark_lines(self.path, self.mark)
         run.host.write_file(self.path, self.edit(self._read(run)), keeps=True)
         return self.wanted()
 

@@ -141,6 +141,13 @@ class JournalHost:
             self._entry.compensations.remove(dict(compensation))
             self._state.save()
 
+    def mark_lines(self, path: Path, mark: str) -> None:
+        """Before a line of kb's is put into a file of others."""
+        real = str(self._inner.real_path(path) if self._inner.read_link(path) is not None else path)
+        if self._state.marks.get(real) != mark:
+            self._state.marks[real] = mark
+            self._state.save()
+
     def _register_over(self, path: Path) -> None:
         """Before `path` itself becomes something else."""
         if self._inner.exists(path) and not self._inner.is_dir(path):

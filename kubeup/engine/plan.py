@@ -23,7 +23,7 @@ with lazily:
 
 if TYPE_CHECKING:
     from kubeup.cluster.api import Api
-    from kubeup.engine.run import Results
+    from kubeup.engine.run import Promises, Results
     from kubeup.machine.host import Host
     from kubeup.paths import Paths
     from kubeup.report import Report
@@ -41,6 +41,8 @@ class Ground(Protocol):
     def paths(self) -> Paths: ...
     @property
     def owned_paths(self) -> frozenset[str]: ...
+    @property
+    def promises(self) -> Promises: ...
     @property
     def report(self) -> Report: ...
     @property

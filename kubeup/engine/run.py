@@ -117,20 +117,25 @@ Who = Literal["admin", "kubelet", "bootstrap"]
 
 
 class Promises(Protocol):
-    """Where an act registers how it is taken back, before it calls."""
+    """Where a step registers how it is taken back, as far as its changes of files do not say it themselves, before it makes them."""
 
     def expect(self, paths: Iterable[Path]) -> None:
         """Files that a program makes for it."""
+
+    def mark_lines(self, path: Path, mark: str) -> None:
+        """Of this file the lines with the mark are kb's, and the others are not."""
 
     def register(self, compensation: Mapping[str, str]) -> None: ...
 
     def withdraw(self, compensation: Mapping[str, str]) -> None: ...
 
 
-class _NoPromises:
+class NoPromises:
     """Of a run that keeps no state."""
 
     def expect(self, paths: Iterable[Path]) -> None: ...
+
+    def mark_lines(self, path: Path, mark: str) -> None: ...
 
     def register(self, compensation: Mapping[str, str]) -> None: ...
 
@@ -200,7 +205,7 @@ class BareRun:
     """What kb made on this node, by its state."""
     results: Results = field(default_factory=Results)
     """What the phases that ran before handed on, merged."""
-    promises: Promises = _NoPromises()
+    promises: Promises = NoPromises()
     machine: Optional[Host] = None
     """The host below `host` where that keeps a journal: for what nobody takes back, such as a download that waits."""
 

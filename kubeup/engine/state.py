@@ -7,6 +7,8 @@ the Runner's.
      "phases": {"init/certs/ca": {"status": "done", "inputs": {"plan": "5f3c..."}, "started": "...", "ended": "...",
                                   "created": ["/etc/kubernetes/pki/ca.crt"], "backups": [{"path": ..., "copy": ...}],
                                   "outputs": {...}, "error": null}}}
+
+`folders` and `marks` stand beside them where there is something to say.
 """
 
 from __future__ import annotations
@@ -66,6 +68,8 @@ class State:
     phases: dict[str, PhaseState] = field(default_factory=dict)
     folders: list[str] = field(default_factory=list)
     """Where kb made or changed files outside of its WORKPLACES: what a configuration moved, or a link led to."""
+    marks: dict[str, str] = field(default_factory=dict)
+    """Files of others in which kb has lines of its own, and the mark of those lines: {"/etc/hosts": "# kb: ..."}."""
     is_kept: bool = True
     """False: of this run alone; save() writes nothing."""
     _saved: str = ""
@@ -122,7 +126,8 @@ class State:
             "adopted": self.adopted,
             "phases": {key: _describe_phase(phase) for key, phase in self.phases.items()},
         }
-        return {**value, "folders": self.folders} if self.folders else value
+        more = {"folders": self.folders, "marks": self.marks}  # which states of before do not have
+        return {**value, **{name: found for name, found in more.items() if found}}
 
 
 def _render(state: dict[str, Any]) -> str:
@@ -189,13 +194,17 @@ def _parse_state(host: Host, paths: Paths, *, data: dict[str, Any], machine_id: 
         default: Optional[list[str]] = [] if name == "folders" else None  # which states of before do not have
         for index, path in enumerate(_require(data.get(name, default), list, name=name)):
             _check_path(path, f"{name}[{index}]")
+    for path, mark in _require(data.get("marks", {}), dict, name="marks").items():
+        _check_path(path, "marks")
+        if not _require(mark, str, name=f"marks[{json.dumps(path)}]"):
+            raise ValueError(f"marks[{json.dumps(path)}] is empty")
     phases = {
         key: _parse_phase(value, f"phases[{json.dumps(key)}]", paths=paths)
         for key, value in _require(data.get("phases"), dict, name="phases").items()
     }
     return State(
         host, paths, data["node"], data["cluster"], machine_id, data["cri_socket"], list(data["adopted"]), phases,
-        list(data.get("folders", [])),
+        list(data.get("folders", [])), dict(data.get("marks", {})),
     )  # fmt: skip
 
 

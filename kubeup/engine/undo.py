@@ -1,13 +1,16 @@
 """What kb made on this node, and how it is taken back.
 
-Owns the reading of the journal: which files go, which backups come back, in which order. Touches no path that is
-not in the journal, and none that was adopted. Must not know phases.
+Owns the reading of the journal: which files go, which backups come back, which lines are taken out of files of others, in which
+order. Touches no path that is not in the journal, and none that was adopted. Must not know phases.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Optional
 
 from kubeup.engine.state import State, parse_owner
 from kubeup.errors import HostError
@@ -48,21 +51,35 @@ class Restore:
 
 
 @frozen
+class OwnLines:
+    """A file of others, of which the lines with this mark are kb's. before: what it was; None where it was not there."""
+
+    path: Path
+    mark: str
+    before: Optional[Restore]
+
+
+@frozen
 class UndoPlan:
-    """Files to put back, files and folders to remove (deepest first), and what is left where it is, in words."""
+    """Files to put back, files and folders to remove (deepest first), files of others with lines of kb's, and what is left where it
+    is, in words."""
 
     restores: tuple[Restore, ...]
     removals: tuple[Path, ...]
+    lines: tuple[OwnLines, ...] = ()
     left: tuple[str, ...] = ()
 
     @property
     def is_empty(self) -> bool:
-        return not self.restores and not self.removals
+        return not (self.restores or self.removals or self.lines)
 
 
-def plan_undo(state: State, *, apart: frozenset[Path] = frozenset()) -> UndoPlan:
-    """The journal, read backwards. What lies where kb never works stays: no slip in the state costs a file of others. apart:
-    files out of which kb's part was taken already."""
+_MARKS_OF_BEFORE = {Path("/etc/hosts"): "# kb: the API servers, through this node's load balancer"}
+"""The one file of others in which kb had a line when it did not write marks into the state."""
+
+
+def plan_undo(state: State) -> UndoPlan:
+    """The journal, read backwards. What lies where kb never works stays: no slip in the state costs a file of others."""
     restores = {
         entry["path"]: Restore(
             Path(entry["path"]),
@@ -78,26 +95,38 @@ def plan_undo(state: State, *, apart: frozenset[Path] = frozenset()) -> UndoPlan
     made = {Path(text) for text in state.created_paths() - kept}
     made = {path for path in made if path != state.paths.state_dir and state.paths.state_dir not in path.parents}
     strays = sorted(path for path in {*made, *map(Path, restores)} if not state.is_workplace(path))
-    removals = sorted(made.difference(strays, apart), key=lambda path: (len(path.parts), str(path)), reverse=True)
+    lines = [
+        OwnLines(path, mark, restores.get(str(path)))
+        for path, mark in _find_marks(state).items()
+        if path not in strays and (path in made or (str(path) in restores and not restores[str(path)].link))
+    ]
+    others = {*strays, *(entry.path for entry in lines)}
+    removals = sorted(made - others, key=lambda path: (len(path.parts), str(path)), reverse=True)
     return UndoPlan(
-        tuple(entry for entry in restores.values() if entry.path not in {*strays, *apart}),
+        tuple(entry for entry in restores.values() if entry.path not in others),
         tuple(removals),
+        tuple(lines),
         tuple(f"{path} stays as it is: {state.paths.state} names it, but kb does not work there" for path in strays),
     )
+
+
+def _find_marks(state: State) -> dict[Path, str]:
+    before = {place: mark for path, mark in _MARKS_OF_BEFORE.items() for place in (path, state.host.real_path(path))}
+    return {**before, **{Path(text): mark for text, mark in state.marks.items()}}
 
 
 def restore_and_remove(host: Host, plan: UndoPlan) -> list[str]:
     """Do it, all that can be done; returns what was left where it is, in words: folders that hold files of others, files
     whose copy is lost. Raises HostError (undo-incomplete) where the machine refused something."""
     left, refused = list(plan.left), []
-    for entry in plan.restores:
+    steps: list[Callable[[], list[str]]] = [
+        *(functools.partial(_restore, host, entry) for entry in plan.restores),
+        *(functools.partial(_take_out, host, entry) for entry in plan.lines),
+        *(functools.partial(_remove, host, path) for path in plan.removals),
+    ]
+    for take_back in steps:
         try:
-            left.extend(_restore(host, entry))
-        except HostError as error:
-            refused.append(str(error))
-    for path in plan.removals:
-        try:
-            left.extend(_remove(host, path))
+            left.extend(take_back())
         except HostError as error:
             refused.append(str(error))
     if refused:
@@ -121,6 +150,22 @@ def _restore(host: Host, entry: Restore) -> list[str]:
         host.remove(entry.path)  # kb's own: what it leads to is none of this file's
     host.write_file(entry.path, host.read_bytes(entry.copy), mode=entry.mode, owner=entry.owner)
     host.copy_attributes(entry.copy, entry.path)
+    return []
+
+
+def _take_out(host: Host, entry: OwnLines) -> list[str]:
+    """What others wrote since stays. Where they wrote nothing, the file is as before, to the byte: a last line without its end may have
+    got one from kb."""
+    found = host.read_bytes(entry.path) if host.exists(entry.path) else b""
+    rest = b"".join(line for line in found.splitlines(keepends=True) if entry.mark.encode() not in line)
+    if entry.before is None:
+        before: Optional[bytes] = b""
+    else:
+        before = host.read_bytes(entry.before.copy) if host.exists(entry.before.copy) else None
+    if before is not None and before.rstrip(b"\n") == rest.rstrip(b"\n"):
+        return _restore(host, entry.before) if entry.before else _remove(host, entry.path)
+    if rest != found:
+        host.write_file(entry.path, rest, keeps=True)
     return []
 
 

@@ -7,7 +7,6 @@ it expects that controlPlaneEndpoint leads somewhere already.
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from kubeup.addresses import join_host_port
 from kubeup.engine.cluster_items import Object
@@ -21,7 +20,6 @@ from kubeup.phases.kb_program import plan_program
 with lazily:
     from kubeup.cluster import api
     from kubeup.cluster import objects as clusterobjects
-    from kubeup.engine import state
     from kubeup.network import load_balancer
     from kubeup.node import images
 
@@ -141,17 +139,3 @@ def plan_removal(run: BareRun) -> Plan:
     find = lambda ground: load_balancer.find_node_files(ground.host, run.paths)  # noqa: E731
     take_away = lambda ground: load_balancer.remove_node_files(ground.host, run.paths)  # noqa: E731
     return Plan(Gone("the load balancer", find, take_away))
-
-
-def find_changed_hosts(ctx: BareRun, node_state: state.State) -> frozenset[Path]:
-    """/etc/hosts, by its names, where kb's line is out of it and others wrote to it since: then what was there before kb does
-    not come back over that."""
-    text = load_balancer.read_hosts(ctx.host)
-    if load_balancer.MARK in text:
-        return frozenset()
-    places = frozenset((load_balancer.HOSTS, ctx.host.real_path(load_balancer.HOSTS)))
-    backups = (entry for phase in node_state.phases.values() for entry in phase.backups)
-    copies = [Path(entry["copy"]) for entry in backups if Path(entry["path"]) in places and entry.get("copy")]
-    before = ctx.host.read_bytes(copies[0]) if copies and ctx.host.exists(copies[0]) else b""
-    is_same = before.decode(errors="surrogateescape").rstrip("\n") == text.rstrip("\n")
-    return frozenset() if is_same else places

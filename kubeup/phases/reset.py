@@ -28,7 +28,7 @@ with lazily:
     from kubeup.engine import state, undo
     from kubeup.network import pod_network
     from kubeup.node import containers, kubelet, runtime
-    from kubeup.phases import kernel, load_balancer
+    from kubeup.phases import kernel
 
 
 _CONTAINERD_UNIT = Paths.systemd / "containerd.service"
@@ -342,7 +342,7 @@ def take_back_files(ctx: ResetRun) -> Outputs:
     """What the kubelet and etcd wrote on kb's behalf; then the journal backwards."""
     node_state = state.load_state(ctx.host, ctx.paths)
     made = node_state.created_paths()
-    plan = undo.plan_undo(node_state, apart=load_balancer.find_changed_hosts(ctx, node_state))
+    plan = undo.plan_undo(node_state)
     if str(ctx.paths.manifest("etcd")) in made:
         ctx.host.remove_tree(find_etcd_data(ctx, read_etcd_pod(ctx)) / "member")
     if str(ctx.paths.kubelet_config) in made:

@@ -9,6 +9,7 @@ from typing import Optional
 
 from kubeup.cluster.api import Api
 from kubeup.engine.plan import Ground
+from kubeup.engine.run import NoPromises, Promises
 from kubeup.machine.host import Host
 from kubeup.paths import Paths
 from kubeup.report import Report
@@ -23,6 +24,7 @@ class Bench:
     report: Report = field(default_factory=lambda: Report(io.StringIO(), verbosity=1))
     cluster: Optional[Api] = None
     owned_paths: frozenset[str] = frozenset()
+    promises: Promises = field(default_factory=NoPromises)
 
     @property
     def api(self) -> Api:

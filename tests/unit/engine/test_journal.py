@@ -56,6 +56,17 @@ def test_a_file_of_somebody_else_is_copied_once_with_mode_and_owner(host: LocalH
     assert str(A) not in state.created_paths()
 
 
+def test_which_lines_of_a_file_are_kb_s_is_known_before_they_are_in_it(host: LocalHost, tmp_path: Path) -> None:
+    host.write_file(Path("/etc/containerd/real"), "theirs\n")
+    (tmp_path / "etc/hosts").symlink_to("containerd/real")
+    journal, _, _ = begin(host)
+    journal.mark_lines(Path("/etc/hosts"), "# kb")
+    journal.mark_lines(Path("/etc/new"), "# kb")
+    state = load_state(host, Paths())
+    assert state.marks == {"/etc/containerd/real": "# kb", "/etc/new": "# kb"}
+    assert undo.plan_undo(state).is_empty, "nothing was written yet"
+
+
 def test_the_same_content_is_neither_registered_nor_copied(host: LocalHost) -> None:
     host.write_file(A, "same")
     journal, _, entry = begin(host)

@@ -131,6 +131,12 @@ def test_every_list_of_paths_is_looked_at(host: LocalHost, field: str) -> None:
         assert error.code == "state-damaged" and field in error.cause
 
 
+@pytest.mark.parametrize("value", [[], {"x": "# kb"}, {"/etc/../x": "# kb"}, {"/etc/x": ""}, {"/etc/x": 5}])
+def test_marks_of_lines_are_looked_at(host: LocalHost, value: Any) -> None:
+    error = refusal(host, json.dumps({**GOOD, "marks": value}))
+    assert error.code == "state-damaged" and "marks" in error.cause
+
+
 def test_a_newer_kb_s_is_refused_with_its_version(host: LocalHost) -> None:
     error = refusal(host, json.dumps({"schema": SCHEMA + 1, "kb": "9.9.9", "whatever": 1}))
     assert error.code == "state-too-new" and "kb 9.9.9 wrote it" in error.cause

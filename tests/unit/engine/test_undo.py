@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Optional
 
 import pytest
 
@@ -18,9 +19,9 @@ def host(tmp_path: Path) -> LocalHost:
     return LocalHost(tmp_path)
 
 
-def state_of(host: LocalHost, *created: str, backups: tuple[dict[str, str], ...] = ()) -> State:
+def state_of(host: LocalHost, *created: str, backups: tuple[dict[str, str], ...] = (), **fields: Any) -> State:
     phases = {"init/a": PhaseState("done", created=list(created), backups=list(backups))}
-    return State(host, Paths(), phases=phases)
+    return State(host, Paths(), phases=phases, **fields)
 
 
 def test_children_go_before_their_folder_and_shared_folders_stay(host: LocalHost, tmp_path: Path) -> None:
@@ -89,17 +90,17 @@ def test_what_lies_where_kb_never_works_stays(host: LocalHost, name: str) -> Non
 
 
 def test_a_copy_that_is_lost_is_told_and_the_rest_comes_back(host: LocalHost) -> None:
-    hosts, hidden, made = Path("/etc/hosts"), Path("/etc/containerd/config.toml"), Path("/etc/cni/net.d/x")
-    for path in (hosts, hidden, made):
+    known, hidden, made = Path("/etc/sysctl.d/x"), Path("/etc/containerd/config.toml"), Path("/etc/cni/net.d/x")
+    for path in (known, hidden, made):
         host.write_file(path, "kb's")
-    host.write_file(Path("/var/lib/kb/backups/0-hosts"), "theirs")
+    host.write_file(Path("/var/lib/kb/backups/0-x"), "theirs")
     backups = tuple(
         {"path": str(path), "copy": f"/var/lib/kb/backups/0-{path.name}", "mode": "0640", "owner": "0:0"}
-        for path in (hidden, hosts)
+        for path in (hidden, known)
     )
     (told,) = restore_and_remove(host, plan_undo(state_of(host, str(made), backups=backups)))
     assert "config.toml stays as kb left it: the copy of what was there is lost" in told
-    assert host.read_text(hosts) == "theirs" and host.read_text(hidden) == "kb's" and not host.exists(made)
+    assert host.read_text(known) == "theirs" and host.read_text(hidden) == "kb's" and not host.exists(made)
 
 
 def test_what_the_machine_refuses_does_not_keep_the_rest(host: LocalHost, tmp_path: Path) -> None:
@@ -112,6 +113,67 @@ def test_what_the_machine_refuses_does_not_keep_the_rest(host: LocalHost, tmp_pa
         restore_and_remove(host, plan_undo(state_of(host, "/etc/cni/net.d/x", backups=backups)))
     assert caught.value.code == "undo-incomplete" and "/etc/hosts" in caught.value.cause
     assert not host.exists(Path("/etc/cni/net.d/x"))
+
+
+# ---- lines of kb's in a file of others
+
+CONF, COPY, MARK = Path("/etc/containerd/lines"), "/var/lib/kb/backups/0-lines", "# of kb"
+OWN = f"own {MARK}\n"
+
+
+@pytest.mark.parametrize("is_stripped", [False, True])
+@pytest.mark.parametrize("since", ["", "new\n"])
+@pytest.mark.parametrize("before", ["theirs\n", "no end", "", None])
+def test_of_a_file_of_others_only_the_marked_lines_go(
+    host: LocalHost, before: Optional[str], since: str, is_stripped: bool
+) -> None:
+    """Whether they are in it still, or a phase, or a reset that was cut off, took them out. Where nobody else wrote, all of it is as
+    before, to the byte and with its mode."""
+    backups: tuple[dict[str, str], ...] = ()
+    if before is not None:
+        host.write_file(Path(COPY), before, mode=0o600)
+        backups = ({"path": str(CONF), "copy": COPY, "mode": "0640"},)
+    head = before or ""
+    joint = "\n" if head and not head.endswith("\n") else ""
+    host.write_file(CONF, head + joint + ("" if is_stripped else OWN) + since, mode=0o600)
+    state = state_of(host, *([] if backups else [str(CONF)]), backups=backups, marks={str(CONF): MARK})
+    for _ in range(2):
+        assert restore_and_remove(host, plan_undo(state)) == []
+        found = host.stat(CONF)
+        if since:
+            assert host.read_text(CONF) == head + joint + since
+            assert found is not None and found.mode == 0o600
+        elif before is None:
+            assert found is None
+        else:
+            assert host.read_text(CONF) == before and found is not None and found.mode == 0o640
+
+
+def test_marked_lines_go_also_where_the_copy_is_lost_and_a_file_that_is_gone_stays_gone(host: LocalHost) -> None:
+    state = state_of(host, backups=({"path": str(CONF), "copy": COPY},), marks={str(CONF): MARK})
+    host.write_file(CONF, "theirs\n" + OWN)
+    assert restore_and_remove(host, plan_undo(state)) == []
+    assert host.read_text(CONF) == "theirs\n"
+    host.write_file(Path(COPY), "theirs\n")
+    host.remove(CONF)
+    assert restore_and_remove(host, plan_undo(state)) == []
+    assert not host.exists(CONF)
+
+
+@pytest.mark.parametrize("is_linked", [False, True])
+def test_the_line_in_etc_hosts_of_a_state_without_marks(host: LocalHost, tmp_path: Path, is_linked: bool) -> None:
+    """As kb wrote it before it wrote down by what it knows its lines."""
+    hosts, real = Path("/etc/hosts"), Path("/etc/containerd/hosts" if is_linked else "/etc/hosts")
+    line = "127.0.0.1 kb-api.cluster.local # kb: the API servers, through this node's load balancer\n"
+    host.write_file(real, f"127.0.0.1 localhost\n{line}10.0.0.8 new\n")
+    host.write_file(Path(COPY), "127.0.0.1 localhost\n")
+    if is_linked:
+        (tmp_path / "etc/hosts").symlink_to("containerd/hosts")
+    state = state_of(host, backups=({"path": str(real), "copy": COPY},))
+    assert not plan_undo(state).is_empty
+    restore_and_remove(host, plan_undo(state))
+    assert host.read_text(hosts) == "127.0.0.1 localhost\n10.0.0.8 new\n"
+    assert (host.read_link(hosts) is not None) is is_linked
 
 
 # ---- kb's own folder

@@ -185,7 +185,10 @@ def test_a_keeper_that_was_rewritten_and_not_started_again_is_started_by_the_nex
 
 @pytest.mark.parametrize("written_since", [b"", b"10.0.0.8 new\n"])
 @pytest.mark.parametrize("before", [BEFORE, BEFORE.rstrip(b"\n"), b""])
-def test_reset_takes_its_line_and_files_and_leaves_what_came_since(before: bytes, written_since: bytes) -> None:
+@pytest.mark.parametrize("case", ["", "of a kb that wrote no marks", "the step is left out"])
+def test_reset_takes_its_line_and_files_and_leaves_what_came_since(
+    before: bytes, written_since: bytes, case: str
+) -> None:
     host = make_host()
     host.files[HOSTS] = before
     config = join_config("10.0.0.11:6443", kb=LOCAL)
@@ -195,7 +198,13 @@ def test_reset_takes_its_line_and_files_and_leaves_what_came_since(before: bytes
     assert host.files[copy] == before
     host.files[HOSTS] += written_since
     ctx = reset.ResetRun(host=host, paths=PATHS, report=Report(io.StringIO()), cri_socket=NodeRegistration.cri_socket)
-    do(load_balancer.plan_removal, ctx)
+    node_state = load_state(host, PATHS)
+    assert node_state.marks == {HOSTS: balancer.MARK}
+    if case == "of a kb that wrote no marks":
+        node_state.marks.clear()
+        node_state.save()
+    if case != "the step is left out":
+        do(load_balancer.plan_removal, ctx)
     reset.take_back_files(ctx)
     # a last line without its end gets one where another follows
     joint = b"\n" if before and written_since and not before.endswith(b"\n") else b""
