@@ -26,7 +26,7 @@ from kubeup.json_text import as_table, parse_json
 from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.machine.http import Tls, Unreachable
-from kubeup.machine.waiting import wait_for
+from kubeup.machine.waiting import becomes_so, wait_for
 from kubeup.network.keeper import POLL_S, RETRY_S, Keeper, Round, run
 from kubeup.node import containers, crictl
 from kubeup.node.images import load_balancer_image
@@ -44,6 +44,8 @@ MARK = "# kb: the API servers, through this node's load balancer"
 GONE_AFTER_S = 60.0
 """How long a server that the cluster does not list any more is kept: a reboot should not reload haproxy twice."""
 START_TIMEOUT_S = 90.0
+RELOAD_TIMEOUT_S = 5.0
+RELOAD_POLL_S = 0.2
 
 
 # ---- values
@@ -369,11 +371,13 @@ def _follow(host: Host, settings: Settings, *, paths: Paths) -> str:
     failure = reload(host, settings)
     if failure:
         return failure
-    for _ in range(25):
-        if read_running_digest(host, settings.health_port) == wanted:
-            return ""
-        host.sleep(0.2)
-    return "haproxy did not read its new file: crictl logs of kb-load-balancer say why"
+    has_read = becomes_so(
+        host,
+        lambda: read_running_digest(host, settings.health_port) == wanted,
+        timeout_s=RELOAD_TIMEOUT_S,
+        poll_s=RELOAD_POLL_S,
+    )
+    return "" if has_read else "haproxy did not read its new file: crictl logs of kb-load-balancer say why"
 
 
 def keep(host: Host, *, log: Callable[[str], None], once: bool = False, paths: Optional[Paths] = None) -> None:

@@ -19,12 +19,14 @@ from kubeup.frozen_values import frozen
 from kubeup.json_text import as_table
 from kubeup.machine import services
 from kubeup.machine.host import Host
+from kubeup.machine.waiting import becomes_so
 from kubeup.node import containerd_config, crictl, runtime
 from kubeup.node.containerd_config import Handler, Naming, read_schema, table_name
 
 CONFIG = runtime.CONTAINERD_CONFIG
 CERTS_D = runtime.CERTS_D
 RESTART_TIMEOUT_S = 30
+RESTART_POLL_S = 0.5
 _CRI_IDS = containerd_config.CRI_IDS
 
 _OLD_CRI, _RUNTIME, _IMAGES = containerd_config.OLD_CRI, containerd_config.RUNTIME, containerd_config.IMAGES
@@ -363,12 +365,9 @@ def _restart(host: Host, socket: str) -> bool:
     if services.spoken_of(host) is services.SYSTEMD:
         host.run(["systemctl", "reset-failed", "containerd"], timeout_s=30)
     services.run(host, "restart", unit="containerd", timeout_s=60)
-    deadline = host.monotonic() + RESTART_TIMEOUT_S
-    while not runtime.probe_runtime(host, socket).is_ready:
-        if host.monotonic() > deadline:
-            return False
-        host.sleep(0.5)
-    return True
+    return becomes_so(
+        host, lambda: runtime.probe_runtime(host, socket).is_ready, timeout_s=RESTART_TIMEOUT_S, poll_s=RESTART_POLL_S
+    )
 
 
 def _not_fixable(what: str, cause: str) -> HostError:

@@ -22,7 +22,7 @@ from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen_values import frozen, frozen_by_name
 from kubeup.lazy_modules import lazily
 from kubeup.machine.http import Tls, Unreachable
-from kubeup.machine.waiting import wait_for
+from kubeup.machine.waiting import becomes_so, wait_for
 from kubeup.phases import certs, kubelet_start, load_balancer
 from kubeup.trust import Anchors
 
@@ -39,6 +39,7 @@ CERT_TIMEOUT_S = 90.0
 """The API server looks at its certificate's file when it changes, and once a minute."""
 END_S = 45.0
 """A pod has 30 s to end, and the kubelet looks at its manifests every 20 s."""
+END_POLL_S = 0.5
 ADMIN_CONFS = ("admin.conf", "super-admin.conf")
 
 
@@ -469,14 +470,15 @@ def _balancer_runs(ctx: EndpointRun) -> bool:
 def end_balancer(ctx: EndpointRun) -> None:
     """Until no haproxy runs. A kubelet that started a moment before its static pod's file went has read it already, drops
     the news while its sources are not ready, and keeps the pod for ever: one that starts without the file ends it."""
-    for is_last in (False, True):
-        started = ctx.host.monotonic()
-        while _balancer_runs(ctx):
-            if ctx.host.monotonic() - started > END_S:
-                break
+
+    def has_ended() -> bool:
+        runs = _balancer_runs(ctx)
+        if runs:
             ctx.report.waiting("waiting for the load balancer to end")
-            ctx.host.sleep(0.5)
-        else:
+        return not runs
+
+    for is_last in (False, True):
+        if becomes_so(ctx.host, has_ended, timeout_s=END_S, poll_s=END_POLL_S):
             return
         if not is_last:
             kubelet_start.restart_kubelet(ctx)

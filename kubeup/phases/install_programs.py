@@ -19,6 +19,7 @@ from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
 from kubeup.machine import services
+from kubeup.machine.waiting import becomes_so
 from kubeup.phases.find_mirror import mirror_of
 from kubeup.phases.local_bundle import bundle_copy, find_architecture, open_copies, open_signed
 
@@ -37,7 +38,6 @@ CRICTL_CONFIG = Path("/etc/crictl.yaml")
 CONTAINERD_UNIT = Path("/etc/systemd/system/containerd.service")
 BOOT_LINK = Path("/etc/systemd/system/multi-user.target.wants/containerd.service")
 CONTAINERD_TIMEOUT_S = 30
-POLL_S = 0.1
 
 
 def wants_packages(config: NodeConfig) -> bool:
@@ -259,12 +259,7 @@ def _ensure_runtime_runs(ctx: Run, *, has_placed: bool, becomes_active: Callable
 
 
 def _becomes_active(ctx: Run) -> bool:
-    deadline = ctx.host.monotonic() + CONTAINERD_TIMEOUT_S
-    while ctx.host.monotonic() < deadline:
-        if services.is_active(ctx.host, "containerd"):
-            return True
-        ctx.host.sleep(POLL_S)
-    return False
+    return becomes_so(ctx.host, lambda: services.is_active(ctx.host, "containerd"), timeout_s=CONTAINERD_TIMEOUT_S)
 
 
 def packages_are_in_place(ctx: Run) -> bool:

@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup.engine.compare import make_so
 from kubeup.engine.items import Issued
@@ -22,6 +22,7 @@ from kubeup.engine.story import Act
 from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.lazy_modules import lazily
 from kubeup.machine.http import Unreachable
+from kubeup.machine.waiting import wait_for
 from kubeup.phases import certs, control_plane, kubeconfigs, kubelet_start
 from kubeup.phases.soak_static_pods import soak
 from kubeup.phases.wait_control_plane import wait_for_control_plane, wait_for_controllers
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 QUEUE = "kb-control-plane-join"
 """The Lease for which control planes that join at one moment queue: etcd takes one learner at a time."""
-POLL_S = 0.1
+QUEUE_POLL_S = 0.2
 SILENT_S = 0.7
 """How long a member that has its vote may take to serve before it is started again."""
 SETTLE_S = 60
@@ -347,21 +348,7 @@ def _membership(run: Run, client: etcd.Etcd) -> dict[str, str]:
 def _turn(ctx: Run) -> Iterator[lease.Lease]:
     """Hold the queue's Lease for the time of the block."""
     turn = lease.Lease(ctx.api, QUEUE, ctx.config.node.name)
-    started, told = ctx.host.monotonic(), ""
-    while holder := turn.try_take(ctx.host.now(), ctx.host.monotonic()):
-        elapsed, limit = ctx.host.monotonic() - started, _queue_timeout_s(ctx)
-        if holder != told:
-            told = holder
-            ctx.report.note(f"control plane {holder} joins right now: this one waits until it is through")
-        ctx.report.waiting(f"etcd: {elapsed:.0f} s of {limit:.0f} s; control plane {holder} joins first")
-        if elapsed > limit:
-            raise ClusterError(
-                f"control plane {holder} has been joining for {elapsed:.0f} s",
-                cause=f"it holds Lease kube-system/{QUEUE} and renews it: etcd takes one new member at a time",
-                remedy=f"see what it waits for, on {holder}; then run the command again",
-                code="join-queue",
-            )
-        ctx.host.sleep(POLL_S * 2)
+    _wait_for_turn(ctx, turn)
     try:
         yield turn
     finally:
@@ -369,8 +356,27 @@ def _turn(ctx: Run) -> Iterator[lease.Lease]:
             turn.give_back()
 
 
-def _queue_timeout_s(ctx: Run) -> float:
-    return 2.0 * ctx.config.timeouts.etcd_api_call_s
+def _wait_for_turn(ctx: Run, turn: lease.Lease) -> None:
+    holder = ""
+
+    def look() -> str:
+        nonlocal holder
+        before, holder = holder, turn.try_take(ctx.host.now(), ctx.host.monotonic())
+        if holder and holder != before:
+            ctx.report.note(f"control plane {holder} joins right now: this one waits until it is through")
+        return f"control plane {holder} joins first" if holder else ""
+
+    def failure(_: str, elapsed: float) -> ClusterError:
+        return ClusterError(
+            f"control plane {holder} has been joining for {elapsed:.0f} s",
+            cause=f"it holds Lease kube-system/{QUEUE} and renews it: etcd takes one new member at a time",
+            remedy=f"see what it waits for, on {holder}; then run the command again",
+            code="join-queue",
+        )
+
+    limit = 2.0 * ctx.config.timeouts.etcd_api_call_s
+    tell = ctx.report.waiting
+    wait_for(ctx.host, look, goal="etcd", timeout_s=limit, tell=tell, failure=failure, poll_s=QUEUE_POLL_S)
 
 
 def _remove_former(ctx: Run, client: etcd.Etcd, *, former: etcd.Member) -> None:
@@ -400,19 +406,29 @@ def _clear_former_data(ctx: Run) -> None:
 
 def _announce(ctx: Run, client: etcd.Etcd, *, turn: lease.Lease) -> tuple[etcd.Member, ...]:
     """Add this node as a learner. etcd refuses for a while what may be right in a moment."""
-    started = ctx.host.monotonic()
-    while True:
+    members: tuple[etcd.Member, ...] = ()
+    trouble: Optional[ClusterError] = None
+
+    def look() -> str:
+        nonlocal members, trouble
         try:
             # the answer of a list that another member has not seen yet would lack this one
-            return client.add_learner(_peer_url(ctx))
+            members = client.add_learner(_peer_url(ctx))
+            return ""
         except etcd.EtcdRefused as error:
-            elapsed = ctx.host.monotonic() - started
             trouble = _explain_refusal(client, error)
-            if elapsed > SETTLE_S or trouble.code == "etcd-no-quorum":
+            if trouble.code == "etcd-no-quorum":
                 raise trouble from error
-            ctx.report.waiting(f"etcd: {elapsed:.0f} s of {SETTLE_S} s; {trouble}")
         turn.keep(ctx.host.now(), ctx.host.monotonic())
-        ctx.host.sleep(POLL_S * 2)
+        return str(trouble)
+
+    def failure(_: str, elapsed: float) -> ClusterError:
+        assert trouble is not None
+        return trouble
+
+    tell = ctx.report.waiting
+    wait_for(ctx.host, look, goal="etcd", timeout_s=SETTLE_S, tell=tell, failure=failure, poll_s=QUEUE_POLL_S)
+    return members
 
 
 def _explain_refusal(client: etcd.Etcd, error: etcd.EtcdRefused) -> ClusterError:

@@ -38,7 +38,7 @@ def wait_for_node(ctx: Run) -> api.Object:
         is_there = node and "kubernetes.io/hostname" in (node["metadata"].get("labels") or {})
         return "" if is_there else "the kubelet has not registered it yet"
 
-    def meanwhile(_: str, elapsed: float) -> str:
+    def meanwhile(_: str, elapsed: float) -> None:
         nonlocal looked, told
         if elapsed - looked > LOOK_EVERY_S:
             looked = elapsed
@@ -46,7 +46,6 @@ def wait_for_node(ctx: Run) -> api.Object:
             if link and link.what != told:
                 told = link.what
                 ctx.report.note(f"{link.what}: {link.cause}. Remedy: {link.remedy} (still waiting)")
-        return ""
 
     wait_for(
         ctx.host,

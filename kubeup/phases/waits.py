@@ -8,9 +8,10 @@ from typing import Callable, Optional
 
 from kubeup.engine.run import Run
 from kubeup.errors import ClusterError
+from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
 from kubeup.machine import services
-from kubeup.machine.waiting import wait_for
+from kubeup.machine.waiting import say_round, watch
 
 with lazily:
     from kubeup.diagnosis import chain as diagnosis_chain
@@ -23,6 +24,15 @@ would only keep busy."""
 LOOK_EVERY_S = 3
 NUDGE_EVERY_S = 3
 """How long the kubelet may take until it has made the container of a static pod."""
+
+
+@frozen
+class End:
+    """How a wait ended. missing: "" where what was waited for is there, else what is not, in words; link: what was broken then."""
+
+    missing: str
+    took_s: float
+    link: Optional[signs.BrokenLink] = None
 
 
 @dataclass
@@ -49,11 +59,18 @@ class Wait:
     def until(self, look: Callable[[], str]) -> float:
         """Call `look` until it returns "" (well); it otherwise returns what is still missing, in words. Returns the
         seconds that it took. Raises ClusterError (not-healthy) with the broken link."""
+        end = self.watch(look)
+        if end.missing:
+            raise self._failure(end)
+        return end.took_s
+
+    def watch(self, look: Callable[[], str]) -> End:
+        """As `until`, for what a command can go on without."""
         nudged, looked = 0.0, 0.0
         link: Optional[signs.BrokenLink] = None
         told: set[object] = set()
 
-        def meanwhile(missing: str, elapsed: float) -> str:
+        def is_over(missing: str, elapsed: float) -> bool:
             nonlocal nudged, looked, link
             if elapsed - nudged > NUDGE_EVERY_S:
                 self.nudge()
@@ -61,23 +78,21 @@ class Wait:
             if elapsed > LOOK_AFTER_S and elapsed - looked > LOOK_EVERY_S:
                 self.heal()
                 before, link, looked = link, self._find_broken_link(), elapsed
-                if link and link.is_final:
-                    raise self._failure(missing, elapsed, found=link)
                 # what two looks see is no hiccup of a start: it may heal, but nobody should have to wait to hear of it
-                if link and before and link.key == before.key and link.key not in told:
+                is_lasting = link and before and link.key == before.key
+                if link and is_lasting and not link.is_final and link.key not in told:
                     told.add(link.key)
                     self.ctx.report.note(f"{link.what}: {link.cause}. Remedy: {link.remedy} (still waiting)")
-            return f" ({link.what})" if link else ""
+            if link and link.is_final:
+                return True
+            text = f"{missing} ({link.what})" if link else missing
+            self.ctx.report.waiting(say_round(self.goal, text, elapsed=elapsed, timeout_s=self.timeout_s))
+            return False
 
-        return wait_for(
-            self.ctx.host,
-            look,
-            goal=self.goal,
-            timeout_s=self.timeout_s,
-            tell=self.ctx.report.waiting,
-            failure=lambda missing, elapsed: self._failure(missing, elapsed, found=self._find_broken_link()),
-            meanwhile=meanwhile,
-        )
+        missing, elapsed = watch(self.ctx.host, look, timeout_s=self.timeout_s, is_over=is_over)
+        if missing and not (link and link.is_final):
+            link = self._find_broken_link()
+        return End(missing, elapsed, link if missing else None)
 
     def _find_broken_link(self) -> Optional[signs.BrokenLink]:
         found = self.find_cause()
@@ -88,7 +103,8 @@ class Wait:
             self.ctx.host, socket, components=self.components, unhealthy=dict(self.unhealthy)
         )
 
-    def _failure(self, missing: str, elapsed: float, *, found: Optional[signs.BrokenLink]) -> ClusterError:
+    def _failure(self, end: End) -> ClusterError:
+        found = end.link
         is_word_only = found is not None and found.link == "probe" and not found.is_final
         if found and not is_word_only:
             return ClusterError(
@@ -96,8 +112,8 @@ class Wait:
             )
         more = self.explain() or (f"{found.what}: {found.cause}" if found else "")
         return ClusterError(
-            f"{self.goal}: not there after {elapsed:.0f} s",
-            cause=f"{missing}; {more}" if more else missing,
+            f"{self.goal}: not there after {end.took_s:.0f} s",
+            cause=f"{end.missing}; {more}" if more else end.missing,
             remedy=f"look at the kubelet ({services.say_log(self.ctx.host, 'kubelet')}) and the containers (crictl ps -a), "
             "then run the command again",
             code="not-healthy",
