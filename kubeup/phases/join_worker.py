@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Optional
 
 from kubeup.config.types import NodeConfig
 from kubeup.engine.compare import make_so
@@ -24,17 +23,19 @@ from kubeup.errors import ClusterError
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
 from kubeup.machine.http import Unreachable
+from kubeup.machine.waiting import wait_for
 from kubeup.phases import join_control_plane, kubelet_start, preflight
 from kubeup.phases.mark_control_plane import plan_socket
 from kubeup.phases.verify_node import wait_for_ready, warn_of_serving_request
 from kubeup.phases.wait_dns import find_pressure, free_waiting_pods
 from kubeup.phases.wait_pod_ways import plan_ways, wait_for_pod_ways
+from kubeup.phases.waits import End, Wait
 from kubeup.secret import Secret
 
 with lazily:
     from kubeup.cluster import api, membership, node_name, probes, signing_request
     from kubeup.config import choose
-    from kubeup.diagnosis import chain, kubelet_trouble
+    from kubeup.diagnosis import chain, container_trouble, kubelet_trouble
     from kubeup.diagnosis.checks import facts
 
 POLL_S = 0.2
@@ -162,34 +163,45 @@ def _is_asking(ctx: Run) -> bool:
 def wait_for_bootstrap(ctx: Run) -> Outputs:
     """Until the kubelet has its certificate; then the bootstrap credentials go.
 
-    Raises ClusterError: csr-not-sent, csr-pending, csr-denied, csr-failed, csr-not-signed, kubelet-conf-missing,
-    not-healthy.
+    Raises ClusterError: csr-not-sent, csr-pending, csr-denied, csr-failed, csr-not-signed, csr-unknown,
+    kubelet-conf-missing, not-healthy.
     """
-    started, host = ctx.host.monotonic(), ctx.host
+    host = ctx.host
     ctx.promises.expect([_kubelet_conf(ctx)])
     if ctx.config.is_control_plane and _is_member(ctx):
         host.remove(_bootstrap_conf(ctx))
         return None  # its identity was signed here; whether it works shows when its API server does
-    timeout_s, looked = ctx.config.timeouts.tls_bootstrap_s, 0.0
-    seen, last, told = "the kubelet starts", "", ""
-    while not _has_identity(ctx):
-        elapsed = host.monotonic() - started
-        if elapsed > LOOK_AFTER_S and elapsed - looked > LOOK_EVERY_S:
-            looked = elapsed
-            trouble = _find_trouble(ctx, elapsed, is_last=elapsed > timeout_s)
-            seen = trouble.what
-            is_lasting, last = trouble.code == last, trouble.code
-            if is_lasting and trouble.code != told:  # what two looks see is no passing state
-                told = trouble.code
-                ctx.report.note(f"{trouble}. Remedy: {trouble.remedy} (still waiting)")
-        ctx.report.waiting(f"TLS bootstrap: {elapsed:.0f} s of {timeout_s} s; {seen}")
-        host.sleep(POLL_S)
+    _wait_for_identity(ctx)
     host.remove(_bootstrap_conf(ctx))
     # from here on the node speaks for itself
     ctx.caller.become("admin" if join_control_plane.has_admin(ctx) else "kubelet")
     if not ctx.config.is_control_plane:
         make_so(plan_socket(ctx), ctx)
     return None
+
+
+def _wait_for_identity(ctx: Run) -> None:
+    seen, last, told, looked = "the kubelet starts", "", "", 0.0
+
+    def meanwhile(_: str, elapsed: float) -> None:
+        nonlocal seen, last, told, looked
+        if elapsed > LOOK_AFTER_S and elapsed - looked > LOOK_EVERY_S:
+            trouble, looked = _find_trouble(ctx, elapsed), elapsed
+            is_lasting, last, seen = trouble.code == last, trouble.code, trouble.what
+            if is_lasting and trouble.code != told:  # what two looks see is no passing state
+                told = trouble.code
+                ctx.report.note(f"{trouble}. Remedy: {trouble.remedy} (still waiting)")
+
+    wait_for(
+        ctx.host,
+        lambda: "" if _has_identity(ctx) else seen,
+        goal="TLS bootstrap",
+        timeout_s=ctx.config.timeouts.tls_bootstrap_s,
+        tell=ctx.report.waiting,
+        failure=lambda _, elapsed: _find_trouble(ctx, elapsed),
+        meanwhile=meanwhile,
+        poll_s=POLL_S,
+    )
 
 
 def is_bootstrapped(ctx: Run) -> bool:
@@ -206,8 +218,8 @@ def _has_identity(ctx: Run) -> bool:
         return False
 
 
-def _find_trouble(ctx: Run, elapsed: float, *, is_last: bool) -> ClusterError:
-    """Why there is no certificate yet. Raises it where waiting cannot help, or is over."""
+def _find_trouble(ctx: Run, elapsed: float) -> ClusterError:
+    """Why there is no certificate yet. Raises it where waiting cannot help."""
     link = chain.find_broken_link(ctx.host, ctx.config.node.cri_socket)
     if link and link.is_final:
         raise ClusterError(link.what, cause=link.cause, remedy=link.remedy, code="not-healthy", details=link.details)
@@ -216,24 +228,21 @@ def _find_trouble(ctx: Run, elapsed: float, *, is_last: bool) -> ClusterError:
         request = signing_request.read_signing_request(_bootstrap_api(ctx), name)
     except (Unreachable, api.ApiRefused) as error:
         if isinstance(error, api.ApiRefused) and error.http_status == 403:
-            trouble = signing_request.explain_lacking_right(error, elapsed)
-        else:
-            trouble = ClusterError(
-                f"the kubelet has no certificate after {elapsed:.0f} s",
-                cause=f"the API server does not say how far it is: {error}",
-                remedy=error.remedy,
-                code="csr-unknown",
-            )
-        if is_last:
-            raise trouble from error
-        return trouble
+            return signing_request.explain_lacking_right(error, elapsed)
+        return ClusterError(
+            f"the kubelet has no certificate after {elapsed:.0f} s",
+            cause=f"the API server does not say how far it is: {error}",
+            remedy=error.remedy,
+            code="csr-unknown",
+            details=(f"{link.what}: {link.cause}. Remedy: {link.remedy}",) if link else (),
+        )
     trouble = signing_request.explain_signing_request(ctx.host, request, node_name=name, waited_s=elapsed)
     is_unasked = request.state in ("not-sent", "signed")  # what is signed may be the request of an earlier join
     if is_unasked:
         link = link or kubelet_trouble.find_request_trouble(ctx.host)
     if is_unasked and link:
         trouble = ClusterError(trouble.what, cause=f"{link.what}: {link.cause}", remedy=link.remedy, code=trouble.code)
-    if is_last or request.state in ("denied", "failed"):
+    if request.state in ("denied", "failed"):
         raise trouble
     return trouble
 
@@ -251,20 +260,12 @@ def verify_node(ctx: Run) -> Outputs:
     Services."""
     name = ctx.config.node.name
     if ctx.config.kb.pod_network.plugin == "none":
-        if not _becomes_ready(ctx, FOREIGN_NETWORK_S):
-            _, message = _ready(ctx)
-            ctx.report.note(f"node {name} has joined and is not Ready yet: {message}")
-        return Results(node_ready=_ready(ctx)[0] == "True")
-    wait_for_ready(ctx, name, components=() if ctx.config.cluster.proxy.disabled else ("kube-proxy",))
+        return Results(node_ready=_becomes_ready(ctx))
+    wait_for_ready(ctx, name, components=_components(ctx))
     pressure = find_pressure(ctx)
     if pressure:
         ctx.report.warn(f"{pressure.what}: {pressure.cause}. Remedy: {pressure.remedy}")
     reaches_dns = _reaches_dns(ctx)
-    if not reaches_dns:
-        ctx.report.note(
-            f"node {name} is Ready, but the cluster's DNS ({ctx.config.cluster.service_address(10)}:53) gave it no answer "
-            f"within {DNS_TIMEOUT_S} s: look at kube-proxy on this node (crictl ps) and at CoreDNS"
-        )
     if not ctx.config.cluster.proxy.disabled:
         has_dns = reaches_dns and not ctx.config.cluster.dns.disabled
         wait_for_pod_ways(ctx, plan_ways(ctx, ctx.config.cluster.service_address(10) if has_dns else ""))
@@ -282,37 +283,63 @@ def _ready(ctx: Run) -> tuple[str, str]:
     return probes.node_condition(ctx.api.get(api.path_of("Node", ctx.config.node.name)))
 
 
-def _becomes_ready(ctx: Run, timeout_s: float) -> bool:
-    started = ctx.host.monotonic()
-    while _ready(ctx)[0] != "True":
-        elapsed = ctx.host.monotonic() - started
-        if elapsed > timeout_s:
-            return False
-        ctx.report.waiting(f"node Ready: {elapsed:.0f} s of {timeout_s:.0f} s; {_ready(ctx)[1]}")
-        ctx.host.sleep(POLL_S)
-    return True
+def _components(ctx: Run) -> tuple[str, ...]:
+    """What kb's addons run on a node that joined."""
+    return () if ctx.config.cluster.proxy.disabled else ("kube-proxy",)
+
+
+def _becomes_ready(ctx: Run) -> bool:
+    """Whether the node is Ready under a pod network that is not kb's. Says what is in the way where it is not."""
+    name = ctx.config.node.name
+
+    def look() -> str:
+        status, message = _ready(ctx)
+        return "" if status == "True" else message or f"its condition Ready is {status}"
+
+    end = Wait(ctx, FOREIGN_NETWORK_S, "node Ready", _components(ctx)).watch(look)
+    if end.missing:
+        pods = f"kubectl get pods -A -o wide --field-selector spec.nodeName={name}"
+        hint = f". Remedy: apply the cluster's pod network, or see what its pods wait for: {pods}"
+        ctx.report.note(f"node {name} has joined and is not Ready yet: {end.missing}{_say_link(end) or hint}")
+    return not end.missing
+
+
+def _say_link(end: End) -> str:
+    return f"; {end.link.what}: {end.link.cause}. Remedy: {end.link.remedy}" if end.link else ""
 
 
 def _reaches_dns(ctx: Run) -> bool:
-    """A lookup through the Service address needs kube-proxy's rules here and the way to CoreDNS on another node."""
+    """A lookup through the Service address needs kube-proxy's rules here and the way to CoreDNS on another node. Says what is in
+    the way where no answer comes."""
     cluster = ctx.config.cluster
     if cluster.dns.disabled or cluster.proxy.disabled:
         return True
-    server, name = ctx.config.cluster.service_address(10), f"kubernetes.default.svc.{cluster.networking.dns_domain}"
-    started, looked = ctx.host.monotonic(), 0.0
-    found: Optional[list[str]] = None
-    while found is None:
-        elapsed = ctx.host.monotonic() - started
-        if elapsed > DNS_TIMEOUT_S:
-            return False
-        if elapsed - looked > LOOK_EVERY_S:
-            looked = elapsed
-            with contextlib.suppress(api.ApiRefused):
-                free_waiting_pods(ctx)
+    server, name = cluster.service_address(10), f"kubernetes.default.svc.{cluster.networking.dns_domain}"
+
+    def look() -> str:
         found = probes.lookup_in_cluster(ctx.host, server, name=name)
-        ctx.report.waiting(f"cluster DNS: {elapsed:.0f} s of {DNS_TIMEOUT_S} s; no answer from {server}:53 yet")
-        ctx.host.sleep(POLL_S)
-    return True
+        return f"no answer from {server}:53 yet" if found is None else ""
+
+    def heal() -> None:
+        with contextlib.suppress(api.ApiRefused):
+            free_waiting_pods(ctx)
+
+    wait = Wait(
+        ctx,
+        DNS_TIMEOUT_S,
+        "cluster DNS",
+        _components(ctx),
+        dict.fromkeys(_components(ctx), "the cluster's DNS does not answer"),
+        heal=heal,
+        find_cause=lambda: container_trouble.find_lost_rules(ctx.host, ctx.config.node.cri_socket),
+    )
+    end = wait.watch(look)
+    if end.missing:
+        ctx.report.note(
+            f"node {ctx.config.node.name} is Ready, but the cluster's DNS ({server}:53) gave it no answer within "
+            f"{end.took_s:.0f} s: look at kube-proxy on this node (crictl ps) and at CoreDNS{_say_link(end)}"
+        )
+    return not end.missing
 
 
 CHECKS = Act(do=run_checks, spec=_checked, foretell=foretell_checks, live="node")

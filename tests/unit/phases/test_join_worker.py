@@ -32,7 +32,7 @@ from kubeup.engine.state import State
 from kubeup.errors import ClusterError, KbError
 from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import CommandResult
-from kubeup.machine.http import AnyTls, HttpResponse, Tls
+from kubeup.machine.http import AnyTls, HttpResponse, Tls, Unreachable
 from kubeup.node.kubeconfig import render_kubeconfig
 from kubeup.paths import Paths
 from kubeup.phases import join_worker
@@ -385,6 +385,68 @@ def test_a_foreign_pod_network_may_come_later() -> None:
     assert not join_worker.node_is_verified(ctx)
     host.objects["/api/v1/nodes/w1"] = ready_node("True")
     assert join_worker.verify_node(ctx) == Results(node_ready=True) and join_worker.node_is_verified(ctx)
+
+
+def give_trouble(host: WorkerHost, problem: str) -> None:
+    """The kubelet that was started is stopped by now, or runs below a runtime that takes no work."""
+    unit = "LoadState=loaded\nActiveState={}\nSubState=running\nNRestarts=0\nExecMainStatus=0\nMainPID=0\n"
+    host.answers["systemctl show kubelet -p"] = unit.format("inactive" if problem == "kubelet" else "active")
+    host.programs.add("crictl")
+    host.files["/var/run/containerd/containerd.sock"] = b""
+    host.files[CONFIG] = b"healthzPort: 0\n"
+    is_ready = problem != "runtime"
+    host.answers["crictl"] = json.dumps({"status": {"conditions": [{"type": "RuntimeReady", "status": is_ready}]}})
+
+
+@pytest.mark.parametrize(
+    ("problem", "link", "remedy"),
+    [
+        ("kubelet", "no CNI; the kubelet is not running: it is stopped", "systemctl start kubelet, then"),
+        ("runtime", "no CNI; the container runtime does not serve this node: it says of itself", "see its log: "),
+        ("none", "no CNI", "apply the cluster's pod network, or see what its pods wait for: kubectl get pods -A"),
+    ],
+)
+def test_a_node_that_stays_not_ready_has_its_broken_link_named(problem: str, link: str, remedy: str) -> None:
+    config = join_config()
+    host = worker(objects={"/api/v1/nodes/w1": ready_node("False")})
+    ctx = context(host, replace(config, kb=replace(config.kb, pod_network=PodNetwork("none"))))
+    give_trouble(host, problem)
+    assert join_worker.verify_node(ctx) == Results(node_ready=False)
+    said = log_of(ctx)
+    assert f"node w1 has joined and is not Ready yet: {link}" in said and f"Remedy: {remedy}" in said
+    assert 30 <= host.ticks < 31
+
+
+def test_a_node_without_dns_has_its_broken_link_named() -> None:
+    host = worker(objects={"/api/v1/nodes/w1": ready_node("True")})
+    give_trouble(host, "kubelet")
+    ctx = context(host)
+    assert join_worker.verify_node(ctx) == Results(node_ready=True)
+    said = log_of(ctx)
+    assert (
+        "gave it no answer within 60 s: look at kube-proxy on this node (crictl ps) and at CoreDNS; the kubelet is"
+        in said
+    )
+    assert "the kubelet is not running: it is stopped. Remedy: systemctl start kubelet" in said
+
+
+def test_a_bootstrap_without_an_api_server_names_the_nodes_own_broken_link_beside_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host = worker(bootstraps_after_s=1e9)
+    give_trouble(host, "kubelet")
+    ctx = context(host)
+    do(join_worker.plan_kubelet, ctx)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise Unreachable(SERVER, "refused", text="connection refused")
+
+    monkeypatch.setattr(signing_request, "read_signing_request", refuse)
+    with pytest.raises(ClusterError) as caught:
+        join_worker.wait_for_bootstrap(ctx)
+    assert caught.value.code == "csr-unknown"
+    (detail,) = caught.value.details
+    assert detail.startswith("the kubelet is not running: it is stopped. Remedy: systemctl start kubelet")
 
 
 def test_with_kb_s_network_the_node_must_become_ready() -> None:
