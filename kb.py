@@ -3,29 +3,29 @@
 
     scp kb.pyz node: && ssh node python3 kb.pyz init
 
-This file is the story: what kb does to a machine, step by step, in order, and why. Read it from top to bottom and
-you know what happens to the node. The helpers that do the steps are in kubeup/.
+This file is the story: what kb does to a machine, step by step, in order, and why. Read it from top to bottom to
+learn what happens to the node. The helpers that carry out the steps are in kubeup/.
 
 What a node looks like after `kb init`:
 
     /etc/kubernetes/pki          the cluster's certificate authorities, certificates and keys
-    /etc/kubernetes/*.conf       kubeconfigs: who may talk to the API server, and as whom
+    /etc/kubernetes/*.conf       kubeconfigs: the users that may talk to the API server
     /etc/kubernetes/manifests    static pods: etcd, API server, controller-manager, scheduler; the kubelet runs them
     /var/lib/kubelet             the kubelet's configuration and flags
     /var/lib/etcd                the cluster's data
     /etc/cni/net.d               the pod network of this node
-    /var/lib/kb                  what kb did, so that it can go on after an interruption, show it, and undo it
+    /var/lib/kb                  what kb did, so that it can continue after an interruption, show it, and undo it
 
-Paths, names and objects are kubeadm's: either tool can go on with a node that the other one made.
+Paths, names and objects are kubeadm's: either tool can continue with a node that the other one set up.
 
-How to read a line: its name (kubeadm's, where kubeadm has one), what it does, and where in kubeup/phases/ it is written.
+How to read a line: its name (kubeadm's, if kubeadm has one), what it does, and which function in kubeup/phases/ does it.
 
-    step       says what is to be there: files, programs that run, objects of the cluster. kb compares, changes only what
-               differs, and can show it (--dry-run), tell later what somebody changed, and take it back
-    act        does something that is not a thing to be there: it checks, waits, fetches or tells
-    live=      "node": it needs the running machine, and is left out with --root; "cluster": the running cluster, and is
-               left out with --dry-run too
-    when=      only where the configuration asks for it
+    step       declares what should be there: files, running programs, objects in the cluster. kb compares it with the node
+               and changes only what differs. It can also preview the change (--dry-run), report drift later, and undo it
+    act        does something that has no such result: it checks, waits, fetches or prints
+    live=      "node": needs the running machine, skipped with --root; "cluster": needs the running cluster, also
+               skipped with --dry-run
+    when=      runs only if the configuration asks for it
 """
 
 from __future__ import annotations
@@ -71,104 +71,104 @@ if TYPE_CHECKING:
 
 # fmt: off
 
-# Steps of more than one story: every node needs the programs, the images and the routing of packets.
-PROGRAMS = act("install/packages",      "Put the runtime, the kubelet and their tools in place", install_programs.PROGRAMS)
-REGISTRIES = step("install/registries", "Point the runtime to the mirror, and show that it is asked", runtime_registries.plan_registries, live="node", when=runtime_registries.wants_registries)
+# Steps shared by several stories: every node needs the programs, the images and packet forwarding.
+PROGRAMS = act("install/packages",      "Install the runtime, the kubelet and their tools", install_programs.PROGRAMS)
+REGISTRIES = step("install/registries", "Point the runtime to the mirror, and check that it uses it", runtime_registries.plan_registries, live="node", when=runtime_registries.wants_registries)
 FORWARDING = step("install/sysctls",    "Let this node forward packets between pods, now and after a reboot", kernel.plan_forwarding)
-BALANCER = step("load-balancer/local",  "Put a load balancer for the API servers on this node, if one is asked for", load_balancer.plan_load_balancer)
+BALANCER = step("load-balancer/local",  "Run a load balancer for the API servers on this node, if configured", load_balancer.plan_load_balancer)
 
 # kb init: the first node of a cluster.
 INIT = story(
-    # 0. Where asked for: programs and images, from a bundle, a mirror or the official places, so that a bare machine will do.
-    act("install/bundle", "Check the bundle, and keep a copy from which the nodes are served", local_bundle.BUNDLE),
+    # 0. If asked for: get programs and images from a bundle, a mirror or the official sites, so that a bare machine is enough.
+    act("install/bundle", "Check the bundle, and keep a copy to serve to the nodes", local_bundle.BUNDLE),
     PROGRAMS,
     step("install/mirror", "Serve the bundle to all nodes of the cluster", serve_mirror.plan_mirror, live="node", when=local_bundle.wants_bundle),
     REGISTRIES,
 
-    # 1. Look before anything is written: is this machine fit, is the runtime well, are the images at hand?
+    # 1. Check before writing anything: is this machine suitable, does the runtime work, are the images available?
     act("preflight", "Check this machine and fetch the images", preflight.CHECKS),
     FORWARDING,
 
-    # 2. The kubelet, as soon as there is an authority that vouches for it: it takes half a second of waiting until it looks for
-    #    static pods, in which everything is made that they need (docs/adr/0009).
-    step("certs/ca",           "Make the cluster's certificate authority", certs.plan_ca),
-    step("kubeconfig/kubelet", "Write this node's kubelet's kubeconfig",   kubeconfigs.plan_kubelet),
+    # 2. Start the kubelet as soon as there is a CA that signs its certificate. It looks for static pods only half a second later;
+    #    meanwhile kb creates everything that they need (docs/adr/0009).
+    step("certs/ca",           "Create the cluster's certificate authority",  certs.plan_ca),
+    step("kubeconfig/kubelet", "Write the kubeconfig of this node's kubelet", kubeconfigs.plan_kubelet),
     BALANCER,
     step("kubelet-start", "Configure and start the kubelet", kubelet_start.plan_kubelet),
 
-    # 3. Trust: two more authorities (front proxy, etcd), and a certificate for each who must prove who it is.
-    step("certs/apiserver",                "Issue the API server's serving certificate",                            certs.plan_apiserver),
-    step("certs/apiserver-kubelet-client", "Issue the certificate with which the API server calls kubelets",        certs.plan_apiserver_kubelet_client),
-    step("certs/front-proxy-ca",           "Make the authority of the front proxy (aggregated APIs)",               certs.plan_front_proxy_ca),
-    step("certs/front-proxy-client",       "Issue the certificate with which the API server calls aggregated APIs", certs.plan_front_proxy_client),
-    step("certs/etcd-ca",                  "Make etcd's own certificate authority",                                 certs.plan_etcd_ca),
-    step("certs/etcd-server",              "Issue etcd's serving certificate",                                      certs.plan_etcd_server),
-    step("certs/etcd-peer",                "Issue the certificate with which etcd members know each other",         certs.plan_etcd_peer),
-    step("certs/etcd-healthcheck-client",  "Issue the certificate of etcd's health checks",                         certs.plan_etcd_healthcheck_client),
-    step("certs/apiserver-etcd-client",    "Issue the certificate with which the API server talks to etcd",         certs.plan_apiserver_etcd_client),
-    step("certs/sa",                       "Make the key that signs service account tokens",                        certs.plan_service_account_key),
+    # 3. Trust: two more CAs (front proxy, etcd), and a certificate for everything that must prove its identity.
+    step("certs/apiserver",                "Issue the API server's serving certificate",                             certs.plan_apiserver),
+    step("certs/apiserver-kubelet-client", "Issue the certificate that the API server uses to call kubelets",        certs.plan_apiserver_kubelet_client),
+    step("certs/front-proxy-ca",           "Create the CA of the front proxy (for aggregated APIs)",                 certs.plan_front_proxy_ca),
+    step("certs/front-proxy-client",       "Issue the certificate that the API server uses to call aggregated APIs", certs.plan_front_proxy_client),
+    step("certs/etcd-ca",                  "Create etcd's own certificate authority",                                certs.plan_etcd_ca),
+    step("certs/etcd-server",              "Issue etcd's serving certificate",                                       certs.plan_etcd_server),
+    step("certs/etcd-peer",                "Issue the certificate that etcd members use among themselves",           certs.plan_etcd_peer),
+    step("certs/etcd-healthcheck-client",  "Issue the certificate for etcd's health checks",                         certs.plan_etcd_healthcheck_client),
+    step("certs/apiserver-etcd-client",    "Issue the certificate that the API server uses to call etcd",            certs.plan_apiserver_etcd_client),
+    step("certs/sa",                       "Create the key that signs service account tokens",                       certs.plan_service_account_key),
 
     # 4. Identities: a kubeconfig for the admin and for each component that calls the API server.
-    step("kubeconfig/admin",              "Write the admin's kubeconfig",                                 kubeconfigs.plan_admin),
-    step("kubeconfig/super-admin",        "Write the kubeconfig that stands above RBAC, for emergencies", kubeconfigs.plan_super_admin),
-    step("kubeconfig/controller-manager", "Write the controller-manager's kubeconfig",                    kubeconfigs.plan_controller_manager),
-    step("kubeconfig/scheduler",          "Write the scheduler's kubeconfig",                             kubeconfigs.plan_scheduler),
+    step("kubeconfig/admin",              "Write the admin's kubeconfig",                             kubeconfigs.plan_admin),
+    step("kubeconfig/super-admin",        "Write the kubeconfig that bypasses RBAC, for emergencies", kubeconfigs.plan_super_admin),
+    step("kubeconfig/controller-manager", "Write the controller-manager's kubeconfig",                kubeconfigs.plan_controller_manager),
+    step("kubeconfig/scheduler",          "Write the scheduler's kubeconfig",                         kubeconfigs.plan_scheduler),
 
-    # 5. Static pods: files in a folder that the kubelet watches; it runs them without asking any API server.
+    # 5. Static pods: files in a folder that the kubelet watches. It runs them without asking an API server.
     step("etcd/local",                       "Write the static pod of this node's etcd",              control_plane.plan_etcd),
     step("control-plane/apiserver",          "Write the static pod of the API server",                control_plane.plan_apiserver),
     act("wait-control-plane",                "Wait until the kubelet and the API server are healthy", wait_control_plane.APISERVER),
 
-    # 6. The cluster learns what it is: other nodes and later upgrades read its configuration from it.
+    # 6. Store the configuration in the cluster: other nodes and later upgrades read it from there.
     step("upload-config/kubeadm",                        "Store the cluster's configuration in the cluster", upload_config.plan_kubeadm_config),
     step("upload-config/kubelet",                        "Store the kubelets' configuration in the cluster", upload_config.plan_kubelet_config),
-    act("upload-certs",                                  "Store the authorities, encrypted, for further control planes", upload_certs.CERTS),
+    act("upload-certs",                                  "Store the shared certificates and keys, encrypted, for other control planes", upload_certs.CERTS),
     step("mark-control-plane",                           "Label and taint this node as a control plane", mark_control_plane.plan_marks, live="cluster"),
-    step("bootstrap-token",                              "Let nodes join: a token, and the rights of a joining kubelet", bootstrap_tokens.plan_bootstrap_tokens),
+    step("bootstrap-token",                              "Let nodes join: a token, and the permissions of a joining kubelet", bootstrap_tokens.plan_bootstrap_tokens),
     step("kubelet-finalize/enable-client-cert-rotation", "Let the kubelet renew its own certificate", kubelet_start.plan_client_cert_rotation),
-    #    The controllers, now that the API server has written the roles by which they may hold their leases: a first try that is refused
-    #    costs seconds (docs/adr/0009). They start while the next steps go on.
-    step("control-plane/controller-manager", "Write the static pod of the controller-manager",        control_plane.plan_controller_manager),
-    step("control-plane/scheduler",          "Write the static pod of the scheduler",                 control_plane.plan_scheduler),
+    #    Start the controllers now that the API server has written the roles that let them hold their leases: a refused first
+    #    attempt costs seconds (docs/adr/0009). They start while the next steps continue.
+    step("control-plane/controller-manager", "Write the static pod of the controller-manager", control_plane.plan_controller_manager),
+    step("control-plane/scheduler",          "Write the static pod of the scheduler",          control_plane.plan_scheduler),
 
-    # 7. Addons: what pods expect of every cluster. Names, services, and a network between pods.
+    # 7. Addons: what pods expect of every cluster: DNS, Services, and a network between pods.
     step("addon/coredns",    "Install CoreDNS, the cluster's DNS",                 addons.plan_coredns),
     step("addon/kube-proxy", "Install kube-proxy, which makes Services reachable", addons.plan_kube_proxy),
-    #    What was applied until here needed the API server alone; from here on the controllers have to do their part.
+    #    Everything so far needed only the API server; from here on the controllers have to be running.
     act("wait-control-plane/controllers", "Wait until the controller-manager and the scheduler are healthy", wait_control_plane.CONTROLLERS),
-    step("load-balancer/keeper",          "Follow API servers as they come and go, and let joining nodes do the same", load_balancer.plan_shared_keeper, live="cluster"),
-    step("pod-network",                   "Give pods a network: addresses of this node, routes to the others", node_network.plan_pod_network, live="cluster"),
+    step("load-balancer/keeper",          "Follow API servers as they come and go, and let joining nodes do so too", load_balancer.plan_shared_keeper, live="cluster"),
+    step("pod-network",                   "Give pods a network: addresses on this node, routes to the others", node_network.plan_pod_network, live="cluster"),
 
-    # 8. Nobody says "ready" unseen.
+    # 8. Call the node ready only after watching it.
     act("verify",            "Watch that the node is Ready, stays up, and its DNS answers", verify_node.SOAK),
-    act("show-join-command", "Show how the next node joins",                                join_command.JOIN_COMMAND),
+    act("show-join-command", "Print the command that joins the next node",                  join_command.JOIN_COMMAND),
 )
 
-# kb join: a further node, once discovery has found the cluster and proven it; the cluster's own documents say the rest.
+# kb join: another node. Discovery has found and verified the cluster; the rest comes from the configuration stored in it.
 JOIN = story(
-    # 0. Where asked for: programs, and a mirror to fetch images from.
+    # 0. If asked for: get programs, and a mirror to pull images from.
     PROGRAMS,
     REGISTRIES,
 
-    # 1. Look before anything is written.
-    act("preflight", "Check this machine, and that the cluster has no node of its name", join_worker.CHECKS),
+    # 1. Check before writing anything.
+    act("preflight", "Check this machine, and that its node name is free", join_worker.CHECKS),
     FORWARDING,
 
-    # 2. With --control-plane: who is trusted, and as whom this node's components call the API server.
+    # 2. With --control-plane: the CAs, and the identities with which this node's components call the API server.
     control_planes_only(
-        step("control-plane-prepare/download-certs", "Fetch the authorities that control planes share, with the certificate key", join_control_plane.plan_shared_certs),
-        step("control-plane-prepare/certs",          "Issue this node's certificates, with the cluster's authorities", join_control_plane.plan_certs),
+        step("control-plane-prepare/download-certs", "Download the certificates and keys that control planes share", join_control_plane.plan_shared_certs),
+        step("control-plane-prepare/certs",          "Issue this node's certificates, signed by the cluster's CAs", join_control_plane.plan_certs),
         step("control-plane-prepare/kubeconfig",     "Write the kubeconfigs of the admin, the components and this node's kubelet", join_control_plane.plan_kubeconfigs),
         act("check-etcd",                            "Check that etcd can take a new member", join_control_plane.ETCD_CHECK),
     ),
 
-    # 3. The kubelet: it asks for a certificate of its own, with the token, while the next steps go on.
+    # 3. The kubelet: it requests its own certificate with the token while the next steps continue.
     BALANCER,
     step("kubelet-start", "Configure and start the kubelet", join_worker.plan_kubelet),
 
-    # 4. With --control-plane: etcd before the API server, so that each piece finds the one it needs.
+    # 4. With --control-plane: etcd before the API server, so that each component finds the one it needs.
     control_planes_only(
-        act("etcd-join",                            "Become a member of etcd: a learner first, a vote when it has caught up", join_control_plane.ETCD_MEMBER),
+        act("etcd-join",                            "Join etcd: first as a learner, as a voter once it has caught up", join_control_plane.ETCD_MEMBER),
         step("control-plane-prepare/control-plane", "Write the static pods of the API server, the controller-manager and the scheduler", control_plane.plan_components),
     ),
     act("kubelet-wait-bootstrap", "Wait until the cluster has signed the kubelet's own certificate", join_worker.BOOTSTRAP),
@@ -177,9 +177,9 @@ JOIN = story(
         step("control-plane-join/mark-control-plane", "Label and taint this node as a control plane", mark_control_plane.plan_joined_marks, live="cluster"),
     ),
 
-    # 5. The network of this node, and a look whether all of it works.
+    # 5. This node's network, and a check that everything works.
     step("load-balancer/keeper", "Follow API servers as they come and go", load_balancer.plan_keeper, live="cluster"),
-    step("pod-network",          "Give this node's pods addresses, and routes to the others, as the cluster says", node_network.plan_node_network, live="cluster"),
+    step("pod-network",          "Give this node's pods addresses, and routes to the others, as the cluster is configured", node_network.plan_node_network, live="cluster"),
     act("verify",                "Watch that the node becomes Ready and reaches the cluster's DNS", join_worker.VERIFIED),
 )
 
@@ -187,32 +187,32 @@ JOIN = story(
 # interrupted still knows what there was.
 RESET = story(
     act("remove-etcd-member",                 "Take this node's member out of the cluster's etcd, while it still can be asked", reset.ETCD_MEMBER),
-    step("cleanup-node/stop-kubelet",         "Stop the kubelet, which would start every pod again",          reset.plan_stopped_kubelet, live="node"),
-    step("cleanup-node/remove-pods",          "Stop and remove this node's pods",                             reset.plan_no_pods, live="node"),
-    step("cleanup-node/unmount",              "Unmount what the kubelet mounted for pods",                    reset.plan_no_mounts, live="node"),
-    step("cleanup-node/remove-pod-network",   "Take away kb's routes, link and bridge",                       reset.plan_no_pod_network, live="node"),
-    step("cleanup-node/remove-load-balancer", "Take away the load balancer and its line in /etc/hosts",       load_balancer.plan_removal),
-    step("cleanup-node/stop-services",        "Stop the mirror and the runtime, as far as kb installed them", reset.plan_no_services, live="node"),
-    act("cleanup-node/take-back-files",       "Remove the files that kb made, and put back those it changed", reset.FILES),
+    step("cleanup-node/stop-kubelet",         "Stop the kubelet, which would start every pod again",                            reset.plan_stopped_kubelet, live="node"),
+    step("cleanup-node/remove-pods",          "Stop and remove this node's pods",                                               reset.plan_no_pods, live="node"),
+    step("cleanup-node/unmount",              "Unmount what the kubelet mounted for pods",                                      reset.plan_no_mounts, live="node"),
+    step("cleanup-node/remove-pod-network",   "Take away kb's routes, link and bridge",                                         reset.plan_no_pod_network, live="node"),
+    step("cleanup-node/remove-load-balancer", "Take away the load balancer and its line in /etc/hosts",                         load_balancer.plan_removal),
+    step("cleanup-node/stop-services",        "Stop the mirror and the runtime, as far as kb installed them",                   reset.plan_no_services, live="node"),
+    act("cleanup-node/take-back-files",       "Remove the files that kb made, and put back those it changed",                   reset.FILES),
 )
 
-# kb reconfigure endpoint: a stable name for the API servers, where the cluster had none or another one. First every certificate
-# gets the name, then those who call by it are told; on further nodes the same command does their part.
+# kb reconfigure endpoint: give the API servers a stable name, if the cluster has none or another one. First every certificate
+# gets the name, then the clients are pointed at it. On the other nodes the same command does their part.
 RECONFIGURE_ENDPOINT = story(
     act("preflight", "Check that the endpoint leads to this cluster", endpoint.CHECKS),
     control_planes_only(
-        step("certs/apiserver",       "Give the API server's certificate the name, for the same key", endpoint.plan_apiserver_cert),
-        step("upload-config/kubeadm", "Store the endpoint in the cluster's configuration",            endpoint.plan_stored),
+        step("certs/apiserver",       "Add the name to the API server's certificate, with the same key", endpoint.plan_apiserver_cert),
+        step("upload-config/kubeadm", "Store the endpoint in the cluster's configuration",               endpoint.plan_stored),
     ),
     BALANCER,
     step("load-balancer/keeper", "Follow API servers as they come and go",         endpoint.plan_keeper, live="cluster"),
     step("kubeconfig",           "Have this node's kubeconfigs call the endpoint", endpoint.plan_kubeconfigs),
     control_planes_only(
-        step("cluster-info", "Publish the endpoint in cluster-info, for nodes that join", endpoint.plan_cluster_info),
-        step("kube-proxy",   "Point kube-proxy at the endpoint, and restart it",          endpoint.plan_kube_proxy),
+        step("cluster-info", "Publish the endpoint in cluster-info, for joining nodes", endpoint.plan_cluster_info),
+        step("kube-proxy",   "Point kube-proxy at the endpoint, and restart it",        endpoint.plan_kube_proxy),
     ),
-    step("load-balancer/remove", "Take the load balancer away again, where the conversion that brought it is taken back",    endpoint.plan_removal),
-    act("verify",                "Verify TLS with the API servers under the new name, and say what is left to do elsewhere", endpoint.HANDSHAKE),
+    step("load-balancer/remove", "Remove the load balancer if the conversion that added it is undone",                        endpoint.plan_removal),
+    act("verify",                "Verify TLS with the API servers under the new name, and list what is left to do elsewhere", endpoint.HANDSHAKE),
 )
 
 # fmt: on
@@ -221,9 +221,10 @@ COMMANDS = make_commands({"init": INIT, "join": JOIN, "reset": RESET, "reconfigu
 
 
 def main(argv: list[str] | None = None, *, make_host: Callable[[Path], LocalHost] = make_local_host) -> int:
-    """Run kb with these words (the process' own by default); returns the exit status. Called through a link of the
-    name kubeadm, or with --as-kubeadm, it is kubeadm: see kubeup/kubeadm/program.py. make_host: gives the machine, by the
-    folder of --root (`/` without one); a test gives another one."""
+    """Run kb with `argv` (default: sys.argv) and return the exit status.
+
+    When called through a link named kubeadm, or with --as-kubeadm, it acts as kubeadm: see kubeup/kubeadm/program.py.
+    make_host returns the machine for the folder of --root (`/` without one); tests pass their own."""
     called, words = (sys.argv[0], sys.argv[1:]) if argv is None else ("", argv)
     if is_kubeadm(called, words):
         from kubeup.kubeadm import program

@@ -73,7 +73,7 @@ def render_errors() -> str:
     lines = [
         "# Errors",
         "",
-        "Every error of kb says what broke, why (`cause`) and one thing to do (`remedy`), and carries a code that stays.",
+        "Every error says what broke, why (`cause`) and one thing to do (`remedy`), and has a code that never changes.",
         "The exit status follows the class: 2 usage, 3 preflight, 4 this machine, 5 the cluster, 70 a bug in kb.",
         "`…` is filled in at run time. This page is generated from the source: `make docs`.",
         "",
@@ -93,9 +93,9 @@ def render_flags() -> str:
     lines = [
         "# Flags",
         "",
-        "Every flag of kb, in the order in which help lists them, with the commands that take it and the field that says the",
-        "same in a configuration file. Under the name kubeadm only kubeadm's flags are there. With --config most fields are said",
-        "by the file: a flag whose field is marked \\* may stand beside it, and then counts. Generated: `make docs`.",
+        "Every flag of kb, in the order of the help text, with the commands that take it and the configuration field that it",
+        "sets. Under the name kubeadm only kubeadm's flags exist. With --config most fields come only from the file; a flag whose",
+        "field is marked \\* may be combined with --config and takes effect. This page is generated: `make docs`.",
         "",
         "| flag | meaning | commands | field |",
         "|---|---|---|---|",
@@ -119,8 +119,8 @@ def render_phases() -> str:
     lines = [
         "# Phases",
         "",
-        "What each command does to a node, step by step, as [kb.py](../kb.py) tells it. `kb init phase NAME` runs one phase, `--skip-phases`",
-        "leaves some out. This page is generated: `make docs`.",
+        "What each command does to a node, step by step, generated from [kb.py](../kb.py) by `make docs`. `kb init phase NAME` runs one",
+        "phase, `--skip-phases` leaves some out.",
     ]
     for name, heading in _TABLES.items():
         lines += ["", heading, "", *render_phase_table(name)]

@@ -125,8 +125,8 @@ def render_table(found: dict[tuple[str, str], Samples], version: str) -> str:
     """The markdown table: medians with their spread, kb's ratio to kubeadm, and its worst in any pair of runs, which is what is
     promised: a machine of somebody else's has its bad moments too."""
     lines = [
-        f"Kubernetes {version}. Seconds: median (least to most); peak memory in MiB; ratio = kb / kubeadm, of the medians; worst: of the",
-        "runs that were made one after the other.",
+        f"Kubernetes {version}. Seconds: median (minimum to maximum); peak memory in MiB; ratio = kb / kubeadm, of the medians;",
+        "worst: the highest ratio of two consecutive runs.",
         "",
         "| job | wall kb | wall kubeadm | ratio | worst | goal | CPU kb | CPU kubeadm | memory kb | memory kubeadm |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -153,12 +153,13 @@ def _spread(values: list[float]) -> str:
 
 
 HEAD = """\
-# Speed, side by side with kubeadm
+# Speed compared with kubeadm
 
-Both tools do the same job on fresh nodes of the same kind, in turn, in one run; the machine has two processors. An RSA
-key takes chance and 40 ms of one, and `certs all` makes eleven: ten runs of each tool a round, in turn on one node, make
-its medians steady; a worker's join, which takes no longer, has three. kb's pod network, soak and look at the Ready node are
-left out of the comparison, since kubeadm has none of them; no check is. To repeat it (tests/e2e/README.md tells what a node needs):
+Both tools do the same job in turn, on fresh nodes of the same kind, in one run on a machine with two processors. Generating an RSA
+key takes a random time, about 40 ms of CPU, and `certs all` generates eleven. Each round therefore runs `certs all` ten times per
+tool, in turn on one node, to get stable medians, and a worker's join, which is as short, three times. The comparison leaves out kb's
+pod network, soak and check of the Ready node, since kubeadm has none of them; no other check is left out. To repeat it
+(tests/e2e/README.md says what a node needs):
 
     KB_E2E_BIN=/path/to/binaries make bench
 

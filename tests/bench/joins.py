@@ -139,7 +139,7 @@ def render_crowd(found: dict[str, Crowd], size: int) -> str:
     """The table of a crowd, and where kb's time goes (medians of the phases)."""
     lines = [
         "",
-        f"## {size} workers that join at one moment",
+        f"## {size} workers joining at the same time",
         "",
         "| | first | median | last |",
         "|---|---|---|---|",
