@@ -1,1 +1,1 @@
-"""What runs the phases: the runner, the state, the journal, undo."""
+"""The engine that runs phases: the Runner, plans, state, journal and undo."""

@@ -1,7 +1,7 @@
-"""The items of plans that the cluster holds: how each kind of object is looked at, told apart, and applied.
+"""Plan items that live in the cluster: how each kind of object is inspected, compared and applied.
 
-Owns one class a kind, and no knowledge of what Kubernetes wants in them: phases say that. Cluster items are compared with the cluster's
-configuration, and no node records them. Must not ask whether this is a dry run.
+There is one class per kind. What Kubernetes wants in them is known by the phases, not here. Cluster items are compared with the
+cluster's configuration, and no node records them. They never ask whether this is a dry run.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ with lazily:
 Manifest = dict[str, Any]
 
 EXPIRED = "it has expired, or is not there"
-"""What is told of a token."""
+"""All that is reported of a token that is due."""
 
 
 class _ClusterItem:
-    """What the cluster holds. No node records it."""
+    """An item that lives in the cluster. No node records it."""
 
     is_of_cluster = True
     is_blind = False
@@ -38,8 +38,8 @@ class _ClusterItem:
 
 @frozen
 class Object(_ClusterItem):
-    """An object of the cluster, by server-side apply: what kb says of it; what the server and others add is theirs. What kb said of
-    it before and says no more is a difference too: the server takes it away at the next apply."""
+    """An API object, applied by server-side apply. Fields that the server or others add are theirs. A field that kb applied
+    before and no longer wants is a difference too: the server removes it at the next apply."""
 
     manifest: Manifest
 
@@ -52,7 +52,7 @@ class Object(_ClusterItem):
         return {"object": self.manifest}
 
     def allowed(self) -> Manifest:
-        """What may be there of kb's."""
+        """All fields that kb may own in the object."""
         return self.manifest
 
     def look(self, run: Ground) -> Optional[Fields]:
@@ -80,8 +80,8 @@ class Object(_ClusterItem):
 
 @frozen
 class ComponentConfig(Object):
-    """A ConfigMap that says by an annotation whether a tool made its content up, or a user gave it. While the content is the same,
-    who it was is no difference: of a configuration that was found on a node nobody knows it."""
+    """A ConfigMap with an annotation that says whether a tool generated its content or a user provided it. With equal content the
+    annotation is no difference: for a configuration that was found on a node, its origin is unknown."""
 
     manifest: Manifest
 
@@ -97,8 +97,9 @@ class ComponentConfig(Object):
 
 @frozen
 class PodConfig(ComponentConfig):
-    """One that the pods of a DaemonSet read when they start, and never again: where another one was there, they are started again.
-    owner: the DaemonSet's path; told: what is said then."""
+    """A ComponentConfig that the pods of a DaemonSet read only when they start: if its data changes, the pods are restarted.
+
+    owner: the API path of the DaemonSet; told: the note that is printed when the pods are restarted."""
 
     manifest: Manifest
     owner: str
@@ -115,7 +116,9 @@ class PodConfig(ComponentConfig):
 
 @frozen
 class RestartedPods(_ClusterItem):
-    """Pods of a DaemonSet that may run from what their configuration was before: started again, one after the other. owner: its path."""
+    """Pods of a DaemonSet that may still run with their previous configuration: they are restarted one after another.
+
+    owner: the API path of the DaemonSet."""
 
     title: str
     owner: str
@@ -141,8 +144,10 @@ class RestartedPods(_ClusterItem):
 
 @frozen
 class PatchedFields(_ClusterItem):
-    """Fields of kb's in an object that others make and keep. title: what they are called; path: of the object; spec: what is wanted,
-    in plain values; plan: out of the object, the merge patch that is missing, or None; wait: until the object is there."""
+    """Fields of kb's in an object that others create and maintain.
+
+    title: their name; path: the API path of the object; spec: the wanted values, as plain values; plan: takes the object and
+    returns the merge patch that it needs, or None; wait: waits until the object exists."""
 
     title: str
     path: str
@@ -175,7 +180,7 @@ class PatchedFields(_ClusterItem):
 
 @frozen
 class ClusterInfo(Object):
-    """ConfigMap cluster-info, of which the controller-manager owns the signatures: they go where what they sign changes."""
+    """ConfigMap cluster-info. The controller-manager owns its signatures; they are removed when the signed content changes."""
 
     manifest: Manifest
 
@@ -186,8 +191,10 @@ class ClusterInfo(Object):
 
 @frozen
 class AppliedManifest(_ClusterItem):
-    """Objects of others, applied when what names them is another than before, and never looked at again: from then on they are
-    run by their own operator, or by people. title: `manifest URL`; inputs: all that they are made of; install: applies them."""
+    """A third-party manifest. It is applied when its inputs change, and never inspected: from then on its operator, or people,
+    manage its objects.
+
+    title: `manifest URL`; inputs: everything that the objects are made from; install: applies them."""
 
     title: str
     inputs: Fields
@@ -215,8 +222,10 @@ class AppliedManifest(_ClusterItem):
 
 @frozen
 class TokenSecret(Object):
-    """A bootstrap token. It expires by itself, which is no drift: then another one is made. title: what it is called; kind: all that
-    makes it this token, for one that kb makes up no more than what it is for; is_valid: whether a token that does for it is there."""
+    """A bootstrap token. It expires by itself, which is no drift: a new one is made then.
+
+    title: its name; kind: what identifies the token; for a token that kb generates, only its purpose; is_valid: whether a valid
+    token of this kind exists."""
 
     manifest: Manifest
     title: str
@@ -238,7 +247,7 @@ class TokenSecret(Object):
 
 
 def _compare_patch(item: str, patch: Manifest, *, found: Manifest) -> tuple[Difference, ...]:
-    """What a patch would change; the version for which it was made is no part of it."""
+    """What a patch would change, apart from the resourceVersion that it was made for."""
     wanted = {**patch, "metadata": {**patch.get("metadata", {})}}
     wanted["metadata"].pop("resourceVersion", None)
     return compare_documents(item, wanted, found=pick_like(found, wanted), is_whole=False) or (

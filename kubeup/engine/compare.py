@@ -1,7 +1,7 @@
-"""Compare a plan with the node, and make the node so: the one engine behind every planned step.
+"""Compares a plan with the node and applies it: the one engine behind every planned step.
 
-Owns the three-way comparison (recorded, wanted, found) and the order of applying. Must not know what a step is for, print
-progress, or keep the state: the Runner does.
+This module does the three-way comparison (recorded, wanted, found) and fixes the order in which parts are applied. It knows no
+step in particular. Progress output and state belong to the Runner.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ NOT_RUNNING = "it does not run"
 NOT_KNOWN = "it is not known yet"
 OTHER_START = "it runs from what its files held before"
 WANTED_NO_MORE = "it is no longer needed"
-"""Differences of what is no file, as sentences."""
+"""The differences that are not differences of a field, as sentences."""
 
 
 @frozen
 class View:
-    """What a plan and the node have to say about each other.
+    """The result of comparing a plan with the node.
 
-    differences: wanted against found; drifted: what of it the node did itself, or somebody on it, since it was recorded;
-    configured: what is wanted otherwise than it was recorded; is_known: whether there is a record at all."""
+    differences: between wanted and found.
+    drifted: those that came about on the node since the record: found differs from recorded.
+    configured: those that come from a changed configuration: wanted differs from recorded.
+    is_known: whether there is a record at all."""
 
     differences: tuple[Difference, ...] = ()
     drifted: tuple[Difference, ...] = ()
@@ -36,7 +38,9 @@ class View:
 
 
 def look_at(plan: Plan, run: Ground, *, recorded: Optional[StepRecord], made: Iterable[str] = ()) -> View:
-    """The node and the cluster beside what is known of the plan by now. Only looks. made: what may go once nothing wants it."""
+    """Compare the node and the cluster with what is known of the plan by now, without changing anything.
+
+    made: the paths that may be removed once the plan no longer names them."""
     differences: list[Difference] = []
     drifted: list[Difference] = []
     configured: list[Difference] = []
@@ -68,7 +72,7 @@ def _items_of(part: Part) -> tuple[Item, ...]:
 
 
 def _compare_recorded(item: Item, before: Fields, *, found: Optional[Fields]) -> tuple[Difference, ...]:
-    """What became of it since. Of a secret only that it is another one."""
+    """How the item changed since it was recorded. For a secret, only that it changed."""
     if "digest" in before:
         now = item.record(found) if found else {}
         return () if now == before else (Difference(item.name, DIFFERS),)
@@ -100,10 +104,11 @@ def _look_at_proof(proof: Proof, run: Ground) -> list[Difference]:
 def find_stale(
     plan: Plan, run: Ground, *, recorded: Optional[StepRecord], made: Iterable[str]
 ) -> tuple[list[Path], list[Path]]:
-    """The files that the record names and the plan does not: those that are as kb made them, and those that somebody changed since.
+    """Files that the record names and the plan does not, as two lists: those that are still as kb wrote them, and those that
+    somebody changed since.
 
-    Nothing while the plan leaves something open, or while a program that was started from the recorded files is not in the plan: it
-    reads them still. A secret is taken away by the act that uses it up."""
+    Both are empty while the plan is open or has yielded, and while it lacks a program that was started from the recorded files,
+    because that program still reads them. A secret is never listed: the act that uses it up removes it."""
     wanted = {item.name for item in plan.items()} | {part.name for part in plan.parts}
     known, may_go = recorded or {}, frozenset(made)
     is_kept = plan.is_open or any(isinstance(part, Yielded) for part in plan.parts)
@@ -122,28 +127,30 @@ def find_stale(
 
 
 def is_there(plan: Plan, run: Ground) -> bool:
-    """Whether the node and the cluster are as the plan says, as far as it is known by now."""
+    """Whether the node and the cluster match the plan, as far as the plan is known by now."""
     return not look_at(plan, run, recorded=None).differences
 
 
 def record_found(plan: Plan, run: Ground) -> StepRecord:
-    """What is there of what the plan wants, as another tool left it. With which contents a program was started, nobody knows."""
+    """The record of those items of the plan that another tool already made. It cannot tell with which contents a program was
+    started."""
     items = [item for part in plan.resolve(run).parts for item in _items_of(part) if not item.is_of_cluster]
     found = [(item, item.look(run)) for item in items]
     return {item.name: item.record(fields) for item, fields in found if fields is not None}
 
 
 def make_so(plan: Plan, run: Ground) -> None:
-    """Apply a plan from within an act, which records nothing itself. Raises KbError."""
+    """Apply a plan from within an act, without recording it. Raises KbError."""
     Applier(run, is_forced=True).apply(plan)
 
 
 class Applier:
-    """Applies one plan. `record` holds then what was found after it, for the items of this node.
+    """Applies one plan. Afterwards `record` holds what was found of this node's items.
 
-    is_forced: write what is there in another spelling too; was_begun: a run before this one did not come to its end, so that a
-    program may run from contents of before; made: the paths that this very step made, and that nothing else needs: they go when the
-    plan does not name them any more; keep: puts a record on the disk, before a program's files change."""
+    is_forced: also write files that differ only in spelling.
+    was_begun: an earlier run did not finish, so a program may run with older contents.
+    made: the paths that this step made and nothing else needs; they are removed once the plan no longer names them.
+    keep: stores a record on disk, before a program's files change."""
 
     def __init__(
         self,
@@ -166,9 +173,9 @@ class Applier:
         self._is_stale = False
 
     def apply(self, plan: Plan) -> Plan:
-        """The plan with what became known on the way, so that nobody has to ask for it a second time.
+        """Apply the plan, and return it with the values that became known on the way, so that they are not asked for again.
 
-        Raises KbError. What was applied before it is in the record."""
+        Raises KbError; the record then holds what was applied before the error."""
         for warning in plan.warnings:
             self.run.report.warn_once(warning)
         for text in plan.notes:
@@ -199,8 +206,8 @@ class Applier:
             self._apply_item(part)
 
     def _apply_item(self, item: Item) -> bool:
-        """Whether it had to be changed. The answer of an apply is its own second look. What a blind item would do shows when it does
-        it: a dry run only names it."""
+        """Apply one item, and return whether it had to change. What `apply` returns is recorded without a second look. A dry run
+        only names a blind item, since what it would do is not known before."""
         if item.is_blind and self.run.host.mode == "dry-run":
             self.run.host.plan_later(item.name)  # type: ignore[attr-defined]
             return True
@@ -215,8 +222,8 @@ class Applier:
         return is_due
 
     def _apply_group(self, group: Group) -> None:
-        """Stop, write, start. What is on the disk before the first change says that nobody knows from what the program runs, so
-        that the next run sees where this one is cut off, also where the program was not stopped and its files are right by then."""
+        """Stop, write, start. Before the first change, a record on disk says that the program's contents are unknown. If this run
+        is cut off, the next one starts the program again, even if it was never stopped and its files are right by then."""
         guard, items = group.guard, (*group.once, *group.items)
         found = [(item, item.look(self.run)) for item in items]
         is_due = any(item.differences(item.wanted(), fields) for item, fields in found)
@@ -230,7 +237,7 @@ class Applier:
         else:
             self.record.update({item.name: item.record(fields or item.wanted()) for item, fields in found})
         for item in group.once:
-            # it goes when it has served, or stays as somebody else's: no later run is to miss it, or to take it away
+            # it is removed after its use, or belongs to somebody else: later runs must neither miss nor remove it
             self.record.pop(item.name, None)
         guard.settle(self.run)
         self.record[group.name] = {"started_with": group.content(self.run)}
@@ -248,14 +255,14 @@ class Applier:
             self._apply_part(then)
 
     def _keep_record(self) -> None:
-        """What gave way, or waits, is neither forgotten nor taken away."""
+        """Keep the record of what yielded or waits, so that it is neither forgotten nor removed."""
         for item, fields in (self.recorded or {}).items():
             self.record.setdefault(item, fields)
 
-    # ---- what is wanted no more
+    # ---- what is no longer wanted
 
     def _remove_stale(self, plan: Plan) -> None:
-        """Before what takes its place is made."""
+        """Remove stale files before their replacements are created."""
         own, changed = find_stale(plan, self.run, recorded=self.recorded, made=self.made)
         for path in own:
             self.run.host.remove(path)

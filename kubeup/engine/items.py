@@ -1,9 +1,9 @@
-"""The items of plans that lie on a node: what each kind of thing is, how it is looked at, told apart, and made. Those that the cluster
-holds are in engine/cluster_items.py.
+"""Plan items that live on a node: how each kind is inspected, compared and applied. For items that live in the cluster, see
+engine/cluster_items.py.
 
-Owns one class a kind, and no knowledge of what Kubernetes wants in them: phases say that. Must not register an undo (the
-journal's host, by which items are applied, does it for every change; which lines of a file are kb's it has to be told) and must not ask
-whether this is a dry run.
+There is one class per kind. What Kubernetes wants in them is known by the phases, not here. Items register no undo, because
+they are applied through JournalHost, which does so for every change; it only has to be told which lines of a file are kb's. Items
+never ask whether this is a dry run.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from kubeup.machine.host import FileStat, Host
 
 DIFFERS = "its content differs"
-"""What is told of a secret."""
+"""All that is reported of a changed secret."""
 
 
 class _NodeItem:
-    """What lies on this node."""
+    """An item that lives on this node."""
 
     is_of_cluster = False
     is_blind = False
@@ -38,7 +38,7 @@ class _NodeItem:
 
 
 class _PathItem(_NodeItem):
-    """What lies at one path, and is called by it."""
+    """An item at one path, which is also its name."""
 
     path: Path
 
@@ -52,13 +52,13 @@ class _PathItem(_NodeItem):
 
 @frozen
 class Folder(_PathItem):
-    """A folder. Its mode is that of a new one: what another tool made stays as it is."""
+    """A folder. The mode applies only to a new folder: one that another tool made keeps its own."""
 
     path: Path
     mode: int = 0o755
 
     places = ()
-    """It is registered when it is made: a whole folder is a workplace of kb's then, and the one round it is not."""
+    """Empty: make_dir registers the folder itself as a workplace of kb's. Registered ahead of time, its parent would be one."""
 
     def wanted(self) -> Fields:
         return {"kind": "folder"}
@@ -77,9 +77,11 @@ class Folder(_PathItem):
 class File(_PathItem):
     """A file with this text.
 
-    A YAML file is the same in whoever's spelling. keeps: out of what lies there (its text) and what is wanted, the text that is
-    really wanted: fields that belong to others stay. has_mode: its mode is part of it, and not only that of a new file.
-    is_secret: no value of it is shown or kept elsewhere."""
+    YAML files are compared by value, not by spelling.
+
+    keeps: merges the existing text and the wanted text into the one to write, so that fields of others stay.
+    has_mode: the mode is compared too; otherwise it applies only to a new file.
+    is_secret: no value of the file is shown, or stored elsewhere."""
 
     path: Path
     text: str
@@ -88,7 +90,7 @@ class File(_PathItem):
     is_secret: bool = False
     keeps: Optional[Callable[[str, str], str]] = None
     keeps_rights: bool = False
-    """Who may read it is its owner's business: an admin.conf that was given to a group stays so."""
+    """Leave the existing mode and owner alone: an admin.conf that the admin made readable to a group stays readable."""
 
     @property
     def places(self) -> tuple[Path, ...]:
@@ -124,7 +126,8 @@ class File(_PathItem):
 
     @property
     def _is_yaml(self) -> bool:
-        """One document: several are compared to the letter. Kubeconfigs are YAML too; what else ends in .conf is not."""
+        """Whether to compare the file as YAML: a single document. Several documents are compared literally. Kubeconfigs are YAML
+        too; other .conf files are not."""
         is_kubeconfig = self.path.suffix == ".conf" and self.text.startswith("apiVersion:")
         return (self.path.suffix == ".yaml" or is_kubeconfig) and "\n---" not in self.text
 
@@ -147,7 +150,7 @@ class File(_PathItem):
         return {**self.wanted(), "content": text}
 
     def record(self, fields: Fields) -> Fields:
-        """Of a secret, and of what is no text, its digest: it says whether it is another one."""
+        """For secrets and binary content, only the digest is stored: it is enough to see a change."""
         if "content" not in fields or (not self.is_secret and _is_text(str(fields["content"]))):
             return fields
         text = str(fields["content"]).encode(errors="surrogateescape")
@@ -156,11 +159,13 @@ class File(_PathItem):
 
 @frozen
 class Issued(_NodeItem):
-    """A certificate, key or kubeconfig: made once, and from then on judged by what it is for. No plan makes a key: `issue` asks the
-    pool of keys.
+    """A certificate, key or kubeconfig: made once, and from then on judged by whether it serves its purpose.
 
-    title: `certificate apiserver`; places: its files; spec: what it is for, the names in it; judge: "" where it serves, or why it
-    does not; issue: makes it, or keeps it. It may raise HostError where something would be lost."""
+    No plan makes a key: `issue` takes it from the pool of keys.
+
+    title: its name, `certificate apiserver`; files: where it is stored; spec: its purpose and the names in it.
+    judge: returns "" if it is usable, else the reason why not.
+    issue: issues it, or keeps a usable one. May raise HostError if something would be lost."""
 
     title: str
     files: tuple[Path, ...]
@@ -185,7 +190,7 @@ class Issued(_NodeItem):
         return {**self.spec, "trouble": self.judge(run)}
 
     def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
-        """What does not serve any more is no drift where something else is wanted of it now."""
+        """An unusable certificate counts as drift only if its spec is unchanged."""
         trouble = (found or {}).get("trouble")
         others = {name: value for name, value in (found or {}).items() if name != "trouble"}
         rest = {name: value for name, value in wanted.items() if name != "trouble"}
@@ -200,8 +205,10 @@ class Issued(_NodeItem):
 
 @frozen
 class MarkedLines(_PathItem):
-    """A line of kb's in a file of others, known by its mark. edit: the file's text with the line as it is to be; all else in it
-    stays. It may raise HostError where others' lines stand against it."""
+    """kb's lines in a file of others, recognized by a mark.
+
+    edit: takes the file's text and returns it with kb's lines as they should be and everything else untouched. May raise
+    HostError if lines of others conflict."""
 
     path: Path
     mark: str
@@ -224,7 +231,7 @@ class MarkedLines(_PathItem):
         return self.wanted()
 
     def _read(self, run: Ground) -> str:
-        """Byte for byte: a comment may be in any encoding, lines may end as they like."""
+        """Read the file byte for byte: comments may be in any encoding, and lines may end in any way."""
         return run.host.read_bytes(self.path).decode(errors="surrogateescape") if run.host.exists(self.path) else ""
 
     def _own(self, text: str) -> str:
@@ -233,8 +240,9 @@ class MarkedLines(_PathItem):
 
 @frozen
 class CopiedFile(_PathItem):
-    """A file that is the copy of another one: of a program, too large to be held. digest: of `source`, sha256; install: makes the
-    copy."""
+    """A copy of another file that is too large to keep in memory, such as a program.
+
+    digest: sha256 of the source; install: makes the copy."""
 
     path: Path
     digest: str
@@ -257,8 +265,10 @@ class CopiedFile(_PathItem):
 
 @frozen
 class MovedAside(_PathItem):
-    """A file of another that would be taken for this node's own, moved out of the way and no further. is_due: whether what lies
-    there is another's. told: what is said when it is moved."""
+    """A file that is not this node's but would be taken for its own, such as a certificate of another cluster. It is moved aside,
+    not removed.
+
+    is_due: whether there is such a file at `path`; told: the note that is printed when it is moved."""
 
     path: Path
     aside: Path
@@ -284,8 +294,10 @@ class MovedAside(_PathItem):
 
 @frozen
 class Gone(_NodeItem):
-    """What is to be on this node no more. title: what it is called; find: what of it is there still, in words; take_away: all of it,
-    as far as it is there; made_by: the steps of any workflow that made it, whose records go with it."""
+    """Something that must no longer exist on this node.
+
+    title: its name; find: describes what is still there; take_away: removes all that is still there; made_by: the steps, in any
+    workflow, that made it. Their records are dropped with it."""
 
     title: str
     find: Callable[[Ground], Sequence[str]]
@@ -315,7 +327,7 @@ class Gone(_NodeItem):
 
 @frozen
 class Sysctl(_NodeItem):
-    """A setting of the running kernel. That it is so after a reboot is a file's matter."""
+    """A setting of the running kernel. Making it survive a reboot is the job of a file in the same plan."""
 
     key: str
     value: str
@@ -355,9 +367,10 @@ class Sysctl(_NodeItem):
 
 @frozen
 class KernelModule(_NodeItem):
-    """A module that the kernel is to load, now and at boot; many machines have it built in, or loaded by others, and some cannot load
-    any. module: its name; path, text: the file by which it is loaded at boot; proof: what there is once it is loaded; loss: what
-    does not work without it."""
+    """A kernel module to load, now and at boot. On many machines it is built in or already loaded; some machines cannot load any.
+
+    module: its name; path, text: the file that loads it at boot; proof: the path that exists once it is loaded; loss: what does
+    not work without it."""
 
     module: str
     path: Path
@@ -379,7 +392,7 @@ class KernelModule(_NodeItem):
         return {"loaded": "as far as this machine can"}
 
     def look(self, run: Ground) -> Optional[Fields]:
-        """That it is not there is no difference: a machine that cannot load it goes on without."""
+        """A missing module is no difference: a machine that cannot load it goes on without it."""
         return self.wanted()
 
     def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
@@ -401,7 +414,7 @@ class KernelModule(_NodeItem):
 
 @frozen
 class Unit:
-    """A systemd unit of kb's own, which reads its files when it starts and does not have to be stopped before they change."""
+    """A systemd unit of kb's own. It reads its files when it starts, and need not be stopped before they change."""
 
     name: str
 
@@ -419,10 +432,10 @@ class Unit:
         services.start_own_unit(run.host, self.name)
 
     def settle(self, run: Ground) -> None:
-        """`start` enables it."""
+        """Nothing to do: `start` enables the unit."""
 
     def take_back(self, host: Host) -> None:
-        """It runs no more, now or at boot."""
+        """Stop the unit and disable it."""
         services.stop_own_unit(host, self.name)
 
 
@@ -430,7 +443,7 @@ class Unit:
 
 
 def _stat(run: Ground, path: Path) -> Optional[FileStat]:
-    """Of what is read and written by this path, through links; None where they lead nowhere."""
+    """Stat the file that this path resolves to, following links; None if there is none."""
     found = run.host.stat(path)
     if found is not None and found.is_symlink:
         found = run.host.stat(run.host.real_path(path))

@@ -1,7 +1,7 @@
-"""JournalHost: the undo is registered before the change.
+"""JournalHost: registers the undo before each change.
 
-Wraps the host that a phase works on: what it makes, and what it overwrites, goes into the state first, with a copy
-of what was there. Must not undo anything: reset does.
+It wraps the host that a phase works on. Each path that the phase creates or overwrites is written to the state first, with a
+copy of what was there. Undoing is the job of reset, not of this module.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _CHANGES = frozenset(
         "copy_attributes",
     )
 )
-"""What a phase does to a machine by other hosts than this one, or not at all."""
+"""Changes that a phase makes through another host, if at all."""
 
 
 class JournalHost:
-    """A host that writes down, in `entry` of `state`, each file it is about to make or change."""
+    """A host that records, in `entry` of `state`, each file that it is about to create or change."""
 
     def __init__(self, inner: Host, state: State, *, key: str, entry: PhaseState) -> None:
         self._inner = inner
@@ -46,13 +46,13 @@ class JournalHost:
         self.mode = inner.mode
 
     def __getattr__(self, verb: str) -> Any:
-        """Every look is the inner host's. A change has to be one of the methods here, which know how it is undone."""
+        """Pass looks on to the inner host. Changes must be methods of this class, which know how to undo them."""
         if verb in _CHANGES:
             raise AttributeError(f"{verb} would change the machine without a word in the journal")
         return getattr(self._inner, verb)
 
     def expect(self, paths: Iterable[Path]) -> None:
-        """Register all files that the phase says it makes, or that a program makes for it, in one write of the state."""
+        """Register all files that the phase, or a program on its behalf, will create, in one write of the state."""
         fresh = [str(path) for path in paths if not self._inner.exists(path)]
         for text in fresh:
             self._state.remember_folder(Path(text))
@@ -62,8 +62,8 @@ class JournalHost:
             self._state.save()
 
     def forget_unmade(self) -> None:
-        """Strike out what was registered ahead and is not there: what comes to lie there later is not kb's to undo.
-        What a command of the phase made (a unit's link) is there, and stays registered."""
+        """Drop registered paths that do not exist: what appears there later is not kb's to undo. Paths that a command of the phase
+        created, such as a unit's link, do exist and stay registered."""
         self._entry.created[:] = [path for path in self._entry.created if self._inner.exists(Path(path))]
 
     def write_file(
@@ -80,7 +80,7 @@ class JournalHost:
         return self._count(path, self._inner.write_file(path, wanted, mode=mode, owner=owner, keeps=keeps))
 
     def write_stream(self, path: Path, chunks: Iterable[bytes], *, mode: int = 0o644) -> None:
-        """What lies in kb's own folder needs no journal: the folder goes as a whole."""
+        """Files in kb's own folder need no journal: reset removes the whole folder."""
         if self._state.paths.state_dir in path.parents:
             self._inner.write_stream(path, chunks, mode=mode)
             return
@@ -111,13 +111,13 @@ class JournalHost:
         self._back_up(path)
         is_removed = self._inner.remove(path)
         if is_removed and path in self._tried:
-            # made and taken away by the same phase: it was a trial, and nothing has changed
+            # created and removed by the same phase: it was a trial, so nothing has changed
             self.changed_files = [name for name in self.changed_files if name != str(path)]
             return True
         return self._count(path, is_removed)
 
     def remove_tree(self, path: Path) -> bool:
-        """What programs wrote on kb's behalf (etcd's data, a kubelet's): it is not kept."""
+        """Remove what programs wrote on kb's behalf (data of etcd or a kubelet). It is not backed up."""
         return self._count(path, self._inner.remove_tree(path))
 
     def run(
@@ -130,26 +130,26 @@ class JournalHost:
     # ---- the journal
 
     def register(self, compensation: Mapping[str, str]) -> None:
-        """Before an act changes something outside of this node."""
+        """Register how to undo a change outside this node, before an act makes it."""
         if dict(compensation) not in self._entry.compensations:
             self._entry.compensations.append(dict(compensation))
             self._state.save()
 
     def withdraw(self, compensation: Mapping[str, str]) -> None:
-        """It was taken back, or never came to be."""
+        """Drop a compensation whose change was undone, or was never made."""
         if dict(compensation) in self._entry.compensations:
             self._entry.compensations.remove(dict(compensation))
             self._state.save()
 
     def mark_lines(self, path: Path, mark: str) -> None:
-        """Before a line of kb's is put into a file of others."""
+        """Register the mark of kb's lines in a file of others, before the first one is added."""
         real = str(self._inner.real_path(path) if self._inner.read_link(path) is not None else path)
         if self._state.marks.get(real) != mark:
             self._state.marks[real] = mark
             self._state.save()
 
     def _register_over(self, path: Path) -> None:
-        """Before `path` itself becomes something else."""
+        """Register that `path` itself is about to be replaced."""
         if self._inner.exists(path) and not self._inner.is_dir(path):
             self._back_up(path)
         else:
@@ -163,9 +163,9 @@ class JournalHost:
         rights: Optional[tuple[int, Optional[tuple[int, int]]]] = None,
         is_folder: bool = False,
     ) -> None:
-        """rights: the mode and the owner that the file is to have, where it gets others."""
+        """Register or back up a path before it changes. rights: the mode and owner that the file will get; None if they stay."""
         if self._inner.exists(path):
-            # a link stays, and what it leads to changes
+            # a link stays; its target changes
             real = self._inner.real_path(path) if self._inner.read_link(path) is not None else path
             if wanted is not None and self._inner.exists(real):
                 if self._differs(real, wanted, rights=rights):
@@ -191,7 +191,7 @@ class JournalHost:
         return self._inner.read_bytes(path) != wanted
 
     def _back_up(self, path: Path) -> None:
-        """Keep a copy of a file that kb did not make, before its first change."""
+        """Copy a file that kb did not create, before its first change."""
         text = str(path)
         is_known = any(text == backup["path"] for phase in self._state.phases.values() for backup in phase.backups)
         found = self._inner.stat(path)
@@ -222,9 +222,10 @@ class JournalHost:
 
 
 def remove_leftovers(host: Host, state: State) -> list[Path]:
-    """Remove the half-written files that a kb which was killed left behind, a private key perhaps, and return them. A mounted
-    file that it was writing gets back what it held. Looked for beside all that is in the journal. Only with the lock held:
-    another kb's file is no leftover."""
+    """Remove the half-written files, perhaps private keys, that a killed kb left behind, and return their paths.
+
+    A mounted file that was being written gets its content back. All folders that the journal names are searched. Call this only
+    with the lock held, or the files of another kb that is still running would go too."""
     folders = {state.paths.state_dir, state.paths.records}
     for key, phase in state.phases.items():
         folders.add(state.paths.backups / key.replace("/", "-"))

@@ -1,9 +1,10 @@
-"""A Plan: what a step wants to be there, said once. Everything else follows from it.
+"""Plan: what a step wants to exist, stated once. The engine derives everything else from it.
 
-Owns the shape of a plan and how two views of one thing are told apart, field by field. An item (engine/items.py, engine/cluster_items.py) knows how to
-look at the node, to tell the difference, and to make it so. Must not decide when a plan is applied: the Runner does.
+This module defines the shape of a plan and the field-by-field comparison of two views of one item. The items themselves
+(engine/items.py, engine/cluster_items.py) know how to look at the node, find differences and apply changes. When a plan is
+applied is decided by the Runner, not here.
 
-Three values of each item: *wanted* (the plan), *found* (the node), *recorded* (as found after it was last applied).
+Each item has three values: *wanted* (from the plan), *found* (on the node) and *recorded* (found after the last apply).
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
     from kubeup.report import Report
 
 Fields = Mapping[str, Any]
-"""What an item is, or is to be, as plain values: {"mode": "0600", "content": "apiVersion: v1..."}."""
+"""The actual or desired value of an item, as plain values: {"mode": "0600", "content": "apiVersion: v1..."}."""
 
 
 class Ground(Protocol):
-    """What an item looks at and changes: a Run."""
+    """What an item looks at and changes. Run implements it."""
 
     @property
     def host(self) -> Host: ...
@@ -51,8 +52,8 @@ class Ground(Protocol):
 
 @frozen
 class Difference:
-    """One field of one item: `/etc/kubernetes/manifests/etcd.yaml`, `spec.containers[etcd].image`, wanted, found. A value that is
-    not there, or is not to be shown, is ""."""
+    """One field of one item that differs: `/etc/kubernetes/manifests/etcd.yaml`, `spec.containers[etcd].image`, wanted, found.
+    A value that is missing, or must not be shown, is ""."""
 
     item: str
     field: str
@@ -69,51 +70,51 @@ class Difference:
 
 
 def _show(field: str, value: str) -> str:
-    """A value as it may be told: a patch can put a token into a static pod."""
+    """The value with secrets redacted: a patch can put a token into a static pod."""
     if value and any(redact.is_private_name(name) for name in re.split(r"[.\[\] ]+", field) if name):
         return redact.MARK
     return redact.redact(value)
 
 
 class Item(Protocol):
-    """One thing that is to be there."""
+    """One thing that should exist."""
 
     @property
     def name(self) -> str:
-        """What it is called to people, once in a plan: a path, `ConfigMap kube-system/kubeadm-config`, `unit kubelet`."""
+        """Its name in messages, unique within a plan: a path, `ConfigMap kube-system/kubeadm-config`, `unit kubelet`."""
 
     @property
     def is_of_cluster(self) -> bool:
-        """It belongs to the cluster, not to this node: it is compared with the cluster's configuration, and no node records it."""
+        """It belongs to the cluster: it is compared with the cluster's configuration, and no node records it."""
 
     @property
     def is_blind(self) -> bool:
-        """It cannot be looked at again: whether it is as wanted shows by the plan alone, which is another one or the same."""
+        """It cannot be inspected after it was applied. It is due if the plan's fingerprint changed."""
 
     @property
     def is_judged(self) -> bool:
-        """It is applied whenever its step is: what is found good is kept, and what may surprise about it is told."""
+        """It is applied whenever its step runs: apply keeps what is good, and reports what may surprise the user."""
 
     @property
     def places(self) -> tuple[Path, ...]:
-        """The files, folders and links on the node that making it so may make."""
+        """The files, folders and links on the node that `apply` may create."""
 
     def wanted(self) -> Fields: ...
 
     def look(self, run: Ground) -> Optional[Fields]:
-        """What is there; None for nothing."""
+        """What is there now; None if there is nothing."""
 
     def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]: ...
 
     def apply(self, run: Ground) -> Fields:
-        """Make it so; returns what is there then. Repeated, it changes nothing."""
+        """Create or change the item, and return what is there afterwards. Applying it again changes nothing."""
 
     def record(self, fields: Fields) -> Fields:
-        """What of it may be kept on the disk: no secret."""
+        """The fields that may be stored on disk: no secrets."""
 
 
 class Guard(Protocol):
-    """The program that reads the items of a group when it starts."""
+    """The program that reads a group's items when it starts."""
 
     @property
     def name(self) -> str: ...
@@ -123,20 +124,21 @@ class Guard(Protocol):
     def is_running(self, run: Any) -> bool: ...
 
     def stop(self, run: Any) -> None:
-        """Before the items change. One that does not have to be stopped for it does nothing."""
+        """Stop the program before its items change. Does nothing if the program may keep running meanwhile."""
 
     def start(self, run: Any) -> None:
-        """With the items as they are now, whether it runs or not. Raises HostError."""
+        """Start the program with the current items; restart it if it is running. Raises HostError."""
 
     def settle(self, run: Any) -> None:
-        """What is to be so while it runs, each time: started at boot."""
+        """Ensure, on every apply, what has to hold while the program runs, such as that it starts at boot."""
 
 
 @frozen
 class Group:
-    """Items that a program reads when it starts: stop, write, start. That it runs from *these* contents is part of the group.
+    """Items that a program reads when it starts: stop it, write them, start it. The program must have been started with the
+    current contents.
 
-    once: items that it needs for its first start alone, and that may be gone afterwards: a bootstrap credential."""
+    once: items needed only for the first start, such as a bootstrap credential; they may be gone afterwards."""
 
     items: tuple[Item, ...]
     guard: Guard
@@ -147,8 +149,8 @@ class Group:
         return f"unit {self.guard.name}"
 
     def content(self, run: Ground) -> str:
-        """A digest of all that the program is started with. A certificate that is issued again is wanted as the one before was, so
-        of what is judged its files count as they are now."""
+        """A digest of everything that the program reads when it starts. A reissued certificate has the same wanted fields as its
+        predecessor, so for judged items the current files count."""
         wanted: dict[str, Any] = {item.name: item.wanted() for item in self.items}
         files = [path for item in self.items if item.is_judged for path in item.places]
         found = {str(path): digest_of(run, path) if run.host.exists(path) else "" for path in files}
@@ -157,10 +159,12 @@ class Group:
 
 @frozen
 class Later:
-    """What can only be said when something else is known: name, `podCIDR`.
+    """Parts of a plan that depend on a value which may not be known yet. name: of that value, such as `podCIDR`.
 
-    read: its value, if it is known now; wait: its value, as soon as it is known (this one may last, and raise; it is called
-    before the parts are made in any case, and may refuse); then: the parts of the plan that follow from it."""
+    read: returns the value if it is known now, else None.
+    wait: waits for the value and returns it. It is called before the parts are applied even if the value is known, and may raise
+        in order to refuse them.
+    then: returns the parts that follow from the value."""
 
     name: str
     read: Callable[[Any], Any]
@@ -170,10 +174,11 @@ class Later:
 
 @frozen
 class Proof:
-    """What has to hold before the parts after it are made: that a program that was started really serves.
+    """A condition that must hold before the parts after it are applied, such as that a started program really serves.
 
-    wait: returns when it holds, and raises KbError where it does not come to hold; it may last. judge: "" where it holds, or why
-    it does not, by a look; None: no look tells, so that it is no difference."""
+    wait: blocks until the condition holds; raises KbError if it does not.
+    judge: looks once; returns "" if the condition holds, else the reason why not. None: a look cannot tell, so the condition
+        never counts as a difference."""
 
     name: str
     wait: Callable[[Any], None]
@@ -182,7 +187,9 @@ class Proof:
 
 @frozen
 class Yielded:
-    """Something of kb's that gave way to another's: it is neither made nor missed. why: `/etc/cni/net.d/05-cilium.conflist came`."""
+    """Something of kb's that gave way to another tool's: it is neither created nor reported as missing.
+
+    why: `/etc/cni/net.d/05-cilium.conflist came`."""
 
     name: str
     why: str
@@ -190,7 +197,7 @@ class Yielded:
 
 @frozen
 class Waiting:
-    """Something that other nodes have to make possible first: neither done nor failed, and looked at again by the next run."""
+    """Something that other nodes must make possible first: neither done nor failed. The next run looks again."""
 
     name: str
     why: str
@@ -200,9 +207,9 @@ Part = Union[Item, Group, Later, Proof, Yielded, Waiting]
 
 
 class Plan:
-    """What a step wants: its parts in the order in which they are made; with what is told when they are made.
+    """What a step wants: its parts, in the order in which they are applied, and the messages to print when they are.
 
-    details: told with -v; notes, warnings: told once; hands_on: what later steps take from this one, once it is applied."""
+    details: printed with -v; notes, warnings: printed once; hands_on: the Results for later steps, once this plan is applied."""
 
     def __init__(
         self,
@@ -228,7 +235,7 @@ class Plan:
         return Plan(*parts, details=details, notes=notes, warnings=warnings, hands_on=self.hands_on)
 
     def items(self) -> Iterator[Item]:
-        """Each item that is known now, those of groups included."""
+        """Every item that is known now, including those of groups."""
         for part in self.parts:
             if isinstance(part, Group):
                 yield from (*part.once, *part.items)
@@ -241,7 +248,7 @@ class Plan:
 
     @property
     def is_open(self) -> bool:
-        """Whether something in it is not known yet."""
+        """Whether some part of the plan is not known yet, or waits for other nodes."""
         return any(isinstance(part, (Later, Waiting)) for part in self.parts)
 
     def places(self) -> list[Path]:
@@ -249,12 +256,12 @@ class Plan:
         return found + [path for part in self.parts if isinstance(part, Group) for path in part.guard.places]
 
     def fingerprint(self) -> str:
-        """A digest of all that is wanted; "" while something is not known yet."""
+        """A digest of everything that the plan wants; "" while the plan is open."""
         wanted = {item.name: item.wanted() for item in self.items()}
         return "" if self.is_open else digest({name: fields for name, fields in wanted.items() if fields})
 
     def resolve(self, run: Ground) -> Plan:
-        """With what is known by now in the place of what was not. A look: it never waits."""
+        """The plan with every Later whose value is known by now replaced by its parts. Never waits."""
         parts: list[Part] = []
         for part in self.parts:
             value = part.read(run) if isinstance(part, Later) else None
@@ -266,7 +273,7 @@ class Plan:
 
 
 def digest_of(run: Ground, path: Path) -> str:
-    """Of a file's content, sha256."""
+    """The sha256 of a file's content, in hex."""
     return hashlib.sha256(run.host.read_bytes(path)).hexdigest()
 
 
@@ -279,7 +286,8 @@ def digest(value: Any) -> str:
 
 
 def flatten(value: Any, at: str = "") -> dict[str, str]:
-    """A document as one text a field: `spec.containers[etcd].command --name`. What has a name is named by it, an option by its own."""
+    """A document as a mapping of field to text: `spec.containers[etcd].command --name`. List items are addressed by their `name`
+    if they have one, and options by their flag."""
     if isinstance(value, Mapping):
         found: dict[str, str] = {}
         for key, item in value.items():
@@ -304,7 +312,7 @@ def _flatten_list(value: list[Any], at: str) -> dict[str, str]:
 
 
 def compare_documents(item: str, wanted: Any, *, found: Any, is_whole: bool = True) -> tuple[Difference, ...]:
-    """Field by field. is_whole: what is found and not wanted is a difference too."""
+    """Compare two documents field by field. is_whole: a field that is found but not wanted is a difference too."""
     one, other = flatten(wanted), flatten(found)
     names = [*one, *(name for name in other if name not in one)] if is_whole else list(one)
     return tuple(
@@ -315,7 +323,7 @@ def compare_documents(item: str, wanted: Any, *, found: Any, is_whole: bool = Tr
 
 
 def compare_lines(item: str, wanted: str, *, found: str) -> tuple[Difference, ...]:
-    """The first line that differs stands for the text."""
+    """The first line that differs, as the only Difference."""
     one, other = wanted.splitlines(), found.splitlines()
     for number in range(max(len(one), len(other))):
         left = one[number] if number < len(one) else ""

@@ -1,9 +1,9 @@
-"""The record store: what every item of this node was, as found after it was last applied, or at adoption.
+"""The record store: every item of this node as found after its last apply, or at adoption.
 
-One file a generation below /var/lib/kb/records, beside state.json: contents by their digest, and for each step its items.
-A run that changes something makes the next generation; the last few stay, so that there is something to go back to. No
-secret of kb's is in it; what a patch of the user's puts into a static pod is, so it is for root alone, and no support bundle has
-it. Losing it costs nothing but knowledge: then nobody can say who changed what since.
+Each generation is one file below /var/lib/kb/records, beside state.json. It holds contents by digest, and the items of each step.
+A run that changes something starts a new generation; the last few are kept, so that there is something to go back to. The
+store holds no secret of kb's, but it does hold what a user's patch puts into a static pod. So only root may read it, and no support
+bundle includes it. A lost record costs only knowledge: kb can no longer tell who changed what.
 
     {"schema": 1, "kb": "0.1.0", "made": "2026-11-29T10:00:00Z",
      "contents": {"5f3c...": "apiVersion: v1..."},
@@ -25,17 +25,17 @@ from kubeup.machine.host import Host
 
 SCHEMA = 1
 KEPT = 5
-"""Generations that stay."""
+"""How many generations are kept."""
 _DIGEST = "sha256:"
 _MAX_BYTES = 32 << 20
 
 StepRecord = dict[str, Fields]
-"""name of an item -> its fields, contents in full."""
+"""Item name -> its fields, with contents in full."""
 
 
 class Records:
-    """The record of this node. Change it through `put`, `rename` and `forget`; the first `save` that finds a change begins a
-    generation, and those after it go into the same one: a run is one generation."""
+    """The record of this node. Change it through `put`, `rename` and `forget`. The first `save` that finds a change begins a new
+    generation, and later saves go into the same one: each run makes at most one generation."""
 
     def __init__(self, host: Host, folder: Path, *, steps: Mapping[str, StepRecord], generation: int) -> None:
         self.host = host
@@ -46,24 +46,24 @@ class Records:
         self._is_begun = False
 
     def of(self, step: str) -> Optional[StepRecord]:
-        """What was recorded of a step; None where nothing was: then nobody knows what was there."""
+        """The record of a step; None if there is none, so that what was there is unknown."""
         return self.steps.get(step)
 
     def put(self, step: str, items: Mapping[str, Fields]) -> None:
         self.steps[step] = dict(items)
 
     def rename(self, step: str, former: str) -> None:
-        """A step that has another name now goes on with its record."""
+        """Move the record of a renamed step to its new name."""
         if former in self.steps and step not in self.steps:
             self.steps[step] = self.steps.pop(former)
 
     def forget(self, phases: Container[str]) -> None:
-        """What phases of these names made, in any workflow, is there no more."""
+        """Drop the records of phases with these names, in any workflow: what they made is gone."""
         for step in [step for step in self.steps if step.partition("/")[2] in phases]:
             del self.steps[step]
 
     def save(self) -> None:
-        """Raises HostError."""
+        """Write the record if it changed. Raises HostError."""
         if digest(self.steps) == self._saved:
             return
         self.generation += not self._is_begun
@@ -73,12 +73,12 @@ class Records:
         text = _render(self.steps, f"{self.host.now():%Y-%m-%dT%H:%M:%SZ}")
         self.host.write_file(self.folder / f"{self.generation:06d}.json", text, mode=0o600)
         self._saved = digest(self.steps)
-        for number in _list_generations(self.host, self.folder)[:-KEPT]:  # the others can be gone back to
+        for number in _list_generations(self.host, self.folder)[:-KEPT]:
             self.host.remove(self.folder / f"{number:06d}.json")
 
 
 def load_records(host: Host, folder: Path) -> Records:
-    """The newest generation that can be read; an empty record where there is none. It never raises: it is only knowledge."""
+    """The newest generation that can be read, or an empty record. Never raises, because kb can work without a record."""
     try:
         numbers = _list_generations(host, folder)
     except HostError:
@@ -103,7 +103,7 @@ def _render(steps: Mapping[str, StepRecord], made: str) -> str:
 
 
 def _fold(fields: Fields, contents: dict[str, str]) -> dict[str, Any]:
-    """With the digest of a content in its place."""
+    """The fields with the content replaced by its digest; the content itself is added to `contents`."""
     if "content" not in fields:
         return dict(fields)
     key = digest(fields["content"])
@@ -112,7 +112,7 @@ def _fold(fields: Fields, contents: dict[str, str]) -> dict[str, Any]:
 
 
 def _read(host: Host, path: Path) -> Optional[dict[str, StepRecord]]:
-    """None where it is damaged, or of another schema: it is only knowledge."""
+    """The steps in a record file; None if it is damaged or has another schema, since kb can work without it."""
     try:
         data = parse_json_object(host.read_text(path), "it", max_bytes=_MAX_BYTES)
         if data.get("schema") != SCHEMA:
@@ -127,7 +127,8 @@ def _read(host: Host, path: Path) -> Optional[dict[str, StepRecord]]:
 
 
 def _unfold(fields: Mapping[str, Any], contents: Mapping[str, Any]) -> Fields:
-    """Raises KeyError, TypeError or ValueError where the content is missing or is not what its digest says."""
+    """The fields with the digest replaced by its content. Raises KeyError, TypeError or ValueError if the content is missing or
+    does not match its digest."""
     text = fields.get("content")
     if text is None:
         return dict(fields)

@@ -1,8 +1,7 @@
-"""Run: all that the phases of one command may see and touch, and what they hand on to each other.
+"""Run: everything that the phases of one command may see and change, and what they pass on to each other.
 
-Owns the types. Everything is frozen but for what is named: the client of the API server, what was found out on the way,
-the results. Must not do any of a phase's work, nor choose what is run (runner.py does). Mirrors the workflow.RunData of
-cmd/kubeadm/app/cmd/{init,join,reset}.go.
+Everything is frozen except the API client, the values found on the way (Found) and the results. This module only defines the
+types: the phases do the work, and runner.py selects them. Mirrors workflow.RunData of cmd/kubeadm/app/cmd/{init,join,reset}.go.
 """
 
 from __future__ import annotations
@@ -33,40 +32,40 @@ if TYPE_CHECKING:
 
 @dataclass
 class Results:
-    """What a phase hands on: to later phases, to the end of the command, and, as far as STORED names it, to a later run.
-    A field that is None was not handed on."""
+    """What a phase passes on to later phases, to the end of the command and, for the fields in STORED, to a later run.
+    None means that the phase did not set the field."""
 
     certificate_key: Optional[Secret] = None
-    """With which this run stored the authorities in the cluster."""
+    """The key with which this run encrypted the CAs that it uploaded to the cluster."""
     tokens: Optional[Sequence[Secret]] = None
     """The bootstrap tokens that this run made."""
     token_ids: Optional[Sequence[str]] = None
     server: Optional[str] = None
-    """Where the cluster is called: `host:port` in init's join command, a URL where a node has joined."""
+    """The address of the cluster: `host:port` in init's join command, a URL after a join."""
     ca_cert_hashes: Optional[Sequence[str]] = None
     etcd_members: Optional[Sequence[str]] = None
     node_ready: Optional[bool] = None
     remaining: Optional[Sequence[str]] = None
-    """What a change of the endpoint leaves to be done elsewhere, one sentence each."""
+    """What is still to be done elsewhere after a change of the endpoint, one sentence each."""
     before_endpoint: Optional[str] = None
     before_server: Optional[str] = None
     before_balancer: Optional[str] = None
     before_is_begun_here: Optional[bool] = None
-    """What was before the endpoint was changed: what taking it back goes to."""
+    """The values before the endpoint was changed, which undoing the change restores."""
     closing_text: Optional[Secret] = None
-    """The last words of init: the join command, with its token, stands in them."""
+    """The closing message of init. It contains the join command with its token."""
     join_text: Optional[str] = None
-    """The last words of join."""
+    """The closing message of join."""
 
     def take(self, more: Results) -> None:
-        """Take over what a phase handed on."""
+        """Merge the results of a phase into these."""
         for item in dataclasses.fields(self):
             value = getattr(more, item.name)
             if value is not None:
                 setattr(self, item.name, value)
 
     def stored(self) -> dict[str, Any]:
-        """For state.json: plain values, and nothing that is secret."""
+        """The results for state.json: plain values without secrets."""
         values = {name: getattr(self, name) for name in STORED}
         return {name: list(v) if isinstance(v, (list, tuple)) else v for name, v in values.items() if v is not None}
 
@@ -83,47 +82,47 @@ STORED: Mapping[str, type] = {
     "before_balancer": str,
     "before_is_begun_here": bool,
 }
-"""The results that a later run reads back out of a phase's entry in state.json, and their types there."""
+"""The results that a later run reads back from a phase's entry in state.json, and their types there."""
 
 Outputs = Optional[Results]
 """What a phase returns."""
 
 
 def read_stored(outputs: Mapping[str, Any]) -> Results:
-    """The results in a phase's entry of state.json; what this kb does not know, or has another type, is nothing."""
+    """The results in a phase's entry of state.json. Unknown fields, and fields of another type, are ignored."""
     known = {name: outputs[name] for name, kind in STORED.items() if isinstance(outputs.get(name), kind)}
     return Results(**known)
 
 
 @frozen
 class Selection:
-    """Which phases of a workflow run, by their names: the one answer to "does phase X run?"."""
+    """The names of the phases that run: the one answer to "does phase X run?"."""
 
     will_run: frozenset[str] = frozenset()
-    """Those that this run works through."""
+    """Phases that this run executes."""
     planned: frozenset[str] = frozenset()
-    """Those of the whole workflow that the configuration asks for and nobody left out. One phase alone is part of a node
-    that is made phase by phase: what the others bring is not missing yet."""
+    """Phases of the whole workflow that the configuration asks for and nobody skipped. When a node is built phase by phase, what
+    the other phases provide does not count as missing yet."""
     skipped: frozenset[str] = frozenset()
-    """Those that the user left out (--skip-phases, skipPhases)."""
+    """Phases that the user skipped (--skip-phases, skipPhases)."""
     unfinished: frozenset[str] = frozenset()
-    """Those that no earlier run has finished."""
+    """Phases that no earlier run has finished."""
     cut_off: frozenset[str] = frozenset()
-    """Of these, those that one began: it failed in them, or was killed."""
+    """Unfinished phases that an earlier run began: it failed in them, or was killed."""
 
 
 Who = Literal["admin", "kubelet", "bootstrap"]
-"""As whom the API server is called."""
+"""The identity with which kb calls the API server."""
 
 
 class Promises(Protocol):
-    """Where a step registers how it is taken back, as far as its changes of files do not say it themselves, before it makes them."""
+    """Where a step registers, in advance, how to undo a change, if the changed files alone do not tell."""
 
     def expect(self, paths: Iterable[Path]) -> None:
-        """Files that a program makes for it."""
+        """Register files that a program will create for the act."""
 
     def mark_lines(self, path: Path, mark: str) -> None:
-        """Of this file the lines with the mark are kb's, and the others are not."""
+        """Register that the lines with this mark in the file are kb's, and the others are not."""
 
     def register(self, compensation: Mapping[str, str]) -> None: ...
 
@@ -131,7 +130,7 @@ class Promises(Protocol):
 
 
 class NoPromises:
-    """Of a run that keeps no state."""
+    """Promises of a run that keeps no state: nothing is registered."""
 
     def expect(self, paths: Iterable[Path]) -> None: ...
 
@@ -143,8 +142,8 @@ class NoPromises:
 
 
 class Caller:
-    """Calls the API server for a run. The client is made when it is first asked for, so that whoever it is to speak for may
-    come to be on the way: a joining node speaks with its bootstrap's identity, and from then on with its own."""
+    """Provides a run's client of the API server. The client is made on first use, because its identity may be created during the
+    run: a joining node first uses its bootstrap identity, and later its own."""
 
     def __init__(self, make: Optional[Callable[[Who], Api]] = None, who: Who = "admin") -> None:
         self.who = who
@@ -154,11 +153,11 @@ class Caller:
 
     @classmethod
     def by(cls, client: Api) -> Caller:
-        """One whose client is there already."""
+        """A Caller with an existing client."""
         return cls(lambda who: client)
 
     def become(self, who: Who) -> None:
-        """From here on as somebody else."""
+        """Use another identity from here on."""
         self._former_changes, self._api = self.changes, None
         self.who = who
 
@@ -172,28 +171,28 @@ class Caller:
 
     @property
     def changes(self) -> list[str]:
-        """The objects that were changed in the cluster, in order."""
+        """The objects changed in the cluster so far, in order."""
         return [*self._former_changes, *(self._api.changes if self._api else ())]
 
 
 @dataclass
 class Found:
-    """What one phase found out or made, and others need without doing it again."""
+    """What one phase found out or made, so that later phases need not do it again."""
 
     keys: Optional[private_keys.KeyMaker] = None
     mirror: Optional[Mirror] = None
-    """The mirror, as it has proven itself."""
+    """The mirror, once it has been verified."""
     shared_files: Optional[Sequence[SharedFile]] = None
-    """The files that control planes share, opened by preflight and not written yet."""
+    """The files that control planes share, decrypted by preflight but not written yet."""
     programs_are_planned: bool = False
-    """A dry run on a machine that still lacks what the checks would ask."""
+    """This is a dry run on a machine that still lacks the programs that the checks would call."""
     lagging: Optional[Sequence[str]] = None
-    """The API servers that do not show the new endpoint's name yet."""
+    """The API servers whose certificates do not have the new endpoint's name yet."""
 
 
 @frozen_by_name
 class BareRun:
-    """What a phase may see and touch on any node, whatever is known of its cluster."""
+    """What a phase may see and change on any node, even if its cluster is unknown."""
 
     host: Host
     paths: Paths
@@ -202,17 +201,17 @@ class BareRun:
     caller: Caller = field(default_factory=Caller)
     selection: Selection = Selection()
     owned_paths: frozenset[str] = frozenset()
-    """What kb made on this node, by its state."""
+    """The paths that kb made or adopted on this node, according to its state."""
     results: Results = field(default_factory=Results)
-    """What the phases that ran before handed on, merged."""
+    """The merged results of the phases that ran before."""
     promises: Promises = NoPromises()
     machine: Optional[Host] = None
-    """The host below `host` where that keeps a journal: for what nobody takes back, such as a download that waits."""
+    """The host that `host` wraps if that keeps a journal: for changes that are never undone, such as a kept download."""
 
 
 @frozen_by_name
 class Run(BareRun):
-    """All that a phase may see and touch of a node that is being made, or changed."""
+    """Everything that a phase may see and change on a node that is being set up or reconfigured."""
 
     config: NodeConfig
     release: Release
@@ -220,10 +219,10 @@ class Run(BareRun):
 
     @property
     def api(self) -> Api:
-        """The API server, as whoever this run speaks for at the moment."""
+        """The client of the API server, with the run's current identity."""
         return self.caller.api
 
     def start_keys(self, wanted: int) -> None:
-        """Begin to make that many keys, ahead of their use, unless keys are being made already."""
+        """Start generating this many private keys ahead of their use, unless that has already begun."""
         if self.found.keys is None:
             self.found.keys = private_keys.KeyMaker(cert_specs.key_algorithm(self.config.cluster), wanted=wanted)

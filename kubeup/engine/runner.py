@@ -1,6 +1,6 @@
-"""The Runner: works through the phases of a workflow.
+"""The Runner: executes the phases of a workflow.
 
-Owns the order: select, look, skip or resume, register the undo, run, record. Mirrors
+For each phase, in order: select, look, skip or resume, register the undo, run, record. Mirrors
 cmd/kubeadm/app/cmd/phases/workflow/runner.go, and adds state, probes and drift.
 """
 
@@ -34,7 +34,7 @@ from kubeup.errors import HostError, Interrupted, KbError
 
 @dataclass
 class PhaseOutcome:
-    """What became of a phase: status is done | unchanged | skipped | deferred | waiting | failed."""
+    """How a phase ended: status is done | unchanged | skipped | deferred | waiting | failed."""
 
     name: str
     status: str
@@ -46,7 +46,7 @@ class PhaseOutcome:
 
 @dataclass
 class RunResult:
-    """The end of a run: every phase's outcome in order, and all that they handed on."""
+    """The result of a run: the outcome of every phase, in order, and their merged results."""
 
     workflow: str
     phases: list[PhaseOutcome] = field(default_factory=list)
@@ -74,10 +74,10 @@ class RunResult:
 
 
 class Runner:
-    """Works through the phases of one workflow on one node."""
+    """Executes the phases of one workflow on one node."""
 
     def __init__(self, workflow: str, phases: Sequence[Phase], *, state: State, keeps_journal: bool = True) -> None:
-        """keeps_journal: False for the workflow that undoes the journal: its own steps are not written into it."""
+        """keeps_journal: False for reset, which undoes the journal, so its own steps are not written to it."""
         self.keeps_journal = keeps_journal
         self.workflow = workflow
         self.phases = phases
@@ -86,10 +86,9 @@ class Runner:
         self._total = len(phases)
 
     def run(self, ctx: BareRun, *, only: str = "", skip: Sequence[str] = ()) -> RunResult:
-        """Run all phases but the skipped, or those that `only` names (these run even if they were done before or are among
-        the skipped).
+        """Run all phases except the skipped ones, or only those that `only` names, even if they are done or skipped.
 
-        Raises KbError with the phase's name and what was changed filled in.
+        Raises KbError, with the name of the phase and what was changed filled in.
         """
         chosen = select_phases(self.phases, only) if only else tuple(self.phases)
         chosen = wanted_phases(chosen, ctx.config)
@@ -120,7 +119,7 @@ class Runner:
     def _select(
         self, ctx: BareRun, chosen: Sequence[Phase], *, skipped: frozenset[str], skip: Sequence[str]
     ) -> Selection:
-        # what the user left out is left out for good, also where this run works through one phase alone
+        # what the user skipped stays skipped, even in a run of a single phase
         left_out = names_below(self.phases, skip)
         planned = wanted_phases(self.phases, ctx.config)
         return Selection(
@@ -132,7 +131,7 @@ class Runner:
         )
 
     def _status_of(self, phase: Phase) -> str:
-        """How it ended when it ran last; "" where it never did."""
+        """The status of its last run; "" if it never ran."""
         before = self.state.phases.get(f"{self.workflow}/{phase.name}")
         return before.status if before else ""
 
@@ -166,7 +165,7 @@ class Runner:
         return self._act(ctx, phase, plan=plan, inputs=inputs, started=started, result=result, is_forced=is_forced)
 
     def _take_along(self, phase: Phase) -> None:
-        """What is known of a phase that has another name now."""
+        """Move the state and record of a renamed phase to its new name."""
         key, former = f"{self.workflow}/{phase.name}", f"{self.workflow}/{phase.formerly}"
         if phase.formerly and former in self.state.phases:
             self.state.phases.setdefault(key, self.state.phases.pop(former))
@@ -174,7 +173,7 @@ class Runner:
 
     def _why_again(self, ctx: BareRun, phase: Phase, *, before: PhaseState, inputs: dict[str, str]) -> str:
         if inputs and "spec" not in before.inputs:
-            before.inputs.update(inputs)  # an older kb did it, of which nobody can tell: from here on a change is seen
+            before.inputs.update(inputs)  # an older kb ran it with unknown inputs: changes show from now on
             self.state.save()
         if any(before.inputs[name] != value for name, value in inputs.items()):
             return "its configuration changed since the last run: applying it again"
@@ -183,7 +182,7 @@ class Runner:
         return "drift: it was done, but the node no longer shows it: applying it again"
 
     def _why_other(self, ctx: Any, phase: Phase, *, before: PhaseState, plan: Plan) -> str:
-        """Why a planned phase that was done is done again: whether the configuration or somebody on the node changed it."""
+        """Why a planned phase that was done runs again: the configuration changed, or somebody changed the node."""
         key = f"{self.workflow}/{phase.name}"
         view = look_at(plan, ctx, recorded=self.records.of(key), made=self._may_remove(key, before))
         if plan.waits:
@@ -210,7 +209,7 @@ class Runner:
         before = self.state.phases.get(key)
         entry = self._begin(ctx, key, inputs=inputs)
         journal = JournalHost(ctx.host, self.state, key=key, entry=entry)
-        # what was registered by a run that was killed before it was made counts as not made
+        # a killed run may have registered paths that it never created
         journal.forget_unmade()
         sent_before = len(ctx.caller.changes)
         try:
@@ -240,11 +239,11 @@ class Runner:
         return PhaseOutcome(phase.name, status, took, journal.changed_files, sent)
 
     def _begin(self, ctx: BareRun, key: str, *, inputs: dict[str, str]) -> PhaseState:
-        """The step's new entry in the state, with what a run before it made and handed on."""
+        """The step's new state entry, with what earlier runs created and passed on."""
         before = self.state.phases.get(key)
         entry = PhaseState("running", inputs=inputs, started=f"{ctx.host.now():%Y-%m-%dT%H:%M:%SZ}")
         if before:
-            # what it handed on before is known until it hands on something else
+            # earlier outputs stay valid until the phase produces new ones
             entry.created, entry.backups, entry.outputs = before.created, before.backups, before.outputs
             entry.compensations = before.compensations
         if self.keeps_journal:
@@ -272,8 +271,8 @@ class Runner:
     def _apply(
         self, ctx: Any, phase: Phase, *, plan: Plan, entry: PhaseState, is_forced: bool, was_begun: bool
     ) -> Results:
-        """Make the node as the plan says, and record what was found then. Whoever keeps no state compares with the disk alone,
-        and writes in any case."""
+        """Apply the plan and record what was found afterwards. A run that keeps no state compares only with the disk, and always
+        writes."""
         key = f"{self.workflow}/{phase.name}"
 
         def keep(record: StepRecord) -> None:
@@ -296,21 +295,23 @@ class Runner:
         return plan.hands_on or Results()
 
     def _forget(self, names: frozenset[str]) -> None:
-        """What phases of these names made, in any workflow, was taken away: nobody is to take that for drift."""
+        """Drop the records of phases with these names, in any workflow: what they made was removed, which is no drift."""
         self.records.forget(names)
         for key, entry in self.state.phases.items():
             if key.partition("/")[2] in names:
                 entry.inputs.pop("plan", None)
 
     def _save_records(self, ctx: BareRun) -> None:
-        """Losing a record costs only knowledge: what is done is done without it, and the next run says less of what it finds."""
+        """Save the records; only warn if that fails. The work itself is done, and the next run can merely say less about what
+        it finds."""
         try:
             self.records.save()
         except HostError as error:
             ctx.report.warn_once(f"what was done could not be recorded: {error}: {error.cause}")
 
     def _may_remove(self, key: str, entry: PhaseState) -> frozenset[str]:
-        """What this very step made, where kb works, and no other step needs: a record alone does not say that a file may go."""
+        """The paths that this step may remove: it made them, they are in kb's workplaces, and no other step needs them. A record
+        alone is not enough to remove a file."""
         needed = {Path(name) for step, items in self.records.steps.items() if step != key for name in items}
         needed.update(Path(name) for step, made in self.state.phases.items() if step != key for name in made.created)
         return frozenset(
@@ -337,7 +338,7 @@ class Runner:
             entry.error = {"code": "interrupted", "what": str(error)}
         else:
             entry.error = {"code": "bug", "what": str(error)}
-        # a full disk must not hide what went wrong first
+        # a full disk must not hide the original error
         with contextlib.suppress(HostError):
             self.state.save()
 
@@ -350,7 +351,7 @@ class Runner:
         result: RunResult,
         changed_files: Sequence[str] = (),
     ) -> None:
-        """Where it failed, and what was changed until then."""
+        """Report the phase that failed, and what was changed before."""
         files = sum(len(done.changed_files) for done in result.phases) + len(changed_files)
         if isinstance(error, KbError):
             error.phase = error.phase or phase.name
@@ -369,8 +370,9 @@ def _tell_changes(ctx: BareRun, journal: JournalHost, *, sent: Sequence[str]) ->
 
 
 def describe_view(view: View, *, is_same_plan: Optional[bool] = None) -> str:
-    """Why the node is not left as it is, in words; "" where it is as it is wanted. is_same_plan: whether the same was wanted when
-    it was done; None where nobody knows."""
+    """Why a phase has to run again, in words; "" if the node is as wanted.
+
+    is_same_plan: whether the plan is the same as at the last apply; None if unknown."""
     if not view.differences:
         return ""
     told = view.drifted or (view.differences if is_same_plan else ())

@@ -1,14 +1,14 @@
-"""state.json: what kb did on this node, so that it can go on, show, and undo.
+"""state.json: what kb did on this node, so that it can continue, report and undo.
 
-Owns the file's schema, its lock and its atomic save. Holds no secret. Must not decide what a phase does: that is
-the Runner's.
+This module defines the file's schema and saves it atomically. The file holds no secrets. What a phase does is decided by the
+Runner, not here.
 
     {"schema": 1, "kb": "0.1.0", "machine_id": "...", "node": "cp1", "cluster": "kubernetes",
      "phases": {"init/certs/ca": {"status": "done", "inputs": {"plan": "5f3c..."}, "started": "...", "ended": "...",
                                   "created": ["/etc/kubernetes/pki/ca.crt"], "backups": [{"path": ..., "copy": ...}],
                                   "outputs": {...}, "error": null}}}
 
-`folders` and `marks` stand beside them where there is something to say.
+`folders` and `marks` are stored only if they are not empty.
 """
 
 from __future__ import annotations
@@ -33,29 +33,30 @@ STATUSES = ("running", "done", "failed")
 
 @dataclass
 class PhaseState:
-    """What is known of one phase of one workflow."""
+    """The state of one phase of one workflow."""
 
     status: str
     started: str = ""
     ended: str = ""
     inputs: dict[str, str] = field(default_factory=dict)
-    """The fingerprint: a short hash of the plan, or of what an act is about. An older kb has one for each value that a phase read."""
+    """The fingerprint: a short hash of the plan, or of an act's spec. Older versions of kb stored one hash for each value that a
+    phase read."""
     created: list[str] = field(default_factory=list)
-    """Files, folders and links that were not there before; undo removes them."""
+    """Files, folders and links that did not exist before; undo removes them."""
     backups: list[dict[str, str]] = field(default_factory=list)
-    """Files that were there: {"path": ..., "copy": ...}; undo puts the copy back."""
+    """Files that existed before: {"path": ..., "copy": ...}; undo restores the copy."""
     outputs: dict[str, Any] = field(default_factory=dict)
     error: Optional[dict[str, Any]] = None
     adopted: bool = False
-    """Another tool did it; kb looked, and found it as it would leave it."""
+    """Another tool did it, and kb found the result to be as its own would be."""
     compensations: list[dict[str, str]] = field(default_factory=list)
-    """What an act has begun, or done, outside of this node, and how it is found there: {"kind": "etcd-member", "peer_url": ...}. In
-    the state before the act calls, so that reset takes it back wherever the run was cut off."""
+    """What an act has begun or done outside this node, and how to find it there: {"kind": "etcd-member", "peer_url": ...}.
+    It is saved before the act makes the change, so that reset can undo it wherever the run was cut off."""
 
 
 @dataclass
 class State:
-    """The state of this node. Change it through the Runner; save() puts it on disk whole."""
+    """The state of this node. Change it through the Runner; save() writes the whole file."""
 
     host: Host
     paths: Paths
@@ -64,14 +65,14 @@ class State:
     machine_id: str = ""
     cri_socket: str = ""
     adopted: list[str] = field(default_factory=list)
-    """Files that another tool or the admin made and kb works with: undo never touches them."""
+    """Files that another tool or the admin made and kb uses; undo never touches them."""
     phases: dict[str, PhaseState] = field(default_factory=dict)
     folders: list[str] = field(default_factory=list)
-    """Where kb made or changed files outside of its WORKPLACES: what a configuration moved, or a link led to."""
+    """Folders outside WORKPLACES in which kb made or changed files, because of a configured path or a link."""
     marks: dict[str, str] = field(default_factory=dict)
-    """Files of others in which kb has lines of its own, and the mark of those lines: {"/etc/hosts": "# kb: ..."}."""
+    """Files of others that contain lines of kb's, and the mark of those lines: {"/etc/hosts": "# kb: ..."}."""
     is_kept: bool = True
-    """False: of this run alone; save() writes nothing."""
+    """False: the state lives only for this run, and save() writes nothing."""
     _saved: str = ""
 
     def created_paths(self) -> frozenset[str]:
@@ -79,35 +80,36 @@ class State:
         return frozenset(path for phase in self.phases.values() for path in phase.created)
 
     def known_paths(self) -> frozenset[str]:
-        """Every path that is this node's as kb knows it: made by kb, or adopted."""
+        """Every path that kb made or adopted on this node."""
         return self.created_paths() | frozenset(self.adopted)
 
     def remember_folder(self, path: Path, *, is_folder: bool = False) -> None:
-        """Before kb makes or changes `path`: undo touches what lies in its workplaces and in these folders, and nothing else."""
+        """Remember the folder of a `path` that kb is about to create or change. Undo touches nothing outside kb's workplaces and
+        these folders."""
         if not self.is_workplace(path):
             self.folders.append(str(path if is_folder or path.parent == Path("/") else path.parent))
 
     def is_workplace(self, path: Path) -> bool:
-        """Whether kb works there, in the folder or on the way to it."""
+        """Whether `path` is in one of kb's workplaces, or is a parent of one."""
         places = (*WORKPLACES, *(Path(text) for text in self.folders))
         return any(place == path or place in path.parents or path in place.parents for place in places)
 
     def compensations(self, kind: str) -> list[dict[str, str]]:
-        """What acts of one kind left outside of this node."""
+        """The registered compensations of one kind."""
         found = (entry for phase in self.phases.values() for entry in phase.compensations)
         return [entry for entry in found if entry.get("kind") == kind]
 
     def has_changed_files(self) -> bool:
-        """Whether there is a file to remove or to put back: a run that its checks refused left none."""
+        """Whether there is a file to remove or restore. A run that preflight checks stopped left none."""
         return any(phase.created or phase.backups for phase in self.phases.values())
 
     def has_run(self, workflow: str) -> bool:
-        """Whether a workflow (`init`, `join`) made or changed files on this node, or what it does was adopted."""
+        """Whether a workflow (`init`, `join`) made or changed files on this node, or its result was adopted."""
         entries = [phase for key, phase in self.phases.items() if key.startswith(f"{workflow}/")]
         return any(phase.created or phase.backups or phase.adopted for phase in entries)
 
     def save(self) -> None:
-        """Write the file if it changed: 0600, whole or not at all."""
+        """Write the file atomically, with mode 0600, if it changed."""
         text = _render(self.as_dict())
         if text == self._saved or not self.is_kept:
             return
@@ -126,13 +128,13 @@ class State:
             "adopted": self.adopted,
             "phases": {key: _describe_phase(phase) for key, phase in self.phases.items()},
         }
-        more = {"folders": self.folders, "marks": self.marks}  # which states of before do not have
+        more = {"folders": self.folders, "marks": self.marks}  # older states have neither
         return {**value, **{name: found for name, found in more.items() if found}}
 
 
 def _render(state: dict[str, Any]) -> str:
-    """JSON with one line for each entry and each phase: to be read by people too. json's own indentation is written in
-    Python and ten times slower, and a run saves its state twice for each phase."""
+    """JSON with one line per entry and per phase, so that people can read it too. json's own indentation is implemented in Python
+    and ten times slower, and a run saves its state twice per phase."""
     phases = ",\n".join(
         f"  {json.dumps(name)}: {json.dumps(phase, sort_keys=True)}" for name, phase in sorted(state["phases"].items())
     )
@@ -141,14 +143,14 @@ def _render(state: dict[str, Any]) -> str:
 
 
 def _describe_phase(phase: PhaseState) -> dict[str, Any]:
-    """As it is stored: what states of before do not have only where there is something to say."""
+    """The phase as it is stored. Fields that older states lack are stored only if they are set."""
     return {name: value for name, value in vars(phase).items() if name not in ("adopted", "compensations") or value}
 
 
 def load_state(host: Host, paths: Paths) -> State:
-    """Read the state of this node; an empty one where kb never ran.
+    """Read the state of this node; return an empty one if kb never ran here.
 
-    Raises HostError: state-damaged (no JSON, or not ours), state-too-new (another schema), state-foreign (the disk
+    Raises HostError: state-damaged (not JSON, or not kb's), state-too-new (another schema), state-foreign (the disk
     was cloned from another machine).
     """
     machine_id = _read_machine_id(host)
@@ -186,12 +188,12 @@ def load_state(host: Host, paths: Paths) -> State:
 
 
 def _parse_state(host: Host, paths: Paths, *, data: dict[str, Any], machine_id: str) -> State:
-    """Raises ValueError, by the name of the field: what undo and the Runner rely on is looked at before anything is done."""
+    """Check everything that undo and the Runner rely on. Raises ValueError, which names the field."""
     for name in ("node", "cluster", "cri_socket"):
         if not isinstance(data.get(name), str):
             raise ValueError(f"{name} is no text")
     for name in ("adopted", "folders"):
-        default: Optional[list[str]] = [] if name == "folders" else None  # which states of before do not have
+        default: Optional[list[str]] = [] if name == "folders" else None  # older states have no folders
         for index, path in enumerate(_require(data.get(name, default), list, name=name)):
             _check_path(path, f"{name}[{index}]")
     for path, mark in _require(data.get("marks", {}), dict, name="marks").items():
@@ -242,7 +244,7 @@ def _parse_phase(value: Any, name: str, *, paths: Paths) -> PhaseState:
 
 
 def _check_path(path: Any, name: str) -> None:
-    """Raise ValueError unless this is a path as kb writes it: what undo removes and overwrites is named by it."""
+    """Raise ValueError unless this is a path as kb writes it: undo removes and overwrites such paths."""
     if not isinstance(path, str) or not path.startswith("/") or path.startswith("//") or "\0" in path:
         raise ValueError(f"{name}, {path!a}, is not an absolute path")
     if ".." in path.split("/") or os.path.normpath(path) != path:
@@ -250,7 +252,7 @@ def _check_path(path: Any, name: str) -> None:
 
 
 def _check_backup(entry: Any, name: str, *, paths: Paths) -> None:
-    """Raise ValueError unless this says where a file came from and where its copy lies: in kb's own folder of copies."""
+    """Raise ValueError unless this names a file and its copy in kb's own backup folder, or the target of a link."""
     for key, value in _require(entry, dict, name=name).items():
         _require(value, str, name=f"{name}.{key}")
     _check_path(entry.get("path"), f"{name}.path")
@@ -275,7 +277,7 @@ def parse_owner(text: str) -> tuple[int, int]:
     if found is None:
         raise ValueError(f"{text!a} is no owner")
     uid, gid = int(found[1]), int(found[2] or found[1])
-    if max(uid, gid) >= (1 << 32) - 1:  # which says "as it is" to the kernel
+    if max(uid, gid) >= (1 << 32) - 1:  # to the kernel, this ID means "leave unchanged"
         raise ValueError(f"{text!a} is no owner")
     return uid, gid
 

@@ -1,7 +1,6 @@
-"""Phase: one step of a workflow as data; and choosing, by name, which of them a run works through.
+"""Phase: one step of a workflow as data; and the selection, by name, of the phases that a run executes.
 
-Owns the contract of a phase. Mirrors cmd/kubeadm/app/cmd/phases/workflow/{phase,runner}.go in names and selection, and adds
-probes and fingerprints.
+Names and selection mirror cmd/kubeadm/app/cmd/phases/workflow/{phase,runner}.go. Probes and fingerprints are kb's additions.
 """
 
 from __future__ import annotations
@@ -36,22 +35,23 @@ class Phase:
     """One step of a workflow.
 
     name   kubeadm's name: `certs/apiserver`
-    does   the one-line reason: progress line, --help, README
-    plan   what is to be there: a pure look, from which the engine derives the rest (engine/plan.py)
-    act    where there is no plan: does it, with the Run of its command; returns what it hands on, or None; changes the machine
-           through run.host and the cluster through run.api
-    probe  whether what the act did is there still, and right: a look at the real node
-    spec   what the act is about, where its probe does not tell one from another: of another value it is done again
-    foretell  in the place of the act in a dry run, where what it would do is not told by its changes alone
-    formerly  the name that it had before: what is known of it is taken along
-    before, after  what is told when it begins, and when it has ended: with what it handed on, and the seconds that it took
+    does   the one-line reason, shown in the progress line, --help and the README
+    plan   returns what should exist, without changing anything; the engine derives the rest from it (engine/plan.py)
+    act    does the work of a phase without a plan. It takes the Run of the command, changes the machine through run.host and
+           the cluster through run.api, and returns its Results, or None
+    probe  looks at the real node: is what the act did still there, and still right?
+    spec   the value that the act works with, for acts whose probe cannot tell one configuration from another. When the value
+           changes, the act runs again
+    foretell  replaces the act in a dry run, for acts whose recorded changes do not tell the whole story
+    formerly  the phase's previous name; its state and records move to the new name
+    before, after  report the start and the end of the phase; `after` gets the Results and the duration in seconds
     needs  phases that must not be skipped if this one runs
-    live   "node": looks at the running machine, so it is deferred under --root; "cluster": waits for the running
-           cluster, so it is deferred under --root and --dry-run alike
-    always runs every time: what it does is telling, not changing
-    hidden runs, and is not listed: kubeadm has such
+    live   "node": needs the running machine, so it is deferred under --root; "cluster": needs the running cluster, so it is
+           deferred under both --root and --dry-run
+    always runs every time, because it reports rather than changes
+    hidden runs but is not listed, as some phases of kubeadm
     on     "control-plane": only where a joining node becomes a control plane
-    when   whether the configuration asks for it at all; None: always
+    when   whether the configuration asks for this phase; None: always
     """
 
     name: str
@@ -73,7 +73,7 @@ class Phase:
 
 
 def select_phases(phases: Sequence[Phase], name: str) -> tuple[Phase, ...]:
-    """The phases that `kb init phase NAME` means: one phase, or all below a parent (`certs`, `certs/all`).
+    """The phases that `kb init phase NAME` selects: one phase, or all phases below a parent (`certs`, `certs/all`).
 
     Raises UsageError (unknown-phase) with the nearest name.
     """
@@ -86,7 +86,7 @@ def select_phases(phases: Sequence[Phase], name: str) -> tuple[Phase, ...]:
 
 
 def wanted_phases(phases: Sequence[Phase], config: Optional[NodeConfig]) -> tuple[Phase, ...]:
-    """Without those that this configuration does not ask for."""
+    """The phases without those that this configuration does not ask for."""
     return tuple(phase for phase in phases if phase.when is None or (config is not None and phase.when(config)))
 
 
@@ -102,9 +102,9 @@ def _unknown_phase(phases: Sequence[Phase], name: str) -> UsageError:
 
 
 def plan_skips(phases: Sequence[Phase], skip: Sequence[str]) -> frozenset[str]:
-    """The names of the phases that --skip-phases leaves out; a parent's name leaves out its children.
+    """The names of the phases that --skip-phases skips. A parent's name skips all its children.
 
-    Raises UsageError: unknown-phase, or unresolved-dependencies where a phase that stays needs one that goes.
+    Raises UsageError: unknown-phase, or unresolved-dependencies if a remaining phase needs a skipped one.
     """
     skipped: set[str] = set()
     for name in skip:
@@ -123,14 +123,15 @@ def plan_skips(phases: Sequence[Phase], skip: Sequence[str]) -> frozenset[str]:
 
 
 def names_below(phases: Sequence[Phase], names: Sequence[str]) -> frozenset[str]:
-    """The phases that these names mean, a parent's its children's; a name that no phase has means none."""
+    """The names of the phases that `names` select. A parent's name selects its children; unknown names are ignored."""
     parents = tuple(f"{name}/" for name in names)
     return frozenset(phase.name for phase in phases if phase.name in names or phase.name.startswith(parents))
 
 
 def fingerprint_spec(phase: Phase, run: Any) -> dict[str, str]:
-    """A short hash of what an act is about; {} where its probe tells it. What kb generated for the user counts as one constant, so that a
-    second run with the same words is the same run."""
+    """A short hash of an act's spec; {} if the act has none because its probe is enough.
+
+    All values that kb generated count as one constant, so that a second run with the same command line has the same hash."""
     if phase.spec is None:
         return {}
     text = json.dumps(_plain(phase.spec(run)), sort_keys=True, default=str)
@@ -138,7 +139,7 @@ def fingerprint_spec(phase: Phase, run: Any) -> dict[str, str]:
 
 
 def fingerprint_of(plan: Plan) -> dict[str, str]:
-    """That of a plan; nothing while something in it is not known."""
+    """The fingerprint of a plan; {} while some value in it is not known yet."""
     fingerprint = plan.fingerprint()
     return {"plan": fingerprint} if fingerprint else {}
 

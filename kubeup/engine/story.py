@@ -1,6 +1,6 @@
-"""How kb.py tells a workflow: one line a step, in order.
+"""The vocabulary in which kb.py lists a workflow: one line per step, in order.
 
-Owns the words of that story. Must not know any step.
+This module knows no step in particular.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ Story = tuple[Phase, ...]
 
 @frozen_by_name
 class Act:
-    """What a step does that is no thing to be there; declared beside its functions in phases/. The fields are those of Phase."""
+    """A step that does something instead of planning items. It is declared beside its functions in phases/. The fields are
+    those of Phase."""
 
     do: Callable[[Any], Outputs]
     probe: Optional[Callable[[Any], bool]] = None
@@ -40,7 +41,7 @@ def step(  # noqa: PLR0917
     live: str = "",
     when: Optional[Callable[[NodeConfig], bool]] = None,
 ) -> Phase:
-    """A step that says what is to be there."""
+    """A step that plans what should exist."""
     return Phase(name, reason, plan=plan, live=live, when=when)
 
 
@@ -61,10 +62,10 @@ def act(name: str, reason: str, what: Act) -> Phase:  # noqa: PLR0917
 
 
 def control_planes_only(*steps: Phase) -> Story:
-    """These steps, where the node is a control plane or becomes one."""
+    """These steps, limited to nodes that are, or become, control planes."""
     return tuple(dataclasses.replace(phase, on="control-plane") for phase in steps)
 
 
 def story(*parts: Union[Phase, Story]) -> Story:
-    """The steps in order; a group stands where its first step is to run."""
+    """The steps in order. The steps of a group run where the group is listed."""
     return tuple(phase for part in parts for phase in (part if isinstance(part, tuple) else (part,)))

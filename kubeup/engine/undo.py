@@ -1,7 +1,7 @@
-"""What kb made on this node, and how it is taken back.
+"""Undoes what kb did on this node.
 
-Owns the reading of the journal: which files go, which backups come back, which lines are taken out of files of others, in which
-order. Touches no path that is not in the journal, and none that was adopted. Must not know phases.
+This module reads the journal: which files to remove, which backups to restore, which lines to remove from files of others, and in
+which order. It touches only paths in the journal, and none that was adopted. It knows nothing of phases.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kubeup.machine.files import is_leftover
 from kubeup.machine.host import Host
 from kubeup.paths import Paths
 
-# Folders that kb never takes away even where it made them: other programs lie in them too.
+# Folders that kb never removes, even if it created them: other programs use them too.
 _SHARED = tuple(
     Path(name)
     for name in (
@@ -41,7 +41,7 @@ _SHARED = tuple(
 
 @frozen
 class Restore:
-    """A file that was there before kb: its content comes back from `copy`; or a link, which said `link`."""
+    """A file that existed before kb, to be restored from `copy`; or a link, to be restored with the target `link`."""
 
     path: Path
     copy: Path
@@ -52,7 +52,7 @@ class Restore:
 
 @frozen
 class OwnLines:
-    """A file of others, of which the lines with this mark are kb's. before: what it was; None where it was not there."""
+    """A file of others in which the lines with this mark are kb's. before: its backup; None if it did not exist."""
 
     path: Path
     mark: str
@@ -61,8 +61,8 @@ class OwnLines:
 
 @frozen
 class UndoPlan:
-    """Files to put back, files and folders to remove (deepest first), files of others with lines of kb's, and what is left where it
-    is, in words."""
+    """Files to restore, files and folders to remove (deepest first), files of others with lines of kb's, and sentences about what is
+    left in place."""
 
     restores: tuple[Restore, ...]
     removals: tuple[Path, ...]
@@ -75,15 +75,16 @@ class UndoPlan:
 
 
 _MARKS_OF_BEFORE = {Path("/etc/hosts"): "# kb: the API servers, through this node's load balancer"}
-"""The one file of others in which kb had a line when it did not write marks into the state."""
+"""The only file of others that contained a line of kb's before kb stored marks in the state."""
 
 
 def plan_undo(state: State) -> UndoPlan:
-    """The journal, read backwards. What lies where kb never works stays: no slip in the state costs a file of others."""
+    """Plan the undo from the journal, read backwards. Files outside kb's workplaces stay, so that a faulty state never costs
+    anybody else's file."""
     restores = {
         entry["path"]: Restore(
             Path(entry["path"]),
-            Path(entry.get("copy", "")),  # A link has no copy: its text is the backup.
+            Path(entry.get("copy", "")),  # A link has no copy: its target is the backup.
             int(entry.get("mode", "0644"), 8),
             parse_owner(entry.get("owner", "0:0")),
             entry.get("link", ""),
@@ -116,8 +117,8 @@ def _find_marks(state: State) -> dict[Path, str]:
 
 
 def restore_and_remove(host: Host, plan: UndoPlan) -> list[str]:
-    """Do it, all that can be done; returns what was left where it is, in words: folders that hold files of others, files
-    whose copy is lost. Raises HostError (undo-incomplete) where the machine refused something."""
+    """Carry out the plan as far as possible. Returns sentences about what was left in place: folders that hold files of others,
+    files whose backup is lost. Raises HostError (undo-incomplete) if some files could not be changed."""
     left, refused = list(plan.left), []
     steps: list[Callable[[], list[str]]] = [
         *(functools.partial(_restore, host, entry) for entry in plan.restores),
@@ -147,15 +148,15 @@ def _restore(host: Host, entry: Restore) -> list[str]:
     if not host.exists(entry.copy):
         return [f"{entry.path} stays as kb left it: the copy of what was there is lost ({entry.copy})"]
     if host.read_link(entry.path) is not None:
-        host.remove(entry.path)  # kb's own: what it leads to is none of this file's
+        host.remove(entry.path)  # kb's own link: writing through it would change its target
     host.write_file(entry.path, host.read_bytes(entry.copy), mode=entry.mode, owner=entry.owner)
     host.copy_attributes(entry.copy, entry.path)
     return []
 
 
 def _take_out(host: Host, entry: OwnLines) -> list[str]:
-    """What others wrote since stays. Where they wrote nothing, the file is as before, to the byte: a last line without its end may have
-    got one from kb."""
+    """Remove kb's lines and keep what others have written since. If they wrote nothing, restore the file byte for byte: kb may have
+    added a newline to its last line."""
     found = host.read_bytes(entry.path) if host.exists(entry.path) else b""
     rest = b"".join(line for line in found.splitlines(keepends=True) if entry.mark.encode() not in line)
     if entry.before is None:
@@ -191,12 +192,13 @@ _OWN = frozenset(
         "staging",
     )
 )
-"""What kb keeps in its own folder, beside the state and the lock, which go last: until then reset can be run again."""
+"""What kb keeps in its own folder besides the state and the lock. Those two are removed last, so that until then reset can be
+run again."""
 
 
 def take_away(host: Host, paths: Paths) -> list[str]:
-    """Remove kb's own folder, but for what others put there; a link or a mount in its place stays. Returns what was left, in
-    words."""
+    """Remove kb's own folder, except for files of others. If the folder itself is a link or a mount, it stays. Returns sentences
+    about what was left."""
     folder = paths.state_dir
     last = [paths.state.name, paths.lock.name]
     names = host.list_dir(folder)
