@@ -1,1 +1,1 @@
-"""What the API and etcd hold, and how both are asked."""
+"""What the Kubernetes API and etcd hold, and the clients for both."""

@@ -1,8 +1,8 @@
 """The two addons of every cluster: CoreDNS and kube-proxy.
 
-Owns their objects and the decision what of a running CoreDNS is kept: its number of replicas and an edited
-Corefile. Must not talk to the cluster: the phases pass in what is there. Mirrors
-cmd/kubeadm/app/phases/addons/{dns,proxy} and cmd/kubeadm/app/componentconfigs/kubeproxy.go.
+This module renders their objects. From a running CoreDNS it keeps the number of replicas and an edited Corefile. It does not talk
+to the cluster: the phases pass in what is there. Mirrors cmd/kubeadm/app/phases/addons/{dns,proxy} and
+cmd/kubeadm/app/componentconfigs/kubeproxy.go.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PROBE_PORTS = {"liveness-probe": 8080, "readiness-probe": 8181}
 
 @frozen
 class RunningDns:
-    """What a cluster's DNS is like now. Everything is as in a new cluster where there is none."""
+    """The current state of a cluster's DNS. The defaults are those of a new cluster."""
 
     deployment: str = "coredns"
     replicas: int = 2
@@ -47,9 +47,9 @@ def parse_running_dns(
     *,
     service: Optional[Mapping[str, Any]],
 ) -> RunningDns:
-    """From the Deployments that carry kube-dns' label, ConfigMap coredns and Service kube-dns.
+    """The running DNS, from the Deployments with kube-dns' label, ConfigMap coredns and Service kube-dns.
 
-    Raises ClusterError (dns-deployments-many) where more than one Deployment serves the cluster's names.
+    Raises ClusterError (dns-deployments-many) if there is more than one Deployment.
     """
     if len(deployments) > 1:
         names = ", ".join(sorted(str(found["metadata"]["name"]) for found in deployments))
@@ -74,8 +74,8 @@ def render_corefile(cluster: ClusterConfiguration, release: Release) -> str:
 
 
 def is_default_corefile(text: str, cluster: ClusterConfiguration) -> bool:
-    """Whether `text` says what kubeadm or kb writes in any of the minors that kb knows; spacing and comments do
-    not count. Only such a Corefile is replaced."""
+    """Whether `text` is the Corefile that kubeadm or kb writes for any minor version that kb knows, apart from spacing and
+    comments. Only such a Corefile is replaced."""
     return any(_tokens(text) == _tokens(render_corefile(cluster, row)) for row in RELEASES.values())
 
 
@@ -87,10 +87,10 @@ def _tokens(corefile: str) -> list[list[str]]:
 def render_coredns(
     config: NodeConfig, release: Release, *, running: RunningDns, patch: Optional[patches.Patches] = None
 ) -> list[Object]:
-    """CoreDNS' objects in the order in which they are written.
+    """CoreDNS' objects, in the order in which they are written.
 
-    Raises ClusterError (dns-address-differs) where the cluster's kube-dns has another address than this
-    configuration gives it: Kubernetes does not move a Service.
+    Raises ClusterError (dns-address-differs) if the address of the existing Service kube-dns differs from the configured one:
+    the address of a Service cannot be changed.
     """
     cluster = config.cluster
     address = cluster.service_address(_DNS_ADDRESS_INDEX)
@@ -122,7 +122,7 @@ def render_coredns(
 
 
 def _number_probe_ports(deployment: Object) -> None:
-    """Older minors have no container ports for the probes: those name the numbers."""
+    """Replace port names by numbers in the probes: older minor versions have no container ports for them."""
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     container["ports"] = [port for port in container["ports"] if port["name"] not in _PROBE_PORTS]
     for probe in ("livenessProbe", "readinessProbe"):
@@ -133,7 +133,7 @@ def _number_probe_ports(deployment: Object) -> None:
 
 
 def render_kube_proxy_config(config: NodeConfig) -> dict[str, Any]:
-    """The KubeProxyConfiguration: zero values, what kb knows of the cluster, the user's fields on top."""
+    """The KubeProxyConfiguration: zero values, overridden by what kb knows of the cluster, then by the user's fields."""
     is_ipv6 = ":" in config.local_api_endpoint.advertise_address
     known: dict[str, Any] = {
         "bindAddress": "::" if is_ipv6 else "0.0.0.0",
@@ -145,7 +145,7 @@ def render_kube_proxy_config(config: NodeConfig) -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the fields of `over` put on top, mappings field by field, everything else as a whole."""
+    """`base` overridden by `over`: mappings are merged field by field, everything else is replaced."""
     merged = copy.deepcopy(dict(base))
     for key, value in over.items():
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
@@ -156,13 +156,13 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def render_kube_proxy(config: NodeConfig, release: Release) -> list[Object]:
-    """kube-proxy's objects in the order in which they are written."""
+    """kube-proxy's objects, in the order in which they are written."""
     objects = _load(
         "addons/kube-proxy.yaml", {"image": images.image_of("kube-proxy", config.cluster, release=release).ref}
     )
     config_map, daemon_set = objects[0], objects[1]
     kubeconfig = fill_template("addons/kube-proxy-kubeconfig.yaml", {"server": control_plane_url(config)})
-    # the two files end without a newline, as kubeadm's do: the hash below is over the text
+    # the two files end without a newline, as kubeadm's do, because the hash below covers the text
     config_map["data"] = {
         "config.conf": dump_yaml(render_kube_proxy_config(config)).rstrip("\n"),
         "kubeconfig.conf": kubeconfig.rstrip("\n"),

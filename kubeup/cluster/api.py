@@ -1,7 +1,7 @@
-"""A small REST client for the Kubernetes API: get, list, create, apply, replace, patch, delete, wait.
+"""A small REST client for the Kubernetes API: get, list, create, apply, replace, patch, delete.
 
-Speaks JSON through Host, so that a dry run sees every change. Knows the few kinds that kb makes and asks the
-server about any other. Must not decide what an object should look like.
+It sends JSON through Host, so that a dry run sees every change. It knows the few kinds that kb uses and asks the server about any
+other. What an object should look like is decided elsewhere.
 Sources: Kubernetes API concepts (server-side apply), cmd/kubeadm/app/util/apiclient/idempotency.go
 """
 
@@ -28,7 +28,7 @@ NO_TOKEN = Secret("")
 REQUEST_TIMEOUT_S = 10
 RETRY_INTERVAL_S = 0.2
 _MAX_OBJECTS = 256 << 20
-"""Bytes of one answer of an API server that has proven itself: the list of a large cluster's nodes."""
+"""The maximum size, in bytes, of an answer of an authenticated API server: enough for the list of a large cluster's nodes."""
 
 _T = TypeVar("_T")
 Object = dict[str, Any]
@@ -101,7 +101,7 @@ _WORKLOAD: Shape = {
     "status": {"conditions": _CONDITIONS, "replicas": int, "readyReplicas": int},
 }
 _SHAPES: Mapping[str, Shape] = {
-    # plural -> what kb reads of such an object, besides its metadata
+    # plural -> the fields that kb reads from such an object, besides its metadata
     "configmaps": {"data": _TEXTS},
     "secrets": {"data": _TEXTS, "type": str},
     "nodes": {
@@ -135,8 +135,8 @@ _SHAPES: Mapping[str, Shape] = {
     "rolebindings": {"roleRef": {"kind": str, "name": str}},
     "": {"resources": [{"kind!": str, "name!": str, "namespaced!": bool}]},
 }
-"""Whoever reads an answer of the API server may rely on these types: an answer with others is refused where it comes in. Go's
-clients refuse the same."""
+"""The types that callers may rely on in an answer of the API server: an answer with other types is rejected on arrival, as Go's
+clients do."""
 
 _PATCH_TYPES = {
     "merge": "application/merge-patch+json",
@@ -147,7 +147,7 @@ _PATCH_TYPES = {
 
 
 class ApiRefused(ClusterError):
-    """The API server answered, and the answer was no. `status` is HTTP's, `reason` the API's ("Forbidden")."""
+    """The API server rejected a request. `http_status` is HTTP's, `reason` the API's ("Forbidden")."""
 
     def __init__(self, request: str, status: int, *, reason: str, message: str, server: str) -> None:
         super().__init__(
@@ -161,7 +161,7 @@ class ApiRefused(ClusterError):
 
 
 class AlreadyExists(ApiRefused):
-    """POST of an object whose name is taken."""
+    """A POST of an object whose name is taken."""
 
 
 _CODES = {401: "api-unauthorized", 403: "api-forbidden", 409: "api-conflict", 422: "api-invalid"}
@@ -175,10 +175,10 @@ _REMEDIES = {
 
 @frozen
 class Identity:
-    """A server and who talks to it."""
+    """An API server, and the credentials used for it."""
 
     server: str
-    """`https://10.0.0.11:6443`, no slash at the end."""
+    """`https://10.0.0.11:6443`, without a trailing slash."""
     tls: Tls
     token: Secret = NO_TOKEN
 
@@ -191,43 +191,44 @@ class Api:
         self.identity = identity
         self.server = identity.server
         self.retry_s = retry_s
-        """How long get, apply and the others go on when the server does not answer or is starting (timeouts.kubernetesAPICall)."""
+        """How many seconds get, apply and the others retry while the server is starting or does not answer
+        (timeouts.kubernetesAPICall)."""
         self.changes: list[str] = []
-        """What was changed through this client: "ConfigMap kube-system/kubeadm-config"."""
+        """The objects changed through this client: "ConfigMap kube-system/kubeadm-config"."""
         self._resources: dict[str, dict[str, tuple[str, bool]]] = {}
 
     def with_server(self, server: str) -> Api:
         return Api(self.host, Identity(server, self.identity.tls, self.identity.token), retry_s=self.retry_s)
 
     def become(self, identity: Identity) -> None:
-        """Go on as somebody else, at the same server."""
+        """Switch to another identity, but keep the server."""
         self.identity = Identity(self.server, identity.tls, identity.token)
 
     # ---- objects
 
     def get(self, path: str) -> Optional[Object]:
-        """The object at `path`; None where there is none. Raises ApiRefused, Unreachable."""
+        """The object at `path`; None if there is none. Raises ApiRefused, Unreachable."""
         answer = self._retrying(lambda: self._get(path), f"GET {path}")
         if answer.status == 404:
             return None
         return self._object(answer, f"GET {path}")
 
     def list(self, path: str, *, label: str = "", field: str = "") -> list[Object]:
-        """The items at a collection's path, by label and field selector."""
+        """The items of the collection at `path` that match the label and field selectors."""
         query = {name: value for name, value in (("labelSelector", label), ("fieldSelector", field)) if value}
         full = f"{path}?{urllib.parse.urlencode(query)}" if query else path
         found = self.get(full)
         return list((found or {}).get("items") or [])
 
     def create(self, obj: Object) -> Object:
-        """POST. Raises AlreadyExists where the name is taken."""
+        """POST an object. Raises AlreadyExists if the name is taken."""
         made = self._send("POST", self.object_path(obj, collection=True), body=obj)
         self.changes.append(describe_object(obj))
         return made
 
     def apply(self, obj: Object) -> bool:
-        """Server-side apply: make the object be like `obj`, creating it if need be; fields that others set and
-        `obj` does not name stay. Returns whether anything changed."""
+        """Apply `obj` by server-side apply, creating it if needed; fields that others set and `obj` does not name stay. Returns
+        whether anything changed."""
         path = self.object_path(obj)
         before = self.get(path)
         after = self._send(
@@ -239,26 +240,26 @@ class Api:
         return is_changed
 
     def replace(self, obj: Object) -> Object:
-        """PUT of the whole object. Raises ApiRefused (api-conflict) where its resourceVersion is stale."""
+        """PUT the whole object. Raises ApiRefused (api-conflict) if its resourceVersion is stale."""
         after = self._send("PUT", self.object_path(obj), body=obj)
         self.changes.append(describe_object(obj))
         return after
 
     def create_or_replace(self, obj: Object) -> Object:
-        """kubeadm's way of writing: POST, and where the name is taken PUT, which drops what `obj` does not name."""
+        """Write as kubeadm does: POST, or PUT if the name is taken. PUT drops every field that `obj` does not name."""
         try:
             return self.create(obj)
         except AlreadyExists:
             return self.replace(obj)
 
     def patch(self, path: str, body: object, *, kind: str = "merge") -> Object:
-        """PATCH with a `merge` (RFC 7386), `strategic` or `json` (RFC 6902) body."""
+        """PATCH the object at `path` with a `merge` (RFC 7386), `strategic` or `json` (RFC 6902) body."""
         after = self._send("PATCH", f"{path}?fieldManager={FIELD_MANAGER}", body=body, content_type=_PATCH_TYPES[kind])
         self.changes.append(path)
         return after
 
     def delete(self, path: str) -> bool:
-        """Delete the object at `path`; False where there was none."""
+        """Delete the object at `path`; return False if there was none."""
         answer = self._retrying(
             lambda: self.host.http_send("DELETE", self._url(path), tls=self.identity.tls, headers=self._headers()),
             f"DELETE {path}",
@@ -272,7 +273,7 @@ class Api:
     # ---- the server itself
 
     def probe_health(self, endpoint: str = "/livez", timeout_s: float = REQUEST_TIMEOUT_S) -> HttpResponse:
-        """One GET of a health endpoint, whatever it answers. Raises Unreachable."""
+        """GET a health endpoint once and return the answer, whatever its status. Raises Unreachable."""
         return self.host.http_get(
             self._url(endpoint), tls=self.identity.tls, headers=self._headers(), timeout_s=timeout_s
         )
@@ -280,8 +281,8 @@ class Api:
     # ---- paths
 
     def object_path(self, obj: Object, *, collection: bool = False) -> str:
-        """Where `obj` lies, by its apiVersion, kind, metadata. Asks the server about kinds that kb does not know;
-        raises ClusterError (unknown-kind) where the server does not know it either."""
+        """The API path of `obj`, from its apiVersion, kind and metadata. Asks the server about kinds that kb does not know. Raises
+        ClusterError (unknown-kind) if the server does not know the kind either."""
         version, kind = str(obj.get("apiVersion", "")), str(obj.get("kind", ""))
         prefix, plural, namespaced = self._resource(version, kind)
         meta = obj.get("metadata") or {}
@@ -363,8 +364,8 @@ class Api:
         raise wrong(request, answer.status, reason=reason, message=message, server=self.server)
 
     def _retrying(self, ask: Callable[[], HttpResponse], request: str) -> HttpResponse:
-        """Ask until there is an answer that is final: a server that is starting or overloaded says 429 or 5xx, and
-        one that was restarted refuses the connection. The last trouble is what the error tells."""
+        """Retry until the answer is final. A starting or overloaded server answers 429 or 5xx, and a restarting one refuses the
+        connection. If time runs out, the last error or answer counts."""
         deadline = self.host.monotonic() + self.retry_s
         while True:
             try:
@@ -381,8 +382,8 @@ class Api:
             self.host.sleep(RETRY_INTERVAL_S)
 
     def _is_starting(self, answer: HttpResponse) -> bool:
-        """A starting API server forbids everything while it has not read its roles: worth another try as long as it is
-        not ready. Everything else that is forbidden stays forbidden; /readyz itself is open to whoever is known."""
+        """Whether a 403 is worth a retry: a starting API server forbids everything until it has loaded its roles. Once it is ready,
+        403 is final. /readyz itself is open to every authenticated user."""
         if answer.status != 403 or not self.host.is_live:
             return False
         if b"RBAC: " in answer.body and b"not found" in answer.body:
@@ -397,7 +398,7 @@ class Api:
 
 
 def fit_object(body: object, path: str) -> Object:
-    """An answer of `path`, an object or the list of a collection, with the types of its kind. Raises ValueError."""
+    """The answer to a request for `path`, an object or a list, checked against the types of its kind. Raises ValueError."""
     found: Object = fit(body, {"kind": str}, what="it")
     if found.get("kind") == "Status":
         return found
@@ -409,7 +410,7 @@ def fit_object(body: object, path: str) -> Object:
 
 
 def _plural_of(path: str) -> str:
-    """`pods` of /api/v1/namespaces/x/pods/y; "" where a path names an API alone."""
+    """The plural in a path: `pods` in /api/v1/namespaces/x/pods/y; "" if the path names only an API."""
     words = path.partition("?")[0].strip("/").split("/")
     words = words[3 if words[0] == "apis" else 2 :]
     return words[2] if words[:1] == ["namespaces"] and len(words) > 2 else words[0] if words else ""
@@ -446,16 +447,16 @@ def _join(prefix: str, plural: str, *, name: str, namespace: str) -> str:
 
 
 def path_of(kind: str, name: str = "", *, namespace: str = "") -> str:
-    """The path of a kind that kb knows: of one object, or without a name of the collection (of one namespace, or
-    of all where a namespaced kind gets none). Raises KeyError for another kind."""
+    """The API path of an object, or without a name, of a collection. Without a namespace, the collection of a namespaced kind spans
+    all namespaces. Raises KeyError for a kind that kb does not know."""
     prefix, plural, _ = _KINDS[kind]
     return _join(prefix, plural, name=name, namespace=namespace)
 
 
 def read_identity(host: Host, path: Any, *, server: str = "") -> Identity:
-    """The identity in a kubeconfig file; `server` replaces the one that the file names.
+    """The identity in a kubeconfig file; `server` overrides the one in the file.
 
-    Raises HostError (kubeconfig-unreadable) where the file is missing or is no kubeconfig, and as resolve_credentials does.
+    Raises HostError (kubeconfig-unreadable) if the file is missing or is no kubeconfig, and whatever resolve_credentials raises.
     """
     from kubeup.node.credential_plugin import resolve_credentials
     from kubeup.node.kubeconfig import read_kubeconfig
@@ -469,7 +470,7 @@ def read_identity(host: Host, path: Any, *, server: str = "") -> Identity:
         )
     found = read_kubeconfig(host.read_text(path), host=host, path=path)
     found = resolve_credentials(host, found, place=str(path), folder=path.parent)
-    # a kubeconfig on this machine is its operator's word
+    # a kubeconfig on this machine is trusted, because its operator put it there
     ca = Anchors.given(found.ca_pem) if found.ca_pem else None
     cert, key = found.client_cert_pem or None, found.client_key_pem or None
     tls = Tls(ca, cert, key, found.tls_server_name, found.proxy_url)

@@ -1,6 +1,6 @@
-"""The API server's clock beside this node's, and why a certificate of a known authority is refused.
+"""Compares the API server's clock with this node's, and explains why a certificate of a known CA is rejected.
 
-A wrong clock is the first cause of that: certificates look expired, or not valid yet.
+A wrong clock is the most common cause: certificates look expired, or not valid yet.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from kubeup.errors import ClusterError
 from kubeup.machine.http import HttpResponse, Unreachable
 
 MAX_SKEW_S = 300.0
-"""Certificates are back-dated by this much: a clock that is further behind takes them for not valid yet."""
+"""Certificates are back-dated by this much. To a clock that is further behind, they are not valid yet."""
 
 
 def measure_skew(answer: HttpResponse, now: datetime.datetime) -> float:
-    """By how many seconds the server's clock is ahead of ours, by its Date header; 0 where it has none."""
+    """How many seconds the server's clock is ahead of ours, from the answer's Date header; 0 if it has none."""
     text = answer.headers.get("date", "")
     try:
         moment = email.utils.parsedate_to_datetime(text)
@@ -31,7 +31,7 @@ def measure_skew(answer: HttpResponse, now: datetime.datetime) -> float:
 
 
 def describe_skew(skew_s: float, other: str = "the API server's") -> str:
-    """`3 h 5 min behind the API server's`, of this node's clock."""
+    """This node's clock in words: `3 h 5 min behind the API server's`."""
     hours, minutes = divmod(round(abs(skew_s) / 60) if abs(skew_s) >= 60 else 0, 60)
     amount = f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{abs(skew_s):.0f} s"
     return f"{amount} {'behind' if skew_s > 0 else 'ahead of'} {other}"
@@ -43,7 +43,7 @@ def skew_remedy(skew_s: float, now: datetime.datetime) -> str:
 
 
 def explain_untrusted(error: Unreachable, server: str, *, skew_s: float, now: datetime.datetime) -> ClusterError:
-    """Why a server's certificate does not pass, when its CA is known."""
+    """The error for a server certificate that fails verification although its CA is known."""
     text = error.cause.lower()
     if abs(skew_s) > 60 and ("not yet valid" in text or "expired" in text):
         return clock_error(skew_s, now)

@@ -1,6 +1,6 @@
-"""One DNS question and its answer, as bytes: enough to ask the cluster's DNS for an address (RFC 1035).
+"""Encodes a DNS query and decodes its answer: enough to ask the cluster's DNS for an address (RFC 1035).
 
-Pure; the datagram itself goes through Host.udp_exchange.
+These functions are pure; the datagram itself goes through Host.udp_exchange.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ TYPE_A, TYPE_AAAA = 1, 28
 
 
 def render_query(name: str, *, query_id: int, record_type: int = TYPE_A) -> bytes:
-    """A recursive query for `name`. Raises ValueError for a label that is empty or longer than 63 bytes."""
+    """A recursive query for `name`. Raises ValueError if a label is empty or longer than 63 bytes."""
     labels = [label.encode("ascii") for label in name.rstrip(".").split(".")]
     if any(not 0 < len(label) < 64 for label in labels):
         raise ValueError(f"not a domain name: {name!r}")
@@ -22,8 +22,8 @@ def render_query(name: str, *, query_id: int, record_type: int = TYPE_A) -> byte
 
 
 def parse_answer(data: Optional[bytes], *, query_id: int) -> Optional[list[str]]:
-    """The addresses in an answer; [] where the server says that there are none, None where it is no answer to
-    this question or the server failed."""
+    """The addresses in an answer; [] if the server says that there are none; None if the data does not answer this query, or the
+    server failed."""
     if data is None or len(data) < 12:
         return None
     answer_id, flags, questions, answers, _, _ = struct.unpack(">HHHHHH", data[:12])

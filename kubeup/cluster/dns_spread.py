@@ -1,13 +1,13 @@
-"""CoreDNS on more than one node: its replicas start on the first node of a cluster, and stay there when others join.
+"""Spreads CoreDNS over more than one node. All its replicas start on the first node of a cluster, and kubeadm leaves them there.
 
-Owns the moves by which one of them comes to another node, and their restart when another pod network takes the place of
-kb's; both are made by the keepers of the control planes, as only they have the right to. There is never a replica less than before: one is added, the scheduler puts it elsewhere (the pods
-would rather not share a node), and when it is Ready one of those that share a node goes. Where it does not become
-Ready, it is the one that goes. Must not touch a Deployment whose replicas somebody else changes meanwhile. kubeadm
-leaves them where they are.
+This module moves one replica to another node, and restarts CoreDNS when another pod network replaces kb's. The keepers on the
+control planes do both, because only they have the right to. A move never reduces the number of replicas: one replica is added, the
+scheduler puts it on another node (the pods prefer not to share a node), and once it is Ready, one of those that share a node is
+removed. If it does not become Ready, the added one is removed. A Deployment whose replicas somebody else changes meanwhile is left
+alone.
 
-What is going on stands in an annotation of the Deployment, written together with its replicas: so several keepers, or
-one that is killed, never work against each other.
+The state of a move is an annotation of the Deployment, patched together with its replicas. So several keepers, or a keeper that
+was killed, never work against each other.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from kubeup.shapes import fit_what_does
 
 ANNOTATION = "kb/spread"
 NETWORK_ANNOTATION = "kb/pod-network"
-"""Of the pods: the CNI file of the network that they were restarted for."""
+"""An annotation of the pods: the CNI file of the network that they were restarted for."""
 LABEL = "k8s-app=kube-dns"
 SYSTEM = "kube-system"
 PATIENCE_S = 120.0
 """How long the added replica may take to become Ready: its image may have to be pulled."""
 _TOLERATED = ("node-role.kubernetes.io/control-plane", "CriticalAddonsOnly")
-"""Taints that CoreDNS does not mind."""
+"""Taints that CoreDNS tolerates."""
 
 
 @frozen
 class Move:
-    """A change of the Deployment: its replicas, the annotation ("" takes it away), and why, in words."""
+    """A change of the Deployment: its replicas, the annotation ("" removes it), and the reason in words."""
 
     replicas: int
     note: str
     why: str
 
 
-# ---- what should be
+# ---- planning
 
 
 def plan_move(
@@ -56,7 +56,7 @@ def plan_move(
     nodes: Sequence[Mapping[str, Any]],
     now: datetime.datetime,
 ) -> Optional[Move]:
-    """The next step, or None. Pure."""
+    """The next step of a move; None if there is nothing to do. Pure."""
     replicas = int((deployment.get("spec") or {}).get("replicas", 1))
     note = _read_note(deployment)
     if note.get("state") == "moving":
@@ -84,7 +84,7 @@ def _plan_end(
     free = sorted(name for name in _usable(nodes) if name != crowded)
     tried = json.dumps({"state": "failed", "tried": _digest(free)}, sort_keys=True)
     if replicas != before + 1:
-        # an autoscaler, say: it would be undone again and again
+        # perhaps an autoscaler, which would undo the move again and again
         return Move(replicas, tried, f"somebody else set CoreDNS to {replicas} replicas: it is left so")
     ready = [_node_of(pod) for pod in pods if _is_ready(pod)]
     if len(ready) > before and set(ready) != {crowded}:
@@ -132,7 +132,7 @@ def _condition(found: Mapping[str, Any], name: str) -> str:
 
 
 def _usable(nodes: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Nodes on which CoreDNS would be started."""
+    """The nodes on which CoreDNS can be scheduled."""
     found = []
     for node in nodes:
         spec = node.get("spec") or {}
@@ -147,13 +147,13 @@ def _usable(nodes: Iterable[Mapping[str, Any]]) -> list[str]:
     return found
 
 
-# ---- doing it
+# ---- applying
 
 
 def spread_once(api: Api, now: datetime.datetime) -> str:
-    """One look, and the next step where there is one; what was done, in words, or "". Raises KbError.
+    """Look once and take the next step, if any. Returns what was done, in words, or "". Raises KbError.
 
-    The patch carries the resourceVersion of what was looked at: of several keepers one wins.
+    The patch carries the resourceVersion of the Deployment, so that only one of several keepers wins.
     """
     found = api.list(path_of("Deployment", "", namespace=SYSTEM), label=LABEL)
     if len(found) != 1:
@@ -161,7 +161,7 @@ def spread_once(api: Api, now: datetime.datetime) -> str:
     deployment = found[0]
     pods = api.list(path_of("Pod", "", namespace=SYSTEM), label=LABEL)
     placed = {_node_of(pod) for pod in pods}
-    # the common case, which needs no look at the nodes
+    # the common case, in which the nodes need not be listed
     if len(placed) > 1 and _read_note(deployment).get("state") != "moving":
         return ""
     move = plan_move(deployment, pods, nodes=api.list(path_of("Node")), now=now)
@@ -185,19 +185,18 @@ def _patch_of(deployment: Object, move: Move) -> Object:
 
 
 def is_moving(deployment: Mapping[str, Any]) -> Optional[int]:
-    """The number of replicas that the Deployment has when no move is under way; None where none is."""
+    """The number of replicas that the Deployment has outside of a move; None if no move is under way."""
     note = _read_note(deployment)
     return int(note.get("replicas", 2)) if note.get("state") == "moving" else None
 
 
 def follow_network(host: Host, cni_file: str, *, paths: Paths) -> str:
-    """CoreDNS was started before the network of `cni_file` was applied, as part of kb init, and no other node reaches
-    it there any more: have it restarted, once, with Kubernetes' own patience (a replica ends when the new one is
-    Ready). Whoever applies a network to a cluster of kubeadm's need not think of this, for CoreDNS waits for it there.
-    What was done, in words, or "". Raises KbError.
+    """Restart CoreDNS once, after another pod network was installed. Returns what was done, in words, or "". Raises KbError.
 
-    The name of the file stands in the pods' template, which is what makes the Deployment replace them; so it happens
-    once for each network, whichever keeper comes first.
+    kb init started CoreDNS before the network of `cni_file` was applied, so other nodes can no longer reach it. (In a cluster made
+    by kubeadm, CoreDNS waits for the network.) The restart is a rolling update: an old replica ends when a new one is Ready.
+
+    It works by putting the name of the file into the pod template. So it happens once per network, whichever keeper comes first.
     """
     if not _may_change(host, paths):
         return ""
@@ -218,8 +217,7 @@ def _may_change(host: Host, paths: Paths) -> bool:
 
 
 def keep_spread(host: Host, *, paths: Paths, log: Callable[[str], None]) -> None:
-    """One look by a keeper: only a control plane has the right, and a cluster that does not answer is none of its
-    business."""
+    """Run spread_once from a keeper. Does nothing on a worker, which lacks the rights, and ignores errors of the cluster."""
     if not _may_change(host, paths):
         return
     try:

@@ -1,7 +1,7 @@
-"""The members of the cluster's own etcd: who they are, how they are, and how one comes and goes.
+"""The members of the cluster's own etcd: listing, probing, adding and removing them.
 
-Speaks etcd's JSON gateway (/v3/... on a member's client URL) with the health check's client certificate, as kubeadm's
-client does over gRPC. Builds decisions out of what the members say; must not wait and knows no phase.
+This client uses etcd's JSON gateway (/v3/... on a member's client URL) with the health check's client certificate; kubeadm's client
+does the same over gRPC. The module also derives decisions from what the members report. It knows no phase.
 Mirrors cmd/kubeadm/app/util/etcd/etcd.go. Source of the requests: etcd's api/etcdserverpb/rpc.proto
 """
 
@@ -28,26 +28,27 @@ from kubeup.trust import Anchors
 from kubeup.yaml_files import commands_of_pod, flags_of
 
 CLIENT_URLS_ANNOTATION = "kubeadm.kubernetes.io/etcd.advertise-client-urls"
-"""On every etcd pod: where its clients go."""
+"""An annotation of every etcd pod: its client URLs."""
 CLIENT_PORT = 2379
 READ_S = 0.5
-"""How long a member may take to answer a read: it is asked again and again while it starts."""
+"""How long a member may take to answer a read. The timeout is short, because a starting member is asked repeatedly."""
 RETRY_S = 0.5
 SETTLE_S = 20
-"""How long etcd may take to be sure of a member that has just joined; it takes five seconds where all is well."""
+"""How long etcd may take to consider a new member healthy. Normally it takes five seconds."""
 CALL_S = 2
-"""How long one request to one member may take."""
+"""The timeout of one request to one member."""
 EXTERNAL_S = 5
-"""How long an external one may take to say how it is: it may be further away."""
+"""The timeout of a health request to an external etcd, which may be further away."""
 
 
 MEMBERSHIP = "etcd-member"
-"""What a node promises before it becomes a member: that it is taken out of the list again where it does not (state.json)."""
+"""The kind of compensation (state.json) that a node registers before it becomes a member: if the join does not succeed, the
+member is removed from the list."""
 
 
 @frozen
 class Member:
-    """One row of the member list. `member_id` is etcd's number in decimal; a member without a name never started."""
+    """One row of the member list. `member_id` is etcd's ID in decimal. A member without a name has never started."""
 
     member_id: str
     name: str
@@ -57,7 +58,7 @@ class Member:
 
     @property
     def hex_id(self) -> str:
-        """As etcdctl and etcd's log have it."""
+        """The ID in hex, as etcdctl and etcd's log show it."""
         return f"{int(self.member_id):x}"
 
     @property
@@ -72,7 +73,7 @@ class Member:
 
 
 class EtcdRefused(ClusterError):
-    """A member answered, and the answer was no. `message` is etcd's own ("etcdserver: unhealthy cluster")."""
+    """A member rejected a request. `message` is etcd's own ("etcdserver: unhealthy cluster")."""
 
     def __init__(self, request: str, endpoint: str, *, message: str) -> None:
         super().__init__(
@@ -85,12 +86,13 @@ class EtcdRefused(ClusterError):
 
 
 def is_unsettled(error: EtcdRefused) -> bool:
-    """A voter is away, or was heard of for less than etcd's HealthInterval (server/etcdserver/server.go: 5 s)."""
+    """Whether etcd refused because a voter is down, or has been connected for less than HealthInterval
+    (server/etcdserver/server.go: 5 s)."""
     return "unhealthy cluster" in error.message
 
 
 class Etcd:
-    """Requests to the members at `endpoints` (client URLs); the first that answers does."""
+    """A client of the members at `endpoints` (client URLs). The first one that answers is used."""
 
     def __init__(self, host: Host, endpoints: Sequence[str], *, tls: Tls) -> None:
         self.host = host
@@ -103,12 +105,12 @@ class Etcd:
     # ---- looks
 
     def list_members(self, *, is_sure: bool = True) -> tuple[Member, ...]:
-        """The member list, in etcd's order; is_sure: confirmed by a quorum, else as one member remembers it. Raises
-        Unreachable, EtcdRefused."""
+        """The member list, in etcd's order. is_sure: confirmed by a quorum; otherwise one member's own view. Raises Unreachable,
+        EtcdRefused."""
         return parse_members(self._look("cluster/member/list", {"linearizable": is_sure}))
 
     def probe_status(self, endpoint: str) -> str:
-        """ "" where the member at `endpoint` serves; else what is wrong, in words. Never raises."""
+        """Ask the member at `endpoint` for its status. Returns "" if it serves, else what is wrong, in words. Never raises."""
         try:
             answer = self.at(endpoint)._look("maintenance/status", {})
         except Unreachable as error:
@@ -119,8 +121,8 @@ class Etcd:
         return "; ".join(str(text) for text in errors) if isinstance(errors, list) else str(errors)
 
     def probe_read(self, endpoint: str) -> str:
-        """ "" where the member at `endpoint` answers a read that a quorum has confirmed, which is what an API server
-        asks of it (a learner refuses); else what is wrong, in words. Never raises."""
+        """Send the member at `endpoint` a linearizable read, as an API server does; a learner refuses it. Returns "" if it answers,
+        else what is wrong, in words. Never raises."""
         try:
             key = base64.b64encode(b"kb").decode()
             self.at(endpoint)._look("kv/range", {"key": key, "keys_only": True}, timeout_s=READ_S)
@@ -133,16 +135,16 @@ class Etcd:
     # ---- changes
 
     def add_learner(self, peer_url: str) -> tuple[Member, ...]:
-        """Announce a member that has no vote yet; returns the list with it. Raises EtcdRefused, Unreachable."""
+        """Add a member as a learner, without a vote; return the new member list. Raises EtcdRefused, Unreachable."""
         return parse_members(self._change("cluster/member/add", {"peerURLs": [peer_url], "isLearner": True}))
 
     def promote(self, member: Member) -> None:
-        """Give a learner its vote. Raises EtcdRefused while it has not caught up."""
+        """Promote a learner to a voting member. Raises EtcdRefused while it has not caught up."""
         self._change("cluster/member/promote", {"ID": member.member_id})
 
     def remove(self, member: Member) -> None:
-        """Take a member out of the list. etcd takes no such change before its members have been in touch for some
-        seconds: right after one has joined it is asked for up to SETTLE_S. Raises EtcdRefused, Unreachable."""
+        """Remove a member. etcd refuses until its members have been connected for some seconds, so right after a join the request
+        is retried for up to SETTLE_S. Raises EtcdRefused, Unreachable."""
         started = self.host.monotonic()
         while True:
             try:
@@ -156,7 +158,7 @@ class Etcd:
     # ---- plumbing
 
     def _look(self, verb: str, body: Mapping[str, Any], *, timeout_s: float = CALL_S) -> dict[str, Any]:
-        """A question to the first endpoint that answers."""
+        """Send a read-only request to the first endpoint that answers."""
 
         def ask(url: str, data: bytes) -> HttpResponse:
             return self.host.http_ask(url, data, tls=self.tls, timeout_s=timeout_s)
@@ -164,7 +166,7 @@ class Etcd:
         return self._first(verb, body, request=ask)
 
     def _change(self, verb: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """A change, by the first endpoint that answers."""
+        """Send a change to the first endpoint that answers."""
         headers = {"Content-Type": "application/json"}
 
         def send(url: str, data: bytes) -> HttpResponse:
@@ -175,7 +177,7 @@ class Etcd:
     def _first(
         self, verb: str, body: Mapping[str, Any], *, request: Callable[[str, bytes], HttpResponse]
     ) -> dict[str, Any]:
-        """A member that does not answer is passed over."""
+        """Send a request to each endpoint in turn, until one answers."""
         last: Optional[Unreachable] = None
         for endpoint in self.endpoints:
             try:
@@ -211,7 +213,7 @@ def _read_answer(verb: str, endpoint: str, *, status: int, text: bytes) -> dict[
 
 
 def parse_members(answer: Mapping[str, Any]) -> tuple[Member, ...]:
-    """The members in an answer of the gateway, which leaves out what is empty or false. Raises ValueError."""
+    """The members in an answer of the gateway, which omits empty and false fields. Raises ValueError."""
     return tuple(
         Member(
             entry["ID"] or "0", entry["name"], tuple(entry["peerURLs"]), tuple(entry["clientURLs"]), entry["isLearner"]
@@ -230,11 +232,11 @@ def read_client_tls(host: Host, paths: Paths) -> Tls:
     )
 
 
-# ---- an etcd that is the operator's
+# ---- external etcd
 
 
 def read_external_tls(host: Host, external: ExternalEtcd) -> Tls:
-    """What the configuration names to be let in with. Raises HostError (file-unreadable)."""
+    """The CA and client certificate that the configuration names for the external etcd. Raises HostError (file-unreadable)."""
     key, ca, cert = (
         host.read_text(Path(name)) if name else None
         for name in (external.key_file, external.ca_file, external.cert_file)
@@ -243,33 +245,33 @@ def read_external_tls(host: Host, external: ExternalEtcd) -> Tls:
 
 
 def probe_external(host: Host, external: ExternalEtcd) -> dict[str, str]:
-    """Each endpoint, and what is wrong with it as seen from here; "" where it serves, which it does with a quorum only.
-    Raises HostError (file-unreadable)."""
+    """Each endpoint and what is wrong with it, seen from this node; "" if it serves, which requires a quorum. Raises HostError
+    (file-unreadable)."""
     tls = read_external_tls(host, external)
     return {url: _probe_health(host, url, tls=tls) for url in external.http_endpoints or external.endpoints}
 
 
 def _probe_health(host: Host, endpoint: str, *, tls: Tls) -> str:
-    """etcd's /health tells whoever has a certificate, with no right to any key."""
+    """Ask etcd's /health, for which a client certificate without rights to any key is enough."""
     try:
         answer = host.http_get(f"{endpoint.rstrip('/')}/health", tls=tls, timeout_s=EXTERNAL_S)
     except Unreachable as error:
         return f"no answer: {error.cause}"
     if answer.status < 500 and b'"false"' not in answer.body:
-        return ""  # a gateway before it need not know the path
+        return ""  # a proxy in front of etcd need not know the path
     said = answer.body[:200].decode(errors="replace").strip()
     return f"it is not healthy: {said or f'HTTP {answer.status}'}"
 
 
 def client_urls_of_pods(pods: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Where the cluster's etcd pods (label component=etcd) say that their clients go, sorted."""
+    """The client URLs that the cluster's etcd pods (label component=etcd) advertise, sorted."""
     texts = ((pod["metadata"].get("annotations") or {}).get(CLIENT_URLS_ANNOTATION, "") for pod in pods)
     return tuple(sorted({url for text in texts for url in text.split(",") if url}))
 
 
 def client_urls_of_manifest(pod: Mapping[str, Any]) -> tuple[str, ...]:
-    """The client URLs that an etcd static pod tells of: its own first, then those of the members it joined (by
-    kubeadm's rule: the peer's host, port 2379)."""
+    """The client URLs in an etcd static pod manifest: its own first, then those of the members that it joined (as in kubeadm: the
+    peer's host with port 2379)."""
     command, *_ = [*commands_of_pod(pod), []]
     flags = flags_of(command)
     own = [url for url in flags.get("advertise-client-urls", "").split(",") if url]
@@ -279,22 +281,22 @@ def client_urls_of_manifest(pod: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def probe_members(client: Etcd, members: Iterable[Member]) -> dict[str, str]:
-    """member_id -> what is wrong, of the members that do not serve."""
+    """The members that do not serve: member_id -> what is wrong."""
     seen = {
         m.member_id: client.probe_status(m.client_urls[0]) if m.client_urls else "it has never started" for m in members
     }
     return {member_id: trouble for member_id, trouble in seen.items() if trouble}
 
 
-# ---- what the list means for a node that joins or goes
+# ---- what the member list means for a node that joins or leaves
 
 
 @frozen
 class Place:
-    """What the member list says of this node.
+    """What the member list says about this node.
 
-    action: add | reuse (announced, and to be gone on with) | replace (a former life: to be removed, then added) |
-    keep (it has its vote)
+    action: add | reuse (already added: continue with it) | replace (a stale member of this machine: remove it, then add a new
+    one) | keep (a voting member)
     """
 
     action: str
@@ -302,7 +304,7 @@ class Place:
 
 
 def find_by_peer_url(members: Iterable[Member], peer_url: str) -> Optional[Member]:
-    """The member at a peer URL; other writings of the same URL count (upper case, a slash at the end)."""
+    """The member with this peer URL, ignoring case and a trailing slash."""
     wanted = _plain_url(peer_url)
     return next((m for m in members if any(_plain_url(url) == wanted for url in m.peer_urls)), None)
 
@@ -312,10 +314,10 @@ def _plain_url(url: str) -> str:
 
 
 def find_place(members: Sequence[Member], *, name: str, peer_url: str, has_data: bool) -> Place:
-    """What is to be done so that this node becomes a member.
+    """What has to be done so that this node becomes a member.
 
-    has_data: its data folder holds a member's data. A member at this node's own address that has started, while
-    nothing lies here, died with its disk: nobody else can be meant by it. Raises ClusterError (etcd-name-taken).
+    has_data: the data directory holds a member's data. If it is empty, but a member with this node's address has started, that
+    member lost its disk: nobody else can have this address. Raises ClusterError (etcd-name-taken).
     """
     own = find_by_peer_url(members, peer_url)
     namesakes = [m for m in members if m.name == name and m is not own]
@@ -337,8 +339,8 @@ def find_place(members: Sequence[Member], *, name: str, peer_url: str, has_data:
 
 
 def plan_initial_cluster(members: Iterable[Member], *, name: str, peer_url: str) -> tuple[tuple[str, str], ...]:
-    """(name, peer URL) of all members as --initial-cluster wants them: this node by its name, another one that has
-    not started by its number."""
+    """(name, peer URL) of all members for --initial-cluster: this node by its name, other members that have not started by their
+    hex ID."""
     rows: list[tuple[str, str]] = []
     for member in members:
         is_own = find_by_peer_url([member], peer_url) is not None
@@ -350,15 +352,15 @@ def plan_initial_cluster(members: Iterable[Member], *, name: str, peer_url: str)
 
 
 def quorum_of(voters: int) -> int:
-    """How many of `voters` members must live for etcd to serve."""
+    """How many of `voters` members must be up for etcd to serve."""
     return voters // 2 + 1
 
 
 def judge_members(members: Sequence[Member], trouble: Mapping[str, str]) -> Optional[ClusterError]:
-    """Why this etcd takes no new member now; None where it does.
+    """Why etcd accepts no new member now; None if it does.
 
-    trouble: member_id -> what is wrong with it, for members that do not serve. etcd itself refuses a new member while
-    any voter is away, since the next loss would then stop the cluster.
+    trouble: member_id -> what is wrong, for members that do not serve. etcd itself refuses a new member while any voter is down,
+    since losing one more would stop the cluster.
     """
     voters = [m for m in members if not m.is_learner]
     away = [m for m in voters if m.member_id in trouble]
@@ -385,7 +387,7 @@ def judge_members(members: Sequence[Member], trouble: Mapping[str, str]) -> Opti
 
 
 def check_removal(members: Sequence[Member], gone: Member, *, trouble: Mapping[str, str]) -> None:
-    """Raise ClusterError where taking `gone` out would stop the cluster: etcd-last-member, etcd-removal-unsafe."""
+    """Raise ClusterError if removing `gone` would stop the cluster: etcd-last-member, etcd-removal-unsafe."""
     voters = [m for m in members if not m.is_learner]
     if gone.is_learner:
         return
@@ -409,8 +411,7 @@ def check_removal(members: Sequence[Member], gone: Member, *, trouble: Mapping[s
 
 
 def stops_without(members: Sequence[Member], gone: Member, *, trouble: Mapping[str, str]) -> bool:
-    """Whether etcd serves now, and would serve no more were the machine of `gone` switched off, its name still in the
-    list."""
+    """Whether etcd serves now, but would stop if the machine of `gone` were switched off while it is still in the member list."""
     voters = [m for m in members if not m.is_learner]
     living = sum(m.member_id not in trouble for m in voters)
     needed = quorum_of(len(voters))
@@ -419,7 +420,7 @@ def stops_without(members: Sequence[Member], gone: Member, *, trouble: Mapping[s
 
 
 def match_member(members: Sequence[Member], word: str) -> Member:
-    """The member that an operator means by a name, a number (hex, as etcdctl shows it) or an address.
+    """The member that an operator means by a name, an ID (hex, as etcdctl shows it) or an address.
 
     Raises ClusterError (etcd-member-unknown).
     """

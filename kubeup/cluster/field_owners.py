@@ -1,7 +1,7 @@
-"""Which fields of an object kb applied once and does not name any more.
+"""Finds fields of an object that kb applied before and no longer wants.
 
-Owns the reading of managedFields, in which the API server says who set which field by server-side apply. To look whether all that
-is wanted is there does not show it: what is too much stays until the object is applied again, and then the server takes it away.
+It reads managedFields, in which the API server records who set which field by server-side apply. Comparing the wanted fields with
+the object would not find such leftovers: they stay until the object is applied again, and then the server removes them.
 Source: the Kubernetes documentation of server-side apply; sigs.k8s.io/structured-merge-diff
 """
 
@@ -24,7 +24,7 @@ def find_left_over(found: Object, wanted: Object) -> list[str]:
 
 
 def _walk(owned: object, wanted: object, *, at: str) -> Iterator[str]:
-    """owned: FieldsV1. `f:` stands for a field, `k:` for an item of a list by its keys, `v:` for one of a set, `.` for the thing itself."""
+    """owned: FieldsV1, in which `f:` is a field, `k:` a list item by its keys, `v:` an item of a set, and `.` the element itself."""
     for step, below in owned.items() if isinstance(owned, Mapping) else ():
         kind, _, text = str(step).partition(":")
         if kind == "f":
@@ -43,7 +43,7 @@ def _walk(owned: object, wanted: object, *, at: str) -> Iterator[str]:
 
 
 def _find(items: object, keys: Mapping[str, Any]) -> object:
-    """The item of these keys. A key that the server filled in is not in it."""
+    """The wanted item with these keys. A key that the server defaulted may be missing in it."""
     listed: Sequence[object] = items if isinstance(items, list) else ()
     alike = (one for one in listed if isinstance(one, Mapping) and all(one.get(k, v) == v for k, v in keys.items()))
     return next(alike, None)

@@ -1,9 +1,9 @@
-"""How a node that joins finds its cluster and learns to trust it: discovery.
+"""Discovery: how a joining node finds its cluster and establishes trust in it.
 
-By a token (an unproven connection, a signature that only the token's holders can make, a pin of the CA, then a proven
-connection), by a kubeconfig file, or by one behind an https URL. Owns the errors of all that: each names what was
-seen and the one command that helps. Only looks; never sends a token over a connection that is not proven. Knows no
-phase. Mirrors cmd/kubeadm/app/discovery/{token,file,https}.
+There are three ways: a token, a kubeconfig file, or a kubeconfig behind an https URL. With a token, kb first reads cluster-info over an
+unverified connection, checks its signature (which only holders of the token can make) and the pin of the CA, and then reads it
+again over a verified connection. Each error names what was seen and the one command that helps. This module only looks, knows no
+phase, and never sends a token over an unverified connection. Mirrors cmd/kubeadm/app/discovery/{token,file,https}.
 """
 
 from __future__ import annotations
@@ -37,20 +37,22 @@ with lazily:
 
 CLUSTER_INFO = "/api/v1/namespaces/kube-public/configmaps/cluster-info"
 FIRST_RETRIES_S = (0.1, 0.2, 0.2, 0.5, 0.5, 1.0)
-"""A token that was made a moment ago is signed within a second; nothing tells when, since its holder may not watch."""
+"""The first pauses between retries. A new token's signature appears within a second; kb has to poll, since the token's holder may
+not watch cluster-info."""
 RETRY_S = 2.0
 SETTLE_S = 15.0
-"""How long what should come right in a moment is waited for: a new token's signature, a name that does not resolve."""
+"""How long to wait for what should resolve itself soon: a new token's signature, a name that does not resolve."""
 NEW_TOKEN = "on a control plane: kb token create --print-join-command"  # noqa: S105
 _MAX_KUBECONFIG = 1 << 16
-"""Bytes of cluster-info's kubeconfig: an address and some certificates. It is read before anything is proven."""
+"""The maximum size, in bytes, of cluster-info's kubeconfig, which holds an address and some certificates. It is read before
+anything is verified."""
 
 Tell = Callable[[str], None]
 
 
 @frozen
 class _Trouble:
-    """Why discovery is not there yet, and how long that may last before it is the end."""
+    """Why discovery has not succeeded yet, and for how many seconds that may last before kb gives up."""
 
     error: KbError
     patience_s: float
@@ -60,9 +62,9 @@ _FOR_EVER = float("inf")
 
 
 def discover_cluster(host: Host, wanted: Discovery, *, timeouts: Timeouts, tell: Tell, note: Tell) -> Access:
-    """Find the cluster as the configuration says.
+    """Find the cluster in the way that the configuration names.
 
-    tell: what is waited for right now. note: said once, when waiting begins. Raises ClusterError (see the codes
+    tell: reports what kb is waiting for right now. note: reports once, when waiting begins. Raises ClusterError (see the codes
     below), UsageError (discovery-no-credentials), HostError (kubeconfig-unreadable).
     """
     patience = _Patience(host, timeouts.discovery_s, tell=tell, note=note)
@@ -72,7 +74,7 @@ def discover_cluster(host: Host, wanted: Discovery, *, timeouts: Timeouts, tell:
 
 
 class _Patience:
-    """Asks again until an answer is good, or cannot become good any more."""
+    """Retries until an answer is good, or can no longer become good."""
 
     def __init__(self, host: Host, timeout_s: float, *, tell: Tell, note: Tell) -> None:
         self.host, self.timeout_s, self.tell, self.note = host, timeout_s, tell, note
@@ -100,7 +102,8 @@ class _Patience:
 def _discover_by_token(
     host: Host, wanted: BootstrapTokenDiscovery, *, tls_token: Secret, patience: _Patience
 ) -> Access:
-    """Both directions of trust: only who holds the token can have signed, and only the pinned CA can have answered."""
+    """Discover by token. Only a holder of the token can have signed cluster-info, and only a server of the pinned CA can have
+    answered."""
     server = f"https://{wanted.api_server_endpoint}"
     seen: dict[str, Any] = {}
 
@@ -123,7 +126,7 @@ def _discover_by_token(
     offered = Offered(found.ca_pem)
     if wanted.ca_cert_hashes:
         pinned = certificates.keep_pinned(offered, wanted.ca_cert_hashes)
-        assert pinned is not None  # _check_cluster_info has seen to it
+        assert pinned is not None  # _check_cluster_info made sure of it
         _check_again(host, server, pinned=pinned, text=text, skew_s=skew_s)
     else:
         patience.note(
@@ -137,7 +140,7 @@ def _discover_by_token(
 
 
 def _read_cluster_info(answer: HttpResponse, server: str) -> Any:
-    """The data of ConfigMap cluster-info, or the trouble."""
+    """The data of ConfigMap cluster-info, or a _Trouble."""
     body = _json(answer)
     where = f"{server}{CLUSTER_INFO}"
     if answer.status == 200 and body.get("kind") == "ConfigMap":
@@ -177,14 +180,14 @@ def _read_cluster_info(answer: HttpResponse, server: str) -> Any:
 
 
 def _texts_of(data: object) -> dict[str, str]:
-    """The entries of a ConfigMap's data that are texts: what a server sends that is no API server may be anything."""
+    """The entries of a ConfigMap's data that are strings: a server that is no API server may send anything."""
     return {key: value for key, value in data.items() if isinstance(value, str)} if isinstance(data, dict) else {}
 
 
 def _check_cluster_info(
     host: Host, server: str, *, data: Mapping[str, str], wanted: BootstrapTokenDiscovery
 ) -> Optional[_Trouble]:
-    """The pin, then the signature: a wrong cluster is the more telling of the two."""
+    """Check the pin, then the signature: of the two, a wrong cluster is the more informative error."""
     text = str(data.get("kubeconfig", ""))
     if len(text) > _MAX_KUBECONFIG:
         return _Trouble(_bad_cluster_info(f"its kubeconfig has more than {_MAX_KUBECONFIG} bytes"), 0)
@@ -221,8 +224,8 @@ def _check_cluster_info(
 def _explain_missing_signature(
     host: Host, server: str, *, data: Mapping[str, str], token: Secret, pinned: Optional[Anchors]
 ) -> _Trouble:
-    """Unknown token, or nobody who signs: the API server tells, asked over a connection that a pin has proven. Without a
-    pin the token is not shown to it."""
+    """Find out whether the token is unknown or nobody signs cluster-info, by using the token over a connection verified by a pin.
+    Without a pin, the token is not sent."""
     token_id, _ = token_text.parse_token(token)
     others = sorted(key for key in data if key.startswith("jws-kubeconfig-"))
     is_known: Optional[bool] = None
@@ -284,7 +287,7 @@ def _bad_cluster_info(cause: str) -> ClusterError:
 
 
 def _check_again(host: Host, server: str, *, pinned: Anchors, text: str, skew_s: float) -> None:
-    """The same question over a connection that only a server of the pinned CA can answer, and the same answer."""
+    """Read cluster-info again over a connection verified with the pinned CA, and check that it is the same."""
     try:
         answer = host.http_get(server + CLUSTER_INFO, tls=Tls(pinned))
     except Unreachable as error:
@@ -305,7 +308,7 @@ def _check_again(host: Host, server: str, *, pinned: Anchors, text: str, skew_s:
 
 def _discover_by_file(host: Host, place: str, *, tls_token: Secret, patience: _Patience) -> Access:
     found = _read_discovery_file(host, place, patience=patience, has_token=bool(tls_token))
-    # the file is the operator's own, or came from a server that the system believes
+    # the file is the operator's own, or came from a server that the system trusts
     ca = Anchors.given(found.ca_pem) if found.ca_pem else None
     tls = Tls(ca, found.client_cert_pem or None, found.client_key_pem or None, found.tls_server_name, found.proxy_url)
     _require_usable(found, place, has_token=bool(tls_token))
@@ -317,7 +320,7 @@ def _discover_by_file(host: Host, place: str, *, tls_token: Secret, patience: _P
         told = parse_kubeconfig(seen["text"], source=f"in ConfigMap kube-public/cluster-info at {server}")
         if told.server.rstrip("/") != server:
             notes.append(f"{place} names the server {server}, the cluster itself {told.server}: the file's is taken")
-        # the connection was proven, so what came over it is the cluster's word
+        # the connection was verified, so the cluster itself vouches for what came over it
         ca = ca or (Anchors.vouched(Offered(told.ca_pem)) if told.ca_pem else None)
     notes += _note_ways(found, place)
     access = Access(
@@ -340,7 +343,7 @@ def _discover_by_file(host: Host, place: str, *, tls_token: Secret, patience: _P
 
 
 def _require_usable(found: Kubeconfig, place: str, *, has_token: bool) -> None:
-    """Raise UsageError (discovery-no-credentials, discovery-insecure) for a file with which no node can join."""
+    """Raise UsageError (discovery-no-credentials, discovery-insecure) if no node can join with this file."""
     if not has_token and not found.has_credentials:
         raise UsageError(
             f"{place} holds no credentials",
@@ -359,7 +362,7 @@ def _require_usable(found: Kubeconfig, place: str, *, has_token: bool) -> None:
 
 
 def _look_by_file(host: Host, found: Kubeconfig, *, place: str, tls: Tls, seen: dict[str, Any]) -> Optional[_Trouble]:
-    """One look at cluster-info; `seen` gets the text of its kubeconfig and the clock's skew."""
+    """Look at cluster-info once. Stores the text of its kubeconfig and the clock skew in `seen`."""
     server = found.server.rstrip("/")
     headers = {"Authorization": f"Bearer {found.token.reveal()}"} if found.token else {}
     try:
@@ -372,7 +375,7 @@ def _look_by_file(host: Host, found: Kubeconfig, *, place: str, tls: Tls, seen: 
         return judge_unreachable(error, server.partition("://")[2])
     seen["skew_s"] = measure_skew(answer, host.now())
     if answer.status in (401, 403) and _json(answer).get("kind") == "Status":
-        return None  # who may not see cluster-info has all that is needed in the file
+        return None  # without the right to read cluster-info, the file alone has to do
     data = _read_cluster_info(answer, server)
     if isinstance(data, _Trouble):
         return data
@@ -381,7 +384,7 @@ def _look_by_file(host: Host, found: Kubeconfig, *, place: str, tls: Tls, seen: 
 
 
 def _note_ways(found: Kubeconfig, place: str) -> list[str]:
-    """What the kubelet will not know of the way that the file names."""
+    """A note on those connection settings of the file that the kubelet will not use."""
     server = found.server.rstrip("/")
     if not (found.proxy_url or found.tls_server_name):
         return []
@@ -446,7 +449,8 @@ def _read_discovery_file(host: Host, place: str, *, patience: _Patience, has_tok
 
 
 def _settle(host: Host, found: Kubeconfig, *, place: str, folder: Path, has_token: bool) -> Kubeconfig:
-    """The file with the credentials that it leads to. A token beside it counts more: then only the way to the server matters."""
+    """The kubeconfig with the credentials that it refers to. A token given separately takes precedence; then only the connection
+    settings of the file matter."""
     if has_token:
         ways = tuple(text for text in found.unsupported if text.startswith("proxy-url"))
         found = replace(found, plugin=None, unsupported=ways)
@@ -455,7 +459,7 @@ def _settle(host: Host, found: Kubeconfig, *, place: str, folder: Path, has_toke
     fault = (
         certificates.describe_pair(found.client_cert_pem, found.client_key_pem.reveal(), host.now()) if has_pair else ""
     )
-    if fault:  # a handshake would fail in its middle, where nobody tells why
+    if fault:  # otherwise the TLS handshake would fail without a clear reason
         raise UsageError(
             f"{place} has a client certificate that cannot be used",
             cause=fault,
@@ -466,7 +470,7 @@ def _settle(host: Host, found: Kubeconfig, *, place: str, folder: Path, has_toke
 
 
 def judge_unreachable(error: Unreachable, endpoint: str) -> _Trouble:
-    """What an endpoint that does not answer means, and how long it may last."""
+    """What it means that an endpoint does not answer, and how long that may last."""
     if error.reason == "tls":
         return _Trouble(_not_an_api_server(f"https://{endpoint}", error.cause), 0)
     name, port = host_of(endpoint), port_of(endpoint)

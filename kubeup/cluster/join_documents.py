@@ -1,4 +1,4 @@
-"""What a node reads of its cluster before it joins: the documents that init or kubeadm stored in kube-system."""
+"""Reads what a node needs from its cluster before it joins: the documents that init or kubeadm stored in kube-system."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def read_documents(host: Host, access: Access, *, timeouts: Timeouts) -> Cluster
 
 
 def _is_address(server: str) -> bool:
-    """Whether `host:port` names a host by its address: a load balancer's file is read before names may resolve."""
+    """Whether the host in `host:port` is an IP address. The load balancer's file is read before names resolve."""
     try:
         ipaddress.ip_address(host_of(server))
     except ValueError:

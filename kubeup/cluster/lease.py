@@ -1,8 +1,8 @@
-"""A Lease in the cluster as a queue: who holds it works, the others wait and can say for whom.
+"""A Lease in the cluster as a mutex: its holder works, the others wait and can say for whom.
 
-Owns the rules of taking, keeping and giving back; must not wait and knows no phase. The clocks of two nodes are never
-compared: a holder counts as gone when its Lease has not been renewed for as long as it is good, by the clock of whoever
-looks. Source: k8s.io/client-go/tools/leaderelection, coordination.k8s.io/v1
+This module acquires, renews and releases the Lease. It never waits, and knows no phase. The clocks of two nodes are never compared:
+a holder counts as gone if, by the observer's own clock, its Lease was not renewed for leaseDurationSeconds.
+Source: k8s.io/client-go/tools/leaderelection, coordination.k8s.io/v1
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from kubeup.cluster import api as kubeapi
 
 NAMESPACE = "kube-system"
 DURATION_S = 15
-"""How long a holder that was killed keeps the others waiting."""
+"""How long the others have to wait after the holder was killed."""
 RENEW_EVERY_S = 4
 
 
 @dataclass
 class Lease:
-    """One node's view of the Lease `name`. `identity` is this node's."""
+    """This node's view of the Lease `name`. `identity` is the node's own."""
 
     api: kubeapi.Api
     name: str
@@ -37,7 +37,7 @@ class Lease:
         return kubeapi.path_of("Lease", self.name, namespace=NAMESPACE)
 
     def try_take(self, now: datetime.datetime, monotonic: float) -> str:
-        """Take the Lease; "" where it is this node's now, else the identity of whoever has it."""
+        """Try to acquire the Lease. Returns "" if this node holds it now, else the identity of the holder."""
         found = self.api.get(self.path)
         if found is None:
             with contextlib.suppress(kubeapi.AlreadyExists):
@@ -64,7 +64,7 @@ class Lease:
         return monotonic - self._seen_at > float(found["spec"].get("leaseDurationSeconds") or DURATION_S)
 
     def keep(self, now: datetime.datetime, monotonic: float) -> None:
-        """Renew it when it is time; that another node has taken it meanwhile is not undone."""
+        """Renew the Lease if it is due. If another node has acquired it meanwhile, give it up."""
         if self._held is None or monotonic - self._renewed_at < RENEW_EVERY_S:
             return
         self._renewed_at = monotonic
@@ -76,7 +76,7 @@ class Lease:
             self._held = None
 
     def give_back(self) -> None:
-        """Let the next one go on, at once."""
+        """Release the Lease, so that the next node can continue at once."""
         if self._held is not None:
             self._held = None
             self.api.delete(self.path)

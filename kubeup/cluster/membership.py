@@ -1,6 +1,6 @@
-"""Who this node is to its cluster: the access that discovery gives, or that of a node which has joined.
+"""This node's access to its cluster: found by discovery, or that of a node which has already joined.
 
-Only looks. Whether a member's identity still counts is asked of the API server.
+This module only looks. It asks the API server whether a member's identity is still valid.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ TOKEN_CONTEXT = "tls-bootstrap-token-user@kubernetes"  # noqa: S105
 
 @frozen
 class Access:
-    """A cluster that is trusted, and who this node is to it."""
+    """A trusted cluster, and this node's identity in it."""
 
     server: str
     ca: Optional[Anchors]
-    """None: whom the system believes (a discovery file without an authority)."""
+    """None: use the system's CAs (a discovery file without a CA)."""
     token: Secret = kubeapi.NO_TOKEN
     user: str = TOKEN_USER
     client_cert_pem: str = ""
     client_key_pem: Secret = kubeapi.NO_TOKEN
     skew_s: float = 0.0
-    """By how much the server's clock is ahead of this node's."""
+    """How many seconds the server's clock is ahead of this node's."""
     is_member: bool = False
-    """The identity is the kubelet's own: this node has joined."""
+    """The identity is the kubelet's own: this node has already joined."""
     has_signed: bool = False
-    """cluster-info bears a signature made with the token: the cluster knew it at some time."""
+    """cluster-info has a signature made with the token: the cluster once knew the token."""
     notes: tuple[str, ...] = ()
     asked: str = ""
-    """The server that answered discovery: the command line's, where cluster-info names another."""
+    """The server that answered discovery: the one on the command line, even if cluster-info names another."""
     tls_server_name: str = ""
-    """The name that the server proves, where that is not its address."""
+    """The name to verify in the server's certificate, if it differs from the address."""
     proxy_url: str = ""
-    """The proxy that leads to the server: a discovery file's."""
+    """The proxy to the server, from a discovery file."""
 
     @property
     def ca_pem(self) -> str:
@@ -66,7 +66,7 @@ class Access:
         return kubeapi.Identity(self.server.rstrip("/"), tls, self.token)
 
     def render_bootstrap_kubeconfig(self, cluster_name: str) -> Secret:
-        """The text of bootstrap-kubelet.conf."""
+        """The content of bootstrap-kubelet.conf."""
         return Secret(
             render_kubeconfig(
                 server=self.server,
@@ -84,7 +84,7 @@ class Access:
 
 
 def find_member_access(host: Host, kubelet_conf: Path) -> Optional[Access]:
-    """The kubelet's own identity where it has one; None where kubelet.conf is missing or cannot be used."""
+    """The kubelet's own identity; None if kubelet.conf is missing or unusable."""
     if not host.exists(kubelet_conf):
         return None
     try:
@@ -107,13 +107,13 @@ def find_member_access(host: Host, kubelet_conf: Path) -> Optional[Access]:
 
 
 def is_accepted(host: Host, access: Access) -> bool:
-    """Whether the API server knows this identity. Raises ClusterError (server-unreachable)."""
+    """Whether the API server accepts this identity. Raises ClusterError (server-unreachable)."""
     identity = access.identity
     try:
         return host.http_get(f"{identity.server}/version", tls=identity.tls, headers=_bearer(identity)).status != 401
     except Unreachable as error:
         if error.reason == "tls":
-            return False  # an expired client certificate ends the handshake
+            return False  # the server aborts the handshake if the client certificate has expired
         raise ClusterError(
             f"this node has joined a cluster whose API server {identity.server} does not answer",
             cause=error.cause,
@@ -123,8 +123,8 @@ def is_accepted(host: Host, access: Access) -> bool:
 
 
 def find_way_of_member(host: Host, access: Access, *, wanted: Discovery) -> Access:
-    """A join that was cut off may have left a kubeconfig whose server is the name of a load balancer that does not run
-    yet: then the server on the command line is the way, if it takes this identity."""
+    """Choose a server that answers. An interrupted join may have left a kubeconfig that names a load balancer which does not run
+    yet. Then use the server on the command line, if it accepts this identity."""
     token = wanted.bootstrap_token
     asked = f"https://{token.api_server_endpoint}" if token and token.api_server_endpoint else ""
     if not asked or asked == access.server.rstrip("/"):
@@ -143,7 +143,7 @@ def _bearer(identity: kubeapi.Identity) -> dict[str, str]:
 
 
 def check_same_cluster(access: Access, wanted: Discovery) -> None:
-    """Raise HostError (already-joined) where this node is a member of another cluster than the command line means."""
+    """Raise HostError (already-joined) if this node has joined another cluster than the one on the command line."""
     pins = wanted.bootstrap_token.ca_cert_hashes if wanted.bootstrap_token else ()
     given = {parse_ca_cert_hash(pin) for pin in pins}
     found = certificates.ca_cert_hashes(access.ca_pem) if access.ca_pem else ()
@@ -157,9 +157,9 @@ def check_same_cluster(access: Access, wanted: Discovery) -> None:
 
 
 def with_reachable_server(host: Host, access: Access) -> Access:
-    """Where every node has a load balancer of its own, the cluster's name for its API server leads nowhere before this
-    node has one: the server that answered discovery is asked for the rest too. It has proven that it is the
-    cluster's, and does so again, with the CA that cluster-info brought."""
+    """Keep using the server that answered discovery if every node has its own load balancer: until this node has one, the cluster's
+    name for its API server leads nowhere. The server was verified to be the cluster's, and is verified again with the CA from
+    cluster-info."""
     if not access.asked or access.asked == access.server.rstrip("/"):
         return access
     near = replace(access, server=access.asked)

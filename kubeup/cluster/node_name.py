@@ -1,4 +1,4 @@
-"""Whether a machine that joins may take the name of a node that is there."""
+"""Decides whether a joining machine may take the name of an existing node."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from kubeup.errors import ClusterError
 
 
 def check_node_name(node: Optional[Mapping[str, Any]], own_addresses: Sequence[str], *, now: datetime.datetime) -> str:
-    """Whether this machine may bear the name of `node`; a note where it takes over a node that is there.
+    """Check that this machine may have the name of `node`. Returns a note if it takes over an existing node, else "".
 
-    Raises ClusterError (node-name-taken) for a node that is Ready on another machine: two kubelets of one name would
-    take each other's pods away.
+    Raises ClusterError (node-name-taken) if the node is Ready on another machine: two kubelets with the same name would take
+    each other's pods away.
     """
     if node is None:
         return ""

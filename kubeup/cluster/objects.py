@@ -1,8 +1,8 @@
-"""The objects that kb puts into a cluster so that nodes can join and kubeadm can go on: configuration ConfigMaps,
-RBAC, cluster-info, a node's labels and taints.
+"""The objects that kb creates in a cluster so that nodes can join and kubeadm can take over: configuration ConfigMaps, RBAC,
+cluster-info, a node's labels and taints.
 
-Owns their values, and the few rules of writing them that server-side apply alone does not cover (a binding's
-roleRef, signatures in cluster-info, a taint list). Must not decide when they are written: phases do. Mirrors
+This module renders them, and handles the few cases that server-side apply does not cover (a binding's roleRef, signatures in
+cluster-info, a taint list). When they are written is decided by the phases. Mirrors
 cmd/kubeadm/app/phases/{uploadconfig,bootstraptoken,markcontrolplane,patchnode}.
 """
 
@@ -27,7 +27,7 @@ HASH_ANNOTATION = "kubeadm.kubernetes.io/component-config.hash"
 CRI_SOCKET_ANNOTATION = "kubeadm.alpha.kubernetes.io/cri-socket"
 JWS_PREFIX = "jws-kubeconfig-"
 RESTARTED_ANNOTATION = "kubectl.kubernetes.io/restartedAt"
-"""Of a pod template: kubectl's own word, so that its history and other tools know it."""
+"""An annotation of a pod template. It is kubectl's own, so that the rollout history and other tools recognize it."""
 
 CONTROL_PLANE_LABELS = {
     "node-role.kubernetes.io/control-plane": "",
@@ -36,7 +36,7 @@ CONTROL_PLANE_LABELS = {
 CONTROL_PLANE_TAINT = Taint(key="node-role.kubernetes.io/control-plane", effect="NoSchedule")
 
 API_SERVERS = path_of("EndpointSlice", "kubernetes", namespace="default")
-"""Each API server enters itself there, and the others strike it out when it has been silent for 15 s."""
+"""Each API server registers itself there, and the others remove it once it has been silent for 15 s."""
 
 NO_BALANCER = LoadBalancer()
 
@@ -47,7 +47,7 @@ _BINDINGS = ("RoleBinding", "ClusterRoleBinding")
 
 
 def load_objects(name: str) -> list[Object]:
-    """The objects of a file below configs/ ("rbac/bootstrap.yaml"), in its order."""
+    """The objects in a file below configs/ ("rbac/bootstrap.yaml"), in the file's order."""
     return [dict(document) for document in load_all_yaml(read_resource(name))]
 
 
@@ -68,21 +68,21 @@ def render_config_map(
 
 
 def render_kubeadm_config(stored: Mapping[str, Any]) -> Object:
-    """ConfigMap kubeadm-config, from the ClusterConfiguration document that is to be stored."""
+    """ConfigMap kubeadm-config with the given ClusterConfiguration document."""
     return render_config_map("kubeadm-config", {"ClusterConfiguration": dump_yaml(dict(stored))})
 
 
 def render_component_config(
     name: str, data: Mapping[str, str], *, generated_hash: str, labels: Optional[Mapping[str, str]] = None
 ) -> Object:
-    """ConfigMap kubelet-config or kube-proxy. `generated_hash` is "" where a user gave the document: without the
-    annotation an upgrade leaves it alone."""
+    """ConfigMap kubelet-config or kube-proxy. `generated_hash` is "" if the user provided the document: without the annotation,
+    an upgrade leaves it alone."""
     annotations = {HASH_ANNOTATION: generated_hash} if generated_hash else None
     return render_config_map(name, data, labels=labels, annotations=annotations)
 
 
 def render_cluster_info(server: str, ca_pem: str) -> Object:
-    """ConfigMap cluster-info: all that a node needs to find the cluster, once it has checked the signature."""
+    """ConfigMap cluster-info: everything that a node needs to reach the cluster, once it has checked the signature."""
     cluster = {"certificate-authority-data": base64.b64encode(ca_pem.encode()).decode(), "server": server}
     kubeconfig = {
         "apiVersion": "v1",
@@ -96,8 +96,8 @@ def render_cluster_info(server: str, ca_pem: str) -> Object:
 
 
 def render_kb_config(network: PodNetwork, balancer: LoadBalancer = NO_BALANCER) -> Object:
-    """ConfigMap kb-config: the cluster's pod network and load balancer, so that a node that joins sets up the same
-    ones or none. `balancer` has its image by then."""
+    """ConfigMap kb-config: the cluster's pod network and load balancer, so that a joining node sets up the same ones, or none.
+    The image of `balancer` must be set."""
     stored = {"podNetwork": dump_yaml({"plugin": network.plugin, "backend": network.backend, "mtu": network.mtu})}
     if balancer.is_local:
         told = {"mode": balancer.mode, "image": balancer.image, "healthPort": balancer.health_port}
@@ -111,7 +111,7 @@ _STORED: Shape = {
 
 
 def _read_stored(found: Optional[Mapping[str, Any]], key: str) -> dict[str, Any]:
-    """A mapping in ConfigMap kb-config; {} where it says nothing. Raises HostError (not-a-yaml-mapping)."""
+    """A mapping in ConfigMap kb-config; {} if it is missing. Raises HostError (not-a-yaml-mapping)."""
     place = "ConfigMap kube-system/kb-config"
     text = str(((found or {}).get("data") or {}).get(key, ""))
     try:
@@ -130,7 +130,7 @@ def _read_stored(found: Optional[Mapping[str, Any]], key: str) -> dict[str, Any]
 
 
 def parse_kb_config(found: Optional[Mapping[str, Any]]) -> PodNetwork:
-    """The pod network in ConfigMap kb-config. A cluster without one was made by kubeadm and brings its own."""
+    """The pod network in ConfigMap kb-config. A cluster without one was made by kubeadm and has its own."""
     stored = _read_stored(found, "podNetwork")
     if not stored:
         return PodNetwork(plugin="none")
@@ -138,7 +138,7 @@ def parse_kb_config(found: Optional[Mapping[str, Any]]) -> PodNetwork:
 
 
 def parse_load_balancer(found: Optional[Mapping[str, Any]]) -> LoadBalancer:
-    """The load balancer in ConfigMap kb-config; mode none where it says nothing."""
+    """The load balancer in ConfigMap kb-config; mode "none" if it names none."""
     stored = _read_stored(found, "loadBalancer")
     if not stored:
         return LoadBalancer()
@@ -147,7 +147,7 @@ def parse_load_balancer(found: Optional[Mapping[str, Any]]) -> LoadBalancer:
 
 
 def parse_api_servers(found: Optional[Mapping[str, Any]]) -> tuple[str, ...]:
-    """`10.0.0.11:6443`, `[fd00::11]:6443`: the API servers in the EndpointSlice that they keep themselves."""
+    """The API servers in the EndpointSlice that they maintain: `10.0.0.11:6443`, `[fd00::11]:6443`."""
     ports = [entry.get("port") for entry in (found or {}).get("ports") or [] if entry.get("name") == "https"]
     addresses = [
         str(address)
@@ -164,10 +164,10 @@ def render_taint(taint: Taint) -> dict[str, str]:
 
 
 def plan_node_marks(node: Mapping[str, Any], taints: Sequence[Taint]) -> Optional[dict[str, Any]]:
-    """A merge patch that makes `node` a control plane; None where it is one.
+    """A merge patch that marks `node` as a control plane; None if it is marked already.
 
-    The configured taints come first, the others that the node has stay behind them. The patch carries the node's
-    resourceVersion: controllers add and remove taints at the same time, and the list is replaced as a whole.
+    The configured taints come first, followed by the node's other taints. The patch replaces the whole list, which controllers
+    change at the same time, so it carries the node's resourceVersion.
     """
     meta, spec = node["metadata"], node.get("spec") or {}
     missing = {
@@ -195,14 +195,14 @@ def has_objects(api: Api, objects: Iterable[Object]) -> bool:
 
 
 def read_config_key(api: Api, name: str, *, key: str) -> str:
-    """What a ConfigMap of kube-system holds below a key; "" where it is not there."""
+    """The value of a key of a ConfigMap in kube-system; "" if it is missing."""
     found = api.get(path_of("ConfigMap", name, namespace=SYSTEM)) or {}
     return str((found.get("data") or {}).get(key) or "")
 
 
 def read_pod_network(api: Api) -> PodNetwork:
-    """The pod network that the cluster says it has; plugin "none" where it says nothing, which is where kubeadm
-    made it: its nodes may not read kb-config, so "forbidden" means the same as "not there"."""
+    """The cluster's pod network according to kb-config; plugin "none" without one, as in a cluster made by kubeadm. Its nodes may not
+    read kb-config, so "forbidden" means the same as "not found"."""
     try:
         return parse_kb_config(api.get(path_of("ConfigMap", "kb-config", namespace=SYSTEM)))
     except ApiRefused as error:
@@ -212,7 +212,7 @@ def read_pod_network(api: Api) -> PodNetwork:
 
 
 def read_load_balancer(api: Api) -> LoadBalancer:
-    """The load balancer that the cluster says its nodes have; mode none where it says nothing, like read_pod_network."""
+    """The load balancer of the cluster's nodes according to kb-config; mode "none" without one, as in read_pod_network."""
     try:
         return parse_load_balancer(api.get(path_of("ConfigMap", "kb-config", namespace=SYSTEM)))
     except ApiRefused as error:
@@ -222,7 +222,7 @@ def read_load_balancer(api: Api) -> LoadBalancer:
 
 
 def read_api_servers(api: Api) -> tuple[str, ...]:
-    """The cluster's API servers; () where this identity may not see them."""
+    """The cluster's API servers; () if this identity may not see them."""
     try:
         return parse_api_servers(api.get(API_SERVERS))
     except ApiRefused as error:
@@ -235,10 +235,9 @@ def read_api_servers(api: Api) -> tuple[str, ...]:
 
 
 def apply_objects(api: Api, objects: Iterable[Object]) -> bool:
-    """Apply each object in order; return whether anything changed.
+    """Apply the objects in order; return whether anything changed.
 
-    Raises ClusterError (binding-role-differs) for a binding that exists and binds another role, which no update
-    can change.
+    Raises ClusterError (binding-role-differs) if a binding exists with another role: no update can change that.
     """
     changed = False
     for wanted in objects:
@@ -266,8 +265,8 @@ def _check_role_ref(wanted: Object, found: Optional[Object]) -> None:
 
 
 def apply_component_config(api: Api, wanted: Object) -> bool:
-    """Apply a ConfigMap that carries the hash annotation or must not: a user's own document has none, and applying
-    does not take away what another tool set. Returns whether anything changed."""
+    """Apply a ConfigMap with or without the hash annotation, and return whether anything changed. A user's own document must not
+    have the annotation; one that another tool set is removed separately, because applying does not remove it."""
     found = api.get(api.object_path(wanted))
     has_hash = bool(found and HASH_ANNOTATION in ((found["metadata"].get("annotations")) or {}))
     wants_hash = HASH_ANNOTATION in (wanted["metadata"].get("annotations") or {})
@@ -279,20 +278,20 @@ def apply_component_config(api: Api, wanted: Object) -> bool:
 
 
 def restart_pods(api: Api, path: str, *, now: datetime.datetime) -> None:
-    """Have the pods of the DaemonSet or Deployment at `path` replaced, as `kubectl rollout restart` does it."""
+    """Restart the pods of the DaemonSet or Deployment at `path`, as `kubectl rollout restart` does."""
     annotations = {RESTARTED_ANNOTATION: f"{now:%Y-%m-%dT%H:%M:%SZ}"}
     api.patch(path, {"spec": {"template": {"metadata": {"annotations": annotations}}}})
 
 
 def is_restarted(pod: Object, owner: Object) -> bool:
-    """Whether this pod of a DaemonSet or Deployment was made since its last restart_pods."""
+    """Whether this pod of a DaemonSet or Deployment was created after the last restart_pods."""
     asked = (owner["spec"]["template"]["metadata"].get("annotations") or {}).get(RESTARTED_ANNOTATION)
     return bool((pod["metadata"].get("annotations") or {}).get(RESTARTED_ANNOTATION) == asked)
 
 
 def apply_cluster_info(api: Api, wanted: Object) -> bool:
-    """Write cluster-info. Signatures stay while the kubeconfig in it is the same; over a changed one they would
-    make every join fail, so they go and the controller-manager signs anew."""
+    """Write cluster-info. If its kubeconfig is unchanged, the signatures stay. Otherwise they are removed, since they would make every
+    join fail, and the controller-manager signs it again."""
     path = api.object_path(wanted)
     found = api.get(path)
     have = (found or {}).get("data") or {}
@@ -307,8 +306,8 @@ def apply_cluster_info(api: Api, wanted: Object) -> bool:
 
 
 def patch_fields(api: Api, path: str, *, plan: Callable[[Object], Optional[Object]]) -> bool:
-    """Patch the object at `path` with what `plan` says is missing to it; return whether anything was. A patch that names the version
-    it was made for is made again where somebody else changed the object meanwhile."""
+    """Patch the object at `path` with the patch that `plan` returns for it; return whether there was one. On a conflict, which a
+    patch with a resourceVersion meets if somebody else changed the object, a new patch is planned."""
     for attempt in range(10):
         patch = plan(api.get(path) or {"metadata": {}})
         if patch is None:
@@ -324,10 +323,10 @@ def patch_fields(api: Api, path: str, *, plan: Callable[[Object], Optional[Objec
 
 
 def ensure_admin_binding(api: Api, make_super_api: Callable[[], Api]) -> bool:
-    """Give admin.conf's group its rights; return whether the binding had to be made.
+    """Bind admin.conf's group to cluster-admin; return whether the binding had to be created.
 
-    `api` is admin.conf, which may do it once the binding is there; super-admin.conf may always, and is on the first
-    control plane alone, so it is opened where it is needed. Raises ClusterError (admin-not-bound) where neither may.
+    `api` uses admin.conf, which may do this only once the binding exists. super-admin.conf always may, but exists only on the first
+    control plane, so it is opened only if needed. Raises ClusterError (admin-not-bound) if neither may.
     """
     (binding,) = load_objects("rbac/cluster-admins.yaml")
     try:

@@ -1,6 +1,6 @@
-"""Is it healthy? Probes of the kubelet, the control plane, the node and the cluster's DNS.
+"""Health probes of the kubelet, the control plane, the node and the cluster's DNS.
 
-Owns where each health endpoint lies and what counts as healthy. Must not wait: the phases do.
+This module knows the health endpoints, and what counts as healthy. It never waits: the phases do.
 Source: cmd/kubeadm/app/util/apiclient/wait.go
 """
 
@@ -29,21 +29,20 @@ _ENDPOINTS: Mapping[str, tuple[str, str, str, str]] = {
 COMPONENTS = tuple(_ENDPOINTS)
 
 _LATE_HOOKS = ("rbac/bootstrap-roles", "scheduling/bootstrap-system-priority-classes")
-"""What an API server that has never run before does after its first breath, in rounds of a second: it writes the roles
-and the priority classes. A member of system:masters needs neither
-(pkg/registry/{rbac,scheduling}/rest/storage_*.go)."""
+"""What a new cluster's API server does once it serves, retrying every second: it writes the roles and priority classes. A member
+of system:masters needs neither (pkg/registry/{rbac,scheduling}/rest/storage_*.go)."""
 
 
 @frozen
 class Health:
-    """is_healthy, and in words what was seen ("refused", "HTTP 500: etcd failed")."""
+    """The result of a probe: is_healthy, and what was seen, in words ("refused", "HTTP 500: etcd failed")."""
 
     is_healthy: bool
     seen: str
 
 
 def kubelet_healthz_url(config: NodeConfig) -> str:
-    """Where the kubelet answers; "" where its health port is turned off."""
+    """The URL of the kubelet's health endpoint; "" if its health port is turned off."""
     address = str(config.kubelet.get("healthzBindAddress") or "127.0.0.1")
     port = config.kubelet.get("healthzPort", 10248)
     if port == 0:
@@ -53,7 +52,7 @@ def kubelet_healthz_url(config: NodeConfig) -> str:
 
 
 def component_url(host: Host, paths: Paths, *, component: str) -> str:
-    """The health endpoint of a control-plane component by the manifest on disk, so that patches count."""
+    """The URL of a control-plane component's health endpoint, read from the manifest on disk, which includes patches."""
     address_flag, port_flag, default_port, path = _ENDPOINTS[component]
     flags = flags_of(_read_command(host, paths, component=component))
     address = flags.get(address_flag) or "127.0.0.1"
@@ -72,7 +71,8 @@ def _read_command(host: Host, paths: Paths, *, component: str) -> list[str]:
 
 
 def probe_url(host: Host, url: str, *, tls: Optional[Tls] = None) -> Health:
-    """One GET. The control plane's own ports show self-signed certificates on loopback: nothing to verify there."""
+    """GET a health endpoint once. By default TLS is not verified: on loopback, control-plane components have self-signed
+    certificates."""
     try:
         answer = host.http_get(url, tls=tls or UNPROVEN, timeout_s=5)
     except Unreachable as error:
@@ -82,8 +82,8 @@ def probe_url(host: Host, url: str, *, tls: Optional[Tls] = None) -> Health:
 
 
 def probe_apiserver(api: Api, *, for_masters: bool = False) -> Health:
-    """GET /livez of the API server with the admin's identity, TLS verified. for_masters: whether it serves a member
-    of system:masters, who need not wait for the first roles."""
+    """GET /livez of the API server with the client's identity and verified TLS. for_masters: whether it serves a member of
+    system:masters, who need not wait for the initial roles."""
     excluded = "".join(f"&exclude=poststarthook/{hook}" for hook in _LATE_HOOKS) if for_masters else ""
     try:
         answer = api.probe_health(f"/livez?{excluded[1:]}" if excluded else "/livez", timeout_s=5)
@@ -114,7 +114,7 @@ class StaticPod:
 
 
 def read_static_pods(api: Api, node_name: str) -> list[StaticPod]:
-    """The control plane's mirror pods on one node."""
+    """The control plane's static pods on one node, read from their mirror pods."""
     pods = api.list(
         path_of("Pod", namespace="kube-system"), label="tier=control-plane", field=f"spec.nodeName={node_name}"
     )
@@ -122,7 +122,7 @@ def read_static_pods(api: Api, node_name: str) -> list[StaticPod]:
 
 
 def read_dns_pods(api: Api) -> list[tuple[str, str]]:
-    """(address, node) of each of the cluster's DNS pods that is Ready."""
+    """(address, node) of each Ready pod of the cluster's DNS."""
     pods = api.list(path_of("Pod", namespace="kube-system"), label="k8s-app=kube-dns")
     return [
         (pod["status"]["podIP"], str((pod.get("spec") or {}).get("nodeName")))
@@ -132,18 +132,18 @@ def read_dns_pods(api: Api) -> list[tuple[str, str]]:
 
 
 def read_probe_failure(api: Api, pod: str) -> str:
-    """Why the kubelet holds a pod of kube-system for not ready: the message of its newest event of that kind, such as
-    "Startup probe failed: HTTP probe failed with statuscode: 401"; "" where there is none."""
+    """Why the kubelet considers a pod in kube-system not ready: the message of its newest Unhealthy event, such as "Startup probe
+    failed: HTTP probe failed with statuscode: 401"; "" if there is none."""
     events = api.list(path_of("Event", namespace="kube-system"), field=f"involvedObject.name={pod},reason=Unhealthy")
     newest = max(events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""), default={})
     return str(newest.get("message", ""))
 
 
 def describe_closed_probes(flags: Iterable[tuple[str, str]]) -> str:
-    """What --anonymous-auth=false does to an API server with these flags (name, value); "" where it is not so.
+    """What --anonymous-auth=false does to an API server with these flags (name, value); "" if it does not apply.
 
-    The kubelet's probes carry no credentials. --authentication-config may let anonymous requests through to the health
-    endpoints alone (anonymous.conditions, KEP-4633).
+    The kubelet's probes carry no credentials. --authentication-config can restrict anonymous requests to the health endpoints
+    (anonymous.conditions, KEP-4633).
     """
     told = dict(flags)
     if told.get("anonymous-auth", "").lower() not in ("false", "f", "0") or "authentication-config" in told:
@@ -185,12 +185,12 @@ def _state_words(state: Mapping[str, Any]) -> str:
 
 
 def parse_time(text: str) -> datetime.datetime:
-    """RFC 3339 in UTC with or without fractions: `2026-01-01T00:00:00Z`."""
+    """Parse an RFC 3339 time in UTC, with or without fractions: `2026-01-01T00:00:00Z`."""
     return datetime.datetime.strptime(text[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=datetime.timezone.utc)
 
 
 def lookup_in_cluster(host: Host, server: str, *, name: str) -> Optional[list[str]]:
-    """Ask the DNS server at `server` for `name`; None where no valid answer came."""
+    """Ask the DNS server at `server` for the addresses of `name`; None if there is no valid answer."""
     is_ipv6 = ":" in server
     query_id = int(host.monotonic() * 1000) & 0xFFFF
     query = dns_query.render_query(

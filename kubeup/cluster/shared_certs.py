@@ -1,7 +1,7 @@
 """The files that control plane nodes share, encrypted in the Secret kubeadm-certs (--upload-certs).
 
-Owns the format of that Secret, which kubeadm reads and writes too. Knows no phase; does not talk to the cluster.
-Mirrors cmd/kubeadm/app/phases/copycerts/copycerts.go and cmd/kubeadm/app/util/crypto/crypto.go.
+This module implements the format of that Secret, which kubeadm reads and writes too. It knows no phase, and does not talk to the
+cluster. Mirrors cmd/kubeadm/app/phases/copycerts/copycerts.go and cmd/kubeadm/app/util/crypto/crypto.go.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from kubeup.secret import Secret
 
 SECRET_NAME = "kubeadm-certs"  # noqa: S105
 TTL_S = 2 * 3600
-"""How long the shared files stay in the cluster."""
+"""How many seconds the shared files stay in the cluster."""
 
 _NONCE_BYTES = 12
 _SHARED = ("ca.crt", "ca.key", "front-proxy-ca.crt", "front-proxy-ca.key", "sa.pub", "sa.key")
@@ -59,13 +59,13 @@ def parse_certificate_key(key: Secret) -> bytes:
 
 
 def encrypt(plaintext: bytes, key: Secret) -> bytes:
-    """AES-256-GCM: a fresh nonce, the ciphertext, the tag."""
+    """Encrypt with AES-256-GCM. Returns a random nonce, the ciphertext and the tag, concatenated."""
     nonce = os.urandom(_NONCE_BYTES)
     return nonce + AESGCM(parse_certificate_key(key)).encrypt(nonce, plaintext, None)
 
 
 def decrypt(data: bytes, key: Secret) -> bytes:
-    """The plaintext of what encrypt made. Raises ClusterError (certificate-key-wrong)."""
+    """Decrypt the result of `encrypt`. Raises ClusterError (certificate-key-wrong)."""
     try:
         return AESGCM(parse_certificate_key(key)).decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], None)
     except (InvalidTag, ValueError) as error:
@@ -78,11 +78,11 @@ def decrypt(data: bytes, key: Secret) -> bytes:
         ) from error
 
 
-# ---- up
+# ---- upload
 
 
 def shared_files(paths: Paths, cluster: ClusterConfiguration) -> dict[str, Path]:
-    """What control plane nodes share: the key in the Secret, and the file on a node."""
+    """The files that control plane nodes share: the key in the Secret -> the path on a node."""
     external = cluster.external_etcd
     names = _SHARED + (_SHARED_ETCD if external is None else ())
     files = {name.replace("/", "-"): paths.pki / name for name in names}
@@ -97,14 +97,14 @@ def shared_files(paths: Paths, cluster: ClusterConfiguration) -> dict[str, Path]
 
 
 def secret_keys(cluster: ClusterConfiguration) -> tuple[str, ...]:
-    """Every key that the Secret must have; a file that is not there has an empty value."""
+    """All keys that the Secret must have. The value for a missing file is empty."""
     if cluster.external_etcd is None:
         return tuple(name.replace("/", "-") for name in _SHARED + _SHARED_ETCD)
     return (*_SHARED, "external-etcd-ca.crt", "external-etcd.crt", "external-etcd.key")
 
 
 def check_shareable(host: Host, paths: Paths) -> None:
-    """Raise HostError (external-ca-not-shareable) where a CA's key is kept elsewhere: it cannot be given on."""
+    """Raise HostError (external-ca-not-shareable) if the private key of a CA is kept elsewhere, so that it cannot be shared."""
     for name in ("ca", "front-proxy-ca"):
         if pki.is_external_ca(host, paths, name=name):
             spec = cert_specs.CERTS[name]
@@ -117,7 +117,7 @@ def check_shareable(host: Host, paths: Paths) -> None:
 
 
 def read_shared_files(host: Host, paths: Paths, *, cluster: ClusterConfiguration) -> dict[str, bytes]:
-    """The plaintexts, by key in the Secret; empty for a file that is not there. Raises as check_shareable does."""
+    """The plaintexts by key in the Secret; empty for missing files. Raises whatever check_shareable raises."""
     check_shareable(host, paths)
     files = shared_files(paths, cluster)
     return {
@@ -127,7 +127,7 @@ def read_shared_files(host: Host, paths: Paths, *, cluster: ClusterConfiguration
 
 
 def make_proxy_token() -> BootstrapToken:
-    """A token that lets nobody in: when it expires, the Secret that it owns goes with it."""
+    """A token that nobody can authenticate with. When it expires, the Secret that it owns is deleted with it."""
     description = f"Proxy for managing TTL for the {SECRET_NAME} secret"
     return BootstrapToken(token_text.generate_token(), description=description, ttl_s=TTL_S, usages=(), groups=())
 
@@ -158,12 +158,12 @@ def render_certs_secret(
     }
 
 
-# ---- down
+# ---- download
 
 
 @frozen
 class SharedFile:
-    """A file to be written on a joining control plane node."""
+    """A file to write on a joining control plane node."""
 
     path: Path
     data: Secret
@@ -173,7 +173,7 @@ class SharedFile:
 def plan_downloads(
     secret: Mapping[str, Any], certificate_key: Secret, *, paths: Paths, cluster: ClusterConfiguration
 ) -> tuple[SharedFile, ...]:
-    """The files in the Secret, opened, and where they belong.
+    """The decrypted files in the Secret, and where they belong.
 
     Raises ClusterError: certs-secret-incomplete, certificate-key-wrong, certs-secret-damaged.
     """

@@ -1,6 +1,6 @@
-"""The TLS bootstrap: how far the kubelet's certificate signing requests have got, and what is in their way.
+"""TLS bootstrap: the state of the kubelet's certificate signing requests, and what holds them up.
 
-Only looks; who signs is the controller manager. Mirrors what cmd/kubeadm/app/cmd/phases/join/kubelet.go waits for.
+This module only looks; the controller manager signs. Mirrors what cmd/kubeadm/app/cmd/phases/join/kubelet.go waits for.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ with lazily:
 @frozen
 class SigningRequest:
     """The newest request for this node's client certificate. state: not-sent | pending | denied | failed | approved
-    (and not signed) | signed."""
+    (but not signed) | signed."""
 
     state: str
     name: str = ""
@@ -33,7 +33,7 @@ class SigningRequest:
 
 
 def read_signing_request(api: kubeapi.Api, node_name: str, *, since: str = "") -> SigningRequest:
-    """How far this node's request has got; requests from before `since` (RFC 3339) are another machine's."""
+    """The state of this node's request. Requests from before `since` (RFC 3339) belong to another machine."""
     found = [
         request
         for request in api.list(
@@ -51,8 +51,8 @@ SERVING_SIGNER = "kubernetes.io/kubelet-serving"
 
 
 def explain_serving_request(name: str, requests: Iterable[Mapping[str, Any]]) -> Optional[tuple[str, str]]:
-    """(what, remedy) where the kubelet of a node waits for the approval of its serving certificate. With serverTLSBootstrap nobody
-    approves it by himself, and without it logs, exec and metrics end with "tls: internal error"."""
+    """(what, remedy) if the kubelet of a node waits for the approval of its serving certificate, else None. With serverTLSBootstrap,
+    nothing approves it automatically, and without the certificate, logs, exec and metrics fail with "tls: internal error"."""
     own = [item for item in requests if (item.get("spec") or {}).get("username") == f"system:node:{name}"]
     pending = [item for item in own if judge_signing_request(item).state == "pending"]
     if not pending or len(pending) != len(own):
@@ -85,7 +85,7 @@ def _is_request_of(request: Mapping[str, Any], node_name: str) -> bool:
 
 
 def explain_signing_request(host: Host, request: SigningRequest, *, node_name: str, waited_s: float) -> ClusterError:
-    """The error for a bootstrap that ended, or was waited for, in this state."""
+    """The error for a bootstrap that failed, or timed out, in this state."""
     name, waited = request.name, f"after {waited_s:.0f} s"
     return {
         "not-sent": ClusterError(
@@ -130,8 +130,8 @@ def explain_signing_request(host: Host, request: SigningRequest, *, node_name: s
 
 
 def explain_lacking_right(refusal: kubeapi.ApiRefused, waited_s: float) -> ClusterError:
-    """The error where the bootstrap's identity may not even look at requests: one role gives both rights, to ask and to
-    look, so the kubelet was refused as kb is."""
+    """The error if the bootstrap identity may not even read requests. The same role grants the right to create and to read them, so
+    the kubelet was refused too."""
     return ClusterError(
         f"the kubelet has not asked for its certificate after {waited_s:.0f} s",
         cause=f"the join token has no right to ask for one ({refusal.cause}): ClusterRoleBinding kubeadm:kubelet-bootstrap "

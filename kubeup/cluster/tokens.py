@@ -1,6 +1,6 @@
-"""Bootstrap tokens: making and reading them, their Secrets, and the signatures they give to cluster-info.
+"""Bootstrap tokens: rendering and parsing their Secrets, and the signatures of cluster-info made with them.
 
-Knows no phase and no cluster. Mirrors cmd/kubeadm/app/apis/bootstraptoken/v1/*.go and
+This module knows no phase and no cluster. Mirrors cmd/kubeadm/app/apis/bootstraptoken/v1/*.go and
 staging/src/k8s.io/cluster-bootstrap/token/{api,jws,util}.
 """
 
@@ -34,7 +34,7 @@ def secret_name(token_id: str) -> str:
 
 
 def render_token_secret(token: BootstrapToken, now: datetime.datetime) -> dict[str, Any]:
-    """The Secret of a token; it expires at `expires`, else `ttl_s` from now, else never (None or 0)."""
+    """The Secret of a token. The token expires at `expires` if set, else `ttl_s` seconds from now, else never (None or 0)."""
     token_id, token_secret = parse_token(token.token)
     texts = {"token-id": token_id, "token-secret": token_secret.reveal()}
     if token.description:
@@ -55,14 +55,14 @@ def render_token_secret(token: BootstrapToken, now: datetime.datetime) -> dict[s
 
 
 def plan_expiration(token: BootstrapToken, now: datetime.datetime) -> str:
-    """When a token made now expires, in RFC 3339 (`2026-11-24T17:14:04Z`); "" for never."""
+    """When a token created now expires, in RFC 3339 (`2026-11-24T17:14:04Z`); "" for never."""
     if token.expires:
         return _rfc3339(_parse_moment(token.expires))
     return _rfc3339(now + datetime.timedelta(seconds=token.ttl_s)) if token.ttl_s else ""
 
 
 def parse_token_secret(secret: Mapping[str, Any]) -> Optional[BootstrapToken]:
-    """The token in a Secret; None where it holds none that is whole. `expires` is as stored, ttl_s None."""
+    """The token in a Secret; None if it holds no complete token. `expires` is as stored, and ttl_s is None."""
     texts = {key: _decode(value) for key, value in (secret.get("data") or {}).items()}
     text = f"{texts.get('token-id', '')}.{texts.get('token-secret', '')}"
     if not is_token(text) or (secret.get("metadata") or {}).get("name") != secret_name(text[:6]):
@@ -79,8 +79,7 @@ def parse_token_secret(secret: Mapping[str, Any]) -> Optional[BootstrapToken]:
 
 
 def is_expired(token: BootstrapToken, now: datetime.datetime) -> bool:
-    """Whether a token read from its Secret has expired; an expiry that cannot be read counts as past, as the
-    API server has it."""
+    """Whether a token read from its Secret has expired. An invalid expiry counts as expired, as in the API server."""
     if not token.expires:
         return False
     try:
@@ -90,7 +89,7 @@ def is_expired(token: BootstrapToken, now: datetime.datetime) -> bool:
 
 
 def expires_at(token: BootstrapToken) -> datetime.datetime:
-    """When a token read from its Secret ends; one whose expiry cannot be read has ended long ago."""
+    """When a token read from its Secret expires; far in the past if the expiry is invalid."""
     try:
         return _parse_moment(token.expires or "")
     except UsageError:
@@ -105,7 +104,7 @@ def _decode(value: object) -> str:
 
 
 def _parse_moment(text: str) -> datetime.datetime:
-    """An RFC 3339 time. Python before 3.11 reads neither `Z` nor fractions of any length."""
+    """Parse an RFC 3339 time. Python before 3.11 parses neither `Z` nor fractions of arbitrary length."""
     match = re.fullmatch(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.\d+)?([Zz]|[+-]\d\d:\d\d)", text)
     try:
         if match is None:
@@ -125,11 +124,11 @@ def _rfc3339(moment: datetime.datetime) -> str:
     return moment.astimezone(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-# ---- the signatures of cluster-info
+# ---- signatures of cluster-info
 
 
 def compute_jws(payload: str, token: Secret) -> str:
-    """The detached signature of `payload` by a token: what cluster-info holds under `jws-kubeconfig-<id>`."""
+    """The detached signature of `payload` by a token, as stored in cluster-info under `jws-kubeconfig-<id>`."""
     token_id, token_secret = parse_token(token)
     header = _base64url(json.dumps({"alg": "HS256", "kid": token_id}, separators=(",", ":")).encode())
     signed = f"{header}.{_base64url(payload.encode())}"
@@ -143,7 +142,7 @@ def is_signed(payload: str, jws: str, *, token: Secret) -> bool:
 
 
 def jws_key(token_id: str) -> str:
-    """The key of a token's signature in the ConfigMap cluster-info."""
+    """The key of a token's signature in ConfigMap cluster-info."""
     return f"jws-kubeconfig-{token_id}"
 
 
