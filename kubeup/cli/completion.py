@@ -1,6 +1,6 @@
-"""Completion scripts for bash, zsh and fish, made from the table of commands.
+"""Completion scripts for bash, zsh and fish, generated from the table of commands.
 
-Source of the protocols: bash's programmable completion, zsh's compdef and bashcompinit, fish's complete.
+Protocols: bash's programmable completion, zsh's compdef and bashcompinit, fish's complete.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class _Command(Protocol):
 
 
 def render_completion(shell: str, commands: Sequence[_Command], *, programs: Sequence[str] = ("kb", "kb.pyz")) -> str:
-    """The script for a shell, registered for `programs`: the names under which kb is called. Raises UsageError
+    """The completion script for a shell, registered for `programs`, the names of the kb program. Raises UsageError
     (unknown-shell)."""
     if shell == "bash":
         return _render_bash(commands, programs)
@@ -42,7 +42,7 @@ def render_completion(shell: str, commands: Sequence[_Command], *, programs: Seq
 
 
 def _next_words(commands: Sequence[_Command]) -> dict[str, list[str]]:
-    """What may follow each leading text: subcommands, phases, flags."""
+    """The words that may follow each prefix of the command line: subcommands, phases, flags."""
     words: dict[str, list[str]] = {}
     for command in commands:
         parts = command.name.split(" ")
@@ -57,7 +57,7 @@ def _next_words(commands: Sequence[_Command]) -> dict[str, list[str]]:
 
 
 def _prefixes(words: Mapping[str, Sequence[str]]) -> list[str]:
-    """The leading texts that mean something: other words (a file, a phase that is named already) do not lengthen them."""
+    """The prefixes that can be completed. Other words (a file, a phase already named) do not extend a prefix."""
     return [prefix for prefix in words if prefix]
 
 

@@ -1,4 +1,4 @@
-"""How a command ends: signals, and errors as they are told."""
+"""How a command ends: signal handling and error output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def catch_signals() -> None:
-    """The first signal has the phase end in order, a second one ends what that waits for, a third one ends all."""
+    """Install the signal handlers. The first signal makes the phase finish in order, a second one interrupts whatever
+    it is waiting for, a third one ends the process."""
     came: list[int] = []
 
     def stop(number: int, _frame: object) -> NoReturn:
@@ -32,11 +33,11 @@ def catch_signals() -> None:
     show_anything(sys.stdout, sys.stderr)
     try:
         for number in SIGNALS:
-            # a hang-up that is ignored (nohup) stays ignored
+            # an ignored SIGHUP (nohup) stays ignored
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, stop)
     except ValueError:
-        pass  # not the main thread: an embedding program owns the signals
+        pass  # not the main thread: the embedding program handles signals
 
 
 def tell_error(error: KbError, report: Report, *, argv: Sequence[str], debug: bool) -> int:
@@ -53,8 +54,8 @@ def tell_error(error: KbError, report: Report, *, argv: Sequence[str], debug: bo
             sys.stdout.write(dump_yaml(value))
         sys.stdout.flush()
     except OSError:
-        drop_output()  # the error itself is told below, and by the status
-    # `error execution phase` is what kubeadm's callers look for
+        drop_output()  # the error itself is reported below, and by the exit status
+    # kubeadm's callers look for `error execution phase`
     head = f"error execution phase {error.phase}: " if error.phase else ""
     report.line(f"error: {head}{error.what}")
     for line in error.details:
@@ -70,7 +71,7 @@ def tell_error(error: KbError, report: Report, *, argv: Sequence[str], debug: bo
 
 
 def _asked_form(argv: Sequence[str]) -> str:
-    """json or yaml, where -o asks for it; the words may be such that they cannot be parsed."""
+    """json or yaml if -o asks for it, even if the command line cannot be parsed."""
     text = " ".join(argv)
     found = re.search(r"(?:^| )(?:-o|--output)[ =]?(json|yaml)(?: |$)", text)
     return found.group(1) if found else ""

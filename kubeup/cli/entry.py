@@ -1,4 +1,4 @@
-"""The entry: parse, run, and turn every end into an exit status."""
+"""The entry point: parse, run, and turn every outcome into an exit status."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from kubeup.errors import Interrupted, KbError
 
 
 def main(commands: Sequence[Command], argv: Sequence[str], *, program: Optional[Program] = None) -> int:
-    """Parse, run, and turn every end into an exit status: 0, the status of a KbError, 128 + a signal, 70 for a bug."""
+    """Parse and run; return the exit status: 0, the status of a KbError, 128 + a signal, 70 for a bug."""
     open_streams()
     try:
         status = _run(commands, argv, program=program)
         with to_output():
-            sys.stdout.flush()  # what is lost is told here, and not while Python ends
+            sys.stdout.flush()  # report lost output here, not during Python's shutdown
         return status
-    except Interrupted as stop:  # a further one, while the first was being told
+    except Interrupted as stop:  # another signal while the first was being reported
         return 128 + stop.number
     except BrokenPipeError:
         drop_output()
@@ -45,7 +45,7 @@ def _run(commands: Sequence[Command], argv: Sequence[str], *, program: Optional[
     report = program.open_report(commands)
     catch_signals()
     if not sys.warnoptions:
-        warnings.simplefilter("ignore")  # what a library tells programmers is nothing for an operator
+        warnings.simplefilter("ignore")  # warnings that libraries address to programmers are no use to operators
     try:
         invocation = parse_command_line(commands, argv, program=program)
         report = invocation.report
@@ -58,7 +58,7 @@ def _run(commands: Sequence[Command], argv: Sequence[str], *, program: Optional[
         return tell_error(error, report, argv=argv, debug=debug)
     except Interrupted as stop:
         for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)  # it ends already
+            signal.signal(number, signal.SIG_IGN)  # kb is already exiting
         phase = (
             f" in phase {stop.phase}: what was done is recorded; continue with the same command" if stop.phase else ""
         )

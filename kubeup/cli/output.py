@@ -1,4 +1,4 @@
-"""The three standard streams: whatever their encoding, whether they are open, and what becomes of output that is lost."""
+"""The three standard streams: any encoding, closed streams, and lost output."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TextIO
 
 
 class OutputLost(Exception):
-    """Standard output takes no more: a full disk."""
+    """Standard output accepts no more data, for example because the disk is full."""
 
 
 @contextlib.contextmanager
@@ -25,16 +25,16 @@ def to_output() -> Iterator[None]:
 
 
 def open_streams() -> None:
-    """Whatever of the three was closed leads to /dev/null, as in Go's programs: else the next file that is opened would be
-    taken for it, by kb and by the programs that it runs."""
+    """Open /dev/null for each standard stream that is closed, as Go programs do. Otherwise kb, and the programs that it
+    runs, would take the next opened file for that stream."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
             if os.open(os.devnull, os.O_RDWR) != number:
-                continue  # an embedding program has them elsewhere
+                continue  # an embedding program has replaced the stream
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115 (for as long as the process)
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115 (for the life of the process)
 
 
 def show(text: str) -> None:
@@ -43,12 +43,12 @@ def show(text: str) -> None:
 
 
 def drop_output() -> None:
-    """Let what is still on its way to standard output end without a further error."""
+    """Discard the rest of standard output without raising another error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def show_anything(*streams: TextIO) -> None:
-    """Have a terminal of any encoding take any text: what it cannot show is escaped."""
+    """Make a terminal of any encoding accept any text; characters that it cannot show are escaped."""
     for stream in streams:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -1,7 +1,7 @@
-"""How kb was called, and how a text names its commands to whoever called it.
+"""How kb was called, and how messages spell its commands for that caller.
 
-The texts of kb say `kb VERB ...`, whoever raises them; what a person is told goes through a Spelling, the one place that knows
-the name under which kb runs. Must not decide what is said.
+Messages in the code say `kb VERB ...`. A Spelling rewrites them for output; it is the only place that knows the name
+under which kb runs. It must not decide what is said.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from typing import Optional
 from kubeup.frozen_values import frozen
 
 THIS_COMMAND = "kb COMMAND"
-"""In a text: the command that runs, for who does not know which."""
+"""Placeholder in a text for the running command, used where the code does not know which one runs."""
 
 
 @frozen
 class Spelling:
-    """Commands of kb as they are called here."""
+    """How kb's commands are spelled for this caller."""
 
     called_as: str = "kb"
     known: tuple[str, ...] = ()
     """The names of kb's commands."""
     own: Optional[Mapping[str, Collection[str]]] = None
-    """Command -> its options, of those that go by called_as; None: all of kb's."""
+    """Command -> its options, for the commands that use called_as; None: all of kb's."""
     called_as_kb: str = "kb"
-    """How the others are called."""
+    """How the other commands are called."""
     flags: Mapping[str, str] = field(default_factory=dict)
-    """What an option of kb is called here."""
+    """kb option -> its name here."""
 
     def spell(self, text: str, command: str = "") -> str:
-        """The text with every command of kb in it written as it is called; command: the one that runs."""
+        """Rewrite every kb command in the text the way it is called here. command: the running one."""
         if "kb " not in text:
             return text
         if command:
             text = text.replace(THIS_COMMAND, f"kb {command}")
         names = "|".join(sorted(map(re.escape, self.known), key=len, reverse=True))
-        # the options right after it, and (looked at only) the rest of the clause
+        # the options directly after it, and (only as a lookahead) the rest of the clause
         return re.sub(
             rf"(?<![\w./-])kb ({names})(?![\w-])((?: --[a-z][a-z-]*)*)(?=((?:(?! kb )[^;,()])*))", self._spell_one, text
         )
@@ -58,8 +58,8 @@ class Spelling:
 
 
 def find_call(program: str, python: str) -> str:
-    """How somebody who ran `program` (sys.argv[0]) runs kb again: `kb`, where PATH leads to it; `./kb.pyz`; `python3 kb.pyz`.
-    "" is an embedding program, which calls main() itself."""
+    """How someone who ran `program` (sys.argv[0]) runs kb again: `kb` if it is on PATH, `./kb.pyz`, or
+    `python3 kb.pyz`. "" stands for an embedding program, which calls main() itself."""
     if not program:
         return "kb"
     name = os.path.basename(program)
@@ -72,7 +72,7 @@ def find_call(program: str, python: str) -> str:
 
 
 def find_kb_behind(program: str, python: str) -> str:
-    """How kb is run under its own name by who called it kubeadm, through a link or with --as-kubeadm."""
+    """How someone who called kb as kubeadm, through a link or with --as-kubeadm, runs it under its own name."""
     if os.path.basename(program) != "kubeadm":
         return find_call(program, python)
     target = os.path.realpath(program)

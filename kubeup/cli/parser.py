@@ -1,7 +1,7 @@
-"""The parsers, made out of three tables: the commands (kubeup/commands/table.py), the stories of kb.py, and the flags
+"""The parsers, built from three tables: the commands (kubeup/commands/table.py), the stories of kb.py, and the flags
 (kubeup/config/flag_table.py).
 
-Flags carry kubeadm's names and forms (`--flag value`, `--flag=value`, `--bool=true`, lists with commas or repeated).
+Flags have kubeadm's names and forms (`--flag value`, `--flag=value`, `--bool=true`, lists with commas or repeated).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class HelpShown(Exception):
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are UsageErrors with the nearest name."""
+    """An argparse parser that raises UsageErrors and suggests the nearest name."""
 
     known_flags: tuple[str, ...] = ()
 
@@ -77,14 +77,15 @@ def parse_command_line(
 
 
 def words_first(argv: Sequence[str]) -> list[str]:
-    """The words, then the flags: `--kubeconfig X token create`, as Go's flags may stand anywhere. Go's spellings become
-    argparse's: `--pod_network_cidr`, `-o=json`; a flag with a value is one word then, whatever the value begins with."""
+    """Move the words before the flags, since Go allows flags anywhere: `--kubeconfig X token create`. Converts Go's
+    forms to argparse's: `--pod_network_cidr`, `-o=json`. A flag and its value become one word, whatever the value
+    begins with."""
     words: list[str] = []
     flags: list[str] = []
     rest = list(argv)
     while rest:
         item = rest.pop(0)
-        if item == "--":  # what follows are words
+        if item == "--":  # only words follow
             words += rest
             break
         if not item.startswith("-") or item == "-":
@@ -95,19 +96,19 @@ def words_first(argv: Sequence[str]) -> list[str]:
         long = _long_name(name) if is_short else name.replace("_", "-")
         if rest and not equals and _takes_next(long, rest[0]):
             equals, value = "=", rest.pop(0)
-        # of one letter there may be two options, each of other commands; both take a value
+        # two options, of different commands, may share a letter; both take a value
         stays = is_short and value and long in ("--output", "--output-file")
         flags.append(name + value if stays else long + equals + value)
     return words + flags
 
 
 def _long_name(flag: str) -> str:
-    """`-f` -> `--force`; another word as it is."""
+    """`-f` -> `--force`; any other word is returned unchanged."""
     return next((f"--{item.name}" for item in BY_NAME.values() if item.short and f"-{item.short}" == flag), flag)
 
 
 def _takes_next(flag: str, following: str) -> bool:
-    """Whether the value of `flag` is the word after it."""
+    """Whether the next word is the value of `flag`."""
     if flag == "--v":
         return bool(_GO_INT.fullmatch(following))
     return flag[2:] in BY_NAME and BY_NAME[flag[2:]].takes != "flag"
@@ -117,7 +118,7 @@ _GO_INT = re.compile(r"[+-]?(0[xX][0-9a-fA-F_]+|0[bB][01_]+|0[oO]?[0-7_]+|0|[1-9
 
 
 def _parse_int(text: str) -> int:
-    """A whole number as Go's flags take it: 0x1f, 0b11, 017 and 1_000 too."""
+    """Parse an integer as Go's flags do, including 0x1f, 0b11, 017 and 1_000."""
     if not _GO_INT.fullmatch(text):
         raise ValueError(text)
     plain = text.replace("_", "")
@@ -144,7 +145,7 @@ def _value_of(flag: Flag, value: Any) -> Any:
             remedy="correct it, or leave it out",
             code="usage",
         )
-    if value == []:  # argparse has taken the value for its own mark
+    if value == []:  # argparse took the value for its own marker
         return "--"
     if flag.takes == "list":
         texts = ["--" if text == [] else str(text) for text in value]
@@ -153,7 +154,7 @@ def _value_of(flag: Flag, value: Any) -> Any:
 
 
 def _find_command(commands: Sequence[Command], words: list[str], *, program: Program) -> tuple[Command, list[str]]:
-    """The command with the most leading words."""
+    """Find the command that matches the most leading words."""
     for length in range(min(3, len(words)), 0, -1):
         name = " ".join(words[:length])
         for command in commands:
@@ -224,7 +225,7 @@ def _add_flag(parser: argparse.ArgumentParser, flag: Flag) -> None:
 
 
 def _plain_booleans(words: Sequence[str], command: Command) -> list[str]:
-    """Go's flags take `--dry-run=true`; argparse's do not."""
+    """Convert `--dry-run=true`, which Go's flags accept and argparse's do not."""
     switches = {name for name in _names_of(command) if BY_NAME[name].takes == "flag"} | {"help"}
     plain: list[str] = []
     for word in words:
@@ -233,7 +234,7 @@ def _plain_booleans(words: Sequence[str], command: Command) -> list[str]:
             continue
         name, has_value, value = word[2:].partition("=") if word.startswith("--") else ("", "", "")
         if has_value and name in switches:
-            plain = [other for other in plain if other != f"--{name}"]  # the last one counts
+            plain = [other for other in plain if other != f"--{name}"]  # the last one wins
             if value.lower() in ("true", "1", "t"):
                 plain.append(f"--{name}")
             elif value.lower() not in ("false", "0", "f"):
@@ -252,7 +253,7 @@ def _plain_booleans(words: Sequence[str], command: Command) -> list[str]:
 
 
 def render_help(commands: Sequence[Command], program: Optional[Program] = None) -> str:
-    """The commands with their reasons, task by task where they have one."""
+    """The commands with their one-line reasons, grouped by task if they have one."""
     program = program or Program()
     name = program.called_as
     width = max(len(command.name) for command in commands)
@@ -269,7 +270,7 @@ def render_help(commands: Sequence[Command], program: Optional[Program] = None) 
 
 
 def render_phases(phases: Sequence[Phase]) -> str:
-    """The phases with their reasons, one a line."""
+    """The phases with their one-line reasons, one per line."""
     width = max(len(phase.name) for phase in phases)
     notes = {"": "", "control-plane": " (with --control-plane)"}
     return "\n".join(f"{phase.name:<{width}}  {phase.does}{notes[phase.on]}" for phase in phases if not phase.hidden)

@@ -1,4 +1,4 @@
-"""What kb offers and what was asked of it: a command, the program by the name under which it was called, a call."""
+"""What kb offers and what it was asked to do: Command, Program (kb by the name it was called), Invocation."""
 
 from __future__ import annotations
 
@@ -25,22 +25,23 @@ if TYPE_CHECKING:
 
 @frozen
 class Command:
-    """One command: its words ("config images list"), its one-line reason, what runs it, the flags it takes."""
+    """One command: its words ("config images list"), its one-line reason, the function that runs it, the flags it
+    takes."""
 
     name: str
     does: str
     run: Callable[[Invocation], int]
     options: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
-    """Names of positional words; `name...` takes any number."""
+    """Names of positional arguments; `name...` takes any number."""
     phases: tuple[Phase, ...] = ()
     workflow: str = ""
     task: str = ""
-    """What somebody wants who needs it: help lists commands by it."""
+    """The user's task that the command is for; help groups commands by it."""
 
 
 def make_local_host(root: Path) -> LocalHost:
-    """This machine, or the folder `root` of it."""
+    """This machine, or the folder `root` on it."""
     from kubeup.machine.local_host import LocalHost
 
     return LocalHost(root)
@@ -48,34 +49,34 @@ def make_local_host(root: Path) -> LocalHost:
 
 @frozen
 class Program:
-    """The name under which kb was called, and what differs with it: kb itself, or kubeadm (kubeup/kubeadm/program.py)."""
+    """The name under which kb was called, and what depends on it: kb itself, or kubeadm (kubeup/kubeadm/program.py)."""
 
     name: str = "kb"
     called_as: str = "kb"
-    """How a person runs it again (own_name.find_call)."""
+    """How the user runs it again (own_name.find_call)."""
     title: str = "kb: Kubernetes from one file"
     make_report: Callable[..., Report] = Report
     """Called with verbosity and quiet."""
     end_with_error: Optional[Callable[[KbError, Report], int]] = None
-    """Tells an error and gives the exit status; None: as kb does."""
+    """Reports an error and returns the exit status; None: kb's own way."""
     show_result: Optional[Callable[[Invocation, RunResult, Host], None]] = None
-    """Tells the end of a workflow; None: as kb does."""
+    """Prints the result of a workflow; None: kb's own way."""
     wishes: Mapping[str, Any] = field(default_factory=dict)
-    """Flags that init and join get on top of those that were given."""
+    """Flags that init and join get in addition to the given ones."""
     spelling: Optional[Spelling] = None
-    """How commands are named; None: all of them by called_as."""
+    """How commands are spelled; None: all of them with called_as."""
     make_host: Callable[[Path], LocalHost] = make_local_host
-    """Gives the machine that a command works on, by the folder of --root (`/` without one)."""
+    """Returns the machine that a command works on, for the folder of --root (`/` without one)."""
     keeps_state: bool = True
-    """Whether what is done is written into state.json, so that a second run goes on and reset takes it back."""
+    """Whether results are written to state.json, so that a second run continues and reset can undo them."""
 
     @property
     def does_more(self) -> bool:
-        """Whether a command may do more than kubeadm's of the same name."""
+        """Whether a command may do more than kubeadm's command of the same name."""
         return not self.wishes.get("only-kubeadm")
 
     def open_report(self, commands: Sequence[Command], command: str = "", **wishes: Any) -> Report:
-        """What tells a person; it names commands as they are called here."""
+        """The report for the user; it spells commands the way they are called here."""
         report = self.make_report(**wishes)
         spelling = self.spelling or Spelling(self.called_as, tuple(item.name for item in commands))
         report.spell = functools.partial(spelling.spell, command=command.removesuffix(" phase") if command else "")
@@ -84,12 +85,12 @@ class Program:
 
 @dataclass
 class Invocation:
-    """A command as it was called: the flags that were given, and where results go."""
+    """A command as it was called: the given flags, and where results go."""
 
     command: Command
     commands: tuple[Command, ...]
     flags: dict[str, Any]
-    """Flag name -> value, for flags that were given."""
+    """Flag name -> value, for the given flags."""
     words: list[str]
     report: Report
     out: TextIO = field(default_factory=lambda: sys.stdout)
@@ -100,16 +101,16 @@ class Invocation:
         return str(self.flags.get("output", "text"))
 
     def print(self, text: str) -> None:
-        """A result: stdout."""
+        """Print a result to stdout."""
         with to_output():
             self.out.write(text if text.endswith("\n") else text + "\n")
 
     def tell(self, text: str) -> None:
-        """A result in kb's own words: it names commands as they are called here."""
+        """Print a result in kb's own words; commands are spelled the way they are called here."""
         self.print(self.report.spell(text))
 
     def print_document(self, text: str) -> None:
-        """A result that is a file for other programs: in UTF-8, whatever the terminal's encoding is."""
+        """Print a result that is a file for other programs, in UTF-8 whatever the terminal's encoding."""
         raw = getattr(self.out, "buffer", None)
         if raw is None:
             self.print(text)
@@ -121,7 +122,7 @@ class Invocation:
             raw.flush()
 
     def print_value(self, value: Any) -> None:
-        """A result as -o json or yaml."""
+        """Print a result as -o json or yaml."""
         if self.output == "yaml":
             from kubeup.yaml_files import dump_yaml
 
@@ -131,5 +132,5 @@ class Invocation:
 
 
 def is_kubeadm(program: str, argv: Sequence[str]) -> bool:
-    """Whether kb was called as kubeadm: `program` is the name under which it was called, a link's as a rule."""
+    """Whether kb was called as kubeadm. `program` is the name it was called by, usually a link's."""
     return Path(program).name == "kubeadm" or "--as-kubeadm" in argv

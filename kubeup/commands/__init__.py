@@ -1,1 +1,1 @@
-"""The verbs of the command line: a module each, all started by launcher.py."""
+"""The commands: one module each, all started by launcher.py."""

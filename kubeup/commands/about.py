@@ -1,4 +1,4 @@
-"""The commands version and completion: what kb says of itself."""
+"""The commands version and completion: information about kb itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command adopt: write kb's state for a node that kubeadm made, after looking at it, and change nothing else."""
+"""The command adopt: examine a node set up by kubeadm and write kb's state for it; change nothing else."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 @frozen
 class Looked:
-    """What was seen of a phase: `why` is "" where the node is as the phase would leave it. plan: what it wants, if it says so."""
+    """The result of examining a phase. `why` is "" if the node is as the phase would leave it. plan: what the phase
+    wants, if it has a plan."""
 
     phase: Phase
     why: str
@@ -43,8 +44,8 @@ class Looked:
 
 
 def adopt(call: Invocation) -> int:
-    """Look at every phase's result; what is as kb would leave it is written down as done. All looks go through a host
-    that cannot change anything."""
+    """Examine every phase's result, and record as done what is as kb would leave it. All reads go through a host that
+    cannot change anything."""
     launch, paths = Launch(call), Paths()
     launch.require_root()
     local = launch.local
@@ -82,7 +83,7 @@ def _require_foreign(local: Host, paths: Paths) -> None:
 
 
 def _make_run(call: Invocation, looking: DryRunHost, *, paths: Paths, workflow: str) -> Run:
-    """As `kb init` or `kb join` would have it from the documents that were found."""
+    """The run that `kb init` or `kb join` would have with the documents found on the node."""
     if workflow == "join":
         return join.make_member_run(looking, paths.adopted(workflow), report=call.report)
     config = load_init.load_init_config(
@@ -93,16 +94,16 @@ def _make_run(call: Invocation, looking: DryRunHost, *, paths: Paths, workflow: 
 
 
 def look_at_phases(ctx: Run, phases: Sequence[Phase]) -> list[Looked]:
-    """Those that have a probe, and that the configuration asks for."""
+    """Examine the phases that have a probe and that the configuration asks for."""
     return [_look_at_phase(ctx, phase) for phase in wanted_phases(phases, ctx.config) if phase.probe or phase.plan]
 
 
 def _look_at_phase(ctx: Run, phase: Phase) -> Looked:
-    """Compare what the phase wants with the node, or ask its own probe."""
+    """Compare what the phase wants with the node, or call its probe."""
     try:
         if phase.plan:
             plan = phase.plan(ctx)
-            # a folder that is not there yet says nothing of what the other tool made: kb makes it and goes on
+            # a missing folder says nothing about the other tool's work: kb creates it and continues
             folders = {item.name for item in plan.items() if isinstance(item, Folder)}
             differences = [one for one in look_at(plan, ctx, recorded=None).differences if one.item not in folders]
             more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
@@ -114,7 +115,7 @@ def _look_at_phase(ctx: Run, phase: Phase) -> Looked:
 
 
 def render_records(ctx: Run, local: Host, *, paths: Paths, workflow: str, looked: list[Looked]) -> Records:
-    """What was found of everything that a phase wants: what differs from it later has changed since."""
+    """Record what was found of everything that the phases want, so that a later difference counts as a change."""
     records = load_records(local, paths.records)
     for item in looked:
         if item.plan is not None and not item.why:
@@ -123,7 +124,7 @@ def render_records(ctx: Run, local: Host, *, paths: Paths, workflow: str, looked
 
 
 def render_state(ctx: Run, local: Host, *, paths: Paths, workflow: str, looked: list[Looked]) -> State:
-    """The state of a node on which kb did nothing and knows what is done."""
+    """The state of a node on which kb has done nothing but knows what is done."""
     node_state = state.load_state(local, paths)
     node_state.phases.clear()
     node_state.node, node_state.cluster = ctx.config.node.name, ctx.config.cluster.cluster_name
@@ -156,7 +157,7 @@ def render_state(ctx: Run, local: Host, *, paths: Paths, workflow: str, looked: 
 
 
 def _join_tokens(ctx: Run) -> list[str]:
-    """The ids of the tokens with which nodes join: kb shows their join command."""
+    """The ids of the tokens that nodes join with; kb shows their join command."""
     found = bootstrap_tokens.valid_tokens(ctx.api, ctx.host.now())
     return [token.token_id for token in found if {"signing", "authentication"} <= set(token.usages)][:1]
 

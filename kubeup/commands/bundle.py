@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 
 def create(call: Invocation) -> int:
-    """Gather, then write. What came over a network waits beside the file, and is removed when the file is whole."""
+    """Gather the content, then write the bundle. Downloads are kept next to the file until it is complete."""
     local, target = launcher.open_host(call), str(launcher.required(call, "output-file"))
-    is_stream = process.is_stream(target)  # what is gathered cannot wait beside it
+    is_stream = process.is_stream(target)  # downloads cannot be kept next to a stream
     out = Path("kb-bundle.tar" if is_stream else target).absolute()
     if not out.name:
         raise UsageError(
@@ -65,14 +65,14 @@ def create(call: Invocation) -> int:
         f"{written.bytes / 2**20:.0f} MiB\n{written.digest}"
     )
     if process.given_descriptor(target) == 1:
-        call.report.line(text)  # the bundle itself is on standard output
+        call.report.line(text)  # standard output carries the bundle itself
     else:
         call.print(f"{target if is_stream else out}: {text}")
     return 0
 
 
 def _gather(call: Invocation, local: LocalHost, *, config: NodeConfig, spool: Path) -> bundle_sources.Gathering:
-    """All that the bundle is to hold, below `spool` where it had to be fetched."""
+    """Gather everything that the bundle should hold; downloads go below `spool`."""
     preset = presets.find_preset(str(call.flags.get("preset", "")))
     archs = tuple(call.flags.get("arch") or (downloads.MACHINES.get(_machine(local), "amd64"),))
     _check_archs(archs)
@@ -91,7 +91,7 @@ def _gather(call: Invocation, local: LocalHost, *, config: NodeConfig, spool: Pa
 
 
 def verify(call: Invocation) -> int:
-    """Every digest, the signature where a key is given, and what a configuration would miss. Needs no network."""
+    """Check every digest, the signature if a key is given, and what a configuration would lack. Needs no network."""
     local = launcher.open_host(call)
     found = _open(call, local)
     base = oci_layout.open_layout(local, Path(call.flags["since"]).absolute()) if "since" in call.flags else None
@@ -124,7 +124,7 @@ def verify(call: Invocation) -> int:
 
 
 def show(call: Invocation) -> int:
-    """Names, sizes and digests."""
+    """Print names, sizes and digests."""
     local = launcher.open_host(call)
     found = _open(call, local)
     told = found.index.get("annotations") or {}
@@ -142,7 +142,7 @@ def show(call: Invocation) -> int:
     if told.get(bundle.SINCE):
         lines.append(f"a delta: it needs the blobs of the bundle {shown(told[bundle.SINCE])}")
     lines += [f"image  {item['digest'][7:19]}  {shown(item['name'])}" for item in images]
-    # whole, unlike the others: it is the only name that the artifact has here
+    # in full, unlike the others: it is the artifact's only name here
     lines += [f"files  {digest}" for digest in artifacts]
     lines += [
         f"file   {e.digest[7:19]}  {shown(e.title)}  {e.size / 2**20:.1f} MiB  {shown(e.version)}".rstrip()
@@ -172,7 +172,7 @@ def diff(call: Invocation) -> int:
     return 0
 
 
-# ---- what they share
+# ---- shared helpers
 
 
 def _open(call: Invocation, local: LocalHost) -> oci_layout.Layout:
@@ -203,7 +203,7 @@ def _image_needs(call: Invocation, local: LocalHost, *, config: NodeConfig) -> S
 
 
 def _add_own_files(call: Invocation, gathering: bundle_sources.Gathering) -> None:
-    """--file PATH[=TITLE], and kb itself where it runs from its one file."""
+    """Add --file PATH[=TITLE], and kb itself if it runs from its zipapp."""
     given = dict(_split_file(text) for text in call.flags.get("file", ()))
     own = Path(sys.argv[0]).absolute()
     if bundle.KB_FILE not in given.values() and own.suffix == ".pyz" and gathering.local.exists(own):

@@ -1,5 +1,5 @@
-"""The commands certs check-expiration, certs renew and certs generate-csr. Mirrors cmd/kubeadm/app/cmd/certs.go: what
-is printed has its form."""
+"""The commands certs check-expiration, certs renew and certs generate-csr. Mirrors cmd/kubeadm/app/cmd/certs.go,
+including the form of the output."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ OUTPUT_API = "output.kubeadm.k8s.io/v1alpha3"
 
 
 def _read_cluster(call: Invocation, local: Host, *, verb: str) -> ClusterConfiguration:
-    """Of --config; else as the cluster stores it, if it answers at once; else the defaults. A cluster that is down must
-    not keep anybody from renewing what it is down for."""
+    """The configuration from --config, else from the cluster if it answers at once, else the defaults. A cluster that
+    is down because of expired certificates must not prevent their renewal."""
     if "config" in call.flags:
-        # nobody is kept from renewing by a field that means nothing
+        # an unknown field must not prevent a renewal
         is_kubeadm = bool(call.program.wishes.get("only-kubeadm"))
         given = load_init.load_partial_config(
             local,
@@ -78,7 +78,7 @@ def _paths(call: Invocation, cluster: ClusterConfiguration) -> Paths:
 
 
 def check_expiration(call: Invocation) -> int:
-    """When each certificate of this node ends."""
+    """Print when each certificate of this node expires."""
     local = launcher.open_host(call)
     cluster = _read_cluster(call, local, verb="check-expiration")
     paths = _paths(call, cluster)
@@ -131,13 +131,13 @@ def _row(item: Expiry, now: datetime.datetime, *, has_ca: bool) -> tuple[str, ..
 
 
 def _render_table(rows: list[tuple[str, ...]]) -> str:
-    """Columns of at least 10 characters with 3 between them, as kubeadm's tabwriter makes them."""
+    """Columns at least 10 characters wide, separated by 3 spaces, as kubeadm's tabwriter prints them."""
     widths = [max(10, max(len(row[column]) for row in rows) + 3) for column in range(len(rows[0]) - 1)]
     return "\n".join("".join(f"{cell:<{width}}" for cell, width in zip(row, widths)) + row[-1] for row in rows)
 
 
 def describe_span(seconds: int) -> str:
-    """`364d`, `9y`, `30m`: as kubectl shows ages (HumanDuration of k8s.io/apimachinery/pkg/util/duration)."""
+    """`364d`, `9y`, `30m`: kubectl's form of ages (HumanDuration of k8s.io/apimachinery/pkg/util/duration)."""
     if seconds < -1:
         return "<invalid>"
     if seconds < 0:
@@ -163,7 +163,7 @@ def describe_span(seconds: int) -> str:
 
 
 def renew(call: Invocation) -> int:
-    """One certificate by name, or all."""
+    """Renew one certificate by name, or all."""
     if len(call.words) != 1:
         raise UsageError(
             "one certificate must be named",
@@ -177,7 +177,7 @@ def renew(call: Invocation) -> int:
         launch.require_root()
     name = call.words[0]
     if name != "all":
-        renewal.find_row(name, types.ClusterConfiguration(releases.NEWEST_PROVEN))  # before the cluster is asked
+        renewal.find_row(name, types.ClusterConfiguration(releases.NEWEST_PROVEN))  # before querying the cluster
     cluster = _read_cluster(call, local, verb="renew")
     rows = renewal.wanted_rows(cluster) if name == "all" else (renewal.find_row(name, cluster),)
     paths = _paths(call, cluster)
@@ -206,7 +206,7 @@ Done renewing certificates. You must restart the kube-apiserver, kube-controller
 
 
 def generate_csr(call: Invocation) -> int:
-    """Keys and requests for a CA that is kept elsewhere."""
+    """Create keys and certificate requests for an external CA."""
     local = launcher.open_host(call)
     config_file: Optional[Path] = Path(call.flags["config"]) if "config" in call.flags else None
     config = load_init.load_init_config(

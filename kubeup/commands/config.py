@@ -41,7 +41,7 @@ def migrate_config(call: Invocation) -> int:
     path, as_kubeadm = Path(launcher.required(call, "old-config")), bool(call.program.wishes.get("only-kubeadm"))
     text = config_documents.migrate_config_file(local, path, as_kubeadm=as_kubeadm)
     if "new-config" in call.flags:
-        # tokens and the certificate key stand in it
+        # the file contains tokens and the certificate key
         target = str(call.flags["new-config"])
         local.write_output(target, [host.encode_text(text, target)], is_secret=True)
     else:

@@ -1,7 +1,7 @@
-"""What stands behind `kb config print`, `config validate` and `config migrate`.
+"""The implementation of `kb config print`, `config validate` and `config migrate`.
 
-Source: cmd/kubeadm/app/cmd/config.go. Unlike kubeadm, migrate keeps component configs and UpgradeConfiguration,
-and writes nothing that only the machine at hand can tell (its name, address, runtime, a random token).
+Source: cmd/kubeadm/app/cmd/config.go. Unlike kubeadm, migrate keeps component configs and UpgradeConfiguration, and
+writes no values that depend on the current machine (its name, address, runtime, a random token).
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def print_defaults(
     node_name: str = "node",
     version: str = releases.NEWEST_PROVEN,
 ) -> str:
-    """The documents with every default: kind is init-defaults, join-defaults, reset-defaults, upgrade-defaults.
-    version: the one whose minor they are for."""
+    """The documents with every default. kind is init-defaults, join-defaults, reset-defaults or upgrade-defaults; the
+    documents are for the minor of `version`."""
     makers: dict[str, Callable[[str], list[dict[str, Any]]]] = {
         "init-defaults": lambda name: _default_init(name, version),
         "join-defaults": _default_join,
@@ -67,7 +67,7 @@ def print_defaults(
 
 
 def _default_config(node_name: str, version: str) -> types.NodeConfig:
-    """What an init without any wish would be, on a machine that nobody asked."""
+    """The configuration of an init without any flags, on a machine that was not examined."""
     release = releases.find_release(version)
     return types.NodeConfig(
         cluster=types.ClusterConfiguration(f"{release.name}.0"),
@@ -120,22 +120,22 @@ def _join_documents(documents: list[dict[str, Any]]) -> str:
 
 
 def validate_config_file(host: Host, path: Path, *, as_kubeadm: bool = False) -> list[str]:
-    """Check every document of a file without asking the machine; return the warnings. Raises UsageError
-    (invalid-config) with all that is wrong."""
+    """Check every document of a file without examining the machine; return the warnings. Raises UsageError
+    (invalid-config) with every mistake."""
     problems = Problems(is_kubeadm=as_kubeadm)
     _read_checked(host, path, problems=problems)
     return problems.warnings
 
 
 def migrate_config_file(host: Host, path: Path, *, as_kubeadm: bool = False) -> str:
-    """The file's documents in the newest API version, static defaults filled in. Raises as validate does."""
+    """The file's documents in the newest API version, with static defaults filled in. Raises as validate does."""
     problems = Problems(is_kubeadm=as_kubeadm)
     checked = _read_checked(host, path, problems=problems)
     return _join_documents(checked)
 
 
 def _read_checked(host: Host, path: Path, *, problems: Problems) -> list[dict[str, Any]]:
-    """The documents of the file as kb would write them, in kubeadm's order."""
+    """Read and check the file; return its documents as kb would write them, in kubeadm's order."""
     trees = take_kinds(read_documents(host, path, problems=problems), _KINDS, problems=problems)
     if not problems and not {_INIT, _CLUSTER, _JOIN, _RESET, _UPGRADE} & set(trees):
         raise UsageError(
@@ -172,7 +172,7 @@ def _check_init(host: Host, trees: Trees, *, problems: Problems) -> list[dict[st
         paths = ("nodeRegistration.name", "nodeRegistration.criSocket", "localAPIEndpoint.advertiseAddress")
         _drop_unsaid(init, trees[_INIT], paths=paths)
         given = (trees[_INIT].get("localAPIEndpoint") or {}).get("advertiseAddress")
-        if given:  # 0.0.0.0 asks the machine: that stays so
+        if given:  # 0.0.0.0 means the machine's own address: keep it
             init["localAPIEndpoint"]["advertiseAddress"] = choose.normalize_address(given)
         if not trees[_INIT].get("bootstrapTokens"):
             del init["bootstrapTokens"]
@@ -212,7 +212,7 @@ def _check_join(tree: dict[str, Any], problems: Problems) -> dict[str, Any]:
 
 
 def _drop_unsaid(document: dict[str, Any], tree: dict[str, Any], *, paths: Iterable[str]) -> None:
-    """Remove what the file does not say and only a machine could."""
+    """Remove the fields that the file does not set and that depend on the machine."""
     for path in paths:
         outer, _, name = path.partition(".")
         if not (tree.get(outer) or {}).get(name):

@@ -1,4 +1,4 @@
-"""The commands doctor and support-bundle: look at a node, and say or pack what is seen. Neither changes the node."""
+"""The commands doctor and support-bundle: examine a node, and report or pack the findings. Neither changes the node."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
 
 UNFIT = 3
-"""The exit status where something is wrong: that of a failed preflight."""
+"""The exit status if something is wrong, the same as for a failed preflight."""
 
 
 def doctor(call: Invocation) -> int:
-    """Print what each look found, errors with their remedies; exit 3 where there is an error."""
+    """Print what each check found, errors with their remedies; exit with 3 if there is an error."""
     patient = _read_patient(call)
     notes = table.examine(patient)
     errors = [note for note in notes if note.level == "error"]
@@ -43,14 +43,14 @@ def doctor(call: Invocation) -> int:
 
 def _read_patient(call: Invocation) -> node_files.Patient:
     launch = Launch(call)
-    launch.is_dry = True  # a look that would change something (modprobe configs) is only planned
+    launch.is_dry = True  # a check that would change something (modprobe configs) is only planned
     launch.require_root()
     chosen = Path(call.flags["kubeconfig"]) if "kubeconfig" in call.flags else None
     return node_files.read_patient(launch.target, Paths(), kubeconfig_file=chosen)
 
 
 def support_bundle(call: Invocation) -> int:
-    """Write one file with logs and states, secrets redacted."""
+    """Write one file with logs and states, with secrets redacted."""
     local = launcher.open_host(call)
     name = f"kb-support-{local.hostname()}-{local.now():%Y%m%d-%H%M%S}.tar.gz"
     target = Path(call.flags.get("to", name))

@@ -1,5 +1,5 @@
-"""The commands etcd members and etcd remove: the member list of the cluster's etcd, asked on a control plane. One that
-is external is looked at only: its members are its operator's to change."""
+"""The commands etcd members and etcd remove: list and change the cluster's etcd members, on a control plane. The
+members of an external etcd are only listed; changing them is its operator's job."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def members(call: Invocation) -> int:
-    """Every member, and whether it serves. It needs no API server: etcd itself is asked."""
+    """List every member, and whether it serves. Queries etcd itself, so it needs no API server."""
     client = _find_client(call, launcher.open_host(call))
     found = client.list_members(is_sure=False)
     trouble = etcd.probe_members(client, found)
@@ -53,7 +53,7 @@ def _describe(member: etcd.Member, trouble: str) -> dict[str, Any]:
 
 
 def remove(call: Invocation) -> int:
-    """Take a member out of the list that is gone for ever; refused where the rest would have no quorum."""
+    """Remove a member that is gone for good; refused if the remaining members would have no quorum."""
     local = launcher.open_host(call)
     if len(call.words) != 1:
         raise UsageError(
@@ -80,8 +80,8 @@ def remove(call: Invocation) -> int:
 
 
 def _find_client(call: Invocation, local: LocalHost, *, for_change: bool = False) -> etcd.Etcd:
-    """The members that this node's static pod knows: its own, and those it joined; else the external ones that its API
-    server calls. Raises HostError (no-local-etcd), UsageError (etcd-is-external)."""
+    """A client for the members that this node's static pod knows (its own and those it joined), else for the external
+    members that its API server uses. Raises HostError (no-local-etcd), UsageError (etcd-is-external)."""
     given = call.flags.get("cert-dir")
     paths = Paths(pki=Path(given)) if given else node_files.find_paths(local, Paths())
     manifest = paths.manifest("etcd")

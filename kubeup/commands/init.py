@@ -1,4 +1,4 @@
-"""The commands init and init phase: the configuration, and the phases of a first control plane."""
+"""The commands init and init phase: load the configuration and run the phases of a first control plane."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 def init(call: Invocation) -> int:
-    """The whole workflow; with --list only its names."""
+    """Run the whole workflow; with --list only print the names of its phases."""
     return launcher.list_phases(call) if call.flags.get("list") else _run_init(call, only="")
 
 
 def init_phase(call: Invocation) -> int:
-    """One phase, or a parent's; `certs ca` and `certs/ca` are the same."""
+    """Run one phase, or all phases of a parent; `certs ca` and `certs/ca` are the same."""
     if not call.words:
         raise UsageError(
             "no phase was named",
@@ -52,7 +52,7 @@ def _run_init(call: Invocation, *, only: str) -> int:
     launch.tell(config)
     paths, own_server = launcher.paths_of(config, call.flags), ""
     if only and config_file is None:
-        # one phase on a node that is there: its own files say where they lie, and where its API server listens
+        # one phase on an existing node: its own files say where they are, and where its API server listens
         own_server = node_files.find_own_server(launch.local, paths)
         paths = paths if "cert-dir" in call.flags else node_files.find_paths(launch.local, paths)
     with launch.locked(paths) as node_state:
@@ -69,13 +69,13 @@ def _run_init(call: Invocation, *, only: str) -> int:
 
 
 def _load_config(launch: Launch, config_file: Optional[Path], *, only: str) -> NodeConfig:
-    """The configuration, and with --air-gapped the fence, before anything outside is asked."""
+    """Load the configuration, and with --air-gapped set up the fence before anything outside is contacted."""
     call, local = launch.call, launch.local
     flags = {**call.flags, **call.program.wishes}
     if config_file is not None and launch.config_file is None:
-        flags["allow-unknown-fields"] = True  # the cluster runs with them
+        flags["allow-unknown-fields"] = True  # the cluster already runs with them
     if "air-gapped" in flags:
-        local.fence = fence.Fence()  # nothing outside is asked for a version either
+        local.fence = fence.Fence()  # nor may the version be looked up outside
     config = load_init.load_init_config(
         local, config_file=config_file, flags=flags, only=only, read_bundle_version=oci_layout.read_kubernetes_version
     )
@@ -83,7 +83,7 @@ def _load_config(launch: Launch, config_file: Optional[Path], *, only: str) -> N
         local.fence = air_gap_fence.plan_fence(config)
         manifest = config.kb.pod_network.manifest
         if "://" in manifest:
-            # fetched late: better told before anything is changed
+            # it is fetched late, so report a violation before anything is changed
             local.require_inside(urlsplit(manifest).hostname or "", manifest)
     return config
 

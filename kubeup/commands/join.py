@@ -1,4 +1,4 @@
-"""The commands join and join phase: find the cluster, then run the phases with what it says."""
+"""The commands join and join phase: find the cluster, then run the phases with its configuration."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def join(call: Invocation) -> int:
-    """The whole workflow; with --list only its names."""
+    """Run the whole workflow; with --list only print the names of its phases."""
     if call.flags.get("list"):
         return launcher.list_phases(call)
     if len(call.words) > 1:
@@ -51,7 +51,7 @@ def join(call: Invocation) -> int:
 
 
 def join_phase(call: Invocation) -> int:
-    """One phase. The API server's HOST:PORT may follow its name, as kubeadm has it."""
+    """Run one phase. As in kubeadm, the API server's HOST:PORT may follow its name."""
     words = list(call.words)
     endpoint = words.pop() if len(words) > 1 and ":" in words[-1] else ""
     if not words:
@@ -73,7 +73,7 @@ def _run_join(call: Invocation, *, only: str, endpoint: str) -> int:
     kubelet = membership.find_member_access(local, Paths().kubeconfigs / "kubelet.conf")
     wishes = _load_wishes(launch, endpoint, is_member=bool(admin or kubelet))
     is_control_plane = wishes.join.control_plane is not None
-    # a control plane speaks as its admin; on a worker an admin.conf is somebody's who looks around
+    # a control plane authenticates as its admin; an admin.conf on a worker is only somebody's for looking around
     member = admin if is_control_plane else kubelet
     phases = _phases_for(call, is_control_plane=is_control_plane, only=only)
     if wishes.kb.air_gapped:
@@ -101,7 +101,7 @@ def _run_join(call: Invocation, *, only: str, endpoint: str) -> int:
 
 
 def _phases_for(call: Invocation, *, is_control_plane: bool, only: str) -> tuple[Phase, ...]:
-    """The phases of a worker, or those of a control plane. Raises UsageError (not-a-worker-phase)."""
+    """The phases of a worker or of a control plane. Raises UsageError (not-a-worker-phase)."""
     phases = phases_on(call.command.phases, is_control_plane=is_control_plane)
     if only and not any(phase in phases for phase in step.select_phases(call.command.phases, only)):
         raise UsageError(
@@ -114,7 +114,7 @@ def _phases_for(call: Invocation, *, is_control_plane: bool, only: str) -> tuple
 
 
 def phases_on(phases: Sequence[Phase], *, is_control_plane: bool) -> tuple[Phase, ...]:
-    """Of join's phases those of a worker, or those of a control plane."""
+    """The join phases that apply to a worker or to a control plane."""
     return tuple(phase for phase in phases if is_control_plane or not phase.on)
 
 
@@ -155,7 +155,8 @@ def _load_wishes(launch: Launch, endpoint: str, *, is_member: bool) -> load_join
 
 
 def _require_same_kind(local: LocalHost, node_state: State, *, is_control_plane: bool) -> None:
-    """A node that joined as one kind goes on as that kind. Raises HostError: node-is-control-plane, node-is-worker."""
+    """Require that a node that joined as one kind continues as that kind. Raises HostError: node-is-control-plane,
+    node-is-worker."""
     manifest = Paths().manifest("kube-apiserver")
     prepared = node_state.phases.get("join/control-plane-prepare/certs")
     was_control_plane = prepared is not None and bool(prepared.created or prepared.adopted)
@@ -191,9 +192,10 @@ def _was_started(node_state: State) -> bool:
 def _find_cluster(
     local: LocalHost, wishes: load_join.JoinWishes, *, member: Optional[Access], node_state: State, report: Report
 ) -> NodeConfig:
-    """A member asks with its own identity: the token of a join that is run again may be long gone."""
+    """Find the cluster. A member authenticates with its own identity, because the token of a repeated join may have
+    expired."""
     wanted = wishes.join
-    # an admin.conf beside --control-plane was put there to be used, as kubeadm has it
+    # as in kubeadm, an admin.conf together with --control-plane is there to be used
     is_admin = wanted.control_plane is not None and member is not None
     is_ours = is_admin or (member is not None and node_state.has_run("join"))
     access = member if is_ours else None
@@ -215,20 +217,20 @@ def _find_cluster(
     if access.is_member:
         return config
     if wanted.control_plane is not None:
-        # its kubelet bootstraps, if it has to, at its own API server: that is where kubelet.conf is to lead
+        # if its kubelet has to bootstrap, it does so through its own API server: kubelet.conf has to name that one
         access = replace(access, server=kubeconfig.local_url(config))
     text = access.render_bootstrap_kubeconfig(config.cluster.cluster_name)
     return replace(config, join=replace(config.joined, bootstrap_kubeconfig=text, clock_skew_s=access.skew_s))
 
 
 def _read_config(host: Host, wishes: load_join.JoinWishes, *, access: Access) -> NodeConfig:
-    """The node's own wishes, and all that the cluster stores for its nodes."""
+    """The node's own settings, and everything that the cluster stores for its nodes."""
     found = join_documents.read_documents(host, access, timeouts=wishes.join.timeouts)
     return load_join.build_join_config(host, wishes, stored=found, server=access.server, ca_pem=access.ca_pem)
 
 
 def make_member_run(target: Host, config_file: Path, *, report: Report) -> Run:
-    """What `kb join` with that file would work with on a node that is a member already. Raises ClusterError."""
+    """The run that `kb join` with that file would have on a node that is already a member. Raises ClusterError."""
     paths = Paths()
     wishes = load_join.load_join_config(
         target, config_file=config_file, flags={"allow-unknown-fields": True}, is_member=True
@@ -247,7 +249,7 @@ def make_member_run(target: Host, config_file: Path, *, report: Report) -> Run:
 
 
 def _plan_fence(local: Host, wishes: load_join.JoinWishes, *, member: Optional[Access]) -> fence.Fence:
-    """Before the cluster is found: the servers that were named for finding it."""
+    """Before the cluster is found: allow only the servers named for finding it."""
     discovery_, names = wishes.join.discovery, set()
     if discovery_.bootstrap_token:
         names.add(urlsplit(f"https://{discovery_.bootstrap_token.api_server_endpoint}").hostname or "")
@@ -266,12 +268,12 @@ def _require_discovery(wishes: load_join.JoinWishes) -> None:
 
 
 def _make_run(target: Host, config: NodeConfig, *, paths: Paths, report: Report) -> Run:
-    """The API is called with the bootstrap's identity until the node has its own."""
+    """The run; it calls the API with the bootstrap identity until the node has its own."""
     join = config.joined
 
     def make_api(who: Who) -> api.Api:
         if who == "admin":
-            # admin.conf names the stable endpoint, which may not lead anywhere on this node yet
+            # the stable endpoint in admin.conf may not be reachable from this node yet
             identity = api.read_identity(target, paths.admin_conf, server=join.reached_server or join.server)
         elif who == "bootstrap":
             found = kubeconfig.parse_kubeconfig(join.bootstrap_kubeconfig.reveal(), source="bootstrap-kubelet.conf")

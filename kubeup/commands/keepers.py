@@ -1,4 +1,4 @@
-"""The commands routes and load-balancer, which systemd runs."""
+"""The commands routes and load-balancer, which are run by systemd."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command kubeconfig user: a kubeconfig for a further user."""
+"""The command kubeconfig user: write a kubeconfig for an additional user."""
 
 from __future__ import annotations
 

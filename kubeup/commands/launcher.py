@@ -1,12 +1,11 @@
-"""How every command starts: the machine it works on, its configuration, root, the lock, the state, the run; and how it
-ends: the result.
+"""How every command starts (machine, configuration, root, lock, state, run) and ends (result).
 
-Owns each of these once. A command asks for what it needs, in this order: Launch(call), then `load_partial` or its own
-configuration, `is_dry`, `require_root`, `tell`, `locked`, `work`, `print_result`. Must not know what a command is for.
-Mirrors what newInitData, newJoinData and newResetData of cmd/kubeadm/app/cmd/{init,join,reset}.go do.
+Owns each of these once. A command asks for what it needs in this order: Launch(call), then `load_partial` or its own
+configuration, `is_dry`, `require_root`, `tell`, `locked`, `work`, `print_result`. Must not know what a command does.
+Mirrors newInitData, newJoinData and newResetData of cmd/kubeadm/app/cmd/{init,join,reset}.go.
 
-The machine is made by Program.make_host alone, so a whole command line runs on any other machine without a patch:
-`kb.main(["join", ...], make_host=lambda root: fake)`, where `root` is the folder of --root, `/` without one.
+Only Program.make_host creates the machine, so a whole command line runs on another machine without patching:
+`kb.main(["join", ...], make_host=lambda root: fake)`, where `root` is the folder of --root, or `/` without one.
 """
 
 from __future__ import annotations
@@ -52,21 +51,22 @@ NEED_ROOT: Mapping[str, str] = {
     "adopt": _CHANGES_FILES,
     "certs renew": _CHANGES_FILES,
     "mirror add": _CHANGES_FILES,
-    # an ordinary user sees neither keys nor manifests nor the runtime: half of the looks would find faults that are none
+    # an ordinary user cannot read keys, manifests or the runtime: half of the checks would report false errors
     "doctor": _LOOKS_AT_SECRETS,
     "support-bundle": _LOOKS_AT_SECRETS,
 }
-"""The commands that root alone can do, and why; what is said of `init` holds for `init phase`."""
+"""The commands that require root, and why; the reason for `init` also applies to `init phase`."""
 
 
 class Launch:
-    """A command that starts. What it may see of the machine is `local`; what it changes it changes through `target`."""
+    """A starting command. It reads the machine through `local` and changes it through `target`."""
 
     def __init__(self, call: Invocation) -> None:
         self.call = call
         self.local: LocalHost = open_host(call)
         self.is_dry = bool(call.flags.get("dry-run"))
-        """Whether `target` only plans. A command whose configuration may say so too sets it before it uses `target`."""
+        """Whether `target` only plans. A command whose configuration can also set this does so before it uses
+        `target`."""
 
     @functools.cached_property
     def target(self) -> Host:
@@ -79,7 +79,8 @@ class Launch:
         return Path(self.call.flags["config"]) if "config" in self.call.flags else None
 
     def adopted_config(self) -> Optional[Path]:
-        """Without --config an adopted node is gone on with as it was found: kb's defaults would make it another one."""
+        """The configuration found on an adopted node, used if there is no --config; kb's defaults would change the
+        node."""
         path = Paths().adopted(self.call.command.workflow)
         if not (self.call.program.keeps_state and "root" not in self.call.flags and self.local.exists(path)):
             return None
@@ -87,8 +88,8 @@ class Launch:
         return path
 
     def load_partial(self, names: tuple[str, ...]) -> NodeConfig:
-        """The configuration for a command that needs only some of it: the machine is asked for little. names: the flags
-        that count."""
+        """Load the configuration for a command that needs only part of it, with few reads of the machine. names: the
+        flags that matter."""
         flags = {name: self.call.flags[name] for name in names if name in self.call.flags}
         flags.update(strictness_of(self.call))
         config = load_init.load_partial_config(
@@ -102,7 +103,7 @@ class Launch:
         return config
 
     def tell(self, config: NodeConfig) -> None:
-        """What was decided for the user, and what should be known."""
+        """Report what was decided for the user, and the warnings."""
         for warning in config.warnings:
             self.call.report.warn(warning)
         for note in config.notes:
@@ -111,8 +112,8 @@ class Launch:
     # ---- root, lock, state
 
     def require_root(self, ignored: Iterable[str] = ()) -> None:
-        """Raises HostError (not-root) where NEED_ROOT names the command, unless it works below a folder. ignored: the checks
-        whose errors are only warnings, this one perhaps."""
+        """Raises HostError (not-root) if NEED_ROOT names the command, unless it works below a folder. ignored: the
+        checks whose errors are only warnings, which may include this one."""
         command = self.call.command.name.replace(" phase", "")
         is_ignored = {name.lower() for name in ignored} & {"all", "isprivilegeduser"}
         if command not in NEED_ROOT or not self.local.is_live or self.local.is_root_user() or is_ignored:
@@ -128,18 +129,18 @@ class Launch:
 
     @contextlib.contextmanager
     def locked(self, paths: Paths) -> Iterator[State]:
-        """This node's state, which no other kb changes meanwhile."""
+        """This node's state, locked against changes by other kb processes."""
         with contextlib.ExitStack() as stack:
             if not self.is_dry and self._needs_lock(paths):
                 stack.enter_context(self.local.lock(paths.lock, f"kb {self.call.command.name}"))
             yield self.open_state(paths)
 
     def _needs_lock(self, paths: Paths) -> bool:
-        """Whoever keeps no state makes no folder for its lock either, but waits for who does."""
+        """A program that keeps no state creates no folder for its lock, but waits for one that holds it."""
         return self.call.program.keeps_state or self.local.is_dir(paths.state_dir)
 
     def open_state(self, paths: Paths) -> State:
-        """This node's state, or for a program that keeps none an empty one which is never written."""
+        """This node's state; for a program that keeps none, an empty state that is never written."""
         if self.call.program.keeps_state:
             return state.load_state(self.target, paths)
         return state.State(self.target, paths, is_kept=False)
@@ -156,7 +157,7 @@ class Launch:
         skip: Sequence[str] = (),
         keeps_journal: bool = True,
     ) -> RunResult:
-        """Run the command's phases (or `phases`), or those that `only` names, whatever else is to be skipped."""
+        """Run the command's phases (or `phases`), or only those named by `only`, even if they are to be skipped."""
         worker = runner.Runner(
             self.call.command.workflow,
             self.call.command.phases if phases is None else phases,
@@ -229,13 +230,13 @@ def open_host(call: Invocation) -> LocalHost:
 
 
 def strictness_of(call: Invocation) -> dict[str, Any]:
-    """The flags and the name by which it is decided what of a file is only warned of."""
+    """The flags and the program name that decide which mistakes in a file are only warnings."""
     given = {**call.program.wishes, **call.flags}
     return {name: given[name] for name in ("only-kubeadm", "allow-unknown-fields") if name in given}
 
 
 def required(call: Invocation, flag: str) -> str:
-    """The value of a flag that the command cannot do without. Raises UsageError (missing-flag)."""
+    """The value of a required flag. Raises UsageError (missing-flag)."""
     if not call.flags.get(flag):
         raise UsageError(
             f"kb {call.command.name}: --{flag} is missing",
@@ -260,7 +261,7 @@ def list_phases(call: Invocation) -> int:
 
 def require_same_node(node_state: State, config: NodeConfig, *, paths: Paths) -> None:
     """Raises HostError (node-renamed)."""
-    # a run that its checks refused left nothing that bears the name: another one may be what they asked for
+    # a run that failed its checks left nothing with the old name, and the checks may have asked for another one
     if node_state.has_changed_files() and node_state.node and node_state.node != config.node.name:
         raise HostError(
             f"this node is called {config.node.name!r} now",
@@ -273,7 +274,7 @@ def require_same_node(node_state: State, config: NodeConfig, *, paths: Paths) ->
 
 
 def paths_of(config: NodeConfig, flags: Mapping[str, Any]) -> Paths:
-    """Where this node's files lie, by its configuration."""
+    """The paths of this node's files, from its configuration."""
     local_etcd = config.cluster.local_etcd
     return Paths(
         pki=Path(config.cluster.certificates_dir),
@@ -291,11 +292,11 @@ def make_run(
     kubeconfig_file: Optional[Path] = None,
     own_server: str = "",
 ) -> Run:
-    """What the phases of a control plane work with: the API server is called as the admin of `kubeconfig_file`.
-    own_server: where this node's API server listens, where that is known better than by the configuration."""
+    """The run that the phases of a control plane work with; the API server is called as the admin of `kubeconfig_file`.
+    own_server: where this node's API server listens, if that is known better than from the configuration."""
 
     def make_api(_: Who) -> api.Api:
-        # admin.conf names the stable endpoint, which may not lead to this node yet: talk to this node itself
+        # the stable endpoint in admin.conf may not lead to this node yet: talk to this node itself
         server = "" if kubeconfig_file else own_server or local_server(config)
         identity = api.read_identity(target, kubeconfig_file or paths.admin_conf, server=server)
         return api.Api(target, identity, retry_s=config.timeouts.kubernetes_api_call_s)
@@ -306,5 +307,5 @@ def make_run(
 
 
 def local_server(config: NodeConfig) -> str:
-    """`https://10.0.0.11:6443`, this node's own API server."""
+    """`https://10.0.0.11:6443`, the URL of this node's own API server."""
     return f"https://{join_host_port(config.local_api_endpoint.advertise_address, config.local_api_endpoint.bind_port)}"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def serve(call: Invocation) -> int:
-    """Until a signal ends it."""
+    """Serve until a signal ends it."""
     local = launcher.open_host(call)
     path = _one_word(call)
     address, port = mirror_server.parse_listen(str(call.flags.get("listen", ":5000")))
@@ -45,7 +45,7 @@ def serve(call: Invocation) -> int:
 
 
 def add(call: Invocation) -> int:
-    """Give this node's mirror a further bundle: checked first, then copied; it is served a second later."""
+    """Add a bundle to this node's mirror: check it first, then copy it; it is served a second later."""
     launch, path = Launch(call), _one_word(call)
     launch.require_root()
     local = launch.local
@@ -63,7 +63,7 @@ def add(call: Invocation) -> int:
 
 
 def sync(call: Invocation) -> int:
-    """Push the images of a bundle into a registry."""
+    """Push the images of a bundle to a registry."""
     local = launcher.open_host(call)
     base = str(call.flags.get("to", ""))
     server, _, prefix = base.partition("://")[2].partition("/")

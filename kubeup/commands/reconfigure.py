@@ -1,4 +1,4 @@
-"""The command reconfigure endpoint: what this node and its cluster are now, what they shall become, and the phases."""
+"""The command reconfigure endpoint: the current and the wanted state of this node and its cluster, and the phases."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 WORKFLOW = "reconfigure-endpoint"
 BEFORE = f"{WORKFLOW}/preflight"
-"""The entry of state.json whose outputs say what was before."""
+"""The entry of state.json whose outputs hold the previous values."""
 
 
 def endpoint(call: Invocation) -> int:
-    """Convert, go on with a conversion, or take one back; with --list only the phases."""
+    """Convert, continue a conversion, or undo one; with --list only print the phases."""
     if call.flags.get("list"):
         return launcher.list_phases(call)
     wanted = _parse_endpoint(call)
@@ -51,7 +51,7 @@ def endpoint(call: Invocation) -> int:
 
 
 def _parse_endpoint(call: Invocation) -> str:
-    """`name:port` of the word, or "" for none. Raises UsageError (bad-endpoint, usage)."""
+    """`name:port` from the argument, or "" for none. Raises UsageError (bad-endpoint, usage)."""
     if len(call.words) > 1 or (call.words and call.flags.get("undo")):
         raise UsageError(
             f"kb reconfigure endpoint {' '.join(call.words)}",
@@ -118,13 +118,13 @@ def _print(launch: Launch, result: RunResult, *, config: types.NodeConfig) -> No
         )
 
 
-# ---- what is, and what shall be
+# ---- current and wanted state
 
 
 def _make_config(
     call: Invocation, local: LocalHost, *, node_state: State, wanted: str, own: Optional[types.LocalAPIEndpoint]
 ) -> tuple[types.NodeConfig, reconfigure.Before]:
-    """The configuration that the phases work towards, and what was before."""
+    """The configuration that the phases work towards, and the previous values."""
     paths = Paths()
     kubelet_conf = paths.kubernetes / "kubelet.conf"
     member = membership.find_member_access(local, kubelet_conf)
@@ -169,14 +169,14 @@ def _make_config(
 
 
 def _read_mode(local: Host, paths: Paths) -> str:
-    """Whether this node runs a load balancer of its own already."""
+    """Whether this node already runs its own load balancer."""
     return "local" if load_balancer.is_installed(local, paths) else "none"
 
 
 def _plan_goal(
     call: Invocation, current: str, *, wanted: str, stored: types.LoadBalancer, is_control_plane: bool
 ) -> tuple[str, str]:
-    """(endpoint, mode of the load balancer). A node that is not the first takes both from the cluster."""
+    """(endpoint, load balancer mode). Nodes after the first take both from the cluster."""
     mode = str(call.flags.get("load-balancer") or stored.mode)
     if stored.is_local and mode == "none":
         raise UsageError(
@@ -204,8 +204,8 @@ def _plan_goal(
 
 
 def _plan_undo(node_state: State, before: reconfigure.Before, *, stored: str) -> tuple[str, str, str]:
-    """(endpoint, server, mode of the load balancer) of before. The node on which it was begun takes the cluster's part
-    back too; the others follow it."""
+    """The previous (endpoint, server, load balancer mode). The node where the conversion began also undoes the
+    cluster's part; the other nodes follow it."""
     if _read_before(node_state) is None:
         raise HostError(
             "there is no reconfiguration of the endpoint to take back on this node",
@@ -236,7 +236,7 @@ def _read_before(node_state: State) -> Optional[reconfigure.Before]:
 
 
 def _read_server(api: Api) -> str:
-    """What joining nodes are told to call now."""
+    """The server that joining nodes are currently told to call."""
     found = api.get(kubeapi.path_of("ConfigMap", "cluster-info", namespace="kube-public")) or {}
     text = str((found.get("data") or {}).get("kubeconfig", ""))
     return str(kubeconfig.parse_kubeconfig(text, source="in ConfigMap cluster-info").server) if text else api.server
@@ -250,7 +250,7 @@ def _read_registration(member: membership.Access, node_state: State) -> types.No
 
 
 def _read_own_endpoint(local: Host, paths: Paths) -> Optional[types.LocalAPIEndpoint]:
-    """Where this node's API server listens: its static pod says so. None on a worker."""
+    """Where this node's API server listens, from its static pod. None on a worker."""
     manifest = paths.manifest("kube-apiserver")
     if not local.exists(manifest):
         return None
@@ -260,8 +260,8 @@ def _read_own_endpoint(local: Host, paths: Paths) -> Optional[types.LocalAPIEndp
 
 
 def _make_api(target: Host, paths: Paths, *, own: Optional[types.LocalAPIEndpoint], wanted: str) -> Api:
-    """A control plane speaks to its own API server as the admin; a worker as its kubelet, by the server of its
-    kubelet.conf, or where that does not answer any more, by the new name."""
+    """A control plane calls its own API server as the admin. A worker authenticates as its kubelet and calls the server
+    of its kubelet.conf or, if that no longer answers, the new name."""
     retry_s = types.Timeouts().kubernetes_api_call_s
     if own is not None and target.exists(paths.admin_conf):
         server = f"https://{join_host_port(own.advertise_address, own.bind_port)}"

@@ -1,4 +1,4 @@
-"""The command reset: ask, and run the phases that take back what kb did on this node."""
+"""The command reset: ask for confirmation and run the phases that undo what kb did on this node."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 def reset(call: Invocation) -> int:
-    """Undo what the journal holds. Nothing is guessed: without a journal nothing is touched."""
+    """Undo what the journal holds. Nothing is guessed: without a journal, nothing is touched."""
     if call.flags.get("list"):
         return launcher.list_phases(call)
     launch, paths = Launch(call), Paths()
     launch.require_root()
-    _require_journal(launch, paths)  # before the lock is taken: its file would be all that kb ever made here
+    _require_journal(launch, paths)  # before the lock: its file would be all that kb ever created here
     with launch.locked(paths):
         node_state = _require_journal(launch, paths)
         _ask_to_reset(launch, node_state, paths=paths)
@@ -65,7 +65,7 @@ def _print_end(launch: Launch, node_state: State, *, paths: Paths) -> None:
 
 
 def _is_adopted(node_state: State, paths: Paths) -> bool:
-    """Whether another tool made the node, whose kubelet and pods go on."""
+    """Whether another tool set up the node, whose kubelet and pods keep running."""
     return str(paths.kubelet_config) in node_state.adopted
 
 
@@ -80,7 +80,7 @@ Before this node joins again: rm {path}, and reboot it"""
 
 
 def _require_journal(launch: Launch, paths: Paths) -> State:
-    """The state of a node on which kb made or changed something. Raises HostError (nothing-to-reset)."""
+    """The state of a node on which kb created or changed something. Raises HostError (nothing-to-reset)."""
     node_state = launch.open_state(paths)
     if node_state.has_changed_files():
         return node_state

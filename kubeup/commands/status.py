@@ -1,4 +1,4 @@
-"""The command status: what the state file says, phase by phase."""
+"""The command status: print the state file, phase by phase."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def status(call: Invocation) -> int:
-    """What the state file says, phase by phase."""
+    """Print the state file, phase by phase."""
     node_state = state.load_state(launcher.open_host(call), Paths())
     if call.output != "text":
         call.print_value(node_state.as_dict())

@@ -1,6 +1,6 @@
-"""What kb offers: every command, its one-line reason, and what runs it. Its flags stand in kubeup/config/flag_table.py.
+"""What kb offers: every command, its one-line reason, and what runs it. The flags are in kubeup/config/flag_table.py.
 
-Owns the table. The workflows are told in kb.py and handed in.
+Owns the table. The workflows are defined in kb.py and passed in.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from kubeup.frozen_values import frozen
 
 @frozen
 class Row:
-    """One command: its words, its reason, and what runs it."""
+    """One command: its words, its reason, and the function that runs it."""
 
     name: str
     does: str
     run: Callable[[Invocation], int]
     words: str = ""
-    """The name of what follows the command; `name...` takes any number."""
+    """The name of the argument that follows the command; `name...` takes any number."""
     story: str = ""
-    """The story of kb.py that it is about."""
+    """The story of kb.py that the command runs."""
     runs_story: bool = True
 
 
@@ -106,12 +106,12 @@ TASKS: Mapping[str, tuple[Row, ...]] = {
         Row("load-balancer", "Keep this node's load balancer up to date as API servers come and go",        keepers.load_balancer),
     ),
 }
-"""The operator's commands, by task; last what systemd runs."""
+"""The operator's commands by task; last, those that systemd runs."""
 # fmt: on
 
 
 def make_commands(stories: Mapping[str, Story]) -> tuple[Command, ...]:
-    """stories: those of kb.py, by the name under which a node's state knows them."""
+    """The commands. stories: those of kb.py, by their name in a node's state."""
     return tuple(
         Command(
             row.name,

@@ -1,4 +1,5 @@
-"""The commands token create, list and delete. Mirrors cmd/kubeadm/app/cmd/token.go: what is printed has its form."""
+"""The commands token create, list and delete. Mirrors cmd/kubeadm/app/cmd/token.go, including the form of the
+output."""
 
 from __future__ import annotations
 
@@ -36,11 +37,11 @@ OUTPUT_API = "output.kubeadm.k8s.io/v1alpha3"
 _TOKEN_FLAGS = ("description", "groups", "ttl", "usages")
 
 
-# ---- who asks
+# ---- the API client
 
 
 def find_kubeconfig(call: Invocation, local: Host) -> Path:
-    """--kubeconfig; else $KUBECONFIG or ~/.kube/config, where there is one; else admin.conf."""
+    """--kubeconfig, else $KUBECONFIG or ~/.kube/config if it exists, else admin.conf."""
     if "kubeconfig" in call.flags:
         return Path(call.flags["kubeconfig"]).absolute()
     env = local.environ()
@@ -51,9 +52,9 @@ def find_kubeconfig(call: Invocation, local: Host) -> Path:
 
 
 def _make_api(launch: Launch) -> tuple[Api, Path]:
-    """The API as the admin, and the kubeconfig that names both."""
+    """An API client with the identity from the kubeconfig, and the kubeconfig's path."""
     path = find_kubeconfig(launch.call, launch.local)
-    # before anything is asked: without a kubeconfig there is nobody to ask
+    # first of all: without a kubeconfig there is no server to ask
     return kubeapi.Api(launch.target, kubeapi.read_identity(launch.local, path)), path
 
 
@@ -61,7 +62,7 @@ def _make_api(launch: Launch) -> tuple[Api, Path]:
 
 
 def create(call: Invocation) -> int:
-    """Make a token and print it, or the join command with it."""
+    """Create a token and print it, or the join command with it."""
     key = Secret(call.flags.get("certificate-key", ""))
     alone = "certificate-key" if key else "control-plane" if call.flags.get("control-plane") else ""
     if alone and not call.flags.get("print-join-command"):
@@ -90,7 +91,7 @@ def create(call: Invocation) -> int:
 
 
 def _make_certificate_key(local: Host) -> Secret:
-    """A new key is good for nothing unless the authorities are uploaded with it. Raises HostError (no-ca-key-here)."""
+    """A new key, which is useless unless the CA keys are uploaded with it. Raises HostError (no-ca-key-here)."""
     path = node_files.find_paths(local, Paths()).pki / "ca.key"
     if not local.exists(path):
         raise HostError(
@@ -103,7 +104,8 @@ def _make_certificate_key(local: Host) -> Secret:
 
 
 def read_wanted_tokens(call: Invocation, local: Host) -> list[BootstrapToken]:
-    """The tokens of the configuration file, or the one of the flags and the word. Raises UsageError (invalid-config)."""
+    """The tokens from the configuration file, or the one from the flags and the argument. Raises UsageError
+    (invalid-config)."""
     if len(call.words) > 1:
         raise UsageError(
             "more than one token was named",
@@ -155,7 +157,7 @@ def _read_config(call: Invocation, local: Host, *, found: problems.Problems) -> 
 
 
 def create_token(api: Api, token: BootstrapToken, *, now: datetime.datetime) -> None:
-    """Raises ClusterError (token-exists)."""
+    """Create the token's Secret. Raises ClusterError (token-exists)."""
     try:
         api.create(tokens.render_token_secret(token, now))
     except kubeapi.AlreadyExists as error:
@@ -168,7 +170,7 @@ def create_token(api: Api, token: BootstrapToken, *, now: datetime.datetime) -> 
 
 
 def _join_command(call: Invocation, api: Api, *, path: Path, token: BootstrapToken, key: Secret) -> str:
-    """One line; "" where it was not asked for."""
+    """The join command on one line; "" if it was not asked for."""
     if not call.flags.get("print-join-command"):
         return ""
     admin = kubeconfig.read_kubeconfig(api.host.read_text(path), host=api.host, path=path)
@@ -181,8 +183,8 @@ def _join_command(call: Invocation, api: Api, *, path: Path, token: BootstrapTok
 
 
 def _reachable_server(api: Api) -> str:
-    """Where every node has a load balancer of its own, the endpoint's name leads nowhere on one that is about to join:
-    an API server's own address, this machine's if it has one. "" where the endpoint will do."""
+    """If every node runs its own load balancer, the endpoint's name does not resolve on a node that has yet to join.
+    Return the address of an API server, this machine's if it has one; "" if the endpoint will do."""
     if not objects.read_load_balancer(api).is_local:
         return ""
     servers = objects.read_api_servers(api)
@@ -200,8 +202,9 @@ def _print_created(call: Invocation, token: BootstrapToken, *, command: str, now
 
 
 def upload_certs(call: Invocation, target: Host, *, api: Api, key: Secret) -> None:
-    """Store the authorities anew with this key, for two hours: what was uploaded before is gone by now, as a rule.
-    Away from a control plane there is nothing to upload, and the key is taken to be that of the last upload."""
+    """Upload the shared certificates and keys again with this key, for two hours; an earlier upload has usually expired
+    by now. Anywhere but on a control plane there is nothing to upload, and the key is assumed to be that of the last
+    upload."""
     paths = node_files.find_paths(target, Paths())
     if not target.exists(paths.pki / "ca.key"):
         call.report.note(
@@ -232,7 +235,7 @@ def list_tokens(call: Invocation) -> int:
 
 
 def read_tokens(api: Api) -> list[BootstrapToken]:
-    """The cluster's tokens by id; a Secret that holds no whole token is no token."""
+    """The cluster's tokens by id; Secrets that hold no complete token are skipped."""
     listed = api.list(kubeapi.path_of("Secret", "", namespace=SYSTEM), field=f"type={tokens.SECRET_TYPE}")
     parsed = (tokens.parse_token_secret(secret) for secret in listed)
     return sorted((token for token in parsed if token), key=lambda token: token.token_id)
@@ -253,12 +256,13 @@ def describe_token(token: BootstrapToken) -> dict[str, Any]:
 
 
 _DESCRIPTION = 56
-"""The width of that column, whatever is in it."""
+"""The width of that column, whatever its content."""
 _HEAD = ("TOKEN", "TTL", "EXPIRES", "USAGES", "DESCRIPTION", "EXTRA GROUPS")
 
 
 def render_table(found: list[BootstrapToken], now: datetime.datetime) -> str:
-    """kubeadm's columns, to the space: the head is as wide as the first row, and each further row as wide as itself."""
+    """kubeadm's table, exact to the space: the header is as wide as the first row; every other row has its own
+    width."""
     first, *others = [_row(token, now) for token in found]
     return "\n".join(_align([_HEAD, first]) + [line for row in others for line in _align([row])])
 
@@ -284,7 +288,7 @@ def _row(token: BootstrapToken, now: datetime.datetime) -> tuple[str, ...]:
 
 
 def describe_ttl(expires: datetime.datetime, now: datetime.datetime) -> str:
-    """`23h`, `5m`, `40s`, `<invalid>` for what is past: the largest unit alone, as kubectl has ages."""
+    """`23h`, `5m`, `40s`, or `<invalid>` for the past: only the largest unit, as kubectl shows ages."""
     seconds = int((expires - now).total_seconds())
     if seconds < -1:
         return "<invalid>"
@@ -311,7 +315,7 @@ def delete(call: Invocation) -> int:
     launch = Launch(call)
     api, _ = _make_api(launch)
     for token_id in ids:
-        # a dry run's host says yes to everything: whether there is such a token is a look
+        # a dry-run host accepts every change, so check first whether the token exists
         path = kubeapi.path_of("Secret", tokens.secret_name(token_id), namespace=SYSTEM)
         if api.get(path) is None or not api.delete(path):
             raise ClusterError(
@@ -326,7 +330,7 @@ def delete(call: Invocation) -> int:
 
 
 def parse_token_id(word: str) -> str:
-    """The id in `id` or `id.secret`. Raises UsageError (bad-token), which does not repeat what may be a secret."""
+    """The id from `id` or `id.secret`. Raises UsageError (bad-token), which does not repeat a possible secret."""
     token_id, _, _ = word.partition(".")
     if token_text.is_token_id(word) or token_text.is_token(word):
         return token_id
