@@ -1,1 +1,1 @@
-"""The one seam to the machine: all looks, commands, files and connections go through Host."""
+"""The one interface to the machine: all reads, commands, files and connections go through Host."""

@@ -1,6 +1,6 @@
-"""HTTP connections: TLS, proxies, a pool per server and identity, and waits that end.
+"""HTTP connections: TLS, proxies, timeouts, and a pool per server and identity.
 
-Owns how a request of kubeup/machine/http.py is sent. LocalHost alone uses it, after its fence has let the request through.
+This module sends the requests of kubeup/machine/http.py. Only LocalHost uses it, after its fence has allowed the request.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ with lazily:
 
 
 BODY_S = 30.0
-"""How much longer than its beginning a whole answer may take."""
+"""How many seconds the body of an answer may take after its head."""
 
 
 class _TimedReader(io.RawIOBase):
-    """A socket's bytes, each wait no longer than the deadline leaves."""
+    """Reads from a socket; no read waits longer than the deadline allows."""
 
     def __init__(self, connection: socket.socket, deadline: Deadline) -> None:
         self._socket, self._deadline = connection, deadline
@@ -61,7 +61,7 @@ class _TimedReader(io.RawIOBase):
 
 
 class _TimedSocket:
-    """What http.client's response asks of a socket."""
+    """The part of a socket that http.client's response uses."""
 
     def __init__(self, connection: socket.socket, deadline: Deadline) -> None:
         self._socket, self._deadline = connection, deadline
@@ -71,8 +71,8 @@ class _TimedSocket:
 
 
 class Connections:
-    """HTTP connections, kept open per server and identity and per thread: a TLS handshake with client keys costs
-    more than most of kb's requests."""
+    """A pool of HTTP connections per server, identity and thread. A TLS handshake with a client key costs more than most of kb's
+    requests."""
 
     def __init__(self) -> None:
         self._local = threading.local()
@@ -109,7 +109,7 @@ class Connections:
             except (OSError, http_client.HTTPException, ValueError) as error:
                 if connection is not None:
                     connection.close()
-                # a server may close an idle connection at any time: that says nothing about the request
+                # a server may close an idle connection at any time, so try a new one
                 if is_reused and attempt == 1 and not isinstance(error, socket.timeout):
                     continue
                 raise Unreachable(url, reason_of(error), text=str(error) or type(error).__name__) from error
@@ -132,8 +132,8 @@ class Connections:
         headers: Mapping[str, str],
         timeout_s: float,
     ) -> Iterator[HttpStream]:
-        """A connection of its own: a body that is read half way leaves none that could be used again. timeout_s: until the
-        answer begins, and until each piece of it comes."""
+        """Send a request over a new connection, which is closed afterwards: after a partly read body it cannot be reused.
+        timeout_s: the time until the answer begins, and between its pieces."""
         require_safe(url, tls, headers=headers)
         parts = urllib.parse.urlsplit(url)
         connection: Optional[http_client.HTTPConnection] = None
@@ -164,7 +164,7 @@ class Connections:
 
 
 class _NamedConnection(http_client.HTTPConnection):
-    """https to a server that proves a name of its own, through a proxy or not."""
+    """An https connection that verifies a given server name, with or without a proxy."""
 
     default_port = 443
 
@@ -190,7 +190,7 @@ def _connect_by_way(host: str, port: int, *, tls: Tls, context: ssl.SSLContext) 
 
 
 _PARTIAL_CHAIN = 0x80000
-"""X509_V_FLAG_PARTIAL_CHAIN: ssl names it from Python 3.10 on, and sets it from 3.13 on."""
+"""X509_V_FLAG_PARTIAL_CHAIN. The ssl module defines it since Python 3.10, and sets it by default since 3.13."""
 
 
 def _ask(
@@ -202,8 +202,8 @@ def _ask(
     headers: Mapping[str, str],
     deadline: Deadline,
 ) -> http_client.HTTPResponse:
-    """Send a request and read the head of its answer, both before the deadline. The body of a request has as long again
-    for each piece."""
+    """Send a request and read the head of its answer before the deadline. For each piece of the request's body the timeout starts
+    again."""
     connection.timeout = deadline.left_s
     if connection.sock is not None:
         connection.sock.settimeout(deadline.left_s)
@@ -227,9 +227,9 @@ def _tls_context(tls: AnyTls) -> ssl.SSLContext:
         context.verify_mode = ssl.CERT_NONE
         return context
     context = ssl.create_default_context(cadata=tls.ca.pem) if tls.ca else ssl.create_default_context()
-    # kubeadm's CAs carry no path length and older ones no key identifier: RFC 5280 to the letter refuses them
+    # kubeadm's CAs have no path length, and older ones no key identifier, so strict RFC 5280 checks reject them
     context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
-    # an intermediate that stands alone is believed, as Go believes whatever is in its pool
+    # trust an intermediate CA without its root, as Go trusts every certificate in its pool
     context.verify_flags |= _PARTIAL_CHAIN
     if tls.cert_pem and tls.key_pem:
         _load_identity(context, tls.cert_pem, key_pem=tls.key_pem)
@@ -237,7 +237,7 @@ def _tls_context(tls: AnyTls) -> ssl.SSLContext:
 
 
 def _load_identity(context: ssl.SSLContext, cert_pem: str, *, key_pem: Secret) -> None:
-    """ssl takes an identity from a file only: give it one that has no name and lies in memory."""
+    """Load a client certificate and key. ssl reads them only from a file, so pass them in an anonymous file in memory."""
     descriptor = os.memfd_create("kb-identity", os.MFD_CLOEXEC)
     try:
         os.write(descriptor, f"{cert_pem}\n{key_pem.reveal()}".encode())

@@ -1,6 +1,6 @@
-"""DryRunHost: looks are real, changes go to an overlay that later looks see, and to the printed plan.
+"""DryRunHost: reads are real; changes go to an overlay that later reads see, and to the printed plan.
 
-So no phase has a dry-run branch. Must not touch the machine: every change verb ends here.
+So no phase needs a dry-run branch. Nothing here changes the machine.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from kubeup.redact import redact
 from kubeup.yaml_files import covers, dump_yaml, pick_like
 
 _SECRET_MARKS = (b"PRIVATE KEY", b"client-key-data", b"client-certificate-data", b"token:", b'"token-secret"')
-"""Of such a file nothing is worth showing."""
+"""The content of files with these marks is never shown."""
 
 
 @frozen
 class Planned:
-    """One change that was not made. kind: write | mkdir | remove | link | run | send | later."""
+    """A change that was planned but not made. kind: write | mkdir | remove | link | run | send | later."""
 
     kind: str
     what: str
     """The path, the command, or the request."""
     diff: str = ""
-    """For files: the unified diff without secrets (redact.py); "" where the content is binary or all of it is secret."""
+    """For files: the unified diff without secrets (redact.py); "" if the content is binary or secret as a whole."""
 
 
 class DryRunHost:
@@ -51,7 +51,7 @@ class DryRunHost:
         self._objects: dict[str, bytes] = {}
         self._slept_s = 0.0
 
-    # ---- looks: the overlay first, the machine below it
+    # ---- looks: first the overlay, then the machine
 
     def exists(self, path: Path) -> bool:
         if path in self._files:
@@ -162,7 +162,7 @@ class DryRunHost:
         return self.inner.monotonic() + self._slept_s
 
     def sleep(self, seconds: float) -> None:
-        """Nothing planned comes true by waiting: only the clock moves, so that every wait ends at once."""
+        """Advance only the clock, so that every wait ends at once: planned changes do not come true by waiting."""
         self._slept_s += seconds
 
     # ---- changes: planned
@@ -188,7 +188,7 @@ class DryRunHost:
         return True
 
     def write_stream(self, path: Path, chunks: Iterable[bytes], *, mode: int = 0o644) -> None:
-        """Only that it would be written: what is large is not fetched for a plan."""
+        """Plan to write the file without reading the chunks: large content is not fetched for a plan."""
         self._files[path] = (b"", mode)
         self.plan.append(Planned("write", f"{path} ({mode:04o})"))
 
@@ -219,10 +219,10 @@ class DryRunHost:
         return True
 
     def copy_attributes(self, source: Path, path: Path) -> None:
-        """Part of a change that is planned already."""
+        """Nothing to do: this is part of a change that is already planned."""
 
     def plan_later(self, what: str) -> None:
-        """What follows from something that is not known yet."""
+        """Plan a change that depends on something not known yet."""
         self.plan.append(Planned("later", what))
 
     def put_back(self, path: Path) -> bool:
@@ -270,7 +270,7 @@ class DryRunHost:
     def _read_object(
         self, url: str, tls: Optional[Tls], *, headers: Optional[Mapping[str, str]], timeout_s: float
     ) -> Optional[dict[str, Any]]:
-        """The object as it is in the cluster, or as it is planned; None where there is none, or no cluster."""
+        """The object as planned, or as it is in the cluster; None if there is no such object or no cluster."""
         look = {name: value for name, value in (headers or {}).items() if name != "Content-Type"}
         try:
             answer = self.http_get(url, tls=tls, headers=look, timeout_s=timeout_s)
@@ -280,7 +280,7 @@ class DryRunHost:
 
 
 def _diff(path: Path, before: bytes, *, after: bytes) -> str:
-    """What differs, without secrets: they are taken out before the two are compared."""
+    """The unified diff. Secrets are redacted before the two are compared."""
     if any(mark in text for mark in _SECRET_MARKS for text in (before, after)):
         return ""
     try:

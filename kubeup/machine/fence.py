@@ -1,4 +1,4 @@
-"""Where kb may connect to under --air-gapped."""
+"""The hosts that kb may connect to with --air-gapped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kubeup.frozen_values import frozen
 
 @frozen
 class Fence:
-    """What kb may connect to when it must stay inside (--air-gapped). hosts: names and addresses; networks: CIDRs."""
+    """The only destinations that kb may connect to with --air-gapped. hosts: names and addresses; networks: CIDRs."""
 
     hosts: frozenset[str] = frozenset()
     networks: tuple[str, ...] = ()

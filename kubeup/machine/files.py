@@ -1,10 +1,15 @@
-"""How files are replaced, followed and removed: what LocalHost's verbs do to a disk.
+"""How LocalHost replaces, follows and removes files on disk.
 
-Owns the rules. A link stays a link, and is followed only if nobody else could have laid it; a file is replaced whole, by one
-beside its real place; below --root every link means what it means under chroot; nothing that is mounted is removed. A change goes
-by descriptors, from folder to folder: what was looked at is what is changed, whatever others do to the path meanwhile. Works on
-paths of this machine and raises OSError; LocalHost says what that means. Mirrors os.WriteFile and filepath.EvalSymlinks, where
-kubeadm uses them.
+The rules:
+- A symbolic link stays a link, and is followed only if nobody else could have created it.
+- A file is replaced as a whole, by a temporary file beside its real path.
+- Below --root, links resolve as under chroot.
+- Nothing that is mounted is removed.
+- Changes walk from folder to folder by descriptors. So the file that was checked is the one that is changed, whatever others do to
+  the path meanwhile.
+
+The functions take paths of this machine and raise OSError, which LocalHost translates. Mirrors os.WriteFile and
+filepath.EvalSymlinks, where kubeadm uses them.
 """
 
 from __future__ import annotations
@@ -20,24 +25,24 @@ from pathlib import Path
 from typing import NamedTuple, Optional
 
 _MAX_LINKS = 40
-"""As the kernel allows on the way to one file (path_resolution(7))."""
+"""The kernel's limit of links in one path (path_resolution(7))."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_CONTENT = ("security.capability", "security.ima", "security.evm")
-"""Attributes that speak of a file's content, and go with it."""
+"""Extended attributes that describe a file's content, and so are not copied to new content."""
 CHUNK = 1 << 20
-"""Bytes of a stream that are held at a time."""
+"""The size, in bytes, of the pieces in which streams are read."""
 
 
 class UnsafeLink(OSError):
-    """A link, or a file, that somebody else may have laid: kb would write where he wants. `strerror` says which."""
+    """A link or file that another user may have planted, to make kb write where he wants. `strerror` says which."""
 
 
-# ---- where a path leads
+# ---- resolving paths
 
 
 class Place(NamedTuple):
-    """A name in a folder that is held open: whatever becomes of the folder's path, it is this folder."""
+    """A name in an open folder. The descriptor keeps referring to this folder, whatever happens to its path."""
 
     folder: int
     name: str
@@ -45,12 +50,13 @@ class Place(NamedTuple):
 
 @contextlib.contextmanager
 def open_way(root: Path, path: Path, *, follows_last: bool, makes: Optional[int] = None) -> Iterator[Place]:
-    """The place to which `path` leads on a machine whose root is the folder `root`, gone to folder by folder. Links and `..`
-    mean what they mean under chroot. follows_last: also through a link in the last component. makes: the mode of folders
-    that are made on the way where they are missing. Raises UnsafeLink, OSError.
+    """Resolve `path` on a machine whose root is the folder `root`, folder by folder. Links and `..` resolve as under chroot.
 
-    A link is followed if root or the caller owns it, or nobody else can write to its folder: in a folder like /tmp it could be
-    anybody's, as the kernel's fs.protected_symlinks has it. Those below another root lead nowhere but below it.
+    follows_last: also follow a link in the last component. makes: create missing folders with this mode. Raises UnsafeLink,
+    OSError.
+
+    A link is followed only if root or the caller owns it, or nobody else can write to its folder: in a folder like /tmp anybody
+    could have created it (compare the kernel's fs.protected_symlinks). Below another root, links never lead outside of it.
     """
     way = [os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)]
     try:
@@ -62,8 +68,8 @@ def open_way(root: Path, path: Path, *, follows_last: bool, makes: Optional[int]
 
 
 def _go(way: list[int], floor: int, *, left: list[str], follows_last: bool, makes: Optional[int]) -> tuple[int, str]:
-    """Open the folders of `left` one after the other, onto `way`, of which the first `floor` stay. Returns the last folder,
-    and the name in it. A last name "." is gone into."""
+    """Open the folders in `left` one after another and push them onto `way`; its first `floor` entries always stay. Returns the
+    last folder and the name in it. If the last name is ".", that folder is opened too."""
     links = 0
     while left:
         name = left.pop(0)
@@ -103,7 +109,7 @@ def _go(way: list[int], floor: int, *, left: list[str], follows_last: bool, make
 
 
 def _require_own(found: os.stat_result, folder: int, *, name: str) -> None:
-    """Raise UnsafeLink where another user owns it in a folder to which he, or others, can write."""
+    """Raise UnsafeLink if another user owns the link, in a folder that he or others can write to."""
     own = (0, os.geteuid())
     around = os.fstat(folder)
     if found.st_uid not in own and (around.st_mode & 0o022 or around.st_uid not in own):
@@ -112,8 +118,8 @@ def _require_own(found: os.stat_result, folder: int, *, name: str) -> None:
 
 
 def require_unplanted(place: Place) -> None:
-    """Raise UnsafeLink where the file, pipe or socket at `place` is another user's in a folder like /tmp: he would get what is
-    written, as the kernel's fs.protected_regular and fs.protected_fifos have it."""
+    """Raise UnsafeLink if the file, pipe or socket at `place` belongs to another user in a folder like /tmp, because he would get
+    what is written (compare the kernel's fs.protected_regular and fs.protected_fifos)."""
     try:
         found = os.lstat(place.name, dir_fd=place.folder)
     except FileNotFoundError:
@@ -130,12 +136,13 @@ def require_unplanted(place: Place) -> None:
 
 
 def path_of(descriptor: int) -> str:
-    """The real path of what is held open. Raises OSError where /proc is not mounted."""
+    """The real path of an open file or folder. Raises OSError if /proc is not mounted."""
     return os.readlink(f"/proc/self/fd/{descriptor}")
 
 
 def resolve_below(root: Path, path: Path, *, follows_last: bool) -> Path:
-    """Where `path` of a machine whose root is the folder `root` lies, to be read: as open_way has it. Raises OSError (ELOOP)."""
+    """The real path, for reading, of `path` on a machine whose root is the folder `root`. Links resolve as in open_way. Raises
+    OSError (ELOOP)."""
     left, found, links = list(path.parts[1:]), root, 0
     while left:
         name = left.pop(0)
@@ -154,12 +161,12 @@ def resolve_below(root: Path, path: Path, *, follows_last: bool) -> Path:
     return found
 
 
-# ---- whose a file is
+# ---- ownership
 
 
 def is_root_s_alone(path: Path) -> bool:
-    """Whether nobody but root can change what `path` is: root owns every component on the way, links included, and nobody
-    else can write to one (a folder like /tmp, where only an entry's owner can, is taken on the way)."""
+    """Whether only root can change what is at `path`: root owns every component of the path, including links, and nobody else can
+    write to any of them. A sticky folder like /tmp is accepted, since there only an entry's owner can change it."""
     for place in (path, Path(os.path.realpath(path))):
         for part in (place, *place.parents):
             try:
@@ -173,7 +180,7 @@ def is_root_s_alone(path: Path) -> bool:
     return True
 
 
-# ---- making and replacing
+# ---- creating and replacing
 
 
 def temporary_name(name: str) -> str:
@@ -181,12 +188,12 @@ def temporary_name(name: str) -> str:
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a file of this name is half-written: what a kb that was killed leaves beside the file it meant."""
+    """Whether this is the name of a half-written file, which a killed kb leaves beside the file that it was writing."""
     return re.fullmatch(r"\..+\.kb-\d+-[0-9a-f]+", name) is not None
 
 
 def saved_name(name: str) -> str:
-    """Under which what a mounted file held lies beside it while it is written."""
+    """The name of the copy that is kept beside a mounted file while it is written."""
     return f".{name[:200]}.kb-saved"
 
 
@@ -205,7 +212,7 @@ def sync_folder(folder: int) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in _NOT_THERE:  # a share (CIFS, FUSE) may have no such thing for folders
+        if error.errno not in _NOT_THERE:  # some file systems (CIFS, FUSE) cannot sync folders
             raise
     finally:
         os.close(descriptor)
@@ -215,7 +222,8 @@ _NOT_THERE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
 def _set_mode(descriptor: int, mode: int) -> None:
-    """A stick's file system (FAT) has no modes: what is to be private cannot lie there, all else can. Raises OSError."""
+    """Set the mode, if the file system has modes. Without them (FAT on a USB stick) only private files are refused. Raises
+    OSError."""
     try:
         os.fchmod(descriptor, mode)
     except OSError as error:
@@ -225,7 +233,8 @@ def _set_mode(descriptor: int, mode: int) -> None:
 
 
 def make_folder(place: Place, mode: int) -> None:
-    """With its mode at once: a run killed before the chmod leaves a folder that later runs take as it is. Raises OSError."""
+    """Create a folder with its mode at once: if a run were killed before a chmod, later runs would take the folder as it is. Raises
+    OSError."""
     os.mkdir(place.name, mode, dir_fd=place.folder)
     descriptor = os.open(place.name, _FOLDER, dir_fd=place.folder)
     try:
@@ -238,10 +247,11 @@ def make_folder(place: Place, mode: int) -> None:
 def replace_file(
     place: Place, chunks: Iterable[bytes], *, mode: int, owner: Optional[tuple[int, int]] = None, keeps: bool = False
 ) -> None:
-    """Have `place`, which is no link, hold the chunks. The new content is whole on disk, private from its first byte, before it
-    takes the name. Extended attributes (SELinux' label, an ACL) of what is there stay; keeps: mode and owner too, and mode is
-    for a new file. Where a rename cannot be, since `place` is a mount point, or would part it from its other names (hard links),
-    the content is written into it. Raises OSError."""
+    """Write the chunks to `place`, which must not be a link. The new content is completely on disk, and private from its first
+    byte, before it gets the name. Extended attributes of an existing file (SELinux label, ACL) stay.
+
+    keeps: an existing file keeps its mode and owner too, and `mode` is only for a new file. If a rename is impossible because
+    `place` is a mount point, or would separate it from its other hard links, the content is written in place. Raises OSError."""
     folder, name = place
     try:
         found = os.lstat(name, dir_fd=folder)
@@ -274,7 +284,7 @@ def replace_file(
             os.close(descriptor)
         sync_folder(folder)
     finally:
-        # there only where the rename was not reached: a full disk, or a signal
+        # still there if it was not renamed: the file was written in place, the disk is full, or a signal came
         with contextlib.suppress(OSError):
             os.unlink(temporary, dir_fd=folder)
 
@@ -285,7 +295,8 @@ def _create(place: Place) -> int:
 
 
 def _copy_attributes(place: Place, descriptor: int) -> None:
-    """Those that are no part of the content. An ACL's mask is the mode's to say, which is set afterwards."""
+    """Copy the extended attributes that do not describe the content. This can change the mode (by an ACL's mask), so the mode is set
+    afterwards."""
     with contextlib.suppress(OSError):  # a file system without them
         source = os.open(place.name, _LOOK, dir_fd=place.folder)
         try:
@@ -297,7 +308,7 @@ def _copy_attributes(place: Place, descriptor: int) -> None:
 
 
 def copy_attributes(source: Place, place: Place) -> None:
-    """Extended attributes from one file to another, whose mode stays. Raises OSError."""
+    """Copy extended attributes from one file to another, which keeps its mode. Raises OSError."""
     descriptor = os.open(place.name, _LOOK, dir_fd=place.folder)
     try:
         mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
@@ -308,8 +319,8 @@ def copy_attributes(source: Place, place: Place) -> None:
 
 
 def _write_into(place: Place, source: int) -> None:
-    """Write into a mounted file. What was there lies beside it until the new content is on disk, and comes back where that
-    fails half way, or by put_back where the machine stops. Raises OSError."""
+    """Overwrite a file in place, such as a mounted one. Until the new content is on disk, a copy of the old one is kept beside it.
+    It is restored if the write fails, or by put_back if the machine stops. Raises OSError."""
     folder, name = place
     target = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
@@ -339,12 +350,12 @@ def _save(place: Place, data: bytes) -> None:
 
 
 _IN_PLACE_S = 60
-"""Longer than a file is written in place: one that changed later was changed by somebody else."""
+"""More than the time that writing a file in place takes: a later change was made by somebody else."""
 
 
 def put_back(place: Place) -> bool:
-    """Give a mounted file back what it held, where the machine stopped while kb wrote into it; place: of what was saved beside
-    it. Returns whether it was; a file that somebody wrote since then keeps what it has. Raises OSError."""
+    """Restore a file that kb was overwriting in place when the machine stopped. place: the copy that was saved beside it. Returns
+    whether it was restored; a file that somebody else changed since then stays as it is. Raises OSError."""
     folder, saved = place
     name = saved[1 : -len(".kb-saved")]
     source = os.open(saved, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
@@ -354,7 +365,7 @@ def put_back(place: Place) -> bool:
             before = _read_all(source)
             saved_as = os.fstat(source)
             is_ours = os.fstat(target).st_mtime <= saved_as.st_mtime + _IN_PLACE_S
-            # nobody else laid it there
+            # the copy must not be planted by anybody else
             is_ours = is_ours and saved_as.st_uid == os.geteuid() and saved_as.st_nlink == 1
             is_torn = is_ours and _read_all(target) != before
             if is_torn:
@@ -383,19 +394,20 @@ def _overwrite(descriptor: int, data: bytes) -> None:
 
 
 def mount_of(descriptor: int) -> int:
-    """The number of the mount on which something that is held open lies: a bind mount of the same device has another one.
-    Raises OSError where /proc is not mounted."""
+    """The mount ID of an open file or folder. A bind mount of the same device has a different one. Raises OSError if /proc is not
+    mounted."""
     with open(f"/proc/self/fdinfo/{descriptor}") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("mnt_id:"))
 
 
 def remove_below(folder: int) -> None:
-    """Remove what is in a folder, of any depth, never across a device or a mount, and never through a link. Each folder is
-    gone to from the one above it and left by `..`, which has to be where it came from: three descriptors at a time. Raises
-    OSError (EBUSY where something is mounted; filename: what, from this folder on)."""
+    """Remove the content of a folder, to any depth, but never across a device or mount, and never through a link.
+
+    Each folder is entered from its parent and left by `..`, which must be that parent again, so only three descriptors are open at
+    a time. Raises OSError (EBUSY if something is mounted there; `filename` is the path relative to this folder)."""
     around = _Around(os.fstat(folder).st_dev, mount_of(folder))
     here = os.dup(folder)
-    came: list[tuple[str, tuple[int, int]]] = []  # the name of each folder on the way, and which one holds it
+    came: list[tuple[str, tuple[int, int]]] = []  # the name of each folder on the way, and the identity of its parent
     try:
         left = [_remove_files(here)]
         while True:
@@ -405,7 +417,7 @@ def remove_below(folder: int) -> None:
                 came.append((name, _identity(here)))
                 os.close(here)
                 here = inner
-                # looked at right before: what was mounted meanwhile is not the folder's to lose
+                # checked right before, since what was mounted meanwhile must not be removed
                 if _Around(os.fstat(here).st_dev, mount_of(here)) != around:
                     raise OSError(errno.EBUSY, "something is mounted there")
                 left.append(_remove_files(here))
@@ -428,7 +440,7 @@ def remove_below(folder: int) -> None:
 
 
 class _Around(NamedTuple):
-    """Where a tree lies: nothing of another device or mount is part of it."""
+    """The device and mount of a tree. Anything on another device or mount is not part of it."""
 
     device: int
     mount: int
@@ -440,7 +452,7 @@ def _identity(descriptor: int) -> tuple[int, int]:
 
 
 def _remove_files(folder: int) -> list[str]:
-    """Remove all but the folders in it, and return those."""
+    """Remove everything in a folder except its subfolders, and return their names."""
     with os.scandir(folder) as entries:
         found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
     for name, is_folder in found:

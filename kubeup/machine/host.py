@@ -1,9 +1,9 @@
-"""The one seam to the machine: every file, program, request and pause of kb goes through a Host.
+"""The one interface to the machine: every file, program, request and pause of kb goes through a Host.
 
-Owns the protocol and its values, and does nothing. Two kinds of verb. A look (exists, read_*, stat, list_dir, which, query,
-http_get, now, ...) changes nothing. A change (write_file, make_dir, remove, symlink, run, http_send) does. LocalHost
-(kubeup/machine/local_host.py) does them below a root; DryRunHost (kubeup/machine/dry_run.py) does the looks and keeps the changes
-to itself.
+This module only defines the protocol and its values. It has two kinds of verb. Looks (exists, read_*, stat, list_dir, which, query,
+http_get, now, ...) change nothing. Changes (write_file, make_dir, remove, symlink, run, http_send) do. LocalHost
+(kubeup/machine/local_host.py) carries both out, on this machine or below a root. DryRunHost (kubeup/machine/dry_run.py) carries out
+the looks, and only records the changes.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from kubeup.machine.http import MAX_ANSWER, AnyTls, HttpResponse, HttpStream, Tl
 from kubeup.secret import Secret
 
 Argv = Sequence[Union[str, Path, Secret]]
-"""A program and its arguments; a Secret among them is shown as *** wherever the command is shown."""
+"""A program and its arguments. Wherever the command is shown, a Secret among them appears as ***."""
 
 
 @frozen
 class FileStat:
-    """What lstat says. mode holds the permission bits alone."""
+    """The result of lstat. `mode` holds only the permission bits."""
 
     mode: int
     uid: int
@@ -36,12 +36,12 @@ class FileStat:
     is_symlink: bool
     mtime: float
     is_regular: bool = True
-    """A file with bytes in it: no folder, link, pipe, socket or device."""
+    """A regular file: no folder, link, pipe, socket or device."""
 
 
 @frozen
 class CommandResult:
-    """A program's end. code 127 and `missing` mean that there is no such program; code 124 that it ran out of time."""
+    """The result of a program. Code 127 and `missing` mean that there is no such program; code 124 means that it timed out."""
 
     argv: tuple[str, ...]
     code: int
@@ -49,7 +49,7 @@ class CommandResult:
     stderr: str = ""
     missing: bool = False
     deferred: bool = False
-    """The host refused to run it (--root, --dry-run) and reported it instead."""
+    """The host did not run the program (--root, --dry-run), but reported it."""
 
     @property
     def ok(self) -> bool:
@@ -57,12 +57,12 @@ class CommandResult:
 
 
 class Host(Protocol):
-    """What a phase may do to a machine. Paths are absolute, as the node sees them."""
+    """Everything that a phase may do to a machine. Paths are absolute, as the node sees them."""
 
     is_live: bool
-    """Whether changes reach a running system: false under --root and --dry-run."""
+    """Whether changes reach a running system: False with --root and --dry-run."""
     mode: str
-    """live | root (--root: a folder stands for the node) | dry-run (looks are real, changes are only planned)"""
+    """live | root (--root: a folder represents the node) | dry-run (looks are real, changes are only planned)"""
 
     # looks
     def exists(self, path: Path) -> bool: ...
@@ -139,18 +139,18 @@ class Host(Protocol):
 
 
 def shown_argv(argv: Argv) -> tuple[str, ...]:
-    """The command as people may see it: secrets are ***."""
+    """The command for display: secrets appear as ***."""
     return tuple(str(part) for part in argv)
 
 
 def shown_request(method: str, url: str) -> str:
-    """A request as people may see it: no query, nothing quoted."""
+    """A request for display: without its query, and unquoted."""
     return f"{method} {urllib.parse.unquote(url.partition('?')[0])}"
 
 
 def encode_text(text: str, what: object) -> bytes:
-    """A text as it goes into a file. Raises HostError (text-unwritable) where half a character stands in it, as JSON and YAML
-    can write one: no file can hold it."""
+    """The bytes of a text for a file. Raises HostError (text-unwritable) if the text contains half a character (a lone surrogate),
+    which JSON and YAML can express but no file can hold."""
     try:
         return text.encode(errors="surrogateescape")
     except UnicodeEncodeError as error:

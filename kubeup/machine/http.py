@@ -1,7 +1,7 @@
-"""What is asked over HTTP and what comes back: proofs of identity, answers, streams, and why no answer came.
+"""The values of HTTP requests: TLS settings, answers, streams, and the error if there is no answer.
 
-Owns the values, the bounds of an answer, and the rule that credentials go only to a server that has proven who it is.
-Connections are made in kubeup/machine/connections.py alone.
+This module also limits the size and duration of answers, and ensures that credentials are sent only to a verified server.
+Connections are made only in kubeup/machine/connections.py.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from kubeup.trust import Anchors
 
 with lazily:
     import ssl
-    from http import client as http_client  # with ssl it costs more than all the rest of this module
+    from http import client as http_client  # together with ssl it takes longer to import than the rest of this module
 
 
 @frozen
 class Tls:
-    """How to speak TLS: believe `ca` (None: the system's roots), show `cert_pem` with `key_pem`; server_name: the name that the
-    server has to prove, where that is not its address; proxy: the http:// proxy that leads to it."""
+    """How to use TLS: trust `ca` (None: the system's roots) and authenticate with `cert_pem` and `key_pem`.
+
+    server_name: the name to verify in the server's certificate, if it differs from the address; proxy: the http:// proxy to use."""
 
     ca: Optional[Anchors] = None
     cert_pem: Optional[str] = None
@@ -40,8 +41,8 @@ class Tls:
 
 @frozen
 class Unproven:
-    """TLS with whoever answers, without any proof: for probes of this machine's own ports, and for the first question of
-    discovery. It carries no credentials."""
+    """TLS without verification: for probes of this machine's own ports, and for the first request of discovery. Carries no
+    credentials."""
 
 
 UNPROVEN = Unproven()
@@ -50,8 +51,8 @@ _CREDENTIALS = frozenset(("authorization", "cookie", "proxy-authorization"))
 
 
 def require_safe(url: str, tls: Optional[AnyTls], *, headers: Mapping[str, str]) -> None:
-    """Raise HostError (credentials-unprotected) where a request would hand credentials to whoever listens: over plain
-    http, or to a server that is not asked who it is."""
+    """Raise HostError (credentials-unprotected) if a request would expose credentials: over plain http, or to a server that is not
+    verified."""
     has_secret = bool(_CREDENTIALS.intersection(name.lower() for name in headers))
     is_plain = not url.startswith("https://")
     if not has_secret and not (is_plain and isinstance(tls, Tls) and tls.key_pem):
@@ -77,14 +78,14 @@ class HttpResponse:
 
 
 MAX_ANSWER = 4 << 20
-"""Bytes of an answer that is held whole; whoever wants more says so."""
+"""The default limit, in bytes, of an answer that is kept in memory."""
 _MIN_RATE = 1024
-"""Bytes a second, on average, that a stream has to bring after its first minute: less is a server that holds on."""
+"""The average bytes per second that a stream must deliver after its first minute. A slower server only holds the connection open."""
 _MAX_STREAM = 64 << 30
 
 
 class Deadline:
-    """A moment that every single wait of a connection counts down to: socket timeouts alone begin anew with each byte."""
+    """A point in time that limits every wait of a connection. Socket timeouts alone would start again with each byte."""
 
     def __init__(self, seconds: float) -> None:
         self.at = time.monotonic() + seconds
@@ -101,7 +102,7 @@ class Deadline:
 
 
 class HttpStream:
-    """An answer whose body is read piece by piece. headers: names in lower case."""
+    """An answer whose body is read in pieces. headers: names in lower case."""
 
     def __init__(self, url: str, answer: http_client.HTTPResponse, *, deadline: Deadline, stall_s: float) -> None:
         self.url = url
@@ -110,8 +111,8 @@ class HttpStream:
         self._answer, self._deadline, self._stall_s = answer, deadline, stall_s
 
     def chunks(self, *, max_bytes: int = _MAX_STREAM) -> Iterator[bytes]:
-        """The body. Raises Unreachable where it ends before its announced length (reset), brings nothing for a while or
-        next to nothing for long (timeout), or has more than max_bytes (other)."""
+        """The body, in pieces. Raises Unreachable if it ends before its announced length (reset), stalls or is far too slow
+        (timeout), or has more than max_bytes (other)."""
         announced = self.headers.get("content-length", "")
         left = int(announced) if announced.isdigit() and len(announced) < 20 else None
         started, came = time.monotonic(), 0
@@ -138,7 +139,7 @@ class HttpStream:
 
 
 class Unreachable(HostError):
-    """No answer came from a URL. `reason`: refused | timeout | dns | tls | reset | other."""
+    """There was no answer from a URL. `reason`: refused | timeout | dns | tls | reset | other."""
 
     def __init__(self, url: str, reason: str, *, text: str) -> None:
         super().__init__(

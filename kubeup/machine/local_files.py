@@ -1,6 +1,6 @@
-"""LocalFiles: the files of this machine, or of a folder that stands for one.
+"""LocalFiles: the files of this machine, or of a folder that represents one.
 
-Owns what LocalHost says of a file that cannot be read or written. How files are replaced, followed and removed is in
+This module defines the errors for files that cannot be read or written. How files are replaced, followed and removed is in
 kubeup/machine/files.py.
 """
 
@@ -41,23 +41,23 @@ from kubeup.machine.mounts import mounts_below
 from kubeup.machine.process import given_descriptor
 
 _MAX_TEXT = 64 << 20
-"""Bytes of a file that is read whole as a text: the largest there are, applied manifests, have a tenth of it."""
+"""The limit, in bytes, of a file that is read whole as text. The largest ones, applied manifests, have a tenth of it."""
 
 
 class LocalFiles:
-    """The files below `root`: whoever names one names it as the node sees it."""
+    """The files below `root`. All paths are as the node sees them."""
 
     def __init__(self, root: Path) -> None:
-        # `//` and `/tmp/..` are this machine too
+        # `//` and `/tmp/..` mean this machine too
         self.root = Path("/") if os.path.realpath(root).strip("/") == "" else root.absolute()
         self.is_live = self._is_whole = self.root == Path("/")
 
     def at(self, path: Path) -> Path:
-        """Where the node's `path` itself lies on this machine, a link not followed. Raises HostError."""
+        """The path on this machine of the node's `path` itself; a link is not followed. Raises HostError."""
         return self._place(path, follows_last=False)
 
     def target(self, path: Path) -> Path:
-        """Where what `path` leads to lies on this machine. Raises HostError."""
+        """The path on this machine of what the node's `path` resolves to. Raises HostError."""
         return self._place(path, follows_last=True)
 
     def _place(self, path: Path, *, follows_last: bool) -> Path:
@@ -73,21 +73,21 @@ class LocalFiles:
     def _way(
         self, path: Path, verb: str, *, follows_last: bool = False, makes: Optional[int] = None
     ) -> Iterator[Place]:
-        """Where a change of `path` is made: open_way's. Whatever OSError comes of it is told as a HostError."""
+        """The place where `path` is changed, from open_way. Translates every OSError into a HostError."""
         _check_path(path)
         try:
             with open_way(self.root, path, follows_last=follows_last, makes=makes) as place:
                 yield place
         except BrokenPipeError:
-            raise  # whoever read it has seen enough
+            raise  # the reader has seen enough
         except UnsafeLink as error:
             raise _unsafe_link(path, error) from error
         except OSError as error:
             raise _file_error(path, verb, error=error) from error
 
     def exists(self, path: Path) -> bool:
-        """Whether there is something, a dangling link included. Raises HostError (file-unreadable) where that cannot be
-        seen: what an ordinary user may not look at is not missing."""
+        """Whether anything is at `path`, including a dangling link. Raises HostError (file-unreadable) if that cannot be determined:
+        what an ordinary user may not look at is not missing."""
         return self.stat(path) is not None
 
     def is_dir(self, path: Path) -> bool:
@@ -117,8 +117,8 @@ class LocalFiles:
         )
 
     def _open(self, path: Path, *, follows: bool = True) -> int:
-        """A descriptor of a file. Below another root it is gone to folder by folder: no link that is laid meanwhile leads out
-        of it. Raises OSError, HostError."""
+        """Open a file for reading. Below another root, the path is walked folder by folder, so that no link created meanwhile leads
+        out of it. Raises OSError, HostError."""
         _check_path(path)
         if self._is_whole:
             return _open_for_reading(path, 0 if follows else os.O_NOFOLLOW)
@@ -126,7 +126,7 @@ class LocalFiles:
             return _open_for_reading(Path(place.name), os.O_NOFOLLOW, folder=place.folder)
 
     def read_bytes(self, path: Path) -> bytes:
-        """The file's content. Raises HostError (file-unreadable) where it cannot be read or is not there."""
+        """The file's content. Raises HostError (file-unreadable) if it cannot be read or does not exist."""
         try:
             with open(self._open(path), "rb") as file:
                 return file.read()
@@ -134,11 +134,11 @@ class LocalFiles:
             raise _file_error(path, "read", error=error) from error
 
     def read_text(self, path: Path) -> str:
-        """A file's text; what is no UTF-8 in it is replaced. Raises HostError (file-unreadable), also for one that is larger
-        than any text of a node."""
+        """The file's text; invalid UTF-8 is replaced. Raises HostError (file-unreadable), also if the file is larger than any text
+        file of a node."""
         try:
             with open(self._open(path), "rb") as file:
-                # in pieces: a file of /proc/sys gives none to a reader who asks for more than a few MiB at once
+                # in pieces, because a file in /proc/sys returns nothing if more than a few MiB are requested at once
                 data = b""
                 while len(data) <= _MAX_TEXT and (piece := file.read(CHUNK)):
                     data += piece
@@ -149,15 +149,15 @@ class LocalFiles:
         return data.decode("utf-8", errors="replace")
 
     def open_read(self, path: Path, *, follows: bool = True) -> BinaryIO:
-        """A file to be read piece by piece; whoever opens it closes it. follows: a link, too. Raises HostError
-        (file-unreadable), its read and seek too."""
+        """Open a file for reading in pieces; the caller closes it. follows: follow a link. Raises HostError (file-unreadable), and so
+        do its read and seek."""
         try:
             return _OpenFile(self._open(path, follows=follows), path)  # type: ignore[return-value]
         except OSError as error:
             raise _file_error(path, "read", error=error) from error
 
     def list_dir(self, path: Path) -> list[str]:
-        """The names in a folder, sorted; [] where there is no such folder."""
+        """The names in a folder, sorted; [] if there is no such folder."""
         try:
             return sorted(os.listdir(self.target(path)))
         except (FileNotFoundError, NotADirectoryError):
@@ -166,21 +166,21 @@ class LocalFiles:
             raise _file_error(path, "read", error=error) from error
 
     def real_path(self, path: Path) -> Path:
-        """Where `path` leads to through links, as the node sees it."""
+        """The path, as the node sees it, that `path` resolves to through links."""
         if self._is_whole:
             _check_path(path)
             return Path(os.path.realpath(path))
         return Path("/") / self.target(path).relative_to(self.root)
 
     def read_link(self, path: Path) -> Optional[str]:
-        """What a symbolic link says; None where `path` is none."""
+        """The target of a symbolic link; None if `path` is no link."""
         try:
             return os.readlink(self.at(path))
         except OSError:
             return None
 
     def free_bytes(self, path: Path) -> int:
-        """Free space on the file system that holds `path` or its nearest existing parent, for an ordinary user."""
+        """The free bytes, for an ordinary user, on the file system of `path` or its nearest existing parent."""
         place = self.target(path)
         while not place.exists() and place != place.parent:
             place = place.parent
@@ -188,8 +188,7 @@ class LocalFiles:
         return found.f_bavail * found.f_frsize
 
     def mounts_below(self, path: Path) -> list[Path]:
-        """The mount points strictly below `path`, whatever links lead there, deepest first, by their real paths, as
-        /proc/self/mountinfo has them."""
+        """The mount points strictly below the real path of `path`, from /proc/self/mountinfo: real paths, deepest first."""
         if not self.is_live:
             return []
         return mounts_below(os.path.realpath(path))
@@ -203,13 +202,13 @@ class LocalFiles:
         owner: Optional[tuple[int, int]] = None,
         keeps: bool = False,
     ) -> bool:
-        """Make `path` hold `data` with `mode` and owner (uid, gid); return whether anything changed.
+        """Write `data` to `path` with `mode` and owner (uid, gid); return whether anything changed.
 
-        keeps: it is somebody else's file, which keeps its mode, owner and attributes; `mode` is for one that is new.
-        Compares first. A link stays, and what it leads to is written. The new content is whole on disk before it takes the
-        name (temporary file, fsync, rename, fsync of the folder), and a private file is private from its first byte. The
-        parent must exist or is made 0755. Raises HostError (disk-full, file-unwritable, link-not-followed); the old
-        content is then intact.
+        keeps: the file is somebody else's, so an existing one keeps its mode, owner and attributes; `mode` is for a new one.
+        The file is compared first. If `path` is a link, its target is written. The new content is completely on disk before it gets
+        the name (temporary file, fsync, rename, fsync of the folder), and a private file is private from its first byte. A missing
+        parent is created with mode 0755. Raises HostError (disk-full, file-unwritable, link-not-followed); the old content is then
+        intact.
         """
         wanted = encode_text(data, path) if isinstance(data, str) else data
         uid_gid = owner if owner is not None and (self.is_live or os.geteuid() == 0) else None
@@ -219,8 +218,8 @@ class LocalFiles:
         return True
 
     def write_stream(self, path: Path, chunks: Iterable[bytes], *, mode: int = 0o644) -> None:
-        """Like write_file, for what is too large to hold. Where `chunks` raises, `path` is as it was before.
-        Raises HostError (disk-full, file-unwritable)."""
+        """Like write_file, for content that is too large for memory. If `chunks` raises, `path` is unchanged. Raises HostError
+        (disk-full, file-unwritable)."""
         self._replace(path, chunks, mode=mode)
 
     def _replace(
@@ -232,13 +231,13 @@ class LocalFiles:
         owner: Optional[tuple[int, int]] = None,
         keeps: bool = False,
     ) -> None:
-        """Put the new content whole on disk, private, and only then under its name."""
+        """Write the new content completely to disk, privately, before it gets its name."""
         with self._way(path, "write", follows_last=True, makes=0o755) as place:
             replace_file(place, chunks, mode=mode, owner=owner, keeps=keeps)
 
     def append(self, path: Path, chunks: Iterable[bytes]) -> int:
-        """Add to a file, whatever came before a failure included; returns its size. A link is not followed: the files that
-        grow are kb's own. Raises HostError as write_stream."""
+        """Append to a file and return its size. On an error, what was written before stays. A link is not followed, because only
+        kb's own files are appended to. Raises HostError, as write_stream."""
         with self._way(path, "write", makes=0o755) as place:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(place.name, flags, 0o644, dir_fd=place.folder)
@@ -251,26 +250,28 @@ class LocalFiles:
                 os.close(descriptor)
 
     def rename(self, path: Path, target: Path) -> None:
-        """Give a file another name on the same file system. Raises HostError."""
+        """Rename a file within its file system. Raises HostError."""
         with self._way(path, "write") as source, self._way(target, "write") as place:
             os.rename(source.name, place.name, src_dir_fd=source.folder, dst_dir_fd=place.folder)
             sync_folder(place.folder)
 
     def copy_attributes(self, source: Path, path: Path) -> None:
-        """Give a file the extended attributes (SELinux' label, an ACL) of another. Raises HostError."""
+        """Copy the extended attributes (SELinux label, ACL) of `source` to `path`. Raises HostError."""
         with self._way(source, "read") as found, self._way(path, "write") as place:
             copy_attributes(found, place)
 
     def put_back(self, path: Path) -> bool:
-        """Give a mounted file back what it held: `path` is what lay beside it while kb wrote into it, and was killed. Returns
-        whether it was. Raises HostError."""
+        """Restore a mounted file that kb was overwriting when it was killed. `path` is the copy that was saved beside it. Returns
+        whether the file was restored. Raises HostError."""
         with self._way(path, "write") as place:
             return put_back(place)
 
     def write_output(self, target: str, chunks: Iterable[bytes], *, mode: int = 0o644, is_secret: bool = False) -> None:
-        """Write what a user asked for to where he said: "-" is standard output; a device, a pipe or a socket is written into; a
-        file is replaced whole, with its mode and owner kept. The folder must exist. is_secret: nobody else may read the file,
-        whatever its mode was. Raises HostError (output-folder-missing, file-unwritable, disk-full, link-not-followed)."""
+        """Write output to the target that the user named: "-" is standard output; a device, pipe or socket is written to; a file is
+        replaced, and keeps its mode and owner. The folder must exist.
+
+        is_secret: make the file private, whatever its mode was. Raises HostError (output-folder-missing, file-unwritable,
+        disk-full, link-not-followed)."""
         number = given_descriptor(target)
         path = Path(target).absolute()
         if number is not None:
@@ -279,7 +280,7 @@ class LocalFiles:
         try:
             has_folder = self.is_dir(path.parent)
         except HostError:
-            has_folder = True  # what keeps kb from looking is told on the way
+            has_folder = True  # the write below reports why the folder cannot be looked at
         if not has_folder:
             raise HostError(
                 f"cannot write {path}",
@@ -302,13 +303,13 @@ class LocalFiles:
             replace_file(place, chunks, mode=0o600 if is_secret else mode, owner=owner, keeps=not is_secret)
 
     def make_private_dir(self, path: Path) -> None:
-        """A folder for what must be kb's own while it grows. Raises HostError (spool-not-private) where the folder is there
-        already and another user could have made it, or can write to it."""
+        """Create a private folder for files that grow. Raises HostError (spool-not-private) if the folder exists and another user
+        may have created it, or can write to it."""
         with self._way(path, "make") as place:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(place.name, 0o700, dir_fd=place.folder)
             found = os.lstat(place.name, dir_fd=place.folder)
-        # what a stick's file system makes of the mode is fine, as long as nobody else can write
+        # whatever mode the file system of a USB stick reports is fine, as long as nobody else can write
         is_own = stat_module.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
         if not is_own:
             raise HostError(
@@ -319,7 +320,7 @@ class LocalFiles:
             )
 
     def move_file(self, source: Path, path: Path) -> None:
-        """Give a finished file its place, over what lies there, on whichever file system. Raises HostError."""
+        """Move a finished file to `path`, replacing what is there, even across file systems. Raises HostError."""
         with self._way(source, "read") as found, self._way(path, "write", makes=0o755) as place:
             try:
                 os.rename(found.name, place.name, src_dir_fd=found.folder, dst_dir_fd=place.folder)
@@ -348,7 +349,8 @@ class LocalFiles:
         return self.read_bytes(path) == wanted
 
     def make_dir(self, path: Path, *, mode: int = 0o755) -> bool:
-        """Make a folder and its parents (those 0755); an existing one keeps its mode. Returns whether it was made."""
+        """Create a folder and its parents (these with mode 0755); an existing folder keeps its mode. Returns whether it was
+        created."""
         if self.is_dir(path):
             return False
         with self._way(path, "make", follows_last=True, makes=0o755) as place:
@@ -375,9 +377,8 @@ class LocalFiles:
         return True
 
     def remove_tree(self, path: Path) -> bool:
-        """Remove a folder with all that is in it; return whether there was one. A mount point (the folder itself)
-        is emptied and stays. Raises HostError (mount-in-the-way) where anything is mounted below it: what is
-        mounted is not the folder's to lose."""
+        """Remove a folder with everything in it; return whether there was one. If the folder itself is a mount point, it is only
+        emptied. Raises HostError (mount-in-the-way) if anything is mounted below it, since that must not be removed."""
         found = self.stat(path)
         if found is None or not found.is_dir:
             return False
@@ -404,7 +405,7 @@ class LocalFiles:
         return True
 
     def symlink(self, path: Path, target: str) -> bool:
-        """Make `path` a symbolic link to `target`, over a file or a link that lies there; return whether anything changed."""
+        """Make `path` a symbolic link to `target`, replacing an existing file or link; return whether anything changed."""
         if self.read_link(path) == target:
             return False
         with self._way(path, "link", makes=0o755) as place:
@@ -420,7 +421,7 @@ class LocalFiles:
 
 
 class _OpenFile(io.FileIO):
-    """A file whose disk may fail while it is read."""
+    """An open file that raises HostError if its disk fails while it is read."""
 
     def __init__(self, descriptor: int, path: Path) -> None:
         super().__init__(descriptor, "rb")
@@ -440,8 +441,8 @@ class _OpenFile(io.FileIO):
 
 
 def _open_for_reading(place: Path, more: int = 0, *, folder: Optional[int] = None) -> int:
-    """A descriptor of a file that does not wait for whoever writes into a pipe. What a process substitution or standard input
-    gives (/dev/fd/63, /dev/stdin) is waited for. Raises OSError."""
+    """Open a regular file for reading. Pipes are refused, so that kb never blocks on a missing writer, except those that it was
+    given: a process substitution or standard input (/dev/fd/63, /dev/stdin). Raises OSError."""
     descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | more, dir_fd=folder)
     found = os.fstat(descriptor)
     is_given = str(place).startswith(("/dev/fd/", "/dev/stdin", "/proc/self/fd/"))
@@ -455,7 +456,7 @@ def _open_for_reading(place: Path, more: int = 0, *, folder: Optional[int] = Non
 
 
 def _write_to(number: int, chunks: Iterable[bytes]) -> None:
-    """Into a descriptor that was given to this process. Raises BrokenPipeError where nobody reads it any more, HostError."""
+    """Write to a descriptor that this process inherited. Raises BrokenPipeError if the reader is gone, HostError otherwise."""
     try:
         if sys.stdout:
             sys.stdout.flush()
@@ -473,7 +474,7 @@ def _write_to(number: int, chunks: Iterable[bytes]) -> None:
 
 
 def _write_through(place: Place, mode: int, *, chunks: Iterable[bytes]) -> None:
-    """Into a device, a pipe or a socket."""
+    """Write to a device, a pipe or a socket."""
     if stat_module.S_ISSOCK(mode):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
             peer.connect(f"/proc/self/fd/{place.folder}/{place.name}")
@@ -498,7 +499,7 @@ def _mounted(path: Path, mounts: Sequence[Path]) -> HostError:
 
 
 def _check_path(path: Path) -> None:
-    """Raise HostError (path-impossible) where no file can have that path."""
+    """Raise HostError (path-impossible) if no file can have this path."""
     text = str(path)
     try:
         os.fsencode(text)

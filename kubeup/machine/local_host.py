@@ -1,6 +1,6 @@
-"""LocalHost: this machine, or a folder that stands for one.
+"""LocalHost: this machine, or a folder that represents one.
 
-`subprocess`, `socket`, `open` and `sleep` appear in this folder alone (and in the daemons that are named: mirror, keepers).
+`subprocess`, `socket`, `open` and `sleep` are used only in this folder, and in kb's daemons (mirror, keepers).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from kubeup.secret import Secret
 
 
 class LocalHost(LocalFiles, LocalNetwork):
-    """This machine, or a folder that stands for one (`root`): then files land below it, and whatever would touch
-    the running system is not done but reported in `deferred`."""
+    """This machine, or a folder that represents one (`root`). With a folder, files are written below it, and whatever would change
+    the running system is only recorded in `deferred`."""
 
     def __init__(self, root: Path = Path("/")) -> None:
         LocalFiles.__init__(self, root)
@@ -35,7 +35,7 @@ class LocalHost(LocalFiles, LocalNetwork):
         self.deferred: list[str] = []
 
     def which(self, program: str) -> Optional[Path]:
-        """Where `program` lies in PATH (sbin folders included, which a plain `su` leaves out)."""
+        """The path of `program`, from PATH and the sbin folders, which are missing in PATH after a plain `su`."""
         folders = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         if self.is_live:
             found = shutil.which(program, path=folders)
@@ -48,8 +48,8 @@ class LocalHost(LocalFiles, LocalNetwork):
     def query(
         self, argv: Argv, *, timeout_s: float = 30, env: Optional[Mapping[str, str]] = None, stdin: str = ""
     ) -> CommandResult:
-        """Run a program that only looks. Never raises: the code tells, 127 for a missing program, 124 for a
-        timeout. Below another root nothing is asked: the machine at hand is not the one that is written."""
+        """Run a program that changes nothing. Never raises: the code is 127 for a missing program and 124 for a timeout. Below
+        another root nothing is run, because this machine is not the one that is being set up."""
         if not self.is_live:
             return CommandResult(shown_argv(argv), 127, missing=True, deferred=True)
         return _execute(argv, timeout_s, env=env, stdin=stdin)
@@ -64,7 +64,7 @@ class LocalHost(LocalFiles, LocalNetwork):
         return os.geteuid() == 0
 
     def cpu_count(self) -> int:
-        """The processors that this process may use."""
+        """The number of CPUs that this process may use."""
         return len(os.sched_getaffinity(0))
 
     def now(self) -> datetime.datetime:
@@ -88,10 +88,10 @@ class LocalHost(LocalFiles, LocalNetwork):
 
     @contextlib.contextmanager
     def lock(self, path: Path, holder: str) -> Iterator[None]:
-        """Hold `path` for one process at a time; `holder` is what a second one is told ("kb init (pid 812, ...)").
+        """Hold the lock file `path`, for one process at a time. A second process reports `holder` ("kb init (pid 812, ...)").
 
-        The lock is the kernel's: it ends with the process, so a killed kb leaves none behind. Raises HostError
-        (locked) that says who holds it since when.
+        It is a kernel lock, which ends with the process, so a killed kb leaves none behind. Raises HostError (locked), which says
+        who has held the lock since when.
         """
         self.make_dir(path.parent, mode=0o700)
         with self._way(path, "write") as place:
@@ -108,7 +108,7 @@ class LocalHost(LocalFiles, LocalNetwork):
                     remedy="wait until it has ended, then run the command again",
                     code="locked",
                 ) from error
-            # on a full disk the lock still locks: only its holder's name is missing
+            # on a full disk the lock still works; only its holder's name is missing
             with contextlib.suppress(OSError):
                 os.ftruncate(descriptor, 0)
                 text = f"{holder} (pid {os.getpid()}, since {self.now():%Y-%m-%dT%H:%M:%SZ})"
@@ -133,6 +133,6 @@ def _execute(argv: Argv, timeout_s: float, *, env: Optional[Mapping[str, str]], 
         return CommandResult(shown, 124, stderr=f"{shown[0]}: did not end within {timeout_s:.0f} s")
     except OSError as error:
         return CommandResult(shown, 126, stderr=f"{shown[0]}: {error.strerror}")
-    except ValueError as error:  # a NUL, or half a character, among its words
+    except ValueError as error:  # a NUL or half a character in an argument
         return CommandResult(shown, 126, stderr=f"{shown[0]}: {error}")
     return CommandResult(shown, done.returncode, done.stdout, done.stderr)

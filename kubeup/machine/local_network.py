@@ -1,6 +1,6 @@
-"""LocalNetwork: the connections of this machine.
+"""LocalNetwork: the network connections of this machine.
 
-Owns what --air-gapped refuses: every connection asks the fence first. Below another root nothing is asked or sent.
+It enforces --air-gapped: every connection is checked against the fence first. Below another root nothing is sent.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ with lazily:
 
 
 class LocalNetwork:
-    """Requests, names and ports, as this machine reaches and has them."""
+    """HTTP requests, name resolution and ports of this machine."""
 
     is_live: bool
     deferred: list[str]
 
     def __init__(self) -> None:
         self.fence: Optional[Fence] = None
-        """Set by --air-gapped: every connection to somewhere else is refused."""
+        """Set by --air-gapped: connections to any other host are refused."""
         self._connections = Connections()
 
     def http_get(
@@ -44,9 +44,9 @@ class LocalNetwork:
         timeout_s: float = 10,
         max_bytes: int = MAX_ANSWER,
     ) -> HttpResponse:
-        """GET a URL. timeout_s: until the answer begins; the whole may take BODY_S longer. Raises Unreachable where no
-        answer came, or one of more than max_bytes; any HTTP status is an answer. Raises HostError
-        (credentials-unprotected), as every request here."""
+        """GET a URL. timeout_s: the time until the answer begins; its body may take BODY_S longer. Any HTTP status is an answer.
+        Raises Unreachable if there is no answer, or one of more than max_bytes. Raises HostError (credentials-unprotected), like
+        every request here."""
         if not self.is_live:
             raise Unreachable(url, "other", text="--root writes a node's files, it has no running system")
         self._require_way(url, tls)
@@ -55,7 +55,7 @@ class LocalNetwork:
         )
 
     def http_ask(self, url: str, body: bytes, *, tls: Optional[Tls] = None, timeout_s: float = 10) -> HttpResponse:
-        """POST a JSON question that changes nothing, of an API that has no GET for it. Raises as http_get does."""
+        """POST a read-only JSON request to an API that has no GET for it. Raises the same errors as http_get."""
         if not self.is_live:
             raise Unreachable(url, "other", text="--root writes a node's files, it has no running system")
         self._require_way(url, tls)
@@ -67,7 +67,7 @@ class LocalNetwork:
     def http_open(
         self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 30
     ) -> Iterator[HttpStream]:
-        """GET a URL whose body is too large to hold. Raises Unreachable where no answer came."""
+        """GET a URL whose body is too large for memory. Raises Unreachable if there is no answer."""
         if not self.is_live:
             raise Unreachable(url, "other", text="--root writes a node's files, it has no running system")
         self._require_way(url, tls)
@@ -86,20 +86,20 @@ class LocalNetwork:
         headers: Optional[Mapping[str, str]] = None,
         timeout_s: float = 300,
     ) -> HttpResponse:
-        """PUT a body of `size` bytes piece by piece. Raises Unreachable."""
+        """PUT a body of `size` bytes in pieces. Raises Unreachable."""
         self._require_way(url, tls)
         told = {"Content-Type": "application/octet-stream", **(headers or {}), "Content-Length": str(size)}
         with self._connections.open("PUT", url, body=body, tls=tls, headers=told, timeout_s=timeout_s) as stream:
             return HttpResponse(stream.status, stream.read(), stream.headers)
 
     def _require_way(self, url: str, tls: Optional[AnyTls]) -> None:
-        """The server, and the proxy that leads to it."""
+        """Check that the fence allows the server, and the proxy to it."""
         self.require_inside(urllib.parse.urlsplit(url).hostname or "", url)
         if isinstance(tls, Tls) and tls.proxy:
             self.require_inside(urllib.parse.urlsplit(tls.proxy).hostname or "", f"the proxy to {url}")
 
     def require_inside(self, name: str, what: str) -> None:
-        """Raise HostError (air-gap) where --air-gapped keeps kb from connecting to `name`."""
+        """Raise HostError (air-gap) if --air-gapped forbids a connection to `name`."""
         if self.fence is None or self.fence.allows(name):
             return
         inside = ", ".join(sorted(self.fence.hosts)) or "this node"
@@ -111,8 +111,8 @@ class LocalNetwork:
         )
 
     def port_holder(self, port: int, address: str = "") -> Optional[str]:
-        """None where the TCP port is free on `address` ("" for every address), otherwise who listens, as far as
-        can be told: "kubelet (pid 812)" or "another process"."""
+        """None if the TCP port is free on `address` ("": all addresses), else who listens: "kubelet (pid 812)", or "another process"
+        if unknown."""
         if not self.is_live:
             return None
         family = socket.AF_INET6 if (":" in address or (not address and socket.has_ipv6)) else socket.AF_INET
@@ -136,7 +136,7 @@ class LocalNetwork:
         return None
 
     def resolve(self, name: str) -> list[str]:
-        """The addresses of a host name; [] where it does not resolve."""
+        """The addresses of a host name; [] if it does not resolve."""
         if not self.is_live:
             return []
         self.require_inside(name, f"to look up the name {name}")
@@ -146,7 +146,7 @@ class LocalNetwork:
             return []
 
     def udp_exchange(self, address: str, port: int, *, payload: bytes, timeout_s: float = 2) -> Optional[bytes]:
-        """Send one datagram and return the answer; None where none came in time."""
+        """Send one datagram and return the answer; None if there is none in time."""
         if not self.is_live:
             return None
         self.require_inside(address, f"udp port {port}")
@@ -160,7 +160,7 @@ class LocalNetwork:
             return None
 
     def served_cert(self, address: str, port: int, *, timeout_s: float = 3) -> Optional[str]:
-        """The certificate (PEM) that a TLS server shows, whoever signed it; None where no server answers."""
+        """The certificate (PEM) that a TLS server presents, whoever signed it; None if no server answers."""
         if not self.is_live:
             return None
         self.require_inside(address, f"port {port}")
@@ -187,7 +187,7 @@ class LocalNetwork:
         headers: Optional[Mapping[str, str]] = None,
         timeout_s: float = 10,
     ) -> HttpResponse:
-        """A request that changes something (POST, PUT, PATCH, DELETE). Raises Unreachable; deferred below a root."""
+        """Send a request that changes something (POST, PUT, PATCH, DELETE). Below another root it is deferred. Raises Unreachable."""
         if not self.is_live:
             self.deferred.append(shown_request(method, url))
             return HttpResponse(200, body, deferred=True)
@@ -195,14 +195,14 @@ class LocalNetwork:
         return self._connections.request(method, url, body=body, tls=tls, headers=headers or {}, timeout_s=timeout_s)
 
     def listen(self, address: str, port: int) -> socket.socket:
-        """A listening TCP socket whose connections block, send small answers at once, and give up on a peer that
-        takes nothing for a minute. Raises HostError (port-in-use)."""
+        """A listening TCP socket. Its connections block, send small answers at once, and time out if the peer accepts nothing for a
+        minute. Raises HostError (cannot-listen)."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         server = socket.socket(family, socket.SOCK_STREAM)
         try:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # inherited by every accepted connection; seconds and microseconds
+            # every accepted connection inherits these; seconds and microseconds
             for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
                 server.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", 60, 0))
             server.bind((address, port))
@@ -220,7 +220,7 @@ class LocalNetwork:
 
 
 def _listener_name(port: int) -> Optional[str]:
-    """Who listens on a TCP port: "NAME (pid N)", from /proc; None where that cannot be told."""
+    """The process that listens on a TCP port, from /proc: "NAME (pid N)"; None if unknown."""
     inodes = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
@@ -243,7 +243,7 @@ def _listener_name(port: int) -> Optional[str]:
 
 
 def _open_files(pid: str) -> set[str]:
-    """What a process has open, as /proc names it. Raises OSError where that is not ours to see."""
+    """The open files of a process, as named in /proc. Raises OSError if kb may not see them."""
     found = set()
     for descriptor in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(OSError):  # closed meanwhile

@@ -1,6 +1,6 @@
-"""The copy of kb that its own units run: the keepers, the mirror.
+"""The copy of kb that its own systemd units run: the keepers and the mirror.
 
-Owns where it lies and that nobody but root can exchange it. Must not decide which units there are.
+This module decides where the copy is installed, and ensures that only root can replace it. It knows no unit in particular.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from kubeup.paths import Paths
 
 
 def find_running_pyz() -> Optional[Path]:
-    """The kb.pyz that runs now; None where kb runs from a checkout."""
+    """The running kb.pyz; None if kb runs from a checkout."""
     archive = getattr(__loader__, "archive", None)  # type: ignore[name-defined]
     return Path(archive).resolve() if archive else None
 
 
 def find_installed_kb(host: Host, paths: Paths) -> Path:
-    """Where units find kb: /usr may be read-only, and /usr/local with it."""
+    """The path at which units find kb. It has an alternative, because /usr, and with it /usr/local, may be read-only."""
     place = paths.installed_kb
     is_closed = not host.exists(place) and find_read_only_mount(host, place)
     return paths.spare_installed_kb if is_closed else place
 
 
 def plan_command(host: Host, pyz: Optional[Path], *, paths: Paths, python: str = "") -> str:
-    """The command line by which a unit runs kb: the installed copy of a pyz, a checkout where it lies."""
+    """The command line with which a unit runs kb: the installed copy of kb.pyz, or a checkout in place."""
     checkout = Path(__file__).resolve().parents[2] / "kb.py"
-    # a checkout is imported from its own folder, which -I leaves out
+    # a checkout is imported from its own folder, which -I would exclude
     words = ("-I", str(find_installed_kb(host, paths))) if pyz else (str(checkout),)
     return " ".join((python or find_root_python(), *words))
 
 
 def ensure_installed_kb(host: Host, paths: Paths, *, pyz: Optional[Path]) -> bool:
-    """Copy the running kb.pyz to where units find it; return whether that changed anything. A checkout is not
-    copied: it is no single file. Raises HostError (folder-of-another-user)."""
+    """Copy the running kb.pyz to where units find it; return whether that changed anything. A checkout is not copied, since it is
+    not a single file. Raises HostError (folder-of-another-user)."""
     place = find_installed_kb(host, paths)
     if pyz is None:
         return False
@@ -49,8 +49,8 @@ def ensure_installed_kb(host: Host, paths: Paths, *, pyz: Optional[Path]) -> boo
 
 
 def _require_root_s(host: Host, folder: Path) -> None:
-    """Raise HostError where another user could exchange what services of root's run from this folder. A group that an admin
-    lets write above it (Debian's staff, in /usr/local) is his to trust."""
+    """Raise HostError if another user could replace what root's services run from this folder. A group with write access to a parent
+    folder (Debian's staff, in /usr/local) is accepted: trusting it is the admin's decision."""
     if not host.is_live:
         return
     for part in (folder, *folder.parents, host.real_path(folder), *host.real_path(folder).parents):

@@ -1,6 +1,6 @@
-"""This process: the Python that runs it, the descriptors it was given, how many files it may open.
+"""kb's own process: the Python that runs it, the descriptors it inherited, how many files it may open.
 
-Asks about kb's own process alone; other programs run through a Host.
+Other programs run through a Host.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from kubeup.machine.files import (
 
 
 def given_descriptor(target: str) -> Optional[int]:
-    """The number of the descriptor of this process that `-`, `/dev/stdout`, `/dev/fd/63` and their like name: to open such a
-    name again would begin at the file's start, or ask for rights that the descriptor has already."""
+    """The descriptor that `-`, `/dev/stdout`, `/dev/fd/63` and the like refer to. Opening such a path again would start at the
+    beginning of the file, or require rights that the descriptor already has."""
     if target in ("-", "/dev/stdout", "/dev/stderr"):
         return 2 if target == "/dev/stderr" else 1
     found = re.fullmatch(r"(?:/dev/fd|/proc/self/fd)/([0-9]{1,9})", target)
@@ -29,14 +29,14 @@ def given_descriptor(target: str) -> Optional[int]:
 
 
 def is_stream(target: str) -> bool:
-    """Whether output to it goes into a descriptor or a device: no file system holds it, and nothing lies beside it."""
+    """Whether `target` is a descriptor or a device rather than a file, so that no temporary file can be put beside it."""
     return given_descriptor(target) is not None or target.startswith("/dev/")
 
 
 @functools.lru_cache(maxsize=1)
 def find_root_python() -> str:
-    """The Python that a service of root's may run: this one, the one that a virtual environment was made of, or the system's;
-    whichever nobody but root can change. Raises HostError (no-root-python)."""
+    """A Python that root's services may run, because only root can change it: this one, the one that the virtual environment is based
+    on, or the system's. Raises HostError (no-root-python)."""
     base = str(getattr(sys, "_base_executable", "") or "")
     for name in (sys.executable, base, "/usr/bin/python3", "/usr/local/bin/python3", "/usr/libexec/platform-python"):
         is_fit = bool(name) and os.access(name, os.X_OK) and is_root_s_alone(Path(name))
@@ -52,12 +52,12 @@ def find_root_python() -> str:
 
 
 def _is_virtual(python: Path) -> bool:
-    """Whether this is the Python of a virtual environment, which goes when that goes."""
+    """Whether this is the Python of a virtual environment, which disappears with it."""
     return (python.parent.parent / "pyvenv.cfg").exists()
 
 
 def raise_descriptor_limit() -> int:
-    """Allow this process as many open files as it may have; returns how many."""
+    """Raise this process's limit of open files as far as allowed, up to 65536, and return that number."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
     if soft != resource.RLIM_INFINITY and soft < wanted:

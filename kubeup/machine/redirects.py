@@ -1,4 +1,4 @@
-"""GET a URL that sends on to another, as public download servers do, without leaving https."""
+"""Follows HTTP redirects, which public download servers use, without leaving https."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _MAX_REDIRECTS = 5
 
 
 def follow_redirect(url: str, location: str) -> str:
-    """Where a server sends on to. Raises Unreachable where that leaves https, or is no web address: what came from there
-    would be anybody's."""
+    """The URL that a server redirects to. Raises Unreachable if it leaves https or is no web address, because the content could then
+    come from anybody."""
     target = urllib.parse.urljoin(url, location)
     if not target.startswith(("https://", "http://")) or (url.startswith("https://") and target.startswith("http://")):
         raise Unreachable(url, "other", text=f"it sends on to {target[:200]!a}, which is not https")
@@ -21,8 +21,8 @@ def follow_redirect(url: str, location: str) -> str:
 
 
 def get_page(host: Host, url: str, *, timeout_s: float = 10) -> tuple[str, HttpResponse]:
-    """GET a URL as a browser does: dl.k8s.io and github.com send on to where their files lie. Returns the place that
-    answered last, and its answer, whatever status that has. Raises Unreachable where no answer came."""
+    """GET a URL and follow redirects, as dl.k8s.io and github.com send them. Returns the final URL and its answer, whatever the
+    status. Raises Unreachable if there is no answer."""
     answer = host.http_get(url, timeout_s=timeout_s)
     for _ in range(_MAX_REDIRECTS):
         location = answer.headers.get("location")

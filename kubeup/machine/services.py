@@ -1,7 +1,7 @@
-"""The service manager that runs this machine: systemd or OpenRC.
+"""The service manager of this machine: systemd or OpenRC.
 
-Owns how it is spoken to about one service, and how its commands and a service's log are written in a remedy, so that a node
-is never told of programs that it does not have. Must not decide when a service is started or stopped. Mirrors
+This module knows the commands for a service, and how commands and logs are named in a remedy, so that a remedy never names a
+program that the machine does not have. When a service is started or stopped is decided elsewhere. Mirrors
 cmd/kubeadm/app/util/initsystem.
 """
 
@@ -16,38 +16,38 @@ from kubeup.frozen_values import frozen
 from kubeup.machine.host import CommandResult, Host
 
 _UNIT = "UNIT"
-"""Where the service's name stands in a command."""
+"""A placeholder for the service's name in a command."""
 
 
 @frozen
 class ServiceManager:
-    """How one service manager is spoken to; a command of () is one that it does not need."""
+    """The commands of a service manager; () is a command that it does not need."""
 
     name: str
     programs: tuple[str, ...]
     booted: str
-    """A folder that is there while it runs the machine ("" where its programs alone say so): a container may have
-    systemctl and no systemd."""
+    """A folder that exists while this manager runs the machine; "" if its programs are proof enough. A container may have systemctl
+    but no systemd."""
     commands: Mapping[str, tuple[str, ...]]
     """is-active, start, stop, restart, enable, enable-now, show."""
     reload: tuple[str, ...]
     unit: str
-    """What a service is to it."""
+    """How it names a service."""
     environment: str
-    """How a person gives a service an environment variable."""
+    """Where a person sets an environment variable of a service."""
 
     def argv(self, verb: str, unit: str) -> tuple[str, ...]:
         return tuple(word.replace(_UNIT, unit) for word in self.commands[verb])
 
     def say(self, verb: str, unit: str) -> str:
-        """The command as it is typed."""
+        """The command as typed in a shell."""
         return " ".join(self.argv(verb, unit))
 
     def name_unit(self, unit: str) -> str:
         return self.unit.replace(_UNIT, unit)
 
     def say_environment(self, unit: str) -> str:
-        """How the service gets the variable that follows."""
+        """Where to set an environment variable of the service; the variable itself follows."""
         return self.environment.replace(_UNIT, unit)
 
 
@@ -60,7 +60,7 @@ SYSTEMD = ServiceManager(
         "start": ("systemctl", "start", _UNIT),
         "stop": ("systemctl", "stop", _UNIT),
         "restart": ("systemctl", "restart", _UNIT),
-        # it runs by now: systemd reads the link at the next boot
+        # the unit is running already: systemd reads the link at the next boot
         "enable": ("systemctl", "enable", "--no-reload", _UNIT),
         "enable-now": ("systemctl", "enable", "--now", _UNIT),
         "show": ("systemctl", "cat", _UNIT),
@@ -90,8 +90,8 @@ MANAGERS = (SYSTEMD, OPENRC)
 
 
 def find(host: Host) -> Optional[ServiceManager]:
-    """The service manager that runs this machine. A folder that stands for one (--root) is taken to get systemd,
-    unless it has OpenRC."""
+    """The service manager of this machine; None if there is none. A folder that represents a machine (--root) is assumed to have
+    systemd, unless it has OpenRC."""
     for one in MANAGERS:
         is_running = host.mode == "root" or not one.booted or host.is_dir(Path(one.booted))
         if is_running and all(host.which(name) for name in one.programs):
@@ -100,12 +100,13 @@ def find(host: Host) -> Optional[ServiceManager]:
 
 
 def spoken_of(host: Host) -> ServiceManager:
-    """The one whose commands a remedy names: systemd, where this machine does not have OpenRC."""
+    """The service manager whose commands a remedy names: systemd, unless this machine has OpenRC."""
     return find(host) or SYSTEMD
 
 
 def read_state(host: Host, unit: str) -> str:
-    """active | activating | inactive | failed | ..., in systemd's words; "unknown" where nobody can be asked."""
+    """The state of a service in systemd's terms: active | activating | inactive | failed | ...; "unknown" if it cannot be
+    determined."""
     manager = spoken_of(host)
     answer = host.query(manager.argv("is-active", unit))
     if manager is SYSTEMD:
@@ -119,44 +120,45 @@ _OPENRC_STATES = {
     "starting": "activating",
     "stopping": "deactivating",
     "stopped": "inactive",
-    "inactive": "activating",  # OpenRC's word for a service that waits for something
+    "inactive": "activating",  # in OpenRC, a service that waits for something
     "crashed": "failed",
 }
 
 
 def is_active(host: Host, unit: str) -> bool:
-    """Whether the service manager runs the service, or is about to."""
+    """Whether the service is running or starting."""
     return read_state(host, unit) in ("active", "activating")
 
 
 def may_run(host: Host, unit: str) -> bool:
-    """Whether it runs; below another root, where there is nobody to ask, it is taken for granted."""
+    """Whether the service is running or starting. Below another root, where nothing can be asked, this is assumed."""
     return host.mode == "root" or is_active(host, unit)
 
 
 def is_stopped(host: Host, unit: str) -> bool:
-    """Whether it does not run, and nobody is about to start it."""
+    """Whether the service is neither running nor starting."""
     return read_state(host, unit) in ("inactive", "failed")
 
 
 def run(host: Host, verb: str, *, unit: str, timeout_s: float = 300) -> CommandResult:
-    """start, stop, restart or enable, by whichever service manager there is (systemd's where none is found, which says so)."""
+    """Start, stop, restart or enable a service with this machine's service manager. Without one, systemd's command is run, and its
+    result says so."""
     return host.run(spoken_of(host).argv(verb, unit), timeout_s=timeout_s)
 
 
 def enable(host: Host, unit: str) -> Optional[CommandResult]:
-    """Have the service started at boot; None where it is already, or where nobody can be told."""
+    """Enable the service at boot. Returns None if it is already enabled, or there is no service manager."""
     manager = find(host)
     if manager is None or (manager is SYSTEMD and host.query(["systemctl", "is-enabled", unit]).ok):
         return None
     return run(host, "enable", unit=unit)
 
 
-# ---- kb's own units, which are systemd's alone
+# ---- kb's own units, which exist only for systemd
 
 
 def start_own_unit(host: Host, unit: str) -> None:
-    """Run it from its files as they are now, and at every boot. Raises HostError (unit-not-started)."""
+    """Enable one of kb's units and restart it with its current files. Raises HostError (unit-not-started)."""
     for argv in (SYSTEMD.reload, ("systemctl", "enable", unit), SYSTEMD.argv("restart", unit)):
         done = host.run(argv)
         if not done.ok:
@@ -169,7 +171,7 @@ def start_own_unit(host: Host, unit: str) -> None:
 
 
 def stop_own_unit(host: Host, unit: str) -> None:
-    """Stop it, and do not run it at the next boot. Its file is the caller's to remove, and systemd's to be told of then."""
+    """Stop and disable one of kb's units. The caller removes its file, and then calls forget_removed_units."""
     host.run(["systemctl", "disable", "--now", unit], timeout_s=120)
 
 
@@ -181,7 +183,7 @@ def forget_removed_units(host: Host) -> None:
 
 
 def say_log(host: Host, unit: str, *, lines: int = 50) -> str:
-    """The command that shows what a service wrote."""
+    """The command that shows the log of a service."""
     if spoken_of(host) is SYSTEMD:
         return f"journalctl -u {unit} -n {lines} --no-pager"
     log = _find_log_file(host, unit)
@@ -189,7 +191,7 @@ def say_log(host: Host, unit: str, *, lines: int = 50) -> str:
 
 
 def read_log(host: Host, unit: str, *, lines: int) -> list[str]:
-    """The last lines that a service wrote, oldest first; none where its log cannot be read."""
+    """The last lines of a service's log, oldest first; [] if it cannot be read."""
     if spoken_of(host) is SYSTEMD:
         argv = ["journalctl", "-u", unit, "-n", str(lines), "-o", "cat", "--no-pager"]
     else:
@@ -200,6 +202,6 @@ def read_log(host: Host, unit: str, *, lines: int) -> list[str]:
 
 
 def _find_log_file(host: Host, unit: str) -> Optional[Path]:
-    """OpenRC keeps no log: a service's script names a file, by custom one of these."""
+    """The log file of a service: OpenRC keeps no log, but service scripts usually name one of these files."""
     places = (Path("/var/log", unit, f"{unit}.log"), Path("/var/log", f"{unit}.log"))
     return next((path for path in places if host.exists(path)), None)

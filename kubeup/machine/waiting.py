@@ -1,7 +1,7 @@
-"""The one loop that waits: until something holds, or no longer.
+"""The one polling loop: it waits until a condition holds or a timeout ends.
 
-Owns what is told meanwhile and when patience ends. Must not know what is waited for. What asks a server again after a pause is no
-wait of this kind, since each try does something: who does so keeps its own pauses (tests/unit/test_one_wait_loop.py lists them).
+It reports progress meanwhile, and does not know what it waits for. Retrying a request after a pause is something else, since each
+try does something. Such code has pauses of its own (tests/unit/test_one_wait_loop.py lists it).
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ def watch(
     is_over: Callable[[str, float], bool] = lambda missing, elapsed: False,
     poll_s: float = POLL_S,
 ) -> tuple[str, float]:
-    """Call `look` until it returns "" (it holds; else what is missing, in words), or `timeout_s` is over. Returns what is missing in
-    the end, and the seconds that it took.
+    """Call `look` until it returns "", which means that the condition holds, or `timeout_s` ends. Otherwise `look` returns what is
+    missing, in words. Returns what is missing in the end, and the seconds elapsed.
 
-    is_over: called in every round with the same; it may tell, look for causes, raise KbError, or say that waiting is in vain.
+    is_over: called in every round with what is missing and the seconds elapsed. It may report progress, look for causes, raise
+    KbError, or return True if waiting longer is useless.
     """
     started = host.monotonic()
     while True:
@@ -47,10 +48,10 @@ def wait_for(
     meanwhile: Callable[[str, float], None] = lambda missing, elapsed: None,
     poll_s: float = POLL_S,
 ) -> float:
-    """As `watch`, for what nothing goes on without. Returns the seconds that it took.
+    """Like `watch`, for a condition that is required. Returns the seconds elapsed.
 
-    failure: what is raised when `timeout_s` is over, of what is missing and the seconds; meanwhile: called in every round with the
-    same, it may look for causes, and raise KbError.
+    failure: makes the error to raise when `timeout_s` ends, from what is missing and the seconds elapsed. meanwhile: called in every
+    round with the same arguments; it may look for causes and raise KbError.
     """
 
     def tell_it(missing: str, elapsed: float) -> bool:
@@ -65,7 +66,7 @@ def wait_for(
 
 
 def say_round(goal: str, missing: str, *, elapsed: float, timeout_s: float) -> str:
-    """ "node Ready: 3 s of 30 s; the kubelet has not reported yet" """
+    """The progress of a wait: "node Ready: 3 s of 30 s; the kubelet has not reported yet"."""
     return f"{goal}: {elapsed:.0f} s of {timeout_s:.0f} s; {missing}"
 
 
@@ -76,6 +77,6 @@ def becomes_so(
     timeout_s: float,
     poll_s: float = POLL_S,
 ) -> bool:
-    """Whether `is_so` says so within `timeout_s`."""
+    """Whether `is_so` returns True within `timeout_s`."""
     missing, _ = watch(host, lambda: "" if is_so() else "it", timeout_s=timeout_s, poll_s=poll_s)
     return not missing
