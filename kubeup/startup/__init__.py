@@ -1,1 +1,1 @@
-"""How kb.pyz loads: native modules, the head start of keys, the version."""
+"""How kb.pyz starts: compiled modules, early work in the background, the version."""

@@ -1,11 +1,11 @@
-"""What a command is sure to need and takes long, begun while Python reads the rest of kb.
+"""Starts slow work that a command is sure to need, while Python loads the rest of kb.
 
-A second thread unpacks cryptography, 11 MB, and makes a new control plane's first keys: both happen outside Python's
-lock, so they cost the start of kb nothing where there is a second processor. Nobody has to wait for it or to know of
-it: whoever imports cryptography finds it loaded, or meets the error that the thread met.
+A second thread unpacks cryptography (11 MB) and generates a new control plane's first keys. Both happen outside the GIL, so with a
+second CPU they do not slow down kb's start. No other code has to wait for the thread or know of it: importing cryptography finds it
+loaded, or raises the same error as in the thread.
 
-Owns: which commands get a start. Must not: import anything of kb, or cryptography before begin(). kb.pyz's
-__main__.py calls begin(); in a checkout nobody does. Mirrors nothing of kubeadm, whose code is loaded at once.
+This module decides which commands get a head start. It imports nothing of kb, and cryptography not before begin(). Only kb.pyz's
+__main__.py calls begin(), not a checkout. kubeadm has no counterpart, since it is a single binary.
 """
 
 from __future__ import annotations
@@ -20,32 +20,31 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Callable, Optional
 
 COMMANDS = ("adopt", "certs", "init", "join", "kubeconfig", "reconfigure")
-"""Those that cannot do their work without cryptography."""
+"""The commands that need cryptography."""
 
 LOOKING = ("-h", "--help", "--list")
-"""With one of these words a command only tells something."""
+"""With one of these flags a command only prints something."""
 
 ALGORITHM = "RSA-2048"
-"""encryptionAlgorithm's default. Where a configuration asks for another, EARLY keys are made for nothing."""
+"""The default of encryptionAlgorithm. If a configuration asks for another one, the EARLY keys are wasted."""
 
 EARLY = 11
-"""How many keys are made before it is known how many are wanted: as many as there are files in pki/."""
+"""How many keys are generated before kb knows how many it needs: as many as there are key files in pki/."""
 
 SWITCH_S = 0.0001
-"""How long a thread that waits for Python's lock lets another one go on, in place of 5 ms: the second thread asks for
-it at every file of cryptography's, and what it is after is to leave Python soon."""
+"""The GIL's switch interval, instead of 5 ms. The second thread needs the GIL for every file of cryptography, but only briefly."""
 
 KEYS_NICE = 5
-"""How far the threads that make keys stand back (nice(2)) for the one that reads kb, signs and writes: two of them keep
-two processors busy, and what it has not done when the last key is made, it then does alone."""
+"""The nice(2) value of the threads that generate keys. Two of them keep two CPUs busy, so without it the main thread, which loads
+kb, signs and writes, would fall behind and have to catch up alone after the last key."""
 
 COLLECT_AFTER = 50_000
-"""How many objects are made before Python looks for cycles among them, in place of 700: kb has made that many by the time
-it begins to work, all of them there to stay."""
+"""The threshold of the garbage collector, instead of 700 objects. kb creates about this many objects while it starts, and all of
+them stay."""
 
 
 class Making:
-    """A value that a thread makes: a Future of few words (concurrent.futures loads for as long as a tenth of a key)."""
+    """A value that a thread computes: a minimal Future. (Importing concurrent.futures takes a tenth of the time of one key.)"""
 
     def __init__(self, make: Callable[..., Any], *args: Any) -> None:
         self._make, self._args = make, args
@@ -61,7 +60,7 @@ class Making:
         self._is_made.set()
 
     def result(self) -> Any:
-        """The value, as soon as it is made. Raises what making it raised."""
+        """Wait for the value and return it. Raises whatever computing it raised."""
         self._is_made.wait()
         if self._error is not None:
             raise self._error
@@ -69,8 +68,8 @@ class Making:
 
 
 def make_in_threads(values: Iterable[Making], *, threads: int = 2) -> None:
-    """Begin to make `values`, in their order, behind all else that this process does (nice(2); on Linux each thread has
-    a priority of its own)."""
+    """Start computing `values`, in order, at a lower priority than the rest of this process (nice(2); on Linux each thread has its
+    own)."""
     left = deque(values)
 
     def work() -> None:
@@ -89,7 +88,8 @@ _second: Optional[threading.Thread] = None
 
 
 def begin(words: Sequence[str], pki: str = "/etc/kubernetes/pki") -> None:
-    """Begin what the command line `words` needs; `pki` is the folder in whose sa.key an older control plane is seen."""
+    """Start what the command line `words` needs. If `pki` contains sa.key, this is a control plane already, and no keys are
+    generated."""
     if not words or words[0] not in COMMANDS or not set(words).isdisjoint(LOOKING):
         return
     global _second
@@ -102,7 +102,7 @@ def begin(words: Sequence[str], pki: str = "/etc/kubernetes/pki") -> None:
 
 
 def take_keys(limit: int) -> list[Making]:
-    """Up to `limit` of the keys of kind ALGORITHM that were begun, each given away once."""
+    """Take up to `limit` of the keys of type ALGORITHM that were started. Each key is returned once."""
     if _second is not None:
         _second.join()
     taken = _keys[:limit]
@@ -111,9 +111,10 @@ def take_keys(limit: int) -> list[Making]:
 
 
 def _load(early: int) -> None:
-    """Load cryptography, and begin `early` keys. An error is left to the thread that needs it and will meet it again."""
+    """Import cryptography, and start generating `early` keys. Errors are ignored: the thread that needs cryptography will get the
+    same error."""
     with contextlib.suppress(Exception):
-        # first what leaves Python's lock to the other thread, while that one is busiest
+        # first the import that releases the GIL, while the main thread is busiest
         import cryptography.hazmat.bindings._rust  # noqa: F401
         from cryptography.hazmat.primitives.asymmetric import rsa
 

@@ -1,12 +1,12 @@
 """The compiled modules of kb.pyz: how Python finds and loads them.
 
-Python cannot load a shared library from inside a zip. Here is a finder for the two that cryptography needs: at the
-first import it unpacks the one that fits this interpreter into memory (memfd), or else into a private temporary file
-that is gone once it is loaded. Nothing stays on the disk, so nothing can be stale, shared or tampered with.
+Python cannot load a shared library from inside a zip. This finder handles the two that cryptography needs. At the first import it
+unpacks the one that fits this interpreter into memory (memfd), or else into a private temporary file that is removed once it is
+loaded. Nothing stays on disk, so nothing can be stale, shared or tampered with.
 
-Owns: _native/ in the archive, the choice among its files, KB_CRYPTOGRAPHY. Must not: import anything of kb but its
-errors: it opens files by itself, because it works below Host. native_hook.py calls it, and only in kb.pyz.
-Mirrors nothing of kubeadm, which is one static binary.
+This module chooses among the files in _native/ of the archive, and implements KB_CRYPTOGRAPHY. It works below Host, so it opens
+files itself and imports nothing of kb but its errors. native_hook.py calls it, and only in kb.pyz. kubeadm has no counterpart, since
+it is a static binary.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
 
     from kubeup.errors import HostError, PreflightError
 else:
-    Loader = object  # importlib.abc takes longer to import than all of this module
+    Loader = object  # importlib.abc takes longer to import than this whole module
 
 INDEX = "_native/index.txt"
-"""One line for each file: module, glibc that it needs, sha256, member. Written by build_zipapp.py."""
+"""One line per file: module, required glibc, sha256, member. Written by build_zipapp.py."""
 
 RUST = "cryptography.hazmat.bindings._rust"
 CFFI = "_cffi_backend"
 MODULES = (RUST, CFFI)
 
 CHOICE = "KB_CRYPTOGRAPHY"
-"""The environment variable: `bundled`, the default, or `system` for the distribution's python3-cryptography."""
+"""An environment variable: `bundled`, the default, or `system` for the distribution's python3-cryptography."""
 
 _DEFLATED = 8
 _NAME_LENGTH_AT = 26
-"""Where a member's local header tells the lengths of its name and of its extra field, which it ends with (PKWARE's
+"""The offset, in a member's local header, of the lengths of its name and its extra field, with which the header ends (PKWARE's
 APPNOTE.TXT, 4.3.7)."""
 
 _PIECE = 1 << 20
-"""Bytes of the archive at a time. Between two pieces the thread has to ask for Python's lock, which the other one holds."""
+"""How many bytes of the archive are read at a time. After each piece the thread needs the GIL, which the other thread holds."""
 
 _SYSTEM_REMEDY = f"install python3-cryptography of the distribution, then run kb with {CHOICE}=system"
 _COPY_REMEDY = "copy kb.pyz to the node again and check it: sha256sum -c kb.pyz.sha256"
@@ -61,13 +61,13 @@ class Native(NamedTuple):
 
     @property
     def suffix(self) -> str:
-        """What follows the module's name in the file's: `.abi3.so`, `.cpython-311-x86_64-linux-gnu.so`."""
+        """The file name without the module's name: `.abi3.so`, `.cpython-311-x86_64-linux-gnu.so`."""
         return "." + self.member.rpartition("/")[2].partition(".")[2]
 
 
 class Interpreter(NamedTuple):
-    """What decides which file fits. The suffixes tell architecture, minor, libc and threading of the interpreter;
-    os.uname() speaks of the kernel, which may be another's (a 32-bit Python on a 64-bit kernel)."""
+    """What decides which file fits. The suffixes contain the interpreter's architecture, minor version, libc and threading;
+    os.uname() describes the kernel, which may differ (a 32-bit Python on a 64-bit kernel)."""
 
     implementation: str
     version: tuple[int, int]
@@ -79,7 +79,7 @@ class Interpreter(NamedTuple):
 
 
 def read_interpreter() -> Interpreter:
-    """The running one."""
+    """The running interpreter."""
     from importlib.machinery import EXTENSION_SUFFIXES
 
     return Interpreter(
@@ -88,7 +88,7 @@ def read_interpreter() -> Interpreter:
 
 
 def read_glibc() -> tuple[int, ...]:
-    """The version of the running glibc; empty where the C library is another one."""
+    """The version of the running glibc; () if the C library is another one."""
     try:
         text = os.confstr("CS_GNU_LIBC_VERSION") or ""
     except (ValueError, OSError):
@@ -103,13 +103,13 @@ def parse_version(text: str) -> tuple[int, ...]:
 
 
 def parse_index(text: str) -> list[Native]:
-    """The lines of INDEX. Raises ValueError for a line of another shape."""
+    """Parse the lines of INDEX. Raises ValueError for a malformed line."""
     rows = (line.split() for line in text.splitlines())
     return [Native(module, parse_version(glibc), sha256, member) for module, glibc, sha256, member in rows]
 
 
 def pick_native(natives: Sequence[Native], module: str, *, interpreter: Interpreter) -> Native:
-    """The file with `module` for `interpreter`. Raises PreflightError when there is none that would work."""
+    """The file with `module` for `interpreter`. Raises PreflightError if none would work."""
     arch, libc, flags = _parse_suffix(interpreter.suffixes[0])
     if interpreter.implementation != "cpython":
         raise _unfit(
@@ -155,8 +155,8 @@ def _unfit(interpreter: Interpreter, cause: str, *, code: str, remedy: str = "")
 
 
 def _parse_suffix(suffix: str) -> tuple[str, str, str]:
-    """`.cpython-313t-x86_64-linux-gnu.so` -> ("x86_64", "gnu", "t"); a shape that is not known gives its whole text
-    as the architecture, which no file has."""
+    """`.cpython-313t-x86_64-linux-gnu.so` -> ("x86_64", "gnu", "t"). For an unknown format, the whole text is the architecture,
+    which no file has."""
     parts = suffix[1 : -len(".so")].split("-")
     if len(parts) != 5 or parts[3] != "linux":
         return suffix, "gnu", ""
@@ -170,7 +170,7 @@ def _minor_of(suffix: str) -> str:
 
 
 def _join(words: Iterable[str]) -> str:
-    """`3.9, 3.10, 3.11`: each word once, in the order of its numbers."""
+    """`3.9, 3.10, 3.11`: the words without duplicates, in numeric order."""
     return ", ".join(sorted(set(words), key=lambda word: (parse_version(word), word)))
 
 
@@ -185,7 +185,7 @@ def _damaged(archive: str, problem: str) -> HostError:
 
 
 class NativeFinder:
-    """Finds MODULES inside the archive, and cryptography itself outside of it when KB_CRYPTOGRAPHY=system."""
+    """Finds MODULES inside the archive, and with KB_CRYPTOGRAPHY=system cryptography itself outside of it."""
 
     def __init__(self, archive: str, zip_loader: Any) -> None:
         self.archive = archive
@@ -200,13 +200,13 @@ class NativeFinder:
 
         natives = self._read_index()
         interpreter = read_interpreter()
-        # Each is looked for before the first one loads: half of the two would end in an error without a remedy.
+        # Look for both before loading the first one: with only one, the import would fail without a remedy.
         picked = {module: pick_native(natives, module, interpreter=interpreter) for module in MODULES}[name]
         return ModuleSpec(name, NativeLoader(self, picked), origin=f"{self.archive}/{picked.member}")
 
     def stream_native(self, native: Native) -> Iterator[bytes]:
-        """The bytes of one file, piece by piece: all of it at once would cost a dozen milliseconds of page faults.
-        Raises HostError at the end when they are not those that were built: only then may they be used."""
+        """The bytes of one file, in pieces: reading it at once would cost a dozen milliseconds of page faults. Raises HostError at
+        the end if the checksum does not match, so the bytes must not be used before that."""
         import hashlib
 
         digest = hashlib.sha256()
@@ -217,7 +217,7 @@ class NativeFinder:
             raise _damaged(self.archive, f"the sha256 of {native.member} is {digest.hexdigest()}, not {native.sha256}")
 
     def _stream_member(self, member: str) -> Iterator[bytes]:
-        """Read a member past zipimport, which knows where it lies and gives it in one piece only."""
+        """Read a member without zipimport, which knows its offset, but can only return it in one piece."""
         import zipimport
         import zlib
 
@@ -288,7 +288,7 @@ class NativeFinder:
 
 
 class NativeLoader(Loader):
-    """Loads one compiled module from where it was unpacked to."""
+    """Unpacks and loads one compiled module."""
 
     def __init__(self, finder: NativeFinder, native: Native) -> None:
         self._finder = finder
@@ -299,7 +299,7 @@ class NativeLoader(Loader):
         from importlib.machinery import ExtensionFileLoader, ModuleSpec
 
         refusals = []
-        # A kernel or a mount that forbids executable memory says so at dlopen, not when the file is made.
+        # A kernel or mount that forbids executable memory refuses at dlopen, not when the file is created.
         for place, unpack in unpackers(self._finder.archive):
             try:
                 with unpack(self._finder.stream_native(self._native)) as path:
@@ -325,8 +325,8 @@ class NativeLoader(Loader):
 
 
 class _InMemory:
-    """A file in memory. It stays open: glibc knows a library by its name, and /proc/self/fd/3 must not come to mean
-    another one."""
+    """A file in memory. It stays open: glibc identifies a library by its name, and /proc/self/fd/3 must not come to mean another
+    one."""
 
     def __init__(self, data: Iterable[bytes]) -> None:
         self._data = data
@@ -345,7 +345,7 @@ class _InMemory:
 
 
 class _InFolder:
-    """A file of mode 0600 in a folder of mode 0700 of its own below `parent`, gone after the load."""
+    """A file of mode 0600 in its own folder of mode 0700 below `parent`. Both are removed after loading."""
 
     def __init__(self, parent: str, data: Iterable[bytes]) -> None:
         self._parent = parent
@@ -386,8 +386,7 @@ def _write_all(descriptor: int, data: Iterable[bytes]) -> None:
 
 
 def unpackers(archive: str) -> Iterator[tuple[str, Any]]:
-    """The places to unpack to, best first: a name for messages, and what makes a context manager from the
-    bytes in pieces."""
+    """The places to unpack to, best first: a name for messages, and a function that makes a context manager from the pieces."""
     if hasattr(os, "memfd_create"):
         yield "memory", _InMemory
     folders = (os.environ.get("TMPDIR", ""), "/tmp", "/var/tmp", "/run", "/dev/shm", os.path.dirname(archive))  # noqa: S108

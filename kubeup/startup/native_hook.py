@@ -1,8 +1,8 @@
-"""The hook through which Python asks kubeup/startup/native.py for compiled modules, when kb runs from kb.pyz.
+"""The import hook that calls kubeup/startup/native.py for compiled modules, when kb runs from kb.pyz.
 
-Owns: the names that are asked for. Must not: grow. Python compiles this file anew in every run of kb.pyz, while
-native.py is needed only where cryptography is. In a checkout it does nothing: the installed packages are used.
-kubeup/__init__.py installs it, not __main__.py, so that a spawned or forkserver process of multiprocessing has it too.
+Keep this file small: Python compiles it in every run of kb.pyz, while native.py is loaded only with cryptography. In a checkout the
+hook does nothing, and the installed packages are used. It is installed by kubeup/__init__.py rather than __main__.py, so that spawned
+and forkserver processes of multiprocessing have it too.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
 ABSENT = ("bcrypt",)
-"""What cryptography takes if it is there, and kb.pyz does not bring: code of somebody else's would run in kb, or break it."""
+"""Modules that cryptography uses if installed, and that kb.pyz does not include. Foreign code would run in kb, or break it."""
 NAMES = ("cryptography", "cryptography.hazmat.bindings._rust", "_cffi_backend")
 
 
 class NativeHook:
-    """On sys.meta_path, in front."""
+    """A finder at the front of sys.meta_path."""
 
     def __init__(self, archive: str, zip_loader: Any) -> None:
         self._archive = archive
@@ -36,7 +36,7 @@ class NativeHook:
 
 
 def install() -> None:
-    """Put the hook in front, when this module itself came from a zip."""
+    """Put the hook in front of sys.meta_path, if this module was itself loaded from a zip."""
     zip_loader: Any = __spec__.loader
     archive: Optional[str] = getattr(zip_loader, "archive", None)
     if archive is not None and not any(isinstance(finder, NativeHook) for finder in sys.meta_path):

@@ -1,4 +1,4 @@
-"""kb's own version, told without loading anything else of kb: it is what scripts ask most often."""
+"""Prints kb's own version without loading anything else of kb, because scripts ask for it most often."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FORMS = ("text", "short", "json", "yaml")
 
 
 def render_version(form: str) -> str:
-    """The version as text, short, json or yaml. Raises KeyError for another form."""
+    """The version in the form text, short, json or yaml. Raises KeyError for another form."""
     return {
         "short": f"{__version__}\n",
         "text": f"kb {__version__}\n",
@@ -21,7 +21,7 @@ def render_version(form: str) -> str:
 
 
 def print_version(words: list[str], out: TextIO = sys.stdout) -> bool:
-    """Answer `version` with one of its plain forms; False where the words want more than that (--help, a mistake)."""
+    """Answer `version` in one of its plain forms; return False if the words ask for more (--help) or are invalid."""
     flat = [part for word in words for part in word.split("=", 1)]
     if not flat:
         flat = ["-o", "text"]
