@@ -28,12 +28,14 @@ def doctor(call: Invocation) -> int:
     notes = table.examine(patient)
     errors = [note for note in notes if note.level == "error"]
     if call.output != "text":
-        call.print_value({"node": node_files.describe_patient(patient), "notes": [note.as_dict() for note in notes]})
+        call.print_value(
+            {"node": node_files.describe_patient(patient), "notes": [table.as_dict(note) for note in notes]}
+        )
         return UNFIT if errors else 0
     call.print(node_files.describe_patient(patient))
-    width = max(len(note.look) for note in notes)
+    width = max(len(note.name) for note in notes)
     for note in notes:
-        call.print(f"{note.level:<7}  {note.look:<{width}}  {note.text}")
+        call.print(f"{note.level:<7}  {note.name:<{width}}  {note.text}")
         if note.remedy:
             call.tell(f"{'':<7}  {'':<{width}}  remedy: {note.remedy}")
     warnings = sum(note.level == "warning" for note in notes)

@@ -132,6 +132,12 @@ def _service_words(host: Host) -> Mapping[str, str]:
     }
 
 
+def say_restart(host: Host, name: str) -> str:
+    """The kubelet is a service; what runs as a static pod is started anew by the kubelet."""
+    own = name == "kubelet"
+    return services.spoken_of(host).say("restart", name) if own else f"crictl stop $(crictl ps -q --name {name})"
+
+
 def say_unit_change(host: Host) -> str:
     """The commands that show a kubelet's own environment, and have a change of it count."""
     manager = services.spoken_of(host)

@@ -101,7 +101,7 @@ def collect(patient: node_files.Patient) -> dict[str, str]:
     host = patient.host
     found: dict[str, str] = {"README.txt": _render_readme()}
     notes = table.examine(patient)
-    found["doctor.json"] = json.dumps([note.as_dict() for note in notes], indent=1)
+    found["doctor.json"] = json.dumps([table.as_dict(note) for note in notes], indent=1)
     for name, command in COMMANDS.items():
         found[name] = _output(host, command.split())
     for name, words in CRI_COMMANDS.items():

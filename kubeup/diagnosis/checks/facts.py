@@ -30,7 +30,9 @@ INIT, JOIN, JOIN_CONTROL_PLANE, UPGRADE, RESET, DOCTOR = (
 
 @frozen
 class Finding:
-    """One thing that is wrong: the object and its value, and what to do about it."""
+    """What a check or a look of doctor tells, in one sentence, and what to do about it: the object and its present value.
+
+    level: error | warning, and of doctor ok, with no remedy."""
 
     name: str
     level: str

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 
-from kubeup.diagnosis import kubelet_trouble
+from kubeup.diagnosis import kubelet_trouble, signs
 from kubeup.diagnosis.checks import facts
-from kubeup.diagnosis.checks.facts import ERROR, WARNING
+from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
 from kubeup.doctor.node_files import Patient
-from kubeup.doctor.notes import Note, Notes, say_restart
 from kubeup.node import image_pulls, kubelet, runtime
 
 
-def look_at_images(patient: Patient) -> Notes:
+def look_at_images(patient: Patient) -> Findings:
     """Images of the static pods and of sandboxes: the runtime may have thrown them away to make space."""
     texts = [facts.read_or_empty(patient.host, str(patient.paths.manifest(name))) for name in patient.components]
     wanted = [
@@ -27,10 +26,10 @@ def look_at_images(patient: Patient) -> Notes:
     for image in dict.fromkeys(wanted):
         if image_pulls.full_image_name(image) not in have:
             text = f"the image {image} is not in the runtime: what needs it cannot be started again"
-            yield Note("images", ERROR, text, f"crictl pull {image}")
+            yield Finding("images", ERROR, text, f"crictl pull {image}")
 
 
-def look_at_kubelet_drift(patient: Patient) -> Notes:
+def look_at_kubelet_drift(patient: Patient) -> Findings:
     """Whether the kubelet runs with the flags and the configuration that its files hold."""
     unit = kubelet_trouble.read_kubelet_unit(patient.host)
     if unit is None or unit.active != "active" or not unit.pid:
@@ -41,10 +40,10 @@ def look_at_kubelet_drift(patient: Patient) -> Notes:
     lost = [flag for flag in wanted if flag not in command]
     if command != [""] and lost:
         text = f"the kubelet runs without {' '.join(lost)}, which {patient.paths.kubelet_flags_env} holds"
-        yield Note("kubelet-drift", WARNING, text, say_restart(patient.host, "kubelet"))
+        yield Finding("kubelet-drift", WARNING, text, signs.say_restart(patient.host, "kubelet"))
     started = patient.host.now().timestamp() - (patient.host.monotonic() - unit.active_since_s)
     for path in (patient.paths.kubelet_config, patient.paths.kubelet_instance_config):
         found = patient.host.stat(path)
         if found and found.mtime > started + 1:
             text = f"{path} was changed after the kubelet was started: it runs with the old one"
-            yield Note("kubelet-drift", WARNING, text, say_restart(patient.host, "kubelet"))
+            yield Finding("kubelet-drift", WARNING, text, signs.say_restart(patient.host, "kubelet"))

@@ -10,9 +10,8 @@ from typing import Any
 from kubeup.config.types import NodeConfig
 from kubeup.diagnosis import signs
 from kubeup.diagnosis.checks import facts
-from kubeup.diagnosis.checks.facts import ERROR, WARNING
+from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
 from kubeup.doctor.node_files import Patient, parse_first, read_flags
-from kubeup.doctor.notes import Note, Notes, say_restart
 from kubeup.errors import KbError
 from kubeup.machine import services
 from kubeup.machine.host import Host
@@ -21,23 +20,23 @@ from kubeup.node import cert_specs, certificates, kubeconfig, pki
 EXPIRES_SOON = datetime.timedelta(days=30)
 
 
-def look_at_certs(patient: Patient) -> Notes:
+def look_at_certs(patient: Patient) -> Findings:
     """Certificates on disk: valid now and for a while yet, and with the key that belongs to them."""
     host, paths = patient.host, patient.paths
     if patient.is_control_plane:
         problems = [*pki.find_problems(host, paths, config=_as_found(patient)), *kubeconfig.find_problems(host, paths)]
         for problem in problems:
-            yield Note("certificates", ERROR, str(problem), problem.remedy)
+            yield Finding("certificates", ERROR, str(problem), problem.remedy)
         bundle = _describe_bundle(patient)
         if bundle:
-            yield Note("certificates", WARNING, bundle, "then: kb init phase control-plane controller-manager")
+            yield Finding("certificates", WARNING, bundle, "then: kb init phase control-plane controller-manager")
     for path, cert in _find_certs(patient):
         left = cert.not_valid_after_utc - host.now()
         if left < datetime.timedelta(0):
             text = f"{path} expired {_days(-left)} ago ({cert.not_valid_after_utc:%Y-%m-%d %H:%M} UTC)"
-            yield Note("certificates", ERROR, text, _renewal(host, path))
+            yield Finding("certificates", ERROR, text, _renewal(host, path))
         elif left < EXPIRES_SOON and not _renews_itself(path):
-            yield Note("certificates", WARNING, f"{path} expires in {_days(left)}", _renewal(host, path))
+            yield Finding("certificates", WARNING, f"{path} expires in {_days(left)}", _renewal(host, path))
 
 
 def _describe_bundle(patient: Patient) -> str:
@@ -92,7 +91,7 @@ def _days(span: datetime.timedelta) -> str:
     return f"{span.days} days" if span.days else f"{span.seconds // 3600} h {span.seconds % 3600 // 60:02d} min"
 
 
-def look_at_served_certs(patient: Patient) -> Notes:
+def look_at_served_certs(patient: Patient) -> Findings:
     """Certificates as servers show them: a server keeps the one it was started with."""
     host, paths = patient.host, patient.paths
     advertised, port = patient.config.local_api_endpoint.advertise_address, patient.config.local_api_endpoint.bind_port
@@ -110,16 +109,20 @@ def look_at_served_certs(patient: Patient) -> Notes:
         shown = certificates.parse_shown(served)
         if not shown:
             text = f"{name} shows a certificate that Kubernetes (Go) cannot read"
-            yield Note("served-certificates", ERROR, text, f"{_renewal(host, path)}; {say_restart(host, name)}")
+            yield Finding(
+                "served-certificates", ERROR, text, f"{_renewal(host, path)}; {signs.say_restart(host, name)}"
+            )
             continue
         cert = shown[0]
         if certificates.is_expired(cert, host.now()):
             text = f"{name} shows a certificate that expired at {cert.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
-            yield Note("served-certificates", ERROR, text, f"{_renewal(host, path)}; {say_restart(host, name)}")
+            yield Finding(
+                "served-certificates", ERROR, text, f"{_renewal(host, path)}; {signs.say_restart(host, name)}"
+            )
         elif certificates.is_in_future(cert, host.now()):
             text = f"{name} shows a certificate that is valid from {cert.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on"
-            yield Note("served-certificates", ERROR, text, "set this machine's clock: timedatectl")
+            yield Finding("served-certificates", ERROR, text, "set this machine's clock: timedatectl")
         on_disk = [found for _, found in parse_first(path, facts.read_or_empty(host, str(path)))]
         if on_disk and on_disk[0] != cert:
             text = f"{name} still shows another certificate than {path}: it was started before that was written"
-            yield Note("served-certificates", WARNING, text, say_restart(host, name))
+            yield Finding("served-certificates", WARNING, text, signs.say_restart(host, name))

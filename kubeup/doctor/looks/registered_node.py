@@ -7,15 +7,15 @@ from typing import Any, Optional
 
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster import signing_request
-from kubeup.diagnosis.checks.facts import ERROR, WARNING
+from kubeup.diagnosis import signs
+from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
 from kubeup.doctor.node_files import Patient, read_called_name, read_cert_node_name, read_kubelet_flags
-from kubeup.doctor.notes import Note, Notes, say_restart
 from kubeup.errors import KbError
 from kubeup.machine import services
 from kubeup.machine.host import Host
 
 
-def look_at_node(patient: Patient) -> Notes:
+def look_at_node(patient: Patient) -> Findings:
     """The node as its cluster sees it, asked with the kubelet's own identity: a kubelet can be well and no node Ready."""
     host, paths = patient.host, patient.paths
     name = read_cert_node_name(host, paths)
@@ -23,13 +23,13 @@ def look_at_node(patient: Patient) -> Notes:
         return
     called = read_called_name(host, read_kubelet_flags(host, paths))
     if called != name:
-        yield Note(
+        yield Finding(
             "node",
             ERROR,
             f"this machine is called {called} now, and its node is {name}: the kubelet cannot register, since its certificate "
             f"is system:node:{name}'s",
             f"hostnamectl set-hostname {name} (or add --hostname-override={name} to KUBELET_KUBEADM_ARGS in "
-            f"{paths.kubelet_flags_env}), then: {say_restart(host, 'kubelet')}",
+            f"{paths.kubelet_flags_env}), then: {signs.say_restart(host, 'kubelet')}",
         )
     try:
         api = kubeapi.Api(host, kubeapi.read_identity(host, paths.kubernetes / "kubelet.conf"), retry_s=0)
@@ -38,25 +38,25 @@ def look_at_node(patient: Patient) -> Notes:
             kubeapi.path_of("CertificateSigningRequest"), field=f"spec.signerName={signing_request.SERVING_SIGNER}"
         )
     except KbError as error:
-        yield Note("node", ERROR, f"the cluster does not say how node {name} is: {error}", error.remedy)
+        yield Finding("node", ERROR, f"the cluster does not say how node {name} is: {error}", error.remedy)
         return
     yield from _judge_node(host, name, node=node)
     yield from _judge_serving_requests(name, requests)
 
 
-def _judge_node(host: Host, name: str, *, node: Optional[Mapping[str, Any]]) -> Notes:
+def _judge_node(host: Host, name: str, *, node: Optional[Mapping[str, Any]]) -> Findings:
     if node is None:
         text = f"the cluster has no node {name}: it was deleted, and a kubelet registers only when it starts"
-        yield Note("node", ERROR, text, say_restart(host, "kubelet"))
+        yield Finding("node", ERROR, text, signs.say_restart(host, "kubelet"))
         return
     conditions = {str(item.get("type")): item for item in (node.get("status") or {}).get("conditions") or ()}
     ready = conditions.get("Ready") or {}
     if ready.get("status") != "True":
         why = ready.get("message") or ready.get("reason") or "it has said nothing yet"
-        yield Note("node", ERROR, f"node {name} is NotReady: {why}", services.say_log(host, "kubelet"))
+        yield Finding("node", ERROR, f"node {name} is NotReady: {why}", services.say_log(host, "kubelet"))
 
 
-def _judge_serving_requests(name: str, requests: Iterable[Mapping[str, Any]]) -> Notes:
+def _judge_serving_requests(name: str, requests: Iterable[Mapping[str, Any]]) -> Findings:
     found = signing_request.explain_serving_request(name, requests)
     if found:
-        yield Note("node", WARNING, *found)
+        yield Finding("node", WARNING, *found)

@@ -8,16 +8,15 @@ from kubeup.cluster import api as kubeapi
 from kubeup.cluster import probes
 from kubeup.diagnosis import chain
 from kubeup.diagnosis.checks import facts, table
-from kubeup.diagnosis.checks.facts import ERROR
+from kubeup.diagnosis.checks.facts import ERROR, Finding, Findings
 from kubeup.doctor.node_files import Patient, read_flags
-from kubeup.doctor.notes import Note, Notes
 from kubeup.errors import KbError
 
 PROBES_S = 30
 """After this long a pod that runs well has been probed, and is Ready."""
 
 
-def look_at_checks(patient: Patient) -> Notes:
+def look_at_checks(patient: Patient) -> Findings:
     """What preflight looks at, as far as it concerns a node at work."""
     node = facts.Node(
         patient.host, patient.config, patient.release, patient.paths, workflow=facts.DOCTOR,
@@ -27,10 +26,10 @@ def look_at_checks(patient: Patient) -> Notes:
     for batch in (facts.ROOT, facts.NODE):
         for finding in table.run_batch(node, batch):
             if patient.is_control_plane or finding.name not in only_control_plane:
-                yield Note(finding.name, finding.level, finding.text, finding.remedy)
+                yield finding
 
 
-def look_at_chain(patient: Patient) -> Notes:
+def look_at_chain(patient: Patient) -> Findings:
     """Kubelet, runtime, sandboxes, containers, probes: the first broken link."""
     if not patient.is_member:
         return
@@ -40,10 +39,12 @@ def look_at_chain(patient: Patient) -> Notes:
         patient.host, patient.config.node.cri_socket, components=components, unhealthy=unhealthy
     )
     if link:
-        yield Note(f"chain/{link.link}", ERROR, f"{link.what}: {link.cause}", link.remedy)
+        yield Finding(f"chain/{link.link}", ERROR, f"{link.what}: {link.cause}", link.remedy)
         return
     for name, seen in unhealthy.items():
-        yield Note("chain/probe", ERROR, f"{name} is not healthy: {seen}", f"crictl logs $(crictl ps -q --name {name})")
+        yield Finding(
+            "chain/probe", ERROR, f"{name} is not healthy: {seen}", f"crictl logs $(crictl ps -q --name {name})"
+        )
 
 
 def probe_components(patient: Patient) -> dict[str, str]:
@@ -66,7 +67,7 @@ def probe_components(patient: Patient) -> dict[str, str]:
     return found
 
 
-def look_at_static_pods(patient: Patient) -> Notes:
+def look_at_static_pods(patient: Patient) -> Findings:
     """Static pods that run while the kubelet holds them for not ready: it is about to restart them."""
     if not patient.is_control_plane:
         return
@@ -87,7 +88,7 @@ def look_at_static_pods(patient: Patient) -> Notes:
         closed = probes.describe_closed_probes(flags.items()) if name == "kube-apiserver" else ""
         remedy = probes.CLOSED_PROBES_REMEDY if closed else f"crictl logs $(crictl ps -q --name {name})"
         cause = "; ".join(filter(None, (text or "the kubelet has said nothing of its probes", closed)))
-        yield Note("static-pods", ERROR, f"{name} runs, and is not Ready: {cause}", remedy)
+        yield Finding("static-pods", ERROR, f"{name} runs, and is not Ready: {cause}", remedy)
 
 
 def _seconds_since(patient: Patient, moment: datetime.datetime) -> float:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster import clock
-from kubeup.diagnosis.checks.facts import ERROR, WARNING
+from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
 from kubeup.doctor.node_files import Patient
-from kubeup.doctor.notes import Note, Notes
 from kubeup.errors import KbError
 from kubeup.machine.http import UNPROVEN, Unreachable
 
 CLOCK_WARNING_S, CLOCK_ERROR_S = 30, clock.MAX_SKEW_S
 
 
-def look_at_clock(patient: Patient) -> Notes:
+def look_at_clock(patient: Patient) -> Findings:
     """This clock against the API server's Date: tokens and certificates are judged by both."""
     server = _server_of(patient)
     if not server:
@@ -25,7 +24,7 @@ def look_at_clock(patient: Patient) -> Notes:
         return
     skew = clock.measure_skew(answer, before)
     if abs(skew) >= CLOCK_WARNING_S:
-        yield Note(
+        yield Finding(
             "clock",
             ERROR if abs(skew) >= CLOCK_ERROR_S else WARNING,
             f"this clock is {clock.describe_skew(skew, server)}",

@@ -7,9 +7,8 @@ from typing import Optional
 
 from kubeup.cluster import etcd
 from kubeup.config.types import ExternalEtcd
-from kubeup.diagnosis.checks.facts import ERROR, WARNING
+from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
 from kubeup.doctor.node_files import Patient, read_flags, read_mapping
-from kubeup.doctor.notes import Note, Notes
 from kubeup.machine.host import Host
 from kubeup.machine.http import Unreachable
 
@@ -17,7 +16,7 @@ SLOW_FSYNC_S = 0.01
 """etcd's own advice: 99 of 100 writes to its log are on disk within 10 ms."""
 
 
-def look_at_disk(patient: Patient) -> Notes:
+def look_at_disk(patient: Patient) -> Findings:
     """How long etcd's writes take, by etcd's own count: nothing is written to find out."""
     url = read_flags(patient.host, patient.paths, component="etcd").get("listen-metrics-urls", "").partition(",")[0]
     if not url:
@@ -29,7 +28,7 @@ def look_at_disk(patient: Patient) -> Notes:
     slow = read_fsync_p99_s(text)
     if slow is not None and slow > SLOW_FSYNC_S:
         folder = patient.config.cluster.local_etcd.data_dir if patient.config.cluster.local_etcd else "/var/lib/etcd"
-        yield Note(
+        yield Finding(
             "disk",
             WARNING,
             f"the disk of {folder} is slow: one of 100 writes takes longer than {slow * 1000:.0f} ms (etcd needs 10 ms)",
@@ -50,7 +49,7 @@ def read_fsync_p99_s(metrics: str) -> Optional[float]:
     return next((edge for edge, count in sorted(rows) if count >= wanted), rows[-1][0])
 
 
-def look_at_etcd(patient: Patient) -> Notes:
+def look_at_etcd(patient: Patient) -> Findings:
     """The members of the cluster's etcd, as this one knows them: who is away, and whether the rest is enough."""
     external = patient.config.cluster.external_etcd
     if external:
@@ -62,22 +61,24 @@ def look_at_etcd(patient: Patient) -> Notes:
     try:
         members = client.list_members(is_sure=False)
     except Unreachable as error:
-        yield Note("etcd", ERROR, f"no etcd member answers: {error}", "see its log: crictl logs of the container etcd")
+        yield Finding(
+            "etcd", ERROR, f"no etcd member answers: {error}", "see its log: crictl logs of the container etcd"
+        )
         return
     trouble = etcd.probe_members(client, members)
     verdict = etcd.judge_members(members, trouble)
     if verdict:
-        yield Note("etcd", ERROR, str(verdict), verdict.remedy)
+        yield Finding("etcd", ERROR, str(verdict), verdict.remedy)
     for member in members:
         if member.is_learner:
             text = f"{member.describe()} has no vote yet: it joins right now, or its join was cut off"
-            yield Note("etcd", WARNING, text, f"if nobody joins: kb etcd remove {member.hex_id}")
+            yield Finding("etcd", WARNING, text, f"if nobody joins: kb etcd remove {member.hex_id}")
 
 
-def _look_at_external_etcd(host: Host, external: ExternalEtcd) -> Notes:
+def _look_at_external_etcd(host: Host, external: ExternalEtcd) -> Findings:
     """Its members and where they run are its operator's: what counts is what this node's API server meets."""
     trouble = {url: text for url, text in etcd.probe_external(host, external).items() if text}
     is_enough = len(trouble) < len(external.http_endpoints or external.endpoints)
     for url, text in trouble.items():
         remedy = f"see whether that etcd runs, and whether a firewall is between: curl -vk {url}/health"
-        yield Note("etcd", WARNING if is_enough else ERROR, f"the external etcd at {url}: {text}", remedy)
+        yield Finding("etcd", WARNING if is_enough else ERROR, f"the external etcd at {url}: {text}", remedy)

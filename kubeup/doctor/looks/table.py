@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable
 
 from kubeup.diagnosis import signs
-from kubeup.diagnosis.checks.facts import ERROR
+from kubeup.diagnosis.checks.facts import ERROR, Finding, Findings
 from kubeup.doctor.looks.drift import look_at_images, look_at_kubelet_drift
 from kubeup.doctor.looks.expiry import look_at_certs, look_at_served_certs
 from kubeup.doctor.looks.registered_node import look_at_node
@@ -20,7 +20,6 @@ from kubeup.doctor.looks.skew import look_at_clock
 from kubeup.doctor.looks.storage import look_at_disk, look_at_etcd
 from kubeup.doctor.looks.traffic import look_at_dns, look_at_load_balancer, look_at_pod_network, look_at_tunnel
 from kubeup.doctor.node_files import Patient
-from kubeup.doctor.notes import Note, Notes
 from kubeup.errors import HostError, KbError
 from kubeup.frozen_values import frozen
 
@@ -31,7 +30,7 @@ OK = "ok"
 class Look:
     name: str
     does: str
-    look: Callable[[Patient], Notes]
+    look: Callable[[Patient], Findings]
 
 
 LOOKS: tuple[Look, ...] = (
@@ -53,16 +52,21 @@ LOOKS: tuple[Look, ...] = (
 )
 
 
-def examine(patient: Patient) -> list[Note]:
+def examine(patient: Patient) -> list[Finding]:
     """All notes of all looks; a look that finds nothing wrong says so. A look that fails is a note too."""
-    notes: list[Note] = []
+    notes: list[Finding] = []
     for look in LOOKS:
         try:
             found = list(look.look(patient))
         except (HostError, KbError) as error:
-            found = [Note(look.name, ERROR, str(error), error.remedy)]
-        notes.extend(found or [Note(look.name, OK, look.does)])
+            found = [Finding(look.name, ERROR, str(error), error.remedy)]
+        notes.extend(found or [Finding(look.name, OK, look.does, remedy="")])
     return [dataclasses.replace(note, remedy=_for_a_doctor(note.remedy)) for note in notes]
+
+
+def as_dict(note: Finding) -> dict[str, str]:
+    """A note for -o json and the support bundle."""
+    return {"look": note.name, "level": note.level, "text": note.text, "remedy": note.remedy}
 
 
 def _for_a_doctor(remedy: str) -> str:

@@ -8,9 +8,8 @@ from kubeup.addresses import join_host_port
 from kubeup.cluster import api as kubeapi
 from kubeup.cluster import probes
 from kubeup.diagnosis import container_trouble
-from kubeup.diagnosis.checks.facts import ERROR, WARNING
+from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
 from kubeup.doctor.node_files import Patient
-from kubeup.doctor.notes import Note, Notes
 from kubeup.errors import KbError
 from kubeup.json_text import as_table
 from kubeup.machine.host import Host
@@ -20,7 +19,7 @@ from kubeup.node import crictl
 from kubeup.shapes import fit_what_does
 
 
-def look_at_load_balancer(patient: Patient) -> Notes:
+def look_at_load_balancer(patient: Patient) -> Findings:
     """haproxy on this node, where kb put one: the endpoint's name leads to it, it runs by its file, it is kept current."""
     host, paths, name = patient.host, patient.paths, "load-balancer"
     if not load_balancer.is_installed(host, paths):
@@ -30,21 +29,21 @@ def look_at_load_balancer(patient: Patient) -> Notes:
     hosts = load_balancer.read_hosts(host)
     if load_balancer.plan_hosts(hosts, settings.name) != hosts:
         text = f"{settings.name} does not lead to this node's load balancer: kb's line in {load_balancer.HOSTS} is not as it was"
-        yield Note(name, ERROR, text, anew)
+        yield Finding(name, ERROR, text, anew)
     path = load_balancer.config_path(paths)
     servers, wanted = load_balancer.parse_config(host.read_text(path) if host.exists(path) else "")
     running = load_balancer.read_running_digest(host, settings.health_port)
     if not servers:
-        yield Note(name, ERROR, f"{path} names no API server", anew)
+        yield Finding(name, ERROR, f"{path} names no API server", anew)
     elif not running:
         text = f"no load balancer answers on 127.0.0.1:{settings.health_port}"
-        yield Note(name, ERROR, text, f"crictl logs $(crictl ps -aq --name {load_balancer.NAME} | head -1)")
+        yield Finding(name, ERROR, text, f"crictl logs $(crictl ps -aq --name {load_balancer.NAME} | head -1)")
     elif running != wanted:
         text = f"the load balancer runs with other servers than {path} names ({', '.join(servers)})"
-        yield Note(name, WARNING, text, f"systemctl restart {load_balancer.UNIT}, which has it read its file")
+        yield Finding(name, WARNING, text, f"systemctl restart {load_balancer.UNIT}, which has it read its file")
     if host.query(["systemctl", "is-active", load_balancer.UNIT]).stdout.strip() != "active":
         text = f"{load_balancer.UNIT} does not run: API servers that come or go are not followed"
-        yield Note(
+        yield Finding(
             name,
             WARNING,
             text,
@@ -52,7 +51,7 @@ def look_at_load_balancer(patient: Patient) -> Notes:
         )
 
 
-def look_at_pod_network(patient: Patient) -> Notes:
+def look_at_pod_network(patient: Patient) -> Findings:
     """Pods that kb's network started, where the runtime uses another one by now."""
     first = node_routes.find_first_cni_config(patient.host, patient.paths)
     if first in ("", node_routes.CNI_FILE) or not pod_network.is_kept(patient.host, patient.paths):
@@ -63,7 +62,7 @@ def look_at_pod_network(patient: Patient) -> Notes:
     pods = _find_pods(patient, step_aside.read_sandboxes(patient.host))
     text = f"the network is {patient.paths.cni_conf / first}'s by now: {step_aside.describe_left(bridge)}"
     named = "; ".join(f"kubectl -n {namespace} delete pod {name}" for namespace, name in pods)
-    yield Note("pod-network", WARNING, text, named or f"find them: bridge link show master {step_aside.BRIDGE}")
+    yield Finding("pod-network", WARNING, text, named or f"find them: bridge link show master {step_aside.BRIDGE}")
 
 
 def _find_pods(patient: Patient, sandboxes: set[str]) -> list[tuple[str, str]]:
@@ -76,7 +75,7 @@ def _find_pods(patient: Patient, sandboxes: set[str]) -> list[tuple[str, str]]:
     return sorted((found["namespace"], found["name"]) for found in described)
 
 
-def look_at_dns(patient: Patient) -> Notes:
+def look_at_dns(patient: Patient) -> Findings:
     """The cluster's DNS through its Service, asked by this node; then by a pod of it, whose packets take another way."""
     servers = patient.config.kubelet.get("clusterDNS") or []
     if not patient.is_member or not servers:
@@ -88,11 +87,11 @@ def look_at_dns(patient: Patient) -> Notes:
     lost = container_trouble.find_lost_rules(patient.host, patient.config.node.cri_socket)
     what = f"the cluster's DNS at {servers[0]} does not answer for {name}"
     if lost:
-        yield Note("dns", ERROR, f"{what}: {lost.what}: {lost.cause}", lost.remedy)
+        yield Finding("dns", ERROR, f"{what}: {lost.what}: {lost.cause}", lost.remedy)
         return
     line = container_trouble.container_error(patient.host, patient.config.node.cri_socket, name="kube-proxy")
     where = "" if patient.is_control_plane else ", on a control plane"
-    yield Note(
+    yield Finding(
         "dns",
         ERROR,
         what + (f" (kube-proxy: {line})" if line else ""),
@@ -100,7 +99,7 @@ def look_at_dns(patient: Patient) -> Notes:
     )
 
 
-def _look_from_pods(patient: Patient, dns_address: str, *, name: str) -> Notes:
+def _look_from_pods(patient: Patient, dns_address: str, *, name: str) -> Findings:
     """What every pod needs, asked from the namespaces of pods that run here: doctor makes none."""
     host = patient.host
     is_own_network = node_routes.is_own_network(host, patient.paths)
@@ -110,7 +109,7 @@ def _look_from_pods(patient: Patient, dns_address: str, *, name: str) -> Notes:
         # a lost datagram is no cut: what is not reached is asked for again
         cut = ways and pod_view.find_cut(host, place, ways=ways) and pod_view.find_cut(host, place, ways=ways)
         if cut:
-            yield Note("dns", ERROR, f"{cut.what}: {cut.cause}", cut.remedy)
+            yield Finding("dns", ERROR, f"{cut.what}: {cut.cause}", cut.remedy)
             return
 
 
@@ -127,7 +126,7 @@ def _read_ways(patient: Patient, dns_address: str, *, name: str) -> pod_view.Way
     return pod_view.Ways(name, pod_view.service_ways(dns_address, api_address), behind)
 
 
-def look_at_tunnel(patient: Patient) -> Notes:
+def look_at_tunnel(patient: Patient) -> Findings:
     """The other ends of kb's VXLAN: a firewall between two networks often lets everything pass but that."""
     host, name = patient.host, "tunnel"
     network = (
@@ -142,7 +141,7 @@ def look_at_tunnel(patient: Patient) -> Notes:
             continue
         if _answers(host, remote):
             own = network.vxlan.local if network.vxlan else "this node"
-            yield Note(
+            yield Finding(
                 name,
                 ERROR,
                 f"the node {remote} answers, and through the tunnel it does not: pods here and there do not reach each other",
@@ -151,7 +150,7 @@ def look_at_tunnel(patient: Patient) -> Notes:
             )
         else:
             text = f"the node {remote} does not answer: no pod on it can be reached"
-            yield Note(name, WARNING, text, "see whether it is Ready: kubectl get nodes -o wide")
+            yield Finding(name, WARNING, text, "see whether it is Ready: kubectl get nodes -o wide")
 
 
 def _answers(host: Host, address: str) -> bool:
