@@ -30,7 +30,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class KbError(Exception):
-    """A failure that a person can act on.
+    """A failure that a person can act on: what a Trouble says, raised.
 
     what    the object and its present value: "kube-apiserver exited 3 times (code 1)"
     cause   why: 'unknown flag: --foo, which comes from apiServer.extraArgs'

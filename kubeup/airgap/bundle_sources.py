@@ -112,7 +112,7 @@ class Gathering:
             except _WrongArchitecture as error:
                 reasons.append(str(error))
             except (Refused, Unreachable) as error:
-                reasons.append(f"{error.what}: {error.cause}")
+                reasons.append(str(error))
         self.missing.append((need, "; ".join(reasons) or "none of the sources has it"))
 
     def _take_from_layout(self, ref: Ref, found: Layout) -> bool:
@@ -317,7 +317,7 @@ class Gathering:
                 except (Refused, Unreachable) as error:
                     missed = [wanted[name] for name in wanted if downloads.FILES_BY_NAME[name].component == component]
                     for title in missed:
-                        reasons.setdefault(title, []).append(f"{error.what}: {error.cause}")
+                        reasons.setdefault(title, []).append(str(error))
         return got
 
     def _take_download(self, plan: downloads.Download, arch: str, *, wanted: Mapping[str, str]) -> list[str]:

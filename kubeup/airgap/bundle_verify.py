@@ -77,7 +77,7 @@ def _walk(host: Host, whole: Layout, *, problems: dict[str, str]) -> _Walked:
         walked.titles = frozenset(entry.title for entry in list_files(host, whole))
         walked.is_whole = True
     except HostError as error:
-        problems[f"{error.what}: {error.cause}"] = ""
+        problems[str(error)] = ""
     return walked
 
 
@@ -93,7 +93,7 @@ def _sum_blobs(host: Host, found: Layout, *, walked: _Walked, problems: dict[str
             for _ in layout.read_checked(host, place, digest=digest):
                 pass
         except HostError as error:
-            problems[f"{error.what}: {error.cause}"] = walked.owners.get(digest, "")
+            problems[str(error)] = walked.owners.get(digest, "")
 
 
 def describe_bad_name(name: str) -> str:

@@ -29,6 +29,7 @@ from kubeup.machine.http import UNPROVEN, HttpResponse, Tls, Unreachable
 from kubeup.node.credential_plugin import resolve_credentials
 from kubeup.node.kubeconfig import Kubeconfig, parse_kubeconfig, read_kubeconfig
 from kubeup.secret import Secret
+from kubeup.trouble import advise
 from kubeup.trust import Anchors, Offered
 
 with lazily:
@@ -92,7 +93,7 @@ class _Patience:
             self.tell(f"discovery: {elapsed:.0f} s of {limit:.0f} s; {trouble.error}")
             if trouble.error.what != told and elapsed >= sum(FIRST_RETRIES_S[:4]):
                 told = trouble.error.what
-                self.note(f"{trouble.error}. Remedy: {trouble.error.remedy} (kb goes on trying for {limit:.0f} s)")
+                self.note(f"{advise(trouble.error)} (kb goes on trying for {limit:.0f} s)")
             self.host.sleep(pause_s)
 
 

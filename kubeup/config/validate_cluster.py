@@ -76,7 +76,7 @@ def check_version(
     try:
         return releases.find_release(version)
     except UsageError as error:
-        problems.fail(kind, path, message=f"{error.what}: {error.cause}", remedy=error.remedy)
+        problems.fail(kind, path, message=str(error), remedy=error.remedy)
         return None
 
 

@@ -14,10 +14,12 @@ from typing import Optional
 
 from kubeup.diagnosis.checks.facts import read_or_empty
 from kubeup.diagnosis.log_lines import clean_log_line
+from kubeup.errors import ClusterError
 from kubeup.frozen_values import frozen
 from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.node import crictl
+from kubeup.trouble import Trouble
 
 SETTLED_S = 15
 """A kubelet that has run for so long has got over what its earlier starts died of."""
@@ -33,12 +35,9 @@ MANIFESTS = Path("/etc/kubernetes/manifests")
 
 
 @frozen
-class BrokenLink:
-    """The first link that broke: what, why, the remedy, and whether waiting longer can heal it."""
+class BrokenLink(Trouble):
+    """The first link that broke, and whether waiting longer can heal it."""
 
-    what: str
-    cause: str
-    remedy: str
     is_final: bool = False
     details: tuple[str, ...] = ()
     link: str = ""
@@ -49,6 +48,10 @@ class BrokenLink:
     def key(self) -> tuple[str, str]:
         """Two looks at the same trouble have the same: numbers (of attempts, seconds, processes) do not count."""
         return self.link, re.sub(r"\d+", "", self.what + self.remedy)
+
+    def as_error(self) -> ClusterError:
+        """For whoever waits no longer."""
+        return ClusterError(self.what, cause=self.cause, remedy=self.remedy, code="not-healthy", details=self.details)
 
 
 @frozen

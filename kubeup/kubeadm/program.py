@@ -339,7 +339,7 @@ def show_result(call: Invocation, result: RunResult, target: Host) -> None:  # n
 
 def end_with_error(error: KbError, report: Report) -> int:
     """`error: ...` on stderr, and status 1; failed checks in kubeadm's list."""
-    text = f"{error.what}: {error.cause}"
+    text = str(error)
     if isinstance(error, PreflightError) and any(line.startswith("[ERROR ") for line in error.details):
         report.line("[preflight] Some fatal errors occurred:")
         for line in error.details:

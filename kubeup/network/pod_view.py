@@ -28,6 +28,7 @@ from kubeup.network.node_routes import CNI_FILE
 from kubeup.node import crictl, runtime
 from kubeup.paths import Paths
 from kubeup.shapes import fit, fit_what_does, read_rows
+from kubeup.trouble import Trouble
 
 NAME = "kb-probe"
 NAMESPACES = Path("/run/netns")
@@ -82,15 +83,6 @@ class Ways:
     behind: tuple[Way, ...] = ()
 
 
-@frozen
-class Cut:
-    """What a pod of this node does not reach: in words, the link that broke, and what to do."""
-
-    what: str
-    cause: str
-    remedy: str
-
-
 def service_ways(dns_address: str, api_address: str) -> tuple[Way, ...]:
     """An address of "" is not asked."""
     ways = (
@@ -117,7 +109,7 @@ def server_ways(url: str) -> tuple[Way, ...]:
 # ---- asking
 
 
-def find_cut(host: Host, namespace: Path, *, ways: Ways) -> Optional[Cut]:
+def find_cut(host: Host, namespace: Path, *, ways: Ways) -> Optional[Trouble]:
     """What is not reached from a namespace; None where all is, or where it cannot be asked from."""
     places = (*ways.services, *ways.behind)
     answers = _ask(host, namespace, places=places, name=ways.name)
@@ -153,25 +145,25 @@ def _ask(host: Host, namespace: Path, *, places: Sequence[Way], name: str) -> Op
     ]
 
 
-def _explain(missing: Sequence[Way], ways: Ways, *, reached: Iterable[Way], drops: str) -> Cut:
+def _explain(missing: Sequence[Way], ways: Ways, *, reached: Iterable[Way], drops: str) -> Trouble:
     behind = [way for way in ways.behind if way in reached]
     lost = [way for way in ways.behind if way not in reached]
     what = f"a pod on this node does not reach {_list((*missing, *lost), 'nor')}, though the node itself does"
     seen = f"it reaches {_list(sorted(reached, key=str), 'and')}" if reached else "it reaches nothing that was asked"
     if drops or not reached or any(way.is_here for way in lost):
-        return Cut(
+        return Trouble(
             what,
             f"{seen}: what pods send is dropped where it is forwarded{f' ({drops})' if drops else ''}",
             "let it pass: iptables -S FORWARD and nft list ruleset show the rule; kb-routes keeps an accept rule for the pods "
             "there (journalctl -u kb-routes -n 20), sysctl net.ipv4.ip_forward has to be 1",
         )
     if behind and not lost:
-        return Cut(
+        return Trouble(
             what,
             f"{seen}: kube-proxy's rules here do not lead pods on",
             "see what kube-proxy says: crictl logs $(crictl ps -q --name kube-proxy)",
         )
-    return Cut(
+    return Trouble(
         what,
         f"{seen}: CoreDNS does not run, or the way to the pods of the nodes where it runs is cut",
         "see where it runs (kubectl -n kube-system get pods -o wide -l k8s-app=kube-dns); kb doctor, here and there, looks at the "

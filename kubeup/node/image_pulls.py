@@ -22,6 +22,7 @@ from kubeup.node.crictl import crictl_argv, ctr_argv, install_command, last_word
 from kubeup.releases import Release
 from kubeup.report import Report
 from kubeup.shapes import fit_what_does
+from kubeup.trouble import advise
 
 PULL_ATTEMPTS = 5
 PULL_TIMEOUT_S = 1800.0
@@ -304,6 +305,6 @@ def pull_images(host: Host, config: NodeConfig, *, release: Release, report: Rep
             cause=groups[0].cause,
             remedy=groups[0].remedy,
             code="images-not-pulled",
-            details=[f"{group.what}: {group.cause}. Remedy: {group.remedy}" for group in groups],
+            details=[advise(group) for group in groups],
         )
     return tuple(wanted)

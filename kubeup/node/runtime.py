@@ -32,7 +32,9 @@ DEFAULT_CNI_BIN_DIRS = ("/opt/cni/bin",)
 
 @frozen
 class RuntimeStatus:
-    """What is known of the runtime behind a CRI socket. None: it could not be told."""
+    """What is known of the runtime behind a CRI socket. None: it could not be told.
+
+    Of what is wrong it has the cause and the remedy alone: whoever asked says what that means for the node."""
 
     socket: str
     name: str = ""

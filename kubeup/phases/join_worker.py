@@ -31,6 +31,7 @@ from kubeup.phases.wait_dns import find_pressure, free_waiting_pods
 from kubeup.phases.wait_pod_ways import plan_ways, wait_for_pod_ways
 from kubeup.phases.waits import End, Wait
 from kubeup.secret import Secret
+from kubeup.trouble import advise
 
 with lazily:
     from kubeup.cluster import api, membership, node_name, probes, signing_request
@@ -190,7 +191,7 @@ def _wait_for_identity(ctx: Run) -> None:
             is_lasting, last, seen = trouble.code == last, trouble.code, trouble.what
             if is_lasting and trouble.code != told:  # what two looks see is no passing state
                 told = trouble.code
-                ctx.report.note(f"{trouble}. Remedy: {trouble.remedy} (still waiting)")
+                ctx.report.note(f"{advise(trouble)} (still waiting)")
 
     wait_for(
         ctx.host,
@@ -222,7 +223,7 @@ def _find_trouble(ctx: Run, elapsed: float) -> ClusterError:
     """Why there is no certificate yet. Raises it where waiting cannot help."""
     link = chain.find_broken_link(ctx.host, ctx.config.node.cri_socket)
     if link and link.is_final:
-        raise ClusterError(link.what, cause=link.cause, remedy=link.remedy, code="not-healthy", details=link.details)
+        raise link.as_error()
     name = ctx.config.node.name
     try:
         request = signing_request.read_signing_request(_bootstrap_api(ctx), name)
@@ -234,14 +235,14 @@ def _find_trouble(ctx: Run, elapsed: float) -> ClusterError:
             cause=f"the API server does not say how far it is: {error}",
             remedy=error.remedy,
             code="csr-unknown",
-            details=(f"{link.what}: {link.cause}. Remedy: {link.remedy}",) if link else (),
+            details=(advise(link),) if link else (),
         )
     trouble = signing_request.explain_signing_request(ctx.host, request, node_name=name, waited_s=elapsed)
     is_unasked = request.state in ("not-sent", "signed")  # what is signed may be the request of an earlier join
     if is_unasked:
         link = link or kubelet_trouble.find_request_trouble(ctx.host)
     if is_unasked and link:
-        trouble = ClusterError(trouble.what, cause=f"{link.what}: {link.cause}", remedy=link.remedy, code=trouble.code)
+        trouble = ClusterError(trouble.what, cause=str(link), remedy=link.remedy, code=trouble.code)
     if request.state in ("denied", "failed"):
         raise trouble
     return trouble
@@ -264,7 +265,7 @@ def verify_node(ctx: Run) -> Outputs:
     wait_for_ready(ctx, name, components=_components(ctx))
     pressure = find_pressure(ctx)
     if pressure:
-        ctx.report.warn(f"{pressure.what}: {pressure.cause}. Remedy: {pressure.remedy}")
+        ctx.report.warn(advise(pressure))
     reaches_dns = _reaches_dns(ctx)
     if not ctx.config.cluster.proxy.disabled:
         has_dns = reaches_dns and not ctx.config.cluster.dns.disabled
@@ -305,7 +306,7 @@ def _becomes_ready(ctx: Run) -> bool:
 
 
 def _say_link(end: End) -> str:
-    return f"; {end.link.what}: {end.link.cause}. Remedy: {end.link.remedy}" if end.link else ""
+    return f"; {advise(end.link)}" if end.link else ""
 
 
 def _reaches_dns(ctx: Run) -> bool:

@@ -13,6 +13,7 @@ from kubeup.errors import HostError
 from kubeup.lazy_modules import lazily
 from kubeup.phases import certs, control_plane, kernel
 from kubeup.phases import kubelet_start as node
+from kubeup.trouble import advise
 
 with lazily:
     from kubeup.cluster import shared_certs
@@ -117,7 +118,7 @@ def _check_files(ctx: Run) -> None:
             cause=first.cause,
             remedy=first.remedy,
             code=first.code,
-            details=[f"also: {problem}. Remedy: {problem.remedy}" for problem in found[1:]],
+            details=[f"also: {advise(problem)}" for problem in found[1:]],
         )
     if ctx.config.upload_certs:
         shared_certs.check_shareable(ctx.host, ctx.paths)

@@ -74,7 +74,7 @@ def read_etcd_pod(ctx: ResetRun) -> Optional[dict[str, Any]]:
     try:
         return _load_pod(ctx, path) or None
     except HostError as error:  # what is damaged goes with the rest
-        ctx.report.warn_once(f"{error.what}: {error.cause}")
+        ctx.report.warn_once(str(error))
         return None
 
 

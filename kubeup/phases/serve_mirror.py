@@ -59,7 +59,7 @@ def _prove_signature(run: Run) -> Proof:
         try:
             _require_signed_copy(run)
         except KbError as error:
-            return f"{error.what}: {error.cause}"
+            return str(error)
         return ""
 
     return Proof("the bundle's signature", wait=lambda _: _require_signed_copy(run), judge=judge)

@@ -9,6 +9,7 @@ from kubeup.errors import ClusterError
 from kubeup.lazy_modules import lazily
 from kubeup.machine import services
 from kubeup.machine.waiting import wait_for
+from kubeup.trouble import advise
 
 with lazily:
     from kubeup.cluster import api
@@ -45,7 +46,7 @@ def wait_for_node(ctx: Run) -> api.Object:
             link = kubelet_trouble.find_kubelet_trouble(ctx.host) or kubelet_trouble.find_registration_trouble(ctx.host)
             if link and link.what != told:
                 told = link.what
-                ctx.report.note(f"{link.what}: {link.cause}. Remedy: {link.remedy} (still waiting)")
+                ctx.report.note(f"{advise(link)} (still waiting)")
 
     wait_for(
         ctx.host,
@@ -68,7 +69,7 @@ def _not_registered(ctx: Run, elapsed: float) -> ClusterError:
     known = f"; the cluster's nodes are: {', '.join(sorted(others))}" if others else "; the cluster has no node"
     link = kubelet_trouble.find_registration_trouble(ctx.host) if state == "active" else None
     if link:
-        cause, remedy = f"{link.what}: {link.cause}{known}", link.remedy
+        cause, remedy = f"{link}{known}", link.remedy
     elif state == "active":
         cause = f"the kubelet runs, and has not registered a node of this name{known}"
         remedy = f"see what it says: {services.say_log(ctx.host, 'kubelet')}"

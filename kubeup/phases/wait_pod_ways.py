@@ -10,6 +10,7 @@ from kubeup.engine.run import Run
 from kubeup.errors import HostError
 from kubeup.lazy_modules import lazily
 from kubeup.phases.waits import Wait
+from kubeup.trouble import Trouble
 
 with lazily:
     from kubeup.diagnosis import signs
@@ -24,7 +25,7 @@ def wait_for_pod_ways(ctx: Run, ways: pod_view.Ways) -> None:
     ClusterError (not-healthy) that names the link."""
     if not ways.services:
         return
-    cut: Optional[pod_view.Cut] = None
+    cut: Optional[Trouble] = None
 
     def find_cause() -> Optional[signs.BrokenLink]:
         return signs.BrokenLink(cut.what, cut.cause, cut.remedy, link="pod-way") if cut else None
@@ -38,7 +39,7 @@ def wait_for_pod_ways(ctx: Run, ways: pod_view.Ways) -> None:
                 place = find_place()
                 cut = pod_view.find_cut(ctx.host, place, ways=ways) if place else None
             except HostError as error:
-                cut = pod_view.Cut(error.what, error.cause, error.remedy)
+                cut = Trouble(error.what, error.cause, error.remedy)
             return cut.what if cut else ""
 
         Wait(ctx, POD_WAYS_TIMEOUT_S, "a pod's way to the cluster", find_cause=find_cause).until(look)

@@ -12,6 +12,7 @@ from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
 from kubeup.machine import services
 from kubeup.machine.waiting import say_round, watch
+from kubeup.trouble import advise
 
 with lazily:
     from kubeup.diagnosis import chain as diagnosis_chain
@@ -82,7 +83,7 @@ class Wait:
                 is_lasting = link and before and link.key == before.key
                 if link and is_lasting and not link.is_final and link.key not in told:
                     told.add(link.key)
-                    self.ctx.report.note(f"{link.what}: {link.cause}. Remedy: {link.remedy} (still waiting)")
+                    self.ctx.report.note(f"{advise(link)} (still waiting)")
             if link and link.is_final:
                 return True
             text = f"{missing} ({link.what})" if link else missing
@@ -107,10 +108,8 @@ class Wait:
         found = end.link
         is_word_only = found is not None and found.link == "probe" and not found.is_final
         if found and not is_word_only:
-            return ClusterError(
-                found.what, cause=found.cause, remedy=found.remedy, code="not-healthy", details=found.details
-            )
-        more = self.explain() or (f"{found.what}: {found.cause}" if found else "")
+            return found.as_error()
+        more = self.explain() or (str(found) if found else "")
         return ClusterError(
             f"{self.goal}: not there after {end.took_s:.0f} s",
             cause=f"{end.missing}; {more}" if more else end.missing,

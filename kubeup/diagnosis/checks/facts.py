@@ -32,7 +32,8 @@ INIT, JOIN, JOIN_CONTROL_PLANE, UPGRADE, RESET, DOCTOR = (
 class Finding:
     """What a check or a look of doctor tells, in one sentence, and what to do about it: the object and its present value.
 
-    level: error | warning, and of doctor ok, with no remedy."""
+    level: error | warning, and of doctor ok, with no remedy. Many have no cause apart, so it is no Trouble; one that is told as a finding
+    becomes its sentence."""
 
     name: str
     level: str

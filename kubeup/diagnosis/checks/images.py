@@ -41,7 +41,7 @@ def _pull(node: Node, wanted: list[str], *, sandbox: Optional[str]) -> Findings:
         return
     plain = [failure for failure in result.failed if failure.image != sandbox]
     for failure in image_pulls.group_failures(plain):
-        yield Finding("ImagePull", ERROR, f"{failure.what}: {failure.cause}", failure.remedy)
+        yield Finding("ImagePull", ERROR, str(failure), failure.remedy)
     for failure in result.failed:
         if failure.image == sandbox:
             yield _describe_missing_sandbox(node, failure)
@@ -50,7 +50,7 @@ def _pull(node: Node, wanted: list[str], *, sandbox: Optional[str]) -> Findings:
 def _describe_missing_sandbox(node: Node, error: image_pulls.ImagePullError) -> Finding:
     wanted = images.image_of("pause", node.config.cluster, release=node.release).ref
     if error.image == wanted:
-        return Finding("ImagePull", ERROR, f"{error.what}: {error.cause}", error.remedy)
+        return Finding("ImagePull", ERROR, str(error), error.remedy)
     return Finding(
         "ImagePull",
         ERROR,

@@ -124,7 +124,7 @@ def check_cni_plugins(node: Node) -> Findings:
     try:
         pod_network.check_cni_plugins(node.host, node.runtime.cni_bin_dirs, runtime=node.runtime.label)
     except HostError as error:
-        yield Finding("CNIPlugins", ERROR, f"{error.what}: {error.cause}", error.remedy)
+        yield Finding("CNIPlugins", ERROR, str(error), error.remedy)
 
 
 def check_pod_network(node: Node) -> Findings:
@@ -139,7 +139,7 @@ def check_pod_network(node: Node) -> Findings:
             pod_network.read_manifest(node.host, network.manifest)
     except KbError as error:
         name = "CNIConfig" if network.plugin == "bridge" else "PodNetworkManifest"
-        yield Finding(name, ERROR, f"{error.what}: {error.cause}", error.remedy)
+        yield Finding(name, ERROR, str(error), error.remedy)
 
 
 def check_join_network(node: Node) -> Findings:
@@ -152,4 +152,4 @@ def check_join_network(node: Node) -> Findings:
     try:
         pod_network.check_foreign_cni_config(node.host, node.paths, keep=keep)
     except HostError as error:
-        yield Finding("CNIConfig", ERROR, f"{error.what}: {error.cause}", error.remedy)
+        yield Finding("CNIConfig", ERROR, str(error), error.remedy)

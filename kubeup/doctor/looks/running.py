@@ -39,7 +39,7 @@ def look_at_chain(patient: Patient) -> Findings:
         patient.host, patient.config.node.cri_socket, components=components, unhealthy=unhealthy
     )
     if link:
-        yield Finding(f"chain/{link.link}", ERROR, f"{link.what}: {link.cause}", link.remedy)
+        yield Finding(f"chain/{link.link}", ERROR, str(link), link.remedy)
         return
     for name, seen in unhealthy.items():
         yield Finding(

@@ -87,7 +87,7 @@ def look_at_dns(patient: Patient) -> Findings:
     lost = container_trouble.find_lost_rules(patient.host, patient.config.node.cri_socket)
     what = f"the cluster's DNS at {servers[0]} does not answer for {name}"
     if lost:
-        yield Finding("dns", ERROR, f"{what}: {lost.what}: {lost.cause}", lost.remedy)
+        yield Finding("dns", ERROR, f"{what}: {lost}", lost.remedy)
         return
     line = container_trouble.container_error(patient.host, patient.config.node.cri_socket, name="kube-proxy")
     where = "" if patient.is_control_plane else ", on a control plane"
@@ -109,7 +109,7 @@ def _look_from_pods(patient: Patient, dns_address: str, *, name: str) -> Finding
         # a lost datagram is no cut: what is not reached is asked for again
         cut = ways and pod_view.find_cut(host, place, ways=ways) and pod_view.find_cut(host, place, ways=ways)
         if cut:
-            yield Finding("dns", ERROR, f"{cut.what}: {cut.cause}", cut.remedy)
+            yield Finding("dns", ERROR, str(cut), cut.remedy)
             return
 
 
