@@ -1,5 +1,5 @@
-"""The configuration: documents and flags in, one frozen value out.
+"""The configuration: turns documents and flags into one frozen value.
 
-Owns kubeadm's config API (v1beta4, v1beta3), the component configs that pass through, and kb's own document.
-Knows no phase and changes no file.
+Owns kubeadm's config API (v1beta4, v1beta3), the component configs that are passed through, and kb's own document.
+Knows no phases and changes no files.
 """

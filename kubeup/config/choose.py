@@ -1,8 +1,8 @@
-"""What the machine has to be asked for: node name, address, runtime socket, version, a free pod network, proxies.
+"""Values that come from the machine: node name, address, runtime socket, version, a free pod network, proxies.
 
-Looks only. Every choice comes back with the sentence that says why (`note`), or with what is wrong and what to do
-(`message`, `remedy`). Below --root there is no running system to ask, and each choice says so.
-Source: cmd/kubeadm/app/util/version.go, cmd/kubeadm/app/util/runtime/runtime.go,
+Only reads. Every choice comes with a sentence that gives the reason (`note`), or with what is wrong and what to do
+(`message`, `remedy`). With --root there is no running system to query, and each choice says so. Source:
+cmd/kubeadm/app/util/version.go, cmd/kubeadm/app/util/runtime/runtime.go,
 staging/src/k8s.io/apimachinery/pkg/util/net/interface.go
 """
 
@@ -28,12 +28,12 @@ Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 PLACEHOLDER_ADDRESSES = {4: "192.0.2.10", 6: "2001:db8::10"}
-"""Documentation addresses by IP version: stand where no running system can be asked."""
+"""Documentation addresses by IP version, used where there is no running system to query."""
 
 
 @frozen
 class Choice:
-    """A value and why it was chosen; or, with `message`, why none could be."""
+    """A value and the reason for it; or, with `message`, why there is none."""
 
     value: str
     note: str = ""
@@ -49,7 +49,7 @@ class Choice:
 class Interface:
     name: str
     addresses: tuple[Address, ...]
-    """Global unicast ones, in the kernel's order."""
+    """The global unicast addresses, in the kernel's order."""
     is_up: bool = True
 
 
@@ -58,8 +58,8 @@ _NOT_CANDIDATES = (
     "flannel", "cilium", "cali", "tunl", "vxlan.calico", "vxlan-v6.calico", "wireguard.cali", "wg-v6.cali",
     "antrea", "ovn", "weave",
 )  # fmt: skip
-"""Interfaces (by their names' beginnings) that hold addresses of containers and virtual machines; kb's own begin with cbr.
-A node gets them with its pod network, and a second run must not find another machine than the first."""
+"""Name prefixes of interfaces that hold addresses of containers and virtual machines; kb's own begin with cbr. A node
+gets such interfaces with its pod network, and they must not change the result of a second run."""
 
 
 def parse_address(text: str) -> Optional[Address]:
@@ -73,8 +73,8 @@ def parse_address(text: str) -> Optional[Address]:
 
 
 def normalize_address(text: str) -> str:
-    """An address in its usual form, as Go's net.ParseIP prints it: lower case, an IPv4 address that is written as IPv6 as IPv4,
-    without leading zeros (k8s.io/utils/net.ParseIPSloppy). What is no address stays as it is."""
+    """An address as Go's net.ParseIP prints it: lower case, IPv4 addresses in IPv6 form as IPv4, without leading zeros
+    (k8s.io/utils/net.ParseIPSloppy). Anything else is returned unchanged."""
     plain = text.strip()
     if re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,4}){3}", plain):
         plain = ".".join(str(int(part)) for part in plain.split("."))
@@ -85,14 +85,16 @@ def normalize_address(text: str) -> str:
 
 
 def normalize_cidrs(text: str) -> str:
-    """Subnets without the leading zeros that k8s.io/utils/net.ParseCIDRSloppy passes over; all else stays as it is."""
+    """Subnets without the leading zeros that k8s.io/utils/net.ParseCIDRSloppy ignores; anything else is returned
+    unchanged."""
     octets = r"(?<![\w.:])[0-9]{1,4}(?:\.[0-9]{1,4}){3}(?=/)"
     return re.sub(octets, lambda match: ".".join(str(int(part)) for part in match[0].split(".")), text)
 
 
 def normalize_socket(text: str) -> str:
-    """`unix:///run/x.sock` of every form that kubeadm, the kubelet and gRPC take for it: `unix:/run/x.sock`, another case of the
-    scheme, a path alone (ValidateSocketPath in cmd/kubeadm/app/apis/kubeadm/validation). Anything else stays as it is."""
+    """`unix:///run/x.sock`, from every form of it that kubeadm, the kubelet and gRPC accept: `unix:/run/x.sock`, a
+    scheme in another case, only a path (ValidateSocketPath in cmd/kubeadm/app/apis/kubeadm/validation). Anything else
+    is returned unchanged."""
     match = re.fullmatch(r"(?i:unix):(?://)?(/.*)", text.strip())
     if match:
         return f"unix:///{match[1].lstrip('/')}"
@@ -100,7 +102,7 @@ def normalize_socket(text: str) -> str:
 
 
 def is_global_unicast(address: Address) -> bool:
-    """Go's IsGlobalUnicast: private addresses count, link-local, loopback, multicast and broadcast do not."""
+    """Go's IsGlobalUnicast: true for private addresses; false for link-local, loopback, multicast and broadcast."""
     return not (
         address.is_unspecified
         or address.is_loopback
@@ -123,7 +125,7 @@ def _query_json(host: Host, *argv: str) -> Optional[list[Any]]:
 
 
 def read_interfaces(host: Host) -> Optional[list[Interface]]:
-    """The machine's interfaces; None where the program `ip` cannot say."""
+    """The machine's interfaces; None if the program `ip` cannot list them."""
     rows = _query_json(host, "ip", "-json", "addr")
     if rows is None:
         return None
@@ -136,7 +138,7 @@ def read_interfaces(host: Host) -> Optional[list[Interface]]:
 
 
 def read_default_interfaces(host: Host) -> dict[int, list[str]]:
-    """IP version -> interfaces of its default routes, the kernel's order."""
+    """IP version -> interfaces of its default routes, in the kernel's order."""
     found: dict[int, list[str]] = {4: [], 6: []}
     for line in _read_lines(host, "/proc/net/route")[1:]:
         words = line.split()
@@ -157,14 +159,15 @@ def _read_lines(host: Host, path: str) -> list[str]:
 
 
 def is_open_address(given: str) -> bool:
-    """Whether the machine is to be asked: nothing was given, or an unspecified or loopback address."""
+    """Whether the machine has to be queried: the address is empty, unspecified or loopback."""
     wanted = parse_address(given)
     return not given or (wanted is not None and (wanted.is_unspecified or wanted.is_loopback))
 
 
 def choose_advertise_address(host: Host, given: str, *, prefer: int, is_sure: bool = False) -> Choice:
-    """The address that this API server is reached at; `prefer` is the IP version to take where there are both, and the
-    only one where the cluster's subnets are known (`is_sure`). What is given and names one machine is the answer itself."""
+    """The address at which this API server is reached. `prefer` is the IP version to take if there are both, and the
+    only acceptable one if the cluster's subnets are known (`is_sure`). A given address that names one machine is the
+    answer itself."""
     if not is_open_address(given):
         return Choice(given)
     if host.mode == "root":
@@ -202,7 +205,7 @@ def _choose_on_loopback(interfaces: list[Interface], given: str) -> Choice:
 def _routed_addresses(
     host: Host, interfaces: list[Interface], *, versions: tuple[int, ...]
 ) -> Iterator[tuple[Address, str]]:
-    """Addresses that default routes lead to, with the route's card: what the card holds, then what lo holds."""
+    """Addresses on default routes, with the route's interface: first the interface's own, then those on lo."""
     held = {interface.name: interface.addresses for interface in interfaces if interface.is_up}
     defaults = read_default_interfaces(host)
     for version in versions:
@@ -237,11 +240,11 @@ def _choose_by_routes(host: Host, interfaces: list[Interface], *, versions: tupl
 
 
 _NAT_ADDRESS = ipaddress.ip_address("10.0.2.15")
-"""What VirtualBox gives the first card of every machine (Vagrant's NAT): others that are called so are not this one."""
+"""The address that VirtualBox gives the first interface of every machine (Vagrant's NAT), so it is not unique."""
 
 
 def _judge_address(address: Address, name: str, interfaces: list[Interface]) -> Choice:  # noqa: PLR0917
-    """The default route's address, unless it cannot tell this machine from others."""
+    """The default route's address, unless it cannot distinguish this machine from others."""
     holders = [interface.name for interface in interfaces if interface.is_up and address in interface.addresses]
     if len(holders) > 1:
         return Choice(
@@ -270,8 +273,8 @@ NO_DEFAULT_ROUTE, SEVERAL_CARDS = "this machine has no default route", "this mac
 
 
 def find_doubt_of_address(host: Host, advertised: str) -> str:
-    """Why the kubelet, left to itself, might register with another address than the advertised one, or with none
-    (NO_DEFAULT_ROUTE, SEVERAL_CARDS); "" where it will not, or where this machine does not hold the address."""
+    """Why the kubelet's own choice might be another address than the advertised one, or none (NO_DEFAULT_ROUTE,
+    SEVERAL_CARDS); "" if it will not, or if this machine does not hold the address."""
     address, interfaces = parse_address(advertised), read_interfaces(host) or []
     if address is None:
         return ""
@@ -285,8 +288,8 @@ def find_doubt_of_address(host: Host, advertised: str) -> str:
 
 
 def choose_dual_addresses(host: Host, advertised: str) -> tuple[str, ...]:
-    """The advertised address, and one of the other family: of the same card if that has one, else of the card that holds that
-    family's default route; () where the machine has none, or several that nothing tells apart."""
+    """The advertised address, and one of the other family: from the same interface if it has one, else from the
+    interface with that family's default route. () if the machine has none, or several with no way to choose."""
     first, interfaces = parse_address(advertised), read_interfaces(host) or []
     if first is None:
         return ()
@@ -314,7 +317,7 @@ def _candidates(interfaces: list[Interface]) -> list[tuple[Address, str]]:
 
 
 def _address_note(chosen: Address, name: str, *, interfaces: list[Interface]) -> str:
-    """ "" where there was nothing to choose."""
+    """Why this address was chosen; "" if there was no choice."""
     rivals = [(address, other) for address, other in _candidates(interfaces) if address.version == chosen.version]
     others = [f"{address} ({other})" for address, other in rivals if address != chosen]
     if not others:
@@ -329,7 +332,7 @@ _SOCKETS = ("/var/run/containerd/containerd.sock", "/var/run/crio/crio.sock", "/
 
 
 def choose_cri_socket(host: Host) -> Choice:
-    """The one runtime socket that is there; containerd's where none is."""
+    """The only runtime socket on the machine; containerd's if there is none."""
     if host.mode == "root":
         return Choice(NodeRegistration.cri_socket)
     found = [path for path in _SOCKETS if host.exists(Path(path)) or host.exists(Path(path[len("/var") :]))]
@@ -356,8 +359,8 @@ def is_version_label(text: str) -> bool:
 
 
 def choose_version(host: Host, wanted: str) -> Choice:
-    """The full version that `wanted` stands for: a version, a label (looked up in the network), or "" (the
-    installed kubelet's; nothing is asked of the network then)."""
+    """The full version that `wanted` stands for: a version, a label (looked up on the network), or "" (the installed
+    kubelet's version, without using the network)."""
     plain = wanted.strip()
     parsed = releases.parse_version(plain[len("release/") :] if plain.startswith("release/") else plain)
     if parsed:
@@ -421,8 +424,8 @@ def _fetch_label(host: Host, label: str) -> tuple[Optional[releases.Version], st
 
 
 def choose_pod_subnet(host: Host, families: Iterable[int], *, taken: Iterable[str]) -> Choice:
-    """A pod network for each IP version in `families` that overlaps neither `taken` (CIDRs, addresses) nor a
-    route of this machine. A cluster that is already here keeps its own."""
+    """A pod network for each IP version in `families` that overlaps neither `taken` (CIDRs, addresses) nor a route of
+    this machine. An existing cluster keeps its own."""
     present = _present_pod_subnet(host)
     if present:
         return Choice(present, note=f"pod network {present}, the one of the cluster that is here")
@@ -465,7 +468,7 @@ def _present_pod_subnet(host: Host) -> str:
 
 
 def read_routes(host: Host, family: int) -> list[Network]:
-    """The destinations of all the machine's routes of one IP version, default routes left out."""
+    """The destinations of all the machine's routes of one IP version, without default routes."""
     rows = _query_json(host, "ip", f"-{family}", "-json", "route", "show", "table", "all")
     if rows is None:
         return _read_kernel_routes(host) if family == 4 else []

@@ -1,4 +1,4 @@
-"""v1beta3 trees -> v1beta4 trees. The one place that knows how the two differ; goes when v1beta3 goes.
+"""Converts v1beta3 trees to v1beta4. The only place that knows the differences; to be removed along with v1beta3.
 
 Source: cmd/kubeadm/app/apis/kubeadm/v1beta3/conversion.go
 """
@@ -25,7 +25,7 @@ _DEFAULT_TIMEOUT_S = 240
 
 
 def convert_documents(documents: list[Document], problems: Problems) -> dict[str, dict[str, Any]]:
-    """Kind -> v1beta4 tree. Every v1beta3 document costs a warning."""
+    """Kind -> v1beta4 tree. Adds a warning for every v1beta3 document."""
     trees: dict[str, dict[str, Any]] = {}
     wait_s = 0
     for document in documents:
@@ -51,7 +51,7 @@ def convert_documents(documents: list[Document], problems: Problems) -> dict[str
 
 
 def _convert_args(tree: dict[str, Any], kind: str, *, path: str, problems: Problems) -> None:
-    """A mapping of name: value becomes the ordered list of v1beta4, sorted by name."""
+    """Convert a mapping of name: value to v1beta4's ordered list, sorted by name."""
     *parents, last = path.split(".")
     place: Any = tree
     for name in parents:

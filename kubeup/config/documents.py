@@ -1,9 +1,9 @@
-"""Text in, checked trees out: multi-document YAML (or JSON) decoded strictly by the tables of schema.py.
+"""Parses text into checked trees: multi-document YAML (or JSON), decoded strictly by the tables of schema.py.
 
-A tree is the document as plain dicts and lists under the documents' own names, durations as whole seconds. What
-is unknown, doubled or of the wrong type becomes a problem with its line; nothing here raises for what a file says,
-and no file, however odd, takes long. Fills in no default and judges no value.
-Source: cmd/kubeadm/app/util/marshal.go, cmd/kubeadm/app/util/config/strict/strict.go (kb is strict always)
+A tree is the document as plain dicts and lists, with the document's own field names and durations as whole seconds. An
+unknown, duplicate or wrongly typed field becomes a problem with its line. No content of a file raises an exception here
+or takes long to parse. Fills in no defaults and validates no values. Source: cmd/kubeadm/app/util/marshal.go,
+cmd/kubeadm/app/util/config/strict/strict.go (kb is always strict)
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from kubeup.secret import Secret
 
 MAX_BYTES = 2**20
 MAX_NODES = 20_000
-"""Values in a file, each alias counted as what it stands for."""
+"""The maximum number of values in a file; each alias counts as everything that it refers to."""
 MAX_DEPTH = 40
 
 _TAG = "tag:yaml.org,2002:"
@@ -44,7 +44,7 @@ _TAG = "tag:yaml.org,2002:"
 
 @frozen
 class Document:
-    """One document. tree lacks apiVersion and kind, and whatever was found wrong."""
+    """One document. tree lacks apiVersion and kind, and every field that was found to be wrong."""
 
     file: str
     line: int
@@ -57,7 +57,7 @@ _LIMITS = yaml.Limits(MAX_BYTES, MAX_NODES, MAX_DEPTH)
 
 
 def parse_documents(data: Union[bytes, str], file: str, *, problems: Problems) -> list[Document]:
-    """Every document in `data` whose kind kb knows, decoded. Problems and warnings go to `problems`."""
+    """Decode every document in `data` whose kind kb knows. Problems and warnings are added to `problems`."""
     text = _decode_text(data, file, problems=problems)
     documents: list[Document] = []
     seen: dict[str, int] = {}
@@ -109,11 +109,11 @@ def _compose(text: str, file: str, *, problems: Problems) -> Iterator[Any]:
 
 
 def _require_one_value(document: str, line: int) -> None:
-    """JSON documents one after the other: of them a reader of YAML sees the first alone."""
+    """Refuse consecutive JSON documents: a YAML reader sees only the first one."""
     text = document.lstrip()
     if text.startswith("{"):
         try:
-            _, end = json.JSONDecoder(parse_int=str).raw_decode(text)  # int() of a million digits takes its time
+            _, end = json.JSONDecoder(parse_int=str).raw_decode(text)  # int() of a million digits is slow
         except (ValueError, RecursionError):
             return  # YAML in braces
         rest = re.sub(r"(?m)^\s*(#.*|\.\.\.\s*)?$", "", text[end:]).strip()
@@ -123,7 +123,8 @@ def _require_one_value(document: str, line: int) -> None:
 
 
 def _measure(node: Any, depth: int, *, visited: list[int]) -> None:
-    """An alias costs nothing to read and all that it stands for to decode: count that beforehand."""
+    """Count the values beforehand: an alias is cheap to read, but decoding it costs as much as everything it refers
+    to."""
     visited[0] += 1
     line = node.start_mark.line + 1
     if visited[0] > MAX_NODES:
@@ -151,7 +152,7 @@ def _syntax_problem(error: yaml.YAMLError, file: str) -> Problem:
 
 
 class _Decoder:
-    """Walks one document's nodes along its schema."""
+    """Walks the nodes of one document along its schema."""
 
     def __init__(self, file: str, problems: Problems) -> None:
         self.file = file
@@ -186,14 +187,14 @@ class _Decoder:
         return Document(self.file, line, api_version, self.kind, tree)
 
     def _read_head(self, node: Any) -> Optional[tuple[str, str]]:
-        """(apiVersion, kind) of a document that kb reads; otherwise None, and it is said why."""
+        """(apiVersion, kind) of a document that kb reads; otherwise None, after reporting why."""
         found: dict[str, str] = {}
         other: dict[str, tuple[Any, Any]] = {}
         for key, value in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in ("apiVersion", "kind"):
                 found[key.value] = value.value if isinstance(value, yaml.ScalarNode) else ""
             elif isinstance(key, yaml.ScalarNode) and key.value.lower() in ("apiversion", "kind"):
-                # Go's JSON takes a name in whatever case, where its own is not there
+                # Go's JSON falls back to a name in another case if there is no exact match
                 other[{"kind": "kind"}.get(key.value.lower(), "apiVersion")] = (key, value)
         for name, (key, value) in other.items():
             if name not in found and self.problems.is_lenient:
@@ -271,7 +272,7 @@ class _Decoder:
             self.problems.warnings.append(f"{self.file}:{line}: kind {kind} ({api_version}) is not for kb: ignored")
 
     def _decode(self, node: Any, wanted: schema.Type, *, path: str) -> Any:
-        """The node's value; None where it is null or wrong."""
+        """The node's value; None if it is null or wrong."""
         if _is_null(node):
             return None
         if isinstance(wanted, Anything):
@@ -324,15 +325,15 @@ class _Decoder:
                 continue
             found = self._decode(value, item, path=place)
             if found is None and not isinstance(item, Anything):
-                if _is_null(value):  # as if the field were not there
+                if _is_null(value):  # null counts as an absent field
                     del self.origins[f"{self.kind}:{place}"]
                 continue
-            # A component config passes through verbatim: decoding only looked at it.
+            # A component config is passed through verbatim: decoding only checks it.
             tree[name] = self._decode_anything(value, place) if self.kind in schema.COMPONENT_GROUPS else found
         return tree
 
     def _entries(self, node: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
-        """The mapping's (name, key node, value node), merge keys resolved, each name once."""
+        """The mapping's (name, key node, value node), with merge keys resolved, each name once."""
         own: dict[str, Any] = {}
         entries: dict[str, tuple[Any, Any]] = {}
         for key, value in node.value:
@@ -343,7 +344,7 @@ class _Decoder:
                 remedy = "name the alias of a mapping: <<: *name" if yaml.is_merge(key) else "write the key as a text"
                 self.fail(key, path, message=error.problem, remedy=remedy)
                 continue
-            if sources is not None:  # as Go has it, what stands below wins, whether merged or not
+            if sources is not None:  # as in Go, the later entry wins, whether merged or not
                 for source in sources:
                     entries.update({merged: (a, b) for merged, a, b in self._entries(source, path)})
             elif name in own:
@@ -457,7 +458,7 @@ def _plain_scalar(node: Any) -> Any:
 
 
 def _describe(node: Any) -> str:
-    """What a node is, in words."""
+    """A description of a node for messages."""
     if isinstance(node, yaml.MappingNode):
         return "a mapping"
     if isinstance(node, yaml.SequenceNode):
@@ -484,7 +485,7 @@ def _mend_scalar(node: Any, value: Any, *, wanted: Scalar) -> str:
 
 
 def _find_home(name: str) -> str:
-    """Where a misplaced field belongs: `networking of ClusterConfiguration`; "" where no kind has it."""
+    """Where a misplaced field belongs, as `networking of ClusterConfiguration`; "" if no kind has it."""
     for (version, kind), struct in schema.SCHEMAS.items():
         if version in (schema.V1BETA4, schema.KB_V1ALPHA1) and kind not in ("UpgradeConfiguration",):
             path = _path_to(name, struct)
@@ -512,8 +513,8 @@ _LONGEST_S = 2**63 // 10**9
 
 
 def parse_duration(text: str) -> Optional[int]:
-    """Whole seconds of a duration in Go's form (`1h30m0s`, `24h`, `0`); a fraction of a second rounds up.
-    None where the text is none, or longer than Go can count (292 years)."""
+    """Whole seconds of a duration in Go's form (`1h30m0s`, `24h`, `0`); a fraction of a second is rounded up. None if
+    the text is not a duration, or is longer than Go's maximum (292 years)."""
     sign, rest = (-1, text[1:]) if text[:1] == "-" else (1, text[1:] if text[:1] == "+" else text)
     if rest == "0":
         return 0
@@ -542,9 +543,10 @@ def snake_case(name: str) -> str:
 
 
 def build(wanted: schema.Type, value: Any) -> Any:
-    """The value that a decoded tree stands for: dataclasses, tuples, Secrets.
+    """Build the value that a decoded tree describes: dataclasses, tuples, Secrets.
 
-    A text "", a number 0 and an empty list mean the default, as in Go, except taints: [] (no taint at all).
+    As in Go, an empty text, the number 0 and an empty list mean the default; except in taints, where [] means no
+    taints.
     """
     if isinstance(wanted, Scalar):
         return Secret(value) if wanted.is_secret else value

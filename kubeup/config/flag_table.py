@@ -1,11 +1,11 @@
-"""The flags: everything that kb knows of one stands in its row, and nowhere else.
+"""The flags: everything that kb knows about a flag is in its row, and nowhere else.
 
-The parsers, their help, completion, what a flag says in a document, whether it may stand beside --config, and docs/flags.md
-follow from the rows. A command lists its flags in the order of this table. What a field of a document is, the
-schema says.
+The parsers, help, completion, the fields that flags set, whether a flag may be combined with --config, and
+docs/flags.md are derived from the rows. A command lists its flags in the order of this table. The schema defines the
+fields of documents.
 
-Owns the table. Must not need the schema to be loaded: every command line is parsed with it.
-Source: cmd/kubeadm/app/cmd/options/*.go, ValidateMixedArguments of cmd/kubeadm/app/apis/kubeadm/validation/validation.go
+Owns the table. Must not load the schema, because every command line is parsed with this table. Source:
+cmd/kubeadm/app/cmd/options/*.go, ValidateMixedArguments of cmd/kubeadm/app/apis/kubeadm/validation/validation.go
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kubeup.frozen_values import frozen
 
 @frozen
 class Flag:
-    """One flag, without its dashes."""
+    """One flag. The name has no leading dashes."""
 
     name: str
     help: str
@@ -28,13 +28,13 @@ class Flag:
     choices: tuple[str, ...] = ()
     is_hidden: bool = False
     of: tuple[str, ...] = ()
-    """The commands that have it; kubeadm's of the same name has it too. `kubeadm reset`: kubeadm's alone."""
+    """The commands that have it, in kubeadm too. `kubeadm reset`: only kubeadm's own reset."""
     added_to: tuple[str, ...] = ()
-    """The commands to which kb adds it: kubeadm's of the same name lacks it."""
+    """The commands to which kb adds it; kubeadm's command of the same name lacks it."""
     sets: tuple[str, ...] = ()
-    """The fields of documents that it says, one a kind: `ClusterConfiguration.networking.podSubnet`."""
+    """The fields of documents that it sets, one per kind: `ClusterConfiguration.networking.podSubnet`."""
     beside_config: bool = False
-    """Whether it may be given together with --config, and wins over the file. kb's own (KbConfiguration) all may."""
+    """Whether it may be given together with --config and overrides the file. All of kb's own (KbConfiguration) may."""
 
 
 INIT = ("init", "init phase")
@@ -42,7 +42,7 @@ JOIN = ("join", "join phase")
 
 # fmt: off
 FLAGS: tuple[Flag, ...] = (
-    # Where from, and where to
+    # Sources and targets
     Flag("output-file", "File to write the bundle to", metavar="FILE", short="o", of=("bundle create",)),
     Flag("old-config", "File to migrate", metavar="FILE", of=("config migrate",)),
     Flag("new-config", "File to write the migrated documents to (default: standard output)", metavar="FILE", of=("config migrate",)),
@@ -54,7 +54,7 @@ FLAGS: tuple[Flag, ...] = (
          of=("config validate", "config migrate")),
     Flag("component-configs", "Component configurations to print as well", takes="list", metavar="KIND",
          of=("config print init-defaults", "config print join-defaults")),
-    # The cluster
+    # Cluster
     Flag("kubernetes-version", "Kubernetes version, or a label such as stable-1.35", metavar="VERSION",
          of=(*INIT, "config images list", "config images pull", "bundle create", "bundle verify"),
          sets=("ClusterConfiguration.kubernetesVersion",)),
@@ -72,7 +72,7 @@ FLAGS: tuple[Flag, ...] = (
          sets=("ClusterConfiguration.networking.serviceSubnet",)),
     Flag("service-dns-domain", "DNS domain of Services (default cluster.local)", metavar="DOMAIN", of=INIT,
          sets=("ClusterConfiguration.networking.dnsDomain",)),
-    # The node
+    # Node
     Flag("node-name", "Name of this node (default: the host name)", metavar="NAME", of=(*INIT, *JOIN),
          sets=("InitConfiguration.nodeRegistration.name", "JoinConfiguration.nodeRegistration.name"), beside_config=True),
     Flag("image-repository", "Registry to pull images from (default registry.k8s.io)", metavar="REGISTRY",
@@ -88,7 +88,7 @@ FLAGS: tuple[Flag, ...] = (
          of=(*INIT, "config images list", "config images pull"), sets=("ClusterConfiguration.featureGates",)),
     Flag("patches", "Folder with patches for the generated files", metavar="DIR", of=(*INIT, *JOIN, "adopt"),
          sets=("InitConfiguration.patches.directory", "JoinConfiguration.patches.directory")),
-    # How a node finds its cluster, and is let in
+    # Discovery and authentication of a joining node
     Flag("token", "Bootstrap token; for kubeconfig user: token to log in with", metavar="ID.SECRET", of=(*INIT, *JOIN, "kubeconfig user"),
          sets=("InitConfiguration.bootstrapTokens[0].token", "JoinConfiguration.discovery.bootstrapToken.token")),
     Flag("token-ttl", "Lifetime of the bootstrap token, 0 to never expire (default 24h0m0s)", metavar="DURATION", of=INIT,
@@ -111,7 +111,7 @@ FLAGS: tuple[Flag, ...] = (
          sets=("InitConfiguration.certificateKey", "JoinConfiguration.controlPlane.certificateKey")),
     Flag("skip-token-print", "Do not print the bootstrap token", takes="flag", of=INIT),
     Flag("skip-certificate-key-print", "Do not print the key of --upload-certs", takes="flag", of=INIT),
-    # Which of the work
+    # Which phases run
     Flag("ignore-preflight-errors", "Checks whose errors become warnings, or 'all'", takes="list", metavar="NAME",
          of=(*INIT, *JOIN, "kubeadm reset"),
          sets=("InitConfiguration.nodeRegistration.ignorePreflightErrors", "JoinConfiguration.nodeRegistration.ignorePreflightErrors", "ResetConfiguration.ignorePreflightErrors"),
@@ -119,7 +119,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("skip-phases", "Phases to leave out", takes="list", metavar="NAME", of=(*INIT, *JOIN, "reset", "kubeadm reset"),
          sets=("InitConfiguration.skipPhases", "JoinConfiguration.skipPhases", "ResetConfiguration.skipPhases"),
          beside_config=True),
-    # kb's own wishes of a node
+    # kb's own settings of a node
     Flag("pod-network", "Pod network to install (default bridge)", choices=("bridge", "manifest", "none"),
          added_to=INIT, sets=("KbConfiguration.podNetwork.plugin",)),
     Flag("pod-network-manifest", "YAML file or URL of a pod network to apply", metavar="FILE|URL",
@@ -145,14 +145,14 @@ FLAGS: tuple[Flag, ...] = (
          added_to=(*INIT, *JOIN), sets=("KbConfiguration.soak",)),
     Flag("fix", "Fix containerd's configuration where it is wrong (with a backup), and restart it", takes="flag",
          added_to=(*INIT, *JOIN), sets=("KbConfiguration.runtime.fix",)),
-    # Phases one by one
+    # Single phases
     Flag("apiserver-extra-args", "Additional flags of the API server, as a=b,c=d", metavar="ARGS", of=("init phase",),
          sets=("ClusterConfiguration.apiServer.extraArgs",)),
     Flag("controller-manager-extra-args", "Additional flags of the controller-manager, as a=b,c=d", metavar="ARGS", of=("init phase",),
          sets=("ClusterConfiguration.controllerManager.extraArgs",)),
     Flag("scheduler-extra-args", "Additional flags of the scheduler, as a=b,c=d", metavar="ARGS", of=("init phase",),
          sets=("ClusterConfiguration.scheduler.extraArgs",)),
-    # Tokens, and kubeconfigs of users
+    # Tokens and users' kubeconfigs
     Flag("description", "Description of the token", metavar="TEXT", of=("token create",)),
     Flag("groups", "Groups of whoever logs in with the token", takes="list", metavar="GROUP", of=("token create",)),
     Flag("print-join-command", "Print the complete join command instead of only the token", takes="flag", of=("token create",)),
@@ -163,7 +163,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("validity-period", "Lifetime of the user's certificate (default 8760h0m0s)", metavar="DURATION", of=("kubeconfig user",)),
     Flag("server", "Address in the kubeconfig; the API server's certificate must have it", metavar="HOST[:PORT]",
          of=("kubeconfig user",)),
-    # The air gap
+    # Air gap
     Flag("arch", "Architectures: amd64, arm64, ... (default: this machine's)", takes="list", metavar="ARCH",
          of=("bundle create", "bundle verify")),
     Flag("image", "Additional image to include; may be repeated", takes="list", metavar="NAME", of=("bundle create", "bundle verify")),
@@ -182,7 +182,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("tls-key", "Key (PEM) of the certificate", metavar="FILE", of=("mirror serve",)),
     Flag("tls-ca", "CA (PEM) that signed the certificate", metavar="FILE", of=("mirror serve", "mirror sync")),
     Flag("no-access-log", "Do not log requests", takes="flag", of=("mirror serve",)),
-    # What stands at the end of any help
+    # Flags at the end of every help text
     Flag("kubeconfig", "Kubeconfig to use (default /etc/kubernetes/admin.conf)", metavar="FILE",
          of=("init phase", "adopt", "doctor", "support-bundle", "token create", "token list", "token delete", "certs check-expiration", "certs renew", "kubeadm reset")),
     Flag("kubeconfig-dir", "Folder to write kubeconfigs to (default /etc/kubernetes)", metavar="DIR",
@@ -219,7 +219,7 @@ WORDS: tuple[Flag, ...] = (
     Flag("endpoint", "HOST:PORT of the API server, a word of join", sets=("JoinConfiguration.discovery.bootstrapToken.apiServerEndpoint",)),
     Flag("only-kubeadm", "Whether kb was called as kubeadm", takes="flag", sets=("KbConfiguration.onlyKubeadm",)),
 )
-"""What a call says in documents without a flag."""
+"""Settings that a call makes in documents without a flag."""
 # fmt: on
 
 BY_NAME: Mapping[str, Flag] = {flag.name: flag for flag in (*FLAGS, *EVERYWHERE)}
@@ -230,5 +230,5 @@ for _flag in FLAGS:
 
 
 def flags_of(command: str) -> tuple[str, ...]:
-    """The names of a command's flags; `kubeadm reset` is kubeadm's."""
+    """The names of a command's flags; `kubeadm reset` is kubeadm's own reset."""
     return tuple(_BY_COMMAND.get(command, ()))

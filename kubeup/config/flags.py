@@ -1,6 +1,7 @@
-"""What flags say in documents, and kubeadm's rules for mixing them with a file.
+"""The fields that flags set, and kubeadm's rules for mixing flags with a file.
 
-Source: cmd/kubeadm/app/cmd/options/*.go, ValidateMixedArguments of cmd/kubeadm/app/apis/kubeadm/validation/validation.go
+Source: cmd/kubeadm/app/cmd/options/*.go, ValidateMixedArguments of
+cmd/kubeadm/app/apis/kubeadm/validation/validation.go
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from kubeup.config.problems import Problem, Problems, shorten
 from kubeup.errors import UsageError
 
 Fields = Mapping[str, tuple[str, str]]
-"""What flags say: name -> kind of document, and field in it."""
+"""Flag name -> the kind of document, and the field in it that the flag sets."""
 
 
 def _fields_of(*kinds: str) -> Fields:
-    """The flags that say something in documents of these kinds."""
+    """The flags that set fields in documents of these kinds."""
     said = [(flag.name, *place.split(".", 1)) for flag in (*FLAGS, *WORDS) for place in flag.sets]
     return {name: (kind, path) for name, kind, path in said if kind in kinds}
 
@@ -33,12 +34,13 @@ _BESIDE_CONFIG = frozenset(flag.name for flag in FLAGS if flag.beside_config)
 
 
 def is_allowed_beside_config(name: str, fields: Fields = INIT_FIELDS) -> bool:
-    """kb's own flags are, and win over the file, as --node-name does; of kubeadm's only a few."""
+    """Whether a flag may be combined with --config. kb's own flags may, and override the file, as --node-name does;
+    only a few of kubeadm's may."""
     return name not in fields or name in _BESIDE_CONFIG or fields[name][0] == _KB
 
 
 def check_mixing(config_file: object, flags: Mapping[str, Any], *, fields: Fields = INIT_FIELDS) -> None:
-    """Raise UsageError (mixed-flags) where a flag that a file should say stands beside --config."""
+    """Raise UsageError (mixed-flags) if a flag whose field belongs in the file is combined with --config."""
     mixed = sorted(name for name in flags if not is_allowed_beside_config(name, fields))
     if mixed:
         told = ", ".join(f"--{name} is {fields[name][1]} of {fields[name][0]}" for name in mixed)
@@ -53,13 +55,13 @@ def check_mixing(config_file: object, flags: Mapping[str, Any], *, fields: Field
 def apply_flags(
     flags: Mapping[str, Any], trees: dict[str, dict[str, Any]], *, problems: Problems, fields: Fields = INIT_FIELDS
 ) -> None:
-    """Write the flags that were given into the trees, over what a file says."""
+    """Write the given flags into the trees; they override the file."""
     for name, given in flags.items():
         if name not in fields or given is None:
             continue
         kind, path = fields[name]
         wanted, tree = _type_at(kind, path), trees.setdefault(kind, {})
-        if isinstance(wanted, schema.Struct):  # a part that is there, with its defaults, once the flag is given
+        if isinstance(wanted, schema.Struct):  # the flag creates the struct, with its defaults
             if given:
                 tree.setdefault(path, {})
             continue
@@ -80,7 +82,7 @@ _API_VERSIONS = {_KB: schema.KB_V1ALPHA1}
 
 
 def _type_at(kind: str, path: str) -> schema.Type:
-    """What the schema says of a field. The extraArgs are a list of pairs there; a flag says them as a mapping."""
+    """The schema's type of a field. extraArgs are a list of pairs there, but a mapping for flags."""
     found: schema.Type = schema.SCHEMAS[_API_VERSIONS.get(kind, schema.V1BETA4), kind]
     if path.endswith(".extraArgs"):
         return schema.MapOf(schema.TEXT)
@@ -106,12 +108,12 @@ def _put(tree: dict[str, Any], path: str, *, value: Any) -> None:
 
 
 def _decode_flag(name: str, given: Any, *, wanted: schema.Type, problems: Problems) -> Any:
-    """What argparse gave -> the value of the tree; None where it is wrong."""
+    """Convert argparse's value to the tree's value; None if it is wrong."""
     if isinstance(wanted, schema.ListOf):
         return _split(given)
     if isinstance(wanted, schema.MapOf):
         pairs = _decode_pairs(name, given, item=wanted.item, problems=problems)
-        # of flags each counts, also of one name; a feature gate has one value
+        # every extra argument counts, even with the same name; a feature gate has one value
         return pairs if pairs is None or name.endswith("-extra-args") else dict(pairs)
     text = str(given)
     value: Any = text
@@ -130,7 +132,7 @@ def _decode_flag(name: str, given: Any, *, wanted: schema.Type, problems: Proble
 
 
 def parse_bool(text: str) -> Optional[bool]:
-    """As Go's strconv.ParseBool has it, in any case."""
+    """Like Go's strconv.ParseBool, but in any case."""
     return {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}.get(text.lower())
 
 
@@ -143,9 +145,9 @@ _FLAG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
 
 
 def _decode_pairs(name: str, given: Any, *, item: schema.Type, problems: Problems) -> Optional[list[tuple[str, Any]]]:
-    """`a=b,c=d`, a list of such texts, or a mapping. A part without = continues the value before it
-    (admission plugins are a list with commas themselves). A part with a second = is refused, as by kubeadm (argSlice.Set in
-    cmd/kubeadm/app/cmd/options): what a comma in such a value means cannot be told."""
+    """`a=b,c=d`, a list of such texts, or a mapping. A part without = continues the previous value (lists of admission
+    plugins contain commas). A part with a second = is refused, as by kubeadm (argSlice.Set in
+    cmd/kubeadm/app/cmd/options), because the meaning of a comma in such a value is ambiguous."""
     if isinstance(given, Mapping):
         pairs = [f"{key}={value}" for key, value in given.items()]
     else:

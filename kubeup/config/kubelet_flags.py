@@ -1,9 +1,9 @@
-"""What a kubelet does not take on its command line: flags of before, and labels that it may not give its node.
+"""What a kubelet rejects on its command line: removed flags, and labels that a node must not give itself.
 
-Pure rules, for the validation of a configuration and for the checks of a node. What the installed kubelet itself takes, it is
-asked (checks.check_kubelet_flags): this table knows what to do instead, and needs no machine. kubeadm looks at neither; the
-kubelet then ends at once, again and again.
-Source: cmd/kubelet/app/options/options.go, staging/src/k8s.io/kubelet/pkg/apis/well_known_labels.go
+Pure rules, for validating a configuration and checking a node. checks.check_kubelet_flags asks the installed kubelet
+which flags it accepts; this table needs no machine, and knows what to do instead. kubeadm checks neither, and the
+kubelet then crashes again and again. Source: cmd/kubelet/app/options/options.go,
+staging/src/k8s.io/kubelet/pkg/apis/well_known_labels.go
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _KLOG = (
 
 @frozen
 class Refusal:
-    """Why a kubelet ends, and what to do."""
+    """Why a kubelet exits, and what to do."""
 
     message: str
     remedy: str
@@ -46,7 +46,7 @@ class Refusal:
 
 @frozen
 class Gone:
-    """A flag that kubelets had once: the first minor without it, and what to do."""
+    """A removed kubelet flag: the first minor without it, and what to do."""
 
     since: int
     remedy: str
@@ -72,7 +72,7 @@ GONE: Mapping[str, Gone] = {
     "allow-privileged": Gone(15, _NONE),
     "cadvisor-port": Gone(12, _NONE),
 }
-"""Far from all there ever were: those that stand in configurations which are still handed on."""
+"""Not a complete list: only flags that still appear in configurations in circulation."""
 
 _LABELS = frozenset(
     (
@@ -96,12 +96,12 @@ _KEY = re.compile(rf"(?:(?=[^/]{{1,253}}/){_PART}(?:\.{_PART})*/)?{_NAME}")
 
 
 def normal_name(name: str) -> str:
-    """A flag's name as the kubelet reads it: `network_plugin` is `network-plugin`."""
+    """A flag's name as the kubelet reads it: `network_plugin` becomes `network-plugin`."""
     return name.replace("_", "-")
 
 
 def find_gone(name: str) -> Optional[Gone]:
-    """None where every kubelet may know the flag."""
+    """None if every kubelet may know the flag."""
     return GONE.get(normal_name(name))
 
 
@@ -123,7 +123,7 @@ def find_refused_labels(value: str) -> Iterator[Refusal]:
 
 
 def is_refused_label(key: str) -> bool:
-    """Of Kubernetes' own domains a kubelet may set some labels alone: a node could give itself any role otherwise."""
+    """In Kubernetes' own domains a kubelet may set only some labels; otherwise a node could give itself any role."""
     domain, slash, _ = key.partition("/")
     return (
         bool(slash)

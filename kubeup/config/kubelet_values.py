@@ -1,9 +1,9 @@
-"""Values of a KubeletConfiguration with which the kubelet ends as soon as it starts, though their types are right.
+"""KubeletConfiguration values that have the right type but make the kubelet exit at startup.
 
-kubeadm passes them on, and its init then waits in vain. Owns the values that people get wrong: amounts, thresholds,
-ranges, names of policies. Not a second validation of the kubelet's: what depends on its feature gates is left to it.
-Source: pkg/kubelet/apis/config/validation/validation.go, parseResourceList of cmd/kubelet/app/server.go,
-pkg/kubelet/eviction/helpers.go.
+kubeadm passes them on, and its init then waits in vain. Owns the values that people often get wrong: quantities,
+thresholds, ranges, names of policies. Does not duplicate the kubelet's own validation: whatever depends on feature
+gates is left to the kubelet. Source: pkg/kubelet/apis/config/validation/validation.go, parseResourceList of
+cmd/kubelet/app/server.go, pkg/kubelet/eviction/helpers.go.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _RANGES: Mapping[str, tuple[int, Optional[int]]] = {
 
 
 def find_faults(tree: Mapping[str, Any]) -> Iterator[Fault]:
-    """What the kubelet would not start with. Values of a wrong type are somebody else's to tell."""
+    """Find the values that stop the kubelet from starting. Values of a wrong type are reported elsewhere."""
     for name in ("kubeReserved", "systemReserved"):
         yield from _check_map(tree, name, keys=_RESOURCES, fault_of=_amount_fault)
     for name in ("evictionHard", "evictionSoft"):

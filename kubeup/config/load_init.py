@@ -1,4 +1,5 @@
-"""File, flags and environment in, one NodeConfig out: the order of things, and the defaults that need the machine.
+"""Turns file, flags and environment into one NodeConfig: the order of the steps, and the defaults that need the
+machine.
 
 Source: cmd/kubeadm/app/util/config/initconfiguration.go, cmd/kubeadm/app/cmd/init.go (newInitData)
 """
@@ -29,13 +30,14 @@ INIT_KINDS = (_INIT, _CLUSTER, _KUBELET, _KUBE_PROXY, _KB)
 Trees = dict[str, dict[str, Any]]
 
 BundleReader = Callable[[Host, Path], str]
-"""Which Kubernetes a bundle was made for. What a bundle is, the air gap knows: whoever loads a configuration brings it."""
+"""Returns the Kubernetes version that a bundle was made for. Bundles belong to airgap/, so the caller passes this
+in."""
 
 BALANCER_PORT = 7443
-"""Of controlPlaneEndpoint where a load balancer runs on every node and no other port was given."""
+"""The port of controlPlaneEndpoint if a load balancer runs on every node and no other port was given."""
 
 _BY_FLAGS = "The default bootstrap token made by 'kb init'."
-"""Of the token of an init by flags alone; a file says it itself."""
+"""The description of the token if init runs with flags only; a file has its own."""
 
 
 def load_init_config(
@@ -46,11 +48,11 @@ def load_init_config(
     only: str = "",
     read_bundle_version: Optional[BundleReader] = None,
 ) -> types.NodeConfig:
-    """The configuration of an init, complete and checked; `only`: for this phase, or this parent's phases.
+    """Load the complete and checked configuration of an init. `only`: for this phase, or this parent's phases.
 
-    flags: those given on the command line, kubeadm's names without dashes. Raises UsageError: mixed-flags,
-    config-not-readable, invalid-config (every problem at once, in its details). The file is the operator's: it is
-    read from this machine even below --root.
+    flags: those given on the command line, under kubeadm's names without dashes. Raises UsageError: mixed-flags,
+    config-not-readable, invalid-config (all problems at once, in its details). The file is the operator's: it is read
+    from this machine even with --root.
     """
     problems = Problems.for_flags(flags)
     trees: Trees = {}
@@ -60,7 +62,7 @@ def load_init_config(
     else:
         trees[_INIT] = {"bootstrapTokens": [{"description": _BY_FLAGS}]}
     apply_flags(flags, trees, problems=problems)
-    # certificates hold names and addresses: for them no kubelet is asked for its version, no network is chosen
+    # certificates contain only names and addresses: they need neither the kubelet's version nor a pod network
     looks = "nothing" if problems else "identity" if only.partition("/")[0] == "certs" else "machine"
     config = build_init_config(host, trees, problems=problems, looks=looks, read_bundle_version=read_bundle_version)
     problems.raise_if_any()
@@ -79,8 +81,8 @@ def load_partial_config(
     flags: Mapping[str, Any],
     read_bundle_version: Optional[BundleReader] = None,
 ) -> types.NodeConfig:
-    """The configuration for a command that needs only some of it (images, certificates' folder, names): the
-    machine is asked for the version alone, and beside a file flags do not count, but are no error."""
+    """Load the configuration for a command that needs only part of it (images, the certificates folder, names). Only
+    the version is read from the machine. With a file, flags are ignored but are not an error."""
     problems = Problems.for_flags(flags)
     trees: Trees = {}
     if config_file is not None:
@@ -94,8 +96,8 @@ def load_partial_config(
 
 
 def _read_init(host: Host, config_file: Path, *, problems: Problems) -> Trees:
-    """The documents of a cluster's configuration. Raises UsageError (invalid-config) where they configure none: a file
-    that is empty by mistake is not one that wants the defaults."""
+    """The documents of a cluster's configuration. Raises UsageError (invalid-config) if there are none: a file that is
+    empty by mistake does not ask for the defaults."""
     trees = take_kinds(read_documents(host, config_file, problems=problems), INIT_KINDS, problems=problems)
     if not problems and not {_INIT, _CLUSTER} & set(trees):
         raise UsageError(
@@ -108,7 +110,7 @@ def _read_init(host: Host, config_file: Path, *, problems: Problems) -> Trees:
 
 
 def parse_duration(text: str, flag: str) -> int:
-    """Seconds of a flag's duration. Raises UsageError (invalid-duration)."""
+    """A flag's duration in seconds. Raises UsageError (invalid-duration)."""
     seconds = documents.parse_duration(text)
     if seconds is None:
         raise UsageError(
@@ -121,7 +123,7 @@ def parse_duration(text: str, flag: str) -> int:
 
 
 def read_documents(host: Host, path: Path, *, problems: Problems) -> list[Document]:
-    """The documents of a configuration file. Raises UsageError (config-not-readable) where there is none."""
+    """The documents of a configuration file. Raises UsageError (config-not-readable) if it cannot be read."""
     if str(path) == "-":
         raise _unreadable(
             "standard input", "kb reads its configuration from a file", remedy="write it to a file: --config FILE"
@@ -152,7 +154,7 @@ def _unreadable(name: str, cause: str, *, remedy: str) -> UsageError:
 
 
 def take_kinds(given: list[Document], kinds: Iterable[str], *, problems: Problems) -> Trees:
-    """The v1beta4 trees of the kinds that a command takes; the rest is ignored, with a warning."""
+    """The v1beta4 trees of the kinds that a command accepts; the rest is ignored with a warning."""
     wanted = [document for document in given if document.kind in kinds]
     for document in given:
         if document.kind not in kinds:
@@ -170,11 +172,10 @@ def build_init_config(
     looks: str,
     read_bundle_version: Optional[BundleReader] = None,
 ) -> types.NodeConfig:
-    """Trees -> NodeConfig with every default, validated into `problems`.
+    """Build a NodeConfig with every default from the trees; validation problems are added to `problems`.
 
-    looks: what the machine is asked for: "machine" (all that only it can tell), "identity" (what it is called and where it
-    is reached), "version" (that alone), "nothing".
-    What it is not asked for gets a plausible value."""
+    looks: what is read from the machine: "machine" (everything that only it knows), "identity" (its name and address),
+    "version" (only that), "nothing". Values that are not read are filled with plausible ones."""
     notes: list[str] = []
     chooser = Chooser(host, trees, problems=problems, notes=notes, looks=looks, read_bundle_version=read_bundle_version)
     kb = build(schema.KB, trees.get(_KB, {}))
@@ -214,9 +215,12 @@ def with_node_ip(
     notes: list[str],
     doubts: tuple[str, ...] = (choose.NO_DEFAULT_ROUTE, choose.SEVERAL_CARDS),
 ) -> types.NodeRegistration:
-    """The kubelet chooses by the default route: without one, or with several cards, it is told the advertised address, so
-    that the node registers, etcd listens and pods are routed at one and the same. doubts: those that count. In a dual-stack
-    cluster it is told an address of each family: by itself it registers with one. A cloud's provider chooses for itself."""
+    """Tell the kubelet its address where its own choice may be wrong.
+
+    The kubelet chooses by the default route. Without a default route, or with several interfaces, it is given the
+    advertised address, so that registration, etcd and pod routes use the same one. doubts: those that apply. In a
+    dual-stack cluster it is given an address of each family, because by itself it registers only one. A cloud provider
+    chooses for itself."""
     is_told = any(arg.name in ("node-ip", "cloud-provider") for arg in node.kubelet_extra_args)
     is_dual = len(cluster.service_cidrs()) > 1 or len(cluster.pod_cidrs()) > 1
     if host.mode == "root" or is_told:
@@ -228,7 +232,7 @@ def with_node_ip(
                 f"the cluster is dual-stack, and this machine has no usable address of the other family than {address}: "
                 "its pods reach those of other nodes in that family by a tunnel alone"
             )
-            return node  # one address, told to the kubelet, would make it single
+            return node  # a single --node-ip would make the node single-stack
         notes.append(f"dual-stack: the kubelet registers with {both[0]} and {both[1]} (--node-ip)")
         return replace(node, kubelet_extra_args=(*node.kubelet_extra_args, types.Arg("node-ip", ",".join(both))))
     doubt = choose.find_doubt_of_address(host, address)
@@ -239,7 +243,7 @@ def with_node_ip(
 
 
 class Chooser:
-    """Fills in what documents leave open. One per load; `kind` is the document that describes this node."""
+    """Fills in what the documents leave open. One per load; `kind` is the document that describes this node."""
 
     def __init__(
         self,
@@ -295,7 +299,7 @@ class Chooser:
     def local_api_endpoint(self) -> types.LocalAPIEndpoint:
         tree = dict(self.init.get("localAPIEndpoint") or {})
         given = choose.normalize_address(tree.get("advertiseAddress") or "")
-        # the API server wants an address of the family of its first service subnet
+        # the API server needs an address of the same family as its first service subnet
         networking = self.tree.get("networking") or {}
         subnets = networking.get("serviceSubnet") or networking.get("podSubnet") or ""
         prefer = 6 if ":" in (given or subnets.partition(",")[0]) else 4
@@ -337,7 +341,7 @@ class Chooser:
         return filled
 
     def _version_of_bundle(self, path: str) -> str:
-        """What the bundle was made for; "" without one. Raises HostError where it cannot be read."""
+        """The version that the bundle was made for; "" without a bundle. Raises HostError if it cannot be read."""
         if not path or not self.read_bundle_version or not self.looks_for_version or self.host.mode == "root":
             return ""
         version = self.read_bundle_version(self.host, Path(path).absolute())
@@ -384,7 +388,7 @@ def _fill_port(endpoint: str, bind_port: int) -> str:
 
 
 def _choose_etcd(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """local unless external is given; both at once is for validate to complain about."""
+    """local unless external is given; if both are given, validate reports it."""
     built = build(schema.ETCD, {name: value for name, value in tree.items() if value is not None})
     if "external" in built:
         return {"external_etcd": built["external"], "local_etcd": None}
@@ -393,7 +397,7 @@ def _choose_etcd(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fill_envs(component: Any) -> Any:
-    """fieldRef.apiVersion is v1 where an EnvVar does not say, as in any pod."""
+    """Set fieldRef.apiVersion to v1 in EnvVars without one, as in any pod."""
     envs = []
     for env in component.extra_envs:
         source = env.get("valueFrom")
@@ -407,7 +411,7 @@ def _fill_envs(component: Any) -> Any:
 def _align_addons(
     skip_phases: tuple[str, ...], cluster: types.ClusterConfiguration
 ) -> tuple[tuple[str, ...], types.ClusterConfiguration]:
-    """An addon that is skipped is stored as disabled, and one that is disabled is skipped."""
+    """Store a skipped addon as disabled, and skip a disabled one."""
     names = set(skip_phases)
     dns_off = cluster.dns.disabled or bool({"addon", "addon/coredns"} & names)
     proxy_off = cluster.proxy.disabled or bool({"addon", "addon/kube-proxy"} & names)
@@ -421,7 +425,7 @@ def _align_addons(
 
 
 def _fill_tokens(trees: Optional[list[dict[str, Any]]]) -> tuple[types.BootstrapToken, ...]:
-    """The tokens as given; one with all defaults where none is given. What has no token gets one."""
+    """The given tokens, or one with all defaults if none is given. A token value is generated where it is missing."""
     tokens = []
     for tree in trees or [{}]:
         is_generated = not tree.get("token")

@@ -1,4 +1,5 @@
-"""File and flags in, one JoinConfiguration out; and the whole of what a joining node knows, once the cluster is found.
+"""Turns file and flags into one JoinConfiguration and, once the cluster is found, into the full NodeConfig of a joining
+node.
 
 Source: cmd/kubeadm/app/util/config/joinconfiguration.go, cmd/kubeadm/app/cmd/join.go (newJoinData),
 cmd/kubeadm/app/util/config/cluster.go (FetchInitConfigurationFromCluster)
@@ -38,7 +39,7 @@ _JOIN_COMMAND = "take the join command that a control plane prints: kb token cre
 
 @frozen
 class JoinWishes:
-    """What the operator said, with every default that needs no cluster."""
+    """The operator's settings, with every default that does not need the cluster."""
 
     join: types.JoinConfiguration
     kb: types.KbConfiguration = field(default_factory=types.KbConfiguration)
@@ -49,10 +50,10 @@ class JoinWishes:
 def load_join_config(
     host: Host, *, config_file: Optional[Path], flags: Mapping[str, Any], endpoint: str = "", is_member: bool = False
 ) -> JoinWishes:
-    """The configuration of a join, complete and checked.
+    """Load the complete and checked configuration of a join.
 
-    endpoint: the API server's `host:port` as a word of the command line. is_member: the node has joined, and needs
-    neither endpoint nor token to go on. Raises UsageError: no-endpoint, mixed-flags, config-not-readable,
+    endpoint: the API server's `host:port` from the command line. is_member: the node has already joined, and can
+    continue without endpoint and token. Raises UsageError: no-endpoint, mixed-flags, config-not-readable,
     invalid-config, bad-ca-cert-hash.
     """
     problems = Problems.for_flags(flags)
@@ -81,8 +82,9 @@ def load_join_config(
 
 
 def _read_join(host: Host, config_file: Path, *, flags: Mapping[str, Any], problems: Problems) -> Trees:
-    """The documents of a file, with what flags may say beside it."""
-    # of an adopted node the file is kb's: --control-plane beside it says again what the node is, and is judged as that
+    """The documents of a file, with the flags that may be combined with it."""
+    # an adopted node's file was written by kb: --control-plane only repeats what the node is, and is checked against
+    # that
     is_adopted = config_file == Paths().adopted("join")
     check_mixing(
         config_file,
@@ -102,7 +104,7 @@ def _read_join(host: Host, config_file: Path, *, flags: Mapping[str, Any], probl
 
 
 def _say_join(spread: Mapping[str, Any], given: Mapping[str, Any], *, problems: Problems) -> Trees:
-    """The documents that the flags alone say. spread: those in the place of the given ones (_spread_flags)."""
+    """The documents that the flags alone describe. spread: the flags as expanded by _spread_flags."""
     trees: Trees = {}
     apply_flags(spread, trees, problems=problems, fields=JOIN_FIELDS)
     for name in _TOKEN_FLAGS:
@@ -112,11 +114,11 @@ def _say_join(spread: Mapping[str, Any], given: Mapping[str, Any], *, problems: 
 
 
 _TOKEN_FLAGS = ("discovery-token", "tls-bootstrap-token")
-"""What --token stands for."""
+"""The flags that --token stands for."""
 
 
 def _spread_flags(flags: Mapping[str, Any], endpoint: str, *, is_member: bool, problems: Problems) -> dict[str, Any]:
-    """The flags as fields: --token stands for two of them, and what is a control plane's alone goes for a worker."""
+    """Expand the flags to fields: --token sets two of them, and a worker ignores the control plane's flags."""
     spread = dict(flags)
     token = spread.pop("token", None)
     if endpoint:
@@ -161,7 +163,7 @@ def _fill_tls_token(join: types.JoinConfiguration) -> types.JoinConfiguration:
 
 @frozen
 class ClusterDocuments:
-    """What a node reads of its cluster before it joins."""
+    """What a node reads from its cluster before it joins."""
 
     cluster_text: str
     """ClusterConfiguration, as YAML."""
@@ -170,24 +172,24 @@ class ClusterDocuments:
     pod_network: types.PodNetwork
     load_balancer: types.LoadBalancer = types.KbConfiguration.load_balancer
     api_servers: tuple[str, ...] = ()
-    """`host:port`, where the cluster's nodes have a load balancer; the one that answered is among them."""
+    """`host:port` of the API servers if the nodes run a load balancer; includes the one that answered."""
     reached_server: str = ""
-    """The server that was asked, where the cluster's own name for it leads somewhere only on nodes that have joined."""
+    """The server that was queried, if the cluster's own name for it resolves only on nodes that have joined."""
 
 
 def build_join_config(
     host: Host, wishes: JoinWishes, *, stored: ClusterDocuments, server: str, ca_pem: str
 ) -> types.NodeConfig:
-    """What the phases read: the node's own wishes, and the documents that the cluster stores.
+    """What the phases read: the node's own settings and the documents stored in the cluster.
 
-    Raises ClusterError (stored-config-invalid) where a document cannot be understood.
+    Raises ClusterError (stored-config-invalid) if a document cannot be parsed.
     """
     notes, warnings = list(wishes.notes), list(wishes.warnings)
     cluster = parse_stored_cluster(host, stored.cluster_text, warnings=warnings)
     endpoint = find_own_endpoint(host, cluster, wanted=wishes.join.control_plane, notes=notes)
     node = wishes.join.node
     if not wishes.kb.only_kubeadm:
-        only = (choose.NO_DEFAULT_ROUTE,)  # a worker with several cards knows no better than its default route
+        only = (choose.NO_DEFAULT_ROUTE,)  # a worker with several interfaces has nothing better than its default route
         node = with_node_ip(host, node, address=endpoint.advertise_address, cluster=cluster, notes=notes, doubts=only)
     return types.NodeConfig(
         cluster=cluster,
@@ -215,8 +217,8 @@ def build_join_config(
 
 
 def parse_stored_cluster(host: Host, text: str, *, warnings: list[str]) -> types.ClusterConfiguration:
-    """The ClusterConfiguration of ConfigMap kubeadm-config. A field that kb does not know was written by a newer
-    tool and is no concern of a joining worker: a warning."""
+    """The ClusterConfiguration of ConfigMap kubeadm-config. A field that kb does not know was written by a newer tool
+    and does not matter to a joining worker: it is only a warning."""
     problems = Problems(is_lenient=True)
     trees = convert_documents(parse_documents(text, _STORED, problems=problems), Problems())
     if _CLUSTER not in trees or not trees[_CLUSTER].get("kubernetesVersion"):
@@ -244,7 +246,8 @@ def _parse_stored_kubelet(text: str) -> types.FrozenDict:
 
 
 def _without_foreign_resolver(host: Host, document: types.FrozenDict, *, notes: list[str]) -> types.FrozenDict:
-    """systemd-resolved's file is stored where the first node had one; a node without it would start no pod."""
+    """Drop systemd-resolved's resolver file, which is stored if the first node has one; a node without it could start
+    no pods."""
     path = document.get("resolvConf")
     if path != RESOLVED_CONF or host.exists(Path(path)):
         return document
@@ -264,9 +267,9 @@ def _stored_invalid(name: str, cause: str) -> ClusterError:
 def find_own_endpoint(
     host: Host, cluster: types.ClusterConfiguration, *, wanted: Optional[types.JoinControlPlane], notes: list[str]
 ) -> types.LocalAPIEndpoint:
-    """Where this node's API server listens. A worker serves none: only checks and hints speak of its address.
+    """Where this node's API server listens. A worker has none; its address is used only in checks and hints.
 
-    Raises HostError (no-advertise-address) for a control plane whose address cannot be told.
+    Raises HostError (no-advertise-address) for a control plane whose address cannot be determined.
     """
     prefer = 6 if ":" in cluster.service_cidrs()[0] else 4
     given = wanted.local_api_endpoint if wanted and wanted.local_api_endpoint else types.LocalAPIEndpoint("")

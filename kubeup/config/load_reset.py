@@ -1,4 +1,4 @@
-"""File and flags in, one ResetConfiguration out.
+"""Turns file and flags into one ResetConfiguration.
 
 Source: cmd/kubeadm/app/util/config/resetconfiguration.go, cmd/kubeadm/app/cmd/reset.go (newResetData)
 """
@@ -22,9 +22,9 @@ _RESET = "ResetConfiguration"
 
 
 def load_reset_config(host: Host, *, config_file: Optional[Path], flags: Mapping[str, Any]) -> types.ResetConfiguration:
-    """What a reset shall do, complete and checked; flags count more than the file. Raises UsageError: mixed-flags,
+    """The complete and checked configuration of a reset; flags override the file. Raises UsageError: mixed-flags,
     config-not-readable, invalid-config."""
-    problems = Problems(is_lenient=True, is_kubeadm=True)  # kubeadm's alone: kb's own reset reads no file
+    problems = Problems(is_lenient=True, is_kubeadm=True)  # only for kubeadm's reset: kb's own reads no file
     trees: Trees = {}
     if config_file is not None:
         check_mixing(config_file, flags, fields=RESET_FIELDS)

@@ -1,4 +1,4 @@
-"""The hash by which a user names a cluster's authority (kubeadm's --discovery-token-ca-cert-hash)."""
+"""The hash with which a user pins a cluster's CA (kubeadm's --discovery-token-ca-cert-hash)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from kubeup.errors import UsageError
 
 
 def parse_ca_cert_hash(text: str) -> str:
-    """A pin as a user gave it, in lower case. Raises UsageError (bad-ca-cert-hash)."""
+    """A user's pin in lower case. Raises UsageError (bad-ca-cert-hash)."""
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", text.lower()):
         raise UsageError(
             f"CA certificate hash {text!r}",

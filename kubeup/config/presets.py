@@ -1,4 +1,4 @@
-"""Where images and packages come from behind a firewall: the rows of configs/presets.yaml."""
+"""Sources of images and packages behind a firewall: the rows of configs/presets.yaml."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def list_presets() -> tuple[str, ...]:
 
 
 def find_preset(name: str) -> Preset:
-    """A preset by its name; "" is the one that changes nothing. Raises UsageError (unknown-preset)."""
+    """The preset of this name; "" is the one that changes nothing. Raises UsageError (unknown-preset)."""
     if not name:
         return Preset("")
     rows = load_yaml(read_resource("presets.yaml"))

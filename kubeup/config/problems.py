@@ -1,7 +1,7 @@
-"""Collects everything that is wrong with a configuration, so that a person hears of it at once.
+"""Collects all problems of a configuration, so that the user sees them at once.
 
-A place is `Kind:path` (`ClusterConfiguration:networking.serviceSubnet`); `origins` knows where each place was
-given: a line of a file, or a flag. Decides nothing about what is right.
+A place is `Kind:path` (`ClusterConfiguration:networking.serviceSubnet`); `origins` maps each place to where it was
+given: a line of a file, or a flag. Does not decide what is right.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from kubeup.errors import UsageError
 from kubeup.frozen_values import frozen
 
 ALLOW_UNKNOWN = "allow-unknown-fields"
-"""The flag with which kb's own name takes what kubeadm only warns of."""
+"""The flag that makes kb, under its own name, accept what kubeadm only warns about."""
 _SHOWN_MAX = 100
-"""Problems beyond this many are counted, not shown."""
+"""Problems beyond this number are counted, not shown."""
 
 
 @frozen
@@ -32,7 +32,7 @@ class Problem:
     message: str
     remedy: str
     is_unknown: bool = False
-    """A field or a document that kb does not know, or a doubled one: nothing of what it does know is wrong."""
+    """An unknown or duplicate field, or an unknown document; everything that kb knows is right."""
 
     @property
     def text(self) -> str:
@@ -43,16 +43,17 @@ class Problem:
 
 
 class Problems:
-    """What is wrong, what deserves a warning, and where each field was given."""
+    """Problems, warnings, and where each field was given."""
 
     def __init__(self, *, is_lenient: bool = False, is_kubeadm: bool = False) -> None:
         self.is_lenient = is_lenient
-        """As kubeadm reads at run time: unknown and doubled fields, and documents of another group, are warnings
-        (cmd/kubeadm/app/util/config/strict, documentMapToInitConfiguration). Its config validate and migrate are strict."""
+        """As kubeadm reads at run time: unknown and duplicate fields, and documents of another group, are warnings
+        (cmd/kubeadm/app/util/config/strict, documentMapToInitConfiguration). Its config validate and migrate are
+        strict."""
         self.is_kubeadm = is_kubeadm
-        """Under its name: what it does not look at is no error."""
+        """Under kubeadm's name: what kubeadm does not check is no error."""
         self.is_strict = is_kubeadm and not is_lenient
-        """An unknown field of a component configuration is an error: its config validate and migrate."""
+        """Unknown fields of component configurations are errors, as in kubeadm's config validate and migrate."""
         self.items: list[Problem] = []
         self.warnings: list[str] = []
         self.origins: dict[str, tuple[str, int]] = {}
@@ -60,7 +61,8 @@ class Problems:
 
     @classmethod
     def for_flags(cls, flags: Mapping[str, Any]) -> Problems:
-        """As strict as the command is: kubeadm's name is lenient at run time, kb's own where it is told to be."""
+        """Problems as strict as the command: lenient at run time under kubeadm's name, and under kb's own if told to
+        be."""
         is_kubeadm = bool(flags.get("only-kubeadm"))
         return cls(is_lenient=is_kubeadm or bool(flags.get(ALLOW_UNKNOWN)), is_kubeadm=is_kubeadm)
 
@@ -71,11 +73,11 @@ class Problems:
         self.items.append(problem)
 
     def mark(self, place: str) -> None:
-        """Something was said about this place: what follows from it is not said again."""
+        """A problem was reported for this place: do not report what follows from it."""
         self._places.add(place)
 
     def fail(self, kind: str, path: str, *, message: str, remedy: str) -> None:
-        """A field is wrong. Said once per place: a field whose type is wrong is not complained about again."""
+        """Report a wrong field, once per place: a field whose type is wrong is not reported again."""
         place = f"{kind}:{path}"
         if any(outer in self._places for outer in _outward(place)):
             return
@@ -98,19 +100,19 @@ class Problems:
         return "", 0
 
     def move_origin(self, kind: str, old: str, *, new: str) -> None:
-        """What was given at `old` is now at `new` (a conversion)."""
+        """Record that what was given at `old` is now at `new`, after a conversion."""
         if f"{kind}:{old}" in self.origins:
             self.origins[f"{kind}:{new}"] = self.origins.pop(f"{kind}:{old}")
 
     def is_given(self, kind: str, path: str) -> bool:
-        """Whether a file or a flag says this very field."""
+        """Whether a file or a flag sets exactly this field."""
         return f"{kind}:{path}" in self.origins
 
     def raise_if_any(self) -> None:
         """Raise UsageError (invalid-config) with every problem in `details`, in the order of the file."""
         if not self.items:
             return
-        # one flag may stand for several fields
+        # one flag may set several fields
         ordered = sorted(dict.fromkeys(self.items), key=lambda problem: (problem.file, problem.line))
         details = [problem.text for problem in ordered[:_SHOWN_MAX]]
         if len(ordered) > _SHOWN_MAX:
@@ -129,7 +131,7 @@ class Problems:
 
 
 def _outward(place: str) -> list[str]:
-    """The place itself, then the ones around it: `K:a.b[1].c`, `K:a.b[1]`, `K:a.b`, `K:a`, `K:`."""
+    """The place itself, then its parents: `K:a.b[1].c`, `K:a.b[1]`, `K:a.b`, `K:a`, `K:`."""
     found = [place]
     while not place.endswith(":"):
         shorter = re.sub(r"(\.[^.\[\]:]*|\[\d+\]|(?<=:)[^.\[\]:]*)$", "", place)
@@ -150,6 +152,6 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def shorten(text: str, limit: int = 60) -> str:
-    """A text of the user's for a message: in one line, and not endless."""
+    """A user's text for a message: on one line, and limited in length."""
     plain = "".join(char if char.isprintable() else "?" for char in text[: limit + 1])
     return plain if len(plain) <= limit else plain[:limit] + "..."

@@ -1,8 +1,8 @@
-"""Values back to documents: what is stored in the cluster, and what config print and config migrate show.
+"""Turns values back into documents, for storing in the cluster and for config print and config migrate.
 
-The inverse of documents.build, along the same tables; always v1beta4. What is empty is left out where kubeadm
-leaves it out. Secrets come out in clear text: that is what these documents are for.
-Source: cmd/kubeadm/app/phases/uploadconfig/uploadconfig.go, cmd/kubeadm/app/util/config/common.go
+The inverse of documents.build, with the same tables; always v1beta4. Empty values are left out where kubeadm leaves
+them out. Secrets are written in clear text: that is the purpose of these documents. Source:
+cmd/kubeadm/app/phases/uploadconfig/uploadconfig.go, cmd/kubeadm/app/util/config/common.go
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kubeup.yaml_files import format_duration
 Object = dict[str, Any]
 
 _ALWAYS_SHOWN = ("apiServer", "controllerManager", "dns", "etcd", "networking", "proxy", "scheduler")
-"""Structs of ClusterConfiguration that stand there even when they are empty: {}."""
+"""Structs of ClusterConfiguration that are written even when empty: {}."""
 
 
 def render_cluster_configuration(cluster: types.ClusterConfiguration, release: Release) -> Object:
@@ -38,7 +38,7 @@ def render_cluster_configuration(cluster: types.ClusterConfiguration, release: R
 
 
 def render_init_configuration(config: types.NodeConfig) -> Object:
-    """InitConfiguration with every default; a token that kb made up is in it."""
+    """The InitConfiguration with every default, including a token that kb generated."""
     body = _render_struct(schema.INIT, config)
     body["bootstrapTokens"] = [_render_token(token) for token in config.bootstrap_tokens]
     body["nodeRegistration"].setdefault("taints", None if config.node.taints is None else [])
@@ -81,7 +81,7 @@ def _render_token(token: types.BootstrapToken) -> Object:
 
 
 def _render_struct(struct: schema.Struct, value: Any) -> Object:
-    """The fields of `value` under their document names; what is empty or plainly off is left out."""
+    """The fields of `value` under their document names, without empty values and booleans at their default of False."""
     found: Object = {}
     off = {f.name for f in dataclasses.fields(value) if f.default is False}
     for name, item in struct.fields.items():

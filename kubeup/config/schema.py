@@ -1,9 +1,8 @@
 """The documents that kb reads, as tables: field name -> type, per kind and version.
 
-A default lives where the value lives: in the dataclass that a Struct makes (kubeup/config/types.py). A field's
-attribute there is its name in snake case, with `_s` for a duration, unless `renames` says otherwise. To teach kb
-a field: one row here, one attribute there.
-Source: cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go, v1beta3/types.go, bootstraptoken/v1/types.go;
+A default lives with the value: in the dataclass that a Struct makes (kubeup/config/types.py). There a field's attribute
+is its name in snake case, with `_s` for a duration, unless `renames` says otherwise. To add a field: one row here, one
+attribute there. Source: cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go, v1beta3/types.go, bootstraptoken/v1/types.go;
 corev1.EnvVar of k8s.io/api; configs/component-types/ for KubeletConfiguration and KubeProxyConfiguration.
 """
 
@@ -22,7 +21,7 @@ from kubeup.yaml_files import load_yaml, read_resource
 
 @frozen
 class Scalar:
-    """One value. `wants` is how a message names it; bounds: of a whole number, both included."""
+    """One value. `wants` describes it in messages; bounds: the inclusive range of a whole number."""
 
     wants: str
     is_secret: bool = False
@@ -45,7 +44,7 @@ TIME = Scalar("a time such as 2030-01-31T12:00:00Z")
 
 @frozen
 class Anything:
-    """Passes through unread."""
+    """Passed through without checks."""
 
 
 @frozen
@@ -66,14 +65,14 @@ class Struct:
     make: Optional[Callable[..., Any]] = None
     renames: Mapping[str, str] = field(default_factory=dict)
     since: Mapping[str, int] = field(default_factory=dict)
-    """The minor of Kubernetes that has a field first, of those that not all of kb's minors have."""
+    """For fields that not all of kb's minors have: the first Kubernetes minor that has it."""
 
 
 Type = Union[Scalar, Anything, ListOf, MapOf, Struct]
 
 TEXTS = ListOf(TEXT)
 
-# ---- makers: where a document's shape is not the value's shape
+# ---- makers: for documents whose shape differs from the value's shape
 
 
 def _arg(name: str = "", value: str = "") -> types.Arg:
@@ -89,7 +88,7 @@ def _taint(key: str = "", effect: str = "", **rest: Any) -> types.Taint:
 
 
 def _bootstrap_token(ttl_s: Optional[int] = None, expires: Optional[str] = None, **rest: Any) -> types.BootstrapToken:
-    """ttl 0 means for ever, a token that has its end in `expires` has no ttl, and groups are for logging in."""
+    """A ttl of 0 means no expiry, a token with `expires` has no ttl, and groups are only for authentication."""
     if ttl_s is None:
         ttl_s = None if expires else types.BootstrapToken.ttl_s
     if "authentication" not in rest.get("usages", types.BootstrapToken.usages):
@@ -315,7 +314,7 @@ UPGRADE = Struct(
     types.UpgradeConfiguration,
 )
 
-# ---- kubeadm.k8s.io/v1beta3: what differs from v1beta4 (kubeup/config/convert.py turns it into v1beta4)
+# ---- kubeadm.k8s.io/v1beta3: the differences from v1beta4 (kubeup/config/convert.py converts it to v1beta4)
 
 
 def _but(struct: Struct, without: tuple[str, ...] = (), **other: Type) -> Struct:
@@ -376,7 +375,7 @@ KB = Struct(
     types.KbConfiguration,
 )
 
-# ---- component configs: configs/component-types/*.yaml, read at the first use, since most calls see none of them
+# ---- component configs: configs/component-types/*.yaml, read at first use, since most calls need none of them
 
 _WORDS: dict[str, Scalar] = {
     "text": TEXT,
@@ -395,7 +394,7 @@ _SINCE = re.compile(r" since 1\.(\d+)$")
 
 @functools.cache
 def _component_structs(file: str) -> Mapping[str, Struct]:
-    """The structs of a file below configs/component-types/, by their names."""
+    """The structs of a file in configs/component-types/, by name."""
     rows: Mapping[str, Mapping[str, str]] = load_yaml(read_resource(f"component-types/{file}.yaml"))
     structs = {name: Struct({}, since={}) for name in rows}
 
@@ -443,7 +442,7 @@ KUBE_PROXY = Struct(_ComponentFields("kube-proxy-v1alpha1", "KubeProxyConfigurat
 
 
 def find_newer_fields(kind: str, tree: Mapping[str, Any], *, minor: int) -> list[tuple[str, int]]:
-    """(path, minor that has it first) of each field of a component configuration that Kubernetes 1.`minor` lacks."""
+    """(path, first minor that has it) of each field of a component configuration that Kubernetes 1.`minor` lacks."""
     fields = {"KubeletConfiguration": KUBELET, "KubeProxyConfiguration": KUBE_PROXY}[kind].fields
     assert isinstance(fields, _ComponentFields)
     return list(_newer_fields(fields.struct, tree, minor=minor, path=""))
@@ -482,4 +481,4 @@ SCHEMAS: dict[tuple[str, str], Struct] = {
 COMPONENT_GROUPS = {"KubeletConfiguration": KUBELET_V1BETA1, "KubeProxyConfiguration": KUBE_PROXY_V1ALPHA1}
 
 LAST_READER = {"v1alpha1": "v1.11", "v1alpha2": "v1.12", "v1alpha3": "v1.14", "v1beta1": "v1.15", "v1beta2": "v1.22"}
-"""API versions that are gone -> the kubeadm whose `config migrate` still reads them."""
+"""Removed API versions -> the last kubeadm whose `config migrate` reads them."""

@@ -17,7 +17,7 @@ _TOKEN_ID = re.compile(r"[a-z0-9]{6}")
 
 
 def generate_token() -> Secret:
-    """A new token, `id.secret`: 6 and 16 of the letters a to z and digits."""
+    """A new token, `id.secret`: 6 and 16 characters from a to z and 0 to 9."""
     letters = "".join(secrets.choice(_ALPHABET) for _ in range(22))
     return Secret(f"{letters[:6]}.{letters[6:]}")
 

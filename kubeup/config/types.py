@@ -1,7 +1,7 @@
 """The configuration as frozen values: kubeadm's v1beta4 documents with every default filled in.
 
-Field names are the documents' names in snake case; durations are whole seconds (`_s`); lists are tuples; what is
-absent in a document and has no default is None or empty. Other API versions are converted before they get here.
+Field names are the documents' names in snake case; durations are whole seconds (`_s`); lists are tuples. A field that
+is absent from a document and has no default is None or empty. Other API versions are converted before they get here.
 Source: cmd/kubeadm/app/apis/kubeadm/v1beta4/types.go
 """
 
@@ -18,7 +18,7 @@ from kubeup.secret import Secret
 _NO_SECRET = Secret("")
 
 FrozenDict = Mapping[str, Any]
-"""A parsed YAML mapping that passes through kb unread (a KubeletConfiguration, an EnvVar). Nobody changes it."""
+"""A parsed YAML mapping that kb passes through (a KubeletConfiguration, an EnvVar). Never modified."""
 
 
 @frozen
@@ -59,7 +59,7 @@ class BootstrapToken:
     usages: tuple[str, ...] = ("signing", "authentication")
     groups: tuple[str, ...] = ("system:bootstrappers:kubeadm:default-node-token",)
     is_generated: bool = False
-    """The token was made up by kb: two runs differ in it and are the same all the same."""
+    """Whether kb generated the token; generated tokens do not count as a difference between two runs."""
 
     @property
     def token_id(self) -> str:
@@ -68,7 +68,7 @@ class BootstrapToken:
 
 @frozen
 class NodeRegistration:
-    """nodeRegistration of init and join. taints None: the default of the workflow; (): no taint."""
+    """nodeRegistration of init and join. taints None: the workflow's default; (): no taints."""
 
     name: str
     cri_socket: str = "unix:///var/run/containerd/containerd.sock"
@@ -82,13 +82,13 @@ class NodeRegistration:
 @frozen
 class LocalAPIEndpoint:
     advertise_address: str = ""
-    """"" in a document means: choose one."""
+    """"" in a document means that kb chooses one."""
     bind_port: int = 6443
 
 
 @frozen
 class Timeouts:
-    """Seconds. Never stored in the cluster."""
+    """Timeouts in seconds. Never stored in the cluster."""
 
     control_plane_component_health_check_s: int = 240
     kubelet_health_check_s: int = 240
@@ -110,14 +110,14 @@ class Networking:
 
 @frozen
 class Component:
-    """controllerManager, scheduler; and what they share with apiServer."""
+    """controllerManager, scheduler, and the fields that apiServer has in common with them."""
 
     extra_args: tuple[Arg, ...] = ()
     extra_volumes: tuple[Volume, ...] = ()
     extra_envs: tuple[FrozenDict, ...] = ()
 
     def last_arg(self, name: str) -> Optional[str]:
-        """The value of the last extra argument `name`: the one that counts."""
+        """The value of the last extra argument `name`: the effective one."""
         values = [arg.value for arg in self.extra_args if arg.name == name]
         return values[-1] if values else None
 
@@ -129,7 +129,7 @@ class APIServer(Component):
 
 @frozen
 class LocalEtcd(Component):
-    """etcd.local; extra_volumes stays empty, as kubeadm has none for etcd."""
+    """etcd.local; extra_volumes stays empty, because kubeadm has none for etcd."""
 
     data_dir: str = "/var/lib/etcd"
     image_repository: str = ""
@@ -161,10 +161,10 @@ class Proxy:
 
 @frozen
 class ClusterConfiguration:
-    """What all nodes share; it is stored in the ConfigMap kubeadm-config.
+    """What all nodes share; stored in the ConfigMap kubeadm-config.
 
-    kubernetes_version is resolved (`v1.35.6`); control_plane_endpoint is "" or `host:port`; exactly one of
-    local_etcd and external_etcd is set.
+    kubernetes_version is resolved (`v1.35.6`); control_plane_endpoint is "" or `host:port`; exactly one of local_etcd
+    and external_etcd is set.
     """
 
     kubernetes_version: str
@@ -189,7 +189,7 @@ class ClusterConfiguration:
         return tuple(self.networking.service_subnet.split(","))
 
     def service_address(self, index: int) -> str:
-        """The address of that index in the first service CIDR: 1 is the API's, 10 the DNS'."""
+        """The address with this index in the first service CIDR: 1 is the API's, 10 the DNS service's."""
         return str(ipaddress.ip_network(self.service_cidrs()[0], strict=False)[index])
 
     def pod_cidrs(self) -> tuple[str, ...]:
@@ -203,24 +203,24 @@ class PodNetwork:
     plugin: str = "bridge"
     manifest: str = ""
     backend: str = "auto"
-    """bridge: auto (a route where nodes share a layer 2, else VXLAN) | route | vxlan"""
+    """For bridge: auto (a route where nodes share a layer 2 network, else VXLAN) | route | vxlan"""
     mtu: int = 0
-    """bridge: 0 takes the MTU of the interface that carries the node's address."""
+    """For bridge: 0 takes the MTU of the interface that holds the node's address."""
     image_repository: str = ""
-    """manifest: what takes the registry's place in the names of its images (`quay.io/a/b:1` -> `REPOSITORY/a/b:1`); "" keeps
+    """For manifest: replaces the registry in the names of its images (`quay.io/a/b:1` -> `REPOSITORY/a/b:1`); "" keeps
     the names, and containerd asks the mirror for them."""
 
 
 @frozen
 class LoadBalancer:
     """KbConfiguration's loadBalancer. mode: none (controlPlaneEndpoint is the operator's own) | local (haproxy on every
-    node, which controlPlaneEndpoint's name leads to)."""
+    node; the name in controlPlaneEndpoint resolves to it)."""
 
     mode: str = "none"
     image: str = ""
-    """"" takes kb's default, from the mirror where one is set."""
+    """"" takes kb's default, from the mirror if one is set."""
     health_port: int = 10281
-    """On the loopback of every node: where haproxy is asked whether it lives. Its other port is controlPlaneEndpoint's."""
+    """haproxy's health check port on every node's loopback. Its other port is controlPlaneEndpoint's."""
 
     @property
     def is_local(self) -> bool:
@@ -232,7 +232,7 @@ class Runtime:
     """KbConfiguration's runtime."""
 
     fix: bool = False
-    """Whether init may mend containerd's configuration (with a backup) and restart it."""
+    """Whether init may fix containerd's configuration (with a backup) and restart it."""
 
 
 @frozen
@@ -242,37 +242,37 @@ class Mirror:
     endpoint: str = ""
     """`https://10.0.0.11:5000`"""
     ca_hash: str = ""
-    """The pin of the authority that signed its certificate, sha256:<hex>; "" for the cluster's or a known one."""
+    """The pin of the CA that signed its certificate, sha256:<hex>; "" for the cluster's CA or a known one."""
 
 
 @frozen
 class Packages:
-    """KbConfiguration's packages: where the node's programs come from."""
+    """KbConfiguration's packages: the source of the node's programs."""
 
     source: str = "auto"
-    """auto (the bundle or mirror that was given; else what is there) | bundle | mirror | download | apt | dnf | none"""
+    """auto (the given bundle or mirror; else what is installed) | bundle | mirror | download | apt | dnf | none"""
     preset: str = ""
     """A row of configs/presets.yaml."""
 
 
 @frozen
 class KbConfiguration:
-    """kb/v1alpha1: kb's own wishes, everything that kubeadm has no word for."""
+    """kb/v1alpha1: kb's own settings, for everything that kubeadm has no field for."""
 
     pod_network: PodNetwork = PodNetwork()
     bundle: str = ""
-    """A bundle's path on this node: all programs and images come from it, and the other nodes get them from here."""
+    """A bundle's path on this node. All programs and images come from it, and this node serves it to the others."""
     verify_key: str = ""
-    """The public key (a path) that must have signed the bundle."""
+    """Path of the public key that must have signed the bundle."""
     mirror: Mirror = Mirror()
     packages: Packages = Packages()
     air_gapped: bool = False
-    """Whether every connection that leads neither to the cluster nor to the mirror is refused."""
+    """Whether to refuse every connection that leads neither to the cluster nor to the mirror."""
     soak_s: int = 10
-    """How long verify watches the static pods before it says ready; 0 skips the soak."""
+    """How long verify watches the static pods before it reports ready; 0 skips the soak."""
     runtime: Runtime = Runtime()
     only_kubeadm: bool = False
-    """Do no more than kubeadm: write no unit, leave the start at boot and --node-ip alone, take no file for one's own."""
+    """Do no more than kubeadm: write no unit, leave start at boot and --node-ip alone, treat no file as kb's own."""
     load_balancer: LoadBalancer = LoadBalancer()
 
 
@@ -297,7 +297,7 @@ class Discovery:
 
 @frozen
 class JoinControlPlane:
-    """controlPlane of join: its presence alone makes the node a control plane."""
+    """controlPlane of join: its mere presence makes the node a control plane."""
 
     local_api_endpoint: Optional[LocalAPIEndpoint] = None
     certificate_key: Secret = _NO_SECRET
@@ -305,7 +305,7 @@ class JoinControlPlane:
 
 @frozen
 class JoinConfiguration:
-    """JoinConfiguration with its static defaults; what only a machine can tell (name, socket) is in `node`."""
+    """JoinConfiguration with its static defaults; values that only a machine knows (name, socket) are in `node`."""
 
     node: NodeRegistration
     discovery: Discovery = Discovery()
@@ -319,31 +319,31 @@ class JoinConfiguration:
 
 @frozen
 class Join:
-    """What a node that joins knows beside what every node knows: of its own document, and of the cluster as discovery
-    found it."""
+    """What a joining node knows in addition to other nodes: from its own document, and from the discovered cluster."""
 
     server: str = ""
-    """The API server that this node's kubelet talks to: the cluster's word, not the command line's."""
+    """The API server that this node's kubelet talks to, as the cluster names it, not the command line."""
     ca_pem: str = ""
     ca_cert_path: str = JoinConfiguration.ca_cert_path
     """Where a worker keeps the cluster's CA."""
     control_plane: Optional[JoinControlPlane] = None
     """None: it becomes a worker."""
     bootstrap_kubeconfig: Secret = _NO_SECRET
-    """The text of bootstrap-kubelet.conf; "" where the node is a member already and kubelet.conf speaks for it."""
+    """The text of bootstrap-kubelet.conf; "" if the node is already a member and authenticates with kubelet.conf."""
     clock_skew_s: float = 0.0
-    """By how much the API server's clock is ahead of this node's."""
+    """How far the API server's clock is ahead of this node's."""
     api_servers: tuple[str, ...] = ()
-    """`host:port` of every API server, as far as discovery found them: what a local load balancer starts with."""
+    """`host:port` of every API server that discovery found: the initial list of a local load balancer."""
     reached_server: str = ""
-    """The address by which kb itself reaches the cluster while `server` is a name that only a running load balancer
-    makes good; "" where `server` will do."""
+    """The address at which kb itself reaches the cluster while `server` is a name that resolves only with a running
+    load balancer; "" if `server` will do."""
 
 
 @frozen
 class NodeConfig:
-    """All that a node is to be: what was told by file, flags and environment, with every default filled in, and on a node
-    that joins what the cluster stores (cluster, kubelet, kb.pod_network): the phases of both read the same names."""
+    """Everything that a node should be: what file, flags and environment say, with every default filled in, and on a
+    joining node what the cluster stores (cluster, kubelet, kb.pod_network). The phases of init and join read the same
+    names."""
 
     cluster: ClusterConfiguration
     node: NodeRegistration
@@ -355,21 +355,21 @@ class NodeConfig:
     patches_directory: str = ""
     timeouts: Timeouts = Timeouts()
     kubelet: FrozenDict = field(default_factory=dict)
-    """The user's KubeletConfiguration as given (camelCase); {} when none was. kb's defaults are not in it."""
+    """The user's KubeletConfiguration as given (camelCase); {} if none was given. Does not contain kb's defaults."""
     kube_proxy: FrozenDict = field(default_factory=dict)
     """The user's KubeProxyConfiguration, likewise."""
     kb: KbConfiguration = KbConfiguration()
     proxy_env: Mapping[str, str] = field(default_factory=dict)
-    """The `*_proxy` variables of kb's own environment, any case, non-empty: control-plane pods get them."""
+    """The non-empty `*_proxy` variables of kb's own environment, in any case; passed to control-plane pods."""
     upload_certs: bool = False
     skip_token_print: bool = False
     skip_certificate_key_print: bool = False
     notes: tuple[str, ...] = ()
     """What was decided for the user and why, one sentence each: the advertise address, the version, the podSubnet."""
     warnings: tuple[str, ...] = ()
-    """What will work but should be known: an unusual validity period, a deprecated API version."""
+    """What works but deserves a warning: an unusual validity period, a deprecated API version."""
     join: Optional[Join] = None
-    """What is known of the cluster that the node joins, or has joined; None where it makes one."""
+    """What is known about the cluster that the node joins or has joined; None if it creates one."""
 
     @property
     def is_control_plane(self) -> bool:
@@ -377,7 +377,7 @@ class NodeConfig:
 
     @property
     def joined(self) -> Join:
-        """`join`, for a phase that no other node has."""
+        """`join`, for phases that run only on joining nodes."""
         if self.join is None:
             raise RuntimeError("this node makes a cluster, and joins none")
         return self.join
@@ -388,7 +388,7 @@ class ResetConfiguration:
     certificates_dir: str = "/etc/kubernetes/pki"
     cleanup_tmp_dir: bool = False
     cri_socket: str = ""
-    """"" means: look which runtime is there."""
+    """"" means: find out which runtime is there."""
     dry_run: bool = False
     force: bool = False
     ignore_preflight_errors: tuple[str, ...] = ()
@@ -399,7 +399,7 @@ class ResetConfiguration:
 
 @frozen
 class UpgradeNode:
-    """What `upgrade node` and `upgrade apply` share."""
+    """The fields that `upgrade node` and `upgrade apply` share."""
 
     certificate_renewal: bool = True
     etcd_upgrade: bool = True

@@ -1,6 +1,6 @@
-"""What a configuration may say: every rule of kubeadm's, and those that kb adds where kubeadm finds out too late.
+"""Validation of a configuration: kubeadm's rules, and those that kb adds because kubeadm finds the mistake too late.
 
-Each check takes values and complains to Problems under the field's own path; none raises, none looks at the machine.
+Each check takes values and reports to Problems under the field's own path. No check raises or reads the machine.
 Source: cmd/kubeadm/app/apis/kubeadm/validation/validation.go, apis/bootstraptoken/v1/utils.go, features/features.go
 """
 
@@ -59,7 +59,7 @@ def check_init(config: types.NodeConfig, trees: Mapping[str, Mapping[str, object
 
 
 def _check_newer_fields(kind: str, tree: Mapping[str, object], *, version: str, problems: Problems) -> None:
-    """A component leaves out what it does not know, with no word that anybody reads."""
+    """Warn of fields that are too new: a component silently ignores fields that it does not know."""
     found = releases.parse_version(version)
     for path, minor in schema.find_newer_fields(kind, tree, minor=found.minor) if found and tree else ():
         problems.warn(

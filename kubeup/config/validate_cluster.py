@@ -1,4 +1,4 @@
-"""Checks of ClusterConfiguration: the components, etcd, the endpoint, validity, and how the networks fit together."""
+"""Checks of ClusterConfiguration: the components, etcd, the endpoint, validity periods, and the networks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PATH_TYPES = (
 
 
 def check_cluster(cluster: types.ClusterConfiguration, tree: Mapping[str, object], *, problems: Problems) -> None:
-    """The rules of a ClusterConfiguration that need nothing but itself."""
+    """The rules of a ClusterConfiguration that need no other document."""
     release = check_version(problems, CLUSTER, version=cluster.kubernetes_version)
     if release:
         check_gates(cluster.feature_gates, release, problems=problems)
@@ -251,7 +251,7 @@ def _check_external_etcd(etcd: types.ExternalEtcd, problems: Problems) -> None:
 
 
 def check_networks(config: types.NodeConfig, problems: Problems) -> None:
-    """Subnets: their form and their sizes; what overlaps is told."""
+    """Check the form and size of subnets; report overlaps."""
     cluster = config.cluster
     services = _check_subnet(
         problems, "networking.serviceSubnet", text=cluster.networking.service_subnet, check_size=_check_service_size
@@ -263,7 +263,7 @@ def check_networks(config: types.NodeConfig, problems: Problems) -> None:
         _check_node_mask(pod, cluster.controller_manager, problems=problems)
         for service in services:
             if pod.version == service.version and pod.overlaps(service):
-                # kubeadm takes it, and clusters run so: the controller-manager leaves the Services' range out
+                # kubeadm accepts this, and such clusters work: the controller-manager leaves out the Services' range
                 problems.warn(
                     CLUSTER,
                     "networking.podSubnet",
@@ -303,7 +303,7 @@ def _check_families(
 
 
 def _check_subnet(problems: Problems, path: str, *, text: str, check_size: object) -> list[Network]:
-    """The one or two networks of a subnet field; [] where it is wrong (then that is said) or empty."""
+    """The one or two networks of a subnet field; [] if it is empty or wrong (a wrong one is reported)."""
     if not text:
         return []
     nets: list[Network] = []
@@ -365,7 +365,7 @@ def _check_pod_size(problems: Problems, path: str, net: Network) -> None:  # noq
 
 
 def _check_node_mask(net: Network, manager: types.Component, *, problems: Problems) -> None:
-    """The controller manager cuts the pod subnet into one piece per node, 65536 at most."""
+    """The controller-manager splits the pod subnet into one piece per node, at most 65536."""
     if (manager.last_arg("allocate-node-cidrs") or "").lower() in ("false", "0", "f"):
         return
     flag = f"node-cidr-mask-size-ipv{net.version}"

@@ -1,4 +1,4 @@
-"""Checks of one value, shared by all kinds of document: names, ports, addresses, tokens, paths, arguments."""
+"""Checks of single values, shared by all kinds of documents: names, ports, addresses, tokens, paths, arguments."""
 
 from __future__ import annotations
 
@@ -38,12 +38,13 @@ QUALIFIED_NAME = re.compile(r"(?:[a-z0-9.-]{1,253}/)?[A-Za-z0-9](?:[A-Za-z0-9_.-
 # ---- texts
 
 MAX_NODE_NAME = 63
-"""Of a label's value (k8s.io/apimachinery/pkg/util/validation)."""
+"""The maximum length of a label value (k8s.io/apimachinery/pkg/util/validation)."""
 TEMPLATE = re.compile(r"\{\{|\}\}|\$\{|\$\(|<[a-z_ -]+>|%[A-Z_]+%", re.IGNORECASE)
 
 
 def shorter_name(name: str) -> str:
-    """Of a machine's full name its first label; else as much of it as fits, with a mark that keeps it apart from others."""
+    """The first label of a machine's full name; if that is too long, as much of it as fits, with a suffix that keeps it
+    unique."""
     first = name.partition(".")[0]
     if len(first) <= MAX_NODE_NAME:
         return first
@@ -60,7 +61,7 @@ def is_token(text: str) -> bool:
 
 
 def parse_cidr(text: str) -> Optional[Network]:
-    """`10.96.0.0/12`; bits after the prefix are allowed and dropped, as in Go. None for anything else."""
+    """`10.96.0.0/12`; bits after the prefix are accepted and dropped, as in Go. None for anything else."""
     address, slash, prefix = text.partition("/")
     if not slash or not prefix.isdecimal() or not prefix.isascii() or len(prefix) > 3 or parse_address(address) is None:
         return None
@@ -70,7 +71,7 @@ def parse_cidr(text: str) -> Optional[Network]:
         return None
 
 
-# ---- checks of one value, shared by all kinds
+# ---- checks of single values, shared by all kinds
 
 
 def check_choice(problems: Problems, kind: str, *, path: str, value: str, choices: Iterable[str]) -> None:

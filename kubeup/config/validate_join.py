@@ -26,7 +26,8 @@ UNMOUNT_FLAGS = ("MNT_FORCE", "MNT_DETACH", "MNT_EXPIRE", "UMOUNT_NOFOLLOW")
 
 
 def check_join(join: types.JoinConfiguration, problems: Problems, *, needs_discovery: bool = True) -> None:
-    """needs_discovery: False for a node that is a member already, which finds its cluster by its kubelet.conf."""
+    """Check a JoinConfiguration. needs_discovery: False for a node that is already a member and finds its cluster
+    through kubelet.conf."""
     check_node(problems, JOIN, node=join.node)
     check_timeouts(problems, JOIN, timeouts=join.timeouts)
     check_absolute(problems, JOIN, path="caCertPath", value=join.ca_cert_path)

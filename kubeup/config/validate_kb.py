@@ -78,7 +78,7 @@ def _check_network(network: types.PodNetwork, problems: Problems) -> None:
 
 
 def check_balancer(config: types.NodeConfig, problems: Problems) -> None:
-    """What a load balancer on every node wants of the endpoint: a name of its own, and a port that is free there."""
+    """Check what a load balancer on every node needs: an endpoint with its own name, and a port that is free there."""
     balancer, path = config.kb.load_balancer, "controlPlaneEndpoint"
     parts = split_host_port(config.cluster.control_plane_endpoint)
     if not balancer.is_local or parts is None:

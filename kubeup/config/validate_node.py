@@ -25,7 +25,7 @@ TAINT_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
 
 def check_node(problems: Problems, kind: str, *, node: types.NodeRegistration, minor: int = 0) -> None:
-    """minor: of the cluster, where it is known."""
+    """Check a nodeRegistration. minor: the cluster's, if known."""
     path = "nodeRegistration"
     if is_subdomain(node.name) and len(node.name) > MAX_NODE_NAME:
         problems.fail(
@@ -67,8 +67,8 @@ def check_node(problems: Problems, kind: str, *, node: types.NodeRegistration, m
 
 
 def _check_kubelet_args(problems: Problems, kind: str, *, path: str, args: Iterable[types.Arg], minor: int) -> None:
-    """What a kubelet ends of. Of a flag that older kubelets of this cluster may have yet it is a warning: the check of the
-    node asks the kubelet itself."""
+    """Report flags that make the kubelet exit. A flag that the cluster's older kubelets may still have is only a
+    warning: the node's preflight check asks the kubelet itself."""
     oldest = (releases.RELEASES.get(minor) or releases.RELEASES[min(releases.RELEASES)]).oldest_kubelet_minor
     for index, arg in enumerate(args):
         if kubelet_flags.normal_name(arg.name) == kubelet_flags.LABELS_FLAG:
@@ -86,7 +86,7 @@ def _check_kubelet_args(problems: Problems, kind: str, *, path: str, args: Itera
 
 
 def _refuse(problems: Problems, kind: str, *, place: str, refusal: kubelet_flags.Refusal, is_sure: bool) -> None:
-    """Under the name kubeadm, which does not look, a warning."""
+    """Report a refused argument; only a warning under the name kubeadm, which does not check it."""
     if is_sure and not problems.is_kubeadm:
         problems.fail(kind, place, message=refusal.message, remedy=refusal.remedy)
     else:
