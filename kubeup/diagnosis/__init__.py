@@ -1,1 +1,1 @@
-"""What is wrong, told from the machine alone."""
+"""Diagnosis of a node from the machine alone."""

@@ -1,4 +1,4 @@
-"""The chain from the kubelet to a healthy component: whoever waits asks here for the first link that is broken."""
+"""The chain from the kubelet to a healthy component: code that waits asks here for the first broken link."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kubeup.node import runtime
 
 
 def find_runtime_trouble(host: Host, cri_socket: str) -> Optional[BrokenLink]:
-    """Does the container runtime take work?"""
+    """Whether the container runtime accepts requests."""
     status = runtime.probe_runtime(host, cri_socket)
     if status.is_ready or status.problem == "no-client":
         return None
@@ -29,7 +29,8 @@ def find_runtime_trouble(host: Host, cri_socket: str) -> Optional[BrokenLink]:
 
 
 def _is_stopped(host: Host, status: runtime.RuntimeStatus) -> bool:
-    """Nobody is about to start the runtime: a restart takes its socket away for a moment too."""
+    """Whether the runtime is stopped and nothing is about to start it: a restart also removes its socket for a
+    moment."""
     unit = "crio" if "crio" in status.socket else "containerd"
     return status.problem in ("no-socket", "refused") and services.is_stopped(host, unit)
 
@@ -41,10 +42,10 @@ def find_broken_link(
     components: tuple[str, ...] = (),
     unhealthy: Optional[Mapping[str, str]] = None,
 ) -> Optional[BrokenLink]:
-    """The first broken link on the way to running components; None where all that can be seen is well.
+    """The first broken link on the way to running components; None if everything visible is fine.
 
-    components: in the order in which one needs the other (etcd before the API server). unhealthy: what the probes of
-    some of them see; a component that runs is looked at only then.
+    components: in dependency order (etcd before the API server). unhealthy: what the probes of some of them report; a
+    running component is examined only if it is listed here.
     """
     found = find_kubelet_trouble(host) or find_runtime_trouble(host, cri_socket) or find_healthz_trouble(host)
     if found or not components:

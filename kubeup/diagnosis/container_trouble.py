@@ -1,4 +1,4 @@
-"""What is wrong with a container that ended, or that runs and is not well."""
+"""What is wrong with a container that exited, or that runs and is unhealthy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kubeup.node import containers as node_containers
 
 _LAST_WORDS_S = 1.0
 _EXCHANGED_S = 30
-"""A kubelet has taken one static pod away and started the one of the changed manifest by then."""
+"""By this time a kubelet has replaced a static pod with the one from its changed manifest."""
 
 
 def find_container_trouble(
@@ -27,7 +27,7 @@ def find_container_trouble(
     containers: Sequence[node_containers.ContainerInfo],
     unhealthy: str = "",
 ) -> Optional[BrokenLink]:
-    """Why a component does not run, or runs and is not healthy (`unhealthy`: what its probe sees)."""
+    """Why a component does not run, or runs and is unhealthy (`unhealthy`: what its probe reports)."""
     all_own = sorted((item for item in containers if item.name == component), key=lambda item: -item.created_ns)
     own = [item for item in all_own if not _is_replaced(host, item)]
     if all_own and not own:
@@ -43,8 +43,8 @@ def find_container_trouble(
 
 
 def _find_stuck_exchange(host: Host, component: str) -> Optional[BrokenLink]:
-    """A kubelet that has given a pod a pause after its crashes may never start the pod of the changed manifest (seen with
-    1.35, for minutes); one that is started again does so at once."""
+    """Find a kubelet that does not start the changed pod. A kubelet that backs off a crashing pod may not start the pod
+    of the changed manifest (seen with 1.35, for minutes); a restarted kubelet starts it at once."""
     manifest = host.stat(MANIFESTS / f"{component}.yaml")
     age_s = host.now().timestamp() - manifest.mtime if manifest else 0.0
     if age_s < _EXCHANGED_S:
@@ -59,16 +59,17 @@ def _find_stuck_exchange(host: Host, component: str) -> Optional[BrokenLink]:
 
 
 def _is_replaced(host: Host, item: node_containers.ContainerInfo) -> bool:
-    """Whether a container ended that was made from the static pod's manifest before its last change."""
+    """Whether an exited container was created from the static pod's manifest before its last change."""
     manifest = host.stat(MANIFESTS / f"{item.name}.yaml")
-    is_dated = item.created_ns > 10**9  # nanoseconds, where ctr gives an attempt's number
+    is_dated = item.created_ns > 10**9  # in nanoseconds; ctr reports the number of the attempt instead
     return item.state == "exited" and is_dated and manifest is not None and item.created_ns / 1e9 < manifest.mtime
 
 
 def _find_running_trouble(
     host: Host, cri_socket: str, *, own: Sequence[node_containers.ContainerInfo], unhealthy: str
 ) -> Optional[BrokenLink]:
-    """Of a container that runs: what it says, if it is not healthy; what the one before it died of, if it is young."""
+    """For a running container: its own log if it is unhealthy, or the reason why its predecessor exited if it is
+    young."""
     newest = own[0]
     ended = next((item for item in own if item.state == "exited"), None)
     if ended is not None and newest.attempt >= 1 and unhealthy:
@@ -83,7 +84,7 @@ def _find_running_trouble(
         host, CONTAINER_SIGNS, lines=log, what=what, link="probe", words=source_words(host, newest.name)
     )
     if found_sign and found_sign.is_final:
-        # its last words may be there before the runtime has seen it end
+        # it may have logged its last words before the runtime notices its exit
         host.sleep(_LAST_WORDS_S)
         again = (item for item in node_containers.list_containers(host, cri_socket) if item.id == newest.id)
         ended = next((item for item in again if item.state == "exited"), None)
@@ -94,7 +95,7 @@ def _find_running_trouble(
     line = last_error_line(log)
     age_s = host.now().timestamp() - newest.created_ns / 1e9
     if not line or age_s < SETTLED_S:
-        return None  # a component that starts complains of what is not there yet
+        return None  # a starting component complains about what is not there yet
     return BrokenLink(
         what,
         f"its last word: {line}",
@@ -133,19 +134,20 @@ def _describe_exit(host: Host, cri_socket: str, *, ended: node_containers.Contai
 
 
 PROXY_GRACE_S = 40
-"""kube-proxy looks after its iptables rules every 30 seconds; of nftables' it takes no notice until it writes them all anew."""
+"""kube-proxy checks its iptables rules every 30 seconds. It does not notice missing nftables rules until its next full
+sync."""
 
 
 def find_lost_rules(host: Host, cri_socket: str) -> Optional[BrokenLink]:
-    """A kube-proxy that runs while none of its rules are here: somebody emptied the kernel's tables (a firewall that was
-    restarted, `nft flush ruleset`). None where there are rules of any of its modes, or where it has just begun."""
+    """Find a kube-proxy that runs without any of its rules, because something emptied the kernel's tables (a restarted
+    firewall, `nft flush ruleset`). None if there are rules of any of its modes, or if it has just started."""
     own = [item for item in node_containers.list_containers(host, cri_socket) if item.name == "kube-proxy"]
     newest = max(own, key=lambda item: item.created_ns, default=None)
     if newest is None or newest.state != "running" or host.now().timestamp() - newest.created_ns / 1e9 < PROXY_GRACE_S:
         return None
     tables = host.query(["nft", "list", "tables"])
     if not tables.ok:
-        return None  # without nft it cannot be told
+        return None  # cannot be checked without nft
     has_rules = (
         re.search(r"^table ip6? kube-proxy$", tables.stdout, re.MULTILINE)
         or any(host.query([program, "-t", "nat", "-S", "KUBE-SERVICES"]).ok for program in ("iptables", "ip6tables"))
@@ -164,7 +166,7 @@ def find_lost_rules(host: Host, cri_socket: str) -> Optional[BrokenLink]:
 
 
 def container_error(host: Host, cri_socket: str, *, name: str) -> str:
-    """The last error in the log of the newest container called `name`; "" where there is none."""
+    """The last error in the log of the newest container called `name`; "" if there is none."""
     own = [container for container in node_containers.list_containers(host, cri_socket) if container.name == name]
     if not own:
         return "no container of it was started"

@@ -1,4 +1,4 @@
-"""What is wrong with the kubelet: its service, its end, its way to the API server, its own health."""
+"""What is wrong with the kubelet: its service, its exit, its connection to the API server, its own health."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from kubeup.machine.http import Unreachable
 from kubeup.yaml_files import YAMLError, load_yaml
 
 _RECENT = "-90s"
-"""A kubelet tells again of what still is wrong; what is older than this may have healed."""
+"""A kubelet repeats what is still wrong; an older message may no longer be true."""
 
 
 @frozen
 class KubeletUnit:
-    """What systemd says of kubelet.service."""
+    """What systemd reports about kubelet.service."""
 
     load: str
     active: str
@@ -39,17 +39,17 @@ class KubeletUnit:
     exit_code: int
     invocation: str = ""
     active_since_s: float = 0.0
-    """On the monotonic clock; 0 where it does not run."""
+    """On the monotonic clock; 0 if it does not run."""
     pid: int = 0
 
     @property
     def is_ending(self) -> bool:
-        """It ended, and systemd has given up or is about to start it again."""
+        """Whether it has exited, and systemd has given up or is about to restart it."""
         return self.active == "failed" or self.sub == "auto-restart"
 
 
 def read_kubelet_unit(host: Host) -> Optional[KubeletUnit]:
-    """None where there is neither systemd nor OpenRC to ask."""
+    """The kubelet's unit; None if there is neither systemd nor OpenRC to query."""
     if services.spoken_of(host) is services.OPENRC:
         return _read_openrc_service(host)
     fields = (
@@ -73,14 +73,14 @@ def read_kubelet_unit(host: Host) -> Optional[KubeletUnit]:
 
 
 def _read_openrc_service(host: Host) -> KubeletUnit:
-    """The same of OpenRC, which tells no more than whether it runs."""
+    """The same from OpenRC, which reports only whether it runs."""
     state = services.read_state(host, "kubelet")
     return KubeletUnit("not-found" if state == "unknown" else "loaded", state, "", restarts=0, exit_code=0)
 
 
 def read_kubelet_log(host: Host, *, lines: int = 200, since: str = "", invocation: str = "") -> list[str]:
-    """The last lines of the kubelet's journal, oldest first; of one start of it alone with `invocation`. OpenRC's file
-    cannot tell what was said since when: nothing of it counts as said just now."""
+    """The last lines of the kubelet's journal, oldest first; with `invocation`, of that start only. OpenRC's log file
+    has no times, so none of its lines counts as recent."""
     if services.spoken_of(host) is services.OPENRC:
         return [] if since else services.read_log(host, "kubelet", lines=lines)
     words = [f"_SYSTEMD_INVOCATION_ID={invocation}"] if invocation else ["-u", "kubelet"]
@@ -90,13 +90,13 @@ def read_kubelet_log(host: Host, *, lines: int = 200, since: str = "", invocatio
 
 
 def read_present_log(host: Host, *, lines: int = 200) -> list[str]:
-    """What the kubelet that runs now said in the last 90 seconds: what an earlier one met may be mended."""
+    """What the running kubelet logged in the last 90 seconds: an earlier problem may be fixed by now."""
     unit = read_kubelet_unit(host)
     return read_kubelet_log(host, lines=lines, since=_RECENT, invocation=unit.invocation if unit else "")
 
 
 def find_kubelet_trouble(host: Host) -> Optional[BrokenLink]:
-    """Is the kubelet's unit there, and does the kubelet stay up?"""
+    """Whether the kubelet's unit exists and the kubelet stays up."""
     unit = read_kubelet_unit(host)
     if unit is None:
         return None
@@ -139,7 +139,7 @@ def _describe_kubelet_end(host: Host, unit: KubeletUnit) -> BrokenLink:
 
 
 def find_request_trouble(host: Host) -> Optional[BrokenLink]:
-    """Why a kubelet that runs does not get its certificate signing request to the API server, in its own words."""
+    """Why the certificate signing request of a running kubelet does not reach the API server, from its log."""
     lines = read_present_log(host)
     if any(_REFUSED.search(line) for line in lines):
         return BrokenLink(
@@ -166,7 +166,7 @@ def find_request_trouble(host: Host) -> Optional[BrokenLink]:
 
 
 def find_registration_trouble(host: Host) -> Optional[BrokenLink]:
-    """Why a kubelet that runs does not register its node, in its own words."""
+    """Why a running kubelet does not register its node, from its log."""
     found = find_request_trouble(host)
     if found:
         return found
@@ -187,7 +187,7 @@ _REQUEST_FAILED = re.compile(r"cannot create certificate signing request: [^\"]*
 
 
 def find_healthz_trouble(host: Host) -> Optional[BrokenLink]:
-    """Does a kubelet that has run for a while answer on its health port?"""
+    """Whether a kubelet that has run for a while answers on its health port."""
     unit = read_kubelet_unit(host)
     config = _load_mapping(host, Path("/var/lib/kubelet/config.yaml"))
     port = config.get("healthzPort", 10248)

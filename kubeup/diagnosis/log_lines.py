@@ -1,4 +1,4 @@
-"""What a log says last that says why: lines of klog, etcd and runc, made short and clean."""
+"""Finds the last line of a log that explains a failure, in the formats of klog, etcd and runc, and shortens it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _KLOG = re.compile(r"^[EWIF]\d{4} [\d:.]+\s+\d+ (?P<where>[\w.-]+:\d+)\] ?")
 
 
 def last_lines(log: Sequence[str]) -> tuple[str, ...]:
-    """What to show of a log: its last lines, cleaned."""
+    """The last lines of a log, cleaned for display."""
     return tuple(clean_log_line(line) for line in log[-5:] if line.strip())
 
 
 def last_error_line(lines: Sequence[str]) -> str:
-    """The last line that tells of a failure: klog's E and F lines, etcd's fatal JSON, `Error: ...`."""
+    """The last line that reports a failure: klog's E and F lines, etcd's fatal JSON, `Error: ...`."""
     lines = _join_blocks(lines)
     for line in reversed(lines):
         text = line.strip()
@@ -33,7 +33,7 @@ def last_error_line(lines: Sequence[str]) -> str:
 
 
 def _join_blocks(lines: Sequence[str]) -> list[str]:
-    """klog's texts of several lines, which stand between `err=<` and ` >`, in one."""
+    """Join klog's multi-line values, between `err=<` and ` >`, into one line."""
     joined: list[str] = []
     is_inside = False
     for line in lines:
@@ -47,7 +47,7 @@ def _join_blocks(lines: Sequence[str]) -> list[str]:
 
 
 def clean_log_line(line: str) -> str:
-    """A log line without klog's stamp, or the words of a JSON one (etcd's): at most 400 characters."""
+    """A log line without klog's header, or the message of a JSON line (etcd's): at most 400 characters."""
     text = line.strip()
     if text.startswith("{"):
         row = as_table(text)

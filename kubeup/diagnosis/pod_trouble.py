@@ -1,4 +1,4 @@
-"""What keeps a pod from starting, as the kubelet's log tells it: volumes, sandboxes, images, containers."""
+"""Why a pod does not start, from the kubelet's log: volumes, sandboxes, images, containers."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from kubeup.node import image_pulls, runtime
 
 @frozen
 class PodTrouble:
-    """What the kubelet's log says of a Pod that it cannot start."""
+    """A pod that the kubelet cannot start, from its log."""
 
     container: str
-    """The container's name; "" for the sandbox: then `pod` alone tells."""
+    """The container's name; "" for the sandbox, which only `pod` identifies."""
     pod: str
     kind: str
     """sandbox | image | start | volume"""
@@ -59,7 +59,7 @@ _KINDS = {
 
 
 def parse_pod_troubles(lines: Iterable[str]) -> list[PodTrouble]:
-    """The Pods' troubles in a kubelet's log, the newest of each Pod and kind, oldest first."""
+    """The pod troubles in a kubelet's log: the newest of each pod and kind, oldest first."""
     found: dict[tuple[str, str, str], PodTrouble] = {}
     for line in lines:
         set_up = _SET_UP.search(_unescape(line)) if "MountVolume.SetUp failed" in line else None
@@ -78,7 +78,7 @@ def parse_pod_troubles(lines: Iterable[str]) -> list[PodTrouble]:
         trouble = PodTrouble("" if kind == "sandbox" else match["name"], name, kind, text)
         old = found.get((trouble.container, trouble.pod, kind))
         if old and match["reason"] == "ImagePullBackOff" and "Back-off" not in old.text:
-            continue  # the pull itself said more than the pause after it
+            continue  # the failed pull itself said more than the back-off after it
         found.pop((trouble.container, trouble.pod, kind), None)
         found[(trouble.container, trouble.pod, kind)] = trouble
     return list(found.values())
@@ -94,7 +94,7 @@ def _unescape(text: str) -> str:
 
 
 def find_pod_trouble(host: Host, cri_socket: str, *, component: str) -> Optional[BrokenLink]:
-    """Why no container of `component` was started, as the kubelet tells it."""
+    """Why no container of `component` was started, from the kubelet's log."""
     troubles = parse_pod_troubles(read_present_log(host, lines=400))
     own = [
         trouble
@@ -114,7 +114,8 @@ def find_pod_trouble(host: Host, cri_socket: str, *, component: str) -> Optional
 
 
 def _describe_volume(host: Host, cri_socket: str, *, component: str, text: str) -> BrokenLink:
-    """A folder or file of this machine that the kubelet can neither find nor make; or a Secret that is not there yet."""
+    """A folder or file of this machine that the kubelet can neither find nor create, or a Secret that does not exist
+    yet."""
     volume, _, why = text.partition(": ")
     remedy = f"see the pod's volumes: kubectl -n kube-system describe pods; {THEN}"
     if volume == "flexvolume-dir":
@@ -165,7 +166,7 @@ def _describe_sandbox(host: Host, cri_socket: str, *, component: str, text: str)
 
 
 def _own_pause(host: Host, cri_socket: str) -> str:
-    """The pause image that the runtime has already, if there is one."""
+    """The pause image that the runtime already has, if any."""
     try:
         names = image_pulls.list_images(host, cri_socket)
     except HostError:

@@ -1,8 +1,9 @@
-"""Signs: what a line of a log means, by its cause and its remedy, in three tables.
+"""Signs: the meaning of log lines, each with its cause and its remedy, in three tables.
 
-Of the kubelet's own end, of a Pod that cannot start, of a container that ended. Who matches them walks the chain kubelet unit ->
-its log -> healthz -> container runtime -> sandbox -> image -> container -> exit code -> last log lines -> probe (chain.py,
-kubelet_trouble.py, pod_trouble.py, container_trouble.py), and names the first broken link. Looks only; changes nothing.
+The tables cover a kubelet's exit, a pod that cannot start, and an exited container. The code that matches them walks
+the chain kubelet unit -> its log -> healthz -> container runtime -> sandbox -> image -> container -> exit code -> last
+log lines -> probe (chain.py, kubelet_trouble.py, pod_trouble.py, container_trouble.py), and names the first broken
+link. Only reads; changes nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from kubeup.node import crictl
 from kubeup.trouble import Trouble
 
 SETTLED_S = 15
-"""A kubelet that has run for so long has got over what its earlier starts died of."""
+"""A kubelet that has run for this long has overcome the errors of its earlier starts."""
 
 CONFIG_OF: Mapping[str, str] = {
     "kube-apiserver": "apiServer",
@@ -30,7 +31,7 @@ CONFIG_OF: Mapping[str, str] = {
     "kube-scheduler": "scheduler",
     "etcd": "etcd.local",
 }
-"""Where ClusterConfiguration says how a component is run."""
+"""Where ClusterConfiguration configures a component."""
 MANIFESTS = Path("/etc/kubernetes/manifests")
 
 
@@ -41,12 +42,12 @@ class BrokenLink(Trouble):
     is_final: bool = False
     details: tuple[str, ...] = ()
     link: str = ""
-    """Which link of the chain: kubelet-unit | kubelet-log | kubelet-healthz | runtime | sandbox | volume | image | container |
-    probe."""
+    """The link in the chain: kubelet-unit | kubelet-log | kubelet-healthz | runtime | sandbox | volume | image |
+    container | probe."""
 
     @property
     def key(self) -> tuple[str, str]:
-        """Two looks at the same trouble have the same: numbers (of attempts, seconds, processes) do not count."""
+        """The same for every report of the same trouble: numbers (attempts, seconds, processes) are ignored."""
         return self.link, re.sub(r"\d+", "", self.what + self.remedy)
 
     def as_error(self) -> ClusterError:
@@ -56,22 +57,22 @@ class BrokenLink(Trouble):
 
 @frozen
 class Sign:
-    """What a log line means. `pattern` is looked for in the line; `cause` and `remedy` are filled with its groups and
-    with what the node says of itself ({port_holder}, {mount}, {source}); cause "" is the line itself."""
+    """The meaning of a log line. `pattern` is searched in the line; `cause` and `remedy` are filled in with its groups
+    and with facts about the node ({port_holder}, {mount}, {source}). cause "" is the line itself."""
 
     pattern: str
     remedy: str
     cause: str = ""
     is_final: bool = True
     explain: Optional[Callable[[Host, Mapping[str, str]], Mapping[str, str]]] = None
-    """Further words, looked up when the sign is met."""
+    """Looks up additional values when the sign matches."""
 
 
-# ---- what signs look up
+# ---- lookups for signs
 
 
 def _look_up_holder(host: Host, groups: Mapping[str, str]) -> Mapping[str, str]:
-    """Who listens on the port that is taken."""
+    """The process that listens on the occupied port."""
     port = groups.get("port", "")
     holder = (
         host.port_holder(int(port)) if port.isdigit() and len(port) < 6 else None
@@ -97,7 +98,7 @@ def _look_up_free_space(host: Host, groups: Mapping[str, str]) -> Mapping[str, s
 
 
 def _look_up_addresses(host: Host, groups: Mapping[str, str]) -> Mapping[str, str]:
-    """The addresses that this machine does have."""
+    """The addresses that this machine has."""
     rows = host.query(["ip", "-o", "addr", "show", "scope", "global"], timeout_s=5).stdout.splitlines()
     cells = [row.split() for row in rows]
     have = [f"{row[3].partition('/')[0]} ({row[1]})" for row in cells if len(row) > 3]
@@ -105,7 +106,7 @@ def _look_up_addresses(host: Host, groups: Mapping[str, str]) -> Mapping[str, st
 
 
 def _look_up_etcd_servers(host: Host, groups: Mapping[str, str]) -> Mapping[str, str]:
-    """Where this node's API server calls etcd."""
+    """The etcd servers that this node's API server uses."""
     told = re.search(r"--etcd-servers=([^\s\"']+)", read_or_empty(host, MANIFESTS / "kube-apiserver.yaml"))
     servers = told[1].split(",") if told else []
     return {
@@ -126,7 +127,7 @@ def say_new_identity(host: Host) -> str:
 
 
 def _service_words(host: Host) -> Mapping[str, str]:
-    """How this machine's service manager is told to do what a remedy asks for."""
+    """The commands of this machine's service manager that remedies need."""
     manager = services.spoken_of(host)
     return {
         "restart_kubelet": manager.say("restart", "kubelet"),
@@ -142,7 +143,7 @@ def say_restart(host: Host, name: str) -> str:
 
 
 def say_unit_change(host: Host) -> str:
-    """The commands that show a kubelet's own environment, and have a change of it count."""
+    """The commands that show the kubelet's own environment and apply a change to it."""
     manager = services.spoken_of(host)
     return "; ".join(filter(None, (manager.say("show", "kubelet"), " ".join(manager.reload))))
 
@@ -156,7 +157,7 @@ def say_missing_unit(host: Host) -> str:
 # ---- the signs
 
 AGAIN = "run the command again"
-"""Of a remedy: whoever started the command knows its name (init, join, a phase of them), and nobody here does."""
+"""For remedies: only the code that started the command knows its name (init, join, one of their phases)."""
 THEN = f"then {AGAIN}"
 
 _NO_FILES_LEFT = Sign(
@@ -267,7 +268,7 @@ KUBELET_SIGNS: tuple[Sign, ...] = (
     ),
     _NO_FILES_LEFT,
 )
-"""Of a kubelet that ends as soon as it is started. The first that fits counts."""
+"""Signs of a kubelet that exits right after its start. The first match wins."""
 
 SANDBOX_SIGNS: tuple[Sign, ...] = (
     Sign(
@@ -302,7 +303,8 @@ SANDBOX_SIGNS: tuple[Sign, ...] = (
         remedy="install runc, {restart_runtime}, " + THEN,
     ),
 )
-"""Of a Pod whose sandbox cannot be made. A remedy of the form `setting = value` is one of the runtime's configuration."""
+"""Signs of a pod whose sandbox cannot be created. A remedy of the form `setting = value` is for the runtime's
+configuration."""
 
 CONTAINER_SIGNS: tuple[Sign, ...] = (
     Sign(
@@ -408,7 +410,7 @@ CONTAINER_SIGNS: tuple[Sign, ...] = (
         remedy="the image is of another architecture or is damaged: crictl rmi it, correct imageRepository, " + THEN,
     ),
 )
-"""Of a container that ended, or runs and is not healthy."""
+"""Signs of a container that exited, or runs and is unhealthy."""
 
 
 def source_words(host: Host, component: str) -> dict[str, str]:
@@ -429,7 +431,7 @@ def match_signs(
     link: str,
     words: Optional[Mapping[str, str]] = None,
 ) -> Optional[BrokenLink]:
-    """What the newest line that shows a sign means: a program dies of what it said last."""
+    """The meaning of the newest line that matches a sign, because a program's last message explains its exit."""
     for line in reversed(lines):
         sign = next((sign for sign in signs if re.search(sign.pattern, line)), None)
         if sign is not None:

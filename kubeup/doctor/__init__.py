@@ -1,1 +1,1 @@
-"""What is wrong with a node that lives, told from all that is known of it, and how to hand that on."""
+"""Diagnosis of a running node from everything that is known about it, and the support bundle."""

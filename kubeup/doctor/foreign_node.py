@@ -1,7 +1,7 @@
-"""What a node that another tool made is: its role, and the documents by which kb would make the same.
+"""A node set up by another tool: its role, and the documents with which kb would set up the same node.
 
-Owns the reading of a foreign node's configuration, from its files and from the cluster. Only looks; knows no phase.
-Mirrors cmd/kubeadm/app/util/config/cluster.go (FetchInitConfigurationFromCluster).
+Owns reading a foreign node's configuration, from its files and from the cluster. Only reads; knows no phases. Mirrors
+cmd/kubeadm/app/util/config/cluster.go (FetchInitConfigurationFromCluster).
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ SYSTEM = "kube-system"
 GENERATED_FLAGS = frozenset(
     {"container-runtime-endpoint", "pod-infra-container-image", "hostname-override", "register-with-taints"}
 )
-"""Flags of the kubelet that kubeadm and kb write themselves; the others are somebody's kubeletExtraArgs."""
+"""Kubelet flags that kubeadm and kb write themselves; all others are somebody's kubeletExtraArgs."""
 _USER_PREFIX = "system:node:"
 
 
 @frozen
 class Found:
-    """A node of somebody's cluster. documents: what `kb init` or `kb join` would be given to make it, secrets left out."""
+    """A node of a cluster. documents: the configuration with which `kb init` or `kb join` would set it up, without
+    secrets."""
 
     role: str
     """control plane | worker"""
     workflow: str
-    """init, or join: what makes such a node."""
+    """init or join: the workflow that sets up such a node."""
     node: str
     cri_socket: str
     documents: tuple[Mapping[str, Any], ...]
@@ -49,7 +50,8 @@ class Found:
 
 
 def look_at_node(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = None, patches: str = "") -> Found:
-    """Raises HostError (nothing-to-adopt), ClusterError where the cluster does not tell its configuration."""
+    """Examine the node. Raises HostError (nothing-to-adopt), ClusterError if the cluster does not return its
+    configuration."""
     name = _read_node_name(host, paths)
     patient = node_files.read_patient(host, paths, kubeconfig_file=kubeconfig_file)
     registration: dict[str, Any] = {"name": name, "criSocket": patient.config.node.cri_socket}
@@ -94,15 +96,15 @@ def look_at_node(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = 
 
 
 def has_joined(host: Host, paths: Paths) -> bool:
-    """Whether a control plane joined others: its etcd was told of theirs; with an external etcd, it lacks the
-    super-admin's kubeconfig, which init alone writes."""
+    """Whether a control plane joined an existing cluster: its etcd was started with existing members or, with an
+    external etcd, it lacks the super-admin's kubeconfig, which only init writes."""
     if host.exists(paths.manifest("etcd")):
         return "--initial-cluster-state=existing" in host.read_text(paths.manifest("etcd"))
     return not host.exists(paths.kubeconfig("super-admin.conf"))
 
 
 def _read_node_name(host: Host, paths: Paths) -> str:
-    """The name in the kubelet's certificate: the cluster knows the node by it."""
+    """The name in the kubelet's certificate, by which the cluster knows the node."""
     path = paths.kubernetes / "kubelet.conf"
     access = membership.find_member_access(host, path)
     if access is None or not host.exists(paths.kubelet_config):
@@ -136,7 +138,7 @@ def _has_control_plane_taint(node: Mapping[str, Any]) -> bool:
 
 
 def _read_cluster_documents(api: kubeapi.Api) -> list[Mapping[str, Any]]:
-    """The cluster's own documents, as its ConfigMaps hold them; an addon that is not there is one that was skipped."""
+    """The cluster's own documents from its ConfigMaps; a missing addon is one that was skipped."""
     cluster = _read_document(api, "kubeadm-config", key="ClusterConfiguration")
     if cluster is None:
         raise ClusterError(
@@ -160,7 +162,7 @@ def _read_document(api: kubeapi.Api, name: str, *, key: str) -> Optional[dict[st
 
 
 def parse_taint(text: str) -> dict[str, str]:
-    """`key=value:effect` or `key:effect`, as the kubelet's flag has it."""
+    """`key=value:effect` or `key:effect`, the form of the kubelet's flag."""
     rest, _, effect = text.rpartition(":")
     key, _, value = rest.partition("=")
     return {"key": key, "effect": effect, **({"value": value} if value else {})}

@@ -1,4 +1,4 @@
-"""The node as its files describe it: static pods, the kubelet's files, certificates. Asks no API server."""
+"""The node as described by its files: static pods, the kubelet's files, certificates. Does not query an API server."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-schedu
 
 @frozen
 class Patient:
-    """The node as its files describe it, and with whose identity the API server may be asked."""
+    """The node as described by its files, and the identity with which to query the API server."""
 
     host: Host
     paths: Paths
@@ -46,16 +46,16 @@ class Patient:
     kubeconfig: Path
     is_control_plane: bool
     is_member: bool
-    """A kubelet was configured here: the node belongs to a cluster."""
+    """Whether a kubelet was configured here, so the node belongs to a cluster."""
 
     @property
     def components(self) -> tuple[str, ...]:
-        """The static pods of this node, in the order in which one needs the other."""
+        """The static pods of this node, in dependency order."""
         return tuple(name for name in _COMPONENTS if self.host.exists(self.paths.manifest(name)))
 
 
 def read_patient(host: Host, paths: Paths, *, kubeconfig_file: Optional[Path] = None) -> Patient:
-    """The node as its manifests and the kubelet's files describe it."""
+    """Read the node from its manifests and the kubelet's files."""
     paths = find_paths(host, paths)
     apiserver, manager = (
         read_flags(host, paths, component="kube-apiserver"),
@@ -104,8 +104,8 @@ def read_called_name(host: Host, flags: Mapping[str, str]) -> str:
 
 
 def find_paths(host: Host, paths: Paths) -> Paths:
-    """Where this node's files lie, as its static pods say: certificatesDir and etcd's dataDir may be anywhere, and a default
-    would find a healthy node broken. Without static pods (a worker) `paths` as they are."""
+    """The paths of this node's files, from its static pods: certificatesDir and etcd's dataDir may be anywhere, and
+    with the defaults a healthy node would look broken. Without static pods (a worker), `paths` unchanged."""
     flags = read_flags(host, paths, component="kube-apiserver")
     told = [Path(flags.get(flag, "")) for flag in ("tls-cert-file", "client-ca-file")]
     folder = next((path.parent for path in told if path.is_absolute() and host.exists(path)), paths.pki)
@@ -114,14 +114,15 @@ def find_paths(host: Host, paths: Paths) -> Paths:
 
 
 def find_own_server(host: Host, paths: Paths) -> str:
-    """`https://10.0.0.11:8443`, this node's API server as its static pod says; "" where there is none."""
+    """`https://10.0.0.11:8443`, this node's API server according to its static pod; "" if there is none."""
     flags = read_flags(host, paths, component="kube-apiserver")
     address, port = flags.get("advertise-address", ""), flags.get("secure-port") or "6443"
     return f"https://{join_host_port(address, port)}" if address else ""
 
 
 def read_flags(host: Host, paths: Paths, *, component: str) -> dict[str, str]:
-    """The flags in a component's manifest, by name without dashes; {} where there is none. The last one counts."""
+    """The flags in a component's manifest, by name without dashes; {} if there is no manifest. The last one of a name
+    counts."""
     command, *_ = [*commands_of_pod(read_mapping(host, paths.manifest(component))), []]
     return flags_of(command)
 
@@ -135,7 +136,7 @@ def read_mapping(host: Host, path: Path) -> dict[str, Any]:
 
 
 def _find_version(host: Host, paths: Paths) -> str:
-    """Of the API server's image, else of the kubelet, else the newest that kb knows."""
+    """The version of the API server's image, else of the kubelet, else the newest that kb knows."""
     text = facts.read_or_empty(host, str(paths.manifest("kube-apiserver")))
     match = re.search(r"image: \S+/kube-apiserver[^:\s]*:(v[\d.]+\S*)", text)
     told = (
@@ -153,7 +154,7 @@ def _read_etcd(host: Host, paths: Paths, *, apiserver: Mapping[str, str]) -> dic
 
 
 def find_external_etcd(apiserver: Mapping[str, str]) -> Optional[ExternalEtcd]:
-    """What an API server with these flags knows of etcd, on a node that runs none; None where it was told nothing."""
+    """The external etcd in an API server's flags, on a node that runs no etcd; None if there are no such flags."""
     urls = tuple(filter(None, apiserver.get("etcd-servers", "").split(",")))
     if not urls:
         return None
@@ -176,7 +177,7 @@ def parse_first(path: Path, pem: str) -> Iterator[tuple[Path, Any]]:
 
 
 def read_cert_node_name(host: Host, paths: Paths) -> str:
-    """The node's name in the kubelet's own certificate: the cluster knows the node by it. "" where there is none."""
+    """The node's name in the kubelet's own certificate, by which the cluster knows it. "" if there is none."""
     access = membership.find_member_access(host, paths.kubernetes / "kubelet.conf")
     certs = [cert for _, cert in parse_first(paths.kubelet_client_pem, access.client_cert_pem)] if access else []
     prefix, _, name = (certificates.subject_of(certs[0]).common_name if certs else "").partition("system:node:")

@@ -1,8 +1,8 @@
-"""kb support-bundle: logs, states and configuration of a node in one file, with every secret taken out.
+"""kb support-bundle: logs, states and configuration of a node in one file, with every secret removed.
 
-Owns what is collected (the tables COMMANDS, FILES and FOLDERS). Everything that goes in passes through redact.py, the output of
-kb's own looks too; what is in a folder of keys and not known to be public is named and not read. Changes nothing.
-kubeadm has no like of it.
+Owns what is collected (the tables COMMANDS, FILES and FOLDERS). All content passes through redact.py, including the
+output of kb's own checks. Files in a folder of keys that are not known to be public are listed but not read. Changes
+nothing. kubeadm has no equivalent.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kubeup.node import containers, crictl
 from kubeup.redact import MARK, redact
 
 MAX_BYTES = 2 * 2**20
-"""Of one file or output: the end of a log tells more than its start."""
+"""The limit for one file or output: the end of a log tells more than its start."""
 
 COMMANDS: Mapping[str, str] = {
     "system/uname.txt": "uname -a",
@@ -61,7 +61,7 @@ KUBECTL_COMMANDS: Mapping[str, str] = {
     "cluster/events.txt": "get events -A --sort-by=.lastTimestamp",
     "cluster/csrs.txt": "get certificatesigningrequests",
 }
-"""Secrets are never asked for: what is not read cannot leak."""
+"""Secrets are never fetched: what is not read cannot leak."""
 FILES: tuple[str, ...] = (
     "/var/lib/kb/state.json",
     "/var/lib/kubelet/config.yaml",
@@ -90,14 +90,14 @@ FOLDERS: tuple[str, ...] = (
     "/etc/systemd/system/containerd.service.d",
 )
 _KEY_FILE = re.compile(r"\.(key|p12|pfx|jks)$|(^|/)(id_\w+|.*-key\.pem)$|^/etc/kubernetes/pki/(?!.*\.(crt|pub)$)")
-"""Private keys, and whatever lies beside them that is no certificate and no public key."""
+"""Private keys, and everything beside them that is neither a certificate nor a public key."""
 _ID = re.compile(r"\"(?:id|uid|podSandboxId)\": ?\"([0-9a-f]{32,64})\"")
 
 # ---- collecting
 
 
 def collect(patient: node_files.Patient) -> dict[str, str]:
-    """Name in the bundle -> redacted text. What cannot be had says why, in its own place."""
+    """Name in the bundle -> redacted text. Content that cannot be read is replaced by the reason."""
     host = patient.host
     found: dict[str, str] = {"README.txt": _render_readme()}
     notes = table.examine(patient)
@@ -119,13 +119,13 @@ def collect(patient: node_files.Patient) -> dict[str, str]:
 
 
 def _container_ids(host: Host, socket: str) -> frozenset[str]:
-    """The IDs of containers, sandboxes and static pods, which logs are full of: as texts they could be keys."""
+    """The IDs of containers, sandboxes and static pods: logs are full of them, and they look like keys."""
     answers = (host.query(crictl.crictl_argv(socket, *words, "-o", "json")) for words in (("ps", "-a"), ("pods",)))
     return frozenset(found for answer in answers for found in _ID.findall(answer.stdout))
 
 
 def _end_of(text: str) -> str:
-    """The last MAX_BYTES of a text, from the beginning of a line."""
+    """The last MAX_BYTES of a text, starting at the beginning of a line."""
     return text if len(text) <= MAX_BYTES else text[-MAX_BYTES:].partition("\n")[2]
 
 
@@ -160,7 +160,7 @@ def _file(host: Host, path: Path) -> str:
 
 
 def _container_logs(patient: node_files.Patient) -> dict[str, str]:
-    """The last lines of the newest two containers of each name in kube-system."""
+    """The last lines of the two newest containers of each name in kube-system."""
     socket = patient.config.node.cri_socket
     counted: dict[str, int] = {}
     logs = {}
@@ -174,7 +174,7 @@ def _container_logs(patient: node_files.Patient) -> dict[str, str]:
 
 
 def pack(files: Mapping[str, str], *, prefix: str) -> bytes:
-    """A .tar.gz with the files below one folder."""
+    """Pack the files into a .tar.gz, inside one folder."""
     plain = io.BytesIO()
     with tarfile.open(fileobj=plain, mode="w") as archive:
         for name in sorted(files):

@@ -1,8 +1,8 @@
-"""What kubeadm says while it works, phase by phase: the lines that scripts wait for and cut out.
+"""What kubeadm prints while it works, phase by phase: the lines that scripts wait for and parse.
 
-Owns the table LINES and the Report that prints them on stdout. Must not do anything but look: a phase itself is kb's.
-The words that others match are kubeadm's (cmd/kubeadm/app/cmd/phases/**, cmd/kubeadm/app/phases/**); what nobody cuts
-out is said in kb's own.
+Owns the table LINES and the Report that prints them on stdout. May only read: the phases themselves are kb's. Text that
+scripts match is kubeadm's (cmd/kubeadm/app/cmd/phases/**, cmd/kubeadm/app/phases/**); text that nobody parses is kb's
+own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Lines = Iterable[str]
 
 
 class KubeadmReport(Report):
-    """Lines on stdout in kubeadm's form; warnings on stderr; kb's own notes only with -v."""
+    """Prints lines in kubeadm's form on stdout, warnings on stderr, and kb's own notes only with -v."""
 
     def __init__(
         self,
@@ -39,23 +39,23 @@ class KubeadmReport(Report):
         out: Optional[TextIO] = None,
     ) -> None:
         super().__init__(stream, verbosity=verbosity, quiet=quiet)
-        self.is_terminal = False  # no live line among lines that are cut out
+        self.is_terminal = False  # no live progress line between lines that scripts parse
         self.out = out
         self.opening: Optional[Callable[[Run], str]] = None
-        """Said once, before the first phase: the first line of a whole workflow."""
+        """Printed once, before the first phase: the first line of a whole workflow."""
         self.headings: set[str] = set()
-        """The parents that have spoken."""
+        """The parents whose heading has been printed."""
         self.new_certs: set[str] = set()
-        """The certificates that were said to be generated."""
+        """The certificates that were reported as generated."""
 
     def say(self, text: str) -> None:
         out = self.out or sys.stdout
-        with contextlib.suppress(OSError):  # whoever listened is gone: the work goes on
+        with contextlib.suppress(OSError):  # the reader is gone, but the work continues
             out.write(text + "\n")
             out.flush()
 
     def open(self, ctx: Run) -> None:
-        """Say the first line, if there is one that has not been said."""
+        """Print the first line, unless there is none or it has been printed."""
         opening, self.opening = self.opening, None
         if opening:
             self.say(opening(ctx))
@@ -74,13 +74,13 @@ class KubeadmReport(Report):
         """The Runner's own line: kubeadm has none."""
 
 
-# ---- what a phase says
+# ---- what a phase prints
 
 
 @frozen
 class Speech:
-    """before: as the phase begins; after: with what it handed on and the seconds that it took. heading: what its parent says,
-    where the parent runs as a whole."""
+    """before: lines at the start of the phase; after: lines at its end, from its results and the seconds that it took.
+    heading: the parent's lines, if the parent runs as a whole."""
 
     before: Callable[[Run], Lines] = lambda ctx: ()
     after: Callable[[Run, Results, float], Lines] = lambda ctx, handed, took: ()
@@ -88,7 +88,7 @@ class Speech:
 
 
 def speaking(phase: Phase, lines: Mapping[str, Speech]) -> Phase:
-    """The phase, saying kubeadm's lines around what it does."""
+    """The phase, with kubeadm's lines printed around its work."""
     speech = lines.get(phase.name, Speech())
 
     def before(ctx: Run) -> None:
@@ -110,7 +110,8 @@ def _report(ctx: Run) -> KubeadmReport:
 
 
 def _heading(ctx: Run, name: str, *, speech: Speech) -> Lines:
-    """A parent speaks before the first of its children, if it runs as a whole (`init`, `init phase certs all`)."""
+    """The parent's heading, before the first of its children, if it runs as a whole (`init`, `init phase certs
+    all`)."""
     parent = name.partition("/")[0]
     siblings = [other for other in ctx.selection.will_run if other.startswith(f"{parent}/")]
     said = _report(ctx).headings
@@ -121,7 +122,7 @@ def _heading(ctx: Run, name: str, *, speech: Speech) -> Lines:
 
 
 def went_by(seconds: float) -> str:
-    """As Go shows what a wait took: `501.2ms`, `3.5s`."""
+    """The duration of a wait as Go prints it: `501.2ms`, `3.5s`."""
     return f"{seconds * 1000:.6g}ms" if seconds < 1 else f"{seconds:.6g}s"
 
 
@@ -133,7 +134,7 @@ def _preflight(ctx: Run) -> Lines:
 
 
 def _pulled(ctx: Run, handed: Results, took: float) -> Lines:  # noqa: PLR0917
-    """Said afterwards: the checks that come first may have stopped it."""
+    """Printed afterwards, because the checks that come first may have stopped the pull."""
     if ctx.host.mode == "dry-run":
         yield "[preflight] Would pull the required images (like 'kubeadm config images pull')"
         return
@@ -306,7 +307,7 @@ def _addon(name: str, is_off: Callable[[Run], bool]) -> Speech:
 
 
 def init_lines() -> dict[str, Speech]:
-    """Phase of init -> what it says."""
+    """Phase of init -> the lines that it prints."""
     leaves = {f"certs/{name}": _cert(name) for name in cert_specs.CERTS}
     identities = {f"kubeconfig/{name}": _kubeconfig(name) for name in kubeconfig.KUBECONFIGS}
     return {
@@ -392,7 +393,7 @@ def _wait_bootstrap(ctx: Run) -> Lines:
 
 
 def join_lines() -> dict[str, Speech]:
-    """Phase of join -> what it says."""
+    """Phase of join -> the lines that it prints."""
     return {
         "control-plane-prepare/download-certs": Speech(_shared_certs),
         "control-plane-prepare/certs": Speech(_join_certs),

@@ -1,9 +1,9 @@
-"""kb under the name kubeadm: what kubeadm does and no more, so that a provisioning tool which calls kubeadm runs unchanged.
+"""kb under the name kubeadm: exactly what kubeadm does, so that a provisioning tool that calls kubeadm runs unchanged.
 
-Owns which of kb's commands and phases kubeadm has, its exit status (1, whatever happened), the form of its errors, and
-the commands that are kubeadm's alone (version, reset). Must not do a phase's work: the phases are kb's, without those
-that kubeadm lacks, and kubeup/kubeadm/lines.py lets them speak. No state is kept, so that a second run is refused by the
-same checks. Mirrors cmd/kubeadm/app/cmd/*.go and cmd/kubeadm/app/util/errors/errors.go.
+Owns which of kb's commands and phases kubeadm has, its exit status (1 for every error), the form of its errors, and the
+commands that only kubeadm has (version, reset). Must not do a phase's work: the phases are kb's, without those that
+kubeadm lacks, and kubeup/kubeadm/lines.py prints their lines. No state is kept, so that the same checks refuse a second
+run. Mirrors cmd/kubeadm/app/cmd/*.go and cmd/kubeadm/app/util/errors/errors.go.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ JOIN_PHASES = (
 )  # fmt: skip
 """The phases that kubeadm has, by their first word."""
 HIDDEN = ("wait-control-plane/controllers", "check-etcd")
-"""They run, and kubeadm's help does not name them."""
+"""These run but are not listed in kubeadm's help."""
 
 ALIASES = {
     "uploadconfig": "upload-config",
@@ -84,12 +84,13 @@ def main(
     called: str = "",
     make_host: Callable[[Path], LocalHost] = make_local_host,
 ) -> int:
-    """Run as kubeadm with these words; called: by which file. Exit status: 0, 1 for every error, 128 + a signal."""
+    """Run as kubeadm with `argv`; called: the file it was called by. Returns the exit status: 0, 1 for every error, 128
+    + a signal."""
     words = [word for word in argv if word != "--as-kubeadm"]
     if not words:
-        words = ["--help"]  # asking kubeadm for nothing is no mistake
+        words = ["--help"]  # calling kubeadm without arguments is no error
     if words_first(words)[:1] == ["upgrade"] and not {"-h", "--help"} & set(words):
-        words = ["upgrade"]  # whatever its flags: it says that it is missing
+        words = ["upgrade"]  # whatever its flags: it reports that it is missing
     commands = kubeadm_commands(kb_commands)
     program = Program(
         "kubeadm",
@@ -111,7 +112,7 @@ def main(
 
 
 def kubeadm_commands(kb_commands: Sequence[Command]) -> tuple[Command, ...]:
-    """kubeadm's commands out of kb's."""
+    """Select kubeadm's commands from kb's."""
     found = [_as_kubeadm_has_it(command) for command in kb_commands if _COMMANDS.fullmatch(command.name)]
     of_reset = flags_of("kubeadm reset")
     found += [
@@ -127,7 +128,7 @@ def kubeadm_commands(kb_commands: Sequence[Command]) -> tuple[Command, ...]:
 
 
 def make_spelling(kb_commands: Sequence[Command], own: Sequence[Command], *, called_as_kb: str = "kb") -> Spelling:
-    """A command that kubeadm has, with the options that are named, is kubeadm's; what it lacks is kb's, and is named so."""
+    """Spell a command as kubeadm's if kubeadm has it with the named options, otherwise as kb's."""
     names = tuple(command.name for command in kb_commands)
     options = {command.name: command.options for command in own}
     return Spelling("kubeadm", names, options, called_as_kb, {"--list": "--help"})
@@ -145,7 +146,7 @@ def _as_kubeadm_has_it(command: Command) -> Command:
 
 
 def kubeadm_phases(name: str, phases: Sequence[Phase]) -> tuple[Phase, ...]:
-    """The phases of kb's workflow that kubeadm has, in kubeadm's order, saying kubeadm's lines."""
+    """The phases of kb's workflow that kubeadm has, in kubeadm's order, printing kubeadm's lines."""
     known: Mapping[str, tuple[tuple[str, ...], Mapping[str, Speech]]] = {
         "init": (INIT_PHASES, init_lines() if name == "init" else {}),
         "join": (JOIN_PHASES, join_lines() if name == "join" else {}),
@@ -155,14 +156,14 @@ def kubeadm_phases(name: str, phases: Sequence[Phase]) -> tuple[Phase, ...]:
     order, lines = known[name]
     kept = [phase for phase in phases if phase.name.partition("/")[0] in order]
     if name == "init":
-        # kb starts the kubelet as early as it can and waits for the controllers as late as it can; kubeadm's lines come
-        # group by group. A joining control plane goes in kb's order, which is not seen from outside but for its speed
+        # kb starts the kubelet as early and waits for the controllers as late as possible; kubeadm's lines come group
+        # by group. A joining control plane keeps kb's order, which is visible only in its speed
         kept.sort(key=lambda phase: _place_in_kubeadm(phase.name, order))
     return tuple(replace(speaking(phase, lines), hidden=phase.name in HIDDEN) for phase in kept)
 
 
 def _place_in_kubeadm(name: str, order: Sequence[str]) -> tuple[int, int]:
-    """Where a phase of init stands there; the children of all groups but one are in kubeadm's order already."""
+    """A phase's position in kubeadm's init; only in one group are kb's children not already in kubeadm's order."""
     group, _, child = name.partition("/")
     return order.index(group), KUBECONFIGS.index(child) if group == "kubeconfig" and child else 0
 
@@ -188,7 +189,7 @@ def one_phase(call: Invocation) -> int:
 
 
 def _refuse_parent(call: Invocation, words: Sequence[str]) -> None:
-    """Raises UsageError (no-phase) where a parent is named alone: kubeadm wants one of its children, or `all`."""
+    """Raises UsageError (no-phase) if only a parent is named: kubeadm requires one of its children, or `all`."""
     name = "/".join(word.strip("/") for word in words if ":" not in word)
     children = [phase for phase in call.command.phases if phase.name.startswith(f"{name}/")]
     visible = [phase.name.partition("/")[2] for phase in children if not phase.hidden]
@@ -239,8 +240,8 @@ def upgrade(call: Invocation) -> int:
 
 
 def stands_for(local: Host) -> str:
-    """The version of Kubernetes that kb stands for here: the installed kubelet's, which it would deploy; else the
-    newest that is proven."""
+    """The Kubernetes version that kb represents here: the installed kubelet's, which it would deploy, else the newest
+    proven one."""
     return choose.choose_version(local, "").value or releases.NEWEST_PROVEN
 
 
@@ -259,7 +260,7 @@ def version(call: Invocation) -> int:
 
 
 def describe_version(text: str, machine: str) -> dict[str, str]:
-    """kubeadm's version.Info. What a Go program knows of its build is empty; gitCommit names kb."""
+    """kubeadm's version.Info. Fields about a Go build are empty; gitCommit names kb."""
     found = releases.parse_version(text)
     assert found is not None
     architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
@@ -287,7 +288,7 @@ def _go_fields(info: Mapping[str, str]) -> str:
 
 
 def reset(call: Invocation) -> int:
-    """Empty kubeadm's folders whoever filled them. What else kb made on the node, kb reset takes back."""
+    """Empty kubeadm's folders, whoever filled them. `kb reset` undoes what else kb created on the node."""
     _refuse_rootfs(call)
     launch, paths = Launch(call), Paths()
     local = launch.local
@@ -327,7 +328,7 @@ def _reset_flags(call: Invocation) -> dict[str, Any]:
 
 
 def show_result(call: Invocation, result: RunResult, target: Host) -> None:  # noqa: PLR0917
-    """The last words of init and join; of a dry run, the plan."""
+    """Print the last lines of init and join; for a dry run, the plan."""
     if target.mode == "dry-run":
         launcher.print_plan(call, list(getattr(target, "plan", ())))
         return

@@ -1,8 +1,8 @@
 """The phases of reset under the name kubeadm: preflight, remove-etcd-member, cleanup-node.
 
-Unlike kb's own reset, which takes back what its journal holds, this empties kubeadm's folders whoever filled them, as
-kubeadm does. What fails on the way is told, and the rest is done all the same. Mirrors
-cmd/kubeadm/app/cmd/phases/reset/*.go and RemoveStackedEtcdMemberFromCluster of cmd/kubeadm/app/phases/etcd/local.go.
+Unlike kb's own reset, which undoes what its journal holds, this empties kubeadm's folders, whoever filled them, as
+kubeadm does. Failures are reported, and the rest is still done. Mirrors cmd/kubeadm/app/cmd/phases/reset/*.go and
+RemoveStackedEtcdMemberFromCluster of cmd/kubeadm/app/phases/etcd/local.go.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KUBECONFIGS = (
     "scheduler.conf",
 )  # fmt: skip
 _UNMOUNT_FLAGS = {"MNT_FORCE": "-f", "MNT_DETACH": "-l"}
-"""umount(8) has no option for the others: MNT_EXPIRE, UMOUNT_NOFOLLOW (it follows none anyway)."""
+"""umount(8) has no option for the others: MNT_EXPIRE, and UMOUNT_NOFOLLOW (umount follows no links anyway)."""
 
 
 @frozen_by_name
@@ -48,7 +48,8 @@ def _say(ctx: KubeadmReset, text: str) -> None:
 
 
 def ask(ctx: KubeadmReset) -> Outputs:
-    """Ask unless --force; then root alone. Raises UsageError (not-confirmed), PreflightError (preflight)."""
+    """Ask for confirmation unless --force; then require root. Raises UsageError (not-confirmed), PreflightError
+    (preflight)."""
     if not ctx.wishes.force and ctx.host.mode != "dry-run":
         ctx.report.warn("[reset] what 'kubeadm init' or 'kubeadm join' did to this host will be taken back")
         with contextlib.suppress(OSError):
@@ -78,7 +79,7 @@ def ask(ctx: KubeadmReset) -> Outputs:
 
 
 def remove_etcd_member(ctx: KubeadmReset) -> Outputs:
-    """Take this node's member out of the cluster, so that the others do not count on it; then empty its data."""
+    """Remove this node's member from the cluster, so that the others do not count on it; then empty its data folder."""
     pod = reset.read_etcd_pod(ctx)
     if pod is None and not ctx.host.is_dir(ctx.paths.etcd_data):
         _say(ctx, "[reset] No etcd config found. Assuming external etcd")
@@ -171,7 +172,8 @@ def _empty_folders(ctx: KubeadmReset, folders: list[Path], *, is_dry: bool) -> N
 
 
 def _empty(ctx: KubeadmReset, folder: Path) -> bool:
-    """Remove what is in a folder, not itself; whether there was anything. What does not go is told."""
+    """Remove a folder's content but not the folder; return whether there was any. What cannot be removed is
+    reported."""
     if not ctx.host.is_dir(folder):
         return False
     names = ctx.host.list_dir(folder)
