@@ -1,4 +1,4 @@
-"""Checks of an external etcd: whether it answers, its version, and the files that prove this node to it."""
+"""Checks of an external etcd: whether it answers, its version, and the files that authenticate this node to it."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def check_external_etcd_version(node: Node) -> Findings:
         yield Finding("ExternalEtcdVersion", ERROR, str(error), error.remedy)
         return
     floor = node.release.min_external_etcd_tag
-    attempts = 1 if node.workflow == DOCTOR else ETCD_ATTEMPTS  # doctor tells what it sees now
+    attempts = 1 if node.workflow == DOCTOR else ETCD_ATTEMPTS  # doctor reports the current state
     for endpoint in external.http_endpoints or external.endpoints:
         url = f"{endpoint.rstrip('/')}/version"
         try:
             answer = _ask(node.host, url, tls=tls, attempts=attempts)
         except Unreachable as error:
-            if node.workflow != DOCTOR:  # whose own look at etcd tells it, and whether the others are enough
+            if node.workflow != DOCTOR:  # doctor's own etcd check reports this, and whether the other members are enough
                 yield Finding("ExternalEtcdVersion", ERROR, str(error), error.remedy)
             continue
         version = _etcd_version(answer)
@@ -83,7 +83,7 @@ def _etcd_version(answer: HttpResponse) -> str:
 def check_external_etcd_files(node: Node) -> Findings:
     external = node.config.cluster.external_etcd
     is_brought = node.workflow == JOIN_CONTROL_PLANE and bool(node.config.certificate_key)
-    if external is None or is_brought:  # the Secret of the shared certificates has them
+    if external is None or is_brought:  # the Secret with the shared certificates contains them
         return
     files = {"caFile": external.ca_file, "certFile": external.cert_file, "keyFile": external.key_file}
     missing = {entry: name for entry, name in files.items() if name and not node.host.exists(Path(name))}
@@ -101,7 +101,7 @@ def check_external_etcd_files(node: Node) -> Findings:
 
 
 def _find_etcd_faults(host: Host, external: ExternalEtcd) -> Iterator[tuple[str, str]]:
-    """(entry, what is wrong): the API server would not start with it."""
+    """(entry, what is wrong) for each file with which the API server would not start."""
     try:
         if external.ca_file:
             certificates.parse_certs(host.read_text(Path(external.ca_file)))

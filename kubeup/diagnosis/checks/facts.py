@@ -1,4 +1,4 @@
-"""What a check is given and gives back: the node with what is known of it, and findings."""
+"""Input and output of a check: the node with what is known about it, and findings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT, NODE, IMAGES = "root", "node", "images"
 INIT, JOIN, JOIN_CONTROL_PLANE, UPGRADE, RESET, DOCTOR = (
     "init", "join", "join-control-plane", "upgrade", "reset", "doctor",
 )  # fmt: skip
-"""Workflows. join: the checks of every joining node; join-control-plane: those after discovery, on top."""
+"""Workflows. join: the checks of every joining node; join-control-plane: the additional checks after discovery."""
 
 
 @frozen
@@ -49,9 +49,9 @@ Findings = Iterable[Finding]
 
 @frozen
 class Node:
-    """What a check looks at: the machine, what it is to become, and what kb made on it already.
+    """What a check examines: the machine, what it should become, and what kb has already created on it.
 
-    Slow looks are done once: look_ahead() does them side by side.
+    Slow reads are done once; look_ahead() does them in parallel.
     """
 
     host: Host
@@ -59,14 +59,14 @@ class Node:
     release: Release
     paths: Paths = field(default_factory=Paths)
     owned: frozenset[str] = frozenset()
-    """Paths that kb's state says kb made on this node."""
+    """Paths that kb created on this node, according to its state."""
     workflow: str = INIT
     mends: frozenset[str] = frozenset()
-    """Phases of this run that put right what some checks look at: their findings would be about nothing."""
+    """Phases of this run that fix what some checks examine; findings of those checks would be pointless."""
     skipped: frozenset[str] = frozenset()
     """Phases that the user left out of the workflow."""
     tell: Callable[[str], None] = lambda text: None
-    """Takes what is waited for right now."""
+    """Receives what kb is waiting for right now."""
 
     @functools.cached_property
     def runtime(self) -> runtime.RuntimeStatus:
@@ -78,13 +78,13 @@ class Node:
 
     @property
     def kubelet_version(self) -> Optional[Version]:
-        """Of the installed kubelet; None where there is none or it does not tell."""
+        """The version of the installed kubelet; None if there is none or it does not report one."""
         match = re.search(r"Kubernetes (v\S+)", self.kubelet_answer.stdout) if self.kubelet_answer.ok else None
         return parse_version(match.group(1)) if match else None
 
     @functools.cached_property
     def units(self) -> Mapping[str, Mapping[str, str]]:
-        """systemd's view of kubelet, firewalld and systemd-resolved; {} where systemd does not run."""
+        """systemd's view of kubelet, firewalld and systemd-resolved; {} if systemd does not run."""
         names = ("kubelet.service", "firewalld.service", "systemd-resolved.service")
         wanted = "LoadState,ActiveState,UnitFileState"
         answer = self.host.query(["systemctl", "show", "--property", wanted, *names], timeout_s=15)
@@ -95,8 +95,8 @@ class Node:
 
     @functools.cached_property
     def name_addresses(self) -> Sequence[str]:
-        """What the node's name resolves to. A resolver without a server would hold kb for half a minute: two
-        seconds are enough to know that the name is of no use."""
+        """The addresses that the node's name resolves to. A resolver without a server would block for half a minute;
+        after two seconds it is clear that the name is useless."""
         found: list[str] = []
         look = threading.Thread(target=lambda: found.extend(self.host.resolve(self.config.node.name)), daemon=True)
         look.start()
@@ -105,13 +105,13 @@ class Node:
 
     @functools.cached_property
     def mounts(self) -> Sequence[tuple[str, str, tuple[str, ...]]]:
-        """/proc/mounts: (mount point, type, options); of mounts upon each other the last one counts."""
+        """/proc/mounts: (mount point, type, options); of several mounts on one mount point, the last one counts."""
         rows = [line.split() for line in read_or_empty(self.host, "/proc/mounts").splitlines()]
         last = {row[1]: (row[1], row[2], tuple(row[3].split(","))) for row in rows if len(row) >= 4}
         return tuple(last.values())
 
     def look_ahead(self) -> None:
-        """Do the slow looks (programs, the resolver) side by side."""
+        """Do the slow reads (programs, the resolver) in parallel."""
         with ThreadPoolExecutor(4) as pool:
             for name in ("runtime", "kubelet_answer", "units", "name_addresses"):
                 pool.submit(getattr, self, name)
@@ -123,7 +123,8 @@ class Node:
         return self.units.get(name, {}).get(state) in values
 
     def kubelet_setting(self, field: str, flag: str) -> object:
-        """What the user wants of the kubelet, by flag (which wins) or configuration; None for the default."""
+        """The user's setting for the kubelet, by flag (which takes precedence) or configuration; None for the
+        default."""
         flags = [arg.value for arg in self.config.node.kubelet_extra_args if arg.name == flag]
         if not flags:
             return self.config.kubelet.get(field)
@@ -131,7 +132,7 @@ class Node:
 
 
 def parse_pairs(text: str) -> dict[str, str]:
-    """Lines `key=value`."""
+    """Parse lines of the form `key=value`."""
     return {key: value for key, sign, value in (line.partition("=") for line in text.splitlines()) if sign}
 
 

@@ -1,4 +1,4 @@
-"""The check that pulls: every image that this node runs is there, or comes."""
+"""The check that pulls images: every image that this node needs is present or can be pulled."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kubeup.node import image_pulls, images, runtime
 
 
 def check_images(node: Node) -> Findings:
-    """Pull what is missing. The runtime's own sandbox image is among them: without it no Pod starts at all."""
+    """Pull what is missing, including the runtime's own sandbox image: without it no pod can start."""
     wanted = list(images.list_node_images(node.config, node.release))
     sandbox = node.runtime.sandbox_image
     if sandbox and sandbox not in wanted:
@@ -19,7 +19,7 @@ def check_images(node: Node) -> Findings:
 
 
 def check_balancer_image(node: Node) -> Findings:
-    """A worker's kubelet pulls its images itself, but this one is needed before it can ask for anything else."""
+    """A worker's kubelet pulls its images itself, but needs this one before it can reach the cluster."""
     if not node.config.kb.load_balancer.is_local:
         return ()
     return _pull(node, [images.load_balancer_image(node.config.kb)], sandbox="")

@@ -29,7 +29,7 @@ KERNEL_OPTIONS = (
     ("EXT4_FS",), ("PROC_FS",), ("NETFILTER_XT_TARGET_REDIRECT", "IP_NF_TARGET_REDIRECT"),
     ("NETFILTER_XT_MATCH_COMMENT",), ("FAIR_GROUP_SCHED",),
 )  # fmt: skip
-"""Options that a kernel must have, built in or as a module; of several names one suffices."""
+"""Options that a kernel must have, built in or as a module; one of several names is enough."""
 CGROUP_OPTIONS = {
     1: ("CGROUPS", "CGROUP_CPUACCT", "CGROUP_DEVICE", "CGROUP_FREEZER", "CGROUP_PIDS", "CGROUP_SCHED"),
     2: ("CGROUPS", "CGROUP_BPF", "CGROUP_PIDS", "CGROUP_SCHED"),
@@ -43,7 +43,7 @@ SYSTEM = "SystemVerification"
 
 
 def check_system(node: Node) -> Findings:
-    """What k8s.io/system-validators looks at: kernel, its options, cgroups."""
+    """The checks of k8s.io/system-validators: kernel version, kernel options, cgroups."""
     kind = read_or_empty(node.host, "/proc/sys/kernel/ostype").strip()
     if kind and kind != "Linux":
         yield Finding(SYSTEM, ERROR, f"the operating system is {kind}", "use Linux")
@@ -58,7 +58,7 @@ def check_system(node: Node) -> Findings:
 
 
 def find_cgroups(node: Node) -> tuple[int, str]:
-    """The cgroup version (0: none) and where it is mounted."""
+    """The cgroup version (0: none) and its mount point."""
     by_point = {point: kind for point, kind, _ in node.mounts}
     kind = by_point.get("/sys/fs/cgroup")
     if kind == "cgroup2":
@@ -84,7 +84,7 @@ def _check_kernel(node: Node, cgroup_version: int) -> Findings:
     if options is None:
         yield Finding(
             SYSTEM,
-            WARNING if node.workflow == DOCTOR else ERROR,  # a node at work shows that its kernel will do
+            WARNING if node.workflow == DOCTOR else ERROR,  # a working node proves that its kernel is good enough
             f"the options of kernel {release} cannot be read: there is no /proc/config.gz and no /boot/config-{release}",
             f"install the kernel's package, or go without: --ignore-preflight-errors={SYSTEM}",
         )
@@ -97,7 +97,7 @@ def _check_kernel(node: Node, cgroup_version: int) -> Findings:
 
 
 def read_kernel_options(host: Host, release: str) -> Optional[dict[str, str]]:
-    """CONFIG_ options without the prefix: {"NAMESPACES": "y"}; None where no file tells."""
+    """CONFIG_ options without the prefix: {"NAMESPACES": "y"}; None if no file lists them."""
     for attempt in (1, 2):
         for pattern in KERNEL_CONFIGS:
             path = Path(pattern.format(release=release))
@@ -115,7 +115,7 @@ def read_kernel_options(host: Host, release: str) -> Optional[dict[str, str]]:
 
 
 def _check_cgroup_v1(node: Node) -> Findings:
-    """A kubelet from 1.35 on does not start here unless it is told to; then it works."""
+    """From 1.35 on the kubelet does not start on cgroup v1 unless it is told to; then it works."""
     kubelet = node.kubelet_version
     refuses = kubelet_refuses_cgroup_v1(kubelet) if kubelet else node.release.refuses_cgroup_v1
     name = f"kubelet {kubelet}" if kubelet else f"a kubelet {node.release.name}"
@@ -163,7 +163,7 @@ def _read_controllers_v1(host: Host) -> set[str]:
 
 def _read_controllers_v2(node: Node, mount: str) -> set[str]:
     found = set(read_or_empty(node.host, f"{mount}/cgroup.controllers").split())
-    # version 2 has no controller of these names: eBPF stands for one, a file in every cgroup for the other
+    # version 2 has no controllers with these names: eBPF replaces one, a file in every cgroup the other
     found.add("devices")
     if _has_freezer(node.host, Path(mount)):
         found.add("freezer")
@@ -176,7 +176,7 @@ def _has_freezer(host: Host, mount: Path) -> bool:
         return True
     if not host.is_live or any(host.exists(child / "cgroup.procs") for child in children):
         return not host.is_live
-    # nothing but the root cgroup, which has no such file: look into a new one
+    # there is only the root cgroup, which lacks this file: look into a new cgroup
     probe = mount / "freezer-test-kb"
     try:
         host.make_dir(probe)

@@ -57,15 +57,15 @@ def check_kubelet_version(node: Node) -> Findings:
 
 
 KUBELET_ENV_FILES = (Path("/etc/default/kubelet"), Path("/etc/sysconfig/kubelet"))
-"""Where an admin's own flags stand (KUBELET_EXTRA_ARGS), as the packages' drop-in reads them."""
+"""Files with an admin's own flags (KUBELET_EXTRA_ARGS), which the packages' drop-in reads."""
 _NOT_PARSED = re.compile(
     r"unknown flag: --(?P<unknown>[\w-]+)|invalid argument \\*\".*?\\*\" for \\*\"(?:-\w, )?--(?P<invalid>[\w-]+)"
 )
 
 
 def check_kubelet_flags(node: Node) -> Findings:
-    """The installed kubelet is asked whether it takes its flags: it reads them all before it tells its version. kubeadm does
-    not look, and waits for a kubelet that ends at once, again and again."""
+    """Ask the installed kubelet whether it accepts its flags: it parses them all before it prints its version. kubeadm
+    does not check this, and waits for a kubelet that crashes again and again."""
     for source, flags in _kubelet_flags(node):
         for name, value, is_known in _find_unparsed(node.host, flags):
             gone = kubelet_flags.find_gone(name)
@@ -86,7 +86,8 @@ def check_kubelet_flags(node: Node) -> Findings:
 
 
 def _kubelet_flags(node: Node) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """(where they stand, (name, value) of each) of the flags with which the kubelet will be started."""
+    """For each place: (where the flags are, (name, value) of each) of the flags that the kubelet will be started
+    with."""
     if node.workflow == DOCTOR:
         path = node.paths.kubelet_flags_env
         args = kubelet.parse_flags_env(read_or_empty(node.host, str(path)))
@@ -100,8 +101,8 @@ def _kubelet_flags(node: Node) -> Iterator[tuple[str, list[tuple[str, str]]]]:
 
 
 def _find_unparsed(host: Host, flags: list[tuple[str, str]]) -> Iterator[tuple[str, str, bool]]:
-    """(name, value, whether it is a flag at all) of those that the kubelet does not take: it names the first, so the others
-    are asked about without it."""
+    """(name, value, whether the flag exists at all) of each flag that the kubelet rejects. It names only the first, so
+    the others are tried again without it."""
     left = list(flags)
     while left:
         words = [f"--{name}={value}" if value else f"--{name}" for name, value in left]
@@ -110,13 +111,13 @@ def _find_unparsed(host: Host, flags: list[tuple[str, str]]) -> Iterator[tuple[s
         name = (found["unknown"] or found["invalid"]) if found else ""
         culprits = [flag for flag in left if kubelet_flags.normal_name(flag[0]) == kubelet_flags.normal_name(name)]
         if not found or not culprits:
-            return  # well, or something that is not about a flag: other checks look at it
+            return  # success, or an error that is not about a flag: other checks examine that
         yield culprits[0][0], culprits[0][1], found["unknown"] is None
         left = [flag for flag in left if flag not in culprits]
 
 
 def check_kubelet_unit(node: Node) -> Findings:
-    """kubeadm warns of a missing unit and then waits four minutes for a kubelet that nobody starts."""
+    """kubeadm only warns of a missing unit, and then waits four minutes for a kubelet that nothing starts."""
     if services.find(node.host) is services.OPENRC:
         yield from _check_openrc_kubelet(node)
     elif not node.units:
@@ -150,7 +151,7 @@ def check_kubelet_unit(node: Node) -> Findings:
 
 
 def _check_openrc_kubelet(node: Node) -> Findings:
-    """OpenRC goes by a script, which the kubelet's package brings."""
+    """OpenRC needs a script, which comes with the kubelet's package."""
     if not node.host.exists(Path("/etc/init.d/kubelet")):
         text = f"{services.OPENRC.name_unit('kubelet')} is not there"
         remedy = f"install it: {crictl.install_command(node.host, 'kubelet', apk='kubelet-openrc')}"
@@ -168,7 +169,8 @@ OTHER_RESOLV_CONFS = (Path(RESOLVED_CONF), Path("/run/NetworkManager/no-stub-res
 
 
 def check_resolver(node: Node) -> Findings:
-    """CoreDNS forwards to the name servers in the kubelet's resolv.conf: a loopback address there is CoreDNS itself."""
+    """CoreDNS forwards to the name servers in the kubelet's resolv.conf; in a pod, a loopback address there means
+    CoreDNS itself."""
     chosen = node.kubelet_setting("resolvConf", "resolv-conf")
     if chosen == "" or node.config.cluster.dns.disabled:
         return

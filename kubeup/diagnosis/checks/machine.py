@@ -1,4 +1,4 @@
-"""Checks of the machine: its size, its name and addresses, its programs, and what stands in its way."""
+"""Checks of the machine: its size, its name and addresses, its programs, and obstacles."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MIN_CPUS = 2
 MIN_MEMORY_MB = 1700
 MIN_FREE_BYTES = 2**30
 MIN_ETCD_BYTES = 160 * 2**20
-"""etcd sets two files of 64 MB aside before it serves: with less it ends at once."""
+"""etcd preallocates two files of 64 MB before it serves: with less space it exits at once."""
 
 
 def check_root_user(node: Node) -> Findings:
@@ -43,7 +43,7 @@ def check_root_user(node: Node) -> Findings:
 
 
 def find_ordinary_user(host: Host) -> Findings:
-    """What is to be said where it is not root who runs kb."""
+    """The finding if kb does not run as root."""
     if not host.is_root_user():
         yield Finding(
             "IsPrivilegedUser", ERROR, "kb runs as an ordinary user", "run it as root: sudo python3 kb.pyz ..."
@@ -120,7 +120,8 @@ def check_disk_space(node: Node) -> Findings:
 
 
 def check_swap(node: Node) -> Findings:
-    """kubeadm warns, and the kubelet then refuses to start: an error, unless the kubelet was told to bear swap."""
+    """kubeadm only warns, and the kubelet then refuses to start. So swap is an error unless the kubelet is told to
+    tolerate it."""
     devices = [line.split()[0] for line in read_or_empty(node.host, "/proc/swaps").splitlines()[1:] if line.split()]
     if not devices or node.kubelet_setting("failSwapOn", "fail-swap-on") is False:
         return
@@ -176,7 +177,7 @@ PACKAGES = {
     "losetup": ("mount", "util-linux"),
     "cp": ("coreutils", "coreutils"),
 }
-"""The package that brings a program: Debian's name, Fedora's name."""
+"""The package that contains a program: Debian's name, Fedora's name."""
 
 
 def check_programs(node: Node) -> Findings:
@@ -214,8 +215,8 @@ def check_forwarding(node: Node) -> Findings:
 
 
 def check_service_route(node: Node) -> Findings:
-    """The kernel looks for a route before kube-proxy's rules come in. kb's own network keeps one, and so does
-    install/sysctls; of a node that is there already it is said."""
+    """The kernel looks up a route before kube-proxy's rules apply. kb's own network maintains one, and so does
+    install/sysctls; on an existing node its absence is reported."""
     cluster, network = node.config.cluster, node.config.kb.pod_network
     if network.plugin == "bridge" or "install/sysctls" in node.mends:
         return
@@ -237,12 +238,13 @@ FLEXVOLUME_REMEDY = (
     "set controllerManager.extraArgs flex-volume-plugin-dir: /opt/libexec/kubernetes/kubelet-plugins/volume/exec/ and, in the "
     "KubeletConfiguration, volumePluginDir to the same"
 )
-"""For systems with a read-only /usr (Flatcar, Fedora CoreOS): the kubelet cannot make the folder for the controller manager."""
+"""For systems with a read-only /usr (Flatcar, Fedora CoreOS): the kubelet cannot create the controller-manager's
+folder."""
 
 
 def check_host_paths(node: Node) -> Findings:
-    """Folders and files of this machine that the static pods mount: where the kubelet can neither find nor make one, it never
-    starts the pod. kubeadm waits in vain."""
+    """Check the host paths that the static pods mount: the kubelet never starts a pod if it can neither find nor create
+    one. kubeadm waits in vain."""
     for origin, path, kind, remedy in _host_paths(node):
         found = node.host.stat(path)
         mount = "" if found else find_read_only_mount(node.host, path)
@@ -259,7 +261,7 @@ def check_host_paths(node: Node) -> Findings:
 
 
 def _host_paths(node: Node) -> Iterator[tuple[str, Path, str, str]]:
-    """(who mounts it, path, type, what to do about it)"""
+    """(the pod that mounts it, path, type, what to do about it)"""
     cluster = node.config.cluster
     if node.release.mounts_flexvolume_dir:
         told = cluster.controller_manager.last_arg("flex-volume-plugin-dir") or static_pods.FLEXVOLUME_DIR
@@ -276,14 +278,14 @@ def _host_paths(node: Node) -> Iterator[tuple[str, Path, str, str]]:
 
 
 def check_anonymous_auth(node: Node) -> Findings:
-    """The API server's health endpoints have to be open to the kubelet, which probes them without credentials."""
+    """The API server's health endpoints must be open to the kubelet, which probes them without credentials."""
     closed = probes.describe_closed_probes((arg.name, arg.value) for arg in node.config.cluster.api_server.extra_args)
     if closed:
         yield Finding("AnonymousAuth", WARNING, f"apiServer.extraArgs: {closed}", probes.CLOSED_PROBES_REMEDY)
 
 
 def check_advertise_address(node: Node) -> Findings:
-    """etcd listens on it: an address that this machine does not have ends it at once, every time."""
+    """etcd listens on this address: if the machine does not have it, etcd exits at once, every time."""
     advertised = node.config.local_api_endpoint.advertise_address
     interfaces = choose.read_interfaces(node.host)
     address = address_or_none(advertised)
@@ -291,7 +293,7 @@ def check_advertise_address(node: Node) -> Findings:
         return
     path = f"/proc/sys/net/ipv{address.version}/ip_nonlocal_bind"
     if read_or_empty(node.host, path).strip() == "1":
-        return  # an address that moves between machines (keepalived) may be listened on before it is here
+        return  # a virtual IP (keepalived) may be configured before it moves to this machine
     have = ", ".join(f"{item} ({interface.name})" for interface in interfaces for item in interface.addresses)
     is_fatal = node.config.cluster.local_etcd is not None
     yield Finding(
@@ -305,7 +307,8 @@ def check_advertise_address(node: Node) -> Findings:
 
 
 def check_clock(node: Node) -> Findings:
-    """What the cluster signs is not valid yet for a clock that is behind. One that is ahead works, and confuses."""
+    """If the clock is behind, the cluster's new certificates are not yet valid. A clock that is ahead works, but
+    confuses."""
     skew_s = node.config.join.clock_skew_s if node.config.join else 0.0
     if abs(skew_s) > clock.MAX_SKEW_S:
         yield Finding(

@@ -1,4 +1,4 @@
-"""Checks of ports, files and folders: what must be free, and what another cluster left there."""
+"""Checks of ports, files and folders: what must be free, and what another cluster left behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kubeup.yaml_files import name_of
 
 @frozen
 class Port:
-    """A port of a control-plane node. The program holds it rightly if kb made `made_by`."""
+    """A port of a control-plane node. The program may use it if kb created `made_by`."""
 
     number: int
     program: str
@@ -70,7 +70,7 @@ def check_etcd_ports(node: Node) -> Findings:
 
 
 def check_balancer_ports(node: Node) -> Findings:
-    """The load balancer's two ports on the loopback, where one is asked for."""
+    """The load balancer's two ports on loopback, if one is configured."""
     balancer, endpoint = node.config.kb.load_balancer, node.config.cluster.control_plane_endpoint
     if not balancer.is_local:
         return ()
@@ -100,7 +100,7 @@ def _check_ports(node: Node, ports: Iterable[Port]) -> Findings:
 
 
 def _is_own_process(node: Node, port: Port, *, holder: str) -> bool:
-    """Whether an unfinished run of kb started it. The kernel keeps 15 characters of a program's name."""
+    """Whether an unfinished run of kb started it. The kernel keeps only 15 characters of a program's name."""
     return node.owns(port.made_by) and holder.partition(" (pid ")[0] == port.program[:15]
 
 
@@ -110,11 +110,11 @@ def check_manifests(node: Node) -> Findings:
 
 
 def check_joined(node: Node) -> Findings:
-    """A node that has joined a cluster has these."""
+    """A node that has joined a cluster has these files."""
     names = ("kubelet.conf", "bootstrap-kubelet.conf")
     files = [node.paths.kubeconfig(name) for name in names]
     if node.config.join and not node.config.is_control_plane:
-        files.append(Path(node.config.join.ca_cert_path))  # a control plane may have been given it, with its key
+        files.append(Path(node.config.join.ca_cert_path))  # a control plane may have received it together with its key
     return _check_available(node, files)
 
 
@@ -138,9 +138,9 @@ _OTHER_PRODUCTS = (
 
 
 def _plan_removal(node: Node, path: Optional[Path] = None) -> tuple[str, str]:
-    """Whose cluster this node is part of, as far as its files tell, and what takes it away: kb reset would refuse.
+    """Whose cluster this node belongs to, as far as its files tell, and how to remove it: kb reset would refuse.
 
-    With a path: who made that file.
+    With a path: who created that file.
     """
     for folder, product, removal in _OTHER_PRODUCTS:
         if node.host.exists(Path(folder)):
@@ -152,7 +152,7 @@ def _plan_removal(node: Node, path: Optional[Path] = None) -> tuple[str, str]:
             maker,
             "kubeadm reset (it removes that cluster's data from this node); to go on with it as it is: kb adopt",
         )
-    # not beside it: the kubelet runs every file of that folder, whatever its name ends with
+    # not in the same folder: the kubelet runs every file there, whatever its suffix
     removal = f"mv {path} /root/" if path else "stop it with the tools of the cluster that it belongs to"
     return "neither kb nor kubeadm made it", removal
 
@@ -164,7 +164,7 @@ def check_etcd_folder(node: Node) -> Findings:
     folder = Path(etcd.data_dir)
     name = f"DirAvailable-{name_of(folder)}"
     try:
-        inside = [name for name in node.host.list_dir(folder) if name != "lost+found"]  # of a file system of its own
+        inside = [name for name in node.host.list_dir(folder) if name != "lost+found"]  # the root of a separate file system has one
     except HostError as error:
         yield Finding(name, ERROR, f"{folder} cannot be opened ({error.cause})", error.remedy)
         return

@@ -1,4 +1,4 @@
-"""Checks of proxies: what of the cluster's own traffic they would take."""
+"""Checks of proxies: which of the cluster's own traffic they would intercept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kubeup.diagnosis.checks.facts import (
 
 
 def uses_proxy(env: Mapping[str, str], host: str, *, port: int = 443) -> str:
-    """The proxy through which Go's programs would reach https://host, "" for none (net/http.ProxyFromEnvironment)."""
+    """The proxy that Go programs would use to reach https://host, "" for none (net/http.ProxyFromEnvironment)."""
     proxy = env.get("HTTPS_PROXY") or env.get("https_proxy") or ""
     host = host.strip("[]").lower().rstrip(".")
     address = address_or_none(host)
@@ -52,11 +52,12 @@ def _is_excluded(entry: str, host: str, *, port: int) -> bool:
 
 
 def complete_no_proxy(env: Mapping[str, str], config: NodeConfig) -> str:
-    """NO_PROXY with everything that must not go through a proxy: what is there, and this cluster's addresses."""
+    """NO_PROXY extended by everything that must not go through a proxy: the current value, and this cluster's
+    addresses."""
     told = (entry.strip() for entry in (env.get("NO_PROXY") or env.get("no_proxy") or "").split(","))
     have = [entry for entry in told if re.fullmatch(r"[A-Za-z0-9_.:/*\[\]-]+", entry)]
     cluster = config.cluster
-    # without brackets: Go's httpproxy takes those before a port alone
+    # without brackets: Go's httpproxy accepts them only before a port
     endpoint = host_of(cluster.control_plane_endpoint)
     wanted = [
         "localhost",
@@ -86,7 +87,7 @@ def check_proxy(node: Node) -> Findings:
 
 
 def check_kubelet_proxy(node: Node) -> Findings:
-    """A proxy in the service manager's environment is the kubelet's too."""
+    """A proxy in the service manager's environment also applies to the kubelet."""
     shown = node.host.query(["systemctl", "show-environment"], timeout_s=15).stdout
     own = node.host.query(["systemctl", "show", "kubelet", "--property", "Environment", "--value"], timeout_s=15).stdout
     env = {**parse_pairs(shown), **parse_pairs("\n".join(own.replace('"', "").split()))}
@@ -103,7 +104,7 @@ def check_kubelet_proxy(node: Node) -> Findings:
 
 
 def check_join_proxy(node: Node) -> Findings:
-    """The kubelet reaches the API server by Go's rules for proxies."""
+    """The kubelet reaches the API server by Go's proxy rules."""
     server = node.config.join.server if node.config.join else ""
     parts = urllib.parse.urlsplit(server)
     env = node.host.environ()

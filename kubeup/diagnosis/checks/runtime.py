@@ -1,4 +1,4 @@
-"""Checks of the container runtime, its configuration, and the pods' network."""
+"""Checks of the container runtime, its configuration, and the pod network."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def check_runtime_version(node: Node) -> Findings:
 
 
 def check_cgroup_driver(node: Node) -> Findings:
-    """A kubelet asks a runtime that has the RuntimeConfig call; otherwise both must be told the same."""
+    """A kubelet asks the runtime if it has the RuntimeConfig call; otherwise both must be configured alike."""
     status = node.runtime
     wanted = node.kubelet_setting("cgroupDriver", "cgroup-driver") or "systemd"
     if status.has_runtime_config or status.cgroup_driver in (None, wanted):
@@ -68,7 +68,7 @@ def check_cgroup_driver(node: Node) -> Findings:
 
 
 def may_lower_oom_score(host: Host) -> bool:
-    """Whether this machine has CAP_SYS_RESOURCE; taken to have it where it does not tell."""
+    """Whether this machine has CAP_SYS_RESOURCE; assumed true if that cannot be determined."""
     match = re.search(r"^CapBnd:\s*([0-9a-f]+)", read_or_empty(host, "/proc/self/status"), re.MULTILINE)
     return not match or bool(int(match.group(1), 16) >> CAP_SYS_RESOURCE & 1)
 
@@ -99,7 +99,7 @@ def check_sandbox_image(node: Node) -> Findings:
 
 
 def check_registry_config(node: Node) -> Findings:
-    """A hosts.toml that nothing reads: the mirror or the CA that somebody set up is not used, and nothing says so."""
+    """A hosts.toml that nothing reads: the configured mirror or CA is silently ignored."""
     told = node.runtime.registry_config_path
     if told is None or str(runtime.CERTS_D) in told.split(":"):
         return
@@ -128,7 +128,7 @@ def check_cni_plugins(node: Node) -> Findings:
 
 
 def check_pod_network(node: Node) -> Findings:
-    """What the phase pod-network would stumble over at the end, when the cluster is made."""
+    """Find what would make the phase pod-network fail at the end, after the cluster is created."""
     network = node.config.kb.pod_network
     if "pod-network" in node.skipped:
         return
@@ -143,8 +143,8 @@ def check_pod_network(node: Node) -> Findings:
 
 
 def check_join_network(node: Node) -> Findings:
-    """The file of a network of before, which would hide the cluster's. Once the kubelet of a node that joins has run, such
-    a file is the cluster's own."""
+    """Find the file of a previous network, which would hide the cluster's. Once a joining node's kubelet has run, such
+    a file belongs to the cluster itself."""
     has_bridge = node.config.kb.pod_network.plugin == "bridge" and "pod-network" not in node.skipped
     if not has_bridge or node.host.exists(node.paths.kubeconfig("kubelet.conf")):
         return

@@ -1,7 +1,7 @@
-"""The table of checks that preflight and doctor share, and running them.
+"""The table of checks that preflight and doctor share, and the code that runs them.
 
-Owns for every check its name (kubeadm's, as --ignore-preflight-errors takes it) and who asks for it. Must not print: findings
-are handed back, judge_findings() sorts them. Mirrors cmd/kubeadm/app/preflight/checks.go.
+Owns each check's name (kubeadm's, as in --ignore-preflight-errors) and the workflows that use it. Must not print:
+findings are returned, judge_findings() sorts them. Mirrors cmd/kubeadm/app/preflight/checks.go.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ from kubeup.node import runtime
 
 @frozen
 class Check:
-    """names: what its findings are called (`*`: a port, a program, a path with - for /)."""
+    """names: the names of its findings (`*`: a port, a program, a path with - for /)."""
 
     names: str
     batch: str
@@ -159,7 +159,7 @@ def run_batch(node: Node, batch: str) -> list[Finding]:
 
 
 def _look(check: Check, node: Node) -> Iterator[Finding]:
-    """A look that fails is a finding too, and must not keep the others from being told."""
+    """A check that fails is itself a finding, and must not prevent the others from being reported."""
     try:
         yield from check.look(node)
     except KbError as error:
@@ -167,7 +167,7 @@ def _look(check: Check, node: Node) -> Iterator[Finding]:
 
 
 def parse_ignored(names: Iterable[str]) -> frozenset[str]:
-    """The names in --ignore-preflight-errors, in small letters. Raises UsageError (ignore-all-alone)."""
+    """The names in --ignore-preflight-errors, in lower case. Raises UsageError (ignore-all-alone)."""
     ignored = frozenset(name.strip().lower() for name in names if name.strip())
     if "all" in ignored and len(ignored) > 1:
         raise UsageError(
@@ -180,7 +180,7 @@ def parse_ignored(names: Iterable[str]) -> frozenset[str]:
 
 
 def judge_findings(findings: Iterable[Finding], ignored: frozenset[str]) -> tuple[list[Finding], list[Finding]]:
-    """(errors, warnings): an ignored error is a warning."""
+    """(errors, warnings): an ignored error becomes a warning."""
     errors, warnings = [], []
     for finding in findings:
         if finding.level == ERROR and not ignored & {"all", finding.name.lower()}:
@@ -191,13 +191,13 @@ def judge_findings(findings: Iterable[Finding], ignored: frozenset[str]) -> tupl
 
 
 def _is_fixable(node: Node, errors: Sequence[Finding]) -> bool:
-    """Whether --fix would mend one of them: a setting of containerd's that is wrong."""
+    """Whether --fix would fix one of them: a wrong setting of containerd."""
     is_setting = any(f"{runtime.CONTAINERD_CONFIG}" in finding.remedy for finding in errors)
     return node.workflow == INIT and is_setting and not node.config.kb.runtime.fix
 
 
 def make_error(node: Node, errors: Sequence[Finding]) -> PreflightError:
-    """One error for a batch: all that is wrong, a line each."""
+    """One error for a batch, with one line per problem."""
     names = list(dict.fromkeys(finding.name for finding in errors))
     count = f"{len(errors)} check{'s' * (len(errors) != 1)} failed"
     return PreflightError(

@@ -1,5 +1,5 @@
-"""What kb doctor looks at: one module a subject, and one table (table.py).
+"""What kb doctor checks: one module per subject, and one table (table.py).
 
-A look takes the node as its files describe it (kubeup/doctor/patient.py), so that it works when the API server does not, and
-gives notes; it changes nothing.
+A check ("look") takes the node as described by its files (kubeup/doctor/node_files.py), so that it works when the API
+server does not, and returns notes; it changes nothing.
 """

@@ -1,4 +1,5 @@
-"""Looks at what is another thing by now than the files say: images that are gone, a kubelet started before they were changed."""
+"""Checks for a running state that differs from the files: removed images, a kubelet started before its files
+changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looks at certificates, on disk and as servers show them."""
+"""Checks of certificates, on disk and as served."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def look_at_certs(patient: Patient) -> Findings:
 
 
 def _describe_bundle(patient: Patient) -> str:
-    """What is told when certificates are issued; the signer's own flag says which file it takes."""
+    """What is logged when certificates are issued; the signer's own flag says which file it uses."""
     host, paths = patient.host, patient.paths
     path = cert_specs.CERTS["ca"].cert_path(paths)
     try:
         flags = read_flags(host, paths, component="kube-controller-manager")
         text = pki.describe_bundle(host, pki.read_ca(host, paths))
     except KbError:
-        return ""  # a problem, told elsewhere
+        return ""  # a problem that is reported elsewhere
     return text if flags.get("cluster-signing-cert-file") == str(path) else ""
 
 
 def _as_found(patient: Patient) -> NodeConfig:
-    """Names beyond those that kb would ask for are not known from the files: ask for none but the address."""
+    """The files do not tell which additional names kb would request, so request only the address."""
     return patient.config
 
 

@@ -1,4 +1,4 @@
-"""The look at the node as its cluster sees it."""
+"""The check of the node as its cluster sees it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Looks at what runs: preflight's checks, the chain from the kubelet to the probes, and static pods about to be restarted."""
+"""Checks of what runs: preflight's checks, the chain from the kubelet to the probes, static pods about to be
+restarted."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from kubeup.doctor.node_files import Patient, read_flags
 from kubeup.errors import KbError
 
 PROBES_S = 30
-"""After this long a pod that runs well has been probed, and is Ready."""
+"""By this time a healthy pod has been probed and is Ready."""
 
 
 def look_at_checks(patient: Patient) -> Findings:
@@ -48,7 +49,7 @@ def look_at_chain(patient: Patient) -> Findings:
 
 
 def probe_components(patient: Patient) -> dict[str, str]:
-    """What the health endpoint of each static pod says; "" for healthy."""
+    """The answer of each static pod's health endpoint; "" for healthy."""
     found = {}
     for name in patient.components:
         if name == "etcd":
@@ -77,13 +78,13 @@ def look_at_static_pods(patient: Patient) -> Findings:
         failing = [pod.component for pod in pods if pod.running_since and not pod.is_ready]
         told = {name: probes.read_probe_failure(api, f"{name}-{patient.config.node.name}") for name in failing}
     except KbError:
-        return  # an API server that does not answer is another look's matter
+        return  # another check reports an API server that does not answer
     young = {
         pod.component for pod in pods if pod.running_since and _seconds_since(patient, pod.running_since) < PROBES_S
     }
     for name, text in told.items():
         if not text and name in young:
-            continue  # it has not been probed yet
+            continue  # not probed yet
         flags = read_flags(patient.host, patient.paths, component=name)
         closed = probes.describe_closed_probes(flags.items()) if name == "kube-apiserver" else ""
         remedy = probes.CLOSED_PROBES_REMEDY if closed else f"crictl logs $(crictl ps -q --name {name})"

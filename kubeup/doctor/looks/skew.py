@@ -1,4 +1,4 @@
-"""The look at this machine's clock beside the API server's."""
+"""The check of this machine's clock against the API server's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looks at etcd: the disk below it, and its members."""
+"""Checks of etcd: the disk it writes to, and its members."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kubeup.machine.host import Host
 from kubeup.machine.http import Unreachable
 
 SLOW_FSYNC_S = 0.01
-"""etcd's own advice: 99 of 100 writes to its log are on disk within 10 ms."""
+"""etcd's own recommendation: 99 of 100 WAL writes are on disk within 10 ms."""
 
 
 def look_at_disk(patient: Patient) -> Findings:
@@ -37,7 +37,7 @@ def look_at_disk(patient: Patient) -> Findings:
 
 
 def read_fsync_p99_s(metrics: str) -> Optional[float]:
-    """The upper bound that 99 % of etcd's syncs of its log stay below; None with fewer than 100 of them."""
+    """An upper bound for 99 % of etcd's WAL fsync durations; None with fewer than 100 of them."""
     name = "etcd_disk_wal_fsync_duration_seconds"
     rows = [
         (float(edge), float(count)) for edge, count in re.findall(rf'{name}_bucket{{le="([\d.e+-]+)"}} (\S+)', metrics)

@@ -1,8 +1,8 @@
-"""The table of looks, and examining a node by it: kb doctor.
+"""The table of checks of kb doctor, and the code that examines a node with it.
 
-Owns which looks there are and in which order: the checks that preflight has too, the chain that is walked while kb waits, and
-what only a node that has been at work can show. Must not change anything: it is given a host that plans changes instead of
-making them. kubeadm has no like of it.
+Owns which checks there are and their order: the checks shared with preflight, the chain that kb walks while it waits,
+and what only a node that has been running can show. Must not change anything: it gets a host that plans changes instead
+of making them. kubeadm has no equivalent.
 """
 
 from __future__ import annotations
@@ -70,5 +70,5 @@ def as_dict(note: Finding) -> dict[str, str]:
 
 
 def _for_a_doctor(remedy: str) -> str:
-    """What is to be run again, for those who wait for a node, is their own command; here it is the one of before."""
+    """Complete the remedy "run the command again": for doctor this is the command that set up the node."""
     return remedy.replace(signs.AGAIN, f"{signs.AGAIN} that made this node")

@@ -1,4 +1,4 @@
-"""Looks at ways: the load balancer, the pods' network, the cluster's DNS, the tunnel to other nodes."""
+"""Checks of network paths: the load balancer, the pod network, the cluster's DNS, the tunnel to other nodes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def look_at_pod_network(patient: Patient) -> Findings:
 
 
 def _find_pods(patient: Patient, sandboxes: set[str]) -> list[tuple[str, str]]:
-    """(namespace, name) of the pods that have these sandboxes, as far as the runtime tells."""
+    """(namespace, name) of the pods that have these sandboxes, as far as the runtime knows."""
     words = crictl.crictl_argv(patient.config.node.cri_socket, "pods", "--state", "ready", "-o", "json")
     answer = patient.host.query(words, timeout_s=15) if patient.host.which("crictl") else None
     listed = as_table(answer.stdout).get("items") if answer and answer.ok else []
@@ -106,7 +106,7 @@ def _look_from_pods(patient: Patient, dns_address: str, *, name: str) -> Finding
     places = pod_view.find_namespaces(host, patient.config.node.cri_socket, but_dns=not is_own_network)
     ways = _read_ways(patient, dns_address, name=name) if places else None
     for place in places:
-        # a lost datagram is no cut: what is not reached is asked for again
+        # a lost datagram is not a broken path, so try again
         cut = ways and pod_view.find_cut(host, place, ways=ways) and pod_view.find_cut(host, place, ways=ways)
         if cut:
             yield Finding("dns", ERROR, str(cut), cut.remedy)
@@ -114,7 +114,7 @@ def _look_from_pods(patient: Patient, dns_address: str, *, name: str) -> Finding
 
 
 def _read_ways(patient: Patient, dns_address: str, *, name: str) -> pod_view.Ways:
-    """The Services, and what stands behind them as far as this node's identity may read it."""
+    """The Services, and their endpoints as far as this node's identity may read them."""
     api_address, pods, server = "", [], ""
     with contextlib.suppress(KbError):
         api = kubeapi.Api(patient.host, kubeapi.read_identity(patient.host, patient.kubeconfig), retry_s=0)
@@ -154,7 +154,7 @@ def look_at_tunnel(patient: Patient) -> Findings:
 
 
 def _answers(host: Host, address: str) -> bool:
-    """Whether anything comes back from an address: the kubelet's port is asked, and a refusal is an answer."""
+    """Whether anything comes back from an address: the kubelet's port is tried, and a refusal is an answer."""
     try:
         host.http_get(f"https://{join_host_port(address, 10250)}/healthz", tls=UNPROVEN, timeout_s=3)
     except Unreachable as error:
