@@ -1,4 +1,4 @@
-"""Where kb may connect to in a cluster without the world outside: --air-gapped."""
+"""The connections that --air-gapped allows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ with lazily:
 
 
 def plan_fence(config: NodeConfig) -> Fence:
-    """The cluster, the mirror, and this machine."""
+    """Allow the cluster, the mirror, and this machine."""
     names = {config.node.name, config.local_api_endpoint.advertise_address}
     cluster = config.cluster
     if cluster.control_plane_endpoint:

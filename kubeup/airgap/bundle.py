@@ -1,8 +1,8 @@
-"""A bundle as it is read: an OCI image layout in a tar, with images and one artifact per version whose layers are files.
+"""Reading a bundle: an OCI image layout in a tar, with images and one artifact per version whose layers are files.
 
-The tar is uncompressed, the images keep their upstream names, and the layers carry title, mode and sha256 as annotations. Owns
-those words, and which files of a bundle a node takes. Must not place anything on a node. Whether a bundle is whole is
-kubeup/airgap/bundle_verify.py's. kubeadm has no like of it.
+The tar is uncompressed, the images keep their upstream names, and the layers have title, mode and sha256 as
+annotations. Owns the annotation names, and which files of a bundle a node uses. Must not install anything on a node.
+bundle_verify.py checks whether a bundle is complete. kubeadm has no equivalent.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class FileEntry:
 
 
 def list_artifacts(found: Layout) -> list[Descriptor]:
-    """The descriptors of the artifacts of files in a layout: one, or none."""
+    """The descriptors of the file artifacts in a layout: one or none."""
     return [entry for entry in found.index.get("manifests") or [] if entry.get("artifactType") == ARTIFACT_TYPE]
 
 
 def file_layers(host: Host, found: Layout) -> list[Descriptor]:
-    """The descriptors of the files in a layout; [] where it holds no artifact of kb's."""
+    """The descriptors of the files in a layout; [] if it has no artifact of kb's."""
     layers: list[Descriptor] = []
     for entry in list_artifacts(found):
         manifest = layout.read_json_blob(host, found, digest=str(entry["digest"])) or {}
@@ -57,7 +57,7 @@ def file_layers(host: Host, found: Layout) -> list[Descriptor]:
 
 
 def list_files(host: Host, found: Layout) -> list[FileEntry]:
-    """The files in a layout. A title that leads out of the folder it is unpacked in is refused (bundle-unsafe)."""
+    """The files in a layout. A title that leads outside the folder it is unpacked into is refused (bundle-unsafe)."""
     entries = []
     for layer in file_layers(host, found):
         told = layer["annotations"]
@@ -76,14 +76,14 @@ def list_files(host: Host, found: Layout) -> list[FileEntry]:
 
 @frozen
 class NodeFiles:
-    """The files of a bundle. version: of the Kubernetes that they are for (`v1.35.6`; "" where it does not say)."""
+    """The files of a bundle. version: the Kubernetes version they are for (`v1.35.6`; "" if not specified)."""
 
     version: str
     entries: tuple[FileEntry, ...]
 
 
 def read_files(host: Host, found: Layout) -> NodeFiles:
-    """Raises HostError as list_files."""
+    """The files of a layout. Raises HostError like list_files."""
     return NodeFiles(_read_kubernetes_version(host, found), tuple(list_files(host, found)))
 
 
@@ -106,8 +106,8 @@ def files_by_version(bundles: Iterable[NodeFiles]) -> dict[str, dict[str, FileEn
 
 
 def choose_files(bundles: Sequence[NodeFiles]) -> dict[str, FileEntry]:
-    """What is meant where nobody says a version: of each file that of the newest Kubernetes; of kb.pyz the newest kb's, which
-    serves all versions. One rule for what a mirror hands out and for the sums that kb prints."""
+    """The files to use if no version is given: each file from the newest Kubernetes version; kb.pyz from the newest kb,
+    which serves all versions. The mirror's answers and the checksums that kb prints both follow this rule."""
     chosen: dict[str, FileEntry] = {}
     by_version = files_by_version(bundles)
     for version in sorted(by_version, key=_order_of):
@@ -119,8 +119,8 @@ def choose_files(bundles: Sequence[NodeFiles]) -> dict[str, FileEntry]:
 
 
 def choose_version(versions: Iterable[str], wanted: str) -> str:
-    """Which of these Kubernetes versions serves a node of a cluster of `wanted`: that itself, else the newest patch release of
-    its minor, else the newest older one, as a kubelet may be older than the API server; "" for none."""
+    """The version among these that serves a node of a cluster at `wanted`: that version, else the newest patch release
+    of its minor, else the newest older one, because a kubelet may be older than the API server; "" for none."""
     have = sorted(versions, key=_order_of)
     if wanted in have:
         return wanted
@@ -130,7 +130,8 @@ def choose_version(versions: Iterable[str], wanted: str) -> str:
 
 
 def _order_of(version: str) -> tuple[tuple[int, ...], bool, str]:
-    """Sorts `v1.35.6`, `v1.36.0-rc.1`, `v1.36.0` as semantic versioning does, what is no version first."""
+    """Sort key for `v1.35.6`, `v1.36.0-rc.1`, `v1.36.0` by semantic versioning; anything that is not a version sorts
+    first."""
     numbers, _, more = version.lstrip("v").partition("-")
     parts = numbers.partition("+")[0].split(".")
     is_version = all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts)
@@ -138,14 +139,14 @@ def _order_of(version: str) -> tuple[tuple[int, ...], bool, str]:
 
 
 def parse_mode(text: str) -> int:
-    """A program's mode, or that of other files: nobody but root may change what root runs, whatever a bundle says."""
+    """A program's mode or that of other files: whatever a bundle says, only root may change what root runs."""
     is_program = re.fullmatch(r"[0-7]{1,6}", text) is None or int(text, 8) & 0o111
     return 0o755 if is_program else 0o644
 
 
 def walk_blobs(host: Host, found: Layout) -> Iterator[tuple[str, int, str]]:
-    """(digest, size, what needs it) of every blob that the index leads to. Of an image index only the children that
-    are there: a bundle leaves other architectures out."""
+    """(digest, size, what needs it) of every blob reachable from the index. Of an image index only the children that
+    are present: a bundle leaves other architectures out."""
     seen: set[str] = set()
     for entry in found.index.get("manifests") or []:
         annotations = entry.get("annotations") or {}
@@ -158,9 +159,9 @@ def walk_blobs(host: Host, found: Layout) -> Iterator[tuple[str, int, str]]:
 def walk_manifests(
     host: Host, found: Layout, *, entry: Descriptor, seen: set[str]
 ) -> Iterator[tuple[Descriptor, Optional[dict[str, Any]]]]:
-    """The descriptors and documents below an entry of the index, each once, whichever way leads to it: an index can name
-    another twice, and that one the next. None for a document that is not there; children that are not are left out.
-    seen: the digests that were walked before."""
+    """The descriptors and documents below an entry of the index, each once, however it is reached: an index can name
+    another one twice, and so on. None for a missing document; missing children are left out. seen: digests already
+    walked."""
     waiting = [entry]
     while waiting:
         descriptor = waiting.pop()
@@ -175,7 +176,7 @@ def walk_manifests(
 
 
 def _leaves(document: Mapping[str, Any], owner: str) -> Iterator[tuple[str, int, str]]:
-    """What a manifest names that is no manifest."""
+    """The blobs that a manifest names, except manifests."""
     for child in [*([document["config"]] if "config" in document else []), *(document.get("layers") or [])]:
         title = (child.get("annotations") or {}).get(layout.TITLE)
         if not child.get("urls"):

@@ -1,4 +1,4 @@
-"""What a bundle has to hold for a configuration: images and files."""
+"""What a bundle has to contain for a configuration: images and files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kubeup.releases import Release
 
 @frozen
 class Need:
-    """Something that has to be in a bundle, and what needs it."""
+    """Something that a bundle must contain, and what needs it."""
 
     name: str
     by: str
@@ -24,7 +24,7 @@ class Need:
 def plan_images(
     config: NodeConfig, release: Release, *, network: Sequence[Mapping[str, Any]], more: Sequence[str]
 ) -> tuple[Need, ...]:
-    """Every image that init, join, the load balancer and the pod network's manifest (its objects) name, and `more`."""
+    """Every image named by init, join, the load balancer and the pod network's manifest (its objects), and `more`."""
     whys = {"pause": "the sandbox of every pod", "coredns": "addon/coredns", "kube-proxy": "addon/kube-proxy"}
     needs = [
         Need(image.ref, whys.get(image.component, f"the static pod {image.component}"))
@@ -62,7 +62,7 @@ def images_of(objects: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 
 def plan_files(archs: Sequence[str], *, without: Sequence[str] = ()) -> tuple[Need, ...]:
-    """The files of a node by their titles: `amd64/kubelet`."""
+    """The files of a node, as titles: `amd64/kubelet`."""
     return tuple(
         Need(f"{arch}/{item.name}", item.needed_by)
         for arch in archs

@@ -17,7 +17,8 @@ with lazily:
 
 
 def sign_index(index_bytes: bytes, key: Secret) -> bytes:
-    """The signature file: ed25519 over index.json, which names all the rest by sha256. Raises UsageError (bad-key)."""
+    """The signature file: ed25519 over index.json, which names everything else by sha256. Raises UsageError
+    (bad-key)."""
     try:
         private = serialization.load_pem_private_key(key.reveal().encode(), password=None)
     except (ValueError, TypeError) as error:
@@ -28,7 +29,8 @@ def sign_index(index_bytes: bytes, key: Secret) -> bytes:
 
 
 def check_signature(found: Layout, public_pem: str) -> None:
-    """Raise HostError (signature-missing, signature-wrong) or UsageError (bad-key) unless the key's owner signed it."""
+    """Raise HostError (signature-missing, signature-wrong) or UsageError (bad-key) unless the key's owner signed the
+    index."""
     try:
         public = serialization.load_pem_public_key(public_pem.encode())
     except ValueError as error:
@@ -45,7 +47,7 @@ def check_signature(found: Layout, public_pem: str) -> None:
     try:
         told = parse_json_object(found.signature, layout.SIGNATURE_FILE)
         public.verify(base64.b64decode(str(told["ed25519"])), found.index_bytes)
-    except Exception as error:  # InvalidSignature, and every way in which the text may be broken
+    except Exception as error:  # InvalidSignature, and every error from a malformed text
         raise HostError(
             f"{found.path} is not what the owner of the key signed",
             cause="the ed25519 signature does not fit index.json",

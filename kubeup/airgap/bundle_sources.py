@@ -1,6 +1,6 @@
-"""Where a bundle's images and files come from: folders, layouts, registries, downloads.
+"""The sources of a bundle's images and files: folders, layouts, registries, downloads.
 
-Owns the gathering: the first source that has a thing counts, and it has to be for the architecture that is asked for.
+Owns the gathering: the first source that has something is used, and its content must be for the requested architecture.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from kubeup.machine.local_host import LocalHost
 
 @frozen
 class FolderSource:
-    """A folder with programs by their names: DIR/<arch>/kubelet, DIR/kubelet, DIR/usr/bin/kubelet, DIR/cni/bridge."""
+    """A folder with programs by name: DIR/<arch>/kubelet, DIR/kubelet, DIR/usr/bin/kubelet, DIR/cni/bridge."""
 
     path: Path
 
@@ -42,7 +42,7 @@ class LayoutSource:
 
 @frozen
 class RegistrySource:
-    """A server that has images under their names without the registry, or (base "") each image's own registry."""
+    """A server that has images under their names without the registry or, with base "", each image's own registry."""
 
     base: str = ""
 
@@ -61,8 +61,8 @@ Source = Union[FolderSource, LayoutSource, RegistrySource, DownloadSource]
 def parse_sources(
     local: LocalHost, texts: Sequence[str], *, preset: presets.Preset, versions: Mapping[str, str]
 ) -> tuple[Source, ...]:
-    """--from's words: a registry's URL, a layout's folder or tar, a folder with programs, or `official`; without any:
-    the official places. Raises UsageError (unknown-source)."""
+    """The values of --from: a registry's URL, a layout's folder or tar, a folder with programs, or `official`, which is
+    also the default. Raises UsageError (unknown-source)."""
     sources: list[Source] = []
     for text in texts or ("official",):
         path = Path(text).absolute()
@@ -86,7 +86,7 @@ def parse_sources(
 
 @dataclass
 class Gathering:
-    """What was found so far: blobs by digest, the entries of the index, and the layers of the artifact."""
+    """What has been found so far: blobs by digest, the entries of the index, and the layers of the artifact."""
 
     local: LocalHost
     spool: Path
@@ -100,7 +100,7 @@ class Gathering:
     # ---- images
 
     def add_image(self, need: Need, sources: Sequence[Source]) -> None:
-        """Find the image in the first source that has it; what is nowhere is noted in `missing`."""
+        """Find the image in the first source that has it; an image that no source has is added to `missing`."""
         ref, reasons = parse_ref(need.name), []
         for source in sources:
             try:
@@ -160,7 +160,7 @@ class Gathering:
             if descriptor.get("mediaType") in (*layout.MANIFEST_TYPES, *layout.INDEX_TYPES):
                 return server.get_manifest(ref.repository, digest)[1]
             is_document = int(descriptor["size"]) <= layout.MAX_DOCUMENT
-            # what is larger is none, and not worth fetching: reading it says so
+            # a larger blob is not a document and not worth fetching: reading it reports the error
             place = take(descriptor) if is_document else Place(Path(ref.name), 0, int(descriptor["size"]))
             return layout.read_document(self.local, place, digest=digest)
 
@@ -175,7 +175,7 @@ class Gathering:
     def _take(
         self, ref: Ref, top: Descriptor, *, read: Callable[[Descriptor], bytes], take: Callable[[Descriptor], Place]
     ) -> None:
-        """Add the image that `top` describes with all of its blobs for the wanted architectures."""
+        """Add the image that `top` describes, with all of its blobs for the requested architectures."""
         taken: dict[str, Place] = {}
         data = read(top)
         document = layout.parse_manifest(Path(ref.name), data, name="its manifest")
@@ -203,7 +203,7 @@ class Gathering:
         self.entries[ref.name] = {**top, "annotations": annotations}
 
     def _keep(self, data: bytes) -> Place:
-        """Small documents lie in the spool, like everything that comes over a network."""
+        """Keep a small document in the spool, like everything that is downloaded."""
         path = self.spool / digest_of(data).replace(":", "-")
         self.local.write_file(path, data)
         return Place(path, 0, len(data))
@@ -225,7 +225,7 @@ class Gathering:
     # ---- files
 
     def add_files(self, needs: Sequence[Need], sources: Sequence[Source], *, kubernetes_version: str) -> None:
-        """Find each file in the first source that has it, of the right architecture."""
+        """Find each file, for the right architecture, in the first source that has it."""
         left = {need.name: need for need in needs}
         reasons: dict[str, list[str]] = {}
         for source in sources:
@@ -267,11 +267,11 @@ class Gathering:
         return False
 
     def add_file(self, title: str, path: Path, *, mode: int = 0o755, version: str = "") -> None:
-        """A file of this machine, read once for its sum."""
+        """Add a file of this machine; it is read once to compute its checksum."""
         self.tell(f"reading {path}")
         digest = registry_client.sum_file(self.local, path)
         found = self.local.stat(path)
-        # a link's own size is of no use: its target's is
+        # the size of a link is useless: use its target's
         size = found.size if found and not found.is_symlink else _size_of(self.local, path)
         self._note_file(title, digest, place=Place(path, 0, size), mode=mode, version=version)
 
@@ -300,7 +300,7 @@ class Gathering:
         kubernetes_version: str,
         reasons: dict[str, list[str]],
     ) -> list[str]:
-        """The titles that official URLs gave."""
+        """Download files from official URLs; return their titles."""
         got: list[str] = []
         for arch in self.archs:
             wanted = {title.partition("/")[2]: title for title in left if title.startswith(f"{arch}/")}
@@ -350,7 +350,7 @@ class Gathering:
 
 
 class _WrongArchitecture(Exception):
-    """A source has the image, but not for all of the wanted architectures."""
+    """A source has the image, but not for all requested architectures."""
 
 
 def _archs_of(index: Mapping[str, Any]) -> list[str]:
@@ -382,8 +382,8 @@ def read_elf_architecture(host: Host, path: Path) -> Optional[str]:
 
 
 def fetch_download(local: LocalHost, plan: downloads.Download, *, folder: Path, tell: Tell) -> Path:
-    """The published file, proven by its published sum. Raises Refused, Unreachable, HostError (download-damaged,
-    checksum-missing)."""
+    """The published file, verified with its published checksum. Raises Refused, Unreachable, HostError
+    (download-damaged, checksum-missing)."""
     told = registry_client.read_url(local, plan.sha256_url).decode(errors="replace")
     wanted = downloads.parse_sha256(told, plan.file_name)
     if not wanted:
@@ -407,7 +407,7 @@ def fetch_download(local: LocalHost, plan: downloads.Download, *, folder: Path, 
 
 def unpack_members(local: LocalHost, archive: Path, *, plan: downloads.Download, folder: Path) -> dict[str, Path]:
     """The wanted members of a downloaded archive as files below `folder`: name in the bundle -> path. Raises HostError
-    (download-damaged): its published sum says that it is what was published, not that it is an archive."""
+    (download-damaged): the published checksum proves that it is the published file, not that it is an archive."""
     try:
         return _unpack_members(local, archive, plan=plan, folder=folder)
     except (tarfile.TarError, EOFError, ValueError, zlib.error) as error:

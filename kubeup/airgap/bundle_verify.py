@@ -1,4 +1,4 @@
-"""Whether a bundle is whole and enough for a configuration, and how two of them differ."""
+"""Checks whether a bundle is intact and sufficient for a configuration, and how two bundles differ."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from kubeup.frozen_values import frozen
 from kubeup.machine.host import Host
 
 _MAX_PROBLEMS = 100
-"""How many are told."""
+"""The maximum number of problems reported."""
 
 
 @frozen
 class Verdict:
-    """What verify found: problems in words, (need, why) of what a configuration misses, and how much was read."""
+    """The result of verify: problems in words, (need, why) of what a configuration lacks, and how much was read."""
 
     problems: tuple[str, ...]
     missing: tuple[Need, ...]
@@ -38,8 +38,9 @@ def verify_bundle(
     files: Sequence[Need] = (),
     tell: Tell = lambda text: None,
 ) -> Verdict:
-    """Sum every blob, look that none is missing, and that the bundle has what is needed. base: a delta's."""
-    # in words -> what needs it
+    """Check every blob's digest, that none is missing, and that the bundle contains what is needed. base: a delta's
+    base."""
+    # problem -> what needs it
     problems = {f"{shown(name)} is in it, which no layout has": "" for name in found.strays[:20]}
     problems.update({text: "" for name in found.names if (text := describe_bad_name(name))})
     whole = replace(found, blobs={**(base.blobs if base else {}), **found.blobs})
@@ -56,7 +57,7 @@ def verify_bundle(
 
 @dataclass
 class _Walked:
-    """What is reached from the index: the owner and the size of each blob by its digest, and the titles of the files."""
+    """What is reachable from the index: the owner and size of each blob by digest, and the titles of the files."""
 
     owners: dict[str, str] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
@@ -87,7 +88,7 @@ def _sum_blobs(host: Host, found: Layout, *, walked: _Walked, problems: dict[str
             problems[f"blob {digest} is in it, and nothing in index.json leads to it"] = ""
             continue
         if walked.sizes.get(digest, place.size) != place.size:
-            continue  # said above; what is too large is not worth reading
+            continue  # reported above; a blob that is too large is not worth reading
         tell(f"reading {digest[7:19]} ({place.size >> 20} MiB)")
         try:
             for _ in layout.read_checked(host, place, digest=digest):
@@ -97,7 +98,7 @@ def _sum_blobs(host: Host, found: Layout, *, walked: _Walked, problems: dict[str
 
 
 def describe_bad_name(name: str) -> str:
-    """Why an image of this name could not be served; "" where it can."""
+    """Why an image with this name cannot be served; "" if it can."""
     try:
         parse_ref(name)
     except KbError as error:
@@ -111,7 +112,7 @@ def _has_image(found: Layout, name: str) -> bool:
 
 
 def diff_bundles(host: Host, one: Layout, *, other: Layout) -> dict[str, list[str]]:
-    """What `other` adds, lacks and has in another version, by names of images and titles of files."""
+    """What `other` adds, lacks and has in another version, by image name and file title."""
 
     def contents(found: Layout) -> dict[str, str]:
         named = {f"image {name}": str(entry["digest"]) for name, entry in found.names.items()}

@@ -1,7 +1,7 @@
-"""Writing a bundle: the index, the artifact of files, and the tar. Equal inputs give equal bytes.
+"""Writes a bundle: the index, the artifact with the files, and the tar. Equal inputs give equal bytes.
 
-Blobs go from their source to the file piece by piece; what has to come over a network waits in a folder beside the file, so that
-a broken run is gone on with.
+Blobs are copied from their source to the file in pieces. Downloads are kept in a folder next to the file, so that an
+interrupted run can be continued.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ EMPTY = b"{}"
 
 @frozen
 class Written:
-    """What was written."""
+    """The result of writing a bundle."""
 
     path: Path
     digest: str
-    """Of index.json, which names all the rest by its digest."""
+    """The digest of index.json, which names everything else by digest."""
     images: int
     files: int
     blobs: int
     bytes: int
     left_out: int
-    """Blobs that the base of a delta has."""
+    """The number of blobs left out because a delta's base has them."""
 
 
 def write_bundle(
@@ -48,7 +48,7 @@ def write_bundle(
     since: Optional[Layout] = None,
     key: Optional[Secret] = None,
 ) -> Written:
-    """Write the tar. Raises HostError (bundle-incomplete) where something was not found, (source-changed), (disk-full)."""
+    """Write the tar. Raises HostError (bundle-incomplete) if something was not found, (source-changed), (disk-full)."""
     if gathering.missing:
         raise HostError(
             f"not found for the bundle: {len(gathering.missing)} of what it needs",
@@ -100,7 +100,7 @@ def _render_index(gathering: Gathering, kubernetes_version: str, *, since: Optio
 
 
 def _add_artifact(gathering: Gathering, kubernetes_version: str) -> Descriptor:
-    """The manifest of the files. It has no name in the index: containerd would take a named one for an image."""
+    """Add the manifest of the files. It has no name in the index: containerd would take a named entry for an image."""
     manifest = {
         "schemaVersion": 2,
         "mediaType": layout.OCI_MANIFEST,

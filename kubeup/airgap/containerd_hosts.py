@@ -1,7 +1,7 @@
-"""Which server containerd asks for which registry: one hosts.toml per upstream registry.
+"""Which server containerd queries for which registry: one hosts.toml per upstream registry.
 
-Owns the texts of /etc/containerd/certs.d, and how a mirror is found trustworthy. Names of images stay as they are: the
-runtime alone knows of the mirror. The configuration of containerd itself is runtime_fix.py's. kubeadm has no like of it.
+Owns the files in /etc/containerd/certs.d, and how a mirror is verified. Image names stay the same: only the runtime
+knows of the mirror. runtime_fix.py owns containerd's own configuration. kubeadm has no equivalent.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ with lazily:
 HEADER = "# Written by kb: images of {registry} come from a mirror.\n"
 CA_FILE = Path("/etc/kubernetes/kb-mirror-ca.crt")
 DEFAULT = "_default"
-"""containerd's name for every registry that has no folder of its own."""
+"""containerd's name for all registries without their own folder."""
 _MAX_CA = 1 << 20
 UPSTREAM_SERVERS = {"docker.io": "https://registry-1.docker.io"}
 
 
 @frozen
 class Mirror:
-    """A mirror as nodes reach it. url: `https://10.0.0.11:5000`; ca: who signed its certificate, where that is nobody
-    whom the system trusts."""
+    """A mirror as nodes reach it. url: `https://10.0.0.11:5000`; ca: the CA of its certificate, if the system does not
+    trust it already."""
 
     url: str
     ca: Optional[Anchors] = None
@@ -57,7 +57,8 @@ class Mirror:
 
 
 def render_hosts(registry: str, mirror: Mirror, *, is_only: bool) -> str:
-    """The hosts.toml of one upstream registry. is_only: the upstream itself is never asked, whatever the mirror lacks."""
+    """The hosts.toml of one upstream registry. is_only: never query the upstream, even if the mirror lacks
+    something."""
     upstream = mirror.url if is_only or registry == DEFAULT else UPSTREAM_SERVERS.get(registry, f"https://{registry}")
     path = urllib.parse.urlsplit(mirror.url).path.strip("/")
     endpoint = mirror.url.rstrip("/") if not path else mirror.url.replace(f"/{path}", f"/v2/{path}").rstrip("/")
@@ -71,16 +72,16 @@ def render_hosts(registry: str, mirror: Mirror, *, is_only: bool) -> str:
     ]
     text = "".join(lines)
     if is_only and mirror.ca_pem:
-        # the fallback is the mirror too, and is believed on the same grounds
+        # the fallback is the mirror too, and needs the same CA
         text = text.replace("\n\n[host", f'\nca = "{CA_FILE}"\n\n[host', 1)
     return text
 
 
 def plan_hosts(folder: Path, registries: Iterable[str], *, mirror: Mirror, is_only: bool) -> dict[Path, str]:
-    """path -> text for every registry; with is_only also for all that are not named."""
+    """path -> text for every registry; with is_only also for all registries that are not named."""
     names = [*dict.fromkeys(registries), *([DEFAULT] if is_only else [])]
     files = {
-        # what names the mirror itself may be had from nowhere else, and perhaps not by https
+        # an image named after the mirror cannot come from anywhere else, and perhaps not over https
         folder / name / "hosts.toml": render_hosts(name, mirror, is_only=is_only or name == mirror.server)
         for name in names
     }
@@ -90,13 +91,13 @@ def plan_hosts(folder: Path, registries: Iterable[str], *, mirror: Mirror, is_on
 
 
 def hosts_folder(config_path: str) -> Optional[Path]:
-    """The folder that containerd's config_path means: the first of several; None where it is not set."""
+    """The folder that containerd's config_path refers to: the first of several; None if it is not set."""
     first = config_path.split(":")[0].strip()
     return Path(first) if first.startswith("/") else None
 
 
 def find_mirror(host: Host, url: str, *, ca_hash: str = "", cluster_ca: Optional[Anchors] = None) -> Mirror:
-    """The mirror behind `url`, proven: by a pin of its authority, by the cluster's authority, or by the system's.
+    """The verified mirror behind `url`: verified with a pinned CA, the cluster's CA, or the system's CAs.
 
     Raises HostError: mirror-not-trusted, mirror-unreachable.
     """
@@ -115,8 +116,8 @@ def find_mirror(host: Host, url: str, *, ca_hash: str = "", cluster_ca: Optional
 
 
 def _pinned_ca(host: Host, base: str, *, ca_hash: str, cluster_ca: Optional[Anchors]) -> Anchors:
-    """The certificate that is pinned: one of the cluster's, or of those that the mirror itself hands out. What else it
-    hands out is not believed: the authority's certificate is public, and anybody can show it beside his own."""
+    """The pinned certificate: one of the cluster's, or one of those that the mirror itself presents. Other certificates
+    that it presents are not trusted: a CA certificate is public, and anybody can present it next to their own."""
     pinned = certificates.keep_pinned(Offered(cluster_ca.pem), [ca_hash]) if cluster_ca else None
     if pinned:
         return pinned
@@ -182,7 +183,7 @@ def _unreachable(url: str, error: Unreachable) -> HostError:
 
 
 def count_requests(host: Host, mirror: Mirror, *, addresses: Iterable[str]) -> Optional[int]:
-    """How often these addresses have asked a mirror of kb's; None where it is another registry, which does not say."""
+    """How often these addresses have queried a mirror of kb's; None for other registries, which do not report it."""
     try:
         answer = host.http_get(f"{mirror.url}/metrics", tls=mirror.tls, timeout_s=10)
     except Unreachable:
@@ -196,7 +197,8 @@ def count_requests(host: Host, mirror: Mirror, *, addresses: Iterable[str]) -> O
 
 
 def registries_of(catalog: Iterable[str], images: Iterable[str]) -> tuple[str, ...]:
-    """The upstream registries: those of the images, and those that a mirror of kb's has as first part of its names."""
+    """The upstream registries: those of the images, and those in the catalog of kb's mirror (the first part of its
+    names)."""
     named = [name.partition("/")[0] for name in catalog]
     hosts = [name for name in named if "." in name or ":" in name]
     return tuple(dict.fromkeys([*(image.partition("/")[0] for image in images), *hosts, "docker.io"]))

@@ -1,6 +1,6 @@
 """The node's programs from the distribution's package manager: apt or dnf, with Kubernetes' own repository.
 
-Owns the repository's files and the packages' names. Must not judge what is installed (programs.py does).
+Owns the repository's files and the package names. Must not judge what is installed (programs.py does that).
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ PACKAGES = {
     "dnf": {"containerd": "containerd", "runc": "runc", "cni": "kubernetes-cni", "crictl": "cri-tools"},
 }
 HELD = ("kubelet", "kubectl")
-"""An upgrade of the machine must not upgrade the cluster. The dnf repository excludes them for the same reason."""
+"""An upgrade of the machine must not upgrade the cluster. The dnf repository excludes these packages for the same
+reason."""
 _OF_SIGNATURES = re.compile(
     r"is not signed|PGP check for package|Failing package is|not correct for this package|NO_PUBKEY|BADSIG|EXPKEYSIG"
 )
@@ -35,7 +36,7 @@ DNF_REPO = Path("/etc/yum.repos.d/kb-kubernetes.repo")
 
 
 def install(host: Host, manager: str, *, wanted: Sequence[Standing], version: str, preset_name: str) -> list[str]:
-    """Install what brings the wanted files; returns the packages. Raises HostError: no-package-manager,
+    """Install the packages of the wanted files; return the package names. Raises HostError: no-package-manager,
     packages-not-installed, packages-not-trusted, repository-key-missing."""
     program = "apt-get" if manager == "apt" else "dnf"
     if not host.which(program):
@@ -49,7 +50,8 @@ def install(host: Host, manager: str, *, wanted: Sequence[Standing], version: st
     names = plan_packages(manager, wanted, version=version)
     commands = {
         "apt": (["apt-get", "update", "-q"], ["apt-get", "install", "-q", "-y", "--no-install-recommends", *names]),
-        # --refresh, for dnf believes for two days what a repository said; --setopt, for dnf 5 has no --disableexcludes
+        # --refresh, because dnf caches a repository's metadata for two days; --setopt, because dnf 5 lacks
+        # --disableexcludes
         "dnf": (["dnf", "install", "-y", "--refresh", "--setopt=disable_excludes=kb-kubernetes", *names],),
     }
     for argv in commands[manager]:
@@ -63,9 +65,10 @@ def install(host: Host, manager: str, *, wanted: Sequence[Standing], version: st
 
 
 def _failure(argv: Sequence[str], done: CommandResult) -> HostError:
-    """What it said of the matter: the last line of either manager is about something else, or about nothing."""
+    """The relevant part of the error output: the last line of either manager is about something else, or about
+    nothing."""
     lines = [line.strip().lstrip("->").strip() for line in f"{done.stderr}\n{done.stdout}".splitlines()]
-    # apt only warns of a source that its owner chose to trust
+    # apt only warns about a source that its owner chose to trust
     signature = [line for line in dict.fromkeys(lines) if _OF_SIGNATURES.search(line) and not line.startswith("W: ")]
     telling = [line for line in dict.fromkeys(lines) if _TELLING.search(line)]
     if signature:
@@ -84,13 +87,13 @@ def _failure(argv: Sequence[str], done: CommandResult) -> HostError:
 
 
 def release(host: Host) -> None:
-    """Let apt upgrade again what install() kept at its version; the packages themselves stay."""
+    """Let apt upgrade the packages held by install() again; the packages themselves stay."""
     if host.which("apt-mark"):
         host.run(["apt-mark", "unhold", *HELD])
 
 
 def plan_packages(manager: str, wanted: Sequence[Standing], *, version: str) -> list[str]:
-    """The packages of the wanted files, kubelet and kubectl at the cluster's version."""
+    """The packages that contain the wanted files, with kubelet and kubectl at the cluster's version."""
     plain = version.lstrip("v")
     names = []
     for component in dict.fromkeys(one.item.component for one in wanted):

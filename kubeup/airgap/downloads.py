@@ -1,7 +1,7 @@
-"""Official releases: which files a node needs, where they are published, and what proves them.
+"""Official releases: the files that a node needs, where they are published, and how they are verified.
 
-Owns the reading of configs/downloads.yaml and the names of a node's files in a bundle. Must not
-download by itself (registry_client.py does), nor place anything on a node (programs.py does).
+Owns reading configs/downloads.yaml, and the names of a node's files in a bundle. Must not download anything
+(registry_client.py does that) or install anything on a node (programs.py does that).
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from kubeup.frozen_values import frozen
 from kubeup.yaml_files import load_yaml, read_resource
 
 ARCHITECTURES = {"amd64": 62, "arm64": 183, "ppc64le": 21, "s390x": 22, "riscv64": 243}
-"""Kubernetes' names of architectures -> e_machine of an ELF header."""
+"""Kubernetes' architecture names -> e_machine of an ELF header."""
 MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64le", "s390x": "s390x", "riscv64": "riscv64"}
 """uname -m -> Kubernetes' name."""
 CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
-"""Those that kb's own pod network calls, and loopback, which older runtimes call."""
+"""The plugins that kb's own pod network uses, and loopback, which older runtimes call."""
 
 
 @frozen
 class NodeFile:
-    """A file of a node: its name in a bundle below the architecture, the component that brings it, and its place."""
+    """A file of a node: its name in a bundle below the architecture, its component, and its path on the node."""
 
     name: str
     component: str
     place: str
     needed_by: str
     version_words: tuple[str, ...] = ()
-    """The arguments with which it tells its version; () where it cannot."""
+    """The arguments that make it print its version; () if there are none."""
     version_pattern: str = ""
 
 
@@ -51,7 +51,7 @@ FILES_BY_NAME: Mapping[str, NodeFile] = {item.name: item for item in NODE_FILES}
 
 @frozen
 class Download:
-    """One component of one version and architecture. members: name in the archive -> name in the bundle; {} where the
+    """One component in one version for one architecture. members: name in the archive -> name in the bundle; {} if the
     URL is the file itself."""
 
     component: str
@@ -73,7 +73,8 @@ def plan_download(
     versions: Mapping[str, str],
     preset: Optional[presets.Preset] = None,
 ) -> Download:
-    """Where a component of a node of that Kubernetes version lies. versions: component -> version, instead of the table's."""
+    """Where a component for a node of that Kubernetes version is published. versions: component -> version, overrides
+    the table's."""
     table = load_yaml(read_resource("downloads.yaml"))
     row: Mapping[str, Any] = table["components"][component]
     minor = ".".join(kubernetes_version.lstrip("v").split(".")[:2])
@@ -91,7 +92,8 @@ def _replace_host(url: str, preset: Optional[presets.Preset]) -> str:
 
 
 def parse_sha256(text: str, file_name: str) -> str:
-    """The hex sum out of what a checksum's URL gives: the sum alone, or lines of sha256sum; "" where it is not there."""
+    """The hex digest in the content of a checksum URL: only the digest, or lines of sha256sum; "" if it is not
+    there."""
     found = ""
     for line in text.splitlines():
         words = line.split()
@@ -104,13 +106,14 @@ def parse_sha256(text: str, file_name: str) -> str:
 
 
 def components_of(names: Mapping[str, object]) -> tuple[str, ...]:
-    """The components that bring these files, in the table's order."""
+    """The components that contain these files, in the table's order."""
     wanted = [item.component for item in NODE_FILES if item.name in names]
     return tuple(dict.fromkeys(wanted))
 
 
 def elf_architecture(head: bytes) -> Optional[str]:
-    """Kubernetes' name for the machine of an ELF file's first 20 bytes; "" for an unknown one, None where it is no ELF."""
+    """Kubernetes' name for the machine in an ELF file's first 20 bytes; "" for an unknown one, None if it is no ELF
+    file."""
     if len(head) < 20 or head[:4] != b"\x7fELF":
         return None
     machine = int.from_bytes(head[18:20], "big" if head[5] == 2 else "little")

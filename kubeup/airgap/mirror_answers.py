@@ -1,6 +1,6 @@
-"""What a mirror answers: the pull side of the OCI distribution API, and files, as values.
+"""The answers of a mirror, as values: the pull side of the OCI distribution API, and files.
 
-Pure: a request and a catalog in, an answer out. No socket.
+Pure functions: they turn a request and a catalog into an answer. No sockets.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Request:
 
 @frozen
 class Answer:
-    """What is sent: `body`, or the part of a file at `place`."""
+    """The answer to send: `body`, or the part of a file at `place`."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -49,7 +49,7 @@ _V2 = {"Docker-Distribution-Api-Version": "registry/2.0"}
 
 
 def answer_request(request: Request, catalog: Catalog, *, ca_pem: str = "", metrics: Callable[[], str] = str) -> Answer:
-    """Pure: what the catalog has for a request. A place is answered whole; the range is cut by the caller."""
+    """The catalog's answer to a request; a pure function. A place is returned whole; the caller cuts the range."""
     if request.method not in ("GET", "HEAD"):
         return refusal(
             405, "UNSUPPORTED", message="this mirror is read-only: push to a registry, or give it another bundle"
@@ -116,7 +116,7 @@ def _answer_blob(digest: str, catalog: Catalog) -> Answer:
 
 
 def _answer_file(title: str, catalog: Catalog, *, version: str) -> Answer:
-    """version: of Kubernetes, `v1.35.6`; "" for the newest. kb itself is one for all versions."""
+    """version: of Kubernetes, `v1.35.6`; "" for the newest. There is one kb for all versions."""
     fit = bundle.choose_version(catalog.files_of, version) if version else ""
     files = catalog.files_of.get(fit, {}) if version else catalog.files
     files = {**files, **{name: entry for name, entry in catalog.files.items() if name == bundle.KB_FILE}}
@@ -139,7 +139,7 @@ def _answer_file(title: str, catalog: Catalog, *, version: str) -> Answer:
 
 
 def _paged(request: Request, key: str, *, items: Sequence[str], more: Mapping[str, str]) -> Answer:
-    """?n= and ?last= as the specification has them."""
+    """Pages with ?n= and ?last= as in the specification."""
     last, count = request.query.get("last", ""), request.query.get("n", "")
     if count and not re.fullmatch(r"[0-9]{1,18}", count):
         return refusal(400, "PAGINATION_NUMBER_INVALID", message="n is no number")
@@ -158,13 +158,13 @@ def refusal(status: int, code: str, *, message: str) -> Answer:
 
 
 def cut_range(answer: Answer, wanted: str) -> Answer:
-    """The part that `Range: bytes=...` asks for. Several ranges, another unit, or what is no range get the whole (RFC 9110,
-    section 14.2)."""
+    """The part that `Range: bytes=...` requests. Several ranges, another unit, or an invalid range get the whole file
+    (RFC 9110, section 14.2)."""
     match = re.fullmatch(r"bytes=([0-9]*)-([0-9]*)", wanted.strip())
     if answer.place is None or match is None or match.group(0) == "bytes=-":
         return answer
     size = answer.place.size
-    # a number of more digits than any file has bytes is as good as this one
+    # a number with more digits than any file size is as good as this one
     first, last = (text if len(text) < 19 else "9" * 18 for text in match.groups())
     if first and last and int(last) < int(first):
         return answer
@@ -181,8 +181,8 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def parse_request(head: bytes) -> Optional[Request]:
-    """The request line and headers; None where they are no HTTP/1, or could be read in two ways (RFC 9112, sections 2.2, 5.1
-    and 6.3): somebody before this server might read them in the other."""
+    """Parse the request line and headers. None if they are not HTTP/1, or are ambiguous (RFC 9112, sections 2.2, 5.1
+    and 6.3): a proxy in front of this server might read them differently."""
     lines = head.decode("latin-1").split("\r\n")
     words = lines[0].split(" ")
     if len(words) != 3 or words[2] not in ("HTTP/1.1", "HTTP/1.0") or not _TOKEN.fullmatch(words[0]):

@@ -1,6 +1,6 @@
-"""What a mirror has: the manifests, blobs and files of the bundles and layouts in its folder.
+"""The content of a mirror: the manifests, blobs and files of the bundles and layouts in its folder.
 
-Reads; a layout that cannot be read is left out, and said.
+Only reads; a layout that cannot be read is skipped and reported.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from kubeup.machine.local_host import LocalHost
 
 FILES_REPOSITORY = "kb/files"
 RETRY_S = 30.0
-"""When what could not be read is tried again, though nothing has changed."""
+"""How soon something unreadable is tried again even though nothing has changed."""
 _MAX_OPEN = 64
-"""Files that are kept open."""
+"""The maximum number of files kept open."""
 
 Log = Callable[[str], None]
 LeaveOut = Callable[[str, str], None]
-"""Is told what is left out, and why."""
+"""Receives what is left out, and why."""
 
 
 @frozen
@@ -40,20 +40,21 @@ class Manifest:
 
 @dataclass
 class Catalog:
-    """Everything that is served, of all layouts together. repositories: full name -> tag -> manifest."""
+    """Everything that is served, from all layouts. repositories: full name -> tag -> manifest."""
 
     repositories: dict[str, dict[str, Manifest]] = field(default_factory=dict)
     manifests: dict[str, Manifest] = field(default_factory=dict)
     blobs: dict[str, Place] = field(default_factory=dict)
     files: dict[str, bundle.FileEntry] = field(default_factory=dict)
-    """Of the newest Kubernetes version of each; kb.pyz is the newest kb's."""
+    """Each file from the newest Kubernetes version that has it; kb.pyz is the newest kb's."""
     files_of: dict[str, dict[str, bundle.FileEntry]] = field(default_factory=dict)
-    """The same by the Kubernetes version that a bundle is for (`v1.35.6`)."""
+    """The files by the Kubernetes version that a bundle is for (`v1.35.6`)."""
     short_names: dict[str, list[str]] = field(default_factory=dict)
-    """Repository without its registry -> the full names."""
+    """Repository name without registry -> the full names."""
 
     def find_repository(self, name: str, namespace: str) -> Optional[str]:
-        """The full name that is meant: with `ns`, with the registry in the name, or without it where only one is so."""
+        """The full name of a repository: given with `ns`, with the registry in the name, or without it if that is
+        unambiguous."""
         if namespace and f"{namespace}/{name}" in self.repositories:
             return f"{namespace}/{name}"
         if name in self.repositories and not (namespace and name == FILES_REPOSITORY):
@@ -63,8 +64,8 @@ class Catalog:
 
 
 def build_catalog(host: Host, layouts: Sequence[Layout], *, leave_out: Optional[LeaveOut] = None) -> Catalog:
-    """Index the layouts; later ones win where they name the same. What cannot be used is told to `leave_out` and left out;
-    without one it raises HostError."""
+    """Index the layouts; later ones override earlier ones. Unusable content is passed to `leave_out` and skipped;
+    without `leave_out` it raises HostError."""
     found = Catalog()
     for item in layouts:
         found.blobs.update(item.blobs)
@@ -106,12 +107,12 @@ def _leaving_out(leave_out: Optional[LeaveOut], what: str) -> Iterator[None]:
 
 
 def _add_artifacts(host: Host, item: Layout, *, found: Catalog) -> None:
-    """The files as an artifact that an OCI client can name: its tag is the Kubernetes version that they are for."""
+    """Add the files as an artifact that an OCI client can name; its tag is the Kubernetes version they are for."""
     for entry in bundle.list_artifacts(item):
         made = _add_manifests(host, item, entry=entry, found=found)
         told = (oci_layout.read_json_blob(host, item, digest=str(entry["digest"])) or {}).get("annotations") or {}
         if made is not None and told.get(bundle.KUBERNETES):
-            # a tag has no +, and kubeadm writes _ for it too
+            # a tag cannot contain +, and kubeadm also replaces it with _
             tag = str(told[bundle.KUBERNETES]).replace("+", "_")
             found.repositories.setdefault(FILES_REPOSITORY, {})[tag] = made
 
@@ -126,8 +127,8 @@ def _add_manifests(host: Host, item: Layout, *, entry: Mapping[str, Any], found:
 
 
 def find_layouts(host: Host, path: Path, *, leave_out: Optional[LeaveOut] = None) -> list[Layout]:
-    """The layout that `path` is, or all tars and layouts in the folder that it is, by name. Raises HostError
-    (bundle-unreadable) where there is none. leave_out: is told of those that cannot be read, which else raise."""
+    """The layout at `path`, or all tars and layouts in the folder `path`, sorted by name. Raises HostError
+    (bundle-unreadable) if there is none. leave_out: receives the unreadable ones, which otherwise raise."""
     if oci_layout.is_layout(host, path):
         return [oci_layout.open_layout(host, path)]
     names = [name for name in host.list_dir(path) if not name.startswith(".")]
@@ -147,8 +148,8 @@ def find_layouts(host: Host, path: Path, *, leave_out: Optional[LeaveOut] = None
 
 
 class Store:
-    """The catalog of a path, made anew when the files there change. A file that cannot be read is told and left out: one bad
-    file in the folder does not take the others away. It is looked at again later, as its disk may have failed for a moment."""
+    """The catalog of a path, rebuilt when the files there change. An unreadable file is reported and skipped, so one
+    bad file does not take the others down. It is tried again later, because its disk may have failed only briefly."""
 
     def __init__(self, host: LocalHost, path: Path, *, log: Log) -> None:
         self.host, self._path, self._log = host, path, log
@@ -159,7 +160,7 @@ class Store:
         self._files = self._open_bundles(self.catalog)
 
     def look_again(self) -> None:
-        """Take up what has changed. Never raises: what was there before is served on."""
+        """Apply changes. Never raises: the previous content is still served."""
         try:
             self._look_again()
         except Exception as error:
@@ -172,12 +173,12 @@ class Store:
         return tuple((name, stat.mtime, stat.size) for name, stat in stats if stat is not None)
 
     def _build(self) -> Catalog:
-        """Raises KbError where nothing is there at all."""
+        """Raises KbError if there is nothing at all."""
         left_out: dict[str, str] = {}
         found = find_layouts(self.host, self._path, leave_out=left_out.__setitem__)
         catalog = build_catalog(self.host, found, leave_out=left_out.__setitem__)
         for what, why in left_out.items():
-            if what not in self._left_out:  # a file that is being copied is told once
+            if what not in self._left_out:  # report a file that is still being copied only once
                 self._log(f"{what} is left out: {why}")
         self._left_out, self._built = left_out, time.monotonic()
         return catalog
@@ -194,7 +195,7 @@ class Store:
             self._log(f"{self._path} has changed: {describe(self.catalog)}")
 
     def _open_bundles(self, catalog: Catalog) -> dict[Path, _OpenFile]:
-        """The tars, at once: a file that takes such a name later has other bytes in these places."""
+        """Open the tars at once: another file that takes the name later has other bytes at these offsets."""
         counted = collections.Counter(place.path for place in catalog.blobs.values())
         found: dict[Path, _OpenFile] = {}
         for path, count in counted.most_common(_MAX_OPEN):
@@ -204,7 +205,7 @@ class Store:
         return found
 
     def open_file(self, path: Path) -> _OpenFile:
-        """The file, opened once for all threads: every read has an offset of its own."""
+        """The file, opened once for all threads: every read passes its own offset."""
         found = self._files.get(path)
         if found is None:
             found = _OpenFile(self.host, path)
@@ -214,7 +215,7 @@ class Store:
 
 
 class _OpenFile:
-    """A descriptor that lives as long as somebody sends from it."""
+    """A descriptor that stays open while something is sent from it."""
 
     def __init__(self, host: LocalHost, path: Path) -> None:
         self._file = host.open_read(path, follows=False)

@@ -1,13 +1,13 @@
-"""The mirror: a bundle as a registry, straight from its tar or folder.
+"""The mirror: serves a bundle as a registry, straight from its tar or folder.
 
-Speaks the pull half of the OCI distribution API and hands out the bundle's files. One thread a connection; what is large
-goes from the file to the connection inside the kernel (sendfile). It writes nothing to disk and takes no pushes. Must not
-know a cluster: init installs it as a unit, and whoever wants runs it by hand (`kb mirror serve FILE`).
+Implements the pull half of the OCI distribution API and serves the bundle's files. One thread per connection; large
+content is sent inside the kernel (sendfile). It writes nothing to disk and accepts no pushes. Must not know about
+clusters: init installs it as a unit, and anybody can run it by hand (`kb mirror serve FILE`).
 
     /v2/...            the distribution API; ?ns=REGISTRY, or the registry as the first part of the name;
                        the bundle's files are the artifact kb/files:VERSION
     /files/            the bundle's files as JSON; /files/TITLE one of them
-    /ca.crt            the authority of its own certificate; /healthz; /metrics
+    /ca.crt            the CA of its own certificate; /healthz; /metrics
 """
 
 from __future__ import annotations
@@ -38,37 +38,38 @@ if TYPE_CHECKING:
 
 MAX_CONNECTIONS = 512
 MAX_CLIENTS = 5000
-"""How many addresses are counted apart; whoever asked longest ago is forgotten first."""
+"""The number of addresses that are counted separately; the one whose last request is oldest is forgotten first."""
 MAX_PER_CLIENT = 384
-"""Of one address: behind it can be a whole network, and yet others get their turn."""
+"""The limit per address: a whole network can be behind one, but others must get their turn."""
 MAX_HEAD = 32 * 1024
 HEAD_S = 10.0
-"""How long the first request of a connection may take to come as a whole, a TLS handshake included."""
+"""How long the complete first request of a connection may take, including a TLS handshake."""
 IDLE_S = 90.0
-"""How long a connection may stay without another request: containerd's closes its own after 90 seconds."""
+"""How long a connection may stay idle: containerd closes its own after 90 seconds."""
 DRAIN_S = 25.0
-"""How long transfers may go on when the mirror is told to end."""
+"""How long transfers may continue after the mirror is told to stop."""
 STALL_S = 60.0
-"""How long a client may take nothing of an answer."""
+"""How long a client may read nothing of an answer."""
 _SPARE_DESCRIPTORS = 96
-"""For files, and for what is being closed."""
+"""Reserved for files, and for connections that are closing."""
 _MIN_RATE = 1024
-"""Bytes a second, on average, that a client has to take after the first minute."""
+"""The average number of bytes per second that a client must read after the first minute."""
 _FAIR_RATE = 64 * 1024
-"""Bytes a second that keep a transfer its place when all places are taken."""
+"""The bytes per second with which a transfer keeps its place when all places are taken."""
 LATE_S = 5.0
-"""By how much a transfer may be behind that rate then."""
+"""How far a transfer may fall behind that rate, in seconds."""
 LOOK_AGAIN_S = 1.0
 _PIECE = 256 * 1024
 _WITH_HEAD = 64 * 1024
-"""How much of a file goes with the head of an answer; every client that does not read holds as much of this process' memory."""
+"""How much of a file is sent with an answer's head; every client that does not read holds this much of the process's
+memory."""
 _SENDFILE_MAX = 0x7FFF0000
 """The most that Linux sends in one call."""
 
 
 @dataclass(eq=False)
 class _Line:
-    """One connection: whose it is, and since when it has been waiting for a request (None while one is answered)."""
+    """One connection: its client, and since when it has been waiting for a request (None while one is answered)."""
 
     connection: socket.socket
     peer: str
@@ -76,7 +77,7 @@ class _Line:
     _started: float = 0.0
     _taken: int = 0
     _due: float = 0.0
-    """The moment at which a client of _FAIR_RATE would have had what this one has."""
+    """When a client reading at _FAIR_RATE would have received as much as this one has."""
 
     def begin_answer(self) -> None:
         self._started = self._due = time.monotonic()
@@ -88,7 +89,7 @@ class _Line:
         return time.monotonic() - self._due
 
     def send(self, data: bytes) -> None:
-        """Raises OSError: it took nothing for STALL_S, or next to nothing for long."""
+        """Raises OSError if the client reads nothing for STALL_S, or next to nothing for long."""
         view = memoryview(data)
         while view:
             sent = self.connection.send(view[:_PIECE])
@@ -96,7 +97,7 @@ class _Line:
             self._note(sent)
 
     def send_file(self, descriptor: int, offset: int, *, count: int) -> int:
-        """Some bytes of a file, sent by the kernel; returns how many. Raises OSError as send."""
+        """Send some bytes of a file with sendfile; return how many. Raises OSError like send."""
         room = select.poll()
         room.register(self.connection, select.POLLOUT)
         while True:
@@ -117,17 +118,17 @@ class _Line:
             raise OSError("the client takes next to nothing")
 
     def hang_up(self) -> None:
-        """Wakes the thread that reads from it, or sends to it."""
+        """Wake the thread that reads from the connection or sends to it."""
         with contextlib.suppress(OSError):
             self.connection.shutdown(2)
 
 
 class Server:
-    """Accepts connections until it is told to end.
+    """Accepts connections until it is told to stop.
 
-    A thread attends each. When all places are taken, the connection that has waited longest for a request gives its place to
-    a new one, and where none waits the transfer that is most behind: who sends nothing, or a byte now and then, or does not
-    read what he asked for, keeps nobody out.
+    One thread serves each connection. When all places are taken, a new connection replaces the one that has been idle
+    longest; if none is idle, it replaces the transfer that is furthest behind. So a client that sends nothing or only a
+    byte now and then, or does not read its answer, keeps nobody out.
     """
 
     def __init__(
@@ -140,7 +141,7 @@ class Server:
         tls: Optional[ssl.SSLContext] = None,
         ca_pem: str = "",
     ) -> None:
-        """log_access: is told of each request; log where it is not given."""
+        """log_access: receives each request; default: log."""
         self._store, self._listener, self._log, self._tls, self._ca_pem = store, listener, log, tls, ca_pem
         self._log_access = log_access or log
         self._most = raise_descriptor_limit() - _SPARE_DESCRIPTORS
@@ -154,7 +155,8 @@ class Server:
         self._has_room = threading.Condition(self._lock)
 
     def serve(self) -> None:
-        """Until a signal's exception; then transfers have DRAIN_S to end, and a second signal ends at once."""
+        """Serve until a signal raises an exception. Then transfers have DRAIN_S to finish; a second signal stops at
+        once."""
         threading.Thread(target=self._watch, daemon=True).start()
         try:
             self._accept()
@@ -162,7 +164,7 @@ class Server:
             self._drain()
 
     def _watch(self) -> None:
-        """Beside the answers: to look at thousands of files takes its time."""
+        """Runs in its own thread, because examining thousands of files takes time."""
         while not self._is_ending:
             started = time.monotonic()
             self._store.look_again()
@@ -175,7 +177,7 @@ class Server:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 continue
             except OSError as error:
-                # out of descriptors, say: those that end give theirs back
+                # for example, no descriptors left: ending connections release theirs
                 self._log(f"cannot accept: {error.strerror}")
                 self._make_room("")
                 self._store.host.sleep(0.1)
@@ -188,12 +190,12 @@ class Server:
                 self._lines.add(line)
             try:
                 threading.Thread(target=self._attend, args=(line,), daemon=True).start()
-            except RuntimeError as error:  # no thread is to be had, for now
+            except RuntimeError as error:  # no thread is available right now
                 self._log(f"{line.peer}: {error}")
                 self._end(line)
 
     def _make_room(self, peer: str) -> bool:
-        """Have a place for a connection of `peer`; False where that address has too many already."""
+        """Make a place for a connection from `peer`; False if that address already has too many."""
         with self._has_room:
             own = [line for line in self._lines if line.peer == peer]
             most = max(1, min(MAX_CONNECTIONS, self._most))
@@ -202,11 +204,11 @@ class Server:
             while not peer or len(self._lines) >= most:
                 if self._give_up_one(self._lines) or not peer:
                     return True
-                self._has_room.wait(0.2)  # all of them are transfers that get on
+                self._has_room.wait(0.2)  # all of them are transfers that make progress
             return True
 
     def _give_up_one(self, lines: Iterable[_Line]) -> bool:
-        """Have the one end that waits longest for a request, else the transfer that is most behind."""
+        """Close the connection that has been idle longest, else the transfer that is furthest behind."""
         chosen = min(
             lines, key=lambda line: (line.waiting_since is None, line.waiting_since or -line.late_s), default=None
         )
@@ -240,7 +242,7 @@ class Server:
         try:
             line.connection.settimeout(HEAD_S)
             if self._tls is not None:
-                # in two steps: from the first on a hang-up reaches it
+                # in two steps, so that a hang-up reaches it from the first step on
                 line.connection = self._tls.wrap_socket(
                     line.connection, server_side=True, do_handshake_on_connect=False
                 )
@@ -251,7 +253,7 @@ class Server:
         except KbError as error:
             self._log(f"{line.peer}: {error}")
         except (OSError, ValueError):
-            pass  # it went away, took too little, or was asked to make room
+            pass  # the client disconnected, read too slowly, or was closed to make room
         finally:
             self._end(line)
 
@@ -316,7 +318,7 @@ class Server:
         file = self._store.open_file(place.path)
         piece = os.pread(file.descriptor, min(_WITH_HEAD, place.size), place.offset)
         if len(piece) < min(_WITH_HEAD, place.size):
-            raise OSError("the file has become shorter")  # before a head that says otherwise
+            raise OSError("the file has become shorter")  # raise before sending a head that says otherwise
         line.send(head + piece)
         offset, end = place.offset + len(piece), place.offset + place.size
         while offset < end:
@@ -331,7 +333,7 @@ class Server:
             offset += sent
         return place.size
 
-    # ---- what people see
+    # ---- log and metrics
 
     def _note(self, peer: str, request: Request, *, answer: Answer, sent: int, seconds: float) -> None:
         with self._lock:
@@ -339,7 +341,7 @@ class Server:
             self._counts[key] = self._counts.get(key, 0) + 1
             self._bytes += sent
             if request.path.startswith("/v2/"):
-                self._clients[peer] = self._clients.pop(peer, 0) + 1  # the newest stands last
+                self._clients[peer] = self._clients.pop(peer, 0) + 1  # keep the newest last
                 if len(self._clients) > MAX_CLIENTS:
                     del self._clients[next(iter(self._clients))]
         namespace = request.query.get("ns")
@@ -380,8 +382,8 @@ class Server:
 
 
 def _read_head(connection: socket.socket, rest: bytes, *, patience_s: float) -> tuple[bytes, bytes]:
-    """(the head of the next request, what came after it); (b"", b"") where no further one comes. patience_s: for all of it.
-    Raises OSError (timeout)."""
+    """(the head of the next request, the bytes after it); (b"", b"") if no further request comes. patience_s: for all
+    of it. Raises OSError (timeout)."""
     deadline = time.monotonic() + patience_s
     while True:
         rest = rest.lstrip(b"\r\n")
@@ -392,7 +394,7 @@ def _read_head(connection: socket.socket, rest: bytes, *, patience_s: float) -> 
             return b"", b""
         left_s = deadline - time.monotonic()
         if rest and left_s > HEAD_S:
-            deadline, left_s = time.monotonic() + HEAD_S, HEAD_S  # it has begun: now the whole of it is due
+            deadline, left_s = time.monotonic() + HEAD_S, HEAD_S  # it has begun: the whole head is due now
         if left_s <= 0:
             return b"", b""
         connection.settimeout(left_s)
@@ -403,7 +405,7 @@ def _read_head(connection: socket.socket, rest: bytes, *, patience_s: float) -> 
 
 
 def make_tls_context(cert: Path, key: Path) -> ssl.SSLContext:
-    """Raises HostError (mirror-certificate) where the pair cannot be used."""
+    """Raises HostError (mirror-certificate) if the pair cannot be used."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:

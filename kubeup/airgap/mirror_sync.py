@@ -1,4 +1,4 @@
-"""kb mirror sync: the content of layouts, pushed into a registry that is there."""
+"""kb mirror sync: push the content of layouts into an existing registry."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def sync(
     tls: Optional[Tls] = None,
     tell: Log = lambda text: None,
 ) -> Iterator[str]:
-    """Push every image to a registry, under its name without the registry (and below `prefix`); gives each as it is
-    done. Of an image index only what the layout has can be pushed: an index with missing children is refused by many
-    registries, so the one manifest goes under the tag instead, where there is only one.
+    """Push every image to a registry, under its name without the registry (and below `prefix`); yield each when it is
+    done. Of an image index only the part in the layout can be pushed. Many registries refuse an index with missing
+    children, so if there is only one manifest, it is pushed under the tag instead.
 
     Raises registry.Refused, Unreachable, HostError (blob-damaged).
     """
@@ -52,8 +52,8 @@ def _push_image(
     reference: str,
     entry: Mapping[str, Any],
 ) -> None:
-    """Blobs before manifests, manifests before the indexes that name them, each once: an index can name another twice, and that
-    one the next."""
+    """Push blobs before manifests, and manifests before the indexes that name them, each once: an index can name
+    another one twice, and so on."""
     document, children = _read_index(local, whole, entry=entry)
     while "manifests" in document and len(children) == 1:
         entry = children[0]
@@ -85,13 +85,13 @@ def _push_image(
             descriptor.get("mediaType") or document.get("mediaType"),
         )
         if descriptor is entry and len(children) < len(document.get("manifests") or []):
-            data = oci_layout.as_json({**document, "manifests": children})  # what the bundle has of it
+            data = oci_layout.as_json({**document, "manifests": children})  # only the children that the bundle has
         server.push_manifest(repository, reference if descriptor is entry else digest, media_type=str(kind), data=data)
 
 
 def _read_index(
     local: LocalHost, whole: Layout, *, entry: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A document, and those that it names and the layout has."""
+    """A document, and the documents that it names and the layout has."""
     document = oci_layout.read_json_blob(local, whole, digest=str(entry["digest"])) or {}
     return document, [child for child in document.get("manifests") or [] if child["digest"] in whole.blobs]

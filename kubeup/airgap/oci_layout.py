@@ -1,8 +1,8 @@
-"""An OCI image layout, in a folder or in an uncompressed tar: where each blob lies, and how such a tar is written.
+"""An OCI image layout, in a folder or in an uncompressed tar: finding its blobs, and writing such a tar.
 
-Owns the bytes of the form (image-layout.md of the OCI image specification, ustar headers without times or owners) and
-the names under which images stand in an index. Blobs are never held in memory. Must not know what kb puts into a
-bundle (bundle.py), nor speak to anybody.
+Owns the byte format (image-layout.md of the OCI image specification, ustar headers without times or owners) and the
+image names in an index. Never holds blobs in memory. Must not know what kb puts into a bundle (bundle.py), nor use the
+network.
 """
 
 from __future__ import annotations
@@ -35,19 +35,20 @@ TITLE = "org.opencontainers.image.title"
 
 LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
 SIGNATURE_FILE = "kb-signature.json"
-"""Beside index.json; readers that do not know it leave it alone."""
+"""A file next to index.json; readers that do not know it ignore it."""
 MAX_DOCUMENT = 4 * 2**20
-"""Bytes of an index or manifest; the distribution specification lets registries refuse larger ones."""
+"""The maximum size of an index or manifest in bytes; the distribution specification lets registries refuse larger
+ones."""
 _MAX_STRAYS = 1000
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 Descriptor = dict[str, Any]
-"""mediaType, digest, size; perhaps platform, annotations, artifactType."""
+"""mediaType, digest, size; optionally platform, annotations, artifactType."""
 
 
 @frozen
 class Place:
-    """Where bytes lie: in a file, from an offset."""
+    """The location of bytes: a file and an offset."""
 
     path: Path
     offset: int
@@ -56,7 +57,7 @@ class Place:
 
 @frozen
 class Layout:
-    """A layout as it was found. blobs: digest -> place. index: the parsed index.json, index_bytes as it stands there."""
+    """A layout as found. blobs: digest -> place. index: the parsed index.json; index_bytes: its raw bytes."""
 
     path: Path
     index: Mapping[str, Any]
@@ -66,7 +67,7 @@ class Layout:
     names: Mapping[str, Descriptor] = field(default_factory=dict)
     """Full image name -> descriptor of the index."""
     strays: tuple[str, ...] = ()
-    """What lies in it and belongs to no layout: readers leave it alone, and whoever unpacks the file gets it."""
+    """Members that belong to no layout: readers ignore them, but unpacking the file extracts them."""
 
 
 def is_digest(text: str) -> bool:
@@ -78,7 +79,7 @@ def digest_of(data: bytes) -> str:
 
 
 def as_json(value: object) -> bytes:
-    """One form for one value, so that equal inputs give equal digests."""
+    """Serialize a value in only one form, so that equal inputs give equal digests."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -86,12 +87,12 @@ def as_json(value: object) -> bytes:
 
 
 def read_kubernetes_version(host: Host, path: Path) -> str:
-    """`v1.35.6`, which a bundle says it was made for, or "". Raises HostError as open_layout does."""
+    """The Kubernetes version that a bundle declares (`v1.35.6`), or "". Raises HostError like open_layout."""
     return str((open_layout(host, path).index.get("annotations") or {}).get("io.kb.kubernetes", ""))
 
 
 def open_layout(host: Host, path: Path) -> Layout:
-    """A folder with oci-layout, or a tar of one. Raises HostError: bundle-unreadable, bundle-truncated."""
+    """Open a folder with oci-layout, or a tar of one. Raises HostError: bundle-unreadable, bundle-truncated."""
     if not host.exists(path):
         raise _unreadable(path, "there is no such file")
     files, strays = _list_folder(host, path) if host.is_dir(path) else _list_tar(host, path)
@@ -119,7 +120,7 @@ _FOLDERS = ("", ".", "blobs", "blobs/sha256")
 
 
 def _list_folder(host: Host, path: Path) -> tuple[dict[str, Place], tuple[str, ...]]:
-    """The members that are files of their own (a link would have other files of the machine served), and the strays."""
+    """The members that are regular files (following links would serve other files of the machine), and the strays."""
     names = host.list_dir(path) + [f"blobs/{name}" for name in host.list_dir(path / "blobs")]
     names += [f"blobs/sha256/{name}" for name in host.list_dir(path / "blobs/sha256")]
     found, strays = {}, []
@@ -167,7 +168,7 @@ def _list_tar(host: Host, path: Path) -> tuple[dict[str, Place], tuple[str, ...]
             raise _unreadable(path, f"it is no tar ({error})") from error
         except tarfile.TarError as error:
             raise _unreadable(path, f"it is a damaged tar ({error})") from error
-        # a tar ends with two empty blocks: without them something may be missing behind the last member
+        # a tar ends with two empty blocks: without them, something after the last member may be missing
         file.seek(end)
         if file.read(1024) != bytes(1024):
             raise _truncated(path, size, member="")
@@ -175,7 +176,7 @@ def _list_tar(host: Host, path: Path) -> tuple[dict[str, Place], tuple[str, ...]
 
 
 def _read_members(tar: tarfile.TarFile, path: Path, *, size: int, take: Callable[[tarfile.TarInfo], None]) -> int:
-    """Hand each member to `take`; returns where the last one ends. Raises HostError (bundle-truncated)."""
+    """Pass each member to `take`; return where the last one ends. Raises HostError (bundle-truncated)."""
     end = 0
     for member in tar:
         if member.offset_data + member.size > size:
@@ -214,7 +215,7 @@ def _read_document(host: Host, place: Place) -> bytes:
 
 
 def parse_document(path: Path, data: bytes, *, name: str) -> dict[str, Any]:
-    """A JSON object out of a layout, or out of a registry. Raises HostError (bundle-unreadable)."""
+    """A JSON object from a layout or a registry. Raises HostError (bundle-unreadable)."""
     try:
         return parse_json_object(data, name, max_bytes=MAX_DOCUMENT)
     except ValueError as error:
@@ -222,8 +223,8 @@ def parse_document(path: Path, data: bytes, *, name: str) -> dict[str, Any]:
 
 
 def parse_manifest(path: Path, data: bytes, *, name: str) -> dict[str, Any]:
-    """An index or a manifest, every field that kb reads of the type that the image specification gives it. Raises HostError
-    (bundle-unreadable), which names the field."""
+    """An index or a manifest in which every field that kb reads has the type from the image specification. Raises
+    HostError (bundle-unreadable), which names the field."""
     found = parse_document(path, data, name=name)
 
     def fail(field_name: str, wanted: str) -> HostError:
@@ -266,12 +267,12 @@ def _check_descriptor(entry: Any, place: str, *, fail: Callable[[str, str], Host
 
 
 def _is_type(value: Any) -> bool:
-    """A media type, or nothing. It goes into a header of HTTP as it is."""
+    """Whether the value is a valid or absent media type. It is copied into an HTTP header unchanged."""
     return value is None or (isinstance(value, str) and re.fullmatch(r"[ -~]{0,255}", value) is not None)
 
 
 def _check_texts(entry: dict[str, Any], key: str, *, place: str, fail: Callable[[str, str], HostError]) -> None:
-    """A mapping whose values are texts, but for platform's list os.features."""
+    """Check a mapping with text values, except platform's list os.features."""
     value = entry.get(key)
     if value is None:
         entry.pop(key, None)
@@ -293,7 +294,7 @@ def _read_names(index: Mapping[str, Any]) -> dict[str, Descriptor]:
 
 
 def read_place(host: Host, place: Place) -> Iterator[bytes]:
-    """The bytes, piece by piece. Raises HostError (bundle-truncated) where the file has become shorter."""
+    """Yield the bytes in pieces. Raises HostError (bundle-truncated) if the file has become shorter."""
     with contextlib.closing(host.open_read(place.path)) as file:
         file.seek(place.offset)
         left = place.size
@@ -306,7 +307,7 @@ def read_place(host: Host, place: Place) -> Iterator[bytes]:
 
 
 def read_checked(host: Host, place: Place, *, digest: str) -> Iterator[bytes]:
-    """The bytes of a blob; at their end the digest is compared. Raises HostError (blob-damaged)."""
+    """Yield the bytes of a blob; compare the digest at the end. Raises HostError (blob-damaged)."""
     summed = hashlib.sha256()
     for piece in read_place(host, place):
         summed.update(piece)
@@ -321,13 +322,13 @@ def read_checked(host: Host, place: Place, *, digest: str) -> Iterator[bytes]:
 
 
 def read_json_blob(host: Host, layout: Layout, *, digest: str) -> Optional[dict[str, Any]]:
-    """A manifest or configuration, checked; None where the layout does not hold it."""
+    """A manifest or configuration, verified; None if the layout does not have it."""
     place = layout.blobs.get(digest)
     return parse_manifest(layout.path, read_document(host, place, digest=digest), name=digest) if place else None
 
 
 def read_document(host: Host, place: Place, *, digest: str) -> bytes:
-    """A manifest or configuration as it stands there, whole and checked. Raises HostError."""
+    """The raw bytes of a manifest or configuration, complete and verified. Raises HostError."""
     if place.size > MAX_DOCUMENT:
         raise _unreadable(place.path, f"document {digest} has {place.size} bytes, more than any manifest has")
     return b"".join(read_checked(host, place, digest=digest))
@@ -338,7 +339,7 @@ def read_document(host: Host, place: Place, *, digest: str) -> bytes:
 
 def render_tar(documents: Mapping[str, bytes], blobs: Iterable[tuple[str, int, Iterable[bytes]]]) -> Iterator[bytes]:
     """The bytes of the tar: oci-layout and the documents (index.json first), then the blobs (digest, size, content) in
-    the order in which they come."""
+    the given order."""
     for name, data in (("oci-layout", LAYOUT_FILE), *documents.items()):
         yield _header(name, len(data)) + data + _padding(len(data))
     for folder in ("blobs/", "blobs/sha256/"):
@@ -354,7 +355,7 @@ def _header(name: str, size: int, *, is_folder: bool = False) -> bytes:
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o755 if is_folder else 0o644
     info.type = tarfile.DIRTYPE if is_folder else tarfile.REGTYPE
-    # ustar holds 8 GiB a member; GNU's form of larger numbers is read by everybody
+    # ustar allows 8 GiB per member; all readers understand GNU's form of larger numbers
     return info.tobuf(tarfile.GNU_FORMAT if size >= 8**11 else tarfile.USTAR_FORMAT)
 
 

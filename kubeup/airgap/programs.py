@@ -1,7 +1,7 @@
-"""A node's programs: which are there, which are missing or wrong, where they come from, and how they are put in place.
+"""A node's programs: which are present, missing or wrong, where to get them, and how to install them.
 
-Everything is fetched and proven in a folder of kb's own first (sum, ELF machine, version); only when all of it is good does
-anything get its place. What is there and good enough stays. Must not configure what it places (runtime_fix.py, the phase
+Everything is first fetched and verified in kb's own folder (checksum, ELF machine, version). Only when all files are
+good is anything installed. A good existing file stays. Must not configure what it installs (runtime_fix.py, the phase
 kubelet-start). kubeadm leaves all of this to its user.
 """
 
@@ -28,14 +28,14 @@ from kubeup.releases import Release, parse_version
 
 STAGING = Path("/var/lib/kb/staging")
 CNI_ELSEWHERE = Path("/usr/lib/cni")
-"""Where Debian keeps the plugins; its containerd looks there."""
+"""Where Debian keeps the CNI plugins; its containerd looks there."""
 
 Tell = Callable[[str], None]
 
 
 @frozen
 class Standing:
-    """What is known of one of the node's files. verdict: good | missing | wrong."""
+    """What is known about one of the node's files. verdict: good | missing | wrong."""
 
     item: NodeFile
     verdict: str
@@ -46,7 +46,7 @@ class Standing:
 
 @frozen
 class Offered:
-    """A file that a source has. open(): its bytes, whose sum the caller checks."""
+    """A file that a source has. open(): its bytes; the caller verifies the checksum."""
 
     item: NodeFile
     digest: str
@@ -56,16 +56,16 @@ class Offered:
     open: Callable[[], Iterator[bytes]]
 
 
-# ---- what is there
+# ---- what is installed
 
 
 def look(host: Host, cluster_version: str, *, release: Release) -> tuple[Standing, ...]:
-    """Every file of NODE_FILES as it stands."""
+    """The current state of every file of NODE_FILES."""
     found = [_look_at(host, item, cluster_version=cluster_version, release=release) for item in NODE_FILES]
     runtime = next(one for one in found if one.item.name == "containerd")
     if runtime.verdict != "good":
         return tuple(found)
-    # a runtime that is there brought what belongs to it, wherever its package keeps that
+    # an existing runtime came with its own parts, wherever its package keeps them
     return tuple(_as_part_of_runtime(host, one) for one in found)
 
 
@@ -98,7 +98,7 @@ def _look_at(host: Host, item: NodeFile, *, cluster_version: str, release: Relea
 
 
 def judge_version(name: str, version: str, *, cluster_version: str, release: Release) -> str:
-    """Why this version does not do; "" where it does, or where nothing depends on it."""
+    """Why this version is not suitable; "" if it is, or if the version does not matter."""
     have, want = parse_version(re.split(r"[~+]", version)[0]), parse_version(cluster_version)
     if name == "kubelet" and want is not None:
         if have is None:
@@ -116,11 +116,11 @@ def _first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "it said nothing")
 
 
-# ---- where it comes from
+# ---- sources
 
 
 def offer_bundle(host: Host, found: Layout, *, arch: str) -> dict[str, Offered]:
-    """What a bundle has for this architecture: name -> file."""
+    """The bundle's files for this architecture: name -> file."""
     offered = {}
     for entry in bundle.list_files(host, found):
         item = _item_of(entry.title, arch)
@@ -137,7 +137,7 @@ def _opener(host: Host, place: oci_layout.Place) -> Callable[[], Iterator[bytes]
 
 
 def offer_mirror(host: Host, mirror: Mirror, *, arch: str, version: str = "") -> dict[str, Offered]:
-    """What a mirror of kb's has for a Kubernetes version ("": its newest). {} where it is another registry. Raises
+    """The files that kb's mirror has for a Kubernetes version ("": its newest). {} for other registries. Raises
     Unreachable, HostError (mirror-invalid)."""
     query = f"?{urllib.parse.urlencode({'version': version})}" if version else ""
     answer = host.http_get(f"{mirror.url}/files/{query}", tls=mirror.tls, timeout_s=15)
@@ -179,7 +179,8 @@ def offer_downloads(
     spool: Path,
     tell: Tell,
 ) -> dict[str, Offered]:
-    """Official releases, fetched and proven by their published sums. Raises HostError (packages-not-found)."""
+    """Official releases, downloaded and verified with their published checksums. Raises HostError
+    (packages-not-found)."""
     gathering = bundle_sources.Gathering(local, spool, (arch,), tell=tell)
     needs = [bundle_needs.Need(f"{arch}/{name}", downloads.FILES_BY_NAME[name].needed_by) for name in names]
     gathering.add_files(needs, (bundle_sources.DownloadSource(preset),), kubernetes_version=cluster_version)
@@ -213,14 +214,14 @@ def architectures_in(host: Host, found: Layout) -> tuple[str, ...]:
     return tuple(dict.fromkeys(title for title in titles if title in downloads.ARCHITECTURES))
 
 
-# ---- putting it in place
+# ---- installation
 
 
 def stage(
     host: Host, offered: Sequence[Offered], *, arch: str, cluster_version: str, release: Release, tell: Tell
 ) -> dict[str, Path]:
-    """Fetch everything to STAGING and prove it; nothing has its place yet. Raises HostError: disk-full, file-damaged,
-    wrong-architecture, wrong-version; then STAGING is gone again."""
+    """Fetch everything to STAGING and verify it; nothing is installed yet. Raises HostError: disk-full, file-damaged,
+    wrong-architecture, wrong-version; STAGING is then removed again."""
     _require_space(host, offered)
     try:
         staged = {}
@@ -250,7 +251,7 @@ def _require_space(host: Host, offered: Sequence[Offered]) -> None:
 
 
 def _proven(one: Offered, arch: str) -> Iterator[bytes]:
-    """The bytes; the ELF machine is looked at before the first is written, the sum at the end."""
+    """The bytes; the ELF machine is checked before the first byte is written, the checksum at the end."""
     summed, count = hashlib.sha256(), 0
     first = True
     for piece in one.open():
@@ -260,7 +261,7 @@ def _proven(one: Offered, arch: str) -> Iterator[bytes]:
         summed.update(piece)
         count += len(piece)
         if count > one.size:
-            break  # however much more there is: it is not what was announced
+            break  # too much data: this is not the announced file, however much more there is
         yield piece
     if f"sha256:{summed.hexdigest()}" != one.digest:
         raise HostError(
@@ -302,7 +303,7 @@ def _prove_version(host: Host, one: Offered, *, path: Path, cluster_version: str
 
 
 def put_in_place(host: Host, staged: Mapping[str, Path]) -> list[Path]:
-    """Give every staged file its place, runtime first; returns the places."""
+    """Install every staged file, the runtime first; return the paths."""
     places = []
     for item in NODE_FILES:
         if item.name in staged:

@@ -1,7 +1,7 @@
-"""A client of registries: the OCI distribution API, with its tokens, the usual credentials, patience and resumption.
+"""A registry client: the OCI distribution API, with its tokens, the usual credentials, retries and resumed downloads.
 
-Owns how an image name leads to a server, how a server is spoken to, and what its refusals mean. Must not know what a
-bundle is, and never holds a blob in memory. Mirrors no part of kubeadm, which leaves pulling to the runtime.
+Owns how an image name leads to a server, the protocol, and the meaning of refusals. Must not know what a bundle is, and
+never holds a blob in memory. Mirrors no part of kubeadm, which leaves pulling to the runtime.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ from kubeup.secret import Secret
 ATTEMPTS = 5
 _FIRST_PAUSE_S = 1.0
 _WORTH_WHILE = 64 * 1024
-"""Bytes that an attempt has to bring, or it counts as failed: a byte each time would go on for ever."""
+"""The number of bytes that an attempt must transfer to count as progress: with one byte each time it would never
+end."""
 _ACCEPT = ", ".join((*INDEX_TYPES, *MANIFEST_TYPES))
 _SERVERS = {"docker.io": "registry-1.docker.io"}
-"""Registries whose API answers under another name."""
+"""Registries whose API has another host name."""
 _AUTH_KEYS = {"docker.io": "https://index.docker.io/v1/"}
 
 
 @frozen
 class Ref:
-    """An image's name in parts: `registry.k8s.io`, `coredns/coredns`, `v1.13.1`, or a digest."""
+    """The parts of an image name: `registry.k8s.io`, `coredns/coredns`, `v1.13.1`, or a digest."""
 
     registry: str
     repository: str
@@ -48,7 +49,7 @@ class Ref:
 
     @property
     def name(self) -> str:
-        """The full name, as a runtime keeps it."""
+        """The full name, as a runtime stores it."""
         return (
             f"{self.registry}/{self.repository}"
             + (f":{self.tag}" if self.tag else "")
@@ -57,7 +58,7 @@ class Ref:
 
     @property
     def reference(self) -> str:
-        """What is asked for: the digest where there is one."""
+        """The reference to request: the digest if there is one."""
         return self.digest or self.tag
 
 
@@ -91,7 +92,7 @@ def parse_ref(text: str) -> Ref:
 
 
 def read_credentials(host: Host, registry: str) -> Optional[tuple[str, Secret]]:
-    """(user, password) for a registry out of docker's configuration; the user is "<token>" for an identity token."""
+    """(user, password) for a registry from docker's configuration; the user is "<token>" for an identity token."""
     environ = host.environ()
     folder = environ.get("DOCKER_CONFIG") or f"{environ.get('HOME', '/root')}/.docker"
     path = Path(folder) / "config.json"
@@ -154,7 +155,7 @@ def _ask_helper(host: Host, helper: str, *, key: str) -> Optional[tuple[str, Sec
 
 
 class Refused(HostError):
-    """A registry answered, and not with what was asked for."""
+    """A registry answered, but not with what was requested."""
 
     def __init__(self, what: str, status: int, *, text: str, remedy: str) -> None:
         super().__init__(what, cause=f"it answered with status {status}{text}", remedy=remedy, code="registry-refused")
@@ -163,8 +164,8 @@ class Refused(HostError):
 
 @dataclass
 class Registry:
-    """One server. base: `https://registry.k8s.io` or `http://127.0.0.1:5000/prefix`; upstream: where it stands in for
-    another registry (a mirror), that one's name, which it is told with `?ns=`."""
+    """One server. base: `https://registry.k8s.io` or `http://127.0.0.1:5000/prefix`; upstream: the name of the registry
+    that this one mirrors, if any, sent as `?ns=`."""
 
     host: Host
     base: str
@@ -175,8 +176,8 @@ class Registry:
     _tokens: dict[str, str] = field(default_factory=dict)
 
     def get_manifest(self, repository: str, reference: str) -> tuple[str, bytes]:
-        """(media type, bytes), the digest checked where it was asked for. Raises Refused, Unreachable, HostError
-        (manifest-damaged)."""
+        """(media type, bytes); the digest is verified if the request was for one. Raises Refused, Unreachable,
+        HostError (manifest-damaged)."""
         answer = self._ask(f"{repository}/manifests/{reference}", f"repository:{repository}:pull")
         if answer.status != 200:
             raise self._refused(f"{repository}:{reference}", answer.status, body=answer.body)
@@ -193,7 +194,7 @@ class Registry:
         return _media_type(kind, answer.body), answer.body
 
     def fetch_blob(self, local: LocalHost, repository: str, *, digest: str, size: int, into: Path) -> None:
-        """Have the blob in `into`: what a broken transfer left in `into`.part is gone on with.
+        """Download the blob to `into`; an interrupted transfer in `into`.part is resumed.
 
         Raises Refused, Unreachable (after ATTEMPTS), HostError (download-damaged, disk-full).
         """
@@ -278,14 +279,14 @@ class Registry:
         return answer
 
     def _stream(self, target: str, scope: str, *, headers: Mapping[str, str], offset: int) -> Iterator[bytes]:
-        """The body from `offset` on. Redirects (a content network) get no credentials."""
+        """The body from `offset` on. Redirects (to a CDN) get no credentials."""
         url, sent = self._url(target), {**headers, **self._authorization(scope)}
         has_logged_in = False
         for _ in range(8):
             with self.host.http_open(
                 url, tls=self.tls if self._is_own(url) else None, headers=sent, timeout_s=60
             ) as stream:
-                # what a server that this one sends on to asks for is not its word
+                # ignore the challenge of a server that this one redirects to: it does not speak for this registry
                 is_asked = stream.status == 401 and not has_logged_in and self._is_own(url)
                 if is_asked and self._log_in(stream.headers, scope):
                     has_logged_in, sent = True, {**headers, **self._authorization(scope)}
@@ -300,19 +301,19 @@ class Registry:
         raise self._refused(target, 310, body=b"too many redirects")
 
     def _is_own(self, url: str) -> bool:
-        """Whether a URL is this registry's: credentials, and its authority, are good for no other host."""
+        """Whether a URL belongs to this registry: its credentials and its CA are used for no other host."""
         return urllib.parse.urlsplit(url)[:2] == urllib.parse.urlsplit(self.base)[:2]
 
     def _proof_for(self, url: str, scope: str) -> dict[str, Any]:
-        """The arguments `tls` and `headers` of a request that a Location of the registry's leads to."""
+        """The arguments `tls` and `headers` for a request to a Location given by the registry."""
         return {"tls": self.tls, "headers": self._authorization(scope)} if self._is_own(url) else {}
 
     def _authorization(self, scope: str) -> dict[str, str]:
         return {"Authorization": self._tokens[scope]} if scope in self._tokens else {}
 
     def _log_in(self, headers: Mapping[str, str], scope: str) -> bool:
-        """Answer a challenge: Basic, or a token from the realm that it names. Whether asking again may help. A challenge that
-        came over plain http may be anybody's."""
+        """Answer a challenge, with Basic credentials or with a token from the realm that it names; return whether a
+        retry may help. A challenge received over plain http may come from anybody."""
         scheme, _, rest = headers.get("www-authenticate", "").partition(" ")
         if self.credentials and scheme and not self.base.startswith("https://"):
             require_safe(self.base, None, headers={"Authorization": scheme})
@@ -377,7 +378,7 @@ class Registry:
 
 
 def _media_type(told: str, data: bytes) -> str:
-    """The manifest's own word, where a server says nothing better than "JSON"."""
+    """The manifest's own media type, if the server says nothing better than "JSON"."""
     if told in (*INDEX_TYPES, *MANIFEST_TYPES):
         return told
     try:
@@ -390,7 +391,7 @@ def _media_type(told: str, data: bytes) -> str:
 
 
 def _error_text(body: bytes) -> str:
-    """`: MANIFEST_UNKNOWN manifest unknown`, from the specification's form of an error."""
+    """`: MANIFEST_UNKNOWN manifest unknown`, from an error in the specification's form."""
     try:
         errors = parse_json_object(body, "the answer")["errors"]
         return ": " + "; ".join(f"{item.get('code', '')} {item.get('message', '')}".strip() for item in errors)
@@ -398,11 +399,11 @@ def _error_text(body: bytes) -> str:
         return ""
 
 
-# ---- patience
+# ---- retries
 
 
 def _patiently(host: Host, once: Callable[[], HttpResponse], *, tell: Callable[[str], None], what: str) -> HttpResponse:
-    """Again where nobody answered, or the server says that it is its own trouble or that it is too much."""
+    """Retry if nobody answers, or the server reports an internal error or overload."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             answer = once()
@@ -428,10 +429,10 @@ def fetch_resumed(
     size: int = -1,
     tell: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Download to `into` by way of `into`.part. open_from(offset) gives the bytes from there, or all (see
-    _from_offset). An attempt that brought something worth while does not count. digest "": nothing to compare with. size: what
-    comes beyond it is not taken. What is there already is summed before it counts: it may be another's, or what a power loss
-    left of it.
+    """Download to `into` through `into`.part. open_from(offset) yields the bytes from there, or everything (see
+    _from_offset). An attempt with enough progress does not count as a failure. digest "": nothing to compare with.
+    size: bytes beyond it are not read. Existing bytes are hashed before they are used: they may be somebody else's, or
+    damaged by a power loss.
 
     Raises Unreachable, HostError (download-damaged).
     """
@@ -468,7 +469,7 @@ def _fill_part(
     failures: int,
     tell: Callable[[str], None],
 ) -> int:
-    """Append to `part` until all has come; returns how often in a row that failed. Raises Unreachable, Refused."""
+    """Append to `part` until it is complete; return the number of consecutive failures. Raises Unreachable, Refused."""
     while True:
         found = local.stat(part)
         offset = found.size if found else 0
@@ -506,7 +507,7 @@ def _append_from(
 
 
 def _no_more_than(count: int, pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The pieces, up to one byte too many: then it is no longer what was announced, however much there is of it."""
+    """The pieces, up to one byte too many: that is enough to know that it is not the announced file."""
     for piece in pieces:
         yield piece[: count + 1]
         count -= len(piece)
@@ -515,11 +516,12 @@ def _no_more_than(count: int, pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 RESTART = bytes(bytearray(b"restart"))
-"""A mark (by identity): the server did not take the range, what follows is the whole."""
+"""A marker (compared by identity): the server ignored the range, the whole file follows."""
 
 
 def _from_offset(stream: HttpStream, offset: int, *, refused: Callable[[int, bytes], Refused]) -> Iterator[bytes]:
-    """The bytes from `offset` on: of a 206 as they come; a server without ranges sends all, which is told by RESTART."""
+    """The bytes from `offset` on: a 206 as it arrives; a server without ranges sends everything, which RESTART
+    signals."""
     if stream.status == 206 and offset:
         told = re.match(r"bytes (\d+)-", stream.headers.get("content-range", ""))
         if told and int(told.group(1)) == offset:
@@ -533,7 +535,7 @@ def _from_offset(stream: HttpStream, offset: int, *, refused: Callable[[int, byt
 
 
 def open_url(host: Host, url: str, *, offset: int, tls: Optional[Tls] = None) -> Iterator[bytes]:
-    """A plain download from `offset` on, redirects followed. tls: how to speak to that server, and to no other."""
+    """A plain download from `offset` on, following redirects. tls: for that server only."""
     headers = {"Range": f"bytes={offset}-"} if offset else {}
     server = urllib.parse.urlsplit(url)[:2]
     for _ in range(6):
@@ -548,7 +550,7 @@ def open_url(host: Host, url: str, *, offset: int, tls: Optional[Tls] = None) ->
 
 
 def read_url(host: Host, url: str, *, max_bytes: int = MAX_ANSWER) -> bytes:
-    """A small file, redirects followed. Raises Refused, Unreachable (also where it is larger)."""
+    """A small file, following redirects. Raises Refused, Unreachable (also if it is too large)."""
     found = bytearray()
     for piece in open_url(host, url, offset=0):
         found += piece
@@ -562,7 +564,7 @@ def _url_refused(url: str, status: int, _body: bytes = b"") -> Refused:
 
 
 def sum_file(host: Host, path: Path) -> str:
-    """`sha256:...` of a file, read piece by piece."""
+    """`sha256:...` of a file, read in pieces."""
     summed = hashlib.sha256()
     with host.open_read(path) as file:
         while piece := file.read(1 << 20):
@@ -571,7 +573,7 @@ def sum_file(host: Host, path: Path) -> str:
 
 
 def server_of(registry: str) -> str:
-    """The base URL of a registry by its name in images; loopback speaks plain HTTP, as everywhere."""
+    """The base URL of a registry from its name in images; loopback addresses use plain HTTP, as everywhere."""
     name = registry.partition(":")[0]
     scheme = "http" if name in ("localhost", "127.0.0.1") else "https"
     return f"{scheme}://{_SERVERS.get(registry, registry)}"
