@@ -39,7 +39,7 @@ def check_external_etcd_version(node: Node) -> Findings:
         try:
             answer = _ask(node.host, url, tls=tls, attempts=attempts)
         except Unreachable as error:
-            if node.workflow != DOCTOR:  # doctor's own etcd check reports this, and whether the other members are enough
+            if node.workflow != DOCTOR:  # doctor's own etcd check reports this, and the quorum
                 yield Finding("ExternalEtcdVersion", ERROR, str(error), error.remedy)
             continue
         version = _etcd_version(answer)

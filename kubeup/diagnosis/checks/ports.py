@@ -164,7 +164,7 @@ def check_etcd_folder(node: Node) -> Findings:
     folder = Path(etcd.data_dir)
     name = f"DirAvailable-{name_of(folder)}"
     try:
-        inside = [name for name in node.host.list_dir(folder) if name != "lost+found"]  # the root of a separate file system has one
+        inside = [name for name in node.host.list_dir(folder) if name != "lost+found"]  # the root of a file system
     except HostError as error:
         yield Finding(name, ERROR, f"{folder} cannot be opened ({error.cause})", error.remedy)
         return
