@@ -1,19 +1,18 @@
 #!/usr/bin/env python3
-"""Build dist/kb.pyz: kb and what it needs, in one file, bit for bit the same wherever it is built.
+"""Build dist/kb.pyz: kb and everything it needs in one file, bit-for-bit reproducible.
 
-    python3 build_zipapp.py                                       the fat one: Python 3.9-3.14 on x86_64 and aarch64
-    python3 build_zipapp.py --platform linux_x86_64 --python 3.11 a slim one
-    python3 build_zipapp.py --wheels DIR                          with no network: the wheels of wheels.lock are in DIR
-    python3 build_zipapp.py --no-bytecode                         the same bytes, whichever Python builds it
-    python3 build_zipapp.py --release                             and beside it what a download page carries
+    python3 build_zipapp.py                                       the full file: Python 3.9-3.14 on x86_64 and aarch64
+    python3 build_zipapp.py --platform linux_x86_64 --python 3.11 a smaller one
+    python3 build_zipapp.py --wheels DIR                          without a network: DIR has the wheels of wheels.lock
+    python3 build_zipapp.py --no-bytecode                         the same bytes with any Python
+    python3 build_zipapp.py --release                             also write the other files of a release
     python3 build_zipapp.py --update-lock                         write wheels.lock again from PINS
 
-Owns: PINS, wheels.lock, the layout of the archive. Must not: import kb, or take anything from the machine into the
-archive but this source tree and the wheels that wheels.lock names by their sha256. (The one thing that it cannot hold
-fast is what builds it: each minor of Python has its own bytecode, docs/adr/0008, and one with zlib-ng in place of zlib
-packs the same members into other bytes.)
-The other half is kubeup/startup/native.py, which finds the compiled modules at run time. Runs on Python 3.9 with nothing
-installed; pip is needed only where a wheel is not in build/wheels yet.
+Owns: PINS, wheels.lock, the layout of the archive. Must not: import kb, or put anything from the machine into the
+archive except this source tree and the wheels that wheels.lock names by sha256. (The result still depends on the
+building Python: each minor has its own bytecode, docs/adr/0008, and zlib-ng instead of zlib compresses the same members
+to other bytes.) The counterpart is kubeup/startup/native.py, which finds the compiled modules at run time. Runs on
+Python 3.9 without other packages; pip is needed only if a wheel is not yet in build/wheels.
 """
 
 from __future__ import annotations
@@ -46,10 +45,10 @@ PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
 PLATFORMS = ("linux_x86_64", "linux_aarch64")
 
 MACHINES = {"x86_64": 62, "aarch64": 183}
-"""e_machine of ELF for each architecture."""
+"""e_machine in the ELF header, by architecture."""
 
 MAX_GLIBC = (2, 17)
-"""What manylinux2014 promises: RHEL 8, Ubuntu 20.04 and Debian 11 have newer ones."""
+"""The glibc version of manylinux2014; RHEL 8, Ubuntu 20.04 and Debian 11 have newer ones."""
 
 SYSTEM_LIBRARIES = ("libc.so.6", "libdl.so.2", "libgcc_s.so.1", "libm.so.6", "libpthread.so.0", "librt.so.1")
 LOADERS = ("ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1")
@@ -57,7 +56,7 @@ LOADERS = ("ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1")
 SHEBANG = b"#!/usr/bin/env python3\n"
 MEMBER_MODE = 0o100644
 EPOCH_1980 = 315532800
-"""The first moment that a zip can name, and the date of every member unless SOURCE_DATE_EPOCH says another."""
+"""The earliest time that a zip can store; the date of every member unless SOURCE_DATE_EPOCH is set."""
 
 SBOM = "sbom.cdx.json"
 NATIVE_INDEX = "_native/index.txt"
@@ -68,27 +67,27 @@ Documented = Union[ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionD
 
 
 class BuildError(Exception):
-    """Why there is no kb.pyz, in one line."""
+    """Why kb.pyz could not be built, in one line."""
 
 
 @dataclass(frozen=True)
 class Pin:
-    """One version of a distribution, and what it is fetched for. kb.pyz takes cryptography's cp39-abi3 wheel for every
-    Python: the cp311-abi3 one, which pip prefers on newer ones, needs symbols that 3.9 does not have."""
+    """One version of a distribution, and its targets. kb.pyz uses cryptography's cp39-abi3 wheel for every Python: the
+    cp311-abi3 one, which pip prefers on newer versions, needs symbols that 3.9 does not have."""
 
     name: str
     version: str
     pythons: tuple[str, ...]
     platforms: tuple[str, ...] = PLATFORMS
     one_for_all: bool = False
-    """One wheel, that of the first Python and platform, serves all: a stable ABI, or pure code."""
+    """Whether one wheel, the first Python's and platform's, serves all: a stable ABI, or pure Python."""
 
 
 PINS = (
     Pin("cryptography", "50.0.2", PYTHONS, one_for_all=True),
     Pin("cffi", "2.0.0", ("3.9",)),
     Pin("cffi", "2.1.1", ("3.10", "3.11", "3.12", "3.13", "3.14")),
-    # Its compiled half is left out, so that the first wheel's pure half serves every platform.
+    # Its compiled half is left out, so the pure half of the first wheel serves every platform.
     Pin("pyyaml", "6.0.3", PYTHONS, platforms=("any",), one_for_all=True),
 )
 
@@ -100,7 +99,7 @@ class Wheel:
     file: str
     sha256: str
     platform: str
-    """`linux_x86_64`, `linux_aarch64`, or `any` for pure code."""
+    """`linux_x86_64`, `linux_aarch64`, or `any` for pure Python."""
     pythons: tuple[str, ...]
 
     @property
@@ -123,7 +122,7 @@ class Wheel:
 
 
 def parse_lock(text: str) -> list[Wheel]:
-    """`<file> sha256:<hex> <platform>:<first Python>[-<last Python>]`, a line each; # starts a comment."""
+    """Parse lines of `<file> sha256:<hex> <platform>:<first Python>[-<last Python>]`; # starts a comment."""
     wheels = []
     for number, line in enumerate(text.splitlines(), start=1):
         words = line.partition("#")[0].split()
@@ -159,7 +158,7 @@ def parse_minor(python: str) -> tuple[int, ...]:
 
 
 def select_wheels(lock: Iterable[Wheel], platforms: Sequence[str], pythons: Sequence[str]) -> list[Wheel]:  # noqa: PLR0917
-    """The wheels of one build. Raises BuildError when a target lacks one of its three."""
+    """The wheels of one build. Raises BuildError if a target lacks one of its three."""
     wheels = [wheel for wheel in lock if wheel.serves(platforms, pythons)]
     for platform in platforms:
         for python in pythons:
@@ -175,8 +174,8 @@ def select_wheels(lock: Iterable[Wheel], platforms: Sequence[str], pythons: Sequ
 
 
 def pip_target_args(platform: str, python: str) -> list[str]:
-    """pip's words for one target. `--python-version 3.9` would mean 3.9.0, for which pip silently takes an old
-    cryptography; and pip evaluates markers for the Python that runs it, hence --no-deps."""
+    """pip's arguments for one target. `--python-version 3.9` would mean 3.9.0, for which pip silently picks an old
+    cryptography. pip evaluates markers for the Python that runs it, hence --no-deps."""
     arch = (PLATFORMS[0] if platform == "any" else platform).partition("_")[2]
     tag = "cp" + python.replace(".", "")
     return [
@@ -187,7 +186,7 @@ def pip_target_args(platform: str, python: str) -> list[str]:
 
 
 def find_pip() -> list[str]:
-    """A pip that runs. It may belong to another Python than this one: the targets are told to it."""
+    """A working pip. It may belong to another Python, since the targets are passed to it."""
     candidates = [[sys.executable, "-m", "pip"]]
     candidates += [[path] for path in (shutil.which("pip3"), shutil.which("pip")) if path]
     for argv in candidates:
@@ -197,7 +196,7 @@ def find_pip() -> list[str]:
 
 
 def run_pip_download(requirements: Sequence[str], *, target: Sequence[str], folder: Path) -> None:
-    """Fetch `requirements` from wherever pip is set up to look."""
+    """Download `requirements` from wherever pip is configured to look."""
     with tempfile.TemporaryDirectory() as scratch:
         listed = Path(scratch, "requirements.txt")
         listed.write_text("".join(f"{line}\n" for line in requirements))
@@ -212,7 +211,7 @@ def run_pip_download(requirements: Sequence[str], *, target: Sequence[str], fold
 
 
 def ensure_wheels(wheels: Sequence[Wheel], folder: Path, *, may_fetch: bool) -> None:
-    """Have each of `wheels` in `folder`, with the sha256 of the lock."""
+    """Make sure that each of `wheels` is in `folder`, with the lock's sha256."""
     missing = [wheel for wheel in wheels if not (folder / wheel.file).is_file()]
     if missing and not may_fetch:
         raise BuildError(f"{folder} lacks {', '.join(wheel.file for wheel in missing)}")
@@ -237,7 +236,8 @@ def ensure_wheels(wheels: Sequence[Wheel], folder: Path, *, may_fetch: bool) -> 
 
 
 def resolve_pins() -> list[Wheel]:
-    """Fetch every pin without a hash, and say what came. The one step that trusts the index: review its diff."""
+    """Download every pin without checking hashes, and return the wheels. Only this step trusts the index: review its
+    diff."""
     wheels = []
     for pin in PINS:
         for platform in pin.platforms:
@@ -257,11 +257,11 @@ def resolve_pins() -> list[Wheel]:
 
 @dataclass(frozen=True)
 class Elf:
-    """What decides whether a shared library loads."""
+    """The properties that decide whether a shared library loads."""
 
     machine: int
     glibc: tuple[int, ...]
-    """The newest GLIBC_ symbol version that it asks for."""
+    """The newest GLIBC_ symbol version that it requires."""
     needed: tuple[str, ...]
 
 
@@ -301,8 +301,8 @@ def read_elf(data: bytes) -> Elf:
 
 
 def strip_elf(data: bytes) -> bytes:
-    """An ELF file without what follows its last segment: section headers, and the names of its functions, a fifth of
-    cryptography's. The loader goes by program headers alone. Every start of kb unpacks what is left."""
+    """An ELF file without the part after its last segment: section headers and function names, a fifth of
+    cryptography's size. The loader uses only program headers. Every start of kb unpacks what is left."""
     (table_at,) = struct.unpack_from("<Q", data, 32)
     size, count = struct.unpack_from("<HH", data, 54)
     end = table_at + size * count
@@ -311,13 +311,13 @@ def strip_elf(data: bytes) -> bytes:
         _, _, offset, _, _, length, _, _ = struct.unpack_from("<IIQQQQQQ", data, table_at + index * size)
         end = max(end, offset + length)
     stripped = bytearray(data[:end])
-    struct.pack_into("<Q", stripped, 40, 0)  # where the section headers are
-    struct.pack_into("<HHH", stripped, 58, 0, 0, 0)  # their size, their number, the one that names them
+    struct.pack_into("<Q", stripped, 40, 0)  # the offset of the section headers
+    struct.pack_into("<HHH", stripped, 58, 0, 0, 0)  # their size, their number, the index of the one with their names
     return bytes(stripped)
 
 
 def check_elf(elf: Elf, *, arch: str, member: str) -> None:
-    """Raise BuildError unless `elf` loads on every node that kb.pyz is for."""
+    """Raise BuildError unless `elf` loads on every node that kb.pyz supports."""
     if elf.machine != MACHINES[arch]:
         raise BuildError(f"{member} is for ELF machine {elf.machine}, not for {arch}")
     if elf.glibc > MAX_GLIBC:
@@ -331,7 +331,7 @@ def check_elf(elf: Elf, *, arch: str, member: str) -> None:
 
 
 def collect_source(repo: Path) -> dict[str, bytes]:
-    """kb.py, the package, configs/ and the texts at the root."""
+    """kb.py, the package, configs/ and the text files at the root."""
     paths = [repo / "kb.py"]
     paths += [repo / name for name in ("LICENSE", "NOTICE", "README.md") if (repo / name).is_file()]
     paths += (repo / "kubeup").rglob("*.py")
@@ -347,7 +347,7 @@ def collect_source(repo: Path) -> dict[str, bytes]:
 
 
 def collect_wheel(wheel: Wheel, data: Mapping[str, bytes]) -> dict[str, bytes]:
-    """What kb.pyz takes from one wheel, by its name in the archive."""
+    """The members that kb.pyz takes from one wheel, by name in the archive."""
     members = {}
     for name, content in data.items():
         top = name.split("/")[0]
@@ -358,14 +358,15 @@ def collect_wheel(wheel: Wheel, data: Mapping[str, bytes]) -> dict[str, bytes]:
         elif top in ("cryptography", "yaml") and name.endswith((".py", "/py.typed")):
             target = name
         else:
-            target = None  # the cffi package, headers, type stubs: nothing imports them at run time
+            target = None  # the cffi package, headers, type stubs: not imported at run time
         if target is not None:
             members[target] = content
     return members
 
 
 def _place_metadata(name: str, wheel: Wheel) -> Optional[str]:
-    """Licences and METADATA are the same for every architecture; an SBOM is not. RECORD and WHEEL would be untrue."""
+    """Where to put metadata: licences and METADATA are the same for every architecture; an SBOM is not. RECORD and
+    WHEEL are dropped, because they would be wrong."""
     top, _, rest = name.partition("/")
     if rest.startswith("sboms/"):
         return f"{top}/sboms/{wheel.arch or 'any'}/{rest[len('sboms/') :]}"
@@ -378,7 +379,7 @@ def read_wheel(path: Path) -> dict[str, bytes]:
 
 
 def plan_members(repo: Path, wheels: Sequence[Wheel], folder: Path) -> dict[str, bytes]:  # noqa: PLR0917
-    """Every member of kb.pyz. Raises BuildError when two sources disagree about one."""
+    """Every member of kb.pyz. Raises BuildError if two sources disagree about one."""
     members = collect_source(repo)
     for wheel in wheels:
         for name, content in collect_wheel(wheel, read_wheel(folder / wheel.file)).items():
@@ -396,9 +397,10 @@ def plan_members(repo: Path, wheels: Sequence[Wheel], folder: Path) -> dict[str,
 
 
 class _WithoutTexts(ast.NodeTransformer):
-    """Leaves out what no run needs: docstrings, and the annotations of functions (those of classes make dataclasses).
+    """Removes what is not needed at run time: docstrings, and annotations of functions (dataclasses need those of
+    classes).
 
-    A class with a decorator keeps an empty docstring: for a dataclass that has none one is made up at each start."""
+    A class with a decorator keeps a one-space docstring: dataclass generates one at each start if there is none."""
 
     def visit_Module(self, node: ast.Module) -> ast.AST:
         return self._drop_docstring(node)
@@ -429,39 +431,39 @@ class _WithoutTexts(ast.NodeTransformer):
 
 
 def compile_source(name: str, source: bytes) -> bytes:
-    """The .pyc of one member: PEP 552's kind that is not checked against its source, for both lie in one archive.
+    """The .pyc of one member, of PEP 552's unchecked hash-based kind, because both are in one archive.
 
-    Version 2 of marshal's format has no references between objects, whose choice depends on what else the process
-    knows; from 3.14 on it lacks the slices that code may hold."""
+    Version 2 of marshal's format has no references between objects, which would depend on what else the process has
+    loaded. From 3.14 on, code may contain slices, which version 2 lacks."""
     code = compile(_WithoutTexts().visit(ast.parse(source)), f"kb.pyz/{name}", "exec", dont_inherit=True)
     body = marshal.dumps(code, 2 if sys.version_info < (3, 14) else marshal.version)
     return importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + importlib.util.source_hash(source) + body
 
 
 def compile_members(members: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The bytecode of kb and of what it imports, for the minor of Python that builds: it spares a third of a second
-    at each start. Other minors see its magic number and compile the source, as they would without it.
+    """The bytecode of kb and its libraries for the building Python's minor: it saves a third of a second at each start.
+    Other minors see the magic number and compile the source, as they would without bytecode.
 
-    A process of its own makes it, since columns in tracebacks (a third of the size) are left out by an option of the
-    interpreter alone. Raises BuildError."""
+    It is created in a separate process, because only an interpreter option leaves out column positions in tracebacks (a
+    third of the size). Raises BuildError."""
     sources = {name: data for name, data in members.items() if name.endswith(".py")}
     argv = [sys.executable, "-I", "-X", "no_debug_ranges", str(Path(__file__).resolve()), "--compile"]
     result = subprocess.run(argv, input=marshal.dumps(sources), stdout=subprocess.PIPE)
     if result.returncode != 0:
         raise BuildError("the sources cannot be compiled: see above")
-    compiled: dict[str, bytes] = marshal.loads(result.stdout)  # noqa: S302 (this very program wrote it)
+    compiled: dict[str, bytes] = marshal.loads(result.stdout)  # noqa: S302 (written by this program)
     return compiled
 
 
 def compile_for_parent() -> None:
-    """The other end of compile_members."""
-    sources: dict[str, bytes] = marshal.loads(sys.stdin.buffer.read())  # noqa: S302 (this very program wrote it)
+    """The child process of compile_members."""
+    sources: dict[str, bytes] = marshal.loads(sys.stdin.buffer.read())  # noqa: S302 (written by this program)
     sys.stdout.buffer.write(marshal.dumps({f"{name}c": compile_source(name, data) for name, data in sources.items()}))
 
 
 def render_native_index(natives: Mapping[str, bytes]) -> str:
-    """A line for each compiled module, given as it is in its wheel: import name, glibc that it needs, sha256 once it is
-    stripped, member."""
+    """One line per compiled module, given as in its wheel: import name, required glibc, sha256 after stripping,
+    member."""
     lines = []
     for name in sorted(natives):
         _, arch, file = name.split("/", 2)
@@ -481,7 +483,7 @@ def read_version(text: str) -> str:
 
 
 def read_licences(members: Mapping[str, bytes]) -> dict[str, str]:
-    """The licence of each `name-version`, as its METADATA has it."""
+    """The licence of each `name-version`, from its METADATA."""
     licences = {}
     for name, content in members.items():
         top, _, rest = name.partition("/")
@@ -497,8 +499,8 @@ def read_licences(members: Mapping[str, bytes]) -> dict[str, str]:
 
 
 def render_sbom(version: str, wheels: Sequence[Wheel], *, licences: Mapping[str, str]) -> str:
-    """CycloneDX 1.5: kb, and each wheel with its sha256. What is compiled into a wheel (OpenSSL, the Rust crates) is
-    in that wheel's own SBOM, below its .dist-info. No date and a serial number made from the content."""
+    """CycloneDX 1.5: kb, and each wheel with its sha256. Code compiled into a wheel (OpenSSL, the Rust crates) is
+    listed in that wheel's own SBOM, in its .dist-info. No date, and a serial number derived from the content."""
     components = [
         {
             "type": "library",
@@ -545,7 +547,8 @@ def read_date(environment: Mapping[str, str]) -> tuple[int, int, int, int, int, 
 
 
 def write_zipapp(members: Mapping[str, bytes], output: Path, *, date: tuple[int, int, int, int, int, int]) -> str:
-    """Write the archive and its .sha256 beside it. A kb that runs from the old file keeps it: a rename replaces it."""
+    """Write the archive, with its .sha256 next to it. A rename replaces the old file, so a kb that runs from it keeps
+    it."""
     output.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
     scratch = Path(name)
@@ -572,7 +575,7 @@ def write_zipapp(members: Mapping[str, bytes], output: Path, *, date: tuple[int,
 
 
 def render_licences(members: Mapping[str, bytes]) -> str:
-    """The licences of kb and of all that kb.pyz carries, one after the other, each below its name."""
+    """The licences of kb and everything in kb.pyz, one after the other, each under its name."""
     names = sorted(name for name in members if "/licenses/" in name or name == "LICENSE")
     names.sort(key=lambda name: name != "LICENSE")
     line = "=" * 79
@@ -580,7 +583,8 @@ def render_licences(members: Mapping[str, bytes]) -> str:
 
 
 def write_release(members: Mapping[str, bytes], output: Path) -> list[Path]:
-    """Beside the zipapp: its bill of materials (CycloneDX), all licences, and SHA256SUMS of the three, for sha256sum -c."""
+    """Write next to the zipapp: its bill of materials (CycloneDX), all licences, and SHA256SUMS of the three for
+    sha256sum -c."""
     beside = {SBOM: members[SBOM], "LICENSES.txt": render_licences(members).encode()}
     for name, data in beside.items():
         (output.parent / name).write_bytes(data)
@@ -591,7 +595,7 @@ def write_release(members: Mapping[str, bytes], output: Path) -> list[Path]:
 
 
 def parse_choice(text: str, known: Sequence[str], *, flag: str) -> list[str]:
-    """`3.9,3.11` -> the known ones among them, in the order of `known`."""
+    """`3.9,3.11` -> the known values among them, in the order of `known`."""
     words = text.split(",")
     unknown = [word for word in words if word not in known]
     if unknown:
@@ -617,7 +621,7 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 
 
 def build(args: argparse.Namespace) -> str:
-    """Do what the command line says; the line to print."""
+    """Execute the command line; return the line to print."""
     if args.update_lock:
         wheels = resolve_pins()
         (REPO / LOCK_NAME).write_text(render_lock(wheels))

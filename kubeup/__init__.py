@@ -1,18 +1,18 @@
-"""kubeup: the helpers behind kb.py, the story. Each folder is one part of what kb is made of; what lies beside them are the
-words that everybody uses. A folder imports only from those that stand after it here (pyproject.toml holds it):
+"""kubeup: the helpers behind kb.py, the story. Each folder is one part of kb; the modules next to the folders are used
+by all of them. A folder imports only from folders below it in this list (enforced by pyproject.toml):
 
     kubeadm     the mask: kb under the name kubeadm
-    commands    one module a verb
+    commands    one module per command
     cli         options, parser, completion
-    doctor      what is wrong with a node that lives, and how to hand that on
+    doctor      diagnosis of a running node, and the support bundle
     phases      what a step of kb.py does
-    engine      what runs the steps, remembers them and undoes them
+    engine      runs the steps, remembers them and undoes them
     diagnosis   what is wrong, told from the machine alone
     airgap      bundles, images, the mirror, programs and packages
-    network     the pods' network, and the load balancer of a node
+    network     the pod network, and a node's load balancer
     cluster     what the API and etcd hold
-    node        what lies on a node: keys, kubeconfigs, static pods, the kubelet's files, the runtime
-    config      documents and flags, made into one frozen value
+    node        what is on a node: keys, kubeconfigs, static pods, the kubelet's files, the runtime
+    config      turns documents and flags into one frozen value
     machine     the one seam to the machine
     startup     how kb.pyz loads
 """

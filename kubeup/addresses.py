@@ -1,4 +1,4 @@
-"""Addresses as URLs and command lines write them. Knows no machine."""
+"""Addresses in the form used by URLs and command lines. Does not access the machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Optional
 
 
 def bracket(address: str) -> str:
-    """IPv6 in brackets; IPv4 and names as they are."""
+    """Put IPv6 addresses in brackets; return IPv4 addresses and names unchanged."""
     return f"[{address}]" if ":" in address else address
 
 
@@ -15,8 +15,8 @@ def join_host_port(host: str, port: object) -> str:
 
 
 def split_host_port(text: str) -> Optional[tuple[str, Optional[int]]]:
-    """`host`, `host:port`, `[::1]:port`, `::1` -> (host, port or None); None where it is neither. `host:` has no port, as
-    with Go's net.SplitHostPort."""
+    """`host`, `host:port`, `[::1]:port`, `::1` -> (host, port or None); None for anything else. `host:` has no port, as
+    in Go's net.SplitHostPort."""
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")) or ":" not in host:
@@ -32,12 +32,12 @@ def split_host_port(text: str) -> Optional[tuple[str, Optional[int]]]:
 
 
 def host_of(endpoint: str) -> str:
-    """The host of an endpoint that was checked before, without brackets; what is no endpoint as it is."""
+    """The host of a valid endpoint, without brackets; anything else is returned unchanged."""
     parts = split_host_port(endpoint)
     return parts[0] if parts else endpoint
 
 
 def port_of(endpoint: str, default: int = 0) -> int:
-    """The port of an endpoint that was checked before; default where it names none."""
+    """The port of a valid endpoint, or the default if it has none."""
     parts = split_host_port(endpoint)
     return parts[1] or default if parts else default

@@ -1,7 +1,7 @@
-"""The errors of kb: each says what broke, why, and the one next thing to do.
+"""The errors of kb: each says what broke, why, and the one thing to do next.
 
-Owns the exit statuses. `docs/errors.md` is generated from the raise sites (see tests/unit/test_errors.py), so a
-code is listed the moment it exists.
+Owns the exit statuses. `docs/errors.md` is generated from the raise sites (see tests/unit/test_errors.py), so every
+code is listed.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) i
 
 
 def shown(text: str) -> str:
-    """A text from elsewhere (a bundle, a registry, a server, a file's name) as a person may see it on one line of a terminal:
-    what would move the cursor, change colours or begin a line of its own is escaped."""
+    """Untrusted text (from a bundle, a registry, a server, a file name) made safe for one line of a terminal:
+    characters that would move the cursor, change colours or start a new line are escaped."""
     return text.translate({**_CONTROLS, 9: "\\t", 10: "\\n"}).encode(errors="backslashreplace").decode()
 
 
@@ -26,17 +26,17 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(signal.Signals(number).name)
         self.number = number
         self.phase: Optional[str] = None
-        """The phase in which it came; the Runner fills it in."""
+        """The phase in which it arrived; filled in by the Runner."""
 
 
 class KbError(Exception):
     """A failure that a person can act on: what a Trouble says, raised.
 
-    what    the object and its present value: "kube-apiserver exited 3 times (code 1)"
+    what    the object and its current value: "kube-apiserver exited 3 times (code 1)"
     cause   why: 'unknown flag: --foo, which comes from apiServer.extraArgs'
     remedy  one thing to do: 'remove it, then: kb init'
     code    a stable kebab-case name, listed in docs/errors.md
-    details further lines (all the problems of a config file, the last log lines of a container)
+    details more lines (all problems of a config file, the last log lines of a container)
     """
 
     status = 70
@@ -53,15 +53,16 @@ class KbError(Exception):
         self.code = code
         self.details = tuple(text.translate(_CONTROLS) for text in details)
         self.phase: Optional[str] = None
-        """The phase in which it happened; the Runner fills it in."""
+        """The phase in which it happened; filled in by the Runner."""
         self.changed: Optional[str] = None
-        """What had been changed by then, in words; the Runner fills it in."""
+        """What had been changed by then, in words; filled in by the Runner."""
 
     def __str__(self) -> str:
         return f"{self.what}: {self.cause}"
 
     def as_dict(self) -> dict[str, object]:
-        """The error for -o json and state.json. Never holds a secret: raise sites put none into their texts."""
+        """The error for -o json and state.json. Never contains a secret: raise sites do not put secrets into its
+        texts."""
         return {
             "code": self.code,
             "what": self.what,
@@ -74,24 +75,24 @@ class KbError(Exception):
 
 
 class UsageError(KbError):
-    """Wrong flags or a wrong config document: nothing was looked at or changed."""
+    """Wrong flags or a wrong config document: nothing was read from the machine or changed."""
 
     status = 2
 
 
 class PreflightError(KbError):
-    """The node is not fit for what was asked: nothing was changed."""
+    """The node does not meet the requirements: nothing was changed."""
 
     status = 3
 
 
 class HostError(KbError):
-    """The machine refused: a file, a program, the runtime."""
+    """The machine failed: a file, a program, the runtime."""
 
     status = 4
 
 
 class ClusterError(KbError):
-    """The cluster refused, or did not come up."""
+    """The cluster refused a request, or did not come up."""
 
     status = 5

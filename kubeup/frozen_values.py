@@ -1,10 +1,10 @@
-"""`@frozen`: dataclass(frozen=True), for a program that starts anew for every command.
+"""`@frozen`: dataclass(frozen=True), for a program that starts again for every command.
 
-dataclasses writes six methods for each class and compiles them, which takes half a millisecond; kb has a hundred such
-classes. Here all classes share the same methods, which read the fields that dataclasses finds: fields(), replace() and
-asdict() work as ever. What is lost is the speed of making a value, which kb does by the dozen.
+dataclasses generates and compiles six methods for each class, which takes half a millisecond; kb has a hundred such
+classes. Here all classes share the same methods, which read the fields found by dataclasses; fields(), replace() and
+asdict() work as usual. The price is slower creation of values, and kb creates only dozens of them.
 
-Owns: the shared methods. Must not: grow features that dataclass(frozen=True) lacks. Mirrors nothing of kubeadm.
+Owns: the shared methods. Must not: gain features that dataclass(frozen=True) lacks. Mirrors nothing of kubeadm.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ else:
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def frozen(cls: type[T]) -> type[T]:
-    """Make `cls` a dataclass whose instances cannot be changed, are equal by their fields, and can be hashed.
+    """Make `cls` a dataclass whose instances are immutable, compare by their fields, and can be hashed.
 
-    Its constructor raises TypeError for an argument that is missing, unknown or given twice; setting or deleting an
-    attribute raises dataclasses.FrozenInstanceError.
+    Its constructor raises TypeError for a missing, unknown or duplicate argument; setting or deleting an attribute
+    raises dataclasses.FrozenInstanceError.
     """
     dataclass(init=False, repr=False, eq=False)(cls)
     for method in (_init, _repr, _eq, _hash, _setattr, _delattr):
@@ -39,7 +39,8 @@ def frozen(cls: type[T]) -> type[T]:
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 def frozen_by_name(cls: type[T]) -> type[T]:
-    """As `frozen`, for a value whose fields are given by name alone: so says mypy, and a subclass may add required ones."""
+    """Like `frozen`, for a value whose fields are passed only by name: mypy checks this, and a subclass may add
+    required fields."""
     return frozen(cls)
 
 

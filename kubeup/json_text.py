@@ -1,8 +1,8 @@
-"""Reading JSON that others wrote: servers that have not proven who they are, bundles, files that may be damaged.
+"""Reads untrusted JSON: from servers that are not yet verified, from bundles, from possibly damaged files.
 
-Python's reader ends deep texts with a RecursionError, takes NaN, turns 5000 digits into a number and makes texts that
-cannot be printed. Here every such text is a ValueError that says why, within a bound of size, depth and time. Knows no
-document's meaning. Follows Go's encoding/json, which refuses the same (and allows a depth of 10000).
+Python's reader fails on deep nesting with a RecursionError, accepts NaN, converts numbers of 5000 digits and creates
+strings that cannot be printed. Here every such text raises a ValueError that says why, within limits of size, depth and
+time. Knows no document's meaning. Follows Go's encoding/json, which refuses the same (and allows a depth of 10000).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import re
 from typing import Any, NoReturn, Union
 
 MAX_BYTES = 4 << 20
-"""Kubernetes' own objects stay below 1.5 MiB (etcd's limit of a request); lists of them may be larger."""
+"""Kubernetes' own objects stay below 1.5 MiB (etcd's request limit); lists of them may be larger."""
 MAX_DEPTH = 100
-"""Containers within containers. A PodTemplate goes some 15 deep, a CustomResourceDefinition's schema some 60."""
+"""The maximum nesting. A PodTemplate is some 15 levels deep, a CustomResourceDefinition's schema some 60."""
 _MAX_DIGITS = 400
-"""As many as the largest float64 has before its point, and some; int() is quadratic."""
+"""A bit more than the digits of the largest float64 before its decimal point; int() takes quadratic time."""
 
 _ESCAPES = re.compile(
     r"\\u[dD][89abAB][\da-fA-F]{2}\\u[dD][c-fC-F][\da-fA-F]{2}|\\u[dD][89a-fA-F][\da-fA-F]{2}|\\.", re.S
@@ -27,8 +27,8 @@ _ESCAPES = re.compile(
 def parse_json(text: Union[str, bytes], what: str, *, max_bytes: int = MAX_BYTES) -> object:
     """The value of a JSON text. what: names the text in errors ("the answer of https://..."). max_bytes: of UTF-8.
 
-    Raises ValueError: too long, not UTF-8, no JSON, deeper than MAX_DEPTH, a number that is none of JSON's or that no
-    float64 can hold. Half a surrogate pair becomes U+FFFD, as in Go; of a key given twice the last counts.
+    Raises ValueError: too long, not UTF-8, not JSON, deeper than MAX_DEPTH, a number that JSON does not allow or that
+    does not fit a float64. A lone surrogate becomes U+FFFD, as in Go; the last value of a duplicate key counts.
     """
     if len(text) > max_bytes:
         raise ValueError(f"{what} has more than {max_bytes} bytes")
@@ -46,7 +46,7 @@ def parse_json(text: Union[str, bytes], what: str, *, max_bytes: int = MAX_BYTES
 
 
 def parse_json_object(text: Union[str, bytes], what: str, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
-    """The same, of a text that has to be an object. Raises ValueError also where it is another value."""
+    """Like parse_json, for a text that must be an object. Raises ValueError for other values too."""
     value = parse_json(text, what, max_bytes=max_bytes)
     if not isinstance(value, dict):
         raise ValueError(f"{what} is not a JSON object")
@@ -54,7 +54,7 @@ def parse_json_object(text: Union[str, bytes], what: str, *, max_bytes: int = MA
 
 
 def as_table(value: Any) -> dict[str, Any]:
-    """A mapping, or the mapping in a JSON text; {} for everything else: what is left out is not known."""
+    """A mapping, or the mapping in a JSON text; {} for anything else: missing fields are unknown."""
     if isinstance(value, str):
         try:
             value = parse_json(value, "it")
@@ -64,7 +64,7 @@ def as_table(value: Any) -> dict[str, Any]:
 
 
 def _whole_escape(found: re.Match[str]) -> str:
-    """An escape as it is, but for one half of a surrogate pair, which no text can hold."""
+    """An escape unchanged, unless it is a lone surrogate, which no text can contain."""
     escape = found[0]
     is_half = len(escape) == 6 and escape[1] == "u"
     return "\\ufffd" if is_half else escape
@@ -90,7 +90,7 @@ def _refuse(name: str) -> NoReturn:
 
 
 def _check_depth(value: object, what: str) -> None:
-    """Raise ValueError where containers lie deeper than MAX_DEPTH; level by level, so without recursion."""
+    """Raise ValueError if containers are nested deeper than MAX_DEPTH; works level by level, without recursion."""
     level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(MAX_DEPTH):
         if not level:

@@ -3,13 +3,13 @@
     with lazily:
         from kubeup.node import pki, private_keys
 
-kb.py names every phase of every workflow, so importing it touches every phase module. Python reads what it imports from
-a zip in every process, and cryptography alone costs a fifth of a second: the phases therefore name the domain
-lazily, and `kb version` or `kb init --list` pays for nothing it does not use.
+kb.py names every phase of every workflow, so importing it imports every phase module. Python recompiles modules from a
+zip in every process, and cryptography alone takes a fifth of a second. The phases therefore import the domain lazily,
+so that `kb version` or `kb init --list` pays only for what it uses.
 
-Whoever reads or checks the code sees plain imports. Python binds stand-ins, each of which imports its module when
-one of its attributes is asked for, and gives way to it. Only modules can be imported so: a function or a class would have
-to be there already. A stand-in is not the module itself until then (`is`, annotations that are evaluated).
+Readers and tools see plain imports. Python binds stand-ins; each imports its module when one of its attributes is first
+used, and is then replaced by it. Only modules can be imported this way: a function or a class would have to exist
+already. Until then a stand-in is not the module itself (`is`, evaluated annotations).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Optional
 
 
 class _StandIn:
-    """A module, for the one that imported it and whose names these are."""
+    """Stands in for a module; belongs to the importing module, whose names refer to it."""
 
     __slots__ = ("_importer", "_name")
 
@@ -32,7 +32,7 @@ class _StandIn:
         object.__setattr__(self, "_importer", importer)
 
     def _load(self) -> Any:
-        """The module. Python lets one thread run it, and the others wait; each then gets the same one."""
+        """The module. Python lets one thread run it while the others wait; then all get the same one."""
         try:
             module = importlib.import_module(self._name)
         except ModuleNotFoundError as error:
@@ -61,7 +61,7 @@ class _StandIn:
 
 
 class _Package:
-    """What `from package import ...` asks for its names."""
+    """What `from package import ...` takes its names from."""
 
     def __init__(self, name: str, importer: dict[str, Any]) -> None:
         self._name = name
@@ -72,8 +72,8 @@ class _Package:
 
 
 class _Lazily:
-    """The block: while it lasts, the import statements of the module in which it stands bind stand-ins; those of other
-    modules, which other threads may be reading, are what they always are."""
+    """The block. Inside it, the import statements of the module that contains it bind stand-ins. Imports of other
+    modules, which other threads may be executing, work as usual."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

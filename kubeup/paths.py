@@ -1,7 +1,6 @@
-"""Where things lie on a node. kubeadm's paths, and kb's own below /var/lib/kb and /usr/local/lib/kb.
+"""The paths on a node: kubeadm's, and kb's own below /var/lib/kb and /usr/local/lib/kb.
 
-Paths are as the node sees them; Host puts --root in front.
-Source: cmd/kubeadm/app/constants/constants.go
+Paths are as the node sees them; Host prepends --root. Source: cmd/kubeadm/app/constants/constants.go
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from pathlib import Path
 from kubeup.frozen_values import frozen
 
 RESOLVED_CONF = "/run/systemd/resolve/resolv.conf"
-"""The real servers behind systemd-resolved: its stub on 127.0.0.53 is no server for a pod."""
+"""The upstream servers behind systemd-resolved: its stub on 127.0.0.53 is useless in a pod."""
 WORKPLACES = (
     Path("/etc/apt/keyrings"),
     Path("/etc/apt/sources.list.d"),
@@ -35,12 +34,13 @@ WORKPLACES = (
     Path("/var/lib/kb"),
     Path("/var/lib/kubelet"),
 )
-"""Where kb makes and changes files. What a configuration moves elsewhere is written into the state (State.folders)."""
+"""Where kb creates and changes files. Folders that a configuration moves elsewhere are recorded in the state
+(State.folders)."""
 
 
 @frozen
 class Paths:
-    """Every path that kb reads or writes. The two folders that kubeadm lets a user move are fields."""
+    """Every path that kb reads or writes. The folders that kubeadm lets users move are fields."""
 
     pki: Path = Path("/etc/kubernetes/pki")
     """certificatesDir"""
@@ -59,18 +59,18 @@ class Paths:
     cni_conf = Path("/etc/cni/net.d")
     cni_bin = Path("/opt/cni/bin")
     systemd = Path("/etc/systemd/system")
-    """Units that kb writes: an admin's folder, so that a package's unit of the same name is never overwritten."""
+    """Units written by kb: this is an admin's folder, so a package's unit of the same name is never overwritten."""
 
     state_dir = Path("/var/lib/kb")
     state = Path("/var/lib/kb/state.json")
     lock = Path("/var/lib/kb/lock")
     backups = Path("/var/lib/kb/backups")
     records = Path("/var/lib/kb/records")
-    """What each item of this node was after it was last applied."""
+    """The state of each item of this node after it was last applied."""
     installed_kb = Path("/usr/local/lib/kb/kb.pyz")
     """The copy of kb that systemd units run."""
     spare_installed_kb = Path("/opt/kb/kb.pyz")
-    """The same on a machine whose /usr is read-only."""
+    """The same on a machine with a read-only /usr."""
 
     def kubeconfig(self, name: str) -> Path:
         """The kubeconfig file `name` ("admin.conf")."""
@@ -81,7 +81,7 @@ class Paths:
         return self.manifests / f"{component}.yaml"
 
     def adopted(self, workflow: str) -> Path:
-        """The documents of a node that kb adopted: what kb init, or kb join, goes by on it."""
+        """The documents of a node that kb adopted, which kb init or kb join uses there."""
         return self.state_dir / f"adopted-{workflow}.yaml"
 
     @property

@@ -1,8 +1,8 @@
-"""PEM: a text cut into its labelled blocks, as Go's encoding/pem cuts it.
+"""PEM: splits a text into its labelled blocks, like Go's encoding/pem.
 
-Whoever reads here takes what kubeadm, the API server and the kubelets will take, and no more: they would find out minutes later.
-Apart from node/certificates.py and node/private_keys.py, so that whoever only hands certificates on (kubeconfig.py, the API
-client) need not load cryptography.
+It accepts what kubeadm, the API server and the kubelets accept, and no more: they would reject the rest minutes later.
+Separate from node/certificates.py and node/private_keys.py, so that code that only passes certificates on
+(kubeconfig.py, the API client) does not load cryptography.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NO_BLANKS = str.maketrans("", "", " \t\r\n")
 
 @frozen
 class Block:
-    """One block: `-----BEGIN {label}-----`, `name: value` lines perhaps, and bytes in base64."""
+    """One block: `-----BEGIN {label}-----`, optional `name: value` lines, and bytes in base64."""
 
     label: str
     content: bytes = field(repr=False)
@@ -30,7 +30,7 @@ class Block:
 
     @property
     def is_cert(self) -> bool:
-        """A certificate with headers is none to Go."""
+        """Go does not accept a certificate with headers."""
         return self.label == "CERTIFICATE" and not self.headers
 
     @property
@@ -39,7 +39,7 @@ class Block:
 
     @property
     def text(self) -> str:
-        """The block in the form that every reader takes."""
+        """The block in the form that every reader accepts."""
         body = base64.b64encode(self.content).decode()
         lines = [f"{name}: {value}" for name, value in self.headers.items()] + [""] * bool(self.headers)
         lines += [body[at : at + 64] for at in range(0, len(body), 64)]
@@ -47,8 +47,8 @@ class Block:
 
 
 def split_pem(text: str) -> Iterator[Block]:
-    """The blocks of `text` in order. What stands between them, openssl's `Bag Attributes` say, is left out, and so is what is
-    no block to Go: indented, without its END, with rubbish in its base64."""
+    """The blocks of `text` in order. Text between them, such as openssl's `Bag Attributes`, is skipped, and so are
+    blocks that Go does not accept: indented, without END, with invalid base64."""
     start = 0
     while True:
         end = text.find(_END, start)
@@ -89,14 +89,14 @@ def _read_block(text: str, at: int, *, end: int) -> Optional[Block]:
 
 
 def _line(text: str, at: int) -> tuple[str, int]:
-    """The line that begins at `at`, without what blanks end it, and where the next one begins."""
+    """The line that begins at `at`, without trailing blanks, and the start of the next line."""
     end = text.find("\n", at)
     end, after = (len(text), len(text)) if end < 0 else (end, end + 1)
     return text[at:end].removesuffix("\r").rstrip(" \t"), after
 
 
 def describe_no_block(text: str) -> str:
-    """Why a text that should hold PEM holds none that can be read."""
+    """Why a text that should contain PEM contains none that can be read."""
     if "\0" in text[:200]:
         return "it is no text (DER, or UTF-16), and Kubernetes reads PEM alone"
     if not text.strip():
@@ -111,7 +111,7 @@ def describe_no_block(text: str) -> str:
 
 
 def describe_lack(text: str, wanted: str) -> str:
-    """Why a text holds no `wanted` (a certificate, a private key) that Kubernetes reads."""
+    """Why a text contains no `wanted` (a certificate, a private key) that Kubernetes can read."""
     blocks = list(split_pem(text))
     if not blocks:
         return describe_no_block(text)
@@ -121,10 +121,10 @@ def describe_lack(text: str, wanted: str) -> str:
 
 
 def select_certs(text: str) -> str:
-    """The certificates of `text` alone, as PEM."""
+    """Only the certificates of `text`, as PEM."""
     return "".join(block.text for block in split_pem(text) if block.is_cert)
 
 
 def select_private_keys(text: str) -> str:
-    """The private keys of `text` alone, as PEM."""
+    """Only the private keys of `text`, as PEM."""
     return "".join(block.text for block in split_pem(text) if block.is_private_key)

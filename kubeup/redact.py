@@ -1,9 +1,9 @@
-"""What may leave a node in plain text: words that are known to be harmless. All else is replaced by [redacted].
+"""Redaction: keeps words that are known to be harmless, and replaces everything else by [redacted].
 
-Owns that judgement, for the support bundle and for plans that a dry run prints. It does not search for what looks like a
-secret. Two rules work together. The value of a private name (password, token, auth, ...) goes, whatever it looks like and
-in whichever notation: YAML, JSON, TOML, flags, environments, headers. Of all other text a word stays if it is made of
-parts that people and programs write openly: letters, numbers, versions, addresses, paths, dates, hashes of public things.
+Used for the support bundle and for the plans of dry runs. It does not search for text that looks like a secret. Two
+rules work together. The value of a private name (password, token, auth, ...) is removed, whatever it looks like and in
+every notation: YAML, JSON, TOML, flags, environments, headers. In all other text a word stays if it consists of parts
+that people and programs write openly: letters, numbers, versions, addresses, paths, dates, hashes of public things.
 Works line by line in linear time: every pattern is bounded, and a line is cut at MAX_LINE. Reads nothing.
 """
 
@@ -18,12 +18,12 @@ from typing import Optional
 
 MARK = "[redacted]"
 MAX_LINE = 16384
-"""Characters of one line that are looked at; what is longer is cut, and says so."""
+"""The number of characters of a line that are examined; a longer line is cut, with a note."""
 
 
 def redact(text: str, known: Collection[str] = ()) -> str:
-    """The text without what may be secret. known: identifiers of this machine that are no secrets, though they look
-    like some (IDs of its containers)."""
+    """The text without possible secrets. known: identifiers of this machine that look like secrets but are not
+    (container IDs)."""
     reader, shown, at = _Reader(frozenset(known)), [], 0
     text = _KEY_TAIL.sub(f"{MARK}\n", text)
     for block in _PEM.finditer(text):
@@ -53,7 +53,8 @@ _PUBLIC_ENDINGS = _names(
     "audience audiences count size timeout period seconds hash hashes url uri class type kind config reviews review kubeconfig "
     "requests request expiration lookup auth-file webhook cache go md"
 )
-"""A name that ends with one of these says where a secret is, or something about it: its value is judged as a word is."""
+"""A name that ends with one of these tells where a secret is, or something about it: its value is judged like any
+word."""
 _PUBLIC_NAMES = _names(
     "tokenid token-id allow-token-auth enable-bootstrap-token-auth use-service-account-credentials "
     "automountserviceaccounttoken serviceaccounttoken authenticationrefs"
@@ -63,18 +64,18 @@ _PUBLIC_FIELDS = _names(
     "cacheauthorizedttl cacheunauthorizedttl clientcafile kind apiversion group groups usages ttl expires description "
     "key operator uid resourceversion creationtimestamp"
 )
-"""Fields of the mapping below a private name (`authorization: {mode: Webhook}`) that hold no secret."""
+"""Fields below a private name (`authorization: {mode: Webhook}`) that hold no secret."""
 _PUBLIC_VARIABLES = re.compile(
     r"(?:NODE|POD|HOST|CLUSTER|SERVICE|K8S|KUBERNETES|CALICO|CILIUM|FELIX|IP|FLANNELD?|KUBE|GO|ETCD|DATASTORE|CNI|LOG|LC|"
     r"LANG|TZ|PATH|HOME|USER|HTTPS?_PROXY|NO_PROXY|ALL_PROXY|https?_proxy|no_proxy|all_proxy|node|kubernetes)[\w./-]{0,80}"
 )
-"""Variables of containers, and keys of tolerations and selectors, whose values may be shown if they look harmless."""
+"""Container variables, and keys of tolerations and selectors, whose values may be shown if they look harmless."""
 _HARMLESS_VALUES = frozenset(("true", "false", "null", "nil", "~", "none", "{}", "[]", '""', "''", "<nil>", MARK))
 
 
 @functools.lru_cache(maxsize=4096)
 def is_private_name(name: str) -> bool:
-    """Whether what follows this name (of a field, flag, variable or header) is a secret by its meaning."""
+    """Whether the value of this name (of a field, flag, variable or header) is a secret by its meaning."""
     plain = name.lstrip("-").strip("\"'\\")
     if plain.lower() in _PUBLIC_NAMES or re.match(r"\*|v\d\w{0,10}\.", plain) or plain.isdigit():
         return False
@@ -91,15 +92,15 @@ _UUID = r"[0-9a-f]{8}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{1
 _KNOWN_SHAPES = re.compile(
     rf"sha256[:~-][0-9a-f]{{64}}|{_UUID}|KUBE-[A-Z]{{2,10}}-[A-Z0-9]{{16}}|SHA256:[A-Za-z0-9+/]{{43}}"
 )
-"""Long things that are public by what they are: digests, UIDs, iptables chains of kube-proxy, fingerprints of SSH keys."""
+"""Long values that are public by nature: digests, UIDs, kube-proxy's iptables chains, SSH key fingerprints."""
 _NUMBER = re.compile(
     r"\d{1,20}[A-Za-zµ%]{0,3}|0x[0-9a-f]{1,16}|[0-9a-f]{11,13}|[0-9a-f]{16}|[IWEF]\d{4}|\d{2}T\d{2}|\d{1,9}Z|\d{8}T\d{6}Z?"
 )
-"""Numbers with their units, moments, short IDs (of a container, of a member of etcd, of an event)."""
+"""Numbers with units, points in time, short IDs (of a container, an etcd member, an event)."""
 _SUFFIXED = re.compile(r"[a-z0-9]{1,10}|[A-Z0-9]{1,8}|(?:veth|cali|lxc|tap|pod|ens|enp|enx|eth)[0-9a-z]{1,12}")
-"""Names as machines make them: a pod's suffix, a link's end, a chain."""
+"""Generated names: a pod's suffix, the end of a link's name, a chain."""
 _UNSPOKEN = re.compile(r"[b-df-hj-np-tv-xz]{5}|[B-DF-HJ-NP-TV-XZ]{5}")
-"""More consonants in a row than long words have."""
+"""More consecutive consonants than in natural words."""
 _VOWEL = re.compile(r"(?i)[aeiouy]")
 _CHUNK = re.compile(r"[A-Z]{2,}s?(?![a-z])|[A-Z]?[a-z]+|[A-Z]|\d+")
 _CONTAINER_ID = re.compile(r"([0-9a-f]{32,64})")
@@ -118,12 +119,12 @@ _PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]{1,40})-----(.*?)(?:(-----END \1-----)|
 _KEY_TAIL = re.compile(
     r"\A(?:[A-Za-z0-9+/=]{0,100}\r?\n){0,500}-----END [A-Z0-9 ]{0,30}(?:PRIVATE KEY|MESSAGE)[A-Z ]{0,10}-----\r?\n?"
 )
-"""What is left of a private key where the beginning of a file was cut off."""
+"""The rest of a private key after the beginning of a file was cut off."""
 
 
 @functools.lru_cache(maxsize=65536)
 def _is_plain_part(part: str) -> bool:
-    """Whether a run of letters and digits is a word, a number or a short suffix, as Kubernetes' names have them."""
+    """Whether a run of letters and digits is a word, a number or a short suffix, as in Kubernetes names."""
     if _NUMBER.fullmatch(part) or _SUFFIXED.fullmatch(part):
         return True
     if len(part) > 80 or (len(part) >= 15 and _UNSPOKEN.search(part)):
@@ -133,7 +134,7 @@ def _is_plain_part(part: str) -> bool:
     digits = [chunk for chunk in chunks if chunk.isdigit()]
     if not letters or len(digits) > (1 if len(part) > 12 else 2) or any(len(chunk) > 4 for chunk in digits):
         return False
-    # identifiers are made of words and acronyms; a random text changes case at every second letter
+    # identifiers consist of words and acronyms; random text changes case at every other letter
     words = sum(len(chunk) > 2 and bool(chunk.isupper() or _VOWEL.search(chunk)) for chunk in letters)
     return len(letters) <= 2 or 10 * words >= 6 * len(letters)
 
@@ -144,7 +145,7 @@ def _is_plain(word: str) -> bool:
 
 @functools.lru_cache(maxsize=65536)
 def _hide_word(word: str) -> str:
-    """One word without white space: as it is, or without what is not known to be harmless."""
+    """One word without white space: unchanged, or without the parts that are not known to be harmless."""
     if len(word) < 5 or _is_plain(word):
         return word
     shapes = [match.span() for match in _KNOWN_SHAPES.finditer(word)]
@@ -164,7 +165,7 @@ def _hide_part(part: str) -> bool:
 
 
 def is_public_base64(word: str) -> bool:
-    """Whether this is base64 of certificates and of nothing else, as kubeconfigs and webhooks hold them."""
+    """Whether this is base64 of certificates only, as in kubeconfigs and webhooks."""
     if not word.startswith("LS0tLS1CRUdJTi"):
         return False
     try:
@@ -190,7 +191,7 @@ _NAME = re.compile(
     r"(?:(?<![\w/*.$-])|(?<=[\"']\.))(?:(?P<name>-{0,2}[A-Za-z_][\w.-]{0,100})\\{0,7}[\"']?(?P<sign>[ \t]{0,9}(?:=>|:=|[:=])[ \t]{0,99}|>)"
     r"|(?P<flag>--?[A-Za-z][\w.-]{0,100})[\"']?(?:,?[ \t]{1,99}|,|$))"
 )
-"""A name and what stands between it and its value: a sign, or white space behind a flag."""
+"""A name, and what separates it from its value: a sign, or white space after a flag."""
 _USER_FLAG = re.compile(r"(?<!\S)(-u|--user|--proxy-user|-U)([ =]?)([^\s:\"']{0,200}:[^\s\"']+)")
 _SCHEME = re.compile(r"(?i)\b(bearer|basic|digest|negotiate)([ \t]{1,9})([\w.~+/=-]{6,})")
 _ADDRESS = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]{0,20}://)([^\s\"'`<>\\]+)")
@@ -201,20 +202,20 @@ _BLOCK = re.compile(r"[|>][-+0-9]{0,3}[ \t]*(?:#.*)?")
 _FIELD = re.compile(r"(?P<head>[ \t]*(?:- )*[\"']?(?P<name>[\w./-]{1,100})[\"']?[ \t]*[:=](?:[ \t]+|$))(?P<value>.*)")
 _OWNER = re.compile(r"\b(?:name|key)\\{0,3}[\"']?[ \t]{0,9}[:=][ \t]{0,9}\\{0,3}[\"']?([\w./-]{1,100})", re.IGNORECASE)
 _OWNER_REACH = 2
-"""In how many lines before and after a `value:` the name stands that it belongs to."""
+"""The number of lines before and after a `value:` line in which the name that it belongs to is searched."""
 
 
 class _Reader:
-    """Reads a text line by line: what a line means can depend on those before it."""
+    """Reads a text line by line: the meaning of a line can depend on the previous ones."""
 
     def __init__(self, known: frozenset[str]) -> None:
         self.known = known
         self.below: Optional[int] = None
         """The indentation of a private name whose value is on the following lines."""
         self.is_value_due = False
-        """The line before ended with a private flag: the next one is its value."""
+        """Whether the previous line ended with a private flag, so that the next one is its value."""
         self.closing = ""
-        """What ends the text over several lines that a private value of TOML is."""
+        """The end of a multi-line TOML text that is a private value."""
 
     def redact(self, text: str) -> str:
         return "\n".join(self._lines(text.split("\n")))
@@ -242,7 +243,7 @@ class _Reader:
         return self._plain_line(line, around)
 
     def _line_below(self, line: str, around: list[str]) -> str:
-        """A line that belongs to the value of a private name: punctuation and fields that hold no secret stay."""
+        """A line that belongs to the value of a private name: only punctuation and harmless fields stay."""
         field = _FIELD.fullmatch(line)
         if _PUNCTUATION.fullmatch(line):
             return line
@@ -276,7 +277,7 @@ class _Reader:
         return _hide_word(word)
 
     def _hide_named(self, line: str, around: list[str]) -> str:
-        """The line without the values of private names, however many there are in it."""
+        """The line without the values of private names, however many it contains."""
         shown: list[str] = []
         at = 0
         while found := _NAME.search(line, at):
@@ -290,7 +291,7 @@ class _Reader:
             if value[:3] in _LONG_QUOTES and value.find(value[:3], 3) < 0:
                 self.closing = value[:3]
             elif found["sign"] and ":" in found["sign"] and not line[: found.start()].strip(" \t-\"'"):
-                self._expect_value(line, found)  # a field of YAML: what is indented deeper belongs to it
+                self._expect_value(line, found)  # a YAML field: lines indented deeper belong to it
             if not value or _BLOCK.fullmatch(value) or (_PUNCTUATION.fullmatch(value) and value not in ("[]", "{}")):
                 self._expect_value(line, found)
             at = end
@@ -307,7 +308,7 @@ class _Reader:
 def _has_private_value(line: str, found: re.Match[str], *, around: list[str]) -> bool:
     name = found["name"] or found["flag"]
     if found["sign"] == ">" and line[found.start() - 1 : found.start()] != "<":
-        return False  # no element of XML
+        return False  # not an XML element
     if name.lower() == "value":
         owner = _OWNER.search(line) or next(filter(None, map(_OWNER.search, around)), None)
         return owner is None or is_private_name(owner[1]) or not _PUBLIC_VARIABLES.fullmatch(owner[1])
@@ -315,7 +316,7 @@ def _has_private_value(line: str, found: re.Match[str], *, around: list[str]) ->
 
 
 def _end_of_value(line: str, found: re.Match[str]) -> int:
-    """Where the value ends that begins behind a private name."""
+    """Where the value after a private name ends."""
     at = found.end()
     quote = re.compile(r"\\{0,7}[\"']").match(line, at)
     if line[at : at + 3] in _LONG_QUOTES:
@@ -347,7 +348,7 @@ def _is_inside_quotes(line: str, at: int) -> bool:
 
 
 def _show_value(value: str) -> str:
-    """What is shown in the place of a private value."""
+    """What is shown instead of a private value."""
     bare = value.strip().rstrip(",")
     if bare.lower() in _HARMLESS_VALUES or bare.startswith(MARK) or _PUNCTUATION.fullmatch(bare):
         return value
@@ -359,7 +360,7 @@ def _show_value(value: str) -> str:
 
 
 def _hide_userinfo(found: re.Match[str]) -> str:
-    """`user:password@` of a URL; the `@` of an image's digest is none."""
+    """Hide `user:password@` in a URL; the `@` in an image's digest is something else."""
     _, sign, rest = found[2].rpartition("@")
     if not sign or rest.startswith("sha256:"):
         return found[0]

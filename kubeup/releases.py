@@ -1,8 +1,8 @@
-"""One row per Kubernetes minor: every difference between versions lives here and nowhere else.
+"""One row per Kubernetes minor: all differences between versions are here and nowhere else.
 
-A comparison of versions anywhere else is a bug; dropping a minor deletes a row.
-Sources of the tags: cmd/kubeadm/app/constants/constants.go of each release's latest known patch, and the nodes
-that real kubeadm 1.34.9, 1.35.6 and 1.36.3 left behind.
+Comparing versions anywhere else is a bug; dropping a minor deletes a row. Sources of the tags:
+cmd/kubeadm/app/constants/constants.go of each release's latest known patch, and the nodes set up by real kubeadm
+1.34.9, 1.35.6 and 1.36.3.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kubeup.frozen_values import frozen
 
 @frozen
 class Release:
-    """What a Kubernetes minor wants of the tool that deploys it. Flags are true where the minor has the thing."""
+    """What a Kubernetes minor requires of the tool that deploys it. Flags are true if the minor has the feature."""
 
     minor: int
     etcd_tag: str
@@ -28,7 +28,7 @@ class Release:
     has_named_probe_ports: bool = True
     """Static pods and CoreDNS name their probe ports (1.34)."""
     scheduler_has_readyz: bool = True
-    """The scheduler is probed on /livez and /readyz (1.32); before on /healthz alone, with no readiness probe."""
+    """The scheduler is probed on /livez and /readyz (1.32); before, only on /healthz, without a readiness probe."""
     node_local_cri_socket: bool = True
     """Default of the gate NodeLocalCRISocket: instance-config.yaml instead of a node annotation and a flag (1.34)."""
     control_plane_kubelet_local_mode: bool = True
@@ -40,20 +40,20 @@ class Release:
     kernel_mismatch_is_error: bool = False
     """A kernel outside the validated list is an error of SystemVerification, not a warning (until 1.33)."""
     needs_conntrack: bool = False
-    """preflight wants the conntrack program (until 1.31)."""
+    """preflight requires the conntrack program (until 1.31)."""
     needs_ip_and_iptables: bool = False
-    """preflight wants ip and iptables (until 1.32)."""
+    """preflight requires ip and iptables (until 1.32)."""
     warns_without_runtime_config: bool = True
-    """preflight warns where the CRI has no RuntimeConfig call (1.35)."""
+    """preflight warns if the CRI has no RuntimeConfig call (1.35)."""
     needs_runtime_config: bool = False
-    """The kubelet refuses to run where the CRI has no RuntimeConfig call (1.36: containerd 2)."""
+    """The kubelet refuses to run if the CRI has no RuntimeConfig call (1.36: containerd 2)."""
     corefile: str = "Corefile"
-    """CoreDNS' default configuration below configs/addons: since 1.32 it caches no answers for the cluster's zone
+    """CoreDNS's default configuration in configs/addons: since 1.32 it does not cache answers for the cluster's zone
     (kubernetes/kubernetes pull request 128359)."""
     probe_ports_bind_all: bool = True
     """preflight tests a port on all addresses; 1.37 tests the configured address."""
     mounts_flexvolume_dir: bool = False
-    """The controller manager gets the host's folder of FlexVolume plugins (until 1.35)."""
+    """The controller-manager gets the host's folder of FlexVolume plugins (until 1.35)."""
     kubelet_config_has_crash_loop_back_off: bool = True
     """KubeletConfiguration has the field crashLoopBackOff (1.32)."""
     min_external_etcd_tag: str = "3.5.24-0"
@@ -68,7 +68,7 @@ class Release:
         "PublicKeysECDSA",
         "RootlessControlPlane",
     )
-    """The gates of kubeadm that ClusterConfiguration may name."""
+    """kubeadm's feature gates that ClusterConfiguration may set."""
 
     @property
     def name(self) -> str:
@@ -77,12 +77,12 @@ class Release:
 
     @property
     def oldest_kubelet_minor(self) -> int:
-        """The oldest kubelet that may serve under this control plane (Kubernetes' skew policy)."""
+        """The oldest kubelet that is supported with this control plane (Kubernetes' skew policy)."""
         return self.minor - 3
 
     @property
     def is_proven(self) -> bool:
-        """Whether this minor was run on real nodes."""
+        """Whether this minor was tested on real nodes."""
         proven = parse_version(NEWEST_PROVEN)
         return proven is not None and self.minor <= proven.minor
 
@@ -203,10 +203,10 @@ RELEASES: dict[int, Release] = {
 }
 
 NEWEST_PROVEN = "v1.36.3"
-"""The newest version that was run on real nodes: what kb takes when no version is given and none can be found."""
+"""The newest version tested on real nodes; kb uses it if no version is given and none can be found."""
 
 LOAD_BALANCER_IMAGE = "docker.io/library/haproxy:3.2.21-alpine"
-"""Of the long-term branch 3.2 (maintained until 2030), the same for every minor. Source: versions.json of
+"""From the long-term branch 3.2 (maintained until 2030), the same for every minor. Source: versions.json of
 docker-library/haproxy."""
 
 _VERSION = re.compile(
@@ -216,7 +216,7 @@ _VERSION = re.compile(
 
 @frozen
 class Version:
-    """A semantic version; `+build` is kept in `text` and takes no part in comparisons."""
+    """A semantic version; `+build` is kept in `text` and ignored in comparisons."""
 
     major: int
     minor: int
@@ -227,7 +227,7 @@ class Version:
 
     @property
     def key(self) -> tuple[int, int, int, int]:
-        """Orders versions; a pre-release comes before its release, and pre-releases are not told apart."""
+        """Sort key: a pre-release comes before its release; pre-releases compare equal."""
         return (self.major, self.minor, self.patch, 0 if self.prerelease else 1)
 
     def __str__(self) -> str:
@@ -263,14 +263,14 @@ def find_release(version: str) -> Release:
 
 
 def is_at_least(version: str, floor: str) -> bool:
-    """Whether the image tag or version `version` is a semantic version >= floor. `3.5.24-0` counts as 3.5.24's
-    pre-release, as in kubeadm, so compare against `3.6.0-0` where a suffix is to count. Not a version: False."""
+    """Whether `version`, a version or image tag, is a semantic version >= floor. As in kubeadm, `3.5.24-0` counts as a
+    pre-release of 3.5.24, so compare with `3.6.0-0` if suffixes should count. Anything else: False."""
     have, want = parse_version(version), parse_version(floor)
     return bool(have and want and have.key >= want.key)
 
 
 def etcd_has_new_flags(tag: str) -> bool:
-    """Whether etcd of this image tag knows --feature-gates and --watch-progress-notify-interval (3.6.0)."""
+    """Whether the etcd with this image tag knows --feature-gates and --watch-progress-notify-interval (3.6.0)."""
     parsed = parse_version(tag)
     return parsed is not None and (parsed.major, parsed.minor) >= (3, 6)
 

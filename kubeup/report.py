@@ -1,7 +1,7 @@
-"""What people see while kb works: progress on stderr, results on stdout.
+"""What the user sees while kb works: progress on stderr, results on stdout.
 
-One line a phase; on a terminal a live line with what is waited for right now. No colour where NO_COLOR is set or
-the stream is no terminal. Knows nothing of phases beyond their names.
+One line per phase; on a terminal also a live line with what kb is waiting for. No colour if NO_COLOR is set or the
+stream is not a terminal. Knows nothing about phases except their names.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _BOLD, _DIM, _RED, _YELLOW, _GREEN, _RESET = "\033[1m", "\033[2m", "\033[31m", "
 
 
 class Report:
-    """Progress lines. verbosity: 0 phases and notes, 1 (-v) every change, 2 commands and requests too."""
+    """Progress lines. verbosity: 0 phases and notes, 1 (-v) also every change, 2 also commands and requests."""
 
     def __init__(self, stream: Optional[TextIO] = None, *, verbosity: int = 0, quiet: bool = False) -> None:
         self.stream = stream or sys.stderr
@@ -27,7 +27,7 @@ class Report:
         self.notes: list[str] = []
         self.warnings: list[str] = []
         self.spell: Callable[[str], str] = str
-        """Writes the commands of kb in a text as they are called here (kubeup/cli/own_name.py)."""
+        """Rewrites the kb commands in a text the way they are called here (kubeup/cli/own_name.py)."""
         self._live = False
         self._last_waiting = ""
         self._started = time.monotonic()
@@ -35,28 +35,28 @@ class Report:
     # ---- what phases call
 
     def note(self, text: str) -> None:
-        """Something that was decided or found and that a person should know: one sentence."""
+        """Report a decision or a finding that the user should know, in one sentence."""
         self.notes.append(text)
         self._line(f"  {self.spell(text)}")
 
     def warn(self, text: str) -> None:
-        """Something that works but deserves attention; never for what will fail."""
+        """Report something that works but deserves attention; never something that will fail."""
         self.warnings.append(text)
         self._line(f"  {self._paint(_YELLOW, 'warning:')} {self.spell(text)}")
 
     def warn_once(self, text: str) -> None:
-        """A warning that several phases come upon."""
+        """Report a warning once, even if several phases find it."""
         if text not in self.warnings:
             self.warn(text)
 
     def detail(self, text: str, level: int = 1) -> None:
-        """A line for -v (level 1) or -v 2."""
+        """Print a line with -v (level 1) or -v 2."""
         if self.verbosity >= level:
             self._line(f"    {self._paint(_DIM, text)}")
 
     def waiting(self, text: str) -> None:
-        """What is waited for right now ("apiserver: 12 s of 240 s; etcd up"). Call it as often as you like: on a
-        terminal it is one live line; elsewhere a changed text is printed once with -v."""
+        """Show what kb is waiting for ("apiserver: 12 s of 240 s; etcd up"). May be called any number of times: on a
+        terminal it updates one live line; elsewhere a changed text is printed once, with -v."""
         if self.quiet:
             return
         if self.is_terminal:
@@ -76,7 +76,7 @@ class Report:
         self._line(f"[{index:>{width}}/{total}] {self._paint(_BOLD, name)}  {does}  {self._paint(colour, outcome)}")
 
     def line(self, text: str) -> None:
-        """A plain line of progress."""
+        """Print a plain progress line."""
         self._line(text)
 
     def _line(self, text: str) -> None:
@@ -90,7 +90,7 @@ class Report:
             self.stream.write(text)
             self.stream.flush()
         except OSError:
-            self.quiet = True  # whoever listened is gone (a lost ssh connection, a full disk): the work goes on
+            self.quiet = True  # the reader is gone (a lost ssh connection, a full disk), but the work continues
 
     def _paint(self, colour: str, text: str) -> str:
         return f"{colour}{text}{_RESET}" if self.has_colour else text

@@ -1,10 +1,10 @@
-"""Secret: a text that prints as *** wherever it lands: logs, argv shown to people, state, reprs, JSON."""
+"""Secret: a text that prints as *** everywhere: in logs, displayed argv, state, reprs and JSON."""
 
 from __future__ import annotations
 
 
 class Secret:
-    """Hold a secret text. `reveal()` is the only way to it, so that every use can be found by its name."""
+    """Holds a secret text. Only `reveal()` returns it, so every use can be found by that name."""
 
     __slots__ = ("_text",)
 

@@ -1,13 +1,16 @@
-"""The shape of what others say: values out of JSON, as far as kb reads them, with the types that kb relies on.
+"""Validates untrusted data: values from JSON, as far as kb reads them, get the types that kb relies on.
 
-A server, a program or a file may hold anything. Whoever reads it names the shape once, where it comes in; behind that, no reader
-has to think of a list where a mapping should be. Knows no document's meaning. Follows Go's encoding/json: null is the same as
-left out, what the shape does not name stays, another type is an error.
+A server, a program or a file may contain anything. The code that reads it states the shape once, at the entry point;
+after that no other code has to expect a list instead of a mapping. Knows no document's meaning. Follows Go's
+encoding/json: null means absent, fields that the shape does not name stay, a wrong type is an error.
 
-A shape is `str`, `int`, `bool`, `float` (an int does for it) or `object` (anything); a function that raises ValueError for a text that is none of
-its kind (an empty text counts as left out); `[shape]`, a list; `{str: shape}`, a mapping of any keys; or
-`{"name": shape, "other!": shape}`, a mapping of which these keys are known, those with "!" being there always: empty where they were
-left out.
+A shape is one of:
+- `str`, `int`, `bool`, `float` (an int is accepted) or `object` (anything)
+- a function that raises ValueError for an invalid text (an empty text counts as absent)
+- `[shape]`, a list
+- `{str: shape}`, a mapping with any keys
+- `{"name": shape, "other!": shape}`, a mapping with these known keys; keys with "!" are always present, and empty if
+  absent
 """
 
 from __future__ import annotations
@@ -22,21 +25,21 @@ _NOTHING = object()
 
 
 def fit(value: object, shape: Shape, *, what: str) -> Any:
-    """`value` with the shape's types. what: names it in errors. Raises ValueError that says where something else stands."""
+    """`value` with the shape's types. what: names it in errors. Raises ValueError that says where a type is wrong."""
     found = _fit(value, shape, what=what, is_strict=True)
     return _empty(shape) if found is _NOTHING else found
 
 
 def fit_what_does(value: object, shape: Shape) -> Any:
-    """The same, without what has another type, which counts as left out. For what is told by programs, of which there are many
-    versions, and where half an answer is better than none."""
+    """Like fit, but a value of a wrong type counts as absent. For the output of programs, which exist in many versions:
+    half an answer is better than none."""
     found = _fit(value, shape, what="", is_strict=False)
     return _empty(shape) if found is _NOTHING else found
 
 
 def read_rows(text: Union[str, bytes], shape: Shape) -> list[Any]:
-    """The list that a program printed as JSON, each row with the types of `shape` and without what has others; [] where it
-    printed something else, or nothing."""
+    """The list that a program printed as JSON. Each row has the types of `shape`, without values of other types; [] if
+    the program printed something else, or nothing."""
     try:
         return list(fit_what_does(parse_json(text, "it") if text else [], [shape]))
     except ValueError:
@@ -103,7 +106,7 @@ def _fit_text(value: object, check: Callable[[str], object], *, what: str, is_st
 
 
 def _empty(shape: Shape) -> Any:
-    """What Go's decoder leaves where nothing was said."""
+    """The zero value that Go's decoder leaves for an absent field."""
     if isinstance(shape, dict):
         return _fit_mapping({}, shape, what="", is_strict=True)
     if isinstance(shape, list):

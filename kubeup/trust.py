@@ -1,9 +1,9 @@
-"""What may prove a server, and what may not: certificates by where they came from.
+"""Which certificates may verify a server and which may not, by their origin.
 
-Owns the two types that keep them apart. An Offered text came over a connection that proved nothing: it may be looked at, and
-shown. Anchors are what this machine or its operator vouches for; TLS that can carry credentials takes Anchors alone, so that
-mypy refuses the other way. Becoming Anchors takes one of the constructors here, or a pin (pki.keep_pinned).
-Knows no certificate's inside.
+Owns the two types that keep them apart. An Offered text came over an unverified connection: it may be examined and
+shown. Anchors are vouched for by this machine or its operator. TLS that can carry credentials accepts only Anchors, so
+mypy rejects Offered there. Only the constructors here, or a pin (pki.keep_pinned), create Anchors. Does not parse
+certificates.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from kubeup.frozen_values import frozen
 
 @frozen
 class Offered:
-    """Certificates (PEM) that a server showed before it had proven who it is."""
+    """Certificates (PEM) that a server presented before it was verified."""
 
     pem: str
 
 
 @frozen
 class Anchors:
-    """Certificates (PEM), at least one, each of which may prove a server: every certificate of such a text is believed, a
-    root or not, as in Go's x509.CertPool."""
+    """At least one certificate (PEM). Each one may verify a server: all certificates of such a text are trusted,
+    whether roots or not, as in Go's x509.CertPool."""
 
     pem: str
 
     @classmethod
     def given(cls, pem: str) -> Anchors:
-        """What lies on this machine or was given by its operator."""
+        """Certificates from this machine or given by its operator."""
         return cls(pem)
 
     @classmethod
     def vouched(cls, offered: Offered) -> Anchors:
-        """What a server offered, where its text bears a signature that only the token's holders can make, or where a server
-        that has proven itself sent the same text."""
+        """Certificates that a server offered, if the text has a signature that only holders of the token can make, or
+        if a verified server sent the same text."""
         return cls(offered.pem)

@@ -1,4 +1,4 @@
-"""The files below configs/, the forms of values, and how objects are compared. YAML itself: kubeup/yaml_text.py."""
+"""The files in configs/, value formats, and the comparison of objects. YAML itself is in kubeup/yaml_text.py."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ _CONFIGS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__
 
 @functools.cache
 def read_resource(name: str) -> str:
-    """A file below configs/ ("manifests/etcd.yaml"), from a checkout or from inside kb.pyz. Read once: a keeper that
-    runs for months outlives the kb.pyz that it was started from."""
+    """A file in configs/ ("manifests/etcd.yaml"), from a checkout or from kb.pyz. Read only once: a keeper that runs
+    for months outlives the kb.pyz that started it."""
     data = __loader__.get_data(os.path.join(_CONFIGS, *name.split("/")))  # type: ignore[name-defined]
     return bytes(data).decode()
 
 
 def fill_template(name: str, values: Mapping[str, object]) -> str:
-    """The file `name` below configs/ with each ${word} replaced by a scalar. Raises KeyError for a word that has
-    no value, so that a template and its caller cannot drift apart."""
+    """The file `name` in configs/ with each ${word} replaced by a scalar. Raises KeyError for a word without a value,
+    so that a template and its caller cannot drift apart."""
     return string.Template(read_resource(name)).substitute({key: str(value) for key, value in values.items()})
 
 
 def load_mapping(text: str, place: str) -> dict[str, Any]:
-    """The first document in `text`, which has to be a mapping; {} for an empty one. place: names it for a person.
-    Raises HostError (not-a-yaml-mapping)."""
+    """The first document in `text`, which must be a mapping; {} for an empty one. place: names it in messages. Raises
+    HostError (not-a-yaml-mapping)."""
     try:
         found = load_yaml(text)
         cause = "" if found is None or isinstance(found, dict) else "it holds no mapping of fields to values"
@@ -64,7 +64,7 @@ def load_mapping(text: str, place: str) -> dict[str, Any]:
 
 
 def commands_of_pod(pod: Mapping[str, Any]) -> list[list[str]]:
-    """The words of each container's command and args. What has no pod's shape counts as nothing."""
+    """The words of each container's command and args. Anything without a pod's shape counts as empty."""
     spec = pod.get("spec")
     containers = spec.get("containers") if isinstance(spec, Mapping) else None
     found = []
@@ -76,7 +76,7 @@ def commands_of_pod(pod: Mapping[str, Any]) -> list[list[str]]:
 
 def flags_of(command: Sequence[str]) -> dict[str, str]:
     """The flags of a command line, by name without dashes; the last one of a name counts. `--flag value` is read like
-    `--flag=value`, as Go's flags are."""
+    `--flag=value`, as in Go."""
     found = {}
     for word, following in zip(command, (*command[1:], "")):
         name, has_value, value = word.lstrip("-").partition("=")
@@ -86,7 +86,7 @@ def flags_of(command: Sequence[str]) -> dict[str, str]:
 
 
 def format_duration(seconds: int) -> str:
-    """Go's form of a duration of whole seconds: `8760h0m0s`, `4m0s`, `10s`, `0s`."""
+    """A duration in whole seconds in Go's form: `8760h0m0s`, `4m0s`, `10s`, `0s`."""
     sign, rest = ("-", -seconds) if seconds < 0 else ("", seconds)
     hours, rest = divmod(rest, 3600)
     minutes, secs = divmod(rest, 60)
@@ -101,7 +101,7 @@ def name_of(path: Path) -> str:
 
 
 def is_same_yaml(text: str, other: str) -> bool:
-    """Whether two texts hold the same document: another tool orders and quotes it in its own way."""
+    """Whether two texts contain the same document: other tools order and quote it differently."""
     if text == other:
         return True
     try:
@@ -111,10 +111,10 @@ def is_same_yaml(text: str, other: str) -> bool:
 
 
 def covers(found: Any, wanted: Any) -> bool:
-    """Whether everything that `wanted` names is in `found` with the same value: the server adds defaults of its
-    own to what was applied, and others add fields, so an equal object is not to be had."""
+    """Whether `found` has everything that `wanted` names, with the same values. The server adds its defaults to an
+    applied object, and others add fields, so the objects are never fully equal."""
     if found is None:
-        return wanted in (None, {}, [], "", 0, False)  # the server leaves empty values out
+        return wanted in (None, {}, [], "", 0, False)  # the server omits empty values
     if isinstance(wanted, Mapping):
         return isinstance(found, Mapping) and all(covers(found.get(key), value) for key, value in wanted.items())
     if isinstance(wanted, list):
@@ -125,7 +125,8 @@ def covers(found: Any, wanted: Any) -> bool:
 
 
 def pick_like(found: Any, wanted: Any) -> Any:
-    """Of `found` what `wanted` names: what the server and others added is left out, so that both can be compared."""
+    """The parts of `found` that `wanted` names, without what the server and others added, so that both can be
+    compared."""
     if isinstance(wanted, Mapping) and isinstance(found, Mapping):
         return {key: pick_like(found[key], value) for key, value in wanted.items() if key in found}
     if isinstance(wanted, list) and isinstance(found, list) and len(found) == len(wanted):

@@ -1,4 +1,5 @@
-"""PyYAML's scanner, where Go's reads otherwise. Imported when the first text is read: PyYAML comes with it."""
+"""PyYAML's scanner, changed where Go's reads differently. Imported when the first text is read, together with
+PyYAML."""
 
 from __future__ import annotations
 
@@ -7,21 +8,22 @@ import re
 from typing import Any, NoReturn
 
 yaml: Any = importlib.import_module("yaml")
-"""Its types do not name what a scanner consists of."""
+"""Untyped, because its type stubs do not cover the parts of a scanner."""
 SURROGATE = re.compile("[\ud800-\udfff]")
 _BREAKS = "\r\n\x85\u2028\u2029"
 _BLANKS = "\0 \t" + _BREAKS
 
 
 class TabScanner(yaml.scanner.Scanner):  # type: ignore[misc, name-defined, unused-ignore]
-    """Takes tabs between tokens and inside of plain scalars, though not for indentation, and all else that Go's takes."""
+    """Accepts tabs between tokens and inside plain scalars, but not as indentation, and everything else that Go
+    accepts."""
 
     buffer: str
     pointer: int
     ESCAPE_REPLACEMENTS = {**yaml.scanner.Scanner.ESCAPE_REPLACEMENTS, "'": "'"}  # noqa: RUF012
 
     def need_more_tokens(self) -> bool:
-        """The same as PyYAML's, without a walk through no keys at every token."""
+        """The same as PyYAML's, without iterating over no keys at every token."""
         if self.tokens and not self.possible_simple_keys:
             return False
         return bool(super().need_more_tokens())
@@ -34,7 +36,7 @@ class TabScanner(yaml.scanner.Scanner):  # type: ignore[misc, name-defined, unus
             super().scan_to_next_token()
 
     def scan_plain_spaces(self, indent: int, start_mark: Any) -> Any:
-        if self.peek() in ",:]}#":  # most often
+        if self.peek() in ",:]}#":  # the most common case
             return []
         length = 0
         while self.peek(length) in " \t":
@@ -56,7 +58,7 @@ class TabScanner(yaml.scanner.Scanner):  # type: ignore[misc, name-defined, unus
         return None
 
     def scan_plain(self) -> Any:
-        """Inside of brackets a colon ends a text before a blank alone: `[a:]` holds the text `a:`."""
+        """Inside brackets a colon ends a text only before a blank: `[a:]` contains the text `a:`."""
         chunks: list[str] = []
         start_mark = end_mark = self.get_mark()
         indent = self.indent + 1
@@ -138,11 +140,11 @@ class TabScanner(yaml.scanner.Scanner):  # type: ignore[misc, name-defined, unus
 
 
 class GoParser(yaml.reader.Reader, TabScanner, yaml.parser.Parser):  # type: ignore[misc, name-defined, unused-ignore]
-    """Events of a text."""
+    """Yields the events of a text."""
 
     def __init__(self, text: str) -> None:
         yaml.reader.Reader.__init__(self, text)
         TabScanner.__init__(self)
-        if not text.lstrip().startswith("{"):  # `\\/` is JSON's: Go's readers know it where a file is that
+        if not text.lstrip().startswith("{"):  # `\\/` is JSON: Go's readers accept it only in JSON files
             self.ESCAPE_REPLACEMENTS = {key: value for key, value in self.ESCAPE_REPLACEMENTS.items() if key != "/"}
         yaml.parser.Parser.__init__(self)

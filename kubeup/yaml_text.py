@@ -1,12 +1,12 @@
-"""YAML in and out, as Kubernetes' own programs read and write it.
+"""Reads and writes YAML the way Kubernetes' own programs do.
 
-Go's reader (sigs.k8s.io/yaml on go-yaml v2) and PyYAML disagree about a good deal: `1e3`, `0o17` and `y` are no
-texts to Go, `13:30` and `=` are, a merged key wins over one above it, tabs may stand between tokens. A file that kb
-reads otherwise than the kubelet is a wrong result without a word, so everything that kb reads goes through here; and
-what it writes says the same to both. PyYAML's scanner and emitter do the lexical work alone.
+Go's reader (sigs.k8s.io/yaml on go-yaml v2) and PyYAML disagree in many cases: for Go `1e3`, `0o17` and `y` are not
+texts, but `13:30` and `=` are; a merged key overrides one above it; tabs may separate tokens. If kb read a file
+differently from the kubelet, the result would be silently wrong. So everything that kb reads goes through this module,
+and what it writes means the same to both. PyYAML's scanner and emitter do only the lexical work.
 
 Source: go-yaml v2 resolve.go and decode.go, sigs.k8s.io/yaml yaml.go (how YAML becomes JSON),
-k8s.io/apimachinery/pkg/util/yaml/decoder.go (how a file is cut into documents)
+k8s.io/apimachinery/pkg/util/yaml/decoder.go (how a file is split into documents)
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _TAG = "tag:yaml.org,2002:"
 
 
 class YAMLError(ValueError):
-    """The text is no YAML that Kubernetes' programs read, or larger than any such file. line and column count from 1,
-    0 where they are unknown; `problem` quotes nothing of the text, which may hold secrets."""
+    """The text is not YAML that Kubernetes' programs accept, or is larger than any such file. line and column count
+    from 1, 0 if unknown; `problem` quotes nothing from the text, which may contain secrets."""
 
     def __init__(self, problem: str, *, line: int = 0, column: int = 0, is_too_large: bool = False) -> None:
         where = f"line {line}: " if line else ""
@@ -47,22 +47,22 @@ class YAMLError(ValueError):
 
 @frozen
 class Limits:
-    """What a file holds at most, so that none, however odd, takes long or fills the memory."""
+    """Limits for a file, so that no file, however odd, takes long or exhausts the memory."""
 
     size: int = 2**20
     values: int = 20_000
-    """Keys and values, an alias counted as all that it stands for."""
+    """Keys and values; an alias counts as everything that it refers to."""
     depth: int = 40
 
 
 FILE = Limits()
 """A configuration, a kubeconfig, a patch, a manifest of a node."""
 MANIFEST = Limits(size=2**23, values=200_000, depth=120)
-"""Objects of others with their definitions, whose schemas are long and deep."""
+"""Other people's objects and their definitions, whose schemas are long and deep."""
 
 
 _MAX_DOCUMENTS = 10_000
-"""In one file, empty ones too: to look at each takes its time."""
+"""The maximum number of documents in one file, including empty ones: examining each takes time."""
 
 
 class Mark:
@@ -83,7 +83,7 @@ class _Node:
 
 
 class ScalarNode(_Node):
-    """value: the text as it stands there. found: what Go makes of it; problem: why it makes nothing of it."""
+    """value: the text as written. found: what Go makes of it; problem: why it cannot be converted."""
 
     __slots__ = ("found", "problem", "value")
 
@@ -108,7 +108,7 @@ class SequenceNode(_Node):
 
 
 class MappingNode(_Node):
-    """value: the (key, value) nodes in the order of the file; a doubled key is there twice, `<<` has the tag merge."""
+    """value: the (key, value) nodes in file order; a duplicate key appears twice, `<<` has the tag merge."""
 
     __slots__ = ("value",)
 
@@ -121,14 +121,14 @@ class MappingNode(_Node):
 
 
 def load_yaml(data: Union[str, bytes], limits: Limits = FILE) -> Any:
-    """The first document in `data` as JSON's values (None, bool, int, float, str, list, dict with texts as keys); None
-    for an empty one. Of a key given twice the last value counts. Raises YAMLError."""
+    """The first document in `data` as JSON values (None, bool, int, float, str, list, dict with text keys); None for an
+    empty one. The last value of a duplicate key counts. Raises YAMLError."""
     node = compose(_decode(data, limits), limits)
     return None if node is None else _Constructor(limits).construct(node)
 
 
 def load_all_yaml(data: Union[str, bytes], limits: Limits = FILE) -> list[Any]:
-    """Every document in `data` that is not empty, cut at the lines `---`. Raises YAMLError."""
+    """Every non-empty document in `data`, split at `---` lines. Raises YAMLError."""
     found = []
     left = limits.values
     for line, text in split_documents(_decode(data, limits)):
@@ -148,7 +148,7 @@ def _decode(data: Union[str, bytes], limits: Limits) -> str:
 
 
 def decode_text(data: Union[str, bytes]) -> str:
-    """The text of a file: UTF-8 with or without a mark of the order of bytes, UTF-16 with one. Raises YAMLError."""
+    """The text of a file: UTF-8 with or without a byte order mark, UTF-16 with one. Raises YAMLError."""
     if isinstance(data, str):
         return data[1:] if data[:1] == "\ufeff" else data
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
@@ -162,8 +162,8 @@ def decode_text(data: Union[str, bytes]) -> str:
 
 
 def split_documents(text: str) -> Iterator[tuple[int, str]]:
-    """(line from 0, text) of each document, as Kubernetes' programs cut a file: at every line that begins with `---`,
-    even inside of a text, and with nothing but a comment after it. Raises YAMLError, also for more than _MAX_DOCUMENTS."""
+    """(line from 0, text) of each document, split as Kubernetes' programs do it: at every line that begins with `---`,
+    even inside a text, and only a comment may follow it. Raises YAMLError, also for more than _MAX_DOCUMENTS."""
     if text.count("\n---") > _MAX_DOCUMENTS:
         raise YAMLError(f"it holds more than {_MAX_DOCUMENTS} documents", is_too_large=True)
     start, lines = 0, []
@@ -182,7 +182,7 @@ def split_documents(text: str) -> Iterator[tuple[int, str]]:
 def compose(text: str, limits: Limits = FILE, *, line: int = 0) -> Any:
     """The nodes of the first document in `text`, which begins in `line` of its file; None for an empty one.
 
-    An alias is the very node that it stands for (never one around it). Raises YAMLError.
+    An alias is the very node that it refers to (never one that contains it). Raises YAMLError.
     """
     try:
         parser = yaml_scanner.GoParser(text)
@@ -211,7 +211,7 @@ def _explain(error: Any, text: str, *, line: int) -> YAMLError:
 
 
 class _Composer:
-    """Makes nodes of the parser's events, and stops where there are too many."""
+    """Builds nodes from the parser's events, and stops if there are too many."""
 
     def __init__(self, parser: Any, limits: Limits, *, line: int) -> None:
         self.parser = parser
@@ -286,8 +286,8 @@ class _Composer:
 
 
 class _Constructor:
-    """Makes values of nodes, with everything that an alias stands for made once more: nobody's change reaches two
-    places, and what is counted is what will be written."""
+    """Builds values from nodes. Everything that an alias refers to is built again: a change never affects two places,
+    and what is counted is what will be written."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -320,12 +320,12 @@ class _Constructor:
 
 
 def is_merge(key: Any) -> bool:
-    """Whether a key node is `<<`, which stands for the entries of other mappings."""
+    """Whether a key node is `<<`, which merges the entries of other mappings."""
     return bool(key.tag == _TAG + "merge")
 
 
 def merge_sources(value: Any) -> list[Any]:
-    """The mappings that the value of a key `<<` names, the one that wins last. Raises YAMLError."""
+    """The mappings named by the value of a `<<` key; the last one wins. Raises YAMLError."""
     sources = list(reversed(value.value)) if isinstance(value, SequenceNode) else [value]
     if not all(isinstance(source, MappingNode) for source in sources):
         raise YAMLError("<< must be followed by a mapping or a list of mappings", line=value.start_mark.line + 1)
@@ -333,7 +333,7 @@ def merge_sources(value: Any) -> list[Any]:
 
 
 def key_text(key: Any) -> str:
-    """The text that a key is in JSON: `1: a` and `true: b` have the keys "1" and "true". Raises YAMLError."""
+    """The text of a key in JSON: `1: a` and `true: b` have the keys "1" and "true". Raises YAMLError."""
     line = key.start_mark.line + 1
     if not isinstance(key, ScalarNode):
         raise YAMLError("a key that is no plain word", line=line)
@@ -355,7 +355,7 @@ def key_text(key: Any) -> str:
 
 
 def _format_float32(number: float) -> str:
-    """Go's shortest form of a number of 32 bits (FormatFloat with 'g')."""
+    """Go's shortest form of a 32-bit number (FormatFloat with 'g')."""
     if math.isinf(number) or math.isnan(number):
         return ".nan" if math.isnan(number) else ".inf" if number > 0 else "-.inf"
     try:
@@ -378,10 +378,10 @@ def _format_float32(number: float) -> str:
 _LARGEST_FLOAT32 = 3.4028234663852886e38
 
 
-# ---- what a scalar is
+# ---- resolving scalars
 
 _NO_NUMBER = "a number that is infinite, or none (.inf, .nan)"
-"""Good for a key, which is a text in JSON; no value."""
+"""Allowed as a key, which is a text in JSON, but not as a value."""
 _NO_BREAKS = str.maketrans("", "", "\r\n")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BOOLS = {"y": True, "yes": True, "true": True, "on": True, "n": False, "no": False, "false": False, "off": False}
@@ -401,13 +401,13 @@ _BASES = {"hex": 16, "binary": 2, "octal": 8, "decimal": 10}
 
 
 def _resolve(text: str, tag: str, *, is_plain: bool) -> tuple[str, Any]:
-    """(short tag, value) of a scalar. Raises ValueError, for the person, where its tag does not fit it."""
+    """(short tag, value) of a scalar. Raises ValueError with a message for the user if its tag does not fit."""
     wanted = tag[len(_TAG) :] if tag.startswith(_TAG) else tag
     if text == "<<" and (is_plain or wanted in ("merge", "!")):
         return "merge", text
     if wanted == "binary":
         try:
-            # only line breaks may stand in it
+            # only line breaks are allowed in it
             return "str", base64.b64decode(text.translate(_NO_BREAKS), validate=True).decode(errors="replace")
         except (binascii.Error, ValueError):
             raise ValueError("!!binary on what is not base64") from None
@@ -464,8 +464,8 @@ def _resolve_plain(text: str) -> tuple[str, Any]:
 
 
 def _parse_integer(plain: str) -> Optional[int]:
-    """The integer of 64 bits that Go reads there; None where it reads none."""
-    if plain[:3] in ("0b-", "0b+"):  # Go reads what follows 0b for itself, sign and all
+    """The 64-bit integer that Go reads there; None if it reads none."""
+    if plain[:3] in ("0b-", "0b+"):  # Go reads the part after 0b separately, including its sign
         plain = f"{plain[2]}0b{plain[3:]}"
     match = _INTEGER.fullmatch(plain)
     if match is None or len(plain) > 1000:
@@ -478,7 +478,7 @@ def _parse_integer(plain: str) -> Optional[int]:
 
 
 def _as_json_number(number: float) -> Union[int, float]:
-    """The number that is left on the way through JSON: `1.0` and `1e3` are whole ones."""
+    """The number after a round trip through JSON: `1.0` and `1e3` are whole numbers."""
     if math.isinf(number) or math.isnan(number):
         raise ValueError(_NO_NUMBER)
     return int(number) if number == int(number) and abs(number) < 2**63 else number
@@ -487,16 +487,16 @@ def _as_json_number(number: float) -> Union[int, float]:
 # ---- writing
 
 _LINE_MARKS = ("\x85", "\u2028", "\u2029", "\ufeff", "\r")
-"""What YAML takes for the end of a line, or drops: only double quotes keep it."""
+"""Characters that YAML treats as line ends, or drops: only double quotes preserve them."""
 _OTHER_READERS = re.compile(
     r"[-+]?0[xXoObB][-+]?[0-9a-fA-F_]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?|[-+]?(?=[0-9_.]*[0-9])[0-9_]*\.?[0-9_]*([eE][-+]?[0-9_]+)?|=|<<"
 )
-"""What one reader of YAML or another takes for no text: numbers of any size and base, to the base of 60 too."""
+"""What some YAML reader does not take for a text: numbers of any size and base, including base 60."""
 
 
 def dump_yaml(value: object) -> str:
-    """One document in the shape of Kubernetes' own: keys sorted, two spaces, list items not indented deeper than their
-    key, no line folded; a text that any reader could take for something else is in double quotes."""
+    """One document in the style of Kubernetes' own: sorted keys, two spaces, list items not indented deeper than their
+    key, no folded lines; a text that any reader could take for something else is in double quotes."""
     text: str = yaml.dump(
         value, Dumper=_dumper(), sort_keys=True, default_flow_style=False, allow_unicode=True, width=2**62
     )
@@ -504,7 +504,7 @@ def dump_yaml(value: object) -> str:
 
 
 def is_plain_text(text: str) -> bool:
-    """Whether `text` without quotes is still that text, for Go's readers (v2 and v3) and for PyYAML's."""
+    """Whether `text` without quotes is still that text for Go's readers (v2 and v3) and PyYAML's."""
     if text[:1] in "0123456789+-.=<" and (_OTHER_READERS.fullmatch(text) or _DATE.fullmatch(text)):
         return False
     return _resolve_plain(text)[0] == "str" and not _INFINITE.fullmatch(text) and text.lower() not in _BOOLS
