@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from kubeup.commands import launcher
 from kubeup.commands.launcher import Launch
 from kubeup.config.types import NodeRegistration
+from kubeup.engine.run import ResetRun
 from kubeup.errors import HostError, UsageError
 from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
@@ -15,7 +16,6 @@ from kubeup.paths import Paths
 with lazily:
     from kubeup.engine import undo
     from kubeup.network import node_routes as route_keeper
-    from kubeup.phases import reset as reset_phases
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
@@ -32,7 +32,7 @@ def reset(call: Invocation) -> int:
     with launch.locked(paths):
         node_state = _require_journal(launch, paths)
         _ask_to_reset(launch, node_state, paths=paths)
-        ctx = reset_phases.ResetRun(
+        ctx = ResetRun(
             host=launch.target,
             paths=paths,
             report=call.report,

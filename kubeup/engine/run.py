@@ -210,6 +210,13 @@ class BareRun:
 
 
 @frozen_by_name
+class ResetRun(BareRun):
+    """A run that takes back a node: of the node itself it knows how its runtime is reached."""
+
+    cri_socket: str
+
+
+@frozen_by_name
 class Run(BareRun):
     """Everything that a phase may see and change on a node that is being set up or reconfigured."""
 

@@ -12,13 +12,12 @@ import sys
 from pathlib import Path
 
 from kubeup.config.types import ResetConfiguration
-from kubeup.engine.run import Outputs
+from kubeup.engine.run import Outputs, ResetRun
 from kubeup.errors import HostError, KbError, PreflightError, UsageError
 from kubeup.frozen_values import frozen_by_name
 from kubeup.kubeadm.lines import KubeadmReport
 from kubeup.lazy_modules import lazily
 from kubeup.machine import services
-from kubeup.phases.reset import ResetRun
 
 with lazily:
     from kubeup.diagnosis.checks import machine as machine_checks

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 from kubeup.config import presets
 from kubeup.config.types import NodeConfig
-from kubeup.engine.run import Outputs, Run
+from kubeup.engine.items import Gone
+from kubeup.engine.plan import Ground, Plan
+from kubeup.engine.run import BareRun, Outputs, Run
 from kubeup.engine.story import Act
 from kubeup.errors import HostError
 from kubeup.frozen_values import frozen
@@ -27,6 +29,7 @@ with lazily:
     from kubeup import yaml_files
     from kubeup.airgap import distro_packages, downloads, oci_layout, programs
     from kubeup.diagnosis.checks import runtime as runtime_checks
+    from kubeup.engine import state
     from kubeup.machine import local_host
     from kubeup.node import crictl, runtime
     from kubeup.phases import preflight
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 CRICTL_CONFIG = Path("/etc/crictl.yaml")
 CONTAINERD_UNIT = Path("/etc/systemd/system/containerd.service")
 BOOT_LINK = Path("/etc/systemd/system/multi-user.target.wants/containerd.service")
+CONTAINERD_DATA = (Path("/var/lib/containerd"), Path("/run/containerd"))
 CONTAINERD_TIMEOUT_S = 30
 
 
@@ -266,6 +270,32 @@ def packages_are_in_place(ctx: Run) -> bool:
     standing = programs.look(ctx.host, ctx.config.cluster.kubernetes_version, release=ctx.release)
     is_active = services.is_active(ctx.host, "containerd")
     return is_active and all(one.verdict == "good" for one in standing)
+
+
+# ---- reset
+
+
+def plan_released_packages(run: BareRun) -> Plan:
+    """Packages that kb had a package manager install stay, and are held at their version no more."""
+    if str(distro_packages.APT_LIST) not in state.load_state(run.host, run.paths).created_paths():
+        return Plan()
+    release = lambda ground: distro_packages.release(ground.host)  # noqa: E731
+    return Plan(Gone("held packages", lambda _: distro_packages.HELD, release))
+
+
+def plan_no_runtime_data(run: BareRun) -> Plan:
+    """What a containerd of kb's kept, its images included; what it mounted there is unmounted first."""
+    if str(CONTAINERD_UNIT) not in state.load_state(run.host, run.paths).created_paths():
+        return Plan()
+    find = lambda ground: [str(folder) for folder in CONTAINERD_DATA if ground.host.exists(folder)]  # noqa: E731
+
+    def take_away(ground: Ground) -> None:
+        for folder in CONTAINERD_DATA:
+            for mount in ground.host.mounts_below(folder):
+                ground.host.run(["umount", str(mount)])
+            ground.host.remove_tree(folder)
+
+    return Plan(Gone("the runtime's data", find, take_away))
 
 
 PROGRAMS = Act(

@@ -6,13 +6,13 @@ import ipaddress
 from collections.abc import Sequence
 from pathlib import Path
 
-from kubeup.engine.items import File, KernelModule, Sysctl
-from kubeup.engine.plan import Ground, Group, Item, Later, Plan, Yielded
-from kubeup.engine.run import Run
+from kubeup.engine.items import File, Gone, KernelModule, Sysctl
+from kubeup.engine.plan import Group, Item, Later, Plan, Yielded
+from kubeup.engine.run import BareRun, Run
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
+from kubeup.machine import services
 from kubeup.machine.host import Host
-from kubeup.paths import Paths
 from kubeup.yaml_files import fill_template
 
 with lazily:
@@ -123,20 +123,21 @@ class ServiceRoute:
         """`start` enables it."""
 
 
-def has_service_route(host: Host, paths: Paths) -> bool:
-    return host.exists(paths.systemd / ROUTE_UNIT)
+def plan_no_service_route(run: BareRun) -> Plan:
+    """Reset: the unit, and the routes that it added. Which those are, the unit says: it goes last."""
+    unit = run.paths.systemd / ROUTE_UNIT
+    find = lambda ground: [str(unit)] if ground.host.exists(unit) else []  # noqa: E731
+    return Plan(Gone("the route to Services", find, lambda ground: _remove_service_route(ground.host, unit)))
 
 
-def remove_service_route(ctx: Ground) -> None:
-    """What the unit added, and the unit's link; the unit itself is in the journal."""
-    unit = ctx.paths.systemd / ROUTE_UNIT
-    if not ctx.host.exists(unit):
-        return
-    for line in ctx.host.read_text(unit).splitlines():
+def _remove_service_route(host: Host, unit: Path) -> None:
+    for line in host.read_text(unit).splitlines() if host.exists(unit) else ():
         words = line.partition("ExecStart=")[2].split()
         if "replace" in words:
-            ctx.host.run(["ip", *("delete" if word == "replace" else word for word in words[1:])])
-    ctx.host.run(["systemctl", "disable", ROUTE_UNIT])
+            host.run(["ip", *("delete" if word == "replace" else word for word in words[1:])])
+    services.stop_own_unit(host, ROUTE_UNIT)
+    host.remove(unit)
+    services.forget_removed_units(host)
 
 
 def has_own_sysctls(ctx: Run) -> bool:

@@ -1,4 +1,5 @@
-"""The phases kubelet-start and kubelet-finalize/*: the kubelet's files and its service.
+"""The phases kubelet-start and kubelet-finalize/*: the kubelet's files and its service; and how reset takes the kubelet back, with its
+pods, its mounts and what it wrote.
 
 The rules of the files are in kubeup/node/kubelet.py. Mirrors cmd/kubeadm/app/cmd/phases/init/{kubelet,kubeletfinalize}.go
 and cmd/kubeadm/app/util/initsystem; unlike kubeadm, kb writes the unit where no package brought one, enables the
@@ -14,9 +15,9 @@ from typing import Optional
 from kubeup import yaml_files
 from kubeup.config.problems import Problems
 from kubeup.config.types import Arg
-from kubeup.engine.items import File, Folder, MovedAside
-from kubeup.engine.plan import Group, Guard, Item, Plan
-from kubeup.engine.run import Run
+from kubeup.engine.items import File, Folder, Gone, MovedAside
+from kubeup.engine.plan import Ground, Group, Guard, Item, Plan
+from kubeup.engine.run import BareRun, ResetRun, Run
 from kubeup.errors import HostError, UsageError
 from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
@@ -28,7 +29,8 @@ with lazily:
     from kubeup.cluster import probes
     from kubeup.config import documents
     from kubeup.diagnosis import signs
-    from kubeup.node import certificates, crictl, kubelet, patches
+    from kubeup.engine import state
+    from kubeup.node import certificates, containers, crictl, kubelet, patches, runtime
 
 
 # ---- its service
@@ -314,3 +316,157 @@ def _rotated_kubelet_conf(ctx: Run) -> Optional[str]:
             code="kubelet-conf-damaged",
         ) from error
     return text if after == before else yaml_files.dump_yaml(after)
+
+
+# ---- reset
+
+_DEAD = ("no-socket", "refused", "timeout")
+"""What a runtime that does not run shows: nothing that is asked of it gets an answer."""
+_OWN_ENTRIES = (
+    "actuated_pods_state",
+    "allocated_pods_state",
+    "checkpoints",
+    "cpu_manager_state",
+    "device-plugins",
+    "dra_manager_state",
+    "image_manager",
+    "memory_manager_state",
+    "pki",
+    "plugin-containers",
+    "plugins",
+    "plugins_registry",
+    "pod-resources",
+    "pod_status_manager_state",
+    "pods",
+)
+"""What the kubelets of all minors write into their folder themselves. What else lies there is an admin's."""
+
+
+def _is_kubelet_of_kb(ctx: BareRun) -> bool:
+    """Whether kb gave the kubelet its work. Else it, its pods and their mounts belong to somebody else's cluster."""
+    made = state.load_state(ctx.host, ctx.paths).created_paths()
+    work = (ctx.paths.kubelet_config, *(ctx.paths.manifest(name) for name in ("etcd", *probes.COMPONENTS)))
+    return any(str(path) in made for path in work)
+
+
+def _find_roots(ctx: BareRun) -> tuple[Path, ...]:
+    """Where this node's kubelet keeps its pods: its --root-dir, if it was told one, and its default."""
+    path = ctx.paths.kubelet_flags_env
+    text = ctx.host.read_text(path) if ctx.host.exists(path) else ""
+    told = [
+        Path(arg.value) for arg in kubelet.parse_flags_env(text) if arg.name == "root-dir" and arg.value.startswith("/")
+    ]
+    return tuple(dict.fromkeys((*told, ctx.paths.kubelet)))
+
+
+def plan_stopped_kubelet(run: BareRun) -> Plan:
+    """First of all: it would start every pod again. At boot it has nothing to do here either; it starts then only if it did so before
+    kb."""
+    if not _is_kubelet_of_kb(run):
+        return Plan(notes=["kb did not set up this node's kubelet: it and its pods stay as they are"])
+    made = state.load_state(run.host, run.paths).created_paths()
+    links = [link for link in Kubelet().places if str(link) in made]
+
+    def find(ground: Ground) -> list[str]:
+        is_managed = services.find(ground.host) is not None
+        service = ["its service"] if is_managed and not services.is_stopped(ground.host, "kubelet") else []
+        return service + [str(link) for link in links if ground.host.exists(link)]
+
+    def take_away(ground: Ground) -> None:
+        if services.find(ground.host) is not None:
+            services.run(ground.host, "stop", unit="kubelet")
+        for link in links:
+            ground.host.remove(link)
+
+    return Plan(Gone("the running kubelet", find, take_away))
+
+
+def plan_no_pods(run: ResetRun) -> Plan:
+    """No pod runs on this node, by the runtime's own word. Raises when it is looked at: HostError (runtime-not-ready, pods-not-removed)."""
+    if not _is_kubelet_of_kb(run):
+        return Plan()
+    find = lambda ground: _find_pods(run, ground.host)  # noqa: E731
+    return Plan(Gone("this node's pods", find, lambda ground: _remove_pods(run, ground.host)))
+
+
+def _find_pods(ctx: ResetRun, host: Host) -> list[str]:
+    status = runtime.probe_runtime(host, ctx.cri_socket)
+    if status.problem in _DEAD:
+        raise HostError(
+            f"the container runtime does not answer at {ctx.cri_socket}",
+            cause=f"{status.cause}; whether pods run, and with what mounted, cannot be told without it",
+            remedy=f"{status.remedy}; then run the command again. Where it never comes back, reboot and: kb reset --skip-phases "
+            "cleanup-node/remove-pods",
+            code="runtime-not-ready",
+        )
+    return [
+        "what the runtime still runs"
+    ]  # a sandbox may appear after a first look: who removes them looks until none is left
+
+
+def _remove_pods(ctx: ResetRun, host: Host) -> None:
+    failures = containers.remove_pods(host, ctx.cri_socket)
+    if failures:
+        raise HostError(
+            f"{len(failures)} pods could not be removed",
+            cause=failures[0],
+            remedy=f"see what it meets: {services.say_log(host, 'containerd')}; then run the command again",
+            code="pods-not-removed",
+        )
+
+
+def plan_no_mounts(run: BareRun) -> Plan:
+    """Nothing is mounted where the kubelet mounted it for pods; a mount that does not let go stops reset before anything is deleted.
+    What else is mounted below its folder is somebody's own, and stays. Raises when it is applied: HostError (mount-in-the-way)."""
+    if not _is_kubelet_of_kb(run):
+        return Plan()
+    folders = [root / name for root in _find_roots(run) for name in _OWN_ENTRIES]
+
+    def find(ground: Ground) -> list[str]:
+        return [str(mount) for folder in folders for mount in ground.host.mounts_below(folder)]
+
+    def take_away(ground: Ground) -> None:
+        for mount in find(ground):
+            _unmount(ground.host, mount)
+
+    return Plan(Gone("what the kubelet mounted", find, take_away))
+
+
+def _unmount(host: Host, mount: str) -> None:
+    done = host.run(["umount", mount])
+    if not done.ok:
+        raise HostError(
+            f"{mount} cannot be unmounted",
+            cause=done.stderr.strip() or f"umount ended with code {done.code}",
+            remedy=f"see who uses it (fuser -vm {mount}), then run the command again",
+            code="mount-in-the-way",
+        )
+
+
+def plan_no_kubelet_data(run: BareRun) -> Plan:
+    """What the kubelet wrote itself: into its folder, and on a node that joined its kubeconfig, perhaps after kb looked for the last
+    time. A link that somebody made stays, with what it leads to."""
+    node_state = state.load_state(run.host, run.paths)
+    made, places = node_state.created_paths(), []
+    if str(run.paths.kubelet_config) in made:
+        places += [root / name for root in _find_roots(run) for name in _OWN_ENTRIES]
+    foreign = [path for path in places if run.host.read_link(path) is not None and str(path) not in made]
+    own_conf = run.paths.kubernetes / "kubelet.conf"
+    if node_state.has_run("join") and str(own_conf) not in node_state.adopted:
+        places += [own_conf, run.paths.kubernetes / "bootstrap-kubelet.conf"]
+
+    def find(ground: Ground) -> list[str]:
+        return [str(path) for path in places if path not in foreign and _lies(ground.host, path)]
+
+    def take_away(ground: Ground) -> None:
+        for text in find(ground):
+            if not ground.host.remove_tree(Path(text)):
+                ground.host.remove(Path(text))
+
+    notes = [f"{path} is a link that somebody made: it stays, with what it leads to" for path in foreign]
+    return Plan(Gone("what the kubelet wrote", find, take_away), notes=notes)
+
+
+def _lies(host: Host, path: Path) -> bool:
+    """Also a link into nowhere."""
+    return host.exists(path) or host.read_link(path) is not None

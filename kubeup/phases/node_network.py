@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Optional
 
 from kubeup.engine.cluster_items import AppliedManifest, Manifest, Object
-from kubeup.engine.items import File, Unit
+from kubeup.engine.items import File, Gone, Unit
 from kubeup.engine.plan import Ground, Group, Item, Later, Part, Plan, Yielded
-from kubeup.engine.run import Run
+from kubeup.engine.run import ResetRun, Run
 from kubeup.errors import ClusterError
 from kubeup.lazy_modules import lazily
 from kubeup.machine import own_copy
@@ -140,6 +140,13 @@ def wait_for_pod_cidrs(run: Run) -> Manifest:
         poll_s=POLL_S,
     )
     return node
+
+
+def plan_no_pod_network(run: ResetRun) -> Plan:
+    """Reset: the route keeper, its routes, link and rule, and the bridge on which no pod hangs any more. What of the kernel's routes is
+    kb's shows when it is withdrawn."""
+    take_away = lambda ground: pod_network.remove_node_network(ground.host, run.paths, socket=run.cri_socket)  # noqa: E731
+    return Plan(Gone("kb's pod network", lambda _: ["its unit, files, routes and links"], take_away))
 
 
 # ---- an applied manifest

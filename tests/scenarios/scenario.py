@@ -16,13 +16,13 @@ import kb
 from kubeup.commands import launcher
 from kubeup.config.load_init import load_init_config
 from kubeup.config.types import NodeRegistration
+from kubeup.engine.run import ResetRun
 from kubeup.engine.runner import Runner, RunResult
 from kubeup.engine.state import load_state
 from kubeup.engine.undo import take_away
 from kubeup.machine.host import Host
 from kubeup.node.certificates import ca_cert_hash
 from kubeup.paths import Paths
-from kubeup.phases.reset import ResetRun
 from kubeup.report import Report
 from kubeup.yaml_files import read_resource
 from tests.fake_cluster import ClusterHost

@@ -68,15 +68,17 @@ CHANGING = {
     # what an item or the guard of a group calls
     "join_control_plane.py:_download_certs": "Issued: the files that control planes share",
     "join_control_plane.py:_write_kubelet_identity": "Issued: kubelet.conf",
-    "kernel.py:remove_service_route": "Gone: services of kb's",
+    "install_programs.py:plan_no_runtime_data": "Gone: the runtime's data",
+    "kernel.py:_remove_service_route": "Gone: the route to Services",
+    "kubelet_start.py:_unmount": "Gone: what the kubelet mounted",
     "kubelet_start.py:enable_kubelet": "Kubelet, the guard",
     "kubelet_start.py:name_rotated_cert": "Issued: kubelet.conf",
+    "kubelet_start.py:plan_no_kubelet_data": "Gone: what the kubelet wrote",
+    "kubelet_start.py:plan_stopped_kubelet": "Gone: the running kubelet",
     "kubelet_start.py:restart_kubelet": "Kubelet, the guard",
     "kubelet_start.py:stop_kubelet": "Kubelet, the guard",
     "node_network.py:_apply_manifest": "AppliedManifest",
-    "reset.py:_empty_containerd": "Gone: services of kb's",
-    "reset.py:_unmount": "Gone: what the kubelet mounted",
-    "reset.py:plan_stopped_kubelet": "Gone: the running kubelet",
+    "reset.py:plan_no_etcd_data": "Gone: etcd's data",
     "serve_mirror.py:_issue_certificate": "Issued: the mirror's certificate",
 }
 """Function -> the act that it is a part of, or the item that calls it. This list only becomes shorter."""

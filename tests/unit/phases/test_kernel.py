@@ -25,7 +25,7 @@ def test_services_get_a_route_where_there_is_none() -> None:
     host.accepts = {
         "systemctl daemon-reload",
         f"systemctl enable {kernel.ROUTE_UNIT}",
-        f"systemctl disable {kernel.ROUTE_UNIT}",
+        f"systemctl disable --now {kernel.ROUTE_UNIT}",
         "ip route replace 10.96.0.0/12 dev eth0",
         "ip route delete 10.96.0.0/12 dev eth0",
     }
@@ -38,8 +38,16 @@ def test_services_get_a_route_where_there_is_none() -> None:
     assert "run ip route replace 10.96.0.0/12 dev eth0" in host.changes
     host.answers["ip route get 10.96.0.1"] = "10.96.0.1 dev eth0"
     assert is_done(kernel._plan_service_route, ctx) and kernel._plan_service_route(ctx).parts
-    kernel.remove_service_route(ctx)
-    assert "run ip route delete 10.96.0.0/12 dev eth0" in host.changes
+    assert not is_done(kernel.plan_no_service_route, ctx)
+    host.changes.clear()
+    do(kernel.plan_no_service_route, ctx)
+    assert host.changes == [
+        "run ip route delete 10.96.0.0/12 dev eth0",
+        f"run systemctl disable --now {kernel.ROUTE_UNIT}",
+        f"remove {PATHS.systemd / kernel.ROUTE_UNIT}",
+        "run systemctl daemon-reload",
+    ]
+    assert is_done(kernel.plan_no_service_route, ctx)
 
 
 def test_with_a_default_route_nothing_is_done() -> None:

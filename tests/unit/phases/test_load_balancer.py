@@ -19,7 +19,7 @@ from kubeup.config.types import (
     NodeConfig,
     NodeRegistration,
 )
-from kubeup.engine.run import Run
+from kubeup.engine.run import ResetRun, Run
 from kubeup.engine.runner import Runner
 from kubeup.engine.state import load_state
 from kubeup.errors import HostError, Interrupted
@@ -197,7 +197,7 @@ def test_reset_takes_its_line_and_files_and_leaves_what_came_since(
     (copy,) = (path for path, data in host.files.items() if path.startswith("/var/lib/kb/backups/"))
     assert host.files[copy] == before
     host.files[HOSTS] += written_since
-    ctx = reset.ResetRun(host=host, paths=PATHS, report=Report(io.StringIO()), cri_socket=NodeRegistration.cri_socket)
+    ctx = ResetRun(host=host, paths=PATHS, report=Report(io.StringIO()), cri_socket=NodeRegistration.cri_socket)
     node_state = load_state(host, PATHS)
     assert node_state.marks == {HOSTS: balancer.MARK}
     if case == "of a kb that wrote no marks":

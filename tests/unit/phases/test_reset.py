@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from kubeup.cluster.etcd import EtcdRefused
+from kubeup.engine.run import ResetRun
 from kubeup.engine.state import PhaseState, State, load_state
 from kubeup.errors import ClusterError, HostError
 from kubeup.machine.host import CommandResult
 from kubeup.paths import Paths
-from kubeup.phases import reset
-from kubeup.phases.reset import ResetRun
+from kubeup.phases import kubelet_start, reset
 from kubeup.report import Report
 from tests.fake_host import FakeHost
 from tests.plans import do
@@ -45,9 +45,9 @@ def make_context(phases: dict[str, PhaseState]) -> ResetRun:
 
 
 def run_until_files(ctx: ResetRun) -> list[str]:
-    do(reset.plan_stopped_kubelet, ctx)
-    do(reset.plan_no_pods, ctx)
-    do(reset.plan_no_mounts, ctx)
+    do(kubelet_start.plan_stopped_kubelet, ctx)
+    do(kubelet_start.plan_no_pods, ctx)
+    do(kubelet_start.plan_no_mounts, ctx)
     assert isinstance(ctx.host, FakeHost)
     return ctx.host.changes
 
@@ -150,7 +150,7 @@ def test_a_runtime_that_does_not_run_is_told_at_once_with_a_way_on() -> None:
     assert isinstance(ctx.host, FakeHost)
     del ctx.host.files["/var/run/containerd/containerd.sock"]
     with pytest.raises(HostError) as caught:
-        do(reset.plan_no_pods, ctx)
+        do(kubelet_start.plan_no_pods, ctx)
     assert caught.value.code == "runtime-not-ready" and "--skip-phases cleanup-node/remove-pods" in caught.value.remedy
     assert ctx.host.ticks < 5, "nothing was waited for"
 
@@ -163,11 +163,11 @@ def test_the_kubelet_s_own_root_is_emptied_too() -> None:
     ctx.host.files["/data/kubelet/admins-own"] = b""
     ctx.host.mounts.append("/data/kubelet/pods/x/volumes/token")
     mounts = ("/var/lib/kubelet/pods/x", "/data/kubelet/pods/x/volumes/token")
-    ctx.host.accepts = {*(f"umount {mount}" for mount in mounts), "systemctl daemon-reload"}
-    do(reset.plan_no_mounts, ctx)
+    ctx.host.accepts = {*(f"umount {mount}" for mount in mounts)}
+    do(kubelet_start.plan_no_mounts, ctx)
     assert "run umount /data/kubelet/pods/x/volumes/token" in ctx.host.changes
     ctx.host.mounts.clear()
-    reset.take_back_files(ctx)
+    do(kubelet_start.plan_no_kubelet_data, ctx)
     assert not [name for name in ctx.host.files if name.startswith("/data/kubelet/pods")]
     assert "/data/kubelet/admins-own" in ctx.host.files
 

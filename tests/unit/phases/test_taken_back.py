@@ -1,0 +1,169 @@
+"""Reset takes back all that is on a node by kb, and knows of no phase how (docs/adr/0015-undo.md): the journal has the files, and a
+plan beside a phase's own what is no file."""
+
+from __future__ import annotations
+
+import ast
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import kb
+from kubeup.airgap import distro_packages
+from kubeup.engine.run import ResetRun
+from kubeup.engine.state import PhaseState, State
+from kubeup.paths import Paths
+from kubeup.phases import install_programs, kubelet_start
+from kubeup.report import Report
+from tests.fake_host import FakeHost
+from tests.plans import do, is_done
+
+PACKAGE = Path(kb.__file__).parent / "kubeup"
+SERVICES = {"run", "enable", "start_own_unit", "stop_own_unit", "forget_removed_units"}
+NOTHING_STAYS, A_REBOOT = "nothing stays", "a reboot"
+TAKEN_BACK = {
+    "cleanup-node/stop-kubelet": (
+        "phases/kubelet_start.py:enable_kubelet",
+        "phases/kubelet_start.py:restart_kubelet",
+    ),
+    "cleanup-node/remove-pod-network": (
+        "network/forwarding.py:_ensure_in_iptables",
+        "network/forwarding.py:_ensure_in_nft",
+        "network/masquerade.py:_ensure_iptables",
+        "network/masquerade.py:_ensure_nft",
+        "network/node_routes.py:_run_all",
+        "network/pod_view.py:OwnNamespace",
+        "network/pod_view.py:_run_plugin",
+        "network/step_aside.py:raise_bridge",
+    ),
+    "cleanup-node/remove-service-route": ("phases/kernel.py:ServiceRoute",),
+    "cleanup-node/release-packages": ("airgap/distro_packages.py:install",),  # the packages themselves stay
+    "cleanup-node/stop-services": ("engine/items.py:Unit", "phases/install_programs.py:_ensure_runtime_runs"),
+    "cleanup-node/remove-runtime-data": ("node/image_pulls.py:pull_image",),  # a runtime of others keeps its images
+    "cleanup-node/take-back-files": ("node/runtime_fix.py:_restart",),
+    A_REBOOT: ("engine/items.py:KernelModule", "engine/items.py:Sysctl"),
+    NOTHING_STAYS: (
+        "airgap/distro_packages.py:release",
+        "network/forwarding.py:_remove_jumps",
+        "network/forwarding.py:remove_forwarding",
+        "network/load_balancer.py:reload",
+        "network/load_balancer.py:remove_node_files",
+        "network/masquerade.py:remove_masquerade",
+        "network/pod_network.py:remove_node_network",
+        "network/pod_view.py:remove_namespace",
+        "network/step_aside.py:retire_bridge",
+        "node/containers.py:_remove_through_crictl",
+        "node/containers.py:_remove_through_ctr",
+        "phases/install_programs.py:plan_no_runtime_data",
+        "phases/join_control_plane.py:_restart_etcd_container",
+        "phases/kernel.py:_remove_service_route",
+        "phases/kubelet_start.py:_unmount",
+        "phases/kubelet_start.py:plan_stopped_kubelet",
+        "phases/kubelet_start.py:stop_kubelet",
+        "phases/reset.py:_restart_runtime",
+        "phases/reset.py:take_back_files",
+        "phases/waits.py:nudge_kubelet",
+    ),
+}
+"""How what a program changed on the node is taken back: by a step of reset; by a reboot, as reset says at its end; or it only takes away,
+or starts again what was there. What the rest of kb changes are files, by a host that keeps the journal."""
+
+
+def find_running(source: str) -> Iterator[str]:
+    """The outermost functions and classes in which a program is run, or a service is started or stopped."""
+    for top in ast.parse(source).body:
+        if isinstance(top, (ast.FunctionDef, ast.ClassDef)) and any(_runs(node) for node in ast.walk(top)):
+            yield top.name
+
+
+def _runs(node: ast.AST) -> bool:
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+        return False
+    owner = node.func.value
+    name = owner.attr if isinstance(owner, ast.Attribute) else owner.id if isinstance(owner, ast.Name) else ""
+    return (name in ("host", "_host") and node.func.attr == "run") or (
+        name == "services" and node.func.attr in SERVICES
+    )
+
+
+def test_whatever_a_program_changes_names_how_it_is_taken_back() -> None:
+    folders = ("airgap", "engine", "network", "node", "phases")
+    paths = [path for folder in folders for path in sorted((PACKAGE / folder).glob("*.py"))]
+    found = {f"{path.relative_to(PACKAGE)}:{name}" for path in paths for name in find_running(path.read_text())}
+    told = [name for names in TAKEN_BACK.values() for name in names]
+    assert found - set(told) == set(), "say by which step of reset it is taken back"
+    assert set(told) - found == set(), "it runs nothing now: strike it out here"
+    assert len(told) == len(set(told))
+    assert set(TAKEN_BACK) - {phase.name for phase in kb.RESET} == {A_REBOOT, NOTHING_STAYS}
+
+
+def test_a_program_that_is_run_is_found_however_it_is_reached() -> None:
+    source = "def a(run):\n    run.host.run([])\nclass B:\n    def c(self, run):\n        services.run(run.host, 'stop', unit='x')\ndef d(runner):\n    runner.run()\n"
+    assert list(find_running(source)) == ["a", "B"]
+
+
+def test_reset_and_the_undo_know_no_phase() -> None:
+    for name in ("phases/reset.py", "engine/undo.py"):
+        for node in ast.walk(ast.parse((PACKAGE / name).read_text())):
+            modules = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            modules += [f"{node.module}.{one.name}" for one in node.names] if isinstance(node, ast.ImportFrom) else []
+            assert not [module for module in modules if module.startswith("kubeup.phases")], name
+
+
+def test_what_others_would_miss_goes_first_and_the_files_last() -> None:
+    """Each step needs what the steps after it take away; the names are public."""
+    names = [phase.name for phase in kb.RESET]
+    wanted = ("remove-etcd-member", *(f"cleanup-node/{name}" for name in (
+        "stop-kubelet", "remove-pods", "unmount", "remove-pod-network", "remove-load-balancer", "stop-services", "take-back-files",
+    )))  # fmt: skip
+    assert [name for name in names if name in wanted] == list(wanted)
+    assert (names[0], names[-1]) == (wanted[0], wanted[-1])
+
+
+# ---- what is no file
+
+
+def make_run(*created: str, host: FakeHost) -> ResetRun:
+    State(host, Paths(), phases={"init/a": PhaseState("done", created=list(created))}).save()
+    host.changes.clear()
+    return ResetRun(host=host, paths=Paths(), report=Report(io.StringIO()), cri_socket="unix:///x")
+
+
+def test_packages_that_kb_held_are_released_and_others_are_not() -> None:
+    host = FakeHost(programs={"apt-mark"}, accepts={"apt-mark unhold kubelet kubectl"})
+    do(install_programs.plan_released_packages, make_run(host=host))
+    assert host.changes == []
+    do(install_programs.plan_released_packages, make_run(str(distro_packages.APT_LIST), host=host))
+    assert host.changes == ["run apt-mark unhold kubelet kubectl"]
+
+
+def test_a_containerd_of_kb_s_is_emptied_and_no_other() -> None:
+    mount = "/run/containerd/io.containerd.runtime.v2.task/k8s.io/a1/rootfs"
+    host = FakeHost(mounts=[mount], accepts={f"umount {mount}"})
+    for name in ("/var/lib/containerd/x", "/run/containerd/y"):
+        host.files[name] = b""
+    do(install_programs.plan_no_runtime_data, make_run(host=host))
+    assert host.changes == []
+    run = make_run(str(install_programs.CONTAINERD_UNIT), host=host)
+    assert not is_done(install_programs.plan_no_runtime_data, run)
+    do(install_programs.plan_no_runtime_data, run)
+    assert host.changes == ["remove /var/lib/containerd", f"run umount {mount}", "remove /run/containerd"]
+    assert is_done(install_programs.plan_no_runtime_data, run)
+
+
+@pytest.mark.parametrize("link", kubelet_start.Kubelet().places)
+@pytest.mark.parametrize("is_made", [True, False])
+def test_the_kubelet_starts_at_boot_no_more_if_kb_had_it_do_so(link: Path, is_made: bool) -> None:
+    """Whoever runs the services: what enabling it made is in the journal, if kb did it."""
+    is_openrc = "runlevels" in link.parts
+    stop = "rc-service kubelet stop" if is_openrc else "systemctl stop kubelet"
+    host = FakeHost(
+        files={str(link): b""},
+        programs={"openrc", "rc-service", "rc-update"} if is_openrc else {"systemctl"},
+        dirs=set() if is_openrc else {"/run/systemd/system"},
+        accepts={stop},
+    )
+    do(kubelet_start.plan_stopped_kubelet, make_run(str(Paths.kubelet_config), *([str(link)] * is_made), host=host))
+    assert host.changes == [f"run {stop}", *([f"remove {link}"] * is_made)]
