@@ -211,7 +211,7 @@ class BareRun:
 
 @frozen_by_name
 class ResetRun(BareRun):
-    """A run that takes back a node: of the node itself it knows how its runtime is reached."""
+    """A run of reset. All it knows about the node's configuration is how to reach the runtime."""
 
     cri_socket: str
 

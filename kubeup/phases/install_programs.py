@@ -276,7 +276,7 @@ def packages_are_in_place(ctx: Run) -> bool:
 
 
 def plan_released_packages(run: BareRun) -> Plan:
-    """Packages that kb had a package manager install stay, and are held at their version no more."""
+    """Reset: the packages that apt installed for kb stay, but apt may upgrade them again."""
     if str(distro_packages.APT_LIST) not in state.load_state(run.host, run.paths).created_paths():
         return Plan()
     release = lambda ground: distro_packages.release(ground.host)  # noqa: E731
@@ -284,7 +284,7 @@ def plan_released_packages(run: BareRun) -> Plan:
 
 
 def plan_no_runtime_data(run: BareRun) -> Plan:
-    """What a containerd of kb's kept, its images included; what it mounted there is unmounted first."""
+    """Reset: no images and containers of a containerd that kb installed. What it mounted there is unmounted first."""
     if str(CONTAINERD_UNIT) not in state.load_state(run.host, run.paths).created_paths():
         return Plan()
     find = lambda ground: [str(folder) for folder in CONTAINERD_DATA if ground.host.exists(folder)]  # noqa: E731

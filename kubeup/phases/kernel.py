@@ -124,7 +124,7 @@ class ServiceRoute:
 
 
 def plan_no_service_route(run: BareRun) -> Plan:
-    """Reset: the unit, and the routes that it added. Which those are, the unit says: it goes last."""
+    """Reset: neither the unit nor the routes that it added. The unit names the routes, so it is removed last."""
     unit = run.paths.systemd / ROUTE_UNIT
     find = lambda ground: [str(unit)] if ground.host.exists(unit) else []  # noqa: E731
     return Plan(Gone("the route to Services", find, lambda ground: _remove_service_route(ground.host, unit)))

@@ -1,5 +1,5 @@
-"""The phases kubelet-start and kubelet-finalize/*: the kubelet's files and its service; and how reset takes the kubelet back, with its
-pods, its mounts and what it wrote.
+"""The phases kubelet-start and kubelet-finalize/*: the kubelet's files and its service; and for reset, how the kubelet, its pods, its
+mounts and its data are removed.
 
 The rules of the files are in kubeup/node/kubelet.py. Mirrors cmd/kubeadm/app/cmd/phases/init/{kubelet,kubeletfinalize}.go
 and cmd/kubeadm/app/util/initsystem; unlike kubeadm, kb writes the unit where no package brought one, enables the
@@ -444,8 +444,8 @@ def _unmount(host: Host, mount: str) -> None:
 
 
 def plan_no_kubelet_data(run: BareRun) -> Plan:
-    """What the kubelet wrote itself: into its folder, and on a node that joined its kubeconfig, perhaps after kb looked for the last
-    time. A link that somebody made stays, with what it leads to."""
+    """No files that the kubelet itself wrote: in its folder, and on a joined node its kubeconfig, which it may have written after kb looked
+    for the last time. A link that somebody else created stays, with its target."""
     node_state = state.load_state(run.host, run.paths)
     made, places = node_state.created_paths(), []
     if str(run.paths.kubelet_config) in made:
@@ -468,5 +468,5 @@ def plan_no_kubelet_data(run: BareRun) -> Plan:
 
 
 def _lies(host: Host, path: Path) -> bool:
-    """Also a link into nowhere."""
+    """Also true for a dangling link."""
     return host.exists(path) or host.read_link(path) is not None

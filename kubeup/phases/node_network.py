@@ -143,8 +143,8 @@ def wait_for_pod_cidrs(run: Run) -> Manifest:
 
 
 def plan_no_pod_network(run: ResetRun) -> Plan:
-    """Reset: the route keeper, its routes, link and rule, and the bridge on which no pod hangs any more. What of the kernel's routes is
-    kb's shows when it is withdrawn."""
+    """Reset: no route keeper, none of its routes, links and rules, and no bridge. Which of the kernel's routes are kb's shows only when
+    they are withdrawn."""
     take_away = lambda ground: pod_network.remove_node_network(ground.host, run.paths, socket=run.cri_socket)  # noqa: E731
     return Plan(Gone("kb's pod network", lambda _: ["its unit, files, routes and links"], take_away))
 

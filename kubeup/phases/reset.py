@@ -1,7 +1,7 @@
-"""What of reset is no phase's own: this node leaves etcd, kb's units stop, and what the journal names is taken back.
+"""The parts of reset that belong to no single phase: this node leaves etcd, kb's units stop, and the journal is undone.
 
-What a phase leaves besides files is taken back by a plan beside its own (docs/adr/0015-undo.md): no phase is known here. Mirrors
-cmd/kubeadm/app/cmd/phases/reset/cleanupnode.go in order; unlike it, kb removes what it made and nothing else.
+Anything else that a phase leaves besides files is removed by a plan in that phase's module (docs/adr/0015-undo.md), so this module imports
+no phase. The order mirrors cmd/kubeadm/app/cmd/phases/reset/cleanupnode.go. Unlike kubeadm, kb removes only what it created.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def leave_etcd(ctx: BareRun, manifest: Path) -> None:
 
 
 def plan_no_services(run: BareRun) -> Plan:
-    """Whatever runs by a unit of kb's that no step before this one took back."""
+    """No unit of kb's runs any more. Earlier steps have removed those of the networks and the load balancer already."""
     units = _find_units(run, state.load_state(run.host, run.paths).created_paths())
 
     def take_away(ground: Ground) -> None:
@@ -153,14 +153,14 @@ def plan_no_services(run: BareRun) -> Plan:
 
 
 def _find_units(ctx: BareRun, made: frozenset[str]) -> list[Unit]:
-    """Those whose files kb made and that are there, by the journal. The kubelet was stopped first of all; who else has it started at
-    boot is not kb's to say."""
+    """The units whose files are in the journal and still there. Not the kubelet: it was stopped first of all, and a link that starts it at
+    boot may belong to somebody else."""
     paths = [path for path in sorted(map(Path, made)) if path.parent == ctx.paths.systemd and path.suffix == ".service"]
     return [Unit(path.name) for path in paths if path.name != "kubelet.service" and ctx.host.exists(path)]
 
 
 def plan_no_etcd_data(run: BareRun) -> Plan:
-    """What an etcd of kb's kept; what else lies in its folder is an admin's."""
+    """No data of an etcd that kb set up. Other files in its folder stay."""
     if str(run.paths.manifest("etcd")) not in state.load_state(run.host, run.paths).created_paths():
         return Plan()
     member = find_etcd_data(run, read_etcd_pod(run)) / "member"
@@ -180,7 +180,7 @@ def _restart_runtime(ctx: BareRun, node_state: state.State) -> None:
 
 
 def take_back_files(ctx: BareRun) -> Outputs:
-    """The journal backwards. Raises HostError (undo-incomplete) when all is done that can be."""
+    """Undo the journal. Raises HostError (undo-incomplete) after everything that can be undone is."""
     node_state = state.load_state(ctx.host, ctx.paths)
     for text in undo.restore_and_remove(ctx.host, undo.plan_undo(node_state)):
         ctx.report.note(text)

@@ -17,6 +17,7 @@ from tests.fuzz import alter_bytes, alter_value, cases
 
 STATE: dict[str, Any] = {
     "schema": 1, "kb": "0.1.0", "machine_id": "", "node": "cp1", "cluster": "kubernetes", "cri_socket": "unix:///x", "adopted": ["/etc/x"],
+    "folders": ["/srv/x"], "marks": {"/etc/hosts": "before"},
     "phases": {
         "init/certs/ca": {
             "status": "done", "started": "2026-01-01T00:00:00Z", "ended": "", "inputs": {"a": "b"}, "created": ["/etc/kubernetes/pki/ca.crt"],

@@ -1,5 +1,5 @@
-"""Reset takes back all that is on a node by kb, and knows of no phase how (docs/adr/0015-undo.md): the journal has the files, and a
-plan beside a phase's own what is no file."""
+"""Reset undoes everything that kb did on a node, without knowing any phase (docs/adr/0015-undo.md): files by the journal, and everything
+else by a plan in the phase's module."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ TAKEN_BACK = {
         "phases/waits.py:nudge_kubelet",
     ),
 }
-"""How what a program changed on the node is taken back: by a step of reset; by a reboot, as reset says at its end; or it only takes away,
-or starts again what was there. What the rest of kb changes are files, by a host that keeps the journal."""
+"""The step of reset, or the reboot, that undoes what a function changes by running a program; NOTHING_STAYS: it only removes, or restarts,
+what was there. All other changes are files, which are in the journal."""
 
 
 def find_running(source: str) -> Iterator[str]:
