@@ -3,6 +3,7 @@ command goes on to the same end."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
@@ -17,6 +18,7 @@ import pytest
 from .lab import killer
 from .lab.config import lab_config, list_ignored_checks
 from .lab.node import Node, wait_until
+from .lab.settings import LabError
 from .lab.shell import Result
 from .world.web import check_cluster_serves
 
@@ -29,9 +31,10 @@ PHASES = 38
 KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
 MANIFESTS = "/etc/kubernetes/manifests"
 
-# What an undisturbed run leaves, by name and mode; content too, but for what has keys, times or random names in it.
+# What an undisturbed run leaves, by name and mode; content too, but for what has keys, times or random names in it. Every run
+# that changes something begins a generation of the record, so there are as many as there were runs.
 FILES = r"""cd / && find etc usr/local opt/cni var/lib/kb var/lib/kubelet -maxdepth 5 -name pods -prune -o -printf '%p %y %m %u:%g %l\n' \
-  | grep -v -e 'var/lib/kubelet/pki/kubelet-client-2' -e 'ssl/certs' | sort
+  | grep -v -e 'var/lib/kubelet/pki/kubelet-client-2' -e 'ssl/certs' -e 'var/lib/kb/records/' | sort
 cd / && find etc/kubernetes/manifests etc/systemd/system etc/sysctl.d etc/cni usr/local/lib/kb var/lib/kubelet/*.yaml var/lib/kubelet/*.env \
   -type f -exec sha256sum {} +; cat /proc/sys/net/ipv4/ip_forward; systemctl is-enabled kubelet kb-routes"""
 KINDS = "configmaps,serviceaccounts,roles,rolebindings,daemonsets,deployments,services"
@@ -117,7 +120,8 @@ def ensure_reference(node: Node) -> Snapshot:
 
 def assert_same_end(node: Node) -> None:
     node.wait_node_ready()
-    wait_until(lambda: _difference(node) == [], what="the state of an undisturbed run", timeout_s=30, every_s=2)
+    with contextlib.suppress(LabError):  # what differs says more than that it does
+        wait_until(lambda: _difference(node) == [], what="the state of an undisturbed run", timeout_s=30, every_s=2)
     assert _difference(node) == []
 
 
@@ -227,6 +231,8 @@ class Trace:
     """What kb asked the kernel to do with its files, in order: strace's lines of one process tree."""
 
     CALL = re.compile(r"^(?:\[pid +\d+\] |\d+ +)?(\w+)\((.*)\) += 0")
+    PLACE = re.compile(r'(?:\w+<([^>]*)>, )?"([^"]+)"')
+    """A path, and the folder from which it is looked up where the call names one."""
 
     def __init__(self, text: str) -> None:
         found = (self.CALL.match(line) for line in text.splitlines())
@@ -239,14 +245,14 @@ class Trace:
         for at, (name, words) in enumerate(self.calls):
             if name not in ("rename", "renameat", "renameat2"):
                 continue
-            source, target = re.findall(r'"([^"]+)"', words)
+            source, target = (Path(folder, path) for folder, path in self.PLACE.findall(words))
             renamed += 1
             before = [call for call in self.calls[:at] if call[0] == "fsync"]
             assert before and f"<{source}>" in before[-1][1], f"{target} took its name before its content was safe"
-            after = next((call for call in self.calls[at + 1 :] if call[0] in ("fsync", "rename", "renameat2")), None)
-            assert after and after[0] == "fsync" and f"<{Path(target).parent}>" in after[1], (
-                f"{target}: the folder is not"
+            after = next(
+                (call for call in self.calls[at + 1 :] if call[0] in ("fsync", "rename", "renameat", "renameat2")), None
             )
+            assert after and after[0] == "fsync" and f"<{target.parent}>" in after[1], f"{target}: the folder is not"
         return renamed
 
 
