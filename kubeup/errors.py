@@ -20,7 +20,7 @@ def shown(text: str) -> str:
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asks kb to end: the running phase is recorded, then kb ends with 128 + the signal."""
+    """A signal asks kb to stop: the running phase is recorded, then kb exits with 128 + the signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -30,7 +30,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class KbError(Exception):
-    """A failure that a person can act on: what a Trouble says, raised.
+    """A failure that the user can act on: a Trouble, raised as an exception.
 
     what    the object and its current value: "kube-apiserver exited 3 times (code 1)"
     cause   why: 'unknown flag: --foo, which comes from apiServer.extraArgs'

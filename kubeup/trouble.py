@@ -1,8 +1,8 @@
-"""What is wrong, why, and the one thing to do: what everybody who looks for a cause gives back.
+"""What is wrong, why, and the one thing to do: the result of every search for a cause.
 
-A KbError says the same and ends a command. Other pairs of a text and a remedy are other things, and say so where they stand: a
-check's finding (diagnosis/checks/facts.py), a configuration's problem (config/problems.py), a row of a table of signs, what a look
-at the runtime found (node/runtime.py).
+A KbError says the same and ends a command. Other pairs of a text and a remedy differ, and their docstrings say how: a
+check's finding (diagnosis/checks/facts.py), a configuration's problem (config/problems.py), a row in a table of signs,
+the runtime's status (node/runtime.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kubeup.frozen_values import frozen
 
 @frozen
 class Trouble:
-    """what: the object and its present value; cause: why; remedy: one thing to do. None of them is empty."""
+    """what: the object and its current value; cause: why; remedy: one thing to do. None of them is empty."""
 
     what: str
     cause: str

@@ -22,9 +22,9 @@ _SHOWN_MAX = 100
 
 @frozen
 class Problem:
-    """One thing that is wrong. file is a path, or a flag (`--service-cidr`) with line 0, or "" for a default.
+    """One problem. file is a path, or a flag (`--service-cidr`) with line 0, or "" for a default.
 
-    No Trouble: its cause is the place where it was given, by which all of them are put in order."""
+    Not a Trouble: its cause is the place where it was given, which also determines the order."""
 
     file: str
     line: int

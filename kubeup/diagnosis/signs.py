@@ -37,7 +37,7 @@ MANIFESTS = Path("/etc/kubernetes/manifests")
 
 @frozen
 class BrokenLink(Trouble):
-    """The first link that broke, and whether waiting longer can heal it."""
+    """The first broken link, and whether waiting longer can help."""
 
     is_final: bool = False
     details: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ class BrokenLink(Trouble):
         return self.link, re.sub(r"\d+", "", self.what + self.remedy)
 
     def as_error(self) -> ClusterError:
-        """For whoever waits no longer."""
+        """For code that stops waiting."""
         return ClusterError(self.what, cause=self.cause, remedy=self.remedy, code="not-healthy", details=self.details)
 
 
@@ -137,7 +137,7 @@ def _service_words(host: Host) -> Mapping[str, str]:
 
 
 def say_restart(host: Host, name: str) -> str:
-    """The kubelet is a service; what runs as a static pod is started anew by the kubelet."""
+    """How to restart a component: the kubelet is a service; static pods are restarted by the kubelet."""
     own = name == "kubelet"
     return services.spoken_of(host).say("restart", name) if own else f"crictl stop $(crictl ps -q --name {name})"
 

@@ -339,7 +339,7 @@ def show_result(call: Invocation, result: RunResult, target: Host) -> None:  # n
 
 
 def end_with_error(error: KbError, report: Report) -> int:
-    """`error: ...` on stderr, and status 1; failed checks in kubeadm's list."""
+    """Print `error: ...` on stderr and return 1; failed checks are printed in kubeadm's list format."""
     text = str(error)
     if isinstance(error, PreflightError) and any(line.startswith("[ERROR ") for line in error.details):
         report.line("[preflight] Some fatal errors occurred:")

@@ -30,10 +30,11 @@ INIT, JOIN, JOIN_CONTROL_PLANE, UPGRADE, RESET, DOCTOR = (
 
 @frozen
 class Finding:
-    """What a check or a look of doctor tells, in one sentence, and what to do about it: the object and its present value.
+    """The result of a check, or of one of doctor's, in one sentence with the object and its current value, and what to
+    do about it.
 
-    level: error | warning, and of doctor ok, with no remedy. Many have no cause apart, so it is no Trouble; one that is told as a finding
-    becomes its sentence."""
+    level: error | warning; for doctor also ok, without a remedy. Many have no separate cause, so it is not a Trouble; a
+    Trouble that is reported as a finding becomes its sentence."""
 
     name: str
     level: str

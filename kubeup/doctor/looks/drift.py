@@ -13,7 +13,7 @@ from kubeup.node import image_pulls, kubelet, runtime
 
 
 def look_at_images(patient: Patient) -> Findings:
-    """Images of the static pods and of sandboxes: the runtime may have thrown them away to make space."""
+    """The images of static pods and sandboxes: the runtime may have removed them to free space."""
     texts = [facts.read_or_empty(patient.host, str(patient.paths.manifest(name))) for name in patient.components]
     wanted = [
         image for text in texts for image in re.findall(r"^\s+(?:- )?image: [\"']?([^\s\"']+)", text, re.MULTILINE)
@@ -31,7 +31,7 @@ def look_at_images(patient: Patient) -> Findings:
 
 
 def look_at_kubelet_drift(patient: Patient) -> Findings:
-    """Whether the kubelet runs with the flags and the configuration that its files hold."""
+    """Whether the kubelet runs with the flags and the configuration in its files."""
     unit = kubelet_trouble.read_kubelet_unit(patient.host)
     if unit is None or unit.active != "active" or not unit.pid:
         return

@@ -21,7 +21,7 @@ EXPIRES_SOON = datetime.timedelta(days=30)
 
 
 def look_at_certs(patient: Patient) -> Findings:
-    """Certificates on disk: valid now and for a while yet, and with the key that belongs to them."""
+    """Certificates on disk: valid now and for some time to come, and matching their keys."""
     host, paths = patient.host, patient.paths
     if patient.is_control_plane:
         problems = [*pki.find_problems(host, paths, config=_as_found(patient)), *kubeconfig.find_problems(host, paths)]
@@ -92,7 +92,7 @@ def _days(span: datetime.timedelta) -> str:
 
 
 def look_at_served_certs(patient: Patient) -> Findings:
-    """Certificates as servers show them: a server keeps the one it was started with."""
+    """Certificates as served: a server keeps the one it was started with."""
     host, paths = patient.host, patient.paths
     advertised, port = patient.config.local_api_endpoint.advertise_address, patient.config.local_api_endpoint.bind_port
     servers: list[tuple[str, str, int, Path]] = [

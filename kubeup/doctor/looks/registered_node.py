@@ -16,7 +16,8 @@ from kubeup.machine.host import Host
 
 
 def look_at_node(patient: Patient) -> Findings:
-    """The node as its cluster sees it, asked with the kubelet's own identity: a kubelet can be well and no node Ready."""
+    """The node as its cluster sees it, queried with the kubelet's own identity: a healthy kubelet does not mean a Ready
+    node."""
     host, paths = patient.host, patient.paths
     name = read_cert_node_name(host, paths)
     if not patient.is_member or not name:

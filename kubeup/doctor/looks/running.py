@@ -18,7 +18,7 @@ PROBES_S = 30
 
 
 def look_at_checks(patient: Patient) -> Findings:
-    """What preflight looks at, as far as it concerns a node at work."""
+    """preflight's checks, as far as they apply to a working node."""
     node = facts.Node(
         patient.host, patient.config, patient.release, patient.paths, workflow=facts.DOCTOR,
         owned=frozenset({str(patient.paths.manifest(name)) for name in patient.components}),
@@ -69,7 +69,7 @@ def probe_components(patient: Patient) -> dict[str, str]:
 
 
 def look_at_static_pods(patient: Patient) -> Findings:
-    """Static pods that run while the kubelet holds them for not ready: it is about to restart them."""
+    """Static pods that run but that the kubelet considers not ready: it is about to restart them."""
     if not patient.is_control_plane:
         return
     try:

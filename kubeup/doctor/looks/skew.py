@@ -13,7 +13,7 @@ CLOCK_WARNING_S, CLOCK_ERROR_S = 30, clock.MAX_SKEW_S
 
 
 def look_at_clock(patient: Patient) -> Findings:
-    """This clock against the API server's Date: tokens and certificates are judged by both."""
+    """This clock against the API server's Date header: both clocks decide whether tokens and certificates are valid."""
     server = _server_of(patient)
     if not server:
         return

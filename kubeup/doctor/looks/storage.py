@@ -17,7 +17,7 @@ SLOW_FSYNC_S = 0.01
 
 
 def look_at_disk(patient: Patient) -> Findings:
-    """How long etcd's writes take, by etcd's own count: nothing is written to find out."""
+    """How long etcd's writes take, from etcd's own metrics: nothing is written to find out."""
     url = read_flags(patient.host, patient.paths, component="etcd").get("listen-metrics-urls", "").partition(",")[0]
     if not url:
         return
@@ -50,7 +50,7 @@ def read_fsync_p99_s(metrics: str) -> Optional[float]:
 
 
 def look_at_etcd(patient: Patient) -> Findings:
-    """The members of the cluster's etcd, as this one knows them: who is away, and whether the rest is enough."""
+    """The members of the cluster's etcd, as this one sees them: which are away, and whether the rest has a quorum."""
     external = patient.config.cluster.external_etcd
     if external:
         yield from _look_at_external_etcd(patient.host, external)
@@ -76,7 +76,7 @@ def look_at_etcd(patient: Patient) -> Findings:
 
 
 def _look_at_external_etcd(host: Host, external: ExternalEtcd) -> Findings:
-    """Its members and where they run are its operator's: what counts is what this node's API server meets."""
+    """Its members and where they run are its operator's concern; what counts is what this node's API server sees."""
     trouble = {url: text for url, text in etcd.probe_external(host, external).items() if text}
     is_enough = len(trouble) < len(external.http_endpoints or external.endpoints)
     for url, text in trouble.items():

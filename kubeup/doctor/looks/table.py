@@ -53,7 +53,7 @@ LOOKS: tuple[Look, ...] = (
 
 
 def examine(patient: Patient) -> list[Finding]:
-    """All notes of all looks; a look that finds nothing wrong says so. A look that fails is a note too."""
+    """All findings of all checks; a check that finds nothing wrong returns one too, and so does one that fails."""
     notes: list[Finding] = []
     for look in LOOKS:
         try:
@@ -65,7 +65,7 @@ def examine(patient: Patient) -> list[Finding]:
 
 
 def as_dict(note: Finding) -> dict[str, str]:
-    """A note for -o json and the support bundle."""
+    """A finding for -o json and the support bundle."""
     return {"look": note.name, "level": note.level, "text": note.text, "remedy": note.remedy}
 
 

@@ -20,7 +20,8 @@ from kubeup.shapes import fit_what_does
 
 
 def look_at_load_balancer(patient: Patient) -> Findings:
-    """haproxy on this node, where kb put one: the endpoint's name leads to it, it runs by its file, it is kept current."""
+    """haproxy on this node, if kb installed one: the endpoint's name resolves to it, it runs with its current file, it
+    is kept up to date."""
     host, paths, name = patient.host, patient.paths, "load-balancer"
     if not load_balancer.is_installed(host, paths):
         return
@@ -52,7 +53,7 @@ def look_at_load_balancer(patient: Patient) -> Findings:
 
 
 def look_at_pod_network(patient: Patient) -> Findings:
-    """Pods that kb's network started, where the runtime uses another one by now."""
+    """Pods that were started in kb's network, if the runtime uses another one now."""
     first = node_routes.find_first_cni_config(patient.host, patient.paths)
     if first in ("", node_routes.CNI_FILE) or not pod_network.is_kept(patient.host, patient.paths):
         return
@@ -76,7 +77,8 @@ def _find_pods(patient: Patient, sandboxes: set[str]) -> list[tuple[str, str]]:
 
 
 def look_at_dns(patient: Patient) -> Findings:
-    """The cluster's DNS through its Service, asked by this node; then by a pod of it, whose packets take another way."""
+    """The cluster's DNS through its Service, queried from this node and then from one of its pods, whose packets take
+    another path."""
     servers = patient.config.kubelet.get("clusterDNS") or []
     if not patient.is_member or not servers:
         return
@@ -100,7 +102,7 @@ def look_at_dns(patient: Patient) -> Findings:
 
 
 def _look_from_pods(patient: Patient, dns_address: str, *, name: str) -> Findings:
-    """What every pod needs, asked from the namespaces of pods that run here: doctor makes none."""
+    """What every pod needs, queried from the network namespaces of pods that run here; doctor creates none."""
     host = patient.host
     is_own_network = node_routes.is_own_network(host, patient.paths)
     places = pod_view.find_namespaces(host, patient.config.node.cri_socket, but_dns=not is_own_network)
@@ -127,7 +129,7 @@ def _read_ways(patient: Patient, dns_address: str, *, name: str) -> pod_view.Way
 
 
 def look_at_tunnel(patient: Patient) -> Findings:
-    """The other ends of kb's VXLAN: a firewall between two networks often lets everything pass but that."""
+    """The other ends of kb's VXLAN: a firewall between two networks often blocks only this traffic."""
     host, name = patient.host, "tunnel"
     network = (
         node_routes.read_network(host)
