@@ -192,7 +192,7 @@ def find_pip() -> list[str]:
     for argv in candidates:
         if subprocess.run([*argv, "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0:
             return argv
-    raise BuildError("wheels have to be fetched and there is no pip: install it, or give --wheels DIR")
+    raise BuildError("wheels have to be downloaded, but there is no pip: install it, or give --wheels DIR")
 
 
 def run_pip_download(requirements: Sequence[str], *, target: Sequence[str], folder: Path) -> None:
@@ -229,7 +229,7 @@ def ensure_wheels(wheels: Sequence[Wheel], folder: Path, *, may_fetch: bool) -> 
     for wheel in wheels:
         path = folder / wheel.file
         if not path.is_file():
-            raise BuildError(f"pip fetched something else than {wheel.file} of {LOCK_NAME}")
+            raise BuildError(f"pip fetched something other than {wheel.file} of {LOCK_NAME}")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if digest != wheel.sha256:
             raise BuildError(f"{path} has sha256 {digest}, and {LOCK_NAME} says {wheel.sha256}: remove it")
@@ -493,7 +493,7 @@ def read_licences(members: Mapping[str, bytes]) -> dict[str, str]:
                 r"^License: (.+)$", head, re.MULTILINE
             )
             if match is None:
-                raise BuildError(f"{name} names no licence")
+                raise BuildError(f"{name} has no licence")
             licences[top[: -len(".dist-info")]] = match.group(1).strip()
     return licences
 
@@ -541,7 +541,7 @@ def read_date(environment: Mapping[str, str]) -> tuple[int, int, int, int, int, 
     """The date of every member, in UTC."""
     text = environment.get("SOURCE_DATE_EPOCH", "")
     if text and not text.isdigit():
-        raise BuildError(f"SOURCE_DATE_EPOCH={text} is no number of seconds")
+        raise BuildError(f"SOURCE_DATE_EPOCH={text} is not a number of seconds")
     year, month, day, hour, minute, second = time.gmtime(max(int(text or 0), EPOCH_1980))[:6]
     return year, month, day, hour, minute, second
 
@@ -608,13 +608,13 @@ def parse_args(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=REPO / "dist" / "kb.pyz", help="the file to write (%(default)s)")
     parser.add_argument("--platform", default=",".join(PLATFORMS), help="%(default)s")
     parser.add_argument("--python", default=",".join(PYTHONS), help="%(default)s")
-    parser.add_argument("--wheels", type=Path, help="take the wheels from this folder alone, fetch nothing")
+    parser.add_argument("--wheels", type=Path, help="take the wheels only from this folder, download nothing")
     parser.add_argument(
-        "--no-bytecode", dest="bytecode", action="store_false", help="sources alone: the same bytes by every Python"
+        "--no-bytecode", dest="bytecode", action="store_false", help="no bytecode: the same bytes with every Python"
     )
     parser.add_argument("--compile", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument(
-        "--release", action="store_true", help="write its bill of materials, licences and sums beside it"
+        "--release", action="store_true", help="also write its bill of materials, licences and checksums"
     )
     parser.add_argument("--update-lock", action="store_true", help=f"write {LOCK_NAME} again, build nothing")
     return parser.parse_args(argv)

@@ -98,13 +98,13 @@ def _line(text: str, at: int) -> tuple[str, int]:
 def describe_no_block(text: str) -> str:
     """Why a text that should contain PEM contains none that can be read."""
     if "\0" in text[:200]:
-        return "it is no text (DER, or UTF-16), and Kubernetes reads PEM alone"
+        return "it is not text (DER, or UTF-16), and Kubernetes reads only PEM"
     if not text.strip():
         return "it is empty"
     if text.startswith("\ufeff"):
-        return "it begins with a mark of the byte order, before which Kubernetes (Go) finds no -----BEGIN at the beginning of a line"
+        return "it begins with a byte order mark, so Kubernetes (Go) finds no -----BEGIN at the beginning of a line"
     if re.search(r"^[ \t]+-----(BEGIN|END) ", text, re.MULTILINE):
-        return "its PEM block is indented: Kubernetes takes -----BEGIN and -----END at the beginning of a line alone"
+        return "its PEM block is indented: Kubernetes accepts -----BEGIN and -----END only at the beginning of a line"
     if _BEGIN in text:
         return "its PEM block is broken: Kubernetes (Go) finds no -----BEGIN and -----END of one label, each in a line of its own, with nothing but base64 between"
     return "it holds nothing in PEM form"
@@ -116,7 +116,9 @@ def describe_lack(text: str, wanted: str) -> str:
     if not blocks:
         return describe_no_block(text)
     if wanted == "certificate" and any(block.label == "CERTIFICATE" for block in blocks):
-        return "its certificate has lines of `name: value` before its base64: Kubernetes (Go) leaves such a one out"
+        return (
+            "its certificate has lines of `name: value` before its base64: Kubernetes (Go) ignores such a certificate"
+        )
     return f"it holds no {wanted}, but {' and '.join(dict.fromkeys(block.label for block in blocks))}"
 
 

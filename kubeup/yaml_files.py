@@ -50,7 +50,7 @@ def load_mapping(text: str, place: str) -> dict[str, Any]:
     HostError (not-a-yaml-mapping)."""
     try:
         found = load_yaml(text)
-        cause = "" if found is None or isinstance(found, dict) else "it holds no mapping of fields to values"
+        cause = "" if found is None or isinstance(found, dict) else "it does not contain a mapping of fields to values"
     except YAMLError as error:
         found, cause = None, f"it is not YAML: {error}"
     if cause:

@@ -173,7 +173,7 @@ def split_documents(text: str) -> Iterator[tuple[int, str]]:
             continue
         after = line[3:].strip()
         if after and not after.startswith("#"):
-            raise YAMLError("nothing but a comment may follow --- in its line", line=number + 1, column=4)
+            raise YAMLError("only a comment may follow --- on its line", line=number + 1, column=4)
         yield start, "".join(lines)
         start, lines = number + 1, []
     yield start, "".join(lines)
@@ -276,7 +276,7 @@ class _Composer:
         if node is None:
             self.fail("an alias of an anchor that is not above it", line)
         if id(node) in self.open:
-            self.fail("an alias of something that it is in itself", line)
+            self.fail("an alias of something that contains it", line)
         return node
 
     def scalar(self, event: Any, line: int) -> ScalarNode:

@@ -22,9 +22,9 @@ def sign_index(index_bytes: bytes, key: Secret) -> bytes:
     try:
         private = serialization.load_pem_private_key(key.reveal().encode(), password=None)
     except (ValueError, TypeError) as error:
-        raise _bad_key("--sign", "it is no private key in PEM, or is encrypted") from error
+        raise _bad_key("--sign", "it is not a private key in PEM, or it is encrypted") from error
     if not isinstance(private, ed25519.Ed25519PrivateKey):
-        raise _bad_key("--sign", "it is no ed25519 key")
+        raise _bad_key("--sign", "it is not an ed25519 key")
     return as_json({"ed25519": base64.b64encode(private.sign(index_bytes)).decode(), "signs": "index.json"})
 
 
@@ -34,9 +34,9 @@ def check_signature(found: Layout, public_pem: str) -> None:
     try:
         public = serialization.load_pem_public_key(public_pem.encode())
     except ValueError as error:
-        raise _bad_key("--verify-key", "it is no public key in PEM") from error
+        raise _bad_key("--verify-key", "it is not a public key in PEM") from error
     if not isinstance(public, ed25519.Ed25519PublicKey):
-        raise _bad_key("--verify-key", "it is no ed25519 key")
+        raise _bad_key("--verify-key", "it is not an ed25519 key")
     if not found.signature:
         raise HostError(
             f"{found.path} is not signed",
@@ -50,7 +50,7 @@ def check_signature(found: Layout, public_pem: str) -> None:
     except Exception as error:  # InvalidSignature, and every error from a malformed text
         raise HostError(
             f"{found.path} is not what the owner of the key signed",
-            cause="the ed25519 signature does not fit index.json",
+            cause="the ed25519 signature does not match index.json",
             remedy="do not use it: get it again from where it was made, and compare the key",
             code="signature-wrong",
         ) from error

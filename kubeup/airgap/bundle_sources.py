@@ -77,7 +77,7 @@ def parse_sources(
         else:
             raise UsageError(
                 f"--from {text}",
-                cause="it is no URL, and there is no such file or folder",
+                cause="it is not a URL, and there is no such file or folder",
                 remedy="give a registry's URL, a layout (folder or tar), a folder with programs, or the word official",
                 code="unknown-source",
             )
@@ -188,7 +188,7 @@ class Gathering:
             taken[str(descriptor["digest"])] = self._keep(text)
             manifest = layout.parse_manifest(Path(ref.name), text, name=str(descriptor["digest"]))
             if "config" not in manifest:
-                raise _WrongArchitecture("its manifest names no configuration: it is no image")
+                raise _WrongArchitecture("its manifest names no configuration: it is not an image")
             config = read(manifest["config"])
             if top["mediaType"] not in layout.INDEX_TYPES:
                 settings = layout.parse_document(Path(ref.name), config, name="its configuration")
@@ -220,7 +220,7 @@ class Gathering:
     def _check_architecture(self, config: Mapping[str, Any]) -> None:
         have = str(config.get("architecture"))
         if self.archs != (have,):
-            raise _WrongArchitecture(f"it is for {have} alone, and {', '.join(self.archs)} is wanted")
+            raise _WrongArchitecture(f"it is only for {have}, but {', '.join(self.archs)} is wanted")
 
     # ---- files
 
@@ -388,9 +388,9 @@ def fetch_download(local: LocalHost, plan: downloads.Download, *, folder: Path, 
     wanted = downloads.parse_sha256(told, plan.file_name)
     if not wanted:
         raise HostError(
-            f"{plan.sha256_url} names no sum of {plan.file_name}",
+            f"{plan.sha256_url} has no checksum of {plan.file_name}",
             cause=f"it says: {told[:60]!r}",
-            remedy="without a checksum kb takes no program: try another mirror (--preset), or give the file with --from DIR",
+            remedy="a program without a checksum is not installed: try another mirror (--preset), or give the file with --from DIR",
             code="checksum-missing",
         )
     path = folder / f"{wanted[:16]}-{plan.file_name}"

@@ -41,7 +41,7 @@ def verify_bundle(
     """Check every blob's digest, that none is missing, and that the bundle contains what is needed. base: a delta's
     base."""
     # problem -> what needs it
-    problems = {f"{shown(name)} is in it, which no layout has": "" for name in found.strays[:20]}
+    problems = {f"{shown(name)} is in it, but is not part of a layout": "" for name in found.strays[:20]}
     problems.update({text: "" for name in found.names if (text := describe_bad_name(name))})
     whole = replace(found, blobs={**(base.blobs if base else {}), **found.blobs})
     walked = _walk(host, whole, problems=problems)
@@ -85,7 +85,7 @@ def _walk(host: Host, whole: Layout, *, problems: dict[str, str]) -> _Walked:
 def _sum_blobs(host: Host, found: Layout, *, walked: _Walked, problems: dict[str, str], tell: Tell) -> None:
     for digest, place in sorted(found.blobs.items(), key=lambda item: item[1].offset):
         if walked.is_whole and digest not in walked.sizes:
-            problems[f"blob {digest} is in it, and nothing in index.json leads to it"] = ""
+            problems[f"blob {digest} is in it, but nothing in index.json refers to it"] = ""
             continue
         if walked.sizes.get(digest, place.size) != place.size:
             continue  # reported above; a blob that is too large is not worth reading

@@ -134,9 +134,9 @@ def _pinned_ca(host: Host, base: str, *, ca_hash: str, cluster_ca: Optional[Anch
     if not pinned:
         raise HostError(
             f"the mirror {base} is not the one that --mirror-ca-hash pins",
-            cause=f"its authority has the hash {', '.join(found)}"
+            cause=f"its CA has the hash {', '.join(found)}"
             if found
-            else f"it shows no authority ({answer.status} for /ca.crt)",
+            else f"it presents no CA ({answer.status} for /ca.crt)",
             remedy="take the line that kb init printed on the first control plane, or: kb token create --print-join-command",
             code="mirror-not-trusted",
         )
@@ -151,7 +151,7 @@ def _require_answer(host: Host, mirror: Mirror) -> Mirror:
     except Unreachable as error:
         if error.reason == "tls":
             raise HostError(
-                f"the mirror {mirror.url} is not to be trusted",
+                f"the mirror {mirror.url} is not trusted",
                 cause=error.cause,
                 remedy=_tls_remedy(error.cause),
                 code="mirror-not-trusted",
@@ -159,7 +159,7 @@ def _require_answer(host: Host, mirror: Mirror) -> Mirror:
         raise _unreachable(mirror.url, error) from error
     if answer.status not in (200, 401):
         raise HostError(
-            f"{mirror.url} is no image registry",
+            f"{mirror.url} is not an image registry",
             cause=f"it answers /v2/ with status {answer.status}",
             remedy=f"check the address: curl -i {mirror.url}/v2/",
             code="mirror-unreachable",
@@ -170,14 +170,14 @@ def _require_answer(host: Host, mirror: Mirror) -> Mirror:
 def _tls_remedy(cause: str) -> str:
     if "expired" in cause or "not yet valid" in cause:
         return "compare this node's clock (date); on the first control plane kb init renews the mirror's certificate"
-    return "name the authority that signed it: --mirror-ca-hash sha256:...; kb init printed it"
+    return "pin the CA that signed it: --mirror-ca-hash sha256:...; kb init printed it"
 
 
 def _unreachable(url: str, error: Unreachable) -> HostError:
     return HostError(
         f"the mirror {url} does not answer",
         cause=error.cause,
-        remedy="on the first control plane: systemctl status kb-mirror; and see that no firewall is in between",
+        remedy="on the first control plane: systemctl status kb-mirror; and check that no firewall is in between",
         code="mirror-unreachable",
     )
 

@@ -73,15 +73,15 @@ def _failure(argv: Sequence[str], done: CommandResult) -> HostError:
     telling = [line for line in dict.fromkeys(lines) if _TELLING.search(line)]
     if signature:
         return HostError(
-            f"{' '.join(argv[:2])} was offered what the repository's key did not sign",
+            f"{' '.join(argv[:2])} was offered packages that the repository's key did not sign",
             cause="; ".join(signature),
-            remedy="choose another source or preset, or ask whoever runs the repository; nothing of it was installed",
+            remedy="choose another source or preset, or ask its operator; nothing from it was installed",
             code="packages-not-trusted",
         )
     return HostError(
         f"{' '.join(argv[:2])} failed",
         cause="; ".join(telling[:3]) or crictl.last_words(done.stderr or done.stdout),
-        remedy=f"run it by hand and read on: {' '.join(argv)}",
+        remedy=f"run it by hand to see more: {' '.join(argv)}",
         code="packages-not-installed",
     )
 

@@ -164,7 +164,7 @@ class Store:
         try:
             self._look_again()
         except Exception as error:
-            self._log(f"{self._path} cannot be looked at ({shown(str(error))}): serving what was there before")
+            self._log(f"{self._path} cannot be examined ({shown(str(error))}): serving the previous content")
 
     def _read_stamp(self) -> tuple[object, ...]:
         host, path = self.host, self._path

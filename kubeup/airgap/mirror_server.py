@@ -105,7 +105,7 @@ class _Line:
                 sent = os.sendfile(self.connection.fileno(), descriptor, offset, min(count, _SENDFILE_MAX))
             except BlockingIOError:
                 if not room.poll(STALL_S * 1000):
-                    raise OSError("the client takes nothing") from None
+                    raise OSError("the client reads nothing") from None
                 continue
             self._note(sent)
             return sent
@@ -115,7 +115,7 @@ class _Line:
         self._taken += count
         self._due = min(now, self._due + count / _FAIR_RATE)
         if self._taken < _MIN_RATE * (now - self._started - 60):
-            raise OSError("the client takes next to nothing")
+            raise OSError("the client reads next to nothing")
 
     def hang_up(self) -> None:
         """Wake the thread that reads from the connection or sends to it."""

@@ -98,7 +98,7 @@ def open_layout(host: Host, path: Path) -> Layout:
     files, strays = _list_folder(host, path) if host.is_dir(path) else _list_tar(host, path)
     if "oci-layout" not in files or "index.json" not in files:
         missing = "index.json" if "oci-layout" in files else "oci-layout"
-        raise _unreadable(path, f"it is no OCI image layout: {missing} is not in it")
+        raise _unreadable(path, f"it is not an OCI image layout: {missing} is not in it")
     index_bytes = _read_document(host, files["index.json"])
     index = parse_manifest(path, index_bytes, name="index.json")
     blobs = {
@@ -145,18 +145,18 @@ def _list_tar(host: Host, path: Path) -> tuple[dict[str, Place], tuple[str, ...]
     def take(member: tarfile.TarInfo) -> None:
         name = re.sub(r"^(\./)+", "", member.name)
         if name in found:
-            raise _unreadable(path, f"{name} is in it twice: which one counts is anybody's guess")
+            raise _unreadable(path, f"{name} is in it twice: it is ambiguous which one counts")
         if member.isreg() and _MEMBER.fullmatch(name):
             found[name] = Place(real, member.offset_data, member.size)
         elif not (member.isdir() and name.rstrip("/") in _FOLDERS):
             strays.append(member.name[:200])
         if len(strays) > _MAX_STRAYS:
-            raise _unreadable(path, f"it has more than {_MAX_STRAYS} members that no layout has")
+            raise _unreadable(path, f"it has more than {_MAX_STRAYS} members that are not part of a layout")
 
     with contextlib.closing(host.open_read(real)) as file:
         if file.read(2) == b"\x1f\x8b":
             raise _unreadable(
-                path, "it is compressed with gzip: the blobs in it cannot be found by their place", gunzip=True
+                path, "it is compressed with gzip: the blobs in it cannot be found by their offset", gunzip=True
             )
         file.seek(0)
         try:
@@ -210,7 +210,7 @@ def _truncated(path: Path, size: int, *, member: str) -> HostError:
 
 def _read_document(host: Host, place: Place) -> bytes:
     if place.size > MAX_DOCUMENT:
-        raise _unreadable(place.path, f"a document in it has {place.size} bytes, more than any manifest has")
+        raise _unreadable(place.path, f"a document in it has {place.size} bytes, more than any manifest")
     return b"".join(read_place(host, place))
 
 
@@ -330,7 +330,7 @@ def read_json_blob(host: Host, layout: Layout, *, digest: str) -> Optional[dict[
 def read_document(host: Host, place: Place, *, digest: str) -> bytes:
     """The raw bytes of a manifest or configuration, complete and verified. Raises HostError."""
     if place.size > MAX_DOCUMENT:
-        raise _unreadable(place.path, f"document {digest} has {place.size} bytes, more than any manifest has")
+        raise _unreadable(place.path, f"document {digest} has {place.size} bytes, more than any manifest")
     return b"".join(read_checked(host, place, digest=digest))
 
 

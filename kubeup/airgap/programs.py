@@ -151,7 +151,7 @@ def offer_mirror(host: Host, mirror: Mirror, *, arch: str, version: str = "") ->
         ]
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise HostError(
-            f"{mirror.url}/files/ is not what a mirror of kb's says",
+            f"{mirror.url}/files/ is not what kb's mirror returns",
             cause=f"{type(error).__name__}: {error}",
             remedy=f"look at it: curl {mirror.url}/files/",
             code="mirror-invalid",
@@ -189,7 +189,7 @@ def offer_downloads(
         raise HostError(
             f"{len(gathering.missing)} programs cannot be downloaded",
             cause=f"{need.name}: {why}",
-            remedy="see whether this node reaches the internet; behind a slow line: --preset NAME; without one: --bundle FILE",
+            remedy="see whether this node reaches the internet; on a slow network: --preset NAME; without a network: --bundle FILE",
             code="packages-not-found",
             details=[f"{need.name}: {why}" for need, why in gathering.missing],
         )
@@ -266,8 +266,8 @@ def _proven(one: Offered, arch: str) -> Iterator[bytes]:
     if f"sha256:{summed.hexdigest()}" != one.digest:
         raise HostError(
             f"{one.item.name} from {one.origin} is damaged",
-            cause=f"its sum is sha256:{summed.hexdigest()}, not {one.digest}",
-            remedy="check the bundle where it lies: kb bundle verify FILE; and get it again",
+            cause=f"its checksum is sha256:{summed.hexdigest()}, not {one.digest}",
+            remedy="check the bundle where it is stored: kb bundle verify FILE; and get it again",
             code="file-damaged",
         )
 

@@ -80,7 +80,7 @@ def parse_ref(text: str) -> Ref:
     )
     if not is_good:
         raise HostError(
-            f"{text!r} is no image name",
+            f"{text!r} is not an image name",
             cause="an image is named REGISTRY/REPOSITORY:TAG or ...@sha256:DIGEST, the repository in lower case",
             remedy="correct the name; for example registry.k8s.io/pause:3.10.1",
             code="image-name-invalid",
@@ -103,7 +103,7 @@ def read_credentials(host: Host, registry: str) -> Optional[tuple[str, Secret]]:
         helpers, auths = (_mapping_of(config, name) for name in ("credHelpers", "auths"))
     except ValueError as error:
         raise HostError(
-            f"{path} is no configuration of docker's",
+            f"{path} is not a docker configuration",
             cause=str(error),
             remedy="correct it, or log in again: docker login, skopeo login",
             code="docker-config-invalid",
@@ -187,7 +187,7 @@ class Registry:
             raise HostError(
                 f"the manifest of {repository}:{reference} is damaged",
                 cause=f"{self.base} gave {len(answer.body)} bytes with digest {found} for {wanted}",
-                remedy="try again; if it stays so, the registry or a proxy before it changes what it serves",
+                remedy="try again; if it happens again, the registry or a proxy in front of it changes the content",
                 code="manifest-damaged",
             )
         kind = answer.headers.get("content-type", "").partition(";")[0].strip()
@@ -356,7 +356,7 @@ class Registry:
     def _unsafe_realm(self, realm: str) -> HostError:
         return HostError(
             f"{self.base.partition('://')[2]} asks for the login to be sent to {realm[:200]!a}",
-            cause="that is plain http: whoever is on the way reads the password",
+            cause="that is plain http: anybody on the network path can read the password",
             remedy="have the registry name an https realm, or log out of it: docker logout",
             code="credentials-unprotected",
         )
@@ -365,7 +365,7 @@ class Registry:
         server = self.base.partition("://")[2]
         remedies = {
             401: f"log in: docker login {server} (kb reads docker's config.json)",
-            403: f"log in as somebody who may: docker login {server}",
+            403: f"log in as a user with access: docker login {server}",
             404: f"check the name: skopeo list-tags docker://{server}/REPOSITORY",
             429: "wait a while, or log in: registries limit anonymous pulls",
         }
@@ -453,8 +453,8 @@ def fetch_resumed(
         if failures >= 2:
             raise HostError(
                 f"{name} is damaged",
-                cause=f"what came has the digest {got}, not {digest}, twice",
-                remedy="if it stays so, a proxy on the way changes what it passes on: try another network or mirror",
+                cause=f"the download has the digest {got}, not {digest}, twice",
+                remedy="if it happens again, a proxy on the way changes the content: try another network or mirror",
                 code="download-damaged",
             )
 
@@ -560,7 +560,7 @@ def read_url(host: Host, url: str, *, max_bytes: int = MAX_ANSWER) -> bytes:
 
 
 def _url_refused(url: str, status: int, _body: bytes = b"") -> Refused:
-    return Refused(f"{url} is not to be had", status, text="", remedy=f"check it: curl -fIL {url}")
+    return Refused(f"{url} is not available", status, text="", remedy=f"check it: curl -fIL {url}")
 
 
 def sum_file(host: Host, path: Path) -> str:

@@ -40,7 +40,7 @@ class _Parser(argparse.ArgumentParser):
                 if near:
                     remedy = f"did you mean {near[0]}? All flags: {self.prog} --help"
         raise UsageError(
-            f"{self.prog}: {message}", cause="the command line is not understood", remedy=remedy, code="usage"
+            f"{self.prog}: {message}", cause="the command line cannot be parsed", remedy=remedy, code="usage"
         )
 
     def exit(self, status: int = 0, message: Optional[str] = None) -> NoReturn:

@@ -75,9 +75,9 @@ def _require_foreign(local: Host, paths: Paths) -> None:
     node_state = state.load_state(local, paths)
     if node_state.has_changed_files():
         raise HostError(
-            f"node {node_state.node} is kb's already",
+            f"node {node_state.node} already belongs to kb",
             cause=f"{paths.state} names files that kb made or changed on it",
-            remedy="see what kb knows of it: kb status",
+            remedy="see what kb knows about it: kb status",
             code="nothing-to-adopt",
         )
 

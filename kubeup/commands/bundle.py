@@ -44,7 +44,7 @@ def create(call: Invocation) -> int:
         raise UsageError(
             f"--output-file {target}",
             cause="it is a folder",
-            remedy="name the file that is to be written in it: --output-file kb-bundle.tar",
+            remedy="name a file in that folder: --output-file kb-bundle.tar",
             code="usage",
         )
     config = _load_config(call, local)
@@ -209,7 +209,7 @@ def _add_own_files(call: Invocation, gathering: bundle_sources.Gathering) -> Non
     if bundle.KB_FILE not in given.values() and own.suffix == ".pyz" and gathering.local.exists(own):
         given[str(own)] = bundle.KB_FILE
     elif bundle.KB_FILE not in given.values():
-        call.report.note("kb itself is not in it: run kb from its one file, or add --file kb.pyz")
+        call.report.note("kb itself is not in it: run kb from kb.pyz, or add --file kb.pyz")
     for path, title in sorted(given.items(), key=lambda item: item[1]):
         found = gathering.local.stat(Path(path).absolute())
         gathering.add_file(

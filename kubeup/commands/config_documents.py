@@ -105,7 +105,7 @@ def _default_component(name: str, version: str) -> dict[str, Any]:
     if name == "KubeProxyConfiguration":
         return addons.render_kube_proxy_config(config)
     raise UsageError(
-        f"{name} is no component configuration",
+        f"{name} is not a component configuration",
         cause=f"kb knows {' and '.join(schema.COMPONENT_GROUPS)}",
         remedy=suggest(name, schema.COMPONENT_GROUPS),
         code="unknown-document-kind",

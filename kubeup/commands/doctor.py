@@ -60,5 +60,5 @@ def support_bundle(call: Invocation) -> int:
     files = supportbundle.collect(patient)
     prefix = (target.name if target.name.endswith(".tar.gz") else name).partition(".tar")[0]
     local.write_output(str(target), [supportbundle.pack(files, prefix=prefix)], is_secret=True)
-    call.report.line(f"{target}: {len(files)} files, secrets redacted; look through it before you hand it on")
+    call.report.line(f"{target}: {len(files)} files, secrets redacted; read it before you share it")
     return 0

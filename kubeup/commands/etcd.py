@@ -37,7 +37,7 @@ def members(call: Invocation) -> int:
         )
     voters = [member for member in found if not member.is_learner]
     living = sum(member.member_id not in trouble for member in voters)
-    call.print(f"{living} of {len(voters)} with a vote serve; {etcd.quorum_of(len(voters))} are needed")
+    call.print(f"{living} of {len(voters)} voting members serve; {etcd.quorum_of(len(voters))} are needed")
     return 0
 
 
@@ -70,8 +70,8 @@ def remove(call: Invocation) -> int:
     if gone.member_id not in trouble and not gone.is_learner and not call.flags.get("force"):
         raise UsageError(
             f"{gone.describe()} serves",
-            cause="a member that lives is taken out by its own machine, together with what it runs",
-            remedy=f"on that machine: kb reset; to remove the member alone all the same: kb etcd remove {gone.hex_id} --force",
+            cause="a live member is removed by its own machine, together with everything it runs",
+            remedy=f"on that machine: kb reset; to remove only the member anyway: kb etcd remove {gone.hex_id} --force",
             code="etcd-member-serves",
         )
     client.remove(gone)
@@ -92,7 +92,7 @@ def _find_client(call: Invocation, local: LocalHost, *, for_change: bool = False
     external = node_files.find_external_etcd(flags)
     if external is None:
         raise HostError(
-            "this node runs no etcd of the cluster's",
+            "this node does not run the cluster's etcd",
             cause=f"there is no {manifest}",
             remedy="run the command on a control plane: kubectl get nodes -l node-role.kubernetes.io/control-plane",
             code="no-local-etcd",
@@ -101,7 +101,7 @@ def _find_client(call: Invocation, local: LocalHost, *, for_change: bool = False
         urls = external.endpoints
         raise UsageError(
             "the cluster's etcd is external",
-            cause=f"its API servers call {', '.join(urls)}; kb did not make these members, and takes none of them out",
+            cause=f"its API servers call {', '.join(urls)}; kb did not create these members and does not remove them",
             remedy=f"do it as its operator: etcdctl --endpoints {','.join(urls)} member remove ID",
             code="etcd-is-external",
         )

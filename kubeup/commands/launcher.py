@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from kubeup.report import Report
 
 _CHANGES_FILES = "it changes files below /etc and /var/lib, and services"
-_LOOKS_AT_SECRETS = "it looks at keys, manifests and the runtime"
+_LOOKS_AT_SECRETS = "it reads keys, manifests and the runtime's state"
 NEED_ROOT: Mapping[str, str] = {
     "init": _CHANGES_FILES,
     "join": _CHANGES_FILES,
@@ -84,7 +84,7 @@ class Launch:
         path = Paths().adopted(self.call.command.workflow)
         if not (self.call.program.keeps_state and "root" not in self.call.flags and self.local.exists(path)):
             return None
-        self.call.report.note(f"this node was adopted: going by {path}")
+        self.call.report.note(f"this node was adopted: using {path}")
         return path
 
     def load_partial(self, names: tuple[str, ...]) -> NodeConfig:
@@ -123,7 +123,7 @@ class Launch:
             f"[ERROR IsPrivilegedUser]: {called} is not run as root",
             cause=NEED_ROOT[command],
             remedy=f"sudo {called}"
-            + ("; or see what init would do, without rights: kb init --root DIR" if command == "init" else ""),
+            + ("; or see what init would do, without root: kb init --root DIR" if command == "init" else ""),
             code="not-root",
         )
 
@@ -240,7 +240,7 @@ def required(call: Invocation, flag: str) -> str:
     if not call.flags.get(flag):
         raise UsageError(
             f"kb {call.command.name}: --{flag} is missing",
-            cause="the command cannot do without it",
+            cause="the command requires it",
             remedy=f"give --{flag}; all flags: kb {call.command.name} --help",
             code="missing-flag",
         )

@@ -182,7 +182,7 @@ def _plan_goal(
         raise UsageError(
             "--load-balancer none",
             cause="the nodes of this cluster have a load balancer of their own, and kubelets call it",
-            remedy="leave the flag out; to go back to what was before it: kb reconfigure endpoint --undo",
+            remedy="leave the flag out; to go back to the previous endpoint: kb reconfigure endpoint --undo",
             code="load-balancer-stays",
         )
     if wanted and not is_control_plane and wanted != current:
@@ -208,9 +208,9 @@ def _plan_undo(node_state: State, before: reconfigure.Before, *, stored: str) ->
     cluster's part; the other nodes follow it."""
     if _read_before(node_state) is None:
         raise HostError(
-            "there is no reconfiguration of the endpoint to take back on this node",
-            cause="kb's state names none that was begun and not taken back",
-            remedy="to another endpoint: kb reconfigure endpoint NAME:PORT",
+            "there is no reconfiguration of the endpoint to undo on this node",
+            cause="kb's state records none that was started and not undone",
+            remedy="to change to another endpoint: kb reconfigure endpoint NAME:PORT",
             code="nothing-to-undo",
         )
     if before.is_begun_here:
@@ -218,8 +218,8 @@ def _plan_undo(node_state: State, before: reconfigure.Before, *, stored: str) ->
     if stored == before.endpoint:
         raise ClusterError(
             f"the cluster's endpoint is still {stored}",
-            cause="this node only followed the reconfiguration, which was begun on another",
-            remedy="there first: kb reconfigure endpoint --undo",
+            cause="this node only followed the reconfiguration, which was started on another node",
+            remedy="run it there first: kb reconfigure endpoint --undo",
             code="undo-elsewhere-first",
         )
     return stored, before.server, before.balancer

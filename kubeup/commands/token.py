@@ -68,7 +68,7 @@ def create(call: Invocation) -> int:
     if alone and not call.flags.get("print-join-command"):
         raise UsageError(
             f"--{alone} is given without --print-join-command",
-            cause="it belongs to the join command of a control plane, and to nothing else that is printed",
+            cause="it only affects the join command of a control plane",
             remedy="add --print-join-command",
             code="certificate-key-alone",
         )
@@ -95,9 +95,9 @@ def _make_certificate_key(local: Host) -> Secret:
     path = node_files.find_paths(local, Paths()).pki / "ca.key"
     if not local.exists(path):
         raise HostError(
-            "the join command of a control plane is printed where its certificates can be uploaded",
+            "a control plane's join command can be printed only where the certificates can be uploaded",
             cause=f"there is no {path} on this machine",
-            remedy="run the command on a control plane; or give the key of an upload that was made: --certificate-key",
+            remedy="run the command on a control plane; or give the key of an earlier upload: --certificate-key",
             code="no-ca-key-here",
         )
     return shared_certs.new_certificate_key()
@@ -208,7 +208,7 @@ def upload_certs(call: Invocation, target: Host, *, api: Api, key: Secret) -> No
     paths = node_files.find_paths(target, Paths())
     if not target.exists(paths.pki / "ca.key"):
         call.report.note(
-            "no CA key lies on this machine: the certificates are not uploaded again, only the key is printed"
+            "there is no CA key on this machine: the certificates are not uploaded again, only the key is printed"
         )
         return
     text = objects.read_config_key(api, "kubeadm-config", key="ClusterConfiguration")
@@ -307,7 +307,7 @@ def delete(call: Invocation) -> int:
     if not call.words:
         raise UsageError(
             "no token was named",
-            cause="kb token delete deletes the tokens that you name, by id or whole",
+            cause="kb token delete deletes the tokens that you name, by id or in full",
             remedy="kb token list shows them; then: kb token delete ID",
             code="no-token",
         )
@@ -321,7 +321,7 @@ def delete(call: Invocation) -> int:
             raise ClusterError(
                 f'there is no bootstrap token "{token_id}"',
                 cause=f"the cluster has no Secret {SYSTEM}/{tokens.secret_name(token_id)}: it was deleted, or it expired",
-                remedy="see those that there are: kb token list",
+                remedy="list the existing ones: kb token list",
                 code="token-missing",
             )
         verb = "would be deleted" if launch.is_dry else "deleted"
@@ -335,7 +335,7 @@ def parse_token_id(word: str) -> str:
     if token_text.is_token_id(word) or token_text.is_token(word):
         return token_id
     raise UsageError(
-        "that is no token and no token's id",
+        "that is neither a token nor a token's id",
         cause="an id is 6 lower-case letters or digits, a token has 16 more behind a dot; "
         f"this one has {len(word)} characters",
         remedy="see the ids: kb token list",

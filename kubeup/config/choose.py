@@ -269,7 +269,7 @@ def _judge_address(address: Address, name: str, interfaces: list[Interface]) -> 
     return Choice(str(address), warning=f"{nat}: no other machine can join this one there")
 
 
-NO_DEFAULT_ROUTE, SEVERAL_CARDS = "this machine has no default route", "this machine has several cards"
+NO_DEFAULT_ROUTE, SEVERAL_CARDS = "this machine has no default route", "this machine has several network interfaces"
 
 
 def find_doubt_of_address(host: Host, advertised: str) -> str:
@@ -339,7 +339,7 @@ def choose_cri_socket(host: Host) -> Choice:
     if len(found) > 1:
         return Choice(
             NodeRegistration.cri_socket,
-            message=f"several container runtimes are there: {', '.join(f'unix://{path}' for path in found)}",
+            message=f"there are several container runtimes: {', '.join(f'unix://{path}' for path in found)}",
             remedy="name the one to use: nodeRegistration.criSocket, or --cri-socket",
         )
     return Choice(f"unix://{found[0]}" if found else NodeRegistration.cri_socket)
@@ -417,7 +417,7 @@ def _fetch_label(host: Host, label: str) -> tuple[Optional[releases.Version], st
         return None, f"{url} answered with HTTP status {answer.status}"
     text = answer.body[:100].decode(errors="replace").strip()
     version = releases.parse_version(text)
-    return version, "" if version else f"{url} answered {text[:40]!r}, which is no version"
+    return version, "" if version else f"{url} answered {text[:40]!r}, which is not a version"
 
 
 # ---- pod network
@@ -428,7 +428,7 @@ def choose_pod_subnet(host: Host, families: Iterable[int], *, taken: Iterable[st
     this machine. An existing cluster keeps its own."""
     present = _present_pod_subnet(host)
     if present:
-        return Choice(present, note=f"pod network {present}, the one of the cluster that is here")
+        return Choice(present, note=f"pod network {present}, the one of the existing cluster")
     used = [ipaddress.ip_network(cidr, strict=False) for cidr in taken]
     chosen, passed = [], []
     for family in families:

@@ -201,7 +201,11 @@ class _Decoder:
                 found[name] = value.value if isinstance(value, yaml.ScalarNode) else ""
             elif name not in found:
                 self.fail(
-                    key, "", message=f"{shorten(key.value)} is no field's name", remedy=f"write {name}", is_unknown=True
+                    key,
+                    "",
+                    message=f"{shorten(key.value)} is not a field name",
+                    remedy=f"write {name}",
+                    is_unknown=True,
                 )
                 return None
         for name in ("apiVersion", "kind"):
@@ -265,7 +269,7 @@ class _Decoder:
                 node,
                 "",
                 message=f"unknown configuration API {api_version}, kind {kind}",
-                remedy="take the document out",
+                remedy="remove the document",
             )
         else:
             line = node.start_mark.line + 1

@@ -89,7 +89,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("patches", "Folder with patches for the generated files", metavar="DIR", of=(*INIT, *JOIN, "adopt"),
          sets=("InitConfiguration.patches.directory", "JoinConfiguration.patches.directory")),
     # Discovery and authentication of a joining node
-    Flag("token", "Bootstrap token; for kubeconfig user: token to log in with", metavar="ID.SECRET", of=(*INIT, *JOIN, "kubeconfig user"),
+    Flag("token", "Bootstrap token; for kubeconfig user: token to authenticate with", metavar="ID.SECRET", of=(*INIT, *JOIN, "kubeconfig user"),
          sets=("InitConfiguration.bootstrapTokens[0].token", "JoinConfiguration.discovery.bootstrapToken.token")),
     Flag("token-ttl", "Lifetime of the bootstrap token, 0 to never expire (default 24h0m0s)", metavar="DURATION", of=INIT,
          sets=("InitConfiguration.bootstrapTokens[0].ttl",)),
@@ -154,7 +154,7 @@ FLAGS: tuple[Flag, ...] = (
          sets=("ClusterConfiguration.scheduler.extraArgs",)),
     # Tokens and users' kubeconfigs
     Flag("description", "Description of the token", metavar="TEXT", of=("token create",)),
-    Flag("groups", "Groups of whoever logs in with the token", takes="list", metavar="GROUP", of=("token create",)),
+    Flag("groups", "Groups of users who authenticate with the token", takes="list", metavar="GROUP", of=("token create",)),
     Flag("print-join-command", "Print the complete join command instead of only the token", takes="flag", of=("token create",)),
     Flag("ttl", "Lifetime of the token, 0 to never expire (default 24h0m0s)", metavar="DURATION", of=("token create",)),
     Flag("usages", "Purposes of the token: signing, authentication", takes="list", metavar="USAGE", of=("token create",)),
@@ -190,8 +190,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag("cleanup-tmp-dir", "Empty /etc/kubernetes/tmp too", takes="flag", of=("kubeadm reset",),
          sets=("ResetConfiguration.cleanupTmpDir",), beside_config=True),
     Flag("to", "File, or URL of the registry, to write to", metavar="FILE|URL", of=("support-bundle", "mirror sync")),
-    Flag("once", "Update once and end", takes="flag", of=("routes", "load-balancer")),
-    Flag("undo", "Go back to what was before the last reconfiguration of this node", takes="flag", of=("reconfigure endpoint",)),
+    Flag("once", "Update once and exit", takes="flag", of=("routes", "load-balancer")),
+    Flag("undo", "Undo the last reconfiguration of this node", takes="flag", of=("reconfigure endpoint",)),
     Flag("force", "Do not ask for confirmation", takes="flag", short="f", of=("reset", "etcd remove", "kubeadm reset"),
          sets=("ResetConfiguration.force",), beside_config=True),
     Flag("dry-run", "Print what would be done, without changing anything", takes="flag",

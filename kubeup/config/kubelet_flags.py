@@ -16,7 +16,7 @@ from kubeup.frozen_values import frozen
 
 LABELS_FLAG = "node-labels"
 
-_CRI = "leave it out: every runtime is spoken to by the CRI (nodeRegistration.criSocket)"
+_CRI = "leave it out: the kubelet talks to every runtime through the CRI (nodeRegistration.criSocket)"
 _CNI = "leave it out: the container runtime has its own settings for CNI (containerd: bin_dir and conf_dir)"
 _LOG = "leave it out: the kubelet logs to the journal (logging: in the KubeletConfiguration)"
 _NONE = "leave it out"
@@ -64,7 +64,7 @@ GONE: Mapping[str, Gone] = {
     "iptables-drop-bit": Gone(31, _NONE),
     "container-runtime": Gone(27, _CRI),
     **{name: Gone(26, _LOG) for name in _KLOG},
-    "dynamic-config-dir": Gone(26, "leave it out: KubeletConfiguration is what --config names"),
+    "dynamic-config-dir": Gone(26, "leave it out: --config names the KubeletConfiguration"),
     **{name: Gone(24, _CNI) for name in _DOCKERSHIM_CNI},
     **{name: Gone(24, _CRI) for name in ("docker-endpoint", "image-pull-progress-deadline")},
     "non-masquerade-cidr": Gone(24, "leave it out: the pod network decides what is masqueraded"),
@@ -109,16 +109,16 @@ def find_refused_labels(value: str) -> Iterator[Refusal]:
     """What is wrong with the value of --node-labels."""
     for key, text in _split_labels(value):
         if not _KEY.fullmatch(key):
-            yield Refusal(f"{key[:80]!r} is not a label's key, and the kubelet ends", "write name or domain/name")
+            yield Refusal(f"{key[:80]!r} is not a valid label key, and the kubelet exits", "write name or domain/name")
         elif text and not re.fullmatch(_NAME, text):
             yield Refusal(
-                f"{text[:80]!r} is not a label's value, and the kubelet ends",
+                f"{text[:80]!r} is not a valid label value, and the kubelet exits",
                 "write 63 letters, digits, -, _ and . at most",
             )
         elif is_refused_label(key):
             yield Refusal(
-                f"a kubelet may not give its node the label {key}, and ends",
-                f"label the node when it is there: kubectl label node NAME {key}={text}",
+                f"a kubelet may not give its node the label {key}, and exits",
+                f"label the node once it is registered: kubectl label node NAME {key}={text}",
             )
 
 

@@ -127,7 +127,7 @@ def _threshold_fault(text: str) -> Optional[tuple[str, str]]:
 def _percentage_fault(text: str) -> Optional[tuple[str, str]]:
     match = re.fullmatch(r"\+?(\d+(?:\.\d*)?|\.\d+)%+", text)
     if not match or float(match[1]) > 100:
-        return f"{shorten(text)!r} is no percentage", 'write one from 0 to 100, with no blank: "10%"'
+        return f"{shorten(text)!r} is not a percentage", 'write one from 0 to 100, with no blank: "10%"'
     return None
 
 

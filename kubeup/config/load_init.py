@@ -115,7 +115,7 @@ def parse_duration(text: str, flag: str) -> int:
     if seconds is None:
         raise UsageError(
             f"{flag} {shorten(text)}",
-            cause="that is no duration",
+            cause="that is not a duration",
             remedy=f"write hours, minutes and seconds: {flag} 24h0m0s",
             code="invalid-duration",
         )
@@ -230,7 +230,7 @@ def with_node_ip(
         if not both:
             notes.append(
                 f"the cluster is dual-stack, and this machine has no usable address of the other family than {address}: "
-                "its pods reach those of other nodes in that family by a tunnel alone"
+                "its pods reach those of other nodes in that family only through a tunnel"
             )
             return node  # a single --node-ip would make the node single-stack
         notes.append(f"dual-stack: the kubelet registers with {both[0]} and {both[1]} (--node-ip)")

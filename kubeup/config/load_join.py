@@ -279,7 +279,7 @@ def find_own_endpoint(
     if wanted and not choice.value:
         raise HostError(
             "cannot choose this machine's address",
-            cause=choice.message or "no network card has a usable one",
+            cause=choice.message or "no network interface has a usable address",
             remedy=choice.remedy or "say which one: --apiserver-advertise-address IP",
             code="no-advertise-address",
         )

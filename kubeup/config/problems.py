@@ -120,7 +120,7 @@ class Problems:
         count = "a problem" if len(ordered) == 1 else f"{len(ordered)} problems"
         remedy = f"correct {'it' if len(ordered) == 1 else 'them all'}, then run the command again"
         if all(problem.is_unknown for problem in ordered) and not self.is_kubeadm:
-            remedy += f"; or go on as kubeadm does, without what is unknown: --{ALLOW_UNKNOWN}"
+            remedy += f"; or continue as kubeadm does, ignoring unknown fields: --{ALLOW_UNKNOWN}"
         raise UsageError(
             f"the configuration has {count}",
             cause=details[0] if len(ordered) == 1 else f"the first: {details[0]}",

@@ -379,7 +379,7 @@ class NodeConfig:
     def joined(self) -> Join:
         """`join`, for phases that run only on joining nodes."""
         if self.join is None:
-            raise RuntimeError("this node makes a cluster, and joins none")
+            raise RuntimeError("this node creates a cluster and joins none")
         return self.join
 
 

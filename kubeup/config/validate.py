@@ -85,7 +85,7 @@ def check_bootstrap_tokens(problems: Problems, tokens: tuple[types.BootstrapToke
                 INIT,
                 f"{path}.ttl",
                 message="a negative duration",
-                remedy="write 24h0m0s, or 0s for a token without end",
+                remedy="write 24h0m0s, or 0s for a token that never expires",
             )
         if token.expires and problems.is_given(INIT, f"{path}.ttl"):
             problems.fail(

@@ -112,7 +112,7 @@ def _check_endpoint(endpoint: str, problems: Problems) -> None:
             CLUSTER, path, message=f"{shorten(given)!r} is a URL", remedy=f"write it without {scheme[1]}://: {right}"
         )
     elif parts is not None and parts[0] != parts[0].lower() and is_subdomain(parts[0].lower()):
-        text = f"{shorten(parts[0])!r} has upper-case letters, which a DNS name in Kubernetes has not"
+        text = f"{shorten(parts[0])!r} has upper-case letters, which a DNS name in Kubernetes must not have"
         problems.fail(CLUSTER, path, message=text, remedy=f"write {parts[0].lower()}")
     elif parts is None or (parse_address(parts[0]) is None and not is_subdomain(parts[0])):
         problems.fail(
@@ -133,7 +133,7 @@ def _check_validity(cluster: types.ClusterConfiguration, problems: Problems) -> 
             problems.fail(
                 CLUSTER,
                 path,
-                message="a certificate would be expired when it is made",
+                message="a certificate would be expired when it is issued",
                 remedy="write a duration such as 8760h",
             )
     if leaf_s > _YEAR_S:
@@ -146,7 +146,7 @@ def _check_validity(cluster: types.ClusterConfiguration, problems: Problems) -> 
         problems.warn(
             CLUSTER,
             "caCertificateValidityPeriod",
-            message="shorter than certificateValidityPeriod: the CA ends before its certificates",
+            message="shorter than certificateValidityPeriod: the CA expires before its certificates",
         )
 
 
@@ -267,7 +267,7 @@ def check_networks(config: types.NodeConfig, problems: Problems) -> None:
                 problems.warn(
                     CLUSTER,
                     "networking.podSubnet",
-                    message=f"{pod} overlaps the service subnet {service}: better take ranges of their own",
+                    message=f"{pod} overlaps the service subnet {service}: better use separate ranges",
                 )
     path = "localAPIEndpoint.advertiseAddress"
     address = parse_address(config.local_api_endpoint.advertise_address)

@@ -84,9 +84,7 @@ def check_choice(problems: Problems, kind: str, *, path: str, value: str, choice
 
 def check_absolute(problems: Problems, kind: str, *, path: str, value: str) -> None:
     if not value.startswith("/") or "\0" in value:
-        problems.fail(
-            kind, path, message=f"{shorten(value)!r} is not an absolute path", remedy="write the path from / on"
-        )
+        problems.fail(kind, path, message=f"{shorten(value)!r} is not an absolute path", remedy="start the path with /")
 
 
 def check_token(problems: Problems, kind: str, *, path: str, token: Secret) -> None:
@@ -194,7 +192,7 @@ def check_timeouts(problems: Problems, kind: str, *, timeouts: types.Timeouts) -
             )
         elif getattr(timeouts, field) == 0:
             problems.warn(
-                kind, f"timeouts.{name}", message="0s: nothing is waited for; remove the line to have the default"
+                kind, f"timeouts.{name}", message="0s: kb would not wait at all; remove the line to get the default"
             )
 
 
@@ -212,7 +210,10 @@ _TIMEOUT_FIELDS = {
 def check_ignored(problems: Problems, kind: str, *, path: str, names: tuple[str, ...]) -> None:
     if "all" in names and len(set(names)) > 1:
         problems.fail(
-            kind, path, message="'all' stands beside other checks", remedy="write all alone, or the checks without it"
+            kind,
+            path,
+            message="'all' is combined with other checks",
+            remedy="write all alone, or the checks without it",
         )
 
 

@@ -35,7 +35,7 @@ def check_kb(kb: types.KbConfiguration, problems: Problems) -> None:
         problems.fail(
             KB,
             "loadBalancer.image",
-            message=f"{shorten(balancer.image)!r} is no image's name",
+            message=f"{shorten(balancer.image)!r} is not an image name",
             remedy="write REGISTRY/NAME:TAG",
         )
     _check_sources(kb, problems)
@@ -73,7 +73,7 @@ def _check_network(network: types.PodNetwork, problems: Problems) -> None:
             KB,
             "podNetwork.mtu",
             message=f"{network.mtu} cannot be an MTU",
-            remedy="write 0 (found out) or 576 to 65535",
+            remedy="write 0 (detected) or 576 to 65535",
         )
 
 
@@ -114,7 +114,7 @@ def _check_sources(kb: types.KbConfiguration, problems: Problems) -> None:
         text = f"{shorten(mirror.endpoint)!r} is not a URL"
         problems.fail(KB, "mirror.endpoint", message=text, remedy="write http://10.0.0.11:5000")
     if mirror.ca_hash and not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", mirror.ca_hash):
-        text = f"{shorten(mirror.ca_hash)!r} is no pin of an authority"
+        text = f"{shorten(mirror.ca_hash)!r} is not a pin of a CA"
         problems.fail(
             KB, "mirror.caHash", message=text, remedy="write sha256: and 64 hexadecimal digits, as kb init printed it"
         )

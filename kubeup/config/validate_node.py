@@ -39,7 +39,7 @@ def check_node(problems: Problems, kind: str, *, node: types.NodeRegistration, m
         problems.fail(
             kind,
             f"{path}.name",
-            message=f"{shorten(node.name)!r} is a template that nobody filled in",
+            message=f"{shorten(node.name)!r} is an unrendered template",
             remedy="have the tool that writes the file render it, or give the name: --node-name NAME",
         )
     elif not is_subdomain(node.name):

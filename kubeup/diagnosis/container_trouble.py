@@ -51,8 +51,8 @@ def _find_stuck_exchange(host: Host, component: str) -> Optional[BrokenLink]:
         return None
     return BrokenLink(
         f"the kubelet does not start {component} from its changed manifest",
-        f"{MANIFESTS}/{component}.yaml was changed {age_s:.0f} s ago, and the pod of before, which ended, is still in its place",
-        f"have the kubelet look again: {services.spoken_of(host).say('restart', 'kubelet')}, {THEN}",
+        f"{MANIFESTS}/{component}.yaml was changed {age_s:.0f} s ago, and the previous pod, which exited, is still in its place",
+        f"restart the kubelet so that it looks again: {services.spoken_of(host).say('restart', 'kubelet')}, {THEN}",
         is_final=True,
         link="container",
     )
@@ -79,7 +79,7 @@ def _find_running_trouble(
     if not unhealthy:
         return None
     log = node_containers.container_logs(host, cri_socket, container_id=newest.id, lines=60)
-    what = f"{newest.name} runs and is not healthy ({unhealthy})"
+    what = f"{newest.name} runs but is not healthy ({unhealthy})"
     found_sign = match_signs(
         host, CONTAINER_SIGNS, lines=log, what=what, link="probe", words=source_words(host, newest.name)
     )
@@ -112,7 +112,7 @@ def _describe_exit(host: Host, cri_socket: str, *, ended: node_containers.Contai
     what = f"{ended.name} exited {attempts} time{'s' * (attempts != 1)} (code {code})"
     if ended.reason == "OOMKilled":
         return BrokenLink(
-            f"{what}: it was killed for want of memory",
+            f"{what}: it ran out of memory and was killed",
             "the machine or the container's limit has too little memory (OOMKilled)",
             "see what uses it (free -m; dmesg | grep -i oom), give the machine more, " + THEN,
             is_final=attempts >= 3,
@@ -156,10 +156,10 @@ def find_lost_rules(host: Host, cri_socket: str) -> Optional[BrokenLink]:
     if has_rules:
         return None
     return BrokenLink(
-        "kube-proxy runs, and its rules are not on this node",
+        "kube-proxy runs, but its rules are not on this node",
         "something emptied the kernel's tables (nft flush ruleset, systemctl restart nftables), and kube-proxy does not notice: "
         "no Service is reached",
-        "have kube-proxy write them again: crictl stop $(crictl ps -q --name kube-proxy); and keep the firewall from flushing "
+        "make kube-proxy write them again: crictl stop $(crictl ps -q --name kube-proxy); and stop the firewall from flushing "
         "tables of others",
         link="proxy-rules",
     )

@@ -131,7 +131,7 @@ def _describe_kubelet_end(host: Host, unit: KubeletUnit) -> BrokenLink:
         return found
     return BrokenLink(
         what,
-        last_error_line(lines) or "its log names no error",
+        last_error_line(lines) or "its log shows no error",
         f"fix the cause, {THEN} (the whole log: {services.say_log(host, 'kubelet', lines=200)})",
         is_final=unit.restarts >= 2,
         link="kubelet-log",
@@ -143,10 +143,10 @@ def find_request_trouble(host: Host) -> Optional[BrokenLink]:
     lines = read_present_log(host)
     if any(_REFUSED.search(line) for line in lines):
         return BrokenLink(
-            "the API server does not take the kubelet's certificate",
-            f"the kubelet says Unauthorized: {_CLIENT_PEM} is of another cluster, or of an authority of before, and the kubelet "
-            "shows it for as long as it is there",
-            f"mv {_CLIENT_PEM} {_CLIENT_PEM}.off && {services.spoken_of(host).say('restart', 'kubelet')} (kb goes on then)",
+            "the API server does not accept the kubelet's certificate",
+            f"the kubelet says Unauthorized: {_CLIENT_PEM} is from another cluster, or from a previous CA, and the kubelet "
+            "presents it as long as it exists",
+            f"mv {_CLIENT_PEM} {_CLIENT_PEM}.off && {services.spoken_of(host).say('restart', 'kubelet')} (then the command goes on)",
             link="kubelet-log",
         )
     for line in reversed(lines):
@@ -156,8 +156,8 @@ def find_request_trouble(host: Host) -> Optional[BrokenLink]:
         is_proxy = "proxyconnect" in found[0]
         return BrokenLink(
             "the kubelet cannot ask for its certificate",
-            shorten(found[0]) + ("; its unit names that proxy, and nobody else here goes by it" if is_proxy else ""),
-            f"name the API server in NO_PROXY, or take the proxy out: {say_unit_change(host)}; {THEN}"
+            shorten(found[0]) + ("; its unit sets that proxy, and nothing else here uses it" if is_proxy else ""),
+            f"name the API server in NO_PROXY, or remove the proxy: {say_unit_change(host)}; {THEN}"
             if is_proxy
             else f"see what the kubelet says: {services.say_log(host, 'kubelet')}",
             link="kubelet-log",
@@ -204,8 +204,8 @@ def find_healthz_trouble(host: Host) -> Optional[BrokenLink]:
         seen = f"HTTP {answer.status}: {answer.body[:200].decode(errors='replace').strip()}"
     line = last_error_line(read_present_log(host))
     return BrokenLink(
-        f"the kubelet runs and is not healthy: {seen}",
-        line or f"{url} does not answer with 200, and its log names no error",
+        f"the kubelet runs but is not healthy: {seen}",
+        line or f"{url} does not answer with 200, and its log shows no error",
         f"see its log: {services.say_log(host, 'kubelet')}",
         link="kubelet-healthz",
     )

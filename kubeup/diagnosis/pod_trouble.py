@@ -190,7 +190,7 @@ def _describe_image(host: Host, cri_socket: str, *, component: str, text: str) -
     cause = failure.cause
     if image and image_pulls.full_image_name(image) in image_pulls.list_images(host, cri_socket):
         cause += (
-            "; the image is on this node, and its pod's imagePullPolicy Always has the kubelet ask the registry all the same "
+            "; the image is on this node, but its pod's imagePullPolicy Always makes the kubelet query the registry anyway "
             "(the API server's AlwaysPullImages sets that)"
         )
     return BrokenLink(

@@ -102,7 +102,7 @@ def _look_up_addresses(host: Host, groups: Mapping[str, str]) -> Mapping[str, st
     rows = host.query(["ip", "-o", "addr", "show", "scope", "global"], timeout_s=5).stdout.splitlines()
     cells = [row.split() for row in rows]
     have = [f"{row[3].partition('/')[0]} ({row[1]})" for row in cells if len(row) > 3]
-    return {"have": ", ".join(have) or "none that ip can list"}
+    return {"have": ", ".join(have) or "none listed by ip"}
 
 
 def _look_up_etcd_servers(host: Host, groups: Mapping[str, str]) -> Mapping[str, str]:
@@ -192,8 +192,8 @@ KUBELET_SIGNS: tuple[Sign, ...] = (
     Sign(
         r"labels specified with --node-labels: \[(?P<labels>[^\]\s]+)",
         cause="a kubelet may not give its node the label {labels} (--node-labels, of nodeRegistration.kubeletExtraArgs or "
-        "/etc/default/kubelet), and ends",
-        remedy="take it out, and label the node when it is there: kubectl label node NAME {labels}=, " + THEN,
+        "/etc/default/kubelet), and exits",
+        remedy="remove it, and label the node once it is registered: kubectl label node NAME {labels}=, " + THEN,
     ),
     Sign(
         r"invalid node labels: (?P<why>[^\"]*)",
@@ -202,7 +202,7 @@ KUBELET_SIGNS: tuple[Sign, ...] = (
     ),
     Sign(
         r"invalid argument \\*\"(?P<value>[^\"\\]*)\\*\" for \\*\"(?P<flag>[^\"\\]+)",
-        cause='the flag {flag} does not take the value "{value}"; it comes from nodeRegistration.kubeletExtraArgs or the unit',
+        cause='the flag {flag} does not accept the value "{value}"; it comes from nodeRegistration.kubeletExtraArgs or the unit',
         remedy="correct {flag} in nodeRegistration.kubeletExtraArgs, " + THEN,
     ),
     Sign(
@@ -219,7 +219,7 @@ KUBELET_SIGNS: tuple[Sign, ...] = (
     Sign(
         r"(?:unknown service runtime\.v1|CRI v1 runtime API is not implemented|Unimplemented desc = unknown service runtime\.v1)",
         cause="the container runtime does not serve the CRI: its CRI plugin is disabled or failed to load",
-        remedy="grep -n disabled_plugins /etc/containerd/config.toml; take cri out, {restart_runtime}, " + THEN,
+        remedy="grep -n disabled_plugins /etc/containerd/config.toml; remove cri, {restart_runtime}, " + THEN,
     ),
     Sign(
         r"(?:kubelet cgroup driver: |cgroup driver.*)\\*\"?(?P<own>systemd|cgroupfs)\\*\"?.*is different from .*?(?P<other>systemd|cgroupfs)",
@@ -314,7 +314,7 @@ CONTAINER_SIGNS: tuple[Sign, ...] = (
     ),
     Sign(
         r"invalid (?:argument|value) \\*\"(?P<value>[^\"\\]*)\\*\" for (?:flag )?\\*\"?-*(?P<flag>[\w-]+)",
-        cause='--{flag} does not take the value "{value}"; it comes from {origin}',
+        cause='--{flag} does not accept the value "{value}"; it comes from {origin}',
         remedy="correct --{flag} in {source}, " + THEN,
     ),
     Sign(
@@ -340,7 +340,7 @@ CONTAINER_SIGNS: tuple[Sign, ...] = (
     ),
     Sign(
         r"(?:private key does not match public key|tls: failed to find any PEM data in (?:key|certificate) input)",
-        cause="a certificate and its key do not belong together ({line})",
+        cause="a certificate and its key do not match ({line})",
         remedy="see which: kb doctor; move the pair away, " + THEN,
     ),
     Sign(
@@ -357,7 +357,7 @@ CONTAINER_SIGNS: tuple[Sign, ...] = (
     Sign(
         r'"command failed" err="context deadline exceeded"',
         cause="etcd did not answer it in time: it calls {servers}",
-        remedy="see whether this machine reaches an etcd that serves: curl -vk {server}/health",
+        remedy="see whether this machine reaches a working etcd: curl -vk {server}/health",
         is_final=False,
         explain=_look_up_etcd_servers,
     ),
@@ -368,7 +368,7 @@ CONTAINER_SIGNS: tuple[Sign, ...] = (
     ),
     Sign(
         r"x509: certificate signed by unknown authority",
-        cause="a certificate comes from another CA than the one it is checked against ({line})",
+        cause="a certificate comes from another CA than the one it is verified with ({line})",
         remedy="see which: kb doctor",
         is_final=False,
     ),
@@ -393,7 +393,7 @@ CONTAINER_SIGNS: tuple[Sign, ...] = (
     ),
     Sign(
         r"plugin/loop: (?P<loop>Loop \([^)]*\) detected for zone)",
-        cause="CoreDNS asks itself: {loop}. The name servers of the node's resolv.conf are loopback addresses (a stub "
+        cause="CoreDNS queries itself: {loop}. The name servers of the node's resolv.conf are loopback addresses (a stub "
         "resolver), and inside a Pod these are the Pod itself",
         remedy="name a file with real name servers: resolvConf in the KubeletConfiguration (systemd-resolved's: "
         "/run/systemd/resolve/resolv.conf), " + THEN,

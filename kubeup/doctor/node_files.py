@@ -187,6 +187,6 @@ def read_cert_node_name(host: Host, paths: Paths) -> str:
 def describe_patient(patient: Patient) -> str:
     """`node cp1, control plane, Kubernetes v1.35.6, containerd socket ...`"""
     if not patient.is_member:
-        return f"node {patient.config.node.name}: no kubelet was configured here, it belongs to no cluster"
+        return f"node {patient.config.node.name}: no kubelet was configured here, so it belongs to no cluster"
     role = "control plane" if patient.is_control_plane else "worker"
     return f"node {patient.config.node.name}, {role}, Kubernetes {patient.config.cluster.kubernetes_version}"

@@ -131,9 +131,9 @@ def _end_of(text: str) -> str:
 
 def _render_readme() -> str:
     return (
-        f"A support bundle of kb {__version__}. doctor.json has what kb doctor sees; the rest is what it saw it in.\n"
+        f"A support bundle of kb {__version__}. doctor.json has what kb doctor reports; the rest is what it examined.\n"
         f"{MARK} stands for every value of a private name (password, token, ...) and for every word that is not known to be\n"
-        "harmless. Names and addresses of machines are in it: look through it before you hand it on.\n"
+        "harmless. Names and addresses of machines are in it: read it before you share it.\n"
     )
 
 
@@ -152,7 +152,7 @@ def _list_files(host: Host, folders: Iterable[str]) -> list[Path]:
 
 def _file(host: Host, path: Path) -> str:
     if _KEY_FILE.search(str(path)):
-        return f"({path} is a private key, or lies beside some: it is here on the node, and not read)\n"
+        return f"({path} is a private key, or lies next to private keys: it exists on the node, but was not read)\n"
     try:
         return _end_of(host.read_text(path))
     except HostError as error:

@@ -200,10 +200,10 @@ def test_keys_are_those_of_go(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("DER", "no text"),
-        ("UTF-16", "no text"),
+        ("DER", "not text"),
+        ("UTF-16", "not text"),
         ("empty", "empty"),
-        ("mark of the byte order", "mark of the byte order"),
+        ("mark of the byte order", "byte order mark"),
         ("BEGIN indented", "indented"),
         ("END indented", "indented"),
         ("all in one line", "broken"),
@@ -230,7 +230,7 @@ def test_a_refusal_says_what_is_there(name: str, words: str) -> None:
         ("Ed25519", "neither RSA nor ECDSA"),
         ("secp256k1", "secp256k1"),
         ("key, indented", "indented"),
-        ("DER of a key", "no text"),
+        ("DER of a key", "not text"),
     ],
 )
 def test_a_refused_key_says_what_is_there(name: str, words: str) -> None:

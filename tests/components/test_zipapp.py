@@ -117,7 +117,7 @@ def wheels() -> Path:
     try:
         build_zipapp.ensure_wheels(lock, WHEELS, may_fetch=True)
     except build_zipapp.BuildError as error:
-        if not str(error).startswith(("pip cannot fetch", "wheels have to be fetched")):
+        if not str(error).startswith(("pip cannot fetch", "wheels have to be downloaded")):
             raise
         pytest.skip(f"the wheels of kb.pyz are not at hand: {error}")
     return WHEELS

@@ -182,7 +182,7 @@ def test_a_node_as_ubuntu_has_it(
     here = cp1 if pod["spec"]["nodeName"] == "cp1" else w1
     sandbox = here.run(f"crictl pods -q --name {pod['metadata']['name']}").stdout.split()[0]
     shown = json.loads(here.run(f"crictl inspectp {sandbox}").stdout)["info"]["config"]["dns_config"]["servers"]
-    assert shown == servers, "CoreDNS would ask itself"
+    assert shown == servers, "CoreDNS would query itself"
     assert cp1.run(f"{KB} doctor", check=False).code == 0
 
 

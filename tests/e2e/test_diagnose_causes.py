@@ -668,7 +668,7 @@ CAUSES = (
         stub_resolver,
         (
             r"/etc/resolv\.conf names the loopback address 127\.0\.0\.53",
-            r"CoreDNS would ask itself",
+            r"CoreDNS would query itself",
             r"resolvConf|name server",
         ),
         "preflight",
@@ -723,7 +723,7 @@ CAUSES = (
         "kube-proxy's rules that somebody flushed",
         flushed_rules,
         (
-            r"kube-proxy runs, and its rules are not on this node",
+            r"kube-proxy runs, but its rules are not on this node",
             r"nft flush ruleset",
             r"crictl stop \$\(crictl ps -q --name kube-proxy\)",
         ),

@@ -101,7 +101,7 @@ def test_a_certificate_that_is_not_the_served_one(cp1: Node) -> None:
         )
         found = examine(cp1)
         (note,) = found["served-certificates"]
-        assert f"kube-apiserver still shows another certificate than {path}" in note["text"]
+        assert f"kube-apiserver still presents another certificate than {path}" in note["text"]
         assert any(path in note["text"] for note in found["certificates"])
     finally:
         cp1.run(f"mv /root/apiserver.crt {path} && rm /root/other.key")

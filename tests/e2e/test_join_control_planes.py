@@ -104,7 +104,7 @@ def test_three_control_planes_and_two_workers(make_node: MakeNode, kb_pyz: Path,
         rest.wait_pods_ready("default", "app=scaled", timeout_s=240)
         wait_scaled(rest, replicas)
         listed = rest.run(f"{KB} etcd members").stdout
-        assert "2 of 3 with a vote serve; 2 are needed" in listed
+        assert "2 of 3 voting members serve; 2 are needed" in listed
         gone.start()
         rest.wait_node_ready(gone.name)
         wait_members(rest)
@@ -113,7 +113,7 @@ def test_three_control_planes_and_two_workers(make_node: MakeNode, kb_pyz: Path,
     cp1.kill()
     cp2.kill()
     lead_endpoint(cp3, nodes)
-    wait_until(lambda: "0 of 3 with a vote serve; 2 are needed" in cp3.run(f"{KB} etcd members").stdout,
+    wait_until(lambda: "0 of 3 voting members serve; 2 are needed" in cp3.run(f"{KB} etcd members").stdout,
                what="the last member to notice", timeout_s=60)  # fmt: skip
     told = cp3.run(f"{KB} doctor", check=False).output
     assert "quorum" in told and "cp1" in told and "cp2" in told, told

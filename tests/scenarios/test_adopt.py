@@ -60,7 +60,7 @@ def test_a_node_of_kubeadm_s_is_adopted_and_gone_on_with(site: Site, name: str) 
     objects = set(site.cluster.objects)
     done = run_kb(machine, workflow)
     assert done.status == 0, done.err
-    assert f"going by /var/lib/kb/adopted-{workflow}.yaml" in done.err
+    assert f"using /var/lib/kb/adopted-{workflow}.yaml" in done.err
     assert {path for path, text in others_of(machine).items() if before.get(path) != text} == {
         "etc/sysctl.d/90-kb.conf"
     }
@@ -185,7 +185,7 @@ def test_what_is_no_node_of_kubeadm_s_is_not_adopted(site: Site, founded: Site, 
     before = tree_of(own)
     ended = run_adopt(own)
     expect_refusal(ended, "nothing-to-adopt", 4)
-    assert "node cp1 is kb's already" in ended.err
+    assert "node cp1 already belongs to kb" in ended.err
     assert tree_of(own) == before
     unknown = site.machine("cp1")
     del site.cluster.objects[f"{SYSTEM}/configmaps/kubeadm-config"]

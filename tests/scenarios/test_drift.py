@@ -1,4 +1,4 @@
-"""kb init on a node where something is not as it was: who changed it, the configuration or somebody on the node, is told by field,
+"""kb init on a node where something was changed: who changed it, the configuration or somebody on the node, is told by field,
 and what lies in the record is no secret."""
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def test_what_go_reads(text: str, value: object) -> None:
         ("!!int a", "!!int"),
         ("{[a]: 1}", "a key that is no plain word"),
         ("{~: 1}", "a key that is null"),
-        ("a: &a {b: *a}", "an alias of something that it is in itself"),
+        ("a: &a {b: *a}", "an alias of something that contains it"),
         ("*a", "an alias of an anchor"),
         ('"\\ud83d"', "lone surrogate"),
         ("[" * 100_000, "nested more than 40 deep"),
@@ -93,7 +93,7 @@ def test_documents_are_cut_at_lines_of_dashes() -> None:
         {"b": "---\nc\n"},
     ]
     assert load_all_yaml("a: 1\n...\n]]]\n---\r\nb: 2\r\n") == [{"a": 1}, {"b": 2}]
-    with pytest.raises(YAMLError, match="line 2: nothing but a comment may follow ---"):
+    with pytest.raises(YAMLError, match="line 2: only a comment may follow ---"):
         load_all_yaml("a: 1\n--- b: 1\n")
     with pytest.raises(YAMLError, match="line 5"):
         load_all_yaml("a: 1\n---\nb: 1\nc: 'd\n")

@@ -77,7 +77,7 @@ def _check_kernel(node: Node, cgroup_version: int) -> Findings:
         yield Finding(
             SYSTEM,
             ERROR if node.release.kernel_mismatch_is_error else WARNING,
-            f"kernel {release} is none that Kubernetes is tested with (5.4, 5.10, 5.15, 6 and later)",
+            f"kernel {release} is not one that Kubernetes is tested with (5.4, 5.10, 5.15, 6 and later)",
             "boot a newer kernel",
         )
     options = read_kernel_options(node.host, release)
@@ -131,7 +131,7 @@ def _check_cgroup_v1(node: Node) -> Findings:
         yield Finding(
             SYSTEM,
             WARNING,
-            "this machine has cgroup version 1, which Kubernetes gives up",
+            "this machine has cgroup version 1, which Kubernetes is dropping",
             "boot with systemd.unified_cgroup_hierarchy=1 (version 2) before an upgrade",
         )
 
@@ -144,7 +144,7 @@ def _check_controllers(node: Node, version: int, *, mount: str) -> Findings:
             SYSTEM,
             ERROR,
             f"missing required cgroups: {' '.join(missing)}",
-            "enable them in the kernel's command line (cgroup_enable=memory, say) and reboot",
+            "enable them on the kernel's command line (for example cgroup_enable=memory) and reboot",
         )
     unmet = [name for name in OPTIONAL_CONTROLLERS[version] if name not in have]
     if unmet:
@@ -152,7 +152,7 @@ def _check_controllers(node: Node, version: int, *, mount: str) -> Findings:
             SYSTEM,
             WARNING,
             f"missing optional cgroups: {' '.join(unmet)}",
-            "none is needed unless Pods are to be limited by them",
+            "they are only needed to limit Pods with them",
         )
 
 
@@ -198,7 +198,7 @@ def check_cgroup_writable(node: Node) -> Findings:
         yield Finding(
             "CgroupWritable",
             ERROR,
-            f"{', '.join(closed)} {'is' if len(closed) == 1 else 'are'} mounted read-only: the kubelet cannot make cgroups "
+            f"{', '.join(closed)} {'is' if len(closed) == 1 else 'are'} mounted read-only: the kubelet cannot create cgroups "
             "for Pods",
             remount,
         )

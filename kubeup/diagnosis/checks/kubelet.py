@@ -125,7 +125,7 @@ def check_kubelet_unit(node: Node) -> Findings:
             "Service-kubelet",
             WARNING,
             "neither systemd nor OpenRC answers, so kb cannot start the kubelet",
-            "start it yourself when kb waits for it, and at every boot",
+            "start it yourself when kb waits for it and at every boot",
         )
     elif node.has_unit("kubelet.service", "LoadState", "not-found", "masked"):
         state = node.units["kubelet.service"]["LoadState"]
@@ -185,9 +185,9 @@ def check_resolver(node: Node) -> Findings:
     other = next((item for item in OTHER_RESOLV_CONFS if item != path and _is_good_resolv_conf(node.host, item)), None)
     remedy = f"resolvConf: {other} in the KubeletConfiguration" if other else f"put a real name server into {path}"
     text = (
-        f"{path} names the loopback address {loops[0]}: CoreDNS would ask itself"
+        f"{path} names the loopback address {loops[0]}: CoreDNS would query itself"
         if loops
-        else f"{path} names no name server"
+        else f"{path} contains no name server"
     )
     yield Finding("Resolver", ERROR if loops else WARNING, f"{text}, and stop", remedy)
 

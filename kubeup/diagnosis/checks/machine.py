@@ -79,7 +79,7 @@ def check_kubernetes_version(node: Node) -> Findings:
             "KubernetesVersion",
             WARNING,
             f"Kubernetes {node.config.cluster.kubernetes_version} is newer than {NEWEST_PROVEN}, the newest that this kb "
-            "was proven with",
+            "was tested with",
             f"use a newer kb, or --kubernetes-version {NEWEST_PROVEN}",
         )
 
@@ -148,7 +148,7 @@ def check_hostname(node: Node) -> Findings:
         yield Finding(
             "Hostname",
             ERROR,
-            f'"{name}" cannot be the name of a Node: small letters, digits, - and . are allowed',
+            f'"{name}" cannot be the name of a Node: lower-case letters, digits, - and . are allowed',
             f"--node-name {proposal}",
         )
         return
@@ -157,7 +157,7 @@ def check_hostname(node: Node) -> Findings:
             "Hostname",
             WARNING,
             f'the node is called "{name}", and a second node of that name cannot join',
-            "give it a name of its own: --node-name cp1",
+            "give it another name: --node-name cp1",
         )
     elif not node.name_addresses:
         address = node.config.local_api_endpoint.advertise_address
@@ -250,10 +250,10 @@ def check_host_paths(node: Node) -> Findings:
         mount = "" if found else find_read_only_mount(node.host, path)
         wants_folder, wants_file = kind in ("Directory", "DirectoryOrCreate"), kind in ("File", "FileOrCreate")
         if mount and kind in ("", "DirectoryOrCreate", "FileOrCreate"):
-            text = f"{origin}: {path} is not there and cannot be made, since {mount} is mounted read-only"
+            text = f"{origin}: {path} does not exist and cannot be created, because {mount} is mounted read-only"
             yield Finding("HostPath", ERROR, text, remedy)
         elif not found and kind not in ("", "DirectoryOrCreate", "FileOrCreate"):
-            text = f"{origin}: {path} is not there, and its type {kind} has the kubelet wait for it"
+            text = f"{origin}: {path} is not there, and its type {kind} makes the kubelet wait for it"
             yield Finding("HostPath", WARNING, text, f"make it, or {remedy}")
         elif found and ((wants_folder and not found.is_dir) or (wants_file and found.is_dir)):
             text = f"{origin}: {path} is {'a' if found.is_dir else 'no'} folder, and its type is {kind}"
@@ -302,7 +302,7 @@ def check_advertise_address(node: Node) -> Findings:
         f"this machine does not have the advertise address {advertised}; it has {have or 'none'}"
         + (": etcd could not listen on it" if is_fatal else ""),
         "set localAPIEndpoint.advertiseAddress (--apiserver-advertise-address) to one of them; a public address in front "
-        "of this machine belongs into apiServer.certSANs",
+        "of this machine belongs in apiServer.certSANs",
     )
 
 

@@ -90,7 +90,7 @@ def _check_ports(node: Node, ports: Iterable[Port]) -> Findings:
             f"see it with: ps -fp {pid.group(1)}; then stop it" if pid else f"find it: ss -ltnp sport = :{port.number}"
         )
         if holder.startswith(port.program[:15]):
-            remedy = f"if nothing of the cluster that it belongs to is wanted: {_plan_removal(node)[1]}"
+            remedy = f"if the cluster that it belongs to is no longer needed: {_plan_removal(node)[1]}"
         yield Finding(
             f"Port-{port.number}",
             ERROR,
@@ -126,7 +126,7 @@ def _check_available(node: Node, files: Iterable[Path]) -> Findings:
                 f"FileAvailable-{name_of(path)}",
                 ERROR,
                 f"{path} already exists: {maker}",
-                f"if nothing of it is wanted: {removal}",
+                f"if it is no longer needed: {removal}",
             )
 
 
@@ -154,7 +154,7 @@ def _plan_removal(node: Node, path: Optional[Path] = None) -> tuple[str, str]:
         )
     # not in the same folder: the kubelet runs every file there, whatever its suffix
     removal = f"mv {path} /root/" if path else "stop it with the tools of the cluster that it belongs to"
-    return "neither kb nor kubeadm made it", removal
+    return "neither kb nor kubeadm created it", removal
 
 
 def check_etcd_folder(node: Node) -> Findings:

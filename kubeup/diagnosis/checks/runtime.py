@@ -40,7 +40,7 @@ def check_runtime_version(node: Node) -> Findings:
         yield Finding(
             "ContainerRuntimeVersion",
             WARNING,
-            f"{text}: the kubelet of a coming Kubernetes will not run with it",
+            f"{text}: a future kubelet will not run with it",
             "install containerd 2 before the next upgrade",
         )
 
@@ -58,11 +58,11 @@ def check_cgroup_driver(node: Node) -> Findings:
         on_disk = runtime.read_containerd_config(node.host, status.socket) if status.name == "containerd" else None
         if runtime.read_cgroup_driver(on_disk) == wanted:
             restart = services.spoken_of(node.host).say("restart", "containerd")
-            remedy = f"{restart} (its file says so already, it has not read it yet)"
+            remedy = f"{restart} (its file is already correct, but it has not read it yet)"
     yield Finding(
         "CgroupDriver",
         ERROR,
-        f"{status.label} has the cgroup driver {status.cgroup_driver}, the kubelet {wanted}: Pods would die again and again",
+        f"{status.label} has the cgroup driver {status.cgroup_driver}, the kubelet {wanted}: Pods would keep dying",
         remedy,
     )
 

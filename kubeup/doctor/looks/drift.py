@@ -26,7 +26,7 @@ def look_at_images(patient: Patient) -> Findings:
     have = image_pulls.list_images(patient.host, patient.config.node.cri_socket)
     for image in dict.fromkeys(wanted):
         if image_pulls.full_image_name(image) not in have:
-            text = f"the image {image} is not in the runtime: what needs it cannot be started again"
+            text = f"the image {image} is not in the runtime: what needs it cannot be restarted"
             yield Finding("images", ERROR, text, f"crictl pull {image}")
 
 

@@ -108,21 +108,21 @@ def look_at_served_certs(patient: Patient) -> Findings:
             continue
         shown = certificates.parse_shown(served)
         if not shown:
-            text = f"{name} shows a certificate that Kubernetes (Go) cannot read"
+            text = f"{name} presents a certificate that Kubernetes (Go) cannot read"
             yield Finding(
                 "served-certificates", ERROR, text, f"{_renewal(host, path)}; {signs.say_restart(host, name)}"
             )
             continue
         cert = shown[0]
         if certificates.is_expired(cert, host.now()):
-            text = f"{name} shows a certificate that expired at {cert.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+            text = f"{name} presents a certificate that expired at {cert.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
             yield Finding(
                 "served-certificates", ERROR, text, f"{_renewal(host, path)}; {signs.say_restart(host, name)}"
             )
         elif certificates.is_in_future(cert, host.now()):
-            text = f"{name} shows a certificate that is valid from {cert.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on"
+            text = f"{name} presents a certificate that is valid from {cert.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on"
             yield Finding("served-certificates", ERROR, text, "set this machine's clock: timedatectl")
         on_disk = [found for _, found in parse_first(path, facts.read_or_empty(host, str(path)))]
         if on_disk and on_disk[0] != cert:
-            text = f"{name} still shows another certificate than {path}: it was started before that was written"
+            text = f"{name} still presents another certificate than {path}: it was started before that was written"
             yield Finding("served-certificates", WARNING, text, signs.say_restart(host, name))

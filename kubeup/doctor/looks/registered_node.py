@@ -53,7 +53,7 @@ def _judge_node(host: Host, name: str, *, node: Optional[Mapping[str, Any]]) -> 
     conditions = {str(item.get("type")): item for item in (node.get("status") or {}).get("conditions") or ()}
     ready = conditions.get("Ready") or {}
     if ready.get("status") != "True":
-        why = ready.get("message") or ready.get("reason") or "it has said nothing yet"
+        why = ready.get("message") or ready.get("reason") or "it has reported nothing yet"
         yield Finding("node", ERROR, f"node {name} is NotReady: {why}", services.say_log(host, "kubelet"))
 
 

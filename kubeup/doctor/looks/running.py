@@ -88,8 +88,8 @@ def look_at_static_pods(patient: Patient) -> Findings:
         flags = read_flags(patient.host, patient.paths, component=name)
         closed = probes.describe_closed_probes(flags.items()) if name == "kube-apiserver" else ""
         remedy = probes.CLOSED_PROBES_REMEDY if closed else f"crictl logs $(crictl ps -q --name {name})"
-        cause = "; ".join(filter(None, (text or "the kubelet has said nothing of its probes", closed)))
-        yield Finding("static-pods", ERROR, f"{name} runs, and is not Ready: {cause}", remedy)
+        cause = "; ".join(filter(None, (text or "the kubelet has reported nothing about its probes", closed)))
+        yield Finding("static-pods", ERROR, f"{name} runs but is not Ready: {cause}", remedy)
 
 
 def _seconds_since(patient: Patient, moment: datetime.datetime) -> float:

@@ -71,8 +71,8 @@ def look_at_etcd(patient: Patient) -> Findings:
         yield Finding("etcd", ERROR, str(verdict), verdict.remedy)
     for member in members:
         if member.is_learner:
-            text = f"{member.describe()} has no vote yet: it joins right now, or its join was cut off"
-            yield Finding("etcd", WARNING, text, f"if nobody joins: kb etcd remove {member.hex_id}")
+            text = f"{member.describe()} is not a voting member yet: it is joining right now, or its join was cut off"
+            yield Finding("etcd", WARNING, text, f"if no node is joining: kb etcd remove {member.hex_id}")
 
 
 def _look_at_external_etcd(host: Host, external: ExternalEtcd) -> Findings:

@@ -39,16 +39,16 @@ LOOKS: tuple[Look, ...] = (
     Look("static-pods", "the kubelet's probes of this node's own pods succeed", look_at_static_pods),
     Look("node", "the cluster has this node, and it is Ready", look_at_node),
     Look("certificates", "certificates on disk are valid and have their keys", look_at_certs),
-    Look("served-certificates", "servers show the certificates that are on disk", look_at_served_certs),
+    Look("served-certificates", "servers present the certificates that are on disk", look_at_served_certs),
     Look("clock", "this clock and the API server's agree", look_at_clock),
     Look("etcd", "every member of etcd serves", look_at_etcd),
     Look("load-balancer", "this node's load balancer leads to the API servers, if it has one", look_at_load_balancer),
     Look("disk", "etcd's disk is fast enough", look_at_disk),
-    Look("pod-network", "no pod hangs on a network of before", look_at_pod_network),
+    Look("pod-network", "no pod is attached to a previous network", look_at_pod_network),
     Look("dns", "node and pods reach the cluster's DNS and API through their Services", look_at_dns),
-    Look("tunnel", "the pod network's tunnel leads to the nodes beyond a router, if there are such", look_at_tunnel),
+    Look("tunnel", "the pod network's tunnel reaches the nodes behind routers, if there are any", look_at_tunnel),
     Look("images", "the images of this node's own pods are in the runtime", look_at_images),
-    Look("kubelet-drift", "the kubelet runs with the flags that its files hold", look_at_kubelet_drift),
+    Look("kubelet-drift", "the kubelet runs with the flags in its files", look_at_kubelet_drift),
 )
 
 
@@ -71,4 +71,4 @@ def as_dict(note: Finding) -> dict[str, str]:
 
 def _for_a_doctor(remedy: str) -> str:
     """Complete the remedy "run the command again": for doctor this is the command that set up the node."""
-    return remedy.replace(signs.AGAIN, f"{signs.AGAIN} that made this node")
+    return remedy.replace(signs.AGAIN, f"{signs.AGAIN} that set up this node")

@@ -29,7 +29,7 @@ def look_at_load_balancer(patient: Patient) -> Findings:
     anew = f"kb {'init' if 'kube-apiserver' in patient.components else 'join'} phase load-balancer"
     hosts = load_balancer.read_hosts(host)
     if load_balancer.plan_hosts(hosts, settings.name) != hosts:
-        text = f"{settings.name} does not lead to this node's load balancer: kb's line in {load_balancer.HOSTS} is not as it was"
+        text = f"{settings.name} does not lead to this node's load balancer: kb's line in {load_balancer.HOSTS} was changed"
         yield Finding(name, ERROR, text, anew)
     path = load_balancer.config_path(paths)
     servers, wanted = load_balancer.parse_config(host.read_text(path) if host.exists(path) else "")
@@ -41,7 +41,7 @@ def look_at_load_balancer(patient: Patient) -> Findings:
         yield Finding(name, ERROR, text, f"crictl logs $(crictl ps -aq --name {load_balancer.NAME} | head -1)")
     elif running != wanted:
         text = f"the load balancer runs with other servers than {path} names ({', '.join(servers)})"
-        yield Finding(name, WARNING, text, f"systemctl restart {load_balancer.UNIT}, which has it read its file")
+        yield Finding(name, WARNING, text, f"systemctl restart {load_balancer.UNIT}, which makes it read its file")
     if host.query(["systemctl", "is-active", load_balancer.UNIT]).stdout.strip() != "active":
         text = f"{load_balancer.UNIT} does not run: API servers that come or go are not followed"
         yield Finding(
@@ -61,7 +61,7 @@ def look_at_pod_network(patient: Patient) -> Findings:
     if bridge is None or not bridge.ports:
         return
     pods = _find_pods(patient, step_aside.read_sandboxes(patient.host))
-    text = f"the network is {patient.paths.cni_conf / first}'s by now: {step_aside.describe_left(bridge)}"
+    text = f"the network is {patient.paths.cni_conf / first}'s now: {step_aside.describe_left(bridge)}"
     named = "; ".join(f"kubectl -n {namespace} delete pod {name}" for namespace, name in pods)
     yield Finding("pod-network", WARNING, text, named or f"find them: bridge link show master {step_aside.BRIDGE}")
 

@@ -47,7 +47,7 @@ def test_an_image_for_another_machine_is_not_taken(tmp_path: Path) -> None:
     write_layout(tmp_path / "source", {A: {"arm64": [b"x"]}})
     gathering = Gathering(HOST, tmp_path / "parts", ("amd64",))
     gathering.add_image(Need(A, "a test"), (LayoutSource(oci_layout.open_layout(HOST, tmp_path / "source")),))
-    assert "it is for arm64 alone, and amd64 is wanted" in gathering.missing[0][1]
+    assert "it is only for arm64, but amd64 is wanted" in gathering.missing[0][1]
 
 
 def test_elf_machines() -> None:

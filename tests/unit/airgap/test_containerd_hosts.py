@@ -124,7 +124,7 @@ def test_nobody_and_somebody_else_there() -> None:
     host = FakeHost(urls={"http://10.0.0.11:5000/v2/": HttpResponse(404)})
     with pytest.raises(HostError) as caught:
         containerd_hosts.find_mirror(host, "http://10.0.0.11:5000")
-    assert "is no image registry" in caught.value.what
+    assert "is not an image registry" in caught.value.what
 
 
 def test_counts() -> None:

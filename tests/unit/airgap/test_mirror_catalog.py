@@ -86,7 +86,7 @@ def test_a_disk_that_fails_for_a_moment(tmp_path: Path, catalog: Catalog, monkey
     host.fails_for = ""
     assert len(look_again(store).repositories) == 4, "nothing has changed in the folder, and yet it is tried again"
     host.fails_for = "folder"
-    assert len(look_again(store).repositories) == 4 and "serving what was there before" in said[-1]
+    assert len(look_again(store).repositories) == 4 and "serving the previous content" in said[-1]
 
 
 def test_a_bundle_that_is_exchanged_is_served_as_it_was_until_it_is_looked_at(tmp_path: Path, catalog: Catalog) -> None:

@@ -55,7 +55,9 @@ def test_the_kubelet_is_told_the_advertised_address_where_there_are_several() ->
     host = machine(eth0=["10.0.0.77"], eth1=["10.0.0.11"])
     config = load(host=host, flags=FLAGS)
     assert config.node.kubelet_extra_args == (Arg("node-ip", "10.0.0.11"),)
-    assert "this machine has several cards: the kubelet registers with 10.0.0.11 (--node-ip)" in config.notes
+    assert (
+        "this machine has several network interfaces: the kubelet registers with 10.0.0.11 (--node-ip)" in config.notes
+    )
 
 
 def test_the_kubelet_is_told_nothing_where_there_is_nothing_to_choose() -> None:

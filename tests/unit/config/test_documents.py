@@ -173,7 +173,7 @@ def _laughs() -> str:
         (INIT + "skipPhases: [" + "a, " * 100_000 + "]\n", "init.yaml:3: the file holds more than 20000 values"),
         ("".join(f"k{i}: v\n" for i in range(90_000)), "the file holds more than 20000 values"),
         (_laughs(), "the aliases stand for more than 20000 values"),
-        (INIT + "skipPhases: &a [*a]\n", "an alias of something that it is in itself"),
+        (INIT + "skipPhases: &a [*a]\n", "an alias of something that contains it"),
         (INIT + "localAPIEndpoint: {bindPort: " + "9" * 10_000 + "}\n", "must be a whole number"),
         (INIT + 'dryRun: "\\UFFFFFFFF"\n', "not YAML"),
     ],

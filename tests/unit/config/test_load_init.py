@@ -275,7 +275,7 @@ def test_flags_fill_the_documents() -> None:
             "--kubernetes-version: Kubernetes version 'v1.20.0': this kb deploys 1.31 to 1.37",
         ),
         ({"pod-network": "calico"}, "--pod-network: 'calico' is not allowed; choose one of bridge, manifest, none"),
-        ({"ignore-preflight-errors": "all,swap"}, "--ignore-preflight-errors: 'all' stands beside other checks"),
+        ({"ignore-preflight-errors": "all,swap"}, "--ignore-preflight-errors: 'all' is combined with other checks"),
     ],
 )
 def test_a_wrong_flag_is_named_in_place_of_a_line(flags: dict[str, Any], wanted: str) -> None:
@@ -464,7 +464,7 @@ def test_the_runtime_socket_is_found() -> None:
     assert load(host=host).node.cri_socket == "unix:///var/run/crio/crio.sock"
     host.files["/var/run/containerd/containerd.sock"] = b""
     assert refuse(host=host) == [
-        "nodeRegistration.criSocket: several container runtimes are there: "
+        "nodeRegistration.criSocket: there are several container runtimes: "
         "unix:///var/run/containerd/containerd.sock, unix:///var/run/crio/crio.sock; "
         "name the one to use: nodeRegistration.criSocket, or --cri-socket"
     ]
@@ -572,7 +572,7 @@ def test_a_cluster_that_is_here_keeps_its_pod_network() -> None:
     host.files["/etc/kubernetes/manifests/kube-controller-manager.yaml"] = b"    - --cluster-cidr=10.245.0.0/16\n"
     config = load(host=host)
     assert config.cluster.networking.pod_subnet == "10.245.0.0/16"
-    assert "pod network 10.245.0.0/16, the one of the cluster that is here" in config.notes
+    assert "pod network 10.245.0.0/16, the one of the existing cluster" in config.notes
 
 
 def test_without_kbs_bridge_no_pod_network_is_made_up() -> None:

@@ -36,8 +36,8 @@ V6 = "localAPIEndpoint: {advertiseAddress: 'fd00::11'}\n"
         ),
         (
             "nodeRegistration: {kubeletExtraArgs: [{name: node-labels, value: 'a=b,node-role.kubernetes.io/worker='}]}",
-            "kubeletExtraArgs[0].value: a kubelet may not give its node the label node-role.kubernetes.io/worker, and ends; label "
-            "the node when it is there: kubectl label node NAME node-role.kubernetes.io/worker=",
+            "kubeletExtraArgs[0].value: a kubelet may not give its node the label node-role.kubernetes.io/worker, and exits; label "
+            "the node once it is registered: kubectl label node NAME node-role.kubernetes.io/worker=",
         ),
         (
             "nodeRegistration: {kubeletExtraArgs: [{name: node-labels, value: 'x.k8s.io/a=b'}]}",
@@ -45,17 +45,17 @@ V6 = "localAPIEndpoint: {advertiseAddress: 'fd00::11'}\n"
         ),
         (
             "nodeRegistration: {kubeletExtraArgs: [{name: node-labels, value: 'a_=b'}]}",
-            "'a_' is not a label's key, and the kubelet ends; write name or domain/name",
+            "'a_' is not a valid label key, and the kubelet exits; write name or domain/name",
         ),
         (
             "nodeRegistration: {kubeletExtraArgs: [{name: node-labels, value: 'a=b c'}]}",
-            "'b c' is not a label's value, and the kubelet ends; write 63 letters, digits, -, _ and . at most",
+            "'b c' is not a valid label value, and the kubelet exits; write 63 letters, digits, -, _ and . at most",
         ),
         (
             "nodeRegistration: {imagePullPolicy: Sometimes}",
             "'Sometimes' is not allowed; choose one of Always, IfNotPresent, Never",
         ),
-        ("nodeRegistration: {ignorePreflightErrors: [all, Swap]}", "'all' stands beside other checks"),
+        ("nodeRegistration: {ignorePreflightErrors: [all, Swap]}", "'all' is combined with other checks"),
         ("localAPIEndpoint: {bindPort: 65536}", "localAPIEndpoint.bindPort: port 65536 does not exist"),
         ("localAPIEndpoint: {bindPort: -1}", "port -1 does not exist"),
         ("localAPIEndpoint: {advertiseAddress: here}", "'here' is not an IP address"),
@@ -140,8 +140,8 @@ def test_rules_of_init(body: str, wanted: str) -> None:
         ("imageRepository: r.org/K", "write host[:port][/path] without scheme"),
         ("encryptionAlgorithm: RSA-1024", "'RSA-1024' is not allowed; did you mean"),
         ("{kubernetesVersion: v1.33.1, encryptionAlgorithm: ECDSA-P384}", "'ECDSA-P384' is not allowed"),
-        ("certificateValidityPeriod: 0s", "a certificate would be expired when it is made"),
-        ("caCertificateValidityPeriod: -5h", "a certificate would be expired when it is made"),
+        ("certificateValidityPeriod: 0s", "a certificate would be expired when it is issued"),
+        ("caCertificateValidityPeriod: -5h", "a certificate would be expired when it is issued"),
         ("featureGates: {Foo: true}", "featureGates.Foo: unrecognized feature-gate key: Foo; known here: Control"),
         (
             "{kubernetesVersion: v1.36.3, featureGates: {ControlPlaneKubeletLocalMode: true}}",
@@ -239,7 +239,7 @@ def test_the_mask_of_a_node_must_be_a_number() -> None:
     [
         ("certificateValidityPeriod: 9000h", "longer than a year"),
         ("caCertificateValidityPeriod: 90000h", "longer than ten years"),
-        ("caCertificateValidityPeriod: 100h", "the CA ends before its certificates"),
+        ("caCertificateValidityPeriod: 100h", "the CA expires before its certificates"),
         ("networking: {serviceSubnet: 10.96.0.5/12}", "10.96.0.5/12 has bits after its prefix: it means 10.96.0.0/12"),
         (
             "networking: {serviceSubnet: '10.96.0.0/16,fd00::/112', podSubnet: 10.244.0.0/16}",
@@ -276,7 +276,7 @@ def test_names_and_waits_that_work_but_should_be_known() -> None:
         ("podNetwork: {mtu: 100}", "podNetwork.mtu: 100 cannot be an MTU"),
         ("mirror: {endpoint: '10.0.0.5:5000'}", "mirror.endpoint: '10.0.0.5:5000' is not a URL"),
         ("loadBalancer: {mode: lokal}", "loadBalancer.mode: 'lokal' is not allowed; did you mean \"local\"?"),
-        ("loadBalancer: {mode: local, image: 'a b'}", "loadBalancer.image: 'a b' is no image's name"),
+        ("loadBalancer: {mode: local, image: 'a b'}", "loadBalancer.image: 'a b' is not an image name"),
         (
             "loadBalancer: {mode: local, healthPort: 6443}",
             "loadBalancer.healthPort: 6443 is the port of the API server",
@@ -290,7 +290,7 @@ def test_names_and_waits_that_work_but_should_be_known() -> None:
         ("packages: {source: here}", "here"),
         ("packages: {preset: nowhere}", "there is no preset"),
         ("packages: {source: download}\nairGapped: true", "download beside airGapped"),
-        ("mirror: {endpoint: 'https://m', caHash: 'sha256:12'}", "is no pin of an authority"),
+        ("mirror: {endpoint: 'https://m', caHash: 'sha256:12'}", "is not a pin of a CA"),
         ("mirror: {endpoint: 'http://m', caHash: 'sha256:" + "0" * 64 + "'}", "a pin without an https mirror"),
     ],
 )

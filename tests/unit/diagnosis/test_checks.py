@@ -333,7 +333,7 @@ def test_swap_that_the_kubelet_bears() -> None:
     [
         ("cp1", "", ""),
         ("Node_1", "error", "--node-name node-1"),
-        ("localhost", "warning", "give it a name of its own: --node-name cp1"),
+        ("localhost", "warning", "give it another name: --node-name cp1"),
         ("unknown", "warning", 'echo "10.0.0.11 unknown" >> /etc/hosts'),
     ],
 )
@@ -454,7 +454,7 @@ def test_no_etcd_ports_and_folder_with_an_external_etcd() -> None:
     [
         ({"/etc/rancher/k3s/k3s.yaml": b""}, "belongs to k3s", "k3s-uninstall.sh"),
         ({"/var/lib/kubelet/kubeadm-flags.env": b""}, "kubeadm made this node part of a cluster", "kubeadm reset"),
-        ({}, "neither kb nor kubeadm made it", "mv /etc/kubernetes/manifests/etcd.yaml /root/"),
+        ({}, "neither kb nor kubeadm created it", "mv /etc/kubernetes/manifests/etcd.yaml /root/"),
     ],
 )
 def test_a_manifest_of_someone_else_is_told_apart(extra: dict[str, bytes], words: str, removal: str) -> None:
@@ -1104,7 +1104,7 @@ def test_resolver_that_is_well() -> None:
 def test_a_resolver_without_servers() -> None:
     host = fit_host()
     host.files["/etc/resolv.conf"] = b"search x\n"
-    assert "names no name server" in only(make_node(host), kubelet_checks.check_resolver).text
+    assert "contains no name server" in only(make_node(host), kubelet_checks.check_resolver).text
 
 
 # ---- external etcd

@@ -16,7 +16,7 @@ from tests.unit.diagnosis.signs_case import ETCD_BIND, SOCKET, find, make_host, 
 ENDS = [
     ("kube-apiserver", "Error: unknown flag: --foo", "unknown flag: --foo, which comes from apiServer.extraArgs",
      "remove --foo from apiServer.extraArgs"),
-    ("kube-scheduler", 'Error: invalid argument "many" for "--v" flag: strconv', '--v does not take the value "many"',
+    ("kube-scheduler", 'Error: invalid argument "many" for "--v" flag: strconv', '--v does not accept the value "many"',
      "correct --v in scheduler.extraArgs"),
     ("etcd", "flag provided but not defined: -foo", "unknown flag: --foo, which comes from etcd.local.extraArgs",
      "remove --foo from etcd.local.extraArgs"),
@@ -24,7 +24,7 @@ ENDS = [
     ("etcd", "panic: write /var/lib/etcd/member/snap/db: no space left on device", "100 MiB are free for /var/lib/etcd",
      "df -h /var/lib/etcd"),
     ("etcd", '{"level":"fatal","msg":"x","error":"cluster ID mismatch"}', "belong to another cluster", "mv /var/lib/etcd"),
-    ("kube-apiserver", "Error: tls: private key does not match public key", "do not belong together", "kb doctor"),
+    ("kube-apiserver", "Error: tls: private key does not match public key", "do not match", "kb doctor"),
     ("kube-apiserver", "x509: certificate has expired or is not yet valid: current time 2026-01-01T00:00:00Z is after "
      "2025-01-01T00:00:00Z", "it is 2026-01-01T00:00:00Z here, which is after 2025-01-01T00:00:00Z", "clock"),
     ("kube-proxy", "E0101 1 server.go:1] \"Error running ProxyServer\" err=\"can't use the IPVS proxier: no such file\"",
@@ -32,7 +32,7 @@ ENDS = [
     ("kube-proxy", 'F0101 1 x.go:1] open /proc/sys/net/netfilter/nf_conntrack_max: permission denied',
      "connection tracking table", "maxPerCore: 0"),
     ("coredns", '[FATAL] plugin/loop: Loop (127.0.0.1:35443 -> :53) detected for zone ".", see https://coredns.io/plugins/loop',
-     "CoreDNS asks itself: Loop (127.0.0.1:35443 -> :53)", "resolvConf"),
+     "CoreDNS queries itself: Loop (127.0.0.1:35443 -> :53)", "resolvConf"),
 ]  # fmt: skip
 
 
@@ -144,7 +144,7 @@ def test_a_kill_for_want_of_memory_is_said() -> None:
     run_containers(host, {"name": "etcd", "state": "exited", "exitCode": 137, "reason": "OOMKilled"})
     link = find(host, "etcd")
     assert link is not None
-    assert "killed for want of memory" in link.what
+    assert "ran out of memory and was killed" in link.what
 
 
 def test_a_port_in_use_names_its_process_and_may_heal() -> None:
@@ -158,7 +158,7 @@ def test_a_port_in_use_names_its_process_and_may_heal() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ends", "verb"), [(True, "exited 1 time (code 1)"), (False, "runs and is not healthy (refused)")]
+    ("ends", "verb"), [(True, "exited 1 time (code 1)"), (False, "runs but is not healthy (refused)")]
 )
 def test_last_words_may_come_before_the_runtime_has_seen_the_end(ends: bool, verb: str) -> None:
     host, logs = make_host(), {"kube-apiserver": ["Error: unknown flag: --shout"]}
@@ -185,7 +185,7 @@ def test_rules_that_somebody_flushed() -> None:
     host.answers["nft list tables"] = "table ip kb_pods\ntable ip nat\n"
     link = container_trouble.find_lost_rules(host, SOCKET)
     assert link is not None and not link.is_final
-    assert link.what == "kube-proxy runs, and its rules are not on this node"
+    assert link.what == "kube-proxy runs, but its rules are not on this node"
     assert "nft flush ruleset" in link.cause and "crictl stop $(crictl ps -q --name kube-proxy)" in link.remedy
 
 

@@ -159,7 +159,7 @@ def test_a_kubelet_that_runs_and_does_not_answer() -> None:
     link = find(host)
     assert link is not None
     assert link.link == "kubelet-healthz"
-    assert link.what == "the kubelet runs and is not healthy: HTTP 500: pleg failed"
+    assert link.what == "the kubelet runs but is not healthy: HTTP 500: pleg failed"
     assert link.cause == "PLEG is not healthy"
 
 
@@ -168,7 +168,7 @@ def test_a_kubelet_that_runs_and_does_not_answer() -> None:
     [
         (
             "proxyconnect tcp: dial tcp 127.0.0.1:9: connect: connection refused",
-            "its unit names that proxy",
+            "its unit sets that proxy",
             "NO_PROXY",
         ),
         ("dial tcp 10.0.0.11:6443: i/o timeout", "10.0.0.11:6443: i/o timeout", "journalctl -u kubelet"),

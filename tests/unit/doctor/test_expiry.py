@@ -65,7 +65,7 @@ def test_a_server_that_shows_what_nobody_reads(shown: str) -> None:
     odd = {"DER": good.replace("MII", "AII", 1), "serial": forms["serial negative"].chain.decode()}
     host.served["10.77.0.11:6443"] = odd.get(shown, shown)
     ((level, text),) = notes(host, "served-certificates")
-    assert level == "error" and "kube-apiserver shows a certificate that Kubernetes (Go) cannot read" in text
+    assert level == "error" and "kube-apiserver presents a certificate that Kubernetes (Go) cannot read" in text
 
 
 def test_a_server_that_shows_an_old_certificate() -> None:
@@ -77,7 +77,7 @@ def test_a_server_that_shows_an_old_certificate() -> None:
     ((level, text),) = notes(host, "served-certificates")
     assert (level, text.partition(":")[0]) == (
         "warning",
-        "kube-apiserver still shows another certificate than /etc/kubernetes/pki/apiserver.crt",
+        "kube-apiserver still presents another certificate than /etc/kubernetes/pki/apiserver.crt",
     )
     host.served["10.77.0.11:6443"] = apiserver
     host.clock = certificates.parse_certs(apiserver)[0].not_valid_after_utc + datetime.timedelta(hours=1)

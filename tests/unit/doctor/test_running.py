@@ -49,6 +49,6 @@ def test_a_pod_whose_probes_fail_is_told_and_one_that_was_not_probed_yet_is_not(
     young, old = now - datetime.timedelta(seconds=5), now - datetime.timedelta(seconds=90)
     assert notes(probed_host(young), "static-pods") == []
     ((level, text),) = notes(probed_host(young, "Startup probe failed: HTTP 500"), "static-pods")
-    assert level == "error" and "kube-scheduler runs, and is not Ready: Startup probe failed: HTTP 500" in text
+    assert level == "error" and "kube-scheduler runs but is not Ready: Startup probe failed: HTTP 500" in text
     ((_, text),) = notes(probed_host(old), "static-pods")
-    assert "the kubelet has said nothing of its probes" in text
+    assert "the kubelet has reported nothing about its probes" in text

@@ -151,7 +151,7 @@ def test_yaml_in_a_json_file_and_an_empty_file() -> None:
     ("text", "problem"),
     [
         ("[" * 100_000, "nested more than"),
-        ("a: &a {b: *a}", "an alias of something that it is in itself"),
+        ("a: &a {b: *a}", "an alias of something that contains it"),
         ("a: &a [" + "x," * 99 + "x]\n" + "".join(f"{k}: &{k} [{', '.join([f'*{j}'] * 20)}]\n" for j, k in zip("abcd", "bcde")), "aliases stand for more"),
         ("- " * 2000 + "a", "nested more than"),
     ],

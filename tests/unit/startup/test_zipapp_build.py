@@ -289,7 +289,7 @@ def test_the_sbom_lists_every_wheel_and_nothing_of_the_machine() -> None:
 def test_a_wheel_without_a_licence_fails_the_build() -> None:
     good = {"a-1.dist-info/METADATA": b"Name: a\nLicense-Expression: MIT\n\nText"}
     assert build_zipapp.read_licences(good) == {"a-1": "MIT"}
-    with pytest.raises(BuildError, match="names no licence"):
+    with pytest.raises(BuildError, match="has no licence"):
         build_zipapp.read_licences({"a-1.dist-info/METADATA": b"Name: a\n\nLicense: x"})
 
 
