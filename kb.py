@@ -183,22 +183,22 @@ JOIN = story(
     act("verify",                "Watch that the node becomes Ready and reaches the cluster's DNS", join_worker.VERIFIED),
 )
 
-# kb reset: what init and join did is taken back. First what others would miss, last the files, so that a reset that was
-# interrupted still knows what there was.
+# kb reset: undo what init and join did. First what others depend on, the files last, so that an interrupted reset still
+# knows what there was.
 RESET = story(
-    act("remove-etcd-member",                 "Take this node's member out of the cluster's etcd, while it still can be asked", reset.ETCD_MEMBER),
-    step("cleanup-node/stop-kubelet",         "Stop the kubelet, which would start every pod again",                            kubelet_start.plan_stopped_kubelet, live="node"),
-    step("cleanup-node/remove-pods",          "Stop and remove this node's pods",                                               kubelet_start.plan_no_pods, live="node"),
-    step("cleanup-node/unmount",              "Unmount what the kubelet mounted for pods",                                      kubelet_start.plan_no_mounts, live="node"),
-    step("cleanup-node/remove-pod-network",   "Take away kb's routes, link and bridge",                                         node_network.plan_no_pod_network, live="node"),
-    step("cleanup-node/remove-load-balancer", "Take away the load balancer and its line in /etc/hosts",                         load_balancer.plan_removal),
-    step("cleanup-node/remove-service-route", "Take away the route to Services that a machine without a default route got",     kernel.plan_no_service_route, live="node"),
-    step("cleanup-node/release-packages",     "Let the package manager upgrade again what it held for kb",                      install_programs.plan_released_packages, live="node"),
-    step("cleanup-node/stop-services",        "Stop the mirror and the runtime, as far as kb installed them",                   reset.plan_no_services, live="node"),
-    step("cleanup-node/remove-runtime-data",  "Remove the images and containers of a runtime that kb installed",                install_programs.plan_no_runtime_data, live="node"),
-    step("cleanup-node/remove-etcd-data",     "Remove the data of this node's etcd",                                            reset.plan_no_etcd_data),
-    step("cleanup-node/remove-kubelet-data",  "Remove what the kubelet wrote itself",                                           kubelet_start.plan_no_kubelet_data),
-    act("cleanup-node/take-back-files",       "Remove the files that kb made, and put back those it changed",                   reset.FILES),
+    act("remove-etcd-member",                 "Remove this node's member from the cluster's etcd, while etcd can still be reached", reset.ETCD_MEMBER),
+    step("cleanup-node/stop-kubelet",         "Stop the kubelet, which would restart every pod",                                    kubelet_start.plan_stopped_kubelet, live="node"),
+    step("cleanup-node/remove-pods",          "Stop and remove this node's pods",                                                   kubelet_start.plan_no_pods, live="node"),
+    step("cleanup-node/unmount",              "Unmount what the kubelet mounted for pods",                                          kubelet_start.plan_no_mounts, live="node"),
+    step("cleanup-node/remove-pod-network",   "Remove kb's routes, link and bridge",                                                node_network.plan_no_pod_network, live="node"),
+    step("cleanup-node/remove-load-balancer", "Remove the load balancer and its line in /etc/hosts",                                load_balancer.plan_removal),
+    step("cleanup-node/remove-service-route", "Remove the route to Services that a machine without a default route got",            kernel.plan_no_service_route, live="node"),
+    step("cleanup-node/release-packages",     "Let the package manager upgrade the packages that it held for kb",                   install_programs.plan_released_packages, live="node"),
+    step("cleanup-node/stop-services",        "Stop the mirror and the runtime, if kb installed them",                              reset.plan_no_services, live="node"),
+    step("cleanup-node/remove-runtime-data",  "Remove the images and containers of a runtime that kb installed",                    install_programs.plan_no_runtime_data, live="node"),
+    step("cleanup-node/remove-etcd-data",     "Remove the data of this node's etcd",                                                reset.plan_no_etcd_data),
+    step("cleanup-node/remove-kubelet-data",  "Remove the kubelet's own data",                                                      kubelet_start.plan_no_kubelet_data),
+    act("cleanup-node/take-back-files",       "Remove the files that kb created, and restore those it changed",                     reset.FILES),
 )
 
 # kb reconfigure endpoint: give the API servers a stable name, if the cluster has none or another one. First every certificate

@@ -19,7 +19,7 @@ from kubeup.errors import UsageError
 REPO = Path(kb.__file__).resolve().parent
 COMMANDS = {command.name: command for command in kb.COMMANDS}
 PROSE = frozenset({
-    "as", "began", "cannot", "corrects", "deploys", "did", "does", "from", "goes", "had", "has", "installed", "is", "itself",
+    "as", "began", "cannot", "corrects", "created", "deploys", "did", "does", "from", "goes", "had", "has", "installed", "is", "itself",
     "knows", "left", "looks", "made", "makes", "mends", "needs", "nor", "prints", "reads", "runs", "see", "takes", "that", "tries",
     "under", "waits", "was", "whose", "with", "worked", "would", "wrote", "yet",
 })  # fmt: skip

@@ -201,7 +201,7 @@ def make_error(node: Node, errors: Sequence[Finding]) -> PreflightError:
     names = list(dict.fromkeys(finding.name for finding in errors))
     count = f"{len(errors)} check{'s' * (len(errors) != 1)} failed"
     return PreflightError(
-        f"this node cannot run kb {node.workflow}",
+        f"this node does not meet the requirements of kb {node.workflow}",
         cause=f"{count}: {', '.join(names)}",
         remedy=f"fix what is listed, then run the command again (to accept it: --ignore-preflight-errors={','.join(names)})"
         + ("; with --fix kb corrects containerd's settings itself" if _is_fixable(node, errors) else ""),
