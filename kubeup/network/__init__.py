@@ -1,1 +1,1 @@
-"""The pods' network: the bridge, the routes between nodes, the load balancer, stepping aside for another network."""
+"""The pod network (bridge, routes between nodes, stepping aside for another network), and the load balancer of a node."""

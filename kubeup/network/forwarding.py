@@ -1,9 +1,9 @@
-"""Let what pods send and get pass where the machine drops what it forwards.
+"""Accepts pod traffic on machines whose firewall drops forwarded packets.
 
-Docker and ufw set the policy of iptables' FORWARD chain to DROP, hardened machines that of a chain of nftables. An accept in a
-table of kb's own does not help there: each base chain of a hook has its say. So the rules stand in the chain that drops, at its
-end, and marked as kb's. Owns these rules: how they are looked at, kept and taken back. Must not touch a rule without the mark, nor
-change a policy. Mirrors what flannel does for its subnets; kubeadm leaves it to the network.
+Docker and ufw set the policy of iptables' FORWARD chain to DROP, and hardened machines do so with an nftables chain. An accept rule
+in a table of kb's own would not help, because a packet must be accepted by every base chain of a hook. So kb adds its rules to the
+chain that drops, at its end and marked as kb's. This module reads, maintains and removes these rules. It never touches a rule without
+the mark, and never changes a policy. flannel does the same for its subnets; kubeadm leaves it to the pod network.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ CHAIN = "KB-FORWARD"
 MARK = "kb pods"
 _CATCH_ALL = re.compile(r"-A FORWARD -j (DROP|REJECT)( .*)?")
 _NFT_CATCH_ALL = re.compile(r"(counter packets \d+ bytes \d+ )?(drop|reject)\b")
-"""A rule that takes all that has come so far: what is to pass has to stand before it. Other rules, those of kube-proxy's firewall
-of load balancers among them, come first."""
+"""A rule that matches every packet. kb's rules must stand before it, and after all other rules, such as those of kube-proxy's
+load balancer firewall."""
 _PROGRAMS = {4: "iptables", 6: "ip6tables"}
 _FAMILIES = {4: ("ip", "inet"), 6: ("ip6", "inet")}
 
 
 @frozen
 class DroppingChain:
-    """A base chain of nftables at the hook forward that drops what no rule accepts."""
+    """An nftables base chain at the forward hook that drops what no rule accepts."""
 
     family: str
     table: str
@@ -39,7 +39,7 @@ class DroppingChain:
 
 
 def read_dropping_chains(host: Host) -> list[DroppingChain]:
-    """Those whose policy is drop; those of iptables' own are left to it."""
+    """The forward chains of nftables whose policy is drop, without those that iptables manages."""
     found = host.query(["nft", "-j", "list", "chains"])
     try:
         entries = parse_json_object(found.stdout, "nft's answer").get("nftables") or [] if found.ok else []
@@ -54,8 +54,8 @@ def read_dropping_chains(host: Host) -> list[DroppingChain]:
 
 
 def describe_drops(host: Host) -> str:
-    """Which chains of this machine drop what they forward by default, and whether kb's rule is missing there; "" where none
-    does. Such a chain does no harm beside kb's rules."""
+    """The chains of this machine that drop forwarded packets by default, and whether kb's rule is missing there; "" if there are
+    none. With kb's rules, such a chain does no harm."""
     found = [
         f"{' '.join((chain.family, chain.table, chain.name))} has the policy drop"
         for chain in read_dropping_chains(host)
@@ -75,7 +75,7 @@ def _is_of_iptables(host: Host, chain: dict[str, Any]) -> bool:
 
 
 def render_iptables_chain(cidrs: Sequence[str]) -> list[str]:
-    """In the words of `iptables -S KB-FORWARD`."""
+    """kb's chain, in the format of `iptables -S KB-FORWARD`."""
     return [f"-N {CHAIN}", *(f"-A {CHAIN} {way} {cidr} -j ACCEPT" for cidr in cidrs for way in ("-s", "-d"))]
 
 
@@ -83,7 +83,7 @@ def render_iptables_chain(cidrs: Sequence[str]) -> list[str]:
 
 
 def ensure_forwarding(host: Host, version: int, *, cidrs: Sequence[str]) -> list[str]:
-    """Accept what comes from and goes to these pod networks, all of one IP version; return what failed, in words."""
+    """Accept packets from and to these pod networks, which have the same IP version; return what failed, in words."""
     failures = _ensure_in_iptables(host, version, cidrs=cidrs) if host.which(_PROGRAMS[version]) else []
     for chain in read_dropping_chains(host):
         if chain.family in _FAMILIES[version]:
@@ -98,7 +98,7 @@ def _ensure_in_iptables(host: Host, version: int, *, cidrs: Sequence[str]) -> li
     found = host.query([*base, "-S", CHAIN])
     failures: list[str] = []
     if not found.ok or found.stdout.split("\n")[:-1] != wanted:
-        # one restore: no moment in which the chain is half there
+        # a single restore, so that the chain is never incomplete
         rules = "\n".join(["*filter", f":{CHAIN} - [0:0]", *wanted[1:], "COMMIT", ""])
         failures += describe_failure(host.run([f"{program}-restore", "-w", "10", "--noflush"], stdin=rules))
     rules_now = [line for line in host.query([*base, "-S", "FORWARD"]).stdout.splitlines() if line.startswith("-A ")]
@@ -142,12 +142,12 @@ def _handle_of(line: str) -> str:
 
 
 def _plain(rule: str) -> str:
-    """Without what nft leaves out of a set of one."""
+    """The rule without the braces that nft omits around a set of one element."""
     return rule.replace("{ ", "").replace(" }", "")
 
 
 def remove_forwarding(host: Host) -> None:
-    """Take kb's rules away, wherever they stand."""
+    """Remove kb's rules from all chains."""
     for program in _PROGRAMS.values():
         base = (program, "-w", "10", "-t", "filter")
         if host.which(program) and host.query([*base, "-S", CHAIN]).ok:
@@ -160,7 +160,7 @@ def remove_forwarding(host: Host) -> None:
 
 
 def _find_rules(ruleset: str) -> Iterable[str]:
-    """The commands that delete kb's rules of a ruleset, by their handles."""
+    """The commands that delete kb's rules in a ruleset, by their handles."""
     table = chain = ""
     for line in ruleset.splitlines():
         words = line.split()

@@ -1,6 +1,6 @@
-"""The loop of kb's keepers: services that make this node's network follow the cluster.
+"""The loop of kb's keepers: services that adapt this node's network to the cluster.
 
-Owns when a round follows another and what is told of it. Must not know what a round does.
+This module decides when the next round begins and what is logged. It does not know what a round does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ RETRY_S = 3.0
 
 @frozen
 class Round:
-    """How a round ended: what to say, and how long to wait for the next."""
+    """The result of a round: what to log, and how long to wait for the next."""
 
     text: str
     wait_s: float = POLL_S
@@ -27,8 +27,10 @@ class Round:
 
 @frozen
 class Keeper:
-    """name: `kb routes`, as its log calls it; keep_round: does one round, from settings and a kubeconfig that are read in it, since
-    certificates are renewed now and then; stays: what a round that fails leaves as it is."""
+    """A keeper service.
+
+    name: its name in the log, `kb routes`; keep_round: does one round. It reads its settings and kubeconfig in each round, since
+    certificates are renewed from time to time; stays: what a failed round leaves unchanged, in words."""
 
     name: str
     keep_round: Callable[[], Round]
@@ -36,7 +38,7 @@ class Keeper:
 
 
 def run(keeper: Keeper, host: Host, *, paths: Paths, log: Callable[[str], None], once: bool) -> None:
-    """Go on for ever, or once, and say what changed. A cluster that does not answer changes nothing."""
+    """Run rounds forever, or once, and log what changed. If the cluster does not answer, nothing is changed."""
     said = ""
     while True:
         try:

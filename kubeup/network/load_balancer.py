@@ -1,10 +1,10 @@
-"""The load balancer that a cluster may run on every node, in front of its API servers: haproxy as a static pod.
+"""The optional load balancer in front of the API servers: haproxy as a static pod on every node.
 
-Owns its configuration, its pod, the line in /etc/hosts by which controlPlaneEndpoint's name leads to it, and the keeper
-(`kb load-balancer`) that follows API servers as they come and go. Must not touch a line of /etc/hosts that is not its
-own. kubeadm has nothing of the kind: it leaves the load balancer to the operator.
+This module renders its configuration, its pod, and the line in /etc/hosts that points the name in controlPlaneEndpoint to it. It also
+contains the keeper (`kb load-balancer`), which adapts the configuration as API servers come and go. It never touches other lines of
+/etc/hosts. kubeadm has no counterpart: it leaves the load balancer to the operator.
 
-It listens on 127.0.0.1 alone and passes TLS on as it is, so a node trusts nobody whom it would not trust without it.
+haproxy listens only on 127.0.0.1 and passes TLS through, so with it a node trusts nobody whom it would not trust without it.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from kubeup.trust import Anchors
 from kubeup.yaml_files import dump_yaml, fill_template, load_yaml, read_resource
 
 NAME = "kb-load-balancer"
-"""Of the static pod, its container, and the unit of the keeper."""
+"""The name of the static pod, its container, and the keeper's unit."""
 UNIT = f"{NAME}.service"
 HOSTS = Path("/etc/hosts")
 MARK = "# kb: the API servers, through this node's load balancer"
 GONE_AFTER_S = 60.0
-"""How long a server that the cluster does not list any more is kept: a reboot should not reload haproxy twice."""
+"""How long a server is kept after the cluster stopped listing it, so that a reboot does not reload haproxy twice."""
 START_TIMEOUT_S = 90.0
 RELOAD_TIMEOUT_S = 5.0
 RELOAD_POLL_S = 0.2
@@ -53,7 +53,7 @@ RELOAD_POLL_S = 0.2
 
 @frozen
 class Settings:
-    """What the phase load-balancer tells the keeper, in /var/lib/kb/load-balancer.json."""
+    """The keeper's settings, which the phase load-balancer writes to /var/lib/kb/load-balancer.json."""
 
     endpoint: str
     """controlPlaneEndpoint, `name:port`."""
@@ -82,7 +82,7 @@ def settings_path(paths: Paths) -> Path:
 
 
 def render_config(settings: Settings, servers: Sequence[str]) -> str:
-    """haproxy.cfg for these API servers (`10.0.0.11:6443`, `[fd00::11]:6443`), in the order of their names."""
+    """haproxy.cfg for these API servers (`10.0.0.11:6443`, `[fd00::11]:6443`), sorted."""
     rows = [f"    server {_server_name(server)} {server}" for server in sorted(set(servers))]
     values = {
         "bind": f"127.0.0.1:{settings.port}",
@@ -126,7 +126,7 @@ def render_settings(settings: Settings) -> str:
 
 
 def read_settings(host: Host, paths: Paths) -> Settings:
-    """Raises HostError (load-balancer-settings) where the file is not there or says nothing."""
+    """Read the settings. Raises HostError (load-balancer-settings) if the file is missing or incomplete."""
     path = settings_path(paths)
     try:
         text = host.read_text(path) if host.exists(path) else "{}"
@@ -145,11 +145,11 @@ def read_settings(host: Host, paths: Paths) -> Settings:
 
 
 def plan_hosts(text: str, name: str) -> str:
-    """/etc/hosts with kb's line for `name`; all else stays, and so do names that the line had before: until a change of
-    the endpoint is through on all nodes, somebody still calls them.
+    """The text of /etc/hosts with kb's line for `name`. Everything else stays. Earlier names in kb's line stay too: until a change of
+    the endpoint is complete on all nodes, they are still in use.
 
-    Raises HostError (endpoint-in-hosts) where somebody else's line leads the name to another address: the first line
-    counts, and theirs may be there for a reason.
+    Raises HostError (endpoint-in-hosts) if somebody else's line maps the name to another address: the first line wins, and
+    theirs may have a reason.
     """
     lines = text.splitlines(keepends=True)
     own = [line for line in lines if MARK in line]
@@ -173,22 +173,22 @@ def plan_hosts(text: str, name: str) -> str:
 
 
 def strip_hosts(text: str) -> str:
-    """/etc/hosts without kb's line."""
+    """The text of /etc/hosts without kb's line."""
     return "".join(line for line in text.splitlines(keepends=True) if MARK not in line)
 
 
 def read_hosts(host: Host) -> str:
-    """Byte for byte: a comment may be in any encoding, lines may end as they like."""
+    """Read /etc/hosts byte for byte: comments may be in any encoding, and lines may end in any way."""
     return host.read_bytes(HOSTS).decode(errors="surrogateescape") if host.exists(HOSTS) else ""
 
 
 def ensure_hosts(host: Host, name: str) -> bool:
-    """Have the name lead to this node's load balancer; return whether that changed anything."""
+    """Map the name to this node's load balancer; return whether that changed anything."""
     return host.write_file(HOSTS, plan_hosts(read_hosts(host), name), keeps=True)
 
 
 def remove_hosts(host: Host) -> bool:
-    """Take kb's line away, and leave what others wrote since."""
+    """Remove kb's line, and keep what others have written since."""
     text = read_hosts(host)
     return MARK in text and host.write_file(HOSTS, strip_hosts(text), keeps=True)
 
@@ -197,13 +197,13 @@ def remove_hosts(host: Host) -> bool:
 
 
 def read_servers(host: Host, paths: Paths) -> tuple[str, ...]:
-    """The servers in haproxy.cfg; () where there is none."""
+    """The servers in haproxy.cfg; () if there is no such file."""
     path = config_path(paths)
     return parse_config(host.read_text(path))[0] if host.exists(path) else ()
 
 
 def read_running_digest(host: Host, health_port: int) -> str:
-    """Which haproxy.cfg the running haproxy has read; "" where none answers."""
+    """The digest of the haproxy.cfg that the running haproxy has read; "" if haproxy does not answer."""
     try:
         answer = host.http_get(f"http://127.0.0.1:{health_port}/", timeout_s=2)
     except Unreachable:
@@ -212,7 +212,7 @@ def read_running_digest(host: Host, health_port: int) -> str:
 
 
 def find_container(host: Host, socket: str) -> Optional[containers.ContainerInfo]:
-    """The newest container of the load balancer, ended ones included."""
+    """The newest container of the load balancer, including exited ones."""
     found = containers.list_containers(host, socket, name=NAME)
     return found[0] if found else None
 
@@ -221,14 +221,14 @@ def find_container(host: Host, socket: str) -> Optional[containers.ContainerInfo
 
 
 def plan_keeper_files(paths: Paths, *, settings: Settings, command: str) -> dict[Path, str]:
-    """What the keeper's program is started with: path -> text."""
+    """The keeper's settings and unit file: path -> text."""
     unit = fill_template(f"systemd/{UNIT}", {"command": command})
     return {settings_path(paths): render_settings(settings), paths.systemd / UNIT: unit}
 
 
 def reload(host: Host, settings: Settings) -> str:
-    """Have the running haproxy read its file anew: its master starts a new worker on the same listening sockets, and
-    the old one serves what is open to its end. Returns what failed, in words; "" for nothing."""
+    """Have the running haproxy reload its file: its master starts a new worker on the same listening sockets, while the old one serves
+    its open connections until they end. Returns what failed, in words, or ""."""
     found = find_container(host, settings.cri_socket)
     if found is None or found.state != "running":
         return "haproxy does not run yet"
@@ -245,7 +245,7 @@ def reload(host: Host, settings: Settings) -> str:
 
 
 def remove_node_files(host: Host, paths: Paths) -> bool:
-    """Take away all that the load balancer put on this node, for `kb reset`, when no pod runs any more."""
+    """Remove everything of the load balancer from this node, for `kb reset`, once no pod runs any more."""
     had_unit = host.exists(paths.systemd / UNIT)
     if had_unit:
         services.stop_own_unit(host, UNIT)
@@ -259,7 +259,7 @@ def remove_node_files(host: Host, paths: Paths) -> bool:
 
 
 def find_node_files(host: Host, paths: Paths) -> list[str]:
-    """What remove_node_files would take away, in words."""
+    """What remove_node_files would remove, in words."""
     lines = [f"its line in {HOSTS}"] if MARK in read_hosts(host) else []
     return [str(path) for path in _own_paths(paths) if host.exists(path)] + lines
 
@@ -268,11 +268,11 @@ def _own_paths(paths: Paths) -> tuple[Path, ...]:
     return (paths.systemd / UNIT, settings_path(paths), paths.manifest(NAME), config_path(paths), config_dir(paths))
 
 
-# ---- does it work?
+# ---- waiting until it works
 
 
 def wait_until_serving(host: Host, settings: Settings, *, ca_pem: str, tell: Callable[[str], None]) -> None:
-    """Until the endpoint's name leads through haproxy to an API server that proves itself under that name.
+    """Wait until the endpoint's name leads through haproxy to an API server whose certificate is valid for that name.
 
     Raises ClusterError: load-balancer-not-up, endpoint-not-in-certificate.
     """
@@ -327,12 +327,12 @@ def _not_up(host: Host, settings: Settings, *, last: Unreachable, elapsed: float
 
 @dataclass
 class Memory:
-    """When each server was listed last, by the host's monotonic clock."""
+    """When each server was last listed, by the host's monotonic clock."""
 
     seen: dict[str, float] = field(default_factory=dict)
 
     def merge(self, listed: Sequence[str], held: Sequence[str], *, now: float) -> list[str]:
-        """The servers to have: those that the cluster lists, and those held that it listed a moment ago."""
+        """The servers to configure: those that the cluster lists, and those held ones that it listed until recently."""
         for server in held:
             self.seen.setdefault(server, now)
         for server in listed:
@@ -342,8 +342,8 @@ class Memory:
 
 
 def keep_round(host: Host, read_api: Callable[[], Api], *, settings: Settings, memory: Memory, paths: Paths) -> Round:
-    """One round: the name, the list of servers, and a haproxy that has read it. A cluster that does not answer, or
-    lists no server, changes no list."""
+    """Run one round: ensure the name in /etc/hosts and the list of servers, and that haproxy has read it. If the cluster does not
+    answer or lists no server, the list stays."""
     ensure_hosts(host, settings.name)
     held = read_servers(host, paths)
     trouble = ""
@@ -361,7 +361,7 @@ def keep_round(host: Host, read_api: Callable[[], Api], *, settings: Settings, m
 
 
 def _follow(host: Host, settings: Settings, *, paths: Paths) -> str:
-    """Whether the running haproxy has read the file that lies there; if not, it is told to."""
+    """Reload haproxy, unless it has already read the current file. Returns what failed, in words, or ""."""
     if not host.exists(config_path(paths)):
         return f"there is no {config_path(paths)}"
     wanted = parse_config(host.read_text(config_path(paths)))[1]
@@ -381,7 +381,7 @@ def _follow(host: Host, settings: Settings, *, paths: Paths) -> str:
 
 
 def keep(host: Host, *, log: Callable[[str], None], once: bool = False, paths: Optional[Paths] = None) -> None:
-    """`kb load-balancer`."""
+    """Run `kb load-balancer`."""
     places, memory = paths or Paths(), Memory()
 
     def round_of_servers() -> Round:
@@ -395,7 +395,7 @@ def keep(host: Host, *, log: Callable[[str], None], once: bool = False, paths: O
 
 
 def connect(host: Host, settings: Settings, *, paths: Paths) -> Api:
-    """The cluster with the kubelet's identity, through the load balancer: it knows which server answers."""
+    """A client of the cluster with the kubelet's identity, through the load balancer, which knows the servers that answer."""
     identity = read_identity(host, paths.kubernetes / "kubelet.conf", server=f"https://{settings.endpoint}")
     return Api(host, identity, retry_s=0)
 

@@ -1,6 +1,6 @@
-"""Masking what pods send out of the cluster: with nft, or iptables where there is no nft.
+"""Masquerades what pods send out of the cluster: with nft, or with iptables if there is no nft.
 
-The rule lies in a table (or chain) of kb's own, and no other is touched.
+The rule is in a table or chain of kb's own; no other is touched.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
 
 
 def select_cidrs(cidrs: Iterable[str], version: int) -> list[str]:
-    """Those of one IP version, merged: nft refuses a set in which one range holds another."""
+    """The CIDRs of one IP version, merged, because nft refuses a set with overlapping ranges."""
     networks = [ipaddress.ip_network(cidr, strict=False) for cidr in cidrs]
     same: list[Any] = [network for network in networks if network.version == version]
     return [str(network) for network in ipaddress.collapse_addresses(same)]
 
 
 def render_nft_table(version: int, own: Sequence[str], *, cluster: Sequence[str]) -> tuple[str, str]:
-    """The table that masks what pods of this node send out of the cluster, and the name of its chain, which
-    changes with the rule: so a look at the names tells whether the rule is there."""
+    """The table that masquerades what this node's pods send out of the cluster, and the name of its chain. The name contains a hash of
+    the rule, so it is enough to look for the name."""
     family = "ip" if version == 4 else "ip6"
     inside = ", ".join(sorted([*cluster, MULTICAST[version]]))
     rule = f"{family} saddr {{ {', '.join(own)} }} {family} daddr != {{ {inside} }} masquerade fully-random"
@@ -47,21 +47,21 @@ def render_nft_table(version: int, own: Sequence[str], *, cluster: Sequence[str]
 
 
 def render_iptables_chain(version: int, own: Sequence[str], *, cluster: Sequence[str]) -> list[str]:
-    """The same rule for a node that has iptables alone, in the words of `iptables -t nat -S KB-POSTROUTING`."""
+    """The same rule for a node that has only iptables, in the format of `iptables -t nat -S KB-POSTROUTING`."""
     inside = [f"-A {CHAIN} -d {cidr} -j RETURN" for cidr in sorted([*cluster, MULTICAST[version]])]
     return [f"-N {CHAIN}", *inside, *(f"-A {CHAIN} -s {cidr} -j MASQUERADE" for cidr in own)]
 
 
 def read_masquerade_tool(host: Host) -> str:
-    """ "nft" where the kernel and the program are there, else "iptables", else ""."""
+    """ "nft" if the program is installed and the kernel supports it, else "iptables" if installed, else ""."""
     if host.query(["nft", "list", "tables"]).ok:
         return "nft"
     return "iptables" if host.which("iptables") else ""
 
 
 def ensure_masquerade(host: Host, own: Sequence[str], *, cluster: Sequence[str]) -> list[str]:
-    """Mask what pods of this node send out of the cluster, and let what is theirs pass where forwarding is dropped; return
-    what failed, in words."""
+    """Masquerade what this node's pods send out of the cluster, and accept their traffic in chains that drop it. Returns what failed,
+    in words."""
     tool = read_masquerade_tool(host)
     if not tool:
         return ["neither nft nor iptables is there: pods cannot reach anything outside the cluster"]
@@ -93,7 +93,7 @@ def _ensure_iptables(host: Host, version: int, *, own: Sequence[str], inside: Se
     jump = ("POSTROUTING", "-j", CHAIN)
     failures: list[str] = []
     if not found.ok or found.stdout.split("\n")[: len(wanted)] != wanted or found.stdout.count("\n") != len(wanted):
-        # one restore: no moment in which the chain is half there
+        # a single restore, so that the chain is never incomplete
         rules = "\n".join(["*nat", f":{CHAIN} - [0:0]", *wanted[1:], "COMMIT", ""])
         failures += _failure(host.run([f"{program}-restore", "-w", "10", "--noflush"], stdin=rules))
     if not host.query([*base, "-C", *jump]).ok:
@@ -102,7 +102,7 @@ def _ensure_iptables(host: Host, version: int, *, own: Sequence[str], inside: Se
 
 
 def remove_masquerade(host: Host) -> None:
-    """Take kb's own rules away, whichever tool set them."""
+    """Remove kb's rules, whichever tool added them."""
     forwarding.remove_forwarding(host)
     for family in ("ip", "ip6"):
         if host.query(["nft", "list", "table", family, TABLE]).ok:

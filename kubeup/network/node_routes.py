@@ -1,4 +1,4 @@
-"""The routes, addresses and links that this node has: reading them, and making them as planned."""
+"""Reads the routes, addresses and links of this node, and changes them as planned."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from kubeup.network.route_plan import (
 from kubeup.paths import Paths
 
 CNI_FILE = "99-kb-bridge.conflist"
-"""Sorts behind the files of Calico, Cilium, flannel and the others: the runtime takes the first."""
+"""Sorts after the files of Calico, Cilium, flannel and others, because the runtime uses the first file."""
 _CNI_SUFFIXES = (".conf", ".conflist", ".json")
 
 
@@ -39,7 +39,7 @@ def read_interfaces(host: Host) -> list[Interface]:
 
 
 def read_network(host: Host) -> Network:
-    """What of kb's is there now."""
+    """kb's current routes, link and neighbours."""
     routes = frozenset[Route]()
     for version in (4, 6):
         text = query(host, "ip", "-json", f"-{version}", "route", "show", "proto", str(PROTOCOL))
@@ -54,7 +54,7 @@ def read_network(host: Host) -> Network:
 
 
 def read_unrouted(host: Host, cidrs: Sequence[str], *, counts_own: bool = False) -> list[str]:
-    """Those of `cidrs` to which no route of this machine leads; none where it does not tell."""
+    """Those of `cidrs` to which this machine has no route; [] if its routes cannot be read."""
     found: list[str] = []
     for version in (4, 6):
         same = [cidr for cidr in cidrs if (6 if ":" in cidr else 4) == version]
@@ -65,7 +65,7 @@ def read_unrouted(host: Host, cidrs: Sequence[str], *, counts_own: bool = False)
 
 
 def query(host: Host, *argv: str) -> str:
-    """The output; "" where the command failed, which `ip` does for a link that is not there."""
+    """The output of a command; "" if it failed, as `ip` does for a missing link. Raises HostError (iproute2-missing)."""
     found = host.query(argv)
     if found.missing:
         raise HostError(
@@ -78,12 +78,12 @@ def query(host: Host, *argv: str) -> str:
 
 
 def is_own_network(host: Host, paths: Paths) -> bool:
-    """Whether pods get their addresses from kb's own network."""
+    """Whether pods on this node get their addresses from kb's network."""
     return find_first_cni_config(host, paths) == CNI_FILE
 
 
 def find_first_cni_config(host: Host, paths: Paths) -> str:
-    """The file in /etc/cni/net.d that the runtime takes: the first by name; "" for none."""
+    """The file in /etc/cni/net.d that the runtime uses: the first by name; "" if there is none."""
     names = [name for name in host.list_dir(paths.cni_conf) if name.endswith(_CNI_SUFFIXES)]
     return min(names, default="")
 
@@ -92,13 +92,13 @@ def find_first_cni_config(host: Host, paths: Paths) -> str:
 
 
 def ensure_network(host: Host, wanted: Network) -> list[str]:
-    """Make the node's routes and link like `wanted`; return what failed, in words."""
+    """Change the node's routes and link to match `wanted`; return what failed, in words."""
     return _run_all(host, plan_changes(wanted, read_network(host)))
 
 
 def withdraw(host: Host) -> bool:
-    """Take kb's routes, link and rule away; return whether there were any routes or a link. The bridge stays: pods
-    may still hang on it."""
+    """Remove kb's routes, link and rules; return whether there was any route or link. The bridge stays, because pods may still be
+    attached to it."""
     commands = plan_changes(Network(), read_network(host))
     _run_all(host, commands)
     remove_masquerade(host)

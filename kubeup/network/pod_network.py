@@ -1,10 +1,9 @@
 """The pod network: a bridge on every node with routes between them, an applied manifest, or none.
 
-Owns the CNI configuration file, the unit of the route keeper, and how a manifest is put in order. Must not set
-routes (kubeup/network/route_keeper.py does), and never touches another network's CNI file. kubeadm leaves all of this to a page
-of manual steps.
+This module renders the CNI configuration file and the route keeper's unit, and prepares a manifest for applying. Routes are set by
+kubeup/network/route_keeper.py. Another network's CNI file is never touched. kubeadm leaves all of this to manual steps.
 
-The CNI file sorts last, so whatever is installed later wins by its name, and the route keeper then steps aside.
+kb's CNI file sorts last. So a network that is installed later wins by its file name, and the route keeper steps aside.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ from kubeup.yaml_files import YAMLError, dump_yaml, fill_template, load_all_yaml
 from kubeup.yaml_text import MANIFEST
 
 CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
-"""loopback is the runtime's own wish: it gives every sandbox its lo."""
+"""The CNI plugins that kb's network needs. The runtime itself uses loopback, for lo in every sandbox."""
 KNOWN_CNI_DIRS = (Path("/opt/cni/bin"), Path("/usr/lib/cni"), Path("/usr/libexec/cni"))
 UNIT = "kb-routes.service"
 RENAMED_CNI_FILE = f"{CNI_FILE}.cilium_bak"
-"""What Cilium makes of kb's file when it comes (its option cni.exclusive), and nobody removes."""
+"""Cilium renames kb's file to this when it is installed (its option cni.exclusive), and nobody removes it."""
 _POD_LISTS = ("containers", "initContainers", "ephemeralContainers")
 _ORDER = {"Namespace": 0, "CustomResourceDefinition": 1}
 
@@ -46,7 +45,7 @@ _ORDER = {"Namespace": 0, "CustomResourceDefinition": 1}
 
 @frozen
 class NodeFiles:
-    """What the bridge network writes on a node."""
+    """The contents of the files that the bridge network writes on a node."""
 
     conflist: str
     settings: str
@@ -54,7 +53,7 @@ class NodeFiles:
 
 
 def plan_mtu(network: PodNetwork, *, link_mtu: int, node_address: str) -> int:
-    """The pods' MTU: what was configured; else the link's, less what VXLAN takes where a node may be reached by it."""
+    """The MTU of pods: the configured one; else the link's, minus the VXLAN overhead if nodes may be reached by VXLAN."""
     if network.mtu:
         return network.mtu
     overhead = 0 if network.backend == "route" else VXLAN_OVERHEAD[6 if ":" in node_address else 4]
@@ -64,8 +63,8 @@ def plan_mtu(network: PodNetwork, *, link_mtu: int, node_address: str) -> int:
 def render_conflist(pod_cidrs: Sequence[str], mtu: int) -> str:
     """The CNI configuration of a node whose pods get addresses from `pod_cidrs`.
 
-    The bridge plugin masks nothing (ipMasq is off): it would mask traffic between nodes too. The route keeper's
-    rule masks what leaves the cluster alone.
+    The bridge plugin does not masquerade (ipMasq is off), because it would masquerade traffic between nodes too. The route
+    keeper's rule masquerades only what leaves the cluster.
     """
     conflist = json.loads(fill_template(f"cni/{CNI_FILE}", {"mtu": mtu}))
     conflist["plugins"][0]["ipam"]["ranges"] = [[{"subnet": cidr}] for cidr in pod_cidrs]
@@ -77,7 +76,7 @@ def render_unit(command: str) -> str:
 
 
 def check_pod_cidr_source(cluster: ClusterConfiguration) -> None:
-    """Raise UsageError (no-pod-subnet) where nobody gives the nodes their pod addresses: better before the wait."""
+    """Raise UsageError (no-pod-subnet) if nothing will assign podCIDRs to nodes, instead of waiting for them in vain."""
     allocate = cluster.controller_manager.last_arg("allocate-node-cidrs")
     if not cluster.networking.pod_subnet:
         cause, remedy = "networking.podSubnet is empty", "set networking.podSubnet (--pod-network-cidr 10.244.0.0/16)"
@@ -95,7 +94,7 @@ def check_pod_cidr_source(cluster: ClusterConfiguration) -> None:
 
 
 def missing_pod_cidr(api: Api, name: str, *, waited_s: float) -> ClusterError:
-    """Why node `name` has no podCIDR, as far as its events tell."""
+    """The error that explains why node `name` has no podCIDR, as far as its events tell."""
     field = f"involvedObject.name={name},reason=CIDRNotAvailable"
     events = api.list("/api/v1/namespaces/default/events", field=field)
     if events:
@@ -110,8 +109,8 @@ def missing_pod_cidr(api: Api, name: str, *, waited_s: float) -> ClusterError:
 
 
 def check_cni_plugins(host: Host, searched: Sequence[str], *, runtime: str) -> None:
-    """Raise HostError (cni-plugins-missing) where the folders that the runtime searches lack a plugin; the text
-    says where the plugins are, if they are anywhere."""
+    """Raise HostError (cni-plugins-missing) if a plugin is missing in the folders that the runtime searches. The error says where the
+    plugins are, if they are anywhere."""
     folders = [Path(folder) for folder in searched]
     missing = [name for name in CNI_PLUGINS if not any(host.exists(folder / name) for folder in folders)]
     if not missing:
@@ -139,20 +138,20 @@ def check_cni_plugins(host: Host, searched: Sequence[str], *, runtime: str) -> N
 
 
 def find_foreign_cni_config(host: Host, paths: Paths) -> str:
-    """The CNI file that the runtime would take before kb's; "" for none."""
+    """The CNI file that the runtime would use before kb's; "" if there is none."""
     first = find_first_cni_config(host, paths)
     return first if first and first < CNI_FILE else ""
 
 
 def is_kept(host: Host, paths: Paths) -> bool:
-    """Whether kb's network was set up on this node and its keeper is there. The CNI file does not tell: Cilium renames
-    those of other networks."""
+    """Whether kb's network was set up on this node, by the unit of its keeper. The CNI file is no proof, because Cilium renames other
+    networks' files."""
     return host.exists(paths.systemd / UNIT)
 
 
 def check_foreign_cni_config(host: Host, paths: Paths, *, keep: str = "or keep it: podNetwork: {plugin: none}") -> None:
-    """Raise HostError (foreign-cni-config) where another network's file would hide kb's from the first start on. `keep`
-    says what else than moving it away may be done."""
+    """Raise HostError (foreign-cni-config) if another network's file would take precedence over kb's from the start. `keep` names the
+    alternative to moving that file away."""
     first = find_foreign_cni_config(host, paths)
     if first and not is_kept(host, paths):
         raise HostError(
@@ -166,9 +165,9 @@ def check_foreign_cni_config(host: Host, paths: Paths, *, keep: str = "or keep i
 def plan_node_files(
     host: Host, node: Mapping[str, Any], *, config: NodeConfig, network: PodNetwork, command: str
 ) -> NodeFiles:
-    """The files of the bridge network on the node that `node` describes.
+    """The files of the bridge network for the Node object `node`.
 
-    Raises HostError (no-node-interface) where the machine has no interface with an address.
+    Raises HostError (no-node-interface) if the machine has no interface with an address.
     """
     (me,) = parse_peers([node])
     underlay = find_underlay(me, read_interfaces(host))
@@ -188,8 +187,8 @@ def plan_node_files(
 
 
 def remove_node_network(host: Host, paths: Paths, *, socket: str = "") -> bool:
-    """Take away all that the bridge network put on this node, for `kb reset`, when no pod runs any more: the unit,
-    routes and rules, both links, the files. Returns whether there was anything."""
+    """Remove everything of the bridge network from this node, for `kb reset`, once no pod runs any more: the unit, routes and rules,
+    both links, the files. Returns whether there was anything."""
     had_unit = host.exists(paths.systemd / UNIT)
     if had_unit:
         services.stop_own_unit(host, UNIT)
@@ -212,9 +211,9 @@ def remove_node_network(host: Host, paths: Paths, *, socket: str = "") -> bool:
 
 
 def read_manifest(host: Host, place: str) -> list[Object]:
-    """The objects in a file or behind an http(s) URL, Lists opened.
+    """The objects in a file or at an http(s) URL, with Lists expanded.
 
-    Raises UsageError (manifest-missing, manifest-invalid) or HostError where it cannot be had.
+    Raises UsageError (manifest-missing, manifest-invalid), or HostError if it cannot be downloaded.
     """
     if place.startswith(("http://", "https://")):
         text = _download(host, place)
@@ -243,7 +242,7 @@ def _download(host: Host, url: str) -> str:
 
 
 def parse_manifest(text: str, place: str) -> list[Object]:
-    """Raises UsageError (manifest-invalid)."""
+    """The objects in a manifest, with Lists expanded. Raises UsageError (manifest-invalid)."""
     try:
         documents = load_all_yaml(text, MANIFEST)
     except YAMLError as error:
@@ -278,15 +277,14 @@ def _invalid_manifest(place: str, cause: str) -> UsageError:
 
 
 def sort_objects(objects: Iterable[Object]) -> list[Object]:
-    """Namespaces, then CustomResourceDefinitions, then the rest in its order: each needs the ones before."""
+    """Sort Namespaces first, then CustomResourceDefinitions, then the rest in its order: each may need those before it."""
     return sorted(objects, key=lambda found: _ORDER.get(str(found["kind"]), 2))
 
 
 def rewrite_images(objects: Iterable[Object], mirror: str) -> list[Object]:
-    """The objects with the images of their containers named after the mirror; "" leaves them alone.
+    """The objects with their containers' images renamed to the mirror; with mirror "", unchanged.
 
-    An operator that holds image names in its arguments keeps them: the runtime's own mirror configuration
-    (hosts.toml) is what serves those.
+    Image names in an operator's arguments are not renamed: the runtime's mirror configuration (hosts.toml) covers those.
     """
     server = mirror.partition("://")[2] or mirror
     return [_rewrite(found, server.strip("/")) for found in objects] if mirror else list(objects)

@@ -1,9 +1,9 @@
-"""What a pod of this node reaches, asked from where pods are.
+"""Checks what a pod on this node can reach, from inside a pod's network namespace.
 
-What the node itself reaches proves nothing of its pods: their packets are forwarded, and a firewall may drop just that. Owns the
-network namespace that is asked from: one that kb makes with its own network's plugin, as the runtime makes a pod's, or, where
-nothing may be made or the network is another's, those of pods that are there. Owns which link is named when something is not
-reached. Must not wait (phases/wait_pod_ways.py does), and leaves nothing behind. kubeadm asks nothing of the kind.
+What the node itself reaches proves nothing about its pods: their packets are forwarded, and a firewall may drop just those. The probe
+runs in a network namespace that kb creates with its own network's plugin, as the runtime does for a pod. If nothing may be created, or
+the network is not kb's, it runs in the namespaces of existing pods. If something is not reached, the module names the broken link. It
+never waits (phases/wait_pod_ways.py does), and leaves nothing behind. kubeadm has no such check.
 """
 
 from __future__ import annotations
@@ -54,19 +54,19 @@ questions = json.loads(sys.argv[1])
 with concurrent.futures.ThreadPoolExecutor(len(questions)) as pool:
     print(json.dumps(list(pool.map(ask, questions))))
 """
-"""Run inside of the namespace by the Python that runs kb: no image and no further program is needed."""
+"""Run inside the namespace with the Python that runs kb, so that no image or other program is needed."""
 
 
 @frozen
 class Way:
-    """A place that pods have to reach: what it is in words, where it is; udp for a DNS server, tcp for an API server."""
+    """A destination that pods have to reach. what: in words; kind: udp for a DNS server, tcp for an API server."""
 
     what: str
     address: str
     port: int
     kind: str
     is_here: bool = False
-    """A pod of this very node."""
+    """It is a pod on this node."""
 
     def __str__(self) -> str:
         return f"{self.what} at {join_host_port(self.address, self.port)}"
@@ -74,9 +74,9 @@ class Way:
 
 @frozen
 class Ways:
-    """The Services that every pod needs, and what stands behind them, as far as that is known.
+    """The Services that every pod needs, and their backends, as far as they are known.
 
-    name: what the DNS is asked for."""
+    name: the name that the DNS is asked for."""
 
     name: str
     services: tuple[Way, ...]
@@ -84,7 +84,7 @@ class Ways:
 
 
 def service_ways(dns_address: str, api_address: str) -> tuple[Way, ...]:
-    """An address of "" is not asked."""
+    """The Services that every pod needs. An address of "" is left out."""
     ways = (
         Way("the cluster's DNS", dns_address, 53, "udp"),
         Way("the API's Service", api_address, 443, "tcp"),
@@ -93,12 +93,12 @@ def service_ways(dns_address: str, api_address: str) -> tuple[Way, ...]:
 
 
 def dns_pod_ways(pods: Iterable[tuple[str, str]], node_name: str) -> tuple[Way, ...]:
-    """Of the (address, node) of CoreDNS' pods."""
+    """The backends of the cluster's DNS, from (address, node) of CoreDNS' pods."""
     return tuple(Way(f"CoreDNS on {node}", address, 53, "udp", node == node_name) for address, node in pods)
 
 
 def server_ways(url: str) -> tuple[Way, ...]:
-    """The API server behind a URL; () where it has a name, which is resolved nowhere that pods know."""
+    """The API server in a URL; () if the URL has a host name, because pods may not be able to resolve it."""
     try:
         parts = urllib.parse.urlsplit(url)
         return (Way("the API server", str(ipaddress.ip_address(parts.hostname or "")), parts.port or 443, "tcp"),)
@@ -106,11 +106,11 @@ def server_ways(url: str) -> tuple[Way, ...]:
         return ()
 
 
-# ---- asking
+# ---- probing
 
 
 def find_cut(host: Host, namespace: Path, *, ways: Ways) -> Optional[Trouble]:
-    """What is not reached from a namespace; None where all is, or where it cannot be asked from."""
+    """What is not reached from a namespace; None if everything is, or if the probe cannot run there."""
     places = (*ways.services, *ways.behind)
     answers = _ask(host, namespace, places=places, name=ways.name)
     if answers is None:
@@ -138,7 +138,7 @@ def _ask(host: Host, namespace: Path, *, places: Sequence[Way], name: str) -> Op
     answer = host.query(argv, timeout_s=5 * _ANSWER_S)
     told = read_rows(answer.stdout if answer.ok else "", str)
     if len(told) != len(places):
-        return None  # the pod has ended meanwhile, or this machine has no nsenter
+        return None  # the pod has ended meanwhile, or nsenter is missing
     return [
         bool(dns_query.parse_answer(_unhex(text), query_id=query_id)) if place.kind == "udp" else bool(text)
         for place, text in zip(places, told)
@@ -175,12 +175,12 @@ def _list(ways: Iterable[Way], word: str) -> str:
     return f" {word} ".join(map(str, ways))
 
 
-# ---- pods that are there
+# ---- existing pods
 
 
 def find_namespaces(host: Host, socket: str, *, limit: int = 2, but_dns: bool = False) -> list[Path]:
-    """The network namespaces of pods that run on this node, but for those in the host's. but_dns: none of CoreDNS', which not
-    every network leads back to itself."""
+    """The network namespaces of the pods on this node, except host-network pods. but_dns: skip CoreDNS' pods, because in some networks
+    a pod cannot reach itself through a Service."""
     if not (host.which("crictl") and host.which("nsenter")):
         return []
     listed = host.query(crictl.crictl_argv(socket, "pods", "--state", "ready", "-o", "json"), timeout_s=15)
@@ -194,7 +194,7 @@ def find_namespaces(host: Host, socket: str, *, limit: int = 2, but_dns: bool = 
 
 
 def _namespace_of(pod: Any) -> str:
-    """The path of a sandbox' network namespace, by `crictl inspectp`; "" where it has the host's."""
+    """The path of a sandbox's network namespace, from `crictl inspectp`; "" if it uses the host's."""
     found = fit_what_does(pod, _SANDBOX)["info"]["runtimeSpec"]["linux"]["namespaces"]
     return next((str(namespace["path"]) for namespace in found if namespace["type"] == "network"), "")
 
@@ -202,13 +202,13 @@ def _namespace_of(pod: Any) -> str:
 _SANDBOX = {"info!": {"runtimeSpec!": {"linux!": {"namespaces!": [{"type!": str, "path!": str}]}}}}
 
 
-# ---- one that kb makes
+# ---- kb's own namespace
 
 
 class OwnNamespace:
-    """A namespace on kb's own network, made when it is first asked for and taken away at the end of a `with` block.
+    """A namespace in kb's own network. It is created on first use, and removed at the end of a `with` block.
 
-    Made as the runtime makes a pod's: by the plugin that the CNI file names, with an address of the node's own."""
+    It is created as the runtime does for a pod: by the plugin in the CNI file, with an address of this node's podCIDR."""
 
     def __init__(self, host: Host, paths: Paths, *, socket: str) -> None:
         self._host, self._paths, self._socket = host, paths, socket
@@ -222,13 +222,13 @@ class OwnNamespace:
             remove_namespace(self._host, self._paths, socket=self._socket)
 
     def path(self) -> Optional[Path]:
-        """None where this machine has not the programs for it. Raises HostError (pod-namespace)."""
+        """The path of the namespace; None if this machine lacks the programs for it. Raises HostError (pod-namespace)."""
         place = NAMESPACES / NAME
         if self._is_made:
             return place
         if not (self._host.which("nsenter") and self._host.which("ip")):
             return None
-        remove_namespace(self._host, self._paths, socket=self._socket)  # of a run that was killed
+        remove_namespace(self._host, self._paths, socket=self._socket)  # left over from a killed run
         self._is_made = True
         _check(self._host, self._host.run(["ip", "netns", "add", NAME]))
         done = _run_plugin(self._host, self._paths, socket=self._socket, command="ADD")
@@ -240,7 +240,7 @@ class OwnNamespace:
 
 
 def remove_namespace(host: Host, paths: Paths, *, socket: str) -> None:
-    """Give its address back, and take it away. Nothing is done where there is none."""
+    """Release the namespace's address and remove it, if it exists."""
     if host.exists(NAMESPACES / NAME):
         if host.exists(paths.cni_conf / CNI_FILE):
             _run_plugin(host, paths, socket=socket, command="DEL")
@@ -251,7 +251,7 @@ _CNI_FILE = {"cniVersion!": str, "name!": str, "plugins!": [{"type!": str}]}
 
 
 def _run_plugin(host: Host, paths: Paths, *, socket: str, command: str) -> CommandResult:
-    """The first plugin of kb's CNI file, as a runtime calls it; the second maps ports, which is nothing to ask from."""
+    """Run the first plugin in kb's CNI file as a runtime does. The second one maps ports, which the probe does not need."""
     path = paths.cni_conf / CNI_FILE
     try:
         network = fit(parse_json(host.read_text(path), "it"), _CNI_FILE, what="it")

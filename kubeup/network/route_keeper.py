@@ -1,7 +1,7 @@
-"""The route keeper: what `kb routes` does on every node of a cluster with the bridge pod network.
+"""The route keeper: `kb routes`, which runs on every node of a cluster with the bridge pod network.
 
-Owns the rounds: this node's ways to the pods of the other nodes (route_plan.py, node_routes.py), and the rule that masks pods'
-addresses where they leave the cluster (masquerade.py). Steps aside for another CNI. kubeadm has nothing of the kind.
+In each round it ensures this node's routes to the pods of other nodes (route_plan.py, node_routes.py), and the rule that masquerades
+pod traffic leaving the cluster (masquerade.py). It steps aside for another CNI. kubeadm has no counterpart.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from kubeup.paths import Paths
 from kubeup.shapes import fit
 
 NODES_PER_POLL_S = 10
-"""A large cluster is asked less often: a list of a thousand nodes is a matter of megabytes."""
+"""In large clusters the keeper polls less often, because a list of a thousand nodes takes megabytes."""
 
 
 @frozen
 class RouteSettings:
-    """What the phase pod-network tells the keeper, in /var/lib/kb/pod-network.json."""
+    """The keeper's settings, which the phase pod-network writes to /var/lib/kb/pod-network.json."""
 
     node_name: str
     pod_cidrs: tuple[str, ...]
-    """networking.podSubnet: traffic of pods to these stays as it is."""
+    """networking.podSubnet: pod traffic to these is not masqueraded."""
     backend: str = "auto"
     """auto | route | vxlan"""
     service_cidrs: tuple[str, ...] = ()
-    """networking.serviceSubnet: a node must have some route to these."""
+    """networking.serviceSubnet: a node needs some route to these."""
 
 
 # ---- settings
@@ -62,7 +62,7 @@ def render_settings(settings: RouteSettings) -> str:
 
 
 def read_settings(host: Host, paths: Paths) -> RouteSettings:
-    """Raises HostError (pod-network-settings) where the file is not there or says nothing."""
+    """Read the settings. Raises HostError (pod-network-settings) if the file is missing or incomplete."""
     path = settings_path(paths)
     try:
         text = host.read_text(path) if host.exists(path) else "{}"
@@ -87,15 +87,15 @@ def _check_network(text: str) -> None:
 
 
 def keep_round(host: Host, api: Callable[[], Api], *, settings: RouteSettings, paths: Paths) -> Round:
-    """One round: look at the cluster and the node, and make the node right.
+    """Run one round: compare the node with the cluster, and fix the node.
 
-    Raises KbError where the cluster cannot be asked; what is there then stays.
+    Raises KbError if the cluster does not answer; then nothing is changed.
     """
     first = find_first_cni_config(host, paths)
     if first != CNI_FILE:
         withdraw(host)
         return _step_aside(host, first, paths=paths)
-    # 0: any state that the API server has in its memory will do, which costs etcd nothing
+    # resourceVersion=0: the API server answers from its cache, without a read from etcd
     listed = api().get(f"{path_of('Node')}?resourceVersion=0") or {}
     nodes = parse_peers(listed.get("items") or [])
     me = next((node for node in nodes if node.name == settings.node_name), None)
@@ -125,14 +125,14 @@ def keep_round(host: Host, api: Callable[[], Api], *, settings: RouteSettings, p
 
 
 def _step_aside(host: Host, first: str, *, paths: Paths) -> Round:
-    """What is left to do beside another network. A node without cbr0 has nothing left, and its cluster is not asked."""
+    """Do what is left to do if another network is used. Without cbr0 nothing is left, and the cluster is not asked."""
     taken = f"the runtime takes {paths.cni_conf / first}" if first else "no CNI configuration is there"
     text = f"stepped aside: {taken}, not {CNI_FILE}"
     bridge = step_aside.read_bridge(host) if first else None
     if bridge is None:
         return Round(text)
     try:
-        # before the bridge goes: it is what tells that pods may still be in the network of before
+        # before the bridge is removed, because it shows that pods may still be in kb's network
         moved = dns_spread.follow_network(host, first, paths=paths)
     except KbError as error:
         return Round(f"{text}; CoreDNS was not restarted yet: {error}", RETRY_S)
@@ -141,7 +141,7 @@ def _step_aside(host: Host, first: str, *, paths: Paths) -> Round:
 
 
 def keep_routes(host: Host, *, log: Callable[[str], None], once: bool = False, paths: Optional[Paths] = None) -> None:
-    """`kb routes`."""
+    """Run `kb routes`."""
     places = paths or Paths()
 
     def round_of_routes() -> Round:

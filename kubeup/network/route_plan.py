@@ -1,9 +1,9 @@
-"""What should be of the ways between nodes, and the commands that lead there: the pure part of the route keeper.
+"""The pure part of the route keeper: the wanted routes between nodes, and the commands that create them.
 
-A route where a node shares a layer 2 network with this one, else VXLAN; on a node without a default route, a route for Services,
-without which its own programs reach none. `plan_network` says what should be, `plan_changes` turns the difference into
-commands, so that a round in which nothing changed runs none. Routes carry protocol 199, the link is cbr-vxlan: nothing else is
-touched. Asks and runs nothing. kubeadm has nothing of the kind.
+Nodes in the same layer 2 network are reached by a direct route, others by VXLAN. A node without a default route also gets a route for
+Services, since otherwise its own programs could reach none. `plan_network` returns what is wanted, and `plan_changes` turns the
+difference into commands, so that a round without changes runs none. Only routes with protocol 199 and the link cbr-vxlan are touched.
+This module reads and runs nothing. kubeadm has no counterpart.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ PROTOCOL = 199
 VXLAN = "cbr-vxlan"
 VXLAN_ID = 4097
 VXLAN_PORT = 4789
-"""The standard's (RFC 7348), which Calico's tunnel shares. 8472, flannel's and the kernel's own, would be in Cilium's way:
-its tunnel takes the whole port, before its CNI file tells kb to step aside."""
+"""The standard port (RFC 7348), which can be shared with Calico's tunnel. 8472, the port of flannel and the kernel's default, would
+conflict with Cilium: its tunnel takes the whole port before its CNI file makes kb step aside."""
 VXLAN_OVERHEAD = {4: 50, 6: 70}
-"""Bytes that VXLAN puts around a packet, by the IP version of the nodes' network."""
+"""The bytes that VXLAN adds to a packet, by IP version of the nodes' network."""
 
 Command = tuple[str, ...]
 Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
@@ -36,7 +36,7 @@ Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
 @frozen
 class Peer:
-    """A node as the cluster knows it: its InternalIPs and the pod addresses it hands out."""
+    """A node as the cluster knows it: its InternalIPs and podCIDRs."""
 
     name: str
     addresses: tuple[str, ...]
@@ -54,7 +54,7 @@ class Interface:
 
 @frozen
 class Route:
-    """gateway "": what is sent there leaves by the device as it is."""
+    """A route to a CIDR of pods or Services. gateway "": packets are sent directly through the device."""
 
     pod_cidr: str
     gateway: str
@@ -63,7 +63,7 @@ class Route:
 
 @frozen
 class Vxlan:
-    """The link cbr-vxlan: this node's end of the tunnel, and its own addresses on it (`10.244.0.0/32`)."""
+    """The link cbr-vxlan: this node's end of the tunnel, with its own addresses (`10.244.0.0/32`)."""
 
     local: str
     mac: str
@@ -73,7 +73,7 @@ class Vxlan:
 
 @frozen
 class Network:
-    """Routes, link, and who answers behind it: neighbours (pod network address -> MAC), forwards (MAC -> node)."""
+    """Routes, the VXLAN link, and its peers: neighbours (pod network address -> MAC), forwards (MAC -> node)."""
 
     routes: frozenset[Route] = frozenset()
     vxlan: Optional[Vxlan] = None
@@ -83,11 +83,11 @@ class Network:
     """Nodes that cannot be reached, in words."""
 
 
-# ---- parsing what the cluster and the machine say
+# ---- parsing
 
 
 def parse_peers(nodes: Iterable[Mapping[str, Any]]) -> list[Peer]:
-    """The Node objects of the cluster, in the order of their names."""
+    """The peers from the cluster's Node objects, sorted by name."""
     peers = []
     for node in nodes:
         spec, status = node.get("spec") or {}, node.get("status") or {}
@@ -99,7 +99,7 @@ def parse_peers(nodes: Iterable[Mapping[str, Any]]) -> list[Peer]:
 
 
 def parse_interfaces(text: str) -> list[Interface]:
-    """From `ip -json address show`. The pod network's own links are left out, and so is the loopback."""
+    """Parse `ip -json address show`, without the pod network's own links and the loopback."""
     found = []
     for link in _json_list(text):
         addresses = parse_addresses(link)
@@ -109,7 +109,7 @@ def parse_interfaces(text: str) -> list[Interface]:
 
 
 def parse_routes(text: str, version: int) -> frozenset[Route]:
-    """From `ip -json -4|-6 route show proto 199`; `version` 4 or 6."""
+    """Parse `ip -json -4|-6 route show proto 199`; `version` is 4 or 6."""
     routes = set()
     for entry in _json_list(text):
         cidr = entry.get("dst", "")
@@ -121,7 +121,7 @@ def parse_routes(text: str, version: int) -> frozenset[Route]:
 
 
 def parse_vxlan(text: str, addresses: Iterable[str]) -> Optional[Vxlan]:
-    """From `ip -json -details link show dev cbr-vxlan`; None for no link, or one that is not kb's VXLAN."""
+    """Parse `ip -json -details link show dev cbr-vxlan`; None if there is no link, or it is not kb's VXLAN."""
     for link in _json_list(text):
         info = link.get("linkinfo") or {}
         data = info.get("info_data") or {}
@@ -132,13 +132,13 @@ def parse_vxlan(text: str, addresses: Iterable[str]) -> Optional[Vxlan]:
 
 
 def parse_own_addresses(text: str, device: str) -> list[str]:
-    """The global addresses of `device`, from `ip -json address show`."""
+    """The global addresses of `device`, parsed from `ip -json address show`."""
     links = [link for link in _json_list(text) if link.get("ifname") == device]
     return [address for link in links for address in parse_addresses(link)]
 
 
 def parse_neighbours(text: str) -> frozenset[tuple[str, str]]:
-    """From `ip -json neighbour show dev cbr-vxlan nud permanent`; multicast entries are the kernel's."""
+    """Parse `ip -json neighbour show dev cbr-vxlan nud permanent`, without multicast entries, which are the kernel's."""
     rows = [(row["dst"], row["lladdr"]) for row in _json_list(text) if {"dst", "lladdr"} <= set(row)]
     return frozenset(
         (address, mac)
@@ -156,16 +156,16 @@ def _is_address(text: str) -> bool:
 
 
 def parse_forwards(text: str) -> frozenset[tuple[str, str]]:
-    """From `bridge -json fdb show dev cbr-vxlan`."""
+    """Parse `bridge -json fdb show dev cbr-vxlan`."""
     return frozenset((row["mac"], row["dst"]) for row in _json_list(text) if {"mac", "dst"} <= set(row))
 
 
-# ---- what should be
+# ---- planning
 
 
 def vtep_mac(address: str) -> str:
-    """The MAC of a node's end of the tunnel. Every node works it out from the node's address, so that nothing has
-    to be announced: locally administered, and different for different IPv4 addresses."""
+    """The MAC of a node's end of the tunnel. It is derived from the node's address, so that it need not be announced. It is locally
+    administered, and unique per IPv4 address."""
     parsed = ipaddress.ip_address(address)
     if parsed.version == 4:
         octets = b"\x0a\x6b" + parsed.packed
@@ -175,13 +175,13 @@ def vtep_mac(address: str) -> str:
 
 
 def vtep_address(pod_cidr: str) -> str:
-    """The pod network's address that stands for the node itself: the first, which no pod gets."""
+    """The pod network's address of the node itself: the first one, which no pod gets."""
     return str(ipaddress.ip_network(pod_cidr, strict=False).network_address)
 
 
 def find_interface(address: str, interfaces: Sequence[Interface], *, own: Sequence[str]) -> Optional[Interface]:
-    """The interface through which `address` is a direct neighbour; None where it is not on any connected network.
-    The narrowest network counts, and among equals the one that carries this node's own address."""
+    """The interface on whose network `address` is; None if it is on no connected network. The narrowest network wins; among equals, the
+    one with this node's own address."""
     wanted = ipaddress.ip_address(address)
     best: Optional[tuple[tuple[int, bool], Interface]] = None
     for interface in interfaces:
@@ -196,7 +196,7 @@ def find_interface(address: str, interfaces: Sequence[Interface], *, own: Sequen
 
 
 def find_underlay(me: Peer, interfaces: Sequence[Interface]) -> Optional[Interface]:
-    """The interface that carries this node's address; the first where the address is on none (a cloud's NAT)."""
+    """The interface with this node's address; the first interface if none has it (NAT in a cloud)."""
     for interface in interfaces:
         if any(text.partition("/")[0] in me.addresses for text in interface.addresses):
             return interface
@@ -204,7 +204,7 @@ def find_underlay(me: Peer, interfaces: Sequence[Interface]) -> Optional[Interfa
 
 
 def plan_network(nodes: Sequence[Peer], me: Peer, *, interfaces: Sequence[Interface], backend: str = "auto") -> Network:
-    """What this node needs to reach the pods of the others."""
+    """The routes, link and neighbours that this node needs to reach the pods of other nodes."""
     routes: set[Route] = set()
     neighbours: set[tuple[str, str]] = set()
     forwards: set[tuple[str, str]] = set()
@@ -243,7 +243,7 @@ def plan_network(nodes: Sequence[Peer], me: Peer, *, interfaces: Sequence[Interf
 def _direct_route(cidr: str, peer: Peer, *, interfaces: Sequence[Interface], me: Peer) -> Optional[Route]:
     network = ipaddress.ip_network(cidr, strict=False)
     if me.addresses and not _same_version_of(network.version, me.addresses):
-        return None  # the peer knows no address of that family to send back to: both ends take the tunnel
+        return None  # the peer has no address of that family to answer to, so both ends use the tunnel
     for address in peer.addresses:
         if ipaddress.ip_address(address).version != network.version:
             continue
@@ -258,7 +258,7 @@ def _same_version_of(version: int, addresses: Iterable[str]) -> bool:
 
 
 def _same_version(local: str, addresses: Iterable[str]) -> str:
-    """The first of `addresses` of local's IP version: both ends of the tunnel need the same."""
+    """The first address with the IP version of `local`, since both ends of the tunnel need the same version."""
     if not local:
         return ""
     version = ipaddress.ip_address(local).version
@@ -273,9 +273,11 @@ def _plan_vxlan(me: Peer, local: str, *, underlay: Interface) -> Vxlan:
 
 
 def find_unrouted(text: str, cidrs: Iterable[str], *, counts_own: bool = False) -> list[str]:
-    """The networks to which no route of this machine leads, by `ip -json route show table all` of their IP version;
-    counts_own: whether kb's own routes are among those. The kernel looks for a route before kube-proxy's rules turn a Service's address into a
-    pod's, so without one a program of the node itself reaches no Service."""
+    """The networks to which this machine has no route, from `ip -json route show table all` for their IP version. counts_own: whether
+    kb's own routes count.
+
+    The kernel looks up a route before kube-proxy's rules translate a Service's address to a pod's. So without a route, programs on the
+    node itself reach no Service."""
     counted = [entry for entry in _json_list(text) if counts_own or str(entry.get("protocol")) != str(PROTOCOL)]
     ways = [str(entry.get("dst", "")) for entry in counted if entry.get("type", "unicast") == "unicast"]
     return [cidr for cidr in cidrs if not any(_leads_to(way, cidr) for way in ways)]
@@ -289,12 +291,12 @@ def _leads_to(destination: str, cidr: str) -> bool:
         network = ipaddress.ip_network(destination, strict=False)
     except ValueError:
         return False
-    # the first address is the API's own Service
+    # the first address is the Service of the API server
     return network.version == wanted.version and wanted[min(1, wanted.num_addresses - 1)] in network
 
 
 def plan_service_routes(unrouted: Iterable[str], me: Peer, *, interfaces: Sequence[Interface]) -> frozenset[Route]:
-    """A route by the card that carries this node's address: the address that a program then sends from is the node's."""
+    """Routes through the interface with this node's address, so that programs send from that address."""
     underlay = find_underlay(me, interfaces)
     if underlay is None:
         return frozenset()
@@ -303,12 +305,12 @@ def plan_service_routes(unrouted: Iterable[str], me: Peer, *, interfaces: Sequen
     return frozenset(Route(str(network), "", underlay.name) for network in networks if network.version in versions)
 
 
-# ---- from what is to what should be
+# ---- commands
 
 
 def plan_changes(wanted: Network, existing: Network) -> list[Command]:
-    """The commands that lead from `existing` to `wanted`: link, then neighbours, then routes, then removals, so
-    that no packet is sent where nothing answers yet."""
+    """The commands that turn `existing` into `wanted`: first the link, then neighbours, routes and removals, so that no packet is sent
+    where nothing answers yet."""
     commands: list[Command] = []
     have = existing
     is_same_link = (
@@ -318,7 +320,7 @@ def plan_changes(wanted: Network, existing: Network) -> list[Command]:
         == (have.vxlan.local, have.vxlan.mac, have.vxlan.mtu)
     )
     if have.vxlan is not None and not is_same_link:
-        # whatever hangs on the link goes with it
+        # everything attached to the link is removed with it
         commands.append(("ip", "link", "delete", VXLAN))
         kept = frozenset(route for route in have.routes if route.device != VXLAN)
         have = Network(routes=kept)
@@ -331,7 +333,7 @@ def plan_changes(wanted: Network, existing: Network) -> list[Command]:
     devices = {route.pod_cidr: route.device for route in have.routes}
     for route in _sorted(wanted.routes - have.routes):
         if route.device == VXLAN and devices.get(route.pod_cidr, VXLAN) != VXLAN:
-            # IPv6 refuses a gateway to which a route by another device leads
+            # IPv6 refuses a gateway that is routed through another device
             commands.append(_delete_route(route))
         onlink = ("onlink",) if route.device == VXLAN else ()
         via = ("via", route.gateway) if route.gateway else ()

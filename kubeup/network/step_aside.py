@@ -1,9 +1,9 @@
-"""kb's own bridge on a node whose pods are given addresses by another network now.
+"""Retires kb's bridge on a node whose pods now get their addresses from another network.
 
-Owns what becomes of cbr0 when the route keeper has stepped aside: pods that were started before still hang on it. It is
-left to them as long as it does no harm, is taken down as soon as it holds the addresses of the network that came (both
-have the node's podCIDR, and the kernel would send the new pods' packets into the older bridge), and goes when the last
-pod has left it. Must not touch another network's links, nor end a pod. kubeadm has no network, and nothing of the kind.
+After the route keeper has stepped aside, older pods are still attached to cbr0. The bridge stays up as long as it does no harm. It is
+set down if it conflicts with the new network: if both use the node's podCIDR, the kernel would send the new pods' packets into the old
+bridge. It is deleted once the last pod has left. Other networks' links are never touched, and no pod is ended. kubeadm has no
+counterpart, since it has no network.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from kubeup.machine.host import Host
 from kubeup.shapes import Shape, read_rows
 
 BRIDGE = "cbr0"
-"""Calico takes the address of the last link for the node's own, unless the link's name is one that pods' links have: kb's
-two begin with cbr for that."""
+"""Calico takes the last link's address for the node's own, unless the link has the name of a pod link. So both links of kb begin with
+cbr."""
 POD_ADDRESSES = Path("/run/kb/pod-addresses")
-"""Where host-local notes the addresses that it gave out; below /run, so that none is lost over a reboot."""
+"""Where host-local records the addresses that it assigned. It is below /run, so that no assignment outlives a reboot."""
 LEASES = POD_ADDRESSES / "kb-bridge"
 
 
 @frozen
 class Bridge:
-    """cbr0 as it is: the ports of living pods, and the pods' networks that it is the way to."""
+    """The state of cbr0: the ports of living pods, and the pod networks that it leads to."""
 
     is_up: bool
     ports: tuple[str, ...]
     networks: tuple[str, ...]
 
 
-# ---- parsing what `ip` says
+# ---- parsing the output of `ip`
 
 
 _IP_ROW: Shape = {
@@ -63,13 +63,13 @@ _IP_ROW: Shape = {
 
 
 def parse_ip_output(text: str) -> list[dict[str, Any]]:
-    """What `ip -json` or `bridge -json` printed: links, routes, neighbours, forwards, namespaces. It prints nothing at all
-    where there is nothing, and empty objects for what a filter left out."""
+    """Parse the output of `ip -json` or `bridge -json`: links, routes, neighbours, forwards, namespaces. Without results the output is
+    empty, and for filtered entries it contains empty objects."""
     return [row for row in read_rows(text.strip(), _IP_ROW) if row]
 
 
 def parse_addresses(link: dict[str, Any]) -> list[str]:
-    """The global addresses of a link, each with its network's length: `10.0.0.11/24`."""
+    """The global addresses of a link with their prefix length: `10.0.0.11/24`."""
     entries = (entry for entry in link.get("addr_info", ()) if entry.get("scope") == "global")
     pairs = (f"{entry['local']}/{entry['prefixlen']}" for entry in entries if {"local", "prefixlen"} <= set(entry))
     return [pair for pair in pairs if _is_interface(pair)]
@@ -84,17 +84,16 @@ def _is_interface(text: str) -> bool:
 
 
 def is_down(links: str) -> bool:
-    """Whether cbr0 is there and was taken down, by `ip -json address show`."""
+    """Whether cbr0 exists and is down, from `ip -json address show`."""
     found = [link for link in parse_ip_output(links) if link.get("ifname") == BRIDGE]
     return any("UP" not in (link.get("flags") or ["UP"]) for link in found)
 
 
 def parse_bridge(links: str, ports: str, *, namespaces: str) -> Optional[Bridge]:
-    """From `ip -json address show`, `ip -json link show master cbr0` and `ip -json netns list`; None where there is no
-    cbr0.
+    """Parse `ip -json address show`, `ip -json link show master cbr0` and `ip -json netns list`; None if there is no cbr0.
 
-    A pod that has ended leaves its port for a minute or two, until the kernel gives up on connections that nobody can
-    close any more. Its namespace has lost its name by then. A runtime that gives none to any pod's cannot be told by it.
+    The port of an ended pod stays for a minute or two, until the kernel gives up its open connections. Such a pod's namespace has no
+    name any more. If the runtime names no namespace at all, ended pods cannot be recognized.
     """
     mine = next((link for link in parse_ip_output(links) if link.get("ifname") == BRIDGE), None)
     if mine is None:
@@ -106,9 +105,9 @@ def parse_bridge(links: str, ports: str, *, namespaces: str) -> Optional[Bridge]
 
 
 def has_rival(bridge: Bridge, links: str, *, routes: str) -> bool:
-    """Whether another link is a way to cbr0's network too: by an address of its own in it (flannel's cni0), or by a
-    route to the whole of it (cilium_host). A host's address alone, as a tunnel's end has it, and a route to a part,
-    which the kernel prefers anyway, are in nobody's way."""
+    """Whether another link leads to cbr0's network too: by its own address in it (flannel's cni0), or by a route to the whole network
+    (cilium_host). A single host address, as on a tunnel end, does no harm, nor does a route to a part of the network, which the kernel
+    prefers anyway."""
     networks = [ipaddress.ip_network(text) for text in bridge.networks]
     for link in parse_ip_output(links):
         for text in parse_addresses(link) if link.get("ifname") != BRIDGE else ():
@@ -130,7 +129,8 @@ def read_bridge(host: Host) -> Optional[Bridge]:
 
 
 def retire_bridge(host: Host, bridge: Bridge) -> str:
-    """One look while another network gives out the addresses; what is left to do for people, in words, or ""."""
+    """Set cbr0 down or delete it, as far as possible while another network assigns the addresses. Returns what is left for people to do,
+    in words, or ""."""
     if not bridge.ports:
         host.run(["ip", "link", "delete", BRIDGE])
         for path in list_leases(host):
@@ -152,14 +152,14 @@ def describe_left(bridge: Bridge) -> str:
 
 
 def list_leases(host: Host) -> list[Path]:
-    """host-local's notes, then their folders: none of them counts without the bridge. The runtime asks only the network
-    that came when a pod ends, so nobody else removes them."""
+    """host-local's records, then their folders. They mean nothing without the bridge. When a pod ends, the runtime only calls the new
+    network, so nobody else removes them."""
     notes = [LEASES / name for name in host.list_dir(LEASES)]
     return [*notes, *(folder for folder in (LEASES, POD_ADDRESSES) if host.exists(folder))]
 
 
 def read_sandboxes(host: Host) -> set[str]:
-    """The ids of the pod sandboxes to which kb's network gave an address."""
+    """The IDs of the pod sandboxes that have an address of kb's network."""
     names = [name for name in host.list_dir(LEASES) if _is_address(name)]
     return {host.read_text(LEASES / name).partition("\r")[0].partition("\n")[0].strip() for name in names}
 
@@ -173,7 +173,7 @@ def _is_address(name: str) -> bool:
 
 
 def raise_bridge(host: Host) -> Iterable[str]:
-    """kb's network is the node's again: the pods on cbr0 get their gateway back. Returns what failed, in words."""
+    """Set cbr0 up again once kb's network is used again, so that its pods have their gateway. Returns what failed, in words."""
     done = host.run(["ip", "link", "set", BRIDGE, "up"])
     return [] if done.ok else [f"ip link set {BRIDGE} up: {done.stderr.strip()}"]
 
