@@ -1,1 +1,1 @@
-"""What lies on a node: keys and certificates, kubeconfigs, static pods, the kubelet's files, the runtime."""
+"""What is on a node: keys and certificates, kubeconfigs, static pods, the kubelet's files, the container runtime."""

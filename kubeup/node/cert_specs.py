@@ -1,7 +1,6 @@
-"""Which certificates a control plane node has, and the names in them.
+"""The certificates of a control plane node, and the names in them: the table CERTS.
 
-Owns the table CERTS. Mirrors cmd/kubeadm/app/phases/certs/certlist.go and the names of
-cmd/kubeadm/app/util/pkiutil/pki_helpers.go.
+Mirrors cmd/kubeadm/app/phases/certs/certlist.go and the names in cmd/kubeadm/app/util/pkiutil/pki_helpers.go.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from kubeup.config.types import ClusterConfiguration, NodeConfig
 from kubeup.frozen_values import frozen
 from kubeup.paths import Paths
 
-# ---- what there must be
+# ---- the wanted certificates
 
 
 @frozen
 class Sans:
-    """A certificate's subject alternative names: DNS names sorted, addresses in order, each of them once."""
+    """A certificate's subject alternative names: DNS names sorted, addresses in order, without duplicates."""
 
     dns: tuple[str, ...] = ()
     ips: tuple[str, ...] = ()
@@ -34,7 +33,7 @@ class Sans:
         return f"DNS names [{' '.join(self.dns)}] and IPs [{' '.join(self.ips)}]"
 
     def covers(self, name: str) -> bool:
-        """Whether a server with these names is believed when it is called `name` (a DNS name or an address)."""
+        """Whether clients accept a server with these names under `name` (a DNS name or an address)."""
         wanted = _as_ip(name)
         if wanted is not None:
             return wanted in self.ips
@@ -50,7 +49,7 @@ NO_SANS = Sans()
 
 
 def make_sans(names: Iterable[str]) -> Sans:
-    """Sort `names` into DNS names and addresses; what is neither is left out."""
+    """Sort `names` into DNS names and addresses; skip what is neither."""
     dns: set[str] = set()
     ips: dict[str, None] = {}
     for name in names:
@@ -63,7 +62,7 @@ def make_sans(names: Iterable[str]) -> Sans:
 
 
 def apiserver_sans(config: NodeConfig) -> Sans:
-    """The names by which clients inside and outside the cluster call the API server."""
+    """The names under which clients inside and outside the cluster reach the API server."""
     service_network = ipaddress.ip_network(config.cluster.service_cidrs()[0], strict=False)
     domain = config.cluster.networking.dns_domain
     return make_sans(
@@ -99,14 +98,14 @@ def _no_sans(config: NodeConfig) -> Sans:
 
 @frozen
 class CertSpec:
-    """One certificate of a control plane node. `base` names its files below certificatesDir, without .crt and .key."""
+    """One certificate of a control plane node. `base` is the path of its files below certificatesDir, without .crt and .key."""
 
     name: str
     base: str
     signer: str = ""
     """The name of its CA; "" for a CA, which signs itself."""
     common_name: str = ""
-    """"" takes the node's name."""
+    """"": the node's name."""
     is_server: bool = False
     is_client: bool = False
     sans: Callable[[NodeConfig], Sans] = _no_sans
@@ -117,14 +116,14 @@ class CertSpec:
 
     @property
     def usages(self) -> tuple[str, ...]:
-        """As what it has to be believed. etcd's server shows its certificate to itself too, where its gateway calls it, and
-        gets on without."""
+        """The usages for which the certificate must be valid. etcd also uses its server certificate as a client, for its gateway's
+        calls to itself, but works without that."""
         is_asked = self.is_client and self.name != "etcd-server"
         return ("server",) * self.is_server + ("client",) * is_asked
 
     @property
     def is_etcd(self) -> bool:
-        """Whether it is needed for an etcd that kb runs, and for no other."""
+        """Whether it is needed only for an etcd that kb runs."""
         return "etcd-ca" in (self.name, self.signer)
 
     def cert_path(self, paths: Paths) -> Path:
@@ -163,11 +162,11 @@ CERTS: dict[str, CertSpec] = {
         ),
     )
 }
-"""By phase name, in the order in which they are made."""
+"""By phase name, in the order in which they are created."""
 
 
 def wanted_certs(cluster: ClusterConfiguration) -> tuple[CertSpec, ...]:
-    """The rows of CERTS that a control plane node of this cluster has: none of etcd's where etcd is external."""
+    """The rows of CERTS for a control plane node of this cluster: with an external etcd, none of etcd's."""
     return tuple(spec for spec in CERTS.values() if cluster.external_etcd is None or not spec.is_etcd)
 
 
@@ -175,21 +174,21 @@ def wanted_certs(cluster: ClusterConfiguration) -> tuple[CertSpec, ...]:
 
 
 def key_algorithm(cluster: ClusterConfiguration) -> str:
-    """encryptionAlgorithm, or what the feature gate PublicKeysECDSA, which counts more where it is set, makes of it."""
+    """The algorithm of new keys: encryptionAlgorithm, unless the feature gate PublicKeysECDSA is set, which takes precedence."""
     gate = cluster.feature_gates.get("PublicKeysECDSA")
     if gate is not None:
         return "ECDSA-P256" if gate else "RSA-2048"
     return cluster.encryption_algorithm or "RSA-2048"
 
 
-# ---- small parts
+# ---- helpers
 
 _DNS_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
 
 def _as_ip(text: str) -> Optional[str]:
-    """The address in Go's normal form: an IPv4 in an IPv6 is that IPv4, as which Go writes it into certificates (and from 1.27 on
-    reads no other form there)."""
+    """The address in Go's canonical form. An IPv4-mapped IPv6 address becomes the IPv4 address, as Go writes it into certificates.
+    (Since Go 1.27 it reads no other form there.)"""
     try:
         found = ipaddress.ip_address(text)
     except ValueError:
@@ -198,5 +197,5 @@ def _as_ip(text: str) -> Optional[str]:
 
 
 def _dns_matches(pattern: list[str], labels: list[str]) -> bool:
-    """A `*` stands for exactly one label, the first."""
+    """Whether a name matches a pattern. `*` matches exactly one label, the first."""
     return pattern[1:] == labels[1:] and pattern[0] in ("*", labels[0])

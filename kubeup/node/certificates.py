@@ -1,7 +1,7 @@
-"""X.509 certificates: issuing them, reading them, and the pins of an authority's key.
+"""X.509 certificates: issuing them, parsing them, and pins of a CA's public key.
 
-Knows no file of the node. Mirrors cmd/kubeadm/app/util/pkiutil/pki_helpers.go and
-cmd/kubeadm/app/util/pubkeypin/pubkeypin.go; the bytes are those that Go writes.
+This module knows no file of the node. Mirrors cmd/kubeadm/app/util/pkiutil/pki_helpers.go and
+cmd/kubeadm/app/util/pubkeypin/pubkeypin.go, and writes the same bytes as Go.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from kubeup.pem import describe_lack, split_pem
 from kubeup.trust import Anchors, Offered
 
 _BACKDATED = datetime.timedelta(minutes=5)
-"""Certificates begin before they are made: the clocks of a cluster's machines differ a little."""
+"""Certificates are valid from a little before they are issued, because the clocks of a cluster's machines differ slightly."""
 
 _PRINTABLE_STRING = frozenset(string.ascii_letters + string.digits + " '()+,-./:=?")
-"""What Go writes as a PrintableString; a text with any other character becomes a UTF8String."""
+"""The characters that Go writes as a PrintableString. A text with any other character becomes a UTF8String."""
 
 
 def describe_pair(cert_pem: str, key_pem: str, now: datetime.datetime) -> str:  # noqa: PLR0917
-    """Why no client gets on with this certificate and key, whoever signed it; "" where one does."""
+    """Why no client can use this certificate and key, whoever signed it; "" if one can."""
     try:
         certs, key = parse_certs(cert_pem), parse_any_key(key_pem)
         fault = find_fault(certs, certs[:1], usage="client", now=now)
@@ -52,21 +52,21 @@ def describe_pair(cert_pem: str, key_pem: str, now: datetime.datetime) -> str:  
 
 @frozen
 class Validity:
-    """From when to when a certificate holds."""
+    """The period in which a certificate is valid."""
 
     not_before: datetime.datetime
     not_after: datetime.datetime
 
 
 def plan_validity(now: datetime.datetime, seconds: int) -> Validity:
-    """From five minutes ago until `seconds` from now."""
+    """The period from five minutes ago until `seconds` from now."""
     start = now.replace(microsecond=0)
     return Validity(start - _BACKDATED, start + datetime.timedelta(seconds=seconds))
 
 
 @frozen
 class Subject:
-    """Whom a certificate is about and what it is for."""
+    """The subject and usages of a certificate."""
 
     common_name: str
     organizations: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ class Subject:
 
 @frozen
 class Ca:
-    """A certificate authority as found on the node; key is None where it is kept elsewhere (external CA)."""
+    """A CA as found on the node. `key` is None if it is kept elsewhere (external CA)."""
 
     cert: x509.Certificate
     key: Optional[Key]
@@ -85,7 +85,7 @@ class Ca:
 
 
 def issue_ca_cert(common_name: str, key: Key, *, validity: Validity) -> x509.Certificate:
-    """A CA's certificate, signed with its own key."""
+    """A self-signed CA certificate."""
     name = _render_name(common_name, ())
     builder = (
         _new_builder(name, name, key=key, validity=validity)
@@ -98,8 +98,8 @@ def issue_ca_cert(common_name: str, key: Key, *, validity: Validity) -> x509.Cer
 
 
 def issue_leaf_cert(subject: Subject, key: Key, *, ca: Ca, validity: Validity) -> x509.Certificate:
-    """A certificate for `key`, signed by `ca`, whose key must be at hand. Raises HostError (ca-unfit) where nobody would believe
-    it: this is the one place where kb signs."""
+    """A certificate for `key`, signed by `ca`, whose key must be available. This is the only place where kb signs certificates.
+    Raises HostError (ca-unfit) if Kubernetes would not accept the result."""
     if ca.key is None:
         raise ValueError(f"the key of {ca.path} is not at hand")
     usages = [ExtendedKeyUsageOID.SERVER_AUTH] * subject.is_server + [
@@ -141,7 +141,7 @@ def _new_builder(subject: x509.Name, issuer: x509.Name, *, key: Key, validity: V
 
 
 def _render_name(common_name: str, organizations: Sequence[str]) -> x509.Name:
-    """O before CN; all the organizations in one set, as Go has them."""
+    """O before CN; all organizations in one set, as Go writes them."""
     parts = [x509.RelativeDistinguishedName([_name_attribute(NameOID.COMMON_NAME, common_name)])]
     if organizations:
         groups = [_name_attribute(NameOID.ORGANIZATION_NAME, group) for group in dict.fromkeys(organizations)]
@@ -150,13 +150,13 @@ def _render_name(common_name: str, organizations: Sequence[str]) -> x509.Name:
 
 
 MAX_NAME = 1024
-"""Characters: more than any system gives a machine or a user."""
+"""The maximum length in characters: more than any system allows in the name of a machine or user."""
 
 
 def _name_attribute(oid: x509.ObjectIdentifier, value: str) -> x509.NameAttribute[str]:
-    """A part of a name in the ASN.1 type that Go gives it: Go finds an issuer by the bytes of its name, not by its text. As Go
-    does, it may be longer than RFC 5280's 64 characters (ub-common-name): `system:node:` and a name of 63 are. Raises UsageError
-    (bad-name)."""
+    """A part of a name, in the ASN.1 type that Go uses, because Go finds an issuer by the bytes of its name, not by its text. As in
+    Go, it may be longer than RFC 5280's 64 characters (ub-common-name): `system:node:` and a name of 63 characters is. Raises
+    UsageError (bad-name)."""
     if not value or len(value) > MAX_NAME or any(ord(sign) < 32 or 0xD800 <= ord(sign) < 0xE000 for sign in value):
         raise UsageError(
             f"{shown(value[:80])} cannot be a name in a certificate",
@@ -198,7 +198,7 @@ def cert_to_pem(cert: x509.Certificate) -> str:
 
 
 def parse_certs(pem: str) -> tuple[x509.Certificate, ...]:
-    """Every certificate in `pem`: the first is the one meant, the others are intermediates. Raises ValueError."""
+    """All certificates in `pem`. The first is the certificate itself, the others are intermediates. Raises ValueError."""
     blocks = [block for block in split_pem(pem) if block.is_cert]
     if not blocks:
         raise ValueError(describe_lack(pem, "certificate"))
@@ -214,7 +214,7 @@ def parse_certs(pem: str) -> tuple[x509.Certificate, ...]:
 
 
 def parse_shown(pem: str) -> tuple[x509.Certificate, ...]:
-    """What a server shows; () where Go could not read it either, so that nobody believes it."""
+    """The certificates that a server presents; () if Go could not parse them either, so that no client accepts them."""
     try:
         return parse_certs(pem)
     except ValueError:
@@ -222,7 +222,7 @@ def parse_shown(pem: str) -> tuple[x509.Certificate, ...]:
 
 
 def render_request(subject: Subject, key: Key) -> str:
-    """A certificate signing request for `key`, with the names of `subject`, in PEM form."""
+    """A certificate signing request (PEM) for `key`, with the names of `subject`."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(
         _render_name(subject.common_name, subject.organizations)
     )
@@ -232,7 +232,7 @@ def render_request(subject: Subject, key: Key) -> str:
 
 
 def common_name_of_request(pem: str) -> str:
-    """The CN of a certificate signing request; "" where it has none. Raises ValueError."""
+    """The CN of a certificate signing request; "" if it has none. Raises ValueError."""
     try:
         names = x509.load_pem_x509_csr(pem.encode()).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     except x509.InvalidVersion as error:
@@ -250,7 +250,7 @@ def sans_of(cert: x509.Certificate) -> Sans:
 
 
 def subject_of(cert: x509.Certificate) -> Subject:
-    """What must be said again to issue the like of `cert`: one that names no purpose is good for every one."""
+    """The subject needed to issue a certificate like `cert`. A certificate without usages is good for all of them."""
     names = [str(part.value) for part in cert.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     groups = tuple(str(part.value) for part in cert.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME))
     usages = _extension(cert, x509.ExtendedKeyUsage)
@@ -269,7 +269,7 @@ def is_ca_cert(cert: x509.Certificate) -> bool:
 
 
 def is_signed_by(chain: Sequence[x509.Certificate], ca: x509.Certificate) -> bool:
-    """Whether chain[0] was signed by `ca`, or by way of the intermediates that follow it. Says nothing of dates and purposes."""
+    """Whether chain[0] was signed by `ca`, directly or through the intermediates after it. Ignores dates and usages."""
     return find_fault(chain, (ca,)) is None
 
 
@@ -278,7 +278,7 @@ def is_expired(cert: x509.Certificate, now: datetime.datetime) -> bool:
 
 
 def not_after(cert: x509.Certificate) -> datetime.datetime:
-    """When it expires, with its time zone."""
+    """When the certificate expires, as an aware datetime."""
     return cert.not_valid_after_utc
 
 
@@ -290,7 +290,7 @@ def is_in_future(cert: x509.Certificate, now: datetime.datetime) -> bool:
 
 
 def ca_cert_hashes(pem: str) -> tuple[str, ...]:
-    """The pin of every certificate in `pem`: `sha256:` and the hash of its public key. Raises ValueError."""
+    """The pins of all certificates in `pem`: `sha256:` and the hash of the public key. Raises ValueError."""
     try:
         return tuple("sha256:" + hashlib.sha256(spki(cert.public_key())).hexdigest() for cert in parse_certs(pem))
     except UnsupportedAlgorithm as error:
@@ -303,16 +303,16 @@ def ca_cert_hash(pem: str) -> str:
 
 
 def keep_pinned(offered: Offered, pins: Iterable[str]) -> Optional[Anchors]:
-    """The certificates whose own hash is one of the pins, and no others; None where there is none. What else came in the same
-    text is nobody's that the pins speak of: a server may show a stranger's certificate beside the real one, which is public.
-    Raises ValueError for a text that holds no certificates."""
+    """Only the certificates whose hash is one of the pins; None if there are none. The pins say nothing about other certificates in
+    the same text: a server may present a foreign certificate beside the real one, which is public. Raises ValueError if the text
+    holds no certificates."""
     wanted = {parse_ca_cert_hash(pin) for pin in pins}
     kept = {pem: None for pem in map(cert_to_pem, parse_certs(offered.pem)) if ca_cert_hash(pem) in wanted}
     return Anchors("".join(kept)) if kept else None
 
 
 def is_issued_by(cert: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """Whether the signature is that of `issuer`'s key, fit or not."""
+    """Whether `cert` was signed with the key of `issuer`, even if that may not sign."""
     try:
         cert.verify_directly_issued_by(issuer)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):

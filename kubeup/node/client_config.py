@@ -1,8 +1,9 @@
-"""What client-go refuses in a kubeconfig, in its own order: types, names given twice, and what one context cannot be used with.
+"""What client-go rejects in a kubeconfig, in the order of its checks: wrong types, duplicate names, and unusable combinations in one
+context.
 
-A kubeconfig that kb takes is one that kubectl, kubeadm and the kubelet take. Works on the parsed document alone; the files that it
-names are kubeconfig.py's matter. The test in tests/components/test_kubeconfig_forms.py asks kubectl about the same forms. Mirrors
-k8s.io/client-go/tools/clientcmd/api/v1/{types,conversion}.go and validation.go.
+So a kubeconfig that kb accepts is also accepted by kubectl, kubeadm and the kubelet. This module works only on the parsed document;
+the files that it refers to are read by kubeconfig.py. tests/components/test_kubeconfig_forms.py gives the same documents to kubectl.
+Mirrors k8s.io/client-go/tools/clientcmd/api/v1/{types,conversion}.go and validation.go.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 from kubeup.pem import BASE64
 
 _DATA = "data"
-"""The type of a field whose text is base64; line breaks in it are nothing."""
+"""The type of a field that holds base64; line breaks in it are ignored."""
 _EXTENSIONS = [{"name": str}]
 _PLUGIN = {
     "command": str,
@@ -78,7 +79,7 @@ PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 
 
 def find_fault(document: Any) -> str:
-    """Why client-go does not load this document; "" where it does. A missing kind or apiVersion is the usual one."""
+    """Why client-go does not load this document; "" if it does. A missing kind or apiVersion is replaced by the default."""
     if not isinstance(document, dict):
         return f"it is {_KINDS.get(type(document), 'nothing')}, not a mapping"
     fault = next(_find_wrong_types(document, _CONFIG, place=""), "")
@@ -91,7 +92,7 @@ def find_fault(document: Any) -> str:
 
 
 def _find_wrong_types(value: Any, wanted: Any, *, place: str) -> Iterator[str]:
-    """null is as good as nothing, and unknown fields are nobody's."""
+    """The fields with a wrong type. null counts as missing, and unknown fields are ignored."""
     if value is None:
         return
     if isinstance(wanted, dict) and isinstance(value, dict):
@@ -111,7 +112,7 @@ def _find_wrong_types(value: Any, wanted: Any, *, place: str) -> Iterator[str]:
 
 
 def _find_doubles(document: Mapping[str, Any]) -> Iterator[str]:
-    """Every list of named entries, for a name that is there twice."""
+    """The names that occur twice in a list of named entries."""
     for key, value in document.items():
         if isinstance(value, dict):
             yield from _find_doubles(value)
@@ -125,7 +126,7 @@ def _find_doubles(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def find_misuse(cluster: Mapping[str, Any], user: Mapping[str, Any]) -> str:
-    """Why no client can be made of this cluster and user; "" where one can."""
+    """Why no client can be made from this cluster and user; "" if one can."""
     return next(itertools.chain(_judge_cluster(cluster), _judge_user(user)), "")
 
 

@@ -1,9 +1,8 @@
-"""containerd's configuration as containerd understands it: its files, its names for things, the handler that counts.
+"""Reads containerd's configuration as containerd does.
 
-Owns the reading: which file the running containerd was given and which files that imports, under which names the CRI
-plugin's tables take effect there (they differ between the versions of a file and of containerd), which handler starts a
-pod that asks for none, and a reader of TOML. Must not write (runtime_fix.py does) and asks no CRI (runtime.py does).
-kubeadm has no like of it.
+This module finds the file that the running containerd uses, and the files that it imports. It knows the names of the CRI plugin's
+tables, which depend on the version of the file and of containerd, and finds the handler of pods without a runtime class. It also
+contains a TOML parser. It writes nothing (runtime_fix.py does) and does not use the CRI (runtime.py does). kubeadm has no counterpart.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from kubeup.yaml_files import flags_of
 
 CONFIG = Path("/etc/containerd/config.toml")
 OLD_CRI = ("plugins", "io.containerd.grpc.v1.cri")
-"""containerd 1, and files of version 2 with containerd 2."""
+"""For containerd 1, and for files of version 2 with containerd 2."""
 SHORT_CRI = ("plugins", "cri")
-"""Files of version 1, which is what a file without a version is."""
+"""For files of version 1, or without a version."""
 RUNTIME = ("plugins", "io.containerd.cri.v1.runtime")
 IMAGES = ("plugins", "io.containerd.cri.v1.images")
 CRI_IDS = ("cri", OLD_CRI[1], IMAGES[1], RUNTIME[1])
@@ -35,23 +34,24 @@ _RUNC_TYPES = ("io.containerd.runc.v1", RUNC_TYPE)
 _LINUX_V1 = "io.containerd.runtime.v1.linux"
 
 
-# ---- the handler that counts
+# ---- the default handler
 
 
 @frozen
 class Handler:
-    """The entry of containerd's configuration with which it starts a pod that names no runtime class."""
+    """The runtime handler in containerd's configuration that starts pods without a runtime class."""
 
     name: str = "runc"
     table: tuple[str, ...] = ("containerd", "runtimes", "runc")
-    """Below the CRI plugin's own table."""
+    """Its table, relative to the CRI plugin's."""
     type: str = ""
     cgroup_driver: Optional[str] = None
-    """None where it is the handler's own matter (kata, gVisor), or not known."""
+    """None if the handler decides itself (kata, gVisor), or if it is unknown."""
 
 
 def find_default_handler(cri: Mapping[str, Any]) -> Optional[Handler]:
-    """From the CRI plugin's effective settings; None where they name none. The older table `default_runtime` wins."""
+    """The default handler in the CRI plugin's effective settings; None if there is none. The older table `default_runtime` takes
+    precedence."""
     containerd = as_table(cri.get("containerd"))
     found, name = as_table(containerd.get("default_runtime")), "default"
     table: tuple[str, ...] = ("containerd", "default_runtime")
@@ -67,16 +67,17 @@ def find_default_handler(cri: Mapping[str, Any]) -> Optional[Handler]:
 
 
 def breaks_cri(cri: Mapping[str, Any]) -> bool:
-    """Whether `systemd_cgroup = true` keeps the CRI plugin of containerd 1 from loading: it is of a gone runtime alone."""
+    """Whether `systemd_cgroup = true` stops the CRI plugin of containerd 1 from loading. It works only with a runtime that no longer
+    exists."""
     handler = find_default_handler(cri)
     return bool(cri.get("systemd_cgroup")) and handler is not None and handler.type != _LINUX_V1
 
 
-# ---- its files
+# ---- files
 
 
 def find_config(host: Host) -> Path:
-    """The file that the running containerd was started with, or the usual one."""
+    """The configuration file of the running containerd; the default path if that is unknown."""
     pid = host.query(
         ["systemctl", "show", "containerd", "--property", "MainPID", "--value"], timeout_s=15
     ).stdout.strip()
@@ -92,8 +93,8 @@ def find_config(host: Host) -> Path:
 
 
 def read_files(host: Host, config: Path = CONFIG) -> dict[Path, str]:
-    """The configuration's text (empty where there is none), and then those of the files that it imports, in the order
-    in which containerd reads them. Raises HostError (file-unreadable)."""
+    """The text of the configuration file (empty if it does not exist), then those of the files that it imports, in the order in which
+    containerd reads them. Raises HostError (file-unreadable)."""
     files = {config: _read(host, config) if host.exists(config) else ""}
     pending = _imports_of(host, config, text=files[config])
     while pending:
@@ -105,8 +106,8 @@ def read_files(host: Host, config: Path = CONFIG) -> dict[Path, str]:
 
 
 def keep_loaded(files: Mapping[Path, str], dump: Mapping[str, Any]) -> dict[Path, str]:
-    """Without those that containerd passed over: containerd 1 tells in its dump which files it read (1.6 looks for
-    patterns without a leading / elsewhere)."""
+    """The files without those that containerd did not load. containerd 1 names the loaded files in its dump. (1.6 looks for patterns
+    without a leading / elsewhere.)"""
     told = dump.get("imports")
     if dump.get("version") != 2 or not isinstance(told, list):
         return dict(files)
@@ -115,7 +116,7 @@ def keep_loaded(files: Mapping[Path, str], dump: Mapping[str, Any]) -> dict[Path
 
 
 def _read(host: Host, path: Path) -> str:
-    """Byte for byte: a comment may be in any encoding."""
+    """Read a file byte for byte: comments may be in any encoding."""
     return host.read_bytes(path).decode(errors="surrogateescape")
 
 
@@ -131,13 +132,13 @@ def _imports_of(host: Host, parent: Path, *, text: str) -> list[Path]:
 
 
 def head_of(text: str) -> str:
-    """What stands above the first table: the settings of containerd itself."""
+    """The text above the first table: the settings of containerd itself."""
     first = re.search(r"^[ \t]*\[", text, re.MULTILINE)
     return text[: first.start()] if first else text
 
 
 def match_list(text: str, key: str) -> Optional[re.Match[str]]:
-    """A list above the first table, over however many lines it stands; its group `items` is what is in the brackets."""
+    """Match a list above the first table, even over several lines. The group `items` is the text in the brackets."""
     return re.search(rf"^\ufeff?[ \t]*{key}[ \t]*=[ \t]*\[(?P<items>[^\]]*)\]", head_of(text), re.MULTILINE)
 
 
@@ -148,7 +149,7 @@ def read_list(text: str, key: str) -> list[str]:
 
 
 def read_schema(text: str) -> int:
-    """The version of a configuration's text: 1 where it does not say."""
+    """The version of a configuration file; 1 if it names none."""
     match = re.search(r"^\ufeff?[ \t]*[\"']?version[\"']?[ \t]*=[ \t]*(\d+)", head_of(text), re.MULTILINE)
     return int(match.group(1)) if match and len(match.group(1)) < 5 else 1
 
@@ -161,7 +162,7 @@ _PART = r"""\s*(?:"[^"]*"|'[^']*'|[A-Za-z0-9_-]+)\s*"""
 
 
 def table_name(line: str) -> Optional[tuple[str, ...]]:
-    """The name in `[plugins."a.b".c]`, whichever way it is quoted; None for every other line."""
+    """The table name in a line like `[plugins."a.b".c]`, however it is quoted; None for other lines."""
     match = re.fullmatch(rf"\ufeff?\s*\[({_PART}(?:\.{_PART})*)\]\s*(?:#.*)?", line)
     if not match:
         return None
@@ -169,12 +170,12 @@ def table_name(line: str) -> Optional[tuple[str, ...]]:
 
 
 def show_table(table: Sequence[str]) -> str:
-    """As it is written in a file: `plugins.'io.containerd.grpc.v1.cri'.containerd`."""
+    """A table name as written in a file: `plugins.'io.containerd.grpc.v1.cri'.containerd`."""
     return ".".join(part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else f"'{part}'" for part in table)
 
 
 def find_disabled_cri(host: Host) -> Optional[tuple[str, int, str]]:
-    """The place that disables containerd's CRI plugin: (file, line number, line)."""
+    """Where containerd's CRI plugin is disabled: (file, line number, line); None if nowhere."""
     try:
         files = read_files(host, find_config(host))
     except HostError:
@@ -190,17 +191,17 @@ def find_disabled_cri(host: Host) -> Optional[tuple[str, int, str]]:
     return None
 
 
-# ---- under which names a setting takes effect
+# ---- names of settings
 
 
 @frozen
 class Naming:
-    """How a file has to be written so that this containerd takes it."""
+    """The names that a file must use so that this containerd understands it."""
 
     schema: int
-    """1: [plugins.cri], 2: [plugins.'io.containerd.grpc.v1.cri'], 3 and more: containerd 2's own plugins."""
+    """1: [plugins.cri]; 2: [plugins.'io.containerd.grpc.v1.cri']; 3 and above: the plugins of containerd 2."""
     version: Optional[int] = None
-    """The line `version = N` that the file lacks; None where it needs none."""
+    """The N of the line `version = N` that must be added to the file; None if it needs none."""
 
     @property
     def runtime(self) -> tuple[str, ...]:
@@ -211,7 +212,7 @@ class Naming:
         return IMAGES if self.schema > 2 else self.runtime
 
     def place(self, setting: str, handler: Handler) -> tuple[tuple[str, ...], str]:
-        """The table and the key of sandbox_image | SystemdCgroup | runtime_type | config_path | one of the plugin's own."""
+        """The table and key of a setting: sandbox_image | SystemdCgroup | runtime_type | config_path | one of the plugin's own."""
         if setting == "sandbox_image" and self.schema > 2:
             return (*IMAGES, "pinned_images"), "sandbox"
         if setting == "config_path":
@@ -224,10 +225,10 @@ class Naming:
 
 
 def find_naming(text: str, own: int) -> Optional[Naming]:
-    """For a file and a containerd whose own version of files is `own`; None where no line alone would do.
+    """The naming for a file and a containerd whose native file version is `own`; None if no single line would be enough.
 
-    Without a `version` a file is of version 1: containerd 1 then knows the short names alone, and both it and containerd 2
-    pass over tables with the names of version 2. Short names beside that line are an error to both.
+    A file without `version` has version 1. Then containerd 1 knows only the short names, and both containerd 1 and 2 ignore tables
+    with the names of version 2. Short names in a file with a version line are an error for both.
     """
     version = read_schema(text)
     if version > 1:
@@ -242,8 +243,8 @@ def find_naming(text: str, own: int) -> Optional[Naming]:
 
 
 def find_owner(files: Mapping[Path, str], table: tuple[str, ...], *, naming: Naming) -> Path:
-    """The file in which a line of that table counts. What an imported file says of a plugin takes the place of all that
-    was said of it before with containerd 1, and of its single keys with containerd 2."""
+    """The file in which a line of this table takes effect. An imported file's settings of a plugin replace all earlier ones with
+    containerd 1, and key by key with containerd 2."""
     paths = list(files)
     for path in reversed(paths[1:]):
         names = table_names(files[path])
@@ -253,7 +254,7 @@ def find_owner(files: Mapping[Path, str], table: tuple[str, ...], *, naming: Nam
 
 
 def names_type(text: str, table: tuple[str, ...]) -> bool:
-    """Whether a file gives a handler its type; a handler's table takes the place of the built-in one whole."""
+    """Whether a file sets a handler's runtime_type. A handler's table replaces the built-in one entirely."""
     is_inside = False
     for line in text.splitlines():
         name = table_name(line)
@@ -267,12 +268,13 @@ def names_type(text: str, table: tuple[str, ...]) -> bool:
 
 
 _MAX_LINE = 32 << 10
-"""Characters. Both readers take quadratic time for a name of many parts, or lists within lists, in one line."""
+"""The maximum length of a line in characters. Both parsers take quadratic time for names with many parts, or nested lists, in one
+line."""
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """TOML as `containerd config dump` writes it. Python 3.11 brings a reader; older ones use the one below.
-    Raises ValueError."""
+    """Parse TOML as written by `containerd config dump`. Python 3.11 has a parser; older versions use the one below. Raises
+    ValueError."""
     try:
         reader = importlib.import_module("tomllib").loads
     except ImportError:
@@ -293,10 +295,9 @@ _TOML_NUMBER = re.compile(r"[+-]?\d[\d_]*(\.\d+)?([eE][+-]?\d+)?")
 
 
 def parse_dumped_toml(text: str) -> dict[str, Any]:
-    """Tables, and one `key = value` a line: text, numbers, booleans, lists and inline tables of these.
+    """Parse TOML with tables and one `key = value` per line: strings, numbers, booleans, lists and inline tables of these.
 
-    That is what machines write. Raises ValueError for anything else (lists over several lines, texts in three
-    quotes, [[tables]]).
+    Programs write no more than that. Raises ValueError for anything else (multi-line lists, triple-quoted strings, [[tables]]).
     """
     root: dict[str, Any] = {}
     table = root
@@ -364,7 +365,7 @@ def _toml_value(text: str) -> tuple[Any, str]:
         return _toml_list(rest)
     if word == "{":
         return _toml_inline_table(rest)
-    # a number's point is a mark of its own to the wordizer
+    # the tokenizer treats the point in a number as a separate mark
     number = _TOML_NUMBER.match(text.lstrip())
     if number:
         digits = number.group().replace("_", "")

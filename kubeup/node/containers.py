@@ -1,4 +1,4 @@
-"""The containers that the runtime has: their ends, their logs, and taking pods away."""
+"""The containers of the runtime: their exits, their logs, and the removal of pods."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kubeup.shapes import fit_what_does
 
 @frozen
 class ContainerInfo:
-    """One container, ended ones included."""
+    """One container, running or exited."""
 
     id: str
     name: str
@@ -32,17 +32,17 @@ class ContainerInfo:
     pod: str = ""
     namespace: str = ""
     exit_code: Optional[int] = None
-    """Known for the newest ended container of each name."""
+    """Known only for the newest exited container of each name."""
     reason: str = ""
-    """`Error`, `OOMKilled`, `StartError`, ...; likewise."""
+    """`Error`, `OOMKilled`, `StartError`, ...; known for the same containers."""
     message: str = ""
     log_path: str = ""
 
 
 def list_containers(host: Host, socket: str, *, name: str = "") -> list[ContainerInfo]:
-    """The runtime's containers, newest first; [] where the runtime cannot be asked. `name`: that one's alone.
+    """The runtime's containers, newest first; [] if the runtime cannot be asked. `name`: only containers of this name.
 
-    Never raises: it is asked when something is broken already.
+    Never raises, because it is called when something is already broken.
     """
     if not host.which("crictl"):
         return _list_through_ctr(host, socket, name=name)
@@ -70,7 +70,7 @@ def _container_of(row: Mapping[str, Any]) -> ContainerInfo:
 
 
 def _nanoseconds(value: Any) -> int:
-    """A moment as crictl gives it: nanoseconds as text."""
+    """Parse a time from crictl: nanoseconds as text."""
     text = str(value or "0")
     return int(text) if text.isdecimal() and len(text) < 20 else 0
 
@@ -100,7 +100,7 @@ def _with_end(item: ContainerInfo, end: Mapping[str, Any]) -> ContainerInfo:
 
 
 def _list_through_ctr(host: Host, socket: str, *, name: str) -> list[ContainerInfo]:
-    """containerd keeps the CRI's record of a container as an extension of its own record."""
+    """List the containers with ctr. containerd stores the CRI's record of a container as an extension of its own."""
     if not host.which("ctr"):
         return []
     states = {}
@@ -128,7 +128,7 @@ def _list_through_ctr(host: Host, socket: str, *, name: str) -> list[ContainerIn
                 log_path=str(extra.get("LogPath") or ""),
             )
         )
-    # without a moment of creation the attempt tells which is newer
+    # without a creation time, the attempt tells which is newer
     return [replace(item, created_ns=item.attempt) for item in sorted(found, key=lambda item: -item.attempt)]
 
 
@@ -145,9 +145,9 @@ _CRI_LOG_LINE = re.compile(r"^\S+ (?:stdout|stderr) [FP] ?(.*)$")
 
 
 def container_logs(host: Host, socket: str, *, container_id: str, lines: int = 20) -> list[str]:
-    """The last lines that a container wrote; [] where it wrote none or they cannot be had. Never raises."""
+    """The last lines that a container wrote; [] if there are none, or they cannot be read. Never raises."""
     if host.which("crictl"):
-        # what a container wrote to stderr crictl writes to its own stderr: read the file, which keeps the order
+        # crictl prints the container's stderr on its own stderr: read the log file, which keeps the order
         answer = host.query(crictl_argv(socket, "inspect", container_id), timeout_s=15)
         status = as_table(next(iter(split_json(answer.stdout)), {}).get("status"))
         path = str(status.get("logPath") or "")
@@ -168,7 +168,7 @@ def _text_of(line: str) -> str:
     return match.group(1) if match else line
 
 
-# ---- taking pods away
+# ---- removing pods
 
 
 REMOVAL_TIMEOUT_S = 60
@@ -176,11 +176,11 @@ REMOVAL_PAUSE_S = 1.0
 
 
 def remove_pods(host: Host, socket: str) -> list[str]:
-    """Stop and remove every pod of this node; returns what failed, in words. Without crictl through ctr, which
-    knows containers alone: their sandboxes are among them.
+    """Stop and remove every pod of this node; return what failed, in words. Without crictl, ctr is used, which only knows containers;
+    these include the sandboxes.
 
-    What the kubelet asked for at last may still be on its way: a container that is starting cannot be removed yet, and
-    a sandbox may appear after the first look. So it is looked and tried again until nothing is left.
+    The kubelet's last requests may still be in progress: a container that is starting cannot be removed yet, and a sandbox may
+    appear after the first look. So look and try again until nothing is left.
     """
     if not host.exists(socket_path(socket)) and not (host.which("containerd") or host.which("crio")):
         return []
@@ -197,7 +197,7 @@ def remove_pods(host: Host, socket: str) -> list[str]:
 
 
 def _remove_through_crictl(host: Host, socket: str) -> tuple[bool, list[str]]:
-    """One try: whether anything may be left, and what failed."""
+    """Try once. Returns whether anything may be left, and what failed."""
     listed = host.query(crictl_argv(socket, "pods", "-q"), timeout_s=15)
     if listed.missing:
         return False, []

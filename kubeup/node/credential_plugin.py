@@ -1,7 +1,7 @@
-"""A kubeconfig's `exec`: the program that says who its user is, run as client-go runs it.
+"""A kubeconfig's `exec`: the credential plugin, run as client-go runs it.
 
-It is asked once, and what it says is used for what follows; kubectl and the kubelet ask it again when it has run out. Mirrors
-k8s.io/client-go/plugin/pkg/client/auth/exec/exec.go.
+kb runs it once, and uses its credentials for everything that follows; kubectl and the kubelet run it again when they have expired.
+Mirrors k8s.io/client-go/plugin/pkg/client/auth/exec/exec.go.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ _TIMEOUT_S = 60.0
 
 
 def resolve_credentials(host: Host, found: Kubeconfig, *, place: str, folder: Path) -> Kubeconfig:
-    """`found` with what its plugin says; as it is where it names none. `folder`: of the file, where a relative command starts.
+    """`found` with the credentials from its plugin; unchanged if it has none. `folder`: of the kubeconfig, to which a relative command
+    refers.
 
-    Raises HostError (credential-plugin-failed), UsageError (kubeconfig-unsupported) for what client-go does and kb does not.
+    Raises HostError (credential-plugin-failed), and UsageError (kubeconfig-unsupported) for features that kb does not support.
     """
     if found.unsupported:
         raise UsageError(

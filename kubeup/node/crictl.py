@@ -1,6 +1,6 @@
-"""How the runtime is spoken to: through crictl; where there is none, through containerd's own ctr. So kb needs no gRPC.
+"""Talks to the runtime through crictl, or through containerd's ctr if there is no crictl, so that kb needs no gRPC.
 
-Owns the command lines and what their answers and last words are read as.
+This module builds the command lines, and parses their output and error messages.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from kubeup.machine.host import Host
 
 
 def socket_path(socket: str) -> Path:
-    """`unix:///run/x.sock`, `unix:/run/x.sock` and `/run/x.sock` alike."""
+    """The path in `unix:///run/x.sock`, `unix:/run/x.sock` or `/run/x.sock`."""
     return Path(re.sub(r"^(?i:unix):(//)?(?=/)", "", socket.strip()))
 
 
 def crictl_argv(socket: str, *words: str) -> list[str]:
-    """A crictl command that depends on nothing but the socket: no /etc/crictl.yaml has a say."""
+    """A crictl command that depends only on the socket: /etc/crictl.yaml is ignored."""
     endpoint = f"unix://{socket_path(socket)}"
     options = ["--config", "/dev/null", "--timeout", "10s"]
     return ["crictl", *options, "--runtime-endpoint", endpoint, "--image-endpoint", endpoint, *words]
@@ -30,12 +30,12 @@ def ctr_argv(socket: str, *words: str) -> list[str]:
 
 
 def unit_of(socket: str) -> str:
-    """The service that listens on the socket."""
+    """The name of the service that listens on the socket."""
     return "crio" if "crio" in socket_path(socket).name else "containerd"
 
 
 def install_command(host: Host, deb: str, rpm: str = "", *, apk: str = "") -> str:  # noqa: PLR0917
-    """The command by which this node's package manager installs a package."""
+    """The command with which this node's package manager installs a package."""
     if host.which("apk"):
         return f"apk add {apk or deb}"
     for program, package in (("apt-get", deb), ("dnf", rpm or deb), ("yum", rpm or deb), ("zypper", rpm or deb)):
@@ -45,7 +45,8 @@ def install_command(host: Host, deb: str, rpm: str = "", *, apk: str = "") -> st
 
 
 def last_words(stderr: str) -> str:
-    """What a program said at its end, without log prefixes: crictl's `time=... level=fatal msg="..."`, or a line."""
+    """The final error message of a program without log prefixes: the msg of crictl's `time=... level=fatal msg="..."`, or the last
+    line."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     for line in reversed(lines):
         match = re.search(r'level=(?:fatal|error) msg="((?:[^"\\]|\\.)*)"', line)
@@ -56,7 +57,7 @@ def last_words(stderr: str) -> str:
 
 
 def split_json(text: str) -> list[dict[str, Any]]:
-    """The JSON objects in `text`: one after the other, or in a list."""
+    """The JSON objects in `text`, concatenated or in a list."""
     found: list[dict[str, Any]] = []
     decoder = json.JSONDecoder()
     at = 0

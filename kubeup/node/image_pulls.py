@@ -1,4 +1,4 @@
-"""The images that the runtime has, pulling those that are missing, and why a pull fails.
+"""Lists the runtime's images, pulls missing ones, and explains why a pull fails.
 
 Mirrors cmd/kubeadm/app/images/images.go and the pulls of cmd/kubeadm/app/util/runtime/runtime.go.
 """
@@ -26,12 +26,12 @@ from kubeup.trouble import advise
 
 PULL_ATTEMPTS = 5
 PULL_TIMEOUT_S = 1800.0
-"""An image of 100 MB on a slow line is no failure; the runtime itself ends a pull that makes no progress."""
+"""Long enough for an image of 100 MB on a slow connection. The runtime itself ends a pull that makes no progress."""
 PARALLEL_PULLS = 4
 
 
 def full_image_name(name: str) -> str:
-    """A name as the runtime keeps it: `busybox` -> `docker.io/library/busybox:latest`."""
+    """The image name as the runtime stores it: `busybox` -> `docker.io/library/busybox:latest`."""
     first, slash, _ = name.partition("/")
     if not slash:
         name = f"docker.io/library/{name}"
@@ -45,7 +45,7 @@ def registry_of(image: str) -> str:
 
 
 def list_images(host: Host, socket: str) -> set[str]:
-    """The full names (by tag and by digest) of all images that the runtime has.
+    """The full names (by tag and by digest) of all images in the runtime.
 
     Raises HostError: no-cri-client, images-unreadable.
     """
@@ -80,7 +80,7 @@ def _no_client(host: Host, socket: str) -> HostError:
 
 
 class ImagePullError(HostError):
-    """An image did not come. kind: not-found | unauthorized | tls | dns | refused | timeout | no-space | limited |
+    """An image could not be pulled. kind: not-found | unauthorized | tls | dns | refused | timeout | no-space | limited |
     runtime | other."""
 
     def __init__(self, image: str, kind: str, *, cause: str, remedy: str) -> None:
@@ -91,8 +91,7 @@ class ImagePullError(HostError):
 
 @frozen
 class _PullTrouble:
-    """One way in which a pull fails. heals: trying again may help. {registry}, {image}, {restart} and {log}
-    are filled in."""
+    """One way in which a pull fails. heals: a retry may help. {registry}, {image}, {restart} and {log} are replaced in the texts."""
 
     kind: str
     pattern: str
@@ -172,9 +171,9 @@ _OTHER_TROUBLE = _PullTrouble(
 def explain_pull_failure(
     host: Host, image: str, *, text: str, env: Optional[Mapping[str, str]] = None
 ) -> ImagePullError:
-    """What the runtime's words on a failed pull mean; a mirror that was asked instead of the registry is named.
+    """The error that explains the runtime's message about a failed pull. It names a mirror that was used instead of the registry.
 
-    `env`: kb's environment; a proxy that stands there only is named, since the runtime pulls and does not see it.
+    `env`: kb's environment. A proxy in it is mentioned, because the runtime pulls, and does not see kb's environment.
     """
     trouble = next((item for item in _PULL_TROUBLES if re.search(item.pattern, text)), _OTHER_TROUBLE)
     registry = registry_of(image)
@@ -193,7 +192,7 @@ def explain_pull_failure(
 
 
 def pull_image(host: Host, socket: str, *, image: str, timeout_s: float = PULL_TIMEOUT_S) -> None:
-    """Pull once. Raises ImagePullError, or HostError (no-cri-client)."""
+    """Pull an image, with one attempt. Raises ImagePullError, or HostError (no-cri-client)."""
     if host.which("crictl"):
         answer = host.run(crictl_argv(socket, "pull", image), timeout_s=timeout_s)
     elif host.which("ctr"):
@@ -208,7 +207,7 @@ def pull_image(host: Host, socket: str, *, image: str, timeout_s: float = PULL_T
 
 @frozen
 class ImagesResult:
-    """What became of the images that were asked for."""
+    """The result of ensure_images."""
 
     present: tuple[str, ...] = ()
     pulled: tuple[str, ...] = ()
@@ -224,14 +223,14 @@ def ensure_images(
     is_serial: bool = True,
     tell: Callable[[str], None] = lambda text: None,
 ) -> ImagesResult:
-    """Have the images in the runtime. policy as in nodeRegistration.imagePullPolicy: Always | IfNotPresent | Never.
+    """Ensure that the runtime has the images. policy, as in nodeRegistration.imagePullPolicy: Always | IfNotPresent | Never.
 
-    Five attempts for what may heal, one for what will not; a registry that was not reachable in five gets one attempt
-    for each of its other images. Failures are returned, not raised. Raises HostError where the runtime cannot be asked.
+    A pull is tried five times if a retry may help, else once. After a registry was unreachable five times, its other images get one
+    attempt each. Failed pulls are returned, not raised. Raises HostError if the runtime cannot be asked.
     """
     if policy == "Never":
         return ImagesResult()
-    have = list_images(host, socket)  # also where all are pulled: a runtime that does not answer is told at once
+    have = list_images(host, socket)  # even if all are pulled, to report a runtime that does not answer at once
     present = tuple(image for image in names if policy == "IfNotPresent" and full_image_name(image) in have)
     wanted = [image for image in names if image not in present]
     unreachable: set[str] = set()
@@ -252,7 +251,7 @@ def ensure_images(
 
 
 def _pull_patiently(host: Host, socket: str, *, image: str, unreachable: set[str]) -> Optional[ImagePullError]:
-    """Pull, and again after a pause where that may help; return the last failure."""
+    """Pull an image, with retries after a pause if they may help; return the last error, or None."""
     registry = registry_of(image)
     pause_s = 0.5
     for attempt in range(1, PULL_ATTEMPTS + 1):
@@ -273,7 +272,7 @@ def _pull_patiently(host: Host, socket: str, *, image: str, unreachable: set[str
 
 
 def group_failures(failed: Iterable[ImagePullError]) -> list[ImagePullError]:
-    """One failure for all images of a registry that fail in the same way: seven times the same line helps nobody."""
+    """Merge the failures of images that fail in the same way with the same registry, instead of repeating one line seven times."""
     groups: dict[tuple[str, str], list[ImagePullError]] = {}
     for error in failed:
         alone = error.image if error.kind in ("not-found", "other") else ""
@@ -289,9 +288,9 @@ def group_failures(failed: Iterable[ImagePullError]) -> list[ImagePullError]:
 
 
 def pull_images(host: Host, config: NodeConfig, *, release: Release, report: Report) -> tuple[str, ...]:
-    """`kb config images pull`: have every image of a control-plane node; return their names.
+    """`kb config images pull`: pull every image of a control-plane node; return their names.
 
-    Raises HostError (images-not-pulled) that names every image that did not come, and why.
+    Raises HostError (images-not-pulled), which names every image that could not be pulled, and why.
     """
     wanted = images.list_node_images(config, release)
     node = config.node

@@ -1,7 +1,7 @@
-"""The images that a cluster needs, by name.
+"""The names of the images that a cluster needs.
 
-Owns the rules by which a component, a repository and a tag become a reference. Must not pull or look at anything.
-Mirrors cmd/kubeadm/app/images/images.go.
+This module combines a component, a repository and a tag into an image reference. It pulls and reads nothing. Mirrors
+cmd/kubeadm/app/images/images.go.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from kubeup.releases import LOAD_BALANCER_IMAGE, Release
 
 DEFAULT_REPOSITORY = "registry.k8s.io"
 VERSIONED_COMPONENTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy")
-"""Their tag is the Kubernetes version."""
+"""The components whose image tag is the Kubernetes version."""
 COMPONENTS = (*VERSIONED_COMPONENTS, "coredns", "pause", "etcd")
-"""In kubeadm's order."""
+"""All components, in kubeadm's order."""
 
 
 @frozen
 class Image:
-    """What runs `component`: `repository` is the name without the tag."""
+    """The image of `component`. `repository` is its name without the tag."""
 
     component: str
     repository: str
@@ -37,13 +37,13 @@ class Image:
 
 
 def image_of(component: str, cluster: ClusterConfiguration, *, release: Release) -> Image:
-    """The image of one of COMPONENTS. Raises KeyError for another name."""
+    """The image of one of COMPONENTS. Raises KeyError for other names."""
     if component in VERSIONED_COMPONENTS:
         tag = render_tag(cluster.kubernetes_version)
         return Image(component, f"{cluster.image_repository}/{component}", tag)
     if component == "coredns":
         repository = cluster.dns.image_repository or cluster.image_repository
-        # the default registry keeps CoreDNS one level deeper; copies of it are flat
+        # the default registry has CoreDNS one level deeper; mirrors of it are flat
         level = "coredns/" if repository == DEFAULT_REPOSITORY else ""
         return Image(component, f"{repository}/{level}coredns", cluster.dns.image_tag or release.coredns_tag)
     if component == "pause":
@@ -66,19 +66,19 @@ def list_images(cluster: ClusterConfiguration, release: Release) -> tuple[Image,
 
 
 def list_node_images(config: NodeConfig, release: Release) -> tuple[str, ...]:
-    """list_images by name, and what kb itself runs on a control-plane node: the load balancer, where one is asked for."""
+    """The names of list_images, and of the image that kb itself adds to a control-plane node: the load balancer, if configured."""
     names = tuple(image.ref for image in list_images(config.cluster, release))
     return (*names, load_balancer_image(config.kb)) if config.kb.load_balancer.is_local else names
 
 
 def load_balancer_image(kb: KbConfiguration) -> str:
-    """The image as it was given, or kb's default. It keeps its name where a mirror is set: the runtime asks that."""
+    """The configured image, or kb's default. With a mirror it keeps its name, because the runtime asks the mirror."""
     return kb.load_balancer.image or LOAD_BALANCER_IMAGE
 
 
 def rewrite_image(image: str, server: str) -> str:
-    """`quay.io/cilium/cilium:v1` -> `SERVER/cilium/cilium:v1`: the mirror's host takes the registry's place, which
-    is how containerd too asks a mirror. Docker's short names get their full form (`busybox` -> `library/busybox`)."""
+    """`quay.io/cilium/cilium:v1` -> `SERVER/cilium/cilium:v1`: the mirror's host replaces the registry, as in containerd's requests to
+    a mirror. Docker's short names are expanded (`busybox` -> `library/busybox`)."""
     first, slash, rest = image.partition("/")
     has_registry = bool(slash) and ("." in first or ":" in first or first == "localhost")
     registry, repository = (first, rest) if has_registry else ("docker.io", image)
@@ -90,5 +90,5 @@ def rewrite_image(image: str, server: str) -> str:
 
 
 def render_tag(version: str) -> str:
-    """A version as an image tag: `v1.35.6+build` -> `v1.35.6_build`, since tags know no `+`."""
+    """A version as an image tag: `v1.35.6+build` -> `v1.35.6_build`, since tags cannot contain `+`."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", version)

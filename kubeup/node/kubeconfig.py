@@ -1,9 +1,9 @@
-"""Kubeconfig files: the five of a control plane node, one for any user, and reading one.
+"""Kubeconfig files: the five of a control plane node, those for users, and parsing.
 
-Owns the table KUBECONFIGS and the rules for files that are already there. Knows no phase; does not talk to the
+This module contains the table KUBECONFIGS, and the rules for files that already exist. It knows no phase, and does not talk to the
 cluster. Mirrors cmd/kubeadm/app/phases/kubeconfig/kubeconfig.go and cmd/kubeadm/app/util/kubeconfig/kubeconfig.go.
 
-Reading needs no cryptography: whoever only speaks to the API server does not pay for it.
+Parsing does not import cryptography, which commands that only call the API server do not need.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ NO_SECRET = Secret("")
 
 @frozen
 class KubeconfigSpec:
-    """One kubeconfig file: whom it is for and which server it calls."""
+    """One kubeconfig file: its user, and the server that it uses."""
 
     name: str
     """The phase's name."""
     user: str
-    """User name and CN; `{node}` stands for the node's name."""
+    """User name and CN; `{node}` is replaced by the node's name."""
     organizations: tuple[str, ...] = ()
     is_local: bool = False
-    """Calls the API server of its own node; otherwise the control plane endpoint."""
+    """Uses the API server of its own node; otherwise the control plane endpoint."""
 
     @property
     def file(self) -> str:
@@ -70,17 +70,17 @@ KUBECONFIGS: dict[str, KubeconfigSpec] = {
         KubeconfigSpec("scheduler", "system:kube-scheduler", is_local=True),
     )
 }
-"""By phase name, in the order in which they are made."""
+"""By phase name, in the order in which they are created."""
 
 
 def local_url(config: NodeConfig) -> str:
-    """The API server of this node."""
+    """The URL of this node's API server."""
     endpoint = config.local_api_endpoint
     return _url(endpoint.advertise_address, endpoint.bind_port)
 
 
 def control_plane_url(config: NodeConfig) -> str:
-    """The control plane endpoint; without one, the API server of this node."""
+    """The URL of the control plane endpoint; without one, of this node's API server."""
     if not config.cluster.control_plane_endpoint:
         return local_url(config)
     endpoint = config.cluster.control_plane_endpoint
@@ -88,8 +88,8 @@ def control_plane_url(config: NodeConfig) -> str:
 
 
 def server_url(name: str, config: NodeConfig, *, release: Release) -> str:
-    """The server of the kubeconfig `name`. A control plane's kubelet calls its own API server where the gate
-    ControlPlaneKubeletLocalMode says so."""
+    """The server of the kubeconfig `name`. With the feature gate ControlPlaneKubeletLocalMode, a control plane's kubelet uses its own
+    API server."""
     is_local = KUBECONFIGS[name].is_local
     if name == "kubelet":
         gate = release.control_plane_kubelet_local_mode
@@ -101,7 +101,7 @@ def _url(host: str, port: int) -> str:
     return f"https://{join_host_port(host, port)}"
 
 
-# ---- writing one
+# ---- writing
 
 
 def render_kubeconfig(
@@ -117,7 +117,7 @@ def render_kubeconfig(
     tls_server_name: str = "",
     proxy_url: str = "",
 ) -> str:
-    """A kubeconfig of one cluster, user and context; the user has a certificate and key, or a token."""
+    """A kubeconfig with one cluster, user and context. The user has a certificate and key, or a token."""
     way = {name: text for name, text in (("proxy-url", proxy_url), ("tls-server-name", tls_server_name)) if text}
     who = {"token": token.reveal()} if token else _render_client(client_cert_pem, client_key_pem)
     context = context or f"{user}@{cluster_name}"
@@ -139,7 +139,7 @@ def render_kubeconfig(
 
 
 def render_without_cert(*, server: str, user: str, cluster_name: str, client_key_pem: Secret) -> str:
-    """A kubeconfig whose user has a key and waits for its certificate, and whose cluster waits for its CA's."""
+    """A kubeconfig with the user's key, but still without the user's certificate and the cluster's CA."""
     document = yaml_files.load_yaml(
         render_kubeconfig(server=server, ca_pem="", user=user, cluster_name=cluster_name, client_key_pem=client_key_pem)
     )
@@ -156,7 +156,7 @@ def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-# ---- reading one
+# ---- parsing
 
 
 _MAX_BYTES = 1 << 20
@@ -164,10 +164,10 @@ _MAX_BYTES = 1 << 20
 
 @frozen
 class Kubeconfig:
-    """What the current context of a kubeconfig says; of one without a context (cluster-info), its cluster without a name.
+    """The current context of a kubeconfig; in one without contexts (cluster-info), the cluster without a name.
 
-    PEM texts hold certificates alone, or keys alone. Where the file names another file instead of holding data,
-    parse_kubeconfig leaves its path in `*_file`; read_kubeconfig has read it.
+    Each PEM text holds only certificates, or only keys. If the kubeconfig refers to another file instead of containing the data,
+    parse_kubeconfig stores the path in `*_file`, and read_kubeconfig reads the file.
     """
 
     server: str
@@ -182,9 +182,9 @@ class Kubeconfig:
     proxy_url: str = ""
     insecure_skip_tls_verify: bool = False
     plugin: Optional[Mapping[str, Any]] = None
-    """The user's `exec`: a program that says who the user is (credential_plugin.py)."""
+    """The user's `exec`: a credential plugin (credential_plugin.py)."""
     unsupported: tuple[str, ...] = ()
-    """What client-go would do and kb does not, as it stands in the file."""
+    """Features that client-go supports and kb does not, as written in the file."""
     ca_file: str = ""
     client_cert_file: str = ""
     client_key_file: str = ""
@@ -196,8 +196,8 @@ class Kubeconfig:
 
 
 def parse_kubeconfig(text: str, *, source: str) -> Kubeconfig:
-    """The current context of a kubeconfig. `source` names it in errors. Raises HostError (kubeconfig-unreadable) where client-go
-    would not take it."""
+    """The current context of a kubeconfig. `source` names it in errors. Raises HostError (kubeconfig-unreadable) if client-go would
+    reject it."""
     document = _load(text, source)
     context_name = document.get("current-context") or ""
     if not context_name and not any(not _text(entry, "name") for entry in _entries(document, "clusters")):
@@ -234,7 +234,7 @@ def parse_kubeconfig(text: str, *, source: str) -> Kubeconfig:
 
 
 def _server(cluster: Mapping[str, Any]) -> str:
-    """Without a scheme it is https where anything is said of TLS, as client-go has it."""
+    """The server's URL. Without a scheme it is https if the cluster has any TLS setting, as in client-go."""
     server = _text(cluster, "server")
     says_tls = any(cluster.get(key) for key in cluster if key.startswith(("certificate-authority", "insecure")))
     return server if "://" in server else f"https://{server}" if says_tls else f"http://{server}"
@@ -253,8 +253,8 @@ def _find_unsupported(cluster: Mapping[str, Any], user: Mapping[str, Any]) -> It
 
 
 def read_kubeconfig(text: str, *, host: Host, path: Path) -> Kubeconfig:
-    """The current context of `text`, the content of the kubeconfig `path`, with the files that it names read in;
-    a relative one starts at its folder. Raises HostError (kubeconfig-unreadable, file-unreadable)."""
+    """The current context of `text`, the content of the kubeconfig at `path`, with the content of the files that it refers to. Relative
+    paths refer to its folder. Raises HostError (kubeconfig-unreadable, file-unreadable)."""
     found = parse_kubeconfig(text, source=str(path))
 
     def read(file: str) -> str:
@@ -262,7 +262,7 @@ def read_kubeconfig(text: str, *, host: Host, path: Path) -> Kubeconfig:
 
     token = found.token
     if found.token_file and (not token or host.exists(_beside(path, found.token_file))):
-        token = Secret(read(found.token_file).strip())  # it is renewed there: it counts more than a token beside it
+        token = Secret(read(found.token_file).strip())  # tokenFile is renewed, so it takes precedence over token
     return replace(
         found,
         ca_pem=_certs(read(found.ca_file), found.ca_file, source=str(path)) or found.ca_pem,
@@ -273,12 +273,12 @@ def read_kubeconfig(text: str, *, host: Host, path: Path) -> Kubeconfig:
 
 
 def _beside(path: Path, file: str) -> Path:
-    """`..` goes back by the path's text, as Go's filepath.Join has it."""
+    """Resolve `file` relative to the folder of `path`. `..` is resolved lexically, as in Go's filepath.Join."""
     return Path(os.path.normpath(path.parent / file))
 
 
 def _certs(text: str, place: str, *, source: str) -> str:
-    """The authorities in `text`. Raises HostError (kubeconfig-unreadable) where there is text, and none in it."""
+    """The CA certificates in `text`. Raises HostError (kubeconfig-unreadable) if the text is not empty and contains none."""
     found = select_certs(text)
     if text and not found:
         raise _invalid(source, f"{place}: {describe_lack(text, 'certificate')}")
@@ -286,8 +286,8 @@ def _certs(text: str, place: str, *, source: str) -> str:
 
 
 def with_server(text: str, server: str, *, source: str) -> str:
-    """A kubeconfig whose current cluster is called at `server`; all else stays, and so does the text where nothing
-    changes. Raises HostError (kubeconfig-unreadable)."""
+    """The kubeconfig with `server` as the current cluster's server; everything else stays. If nothing changes, the text is returned as
+    it is. Raises HostError (kubeconfig-unreadable)."""
     found = parse_kubeconfig(text, source=source)
     if found.server == server:
         return text
@@ -317,7 +317,7 @@ def _entries(document: Mapping[str, Any], section: str) -> list[Mapping[str, Any
 
 
 def _entry(document: Mapping[str, Any], section: str, *, name: str, source: str) -> dict[str, Any]:
-    """The value of the entry `name`: under `cluster` in `clusters`, and so on."""
+    """The value of the entry `name`: its `cluster` in `clusters`, and so on."""
     for entry in _entries(document, section):
         if _text(entry, "name") == name:
             return entry.get(section[:-1]) or {}
@@ -348,30 +348,30 @@ def _invalid(source: str, cause: str) -> HostError:
     )
 
 
-# ---- what lies on the node
+# ---- files on the node
 
 
 def find_missing(host: Host, paths: Paths) -> list[str]:
-    """The names of those of the five files that are not there."""
+    """The names of the five files that are missing."""
     return [spec.name for spec in KUBECONFIGS.values() if not host.exists(paths.kubeconfig(spec.file))]
 
 
 @frozen
 class Finding:
-    """What is to be done about a kubeconfig file: keep it, issue it, or renew the client certificate in it."""
+    """What has to be done about a kubeconfig file: keep it, issue it, or renew its client certificate."""
 
     action: str
     """keep | issue | renew"""
     reason: str
     server: str = ""
-    """The server that a file found there calls."""
+    """The server in an existing file."""
 
 
 def probe_kubeconfig(host: Host, paths: Paths, name: str) -> Finding:  # noqa: PLR0917
-    """What is to be done about the file of `name`.
+    """What has to be done about the file of `name`.
 
-    Raises HostError where what is there cannot be used: kubeconfig-unreadable, kubeconfig-other-ca, key-mismatch,
-    certificate-expired, external-ca-incomplete, and those of pki.read_ca.
+    Raises HostError if the existing file cannot be used: kubeconfig-unreadable, kubeconfig-other-ca, key-mismatch,
+    certificate-expired, external-ca-incomplete, and the errors of pki.read_ca.
     """
     path = paths.kubeconfig(KUBECONFIGS[name].file)
     ca = pki.read_ca(host, paths)
@@ -400,7 +400,7 @@ def probe_kubeconfig(host: Host, paths: Paths, name: str) -> Finding:  # noqa: P
 
 
 def _check_trust(found: Kubeconfig, *, path: Path, expected: tuple[x509.Certificate, ...], ca_path: Path) -> None:
-    """The first CA certificate of the file must be one of the node's."""
+    """Check that the file's first CA certificate is one of the node's."""
     try:
         first = certificates.parse_certs(found.ca_pem)[0]
     except ValueError:
@@ -410,7 +410,7 @@ def _check_trust(found: Kubeconfig, *, path: Path, expected: tuple[x509.Certific
 
 
 def _check_client(found: Kubeconfig, path: Path, *, now: datetime.datetime) -> tuple[x509.Certificate, bool]:
-    """The client certificate in a file, and whether it has expired."""
+    """The client certificate in a file, and whether it has expired. Raises HostError (kubeconfig-unreadable)."""
     try:
         cert = certificates.parse_certs(found.client_cert_pem)[0]
         key = private_keys.parse_key(found.client_key_pem.reveal())
@@ -422,8 +422,8 @@ def _check_client(found: Kubeconfig, path: Path, *, now: datetime.datetime) -> t
 
 
 def _check_use(found: Kubeconfig, *, path: Path, authorities: tuple[x509.Certificate, ...]) -> None:
-    """Raise HostError (kubeconfig-unreadable) where the API server would not believe the client certificate. One of another
-    authority is left to whoever put it there: the API server may have been told of that one (--client-ca-file)."""
+    """Raise HostError (kubeconfig-unreadable) if the API server would not accept the client certificate. A certificate from another CA
+    is not judged, because the API server may trust that CA (--client-ca-file)."""
     chain = certificates.parse_certs(found.client_cert_pem)
     fault = verify.find_fault(chain, authorities, usage="client")
     if fault is not None and any(
@@ -433,7 +433,7 @@ def _check_use(found: Kubeconfig, *, path: Path, authorities: tuple[x509.Certifi
 
 
 def is_kubeconfig_valid(host: Host, paths: Paths, *, name: str) -> bool:
-    """Whether nothing is to be done about the file of `name`."""
+    """Whether nothing has to be done about the file of `name`."""
     try:
         return probe_kubeconfig(host, paths, name).action == "keep"
     except HostError:
@@ -441,8 +441,8 @@ def is_kubeconfig_valid(host: Host, paths: Paths, *, name: str) -> bool:
 
 
 def find_problems(host: Host, paths: Paths) -> list[HostError]:
-    """Every reason why kubeconfig/* would stop, found before anything is changed: for preflight. A problem of the
-    CA itself is pki.find_problems' to tell."""
+    """All reasons why the phases kubeconfig/* would fail, found by preflight before anything is changed. Problems of the CA itself are
+    reported by pki.find_problems."""
     files = {spec.name: paths.kubeconfig(spec.file) for spec in KUBECONFIGS.values()}
     try:
         pki.check_no_orphans(host, paths, name="ca", orphans=[path for path in files.values() if host.exists(path)])
@@ -468,8 +468,8 @@ def ensure_kubeconfig(
     name: str,
     make_key: Callable[[], private_keys.Key],
 ) -> Finding:
-    """Keep the file of `name`, make it, or renew what has expired in it; return what was found before. A file that
-    is there keeps its server: kb does not know who relies on it. Raises as probe_kubeconfig does."""
+    """Keep the file of `name`, create it, or renew its expired certificate; return what was found before. An existing file keeps its
+    server, because others may rely on it. Raises the same errors as probe_kubeconfig."""
     finding = probe_kubeconfig(host, paths, name)
     path = paths.kubeconfig(KUBECONFIGS[name].file)
     if finding.action == "issue":
@@ -506,7 +506,7 @@ def _issue(host: Host, paths: Paths, *, config: NodeConfig, name: str, key: priv
 def _issue_client_cert(
     subject: certificates.Subject, key: private_keys.Key, *, ca: certificates.Ca, not_after: datetime.datetime
 ) -> x509.Certificate:
-    """A new kubeconfig's certificate begins when its CA does."""
+    """Issue the certificate of a new kubeconfig. Its validity begins with that of its CA."""
     return certificates.issue_leaf_cert(
         subject, key, ca=ca, validity=certificates.Validity(ca.cert.not_valid_before_utc, not_after)
     )
@@ -515,8 +515,8 @@ def _issue_client_cert(
 def renew_client(
     host: Host, paths: Paths, *, path: Path, seconds: int, new_key: Optional[private_keys.Key] = None
 ) -> str:
-    """The file with a new certificate for the same subject and key, or for `new_key`, and the CA of today; all else as
-    it is."""
+    """The text of the file with a new certificate for the same subject and key, or for `new_key`, and the current CA. Everything else
+    stays."""
     text = host.read_text(path)
     found = read_kubeconfig(text, host=host, path=path)
     try:
@@ -557,7 +557,7 @@ def _external_ca_incomplete(path: Path, ca_path: Path) -> HostError:
     )
 
 
-# ---- one for any user
+# ---- kubeconfigs for users
 
 
 def make_user_kubeconfig(
@@ -571,10 +571,10 @@ def make_user_kubeconfig(
     validity_s: Optional[int] = None,
     server: str = "",
 ) -> str:
-    """The kubeconfig of `kb kubeconfig user`: for a new client certificate, or for `token`. Writes nothing.
+    """The kubeconfig of `kb kubeconfig user`, with a new client certificate or with `token`. Writes nothing.
 
-    `server` (HOST:PORT, or a URL) replaces the control plane endpoint, and must be a name in the API server's
-    certificate. Raises UsageError (server-not-in-certificate, bad-server, bad-validity-period) and HostError.
+    `server` (HOST:PORT, or a URL) replaces the control plane endpoint; the API server's certificate must contain its name. Raises
+    UsageError (server-not-in-certificate, bad-server, bad-validity-period) and HostError.
     """
     _check_validity(validity_s)
     bind_port = config.local_api_endpoint.bind_port
@@ -618,7 +618,7 @@ def _check_validity(validity_s: Optional[int]) -> None:
 
 
 def _check_server(host: Host, paths: Paths, *, server: str, default_port: int) -> str:
-    """The URL of `server`, if the API server's certificate names its host."""
+    """The URL of `server`. Raises UsageError if it is malformed, or its host is not in the API server's certificate."""
     name, port = split_host_port(server.removeprefix("https://").rstrip("/")) or ("", None)
     if not name or "/" in name or not 0 <= (port or 0) <= 65535:
         raise UsageError(

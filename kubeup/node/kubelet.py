@@ -1,8 +1,8 @@
-"""The kubelet's files: its configuration, its flags, its unit, and its place in kubelet.conf.
+"""The kubelet's files: its configuration, its flags, its unit, and its certificate in kubelet.conf.
 
-Builds texts and decisions; phases/node.py writes them and moves the service. Mirrors
-cmd/kubeadm/app/componentconfigs/kubelet.go and cmd/kubeadm/app/phases/kubelet; the unit and the drop-in are those
-of the packages (kubernetes/release), which kubeadm leaves to them.
+This module renders the files; phases/kubelet_start.py writes them and starts the service. Mirrors
+cmd/kubeadm/app/componentconfigs/kubelet.go and cmd/kubeadm/app/phases/kubelet. The unit and the drop-in are those of the packages
+(kubernetes/release), to which kubeadm leaves them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WATCHED_FIELDS = (
     "healthzPort",
     "resolvConf",
 )
-"""Where a user's value differs from the default it is kept, and said."""
+"""Fields for which a user's value that differs from the default is kept, with a warning."""
 
 FLAGS_ENV_FILE = "/var/lib/kubelet/kubeadm-flags.env"
 UNIT_DIRS = tuple(
@@ -57,16 +57,16 @@ _FLAGS_VARIABLE = "KUBELET_KUBEADM_ARGS"
 
 @frozen
 class KubeletConfig:
-    """A KubeletConfiguration as it goes to the ConfigMap, and what a person should know of it."""
+    """A KubeletConfiguration for the ConfigMap, and warnings about it."""
 
     document: dict[str, Any]
     warnings: tuple[str, ...] = ()
 
 
 def render_kubelet_config(config: NodeConfig, release: Release, *, resolv_conf: str = "") -> KubeletConfig:
-    """kb's defaults below the user's KubeletConfiguration; `resolv_conf` is what probe_resolv_conf found.
+    """The user's KubeletConfiguration on top of kb's defaults. `resolv_conf` comes from probe_resolv_conf.
 
-    This is what all nodes share: no patches, no CRI socket (see finish_kubelet_config).
+    All nodes share this document, so it contains no patches and no CRI socket (see finish_kubelet_config).
     """
     cluster = config.cluster
     defaults = fill_scalars(
@@ -101,12 +101,12 @@ def _conflict(path: str, want: object, *, have: object) -> str:
 
 
 def finish_kubelet_config(document: Mapping[str, Any], config: NodeConfig, *, release: Release) -> dict[str, Any]:
-    """This node's config.yaml: the shared document (patched by now) with what instance-config.yaml says on top."""
+    """This node's config.yaml: the shared document, already patched, with the fields of instance-config.yaml on top."""
     return {**document, **render_instance_config(config, release)}
 
 
 def merge_defaults(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """`own` with the defaults for what it leaves out; null and "" count as left out, 0 and false do not."""
+    """`own` with the defaults for missing values. null and "" count as missing; 0 and false do not."""
     merged: dict[str, Any] = {key: copy.deepcopy(value) for key, value in own.items() if value is not None}
     for key, value in defaults.items():
         have = merged.get(key)
@@ -118,7 +118,7 @@ def merge_defaults(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[
 
 
 def look_up(document: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path; None where there is none."""
+    """The value at a dotted path; None if there is none."""
     value: Any = document
     for key in path.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
@@ -126,12 +126,12 @@ def look_up(document: Mapping[str, Any], path: str) -> Any:
 
 
 def cluster_dns_address(config: NodeConfig) -> str:
-    """Address 10 of the first service CIDR: the cluster's DNS."""
+    """The address of the cluster's DNS: the tenth of the first service CIDR."""
     return config.cluster.service_address(10)
 
 
 def probe_resolv_conf(host: Host) -> str:
-    """The resolv.conf that pods should start from: systemd-resolved's own where it runs, otherwise "" (the host's)."""
+    """The resolv.conf for pods: systemd-resolved's own if that runs, otherwise "" (the host's)."""
     active = host.query(["systemctl", "is-active", "systemd-resolved"])
     return RESOLVED_CONF if active.stdout.strip() == "active" else ""
 
@@ -140,19 +140,19 @@ def probe_resolv_conf(host: Host) -> str:
 
 
 def has_instance_config(cluster: ClusterConfiguration, release: Release) -> bool:
-    """Whether the CRI socket is kept in instance-config.yaml: the gate NodeLocalCRISocket."""
+    """Whether the CRI socket is in instance-config.yaml, by the feature gate NodeLocalCRISocket."""
     return cluster.feature_gates.get("NodeLocalCRISocket", release.node_local_cri_socket)
 
 
 def render_instance_config(config: NodeConfig, release: Release) -> dict[str, str]:
-    """What is this node's alone; {} where the gate is off."""
+    """The settings that are specific to this node; {} if the feature gate is off."""
     if not has_instance_config(config.cluster, release):
         return {}
     return {"containerRuntimeEndpoint": config.node.cri_socket}
 
 
 def dump_instance_config(instance: Mapping[str, str]) -> str:
-    """The file's text: the values quoted, as kubeadm writes them."""
+    """The text of instance-config.yaml, with quoted values as kubeadm writes them."""
     return "".join(f"{key}: {_quote(value)}\n" for key, value in instance.items())
 
 
@@ -162,9 +162,9 @@ def dump_instance_config(instance: Mapping[str, str]) -> str:
 def plan_kubelet_flags(
     config: NodeConfig, release: Release, *, os_hostname: str, register_with_taints: bool = False
 ) -> tuple[Arg, ...]:
-    """The flags of this node's kubelet, the user's kubeletExtraArgs last and in their order.
+    """The flags of this node's kubelet, with the user's kubeletExtraArgs last and in their order.
 
-    `register_with_taints`: a worker's taints come with its registration; a control plane's are patched in later.
+    `register_with_taints`: a worker registers with its taints; those of a control plane are patched in later.
     """
     node = config.node
     own = node.kubelet_extra_args
@@ -188,13 +188,12 @@ def format_taint(taint: Taint) -> str:
 
 
 def render_flags_env(flags: Iterable[Arg]) -> str:
-    """The text of kubeadm-flags.env, which the drop-in reads as an EnvironmentFile."""
+    """The text of kubeadm-flags.env, which the drop-in loads as an EnvironmentFile."""
     return f"{_FLAGS_VARIABLE}={_quote(' '.join(f'--{flag.name}={flag.value}' for flag in flags))}\n"
 
 
 def parse_flags_env(text: str, variable: str = _FLAGS_VARIABLE) -> tuple[Arg, ...]:
-    """The flags in a kubeadm-flags.env, in their order; () for an empty or foreign file. `--flag value` is read like
-    `--flag=value`."""
+    """The flags in a kubeadm-flags.env, in order; () for an empty or foreign file. `--flag value` is read like `--flag=value`."""
     line = next((line for line in text.splitlines() if line.startswith(f"{variable}=")), "")
     content = _unquote(line.partition("=")[2].strip())
     flags: list[Arg] = []
@@ -209,7 +208,7 @@ def parse_flags_env(text: str, variable: str = _FLAGS_VARIABLE) -> tuple[Arg, ..
 
 
 def render_kubelet_command(flags: Iterable[Arg], *, kubelet: Path) -> str:
-    """The command line that the unit runs, for a node whose kubelet is started by hand."""
+    """The command line of the unit, for starting the kubelet by hand."""
     words = [
         str(kubelet),
         "--bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf",
@@ -234,10 +233,10 @@ def _unquote(text: str) -> str:
 
 
 def plan_unit_files(host: Host, paths: Paths, *, owned: Iterable[str]) -> dict[Path, str]:
-    """Where kb has to write a unit and a drop-in so that the kubelet reads kb's files, and which of configs/systemd.
+    """The unit and drop-in that kb has to write so that the kubelet reads kb's files: path -> file in configs/systemd.
 
-    A unit that is there (a package's, an admin's) stays; a drop-in comes beside it only if nothing else makes it read
-    kubeadm-flags.env. `owned` are the paths that kb made itself: these are kept up to date.
+    An existing unit (from a package or an admin) stays, and kb adds a drop-in only if nothing else makes it read
+    kubeadm-flags.env. `owned`: the paths that kb created itself, which are kept up to date.
     """
     own = set(owned)
     foreign = [path for path in find_unit_files(host) if str(path) not in own]
@@ -250,12 +249,12 @@ def plan_unit_files(host: Host, paths: Paths, *, owned: Iterable[str]) -> dict[P
 
 
 def render_unit_file(name: str, kubelet: Path) -> str:
-    """configs/systemd/<name> for a kubelet that lies at `kubelet`."""
+    """configs/systemd/<name> with the path `kubelet`."""
     return read_resource(f"systemd/{name}").replace("/usr/bin/kubelet", str(kubelet))
 
 
 def find_unit_files(host: Host) -> list[Path]:
-    """kubelet.service and its drop-ins, wherever systemd looks for them."""
+    """kubelet.service and its drop-ins in all folders that systemd searches."""
     found = []
     for folder in UNIT_DIRS:
         if host.exists(folder / "kubelet.service"):
@@ -269,14 +268,14 @@ def find_unit_files(host: Host) -> list[Path]:
 
 
 def find_rotated_cert(config: NodeConfig) -> Path:
-    """Where the kubelet keeps its newest client certificate with its key."""
+    """The path of the kubelet's current client certificate with its key."""
     folders = [arg.value for arg in config.node.kubelet_extra_args if arg.name == "cert-dir"]
     return Path(folders[-1] if folders else "/var/lib/kubelet/pki") / "kubelet-client-current.pem"
 
 
 def use_rotated_cert(kubeconfig: Mapping[str, Any], pem: Path) -> dict[str, Any]:
-    """A kubeconfig whose current user shows the certificate in `pem` instead of an embedded one, which ends with its
-    year. Raises LookupError where the kubeconfig has no current user."""
+    """The kubeconfig with the current user's certificate in the file `pem` instead of embedded, since an embedded one expires after a
+    year. Raises LookupError if the kubeconfig has no current user."""
     changed = copy.deepcopy(dict(kubeconfig))
     context = _named(changed.get("contexts"), str(changed.get("current-context", "")))["context"]
     user = _named(changed.get("users"), str(context["user"]))["user"]
@@ -297,11 +296,11 @@ def _named(items: Any, name: str) -> Any:
 
 
 def component_config_hash(data: Mapping[str, str]) -> str:
-    """The annotation kubeadm.kubernetes.io/component-config.hash of a ConfigMap with this `data`: it marks what was
-    generated, so that an upgrade may generate it anew."""
+    """The annotation kubeadm.kubernetes.io/component-config.hash of a ConfigMap with this `data`. It marks generated content, which an
+    upgrade may generate again."""
     return "sha256:" + hashlib.sha256("".join(data[key] for key in sorted(data)).encode()).hexdigest()
 
 
 def dump_kubelet_config(document: Mapping[str, Any]) -> str:
-    """The text of config.yaml, and of the ConfigMap's key `kubelet`."""
+    """The text of config.yaml, and of the key `kubelet` of the ConfigMap."""
     return dump_yaml(dict(document))

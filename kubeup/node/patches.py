@@ -1,7 +1,7 @@
-"""The user's patches (--patches, patches.directory): read them, and apply them to what kb generates.
+"""Reads the user's patches (--patches, patches.directory) and applies them to what kb generates.
 
-Owns the three kinds of patch: strategic merge, JSON merge (RFC 7386), JSON patch (RFC 6902). Knows no phase, and
-never changes the object that it is given. Mirrors cmd/kubeadm/app/util/patches/patches.go.
+There are three kinds of patch: strategic merge, JSON merge (RFC 7386), JSON patch (RFC 6902). This module knows no phase, and never
+changes the object that it is given. Mirrors cmd/kubeadm/app/util/patches/patches.go.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ MERGE_KEYS: Mapping[str, str] = {
     "hostIPs": "ip",
     "ownerReferences": "uid",
 }
-"""The lists of Pod, Deployment and DaemonSet whose items are merged one by one, and the field that tells the items
-apart. Every other list (command, args, tolerations, ...) is replaced as a whole."""
+"""The lists in Pod, Deployment and DaemonSet whose items are merged individually, with the merge key that identifies an item. Every
+other list (command, args, tolerations, ...) is replaced as a whole."""
 
 MERGED_PRIMITIVE_LISTS = frozenset({"finalizers"})
-"""Lists of plain values to which a strategic patch adds."""
+"""Lists of plain values that a strategic patch adds to."""
 
 _EXTENSION = re.compile(r".+\.(json|yaml)", re.DOTALL)
 _FILE_NAME = re.compile(rf"(?P<target>{'|'.join(TARGETS)})[^.+\n]*(?P<plus>\+)?(?P<kind>json|merge|strategic)?")
-"""As kubeadm's parseFilename has it: only the beginning of a name counts, so `etcd.prod.yaml` is a strategic patch for
-etcd, and `etcd0+json-audit.yaml` a JSON patch."""
+"""As in kubeadm's parseFilename, only the beginning of a name counts: `etcd.prod.yaml` is a strategic patch for etcd, and
+`etcd0+json-audit.yaml` a JSON patch."""
 
 MAX_VALUES = 20_000
 MAX_DEPTH = 100
-"""Of an object with its patches on it: copies of copies grow without end."""
+"""Limits of an object with its patches applied, because copies of copies could grow without end."""
 
 
 @frozen
@@ -81,13 +81,13 @@ class Patches:
 
     patches: tuple[Patch, ...] = ()
     ignored: tuple[str, ...] = ()
-    """One sentence for each file that is no patch, and why."""
+    """For each file that is no patch, a sentence that says why."""
 
     def for_target(self, target: str) -> tuple[Patch, ...]:
         return tuple(patch for patch in self.patches if patch.target == target)
 
     def apply(self, target: str, obj: Mapping[str, Any]) -> dict[str, Any]:
-        """`obj` with all patches for `target` on it. Raises UsageError (patch-failed) that names file and place."""
+        """`obj` with all patches for `target` applied. Raises UsageError (patch-failed), which names the file and place."""
         patched: Any = copy.deepcopy(dict(obj))
         for patch in self.for_target(target):
             patched = _APPLY[patch.kind](patched, copy.deepcopy(patch.body), patch)
@@ -102,7 +102,7 @@ class Patches:
 
 
 def read_patches(host: Host, directory: str) -> Patches:
-    """The patches below `directory` ("" for none), sub-folders included, in the order of their names.
+    """The patches below `directory` ("" for none), including subfolders, sorted by name.
 
     Raises UsageError: patches-directory-missing, patch-invalid.
     """
@@ -135,8 +135,8 @@ def read_patches(host: Host, directory: str) -> Patches:
 
 
 def _find_reader(host: Host, root: Path) -> Host:
-    """Below --root the folder is looked for first, as kubeadm does after --rootfs; else it is the operator's, like the
-    configuration file that names it."""
+    """The host on which to read the folder. With --root, the folder is first looked for below the root, as kubeadm does with --rootfs.
+    Otherwise it is on the operator's machine, like the configuration file that names it."""
     if host.mode != "root" or (root.is_absolute() and host.is_dir(root)):
         return host
     return LocalHost()
@@ -149,7 +149,7 @@ def _walk(host: Host, folder: Path) -> list[Path]:
         found = host.stat(path)
         if found is not None and found.is_dir:
             files.extend(_walk(host, path))
-        elif not host.is_dir(path):  # a link to a folder is not followed: it could lead in a circle
+        elif not host.is_dir(path):  # links to folders are not followed, because they could form a loop
             files.append(path)
     return files
 
@@ -191,7 +191,7 @@ def _fail(patch: Patch, place: str, *, cause: str) -> NoReturn:
 
 
 def _check_size(obj: Any, patch: Patch, *, place: str) -> None:
-    """Level by level, so without recursion."""
+    """Fail if the object is too large or too deep. It is walked level by level, without recursion."""
     level, count, depth = [obj], 0, 0
     while level:
         count, depth = count + len(level), depth + 1
@@ -213,7 +213,7 @@ def _check_size(obj: Any, patch: Patch, *, place: str) -> None:
 
 
 def merge_json(target: Any, patch: Any) -> Any:
-    """`target` with a JSON merge patch on it: objects merge, null removes, anything else replaces."""
+    """`target` with a JSON merge patch applied: objects are merged, null removes, anything else replaces."""
     if not isinstance(patch, dict):
         return patch
     merged = dict(target) if isinstance(target, dict) else {}
@@ -237,10 +237,10 @@ def _apply_json_patch(obj: Any, operations: Sequence[Any], patch: Patch) -> Any:
 
 
 class _JsonOperation:
-    """One operation of a JSON patch; it knows its place in the file, for what it says when it fails.
+    """One operation of a JSON patch. It knows its position in the file, for error messages.
 
-    Patches that work with kubeadm work here, so this is wider than the RFC in what kubeadm's library allows too:
-    replace may set a field that is not there, test finds null there, and negative places count from a list's end.
+    Patches that work with kubeadm must work here, so this allows more than the RFC, as kubeadm's library does: replace may set a
+    missing field, test treats a missing field as null, and negative indexes count from the end of a list.
     """
 
     def __init__(self, patch: Patch, index: int, *, operation: Any) -> None:
@@ -302,13 +302,13 @@ class _JsonOperation:
         return obj
 
     def is_absent(self, obj: Any, pointer: str) -> bool:
-        """Whether `pointer` names a field that its object does not have."""
+        """Whether `pointer` names a missing field of an object."""
         parts = self.split(pointer)
         owner = self.look_up(obj, pointer.rpartition("/")[0])
         return bool(parts) and isinstance(owner, dict) and parts[-1] not in owner
 
     def item(self, items: list[Any], part: str, *, pointer: str, limit: Optional[int] = None) -> int:
-        """The place that `part` means in a list; `limit` is the first that is too far."""
+        """The index in a list that `part` means; `limit` is the first invalid one."""
         end = len(items) if limit is None else limit
         if not re.fullmatch(r"0|-?[1-9][0-9]*", part):
             self.fail(f"{part!r} in {pointer!r} is no place in a list")
@@ -346,7 +346,7 @@ class _JsonOperation:
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Equality of JSON, where true is not 1."""
+    """Whether two JSON values are equal; true is not equal to 1."""
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
@@ -354,7 +354,7 @@ def _is_same(one: Any, other: Any) -> bool:
 
 
 def _apply_strategic(obj: Any, body: Any, patch: Patch) -> Any:  # noqa: PLR0917
-    # the kubelet's configuration marks no list as one to merge
+    # KubeletConfiguration has no lists with a merge key
     keys = {} if patch.target == "kubeletconfiguration" else MERGE_KEYS
     return _StrategicMerge(patch, keys).merge_object(obj, body, place="")
 
@@ -363,7 +363,7 @@ _ORDER, _DELETE_FROM = "$setElementOrder/", "$deleteFromPrimitiveList/"
 
 
 class _StrategicMerge:
-    """Merges objects by Kubernetes' rules; `place` is the path in the patch, for what it says when it fails."""
+    """Merges objects by Kubernetes' rules. `place` is the path in the patch, for error messages."""
 
     def __init__(self, patch: Patch, merge_keys: Mapping[str, str]) -> None:
         self.patch = patch
@@ -447,7 +447,7 @@ class _StrategicMerge:
         return [merged[name] for name in order_items(names_had, names_patched)]
 
     def name_of_item(self, item: Any, merge_key: str, *, place: str) -> Any:
-        """What tells an item of a merged list from the others: the value of its merge key, or itself."""
+        """What identifies an item of a merged list: the value of its merge key, or the item itself."""
         if not merge_key and isinstance(item, (str, int)):
             return item
         if not isinstance(item, dict) or not isinstance(item.get(merge_key), (str, int)):
@@ -456,8 +456,8 @@ class _StrategicMerge:
 
 
 def order_items(had: Sequence[Any], patched: Sequence[Any]) -> list[Any]:
-    """The order of a merged list: the patch's items keep the patch's order, the others theirs; an item that only the
-    patch has comes before the others that are left, one that both have takes its old place among them."""
+    """The order of a merged list. The patch's items keep the patch's order, and the others keep theirs. An item that is only in the
+    patch comes before the remaining others; an item that is in both keeps its old place among them."""
     others = [name for name in had if name not in patched]
     rest = list(dict.fromkeys(patched))
     ordered: list[Any] = []

@@ -1,11 +1,11 @@
-"""The folder /etc/kubernetes/pki: reading it, judging what is already there, making what is missing.
+"""The folder /etc/kubernetes/pki: reads it, checks what is already there, and creates what is missing.
 
-Owns the reuse rules. Knows no phase; does not talk to the cluster. Mirrors cmd/kubeadm/app/phases/certs/certs.go.
+This module knows no phase, and does not talk to the cluster. Mirrors cmd/kubeadm/app/phases/certs/certs.go.
 
-What is found on the node is used: a key is never replaced, a certificate only where it would not serve (expired,
-a name is missing) and its CA's key is at hand, and then it keeps its key. Where kb cannot fix it without losing
-something, it says what lies there and stops. A key is written before its certificate, so that a crash in between
-leaves a key alone, which the next run takes up.
+kb reuses what it finds on the node. A key is never replaced. A certificate is reissued, for the same key, only if it is unusable
+(expired, or a name is missing) and its CA's key is available. If kb cannot fix something without losing something else, it
+reports what it found, and stops. A key is written before its certificate, so that a crash in between leaves only a key, which the
+next run uses.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def read_key(host: Host, path: Path) -> Key:
 
 
 def is_external_ca(host: Host, paths: Paths, *, name: str = "ca") -> bool:
-    """Whether the CA `name` (ca, front-proxy-ca, etcd-ca) signs elsewhere: its certificate is here, its key is not."""
+    """Whether the CA `name` (ca, front-proxy-ca, etcd-ca) is external: its certificate is on the node, but its key is not."""
     spec = CERTS[name]
     if host.exists(spec.key_path(paths)) or not host.exists(spec.cert_path(paths)):
         return False
@@ -80,12 +80,12 @@ def is_external_ca(host: Host, paths: Paths, *, name: str = "ca") -> bool:
 
 
 _ca_keys: dict[Path, tuple[tuple[str, str], Key]] = {}
-"""What a CA's two files held when their key was read and proven, and that key: each CA is asked for by every
-certificate that it signs, and reading and proving takes as long as signing."""
+"""The content of a CA's two files when its key was read and verified, and that key. Every certificate that a CA signs needs it, and
+reading and verifying it takes as long as signing."""
 
 
 def read_ca(host: Host, paths: Paths, *, name: str = "ca") -> Ca:
-    """The CA `name` as it lies on the node, fit for use.
+    """The CA `name` on the node, checked for use.
 
     Raises HostError: ca-missing, certificate-unreadable, key-unreadable, not-a-ca, ca-expired,
     certificate-not-yet-valid, key-mismatch.
@@ -134,19 +134,19 @@ def _check_ca_cert(cert: x509.Certificate, path: Path, *, now: datetime.datetime
 
 @frozen
 class Finding:
-    """What is to be done about a certificate: keep it, or issue it. `reason` says why, in words for people."""
+    """What has to be done about a certificate: keep it, or issue it. `reason` says why, in words for people."""
 
     action: str
     """keep | issue | reissue"""
     reason: str
     key: Optional[Key] = None
-    """The key that is already there, and that a certificate to be issued is for."""
+    """The existing key, for which a certificate is to be issued."""
     found_sans: Sans = Sans()
 
 
 def probe_ca(host: Host, paths: Paths, name: str) -> Finding:  # noqa: PLR0917
-    """Whether the CA `name` is there. Raises HostError where what is there cannot be used (see read_ca), and
-    ca-missing where only certificates that it signed are."""
+    """What has to be done about the CA `name`. Raises HostError if the existing files cannot be used (see read_ca), and ca-missing if
+    there are only certificates that it signed."""
     spec = CERTS[name]
     if host.exists(spec.cert_path(paths)):
         ca = read_ca(host, paths, name=name)
@@ -160,7 +160,7 @@ def probe_ca(host: Host, paths: Paths, name: str) -> Finding:  # noqa: PLR0917
 
 
 def find_ca_warnings(host: Host, paths: Paths, *, cluster: ClusterConfiguration, name: str) -> tuple[str, ...]:
-    """What works with the CA that lies there, and may surprise. Raises as read_ca does."""
+    """Warnings about an existing CA that works but may surprise. Raises the same errors as read_ca."""
     ca = read_ca(host, paths, name=name)
     own = cluster.controller_manager
     is_signer_given = any(own.last_arg(f"cluster-signing{kind}-cert-file") for kind in ("", "-kubelet-client"))
@@ -171,7 +171,7 @@ def find_ca_warnings(host: Host, paths: Paths, *, cluster: ClusterConfiguration,
 
 
 def describe_early_end(ca: Ca, now: datetime.datetime, *, seconds: int) -> str:
-    """That a CA ends before what it signs now; "" where it does not, or signs elsewhere."""
+    """A warning that a CA expires before the certificates that it signs now; "" if it does not, or is external."""
     left = ca.cert.not_valid_after_utc - now
     if ca.key is None or left >= datetime.timedelta(seconds=seconds):
         return ""
@@ -182,7 +182,7 @@ def describe_early_end(ca: Ca, now: datetime.datetime, *, seconds: int) -> str:
 
 
 def describe_bundle(host: Host, ca: Ca) -> str:
-    """That a CA's file holds several certificates beside its key, of which the signer takes exactly one; "" where it does not."""
+    """A warning that a CA's file holds several certificates, while the signer accepts exactly one; "" if it does not."""
     count = len(read_certs(host, ca.path)) if ca.key is not None else 1
     if count == 1:
         return ""
@@ -194,8 +194,7 @@ def describe_bundle(host: Host, ca: Ca) -> str:
 
 
 def check_no_orphans(host: Host, paths: Paths, *, name: str, orphans: Sequence[Path]) -> None:
-    """Raise HostError (ca-missing) where files that the CA `name` must have made are there and it is not: a new CA
-    would make them void."""
+    """Raise HostError (ca-missing) if there are files that the CA `name` signed, but not the CA: a new CA would invalidate them."""
     spec = CERTS[name]
     if orphans and not host.exists(spec.cert_path(paths)) and not host.exists(spec.key_path(paths)):
         names = " ".join(str(path) for path in orphans)
@@ -208,11 +207,11 @@ def check_no_orphans(host: Host, paths: Paths, *, name: str, orphans: Sequence[P
 
 
 def probe_cert(host: Host, paths: Paths, *, config: NodeConfig, name: str) -> Finding:
-    """What is to be done about the leaf certificate `name`.
+    """What has to be done about the leaf certificate `name`.
 
-    Raises HostError where what is there cannot be used and cannot be mended without losing something:
+    Raises HostError if the existing files cannot be used, and cannot be fixed without losing something:
     certificate-of-other-ca, certificate-expired, certificate-lacks-san, certificate-not-yet-valid, key-missing,
-    key-mismatch, external-ca-incomplete, and those of read_ca.
+    key-mismatch, external-ca-incomplete, and the errors of read_ca.
     """
     spec = CERTS[name]
     path, key_path = spec.cert_path(paths), spec.key_path(paths)
@@ -241,8 +240,8 @@ def probe_cert(host: Host, paths: Paths, *, config: NodeConfig, name: str) -> Fi
 
 
 def _check_chain(host: Host, spec: CertSpec, *, chain: Sequence[x509.Certificate], paths: Paths, ca: Ca) -> None:
-    """Raise HostError (certificate-of-other-ca, ca-unfit, certificate-unfit) where those to whom the certificate is shown would
-    not believe it. Its own dates are another matter: what has expired may be issued again."""
+    """Raise HostError (certificate-of-other-ca, ca-unfit, certificate-unfit) if Kubernetes would not accept the certificate. Its own
+    dates are not checked here: an expired certificate may be issued again."""
     path, pool, now = spec.cert_path(paths), read_certs(host, ca.path), host.now()
     is_now = not is_expired(chain[0], now) and not is_in_future(chain[0], now)
     if find_fault(chain, pool) is not None and not any(
@@ -267,7 +266,7 @@ def _check_chain(host: Host, spec: CertSpec, *, chain: Sequence[x509.Certificate
 def _judge_cert(
     cert: x509.Certificate, key: Key, *, ca: Ca, path: Path, wanted: Sans, now: datetime.datetime
 ) -> Finding:
-    """Keep a sound certificate, or issue it anew for its key where the CA's key is at hand."""
+    """Keep a usable certificate, or reissue it for its key if the CA's key is available."""
     found = sans_of(cert)
     missing = found.lacks(wanted)
     if not is_expired(cert, now) and not missing:
@@ -295,7 +294,7 @@ def _judge_cert(
 
 
 def ensure_ca(host: Host, paths: Paths, *, config: NodeConfig, name: str, make_key: Callable[[], Key]) -> Finding:
-    """Keep the CA `name` or make it; return what was found before. Raises as probe_ca does."""
+    """Keep the CA `name`, or create it; return what was found before. Raises the same errors as probe_ca."""
     finding = probe_ca(host, paths, name)
     if finding.action == "keep":
         return finding
@@ -309,9 +308,9 @@ def ensure_ca(host: Host, paths: Paths, *, config: NodeConfig, name: str, make_k
 
 
 def ensure_cert(host: Host, paths: Paths, *, config: NodeConfig, name: str, make_key: Callable[[], Key]) -> Finding:
-    """Keep the leaf certificate `name` or issue it; return what was found before. Raises as probe_cert does.
+    """Keep the leaf certificate `name`, or issue it; return what was found before. Raises the same errors as probe_cert.
 
-    A name that stands in a certificate found expired or incomplete stays in the new one: somebody wanted it.
+    Names in an expired or incomplete certificate are kept in the new one, because somebody wanted them.
     """
     finding = probe_cert(host, paths, config=config, name=name)
     if finding.action == "keep":
@@ -330,7 +329,7 @@ def ensure_cert(host: Host, paths: Paths, *, config: NodeConfig, name: str, make
 def _issue_for(
     config: NodeConfig, spec: CertSpec, *, key: Key, ca: Ca, now: datetime.datetime, found: Sans = NO_SANS
 ) -> x509.Certificate:
-    """The certificate of a row for this node. found: names of one that was there."""
+    """Issue the certificate of a row of CERTS for this node. found: the names in the existing one."""
     sans = spec.sans(config)
     if found:
         sans = make_sans((*sans.dns, *sans.ips, *found.dns, *found.ips))
@@ -342,7 +341,7 @@ def _issue_for(
 
 
 def is_ca_valid(host: Host, paths: Paths, *, name: str) -> bool:
-    """Whether nothing is to be done about the CA `name`."""
+    """Whether nothing has to be done about the CA `name`."""
     try:
         return probe_ca(host, paths, name).action == "keep"
     except HostError:
@@ -350,7 +349,7 @@ def is_ca_valid(host: Host, paths: Paths, *, name: str) -> bool:
 
 
 def is_cert_valid(host: Host, paths: Paths, *, config: NodeConfig, name: str) -> bool:
-    """Whether the pair of `name` loads, belongs together, chains to its CA, holds now and names what config wants."""
+    """Whether the certificate and key `name` can be read, match, chain to the CA, are valid now, and have all wanted names."""
     try:
         return probe_cert(host, paths, config=config, name=name).action == "keep"
     except HostError:
@@ -358,7 +357,7 @@ def is_cert_valid(host: Host, paths: Paths, *, config: NodeConfig, name: str) ->
 
 
 def find_problems(host: Host, paths: Paths, *, config: NodeConfig) -> list[HostError]:
-    """Every reason why certs/* would stop, found before anything is changed: for preflight."""
+    """All reasons why the phases certs/* would fail, found by preflight before anything is changed."""
     problems: dict[str, HostError] = {}
     for spec in wanted_certs(config.cluster):
         try:
@@ -380,12 +379,12 @@ def find_problems(host: Host, paths: Paths, *, config: NodeConfig) -> list[HostE
 
 
 def _try_to_issue(host: Host, paths: Paths, *, config: NodeConfig, spec: CertSpec) -> None:
-    """Issue a certificate for a key that nobody keeps. Raises as issue_leaf_cert does."""
+    """Issue a certificate for a throwaway key. Raises the same errors as issue_leaf_cert."""
     _issue_for(config, spec, key=generate_key("ECDSA-P256"), ca=read_ca(host, paths, name=spec.signer), now=host.now())
 
 
 def probe_service_account_key(host: Host, paths: Paths) -> Finding:
-    """What is to be done about sa.key and sa.pub. Raises HostError: key-unreadable, key-mismatch, sa-key-missing."""
+    """What has to be done about sa.key and sa.pub. Raises HostError: key-unreadable, key-mismatch, sa-key-missing."""
     key_path, public_path = paths.pki / "sa.key", paths.pki / "sa.pub"
     if not host.exists(key_path):
         return _probe_missing_sa_key(host, paths)
@@ -422,7 +421,7 @@ def _probe_missing_sa_key(host: Host, paths: Paths) -> Finding:
 
 
 def _is_public_half_in(pem: str, key: Key) -> bool:
-    """sa.pub may hold several keys, and certificates: kube-apiserver believes what any of them signed."""
+    """Whether sa.pub contains the public half of `key`. It may hold several keys and certificates; kube-apiserver accepts them all."""
     for block in split_pem(pem):
         try:
             if block.label == "CERTIFICATE":
@@ -439,7 +438,7 @@ def _is_public_half_in(pem: str, key: Key) -> bool:
 
 
 def ensure_service_account_key(host: Host, paths: Paths, *, make_key: Callable[[], Key]) -> Finding:
-    """Keep sa.key, or make it; write sa.pub where it is missing. Raises as probe_service_account_key does."""
+    """Keep or create sa.key, and write sa.pub if it is missing. Raises the same errors as probe_service_account_key."""
     finding = probe_service_account_key(host, paths)
     if finding.action == "keep":
         return finding
@@ -456,7 +455,7 @@ def is_service_account_key_valid(host: Host, paths: Paths) -> bool:
 
 
 def find_missing_keys(host: Host, paths: Paths, *, cluster: ClusterConfiguration) -> list[str]:
-    """The names of the certificates whose key certificatesDir still lacks, and `sa`."""
+    """The names of the certificates, and `sa`, whose key is still missing in certificatesDir."""
     files = {spec.name: spec.key_path(paths) for spec in wanted_certs(cluster)}
     files["sa"] = paths.pki / "sa.key"
     return [name for name, path in files.items() if not host.exists(path)]
@@ -468,11 +467,11 @@ def _write_new_key(host: Host, path: Path, *, key: Key) -> Key:
 
 
 def write_keeping_mode(host: Host, path: Path, *, text: str, mode: int) -> bool:
-    """Write a file; one that is there keeps the mode and owner that somebody gave it."""
+    """Write a file; an existing one keeps its mode and owner."""
     return host.write_file(path, text, mode=mode, keeps=True)
 
 
-# ---- errors that several places raise
+# ---- shared errors
 
 
 def _key_mismatch(path: Path, key_path: Path) -> HostError:

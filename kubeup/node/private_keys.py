@@ -1,6 +1,6 @@
-"""Private keys: making them, writing and reading their PEM forms, and whether two halves belong together.
+"""Private keys: generating them, writing and parsing PEM, and checking that two halves match.
 
-Reads what Kubernetes (Go) reads, and says of everything else why not. No text of an error holds a key.
+The parser accepts what Kubernetes (Go) accepts, and says of everything else why not. No error message contains a key.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from kubeup.secret import Secret
 from kubeup.startup import head_start
 
 Key = Union[rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey]
-"""The kinds of private key that Kubernetes' components and kubeadm read."""
+"""The types of private key that Kubernetes' components and kubeadm accept."""
 
 
 def generate_key(algorithm: str) -> Key:
-    """A new private key: RSA-2048, RSA-3072, RSA-4096, ECDSA-P256 or ECDSA-P384."""
+    """Generate a private key: RSA-2048, RSA-3072, RSA-4096, ECDSA-P256 or ECDSA-P384. Raises UsageError
+    (unknown-encryption-algorithm)."""
     if algorithm == "ECDSA-P256":
         return ec.generate_private_key(ec.SECP256R1())
     if algorithm == "ECDSA-P384":
@@ -41,22 +42,22 @@ def generate_key(algorithm: str) -> Key:
 
 
 class KeyMaker:
-    """Makes up to `wanted` keys ahead of their use, in two threads: an RSA key takes some 40 ms of one processor,
-    outside Python's lock, and a control plane node has 16. A key that nobody takes is never written anywhere."""
+    """Generates up to `wanted` keys in advance, in two threads. An RSA key takes about 40 ms of one CPU, outside the GIL, and a control
+    plane node has 16 keys. Unused keys are never written anywhere."""
 
     def __init__(self, algorithm: str, *, wanted: int) -> None:
         self._algorithm = algorithm
         self._ahead: deque[head_start.Making] = deque()
         if algorithm == head_start.ALGORITHM:
             self._ahead.extend(head_start.take_keys(wanted))
-        # an elliptic-curve key is made faster than a thread is
+        # generating an elliptic-curve key is faster than starting a thread
         left = 0 if algorithm.startswith("ECDSA") else wanted - len(self._ahead)
         more = [head_start.Making(generate_key, algorithm) for _ in range(left)]
         head_start.make_in_threads(more)
         self._ahead.extend(more)
 
     def take(self) -> Key:
-        """A new key; made on the spot where none was made ahead."""
+        """Take a new key; generate one now if none is ready."""
         if not self._ahead:
             return generate_key(self._algorithm)
         key: Key = self._ahead.popleft().result()
@@ -64,19 +65,19 @@ class KeyMaker:
 
 
 def key_to_pem(key: Key) -> Secret:
-    """`RSA PRIVATE KEY` (PKCS#1) or `EC PRIVATE KEY` (SEC1)."""
+    """The PEM of a private key: `RSA PRIVATE KEY` (PKCS#1) or `EC PRIVATE KEY` (SEC1)."""
     form = serialization.PrivateFormat.TraditionalOpenSSL
     return Secret(key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()).decode())
 
 
 def public_key_to_pem(key: Key) -> str:
-    """`PUBLIC KEY` (PKIX)."""
+    """The PEM of the public key: `PUBLIC KEY` (PKIX)."""
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     return key.public_key().public_bytes(serialization.Encoding.PEM, form).decode()
 
 
 def parse_key(pem: str) -> Key:
-    """The first private key in `pem`: PKCS#1, SEC1 or PKCS#8. Raises ValueError, whose text never holds the key."""
+    """The first private key in `pem`: PKCS#1, SEC1 or PKCS#8. Raises ValueError, whose message never contains the key."""
     key = parse_any_key(pem)
     if isinstance(key, (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey)):
         return key
@@ -84,14 +85,14 @@ def parse_key(pem: str) -> Key:
 
 
 def parse_any_key(pem: str) -> object:
-    """As parse_key, and kinds of key that kubeadm does not take, though a TLS client does."""
+    """Like parse_key, but also accepts types of key that a TLS client accepts and kubeadm does not."""
     block = next((block for block in split_pem(pem) if block.is_private_key), None)
     if block is None:
         raise ValueError(describe_lack(pem, "private key"))
     if block.label.startswith("ENCRYPTED") or "Proc-Type" in block.headers:
         raise ValueError("the private key is encrypted with a password")
     try:
-        # OpenSSL's full check of an RSA key takes longer than making one: is_key_of proves it by a signature
+        # OpenSSL's full check of an RSA key takes longer than generating one; is_key_of verifies it with a signature
         key = serialization.load_der_private_key(block.content, password=None, unsafe_skip_rsa_key_validation=True)
     except Exception as error:
         raise ValueError("its private key is damaged, or of a kind that Kubernetes (Go) cannot read") from error
@@ -108,7 +109,7 @@ def parse_any_key(pem: str) -> object:
 
 
 _FORM_BY_TAG = {0x02: "RSA PRIVATE KEY", 0x04: "EC PRIVATE KEY", 0x30: "PRIVATE KEY"}
-"""PKCS#1, SEC1 and PKCS#8 begin alike, with a version; what comes then tells them apart."""
+"""PKCS#1, SEC1 and PKCS#8 all begin with a version; the next tag distinguishes them."""
 
 
 def _third_tag(der: bytes) -> int:
@@ -117,12 +118,11 @@ def _third_tag(der: bytes) -> int:
 
 
 _PSS = bytes.fromhex("06092a864886f70d01010a")
-"""The object identifier id-RSASSA-PSS (RFC 4055), as it stands in a PKCS#8 key."""
+"""The object identifier id-RSASSA-PSS (RFC 4055), as encoded in a PKCS#8 key."""
 
 
 def is_key_of(key: Key, cert: x509.Certificate) -> bool:
-    """Whether `key` is the private half of what `cert` certifies, and works: without that no server and no client starts
-    (tls.X509KeyPair)."""
+    """Whether `key` is the private key of `cert`, and works. Otherwise no server or client would start (tls.X509KeyPair)."""
     try:
         return is_pair(key, cert.public_key())
     except UnsupportedAlgorithm:
@@ -130,7 +130,7 @@ def is_key_of(key: Key, cert: x509.Certificate) -> bool:
 
 
 def is_pair(key: Key, public_key: object) -> bool:
-    """Whether the halves are equal by their numbers, and what the private one signs can be verified."""
+    """Whether the public keys are equal, and a signature of the private key can be verified."""
     if spki(key.public_key()) != spki(public_key):
         return False
     try:

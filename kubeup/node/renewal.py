@@ -1,8 +1,7 @@
-"""The certificates of a control plane node that run out: when, and making them anew; and the requests for a CA that
-is kept elsewhere.
+"""When the certificates of a control plane node expire, their renewal, and signing requests for an external CA.
 
-Owns the table ROWS: every certificate that is renewed, in files of its own and in kubeconfigs. Knows no phase; does not
-talk to the cluster. Mirrors cmd/kubeadm/app/phases/certs/renewal/*.go and CreateDefaultKeysAndCSRFiles of
+The table ROWS lists every certificate that is renewed, in files of its own and in kubeconfigs. This module knows no phase, and does
+not talk to the cluster. Mirrors cmd/kubeadm/app/phases/certs/renewal/*.go and CreateDefaultKeysAndCSRFiles in
 cmd/kubeadm/app/phases/certs/certlist.go.
 """
 
@@ -25,7 +24,7 @@ from kubeup.releases import Release
 
 @frozen
 class Row:
-    """One certificate by the name under which it is renewed, and its CA."""
+    """A certificate that can be renewed: the name under which it is renewed, its description, and its CA."""
 
     name: str
     what: str
@@ -53,12 +52,12 @@ ROWS: dict[str, Row] = {
         Row("super-admin.conf", f"{_IN_KUBECONFIG} super-admin", "ca"),
     )
 }
-"""In kubeadm's order. kubelet.conf is not among them: the kubelet renews its own."""
+"""By name, in kubeadm's order. kubelet.conf is not listed, because the kubelet renews its own certificate."""
 CAS = ("ca", "etcd-ca", "front-proxy-ca")
 
 
 def wanted_rows(cluster: ClusterConfiguration) -> tuple[Row, ...]:
-    """The rows that a node of this cluster has: none of etcd's where etcd is external."""
+    """The rows for a node of this cluster: with an external etcd, none of etcd's."""
     return tuple(row for row in ROWS.values() if cluster.external_etcd is None or row.ca != "etcd-ca")
 
 
@@ -67,7 +66,7 @@ def wanted_cas(cluster: ClusterConfiguration) -> tuple[str, ...]:
 
 
 def find_row(name: str, cluster: ClusterConfiguration) -> Row:
-    """Raises UsageError (unknown-certificate)."""
+    """The row of a certificate. Raises UsageError (unknown-certificate)."""
     for row in wanted_rows(cluster):
         if row.name == name:
             return row
@@ -79,25 +78,25 @@ def find_row(name: str, cluster: ClusterConfiguration) -> Row:
     )
 
 
-# ---- when
+# ---- expiry
 
 
 @frozen
 class Expiry:
-    """When a certificate ends; expires None: it is not there."""
+    """When a certificate expires. `expires` is None if it does not exist."""
 
     name: str
     expires: Optional[datetime.datetime] = None
     ca: str = ""
     is_external: bool = False
-    """Its CA's key is kept elsewhere, so it is renewed elsewhere too."""
+    """Its CA is external, so it is renewed elsewhere too."""
 
     def residual_s(self, now: datetime.datetime) -> int:
         return int((self.expires - now).total_seconds()) if self.expires else 0
 
 
 def read_expiry(host: Host, paths: Paths, *, row: Row) -> Expiry:
-    """Raises HostError where the file is there and holds no certificate."""
+    """When a row's certificate expires. Raises HostError if the file exists but has no usable certificate."""
     cert = _read_cert(host, paths, row=row)
     if cert is None:
         return Expiry(row.name)
@@ -136,11 +135,11 @@ def _path(paths: Paths, row: Row) -> Path:
     return paths.kubeconfig(row.name) if row.is_kubeconfig else cert_specs.CERTS[row.name].cert_path(paths)
 
 
-# ---- anew
+# ---- renewal
 
 
 def find_warnings(host: Host, paths: Paths, *, ca: str, cluster: ClusterConfiguration) -> tuple[str, ...]:
-    """What a certificate of this CA would not get by being issued anew."""
+    """Warnings about the CA that will still apply to a renewed certificate."""
     return (
         pki.find_ca_warnings(host, paths, cluster=cluster, name=ca)
         if host.exists(cert_specs.CERTS[ca].cert_path(paths))
@@ -149,9 +148,9 @@ def find_warnings(host: Host, paths: Paths, *, ca: str, cluster: ClusterConfigur
 
 
 def renew(host: Host, paths: Paths, *, row: Row, cluster: ClusterConfiguration) -> str:
-    """Issue a certificate anew: the same names, a new key, valid from now. Returns missing | external | renewed.
+    """Renew a certificate: the same names, a new key, valid from now. Returns missing | external | renewed.
 
-    The key is written right before its certificate; whoever runs with the old pair goes on with it until a restart.
+    The key is written right before its certificate. Programs that loaded the old pair keep using it until they are restarted.
     """
     cert = _read_cert(host, paths, row=row)
     if cert is None:
@@ -175,13 +174,13 @@ def renew(host: Host, paths: Paths, *, row: Row, cluster: ClusterConfiguration) 
     return "renewed"
 
 
-# ---- requests for a CA that is kept elsewhere
+# ---- signing requests for an external CA
 
 
 def write_cert_requests(host: Host, paths: Paths, *, config: NodeConfig) -> tuple[str, ...]:
-    """A key and a `.csr` for every certificate that the cluster's authorities sign; returns their base names.
+    """Write a key and a `.csr` for every certificate that the cluster's CAs sign; return their base names.
 
-    Raises HostError (key-in-the-way) before anything is written: a key that is there is never replaced.
+    Raises HostError (key-in-the-way) before anything is written, because an existing key is never replaced.
     """
     specs = [spec for spec in cert_specs.wanted_certs(config.cluster) if not spec.is_ca]
     _refuse_existing(host, [path for spec in specs for path in (spec.key_path(paths), _csr_path(spec.key_path(paths)))])
@@ -194,7 +193,7 @@ def write_cert_requests(host: Host, paths: Paths, *, config: NodeConfig) -> tupl
 
 
 def write_kubeconfig_requests(host: Host, paths: Paths, *, config: NodeConfig, release: Release) -> tuple[str, ...]:
-    """A kubeconfig with a key and no certificate yet, and a `.csr`, for each of the five; returns their names."""
+    """Write a `.csr`, and a kubeconfig with a key but no certificate yet, for each of the five; return the files' names."""
     specs = list(kubeconfig.KUBECONFIGS.values())
     files = [paths.kubeconfig(spec.file) for spec in specs]
     _refuse_existing(host, [place for path in files for place in (path, Path(f"{path}.csr"))])

@@ -1,6 +1,6 @@
-"""The container runtime: what it is, whether it is ready, and with which configuration it runs.
+"""The container runtime: what it is, whether it is ready, and its configuration.
 
-Only looks: must not write the runtime's configuration (runtime_fix.py does), and knows no phase. Mirrors
+This module only looks: it does not write the runtime's configuration (runtime_fix.py does), and knows no phase. Mirrors
 cmd/kubeadm/app/util/runtime/runtime.go.
 """
 
@@ -26,15 +26,15 @@ from kubeup.shapes import fit_what_does
 
 CONTAINERD_CONFIG = containerd_config.CONFIG
 CERTS_D = Path("/etc/containerd/certs.d")
-"""Where people put a hosts.toml per registry; containerd reads it only where its configuration says so."""
+"""The usual folder for a hosts.toml per registry. containerd reads it only if its configuration says so."""
 DEFAULT_CNI_BIN_DIRS = ("/opt/cni/bin",)
 
 
 @frozen
 class RuntimeStatus:
-    """What is known of the runtime behind a CRI socket. None: it could not be told.
+    """What is known about the runtime behind a CRI socket. None: unknown.
 
-    Of what is wrong it has the cause and the remedy alone: whoever asked says what that means for the node."""
+    A problem is described only by its cause and remedy; the caller says what it means for the node."""
 
     socket: str
     name: str = ""
@@ -47,20 +47,20 @@ class RuntimeStatus:
     """Why it is not ready, in words."""
     remedy: str = ""
     has_runtime_config: Optional[bool] = None
-    """Whether it answers the call by which a kubelet learns the runtime's cgroup driver."""
+    """Whether it supports the call with which a kubelet learns the runtime's cgroup driver."""
     cgroup_driver: Optional[str] = None
     """systemd | cgroupfs"""
     handler: Optional[Handler] = None
-    """containerd's handler of a pod that names no runtime class."""
+    """containerd's handler of pods without a runtime class."""
     sandbox_image: Optional[str] = None
     restricts_oom_score: Optional[bool] = None
     registry_config_path: Optional[str] = None
-    """The folders that it reads a hosts.toml per registry from, with colons between them; "" for none."""
+    """The folders from which it reads a hosts.toml per registry, separated by colons; "" for none."""
     cni_bin_dirs: tuple[str, ...] = DEFAULT_CNI_BIN_DIRS
     root_dir: str = ""
-    """Where its images lie."""
+    """The folder of its images."""
     restart: str = "systemctl restart containerd"
-    """The command by which this machine restarts it."""
+    """The command that restarts it on this machine."""
 
     @property
     def label(self) -> str:
@@ -69,7 +69,7 @@ class RuntimeStatus:
 
 
 def probe_runtime(host: Host, socket: str) -> RuntimeStatus:
-    """Ask the runtime what it is and whether it takes work. Never raises: problem, cause and remedy tell."""
+    """Ask the runtime what it is, and whether it is ready. Never raises; see problem, cause and remedy instead."""
     return replace(_probe(host, socket), restart=services.spoken_of(host).say("restart", unit_of(socket)))
 
 
@@ -106,7 +106,7 @@ def _describe_missing_socket(host: Host, socket: str) -> RuntimeStatus:
 
 
 def _last_words_of_unit(host: Host, unit: str) -> str:
-    """What a runtime that ended with an error said at last; "" where it was stopped."""
+    """The last error message of a runtime that failed; "" if it was stopped."""
     state = host.query(["systemctl", "show", unit, "--property", "Result,InvocationID"], timeout_s=15)
     found = dict(line.partition("=")[::2] for line in state.stdout.splitlines())
     if not state.ok or found.get("Result") in ("success", None) or not found.get("InvocationID"):
@@ -130,13 +130,13 @@ def _probe_through_crictl(host: Host, socket: str) -> RuntimeStatus:
     found = _with_info(found, as_table(info.stdout), log=services.say_log(host, unit_of(socket), lines=20))
     found = _with_runtime_config(found, driver)
     if found.name == "containerd" and found.sandbox_image is None:
-        # containerd 2 keeps it with the image plug-in, which `info` leaves out
+        # containerd 2 has it in the image plugin, which `info` omits
         found = _with_dump(found, read_containerd_config(host, socket))
     return found
 
 
 def _named(status: RuntimeStatus, text: str) -> RuntimeStatus:
-    """From `crictl version`: "RuntimeName:  containerd" and "RuntimeVersion:  1.6.20"."""
+    """Add name and version from `crictl version`: "RuntimeName:  containerd" and "RuntimeVersion:  1.6.20"."""
     cells = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
     name, version = cells.get("RuntimeName", "").lower(), cells.get("RuntimeVersion", "")
     return replace(status, name=name, version=version, has_runtime_config=has_runtime_config_call(name, version))
@@ -170,7 +170,7 @@ def _with_info(status: RuntimeStatus, info: Mapping[str, Any], *, log: str) -> R
 
 
 def _as_in_file(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The handlers in `crictl info` under the names that they have in a file."""
+    """The handlers in `crictl info`, with the key names of a configuration file."""
     containerd = as_table(config.get("containerd"))
 
     def entry(value: Any) -> dict[str, Any]:
@@ -200,8 +200,8 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def _with_runtime_config(status: RuntimeStatus, answer: CommandResult) -> RuntimeStatus:
-    """From `crictl runtime-config`: the driver, or the runtime's word that it has no such call. A crictl that is too
-    old to ask says nothing; the runtime's version has then told."""
+    """Add the cgroup driver from `crictl runtime-config`, or that the runtime does not support the call. If crictl is too old for it,
+    what the runtime's version implies stays."""
     match = re.search(r"cgroup driver:\s*(SYSTEMD|CGROUPFS)", answer.stdout)
     if answer.ok and match:
         return replace(status, has_runtime_config=True, cgroup_driver=match.group(1).lower())
@@ -270,11 +270,11 @@ _PLUGIN_TROUBLES = (
     (r"`(mirrors|configs\.tls)` cannot be set when `config_path`", "take either {0} or config_path out of registry"),
     (r"`cni\.bin_dir` and `cni\.bin_dirs` cannot be set", "take either bin_dir or bin_dirs out of cni"),
 )
-"""What containerd says of a CRI plugin that its configuration keeps from loading, and what to do in the file."""
+"""containerd's messages about a CRI plugin that its configuration stops from loading, and how to fix the file."""
 
 
 def _plugin_error(host: Host, socket: str) -> str:
-    """What containerd says of a CRI plugin that failed to load: ": invalid plugin config: ...", or "."""
+    """containerd's message about a CRI plugin that failed to load: ": invalid plugin config: ..."; "" if there is none."""
     if not host.which("ctr"):
         return ""
     text = host.query(ctr_argv(socket, "plugins", "ls", "-d", "id==cri"), timeout_s=15).stdout
@@ -283,7 +283,7 @@ def _plugin_error(host: Host, socket: str) -> str:
 
 
 def _probe_through_ctr(host: Host, socket: str) -> RuntimeStatus:
-    """containerd without crictl: the plugin list tells whether the CRI is served, the configuration tells the rest."""
+    """Probe containerd without crictl: whether it serves the CRI is in its plugin list, the rest in its configuration."""
     plugins = host.query(ctr_argv(socket, "plugins", "ls"), timeout_s=15)
     if not plugins.ok:
         return _describe_failure(host, socket, answer=plugins)
@@ -303,8 +303,8 @@ def _probe_through_ctr(host: Host, socket: str) -> RuntimeStatus:
 
 
 def read_containerd_config(host: Host, socket: str) -> Optional[dict[str, Any]]:
-    """The configuration that containerd would start with, imports and defaults filled in; None where it cannot be
-    told or belongs to another containerd than the one behind `socket`."""
+    """The configuration that containerd would start with, including imports and defaults; None if it is unknown, or belongs to another
+    containerd than the one behind `socket`."""
     path = containerd_config.find_config(host)
     given = ["--config", str(path)] if path != CONTAINERD_CONFIG else []
     answer = host.query(["containerd", *given, "config", "dump"], timeout_s=15)
@@ -324,7 +324,7 @@ def _find_handler(config: Optional[Mapping[str, Any]]) -> Optional[Handler]:
 
 
 def _parse_own(text: str) -> dict[str, Any]:
-    """A file as it stands; {} where it cannot be read."""
+    """A parsed file without imports and defaults; {} if it cannot be parsed."""
     try:
         return parse_toml(text.lstrip("\ufeff"))
     except ValueError:
@@ -332,19 +332,19 @@ def _parse_own(text: str) -> dict[str, Any]:
 
 
 def _runtime_plugin(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What starts pods, in a dump of containerd 1 or 2."""
+    """The plugin that starts pods, in a dump of containerd 1 or 2."""
     plugins = as_table(config.get("plugins"))
     return as_table(plugins.get(containerd_config.RUNTIME[1])) or as_table(plugins.get(containerd_config.OLD_CRI[1]))
 
 
 def _without_var(path: Path) -> str:
-    """/var/run is a link to /run."""
+    """The path with /run instead of /var/run, which is a link to it."""
     text = str(path)
     return text[len("/var") :] if text.startswith("/var/run/") else text
 
 
 def _with_dump(status: RuntimeStatus, config: Optional[Mapping[str, Any]]) -> RuntimeStatus:
-    """Fill in what is not known yet from containerd's configuration: schema 3 (containerd 2) and 2 (1.x)."""
+    """Add what is not known yet from containerd's configuration, schema 3 (containerd 2) or 2 (1.x)."""
     if config is None:
         return status
     plugins = as_table(config.get("plugins"))
@@ -374,15 +374,15 @@ def _with_dump(status: RuntimeStatus, config: Optional[Mapping[str, Any]]) -> Ru
 
 
 def read_cgroup_driver(config: Optional[Mapping[str, Any]]) -> Optional[str]:
-    """The driver that containerd's configuration names."""
+    """The cgroup driver in containerd's configuration."""
     return _with_dump(RuntimeStatus(""), config).cgroup_driver
 
 
 def describe_setting(
     status: RuntimeStatus, setting: str, *, value: str, host: Optional[Host] = None, path: Path = CONTAINERD_CONFIG
 ) -> str:
-    """What to do so that the runtime has a setting: sandbox_image | SystemdCgroup | restrict_oom_score_adj |
-    config_path (of registries). With `host` its file is looked at: what else it lacks, and which file wins."""
+    """What to do to give the runtime a setting: sandbox_image | SystemdCgroup | restrict_oom_score_adj | config_path (of registries).
+    With `host`, its files are read to find out what else is missing, and which file takes precedence."""
     if status.name != "containerd":
         return f"set {setting} = {value} (or its like) in the configuration of {status.label}, then restart it"
     handler = status.handler or Handler()
@@ -395,7 +395,7 @@ def describe_setting(
         except HostError as error:
             return f"make {path} readable ({error.cause}), then run the command again"
         naming = containerd_config.find_naming(files[path], read_own_schema(host, status))
-        # what counts is the handler that the next start brings, with the lines that are about to be written
+        # what counts is the handler after the next start, with the lines that are about to be written
         is_passed_over = naming is not None and naming.version is not None
         dump = read_containerd_config(host, status.socket) or {}
         handler = _find_handler(_parse_own(files[path]) if is_passed_over else dump) or handler
@@ -418,7 +418,7 @@ def describe_setting(
 
 
 def read_own_schema(host: Host, status: Optional[RuntimeStatus] = None) -> int:
-    """The version in which this containerd writes its configuration: 2 for containerd 1, 3 and more for containerd 2."""
+    """This containerd's native version of configuration files: 2 for containerd 1, 3 and above for containerd 2."""
     told = host.query(["containerd", "config", "default"], timeout_s=15)
     if told.ok:
         return containerd_config.read_schema(told.stdout)

@@ -1,10 +1,11 @@
-"""containerd's configuration, mended: what `kb init --fix` does to /etc/containerd/config.toml and the files it imports.
+"""Fixes containerd's configuration: what `kb init --fix` does to /etc/containerd/config.toml and the files that it imports.
 
-Owns which settings a Kubernetes node needs of containerd, which of them are wrong in what containerd would start with,
-and how the text of a person's file is changed line by line, so that comments and everything else stay.
-A change is tried by containerd itself (`containerd config dump`) before it takes the file's name; one that does not do
-what it should is not made, and where the restarted containerd does not come back, the old file is put back. Must not
-touch another runtime. kubeadm has no like of it.
+This module knows the settings that a Kubernetes node needs, and finds those that are wrong in the configuration that containerd would
+start with. It edits the text of the files line by line, so that comments and everything else stay.
+
+A change is first tested with containerd itself (`containerd config dump`), and not made if it does not have the intended effect. If
+containerd does not come back after its restart, the old files are restored. Other runtimes are never touched. kubeadm has no
+counterpart.
 """
 
 from __future__ import annotations
@@ -34,18 +35,18 @@ _OLD_CRI, _RUNTIME, _IMAGES = containerd_config.OLD_CRI, containerd_config.RUNTI
 
 @frozen
 class Setting:
-    """One line of TOML that has to be: in which table, and why."""
+    """A line of TOML that is needed: its table, key and value, and why."""
 
     table: tuple[str, ...]
     key: str
     value: str
-    """As TOML: `true`, `"text"`."""
+    """In TOML syntax: `true`, `"text"`."""
     why: str
 
 
 @frozen
 class Wanted:
-    """What this node needs of containerd; None leaves a setting alone."""
+    """The settings of containerd that this node needs; None leaves a setting alone."""
 
     sandbox_image: Optional[str] = None
     systemd_cgroup: Optional[bool] = None
@@ -54,12 +55,12 @@ class Wanted:
     cni_bin_dir: Optional[str] = None
 
 
-# ---- what is wrong
+# ---- finding wrong settings
 
 
 def plan_settings(schema: int, effective: Mapping[str, Any], *, wanted: Wanted) -> tuple[Setting, ...]:
-    """The settings that are not as wanted in `effective` (what `containerd config dump` shows), under the names that a
-    file of `schema` has for them."""
+    """The settings that are not as wanted in `effective` (the output of `containerd config dump`), with the names of a file of version
+    `schema`."""
     have, naming = describe_effective(effective), Naming(schema)
     cri = as_table(effective.get("plugins")).get(_RUNTIME[1]) or _old_cri(effective)
     handler = containerd_config.find_default_handler(as_table(cri)) or Handler()
@@ -75,7 +76,7 @@ def plan_settings(schema: int, effective: Mapping[str, Any], *, wanted: Wanted) 
         why = f"the sandbox image is {have.sandbox_image or 'not set'}"
         need("sandbox_image", f'"{wanted.sandbox_image}"', why=why)
     if wanted.systemd_cgroup is not None and have.systemd_cgroup not in (None, wanted.systemd_cgroup):
-        # a handler's table in the file takes the place of the built-in one whole, its type included
+        # a handler's table in the file replaces the built-in one entirely, including its type
         need(
             "runtime_type",
             f'"{handler.type or containerd_config.RUNC_TYPE}"',
@@ -109,12 +110,12 @@ def _cni_of(effective: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _has_bin_dirs(effective: Mapping[str, Any]) -> bool:
-    """containerd 2.1 knows several folders, and gives the older key up."""
+    """Whether this containerd supports several folders, as 2.1 does, which deprecates the older key."""
     return "bin_dirs" in _cni_of(effective)
 
 
 def _has_mirrors(effective: Mapping[str, Any]) -> bool:
-    """Whether registries are set up in the older way, beside which containerd refuses a config_path."""
+    """Whether registries are configured in the old way, with which containerd refuses a config_path."""
     plugins = as_table(effective.get("plugins"))
     owners = (as_table(plugins.get(table[1])) for table in (_OLD_CRI, _IMAGES))
     registries = [as_table(owner.get("registry")) for owner in owners]
@@ -123,7 +124,7 @@ def _has_mirrors(effective: Mapping[str, Any]) -> bool:
 
 
 def describe_effective(effective: Mapping[str, Any]) -> Wanted:
-    """What `containerd config dump` says of the settings that matter, of schema 2 or 3."""
+    """The current values of these settings in the output of `containerd config dump`, schema 2 or 3."""
     plugins = as_table(effective.get("plugins"))
     old = as_table(plugins.get(_OLD_CRI[1]))
     own = as_table(plugins.get(_RUNTIME[1])) or old
@@ -141,12 +142,12 @@ def describe_effective(effective: Mapping[str, Any]) -> Wanted:
     )
 
 
-# ---- the text
+# ---- editing the text
 
 
 def mend_text(text: str, settings: Sequence[Setting], *, version: Optional[int] = None) -> str:
-    """The configuration with the CRI plugin enabled and the settings in place, and of `version` where one is given;
-    every other line stays as it is, line ends included."""
+    """The text of a configuration file with the CRI plugin enabled, the settings applied, and the given `version`, if any. All other
+    lines stay, including their line ends."""
     mark, text = ("\ufeff", text[1:]) if text.startswith("\ufeff") else ("", text)
     is_dos = "\r\n" in text and "\n" not in text.replace("\r\n", "")
     text = enable_cri(text.replace("\r\n", "\n") if is_dos else text)
@@ -162,7 +163,7 @@ def mend_text(text: str, settings: Sequence[Setting], *, version: Optional[int] 
 
 
 def enable_cri(text: str) -> str:
-    """The text without the CRI plug-ins among disabled_plugins, over however many lines these stand."""
+    """The text without the CRI plugins in disabled_plugins, even if that list spans several lines."""
     match = containerd_config.match_list(text, "disabled_plugins")
     if not match:
         return text
@@ -173,7 +174,7 @@ def enable_cri(text: str) -> str:
 
 
 def _put(lines: Sequence[str], setting: Setting) -> list[str]:
-    """The lines with the setting in its table: its line changed, or a new one, or a new table at the end."""
+    """Add a setting to the lines: change its line, add one to its table, or add the table at the end."""
     table: Optional[tuple[str, ...]] = ()
     header_at = None
     for at, line in enumerate(lines):
@@ -197,7 +198,7 @@ def _put(lines: Sequence[str], setting: Setting) -> list[str]:
 
 
 def _is_open(text: str) -> bool:
-    """Whether a list that begins in `text` goes on in the next line."""
+    """Whether a list that begins in `text` continues in the next line."""
     plain = re.sub(r"""\"[^"\n]*"|'[^'\n]*'|#.*""", "", text)
     return plain.count("[") > plain.count("]")
 
@@ -206,15 +207,15 @@ def _quote(part: str) -> str:
     return part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else f'"{part}"'
 
 
-# ---- acting
+# ---- fixing
 
 
 def fix_runtime(host: Host, socket: str, *, wanted: Wanted, restarts: bool = False) -> tuple[str, ...]:
-    """Make containerd's configuration be as wanted and restart it; returns what was wrong, () where nothing was. restarts: it may run
-    from another one, though this one is right.
+    """Fix containerd's configuration and restart it; return what was wrong, or (). restarts: restart it even if the files are right,
+    because it may still run with older ones.
 
-    Raises HostError: runtime-not-fixable (another runtime, a configuration that cannot be changed safely),
-    runtime-fix-failed (containerd did not come back: the old configuration is in place again).
+    Raises HostError: runtime-not-fixable (another runtime, or a configuration that cannot be changed safely),
+    runtime-fix-failed (containerd did not come back, and the old configuration was restored).
     """
     status = runtime.probe_runtime(host, socket)
     if "containerd" not in crictl.socket_path(socket).name or not host.which("containerd"):
@@ -223,7 +224,7 @@ def fix_runtime(host: Host, socket: str, *, wanted: Wanted, restarts: bool = Fal
     before = containerd_config.read_files(host, config)
     naming = _choose_naming(host, config, text=before[config])
     enabled = {path: enable_cri(text) for path, text in before.items()}
-    # with its version a file may name another default handler than without
+    # the version line may change which default handler the file names
     read_as = {**enabled, config: mend_text(enabled[config], (), version=naming.version)}
     effective = _read_effective(host, config, texts=read_as)
     before = containerd_config.keep_loaded(before, effective)
@@ -241,7 +242,7 @@ def fix_runtime(host: Host, socket: str, *, wanted: Wanted, restarts: bool = Fal
 
 
 def _try_files(host: Host, socket: str, *, config: Path, before: Mapping[Path, str], after: Mapping[Path, str]) -> None:
-    """Write them and restart containerd. Raises HostError (runtime-fix-failed) with the old ones in place again."""
+    """Write the changed files and restart containerd. If it fails, restore the old ones and raise HostError (runtime-fix-failed)."""
     changed = [path for path in after if after[path] != before[path]]
     is_new = not host.exists(config)
     for path in changed:
@@ -269,7 +270,7 @@ def _write(host: Host, path: Path, *, text: str) -> None:
 def _mend_files(
     before: Mapping[Path, str], config: Path, *, naming: Naming, faults: Sequence[Setting]
 ) -> dict[Path, str]:
-    """Every setting in the file in which it counts; a version is the first file's matter."""
+    """Put each setting into the file in which it takes effect. Only the first file gets the version."""
     own: dict[Path, list[Setting]] = {path: [] for path in before}
     for fault in faults:
         own[containerd_config.find_owner(before, fault.table, naming=naming)].append(fault)
@@ -282,7 +283,7 @@ def _mend_files(
 
 
 def _require_mended(host: Host, config: Path, *, after: Mapping[Path, str], naming: Naming, wanted: Wanted) -> None:
-    """What is about to be written has to do what it should. Raises HostError (runtime-not-fixable)."""
+    """Check that the new text has the intended effect. Raises HostError (runtime-not-fixable)."""
     try:
         effective = _read_effective(host, config, texts=after)
     except HostError as error:
@@ -300,7 +301,7 @@ def _require_mended(host: Host, config: Path, *, after: Mapping[Path, str], nami
 def _restart_stale(
     host: Host, socket: str, *, status: runtime.RuntimeStatus, wanted: Wanted, restarts: bool
 ) -> tuple[str, ...]:
-    """The file is right: where containerd has not read it yet, or does not run, a restart is all it takes."""
+    """Restart containerd if its files are right, but it has not read them yet or does not run."""
     driver = {True: "systemd", False: "cgroupfs", None: status.cgroup_driver}[wanted.systemd_cgroup]
     is_stale = (
         restarts
@@ -328,13 +329,13 @@ def _choose_naming(host: Host, config: Path, *, text: str) -> Naming:
 
 
 def _read_effective(host: Host, config: Path, *, texts: Mapping[Path, str]) -> dict[str, Any]:
-    """What containerd would start with, given these texts. Raises HostError (runtime-not-fixable)."""
+    """The configuration that containerd would start with, given these texts. Raises HostError (runtime-not-fixable)."""
     changed = [path for path, text in texts.items() if path != config and text != _text_of(host, path)]
     trials = {path: path.with_name(f".{path.name}.kb-trial") for path in (config, *changed)}
     main = texts[config]
     imports = containerd_config.match_list(main, "imports")
     if changed and imports:
-        # the trials stand in for the files themselves
+        # the trial files replace the files themselves
         names = [f'"{trials.get(path, path)}"' for path in texts if path != config]
         main = main[: imports.start("items")] + ", ".join(names) + main[imports.end("items") :]
     try:
@@ -361,7 +362,7 @@ def _text_of(host: Host, path: Path) -> str:
 
 
 def _restart(host: Host, socket: str) -> bool:
-    """Restart containerd and wait until it takes work."""
+    """Restart containerd and wait until it is ready; return whether it is."""
     if services.spoken_of(host) is services.SYSTEMD:
         host.run(["systemctl", "reset-failed", "containerd"], timeout_s=30)
     services.run(host, "restart", unit="containerd", timeout_s=60)

@@ -1,8 +1,8 @@
 """The four static pods of a control-plane node: etcd, kube-apiserver, kube-controller-manager, kube-scheduler.
 
-Each is a whole file below configs/manifests/ whose ${words} are filled in on the parsed YAML (so that no value can
-break out of its place), and which is then changed by what the configuration, the release and the node add or take
-away. Pure but for probe_host_ca_dirs; writes nothing and knows no phase.
+Each is a complete file below configs/manifests/. Its ${words} are replaced in the parsed YAML, so that no value can break out of its
+field. Then parts are added or removed according to the configuration, the release and the node. All functions except
+probe_host_ca_dirs are pure. This module writes nothing and knows no phase.
 Mirrors cmd/kubeadm/app/phases/controlplane, cmd/kubeadm/app/phases/etcd and cmd/kubeadm/app/util/staticpod.
 """
 
@@ -36,7 +36,7 @@ HOST_CA_DIRS: tuple[tuple[str, str], ...] = (
     ("usr-share-ca-certificates", "/usr/share/ca-certificates"),
     ("usr-local-share-ca-certificates", "/usr/local/share/ca-certificates"),
 )
-"""Volume name and folder: /etc/ssl/certs may link into these, so a pod gets those that the host has."""
+"""Volume name and folder. /etc/ssl/certs may link into these folders, so a pod mounts those that the host has."""
 
 FLEXVOLUME_DIR = "/usr/libexec/kubernetes/kubelet-plugins/volume/exec"
 ETCD_CLIENT_PORT, ETCD_PEER_PORT, ETCD_METRICS_PORT = 2379, 2380, 2381
@@ -49,14 +49,14 @@ _FLAGS_BEFORE_ETCD_3_6 = {
 
 @frozen
 class NodeFacts:
-    """What of the node, beside the configuration, decides on its manifests."""
+    """The facts about the node, besides the configuration, that its manifests depend on."""
 
     host_ca_dirs: Collection[str] = ()
-    """Those folders of HOST_CA_DIRS that the host has."""
+    """The folders in HOST_CA_DIRS that exist on the host."""
     has_external_ca: bool = False
-    """The cluster CA's key is not on the node: the controller manager cannot sign."""
+    """The cluster CA's key is not on the node, so the controller manager cannot sign."""
     etcd_members: Sequence[tuple[str, str]] = ()
-    """Name and peer URL of every etcd member, this one included, where it joins an etcd that is there."""
+    """The name and peer URL of every etcd member, including this one, if it joins an existing etcd."""
 
 
 def probe_host_ca_dirs(host: Host) -> tuple[str, ...]:
@@ -64,7 +64,7 @@ def probe_host_ca_dirs(host: Host) -> tuple[str, ...]:
 
 
 def render_pod(component: str, config: NodeConfig, *, release: Release, node: NodeFacts = NodeFacts()) -> Pod:
-    """The static pod of `component`, before patches. Raises UsageError (rootless-control-plane)."""
+    """The static pod of `component`, without patches. Raises UsageError (rootless-control-plane)."""
     _refuse_rootless(config)
     return _RENDERERS[component](config, release, node)
 
@@ -145,7 +145,7 @@ def render_scheduler_pod(config: NodeConfig, release: Release, node: NodeFacts) 
 
 
 def render_etcd_pod(config: NodeConfig, release: Release, node: NodeFacts) -> Pod:  # noqa: PLR0917
-    """The pod of a local etcd member: the first of its cluster, or one that joins `node.etcd_members`."""
+    """The pod of a local etcd member: the first member, or one that joins `node.etcd_members`."""
     own = config.cluster.local_etcd or LocalEtcd()
     address = config.local_api_endpoint.advertise_address
     peer_url = etcd_peer_url(address)
@@ -190,9 +190,9 @@ _RENDERERS: Mapping[str, Callable[[NodeConfig, Release, NodeFacts], Pod]] = {
 
 
 def override_args(command: Sequence[str], extra: Iterable[Arg]) -> list[str]:
-    """A command with the user's arguments: a default whose name the user gave goes, theirs follow in their order.
+    """A command with the user's arguments. They replace defaults of the same name, and follow the other defaults.
 
-    The defaults are sorted, the user's are not: where a flag is given twice, its order is a meaning.
+    Defaults are sorted. The user's arguments keep their order, which matters if a flag is given twice.
     """
     extras = tuple(extra)
     given = {arg.name for arg in extras}
@@ -223,7 +223,7 @@ def _rename_flags(pod: Pod, renames: Mapping[str, tuple[str, str]]) -> None:
 
 
 def merge_env(proxy_env: Mapping[str, str], extra_envs: Iterable[FrozenDict]) -> list[dict[str, Any]]:
-    """The variables of a container, by name: the proxies of kb's environment below the user's extraEnvs."""
+    """The variables of a container, sorted by name: the proxy settings in kb's environment, overridden by the user's extraEnvs."""
     merged: dict[str, dict[str, Any]] = {name: {"name": name, "value": value} for name, value in proxy_env.items()}
     for variable in extra_envs:
         merged[str(variable["name"])] = dict(variable)
@@ -245,7 +245,7 @@ def _add_host_ca_volumes(pod: Pod, node: NodeFacts) -> None:
 
 
 def _add_volume(pod: Pod, volume: Volume) -> None:
-    """Give the pod a folder or file of the host; it takes the place of a volume of the same name."""
+    """Mount a folder or file of the host in the pod, replacing a volume of the same name."""
     _drop_volume(pod, volume.name)
     mount: dict[str, Any] = {"mountPath": volume.mount_path, "name": volume.name}
     if volume.read_only:
@@ -262,7 +262,7 @@ def _drop_volume(pod: Pod, name: str) -> None:
 
 
 def _external_etcd_dirs(etcd: ExternalEtcd, pki: str) -> list[str]:
-    """The folders that hold the files of an external etcd's client and that no other volume brings, outermost only."""
+    """The folders of the client files for an external etcd that no other volume mounts; only the outermost ones."""
     brought = (pki, "/etc/ssl/certs", *(path for _, path in HOST_CA_DIRS))
     files = (etcd.ca_file, etcd.cert_file, etcd.key_file)
     folders = {posixpath.normpath(posixpath.dirname(file)) for file in files if posixpath.dirname(file)}
@@ -295,12 +295,12 @@ def _bind_address(component: Component) -> str:
 
 
 def _probe_host(address: str) -> str:
-    """Where the kubelet asks a component that listens on `address`: "" (the pod's own address) where that is all."""
+    """The host of the kubelet's probes for a component that listens on `address`; "" (the pod's address) if it listens on all."""
     return "" if address in ("0.0.0.0", "::") else address
 
 
 def _etcd_probe(etcd: LocalEtcd, address: str) -> tuple[str, str, int]:
-    """Scheme, host and port of etcd's metrics listener: of the first URL that the user gave, or the default."""
+    """Scheme, host and port of etcd's metrics listener: from the user's first URL, or the default."""
     default = ("HTTP", _loopback(address), ETCD_METRICS_PORT)
     given = etcd.last_arg("listen-metrics-urls")
     if not given:
@@ -321,7 +321,7 @@ def _etcd_servers(config: NodeConfig) -> str:
 
 
 def _etcd_client_files(config: NodeConfig) -> ExternalEtcd:
-    """What the API server shows etcd: the external one's files, or those below the certificates folder."""
+    """The API server's client files for etcd: those of the external etcd, or those in certificatesDir."""
     pki = config.cluster.certificates_dir
     return config.cluster.external_etcd or ExternalEtcd(
         endpoints=(),
@@ -332,8 +332,8 @@ def _etcd_client_files(config: NodeConfig) -> ExternalEtcd:
 
 
 def startup_failures(timeout_s: int) -> int:
-    """How often the startup probe (every 10 s) may fail, so that the component has `timeout_s` to come up. No
-    timeout at all (0) is taken as the default one: a probe cannot wait for ever."""
+    """How often the startup probe (every 10 s) may fail, so that the component has `timeout_s` to start. 0 (no timeout) means the
+    default, because a probe cannot wait forever."""
     return math.ceil((timeout_s or 240) / 10)
 
 
@@ -352,7 +352,7 @@ def _adapt_probes(pod: Pod, release: Release) -> None:
         del container["ports"]
 
 
-# ---- the file, filled in
+# ---- filling in the file
 
 
 def _fill_pod(component: str, config: NodeConfig, *, release: Release, words: Mapping[str, Union[str, int]]) -> Pod:
@@ -367,8 +367,8 @@ def _fill_pod(component: str, config: NodeConfig, *, release: Release, words: Ma
 
 
 def fill_scalars(value: Any, words: Mapping[str, Union[str, int]]) -> Any:
-    """`value` with every ${word} in its texts replaced; a text that is one ${word} alone becomes that value itself,
-    numbers too. Raises KeyError for a word that is not there."""
+    """`value` with every ${word} in its strings replaced. A string that is just one ${word} becomes the value itself, even a number.
+    Raises KeyError for an unknown word."""
     if isinstance(value, dict):
         return {key: fill_scalars(item, words) for key, item in value.items()}
     if isinstance(value, list):
@@ -385,7 +385,7 @@ def _whole_word(text: str) -> Optional[str]:
 
 
 def _finish_pod(pod: Pod, own: Component, *, config: NodeConfig, release: Release) -> Pod:
-    """What the three components have in common, once their own volumes and flags are in place."""
+    """Apply what the three components have in common, after their own volumes and flags."""
     container = _container(pod)
     container["command"] = override_args(container["command"], own.extra_args)
     _set_env(pod, merge_env(config.proxy_env, own.extra_envs))

@@ -1,9 +1,9 @@
-"""Whether Kubernetes would believe a certificate: what Go's crypto/x509 refuses, and why.
+"""Whether Kubernetes would accept a certificate: what Go's crypto/x509 rejects, and why.
 
-OpenSSL, which kb's own library asks, takes certificates that Go does not, and the reverse. What kubeadm, the API server and the
-kubelets would find out minutes later, in their logs, is found out here before anything starts. Owns no file and no error; the table
-in tests/components/test_verify.py holds what Go makes of the same certificates. Mirrors crypto/x509 verify.go, constraints.go and
-parser.go.
+OpenSSL, which kb's own library uses, accepts certificates that Go rejects, and the reverse. So this module finds before anything
+starts what kubeadm, the API server and the kubelets would report minutes later in their logs. It reads no files and raises no errors.
+The table in tests/components/test_verify.py holds Go's results for the same certificates. Mirrors crypto/x509 verify.go,
+constraints.go and parser.go.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _NEVER_CRITICAL = (
     (ExtensionOID.AUTHORITY_INFORMATION_ACCESS, "authority information access"),
 )
 _LIMITABLE = (x509.DNSName, x509.IPAddress, x509.RFC822Name, x509.UniformResourceIdentifier)
-"""The kinds of name that Go reads in a certificate and in an authority's limits."""
+"""The types of name that Go supports in a certificate and in a CA's name constraints."""
 _SIGNATURES = frozenset(
     (
         SignatureAlgorithmOID.RSA_WITH_SHA256,
@@ -66,18 +66,18 @@ USAGES = {
 
 @frozen
 class Fault:
-    """Why Go would not believe a certificate. cert: the one that is at fault; is_authority: it is not the first of its chain."""
+    """Why Go would reject a certificate. cert: the certificate at fault; is_authority: it is not the first of its chain."""
 
     text: str
     cert: x509.Certificate
     is_authority: bool = False
 
 
-# ---- what Go does not read at all
+# ---- what Go cannot parse
 
 
 def find_flaw(cert: x509.Certificate) -> str:
-    """Why Go's parser refuses `cert`; "" where it takes it."""
+    """Why Go's parser rejects `cert`; "" if it accepts it."""
     try:
         if cert.serial_number < 0:
             return "its serial number is negative"
@@ -87,7 +87,7 @@ def find_flaw(cert: x509.Certificate) -> str:
     except UnsupportedAlgorithm:
         if getattr(cert, "public_key_algorithm_oid", None) == _EC_KEY:
             return "its public key is on a curve that nobody knows"
-        key = None  # Go takes it, and believes nothing that it signed
+        key = None  # Go accepts the certificate, but nothing that it signed
     if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name not in CURVES:
         return f"its public key is on the curve {key.curve.name}"
     try:
@@ -101,7 +101,7 @@ def find_flaw(cert: x509.Certificate) -> str:
     return ""
 
 
-# ---- what Go does not believe
+# ---- what Go does not trust
 
 
 def find_fault(
@@ -111,8 +111,8 @@ def find_fault(
     usage: str = "",
     now: Optional[datetime.datetime] = None,
 ) -> Optional[Fault]:
-    """Why a client (usage server) or a server (usage client) whose authorities are `pool` would not believe chain[0], with the
-    rest of `chain` as intermediates; None where it does. Without `usage` any purpose does, without `now` no date is judged."""
+    """Why a client (usage server) or a server (usage client) that trusts `pool` would reject chain[0], with the rest of `chain` as
+    intermediates; None if it would accept it. Without `usage` any usage is accepted; without `now` dates are not checked."""
     first = chain[0]
     for cert in chain:
         flaw = find_flaw(cert)
@@ -122,7 +122,7 @@ def find_fault(
     if fault is not None:
         return fault
     if first in pool:
-        return _judge_chain((first,), usage)  # believed as it stands
+        return _judge_chain((first,), usage)  # trusted directly
     found = list(_walk((first,), tuple(chain[1:]), pool=pool, now=now))
     faults = [one for one in found if isinstance(one, Fault)]
     chains = [one for one in found if not isinstance(one, Fault)]
@@ -146,7 +146,7 @@ _Path = tuple[x509.Certificate, ...]
 def _walk(
     path: _Path, others: _Path, *, pool: Sequence[x509.Certificate], now: Optional[datetime.datetime]
 ) -> Iterator[Union[_Path, Fault]]:
-    """Every way from the first certificate to an authority, and what is wrong with those that are none."""
+    """All valid paths from the first certificate to a trusted CA, and the faults of the invalid ones."""
     child = path[-1]
     for parent, is_root in [*((cert, True) for cert in pool), *((cert, False) for cert in others)]:
         if parent in path or len(path) > _MAX_CHAIN or _raw(parent.subject) != _raw(child.issuer):
@@ -175,7 +175,7 @@ def _judge_length(parent: x509.Certificate, between: int) -> Optional[Fault]:
 
 
 def _raw(name: x509.Name) -> bytes:
-    """Go finds an issuer by the bytes of its name."""
+    """The bytes of a name, by which Go finds an issuer."""
     return name.public_bytes()
 
 
@@ -209,7 +209,7 @@ def _judge_signature(child: x509.Certificate, parent: x509.Certificate) -> Optio
 
 
 def _judge(cert: x509.Certificate, now: Optional[datetime.datetime], *, is_authority: bool) -> Optional[Fault]:
-    """A certificate for itself: its dates, and what it says must be understood."""
+    """Check a certificate by itself: its dates, and its critical extensions."""
     for extension in cert.extensions:
         if extension.critical and not _is_understood(extension):
             oid = extension.oid.dotted_string
@@ -240,7 +240,7 @@ def _limits(value: x509.NameConstraints) -> list[x509.GeneralName]:
 
 
 def _judge_chain(path: _Path, usage: str) -> Optional[Fault]:
-    """What the certificates of a whole way allow one another."""
+    """Check a whole path: extended key usages and name constraints."""
     wanted, shown = USAGES.get(usage, (None, ""))
     for cert in reversed(path) if wanted else ():
         given = _extension(cert, x509.ExtendedKeyUsage)
@@ -258,7 +258,7 @@ def _judge_chain(path: _Path, usage: str) -> Optional[Fault]:
 
 
 def _judge_name(name: x509.GeneralName, limits: x509.NameConstraints) -> str:
-    """Why an authority with these limits may not sign for `name`; "" where it may."""
+    """Why a CA with these name constraints may not sign for `name`; "" if it may."""
     if not isinstance(name, _LIMITABLE):
         return ""
     shown = str(name.value)
@@ -275,7 +275,7 @@ def _judge_name(name: x509.GeneralName, limits: x509.NameConstraints) -> str:
 
 
 def _host_of(name: x509.GeneralName) -> Optional[str]:
-    """The domain that limits are applied to; None for an address."""
+    """The domain that name constraints apply to; None for an IP address."""
     if isinstance(name, x509.RFC822Name):
         return name.value.rpartition("@")[2].lower()
     if isinstance(name, x509.UniformResourceIdentifier):
@@ -296,11 +296,11 @@ def _is_below(name: x509.GeneralName, host: Optional[str], *, limit: x509.Genera
         return str(name.value).lower() == domain
     if not domain or host == domain or host.endswith(domain if domain.startswith(".") else f".{domain}"):
         return True
-    # a wildcard stands for the very name that is excluded, too
+    # a wildcard also covers the excluded name itself
     return not is_permission and host.startswith("*.") and "." in domain and domain.partition(".")[2] == host[2:]
 
 
-# ---- small parts
+# ---- helpers
 
 _E = TypeVar("_E", bound=x509.ExtensionType)
 
