@@ -99,7 +99,7 @@ def render_coredns(
             f"Service kube-dns has the address {running.service_address}, and serviceSubnet "
             f"{cluster.networking.service_subnet} gives it {address}",
             cause="a Service's address cannot be changed, and every pod has the old one in its resolv.conf",
-            remedy=f"put networking.serviceSubnet back to the range that {running.service_address} comes from",
+            remedy=f"set networking.serviceSubnet back to the range that {running.service_address} comes from",
             code="dns-address-differs",
         )
     values = {

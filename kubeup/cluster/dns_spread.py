@@ -68,7 +68,7 @@ def plan_move(
     if not free or note.get("tried") == _digest(free):
         return None
     told = {"state": "moving", "replicas": replicas, "from": placed[0], "since": f"{now:%Y-%m-%dT%H:%M:%SZ}"}
-    why = f"all {replicas} replicas of CoreDNS run on {placed[0]}: one more is started, on {' or '.join(free[:3])}"
+    why = f"all {replicas} replicas of CoreDNS run on {placed[0]}: starting one more, on {' or '.join(free[:3])}"
     return Move(replicas + 1, json.dumps(told, sort_keys=True), why)
 
 
@@ -85,7 +85,7 @@ def _plan_end(
     tried = json.dumps({"state": "failed", "tried": _digest(free)}, sort_keys=True)
     if replicas != before + 1:
         # perhaps an autoscaler, which would undo the move again and again
-        return Move(replicas, tried, f"somebody else set CoreDNS to {replicas} replicas: it is left so")
+        return Move(replicas, tried, f"somebody else set CoreDNS to {replicas} replicas: leaving it at that")
     ready = [_node_of(pod) for pod in pods if _is_ready(pod)]
     if len(ready) > before and set(ready) != {crowded}:
         return Move(before, "", f"CoreDNS runs on {', '.join(sorted(set(ready)))}: back to {before} replicas")
@@ -209,7 +209,7 @@ def follow_network(host: Host, cni_file: str, *, paths: Paths) -> str:
         return ""
     body = {"spec": {"template": {"metadata": {"annotations": {NETWORK_ANNOTATION: cni_file}}}}}
     api.patch(path_of("Deployment", str(found[0]["metadata"]["name"]), namespace=SYSTEM), body)
-    return "CoreDNS is restarted into the new network"
+    return "restarted CoreDNS for the new network"
 
 
 def _may_change(host: Host, paths: Paths) -> bool:

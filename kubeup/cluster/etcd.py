@@ -191,7 +191,7 @@ class Etcd:
 
 def _check_number(text: str) -> None:
     if not text.isdecimal() or len(text) > 20:
-        raise ValueError(f"{text!r} is no number of a member")
+        raise ValueError(f"{text!r} is not a member ID")
 
 
 _URLS = [urllib.parse.urlsplit]
@@ -325,9 +325,9 @@ def find_place(members: Sequence[Member], *, name: str, peer_url: str, has_data:
         other = namesakes[0]
         raise ClusterError(
             f"etcd has a member {name} already, at another address",
-            cause=f"{other.describe()}: a former life of this machine, or another machine; two members of one name "
+            cause=f"{other.describe()}: left over from this machine, or another machine; two members with one name "
             "cannot be told apart",
-            remedy=f"if that one is gone for ever: kb etcd remove {other.hex_id} (on a control plane); "
+            remedy=f"if that one is gone for good: kb etcd remove {other.hex_id} (on a control plane); "
             "else give this machine another name: --node-name",
             code="etcd-name-taken",
         )
@@ -378,9 +378,9 @@ def judge_members(members: Sequence[Member], trouble: Mapping[str, str]) -> Opti
             code="etcd-no-quorum",
         )
     return ClusterError(
-        f"etcd member {first.name or first.hex_id} does not serve, so etcd takes no new one",
+        f"etcd member {first.name or first.hex_id} does not serve, so etcd accepts no new one",
         cause=f"{told}; {living} of {len(voters)} members serve",
-        remedy=f"start that machine again; or, if it is lost for ever: kb etcd remove {first.name or first.hex_id} "
+        remedy=f"start that machine again; or, if it is lost for good: kb etcd remove {first.name or first.hex_id} "
         "(on a control plane)",
         code="etcd-member-down",
     )

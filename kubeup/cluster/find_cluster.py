@@ -93,7 +93,7 @@ class _Patience:
             self.tell(f"discovery: {elapsed:.0f} s of {limit:.0f} s; {trouble.error}")
             if trouble.error.what != told and elapsed >= sum(FIRST_RETRIES_S[:4]):
                 told = trouble.error.what
-                self.note(f"{advise(trouble.error)} (kb goes on trying for {limit:.0f} s)")
+                self.note(f"{advise(trouble.error)} (kb keeps trying for {limit:.0f} s)")
             self.host.sleep(pause_s)
 
 
@@ -158,7 +158,7 @@ def _read_cluster_info(answer: HttpResponse, server: str) -> Any:
             _FOR_EVER,
         )
     if body.get("kind") != "Status":
-        return _Trouble(_not_an_api_server(server, f"it answers HTTP {answer.status} without an object of the API"), 0)
+        return _Trouble(_not_an_api_server(server, f"it answers HTTP {answer.status} without an API object"), 0)
     if answer.status == 404:
         return _Trouble(
             ClusterError(
@@ -171,7 +171,7 @@ def _read_cluster_info(answer: HttpResponse, server: str) -> Any:
         )
     return _Trouble(
         ClusterError(
-            "the API server shows cluster-info to nobody without an identity",
+            "the API server does not show cluster-info to anonymous clients",
             cause=f"{where} answers HTTP {answer.status}: {body.get('message') or 'no reason given'}",
             remedy="on a control plane: kb init phase bootstrap-token; or join with --discovery-file",
             code="cluster-info-forbidden",
@@ -202,7 +202,7 @@ def _check_cluster_info(
     except (HostError, ValueError) as error:
         return _Trouble(_bad_cluster_info(" ".join(str(error).split())), 0)
     if not found:
-        return _Trouble(_bad_cluster_info("its kubeconfig holds no certificate of an authority"), 0)
+        return _Trouble(_bad_cluster_info("its kubeconfig holds no CA certificate"), 0)
     if wanted.ca_cert_hashes and not pinned:
         return _Trouble(_pin_mismatch(server, found, pins=wanted.ca_cert_hashes), 0)
     token_id, _ = token_text.parse_token(wanted.token)
@@ -212,9 +212,9 @@ def _check_cluster_info(
     if not tokens.is_signed(text, jws, token=wanted.token):
         return _Trouble(
             ClusterError(
-                f"the secret of token {token_id} is not the cluster's",
-                cause=f"cluster-info at {server} is signed with a token of the same id and another secret",
-                remedy=f"give the token whole, as printed; or make a new one {NEW_TOKEN}",
+                f"the secret of token {token_id} is wrong",
+                cause=f"cluster-info at {server} is signed with a token that has the same id but another secret",
+                remedy=f"give the whole token, as printed; or make a new one {NEW_TOKEN}",
                 code="token-secret-wrong",
             ),
             SETTLE_S,
@@ -249,7 +249,7 @@ def _explain_missing_signature(
     return _Trouble(
         ClusterError(
             f"cluster-info is not signed with token {token_id}",
-            cause=f"{signers}, though the API server takes the token: the controller-manager, which signs, is down or "
+            cause=f"{signers}, though the API server accepts the token: the controller-manager, which signs, is down or "
             "behind, or the token lacks the usage signing",
             remedy="on a control plane: kubectl -n kube-system get pods -l component=kube-controller-manager",
             code="cluster-info-unsigned",
@@ -261,9 +261,9 @@ def _explain_missing_signature(
 def token_unknown(token_id: str, server: str) -> ClusterError:
     return ClusterError(
         f"the cluster does not know token {token_id}",
-        cause=f"the API server at {server} refuses it: it was deleted, it expired (24 h after it was made unless said "
-        "otherwise) and was cleaned up, or it belongs to another cluster",
-        remedy=f"see those that there are (kb token list), or make a new one {NEW_TOKEN}",
+        cause=f"the API server at {server} refuses it: it was deleted, it expired (by default 24 h after it was made) "
+        "and was cleaned up, or it belongs to another cluster",
+        remedy=f"list the tokens (kb token list), or make a new one {NEW_TOKEN}",
         code="token-unknown",
     )
 
@@ -273,7 +273,7 @@ def _pin_mismatch(server: str, found: Sequence[str], *, pins: Sequence[str]) -> 
         f"the CA of the cluster at {server} is not the one that was pinned",
         cause=f"its public key is {', '.join(found) or 'not there'}; the pin says {', '.join(pins)}: the endpoint leads "
         "to another cluster, the cluster was set up again, or somebody is in the middle",
-        remedy=f"check the endpoint, then take the join command of today {NEW_TOKEN}",
+        remedy=f"check the endpoint, then use a new join command {NEW_TOKEN}",
         code="ca-hash-mismatch",
     )
 
@@ -296,10 +296,10 @@ def _check_again(host: Host, server: str, *, pinned: Anchors, text: str, skew_s:
     again = _texts_of(_json(answer).get("data")).get("kubeconfig")
     if answer.status != 200 or again != text:
         raise ClusterError(
-            "cluster-info differs between two looks",
-            cause=f"asked over a proven connection, {server} answers HTTP {answer.status} with another text than before: "
-            "it was changed just now, or somebody stands between",
-            remedy="run the command again; if it stays so, compare with: kubectl -n kube-public get configmap cluster-info",
+            "cluster-info changed between two reads",
+            cause=f"asked over a verified connection, {server} answers HTTP {answer.status} with other content than before: "
+            "it was changed just now, or somebody intercepts the connection",
+            remedy="run the command again; if it happens again, compare with: kubectl -n kube-public get configmap cluster-info",
             code="cluster-info-changed",
         )
 
@@ -320,7 +320,7 @@ def _discover_by_file(host: Host, place: str, *, tls_token: Secret, patience: _P
     if seen.get("text"):
         told = parse_kubeconfig(seen["text"], source=f"in ConfigMap kube-public/cluster-info at {server}")
         if told.server.rstrip("/") != server:
-            notes.append(f"{place} names the server {server}, the cluster itself {told.server}: the file's is taken")
+            notes.append(f"{place} names the server {server}, the cluster itself {told.server}: using the file's")
         # the connection was verified, so the cluster itself vouches for what came over it
         ca = ca or (Anchors.vouched(Offered(told.ca_pem)) if told.ca_pem else None)
     notes += _note_ways(found, place)
@@ -356,7 +356,7 @@ def _require_usable(found: Kubeconfig, place: str, *, has_token: bool) -> None:
     if found.insecure_skip_tls_verify:
         raise UsageError(
             f"{place} says insecure-skip-tls-verify",
-            cause="a node that joins must know that it is your cluster which answers",
+            cause="a joining node must be able to verify that it talks to your cluster",
             remedy="put the cluster's CA into it: certificate-authority-data",
             code="discovery-insecure",
         )
@@ -404,7 +404,7 @@ def _proxy_leads_nowhere(error: Unreachable, place: str, *, server: str) -> Clus
     return ClusterError(
         f"the proxy of {place} does not lead to {server}",
         cause=error.cause,
-        remedy=f"check it (curl -vk --proxy PROXY {server}/version), or take proxy-url out of {place}",
+        remedy=f"check it (curl -vk --proxy PROXY {server}/version), or remove proxy-url from {place}",
         code="proxy-unreachable",
     )
 
@@ -425,7 +425,7 @@ def _read_discovery_file(host: Host, place: str, *, patience: _Patience, has_tok
             return _Trouble(
                 HostError(
                     f"{place} answers HTTP {answer.status}",
-                    cause="there is no kubeconfig to be had",
+                    cause="it serves no kubeconfig",
                     remedy=f"check the URL: curl -fL {place}",
                     code="discovery-file-missing",
                 ),
@@ -441,7 +441,7 @@ def _read_discovery_file(host: Host, place: str, *, patience: _Patience, has_tok
     ):
         raise UsageError(
             f"{place} names programs or files of this machine",
-            cause="kb runs and reads for root what lies on this machine, not what a server asks for",
+            cause="kb runs as root: it must not run programs or read files that a server names",
             remedy=f"look at it, then take it from a file: curl -fo /root/discovery.conf {place}; kb join --discovery-file "
             "/root/discovery.conf",
             code="discovery-not-self-contained",
@@ -502,7 +502,7 @@ def judge_unreachable(error: Unreachable, endpoint: str) -> _Trouble:
 
 def _not_an_api_server(server: str, cause: str) -> ClusterError:
     return ClusterError(
-        f"{server} is no API server of Kubernetes",
+        f"{server} is not a Kubernetes API server",
         cause=cause,
         remedy=f"check host and port (6443 is usual): curl -vk {server}/version",
         code="not-an-api-server",

@@ -74,7 +74,7 @@ def _token_refused(access: Access) -> ClusterError:
         return token_unknown(token_id, access.server)
     return ClusterError(
         f"token {token_id} has expired",
-        cause=f"cluster-info is signed with it, but the API server {access.server} does not take it any more (or it "
+        cause=f"cluster-info is signed with it, but the API server {access.server} no longer accepts it (or it "
         "never had the usage authentication)",
         remedy=f"make a new one {NEW_TOKEN}",
         code="token-expired",

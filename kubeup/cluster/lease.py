@@ -53,7 +53,7 @@ class Lease:
         except kubeapi.ApiRefused as error:
             if error.http_status not in (404, 409):
                 raise
-            return holder or "another node"  # it was quicker
+            return holder or "another node"  # the other node was faster
         self._renewed_at = monotonic
         return ""
 

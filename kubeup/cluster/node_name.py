@@ -26,10 +26,10 @@ def check_node_name(node: Optional[Mapping[str, Any]], own_addresses: Sequence[s
         entry.get("type") == "Ready" and entry.get("status") == "True" for entry in status.get("conditions") or ()
     )
     if set(addresses) & set(own_addresses):
-        return f"node {name} is this machine's, from before: it goes on with it"
+        return f"node {name} is this machine's, from before: it is used again"
     age = describe_age(str(node["metadata"].get("creationTimestamp", "")), now)
     if not is_ready:
-        return f"node {name} ({', '.join(addresses) or 'no address'}, {age} old) is there and not Ready: this machine takes its place"
+        return f"node {name} ({', '.join(addresses) or 'no address'}, {age} old) exists but is not Ready: this machine takes its place"
     raise ClusterError(
         f"the cluster has a node {name} already, and it is Ready",
         cause=f"it has the address {', '.join(addresses) or 'none'} and is {age} old; this machine has "

@@ -258,7 +258,7 @@ def _check_role_ref(wanted: Object, found: Optional[Object]) -> None:
     raise ClusterError(
         f"{wanted['kind']} {meta['name']!r} binds {have.get('kind')} {have.get('name')!r}, "
         f"and must bind {want['kind']} {want['name']!r}",
-        cause="another tool or person made it, and Kubernetes lets nobody change the role of a binding",
+        cause="another tool or person made it, and the role of a binding cannot be changed",
         remedy=f"kubectl delete {wanted['kind'].lower()}{where} {meta['name']}, then run the command again",
         code="binding-role-differs",
     )

@@ -51,7 +51,7 @@ def parse_certificate_key(key: Secret) -> bytes:
     if not re.fullmatch(r"[0-9a-fA-F]{64}", key.reveal()):
         raise UsageError(
             "the certificate key",
-            cause=f"a certificate key is 64 hex digits; this one has {len(key.reveal())} characters, or others",
+            cause=f"a certificate key is 64 hex digits; this one has {len(key.reveal())} characters, or other ones",
             remedy="make one: kb certs certificate-key",
             code="bad-certificate-key",
         )
@@ -70,8 +70,8 @@ def decrypt(data: bytes, key: Secret) -> bytes:
         return AESGCM(parse_certificate_key(key)).decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], None)
     except (InvalidTag, ValueError) as error:
         raise ClusterError(
-            f"the Secret kube-system/{SECRET_NAME} does not open with this certificate key",
-            cause="the key is another one: each upload makes a new key unless one is given",
+            f"the Secret kube-system/{SECRET_NAME} cannot be decrypted with this certificate key",
+            cause="it was encrypted with another key: each upload makes a new key unless one is given",
             remedy="upload again on a control plane node and use the key that is printed: "
             "kb init phase upload-certs --upload-certs",
             code="certificate-key-wrong",
@@ -181,7 +181,7 @@ def plan_downloads(
     missing = [key for key in secret_keys(cluster) if key not in data]
     if missing:
         raise ClusterError(
-            f"the Secret kube-system/{SECRET_NAME} is not whole",
+            f"the Secret kube-system/{SECRET_NAME} is incomplete",
             cause=f"it lacks {', '.join(missing)}",
             remedy="upload again on a control plane node: kb init phase upload-certs --upload-certs",
             code="certs-secret-incomplete",

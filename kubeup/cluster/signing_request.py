@@ -114,7 +114,7 @@ def explain_signing_request(host: Host, request: SigningRequest, *, node_name: s
             code="csr-failed",
         ),
         "approved": ClusterError(
-            f"the certificate signing request {name} is approved and not signed {waited}",
+            f"the certificate signing request {name} is approved but not signed {waited}",
             cause="the signer is off: the controller-manager is down, lacks --cluster-signing-cert-file and -key-file, or "
             "runs without the controller csrsigning",
             remedy="on a control plane: kubectl -n kube-system logs -l component=kube-controller-manager --tail 50",

@@ -114,7 +114,7 @@ def _parse_moment(text: str) -> datetime.datetime:
     except ValueError:
         raise UsageError(
             f"the token's expiry {text!r}",
-            cause="it is no time in RFC 3339 form",
+            cause="it is not a time in RFC 3339 format",
             remedy="write it like 2026-11-24T17:14:04Z, or give a ttl instead",
             code="bad-token-expiry",
         ) from None

@@ -134,7 +134,7 @@ class RestartedPods(_ClusterItem):
         return {}
 
     def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
-        return (Difference(self.name, "they may run from what was before"),)
+        return (Difference(self.name, "they may still run with the old configuration"),)
 
     def apply(self, run: Ground) -> Fields:
         if run.api.get(self.owner) is not None:

@@ -17,7 +17,7 @@ from kubeup.frozen_values import frozen
 
 NOT_RUNNING = "it does not run"
 NOT_KNOWN = "it is not known yet"
-OTHER_START = "it runs from what its files held before"
+OTHER_START = "it still runs with the old contents of its files"
 WANTED_NO_MORE = "it is no longer needed"
 """The differences that are not differences of a field, as sentences."""
 
@@ -267,6 +267,6 @@ class Applier:
         for path in own:
             self.run.host.remove(path)
             self._is_stale = True
-            self.run.report.detail(f"removed {path}: nothing needs it any more")
+            self.run.report.detail(f"removed {path}: it is no longer needed")
         for path in changed:
-            self.run.report.note(f"{path} is no longer needed, but was changed after kb wrote it: it stays")
+            self.run.report.note(f"{path} is no longer needed, but was changed after kb wrote it, so it stays")

@@ -103,7 +103,7 @@ class File(_PathItem):
     def look(self, run: Ground) -> Optional[Fields]:
         found = _stat(run, self.path)
         if found is None or found.is_dir:
-            return None if not run.host.exists(self.path) else {"kind": "folder" if found else "link into nowhere"}
+            return None if not run.host.exists(self.path) else {"kind": "folder" if found else "dangling link"}
         text = run.host.read_bytes(self.path).decode(errors="surrogateescape")
         mode = {"mode": f"{found.mode:04o}"} if self.has_mode else {}
         return {"content": text, **mode}
@@ -318,7 +318,7 @@ class Gone(_NodeItem):
 
     def differences(self, wanted: Fields, found: Optional[Fields]) -> tuple[Difference, ...]:
         there = str((found or {}).get("there", ""))
-        return (Difference(self.name, f"{there} is there still"),) if there else ()
+        return (Difference(self.name, f"{there} still exists"),) if there else ()
 
     def apply(self, run: Ground) -> Fields:
         self.take_away(run)
@@ -426,7 +426,7 @@ class Unit:
         return services.read_state(run.host, self.name) == "active"
 
     def stop(self, run: Ground) -> None:
-        """Not needed."""
+        """Nothing to do: the unit need not be stopped."""
 
     def start(self, run: Ground) -> None:
         services.start_own_unit(run.host, self.name)

@@ -85,7 +85,7 @@ STORED: Mapping[str, type] = {
 """The results that a later run reads back from a phase's entry in state.json, and their types there."""
 
 Outputs = Optional[Results]
-"""What a phase returns."""
+"""The return value of a phase."""
 
 
 def read_stored(outputs: Mapping[str, Any]) -> Results:

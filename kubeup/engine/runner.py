@@ -179,7 +179,7 @@ class Runner:
             return "its configuration changed since the last run: applying it again"
         if phase.probe is None or phase.probe(ctx):
             return ""
-        return "drift: it was done, but the node no longer shows it: applying it again"
+        return "drift: it was done, but no longer holds on the node: applying it again"
 
     def _why_other(self, ctx: Any, phase: Phase, *, before: PhaseState, plan: Plan) -> str:
         """Why a planned phase that was done runs again: the configuration changed, or somebody changed the node."""

@@ -191,7 +191,7 @@ def _parse_state(host: Host, paths: Paths, *, data: dict[str, Any], machine_id: 
     """Check everything that undo and the Runner rely on. Raises ValueError, which names the field."""
     for name in ("node", "cluster", "cri_socket"):
         if not isinstance(data.get(name), str):
-            raise ValueError(f"{name} is no text")
+            raise ValueError(f"{name} is not text")
     for name in ("adopted", "folders"):
         default: Optional[list[str]] = [] if name == "folders" else None  # older states have no folders
         for index, path in enumerate(_require(data.get(name, default), list, name=name)):
@@ -286,7 +286,7 @@ def _damaged(path: Path, text: str) -> HostError:
     return HostError(
         f"{path} cannot be read as kb's state",
         cause=f"it is damaged ({text})",
-        remedy=f"move it away (mv {path} {path}.damaged) and run the command again: kb looks at the node itself and goes on",
+        remedy=f"move it away (mv {path} {path}.damaged) and run the command again: kb inspects the node itself and continues",
         code="state-damaged",
     )
 

@@ -132,9 +132,9 @@ def restore_and_remove(host: Host, plan: UndoPlan) -> list[str]:
             refused.append(str(error))
     if refused:
         raise HostError(
-            f"{len(refused)} files could not be taken back",
+            f"{len(refused)} files could not be restored or removed",
             cause=refused[0],
-            remedy="see to it, then run the command again (what came back already stays so)",
+            remedy="fix that, then run the command again (files that were restored stay restored)",
             code="undo-incomplete",
             details=refused,
         )
@@ -146,7 +146,7 @@ def _restore(host: Host, entry: Restore) -> list[str]:
         host.symlink(entry.path, entry.link)
         return []
     if not host.exists(entry.copy):
-        return [f"{entry.path} stays as kb left it: the copy of what was there is lost ({entry.copy})"]
+        return [f"{entry.path} stays as kb left it: its backup is lost ({entry.copy})"]
     if host.read_link(entry.path) is not None:
         host.remove(entry.path)  # kb's own link: writing through it would change its target
     host.write_file(entry.path, host.read_bytes(entry.copy), mode=entry.mode, owner=entry.owner)
@@ -210,6 +210,6 @@ def take_away(host: Host, paths: Paths) -> list[str]:
     if others:
         return [f"{folder} holds files that kb did not make: {', '.join(others[:3])}"]
     if host.is_dir(folder) and host.read_link(folder) is None:
-        with contextlib.suppress(HostError):  # a disk of its own is mounted there
+        with contextlib.suppress(HostError):  # a separate disk is mounted there
             host.remove(folder)
     return []

@@ -35,7 +35,7 @@ CHUNK = 1 << 20
 
 
 class UnsafeLink(OSError):
-    """A link or file that another user may have planted, to make kb write where he wants. `strerror` says which."""
+    """A link or file that another user may have planted, to make kb write to a place of their choice. `strerror` says which."""
 
 
 # ---- resolving paths
@@ -109,7 +109,7 @@ def _go(way: list[int], floor: int, *, left: list[str], follows_last: bool, make
 
 
 def _require_own(found: os.stat_result, folder: int, *, name: str) -> None:
-    """Raise UnsafeLink if another user owns the link, in a folder that he or others can write to."""
+    """Raise UnsafeLink if another user owns the link, in a folder that this user or others can write to."""
     own = (0, os.geteuid())
     around = os.fstat(folder)
     if found.st_uid not in own and (around.st_mode & 0o022 or around.st_uid not in own):
@@ -118,7 +118,7 @@ def _require_own(found: os.stat_result, folder: int, *, name: str) -> None:
 
 
 def require_unplanted(place: Place) -> None:
-    """Raise UnsafeLink if the file, pipe or socket at `place` belongs to another user in a folder like /tmp, because he would get
+    """Raise UnsafeLink if the file, pipe or socket at `place` belongs to another user in a folder like /tmp, who would get
     what is written (compare the kernel's fs.protected_regular and fs.protected_fifos)."""
     try:
         found = os.lstat(place.name, dir_fd=place.folder)
@@ -130,7 +130,7 @@ def require_unplanted(place: Place) -> None:
         where = os.path.join(path_of(place.folder), place.name)
         raise UnsafeLink(
             errno.EPERM,
-            f"{where} is there already and user {found.st_uid}'s, in a folder that others can write to",
+            f"{where} already exists and belongs to user {found.st_uid}, in a folder that others can write to",
             where,
         )
 
@@ -365,7 +365,7 @@ def put_back(place: Place) -> bool:
             before = _read_all(source)
             saved_as = os.fstat(source)
             is_ours = os.fstat(target).st_mtime <= saved_as.st_mtime + _IN_PLACE_S
-            # the copy must not be planted by anybody else
+            # make sure that nobody else planted the copy
             is_ours = is_ours and saved_as.st_uid == os.geteuid() and saved_as.st_nlink == 1
             is_torn = is_ours and _read_all(target) != before
             if is_torn:

@@ -155,8 +155,8 @@ def encode_text(text: str, what: object) -> bytes:
         return text.encode(errors="surrogateescape")
     except UnicodeEncodeError as error:
         raise HostError(
-            f"{what} cannot hold the text that is to go there",
+            f"{what} cannot hold this text",
             cause=f"{text[error.start : error.end][:8]!a} in it is half a character",
-            remedy="look for it in the configuration, and write the character whole",
+            remedy="look for it in the configuration, and write the whole character",
             code="text-unwritable",
         ) from error

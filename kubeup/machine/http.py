@@ -60,10 +60,10 @@ def require_safe(url: str, tls: Optional[AnyTls], *, headers: Mapping[str, str])
     if is_plain or isinstance(tls, Unproven):
         raise HostError(
             f"kb does not send credentials to {url.partition('?')[0]}",
-            cause="the connection is plain http: whoever is on the way reads them"
+            cause="the connection is plain http: anybody on the way can read them"
             if is_plain
-            else "the server has not proven who it is",
-            remedy="give the server's https:// address" if is_plain else "name the authority of the server",
+            else "the server is not verified",
+            remedy="give the server's https:// address" if is_plain else "name the server's CA",
             code="credentials-unprotected",
         )
 

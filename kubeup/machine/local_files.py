@@ -313,8 +313,8 @@ class LocalFiles:
         is_own = stat_module.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
         if not is_own:
             raise HostError(
-                f"{path} is not this user's alone",
-                cause="it is there already, and somebody else made it, or can write to it: what lies in it cannot be trusted",
+                f"{path} is not private to this user",
+                cause="it already exists, and another user made it or can write to it, so its content cannot be trusted",
                 remedy=f"look at it (ls -ld {path}), remove it, or write to a folder that is yours",
                 code="spool-not-private",
             )
@@ -466,7 +466,7 @@ def _write_to(number: int, chunks: Iterable[bytes]) -> None:
         raise
     except OSError as error:
         raise HostError(
-            "standard output takes no more" if number == 1 else f"descriptor {number} cannot be written",
+            "cannot write to standard output" if number == 1 else f"descriptor {number} cannot be written",
             cause=str(error.strerror),
             remedy="make space where it leads to, or name a file, then run the command again",
             code="disk-full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "file-unwritable",
@@ -510,7 +510,7 @@ def _check_path(path: Path) -> None:
         return
     raise HostError(
         f"{text!a} cannot be a path",
-        cause="it holds a NUL character" if is_whole else "half a character stands in it",
+        cause="it holds a NUL character" if is_whole else "it holds half a character",
         remedy="correct the path",
         code="path-impossible",
     )

@@ -105,7 +105,7 @@ class LocalNetwork:
         inside = ", ".join(sorted(self.fence.hosts)) or "this node"
         raise HostError(
             f"kb was about to connect to {name} ({what})",
-            cause=f"--air-gapped keeps it to the cluster and the mirror: {inside}",
+            cause=f"--air-gapped restricts it to the cluster and the mirror: {inside}",
             remedy="bring what is missing with the bundle (kb bundle verify --config FILE says what), or leave --air-gapped out",
             code="air-gap",
         )

@@ -61,8 +61,8 @@ def _require_root_s(host: Host, folder: Path) -> None:
         is_open = found.mode & open_to and not found.is_symlink and not found.mode & 0o1000
         if found.uid != 0 or is_open:
             raise HostError(
-                f"{part} is not root's alone",
+                f"{part} can be changed by users other than root",
                 cause=f"user {found.uid} owns it" if found.uid else f"others can write to it (mode {found.mode:04o})",
-                remedy=f"look at it, then: chown root:root {part} && chmod go-w {part}; services of root's are to run from {folder}",
+                remedy=f"look at it, then: chown root:root {part} && chmod go-w {part}; root's services run from {folder}",
                 code="folder-of-another-user",
             )

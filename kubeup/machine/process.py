@@ -44,7 +44,7 @@ def find_root_python() -> str:
         if is_fit and (version is None or int(version[1]) >= 9) and not _is_virtual(Path(name)):
             return name
     raise HostError(
-        "no Python here is root's alone",
+        "no Python on this machine is safe to run as root",
         cause=f"a service that runs as root would run {sys.executable}, which somebody else can change",
         remedy="install the system's own: apt-get install python3, or dnf install python3; then run the command again",
         code="no-root-python",

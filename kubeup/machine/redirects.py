@@ -16,7 +16,7 @@ def follow_redirect(url: str, location: str) -> str:
     come from anybody."""
     target = urllib.parse.urljoin(url, location)
     if not target.startswith(("https://", "http://")) or (url.startswith("https://") and target.startswith("http://")):
-        raise Unreachable(url, "other", text=f"it sends on to {target[:200]!a}, which is not https")
+        raise Unreachable(url, "other", text=f"it redirects to {target[:200]!a}, which is not https")
     return target
 
 

@@ -135,7 +135,7 @@ def read_settings(host: Host, paths: Paths) -> Settings:
     except (ValueError, KeyError) as error:
         raise HostError(
             f"no settings for the load balancer's keeper in {path}",
-            cause="the file is written by the phase load-balancer of kb init and kb join, and is not there or damaged",
+            cause="the file is written by the phase load-balancer of kb init and kb join, and is missing or damaged",
             remedy="write it: kb init phase load-balancer, or on a joined node: kb join phase load-balancer",
             code="load-balancer-settings",
         ) from error
@@ -158,8 +158,8 @@ def plan_hosts(text: str, name: str) -> str:
         words = line.partition("#")[0].split()
         if name in words[1:] and words[0] not in ("127.0.0.1", "::1"):
             raise HostError(
-                f"{HOSTS} leads {name} to {words[0]}",
-                cause="the line is not kb's, and the load balancer of this node needs the name to lead to 127.0.0.1",
+                f"{HOSTS} maps {name} to {words[0]}",
+                cause="the line is not kb's, and the load balancer of this node needs the name to map to 127.0.0.1",
                 remedy=f"remove that line from {HOSTS}, or take another name: --control-plane-endpoint NAME:PORT",
                 code="endpoint-in-hosts",
             )
@@ -299,9 +299,9 @@ def _not_up(host: Host, settings: Settings, *, last: Unreachable, elapsed: float
     found = find_container(host, settings.cri_socket)
     if last.reason == "tls":
         return ClusterError(
-            f"no API server proves itself as {settings.name}",
+            f"no API server has a certificate for {settings.name}",
             cause=last.cause,
-            remedy=f"give its certificate the name, on each control plane: kb reconfigure endpoint {settings.endpoint}",
+            remedy=f"add the name to its certificate, on each control plane: kb reconfigure endpoint {settings.endpoint}",
             code="endpoint-not-in-certificate",
         )
     if found is None:
@@ -313,7 +313,7 @@ def _not_up(host: Host, settings: Settings, *, last: Unreachable, elapsed: float
         remedy = f"see all of it: crictl logs {found.id[:13]}"
     else:
         cause = f"haproxy runs, and no API server answers behind it: {last.cause}"
-        remedy = f"see which servers it takes for ready: crictl logs {found.id[:13]}"
+        remedy = f"see which servers it considers ready: crictl logs {found.id[:13]}"
     return ClusterError(
         f"the API servers do not answer at {settings.endpoint} after {elapsed:.0f} s",
         cause=cause,

@@ -155,7 +155,7 @@ def check_foreign_cni_config(host: Host, paths: Paths, *, keep: str = "or keep i
     first = find_foreign_cni_config(host, paths)
     if first and not is_kept(host, paths):
         raise HostError(
-            f"{paths.cni_conf / first} is there already",
+            f"{paths.cni_conf / first} already exists",
             cause=f"the runtime takes the first file by name, so it would not use kb's network ({CNI_FILE})",
             remedy=f"move it away (mv {paths.cni_conf / first} {paths.cni_conf / first}.off), {keep}",
             code="foreign-cni-config",
@@ -222,7 +222,7 @@ def read_manifest(host: Host, place: str) -> list[Object]:
     else:
         raise UsageError(
             f"podNetwork.manifest is {place!r}",
-            cause="there is no such file on this node, and it is no http(s) URL",
+            cause="there is no such file on this node, and it is not an http(s) URL",
             remedy="give the path of a YAML file on this node, or its URL",
             code="manifest-missing",
         )
@@ -234,7 +234,7 @@ def _download(host: Host, url: str) -> str:
     if answer.status == 200:
         return answer.body.decode("utf-8", errors="replace")
     raise HostError(
-        f"the pod network's manifest {url} cannot be had",
+        f"the pod network's manifest {url} cannot be downloaded",
         cause=f"{place} answered HTTP {answer.status}",
         remedy=f"check the URL (curl -fL {url}), or save the file on this node and give its path",
         code="manifest-unreachable",
@@ -253,14 +253,14 @@ def parse_manifest(text: str, place: str) -> list[Object]:
         objects += document["items"] or [] if is_list else [document]
     for found in objects:
         if not isinstance(found, dict) or not found.get("kind") or not found.get("apiVersion"):
-            raise _invalid_manifest(place, f"a document in it is no Kubernetes object: {str(found)[:80]!r}")
+            raise _invalid_manifest(place, f"a document in it is not a Kubernetes object: {str(found)[:80]!r}")
         metadata = found.get("metadata")
         name = metadata.get("name") if isinstance(metadata, dict) else None
         if name is None or name == "":
             raise _invalid_manifest(place, f"a {found['kind']} in it has no metadata.name")
         if not isinstance(name, str):
             shown = dump_yaml(name).split("\n")[0]
-            cause = f"a {found['kind']} in it has the metadata.name {shown}, which is no text: y, no, on and numbers want quotes"
+            cause = f"a {found['kind']} in it has the metadata.name {shown}, which is not a string: put y, no, on and numbers in quotes"
             raise _invalid_manifest(place, cause)
     if not objects:
         raise _invalid_manifest(place, "it holds no object")

@@ -160,7 +160,7 @@ def _explain(missing: Sequence[Way], ways: Ways, *, reached: Iterable[Way], drop
     if behind and not lost:
         return Trouble(
             what,
-            f"{seen}: kube-proxy's rules here do not lead pods on",
+            f"{seen}: kube-proxy's rules here do not forward what pods send",
             "see what kube-proxy says: crictl logs $(crictl ps -q --name kube-proxy)",
         )
     return Trouble(
@@ -287,6 +287,6 @@ def _check(host: Host, done: CommandResult) -> None:
     raise HostError(
         "no pod can be connected to this node's network",
         cause=f"{done.argv[0]}: {told.get('msg') or done.stderr.strip() or done.stdout.strip()}",
-        remedy=f"see what the runtime meets: {services.say_log(host, 'containerd')}; ls /etc/cni/net.d",
+        remedy=f"see what the runtime reports: {services.say_log(host, 'containerd')}; ls /etc/cni/net.d",
         code="pod-namespace",
     )

@@ -73,7 +73,7 @@ def read_settings(host: Host, paths: Paths) -> RouteSettings:
     except (ValueError, KeyError) as error:
         raise HostError(
             f"no settings for the route keeper in {path}",
-            cause="the file is written by the phase pod-network of kb init and kb join, and is not there or damaged",
+            cause="the file is written by the phase pod-network of kb init and kb join, and is missing or damaged",
             remedy="write it: kb init phase pod-network, or on a worker: kb join phase pod-network",
             code="pod-network-settings",
         ) from error
@@ -120,7 +120,7 @@ def keep_round(host: Host, api: Callable[[], Api], *, settings: RouteSettings, p
     tunnelled = sum(route.device == VXLAN for route in wanted.routes)
     text = f"{len(wanted.routes) - tunnelled} routes and {tunnelled} VXLAN ways to {len(nodes) - 1} nodes"
     if services:
-        text += f"; a route to Services ({', '.join(sorted(route.pod_cidr for route in services))}), to which none led"
+        text += f"; a route to Services ({', '.join(sorted(route.pod_cidr for route in services))}), which had none"
     return Round(text, wait_s)
 
 

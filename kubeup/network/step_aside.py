@@ -39,7 +39,7 @@ class Bridge:
 
 
 _IP_ROW: Shape = {
-    # of links
+    # links
     "ifname": str,
     "mtu": int,
     "address": str,
@@ -50,14 +50,14 @@ _IP_ROW: Shape = {
         "info_data": {"id": int, "port": int, "local": ipaddress.ip_address, "local6": ipaddress.ip_address},
     },
     "addr_info": [{"local": ipaddress.ip_address, "prefixlen": int, "scope": str}],
-    # of routes, neighbours and forwards
+    # routes, neighbours and forwards
     "dst": str,
     "gateway": str,
     "dev": str,
     "type": str,
     "lladdr": str,
     "mac": str,
-    # of namespaces
+    # namespaces
     "id": int,
 }
 
@@ -148,7 +148,7 @@ def retire_bridge(host: Host, bridge: Bridge) -> str:
 def describe_left(bridge: Bridge) -> str:
     pods = "1 pod" if len(bridge.ports) == 1 else f"{len(bridge.ports)} pods"
     why = "cut off from other nodes" if bridge.is_up else "cut off, since both networks have the same addresses"
-    return f"{pods} of before on {BRIDGE}, {why}, until they are restarted"
+    return f"{pods} still on {BRIDGE}, {why}, until they are restarted"
 
 
 def list_leases(host: Host) -> list[Path]:

@@ -124,7 +124,9 @@ def issue_leaf_cert(subject: Subject, key: Key, *, ca: Ca, validity: Validity) -
     for usage in ("server",) * subject.is_server + ("client",) * subject.is_client:
         fault = find_fault((cert,), (ca.cert,), usage=usage, now=moment)
         if fault is not None:
-            raise unfit_ca(ca, f"nobody would believe a certificate for {shown(subject.common_name)}", fault=fault)
+            raise unfit_ca(
+                ca, f"Kubernetes would not accept a certificate for {shown(subject.common_name)}", fault=fault
+            )
     return cert
 
 
@@ -160,7 +162,7 @@ def _name_attribute(oid: x509.ObjectIdentifier, value: str) -> x509.NameAttribut
     if not value or len(value) > MAX_NAME or any(ord(sign) < 32 or 0xD800 <= ord(sign) < 0xE000 for sign in value):
         raise UsageError(
             f"{shown(value[:80])} cannot be a name in a certificate",
-            cause=f"it is empty, has more than {MAX_NAME} characters, or holds characters that are no text",
+            cause=f"it is empty, has more than {MAX_NAME} characters, or holds invalid characters",
             remedy="give a name of printable characters",
             code="bad-name",
         )
@@ -236,7 +238,7 @@ def common_name_of_request(pem: str) -> str:
     try:
         names = x509.load_pem_x509_csr(pem.encode()).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     except x509.InvalidVersion as error:
-        raise ValueError("it is no certificate signing request of version 1") from error
+        raise ValueError("it is not a certificate signing request of version 1") from error
     return str(names[0].value) if names else ""
 
 
@@ -324,7 +326,7 @@ def unfit_ca(ca: Ca, what: str, *, fault: Fault) -> HostError:
     key_path = ca.path.with_suffix(".key")
     return HostError(
         what,
-        cause=f"{ca.path} is not fit for it: {fault.text}",
+        cause=f"{ca.path} is not suitable: {fault.text}",
         remedy=f"put the certificate of a CA there that may sign for this cluster's names, for servers and clients; or move it away "
         f"(mv {ca.path} {key_path} /root/) and kb makes one",
         code="ca-unfit",

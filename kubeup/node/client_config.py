@@ -134,7 +134,7 @@ def _judge_cluster(cluster: Mapping[str, Any]) -> Iterator[str]:
     server, proxy = cluster["server"], cluster.get("proxy-url")
     scheme, colon, _ = server.partition("://")
     if server != server.strip() or (colon and scheme not in ("https", "http")):
-        yield f"its server is {server!r}: a URL begins with https://, and no blanks are about it"
+        yield f"its server is {server!r}: a URL begins with https:// and has no spaces around it"
     has_ca = bool(cluster.get("certificate-authority-data") or cluster.get("certificate-authority"))
     if cluster.get("certificate-authority-data") and cluster.get("certificate-authority"):
         yield "it names its authority twice: certificate-authority-data and certificate-authority"
@@ -152,7 +152,7 @@ def _judge_user(user: Mapping[str, Any]) -> Iterator[str]:
     if has_cert and not (user.get("client-key-data") or user.get("client-key")):
         yield "it has a client certificate and no client-key-data or client-key"
     if (user.get("token") or user.get("tokenFile")) and (user.get("username") or user.get("password")):
-        yield "it has a token and a password, and only one way to say who it is may be given"
+        yield "it has a token and a password, but only one of them may be given"
     if not user.get("as") and any(user.get(field) for field in ("as-uid", "as-groups", "as-user-extra")):
         yield "it has as-groups, as-uid or as-user-extra without as"
     if not (user.get("token") or "x").isprintable():

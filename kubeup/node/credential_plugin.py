@@ -32,7 +32,7 @@ def resolve_credentials(host: Host, found: Kubeconfig, *, place: str, folder: Pa
     if found.unsupported:
         raise UsageError(
             f"{place} says {' and '.join(found.unsupported)}",
-            cause="kb does not do that: it knows tokens, client certificates, exec, and proxies at http://",
+            cause="kb does not support that: it knows tokens, client certificates, exec, and proxies at http://",
             remedy="give a kubeconfig with a token or a client certificate; a control plane makes one: kb kubeconfig user "
             "--client-name NAME",
             code="kubeconfig-unsupported",
@@ -55,7 +55,7 @@ def _ask(host: Host, found: Kubeconfig, *, plugin: Mapping[str, Any], place: str
     """The status of the ExecCredential that the plugin prints."""
     command, version = str(plugin["command"]), str(plugin["apiVersion"])
     if plugin.get("interactiveMode") == "Always":
-        raise _failed(plugin, place, cause="it needs to ask somebody (interactiveMode: Always), and nobody is here")
+        raise _failed(plugin, place, cause="it needs user input (interactiveMode: Always), which kb cannot give")
     spec: dict[str, Any] = {"interactive": False}
     if plugin.get("provideClusterInfo"):
         spec["cluster"] = _describe_cluster(found)
@@ -76,7 +76,7 @@ def _ask(host: Host, found: Kubeconfig, *, plugin: Mapping[str, Any], place: str
     except ValueError as error:
         raise _failed(plugin, place, cause=str(error)) from error
     if (answer.get("kind"), answer.get("apiVersion")) != ("ExecCredential", version):
-        raise _failed(plugin, place, cause=f"its answer is no ExecCredential of {version}")
+        raise _failed(plugin, place, cause=f"its answer is not an ExecCredential of {version}")
     status = answer.get("status")
     return status if isinstance(status, dict) else {}
 

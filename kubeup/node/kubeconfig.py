@@ -429,7 +429,7 @@ def _check_use(found: Kubeconfig, *, path: Path, authorities: tuple[x509.Certifi
     if fault is not None and any(
         certificates.is_issued_by(cert, authority) for cert in chain for authority in authorities
     ):
-        raise _invalid(str(path), f"nobody would believe its client certificate: {fault.text}")
+        raise _invalid(str(path), f"the API server would not accept its client certificate: {fault.text}")
 
 
 def is_kubeconfig_valid(host: Host, paths: Paths, *, name: str) -> bool:
@@ -611,7 +611,7 @@ def _check_validity(validity_s: Optional[int]) -> None:
     if validity_s is not None and validity_s <= 0:
         raise UsageError(
             f"--validity-period {validity_s}s",
-            cause="a certificate of that period would have expired when it is made",
+            cause="such a certificate would already have expired when it is issued",
             remedy="give a period above zero, such as 8760h",
             code="bad-validity-period",
         )

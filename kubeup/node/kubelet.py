@@ -91,7 +91,7 @@ def render_kubelet_config(config: NodeConfig, release: Release, *, resolv_conf: 
     if look_up(document, "readOnlyPort"):
         warnings.append(_conflict("readOnlyPort", 0, have=document["readOnlyPort"]))
     if document["rotateCertificates"] is not True:
-        warnings.append("KubeletConfiguration: rotateCertificates is always true: your value is not taken")
+        warnings.append("KubeletConfiguration: rotateCertificates is always true: your value is ignored")
         document["rotateCertificates"] = True
     return KubeletConfig(document, tuple(warnings))
 

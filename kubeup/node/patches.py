@@ -92,7 +92,7 @@ class Patches:
         for patch in self.for_target(target):
             patched = _APPLY[patch.kind](patched, copy.deepcopy(patch.body), patch)
             if not isinstance(patched, dict):
-                _fail(patch, "", cause="it leaves something that is no object")
+                _fail(patch, "", cause="its result is not an object")
             _check_size(patched, patch, place="")
         result: dict[str, Any] = patched
         return result
@@ -122,13 +122,13 @@ def read_patches(host: Host, directory: str) -> Patches:
     for path in _walk(host, root):
         match = _FILE_NAME.match(path.name)
         if match is None or not _EXTENSION.fullmatch(path.name):
-            ignored.append(f"{path} is no patch: {_why_no_patch(path.name)}")
+            ignored.append(f"{path} is not a patch: {_why_no_patch(path.name)}")
             continue
         if match["plus"] and not match["kind"]:
             _refuse(path, "no kind of patch follows the + of its name", remedy=f"call it +{', +'.join(KINDS)}")
         data = host.read_bytes(path)
         if not data:
-            ignored.append(f"{path} is no patch: it is empty")
+            ignored.append(f"{path} is not a patch: it is empty")
         kind = match["kind"] or "strategic"
         patches.extend(Patch(path, match["target"], kind, body) for body in _parse_documents(path, data, kind=kind))
     return Patches(tuple(patches), tuple(ignored))
@@ -311,7 +311,7 @@ class _JsonOperation:
         """The index in a list that `part` means; `limit` is the first invalid one."""
         end = len(items) if limit is None else limit
         if not re.fullmatch(r"0|-?[1-9][0-9]*", part):
-            self.fail(f"{part!r} in {pointer!r} is no place in a list")
+            self.fail(f"{part!r} in {pointer!r} is not an index of a list")
         place = int(part) if int(part) >= 0 else end + int(part)
         if not 0 <= place < end:
             self.fail(f"there is nothing at {pointer!r}: the list has {len(items)} items, counted from 0")
@@ -332,7 +332,7 @@ class _JsonOperation:
                 end if parts[-1] == "-" else self.item(owner, parts[-1], pointer=pointer, limit=end + 1), value
             )
         else:
-            self.fail(f"{pointer!r} lies in a plain value")
+            self.fail(f"{pointer!r} is inside a plain value")
         return obj
 
     def remove(self, obj: Any, pointer: str) -> Any:
@@ -396,7 +396,7 @@ class _StrategicMerge:
     def list_of_directive(self, patch: Mapping[str, Any], key: str, *, place: str) -> list[Any]:
         value = patch[key]
         if not isinstance(value, list):
-            _fail(self.patch, f"{place}/{key}", cause="it is no list")
+            _fail(self.patch, f"{place}/{key}", cause="it is not a list")
         return list(value)
 
     def merge_field(

@@ -116,7 +116,7 @@ def read_ca(host: Host, paths: Paths, *, name: str = "ca") -> Ca:
 def _check_ca_cert(cert: x509.Certificate, path: Path, *, now: datetime.datetime) -> None:
     if not is_ca_cert(cert):
         raise HostError(
-            f"{path} is no CA certificate",
+            f"{path} is not a CA certificate",
             cause=f"its basic constraints do not say CA:TRUE (subject {cert.subject.rfc4514_string()})",
             remedy=f"put the certificate of your CA at {path}, or move it away and kb makes one",
             code="not-a-ca",
@@ -124,8 +124,8 @@ def _check_ca_cert(cert: x509.Certificate, path: Path, *, now: datetime.datetime
     if is_expired(cert, now):
         raise HostError(
             f"the CA certificate {path} expired at {_utc(cert.not_valid_after_utc)}",
-            cause=f"this clock says {_utc(now)}; nothing that this CA signed is believed any more",
-            remedy=f"set the clock if it is wrong (timedatectl); otherwise replace {path} by a renewed one of the same key",
+            cause=f"this clock says {_utc(now)}; certificates signed by this CA are no longer accepted",
+            remedy=f"set the clock if it is wrong (timedatectl); otherwise replace {path} with a renewed one for the same key",
             code="ca-expired",
         )
     if is_in_future(cert, now):
@@ -176,7 +176,7 @@ def describe_early_end(ca: Ca, now: datetime.datetime, *, seconds: int) -> str:
     if ca.key is None or left >= datetime.timedelta(seconds=seconds):
         return ""
     return (
-        f"{ca.path} ends in {left.days} days, before the certificates that it signs: nothing that it signed is believed from then "
+        f"{ca.path} ends in {left.days} days, before the certificates that it signs: nothing that it signed is accepted from then "
         "on; renew it for the same key while there is time"
     )
 
@@ -200,7 +200,7 @@ def check_no_orphans(host: Host, paths: Paths, *, name: str, orphans: Sequence[P
         names = " ".join(str(path) for path in orphans)
         raise HostError(
             f"the CA certificate {spec.cert_path(paths)} is not there",
-            cause=f"what it signed is ({names}), and a new CA would make that void",
+            cause=f"what it signed is ({names}), and a new CA would invalidate it",
             remedy=f"put {spec.cert_path(paths)} back, with its key; or start over: mv {names} /root/",
             code="ca-missing",
         )
@@ -229,7 +229,7 @@ def probe_cert(host: Host, paths: Paths, *, config: NodeConfig, name: str) -> Fi
     if not host.exists(key_path):
         raise HostError(
             f"the key {key_path} is not there",
-            cause=f"its certificate {path} is, and serves nothing without it",
+            cause=f"its certificate {path} is, and is useless without it",
             remedy=f"put {key_path} back, or move {path} away and kb makes a new pair",
             code="key-missing",
         )
@@ -251,10 +251,10 @@ def _check_chain(host: Host, spec: CertSpec, *, chain: Sequence[x509.Certificate
     for usage in spec.usages:
         fault = find_fault(chain, pool, usage=usage, now=now if is_now else None)
         if fault is not None and fault.is_authority and fault.cert in pool:
-            raise unfit_ca(ca, f"nobody would believe the certificate {path}", fault=fault)
+            raise unfit_ca(ca, f"Kubernetes would not accept the certificate {path}", fault=fault)
         if fault is not None:
             raise HostError(
-                f"nobody would believe the certificate {path}",
+                f"Kubernetes would not accept the certificate {path}",
                 cause=fault.text,
                 remedy=f"move it and its key away (mv {path} {spec.key_path(paths)} /root/) and kb makes a new pair"
                 if ca.key is not None
@@ -395,7 +395,7 @@ def probe_service_account_key(host: Host, paths: Paths) -> Finding:
         return Finding("keep", f"using the existing key {key_path}", key)
     raise HostError(
         f"{key_path} and {public_path} do not belong together",
-        cause=f"{public_path} does not hold the public half of {key_path}: no service account token would be believed",
+        cause=f"{public_path} does not hold the public half of {key_path}: no service account token would be accepted",
         remedy=f"write it again: openssl pkey -in {key_path} -pubout -out {public_path}",
         code="key-mismatch",
     )
@@ -406,14 +406,14 @@ def _probe_missing_sa_key(host: Host, paths: Paths) -> Finding:
     if host.exists(public_path):
         raise HostError(
             f"the key {key_path} is not there",
-            cause=f"its public half {public_path} is: a new key would make every service account token void",
+            cause=f"its public half {public_path} is: a new key would invalidate every service account token",
             remedy=f"put {key_path} back, or move {public_path} away and kb makes a new pair",
             code="sa-key-missing",
         )
     if is_external_ca(host, paths):
         raise HostError(
             f"the key {key_path} is not there",
-            cause=f"with an external CA (no {paths.pki / 'ca.key'}) the service account key is yours to give",
+            cause=f"with an external CA (no {paths.pki / 'ca.key'}) you have to provide the service account key",
             remedy=f"make it: openssl genrsa -out {key_path} 2048 && openssl pkey -in {key_path} -pubout -out {public_path}",
             code="sa-key-missing",
         )
@@ -495,7 +495,7 @@ def _other_ca(path: Path, key_path: Path, *, cert: x509.Certificate, ca: Ca) -> 
 
 def _not_yet_valid(cert: x509.Certificate, path: Path, *, now: datetime.datetime) -> HostError:
     return HostError(
-        f"the certificate {path} holds only from {_utc(cert.not_valid_before_utc)}",
+        f"the certificate {path} is valid only from {_utc(cert.not_valid_before_utc)}",
         cause=f"this clock says {_utc(now)}",
         remedy="set the clock: timedatectl set-ntp true",
         code="certificate-not-yet-valid",

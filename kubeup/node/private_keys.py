@@ -99,12 +99,12 @@ def parse_any_key(pem: str) -> object:
     form = _FORM_BY_TAG.get(_third_tag(block.content), block.label)
     if form != block.label:
         raise ValueError(
-            f"its label says {block.label}, what is in it is a {form}: Kubernetes (Go) reads by the label (openssl pkey writes it right)"
+            f"its label says {block.label}, but its content is {form}: Kubernetes (Go) goes by the label (openssl pkey writes the right one)"
         )
     if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name not in CURVES:
         raise ValueError(f"its private key is on the curve {key.curve.name}, which Kubernetes (Go) cannot read")
     if isinstance(key, rsa.RSAPrivateKey) and _PSS in block.content[:64]:
-        raise ValueError("its private key is for RSA-PSS alone, which Kubernetes (Go) cannot read")
+        raise ValueError("its private key is only for RSA-PSS, which Kubernetes (Go) cannot read")
     return key
 
 

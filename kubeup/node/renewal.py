@@ -223,8 +223,8 @@ def _refuse_existing(host: Host, paths: list[Path]) -> None:
     found = [str(path) for path in paths if host.exists(path)]
     if found:
         raise HostError(
-            f"{found[0]} is there already",
-            cause="a request is for a new key, and a key that is there is not replaced",
+            f"{found[0]} already exists",
+            cause="a request is for a new key, and an existing key is not replaced",
             remedy=f"choose other folders (--cert-dir, --kubeconfig-dir), or move it away: mv {' '.join(found[:3])} /root/",
             code="key-in-the-way",
         )

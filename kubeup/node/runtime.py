@@ -164,7 +164,7 @@ def _with_info(status: RuntimeStatus, info: Mapping[str, Any], *, log: str) -> R
     return replace(
         found,
         problem="not-ready",
-        cause=f"it says of itself that it is not ready: {told or 'no reason given'}",
+        cause=f"it reports that it is not ready: {told or 'no reason given'}",
         remedy=f"see its log: {log}",
     )
 
@@ -384,7 +384,7 @@ def describe_setting(
     """What to do to give the runtime a setting: sandbox_image | SystemdCgroup | restrict_oom_score_adj | config_path (of registries).
     With `host`, its files are read to find out what else is missing, and which file takes precedence."""
     if status.name != "containerd":
-        return f"set {setting} = {value} (or its like) in the configuration of {status.label}, then restart it"
+        return f"set {setting} = {value} (or the equivalent) in the configuration of {status.label}, then restart it"
     handler = status.handler or Handler()
     naming: Optional[Naming] = Naming(3 if status.has_runtime_config else 2)
     files: dict[Path, str] = {}

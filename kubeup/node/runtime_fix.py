@@ -71,7 +71,7 @@ def plan_settings(schema: int, effective: Mapping[str, Any], *, wanted: Wanted) 
         found.append(Setting(table, key, value, why))
 
     if containerd_config.breaks_cri(as_table(cri)):
-        need("systemd_cgroup", "false", why="systemd_cgroup = true keeps the CRI plugin from loading")
+        need("systemd_cgroup", "false", why="systemd_cgroup = true stops the CRI plugin from loading")
     if wanted.sandbox_image and have.sandbox_image != wanted.sandbox_image:
         why = f"the sandbox image is {have.sandbox_image or 'not set'}"
         need("sandbox_image", f'"{wanted.sandbox_image}"', why=why)
@@ -257,7 +257,7 @@ def _try_files(host: Host, socket: str, *, config: Path, before: Mapping[Path, s
     _restart(host, socket)
     raise HostError(
         f"containerd did not start again with the fixed {' and '.join(map(str, changed))}",
-        cause=f"{log.cause or 'it is not ready'}; the old configuration is in place again",
+        cause=f"{log.cause or 'it is not ready'}; the old configuration was restored",
         remedy=f"see why: {services.say_log(host, 'containerd', lines=30)}",
         code="runtime-fix-failed",
     )
@@ -322,7 +322,7 @@ def _choose_naming(host: Host, config: Path, *, text: str) -> Naming:
     if naming is None:
         raise _not_fixable(
             str(config),
-            f"it has no version and the names of version 1 ([plugins.cri]), which this containerd passes over: write "
+            f"it has no version and the names of version 1 ([plugins.cri]), which this containerd ignores: write "
             f"version = 2 at its top and the tables as [{containerd_config.show_table(_OLD_CRI)}...]",
         )
     return naming
@@ -354,7 +354,7 @@ def _read_effective(host: Host, config: Path, *, texts: Mapping[Path, str]) -> d
             found["imports"] = [files.get(str(name), str(name)) for name in found["imports"]]
         return found
     except ValueError as error:
-        raise _not_fixable(str(config), f"what containerd makes of it cannot be read ({error})") from error
+        raise _not_fixable(str(config), f"containerd's output for it cannot be parsed ({error})") from error
 
 
 def _text_of(host: Host, path: Path) -> str:

@@ -86,7 +86,7 @@ def find_flaw(cert: x509.Certificate) -> str:
         return "its public key is damaged, or its serial number is negative"
     except UnsupportedAlgorithm:
         if getattr(cert, "public_key_algorithm_oid", None) == _EC_KEY:
-            return "its public key is on a curve that nobody knows"
+            return "its public key is on an unknown curve"
         key = None  # Go accepts the certificate, but nothing that it signed
     if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name not in CURVES:
         return f"its public key is on the curve {key.curve.name}"
@@ -94,7 +94,7 @@ def find_flaw(cert: x509.Certificate) -> str:
         extensions = list(cert.extensions)
         list(cert.subject), list(cert.issuer)
     except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
-        return "one of its names or extensions is damaged, or there twice"
+        return "one of its names or extensions is damaged, or occurs twice"
     for oid, name in _NEVER_CRITICAL:
         if any(extension.oid == oid and extension.critical for extension in extensions):
             return f"its {name} is marked critical"
@@ -136,8 +136,8 @@ def find_fault(
     is_spelled_otherwise = any(
         cert.subject == first.issuer and _raw(cert.subject) != _raw(first.issuer) for cert in pool
     )
-    text = "it names its authority in another type of text than that does itself" if is_spelled_otherwise else ""
-    return Fault(text or "it was signed by another authority", first)
+    text = "it names its CA in another string type than the CA itself" if is_spelled_otherwise else ""
+    return Fault(text or "it was signed by another CA", first)
 
 
 _Path = tuple[x509.Certificate, ...]
@@ -186,17 +186,17 @@ def _name(cert: x509.Certificate) -> str:
 def _judge_signature(child: x509.Certificate, parent: x509.Certificate) -> Optional[Fault]:
     constraints, usage = _basic(parent), _extension(parent, x509.KeyUsage)
     if (constraints is None and parent.version is x509.Version.v3) or (constraints is not None and not constraints.ca):
-        return Fault(f"{_name(parent)} is no authority: its basic constraints do not say CA:TRUE", parent, True)
+        return Fault(f"{_name(parent)} is not a CA: its basic constraints do not say CA:TRUE", parent, True)
     if usage is not None and not usage.key_cert_sign:
         return Fault(f"{_name(parent)} may not sign certificates: its key usage lacks keyCertSign", parent, True)
     if child.signature_algorithm_oid not in _SIGNATURES:
         algorithm = getattr(child.signature_algorithm_oid, "_name", "") or child.signature_algorithm_oid.dotted_string
-        return Fault(f"it was signed with {algorithm}, which Kubernetes (Go) does not believe", child)
+        return Fault(f"it was signed with {algorithm}, which Kubernetes (Go) does not accept", child)
     try:
         key = parent.public_key()
         if isinstance(key, rsa.RSAPublicKey) and key.key_size < _MIN_RSA_BITS:
             return Fault(
-                f"the key of {_name(parent)} has {key.key_size} bits, {_MIN_RSA_BITS} are the least", parent, True
+                f"the key of {_name(parent)} has {key.key_size} bits; the minimum is {_MIN_RSA_BITS}", parent, True
             )
         if not isinstance(key, (rsa.RSAPublicKey, ec.EllipticCurvePublicKey, ed25519.Ed25519PublicKey)):
             return Fault(f"the key of {_name(parent)} is of a kind that Kubernetes (Go) does not know", parent, True)
@@ -219,7 +219,7 @@ def _judge(cert: x509.Certificate, now: Optional[datetime.datetime], *, is_autho
         return None
     if now < cert.not_valid_before_utc:
         return Fault(
-            f"{_name(cert)} holds only from {cert.not_valid_before_utc:%Y-%m-%d %H:%M} UTC", cert, is_authority
+            f"{_name(cert)} is valid only from {cert.not_valid_before_utc:%Y-%m-%d %H:%M} UTC", cert, is_authority
         )
     if now > cert.not_valid_after_utc:
         return Fault(f"{_name(cert)} expired at {cert.not_valid_after_utc:%Y-%m-%d %H:%M} UTC", cert, is_authority)

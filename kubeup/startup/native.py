@@ -121,7 +121,7 @@ def pick_native(natives: Sequence[Native], module: str, *, interpreter: Interpre
     if "t" in flags:
         raise _unfit(
             interpreter,
-            "this is a free-threaded build, and kb.pyz has modules for the ordinary build alone",
+            "this is a free-threaded build, and kb.pyz has modules only for the ordinary build",
             remedy=f"run it with the ordinary python{interpreter.version[0]}.{interpreter.version[1]} or /usr/bin/python3",
             code="python-free-threaded",
         )

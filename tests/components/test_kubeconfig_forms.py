@@ -167,7 +167,7 @@ def test_a_plugin_that_is_not_there_is_named_with_its_hint(tmp_path: Path) -> No
     [
         ("echo no >&2; exit 3", "it ended with 3: no"),
         ("echo hello", "its answer"),
-        ("echo '{}'", "no ExecCredential"),
+        ("echo '{}'", "not an ExecCredential"),
         ("echo '[1]'", "its answer"),
         ('echo \'{"kind": "ExecCredential", "apiVersion": "client.authentication.k8s.io/v1"}\'', "neither a token"),
         (

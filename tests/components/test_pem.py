@@ -223,7 +223,7 @@ def test_a_refusal_says_what_is_there(name: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("PKCS#8 under the label of SEC1", "its label says EC PRIVATE KEY, what is in it is a PRIVATE KEY"),
+        ("PKCS#8 under the label of SEC1", "its label says EC PRIVATE KEY, but its content is PRIVATE KEY"),
         ("locked SEC1", "password"),
         ("locked PKCS#8", "password"),
         ("public key", "but PUBLIC KEY"),

@@ -169,14 +169,14 @@ def test_kb_believes_what_go_believes(name: str) -> None:
         ("DNS excluded, empty", "exclude every name"),
         ("SHA-1", "sha1WithRSAEncryption"),
         ("RSA of 512 bits", "512 bits"),
-        ("name in another type of text", "another type of text"),
+        ("name in another type of text", "another string type"),
         ("serial negative", "serial number is negative"),
         ("authority's serial negative", "CN=kubernetes: its serial number is negative"),
         ("on secp256k1", "secp256k1"),
         ("expired", "expired at 2026-05-31"),
-        ("authority not yet", "CN=kubernetes holds only from"),
+        ("authority not yet", "CN=kubernetes is valid only from"),
         ("another authority", "another key"),
-        ("signed by itself", "another authority"),
+        ("signed by itself", "another CA"),
     ],
 )
 def test_the_reason_names_what_is_wrong(name: str, words: str) -> None:

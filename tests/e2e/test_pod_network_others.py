@@ -72,7 +72,7 @@ def test_another_network_takes_over(
     # pods of before are left alone, named, and free to go
     for node, pod in ((cp1, "client"), (w1, "web")):
         # CoreDNS' old pods may hang on it too for a moment
-        assert re.search(r"\d pods? of before on cbr0, cut off", node.journal("kb-routes"))
+        assert re.search(r"\d pods? still on cbr0, cut off", node.journal("kb-routes"))
         assert not errors_of(node)
         note = wait_until(functools.partial(named, node, pod), what=f"doctor to name {pod}", timeout_s=60, every_s=2)
         assert note["level"] == "warning"

@@ -19,8 +19,9 @@ from kubeup.errors import UsageError
 REPO = Path(kb.__file__).resolve().parent
 COMMANDS = {command.name: command for command in kb.COMMANDS}
 PROSE = frozenset({
-    "as", "began", "cannot", "corrects", "created", "deploys", "did", "does", "from", "goes", "had", "has", "installed", "is", "itself",
-    "knows", "left", "looks", "made", "makes", "mends", "needs", "nor", "prints", "reads", "runs", "see", "takes", "that", "tries",
+    "as", "began", "cannot", "corrects", "created", "deploys", "did", "does", "from", "goes", "had", "has", "inspects", "installed", "is",
+    "itself", "keeps", "knows", "left", "looks", "made", "makes", "mends", "needs", "nor", "prints", "reads", "runs", "see", "takes",
+    "that", "tries",
     "under", "waits", "was", "whose", "with", "worked", "would", "wrote", "yet",
 })  # fmt: skip
 """What stands after `kb` where it is the subject of a sentence."""
@@ -36,7 +37,7 @@ NOT_TO_BE_RUN_AGAIN = {
     "kb init renews the mirror's certificate": "on another node, which is its first control plane",
     "the line that kb init printed": "on another node",
     "kb init printed it": "on another node",
-    "of kb init and kb join, and is not there or damaged": "says who writes a file",
+    "of kb init and kb join, and is missing or damaged": "says who writes a file",
     "kb join --discovery-file /root/discovery.conf": "a join in another way",
 }
 """Texts outside of the commands that name one of them all the same."""

@@ -153,7 +153,7 @@ def spread(host: DnsHost) -> str:
 
 def test_the_patch_is_bound_to_what_was_looked_at() -> None:
     host = dns_host()
-    assert "one more is started" in spread(host)
+    assert "starting one more" in spread(host)
     (sent,) = host.sent
     assert sent["metadata"]["resourceVersion"] == "7" and sent["spec"] == {"replicas": 3}
     assert json.loads(sent["metadata"]["annotations"][ANNOTATION])["replicas"] == 2

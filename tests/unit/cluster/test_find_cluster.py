@@ -96,7 +96,7 @@ def test_a_signature_that_comes_late_is_waited_for() -> None:
 
     host.sleep = sleep  # type: ignore[method-assign]
     assert discover(host, notes=notes).server == SERVER
-    assert len(notes) == 1 and "kb goes on trying" in notes[0]
+    assert len(notes) == 1 and "kb keeps trying" in notes[0]
 
 
 def test_a_wrong_secret() -> None:

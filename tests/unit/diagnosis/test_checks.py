@@ -702,7 +702,7 @@ def test_another_network_that_is_there_already_is_told_before_the_cluster_is_mad
     host.files["/etc/cni/net.d/10-other.conflist"] = b"{}"
     finding = only(make_node(host), runtime_checks.check_pod_network)
     assert (finding.name, finding.level) == ("CNIConfig", "error")
-    assert "/etc/cni/net.d/10-other.conflist is there already" in finding.text
+    assert "/etc/cni/net.d/10-other.conflist already exists" in finding.text
     assert found(make_node(host, network="none"), runtime_checks.check_pod_network) == []
     host.files["/etc/systemd/system/kb-routes.service"] = b""  # installed on top of kb's since
     assert found(make_node(host), runtime_checks.check_pod_network) == []
@@ -718,7 +718,7 @@ def test_a_manifest_that_is_not_there_is_told_before_the_cluster_is_made() -> No
     assert (finding.name, finding.level) == ("PodNetworkManifest", "error")
     assert "'/root/net.yaml': there is no such file" in finding.text
     host.files["/root/net.yaml"] = b"kind: Pool\n"
-    assert "no Kubernetes object" in only(node, runtime_checks.check_pod_network).text
+    assert "not a Kubernetes object" in only(node, runtime_checks.check_pod_network).text
     host.files["/root/net.yaml"] = b"apiVersion: v1\nkind: Namespace\nmetadata: {name: network}\n"
     assert found(node, runtime_checks.check_pod_network) == []
     del host.files["/root/net.yaml"]

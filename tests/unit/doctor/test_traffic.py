@@ -143,7 +143,7 @@ def bridge_host(*files: str) -> FakeHost:
 def test_pods_on_the_bridge_of_before_are_named(kbs: str) -> None:
     host = bridge_host("10-flannel.conflist", kbs)
     (note,) = traffic.look_at_pod_network(make_patient(host))
-    assert note.level == "warning" and "1 pod of before on cbr0" in note.text and "10-flannel.conflist" in note.text
+    assert note.level == "warning" and "1 pod still on cbr0" in note.text and "10-flannel.conflist" in note.text
     assert note.remedy == "kubectl -n shop delete pod pod-abc"
     host.answers["crictl"] = CommandResult((), 1)
     (note,) = traffic.look_at_pod_network(make_patient(host))

@@ -99,7 +99,7 @@ def test_a_copy_that_is_lost_is_told_and_the_rest_comes_back(host: LocalHost) ->
         for path in (hidden, known)
     )
     (told,) = restore_and_remove(host, plan_undo(state_of(host, str(made), backups=backups)))
-    assert "config.toml stays as kb left it: the copy of what was there is lost" in told
+    assert "config.toml stays as kb left it: its backup is lost" in told
     assert host.read_text(known) == "theirs" and host.read_text(hidden) == "kb's" and not host.exists(made)
 
 

@@ -249,12 +249,12 @@ def test_a_redirect_in_a_circle_ends() -> None:
     [
         ("a: [", "it is not YAML"),
         ("", "it holds no object"),
-        ("just text", "no Kubernetes object"),
+        ("just text", "not a Kubernetes object"),
         ("{apiVersion: v1, kind: ConfigMap, metadata: {}}", "a ConfigMap in it has no metadata.name"),
         ("{apiVersion: v1, kind: ConfigMap, metadata: x}", "a ConfigMap in it has no metadata.name"),
         (
             "{apiVersion: v1, kind: Pod, metadata: {name: n}}",
-            "a Pod in it has the metadata.name false, which is no text",
+            "a Pod in it has the metadata.name false, which is not a string",
         ),
     ],
 )

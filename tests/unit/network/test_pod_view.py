@@ -65,7 +65,7 @@ def make_host(*reached: Way, forward: str = "ACCEPT", has_chain: bool = True) ->
         (
             (HERE, SERVER),
             "ACCEPT",
-            "kube-proxy's rules here do not lead pods on",
+            "kube-proxy's rules here do not forward what pods send",
             "crictl logs $(crictl ps -q --name kube-proxy)",
         ),
         ((HERE, SERVER, API), "ACCEPT", "kube-proxy's rules", "kube-proxy"),

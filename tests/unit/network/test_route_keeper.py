@@ -122,7 +122,7 @@ def test_beside_another_network_the_keeper_tells_of_pods_on_the_old_bridge() -> 
     host.answers["ip -json link show master cbr0"] = json.dumps([{"ifname": "veth1"}])
     found = keep(host)
     assert found.text.startswith("stepped aside: the runtime takes /etc/cni/net.d/10-flannel.conflist")
-    assert "1 pod of before on cbr0" in found.text
+    assert "1 pod still on cbr0" in found.text
     assert found.wait_s == keeper.RETRY_S
 
 
@@ -254,7 +254,7 @@ def test_a_node_without_a_default_route_gets_one_to_services() -> None:
     host = make_host([ME4, NEAR4])
     settings = dataclasses.replace(SETTINGS, service_cidrs=("10.96.0.0/12",))
     host.answers["ip -json -4 route show table all"] = show_routes("10.0.0.0/24")
-    assert "a route to Services (10.96.0.0/12), to which none led" in keep(host, settings).text
+    assert "a route to Services (10.96.0.0/12), which had none" in keep(host, settings).text
     assert "run ip -4 route replace 10.96.0.0/12 dev eth0 proto 199" in host.changes
     # it is there: nothing is done again
     host.changes.clear()

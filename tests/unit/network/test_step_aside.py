@@ -76,7 +76,7 @@ def test_the_port_of_a_pod_that_has_ended_does_not_count() -> None:
 def test_a_bridge_that_holds_the_other_network_s_addresses_is_taken_down_once() -> None:
     host = make_host(ETH0, CBR0, link("flannel.1", "10.244.1.0/32"), CNI0)
     assert retire(host) == (
-        "2 pods of before on cbr0, cut off, since both networks have the same addresses, until they are restarted"
+        "2 pods still on cbr0, cut off, since both networks have the same addresses, until they are restarted"
         " (kb doctor names them)"
     )
     assert host.changes == ["run ip link set cbr0 down"]
@@ -99,7 +99,7 @@ def test_a_bridge_in_nobody_s_way_stays_up_for_its_pods(
     links: list[dict[str, Any]], routes: list[dict[str, str]]
 ) -> None:
     host = make_host(ETH0, CBR0, *links, routes=routes)
-    assert retire(host).startswith("2 pods of before on cbr0, cut off from other nodes, until they are restarted")
+    assert retire(host).startswith("2 pods still on cbr0, cut off from other nodes, until they are restarted")
     assert host.changes == []
 
 
@@ -137,7 +137,7 @@ def test_the_last_pod_takes_bridge_and_addresses_along() -> None:
 
 
 def test_one_pod_is_spoken_of_as_one() -> None:
-    assert retire(make_host(ETH0, CBR0, ports=1)).startswith("1 pod of before on cbr0, cut off")
+    assert retire(make_host(ETH0, CBR0, ports=1)).startswith("1 pod still on cbr0, cut off")
 
 
 def test_the_sandboxes_of_the_pods_are_read() -> None:

@@ -89,7 +89,7 @@ def test_files_are_read_by_name_in_order_with_sub_folders() -> None:
         ("/p/kube-apiserver-hardening.yaml", "kube-apiserver", "strategic", {}),
         ("/p/sub/etcd+json.json", "etcd", "json", []),
     ]
-    assert patches.ignored == ("/p/etcdempty.yaml is no patch: it is empty",)
+    assert patches.ignored == ("/p/etcdempty.yaml is not a patch: it is empty",)
     assert patches.apply("etcd", {"x": 0}) == {"x": 0, "a": 1, "b": 2, "c": 3}
 
 
@@ -144,7 +144,7 @@ def test_yaml_in_a_json_file_and_an_empty_file() -> None:
         FakeHost(files={"/p/etcd.json": "a: é\n---\nb: 1e3\n".encode("utf-16"), "/p/etcd0.yaml": b""}), "/p"
     )
     assert [patch.body for patch in found.patches] == [{"a": "é"}, {"b": 1000}]
-    assert found.ignored == ("/p/etcd0.yaml is no patch: it is empty",)
+    assert found.ignored == ("/p/etcd0.yaml is not a patch: it is empty",)
 
 
 @pytest.mark.parametrize(
@@ -413,9 +413,9 @@ def test_operations_of_rfc_6902(operation: dict[str, Any], before: dict[str, Any
         ({"op": "test", "path": "/x", "value": 1}, "there is nothing at '/x': no field 'x'"),
         ({"op": "add", "path": "/x/y", "value": 1}, "there is nothing at '/x': no field 'x'"),
         ({"op": "add", "path": "/a/3", "value": 1}, "there is nothing at '/a/3': the list has 2 items, counted from 0"),
-        ({"op": "add", "path": "/a/01", "value": 1}, "'01' in '/a/01' is no place in a list"),
-        ({"op": "remove", "path": "/a/-"}, "'-' in '/a/-' is no place in a list"),
-        ({"op": "add", "path": "/n/x", "value": 1}, "'/n/x' lies in a plain value"),
+        ({"op": "add", "path": "/a/01", "value": 1}, "'01' in '/a/01' is not an index of a list"),
+        ({"op": "remove", "path": "/a/-"}, "'-' in '/a/-' is not an index of a list"),
+        ({"op": "add", "path": "/n/x", "value": 1}, "'/n/x' is inside a plain value"),
         ({"op": "test", "path": "/n", "value": True}, "test of '/n' found 1, not true"),
         ({"op": "add", "path": "a", "value": 1}, "path 'a' does not begin with /"),
         ({"op": "add", "path": "/b"}, "it has no 'value'"),
@@ -424,14 +424,14 @@ def test_operations_of_rfc_6902(operation: dict[str, Any], before: dict[str, Any
         ({"op": "put", "path": "/b"}, "there is no operation 'put'"),
         ({"path": "/b"}, "it has no 'op'"),
         ({"op": "remove", "path": ""}, "the whole object cannot be removed"),
-        ({"op": "add", "path": "", "value": [1]}, "it leaves something that is no object"),
+        ({"op": "add", "path": "", "value": [1]}, "its result is not an object"),
     ],
 )
 def test_a_json_patch_that_does_not_fit_says_where(operation: dict[str, Any], cause: str) -> None:
     error = failure(lambda: json_patch({"op": "test", "path": "/n", "value": 1}, operation, obj={"a": [1, 2], "n": 1}))
     assert (error.code, error.cause) == ("patch-failed", cause)
     assert error.what.startswith("patch /p/etcd+json.yaml (json) does not fit etcd")
-    assert "operation 2" in error.what or cause.startswith("it leaves")
+    assert "operation 2" in error.what or cause.startswith("its result")
 
 
 def test_copied_values_are_independent() -> None:

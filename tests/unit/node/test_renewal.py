@@ -48,7 +48,7 @@ def test_a_renewed_certificate_is_for_the_same_names_and_a_new_key(node: FakeHos
 @pytest.mark.parametrize("name", ["apiserver", "admin.conf"])
 def test_nothing_is_written_where_nobody_would_believe_it(node: FakeHost, name: str) -> None:
     before = dict(make_ca_unfit(node).files)
-    with pytest.raises(HostError, match="nobody would believe") as caught:
+    with pytest.raises(HostError, match="Kubernetes would not accept") as caught:
         renewal.renew(node, PATHS, row=renewal.ROWS[name], cluster=CLUSTER)
     assert caught.value.code == "ca-unfit" and "keyCertSign" in caught.value.cause
     assert node.files == before

@@ -402,7 +402,7 @@ def give_trouble(host: WorkerHost, problem: str) -> None:
     ("problem", "link", "remedy"),
     [
         ("kubelet", "no CNI; the kubelet is not running: it is stopped", "systemctl start kubelet, then"),
-        ("runtime", "no CNI; the container runtime does not serve this node: it says of itself", "see its log: "),
+        ("runtime", "no CNI; the container runtime does not serve this node: it reports", "see its log: "),
         ("none", "no CNI", "apply the cluster's pod network, or see what its pods wait for: kubectl get pods -A"),
     ],
 )

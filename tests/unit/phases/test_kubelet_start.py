@@ -164,7 +164,7 @@ def test_patches_are_in_the_manifest_in_the_probe_and_in_the_log() -> None:
     assert is_done(control_plane.plan_scheduler, ctx)
     assert "applied the strategic patch /p/kube-scheduler.yaml to kube-scheduler" in log_of(ctx)
     do(control_plane.plan_controller_manager, ctx)
-    assert ctx.report.warnings == ["/p/notes.txt is no patch: its name does not end in .yaml or .json"]
+    assert ctx.report.warnings == ["/p/notes.txt is not a patch: its name does not end in .yaml or .json"]
     host.files["/p/kube-scheduler.yaml"] = b"metadata: {annotations: {a: c}}"
     assert not is_done(control_plane.plan_scheduler, ctx)
 
