@@ -100,6 +100,8 @@ def read_snapshot(node: Node) -> Snapshot:
         # the CA, random names of tokens, and the deployment's moments
         text = re.sub(r"LS0tLS1CRUdJTi[A-Za-z0-9+/=]*|-----BEGIN.*?-----END CERTIFICATE-----\\n", "PEM", text)
         text = re.sub(r'"jws-kubeconfig-[a-z0-9]{6}": "[^"]*"', '"jws": ""', text)
+        # a run that was cut off in that phase has kube-proxy's pods restarted: they may run from what was before
+        text = re.sub(r'"annotations": {"kubectl.kubernetes.io/restartedAt": "[^"]*"}, ', "", text)
         found[f"{obj['kind']} {meta.get('namespace', '')}/{meta['name']}"] = text
     secrets = [re.sub(r"-[a-z0-9]{6}$", "-X", s["metadata"]["name"]) for s in node.get("secrets -A")["items"]]
     found["secrets"] = " ".join(sorted(secrets))
