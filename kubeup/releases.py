@@ -13,6 +13,9 @@ from typing import Optional
 from kubeup.errors import UsageError
 from kubeup.frozen_values import frozen
 
+KUBELET_SKEW = 3
+"""How many minors a kubelet may be older than an API server (https://kubernetes.io/releases/version-skew-policy)."""
+
 
 @frozen
 class Release:
@@ -78,7 +81,7 @@ class Release:
     @property
     def oldest_kubelet_minor(self) -> int:
         """The oldest kubelet that is supported with this control plane (Kubernetes' skew policy)."""
-        return self.minor - 3
+        return self.minor - KUBELET_SKEW
 
     @property
     def is_proven(self) -> bool:

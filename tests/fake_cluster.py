@@ -40,6 +40,8 @@ class FakeCluster:
     """A file that keeps the objects while processes come and go, as etcd does."""
     owners: dict[str, Owners] = field(default_factory=dict)
     """path -> who owns which of its fields."""
+    admits: Callable[[Object], HttpResponse] = field(default=lambda value: _ok(value))
+    """What admission answers to a dry run."""
 
     def __post_init__(self) -> None:
         if self.memory and self.memory.exists():
@@ -77,6 +79,8 @@ class FakeCluster:
             )
         if method == "POST":
             path = f"{path}/{value['metadata']['name']}"
+            if "dryRun=All" in parts.query:
+                return self.admits(value)
             if path in self.objects:
                 return _status(409, "AlreadyExists", f"{path} already exists")
         return self._change(method, path, value, urllib.parse.parse_qs(parts.query), headers)

@@ -148,7 +148,15 @@ class FakeHost:
             raise Unreachable(url, "refused", text="connection refused")
         return self.urls[url]
 
-    def http_ask(self, url: str, body: bytes, *, tls: Optional[Tls] = None, timeout_s: float = 10) -> HttpResponse:
+    def http_ask(
+        self,
+        url: str,
+        body: bytes,
+        *,
+        tls: Optional[Tls] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        timeout_s: float = 10,
+    ) -> HttpResponse:
         if url not in self.urls:
             raise Unreachable(url, "refused", text="connection refused")
         return self.urls[url]

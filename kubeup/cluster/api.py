@@ -26,6 +26,8 @@ from kubeup.trust import Anchors
 FIELD_MANAGER = "kb"
 NO_TOKEN = Secret("")
 REQUEST_TIMEOUT_S = 10
+TRIAL_TIMEOUT_S = 12
+"""The timeout of a dry run: longer than a webhook may take by default (timeoutSeconds: 10)."""
 RETRY_INTERVAL_S = 0.2
 _MAX_OBJECTS = 256 << 20
 """The maximum size, in bytes, of an answer of an authenticated API server: enough for the list of a large cluster's nodes."""
@@ -111,7 +113,11 @@ _SHAPES: Mapping[str, Shape] = {
             "unschedulable": bool,
             "taints": [{"key!": str, "value": str, "effect!": str}],
         },
-        "status": {"conditions": _CONDITIONS, "addresses": [{"type": str, "address!": str}]},
+        "status": {
+            "conditions": _CONDITIONS,
+            "addresses": [{"type": str, "address!": str}],
+            "nodeInfo": {"kubeletVersion": str},
+        },
     },
     "pods": {
         "spec": {"nodeName": str},
@@ -225,6 +231,19 @@ class Api:
         made = self._send("POST", self.object_path(obj, collection=True), body=obj)
         self.changes.append(describe_object(obj))
         return made
+
+    def try_create(self, obj: Object) -> None:
+        """POST an object as a dry run: the server runs admission and validation, and stores nothing. Asks once. Raises ApiRefused,
+        Unreachable. Source: KEP-576"""
+        path = self.object_path(obj, collection=True)
+        answer = self.host.http_ask(
+            self._url(f"{path}?dryRun=All"),
+            json.dumps(obj).encode(),
+            tls=self.identity.tls,
+            headers=self._headers(),
+            timeout_s=TRIAL_TIMEOUT_S,
+        )
+        self._object(answer, f"POST {path}")
 
     def apply(self, obj: Object) -> bool:
         """Apply `obj` by server-side apply, creating it if needed; fields that others set and `obj` does not name stay. Returns

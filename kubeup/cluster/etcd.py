@@ -72,6 +72,15 @@ class Member:
         return f"{self.name or self.hex_id} ({', '.join(self.peer_urls)}{kind}{started})"
 
 
+@frozen
+class Status:
+    """What a member says of itself. trouble: what is wrong, in words, alarms included; "" if it serves. applied: the raft index of the
+    last entry that it has applied."""
+
+    trouble: str
+    applied: int = 0
+
+
 class EtcdRefused(ClusterError):
     """A member rejected a request. `message` is etcd's own ("etcdserver: unhealthy cluster")."""
 
@@ -111,14 +120,19 @@ class Etcd:
 
     def probe_status(self, endpoint: str) -> str:
         """Ask the member at `endpoint` for its status. Returns "" if it serves, else what is wrong, in words. Never raises."""
+        return self.read_status(endpoint).trouble
+
+    def read_status(self, endpoint: str) -> Status:
+        """The status of the member at `endpoint`. Never raises."""
         try:
             answer = self.at(endpoint)._look("maintenance/status", {})
         except Unreachable as error:
-            return f"no answer: {error.cause}"
+            return Status(f"no answer: {error.cause}")
         except EtcdRefused as error:
-            return error.message
-        errors = answer.get("errors") or []
-        return "; ".join(str(text) for text in errors) if isinstance(errors, list) else str(errors)
+            return Status(error.message)
+        errors, applied = answer.get("errors") or [], str(answer.get("raftAppliedIndex", ""))
+        trouble = "; ".join(str(text) for text in errors) if isinstance(errors, list) else str(errors)
+        return Status(trouble, int(applied) if applied.isdecimal() and len(applied) <= 20 else 0)
 
     def probe_read(self, endpoint: str) -> str:
         """Send the member at `endpoint` a linearizable read, as an API server does; a learner refuses it. Returns "" if it answers,

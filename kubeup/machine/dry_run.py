@@ -123,8 +123,16 @@ class DryRunHost:
             return HttpResponse(200, planned)
         return self.inner.http_get(url, tls=tls, headers=headers, timeout_s=timeout_s, max_bytes=max_bytes)
 
-    def http_ask(self, url: str, body: bytes, *, tls: Optional[Tls] = None, timeout_s: float = 10) -> HttpResponse:
-        return self.inner.http_ask(url, body, tls=tls, timeout_s=timeout_s)
+    def http_ask(
+        self,
+        url: str,
+        body: bytes,
+        *,
+        tls: Optional[Tls] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        timeout_s: float = 10,
+    ) -> HttpResponse:
+        return self.inner.http_ask(url, body, tls=tls, headers=headers, timeout_s=timeout_s)
 
     def http_open(
         self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 30

@@ -89,7 +89,15 @@ class Host(Protocol):
         timeout_s: float = 10,
         max_bytes: int = MAX_ANSWER,
     ) -> HttpResponse: ...
-    def http_ask(self, url: str, body: bytes, *, tls: Optional[Tls] = None, timeout_s: float = 10) -> HttpResponse: ...
+    def http_ask(
+        self,
+        url: str,
+        body: bytes,
+        *,
+        tls: Optional[Tls] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        timeout_s: float = 10,
+    ) -> HttpResponse: ...
     def http_open(
         self, url: str, *, tls: Optional[Tls] = None, headers: Optional[Mapping[str, str]] = None, timeout_s: float = 30
     ) -> contextlib.AbstractContextManager[HttpStream]: ...

@@ -54,13 +54,26 @@ class LocalNetwork:
             "GET", url, body=b"", tls=tls, headers=headers or {}, timeout_s=timeout_s, max_bytes=max_bytes
         )
 
-    def http_ask(self, url: str, body: bytes, *, tls: Optional[Tls] = None, timeout_s: float = 10) -> HttpResponse:
+    def http_ask(
+        self,
+        url: str,
+        body: bytes,
+        *,
+        tls: Optional[Tls] = None,
+        headers: Optional[Mapping[str, str]] = None,
+        timeout_s: float = 10,
+    ) -> HttpResponse:
         """POST a read-only JSON request to an API that has no GET for it. Raises the same errors as http_get."""
         if not self.is_live:
             raise Unreachable(url, "other", text="--root writes a node's files, it has no running system")
         self._require_way(url, tls)
         return self._connections.request(
-            "POST", url, body=body, tls=tls, headers={"Content-Type": "application/json"}, timeout_s=timeout_s
+            "POST",
+            url,
+            body=body,
+            tls=tls,
+            headers={**(headers or {}), "Content-Type": "application/json"},
+            timeout_s=timeout_s,
         )
 
     @contextlib.contextmanager

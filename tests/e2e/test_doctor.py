@@ -158,3 +158,52 @@ def test_a_dns_that_does_not_answer(cp1: Node) -> None:
     finally:
         cp1.kubectl("scale deployment -n kube-system coredns --replicas=2")
     wait_until(lambda: not errors_of(cp1), what="the node to be well again", timeout_s=120, every_s=3)
+
+
+# ---- what only the cluster shows
+
+WEBHOOK = {
+    "apiVersion": "admissionregistration.k8s.io/v1",
+    "kind": "ValidatingWebhookConfiguration",
+    "metadata": {"name": "nobody-answers"},
+    "webhooks": [
+        {
+            "name": "pods.example.org",
+            "admissionReviewVersions": ["v1"],
+            "sideEffects": "None",
+            "timeoutSeconds": 2,
+            "clientConfig": {"url": "https://127.0.0.1:1/"},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}],
+        }
+    ],
+}
+
+
+def test_a_webhook_that_does_not_answer(cp1: Node) -> None:
+    cp1.kubectl("create -f -", stdin=json.dumps(WEBHOOK))
+    try:
+        note = only_error(wait_until(lambda: examine(cp1), what="an answer", timeout_s=60), "cluster")
+        assert note["text"].startswith("no pod can be created: ") and "pods.example.org" in note["text"]
+        assert "validatingwebhookconfigurations" in note["remedy"]
+    finally:
+        cp1.kubectl("delete validatingwebhookconfiguration nobody-answers")
+    assert "cluster" not in examine(cp1)
+    assert cp1.get("pods -n default")["items"] == []  # a trial leaves nothing behind
+
+
+def test_a_node_that_went_away_and_a_controller_manager_that_does_not_lead(cp1: Node) -> None:
+    """w1 has a Node object and no machine; the controller-manager is stopped in its tracks: it runs, and does nothing."""
+    cp1.kubectl("create -f -", stdin=json.dumps({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "w1"}}))
+    pid = cp1.run("pgrep -o kube-controller").stdout.strip()
+    try:
+        (note,) = [note for note in examine(cp1)["cluster"] if "w1" in note["text"]]
+        assert note["level"] == "warning" and note["text"].startswith("node w1 is not Ready: ")
+        cp1.run(f"kill -STOP {pid}")
+        found = [note["text"] for note in examine(cp1)["cluster"]]
+        assert any(
+            text.startswith("no kube-controller-manager leads: cp1 has not renewed its lease") for text in found
+        ), found
+    finally:
+        cp1.run(f"kill -CONT {pid}", check=False)
+        cp1.kubectl("delete node w1")
+    wait_until(lambda: "cluster" not in examine(cp1), what="a cluster that is well", timeout_s=90, every_s=3)

@@ -20,7 +20,7 @@ from kubeup.node import runtime
 from kubeup.paths import Paths
 from kubeup.releases import Release, Version, parse_version
 
-ERROR, WARNING = "error", "warning"
+ERROR, WARNING, OK = "error", "warning", "ok"
 ROOT, NODE, IMAGES = "root", "node", "images"
 INIT, JOIN, JOIN_CONTROL_PLANE, UPGRADE, RESET, DOCTOR = (
     "init", "join", "join-control-plane", "upgrade", "reset", "doctor",

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable
 
 from kubeup.diagnosis import signs
-from kubeup.diagnosis.checks.facts import ERROR, Finding, Findings
+from kubeup.diagnosis.checks.facts import ERROR, OK, Finding, Findings
 from kubeup.doctor.looks.drift import look_at_images, look_at_kubelet_drift
 from kubeup.doctor.looks.expiry import look_at_certs, look_at_served_certs
 from kubeup.doctor.looks.registered_node import look_at_node
@@ -19,11 +19,10 @@ from kubeup.doctor.looks.running import look_at_chain, look_at_checks, look_at_s
 from kubeup.doctor.looks.skew import look_at_clock
 from kubeup.doctor.looks.storage import look_at_disk, look_at_etcd
 from kubeup.doctor.looks.traffic import look_at_dns, look_at_load_balancer, look_at_pod_network, look_at_tunnel
+from kubeup.doctor.looks.whole_cluster import look_at_cluster
 from kubeup.doctor.node_files import Patient
 from kubeup.errors import HostError, KbError
 from kubeup.frozen_values import frozen
-
-OK = "ok"
 
 
 @frozen
@@ -42,6 +41,9 @@ LOOKS: tuple[Look, ...] = (
     Look("served-certificates", "servers present the certificates that are on disk", look_at_served_certs),
     Look("clock", "this clock and the API server's agree", look_at_clock),
     Look("etcd", "every member of etcd serves", look_at_etcd),
+    Look(
+        "cluster", "other nodes, API servers, controllers and admission, as a control plane sees them", look_at_cluster
+    ),
     Look("load-balancer", "this node's load balancer leads to the API servers, if it has one", look_at_load_balancer),
     Look("disk", "etcd's disk is fast enough", look_at_disk),
     Look("pod-network", "no pod is attached to a previous network", look_at_pod_network),

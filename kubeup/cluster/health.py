@@ -1,0 +1,281 @@
+"""Whether the whole cluster is well: its nodes, API servers, etcd members, controllers and admission.
+
+Each part is asked itself, by its own address: a load balancer in front of the API servers hides the one that is down. This module
+changes nothing, and waits for nothing but the renewal of a lease. doctor shows its answers; a command that takes down one control
+plane after another continues only if all parts are well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Optional
+
+from kubeup import releases
+from kubeup.cluster import etcd, objects, probes
+from kubeup.cluster.api import Api, ApiRefused, Object, path_of
+from kubeup.frozen_values import frozen
+from kubeup.json_text import parse_json
+from kubeup.machine.http import Unreachable
+from kubeup.machine.waiting import becomes_so
+from kubeup.trouble import Trouble
+
+LEADERS = ("kube-controller-manager", "kube-scheduler")
+LEASE_MOVES_S = 6
+"""How long a leader may take to renew its lease. By default it does so every 2 s (--leader-elect-retry-period)."""
+MAX_BEHIND = 5000
+"""How many entries a member of etcd may be behind: with more, etcd itself rejects requests
+(server/etcdserver/v3_server.go: maxGapBetweenApplyAndCommitIndex)."""
+TRIAL = "kb-admission-trial"
+"""The name of the pod that admission is tried with. It is never created."""
+
+
+@frozen
+class Part:
+    """One part of the cluster, and what is wrong with it.
+
+    kind: node | api-server | etcd | leader | admission. unproven: why nobody can tell, in words. node: the node concerned, if it is
+    known: of a leader, the one that holds the lease.
+    """
+
+    kind: str
+    name: str
+    trouble: Optional[Trouble] = None
+    unproven: str = ""
+    node: str = ""
+
+    @property
+    def is_well(self) -> bool:
+        return self.trouble is None and not self.unproven
+
+
+def probe_cluster(api: Api, members: Optional[etcd.Etcd] = None) -> list[Part]:
+    """All parts of the cluster. members: a client of its own etcd; None if the etcd is external.
+
+    Raises ApiRefused or Unreachable if the API server that `api` asks does not serve, or rejects its identity.
+    """
+    before = _read_renewals(api)
+    servers = probe_api_servers(api)
+    parts = [*probe_nodes(api), *servers, *(probe_etcd(members) if members else ()), *probe_admission(api)]
+    return [*parts, *probe_leaders(api, before)]
+
+
+# ---- nodes
+
+
+def probe_nodes(api: Api) -> list[Part]:
+    """Every Node object: Ready, an address of its own, and a kubelet that the API servers support.
+
+    A node is Ready as long as the controller-manager does not say otherwise, so this is worth as much as its lease (probe_leaders).
+    """
+    nodes = api.list(path_of("Node"))
+    owners: dict[str, list[str]] = {}
+    for node in nodes:
+        for address in _internal_ips(node):
+            owners.setdefault(address, []).append(node["metadata"]["name"])
+    server = releases.parse_version(_read_version(api))
+    return [_judge_node(node, owners, server=server) for node in nodes]
+
+
+def _internal_ips(node: Object) -> list[str]:
+    addresses = (node.get("status") or {}).get("addresses") or ()
+    return [entry["address"] for entry in addresses if entry.get("type") == "InternalIP"]
+
+
+def _judge_node(node: Object, owners: Mapping[str, Sequence[str]], *, server: Optional[releases.Version]) -> Part:
+    name = str(node["metadata"]["name"])
+    status, message = probes.node_condition(node)
+    trouble = None
+    if status != "True":
+        why = message or "its kubelet says nothing"
+        trouble = Trouble(
+            f"node {name} is not Ready",
+            why,
+            f"on that machine: kb doctor; it is off for ever: kubectl delete node {name}",
+        )
+    twice = [(address, owners[address]) for address in _internal_ips(node) if len(owners[address]) > 1]
+    if trouble is None and twice:
+        address, names = twice[0]
+        trouble = Trouble(
+            f"nodes {', '.join(names)} have the same address",
+            f"each of them reports {address} as its InternalIP",
+            "give each machine its own address, and restart its kubelet",
+        )
+    return Part("node", name, trouble or _judge_kubelet(node, server), node=name)
+
+
+def _judge_kubelet(node: Object, server: Optional[releases.Version]) -> Optional[Trouble]:
+    """By Kubernetes' version skew policy: never newer than an API server, at most three minors older."""
+    name, told = node["metadata"]["name"], ((node.get("status") or {}).get("nodeInfo") or {}).get("kubeletVersion", "")
+    kubelet = releases.parse_version(told)
+    if kubelet is None or server is None:
+        return None
+    if kubelet.minor > server.minor:
+        remedy = "upgrade the control plane first"
+    elif kubelet.minor < server.minor - releases.KUBELET_SKEW:
+        remedy = f"upgrade the kubelet of {name} before the control plane goes further"
+    else:
+        return None
+    return Trouble(
+        f"node {name} has kubelet {told}",
+        f"an API server of {server.text} supports kubelets of 1.{server.minor - releases.KUBELET_SKEW} to 1.{server.minor}",
+        remedy,
+    )
+
+
+# ---- API servers
+
+
+def probe_api_servers(api: Api) -> list[Part]:
+    """Every API server in the EndpointSlice that they maintain, by its own address."""
+    return [Part("api-server", server, _ask_ready(api, server)) for server in objects.read_api_servers(api)]
+
+
+def _ask_ready(api: Api, server: str) -> Optional[Trouble]:
+    try:
+        answer = api.with_server(f"https://{server}").probe_health("/readyz", timeout_s=5)
+    except Unreachable as error:
+        return Trouble(
+            f"API server {server} does not answer",
+            error.cause,
+            f"on that machine: kb doctor; from here: curl -vk https://{server}/readyz",
+        )
+    if answer.status == 200:
+        return None
+    told = [line[3:] for line in answer.body.decode(errors="replace").splitlines() if line.startswith("[-]")]
+    return Trouble(
+        f"API server {server} is not ready",
+        "; ".join(told) or f"/readyz answers HTTP {answer.status}",
+        "on that machine: kb doctor",
+    )
+
+
+def _read_version(api: Api) -> str:
+    try:
+        found = parse_json(api.probe_health("/version", timeout_s=5).body, "the answer")
+    except (Unreachable, ValueError):
+        return ""
+    return str(found.get("gitVersion", "")) if isinstance(found, dict) else ""
+
+
+# ---- etcd
+
+
+def probe_etcd(client: etcd.Etcd) -> list[Part]:
+    """Every member: its status with the alarms, its vote, and how far it is behind the others.
+
+    Raises Unreachable or EtcdRefused if no member answers.
+    """
+    members = client.list_members(is_sure=False)
+    statuses = {member.member_id: client.read_status(member.client_urls[0]) for member in members if member.client_urls}
+    newest = max((status.applied for status in statuses.values()), default=0)
+    return [
+        Part("etcd", member.name or member.hex_id, _judge_member(member, statuses, newest=newest)) for member in members
+    ]
+
+
+def _judge_member(member: etcd.Member, statuses: Mapping[str, etcd.Status], *, newest: int) -> Optional[Trouble]:
+    what, status = f"etcd member {member.describe()}", statuses.get(member.member_id)
+    if status is None:
+        return Trouble(
+            f"{what} has never started", "it has no client URL", f"if nobody joins now: kb etcd remove {member.hex_id}"
+        )
+    if status.trouble:
+        remedy = f"on its machine: kb doctor; it is lost for ever: kb etcd remove {member.name or member.hex_id}"
+        return Trouble(f"{what} does not serve", status.trouble, remedy)
+    if member.is_learner:
+        return Trouble(
+            f"{what} has no vote",
+            "it joins right now, or its join was cut off",
+            f"if nobody joins: kb etcd remove {member.hex_id}",
+        )
+    if newest - status.applied > MAX_BEHIND:
+        return Trouble(
+            f"{what} is {newest - status.applied} entries behind",
+            "its disk or its network is slow",
+            "on its machine: kb doctor",
+        )
+    return None
+
+
+# ---- controllers
+
+
+def _read_renewals(api: Api) -> dict[str, tuple[str, str]]:
+    """Leader -> (holder, renewTime); without those that have no lease."""
+    found = {}
+    for name in LEADERS:
+        lease = api.get(path_of("Lease", name, namespace=objects.SYSTEM))
+        if lease is not None:
+            found[name] = (str(lease["spec"].get("holderIdentity") or ""), str(lease["spec"].get("renewTime") or ""))
+    return found
+
+
+def probe_leaders(api: Api, before: Optional[Mapping[str, tuple[str, str]]] = None) -> list[Part]:
+    """Whether somebody leads among the controller-managers and among the schedulers: the lease is renewed while we look.
+
+    Clocks are not compared. before: an earlier answer of _read_renewals, so that most of the wait is over already.
+    """
+    earlier = dict(before if before is not None else _read_renewals(api))
+    latest = dict(earlier)
+
+    def have_all_moved() -> bool:
+        latest.update(_read_renewals(api))
+        return all(latest[name] != earlier[name] for name in earlier)
+
+    becomes_so(api.host, have_all_moved, timeout_s=LEASE_MOVES_S, poll_s=0.5)
+    return [_judge_leader(name, earlier.get(name), latest.get(name)) for name in LEADERS]
+
+
+def _judge_leader(name: str, before: Optional[tuple[str, str]], after: Optional[tuple[str, str]]) -> Part:  # noqa: PLR0917
+    if before is None or after is None:
+        return Part(
+            "leader", name, unproven=f"there is no Lease {objects.SYSTEM}/{name}: its leader election may be turned off"
+        )
+    holder = after[0].partition("_")[0]
+    if before != after and holder:
+        return Part("leader", name, node=holder)
+    cause = f"{holder} has not renewed its lease for {LEASE_MOVES_S} s" if holder else "its lease has no holder"
+    remedy = f"on {holder or 'the control planes'}: crictl logs $(crictl ps -a -q --name {name} | head -1)"
+    return Part("leader", name, Trouble(f"no {name} leads", cause, remedy), node=holder)
+
+
+# ---- admission
+
+
+def probe_admission(api: Api) -> list[Part]:
+    """Whether a pod could be created: a webhook that does not answer may stop all of them. It is a dry run: nothing is created.
+
+    A webhook that declares side effects rejects every dry run, so nothing can be told then. A policy that rejects this pod works.
+    Source: KEP-576 (dry run)
+    """
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": TRIAL, "namespace": "default"},
+        "spec": {"containers": [{"name": "trial", "image": "registry.k8s.io/pause"}]},
+    }
+    return [_judge_admission(api, pod)]
+
+
+def _judge_admission(api: Api, pod: Object) -> Part:
+    try:
+        api.try_create(pod)
+    except Unreachable as error:
+        return Part("admission", "pods", _blocked(error.cause))
+    except ApiRefused as error:
+        told = error.cause
+        if "does not support dry run" in told:
+            return Part("admission", "pods", unproven=f"a webhook has side effects and takes no dry run: {told}")
+        if "failed calling webhook" in told or error.http_status >= 500:
+            return Part("admission", "pods", _blocked(told))
+        if error.http_status in (401, 403) and "admission" not in told and "violates" not in told:
+            return Part("admission", "pods", unproven=f"this identity may create no pod: {told}")
+    return Part("admission", "pods")
+
+
+def _blocked(cause: str) -> Trouble:
+    return Trouble(
+        "no pod can be created",
+        cause,
+        "see which webhooks there are, and whether their pods run: kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations",
+    )

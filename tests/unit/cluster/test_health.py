@@ -1,0 +1,232 @@
+"""kubeup/cluster/health.py: every part is asked itself, and what is wrong with it is named with a remedy."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+import pytest
+
+from kubeup.cluster import etcd, health
+from kubeup.cluster.api import Api, Identity
+from kubeup.machine.http import HttpResponse, Tls, Unreachable
+from tests.fake_host import FakeHost
+
+SERVER = "https://10.0.0.11:6443"
+NODES, SLICE = "/api/v1/nodes", "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes"
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases"
+
+
+@dataclass
+class Cluster(FakeHost):
+    """url -> (status, value), GET and POST alike. What is not there is silent. moves: the leases that their leaders renew."""
+
+    answers_of: dict[str, tuple[int, Any]] = field(default_factory=dict)
+    moves: set[str] = field(default_factory=lambda: set(health.LEADERS))
+
+    def http_get(self, url: str, **_: Any) -> HttpResponse:
+        return self._answer(url)
+
+    def http_ask(self, url: str, body: bytes, **_: Any) -> HttpResponse:
+        return self._answer(url)
+
+    def _answer(self, url: str) -> HttpResponse:
+        if url not in self.answers_of:
+            raise Unreachable(url, "refused", text="connection refused")
+        status, value = self.answers_of[url]
+        return HttpResponse(status, value if isinstance(value, bytes) else json.dumps(value).encode())
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds)
+        for name in self.moves:
+            lease(self, name, renewed=f"at {self.ticks}")
+
+
+def lease(cluster: Cluster, name: str, *, renewed: str = "at first", holder: str = "cp2_5f1c") -> None:
+    value = {"metadata": {"name": name}, "spec": {"holderIdentity": holder, "renewTime": renewed}}
+    cluster.answers_of[f"{SERVER}{LEASES}/{name}"] = (200, value)
+
+
+def node(
+    name: str, *, ready: str = "True", message: str = "", address: str = "", kubelet: str = "v1.35.6"
+) -> dict[str, Any]:
+    conditions = [{"type": "Ready", "status": ready, "message": message}]
+    addresses = [
+        {"type": "InternalIP", "address": address or f"10.0.0.{name[-1]}1"},
+        {"type": "Hostname", "address": name},
+    ]
+    status = {"conditions": conditions, "addresses": addresses, "nodeInfo": {"kubeletVersion": kubelet}}
+    return {"kind": "Node", "metadata": {"name": name}, "status": status}
+
+
+def make_cluster(*nodes: dict[str, Any]) -> Cluster:
+    """Two control planes that are well, and `nodes` in their place where there are some."""
+    cluster = Cluster()
+    found = list(nodes) or [node("cp1"), node("cp2")]
+    slices = {
+        "metadata": {"name": "kubernetes"},
+        "ports": [{"name": "https", "port": 6443}],
+        "endpoints": [{"addresses": ["10.0.0.11", "10.0.0.12"]}],
+    }
+    cluster.answers_of |= {
+        f"{SERVER}{NODES}": (200, {"kind": "NodeList", "items": found}),
+        f"{SERVER}{SLICE}": (200, slices),
+        f"{SERVER}/version": (200, {"gitVersion": "v1.35.6"}),
+        f"{SERVER}/readyz": (200, b"ok"),
+        "https://10.0.0.12:6443/readyz": (200, b"ok"),
+        f"{SERVER}/api/v1/namespaces/default/pods?dryRun=All": (
+            201,
+            {"kind": "Pod", "metadata": {"name": health.TRIAL}},
+        ),
+    }
+    for name in health.LEADERS:
+        lease(cluster, name)
+    return cluster
+
+
+def api_of(cluster: Cluster) -> Api:
+    return Api(cluster, Identity(SERVER, Tls()), retry_s=0)
+
+
+def troubles(parts: list[health.Part]) -> list[tuple[str, str]]:
+    assert all(part.trouble is None or part.trouble.remedy for part in parts)
+    return [
+        (part.name, f"{part.trouble}" if part.trouble else f"unproven: {part.unproven}")
+        for part in parts
+        if not part.is_well
+    ]
+
+
+def test_a_cluster_that_is_well() -> None:
+    parts = health.probe_cluster(api_of(make_cluster()))
+    assert [(part.kind, part.name) for part in parts] == [
+        ("node", "cp1"), ("node", "cp2"), ("api-server", "10.0.0.11:6443"), ("api-server", "10.0.0.12:6443"), ("admission", "pods"),
+        ("leader", "kube-controller-manager"), ("leader", "kube-scheduler"),
+    ]  # fmt: skip
+    assert troubles(parts) == []
+
+
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [
+        (node("w3", ready="False", message="container runtime is down"), "node w3 is not Ready: container runtime is down"),
+        (node("w3", ready="Unknown"), "node w3 is not Ready: its kubelet says nothing"),
+        (node("w3", kubelet="v1.36.0"), "node w3 has kubelet v1.36.0: an API server of v1.35.6 supports kubelets of 1.32 to 1.35"),
+        (node("w3", kubelet="v1.31.9"), "node w3 has kubelet v1.31.9: an API server of v1.35.6 supports kubelets of 1.32 to 1.35"),
+        (node("w3", kubelet="v1.32.0"), ""),
+        (node("w3", kubelet="odd"), ""),
+        ({"metadata": {"name": "w3"}}, "node w3 is not Ready: the kubelet has not reported yet"),
+    ],
+)  # fmt: skip
+def test_nodes(bad: dict[str, Any], told: str) -> None:
+    found = troubles(health.probe_nodes(api_of(make_cluster(node("cp1"), bad))))
+    assert found == ([("w3", told)] if told else [])
+
+
+def test_two_nodes_of_one_address_are_both_in_trouble() -> None:
+    found = troubles(
+        health.probe_nodes(api_of(make_cluster(node("w3", address="10.0.0.9"), node("w4", address="10.0.0.9"))))
+    )
+    text = "nodes w3, w4 have the same address: each of them reports 10.0.0.9 as its InternalIP"
+    assert found == [("w3", text), ("w4", text)]
+
+
+def test_every_api_server_is_asked_by_its_own_address() -> None:
+    cluster = make_cluster()
+    cluster.answers_of["https://10.0.0.12:6443/readyz"] = (
+        500,
+        b"[+]ping ok\n[-]etcd failed: reason withheld\nreadyz check failed",
+    )
+    told = "API server 10.0.0.12:6443 is not ready: etcd failed: reason withheld"
+    assert troubles(health.probe_api_servers(api_of(cluster))) == [("10.0.0.12:6443", told)]
+    cluster.answers_of["https://10.0.0.12:6443/readyz"] = (503, b"")
+    assert "/readyz answers HTTP 503" in troubles(health.probe_api_servers(api_of(cluster)))[0][1]
+    del cluster.answers_of["https://10.0.0.12:6443/readyz"]
+    assert "10.0.0.12:6443 does not answer: " in troubles(health.probe_api_servers(api_of(cluster)))[0][1]
+
+
+def test_a_leader_that_stopped_and_one_that_nobody_elects() -> None:
+    cluster = make_cluster()
+    cluster.moves = {"kube-scheduler"}
+    told = "no kube-controller-manager leads: cp2 has not renewed its lease for 6 s"
+    assert troubles(health.probe_leaders(api_of(cluster))) == [("kube-controller-manager", told)]
+    del cluster.answers_of[f"{SERVER}{LEASES}/kube-controller-manager"]
+    cluster.answers_of[f"{SERVER}{LEASES}/kube-controller-manager"] = (404, {"kind": "Status", "reason": "NotFound"})
+    (found,) = [part for part in health.probe_leaders(api_of(cluster)) if not part.is_well]
+    assert found.trouble is None and "leader election may be turned off" in found.unproven
+
+
+def test_a_lease_without_a_holder_leads_nothing() -> None:
+    cluster = make_cluster()
+    cluster.moves = {"kube-scheduler"}
+    lease(cluster, "kube-controller-manager", holder="")
+    assert "its lease has no holder" in troubles(health.probe_leaders(api_of(cluster)))[0][1]
+
+
+def test_leaders_that_renewed_meanwhile_are_not_waited_for() -> None:
+    cluster = make_cluster()
+    before = dict.fromkeys(health.LEADERS, ("cp1_x", "long ago"))
+    assert troubles(health.probe_leaders(api_of(cluster), before)) == [] and cluster.ticks == Cluster().ticks
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "trouble", "unproven"),
+    [
+        (500, 'Internal error occurred: failed calling webhook "pods.x.io": dial tcp 10.1.1.1:443: connect: refused', "no pod can be created: Internal", ""),
+        (504, "context deadline exceeded", "no pod can be created: context deadline", ""),
+        (400, 'admission webhook "w.x.io" does not support dry run', "", "a webhook has side effects"),
+        (403, 'User "x" cannot create resource "pods" in API group ""', "", "this identity may create no pod"),
+        (403, 'pods "kb-admission-trial" is forbidden: violates PodSecurity "restricted:latest"', "", ""),
+        (403, 'admission webhook "policy.x.io" denied the request: no', "", ""),
+        (409, "exists", "", ""),
+    ],
+)  # fmt: skip
+def test_admission(status: int, message: str, trouble: str, unproven: str) -> None:
+    cluster = make_cluster()
+    answer = {"kind": "Status", "reason": "x", "message": message}
+    cluster.answers_of[f"{SERVER}/api/v1/namespaces/default/pods?dryRun=All"] = (status, answer)
+    (part,) = health.probe_admission(api_of(cluster))
+    assert str(part.trouble or "").startswith(trouble) and bool(part.trouble) == bool(trouble)
+    assert part.unproven.startswith(unproven) and bool(part.unproven) == bool(unproven)
+
+
+def test_admission_that_does_not_answer() -> None:
+    cluster = make_cluster()
+    del cluster.answers_of[f"{SERVER}/api/v1/namespaces/default/pods?dryRun=All"]
+    (part,) = health.probe_admission(api_of(cluster))
+    assert part.trouble and part.trouble.what == "no pod can be created"
+
+
+def member(number: int, *, learner: bool = False, started: bool = True) -> dict[str, Any]:
+    url = f"https://10.0.0.1{number}"
+    found: dict[str, Any] = {"ID": str(number), "peerURLs": [f"{url}:2380"], "isLearner": learner}
+    return {**found, "name": f"cp{number}", "clientURLs": [f"{url}:2379"]} if started else found
+
+
+def probe_members(
+    members: list[dict[str, Any]], statuses: dict[int, Optional[dict[str, Any]]]
+) -> list[tuple[str, str]]:
+    cluster = Cluster()
+    cluster.answers_of["https://10.0.0.11:2379/v3/cluster/member/list"] = (200, {"members": members})
+    for number, status in statuses.items():
+        if status is not None:
+            cluster.answers_of[f"https://10.0.0.1{number}:2379/v3/maintenance/status"] = (200, status)
+    return troubles(health.probe_etcd(etcd.Etcd(cluster, ["https://10.0.0.11:2379"], tls=Tls())))
+
+
+def test_members_of_etcd() -> None:
+    applied = {"raftAppliedIndex": "20000"}
+    assert probe_members([member(1), member(2)], {1: applied, 2: {"raftAppliedIndex": "15000"}}) == []
+    cases: list[tuple[dict[str, Any], Optional[dict[str, Any]], str]] = [
+        (member(2), None, "does not serve: no answer: "),
+        (member(2), {"errors": ["memberID:2 alarm:NOSPACE "], **applied}, "does not serve: memberID:2 alarm:NOSPACE"),
+        (member(2), {"raftAppliedIndex": "14999"}, "is 5001 entries behind: "),
+        (member(2, learner=True), applied, "has no vote: "),
+        (member(2, started=False), None, "has never started: "),
+    ]
+    for second, status, told in cases:
+        ((_, text),) = probe_members([member(1), second], {1: applied, 2: status})
+        assert told in text, text
+    with pytest.raises(Unreachable):
+        health.probe_etcd(etcd.Etcd(Cluster(), ["https://10.0.0.11:2379"], tls=Tls()))

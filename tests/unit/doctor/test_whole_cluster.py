@@ -1,0 +1,59 @@
+"""kubeup/doctor/looks/whole_cluster.py: what is wrong elsewhere is told on a control plane, and weighs as much as it matters here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from kubeup.cluster import health
+from kubeup.doctor.looks import whole_cluster
+from kubeup.machine.http import HttpResponse
+from tests.fake_host import FakeHost
+from tests.unit.doctor.doctor_case import SERVER, make_host, make_patient
+
+
+def answer(host: FakeHost, path: str, value: object, status: int = 200) -> None:
+    host.urls[f"{SERVER}{path}"] = HttpResponse(status, json.dumps(value).encode())
+
+
+def cluster_host() -> FakeHost:
+    """cp1, on which doctor runs, and w1 are not Ready; nobody leads; a webhook is away."""
+    host = make_host()
+    conditions = [{"type": "Ready", "status": "False", "message": "no runtime"}]
+    nodes = [{"metadata": {"name": name}, "status": {"conditions": conditions}} for name in ("cp1", "w1")]
+    answer(host, "/api/v1/nodes", {"kind": "NodeList", "items": nodes})
+    answer(host, "/version", {"gitVersion": "v1.35.6"})
+    slices = {
+        "metadata": {"name": "kubernetes"},
+        "ports": [{"name": "https", "port": 6443}],
+        "endpoints": [{"addresses": ["10.0.0.99"]}],
+    }
+    answer(host, "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes", slices)
+    for name, holder in zip(health.LEADERS, ("cp1", "cp2")):
+        lease = {
+            "metadata": {"name": name},
+            "spec": {"holderIdentity": f"{holder}_x", "renewTime": "2026-01-01T00:00:00Z"},
+        }
+        answer(host, f"/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/{name}", lease)
+    refusal = {"kind": "Status", "message": "admission webhook w does not support dry run", "reason": "BadRequest"}
+    answer(host, "/api/v1/namespaces/default/pods?dryRun=All", refusal, 400)
+    return host
+
+
+def test_what_is_wrong_elsewhere_is_told() -> None:
+    found = list(whole_cluster.look_at_cluster(make_patient(cluster_host())))
+    assert [(note.level, note.text.partition(":")[0]) for note in found] == [
+        ("warning", "node w1 is not Ready"),  # cp1 itself has a look of its own
+        ("warning", "API server 10.0.0.99"),
+        ("ok", "not proven"),
+        ("warning", "no kube-controller-manager leads"),  # cp1 held the lease: its own looks say why
+        ("error", "no kube-scheduler leads"),
+    ]
+
+
+def test_a_worker_and_a_control_plane_without_an_api_server_are_left_in_peace() -> None:
+    patient = make_patient(cluster_host())
+    assert list(whole_cluster.look_at_cluster(dataclasses.replace(patient, is_control_plane=False))) == []
+    silent = make_host()
+    silent.urls.clear()
+    assert list(whole_cluster.look_at_cluster(make_patient(silent))) == []
