@@ -45,7 +45,7 @@ def doctor(call: Invocation) -> int:
 
 def _read_patient(call: Invocation) -> node_files.Patient:
     launch = Launch(call)
-    launch.is_dry = True  # a check that would change something (modprobe configs) is only planned
+    launch.only_looks = True  # a check that would change something (modprobe configs) is only planned
     launch.require_root()
     chosen = Path(call.flags["kubeconfig"]) if "kubeconfig" in call.flags else None
     return node_files.read_patient(launch.target, Paths(), kubeconfig_file=chosen)

@@ -67,10 +67,13 @@ class Launch:
         self.is_dry = bool(call.flags.get("dry-run"))
         """Whether `target` only plans. A command whose configuration can also set this does so before it uses
         `target`."""
+        self.only_looks = False
+        """Whether the command changes nothing at all: what it would change is only planned, and its waits are real."""
 
     @functools.cached_property
     def target(self) -> Host:
-        return dry_run.DryRunHost(self.local) if self.is_dry else self.local
+        is_planning = self.is_dry or self.only_looks
+        return dry_run.DryRunHost(self.local, waits=self.only_looks) if is_planning else self.local
 
     # ---- the configuration
 

@@ -43,8 +43,10 @@ class DryRunHost:
     is_live = False
     mode = "dry-run"
 
-    def __init__(self, inner: Host) -> None:
+    def __init__(self, inner: Host, *, waits: bool = False) -> None:
+        """waits: whether sleep really sleeps, for a command that only looks: what others do on the machine takes time."""
         self.inner = inner
+        self._waits = waits
         self.plan: list[Planned] = []
         self._files: dict[Path, Optional[tuple[bytes, int]]] = {}
         self._dirs: set[Path] = set()
@@ -171,7 +173,10 @@ class DryRunHost:
 
     def sleep(self, seconds: float) -> None:
         """Advance only the clock, so that every wait ends at once: planned changes do not come true by waiting."""
-        self._slept_s += seconds
+        if self._waits:
+            self.inner.sleep(seconds)
+        else:
+            self._slept_s += seconds
 
     # ---- changes: planned
 

@@ -55,3 +55,13 @@ def test_a_plan_shows_no_secret_that_stands_near_a_change() -> None:
     diff = host.plan[-1].diff
     assert '-  sandbox_image = "old"' in diff and '+  sandbox_image = "new"' in diff and "+  x = 2" in diff
     assert "topsecret" not in diff and "dG9wOnNlY3JldA" not in diff
+
+
+def test_a_command_that_only_looks_waits_for_what_others_do() -> None:
+    machine = FakeHost()
+    began = machine.ticks
+    planning, looking = DryRunHost(machine), DryRunHost(machine, waits=True)
+    planning.sleep(5)
+    assert machine.ticks == began and planning.monotonic() == began + 5
+    looking.sleep(5)
+    assert machine.ticks == began + 5 == looking.monotonic()
