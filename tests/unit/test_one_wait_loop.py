@@ -11,6 +11,7 @@ PACKAGE = Path(kubeup.__file__).resolve().parent
 SLEEPERS = {
     "machine/waiting.py": "the loop itself",
     "machine/local_host.py": "what a host's sleep is",
+    "machine/dry_run.py": "what it is for a command that only looks",
     "airgap/mirror_server.py": "a service: it looks at its files for ever, and accepts again when it has no descriptor",
     "airgap/registry_client.py": "asks a registry again, with pauses that grow",
     "cluster/api.py": "asks an API server again, whose last answer is the result",
