@@ -32,6 +32,7 @@ def find_container_trouble(
     own = [item for item in all_own if not _is_replaced(host, item)]
     if all_own and not own:
         return _find_stuck_exchange(host, component)
+    own = _without_deleted(host, cri_socket, own=own)
     if not own:
         return find_pod_trouble(host, cri_socket, component=component)
     newest = own[0]
@@ -63,6 +64,19 @@ def _is_replaced(host: Host, item: node_containers.ContainerInfo) -> bool:
     manifest = host.stat(MANIFESTS / f"{item.name}.yaml")
     is_dated = item.created_ns > 10**9  # in nanoseconds; ctr reports the number of the attempt instead
     return item.state == "exited" and is_dated and manifest is not None and item.created_ns / 1e9 < manifest.mtime
+
+
+def _without_deleted(
+    host: Host, cri_socket: str, *, own: list[node_containers.ContainerInfo]
+) -> list[node_containers.ContainerInfo]:
+    """Without what exited in pods that were deleted: a pod that moved to another node leaves its container behind for a while. The pod
+    of a manifest on this node is never deleted."""
+    if not own or own[0].state != "exited" or host.exists(MANIFESTS / f"{own[0].name}.yaml"):
+        return own
+    ready = node_containers.list_ready_sandboxes(host, cri_socket)
+    if ready is None:
+        return own
+    return [item for item in own if item.state != "exited" or not item.sandbox or item.sandbox in ready]
 
 
 def _find_running_trouble(

@@ -37,6 +37,8 @@ class ContainerInfo:
     """`Error`, `OOMKilled`, `StartError`, ...; known for the same containers."""
     message: str = ""
     log_path: str = ""
+    sandbox: str = ""
+    """The ID of its pod's sandbox; "" if the client does not report it."""
 
 
 def list_containers(host: Host, socket: str, *, name: str = "") -> list[ContainerInfo]:
@@ -66,7 +68,15 @@ def _container_of(row: Mapping[str, Any]) -> ContainerInfo:
         ),
         pod=str(labels.get("io.kubernetes.pod.name", "")),
         namespace=str(labels.get("io.kubernetes.pod.namespace", "")),
+        sandbox=str(row.get("podSandboxId", "")),
     )
+
+
+def list_ready_sandboxes(host: Host, socket: str) -> Optional[frozenset[str]]:
+    """The IDs of the sandboxes that are up; None if the runtime cannot be asked. The kubelet stops the sandbox of a deleted pod, and
+    keeps that of a pod whose containers exit."""
+    listed = host.query(crictl_argv(socket, "pods", "--state", "ready", "-q"), timeout_s=15)
+    return frozenset(listed.stdout.split()) if listed.ok else None
 
 
 def _nanoseconds(value: Any) -> int:

@@ -36,8 +36,10 @@ def make_host(
 
 
 def run_containers(host: FakeHost, *rows: dict[str, Any], logs: Optional[dict[str, list[str]]] = None) -> None:
-    """Let crictl tell of these containers: {"name", "state", "attempt", "exitCode", "reason"}; logs by name."""
+    """Let crictl tell of these containers: {"name", "state", "attempt", "exitCode", "reason", "sandbox", "is_gone"}; logs by name.
+    is_gone: the pod was deleted, so that its sandbox is stopped."""
     shown, ends = [], {}
+    ready = [row["sandbox"] for row in rows if "sandbox" in row and not row.get("is_gone")]
     for number, row in enumerate(rows):
         identity = f"{row['name']}-{number}"
         shown.append(
@@ -46,6 +48,8 @@ def run_containers(host: FakeHost, *rows: dict[str, Any], logs: Optional[dict[st
                 "metadata": {"name": row["name"], "attempt": row.get("attempt", 0)},
                 "state": f"CONTAINER_{row['state'].upper()}",
                 "createdAt": str(row.get("created", number + 1)),
+                "podSandboxId": row.get("sandbox", ""),
+                "labels": {"io.kubernetes.pod.name": f"{row['name']}-{row.get('sandbox', '')}"},
             }
         )
         path = f"/var/log/{identity}.log"
@@ -60,6 +64,8 @@ def run_containers(host: FakeHost, *rows: dict[str, Any], logs: Optional[dict[st
         ends[identity] = {"status": end}
 
     def crictl(argv: tuple[str, ...]) -> CommandResult:
+        if "pods" in argv:
+            return CommandResult(argv, 0, "".join(f"{sandbox}\n" for sandbox in ready))
         if "ps" in argv:
             return CommandResult(argv, 0, json.dumps({"containers": shown}))
         if "inspect" in argv:

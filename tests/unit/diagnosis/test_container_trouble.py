@@ -48,6 +48,20 @@ def test_what_a_container_died_of_is_final_at_its_first_end(name: str, line: str
     assert remedy in link.remedy
 
 
+def test_a_container_of_a_pod_that_was_deleted_is_no_trouble() -> None:
+    """A CoreDNS pod that was moved to another node leaves its container behind for a while, with code 0."""
+    host = make_host()
+    gone = {"name": "coredns", "state": "exited", "exitCode": 0, "sandbox": "a", "is_gone": True, "created": 2}
+    run_containers(host, gone)
+    assert find(host, "coredns") is None
+    run_containers(host, gone, {"name": "coredns", "state": "running", "sandbox": "b", "created": 1})
+    assert find(host, "coredns") is None
+    crashing = {"name": "coredns", "state": "exited", "sandbox": "b", "created": 1}
+    run_containers(host, gone, crashing, logs={"coredns": ["[FATAL] plugin/loop: Loop (127.0.0.1:1 -> :53) detected"]})
+    link = find(host, "coredns")
+    assert link is not None and link.what == "coredns exited 1 time (code 1)"
+
+
 class DatedHost(FakeHost):
     """A node whose manifests were written at a moment."""
 
