@@ -192,12 +192,12 @@ RESET = story(
     step("cleanup-node/unmount",              "Unmount what the kubelet mounted for pods",                                          kubelet_start.plan_no_mounts, live="node"),
     step("cleanup-node/remove-pod-network",   "Remove kb's routes, link and bridge",                                                node_network.plan_no_pod_network, live="node"),
     step("cleanup-node/remove-load-balancer", "Remove the load balancer and its line in /etc/hosts",                                load_balancer.plan_removal),
-    step("cleanup-node/remove-service-route", "Remove the route to Services that a machine without a default route got",            kernel.plan_no_service_route, live="node"),
+    step("cleanup-node/remove-service-route", "Remove the route to Services, on a machine that has no default route",              kernel.plan_no_service_route, live="node"),
     step("cleanup-node/release-packages",     "Let the package manager upgrade the packages that it held for kb",                   install_programs.plan_released_packages, live="node"),
     step("cleanup-node/stop-services",        "Stop the mirror and the runtime, if kb installed them",                              reset.plan_no_services, live="node"),
-    step("cleanup-node/remove-runtime-data",  "Remove the images and containers of a runtime that kb installed",                    install_programs.plan_no_runtime_data, live="node"),
-    step("cleanup-node/remove-etcd-data",     "Remove the data of this node's etcd",                                                reset.plan_no_etcd_data),
-    step("cleanup-node/remove-kubelet-data",  "Remove the kubelet's own data",                                                      kubelet_start.plan_no_kubelet_data),
+    step("cleanup-node/remove-runtime-data",  "Remove the images and containers of a runtime that kb installed",                    install_programs.plan_no_runtime_data, live="node", part_of="cleanup-node/stop-services"),
+    step("cleanup-node/remove-etcd-data",     "Remove the data of this node's etcd",                                                reset.plan_no_etcd_data, part_of="cleanup-node/take-back-files"),
+    step("cleanup-node/remove-kubelet-data",  "Remove the kubelet's own data, and a joined node's credentials",                     kubelet_start.plan_no_kubelet_data, part_of="cleanup-node/take-back-files"),
     act("cleanup-node/take-back-files",       "Remove the files that kb created, and restore those it changed",                     reset.FILES),
 )
 

@@ -390,7 +390,7 @@ class Api:
             try:
                 answer = ask()
             except Unreachable as error:
-                if not self.host.is_live and request.startswith("GET "):
+                if not self.host.is_live and self.host.mode != "look" and request.startswith("GET "):
                     return HttpResponse(404)  # a cluster that is only planned holds no objects
                 if error.reason in ("tls", "dns") or not self._has_time(deadline):
                     raise

@@ -294,6 +294,11 @@ def client_urls_of_manifest(pod: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*own, *others]))
 
 
+def read_statuses(client: Etcd, members: Iterable[Member]) -> dict[str, Status]:
+    """member_id -> status, of the members that have a client URL."""
+    return {m.member_id: client.read_status(m.client_urls[0]) for m in members if m.client_urls}
+
+
 def probe_members(client: Etcd, members: Iterable[Member]) -> dict[str, str]:
     """The members that do not serve: member_id -> what is wrong."""
     seen = {

@@ -1,8 +1,7 @@
 """Whether the whole cluster is well: its nodes, API servers, etcd members, controllers and admission.
 
 Each part is asked itself, by its own address: a load balancer in front of the API servers hides the one that is down. This module
-changes nothing, and waits for nothing but the renewal of a lease. doctor shows its answers; a command that takes down one control
-plane after another continues only if all parts are well.
+changes nothing, and waits for nothing but the renewal of a lease.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class Part:
     """One part of the cluster, and what is wrong with it.
 
     kind: node | api-server | etcd | leader | admission. unproven: why nobody can tell, in words. node: the node concerned, if it is
-    known: of a leader, the one that holds the lease.
+    known: of a leader, the hostname of the one that holds the lease.
     """
 
     kind: str
@@ -48,15 +47,14 @@ class Part:
         return self.trouble is None and not self.unproven
 
 
-def probe_cluster(api: Api, members: Optional[etcd.Etcd] = None) -> list[Part]:
-    """All parts of the cluster. members: a client of its own etcd; None if the etcd is external.
+def probe_cluster(api: Api) -> list[Part]:
+    """All parts of the cluster but its etcd, which has a client of its own (judge_members).
 
     Raises ApiRefused or Unreachable if the API server that `api` asks does not serve, or rejects its identity.
     """
     before = _read_renewals(api)
     servers = probe_api_servers(api)
-    parts = [*probe_nodes(api), *servers, *(probe_etcd(members) if members else ()), *probe_admission(api)]
-    return [*parts, *probe_leaders(api, before)]
+    return [*probe_nodes(api), *servers, *probe_admission(api), *probe_leaders(api, before)]
 
 
 # ---- nodes
@@ -90,7 +88,7 @@ def _judge_node(node: Object, owners: Mapping[str, Sequence[str]], *, server: Op
         trouble = Trouble(
             f"node {name} is not Ready",
             why,
-            f"on that machine: kb doctor; it is off for ever: kubectl delete node {name}",
+            f"on that machine: kb doctor; if it is gone for good: kubectl delete node {name}",
         )
     twice = [(address, owners[address]) for address in _internal_ips(node) if len(owners[address]) > 1]
     if trouble is None and twice:
@@ -127,26 +125,24 @@ def _judge_kubelet(node: Object, server: Optional[releases.Version]) -> Optional
 
 def probe_api_servers(api: Api) -> list[Part]:
     """Every API server in the EndpointSlice that they maintain, by its own address."""
-    return [Part("api-server", server, _ask_ready(api, server)) for server in objects.read_api_servers(api)]
+    return [_ask_ready(api, server) for server in objects.read_api_servers(api)]
 
 
-def _ask_ready(api: Api, server: str) -> Optional[Trouble]:
+def _ask_ready(api: Api, server: str) -> Part:
     try:
         answer = api.with_server(f"https://{server}").probe_health("/readyz", timeout_s=5)
     except Unreachable as error:
-        return Trouble(
-            f"API server {server} does not answer",
-            error.cause,
-            f"on that machine: kb doctor; from here: curl -vk https://{server}/readyz",
-        )
+        if error.reason == "tls":
+            return Part(
+                "api-server", server, unproven=f"API server {server} does not present a certificate for that address"
+            )
+        remedy = f"on that machine: kb doctor; from here: curl -vk https://{server}/readyz"
+        return Part("api-server", server, Trouble(f"API server {server} does not answer", error.cause, remedy))
     if answer.status == 200:
-        return None
+        return Part("api-server", server)
     told = [line[3:] for line in answer.body.decode(errors="replace").splitlines() if line.startswith("[-]")]
-    return Trouble(
-        f"API server {server} is not ready",
-        "; ".join(told) or f"/readyz answers HTTP {answer.status}",
-        "on that machine: kb doctor",
-    )
+    cause = "; ".join(told) or f"/readyz answers HTTP {answer.status}"
+    return Part("api-server", server, Trouble(f"API server {server} is not ready", cause, "on that machine: kb doctor"))
 
 
 def _read_version(api: Api) -> str:
@@ -160,33 +156,29 @@ def _read_version(api: Api) -> str:
 # ---- etcd
 
 
-def probe_etcd(client: etcd.Etcd) -> list[Part]:
-    """Every member: its status with the alarms, its vote, and how far it is behind the others.
-
-    Raises Unreachable or EtcdRefused if no member answers.
-    """
-    members = client.list_members(is_sure=False)
-    statuses = {member.member_id: client.read_status(member.client_urls[0]) for member in members if member.client_urls}
+def judge_members(members: Sequence[etcd.Member], statuses: Mapping[str, etcd.Status]) -> list[Part]:
+    """Every member: its status with the alarms, its vote, and how far it is behind the others. statuses: by member ID, of those
+    that have a client URL."""
     newest = max((status.applied for status in statuses.values()), default=0)
-    return [
-        Part("etcd", member.name or member.hex_id, _judge_member(member, statuses, newest=newest)) for member in members
-    ]
+    return [Part("etcd", one.name or one.hex_id, _judge_member(one, statuses, newest=newest)) for one in members]
 
 
 def _judge_member(member: etcd.Member, statuses: Mapping[str, etcd.Status], *, newest: int) -> Optional[Trouble]:
     what, status = f"etcd member {member.describe()}", statuses.get(member.member_id)
     if status is None:
         return Trouble(
-            f"{what} has never started", "it has no client URL", f"if nobody joins now: kb etcd remove {member.hex_id}"
+            f"{what} has never started",
+            "it has no client URL",
+            f"if no node is joining: kb etcd remove {member.hex_id}",
         )
     if status.trouble:
-        remedy = f"on its machine: kb doctor; it is lost for ever: kb etcd remove {member.name or member.hex_id}"
+        remedy = f"on its machine: kb doctor; if it is gone for good: kb etcd remove {member.name or member.hex_id}"
         return Trouble(f"{what} does not serve", status.trouble, remedy)
     if member.is_learner:
         return Trouble(
-            f"{what} has no vote",
-            "it joins right now, or its join was cut off",
-            f"if nobody joins: kb etcd remove {member.hex_id}",
+            f"{what} is not a voting member yet",
+            "it is joining right now, or its join was cut off",
+            f"if no node is joining: kb etcd remove {member.hex_id}",
         )
     if newest - status.applied > MAX_BEHIND:
         return Trouble(
@@ -265,11 +257,11 @@ def _judge_admission(api: Api, pod: Object) -> Part:
     except ApiRefused as error:
         told = error.cause
         if "does not support dry run" in told:
-            return Part("admission", "pods", unproven=f"a webhook has side effects and takes no dry run: {told}")
+            return Part("admission", "pods", unproven=f"a webhook with side effects rejects every dry run: {told}")
         if "failed calling webhook" in told or error.http_status >= 500:
             return Part("admission", "pods", _blocked(told))
-        if error.http_status in (401, 403) and "admission" not in told and "violates" not in told:
-            return Part("admission", "pods", unproven=f"this identity may create no pod: {told}")
+        if error.http_status == 401 or "cannot create resource" in told:  # RBAC's words; a policy has others
+            return Part("admission", "pods", unproven=f"this identity may not create pods: {told}")
     return Part("admission", "pods")
 
 

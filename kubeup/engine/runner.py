@@ -307,7 +307,7 @@ class Runner:
         try:
             self.records.save()
         except HostError as error:
-            ctx.report.warn_once(f"what was done could not be recorded: {error}: {error.cause}")
+            ctx.report.warn_once(f"what was done could not be recorded: {error}")
 
     def _may_remove(self, key: str, entry: PhaseState) -> frozenset[str]:
         """The paths that this step may remove: it made them, they are in kb's workplaces, and no other step needs them. A record

@@ -198,8 +198,8 @@ def _parse_state(host: Host, paths: Paths, *, data: dict[str, Any], machine_id: 
             _check_path(path, f"{name}[{index}]")
     for path, mark in _require(data.get("marks", {}), dict, name="marks").items():
         _check_path(path, "marks")
-        if not _require(mark, str, name=f"marks[{json.dumps(path)}]"):
-            raise ValueError(f"marks[{json.dumps(path)}] is empty")
+        if not re.fullmatch(r"[^\n]+", _require(mark, str, name=f"marks[{json.dumps(path)}]")):
+            raise ValueError(f"marks[{json.dumps(path)}] is not a line of text")
     phases = {
         key: _parse_phase(value, f"phases[{json.dumps(key)}]", paths=paths)
         for key, value in _require(data.get("phases"), dict, name="phases").items()

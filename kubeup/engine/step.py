@@ -45,6 +45,7 @@ class Phase:
     foretell  replaces the act in a dry run, for acts whose recorded changes do not tell the whole story
     formerly  the phase's previous name; its state and records move to the new name
     before, after  report the start and the end of the phase; `after` gets the Results and the duration in seconds
+    part_of  the phase without which this one makes no sense: who skips that one skips this one too
     needs  phases that must not be skipped if this one runs
     live   "node": needs the running machine, so it is deferred under --root; "cluster": needs the running cluster, so it is
            deferred under both --root and --dry-run
@@ -68,6 +69,7 @@ class Phase:
     when: Optional[Callable[[NodeConfig], bool]] = None
     plan: Optional[Callable[[Any], Plan]] = None
     formerly: str = ""
+    part_of: str = ""
     before: Callable[[Any], None] = _nothing_before
     after: Callable[[Any, Results, float], None] = _nothing_after
 
@@ -109,6 +111,7 @@ def plan_skips(phases: Sequence[Phase], skip: Sequence[str]) -> frozenset[str]:
     skipped: set[str] = set()
     for name in skip:
         skipped.update(phase.name for phase in select_phases(phases, name))
+    skipped.update(phase.name for phase in phases if phase.part_of in skipped)
     for phase in phases:
         missing = [need for need in phase.needs if need in skipped]
         if phase.name not in skipped and missing:

@@ -40,9 +40,10 @@ def step(  # noqa: PLR0917
     *,
     live: str = "",
     when: Optional[Callable[[NodeConfig], bool]] = None,
+    part_of: str = "",
 ) -> Phase:
     """A step that plans what should exist."""
-    return Phase(name, reason, plan=plan, live=live, when=when)
+    return Phase(name, reason, plan=plan, live=live, when=when, part_of=part_of)
 
 
 def act(name: str, reason: str, what: Act) -> Phase:  # noqa: PLR0917

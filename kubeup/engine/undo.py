@@ -157,6 +157,10 @@ def _restore(host: Host, entry: Restore) -> list[str]:
 def _take_out(host: Host, entry: OwnLines) -> list[str]:
     """Remove kb's lines and keep what others have written since. If they wrote nothing, restore the file byte for byte: kb may have
     added a newline to its last line."""
+    if host.read_link(entry.path) is not None and not host.exists(host.real_path(entry.path)):
+        return (
+            _restore(host, entry.before) if entry.before else _remove(host, entry.path)
+        )  # it leads nowhere: kb's lines are gone
     found = host.read_bytes(entry.path) if host.exists(entry.path) else b""
     rest = b"".join(line for line in found.splitlines(keepends=True) if entry.mark.encode() not in line)
     if entry.before is None:

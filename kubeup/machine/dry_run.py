@@ -41,11 +41,11 @@ class DryRunHost:
     """A host whose changes are only planned (`plan`)."""
 
     is_live = False
-    mode = "dry-run"
 
     def __init__(self, inner: Host, *, waits: bool = False) -> None:
         """waits: whether sleep really sleeps, for a command that only looks: what others do on the machine takes time."""
         self.inner = inner
+        self.mode = "look" if waits else "dry-run"
         self._waits = waits
         self.plan: list[Planned] = []
         self._files: dict[Path, Optional[tuple[bytes, int]]] = {}

@@ -25,6 +25,8 @@ from kubeup.releases import has_runtime_config_call
 from kubeup.shapes import fit_what_does
 
 CONTAINERD_CONFIG = containerd_config.CONFIG
+CONTAINERD_UNIT = Path("/etc/systemd/system/containerd.service")
+"""The unit with which kb runs a containerd that it installed; a distribution has its own below /usr/lib."""
 CERTS_D = Path("/etc/containerd/certs.d")
 """The usual folder for a hosts.toml per registry. containerd reads it only if its configuration says so."""
 DEFAULT_CNI_BIN_DIRS = ("/opt/cni/bin",)

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from kubeup.airgap.programs import Offered, Standing
 
 CRICTL_CONFIG = Path("/etc/crictl.yaml")
-CONTAINERD_UNIT = Path("/etc/systemd/system/containerd.service")
 BOOT_LINK = Path("/etc/systemd/system/multi-user.target.wants/containerd.service")
 CONTAINERD_DATA = (Path("/var/lib/containerd"), Path("/run/containerd"))
 CONTAINERD_TIMEOUT_S = 30
@@ -237,14 +236,14 @@ def _ensure_runtime_runs(ctx: Run, *, has_placed: bool, becomes_active: Callable
         return
     units = [
         folder / "containerd.service"
-        for folder in (CONTAINERD_UNIT.parent, Path("/usr/lib/systemd/system"), Path("/lib/systemd/system"))
+        for folder in (runtime.CONTAINERD_UNIT.parent, Path("/usr/lib/systemd/system"), Path("/lib/systemd/system"))
     ]
     changed = False
-    owned = str(CONTAINERD_UNIT) in ctx.owned_paths
+    owned = str(runtime.CONTAINERD_UNIT) in ctx.owned_paths
     if owned or not any(host.exists(unit) for unit in units):
         score = "-999" if runtime_checks.may_lower_oom_score(host) else "0"
         text = yaml_files.fill_template("systemd/containerd.service", {"containerd": program, "oom_score": score})
-        changed = host.write_file(CONTAINERD_UNIT, text)
+        changed = host.write_file(runtime.CONTAINERD_UNIT, text)
     if changed:
         host.run(services.SYSTEMD.reload)
     is_running = services.is_active(host, "containerd")
@@ -285,7 +284,7 @@ def plan_released_packages(run: BareRun) -> Plan:
 
 def plan_no_runtime_data(run: BareRun) -> Plan:
     """Reset: no images and containers of a containerd that kb installed. What it mounted there is unmounted first."""
-    if str(CONTAINERD_UNIT) not in state.load_state(run.host, run.paths).created_paths():
+    if str(runtime.CONTAINERD_UNIT) not in state.load_state(run.host, run.paths).created_paths():
         return Plan()
     find = lambda ground: [str(folder) for folder in CONTAINERD_DATA if ground.host.exists(folder)]  # noqa: E731
 

@@ -29,7 +29,7 @@ from kubeup.phases.mark_control_plane import plan_socket
 from kubeup.phases.verify_node import wait_for_ready, warn_of_serving_request
 from kubeup.phases.wait_dns import find_pressure, free_waiting_pods
 from kubeup.phases.wait_pod_ways import plan_ways, wait_for_pod_ways
-from kubeup.phases.waits import End, Wait
+from kubeup.phases.waits import End, Wait, is_word_only
 from kubeup.secret import Secret
 from kubeup.trouble import advise
 
@@ -306,7 +306,7 @@ def _becomes_ready(ctx: Run) -> bool:
 
 
 def _say_link(end: End) -> str:
-    return f"; {advise(end.link)}" if end.link else ""
+    return f"; {advise(end.link)}" if end.link and not is_word_only(end.link) else ""
 
 
 def _reaches_dns(ctx: Run) -> bool:
@@ -332,13 +332,14 @@ def _reaches_dns(ctx: Run) -> bool:
         _components(ctx),
         dict.fromkeys(_components(ctx), "the cluster's DNS does not answer"),
         heal=heal,
+        is_patient=True,  # what kube-proxy once exited from need not be why CoreDNS does not answer
         find_cause=lambda: container_trouble.find_lost_rules(ctx.host, ctx.config.node.cri_socket),
     )
     end = wait.watch(look)
     if end.missing:
         ctx.report.note(
             f"node {ctx.config.node.name} is Ready, but the cluster's DNS ({server}:53) gave it no answer within "
-            f"{end.took_s:.0f} s: look at kube-proxy on this node (crictl ps) and at CoreDNS{_say_link(end)}"
+            f"{end.took_s:.0f} s{_say_link(end) or ': look at kube-proxy on this node (crictl ps) and at CoreDNS'}"
         )
     return not end.missing
 

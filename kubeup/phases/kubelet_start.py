@@ -383,10 +383,19 @@ def plan_stopped_kubelet(run: BareRun) -> Plan:
 
 def plan_no_pods(run: ResetRun) -> Plan:
     """No pod runs on this node, by the runtime's own word. Raises when it is looked at: HostError (runtime-not-ready, pods-not-removed)."""
-    if not _is_kubelet_of_kb(run):
+    if not _is_kubelet_of_kb(run) or _is_runtime_removed(run):
         return Plan()
     find = lambda ground: _find_pods(run, ground.host)  # noqa: E731
     return Plan(Gone("this node's pods", find, lambda ground: _remove_pods(run, ground.host)))
+
+
+def _is_runtime_removed(run: ResetRun) -> bool:
+    """Whether an earlier reset has stopped the containerd that kb installed, and no container outlived it: it stops it only after the
+    pods are gone."""
+    if str(runtime.CONTAINERD_UNIT) not in state.load_state(run.host, run.paths).created_paths():
+        return False
+    is_gone = not run.host.exists(runtime.CONTAINERD_UNIT) or services.is_stopped(run.host, "containerd")
+    return is_gone and run.host.query(["pgrep", "-f", "containerd-shim"]).code == 1
 
 
 def _find_pods(ctx: ResetRun, host: Host) -> list[str]:
@@ -463,7 +472,7 @@ def plan_no_kubelet_data(run: BareRun) -> Plan:
             if not ground.host.remove_tree(Path(text)):
                 ground.host.remove(Path(text))
 
-    notes = [f"{path} is a link that somebody made: it stays, with what it leads to" for path in foreign]
+    notes = [f"{path} is a link that somebody else created: it stays, and so does its target" for path in foreign]
     return Plan(Gone("what the kubelet wrote", find, take_away), notes=notes)
 
 

@@ -19,14 +19,11 @@ from kubeup.engine.story import Act
 from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.lazy_modules import lazily
 from kubeup.machine import services
-from kubeup.paths import Paths
 
 with lazily:
     from kubeup.cluster import etcd
     from kubeup.engine import state, undo
     from kubeup.node import runtime
-
-_CONTAINERD_UNIT = Paths.systemd / "containerd.service"
 
 
 def read_etcd_pod(ctx: BareRun) -> Optional[dict[str, Any]]:
@@ -174,7 +171,7 @@ def _restart_runtime(ctx: BareRun, node_state: state.State) -> None:
         *node_state.created_paths(),
         *(entry["path"] for phase in node_state.phases.values() for entry in phase.backups),
     }
-    has_to_read = str(_CONTAINERD_UNIT) not in touched and str(runtime.CONTAINERD_CONFIG) in touched
+    has_to_read = str(runtime.CONTAINERD_UNIT) not in touched and str(runtime.CONTAINERD_CONFIG) in touched
     if has_to_read and services.is_active(ctx.host, "containerd"):
         services.run(ctx.host, "restart", unit="containerd", timeout_s=60)
 

@@ -16,7 +16,6 @@ from kubeup.frozen_values import frozen
 from kubeup.lazy_modules import lazily
 from kubeup.machine.http import Unreachable
 from kubeup.phases.find_mirror import mirror_of, mirror_url
-from kubeup.phases.install_programs import CONTAINERD_UNIT
 
 with lazily:
     from kubeup import yaml_files
@@ -81,7 +80,7 @@ def _plan_hosts(run: Run, folder: Path) -> Later:
 
 def _wanted_settings(run: Run, folder: Path, *, pause: str) -> runtime_fix.Wanted:
     """A containerd that kb brought is kb's to set up; of another one no more than it has to have."""
-    is_ours = str(CONTAINERD_UNIT) in _made(run) or run.config.kb.runtime.fix
+    is_ours = str(runtime.CONTAINERD_UNIT) in _made(run) or run.config.kb.runtime.fix
     is_systemd = (run.config.kubelet.get("cgroupDriver") or "systemd") == "systemd"
     return runtime_fix.Wanted(
         sandbox_image=pause,
@@ -143,8 +142,8 @@ def _told_mirror(ctx: Run) -> str:
 def _made(ctx: Run) -> frozenset[str]:
     """What kb made on this node, in this run too: the unit of a containerd that it placed."""
     made = set(ctx.owned_paths)
-    if ctx.host.exists(CONTAINERD_UNIT) and "Written by kb" in ctx.host.read_text(CONTAINERD_UNIT):
-        made.add(str(CONTAINERD_UNIT))
+    if ctx.host.exists(runtime.CONTAINERD_UNIT) and "Written by kb" in ctx.host.read_text(runtime.CONTAINERD_UNIT):
+        made.add(str(runtime.CONTAINERD_UNIT))
     return frozenset(made)
 
 

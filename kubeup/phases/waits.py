@@ -54,6 +54,8 @@ class Wait:
     """Called at every look for what is wrong: what kb may do so that nothing is waited out whose cause is gone."""
     nudge: Callable[[], None] = lambda: None
     """Called every few seconds: what hastens something that may have been missed, and does no harm where it was not."""
+    is_patient: bool = False
+    """Whether to wait until the time is up even if what is broken cannot heal by itself: it may be another thing."""
     find_cause: Callable[[], Optional[signs.BrokenLink]] = lambda: None
     """What only the cluster knows and no container of this node shows; asked before these are looked at."""
 
@@ -81,10 +83,10 @@ class Wait:
                 before, link, looked = link, self._find_broken_link(), elapsed
                 # what two looks see is no hiccup of a start: it may heal, but nobody should have to wait to hear of it
                 is_lasting = link and before and link.key == before.key
-                if link and is_lasting and not link.is_final and link.key not in told:
+                if link and is_lasting and (self.is_patient or not link.is_final) and link.key not in told:
                     told.add(link.key)
                     self.ctx.report.note(f"{advise(link)} (still waiting)")
-            if link and link.is_final:
+            if link and link.is_final and not self.is_patient:
                 return True
             text = f"{missing} ({link.what})" if link else missing
             self.ctx.report.waiting(say_round(self.goal, text, elapsed=elapsed, timeout_s=self.timeout_s))
@@ -106,8 +108,7 @@ class Wait:
 
     def _failure(self, end: End) -> ClusterError:
         found = end.link
-        is_word_only = found is not None and found.link == "probe" and not found.is_final
-        if found and not is_word_only:
+        if found and not is_word_only(found):
             return found.as_error()
         more = self.explain() or (str(found) if found else "")
         return ClusterError(
@@ -117,6 +118,11 @@ class Wait:
             "then run the command again",
             code="not-healthy",
         )
+
+
+def is_word_only(link: signs.BrokenLink) -> bool:
+    """Whether it is nothing but the last line that a running container logged, which need not be the cause."""
+    return link.link == "probe" and not link.is_final
 
 
 def nudge_kubelet(ctx: Run, components: Iterable[str]) -> None:

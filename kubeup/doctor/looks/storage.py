@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Optional
 
-from kubeup.cluster import etcd
+from kubeup.cluster import etcd, health
 from kubeup.config.types import ExternalEtcd
 from kubeup.diagnosis.checks.facts import ERROR, WARNING, Finding, Findings
 from kubeup.doctor.node_files import Patient, read_flags, read_mapping
@@ -65,14 +65,14 @@ def look_at_etcd(patient: Patient) -> Findings:
             "etcd", ERROR, f"no etcd member answers: {error}", "see its log: crictl logs of the container etcd"
         )
         return
-    trouble = etcd.probe_members(client, members)
+    statuses = etcd.read_statuses(client, members)
+    trouble = {member_id: status.trouble for member_id, status in statuses.items() if status.trouble}
     verdict = etcd.judge_members(members, trouble)
     if verdict:
         yield Finding("etcd", ERROR, str(verdict), verdict.remedy)
-    for member in members:
-        if member.is_learner:
-            text = f"{member.describe()} is not a voting member yet: it is joining right now, or its join was cut off"
-            yield Finding("etcd", WARNING, text, f"if no node is joining: kb etcd remove {member.hex_id}")
+    for member, part in zip(members, health.judge_members(members, statuses)):
+        if part.trouble and (member.is_learner or member.member_id not in trouble):  # the verdict names the others
+            yield Finding("etcd", WARNING, str(part.trouble), part.trouble.remedy)
 
 
 def _look_at_external_etcd(host: Host, external: ExternalEtcd) -> Findings:

@@ -9,11 +9,11 @@ from kubeup.doctor.node_files import Patient
 from kubeup.machine.http import Unreachable
 
 _LEVELS = {"node": WARNING, "api-server": WARNING, "leader": ERROR, "admission": ERROR}
-"""Where another machine is in trouble this node may be well; without controllers or admission nothing in the cluster goes on."""
+"""A problem of another machine is a warning here. Without controllers or admission nothing in the cluster makes progress."""
 
 
 def look_at_cluster(patient: Patient) -> Findings:
-    """What only the cluster shows. This node itself and etcd have looks of their own. A worker's identity may not see it."""
+    """The state of the cluster outside this node, except for etcd. Only on a control plane: a worker's identity may not read it."""
     host = patient.host
     if not patient.is_control_plane or not host.exists(patient.kubeconfig):
         return
@@ -22,11 +22,16 @@ def look_at_cluster(patient: Patient) -> Findings:
         parts = health.probe_cluster(api)
     except Unreachable:
         return  # the look at this node's chain says why
+    except kubeapi.ApiRefused as error:
+        if error.http_status not in (401, 403):
+            raise
+        yield Finding("cluster", OK, f"not proven: the identity in {patient.kubeconfig} may not read it", remedy="")
+        return
     for part in parts:
-        is_own = part.node == patient.config.node.name
+        is_own = part.node in (patient.config.node.name, host.hostname())
         if part.unproven:
             yield Finding("cluster", OK, f"not proven: {part.unproven}", remedy="")
         elif part.trouble and not (is_own and part.kind == "node"):
-            # what is wrong here is an error of the look that shows why; that it leads no longer follows from it
+            # another look reports the cause on this node as an error; here only what follows from it
             level = WARNING if is_own else _LEVELS[part.kind]
             yield Finding("cluster", level, str(part.trouble), part.trouble.remedy)

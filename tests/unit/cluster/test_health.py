@@ -24,6 +24,7 @@ class Cluster(FakeHost):
 
     answers_of: dict[str, tuple[int, Any]] = field(default_factory=dict)
     moves: set[str] = field(default_factory=lambda: set(health.LEADERS))
+    untrusted: set[str] = field(default_factory=set)
 
     def http_get(self, url: str, **_: Any) -> HttpResponse:
         return self._answer(url)
@@ -32,6 +33,8 @@ class Cluster(FakeHost):
         return self._answer(url)
 
     def _answer(self, url: str) -> HttpResponse:
+        if url in self.untrusted:
+            raise Unreachable(url, "tls", text="certificate is not valid for this address")
         if url not in self.answers_of:
             raise Unreachable(url, "refused", text="connection refused")
         status, value = self.answers_of[url]
@@ -146,6 +149,18 @@ def test_every_api_server_is_asked_by_its_own_address() -> None:
     assert "10.0.0.12:6443 does not answer: " in troubles(health.probe_api_servers(api_of(cluster)))[0][1]
 
 
+def test_an_api_server_whose_certificate_does_not_name_its_address_is_not_proven() -> None:
+    cluster = make_cluster()
+    cluster.untrusted.add("https://10.0.0.12:6443/readyz")
+    (part,) = [part for part in health.probe_api_servers(api_of(cluster)) if not part.is_well]
+    assert part.trouble is None and "does not present a certificate for that address" in part.unproven
+
+
+def test_a_server_that_does_not_answer_at_all_is_raised() -> None:
+    with pytest.raises(Unreachable):
+        health.probe_cluster(api_of(Cluster()))
+
+
 def test_a_leader_that_stopped_and_one_that_nobody_elects() -> None:
     cluster = make_cluster()
     cluster.moves = {"kube-scheduler"}
@@ -175,8 +190,8 @@ def test_leaders_that_renewed_meanwhile_are_not_waited_for() -> None:
     [
         (500, 'Internal error occurred: failed calling webhook "pods.x.io": dial tcp 10.1.1.1:443: connect: refused', "no pod can be created: Internal", ""),
         (504, "context deadline exceeded", "no pod can be created: context deadline", ""),
-        (400, 'admission webhook "w.x.io" does not support dry run', "", "a webhook has side effects"),
-        (403, 'User "x" cannot create resource "pods" in API group ""', "", "this identity may create no pod"),
+        (400, 'admission webhook "w.x.io" does not support dry run', "", "a webhook with side effects"),
+        (403, 'User "x" cannot create resource "pods" in API group ""', "", "this identity may not create pods"),
         (403, 'pods "kb-admission-trial" is forbidden: violates PodSecurity "restricted:latest"', "", ""),
         (403, 'admission webhook "policy.x.io" denied the request: no', "", ""),
         (409, "exists", "", ""),
@@ -212,7 +227,9 @@ def probe_members(
     for number, status in statuses.items():
         if status is not None:
             cluster.answers_of[f"https://10.0.0.1{number}:2379/v3/maintenance/status"] = (200, status)
-    return troubles(health.probe_etcd(etcd.Etcd(cluster, ["https://10.0.0.11:2379"], tls=Tls())))
+    client = etcd.Etcd(cluster, ["https://10.0.0.11:2379"], tls=Tls())
+    found = client.list_members(is_sure=False)
+    return troubles(health.judge_members(found, etcd.read_statuses(client, found)))
 
 
 def test_members_of_etcd() -> None:
@@ -222,11 +239,9 @@ def test_members_of_etcd() -> None:
         (member(2), None, "does not serve: no answer: "),
         (member(2), {"errors": ["memberID:2 alarm:NOSPACE "], **applied}, "does not serve: memberID:2 alarm:NOSPACE"),
         (member(2), {"raftAppliedIndex": "14999"}, "is 5001 entries behind: "),
-        (member(2, learner=True), applied, "has no vote: "),
+        (member(2, learner=True), applied, "is not a voting member yet: "),
         (member(2, started=False), None, "has never started: "),
     ]
     for second, status, told in cases:
         ((_, text),) = probe_members([member(1), second], {1: applied, 2: status})
         assert told in text, text
-    with pytest.raises(Unreachable):
-        health.probe_etcd(etcd.Etcd(Cluster(), ["https://10.0.0.11:2379"], tls=Tls()))

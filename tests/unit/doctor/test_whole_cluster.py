@@ -7,6 +7,7 @@ import json
 
 from kubeup.cluster import health
 from kubeup.doctor.looks import whole_cluster
+from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.http import HttpResponse
 from tests.fake_host import FakeHost
 from tests.unit.doctor.doctor_case import SERVER, make_host, make_patient
@@ -57,3 +58,13 @@ def test_a_worker_and_a_control_plane_without_an_api_server_are_left_in_peace() 
     silent = make_host()
     silent.urls.clear()
     assert list(whole_cluster.look_at_cluster(make_patient(silent))) == []
+    looking = dataclasses.replace(patient, host=DryRunHost(silent, waits=True))  # as doctor has it
+    assert list(whole_cluster.look_at_cluster(looking)) == []
+
+
+def test_an_identity_that_may_not_see_the_cluster_proves_nothing() -> None:
+    host = cluster_host()
+    refusal = {"kind": "Status", "message": 'User "x" cannot list resource "nodes"', "reason": "Forbidden"}
+    answer(host, "/api/v1/nodes", refusal, 403)
+    (note,) = whole_cluster.look_at_cluster(make_patient(host))
+    assert note.level == "ok" and note.text.startswith("not proven: ")

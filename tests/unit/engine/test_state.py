@@ -131,7 +131,10 @@ def test_every_list_of_paths_is_looked_at(host: LocalHost, field: str) -> None:
         assert error.code == "state-damaged" and field in error.cause
 
 
-@pytest.mark.parametrize("value", [[], {"x": "# kb"}, {"/etc/../x": "# kb"}, {"/etc/x": ""}, {"/etc/x": 5}])
+@pytest.mark.parametrize(
+    "value",
+    [[], {"x": "# kb"}, {"/etc/../x": "# kb"}, {"/etc/x": ""}, {"/etc/x": 5}, {"/etc/x": "a\nb"}],
+)
 def test_marks_of_lines_are_looked_at(host: LocalHost, value: Any) -> None:
     error = refusal(host, json.dumps({**GOOD, "marks": value}))
     assert error.code == "state-damaged" and "marks" in error.cause

@@ -160,6 +160,15 @@ def test_marked_lines_go_also_where_the_copy_is_lost_and_a_file_that_is_gone_sta
     assert not host.exists(CONF)
 
 
+def test_a_marked_file_that_became_a_link_to_nowhere_is_no_obstacle(host: LocalHost, tmp_path: Path) -> None:
+    state = state_of(host, backups=({"path": str(CONF), "copy": COPY},), marks={str(CONF): MARK})
+    host.write_file(Path(COPY), "theirs\n")
+    (tmp_path / CONF.relative_to("/")).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / CONF.relative_to("/")).symlink_to("/nowhere/conf")
+    assert restore_and_remove(host, plan_undo(state)) == []
+    assert host.read_text(CONF) == "theirs\n"
+
+
 @pytest.mark.parametrize("is_linked", [False, True])
 def test_the_line_in_etc_hosts_of_a_state_without_marks(host: LocalHost, tmp_path: Path, is_linked: bool) -> None:
     """As kb wrote it before it wrote down by what it knows its lines."""

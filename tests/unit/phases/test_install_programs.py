@@ -13,6 +13,7 @@ from kubeup.machine.dry_run import DryRunHost
 from kubeup.machine.host import CommandResult
 from kubeup.machine.http import HttpResponse
 from kubeup.machine.local_host import LocalHost
+from kubeup.node import runtime
 from kubeup.phases import install_programs
 from tests.fake_host import Answer, FakeHost
 from tests.fake_node import make_config, make_context
@@ -84,7 +85,7 @@ def test_containerd_gets_a_unit_where_there_is_none() -> None:
     install_programs._ensure_runtime_runs(
         context(host), has_placed=True, becomes_active=install_programs._becomes_active
     )
-    unit = host.read_text(install_programs.CONTAINERD_UNIT)
+    unit = host.read_text(runtime.CONTAINERD_UNIT)
     assert "ExecStart=/usr/bin/containerd\n" in unit and "KillMode=process" in unit
     assert (
         "run systemctl enable --no-reload containerd" in host.changes

@@ -14,6 +14,9 @@ import kb
 from kubeup.airgap import distro_packages
 from kubeup.engine.run import ResetRun
 from kubeup.engine.state import PhaseState, State
+from kubeup.engine.step import plan_skips
+from kubeup.machine.host import CommandResult
+from kubeup.node import runtime
 from kubeup.paths import Paths
 from kubeup.phases import install_programs, kubelet_start
 from kubeup.report import Report
@@ -146,7 +149,7 @@ def test_a_containerd_of_kb_s_is_emptied_and_no_other() -> None:
         host.files[name] = b""
     do(install_programs.plan_no_runtime_data, make_run(host=host))
     assert host.changes == []
-    run = make_run(str(install_programs.CONTAINERD_UNIT), host=host)
+    run = make_run(str(runtime.CONTAINERD_UNIT), host=host)
     assert not is_done(install_programs.plan_no_runtime_data, run)
     do(install_programs.plan_no_runtime_data, run)
     assert host.changes == ["remove /var/lib/containerd", f"run umount {mount}", "remove /run/containerd"]
@@ -167,3 +170,42 @@ def test_the_kubelet_starts_at_boot_no_more_if_kb_had_it_do_so(link: Path, is_ma
     )
     do(kubelet_start.plan_stopped_kubelet, make_run(str(Paths.kubelet_config), *([str(link)] * is_made), host=host))
     assert host.changes == [f"run {stop}", *([f"remove {link}"] * is_made)]
+
+
+@pytest.mark.parametrize(
+    ("skipped", "also"),
+    [
+        ("cleanup-node/take-back-files", {"cleanup-node/remove-etcd-data", "cleanup-node/remove-kubelet-data"}),
+        ("cleanup-node/stop-services", {"cleanup-node/remove-runtime-data"}),
+        ("cleanup-node/remove-pods", set()),
+    ],
+)
+def test_who_keeps_the_files_keeps_the_data_and_who_keeps_a_service_running_what_it_works_on(
+    skipped: str, also: set[str]
+) -> None:
+    assert plan_skips(kb.RESET, [skipped]) == {skipped, *also}
+
+
+@pytest.mark.parametrize(
+    ("created", "state_of_it", "shims", "is_looked_at"),
+    [
+        ([str(runtime.CONTAINERD_UNIT)], "inactive", 1, False),
+        ([str(runtime.CONTAINERD_UNIT)], "inactive", 0, True),  # its containers outlived it
+        ([str(runtime.CONTAINERD_UNIT)], "active", 1, True),
+        ([], "inactive", 1, True),  # somebody else's, and stopped: nobody knows what runs
+    ],
+)
+def test_a_reset_that_was_cut_off_after_it_stopped_its_containerd_goes_on(
+    created: list[str], state_of_it: str, shims: int, is_looked_at: bool
+) -> None:
+    host = FakeHost(
+        files={str(runtime.CONTAINERD_UNIT): b""},
+        programs={"systemctl"},
+        dirs={"/run/systemd/system"},
+        answers={
+            "systemctl is-active containerd": f"{state_of_it}\n",
+            "pgrep -f containerd-shim": CommandResult(("pgrep",), shims),
+        },
+    )
+    plan = kubelet_start.plan_no_pods(make_run(str(Paths.kubelet_config), *created, host=host))
+    assert bool(plan.parts) is is_looked_at

@@ -62,3 +62,15 @@ def test_a_wait_that_sees_nothing_says_what_is_missing(monkeypatch: pytest.Monke
         wait(monkeypatch, [None], well_after_s=1000)
     assert caught.value.what == "control plane: not there after 60 s"
     assert caught.value.cause == "etcd refused"
+
+
+def test_a_patient_wait_goes_on_and_says_once_what_cannot_heal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a look finds need not be what is waited for."""
+    final = signs.BrokenLink(BROKEN.what, BROKEN.cause, BROKEN.remedy, is_final=True)
+    monkeypatch.setattr(chain, "find_broken_link", lambda *_, **__: final)
+    host = FakeHost()
+    ctx = Run(host=host, paths=PATHS, config=make_config(), release=RELEASES[35], report=Report(io.StringIO()))
+    end = waits.Wait(ctx, 60, "cluster DNS", is_patient=True).watch(lambda: "" if host.ticks >= 30 else "no answer")
+    assert not end.missing and len(ctx.report.notes) == 1
+    end = waits.Wait(ctx, 60, "cluster DNS", is_patient=True).watch(lambda: "no answer")
+    assert end.missing == "no answer" and end.took_s > 60 and end.link == final
