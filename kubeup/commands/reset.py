@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kubeup.commands import launcher
@@ -39,20 +40,26 @@ def reset(call: Invocation) -> int:
             cri_socket=call.flags.get("cri-socket") or node_state.cri_socket or NodeRegistration.cri_socket,
         )
         result = launch.work(ctx, node_state, skip=call.flags.get("skip-phases", ()), keeps_journal=False)
-        if not any(
-            outcome.status == "skipped" for outcome in result.phases if outcome.name.startswith("cleanup-node/")
-        ):
+        skipped = [
+            outcome.name
+            for outcome in result.phases
+            if outcome.status == "skipped" and outcome.name.startswith("cleanup-node/")
+        ]
+        if not skipped:
             for text in undo.take_away(launch.target, paths):
                 call.report.note(text)
     if launch.is_dry or call.output != "text":
         launch.print_result(result)
     else:
-        _print_end(launch, node_state, paths=paths)
+        _print_end(launch, node_state, paths=paths, skipped=skipped)
     return 0
 
 
-def _print_end(launch: Launch, node_state: State, *, paths: Paths) -> None:
+def _print_end(launch: Launch, node_state: State, *, paths: Paths, skipped: Sequence[str]) -> None:
     call = launch.call
+    if skipped:
+        call.print(_AFTER_RESET_SKIPPED.format(names=", ".join(skipped)))
+        return
     if _is_adopted(node_state, paths):
         call.print(_AFTER_RESET_ADOPTED.format(node=node_state.node, cluster=node_state.cluster))
         return
@@ -71,6 +78,7 @@ def _is_adopted(node_state: State, paths: Paths) -> bool:
 
 _AFTER_RESET_ADOPTED = "what kb did on node {node} since it was adopted is taken back; the node is another tool's, and goes on in cluster {cluster}"
 _AFTER_RESET = "everything that kb made is gone, except kube-proxy's rules and the kernel's settings (a reboot clears them) and kubeconfigs in home folders"
+_AFTER_RESET_SKIPPED = "what these steps undo is still on this node, since they were skipped: {names}. kb reset without --skip-phases undoes the rest"
 _AFTER_RESET_MEMBER = """\
 Node {node} is still in the cluster, and its pods count as running for some minutes.
 On a control plane, unless it joins again: kubectl delete node {node}"""

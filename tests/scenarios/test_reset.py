@@ -11,8 +11,9 @@ from kubeup.errors import HostError
 from kubeup.machine.host import Argv, CommandResult
 from kubeup.paths import Paths
 from tests.fake_cluster import ClusterHost
+from tests.fake_join import Site
 
-from .scenario import run_init, run_reset, snapshot
+from .scenario import run_init, run_kb, run_reset, snapshot
 
 SYSCTLS = Path("/etc/sysctl.d/90-kb.conf")
 
@@ -91,6 +92,19 @@ def test_an_admin_s_files_beside_kb_s_stay_and_are_named(host: MountedHost) -> N
     for path in mine:
         assert f"{path.parent} holds files that kb did not make: {path.name}" in log.getvalue()
     assert host.list_dir(Paths.kubelet) == ["credential-provider.yaml"]
+
+
+def test_what_is_skipped_is_named_and_a_later_reset_undoes_it(founded: Site, tmp_path: Path) -> None:
+    """Who keeps the files keeps the data with which a cluster would go on."""
+    host = founded.clone(tmp_path, "cp1").machine("cp1")
+    play_kubelet(host)
+    kept = [Path("/var/lib/etcd/member/snap/db"), Paths.kubelet / "pki/kubelet.crt", Paths.pki / "ca.key", Paths.state]
+    ended = run_kb(host, "reset", "--force", "--skip-phases", "cleanup-node/take-back-files,remove-etcd-member")
+    assert ended.status == 0 and all(map(host.exists, kept)), ended.err
+    assert "cleanup-node/remove-etcd-data, cleanup-node/remove-kubelet-data, cleanup-node/take-back-files" in ended.out
+    assert "everything that kb made is gone" not in ended.out
+    ended = run_kb(host, "reset", "--force", "--skip-phases", "remove-etcd-member")
+    assert "everything that kb made is gone" in ended.out and not any(map(host.exists, kept)), ended.err
 
 
 def test_the_kubelet_s_mounts_go_and_others_stay(host: MountedHost) -> None:
