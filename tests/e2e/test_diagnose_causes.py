@@ -214,8 +214,8 @@ def kubelet_behind_a_proxy(node: Node) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_only_usr(node: Node) -> Iterator[None]:
-    """As on systems whose /usr comes as an image."""
-    node.exec("mount --bind /usr /usr && mount -o remount,bind,ro /usr")
+    """As on systems whose /usr comes as an image, where no controller-manager has run yet."""
+    node.exec("rm -rf /usr/libexec/kubernetes && mount --bind /usr /usr && mount -o remount,bind,ro /usr")
     try:
         yield
     finally:
@@ -461,8 +461,8 @@ CAUSES = (
     Cause(
         "bad kubelet field",
         nothing,
-        (r"kubelet does not stay up", r"enforceNodeAllocatable", r"everything", r"KubeletConfiguration"),
-        "not-healthy",
+        (r"/root/init\.yaml:\d+: enforceNodeAllocatable", r"'everything' cannot be enforced", r"remedy: +\S+"),
+        "invalid-config",
         config={"kubelet": {"enforceNodeAllocatable": ["everything"]}},
     ),
     Cause(
@@ -547,7 +547,7 @@ CAUSES = (
         ),
         "not-healthy",
         ignores=("HostPath",),
-        strikes_at="wait-control-plane",
+        strikes_at="wait-control-plane/controllers",
     ),
     Cause(
         "disk pressure",  # the kubelet is told to want more space than any disk has
