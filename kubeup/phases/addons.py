@@ -19,7 +19,7 @@ with lazily:
 
 
 def plan_coredns(run: Run) -> Plan:
-    """CoreDNS, with what people made of a running one: its number of replicas, an edited Corefile."""
+    """CoreDNS. The replica count and an edited Corefile of a running CoreDNS are kept."""
     if run.config.cluster.dns.disabled:
         return Plan(notes=["dns.disabled is set: no CoreDNS"])
     running = _running_dns(run)
@@ -47,13 +47,13 @@ def _coredns(run: Run, running: addons.RunningDns) -> list[Manifest]:
 
 
 def plan_kube_proxy(run: Run) -> Plan:
-    """kube-proxy. It reads its configuration once: what runs goes on with the old one until it is started again."""
+    """kube-proxy. It reads its configuration only when it starts, so its pods are restarted when the configuration changes."""
     if run.config.cluster.proxy.disabled:
         return Plan(notes=["proxy.disabled is set: no kube-proxy"])
     config_map, *rest = addons.render_kube_proxy(run.config, run.release)
     owner = api.path_of("DaemonSet", "kube-proxy", namespace=clusterobjects.SYSTEM)
     told = "kube-proxy's configuration changed: its pods are restarted, one node after the other"
     items: list[Item] = [PodConfig(config_map, owner, told), *map(Object, rest)]
-    if "addon/kube-proxy" in run.selection.cut_off:  # after the configuration was written, perhaps
+    if "addon/kube-proxy" in run.selection.cut_off:  # perhaps after it had written the configuration
         items.append(RestartedPods("pods of kube-proxy", owner))
     return Plan(*items)

@@ -1,4 +1,4 @@
-"""The phase bootstrap-token: how the next node is let in. Mirrors cmd/kubeadm/app/cmd/phases/init/bootstraptoken.go."""
+"""The phase bootstrap-token: what the next node needs to join. Mirrors cmd/kubeadm/app/cmd/phases/init/bootstraptoken.go."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def plan_bootstrap_tokens(run: Run) -> Plan:
-    """The tokens, the rights that they give, and cluster-info, by which a node finds and checks the cluster."""
+    """The tokens, their RBAC rules, and the ConfigMap cluster-info, with which a joining node finds and verifies the cluster."""
     valid = valid_tokens(run.api, run.host.now())
     made = _take_earlier_tokens(run, valid)
     wanted = zip(run.config.bootstrap_tokens, made)
@@ -35,7 +35,7 @@ def plan_bootstrap_tokens(run: Run) -> Plan:
 
 
 def _plan_token(run: Run, token: BootstrapToken, *, valid: Sequence[BootstrapToken], is_generated: bool) -> TokenSecret:
-    """A token that kb made up differs in every run: any that lets nodes in will do for it."""
+    """A token that kb generates differs in every run, so any valid token for authentication satisfies it."""
     if is_generated:
         title, what = "the bootstrap token", {"for": token.description}
         is_there = any("authentication" in other.usages for other in valid)
@@ -49,7 +49,7 @@ def _plan_token(run: Run, token: BootstrapToken, *, valid: Sequence[BootstrapTok
 
 
 def _take_earlier_tokens(run: Run, valid: Sequence[BootstrapToken]) -> list[BootstrapToken]:
-    """The configured tokens; for one that kb makes up, the like of it that a run which was cut off left behind."""
+    """The configured tokens. In place of a generated one, reuse an equivalent token that an interrupted run left behind."""
     earlier = [] if run.config.kb.only_kubeadm else list(valid)
     made = []
     for wanted in run.config.bootstrap_tokens:
@@ -71,7 +71,7 @@ def valid_tokens(client: api.Api, now: datetime.datetime) -> list[BootstrapToken
 
 
 def _cluster_info(ctx: Run) -> api.Object:
-    """With the server and the CA of admin.conf as it lies on disk: the address that other nodes use."""
+    """cluster-info with the server and the CA of the admin.conf on disk: the address that other nodes use."""
     path = ctx.paths.admin_conf
     admin = kubeconfig.read_kubeconfig(ctx.host.read_text(path), host=ctx.host, path=path)
     return objects.render_cluster_info(admin.server, admin.ca_pem)

@@ -1,6 +1,6 @@
 """The phases certs/*: the CAs, the certificates they sign, and the service account key.
 
-What is on the node is kept where it serves.
+Existing files are kept if they are still usable.
 The rules are in kubeup/node/pki.py. Mirrors cmd/kubeadm/app/cmd/phases/init/certs.go.
 """
 
@@ -21,7 +21,7 @@ with lazily:
     from kubeup.node import cert_specs, kubeconfig, pki, private_keys
 
 
-# ---- what is to be there
+# ---- plans
 
 
 def _plan_ca(run: Run, name: str) -> Plan:
@@ -43,7 +43,7 @@ def _plan_cert(run: Run, name: str) -> Plan:
 
 
 def issued_cert(run: Run, name: str) -> Issued:
-    """The leaf `name` of pki.CERTS, for this node's names."""
+    """The leaf certificate `name` of cert_specs.CERTS, with this node's names."""
     spec = cert_specs.CERTS[name]
     return Issued(
         f"certificate {name}",
@@ -55,7 +55,7 @@ def issued_cert(run: Run, name: str) -> Issued:
 
 
 def reason_of(probe: Callable[[], Union[pki.Finding, kubeconfig.Finding]]) -> str:
-    """Why a certificate, key or kubeconfig that is there does not serve; "" where it does."""
+    """Why an existing certificate, key or kubeconfig is not usable; "" if it is."""
     try:
         finding = probe()
     except HostError as error:
@@ -64,7 +64,7 @@ def reason_of(probe: Callable[[], Union[pki.Finding, kubeconfig.Finding]]) -> st
 
 
 def _unless_external(plan: Callable[[Run], Plan]) -> Callable[[Run], Plan]:
-    """Nothing where etcd is external."""
+    """Plan nothing if etcd is external."""
 
     def plan_of_etcd(run: Run) -> Plan:
         is_external = run.config.cluster.external_etcd is not None
@@ -100,8 +100,9 @@ def plan_service_account_key(run: Run) -> Plan:
 
 
 def start_making_keys(ctx: Run, wanted: Optional[int] = None) -> None:
-    """Begin to make the keys that this run will ask for: `wanted`, or as many as this node lacks for the phases that
-    run. A phase that waits (preflight pulls images) may call it first; otherwise the first that needs a key does."""
+    """Start to generate the keys that this run needs: `wanted` of them, by default as many as are missing for the phases
+    that run. A phase that waits, such as preflight while it pulls images, may call this early; otherwise the first phase that
+    needs a key does."""
     if ctx.found.keys is not None:
         return
     if wanted is None:
@@ -112,7 +113,7 @@ def start_making_keys(ctx: Run, wanted: Optional[int] = None) -> None:
 
 
 def take_key(ctx: Run) -> private_keys.Key:
-    """A new key of the configured kind."""
+    """A new private key of the configured algorithm."""
     start_making_keys(ctx)
     assert ctx.found.keys is not None
     return ctx.found.keys.take()
@@ -127,19 +128,19 @@ def _ensure_ca(ctx: Run, name: str) -> Outputs:
 
 
 def warn_of_ca(ctx: Run, name: str) -> None:
-    """Say what may surprise of an authority that lies there. Raises as pki.read_ca does."""
+    """Warn about what may be surprising in an existing CA. Raises what pki.read_ca raises."""
     for warning in pki.find_ca_warnings(ctx.host, ctx.paths, cluster=ctx.config.cluster, name=name):
         ctx.report.warn_once(warning)
 
 
 def ensure_cert(ctx: Run, name: str) -> Outputs:
-    """Issue the leaf `name` of pki.CERTS, or keep the one that is here and right."""
+    """Issue the leaf certificate `name` of cert_specs.CERTS, or keep an existing one that is valid."""
     _report(ctx, pki.ensure_cert(ctx.host, ctx.paths, config=ctx.config, name=name, make_key=partial(take_key, ctx)))
     return None
 
 
 def _report(ctx: Run, finding: pki.Finding) -> None:
-    """What was found and used is worth a line only with -v; what was issued again always is."""
+    """Report a reissued certificate always, anything else only with -v."""
     if finding.action == "reissue":
         ctx.report.note(finding.reason)
     else:

@@ -20,15 +20,15 @@ with lazily:
 
 
 KEPT_BY_ETCD = ("--initial-cluster", "--initial-cluster-state")
-"""What a member was told when it was started first. It looks at neither again, and no later rendering knows them."""
+"""Flags that etcd reads only at its first start. kb cannot render them again later, so an existing manifest keeps them."""
 
 
 # ---- etcd
 
 
 def plan_etcd(run: Run) -> Plan:
-    """etcd.yaml of the first member; nothing where etcd is external. A member that is here then holds the cluster's data, and a vote
-    perhaps: it stays until somebody takes it away."""
+    """etcd.yaml of the first member. If etcd is external, nothing is written, and an existing etcd.yaml is left alone: its member
+    holds data and may be a voting member."""
     if run.config.cluster.local_etcd is not None:
         return plan_etcd_member(run)
     manifest = run.paths.manifest("etcd")
@@ -38,15 +38,15 @@ def plan_etcd(run: Run) -> Plan:
 
 
 def plan_etcd_member(run: Run, members: Sequence[tuple[str, str]] = ()) -> Plan:
-    """etcd.yaml; `members` (name, peer URL) are those that a joining node is told, itself included. Without them, what the
-    member was told when it joined stays."""
+    """etcd.yaml. `members` are the (name, peer URL) pairs of the initial cluster, including the joining node itself. Without
+    them, an existing manifest keeps its initial cluster."""
     manifest = _plan_manifest(run, "etcd", members=members, keeps=None if members else keep_members)
-    # etcd refuses to start on a folder that others may read
+    # etcd checks that others cannot read its data directory
     return Plan(Folder(etcd_data_dir(run), 0o700)) + manifest
 
 
 def keep_members(found: str, wanted: str) -> str:
-    """The text of `wanted` with what the member in `found` was told when it was started first."""
+    """The text of `wanted`, with the flags KEPT_BY_ETCD as they are in `found`. Both are texts of etcd.yaml."""
     try:
         told, pod = load_yaml(found), load_yaml(wanted)
         former = {word.partition("=")[0]: word for word in told["spec"]["containers"][0]["command"]}
@@ -86,7 +86,7 @@ def plan_scheduler(run: Run) -> Plan:
 
 
 def plan_components(run: Run) -> Plan:
-    """The three of a further control plane at once."""
+    """The API server, controller-manager and scheduler of a joining control plane node, in one plan."""
     return plan_apiserver(run) + plan_controller_manager(run) + plan_scheduler(run)
 
 
@@ -119,7 +119,7 @@ def _plan_manifest(
 
 
 def render_manifest(run: Run, component: str, *, members: Sequence[tuple[str, str]] = ()) -> str:
-    """The text of a component's manifest on this node, patches included. Only looks."""
+    """The text of a component's manifest on this node, with patches applied. Writes nothing."""
     node = static_pods.NodeFacts(
         host_ca_dirs=static_pods.probe_host_ca_dirs(run.host),
         has_external_ca=component == "kube-controller-manager" and pki.is_external_ca(run.host, run.paths),
@@ -130,7 +130,7 @@ def render_manifest(run: Run, component: str, *, members: Sequence[tuple[str, st
 
 
 def describe_patches(run: Run, target: str) -> tuple[list[str], list[str]]:
-    """Which patch files apply to `target`, and which files of the folder are none: what is told of both."""
+    """Messages about the patch files: (details: those applied to `target`, warnings: files in the directory that are ignored)."""
     found = patches.read_patches(run.host, run.config.patches_directory)
     applied = [f"applied the {patch.kind} patch {patch.path} to {target}" for patch in found.for_target(target)]
     return applied, list(found.ignored)

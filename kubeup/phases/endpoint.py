@@ -1,8 +1,8 @@
-"""The phases of `kb reconfigure endpoint`: a cluster gets a stable name for its API servers, or another one.
+"""The phases of `kb reconfigure endpoint`: give a cluster a stable name for its API servers, or change it.
 
-The order is that of trust: first every API server's certificate bears the name, then those who call it by that name are
-told. So a node that was not done yet goes on as before, and a run that is cut off leaves nobody who cannot call. What
-else has to be done elsewhere is named in the output `remaining`. kubeadm leaves all of this to a page of manual steps.
+The name is first added to the certificate of every API server; only then are clients pointed at it. So nodes that were not
+converted yet keep working, and an interrupted run leaves no client without a server. The output `remaining` lists what is
+left to do on other nodes. With kubeadm, all of this is done by hand.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ with lazily:
 SYSTEM = "kube-system"
 COMMAND = "kb reconfigure endpoint"
 CERT_TIMEOUT_S = 90.0
-"""The API server looks at its certificate's file when it changes, and once a minute."""
+"""The API server reloads its certificate when the file changes, and checks it once a minute."""
 END_S = 45.0
-"""A pod has 30 s to end, and the kubelet looks at its manifests every 20 s."""
+"""The grace period of a pod is 30 s, and the kubelet reads its manifests every 20 s."""
 END_POLL_S = 0.5
 ADMIN_CONFS = ("admin.conf", "super-admin.conf")
 
 
 @frozen
 class Before:
-    """The endpoint before the first reconfiguration that was not taken back: its name ("" for none), what clients
-    called, and who stood in front of the API servers."""
+    """The endpoint before the first conversion that was not undone: its name ("" for none), the server in the kubeconfigs, and
+    the load balancer in front of the API servers."""
 
     endpoint: str
     server: str
     balancer: str
     is_begun_here: bool = True
-    """Whether this node changed what the cluster stores; on the others `endpoint` is the new one."""
+    """Whether the conversion began on this node. On the other nodes `endpoint` is already the new one."""
 
 
 @frozen
 class Change:
-    """What a run does with the endpoint, beside what its configuration says."""
+    """What a run needs to know about the change of the endpoint in addition to its configuration."""
 
     before: Before
     is_undo: bool = False
@@ -73,12 +73,12 @@ class EndpointRun(Run):
 
 
 def _endpoint(ctx: EndpointRun) -> str:
-    """`name:port`; "" where a conversion is taken back to a cluster that had none."""
+    """`name:port`; "" if a conversion is undone and the cluster had no endpoint before."""
     return ctx.config.cluster.control_plane_endpoint
 
 
 def _server(ctx: EndpointRun) -> str:
-    """What clients are to call: the endpoint's URL, or the one that they called before."""
+    """The server URL that the kubeconfigs are to have: the endpoint, or the former server when a conversion is undone."""
     return ctx.config.joined.server
 
 
@@ -94,8 +94,8 @@ def _tls(ctx: EndpointRun) -> Tls:
 
 
 def check_endpoint(ctx: EndpointRun) -> Outputs:
-    """The endpoint leads to this cluster, before anything is changed. A load balancer of the nodes' own is made on the
-    way, and looked at then.
+    """Check that the endpoint leads to this cluster before anything is changed. A local load balancer does not exist yet:
+    only its settings are checked, and its image is pulled.
 
     Raises UsageError (bad-endpoint), ClusterError: endpoint-unknown-name, endpoint-unreachable, endpoint-of-another-cluster.
     """
@@ -103,7 +103,7 @@ def check_endpoint(ctx: EndpointRun) -> Outputs:
         _check_own_balancer(ctx)
     elif _endpoint(ctx):
         check_leads_here(ctx, _endpoint(ctx))
-    # kept in the state from here on: what a run that is cut off is taken back to
+    # stored in the state from here on, so that an interrupted run can be undone
     before = ctx.change.before
     return Results(
         before_endpoint=before.endpoint,
@@ -125,7 +125,7 @@ def _check_own_balancer(ctx: EndpointRun) -> None:
             remedy=f"{COMMAND} kb-api.{ctx.config.cluster.networking.dns_domain}:7443 --load-balancer local",
             code="bad-endpoint",
         )
-    # a run that was cut off may have left a load balancer without its settings: then nobody was told to call it yet
+    # an interrupted run may have left a load balancer without its settings: no client uses it yet
     is_in_use = ctx.host.exists(balancer.settings_path(ctx.paths))
     in_use = balancer.read_settings(ctx.host, ctx.paths).port if is_in_use else port
     if in_use != port:
@@ -142,14 +142,17 @@ def _check_own_balancer(ctx: EndpointRun) -> None:
 
 
 def _pull_image(ctx: EndpointRun) -> None:
-    """Before the cluster is told of a load balancer, this node has its image. Raises ImagePullError."""
+    """Pull the load balancer's image before anything refers to the load balancer. Raises ImagePullError."""
     socket, image = ctx.config.node.cri_socket, images.load_balancer_image(ctx.config.kb)
     for failure in image_pulls.ensure_images(ctx.host, socket, names=[image], tell=ctx.report.waiting).failed:
         raise failure
 
 
 def check_leads_here(ctx: EndpointRun, endpoint: str) -> None:
-    """Who answers at the endpoint shows a certificate of this cluster's CA; whether it bears the name comes later."""
+    """Check that the endpoint serves a certificate signed by this cluster's CA. Whether it contains the name is checked later.
+
+    Raises ClusterError: endpoint-unknown-name, endpoint-unreachable, endpoint-of-another-cluster.
+    """
     name, port = host_of(endpoint), port_of(endpoint)
     addresses = [name] if choose.parse_address(name) is not None else ctx.host.resolve(name)
     if not addresses:
@@ -183,9 +186,9 @@ def check_leads_here(ctx: EndpointRun, endpoint: str) -> None:
 
 
 def plan_apiserver_cert(run: EndpointRun) -> Plan:
-    """The name goes into this node's certificate, for the same key, and the API server shows it.
+    """Add the name to the serving certificate of this node's API server, keep its key, and wait until it is served.
 
-    Raises, when it is applied: HostError (certificate-lacks-san, where the CA signs elsewhere), ClusterError
+    Raises when applied: HostError (certificate-lacks-san, with an external CA), ClusterError
     (apiserver-keeps-certificate).
     """
     cert = certs.issued_cert(run, "apiserver")
@@ -206,7 +209,7 @@ def _own_server(ctx: EndpointRun) -> str:
 
 
 def _shows_name(ctx: EndpointRun, server: str) -> Optional[bool]:
-    """Whether the API server at `host:port` bears the name; None where none answers."""
+    """Whether the serving certificate of the API server at `host:port` contains the name. None if no server answers."""
     pem = ctx.host.served_cert(host_of(server), port_of(server))
     shown = certificates.parse_shown(pem or "")
     return certificates.sans_of(shown[0]).covers(_name(ctx)) if shown else None if pem is None else False
@@ -235,9 +238,9 @@ def _wait_until_shown(ctx: EndpointRun) -> None:
 
 
 def find_lagging(ctx: EndpointRun) -> list[str]:
-    """The cluster's other API servers that do not bear the name yet, or do not answer: `host:port`."""
+    """`host:port` of the other API servers that do not answer, or whose certificate does not contain the name yet."""
     if ctx.change.is_undo:
-        return []  # the address of before is one server's own
+        return []  # the former address belongs to one server only
     own = _own_server(ctx)
     return [server for server in objects.read_api_servers(ctx.api) if server != own and not _shows_name(ctx, server)]
 
@@ -246,15 +249,15 @@ def find_lagging(ctx: EndpointRun) -> list[str]:
 
 
 def plan_stored(run: EndpointRun) -> Plan:
-    """ConfigMap kubeadm-config: nodes that join, and this command on other nodes, take it from there. An adopted node goes on by
-    what was found on it: with the old endpoint there `kb init` would take this back."""
+    """The endpoint in ConfigMap kubeadm-config, where joining nodes and this command on other nodes read it. On an adopted
+    node also in its stored configuration: otherwise `kb init` would revert the change."""
     text = _adopted_text(run)
     adopted = [File(run.paths.adopted("init"), text, mode=0o600)] if text else []
     return Plan(*(Object(wanted) for wanted in _stored(run)), *adopted)
 
 
 def _adopted_text(ctx: EndpointRun) -> str:
-    """The documents of an adopted first control plane, with the endpoint; "" where there are none, or they have it."""
+    """The stored documents of an adopted first control plane node, with the endpoint; "" if none exist or none changes."""
     path = ctx.paths.adopted("init")
     documents = list(yaml_files.load_all_yaml(ctx.host.read_text(path))) if ctx.host.exists(path) else []
     wanted = [_with_endpoint(ctx, one) if one.get("kind") == "ClusterConfiguration" else one for one in documents]
@@ -262,7 +265,7 @@ def _adopted_text(ctx: EndpointRun) -> str:
 
 
 def _with_endpoint(ctx: EndpointRun, document: Mapping[str, Any]) -> dict[str, Any]:
-    """A ClusterConfiguration with the endpoint; without the field where a conversion is taken back to none."""
+    """A ClusterConfiguration with the endpoint, or without the field if there is no endpoint any more."""
     wanted = {**document, "controlPlaneEndpoint": _endpoint(ctx)}
     if not _endpoint(ctx):
         del wanted["controlPlaneEndpoint"]
@@ -270,7 +273,7 @@ def _with_endpoint(ctx: EndpointRun, document: Mapping[str, Any]) -> dict[str, A
 
 
 def _stored(ctx: EndpointRun) -> list[api.Object]:
-    """The ConfigMap with the endpoint; nothing where it has it. What else a newer tool wrote there stays."""
+    """The ConfigMap with the endpoint; [] if it is up to date. Fields that a newer tool wrote are kept."""
     text = objects.read_config_key(ctx.api, "kubeadm-config", key="ClusterConfiguration")
     document = yaml_files.load_mapping(text, "ConfigMap kube-system/kubeadm-config")
     if str(document.get("controlPlaneEndpoint") or "") == _endpoint(ctx):
@@ -286,7 +289,7 @@ def plan_keeper(run: EndpointRun) -> Plan:
 
 
 def find_without_balancer(ctx: EndpointRun) -> list[str]:
-    """Nodes on which the endpoint's name leads nowhere yet, since they run no load balancer."""
+    """Names of the nodes that do not run their load balancer yet, so that the endpoint leads nowhere there."""
     if not load_balancer.is_wanted(ctx):
         return []
     pods = ctx.api.list(api.path_of("Pod", "", namespace=SYSTEM), label=f"component={balancer.NAME}")
@@ -299,14 +302,14 @@ def find_without_balancer(ctx: EndpointRun) -> list[str]:
 
 
 def _lagging_once(ctx: EndpointRun) -> list[str]:
-    """Asked once a run: each look is a handshake with every API server."""
+    """find_lagging, once per run: it does a TLS handshake with every other API server."""
     if ctx.found.lagging is None:
         ctx.found.lagging = find_lagging(ctx)
     return list(ctx.found.lagging)
 
 
 def plan_kubeconfigs(run: EndpointRun) -> Plan:
-    """admin.conf and super-admin.conf; and the kubelet's, unless it calls the API server of its own node."""
+    """admin.conf, super-admin.conf and kubelet.conf. A kubelet.conf that uses the API server of its own node stays."""
     lagging = _lagging_once(run) if run.config.is_control_plane else []
     if lagging:
         why = f"the kubeconfigs stay as they are until all API servers have the name in their certificates: {', '.join(lagging)}"
@@ -340,12 +343,12 @@ def kubeconfigs_are_written(ctx: EndpointRun) -> bool:
 
 
 def _changed_kubeconfigs(ctx: EndpointRun) -> list[Path]:
-    """The files that call another server than they should."""
+    """The kubeconfigs whose server is not the wanted one."""
     return [path for path, text in _render_kubeconfigs(ctx).items() if ctx.host.read_text(path) != text]
 
 
 def _render_kubeconfigs(ctx: EndpointRun) -> dict[Path, str]:
-    """The files that are to call the endpoint, as far as they are there, and their texts."""
+    """The existing kubeconfigs that are to use the endpoint: path -> wanted text."""
     paths = [ctx.paths.kubeconfigs / name for name in ADMIN_CONFS] if ctx.config.is_control_plane else []
     kubelet_conf = ctx.paths.kubernetes / "kubelet.conf"
     if ctx.host.exists(kubelet_conf) and not _calls_own_server(ctx, kubelet_conf):
@@ -362,7 +365,7 @@ def _calls_own_server(ctx: EndpointRun, path: Path) -> bool:
 
 
 def check_serves(ctx: EndpointRun) -> None:
-    """By the new name, from this node: a whole handshake, several times, since there may be several servers behind it.
+    """Check that the API servers answer at the new name. It asks several times, since there may be several servers behind it.
 
     Raises ClusterError: endpoint-not-in-certificate, endpoint-unreachable.
     """
@@ -386,7 +389,7 @@ def check_serves(ctx: EndpointRun) -> None:
 
 
 def plan_cluster_info(run: EndpointRun) -> Plan:
-    """What joining nodes find; signed again by the controller-manager."""
+    """The ConfigMap cluster-info, which joining nodes read. The controller-manager signs it again."""
     lagging = _lagging_once(run)
     if lagging:
         return Plan(
@@ -404,7 +407,7 @@ def _cluster_info(ctx: EndpointRun) -> api.Object:
 
 
 def plan_kube_proxy(run: EndpointRun) -> Plan:
-    """kube-proxy of every node calls the endpoint; its pods are restarted, one node after the other."""
+    """Point kube-proxy of every node at the endpoint, and restart its pods one node after the other."""
     wanted = _kube_proxy(run)
     restarted = RestartedPods("pods of kube-proxy", api.path_of("DaemonSet", "kube-proxy", namespace=SYSTEM))
     if wanted is None:
@@ -429,7 +432,7 @@ def kube_proxy_is_written(ctx: EndpointRun) -> bool:
 
 
 def _kube_proxy(ctx: EndpointRun) -> Optional[str]:
-    """The kubeconfig in ConfigMap kube-proxy, with the server; None where it has it, or there is no kube-proxy."""
+    """The kubeconfig of ConfigMap kube-proxy with the server; None if it is up to date or there is no kube-proxy."""
     found = ctx.api.get(api.path_of("ConfigMap", "kube-proxy", namespace=SYSTEM)) or {}
     text = str((found.get("data") or {}).get("kubeconfig.conf", ""))
     if not text:
@@ -438,11 +441,11 @@ def _kube_proxy(ctx: EndpointRun) -> Optional[str]:
     return None if wanted == text.rstrip("\n") else wanted
 
 
-# ---- the end
+# ---- removal and verification
 
 
 def plan_removal(run: EndpointRun) -> Plan:
-    """Where a conversion that brought the load balancer is taken back, it goes, after its last caller."""
+    """Remove the load balancer when the conversion that added it is undone and no kubeconfig of this node uses it any more."""
     if not run.change.drops_balancer or find_clients_left(run):
         return Plan()
     stored = (
@@ -468,8 +471,10 @@ def _balancer_runs(ctx: EndpointRun) -> bool:
 
 
 def end_balancer(ctx: EndpointRun) -> None:
-    """Until no haproxy runs. A kubelet that started a moment before its static pod's file went has read it already, drops
-    the news while its sources are not ready, and keeps the pod for ever: one that starts without the file ends it."""
+    """Wait until haproxy has stopped. If it does not stop, restart the kubelet once, then warn.
+
+    A kubelet that was started just before the manifest was removed has read it already. It ignores the removal while its
+    sources are not ready, and keeps the pod running until it is restarted."""
 
     def has_ended() -> bool:
         runs = _balancer_runs(ctx)
@@ -490,7 +495,7 @@ def find_clients_left(ctx: EndpointRun) -> bool:
 
 
 def verify_endpoint(ctx: EndpointRun) -> Outputs:
-    """A handshake with the new name, as a client does it; and what is left to do elsewhere.
+    """Check the new name as a client would, and list what is left to do on other nodes.
 
     Raises ClusterError: endpoint-not-in-certificate, endpoint-unreachable.
     """
@@ -501,7 +506,7 @@ def verify_endpoint(ctx: EndpointRun) -> Outputs:
 
 
 def list_remaining(ctx: EndpointRun, lagging: list[str]) -> list[str]:
-    """One command a node, in the order in which they are to be run; [] where all is done as far as this node sees."""
+    """What is left to do after this run, one step per node, in the order to run them; [] if this node sees nothing left."""
     if not ctx.config.is_control_plane:
         return []
     undo = " --undo" if ctx.change.is_undo else ""
@@ -516,7 +521,7 @@ def list_remaining(ctx: EndpointRun, lagging: list[str]) -> list[str]:
 
 
 def _workers(ctx: EndpointRun) -> list[str]:
-    """Whose kubelet.conf this node cannot see, so each is named once."""
+    """Names of all workers: this node cannot see which of their kubelet.conf files are done."""
     label = "node-role.kubernetes.io/control-plane"
     found = ctx.api.list(api.path_of("Node"))
     return sorted(str(one["metadata"]["name"]) for one in found if label not in (one["metadata"].get("labels") or {}))

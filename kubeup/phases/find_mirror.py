@@ -1,4 +1,4 @@
-"""Where the nodes of this cluster find their mirror, and what proves that it is the one."""
+"""The URL of the cluster's mirror, and how a node verifies it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MIRROR_PORT = 5000
 
 
 def mirror_url(config: NodeConfig) -> str:
-    """Where the nodes find the mirror: the one that was named, or this control plane's own."""
+    """The configured URL of the mirror, or else that of the mirror on this control plane node."""
     if config.kb.mirror.endpoint:
         return config.kb.mirror.endpoint.rstrip("/")
     address = config.local_api_endpoint.advertise_address
@@ -28,7 +28,7 @@ def mirror_url(config: NodeConfig) -> str:
 
 
 def mirror_of(ctx: Run) -> Mirror:
-    """The mirror, proven once a run. Raises HostError: mirror-not-trusted, mirror-unreachable."""
+    """The mirror, verified once per run. Raises HostError: mirror-not-trusted, mirror-unreachable."""
     if ctx.found.mirror is None:
         config = ctx.config
         ca: Optional[Anchors]

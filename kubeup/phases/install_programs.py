@@ -1,8 +1,8 @@
-"""The phase install/packages: the runtime, the kubelet and their tools, where they are missing.
+"""The phase install/packages: install the container runtime, the kubelet and their tools if they are missing.
 
-They come from a bundle, a mirror, a distribution's packages or the official places. Runs before preflight, since it makes
-the machine what preflight looks at; it looks first itself and changes nothing where something is wrong. kubeadm leaves
-all of it to its user.
+They come from a bundle, a mirror, the distribution's packages or the official download sites. The phase runs before
+preflight, which checks what it installs. It does its own checks first, and changes nothing if one fails. kubeadm leaves all
+of this to the user.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def wants_packages(config: NodeConfig) -> bool:
 
 
 def install_packages(ctx: Run) -> Outputs:
-    """Put what is missing in place, proven first, and start the runtime. What is there and good stays; what is there,
-    wrong and not kb's is an error.
+    """Verify and install the missing programs, and start the runtime. Usable programs are kept; unusable ones that kb did
+    not install are an error.
 
     Raises HostError: package-wrong, packages-not-found, wrong-architecture, wrong-version, file-damaged, disk-full,
     runtime-not-started.
@@ -59,13 +59,13 @@ def install_packages(ctx: Run) -> Outputs:
 
 
 def foretell_packages(ctx: Run) -> Outputs:
-    """What would be placed, and nothing of it fetched."""
+    """Dry run: what would be installed. Nothing is fetched."""
     return _install(ctx, Ways(_foretell_placing, lambda run: True, preflight.foretell_fix))
 
 
 @frozen
 class Ways:
-    """How the programs come, whether the runtime is up, and how it is set up: truly, or as it is foretold."""
+    """The steps that differ between a real run and a dry run: install programs, wait for the runtime, configure it."""
 
     place: Callable[[Run, Sequence[Standing], str], None]
     becomes_active: Callable[[Run], bool]
@@ -73,7 +73,7 @@ class Ways:
 
 
 def _install(ctx: Run, ways: Ways) -> Outputs:
-    ctx.promises.expect([BOOT_LINK])  # made by a package's own scripts, or by what starts the runtime below
+    ctx.promises.expect([BOOT_LINK])  # created by a package's scripts, or when the runtime is enabled below
     standing = programs.look(ctx.host, ctx.config.cluster.kubernetes_version, release=ctx.release)
     wanted = _wanted(ctx, standing)
     kept = [one for one in standing if one.verdict == "good" and one.item.version_words]
@@ -95,14 +95,14 @@ def _install(ctx: Run, ways: Ways) -> Outputs:
     has_runtime = any(one.item.component in ("containerd", "runc") for one in wanted)
     _ensure_runtime_runs(ctx, has_placed=has_runtime, becomes_active=ways.becomes_active)
     if has_runtime and _source(ctx) in ("apt", "dnf", "download"):
-        # A distribution's settings, and upstream's defaults, are for no kubelet in particular; the plugins lie where upstream
-        # has them. With a mirror or a bundle the phase install/registries does this.
+        # The defaults of distributions and of upstream do not fit the kubelet; the CNI plugins are in upstream's directory.
+        # With a mirror or a bundle, the phase install/registries does this.
         ways.fix(ctx, cni_bin_dir=runtime.DEFAULT_CNI_BIN_DIRS[0])
     return None
 
 
 def _configure_crictl(ctx: Run, wanted: Sequence[Standing]) -> None:
-    """A crictl of kb's is told where the runtime is: without that it guesses, and says so at every call."""
+    """Configure the runtime's socket for a crictl that kb installs: otherwise it guesses, and warns at every call."""
     is_placed = any(one.item.name == "crictl" for one in wanted)
     if is_placed and not ctx.host.exists(CRICTL_CONFIG):
         socket = f"unix://{crictl.socket_path(ctx.config.node.cri_socket)}"
@@ -110,9 +110,9 @@ def _configure_crictl(ctx: Run, wanted: Sequence[Standing]) -> None:
 
 
 def _wanted(ctx: Run, standing: Sequence[Standing]) -> list[Standing]:
-    """The files to place: missing ones, and wrong ones that kb itself had placed."""
+    """The files to install: missing ones, and unusable ones that kb had installed. Raises HostError (package-wrong)."""
     owned = ctx.owned_paths
-    # a foreign socket (CRI-O, say) means that the runtime is somebody else's business
+    # the socket of another runtime, such as CRI-O: kb does not manage that runtime
     has_other_runtime = "containerd" not in crictl.socket_path(ctx.config.node.cri_socket).name
     wanted = []
     for one in standing:
@@ -151,7 +151,7 @@ def _fetch_and_place(ctx: Run, wanted: Sequence[Standing], source: str) -> None:
     )
     places = programs.put_in_place(ctx.host, staged)
     if source == "download":
-        ctx.host.remove_tree(_spool(ctx))  # as large as what was placed
+        ctx.host.remove_tree(_spool(ctx))  # as large as what was installed
     ctx.report.note(f"placed from the {source}: {', '.join(sorted({place.name for place in places}))}")
 
 
@@ -167,7 +167,7 @@ def _foretell_placing(ctx: Run, wanted: Sequence[Standing], source: str) -> None
 
 
 def _choose(ctx: Run, wanted: Sequence[Standing], *, source: str, offered: Mapping[str, Offered]) -> list[Offered]:
-    """What is wanted, out of what is offered; [] where a mirror has images alone. Raises HostError (packages-not-found)."""
+    """The wanted programs out of the offered ones; [] if the mirror has only images. Raises HostError (packages-not-found)."""
     names = [one.item.name for one in wanted]
     absent = [name for name in names if name not in offered]
     if absent and source == "mirror" and not offered and ctx.config.kb.packages.source == "auto":
@@ -190,7 +190,7 @@ def _plan_files_of(ctx: Run, modes: Mapping[str, int]) -> None:
 
 
 def _plan_downloads(ctx: Run, wanted: Sequence[Standing], *, arch: str) -> None:
-    """Of a dry run: what would be fetched, and nothing of it."""
+    """Dry run: report what would be fetched. Nothing is fetched."""
     preset = presets.find_preset(ctx.config.kb.packages.preset)
     version = ctx.config.cluster.kubernetes_version
     for component in downloads.components_of({one.item.name: one for one in wanted}):
@@ -204,7 +204,9 @@ def _spool(ctx: Run) -> Path:
 
 
 def _offer(ctx: Run, source: str, *, names: Sequence[str], arch: str, takes_copies: bool = True) -> dict[str, Offered]:
-    """takes_copies: what lies in the mirror's folder is there, and not only planned."""
+    """The programs that the source offers: name -> program.
+
+    takes_copies: whether the files in the mirror's folder exist; in a dry run they may only be planned."""
     if source == "bundle":
         is_copied = takes_copies and ctx.host.exists(bundle_copy(ctx))
         path = bundle_copy(ctx) if is_copied else Path(ctx.config.kb.bundle).absolute()
@@ -216,7 +218,7 @@ def _offer(ctx: Run, source: str, *, names: Sequence[str], arch: str, takes_copi
     if source == "mirror":
         return programs.offer_mirror(ctx.host, mirror_of(ctx), arch=arch, version=ctx.config.cluster.kubernetes_version)
     machine = ctx.machine or ctx.host
-    assert isinstance(machine, local_host.LocalHost)  # a dry run and a folder fetch nothing
+    assert isinstance(machine, local_host.LocalHost)  # never reached in a dry run or with a folder as host
     return programs.offer_downloads(
         machine,
         names,
@@ -229,7 +231,7 @@ def _offer(ctx: Run, source: str, *, names: Sequence[str], arch: str, takes_copi
 
 
 def _ensure_runtime_runs(ctx: Run, *, has_placed: bool, becomes_active: Callable[[Run], bool]) -> None:
-    """A unit where kb placed containerd and none is there; running now, and at boot."""
+    """Run containerd now and at boot, with a systemd unit from kb if it has no other. Raises HostError (runtime-not-started)."""
     host = ctx.host
     program = host.which("containerd") or Path("/usr/local/bin/containerd")
     if "containerd" not in crictl.socket_path(ctx.config.node.cri_socket).name:
@@ -275,7 +277,7 @@ def packages_are_in_place(ctx: Run) -> bool:
 
 
 def plan_released_packages(run: BareRun) -> Plan:
-    """Reset: the packages that apt installed for kb stay, but apt may upgrade them again."""
+    """Reset: keep the packages that apt installed for kb, but let apt upgrade them again."""
     if str(distro_packages.APT_LIST) not in state.load_state(run.host, run.paths).created_paths():
         return Plan()
     release = lambda ground: distro_packages.release(ground.host)  # noqa: E731
@@ -283,7 +285,7 @@ def plan_released_packages(run: BareRun) -> Plan:
 
 
 def plan_no_runtime_data(run: BareRun) -> Plan:
-    """Reset: no images and containers of a containerd that kb installed. What it mounted there is unmounted first."""
+    """Reset: unmount and remove the images and containers of a containerd that kb installed."""
     if str(runtime.CONTAINERD_UNIT) not in state.load_state(run.host, run.paths).created_paths():
         return Plan()
     find = lambda ground: [str(folder) for folder in CONTAINERD_DATA if ground.host.exists(folder)]  # noqa: E731

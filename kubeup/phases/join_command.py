@@ -1,6 +1,6 @@
-"""show-join-command: the last words of init.
+"""The phase show-join-command: the closing text of init.
 
-Mirrors cmd/kubeadm/app/cmd/phases/init/showjoincommand.go: the lines that scripts cut out have kubeadm's form.
+Mirrors cmd/kubeadm/app/cmd/phases/init/showjoincommand.go. Lines that scripts parse have kubeadm's format.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ with lazily:
 
 WITHHELD = "<value withheld>"
 KB = "python3 kb.pyz"
-"""How kb is called on the next node, where it was copied to as on this one; kubeadm's join takes the same words."""
+"""How kb is run on the next node, after it was copied there. The arguments are the same for kubeadm join."""
 
 
 def show_join_command(ctx: Run) -> Outputs:
-    """Put the closing text together; the command line prints it to stdout."""
+    """Compose the closing text, which the command line prints to stdout."""
     admin = kubeconfig.read_kubeconfig(
         ctx.host.read_text(ctx.paths.admin_conf), host=ctx.host, path=ctx.paths.admin_conf
     )
     server = admin.server.partition("://")[2]
     if ctx.config.kb.load_balancer.is_local:
-        # the endpoint's name leads nowhere on a node that has not joined yet
+        # the endpoint's name does not resolve on a node that has not joined yet
         endpoint = ctx.config.local_api_endpoint
         server = join_host_port(endpoint.advertise_address, endpoint.bind_port)
     pins = list(certificates.ca_cert_hashes(admin.ca_pem))
@@ -88,7 +88,7 @@ def _closing_text(ctx: Run, worker_join: str, *, certificate_key: str) -> str:
 
 
 def _bare_node_lines(ctx: Run, worker_join: str) -> list[str]:
-    """With a bundle: one line by which a machine without anything joins, kb itself taken from the mirror."""
+    """With a bundle: a one-line command that joins a bare machine; it downloads kb itself from the mirror."""
     if not ctx.config.kb.bundle:
         return []
     url = find_mirror.mirror_url(ctx.config)
@@ -131,7 +131,7 @@ def _control_plane_lines(worker_join: str, certificate_key: str) -> list[str]:
 
 
 def _read_tokens(ctx: Run) -> list[Secret]:
-    """The tokens that this run made, or those of the run before as far as the cluster still holds them."""
+    """The tokens of this run, or those of the previous run that still exist in the cluster."""
     if ctx.results.tokens:
         return list(ctx.results.tokens)
     found = []

@@ -1,9 +1,10 @@
-"""The phases of join that only a control plane has: control-plane-prepare/*, check-etcd, etcd-join,
+"""The phases of join that only control plane nodes have: control-plane-prepare/*, check-etcd, etcd-join,
 control-plane-join/*, wait-control-plane.
 
 Mirrors cmd/kubeadm/app/cmd/phases/join/{preflight,controlplaneprepare,checketcd,etcdjoin,controlplanejoin,
-waitcontrolplane}.go. The order is kb's: etcd becomes a member with a vote before the API server's manifest exists, so
-that the API server never meets an etcd that cannot serve it, and nothing sits in the kubelet's back-off.
+waitcontrolplane}.go. Unlike kubeadm, kb makes this node a voting member of etcd before it writes the API server's
+manifest. So the API server never starts against an etcd that cannot serve it, and no container ends up in the kubelet's
+back-off.
 """
 
 from __future__ import annotations
@@ -36,19 +37,19 @@ if TYPE_CHECKING:
     from kubeup.config.types import ExternalEtcd
 
 QUEUE = "kb-control-plane-join"
-"""The Lease for which control planes that join at one moment queue: etcd takes one learner at a time."""
+"""The Lease that serializes control plane nodes that join at the same time: etcd accepts one learner at a time."""
 QUEUE_POLL_S = 0.2
 SILENT_S = 0.7
-"""How long a member that has its vote may take to serve before it is started again."""
+"""How long a voting member may take to serve before its container is restarted."""
 SETTLE_S = 60
-"""How long etcd may refuse a new member while all of its members serve: it wants them connected for five seconds, and
-a learner that another tool brings needs its time."""
+"""How long to retry while etcd refuses a new member although all members serve: it requires them to have been connected for
+five seconds, and the learner of another tool takes a while to be promoted."""
 JOINED = ("admin", "controller-manager", "scheduler")
-"""The kubeconfigs of a further control plane, and its kubelet's; super-admin.conf stays with the first."""
+"""The kubeconfigs of a joining control plane node, besides kubelet.conf. Only the first node has super-admin.conf."""
 
 
 def has_admin(ctx: Run) -> bool:
-    """Whether a control plane has its admin.conf, which it speaks with."""
+    """Whether this is a control plane node that has its admin.conf, so that kb can use it."""
     return ctx.config.is_control_plane and ctx.host.exists(ctx.paths.admin_conf)
 
 
@@ -56,9 +57,9 @@ def has_admin(ctx: Run) -> bool:
 
 
 def check_prepared(ctx: Run) -> None:
-    """What the cluster must have, and the files that control planes share, before anything is written here.
+    """Check the prerequisites in the cluster and the shared files before anything is written on this node.
 
-    Raises ClusterError (no-control-plane-endpoint, certs-secret-missing, those of certshare.plan_downloads,
+    Raises ClusterError (no-control-plane-endpoint, certs-secret-missing, those of shared_certs.plan_downloads,
     certs-of-another-cluster), HostError (shared-files-missing).
     """
     cluster = ctx.config.cluster
@@ -82,7 +83,7 @@ def check_prepared(ctx: Run) -> None:
 
 
 def start_making_keys(ctx: Run) -> None:
-    """The second processor makes the keys of the certificates while the first looks and pulls images."""
+    """Generate the keys in the background while preflight checks the node and pulls images."""
     missing = [spec for spec in _leaves(ctx) if not ctx.host.exists(spec.key_path(ctx.paths))]
     confs = [name for name in (*JOINED, "kubelet") if not ctx.host.exists(ctx.paths.kubeconfig(f"{name}.conf"))]
     certs.start_making_keys(ctx, wanted=len(missing) + len(confs))
@@ -93,7 +94,8 @@ def _leaves(ctx: Run) -> list[cert_specs.CertSpec]:
 
 
 def _missing_shared_files(ctx: Run) -> list[Path]:
-    """A CA without its key may be one that signs elsewhere: what it signed is looked at with the certificates."""
+    """The shared files that are missing on this node. CA keys do not count: a CA without its key may be external, which is
+    checked with the certificates."""
     shared = shared_certs.shared_files(ctx.paths, ctx.config.cluster)
     return [path for name, path in shared.items() if not name.endswith("ca.key") and not ctx.host.exists(path)]
 
@@ -131,7 +133,7 @@ def _open_shared_files(ctx: Run) -> Any:
 
 
 def plan_shared_certs(run: Run) -> Plan:
-    """The shared authorities and keys, out of the Secret that the certificate key opens."""
+    """The shared CAs and keys, from the Secret that the certificate key decrypts."""
     files = tuple(shared_certs.shared_files(run.paths, run.config.cluster).values())
 
     def judge(_: Ground) -> str:
@@ -157,7 +159,7 @@ def _download_certs(ctx: Run) -> None:
 
 
 def _refuse_another_content(ctx: Run, file: shared_certs.SharedFile) -> None:
-    """A key that lies here already is never written over: it may be all that is left of another cluster."""
+    """Never overwrite a file that differs: it may be all that is left of another cluster. Raises HostError (shared-file-differs)."""
     if not ctx.host.exists(file.path) or ctx.host.read_text(file.path) == file.data.reveal():
         return
     raise HostError(
@@ -169,9 +171,9 @@ def _refuse_another_content(ctx: Run, file: shared_certs.SharedFile) -> None:
 
 
 def plan_certs(run: Run) -> Plan:
-    """Each leaf certificate, for this node's names and addresses. No authority is ever made here.
+    """All leaf certificates, with this node's names and addresses. Never creates a CA.
 
-    Raises when it is applied: HostError (shared-files-missing, and those of an authority that cannot sign)."""
+    Raises when applied: HostError (shared-files-missing, and those of a CA that cannot sign)."""
 
     def check(_: Ground) -> None:
         _require_shared_files(run)
@@ -194,8 +196,8 @@ def _require_shared_files(ctx: Run) -> None:
 
 
 def plan_kubeconfigs(run: Run) -> Plan:
-    """The admin's, the two components', and the kubelet's own identity, signed here as on the first control plane: it does not have
-    to wait for an API server that needs the kubelet first. From here on the node speaks as its admin."""
+    """The kubeconfigs JOINED, and kubelet.conf unless the CA is external. The kubelet's certificate is signed here, as on the
+    first node, so that it does not wait for an API server that itself needs the kubelet. From here on, kb uses admin.conf."""
     start = Proof("keys", wait=lambda _: start_making_keys(run))
     confs = [kubeconfigs.issued_kubeconfig(run, name) for name in JOINED]
     if _may_sign(run):
@@ -210,7 +212,7 @@ def _may_sign(ctx: Run) -> bool:
 
 
 def _write_kubelet_identity(ctx: Run) -> None:
-    """kubelet.conf as the TLS bootstrap leaves it: it names the file that the kubelet renews."""
+    """Write kubelet.conf as TLS bootstrap leaves it: it refers to the file that the kubelet rotates."""
     path = ctx.paths.kubeconfig("kubelet.conf")
     if kubeconfig.is_kubeconfig_valid(ctx.host, ctx.paths, name="kubelet") and ctx.host.exists(_client_pem(ctx)):
         return
@@ -232,7 +234,7 @@ def _client_pem(ctx: Run) -> Path:
 
 
 def check_etcd(ctx: Run) -> Outputs:
-    """Before the kubelet starts: etcd serves, and all who have a vote are there. Raises ClusterError
+    """Check before the kubelet starts that etcd serves and all voting members are up. Raises ClusterError
     (etcd-no-quorum, etcd-member-down, etcd-unreachable, etcd-name-taken)."""
     external = ctx.config.cluster.external_etcd
     if external is not None:
@@ -251,8 +253,8 @@ def check_etcd(ctx: Run) -> Outputs:
 
 
 def _check_external_etcd(ctx: Run, external: ExternalEtcd) -> None:
-    """It takes no new member, but a new client: an API server that it does not let in ends again and again, and its last
-    word is that its time is up."""
+    """Check that this node can use the external etcd: without access, the API server would exit again and again, and log only a
+    timeout. Raises ClusterError (etcd-unreachable) if no endpoint serves this node."""
     trouble = etcd.probe_external(ctx.host, external)
     away = [f"{url}: {text}" for url, text in trouble.items() if text]
     if away and len(away) == len(trouble):
@@ -278,7 +280,7 @@ def _make_client(ctx: Run) -> etcd.Etcd:
             code="etcd-unreachable",
         )
     own = static_pods.etcd_client_url(ctx.config.local_api_endpoint.advertise_address)
-    # this node's own etcd comes last: while it joins, it serves nobody
+    # this node's own etcd comes last: it serves nobody until it has joined
     ordered = [*(url for url in urls if url != own), *(url for url in urls if url == own)]
     return etcd.Etcd(ctx.host, ordered, tls=etcd.read_client_tls(ctx.host, ctx.paths))
 
@@ -306,10 +308,10 @@ def _has_data(ctx: Run) -> bool:
 
 
 def join_etcd(ctx: Run) -> Outputs:
-    """Become a member of etcd: announced as a learner, started, caught up, given a vote; one node at a time.
+    """Become a member of etcd, one node at a time: add a learner, start it, wait until it is in sync, promote it.
 
     Raises ClusterError: join-queue, etcd-busy, etcd-member-down, etcd-no-quorum, etcd-unreachable, etcd-name-taken,
-    not-healthy; HostError (etcd-data-foreign). Whatever happens, a learner without a vote does not stay in the list.
+    not-healthy; HostError (etcd-data-foreign). A learner that was not promoted is removed again.
     """
     if ctx.config.cluster.local_etcd is None:
         return None
@@ -338,7 +340,7 @@ def join_etcd(ctx: Run) -> Outputs:
 
 
 def _membership(run: Run, client: etcd.Etcd) -> dict[str, str]:
-    """How reset finds the member: by the address of its peers' traffic, at those who keep the list."""
+    """What reset needs to remove the member: its peer URL, and the client URLs of the other members."""
     own = static_pods.etcd_client_url(run.config.local_api_endpoint.advertise_address)
     others = [url for url in client.endpoints if url != own]
     return {"kind": etcd.MEMBERSHIP, "peer_url": _peer_url(run), "endpoints": ",".join(others)}
@@ -346,7 +348,7 @@ def _membership(run: Run, client: etcd.Etcd) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _turn(ctx: Run) -> Iterator[lease.Lease]:
-    """Hold the queue's Lease for the time of the block."""
+    """Hold the Lease QUEUE during the block. Raises ClusterError (join-queue)."""
     turn = lease.Lease(ctx.api, QUEUE, ctx.config.node.name)
     _wait_for_turn(ctx, turn)
     try:
@@ -388,8 +390,8 @@ def _remove_former(ctx: Run, client: etcd.Etcd, *, former: etcd.Member) -> None:
 
 
 def _clear_former_data(ctx: Run) -> None:
-    """What a member that is in the list no more has left here: etcd would refuse to start with it. The cluster has it
-    all. Raises HostError (etcd-data-foreign) where kb did not make it."""
+    """Remove the data of a former member that is not in the member list any more: etcd would refuse to start with it, and the
+    cluster has all of it. Raises HostError (etcd-data-foreign) if kb did not create it."""
     folder = control_plane.etcd_data_dir(ctx) / "member"
     manifest = ctx.paths.manifest("etcd")
     if str(manifest) not in ctx.owned_paths:
@@ -405,14 +407,14 @@ def _clear_former_data(ctx: Run) -> None:
 
 
 def _announce(ctx: Run, client: etcd.Etcd, *, turn: lease.Lease) -> tuple[etcd.Member, ...]:
-    """Add this node as a learner. etcd refuses for a while what may be right in a moment."""
+    """Add this node as a learner. A refusal may be temporary, so it is retried for SETTLE_S seconds. Returns all members."""
     members: tuple[etcd.Member, ...] = ()
     trouble: Optional[ClusterError] = None
 
     def look() -> str:
         nonlocal members, trouble
         try:
-            # the answer of a list that another member has not seen yet would lack this one
+            # use this answer: a later list from a member that lags behind could lack this node
             members = client.add_learner(_peer_url(ctx))
             return ""
         except etcd.EtcdRefused as error:
@@ -454,7 +456,7 @@ def _explain_refusal(client: etcd.Etcd, error: etcd.EtcdRefused) -> ClusterError
 
 
 def _wait_for_vote(ctx: Run, client: etcd.Etcd, *, turn: lease.Lease) -> None:
-    """Until this node's etcd runs and has its vote."""
+    """Wait until this node's etcd runs and is a voting member."""
 
     def look() -> str:
         turn.keep(ctx.host.now(), ctx.host.monotonic())
@@ -481,11 +483,11 @@ def _wait_for_vote(ctx: Run, client: etcd.Etcd, *, turn: lease.Lease) -> None:
 
 
 def _wait_until_it_serves(ctx: Run, turn: lease.Lease) -> None:
-    """Until the new member answers: an API server that met it before would end, and sit in the kubelet's back-off.
+    """Wait until the new member answers: an API server started earlier would exit, and be delayed by the kubelet's back-off.
 
-    It may wait to hear that its name was entered in the member list; where that came with the snapshot which it started
-    from, it hears nothing until its request times out (seven seconds by etcd's defaults; etcdserver publishV3). Started
-    again it serves at once, so that is done, once."""
+    A new member serves only after it has published its name in the member list. If the entry arrived with the snapshot that
+    it started from, its request times out first (7 s by etcd's defaults; etcdserver publishV3). After a restart it serves at
+    once, so its container is restarted, once."""
     own_url = static_pods.etcd_client_url(ctx.config.local_api_endpoint.advertise_address)
     client = etcd.Etcd(ctx.host, (own_url,), tls=etcd.read_client_tls(ctx.host, ctx.paths))
     started, woken = ctx.host.monotonic(), False
@@ -509,13 +511,13 @@ def _restart_etcd_container(ctx: Run) -> None:
     found = ctx.host.query(crictl.crictl_argv(socket, "ps", "-q", "--name", "^etcd$", "--state", "running"))
     for container in found.stdout.split() if found.ok else ():
         ctx.report.detail("etcd has its vote and does not serve yet: its container is started again")
-        # at once: it does not listen to a request to end either, and a power loss is nothing to its log
+        # kill it: it does not react to SIGTERM in this state, and its WAL survives even a power loss
         ctx.host.run(crictl.crictl_argv(socket, "stop", "--timeout", "0", container))
 
 
 def _take_back(ctx: Run, client: etcd.Etcd, *, error: BaseException) -> None:
-    """A learner without a vote goes out of the list again, with what it was started from: left there it would keep
-    the next one out. A member with a vote stays; so does the error, which is told what became of it."""
+    """After a failed join, remove a learner that was not promoted, with its manifest and data: it would block the next join. A
+    voting member stays. The outcome is added to the details of `error`."""
     try:
         members = _list_members(client)
         own = etcd.find_by_peer_url(members, _peer_url(ctx))
@@ -523,7 +525,7 @@ def _take_back(ctx: Run, client: etcd.Etcd, *, error: BaseException) -> None:
             return
         ctx.host.remove(ctx.paths.manifest("etcd"))
         with contextlib.suppress(HostError):
-            # one that could not even make the pod's sandbox never lets the pod go, and starts no other of its name
+            # a kubelet that could not create the pod's sandbox never drops the pod, nor starts another of that name
             kubelet_start.restart_kubelet(ctx)
         if own is not None:
             client.remove(own)
@@ -555,13 +557,13 @@ def is_etcd_member(ctx: Run) -> bool:
 
 
 def at_own_server(ctx: Run) -> Run:
-    """The same context, speaking to this node's own API server."""
+    """The same run, but its client uses this node's own API server."""
     own = ctx.api.with_server(kubeconfig.local_url(ctx.config))
     return replace(ctx, caller=Caller.by(own))
 
 
 def wait_for_instance(ctx: Run) -> Outputs:
-    """The kubelet, this node's API server, controller-manager and scheduler."""
+    """Wait for the kubelet and for this node's API server, controller-manager and scheduler."""
     own = at_own_server(ctx)
     wait_for_control_plane(own)
     wait_for_controllers(own)
@@ -575,7 +577,7 @@ def instance_is_healthy(ctx: Run) -> bool:
 
 
 def soak_instance(ctx: Run) -> None:
-    """The static pods of this node run for the soak time, as on the first control plane."""
+    """Watch this node's static pods for the soak time, as on the first control plane node."""
     if ctx.config.kb.soak_s:
         soak(ctx, ctx.config.node.name)
 

@@ -1,9 +1,9 @@
-"""The phases of every join: preflight, kubelet-start, kubelet-wait-bootstrap, pod-network, verify. What only a control
-plane has is in phases/join_control_plane.py.
+"""The phases of every join: preflight, kubelet-start, kubelet-wait-bootstrap, pod-network, verify. For those of control plane
+nodes only, see phases/join_control_plane.py.
 
-What discovery found is in the configuration (config/load_join.py) before the first phase runs. Mirrors
-cmd/kubeadm/app/cmd/phases/join/{preflight,kubelet}.go; unlike kubeadm, kb says how far the kubelet's certificate
-signing request has got, and looks at the node before it calls it joined.
+Discovery runs before the first phase; its result is in the configuration (config/load_join.py). Mirrors
+cmd/kubeadm/app/cmd/phases/join/{preflight,kubelet}.go. Unlike kubeadm, kb reports the state of the kubelet's certificate
+signing request, and verifies the node before it reports it as joined.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ POLL_S = 0.2
 LOOK_AFTER_S = 4
 LOOK_EVERY_S = 3
 FOREIGN_NETWORK_S = 30
-"""How long a node whose pod network is not kb's is waited for: its operator may bring the network later."""
+"""How long to wait for Ready if the pod network is not kb's: it may be deployed later."""
 DNS_TIMEOUT_S = 60
 
 
@@ -56,7 +56,7 @@ def _bootstrap_conf(ctx: Run) -> Path:
 
 
 def _is_member(ctx: Run) -> bool:
-    """The kubelet can speak for itself already, so there is nothing to bootstrap."""
+    """Whether the kubelet has its own credentials already, so that no bootstrap is needed."""
     if ctx.config.is_control_plane:
         return membership.find_member_access(ctx.host, _kubelet_conf(ctx)) is not None
     return not ctx.config.joined.bootstrap_kubeconfig
@@ -66,7 +66,7 @@ def _is_member(ctx: Run) -> bool:
 
 
 def run_checks(ctx: Run, *, fix: Callable[[Run], None] = lambda run: preflight.fix_runtime(run)) -> Outputs:
-    """The checks of a joining node, and whether its name is free. Raises PreflightError, ClusterError (node-name-taken)."""
+    """Check a joining node, and that its name is free. Raises PreflightError, ClusterError (node-name-taken)."""
     is_control_plane = ctx.config.is_control_plane
     if is_control_plane:
         join_control_plane.check_prepared(ctx)
@@ -77,7 +77,7 @@ def run_checks(ctx: Run, *, fix: Callable[[Run], None] = lambda run: preflight.f
         ctx.report.note("the runtime and the kubelet are not here yet: this machine is checked when they are")
         return None
     owned = ctx.owned_paths
-    # the kubelet writes it when it likes, perhaps between two runs of kb
+    # the kubelet writes kubelet.conf at any time, perhaps between two runs of kb
     extra = [str(_kubelet_conf(ctx))] if str(ctx.paths.kubelet_config) in owned else []
     preflight.look_at_node(ctx, facts.JOIN, batches=(facts.ROOT, facts.NODE, facts.IMAGES), owned=extra)
     if not _is_member(ctx):
@@ -88,12 +88,12 @@ def run_checks(ctx: Run, *, fix: Callable[[Run], None] = lambda run: preflight.f
 
 
 def foretell_checks(ctx: Run) -> Outputs:
-    """All but what containerd has to try."""
+    """Dry run of run_checks: the runtime is left unchanged."""
     return run_checks(ctx, fix=preflight.foretell_fix)
 
 
 def _checked(ctx: Run) -> NodeConfig:
-    """What the node is to be, whoever let it into the cluster: that is no matter of its own, and is gone when it has joined."""
+    """The configuration without the credentials for joining: they do not describe the node, and are gone after the join."""
     return dataclasses.replace(ctx.config, join=None, certificate_key=Secret(""))
 
 
@@ -111,15 +111,15 @@ def _check_name(ctx: Run) -> None:
 
 @frozen
 class JoiningKubelet(kubelet_start.Kubelet):
-    """One that runs is left alone only if it is a member already, or still asks to become one."""
+    """A running kubelet is kept only if the node is a member already, or its certificate signing request is still open."""
 
     def is_running(self, run: Run) -> bool:
         return super().is_running(run) and (_is_member(run) or _is_asking(run))
 
 
 def plan_kubelet(run: Run) -> Plan:
-    """What the kubelet needs to ask for its certificate, and that it runs. A worker has its taints from its first moment; a
-    control plane is marked when it works. Its CA is that of the files which control planes share."""
+    """The kubelet, with the files that it needs to request its certificate. A worker registers with its taints; a control plane
+    node is marked once it works, and uses the CA that control plane nodes share."""
     is_worker = not run.config.is_control_plane
     shared = kubelet_start.shared_kubelet_config(run)
     files = {
@@ -130,7 +130,7 @@ def plan_kubelet(run: Run) -> Plan:
     once: list[Item] = []
     if is_worker:
         files.update(dict.fromkeys((ca_cert, *_client_ca_files(run)), ca_pem))
-    else:  # as the files which control planes share have it, if they do
+    else:  # control plane nodes share this file; keep it if it exists
         once.append(File(ca_cert, ca_pem, keeps=lambda found, _: found, keeps_rights=True))
     if not _is_member(run):
         token = run.config.joined.bootstrap_kubeconfig.reveal()
@@ -140,8 +140,8 @@ def plan_kubelet(run: Run) -> Plan:
 
 
 def _client_ca_files(ctx: Run) -> tuple[Path, ...]:
-    """Where the cluster's kubelets look for the authority of their clients: below its certificatesDir, which may be another
-    folder than the one where a join puts the CA. Without the file the kubelet does not start."""
+    """The clientCAFile of the cluster's kubelets. It is below the cluster's certificatesDir, which may differ from the directory
+    where a join puts the CA. The kubelet does not start without this file."""
     authentication = ctx.config.kubelet.get("authentication") or {}
     told = (authentication.get("x509") or {}).get("clientCAFile") if isinstance(authentication, dict) else None
     is_path = isinstance(told, str) and told.startswith("/")
@@ -149,8 +149,8 @@ def _client_ca_files(ctx: Run) -> tuple[Path, ...]:
 
 
 def _is_asking(ctx: Run) -> bool:
-    """Whether the kubelet waits for a request that may still be answered. Started anew, it would ask anew, and the
-    approval of the old request would be in vain; one that was denied or deleted it would wait for in vain."""
+    """Whether the kubelet waits for a certificate signing request that may still succeed. After a restart it would create a new
+    one, and an approval of the old one would be lost. A denied or deleted request never succeeds."""
     try:
         request = signing_request.read_signing_request(_bootstrap_api(ctx), ctx.config.node.name)
     except (Unreachable, api.ApiRefused):
@@ -162,7 +162,7 @@ def _is_asking(ctx: Run) -> bool:
 
 
 def wait_for_bootstrap(ctx: Run) -> Outputs:
-    """Until the kubelet has its certificate; then the bootstrap credentials go.
+    """Wait until the kubelet has its certificate, then remove the bootstrap credentials.
 
     Raises ClusterError: csr-not-sent, csr-pending, csr-denied, csr-failed, csr-not-signed, csr-unknown,
     kubelet-conf-missing, not-healthy.
@@ -171,10 +171,10 @@ def wait_for_bootstrap(ctx: Run) -> Outputs:
     ctx.promises.expect([_kubelet_conf(ctx)])
     if ctx.config.is_control_plane and _is_member(ctx):
         host.remove(_bootstrap_conf(ctx))
-        return None  # its identity was signed here; whether it works shows when its API server does
+        return None  # its certificate was signed here; it can be tried only once its API server runs
     _wait_for_identity(ctx)
     host.remove(_bootstrap_conf(ctx))
-    # from here on the node speaks for itself
+    # from here on, kb uses the node's own credentials
     ctx.caller.become("admin" if join_control_plane.has_admin(ctx) else "kubelet")
     if not ctx.config.is_control_plane:
         make_so(plan_socket(ctx), ctx)
@@ -189,7 +189,7 @@ def _wait_for_identity(ctx: Run) -> None:
         if elapsed > LOOK_AFTER_S and elapsed - looked > LOOK_EVERY_S:
             trouble, looked = _find_trouble(ctx, elapsed), elapsed
             is_lasting, last, seen = trouble.code == last, trouble.code, trouble.what
-            if is_lasting and trouble.code != told:  # what two looks see is no passing state
+            if is_lasting and trouble.code != told:  # seen twice, so it is not a passing state
                 told = trouble.code
                 ctx.report.note(f"{advise(trouble)} (still waiting)")
 
@@ -220,7 +220,7 @@ def _has_identity(ctx: Run) -> bool:
 
 
 def _find_trouble(ctx: Run, elapsed: float) -> ClusterError:
-    """Why there is no certificate yet. Raises it where waiting cannot help."""
+    """Why the kubelet has no certificate yet. Returns the error, or raises it if waiting cannot help."""
     link = chain.find_broken_link(ctx.host, ctx.config.node.cri_socket)
     if link and link.is_final:
         raise link.as_error()
@@ -238,7 +238,7 @@ def _find_trouble(ctx: Run, elapsed: float) -> ClusterError:
             details=(advise(link),) if link else (),
         )
     trouble = signing_request.explain_signing_request(ctx.host, request, node_name=name, waited_s=elapsed)
-    is_unasked = request.state in ("not-sent", "signed")  # what is signed may be the request of an earlier join
+    is_unasked = request.state in ("not-sent", "signed")  # a signed request may be that of an earlier join
     if is_unasked:
         link = link or kubelet_trouble.find_request_trouble(ctx.host)
     if is_unasked and link:
@@ -249,7 +249,7 @@ def _find_trouble(ctx: Run, elapsed: float) -> ClusterError:
 
 
 def _bootstrap_api(ctx: Run) -> api.Api:
-    """The identity of the bootstrap may see certificate signing requests; patience is the caller's."""
+    """A client with the bootstrap credentials, which may read certificate signing requests. Retries are left to the caller."""
     return api.Api(ctx.host, ctx.api.identity, retry_s=0)
 
 
@@ -257,8 +257,8 @@ def _bootstrap_api(ctx: Run) -> api.Api:
 
 
 def verify_node(ctx: Run) -> Outputs:
-    """The node is Ready, and with kb's own pod network it and its pods reach the cluster's DNS and API through their
-    Services."""
+    """Wait until the node is Ready. With kb's pod network, also until the node and its pods reach the cluster's DNS and API through
+    their Services."""
     name = ctx.config.node.name
     if ctx.config.kb.pod_network.plugin == "none":
         return Results(node_ready=_becomes_ready(ctx))
@@ -285,12 +285,12 @@ def _ready(ctx: Run) -> tuple[str, str]:
 
 
 def _components(ctx: Run) -> tuple[str, ...]:
-    """What kb's addons run on a node that joined."""
+    """The components of kb's addons that run on every node."""
     return () if ctx.config.cluster.proxy.disabled else ("kube-proxy",)
 
 
 def _becomes_ready(ctx: Run) -> bool:
-    """Whether the node is Ready under a pod network that is not kb's. Says what is in the way where it is not."""
+    """Whether the node becomes Ready with a pod network that is not kb's. Reports why if it does not."""
     name = ctx.config.node.name
 
     def look() -> str:
@@ -310,8 +310,8 @@ def _say_link(end: End) -> str:
 
 
 def _reaches_dns(ctx: Run) -> bool:
-    """A lookup through the Service address needs kube-proxy's rules here and the way to CoreDNS on another node. Says what is in
-    the way where no answer comes."""
+    """Whether a DNS lookup through the Service address succeeds. It needs kube-proxy's rules on this node and a route to CoreDNS on
+    another node. Reports why if it does not."""
     cluster = ctx.config.cluster
     if cluster.dns.disabled or cluster.proxy.disabled:
         return True
@@ -332,7 +332,7 @@ def _reaches_dns(ctx: Run) -> bool:
         _components(ctx),
         dict.fromkeys(_components(ctx), "the cluster's DNS does not answer"),
         heal=heal,
-        is_patient=True,  # what kube-proxy once exited from need not be why CoreDNS does not answer
+        is_patient=True,  # an earlier exit of kube-proxy need not be why CoreDNS does not answer
         find_cause=lambda: container_trouble.find_lost_rules(ctx.host, ctx.config.node.cri_socket),
     )
     end = wait.watch(look)
