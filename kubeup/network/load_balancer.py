@@ -310,7 +310,9 @@ def _not_up(host: Host, settings: Settings, *, last: Unreachable, elapsed: float
     elif found.state != "running":
         lines = containers.container_logs(host, settings.cri_socket, container_id=found.id, lines=3)
         cause = f"its container is {found.state} (code {found.exit_code}): {' '.join(lines) or found.message or 'it said nothing'}"
-        remedy = f"see all of it: crictl logs {found.id[:13]}"
+        # its pauses grow, for a pod that came and went with the same contents too; a restarted kubelet has forgotten them
+        restart = services.spoken_of(host).say("restart", "kubelet")
+        remedy = f"see why: crictl logs {found.id[:13]}; to have the kubelet start it again without a pause: {restart}"
     else:
         cause = f"haproxy runs, and no API server answers behind it: {last.cause}"
         remedy = f"see which servers it considers ready: crictl logs {found.id[:13]}"

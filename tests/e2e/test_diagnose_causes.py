@@ -887,12 +887,12 @@ def test_fix_makes_containerd_fit(lab: Lab, kb_pyz: Path, containerd: str, confi
             f"python3 /root/kb.pyz init phase preflight --config /root/init.yaml --ignore-preflight-errors={ignored}"
         )
         told = node.run(preflight, timeout=200).output
-        assert "containerd was mended and restarted" in told
+        assert "fixed containerd's configuration and restarted it" in told
         dump = node.run("containerd config dump").stdout
         assert re.search(r"SystemdCgroup = true", dump)
         assert re.search(r"sandbox(_image)? = [\"']registry\.k8s\.io/pause:3\.10\.1", dump)
         again = node.run(preflight, timeout=200).output
-        assert "mended" not in again
+        assert "fixed containerd" not in again
         node.run("python3 /root/kb.pyz reset --force", timeout=120)
         assert node.run(f"cat {CONTAINERD} 2>/dev/null || echo none").stdout == before
     finally:
