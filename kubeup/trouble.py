@@ -1,8 +1,8 @@
-"""What is wrong, why, and the one thing to do: the result of every search for a cause.
+"""The result of every search for a cause: what is wrong, why, and the one thing to do.
 
-A KbError says the same and ends a command. Other pairs of a text and a remedy differ, and their docstrings say how: a
-check's finding (diagnosis/checks/facts.py), a configuration's problem (config/problems.py), a row in a table of signs,
-the runtime's status (node/runtime.py).
+A KbError holds the same fields and ends a command. Similar types differ, as their docstrings say: a check's finding
+(diagnosis/checks/facts.py), a configuration's problem (config/problems.py), a row in a table of signs, and the runtime's
+status (node/runtime.py).
 """
 
 from __future__ import annotations
@@ -26,5 +26,5 @@ class Trouble:
 
 
 def advise(trouble: Union[Trouble, KbError]) -> str:
-    """ "etcd exited 1 time (code 1): its disk is full. Remedy: make space" """
+    """One line for the user: "etcd exited 1 time (code 1): its disk is full. Remedy: make space"."""
     return f"{trouble}. Remedy: {trouble.remedy}"

@@ -1,7 +1,7 @@
-"""Whether the whole cluster is well: its nodes, API servers, etcd members, controllers and admission.
+"""The health of the whole cluster: its nodes, API servers, etcd members, controllers and admission.
 
-Each part is asked itself, by its own address: a load balancer in front of the API servers hides the one that is down. This module
-changes nothing, and waits for nothing but the renewal of a lease.
+Each API server is probed at its own address, because a load balancer in front of them hides the one that is down. This module
+changes nothing, and waits only for the renewal of leases.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ MAX_BEHIND = 5000
 """How many entries a member of etcd may be behind: with more, etcd itself rejects requests
 (server/etcdserver/v3_server.go: maxGapBetweenApplyAndCommitIndex)."""
 TRIAL = "kb-admission-trial"
-"""The name of the pod that admission is tried with. It is never created."""
+"""The name of the pod with which admission is tested. It is never created."""
 
 
 @frozen
 class Part:
     """One part of the cluster, and what is wrong with it.
 
-    kind: node | api-server | etcd | leader | admission. unproven: why nobody can tell, in words. node: the node concerned, if it is
-    known: of a leader, the hostname of the one that holds the lease.
+    kind: node | api-server | etcd | leader | admission. unproven: why its health cannot be determined, in words. node: the node
+    concerned, if known; for a leader, the hostname of the lease's holder.
     """
 
     kind: str
@@ -48,9 +48,9 @@ class Part:
 
 
 def probe_cluster(api: Api) -> list[Part]:
-    """All parts of the cluster but its etcd, which has a client of its own (judge_members).
+    """All parts of the cluster except etcd, which needs a client of its own (judge_members).
 
-    Raises ApiRefused or Unreachable if the API server that `api` asks does not serve, or rejects its identity.
+    Raises Unreachable if the API server of `api` does not serve, ApiRefused if it rejects the identity.
     """
     before = _read_renewals(api)
     servers = probe_api_servers(api)
@@ -61,9 +61,9 @@ def probe_cluster(api: Api) -> list[Part]:
 
 
 def probe_nodes(api: Api) -> list[Part]:
-    """Every Node object: Ready, an address of its own, and a kubelet that the API servers support.
+    """Check that every node is Ready, has an address of its own, and a kubelet version that the API servers support.
 
-    A node is Ready as long as the controller-manager does not say otherwise, so this is worth as much as its lease (probe_leaders).
+    Only a working controller-manager marks a lost node as not Ready, so trust this only if a leader is found (probe_leaders).
     """
     nodes = api.list(path_of("Node"))
     owners: dict[str, list[str]] = {}
@@ -102,7 +102,7 @@ def _judge_node(node: Object, owners: Mapping[str, Sequence[str]], *, server: Op
 
 
 def _judge_kubelet(node: Object, server: Optional[releases.Version]) -> Optional[Trouble]:
-    """By Kubernetes' version skew policy: never newer than an API server, at most three minors older."""
+    """Apply Kubernetes' version skew policy: a kubelet is never newer than an API server, and at most three minors older."""
     name, told = node["metadata"]["name"], ((node.get("status") or {}).get("nodeInfo") or {}).get("kubeletVersion", "")
     kubelet = releases.parse_version(told)
     if kubelet is None or server is None:
@@ -124,7 +124,7 @@ def _judge_kubelet(node: Object, server: Optional[releases.Version]) -> Optional
 
 
 def probe_api_servers(api: Api) -> list[Part]:
-    """Every API server in the EndpointSlice that they maintain, by its own address."""
+    """Probe every API server in the EndpointSlice that they maintain, at its own address."""
     return [_ask_ready(api, server) for server in objects.read_api_servers(api)]
 
 
@@ -157,8 +157,10 @@ def _read_version(api: Api) -> str:
 
 
 def judge_members(members: Sequence[etcd.Member], statuses: Mapping[str, etcd.Status]) -> list[Part]:
-    """Every member: its status with the alarms, its vote, and how far it is behind the others. statuses: by member ID, of those
-    that have a client URL."""
+    """Judge every member by its status (alarms included), its vote, and how far it is behind the others.
+
+    statuses: member ID -> status, for the members that have a client URL.
+    """
     newest = max((status.applied for status in statuses.values()), default=0)
     return [Part("etcd", one.name or one.hex_id, _judge_member(one, statuses, newest=newest)) for one in members]
 
@@ -193,7 +195,7 @@ def _judge_member(member: etcd.Member, statuses: Mapping[str, etcd.Status], *, n
 
 
 def _read_renewals(api: Api) -> dict[str, tuple[str, str]]:
-    """Leader -> (holder, renewTime); without those that have no lease."""
+    """Component -> (holderIdentity, renewTime); components without a lease are left out."""
     found = {}
     for name in LEADERS:
         lease = api.get(path_of("Lease", name, namespace=objects.SYSTEM))
@@ -203,9 +205,9 @@ def _read_renewals(api: Api) -> dict[str, tuple[str, str]]:
 
 
 def probe_leaders(api: Api, before: Optional[Mapping[str, tuple[str, str]]] = None) -> list[Part]:
-    """Whether somebody leads among the controller-managers and among the schedulers: the lease is renewed while we look.
+    """Check that the controller-managers and the schedulers have a leader: one that renews its lease while kb watches.
 
-    Clocks are not compared. before: an earlier answer of _read_renewals, so that most of the wait is over already.
+    Clocks are not compared. before: an earlier result of _read_renewals, which saves most of the wait.
     """
     earlier = dict(before if before is not None else _read_renewals(api))
     latest = dict(earlier)
@@ -235,10 +237,10 @@ def _judge_leader(name: str, before: Optional[tuple[str, str]], after: Optional[
 
 
 def probe_admission(api: Api) -> list[Part]:
-    """Whether a pod could be created: a webhook that does not answer may stop all of them. It is a dry run: nothing is created.
+    """Check by a dry run whether a pod could be created: a webhook that does not answer may block all pods.
 
-    A webhook that declares side effects rejects every dry run, so nothing can be told then. A policy that rejects this pod works.
-    Source: KEP-576 (dry run)
+    The API server rejects every dry run that matches a webhook with side effects, so the result is unproven then. A policy that
+    rejects this pod is fine: admission works. Source: KEP-576 (dry run)
     """
     pod = {
         "apiVersion": "v1",

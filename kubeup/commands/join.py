@@ -73,7 +73,7 @@ def _run_join(call: Invocation, *, only: str, endpoint: str) -> int:
     kubelet = membership.find_member_access(local, Paths().kubeconfigs / "kubelet.conf")
     wishes = _load_wishes(launch, endpoint, is_member=bool(admin or kubelet))
     is_control_plane = wishes.join.control_plane is not None
-    # a control plane authenticates as its admin; an admin.conf on a worker is only somebody's for looking around
+    # a control plane authenticates as its admin; an admin.conf on a worker is just some user's kubeconfig
     member = admin if is_control_plane else kubelet
     phases = _phases_for(call, is_control_plane=is_control_plane, only=only)
     if wishes.kb.air_gapped:
@@ -195,7 +195,7 @@ def _find_cluster(
     """Find the cluster. A member authenticates with its own identity, because the token of a repeated join may have
     expired."""
     wanted = wishes.join
-    # as in kubeadm, an admin.conf together with --control-plane is there to be used
+    # as in kubeadm, an existing admin.conf is used if --control-plane is given
     is_admin = wanted.control_plane is not None and member is not None
     is_ours = is_admin or (member is not None and node_state.has_run("join"))
     access = member if is_ours else None
@@ -217,7 +217,7 @@ def _find_cluster(
     if access.is_member:
         return config
     if wanted.control_plane is not None:
-        # if its kubelet has to bootstrap, it does so through its own API server: kubelet.conf has to name that one
+        # if its kubelet has to bootstrap, it does so through this node's own API server, which kubelet.conf must name
         access = replace(access, server=kubeconfig.local_url(config))
     text = access.render_bootstrap_kubeconfig(config.cluster.cluster_name)
     return replace(config, join=replace(config.joined, bootstrap_kubeconfig=text, clock_skew_s=access.skew_s))
@@ -230,7 +230,10 @@ def _read_config(host: Host, wishes: load_join.JoinWishes, *, access: Access) ->
 
 
 def make_member_run(target: Host, config_file: Path, *, report: Report) -> Run:
-    """The run that `kb join` with that file would have on a node that is already a member. Raises ClusterError."""
+    """The run that `kb join` with this file would have on a node that is already a member.
+
+    Raises HostError (kubeconfig-unreadable), ClusterError.
+    """
     paths = Paths()
     wishes = load_join.load_join_config(
         target, config_file=config_file, flags={"allow-unknown-fields": True}, is_member=True
@@ -249,7 +252,7 @@ def make_member_run(target: Host, config_file: Path, *, report: Report) -> Run:
 
 
 def _plan_fence(local: Host, wishes: load_join.JoinWishes, *, member: Optional[Access]) -> fence.Fence:
-    """Before the cluster is found: allow only the servers named for finding it."""
+    """The fence until the cluster is found: allows only the servers that the configuration names for discovery."""
     discovery_, names = wishes.join.discovery, set()
     if discovery_.bootstrap_token:
         names.add(urlsplit(f"https://{discovery_.bootstrap_token.api_server_endpoint}").hostname or "")

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 def reset(call: Invocation) -> int:
-    """Undo what the journal holds. Nothing is guessed: without a journal, nothing is touched."""
+    """Undo what the journal holds. Without a journal nothing is touched."""
     if call.flags.get("list"):
         return launcher.list_phases(call)
     launch, paths = Launch(call), Paths()
     launch.require_root()
-    _require_journal(launch, paths)  # before the lock: its file would be all that kb ever created here
+    _require_journal(launch, paths)  # before the lock, whose file might be the only thing that kb ever created here
     with launch.locked(paths):
         node_state = _require_journal(launch, paths)
         _ask_to_reset(launch, node_state, paths=paths)

@@ -1,4 +1,4 @@
-"""The copy of kb that the units of kb's own run, as a part of their plans."""
+"""The installed copy of kb that kb's own systemd units run, as a part of their plans."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from kubeup.machine import own_copy
 
 
 def plan_program(run: Run, pyz: Optional[Path]) -> list[Item]:
-    """A checkout is not copied: it is no single file. Raises when it is applied: HostError (folder-of-another-user)."""
+    """The copy of `pyz`; nothing for a checkout, which is not a single file.
+
+    Raises when it is applied: HostError (folder-of-another-user).
+    """
     if pyz is None:
         return []
 

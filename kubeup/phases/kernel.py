@@ -1,4 +1,4 @@
-"""The phases of install: what a machine needs before it can be a node, and what kubeadm leaves to its admin."""
+"""The kernel settings and the route that a node needs, which kubeadm leaves to the admin."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ _HEADER = "# Written by kb: a Kubernetes node forwards packets between its pods 
 
 
 def plan_forwarding(run: Run) -> Plan:
-    """IP forwarding for the families in use; for a bridge between pods, that kube-proxy's rules see its packets; and a route to
-    Services, where this machine has none.
+    """IP forwarding for the families in use, and a route to Services if this machine has none.
 
-    Raises when it is applied: HostError (sysctl-refused) where the kernel does not take a value.
+    With the bridge plugin also br_netfilter, so that kube-proxy's rules see the bridge's packets.
+
+    Raises when it is applied: HostError (sysctl-refused) if the kernel rejects a value.
     """
     modules = [_plan_bridge_module()] if run.config.kb.pod_network.plugin == "bridge" else []
     keys = lambda _: _sysctls(run)  # noqa: E731
-    # which there are shows when the module is loaded
+    # which sysctls exist is known only once the module is loaded
     return Plan(*modules, Later("sysctls", read=keys, wait=keys, then=_plan_sysctls)) + _plan_service_route(run)
 
 
@@ -47,14 +48,14 @@ def _plan_sysctls(keys: Sequence[str]) -> list[Item]:
     return [File(SYSCTLS, text), *(Sysctl(key, "1") for key in keys)]
 
 
-# ---- the way to Services
+# ---- the route to Services
 
 
 def _unroutable_services(ctx: Run) -> list[str]:
-    """The service networks to which the kernel has no route at all, as on a machine without a default route.
+    """The Service CIDRs to which the kernel has no route at all, as on a machine without a default route.
 
-    The bridge pod network looks after that itself (kubeup/network/route_keeper.py), and takes its route back when it is needed no
-    more; none of the others does."""
+    [] with the bridge plugin: its route keeper (kubeup/network/route_keeper.py) adds the route itself, and removes it when it
+    is no longer needed. No other pod network does that."""
     if ctx.config.kb.pod_network.plugin == "bridge":
         return []
     found = []
@@ -67,7 +68,7 @@ def _unroutable_services(ctx: Run) -> list[str]:
 
 
 def _plan_service_route(run: Run) -> Plan:
-    """A route by this node's own interface, now and after a reboot, where there is none, or kb's."""
+    """A route through this node's own interface, now and after a reboot, if there is none or it is kb's."""
     unit, missing = run.paths.systemd / ROUTE_UNIT, _unroutable_services(run)
     text = run.host.read_text(unit) if run.host.exists(unit) else ""
     cidrs = [cidr for cidr in run.config.cluster.service_cidrs() if cidr in missing or f" {cidr} " in text]
@@ -89,7 +90,7 @@ def _plan_service_route(run: Run) -> Plan:
 
 
 def _find_device(run: Run, address: str) -> str:
-    """The interface that has this address; "" for none."""
+    """The name of the interface that has this address; "" if none has."""
     for interface in choose.read_interfaces(run.host) or []:
         if any(str(own) == address for own in interface.addresses):
             return str(interface.name)
@@ -98,8 +99,10 @@ def _find_device(run: Run, address: str) -> str:
 
 @frozen
 class ServiceRoute:
-    """The unit of the route to Services, which does what it does once, and ends. routes: the words of ip; is_there: whether the kernel
-    has them."""
+    """The oneshot unit that adds the route to Services.
+
+    routes: the arguments of ip, per route. is_there: whether the kernel has the routes.
+    """
 
     routes: tuple[tuple[str, ...], ...]
     is_there: bool
@@ -120,11 +123,11 @@ class ServiceRoute:
             run.host.run(["ip", *words])
 
     def settle(self, run: Run) -> None:
-        """`start` enables it."""
+        """Not needed: `start` enables it."""
 
 
 def plan_no_service_route(run: BareRun) -> Plan:
-    """Reset: neither the unit nor the routes that it added. The unit names the routes, so it is removed last."""
+    """Reset: remove the routes and then the unit, which is what names them."""
     unit = run.paths.systemd / ROUTE_UNIT
     find = lambda ground: [str(unit)] if ground.host.exists(unit) else []  # noqa: E731
     return Plan(Gone("the route to Services", find, lambda ground: _remove_service_route(ground.host, unit)))
@@ -141,7 +144,7 @@ def _remove_service_route(host: Host, unit: Path) -> None:
 
 
 def has_own_sysctls(ctx: Run) -> bool:
-    """Whether this node's file is one that kb wrote."""
+    """Whether kb wrote this node's sysctl file."""
     return ctx.host.exists(SYSCTLS) and ctx.host.read_text(SYSCTLS).startswith(_HEADER)
 
 

@@ -1,4 +1,4 @@
-"""The phases kubeconfig/*: the identities of the admins, the kubelet and two components.
+"""The phases kubeconfig/*: for the admins, the kubelet, the controller-manager and the scheduler.
 
 The rules are in kubeup/node/kubeconfig.py. Mirrors cmd/kubeadm/app/cmd/phases/init/kubeconfig.go.
 """
@@ -43,7 +43,7 @@ plan_scheduler = partial(_plan, name="scheduler")
 
 
 def ensure(ctx: Run, name: str) -> Outputs:
-    """Write the kubeconfig `name` of KUBECONFIGS, or keep the one that is here and good."""
+    """Write the kubeconfig `name` of KUBECONFIGS, or keep the existing one if it is valid."""
     finding = kubeconfig.ensure_kubeconfig(
         ctx.host, ctx.paths, config=ctx.config, release=ctx.release, name=name, make_key=partial(take_key, ctx)
     )

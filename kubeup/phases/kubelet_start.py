@@ -1,9 +1,8 @@
-"""The phases kubelet-start and kubelet-finalize/*: the kubelet's files and its service; and for reset, how the kubelet, its pods, its
-mounts and its data are removed.
+"""The phases kubelet-start and kubelet-finalize/*: the kubelet's files and service. For reset: removes the kubelet's pods, mounts and data.
 
-The rules of the files are in kubeup/node/kubelet.py. Mirrors cmd/kubeadm/app/cmd/phases/init/{kubelet,kubeletfinalize}.go
-and cmd/kubeadm/app/util/initsystem; unlike kubeadm, kb writes the unit where no package brought one, enables the
-kubelet at boot, and says so when it does not start.
+The content of the files is in kubeup/node/kubelet.py. Mirrors cmd/kubeadm/app/cmd/phases/init/{kubelet,kubeletfinalize}.go
+and cmd/kubeadm/app/util/initsystem. Unlike kubeadm, kb writes the unit if no package installed one, enables the kubelet
+at boot, and fails if it does not start.
 """
 
 from __future__ import annotations
@@ -37,13 +36,13 @@ with lazily:
 
 
 def stop_kubelet(ctx: Run) -> None:
-    """Stop the kubelet if it runs. That it cannot be stopped is no failure: it is restarted or looked at next."""
+    """Stop the kubelet if it runs. A failure to stop it is ignored: the next step restarts or checks it."""
     if services.find(ctx.host) is not None and services.is_active(ctx.host, "kubelet"):
         services.run(ctx.host, "stop", unit="kubelet")
 
 
 def enable_kubelet(ctx: Run) -> None:
-    """Have the kubelet started at boot. A machine that does not let itself be changed so runs it all the same."""
+    """Enable the kubelet at boot. Where that is not possible, the report warns: the kubelet still runs now."""
     if ctx.config.kb.only_kubeadm:
         return
     answer = services.enable(ctx.host, "kubelet")
@@ -52,8 +51,10 @@ def enable_kubelet(ctx: Run) -> None:
 
 
 def restart_kubelet(ctx: Run) -> None:
-    """Start the kubelet anew, after systemd has read its units again where they have changed (a tenth of a second).
-    Raises HostError: no-init-system, kubelet-not-started."""
+    """Restart the kubelet. Before that, reload systemd if its units have changed; a reload takes a tenth of a second.
+
+    Raises HostError: no-init-system, kubelet-not-started.
+    """
     manager = services.find(ctx.host)
     if manager is None:
         _start_by_hand(ctx)
@@ -71,7 +72,7 @@ def restart_kubelet(ctx: Run) -> None:
 
 
 def _has_stale_units(host: Host, manager: services.ServiceManager) -> bool:
-    """Whether the service manager knows the kubelet's unit by other files than those on the disk, or not at all."""
+    """Whether the service manager has loaded other files for the kubelet's unit than those on disk, or none."""
     if manager is not services.SYSTEMD:
         return True
     wanted = "LoadState,NeedDaemonReload,DropInPaths"
@@ -79,7 +80,7 @@ def _has_stale_units(host: Host, manager: services.ServiceManager) -> bool:
     shown = dict(line.split("=", 1) for line in lines if "=" in line)
     if (shown.get("LoadState"), shown.get("NeedDaemonReload")) != ("loaded", "no"):
         return True
-    # systemd does not look into a folder of drop-ins that is newer than its list of such folders
+    # systemd does not notice a drop-in folder that is newer than its list of such folders
     known = {Path(path).name for path in shown.get("DropInPaths", "").split()}
     there = {path.name for path in kubelet.find_unit_files(host) if path.suffix == ".conf"}
     return not there <= known
@@ -90,7 +91,10 @@ def _reason(answer: CommandResult) -> str:
 
 
 def _start_by_hand(ctx: Run) -> None:
-    """Without systemd or OpenRC kb cannot move the kubelet: fine if one answers, or if nothing runs here anyway."""
+    """Without systemd or OpenRC, kb cannot start the kubelet. Accepted if one answers, or if the host is not live.
+
+    Raises HostError (no-init-system) otherwise.
+    """
     if not ctx.host.is_live:
         ctx.report.note("no systemd and no OpenRC here: the kubelet has to be started by other means")
         return
@@ -112,7 +116,7 @@ def _start_by_hand(ctx: Run) -> None:
 def _find_kubelet(host: Host) -> Path:
     found = host.which("kubelet")
     if found is None and not host.is_live:
-        return Path("/usr/bin/kubelet")  # where the packages put it, and where it may be by the time it is needed
+        return Path("/usr/bin/kubelet")  # where the packages install it: it may be there by the time it is needed
     if found is None:
         raise HostError(
             "there is no kubelet on this node",
@@ -123,12 +127,14 @@ def _find_kubelet(host: Host) -> Path:
     return found
 
 
-# ---- the identity of before
+# ---- an earlier cluster's identity
 
 
 def has_foreign_identity(ctx: Run, ca_pem: str) -> bool:
-    """Whether the kubelet's own certificate is none of this cluster's: a kubelet shows it for as long as it is there, and is
-    answered 401, instead of asking for another one. kubeadm leaves it, and the node never appears."""
+    """Whether the kubelet's own certificate is not from this cluster.
+
+    As long as it exists, the kubelet presents it and gets a 401, instead of requesting a new one. kubeadm leaves it there, and
+    the node never registers."""
     pem = kubelet.find_rotated_cert(ctx.config)
     if not ca_pem or ctx.config.kb.only_kubeadm or not ctx.host.exists(pem):
         return False
@@ -136,11 +142,11 @@ def has_foreign_identity(ctx: Run, ca_pem: str) -> bool:
         chain = certificates.parse_certs(ctx.host.read_text(pem))
         return not any(certificates.is_signed_by(chain, ca) for ca in certificates.parse_certs(ca_pem))
     except (HostError, ValueError):
-        return True  # a link into nowhere, or no certificate: nothing that this cluster's kubelet could show
+        return True  # a dangling link, or not a certificate: nothing that this cluster's kubelet could present
 
 
 def _move_foreign_identity(run: Run, ca_pem: str) -> MovedAside:
-    """Out of the kubelet's way, and no further: whose it is, is not kb's to say."""
+    """Rename it out of the kubelet's way. It is not deleted: kb does not know whose it is."""
     pem = kubelet.find_rotated_cert(run.config)
     aside = pem.with_name(f"of-before-{pem.name}")
     told = f"{pem} is no certificate of this cluster: it is {aside.name} now, and the kubelet gets its own"
@@ -157,15 +163,15 @@ def _read_ca(ctx: Run) -> str:
 
 @frozen
 class Kubelet:
-    """The kubelet, which reads its files when it starts. Stopped before they change: a run that is cut off leaves it stopped,
-    and not with the files of before."""
+    """The kubelet's service. The kubelet reads its files only when it starts, so it is stopped before they change: an interrupted
+    run leaves it stopped, rather than running from the old files."""
 
     name = "kubelet"
     places: tuple[Path, ...] = (
         Path("/etc/systemd/system/multi-user.target.wants/kubelet.service"),
         Path("/etc/runlevels/default/kubelet"),
     )
-    """What enabling it makes, by service manager."""
+    """The links that enabling it creates: systemd's, then OpenRC's."""
 
     def is_running(self, run: Run) -> bool:
         return services.may_run(run.host, "kubelet")
@@ -181,7 +187,7 @@ class Kubelet:
 
 
 def plan_kubelet(run: Run) -> Plan:
-    """The files of the first control plane's kubelet, and that it runs from them."""
+    """The first control plane's kubelet: its files, and the service that runs from them."""
     shared = shared_kubelet_config(run)
     files = {**render_kubelet_files(run, shared), **render_unit_files(run)}
     return plan_running(run, files, shared=shared, ca_pem=_read_ca(run))
@@ -196,7 +202,7 @@ def plan_running(
     guard: Optional[Guard] = None,
     once: Sequence[Item] = (),
 ) -> Plan:
-    """A kubelet that runs from these files; nothing is stopped or restarted where nothing changes."""
+    """A kubelet that runs from these files. If none of them changes, it is neither stopped nor restarted."""
     details, warnings = describe_patches(run, "kubeletconfiguration")
     items: list[Item] = [_move_foreign_identity(run, ca_pem), *(File(path, text) for path, text in files.items())]
     return Plan(
@@ -208,15 +214,17 @@ def plan_running(
 
 
 def shared_kubelet_config(ctx: Run) -> kubelet.KubeletConfig:
-    """The KubeletConfiguration that all nodes share, as it goes to the ConfigMap kubelet-config."""
+    """The KubeletConfiguration that all nodes share, as stored in the ConfigMap kubelet-config."""
     return kubelet.render_kubelet_config(ctx.config, ctx.release, resolv_conf=kubelet.probe_resolv_conf(ctx.host))
 
 
 def render_kubelet_files(
     ctx: Run, shared: kubelet.KubeletConfig, *, register_with_taints: bool = False
 ) -> dict[Path, str]:
-    """The kubelet's own files and their texts, in the order in which they are written. shared: shared_kubelet_config's, for which
-    the machine is asked."""
+    """The kubelet's files and their texts, in the order in which they are written.
+
+    shared: the result of shared_kubelet_config, which probes the machine.
+    """
     files = {ctx.paths.kubelet_flags_env: kubelet.render_flags_env(_flags(ctx, register_with_taints))}
     instance = kubelet.render_instance_config(ctx.config, ctx.release)
     if instance:
@@ -231,7 +239,10 @@ def render_kubelet_files(
 
 
 def _check_types(patched: Mapping[str, object]) -> None:
-    """A kubelet does not start with a value of another type, and its log says so to nobody. Raises UsageError."""
+    """Check the types of patched fields: with a wrong one the kubelet does not start, and only its log says why.
+
+    Raises UsageError (patch-failed).
+    """
     problems = Problems()
     documents.parse_documents(yaml_files.dump_yaml(dict(patched)), "", problems=problems)
     details = [f"{problem.path}: {problem.message}; {problem.remedy}" for problem in problems.items]
@@ -246,7 +257,7 @@ def _check_types(patched: Mapping[str, object]) -> None:
 
 
 def render_unit_files(ctx: Run) -> dict[Path, str]:
-    """The unit and the drop-in, as far as no package brought them; {} where systemd does not run the node."""
+    """The unit and the drop-in that no package installed; {} if systemd does not run the node."""
     if ctx.config.kb.only_kubeadm:
         return {}
     manager = services.find(ctx.host)
@@ -270,7 +281,7 @@ def _flags(ctx: Run, register_with_taints: bool = False) -> tuple[Arg, ...]:
 
 @frozen
 class RestartedKubelet(Kubelet):
-    """One that is started again where its kubeconfig changes. That it runs, and at boot, is kubelet-start's to see."""
+    """The kubelet, restarted if its kubeconfig changes. kubelet-start ensures that it runs and is enabled at boot."""
 
     places = ()
 
@@ -281,7 +292,7 @@ class RestartedKubelet(Kubelet):
 
 
 def plan_client_cert_rotation(run: Run) -> Plan:
-    """kubelet.conf points to the certificate that the kubelet renews itself, once it is there."""
+    """Once the certificate that the kubelet rotates itself exists, kubelet.conf points to it."""
     path, wanted = _kubelet_conf(run), _rotated_kubelet_conf(run)
     if wanted is None:
         return Plan(details=[f"{kubelet.find_rotated_cert(run.config)} is not there: {path} stays as it is"])
@@ -289,7 +300,7 @@ def plan_client_cert_rotation(run: Run) -> Plan:
 
 
 def name_rotated_cert(ctx: Run) -> None:
-    """The same for a kubelet that has not been started yet."""
+    """Have kubelet.conf point to the rotated certificate before the kubelet has started."""
     wanted = _rotated_kubelet_conf(ctx)
     if wanted is not None:
         ctx.host.write_file(_kubelet_conf(ctx), wanted, mode=0o600)
@@ -300,7 +311,10 @@ def _kubelet_conf(ctx: Run) -> Path:
 
 
 def _rotated_kubelet_conf(ctx: Run) -> Optional[str]:
-    """The text of kubelet.conf with the rotating certificate; None where there is none, or nothing to change."""
+    """The text of kubelet.conf with the rotated certificate; None if there is no such certificate, or nothing to change.
+
+    Raises HostError (kubelet-conf-damaged).
+    """
     path, pem = _kubelet_conf(ctx), kubelet.find_rotated_cert(ctx.config)
     if not ctx.host.exists(pem):
         return None
@@ -321,7 +335,7 @@ def _rotated_kubelet_conf(ctx: Run) -> Optional[str]:
 # ---- reset
 
 _DEAD = ("no-socket", "refused", "timeout")
-"""What a runtime that does not run shows: nothing that is asked of it gets an answer."""
+"""The problems of a runtime that does not answer at all."""
 _OWN_ENTRIES = (
     "actuated_pods_state",
     "allocated_pods_state",
@@ -339,18 +353,18 @@ _OWN_ENTRIES = (
     "pod_status_manager_state",
     "pods",
 )
-"""What the kubelets of all minors write into their folder themselves. What else lies there is an admin's."""
+"""What the kubelet itself creates in its folder, in any minor. Anything else there is the admin's."""
 
 
 def _is_kubelet_of_kb(ctx: BareRun) -> bool:
-    """Whether kb gave the kubelet its work. Else it, its pods and their mounts belong to somebody else's cluster."""
+    """Whether kb set up the kubelet. If not, the kubelet, its pods and their mounts belong to another cluster."""
     made = state.load_state(ctx.host, ctx.paths).created_paths()
     work = (ctx.paths.kubelet_config, *(ctx.paths.manifest(name) for name in ("etcd", *probes.COMPONENTS)))
     return any(str(path) in made for path in work)
 
 
 def _find_roots(ctx: BareRun) -> tuple[Path, ...]:
-    """Where this node's kubelet keeps its pods: its --root-dir, if it was told one, and its default."""
+    """Where this node's kubelet keeps its pods: its --root-dir, if that is set, and the default."""
     path = ctx.paths.kubelet_flags_env
     text = ctx.host.read_text(path) if ctx.host.exists(path) else ""
     told = [
@@ -360,8 +374,7 @@ def _find_roots(ctx: BareRun) -> tuple[Path, ...]:
 
 
 def plan_stopped_kubelet(run: BareRun) -> Plan:
-    """First of all: it would start every pod again. At boot it has nothing to do here either; it starts then only if it did so before
-    kb."""
+    """Stop the kubelet first, or it would restart every pod. It is disabled at boot too, unless it was enabled before kb."""
     if not _is_kubelet_of_kb(run):
         return Plan(notes=["kb did not set up this node's kubelet: it and its pods stay as they are"])
     made = state.load_state(run.host, run.paths).created_paths()
@@ -382,7 +395,10 @@ def plan_stopped_kubelet(run: BareRun) -> Plan:
 
 
 def plan_no_pods(run: ResetRun) -> Plan:
-    """No pod runs on this node, by the runtime's own word. Raises when it is looked at: HostError (runtime-not-ready, pods-not-removed)."""
+    """Remove all pods of this node until the runtime reports none.
+
+    Raises HostError: runtime-not-ready when it is looked at, pods-not-removed when it is applied.
+    """
     if not _is_kubelet_of_kb(run) or _is_runtime_removed(run):
         return Plan()
     find = lambda ground: _find_pods(run, ground.host)  # noqa: E731
@@ -390,8 +406,10 @@ def plan_no_pods(run: ResetRun) -> Plan:
 
 
 def _is_runtime_removed(run: ResetRun) -> bool:
-    """Whether an earlier reset has stopped the containerd that kb installed, and no container outlived it: it stops it only after the
-    pods are gone."""
+    """Whether an earlier reset has stopped the containerd that kb installed, and no container is left.
+
+    Reset stops containerd only after the pods are gone.
+    """
     if str(runtime.CONTAINERD_UNIT) not in state.load_state(run.host, run.paths).created_paths():
         return False
     is_gone = not run.host.exists(runtime.CONTAINERD_UNIT) or services.is_stopped(run.host, "containerd")
@@ -410,7 +428,7 @@ def _find_pods(ctx: ResetRun, host: Host) -> list[str]:
         )
     return [
         "what the runtime still runs"
-    ]  # a sandbox may appear after a first look: who removes them looks until none is left
+    ]  # not listed: a sandbox may appear after this look, and the removal looks again until none is left
 
 
 def _remove_pods(ctx: ResetRun, host: Host) -> None:
@@ -425,8 +443,10 @@ def _remove_pods(ctx: ResetRun, host: Host) -> None:
 
 
 def plan_no_mounts(run: BareRun) -> Plan:
-    """Nothing is mounted where the kubelet mounted it for pods; a mount that does not let go stops reset before anything is deleted.
-    What else is mounted below its folder is somebody's own, and stays. Raises when it is applied: HostError (mount-in-the-way)."""
+    """Unmount what the kubelet mounted for pods. Other mounts below its folder are not kb's and stay.
+
+    Raises when it is applied: HostError (mount-in-the-way), before any file is deleted.
+    """
     if not _is_kubelet_of_kb(run):
         return Plan()
     folders = [root / name for root in _find_roots(run) for name in _OWN_ENTRIES]
@@ -453,8 +473,8 @@ def _unmount(host: Host, mount: str) -> None:
 
 
 def plan_no_kubelet_data(run: BareRun) -> Plan:
-    """No files that the kubelet itself wrote: in its folder, and on a joined node its kubeconfig, which it may have written after kb looked
-    for the last time. A link that somebody else created stays, with its target."""
+    """Remove what the kubelet itself wrote in its folder. On a joined node also its kubeconfig, which it may have written after
+    kb last looked. A link that somebody else created stays, and so does its target."""
     node_state = state.load_state(run.host, run.paths)
     made, places = node_state.created_paths(), []
     if str(run.paths.kubelet_config) in made:
@@ -477,5 +497,5 @@ def plan_no_kubelet_data(run: BareRun) -> Plan:
 
 
 def _lies(host: Host, path: Path) -> bool:
-    """Also true for a dangling link."""
+    """Whether the path exists, even as a dangling link."""
     return host.exists(path) or host.read_link(path) is not None

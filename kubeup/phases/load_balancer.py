@@ -1,7 +1,7 @@
-"""The phases load-balancer/*: a load balancer of its own for every node, where the configuration or the cluster asks for it.
+"""The phases load-balancer/*: a local load balancer on every node, if the configuration or the cluster asks for it.
 
-The rules are in kubeup/network/load_balancer.py. Without `loadBalancer: {mode: local}` they do nothing. kubeadm has no such phases:
-it expects that controlPlaneEndpoint leads somewhere already.
+The rules are in kubeup/network/load_balancer.py. Without `loadBalancer: {mode: local}` these phases do nothing. kubeadm has no such
+phases: it expects controlPlaneEndpoint to work already.
 """
 
 from __future__ import annotations
@@ -38,9 +38,11 @@ def _settings(ctx: Run) -> load_balancer.Settings:
 
 
 def plan_load_balancer(run: Run) -> Plan:
-    """Its configuration, the name, and last the pod that needs both. Before the kubelet starts, which runs it: so it is up when the
-    kubelet calls the endpoint for the first time. Which servers it names is the keeper's to follow. One that nobody asks for any more
-    stays: the kubelet and others call the API servers through it, and it goes after its last caller.
+    """The load balancer's configuration, the line in /etc/hosts, and last the static pod that needs both.
+
+    They are written before the kubelet starts, so that the load balancer is up when the kubelet first calls the endpoint. Later
+    the keeper updates the list of servers. A load balancer that is no longer asked for stays, because the kubelet and other
+    clients may still call the API servers through it.
 
     Raises HostError (endpoint-in-hosts), before anything is written.
     """
@@ -72,7 +74,7 @@ def plan_load_balancer(run: Run) -> Plan:
 
 
 def _first_servers(ctx: Run) -> tuple[str, ...]:
-    """What discovery found, or on the first control plane this node's own; the keeper follows from there."""
+    """The API servers that discovery found; on the first control plane this node's own. Later the keeper updates them."""
     if ctx.config.join:
         return ctx.config.join.api_servers
     endpoint = ctx.config.local_api_endpoint
@@ -83,7 +85,7 @@ def _first_servers(ctx: Run) -> tuple[str, ...]:
 
 
 def plan_shared_keeper(run: Run) -> Plan:
-    """init: what the cluster holds of it, so that joining nodes do the same; then this node's keeper."""
+    """init: the objects in the cluster that joining nodes read, then this node's keeper."""
     if not is_wanted(run):
         return Plan()
     rights = (name for name in ("rbac/pod-network.yaml", "rbac/load-balancer.yaml"))
@@ -121,8 +123,7 @@ def _ca_pem(ctx: Run) -> str:
 
 
 def render_kb_config(ctx: Run) -> api.Object:
-    """ConfigMap kb-config. A run that says nothing of a load balancer does not take the cluster's away: nodes rely on
-    it."""
+    """ConfigMap kb-config. A run without a load balancer keeps the stored one, because nodes rely on it."""
     balancer = ctx.config.kb.load_balancer
     if balancer.is_local:
         balancer = replace(balancer, image=images.load_balancer_image(ctx.config.kb))
@@ -135,7 +136,7 @@ def render_kb_config(ctx: Run) -> api.Object:
 
 
 def plan_removal(run: BareRun) -> Plan:
-    """Unit, pod and configuration, and kb's line in /etc/hosts."""
+    """Remove the unit, the static pod, the configuration, and kb's line in /etc/hosts."""
     find = lambda ground: load_balancer.find_node_files(ground.host, run.paths)  # noqa: E731
     take_away = lambda ground: load_balancer.remove_node_files(ground.host, run.paths)  # noqa: E731
     return Plan(Gone("the load balancer", find, take_away))

@@ -1,6 +1,6 @@
-"""The phase install/bundle: a copy of the bundle on this node, checked before anything is taken from it.
+"""The phase install/bundle: keeps a copy of the bundle on this node, checked before anything is taken from it.
 
-Owns where the copies lie, and that whatever takes something from one asks here, where the signature is checked.
+This module decides where the copies are stored. Other phases open a bundle only through it, because it checks the signature.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def bundle_copy(ctx: Run) -> Path:
 
 
 def lay_down_bundle(ctx: Run) -> Outputs:
-    """Check that the bundle is whole, signed and what this cluster needs; then keep a copy that nodes are served from.
+    """Check that the bundle is complete, signed and holds what this cluster needs; then keep the copy that is served to nodes.
 
     Raises HostError: bundle-unreadable, bundle-truncated, bundle-not-fit, signature-missing, signature-wrong, disk-full.
     """
@@ -44,7 +44,7 @@ def lay_down_bundle(ctx: Run) -> Outputs:
     if path.is_relative_to(MIRROR_FOLDER):
         _require_fit(ctx, open_signed(ctx, path))
         return None
-    found = open_signed(ctx, path)  # before so much is copied
+    found = open_signed(ctx, path)  # before a large copy is made
     if found.path.suffix != ".tar" and ctx.host.is_dir(path):
         raise HostError(
             f"{path} is a folder",
@@ -64,7 +64,7 @@ def lay_down_bundle(ctx: Run) -> Outputs:
 
 
 def foretell_bundle(ctx: Run) -> Outputs:
-    """What is given is checked; its copy is named, and not made: the mirror of a dry run serves nobody."""
+    """For a dry run: check the given bundle, and show the path of its copy without making it, since no mirror serves it."""
     path = Path(ctx.config.kb.bundle).absolute()
     _require_fit(ctx, open_signed(ctx, path))
     if not path.is_relative_to(MIRROR_FOLDER):
@@ -75,8 +75,8 @@ def foretell_bundle(ctx: Run) -> Outputs:
 def _copy_checked(
     host: Host, path: Path, *, copy: Path, size: int, check: Callable[[Path], None], tell: Callable[[str], None]
 ) -> None:
-    """Copy under a name of kb's own, check the copy, and only then give it its place: the file that was given can be another
-    one a moment later (a stick, a share, a folder of a user's)."""
+    """Copy to a temporary name, check the copy, and only then rename it. The given file itself could change between check and
+    copy: it may be on a USB stick, on a share or in a user's folder."""
     own = copy.with_name(f".{copy.name}.new")
     tell(f"copying {path.name} to {copy.parent}")
     try:
@@ -88,8 +88,10 @@ def _copy_checked(
 
 
 def open_signed(ctx: Run, path: Path) -> Layout:
-    """A bundle, which the owner of the configured key has signed: every phase that takes something from one asks here.
-    Raises HostError as lay_down_bundle."""
+    """Open a bundle and check its signature, if a key is configured. Every phase that reads a bundle opens it here.
+
+    Raises HostError as lay_down_bundle does.
+    """
     found = oci_layout.open_layout(ctx.host, path)
     if ctx.config.kb.verify_key:
         bundle_signature.check_signature(found, ctx.host.read_text(Path(ctx.config.kb.verify_key).absolute()))
@@ -109,7 +111,7 @@ def _require_fit(ctx: Run, found: Layout) -> None:
     network = ctx.config.kb.pod_network
     objects = pod_network.read_manifest(ctx.host, network.manifest) if network.plugin == "manifest" else []
     needs = bundle_needs.plan_images(ctx.config, ctx.release, network=objects, more=())
-    # a delta of which the base is here already is as good as the whole
+    # a delta is accepted if its base is here already
     others = [one for one in open_copies(ctx.host) if one.path != found.path]
     base = _merged(others) if others else None
     verdict = bundle_verify.verify_bundle(ctx.host, found, base=base, needs=needs, tell=ctx.report.waiting)
@@ -120,8 +122,10 @@ def _require_fit(ctx: Run, found: Layout) -> None:
 
 
 def add_bundle(host: Host, path: Path, *, key_pem: str = "", tell: Callable[[str], None]) -> Layout:
-    """Lay a copy of a further bundle beside the others, checked: what was copied is what is served. key_pem: whose signature it
-    has to have; "" for nobody's. Returns the copy. Raises HostError as lay_down_bundle."""
+    """Store a checked copy of another bundle next to the existing ones; return the copy.
+
+    key_pem: the public key that its signature must match; "" accepts it unsigned. Raises HostError as lay_down_bundle does.
+    """
     others = [one for one in open_copies(host) if one.path.name != path.name]
 
     def check(own: Path) -> None:
@@ -139,7 +143,7 @@ def add_bundle(host: Host, path: Path, *, key_pem: str = "", tell: Callable[[str
             remedy=f"make it one: kb bundle create --from {path} -o FILE",
             code="bundle-unreadable",
         )
-    oci_layout.open_layout(host, path)  # before so much is copied
+    oci_layout.open_layout(host, path)  # before a large copy is made
     stat = host.stat(host.real_path(path))
     _require_space(host, stat.size if stat else 0)
     copy = MIRROR_FOLDER / path.name
@@ -173,7 +177,7 @@ def _merged(found: Sequence[Layout]) -> Layout:
 
 def _require_space(host: Host, size: int) -> None:
     free = host.free_bytes(MIRROR_FOLDER)
-    # the images are unpacked beside it
+    # the images are unpacked on the same file system
     if free < 3 * size:
         raise HostError(
             f"the file system of {MIRROR_FOLDER} is too full for the bundle",
@@ -184,7 +188,7 @@ def _require_space(host: Host, size: int) -> None:
 
 
 def bundle_is_laid_down(ctx: Run) -> bool:
-    """Whether the copy has the index of the file that is given, if that is still there, and the signature that is asked for."""
+    """Whether the copy has the same index as the given file, if that still exists, and the required signature."""
     path, copy = Path(ctx.config.kb.bundle).absolute(), bundle_copy(ctx)
     if not ctx.host.exists(copy):
         return False
@@ -202,14 +206,14 @@ def find_architecture(ctx: Run) -> str:
 
 
 def kb_digest(ctx: Run) -> str:
-    """The sha256 of the kb.pyz that the mirror hands out, in hex; "" where the bundle has none."""
+    """The sha256, in hex, of the kb.pyz that the mirror serves; "" if no bundle has one."""
     known = [bundle.read_files(ctx.host, one) for one in open_copies(ctx.host)]
     entry = bundle.choose_files(known).get(bundle.KB_FILE)
     return entry.digest.partition(":")[2] if entry else ""
 
 
 def _needed(ctx: Run) -> object:
-    """What a bundle is checked against, beside itself."""
+    """The inputs, apart from the bundle itself, that the check depends on."""
     return ctx.config.kb.bundle, ctx.config.kb.verify_key, images.list_node_images(ctx.config, ctx.release)
 
 

@@ -1,5 +1,7 @@
-"""The phase mark-control-plane, and what else is written on this machine's Node object. Mirrors
-cmd/kubeadm/app/cmd/phases/init/markcontrolplane.go and cmd/kubeadm/app/phases/patchnode."""
+"""The phase mark-control-plane, and the CRI socket annotation of this machine's Node object.
+
+Mirrors cmd/kubeadm/app/cmd/phases/init/markcontrolplane.go and cmd/kubeadm/app/phases/patchnode.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ with lazily:
 
 
 def plan_marks(run: Run) -> Plan:
-    """Labels and taints."""
+    """The labels and taints of a control plane."""
     wanted = run.config.node.taints
     taints = (objects.CONTROL_PLANE_TAINT,) if wanted is None else wanted
     spec = {"labels": objects.CONTROL_PLANE_LABELS, "taints": [objects.render_taint(taint) for taint in taints]}
@@ -29,12 +31,12 @@ def plan_marks(run: Run) -> Plan:
 
 
 def plan_joined_marks(run: Run) -> Plan:
-    """Of a further control plane: the CRI socket's annotation too, which a worker's bootstrap has written."""
+    """The marks of a further control plane, and the CRI socket annotation."""
     return plan_marks(run) + plan_socket(run)
 
 
 def plan_socket(run: Run) -> Plan:
-    """On older minors the node's CRI socket is an annotation, which kubeadm reads."""
+    """On older minors, the annotation from which kubeadm reads the node's CRI socket."""
     if kubelet.has_instance_config(run.config.cluster, run.release):
         return Plan()
     patch = {"metadata": {"annotations": {objects.CRI_SOCKET_ANNOTATION: run.config.node.cri_socket}}}

@@ -1,4 +1,4 @@
-"""The phase pod-network: kb's own network between pods, or a manifest of another one.
+"""The phase pod-network: kb's own pod network, or the manifest of another one.
 
 The files and rules are in kubeup/network/pod_network.py. kubeadm has no such phase: it leaves the pod network to the admin.
 """
@@ -30,13 +30,15 @@ if TYPE_CHECKING:
 
 POLL_S = 0.2
 POD_CIDR_TIMEOUT_S = 120
-"""A controller-manager that was restarted takes up to half a minute to become leader again."""
+"""A restarted controller-manager takes up to half a minute to become leader again."""
 CRD_TIMEOUT_S = 60
 
 
 def plan_pod_network(run: Run) -> Plan:
-    """init: what the cluster holds of the pod network, then this node's part. An applied manifest is not looked at again: its
-    network is run on by its own operator, or by people."""
+    """init: the cluster's objects for the pod network, then this node's part.
+
+    A manifest is not compared again after it was applied: from then on its own operator, or the admin, manages that network.
+    """
     network = run.config.kb.pod_network
     objects: list[Part] = [Object(found) for found in _network_objects(run, network)]
     if network.plugin == "bridge":
@@ -48,10 +50,11 @@ def plan_pod_network(run: Run) -> Plan:
 
 
 def plan_node_network(run: Run) -> Plan:
-    """join: this node's part, as the cluster says; in a cluster that kubeadm made there is none.
+    """join: this node's part, as the cluster's kb-config says. In a cluster that kubeadm made there is none.
 
-    Another network's file is no obstacle here: where one was applied to the cluster since, its DaemonSet may be quicker
-    on a new node than kb, whose keeper then steps aside at once. preflight looks for what was there before.
+    Another network's CNI file is accepted here. If another network was applied to the cluster since init, its DaemonSet may
+    write that file on a new node before kb does, and kb's keeper then steps aside at once. preflight looks for files that
+    were there before the join.
     """
     network = clusterobjects.read_pod_network(run.api)
     return Plan(*_plan_bridge(run, network, refuses_others=False)) if network.plugin == "bridge" else Plan()
@@ -68,7 +71,7 @@ def _network_objects(run: Run, network: PodNetwork) -> list[Manifest]:
 
 
 def _plan_bridge(run: Run, network: PodNetwork, *, refuses_others: bool) -> list[Part]:
-    """Which addresses the bridge has is known when the controller-manager has given the node its podCIDRs."""
+    """The bridge's addresses are known once the controller-manager has assigned the node's podCIDRs."""
     if pod_network.is_kept(run.host, run.paths):
         other = pod_network.find_foreign_cni_config(run.host, run.paths)
         if other:
@@ -95,13 +98,13 @@ def _plan_bridge(run: Run, network: PodNetwork, *, refuses_others: bool) -> list
 
 
 def _read_node(run: Run) -> Optional[Manifest]:
-    """The Node object of this machine, where it has its podCIDRs."""
+    """This machine's Node object; None if it has no podCIDRs yet."""
     node: Optional[Manifest] = run.api.get(api.path_of("Node", run.config.node.name))
     return node if node and (node.get("spec") or {}).get("podCIDRs") else None
 
 
 def _plan_node(run: Run, node: Manifest, *, network: PodNetwork) -> list[Part]:
-    """The settings, the unit and, last, the CNI file, by which the node becomes Ready; then the keeper runs."""
+    """The settings, the unit and, last, the CNI file, which makes the node Ready; then the running keeper."""
     pyz = own_copy.find_running_pyz()
     command = own_copy.plan_command(run.host, pyz, paths=run.paths)
     files = pod_network.plan_node_files(run.host, node, config=run.config, network=network, command=command)
@@ -115,7 +118,7 @@ def _plan_node(run: Run, node: Manifest, *, network: PodNetwork) -> list[Part]:
 
 
 def wait_for_pod_cidrs(run: Run) -> Manifest:
-    """The Node object of this machine, as soon as it has its podCIDRs.
+    """Wait until this machine's Node object has its podCIDRs; return it.
 
     Raises UsageError (no-pod-subnet) or ClusterError (node-not-registered, no-pod-cidr).
     """
@@ -143,8 +146,8 @@ def wait_for_pod_cidrs(run: Run) -> Manifest:
 
 
 def plan_no_pod_network(run: ResetRun) -> Plan:
-    """Reset: no route keeper, none of its routes, links and rules, and no bridge. Which of the kernel's routes are kb's shows only when
-    they are withdrawn."""
+    """Reset: remove the route keeper, its routes, links and rules, and the bridge. Which of the kernel's routes are kb's is known only
+    when they are withdrawn."""
     take_away = lambda ground: pod_network.remove_node_network(ground.host, run.paths, socket=run.cri_socket)  # noqa: E731
     return Plan(Gone("kb's pod network", lambda _: ["its unit, files, routes and links"], take_away))
 
@@ -153,14 +156,19 @@ def plan_no_pod_network(run: ResetRun) -> Plan:
 
 
 def _image_server(run: Run, network: PodNetwork) -> str:
-    """containerd itself is pointed to the mirror (install/registries), so names stay unless they shall change; another runtime
-    is not."""
+    """The registry to put into the manifest's image names; "" leaves them as they are.
+
+    containerd is configured to use the mirror (install/registries), so its names need no change. Other runtimes are not.
+    """
     is_containerd = "containerd" in crictl.socket_path(run.config.node.cri_socket).name
     return network.image_repository or ("" if is_containerd else run.config.kb.mirror.endpoint)
 
 
 def _apply_manifest(run: Run, network: PodNetwork) -> None:
-    """Each object in order; a kind that the manifest itself defines is waited for."""
+    """Apply the objects in order, and wait for the CustomResourceDefinitions before what uses them.
+
+    Raises ClusterError (crd-not-established).
+    """
     found = pod_network.read_manifest(run.host, network.manifest)
     objects = pod_network.sort_objects(pod_network.rewrite_images(found, _image_server(run, network)))
     pending = [found for found in objects if found["kind"] == "CustomResourceDefinition"]

@@ -1,4 +1,4 @@
-"""The phase preflight: is this node fit, and are the images here? Mirrors cmd/kubeadm/app/cmd/phases/init/preflight.go."""
+"""The phase preflight: checks this node and pulls the images. Mirrors cmd/kubeadm/app/cmd/phases/init/preflight.go."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ with lazily:
 
 
 def run_checks(ctx: Run, *, fix: Callable[[Run], None] = lambda run: fix_runtime(run)) -> Outputs:
-    """Run the batches; each tells all its errors at once. Then pull the images that are missing.
+    """Run the batches of checks; each reports all its errors at once. The last one pulls missing images.
 
     Raises PreflightError (preflight).
     """
     _check_files(ctx)
-    certs.start_making_keys(ctx)  # the second processor makes them while the first looks and pulls
+    certs.start_making_keys(ctx)  # a second CPU generates them during the checks and pulls
     if ctx.config.kb.runtime.fix:
         fix(ctx)
     if ctx.found.programs_are_planned:
@@ -39,9 +39,10 @@ def run_checks(ctx: Run, *, fix: Callable[[Run], None] = lambda run: fix_runtime
 
 
 def find_own_files(ctx: Run) -> list[Path]:
-    """The static pods and the kubelet's configuration as far as they are, to the letter, what this run would write:
-    with them a node whose state.json was lost is gone on with, not refused. None where nothing else tells that kb was at
-    work here: kubeadm's files are the same to the letter, and its node is not kb's to go on with unasked."""
+    """The static pods and kubelet files that are identical to what this run would write.
+
+    They count as kb's, so that a node whose state.json was lost is continued, not rejected. [] unless something else shows
+    that kb worked here: kubeadm writes identical files, and kb must not take over kubeadm's node unasked."""
     if ctx.config.kb.only_kubeadm or not _bears_kb_s_mark(ctx):
         return []
     own = [ctx.paths.manifest(name) for name, plan in control_plane.PLANS.items() if is_there(plan(ctx), ctx)]
@@ -51,13 +52,14 @@ def find_own_files(ctx: Run) -> list[Path]:
 
 
 def _bears_kb_s_mark(ctx: Run) -> bool:
-    """What kubeadm never makes: kb's own sysctls, or more in kb's folder than a run makes that its checks refuse."""
+    """Whether there is something that kubeadm never creates: kb's sysctl file, or files in kb's folder besides the lock and the
+    state, which even a run that fails its checks leaves."""
     refused = {ctx.paths.lock.name, ctx.paths.state.name}
     return kernel.has_own_sysctls(ctx) or bool(set(ctx.host.list_dir(ctx.paths.state_dir)) - refused)
 
 
 def look_at_node(ctx: Run, workflow: str, *, batches: Iterable[str], owned: Iterable[str] = ()) -> None:
-    """The batches of checks in their order; each tells all its errors at once. owned: further paths that are kb's.
+    """Run the batches of checks in order; each reports all its errors at once. owned: more paths that are kb's.
 
     Raises PreflightError (preflight).
     """
@@ -82,8 +84,10 @@ def look_at_node(ctx: Run, workflow: str, *, batches: Iterable[str], owned: Iter
 
 
 def fix_runtime(ctx: Run, *, cni_bin_dir: Optional[str] = None) -> None:
-    """--fix, and a containerd that kb has just had installed: what the checks would find wrong with it is mended before
-    they look; cni_bin_dir: where the CNI plugins were installed, if that is known."""
+    """Fix what the checks would find wrong with containerd, before they run: with --fix, or after kb installed containerd.
+
+    cni_bin_dir: where the CNI plugins were installed, if known.
+    """
     driver = ctx.config.kubelet.get("cgroupDriver") or "systemd"
     wanted = runtime_fix.Wanted(
         sandbox_image=images.image_of("pause", ctx.config.cluster, release=ctx.release).ref,
@@ -101,12 +105,12 @@ def foretell_fix(ctx: Run, *, cni_bin_dir: Optional[str] = None) -> None:
 
 
 def foretell_checks(ctx: Run) -> Outputs:
-    """All but what containerd has to try."""
+    """For a dry run: all checks, but not the fix, because only containerd itself can try that."""
     return run_checks(ctx, fix=foretell_fix)
 
 
 def _check_files(ctx: Run) -> None:
-    """Certificates and kubeconfigs that are here already must fit together: told before anything is written."""
+    """Check that existing certificates and kubeconfigs fit together, before anything is written. Raises HostError."""
     found = [
         *pki.find_problems(ctx.host, ctx.paths, config=ctx.config),
         *kubeconfig.find_problems(ctx.host, ctx.paths),
@@ -125,7 +129,7 @@ def _check_files(ctx: Run) -> None:
 
 
 def images_are_here(ctx: Run) -> bool:
-    """The probe: whether the runtime still has every image (one look; kb's images may have been garbage-collected)."""
+    """The probe: whether the runtime still has every image. The kubelet may have garbage-collected some."""
     node = ctx.config.node
     if node.image_pull_policy == "Never":
         return True
@@ -137,4 +141,4 @@ def images_are_here(ctx: Run) -> bool:
 
 
 CHECKS = Act(do=run_checks, probe=images_are_here, spec=lambda run: run.config, foretell=foretell_checks, live="node")
-"""Whatever the configuration says otherwise is a reason to look again."""
+"""Any change of the configuration is a reason to check again."""

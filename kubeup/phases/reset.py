@@ -1,6 +1,6 @@
-"""The parts of reset that belong to no single phase: this node leaves etcd, kb's units stop, and the journal is undone.
+"""The parts of reset that belong to no single phase: leave etcd, stop kb's units, and undo the journal.
 
-Anything else that a phase leaves besides files is removed by a plan in that phase's module (docs/adr/0015-undo.md), so this module imports
+If a phase leaves anything else besides files, a plan in that phase's module removes it (docs/adr/0015-undo.md), so this module imports
 no phase. The order mirrors cmd/kubeadm/app/cmd/phases/reset/cleanupnode.go. Unlike kubeadm, kb removes only what it created.
 """
 
@@ -27,13 +27,13 @@ with lazily:
 
 
 def read_etcd_pod(ctx: BareRun) -> Optional[dict[str, Any]]:
-    """This node's static pod of etcd; None where there is none, or nothing in its file."""
+    """This node's static pod of etcd; None if its manifest is missing, empty or damaged."""
     path = ctx.paths.manifest("etcd")
     if not ctx.host.exists(path):
         return None
     try:
         return _load_pod(ctx, path) or None
-    except HostError as error:  # what is damaged goes with the rest
+    except HostError as error:  # a damaged manifest is removed with the rest
         ctx.report.warn_once(str(error))
         return None
 
@@ -44,8 +44,8 @@ def _load_pod(ctx: BareRun, manifest: Path) -> dict[str, Any]:
 
 
 def find_etcd_data(ctx: BareRun, pod: Optional[dict[str, Any]]) -> Path:
-    """Where etcd has its data: its static pod says so."""
-    with contextlib.suppress(AttributeError, KeyError, TypeError):  # a file that somebody changed has any shape
+    """etcd's data folder: the one in its static pod, or the default."""
+    with contextlib.suppress(AttributeError, KeyError, TypeError):  # an edited manifest may have any shape
         for volume in (pod or {}).get("spec", {}).get("volumes") or ():
             if volume.get("name") == "etcd-data":
                 return Path(volume["hostPath"]["path"])
@@ -53,10 +53,11 @@ def find_etcd_data(ctx: BareRun, pod: Optional[dict[str, Any]]) -> Path:
 
 
 def remove_etcd_member(ctx: BareRun) -> Outputs:
-    """The other members must not count on one that is gone. Where etcd does not let go of it, that is said, with what
-    to do, and reset goes on: the node is wanted back.
+    """Remove this node's member from etcd, so that it does not count towards the quorum any more.
 
-    Raises ClusterError (etcd-would-stop) where the cluster lives and would die of it.
+    If that fails, the report warns and says what to do, and reset continues.
+
+    Raises ClusterError (etcd-would-stop) if etcd serves now, and would lose its quorum without this node.
     """
     manifest, node_state = ctx.paths.manifest("etcd"), state.load_state(ctx.host, ctx.paths)
     if str(manifest) not in node_state.created_paths() or not ctx.host.exists(manifest):
@@ -81,7 +82,7 @@ def remove_etcd_member(ctx: BareRun) -> Outputs:
 
 
 def _strike_out(ctx: BareRun, promised: Mapping[str, str]) -> None:
-    """A member that was announced and never started: the join was cut off before its static pod was written."""
+    """Remove a member that was added and never started: the join was interrupted before it wrote the static pod."""
     try:
         client = etcd.Etcd(
             ctx.host, promised.get("endpoints", "").split(","), tls=etcd.read_client_tls(ctx.host, ctx.paths)
@@ -97,7 +98,7 @@ def _strike_out(ctx: BareRun, promised: Mapping[str, str]) -> None:
 
 
 def _others_need_it(ctx: BareRun, manifest: Path) -> bool:
-    """Whether etcd serves with this node's member, and would not without it."""
+    """Whether etcd serves now, but would not without this node's member."""
     try:
         own_url, *others = _client_urls(ctx, manifest)
         client = etcd.Etcd(ctx.host, (own_url, *others), tls=etcd.read_client_tls(ctx.host, ctx.paths))
@@ -105,11 +106,11 @@ def _others_need_it(ctx: BareRun, manifest: Path) -> bool:
         own = next(member for member in members if own_url in member.client_urls)
         return etcd.stops_without(members, own, trouble=etcd.probe_members(client, members))
     except (KbError, StopIteration):
-        return False  # it does not serve now, or without this node already
+        return False  # it does not serve now, or this node is not in the list
 
 
 def _client_urls(ctx: BareRun, manifest: Path) -> tuple[str, ...]:
-    """Its own first. Raises HostError (not-a-yaml-mapping, no-local-etcd)."""
+    """The client URLs in the manifest, this node's own first. Raises HostError (not-a-yaml-mapping, no-local-etcd)."""
     urls = etcd.client_urls_of_manifest(_load_pod(ctx, manifest))
     if not urls:
         raise HostError(
@@ -122,15 +123,15 @@ def _client_urls(ctx: BareRun, manifest: Path) -> tuple[str, ...]:
 
 
 def leave_etcd(ctx: BareRun, manifest: Path) -> None:
-    """Take the member that runs by this manifest out of the list, unless it is the last. Raises KbError."""
+    """Remove the member that runs from this manifest, unless it is the last voting one. Raises KbError."""
     own_url, *others = _client_urls(ctx, manifest)
     tls = etcd.read_client_tls(ctx.host, ctx.paths)
     members = etcd.Etcd(ctx.host, (own_url, *others), tls=tls).list_members()
     own = next((member for member in members if own_url in member.client_urls), None)
     if own is None or len([member for member in members if not member.is_learner]) < 2:
-        return  # gone already; or the last one, which goes with its data
+        return  # removed already; or the last one, which is deleted with its data
     rest = [member for member in members if member is not own]
-    # the others are asked: a member that takes itself out cannot say whether it was done
+    # ask the others: a member that removes itself cannot confirm it
     client = etcd.Etcd(ctx.host, [url for member in rest for url in member.client_urls], tls=tls)
     etcd.check_removal(members, own, trouble=etcd.probe_members(client, rest))
     client.remove(own)
@@ -139,7 +140,7 @@ def leave_etcd(ctx: BareRun, manifest: Path) -> None:
 
 
 def plan_no_services(run: BareRun) -> Plan:
-    """No unit of kb's runs any more. Earlier steps have removed those of the networks and the load balancer already."""
+    """Stop all units of kb's. Earlier steps have already removed those of the networks and the load balancer."""
     units = _find_units(run, state.load_state(run.host, run.paths).created_paths())
 
     def take_away(ground: Ground) -> None:
@@ -150,14 +151,14 @@ def plan_no_services(run: BareRun) -> Plan:
 
 
 def _find_units(ctx: BareRun, made: frozenset[str]) -> list[Unit]:
-    """The units whose files are in the journal and still there. Not the kubelet: it was stopped first of all, and a link that starts it at
-    boot may belong to somebody else."""
+    """The units whose files are in the journal and still exist. The kubelet is not among them: it was stopped first, and the link
+    that starts it at boot may belong to somebody else."""
     paths = [path for path in sorted(map(Path, made)) if path.parent == ctx.paths.systemd and path.suffix == ".service"]
     return [Unit(path.name) for path in paths if path.name != "kubelet.service" and ctx.host.exists(path)]
 
 
 def plan_no_etcd_data(run: BareRun) -> Plan:
-    """No data of an etcd that kb set up. Other files in its folder stay."""
+    """Remove the data of an etcd that kb set up. Other files in its folder stay."""
     if str(run.paths.manifest("etcd")) not in state.load_state(run.host, run.paths).created_paths():
         return Plan()
     member = find_etcd_data(run, read_etcd_pod(run)) / "member"
@@ -166,7 +167,7 @@ def plan_no_etcd_data(run: BareRun) -> Plan:
 
 
 def _restart_runtime(ctx: BareRun, node_state: state.State) -> None:
-    """A containerd that stays, and whose configuration was put back, has to read it again."""
+    """Restart a containerd that stays, if its configuration was restored."""
     touched = {
         *node_state.created_paths(),
         *(entry["path"] for phase in node_state.phases.values() for entry in phase.backups),
@@ -177,7 +178,7 @@ def _restart_runtime(ctx: BareRun, node_state: state.State) -> None:
 
 
 def take_back_files(ctx: BareRun) -> Outputs:
-    """Undo the journal. Raises HostError (undo-incomplete) after everything that can be undone is."""
+    """Undo the journal. Raises HostError (undo-incomplete) once everything that can be undone is undone."""
     node_state = state.load_state(ctx.host, ctx.paths)
     for text in undo.restore_and_remove(ctx.host, undo.plan_undo(node_state)):
         ctx.report.note(text)

@@ -1,4 +1,4 @@
-"""The phase install/registries: containerd asks the mirror for what registries have, and shows that it does."""
+"""The phase install/registries: configures containerd to pull through the mirror, and proves that it does."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def wants_registries(config: NodeConfig) -> bool:
 
 
 def plan_registries(run: Run) -> Plan:
-    """One hosts.toml per registry, which containerd reads at each pull; containerd told to read them, and which image its sandboxes
-    are; then a pull through the CRI that shows it.
+    """A hosts.toml per registry, which containerd reads at each pull; containerd's settings, with the folder of these files and the
+    sandbox image; then a pull through the CRI as proof.
 
     Raises when it is applied: HostError (mirror-not-trusted, mirror-unreachable, runtime-not-fixable, runtime-fix-failed,
     image-pull-failed, mirror-not-used).
@@ -54,13 +54,13 @@ def plan_registries(run: Run) -> Plan:
 
 
 def _plan_hosts(run: Run, folder: Path) -> Later:
-    """What the mirror has says for which registries it stands."""
+    """The hosts.toml files: the mirror's catalog says which registries it mirrors."""
 
     def read(_: Run) -> Optional[Mapping[Path, str]]:
         try:
             return _plan_files(run, folder)
         except HostError:
-            return None  # it does not run yet
+            return None  # the mirror does not run yet
 
     def wait(_: Run) -> Mapping[Path, str]:
         files = _plan_files(run, folder)
@@ -79,7 +79,7 @@ def _plan_hosts(run: Run, folder: Path) -> Later:
 
 
 def _wanted_settings(run: Run, folder: Path, *, pause: str) -> runtime_fix.Wanted:
-    """A containerd that kb brought is kb's to set up; of another one no more than it has to have."""
+    """All settings for a containerd that kb installed, or with --fix; for any other only what is required."""
     is_ours = str(runtime.CONTAINERD_UNIT) in _made(run) or run.config.kb.runtime.fix
     is_systemd = (run.config.kubelet.get("cgroupDriver") or "systemd") == "systemd"
     return runtime_fix.Wanted(
@@ -92,9 +92,11 @@ def _wanted_settings(run: Run, folder: Path, *, pause: str) -> runtime_fix.Wante
 
 @frozen
 class ContainerdConfig:
-    """What kb needs of containerd's configuration, which is a person's: what containerd makes of it, containerd itself has to be asked,
-    with a trial. So nobody looks at it again until something else is wanted. is_cut_off: a run that changed it, perhaps, did not come
-    to its end, so that containerd may run from what was before."""
+    """The settings that kb needs in containerd's configuration, which belongs to the admin.
+
+    Only containerd itself can tell their effect, in a trial run, so they are not inspected again until other settings are wanted.
+    is_cut_off: an earlier run was interrupted. It may have changed the configuration without restarting containerd.
+    """
 
     socket: str
     settings: runtime_fix.Wanted
@@ -140,7 +142,7 @@ def _told_mirror(ctx: Run) -> str:
 
 
 def _made(ctx: Run) -> frozenset[str]:
-    """What kb made on this node, in this run too: the unit of a containerd that it placed."""
+    """The paths that kb created on this node. Includes containerd's unit if this run has just created it."""
     made = set(ctx.owned_paths)
     if ctx.host.exists(runtime.CONTAINERD_UNIT) and "Written by kb" in ctx.host.read_text(runtime.CONTAINERD_UNIT):
         made.add(str(runtime.CONTAINERD_UNIT))
@@ -148,7 +150,7 @@ def _made(ctx: Run) -> frozenset[str]:
 
 
 def _hosts_folder(ctx: Run) -> Path:
-    """The folder that containerd reads already, or the usual one."""
+    """The folder from which containerd already reads hosts.toml files, or the usual one."""
     effective = runtime.read_containerd_config(ctx.host, ctx.config.node.cri_socket) or {}
     path = runtime_fix.describe_effective(effective).registry_config_path or ""
     found = containerd_hosts.hosts_folder(path)
@@ -176,7 +178,7 @@ def _plan_files(ctx: Run, folder: Path) -> dict[Path, str]:
 
 
 def _catalog(ctx: Run, mirror: Mirror) -> list[str]:
-    """The names in the mirror; [] where it does not say."""
+    """The repositories in the mirror; [] if it does not list them."""
     try:
         answer = ctx.host.http_get(f"{mirror.url}/v2/_catalog", tls=mirror.tls, timeout_s=15)
         found = yaml_files.load_yaml(answer.body.decode()) if answer.status == 200 else {}
@@ -186,7 +188,10 @@ def _catalog(ctx: Run, mirror: Mirror) -> list[str]:
 
 
 def _prove(ctx: Run, image: str) -> None:
-    """Pull the sandbox image through the CRI, and see by the mirror's own count that it was asked."""
+    """Pull the sandbox image through the CRI, and check in the mirror's request count that it was asked.
+
+    Raises HostError: image-pull-failed, mirror-not-used.
+    """
     mirror = mirror_of(ctx)
     own = [str(a) for interface in choose.read_interfaces(ctx.host) or [] for a in interface.addresses]
     before = containerd_hosts.count_requests(ctx.host, mirror, addresses=own)

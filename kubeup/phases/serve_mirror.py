@@ -1,4 +1,4 @@
-"""The phase install/mirror: this node serves the bundle to all nodes of the cluster, as a service of its own."""
+"""The phase install/mirror: a systemd service on this node serves the bundle to all nodes of the cluster."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ def _mirror_cert(ctx: Run) -> tuple[Path, Path]:
 
 
 def plan_mirror(run: Run) -> Plan:
-    """The mirror as a service of this node, with a certificate of the cluster's authority. It hands the bundle to all nodes, so the
-    bundle's signature comes first; and the mirror answers before anything is taken from it.
+    """The mirror as a service of this node, with a certificate from the cluster's CA.
+
+    It serves the bundle to all nodes, so the bundle's signature is checked first. The last item waits until the mirror answers.
 
     Raises when it is applied: HostError (ca-key-missing, mirror-certificate-missing, unit-not-started, mirror-not-started,
     signature-missing, signature-wrong).
@@ -118,7 +119,7 @@ def _issue_certificate(ctx: Run) -> None:
         )
     key = private_keys.generate_key(cert_specs.key_algorithm(ctx.config.cluster))
     left_s = int((certificates.not_after(ca.cert) - ctx.host.now()).total_seconds())
-    # as long as the authority: nobody renews it between two runs of init
+    # valid as long as the CA: nothing renews it between two runs of init
     validity = certificates.plan_validity(ctx.host.now(), left_s)
     subject = certificates.Subject("kb-mirror", is_server=True, sans=_mirror_sans(ctx))
     issued = certificates.issue_leaf_cert(subject, key, ca=ca, validity=validity)
@@ -135,7 +136,8 @@ def _mirror_sans(ctx: Run) -> cert_specs.Sans:
 
 
 def _judge_certificate(ctx: Run) -> str:
-    """ "" where it is there, of this authority, for all names, its own key beside it, and not about to expire; else what is wrong."""
+    """What is wrong with the mirror's certificate; "" if it exists, this CA signed it, it is valid for all names, fits its key and
+    does not expire soon."""
     cert_path, key_path = _mirror_cert(ctx)
     try:
         chain = pki.read_certs(ctx.host, cert_path)
@@ -157,12 +159,12 @@ def _judge_certificate(ctx: Run) -> str:
 
 
 def _own_tls(ctx: Run) -> Tls:
-    """Believe this node's own authority, which signed the mirror's certificate."""
+    """TLS settings that trust this cluster's CA, which signed the mirror's certificate."""
     return Tls(Anchors.given(ctx.host.read_text(ctx.paths.pki / "ca.crt")))
 
 
 def _answers(ctx: Run) -> bool:
-    """Raises Unreachable."""
+    """Whether the mirror's /healthz answers 200. Raises Unreachable."""
     return ctx.host.http_get(f"{mirror_url(ctx.config)}/healthz", tls=_own_tls(ctx), timeout_s=5).status == 200
 
 

@@ -1,4 +1,4 @@
-"""The soak: a node's static pods run, and go on running."""
+"""The soak: watches that a node's static pods run, and keep running."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ with lazily:
 
 
 def soak(ctx: Run, name: str) -> None:
-    """Every static pod of node `name` has run since at least the soak time, without a restart meanwhile."""
+    """Wait until every static pod of node `name` is ready and has run without a restart for the soak time.
+
+    Raises ClusterError (not-healthy).
+    """
     soak_s = ctx.config.kb.soak_s
     expected = expected_pods(ctx)
     restarts: dict[str, int] = {}
@@ -48,7 +51,7 @@ def soak(ctx: Run, name: str) -> None:
 
 
 def find_failing_probe(ctx: Run, node_name: str, *, components: Iterable[str]) -> Optional[signs.BrokenLink]:
-    """The first of these static pods that runs while the kubelet's probe of it fails, in the kubelet's own words."""
+    """The first of these static pods that runs but fails the kubelet's probe, in the kubelet's words; None if there is none."""
     for component in components:
         told = probes.read_probe_failure(ctx.api, f"{component}-{node_name}")
         if not told:

@@ -1,4 +1,4 @@
-"""The phase upload-certs: the control plane's secrets, encrypted, for further control planes.
+"""The phase upload-certs: shares the control plane's certificates and keys, encrypted, with further control planes.
 
 Mirrors cmd/kubeadm/app/cmd/phases/init/uploadcerts.go.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def upload_certs(ctx: Run) -> Outputs:
-    """Share the control plane's secrets, encrypted, for two hours: a token that expires owns them."""
+    """Share the control plane's certificates and keys, encrypted, for two hours: a token that expires owns the Secret."""
     if not ctx.config.upload_certs:
         ctx.report.detail("certificates are not uploaded: give --upload-certs to let control planes fetch them")
         return None
@@ -35,26 +35,28 @@ def upload_certs(ctx: Run) -> Outputs:
 
 
 def store_shared_files(client: api.Api, files: Mapping[str, bytes], *, key: Secret, now: datetime.datetime) -> None:
-    """The Secret kubeadm-certs with the files, encrypted, owned by a token that ends with it."""
+    """Store the files, encrypted, in the Secret kubeadm-certs. A bootstrap token owns it, so it is deleted when the token expires."""
     proxy = shared_certs.make_proxy_token()
     owner = client.create(tokens.render_token_secret(proxy, now))
     secret = shared_certs.render_certs_secret(files, key, token_id=proxy.token_id, token_uid=_uid(owner))
-    # replaced as a whole: applying would leave the owner of the upload before beside the new one
+    # replaced as a whole: an apply would keep the previous upload's owner next to the new one
     client.create_or_replace(secret)
     objects.apply_objects(client, objects.load_objects("rbac/kubeadm-certs.yaml"))
     _remove_other_proxies(client, proxy, now=now)
 
 
 def _remove_other_proxies(client: api.Api, proxy: BootstrapToken, *, now: datetime.datetime) -> None:
-    """An upload before this one, cut off perhaps, left its own token: nothing is owned by it any more."""
+    """Delete the tokens of earlier uploads, which may have been interrupted. They own nothing any more."""
     for token in valid_tokens(client, now):
         if token.description == proxy.description and not token.usages and token.token_id != proxy.token_id:
             client.delete(api.path_of("Secret", tokens.secret_name(token.token_id), namespace=objects.SYSTEM))
 
 
 def certs_are_uploaded(ctx: Run) -> bool:
-    """Whether the Secret is there and opens with the configured key, if one is; a key that kb made up and nobody has
-    seen, since the run was cut off before its end, opens nothing. Without --upload-certs nothing is wanted."""
+    """Whether the Secret exists and the configured key, if any, decrypts it. Always true without --upload-certs.
+
+    If kb generated the key and the run was interrupted before it printed the key, nobody knows it, so that upload does not count.
+    """
     if not ctx.config.upload_certs:
         return True
     secret = ctx.api.get(api.path_of("Secret", shared_certs.SECRET_NAME, namespace=objects.SYSTEM))

@@ -1,4 +1,4 @@
-"""The phases upload-config/*: the cluster learns its own configuration and that of its kubelets.
+"""The phases upload-config/*: store the cluster's configuration and its kubelets' in the cluster.
 
 Mirrors cmd/kubeadm/app/cmd/phases/init/uploadconfig.go.
 """
@@ -24,8 +24,8 @@ def plan_kubeadm_config(run: Run) -> Plan:
 
 
 def plan_kubelet_config(run: Run) -> Plan:
-    """The configuration that joining nodes start from, and on older minors this node's CRI socket."""
-    # without this node's resolvConf: each node that joins looks for its own
+    """The kubelet configuration that joining nodes start from, and on older minors this node's CRI socket."""
+    # without this node's resolvConf: each joining node finds its own
     document = kubelet.render_kubelet_config(run.config, run.release).document
     data = {"kubelet": kubelet.dump_kubelet_config(document)}
     generated = "" if run.config.kubelet else kubelet.component_config_hash(data)

@@ -1,4 +1,4 @@
-"""The phase verify: nobody says "ready" unseen. kubeadm has nothing of the kind."""
+"""The phase verify: checks that the node works before kb reports success. kubeadm has no such phase."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ with lazily:
 
 
 def verify_node(ctx: Run) -> Outputs:
-    """Node Ready, static pods stable for the soak time, and the node and its pods reach DNS and API through their Services."""
+    """Wait until the node is Ready, its static pods are stable for the soak time, and the node and its pods reach the cluster's DNS and
+    API through their Services. Raises ClusterError (not-healthy)."""
     if ctx.config.kb.soak_s == 0:
         ctx.report.note("--soak 0: kb did not watch whether this node stays up")
         return None
     name = ctx.config.node.name
     if ctx.config.kb.pod_network.plugin != "none":
-        # kube-proxy has been started by now, and dies at once of a configuration that it cannot bear
+        # kube-proxy has been started by now. It exits at once if its configuration is invalid
         wait_for_ready(ctx, name, components=dns_chain(ctx) if has_dns(ctx) else ())
         wait_for_dns(ctx)
         wait_for_pod_ways(ctx, _plan_ways(ctx))
@@ -35,8 +36,8 @@ def verify_node(ctx: Run) -> Outputs:
 
 
 def warn_of_serving_request(ctx: Run) -> None:
-    """The kubelet asks for a certificate that somebody has to approve: said here, since nothing else tells before `kubectl
-    logs` fails."""
+    """Warn that the kubelet requests a serving certificate that somebody has to approve. Otherwise nobody would notice before
+    `kubectl logs` fails."""
     if not ctx.config.kubelet.get("serverTLSBootstrap"):
         return
     path = api.path_of("CertificateSigningRequest")
@@ -47,7 +48,7 @@ def warn_of_serving_request(ctx: Run) -> None:
 
 
 def wait_for_ready(ctx: Run, name: str, *, components: tuple[str, ...]) -> None:
-    """Until node `name` is Ready; components: what runs on it by now. Raises ClusterError (not-healthy)."""
+    """Wait until node `name` is Ready. components: the containers that run on it by now. Raises ClusterError (not-healthy)."""
 
     def look() -> str:
         status, message = probes.node_condition(ctx.api.get(api.path_of("Node", name)))
@@ -65,12 +66,13 @@ def _plan_ways(ctx: Run) -> pod_view.Ways:
 
 
 def node_is_verified(ctx: Run) -> bool:
-    """Ready still, every static pod running for the soak time, and the DNS answers: what a second run looks at."""
+    """The probe of a second run: whether the node is still Ready, every static pod has run for the soak time, and DNS and API answer
+    the node and its pods."""
     if ctx.config.kb.soak_s == 0:
         return True
     name = ctx.config.node.name
     pods = probes.read_static_pods(ctx.api, name)
-    # not at this moment only: what was made anew a second ago has proven nothing
+    # being ready now is not enough: a pod that was recreated a second ago may still fail
     stable = {pod.component for pod in pods if pod.is_ready and running_for_s(ctx, pod) >= ctx.config.kb.soak_s}
     if expected_pods(ctx) - stable:
         return False
@@ -79,7 +81,7 @@ def node_is_verified(ctx: Run) -> bool:
     status, _ = probes.node_condition(ctx.api.get(api.path_of("Node", name)))
     if status != "True" or (has_dns(ctx) and look_up_dns(ctx)):
         return False
-    ways, place = _plan_ways(ctx), first_pod(ctx)  # a look makes nothing: a pod that is there is asked
+    ways, place = _plan_ways(ctx), first_pod(ctx)  # a probe creates nothing, so it uses an existing pod
     return not (place and ways.services) or pod_view.find_cut(ctx.host, place, ways=ways) is None
 
 

@@ -1,4 +1,4 @@
-"""The phase wait-control-plane, and its second half behind the addons: no phase after the first runs without a control plane.
+"""The phase wait-control-plane, and its second half after the addons, which waits for the controllers.
 
 Mirrors cmd/kubeadm/app/cmd/phases/init/waitcontrolplane.go.
 """
@@ -19,12 +19,14 @@ with lazily:
 
 
 def wait_for_control_plane(ctx: Run) -> Outputs:
-    """The kubelet, then the API server; the admin's rights are made with its first breath.
+    """Wait for the kubelet, then the API server, and bind the admin's rights at once.
 
-    A new API server takes a second or more to write its first roles, and until then knows system:masters alone. With
-    super-admin.conf at hand the phases that follow do not wait for it: they speak as the super-admin, until
-    wait_for_controllers sees that the admin's rights hold. The controller-manager and the scheduler come up meanwhile,
-    and are waited for when the objects that need neither are in place.
+    A new API server takes a second or more to create its initial roles. Until then it authorizes only system:masters. If
+    super-admin.conf exists, the next phases do not wait for the roles but act as the super-admin. Meanwhile the
+    controller-manager and the scheduler start. After the objects that need neither have been applied, wait_for_controllers
+    waits for both, and for the admin's rights.
+
+    Raises ClusterError (not-healthy).
     """
     url = probes.kubelet_healthz_url(ctx.config)
     if url:
@@ -43,7 +45,10 @@ def wait_for_control_plane(ctx: Run) -> Outputs:
 
 
 def wait_for_controllers(ctx: Run) -> Outputs:
-    """The controller-manager and the scheduler; the API server must be well still, to the admin too."""
+    """Wait for the controller-manager and the scheduler, and for the API server to serve the admin.
+
+    Raises ClusterError (not-healthy).
+    """
     if _find_super_admin(ctx) == ctx.api.identity:
         ctx.api.become(_read_identity(ctx, ctx.paths.admin_conf))
     _wait_for_components(ctx, probes.COMPONENTS)
@@ -51,8 +56,8 @@ def wait_for_controllers(ctx: Run) -> Outputs:
 
 
 def _find_super_admin(ctx: Run) -> Optional[api.Identity]:
-    """The identity in super-admin.conf; None where it is not there or not fit, or where this run speaks by a
-    kubeconfig that the operator named."""
+    """The identity in super-admin.conf; None if that is missing or unusable, or if this run uses a kubeconfig that the user
+    named."""
     path = ctx.paths.kubeconfig("super-admin.conf")
     try:
         found = _read_identity(ctx, path) if ctx.host.exists(path) else None
@@ -67,7 +72,7 @@ def _read_identity(ctx: Run, path: Path) -> api.Identity:
 
 
 def _probe_for_masters(ctx: Run, component: str) -> probes.Health:
-    """The API server, as far as the super-admin needs it, and the namespaces that it makes for itself."""
+    """The API server's health as far as the super-admin needs it, and whether it has created its namespaces."""
     seen = probes.probe_apiserver(ctx.api, for_masters=True)
     if not seen.is_healthy:
         return seen
@@ -107,7 +112,7 @@ def _missing(name: str, seen: probes.Health) -> str:
 
 
 def _bind_admin(ctx: Run) -> None:
-    """admin.conf has no rights until its group is bound; super-admin.conf may bind it."""
+    """Bind the group of admin.conf, which has no rights before that. super-admin.conf may do so."""
 
     def make_super_admin() -> api.Api:
         identity = _read_identity(ctx, ctx.paths.kubeconfig("super-admin.conf"))

@@ -1,6 +1,6 @@
-"""The cluster's DNS answers through its Service: that needs CoreDNS, the pod network and kube-proxy's rules at once.
+"""Waits until the cluster's DNS answers through its Service, which takes CoreDNS, the pod network and kube-proxy's rules.
 
-Owns what is in the way of an answer, and in which order it is asked for.
+This module decides what may prevent an answer, and in which order to check for it.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ PRESSURES = {
         "see who has them: ps -eLf | wc -l; sysctl kernel.pid_max",
     ),
 }
-"""Conditions under which a node takes no pods: the kubelet's eviction thresholds (its --eviction-hard), and where to look."""
+"""Conditions under which a node accepts no pods: (the kubelet's default --eviction-hard threshold, where to look)."""
 
 
 def wait_for_dns(ctx: Run) -> None:
-    """A lookup through the Service address: it needs CoreDNS, the pod network and kube-proxy's rules at once."""
+    """Wait until a lookup through the DNS Service's address succeeds. Raises ClusterError (not-healthy)."""
     if not has_dns(ctx):
         return
     limit = ctx.config.timeouts.kubelet_health_check_s
     if has_proxy(ctx):
-        # what the pod with the old configuration died of says nothing about the new one
+        # why a pod with the old configuration exited says nothing about the new one
         Wait(ctx, limit, "kube-proxy's restart").until(lambda: _find_old_proxy(ctx))
     # CoreDNS itself needs the API's Service, so without rules it does not even become Ready
     chain = dns_chain(ctx)
@@ -61,8 +61,10 @@ def wait_for_dns(ctx: Run) -> None:
 
 
 def free_waiting_pods(ctx: Run) -> None:
-    """Of kb's addons on this node: pods whose image the kubelet pauses to ask for, up to five minutes, though it comes by now.
-    They are made anew, and a new pod's image is asked for at once."""
+    """Delete this node's kube-proxy and CoreDNS pods that are in image pull back-off, if their image can be pulled by now.
+
+    The back-off takes up to five minutes. For the pods that replace them the kubelet pulls at once.
+    """
     field = f"spec.nodeName={ctx.config.node.name}"
     for label in ("k8s-app=kube-proxy", "k8s-app=kube-dns"):
         for pod in ctx.api.list(api.path_of("Pod", namespace="kube-system"), label=label, field=field):
@@ -72,14 +74,14 @@ def free_waiting_pods(ctx: Run) -> None:
             try:
                 image_pulls.pull_image(ctx.host, ctx.config.node.cri_socket, image=image, timeout_s=PULL_TIMEOUT_S)
             except HostError:
-                return  # the others come from the same place
+                return  # the other images come from the same registry
             name = str(pod["metadata"]["name"])
             ctx.api.delete(api.path_of("Pod", name, namespace="kube-system"))
             ctx.report.note(f"{image} can be pulled again: pod {name} is made again, which saves the kubelet's pause")
 
 
 def _awaited_image(pod: api.Object) -> str:
-    """The image that a pod's container waits for after a pull that failed; "" for none."""
+    """The image that a container of the pod waits for after a failed pull; "" if none does."""
     for status in (pod.get("status") or {}).get("containerStatuses") or ():
         waiting = (status.get("state") or {}).get("waiting") or {}
         if waiting.get("reason") in ("ErrImagePull", "ImagePullBackOff"):
@@ -88,8 +90,8 @@ def _awaited_image(pod: api.Object) -> str:
 
 
 def find_pressure(ctx: Run) -> Optional[signs.BrokenLink]:
-    """This node takes no further pods, since it runs out of something; static pods run all the same. None where it
-    takes them."""
+    """The pressure condition under which this node accepts no more pods, although static pods still run; None if it has
+    none."""
     node = ctx.api.get(api.path_of("Node", ctx.config.node.name))
     for condition, (what, look) in PRESSURES.items():
         status, message = probes.node_condition(node, condition)
@@ -105,7 +107,7 @@ def find_pressure(ctx: Run) -> Optional[signs.BrokenLink]:
 
 
 def _find_old_proxy(ctx: Run) -> str:
-    """This node's kube-proxy pod from before its last restart was asked for; "" for none."""
+    """Say which kube-proxy pod on this node is older than the last requested restart; "" if none is."""
     owner = ctx.api.get(api.path_of("DaemonSet", "kube-proxy", namespace="kube-system"))
     field = f"spec.nodeName={ctx.config.node.name}"
     pods = ctx.api.list(api.path_of("Pod", namespace="kube-system"), label="k8s-app=kube-proxy", field=field)
@@ -114,7 +116,7 @@ def _find_old_proxy(ctx: Run) -> str:
 
 
 def look_up_dns(ctx: Run) -> str:
-    """What is missing to an answer of the cluster's DNS; "" where it answers rightly."""
+    """What the cluster's DNS lacks for a correct answer, in words; "" if it answers correctly."""
     name = f"kubernetes.default.svc.{ctx.config.cluster.networking.dns_domain}"
     wanted = ctx.config.cluster.service_address(1)
     ready = probes.read_dns_pods(ctx.api)
@@ -131,7 +133,7 @@ def look_up_dns(ctx: Run) -> str:
 
 
 def _describe_missing_route(ctx: Run, server: str) -> str:
-    """kube-proxy's rules are met behind the kernel's look for a route: without one they are of no use to the node."""
+    """The kernel looks up a route before it applies kube-proxy's rules. Without a route they are of no use to the node."""
     unrouted = node_routes.read_unrouted(ctx.host, [server], counts_own=True)
     return f"; no route of this machine leads there (add a default route, or: ip route add {server} dev ...)" * bool(
         unrouted
@@ -139,7 +141,7 @@ def _describe_missing_route(ctx: Run, server: str) -> str:
 
 
 def _describe_ended_proxy(ctx: Run) -> str:
-    """A kube-proxy that dies again and again, while the rules of one before it still lead to the DNS."""
+    """Detect a kube-proxy that keeps exiting while the rules of its predecessor still lead to the DNS; "" if it runs."""
     if not has_proxy(ctx):
         return ""
     field = f"spec.nodeName={ctx.config.node.name}"
@@ -159,12 +161,12 @@ def has_proxy(ctx: Run) -> bool:
 
 
 def dns_chain(ctx: Run) -> tuple[str, ...]:
-    """The containers that an answer depends on, the first cause first."""
+    """The containers that an answer depends on, each before those that need it."""
     return ("kube-proxy", "coredns") if has_proxy(ctx) else ("coredns",)
 
 
 def _proxy_trouble(ctx: Run) -> str:
-    """What kube-proxy on this node says of its rules: it runs on and is "Ready" when it cannot program them."""
+    """What kube-proxy's log on this node says about its rules. It keeps running, and is Ready, even if it cannot program them."""
     if not has_proxy(ctx):
         return "there is no kube-proxy: nothing leads to the API's Service unless another program sees to it"
     line = container_trouble.container_error(ctx.host, ctx.config.node.cri_socket, name="kube-proxy")

@@ -1,4 +1,4 @@
-"""The Node object of this machine, as soon as its kubelet has registered it."""
+"""Waits until the kubelet has registered this machine's Node object."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ with lazily:
 
 NODE_POLL_S = 0.25
 LOOK_EVERY_S = 4
-"""A kubelet registers its node within two seconds: after this long it is asked why it has not."""
+"""A kubelet registers its node within two seconds. At this interval kb looks for why it has not."""
 
 
 def node_path(ctx: Run) -> str:
@@ -25,7 +25,7 @@ def node_path(ctx: Run) -> str:
 
 
 def wait_for_node(ctx: Run) -> api.Object:
-    """The Node object of this machine, as soon as its kubelet has registered it.
+    """Wait until the kubelet has registered this machine's Node object; return it.
 
     Raises ClusterError (node-not-registered) with the kubelet's state.
     """
@@ -35,7 +35,7 @@ def wait_for_node(ctx: Run) -> api.Object:
     def look() -> str:
         nonlocal node
         node = ctx.api.get(node_path(ctx))
-        # the label comes with the kubelet's first full report
+        # the kubelet's first full report sets the label
         is_there = node and "kubernetes.io/hostname" in (node["metadata"].get("labels") or {})
         return "" if is_there else "the kubelet has not registered it yet"
 

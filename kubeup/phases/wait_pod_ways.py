@@ -1,4 +1,4 @@
-"""A pod of this node reaches what all pods need: the cluster's DNS and API, and what stands behind their Services."""
+"""Waits until a pod on this node reaches what all pods need: the cluster's DNS and API, and the endpoints of their Services."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ with lazily:
     from kubeup.network import node_routes, pod_view
 
 POD_WAYS_TIMEOUT_S = 60
-"""How long a pod may reach nothing where the node does: rules and routes of a new node follow within seconds."""
+"""How long a pod may fail to reach what the node reaches. A new node's rules and routes follow within seconds."""
 
 
 def wait_for_pod_ways(ctx: Run, ways: pod_view.Ways) -> None:
-    """Until a pod of this node reaches what all pods need: what the node reaches proves nothing of its pods. Raises
-    ClusterError (not-healthy) that names the link."""
+    """Wait until a pod on this node reaches what all pods need. What the node itself reaches proves nothing about its pods.
+
+    Raises ClusterError (not-healthy) that names the broken link.
+    """
     if not ways.services:
         return
     cut: Optional[Trouble] = None
@@ -46,7 +48,8 @@ def wait_for_pod_ways(ctx: Run, ways: pod_view.Ways) -> None:
 
 
 def first_pod(ctx: Run) -> Optional[Path]:
-    """The namespace of a pod that is there; only kb's own network is known to lead CoreDNS back to itself."""
+    """The network namespace of an existing pod; None if there is none. CoreDNS' pods count only in kb's own network, because in
+    others a pod may not reach itself through a Service."""
     found = pod_view.find_namespaces(
         ctx.host, ctx.config.node.cri_socket, limit=1, but_dns=not node_routes.is_own_network(ctx.host, ctx.paths)
     )
@@ -54,7 +57,7 @@ def first_pod(ctx: Run) -> Optional[Path]:
 
 
 def plan_ways(ctx: Run, dns_address: str, *, behind: Iterable[pod_view.Way] = ()) -> pod_view.Ways:
-    """The cluster's DNS (unless its address is "") and API Service, and what is known to stand behind them."""
+    """The Services of the cluster's DNS (unless its address is "") and API, and their known endpoints."""
     name = f"kubernetes.default.svc.{ctx.config.cluster.networking.dns_domain}"
     services = pod_view.service_ways(dns_address, ctx.config.cluster.service_address(1))
     return pod_view.Ways(name, services, (*behind, *pod_view.server_ways(ctx.api.server)))

@@ -1,4 +1,4 @@
-"""How phases wait: no longer than it helps, and looking meanwhile for what is wrong."""
+"""How phases wait: no longer than it helps, while they look for what is wrong."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ with lazily:
     from kubeup.node import containers
 
 LOOK_AFTER_S = 6
-"""How long a start may take before kb looks for what is wrong: longer than one takes that is well, whose processors a look
-would only keep busy."""
+"""After how long kb starts to look for what is wrong. A healthy start is done by then: a look during it would only take CPU time
+from it."""
 LOOK_EVERY_S = 3
 NUDGE_EVERY_S = 3
-"""How long the kubelet may take until it has made the container of a static pod."""
+"""How long the kubelet may take to create the container of a static pod."""
 
 
 @frozen
 class End:
-    """How a wait ended. missing: "" where what was waited for is there, else what is not, in words; link: what was broken then."""
+    """How a wait ended. missing: "" if the goal was reached, else what is missing, in words. link: what is broken, if known."""
 
     missing: str
     took_s: float
@@ -38,9 +38,9 @@ class End:
 
 @dataclass
 class Wait:
-    """One wait: until all is well, until the time is up, or until a look finds what cannot heal.
+    """One wait. It ends when the goal is reached, when the time is up, or when a look finds a cause that waiting cannot heal.
 
-    components: what the goal depends on, in the order in which one needs the other; unhealthy: what their probes see.
+    components: what the goal depends on, each before those that need it. unhealthy: component -> what its probe sees.
     """
 
     ctx: Run
@@ -49,26 +49,28 @@ class Wait:
     components: tuple[str, ...] = ()
     unhealthy: Mapping[str, str] = field(default_factory=dict)
     explain: Callable[[], str] = str
-    """Asked once, at the end of the patience: what more is known of the cause, in words; "" for nothing."""
+    """Called once, when the wait has failed: more about the cause, in words; "" if nothing is known."""
     heal: Callable[[], None] = lambda: None
-    """Called at every look for what is wrong: what kb may do so that nothing is waited out whose cause is gone."""
+    """Called before every look for what is wrong: cuts short a delay whose cause is gone, such as a back-off."""
     nudge: Callable[[], None] = lambda: None
-    """Called every few seconds: what hastens something that may have been missed, and does no harm where it was not."""
+    """Called every few seconds: repeats an event that may have been missed, and does no harm if it was not."""
     is_patient: bool = False
-    """Whether to wait until the time is up even if what is broken cannot heal by itself: it may be another thing."""
+    """Whether to wait until the time is up even if what is broken cannot heal by itself, since it may not be the cause."""
     find_cause: Callable[[], Optional[signs.BrokenLink]] = lambda: None
-    """What only the cluster knows and no container of this node shows; asked before these are looked at."""
+    """Called before this node's containers are looked at: finds causes that they do not show."""
 
     def until(self, look: Callable[[], str]) -> float:
-        """Call `look` until it returns "" (well); it otherwise returns what is still missing, in words. Returns the
-        seconds that it took. Raises ClusterError (not-healthy) with the broken link."""
+        """Call `look` until it returns "" (well) instead of what is missing, in words. Return the seconds that it took.
+
+        Raises ClusterError (not-healthy) with the broken link.
+        """
         end = self.watch(look)
         if end.missing:
             raise self._failure(end)
         return end.took_s
 
     def watch(self, look: Callable[[], str]) -> End:
-        """As `until`, for what a command can go on without."""
+        """Like `until`, for goals that a command can do without: a failure is returned, not raised."""
         nudged, looked = 0.0, 0.0
         link: Optional[signs.BrokenLink] = None
         told: set[object] = set()
@@ -81,7 +83,7 @@ class Wait:
             if elapsed > LOOK_AFTER_S and elapsed - looked > LOOK_EVERY_S:
                 self.heal()
                 before, link, looked = link, self._find_broken_link(), elapsed
-                # what two looks see is no hiccup of a start: it may heal, but nobody should have to wait to hear of it
+                # seen by two looks, it is not a hiccup of the start: it may still heal, but the user should know now
                 is_lasting = link and before and link.key == before.key
                 if link and is_lasting and (self.is_patient or not link.is_final) and link.key not in told:
                     told.add(link.key)
@@ -121,13 +123,16 @@ class Wait:
 
 
 def is_word_only(link: signs.BrokenLink) -> bool:
-    """Whether it is nothing but the last line that a running container logged, which need not be the cause."""
+    """Whether the link is only the last line that a running container logged, which need not be the cause."""
     return link.link == "probe" and not link.is_final
 
 
 def nudge_kubelet(ctx: Run, components: Iterable[str]) -> None:
-    """A kubelet that is just starting may miss a manifest that is written at that moment, and finds it by itself 20 s later
-    (fileCheckFrequency). It looks at once at one that is touched; where it knew it, nothing follows from that."""
+    """Touch the manifests of `components` that have no container yet, so that the kubelet reads them at once.
+
+    A kubelet that is just starting may miss a manifest written at that moment, and finds it only 20 s later
+    (fileCheckFrequency). Touching a manifest that it knows has no effect.
+    """
     started = {item.name for item in containers.list_containers(ctx.host, ctx.config.node.cri_socket)}
     manifests = [ctx.paths.manifest(name) for name in components if name not in started]
     missed = [str(path) for path in manifests if ctx.host.exists(path)]
@@ -138,6 +143,8 @@ def nudge_kubelet(ctx: Run, components: Iterable[str]) -> None:
 def wait_until(
     ctx: Run, look: Callable[[], str], *, goal: str, timeout_s: float, components: tuple[str, ...] = ()
 ) -> float:
-    """Until `look` says "" (well; else what is missing, in words); the seconds that it took. `components` run on this
-    node and are looked at meanwhile. Raises ClusterError (not-healthy) with the broken link."""
+    """Call `look` until it returns "" (well) instead of what is missing, in words. Return the seconds that it took.
+
+    components: containers on this node to look at meanwhile. Raises ClusterError (not-healthy) with the broken link.
+    """
     return Wait(ctx, timeout_s, goal, components).until(look)

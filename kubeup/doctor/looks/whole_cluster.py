@@ -1,4 +1,4 @@
-"""The check of the rest of the cluster, from a control plane: other nodes, API servers, controllers, admission."""
+"""Doctor's check of the rest of the cluster, from a control plane: other nodes, API servers, controllers, admission."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from kubeup.doctor.node_files import Patient
 from kubeup.machine.http import Unreachable
 
 _LEVELS = {"node": WARNING, "api-server": WARNING, "leader": ERROR, "admission": ERROR}
-"""A problem of another machine is a warning here. Without controllers or admission nothing in the cluster makes progress."""
+"""Another machine's problem is only a warning here. Without controllers or admission the whole cluster makes no progress."""
 
 
 def look_at_cluster(patient: Patient) -> Findings:
-    """The state of the cluster outside this node, except for etcd. Only on a control plane: a worker's identity may not read it."""
+    """The state of the cluster outside this node, except etcd. Only on a control plane, since a worker's identity may not read it."""
     host = patient.host
     if not patient.is_control_plane or not host.exists(patient.kubeconfig):
         return
@@ -21,7 +21,7 @@ def look_at_cluster(patient: Patient) -> Findings:
     try:
         parts = health.probe_cluster(api)
     except Unreachable:
-        return  # the look at this node's chain says why
+        return  # the check of this node reports why
     except kubeapi.ApiRefused as error:
         if error.http_status not in (401, 403):
             raise
@@ -32,6 +32,6 @@ def look_at_cluster(patient: Patient) -> Findings:
         if part.unproven:
             yield Finding("cluster", OK, f"not proven: {part.unproven}", remedy="")
         elif part.trouble and not (is_own and part.kind == "node"):
-            # another look reports the cause on this node as an error; here only what follows from it
+            # another check reports the cause on this node as an error; this one only its consequence
             level = WARNING if is_own else _LEVELS[part.kind]
             yield Finding("cluster", level, str(part.trouble), part.trouble.remedy)
