@@ -76,7 +76,7 @@ def _is_adopted(node_state: State, paths: Paths) -> bool:
     return str(paths.kubelet_config) in node_state.adopted
 
 
-_AFTER_RESET_ADOPTED = "what kb did on node {node} since it was adopted is taken back; the node is another tool's, and goes on in cluster {cluster}"
+_AFTER_RESET_ADOPTED = "what kb did on node {node} since it was adopted is undone; the node, which another tool set up, keeps running in cluster {cluster}"
 _AFTER_RESET = "everything that kb made is gone, except kube-proxy's rules and the kernel's settings (a reboot clears them) and kubeconfigs in home folders"
 _AFTER_RESET_SKIPPED = "what these steps undo is still on this node, since they were skipped: {names}. kb reset without --skip-phases undoes the rest"
 _AFTER_RESET_MEMBER = """\
@@ -96,8 +96,8 @@ def _require_journal(launch: Launch, paths: Paths) -> State:
         f"{paths.state} names no file that kb made or changed" if node_state.phases else f"there is no {paths.state}"
     )
     raise HostError(
-        "kb has nothing to take back on this node",
-        cause=f"{looked}: kb did not make this node, or reset was done already",
+        "kb has nothing to undo on this node",
+        cause=f"{looked}: kb did not set up this node, or it was reset already",
         remedy="a node that kubeadm made: kubeadm reset",
         code="nothing-to-reset",
     )
@@ -107,13 +107,16 @@ def _ask_to_reset(launch: Launch, node_state: State, *, paths: Paths) -> None:
     if launch.call.flags.get("force") or launch.is_dry:
         return
     question = (
-        f"kb reset takes back what kb did on node {node_state.node} since it was adopted; the node goes on."
+        f"kb reset undoes what kb did on node {node_state.node} since it was adopted; the node keeps running."
         if _is_adopted(node_state, paths)
         else f"kb reset stops node {node_state.node} and deletes its part of cluster {node_state.cluster}, etcd's data included."
     )
     if not sys.stdin.isatty():
         raise UsageError(
-            question, cause="it asks first, and this is no terminal", remedy="kb reset --force", code="not-confirmed"
+            question,
+            cause="it asks for confirmation, and stdin is not a terminal",
+            remedy="kb reset --force",
+            code="not-confirmed",
         )
     if _ask(f"{question}\nGo on? [y/N] ").strip().lower() not in ("y", "yes"):
         raise UsageError(

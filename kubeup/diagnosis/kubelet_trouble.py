@@ -146,7 +146,7 @@ def find_request_trouble(host: Host) -> Optional[BrokenLink]:
             "the API server does not accept the kubelet's certificate",
             f"the kubelet says Unauthorized: {_CLIENT_PEM} is from another cluster, or from a previous CA, and the kubelet "
             "presents it as long as it exists",
-            f"mv {_CLIENT_PEM} {_CLIENT_PEM}.off && {services.spoken_of(host).say('restart', 'kubelet')} (then the command goes on)",
+            f"mv {_CLIENT_PEM} {_CLIENT_PEM}.off && {services.spoken_of(host).say('restart', 'kubelet')} (the command then continues)",
             link="kubelet-log",
         )
     for line in reversed(lines):

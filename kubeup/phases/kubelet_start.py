@@ -100,9 +100,7 @@ def _start_by_hand(ctx: Run) -> None:
         return
     url = probes.kubelet_healthz_url(ctx.config)
     if url and probes.probe_url(ctx.host, url).is_healthy:
-        ctx.report.note(
-            "no systemd and no OpenRC here: the kubelet that runs keeps its old files until it is restarted"
-        )
+        ctx.report.note("no systemd and no OpenRC here: the running kubelet keeps its old files until it is restarted")
         return
     command = kubelet.render_kubelet_command(_flags(ctx), kubelet=_find_kubelet(ctx.host))
     raise HostError(
@@ -149,7 +147,7 @@ def _move_foreign_identity(run: Run, ca_pem: str) -> MovedAside:
     """Rename it out of the kubelet's way. It is not deleted: kb does not know whose it is."""
     pem = kubelet.find_rotated_cert(run.config)
     aside = pem.with_name(f"of-before-{pem.name}")
-    told = f"{pem} is no certificate of this cluster: it is {aside.name} now, and the kubelet gets its own"
+    told = f"{pem} is not from this cluster: it was renamed to {aside.name}, and the kubelet requests a new one"
     return MovedAside(pem, aside, lambda _: has_foreign_identity(run, ca_pem), told)
 
 
@@ -324,7 +322,7 @@ def _rotated_kubelet_conf(ctx: Run) -> Optional[str]:
         after = kubelet.use_rotated_cert(before, pem)
     except (LookupError, TypeError, AttributeError, yaml_files.YAMLError) as error:
         raise HostError(
-            f"{path} is no kubeconfig with a current user",
+            f"{path} is not a kubeconfig with a current user",
             cause=f"{type(error).__name__}: {' '.join(str(error).split())}",
             remedy=f"move it away (mv {path} /root/), then: {signs.say_new_identity(ctx.host)}",
             code="kubelet-conf-damaged",
@@ -421,8 +419,8 @@ def _find_pods(ctx: ResetRun, host: Host) -> list[str]:
     if status.problem in _DEAD:
         raise HostError(
             f"the container runtime does not answer at {ctx.cri_socket}",
-            cause=f"{status.cause}; whether pods run, and with what mounted, cannot be told without it",
-            remedy=f"{status.remedy}; then run the command again. Where it never comes back, reboot and: kb reset --skip-phases "
+            cause=f"{status.cause}; without it kb cannot tell which pods run and what they have mounted",
+            remedy=f"{status.remedy}; then run the command again. If it never comes back, reboot and: kb reset --skip-phases "
             "cleanup-node/remove-pods",
             code="runtime-not-ready",
         )
@@ -437,7 +435,7 @@ def _remove_pods(ctx: ResetRun, host: Host) -> None:
         raise HostError(
             f"{len(failures)} pods could not be removed",
             cause=failures[0],
-            remedy=f"see what it meets: {services.say_log(host, 'containerd')}; then run the command again",
+            remedy=f"see why: {services.say_log(host, 'containerd')}; then run the command again",
             code="pods-not-removed",
         )
 

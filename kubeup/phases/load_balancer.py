@@ -48,7 +48,7 @@ def plan_load_balancer(run: Run) -> Plan:
     """
     if not is_wanted(run):
         manifest = run.paths.manifest(load_balancer.NAME)
-        why = f"{manifest} stays, though nothing asks for it: clients may call the API servers through it"
+        why = f"{manifest} stays, although it is no longer configured: clients may call the API servers through it"
         return Plan(Yielded("load balancer", why)) if run.host.exists(manifest) else Plan()
     settings = _settings(run)
     load_balancer.plan_hosts(load_balancer.read_hosts(run.host), settings.name)

@@ -75,7 +75,7 @@ def _plan_bridge(run: Run, network: PodNetwork, *, refuses_others: bool) -> list
     if pod_network.is_kept(run.host, run.paths):
         other = pod_network.find_foreign_cni_config(run.host, run.paths)
         if other:
-            why = f"{run.paths.cni_conf / other} came: kb's keeper steps aside for that network"
+            why = f"{run.paths.cni_conf / other} was added: kb's keeper steps aside for that network"
             return [Yielded("pod network", why)]
 
     def wait(_: Ground) -> Manifest:

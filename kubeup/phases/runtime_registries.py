@@ -42,7 +42,7 @@ def plan_registries(run: Run) -> Plan:
     """
     socket = run.config.node.cri_socket
     if "containerd" not in crictl.socket_path(socket).name:
-        told = f"the runtime at {socket} is not containerd: point it to {mirror_url(run.config)} by its own means"
+        told = f"the runtime at {socket} is not containerd: configure {mirror_url(run.config)} as its mirror yourself"
         return Plan(notes=[told])
     folder = _hosts_folder(run)
     pause = images.image_of("pause", run.config.cluster, release=run.release).ref
@@ -205,7 +205,7 @@ def _prove(ctx: Run, image: str) -> None:
     else:
         raise HostError(
             f"the runtime does not ask the mirror {mirror.url}",
-            cause=f"it pulled {image}, and not one request of this node reached the mirror",
+            cause=f"it pulled {image}, but no request from this node reached the mirror",
             remedy=f"look at what containerd reads: containerd config dump | grep -A2 registry; ls {_hosts_folder(ctx)}",
             code="mirror-not-used",
         )

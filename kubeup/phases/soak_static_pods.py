@@ -59,7 +59,7 @@ def find_failing_probe(ctx: Run, node_name: str, *, components: Iterable[str]) -
         flags = ((arg.name, arg.value) for arg in ctx.config.cluster.api_server.extra_args)
         closed = probes.describe_closed_probes(flags) if component == "kube-apiserver" and "401" in told else ""
         return signs.BrokenLink(
-            f"{component} runs, and is not Ready",
+            f"{component} runs but is not Ready",
             cause=f"{told}; {closed}" if closed else told,
             remedy=f"{probes.CLOSED_PROBES_REMEDY}; then run the command again"
             if closed

@@ -77,7 +77,9 @@ def free_waiting_pods(ctx: Run) -> None:
                 return  # the other images come from the same registry
             name = str(pod["metadata"]["name"])
             ctx.api.delete(api.path_of("Pod", name, namespace="kube-system"))
-            ctx.report.note(f"{image} can be pulled again: pod {name} is made again, which saves the kubelet's pause")
+            ctx.report.note(
+                f"{image} can be pulled again: deleted pod {name}, so that the kubelet pulls it at once for a new pod"
+            )
 
 
 def _awaited_image(pod: api.Object) -> str:
@@ -97,9 +99,9 @@ def find_pressure(ctx: Run) -> Optional[signs.BrokenLink]:
         status, message = probes.node_condition(node, condition)
         if status == "True":
             return signs.BrokenLink(
-                f"node {ctx.config.node.name} has {condition}, and takes no pods",
+                f"node {ctx.config.node.name} has {condition} and accepts no pods",
                 cause=f"{message}: {what}",
-                remedy=f"{look}; the kubelet takes the condition back some minutes after there is room; then run the "
+                remedy=f"{look}; the kubelet clears the condition some minutes after there is room; then run the "
                 "command again",
                 link=condition,
             )
@@ -135,7 +137,7 @@ def look_up_dns(ctx: Run) -> str:
 def _describe_missing_route(ctx: Run, server: str) -> str:
     """The kernel looks up a route before it applies kube-proxy's rules. Without a route they are of no use to the node."""
     unrouted = node_routes.read_unrouted(ctx.host, [server], counts_own=True)
-    return f"; no route of this machine leads there (add a default route, or: ip route add {server} dev ...)" * bool(
+    return f"; this machine has no route to it (add a default route, or: ip route add {server} dev ...)" * bool(
         unrouted
     )
 
@@ -168,6 +170,6 @@ def dns_chain(ctx: Run) -> tuple[str, ...]:
 def _proxy_trouble(ctx: Run) -> str:
     """What kube-proxy's log on this node says about its rules. It keeps running, and is Ready, even if it cannot program them."""
     if not has_proxy(ctx):
-        return "there is no kube-proxy: nothing leads to the API's Service unless another program sees to it"
+        return "there is no kube-proxy: the API's Service cannot be reached unless another program implements Services"
     line = container_trouble.container_error(ctx.host, ctx.config.node.cri_socket, name="kube-proxy")
-    return f"kube-proxy says: {line}" if line else "kube-proxy's rules may be missing, though its log names no error"
+    return f"kube-proxy says: {line}" if line else "kube-proxy's rules may be missing, although its log shows no error"

@@ -71,7 +71,7 @@ def _not_registered(ctx: Run, elapsed: float) -> ClusterError:
     if link:
         cause, remedy = f"{link}{known}", link.remedy
     elif state == "active":
-        cause = f"the kubelet runs, and has not registered a node of this name{known}"
+        cause = f"the kubelet runs but has not registered a node with this name{known}"
         remedy = f"see what it says: {services.say_log(ctx.host, 'kubelet')}"
     else:
         cause = f"the kubelet's service is {state}, so it registers no node{known}"

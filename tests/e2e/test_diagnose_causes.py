@@ -552,7 +552,7 @@ CAUSES = (
     Cause(
         "disk pressure",  # the kubelet is told to want more space than any disk has
         nothing,
-        (r"node cp1 has DiskPressure, and takes no pods", r"kubelet has disk pressure", r"df -h /var/lib/containerd"),
+        (r"node cp1 has DiskPressure and accepts no pods", r"kubelet has disk pressure", r"df -h /var/lib/containerd"),
         "",
         config={"kubelet": {"evictionHard": {"nodefs.available": "99%"}}},
         ends=False,
@@ -700,7 +700,7 @@ CAUSES = (
         "no anonymous requests to the API server",
         nothing,
         (
-            r"kube-apiserver runs, and is not Ready",
+            r"kube-apiserver runs but is not Ready",
             r"statuscode: 401; --anonymous-auth=false",
             r"remedy: +leave anonymous-auth out",
         ),

@@ -223,7 +223,7 @@ def test_a_certificate_of_another_cluster_does_not_keep_a_worker_out(cluster: Cl
     for words in (FOREIGN, f"{FOREIGN}systemctl restart kubelet; sleep 2"):
         w1.run(words)
         told = w1.run(f"{line} {IGNORE}", timeout=120).output
-        assert "kubelet-client-current.pem is no certificate of this cluster" in told
+        assert "kubelet-client-current.pem is not from this cluster" in told
         cluster.cp1.wait_node_ready("w1")
     assert w1.exists("/var/lib/kubelet/pki/kubelet-client-2024-01-01-00-00-00.pem"), "kb took away what is not its own"
 
@@ -308,7 +308,7 @@ def test_images_that_come_again_are_not_waited_for(cluster: Cluster, lab: Lab) -
     try:
         assert process.wait(timeout=60) == 0, told
         assert started and time.monotonic() - started < 45, told
-        assert "can be pulled again: pod kube-proxy-" in told
+        assert "can be pulled again: deleted pod kube-proxy-" in told
         assert re.search(r"its request csr-\S+ is Pending .*kubectl certificate approve csr-", told), told
     finally:
         lab.registry.stop()

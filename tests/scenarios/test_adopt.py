@@ -71,11 +71,11 @@ def test_a_node_of_kubeadm_s_is_adopted_and_gone_on_with(site: Site, name: str) 
     pods = set(machine.pods)
     asked = run_kb(machine, "reset")
     expect_refusal(asked, "not-confirmed", 2)
-    assert f"kb reset takes back what kb did on node {name} since it was adopted; the node goes on." in asked.err
+    assert f"kb reset undoes what kb did on node {name} since it was adopted; the node keeps running." in asked.err
     ended = take_back(machine)
     assert ended.status == 0, ended.err
     assert ended.out == (
-        f"what kb did on node {name} since it was adopted is taken back; the node is another tool's, and goes on in cluster kubernetes\n"
+        f"what kb did on node {name} since it was adopted is undone; the node, which another tool set up, keeps running in cluster kubernetes\n"
     )
     assert machine.kubelet_since and set(machine.pods) == pods
     assert others_of(machine) == before

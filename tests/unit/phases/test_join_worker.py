@@ -214,7 +214,7 @@ def test_a_certificate_of_another_cluster_is_put_out_of_the_kubelet_s_way(conten
     do(join_worker.plan_kubelet, ctx)
     assert f"{PKI}/kubelet-client-current.pem" not in host.files
     assert host.files[f"{PKI}/of-before-kubelet-client-current.pem"] == content.encode()
-    assert "is no certificate of this cluster" in log_of(ctx)
+    assert "is not from this cluster" in log_of(ctx)
     moved = next(number for number, change in enumerate(host.changes) if "of-before" in change)
     assert moved < host.changes.index("run systemctl restart kubelet")
 

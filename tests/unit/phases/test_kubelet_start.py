@@ -224,7 +224,7 @@ def test_a_certificate_of_another_cluster_is_put_aside_by_init_too() -> None:
     host = systemd_host(files={"/etc/kubernetes/pki/ca.crt": make_ca().encode(), PEM: make_ca("another").encode()})
     ctx = context(host)
     do(kubelet_start.plan_kubelet, ctx)
-    assert PEM not in host.files and "is no certificate of this cluster" in log_of(ctx)
+    assert PEM not in host.files and "is not from this cluster" in log_of(ctx)
     assert is_done(kubelet_start.plan_kubelet, ctx)
     host.files[PEM] = make_ca("another").encode()
     assert not is_done(kubelet_start.plan_kubelet, ctx)

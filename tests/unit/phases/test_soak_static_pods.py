@@ -34,7 +34,7 @@ def test_a_probe_that_fails_is_told_in_the_kubelet_s_words(tmp_path: Path, value
     started = ctx.host.monotonic()
     with pytest.raises(ClusterError) as caught:
         soak_static_pods.soak(ctx, "cp1")
-    assert caught.value.what == "kube-apiserver runs, and is not Ready"
+    assert caught.value.what == "kube-apiserver runs but is not Ready"
     assert caught.value.cause.startswith("Startup probe failed: HTTP probe failed with statuscode: 401")
     assert ("--anonymous-auth=false has the API server answer" in caught.value.cause) is is_final
     waited = ctx.host.monotonic() - started

@@ -53,7 +53,7 @@ def test_a_node_that_takes_no_pods_for_want_of_space_is_named(tmp_path: Path) ->
     run_container(ctx, "kube-proxy", state="CONTAINER_RUNNING")
     with pytest.raises(ClusterError) as caught:
         verify_node.verify_node(ctx)
-    assert caught.value.what == "node cp1 has DiskPressure, and takes no pods"
+    assert caught.value.what == "node cp1 has DiskPressure and accepts no pods"
     assert caught.value.cause.startswith("kubelet has disk pressure: ") and "df -h" in caught.value.remedy
     pressure["status"] = "False"
     assert wait_dns.find_pressure(ctx) is None
@@ -112,7 +112,7 @@ def test_a_pod_does_not_wait_out_the_pause_after_a_pull_that_works_by_now(tmp_pa
     assert verify_node.verify_node(ctx) == Results(node_ready=True)
     assert f"{PODS}/coredns-1" not in objects and not refused
     assert ctx.host.monotonic() - started < 25
-    assert f"{image} can be pulled again: pod coredns-1 is made again" in str(ctx.report.notes)
+    assert f"{image} can be pulled again: deleted pod coredns-1," in str(ctx.report.notes)
 
 
 def test_the_end_of_a_kube_proxy_with_the_old_configuration_does_not_count(tmp_path: Path) -> None:

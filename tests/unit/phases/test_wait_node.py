@@ -18,7 +18,7 @@ from tests.unit.phases.cluster_case import fake, make_context, make_node
 @pytest.mark.parametrize(
     ("state", "cause"),
     [
-        ("active", "the kubelet runs, and has not registered a node of this name; the cluster's nodes are: other"),
+        ("active", "the kubelet runs but has not registered a node with this name; the cluster's nodes are: other"),
         ("failed", "the kubelet's service is failed, so it registers no node; the cluster's nodes are: other"),
     ],
 )
