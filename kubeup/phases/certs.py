@@ -68,7 +68,7 @@ def _unless_external(plan: Callable[[Run], Plan]) -> Callable[[Run], Plan]:
 
     def plan_of_etcd(run: Run) -> Plan:
         is_external = run.config.cluster.external_etcd is not None
-        return Plan(details=["etcd is external: its certificates are yours to give"]) if is_external else plan(run)
+        return Plan(details=["etcd is external: you provide its certificates"]) if is_external else plan(run)
 
     return plan_of_etcd
 

@@ -34,7 +34,7 @@ def plan_etcd(run: Run) -> Plan:
     manifest = run.paths.manifest("etcd")
     if not run.host.exists(manifest):
         return Plan()
-    return Plan(Yielded("etcd", f"{manifest} stays, though etcd is external now: what it runs holds data"))
+    return Plan(Yielded("etcd", f"{manifest} stays although etcd is external now: its member holds data"))
 
 
 def plan_etcd_member(run: Run, members: Sequence[tuple[str, str]] = ()) -> Plan:

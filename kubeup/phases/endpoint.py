@@ -174,9 +174,9 @@ def check_leads_here(ctx: EndpointRun, endpoint: str) -> None:
     shown, authorities = certificates.parse_shown(pem), certificates.parse_shown(ctx.config.joined.ca_pem)
     if not shown or not any(certificates.is_signed_by(shown, authority) for authority in authorities):
         raise ClusterError(
-            f"who answers at {endpoint} is not this cluster",
-            cause="its certificate is not signed by the cluster's CA: another cluster, or a load balancer that ends TLS itself",
-            remedy="have it pass TCP on as it is, to this cluster's API servers: openssl s_client -connect "
+            f"the server at {endpoint} does not belong to this cluster",
+            cause="its certificate is not signed by the cluster's CA: another cluster, or a load balancer that terminates TLS",
+            remedy="make it forward TCP unchanged to this cluster's API servers: openssl s_client -connect "
             f"{endpoint} -showcerts",
             code="endpoint-of-another-cluster",
         )
@@ -222,8 +222,8 @@ def _wait_until_shown(ctx: EndpointRun) -> None:
         manifest = ctx.paths.manifest("kube-apiserver")
         return ClusterError(
             f"the API server at {server} does not show its new certificate after {elapsed:.0f} s",
-            cause=f"the certificate with {_name(ctx)} lies in {ctx.paths.pki}, and the process goes on with the old one",
-            remedy=f"have it started again: mv {manifest} /root/ && sleep 20 && mv /root/{manifest.name} {manifest}; then: {COMMAND}",
+            cause=f"the certificate with {_name(ctx)} is in {ctx.paths.pki}, but the process still uses the old one",
+            remedy=f"restart it: mv {manifest} /root/ && sleep 20 && mv /root/{manifest.name} {manifest}; then: {COMMAND}",
             code="apiserver-keeps-certificate",
         )
 
@@ -529,7 +529,7 @@ def _workers(ctx: EndpointRun) -> list[str]:
 
 def refuse_without_cluster(path: Path) -> HostError:
     return HostError(
-        "this node is no member of a cluster",
+        "this node is not a member of a cluster",
         cause=f"there is no usable {path}",
         remedy="run it on the cluster's nodes, the control planes first",
         code="not-a-member",

@@ -163,7 +163,7 @@ def _refuse_another_content(ctx: Run, file: shared_certs.SharedFile) -> None:
     if not ctx.host.exists(file.path) or ctx.host.read_text(file.path) == file.data.reveal():
         return
     raise HostError(
-        f"{file.path} is there, and it is not this cluster's",
+        f"{file.path} exists and does not belong to this cluster",
         cause="it differs from what the cluster's control planes share",
         remedy=f"if nothing needs it any more, move it away: mv {file.path} {file.path}.old; then run the command again",
         code="shared-file-differs",
@@ -261,7 +261,7 @@ def _check_external_etcd(ctx: Run, external: ExternalEtcd) -> None:
         raise ClusterError(
             "the external etcd does not serve this machine",
             cause="; ".join(away),
-            remedy=f"open the way there (a firewall, the certificates of etcd.external): curl -vk {next(iter(trouble))}/health; "
+            remedy=f"check the way there (firewalls, the certificates of etcd.external): curl -vk {next(iter(trouble))}/health; "
             "then run the command again",
             code="etcd-unreachable",
         )
@@ -275,7 +275,7 @@ def _make_client(ctx: Run) -> etcd.Etcd:
     if not urls:
         raise ClusterError(
             "the cluster shows no etcd member",
-            cause="no pod of kube-system with the label component=etcd says where its clients go",
+            cause="no pod in kube-system with the label component=etcd has an annotation with its client URL",
             remedy="look at them: kubectl -n kube-system get pods -l component=etcd -o wide",
             code="etcd-unreachable",
         )
@@ -321,7 +321,7 @@ def join_etcd(ctx: Run) -> Outputs:
             _list_members(client), name=ctx.config.node.name, peer_url=_peer_url(ctx), has_data=_has_data(ctx)
         )
         if place.action == "replace" and place.member is not None:
-            ctx.report.note(f"etcd knew this machine from a former life, {place.member.describe()}: it was removed")
+            ctx.report.note(f"etcd still listed this node's former member {place.member.describe()}: it was removed")
             _remove_former(ctx, client, former=place.member)
         is_new = place.action in ("add", "replace")
         if is_new and _has_data(ctx):
@@ -365,7 +365,7 @@ def _wait_for_turn(ctx: Run, turn: lease.Lease) -> None:
         nonlocal holder
         before, holder = holder, turn.try_take(ctx.host.now(), ctx.host.monotonic())
         if holder and holder != before:
-            ctx.report.note(f"control plane {holder} joins right now: this one waits until it is through")
+            ctx.report.note(f"control plane {holder} is joining: waiting until it has finished")
         return f"control plane {holder} joins first" if holder else ""
 
     def failure(_: str, elapsed: float) -> ClusterError:
@@ -396,7 +396,7 @@ def _clear_former_data(ctx: Run) -> None:
     manifest = ctx.paths.manifest("etcd")
     if str(manifest) not in ctx.owned_paths:
         raise HostError(
-            f"{folder} holds the data of an etcd member that is none of this cluster's",
+            f"{folder} holds the data of an etcd member that does not belong to this cluster",
             cause="no member of the cluster has this node's address, and kb did not make the data",
             remedy=f"if nobody needs it, move it away: mv {folder} {folder}.old; then run the command again",
             code="etcd-data-foreign",
@@ -442,15 +442,15 @@ def _explain_refusal(client: etcd.Etcd, error: etcd.EtcdRefused) -> ClusterError
     if learner is not None and "learner" in error.message:
         return ClusterError(
             f"etcd has a learner already: {learner.describe()}",
-            cause="it takes one at a time; that one joins right now, or its join was cut off",
-            remedy=f"wait for it, or, if it is gone for ever, on a control plane: kb etcd remove {learner.hex_id}; then "
+            cause="it takes one at a time; that one is joining, or its join was interrupted",
+            remedy=f"wait for it; if it is gone for good, on a control plane: kb etcd remove {learner.hex_id}; then "
             "run the command again",
             code="etcd-busy",
         )
     return ClusterError(
-        "etcd takes no new member yet",
+        "etcd accepts no new member yet",
         cause=f"{error.message}: all of its members must have been connected for five seconds first",
-        remedy="run the command again; if it stays so: kb etcd members",
+        remedy="run the command again; if the error persists: kb etcd members",
         code="etcd-busy",
     )
 
@@ -473,7 +473,7 @@ def _wait_for_vote(ctx: Run, client: etcd.Etcd, *, turn: lease.Lease) -> None:
         try:
             return look()
         except etcd.EtcdRefused as error:
-            return "it takes over the data, and has no vote yet" if "in sync" in error.message else error.message
+            return "it is still copying the data, and has no vote yet" if "in sync" in error.message else error.message
         except Unreachable as error:
             return f"etcd does not answer: {error.cause}"
 
@@ -510,7 +510,7 @@ def _restart_etcd_container(ctx: Run) -> None:
     socket = ctx.config.node.cri_socket
     found = ctx.host.query(crictl.crictl_argv(socket, "ps", "-q", "--name", "^etcd$", "--state", "running"))
     for container in found.stdout.split() if found.ok else ():
-        ctx.report.detail("etcd has its vote and does not serve yet: its container is started again")
+        ctx.report.detail("etcd has its vote and does not serve yet: restarting its container")
         # kill it: it does not react to SIGTERM in this state, and its WAL survives even a power loss
         ctx.host.run(crictl.crictl_argv(socket, "stop", "--timeout", "0", container))
 
@@ -535,7 +535,7 @@ def _take_back(ctx: Run, client: etcd.Etcd, *, error: BaseException) -> None:
         serving = len(rest) - len(etcd.probe_members(client, rest))
         text = f"its member was taken out of etcd's list again: the cluster is as it was ({serving} of {len(rest)} members serve)"
     except KbError as second:
-        text = f"its member is still in etcd's list ({second}): kb etcd members shows it, the next run goes on with it"
+        text = f"its member is still in etcd's list ({second}): kb etcd members shows it, and the next run continues with it"
     if isinstance(error, KbError):
         error.details = (*error.details, text)
     ctx.report.note(text)

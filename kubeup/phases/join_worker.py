@@ -232,7 +232,7 @@ def _find_trouble(ctx: Run, elapsed: float) -> ClusterError:
             return signing_request.explain_lacking_right(error, elapsed)
         return ClusterError(
             f"the kubelet has no certificate after {elapsed:.0f} s",
-            cause=f"the API server does not say how far it is: {error}",
+            cause=f"its certificate signing request cannot be read: {error}",
             remedy=error.remedy,
             code="csr-unknown",
             details=(advise(link),) if link else (),

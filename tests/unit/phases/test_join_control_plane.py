@@ -379,7 +379,7 @@ def test_a_former_life_is_named_and_replaced() -> None:
     host.dead.clear()
     join_control_plane.join_etcd(ctx)
     assert [m["ID"] for m in host.members] == ["1", "91"]
-    assert any("former life, cp2 (https://10.77.0.12:2380)" in note for note in ctx.report.notes)
+    assert any("former member cp2 (https://10.77.0.12:2380)" in note for note in ctx.report.notes)
 
 
 @pytest.mark.parametrize(
@@ -433,7 +433,7 @@ def test_the_queue_says_for_whom_it_waits_and_ends() -> None:
     host.sleep = renewing  # type: ignore[method-assign]
     error = fails("join-queue", join_control_plane.join_etcd, ctx)
     assert "cp9" in error.what and host.adds == 0
-    assert any("control plane cp9 joins right now" in note for note in ctx.report.notes)
+    assert any("control plane cp9 is joining" in note for note in ctx.report.notes)
     host.sleep = sleep  # type: ignore[method-assign]
     join_control_plane.join_etcd(ctx)  # cp9 renews no more: it died
     assert host.adds == 1
