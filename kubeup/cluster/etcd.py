@@ -118,10 +118,6 @@ class Etcd:
         EtcdRefused."""
         return parse_members(self._look("cluster/member/list", {"linearizable": is_sure}))
 
-    def probe_status(self, endpoint: str) -> str:
-        """Ask the member at `endpoint` for its status. Returns "" if it serves, else what is wrong, in words. Never raises."""
-        return self.read_status(endpoint).trouble
-
     def read_status(self, endpoint: str) -> Status:
         """The status of the member at `endpoint`. Never raises."""
         try:
@@ -295,16 +291,21 @@ def client_urls_of_manifest(pod: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def read_statuses(client: Etcd, members: Iterable[Member]) -> dict[str, Status]:
-    """member_id -> status, of the members that have a client URL."""
-    return {m.member_id: client.read_status(m.client_urls[0]) for m in members if m.client_urls}
+    """member_id -> status. A member without a client URL has never started."""
+    return {
+        m.member_id: client.read_status(m.client_urls[0]) if m.client_urls else Status("it has never started")
+        for m in members
+    }
 
 
 def probe_members(client: Etcd, members: Iterable[Member]) -> dict[str, str]:
     """The members that do not serve: member_id -> what is wrong."""
-    seen = {
-        m.member_id: client.probe_status(m.client_urls[0]) if m.client_urls else "it has never started" for m in members
-    }
-    return {member_id: trouble for member_id, trouble in seen.items() if trouble}
+    return find_trouble(read_statuses(client, members))
+
+
+def find_trouble(statuses: Mapping[str, Status]) -> dict[str, str]:
+    """member_id -> what is wrong, of the members that do not serve."""
+    return {member_id: status.trouble for member_id, status in statuses.items() if status.trouble}
 
 
 # ---- what the member list means for a node that joins or leaves

@@ -159,15 +159,21 @@ def _read_version(api: Api) -> str:
 def judge_members(members: Sequence[etcd.Member], statuses: Mapping[str, etcd.Status]) -> list[Part]:
     """Judge every member by its status (alarms included), its vote, and how far it is behind the others.
 
-    statuses: member ID -> status, for the members that have a client URL.
+    statuses: member ID -> status, of every member.
     """
     newest = max((status.applied for status in statuses.values()), default=0)
     return [Part("etcd", one.name or one.hex_id, _judge_member(one, statuses, newest=newest)) for one in members]
 
 
 def _judge_member(member: etcd.Member, statuses: Mapping[str, etcd.Status], *, newest: int) -> Optional[Trouble]:
-    what, status = f"etcd member {member.describe()}", statuses.get(member.member_id)
-    if status is None:
+    what, status = f"etcd member {member.describe()}", statuses[member.member_id]
+    if member.is_learner:
+        return Trouble(
+            f"{what} is not a voting member yet",
+            "it is joining right now, or its join was cut off",
+            f"if no node is joining: kb etcd remove {member.hex_id}",
+        )
+    if not member.client_urls:
         return Trouble(
             f"{what} has never started",
             "it has no client URL",
@@ -176,12 +182,6 @@ def _judge_member(member: etcd.Member, statuses: Mapping[str, etcd.Status], *, n
     if status.trouble:
         remedy = f"on its machine: kb doctor; if it is gone for good: kb etcd remove {member.name or member.hex_id}"
         return Trouble(f"{what} does not serve", status.trouble, remedy)
-    if member.is_learner:
-        return Trouble(
-            f"{what} is not a voting member yet",
-            "it is joining right now, or its join was cut off",
-            f"if no node is joining: kb etcd remove {member.hex_id}",
-        )
     if newest - status.applied > MAX_BEHIND:
         return Trouble(
             f"{what} is {newest - status.applied} entries behind",

@@ -483,7 +483,7 @@ def plan_no_kubelet_data(run: BareRun) -> Plan:
         places += [own_conf, run.paths.kubernetes / "bootstrap-kubelet.conf"]
 
     def find(ground: Ground) -> list[str]:
-        return [str(path) for path in places if path not in foreign and _lies(ground.host, path)]
+        return [str(path) for path in places if path not in foreign and ground.host.exists(path)]
 
     def take_away(ground: Ground) -> None:
         for text in find(ground):
@@ -492,8 +492,3 @@ def plan_no_kubelet_data(run: BareRun) -> Plan:
 
     notes = [f"{path} is a link that somebody else created: it stays, and so does its target" for path in foreign]
     return Plan(Gone("what the kubelet wrote", find, take_away), notes=notes)
-
-
-def _lies(host: Host, path: Path) -> bool:
-    """Whether the path exists, even as a dangling link."""
-    return host.exists(path) or host.read_link(path) is not None

@@ -66,7 +66,7 @@ def look_at_etcd(patient: Patient) -> Findings:
         )
         return
     statuses = etcd.read_statuses(client, members)
-    trouble = {member_id: status.trouble for member_id, status in statuses.items() if status.trouble}
+    trouble = etcd.find_trouble(statuses)
     verdict = etcd.judge_members(members, trouble)
     if verdict:
         yield Finding("etcd", ERROR, str(verdict), verdict.remedy)

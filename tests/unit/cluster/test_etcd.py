@@ -268,3 +268,14 @@ def test_the_pods_tell_of_their_members() -> None:
         {"metadata": {"annotations": {note: "https://a:2379,https://b:2379"}}},
     ]
     assert etcd.client_urls_of_pods(pods) == ("https://a:2379", "https://b:2379")
+
+
+def test_a_voter_that_never_started_counts_as_away() -> None:
+    """It has no client URL to ask, and its vote is missing all the same."""
+    silent = Member("2", "", ("https://10.0.0.12:2380",))
+    asked = client({"https://10.0.0.11:2379": {"maintenance/status": (200, {"raftAppliedIndex": "7"})}})
+    statuses = etcd.read_statuses(asked, [CP1, silent])
+    assert statuses == {"1": etcd.Status("", 7), "2": etcd.Status("it has never started")}
+    assert etcd.find_trouble(statuses) == etcd.probe_members(asked, [CP1, silent]) == {"2": "it has never started"}
+    verdict = etcd.judge_members([CP1, silent], etcd.find_trouble(statuses))
+    assert verdict is not None and verdict.code == "etcd-no-quorum"

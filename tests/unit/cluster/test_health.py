@@ -240,6 +240,8 @@ def test_members_of_etcd() -> None:
         (member(2), {"errors": ["memberID:2 alarm:NOSPACE "], **applied}, "does not serve: memberID:2 alarm:NOSPACE"),
         (member(2), {"raftAppliedIndex": "14999"}, "is 5001 entries behind: "),
         (member(2, learner=True), applied, "is not a voting member yet: "),
+        (member(2, learner=True), None, "is not a voting member yet: "),
+        (member(2, learner=True, started=False), None, "is not a voting member yet: "),
         (member(2, started=False), None, "has never started: "),
     ]
     for second, status, told in cases:
