@@ -74,11 +74,22 @@ class Member:
 
 @frozen
 class Status:
-    """What a member says of itself. trouble: what is wrong, in words, alarms included; "" if it serves. applied: the raft index of the
-    last entry that it has applied."""
+    """What a member says of itself. trouble: what is wrong, in words, alarms included; "" if it serves.
+
+    applied, index: the raft index of the last entry that it has applied, and of the last one that it knows to be committed. leader:
+    the ID of the leader that it knows, in decimal; "" if it knows none. db_size, db_in_use: in bytes. What a member does not tell is
+    0 or "": storage_version exists since etcd 3.6. Source: StatusResponse in etcd's api/etcdserverpb/rpc.proto
+    """
 
     trouble: str
     applied: int = 0
+    index: int = 0
+    term: int = 0
+    leader: str = ""
+    version: str = ""
+    storage_version: str = ""
+    db_size: int = 0
+    db_in_use: int = 0
 
 
 class EtcdRefused(ClusterError):
@@ -126,16 +137,14 @@ class Etcd:
             return Status(f"no answer: {error.cause}")
         except EtcdRefused as error:
             return Status(error.message)
-        errors, applied = answer.get("errors") or [], str(answer.get("raftAppliedIndex", ""))
-        trouble = "; ".join(str(text) for text in errors) if isinstance(errors, list) else str(errors)
-        return Status(trouble, int(applied) if applied.isdecimal() and len(applied) <= 20 else 0)
+        return parse_status(answer)
 
-    def probe_read(self, endpoint: str) -> str:
-        """Send the member at `endpoint` a linearizable read, as an API server does; a learner refuses it. Returns "" if it answers,
-        else what is wrong, in words. Never raises."""
+    def probe_read(self, endpoint: str, *, timeout_s: float = READ_S) -> str:
+        """Send the member at `endpoint` a linearizable read, as an API server does: it needs a quorum, and a learner refuses it.
+        Returns "" if it answers, else what is wrong, in words. Never raises."""
         try:
             key = base64.b64encode(b"kb").decode()
-            self.at(endpoint)._look("kv/range", {"key": key, "keys_only": True}, timeout_s=READ_S)
+            self.at(endpoint)._look("kv/range", {"key": key, "keys_only": True}, timeout_s=timeout_s)
         except Unreachable as error:
             return f"no answer: {error.cause}"
         except EtcdRefused as error:
@@ -164,6 +173,12 @@ class Etcd:
                 if not is_unsettled(error) or self.host.monotonic() - started > SETTLE_S:
                     raise
             self.host.sleep(RETRY_S)
+
+    def move_leader(self, leader: Member, *, to: Member) -> None:
+        """Have `leader` hand its leadership to the voting member `to`. Only the leader itself does this, so it is asked at its own
+        endpoint. etcd answers once `to` leads. Raises EtcdRefused (not the leader any more, a learner), Unreachable.
+        Source: MoveLeader in server/etcdserver/server.go"""
+        self.at(leader.client_urls[0])._change("maintenance/transfer-leadership", {"targetID": to.member_id})
 
     # ---- plumbing
 
@@ -229,6 +244,27 @@ def parse_members(answer: Mapping[str, Any]) -> tuple[Member, ...]:
             entry["ID"] or "0", entry["name"], tuple(entry["peerURLs"]), tuple(entry["clientURLs"]), entry["isLearner"]
         )
         for entry in fit(answer, _ANSWER, what="the answer").get("members", ())
+    )
+
+
+def parse_status(answer: Mapping[str, Any]) -> Status:
+    """The status in an answer of the gateway. It writes 64-bit numbers as texts, and omits what is zero."""
+
+    def count(name: str) -> int:
+        text = str(answer.get(name, ""))
+        return int(text) if text.isdecimal() and len(text) <= 20 else 0
+
+    errors = answer.get("errors") or []
+    return Status(
+        "; ".join(str(text) for text in errors) if isinstance(errors, list) else str(errors),
+        applied=count("raftAppliedIndex"),
+        index=count("raftIndex"),
+        term=count("raftTerm"),
+        leader=str(count("leader") or ""),
+        version=str(answer.get("version") or ""),
+        storage_version=str(answer.get("storageVersion") or ""),
+        db_size=count("dbSize"),
+        db_in_use=count("dbSizeInUse"),
     )
 
 

@@ -1,0 +1,70 @@
+"""Stopping, copying and replacing members of a real etcd, on loopback: $KB_E2E_BIN/<minor>/etcd."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kubeup.cluster import etcd, etcd_stop
+from kubeup.errors import ClusterError
+from tests.components.real_etcd import PROGRAM, Cluster
+
+pytestmark = [
+    pytest.mark.component,
+    pytest.mark.skipif(PROGRAM is None, reason="needs $KB_E2E_BIN with etcd"),
+]
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path, 3)
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def test_the_leader_hands_over_before_it_stops_and_nothing_waits_for_an_election(three: Cluster) -> None:
+    leader = three.leader()
+    leader.put("a", "1")
+    client = three.client(leader)
+    members = client.list_members()
+    own = three.row_of(leader)
+    trouble = etcd.probe_members(client, members)
+    etcd_stop.check_stop(members, own, trouble=trouble)
+    assert etcd_stop.stop_gap(members, own, trouble=trouble) == ""
+
+    other = next(member for member in members if member != own)
+    with pytest.raises(etcd.EtcdRefused, match="not leader"):
+        client.move_leader(other, to=own)
+    found = etcd_stop.lead_away(client, members, own=own)
+    assert found is not None and found != own and three.leader().name == found.name
+    assert etcd_stop.lead_away(client, members, own=own) is None
+    status = client.read_status(leader.client_url)
+    assert status.leader == found.member_id and status.term > 1 and status.version and status.storage_version
+    assert status.index >= status.applied > 0 and status.db_size >= status.db_in_use > 0
+
+    leader.stop()
+    rest = [one for one in three.members if one is not leader]
+    assert three.client(rest[0]).probe_read(rest[0].client_url) == "", "it serves at once"
+    rest[0].put("a", "2")
+
+    trouble = etcd.probe_members(three.client(*rest), members)
+    with pytest.raises(ClusterError) as caught:
+        etcd_stop.check_stop(members, three.row_of(rest[0]), trouble=trouble)
+    assert caught.value.code == "etcd-stop-unsafe" and leader.name in caught.value.cause
+    leader.start(three.rows)
+    three.wait_for(leader)
+    assert leader.read("a") == "2"
+
+
+def test_a_silent_or_missing_quorum_is_seen_by_a_read(three: Cluster) -> None:
+    first, *rest = three.members
+    for one in rest:
+        one.stop(kill=True)
+    assert three.client(first).probe_read(first.client_url, timeout_s=1) != ""
+    members = three.client(first).list_members(is_sure=False)
+    assert [member.name for member in sorted(members, key=lambda row: row.name)] == ["cp1", "cp2", "cp3"]
+    assert etcd_stop.lead_away(three.client(first), members, own=three.row_of(first)) is None
