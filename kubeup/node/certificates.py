@@ -38,11 +38,11 @@ _PRINTABLE_STRING = frozenset(string.ascii_letters + string.digits + " '()+,-./:
 """The characters that Go writes as a PrintableString. A text with any other character becomes a UTF8String."""
 
 
-def describe_pair(cert_pem: str, key_pem: str, now: datetime.datetime) -> str:  # noqa: PLR0917
-    """Why no client can use this certificate and key, whoever signed it; "" if one can."""
+def describe_pair(cert_pem: str, key_pem: str, now: datetime.datetime, *, usage: str = "client") -> str:  # noqa: PLR0917
+    """Why nobody can use this certificate and key, whoever signed it; "" if one can. usage: client | server | "" for any."""
     try:
         certs, key = parse_certs(cert_pem), parse_any_key(key_pem)
-        fault = find_fault(certs, certs[:1], usage="client", now=now)
+        fault = find_fault(certs, certs[:1], usage=usage, now=now)
         if fault is None and spki(key.public_key()) != spki(certs[0].public_key()):  # type: ignore[attr-defined]
             return "the certificate is for another key"
     except (ValueError, UnsupportedAlgorithm) as error:

@@ -391,7 +391,7 @@ def probe_service_account_key(host: Host, paths: Paths) -> Finding:
     key = read_key(host, key_path)
     if not host.exists(public_path):
         return Finding("issue", f"using the existing key {key_path}", key)
-    if _is_public_half_in(host.read_text(public_path), key):
+    if is_public_half_in(host.read_text(public_path), key):
         return Finding("keep", f"using the existing key {key_path}", key)
     raise HostError(
         f"{key_path} and {public_path} do not belong together",
@@ -420,8 +420,8 @@ def _probe_missing_sa_key(host: Host, paths: Paths) -> Finding:
     return Finding("issue", "there is none yet")
 
 
-def _is_public_half_in(pem: str, key: Key) -> bool:
-    """Whether sa.pub contains the public half of `key`. It may hold several keys and certificates; kube-apiserver accepts them all."""
+def is_public_half_in(pem: str, key: Key) -> bool:
+    """Whether `pem`, such as sa.pub, contains the public half of `key`. It may hold several keys and certificates; kube-apiserver accepts them all."""
     for block in split_pem(pem):
         try:
             if block.label == "CERTIFICATE":
