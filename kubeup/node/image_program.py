@@ -141,6 +141,7 @@ _SANDBOX = (
     # kube-apiserver's file carries this capability, and does not start where it cannot be had
     "CapabilityBoundingSet=CAP_NET_BIND_SERVICE",
     "LimitCORE=0",
+    "KillSignal=SIGKILL",  # after its time: the components wait on SIGTERM
 )
 _SYSTEMD_CODES = range(200, 244)
 """The exit codes with which systemd says that it could not start a program (systemd.exec(5))."""
@@ -158,9 +159,12 @@ def run_program(host: Host, mounted: MountedImage, *, argv: Sequence[str], timeo
     unit = ["systemd-run", "--wait", "--pipe", "--quiet", "--collect"]
     unit += [word for setting in settings for word in ("-p", setting)]
     words = [word.replace("$", "$$") for word in argv[1:]]  # systemd replaces $NAME in a unit's command
+    begin = host.monotonic()
     answer = host.query([*unit, "--", program, *words], timeout_s=timeout_s + 20)
-    if answer.missing or answer.code == 124:
+    if answer.missing:
         return ProgramResult(why_not=last_words(answer.stderr))
+    if not answer.ok and host.monotonic() - begin >= timeout_s:  # systemd-run's own code does not say so
+        return ProgramResult(why_not=f"{program} does not end within {timeout_s} s")
     if answer.code in _SYSTEMD_CODES:
         return ProgramResult(why_not=f"systemd could not start it in a sandbox of its own (status {answer.code})")
     return ProgramResult(answer.code, answer.stdout, answer.stderr)
