@@ -2,7 +2,7 @@
 
 Owns the two types that keep them apart. An Offered text came over an unverified connection: it may be examined and
 shown. Anchors are vouched for by this machine or its operator. TLS that can carry credentials accepts only Anchors, so
-mypy rejects Offered there. Only the constructors here, or a pin (pki.keep_pinned), create Anchors. Does not parse
+mypy rejects Offered there. Only the constructors here, or a pin (ca_pins.keep_pinned), create Anchors. Does not parse
 certificates.
 """
 

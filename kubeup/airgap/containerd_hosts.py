@@ -20,7 +20,7 @@ from kubeup.machine.http import UNPROVEN, Tls, Unreachable
 from kubeup.trust import Anchors, Offered
 
 with lazily:
-    from kubeup.node import certificates
+    from kubeup.node import ca_pins
 
 HEADER = "# Written by kb: images of {registry} come from a mirror.\n"
 CA_FILE = Path("/etc/kubernetes/kb-mirror-ca.crt")
@@ -118,7 +118,7 @@ def find_mirror(host: Host, url: str, *, ca_hash: str = "", cluster_ca: Optional
 def _pinned_ca(host: Host, base: str, *, ca_hash: str, cluster_ca: Optional[Anchors]) -> Anchors:
     """The pinned certificate: one of the cluster's, or one of those that the mirror itself presents. Other certificates
     that it presents are not trusted: a CA certificate is public, and anybody can present it next to their own."""
-    pinned = certificates.keep_pinned(Offered(cluster_ca.pem), [ca_hash]) if cluster_ca else None
+    pinned = ca_pins.keep_pinned(Offered(cluster_ca.pem), [ca_hash]) if cluster_ca else None
     if pinned:
         return pinned
     try:
@@ -127,8 +127,8 @@ def _pinned_ca(host: Host, base: str, *, ca_hash: str, cluster_ca: Optional[Anch
         raise _unreachable(base, error) from error
     offered = Offered(answer.body.decode(errors="replace") if answer.status == 200 else "")
     try:
-        found = certificates.ca_cert_hashes(offered.pem) if offered.pem else ()
-        pinned = certificates.keep_pinned(offered, [ca_hash]) if found else None
+        found = ca_pins.ca_cert_hashes(offered.pem) if offered.pem else ()
+        pinned = ca_pins.keep_pinned(offered, [ca_hash]) if found else None
     except ValueError:
         found = ()
     if not pinned:

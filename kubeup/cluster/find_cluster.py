@@ -33,7 +33,7 @@ from kubeup.trouble import advise
 from kubeup.trust import Anchors, Offered
 
 with lazily:
-    from kubeup.node import certificates
+    from kubeup.node import ca_pins, certificates
 
 
 CLUSTER_INFO = "/api/v1/namespaces/kube-public/configmaps/cluster-info"
@@ -126,7 +126,7 @@ def _discover_by_token(
     found = parse_kubeconfig(text, source=f"in ConfigMap kube-public/cluster-info at {server}")
     offered = Offered(found.ca_pem)
     if wanted.ca_cert_hashes:
-        pinned = certificates.keep_pinned(offered, wanted.ca_cert_hashes)
+        pinned = ca_pins.keep_pinned(offered, wanted.ca_cert_hashes)
         assert pinned is not None  # _check_cluster_info made sure of it
         _check_again(host, server, pinned=pinned, text=text, skew_s=skew_s)
     else:
@@ -197,8 +197,8 @@ def _check_cluster_info(
         return _Trouble(_bad_cluster_info(cause), SETTLE_S)
     try:
         offered = Offered(parse_kubeconfig(text, source="in cluster-info").ca_pem)
-        found = certificates.ca_cert_hashes(offered.pem)
-        pinned = certificates.keep_pinned(offered, wanted.ca_cert_hashes)
+        found = ca_pins.ca_cert_hashes(offered.pem)
+        pinned = ca_pins.keep_pinned(offered, wanted.ca_cert_hashes)
     except (HostError, ValueError) as error:
         return _Trouble(_bad_cluster_info(" ".join(str(error).split())), 0)
     if not found:

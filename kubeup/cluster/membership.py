@@ -23,7 +23,7 @@ from kubeup.trust import Anchors
 
 with lazily:
     from kubeup.cluster import objects
-    from kubeup.node import certificates
+    from kubeup.node import ca_pins, certificates
 
 
 TOKEN_USER = "tls-bootstrap-token-user"  # noqa: S105
@@ -85,14 +85,25 @@ class Access:
 
 def find_member_access(host: Host, kubelet_conf: Path) -> Optional[Access]:
     """The kubelet's own identity; None if kubelet.conf is missing or unusable."""
+    access = read_member_access(host, kubelet_conf)
+    try:
+        if access is not None:
+            certificates.parse_certs(access.client_cert_pem)
+    except ValueError:
+        return None
+    return access
+
+
+def read_member_access(host: Host, kubelet_conf: Path) -> Optional[Access]:
+    """The identity that kubelet.conf names; None if it names none. Whether its certificate is one, the API server is to judge
+    (is_accepted)."""
     if not host.exists(kubelet_conf):
         return None
     try:
         found = read_kubeconfig(host.read_text(kubelet_conf), host=host, path=kubelet_conf)
-        if not (found.client_cert_pem and found.client_key_pem):
-            return None
-        certificates.parse_certs(found.client_cert_pem)
     except (HostError, ValueError):
+        return None
+    if not (found.client_cert_pem and found.client_key_pem):
         return None
     return Access(
         found.server,
@@ -146,7 +157,7 @@ def check_same_cluster(access: Access, wanted: Discovery) -> None:
     """Raise HostError (already-joined) if this node has joined another cluster than the one on the command line."""
     pins = wanted.bootstrap_token.ca_cert_hashes if wanted.bootstrap_token else ()
     given = {parse_ca_cert_hash(pin) for pin in pins}
-    found = certificates.ca_cert_hashes(access.ca_pem) if access.ca_pem else ()
+    found = ca_pins.ca_cert_hashes(access.ca_pem) if access.ca_pem else ()
     if given and not given & set(found):
         raise HostError(
             f"this node has joined another cluster, at {access.server}",

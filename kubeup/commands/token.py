@@ -22,7 +22,7 @@ with lazily:
     from kubeup.cluster import objects, shared_certs, tokens
     from kubeup.config import choose, documents, load_init, load_join, problems, schema, validate
     from kubeup.doctor import node_files
-    from kubeup.node import certificates, kubeconfig
+    from kubeup.node import ca_pins, kubeconfig
     from kubeup.phases import join_command
     from kubeup.phases import upload_certs as upload_certs_phase
 
@@ -174,7 +174,7 @@ def _join_command(call: Invocation, api: Api, *, path: Path, token: BootstrapTok
     if not call.flags.get("print-join-command"):
         return ""
     admin = kubeconfig.read_kubeconfig(api.host.read_text(path), host=api.host, path=path)
-    pins = list(certificates.ca_cert_hashes(admin.ca_pem))
+    pins = list(ca_pins.ca_cert_hashes(admin.ca_pem))
     server = _reachable_server(api) or admin.server.partition("://")[2]
     program = join_command.KB if call.program.does_more else "kubeadm"
     command = join_command.render_join_command(server, token.token.reveal(), pins=pins, program=program)

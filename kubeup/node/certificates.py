@@ -1,17 +1,15 @@
-"""X.509 certificates: issuing them, parsing them, and pins of a CA's public key.
+"""X.509 certificates: issuing and parsing them.
 
-This module knows no file of the node. Mirrors cmd/kubeadm/app/util/pkiutil/pki_helpers.go and
-cmd/kubeadm/app/util/pubkeypin/pubkeypin.go, and writes the same bytes as Go.
+This module knows no file of the node. Mirrors cmd/kubeadm/app/util/pkiutil/pki_helpers.go, and writes the same bytes as Go.
 """
 
 from __future__ import annotations
 
 import datetime
-import hashlib
 import ipaddress
 import secrets
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional, TypeVar, Union
 
@@ -22,14 +20,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from kubeup.config.pins import parse_ca_cert_hash
 from kubeup.errors import HostError, UsageError, shown
 from kubeup.frozen_values import frozen
 from kubeup.node.cert_specs import Sans
 from kubeup.node.private_keys import Key, parse_any_key, spki
 from kubeup.node.verify import Fault, find_fault, find_flaw
 from kubeup.pem import describe_lack, split_pem
-from kubeup.trust import Anchors, Offered
 
 _BACKDATED = datetime.timedelta(minutes=5)
 """Certificates are valid from a little before they are issued, because the clocks of a cluster's machines differ slightly."""
@@ -286,31 +282,6 @@ def not_after(cert: x509.Certificate) -> datetime.datetime:
 
 def is_in_future(cert: x509.Certificate, now: datetime.datetime) -> bool:
     return now < cert.not_valid_before_utc
-
-
-# ---- pins of a CA's public key
-
-
-def ca_cert_hashes(pem: str) -> tuple[str, ...]:
-    """The pins of all certificates in `pem`: `sha256:` and the hash of the public key. Raises ValueError."""
-    try:
-        return tuple("sha256:" + hashlib.sha256(spki(cert.public_key())).hexdigest() for cert in parse_certs(pem))
-    except UnsupportedAlgorithm as error:
-        raise ValueError(f"its public key is of a kind that kb does not know: {error}") from error
-
-
-def ca_cert_hash(pem: str) -> str:
-    """The pin of the first certificate in `pem`, for --discovery-token-ca-cert-hash. Raises ValueError."""
-    return ca_cert_hashes(pem)[0]
-
-
-def keep_pinned(offered: Offered, pins: Iterable[str]) -> Optional[Anchors]:
-    """Only the certificates whose hash is one of the pins; None if there are none. The pins say nothing about other certificates in
-    the same text: a server may present a foreign certificate beside the real one, which is public. Raises ValueError if the text
-    holds no certificates."""
-    wanted = {parse_ca_cert_hash(pin) for pin in pins}
-    kept = {pem: None for pem in map(cert_to_pem, parse_certs(offered.pem)) if ca_cert_hash(pem) in wanted}
-    return Anchors("".join(kept)) if kept else None
 
 
 def is_issued_by(cert: x509.Certificate, issuer: x509.Certificate) -> bool:

@@ -13,7 +13,7 @@ from kubeup.secret import Secret
 
 with lazily:
     from kubeup.cluster import api, tokens
-    from kubeup.node import certificates, kubeconfig
+    from kubeup.node import ca_pins, kubeconfig
     from kubeup.phases import find_mirror, local_bundle
 
 WITHHELD = "<value withheld>"
@@ -31,7 +31,7 @@ def show_join_command(ctx: Run) -> Outputs:
         # the endpoint's name does not resolve on a node that has not joined yet
         endpoint = ctx.config.local_api_endpoint
         server = join_host_port(endpoint.advertise_address, endpoint.bind_port)
-    pins = list(certificates.ca_cert_hashes(admin.ca_pem))
+    pins = list(ca_pins.ca_cert_hashes(admin.ca_pem))
     tokens = _read_tokens(ctx)
     if not tokens:
         ctx.report.note("no valid bootstrap token is left; make one: kb init phase bootstrap-token")
@@ -92,7 +92,7 @@ def _bare_node_lines(ctx: Run, worker_join: str) -> list[str]:
     if not ctx.config.kb.bundle:
         return []
     url = find_mirror.mirror_url(ctx.config)
-    pin = certificates.ca_cert_hashes(ctx.host.read_text(ctx.paths.pki / "ca.crt"))[0]
+    pin = ca_pins.ca_cert_hashes(ctx.host.read_text(ctx.paths.pki / "ca.crt"))[0]
     words = " ".join(worker_join.replace("\\\n", " ").split())
     more = " --air-gapped" if ctx.config.kb.air_gapped else ""
     line = f"{words} --mirror {url} --mirror-ca-hash {pin}{more}"

@@ -31,7 +31,7 @@ from kubeup.phases.waits import Wait, nudge_kubelet, wait_until
 
 with lazily:
     from kubeup.cluster import api, etcd, lease, shared_certs
-    from kubeup.node import cert_specs, certificates, crictl, kubeconfig, kubelet, pki, static_pods
+    from kubeup.node import ca_pins, cert_specs, crictl, kubeconfig, kubelet, pki, static_pods
 
 if TYPE_CHECKING:
     from kubeup.config.types import ExternalEtcd
@@ -117,11 +117,11 @@ def _open_shared_files(ctx: Run) -> Any:
         )
     files = shared_certs.plan_downloads(secret, ctx.config.certificate_key, paths=ctx.paths, cluster=ctx.config.cluster)
     ca = next((file for file in files if file.path == ctx.paths.pki / "ca.crt"), None)
-    trusted = set(certificates.ca_cert_hashes(ctx.config.joined.ca_pem))
-    if ca is not None and trusted and not trusted >= set(certificates.ca_cert_hashes(ca.data.reveal())):
+    trusted = set(ca_pins.ca_cert_hashes(ctx.config.joined.ca_pem))
+    if ca is not None and trusted and not trusted >= set(ca_pins.ca_cert_hashes(ca.data.reveal())):
         raise ClusterError(
             "the uploaded certificates are those of another cluster",
-            cause=f"their CA has the public key {', '.join(certificates.ca_cert_hashes(ca.data.reveal()))}, this cluster's "
+            cause=f"their CA has the public key {', '.join(ca_pins.ca_cert_hashes(ca.data.reveal()))}, this cluster's "
             f"{', '.join(sorted(trusted))}",
             remedy="upload them again, on a control plane: kb init phase upload-certs --upload-certs",
             code="certs-of-another-cluster",

@@ -210,7 +210,7 @@ def is_bootstrapped(ctx: Run) -> bool:
 
 
 def _has_identity(ctx: Run) -> bool:
-    access = membership.find_member_access(ctx.host, _kubelet_conf(ctx))
+    access = membership.read_member_access(ctx.host, _kubelet_conf(ctx))
     if access is None:
         return False
     try:

@@ -20,7 +20,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Callable, Optional
 
 COMMANDS = ("adopt", "certs", "init", "join", "kubeconfig", "reconfigure")
-"""The commands that need cryptography."""
+"""The commands that need cryptography. Of those that join, only control planes do (CONTROL_PLANE)."""
+
+CONTROL_PLANE = ("--control-plane", "--config")
+"""One of these flags makes the node that joins a control plane, or may do so: the file of --config is not read here."""
 
 LOOKING = ("-h", "--help", "--list")
 """With one of these flags a command only prints something."""
@@ -90,13 +93,16 @@ _second: Optional[threading.Thread] = None
 def begin(words: Sequence[str], pki: str = "/etc/kubernetes/pki") -> None:
     """Start what the command line `words` needs. If `pki` contains sa.key, this is a control plane already, and no keys are
     generated."""
-    if not words or words[0] not in COMMANDS or not set(words).isdisjoint(LOOKING):
+    given = {word.partition("=")[0] for word in words}
+    if not words or words[0] not in COMMANDS or not given.isdisjoint(LOOKING):
+        return
+    gc.set_threshold(COLLECT_AFTER)
+    if words[0] == "join" and given.isdisjoint(CONTROL_PLANE):
         return
     global _second
     makes_keys = words[0] == "init" or (words[0] == "join" and "--control-plane" in words)
     early = EARLY if makes_keys and not os.path.exists(f"{pki}/sa.key") else 0
     sys.setswitchinterval(SWITCH_S)
-    gc.set_threshold(COLLECT_AFTER)
     _second = threading.Thread(target=_load, args=(early,), name="kb-headstart")
     _second.start()
 

@@ -22,7 +22,7 @@ from kubeup.config.types import BootstrapToken
 from kubeup.engine.run import Run
 from kubeup.machine.http import Tls
 from kubeup.machine.local_host import LocalHost
-from kubeup.node import cert_specs, certificates, kubeconfig
+from kubeup.node import ca_pins, cert_specs, kubeconfig
 from kubeup.paths import Paths
 from kubeup.secret import Secret
 from kubeup.trust import Anchors
@@ -265,7 +265,7 @@ def test_pin_is_openssls(tmp_path: Path) -> None:
     public.write_text(run(openssl, "x509", "-pubkey", "-noout", "-in", cert))
     run(openssl, "pkey", "-pubin", "-in", public, "-outform", "DER", "-out", tmp_path / "public.der")
     digest = run(openssl, "dgst", "-sha256", tmp_path / "public.der").split()[-1]
-    assert certificates.ca_cert_hash(cert.read_text()) == f"sha256:{digest}"
+    assert ca_pins.ca_cert_hash(cert.read_text()) == f"sha256:{digest}"
 
 
 def test_a_second_run_touches_nothing(node: tuple[Run, Path]) -> None:

@@ -34,7 +34,7 @@ from kubeup.errors import HostError, KbError
 from kubeup.machine.http import UNPROVEN, Tls, Unreachable
 from kubeup.machine.local_host import LocalHost
 from kubeup.machine.redirects import get_page
-from kubeup.node import cert_specs, certificates, private_keys
+from kubeup.node import ca_pins, cert_specs, certificates, private_keys
 from kubeup.secret import Secret
 from kubeup.trust import Anchors
 from tests.make_docs import REPO
@@ -63,7 +63,7 @@ class Authority:
         key = private_keys.generate_key("ECDSA-P256")
         self.ca = certificates.Ca(certificates.issue_ca_cert(name, key, validity=validity), key, self.folder / "ca.crt")
         self.pem = certificates.cert_to_pem(self.ca.cert)
-        self.pin = certificates.ca_cert_hashes(self.pem)[0]
+        self.pin = ca_pins.ca_cert_hashes(self.pem)[0]
         subject = certificates.Subject(
             f"{name}-server", sans=cert_specs.make_sans(["127.0.0.1", "localhost"]), is_server=True
         )
@@ -605,13 +605,13 @@ def test_what_becomes_an_anchor_does_so_in_few_places() -> None:
     know whose word the text is: this machine's or its operator's (given), or that of a server that has proven itself (vouched)."""
     found = {call for path in sorted((REPO / "kubeup").rglob("*.py")) for call in calls_of_anchors(path)}
     assert found == {
-        ("node/certificates", "keep_pinned", "itself"),
+        ("node/ca_pins", "keep_pinned", "itself"),
         # what a server offered, with a signature of the token's holders or over a proven connection
         ("cluster/find_cluster", "_discover_by_token", "vouched"),
         ("cluster/find_cluster", "_discover_by_file", "vouched"),
         # kubeconfigs and authorities that lie on this machine or were named by its operator
         ("cluster/find_cluster", "_discover_by_file", "given"),
-        ("cluster/membership", "find_member_access", "given"),
+        ("cluster/membership", "read_member_access", "given"),
         ("cluster/api", "read_identity", "given"),
         ("commands/join", "_make_run", "given"),
         ("commands/join", "make_api", "given"),

@@ -30,7 +30,7 @@ from kubeup.errors import HostError
 from kubeup.machine import http, local_host
 from kubeup.machine.host import CommandResult
 from kubeup.machine.local_host import LocalHost
-from kubeup.node import certificates
+from kubeup.node import ca_pins
 from kubeup.secret import Secret
 from tests.fake_cluster import ClusterHost, FakeCluster
 
@@ -517,7 +517,7 @@ def build_site(folder: Path) -> Site:
     info[tokens.jws_key("abcdef")] = tokens.compute_jws(info["kubeconfig"], Secret("abcdef.0123456789abcdef"))
     etcd = site.objects["/api/v1/namespaces/kube-system/pods/etcd-cp1"]
     etcd["metadata"]["annotations"] = {CLIENT_URLS_ANNOTATION: "https://10.0.0.11:2379"}
-    pin = certificates.ca_cert_hashes(first.read_text(Path("/etc/kubernetes/pki/ca.crt")))[0]
+    pin = ca_pins.ca_cert_hashes(first.read_text(Path("/etc/kubernetes/pki/ca.crt")))[0]
     site.identity = first.read_bytes(Path("/etc/kubernetes/kubelet.conf"))
     worker = Node(folder / "worker", first.cluster, name="w1", address="10.0.0.21")
     worker.identity = site.identity

@@ -19,7 +19,7 @@ from kubeup.cluster.objects import render_cluster_info
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, Timeouts
 from kubeup.errors import KbError
 from kubeup.machine.http import HttpResponse, Tls
-from kubeup.node import certificates, private_keys
+from kubeup.node import ca_pins, certificates, private_keys
 from kubeup.node.kubeconfig import parse_kubeconfig
 from kubeup.node.verify import find_fault
 from kubeup.pem import Block, split_pem
@@ -60,7 +60,7 @@ def discover(body: bytes, *, status: int, date: str, pins: tuple[str, ...]) -> N
 
 
 def test_cluster_info_may_hold_anything() -> None:
-    pin = certificates.ca_cert_hashes(CA)
+    pin = ca_pins.ca_cert_hashes(CA)
     for chance in cases("cluster-info", 300):
         value = alter_value(chance, INFO)
         body = json.dumps(value).encode(errors="surrogatepass")
@@ -74,7 +74,7 @@ def test_its_kubeconfig_and_its_certificates_may_be_damaged() -> None:
         text = alter_bytes(chance, KUBECONFIG.encode()).decode(errors="replace")
         data = {"kubeconfig": text, tokens.jws_key("abcdef"): tokens.compute_jws(text, TOKEN)}
         body = json.dumps({"kind": "ConfigMap", "data": data}).encode()
-        discover(body, status=200, date=DATES[0], pins=chance.choice((certificates.ca_cert_hashes(CA), ())))
+        discover(body, status=200, date=DATES[0], pins=chance.choice((ca_pins.ca_cert_hashes(CA), ())))
 
 
 @pytest.mark.parametrize("date", DATES)
@@ -112,7 +112,7 @@ def test_damaged_certificates_are_valueerrors() -> None:
             else _pem(_flip(chance, der))
         )
         with contextlib.suppress(ValueError):
-            certificates.ca_cert_hashes(text)
+            ca_pins.ca_cert_hashes(text)
 
 
 def _flip(chance: random.Random, der: bytes) -> bytes:
@@ -142,7 +142,7 @@ def test_certificates_with_altered_bytes_are_judged_or_refused() -> None:
             continue
         read += 1
         with contextlib.suppress(ValueError):  # a key that kb does not know has no pin
-            certificates.ca_cert_hashes(pem)
+            ca_pins.ca_cert_hashes(pem)
         for chain, pool in ((certs, good), (good, certs), (certs, certs)):
             fault = find_fault(chain, pool, usage="server", now=NOW)
             assert fault is None or fault.text

@@ -21,7 +21,7 @@ from kubeup.engine.runner import Runner, RunResult
 from kubeup.engine.state import load_state
 from kubeup.engine.undo import take_away
 from kubeup.machine.host import Host
-from kubeup.node.certificates import ca_cert_hash
+from kubeup.node.ca_pins import ca_cert_hash
 from kubeup.paths import Paths
 from kubeup.report import Report
 from kubeup.yaml_files import read_resource

@@ -10,7 +10,7 @@ from kubeup.airgap import containerd_hosts
 from kubeup.airgap.containerd_hosts import Mirror
 from kubeup.errors import HostError
 from kubeup.machine.http import HttpResponse, Tls, Unproven, Unreachable
-from kubeup.node import certificates
+from kubeup.node import ca_pins
 from kubeup.node.containerd_config import parse_toml
 from kubeup.trust import Anchors
 from tests.fake_host import FakeHost
@@ -97,7 +97,7 @@ def test_the_cluster_s_authority_is_enough(cluster_ca: str) -> None:
 
 
 def test_a_pin_is_enough_and_nothing_else_is(cluster_ca: str) -> None:
-    pin = certificates.ca_cert_hashes(cluster_ca)[0]
+    pin = ca_pins.ca_cert_hashes(cluster_ca)[0]
     assert containerd_hosts.find_mirror(host_with(cluster_ca), URL, ca_hash=pin) == Mirror(
         URL, Anchors.given(cluster_ca)
     )

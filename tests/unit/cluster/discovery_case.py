@@ -12,7 +12,7 @@ from kubeup.cluster import find_cluster, membership, tokens
 from kubeup.cluster.objects import render_cluster_info
 from kubeup.config.types import BootstrapTokenDiscovery, Discovery, Timeouts
 from kubeup.machine.http import AnyTls, HttpResponse, Tls, Unreachable
-from kubeup.node import certificates, private_keys
+from kubeup.node import ca_pins, certificates, private_keys
 from kubeup.secret import Secret
 from tests.fake_host import FakeHost
 
@@ -31,7 +31,7 @@ def make_ca(name: str = "kubernetes") -> str:
 
 
 CA = make_ca()
-(PIN,) = certificates.ca_cert_hashes(CA)
+(PIN,) = ca_pins.ca_cert_hashes(CA)
 
 
 @dataclass

@@ -5,12 +5,14 @@ from __future__ import annotations
 import http.server
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 
 import pytest
 
-from kubeup.machine.http import Unreachable
+from kubeup.machine import connections
+from kubeup.machine.http import UNPROVEN, Unreachable
 from kubeup.machine.local_host import LocalHost
 
 
@@ -53,6 +55,12 @@ class TestHttp:
         for _ in range(3):
             live.http_get(f"http://127.0.0.1:{server.server_port}/")
         assert len(server.seen) == 1  # type: ignore[attr-defined]
+
+    def test_an_unproven_connection_reads_no_authorities(self) -> None:
+        """It verifies nothing, and reading the system's takes 20 ms of CPU time in each join."""
+        context = connections._tls_context(UNPROVEN)
+        assert context.verify_mode is ssl.CERT_NONE and not context.check_hostname
+        assert context.cert_store_stats()["x509"] == 0
 
     def test_nothing_listens(self) -> None:
         with socket.socket() as free:

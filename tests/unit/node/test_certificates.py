@@ -1,4 +1,4 @@
-"""kubeup/node/certificates.py: what a certificate looks like, who believes it, and pins."""
+"""kubeup/node/certificates.py: what a certificate looks like, and who believes it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from kubeup.config import pins
-from kubeup.errors import KbError, UsageError
+from kubeup.errors import KbError
 from kubeup.node import cert_specs, certificates, pki, private_keys
 from tests.fake_node import PATHS, finished_node, make_config
 from tests.unit.node.pki_case import EKU, NOW, YEAR, new_ca, new_leaf, put, shape, usages
@@ -168,37 +167,6 @@ def test_no_authority_identifier_where_the_ca_has_none() -> None:
     cert = builder.add_extension(x509.BasicConstraints(True, None), True).sign(key, SHA256())
     leaf = new_leaf(certificates.Ca(cert, key, Path("/x")))
     assert [name for name, _ in shape(leaf)] == ["KeyUsage", "ExtendedKeyUsage", "BasicConstraints"]
-
-
-PINNED = """-----BEGIN CERTIFICATE-----
-MIIBdzCCAR2gAwIBAgIBBzAKBggqhkjOPQQDAjANMQswCQYDVQQDDAJrYjAeFw0y
------END CERTIFICATE-----
-"""
-
-
-def test_pins_are_of_the_public_key() -> None:
-    one, two = new_ca(), new_ca()
-    assert one.key is not None
-    renewed = certificates.issue_ca_cert("kubernetes", one.key, validity=certificates.plan_validity(NOW, 20 * YEAR))
-    pin = certificates.ca_cert_hash(certificates.cert_to_pem(one.cert))
-    assert pins.parse_ca_cert_hash(pin) == pin
-    assert len(pin) == len("sha256:") + 64
-    assert certificates.ca_cert_hash(certificates.cert_to_pem(renewed)) == pin
-    bundle = certificates.cert_to_pem(one.cert) + certificates.cert_to_pem(two.cert)
-    assert certificates.ca_cert_hashes(bundle) == (pin, certificates.ca_cert_hash(certificates.cert_to_pem(two.cert)))
-    with pytest.raises(ValueError, match="damaged"):
-        certificates.ca_cert_hash(PINNED)
-
-
-def test_pins_are_read_in_any_case() -> None:
-    assert pins.parse_ca_cert_hash("SHA256:" + "AB" * 32) == "sha256:" + "ab" * 32
-
-
-@pytest.mark.parametrize("text", ["", "sha256", "sha256:ab", "md5:" + "a" * 64, "sha256:" + "g" * 64, "a" * 64])
-def test_bad_pins_are_refused(text: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        pins.parse_ca_cert_hash(text)
-    assert caught.value.code == "bad-ca-cert-hash"
 
 
 @pytest.mark.parametrize("length", [1, 64, 65, 75, 253])

@@ -39,6 +39,25 @@ def test_a_new_control_plane_gets_keys_and_each_once(words: tuple[str, ...], tmp
     assert len({key.public_key().public_numbers().n for key in keys}) == head_start.EARLY
 
 
+@pytest.mark.parametrize(
+    ("words", "is_begun"),
+    [
+        ("join 10.0.0.11:6443 --token t", False),
+        ("join phase preflight 10.0.0.11:6443", False),
+        ("join 10.0.0.11:6443 --control-plane", True),
+        ("join --config /root/join.yaml", True),
+        ("join --config=/root/join.yaml", True),
+    ],
+)
+def test_a_worker_s_join_does_not_load_cryptography(
+    words: str, is_begun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sa.key").touch()
+    monkeypatch.setattr(head_start, "_second", None)
+    head_start.begin(words.split(), str(tmp_path))
+    assert (head_start._second is not None) == is_begun
+
+
 def test_a_node_that_has_its_keys_makes_none(tmp_path: Path) -> None:
     (tmp_path / "sa.key").touch()
     head_start.begin(("init",), str(tmp_path))
