@@ -120,17 +120,17 @@ def _last_words_of_unit(host: Host, unit: str) -> str:
 
 
 def _probe_through_crictl(host: Host, socket: str) -> RuntimeStatus:
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(2) as pool:
         asked = [
-            pool.submit(host.query, crictl_argv(socket, *words), timeout_s=30)
-            for words in (("info",), ("version",), ("runtime-config",))
+            pool.submit(host.query, crictl_argv(socket, *words), timeout_s=30) for words in (("info",), ("version",))
         ]
-        info, version, driver = (future.result() for future in asked)
+        info, version = (future.result() for future in asked)
     if not info.ok:
         return _describe_failure(host, socket, answer=info)
     found = _named(RuntimeStatus(socket), version.stdout)
     found = _with_info(found, as_table(info.stdout), log=services.say_log(host, unit_of(socket), lines=20))
-    found = _with_runtime_config(found, driver)
+    if found.has_runtime_config is not False:  # a runtime of that version is known not to have the call
+        found = _with_runtime_config(found, host.query(crictl_argv(socket, "runtime-config"), timeout_s=30))
     if found.name == "containerd" and found.sandbox_image is None:
         # containerd 2 has it in the image plugin, which `info` omits
         found = _with_dump(found, read_containerd_config(host, socket))

@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 QUEUE = "kb-control-plane-join"
 """The Lease that serializes control plane nodes that join at the same time: etcd accepts one learner at a time."""
 QUEUE_POLL_S = 0.2
-SILENT_S = 0.7
-"""How long a voting member may take to serve before its container is restarted."""
+SILENT_S = 0.4
+"""How long a voting member may take to serve before its container is restarted. A member that serves takes a few hundredths of a
+second, and one that does not keeps the first probe waiting for longer than this (etcd.READ_S), so one probe decides."""
 SETTLE_S = 60
 """How long to retry while etcd refuses a new member although all members serve: it requires them to have been connected for
 five seconds, and the learner of another tool takes a while to be promoted."""

@@ -39,7 +39,6 @@ with lazily:
     from kubeup.diagnosis import chain, container_trouble, kubelet_trouble
     from kubeup.diagnosis.checks import facts
 
-POLL_S = 0.2
 LOOK_AFTER_S = 4
 LOOK_EVERY_S = 3
 FOREIGN_NETWORK_S = 30
@@ -201,7 +200,6 @@ def _wait_for_identity(ctx: Run) -> None:
         tell=ctx.report.waiting,
         failure=lambda _, elapsed: _find_trouble(ctx, elapsed),
         meanwhile=meanwhile,
-        poll_s=POLL_S,
     )
 
 
