@@ -122,7 +122,10 @@ def _judge_pair(pair: _Pair, cert: str, *, key: str, files: _Files) -> str:
             return str(error)
         if count != 1:
             return f"it holds {count} certificates, and must hold one"
-    causes = (certificates.describe_pair(cert, key, files.host.now(), usage=one) for one in pair.usages or ("",))
+    usages = pair.usages or ("",)
+    if pair.cert == "peer-cert-file" and files.pod.flag("peer-client-cert-auth") != "true":
+        usages = ("server",)  # no member asks for it as a client's
+    causes = (certificates.describe_pair(cert, key, files.host.now(), usage=one) for one in usages)
     return next((cause for cause in causes if cause), "")
 
 

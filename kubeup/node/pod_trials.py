@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Optional
 
 from kubeup.errors import HostError, shown
@@ -63,14 +63,31 @@ def _try_all(host: Host, socket: str, *, pod: TriedPod, running: Optional[TriedP
             # in full before the first is handed out: a caller that stops reading leaves no mount
             trials = [
                 *program_trials.try_command(host, mounted, pod=pod),
-                *file_trials.try_files(host, mounted, pod=pod),
+                *_guard(pod, file_trials.FILES, trials=file_trials.try_files(host, mounted, pod=pod)),
             ]
         yield from trials
-    yield from file_trials.try_mounts(host, pod)
-    yield from file_trials.try_ports(host, pod, running=running)
-    if pod.is_known and not pod.open_variables:
-        yield from content_trials.try_certificates(host, pod)
-        yield from content_trials.try_configuration(host, pod)
+    yield from _guard(pod, file_trials.MOUNTS, trials=file_trials.try_mounts(host, pod))
+    yield from _guard(pod, file_trials.PORTS, trials=file_trials.try_ports(host, pod, running=running))
+    if not pod.is_known:
+        return
+    for name, trials_of in (
+        (content_trials.CERTIFICATES, content_trials.try_certificates),
+        (content_trials.CONFIGURATION, content_trials.try_configuration),
+    ):
+        if pod.open_variables:
+            yield Trial(pod.component, name, not_tried="the command is known only when the pod runs")
+        else:
+            yield from _guard(pod, name, trials=trials_of(host, pod))
+
+
+def _guard(pod: TriedPod, name: str, *, trials: Iterable[Trial]) -> list[Trial]:
+    """The trials; where the host cannot look, for example at a path with a NUL, that is said."""
+    try:
+        return list(trials)
+    except HostError as error:
+        return [Trial(pod.component, name, not_tried=f"{error.what}: {error.cause}")]
+    except (OSError, ValueError) as error:
+        return [Trial(pod.component, name, not_tried=shown(str(error)))]
 
 
 # ---- images

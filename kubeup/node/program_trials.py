@@ -63,17 +63,18 @@ def try_command(host: Host, mounted: MountedImage, *, pod: TriedPod) -> Iterator
         why_not = f"{pod.component} --version exits with {result.code}: {shown(last_words(lines))}"
         yield from (Trial(pod.component, name, not_tried=why_not) for name in (FLAGS, GATES))
         return
-    is_about_gates = bool(unknown or _ABOUT_GATES.search(refused))
+    is_about_gates = bool(_ABOUT_GATES.search(refused))
     stopped = f"{pod.component} stops reading its flags at the first that it refuses" if refused else ""
     help_text = _read_help(host, mounted, pod=pod) if unknown or refused else ""
-    if is_about_gates:
+    if refused and not is_about_gates:
+        yield _refuse_flag(pod, refused, help_text=help_text)
+    else:
         yield Trial(pod.component, FLAGS, not_tried=stopped)
-        yield from (_refuse_gate(pod, name, help_text=help_text) for name in unknown)
-        if not unknown:
-            yield _refuse(pod, GATES, words=refused, remedy="correct or remove it in --feature-gates")
-        return
-    yield _refuse_flag(pod, refused, help_text=help_text) if refused else Trial(pod.component, FLAGS)
-    yield Trial(pod.component, GATES, not_tried=stopped)
+    yield from (_refuse_gate(pod, name, help_text=help_text) for name in unknown)
+    if is_about_gates and not unknown:
+        yield _refuse(pod, GATES, words=refused, remedy="correct or remove it in --feature-gates")
+    elif not unknown:
+        yield Trial(pod.component, GATES, not_tried=stopped)
 
 
 def _find_other_command(pod: TriedPod) -> str:

@@ -171,6 +171,12 @@ def test_a_deprecation_is_no_trouble(warning: str) -> None:
     assert (troubles(found), untried(found)) == ([], {})
 
 
+def test_a_flag_and_a_gate_are_both_told() -> None:
+    words = 'W1 feature_gate.go:386] unrecognized feature gate: Nope\nE1 run.go:72] "command failed" err="could not parse"\n'
+    found = try_on(make_node(Programs(failed(words))), render("kube-apiserver"))
+    assert troubles(found) == [("flags", "could not parse"), ("feature gates", "unrecognized feature gate: Nope")]
+
+
 def test_a_near_name() -> None:
     found = try_on(make_node(Programs(failed("Error: unknown flag: --audit-log-pat\n"))), render("kube-apiserver"))
     assert [one.trouble.remedy for one in found if one.trouble] == ['did you mean "--audit-log-path"?']
@@ -203,7 +209,7 @@ def test_variables_in_the_command() -> None:
     own_container(pod)["env"] = [{"name": "LEVEL", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}]
     found = untried(try_on(make_node(), pod))
     assert found["flags"] == "the value of $(LEVEL) in the command is known only when the pod runs"
-    assert {"flags", "feature gates", "files"} <= set(found)
+    assert set(found) == {"flags", "feature gates", "files", "certificates", "configuration files"}
 
 
 def test_a_foreign_pod_is_tried_for_what_all_pods_have() -> None:
@@ -309,6 +315,19 @@ def test_files_in_a_folder_that_the_pod_brings() -> None:
     assert untried(try_on(make_node(), pod)) == {"files": "/own/tokens.csv is in a volume that is not on the host"}
 
 
+def test_a_path_that_no_machine_can_look_at() -> None:
+    class Strict(FakeHost):
+        def exists(self, path: Any) -> bool:
+            if "\0" in str(path):
+                raise ValueError("embedded null byte")
+            return super().exists(path)
+
+    host = make_node()
+    strict = Strict(**{name: getattr(host, name) for name in host.__dataclass_fields__})
+    found = try_on(strict, with_flags("etcd", f"--trusted-ca-file={PKI}/etcd/\0"))
+    assert untried(found) == {"files": "embedded null byte"}
+
+
 # ---- host ports
 
 
@@ -361,6 +380,19 @@ def test_a_pair_of_the_wrong_use() -> None:
     )
     ((_, cause),) = troubles(try_on(make_node(), pod))
     assert "serverAuth" in cause
+
+
+def test_a_peer_that_nobody_asks_for_a_client_certificate() -> None:
+    def pod(asks: str) -> dict[str, Any]:
+        flags = (f"--peer-cert-file={PKI}/apiserver.crt", f"--peer-key-file={PKI}/apiserver.key")
+        own = with_flags("etcd", *flags, f"--peer-client-cert-auth={asks}")
+        own["spec"]["volumes"].append({"name": "pki", "hostPath": {"path": PKI, "type": "Directory"}})
+        own_container(own)["volumeMounts"].append({"name": "pki", "mountPath": PKI})
+        return own
+
+    ((_, cause),) = troubles(try_on(make_node(), pod("true")))
+    assert "clientAuth" in cause
+    assert troubles(try_on(make_node(), pod("false"))) == []
 
 
 def test_a_certificate_without_its_key() -> None:
