@@ -16,11 +16,7 @@ from kubeup.lazy_modules import lazily
 from kubeup.yaml_files import YAMLError, dump_yaml, load_yaml
 
 with lazily:
-    from kubeup.node import patches, pki, static_pods
-
-
-KEPT_BY_ETCD = ("--initial-cluster", "--initial-cluster-state")
-"""Flags that etcd reads only at its first start. kb cannot render them again later, so an existing manifest keeps them."""
+    from kubeup.node import etcd_data, patches, pki, static_pods
 
 
 # ---- etcd
@@ -46,23 +42,14 @@ def plan_etcd_member(run: Run, members: Sequence[tuple[str, str]] = ()) -> Plan:
 
 
 def keep_members(found: str, wanted: str) -> str:
-    """The text of `wanted`, with the flags KEPT_BY_ETCD as they are in `found`. Both are texts of etcd.yaml."""
+    """The text of `wanted`, with the members as they are in `found`. Both are texts of etcd.yaml."""
     try:
         told, pod = load_yaml(found), load_yaml(wanted)
-        former = {word.partition("=")[0]: word for word in told["spec"]["containers"][0]["command"]}
-        command = pod["spec"]["containers"][0]["command"]
-    except (YAMLError, LookupError, TypeError, AttributeError):
+    except YAMLError:
         return wanted
-    if not command or command[0] not in former:
+    if not (isinstance(told, dict) and isinstance(pod, dict)):
         return wanted
-    for name in KEPT_BY_ETCD:
-        options = [word.partition("=")[0] for word in command]
-        if name in former and name in options:
-            command[options.index(name)] = former[name]
-        elif name in former:
-            ahead = list(former)[: list(former).index(name)]
-            command.insert(1 + max(index for index, option in enumerate(options) if option in ahead), former[name])
-    return dump_yaml(pod)
+    return dump_yaml(etcd_data.keep_initial_cluster(pod, told))
 
 
 def etcd_data_dir(run: Run) -> Path:

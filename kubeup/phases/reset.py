@@ -23,7 +23,7 @@ from kubeup.machine import services
 with lazily:
     from kubeup.cluster import etcd
     from kubeup.engine import state, undo
-    from kubeup.node import runtime
+    from kubeup.node import etcd_data, runtime
 
 
 def read_etcd_pod(ctx: BareRun) -> Optional[dict[str, Any]]:
@@ -158,12 +158,21 @@ def _find_units(ctx: BareRun, made: frozenset[str]) -> list[Unit]:
 
 
 def plan_no_etcd_data(run: BareRun) -> Plan:
-    """Remove the data of an etcd that kb set up. Other files in its folder stay."""
+    """Remove the data of an etcd that kb set up, and copies of it. Other files in its folder stay."""
     if str(run.paths.manifest("etcd")) not in state.load_state(run.host, run.paths).created_paths():
         return Plan()
-    member = find_etcd_data(run, read_etcd_pod(run)) / "member"
-    find = lambda ground: [str(member)] if ground.host.exists(member) else []  # noqa: E731
-    return Plan(Gone("etcd's data", find, lambda ground: ground.host.remove_tree(member)))
+    folder = find_etcd_data(run, read_etcd_pod(run))
+    member = folder / "member"
+
+    def find(ground: Ground) -> list[str]:
+        copies = etcd_data.find_copies(ground.host, folder)
+        return [str(path) for path in ([member] if ground.host.exists(member) else []) + copies]
+
+    def take_away(ground: Ground) -> None:
+        ground.host.remove_tree(member)
+        etcd_data.remove_copy(ground.host, folder)
+
+    return Plan(Gone("etcd's data", find, take_away))
 
 
 def _restart_runtime(ctx: BareRun, node_state: state.State) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from kubeup.cluster import etcd, etcd_stop
-from kubeup.errors import ClusterError
+from kubeup.errors import ClusterError, HostError
+from kubeup.machine.local_host import LocalHost
+from kubeup.node import etcd_data
 from tests.components.real_etcd import PROGRAM, Cluster
 
 pytestmark = [
@@ -68,3 +70,34 @@ def test_a_silent_or_missing_quorum_is_seen_by_a_read(three: Cluster) -> None:
     members = three.client(first).list_members(is_sure=False)
     assert [member.name for member in sorted(members, key=lambda row: row.name)] == ["cp1", "cp2", "cp3"]
     assert etcd_stop.lead_away(three.client(first), members, own=three.row_of(first)) is None
+
+
+def test_the_copy_of_a_stopped_member_brings_back_what_was_there(tmp_path: Path) -> None:
+    cluster, host = Cluster(tmp_path, 1), LocalHost()
+    (one,) = cluster.members
+    try:
+        one.put("a", "kept")
+        members = cluster.client().list_members()
+        assert "only voting member" in etcd_stop.stop_gap(members, members[0], trouble={})
+        etcd_stop.check_stop(members, members[0], trouble={})
+        etcd_data.refuse_empty(host, one.data_dir, others=[])
+        etcd_data.check_room(host, one.data_dir)
+        one.stop()
+        etcd_data.copy_data(host, one.data_dir)
+        for name in ("wal", "snap/db"):  # what a new version may leave
+            path = one.data_dir / "member" / name
+            host.remove_tree(path)
+            host.write_file(path, b"broken")
+        one.start(cluster.rows)
+        assert one.process and one.process.wait(20) != 0
+        etcd_data.restore_data(host, one.data_dir)
+        one.start(cluster.rows)
+        cluster.wait_for(one)
+        assert one.read("a") == "kept" and cluster.client().list_members() == members
+        assert etcd_data.remove_copy(host, one.data_dir)
+        one.stop()
+        etcd_data.empty_data(host, one.data_dir)
+        with pytest.raises(HostError, match="holds no data"):
+            etcd_data.refuse_empty(host, one.data_dir, others=[])
+    finally:
+        cluster.stop()

@@ -18,7 +18,7 @@ from kubeup.engine.step import plan_skips
 from kubeup.machine.host import CommandResult
 from kubeup.node import runtime
 from kubeup.paths import Paths
-from kubeup.phases import install_programs, kubelet_start
+from kubeup.phases import install_programs, kubelet_start, reset
 from kubeup.report import Report
 from tests.fake_host import FakeHost
 from tests.plans import do, is_done
@@ -45,6 +45,7 @@ TAKEN_BACK = {
     "cleanup-node/release-packages": ("airgap/distro_packages.py:install",),  # the packages themselves stay
     "cleanup-node/stop-services": ("engine/items.py:Unit", "phases/install_programs.py:_ensure_runtime_runs"),
     "cleanup-node/remove-runtime-data": ("node/image_pulls.py:pull_image",),  # a runtime of others keeps its images
+    "cleanup-node/remove-etcd-data": ("node/etcd_data.py:_copy",),
     "cleanup-node/take-back-files": ("node/runtime_fix.py:_restart",),
     A_REBOOT: ("engine/items.py:KernelModule", "engine/items.py:Sysctl"),
     NOTHING_STAYS: (
@@ -154,6 +155,20 @@ def test_a_containerd_of_kb_s_is_emptied_and_no_other() -> None:
     do(install_programs.plan_no_runtime_data, run)
     assert host.changes == ["remove /var/lib/containerd", f"run umount {mount}", "remove /run/containerd"]
     assert is_done(install_programs.plan_no_runtime_data, run)
+
+
+def test_etcd_s_data_goes_with_what_is_left_of_copies_of_it() -> None:
+    host = FakeHost(
+        files={
+            f"/var/lib/etcd{name}": b"" for name in ("/member/x", ".kb-former/member/x", ".kb-former.part/y", "/own")
+        }
+    )
+    run = make_run(str(Paths().manifest("etcd")), host=host)
+    do(reset.plan_no_etcd_data, run)
+    left = [name for name in host.files if name.startswith("/var/lib/etcd")]
+    assert left == ["/var/lib/etcd/own"] and is_done(reset.plan_no_etcd_data, run)
+    host.dirs.add("/var/lib/etcd.kb-former")
+    assert not is_done(reset.plan_no_etcd_data, run)
 
 
 @pytest.mark.parametrize("link", kubelet_start.Kubelet().places)
