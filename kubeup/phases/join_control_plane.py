@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any
 
 from kubeup.engine.compare import make_so
 from kubeup.engine.items import Issued
@@ -22,7 +22,6 @@ from kubeup.engine.run import Caller, Outputs, Results, Run
 from kubeup.engine.story import Act
 from kubeup.errors import ClusterError, HostError, KbError
 from kubeup.lazy_modules import lazily
-from kubeup.machine.http import Unreachable
 from kubeup.machine.waiting import wait_for
 from kubeup.phases import certs, control_plane, kubeconfigs, kubelet_start
 from kubeup.phases.soak_static_pods import soak
@@ -30,7 +29,7 @@ from kubeup.phases.wait_control_plane import wait_for_control_plane, wait_for_co
 from kubeup.phases.waits import Wait, nudge_kubelet, wait_until
 
 with lazily:
-    from kubeup.cluster import api, etcd, lease, shared_certs
+    from kubeup.cluster import api, etcd, etcd_join, lease, shared_certs
     from kubeup.node import ca_pins, cert_specs, crictl, kubeconfig, kubelet, pki, static_pods
 
 if TYPE_CHECKING:
@@ -42,9 +41,6 @@ QUEUE_POLL_S = 0.2
 SILENT_S = 0.4
 """How long a voting member may take to serve before its container is restarted. A member that serves takes a few hundredths of a
 second, and one that does not keeps the first probe waiting for longer than this (etcd.READ_S), so one probe decides."""
-SETTLE_S = 60
-"""How long to retry while etcd refuses a new member although all members serve: it requires them to have been connected for
-five seconds, and the learner of another tool takes a while to be promoted."""
 JOINED = ("admin", "controller-manager", "scheduler")
 """The kubeconfigs of a joining control plane node, besides kubelet.conf. Only the first node has super-admin.conf."""
 
@@ -243,7 +239,7 @@ def check_etcd(ctx: Run) -> Outputs:
     if ctx.config.cluster.local_etcd is None:
         return None
     client = _make_client(ctx)
-    members = _list_members(client)
+    members = etcd_join.list_members(client)
     etcd.find_place(members, name=ctx.config.node.name, peer_url=_peer_url(ctx), has_data=_has_data(ctx))
     own = etcd.find_by_peer_url(members, _peer_url(ctx))
     others = [member for member in members if member is not own]
@@ -286,20 +282,6 @@ def _make_client(ctx: Run) -> etcd.Etcd:
     return etcd.Etcd(ctx.host, ordered, tls=etcd.read_client_tls(ctx.host, ctx.paths))
 
 
-def _list_members(client: etcd.Etcd) -> tuple[etcd.Member, ...]:
-    try:
-        return client.list_members()
-    except Unreachable as error:
-        raise ClusterError(
-            "no etcd member answers",
-            cause=f"asked: {', '.join(client.endpoints)}; {error.cause}",
-            remedy="check the way there (port 2379 of every control plane): curl -vk "
-            + client.endpoints[0]
-            + "/health",
-            code="etcd-unreachable",
-        ) from error
-
-
 def _peer_url(ctx: Run) -> str:
     return static_pods.etcd_peer_url(ctx.config.local_api_endpoint.advertise_address)
 
@@ -319,16 +301,16 @@ def join_etcd(ctx: Run) -> Outputs:
     client = _make_client(ctx)
     with _turn(ctx) as turn:
         place = etcd.find_place(
-            _list_members(client), name=ctx.config.node.name, peer_url=_peer_url(ctx), has_data=_has_data(ctx)
+            etcd_join.list_members(client), name=ctx.config.node.name, peer_url=_peer_url(ctx), has_data=_has_data(ctx)
         )
         if place.action == "replace" and place.member is not None:
             ctx.report.note(f"etcd still listed this node's former member {place.member.describe()}: it was removed")
-            _remove_former(ctx, client, former=place.member)
+            etcd_join.remove_former(client, place.member)
         is_new = place.action in ("add", "replace")
         if is_new and _has_data(ctx):
             _clear_former_data(ctx)
         ctx.promises.register(_membership(ctx, client))
-        members = _announce(ctx, client, turn=turn) if is_new else _list_members(client)
+        members = _announce(ctx, client, turn=turn) if is_new else etcd_join.list_members(client)
         try:
             rows = etcd.plan_initial_cluster(members, name=ctx.config.node.name, peer_url=_peer_url(ctx))
             make_so(control_plane.plan_etcd_member(ctx, rows), ctx)
@@ -341,10 +323,8 @@ def join_etcd(ctx: Run) -> Outputs:
 
 
 def _membership(run: Run, client: etcd.Etcd) -> dict[str, str]:
-    """What reset needs to remove the member: its peer URL, and the client URLs of the other members."""
     own = static_pods.etcd_client_url(run.config.local_api_endpoint.advertise_address)
-    others = [url for url in client.endpoints if url != own]
-    return {"kind": etcd.MEMBERSHIP, "peer_url": _peer_url(run), "endpoints": ",".join(others)}
+    return etcd_join.promise(_peer_url(run), [url for url in client.endpoints if url != own])
 
 
 @contextlib.contextmanager
@@ -382,14 +362,6 @@ def _wait_for_turn(ctx: Run, turn: lease.Lease) -> None:
     wait_for(ctx.host, look, goal="etcd", timeout_s=limit, tell=tell, failure=failure, poll_s=QUEUE_POLL_S)
 
 
-def _remove_former(ctx: Run, client: etcd.Etcd, *, former: etcd.Member) -> None:
-    members = _list_members(client)
-    gone = etcd.match_member(members, former.member_id)
-    others = [member for member in members if member is not gone]
-    etcd.check_removal(members, gone, trouble=etcd.probe_members(client, others))
-    client.remove(gone)
-
-
 def _clear_former_data(ctx: Run) -> None:
     """Remove the data of a former member that is not in the member list any more: etcd would refuse to start with it, and the
     cluster has all of it. Raises HostError (etcd-data-foreign) if kb did not create it."""
@@ -408,52 +380,12 @@ def _clear_former_data(ctx: Run) -> None:
 
 
 def _announce(ctx: Run, client: etcd.Etcd, *, turn: lease.Lease) -> tuple[etcd.Member, ...]:
-    """Add this node as a learner. A refusal may be temporary, so it is retried for SETTLE_S seconds. Returns all members."""
-    members: tuple[etcd.Member, ...] = ()
-    trouble: Optional[ClusterError] = None
+    """Add this node as a learner. Returns all members."""
 
-    def look() -> str:
-        nonlocal members, trouble
-        try:
-            # use this answer: a later list from a member that lags behind could lack this node
-            members = client.add_learner(_peer_url(ctx))
-            return ""
-        except etcd.EtcdRefused as error:
-            trouble = _explain_refusal(client, error)
-            if trouble.code == "etcd-no-quorum":
-                raise trouble from error
+    def keep() -> None:
         turn.keep(ctx.host.now(), ctx.host.monotonic())
-        return str(trouble)
 
-    def failure(_: str, elapsed: float) -> ClusterError:
-        assert trouble is not None
-        return trouble
-
-    tell = ctx.report.waiting
-    wait_for(ctx.host, look, goal="etcd", timeout_s=SETTLE_S, tell=tell, failure=failure, poll_s=QUEUE_POLL_S)
-    return members
-
-
-def _explain_refusal(client: etcd.Etcd, error: etcd.EtcdRefused) -> ClusterError:
-    members = _list_members(client)
-    down = etcd.judge_members(members, etcd.probe_members(client, [m for m in members if not m.is_learner]))
-    if down:
-        return down
-    learner = next((m for m in members if m.is_learner), None)
-    if learner is not None and "learner" in error.message:
-        return ClusterError(
-            f"etcd has a learner already: {learner.describe()}",
-            cause="it takes one at a time; that one is joining, or its join was interrupted",
-            remedy=f"wait for it; if it is gone for good, on a control plane: kb etcd remove {learner.hex_id}; then "
-            "run the command again",
-            code="etcd-busy",
-        )
-    return ClusterError(
-        "etcd accepts no new member yet",
-        cause=f"{error.message}: all of its members must have been connected for five seconds first",
-        remedy="run the command again; if the error persists: kb etcd members",
-        code="etcd-busy",
-    )
+    return etcd_join.add_learner(client, _peer_url(ctx), tell=ctx.report.waiting, keep=keep)
 
 
 def _wait_for_vote(ctx: Run, client: etcd.Etcd, *, turn: lease.Lease) -> None:
@@ -461,25 +393,10 @@ def _wait_for_vote(ctx: Run, client: etcd.Etcd, *, turn: lease.Lease) -> None:
 
     def look() -> str:
         turn.keep(ctx.host.now(), ctx.host.monotonic())
-        own = etcd.find_by_peer_url(client.list_members(), _peer_url(ctx))
-        if own is None:
-            return "it is not in etcd's member list any more"
-        if not own.has_started:
-            return "its container is not started yet"
-        if own.is_learner:
-            client.promote(own)
-        return ""
-
-    def patient() -> str:
-        try:
-            return look()
-        except etcd.EtcdRefused as error:
-            return "it is still copying the data, and has no vote yet" if "in sync" in error.message else error.message
-        except Unreachable as error:
-            return f"etcd does not answer: {error.cause}"
+        return etcd_join.try_promote(client, _peer_url(ctx))
 
     limit = ctx.config.timeouts.etcd_api_call_s
-    took = Wait(ctx, limit, "etcd member", ("etcd",), nudge=lambda: nudge_kubelet(ctx, ("etcd",))).until(patient)
+    took = Wait(ctx, limit, "etcd member", ("etcd",), nudge=lambda: nudge_kubelet(ctx, ("etcd",))).until(look)
     ctx.report.detail(f"etcd member {ctx.config.node.name} has its vote after {took:.1f} s")
 
 
@@ -520,7 +437,7 @@ def _take_back(ctx: Run, client: etcd.Etcd, *, error: BaseException) -> None:
     """After a failed join, remove a learner that was not promoted, with its manifest and data: it would block the next join. A
     voting member stays. The outcome is added to the details of `error`."""
     try:
-        members = _list_members(client)
+        members = etcd_join.list_members(client)
         own = etcd.find_by_peer_url(members, _peer_url(ctx))
         if own is not None and not own.is_learner:
             return

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from kubeup.cluster import etcd, etcd_stop
+from kubeup.cluster import etcd, etcd_join, etcd_stop
 from kubeup.errors import ClusterError, HostError
 from kubeup.machine.local_host import LocalHost
 from kubeup.node import etcd_data
@@ -101,3 +101,47 @@ def test_the_copy_of_a_stopped_member_brings_back_what_was_there(tmp_path: Path)
             etcd_data.refuse_empty(host, one.data_dir, others=[])
     finally:
         cluster.stop()
+
+
+def test_one_of_several_comes_back_empty_as_a_learner(three: Cluster) -> None:
+    first, lost, third = three.members
+    first.put("a", "1")
+    before = three.row_of(lost)
+    lost.stop(kill=True)
+    client, host = three.client(first, third), LocalHost()
+    promised: list[Mapping[str, str]] = []
+    emptied: list[str] = []
+
+    def empty() -> None:
+        rows = client.list_members()
+        assert before.member_id not in [row.member_id for row in rows], "it is emptied once it is out of the list"
+        etcd_data.empty_data(host, lost.data_dir)
+        emptied.append("yes")
+
+    def come_back() -> etcd_join.Rows:
+        return etcd_join.remove_and_add_learner(
+            client, name=lost.name, peer_url=lost.peer_url, empty=empty, register=promised.append
+        )
+
+    rows = come_back()
+    assert sorted(rows) == sorted(three.rows) and come_back() == rows, "the learner stays"
+    assert emptied == ["yes"] and promised == [etcd_join.promise(lost.peer_url, client.endpoints)]
+    lost.start(rows, state="existing")
+    etcd_join.promote_when_ready(client, lost.peer_url, timeout_s=60)
+    assert lost.read("a") == "1" and not three.row_of(lost).is_learner
+    assert three.row_of(lost).member_id != before.member_id
+    assert sorted(come_back()) == sorted(three.rows) and emptied == ["yes"], "one that serves is not touched"
+
+
+def test_of_two_the_other_one_alone_cannot_change_the_list(tmp_path: Path) -> None:
+    two = Cluster(tmp_path, 2)
+    try:
+        first, lost = two.members
+        lost.stop(kill=True)
+        with pytest.raises(ClusterError) as caught:
+            etcd_join.remove_and_add_learner(
+                two.client(first), name="cp2", peer_url=lost.peer_url, empty=pytest.fail, register=pytest.fail
+            )
+        assert caught.value.code == "etcd-no-quorum" and "cp2" in str(caught.value.details)
+    finally:
+        two.stop()
