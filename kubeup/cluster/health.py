@@ -1,12 +1,13 @@
 """The health of the whole cluster: its nodes, API servers, etcd members, controllers and admission.
 
 Each API server is probed at its own address, because a load balancer in front of them hides the one that is down. This module
-changes nothing, and waits only for the renewal of leases.
+changes nothing, and waits only for the renewal of leases. No clocks are compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Optional
 
 from kubeup import releases
@@ -21,6 +22,16 @@ from kubeup.trouble import Trouble
 LEADERS = ("kube-controller-manager", "kube-scheduler")
 LEASE_MOVES_S = 6
 """How long a leader may take to renew its lease. By default it does so every 2 s (--leader-elect-retry-period)."""
+NODE_LEASES = path_of("Lease", "", namespace="kube-node-lease")
+"""The leases of all kubelets. Source: KEP-589"""
+NODE_LEASE_MOVES_S = 13
+"""How long a kubelet may take to renew its lease. By default it does so every 10 s: a quarter of nodeLeaseDurationSeconds."""
+MANY = 100
+"""With more leases than this, they are not listed every second."""
+SERVER_S = 5
+"""The timeout of a request to one API server at its own address."""
+QUORUM_READ = path_of("Namespace", objects.SYSTEM)
+"""An API server answers a GET of one object without resourceVersion from etcd, by a quorum, and not from its watch cache."""
 MAX_BEHIND = 5000
 """How many entries a member of etcd may be behind: with more, etcd itself rejects requests
 (server/etcdserver/v3_server.go: maxGapBetweenApplyAndCommitIndex)."""
@@ -33,7 +44,8 @@ class Part:
     """One part of the cluster, and what is wrong with it.
 
     kind: node | api-server | etcd | leader | admission. unproven: why its health cannot be determined, in words. node: the node
-    concerned, if known; for a leader, the hostname of the lease's holder.
+    concerned, if known; for a leader, the hostname of the lease's holder. version: the one that it reports: of a node's kubelet, of an
+    API server, of a member of etcd; "" if unknown. addresses: a node's, as the API has them.
     """
 
     kind: str
@@ -41,20 +53,29 @@ class Part:
     trouble: Optional[Trouble] = None
     unproven: str = ""
     node: str = ""
+    version: str = ""
+    addresses: tuple[str, ...] = ()
 
     @property
     def is_well(self) -> bool:
         return self.trouble is None and not self.unproven
 
 
-def probe_cluster(api: Api) -> list[Part]:
-    """All parts of the cluster except etcd, which needs a client of its own (judge_members).
+def gate(api: Api, etcd_client: Optional[etcd.Etcd] = None) -> list[Part]:
+    """All parts of the cluster: whether the next node may be changed. Without `etcd_client`, etcd is left out.
 
     Raises Unreachable if the API server of `api` does not serve, ApiRefused if it rejects the identity.
     """
-    before = _read_renewals(api)
+    before, renewed = _read_renewals(api), _read_node_renewals(api)
     servers = probe_api_servers(api)
-    return [*probe_nodes(api), *servers, *probe_admission(api), *probe_leaders(api, before)]
+    members = probe_etcd(etcd_client) if etcd_client is not None else []
+    leaders, admission = probe_leaders(api, before), probe_admission(api)
+    return [*probe_node_leases(api, probe_nodes(api), before=renewed), *servers, *members, *admission, *leaders]
+
+
+def find_blockers(parts: Sequence[Part]) -> list[Part]:
+    """The parts in trouble: until they are well, no other node may be changed. What is unproven is only told."""
+    return [part for part in parts if part.trouble is not None]
 
 
 # ---- nodes
@@ -98,12 +119,17 @@ def _judge_node(node: Object, owners: Mapping[str, Sequence[str]], *, server: Op
             f"each of them reports {address} as its InternalIP",
             "give each machine its own address, and restart its kubelet",
         )
-    return Part("node", name, trouble or _judge_kubelet(node, server), node=name)
+    found = trouble or _judge_kubelet(node, server)
+    return Part("node", name, found, node=name, version=_kubelet_version(node), addresses=tuple(_internal_ips(node)))
+
+
+def _kubelet_version(node: Object) -> str:
+    return str(((node.get("status") or {}).get("nodeInfo") or {}).get("kubeletVersion", ""))
 
 
 def _judge_kubelet(node: Object, server: Optional[releases.Version]) -> Optional[Trouble]:
     """Apply Kubernetes' version skew policy: a kubelet is never newer than an API server, and at most three minors older."""
-    name, told = node["metadata"]["name"], ((node.get("status") or {}).get("nodeInfo") or {}).get("kubeletVersion", "")
+    name, told = node["metadata"]["name"], _kubelet_version(node)
     kubelet = releases.parse_version(told)
     if kubelet is None or server is None:
         return None
@@ -120,17 +146,90 @@ def _judge_kubelet(node: Object, server: Optional[releases.Version]) -> Optional
     )
 
 
+def _read_node_renewals(api: Api) -> dict[str, tuple[str, float]]:
+    """Node -> (renewTime, leaseDurationSeconds) of its kubelet's lease."""
+    found = {}
+    for lease in api.list(NODE_LEASES):
+        told, duration = (
+            str(lease["spec"].get("renewTime") or ""),
+            float(lease["spec"].get("leaseDurationSeconds") or 40),
+        )
+        found[str(lease["metadata"]["name"])] = (told, duration)
+    return found
+
+
+def probe_node_leases(
+    api: Api, parts: Sequence[Part], *, before: Optional[Mapping[str, tuple[str, float]]] = None
+) -> list[Part]:
+    """`parts`, in which nodes that are well so far are in trouble if their kubelet does not renew its lease while kb watches: a node
+    stays Ready for 40 s after its machine is gone. before: an earlier result of _read_node_renewals, which saves most of the wait."""
+    earlier = dict(before if before is not None else _read_node_renewals(api))
+    ready = [part.name for part in parts if part.kind == "node" and part.is_well and part.name in earlier]
+    latest = dict(earlier)
+
+    def have_all_moved() -> bool:
+        latest.update(_read_node_renewals(api))
+        return all(latest[name] != earlier[name] for name in ready)
+
+    pause = 1 if len(earlier) <= MANY else NODE_LEASE_MOVES_S
+    becomes_so(api.host, have_all_moved, timeout_s=NODE_LEASE_MOVES_S, poll_s=pause)
+    still = {name for name in ready if latest[name] == earlier[name]}
+    return [_judge_lease(part, earlier, is_still=part.name in still) for part in parts]
+
+
+def _judge_lease(part: Part, earlier: Mapping[str, tuple[str, float]], *, is_still: bool) -> Part:
+    if part.kind != "node" or not part.is_well:
+        return part
+    if part.name not in earlier:
+        return replace(part, unproven=f"node {part.name} has no Lease in kube-node-lease")
+    if not is_still:
+        return part
+    _, duration = earlier[part.name]
+    if duration / 4 > NODE_LEASE_MOVES_S:
+        return replace(part, unproven=f"the kubelet of {part.name} renews its Lease only every {duration / 4:.0f} s")
+    trouble = Trouble(
+        f"the kubelet of node {part.name} is silent",
+        f"it has not renewed its Lease for {NODE_LEASE_MOVES_S} s; the node is still called Ready",
+        "on that machine: kb doctor",
+    )
+    return replace(part, trouble=trouble)
+
+
 # ---- API servers
 
 
 def probe_api_servers(api: Api) -> list[Part]:
-    """Probe every API server in the EndpointSlice that they maintain, at its own address."""
-    return [_ask_ready(api, server) for server in objects.read_api_servers(api)]
+    """Probe every API server in the EndpointSlice that they maintain, at its own address: that it is ready, that it reads from etcd by
+    a quorum, and its version."""
+    return [_ask_server(api.with_server(f"https://{server}"), server) for server in objects.read_api_servers(api)]
 
 
-def _ask_ready(api: Api, server: str) -> Part:
+def _ask_server(own: Api, server: str) -> Part:
+    part = _ask_ready(own, server)
+    if not part.is_well:
+        return part
+    return replace(_ask_etcd_through(own, part), version=_read_version(own))
+
+
+def _ask_etcd_through(own: Api, part: Part) -> Part:
+    """A quorum read through this API server and the etcd that it uses."""
+    what = f"API server {part.name} cannot read from etcd"
+    remedy = "on that machine: kb doctor; the members of etcd: kb etcd members"
     try:
-        answer = api.with_server(f"https://{server}").probe_health("/readyz", timeout_s=5)
+        answer = own.probe_health(QUORUM_READ, timeout_s=SERVER_S)
+    except Unreachable as error:
+        return replace(part, trouble=Trouble(what, error.cause, remedy))
+    if answer.status in (401, 403):
+        return replace(part, unproven=f"this identity may not read Namespace {objects.SYSTEM} at {part.name}")
+    if answer.status != 200:
+        told = answer.body[:200].decode(errors="replace").strip()
+        return replace(part, trouble=Trouble(what, told or f"it answers HTTP {answer.status}", remedy))
+    return part
+
+
+def _ask_ready(own: Api, server: str) -> Part:
+    try:
+        answer = own.probe_health("/readyz", timeout_s=SERVER_S)
     except Unreachable as error:
         if error.reason == "tls":
             return Part(
@@ -147,7 +246,7 @@ def _ask_ready(api: Api, server: str) -> Part:
 
 def _read_version(api: Api) -> str:
     try:
-        found = parse_json(api.probe_health("/version", timeout_s=5).body, "the answer")
+        found = parse_json(api.probe_health("/version", timeout_s=SERVER_S).body, "the answer")
     except (Unreachable, ValueError):
         return ""
     return str(found.get("gitVersion", "")) if isinstance(found, dict) else ""
@@ -156,13 +255,31 @@ def _read_version(api: Api) -> str:
 # ---- etcd
 
 
+def probe_etcd(client: etcd.Etcd) -> list[Part]:
+    """Every member of etcd, asked at its own address."""
+    try:
+        members = client.list_members(is_sure=False)
+    except (Unreachable, etcd.EtcdRefused) as error:
+        remedy = "on the control planes: kb doctor, and crictl logs of the container etcd"
+        return [Part("etcd", "etcd", Trouble("no member of etcd answers", error.cause, remedy))]
+    return judge_members(members, etcd.read_statuses(client, members))
+
+
 def judge_members(members: Sequence[etcd.Member], statuses: Mapping[str, etcd.Status]) -> list[Part]:
     """Judge every member by its status (alarms included), its vote, and how far it is behind the others.
 
     statuses: member ID -> status, of every member.
     """
     newest = max((status.applied for status in statuses.values()), default=0)
-    return [Part("etcd", one.name or one.hex_id, _judge_member(one, statuses, newest=newest)) for one in members]
+    return [
+        Part(
+            "etcd",
+            one.name or one.hex_id,
+            _judge_member(one, statuses, newest=newest),
+            version=statuses[one.member_id].version,
+        )
+        for one in members
+    ]
 
 
 def _judge_member(member: etcd.Member, statuses: Mapping[str, etcd.Status], *, newest: int) -> Optional[Trouble]:

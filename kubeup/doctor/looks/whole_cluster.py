@@ -19,7 +19,7 @@ def look_at_cluster(patient: Patient) -> Findings:
         return
     api = kubeapi.Api(host, kubeapi.read_identity(host, patient.kubeconfig), retry_s=0)
     try:
-        parts = health.probe_cluster(api)
+        parts = health.gate(api)
     except Unreachable:
         return  # the check of this node reports why
     except kubeapi.ApiRefused as error:

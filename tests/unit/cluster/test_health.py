@@ -16,6 +16,8 @@ from tests.fake_host import FakeHost
 SERVER = "https://10.0.0.11:6443"
 NODES, SLICE = "/api/v1/nodes", "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases"
+NODE_LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+NAMESPACE = "/api/v1/namespaces/kube-system"
 
 
 @dataclass
@@ -25,6 +27,9 @@ class Cluster(FakeHost):
     answers_of: dict[str, tuple[int, Any]] = field(default_factory=dict)
     moves: set[str] = field(default_factory=lambda: set(health.LEADERS))
     untrusted: set[str] = field(default_factory=set)
+    renews: set[str] = field(default_factory=lambda: {"cp1", "cp2"})
+    """The nodes whose kubelets renew their leases."""
+    asked: list[str] = field(default_factory=list)
 
     def http_get(self, url: str, **_: Any) -> HttpResponse:
         return self._answer(url)
@@ -33,6 +38,7 @@ class Cluster(FakeHost):
         return self._answer(url)
 
     def _answer(self, url: str) -> HttpResponse:
+        self.asked.append(url)
         if url in self.untrusted:
             raise Unreachable(url, "tls", text="certificate is not valid for this address")
         if url not in self.answers_of:
@@ -44,11 +50,22 @@ class Cluster(FakeHost):
         super().sleep(seconds)
         for name in self.moves:
             lease(self, name, renewed=f"at {self.ticks}")
+        node_leases(self, dict.fromkeys(self.renews, f"at {self.ticks // 10}"))
 
 
 def lease(cluster: Cluster, name: str, *, renewed: str = "at first", holder: str = "cp2_5f1c") -> None:
     value = {"metadata": {"name": name}, "spec": {"holderIdentity": holder, "renewTime": renewed}}
     cluster.answers_of[f"{SERVER}{LEASES}/{name}"] = (200, value)
+
+
+def node_leases(cluster: Cluster, renewed: dict[str, str], *, duration: int = 40) -> None:
+    """Leases of the nodes, of which the others stay as they are."""
+    _, value = cluster.answers_of.get(f"{SERVER}{NODE_LEASES}", (200, {"items": []}))
+    rows = {row["metadata"]["name"]: row for row in value["items"]}
+    for name, stamp in renewed.items():
+        spec = {"holderIdentity": name, "leaseDurationSeconds": duration, "renewTime": stamp}
+        rows[name] = {"metadata": {"name": name}, "spec": spec}
+    cluster.answers_of[f"{SERVER}{NODE_LEASES}"] = (200, {"kind": "LeaseList", "items": list(rows.values())})
 
 
 def node(
@@ -78,6 +95,9 @@ def make_cluster(*nodes: dict[str, Any]) -> Cluster:
         f"{SERVER}/version": (200, {"gitVersion": "v1.35.6"}),
         f"{SERVER}/readyz": (200, b"ok"),
         "https://10.0.0.12:6443/readyz": (200, b"ok"),
+        f"{SERVER}{NAMESPACE}": (200, {"kind": "Namespace"}),
+        f"https://10.0.0.12:6443{NAMESPACE}": (200, {"kind": "Namespace"}),
+        "https://10.0.0.12:6443/version": (200, {"gitVersion": "v1.35.5"}),
         f"{SERVER}/api/v1/namespaces/default/pods?dryRun=All": (
             201,
             {"kind": "Pod", "metadata": {"name": health.TRIAL}},
@@ -85,6 +105,7 @@ def make_cluster(*nodes: dict[str, Any]) -> Cluster:
     }
     for name in health.LEADERS:
         lease(cluster, name)
+    node_leases(cluster, {one["metadata"]["name"]: "at first" for one in found})
     return cluster
 
 
@@ -102,12 +123,76 @@ def troubles(parts: list[health.Part]) -> list[tuple[str, str]]:
 
 
 def test_a_cluster_that_is_well() -> None:
-    parts = health.probe_cluster(api_of(make_cluster()))
+    parts = health.gate(api_of(make_cluster()))
     assert [(part.kind, part.name) for part in parts] == [
         ("node", "cp1"), ("node", "cp2"), ("api-server", "10.0.0.11:6443"), ("api-server", "10.0.0.12:6443"), ("admission", "pods"),
         ("leader", "kube-controller-manager"), ("leader", "kube-scheduler"),
     ]  # fmt: skip
-    assert troubles(parts) == []
+    assert troubles(parts) == [] and health.find_blockers(parts) == []
+    assert [(part.version, part.addresses) for part in parts[:4]] == [
+        ("v1.35.6", ("10.0.0.11",)), ("v1.35.6", ("10.0.0.21",)), ("v1.35.6", ()), ("v1.35.5", ()),
+    ]  # fmt: skip
+
+
+def test_what_blocks_the_next_node_is_trouble_and_not_what_is_unproven() -> None:
+    cluster = make_cluster(node("cp1"), node("w3", ready="False"))
+    cluster.answers_of[f"{SERVER}{LEASES}/kube-scheduler"] = (404, {"kind": "Status", "reason": "NotFound"})
+    client = etcd.Etcd(cluster, ["https://10.0.0.11:2379"], tls=Tls())
+    cluster.moves = {"kube-controller-manager"}
+    parts = health.gate(api_of(cluster), client)
+    assert [(part.kind, part.name) for part in health.find_blockers(parts)] == [("node", "w3"), ("etcd", "etcd")]
+    assert [part.name for part in parts if part.unproven] == ["kube-scheduler"]
+    members = [member(1), member(2, learner=True)]
+    cluster.answers_of["https://10.0.0.11:2379/v3/cluster/member/list"] = (200, {"members": members})
+    status = {"raftAppliedIndex": "7", "version": "3.6.6"}
+    cluster.answers_of["https://10.0.0.11:2379/v3/maintenance/status"] = (200, status)
+    found = [part for part in health.gate(api_of(cluster), client) if part.kind == "etcd"]
+    assert [(part.name, part.version, part.is_well) for part in found] == [("cp1", "3.6.6", True), ("cp2", "", False)]
+
+
+# ---- leases of nodes
+
+
+def probe_leases(cluster: Cluster) -> list[tuple[str, str]]:
+    api = api_of(cluster)
+    return troubles(health.probe_node_leases(api, health.probe_nodes(api)))
+
+
+def test_a_node_that_is_called_ready_and_is_silent() -> None:
+    cluster = make_cluster(node("cp1"), node("w3"), node("w4", ready="Unknown"))
+    told = "the kubelet of node w3 is silent: it has not renewed its Lease for 13 s; the node is still called Ready"
+    found = probe_leases(cluster)
+    assert found[0] == ("w3", told) and found[1][0] == "w4" and "not Ready" in found[1][1]
+    assert len([url for url in cluster.asked if "kube-node-lease" in url]) >= 10
+
+
+def test_leases_that_move_are_not_waited_for_and_those_of_nodes_in_trouble_do_not_count() -> None:
+    cluster = make_cluster(node("cp1"), node("w4", ready="Unknown"))
+    api = api_of(cluster)
+    before = {"cp1": ("long ago", 40.0), "w4": ("at first", 40.0)}
+    parts = health.probe_node_leases(api, health.probe_nodes(api), before=before)
+    assert [part.is_well for part in parts] == [True, False] and cluster.ticks == 0
+
+
+def test_a_node_without_a_lease_and_one_that_renews_rarely_are_not_proven() -> None:
+    cluster = make_cluster(node("cp1"), node("w3"))
+    cluster.answers_of[f"{SERVER}{NODE_LEASES}"] = (200, {"items": []})
+    node_leases(cluster, {"cp1": "at first"}, duration=400)
+    cluster.renews = set()
+    told = [text for _, text in probe_leases(cluster)]
+    assert told == [
+        "unproven: the kubelet of cp1 renews its Lease only every 100 s", "unproven: node w3 has no Lease in kube-node-lease"
+    ]  # fmt: skip
+
+
+def test_many_leases_are_not_listed_every_second() -> None:
+    cluster = make_cluster(*(node(f"w{n}", address=f"10.1.0.{n}") for n in range(150)))
+    cluster.renews = {f"w{n}" for n in range(150)}
+    assert probe_leases(cluster) == []
+    assert len([url for url in cluster.asked if "kube-node-lease" in url]) <= 3
+
+
+# ---- nodes
 
 
 @pytest.mark.parametrize(
@@ -149,6 +234,25 @@ def test_every_api_server_is_asked_by_its_own_address() -> None:
     assert "10.0.0.12:6443 does not answer: " in troubles(health.probe_api_servers(api_of(cluster)))[0][1]
 
 
+@pytest.mark.parametrize(
+    ("answer", "trouble", "unproven"),
+    [
+        ((504, b"etcdserver: request timed out"), "10.0.0.12:6443 cannot read from etcd: etcdserver: request timed out", ""),
+        ((500, b""), "10.0.0.12:6443 cannot read from etcd: it answers HTTP 500", ""),
+        (None, "10.0.0.12:6443 cannot read from etcd: ", ""),
+        ((403, b"no"), "", "this identity may not read Namespace kube-system at 10.0.0.12:6443"),
+    ],
+)  # fmt: skip
+def test_every_api_server_reads_by_a_quorum(answer: Optional[tuple[int, bytes]], trouble: str, unproven: str) -> None:
+    cluster, url = make_cluster(), f"https://10.0.0.12:6443{NAMESPACE}"
+    del cluster.answers_of[url]
+    if answer:
+        cluster.answers_of[url] = answer
+    well, part = health.probe_api_servers(api_of(cluster))
+    assert well.is_well and trouble in str(part.trouble or "") and bool(part.trouble) == bool(trouble)
+    assert part.unproven == unproven and f"https://10.0.0.11:6443{NAMESPACE}" in cluster.asked
+
+
 def test_an_api_server_whose_certificate_does_not_name_its_address_is_not_proven() -> None:
     cluster = make_cluster()
     cluster.untrusted.add("https://10.0.0.12:6443/readyz")
@@ -158,7 +262,7 @@ def test_an_api_server_whose_certificate_does_not_name_its_address_is_not_proven
 
 def test_a_server_that_does_not_answer_at_all_is_raised() -> None:
     with pytest.raises(Unreachable):
-        health.probe_cluster(api_of(Cluster()))
+        health.gate(api_of(Cluster()))
 
 
 def test_a_leader_that_stopped_and_one_that_nobody_elects() -> None:

@@ -36,6 +36,7 @@ def cluster_host() -> FakeHost:
             "spec": {"holderIdentity": f"{holder}_x", "renewTime": "2026-01-01T00:00:00Z"},
         }
         answer(host, f"/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/{name}", lease)
+    answer(host, "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", {"items": []})
     refusal = {"kind": "Status", "message": "admission webhook w does not support dry run", "reason": "BadRequest"}
     answer(host, "/api/v1/namespaces/default/pods?dryRun=All", refusal, 400)
     return host
