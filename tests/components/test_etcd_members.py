@@ -140,7 +140,11 @@ def test_of_two_the_other_one_alone_cannot_change_the_list(tmp_path: Path) -> No
         lost.stop(kill=True)
         with pytest.raises(ClusterError) as caught:
             etcd_join.remove_and_add_learner(
-                two.client(first), name="cp2", peer_url=lost.peer_url, empty=pytest.fail, register=pytest.fail
+                two.client(first),
+                name="cp2",
+                peer_url=lost.peer_url,
+                empty=pytest.fail,
+                register=lambda _: pytest.fail(),
             )
         assert caught.value.code == "etcd-no-quorum" and "cp2" in str(caught.value.details)
     finally:
