@@ -7,6 +7,7 @@ Sources: Kubernetes API concepts (server-side apply), cmd/kubeadm/app/util/apicl
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
 import json
@@ -18,7 +19,7 @@ from kubeup.errors import ClusterError, HostError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import parse_json
 from kubeup.machine.host import Host
-from kubeup.machine.http import HttpResponse, Tls, Unreachable
+from kubeup.machine.http import HttpResponse, HttpStream, Tls, Unreachable
 from kubeup.secret import Secret
 from kubeup.shapes import Shape, fit
 from kubeup.trust import Anchors
@@ -288,6 +289,11 @@ class Api:
         self._object(answer, f"DELETE {path}")
         self.changes.append(path)
         return True
+
+    def open(self, path: str, *, timeout_s: float) -> contextlib.AbstractContextManager[HttpStream]:
+        """GET `path` as a stream, for a watch. Asks once, over a connection of its own. timeout_s: until the answer begins, and between
+        its pieces. Raises Unreachable; whatever the status is, it is the caller's."""
+        return self.host.http_open(self._url(path), tls=self.identity.tls, headers=self._headers(), timeout_s=timeout_s)
 
     # ---- the server itself
 

@@ -30,11 +30,13 @@ class Keeper:
     """A keeper service.
 
     name: its name in the log, `kb routes`; keep_round: does one round. It reads its settings and kubeconfig in each round, since
-    certificates are renewed from time to time; stays: what a failed round leaves unchanged, in words."""
+    certificates are renewed from time to time; stays: what a failed round leaves unchanged, in words; watch: watches what the next round
+    shall see early, for so many seconds at most, and returns how many of them are left to sleep."""
 
     name: str
     keep_round: Callable[[], Round]
     stays: str
+    watch: Callable[[float], float] = lambda wait_s: wait_s
 
 
 def run(keeper: Keeper, host: Host, *, paths: Paths, log: Callable[[str], None], once: bool) -> None:
@@ -51,4 +53,4 @@ def run(keeper: Keeper, host: Host, *, paths: Paths, log: Callable[[str], None],
         dns_spread.keep_spread(host, paths=paths, log=log)
         if once:
             return
-        host.sleep(done.wait_s)
+        host.sleep(keeper.watch(done.wait_s))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional, Union
@@ -27,6 +27,7 @@ from kubeup.machine import services
 from kubeup.machine.host import Host
 from kubeup.machine.http import Tls, Unreachable
 from kubeup.machine.waiting import becomes_so, wait_for
+from kubeup.network.drain_marks import Marks
 from kubeup.network.keeper import POLL_S, RETRY_S, Keeper, Round, run
 from kubeup.node import containers, crictl
 from kubeup.node.images import load_balancer_image
@@ -45,7 +46,8 @@ GONE_AFTER_S = 60.0
 """How long a server is kept after the cluster stopped listing it, so that a reboot does not reload haproxy twice."""
 START_TIMEOUT_S = 90.0
 RELOAD_TIMEOUT_S = 5.0
-RELOAD_POLL_S = 0.2
+RELOAD_POLL_S = 0.1
+_DRAINED = "disabled"
 
 
 # ---- values
@@ -81,13 +83,15 @@ def settings_path(paths: Paths) -> Path:
     return paths.state_dir / "load-balancer.json"
 
 
-def render_config(settings: Settings, servers: Sequence[str]) -> str:
-    """haproxy.cfg for these API servers (`10.0.0.11:6443`, `[fd00::11]:6443`), sorted."""
-    rows = [f"    server {_server_name(server)} {server}" for server in sorted(set(servers))]
+def render_config(settings: Settings, servers: Sequence[str], *, drained: Collection[str] = ()) -> str:
+    """haproxy.cfg for these API servers (`10.0.0.11:6443`, `[fd00::11]:6443`), sorted. New connections go to `drained` ones only if no
+    other is ready."""
+    rows = {server: f"    server {_server_name(server)} {server}" for server in sorted(set(servers))}
     values = {
         "bind": f"127.0.0.1:{settings.port}",
         "health": f"127.0.0.1:{settings.health_port}",
-        "servers": "\n".join(rows),
+        "ready": "\n".join(f"{row} {_DRAINED}" if server in drained else row for server, row in rows.items()),
+        "servers": "\n".join(rows.values()),
         "digest": "",
     }
     template = "load-balancer/haproxy.cfg"
@@ -102,9 +106,15 @@ def _server_name(server: str) -> str:
 def parse_config(text: str) -> tuple[tuple[str, ...], str]:
     """(servers, digest) of a haproxy.cfg that kb wrote; ((), "") for anything else."""
     rows = [line.split() for line in text.splitlines()]
-    servers = {row[2] for row in rows if len(row) == 3 and row[0] == "server"}
+    servers = {row[2] for row in rows if len(row) >= 3 and row[0] == "server"}
     digests = [row[-1].strip('"') for row in rows if row[:2] == ["http-request", "return"]]
     return tuple(sorted(servers)), digests[0] if digests else ""
+
+
+def parse_drained(text: str) -> tuple[str, ...]:
+    """The drained servers in a haproxy.cfg that kb wrote."""
+    rows = [line.split() for line in text.splitlines()]
+    return tuple(sorted({row[2] for row in rows if len(row) == 4 and row[0] == "server" and row[3] == _DRAINED}))
 
 
 def render_pod(kb: KbConfiguration, paths: Paths) -> str:
@@ -329,9 +339,10 @@ def _not_up(host: Host, settings: Settings, *, last: Unreachable, elapsed: float
 
 @dataclass
 class Memory:
-    """When each server was last listed, by the host's monotonic clock."""
+    """When each server was last listed, by the host's monotonic clock, and the marks of those that are drained."""
 
     seen: dict[str, float] = field(default_factory=dict)
+    marks: Marks = field(default_factory=Marks)
 
     def merge(self, listed: Sequence[str], held: Sequence[str], *, now: float) -> list[str]:
         """The servers to configure: those that the cluster lists, and those held ones that it listed until recently."""
@@ -344,22 +355,38 @@ class Memory:
 
 
 def keep_round(host: Host, read_api: Callable[[], Api], *, settings: Settings, memory: Memory, paths: Paths) -> Round:
-    """Run one round: ensure the name in /etc/hosts and the list of servers, and that haproxy has read it. If the cluster does not
-    answer or lists no server, the list stays."""
+    """Run one round: ensure the name in /etc/hosts, the list of servers, and which of them are drained; and that haproxy has read it. If
+    the cluster does not answer or lists no server, the list stays, and no server is drained that was not before."""
     ensure_hosts(host, settings.name)
-    held = read_servers(host, paths)
-    trouble = ""
+    held, marks = read_servers(host, paths), memory.marks
+    trouble, api, listed = "", None, tuple[str, ...]()
     try:
-        listed = parse_api_servers(read_api().get(f"{API_SERVERS}?resourceVersion=0"))
+        api = read_api()
+        listed = parse_api_servers(api.get(f"{API_SERVERS}?resourceVersion=0"))
+        marks.read(api)
     except KbError as error:
-        listed, trouble = (), f"{error}; the list stays as it is"
-    servers = memory.merge(listed, held, now=host.monotonic()) if listed else list(held)
-    if servers and host.write_file(config_path(paths), render_config(settings, servers), mode=0o644):
+        trouble = f"{error}; the list stays as it is"
+    now = host.monotonic()
+    servers = memory.merge(listed, held, now=now) if listed else list(held)
+    verdict = marks.judge(listed or held, now=now)
+    wanted = render_config(settings, servers, drained=verdict.drained)
+    if servers and host.write_file(config_path(paths), wanted, mode=0o644):
         held = tuple(servers)
     text = f"{len(held)} API servers: {', '.join(held)}"
     failure = _follow(host, settings, paths=paths)
-    said = "; ".join(part for part in (text, failure, trouble) if part)
+    if api and not failure and not trouble:
+        trouble = _answer(api, marks, drained=verdict.drained)
+    said = "; ".join(part for part in (text, *verdict.say(), failure, trouble) if part)
     return Round(said, RETRY_S if failure or trouble else POLL_S)
+
+
+def _answer(api: Api, marks: Marks, *, drained: Mapping[str, str]) -> str:
+    """Tell the cluster which servers this node's haproxy sends no new connection to. Returns what failed, in words, or ""."""
+    try:
+        marks.answer(api, drained)
+    except KbError as error:
+        return str(error)
+    return ""
 
 
 def _follow(host: Host, settings: Settings, *, paths: Paths) -> str:
@@ -392,7 +419,10 @@ def keep(host: Host, *, log: Callable[[str], None], once: bool = False, paths: O
             host, lambda: connect(host, settings, paths=places), settings=settings, memory=memory, paths=places
         )
 
-    keeper = Keeper("kb load-balancer", round_of_servers, stays="the list stays as it is")
+    def watch(seconds: float) -> float:
+        return memory.marks.watch(lambda: connect(host, read_settings(host, places), paths=places), seconds=seconds)
+
+    keeper = Keeper("kb load-balancer", round_of_servers, stays="the list stays as it is", watch=watch)
     run(keeper, host, paths=places, log=log, once=once)
 
 

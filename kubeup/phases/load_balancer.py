@@ -56,7 +56,8 @@ def plan_load_balancer(run: Run) -> Plan:
 
     def keep_servers(found: str, wanted: str) -> str:
         servers = load_balancer.parse_config(found)[0]
-        return load_balancer.render_config(settings, servers) if servers else wanted
+        drained = load_balancer.parse_drained(found)
+        return load_balancer.render_config(settings, servers, drained=drained) if servers else wanted
 
     return Plan(
         Folder(load_balancer.config_dir(run.paths)),

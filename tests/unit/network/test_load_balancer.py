@@ -14,13 +14,14 @@ from kubeup.cluster import api, objects
 from kubeup.config.types import KbConfiguration, LoadBalancer, Mirror, PodNetwork
 from kubeup.errors import HostError
 from kubeup.machine.host import CommandResult
-from kubeup.machine.http import AnyTls, HttpResponse, Tls, Unreachable
-from kubeup.network import keeper, load_balancer
+from kubeup.machine.http import AnyTls, HttpResponse, Unreachable
+from kubeup.network import drain_marks, keeper, load_balancer
 from kubeup.network.load_balancer import GONE_AFTER_S, MARK, Memory, Settings
 from kubeup.node import images
 from kubeup.paths import Paths
 from kubeup.yaml_files import load_yaml
 from tests.fake_host import FakeHost
+from tests.fake_node import finished_node
 
 PATHS = Paths()
 SETTINGS = Settings("kb-api.cluster.local:7443", 10281, "unix:///run/containerd/containerd.sock")
@@ -83,6 +84,18 @@ def test_the_pod_runs_with_few_rights_on_the_host_s_network() -> None:
 )
 def test_the_image_keeps_its_name_where_a_mirror_is_set(kb: KbConfiguration, wanted: str) -> None:
     assert images.load_balancer_image(kb) == wanted
+
+
+def test_a_drained_server_is_disabled_and_still_the_last_resort() -> None:
+    text = load_balancer.render_config(SETTINGS, THREE, drained=[THREE[0], "10.9.9.9:6443"])
+    ready, _, resort = text.partition("backend ready")[2].partition("backend any")
+    assert "    server 10.0.0.11:6443 10.0.0.11:6443 disabled\n" in ready and ready.count("disabled\n") == 1
+    assert "disabled" not in resort
+    assert load_balancer.parse_config(text)[0] == tuple(sorted(THREE)) and "10.9.9.9" not in text
+    assert load_balancer.parse_drained(text) == (THREE[0],)
+    plain = load_balancer.render_config(SETTINGS, THREE)
+    assert load_balancer.parse_drained(plain) == ()
+    assert load_balancer.parse_config(text)[1] != load_balancer.parse_config(plain)[1]
 
 
 # ---- /etc/hosts
@@ -151,6 +164,10 @@ class BalancedHost(FakeHost):
     is_up: bool = True
     loaded: str = ""
     signals: list[str] = field(default_factory=list)
+    marked: tuple[str, ...] = ()
+    serial: str = "1"
+    told: list[Optional[str]] = field(default_factory=list)
+    """What the keeper said on its Node."""
 
     def http_get(
         self,
@@ -167,6 +184,10 @@ class BalancedHost(FakeHost):
             return HttpResponse(200, self.loaded.encode())
         if self.listed is None:
             raise Unreachable(url, "refused", text="no")
+        if "/configmaps?" in url:
+            items = [{"metadata": {"name": "m"}, "data": {server: f"{server}={self.serial}"}} for server in self.marked]
+            found = {"kind": "List", "metadata": {"resourceVersion": "7"}, "items": items}
+            return HttpResponse(200, json.dumps(found).encode())
         assert "/endpointslices/kubernetes" in url
         return HttpResponse(200, json.dumps(self.listed).encode())
 
@@ -184,6 +205,10 @@ class BalancedHost(FakeHost):
             return CommandResult(("crictl",), 0, json.dumps({"info": {"pid": 4711}}))
         return super().query(argv, **rest)
 
+    def http_send(self, method: str, url: str, *, body: bytes = b"", **_: Any) -> HttpResponse:
+        self.told.append(json.loads(body)["metadata"]["annotations"][drain_marks.ANNOTATION])
+        return HttpResponse(200, b'{"kind": "Node", "metadata": {"name": "cp1"}}')
+
     def run(self, argv: Any, **rest: Any) -> CommandResult:
         if argv[0] == "sh":
             self.signals.append(argv[-1])
@@ -200,7 +225,9 @@ def balanced(*servers: str, **fields: Any) -> BalancedHost:
 
 
 def keep(host: BalancedHost, memory: Memory) -> keeper.Round:
-    identity = api.Identity("https://kb-api.cluster.local:7443", Tls())
+    identity = api.read_identity(
+        finished_node(), PATHS.kubeconfig("kubelet.conf"), server="https://kb-api.cluster.local:7443"
+    )
     return load_balancer.keep_round(
         host, lambda: api.Api(host, identity, retry_s=0), settings=SETTINGS, memory=memory, paths=PATHS
     )
@@ -241,6 +268,57 @@ def test_haproxy_that_runs_with_an_old_file_is_told_again_and_one_that_is_down_i
     host.is_up = False
     done = keep(host, memory)
     assert "does not run yet" in done.text and done.wait_s == keeper.RETRY_S
+
+
+def drained(host: BalancedHost) -> tuple[str, ...]:
+    return load_balancer.parse_drained(host.files[CONFIG].decode())
+
+
+def test_a_marked_server_is_drained_and_the_node_says_so_once_haproxy_has_read_it() -> None:
+    host, memory = balanced(*THREE[:2], listed=endpoint_slice("10.0.0.11", "10.0.0.12")), Memory()
+    assert keep(host, memory).wait_s == keeper.POLL_S and host.told == [None]
+    host.marked = (THREE[0],)
+    assert keep(host, memory).text.endswith("10.0.0.11:6443 is drained")
+    assert drained(host) == (THREE[0],) and host.signals == ["4711"] and host.told == [None, f"{THREE[0]}=1"]
+    keep(host, memory)
+    assert len(host.signals) == 1 and len(host.told) == 2
+    host.listed = None  # the API server behind the connection is the one that stops
+    keep(host, memory)
+    assert drained(host) == (THREE[0],)
+    host.listed, host.marked = endpoint_slice("10.0.0.11", "10.0.0.12"), ()
+    keep(host, memory)
+    assert drained(host) == () and len(host.signals) == 2 and host.told[-1] is None
+
+
+def test_haproxy_that_does_not_read_its_file_is_no_answer() -> None:
+    host, memory = balanced(*THREE[:2], listed=endpoint_slice("10.0.0.11", "10.0.0.12")), Memory()
+    host.marked, host.is_up = (THREE[0],), False
+    assert "does not run yet" in keep(host, memory).text and host.told == []
+    host.is_up = True
+    keep(host, memory)
+    assert host.told == [f"{THREE[0]}=1"]
+
+
+def test_a_mark_that_nobody_renews_lapses_without_the_cluster_too() -> None:
+    host, memory = balanced(*THREE[:2], listed=endpoint_slice("10.0.0.11", "10.0.0.12")), Memory()
+    host.marked = (THREE[0],)
+    keep(host, memory)
+    host.sleep(drain_marks.LAPSE_S)
+    host.listed = None
+    assert "its mark was not renewed" in keep(host, memory).text and drained(host) == ()
+    host.listed = endpoint_slice("10.0.0.11", "10.0.0.12")
+    keep(host, memory)
+    assert drained(host) == () and host.told[-1] is None
+    host.serial = "2"
+    keep(host, memory)
+    assert drained(host) == (THREE[0],) and host.told[-1] == f"{THREE[0]}=2"
+
+
+def test_the_last_server_is_never_drained() -> None:
+    host, memory = balanced(*THREE[:2], listed=endpoint_slice("10.0.0.11")), Memory()
+    host.marked = (THREE[0],)  # the other one is in the file for a while, and the cluster no longer lists it
+    assert "no other API server is left" in keep(host, memory).text
+    assert drained(host) == () and host.told == [None]
 
 
 def test_without_settings_the_keeper_says_how_they_come() -> None:
