@@ -58,7 +58,7 @@ def join(node: Node, server: Node, kb_pyz: Path, *, control_plane: bool = False)
 
 def servers_of(node: Node) -> list[str]:
     text = node.read(CFG).partition("backend ready")[2].partition("backend any")[0]
-    return re.findall(r"^ +server \S+ (\S+)$", text, re.MULTILINE)
+    return re.findall(r"^ +server \S+ (\S+)", text, re.MULTILINE)
 
 
 def wait_servers(node: Node, wanted: list[str], *, timeout_s: float) -> None:

@@ -43,7 +43,7 @@ def test_the_configuration_names_every_server_and_reads_back() -> None:
     servers, digest = load_balancer.parse_config(text)
     assert servers == tuple(sorted(THREE)) and len(digest) == 16
     ready = text.partition("backend ready")[2].partition("backend any")[0]
-    assert "    server fd00::13:6443 [fd00::13]:6443\n" in ready and ready.count("    server ") == 3
+    assert "    server fd00::13:6443 [fd00::13]:6443 tcp-ut 6s\n" in ready and ready.count("    server ") == 3
     assert text.count("bind 127.0.0.1:7443\n") == 1 and text.count("bind 127.0.0.1:10281\n") == 1
     assert "0.0.0.0" not in text and "$" not in text
 
@@ -89,8 +89,9 @@ def test_the_image_keeps_its_name_where_a_mirror_is_set(kb: KbConfiguration, wan
 def test_a_drained_server_is_disabled_and_still_the_last_resort() -> None:
     text = load_balancer.render_config(SETTINGS, THREE, drained=[THREE[0], "10.9.9.9:6443"])
     ready, _, resort = text.partition("backend ready")[2].partition("backend any")
-    assert "    server 10.0.0.11:6443 10.0.0.11:6443 disabled\n" in ready and ready.count("disabled\n") == 1
+    assert "    server 10.0.0.11:6443 10.0.0.11:6443 tcp-ut 6s disabled\n" in ready and ready.count("disabled\n") == 1
     assert "disabled" not in resort
+    assert "    server 10.0.0.11:6443 10.0.0.11:6443\n" in resort, "the form in which an older kb reads the list"
     assert load_balancer.parse_config(text)[0] == tuple(sorted(THREE)) and "10.9.9.9" not in text
     assert load_balancer.parse_drained(text) == (THREE[0],)
     plain = load_balancer.render_config(SETTINGS, THREE)
