@@ -11,6 +11,9 @@ the cluster. kubeadm has no counterpart.
 
 from __future__ import annotations
 
+import datetime
+import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Optional
 
@@ -28,6 +31,7 @@ NODES_PER_POLL_S = 200
 NAMED = 3
 """How many of the nodes that are waited for are named."""
 RIGHTS = "rbac/load-balancer.yaml"
+_MOMENT = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
 @frozen
@@ -59,7 +63,7 @@ def drain(api: Api, server: str, *, tell: Callable[[str], None], timeout_s: floa
     rights = objects.load_objects(RIGHTS)
     if not objects.has_objects(api, rights):  # the cluster's are of an older kb
         objects.apply_objects(api, rights)
-    serial = f"{api.host.now():%Y-%m-%dT%H:%M:%S.%fZ}"
+    serial = api.host.now().strftime(_MOMENT)
     _write(api, server, mark=drain_marks.render_mark(server, serial))
     return _wait(
         api,
@@ -120,6 +124,21 @@ def read_marks(api: Api) -> dict[str, str]:
     """The servers that are marked now, with the moment of their mark (`2026-11-29T20:15:00.123456Z`, by the clock of the machine that
     wrote it). Keepers ignore a mark that is older than drain_marks.LAPSE_S. Raises ApiRefused, Unreachable."""
     return drain_marks.parse_config_map(api.get(drain_marks.PATH))
+
+
+def age_of(serial: str, *, now: datetime.datetime) -> float:
+    """How many seconds ago a mark was written, by this machine's clock; infinite if the text is no moment."""
+    try:
+        moment = datetime.datetime.strptime(serial, _MOMENT).replace(tzinfo=datetime.timezone.utc)
+    except ValueError:
+        return math.inf
+    return (now - moment).total_seconds()
+
+
+def say_removal(server: str) -> str:
+    """The command line that removes a mark by hand."""
+    patch = json.dumps({"data": {drain_marks.key_of(server): None}})
+    return f"kubectl -n {drain_marks.NAMESPACE} patch configmap {drain_marks.NAME} --type merge -p '{patch}'"
 
 
 def _find_balanced(api: Api) -> frozenset[str]:

@@ -14,7 +14,17 @@ from kubeup.errors import KbError
 from kubeup.json_text import as_table
 from kubeup.machine.host import Host
 from kubeup.machine.http import UNPROVEN, Unreachable
-from kubeup.network import load_balancer, node_routes, pod_network, pod_view, route_keeper, route_plan, step_aside
+from kubeup.network import (
+    drain,
+    drain_marks,
+    load_balancer,
+    node_routes,
+    pod_network,
+    pod_view,
+    route_keeper,
+    route_plan,
+    step_aside,
+)
 from kubeup.node import crictl
 from kubeup.shapes import fit_what_does
 
@@ -50,6 +60,26 @@ def look_at_load_balancer(patient: Patient) -> Findings:
             text,
             f"systemctl start {load_balancer.UNIT}; why it ended: journalctl -u {load_balancer.UNIT} -n 20",
         )
+    yield from _look_at_marks(patient)
+
+
+def _look_at_marks(patient: Patient) -> Findings:
+    """API servers that are marked as out of the load balancers. A control plane may read all of the cluster's marks."""
+    if not patient.is_control_plane or not patient.host.exists(patient.kubeconfig):
+        return
+    marks = dict[str, str]()
+    with contextlib.suppress(Unreachable, kubeapi.ApiRefused):  # the check of this node reports why
+        identity = kubeapi.read_identity(patient.host, patient.kubeconfig)
+        marks = drain.read_marks(kubeapi.Api(patient.host, identity, retry_s=0))
+    for server, serial in sorted(marks.items()):
+        age_s = drain.age_of(serial, now=patient.host.now())
+        if age_s < drain_marks.LAPSE_S:
+            text = f"the load balancers send no new connections to API server {server} since {age_s:.0f} s"
+            remedy = f"let the command end that is restarting it; if none is, put it back: {drain.say_removal(server)}"
+        else:
+            text = f"API server {server} is still marked as out of the load balancers ({serial}), which ignore so old a mark"
+            remedy = f"the command that set the mark was interrupted; remove it: {drain.say_removal(server)}"
+        yield Finding("load-balancer", WARNING, text, remedy)
 
 
 def look_at_pod_network(patient: Patient) -> Findings:

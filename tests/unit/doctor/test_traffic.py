@@ -9,10 +9,10 @@ import pytest
 from kubeup.doctor.looks import traffic
 from kubeup.machine.host import CommandResult
 from kubeup.machine.http import HttpResponse, Unreachable
-from kubeup.network import load_balancer, route_keeper, route_plan
+from kubeup.network import drain_marks, load_balancer, route_keeper, route_plan
 from kubeup.paths import Paths
 from tests.fake_host import FakeHost
-from tests.unit.doctor.doctor_case import make_host, make_patient, notes
+from tests.unit.doctor.doctor_case import SERVER, make_host, make_patient, notes
 from tests.unit.network.test_pod_view import dns_answer
 
 
@@ -45,6 +45,25 @@ def test_a_load_balancer_that_has_drifted() -> None:
     assert "no load balancer answers on 127.0.0.1:7444" in notes(host, look)[1][1]
     del host.files[str(path)]
     assert "names no API server" in notes(host, look)[1][1]
+
+
+def test_an_api_server_that_is_still_marked() -> None:
+    host = make_host()
+    settings = load_balancer.Settings("api.kb.test:7443", 7444, "unix:///run/containerd/containerd.sock")
+    host.write_file(load_balancer.settings_path(Paths()), load_balancer.render_settings(settings))
+    before = notes(host, "load-balancer")
+    url = f"{SERVER}{drain_marks.PATH}"
+    data = {"10.0.0.12_6443": "10.0.0.12:6443=2025-12-31T23:59:00.000000Z"}  # it is midnight here
+    host.urls[url] = HttpResponse(200, json.dumps({"metadata": {"name": "m"}, "data": data}).encode())
+    (fresh,) = [note for note in traffic.look_at_load_balancer(make_patient(host)) if "10.0.0.12" in note.text]
+    assert fresh.level == "warning" and fresh.text.endswith("10.0.0.12:6443 since 60 s")
+    command = """kubectl -n kube-system patch configmap kb-drained-api-servers --type merge -p '{"data": {"10.0.0.12_6443": null}}'"""
+    assert fresh.remedy.endswith(command)
+    host.sleep(drain_marks.LAPSE_S)
+    (old,) = [note for note in traffic.look_at_load_balancer(make_patient(host)) if "10.0.0.12" in note.text]
+    assert "still marked" in old.text and old.remedy.endswith(command)
+    host.urls[url] = HttpResponse(404, b'{"kind": "Status"}')
+    assert notes(host, "load-balancer") == before
 
 
 def test_a_tunnel_that_a_firewall_closes(monkeypatch: pytest.MonkeyPatch) -> None:
