@@ -244,3 +244,96 @@ def test_a_lost_control_plane_is_a_matter_of_seconds(make_node: MakeNode, kb_pyz
                what="the API server to come back", timeout_s=120)  # fmt: skip
     for node in (cp1, w1):
         assert longest_gap(read_loop(node, "api")) < GAP_S
+
+
+# ---- an API server that is about to stop
+
+# Two requests every 100 ms, a read and a write, each over a connection of its own. One line an attempt, as above.
+READ_WRITE_LOOP = """\
+import base64, http.client, json, re, ssl, time
+text = open("/etc/kubernetes/admin.conf").read()
+part = lambda name: base64.b64decode(re.search(name + r":\\s*(\\S+)", text).group(1)).decode()
+context = ssl.create_default_context(cadata=part("certificate-authority-data"))
+open("/root/loop.pem", "w").write(part("client-certificate-data") + part("client-key-data"))
+context.load_cert_chain("/root/loop.pem")
+maps = "/api/v1/namespaces/default/configmaps"
+def ask(method, path, body=None, kind="application/json"):
+    connection = http.client.HTTPSConnection("{endpoint}", context=context, timeout=10)
+    connection.request(method, path, body and json.dumps(body), {{"Content-Type": kind}})
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    return answer.status
+ask("POST", maps, {{"metadata": {{"name": "loop"}}}})
+log, count = open("/root/api.log", "w", buffering=1), 0
+while True:
+    began, why = time.time(), "ok"
+    try:
+        count += 1
+        statuses = ask("GET", maps + "/loop"), ask("PATCH", maps + "/loop", {{"data": {{"count": str(count)}}}}, "application/merge-patch+json")
+        why = "ok" if statuses == (200, 200) else str(statuses)
+    except Exception as error:
+        why = repr(error)
+    print(began, why, file=log)
+    time.sleep(max(0, began + 0.1 - time.time()))
+"""
+DRAIN = """\
+import os, sys, time
+sys.path.insert(0, os.path.realpath("/root/kb.pyz"))
+from pathlib import Path
+from kubeup.cluster.api import Api, read_identity
+from kubeup.machine.local_host import LocalHost
+from kubeup.network import drain
+api = Api(LocalHost(), read_identity(LocalHost(), Path("/etc/kubernetes/admin.conf")))
+began = time.monotonic()
+done = getattr(drain, sys.argv[1])(api, sys.argv[2], tell=lambda _: None, timeout_s=15)
+print(len(done.answered), ",".join(done.silent) or "none", round(time.monotonic() - began, 1))
+"""
+
+
+def drain(node: Node, verb: str, server: Node) -> tuple[int, str, float]:
+    """How many load balancers answered, which did not, and how long that took."""
+    count, silent, seconds = node.run(f"python3 /root/drain.py {verb} {server.address}:6443").stdout.split()
+    return int(count), silent, float(seconds)
+
+
+@pytest.mark.k8s_versions("1.35")
+def test_an_api_server_is_drained_before_it_stops(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    """Every load balancer says so within seconds; nothing new goes to the server, which nobody misses when it is gone; a keeper that
+    was killed catches up; and a mark that was left is told by the doctor."""
+    cp1, cp2, cp3 = (make_node(f"cp{number}", version=k8s_version) for number in (1, 2, 3))
+    init(cp1, kb_pyz)
+    for node in (cp2, cp3):
+        join(node, cp1, kb_pyz, control_plane=True)
+    for node in (cp1, cp2, cp3):
+        wait_servers(node, [each.address for each in (cp1, cp2, cp3)], timeout_s=60)
+    cp1.write("/root/drain.py", DRAIN)
+    cp2.write("/root/loop.py", READ_WRITE_LOOP.format(endpoint=ENDPOINT))
+    cp2.run("systemd-run --unit api python3 /root/loop.py")
+    wait_until(lambda: read_loop(cp2, "api"), what="the loop", timeout_s=20)
+
+    # out on every node; the keeper of one dies meanwhile
+    count, silent, seconds = drain(cp1, "drain", cp1)
+    assert (count, silent) == (3, "none") and seconds < 8, seconds
+    assert f"{cp1.address}:6443 {cp1.address}:6443 tcp-ut 6s disabled\n" in cp2.read(CFG)
+    cp3.run("systemctl kill -s KILL kb-load-balancer")
+    cp1.run("mv /etc/kubernetes/manifests/kube-apiserver.yaml /root/")
+    wait_until(lambda: cp1.run("ss -ltnH 'sport = :6443'").stdout == "", what="the API server to end", timeout_s=120)
+
+    # renewed while the server is away, through the load balancer; the killed keeper is back by then or soon
+    assert drain(cp1, "drain", cp1)[:2] == (3, "none")
+    told = json.loads(cp2.run(f"{KB} doctor -o json", check=False).stdout)["notes"]
+    assert [note for note in told if note["look"] == "load-balancer" and "send no new connections" in note["text"]], (
+        told
+    )
+    cp1.run("mv /root/kube-apiserver.yaml /etc/kubernetes/manifests/")
+    wait_until(lambda: cp1.run(f"curl -skf https://{cp1.address}:6443/readyz", check=False).stdout == "ok",
+               what="the API server to come back", timeout_s=120)  # fmt: skip
+    assert drain(cp1, "undrain", cp1)[:2] == (3, "none")
+    assert "disabled" not in cp2.read(CFG)
+    nodes = cp1.get("nodes")["items"]
+    assert not [node for node in nodes if "kb/drained-api-servers" in node["metadata"].get("annotations", {})]
+
+    rows = read_loop(cp2, "api")
+    assert {why for _, why in rows} == {"ok"}, [row for row in rows if row[1] != "ok"]
+    assert longest_gap(rows) < 2
