@@ -67,6 +67,8 @@ class Paths:
     backups = Path("/var/lib/kb/backups")
     records = Path("/var/lib/kb/records")
     """The state of each item of this node after it was last applied."""
+    former_certs = Path("/var/lib/kb/former-certs")
+    """What renewals of certificates replaced."""
     installed_kb = Path("/usr/local/lib/kb/kb.pyz")
     """The copy of kb that systemd units run."""
     spare_installed_kb = Path("/opt/kb/kb.pyz")

@@ -4,6 +4,7 @@ including the form of the output."""
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -20,13 +21,16 @@ with lazily:
     from kubeup.cluster import api as kubeapi
     from kubeup.cluster import objects, shared_certs
     from kubeup.config import load_init, load_join, types
+    from kubeup.doctor import node_files
+    from kubeup.engine import run
     from kubeup.node import renewal
+    from kubeup.phases import renewed_certs
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
     from kubeup.config.types import ClusterConfiguration
     from kubeup.machine.host import Host
-    from kubeup.node.renewal import Expiry
+    from kubeup.node.renewal import Expiry, Row
 
 OUTPUT_API = "output.kubeadm.k8s.io/v1alpha3"
 
@@ -163,19 +167,12 @@ def describe_span(seconds: int) -> str:
 
 
 def renew(call: Invocation) -> int:
-    """Renew one certificate by name, or all."""
-    if len(call.words) != 1:
-        raise UsageError(
-            "one certificate must be named",
-            cause=f"{len(call.words)} were: {' '.join(call.words)}" if call.words else "none was",
-            remedy=f"{call.program.name} certs renew all; their names: {call.program.name} certs check-expiration",
-            code="no-certificate-named",
-        )
+    """Renew one certificate by name, or all. Except under the name kubeadm, what reads a renewed one only when it starts is restarted."""
+    name = _find_name(call)
     launch = Launch(call)
     local = launch.local
     if "cert-dir" not in call.flags and "config" not in call.flags:
         launch.require_root()
-    name = call.words[0]
     if name != "all":
         renewal.find_row(name, types.ClusterConfiguration(releases.NEWEST_PROVEN))  # before querying the cluster
     cluster = _read_cluster(call, local, verb="renew")
@@ -184,22 +181,83 @@ def renew(call: Invocation) -> int:
     for ca in {row.ca: None for row in rows}:
         for warning in renewal.find_warnings(local, paths, ca=ca, cluster=cluster):
             call.report.warn_once(warning)
+    if call.program.does_more:
+        is_of_this_node = paths.pki == Path(cluster.certificates_dir) and local.is_root_user()
+        renew_here = _renew_and_restart if is_of_this_node else _renew_elsewhere
+        renew_here(launch, rows, cluster=cluster, paths=paths)
+        return 0
     for row in rows:
-        outcome = renewal.renew(local, paths, row=row, cluster=cluster)
-        call.print(
-            {
-                "missing": f"MISSING! {row.what}",
-                "external": f"Detected external {row.ca}, {row.what} can't be renewed",
-                "renewed": f"{row.what} renewed",
-            }[outcome]
-        )
+        _tell_outcome(call, row, outcome=renewal.renew(local, paths, row=row, cluster=cluster))
     if name == "all":
         call.print(_AFTER_RENEWAL)
     return 0
 
 
+def _find_name(call: Invocation) -> str:
+    if len(call.words) == 1:
+        return call.words[0]
+    raise UsageError(
+        "one certificate must be named",
+        cause=f"{len(call.words)} were: {' '.join(call.words)}" if call.words else "none was",
+        remedy=f"{call.program.name} certs renew all; their names: {call.program.name} certs check-expiration",
+        code="no-certificate-named",
+    )
+
+
+def _tell_outcome(call: Invocation, row: Row, *, outcome: str) -> None:
+    call.print(
+        {
+            "missing": f"MISSING! {row.what}",
+            "external": f"Detected external {row.ca}, {row.what} can't be renewed",
+            "renewed": f"{row.what} renewed",
+        }[outcome]
+    )
+
+
 _AFTER_RENEWAL = """
 Done renewing certificates. You must restart the kube-apiserver, kube-controller-manager, kube-scheduler and etcd, so that they use them."""
+
+
+def _renew_elsewhere(launch: Launch, rows: Sequence[Row], *, cluster: ClusterConfiguration, paths: Paths) -> None:
+    """Renew in a folder that this node's components do not use, or without the rights to restart them."""
+    readers = []
+    for row in rows:
+        outcome = renewal.renew(launch.local, paths, row=row, cluster=cluster)
+        _tell_outcome(launch.call, row, outcome=outcome)
+        readers += [row.reader] if row.reader and outcome == "renewed" else []
+    _tell_end(launch.call, left=readers)
+
+
+def _renew_and_restart(launch: Launch, rows: Sequence[Row], *, cluster: ClusterConfiguration, paths: Paths) -> None:
+    call, local = launch.call, launch.local
+    patient = node_files.read_patient(local, paths)
+    ctx = run.Run(
+        host=local,
+        paths=paths,
+        config=replace(patient.config, cluster=cluster),
+        release=patient.release,
+        report=call.report,
+    )
+    with local.lock(paths.lock, f"kb {call.command.name}"):
+        done = renewed_certs.renew_and_restart(
+            ctx, rows, tell=lambda row, outcome: _tell_outcome(call, row, outcome=outcome)
+        )
+    for one in done.restarted:
+        call.print(f"{one.component} restarted: it was away for {one.away_s:.1f} s")
+    for component, why in done.left.items():
+        call.report.note(f"{component} was not restarted: {why}")
+    _tell_end(call, left=list(done.left))
+    if "renewed" in done.outcomes.values():
+        call.print(f"The former files are in {done.former.folder}")
+
+
+def _tell_end(call: Invocation, *, left: Sequence[str]) -> None:
+    """What follows from a renewal. left: the components that have to be restarted by hand."""
+    end = "Done renewing certificates."
+    if left:
+        end += f" You must restart the {' and '.join(left)}, so that {'they use' if len(left) > 1 else 'it uses'} them."
+    if left or call.words == ["all"]:
+        call.print(f"\n{end}")
 
 
 # ---- generate-csr

@@ -189,6 +189,7 @@ _OWN = frozenset(
         "adopted-join.yaml",
         "backups",
         "downloads",
+        "former-certs",
         "load-balancer.json",
         "mirror",
         "pod-network.json",

@@ -29,6 +29,8 @@ class Row:
     name: str
     what: str
     ca: str
+    reader: str = ""
+    """The component that reads it only when it starts; "" if whatever uses it reads it again (docs/adr/0017-renewed-certificates.md)."""
 
     @property
     def is_kubeconfig(self) -> bool:
@@ -43,12 +45,17 @@ ROWS: dict[str, Row] = {
         Row("apiserver", "certificate for serving the Kubernetes API", "ca"),
         Row("apiserver-etcd-client", "certificate the apiserver uses to access etcd", "etcd-ca"),
         Row("apiserver-kubelet-client", "certificate for the API server to connect to kubelet", "ca"),
-        Row("controller-manager.conf", f"{_IN_KUBECONFIG} controller manager to use", "ca"),
+        Row(
+            "controller-manager.conf",
+            f"{_IN_KUBECONFIG} controller manager to use",
+            "ca",
+            reader="kube-controller-manager",
+        ),
         Row("etcd-healthcheck-client", "certificate for liveness probes to healthcheck etcd", "etcd-ca"),
         Row("etcd-peer", "certificate for etcd nodes to communicate with each other", "etcd-ca"),
         Row("etcd-server", "certificate for serving etcd", "etcd-ca"),
         Row("front-proxy-client", "certificate for the front proxy client", "front-proxy-ca"),
-        Row("scheduler.conf", f"{_IN_KUBECONFIG} scheduler manager to use", "ca"),
+        Row("scheduler.conf", f"{_IN_KUBECONFIG} scheduler manager to use", "ca", reader="kube-scheduler"),
         Row("super-admin.conf", f"{_IN_KUBECONFIG} super-admin", "ca"),
     )
 }
@@ -129,6 +136,14 @@ def _read_cert(host: Host, paths: Paths, *, row: Row) -> Optional[x509.Certifica
             remedy=f"move it away (mv {path} /root/), then: kb init phase kubeconfig {path.stem}",
             code="certificate-unreadable",
         ) from error
+
+
+def files_of(paths: Paths, row: Row) -> tuple[Path, ...]:
+    """The files that a renewal of this certificate replaces."""
+    if row.is_kubeconfig:
+        return (paths.kubeconfig(row.name),)
+    spec = cert_specs.CERTS[row.name]
+    return (spec.key_path(paths), spec.cert_path(paths))
 
 
 def _path(paths: Paths, row: Row) -> Path:

@@ -87,7 +87,7 @@ def _wait_for_components(
 
     def look() -> str:
         for component in list(waiting):
-            seen = (probe or _probe)(ctx, component)
+            seen = (probe or probe_component)(ctx, component)
             if seen.is_healthy:
                 del waiting[component]
             else:
@@ -101,7 +101,7 @@ def _wait_for_components(
     ctx.report.detail(f"{', '.join(components)}: healthy after {took:.1f} s")
 
 
-def _probe(ctx: Run, component: str) -> probes.Health:
+def probe_component(ctx: Run, component: str) -> probes.Health:
     if component == "kube-apiserver":
         return probes.probe_apiserver(ctx.api)
     return probes.probe_url(ctx.host, probes.component_url(ctx.host, ctx.paths, component=component))
@@ -122,11 +122,11 @@ def _bind_admin(ctx: Run) -> None:
 
 
 def apiserver_is_healthy(ctx: Run) -> bool:
-    return _probe(ctx, "kube-apiserver").is_healthy
+    return probe_component(ctx, "kube-apiserver").is_healthy
 
 
 def control_plane_is_healthy(ctx: Run) -> bool:
-    return all(_probe(ctx, component).is_healthy for component in probes.COMPONENTS)
+    return all(probe_component(ctx, component).is_healthy for component in probes.COMPONENTS)
 
 
 APISERVER = Act(do=wait_for_control_plane, probe=apiserver_is_healthy, live="cluster")
