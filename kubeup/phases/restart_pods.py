@@ -7,7 +7,7 @@ only a restart of the kubelet ends. This module does not know why a pod is resta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Callable
 
 from kubeup.engine.run import Run
@@ -28,6 +28,8 @@ GRACE_S = 30
 TIMEOUT_S = 60.0
 """How long the new containers may take until they are healthy: a second as a rule, and three for the API server."""
 _LOG_LINES = 100
+_SOAK_POLL_S = 1.0
+"""Between two looks of the soak: each runs crictl and calls every component."""
 
 
 @frozen
@@ -130,24 +132,30 @@ class _Restart:
             self.ctx,
             TIMEOUT_S,
             f"restart of {' and '.join(self.components)}",
-            self.components,
-            self.unhealthy,
+            unhealthy=self.unhealthy,
             nudge=self._end_back_off,
         )
-        wait.until(self._find_missing)
+
+        def look() -> str:
+            new = [item for item in self._list() if item.id not in self.former]
+            # of the others, the runtime only knows the container that was stopped, which looks like one that crashed
+            wait.components = tuple(name for name in self.components if any(item.name == name for item in new))
+            return self._find_missing({item.name: item.id for item in new if item.state == "running"})
+
+        wait.until(look)
         self._healthy_at = self.ctx.host.monotonic()
 
-    def _find_missing(self) -> str:
-        new = {item.name: item.id for item in self._list() if item.id not in self.former and item.state == "running"}
+    def _find_missing(self, running: Mapping[str, str]) -> str:
+        """What is missing, in words. running: component -> the id of its new container."""
         missing = []
         for name in self.components:
-            if self.present.get(name) and self.present[name] == new.get(name):
+            if self.present.get(name) and self.present[name] == running.get(name):
                 continue
-            seen = self._probe(name) if name in new else "is not running yet"
+            seen = self._probe(name) if name in running else "is not running yet"
             if seen:
                 missing.append(f"{name} {seen}")
                 continue
-            self.present[name] = new[name]
+            self.present[name] = running[name]
             self.away_s.setdefault(name, self.ctx.host.monotonic() - self._stopped_at)
         return "; ".join(missing)
 
@@ -176,18 +184,26 @@ class _Restart:
     def soak(self) -> None:
         """Watch that no container ends for the soak time."""
         soak_s = self.ctx.config.kb.soak_s
+        looked_at, seen = -1e9, ""
 
         def look() -> str:
-            running = {item.id for item in self._list() if item.state == "running"}
-            for name in self.components:
-                if self.present[name] not in running:
-                    raise self._ended(name)
-            left = soak_s - (self.ctx.host.monotonic() - self._healthy_at)
-            trouble = "; ".join(f"{name} {seen}" for name in self.components if (seen := self._probe(name)))
-            return trouble or (f"{left:.0f} s of {soak_s} s left" if left > 0 else "")
+            nonlocal looked_at, seen
+            now = self.ctx.host.monotonic()
+            left = soak_s - (now - self._healthy_at)
+            if now - looked_at >= _SOAK_POLL_S or left <= 0:
+                looked_at, seen = now, self._find_unsteady()
+            return seen or (f"{left:.0f} s of {soak_s} s left" if left > 0 else "")
 
         goal = f"soak of {' and '.join(self.components)}"
         Wait(self.ctx, soak_s + TIMEOUT_S, goal, self.components, self.unhealthy).until(look)
+
+    def _find_unsteady(self) -> str:
+        """What the components that run say of their health; "" if all are well. Raises ClusterError (static-pod-not-steady)."""
+        running = {item.id for item in self._list() if item.state == "running"}
+        for name in self.components:
+            if self.present[name] not in running:
+                raise self._ended(name)
+        return "; ".join(f"{name} {seen}" for name in self.components if (seen := self._probe(name)))
 
     def _ended(self, name: str) -> ClusterError:
         ran_s = self.ctx.host.monotonic() - self._healthy_at

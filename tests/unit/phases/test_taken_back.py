@@ -68,6 +68,7 @@ TAKEN_BACK = {
         "phases/kubelet_start.py:stop_kubelet",
         "phases/reset.py:_restart_runtime",
         "phases/reset.py:take_back_files",
+        "phases/restart_pods.py:_Restart",
         "phases/waits.py:nudge_kubelet",
     ),
 }
