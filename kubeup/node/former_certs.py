@@ -59,8 +59,8 @@ def _new_folder(host: Host, paths: Paths) -> Path:
     for folder in (paths.state_dir, paths.former_certs):
         host.make_dir(folder, mode=0o700)
     stem = f"{host.now():%Y%m%dT%H%M%SZ}"
-    taken = set(_list_folders(host, paths))
-    name = next(name for name in (stem, *(f"{stem}.{number}" for number in range(2, 1000))) if name not in taken)
+    taken = [name for name in _list_folders(host, paths) if name.startswith(stem)]
+    name = f"{stem}.{_number_of(taken[-1]) + 1}" if taken else stem
     host.make_dir(paths.former_certs / name, mode=0o700)
     return paths.former_certs / name
 
@@ -69,4 +69,8 @@ def _list_folders(host: Host, paths: Paths) -> list[str]:
     """The names of the copies' folders, oldest first."""
     names = host.list_dir(paths.former_certs) if host.is_dir(paths.former_certs) else []
     found = [name for name in names if re.fullmatch(r"\d{8}T\d{6}Z(\.\d+)?", name)]
-    return sorted(found, key=lambda name: (name[:16], int(name[17:] or 1)))
+    return sorted(found, key=lambda name: (name[:16], _number_of(name)))
+
+
+def _number_of(name: str) -> int:
+    return int(name[17:] or 1)

@@ -120,9 +120,9 @@ def _go_back(ctx: Run, readers: Mapping[str, renewal.Row], *, former: former_cer
     names = " and ".join(readers)
     try:
         restart_static_pods(ctx, tuple(readers))
-        end = f"{names} run{'s' if len(readers) == 1 else ''} with the former certificate again"
+        end = f"{names} run{'s' if len(readers) == 1 else ''} with {'it' if len(back) == 1 else 'them'} again"
     except (ClusterError, HostError) as second:
-        end = f"with them {names} did not come back either ({second.what}: {second.cause})"
+        end = f"but {names} did not come back with {'it' if len(back) == 1 else 'them'} either ({second.what}: {second.cause})"
     raise ClusterError(
         f"{names} did not come back after the renewal: {error.what}",
         cause=f"{error.cause}; {_say_back(back)}; {end}",
@@ -146,5 +146,9 @@ def _is_usable(ctx: Run, copy: Path) -> bool:
 
 
 def _say_back(paths: Iterable[Path]) -> str:
-    written = ", ".join(map(str, paths))
-    return f"{written} is what it was before" if written else "nothing could be put back"
+    names = list(map(str, paths))
+    return (
+        f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} as before"
+        if names
+        else "nothing could be put back"
+    )

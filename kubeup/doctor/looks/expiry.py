@@ -84,7 +84,7 @@ def _renewal(host: Host, path: Path) -> str:
         return f"renew {path} with the same key, then restart the control plane"
     if _renews_itself(path) or path.name == "kubelet.conf":
         return f"{signs.say_new_identity(host)}, then: {services.spoken_of(host).say('restart', 'kubelet')}"
-    return "kb certs renew all, then restart the control plane"
+    return "kb certs renew all"
 
 
 def _days(span: datetime.timedelta) -> str:

@@ -1,0 +1,98 @@
+"""kb certs renew: what it says, what it leaves to the user, and that the name kubeadm changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kb
+from kubeup.machine.local_host import LocalHost
+from kubeup.node import former_certs, renewal
+from kubeup.paths import Paths
+from kubeup.phases import renewed_certs
+from kubeup.phases.restart_pods import Restarted
+from tests.unit.commands.test_launcher import INIT, Machine
+
+LINES = [f"{row.what} renewed" for row in renewal.ROWS.values()]
+END = "Done renewing certificates."
+
+
+@pytest.fixture
+def machine(tmp_path: Path, capsys: Any) -> Machine:
+    host = Machine(tmp_path)
+    assert run(host, *INIT) == 0
+    capsys.readouterr()
+    return host
+
+
+def run(host: LocalHost, *words: str) -> int:
+    return kb.main(list(words), make_host=lambda root: host)
+
+
+def renew(host: LocalHost, capsys: Any, *words: str) -> list[str]:
+    """The lines about certificates on stdout, and what follows them."""
+    assert run(host, "certs", "renew", *words) == 0
+    lines = str(capsys.readouterr().out).splitlines()
+    return [line for line in lines if line and not line.startswith("[renew]")]
+
+
+def let_restart(monkeypatch: pytest.MonkeyPatch, *, obstacle: str = "") -> None:
+    monkeypatch.setattr(renewed_certs, "find_obstacle", lambda ctx, name: obstacle)
+    monkeypatch.setattr(
+        renewed_certs, "restart_static_pods", lambda ctx, components: [Restarted(name, 1.26) for name in components]
+    )
+
+
+def test_it_says_what_was_restarted(machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    let_restart(monkeypatch)
+    lines = renew(machine, capsys, "all")
+    assert lines[:-1] == [
+        *LINES,
+        "kube-controller-manager restarted: it was away for 1.3 s",
+        "kube-scheduler restarted: it was away for 1.3 s",
+        END,
+    ]
+    assert lines[-1].startswith("The former files are in /var/lib/kb/former-certs/")
+    assert renew(machine, capsys, "apiserver")[:-1] == ["certificate for serving the Kubernetes API renewed"]
+
+
+def test_what_is_left_is_named(machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    let_restart(monkeypatch, obstacle="the kubelet does not run")
+    assert run(machine, "certs", "renew", "all") == 0
+    told = capsys.readouterr()
+    assert f"{END} You must restart the kube-controller-manager and kube-scheduler, so that they use them." in told.out
+    assert "kube-scheduler was not restarted: the kubelet does not run" in told.err
+    lines = renew(machine, capsys, "scheduler.conf")
+    assert f"{END} You must restart the kube-scheduler, so that it uses them." in lines
+
+
+def test_another_folder_restarts_and_keeps_nothing(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
+) -> None:
+    let_restart(monkeypatch)
+    other = Path("/root/pki")
+    for path in machine.files():
+        if Paths().pki in path.parents:
+            machine.write_file(other / path.relative_to(Paths().pki), machine.read_bytes(path), mode=0o600)
+    lines = renew(machine, capsys, "all", f"--cert-dir={other}")
+    assert lines == [
+        *LINES,
+        f"{END} You must restart the kube-controller-manager and kube-scheduler, so that they use them.",
+    ]
+    assert not machine.exists(Paths.former_certs)
+
+
+def test_under_the_name_kubeadm_it_is_kubeadm_s(machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("kubeadm restarts and keeps nothing")
+
+    monkeypatch.setattr(renewed_certs, "renew_and_restart", refuse)
+    monkeypatch.setattr(former_certs, "keep_former", refuse)
+    lines = renew(machine, capsys, "all", "--as-kubeadm")
+    asks = (
+        " You must restart the kube-apiserver, kube-controller-manager, kube-scheduler and etcd, so that they use them."
+    )
+    assert lines == [*LINES, END + asks]
+    assert renew(machine, capsys, "scheduler.conf", "--as-kubeadm") == [LINES[-2]]
