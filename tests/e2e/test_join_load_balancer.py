@@ -330,10 +330,10 @@ def test_an_api_server_is_drained_before_it_stops(make_node: MakeNode, kb_pyz: P
     wait_until(lambda: cp1.run(f"curl -skf https://{cp1.address}:6443/readyz", check=False).stdout == "ok",
                what="the API server to come back", timeout_s=120)  # fmt: skip
     assert drain(cp1, "undrain", cp1)[:2] == (3, "none")
-    assert "disabled" not in cp2.read(CFG)
+    assert " disabled\n" not in cp2.read(CFG)
     nodes = cp1.get("nodes")["items"]
     assert not [node for node in nodes if "kb/drained-api-servers" in node["metadata"].get("annotations", {})]
 
     rows = read_loop(cp2, "api")
     assert {why for _, why in rows} == {"ok"}, [row for row in rows if row[1] != "ok"]
-    assert longest_gap(rows) < 2
+    assert longest_gap(rows) < 5  # 0.6 s on a quiet machine
