@@ -39,37 +39,19 @@ from kubeup.cli import entry, own_name
 from kubeup.cli.program import Program, is_kubeadm, make_local_host
 from kubeup.commands.table import make_commands
 from kubeup.engine.story import act, control_planes_only, step, story
+
+# isort: off
+# fmt: off
 from kubeup.phases import (
-    addons,
-    bootstrap_tokens,
-    certs,
-    control_plane,
-    endpoint,
-    install_programs,
-    join_command,
-    join_control_plane,
-    join_worker,
-    kernel,
-    kubeconfigs,
-    kubelet_start,
-    load_balancer,
-    local_bundle,
-    mark_control_plane,
-    node_network,
-    preflight,
-    reset,
-    runtime_registries,
-    serve_mirror,
-    upload_certs,
-    upload_config,
-    verify_node,
+    addons, bootstrap_tokens, certs, control_plane, endpoint, install_programs, join_command, join_control_plane,
+    join_worker, kernel, kubeconfigs, kubelet_start, load_balancer, local_bundle, mark_control_plane, node_network,
+    preflight, reset, runtime_registries, serve_mirror, static_pods_swap, upload_certs, upload_config, verify_node,
     wait_control_plane,
 )
+# isort: on
 
 if TYPE_CHECKING:
     from kubeup.machine.local_host import LocalHost
-
-# fmt: off
 
 # Steps shared by several stories: every node needs the programs, the images and packet forwarding.
 PROGRAMS = act("install/packages",      "Install the runtime, the kubelet and their tools", install_programs.PROGRAMS)
@@ -220,9 +202,25 @@ RECONFIGURE_ENDPOINT = story(
     act("verify",                "Verify TLS with the API servers under the new name, and list what is left to do elsewhere", endpoint.HANDSHAKE),
 )
 
+# kb reconfigure static-pods: replace the running etcd, API server, controller-manager or scheduler of this node by those in the given
+# files. Nothing stops before the new ones were tried; whatever goes wrong later, the former ones come back.
+RECONFIGURE_STATIC_PODS = story(
+    act("preflight", "Try the new static pods without starting them, and check that the cluster can do without the former ones meanwhile", static_pods_swap.TRIALS),
+    act("swap",      "Stop the former static pods, start the new ones, and watch them; go back if one does not work",                       static_pods_swap.SWAP),
+    act("gate",      "Check the whole cluster: may the next control plane follow?",                                                          static_pods_swap.GATE),
+)
+
 # fmt: on
 
-COMMANDS = make_commands({"init": INIT, "join": JOIN, "reset": RESET, "reconfigure-endpoint": RECONFIGURE_ENDPOINT})
+COMMANDS = make_commands(
+    {
+        "init": INIT,
+        "join": JOIN,
+        "reset": RESET,
+        "reconfigure-endpoint": RECONFIGURE_ENDPOINT,
+        "reconfigure-static-pods": RECONFIGURE_STATIC_PODS,
+    }
+)
 
 
 def main(argv: list[str] | None = None, *, make_host: Callable[[Path], LocalHost] = make_local_host) -> int:

@@ -20,6 +20,7 @@ _TABLES = {
     "INIT": "## kb init",
     "JOIN": "## kb join",
     "RECONFIGURE_ENDPOINT": "## kb reconfigure endpoint",
+    "RECONFIGURE_STATIC_PODS": "## kb reconfigure static-pods",
     "RESET": "## kb reset",
 }
 """A story of kb.py, and the heading of its table."""

@@ -29,6 +29,7 @@ with lazily:
     from kubeup.config import load_init
     from kubeup.engine import run, runner, state
     from kubeup.machine import dry_run
+    from kubeup.swap import store
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
@@ -48,6 +49,7 @@ NEED_ROOT: Mapping[str, str] = {
     "join": _CHANGES_FILES,
     "reset": _CHANGES_FILES,
     "reconfigure endpoint": _CHANGES_FILES,
+    "reconfigure static-pods": _CHANGES_FILES,
     "adopt": _CHANGES_FILES,
     "certs renew": _CHANGES_FILES,
     "mirror add": _CHANGES_FILES,
@@ -136,7 +138,21 @@ class Launch:
         with contextlib.ExitStack() as stack:
             if not self.is_dry and self._needs_lock(paths):
                 stack.enter_context(self.local.lock(paths.lock, f"kb {self.call.command.name}"))
+            self._refuse_cut_off_swap(paths)
             yield self.open_state(paths)
+
+    def _refuse_cut_off_swap(self, paths: Paths) -> None:
+        """Raises HostError (swap-cut-off): what another command changes now would be swapped with it, or back."""
+        if self.call.command.name in ("reset", "reconfigure static-pods") or not self.call.program.keeps_state:
+            return
+        cut_off = store.load_cut_off(self.local, paths)
+        if cut_off is not None:
+            raise HostError(
+                f"a swap of {', '.join(cut_off.changed)} was cut off on this node",
+                cause="its static pods may be half swapped",
+                remedy="continue it: kb reconfigure static-pods; or take it back: kb reconfigure static-pods --undo",
+                code="swap-cut-off",
+            )
 
     def _needs_lock(self, paths: Paths) -> bool:
         """A program that keeps no state creates no folder for its lock, but waits for one that holds it."""

@@ -23,6 +23,7 @@ from kubeup.commands import (
     mirror,
     reconfigure,
     reset,
+    static_pods,
     status,
     token,
 )
@@ -63,6 +64,7 @@ TASKS: Mapping[str, tuple[Row, ...]] = {
     ),
     "Change it": (
         Row("reconfigure endpoint", "Give the cluster's API servers a stable name, or another one: NAME:PORT", reconfigure.endpoint, words="endpoint...", story="reconfigure-endpoint"),
+        Row("reconfigure static-pods", "Replace running static pods by the given manifests, and come back if they do not work", static_pods.static_pods, words="file...", story="reconfigure-static-pods"),
         Row("etcd remove",          "Remove a lost member from the cluster's etcd",                            etcd.remove, words="member..."),
     ),
     "Configuration files": (

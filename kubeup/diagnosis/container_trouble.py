@@ -40,7 +40,7 @@ def find_container_trouble(
         return _find_running_trouble(host, cri_socket, own=own, unhealthy=unhealthy)
     if newest.state != "exited":
         return find_pod_trouble(host, cri_socket, component=component)
-    return _describe_exit(host, cri_socket, ended=newest)
+    return describe_exit(host, cri_socket, ended=newest)
 
 
 def _find_stuck_exchange(host: Host, component: str) -> Optional[BrokenLink]:
@@ -87,7 +87,7 @@ def _find_running_trouble(
     newest = own[0]
     ended = next((item for item in own if item.state == "exited"), None)
     if ended is not None and newest.attempt >= 1 and unhealthy:
-        found = _describe_exit(host, cri_socket, ended=ended)
+        found = describe_exit(host, cri_socket, ended=ended)
         if found.is_final:
             return found
     if not unhealthy:
@@ -103,7 +103,7 @@ def _find_running_trouble(
         again = (item for item in node_containers.list_containers(host, cri_socket) if item.id == newest.id)
         ended = next((item for item in again if item.state == "exited"), None)
         if ended is not None:
-            return _describe_exit(host, cri_socket, ended=ended)
+            return describe_exit(host, cri_socket, ended=ended)
     if found_sign:
         return replace(found_sign, details=last_lines(log))
     line = last_error_line(log)
@@ -119,7 +119,8 @@ def _find_running_trouble(
     )
 
 
-def _describe_exit(host: Host, cri_socket: str, *, ended: node_containers.ContainerInfo) -> BrokenLink:
+def describe_exit(host: Host, cri_socket: str, *, ended: node_containers.ContainerInfo) -> BrokenLink:
+    """Why a container exited: the first error that it logged which is known, or its last word."""
     log = node_containers.container_logs(host, cri_socket, container_id=ended.id, lines=60)
     attempts = ended.attempt + 1
     code = "?" if ended.exit_code is None else ended.exit_code

@@ -148,6 +148,9 @@ class JournalHost:
             self._state.marks[real] = mark
             self._state.save()
 
+    def tell_changed(self, paths: Iterable[Path]) -> None:
+        self.changed_files.extend(str(path) for path in paths)
+
     def _register_over(self, path: Path) -> None:
         """Register that `path` itself is about to be replaced."""
         if self._inner.exists(path) and not self._inner.is_dir(path):

@@ -128,6 +128,9 @@ class Promises(Protocol):
 
     def withdraw(self, compensation: Mapping[str, str]) -> None: ...
 
+    def tell_changed(self, paths: Iterable[Path]) -> None:
+        """Count files that the act has changed in a way of its own, which undoes itself."""
+
 
 class NoPromises:
     """Promises of a run that keeps no state: nothing is registered."""
@@ -139,6 +142,8 @@ class NoPromises:
     def register(self, compensation: Mapping[str, str]) -> None: ...
 
     def withdraw(self, compensation: Mapping[str, str]) -> None: ...
+
+    def tell_changed(self, paths: Iterable[Path]) -> None: ...
 
 
 class Caller:

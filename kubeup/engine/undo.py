@@ -195,6 +195,7 @@ _OWN = frozenset(
         "pod-network.json",
         "records",
         "staging",
+        "swap",
     )
 )
 """What kb keeps in its own folder besides the state and the lock. Those two are removed last, so that until then reset can be

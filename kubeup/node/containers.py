@@ -39,6 +39,7 @@ class ContainerInfo:
     log_path: str = ""
     sandbox: str = ""
     """The ID of its pod's sandbox; "" if the client does not report it."""
+    pod_uid: str = ""
 
 
 def list_containers(host: Host, socket: str, *, name: str = "") -> list[ContainerInfo]:
@@ -69,6 +70,7 @@ def _container_of(row: Mapping[str, Any]) -> ContainerInfo:
         pod=str(labels.get("io.kubernetes.pod.name", "")),
         namespace=str(labels.get("io.kubernetes.pod.namespace", "")),
         sandbox=str(row.get("podSandboxId", "")),
+        pod_uid=str(labels.get("io.kubernetes.pod.uid", "")),
     )
 
 
@@ -135,6 +137,7 @@ def _list_through_ctr(host: Host, socket: str, *, name: str) -> list[ContainerIn
                 image=str(record.get("Image", "")),
                 pod=str(labels.get("io.kubernetes.pod.name", "")),
                 namespace=str(labels.get("io.kubernetes.pod.namespace", "")),
+                pod_uid=str(labels.get("io.kubernetes.pod.uid", "")),
                 log_path=str(extra.get("LogPath") or ""),
             )
         )

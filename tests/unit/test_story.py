@@ -11,7 +11,8 @@ from kubeup.engine.story import Act, act, control_planes_only, step, story
 from tests import make_docs
 
 STORY = Path(kb.__file__)
-WORKFLOWS = {"INIT": kb.INIT, "JOIN": kb.JOIN, "RESET": kb.RESET, "RECONFIGURE_ENDPOINT": kb.RECONFIGURE_ENDPOINT}
+WORKFLOWS = {"INIT": kb.INIT, "JOIN": kb.JOIN, "RESET": kb.RESET, "RECONFIGURE_ENDPOINT": kb.RECONFIGURE_ENDPOINT,
+             "RECONFIGURE_STATIC_PODS": kb.RECONFIGURE_STATIC_PODS}  # fmt: skip
 
 
 def lines_of_steps() -> list[ast.Call]:

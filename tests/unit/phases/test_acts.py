@@ -13,8 +13,8 @@ from kubeup.kubeadm import program
 
 PHASES = Path(kb.__file__).parent / "kubeup/phases"
 ADR = Path(kb.__file__).parent / "docs/adr/0013-acts.md"
-WORKFLOWS = (kb.INIT, kb.JOIN, kb.RECONFIGURE_ENDPOINT, kb.RESET, program.RESET)
-MOST_ACTS = 14
+WORKFLOWS = (kb.INIT, kb.JOIN, kb.RECONFIGURE_ENDPOINT, kb.RECONFIGURE_STATIC_PODS, kb.RESET, program.RESET)
+MOST_ACTS = 16
 
 HOST_VERBS = {
     "write_file", "write_stream", "make_dir", "symlink", "remove", "remove_tree", "move_file", "copy_attributes", "put_back", "append",
@@ -54,6 +54,8 @@ CHANGING = {
     "join_control_plane.py:_restart_etcd_container": "etcd-join",
     "join_control_plane.py:_take_back": "etcd-join",
     "join_worker.py:wait_for_bootstrap": "kubelet-wait-bootstrap",
+    "static_pods_swap.py:_run_users": "swap",
+    "static_pods_swap.py:foretell_swap": "swap, foretold",
     "upload_certs.py:_remove_other_proxies": "upload-certs",
     "upload_certs.py:store_shared_files": "upload-certs",
     "wait_dns.py:free_waiting_pods": "verify",

@@ -34,13 +34,24 @@ ACTS = {
         "preflight",
         "verify",
     },
+    "reconfigure static-pods": {
+        "preflight",
+        "swap",
+        "gate",
+    },
     "reset": {
         "remove-etcd-member",
         "cleanup-node/take-back-files",
     },
 }
 """The phases without a plan, by workflow: this list only becomes shorter. A new phase that is no act has a plan."""
-WORKFLOWS = {"init": kb.INIT, "join": kb.JOIN, "reconfigure endpoint": kb.RECONFIGURE_ENDPOINT, "reset": kb.RESET}
+WORKFLOWS = {
+    "init": kb.INIT,
+    "join": kb.JOIN,
+    "reconfigure endpoint": kb.RECONFIGURE_ENDPOINT,
+    "reconfigure static-pods": kb.RECONFIGURE_STATIC_PODS,
+    "reset": kb.RESET,
+}
 
 
 @pytest.mark.parametrize("workflow", ACTS)

@@ -1,0 +1,160 @@
+"""The command reconfigure static-pods: which manifests are to run, and on whose word."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional
+
+from kubeup.commands import launcher
+from kubeup.commands.launcher import Launch
+from kubeup.errors import HostError, UsageError
+from kubeup.lazy_modules import lazily
+from kubeup.paths import Paths
+from kubeup.yaml_files import load_mapping
+
+with lazily:
+    from kubeup.doctor import node_files
+    from kubeup.machine import dry_run
+    from kubeup.phases import static_pods_swap
+    from kubeup.swap import store
+
+if TYPE_CHECKING:
+    from kubeup.cli.program import Invocation
+    from kubeup.machine.host import Host
+
+COMMAND = "kb reconfigure static-pods"
+Texts = tuple[tuple[str, str], ...]
+
+
+def static_pods(call: Invocation) -> int:
+    """Swap the static pods in the given files, continue a swap that was cut off, or take the last one back."""
+    if call.flags.get("list"):
+        return launcher.list_phases(call)
+    if bool(call.words) == bool(call.flags.get("undo")) and call.words:
+        raise UsageError(
+            f"{COMMAND} {' '.join(call.words)} --undo",
+            cause="--undo takes back the last swap, whose manifests kb has kept",
+            remedy=f"{COMMAND} --undo",
+            code="usage",
+        )
+    launch = Launch(call)
+    launch.require_root()
+    local, paths = launch.local, Paths()
+    with launch.locked(paths) as node_state:
+        last = store.load(local, paths)
+        texts = _choose_texts(call, local, last=last, paths=paths)
+        seen = _with_missing_manifests(local, paths, last)
+        patient = node_files.read_patient(seen, paths)
+        if not patient.is_control_plane:
+            raise _no_control_plane(paths)
+        launcher.require_same_node(node_state, patient.config, paths=patient.paths)
+        base = launcher.make_run(launch.target, patient.config, paths=patient.paths, report=call.report)
+        ctx = static_pods_swap.SwapRun(
+            **{item.name: getattr(base, item.name) for item in dataclasses.fields(base)},
+            texts=texts,
+            agree=lambda question: _agree(launch, question),
+            before_stop=str(call.flags.get("before-stop") or ""),
+            after_start=str(call.flags.get("after-start") or ""),
+            is_undo=bool(call.flags.get("undo")),
+        )
+        result = launch.work(ctx, node_state)
+    launch.print_result(result)
+    return 0
+
+
+def _choose_texts(call: Invocation, local: Host, *, last: Optional[store.Swap], paths: Paths) -> Texts:
+    """The manifests that are to run. Raises UsageError: no-manifest-given, swap-unfinished; HostError (nothing-to-undo,
+    not-a-static-pod)."""
+    is_cut_off = last is not None and last.status == store.RUNNING
+    if call.flags.get("undo"):
+        if last is None or last.status == store.TAKEN_BACK:
+            raise HostError(
+                "there is no swap of static pods to undo on this node",
+                cause="none was swapped, or the last one was taken back already",
+                remedy=f"give the manifests that are to run: {COMMAND} FILE...",
+                code="nothing-to-undo",
+            )
+        wanted = last if is_cut_off else last.reversed()
+        return tuple((pod.name, pod.wanted) for pod in wanted.pods if pod.is_changed)
+    texts = tuple(_read_manifest(local, Path(word), paths=paths) for word in call.words)
+    if is_cut_off and last is not None:
+        if texts and not last.wants_same(texts):
+            raise UsageError(
+                f"a swap of {', '.join(last.changed)} was cut off, and these are other manifests",
+                cause="its pods may be half swapped",
+                remedy=f"continue it: {COMMAND}; or take it back: {COMMAND} --undo",
+                code="swap-unfinished",
+            )
+        return tuple((pod.name, pod.wanted) for pod in last.pods if pod.is_changed)
+    if not texts:
+        raise UsageError(
+            "no manifest was given",
+            cause="no swap was cut off on this node, so there is none to continue",
+            remedy=f"copy a manifest from {paths.manifests}, edit the copy, then: {COMMAND} COPY",
+            code="no-manifest-given",
+        )
+    return texts
+
+
+def _read_manifest(local: Host, path: Path, *, paths: Paths) -> tuple[str, str]:
+    """The component and the text of a manifest. Raises HostError (not-a-static-pod)."""
+    text = local.read_text(path.absolute())
+    pod = load_mapping(text, str(path))
+    metadata = pod.get("metadata")
+    name = str(metadata.get("name")) if isinstance(metadata, dict) else ""
+    cause = ""
+    if pod.get("kind") != "Pod" or pod.get("apiVersion") != "v1":
+        cause = f"it is a {pod.get('kind') or 'document without a kind'}, not a Pod of v1"
+    elif name not in store.COMPONENTS:
+        cause = f"its name is {name!r}, not one of {', '.join(store.COMPONENTS)}"
+    elif paths.manifests in path.absolute().parents:
+        cause = f"it lies in {paths.manifests}, where the kubelet runs it at once"
+    if cause:
+        raise HostError(
+            f"{path} is no manifest for this command",
+            cause=cause,
+            remedy=f"edit a copy outside of that folder: cp {paths.manifests}/kube-apiserver.yaml /root/",
+            code="not-a-static-pod",
+        )
+    return name, text
+
+
+def _with_missing_manifests(local: Host, paths: Paths, last: Optional[store.Swap]) -> Host:  # noqa: PLR0917
+    """The machine as it looks with every manifest in its place: a swap that was cut off may have taken some out."""
+    seen = dry_run.DryRunHost(local)
+    for pod in last.pods if last is not None and last.status == store.RUNNING else ():
+        if not local.exists(paths.manifest(pod.name)):
+            seen.write_file(paths.manifest(pod.name), pod.former, mode=0o600)
+    return seen
+
+
+def _no_control_plane(paths: Paths) -> HostError:
+    return HostError(
+        "this node is not a control plane",
+        cause=f"there is no {paths.manifest('kube-apiserver')}",
+        remedy="run it on a control plane: kubectl get nodes -l node-role.kubernetes.io/control-plane",
+        code="not-a-control-plane",
+    )
+
+
+def _agree(launch: Launch, question: str) -> None:
+    if launch.call.flags.get("yes") or launch.is_dry:
+        launch.call.report.note(question)
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(
+            question,
+            cause="it asks for confirmation, and stdin is not a terminal",
+            remedy=f"{COMMAND} {' '.join(launch.call.words)} --yes",
+            code="not-confirmed",
+        )
+    try:
+        answer = input(f"{question}\nGo on? [y/N] ")
+    except EOFError:
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
+        raise UsageError(
+            "nothing was changed", cause="the question was not answered with y", remedy=COMMAND, code="not-confirmed"
+        )

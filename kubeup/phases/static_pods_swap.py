@@ -1,0 +1,376 @@
+"""The phases of `kb reconfigure static-pods`: replace running static pods, and come back if the new ones do not work.
+
+Before anything stops, the new manifests are tried as far as that is possible without starting them. How pods are stopped, started, and
+proven is in kubeup/swap/. kubeadm replaces the file, and waits for the hash of the mirror pod
+(cmd/kubeadm/app/phases/upgrade/staticpods.go), which a pod that exits again and again has too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Optional
+
+from kubeup.addresses import join_host_port
+from kubeup.engine.items import File
+from kubeup.engine.plan import compare_documents
+from kubeup.engine.run import Outputs, Run
+from kubeup.engine.story import Act
+from kubeup.errors import ClusterError, HostError, KbError
+from kubeup.frozen_values import frozen_by_name
+from kubeup.lazy_modules import lazily
+from kubeup.machine import services
+from kubeup.machine.waiting import say_round, watch
+from kubeup.trouble import Trouble, advise
+from kubeup.yaml_files import load_mapping
+
+with lazily:
+    from kubeup.cluster import etcd, etcd_stop, health
+    from kubeup.engine import records
+    from kubeup.network import drain, drain_marks
+    from kubeup.node import etcd_data, image_pulls, pod_trials
+    from kubeup.swap import manifests, order, proof, store
+
+COMMAND = "kb reconfigure static-pods"
+ROOM = 256 << 20
+"""Free space, in bytes, that the runtime and the kubelet need to start a pod, with a margin."""
+PLACES = (Path("/var/lib/kubelet"), Path("/var/lib/containerd"), Path("/var/lib/containers"), Path("/var/log"))
+GATE_S = 60.0
+"""How long the cluster may take to be well again."""
+API_GAP_S, ETCD_GAP_S = 10, 25
+"""How long the API is away on a node that is alone, as measured; said before it happens."""
+
+
+@frozen_by_name
+class SwapRun(Run):
+    """texts: the wanted manifests, by component. agree: asks for consent to what is said; raises UsageError without it.
+
+    before_stop, after_start: the user's own commands, for a load balancer that is not kb's."""
+
+    texts: tuple[tuple[str, str], ...]
+    agree: Callable[[str], None]
+    before_stop: str = ""
+    after_start: str = ""
+    is_undo: bool = False
+
+
+# ---- preflight
+
+
+def check_swap(ctx: SwapRun) -> Outputs:
+    """Pull the images, try the new manifests, and check that the rest of the cluster can do without this node meanwhile.
+
+    Raises HostError: kubelet-not-running, static-pod-refused, disk-full; ClusterError (etcd-stop-unsafe); ImagePullError;
+    UsageError (not-confirmed).
+    """
+    if not services.may_run(ctx.host, "kubelet"):
+        raise HostError(
+            "the kubelet does not run",
+            cause="it is what stops and starts static pods",
+            remedy=f"start it: {services.spoken_of(ctx.host).say('start', 'kubelet')}; then: {COMMAND}",
+            code="kubelet-not-running",
+        )
+    cut_off = store.load_cut_off(ctx.host, ctx.paths)
+    if cut_off is not None:
+        ctx.report.note(
+            f"a swap of {', '.join(cut_off.changed)} was cut off: {'taking it back' if ctx.is_undo else 'continuing it'}"
+        )
+        return None
+    swap = plan_swap(ctx)
+    if not swap.pods:
+        return None
+    _tell_differences(ctx, swap)
+    _pull_images(ctx, swap)
+    _try_pods(ctx, swap)
+    _check_room(ctx)
+    _check_members(ctx, swap)
+    return None
+
+
+def plan_swap(ctx: SwapRun) -> store.Swap:
+    """The swap of the given manifests that differ from those on disk. An API server is restarted with the etcd that it uses."""
+    found = {name: ctx.host.read_text(ctx.paths.manifest(name)) for name in _installed(ctx)}
+    pods = [store.Pod(name, found[name], dict(ctx.texts).get(name, found[name])) for name in found]
+    changed = {pod.name for pod in pods if pod.is_changed}
+    if "etcd" in changed:
+        changed.add("kube-apiserver")
+    return store.Swap(tuple(pod for pod in pods if pod.name in changed))
+
+
+def _installed(ctx: SwapRun) -> list[str]:
+    return [name for name in store.COMPONENTS if ctx.host.exists(ctx.paths.manifest(name))]
+
+
+def _tell_differences(ctx: SwapRun, swap: store.Swap) -> None:
+    """What changes, field by field; and what others have changed since kb wrote the manifest, which the new one keeps or drops."""
+    for pod in swap.pods:
+        path = ctx.paths.manifest(pod.name)
+        former, wanted = (load_mapping(text, str(path)) for text in (pod.former, pod.wanted))
+        for one in compare_documents(pod.name, wanted, found=former):
+            ctx.report.note(f"change: {one}")
+        recorded = _recorded(ctx, path)
+        if recorded is None:
+            continue
+        kept = {one.field for one in compare_documents(pod.name, wanted, found=load_mapping(recorded, str(path)))}
+        for one in compare_documents(pod.name, former, found=load_mapping(recorded, str(path))):
+            fate = "the new manifest keeps that" if one.field in kept else "the new manifest has what kb wrote"
+            ctx.report.note(
+                f"not written by kb: {one.field} is {one.wanted or 'not set'}, kb wrote {one.found or 'nothing'}; {fate}"
+            )
+    others = sorted(name for name in ctx.host.list_dir(ctx.paths.manifests) if not name.startswith("."))
+    foreign = [name for name in others if Path(name).stem not in (*store.COMPONENTS, "kb-load-balancer")]
+    if foreign:
+        ctx.report.note(f"static pods of others, left alone: {', '.join(foreign)}")
+
+
+def _recorded(ctx: SwapRun, path: Path) -> Optional[str]:
+    """The manifest as kb last wrote it or took it over; None if there is no record."""
+    for items in records.load_records(ctx.host, ctx.paths.records).steps.values():
+        content = items.get(str(path), {}).get("content")
+        if isinstance(content, str):
+            return content
+    return None
+
+
+def _pull_images(ctx: SwapRun, swap: store.Swap) -> None:
+    socket = ctx.config.node.cri_socket
+    wanted = dict.fromkeys(proof.image_of(load_mapping(pod.wanted, pod.name)) for pod in swap.pods)
+    pulled = image_pulls.ensure_images(
+        ctx.host, socket, names=[name for name in wanted if name], tell=ctx.report.waiting
+    )
+    for failure in pulled.failed:
+        raise failure
+
+
+def _try_pods(ctx: SwapRun, swap: store.Swap) -> None:
+    """Try each changed manifest without starting it. Raises HostError (static-pod-refused) with everything that would fail."""
+    troubles: list[Trouble] = []
+    for name in swap.changed:
+        pod = swap.pod(name)
+        wanted, former = (load_mapping(text, name) for text in (pod.wanted, pod.former))
+        trials = pod_trials.try_pod(ctx.host, socket=ctx.config.node.cri_socket, pod=wanted, running=former)
+        troubles += [trial.trouble for trial in trials if trial.trouble is not None]
+        passed = [trial.name for trial in trials if trial.trouble is None and not trial.not_tried]
+        ctx.report.note(f"{name}: tried without starting it: {', '.join(passed) or 'nothing'}")
+        for trial in trials:
+            if trial.not_tried:
+                ctx.report.note(f"{name}: {trial.name} could not be tried: {trial.not_tried}")
+    if not troubles:
+        return
+    first = troubles[0]
+    raise HostError(
+        first.what,
+        cause=f"{first.cause}; nothing was stopped",
+        remedy=first.remedy,
+        code="static-pod-refused",
+        details=[advise(trouble) for trouble in troubles[1:]],
+    )
+
+
+def _check_room(ctx: SwapRun) -> None:
+    """Raises HostError (disk-full): on a full disk neither the new pods start nor the former ones again."""
+    for place in PLACES:
+        free = ctx.host.free_bytes(place) if ctx.host.is_dir(place) else ROOM
+        if free < ROOM:
+            raise HostError(
+                f"{place} has {free >> 20} MiB of free space",
+                cause=f"a pod that starts needs some, {ROOM >> 20} MiB with a margin; nothing was stopped",
+                remedy=f"make space: du -xh {place} | sort -h | tail",
+                code="disk-full",
+            )
+
+
+def _check_members(ctx: SwapRun, swap: store.Swap) -> None:
+    """Whether the others can do without this node's etcd and API server; what the user has to agree to if not."""
+    gaps: list[str] = []
+    if "etcd" in swap.names:
+        client = proof.own_etcd(ctx)
+        members = client.list_members(is_sure=False)
+        own = proof.find_own_member(ctx, members)
+        trouble = etcd.probe_members(client, members)
+        if own is not None:
+            etcd_stop.check_stop(members, own, trouble=trouble)
+            why = etcd_stop.stop_gap(members, own, trouble=trouble)
+            if why:
+                gaps.append(f"the whole cluster's API is away for about {ETCD_GAP_S} s, since etcd stops: {why}")
+        _check_data(ctx, members, own)
+    if "kube-apiserver" in swap.names and not gaps and not list_other_servers(ctx):
+        gaps.append(f"the API is away for about {API_GAP_S} s, since no other API server serves")
+    if gaps:
+        ctx.agree(f"{'; '.join(gaps)}. Pods keep running.")
+
+
+def _check_data(ctx: SwapRun, members: Sequence[etcd.Member], own: Optional[etcd.Member]) -> None:  # noqa: PLR0917
+    """That etcd would start on its data, and that those of a single member can be copied. Raises HostError."""
+    data_dir = ctx.paths.etcd_data
+    flags = proof.etcd_flags(ctx)
+    wal_dir = Path(flags["wal-dir"]) if flags.get("wal-dir") else None
+    etcd_data.refuse_empty(ctx.host, data_dir, others=[one.name for one in members if one is not own], wal_dir=wal_dir)
+    if len(members) > 1:
+        return
+    left = etcd_data.find_copies(ctx.host, data_dir)
+    if left:
+        raise HostError(
+            f"there is a copy of etcd's data already: {left[0]}",
+            cause="an earlier change of etcd did not end, and the copy may be the only good one",
+            remedy=f"if etcd serves and nothing is missing in the cluster, remove it: rm -r {left[0]}; then run the command again",
+            code="etcd-copy-exists",
+        )
+    etcd_data.check_room(ctx.host, data_dir, wal_dir=wal_dir)
+
+
+def list_other_servers(ctx: SwapRun) -> list[str]:
+    """`host:port` of the other API servers that serve now."""
+    own = _own_server(ctx)
+    try:
+        parts = health.probe_api_servers(proof.own_api(ctx))
+    except KbError:
+        return []
+    return [part.name for part in parts if part.is_well and part.name != own]
+
+
+def _own_server(ctx: SwapRun) -> str:
+    endpoint = ctx.config.local_api_endpoint
+    return join_host_port(endpoint.advertise_address, endpoint.bind_port)
+
+
+# ---- the swap
+
+
+def swap_pods(ctx: SwapRun) -> Outputs:
+    """Swap the pods, continue a swap that was cut off, or take one back. Raises KbError."""
+    run = dataclasses.replace(ctx, host=ctx.machine or ctx.host)
+    swap = store.load_cut_off(run.host, run.paths)
+    was_cut_off = swap is not None
+    if swap is None:
+        swap = plan_swap(run)
+        if not swap.pods:
+            ctx.report.note("the static pods run with these manifests already")
+            return None
+        swap = _begin(ctx, run, swap=swap)
+    work = order.Order(run, swap, _find_surroundings(run))
+    if ctx.is_undo and was_cut_off:
+        work.go_back()
+    else:
+        _tell_end(ctx, work.carry_out())
+    _record(run, swap)
+    ctx.promises.tell_changed(run.paths.manifest(name) for name in swap.changed)
+    return None
+
+
+def _begin(ctx: SwapRun, run: SwapRun, *, swap: store.Swap) -> store.Swap:
+    """Write down the swap, and lay the new manifests ready. From here on a run that is cut off can be continued or taken back."""
+    ctx.promises.expect(
+        [path for name in swap.names for path in (manifests.former_path(run, name), manifests.next_path(run, name))]
+    )
+    if "etcd" in swap.names and len(proof.own_etcd(run).list_members(is_sure=False)) == 1:
+        swap = dataclasses.replace(swap, data_dir=str(run.paths.etcd_data))
+    manifests.clear_away(run, swap.names)
+    manifests.lay_ready(run, swap)
+    store.save(run.host, run.paths, swap=swap)
+    order.keep_ballast(run)
+    return swap
+
+
+def _find_surroundings(run: SwapRun) -> order.Surroundings:
+    def leave() -> None:
+        if run.before_stop:
+            _run_users(run, run.before_stop, flag="--before-stop")
+        if not proof.is_api_up(run):
+            return  # a swap that was cut off is continued: nobody is sent there any more
+        for node in drain.drain(proof.own_api(run), _own_server(run), tell=run.report.waiting).silent:
+            run.report.note(f"the load balancer of node {node} has not confirmed that it spares this API server")
+
+    def rejoin() -> None:
+        try:
+            drain.undrain(proof.own_api(run), _own_server(run), tell=run.report.waiting)
+        except KbError as error:
+            lapse_min = drain_marks.LAPSE_S / 60
+            run.report.warn(f"the load balancers spare this API server for up to {lapse_min:.0f} minutes more: {error}")
+        if run.after_start:
+            _run_users(run, run.after_start, flag="--after-start")
+
+    return order.Surroundings(lambda: not list_other_servers(run), leave, rejoin)
+
+
+def _run_users(run: SwapRun, command: str, *, flag: str) -> None:
+    """Run a command of the user's, with the API server's host:port in KB_SERVER. Raises HostError (users-command-failed)."""
+    done = run.host.run(["sh", "-c", command], env={"KB_SERVER": _own_server(run)})
+    if not done.ok:
+        raise HostError(
+            f"the command of {flag} ended with code {done.code}",
+            cause=(done.stderr or done.stdout).strip()[-300:] or "it said nothing",
+            remedy=f"correct it: {command}",
+            code="users-command-failed",
+        )
+
+
+def _tell_end(ctx: SwapRun, ended: order.Ended) -> None:
+    if ended.gap_s is not None:
+        ctx.report.note(f"this node's API server was away for {ended.gap_s:.1f} s")
+    for text in ended.notes:
+        ctx.report.note(text)
+
+
+def _record(run: SwapRun, swap: store.Swap) -> None:
+    """Have the record say what the manifests are now, so that a later change of somebody else's is told from this one."""
+    kept = records.load_records(run.host, run.paths.records)
+    for name in swap.names:
+        path = run.paths.manifest(name)
+        found = File(path, "", mode=0o600, has_mode=True).look(run)
+        for step, items in list(kept.steps.items()):
+            if str(path) in items and found is not None:
+                kept.put(step, {**items, str(path): File(path, "", has_mode=True).record(found)})
+    try:
+        kept.save()
+    except HostError as error:
+        run.report.warn_once(f"what was done could not be recorded: {error}")
+
+
+def foretell_swap(ctx: SwapRun) -> Outputs:
+    """What the swap would write, for a dry run."""
+    for pod in plan_swap(ctx).pods:
+        ctx.host.write_file(ctx.paths.manifest(pod.name), pod.wanted, mode=0o600)
+    return None
+
+
+# ---- the gate
+
+
+def check_cluster(ctx: SwapRun) -> Outputs:
+    """Whether the next control plane may follow. What was away with an API server takes a moment to come back: a controller-manager
+    that could not renew its lease exits and starts again.
+
+    Raises ClusterError (cluster-not-well).
+    """
+    client = proof.own_etcd(ctx) if "etcd" in _installed(ctx) else None
+    parts: list[health.Part] = []
+
+    def look() -> str:
+        parts[:] = health.gate(ctx.api, client)
+        return "; ".join(part.trouble.what for part in health.find_blockers(parts) if part.trouble is not None)
+
+    def is_over(missing: str, elapsed: float) -> bool:
+        ctx.report.waiting(say_round("the cluster", missing, elapsed=elapsed, timeout_s=GATE_S))
+        return False
+
+    missing, _ = watch(ctx.host, look, timeout_s=GATE_S, is_over=is_over, poll_s=2.0)
+    for part in parts:
+        if part.unproven:
+            ctx.report.note(f"not proven: {part.unproven}")
+    if not missing:
+        return None
+    blockers = [part.trouble for part in health.find_blockers(parts) if part.trouble is not None]
+    raise ClusterError(
+        blockers[0].what,
+        cause=f"{blockers[0].cause}; the static pods of this node are as they are to be",
+        remedy=f"before the next control plane follows: {blockers[0].remedy}",
+        code="cluster-not-well",
+        details=[advise(trouble) for trouble in blockers[1:]],
+    )
+
+
+TRIALS = Act(do=check_swap, live="node", always=True)
+SWAP = Act(do=swap_pods, foretell=foretell_swap, live="node", always=True)
+GATE = Act(do=check_cluster, live="cluster", always=True)

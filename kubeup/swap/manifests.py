@@ -1,0 +1,227 @@
+"""Stops and starts static pods: their manifests out of the kubelet's folder, and in again.
+
+A pod is stopped in this order: its manifest goes, the kubelet is seen to have dropped the pod, its container is ended through the
+runtime, its cgroup is gone, the kubelet has finished with it. Ended any earlier, the container would be started again by the kubelet; left alone, an API server
+lives for the whole grace period, since it waits for the watches of its clients. Only renames happen meanwhile, which need no space on the
+disk: both manifests wait beside the live one under names with a dot, which the kubelet does not read (H2). Why in this way, and what
+it was measured against: docs/adr/0018-swap.md. Source: pkg/kubelet/config/file_linux.go, pkg/kubelet/pod_workers.go
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Callable
+
+from kubeup.engine.run import Run
+from kubeup.errors import HostError
+from kubeup.machine import services
+from kubeup.machine.host import Host
+from kubeup.machine.waiting import say_round, watch
+from kubeup.node import containers
+from kubeup.node.crictl import crictl_argv, last_words
+from kubeup.swap import kubelet_view
+from kubeup.swap.store import Pod, Swap
+from kubeup.yaml_files import is_same_yaml
+
+DROP_S = 25.0
+"""How long the kubelet may take to notice that a manifest is gone. Normally a file event tells it at once; it also reads the folder
+every 20 s."""
+GONE_S = 60.0
+"""How long a pod may take to end after its container has."""
+FINISH_S = 8.0
+"""How long the kubelet may take to finish with a pod that has ended. Its count may include pods of others that never end."""
+UNTOLD_S = 3.0
+"""How long to wait for that if the kubelet does not tell."""
+GRACE_S = {"kube-apiserver": 2.0, "etcd": 3.0}
+"""How long a component may finish its requests after SIGTERM, which the kubelet sends when it drops the pod."""
+POLL_S = 0.2
+LOOK_EVERY_S = 2.0
+"""How often to look whether somebody has stopped the kubelet."""
+
+
+def former_path(run: Run, name: str) -> Path:
+    return run.paths.manifests / f".{name}.yaml.kb-former"
+
+
+def next_path(run: Run, name: str) -> Path:
+    return run.paths.manifests / f".{name}.yaml.kb-next"
+
+
+# ---- preparing, and where a swap stands
+
+
+def lay_ready(run: Run, swap: Swap) -> None:
+    """Write the new manifests beside the live ones, with their mode and owner. Raises HostError."""
+    for pod in swap.pods:
+        found = run.host.stat(run.paths.manifest(pod.name))
+        mode, owner = (found.mode, (found.uid, found.gid)) if found else (0o600, (0, 0))
+        run.host.write_file(next_path(run, pod.name), pod.wanted, mode=mode, owner=owner)
+
+
+def clear_away(run: Run, names: Iterable[str]) -> None:
+    """Remove the manifests beside the live ones."""
+    for name in names:
+        for path in (next_path(run, name), former_path(run, name)):
+            if run.host.exists(path):
+                run.host.remove(path)
+
+
+def has_come(run: Run, pod: Pod) -> bool:
+    """Whether the wanted manifest was put in."""
+    return _is_live(run, pod.name, pod.wanted) and not run.host.exists(next_path(run, pod.name))
+
+
+def has_stayed(run: Run, pod: Pod) -> bool:
+    """Whether the former manifest is in its place, and was never taken out or is back."""
+    return _is_live(run, pod.name, pod.former) and not run.host.exists(former_path(run, pod.name))
+
+
+def _is_live(run: Run, name: str, text: str) -> bool:  # noqa: PLR0917
+    path = run.paths.manifest(name)
+    return run.host.exists(path) and is_same_yaml(run.host.read_text(path), text)
+
+
+# ---- out
+
+
+def take_out(run: Run, names: Sequence[str]) -> None:
+    """Stop these static pods, side by side, and return when the kubelet would start others of the same names.
+
+    Raises HostError (pod-does-not-end).
+    """
+    seen = _read_pods(run) or {}
+    uids = {seen[name] for name in names if name in seen}
+    uids.update(one.pod_uid for one in _find_living(run, names) if one.pod_uid)
+    for name in names:
+        _set_aside(run, name)
+    _wait_until_dropped(run, names)
+    _end_containers(run, names)
+    _wait_until_gone(run, uids, names=names)
+
+
+def _read_pods(run: Run) -> dict[str, str] | None:
+    found = kubelet_view.read_static_pods(run.host, run.paths, node_name=run.config.node.name)
+    return None if found is None else dict(found)
+
+
+def _find_living(run: Run, names: Sequence[str]) -> list[containers.ContainerInfo]:
+    found = containers.list_containers(run.host, run.config.node.cri_socket)
+    return [one for one in found if one.name in names and one.namespace == "kube-system" and one.state != "exited"]
+
+
+def _set_aside(run: Run, name: str) -> None:
+    live, former = run.paths.manifest(name), former_path(run, name)
+    if not run.host.exists(live):
+        return
+    if run.host.exists(former):
+        run.host.remove(live)  # the swap's record has its text
+    else:
+        run.host.move_file(live, former)
+
+
+def _wait_until_dropped(run: Run, names: Sequence[str]) -> None:
+    """Until the kubelet no longer wants the pods. If it does not answer, until they end by themselves, or it must have noticed."""
+
+    def look() -> str:
+        seen = _read_pods(run)
+        if seen is None:
+            return "its kubelet does not answer" if _find_living(run, names) else ""
+        held = [name for name in names if name in seen]
+        return f"the kubelet still runs {', '.join(held)}" if held else ""
+
+    _watch(run, look, goal=f"{', '.join(names)} to stop", timeout_s=DROP_S)
+
+
+def _end_containers(run: Run, names: Sequence[str]) -> None:
+    def look() -> str:
+        return ", ".join(one.name for one in _find_living(run, names))
+
+    grace_s = max(GRACE_S.get(name, 1.0) for name in names)
+    left, _ = watch(run.host, look, timeout_s=grace_s, poll_s=POLL_S)
+    if not left:
+        return
+    ids = [one.id for one in _find_living(run, names)]
+    done = run.host.run(crictl_argv(run.config.node.cri_socket, "stop", "--timeout", "1", *ids), timeout_s=60)
+    if not done.ok:
+        run.report.detail(f"crictl stop: {last_words(done.stderr)}")
+
+
+def _wait_until_gone(run: Run, uids: Iterable[str], *, names: Sequence[str]) -> None:
+    """Until the pods' containers and cgroups are gone, and the kubelet has finished with the pods. Raises HostError
+    (pod-does-not-end)."""
+    left = set(uids)
+
+    def look() -> str:
+        left.intersection_update([uid for uid in left if kubelet_view.has_cgroup(run.host, uid)])
+        living = _find_living(run, names) if not left else []
+        return "the kubelet cleans up" if left else ", ".join(f"{one.name} still runs" for one in living)
+
+    missing = _watch(run, look, goal=f"{', '.join(names)} to end", timeout_s=GONE_S)
+    if missing:
+        raise HostError(
+            f"the static pods {', '.join(names)} do not end",
+            cause=f"their manifests are out of {run.paths.manifests} for {GONE_S:.0f} s, and {missing}",
+            remedy=f"see why: {services.say_log(run.host, 'kubelet')}",
+            code="pod-does-not-end",
+        )
+
+    began = run.host.monotonic()
+
+    def is_finished() -> str:
+        ending = kubelet_view.count_ending(run.host, run.paths, node_name=run.config.node.name)
+        if ending is None:  # an older kubelet, or one that does not let itself be asked
+            return "" if run.host.monotonic() - began > UNTOLD_S else "the kubelet does not tell"
+        return f"the kubelet is still cleaning up after {ending} of them" if ending else ""
+
+    _watch(run, is_finished, goal=f"{', '.join(names)} to be forgotten", timeout_s=FINISH_S)
+
+
+# ---- in
+
+
+def put_in(run: Run, name: str, *, text: str) -> None:
+    """Give the kubelet this manifest: by a rename if the text waits beside it, which needs no space on the disk."""
+    live = run.paths.manifest(name)
+    if run.host.exists(live) and is_same_yaml(run.host.read_text(live), text):
+        return
+    for waiting in (next_path(run, name), former_path(run, name)):
+        if run.host.exists(waiting) and is_same_yaml(run.host.read_text(waiting), text):
+            run.host.move_file(waiting, live)
+            return
+    run.host.write_file(live, text, mode=0o600)
+
+
+def nudge(run: Run, name: str) -> None:
+    """Have the kubelet read the manifest, in case it missed the file event (H4)."""
+    run.host.run(["touch", "--no-create", str(run.paths.manifest(name))])
+
+
+# ---- the kubelet meanwhile
+
+
+def keep_kubelet(run: Run) -> bool:
+    """Start the kubelet again if somebody has stopped it; returns whether that was necessary. Without it no static pod starts."""
+    if services.is_active(run.host, "kubelet"):
+        return False
+    run.report.note("the kubelet is not running in the middle of the swap: starting it")
+    services.run(run.host, "start", unit="kubelet")
+    return True
+
+
+def _watch(run: Run, look: Callable[[], str], *, goal: str, timeout_s: float) -> str:
+    looked = 0.0
+
+    def is_over(missing: str, elapsed: float) -> bool:
+        nonlocal looked
+        run.report.waiting(say_round(goal, missing, elapsed=elapsed, timeout_s=timeout_s))
+        if elapsed - looked > LOOK_EVERY_S:
+            looked = elapsed
+            keep_kubelet(run)
+        return False
+
+    return watch(run.host, look, timeout_s=timeout_s, is_over=is_over, poll_s=POLL_S)[0]
+
+
+def is_kubelet_running(host: Host) -> bool:
+    return services.is_active(host, "kubelet")

@@ -1,0 +1,246 @@
+"""The swap: the order in which static pods are stopped and started, and the way back.
+
+    API server out of the load balancers; etcd's leadership away
+    API server out
+        etcd out; a copy of its data, if it is the only member; etcd in; a read with quorum
+    API server in; probe; back into the load balancers
+    controller-manager and scheduler out and in, side by side
+    one watch of all of them
+
+etcd never stops under an API server that serves, since that would answer 5xx (H5). If anything fails, or kb is told to stop, what was
+swapped so far comes back. Every step looks first, so that the same command continues a swap that was cut off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Optional
+
+from kubeup.engine.run import Run
+from kubeup.errors import ClusterError, KbError
+from kubeup.frozen_values import frozen
+from kubeup.lazy_modules import lazily
+from kubeup.swap import etcd_return, manifests, proof, store
+from kubeup.swap.store import Pod, Swap
+
+with lazily:
+    from kubeup.cluster import etcd_stop
+    from kubeup.node import etcd_data
+
+BALLAST_MIB = 64
+"""Space that is kept for the way back, in case the disk fills up meanwhile: a pod that starts needs some."""
+CONTROLLERS = ("kube-controller-manager", "kube-scheduler")
+SERVER = "kube-apiserver"
+BACK_S = 60.0
+"""How long a former pod may take to serve again."""
+ETCD_BACK_S = 30.0
+"""How long the former etcd may take with the data that is there, before it gets other data."""
+
+
+@frozen
+class Surroundings:
+    """What is around this node's control plane. is_only: whether no other node runs these components.
+
+    leave, rejoin: take this node's API server out of the load balancers in front of it, and put it back; both do nothing if there
+    are none."""
+
+    is_only: Callable[[], bool]
+    leave: Callable[[], None] = lambda: None
+    rejoin: Callable[[], None] = lambda: None
+
+
+@frozen
+class Ended:
+    """A swap that succeeded. gap_s: how long this node's API server was away; None if it never was. notes: what was not proven."""
+
+    gap_s: Optional[float] = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Order:
+    """One swap on this node, from wherever an earlier run was cut off."""
+
+    run: Run
+    swap: Swap
+    around: Surroundings
+
+    def carry_out(self) -> Ended:
+        """Afterwards either all wanted pods run, or all former ones. Raises KbError with the cause, after the way back."""
+        began = self.run.host.monotonic()
+        try:
+            ended = self._go_forward()
+        except BaseException as error:
+            self._go_back_after(error, began)
+            raise
+        self._finish(store.DONE)
+        return ended
+
+    def go_back(self) -> None:
+        """Bring every former pod back. Raises KbError."""
+        drop_ballast(self.run)
+        manifests.keep_kubelet(self.run)
+        names = {pod.name for pod in self.swap.pods if not manifests.has_stayed(self.run, pod)}
+        if "etcd" in names:
+            names.add(SERVER)
+        self._bring_back_servers(names & set(self.swap.names))
+        self._bring_back([self.swap.pod(name) for name in CONTROLLERS if name in names])
+        self.around.rejoin()
+        self._finish(store.TAKEN_BACK)
+
+    def _finish(self, status: str) -> None:
+        manifests.clear_away(self.run, self.swap.names)
+        drop_ballast(self.run)
+        if self.swap.data_dir:
+            etcd_data.remove_copy(self.run.host, Path(self.swap.data_dir))
+        store.save(self.run.host, self.run.paths, swap=replace(self.swap, status=status, data_dir=""))
+
+    # ---- forward
+
+    def _go_forward(self) -> Ended:
+        names = {pod.name for pod in self.swap.pods if not manifests.has_come(self.run, pod)}
+        holders = proof.read_holders(self.run, sorted(names))
+        new: dict[str, str] = {}
+        gap_s = self._exchange_servers(names, new)
+        self.around.rejoin()
+        self._exchange([self.swap.pod(name) for name in CONTROLLERS if name in names], new)
+        for pod in self.swap.pods:
+            if pod.name not in new:  # an earlier run has put it in
+                new[pod.name] = proof.wait_until_works(self.run, pod.name, text=pod.wanted)
+        proof.watch_all(self.run, new)
+        leading = proof.wait_for_lead(self.run, holders, is_only=self.around.is_only())
+        return Ended(gap_s, tuple(_say_unproven(one) for one in leading if not one.leads))
+
+    def _exchange_servers(self, names: set[str], new: dict[str, str]) -> Optional[float]:
+        """etcd and the API server. Returns for how many seconds this API server was away; None if it is not swapped now."""
+        if not names & {"etcd", SERVER}:
+            return None
+        self.around.leave()
+        if "etcd" in names:
+            self._lead_away()
+        began = self.run.host.monotonic()
+        known = proof.list_ids(self.run, [SERVER])
+        if SERVER in names:
+            manifests.take_out(self.run, [SERVER])
+        if "etcd" in names:
+            self._exchange([self.swap.pod("etcd")], new, meanwhile=self._copy_data)
+        if SERVER not in names:
+            return None
+        self._put_in([self.swap.pod(SERVER)], new, known=known)
+        return self.run.host.monotonic() - began
+
+    def _exchange(
+        self, pods: Sequence[Pod], new: dict[str, str], *, meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
+        """Stop and start pods that do not need each other, side by side. meanwhile: what is done while they are stopped."""
+        if not pods:
+            return
+        names = [pod.name for pod in pods]
+        known = proof.list_ids(self.run, names)
+        manifests.take_out(self.run, names)
+        meanwhile()
+        self._put_in(pods, new, known=known)
+
+    def _put_in(self, pods: Sequence[Pod], new: dict[str, str], *, known: frozenset[str]) -> None:
+        for pod in pods:
+            manifests.put_in(self.run, pod.name, text=pod.wanted)
+        for pod in pods:
+            new[pod.name] = proof.wait_until_works(self.run, pod.name, text=pod.wanted, known=known)
+
+    def _copy_data(self) -> None:
+        """Copy the data of the stopped member, unless an earlier run has, since when it was not started."""
+        data_dir = Path(self.swap.data_dir)
+        if self.swap.data_dir and not etcd_data.has_copy(self.run.host, data_dir):
+            etcd_data.copy_data(self.run.host, data_dir)
+
+    def _lead_away(self) -> None:
+        """Have another member lead etcd before this one stops, so that the others need no election (H5)."""
+        client = proof.own_etcd(self.run)
+        try:
+            members = client.list_members(is_sure=False)
+            own = proof.find_own_member(self.run, members)
+            leader = etcd_stop.lead_away(client, members, own=own) if own is not None else None
+        except KbError as error:
+            self.run.report.detail(f"etcd's leadership stays: {error}")
+            return
+        if leader is not None:
+            self.run.report.detail(f"etcd's leadership moved to {leader.name}")
+
+    # ---- back
+
+    def _go_back_after(self, error: BaseException, began: float) -> None:
+        """Bring the former pods back after an error. Raises ClusterError (swap-not-taken-back) if that fails too."""
+        why = str(error) if isinstance(error, KbError) else "kb was told to stop"
+        self.run.report.note(f"{why}. Going back to the former pods")
+        try:
+            self.go_back()
+        except KbError as worse:
+            raise ClusterError(
+                why,
+                cause=f"the way back failed too: {worse}",
+                remedy=f"{worse.remedy}; then: kb reconfigure static-pods --undo",
+                code="swap-not-taken-back",
+                details=worse.details,
+            ) from error
+        took = self.run.host.monotonic() - began
+        self.run.report.note(f"the former pods serve again, {took:.0f} s after the swap began")
+
+    def _bring_back_servers(self, names: set[str]) -> None:
+        if SERVER in names:
+            known = proof.list_ids(self.run, [SERVER])
+            manifests.take_out(self.run, [SERVER])
+        if "etcd" in names:
+            self._bring_back_etcd(self.swap.pod("etcd"))
+        if SERVER in names:
+            self._put_back([self.swap.pod(SERVER)], known=known)
+
+    def _bring_back_etcd(self, pod: Pod) -> None:
+        """The former etcd with the data that is there, which loses nothing. Only if it cannot start with them, a single member gets
+        the copy of its folder from before, and one of several joins again (H8)."""
+        data_dir = Path(self.swap.data_dir)
+        has_copy = bool(self.swap.data_dir) and etcd_data.has_copy(self.run.host, data_dir)
+        try:
+            self._bring_back([pod], timeout_s=ETCD_BACK_S)
+        except proof.NotProven as error:
+            if not has_copy and self.swap.data_dir:
+                raise
+            self.run.report.note(f"the former etcd does not start with the data that is there ({error})")
+            (etcd_return.restore if has_copy else etcd_return.rejoin)(self.run, pod.former)
+        if has_copy:
+            etcd_data.remove_copy(self.run.host, data_dir)  # from here on etcd writes: the copy grows old
+
+    def _bring_back(self, pods: Sequence[Pod], *, timeout_s: float = BACK_S) -> None:
+        if not pods:
+            return
+        names = [pod.name for pod in pods]
+        known = proof.list_ids(self.run, names)
+        manifests.take_out(self.run, names)
+        self._put_back(pods, known=known, timeout_s=timeout_s)
+
+    def _put_back(self, pods: Sequence[Pod], *, known: frozenset[str], timeout_s: float = BACK_S) -> None:
+        for pod in pods:
+            manifests.put_in(self.run, pod.name, text=pod.former)
+        for pod in pods:
+            proof.wait_until_works(self.run, pod.name, text=pod.former, known=known, timeout_s=timeout_s)
+
+
+def _say_unproven(one: proof.Leading) -> str:
+    leader = one.holder or "no other"
+    return f"{one.name} of this node runs, and {leader} leads: what only a leader does with its flags is not proven"
+
+
+# ---- space for the way back
+
+
+def keep_ballast(run: Run) -> None:
+    """Occupy some space that the way back can have. Without fallocate, or on a file system that lacks it, there is none."""
+    place = store.folder(run.paths) / "ballast"
+    run.host.run(["fallocate", "-l", f"{BALLAST_MIB}MiB", str(place)])
+
+
+def drop_ballast(run: Run) -> None:
+    place = store.folder(run.paths) / "ballast"
+    if run.host.exists(place):
+        run.host.remove(place)

@@ -1,0 +1,340 @@
+"""Proves that a static pod that was put in is the one that was asked for, and that it works.
+
+A mirror pod's hash, or the phase Running, prove nothing: a pod whose container exits again and again is "Running" (H1). What counts is
+what the runtime says (another container, with this image and these arguments), the component's own health at this node's
+address, a read that needs etcd's quorum, and some seconds without a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Optional
+
+from kubeup.cluster import etcd, probes
+from kubeup.cluster.api import Api, ApiRefused, path_of
+from kubeup.diagnosis import chain, container_trouble
+from kubeup.diagnosis.signs import BrokenLink
+from kubeup.engine.run import Run
+from kubeup.errors import ClusterError, HostError, KbError
+from kubeup.frozen_values import frozen
+from kubeup.json_text import as_table
+from kubeup.machine.http import Unreachable
+from kubeup.machine.waiting import say_round, watch
+from kubeup.node import containers
+from kubeup.node.crictl import crictl_argv, split_json
+from kubeup.swap import manifests
+from kubeup.trouble import Trouble
+from kubeup.yaml_files import commands_of_pod, flags_of, load_mapping
+
+START_S = 30.0
+"""How long a pod may take from its manifest to its health."""
+NUDGE_S = 4.0
+LAST_RESORT_S = 15.0
+"""After this time without a container, the kubelet is restarted: it has forgotten its back-off then."""
+KUBELET_S = 75.0
+"""How much longer a start may take after the kubelet was started: without an API server it looks for static pods only after a minute."""
+WATCH_S = 10.0
+"""For how long new pods are watched before they count as working."""
+LEAD_S = 40.0
+"""How long the only controller-manager or scheduler may take to lead: the former lease has to run out first."""
+LEADERS = ("kube-controller-manager", "kube-scheduler")
+POLL_S = 0.2
+CAUSE_AFTER_S, CAUSE_EVERY_S = 8.0, 3.0
+
+
+class NotProven(ClusterError):
+    """A new static pod does not work. The cause is its container's last word, if it had one."""
+
+
+# ---- one pod
+
+
+def wait_until_works(run: Run, name: str, *, text: str, known: Collection[str] = (), timeout_s: float = START_S) -> str:
+    """Wait until the pod of this manifest serves; return its container's ID. known: containers of before.
+
+    Raises NotProven (static-pod-not-working) with the first cause: an exit is one at once.
+    """
+    start = _Start(run, name, text=text, known=frozenset(known), timeout_s=timeout_s)
+    missing, elapsed = watch(
+        run.host, start.look, timeout_s=timeout_s + KUBELET_S, is_over=start.is_over, poll_s=POLL_S
+    )
+    if missing:
+        raise start.failure(missing, elapsed)
+    trouble = judge_container(run, name, text=text, container_id=start.container)
+    if trouble:
+        raise _not_proven(trouble)
+    return start.container
+
+
+class _Start:
+    """One start of a pod: what is looked at, and what is done about it meanwhile."""
+
+    def __init__(self, run: Run, name: str, *, text: str, known: frozenset[str], timeout_s: float) -> None:
+        self.run, self.name, self.text, self.known = run, name, text, known
+        self.deadline = timeout_s
+        self.container = ""
+        self.trouble: Optional[Trouble] = None
+        self._nudged = self._looked = self._asked = 0.0
+        self._is_restarted = False
+
+    def look(self) -> str:
+        newest = find_newest(self.run, self.name, known=self.known)
+        if newest is None:
+            self.container = ""
+            return "the kubelet has not started it yet"
+        self.container = newest.id
+        if newest.state == "exited":
+            self.trouble = _describe_exit(self.run, newest)
+            return "its container exited"
+        return ask(self.run, self.name) if newest.state == "running" else f"its container is {newest.state}"
+
+    def is_over(self, missing: str, elapsed: float) -> bool:
+        self.run.report.waiting(say_round(self.name, missing, elapsed=elapsed, timeout_s=self.deadline))
+        if self.trouble is not None or elapsed > self.deadline:
+            return True
+        if elapsed - self._asked > manifests.LOOK_EVERY_S:
+            self._asked = elapsed
+            if manifests.keep_kubelet(self.run):
+                self.deadline = elapsed + KUBELET_S
+        if not self.container and elapsed - self._nudged > NUDGE_S:
+            self._nudged = elapsed
+            manifests.nudge(self.run, self.name)
+        if elapsed > CAUSE_AFTER_S and elapsed - self._looked > CAUSE_EVERY_S:
+            self._looked = elapsed
+            link = self._find_link(missing)
+            self.trouble = link if link is not None and link.is_final else None
+        return self.trouble is not None
+
+    def _find_link(self, missing: str) -> Optional[BrokenLink]:
+        socket = self.run.config.node.cri_socket
+        return chain.find_broken_link(self.run.host, socket, components=(self.name,), unhealthy={self.name: missing})
+
+    def failure(self, missing: str, elapsed: float) -> NotProven:
+        found = self.trouble or self._find_link(missing)
+        if found is not None:
+            return _not_proven(found)
+        return _not_proven(
+            Trouble(
+                f"{self.name} does not work {elapsed:.0f} s after its manifest came",
+                missing,
+                f"read its log: crictl logs {self.container[:13]}"
+                if self.container
+                else "see why: journalctl -u kubelet",
+            )
+        )
+
+
+def _not_proven(found: Trouble) -> NotProven:
+    details = found.details if isinstance(found, BrokenLink) else ()
+    return NotProven(found.what, cause=found.cause, remedy=found.remedy, code="static-pod-not-working", details=details)
+
+
+def _describe_exit(run: Run, ended: containers.ContainerInfo) -> Trouble:
+    return container_trouble.describe_exit(run.host, run.config.node.cri_socket, ended=ended)
+
+
+def find_newest(run: Run, name: str, *, known: Collection[str] = ()) -> Optional[containers.ContainerInfo]:
+    found = containers.list_containers(run.host, run.config.node.cri_socket, name=name)
+    return next((one for one in found if one.namespace == "kube-system" and one.id not in known), None)
+
+
+def list_ids(run: Run, names: Sequence[str]) -> frozenset[str]:
+    listed = containers.list_containers(run.host, run.config.node.cri_socket)
+    return frozenset(one.id for one in listed if one.name in names)
+
+
+# ---- what a component says of itself
+
+
+def ask(run: Run, name: str) -> str:
+    """Ask the component at this node's address; "" if it works, else what it says."""
+    if name == "etcd":
+        return ask_etcd(run)
+    if name == "kube-apiserver":
+        return ask_apiserver(run)
+    seen = probes.probe_url(run.host, probes.component_url(run.host, run.paths, component=name))
+    return "" if seen.is_healthy else seen.seen
+
+
+def ask_etcd(run: Run) -> str:
+    """A read through this node's member that needs the quorum."""
+    client = own_etcd(run)
+    return client.probe_read(client.endpoints[0])
+
+
+def find_own_member(run: Run, members: Sequence[etcd.Member]) -> Optional[etcd.Member]:
+    """This node's row in the member list, by the peer URL in its manifest."""
+    return etcd.find_by_peer_url(members, etcd_flags(run).get("initial-advertise-peer-urls", ""))
+
+
+def etcd_flags(run: Run) -> dict[str, str]:
+    command, *_ = [*commands_of_pod(_etcd_pod(run)), []]
+    return flags_of(command)
+
+
+def _etcd_pod(run: Run) -> dict[str, Any]:
+    path = run.paths.manifest("etcd")
+    path = path if run.host.exists(path) else manifests.former_path(run, "etcd")
+    return load_mapping(run.host.read_text(path), str(path))
+
+
+def own_etcd(run: Run) -> etcd.Etcd:
+    """A client of the members that this node's manifest names, its own first."""
+    urls = etcd.client_urls_of_manifest(_etcd_pod(run))
+    return etcd.Etcd(run.host, urls, tls=etcd.read_client_tls(run.host, run.paths))
+
+
+def ask_apiserver(run: Run) -> str:
+    """/livez and /readyz of this node's API server, and a read through its etcd: of kube-system, past the watch cache."""
+    api = own_api(run)
+    try:
+        for endpoint in ("/livez", "/readyz"):
+            answer = api.probe_health(endpoint, timeout_s=5)
+            if answer.status != 200:
+                failed = [line for line in answer.body.decode(errors="replace").splitlines() if line.startswith("[-]")]
+                return f"{endpoint} answers HTTP {answer.status}" + (f": {failed[0][3:]}" if failed else "")
+        api.get(path_of("Namespace", "kube-system"))
+    except Unreachable as error:
+        return error.reason if error.reason != "tls" else error.cause
+    except ApiRefused as error:
+        return error.cause
+    return ""
+
+
+def is_api_up(run: Run) -> bool:
+    try:
+        return own_api(run).probe_health("/livez", timeout_s=5).status == 200
+    except Unreachable:
+        return False
+
+
+def own_api(run: Run) -> Api:
+    """A client of this node's own API server that does not retry."""
+    return Api(run.host, run.api.identity, retry_s=0)
+
+
+# ---- what the runtime says
+
+
+def judge_container(run: Run, name: str, *, text: str, container_id: str) -> Optional[Trouble]:
+    """What of the running container is not as the manifest says: its arguments, its image. None if all is, or it cannot be told."""
+    socket = run.config.node.cri_socket
+    shown: Mapping[str, Any] = next(
+        iter(split_json(run.host.query(crictl_argv(socket, "inspect", container_id), timeout_s=15).stdout)), {}
+    )
+    pod = load_mapping(text, str(run.paths.manifest(name)))
+    wanted = next(iter(commands_of_pod(pod)), [])
+    process = as_table(as_table(as_table(shown.get("info")).get("runtimeSpec")).get("process"))
+    argv = process.get("args")
+    if isinstance(argv, list) and wanted and [str(word) for word in argv] != wanted:
+        other = next(
+            (word for word in wanted if word not in argv), next((w for w in argv if w not in wanted), "their order")
+        )
+        return Trouble(
+            f"the container of {name} does not run with the arguments of its manifest",
+            f"{other} differs",
+            f"see them: crictl inspect {container_id[:13]}",
+        )
+    return _judge_image(run, name, shown=shown, image=image_of(pod))
+
+
+def image_of(pod: Mapping[str, Any]) -> str:
+    listed = as_table(pod.get("spec")).get("containers")
+    return str(as_table(listed[0]).get("image") or "") if isinstance(listed, list) and listed else ""
+
+
+def _judge_image(run: Run, name: str, *, shown: Mapping[str, Any], image: str) -> Optional[Trouble]:
+    socket = run.config.node.cri_socket
+    answer = run.host.query(crictl_argv(socket, "inspecti", image), timeout_s=15)
+    wanted = as_table(next(iter(split_json(answer.stdout)), {}).get("status"))
+    status = as_table(shown.get("status"))
+    has = {
+        str(value)
+        for value in (status.get("imageRef"), status.get("imageId"), as_table(status.get("image")).get("image"))
+    }
+    known = {str(wanted.get("id")), *map(str, wanted.get("repoDigests") or ()), *map(str, wanted.get("repoTags") or ())}
+    if not answer.ok or not wanted.get("id") or has & known:
+        return None
+    return Trouble(
+        f"the container of {name} does not run the image of its manifest",
+        f"{image} is {wanted.get('id')}, and the container has {status.get('imageRef')}",
+        "see which images there are: crictl images --digests",
+    )
+
+
+# ---- all of them, together
+
+
+def watch_all(run: Run, containers_of: Mapping[str, str]) -> None:
+    """Watch that none of the new containers ends, for WATCH_S, and that each works at the end. Raises NotProven."""
+    bad: list[Trouble] = []
+
+    def look() -> str:
+        listed = {one.id: one for one in containers.list_containers(run.host, run.config.node.cri_socket)}
+        for container_id in containers_of.values():
+            one = listed.get(container_id)
+            if one is not None and one.state != "running":
+                bad.append(_describe_exit(run, one))
+        return "watching"
+
+    def is_over(_: str, elapsed: float) -> bool:
+        run.report.waiting(f"watching {', '.join(containers_of)}: {elapsed:.0f} s of {WATCH_S:.0f} s")
+        return bool(bad)
+
+    watch(run.host, look, timeout_s=WATCH_S, is_over=is_over, poll_s=1.0)
+    if bad:
+        raise _not_proven(bad[0])
+    for name in containers_of:
+        told = ask(run, name)
+        if told:
+            what = f"{name} ran for {WATCH_S:.0f} s, and does not work"
+            raise _not_proven(Trouble(what, told, f"read its log: crictl logs {containers_of[name][:13]}"))
+
+
+@frozen
+class Leading:
+    """Whether a new controller-manager or scheduler has led: what only a leader does is proven by nothing else (H44)."""
+
+    name: str
+    leads: bool
+    holder: str = ""
+
+
+def wait_for_lead(run: Run, before: Mapping[str, str], *, is_only: bool) -> list[Leading]:
+    """Whether each new controller-manager and scheduler leads. before: their leases' holders before the swap (read_holders); the
+    lease of a former one on this node has to run out first. is_only: there is no other, so wait until it leads.
+
+    Raises NotProven (static-pod-not-working) if the only one does not lead in time."""
+    found = dict(before)
+
+    def look() -> str:
+        found.update(read_holders(run, before))
+        return ", ".join(name for name in before if not leads(name))
+
+    def leads(name: str) -> bool:
+        return found[name] != before[name] and found[name].partition("_")[0] == run.host.hostname()
+
+    def is_over(missing: str, elapsed: float) -> bool:
+        run.report.waiting(f"{missing} to lead: {elapsed:.0f} s of {LEAD_S:.0f} s")
+        return False
+
+    missing, _ = watch(run.host, look, timeout_s=LEAD_S if is_only else 0, is_over=is_over, poll_s=0.5)
+    if missing and is_only:
+        first = missing.split(", ")[0]
+        held = f"its lease is held by {found[first] or 'nobody'}"
+        remedy = f"read its log: crictl logs $(crictl ps -q --name {first})"
+        raise _not_proven(Trouble(f"{first} runs, and does not lead", held, remedy))
+    return [Leading(name, leads(name), found[name].partition("_")[0]) for name in before]
+
+
+def read_holders(run: Run, names: Iterable[str]) -> dict[str, str]:
+    """Who leads, by component: the holderIdentity of its lease, `cp1_5f3c...`; "" if that cannot be read."""
+    return {name: _read_holder(run, name) for name in names if name in LEADERS}
+
+
+def _read_holder(run: Run, name: str) -> str:
+    try:
+        lease = own_api(run).get(path_of("Lease", name, namespace="kube-system"))
+    except (HostError, KbError):
+        return ""
+    return str((lease or {}).get("spec", {}).get("holderIdentity") or "")

@@ -1,0 +1,129 @@
+"""The swap on disk: which static pods are to be replaced, by what, and what was there before.
+
+It is written before the first change, so that a swap that was cut off can be continued or taken back, whatever happened to this
+program or this machine. The last swap that succeeded stays there too, so that it can be taken back later. The file holds whole
+manifests, which may hold a user's secrets: only root may read it.
+
+    {"schema": 1, "status": "running", "pods": [{"name": "etcd", "former": "apiVersion: v1...", "wanted": "..."}],
+     "data_dir": "/var/lib/etcd"}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from kubeup.errors import HostError
+from kubeup.frozen_values import frozen
+from kubeup.json_text import parse_json
+from kubeup.machine.host import Host
+from kubeup.paths import Paths
+from kubeup.shapes import fit
+from kubeup.yaml_files import is_same_yaml
+
+SCHEMA = 1
+RUNNING, DONE, TAKEN_BACK = "running", "done", "taken back"
+COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+"""The static pods that can be swapped, each after those that it needs."""
+
+
+@frozen
+class Pod:
+    """One static pod of the swap. `former` and `wanted` are the texts of its manifest, which may be the same: the API server is
+    restarted with its etcd."""
+
+    name: str
+    former: str
+    wanted: str
+
+    @property
+    def is_changed(self) -> bool:
+        return not is_same_yaml(self.former, self.wanted)
+
+
+@frozen
+class Swap:
+    """A swap. data_dir: etcd's data folder if the swap keeps a copy of it, else ""."""
+
+    pods: tuple[Pod, ...]
+    status: str = RUNNING
+    data_dir: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(pod.name for pod in self.pods)
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        return tuple(pod.name for pod in self.pods if pod.is_changed)
+
+    def pod(self, name: str) -> Pod:
+        return next(pod for pod in self.pods if pod.name == name)
+
+    def reversed(self) -> Swap:
+        """The swap that takes this one back."""
+        return Swap(tuple(Pod(pod.name, pod.wanted, pod.former) for pod in self.pods))
+
+    def wants_same(self, texts: Sequence[tuple[str, str]]) -> bool:
+        """Whether the swap is to write these manifests (name, text), and no others."""
+        wanted = dict(texts)
+        return set(wanted) == set(self.changed) and all(is_same_yaml(self.pod(n).wanted, t) for n, t in wanted.items())
+
+
+def folder(paths: Paths) -> Path:
+    return paths.state_dir / "swap"
+
+
+def _file(paths: Paths) -> Path:
+    return folder(paths) / "swap.json"
+
+
+def save(host: Host, paths: Paths, *, swap: Swap) -> None:
+    host.make_dir(paths.state_dir, mode=0o700)
+    host.make_dir(folder(paths), mode=0o700)
+    value = {"schema": SCHEMA, **dataclasses.asdict(swap)}
+    host.write_file(_file(paths), json.dumps(value, indent=1) + "\n", mode=0o600)
+
+
+_SHAPE = {
+    "schema!": int,
+    "status!": str,
+    "pods!": [{"name!": str, "former!": str, "wanted!": str}],
+    "data_dir": str,
+}
+
+
+def load(host: Host, paths: Paths) -> Optional[Swap]:
+    """The last swap, finished or not; None if there was none. Raises HostError (swap-unreadable)."""
+    path = _file(paths)
+    if not host.exists(path):
+        return None
+    try:
+        found = dict(fit(parse_json(host.read_text(path), "it"), _SHAPE, what="it"))
+        if found["schema"] != SCHEMA:
+            raise ValueError(f"its schema is {found['schema']}")
+        return _parse(found)
+    except (ValueError, TypeError, KeyError) as error:
+        raise HostError(
+            f"{path} cannot be read",
+            cause=f"it does not describe a swap of static pods: {error}",
+            remedy=f"check the files in {paths.manifests} (they must be the ones that are to run), then: mv {path} {path}.damaged",
+            code="swap-unreadable",
+        ) from error
+
+
+def _parse(found: dict[str, Any]) -> Swap:
+    pods = tuple(Pod(row["name"], row["former"], row["wanted"]) for row in found["pods"])
+    unknown = [pod.name for pod in pods if pod.name not in COMPONENTS]
+    if unknown or not pods or found["status"] not in (RUNNING, DONE, TAKEN_BACK):
+        raise ValueError(f"it names {', '.join(unknown) or 'no known pod or status'}")
+    return Swap(pods, found["status"], found.get("data_dir", ""))
+
+
+def load_cut_off(host: Host, paths: Paths) -> Optional[Swap]:
+    """The swap that was begun and has not ended; None if there is none. Raises HostError (swap-unreadable)."""
+    found = load(host, paths)
+    return found if found is not None and found.status == RUNNING else None
