@@ -1,0 +1,192 @@
+"""`kb certs renew` on real nodes: everything uses its new certificate at once, nobody notices, and what cannot be used is taken back."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from .lab.config import lab_config, list_ignored_checks
+from .lab.node import Node, wait_until
+
+MakeNode = Callable[..., Node]
+KB = "python3 kb.pyz"
+IGNORE = "--ignore-preflight-errors=" + ",".join(list_ignored_checks())
+RESTARTED = {"kube-controller-manager": "controller-manager.conf", "kube-scheduler": "scheduler.conf"}
+PKI = "/etc/kubernetes/pki"
+GAP_S = 2.0
+CLIENT = f"""
+import http.client, json, ssl, time
+context = ssl.create_default_context(cafile="{PKI}/ca.crt")
+context.load_cert_chain("/root/client.crt", "/root/client.key")
+path = "/api/v1/namespaces/default/configmaps/heartbeat"
+def call(method, path, body=None):
+    connection = http.client.HTTPSConnection("kb-api.cluster.local", 7443, context=context, timeout=5)
+    kind = "merge-patch+json" if method == "PATCH" else "json"
+    connection.request(method, path, body and json.dumps(body), {{"Content-Type": "application/" + kind}})
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    return "ok" if answer.status in (200, 201) else "HTTP %d" % answer.status
+call("POST", path.rpartition("/")[0], {{"metadata": {{"name": "heartbeat"}}}})
+log, number = open("/root/client.log", "w", 1), 0
+while True:
+    began, number = time.time(), number + 1
+    for method, body in (("GET", None), ("PATCH", {{"data": {{"number": str(number)}}}})):
+        try:
+            said = call(method, path, body)
+        except Exception as error:
+            said = repr(error)
+        print(time.time(), method, said, file=log)
+    time.sleep(max(0.0, 0.1 - (time.time() - began)))
+"""
+"""Reads and writes each 100 ms through this node's load balancer, with a connection for each call."""
+
+
+def read_containers(node: Node) -> dict[str, tuple[str, float]]:
+    """component -> (id, when it was created, in seconds) of the running containers."""
+    rows = json.loads(node.run("crictl ps -o json 2>/dev/null").stdout)["containers"]
+    return {row["metadata"]["name"]: (row["id"], int(row["createdAt"]) / 1e9) for row in rows}
+
+
+def check_used(node: Node, before: dict[str, tuple[str, float]]) -> None:
+    """What embeds its certificate started after that was written; the others run on and show theirs."""
+    now = read_containers(node)
+    for component, conf in RESTARTED.items():
+        written = float(node.run(f"stat -c %.9Y /etc/kubernetes/{conf}").stdout)
+        assert now[component][0] != before[component][0] and now[component][1] > written, component
+    for component in ("etcd", "kube-apiserver"):
+        assert now[component] == before[component]
+    for place, cert in (
+        (f"{node.address}:6443", "apiserver"), ("127.0.0.1:2379", "etcd/server"), (f"{node.address}:2380", "etcd/peer"),
+    ):  # fmt: skip
+        wait_until(lambda: is_shown(node, place, cert), what=f"{place} to show {cert}.crt", timeout_s=10)  # noqa: B023
+
+
+def is_shown(node: Node, place: str, cert: str) -> bool:
+    own = f"-cert {PKI}/etcd/healthcheck-client.crt -key {PKI}/etcd/healthcheck-client.key"
+    shown = f"openssl s_client -connect {place} {own} </dev/null 2>/dev/null | openssl x509 -noout -serial"
+    serials = node.run(f"{shown}; openssl x509 -noout -serial -in {PKI}/{cert}.crt", check=False).stdout.split()
+    return len(serials) == 2 and serials[0] == serials[1]
+
+
+def check_controllers_work(node: Node, name: str) -> None:
+    """The controller-manager fills a new namespace, and the scheduler holds its lease."""
+    node.kubectl(f"create namespace {name}")
+    wait_until(
+        lambda: "serviceaccount/default" in node.kubectl(f"get serviceaccounts -n {name} -o name"),
+        what="the controller-manager to lead",
+        timeout_s=60,
+    )
+    for component in RESTARTED:
+        before = read_renewal(node, component)
+        wait_until(
+            lambda: read_renewal(node, component) != before,  # noqa: B023
+            what=f"the lease of {component} to move on",
+            timeout_s=60,
+        )
+
+
+def read_renewal(node: Node, component: str) -> str:
+    """When the leader last renewed the component's lease."""
+    return str(node.get(f"lease -n kube-system {component}")["spec"]["renewTime"])
+
+
+def renew(node: Node, what: str, *, check: bool = True) -> Any:
+    return node.run(f"{KB} certs renew {what}", check=check, timeout=300)
+
+
+@pytest.mark.k8s_versions("1.35")
+def test_one_control_plane(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    node = make_node("cp1", version=k8s_version)
+    node.scp(kb_pyz, "/root/kb.pyz")
+    node.write("/root/init.yaml", lab_config(k8s_version, address=node.address))
+    node.run(f"{KB} init --config init.yaml {IGNORE}", timeout=600)
+    before = read_containers(node)
+    done = renew(node, "all")
+    assert re.search(r"^kube-controller-manager restarted: it was away for [\d.]+ s$", done.stdout, re.MULTILINE), done
+    assert "You must restart" not in done.stdout
+    check_used(node, before)
+    check_controllers_work(node, "one")
+
+    # again, while the kubelet delays the next start
+    before = read_containers(node)
+    done = renew(node, "scheduler.conf")
+    away = float(re.findall(r"kube-scheduler restarted: it was away for ([\d.]+) s", done.stdout)[0])
+    after = read_containers(node)
+    assert away < 20 and after["kube-scheduler"] != before["kube-scheduler"]
+    assert after["kube-controller-manager"] == before["kube-controller-manager"]
+
+    # signed by a CA that the API server does not know: refused before anything stops
+    conf, was = "/etc/kubernetes/scheduler.conf", node.read("/etc/kubernetes/scheduler.conf")
+    node.run("mkdir /root/pki && cd /root/pki && openssl req -x509 -newkey rsa:2048 -nodes -days 9 -subj /CN=kubernetes "
+             "-addext keyUsage=critical,keyCertSign,digitalSignature -keyout ca.key -out ca.crt 2>/dev/null")  # fmt: skip
+    node.write(
+        "/root/other.yaml", lab_config(k8s_version, address=node.address, cluster={"certificatesDir": "/root/pki"})
+    )
+    refused = renew(node, "scheduler.conf --config other.yaml", check=False)
+    assert refused.code == 5 and "code:   renewal-taken-back" in refused.stderr, refused.output
+    assert "does not accept the renewed certificate of kube-scheduler" in refused.stderr
+    assert node.read(conf) == was and read_containers(node)["kube-scheduler"] == after["kube-scheduler"]
+
+    # what does not start: its last word, and the former kubeconfig
+    was = node.read("/etc/kubernetes/controller-manager.conf")
+    node.run(f"mv {PKI}/front-proxy-ca.crt /root/")  # which a controller-manager reads when it starts, before it leads
+    refused = renew(node, "controller-manager.conf", check=False)
+    assert refused.code == 5 and "code:   renewal-taken-back" in refused.stderr, refused.output
+    assert "front-proxy-ca.crt" in refused.stderr and node.read("/etc/kubernetes/controller-manager.conf") == was, (
+        refused.output
+    )
+    node.run(f"mv /root/front-proxy-ca.crt {PKI}/")
+    before = read_containers(node)
+    renew(node, "all")
+    assert before["etcd"] == read_containers(node)["etcd"]
+    check_controllers_work(node, "two")
+    kept = node.run("ls /var/lib/kb/former-certs; find /var/lib/kb/former-certs -perm /077").stdout.split()
+    assert len(kept) == 3, kept
+    node.run(f"{KB} reset --force", timeout=300)
+    assert not node.exists("/var/lib/kb")
+
+
+@pytest.mark.k8s_versions("1.35")
+def test_nobody_notices_on_three_control_planes(make_node: MakeNode, kb_pyz: Path, k8s_version: str) -> None:
+    nodes = [make_node(name, version=k8s_version) for name in ("cp1", "cp2", "cp3")]
+    first = nodes[0]
+    for node in nodes:
+        node.scp(kb_pyz, "/root/kb.pyz")
+    config = lab_config(k8s_version, address=first.address, kb={"loadBalancer": {"mode": "local"}})
+    first.write("/root/init.yaml", config)
+    first.run(f"{KB} init --config init.yaml {IGNORE}", timeout=600)
+    for node in nodes[1:]:
+        key = first.run(f"{KB} certs certificate-key").stdout.strip()
+        line = first.run(f"{KB} token create --print-join-command --certificate-key {key}").stdout.strip()
+        node.run(f"{line} {IGNORE}", timeout=600)
+    for field in ("certificate", "key"):
+        name = "crt" if field == "certificate" else "key"
+        first.run(
+            f"grep client-{field}-data /etc/kubernetes/admin.conf | awk '{{print $2}}' | base64 -d >/root/client.{name}"
+        )
+    first.write("/root/client.py", CLIENT)
+    first.run("systemd-run --unit client python3 /root/client.py")
+    wait_until(lambda: len(read_client(first)) > 20, what="the client to start", timeout_s=30)
+    began = read_client(first)[-1][0]
+    for node in nodes:
+        before = read_containers(node)
+        renew(node, "all")
+        check_used(node, before)
+    rows = [row for row in read_client(first) if row[0] >= began]
+    first.run("systemctl stop client")
+    failed = [row for row in rows if row[2] != "ok"]
+    assert len(rows) > 100 and not failed, failed
+    gap = max(after[0] - before[0] for before, after in zip(rows, rows[1:]))
+    assert gap < GAP_S, gap
+    check_controllers_work(first, "one")
+
+
+def read_client(node: Node) -> list[tuple[float, str, str]]:
+    """(when, method, ok or why not) of each call so far."""
+    rows = [line.split(" ", 2) for line in node.read("/root/client.log").splitlines()]
+    return [(float(row[0]), row[1], row[2]) for row in rows if len(row) == 3]
