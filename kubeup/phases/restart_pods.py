@@ -134,12 +134,14 @@ class _Restart:
             f"restart of {' and '.join(self.components)}",
             unhealthy=self.unhealthy,
             nudge=self._end_back_off,
+            explain=self._say_last_words,
         )
 
         def look() -> str:
             new = [item for item in self._list() if item.id not in self.former]
-            # of the others, the runtime only knows the container that was stopped, which looks like one that crashed
-            wait.components = tuple(name for name in self.components if any(item.name == name for item in new))
+            # what ended before, by this restart or in a crash loop, must not be taken for the fate of the new container
+            ended = {item.name for item in new if item.state == "exited"}
+            wait.components = tuple(name for name in self.components if name in ended)
             return self._find_missing({item.name: item.id for item in new if item.state == "running"})
 
         wait.until(look)
@@ -166,6 +168,14 @@ class _Restart:
         if not seen.is_healthy:
             self.unhealthy[name] = seen.seen
         return "" if seen.is_healthy else seen.seen
+
+    def _say_last_words(self) -> str:
+        """The last lines of the new containers that are not healthy."""
+        socket = self.ctx.config.node.cri_socket
+        newest = {item.name: item.id for item in reversed(self._list()) if item.id not in self.former}
+        ids = [newest[name] for name in self.components if name not in self.present and name in newest]
+        lines = [containers.container_logs(self.ctx.host, socket, container_id=one, lines=1) for one in ids]
+        return "; ".join(f"its last word: {line[-1]}" for line in lines if line)
 
     def _end_back_off(self) -> None:
         """Restart the kubelet, once, if it says that it delays the start of a component that nothing else keeps from starting."""

@@ -32,6 +32,7 @@ class Runtime:
     starts_after_s: float = 0.5
     lives_s: float = 1e9
     """How long each new container runs."""
+    healthy_after_s: float = 0.0
     ends: bool = True
     rows: list[dict[str, Any]] = field(default_factory=list)
     ended_at: dict[str, float] = field(default_factory=dict)
@@ -43,7 +44,8 @@ class Runtime:
             "id": f"id{number}", "metadata": meta, "state": "CONTAINER_RUNNING", "createdAt": str(number), "born": self.host.ticks,
             "labels": {"io.kubernetes.pod.namespace": "kube-system", "io.kubernetes.pod.name": f"{name}-cp1"},
         })  # fmt: skip
-        self.host.urls[URLS[name]] = HttpResponse(200, b"ok")
+        if not self.healthy_after_s or number <= 2:
+            self.host.urls[URLS[name]] = HttpResponse(200, b"ok")
 
     def end(self, row: dict[str, Any]) -> None:
         name = row["metadata"]["name"]
@@ -54,6 +56,8 @@ class Runtime:
     def catch_up(self, *, is_kubelet_restarted: bool = False) -> None:
         for row in list(self.rows):
             is_new = int(row["id"][2:]) > 2
+            if is_new and row["state"] == "CONTAINER_RUNNING" and self.host.ticks - row["born"] >= self.healthy_after_s:
+                self.host.urls[URLS[row["metadata"]["name"]]] = HttpResponse(200, b"ok")
             if row["state"] == "CONTAINER_RUNNING" and is_new and self.host.ticks - row["born"] > self.lives_s:
                 self.end(row)
         for name, ended in list(self.ended_at.items()):
@@ -147,6 +151,14 @@ def test_a_slow_start_is_no_back_off() -> None:
     ctx, _ = make(starts_after_s=8)
     (done,) = restart_pods.restart_static_pods(ctx, (SCHEDULER,))
     assert kubelet_restarts(ctx) == 0 and done.away_s == pytest.approx(8, abs=0.5)
+
+
+def test_a_crash_before_the_restart_is_not_blamed_on_the_new_container() -> None:
+    ctx, runtime = make(healthy_after_s=9)
+    runtime.rows[1]["metadata"]["attempt"] = 5
+    runtime.end(runtime.rows[1])
+    (done,) = restart_pods.restart_static_pods(ctx, (SCHEDULER,))
+    assert done.away_s == pytest.approx(9.5, abs=0.5)
 
 
 def test_one_that_waits_in_its_back_off_needs_no_stop() -> None:
