@@ -1,0 +1,596 @@
+"""A control plane that runs its static pods in a FakeHost: a kubelet that watches a folder, a runtime, etcd, leases.
+
+Nothing happens but by the host's clock, so that a minute of a machine's time takes a moment. What the code under test must never do
+(etcd stopped under an API server whose manifest is in, two containers of one pod) is noted in `violations` as it happens. The run can
+be killed after any change: whatever it asks the machine from then on raises Gone, as nothing of a killed process reaches it.
+Timings are those of a kubelet 1.35 on a test node, rounded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Optional, Union
+
+from kubeup.errors import HostError
+from kubeup.machine.host import Argv, CommandResult, FileStat
+from kubeup.machine.http import AnyTls, HttpResponse, Unreachable
+from kubeup.yaml_files import commands_of_pod, load_mapping
+from tests.fake_host import FakeHost
+
+COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+MANIFESTS = "/etc/kubernetes/manifests"
+ADDRESS = "10.0.0.11"
+SERVER = f"{ADDRESS}:6443"
+DATA = "/var/lib/etcd/member/snap/db"
+SETTLE_S = 0.05
+"""The longest step of the clock."""
+SERVES_AFTER_S = {"etcd": 1.0, "kube-apiserver": 3.0}
+LEASE_S = 15.0
+LATE_S = 10.0
+"""After how long a kubelet looks again at a pod that came while its predecessor of the same name was still cleaned up."""
+BACK_OFF_S = 10.0
+STARTS_AFTER_S = 0.6
+"""How long a kubelet takes from a new manifest to the start of its container."""
+
+_FLAGS: Mapping[str, tuple[str, ...]] = {
+    "etcd": (
+        f"--advertise-client-urls=https://{ADDRESS}:2379",
+        f"--initial-advertise-peer-urls=https://{ADDRESS}:2380",
+        "--data-dir=/var/lib/etcd",
+    ),
+    "kube-apiserver": (f"--advertise-address={ADDRESS}", "--secure-port=6443", "--etcd-servers=https://127.0.0.1:2379"),
+    "kube-controller-manager": ("--leader-elect=true",),
+    "kube-scheduler": ("--leader-elect=true",),
+}
+
+
+def manifest(name: str, *flags: str, image: str = "") -> str:
+    """The manifest of a component, with more flags."""
+    words = "".join(f"    - {word}\n" for word in (name, *_FLAGS[name], *flags))
+    return (
+        f"apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  namespace: kube-system\nspec:\n  containers:\n"
+        f"  - name: {name}\n    image: {image or f'registry.k8s.io/{name}:v1.35.6'}\n    command:\n{words}"
+    )
+
+
+FORMER = {name: manifest(name) for name in COMPONENTS}
+WANTED = {name: manifest(name, "--v=4") for name in COMPONENTS}
+PEM = "-----BEGIN CERTIFICATE-----\nQ0E=\n-----END CERTIFICATE-----\n"
+ADMIN_CONF = f"""
+apiVersion: v1
+kind: Config
+clusters: [{{name: c, cluster: {{server: "https://{SERVER}", certificate-authority-data: LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tClEwRT0KLS0tLS1FTkQgQ0VSVElGSUNBVEUtLS0tLQo=}}}}]
+users: [{{name: u, user: {{token: t}}}}]
+contexts: [{{name: x, context: {{cluster: c, user: u}}}}]
+current-context: x
+"""
+FILES = {
+    "/etc/kubernetes/admin.conf": ADMIN_CONF,
+    "/etc/kubernetes/pki/ca.crt": PEM,
+    "/etc/kubernetes/pki/apiserver-kubelet-client.crt": PEM,
+    "/etc/kubernetes/pki/apiserver-kubelet-client.key": "key",
+    "/etc/kubernetes/pki/etcd/ca.crt": PEM,
+    "/etc/kubernetes/pki/etcd/healthcheck-client.crt": PEM,
+    "/etc/kubernetes/pki/etcd/healthcheck-client.key": "key",
+    "/var/lib/kubelet/pki/kubelet.crt": PEM,
+    "/var/lib/kubelet/config.yaml": "containerRuntimeEndpoint: unix:///run/containerd/containerd.sock\n",
+    "/run/containerd/containerd.sock": "",
+    DATA: "of the former etcd",
+}
+
+
+class Gone(BaseException):
+    """The process was killed."""
+
+
+@dataclass
+class Container:
+    """mood: what is wrong with it: "" | exits | unhealthy | other image | other argv | never leads | exits late | breaks data."""
+
+    id: str
+    name: str
+    uid: str
+    argv: list[str]
+    image: str
+    began: float
+    created_ns: int
+    attempt: int = 0
+    mood: str = ""
+    state: str = "running"
+    stops_at: Optional[float] = None
+    ended: float = 0.0
+
+    @property
+    def is_running(self) -> bool:
+        return self.state == "running"
+
+
+@dataclass
+class Pod:
+    name: str
+    text: str
+    uid: str
+    container: Optional[Container] = None
+
+
+@functools.cache
+def parse(text: str) -> Mapping[str, Any]:
+    return load_mapping(text, "a manifest")
+
+
+Mood = Callable[[str, str], str]
+"""(component, text of its manifest) -> the mood of its containers."""
+_LOOKS = frozenset(
+    "exists is_dir stat read_bytes read_text open_read list_dir read_link real_path free_bytes which query http_get http_ask "
+    "port_holder resolve hostname environ now monotonic sleep is_root_user cpu_count lock".split()
+)
+_CHANGES = frozenset("write_file write_stream move_file make_dir remove remove_tree symlink run http_send".split())
+
+
+@dataclass
+class ControlPlane(FakeHost):
+    """others: host:port of other API servers -> whether they are ready. members: names of etcd's other members -> whether they serve.
+
+    mood: what becomes of a container, by component and manifest. at_change: called after each change with its number and its words.
+    """
+
+    mood: Mood = lambda name, text: ""
+    others: dict[str, bool] = field(default_factory=dict)
+    members: dict[str, bool] = field(default_factory=dict)
+    leader: str = "1"
+    kubelet_runs: bool = True
+    kubelet_answers: bool = True
+    cannot_write: Callable[[str], bool] = lambda path: False
+    dies_after: int = 0
+    """After which change the process is killed; 0: never."""
+    is_dead: bool = False
+    at_change: Callable[[str], None] = lambda change: None
+    events: list[str] = field(default_factory=list)
+    """What happened to the manifests and containers, in order: "lay etcd" (beside the live one), "out etcd", "in etcd", "write etcd",
+    "start etcd", "end etcd"."""
+    violations: list[str] = field(default_factory=list)
+    pods: dict[str, Pod] = field(default_factory=dict)
+    ending: list[tuple[Pod, float]] = field(default_factory=list)
+    """Pods that the kubelet is stopping, and when their containers were seen to have ended; 0.0 while they have not."""
+    containers: list[Container] = field(default_factory=list)
+    holders: dict[str, str] = field(default_factory=dict)
+    mtimes: dict[str, float] = field(default_factory=dict)
+    deferred: list[str] = field(default_factory=list)
+    _not_before: dict[str, float] = field(default_factory=dict)
+    _made: int = 0
+
+    def __getattribute__(self, name: str) -> Any:
+        if (name in _LOOKS or name in _CHANGES) and object.__getattribute__(self, "is_dead"):
+            raise Gone(name)
+        return object.__getattribute__(self, name)
+
+    # ---- the life of the machine
+
+    def revive(self, after_s: float = 3.0) -> None:
+        """Another process may start: the machine went on meanwhile."""
+        self.is_dead, self.dies_after = False, 0
+        self.sleep(after_s)
+
+    def sleep(self, seconds: float) -> None:
+        left = seconds
+        while left > 0:
+            step = min(left, SETTLE_S)
+            super().sleep(step)
+            left -= step
+            self.settle()
+
+    def settle(self) -> None:
+        for one in self.containers:
+            if one.stops_at is not None and one.is_running and self.ticks >= one.stops_at:
+                self._end(one)
+        if self.kubelet_runs:
+            self._sync()
+        self._elect()
+        self._judge()
+
+    def _end(self, one: Container) -> None:
+        one.state, one.ended = "exited", self.ticks
+        self.events.append(f"end {one.name}")
+
+    def _sync(self) -> None:
+        desired = self.desired()
+        self._not_before = {name: when for name, when in self._not_before.items() if name in desired}
+        for name, pod in list(self.pods.items()):
+            if desired.get(name) != pod.text:
+                del self.pods[name]
+                self.ending.append((pod, 0.0))
+                if pod.container and pod.container.is_running and name != "kube-apiserver":  # it waits for its clients
+                    pod.container.stops_at = min(pod.container.stops_at or 1e9, self.ticks + 0.5)
+        self._clean_up()
+        busy = {pod.name for pod, _ in self.ending}
+        for name, text in desired.items():
+            if name in busy:
+                self._not_before[name] = self.ticks + LATE_S
+            elif name not in self.pods and self.ticks >= self._not_before.setdefault(name, self.ticks + STARTS_AFTER_S):
+                del self._not_before[name]
+                uid = hashlib.sha256(text.encode()).hexdigest()[:32]
+                self.pods[name] = Pod(name, text, uid)
+                self._start(self.pods[name], attempt=0)
+        for pod in self.pods.values():
+            one = pod.container
+            if one is not None and not one.is_running and self.ticks - one.ended >= BACK_OFF_S:
+                self._start(pod, attempt=one.attempt + 1)
+
+    def _clean_up(self) -> None:
+        left = []
+        for pod, seen in self.ending:
+            ended = pod.container is None or not pod.container.is_running
+            if not ended:
+                left.append((pod, 0.0))
+            elif not seen:
+                left.append((pod, self.ticks))
+            elif self.ticks - seen < 0.6:
+                left.append((pod, seen))
+        self.ending = left
+
+    def desired(self) -> dict[str, str]:
+        """name -> manifest, of what the kubelet reads in its folder."""
+        found = {}
+        for path, data in self.files.items():
+            folder, _, name = path.rpartition("/")
+            if folder == MANIFESTS and not name.startswith(".") and name.endswith(".yaml"):
+                text = data.decode()
+                found[str(parse(text)["metadata"]["name"])] = text
+        return found
+
+    def _start(self, pod: Pod, *, attempt: int) -> None:
+        self._made += 1
+        mood = self.mood(pod.name, pod.text) if pod.name in COMPONENTS else ""
+        argv = next(iter(commands_of_pod(parse(pod.text))), [])
+        if mood == "other argv":
+            argv = [*argv, "--of-somebody-else"]
+        image = "sha256:other" if mood == "other image" else self.image_id(parse(pod.text)["spec"]["containers"][0]["image"])
+        made = Container(
+            f"c{self._made:04d}{'0' * 59}", pod.name, pod.uid, argv, image, self.ticks, self._nanoseconds(), attempt, mood
+        )
+        made.stops_at = self.ticks + {"exits": 0.4, "exits late": 8.0}.get(mood, 1e9)
+        if mood == "breaks data":
+            self.files[DATA] = b"of the new etcd"
+        if mood == "needs its own data" and self.files.get(DATA) != b"of the former etcd":
+            made.stops_at, made.mood = self.ticks + 0.4, "exits"
+        pod.container = made
+        self.containers.append(made)
+        self.events.append(f"start {pod.name}")
+
+    def _nanoseconds(self) -> int:
+        return int(self.clock.timestamp() * 1e9)
+
+    @staticmethod
+    def image_id(image: str) -> str:
+        return "sha256:" + hashlib.sha256(image.encode()).hexdigest()
+
+    def running(self, name: str) -> list[Container]:
+        return [one for one in self.containers if one.name == name and one.is_running]
+
+    def serves(self, name: str) -> bool:
+        """Whether the component of this node works."""
+        one = next(iter(self.running(name)), None)
+        if one is None or one.mood in ("unhealthy", "exits") or self.ticks - one.began < SERVES_AFTER_S.get(name, 0.5):
+            return False
+        if name == "etcd":
+            return 2 * (1 + sum(self.members.values())) > 1 + len(self.members)
+        return name != "kube-apiserver" or self.serves("etcd")
+
+    def _elect(self) -> None:
+        if not self.serves("kube-apiserver"):
+            return
+        for name in COMPONENTS[2:]:
+            node, _, held_by = self.holders.get(name, "").partition("_")
+            holder = next((one for one in self.containers if one.id == held_by), None)
+            if node and node != self.host_name:
+                continue
+            if holder is not None and (holder.is_running or self.ticks - holder.ended < LEASE_S):
+                continue
+            for one in self.running(name):
+                if self.serves(name) and one.mood != "never leads":
+                    self.holders[name] = f"{self.host_name}_{one.id}"
+
+    def _judge(self) -> None:
+        for name in COMPONENTS:
+            if len(self.running(name)) > 1:
+                self._blame(f"{name} has two containers")
+        live = {name for name in COMPONENTS if f"{MANIFESTS}/{name}.yaml" in self.files}
+        if "kube-apiserver" in live and "etcd" not in live:
+            self._blame("etcd is out under an API server that is in")
+        if self.running("kube-apiserver") and not self.running("etcd") and not self.mood_of("etcd").startswith("exits"):
+            self._blame("etcd stopped under a running API server")
+
+    def mood_of(self, name: str) -> str:
+        pod = self.pods.get(name)
+        return pod.container.mood if pod and pod.container else ""
+
+    def _blame(self, what: str) -> None:
+        if what not in self.violations:
+            self.violations.append(what)
+
+    # ---- changes
+
+    def _changed(self, change: str) -> None:
+        self.settle()
+        self.at_change(change)
+        if self.dies_after and len(self.changes) >= self.dies_after:
+            self.is_dead = True
+            raise Gone(change)
+
+    def _note_manifest(self, what: str, path: Path) -> None:
+        if str(path.parent) == MANIFESTS:
+            self.events.append(f"{what} {path.name.strip('.').partition('.yaml')[0]}")
+
+    def stat(self, path: Path) -> Optional[FileStat]:
+        found = super().stat(path)
+        if found is None or found.is_dir:
+            return found
+        return FileStat(found.mode, 0, 0, found.size, False, False, self.mtimes.get(str(path), 0.0))
+
+    def write_file(self, path: Path, data: Union[bytes, str], **more: Any) -> bool:
+        if self.cannot_write(str(path)):
+            raise HostError(
+                f"cannot write {path}", cause="No space left on device", remedy="make space", code="disk-full"
+            )
+        is_changed = super().write_file(path, data, **more)
+        if is_changed:
+            self.mtimes[str(path)] = self.clock.timestamp()
+            self._note_manifest("lay" if path.name.startswith(".") else "write", path)
+            self._changed(self.changes[-1])
+        return is_changed
+
+    def move_file(self, source: Path, path: Path) -> None:
+        super().move_file(source, path)
+        self.mtimes[str(path)] = self.mtimes.get(str(source), 0.0)
+        self._note_manifest("out" if path.name.startswith(".") else "in", path)
+        self._changed(self.changes[-1])
+
+    def make_dir(self, path: Path, *, mode: int = 0o755) -> bool:
+        is_made = super().make_dir(path, mode=mode)
+        if is_made:
+            self._changed(self.changes[-1])
+        return is_made
+
+    def remove(self, path: Path) -> bool:
+        is_gone = super().remove(path)
+        if is_gone:
+            if not path.name.startswith("."):
+                self._note_manifest("out", path)
+            self._changed(self.changes[-1])
+        return is_gone
+
+    def remove_tree(self, path: Path) -> bool:
+        is_gone = super().remove_tree(path)
+        if is_gone:
+            self._changed(self.changes[-1])
+        return is_gone
+
+    def run(self, argv: Argv, **more: Any) -> CommandResult:
+        words = tuple(str(word) for word in argv)
+        answer = self._command(words, is_change=True)
+        if answer is None:
+            done = super().run(argv, **more)
+        else:
+            self.changes.append(f"run {' '.join(words)}")
+            done = CommandResult(words, 0, answer)
+        self._changed(self.changes[-1])
+        return done
+
+    def http_send(self, method: str, url: str, *, body: bytes = b"", **more: Any) -> HttpResponse:
+        if url.endswith("/v3/maintenance/transfer-leadership"):
+            self.changes.append(f"{method} {url}")
+            self.leader = str(json.loads(body)["targetID"])
+            self._changed(self.changes[-1])
+            return HttpResponse(200, b"{}")
+        return super().http_send(method, url, body=body, **more)
+
+    @contextlib.contextmanager
+    def lock(self, path: Path, holder: str) -> Iterator[None]:
+        yield
+
+    # ---- programs
+
+    def which(self, program: str) -> Optional[Path]:
+        return Path("/usr/bin") / program if program in ("crictl", "systemctl", "kubelet") else super().which(program)
+
+    def query(self, argv: Argv, **more: Any) -> CommandResult:
+        words = tuple(str(word) for word in argv)
+        answer = self._command(words, is_change=False)
+        return super().query(argv, **more) if answer is None else CommandResult(words, 0, answer)
+
+    def _command(self, words: tuple[str, ...], *, is_change: bool) -> Optional[str]:
+        if words[0] == "crictl":
+            verb = next(word for word in words[1:] if word in _CRICTL)
+            return _CRICTL[verb](self, words[words.index(verb) + 1 :])
+        if words[:3] == ("systemctl", "is-active", "kubelet"):
+            return "active\n" if self.kubelet_runs else "inactive\n"
+        if words in (("systemctl", "start", "kubelet"), ("systemctl", "restart", "kubelet")):
+            self.kubelet_runs = True
+            return ""
+        if words[0] == "fallocate":
+            self.files[words[-1]] = b"0"
+            return ""
+        return self._find(words) if words[0] == "find" else None
+
+    def _find(self, words: tuple[str, ...]) -> str:
+        kept = {pod.uid for pod in self.pods.values()}
+        kept |= {pod.uid for pod, seen in self.ending if not seen or self.ticks - seen < 0.3}
+        wanted = [word for word in words if "pod" in word]
+        return "".join(f"/sys/fs/cgroup/kubepods/pod{uid}\n" for uid in kept if f"pod{uid}" in wanted)
+
+    def _list(self, words: tuple[str, ...]) -> str:
+        name = words[words.index("--name") + 1].strip("^$").replace("\\", "") if "--name" in words else ""
+        rows = [
+            {
+                "id": one.id,
+                "metadata": {"name": one.name, "attempt": one.attempt},
+                "state": f"CONTAINER_{one.state.upper()}",
+                "createdAt": str(one.created_ns),
+                "labels": {"io.kubernetes.pod.namespace": "kube-system", "io.kubernetes.pod.name": f"{one.name}-cp1",
+                           "io.kubernetes.pod.uid": one.uid},
+            }
+            for one in self.containers[-12:]
+            if not name or one.name == name
+        ]  # fmt: skip
+        return json.dumps({"containers": rows})
+
+    def _inspect(self, words: tuple[str, ...]) -> str:
+        shown = []
+        for one in self.containers:
+            if one.id in words:
+                status = {"id": one.id, "imageRef": one.image, "exitCode": 1, "logPath": f"/var/log/{one.id}.log"}
+                shown.append({"status": status, "info": {"runtimeSpec": {"process": {"args": one.argv}}}})
+        return json.dumps(shown if len(shown) != 1 else shown[0])
+
+    def _stop(self, words: tuple[str, ...]) -> str:
+        for one in self.containers:
+            if one.id in words and one.is_running:
+                self._end(one)
+        return ""
+
+    # ---- the network
+
+    def http_get(self, url: str, *, tls: Optional[AnyTls] = None, **more: Any) -> HttpResponse:
+        rest = url.partition("://")[2]
+        address, _, path = rest.partition("/")
+        port = address.rpartition(":")[2]
+        if port == "10250":
+            return self._kubelet(url, path)
+        if address == SERVER and self.serves("kube-apiserver"):
+            return self._api(url, path)
+        if self.others.get(address):
+            return HttpResponse(200, b"ok")
+        names = {"10257": "kube-controller-manager", "10259": "kube-scheduler"}
+        if port in names and self.running(names[port]):
+            return HttpResponse(200, b"ok") if self.serves(names[port]) else HttpResponse(500, b"starting")
+        return super().http_get(url, tls=tls, **more)
+
+    def _kubelet(self, url: str, path: str) -> HttpResponse:
+        if not (self.kubelet_runs and self.kubelet_answers):
+            raise Unreachable(url, "refused", text="connection refused")
+        if path == "metrics":
+            lines = 'kubelet_working_pods{config="desired",lifecycle="sync",static="true"} 4\n'
+            lines += f'kubelet_working_pods{{config="desired",lifecycle="terminating",static="true"}} {len(self.ending)}\n'
+            return HttpResponse(200, lines.encode())
+        rows = [
+            {
+                "metadata": {"name": f"{pod.name}-cp1", "uid": pod.uid, "annotations": {"kubernetes.io/config.source": "file"}},
+                "spec": {"containers": [{"name": pod.name}]},
+            }
+            for pod in self.pods.values()
+        ]  # fmt: skip
+        return HttpResponse(200, json.dumps({"items": rows}).encode())
+
+    def _api(self, url: str, path: str) -> HttpResponse:
+        if path.partition("?")[0] in ("livez", "readyz"):
+            return HttpResponse(200, b"ok")
+        if path.endswith("/namespaces/kube-system"):
+            return _json({"kind": "Namespace", "metadata": {"name": "kube-system"}})
+        if "/leases/" in path:
+            name = path.rpartition("/")[2]
+            return _json({"metadata": {"name": name}, "spec": {"holderIdentity": self.holders.get(name, "")}})
+        if path.endswith("/endpointslices/kubernetes"):
+            ends = [{"addresses": [one.partition(":")[0]]} for one in (SERVER, *self.others)]
+            return _json({"metadata": {"name": "kubernetes"}, "ports": [{"name": "https", "port": 6443}], "endpoints": ends})
+        return self.urls.get(url, HttpResponse(404, b"{}"))
+
+    def http_ask(self, url: str, body: bytes, **more: Any) -> HttpResponse:
+        address, _, path = url.partition("://")[2].partition("/v3/")
+        place = address.partition(":")[0]
+        index = int(place.rpartition(".")[2]) - 10
+        names = ["cp1", *self.members]
+        if not 1 <= index <= len(names):
+            return super().http_ask(url, body, **more)
+        is_up = bool(self.running("etcd")) if index == 1 else list(self.members.values())[index - 2]
+        if not is_up or (index == 1 and self.mood_of("etcd") in ("unhealthy", "exits")):
+            raise Unreachable(url, "refused", text="connection refused")
+        if path == "kv/range":
+            return _json({}) if index > 1 or self.serves("etcd") else HttpResponse(503, b'{"message": "no leader"}')
+        if path == "maintenance/status":
+            leader = self.leader if self.leader != "1" or self.running("etcd") else ""
+            return _json({"raftAppliedIndex": "100", "raftIndex": "100", "leader": leader, "version": "3.6.0"})
+        rows = [
+            {"ID": str(n), "name": name, "peerURLs": [f"https://10.0.0.{n + 10}:2380"], "clientURLs": [f"https://10.0.0.{n + 10}:2379"]}
+            for n, name in enumerate(names, start=1)
+        ]  # fmt: skip
+        return _json({"members": rows})
+
+
+def _json(value: object) -> HttpResponse:
+    return HttpResponse(200, json.dumps(value).encode(), {"content-type": "application/json"})
+
+
+def _inspect_image(host: ControlPlane, words: tuple[str, ...]) -> str:
+    return json.dumps({"status": {"id": host.image_id(words[-1]), "repoTags": [words[-1]]}})
+
+
+def _list_images(host: ControlPlane, words: tuple[str, ...]) -> str:
+    names = [f"registry.k8s.io/{name}:v1.35.6" for name in COMPONENTS]
+    return json.dumps({"images": [{"repoTags": names, "repoDigests": []}]})
+
+
+_CRICTL: Mapping[str, Callable[[ControlPlane, tuple[str, ...]], str]] = {
+    "ps": ControlPlane._list,
+    "inspect": ControlPlane._inspect,
+    "inspecti": _inspect_image,
+    "images": _list_images,
+    "stop": ControlPlane._stop,
+    "info": lambda host, words: json.dumps({"status": {"conditions": [{"type": "RuntimeReady", "status": True}]}}),
+    "pods": lambda host, words: "",
+    "version": lambda host, words: "RuntimeName:  containerd\nRuntimeVersion:  v2.1.0\n",
+    "runtime-config": lambda host, words: "{}",
+    "logs": lambda host, words: "",
+}
+
+
+def make_control_plane(**fields: Any) -> ControlPlane:
+    """A node, cp1, whose four static pods have run for a minute, and whose controllers lead."""
+    host = ControlPlane(host_name="cp1", **fields)
+    host.dirs.update(("/run/systemd/system", "/var/lib/kubelet", "/var/log"))
+    host.files.update({path: text.encode() for path, text in FILES.items()})
+    for name, text in FORMER.items():
+        host.files[f"{MANIFESTS}/{name}.yaml"] = text.encode()
+        host.modes[f"{MANIFESTS}/{name}.yaml"] = 0o600
+    dies_after, host.dies_after = host.dies_after, 0
+    host.sleep(60.0)
+    host.dies_after = dies_after
+    host.changes.clear()
+    host.events.clear()
+    assert not host.violations
+    return host
+
+
+# ---- what is looked at after a run
+
+
+def manifests_of(host: ControlPlane) -> dict[str, str]:
+    """Every file of the kubelet's folder, those with a dot too."""
+    prefix = f"{MANIFESTS}/"
+    return {path[len(prefix) :]: data.decode() for path, data in host.files.items() if path.startswith(prefix)}
+
+
+def as_files(texts: Mapping[str, str]) -> dict[str, str]:
+    return {f"{name}.yaml": text for name, text in texts.items()}
+
+
+def status_of(host: ControlPlane) -> str:
+    return str(json.loads(host.files["/var/lib/kb/swap/swap.json"])["status"])
+
+
+def expect_settled(host: ControlPlane, texts: Mapping[str, str], *, status: str) -> None:
+    """These manifests byte for byte and nothing else in the folder; one container of each, which works; no ballast, no copy."""
+    host.sleep(20.0)
+    assert manifests_of(host) == as_files(texts)
+    assert {name: len(host.running(name)) for name in texts} == dict.fromkeys(texts, 1)
+    assert {name: host.serves(name) for name in texts} == dict.fromkeys(texts, True)
+    assert {name: host.pods[name].text for name in texts} == dict(texts)
+    assert "/var/lib/kb/swap/ballast" not in host.files
+    assert not [path for path in host.files if ".kb-former" in path]
+    assert status_of(host) == status
+    assert not host.violations

@@ -1,0 +1,377 @@
+"""kubeup/phases/static_pods_swap.py: what is refused before anything stops, what is asked and told, and what a dry run shows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+import kb
+from kubeup.cluster.health import Part
+from kubeup.engine.records import load_records
+from kubeup.engine.run import Run
+from kubeup.engine.runner import Runner
+from kubeup.engine.state import load_state
+from kubeup.errors import ClusterError, HostError, KbError, UsageError
+from kubeup.machine.dry_run import DryRunHost
+from kubeup.phases import static_pods_swap
+from kubeup.phases.static_pods_swap import SwapRun, check_cluster, check_swap
+from kubeup.swap import store
+from kubeup.trouble import Trouble
+from tests.fake_control_plane import (
+    COMPONENTS,
+    FORMER,
+    MANIFESTS,
+    WANTED,
+    ControlPlane,
+    Gone,
+    expect_settled,
+    make_control_plane,
+    manifest,
+    manifests_of,
+)
+from tests.unit.swap.swap_case import PATHS, Stage, make_swap_run, said, set_stage, trial, undo_run
+
+ALL = {name: WANTED[name] for name in COMPONENTS}
+TWO = {"cp2": True}
+THREE = {"cp2": True, "cp3": True}
+OTHERS = {"10.0.0.12:6443": True}
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    return set_stage(monkeypatch)
+
+
+def wanted(*names: str) -> dict[str, str]:
+    return {name: WANTED[name] for name in names}
+
+
+def refused(host: ControlPlane, texts: Optional[Mapping[str, str]] = None, **fields: Any) -> KbError:
+    """The check refuses these manifests, and has changed nothing."""
+    before = dict(host.files)
+    with pytest.raises(KbError) as caught:
+        check_swap(make_swap_run(host, ALL if texts is None else texts, **fields))
+    assert host.changes == []
+    assert host.files == before
+    return caught.value
+
+
+def checked(host: ControlPlane, texts: Mapping[str, str], **fields: Any) -> SwapRun:
+    run = make_swap_run(host, texts, **fields)
+    check_swap(run)
+    assert host.changes == []
+    return run
+
+
+# ---- refused before anything stops
+
+
+def test_without_a_kubelet_nothing_could_be_swapped(stage: Stage) -> None:
+    error = refused(make_control_plane(kubelet_runs=False))
+    assert error.code == "kubelet-not-running"
+    assert "systemctl start kubelet" in error.remedy
+
+
+def test_every_trouble_that_the_trials_find_is_told(stage: Stage) -> None:
+    stage.trials["etcd"] = [trial("flags", Trouble("etcd has no flag --v5", "it is unknown", "remove it"))]
+    stage.trials["kube-scheduler"] = [
+        trial("flags"),
+        trial("mounts", Trouble("/etc/x is missing", "kube-scheduler mounts it", "create it")),
+    ]
+    error = refused(make_control_plane())
+    assert isinstance(error, HostError) and error.code == "static-pod-refused"
+    assert (error.what, error.remedy) == ("etcd has no flag --v5", "remove it")
+    assert "nothing was stopped" in error.cause
+    assert any("/etc/x is missing" in line for line in error.details)
+
+
+def test_only_manifests_that_change_are_tried(stage: Stage) -> None:
+    checked(make_control_plane(), {**FORMER, **wanted("etcd")})
+    assert stage.tried == ["etcd"]
+
+
+def test_what_was_tried_and_what_could_not_be_is_told(stage: Stage) -> None:
+    stage.trials["etcd"] = [trial("flags"), trial("mounts"), trial("help", not_tried="there is no systemd")]
+    run = checked(make_control_plane(), wanted("etcd"))
+    assert "etcd: tried without starting it: flags, mounts" in said(run)
+    assert "etcd: help could not be tried: there is no systemd" in said(run)
+    stage.trials["etcd"] = []
+    assert "etcd: tried without starting it: nothing" in said(checked(make_control_plane(), wanted("etcd")))
+
+
+@pytest.mark.parametrize("free", [0, (256 << 20) - 1])
+def test_a_full_disk(stage: Stage, free: int) -> None:
+    error = refused(make_control_plane(free=free), wanted("kube-scheduler"))
+    assert error.code == "disk-full"
+    assert "nothing was stopped" in error.cause
+    checked(make_control_plane(free=256 << 20), wanted("kube-scheduler"))
+
+
+def test_an_image_that_cannot_be_pulled(stage: Stage) -> None:
+    host = make_control_plane()
+    texts = {"kube-scheduler": manifest("kube-scheduler", image="registry.example.org/kube-scheduler:v9")}
+    pulls: list[str] = []
+    real = host.run
+
+    def run(argv: Any, **more: Any) -> Any:
+        if "pull" in argv:
+            pulls.append(str(argv[-1]))
+            return type(real(["touch", "--no-create"]))(tuple(argv), 1, stderr="not found: manifest unknown")
+        return real(argv, **more)
+
+    host.run = run  # type: ignore[method-assign]
+    with pytest.raises(KbError) as caught:
+        check_swap(make_swap_run(host, texts))
+    assert caught.value.code == "image-pull-failed"
+    assert set(pulls) == {"registry.example.org/kube-scheduler:v9"}
+    assert manifests_of(host) == {f"{name}.yaml": FORMER[name] for name in COMPONENTS}
+    assert not host.events
+
+
+def test_etcd_would_lose_its_quorum(stage: Stage) -> None:
+    host = make_control_plane(members={"cp2": True, "cp3": False}, others=OTHERS)
+    error = refused(host, wanted("etcd"), agree=lambda question: pytest.fail("asked about what is refused"))
+    assert isinstance(error, ClusterError) and error.code == "etcd-stop-unsafe"
+    checked(make_control_plane(members={"cp2": True, "cp3": False}, others=OTHERS), wanted("kube-apiserver"))
+
+
+@pytest.mark.parametrize("name", ["refuse_empty", "check_room"])
+def test_the_data_of_etcd_are_looked_at(stage: Stage, name: str) -> None:
+    error = HostError("no", cause="no", remedy="no", code="disk-full")
+    stage.copies.fails_with[name] = error
+    assert refused(make_control_plane(), wanted("etcd")) is error
+    checked(make_control_plane(), wanted("kube-scheduler"))
+
+
+def test_room_for_a_copy_is_needed_for_a_single_member_only(stage: Stage) -> None:
+    checked(make_control_plane(members=THREE, others=OTHERS), wanted("etcd"))
+    assert stage.copies.calls == ["refuse_empty"]
+
+
+def test_a_manifest_of_a_component_that_does_not_run_here(stage: Stage) -> None:
+    """With an external etcd there is no pod to swap: that is no success."""
+    host = make_control_plane()
+    del host.files[f"{MANIFESTS}/etcd.yaml"]
+    host.changes.clear()
+    error = refused(host, wanted("etcd"))
+    assert "etcd" in error.what
+
+
+# ---- consent
+
+
+def asked(host: ControlPlane, texts: Mapping[str, str]) -> list[str]:
+    questions: list[str] = []
+    checked(host, texts, agree=questions.append)
+    return questions
+
+
+@pytest.mark.parametrize(
+    ("members", "others", "names", "question"),
+    [
+        ({}, {}, ("etcd",), "it is etcd's only voting member"),
+        (TWO, OTHERS, ("etcd",), "etcd has 2 voting members, and needs 2 that serve"),
+        (THREE, OTHERS, ("etcd",), ""),
+        ({}, {}, ("kube-apiserver",), "no other API server serves"),
+        (TWO, {"10.0.0.12:6443": False}, ("kube-apiserver",), "no other API server serves"),
+        (TWO, OTHERS, ("kube-apiserver",), ""),
+        ({}, {}, ("kube-controller-manager", "kube-scheduler"), ""),
+    ],
+)
+def test_consent_to_a_gap(
+    stage: Stage, members: dict[str, bool], others: dict[str, bool], names: tuple[str, ...], question: str
+) -> None:
+    questions = asked(make_control_plane(members=members, others=others), wanted(*names))
+    assert len(questions) == bool(question)
+    assert question in "".join(questions)
+
+
+def test_a_refusal_of_the_user_stops_nothing(stage: Stage) -> None:
+    def refuse(question: str) -> None:
+        raise UsageError(question, cause="no", remedy="no", code="not-confirmed")
+
+    assert refused(make_control_plane(), wanted("etcd"), agree=refuse).code == "not-confirmed"
+
+
+def test_it_is_asked_last(stage: Stage) -> None:
+    """Nobody is asked about what is refused afterwards."""
+    stage.trials["etcd"] = [trial("flags", Trouble("etcd has no flag --v5", "it is unknown", "remove it"))]
+    refused(make_control_plane(), wanted("etcd"), agree=lambda question: pytest.fail(question))
+
+
+# ---- what is told
+
+
+def test_what_changes(stage: Stage) -> None:
+    run = checked(make_control_plane(), wanted("kube-scheduler"))
+    assert "change: kube-scheduler: spec.containers[kube-scheduler].command --v is not set, not 4\n" in said(run)
+    assert "not written by kb" not in said(run)
+
+
+def recorded(host: ControlPlane, name: str, text: str) -> None:
+    """kb has written this manifest once."""
+    path = f"{MANIFESTS}/{name}.yaml"
+    kept = load_records(host, PATHS.records)
+    kept.put(f"init/{name}", {path: {"content": text, "mode": "0600"}})
+    kept.save()
+    host.changes.clear()
+
+
+@pytest.mark.parametrize(
+    ("flags", "fate"),
+    [(("--v=4", "--by-hand=1"), "the new manifest keeps that"), (("--v=4",), "the new manifest has what kb wrote")],
+)
+def test_what_others_wrote_is_told_from_what_kb_wrote(stage: Stage, flags: tuple[str, ...], fate: str) -> None:
+    host, name = make_control_plane(), "kube-scheduler"
+    recorded(host, name, FORMER[name])
+    by_hand = manifest(name, "--by-hand=1")
+    host.files[f"{MANIFESTS}/{name}.yaml"] = by_hand.encode()
+    run = checked(host, {name: manifest(name, *flags)})
+    lines = [line for line in said(run).splitlines() if "not written by kb" in line and "--by-hand" in line]
+    assert lines and fate in lines[0]
+
+
+def test_a_manifest_as_kb_wrote_it_has_no_others_changes(stage: Stage) -> None:
+    host = make_control_plane()
+    recorded(host, "kube-scheduler", FORMER["kube-scheduler"])
+    assert "not written by kb" not in said(checked(host, wanted("kube-scheduler")))
+
+
+def test_static_pods_of_others_are_named_and_left_alone(stage: Stage) -> None:
+    host = make_control_plane()
+    vip = "apiVersion: v1\nkind: Pod\nmetadata: {name: kube-vip}\nspec: {containers: [{name: kube-vip, image: x, command: [x]}]}\n"
+    host.files[f"{MANIFESTS}/kube-vip.yaml"] = vip.encode()
+    host.files[f"{MANIFESTS}/kb-load-balancer.yaml"] = vip.replace("kube-vip", "kb-load-balancer").encode()
+    host.sleep(5)
+    run = checked(host, wanted("kube-scheduler"))
+    assert "static pods of others, left alone: kube-vip.yaml\n" in said(run)
+    one = host.running("kube-vip")[0].id
+    static_pods_swap.swap_pods(make_swap_run(host, ALL))
+    assert host.files[f"{MANIFESTS}/kube-vip.yaml"] == vip.encode()
+    assert host.running("kube-vip")[0].id == one
+    assert "of others" not in said(checked(make_control_plane(), wanted("kube-scheduler")))
+
+
+def test_manifests_that_are_there_already_are_nothing_to_do(stage: Stage) -> None:
+    host = make_control_plane()
+    texts = {name: f"# mine\n{text}" for name, text in FORMER.items()}
+    checked(host, texts)
+    assert stage.tried == []
+    run = make_swap_run(host, texts)
+    static_pods_swap.swap_pods(run)
+    assert "run with these manifests already" in said(run)
+    assert host.changes == [] and host.events == []
+
+
+def test_a_swap_that_was_cut_off_is_announced_and_not_tried_again(stage: Stage) -> None:
+    host = make_control_plane(dies_after=12)
+    with pytest.raises(Gone):
+        static_pods_swap.swap_pods(make_swap_run(host, ALL))
+    host.revive()
+    host.changes.clear()
+    assert f"a swap of {', '.join(COMPONENTS)} was cut off: continuing it" in said(checked(host, ALL))
+    undo = undo_run(host)
+    check_swap(undo)
+    assert "was cut off: taking it back" in said(undo)
+    assert stage.tried == []
+
+
+# ---- the swap as a phase
+
+
+def test_an_api_server_is_restarted_with_its_etcd_and_only_then(stage: Stage) -> None:
+    host = make_control_plane()
+    assert static_pods_swap.plan_swap(make_swap_run(host, wanted("etcd"))).names == COMPONENTS[:2]
+    assert static_pods_swap.plan_swap(make_swap_run(host, wanted("etcd"))).changed == ("etcd",)
+    assert static_pods_swap.plan_swap(make_swap_run(host, wanted("kube-scheduler"))).names == ("kube-scheduler",)
+    assert static_pods_swap.plan_swap(make_swap_run(host, FORMER)).pods == ()
+
+
+def test_the_record_says_what_the_manifests_are_now(stage: Stage) -> None:
+    host = make_control_plane()
+    recorded(host, "kube-scheduler", FORMER["kube-scheduler"])
+    static_pods_swap.swap_pods(make_swap_run(host, wanted("kube-scheduler")))
+    items = load_records(host, PATHS.records).steps["init/kube-scheduler"]
+    assert items[f"{MANIFESTS}/kube-scheduler.yaml"]["content"] == WANTED["kube-scheduler"]
+
+
+def run_story(run: Run) -> Runner:
+    worker = Runner("reconfigure-static-pods", kb.RECONFIGURE_STATIC_PODS, state=load_state(run.host, PATHS))
+    worker.run(run)
+    return worker
+
+
+def test_the_story_with_its_journal(stage: Stage) -> None:
+    host = make_control_plane()
+    worker = run_story(make_swap_run(host, ALL))
+    expect_settled(host, ALL, status="done")
+    made = [path for entry in worker.state.phases.values() for path in entry.created]
+    assert not [path for path in made if ".kb-" in path], "what was beside the live ones only for a while is no file of kb's"
+
+
+def test_a_failure_names_its_phase_and_has_the_former_manifests_back(stage: Stage) -> None:
+    host = make_control_plane(mood=lambda name, text: "exits" if text == WANTED["kube-apiserver"] else "")
+    with pytest.raises(KbError) as caught:
+        run_story(make_swap_run(host, ALL))
+    assert caught.value.phase == "swap"
+    expect_settled(host, FORMER, status="taken back")
+
+
+def test_a_dry_run_changes_nothing_and_shows_the_difference(stage: Stage) -> None:
+    host = make_control_plane()
+    before = dict(host.files)
+    run = make_swap_run(host, wanted("etcd", "kube-scheduler"))
+    planned = DryRunHost(host)
+    run_story(dataclasses.replace(run, host=planned))
+    assert (host.changes, host.events, host.files) == ([], [], before)
+    shown = {step.what.partition(" ")[0]: step.diff for step in planned.plan if step.what.startswith(MANIFESTS)}
+    assert list(shown) == [f"{MANIFESTS}/etcd.yaml", f"{MANIFESTS}/kube-scheduler.yaml"]
+    assert all("+    - --v=4" in diff for diff in shown.values())
+
+
+# ---- the gate
+
+
+def part(name: str, *, trouble: bool = False, unproven: str = "") -> Part:
+    return Part("node", name, Trouble(f"{name} is not well", "it is ill", "cure it") if trouble else None, unproven)
+
+
+def test_a_cluster_that_is_well_lets_the_next_follow(stage: Stage) -> None:
+    stage.parts = [part("cp1"), part("cp2", unproven="nobody knows")]
+    run = make_swap_run(make_control_plane(), ALL)
+    check_cluster(run)
+    assert "not proven: nobody knows" in said(run)
+
+
+def test_a_cluster_gets_a_minute_to_be_well(stage: Stage) -> None:
+    host = make_control_plane()
+    stage.parts = [part("cp2", trouble=True)]
+    began, sleep = host.ticks, host.sleep
+
+    def heal(seconds: float) -> None:
+        sleep(seconds)
+        if host.ticks - began > 30:
+            stage.parts = []
+
+    host.sleep = heal  # type: ignore[method-assign]
+    check_cluster(make_swap_run(host, ALL))
+    assert 30 < host.ticks - began < 35
+
+
+def test_a_cluster_that_does_not_become_well_is_told_with_all_its_troubles(stage: Stage) -> None:
+    host = make_control_plane()
+    stage.parts = [part("cp2", trouble=True), part("cp3", trouble=True)]
+    with pytest.raises(ClusterError) as caught:
+        check_cluster(make_swap_run(host, ALL))
+    assert (caught.value.code, caught.value.what) == ("cluster-not-well", "cp2 is not well")
+    assert any("cp3 is not well" in line for line in caught.value.details)
+    assert manifests_of(host) == {f"{name}.yaml": FORMER[name] for name in COMPONENTS}
+
+
+def test_store_and_phase_name_the_same_components() -> None:
+    assert store.COMPONENTS == COMPONENTS
+    assert Path(MANIFESTS) == PATHS.manifests

@@ -1,0 +1,465 @@
+"""kubeup/swap/order.py: what stops when, and that every failure ends with the former pods."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import pytest
+
+from kubeup.errors import ClusterError, HostError, Interrupted, KbError
+from kubeup.machine.host import Argv, CommandResult
+from kubeup.machine.http import HttpResponse
+from kubeup.phases import static_pods_swap
+from kubeup.swap import manifests, proof
+from tests.fake_control_plane import (
+    COMPONENTS,
+    FORMER,
+    SERVER,
+    WANTED,
+    ControlPlane,
+    Gone,
+    expect_settled,
+    make_control_plane,
+    manifest,
+    manifests_of,
+    status_of,
+)
+from tests.unit.swap.swap_case import Stage, make_swap_run, said, undo_run
+
+ALL = {name: WANTED[name] for name in COMPONENTS}
+CONTROLLERS = COMPONENTS[2:]
+
+
+def wanted(*names: str) -> dict[str, str]:
+    return {name: WANTED[name] for name in names}
+
+
+def swap(host: ControlPlane, *names: str, **fields: Any) -> static_pods_swap.SwapRun:
+    run = make_swap_run(host, wanted(*names), **fields)
+    static_pods_swap.swap_pods(run)
+    return run
+
+
+def fails(host: ControlPlane, *names: str, **fields: Any) -> KbError:
+    with pytest.raises(KbError) as caught:
+        swap(host, *names, **fields)
+    return caught.value
+
+
+def new_is(mood: str, name: str) -> Callable[[str, str], str]:
+    """The containers of the wanted manifest of one component are in this mood."""
+    return lambda one, text: mood if (one, text) == (name, WANTED[name]) else ""
+
+
+def moves(host: ControlPlane) -> list[str]:
+    """What was done to the manifests, in order."""
+    return [event for event in host.events if event.partition(" ")[0] in ("lay", "out", "in", "write")]
+
+
+# ---- the order
+
+
+@pytest.mark.parametrize("names", [(name,) for name in COMPONENTS] + [COMPONENTS, CONTROLLERS, COMPONENTS[:2], COMPONENTS[1:]])
+def test_afterwards_the_wanted_pods_run(stage: Stage, names: Sequence[str]) -> None:
+    host = make_control_plane()
+    former = {name: host.running(name)[0].id for name in COMPONENTS}
+    swap(host, *names)
+    expect_settled(host, {**FORMER, **wanted(*names)}, status="done")
+    swapped = {name for name in COMPONENTS if host.running(name)[0].id != former[name]}
+    assert swapped == {*names, *(("kube-apiserver",) if "etcd" in names else ())}
+
+
+def test_etcd_stops_only_while_the_api_server_is_out(stage: Stage) -> None:
+    host = make_control_plane()
+    swap(host, "etcd")
+    order = [event for event in host.events if event.partition(" ")[0] in ("out", "in", "end", "start")]
+    assert order == [
+        "out kube-apiserver",
+        "end kube-apiserver",
+        "out etcd",
+        "end etcd",
+        "in etcd",
+        "start etcd",
+        "in kube-apiserver",
+        "start kube-apiserver",
+    ]
+
+
+def test_the_controllers_are_swapped_side_by_side_after_the_servers(stage: Stage) -> None:
+    host = make_control_plane()
+    swap(host, *COMPONENTS)
+    assert moves(host)[8:] == [f"{what} {name}" for what in ("out", "in") for name in CONTROLLERS]
+    assert host.events.index("start kube-apiserver") < host.events.index("out kube-controller-manager")
+    ends = [host.events.index(f"end {name}") for name in CONTROLLERS]
+    starts = [host.events.index(f"start {name}") for name in CONTROLLERS]
+    assert max(ends) < min(starts)
+
+
+def test_the_manifests_only_move_during_the_swap(stage: Stage) -> None:
+    """A rename needs no space on the disk."""
+    host = make_control_plane()
+    swap(host, *COMPONENTS)
+    assert moves(host)[:4] == [f"lay {name}" for name in COMPONENTS]
+    assert {move.partition(" ")[0] for move in moves(host)[4:]} == {"out", "in"}
+
+
+def test_rights_of_the_manifest_stay(stage: Stage) -> None:
+    host = make_control_plane()
+    host.modes["/etc/kubernetes/manifests/kube-scheduler.yaml"] = 0o640
+    swap(host, "kube-scheduler")
+    assert host.modes["/etc/kubernetes/manifests/kube-scheduler.yaml"] == 0o640
+
+
+def test_the_api_server_leaves_the_balancers_before_it_stops_and_is_back_before_the_controllers_stop(
+    stage: Stage,
+) -> None:
+    host = make_control_plane(others={"10.0.0.12:6443": True})
+    told: list[str] = []
+    host.at_change = lambda change: told.append(change.partition(" ")[2])
+    host.answers["sh"] = lambda argv: told.append(argv[-1]) or CommandResult(argv, 0)  # type: ignore[func-returns-value]
+    swap(host, *COMPONENTS, before_stop="spare it", after_start="take it")
+    before, after = told.index("spare it"), told.index("take it")
+    place = {name: told.index(f"/etc/kubernetes/manifests/.{name}.yaml.kb-former") for name in COMPONENTS}
+    assert before < place["kube-apiserver"] < place["etcd"]
+    assert told.index("/etc/kubernetes/manifests/kube-apiserver.yaml") < after < place["kube-controller-manager"]
+
+
+@pytest.mark.parametrize("name", CONTROLLERS)
+def test_a_controller_alone_needs_no_balancer_to_spare_anything(stage: Stage, name: str) -> None:
+    host = make_control_plane(others={"10.0.0.12:6443": True})
+    swap(host, name, before_stop="spare it")
+    assert not [change for change in host.changes if "spare it" in change]
+
+
+def test_kb_s_own_balancers_spare_an_api_server_that_is_not_the_only_one(stage: Stage) -> None:
+    stage.balancers.silent = ("w1",)
+    host = with_balancers(make_control_plane(others={"10.0.0.12:6443": True}))
+    run = swap(host, "kube-apiserver")
+    assert stage.balancers.calls == [f"drain {SERVER}", f"undrain {SERVER}"]
+    assert "node w1 has not confirmed" in said(run)
+
+
+def test_nobody_spares_the_only_api_server(stage: Stage) -> None:
+    host = with_balancers(make_control_plane())
+    swap(host, "kube-apiserver")
+    assert stage.balancers.calls == [f"undrain {SERVER}"], "a mark that an earlier run left goes in any case"
+
+
+def with_balancers(host: ControlPlane) -> ControlPlane:
+    data = {"metadata": {"name": "kb-config"}, "data": {"loadBalancer": json.dumps({"mode": "local"})}}
+    url = f"https://{SERVER}/api/v1/namespaces/kube-system/configmaps/kb-config"
+    host.urls[url] = HttpResponse(200, json.dumps(data).encode())
+    return host
+
+
+def test_the_leadership_of_etcd_moves_before_its_member_stops(stage: Stage) -> None:
+    host = make_control_plane(members={"cp2": True, "cp3": True}, others={"10.0.0.12:6443": True})
+    run = swap(host, "etcd")
+    moved = next(number for number, change in enumerate(host.changes) if "transfer-leadership" in change)
+    stopped = host.changes.index("move /etc/kubernetes/manifests/.kube-apiserver.yaml.kb-former")
+    assert moved < stopped and host.leader != "1"
+    assert "etcd's leadership moved to cp2" in said(run)
+
+
+def test_a_leadership_that_stays_does_not_hinder_the_swap(stage: Stage) -> None:
+    host = make_control_plane(members={"cp2": True, "cp3": True}, others={"10.0.0.12:6443": True})
+    host.http_send = lambda *_, **__: HttpResponse(500, b'{"message": "timed out"}')  # type: ignore[method-assign]
+    run = swap(host, "etcd")
+    assert "etcd's leadership stays" in said(run)
+    expect_settled(host, {**FORMER, **wanted("etcd")}, status="done")
+
+
+def test_only_a_single_member_is_copied(stage: Stage) -> None:
+    swap(make_control_plane(members={"cp2": True, "cp3": True}), "etcd")
+    assert stage.copies.calls == []
+    swap(make_control_plane(), "etcd")
+    assert stage.copies.calls == ["copy", "remove"]
+    stage.copies.calls.clear()
+    swap(make_control_plane(), *COMPONENTS[1:])
+    assert stage.copies.calls == []
+
+
+def test_the_gap_of_the_api_server_is_told(stage: Stage) -> None:
+    assert "this node's API server was away for " in said(swap(make_control_plane(), "kube-apiserver"))
+    assert "was away" not in said(swap(make_control_plane(), "kube-scheduler"))
+
+
+# ---- failures, and the way back
+
+FAILURES = [
+    ("exits", "exited", name) for name in COMPONENTS
+] + [
+    ("exits late", "exited", name) for name in COMPONENTS
+] + [
+    ("unhealthy", "", name) for name in COMPONENTS
+] + [
+    ("other image", "does not run the image of its manifest", name) for name in COMPONENTS
+] + [
+    ("other argv", "does not run with the arguments of its manifest", name) for name in COMPONENTS
+] + [
+    ("never leads", "does not lead", name) for name in CONTROLLERS
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("mood", "told", "name"), FAILURES)
+def test_a_pod_that_does_not_work_is_taken_back_with_all_others(stage: Stage, mood: str, told: str, name: str) -> None:
+    host = make_control_plane(mood=new_is(mood, name))
+    error = fails(host, *COMPONENTS)
+    assert error.code == "static-pod-not-working"
+    assert name in error.what and told in error.what
+    expect_settled(host, FORMER, status="taken back")
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_an_exit_is_known_at_once(stage: Stage, name: str) -> None:
+    host = make_control_plane(mood=new_is("exits", name))
+    began = host.ticks
+    fails(host, name)
+    assert host.ticks - began < 45
+
+
+def test_the_first_cause_is_told_with_the_last_words_of_the_container(stage: Stage) -> None:
+    host = make_control_plane(mood=new_is("exits", "kube-scheduler"))
+
+    run = make_swap_run(host, ALL)
+    error = fails_with_logs(host, run)
+    assert "unknown flag: --v4" in f"{error.what} {error.cause} {error.details}"
+    assert "Going back to the former pods" in said(run)
+    assert "the former pods serve again" in said(run)
+
+
+def fails_with_logs(host: ControlPlane, run: static_pods_swap.SwapRun) -> KbError:
+    settle = host.settle
+
+    def settle_and_log() -> None:
+        settle()
+        for one in host.containers:
+            text = b"2026-01-01T00:00:00Z stderr F E0101 unknown flag: --v4\n"
+            host.files.setdefault(f"/var/log/{one.id}.log", text)
+
+    host.settle = settle_and_log  # type: ignore[method-assign]
+    with pytest.raises(KbError) as caught:
+        static_pods_swap.swap_pods(run)
+    return caught.value
+
+
+def test_another_control_plane_that_leads_is_no_failure(stage: Stage) -> None:
+    """The new controller works; what it would do as leader is unproven, and that is told."""
+    host = make_control_plane(others={"10.0.0.12:6443": True})
+    host.holders = dict.fromkeys(CONTROLLERS, "cp2_abc")
+    run = swap(host, *CONTROLLERS)
+    expect_settled(host, {**FORMER, **wanted(*CONTROLLERS)}, status="done")
+    for name in CONTROLLERS:
+        assert f"{name} of this node runs, and cp2 leads" in said(run)
+
+
+def test_a_former_holder_of_this_node_is_no_proof_that_the_new_one_leads(stage: Stage) -> None:
+    """A lease keeps the name of its last holder. A run that continues while the API server is out cannot have read it before."""
+    host = make_control_plane(mood=new_is("never leads", "kube-controller-manager"))
+    host.at_change = lambda change: kill_at(host, change, "move /etc/kubernetes/manifests/.kube-apiserver.yaml.kb-former")
+    with pytest.raises(Gone):
+        swap(host, *COMPONENTS)
+    host.at_change = lambda change: None
+    host.revive()
+    error = fails(host, *COMPONENTS)
+    assert "does not lead" in error.what
+    expect_settled(host, FORMER, status="taken back")
+
+
+def kill_at(host: ControlPlane, change: str, where: str) -> None:
+    if change == where:
+        host.dies_after = len(host.changes)
+
+
+@pytest.mark.parametrize("at", ["out kube-apiserver", "out etcd", "in etcd", "in kube-apiserver", "in kube-scheduler"])
+def test_a_kubelet_that_is_stopped_meanwhile_is_started_again(stage: Stage, at: str) -> None:
+    host = make_control_plane()
+
+    def stop(_: str) -> None:
+        if host.events[-1:] == [at] and not [change for change in host.changes if "start kubelet" in change]:
+            host.kubelet_runs = False
+
+    host.at_change = stop
+    run = swap(host, *COMPONENTS)
+    assert "the kubelet is not running in the middle of the swap: starting it" in said(run)
+    expect_settled(host, ALL, status="done")
+
+
+def test_a_kubelet_that_does_not_let_itself_be_asked_takes_longer_and_no_more(stage: Stage) -> None:
+    host = make_control_plane(kubelet_answers=False)
+    swap(host, *COMPONENTS)
+    expect_settled(host, ALL, status="done")
+
+
+def test_a_copy_of_etcd_that_fails_is_taken_back(stage: Stage) -> None:
+    error = HostError("no room", cause="the disk is full", remedy="make space", code="disk-full")
+    stage.copies.fails_with["copy"] = error
+    host = make_control_plane()
+    assert fails(host, "etcd") is error
+    expect_settled(host, FORMER, status="taken back")
+    assert "restore" not in stage.copies.calls
+
+
+def test_the_former_etcd_gets_its_data_back_only_if_it_cannot_start_with_the_new(stage: Stage) -> None:
+    def mood(name: str, text: str) -> str:
+        if name == "etcd":
+            return "breaks data" if text == WANTED["etcd"] else "needs its own data"
+        return new_is("exits", "kube-apiserver")(name, text)
+
+    host = make_control_plane(mood=mood)
+    fails(host, *COMPONENTS)
+    assert stage.copies.calls.count("restore") == 1
+    expect_settled(host, FORMER, status="taken back")
+    stage.copies.calls.clear()
+    host = make_control_plane(mood=new_is("exits", "kube-apiserver"))
+    fails(host, *COMPONENTS)
+    assert "restore" not in stage.copies.calls
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_manifest_that_cannot_be_laid_ready_stops_nothing(stage: Stage, name: str) -> None:
+    host = make_control_plane(cannot_write=lambda path: path.endswith(f".{name}.yaml.kb-next"))
+    assert fails(host, *COMPONENTS).code == "disk-full"
+    assert manifests_of(host) == {f"{one}.yaml": FORMER[one] for one in COMPONENTS}
+    assert not [event for event in host.events if event.startswith(("out", "end"))]
+    assert "/var/lib/kb/swap/ballast" not in host.files
+
+
+def test_a_record_that_cannot_be_written_stops_nothing(stage: Stage) -> None:
+    host = make_control_plane(cannot_write=lambda path: path.endswith("swap.json"))
+    assert fails(host, *COMPONENTS).code == "disk-full"
+    assert manifests_of(host) == {f"{one}.yaml": FORMER[one] for one in COMPONENTS}
+    assert not [event for event in host.events if event.startswith(("out", "end"))]
+
+
+def test_a_disk_that_fills_up_once_the_swap_has_begun_stops_nobody(stage: Stage) -> None:
+    """Nothing below the kubelet's folder is written any more, neither on the way there nor on the way back."""
+    host = make_control_plane(mood=new_is("exits late", "kube-scheduler"))
+    host.cannot_write = lambda path: "out kube-apiserver" in host.events and path.startswith("/etc/")
+    assert fails(host, *COMPONENTS).code == "static-pod-not-working"
+    expect_settled(host, FORMER, status="taken back")
+
+
+def test_the_ballast_goes_before_the_way_back(stage: Stage) -> None:
+    host = make_control_plane(mood=new_is("exits", "kube-scheduler"))
+    fails(host, "kube-scheduler")
+    assert any(change.startswith("run fallocate") for change in host.changes)
+    dropped = host.changes.index("remove /var/lib/kb/swap/ballast")
+    back = [number for number, change in enumerate(host.changes) if change == "move /etc/kubernetes/manifests/kube-scheduler.yaml"]
+    assert dropped < back[-1]
+
+
+def test_a_signal_takes_the_way_back_and_stays_a_signal(stage: Stage) -> None:
+    host = make_control_plane()
+    came: list[int] = []
+
+    def interrupt(change: str) -> None:
+        if change == "move /etc/kubernetes/manifests/etcd.yaml" and not came:
+            came.append(15)
+            raise Interrupted(15)
+
+    host.at_change = interrupt
+    with pytest.raises(Interrupted):
+        swap(host, *COMPONENTS)
+    expect_settled(host, FORMER, status="taken back")
+
+
+def test_a_users_command_that_fails_before_anything_stops_stops_nothing(stage: Stage) -> None:
+    host = make_control_plane()
+    host.answers["sh"] = lambda argv: CommandResult(argv, 3, stderr="no such backend")
+    error = fails(host, "kube-apiserver", before_stop="spare it")
+    assert (error.code, error.cause) == ("users-command-failed", "no such backend")
+    assert not [event for event in host.events if event.startswith("out")]
+    expect_settled(host, FORMER, status="taken back")
+
+
+def test_a_users_command_that_fails_afterwards_leaves_former_pods_and_a_swap_that_has_ended(stage: Stage) -> None:
+    host = make_control_plane()
+    host.answers["sh"] = lambda argv: CommandResult(argv, 3, stderr="no such backend")
+    error = fails(host, "kube-apiserver", after_start="take it")
+    assert "no such backend" in str(error)
+    expect_settled(host, FORMER, status="taken back")
+
+
+# ---- the way back fails too
+
+
+def broken(host: ControlPlane, *, name: str = "kube-scheduler") -> Callable[[str, str], str]:
+    """Neither the wanted nor, from its first swap on, the former manifest works."""
+    return lambda one, text: "exits" if one == name and "lay " + name in host.events else ""
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_way_back_that_fails_is_told_with_both_causes_and_completes_later(stage: Stage, name: str) -> None:
+    host = make_control_plane()
+    host.mood = broken(host, name=name)
+    error = fails(host, *COMPONENTS)
+    assert error.code == "swap-not-taken-back"
+    assert isinstance(error, ClusterError)
+    assert name in error.what and error.cause.startswith("the way back failed too: ")
+    assert "--undo" in error.remedy
+    assert status_of(host) == "running"
+    host.mood = lambda one, text: ""
+    static_pods_swap.swap_pods(undo_run(host))
+    expect_settled(host, FORMER, status="taken back")
+
+
+def test_after_a_way_back_that_failed_the_same_command_may_go_on_too(stage: Stage) -> None:
+    host = make_control_plane()
+    host.mood = broken(host)
+    fails(host, *COMPONENTS)
+    host.mood = lambda one, text: ""
+    swap(host, *COMPONENTS)
+    expect_settled(host, ALL, status="done")
+
+
+def test_a_kubelet_that_cannot_be_started_is_the_end_of_both_ways(stage: Stage) -> None:
+    host = make_control_plane()
+    real = host.run
+
+    def run(argv: Argv, **more: Any) -> CommandResult:
+        words = tuple(map(str, argv))
+        if words[:2] == ("systemctl", "start"):
+            return CommandResult(words, 1, stderr="Unit kubelet.service is masked.")
+        return real(argv, **more)
+
+    host.run = run  # type: ignore[method-assign]
+
+    def stop(_: str) -> None:
+        host.kubelet_runs = "out kube-scheduler" not in host.events
+
+    host.at_change = stop
+    error = fails(host, "kube-scheduler")
+    assert error.code == "swap-not-taken-back"
+    host.at_change = lambda change: None
+    host.run = real  # type: ignore[method-assign]
+    static_pods_swap.swap_pods(undo_run(host))
+    expect_settled(host, FORMER, status="taken back")
+
+
+# ---- taking back a swap that ended
+
+
+def test_undo_of_a_swap_that_is_done(stage: Stage) -> None:
+    host = make_control_plane()
+    swap(host, *COMPONENTS)
+    static_pods_swap.swap_pods(undo_run(host))
+    expect_settled(host, FORMER, status="done")
+
+
+def test_a_swap_after_one_that_was_taken_back(stage: Stage) -> None:
+    host = make_control_plane(mood=new_is("exits", "kube-scheduler"))
+    fails(host, "kube-scheduler")
+    host.mood = lambda one, text: ""
+    swap(host, "kube-scheduler")
+    expect_settled(host, {**FORMER, **wanted("kube-scheduler")}, status="done")
+
+
+def test_the_same_text_with_another_image_is_another_pod(stage: Stage) -> None:
+    host = make_control_plane()
+    text = manifest("kube-scheduler", image="registry.k8s.io/kube-scheduler:v1.35.7")
+    static_pods_swap.swap_pods(make_swap_run(host, {"kube-scheduler": text}))
+    expect_settled(host, {**FORMER, "kube-scheduler": text}, status="done")
