@@ -127,10 +127,36 @@ def parse(text: str) -> Mapping[str, Any]:
 Mood = Callable[[str, str], str]
 """(component, text of its manifest) -> the mood of its containers."""
 _LOOKS = frozenset(
-    "exists is_dir stat read_bytes read_text open_read list_dir read_link real_path free_bytes which query http_get http_ask "
-    "port_holder resolve hostname environ now monotonic sleep is_root_user cpu_count lock".split()
+    [
+        "exists",
+        "is_dir",
+        "stat",
+        "read_bytes",
+        "read_text",
+        "open_read",
+        "list_dir",
+        "read_link",
+        "real_path",
+        "free_bytes",
+        "which",
+        "query",
+        "http_get",
+        "http_ask",
+        "port_holder",
+        "resolve",
+        "hostname",
+        "environ",
+        "now",
+        "monotonic",
+        "sleep",
+        "is_root_user",
+        "cpu_count",
+        "lock",
+    ]
 )
-_CHANGES = frozenset("write_file write_stream move_file make_dir remove remove_tree symlink run http_send".split())
+_CHANGES = frozenset(
+    ["write_file", "write_stream", "move_file", "make_dir", "remove", "remove_tree", "symlink", "run", "http_send"]
+)
 
 
 @dataclass
@@ -250,9 +276,21 @@ class ControlPlane(FakeHost):
         argv = next(iter(commands_of_pod(parse(pod.text))), [])
         if mood == "other argv":
             argv = [*argv, "--of-somebody-else"]
-        image = "sha256:other" if mood == "other image" else self.image_id(parse(pod.text)["spec"]["containers"][0]["image"])
+        image = (
+            "sha256:other"
+            if mood == "other image"
+            else self.image_id(parse(pod.text)["spec"]["containers"][0]["image"])
+        )
         made = Container(
-            f"c{self._made:04d}{'0' * 59}", pod.name, pod.uid, argv, image, self.ticks, self._nanoseconds(), attempt, mood
+            f"c{self._made:04d}{'0' * 59}",
+            pod.name,
+            pod.uid,
+            argv,
+            image,
+            self.ticks,
+            self._nanoseconds(),
+            attempt,
+            mood,
         )
         made.stops_at = self.ticks + {"exits": 0.4, "exits late": 8.0}.get(mood, 1e9)
         if mood == "breaks data":
@@ -476,7 +514,9 @@ class ControlPlane(FakeHost):
             raise Unreachable(url, "refused", text="connection refused")
         if path == "metrics":
             lines = 'kubelet_working_pods{config="desired",lifecycle="sync",static="true"} 4\n'
-            lines += f'kubelet_working_pods{{config="desired",lifecycle="terminating",static="true"}} {len(self.ending)}\n'
+            lines += (
+                f'kubelet_working_pods{{config="desired",lifecycle="terminating",static="true"}} {len(self.ending)}\n'
+            )
             return HttpResponse(200, lines.encode())
         rows = [
             {
@@ -497,7 +537,9 @@ class ControlPlane(FakeHost):
             return _json({"metadata": {"name": name}, "spec": {"holderIdentity": self.holders.get(name, "")}})
         if path.endswith("/endpointslices/kubernetes"):
             ends = [{"addresses": [one.partition(":")[0]]} for one in (SERVER, *self.others)]
-            return _json({"metadata": {"name": "kubernetes"}, "ports": [{"name": "https", "port": 6443}], "endpoints": ends})
+            return _json(
+                {"metadata": {"name": "kubernetes"}, "ports": [{"name": "https", "port": 6443}], "endpoints": ends}
+            )
         return self.urls.get(url, HttpResponse(404, b"{}"))
 
     def http_ask(self, url: str, body: bytes, **more: Any) -> HttpResponse:

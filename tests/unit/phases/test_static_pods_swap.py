@@ -310,7 +310,9 @@ def test_the_story_with_its_journal(stage: Stage) -> None:
     worker = run_story(make_swap_run(host, ALL))
     expect_settled(host, ALL, status="done")
     made = [path for entry in worker.state.phases.values() for path in entry.created]
-    assert not [path for path in made if ".kb-" in path], "what was beside the live ones only for a while is no file of kb's"
+    assert not [path for path in made if ".kb-" in path], (
+        "what was beside the live ones only for a while is no file of kb's"
+    )
 
 
 def test_a_failure_names_its_phase_and_has_the_former_manifests_back(stage: Stage) -> None:

@@ -41,14 +41,14 @@ class Copies:
         if call in self.fails_with:
             raise self.fails_with[call]
 
-    def copy_data(self, host: Any, data: Path, copy: Path) -> None:  # noqa: PLR0917
+    def copy_data(self, host: Any, data: Path, copy: Path) -> None:
         self._note("copy")
         assert not host.running("etcd"), "the data of a running etcd is copied"
         for path, content in list(host.files.items()):
             if path.startswith(f"{data}/"):
                 host.write_file(Path(f"{copy}{path[len(str(data)) :]}"), content)
 
-    def restore_data(self, host: Any, copy: Path, data: Path) -> None:  # noqa: PLR0917
+    def restore_data(self, host: Any, copy: Path, data: Path) -> None:
         self._note("restore")
         assert not host.running("etcd"), "the data of a running etcd is replaced"
         for path, content in list(host.files.items()):
@@ -59,7 +59,7 @@ class Copies:
         self._note("remove")
         host.remove_tree(copy)
 
-    def refuse_empty(self, host: Any, data: Path, members: int) -> None:  # noqa: PLR0917
+    def refuse_empty(self, host: Any, data: Path, members: int) -> None:
         self._note("refuse_empty")
 
     def check_room(self, host: Any, data: Path) -> None:

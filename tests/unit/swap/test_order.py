@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 import pytest
 
@@ -13,7 +12,6 @@ from kubeup.errors import ClusterError, HostError, Interrupted, KbError
 from kubeup.machine.host import Argv, CommandResult
 from kubeup.machine.http import HttpResponse
 from kubeup.phases import static_pods_swap
-from kubeup.swap import manifests, proof
 from tests.fake_control_plane import (
     COMPONENTS,
     FORMER,
@@ -62,7 +60,9 @@ def moves(host: ControlPlane) -> list[str]:
 # ---- the order
 
 
-@pytest.mark.parametrize("names", [(name,) for name in COMPONENTS] + [COMPONENTS, CONTROLLERS, COMPONENTS[:2], COMPONENTS[1:]])
+@pytest.mark.parametrize(
+    "names", [(name,) for name in COMPONENTS] + [COMPONENTS, CONTROLLERS, COMPONENTS[:2], COMPONENTS[1:]]
+)
 def test_afterwards_the_wanted_pods_run(stage: Stage, names: Sequence[str]) -> None:
     host = make_control_plane()
     former = {name: host.running(name)[0].id for name in COMPONENTS}
@@ -259,7 +259,9 @@ def test_another_control_plane_that_leads_is_no_failure(stage: Stage) -> None:
 def test_a_former_holder_of_this_node_is_no_proof_that_the_new_one_leads(stage: Stage) -> None:
     """A lease keeps the name of its last holder. A run that continues while the API server is out cannot have read it before."""
     host = make_control_plane(mood=new_is("never leads", "kube-controller-manager"))
-    host.at_change = lambda change: kill_at(host, change, "move /etc/kubernetes/manifests/.kube-apiserver.yaml.kb-former")
+    host.at_change = lambda change: kill_at(
+        host, change, "move /etc/kubernetes/manifests/.kube-apiserver.yaml.kb-former"
+    )
     with pytest.raises(Gone):
         swap(host, *COMPONENTS)
     host.at_change = lambda change: None
@@ -348,7 +350,11 @@ def test_the_ballast_goes_before_the_way_back(stage: Stage) -> None:
     fails(host, "kube-scheduler")
     assert any(change.startswith("run fallocate") for change in host.changes)
     dropped = host.changes.index("remove /var/lib/kb/swap/ballast")
-    back = [number for number, change in enumerate(host.changes) if change == "move /etc/kubernetes/manifests/kube-scheduler.yaml"]
+    back = [
+        number
+        for number, change in enumerate(host.changes)
+        if change == "move /etc/kubernetes/manifests/kube-scheduler.yaml"
+    ]
     assert dropped < back[-1]
 
 

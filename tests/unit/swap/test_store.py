@@ -18,7 +18,9 @@ from tests.fake_host import FakeHost
 PATHS = Paths()
 FILE = Path("/var/lib/kb/swap/swap.json")
 ETCD, SERVER = "etcd", "kube-apiserver"
-SWAP = Swap((Pod(ETCD, FORMER[ETCD], WANTED[ETCD]), Pod(SERVER, FORMER[SERVER], FORMER[SERVER])), data_dir="/var/lib/etcd")
+SWAP = Swap(
+    (Pod(ETCD, FORMER[ETCD], WANTED[ETCD]), Pod(SERVER, FORMER[SERVER], FORMER[SERVER])), data_dir="/var/lib/etcd"
+)
 
 
 def saved(swap: Swap = SWAP) -> FakeHost:
@@ -48,7 +50,9 @@ def test_there_is_none_on_a_fresh_machine() -> None:
     assert store.load_cut_off(FakeHost(), PATHS) is None
 
 
-@pytest.mark.parametrize(("status", "is_cut_off"), [(store.RUNNING, True), (store.DONE, False), (store.TAKEN_BACK, False)])
+@pytest.mark.parametrize(
+    ("status", "is_cut_off"), [(store.RUNNING, True), (store.DONE, False), (store.TAKEN_BACK, False)]
+)
 def test_only_a_swap_that_has_not_ended_is_cut_off(status: str, is_cut_off: bool) -> None:
     host = saved(Swap(SWAP.pods, status))
     assert (store.load_cut_off(host, PATHS) is not None) is is_cut_off
