@@ -152,6 +152,17 @@ def test_room_for_a_copy_is_needed_for_a_single_member_only(stage: Stage) -> Non
     assert stage.copies.calls == ["refuse_empty"]
 
 
+def test_a_copy_that_an_earlier_change_left_is_refused_for_a_single_member(stage: Stage) -> None:
+    copy = {"/var/lib/etcd.kb-former/member/snap/db": b"of long ago"}
+    host = make_control_plane()
+    host.files.update(copy)
+    assert refused(host, wanted("etcd")).code == "etcd-copy-exists"
+    checked(host, wanted("kube-apiserver"))
+    host = make_control_plane(members=THREE, others=OTHERS)
+    host.files.update(copy)
+    checked(host, wanted("etcd"))
+
+
 def test_a_manifest_of_a_component_that_does_not_run_here(stage: Stage) -> None:
     """With an external etcd there is no pod to swap: that is no success."""
     host = make_control_plane()

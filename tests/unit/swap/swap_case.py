@@ -6,7 +6,7 @@ import io
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import pytest
 
@@ -22,7 +22,7 @@ from kubeup.phases import static_pods_swap
 from kubeup.phases.static_pods_swap import SwapRun
 from kubeup.releases import RELEASES
 from kubeup.report import Report
-from kubeup.swap import order, store
+from kubeup.swap import etcd_return, order, store
 from tests.fake_control_plane import SERVER, ControlPlane
 
 PATHS = Paths()
@@ -41,28 +41,37 @@ class Copies:
         if call in self.fails_with:
             raise self.fails_with[call]
 
-    def copy_data(self, host: Any, data: Path, copy: Path) -> None:
+    def copy_data(self, host: Any, data: Path) -> Path:
         self._note("copy")
         assert not host.running("etcd"), "the data of a running etcd is copied"
+        copy = Path(f"{data}.kb-former")
+        assert not self.has_copy(host, data), "a copy exists already"
         for path, content in list(host.files.items()):
             if path.startswith(f"{data}/"):
                 host.write_file(Path(f"{copy}{path[len(str(data)) :]}"), content)
+        return copy
 
-    def restore_data(self, host: Any, copy: Path, data: Path) -> None:
+    def has_copy(self, host: Any, data: Path) -> bool:
+        return bool(host.is_dir(Path(f"{data}.kb-former")))
+
+    def restore_data(self, host: Any, data: Path) -> None:
         self._note("restore")
         assert not host.running("etcd"), "the data of a running etcd is replaced"
         for path, content in list(host.files.items()):
-            if path.startswith(f"{copy}/"):
-                host.write_file(Path(f"{data}{path[len(str(copy)) :]}"), content)
+            if path.startswith(f"{data}.kb-former/"):
+                host.write_file(Path(f"{data}{path[len(f'{data}.kb-former') :]}"), content)
 
-    def remove_copy(self, host: Any, copy: Path) -> None:
+    def remove_copy(self, host: Any, data: Path) -> bool:
         self._note("remove")
-        host.remove_tree(copy)
+        return bool(host.remove_tree(Path(f"{data}.kb-former")))
 
-    def refuse_empty(self, host: Any, data: Path, members: int) -> None:
+    def find_copies(self, host: Any, data: Path) -> list[Path]:
+        return [Path(f"{data}.kb-former")] if self.has_copy(host, data) else []
+
+    def refuse_empty(self, host: Any, data: Path, *, others: list[str], wal_dir: Optional[Path]) -> None:
         self._note("refuse_empty")
 
-    def check_room(self, host: Any, data: Path) -> None:
+    def check_room(self, host: Any, data: Path, *, wal_dir: Optional[Path]) -> None:
         self._note("check_room")
 
 
@@ -105,7 +114,7 @@ def trial(name: str, trouble: Any = None, *, not_tried: str = "") -> Any:
 def set_stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     """Put the stand-ins in the places of the modules for one test."""
     made = Stage()
-    for module in (order, static_pods_swap):
+    for module in (order, etcd_return, static_pods_swap):
         monkeypatch.setattr(module, "etcd_data", made.copies)
     monkeypatch.setattr(static_pods_swap, "drain", made.balancers)
     monkeypatch.setattr(static_pods_swap, "pod_trials", made)

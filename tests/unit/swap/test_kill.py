@@ -21,8 +21,8 @@ from tests.unit.swap.swap_case import PATHS, Stage, make_swap_run, undo_run
 
 CHANGES = {COMPONENTS: 25, ("etcd",): 17, ("kube-apiserver",): 11, COMPONENTS[2:]: 14}
 """How many changes a swap of these makes: 1, the first, up to this one are killed."""
-KILLS = [(names, number) for names, count in CHANGES.items() for number in range(1, count + 1)]
-AFTER_S = (0.0, 5.0)
+KILLS = [(names, number, 0.0) for names, count in CHANGES.items() for number in range(1, count + 1)]
+KILLS += [(COMPONENTS, number, 5.0) for number in range(1, CHANGES[COMPONENTS] + 1)]
 
 
 def swap(host: ControlPlane, names: tuple[str, ...]) -> None:
@@ -49,16 +49,14 @@ def test_every_change_is_killed(stage: Stage, names: tuple[str, ...]) -> None:
     assert len(host.changes) == CHANGES[names]
 
 
-@pytest.mark.parametrize("after_s", AFTER_S)
-@pytest.mark.parametrize(("names", "number"), KILLS)
+@pytest.mark.parametrize(("names", "number", "after_s"), KILLS)
 def test_the_same_command_goes_on(stage: Stage, names: tuple[str, ...], number: int, after_s: float) -> None:
     host = killed(names, number, after_s=after_s)
     swap(host, names)
     expect_settled(host, after(names), status="done")
 
 
-@pytest.mark.parametrize("after_s", AFTER_S)
-@pytest.mark.parametrize(("names", "number"), KILLS)
+@pytest.mark.parametrize(("names", "number", "after_s"), KILLS)
 def test_undo_goes_back(stage: Stage, names: tuple[str, ...], number: int, after_s: float) -> None:
     host = killed(names, number, after_s=after_s)
     last = store.load(host, PATHS)

@@ -14,6 +14,7 @@ from kubeup.machine.http import HttpResponse
 from kubeup.phases import static_pods_swap
 from tests.fake_control_plane import (
     COMPONENTS,
+    DATA,
     FORMER,
     SERVER,
     WANTED,
@@ -259,9 +260,7 @@ def test_another_control_plane_that_leads_is_no_failure(stage: Stage) -> None:
 def test_a_former_holder_of_this_node_is_no_proof_that_the_new_one_leads(stage: Stage) -> None:
     """A lease keeps the name of its last holder. A run that continues while the API server is out cannot have read it before."""
     host = make_control_plane(mood=new_is("never leads", "kube-controller-manager"))
-    host.at_change = lambda change: kill_at(
-        host, change, "move /etc/kubernetes/manifests/.kube-apiserver.yaml.kb-former"
-    )
+    host.at_change = lambda change: kill_at(host, change, "move /etc/kubernetes/manifests/.etcd.yaml.kb-former")
     with pytest.raises(Gone):
         swap(host, *COMPONENTS)
     host.at_change = lambda change: None
@@ -319,6 +318,35 @@ def test_the_former_etcd_gets_its_data_back_only_if_it_cannot_start_with_the_new
     host = make_control_plane(mood=new_is("exits", "kube-apiserver"))
     fails(host, *COMPONENTS)
     assert "restore" not in stage.copies.calls
+
+
+def test_the_copy_never_comes_back_over_what_the_cluster_wrote_since(stage: Stage) -> None:
+    """The swap was killed when all of its pods were in. The cluster served with them for an hour before somebody took it back."""
+
+    def mood(name: str, text: str) -> str:
+        return "needs its own data" if name == "etcd" and text == FORMER["etcd"] else ""
+
+    host = make_control_plane(mood=mood)
+    host.at_change = lambda change: kill_at(host, change, "move /etc/kubernetes/manifests/kube-scheduler.yaml")
+    with pytest.raises(Gone):
+        swap(host, *COMPONENTS)
+    host.at_change = lambda change: None
+    host.revive(3600)
+    host.files[DATA] = b"with an hour of everybody's work"
+    with pytest.raises(KbError):
+        static_pods_swap.swap_pods(undo_run(host))
+    assert host.files[DATA] == b"with an hour of everybody's work"
+
+
+def test_a_run_that_comes_at_once_takes_no_former_container_for_the_new_one(stage: Stage) -> None:
+    host = make_control_plane()
+    host.at_change = lambda change: kill_at(host, change, "move /etc/kubernetes/manifests/kube-scheduler.yaml")
+    with pytest.raises(Gone):
+        swap(host, "kube-scheduler")
+    host.at_change = lambda change: None
+    host.revive(0)
+    swap(host, "kube-scheduler")
+    expect_settled(host, {**FORMER, **wanted("kube-scheduler")}, status="done")
 
 
 @pytest.mark.parametrize("name", COMPONENTS)

@@ -1,0 +1,149 @@
+"""kubeup/swap/manifests.py: a manifest out of the kubelet's folder, and in again."""
+
+from __future__ import annotations
+
+import pytest
+
+from kubeup.errors import HostError
+from kubeup.phases.static_pods_swap import SwapRun
+from kubeup.swap import manifests
+from kubeup.swap.store import Pod, Swap
+from tests.fake_control_plane import FORMER, MANIFESTS, WANTED, ControlPlane, make_control_plane, manifests_of
+from tests.unit.swap.swap_case import make_swap_run, said
+
+NAME = "kube-scheduler"
+POD = Pod(NAME, FORMER[NAME], WANTED[NAME])
+LIVE, FORMER_FILE, NEXT_FILE = f"{NAME}.yaml", f".{NAME}.yaml.kb-former", f".{NAME}.yaml.kb-next"
+
+
+def machine(**fields: object) -> tuple[ControlPlane, SwapRun]:
+    host = make_control_plane(**fields)
+    return host, make_swap_run(host, {})
+
+
+def files_of(host: ControlPlane) -> dict[str, str]:
+    return {name: text for name, text in manifests_of(host).items() if NAME in name}
+
+
+@pytest.mark.parametrize("name", ["etcd", "kube-apiserver", NAME])
+def test_a_pod_has_ended_when_it_is_out(name: str) -> None:
+    host, run = machine()
+    manifests.take_out(run, ["kube-apiserver", name] if name == "etcd" else [name])
+    assert not host.running(name) and not [pod for pod, _ in host.ending if pod.name == name]
+    assert manifests_of(host)[f".{name}.yaml.kb-former"] == FORMER[name]
+    assert f"{name}.yaml" not in manifests_of(host)
+
+
+def test_an_api_server_does_not_get_its_whole_grace_period() -> None:
+    host, run = machine()
+    began = host.ticks
+    manifests.take_out(run, ["kube-apiserver"])
+    assert host.ticks - began < 6
+
+
+def test_a_container_is_never_ended_before_the_kubelet_has_dropped_its_pod() -> None:
+    host, run = machine()
+    manifests.take_out(run, ["kube-apiserver"])
+    out = host.changes.index(f"move {MANIFESTS}/.kube-apiserver.yaml.kb-former")
+    stop = next(number for number, change in enumerate(host.changes) if " stop " in change)
+    assert out < stop
+    assert "start kube-apiserver" not in host.events
+
+
+def test_what_comes_next_starts_at_once() -> None:
+    """A kubelet looks only after ten seconds at a pod that comes while its predecessor is cleaned up."""
+    host, run = machine()
+    manifests.take_out(run, [NAME])
+    manifests.put_in(run, NAME, text=WANTED[NAME])
+    host.sleep(1.5)
+    assert host.running(NAME)
+
+
+def test_a_pod_that_does_not_end() -> None:
+    host, run = machine()
+    host.files[f"{MANIFESTS}/another-name.yaml"] = FORMER[NAME].encode()  # the same pod from another file
+    with pytest.raises(HostError) as caught:
+        manifests.take_out(run, [NAME])
+    assert caught.value.code == "pod-does-not-end"
+    assert "journalctl" in caught.value.remedy
+
+
+def test_out_twice_is_out() -> None:
+    host, run = machine()
+    manifests.take_out(run, [NAME])
+    made = len(host.changes)
+    manifests.take_out(run, [NAME])
+    assert len(host.changes) == made
+
+
+def test_the_former_manifest_is_kept_when_a_new_one_goes_out() -> None:
+    host, run = machine()
+    manifests.lay_ready(run, Swap((POD,)))
+    manifests.take_out(run, [NAME])
+    manifests.put_in(run, NAME, text=WANTED[NAME])
+    manifests.take_out(run, [NAME])
+    assert files_of(host) == {FORMER_FILE: FORMER[NAME]}
+    manifests.put_in(run, NAME, text=FORMER[NAME])
+    assert files_of(host) == {LIVE: FORMER[NAME]}
+
+
+def test_in_by_a_rename_if_one_is_laid_ready() -> None:
+    host, run = machine()
+    manifests.lay_ready(run, Swap((POD,)))
+    manifests.take_out(run, [NAME])
+    host.cannot_write = lambda path: True
+    manifests.put_in(run, NAME, text=WANTED[NAME])
+    assert files_of(host) == {LIVE: WANTED[NAME], FORMER_FILE: FORMER[NAME]}
+
+
+def test_in_from_the_record_if_none_is() -> None:
+    host, run = machine()
+    manifests.take_out(run, [NAME])
+    manifests.put_in(run, NAME, text=WANTED[NAME])
+    assert files_of(host)[LIVE] == WANTED[NAME]
+    assert host.modes[f"{MANIFESTS}/{LIVE}"] == 0o600
+
+
+def test_in_twice_is_in() -> None:
+    host, run = machine()
+    manifests.put_in(run, NAME, text=FORMER[NAME])
+    assert host.changes == []
+
+
+def test_where_a_swap_stands() -> None:
+    host, run = machine()
+    states = [(manifests.has_come(run, POD), manifests.has_stayed(run, POD))]
+    manifests.lay_ready(run, Swap((POD,)))
+    states.append((manifests.has_come(run, POD), manifests.has_stayed(run, POD)))
+    manifests.take_out(run, [NAME])
+    states.append((manifests.has_come(run, POD), manifests.has_stayed(run, POD)))
+    manifests.put_in(run, NAME, text=WANTED[NAME])
+    states.append((manifests.has_come(run, POD), manifests.has_stayed(run, POD)))
+    assert states == [(False, True), (False, True), (False, False), (True, False)]
+
+
+def test_a_pod_that_is_only_restarted_has_come_when_nothing_waits_any_more() -> None:
+    _, run = machine()
+    pod = Pod(NAME, FORMER[NAME], FORMER[NAME])
+    manifests.lay_ready(run, Swap((pod,)))
+    assert not manifests.has_come(run, pod) and manifests.has_stayed(run, pod)
+    manifests.take_out(run, [NAME])
+    manifests.put_in(run, NAME, text=FORMER[NAME])
+    assert manifests.has_come(run, pod) and not manifests.has_stayed(run, pod)
+
+
+def test_what_waited_beside_the_live_ones_is_cleared_away() -> None:
+    host, run = machine()
+    host.files.update({f"{MANIFESTS}/{name}": b"x" for name in (FORMER_FILE, NEXT_FILE)})
+    manifests.clear_away(run, [NAME])
+    assert files_of(host) == {LIVE: FORMER[NAME]}
+
+
+def test_a_kubelet_that_runs_is_left_alone() -> None:
+    host, run = machine()
+    assert not manifests.keep_kubelet(run)
+    assert host.changes == []
+    host.kubelet_runs = False
+    assert manifests.keep_kubelet(run)
+    assert host.changes == ["run systemctl start kubelet"] and host.kubelet_runs
+    assert "starting it" in said(run)

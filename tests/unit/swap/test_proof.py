@@ -1,0 +1,128 @@
+"""kubeup/swap/proof.py: a pod counts as working only if it is the one that was asked for, and works."""
+
+from __future__ import annotations
+
+import pytest
+
+from kubeup.phases.static_pods_swap import SwapRun
+from kubeup.swap import proof
+from tests.fake_control_plane import COMPONENTS, FORMER, SERVER, WANTED, ControlPlane, make_control_plane
+from tests.unit.swap.swap_case import make_swap_run
+
+NAME = "kube-scheduler"
+
+
+def machine(**fields: object) -> tuple[ControlPlane, SwapRun]:
+    host = make_control_plane(**fields)
+    return host, make_swap_run(host, {})
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_pod_that_works_is_asked_at_its_own_address(name: str) -> None:
+    host, run = machine()
+    assert proof.ask(run, name) == ""
+    host.containers[[one.name for one in host.containers].index(name)].mood = "unhealthy"
+    assert proof.ask(run, name) != ""
+
+
+def test_an_api_server_without_its_etcd_does_not_work() -> None:
+    host, run = machine()
+    host.running("etcd")[0].state = "exited"
+    assert proof.ask(run, "kube-apiserver") != ""
+    assert host.running("kube-apiserver")
+
+
+def test_an_etcd_without_a_quorum_does_not_work() -> None:
+    host, run = machine(members={"cp2": True, "cp3": True})
+    assert proof.ask(run, "etcd") == ""
+    host.members = {"cp2": False, "cp3": False}
+    assert proof.ask(run, "etcd") != ""
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_container_of_its_manifest(name: str) -> None:
+    host, run = machine()
+    one = host.running(name)[0]
+    assert proof.judge_container(run, name, text=FORMER[name], container_id=one.id) is None
+    other = proof.judge_container(run, name, text=WANTED[name], container_id=one.id)
+    assert other is not None and other.cause == "--v=4 differs"
+    one.argv = list(reversed(one.argv))
+    other = proof.judge_container(run, name, text=FORMER[name], container_id=one.id)
+    assert other is not None and other.cause == "their order differs"
+    one.argv.reverse()
+    one.image = "sha256:other"
+    other = proof.judge_container(run, name, text=FORMER[name], container_id=one.id)
+    assert other is not None and "does not run the image of its manifest" in other.what
+
+
+def test_a_container_of_before_is_not_the_new_one() -> None:
+    host, run = machine()
+    one = host.running(NAME)[0]
+    assert proof.wait_until_works(run, NAME, text=FORMER[NAME]) == one.id
+    host.kubelet_runs = True
+    with pytest.raises(proof.NotProven):
+        proof.wait_until_works(run, NAME, text=FORMER[NAME], known={one.id})
+    assert [change for change in host.changes if change.startswith("run touch")], "the kubelet was never nudged"
+
+
+def test_a_container_that_ends_while_it_is_watched() -> None:
+    host, run = machine()
+    one = host.running(NAME)[0]
+    proof.watch_all(run, {NAME: one.id})
+    one.stops_at = host.ticks + 5
+    with pytest.raises(proof.NotProven) as caught:
+        proof.watch_all(run, {NAME: one.id})
+    assert f"{NAME} exited" in caught.value.what
+
+
+def test_a_container_that_runs_and_does_not_work_in_the_end() -> None:
+    host, run = machine()
+    one = host.running(NAME)[0]
+    one.mood = "unhealthy"
+    with pytest.raises(proof.NotProven) as caught:
+        proof.watch_all(run, {NAME: one.id})
+    assert caught.value.what == f"{NAME} ran for 10 s, and does not work"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "is_only", "leads"),
+    [
+        ("cp1_old", "cp1_new", True, True),
+        ("cp1_old", "cp1_new", False, True),
+        ("cp2_x", "cp2_x", False, False),
+        ("cp1_old", "cp1_old", False, False),
+        ("cp1_old", "cp10_new", False, False),
+    ],
+)
+def test_who_leads(before: str, now: str, is_only: bool, leads: bool) -> None:
+    host, run = machine()
+    host.kubelet_runs = False
+    host.running(NAME)[0].mood = "never leads"
+    host.holders[NAME] = now
+    host.running(NAME)[0].state = "running"
+    (found,) = proof.wait_for_lead(run, {NAME: before}, is_only=is_only)
+    assert (found.name, found.leads, found.holder) == (NAME, leads, now.partition("_")[0])
+
+
+def test_the_only_one_has_to_lead() -> None:
+    host, run = machine()
+    began = host.ticks
+    with pytest.raises(proof.NotProven) as caught:
+        proof.wait_for_lead(run, {NAME: host.holders[NAME]}, is_only=True)
+    assert caught.value.what == f"{NAME} runs, and does not lead"
+    assert host.holders[NAME] in caught.value.cause
+    assert proof.LEAD_S <= host.ticks - began < proof.LEAD_S + 2
+
+
+def test_holders_of_those_that_lead_only() -> None:
+    host, run = machine()
+    assert proof.read_holders(run, COMPONENTS) == host.holders
+    assert set(host.holders) == set(proof.LEADERS)
+    host.running("kube-apiserver")[0].state = "exited"
+    assert proof.read_holders(run, COMPONENTS) == dict.fromkeys(proof.LEADERS, "")
+
+
+def test_an_api_server_is_asked_without_retries() -> None:
+    _, run = machine()
+    assert proof.own_api(run).server == f"https://{SERVER}"
+    assert proof.own_api(run).retry_s == 0
