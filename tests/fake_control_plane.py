@@ -172,6 +172,8 @@ class ControlPlane(FakeHost):
     leader: str = "1"
     kubelet_runs: bool = True
     kubelet_answers: bool = True
+    notices_after_s: float = 0.0
+    """How long the kubelet takes to notice that a manifest is gone: a file event may get lost."""
     cannot_write: Callable[[str], bool] = lambda path: False
     dies_after: int = 0
     """After which change the process is killed; 0: never."""
@@ -179,7 +181,7 @@ class ControlPlane(FakeHost):
     at_change: Callable[[str], None] = lambda change: None
     events: list[str] = field(default_factory=list)
     """What happened to the manifests and containers, in order: "lay etcd" (beside the live one), "out etcd", "in etcd", "write etcd",
-    "start etcd", "end etcd"."""
+    "start etcd", "end etcd", "drop etcd" (by the kubelet)."""
     violations: list[str] = field(default_factory=list)
     pods: dict[str, Pod] = field(default_factory=dict)
     ending: list[tuple[Pod, float]] = field(default_factory=list)
@@ -189,6 +191,7 @@ class ControlPlane(FakeHost):
     mtimes: dict[str, float] = field(default_factory=dict)
     deferred: list[str] = field(default_factory=list)
     _not_before: dict[str, float] = field(default_factory=dict)
+    _missed: dict[str, float] = field(default_factory=dict)
     _made: int = 0
 
     def __getattribute__(self, name: str) -> Any:
@@ -228,8 +231,11 @@ class ControlPlane(FakeHost):
         desired = self.desired()
         self._not_before = {name: when for name, when in self._not_before.items() if name in desired}
         for name, pod in list(self.pods.items()):
-            if desired.get(name) != pod.text:
-                del self.pods[name]
+            if desired.get(name) == pod.text:
+                self._missed.pop(name, None)
+            elif self.ticks - self._missed.setdefault(name, self.ticks) >= self.notices_after_s:
+                del self.pods[name], self._missed[name]
+                self.events.append(f"drop {name}")
                 self.ending.append((pod, 0.0))
                 if pod.container and pod.container.is_running and name != "kube-apiserver":  # it waits for its clients
                     pod.container.stops_at = min(pod.container.stops_at or 1e9, self.ticks + 0.5)

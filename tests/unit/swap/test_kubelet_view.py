@@ -37,7 +37,11 @@ def read(host: FakeHost) -> Any:
 
 def test_static_pods_by_the_name_of_their_manifest() -> None:
     items = [pod(f"{name}-cp1") for name in COMPONENTS]
-    items += [pod("web-1", source="api"), pod("other-cp2"), {"metadata": {"name": "bare-cp1", "uid": "1"}, "spec": {}}]
+    items += [
+        pod("web-cp1", source="api"),
+        pod("other-cp2"),
+        {"metadata": {"name": "bare-cp1", "uid": "1"}, "spec": {}},
+    ]
     assert read(machine({"items": items})) == dict.fromkeys(COMPONENTS, UID)
 
 

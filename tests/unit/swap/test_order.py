@@ -338,6 +338,19 @@ def test_the_copy_never_comes_back_over_what_the_cluster_wrote_since(stage: Stag
     assert host.files[DATA] == b"with an hour of everybody's work"
 
 
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_what_an_earlier_run_has_put_in_is_proven_too(stage: Stage, name: str) -> None:
+    host = make_control_plane(mood=new_is("unhealthy", name))
+    host.at_change = lambda change: kill_at(host, change, f"move /etc/kubernetes/manifests/{name}.yaml")
+    with pytest.raises(Gone):
+        swap(host, name)
+    host.at_change = lambda change: None
+    host.revive(3)
+    error = fails(host, name)
+    assert error.code == "static-pod-not-working" and name in error.what
+    expect_settled(host, FORMER, status="taken back")
+
+
 def test_a_run_that_comes_at_once_takes_no_former_container_for_the_new_one(stage: Stage) -> None:
     host = make_control_plane()
     host.at_change = lambda change: kill_at(host, change, "move /etc/kubernetes/manifests/kube-scheduler.yaml")
