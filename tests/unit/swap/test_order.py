@@ -280,7 +280,7 @@ def test_a_kubelet_that_is_stopped_meanwhile_is_started_again(stage: Stage, at: 
     host = make_control_plane()
 
     def stop(_: str) -> None:
-        if host.events[-1:] == [at] and not [change for change in host.changes if "start kubelet" in change]:
+        if at in host.events and not [change for change in host.changes if "start kubelet" in change]:
             host.kubelet_runs = False
 
     host.at_change = stop
