@@ -340,6 +340,12 @@ class ControlPlane(FakeHost):
                 if self.serves(name) and one.mood != "never leads":
                     self.holders[name] = f"{self.host_name}_{one.id}"
 
+    def _renewed(self, name: str) -> float:
+        """When the lease was renewed last: now, or the end of the container that holds it."""
+        held_by = self.holders.get(name, "").partition("_")[2]
+        holder = next((one for one in self.containers if one.id == held_by), None)
+        return self.ticks if holder is None or holder.is_running else holder.ended
+
     def _judge(self) -> None:
         for name in COMPONENTS:
             if len(self.running(name)) > 1:
@@ -540,7 +546,8 @@ class ControlPlane(FakeHost):
             return _json({"kind": "Namespace", "metadata": {"name": "kube-system"}})
         if "/leases/" in path:
             name = path.rpartition("/")[2]
-            return _json({"metadata": {"name": name}, "spec": {"holderIdentity": self.holders.get(name, "")}})
+            spec = {"holderIdentity": self.holders.get(name, ""), "renewTime": f"{self._renewed(name):.0f}"}
+            return _json({"metadata": {"name": name}, "spec": spec})
         if path.endswith("/endpointslices/kubernetes"):
             ends = [{"addresses": [one.partition(":")[0]]} for one in (SERVER, *self.others)]
             return _json(

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from kubeup.commands import launcher
 from kubeup.commands.launcher import Launch
 from kubeup.errors import HostError, UsageError
 from kubeup.lazy_modules import lazily
 from kubeup.paths import Paths
-from kubeup.yaml_files import load_mapping
+from kubeup.yaml_files import is_same_yaml, load_mapping
 
 with lazily:
     from kubeup.doctor import node_files
     from kubeup.machine import dry_run
     from kubeup.phases import static_pods_swap
-    from kubeup.swap import store
+    from kubeup.swap import manifests, store
 
 if TYPE_CHECKING:
     from kubeup.cli.program import Invocation
@@ -44,6 +45,8 @@ def static_pods(call: Invocation) -> int:
     local, paths = launch.local, Paths()
     with launch.locked(paths) as node_state:
         last = store.load(local, paths)
+        if not launch.is_dry and not (last is not None and last.status == store.RUNNING):
+            manifests.remove_leftovers(local, paths)
         texts = _choose_texts(call, local, last=last, paths=paths)
         seen = _with_missing_manifests(local, paths, last)
         patient = node_files.read_patient(seen, paths)
@@ -80,7 +83,7 @@ def _choose_texts(call: Invocation, local: Host, *, last: Optional[store.Swap], 
         return tuple((pod.name, pod.wanted) for pod in wanted.pods if pod.is_changed)
     texts = tuple(_read_manifest(local, Path(word), paths=paths) for word in call.words)
     if is_cut_off and last is not None:
-        if texts and not last.wants_same(texts):
+        if texts and not (last.wants_same(texts) and _run_already(local, paths, last=last, texts=texts)):
             raise UsageError(
                 f"a swap of {', '.join(last.changed)} was cut off, and these are other manifests",
                 cause="its pods may be half swapped",
@@ -98,6 +101,12 @@ def _choose_texts(call: Invocation, local: Host, *, last: Optional[store.Swap], 
     return texts
 
 
+def _run_already(local: Host, paths: Paths, *, last: store.Swap, texts: Texts) -> bool:
+    """Whether those of the manifests that the swap has nothing to do with are on this node as they are."""
+    others = [(paths.manifest(name), text) for name, text in texts if name not in last.names]
+    return all(local.exists(path) and is_same_yaml(local.read_text(path), text) for path, text in others)
+
+
 def _read_manifest(local: Host, path: Path, *, paths: Paths) -> tuple[str, str]:
     """The component and the text of a manifest. Raises HostError (not-a-static-pod)."""
     text = local.read_text(path.absolute())
@@ -109,6 +118,10 @@ def _read_manifest(local: Host, path: Path, *, paths: Paths) -> tuple[str, str]:
         cause = f"it is a {pod.get('kind') or 'document without a kind'}, not a Pod of v1"
     elif name not in store.COMPONENTS:
         cause = f"its name is {name!r}, not one of {', '.join(store.COMPONENTS)}"
+    elif (metadata or {}).get("namespace") != "kube-system":
+        cause = f"its namespace is {(metadata or {}).get('namespace')!r}, not 'kube-system'"
+    elif _container_name(pod) != name:
+        cause = f"its first container is {_container_name(pod)!r}, not {name!r}"
     elif paths.manifests in path.absolute().parents:
         cause = f"it lies in {paths.manifests}, where the kubelet runs it at once"
     if cause:
@@ -119,6 +132,13 @@ def _read_manifest(local: Host, path: Path, *, paths: Paths) -> tuple[str, str]:
             code="not-a-static-pod",
         )
     return name, text
+
+
+def _container_name(pod: Mapping[str, Any]) -> str:
+    spec = pod.get("spec")
+    listed = spec.get("containers") if isinstance(spec, dict) else None
+    first = listed[0] if isinstance(listed, list) and listed else None
+    return str(first.get("name")) if isinstance(first, dict) else ""
 
 
 def _with_missing_manifests(local: Host, paths: Paths, last: Optional[store.Swap]) -> Host:  # noqa: PLR0917

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Optional
+from typing import NoReturn, Optional
 
 from kubeup.addresses import join_host_port
 from kubeup.engine.items import File
@@ -77,6 +77,13 @@ def check_swap(ctx: SwapRun) -> Outputs:
             f"a swap of {', '.join(cut_off.changed)} was cut off: {'taking it back' if ctx.is_undo else 'continuing it'}"
         )
         return None
+    for name in (name for name, _ in ctx.texts if name not in _installed(ctx)):
+        raise HostError(
+            f"{name} does not run on this node as a static pod",
+            cause=f"there is no {ctx.paths.manifest(name)}",
+            remedy=f"see which static pods it has: ls {ctx.paths.manifests}",
+            code="static-pod-not-here",
+        )
     swap = plan_swap(ctx)
     if not swap.pods:
         return None
@@ -187,13 +194,12 @@ def _check_members(ctx: SwapRun, swap: store.Swap) -> None:
     if "etcd" in swap.names:
         client = proof.own_etcd(ctx)
         members = client.list_members(is_sure=False)
-        own = proof.find_own_member(ctx, members)
+        own = proof.find_own_member(ctx, members) or _refuse_stranger(ctx, members)
         trouble = etcd.probe_members(client, members)
-        if own is not None:
-            etcd_stop.check_stop(members, own, trouble=trouble)
-            why = etcd_stop.stop_gap(members, own, trouble=trouble)
-            if why:
-                gaps.append(f"the whole cluster's API is away for about {ETCD_GAP_S} s, since etcd stops: {why}")
+        etcd_stop.check_stop(members, own, trouble=trouble)
+        why = etcd_stop.stop_gap(members, own, trouble=trouble)
+        if why:
+            gaps.append(f"the whole cluster's API is away for about {ETCD_GAP_S} s, since etcd stops: {why}")
         _check_data(ctx, members, own)
     if "kube-apiserver" in swap.names and not gaps and not list_other_servers(ctx):
         gaps.append(f"the API is away for about {API_GAP_S} s, since no other API server serves")
@@ -201,7 +207,17 @@ def _check_members(ctx: SwapRun, swap: store.Swap) -> None:
         ctx.agree(f"{'; '.join(gaps)}. Pods keep running.")
 
 
-def _check_data(ctx: SwapRun, members: Sequence[etcd.Member], own: Optional[etcd.Member]) -> None:  # noqa: PLR0917
+def _refuse_stranger(ctx: SwapRun, members: Sequence[etcd.Member]) -> NoReturn:
+    raise ClusterError(
+        "etcd does not list this node's member",
+        cause=f"--initial-advertise-peer-urls in {ctx.paths.manifest('etcd')} is none of: "
+        + "; ".join(member.describe() for member in members),
+        remedy="see the members: kb etcd members",
+        code="etcd-member-unknown",
+    )
+
+
+def _check_data(ctx: SwapRun, members: Sequence[etcd.Member], own: etcd.Member) -> None:  # noqa: PLR0917
     """That etcd would start on its data, and that those of a single member can be copied. Raises HostError."""
     data_dir = ctx.paths.etcd_data
     flags = proof.etcd_flags(ctx)
@@ -253,7 +269,7 @@ def swap_pods(ctx: SwapRun) -> Outputs:
     if ctx.is_undo and was_cut_off:
         work.go_back()
     else:
-        _tell_end(ctx, work.carry_out())
+        _tell_end(ctx, work.carry_out(store.TAKEN_BACK if ctx.is_undo else store.DONE))
     _record(run, swap)
     ctx.promises.tell_changed(run.paths.manifest(name) for name in swap.changed)
     return None
@@ -266,9 +282,13 @@ def _begin(ctx: SwapRun, run: SwapRun, *, swap: store.Swap) -> store.Swap:
     )
     if "etcd" in swap.names and len(proof.own_etcd(run).list_members(is_sure=False)) == 1:
         swap = dataclasses.replace(swap, data_dir=str(run.paths.etcd_data))
-    manifests.clear_away(run, swap.names)
-    manifests.lay_ready(run, swap)
-    store.save(run.host, run.paths, swap=swap)
+    swap = dataclasses.replace(swap, holders=proof.read_holders(run, swap.names))
+    try:
+        manifests.lay_ready(run, swap)
+        store.save(run.host, run.paths, swap=swap)
+    except BaseException:
+        manifests.remove_leftovers(run.host, run.paths)
+        raise
     order.keep_ballast(run)
     return swap
 
@@ -288,8 +308,11 @@ def _find_surroundings(run: SwapRun) -> order.Surroundings:
         except KbError as error:
             lapse_min = drain_marks.LAPSE_S / 60
             run.report.warn(f"the load balancers spare this API server for up to {lapse_min:.0f} minutes more: {error}")
-        if run.after_start:
-            _run_users(run, run.after_start, flag="--after-start")
+        try:
+            if run.after_start:
+                _run_users(run, run.after_start, flag="--after-start")
+        except HostError as error:
+            run.report.warn(f"{error}. Remedy: {error.remedy}")
 
     return order.Surroundings(lambda: not list_other_servers(run), leave, rejoin)
 

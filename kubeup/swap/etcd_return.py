@@ -6,7 +6,7 @@ it is removed from the list, emptied, and added again as a learner, which copies
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from kubeup.cluster import etcd_join
 from kubeup.cluster.etcd import Etcd
@@ -28,9 +28,9 @@ def restore(run: Run, former: str) -> None:
     proof.wait_until_works(run, "etcd", text=former, known=known, timeout_s=PROMOTE_S)
 
 
-def rejoin(run: Run, former: str) -> None:
-    """Have the member join again, with an empty folder and the former manifest, whose --initial-cluster names all members. Raises
-    ClusterError, HostError."""
+def rejoin(run: Run, former: str, *, keep: Callable[[str], None]) -> None:
+    """Have the member join again, with an empty folder and the former manifest, whose --initial-cluster names all members. keep: is told
+    that manifest before it is put in. Raises ClusterError, HostError."""
     flags = flags_of(_command(former))
     name, peer_url = flags.get("name", run.config.node.name), flags.get("initial-advertise-peer-urls", "")
     client = proof.own_etcd(run)
@@ -46,6 +46,7 @@ def rejoin(run: Run, former: str) -> None:
         tell=run.report.waiting,
     )
     text = with_initial_cluster(former, rows)
+    keep(text)
     manifests.put_in(run, "etcd", text=text)
     etcd_join.promote_when_ready(others, peer_url, timeout_s=PROMOTE_S, tell=run.report.waiting)
     run.report.note(

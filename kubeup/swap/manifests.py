@@ -20,8 +20,9 @@ from kubeup.machine.host import Host
 from kubeup.machine.waiting import say_round, watch
 from kubeup.node import containers
 from kubeup.node.crictl import crictl_argv, last_words
+from kubeup.paths import Paths
 from kubeup.swap import kubelet_view
-from kubeup.swap.store import Pod, Swap
+from kubeup.swap.store import COMPONENTS, Pod, Swap
 from kubeup.yaml_files import is_same_yaml
 
 DROP_S = 25.0
@@ -41,11 +42,15 @@ LOOK_EVERY_S = 2.0
 
 
 def former_path(run: Run, name: str) -> Path:
-    return run.paths.manifests / f".{name}.yaml.kb-former"
+    return _beside(run.paths, name, kind="former")
 
 
 def next_path(run: Run, name: str) -> Path:
-    return run.paths.manifests / f".{name}.yaml.kb-next"
+    return _beside(run.paths, name, kind="next")
+
+
+def _beside(paths: Paths, name: str, *, kind: str) -> Path:
+    return paths.manifests / f".{name}.yaml.kb-{kind}"
 
 
 # ---- preparing, and where a swap stands
@@ -59,12 +64,12 @@ def lay_ready(run: Run, swap: Swap) -> None:
         run.host.write_file(next_path(run, pod.name), pod.wanted, mode=mode, owner=owner)
 
 
-def clear_away(run: Run, names: Iterable[str]) -> None:
-    """Remove the manifests beside the live ones."""
+def remove_leftovers(host: Host, paths: Paths, *, names: Iterable[str] = COMPONENTS) -> None:
+    """Remove what a run left beside the live manifests that was killed before it had begun."""
     for name in names:
-        for path in (next_path(run, name), former_path(run, name)):
-            if run.host.exists(path):
-                run.host.remove(path)
+        for path in (_beside(paths, name, kind="next"), _beside(paths, name, kind="former")):
+            if host.exists(path):
+                host.remove(path)
 
 
 def has_come(run: Run, pod: Pod) -> bool:
@@ -205,7 +210,9 @@ def keep_kubelet(run: Run) -> bool:
     if services.is_active(run.host, "kubelet"):
         return False
     run.report.note("the kubelet is not running in the middle of the swap: starting it")
-    services.run(run.host, "start", unit="kubelet")
+    started = services.run(run.host, "start", unit="kubelet")
+    if not started.ok:
+        run.report.note(f"the kubelet does not start: {last_words(started.stderr)}")
     return True
 
 
@@ -221,7 +228,3 @@ def _watch(run: Run, look: Callable[[], str], *, goal: str, timeout_s: float) ->
         return False
 
     return watch(run.host, look, timeout_s=timeout_s, is_over=is_over, poll_s=POLL_S)[0]
-
-
-def is_kubelet_running(host: Host) -> bool:
-    return services.is_active(host, "kubelet")

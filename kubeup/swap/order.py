@@ -66,32 +66,52 @@ class Order:
     run: Run
     swap: Swap
     around: Surroundings
+    _has_served: Optional[bool] = None
+    """Whether an API server has served with the new etcd; None if an earlier run put it in."""
 
-    def carry_out(self) -> Ended:
-        """Afterwards either all wanted pods run, or all former ones. Raises KbError with the cause, after the way back."""
+    def carry_out(self, ends_as: str = store.DONE) -> Ended:
+        """Afterwards either all wanted pods run, or all former ones. Raises KbError with the cause, after the way back. ends_as: the
+        status of the swap in its record."""
         began = self.run.host.monotonic()
         try:
             ended = self._go_forward()
         except BaseException as error:
             self._go_back_after(error, began)
             raise
-        self._finish(store.DONE)
+        self._finish(ends_as)
         return ended
 
     def go_back(self) -> None:
         """Bring every former pod back. Raises KbError."""
         drop_ballast(self.run)
         manifests.keep_kubelet(self.run)
+        if self.swap.data_dir and self._may_have_served():
+            etcd_data.remove_copy(self.run.host, Path(self.swap.data_dir))
         names = {pod.name for pod in self.swap.pods if not manifests.has_stayed(self.run, pod)}
         if "etcd" in names:
             names.add(SERVER)
         self._bring_back_servers(names & set(self.swap.names))
         self._bring_back([self.swap.pod(name) for name in CONTROLLERS if name in names])
+        for pod in self.swap.pods:
+            if pod.name not in names:  # never taken out, or put back by an earlier run
+                self._wait_again(pod.name, pod.former, timeout_s=BACK_S)
         self.around.rejoin()
         self._finish(store.TAKEN_BACK)
 
+    def _may_have_served(self) -> bool:
+        """Whether an API server may have written through the new etcd: the copy of before would lose that."""
+        if self._has_served is not None:
+            return self._has_served
+        is_in = self.run.host.exists(self.run.paths.manifest(SERVER))
+        return is_in and manifests.has_come(self.run, self.swap.pod("etcd"))
+
+    def _wait_again(self, name: str, text: str, *, timeout_s: float = proof.START_S) -> str:
+        """Wait for a pod that an earlier run has put in; what ended before is none of it."""
+        ended = proof.list_ids(self.run, [name], only_ended=True)
+        return proof.wait_until_works(self.run, name, text=text, known=ended, timeout_s=timeout_s)
+
     def _finish(self, status: str) -> None:
-        manifests.clear_away(self.run, self.swap.names)
+        manifests.remove_leftovers(self.run.host, self.run.paths, names=self.swap.names)
         drop_ballast(self.run)
         if self.swap.data_dir:
             etcd_data.remove_copy(self.run.host, Path(self.swap.data_dir))
@@ -101,16 +121,16 @@ class Order:
 
     def _go_forward(self) -> Ended:
         names = {pod.name for pod in self.swap.pods if not manifests.has_come(self.run, pod)}
-        holders = proof.read_holders(self.run, sorted(names))
         new: dict[str, str] = {}
         gap_s = self._exchange_servers(names, new)
         self.around.rejoin()
         self._exchange([self.swap.pod(name) for name in CONTROLLERS if name in names], new)
         for pod in self.swap.pods:
             if pod.name not in new:  # an earlier run has put it in
-                new[pod.name] = proof.wait_until_works(self.run, pod.name, text=pod.wanted)
+                new[pod.name] = self._wait_again(pod.name, pod.wanted)
+        first = proof.read_renewals(self.run, self.swap.holders)
         proof.watch_all(self.run, new)
-        leading = proof.wait_for_lead(self.run, holders, is_only=self.around.is_only())
+        leading = proof.wait_for_lead(self.run, self.swap.holders, first=first, is_only=self.around.is_only())
         return Ended(gap_s, tuple(_say_unproven(one) for one in leading if not one.leads))
 
     def _exchange_servers(self, names: set[str], new: dict[str, str]) -> Optional[float]:
@@ -125,10 +145,16 @@ class Order:
         if SERVER in names:
             manifests.take_out(self.run, [SERVER])
         if "etcd" in names:
+            self._has_served = False
             self._exchange([self.swap.pod("etcd")], new, meanwhile=self._copy_data)
+        elif "etcd" in self.swap.names:
+            new["etcd"] = self._wait_again("etcd", self.swap.pod("etcd").wanted)
         if SERVER not in names:
             return None
         self._put_in([self.swap.pod(SERVER)], new, known=known)
+        self._has_served = True
+        if self.swap.data_dir:
+            etcd_data.remove_copy(self.run.host, Path(self.swap.data_dir))  # it would lose what is written from here on
         return self.run.host.monotonic() - began
 
     def _exchange(
@@ -204,12 +230,20 @@ class Order:
         try:
             self._bring_back([pod], timeout_s=ETCD_BACK_S)
         except proof.NotProven as error:
-            if not has_copy and self.swap.data_dir:
+            if not error.has_exited or (self.swap.data_dir and not has_copy):
                 raise
             self.run.report.note(f"the former etcd does not start with the data that is there ({error})")
-            (etcd_return.restore if has_copy else etcd_return.rejoin)(self.run, pod.former)
+            if has_copy:
+                etcd_return.restore(self.run, pod.former)
+            else:
+                etcd_return.rejoin(self.run, pod.former, keep=self._keep_former)
         if has_copy:
             etcd_data.remove_copy(self.run.host, data_dir)  # from here on etcd writes: the copy grows old
+
+    def _keep_former(self, text: str) -> None:
+        """The manifest with which etcd joins again is the one that the way back ends with."""
+        self.swap = self.swap.with_former("etcd", text)
+        store.save(self.run.host, self.run.paths, swap=self.swap)
 
     def _bring_back(self, pods: Sequence[Pod], *, timeout_s: float = BACK_S) -> None:
         if not pods:

@@ -15,9 +15,10 @@ from kubeup.cluster.api import Api, ApiRefused, path_of
 from kubeup.diagnosis import chain, container_trouble
 from kubeup.diagnosis.signs import BrokenLink
 from kubeup.engine.run import Run
-from kubeup.errors import ClusterError, HostError, KbError
+from kubeup.errors import ClusterError, KbError
 from kubeup.frozen_values import frozen
 from kubeup.json_text import as_table
+from kubeup.machine import services
 from kubeup.machine.http import Unreachable
 from kubeup.machine.waiting import say_round, watch
 from kubeup.node import containers
@@ -29,8 +30,8 @@ from kubeup.yaml_files import commands_of_pod, flags_of, load_mapping
 START_S = 30.0
 """How long a pod may take from its manifest to its health."""
 NUDGE_S = 4.0
-LAST_RESORT_S = 15.0
-"""After this time without a container, the kubelet is restarted: it has forgotten its back-off then."""
+LAST_RESORT_S = 20.0
+"""After this time without a container, the kubelet is restarted on the way back: it has forgotten every back-off then."""
 KUBELET_S = 75.0
 """How much longer a start may take after the kubelet was started: without an API server it looks for static pods only after a minute."""
 WATCH_S = 10.0
@@ -43,7 +44,10 @@ CAUSE_AFTER_S, CAUSE_EVERY_S = 8.0, 3.0
 
 
 class NotProven(ClusterError):
-    """A new static pod does not work. The cause is its container's last word, if it had one."""
+    """A static pod does not work. The cause is its container's last word, if it had one."""
+
+    has_exited = False
+    """Whether its container ended, rather than being slow."""
 
 
 # ---- one pod
@@ -74,8 +78,9 @@ class _Start:
         self.deadline = timeout_s
         self.container = ""
         self.trouble: Optional[Trouble] = None
+        self.has_exited = False
         self._nudged = self._looked = self._asked = 0.0
-        self._is_restarted = False
+        self._may_restart = timeout_s > START_S
 
     def look(self) -> str:
         newest = find_newest(self.run, self.name, known=self.known)
@@ -85,6 +90,7 @@ class _Start:
         self.container = newest.id
         if newest.state == "exited":
             self.trouble = _describe_exit(self.run, newest)
+            self.has_exited = True
             return "its container exited"
         return ask(self.run, self.name) if newest.state == "running" else f"its container is {newest.state}"
 
@@ -94,7 +100,7 @@ class _Start:
             return True
         if elapsed - self._asked > manifests.LOOK_EVERY_S:
             self._asked = elapsed
-            if manifests.keep_kubelet(self.run):
+            if manifests.keep_kubelet(self.run) or self._restart_kubelet(elapsed):
                 self.deadline = elapsed + KUBELET_S
         if not self.container and elapsed - self._nudged > NUDGE_S:
             self._nudged = elapsed
@@ -105,23 +111,25 @@ class _Start:
             self.trouble = link if link is not None and link.is_final else None
         return self.trouble is not None
 
+    def _restart_kubelet(self, elapsed: float) -> bool:
+        if self.container or not self._may_restart or elapsed < LAST_RESORT_S:
+            return False
+        self._may_restart = False
+        self.run.report.note(f"the kubelet has not started {self.name} for {elapsed:.0f} s: restarting the kubelet")
+        services.run(self.run.host, "restart", unit="kubelet")
+        return True
+
     def _find_link(self, missing: str) -> Optional[BrokenLink]:
         socket = self.run.config.node.cri_socket
         return chain.find_broken_link(self.run.host, socket, components=(self.name,), unhealthy={self.name: missing})
 
     def failure(self, missing: str, elapsed: float) -> NotProven:
-        found = self.trouble or self._find_link(missing)
-        if found is not None:
-            return _not_proven(found)
-        return _not_proven(
-            Trouble(
-                f"{self.name} does not work {elapsed:.0f} s after its manifest came",
-                missing,
-                f"read its log: crictl logs {self.container[:13]}"
-                if self.container
-                else "see why: journalctl -u kubelet",
-            )
-        )
+        log = f"read its log: crictl logs {self.container[:13]}" if self.container else ""
+        remedy = log or f"see why: {services.say_log(self.run.host, 'kubelet')}"
+        what = f"{self.name} does not work {elapsed:.0f} s after its manifest came"
+        error = _not_proven(self.trouble or self._find_link(missing) or Trouble(what, missing, remedy))
+        error.has_exited = self.has_exited
+        return error
 
 
 def _not_proven(found: Trouble) -> NotProven:
@@ -138,9 +146,10 @@ def find_newest(run: Run, name: str, *, known: Collection[str] = ()) -> Optional
     return next((one for one in found if one.namespace == "kube-system" and one.id not in known), None)
 
 
-def list_ids(run: Run, names: Sequence[str]) -> frozenset[str]:
+def list_ids(run: Run, names: Sequence[str], *, only_ended: bool = False) -> frozenset[str]:
+    """The IDs of the pods' containers; only_ended: of those that have ended."""
     listed = containers.list_containers(run.host, run.config.node.cri_socket)
-    return frozenset(one.id for one in listed if one.name in names)
+    return frozenset(one.id for one in listed if one.name in names and (one.state == "exited" or not only_ended))
 
 
 # ---- what a component says of itself
@@ -226,7 +235,8 @@ def judge_container(run: Run, name: str, *, text: str, container_id: str) -> Opt
     wanted = next(iter(commands_of_pod(pod)), [])
     process = as_table(as_table(as_table(shown.get("info")).get("runtimeSpec")).get("process"))
     argv = process.get("args")
-    if isinstance(argv, list) and wanted and [str(word) for word in argv] != wanted:
+    is_plain = not any("$(" in word for word in wanted)  # the kubelet fills in variables
+    if isinstance(argv, list) and wanted and is_plain and [str(word) for word in argv] != wanted:
         other = next(
             (word for word in wanted if word not in argv), next((w for w in argv if w not in wanted), "their order")
         )
@@ -300,41 +310,53 @@ class Leading:
     holder: str = ""
 
 
-def wait_for_lead(run: Run, before: Mapping[str, str], *, is_only: bool) -> list[Leading]:
-    """Whether each new controller-manager and scheduler leads. before: their leases' holders before the swap (read_holders); the
-    lease of a former one on this node has to run out first. is_only: there is no other, so wait until it leads.
+def wait_for_lead(run: Run, before: Mapping[str, str], *, first: Mapping[str, str], is_only: bool) -> list[Leading]:
+    """Whether each new controller-manager and scheduler leads. before: who held their leases before the swap (read_holders): the lease
+    of a former one on this node has to run out. first: their renewals some seconds ago (read_renewals): the lease of a dead one stands
+    still. is_only: there is no other, so wait until it leads.
 
     Raises NotProven (static-pod-not-working) if the only one does not lead in time."""
-    found = dict(before)
+    found = dict.fromkeys(before, "")
 
     def look() -> str:
         found.update(read_holders(run, before))
-        return ", ".join(name for name in before if not leads(name))
-
-    def leads(name: str) -> bool:
-        return found[name] != before[name] and found[name].partition("_")[0] == run.host.hostname()
+        renewed = read_renewals(run, before)
+        led = {name for name in before if _is_own(run, found[name]) and found[name] != before[name]}
+        led = {name for name in led if renewed[name] != first.get(name, "")}
+        leading[:] = [Leading(name, name in led, found[name].partition("_")[0]) for name in before]
+        return ", ".join(one.name for one in leading if not one.leads)
 
     def is_over(missing: str, elapsed: float) -> bool:
         run.report.waiting(f"{missing} to lead: {elapsed:.0f} s of {LEAD_S:.0f} s")
         return False
 
+    leading: list[Leading] = []
     missing, _ = watch(run.host, look, timeout_s=LEAD_S if is_only else 0, is_over=is_over, poll_s=0.5)
     if missing and is_only:
-        first = missing.split(", ")[0]
-        held = f"its lease is held by {found[first] or 'nobody'}"
-        remedy = f"read its log: crictl logs $(crictl ps -q --name {first})"
-        raise _not_proven(Trouble(f"{first} runs, and does not lead", held, remedy))
-    return [Leading(name, leads(name), found[name].partition("_")[0]) for name in before]
+        late = missing.split(", ")[0]
+        held = f"its lease is held by {found[late] or 'nobody'}"
+        remedy = f"read its log: crictl logs $(crictl ps -q --name {late})"
+        raise _not_proven(Trouble(f"{late} runs, and does not lead", held, remedy))
+    return leading
+
+
+def _is_own(run: Run, holder: str) -> bool:
+    return holder.partition("_")[0] == run.host.hostname()
 
 
 def read_holders(run: Run, names: Iterable[str]) -> dict[str, str]:
     """Who leads, by component: the holderIdentity of its lease, `cp1_5f3c...`; "" if that cannot be read."""
-    return {name: _read_holder(run, name) for name in names if name in LEADERS}
+    return {name: _read_lease(run, name, field="holderIdentity") for name in names if name in LEADERS}
 
 
-def _read_holder(run: Run, name: str) -> str:
+def read_renewals(run: Run, names: Iterable[str]) -> dict[str, str]:
+    """When the leases were renewed last, by component; "" if that cannot be read."""
+    return {name: _read_lease(run, name, field="renewTime") for name in names if name in LEADERS}
+
+
+def _read_lease(run: Run, name: str, *, field: str) -> str:
     try:
         lease = own_api(run).get(path_of("Lease", name, namespace="kube-system"))
-    except (HostError, KbError):
+    except KbError:
         return ""
-    return str((lease or {}).get("spec", {}).get("holderIdentity") or "")
+    return str((lease or {}).get("spec", {}).get(field) or "")

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Optional
 
@@ -46,11 +47,13 @@ class Pod:
 
 @frozen
 class Swap:
-    """A swap. data_dir: etcd's data folder if the swap keeps a copy of it, else ""."""
+    """A swap. data_dir: etcd's data folder if the swap keeps a copy of it, else "". holders: who held the lease of each controller before;
+    only another one leads."""
 
     pods: tuple[Pod, ...]
     status: str = RUNNING
     data_dir: str = ""
+    holders: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -68,9 +71,20 @@ class Swap:
         return Swap(tuple(Pod(pod.name, pod.wanted, pod.former) for pod in self.pods))
 
     def wants_same(self, texts: Sequence[tuple[str, str]]) -> bool:
-        """Whether the swap is to write these manifests (name, text), and no others."""
+        """Whether these manifests (name, text) are those that the swap changes, and others that it leaves as they were."""
         wanted = dict(texts)
-        return set(wanted) == set(self.changed) and all(is_same_yaml(self.pod(n).wanted, t) for n, t in wanted.items())
+        kept = {pod.name: pod.former for pod in self.pods}
+        others = [name for name, text in texts if name not in self.changed]
+        return (
+            set(self.changed) <= set(wanted)
+            and all(is_same_yaml(self.pod(name).wanted, wanted[name]) for name in self.changed)
+            and all(name not in kept or is_same_yaml(kept[name], wanted[name]) for name in others)
+        )
+
+    def with_former(self, name: str, text: str) -> Swap:
+        """The swap whose way back ends with this manifest of a pod."""
+        pods = tuple(dataclasses.replace(pod, former=text) if pod.name == name else pod for pod in self.pods)
+        return dataclasses.replace(self, pods=pods)
 
 
 def folder(paths: Paths) -> Path:
@@ -93,6 +107,7 @@ _SHAPE = {
     "status!": str,
     "pods!": [{"name!": str, "former!": str, "wanted!": str}],
     "data_dir": str,
+    "holders": {str: str},
 }
 
 
@@ -117,10 +132,10 @@ def load(host: Host, paths: Paths) -> Optional[Swap]:
 
 def _parse(found: dict[str, Any]) -> Swap:
     pods = tuple(Pod(row["name"], row["former"], row["wanted"]) for row in found["pods"])
-    unknown = [pod.name for pod in pods if pod.name not in COMPONENTS]
+    unknown = [pod.name or "a pod" for pod in pods if pod.name not in COMPONENTS or not (pod.former and pod.wanted)]
     if unknown or not pods or found["status"] not in (RUNNING, DONE, TAKEN_BACK):
-        raise ValueError(f"it names {', '.join(unknown) or 'no known pod or status'}")
-    return Swap(pods, found["status"], found.get("data_dir", ""))
+        raise ValueError(f"not known, or without its manifests: {', '.join(unknown) or 'its pods or its status'}")
+    return Swap(pods, found["status"], found.get("data_dir", ""), found.get("holders", {}))
 
 
 def load_cut_off(host: Host, paths: Paths) -> Optional[Swap]:

@@ -96,7 +96,7 @@ def after(*names: str) -> Mapping[str, str]:
     [
         ("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: etcd}\n", "it is a Deployment, not a Pod of v1"),
         ("apiVersion: v1\nmetadata: {name: etcd}\n", "it is a document without a kind"),
-        ("apiVersion: v1\nkind: Pod\nmetadata: {name: kube-vip}\n", "its name is 'kube-vip', and kb swaps etcd, "),
+        ("apiVersion: v1\nkind: Pod\nmetadata: {name: kube-vip}\n", "its name is 'kube-vip', not one of etcd, "),
         ("apiVersion: v1\nkind: Pod\nmetadata: etcd\n", "its name is ''"),
         ("apiVersion: v1\nkind: Pod\n", "its name is ''"),
     ],
@@ -202,7 +202,7 @@ def test_undo_of_a_swap_that_is_done(stage: Stage) -> None:
     host = machine()
     swapped(host, *files(*COMPONENTS), "--yes")
     swapped(host, "--undo", "--yes")
-    expect_settled(host, FORMER, status="done")
+    expect_settled(host, FORMER, status="taken back")
 
 
 def test_a_second_undo_does_not_bring_the_new_ones_again(stage: Stage) -> None:

@@ -49,6 +49,7 @@ TAKEN_BACK = {
     "cleanup-node/take-back-files": ("node/runtime_fix.py:_restart",),
     A_REBOOT: ("engine/items.py:KernelModule", "engine/items.py:Sysctl"),
     NOTHING_STAYS: (
+        "phases/static_pods_swap.py:_run_users",
         "airgap/distro_packages.py:release",
         "network/forwarding.py:_remove_jumps",
         "network/forwarding.py:remove_forwarding",
@@ -73,7 +74,7 @@ TAKEN_BACK = {
     ),
 }
 """The step of reset, or the reboot, that undoes what a function changes by running a program; NOTHING_STAYS: it only removes, or restarts,
-what was there. All other changes are files, which are in the journal."""
+what was there, or is the user's own command. All other changes are files, which are in the journal."""
 
 
 def find_running(source: str) -> Iterator[str]:

@@ -136,7 +136,7 @@ def test_a_pod_that_is_only_restarted_has_come_when_nothing_waits_any_more() -> 
 def test_what_waited_beside_the_live_ones_is_cleared_away() -> None:
     host, run = machine()
     host.files.update({f"{MANIFESTS}/{name}": b"x" for name in (FORMER_FILE, NEXT_FILE)})
-    manifests.clear_away(run, [NAME])
+    manifests.remove_leftovers(run.host, run.paths, names=[NAME])
     assert files_of(host) == {LIVE: FORMER[NAME]}
 
 

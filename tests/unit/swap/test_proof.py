@@ -100,7 +100,7 @@ def test_who_leads(before: str, now: str, is_only: bool, leads: bool) -> None:
     host.running(NAME)[0].mood = "never leads"
     host.holders[NAME] = now
     host.running(NAME)[0].state = "running"
-    (found,) = proof.wait_for_lead(run, {NAME: before}, is_only=is_only)
+    (found,) = proof.wait_for_lead(run, {NAME: before}, first={NAME: "earlier"}, is_only=is_only)
     assert (found.name, found.leads, found.holder) == (NAME, leads, now.partition("_")[0])
 
 
@@ -108,7 +108,7 @@ def test_the_only_one_has_to_lead() -> None:
     host, run = machine()
     began = host.ticks
     with pytest.raises(proof.NotProven) as caught:
-        proof.wait_for_lead(run, {NAME: host.holders[NAME]}, is_only=True)
+        proof.wait_for_lead(run, {NAME: host.holders[NAME]}, first={NAME: "earlier"}, is_only=True)
     assert caught.value.what == f"{NAME} runs, and does not lead"
     assert host.holders[NAME] in caught.value.cause
     assert proof.LEAD_S <= host.ticks - began < proof.LEAD_S + 2
