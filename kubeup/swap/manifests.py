@@ -96,6 +96,7 @@ def take_out(run: Run, names: Sequence[str]) -> None:
     Raises HostError (pod-does-not-end).
     """
     seen = _read_pods(run) or {}
+    kubelet_view.count_ending(run.host, run.paths, node_name=run.config.node.name)  # while somebody can authorize it
     uids = {seen[name] for name in names if name in seen}
     uids.update(one.pod_uid for one in _find_living(run, names) if one.pod_uid)
     for name in names:
