@@ -148,7 +148,7 @@ class Launch:
         cut_off = store.load_cut_off(self.local, paths)
         if cut_off is not None:
             raise HostError(
-                f"a swap of {', '.join(cut_off.changed)} was cut off on this node",
+                f"a swap of {', '.join(cut_off.names)} was cut off on this node",
                 cause="its static pods may be half swapped",
                 remedy="continue it: kb reconfigure static-pods; or take it back: kb reconfigure static-pods --undo",
                 code="swap-cut-off",

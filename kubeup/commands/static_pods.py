@@ -85,7 +85,7 @@ def _choose_texts(call: Invocation, local: Host, *, last: Optional[store.Swap], 
     if is_cut_off and last is not None:
         if texts and not (last.wants_same(texts) and _run_already(local, paths, last=last, texts=texts)):
             raise UsageError(
-                f"a swap of {', '.join(last.changed)} was cut off, and these are other manifests",
+                f"a swap of {', '.join(last.names)} was cut off, and these are other manifests",
                 cause="its pods may be half swapped",
                 remedy=f"continue it: {COMMAND}; or take it back: {COMMAND} --undo",
                 code="swap-unfinished",

@@ -22,8 +22,8 @@ from kubeup.errors import ClusterError, HostError, UsageError
 from kubeup.frozen_values import frozen, frozen_by_name
 from kubeup.lazy_modules import lazily
 from kubeup.machine.http import Tls, Unreachable
-from kubeup.machine.waiting import becomes_so, wait_for
-from kubeup.phases import certs, kubelet_start, load_balancer
+from kubeup.machine.waiting import becomes_so
+from kubeup.phases import certs, kubelet_start, load_balancer, static_pods_swap
 from kubeup.trust import Anchors
 
 with lazily:
@@ -37,6 +37,7 @@ SYSTEM = "kube-system"
 COMMAND = "kb reconfigure endpoint"
 CERT_TIMEOUT_S = 90.0
 """The API server reloads its certificate when the file changes, and checks it once a minute."""
+RESTARTED_S = 10.0
 END_S = 45.0
 """The grace period of a pod is 30 s, and the kubelet reads its manifests every 20 s."""
 END_POLL_S = 0.5
@@ -216,25 +217,27 @@ def _shows_name(ctx: EndpointRun, server: str) -> Optional[bool]:
 
 
 def _wait_until_shown(ctx: EndpointRun) -> None:
-    server = _own_server(ctx)
-
-    def failure(_: str, elapsed: float) -> ClusterError:
-        manifest = ctx.paths.manifest("kube-apiserver")
-        return ClusterError(
-            f"the API server at {server} does not show its new certificate after {elapsed:.0f} s",
-            cause=f"the certificate with {_name(ctx)} is in {ctx.paths.pki}, but the process still uses the old one",
-            remedy=f"restart it: mv {manifest} /root/ && sleep 20 && mv /root/{manifest.name} {manifest}; then: {COMMAND}",
-            code="apiserver-keeps-certificate",
-        )
-
-    wait_for(
-        ctx.host,
-        lambda: "" if _shows_name(ctx, server) else "it shows its old certificate",
-        goal="API server",
-        timeout_s=CERT_TIMEOUT_S,
-        tell=ctx.report.waiting,
-        failure=failure,
+    """Wait until the API server shows the new certificate. One that has not read it again by then is restarted, once."""
+    if becomes_so(ctx.host, lambda: _says_it_shows(ctx), timeout_s=CERT_TIMEOUT_S):
+        return
+    ctx.report.note(f"the API server has not read its new certificate for {CERT_TIMEOUT_S:.0f} s: restarting it")
+    static_pods_swap.restart_server(ctx)
+    if becomes_so(ctx.host, lambda: _says_it_shows(ctx), timeout_s=RESTARTED_S):
+        return
+    raise ClusterError(
+        f"the API server at {_own_server(ctx)} does not show its new certificate",
+        cause=f"the certificate with {_name(ctx)} is in {ctx.paths.pki}, and a restart did not help: --tls-cert-file of its manifest "
+        "may name another file",
+        remedy=f"look at it: grep tls-cert-file {ctx.paths.manifest('kube-apiserver')}; then: {COMMAND}",
+        code="apiserver-keeps-certificate",
     )
+
+
+def _says_it_shows(ctx: EndpointRun) -> bool:
+    is_shown = bool(_shows_name(ctx, _own_server(ctx)))
+    if not is_shown:
+        ctx.report.waiting("waiting for the API server to show its new certificate")
+    return is_shown
 
 
 def find_lagging(ctx: EndpointRun) -> list[str]:

@@ -74,7 +74,7 @@ def check_swap(ctx: SwapRun) -> Outputs:
     cut_off = store.load_cut_off(ctx.host, ctx.paths)
     if cut_off is not None:
         ctx.report.note(
-            f"a swap of {', '.join(cut_off.changed)} was cut off: {'taking it back' if ctx.is_undo else 'continuing it'}"
+            f"a swap of {', '.join(cut_off.names)} was cut off: {'taking it back' if ctx.is_undo else 'continuing it'}"
         )
         return None
     for name in (name for name, _ in ctx.texts if name not in _installed(ctx)):
@@ -236,7 +236,7 @@ def _check_data(ctx: SwapRun, members: Sequence[etcd.Member], own: etcd.Member) 
     etcd_data.check_room(ctx.host, data_dir, wal_dir=wal_dir)
 
 
-def list_other_servers(ctx: SwapRun) -> list[str]:
+def list_other_servers(ctx: Run) -> list[str]:
     """`host:port` of the other API servers that serve now."""
     own = _own_server(ctx)
     try:
@@ -246,7 +246,7 @@ def list_other_servers(ctx: SwapRun) -> list[str]:
     return [part.name for part in parts if part.is_well and part.name != own]
 
 
-def _own_server(ctx: SwapRun) -> str:
+def _own_server(ctx: Run) -> str:
     endpoint = ctx.config.local_api_endpoint
     return join_host_port(endpoint.advertise_address, endpoint.bind_port)
 
@@ -265,7 +265,8 @@ def swap_pods(ctx: SwapRun) -> Outputs:
             ctx.report.note("the static pods run with these manifests already")
             return None
         swap = _begin(ctx, run, swap=swap)
-    work = order.Order(run, swap, _find_surroundings(run))
+    around = _find_surroundings(run, before_stop=ctx.before_stop, after_start=ctx.after_start)
+    work = order.Order(run, swap, around)
     if ctx.is_undo and was_cut_off:
         work.go_back()
     else:
@@ -275,7 +276,15 @@ def swap_pods(ctx: SwapRun) -> Outputs:
     return None
 
 
-def _begin(ctx: SwapRun, run: SwapRun, *, swap: store.Swap) -> store.Swap:
+def restart_server(ctx: Run) -> None:
+    """Restart this node's API server with the manifest that it has, out of the load balancers meanwhile. Raises KbError."""
+    run = dataclasses.replace(ctx, host=ctx.machine or ctx.host)
+    text = run.host.read_text(run.paths.manifest("kube-apiserver"))
+    swap = _begin(ctx, run, swap=store.Swap((store.Pod("kube-apiserver", text, text),)))
+    _tell_end(ctx, order.Order(run, swap, _find_surroundings(run)).carry_out())
+
+
+def _begin(ctx: Run, run: Run, *, swap: store.Swap) -> store.Swap:
     """Write down the swap, and lay the new manifests ready. From here on a run that is cut off can be continued or taken back."""
     ctx.promises.expect(
         [path for name in swap.names for path in (manifests.former_path(run, name), manifests.next_path(run, name))]
@@ -293,10 +302,10 @@ def _begin(ctx: SwapRun, run: SwapRun, *, swap: store.Swap) -> store.Swap:
     return swap
 
 
-def _find_surroundings(run: SwapRun) -> order.Surroundings:
+def _find_surroundings(run: Run, *, before_stop: str = "", after_start: str = "") -> order.Surroundings:
     def leave() -> None:
-        if run.before_stop:
-            _run_users(run, run.before_stop, flag="--before-stop")
+        if before_stop:
+            _run_users(run, before_stop, flag="--before-stop")
         if not proof.is_api_up(run):
             return  # a swap that was cut off is continued: nobody is sent there any more
         for node in drain.drain(proof.own_api(run), _own_server(run), tell=run.report.waiting).silent:
@@ -309,15 +318,15 @@ def _find_surroundings(run: SwapRun) -> order.Surroundings:
             lapse_min = drain_marks.LAPSE_S / 60
             run.report.warn(f"the load balancers spare this API server for up to {lapse_min:.0f} minutes more: {error}")
         try:
-            if run.after_start:
-                _run_users(run, run.after_start, flag="--after-start")
+            if after_start:
+                _run_users(run, after_start, flag="--after-start")
         except HostError as error:
             run.report.warn(f"{error}. Remedy: {error.remedy}")
 
     return order.Surroundings(lambda: not list_other_servers(run), leave, rejoin)
 
 
-def _run_users(run: SwapRun, command: str, *, flag: str) -> None:
+def _run_users(run: Run, command: str, *, flag: str) -> None:
     """Run a command of the user's, with the API server's host:port in KB_SERVER. Raises HostError (users-command-failed)."""
     done = run.host.run(["sh", "-c", command], env={"KB_SERVER": _own_server(run)})
     if not done.ok:
@@ -329,7 +338,7 @@ def _run_users(run: SwapRun, command: str, *, flag: str) -> None:
         )
 
 
-def _tell_end(ctx: SwapRun, ended: order.Ended) -> None:
+def _tell_end(ctx: Run, ended: order.Ended) -> None:
     if ended.gap_s is not None:
         ctx.report.note(f"this node's API server was away for {ended.gap_s:.1f} s")
     for text in ended.notes:

@@ -16,6 +16,6 @@ def look_at_swap(patient: Patient) -> Findings:
     yield Finding(
         "swap",
         ERROR,
-        f"a swap of {', '.join(cut_off.changed)} was cut off on this node{told}",
+        f"a swap of {', '.join(cut_off.names)} was cut off on this node{told}",
         remedy="continue it: kb reconfigure static-pods; or take it back: kb reconfigure static-pods --undo",
     )

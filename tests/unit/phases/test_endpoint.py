@@ -35,6 +35,7 @@ from kubeup.network import load_balancer
 from kubeup.node import certificates, kubeconfig, pki, private_keys
 from kubeup.paths import Paths
 from kubeup.phases import endpoint as reconfigure
+from kubeup.phases import static_pods_swap
 from kubeup.phases.endpoint import Before, Change, EndpointRun
 from kubeup.releases import RELEASES
 from kubeup.report import Report
@@ -242,6 +243,29 @@ def test_a_load_balancer_needs_a_name_and_a_port_of_its_own(tmp_path: Path) -> N
         with pytest.raises(UsageError) as caught:
             reconfigure.check_endpoint(replace(ctx, config=config))
         assert caught.value.code == "bad-endpoint"
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_an_api_server_that_keeps_its_certificate_is_restarted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, helps: bool
+) -> None:
+    host, run = make(tmp_path)
+    shown, restarts = [host.read_text(PATHS.pki / "apiserver-kubelet-client.crt")], []
+
+    def restart(ctx: EndpointRun) -> None:
+        restarts.append(ctx.config.node.name)
+        if helps:
+            shown[0] = host.read_text(PATHS.pki / "apiserver.crt")
+
+    host.served_cert = lambda address, port, timeout_s=3: shown[0]  # type: ignore[method-assign, assignment, misc]
+    monkeypatch.setattr(static_pods_swap, "restart_server", restart)
+    if helps:
+        do(reconfigure.plan_apiserver_cert, run)
+    else:
+        with pytest.raises(ClusterError) as caught:
+            do(reconfigure.plan_apiserver_cert, run)
+        assert caught.value.code == "apiserver-keeps-certificate"
+    assert restarts == ["cp1"]
 
 
 def test_a_load_balancer_that_clients_call_keeps_its_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
