@@ -38,8 +38,10 @@ OUTPUT_API = "output.kubeadm.k8s.io/v1alpha3"
 # ---- which cluster
 
 
-def _read_cluster(call: Invocation, local: Host, *, verb: str) -> ClusterConfiguration:
-    """The configuration from --config, else from the cluster if it answers at once, else the defaults. A cluster that
+def read_cluster(
+    call: Invocation, local: Host, *, verb: str, fallback: Optional[ClusterConfiguration] = None
+) -> ClusterConfiguration:
+    """The configuration from --config, else from the cluster if it answers at once, else `fallback`, or the defaults. A cluster that
     is down because of expired certificates must not prevent their renewal."""
     if "config" in call.flags:
         # an unknown field must not prevent a renewal
@@ -55,7 +57,7 @@ def _read_cluster(call: Invocation, local: Host, *, verb: str) -> ClusterConfigu
         return given.cluster
     path = Path(call.flags.get("kubeconfig", Paths().admin_conf))
     if not local.exists(path):
-        return types.ClusterConfiguration(releases.NEWEST_PROVEN)
+        return fallback or types.ClusterConfiguration(releases.NEWEST_PROVEN)
     _say(call, f'[{verb}] Reading configuration from the "kubeadm-config" ConfigMap in namespace "kube-system"...')
     try:
         api = kubeapi.Api(local, kubeapi.read_identity(local, path), retry_s=0)
@@ -64,7 +66,7 @@ def _read_cluster(call: Invocation, local: Host, *, verb: str) -> ClusterConfigu
     except KbError as error:
         _say(call, f"[{verb}] Error reading configuration from the Cluster. Falling back to default configuration\n")
         call.report.note(f"{error}")
-        return types.ClusterConfiguration(releases.NEWEST_PROVEN)
+        return fallback or types.ClusterConfiguration(releases.NEWEST_PROVEN)
     _say(call, f"[{verb}] To change it there: '{call.program.name} init phase upload-config kubeadm --config FILE'\n")
     return found
 
@@ -82,9 +84,9 @@ def _paths(call: Invocation, cluster: ClusterConfiguration) -> Paths:
 
 
 def check_expiration(call: Invocation) -> int:
-    """Print when each certificate of this node expires."""
+    """Print when each certificate of this node expires, as kubeadm does. For kb's own, see certs_expiry.py."""
     local = launcher.open_host(call)
-    cluster = _read_cluster(call, local, verb="check-expiration")
+    cluster = read_cluster(call, local, verb="check-expiration")
     paths = _paths(call, cluster)
     certs = [renewal.read_expiry(local, paths, row=row) for row in renewal.wanted_rows(cluster)]
     cas = [renewal.read_ca_expiry(local, paths, name=name) for name in renewal.wanted_cas(cluster)]
@@ -120,7 +122,7 @@ def render_expiries(certs: list[Expiry], cas: list[Expiry], *, now: datetime.dat
     head = ("CERTIFICATE", "EXPIRES", "RESIDUAL TIME", "CERTIFICATE AUTHORITY", "EXTERNALLY MANAGED")
     first = [head, *(_row(item, now, has_ca=True) for item in certs)]
     second = [(*_without_ca(head, "CERTIFICATE AUTHORITY"),), *(_row(item, now, has_ca=False) for item in cas)]
-    return f"{_render_table(first)}\n\n{_render_table(second)}"
+    return f"{render_table(first)}\n\n{render_table(second)}"
 
 
 def _without_ca(head: tuple[str, ...], first: str) -> tuple[str, ...]:
@@ -134,7 +136,7 @@ def _row(item: Expiry, now: datetime.datetime, *, has_ca: bool) -> tuple[str, ..
     return (*cells, *([item.ca] * has_ca), f"{'yes' if item.is_external else 'no':<8}")
 
 
-def _render_table(rows: list[tuple[str, ...]]) -> str:
+def render_table(rows: list[tuple[str, ...]]) -> str:
     """Columns at least 10 characters wide, separated by 3 spaces, as kubeadm's tabwriter prints them."""
     widths = [max(10, max(len(row[column]) for row in rows) + 3) for column in range(len(rows[0]) - 1)]
     return "\n".join("".join(f"{cell:<{width}}" for cell, width in zip(row, widths)) + row[-1] for row in rows)
@@ -175,7 +177,7 @@ def renew(call: Invocation) -> int:
         launch.require_root()
     if name != "all":
         renewal.find_row(name, types.ClusterConfiguration(releases.NEWEST_PROVEN))  # before querying the cluster
-    cluster = _read_cluster(call, local, verb="renew")
+    cluster = read_cluster(call, local, verb="renew")
     rows = renewal.wanted_rows(cluster) if name == "all" else (renewal.find_row(name, cluster),)
     paths = _paths(call, cluster)
     for ca in {row.ca: None for row in rows}:

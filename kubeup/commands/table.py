@@ -13,6 +13,7 @@ from kubeup.commands import (
     adopt,
     bundle,
     certs,
+    certs_expiry,
     config,
     doctor,
     etcd,
@@ -86,7 +87,7 @@ TASKS: Mapping[str, tuple[Row, ...]] = {
     ),
     "Certificates": (
         Row("certs certificate-key",  "Print a random key for --certificate-key",                              certs.certificate_key),
-        Row("certs check-expiration", "Show when each certificate of this node expires",                       certs.check_expiration),
+        Row("certs check-expiration", "Show when each certificate of this node expires",                       certs_expiry.check_expiration),
         Row("certs renew",            "Renew one certificate of this node, or all of them: kb certs renew all", certs.renew, words="certificate..."),
         Row("certs generate-csr",     "Create keys and signing requests for an external CA",                   certs.generate_csr),
     ),
